@@ -1,0 +1,40 @@
+# One image, two commands: `serve` (the API) and `worker`. `migrate` and `setup` are there as well.
+FROM python:3.11-slim-bookworm
+
+ENV PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    PYTHONPATH=/app
+
+WORKDIR /app
+
+# Wheels only, each with its hash: nothing is built, and nothing but what the lock names gets in.
+COPY requirements-runtime.lock ./
+RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes --only-binary :all: \
+    --requirement requirements-runtime.lock
+
+COPY everhook everhook
+COPY workflows workflows
+COPY activities activities
+COPY api api
+COPY migrations migrations
+COPY worker.py ./
+
+RUN python -m compileall -q . \
+    && printf '#!/bin/sh\nexec python -m everhook.cli "$@"\n' > /usr/local/bin/everhook \
+    && chmod 755 /usr/local/bin/everhook \
+    && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin everhook
+
+USER 10001
+
+# The API listens on all of the container's addresses; what is published of it is the host's decision.
+ENV EVERHOOK_HOST=0.0.0.0 \
+    EVERHOOK_PORT=8080
+EXPOSE 8080
+
+# For the API: is the process alive? (Restarting it would not mend a database, so this does not ask for /readyz.)
+# Workers listen on no port: switch it off for them.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/livez', timeout=4)"]
+
+ENTRYPOINT ["everhook"]
+CMD ["serve"]

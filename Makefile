@@ -1,0 +1,68 @@
+# Each target sets up .venv by itself, once: all that must be there is make and python3 (3.11 or newer).
+#
+#   make dev      the whole of Everhook on this machine; options: make dev ARGS='--port 9000 --no-demo'
+#   make test     the test suite;                        options: make test ARGS='tests/api -k publish'
+#   make check    style, types, import arrows
+#   make bench    the benchmarks; the table goes to bench/RESULTS.md
+#   make lock     renew both locks from pyproject.toml (needs uv)
+#   make clean    remove .venv and caches; the data of `make dev` (.everhook) stays
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help dev test check bench lock clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+dev: $(READY)
+	@$(BIN)/python -m everhook.cli dev $(ARGS)
+
+# The fault tests come last and alone: they kill servers under load, and want the machine to themselves.
+test: $(READY)
+ifeq ($(ARGS),)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore tests/faults
+	$(BIN)/python -m pytest tests/faults
+else
+	$(BIN)/python -m pytest $(ARGS)
+endif
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_layout.py
+
+bench: $(READY)
+	$(BIN)/python -m bench $(ARGS)
+
+# What hashes pin, and nothing else; then this checkout, which needs no more than that.
+$(READY): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here; Everhook needs Python 3.11 or newer." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Everhook needs Python 3.11 or newer; \`$(PYTHON)\` is `$(PYTHON) --version 2>&1`. Name another: make PYTHON=python3.12 …" >&2; \
+		exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "Python's venv module is missing; on Debian and Ubuntu: apt install python3-venv" >&2; \
+		exit 1; }
+	@echo "Setting up $(VENV) (once; again when requirements.lock changes) …"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+lock:
+	@command -v uv >/dev/null || { echo "make lock needs uv (https://docs.astral.sh/uv/)" >&2; exit 1; }
+	uv pip compile --universal --generate-hashes --no-emit-index-url --no-emit-find-links --group dev --all-extras \
+		pyproject.toml -o requirements.lock
+	uv pip compile --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
+		pyproject.toml -o requirements-runtime.lock
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

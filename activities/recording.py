@@ -1,0 +1,44 @@
+"""What the database must know of a delivery beyond its attempts. Each may run twice and then changes nothing."""
+
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from everhook.contracts import AttemptRecord, DeadLetterNote, DeliveryOrder, DiscardNote, RoundOrder
+from everhook.storage.attempts import Answer, Recorder
+from everhook.storage.deliveries import dead_letter, discard, open_round
+from everhook.storage.engine import Database
+from everhook.storage.orders import OrderDefaults, load_order
+from everhook.storage.tables import now
+
+
+class Recording:
+    def __init__(self, database: Database, recorder: Recorder, defaults: OrderDefaults) -> None:
+        self._database = database
+        self._recorder = recorder
+        self._defaults = defaults
+
+    @activity.defn(name="record_attempt")
+    async def record_attempt(self, record: AttemptRecord) -> None:
+        """Record an attempt that was made while the database was away. Its response body is gone; the hash is not."""
+        await self._recorder.attempt(record, Answer())
+
+    @activity.defn(name="dead_letter")
+    async def dead_letter(self, note: DeadLetterNote) -> None:
+        async with self._database.writing() as session:
+            await dead_letter(session, note.delivery_gid, note.round, note.reason, now() + note.retention)
+
+    @activity.defn(name="open_round")
+    async def open_round(self, order: RoundOrder) -> DeliveryOrder:
+        """Begin the next round of a dead letter; returns its order, with the policy as it is now."""
+        async with self._database.writing() as session:
+            await open_round(session, order.delivery_gid, order.round, order.note)
+        async with self._database.read_connection() as connection:
+            opened = await load_order(connection, self._defaults, order.delivery_gid)
+        if opened is None:
+            raise ApplicationError(f"{order.delivery_gid} is not in the database", type="DeliveryMissing")
+        return opened
+
+    @activity.defn(name="discard")
+    async def discard(self, note: DiscardNote) -> None:
+        async with self._database.writing() as session:
+            await discard(session, note.delivery_gid, note.note)

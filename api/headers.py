@@ -1,0 +1,36 @@
+"""Which headers an endpoint may add to its requests."""
+
+import re
+from collections.abc import Mapping
+
+from api.problems import invalid
+
+MAX_TOTAL_BYTES = 4_096
+
+# For `fullmatch`: `$` would let a line feed at the end pass.
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
+_VALUE = re.compile(r"[\x20-\x7e]*")
+
+_DENIED = frozenset(
+    {
+        "accept-encoding", "authorization", "connection", "content-encoding", "content-length", "content-type",
+        "cookie", "date", "expect", "forwarded", "host", "http2-settings", "keep-alive", "origin", "referer",
+        "set-cookie", "te", "trailer", "traceparent", "tracestate", "transfer-encoding", "upgrade", "user-agent",
+        "via", "x-idempotency-key", "x-npayload-signature", "x-real-ip",
+    }
+)  # fmt: skip
+_DENIED_PREFIXES = ("webhook-", "x-webhook-", "x-forwarded-", "x-everhook-", "proxy-", "sec-", "access-control-")
+
+
+def check_custom_headers(headers: Mapping[str, str]) -> None:
+    """Raise a problem that names the header which is ours to set, or could not be sent safely."""
+    if sum(len(name) + len(value) for name, value in headers.items()) > MAX_TOTAL_BYTES:
+        raise invalid("headers", f"take more than {MAX_TOTAL_BYTES} bytes")
+    for name, value in headers.items():
+        field = f"headers.{name[:100]}"
+        if not _NAME.fullmatch(name):
+            raise invalid("headers", "a name has characters that no header name has")
+        if name.lower() in _DENIED or name.lower().startswith(_DENIED_PREFIXES):
+            raise invalid(field, "is not yours to set")
+        if not _VALUE.fullmatch(value):
+            raise invalid(field, "may have printable ASCII characters only")

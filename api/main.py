@@ -1,0 +1,83 @@
+"""The application: `create_app()`, and what it opens and closes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import Depends, FastAPI
+from temporalio.client import Client
+
+from api import problems
+from api.backlog import Backlog
+from api.dependencies import Services, _caller
+from api.limits import BodyLimit
+from api.routers import channels, dead_letters, deliveries, endpoints, health, messages, subscriptions
+from everhook import __version__
+from everhook.dispatch import Dispatcher
+from everhook.egress import EgressClient, EgressRules
+from everhook.entities import EndpointEntities
+from everhook.settings import Settings
+from everhook.storage.engine import Database
+from everhook.storage.messages import Acceptor
+from everhook.storage.orders import OrderDefaults
+from everhook.temporal import connect
+
+DESCRIPTION = """Everhook delivers messages to other people's systems and can prove that it did.
+
+A `202` means that the message and one delivery for each matching endpoint are committed. From then on each delivery
+ends as `delivered`, `dead_lettered` (kept and replayable) or `discarded`."""
+
+
+def create_app(
+    settings: Settings | None = None, *, temporal: Client | None = None, database: Database | None = None
+) -> FastAPI:
+    """The API. It opens its own connections unless it is handed those of a process that also works (`everhook dev`)."""
+    settings = settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with _services(settings, temporal, database) as services:
+            app.state.services = services
+            yield
+
+    app = FastAPI(
+        title="Everhook",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        responses=problems.DOCUMENTED,
+    )
+    problems.install(app)
+    app.add_middleware(BodyLimit)
+    app.include_router(health.router)
+    for resource in (channels, endpoints, subscriptions, messages, deliveries, dead_letters):
+        app.include_router(resource.router, prefix="/v1", dependencies=[Depends(_caller)])
+    return app
+
+
+@asynccontextmanager
+async def _services(settings: Settings, temporal: Client | None, database: Database | None) -> AsyncIterator[Services]:
+    store = database or Database(settings.database_url, pool_size=settings.database_pool_size)
+    client = temporal or await connect(lazy=True)
+    defaults = OrderDefaults.from_settings(settings)
+    services = Services(
+        settings=settings,
+        database=store,
+        temporal=client,
+        acceptor=Acceptor(store, defaults),
+        dispatcher=Dispatcher(client, store, concurrency=settings.dispatch_concurrency, queue=settings.dispatch_queue),
+        entities=EndpointEntities(client, settings.circuit_policy),
+        egress=EgressClient(EgressRules.from_settings(settings)),
+        backlog=Backlog(store, settings.undispatched_limit),
+        defaults=defaults,
+    )
+    watcher = asyncio.create_task(services.backlog.watch())
+    try:
+        yield services
+    finally:
+        services.backlog.close()
+        await watcher
+        await services.dispatcher.close()
+        await services.egress.aclose()
+        if database is None:
+            await store.close()

@@ -1,0 +1,194 @@
+"""Errors as RFC 9457 problem documents, all from here.
+
+`errors` names the fields of the request that are wrong: `[{"field": "policy.delaysSeconds", "message": "…"}]`.
+"""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import BaseModel
+from pydantic.alias_generators import to_camel
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+from temporalio.client import RPCTimeoutOrCancelledError
+from temporalio.service import RPCError, RPCStatusCode
+
+from everhook.storage.engine import is_unavailable
+
+RETRY_AFTER_S = 5
+
+log = structlog.get_logger()
+
+
+class FieldError(BaseModel):
+    field: str
+    message: str
+
+
+class ProblemDocument(BaseModel):
+    """What every error answers (`application/problem+json`)."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    errors: list[FieldError] = []
+
+
+def _schema() -> dict[str, Any]:
+    """In one piece: references would have to point into the components of the whole document."""
+    schema = ProblemDocument.model_json_schema()
+    del schema["$defs"]
+    schema["properties"]["errors"]["items"] = FieldError.model_json_schema()
+    return schema
+
+
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "A problem document (RFC 9457)",
+        "content": {"application/problem+json": {"schema": _schema()}},
+    }
+}
+"""For OpenAPI: what every operation answers where it fails. FastAPI's own `model` would say `application/json`."""
+
+
+class Problem(Exception):
+    """Raised anywhere below a route; becomes the answer."""
+
+    def __init__(
+        self,
+        status: HTTPStatus,
+        detail: str,
+        *,
+        errors: Sequence[tuple[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.errors = [FieldError(field=field, message=message) for field, message in errors]
+        self.headers = headers
+
+    def document(self) -> ProblemDocument:
+        return ProblemDocument(
+            title=self.status.phrase, status=self.status.value, detail=self.detail, errors=self.errors
+        )
+
+
+def invalid(field: str, message: str) -> Problem:
+    """One field of the request is wrong."""
+    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"{field}: {message}", errors=[(field, message)])
+
+
+def refuse_nulls(patch: BaseModel, but: Collection[str] = ()) -> None:
+    """In a patch null is not the same as absent: it stands only where it means something."""
+    for name in sorted(patch.model_fields_set.difference(but)):
+        if getattr(patch, name) is None:
+            raise invalid(to_camel(name), "cannot be null")
+
+
+def malformed(message: str, field: str = "body") -> Problem:
+    """The request is not JSON of the expected shape at all."""
+    return Problem(HTTPStatus.BAD_REQUEST, f"{field}: {message}", errors=[(field, message)])
+
+
+def not_found(what: str, name: str) -> Problem:
+    return Problem(HTTPStatus.NOT_FOUND, f"There is no {what} {name}.")
+
+
+def conflict(detail: str) -> Problem:
+    return Problem(HTTPStatus.CONFLICT, detail)
+
+
+def unavailable(detail: str) -> Problem:
+    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"retry-after": str(RETRY_AFTER_S)})
+
+
+def install(app: FastAPI) -> None:
+    """Have every error of the application answered as a problem document."""
+
+    async def on_problem(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, Problem)
+        return _response(error)
+
+    async def on_invalid(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return _response(_from_validation(error.errors()))
+
+    async def on_http(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return _response(Problem(HTTPStatus(error.status_code), str(error.detail), headers=error.headers))
+
+    async def on_anything(request: Request, error: Exception) -> Response:
+        return _response(_from_fault(request, error))
+
+    app.add_exception_handler(Problem, on_problem)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(HTTPException, on_http)
+    # What is answered as `Exception` is raised again for the server to log: fit for bugs, not for outages.
+    for fault in (SQLAlchemyError, RPCError, RPCTimeoutOrCancelledError, OSError, RuntimeError, Exception):
+        app.add_exception_handler(fault, on_anything)
+
+
+def _response(problem: Problem) -> Response:
+    """In ASCII, for it may repeat what was sent, and not all that Python takes for text can be written in UTF-8."""
+    return Response(
+        json.dumps(problem.document().model_dump()),
+        status_code=problem.status,
+        headers=dict(problem.headers or {}),
+        media_type="application/problem+json",
+    )
+
+
+def _from_validation(errors: Sequence[Any]) -> Problem:
+    fields = [(_field(error["loc"]), _message(error)) for error in errors]
+    if any(error["type"] == "json_invalid" for error in errors):
+        return malformed("is not valid JSON")
+    detail = "; ".join(f"{field}: {message}" for field, message in fields[:5])
+    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=fields)
+
+
+def _field(location: Sequence[int | str]) -> str:
+    """`("body", "policy", "delaysSeconds", 2)` is `policy.delaysSeconds[2]`."""
+    name = ""
+    for part in location[1:] if location[:1] in (("body",), ("query",), ("path",), ("header",)) else location:
+        name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else str(part)
+    return name or "body"
+
+
+def _message(error: Mapping[str, Any]) -> str:
+    if error["type"] == "extra_forbidden":
+        return "is not a known field"
+    if error["loc"] == ("body",) and isinstance(error.get("input"), bytes):
+        return "is not JSON; send it with `content-type: application/json`"
+    return str(error["msg"]).removeprefix("Value error, ")
+
+
+def _from_fault(request: Request, error: Exception) -> Problem:
+    """Faults of ours, and of what we stand on: logged once, here."""
+    if is_unavailable(error):
+        log.error("the database is away", path=request.url.path, error=str(error))
+        return unavailable("The database does not answer; nothing was changed. Try again.")
+    if isinstance(error, RPCError):
+        log.error("temporal refused or is away", path=request.url.path, error=str(error))
+        if error.status is RPCStatusCode.RESOURCE_EXHAUSTED:
+            return Problem(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                "Temporal is busy. Try again.",
+                headers={"retry-after": str(RETRY_AFTER_S)},
+            )
+        return unavailable("Temporal does not answer. Publishing goes on meanwhile; try this again.")
+    if isinstance(error, RPCTimeoutOrCancelledError):
+        log.error("no worker answered in time", path=request.url.path, error=str(error))
+        return unavailable("No worker answered in time; what was asked for may still be done. Look, and try again.")
+    if isinstance(error, RuntimeError) and "connect" in str(error).lower():
+        log.error("temporal is away", path=request.url.path, error=str(error))
+        return unavailable("Temporal does not answer. Publishing goes on meanwhile; try this again.")
+    log.error("unhandled error", path=request.url.path, exc_info=error)
+    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "That was our fault, and it is on record.")

@@ -1,0 +1,190 @@
+"""From the bytes of a publish request to publications.
+
+`payload` is kept as the very bytes that came, so requests are read with msgspec, which hands out a member raw, and
+not through a model that would write it anew.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import msgspec
+import orjson
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from api.problems import Problem, invalid, malformed
+from everhook.ids import Kind, new_gid
+from everhook.storage.messages import Publication
+
+MAX_BATCH = 500
+MAX_BATCH_BYTES = 16 * 1024 * 1024
+ENVELOPE_ALLOWANCE = 16 * 1024
+"""What a request may hold beside its payload."""
+
+# For `fullmatch`: `$` would let a line feed at the end pass, and types become headers.
+_EVENT_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
+_KEY = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
+_PATH = re.compile(r" - at `\$\.?(.*)`$")
+
+_ABOUT_A_MEMBER = {
+    "Object missing required field `": "is required",
+    "Object contains unknown field `": "is not a known field",
+}
+
+Body = TypeVar("Body")
+
+
+class PublishBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True, frozen=True):
+    payload: msgspec.Raw
+    type: str | None = None
+    idempotency_key: str | None = None
+    tenant: str | None = None
+    published_at: datetime | None = None
+
+
+class BatchBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True, frozen=True):
+    messages: list[PublishBody]
+
+
+_decode_one = msgspec.json.Decoder(PublishBody)
+_decode_batch = msgspec.json.Decoder(BatchBody)
+
+
+async def read_one(request: Request, max_payload: int) -> PublishBody:
+    return _decoded(_decode_one, await _read(request, max_payload + ENVELOPE_ALLOWANCE))
+
+
+async def read_batch(request: Request) -> Sequence[PublishBody]:
+    messages = _decoded(_decode_batch, await _read(request, MAX_BATCH_BYTES)).messages
+    if not 1 <= len(messages) <= MAX_BATCH:
+        raise invalid("messages", f"takes 1 to {MAX_BATCH} messages")
+    return messages
+
+
+def publication(
+    body: PublishBody, channel: str, tenant_gid: str | None, header_key: str | None, max_payload: int, at: str = ""
+) -> Publication:
+    """Check a message. `at` is where it stands in its request, for the names of fields in problems."""
+    payload = bytes(body.payload)
+    if len(payload) > max_payload:
+        raise Problem(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"{at}payload has {len(payload)} bytes; at most {max_payload} are accepted.",
+            errors=[(f"{at}payload", f"at most {max_payload} bytes")],
+        )
+    content = _parsed(payload, f"{at}payload")
+    event_type = _event_type(body.type, content, at)
+    return Publication(
+        message_gid=new_gid(Kind.MESSAGE),
+        channel=channel,
+        event_type=event_type,
+        payload=payload,
+        content=content,
+        body_sha256=hashlib.sha256(event_type.encode() + b"\0" + payload).hexdigest(),
+        published_at=_published_at(body.published_at, f"{at}publishedAt"),
+        tenant_gid=tenant_gid,
+        idempotency_key=_key(body.idempotency_key, header_key, at),
+    )
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    """The body, refused as soon as it is known to be too long."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise _too_long(limit)
+    chunks, size = [], 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise _too_long(limit)
+            chunks.append(chunk)
+    except ClientDisconnect as gone:
+        raise malformed("ended before it was whole") from gone
+    return b"".join(chunks)
+
+
+def _too_long(limit: int) -> Problem:
+    return Problem(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        f"The request has more than {limit} bytes.",
+        errors=[("body", f"at most {limit} bytes")],
+    )
+
+
+def _decoded(decoder: "msgspec.json.Decoder[Body]", body: bytes) -> Body:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _wrong_shape(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise malformed("is not valid JSON in UTF-8") from error
+
+
+def _wrong_shape(complaint: str) -> Problem:
+    """msgspec names fields in its text alone: ``Expected `str`, got `int` - at `$.messages[1].type` ``."""
+    path = _PATH.search(complaint)
+    at = path[1] if path else ""
+    complaint = _PATH.sub("", complaint)
+    for beginning, message in _ABOUT_A_MEMBER.items():
+        if complaint.startswith(beginning):
+            member = complaint.removeprefix(beginning).removesuffix("`")
+            return invalid(f"{at}.{member}" if at else member, message)
+    return invalid(at or "body", complaint)
+
+
+def _parsed(payload: bytes, field: str) -> Any:
+    """Parse for filters and the type. What cannot be parsed here, such as a nesting bomb, no receiver could."""
+    try:
+        return orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        if (content := _with_numbers_beyond_double(payload)) is not None:
+            return content
+        raise malformed(f"is not valid JSON in UTF-8 of sane depth ({error.msg})", field) from error
+
+
+def _with_numbers_beyond_double(payload: bytes) -> Any:
+    """`1e400` is JSON, and kept as it came; orjson alone refuses it. For filters it is infinite. None: no JSON."""
+    try:
+        return json.loads(payload.decode(), parse_int=float, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _event_type(given: str | None, content: Any, at: str) -> str:
+    if given is None and isinstance(content, dict) and isinstance(content.get("event"), str):
+        given = content["event"]
+    if given is None:
+        raise invalid(f"{at}type", "is required where the payload has no text `event`")
+    if not _EVENT_TYPE.fullmatch(given):
+        raise invalid(f"{at}type", "takes letters, digits and . _ / : - (128 at most)")
+    return given
+
+
+def _published_at(given: datetime | None, field: str) -> datetime:
+    if given is None:
+        return datetime.now(UTC)
+    if given.tzinfo is None:
+        raise invalid(field, "must name its offset from UTC, such as `Z`")
+    try:
+        return given.astimezone(UTC)
+    except OverflowError as error:
+        raise invalid(field, "lies outside the years 1 to 9999 in UTC") from error
+
+
+def _key(field_key: str | None, header_key: str | None, at: str) -> str | None:
+    if field_key is not None and header_key is not None and field_key != header_key:
+        raise invalid(f"{at}idempotencyKey", "differs from the header Idempotency-Key")
+    key = field_key if field_key is not None else header_key
+    if key is not None and not _KEY.fullmatch(key):
+        raise invalid(f"{at}idempotencyKey", "takes 1 to 255 characters, none of them a control character")
+    return key

@@ -1,0 +1,125 @@
+"""Rows as answers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from fastapi import Response
+
+from api.schemas import (
+    ApiModel,
+    AttemptOut,
+    ChannelOut,
+    CircuitOut,
+    DeliveryOut,
+    DeliverySummary,
+    EndpointOut,
+    MessageOut,
+    SubscriptionOut,
+    status_of,
+)
+from everhook.contracts import DeliveryStatus
+from everhook.storage.endpoints import EndpointView
+from everhook.storage.tables import Attempt, Channel, Delivery, Message, Subscription
+
+
+def channel(row: Channel) -> ChannelOut:
+    return ChannelOut(name=row.name, policy=row.policy, created_at=row.created_at)
+
+
+def endpoint(view: EndpointView) -> EndpointOut:
+    row, circuit = view.endpoint, view.circuit
+    return EndpointOut(
+        endpoint_gid=row.gid,
+        tenant=view.tenant,
+        url=row.url,
+        description=row.description,
+        status=status_of(circuit.hold),
+        status_reason=circuit.hold_reason,
+        circuit=CircuitOut.model_validate(circuit, extra="ignore"),
+        policy=row.policy,
+        rate_limit=row.rate_limit,
+        signatures=row.signatures,
+        format=row.format,
+        headers=row.headers,
+        metadata=row.details,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+def subscription(row: Subscription) -> SubscriptionOut:
+    return SubscriptionOut(
+        subscription_gid=row.gid,
+        endpoint_gid=row.endpoint_gid,
+        channel=row.channel,
+        events=row.events,
+        filter=row.filter,
+        enabled=row.enabled,
+        created_at=row.created_at,
+    )
+
+
+def message(row: Message, tenant: str | None) -> dict[str, Any]:
+    return MessageOut(
+        message_gid=row.gid,
+        channel_name=row.channel,
+        type=row.event_type,
+        tenant=tenant,
+        idempotency_key=row.idempotency_key,
+        published_at=row.published_at,
+        accepted_at=row.accepted_at,
+    ).model_dump()
+
+
+def summaries(rows: Sequence[Delivery]) -> list[DeliverySummary]:
+    return [DeliverySummary(delivery_gid=row.gid, endpoint_gid=row.endpoint_gid, status=row.status) for row in rows]
+
+
+def delivery(row: Delivery) -> DeliveryOut:
+    return DeliveryOut(
+        delivery_gid=row.gid,
+        message_gid=row.message_gid,
+        endpoint_gid=row.endpoint_gid,
+        channel_name=row.channel,
+        type=row.event_type,
+        status=row.status,
+        round=row.round,
+        attempts_made=row.attempts,
+        accepted_at=row.accepted_at,
+        next_attempt_at=row.due_at if row.status is DeliveryStatus.RETRYING else None,
+        completed_at=row.completed_at,
+        dead_lettered_at=row.dead_lettered_at,
+        dead_letter_reason=row.reason,
+        last_status_code=row.last_status_code,
+        last_error=row.last_error,
+        decided_by=row.decided_by,
+        decided_why=row.decided_why,
+    )
+
+
+def attempt(row: Attempt) -> AttemptOut:
+    return AttemptOut(
+        attempt_gid=row.gid,
+        round=row.round,
+        number=row.number,
+        verdict=row.verdict,
+        started_at=row.started_at,
+        duration_ms=row.duration_ms,
+        status_code=row.status_code,
+        error=row.error,
+        error_detail=row.error_detail,
+        request_sha256=row.request_sha256,
+        response_headers=row.response_headers,
+        response_body=row.response_body.decode(errors="replace") if row.response_body is not None else None,
+        response_sha256=row.response_sha256,
+        peer_address=row.peer_address,
+        next_attempt_at=row.next_attempt_at,
+    )
+
+
+def with_payload(detail: ApiModel, payload: bytes) -> Response:
+    """`detail` with the very bytes that came as its `payload`: written anew, repeated keys, huge numbers and deep
+    nesting would not survive."""
+    shown = detail.model_dump(mode="json", by_alias=True) | {"payload": orjson.Fragment(payload)}
+    return Response(orjson.dumps(shown), media_type="application/json")

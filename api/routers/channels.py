@@ -1,0 +1,70 @@
+"""Channels: named streams that services publish to, each with a default delivery policy."""
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import APIRouter
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from api import render
+from api.dependencies import Paging, Store, encode_cursor
+from api.problems import conflict, not_found
+from api.schemas import ChannelIn, ChannelOut, ChannelPatch, ListOf, Name, Policy
+from everhook.storage import channels
+from everhook.storage.tables import Channel
+
+router = APIRouter(prefix="/channels", tags=["channels"])
+
+
+@router.post("", status_code=HTTPStatus.CREATED)
+async def create_channel(body: ChannelIn, store: Store) -> ChannelOut:
+    """From then on it can be published to. A policy given here holds for all deliveries from it by default."""
+    async with store.writing() as session:
+        channel = await channels.create(session, body.name, _stored(body.policy))
+    if channel is None:
+        raise conflict(f"There is a channel {body.name} already.")
+    return render.channel(channel)
+
+
+@router.get("")
+async def list_channels(paging: Paging, store: Store) -> ListOf[ChannelOut]:
+    """By name."""
+    async with store.reading() as session:
+        page = await channels.page(session, after=paging.after, limit=paging.limit)
+    return ListOf(data=[render.channel(row) for row in page.rows], next_cursor=encode_cursor(page.next_key))
+
+
+@router.get("/{name}")
+async def get_channel(name: Name, store: Store) -> ChannelOut:
+    """One channel with its policy."""
+    async with store.reading() as session:
+        return render.channel(await _channel(session, name))
+
+
+@router.patch("/{name}")
+async def change_channel(name: Name, body: ChannelPatch, store: Store) -> ChannelOut:
+    """Set the policy. Rounds under way keep theirs; the next round of a delivery takes the new one."""
+    async with store.writing() as session:
+        channel = await _channel(session, name)
+        await channels.set_policy(session, channel, _stored(body.policy))
+        return render.channel(channel)
+
+
+@router.delete("/{name}", status_code=HTTPStatus.NO_CONTENT)
+async def delete_channel(name: Name, store: Store) -> None:
+    """Only without subscriptions. Deliveries under way go on."""
+    async with store.writing() as session:
+        await _channel(session, name)
+        if not await channels.remove(session, name):
+            raise conflict(f"Subscriptions lead from {name}; delete those first.")
+
+
+async def _channel(session: AsyncSession, name: str) -> Channel:
+    channel = await channels.get(session, name)
+    if channel is None:
+        raise not_found("channel", name)
+    return channel
+
+
+def _stored(policy: Policy | None) -> dict[str, Any] | None:
+    return policy.spec() if policy is not None else None

@@ -1,0 +1,109 @@
+"""Deliveries: what became of each message at each endpoint."""
+
+from http import HTTPStatus
+
+from fastapi import APIRouter
+from sqlalchemy.ext.asyncio import AsyncSession
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+from api import render
+from api.dependencies import Paging, Store, Temporal, encode_cursor
+from api.problems import conflict, not_found
+from api.schemas import (
+    DeliveryDetail,
+    DeliveryOut,
+    EventType,
+    Gid,
+    ListOf,
+    LiveDelivery,
+    Moment,
+    Name,
+    SignalAccepted,
+)
+from everhook.contracts import TERMINAL_STATUSES, DeliveryState, DeliveryStatus
+from everhook.ids import delivery_workflow_id
+from everhook.storage import deliveries, tenants
+from everhook.storage.deliveries import DeliveryFilter
+from everhook.storage.tables import Delivery
+
+router = APIRouter(prefix="/deliveries", tags=["deliveries"])
+
+
+@router.get("")
+async def list_deliveries(
+    paging: Paging,
+    store: Store,
+    status: DeliveryStatus | None = None,
+    endpoint: Gid | None = None,
+    message: Gid | None = None,
+    channel: Name | None = None,
+    type: EventType | None = None,
+    tenant: Name | None = None,
+    since: Moment | None = None,
+    until: Moment | None = None,
+) -> ListOf[DeliveryOut]:
+    """Newest first. `since` and `until` bound the time of acceptance."""
+    async with store.reading() as session:
+        tenant_gid = None
+        if tenant is not None:
+            found = await tenants.find_tenant(session, tenant)
+            if found is None:
+                return ListOf(data=[], next_cursor=None)
+            tenant_gid = found.gid
+        chosen = DeliveryFilter(tenant_gid, message, endpoint, channel, type, status, since, until)
+        page = await deliveries.page(session, chosen, after=paging.after, limit=paging.limit)
+    return ListOf(data=[render.delivery(row) for row in page.rows], next_cursor=encode_cursor(page.next_key))
+
+
+@router.get("/{gid}")
+async def get_delivery(gid: Gid, store: Store) -> DeliveryDetail:
+    """One delivery with every attempt of every round."""
+    async with store.reading() as session:
+        row = await find_delivery(session, gid)
+        attempts = await deliveries.attempts_of(session, gid)
+    return DeliveryDetail(
+        **render.delivery(row).model_dump(), attempts=[render.attempt(attempt) for attempt in attempts]
+    )
+
+
+@router.get("/{gid}/live")
+async def get_live_delivery(gid: Gid, store: Store, temporal: Temporal) -> LiveDelivery:
+    """Ask the workflow itself. `404` where it has ended too long ago for Temporal to remember it."""
+    async with store.reading() as session:
+        await find_delivery(session, gid)
+    handle = temporal.get_workflow_handle(delivery_workflow_id(gid))
+    try:
+        state = await handle.query("status", result_type=DeliveryState)
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            raise not_found("workflow for delivery", gid) from error
+        raise
+    return LiveDelivery.model_validate(state)
+
+
+@router.post("/{gid}/attempt-now", status_code=HTTPStatus.ACCEPTED)
+async def attempt_now(gid: Gid, store: Store, temporal: Temporal) -> SignalAccepted:
+    """Do not wait for the next attempt's time. The circuit still rules."""
+    async with store.reading() as session:
+        row = await find_delivery(session, gid)
+    if row.status in TERMINAL_STATUSES or row.status is DeliveryStatus.DEAD_LETTERED:
+        raise conflict(f"{gid} is {row.status}: no attempt is due. A dead letter is replayed instead.")
+    await _signal(temporal, gid, "attempt_now")
+    return SignalAccepted(delivery_gid=gid, requested="attempt_now")
+
+
+async def find_delivery(session: AsyncSession, gid: str) -> Delivery:
+    row = await session.get(Delivery, gid)
+    if row is None:
+        raise not_found("delivery", gid)
+    return row
+
+
+async def _signal(temporal: Client, gid: str, signal: str) -> None:
+    try:
+        await temporal.get_workflow_handle(delivery_workflow_id(gid)).signal(signal)
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            raise conflict(f"{gid} has no open workflow at this moment; it is started by itself.") from error
+        raise

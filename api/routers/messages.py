@@ -1,0 +1,206 @@
+"""Publishing, and the messages that were published."""
+
+from http import HTTPStatus
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Header, Request, Response
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from api import publishing, render
+from api.dependencies import Paging, Services, ServicesDep, Store, encode_cursor
+from api.problems import Problem, conflict, invalid, not_found
+from api.schemas import EventType, Gid, ListOf, MessageDetail, MessageOut, Moment, Name
+from everhook.envelope import timestamp
+from everhook.storage import messages, tenants
+from everhook.storage.messages import Acceptance, Accepted, KeyReused, UnknownChannel
+
+router = APIRouter(tags=["messages"])
+
+_MESSAGE_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["payload"],
+    "additionalProperties": False,
+    "properties": {
+        "payload": {"description": "Any JSON; delivered as the very bytes that came."},
+        "type": {"type": "string", "description": "Falls back to `payload.event`."},
+        "idempotencyKey": {"type": "string", "description": "Or the header `Idempotency-Key`."},
+        "tenant": {"type": "string", "description": "Deliver to this tenant's endpoints only."},
+        "publishedAt": {"type": "string", "format": "date-time"},
+    },
+}
+_EXAMPLE = {"type": "order.created", "payload": {"orderId": 1042, "amount": 99.5}, "idempotencyKey": "order-1042"}
+_ANSWER = {
+    "messageGid": "msg_01m83prhbfe23sdyzab24cmhby",
+    "channelName": "orders",
+    "type": "order.created",
+    "publishedAt": "2026-01-31T12:00:00.000Z",
+    "duplicate": False,
+    "deliveries": [
+        {
+            "deliveryGid": "dlv_01m83prhbfe23sdyzab24cmhbz",
+            "endpointGid": "ep_01m83prhbfe23sdyzab24cmhbx",
+            "status": "accepted",
+        }
+    ],
+}
+
+
+def _documented(schema: dict[str, Any], example: Any, answer: Any) -> dict[str, Any]:
+    """These bodies are read raw, so FastAPI cannot describe them by itself."""
+    return {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}},
+        "responses": {"202": {"description": "Committed", "content": {"application/json": {"example": answer}}}},
+    }
+
+
+IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key")]
+
+
+@router.post(
+    "/channels/{name}/messages",
+    status_code=HTTPStatus.ACCEPTED,
+    openapi_extra=_documented(_MESSAGE_SCHEMA, _EXAMPLE, _ANSWER),
+)
+async def publish(
+    name: Name, request: Request, services: ServicesDep, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Publish one message. `202` means that it and a delivery to each matching endpoint are committed.
+
+    The same idempotency key with the same body answers with the first message and `duplicate: true`; with another
+    body it is a `409`.
+    """
+    services.backlog.refuse_if_full()
+    limit = services.settings.max_payload_bytes
+    body = await publishing.read_one(request, limit)
+    tenant_gid = await _tenant_gid(services, body.tenant, "tenant")
+    publication = publishing.publication(body, name, tenant_gid, idempotency_key, limit)
+    acceptance = await services.acceptor.accept(publication)
+    if not isinstance(acceptance, Accepted):
+        raise _refusal(acceptance)
+    services.dispatcher.start_soon(acceptance.orders)
+    return _answer(_accepted(acceptance))
+
+
+@router.post(
+    "/channels/{name}/messages/batch",
+    status_code=HTTPStatus.ACCEPTED,
+    openapi_extra=_documented(
+        {
+            "type": "object",
+            "required": ["messages"],
+            "properties": {"messages": {"type": "array", "maxItems": publishing.MAX_BATCH, "items": _MESSAGE_SCHEMA}},
+        },
+        {"messages": [_EXAMPLE]},
+        {"data": [_ANSWER]},
+    ),
+)
+async def publish_batch(name: Name, request: Request, services: ServicesDep) -> Response:
+    """Publish up to 500 messages, in one transaction, with one answer each and in their order.
+
+    A message that is invalid refuses the whole call and changes nothing. One whose idempotency key was used with
+    another body answers with a problem document in its place; the others are accepted.
+    """
+    services.backlog.refuse_if_full()
+    limit = services.settings.max_payload_bytes
+    bodies = await publishing.read_batch(request)
+    gids = {
+        tenant: await _tenant_gid(services, tenant, f"messages[{index}].tenant")
+        for tenant, index in {body.tenant: index for index, body in enumerate(bodies)}.items()
+    }
+    publications = [
+        publishing.publication(body, name, gids[body.tenant], None, limit, at=f"messages[{index}].")
+        for index, body in enumerate(bodies)
+    ]
+    acceptances = await services.acceptor.accept_all(publications)
+    for acceptance in acceptances:
+        if isinstance(acceptance, UnknownChannel):
+            raise _refusal(acceptance)
+    for acceptance in acceptances:
+        if isinstance(acceptance, Accepted):
+            services.dispatcher.start_soon(acceptance.orders)
+    return _answer({"data": [_answer_or_problem(acceptance) for acceptance in acceptances]})
+
+
+@router.get("/messages")
+async def list_messages(
+    paging: Paging,
+    store: Store,
+    channel: Name | None = None,
+    type: EventType | None = None,
+    tenant: Name | None = None,
+    since: Moment | None = None,
+    until: Moment | None = None,
+) -> ListOf[MessageOut]:
+    """Newest first, without payloads."""
+    async with store.reading() as session:
+        tenant_gid = None
+        if tenant is not None:
+            found = await tenants.find_tenant(session, tenant)
+            if found is None:
+                return ListOf(data=[], next_cursor=None)
+            tenant_gid = found.gid
+        chosen = messages.MessageFilter(tenant_gid, channel, type, since, until)
+        page = await messages.page(session, chosen, after=paging.after, limit=paging.limit)
+        names = await tenants.names(session, {row.tenant_gid for row in page.rows if row.tenant_gid})
+    data = [MessageOut(**render.message(row, names.get(row.tenant_gid or ""))) for row in page.rows]
+    return ListOf(data=data, next_cursor=encode_cursor(page.next_key))
+
+
+@router.get("/messages/{gid}", response_model=MessageDetail)
+async def get_message(gid: Gid, store: Store) -> Response:
+    """One message with its payload and deliveries."""
+    async with store.reading() as session:
+        row = await messages.get(session, gid)
+        if row is None:
+            raise not_found("message", gid)
+        names = await tenants.names(session, {row.tenant_gid} if row.tenant_gid else set())
+        deliveries = await messages.deliveries_of(session, gid)
+    detail = MessageDetail(
+        **render.message(row, names.get(row.tenant_gid or "")), payload=None, deliveries=render.summaries(deliveries)
+    )
+    return render.with_payload(detail, row.payload)
+
+
+async def _tenant_gid(services: Services, name: str | None, field: str) -> str | None:
+    if name is None:
+        return None
+    async with services.database.reading() as session:
+        return await _find(session, name, field)
+
+
+async def _find(session: AsyncSession, name: str, field: str) -> str:
+    tenant = await tenants.find_tenant(session, name)
+    if tenant is None:
+        raise invalid(field, f"there is no tenant {name[:100]!r}: no endpoint names it")
+    return tenant.gid
+
+
+def _refusal(acceptance: UnknownChannel | KeyReused) -> Problem:
+    if isinstance(acceptance, UnknownChannel):
+        return not_found("channel", acceptance.channel)
+    return conflict(f"idempotencyKey: was used for {acceptance.message_gid} with another body. Nothing was published.")
+
+
+def _accepted(acceptance: Accepted) -> dict[str, Any]:
+    return {
+        "messageGid": acceptance.message_gid,
+        "channelName": acceptance.channel,
+        "type": acceptance.event_type,
+        "publishedAt": timestamp(acceptance.published_at),
+        "duplicate": acceptance.duplicate,
+        "deliveries": [
+            {"deliveryGid": d.delivery_gid, "endpointGid": d.endpoint_gid, "status": d.status.value}
+            for d in acceptance.deliveries
+        ],
+    }
+
+
+def _answer_or_problem(acceptance: Acceptance) -> dict[str, Any]:
+    if isinstance(acceptance, Accepted):
+        return _accepted(acceptance)
+    return _refusal(acceptance).document().model_dump()
+
+
+def _answer(content: dict[str, Any]) -> Response:
+    return Response(orjson.dumps(content), status_code=HTTPStatus.ACCEPTED, media_type="application/json")

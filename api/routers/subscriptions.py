@@ -1,0 +1,73 @@
+"""Subscriptions: which messages of a channel go to an endpoint."""
+
+from http import HTTPStatus
+
+from fastapi import APIRouter
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from api import render
+from api.dependencies import Paging, Store, encode_cursor
+from api.problems import invalid, not_found, refuse_nulls
+from api.schemas import Gid, ListOf, Name, SubscriptionIn, SubscriptionOut, SubscriptionPatch
+from everhook.storage import channels, endpoints, subscriptions
+from everhook.storage.tables import Subscription
+
+router = APIRouter(prefix="/subscriptions", tags=["subscriptions"])
+
+
+@router.post("", status_code=HTTPStatus.CREATED)
+async def create_subscription(body: SubscriptionIn, store: Store) -> SubscriptionOut:
+    """From then on every matching message goes to the endpoint."""
+    async with store.writing() as session:
+        view = await endpoints.view(session, body.endpoint_gid)
+        if view is None:
+            raise invalid("endpointGid", "there is no such endpoint")
+        if await channels.get(session, body.channel) is None:
+            raise invalid("channel", f"there is no channel {body.channel}")
+        subscription = Subscription(tenant_gid=view.endpoint.tenant_gid, **body.model_dump())
+        await subscriptions.create(session, subscription)
+        return render.subscription(subscription)
+
+
+@router.get("")
+async def list_subscriptions(
+    paging: Paging, store: Store, endpoint: Gid | None = None, channel: Name | None = None
+) -> ListOf[SubscriptionOut]:
+    """Newest first."""
+    async with store.reading() as session:
+        page = await subscriptions.page(
+            session, endpoint_gid=endpoint, channel=channel, after=paging.after, limit=paging.limit
+        )
+    return ListOf(data=[render.subscription(row) for row in page.rows], next_cursor=encode_cursor(page.next_key))
+
+
+@router.get("/{gid}")
+async def get_subscription(gid: Gid, store: Store) -> SubscriptionOut:
+    """One subscription."""
+    async with store.reading() as session:
+        return render.subscription(await _subscription(session, gid))
+
+
+@router.patch("/{gid}")
+async def change_subscription(gid: Gid, body: SubscriptionPatch, store: Store) -> SubscriptionOut:
+    """Change `events`, `filter` (null: no filter) or `enabled`; what is absent stays."""
+    refuse_nulls(body, but={"filter"})
+    changes = body.model_dump(exclude_unset=True)
+    async with store.writing() as session:
+        subscription = await _subscription(session, gid)
+        await subscriptions.change(session, subscription, changes)
+        return render.subscription(subscription)
+
+
+@router.delete("/{gid}", status_code=HTTPStatus.NO_CONTENT)
+async def delete_subscription(gid: Gid, store: Store) -> None:
+    """Deliveries that were accepted before go on."""
+    async with store.writing() as session:
+        await subscriptions.remove(session, await _subscription(session, gid))
+
+
+async def _subscription(session: AsyncSession, gid: str) -> Subscription:
+    subscription = await subscriptions.get(session, gid)
+    if subscription is None:
+        raise not_found("subscription", gid)
+    return subscription

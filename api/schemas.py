@@ -1,0 +1,351 @@
+"""What goes in and out, in camelCase JSON. Unknown fields are refused: a misspelt option must not be lost."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic.alias_generators import to_camel
+
+from everhook import policy as rules
+from everhook.circuit import CircuitState, Hold
+from everhook.contracts import DeadLetterReason, DeliveryStatus, Verdict
+from everhook.envelope import BodyFormat
+from everhook.matching import check_filter
+from everhook.signing import SignatureScheme
+
+Item = TypeVar("Item")
+
+MAX_EVENTS = 100
+MAX_METADATA_KEYS = 50
+MAX_FREE_JSON_BYTES = 16 * 1024
+MAX_FREE_JSON_DEPTH = 32
+
+
+class ApiModel(BaseModel):
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", allow_inf_nan=False, from_attributes=True
+    )
+
+
+class ListOf(ApiModel, Generic[Item]):
+    """One page. `nextCursor` is null on the last."""
+
+    data: list[Item]
+    next_cursor: str | None
+
+
+def _aware(moment: datetime) -> datetime:
+    if moment.tzinfo is None:
+        raise ValueError("must name its offset from UTC, such as `Z`")
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("lies outside the years 1 to 9999 in UTC") from error
+
+
+def _free_json(content: dict[str, Any]) -> dict[str, Any]:
+    """Python reads more as JSON than databases keep and other parsers read: NaN, lone surrogates, endless nesting."""
+    try:
+        size = len(json.dumps(content, ensure_ascii=False, allow_nan=False).encode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError("has a number or a text that JSON in UTF-8 cannot hold") from error
+    if size > MAX_FREE_JSON_BYTES or _is_deeper_than(content, MAX_FREE_JSON_DEPTH):
+        raise ValueError(f"takes at most {MAX_FREE_JSON_BYTES} bytes, nested {MAX_FREE_JSON_DEPTH} deep")
+    return content
+
+
+def _is_deeper_than(content: Any, depth: int) -> bool:
+    parts = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
+    return depth < 0 or any(_is_deeper_than(part, depth - 1) for part in parts)
+
+
+def _checked_filter(conditions: dict[str, Any]) -> dict[str, Any]:
+    check_filter(_free_json(conditions))
+    return conditions
+
+
+Moment = Annotated[datetime, AfterValidator(_aware)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+EventType = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$")]
+EventPattern = Annotated[str, StringConstraints(pattern=r"^(\*|[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}(\.\*)?)$")]
+Events = Annotated[list[EventPattern], Field(max_length=MAX_EVENTS)]
+PayloadFilter = Annotated[dict[str, Any], AfterValidator(_checked_filter)]
+Metadata = Annotated[dict[str, Any], Field(max_length=MAX_METADATA_KEYS), AfterValidator(_free_json)]
+Gid = Annotated[str, StringConstraints(pattern=r"^[^\x00]{1,100}$")]
+"""Any text that may be looked up: one that is no gid is simply not found. PostgreSQL cannot take a NUL."""
+Text = Annotated[str, StringConstraints(max_length=1_000, pattern=r"^[^\x00]*$")]
+Delay = Annotated[float, Field(ge=0, le=rules.MAX_DELAY.total_seconds())]
+
+
+class Exponential(ApiModel):
+    initial_seconds: Delay
+    factor: float = Field(2, ge=1, le=100)
+    cap_seconds: Delay
+    attempts: int = Field(ge=1, le=rules.MAX_ATTEMPTS)
+
+
+class Policy(ApiModel):
+    """When a failed attempt is followed by another. At most one of `preset`, `delaysSeconds` and `exponential`."""
+
+    preset: Literal["documented", "patient", "brisk"] | None = None
+    delays_seconds: list[Delay] | None = Field(
+        None, max_length=rules.MAX_ATTEMPTS - 1, description="Waits behind the first, second, … attempt."
+    )
+    exponential: Exponential | None = None
+    jitter: float | None = Field(None, ge=0, le=1, description="Fraction added at random to delays of 30 s and more.")
+    timeout_seconds: float | None = Field(None, gt=0, le=rules.MAX_TIMEOUT.total_seconds())
+    max_window_seconds: float | None = Field(None, gt=0, le=rules.MAX_WINDOW.total_seconds())
+    retry_statuses: list[Annotated[int, Field(ge=400, le=499)]] | None = Field(
+        None, max_length=20, description="Further statuses to retry, such as 408, 425, 429."
+    )
+
+    @model_validator(mode="after")
+    def _one_schedule_within_the_window(self) -> Self:
+        named = [to_camel(n) for n in ("preset", "delays_seconds", "exponential") if getattr(self, n) is not None]
+        if len(named) > 1:
+            raise ValueError(f"give one schedule, not {' and '.join(named)}")
+        policy = rules.resolve(self.spec())
+        if named and sum(policy.delays, start=timedelta()) > policy.max_window:
+            raise ValueError(f"{named[0]}: the schedule is longer than maxWindowSeconds")
+        return self
+
+    def spec(self) -> dict[str, Any]:
+        """As it is stored."""
+        return self.model_dump(by_alias=True, exclude_none=True)
+
+
+class ChannelIn(ApiModel):
+    name: Name = Field(examples=["orders"])
+    policy: Policy | None = Field(None, examples=[{"preset": "patient"}])
+
+
+class ChannelPatch(ApiModel):
+    policy: Policy | None
+
+
+class ChannelOut(ApiModel):
+    name: str
+    policy: dict[str, Any] | None
+    created_at: datetime
+
+
+class EndpointSettings(ApiModel):
+    """What can be changed later, too."""
+
+    url: str = Field(examples=["https://hooks.example.com/orders"])
+    description: Text = ""
+    policy: Policy | None = None
+    rate_limit: float | None = Field(None, gt=0, le=1_000, description="Sends a second at most.")
+    signatures: list[SignatureScheme] = Field(default_factory=lambda: list(SignatureScheme), min_length=1)
+    format: BodyFormat = BodyFormat.ENVELOPE
+    headers: dict[str, str] = Field(default_factory=dict, max_length=20)
+    metadata: Metadata = Field(default_factory=dict)
+
+
+class EndpointIn(EndpointSettings):
+    """`channel` and `events` make the first subscription; `events` alone subscribe to the channel `default`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"url": "https://hooks.example.com/", "events": ["invoice.created", "invoice.paid"]}]
+        }
+    )
+
+    channel: Name | None = None
+    events: Events | None = None
+    tenant: Name | None = None
+
+
+class EndpointPatch(ApiModel):
+    """Fields that are absent stay as they are."""
+
+    url: str | None = None
+    description: Text | None = None
+    policy: Policy | None = None
+    rate_limit: float | None = Field(None, gt=0, le=1_000)
+    signatures: list[SignatureScheme] | None = Field(None, min_length=1)
+    format: BodyFormat | None = None
+    headers: dict[str, str] | None = Field(None, max_length=20)
+    metadata: Metadata | None = None
+
+
+class CircuitOut(ApiModel):
+    state: CircuitState
+    failures: int = Field(description="Failures in a row.")
+    failing_since: datetime | None
+    until: datetime | None = Field(description="When the cooldown, or the wait for a probe, ends.")
+
+
+class EndpointOut(ApiModel):
+    endpoint_gid: str
+    tenant: str
+    url: str
+    description: str
+    status: Literal["enabled", "paused", "disabled"]
+    status_reason: str
+    circuit: CircuitOut
+    policy: dict[str, Any] | None
+    rate_limit: float | None
+    signatures: list[SignatureScheme]
+    format: BodyFormat
+    headers: dict[str, str]
+    metadata: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+
+
+class EndpointCreated(EndpointOut):
+    subscription_gid: str | None
+    secret: str = Field(description="Shown this once.")
+
+
+def status_of(hold: Hold | None) -> Literal["enabled", "paused", "disabled"]:
+    if hold is Hold.PAUSED:
+        return "paused"
+    return "disabled" if hold is Hold.DISABLED else "enabled"
+
+
+class SubscriptionIn(ApiModel):
+    endpoint_gid: Gid
+    channel: Name
+    events: Events = Field(default_factory=list, description="None at all means every type.", examples=[["order.*"]])
+    filter: PayloadFilter | None = Field(None, examples=[{"data.amount": {"$gt": 1000}}])
+
+
+class SubscriptionPatch(ApiModel):
+    events: Events | None = None
+    filter: PayloadFilter | None = None
+    enabled: bool | None = None
+
+
+class SubscriptionOut(ApiModel):
+    subscription_gid: str
+    endpoint_gid: str
+    channel: str
+    events: list[str]
+    filter: dict[str, Any] | None
+    enabled: bool
+    created_at: datetime
+
+
+class DeliverySummary(ApiModel):
+    delivery_gid: str
+    endpoint_gid: str
+    status: DeliveryStatus
+
+
+class MessageOut(ApiModel):
+    message_gid: str
+    channel_name: str
+    type: str
+    tenant: str | None
+    idempotency_key: str | None
+    published_at: datetime
+    accepted_at: datetime
+
+
+class MessageDetail(MessageOut):
+    payload: Any
+    deliveries: list[DeliverySummary]
+
+
+class DeliveryOut(ApiModel):
+    delivery_gid: str
+    message_gid: str
+    endpoint_gid: str
+    channel_name: str
+    type: str
+    status: DeliveryStatus
+    round: int
+    attempts_made: int = Field(description="In the current round.")
+    accepted_at: datetime
+    next_attempt_at: datetime | None
+    completed_at: datetime | None
+    dead_lettered_at: datetime | None
+    dead_letter_reason: DeadLetterReason | None
+    last_status_code: int | None
+    last_error: str | None
+    decided_by: str | None
+    decided_why: str | None
+
+
+class AttemptOut(ApiModel):
+    attempt_gid: str
+    round: int
+    number: int
+    verdict: Verdict
+    started_at: datetime
+    duration_ms: int
+    status_code: int | None
+    error: str | None
+    error_detail: str | None
+    request_sha256: str
+    response_headers: list[list[str]] | None
+    response_body: str | None = Field(description="Up to 16 KiB, as text; bytes that are none are replaced.")
+    response_sha256: str | None
+    peer_address: str | None
+    next_attempt_at: datetime | None
+
+
+class DeliveryDetail(DeliveryOut):
+    attempts: list[AttemptOut]
+
+
+class DeadLetterDetail(DeliveryDetail):
+    payload: Any
+
+
+class LiveDelivery(ApiModel):
+    """What the delivery's workflow itself says."""
+
+    status: DeliveryStatus
+    round: int
+    attempt: int
+    waiting_for: str
+    next_attempt_at: datetime | None
+    dead_letter_reason: DeadLetterReason | None
+
+
+class Decision(ApiModel):
+    """Why; it goes on record."""
+
+    why: Text = ""
+
+
+class DeadLetterSelection(ApiModel):
+    """Which dead letters: every part given must hold. `since` and `until` bound the time of dead-lettering."""
+
+    tenant: Name | None = None
+    channel: Name | None = None
+    endpoint: str | None = None
+    type: EventType | None = None
+    reason: DeadLetterReason | None = None
+    status_code: int | None = Field(None, ge=100, le=599)
+    since: Moment | None = None
+    until: Moment | None = None
+
+
+class BulkRequest(DeadLetterSelection):
+    why: Text = ""
+    dry_run: bool = Field(False, description="Only count.")
+
+
+class BulkAnswer(ApiModel):
+    matched: int
+    batch_gid: str | None = Field(description="Null for a dry run.")
+
+
+class BatchOut(ApiModel):
+    batch_gid: str
+    state: Literal["running", "completed", "failed"]
+    total: int
+    completed: int
+    failed: int
+    started_at: datetime | None
+    closed_at: datetime | None
+
+
+class SignalAccepted(ApiModel):
+    delivery_gid: str
+    requested: Literal["replay", "discard", "attempt_now"]

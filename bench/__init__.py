@@ -1,0 +1,1 @@
+"""The benchmarks behind `make bench`. Ratios are what counts: machines differ."""

@@ -1,0 +1,107 @@
+"""Bulk operations on dead letters: Temporal batch operations over the visibility query that an operator would type.
+
+The server paces them and keeps their progress; nothing of ours loops over thousands of workflows.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from temporalio.api.batch.v1 import BatchOperationSignal
+from temporalio.api.common.v1 import Payloads
+from temporalio.api.enums.v1 import BatchOperationState
+from temporalio.api.workflowservice.v1 import (
+    DescribeBatchOperationRequest,
+    StartBatchOperationRequest,
+)
+from temporalio.client import Client
+
+from everhook.contracts import DELIVERY_WORKFLOW, DeliveryStatus, OperatorNote
+from everhook.ids import Kind, new_gid
+from everhook.storage.dead_letters import DeadLetterFilter
+
+
+@dataclass(frozen=True)
+class Progress:
+    state: Literal["running", "completed", "failed"]
+    total: int
+    completed: int
+    failed: int
+    started_at: datetime | None
+    closed_at: datetime | None
+
+
+def visibility_query(chosen: DeadLetterFilter, tenant: str | None) -> str:
+    """The open dead letters that a filter selects, in Temporal's list filter language. `tenant` is the name."""
+    parts = [
+        f'WorkflowType = "{DELIVERY_WORKFLOW}"',
+        'ExecutionStatus = "Running"',
+        f'DeliveryStatus = "{DeliveryStatus.DEAD_LETTERED}"',
+    ]
+    for attribute, value in (
+        ("Tenant", tenant),
+        ("Channel", chosen.channel),
+        ("Endpoint", chosen.endpoint_gid),
+        ("EventType", chosen.event_type),
+        ("DeadLetterReason", chosen.reason),
+    ):
+        if value is not None:
+            parts.append(f'{attribute} = "{_quoted(value)}"')
+    if chosen.status_code is not None:
+        parts.append(f"StatusCode = {chosen.status_code}")
+    if chosen.since is not None:
+        parts.append(f'DeadLetteredAt >= "{_moment(chosen.since)}"')
+    if chosen.until is not None:
+        parts.append(f'DeadLetteredAt < "{_moment(chosen.until)}"')
+    return " AND ".join(parts)
+
+
+async def start_signal_batch(client: Client, query: str, signal: str, note: OperatorNote) -> str:
+    """Signal every workflow that `query` selects; returns the batch's gid. RPCError where another batch still runs
+    (Temporal runs one at a time in a namespace unless configured otherwise)."""
+    gid = new_gid(Kind.BATCH)
+    payloads = await client.data_converter.encode([note])
+    await client.workflow_service.start_batch_operation(
+        StartBatchOperationRequest(
+            namespace=client.namespace,
+            visibility_query=query,
+            job_id=gid,
+            reason=f"{signal} by {note.who}: {note.why}",
+            signal_operation=BatchOperationSignal(
+                signal=signal, input=Payloads(payloads=payloads), identity=client.identity
+            ),
+        )
+    )
+    return gid
+
+
+async def progress(client: Client, gid: str) -> Progress:
+    """How far a batch is. RPCError NOT_FOUND where Temporal knows none of that gid."""
+    found = await client.workflow_service.describe_batch_operation(
+        DescribeBatchOperationRequest(namespace=client.namespace, job_id=gid)
+    )
+    return Progress(
+        state=_STATES.get(found.state, "running"),
+        total=found.total_operation_count,
+        completed=found.complete_operation_count,
+        failed=found.failure_operation_count,
+        started_at=found.start_time.ToDatetime(UTC) if found.HasField("start_time") else None,
+        closed_at=found.close_time.ToDatetime(UTC) if found.HasField("close_time") else None,
+    )
+
+
+_STATES: dict[int, Literal["running", "completed", "failed"]] = {
+    BatchOperationState.BATCH_OPERATION_STATE_COMPLETED: "completed",
+    BatchOperationState.BATCH_OPERATION_STATE_FAILED: "failed",
+}
+
+
+def _quoted(text: str) -> str:
+    """Callers check their values against strict patterns; this makes sure of it."""
+    if '"' in text or "\\" in text:
+        raise ValueError(f"{text!r} cannot stand in a query")
+    return text
+
+
+def _moment(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

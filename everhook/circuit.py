@@ -1,0 +1,169 @@
+"""The circuit state machine of one endpoint. Pure: no Temporal, no I/O, no clock of its own.
+
+    closed --failure_threshold failures in a row--> open --cooldown--> half_open --success--> closed
+                                                     ^                     |
+                                                     +------failure--------+
+
+Beside the state stands a *hold*: an operator paused the endpoint, or it was disabled. A hold parks messages whatever
+the state is; it never drops them.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+BY_OPERATOR = "by an operator"
+
+
+class CircuitState(StrEnum):
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+class Hold(StrEnum):
+    PAUSED = "paused"
+    DISABLED = "disabled"
+
+
+@dataclass(frozen=True)
+class CircuitPolicy:
+    """`cooldown` doubles with each relapse up to `cooldown_max`; `probe_timeout` is how long one probe may take."""
+
+    failure_threshold: int = 5
+    cooldown: timedelta = timedelta(seconds=30)
+    cooldown_max: timedelta = timedelta(minutes=10)
+    jitter: float = 0.1
+    probe_timeout: timedelta = timedelta(seconds=60)
+    disable_after: timedelta = timedelta(days=5)
+    release_rate: float = 5.0
+    release_rate_max: float = 100.0
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """`until` is when the cooldown (open) or the probe (half-open) ends. `version` grows with every transition."""
+
+    state: CircuitState = CircuitState.CLOSED
+    hold: Hold | None = None
+    hold_reason: str = ""
+    failures: int = 0
+    failing_since: datetime | None = None
+    openings: int = 0
+    until: datetime | None = None
+    version: int = 0
+
+    @property
+    def sends(self) -> bool:
+        """Deliveries flow."""
+        return self.state is CircuitState.CLOSED and self.hold is None
+
+    @property
+    def probes(self) -> bool:
+        """One delivery at a time may try."""
+        return self.state is CircuitState.HALF_OPEN and self.hold is None
+
+
+def fail(circuit: Circuit, count: int, now: datetime, policy: CircuitPolicy, draw: float) -> Circuit:
+    """`count` failures in a row. `draw` in [0, 1) jitters the cooldown. Late news while open changes nothing but
+    the count: requests that were in flight when it opened must not lengthen the cooldown."""
+    failing = replace(
+        circuit,
+        failures=circuit.failures + count,
+        failing_since=circuit.failing_since or now,
+        version=circuit.version + 1,
+    )
+    if now - (failing.failing_since or now) >= policy.disable_after and failing.hold is None:
+        return disable(failing, f"no success since {failing.failing_since:%Y-%m-%d %H:%M} UTC")
+    if circuit.state is CircuitState.HALF_OPEN:
+        return _open(failing, now, policy, draw)
+    if circuit.state is CircuitState.CLOSED and failing.failures >= policy.failure_threshold:
+        return _open(failing, now, policy, draw)
+    return failing
+
+
+def succeed(circuit: Circuit) -> Circuit:
+    """The endpoint answered: any state closes."""
+    if circuit.state is CircuitState.CLOSED and not circuit.failures:
+        return circuit
+    return _closed(circuit)
+
+
+def tick(circuit: Circuit, now: datetime, policy: CircuitPolicy) -> Circuit:
+    """Time has passed: a finished cooldown half-opens, a probe that never reported makes room for another."""
+    if circuit.until is None or now < circuit.until or circuit.hold is not None:
+        return circuit
+    turned = circuit.state is CircuitState.OPEN
+    return replace(
+        circuit,
+        state=CircuitState.HALF_OPEN,
+        until=now + policy.probe_timeout,
+        version=circuit.version + 1 if turned else circuit.version,
+    )
+
+
+def await_traffic(circuit: Circuit, now: datetime, policy: CircuitPolicy) -> Circuit:
+    """Half-open with nothing parked: the next delivery that comes along claims the probe, so there is no hurry."""
+    if circuit.state is not CircuitState.HALF_OPEN:
+        return circuit
+    return replace(circuit, until=now + policy.cooldown_max)
+
+
+def trip(circuit: Circuit, now: datetime, policy: CircuitPolicy, draw: float) -> Circuit:
+    """An operator opens the circuit."""
+    return _open(replace(circuit, version=circuit.version + 1), now, policy, draw)
+
+
+def reset(circuit: Circuit) -> Circuit:
+    """An operator closes the circuit."""
+    return _closed(circuit)
+
+
+def pause(circuit: Circuit) -> Circuit:
+    """Hold everything until `resume`. A disabled endpoint stays disabled."""
+    if circuit.hold is not None:
+        return circuit
+    return replace(circuit, hold=Hold.PAUSED, hold_reason="", version=circuit.version + 1)
+
+
+def resume(circuit: Circuit) -> Circuit:
+    """End a pause. It does not enable a disabled endpoint: that takes `enable`."""
+    if circuit.hold is not Hold.PAUSED:
+        return circuit
+    return replace(circuit, hold=None, hold_reason="", version=circuit.version + 1)
+
+
+def disable(circuit: Circuit, reason: str = BY_OPERATOR) -> Circuit:
+    """Hold everything until `enable`."""
+    if circuit.hold is Hold.DISABLED:
+        return circuit
+    return replace(circuit, hold=Hold.DISABLED, hold_reason=reason, version=circuit.version + 1)
+
+
+def enable(circuit: Circuit) -> Circuit:
+    """Lift a disabling and start afresh: what failed before no longer counts."""
+    if circuit.hold is not Hold.DISABLED:
+        return circuit
+    return _closed(replace(circuit, hold=None, hold_reason=""))
+
+
+def _open(circuit: Circuit, now: datetime, policy: CircuitPolicy, draw: float) -> Circuit:
+    cooldown = min(policy.cooldown * 2 ** min(circuit.openings, 32), policy.cooldown_max)
+    return replace(
+        circuit,
+        state=CircuitState.OPEN,
+        openings=circuit.openings + 1,
+        until=now + cooldown * (1 + policy.jitter * draw),
+    )
+
+
+def _closed(circuit: Circuit) -> Circuit:
+    return replace(
+        circuit,
+        state=CircuitState.CLOSED,
+        failures=0,
+        failing_since=None,
+        openings=0,
+        until=None,
+        version=circuit.version + 1,
+    )

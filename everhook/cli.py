@@ -1,0 +1,170 @@
+"""The command line. Every command reads its settings from the environment."""
+
+import asyncio
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from everhook import eventloop
+from everhook.receipts_cli import app as receipts_app
+from everhook.usage import Unusable, load_settings
+
+USAGE = 2
+"""Exit status where an option, a setting or the surroundings are wrong; 1 is for faults."""
+
+app = typer.Typer(
+    name="everhook",
+    help="Durable webhook delivery on Temporal.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(receipts_app, name="receipts")
+console = Console()
+errors = Console(stderr=True)
+
+
+class WorkerRole(StrEnum):
+    ALL = "all"
+    WORKFLOWS = "workflows"
+    SENDS = "sends"
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run a command and leave without finalising the interpreter: the Temporal SDK's threads may abort it on the way
+    out (temporalio/sdk-python#300), behind a run in which all was well."""
+    status = _run(arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        result = app(arguments, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except typer.Exit as error:
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except Unusable as error:
+        errors.print(f"[bold red]everhook:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        return USAGE
+    except Exception as error:
+        if (show := getattr(error, "show", None)) is not None:  # click's usage errors
+            show()
+            return USAGE
+        errors.print_exception()
+        return 1
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database (EVERHOOK_DATABASE_URL) to this version's schema."""
+    from everhook.storage.migrate import migrate as upgrade
+
+    settings = load_settings()
+    try:
+        asyncio.run(upgrade(settings.database_url))
+    except OSError as error:
+        raise Unusable(f"the database cannot be reached: {error}") from error
+    console.print("database: up to date")
+
+
+@app.command()
+def setup() -> None:
+    """Make what Everhook needs in Temporal: namespace, search attributes, schedules, queue limits. Idempotent."""
+    from everhook.provisioning import setup as provision
+    from everhook.temporal import connect
+
+    settings = load_settings()
+
+    async def run() -> None:
+        try:
+            client = await connect()
+        except RuntimeError as error:
+            raise Unusable(f"Temporal cannot be reached (TEMPORAL_ADDRESS): {error}") from error
+        await provision(client, settings, lambda line: console.print(line, highlight=False))
+
+    asyncio.run(run())
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+) -> None:
+    """Run the API."""
+    import uvicorn
+
+    from everhook.telemetry import configure_logging
+
+    settings = load_settings()
+    if settings.api_key is None:
+        raise Unusable("set EVERHOOK_API_KEY, the key that callers present (24 characters at least)")
+    configure_logging(settings.log_format, settings.log_level)
+    from api.main import create_app
+
+    eventloop.spare_the_collector()
+    uvicorn.run(
+        create_app(settings),
+        host=host or settings.host,
+        port=port if port is not None else settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=20,
+    )
+
+
+@app.command()
+def worker(
+    role: Annotated[WorkerRole, typer.Option(help="What this process does; `sends` needs its own way out.")] = (
+        WorkerRole.ALL
+    ),
+) -> None:
+    """Run a worker, until SIGTERM or Ctrl-C; attempts in flight are finished first."""
+    from everhook.telemetry import configure_logging
+
+    settings = load_settings()
+    configure_logging(settings.log_format, settings.log_level)
+    import worker as workers
+
+    eventloop.run(workers.work(settings, workers.Role(role.value)))
+
+
+@app.command()
+def dev(
+    data_dir: Annotated[Path, typer.Option(help="Where databases and the API key are kept.")] = Path(".everhook"),
+    host: Annotated[str, typer.Option(help="Address everything listens on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API.")] = 8080,
+    temporal_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Temporal.")] = 7233,
+    temporal_ui_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the Temporal UI.")] = 8233,
+    demo: Annotated[bool, typer.Option(help="Run a small demo: a receiver, and messages of each fate.")] = True,
+    api_key: Annotated[
+        str | None, typer.Option(help="The API key; else made once and kept in the data directory.")
+    ] = None,
+) -> None:
+    """Run everything on this machine: Temporal with its UI, database, worker, API, and a small demo."""
+    from everhook.dev import DevOptions, run_dev
+
+    options = DevOptions(
+        data_dir=data_dir,
+        host=host,
+        port=port,
+        temporal_port=temporal_port,
+        temporal_ui_port=temporal_ui_port,
+        demo=demo,
+        api_key=api_key,
+    )
+    run_dev(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""What crosses Temporal: enumerations and frozen dataclasses, standard library only.
+
+Workflow histories are read by every later version of this code, so the rule is: new fields get defaults,
+names never change, and nothing here holds a payload, a secret or a response body.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from everhook.circuit import Circuit, CircuitPolicy
+from everhook.policy import DeliveryPolicy, RetryPlan
+
+DELIVERY_WORKFLOW = "Delivery"
+ENDPOINT_WORKFLOW = "Endpoint"
+RECONCILE_WORKFLOW = "Reconcile"
+
+
+class TaskQueue(StrEnum):
+    """Where work waits. `SENDS_LIMITED` is the queue on which the server enforces each endpoint's rate."""
+
+    DELIVERIES = "deliveries"
+    SENDS = "sends"
+    SENDS_LIMITED = "sends-limited"
+
+
+class Verdict(StrEnum):
+    """What one try means for its delivery.
+
+    `PARKED` and `DEFERRED` say that no request was made: the circuit does not allow one, or the express lane is full.
+    """
+
+    DELIVERED = "delivered"
+    RETRY = "retry"
+    REJECTED = "rejected"
+    PARKED = "parked"
+    DEFERRED = "deferred"
+
+
+class DeliveryStatus(StrEnum):
+    ACCEPTED = "accepted"
+    SENDING = "sending"
+    RETRYING = "retrying"
+    PARKED = "parked"
+    DELIVERED = "delivered"
+    DEAD_LETTERED = "dead_lettered"
+    DISCARDED = "discarded"
+
+
+TERMINAL_STATUSES = frozenset({DeliveryStatus.DELIVERED, DeliveryStatus.DISCARDED})
+
+
+class DeadLetterReason(StrEnum):
+    """Why a round ended without a delivery."""
+
+    EXHAUSTED = "exhausted"
+    REJECTED = "rejected"
+    BLOCKED = "blocked"
+    CIRCUIT_OPEN = "circuit_open"
+    ENDPOINT_DISABLED = "endpoint_disabled"
+    ENDPOINT_DELETED = "endpoint_deleted"
+
+
+class FailureCode(StrEnum):
+    """How a request failed without an HTTP status. `BLOCKED` is our policy; all others are the endpoint's doing."""
+
+    DNS = "dns"
+    REFUSED = "refused"
+    RESET = "reset"
+    UNREACHABLE = "unreachable"
+    TIMEOUT_CONNECT = "timeout_connect"
+    TIMEOUT_TOTAL = "timeout_total"
+    TLS = "tls"
+    PROTOCOL = "protocol"
+    BLOCKED = "blocked"
+
+
+@dataclass(frozen=True)
+class OpenDeadLetter:
+    """A dead letter that waits for an operator, as its workflow is to take it up."""
+
+    reason: DeadLetterReason
+    since: datetime
+    status_code: int | None = None
+
+
+@dataclass(frozen=True)
+class DeliveryOrder:
+    """All that `DeliveryWorkflow` needs to know; built from the database, at publish and at every restart alike.
+
+    With `dead_letter` it takes up waiting for an operator, for `dead_letter_retention` from its start.
+    """
+
+    delivery_gid: str
+    message_gid: str
+    endpoint_gid: str
+    tenant: str
+    channel: str
+    event_type: str
+    policy: DeliveryPolicy = field(default_factory=DeliveryPolicy)
+    express: bool = False
+    rate_limit: float | None = None
+    round: int = 1
+    attempt: int = 1
+    dead_letter: OpenDeadLetter | None = None
+    park_check: timedelta = timedelta(minutes=10)
+    dead_letter_retention: timedelta = timedelta(days=30)
+
+
+@dataclass(frozen=True)
+class DeliveryResult:
+    """How a delivery ended: `DELIVERED` or `DISCARDED`, after how many rounds and attempts of the last round."""
+
+    status: DeliveryStatus
+    round: int
+    attempts: int
+
+
+@dataclass(frozen=True)
+class AttemptOrder:
+    """One try. `retry` is what follows should it fail (None: this is the round's last attempt)."""
+
+    delivery_gid: str
+    endpoint_gid: str
+    round: int
+    number: int
+    timeout: timedelta
+    retry: RetryPlan | None
+    retry_statuses: tuple[int, ...] = ()
+    express: bool = False
+    park_check: timedelta = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class AttemptRecord:
+    """An attempt as the database keeps it, less the response body: this may travel through a workflow's history."""
+
+    attempt_gid: str
+    delivery_gid: str
+    endpoint_gid: str
+    round: int
+    number: int
+    verdict: Verdict
+    started_at: datetime
+    duration_ms: int
+    status_code: int | None = None
+    error: str | None = None
+    request_sha256: str = ""
+    response_sha256: str | None = None
+    response_size: int | None = None
+    peer_address: str | None = None
+    connection_reused: bool = False
+    redialed: bool = False
+    next_attempt_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class AttemptOutcome:
+    """What a try came to. `unrecorded` is set when the database was away: the workflow then has it recorded.
+
+    `reason` says why a rejected delivery is dead-lettered, and a parked one should it be parked for too long; an
+    operator's pause gives none, for it may last.
+    """
+
+    verdict: Verdict
+    reason: DeadLetterReason | None = None
+    status_code: int | None = None
+    error: str | None = None
+    retry_after: timedelta | None = None
+    unrecorded: AttemptRecord | None = None
+
+    @property
+    def answer(self) -> str:
+        """The endpoint's answer in a word, for people: `HTTP 503`, `timeout_total`."""
+        return f"HTTP {self.status_code}" if self.status_code is not None else self.error or self.verdict.value
+
+
+@dataclass(frozen=True)
+class DeadLetterNote:
+    """`replayable_until` is how long the dead letter stays open, counted by the workflow's clock."""
+
+    delivery_gid: str
+    reason: DeadLetterReason
+    round: int
+    retention: timedelta
+
+
+@dataclass(frozen=True)
+class OperatorNote:
+    """Who asked for a replay or a discard, and why; the argument of those signals.
+
+    Every field has a default so that `temporal workflow signal --name replay` works without an input.
+    """
+
+    who: str = "temporal"
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class ReleaseNote:
+    """The argument of the signal `release`. With a `dead_letter` reason the delivery is given up instead."""
+
+    dead_letter: DeadLetterReason | None = None
+
+
+@dataclass(frozen=True)
+class RoundOrder:
+    """Open the round after `round`, because of `note`."""
+
+    delivery_gid: str
+    round: int
+    note: OperatorNote
+
+
+@dataclass(frozen=True)
+class DiscardNote:
+    delivery_gid: str
+    note: OperatorNote
+
+
+@dataclass(frozen=True)
+class DeliveryState:
+    """Answer to the query `status`: what the workflow itself says."""
+
+    status: DeliveryStatus
+    round: int
+    attempt: int
+    waiting_for: str
+    next_attempt_at: datetime | None = None
+    dead_letter_reason: DeadLetterReason | None = None
+
+
+@dataclass(frozen=True)
+class EndpointOrder:
+    """Input of `EndpointWorkflow`. `circuit` is carried across continue-as-new; None means: load it."""
+
+    endpoint_gid: str
+    tenant: str
+    policy: CircuitPolicy = field(default_factory=CircuitPolicy)
+    circuit: Circuit | None = None
+    release_rate: float | None = None
+
+
+@dataclass(frozen=True)
+class OutcomeReport:
+    """What one worker saw of an endpoint since its last report, oldest first: any success, then failures in a row."""
+
+    succeeded: bool = False
+    failures: int = 0
+    gone: bool = False
+
+
+@dataclass(frozen=True)
+class CircuitProjection:
+    endpoint_gid: str
+    circuit: Circuit
+
+
+@dataclass(frozen=True)
+class ReleaseOrder:
+    """Wake up to `limit` of an endpoint's parked deliveries, oldest first."""
+
+    endpoint_gid: str
+    limit: int
+    dead_letter: DeadLetterReason | None = None
+
+
+@dataclass(frozen=True)
+class ReleaseResult:
+    released: int
+    remaining: bool
+
+
+@dataclass(frozen=True)
+class ReconcileResult:
+    started: int = 0
+    restarted: int = 0
+    endpoints: int = 0

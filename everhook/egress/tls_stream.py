@@ -1,0 +1,130 @@
+"""TLS over any network stream, by Python's own `ssl` alone.
+
+httpcore's and anyio's streams would do, were it not for client certificates: in TLS 1.3 the client is done before the
+server has looked at the client's certificate, so a request would leave, whole, for a server that refuses it, and the
+refusal would often arrive as a mere reset. OpenSSL puts each message of a handshake into a record of its own, so the
+number of records in our last flight tells whether the server asked for a certificate. If it did, its first word after
+the handshake (a session ticket or an alert) is awaited before anything is sent.
+"""
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Self, TypeVar
+
+import httpcore
+
+Result = TypeVar("Result")
+
+RECORD_BYTES = 16 * 1024
+_ENCRYPTED_RECORD = 23
+_HEADER_BYTES = 5
+
+
+class HandshakeEnded(Exception):
+    """The other side hung up during the handshake, or instead of its first word after it."""
+
+
+class TlsStream(httpcore.AsyncNetworkStream):
+    """For one reader and one writer who take turns, as in HTTP/1.1."""
+
+    def __init__(self, inner: httpcore.AsyncNetworkStream, context: ssl.SSLContext, name: str | None) -> None:
+        self._inner = inner
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+
+    @classmethod
+    async def connected(
+        cls, inner: httpcore.AsyncNetworkStream, context: ssl.SSLContext, name: str | None, limit: float
+    ) -> Self:
+        """After the handshake. Raises `ssl.SSLError`, `HandshakeEnded`, `TimeoutError`, `httpcore.NetworkError`."""
+        began = time.monotonic()
+        stream = cls(inner, context, name)
+        async with asyncio.timeout(limit):
+            last_flight = await stream._shake_hands()
+            if stream._tls.version() == "TLSv1.3" and _encrypted_records(last_flight) > 1:
+                await stream._hear_first_word(patience=2 * (time.monotonic() - began) + 0.1)
+        return stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        try:
+            return await self._call(lambda: self._tls.read(max_bytes))
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            return b""  # many servers end without TLS's own farewell; HTTP's framing tells what is whole
+        except ssl.SSLError as error:
+            if "UNEXPECTED_EOF_WHILE_READING" in (error.reason or ""):
+                return b""
+            raise
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        view = memoryview(buffer)
+        while view:
+            view = view[await self._call(lambda part=view: self._tls.write(part)) :]  # type: ignore[misc]
+            await self._flush()
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._tls if info == "ssl_object" else self._inner.get_extra_info(info)
+
+    async def _call(self, step: Callable[[], Result]) -> Result:
+        while True:
+            try:
+                return step()
+            except ssl.SSLWantReadError:
+                await self._flush()
+                await self._feed()
+
+    async def _shake_hands(self) -> bytes:
+        """Our last flight, sent."""
+        while True:
+            try:
+                self._tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                await self._flush()
+                if not await self._feed():
+                    raise HandshakeEnded from None
+            except ssl.SSLError:
+                with suppress(httpcore.NetworkError):
+                    await self._flush()  # the alert that tells the other side why
+                raise
+        last_flight = self._outgoing.read()
+        await self._inner.write(last_flight)
+        return last_flight
+
+    async def _hear_first_word(self, patience: float) -> None:
+        """A server that issues no tickets says nothing; it has had time to refuse."""
+        try:
+            async with asyncio.timeout(patience):
+                heard = await self._feed()
+        except TimeoutError:
+            return
+        with suppress(ssl.SSLWantReadError):
+            self._tls.read(0)
+            self._tls.pending()
+        if not heard:
+            raise HandshakeEnded
+
+    async def _feed(self) -> int:
+        data = await self._inner.read(RECORD_BYTES)
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+        return len(data)
+
+    async def _flush(self) -> None:
+        if self._outgoing.pending:
+            await self._inner.write(self._outgoing.read())
+
+
+def _encrypted_records(flight: bytes) -> int:
+    count = position = 0
+    while position + _HEADER_BYTES <= len(flight):
+        count += flight[position] == _ENCRYPTED_RECORD
+        position += _HEADER_BYTES + int.from_bytes(flight[position + 3 : position + 5], "big")
+    return count

@@ -1,0 +1,190 @@
+"""Which URLs an endpoint may have, by their text alone.
+
+`normalise_url` runs when a URL is stored and again whenever it is used, so rules that became stricter also hold for
+URLs stored before. It refuses rather than repairs: `0177.0.0.1`, `127.1`, `①②⑦.0.0.1` and `0x7f000001` have no
+honest use, and every parser that repairs them repairs them differently.
+"""
+
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from typing import Self
+
+import httpx
+import idna
+
+from everhook.egress.address_rules import Address, Network, inside, refusal
+from everhook.egress.errors import UrlRefused
+from everhook.egress.proxy import Proxy
+from everhook.settings import Settings
+
+MAX_URL_LENGTH = 2048
+MAX_NAME_LENGTH = 253
+PLAIN_HTTP_INSIDE_ONLY = "plain http is only for addresses inside EVERHOOK_EGRESS_ALLOW"
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_SHAPE = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<rest>[^#]*)(?P<fragment>#.*)?")
+_AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]{1,5}))?")
+_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+
+
+@dataclass(frozen=True)
+class EgressRules:
+    """Where requests may go: public addresses on the usual ports, and what the operator adds to that.
+
+    `allow` are networks that endpoints may lie in although they are not public; `ports` is exhaustive, and empty
+    stands for 443, 8443 and everything above 1023; `http` allows plain HTTP, and only to addresses inside `allow`.
+    All of it holds with a `proxy` too, which everything then goes through, and for everything but the proxy itself.
+    """
+
+    allow: tuple[Network, ...] = ()
+    ports: frozenset[int] = frozenset()
+    http: bool = False
+    proxy: Proxy | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        return cls(
+            tuple(settings.egress_allow),
+            frozenset(settings.egress_ports),
+            settings.egress_http,
+            None if settings.egress_proxy is None else Proxy.from_url(settings.egress_proxy.get_secret_value()),
+        )
+
+    @property
+    def ports_in_words(self) -> str:
+        return " or ".join(map(str, sorted(self.ports))) if self.ports else "443, 8443 or one above 1023"
+
+    def allows_port(self, port: int) -> bool:
+        return port in self.ports if self.ports else port in (443, 8443) or 1023 < port <= 65535
+
+
+def normalise_url(url: str, rules: EgressRules) -> str:
+    """The one form of `url` to store and to send to; idempotent.
+
+    Lower-case scheme and host, IDNA 2008 applied, default port dropped. Judges addresses written out in the URL;
+    what a name resolves to is judged when it is dialled. Raises `UrlRefused`.
+    """
+    return str(parse_url(url, rules))
+
+
+@lru_cache(maxsize=4096)
+def parse_url(url: str, rules: EgressRules) -> httpx.URL:
+    """As `normalise_url`, parsed. Cached: it runs for every request, and there are few endpoints among many of those.
+
+    The shape is read by the strict patterns above and then by the client's own parser; should the two ever
+    disagree on the host or the port, the URL is refused.
+    """
+    _check_text(url)
+    shape = _SHAPE.fullmatch(url)
+    if shape is None:
+        raise UrlRefused("not an absolute URL")
+    scheme = _scheme(shape["scheme"].lower(), rules)
+    if shape["fragment"] is not None:
+        raise UrlRefused("a fragment")
+    if not shape["rest"].isascii():
+        raise UrlRefused("non-ASCII characters; percent-encode them")
+    host, port = _host_and_port(shape["authority"], scheme, rules)
+    return _agreed(scheme, host, port, shape["rest"] if shape["rest"].startswith("/") else f"/{shape['rest']}")
+
+
+def literal_address(host: str) -> Address | None:
+    """The address that `host` is, unless it is a name. `host` is normalised: brackets are optional."""
+    try:
+        return IPv6Address(host.strip("[]")) if ":" in host else IPv4Address(host)
+    except AddressValueError:
+        return None
+
+
+def _check_text(url: str) -> None:
+    if len(url) > MAX_URL_LENGTH:
+        raise UrlRefused(f"longer than {MAX_URL_LENGTH} characters")
+    if any(char <= " " or char in "\\\x7f" for char in url):
+        raise UrlRefused("a space, control character or backslash")
+
+
+def _scheme(scheme: str, rules: EgressRules) -> str:
+    if scheme == "https" or (scheme == "http" and rules.http):
+        return scheme
+    raise UrlRefused("plain http; use https" if scheme == "http" else "a scheme other than https")
+
+
+def _host_and_port(authority: str, scheme: str, rules: EgressRules) -> tuple[str, int]:
+    if "@" in authority:
+        raise UrlRefused("a user name or password")
+    parts = _AUTHORITY.fullmatch(authority)
+    if parts is None:
+        raise UrlRefused("not a host and port")
+    port = int(parts["port"]) if parts["port"] else _DEFAULT_PORTS[scheme]
+    if not rules.allows_port(port):
+        raise UrlRefused(f"port {port} is not allowed; use {rules.ports_in_words}")
+    host = _host(parts["host"])
+    _judge_literal(host, scheme, rules)
+    return host, port
+
+
+def _host(host: str) -> str:
+    if not host:
+        raise UrlRefused("no host")
+    if host.startswith("["):
+        return f"[{_ipv6(host[1:-1])}]"
+    if host.endswith("."):
+        raise UrlRefused("a host that ends with a dot")
+    name = host.lower() if host.isascii() else _idna(host)
+    return _ipv4(name) if _NUMBER.fullmatch(name.rpartition(".")[2]) else _name(name)
+
+
+def _ipv6(text: str) -> str:
+    if "%" in text:
+        raise UrlRefused("an IPv6 zone id")
+    try:
+        return IPv6Address(text).compressed
+    except AddressValueError:
+        raise UrlRefused("not an IPv6 address") from None
+
+
+def _ipv4(text: str) -> str:
+    """A host whose last label is a number is an IPv4 address in some parser's eyes: only the plain form passes."""
+    try:
+        return str(IPv4Address(text))
+    except AddressValueError:
+        raise UrlRefused("not an IPv4 address in its usual form") from None
+
+
+def _idna(host: str) -> str:
+    """IDNA 2008 without the mapping of UTS 46, which would turn circled digits into an address."""
+    try:
+        return idna.encode(host.lower()).decode("ascii")
+    except (idna.IDNAError, UnicodeError):
+        raise UrlRefused("not an international domain name") from None
+
+
+def _name(name: str) -> str:
+    if len(name) > MAX_NAME_LENGTH or not all(_LABEL.fullmatch(label) for label in name.split(".")):
+        raise UrlRefused("not a host name")
+    return name
+
+
+def _judge_literal(host: str, scheme: str, rules: EgressRules) -> None:
+    address = literal_address(host)
+    if address is None:
+        return
+    if rule := refusal(address, rules.allow):
+        raise UrlRefused(rule)
+    if scheme == "http" and not inside(address, rules.allow):
+        raise UrlRefused(PLAIN_HTTP_INSIDE_ONLY)
+
+
+def _agreed(scheme: str, host: str, port: int, rest: str) -> httpx.URL:
+    try:
+        url = httpx.URL(f"{scheme}://{host}:{port}{rest}")
+    except httpx.InvalidURL:
+        raise UrlRefused("not a URL") from None
+    same = url.raw_host.decode("ascii") == host.strip("[]") and (url.port or _DEFAULT_PORTS[scheme]) == port
+    if not same or url.userinfo or url.fragment:
+        raise UrlRefused("not a URL")
+    if len(str(url)) > MAX_URL_LENGTH:
+        raise UrlRefused(f"longer than {MAX_URL_LENGTH} characters")
+    return url

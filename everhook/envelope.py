@@ -1,0 +1,87 @@
+"""A message as a request body, in each payload format. Byte-exact: the payload is embedded as it came."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+
+class BodyFormat(StrEnum):
+    ENVELOPE = "envelope"
+    EVENT = "event"
+    RAW = "raw"
+    CLOUDEVENTS = "cloudevents"
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a body is made of; `attempt` is the number within its round."""
+
+    message_gid: str
+    channel: str
+    event_type: str
+    payload: bytes
+    published_at: datetime
+    attempt: int
+
+
+def render(body_format: BodyFormat, content: Content) -> tuple[str, bytes]:
+    """Content type and body."""
+    media_type, build = _FORMATS[body_format]
+    return media_type, build(content)
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339 in UTC with milliseconds: `2026-01-31T12:00:00.000Z`."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _envelope(content: Content) -> bytes:
+    return (
+        b'{"messageGid":%b,"channelName":%b,"payload":%b,"metadata":{"publishedAt":%b,"attempt":%d}}' % (
+            _string(content.message_gid),
+            _string(content.channel),
+            content.payload,
+            _string(timestamp(content.published_at)),
+            content.attempt,
+        )
+    )  # fmt: skip
+
+
+def _event(content: Content) -> bytes:
+    return b'{"id":%b,"type":%b,"data":%b}' % (
+        _string(content.message_gid),
+        _string(content.event_type),
+        content.payload,
+    )
+
+
+def _raw(content: Content) -> bytes:
+    return content.payload
+
+
+def _cloudevent(content: Content) -> bytes:
+    """CloudEvents 1.0, JSON format, structured mode."""
+    return (
+        b'{"specversion":"1.0","id":%b,"source":%b,"type":%b,"time":%b,'
+        b'"datacontenttype":"application/json","data":%b}' % (
+            _string(content.message_gid),
+            _string(f"/channels/{content.channel}"),
+            _string(content.event_type),
+            _string(timestamp(content.published_at)),
+            content.payload,
+        )
+    )  # fmt: skip
+
+
+def _string(text: str) -> bytes:
+    return json.dumps(text, ensure_ascii=False).encode()
+
+
+_FORMATS: dict[BodyFormat, tuple[str, Callable[[Content], bytes]]] = {
+    BodyFormat.ENVELOPE: ("application/json", _envelope),
+    BodyFormat.EVENT: ("application/json", _event),
+    BodyFormat.RAW: ("application/json", _raw),
+    BodyFormat.CLOUDEVENTS: ("application/cloudevents+json", _cloudevent),
+}

@@ -1,0 +1,146 @@
+"""What Everhook needs of a Temporal cluster: namespace, search attributes, schedules, queue limits. Idempotent.
+
+Run by `everhook setup`; workers see to the parts that need no operator's rights (`ensure_runtime`) at every start,
+so that a cluster whose store was lost is whole again.
+"""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from google.protobuf.duration_pb2 import Duration
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+from temporalio.api.taskqueue.v1 import RateLimit
+from temporalio.api.workflowservice.v1 import (
+    RegisterNamespaceRequest,
+    UpdateTaskQueueConfigRequest,
+)
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleAlreadyRunningError,
+    ScheduleIntervalSpec,
+    ScheduleOverlapPolicy,
+    SchedulePolicy,
+    ScheduleSpec,
+    ScheduleUpdate,
+    ScheduleUpdateInput,
+)
+from temporalio.service import RPCError, RPCStatusCode
+
+from everhook import search_attributes
+from everhook.contracts import RECONCILE_WORKFLOW, TaskQueue
+from everhook.settings import Settings
+
+RETENTION = timedelta(days=7)
+"""How long Temporal keeps closed workflows: comfort for debugging; delivery history lives in the database."""
+
+RECONCILE_SCHEDULE = "reconcile"
+
+NOT_OURS = (RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNAUTHENTICATED, RPCStatusCode.UNIMPLEMENTED)
+"""How a managed Temporal, such as Temporal Cloud, answers what is done in its own UI there."""
+
+Tell = Callable[[str], None]
+
+
+async def setup(client: Client, settings: Settings, tell: Tell = lambda line: None) -> None:
+    """Everything, namespace included. `tell` is given a line for people about each step."""
+    await ensure_namespace(client, tell)
+    await ensure_search_attributes(client, tell)
+    await ensure_runtime(client, settings, tell)
+
+
+async def ensure_runtime(client: Client, settings: Settings, tell: Tell = lambda line: None) -> None:
+    """Schedules and queue limits: what an ordinary client may set."""
+    await ensure_schedules(client, settings, tell)
+    await ensure_queue_limits(client, tell)
+
+
+async def ensure_namespace(client: Client, tell: Tell) -> None:
+    """Register the namespace where there is none of its name."""
+    request = RegisterNamespaceRequest(
+        namespace=client.namespace,
+        description="Everhook deliveries",
+        workflow_execution_retention_period=Duration(seconds=int(RETENTION.total_seconds())),
+    )
+    try:
+        await client.workflow_service.register_namespace(request)
+        tell(f"namespace {client.namespace}: created")
+    except RPCError as error:
+        if error.status in NOT_OURS:
+            tell(f"namespace {client.namespace}: not ours to make here, see that it exists")
+        elif error.status is RPCStatusCode.ALREADY_EXISTS:
+            tell(f"namespace {client.namespace}: there")
+        else:
+            raise
+
+
+async def ensure_search_attributes(client: Client, tell: Tell) -> None:
+    """Add those that are missing. On Temporal Cloud they are made in its own UI: then this says which."""
+    try:
+        known = await client.operator_service.list_search_attributes(
+            ListSearchAttributesRequest(namespace=client.namespace)
+        )
+        missing = {
+            key.name: key.indexed_value_type for key in search_attributes.ALL if key.name not in known.custom_attributes
+        }
+        if missing:
+            await client.operator_service.add_search_attributes(
+                AddSearchAttributesRequest(
+                    namespace=client.namespace,
+                    search_attributes={name: kind.value for name, kind in missing.items()},  # type: ignore[misc]
+                )
+            )
+    except RPCError as error:
+        if error.status not in NOT_OURS:
+            raise
+        names = ", ".join(f"{key.name} ({key.indexed_value_type.name.title()})" for key in search_attributes.ALL)
+        tell(f"search attributes: not ours to add here, see that these exist: {names}")
+        return
+    tell(f"search attributes: {len(missing)} added, {len(search_attributes.ALL) - len(missing)} there")
+
+
+async def ensure_schedules(client: Client, settings: Settings, tell: Tell) -> None:
+    schedule = _reconcile_schedule(settings)
+    try:
+        await client.create_schedule(RECONCILE_SCHEDULE, schedule)
+        tell(f"schedule {RECONCILE_SCHEDULE}: created")
+    except ScheduleAlreadyRunningError:
+
+        def replace(_: ScheduleUpdateInput) -> ScheduleUpdate:
+            return ScheduleUpdate(schedule)
+
+        await client.get_schedule_handle(RECONCILE_SCHEDULE).update(replace)
+        tell(f"schedule {RECONCILE_SCHEDULE}: up to date")
+
+
+def _reconcile_schedule(settings: Settings) -> Schedule:
+    return Schedule(
+        action=ScheduleActionStartWorkflow(RECONCILE_WORKFLOW, id=RECONCILE_SCHEDULE, task_queue=TaskQueue.DELIVERIES),
+        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=timedelta(seconds=settings.reconcile_every_seconds))]),
+        # Passes that an outage swallowed are not made up for: the next one finds everything.
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=timedelta(seconds=10)),
+    )
+
+
+async def ensure_queue_limits(client: Client, tell: Tell) -> None:
+    """One send a second for each fairness key on `sends-limited`; a key's weight, its endpoint's own limit,
+    multiplies that. A server without fairness says so, and rate limits then do not hold."""
+    try:
+        await client.workflow_service.update_task_queue_config(
+            UpdateTaskQueueConfigRequest(
+                namespace=client.namespace,
+                identity=client.identity,
+                task_queue=TaskQueue.SENDS_LIMITED,
+                task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
+                update_fairness_key_rate_limit_default=UpdateTaskQueueConfigRequest.RateLimitUpdate(
+                    rate_limit=RateLimit(requests_per_second=1.0), reason="Everhook: an endpoint's rateLimit"
+                ),
+            )
+        )
+        tell(f"queue limits on {TaskQueue.SENDS_LIMITED}: set")
+    except RPCError as error:
+        if error.status not in NOT_OURS:
+            raise
+        tell(f"queue limits on {TaskQueue.SENDS_LIMITED}: this server has none, endpoints' rateLimit does not hold")

@@ -1,0 +1,147 @@
+"""Settings: environment variables `EVERHOOK_…`, each with its reason. Built once in `main` and passed down.
+
+Temporal's own connection is configured by Temporal's own variables (`TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`,
+`TEMPORAL_API_KEY`, `TEMPORAL_TLS…`): see `everhook/temporal.py`.
+"""
+
+from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from everhook.circuit import CircuitPolicy
+
+MIN_API_KEY_LENGTH = 24
+
+
+def _comma_separated(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _with_async_driver(url: str) -> str:
+    """Accept the URLs people have (`postgresql://…?sslmode=require`, `sqlite:///`) and name the driver we use."""
+    for scheme, driver in (
+        ("postgres://", "postgresql+asyncpg://"),
+        ("postgresql://", "postgresql+asyncpg://"),
+        ("sqlite://", "sqlite+aiosqlite://"),
+    ):
+        if url.startswith(scheme):
+            url = driver + url.removeprefix(scheme)
+    # libpq's name for it, which is what people copy; asyncpg calls it `ssl` and takes the same values
+    return url.replace("?sslmode=", "?ssl=").replace("&sslmode=", "&ssl=")
+
+
+def _proxy_url(url: SecretStr) -> SecretStr:
+    """Says what is wrong without showing the value, which may hold a password."""
+    try:
+        parts = urlsplit(url.get_secret_value())
+        usable = parts.scheme == "http" and bool(parts.hostname and parts.port) and parts.path in ("", "/")
+    except ValueError:  # a port that is no number, a bracket that is not closed
+        usable = False
+    if not usable or parts.query or parts.fragment:
+        raise ValueError("not http://host:port or http://user:password@host:port")
+    return url
+
+
+class Settings(BaseSettings):
+    """Every option of API and worker. `docs/configuration.md` is checked against this class."""
+
+    model_config = SettingsConfigDict(env_prefix="EVERHOOK_", extra="ignore", hide_input_in_errors=True)
+
+    dev: bool = Field(False, description="Relaxes what only a development machine may: plain-HTTP endpoints, no key.")
+    log_format: Literal["json", "console"] = Field("json", description="`console` is for people at a terminal.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level written.")
+
+    database_url: Annotated[str, AfterValidator(_with_async_driver)] = Field(
+        "sqlite+aiosqlite:///everhook.db",
+        description="`postgresql://user:password@host/name`; SQLite only where one process does everything.",
+    )
+    database_pool_size: int = Field(10, ge=1, description="PostgreSQL connections a process; as many again overflow.")
+
+    api_key: SecretStr | None = Field(None, description="The bearer key that callers present. Required outside dev.")
+    host: str = Field("127.0.0.1", description="Address the API listens on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port the API listens on.")
+    max_payload_bytes: int = Field(256 * 1024, ge=1, description="A larger payload is refused with 413.")
+
+    express: bool = Field(True, description="First attempts to healthy endpoints run on the workflow's own worker.")
+    express_in_flight: int = Field(
+        128, ge=0, description="Express attempts at once an endpoint and process; beyond, they take the fair queue."
+    )
+    express_slow_ms: int = Field(
+        750, ge=1, description="An endpoint that answers more slowly than this leaves the express lane."
+    )
+    max_concurrent_sends: int = Field(200, ge=1, description="Attempts from the fair queues at once a process.")
+
+    dispatch_concurrency: int = Field(64, ge=1, description="Workflow starts in flight at once a process.")
+    dispatch_queue: int = Field(
+        10_000, ge=1, description="Starts waiting in memory; what exceeds it is left to the reconciler."
+    )
+    undispatched_limit: int = Field(
+        500_000, ge=1, description="Publishing answers 503 while more deliveries than this wait to be started."
+    )
+    reconcile_every_seconds: float = Field(15, gt=0, description="How often undispatched deliveries are looked for.")
+    undispatched_grace_seconds: float = Field(
+        10, ge=0, description="Younger deliveries are left to the process that accepted them."
+    )
+    overdue_grace_seconds: float = Field(
+        180, gt=0, description="A delivery whose next step lies this far in the past may have lost its workflow."
+    )
+
+    park_check_seconds: float = Field(600, gt=0, description="How often a parked delivery looks again by itself.")
+    dead_letter_retention_days: float = Field(30, gt=0, description="Then an untouched dead letter is discarded.")
+
+    circuit_failure_threshold: int = Field(5, ge=1, description="Failures in a row that open a circuit.")
+    circuit_cooldown_seconds: float = Field(30, gt=0, description="First rest of an open circuit; doubles on relapse.")
+    circuit_cooldown_max_seconds: float = Field(600, gt=0, description="Longest rest of an open circuit.")
+    circuit_disable_after_hours: float = Field(120, gt=0, description="Failing this long without one success disables.")
+    release_rate: float = Field(5, gt=0, description="Parked deliveries released in the first second after closing.")
+    release_rate_max: float = Field(100, gt=0, description="The release rate doubles each second up to this.")
+
+    egress_allow: Annotated[list[IPv4Network | IPv6Network], NoDecode] = Field(
+        default_factory=list,
+        description="Networks that endpoints may lie in although they are not public, comma-separated.",
+    )
+    egress_ports: Annotated[list[int], NoDecode] = Field(
+        default_factory=list,
+        description="Ports endpoints may use, comma-separated; empty: 443, 8443 and all above 1023.",
+    )
+    egress_http: bool = Field(False, description="Allow plain HTTP to endpoints inside `EVERHOOK_EGRESS_ALLOW`.")
+
+    egress_proxy: Annotated[SecretStr, AfterValidator(_proxy_url)] | None = Field(
+        None,
+        description="`http://user:password@host:port`: everything to endpoints goes through this proxy, by CONNECT.",
+    )
+
+    sandbox: bool = Field(
+        False,
+        description="Run workflows in the SDK's sandbox: +5 ms CPU a delivery. Tests always do; production need not.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_lists(cls, values: dict[str, object]) -> dict[str, object]:
+        return {k: _comma_separated(v) if k in ("egress_allow", "egress_ports") else v for k, v in values.items()}
+
+    @model_validator(mode="after")
+    def _refuse_insecure(self) -> Self:
+        if self.api_key is not None and not self.api_key.get_secret_value():
+            raise ValueError("EVERHOOK_API_KEY is empty")
+        if self.dev:
+            return self
+        if self.api_key is not None and len(self.api_key.get_secret_value()) < MIN_API_KEY_LENGTH:
+            raise ValueError(f"EVERHOOK_API_KEY must have at least {MIN_API_KEY_LENGTH} characters")
+        return self
+
+    @property
+    def circuit_policy(self) -> CircuitPolicy:
+        return CircuitPolicy(
+            failure_threshold=self.circuit_failure_threshold,
+            cooldown=timedelta(seconds=self.circuit_cooldown_seconds),
+            cooldown_max=timedelta(seconds=self.circuit_cooldown_max_seconds),
+            disable_after=timedelta(hours=self.circuit_disable_after_hours),
+            release_rate=self.release_rate,
+            release_rate_max=self.release_rate_max,
+        )

@@ -1,0 +1,316 @@
+"""Attempts: what a sender must know before it sends, and what must be on record before it reports."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Row, Select, and_, bindparam, func, literal, null, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlmodel import col
+
+from everhook.circuit import CircuitState, Hold
+from everhook.contracts import TERMINAL_STATUSES, AttemptRecord, DeliveryStatus, Verdict
+from everhook.envelope import BodyFormat
+from everhook.signing import SignatureScheme, secret_key
+from everhook.storage.engine import Database
+from everhook.storage.grouping import Grouped
+from everhook.storage.statements import insert_ignoring, table_of
+from everhook.storage.tables import Attempt, Circuit, Delivery, Endpoint, EndpointSecret, Message, Tenant, now
+
+MAX_CACHED_TARGETS = 5_000
+MAX_LOADED_TOGETHER = 50
+"""Bounds the memory of one load: payloads come along."""
+
+
+@dataclass(frozen=True)
+class Basis:
+    """All that decides about one attempt, in one row.
+
+    `round` and `attempts` say which attempt was recorded last, `last_…` what it came to. `failures` are those that the
+    circuit counts now.
+    """
+
+    gid: str
+    status: DeliveryStatus
+    round: int
+    attempts: int
+    message_gid: str
+    channel: str
+    event_type: str
+    payload: bytes
+    published_at: datetime
+    endpoint_version: int
+    endpoint_deleted: bool
+    state: CircuitState
+    hold: Hold | None
+    failures: int
+    last_verdict: Verdict | None
+    last_status_code: int | None
+    last_error: str | None
+    next_attempt_at: datetime | None
+
+    def has_recorded(self, round_: int, number: int) -> bool:
+        """Whether that attempt is on record; then it, or for a straggler a later one, is the last."""
+        return (round_, number) <= (self.round, self.attempts)
+
+    @property
+    def is_settled(self) -> bool:
+        return self.status in TERMINAL_STATUSES
+
+
+@dataclass(frozen=True)
+class Target:
+    """An endpoint as senders need it."""
+
+    url: str
+    tenant: str
+    format: BodyFormat
+    headers: tuple[tuple[str, str], ...]
+    schemes: frozenset[SignatureScheme]
+    keys: tuple[tuple[bytes, datetime | None], ...]
+
+    def live_keys(self, moment: datetime) -> list[bytes]:
+        """The keys that sign at this moment, newest first."""
+        return [key for key, expires_at in self.keys if expires_at is None or expires_at > moment]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is kept of an endpoint's answer beyond the `AttemptRecord`; it never leaves the database."""
+
+    detail: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes | None = None
+
+
+class Bases:
+    """Loads what attempts start from, for concurrent ones in one query."""
+
+    def __init__(self, database: Database) -> None:
+        self._group = Grouped(database.read_connection, _load_bases, at_most=MAX_LOADED_TOGETHER)
+
+    async def load(self, delivery_gid: str) -> Basis | None:
+        """None where there is no such delivery."""
+        return await self._group.submit(delivery_gid)
+
+
+async def _load_bases(connection: AsyncConnection, gids: Sequence[str]) -> Sequence[Basis | None]:
+    rows = await connection.execute(_BASIS, {"gids": gids})
+    found = {row.gid: Basis(**row._mapping) for row in rows}
+    return [found.get(gid) for gid in gids]
+
+
+_BASIS: Select[*tuple[Any, ...]] = (
+    select(
+        col(Delivery.gid),
+        col(Delivery.status),
+        col(Delivery.round),
+        col(Delivery.attempts),
+        col(Delivery.message_gid),
+        col(Delivery.channel),
+        col(Delivery.event_type),
+        col(Message.payload),
+        col(Message.published_at),
+        col(Endpoint.version).label("endpoint_version"),
+        col(Endpoint.deleted_at).is_not(None).label("endpoint_deleted"),
+        col(Circuit.state),
+        col(Circuit.hold),
+        col(Circuit.failures),
+        col(Attempt.verdict).label("last_verdict"),
+        col(Attempt.status_code).label("last_status_code"),
+        col(Attempt.error).label("last_error"),
+        col(Attempt.next_attempt_at),
+    )
+    .join(Message, col(Message.gid) == col(Delivery.message_gid))
+    .join(Endpoint, col(Endpoint.gid) == col(Delivery.endpoint_gid))
+    .join(Circuit, col(Circuit.endpoint_gid) == col(Delivery.endpoint_gid))
+    .outerjoin(
+        Attempt,
+        and_(
+            col(Attempt.delivery_gid) == col(Delivery.gid),
+            col(Attempt.round) == col(Delivery.round),
+            col(Attempt.number) == col(Delivery.attempts),
+        ),
+    )
+    .where(col(Delivery.gid).in_(bindparam("gids", expanding=True)))
+)
+
+
+class Targets:
+    """Endpoints by gid, kept for as long as their version stands; the version comes with each `Basis`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: dict[str, tuple[int, Target]] = {}
+
+    async def get(self, endpoint_gid: str, version: int) -> Target:
+        known = self._known.get(endpoint_gid)
+        if known is not None and known[0] == version:
+            return known[1]
+        async with self._database.read_connection() as connection:
+            target = await _load_target(connection, endpoint_gid)
+        if len(self._known) >= MAX_CACHED_TARGETS:
+            self._known.pop(next(iter(self._known)))
+        self._known[endpoint_gid] = (version, target)
+        return target
+
+
+async def _load_target(connection: AsyncConnection, endpoint_gid: str) -> Target:
+    endpoint: Row[*tuple[Any, ...]] = (
+        await connection.execute(
+            select(
+                col(Endpoint.url),
+                col(Tenant.name).label("tenant"),
+                col(Endpoint.format),
+                col(Endpoint.headers),
+                col(Endpoint.signatures),
+            )
+            .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
+            .where(col(Endpoint.gid) == endpoint_gid)
+        )
+    ).one()
+    secrets = await connection.execute(
+        select(col(EndpointSecret.secret), col(EndpointSecret.expires_at))
+        .where(col(EndpointSecret.endpoint_gid) == endpoint_gid)
+        .order_by(col(EndpointSecret.gid).desc())
+    )
+    return Target(
+        url=endpoint.url,
+        tenant=endpoint.tenant,
+        format=endpoint.format,
+        headers=tuple(endpoint.headers.items()),
+        schemes=frozenset(SignatureScheme(scheme) for scheme in endpoint.signatures),
+        keys=tuple((secret_key(row.secret), row.expires_at) for row in secrets),
+    )
+
+
+async def claim_probe(connection: AsyncConnection, endpoint_gid: str, delivery_gid: str, lease: timedelta) -> bool:
+    """Claim the one probe of a half-open circuit, by compare-and-set. A claim ends with its lease."""
+    moment = now()
+    result = await connection.execute(
+        update(Circuit)
+        .where(
+            col(Circuit.endpoint_gid) == endpoint_gid,
+            col(Circuit.state) == CircuitState.HALF_OPEN,
+            col(Circuit.hold).is_(None),
+            or_(
+                col(Circuit.probe_delivery_gid).is_(None),
+                col(Circuit.probe_delivery_gid) == delivery_gid,
+                col(Circuit.probe_until) < moment,
+            ),
+        )
+        .values(probe_delivery_gid=delivery_gid, probe_until=moment + lease)
+    )
+    return bool(result.rowcount)
+
+
+@dataclass(frozen=True)
+class _Parking:
+    delivery_gid: str
+    due_at: datetime
+
+
+@dataclass(frozen=True)
+class _Attempted:
+    record: AttemptRecord
+    answer: Answer
+
+
+class Recorder:
+    """Records attempts and parkings, those of concurrent activities in one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._group = Grouped(database.write_connection, _record)
+
+    async def attempt(self, record: AttemptRecord, answer: Answer) -> None:
+        """Put an attempt and what it means for its delivery on record. Running twice changes nothing."""
+        await self._group.submit(_Attempted(record, answer))
+
+    async def parked(self, delivery_gid: str, due_at: datetime) -> None:
+        await self._group.submit(_Parking(delivery_gid, due_at))
+
+
+async def _record(connection: AsyncConnection, items: Sequence[_Attempted | _Parking]) -> Sequence[None]:
+    attempted = sorted((i for i in items if isinstance(i, _Attempted)), key=lambda i: i.record.delivery_gid)
+    parkings = sorted((i for i in items if isinstance(i, _Parking)), key=lambda i: i.delivery_gid)
+    if attempted:
+        insert = insert_ignoring(connection, Attempt, "delivery_gid", "round", "number")
+        await connection.execute(insert, [_attempt_row(item) for item in attempted])
+        await connection.execute(_ATTEMPTED, [_attempted_delivery(item.record) for item in attempted])
+    if parkings:
+        moment = now()
+        await connection.execute(
+            _PARKED, [{"b_gid": p.delivery_gid, "b_due_at": p.due_at, "b_now": moment} for p in parkings]
+        )
+    return [None] * len(items)
+
+
+def _attempt_row(item: _Attempted) -> dict[str, Any]:
+    row = asdict(item.record)
+    row["gid"] = row.pop("attempt_gid")
+    row["error_detail"] = item.answer.detail
+    row["response_headers"] = [list(pair) for pair in item.answer.headers] or None
+    row["response_body"] = item.answer.body
+    return row
+
+
+def _attempted_delivery(record: AttemptRecord) -> dict[str, Any]:
+    """What an attempt makes of its delivery. A round that ended badly is `sending`, and due, until dead-lettered."""
+    ended_at = record.started_at + timedelta(milliseconds=record.duration_ms)
+    delivered = record.verdict is Verdict.DELIVERED
+    if delivered:
+        status = DeliveryStatus.DELIVERED
+    else:
+        status = DeliveryStatus.RETRYING if record.next_attempt_at else DeliveryStatus.SENDING
+    return {
+        "b_gid": record.delivery_gid,
+        "b_round": record.round,
+        "b_number": record.number,
+        "b_status": status,
+        "b_due_at": None if delivered else record.next_attempt_at or ended_at,
+        "b_completed_at": ended_at if delivered else None,
+        "b_status_code": record.status_code,
+        "b_error": record.error,
+        "b_now": ended_at,
+    }
+
+
+_DELIVERY = table_of(Delivery)
+_UNDER_WAY = and_(
+    # spelt out, since `NOT IN` cannot be executed for many rows at once
+    *(_DELIVERY.c.status != over for over in [*TERMINAL_STATUSES, DeliveryStatus.DEAD_LETTERED])
+)
+_DISPATCHED = func.coalesce(_DELIVERY.c.dispatched_at, bindparam("b_now", type_=_DELIVERY.c.dispatched_at.type))
+"""An attempt or a parking proves that the workflow runs, whether or not its start was confirmed."""
+
+_ATTEMPTED = (
+    update(_DELIVERY)
+    .where(
+        col(Delivery.gid) == bindparam("b_gid"),
+        col(Delivery.round) == bindparam("b_round"),
+        col(Delivery.attempts) < bindparam("b_number"),
+        _UNDER_WAY,
+    )
+    .values(
+        status=bindparam("b_status"),
+        attempts=bindparam("b_number"),
+        due_at=bindparam("b_due_at"),
+        completed_at=bindparam("b_completed_at"),
+        last_status_code=bindparam("b_status_code"),
+        last_error=bindparam("b_error"),
+        dispatched_at=_DISPATCHED,
+        parked_at=null(),
+    )
+)
+
+_PARKED = (
+    update(_DELIVERY)
+    .where(col(Delivery.gid) == bindparam("b_gid"), _UNDER_WAY)
+    .values(
+        status=literal(DeliveryStatus.PARKED, type_=_DELIVERY.c.status.type),
+        due_at=bindparam("b_due_at"),
+        parked_at=bindparam("b_now"),
+        dispatched_at=_DISPATCHED,
+    )
+)

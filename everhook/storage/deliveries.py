@@ -1,0 +1,200 @@
+"""Deliveries: their steps outside of attempts, the reconciler's questions, and reading them back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, case, func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlmodel import col
+
+from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorNote
+from everhook.storage.events import record_event
+from everhook.storage.paging import Page, page_of
+from everhook.storage.tables import Attempt, Delivery, Message, now
+
+_UNDISPATCHED = col(Delivery.dispatched_at).is_(None)
+
+
+async def mark_dispatched(connection: AsyncConnection, gids: Sequence[str]) -> None:
+    """These deliveries' workflows are known to have started."""
+    await connection.execute(
+        update(Delivery)
+        .where(col(Delivery.gid).in_(gids), _UNDISPATCHED)
+        .values(
+            dispatched_at=now(),
+            status=case(
+                (col(Delivery.status) == DeliveryStatus.ACCEPTED, DeliveryStatus.SENDING), else_=col(Delivery.status)
+            ),
+        )
+    )
+
+
+async def dead_letter(session: AsyncSession, gid: str, round_: int, reason: DeadLetterReason, until: datetime) -> None:
+    """Put a delivery in the dead letter queue, and tell operators. Running twice changes nothing."""
+    changed = await session.execute(
+        update(Delivery)
+        .where(
+            col(Delivery.gid) == gid,
+            col(Delivery.round) == round_,
+            col(Delivery.status).not_in(
+                [DeliveryStatus.DELIVERED, DeliveryStatus.DISCARDED, DeliveryStatus.DEAD_LETTERED]
+            ),
+        )
+        .values(
+            status=DeliveryStatus.DEAD_LETTERED,
+            reason=reason,
+            dead_lettered_at=now(),
+            parked_at=None,
+            due_at=until,
+        )
+        .returning(col(Delivery.tenant_gid), col(Delivery.endpoint_gid))
+    )
+    if (row := changed.one_or_none()) is not None:
+        record_event(
+            session,
+            "delivery.dead_lettered",
+            tenant_gid=row.tenant_gid,
+            endpoint_gid=row.endpoint_gid,
+            delivery_gid=gid,
+            data={"reason": reason.value, "round": round_},
+        )
+
+
+async def open_round(session: AsyncSession, gid: str, after: int, note: OperatorNote) -> None:
+    """A replay: the round after `after` begins. Its attempts count from one; the old ones stay."""
+    await session.execute(
+        update(Delivery)
+        .where(
+            col(Delivery.gid) == gid,
+            col(Delivery.round) == after,
+            col(Delivery.status).not_in([DeliveryStatus.DELIVERED, DeliveryStatus.DISCARDED]),
+        )
+        .values(
+            status=DeliveryStatus.SENDING,
+            round=after + 1,
+            attempts=0,
+            reason=None,
+            dead_lettered_at=None,
+            due_at=now(),
+            decided_by=note.who,
+            decided_why=note.why,
+        )
+    )
+
+
+async def discard(session: AsyncSession, gid: str, note: OperatorNote) -> None:
+    """End a delivery undelivered, on somebody's word or by retention."""
+    await session.execute(
+        update(Delivery)
+        .where(col(Delivery.gid) == gid, col(Delivery.status) != DeliveryStatus.DELIVERED)
+        .values(
+            status=DeliveryStatus.DISCARDED,
+            completed_at=func.coalesce(col(Delivery.completed_at), now()),
+            dispatched_at=func.coalesce(col(Delivery.dispatched_at), now()),
+            due_at=None,
+            parked_at=None,
+            decided_by=note.who,
+            decided_why=note.why,
+        )
+    )
+
+
+async def oldest_parked(connection: AsyncConnection, endpoint_gid: str, limit: int) -> list[str]:
+    rows = await connection.execute(
+        select(col(Delivery.gid))
+        .where(col(Delivery.endpoint_gid) == endpoint_gid, col(Delivery.status) == DeliveryStatus.PARKED)
+        .order_by(col(Delivery.gid))
+        .limit(limit)
+    )
+    return list(rows.scalars())
+
+
+async def mark_released(connection: AsyncConnection, gids: Sequence[str], seen_at: datetime) -> None:
+    """These were woken. One that has parked again since it was seen stays parked."""
+    await connection.execute(
+        update(Delivery)
+        .where(
+            col(Delivery.gid).in_(gids),
+            col(Delivery.status) == DeliveryStatus.PARKED,
+            col(Delivery.parked_at) <= seen_at,
+        )
+        .values(status=DeliveryStatus.RETRYING, due_at=now(), parked_at=None)
+    )
+
+
+def undispatched_before(moment: datetime) -> list[ColumnElement[bool]]:
+    """Accepted, and not known to have started."""
+    return [_UNDISPATCHED, col(Delivery.accepted_at) < moment]
+
+
+def overdue_before(moment: datetime) -> list[ColumnElement[bool]]:
+    """Open deliveries whose next step lies before `moment`: something may have happened to their workflows."""
+    return [col(Delivery.due_at) < moment, col(Delivery.dispatched_at).is_not(None)]
+
+
+async def look_again_later(connection: AsyncConnection, gids: Sequence[str], wait: timedelta) -> None:
+    """Their workflows were found or started: let some time pass before looking again."""
+    await connection.execute(
+        update(Delivery)
+        .where(col(Delivery.gid).in_(gids), col(Delivery.due_at).is_not(None))
+        .values(due_at=now() + wait)
+    )
+
+
+async def count_undispatched(connection: AsyncConnection, at_most: int) -> int:
+    """How many deliveries wait to be started, counted up to `at_most`."""
+    waiting = select(col(Delivery.gid)).where(_UNDISPATCHED).limit(at_most).subquery()
+    return int((await connection.execute(select(func.count()).select_from(waiting))).scalar_one())
+
+
+async def attempts_of(session: AsyncSession, delivery_gid: str) -> Sequence[Attempt]:
+    result = await session.execute(
+        select(Attempt)
+        .where(col(Attempt.delivery_gid) == delivery_gid)
+        .order_by(col(Attempt.round), col(Attempt.number))
+    )
+    return result.scalars().all()
+
+
+async def with_message(session: AsyncSession, delivery_gid: str) -> tuple[Delivery, Message] | None:
+    result = await session.execute(
+        select(Delivery, Message)
+        .join(Message, col(Message.gid) == col(Delivery.message_gid))
+        .where(col(Delivery.gid) == delivery_gid)
+    )
+    row = result.one_or_none()
+    return (row[0], row[1]) if row is not None else None
+
+
+@dataclass(frozen=True)
+class DeliveryFilter:
+    """`since` and `until` bound the time of acceptance: from, and before."""
+
+    tenant_gid: str | None = None
+    message_gid: str | None = None
+    endpoint_gid: str | None = None
+    channel: str | None = None
+    event_type: str | None = None
+    status: DeliveryStatus | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+async def page(session: AsyncSession, chosen: DeliveryFilter, *, after: str | None, limit: int) -> Page[Delivery]:
+    statement = select(Delivery)
+    for column, value in (
+        (Delivery.tenant_gid, chosen.tenant_gid),
+        (Delivery.message_gid, chosen.message_gid),
+        (Delivery.endpoint_gid, chosen.endpoint_gid),
+        (Delivery.channel, chosen.channel),
+        (Delivery.event_type, chosen.event_type),
+        (Delivery.status, chosen.status),
+    ):
+        if value is not None:
+            statement = statement.where(col(column) == value)
+    if chosen.since is not None:
+        statement = statement.where(col(Delivery.accepted_at) >= chosen.since)
+    if chosen.until is not None:
+        statement = statement.where(col(Delivery.accepted_at) < chosen.until)
+    return await page_of(session, statement, col(Delivery.gid), after=after, limit=limit)

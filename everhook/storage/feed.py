@@ -1,0 +1,145 @@
+"""What happened since one last looked: for the terminal of `everhook dev`, and so for SQLite alone.
+
+SQLite numbers the rows of a table in the order of their commits (`rowid`), so a reader that asks for what lies behind
+the last number misses nothing. Ids would not do: one made early may be committed late.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Integer, Result, RowMapping, Select, bindparam, func, literal_column, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlmodel import col
+
+from everhook.contracts import Verdict
+from everhook.storage.engine import Database
+from everhook.storage.tables import Attempt, Delivery, Endpoint, OperationalEvent
+
+_attempt_row: ColumnElement[int] = literal_column("attempt.rowid", Integer)
+_event_row: ColumnElement[int] = literal_column("operational_event.rowid", Integer)
+
+
+@dataclass(frozen=True)
+class AttemptNews:
+    """`next_attempt_at` is None behind a success, a rejection and the last attempt of a round."""
+
+    delivery_gid: str
+    event_type: str
+    url: str
+    description: str
+    number: int
+    verdict: Verdict
+    started_at: datetime
+    duration_ms: int
+    status_code: int | None
+    error: str | None
+    next_attempt_at: datetime | None
+
+
+@dataclass(frozen=True)
+class EventNews:
+    """An operational event: of a delivery, then with its gid and type, or of an endpoint alone."""
+
+    kind: str
+    created_at: datetime
+    data: dict[str, Any]
+    delivery_gid: str | None
+    event_type: str | None
+    url: str | None
+    description: str | None
+
+
+@dataclass(frozen=True)
+class News:
+    """Oldest first. `skipped` more attempts happened than one wanted to read."""
+
+    attempts: Sequence[AttemptNews]
+    events: Sequence[EventNews]
+    skipped: int = 0
+
+
+class Feed:
+    """News since the last. A look that finds none costs two look-ups by key."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._attempt = 0
+        self._event = 0
+
+    async def skip_the_past(self) -> None:
+        """What is on record already is no news."""
+        async with self._database.read_connection() as connection:
+            self._attempt = await _newest(connection, _attempt_row, Attempt)
+            self._event = await _newest(connection, _event_row, OperationalEvent)
+
+    async def news(self, limit: int) -> News:
+        """At most `limit` attempts; those beyond are counted and skipped. Events are few: they come in turn."""
+        async with self._database.read_connection() as connection:
+            attempts = await _behind(connection, _ATTEMPTS, self._attempt, limit)
+            events = await _behind(connection, _EVENTS, self._event, limit)
+            last = attempts[-1]["position"] if attempts else self._attempt
+            newest = await _newest(connection, _attempt_row, Attempt) if len(attempts) == limit else last
+        self._attempt = newest
+        self._event = events[-1]["position"] if events else self._event
+        return News(
+            [AttemptNews(**_without_position(row)) for row in attempts],
+            [EventNews(**_without_position(row)) for row in events],
+            skipped=newest - last,
+        )
+
+
+async def _newest(connection: AsyncConnection, row: ColumnElement[int], table: type[Any]) -> int:
+    newest = select(func.coalesce(func.max(row), 0)).select_from(table)
+    return int((await connection.execute(newest)).scalar_one())
+
+
+async def _behind(connection: AsyncConnection, news: Select[Any], row: int, limit: int) -> Sequence[RowMapping]:
+    result: Result[Any] = await connection.execute(news.limit(limit), {"last": row})
+    return result.mappings().all()
+
+
+def _without_position(row: RowMapping) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "position"}
+
+
+_ATTEMPTS: Select[Any] = (
+    select(  # type: ignore[assignment]
+        _attempt_row.label("position"),
+        col(Attempt.delivery_gid),
+        col(Delivery.event_type),
+        col(Endpoint.url),
+        col(Endpoint.description),
+        col(Attempt.number),
+        col(Attempt.verdict),
+        col(Attempt.started_at),
+        col(Attempt.duration_ms),
+        col(Attempt.status_code),
+        col(Attempt.error),
+        col(Attempt.next_attempt_at),
+    )
+    .select_from(Attempt)
+    .join(Delivery, col(Delivery.gid) == col(Attempt.delivery_gid))
+    .join(Endpoint, col(Endpoint.gid) == col(Attempt.endpoint_gid))
+    .where(_attempt_row > bindparam("last"))
+    .order_by(_attempt_row)
+)
+
+_EVENTS: Select[Any] = (
+    select(
+        _event_row.label("position"),
+        col(OperationalEvent.kind),
+        col(OperationalEvent.created_at),
+        col(OperationalEvent.data),
+        col(OperationalEvent.delivery_gid),
+        col(Delivery.event_type),
+        col(Endpoint.url),
+        col(Endpoint.description),
+    )
+    .select_from(OperationalEvent)
+    .outerjoin(Delivery, col(Delivery.gid) == col(OperationalEvent.delivery_gid))
+    .outerjoin(Endpoint, col(Endpoint.gid) == col(OperationalEvent.endpoint_gid))
+    .where(_event_row > bindparam("last"))
+    .order_by(_event_row)
+)

@@ -1,0 +1,280 @@
+"""Accepting messages: the transaction behind every `202`, and reading them back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import insert, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import defer
+from sqlmodel import col
+
+from everhook.contracts import DeliveryOrder, DeliveryStatus
+from everhook.ids import Kind, new_gid
+from everhook.storage.engine import Database
+from everhook.storage.grouping import Grouped
+from everhook.storage.orders import OrderDefaults, first_order
+from everhook.storage.paging import Page, page_of
+from everhook.storage.routes import Route, RouteCache
+from everhook.storage.statements import insert_ignoring, table_of
+from everhook.storage.tables import Delivery, Message, now
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A message on its way in. `content` is the parsed payload, for filters; `payload` the bytes, for receivers."""
+
+    message_gid: str
+    channel: str
+    event_type: str
+    payload: bytes
+    content: Any
+    body_sha256: str
+    published_at: datetime
+    tenant_gid: str | None = None
+    idempotency_key: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str] | None:
+        """What makes publishing idempotent: scope, channel, key."""
+        if self.idempotency_key is None:
+            return None
+        return (self.tenant_gid or "", self.channel, self.idempotency_key)
+
+
+@dataclass(frozen=True)
+class AcceptedDelivery:
+    delivery_gid: str
+    endpoint_gid: str
+    status: DeliveryStatus
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """Committed. `orders` are those still to be started: none for a duplicate."""
+
+    message_gid: str
+    channel: str
+    event_type: str
+    published_at: datetime
+    deliveries: tuple[AcceptedDelivery, ...]
+    orders: tuple[DeliveryOrder, ...] = ()
+    duplicate: bool = False
+
+
+@dataclass(frozen=True)
+class UnknownChannel:
+    channel: str
+
+
+@dataclass(frozen=True)
+class KeyReused:
+    """The idempotency key was used before, with another body; `message_gid` is the message it stands for."""
+
+    message_gid: str
+
+
+Acceptance = Accepted | UnknownChannel | KeyReused
+
+
+class Acceptor:
+    """Commits messages with one delivery for each matching endpoint."""
+
+    def __init__(self, database: Database, defaults: OrderDefaults) -> None:
+        self._database = database
+        self._defaults = defaults
+        self._routes = RouteCache()
+        self._group = Grouped(database.write_connection, self._apply)
+
+    async def accept(self, publication: Publication) -> Acceptance:
+        """Returns once the message and its deliveries are committed, together with whatever else is being accepted."""
+        return await self._group.submit(publication)
+
+    async def accept_all(self, publications: Sequence[Publication]) -> Sequence[Acceptance]:
+        """The messages of one call, in one transaction: all of them, or none."""
+        async with self._database.write_connection() as connection:
+            return await self._apply(connection, publications)
+
+    async def _apply(self, connection: AsyncConnection, publications: Sequence[Publication]) -> Sequence[Acceptance]:
+        routes = await self._routes.routes(connection, sorted({p.channel for p in publications}))
+        known = [p for p in publications if p.channel in routes]
+        inserted = await _insert_messages(connection, known)
+        fans = [self._fan_out(p, routes[p.channel]) for p in known if p.message_gid in inserted]
+        await _insert_deliveries(connection, fans)
+        answers: dict[str, Acceptance] = {fan.publication.message_gid: fan.accepted() for fan in fans}
+        answers |= await _answer_repeats(connection, [p for p in known if p.message_gid not in inserted])
+        return [answers.get(p.message_gid) or UnknownChannel(p.channel) for p in publications]
+
+    def _fan_out(self, publication: Publication, routes: Sequence[Route]) -> "_Fan":
+        """One delivery an endpoint, however many of its subscriptions match."""
+        taking: dict[str, Route] = {}
+        for route in routes:
+            if route.takes(publication.tenant_gid, publication.event_type, publication.content):
+                taking.setdefault(route.endpoint_gid, route)
+        return _Fan(publication, tuple((route, self._order(publication, route)) for route in taking.values()))
+
+    def _order(self, publication: Publication, route: Route) -> DeliveryOrder:
+        return first_order(
+            new_gid(Kind.DELIVERY),
+            publication.message_gid,
+            publication.channel,
+            publication.event_type,
+            route,
+            self._defaults,
+        )
+
+
+@dataclass(frozen=True)
+class _Fan:
+    """A new message, and a delivery order for each route that takes it."""
+
+    publication: Publication
+    legs: tuple[tuple[Route, DeliveryOrder], ...]
+
+    def accepted(self) -> Accepted:
+        return Accepted(
+            message_gid=self.publication.message_gid,
+            channel=self.publication.channel,
+            event_type=self.publication.event_type,
+            published_at=self.publication.published_at,
+            deliveries=tuple(
+                AcceptedDelivery(order.delivery_gid, order.endpoint_gid, DeliveryStatus.ACCEPTED)
+                for _, order in self.legs
+            ),
+            orders=tuple(order for _, order in self.legs),
+        )
+
+
+async def _insert_messages(connection: AsyncConnection, publications: Sequence[Publication]) -> set[str]:
+    """Insert, and say which were new. Sorted by key, so that two processes never wait for each other in a circle."""
+    if not publications:
+        return set()
+    accepted_at = now()
+    rows = [
+        {
+            "gid": p.message_gid,
+            "tenant_gid": p.tenant_gid,
+            "channel": p.channel,
+            "event_type": p.event_type,
+            "payload": p.payload,
+            "body_sha256": p.body_sha256,
+            "idempotency_scope": p.tenant_gid or "",
+            "idempotency_key": p.idempotency_key,
+            "published_at": p.published_at,
+            "accepted_at": accepted_at,
+        }
+        for p in sorted(publications, key=lambda p: p.key or ("", "", ""))
+    ]
+    if all(p.idempotency_key is None for p in publications):
+        await connection.execute(insert(table_of(Message)), rows)
+        return {p.message_gid for p in publications}
+    statement = insert_ignoring(connection, Message, "idempotency_scope", "channel", "idempotency_key")
+    result = await connection.execute(statement.returning(col(Message.gid)), rows)
+    return set(result.scalars())
+
+
+async def _insert_deliveries(connection: AsyncConnection, fans: Sequence[_Fan]) -> None:
+    moment = now()
+    rows = [
+        {
+            "gid": order.delivery_gid,
+            "tenant_gid": route.tenant_gid,
+            "message_gid": order.message_gid,
+            "endpoint_gid": order.endpoint_gid,
+            "channel": order.channel,
+            "event_type": order.event_type,
+            "status": DeliveryStatus.ACCEPTED,
+            "round": order.round,
+            "attempts": 0,
+            "accepted_at": moment,
+            "due_at": moment,
+        }
+        for fan in fans
+        for route, order in fan.legs
+    ]
+    if rows:
+        await connection.execute(insert(table_of(Delivery)), rows)
+
+
+async def _answer_repeats(connection: AsyncConnection, repeats: Sequence[Publication]) -> dict[str, Acceptance]:
+    """Answer publications whose key is taken: with the first message, or a refusal where the body is another."""
+    if not repeats:
+        return {}
+    scope, channel, key = col(Message.idempotency_scope), col(Message.channel), col(Message.idempotency_key)
+    rows = await connection.execute(
+        select(
+            scope,
+            channel,
+            key,
+            col(Message.gid),
+            col(Message.event_type),
+            col(Message.body_sha256),
+            col(Message.published_at),
+        ).where(tuple_(scope, channel, key).in_({p.key for p in repeats}))
+    )
+    first = {(row.idempotency_scope, row.channel, row.idempotency_key): row for row in rows}
+    deliveries = await _deliveries_of(connection, [row.gid for row in first.values()])
+    answers: dict[str, Acceptance] = {}
+    for p in repeats:
+        row = first[p.key or ("", "", "")]
+        if row.body_sha256 != p.body_sha256:
+            answers[p.message_gid] = KeyReused(row.gid)
+            continue
+        answers[p.message_gid] = Accepted(
+            message_gid=row.gid,
+            channel=row.channel,
+            event_type=row.event_type,
+            published_at=row.published_at,
+            deliveries=tuple(deliveries.get(row.gid, ())),
+            duplicate=True,
+        )
+    return answers
+
+
+async def _deliveries_of(connection: AsyncConnection, message_gids: Sequence[str]) -> dict[str, list[AcceptedDelivery]]:
+    rows = await connection.execute(
+        select(col(Delivery.message_gid), col(Delivery.gid), col(Delivery.endpoint_gid), col(Delivery.status))
+        .where(col(Delivery.message_gid).in_(message_gids))
+        .order_by(col(Delivery.gid))
+    )
+    found: dict[str, list[AcceptedDelivery]] = {}
+    for row in rows:
+        found.setdefault(row.message_gid, []).append(AcceptedDelivery(row.gid, row.endpoint_gid, row.status))
+    return found
+
+
+@dataclass(frozen=True)
+class MessageFilter:
+    """`since` and `until` bound the time of acceptance: from, and before."""
+
+    tenant_gid: str | None = None
+    channel: str | None = None
+    event_type: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+async def get(session: AsyncSession, gid: str) -> Message | None:
+    return await session.get(Message, gid)
+
+
+async def page(session: AsyncSession, chosen: MessageFilter, *, after: str | None, limit: int) -> Page[Message]:
+    """Without payloads."""
+    statement = select(Message).options(defer(Message.payload))  # type: ignore[arg-type]
+    if chosen.tenant_gid is not None:
+        statement = statement.where(col(Message.tenant_gid) == chosen.tenant_gid)
+    if chosen.channel is not None:
+        statement = statement.where(col(Message.channel) == chosen.channel)
+    if chosen.event_type is not None:
+        statement = statement.where(col(Message.event_type) == chosen.event_type)
+    if chosen.since is not None:
+        statement = statement.where(col(Message.accepted_at) >= chosen.since)
+    if chosen.until is not None:
+        statement = statement.where(col(Message.accepted_at) < chosen.until)
+    return await page_of(session, statement, col(Message.gid), after=after, limit=limit)
+
+
+async def deliveries_of(session: AsyncSession, message_gid: str) -> Sequence[Delivery]:
+    statement = select(Delivery).where(col(Delivery.message_gid) == message_gid).order_by(col(Delivery.gid))
+    return (await session.execute(statement)).scalars().all()

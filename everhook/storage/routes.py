@@ -1,0 +1,111 @@
+"""Which endpoints a channel leads to.
+
+Read on every publish, changed by hand: so each process keeps the routes of a channel for as long as the channel's
+`routes_version` stands. Whoever changes a subscription, an endpoint's policy or a channel's bumps the version in the
+same transaction, and a publish compares it in *its* transaction: a subscription that was answered with `201` gets
+every message published after.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlmodel import col
+
+from everhook.matching import matches_filter, matches_type
+from everhook.policy import DeliveryPolicy, resolve
+from everhook.storage.tables import Channel, Endpoint, Subscription, Tenant
+
+
+@dataclass(frozen=True)
+class Route:
+    """One subscription, with what a delivery over it needs to know of its endpoint."""
+
+    endpoint_gid: str
+    tenant_gid: str
+    tenant: str
+    events: tuple[str, ...]
+    filter: dict[str, Any] | None
+    policy: DeliveryPolicy
+    rate_limit: float | None
+
+    def takes(self, tenant_gid: str | None, event_type: str, payload: Any) -> bool:
+        return (
+            (tenant_gid is None or tenant_gid == self.tenant_gid)
+            and matches_type(event_type, self.events)
+            and matches_filter(payload, self.filter)
+        )
+
+
+class RouteCache:
+    """Routes by channel, current as of the transaction of the connection they are asked on."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[int, tuple[Route, ...]]] = {}
+
+    async def routes(self, connection: AsyncConnection, channels: Sequence[str]) -> dict[str, tuple[Route, ...]]:
+        """The routes of those of `channels` that exist."""
+        versions = await connection.execute(
+            select(col(Channel.name), col(Channel.routes_version)).where(col(Channel.name).in_(channels))
+        )
+        found: dict[str, tuple[Route, ...]] = {}
+        for name, version in versions.all():
+            known = self._known.get(name)
+            if known is None or known[0] != version:
+                known = (version, await _load(connection, name))
+                self._known[name] = known
+            found[name] = known[1]
+        return found
+
+
+async def bump(session: AsyncSession, *channels: str) -> None:
+    """Tell every process that the routes of these channels changed."""
+    await session.execute(
+        update(Channel).where(col(Channel.name).in_(channels)).values(routes_version=Channel.routes_version + 1)
+    )
+
+
+async def bump_endpoint(session: AsyncSession, endpoint_gid: str) -> None:
+    """The same for all channels that lead to an endpoint."""
+    channels = select(col(Subscription.channel)).where(col(Subscription.endpoint_gid) == endpoint_gid)
+    await session.execute(
+        update(Channel).where(col(Channel.name).in_(channels)).values(routes_version=Channel.routes_version + 1)
+    )
+
+
+async def _load(connection: AsyncConnection, channel: str) -> tuple[Route, ...]:
+    rows = await connection.execute(
+        select(
+            col(Subscription.endpoint_gid),
+            col(Endpoint.tenant_gid),
+            col(Tenant.name).label("tenant"),
+            col(Subscription.events),
+            col(Subscription.filter),
+            col(Channel.policy).label("channel_policy"),
+            col(Endpoint.policy).label("endpoint_policy"),
+            col(Endpoint.rate_limit),
+        )
+        .join(Endpoint, col(Endpoint.gid) == col(Subscription.endpoint_gid))
+        .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
+        .join(Channel, col(Channel.name) == col(Subscription.channel))
+        .where(
+            col(Subscription.channel) == channel,
+            col(Subscription.enabled).is_(True),
+            col(Endpoint.deleted_at).is_(None),
+        )
+        .order_by(col(Subscription.gid))
+    )
+    return tuple(
+        Route(
+            endpoint_gid=row.endpoint_gid,
+            tenant_gid=row.tenant_gid,
+            tenant=row.tenant,
+            events=tuple(row.events),
+            filter=row.filter,
+            policy=resolve(row.channel_policy, row.endpoint_policy),
+            rate_limit=row.rate_limit,
+        )
+        for row in rows
+    )

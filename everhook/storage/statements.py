@@ -1,0 +1,20 @@
+"""Statements that the two databases spell differently."""
+
+from typing import Any
+
+from sqlalchemy import Table
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlmodel import SQLModel
+
+
+def table_of(model: type[SQLModel]) -> Table:
+    """The Core table behind a model: hot paths insert lists of rows, not objects."""
+    table: Table = model.__table__  # type: ignore[attr-defined]
+    return table
+
+
+def insert_ignoring(connection: AsyncConnection, model: type[SQLModel], *conflict: str) -> Any:
+    """`INSERT … ON CONFLICT (conflict) DO NOTHING`."""
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    return dialect.insert(table_of(model)).on_conflict_do_nothing(index_elements=list(conflict))

@@ -1,0 +1,252 @@
+"""The data model. Payloads, secrets and response bodies live here and nowhere else.
+
+The hot tables (`message`, `delivery`, `attempt`) carry no foreign keys: their rows are made in one transaction by one
+piece of code each, and the checks cost a lookup a row on the path every message takes.
+"""
+
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any
+
+from sqlalchemy import JSON, Column, DateTime, Index, LargeBinary, UniqueConstraint, text
+from sqlalchemy import Enum as SqlEnum
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+from sqlmodel import Field, SQLModel
+
+from everhook.circuit import CircuitState, Hold
+from everhook.contracts import DeadLetterReason, DeliveryStatus, Verdict
+from everhook.envelope import BodyFormat
+from everhook.ids import Kind, new_gid
+
+DEFAULT_TENANT_GID = "ten_00000000000000000000000000"
+"""Owner of endpoints that name no tenant; made by the first migration."""
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware datetime in UTC on both databases; SQLite knows no zones and gets plain UTC."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a naive datetime: Everhook knows UTC only")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+def enum_text(enum: type[Enum]) -> SqlEnum:
+    """An enumeration stored as its text, so that adding a value needs no migration."""
+    return SqlEnum(
+        enum, native_enum=False, create_constraint=False, length=32, values_callable=lambda e: [m.value for m in e]
+    )
+
+
+def _when(**options: Any) -> Any:
+    return Field(sa_type=UtcDateTime, **options)
+
+
+class Tenant(SQLModel, table=True):
+    gid: str = Field(default_factory=lambda: new_gid(Kind.TENANT), primary_key=True)
+    name: str = Field(unique=True)
+    created_at: datetime = _when(default_factory=now)
+
+
+class Channel(SQLModel, table=True):
+    """`routes_version` grows with every change that a publish must see: see `storage/routes.py`."""
+
+    name: str = Field(primary_key=True)
+    policy: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    routes_version: int = 0
+    created_at: datetime = _when(default_factory=now)
+
+
+class Endpoint(SQLModel, table=True):
+    """`version` grows with every change, so that senders know when what they cached is old."""
+
+    __table_args__ = (Index("ix_endpoint_tenant", "tenant_gid", "gid"),)
+
+    gid: str = Field(default_factory=lambda: new_gid(Kind.ENDPOINT), primary_key=True)
+    tenant_gid: str = Field(foreign_key="tenant.gid")
+    url: str
+    description: str = ""
+    policy: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    rate_limit: float | None = None
+    signatures: list[str] = Field(sa_column=Column(JSON, nullable=False))
+    format: BodyFormat = Field(default=BodyFormat.ENVELOPE, sa_type=enum_text(BodyFormat))
+    headers: dict[str, str] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    details: dict[str, Any] = Field(default_factory=dict, sa_column=Column("metadata", JSON, nullable=False))
+    version: int = 1
+    created_at: datetime = _when(default_factory=now)
+    updated_at: datetime = _when(default_factory=now)
+    deleted_at: datetime | None = _when(default=None)
+
+
+class EndpointSecret(SQLModel, table=True):
+    """A signing secret. Every row that has not expired signs, newest first."""
+
+    __tablename__ = "endpoint_secret"
+
+    gid: str = Field(default_factory=lambda: new_gid(Kind.SECRET), primary_key=True)
+    endpoint_gid: str = Field(foreign_key="endpoint.gid", index=True)
+    secret: str
+    created_at: datetime = _when(default_factory=now)
+    expires_at: datetime | None = _when(default=None)
+
+
+class Subscription(SQLModel, table=True):
+    gid: str = Field(default_factory=lambda: new_gid(Kind.SUBSCRIPTION), primary_key=True)
+    tenant_gid: str = Field(foreign_key="tenant.gid")
+    endpoint_gid: str = Field(foreign_key="endpoint.gid", index=True)
+    channel: str = Field(foreign_key="channel.name", index=True)
+    events: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    filter: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    enabled: bool = True
+    created_at: datetime = _when(default_factory=now)
+
+
+class Circuit(SQLModel, table=True):
+    """What `EndpointWorkflow` last said of its endpoint, and the claim on the one probe of a half-open circuit."""
+
+    endpoint_gid: str = Field(primary_key=True, foreign_key="endpoint.gid")
+    state: CircuitState = Field(default=CircuitState.CLOSED, sa_type=enum_text(CircuitState))
+    hold: Hold | None = Field(default=None, sa_type=enum_text(Hold))
+    hold_reason: str = ""
+    failures: int = 0
+    failing_since: datetime | None = _when(default=None)
+    openings: int = 0
+    until: datetime | None = _when(default=None)
+    version: int = 0
+    probe_delivery_gid: str | None = None
+    probe_until: datetime | None = _when(default=None)
+    updated_at: datetime = _when(default_factory=now)
+
+
+class Message(SQLModel, table=True):
+    """`payload` holds the very bytes that came. `idempotency_scope` is the tenant, or empty for the publisher."""
+
+    __table_args__ = (
+        UniqueConstraint("idempotency_scope", "channel", "idempotency_key", name="uq_message_idempotency"),
+        Index("ix_message_channel", "channel", "gid"),
+    )
+
+    gid: str = Field(default_factory=lambda: new_gid(Kind.MESSAGE), primary_key=True)
+    tenant_gid: str | None = None
+    channel: str
+    event_type: str
+    payload: bytes = Field(sa_type=LargeBinary)
+    body_sha256: str
+    idempotency_scope: str = ""
+    idempotency_key: str | None = None
+    published_at: datetime = _when()
+    accepted_at: datetime = _when(default_factory=now)
+
+
+class Delivery(SQLModel, table=True):
+    """One message to one endpoint.
+
+    `due_at` is when its next step is due, whatever that is: the start, the next attempt, the next look of a parked
+    delivery, the end of a dead letter's retention. The reconciler looks for rows whose step is long overdue.
+    `attempts` counts those of the current round.
+    """
+
+    __table_args__ = (
+        Index("ix_delivery_message", "message_gid"),
+        Index("ix_delivery_endpoint", "endpoint_gid", "gid"),
+        Index("ix_delivery_tenant", "tenant_gid", "gid"),
+        Index(
+            "ix_delivery_undispatched",
+            "gid",
+            postgresql_where=text("dispatched_at IS NULL"),
+            sqlite_where=text("dispatched_at IS NULL"),
+        ),
+        Index(
+            "ix_delivery_due",
+            "due_at",
+            postgresql_where=text("due_at IS NOT NULL"),
+            sqlite_where=text("due_at IS NOT NULL"),
+        ),
+        Index(
+            "ix_delivery_parked",
+            "endpoint_gid",
+            "gid",
+            postgresql_where=text("status = 'parked'"),
+            sqlite_where=text("status = 'parked'"),
+        ),
+        Index(
+            "ix_delivery_dead",
+            "gid",
+            postgresql_where=text("status = 'dead_lettered'"),
+            sqlite_where=text("status = 'dead_lettered'"),
+        ),
+    )
+
+    gid: str = Field(default_factory=lambda: new_gid(Kind.DELIVERY), primary_key=True)
+    tenant_gid: str
+    message_gid: str
+    endpoint_gid: str
+    channel: str
+    event_type: str
+    status: DeliveryStatus = Field(default=DeliveryStatus.ACCEPTED, sa_type=enum_text(DeliveryStatus))
+    round: int = 1
+    attempts: int = 0
+    accepted_at: datetime = _when(default_factory=now)
+    dispatched_at: datetime | None = _when(default=None)
+    due_at: datetime | None = _when(default=None)
+    parked_at: datetime | None = _when(default=None)
+    dead_lettered_at: datetime | None = _when(default=None)
+    completed_at: datetime | None = _when(default=None)
+    reason: DeadLetterReason | None = Field(default=None, sa_type=enum_text(DeadLetterReason))
+    last_status_code: int | None = None
+    last_error: str | None = None
+    decided_by: str | None = None
+    decided_why: str | None = None
+
+
+class Attempt(SQLModel, table=True):
+    __table_args__ = (UniqueConstraint("delivery_gid", "round", "number", name="uq_attempt_natural"),)
+
+    gid: str = Field(default_factory=lambda: new_gid(Kind.ATTEMPT), primary_key=True)
+    delivery_gid: str
+    endpoint_gid: str
+    round: int
+    number: int
+    verdict: Verdict = Field(sa_type=enum_text(Verdict))
+    started_at: datetime = _when()
+    duration_ms: int
+    status_code: int | None = None
+    error: str | None = None
+    error_detail: str | None = None
+    request_sha256: str = ""
+    response_sha256: str | None = None
+    response_size: int | None = None
+    response_headers: list[list[str]] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    response_body: bytes | None = Field(default=None, sa_type=LargeBinary)
+    peer_address: str | None = None
+    connection_reused: bool = False
+    redialed: bool = False
+    next_attempt_at: datetime | None = _when(default=None)
+
+
+class OperationalEvent(SQLModel, table=True):
+    """What operators should hear of. Written in the transaction of the change that it tells."""
+
+    __tablename__ = "operational_event"
+
+    gid: str = Field(default_factory=lambda: new_gid(Kind.EVENT), primary_key=True)
+    kind: str
+    tenant_gid: str | None = None
+    endpoint_gid: str | None = None
+    delivery_gid: str | None = None
+    data: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    created_at: datetime = _when(default_factory=now)

@@ -1,0 +1,37 @@
+"""The connection to Temporal: one plugin (the pydantic data converter) for clients, workers, replayers and tests."""
+
+import logging
+import os
+from functools import cache
+from typing import Any
+
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.envconfig import ClientConfig
+from temporalio.plugin import SimplePlugin
+from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
+
+DEFAULT_NAMESPACE = "everhook"
+
+PLUGIN = SimplePlugin("everhook", data_converter=pydantic_data_converter)
+
+
+@cache
+def sdk_runtime() -> Runtime:
+    """The SDK's core with its log lines sent where ours go; by itself it writes plain text to the terminal."""
+    forwarding = LogForwardingConfig(logger=logging.getLogger("temporalio.core"))
+    wanted = LoggingConfig(filter=TelemetryFilter(core_level="WARN", other_level="ERROR"), forwarding=forwarding)
+    return Runtime(telemetry=TelemetryConfig(logging=wanted))
+
+
+def connection() -> dict[str, Any]:
+    """What `TEMPORAL_…` variables and Temporal's own profile file say, our namespace unless they name one."""
+    config: dict[str, Any] = dict(ClientConfig.load_client_connect_config())
+    if "TEMPORAL_NAMESPACE" not in os.environ and config.get("namespace", "default") == "default":
+        config["namespace"] = DEFAULT_NAMESPACE
+    return {"target_host": "localhost:7233", **config}
+
+
+async def connect(*, lazy: bool = False, **overrides: Any) -> Client:
+    """Connect as configured. `lazy` returns at once and connects on first use: the API starts without Temporal."""
+    return await Client.connect(**{**connection(), **overrides}, plugins=[PLUGIN], lazy=lazy, runtime=sdk_runtime())

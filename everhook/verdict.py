@@ -1,0 +1,46 @@
+"""What an answer means. Pure; the table in `tests/everhook/test_verdict.py` is the specification."""
+
+from collections.abc import Container
+from dataclasses import dataclass
+
+from everhook.contracts import DeadLetterReason, FailureCode, Verdict
+
+GONE = 410
+RETRY_AFTER_STATUSES = frozenset({429, 503})
+"""Where a `Retry-After` header makes sense: RFC 6585 section 4, RFC 9110 section 15.6.4."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """`healthy` is what the circuit hears: True, False, or None where the answer says nothing of the endpoint."""
+
+    verdict: Verdict
+    reason: DeadLetterReason | None = None
+    healthy: bool | None = None
+    gone: bool = False
+
+
+def classify(
+    status: int | None,
+    failure: FailureCode | None = None,
+    *,
+    named_return: bool = False,
+    retry_statuses: Container[int] = (),
+) -> Judgement:
+    """Judge one answer: an HTTP `status`, or a `failure` where there was none.
+
+    `named_return` says that the answer carried a usable `Retry-After`; `retry_statuses` are those the policy adds.
+    """
+    if status is None:
+        if failure is FailureCode.BLOCKED:
+            return Judgement(Verdict.REJECTED, DeadLetterReason.BLOCKED)
+        return Judgement(Verdict.RETRY, healthy=False)
+    if 200 <= status < 300:
+        return Judgement(Verdict.DELIVERED, healthy=True)
+    if status >= 500:
+        return Judgement(Verdict.RETRY, healthy=False)
+    if status == GONE:
+        return Judgement(Verdict.REJECTED, DeadLetterReason.REJECTED, healthy=True, gone=True)
+    if status < 400 or status in retry_statuses or (status == 429 and named_return):
+        return Judgement(Verdict.RETRY, healthy=True)
+    return Judgement(Verdict.REJECTED, DeadLetterReason.REJECTED, healthy=True)

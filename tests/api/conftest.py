@@ -1,0 +1,116 @@
+"""Fixtures of the API's tests. `api` runs with Temporal stopped: what passes there needs the database alone.
+
+`live` has a real Temporal, real workers and a receiver, for what asks workflows.
+"""
+
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+from alembic import command
+from temporalio.client import Client
+
+from everhook.provisioning import setup
+from everhook.settings import Settings
+from everhook.storage.engine import Database
+from everhook.storage.migrate import alembic_config
+from everhook.temporal import connect
+from tests.api.driving import JSON, Api, ok, running_api, settings_for, sqlite_url
+from tests.support.receiver import Receiver
+from tests.support.temporal_server import NAMESPACE, TemporalServer
+from tests.support.waiting import assert_eventually
+from worker import running_workers
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database with the schema, to be copied: migrating takes longer than most tests."""
+    file = tmp_path_factory.mktemp("migrated") / "everhook.db"
+    command.upgrade(alembic_config(sqlite_url(file)), "head")
+    return file
+
+
+def copied(migrated_file: Path, directory: Path) -> Settings:
+    file = directory / "everhook.db"
+    shutil.copy(migrated_file, file)
+    return settings_for(sqlite_url(file))
+
+
+@pytest.fixture
+def settings(migrated_file: Path, tmp_path: Path) -> Settings:
+    return copied(migrated_file, tmp_path)
+
+
+@pytest_asyncio.fixture
+async def api(settings: Settings) -> AsyncIterator[Api]:
+    """The API with Temporal stopped."""
+    async with running_api(settings) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def shared(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
+    """The same with a channel `orders`, for tests that are refused: they change nothing, so they need not be apart."""
+    async with running_api(copied(migrated_file, tmp_path_factory.mktemp("shared"))) as running:
+        await running.channel()
+        yield running
+
+
+@dataclass
+class Live:
+    """Everything real, in one process. Each test takes a path of the receiver, and a tenant, of its own."""
+
+    api: Api
+    receiver: Receiver
+    temporal: Client
+    name: str = field(default_factory=lambda: f"t{uuid4().hex[:12]}")
+
+    @property
+    def path(self) -> str:
+        return f"/{self.name}"
+
+    @property
+    def url(self) -> str:
+        return self.receiver.url_for(self.path)
+
+    async def wait_for_status(self, delivery_gid: str, status: str) -> JSON:
+        async def has_it() -> JSON:
+            delivery = ok(await self.api.get(f"/v1/deliveries/{delivery_gid}"))
+            assert delivery["status"] == status
+            return delivery
+
+        return await assert_eventually(has_it, timeout=20)
+
+    async def dead_letter(self, channel: str = "orders", **body: object) -> str:
+        """Publish one message and have it dead-lettered; the receiver must refuse it. Returns the delivery's gid."""
+        message = await self.api.publish({"secret": "payload"}, channel, **body)
+        (delivery,) = message["deliveries"]
+        gid: str = delivery["deliveryGid"]
+        await self.wait_for_status(gid, "dead_lettered")
+        return gid
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def stack(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Live]:
+    directory = tmp_path_factory.mktemp("live")
+    settings = copied(migrated_file, directory)
+    async with AsyncExitStack() as opened:
+        server = await opened.enter_async_context(TemporalServer(directory))
+        client = await connect(target_host=server.address, namespace=NAMESPACE)
+        await setup(client, settings)
+        receiver = await opened.enter_async_context(Receiver())
+        database = Database(settings.database_url)
+        opened.push_async_callback(database.close)
+        await opened.enter_async_context(running_workers(client, database, settings))
+        api = await opened.enter_async_context(running_api(settings, client))
+        yield Live(api, receiver, client)
+
+
+@pytest.fixture
+def live(stack: Live) -> Live:
+    return Live(stack.api, stack.receiver, stack.temporal)

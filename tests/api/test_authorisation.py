@@ -1,0 +1,103 @@
+"""Who may call, and what callers of nothing are told."""
+
+import httpx
+import pytest
+
+from everhook.settings import Settings
+from tests.api.driving import API_KEY, ON_SHARED, Api, assert_problem, ok, running_api
+
+PLACEHOLDERS = {"{name}": "orders", "{gid}": "ep_01m83prhbfe23sdyzab24cmhby"}
+OPEN_TO_ALL = {"/livez", "/readyz", "/version"}
+
+
+@ON_SHARED
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer wrong",
+        f"Bearer {API_KEY}x",
+        f"Bearer {API_KEY[:-1]}",
+        f"Basic {API_KEY}",
+        API_KEY,
+        "Bearer \xe9\xe8",
+    ],
+)
+async def test_without_the_right_key_the_answer_is_401_and_says_how_to_authenticate(
+    shared: Api, header: str | None
+) -> None:
+    given = [] if header is None else [(b"authorization", header.encode("latin-1"))]
+    request = httpx.Request("GET", "http://everhook.test/v1/channels", headers=given)
+
+    response = await shared.http.send(request)
+
+    assert_problem(response, 401)
+    assert response.headers["www-authenticate"] == "Bearer"
+
+
+async def test_every_operation_but_health_wants_the_key(api: Api) -> None:
+    api.http.headers.pop("authorization")
+    asked = 0
+    for path, operations in api.app.openapi()["paths"].items():
+        for method in operations:
+            response = await api.http.request(method, _filled(path))
+            if path in OPEN_TO_ALL:
+                assert response.status_code == 200
+            else:
+                assert_problem(response, 401)
+            asked += 1
+    assert asked >= 30
+
+
+@pytest.mark.parametrize("path", ["/v1/channels/orders/messages", "/v1/channels/orders/messages/batch"])
+async def test_nothing_is_read_of_what_a_stranger_publishes(api: Api, path: str) -> None:
+    async def body() -> object:
+        raise AssertionError("the body was read")
+        yield b""
+
+    api.http.headers.pop("authorization")
+
+    response = await api.http.post(path, content=body())  # type: ignore[arg-type]
+
+    assert_problem(response, 401)
+
+
+async def test_where_no_key_is_set_nobody_is_let_in(settings: Settings) -> None:
+    async with running_api(settings.model_copy(update={"api_key": None})) as api:
+        assert_problem(await api.get("/v1/channels"), 401)
+        assert_problem(await api.http.get("/v1/channels", headers={"authorization": "Bearer "}), 401)
+
+
+@ON_SHARED
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404),
+        ("GET", "/v1/nothing", 404),
+        ("GET", "/v2/channels", 404),
+        ("PUT", "/v1/channels", 405),
+        ("DELETE", "/v1/messages/msg_1", 405),
+        ("POST", "/livez", 405),
+    ],
+)
+async def test_unknown_routes_and_methods_are_problems_too(shared: Api, method: str, path: str, status: int) -> None:
+    response = await shared.http.request(method, path)
+
+    assert_problem(response, status)
+    if status == 405:
+        assert response.headers["allow"]
+
+
+async def test_a_key_is_compared_as_a_whole_and_the_scheme_in_any_case(api: Api) -> None:
+    response: httpx.Response = await api.http.get("/v1/channels", headers={"authorization": f"bearer {API_KEY}"})
+
+    assert ok(response) == {"data": [], "nextCursor": None}
+
+
+def _filled(path: str) -> str:
+    for placeholder, value in PLACEHOLDERS.items():
+        path = path.replace(placeholder, value)
+    return path.replace("circuit/{command}", "circuit/trip").replace("{command}", "pause")

@@ -1,0 +1,93 @@
+"""Channels, from creation to deletion."""
+
+from datetime import datetime
+
+import pytest
+
+from tests.api.driving import ON_SHARED, Api, assert_problem, created, ok
+
+
+async def test_a_channel_is_created_and_shown(api: Api) -> None:
+    channel = created(await api.post("/v1/channels", {"name": "orders", "policy": {"preset": "patient"}}))
+
+    assert channel.keys() == {"name", "policy", "createdAt"}
+    assert (channel["name"], channel["policy"]) == ("orders", {"preset": "patient"})
+    assert datetime.fromisoformat(channel["createdAt"]).tzinfo is not None
+    assert ok(await api.get("/v1/channels/orders")) == channel
+
+
+async def test_a_name_is_taken_once(api: Api) -> None:
+    await api.channel("orders", policy={"preset": "brisk"})
+
+    assert_problem(await api.post("/v1/channels", {"name": "orders"}), 409)
+    assert ok(await api.get("/v1/channels/orders"))["policy"] == {"preset": "brisk"}
+
+
+@ON_SHARED
+@pytest.mark.parametrize("name", ["", "-x", ".x", "a b", "a/b", "a\n", "a\x00", "ü", "x" * 101, None, 7, ["a"]])
+async def test_a_bad_name_is_refused(shared: Api, name: object) -> None:
+    assert_problem(await shared.post("/v1/channels", {"name": name}), 422, "name")
+    assert await shared.count("channel") == 1
+
+
+async def test_names_have_a_hundred_characters_at_most(api: Api) -> None:
+    assert (await api.channel("x" * 100))["name"] == "x" * 100
+
+
+async def test_a_misspelt_field_is_named(api: Api) -> None:
+    assert_problem(await api.post("/v1/channels", {"name": "a", "polcy": {}}), 422, "polcy")
+    assert_problem(await api.post("/v1/channels", {}), 422, "name")
+
+
+async def test_channels_are_listed_by_name(api: Api) -> None:
+    for name in ("b", "C", "a", "orders.eu"):
+        await api.channel(name)
+
+    assert [channel["name"] for channel in await api.walk("/v1/channels", limit=2)] == ["C", "a", "b", "orders.eu"]
+
+
+async def test_a_policy_is_changed_and_removed(api: Api) -> None:
+    await api.channel()
+
+    changed = ok(await api.patch("/v1/channels/orders", {"policy": {"delaysSeconds": [1, 2]}}))
+    assert changed["policy"] == {"delaysSeconds": [1, 2]}
+    assert ok(await api.get("/v1/channels/orders")) == changed
+
+    assert ok(await api.patch("/v1/channels/orders", {"policy": None}))["policy"] is None
+    assert ok(await api.get("/v1/channels/orders"))["policy"] is None
+
+
+async def test_a_change_that_says_nothing_is_refused(api: Api) -> None:
+    await api.channel(policy={"preset": "brisk"})
+
+    assert_problem(await api.patch("/v1/channels/orders", {}), 422, "policy")
+    assert_problem(await api.patch("/v1/channels/orders", {"policy": None, "name": "other"}), 422, "name")
+    assert ok(await api.get("/v1/channels/orders"))["policy"] == {"preset": "brisk"}
+
+
+async def test_a_channel_is_deleted_once_nothing_leads_from_it(api: Api) -> None:
+    await api.channel()
+    subscription = (await api.endpoint(channel="orders"))["subscriptionGid"]
+
+    assert_problem(await api.delete("/v1/channels/orders"), 409)
+    ok(await api.get("/v1/channels/orders"))
+
+    assert (await api.delete(f"/v1/subscriptions/{subscription}")).status_code == 204
+    response = await api.delete("/v1/channels/orders")
+    assert (response.status_code, response.content) == (204, b"")
+    assert_problem(await api.get("/v1/channels/orders"), 404)
+
+
+async def test_what_is_not_there_is_not_found(api: Api) -> None:
+    assert_problem(await api.get("/v1/channels/none"), 404)
+    assert_problem(await api.patch("/v1/channels/none", {"policy": None}), 404)
+    assert_problem(await api.delete("/v1/channels/none"), 404)
+
+
+async def test_a_deleted_channel_takes_no_messages(api: Api) -> None:
+    await api.channel()
+    await api.publish()
+    assert (await api.delete("/v1/channels/orders")).status_code == 204
+
+    assert_problem(await api.try_publish({"type": "a", "payload": 1}), 404)
+    assert await api.count("message") == 1

@@ -1,0 +1,244 @@
+"""Dead letters and their deliveries where Temporal, workers and a receiver really run."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+
+from everhook.contracts import DELIVERY_WORKFLOW
+from tests.api.conftest import Live
+from tests.api.driving import JSON, UNKNOWN_SUFFIX, accepted, assert_problem, ok
+from tests.support.receiver import Response
+from tests.support.waiting import assert_eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def refused(live: Live) -> str:
+    """A dead letter of a channel, endpoint and tenant of its own, all of the test's name. Returns its gid."""
+    await live.api.channel(live.name)
+    live.receiver.respond(Response(422, b"no \xff such order", (("x-why", "unknown"),)), path=live.path)
+    await live.api.endpoint(live.url, channel=live.name, tenant=live.name)
+    return await live.dead_letter(live.name)
+
+
+async def test_a_rejected_delivery_is_shown_with_what_the_endpoint_answered(live: Live) -> None:
+    gid = await refused(live)
+
+    letter = ok(await live.api.get(f"/v1/dead-letters/{gid}"))
+
+    assert (letter["status"], letter["deadLetterReason"], letter["lastStatusCode"]) == (
+        "dead_lettered",
+        "rejected",
+        422,
+    )
+    assert letter["payload"] == {"secret": "payload"}
+    (attempt,) = letter["attempts"]
+    assert (attempt["round"], attempt["number"], attempt["verdict"]) == (1, 1, "rejected")
+    assert (attempt["statusCode"], attempt["responseBody"]) == (422, "no \ufffd such order")
+    assert ["x-why", "unknown"] in attempt["responseHeaders"]
+    assert attempt["durationMs"] >= 0
+    assert datetime.fromisoformat(attempt["startedAt"]) <= datetime.now(UTC)
+    listed = await live.api.walk("/v1/dead-letters", tenant=live.name)
+    assert [item["deliveryGid"] for item in listed] == [gid]
+    delivery = ok(await live.api.get(f"/v1/deliveries/{gid}"))
+    assert delivery == {key: value for key, value in letter.items() if key != "payload"}
+
+
+@pytest.mark.parametrize("payload", [b'{"a":"\\u0000","a":1e400}', b'{ "n" : 123456789012345678901234567890 }'])
+async def test_a_payload_arrives_as_the_very_bytes_that_were_published(live: Live, payload: bytes) -> None:
+    await live.api.channel(live.name)
+    await live.api.endpoint(live.url, channel=live.name)
+    live.receiver.respond(200, path=live.path)
+
+    message = accepted(await live.api.try_publish(b'{"type":"a","payload":' + payload + b"}", live.name))
+
+    (arrival,) = await live.receiver.wait_for(1, path=live.path)
+    assert arrival.payload == payload
+    assert arrival.id == message["messageGid"]
+    await live.wait_for_status(message["deliveries"][0]["deliveryGid"], "delivered")
+
+
+async def test_a_replay_opens_a_round_keeps_the_old_attempts_and_can_be_repeated(live: Live) -> None:
+    gid = await refused(live)
+
+    answer = accepted(await live.api.post(f"/v1/dead-letters/{gid}/replay", {"why": "they said try again"}))
+    assert answer == {"deliveryGid": gid, "requested": "replay"}
+    await live.receiver.wait_for(2, path=live.path)
+
+    async def is_dead_again() -> JSON:
+        delivery = ok(await live.api.get(f"/v1/deliveries/{gid}"))
+        assert (delivery["status"], delivery["round"]) == ("dead_lettered", 2)
+        return delivery
+
+    again = await assert_eventually(is_dead_again)
+    assert (again["decidedBy"], again["decidedWhy"]) == ("api", "they said try again")
+
+    live.receiver.respond(200, path=live.path)
+    accepted(await live.api.post(f"/v1/dead-letters/{gid}/replay"))
+    delivery = await live.wait_for_status(gid, "delivered")
+    rounds = [(attempt["round"], attempt["number"], attempt["statusCode"]) for attempt in delivery["attempts"]]
+    assert rounds == [(1, 1, 422), (2, 1, 422), (3, 1, 200)]
+    assert_problem(await live.api.post(f"/v1/dead-letters/{gid}/replay"), 409)
+    assert_problem(await live.api.get(f"/v1/dead-letters/{gid}"), 404)
+
+
+async def test_a_replay_works_where_temporal_has_lost_the_workflow(live: Live) -> None:
+    gid = await refused(live)
+    await live.temporal.get_workflow_handle(f"delivery/{gid}").terminate()
+    live.receiver.respond(200, path=live.path)
+
+    accepted(await live.api.post(f"/v1/dead-letters/{gid}/replay"))
+
+    assert (await live.wait_for_status(gid, "delivered"))["round"] == 2
+
+
+async def test_a_discarded_dead_letter_is_over_and_says_by_whom_and_why(live: Live) -> None:
+    gid = await refused(live)
+
+    response = await live.api.http.request("DELETE", f"/v1/dead-letters/{gid}", json={"why": "obsolete"})
+
+    assert accepted(response) == {"deliveryGid": gid, "requested": "discard"}
+    delivery = await live.wait_for_status(gid, "discarded")
+    assert (delivery["decidedBy"], delivery["decidedWhy"]) == ("api", "obsolete")
+    assert delivery["completedAt"] is not None
+    assert_problem(await live.api.delete(f"/v1/dead-letters/{gid}"), 409)
+    assert len(live.receiver.at(live.path)) == 1
+
+
+async def test_the_workflow_itself_says_what_it_waits_for(live: Live) -> None:
+    gid = await refused(live)
+
+    async def waits() -> JSON:
+        state = ok(await live.api.get(f"/v1/deliveries/{gid}/live"))
+        assert state["waitingFor"] == "an operator"
+        return state
+
+    assert await assert_eventually(waits) == {
+        "status": "dead_lettered",
+        "round": 1,
+        "attempt": 1,
+        "waitingFor": "an operator",
+        "nextAttemptAt": None,
+        "deadLetterReason": "rejected",
+    }
+
+
+async def test_the_next_attempt_is_made_at_once_when_asked_for(live: Live) -> None:
+    await live.api.channel(live.name, policy={"delaysSeconds": [3600]})
+    await live.api.endpoint(live.url, channel=live.name)
+    live.receiver.respond(503, 200, path=live.path)
+    gid = (await live.api.publish(1, live.name))["deliveries"][0]["deliveryGid"]
+    waiting = await live.wait_for_status(gid, "retrying")
+    assert waiting["nextAttemptAt"] is not None
+    assert waiting["attempts"][0]["nextAttemptAt"] == waiting["nextAttemptAt"]
+
+    async def rests() -> None:
+        assert ok(await live.api.get(f"/v1/deliveries/{gid}/live"))["nextAttemptAt"] is not None
+
+    await assert_eventually(rests)
+
+    answer = accepted(await live.api.post(f"/v1/deliveries/{gid}/attempt-now"))
+
+    assert answer == {"deliveryGid": gid, "requested": "attempt_now"}
+    delivery = await live.wait_for_status(gid, "delivered")
+    assert [attempt["statusCode"] for attempt in delivery["attempts"]] == [503, 200]
+    assert delivery["attemptsMade"] == 2
+
+
+SELECTIONS: dict[str, Callable[[JSON, Live], JSON]] = {
+    "tenant": lambda letter, live: {"tenant": live.name},
+    "channel": lambda letter, live: {"channel": letter["channelName"]},
+    "endpoint": lambda letter, live: {"endpoint": letter["endpointGid"]},
+    "type": lambda letter, live: {"type": letter["type"]},
+    "reason": lambda letter, live: {"reason": letter["deadLetterReason"]},
+    "statusCode": lambda letter, live: {"statusCode": letter["lastStatusCode"]},
+    "since": lambda letter, live: {"since": letter["attempts"][0]["startedAt"]},
+    "until": lambda letter, live: {"until": letter["attempts"][0]["startedAt"]},
+}
+
+
+@pytest.mark.parametrize("part", SELECTIONS)
+async def test_all_that_a_filter_selects_are_replayed_and_nothing_else(live: Live, part: str) -> None:
+    """A bystander of the same tenant, dead before, differs in all that may be filtered by."""
+    bystander = Live(live.api, live.receiver, live.temporal)
+    tenant = bystander.name if part == "tenant" else live.name
+    other = await exhausted(bystander, tenant)
+    gid = await refused(live)
+    await visible(live, gid, other)
+    letter = ok(await live.api.get(f"/v1/dead-letters/{gid}"))
+    selection = {"tenant": live.name, **SELECTIONS[part](letter, live)}
+    chosen, spared = (bystander, live) if part == "until" else (live, bystander)
+
+    assert await bulk(live, "replay", {**selection, "dryRun": True}) == {"matched": 1, "batchGid": None}
+    answer = await bulk(live, "replay", {**selection, "why": "mended"})
+
+    assert answer["matched"] == 1
+    done = await completed(live, answer["batchGid"])
+    assert (done["total"], done["completed"], done["failed"]) == (1, 1, 0)
+    await live.receiver.wait_for(2, path=chosen.path)
+    assert len(live.receiver.at(spared.path)) == 1
+
+
+async def exhausted(live: Live, tenant: str) -> str:
+    """A dead letter that shares nothing with those of `refused` but, maybe, the tenant."""
+    await live.api.channel(live.name, policy={"delaysSeconds": []})
+    live.receiver.respond(503, path=live.path)
+    await live.api.endpoint(live.url, channel=live.name, tenant=tenant)
+    return await live.dead_letter(live.name, type="other.type")
+
+
+async def test_many_are_purged_together_with_progress_until_completed(live: Live) -> None:
+    gids = [await refused(live)]
+    gids += [await live.dead_letter(live.name) for _ in range(4)]
+    await visible(live, *gids)
+
+    answer = await bulk(live, "purge", {"channel": live.name, "why": "obsolete"})
+
+    assert answer["matched"] == 5
+    done = await completed(live, answer["batchGid"])
+    assert (done["batchGid"], done["total"], done["completed"]) == (answer["batchGid"], 5, 5)
+    assert done["startedAt"] <= done["closedAt"]
+    for gid in gids:
+        delivery = await live.wait_for_status(gid, "discarded")
+        assert (delivery["decidedBy"], delivery["decidedWhy"]) == ("api", "obsolete")
+    assert await bulk(live, "purge", {"channel": live.name}) == {"matched": 0, "batchGid": None}
+
+
+async def test_a_batch_that_temporal_never_saw_is_not_found(live: Live) -> None:
+    assert_problem(await live.api.get(f"/v1/batches/bat_{UNKNOWN_SUFFIX}"), 404)
+
+
+async def test_readiness_with_everything_there(live: Live) -> None:
+    assert ok(await live.api.get("/readyz")) == {"ready": True, "database": "ok", "temporal": "ok"}
+
+
+async def bulk(live: Live, operation: str, body: JSON) -> JSON:
+    """Temporal runs one batch at a time: `429` until the one before is over."""
+
+    async def answered() -> JSON:
+        response = await live.api.post(f"/v1/dead-letters/{operation}", body)
+        assert response.status_code != 429
+        return accepted(response)
+
+    return await assert_eventually(answered)
+
+
+async def visible(live: Live, *gids: str) -> None:
+    """Until Temporal's visibility store, which lags, shows these as dead letters."""
+    ids = " OR ".join(f'WorkflowId = "delivery/{gid}"' for gid in gids)
+    query = f'WorkflowType = "{DELIVERY_WORKFLOW}" AND DeliveryStatus = "dead_lettered" AND ({ids})'
+
+    async def all_are() -> None:
+        assert (await live.temporal.count_workflows(query)).count == len(gids)
+
+    await assert_eventually(all_are)
+
+
+async def completed(live: Live, batch_gid: str) -> JSON:
+    async def is_over() -> JSON:
+        progress = ok(await live.api.get(f"/v1/batches/{batch_gid}"))
+        assert progress["state"] == "completed"
+        return progress
+
+    return await assert_eventually(is_over, timeout=20)

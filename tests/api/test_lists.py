@@ -1,0 +1,284 @@
+"""Lists: filters, and cursors that reach every row exactly once."""
+
+from base64 import urlsafe_b64encode
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from tests.api.driving import JSON, ON_SHARED, UNKNOWN_SUFFIX, Api, accepted, assert_problem, ok
+
+LISTS = ["channels", "endpoints", "subscriptions", "messages", "deliveries", "dead-letters"]
+
+
+@pytest.mark.parametrize("name", LISTS)
+async def test_an_empty_list_is_one_empty_page(api: Api, name: str) -> None:
+    assert ok(await api.get(f"/v1/{name}")) == {"data": [], "nextCursor": None}
+
+
+@ON_SHARED
+@pytest.mark.parametrize(
+    "cursor",
+    ["", "!!!", "AA", "AAAA", "\x00", "%00", "ü", "x" * 500, "b3JkZXJz=", " b3JkZXJz", "b3JkZXJz!", "-_-_", "JScg"],
+)
+async def test_a_cursor_that_is_none_of_ours_is_refused(shared: Api, cursor: str) -> None:
+    for name in LISTS:
+        assert_problem(await shared.get(f"/v1/{name}", cursor=cursor), 422, "cursor")
+
+
+async def test_a_cursor_holds_no_nul_for_the_database_to_choke_on(api: Api) -> None:
+    cursor = urlsafe_b64encode(b"msg_\x00").decode().rstrip("=")
+
+    assert_problem(await api.get("/v1/messages", cursor=cursor), 422, "cursor")
+
+
+@ON_SHARED
+@pytest.mark.parametrize("name", LISTS)
+async def test_a_page_has_one_to_five_hundred_items(shared: Api, name: str) -> None:
+    for limit in ("0", "-1", "501", "many", "1.5", ""):
+        assert_problem(await shared.get(f"/v1/{name}", limit=limit), 422, "limit")
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 8, 500])
+async def test_a_walk_sees_every_row_once_whatever_the_size_of_its_pages(api: Api, limit: int) -> None:
+    await api.channel()
+    await api.endpoint(channel="orders")
+    published = [await api.publish(n) for n in range(7)]
+
+    messages = await api.walk("/v1/messages", limit=limit)
+    deliveries = await api.walk("/v1/deliveries", limit=limit)
+
+    assert [m["messageGid"] for m in messages] == [p["messageGid"] for p in published][::-1]
+    assert sorted(d["messageGid"] for d in deliveries) == sorted(p["messageGid"] for p in published)
+    assert len({d["deliveryGid"] for d in deliveries}) == 7
+
+
+async def test_a_walk_is_not_disturbed_by_what_is_published_meanwhile(api: Api) -> None:
+    await api.channel()
+    before = [(await api.publish(n))["messageGid"] for n in range(4)]
+    page = ok(await api.get("/v1/messages", limit=2))
+    await api.publish("late")
+
+    rest = ok(await api.get("/v1/messages", limit=50, cursor=page["nextCursor"]))
+
+    assert [m["messageGid"] for m in page["data"] + rest["data"]] == before[::-1]
+    assert rest["nextCursor"] is None
+
+
+async def test_messages_are_filtered(api: Api) -> None:
+    for name in ("a", "b"):
+        await api.channel(name)
+    await api.endpoint(tenant="acme")
+    one = await api.publish(1, "a", type="x", idempotencyKey="k")
+    middle = datetime.now(UTC).isoformat()
+    two = await api.publish(2, "b", type="x", tenant="acme")
+    three = await api.publish(3, "b", type="y")
+
+    async def found(**params: Any) -> set[str]:
+        return {message["messageGid"] for message in await api.walk("/v1/messages", **params)}
+
+    gids = [message["messageGid"] for message in (one, two, three)]
+    assert await found() == set(gids)
+    assert await found(channel="b") == {gids[1], gids[2]}
+    assert await found(type="x") == {gids[0], gids[1]}
+    assert await found(channel="b", type="x") == {gids[1]}
+    assert await found(tenant="acme") == {gids[1]}
+    assert await found(tenant="nobody") == set()
+    assert await found(since=middle) == {gids[1], gids[2]}
+    assert await found(until=middle) == {gids[0]}
+    assert await found(since=middle, until=middle) == set()
+
+
+async def test_a_message_is_shown_with_payload_and_deliveries(api: Api) -> None:
+    await api.channel()
+    await api.endpoint(channel="orders")
+    message = await api.publish({"a": [1]}, idempotencyKey="k")
+
+    shown = ok(await api.get(f"/v1/messages/{message['messageGid']}"))
+
+    assert shown["payload"] == {"a": [1]}
+    assert shown["deliveries"] == message["deliveries"]
+    assert (shown["idempotencyKey"], shown["tenant"]) == ("k", None)
+    (listed,) = await api.walk("/v1/messages")
+    assert "payload" not in listed
+    assert listed == {key: value for key, value in shown.items() if key not in ("payload", "deliveries")}
+
+
+async def test_deliveries_are_filtered(api: Api) -> None:
+    for name in ("a", "b"):
+        await api.channel(name)
+    for tenant in ("acme", "other"):
+        await api.endpoint(channel="a", tenant=tenant)
+    endpoint = await api.endpoint(channel="b", tenant="acme")
+    one = await api.publish(1, "a", type="x")
+    middle = datetime.now(UTC).isoformat()
+    two = await api.publish(2, "b", type="y")
+    dead = two["deliveries"][0]["deliveryGid"]
+    await kill(api, dead)
+
+    async def found(**params: Any) -> set[str]:
+        return {delivery["deliveryGid"] for delivery in await api.walk("/v1/deliveries", **params, limit=1)}
+
+    living = {delivery["deliveryGid"] for delivery in one["deliveries"]}
+    assert await found() == living | {dead}
+    assert await found(channel="a") == await found(type="x") == await found(message=one["messageGid"]) == living
+    assert await found(endpoint=endpoint["endpointGid"]) == {dead}
+    assert await found(status="dead_lettered") == {dead}
+    assert await found(status="accepted") == await found(until=middle) == living
+    assert await found(since=middle) == {dead}
+    assert len(await found(tenant="acme")) == 2
+    assert await found(tenant="nobody") == await found(endpoint=f"ep_{UNKNOWN_SUFFIX}") == set()
+
+
+async def test_a_delivery_is_shown_before_its_first_attempt(api: Api) -> None:
+    await api.channel()
+    endpoint = await api.endpoint(channel="orders")
+    message = await api.publish()
+
+    delivery = ok(await api.get(f"/v1/deliveries/{message['deliveries'][0]['deliveryGid']}"))
+
+    assert (delivery["status"], delivery["round"], delivery["attemptsMade"]) == ("accepted", 1, 0)
+    assert (delivery["messageGid"], delivery["endpointGid"]) == (message["messageGid"], endpoint["endpointGid"])
+    assert (delivery["attempts"], delivery["nextAttemptAt"], delivery["completedAt"]) == ([], None, None)
+
+
+async def test_dead_letters_are_filtered(api: Api) -> None:
+    """Rows are made dead letters by hand here: what makes them so is tested where Temporal runs."""
+    for name in ("a", "b"):
+        await api.channel(name)
+        await api.endpoint(channel=name, tenant=f"of-{name}")
+    messages = [await api.publish(name, name, type=f"type.{name}") for name in ("a", "b", "b")]
+    one, two, living = (message["deliveries"][0] for message in messages)
+    await kill(api, one["deliveryGid"], reason="rejected", status=422, at="2026-01-01 12:00:00.000000")
+    await kill(api, two["deliveryGid"], reason="exhausted", status=503, at="2026-01-02 12:00:00.000000")
+
+    async def found(**params: Any) -> list[str]:
+        return [letter["deliveryGid"] for letter in await api.walk("/v1/dead-letters", **params, limit=1)]
+
+    assert await found() == [two["deliveryGid"], one["deliveryGid"]]
+    for params in [
+        {"tenant": "of-a"},
+        {"channel": "a"},
+        {"endpoint": one["endpointGid"]},
+        {"type": "type.a"},
+        {"reason": "rejected"},
+        {"statusCode": 422},
+        {"until": "2026-01-02T12:00:00Z"},
+        {"since": "2026-01-01T12:00:00Z", "until": "2026-01-01T12:00:01Z"},
+        {"tenant": "of-a", "reason": "rejected", "statusCode": 422},
+    ]:
+        assert await found(**params) == [one["deliveryGid"]], params
+    assert await found(since="2026-01-01T13:00:00+01:00") == [two["deliveryGid"], one["deliveryGid"]]
+    assert await found(tenant="of-a", reason="exhausted") == []
+    assert_problem(await api.get(f"/v1/dead-letters/{living['deliveryGid']}"), 404)
+
+
+@ON_SHARED
+@pytest.mark.parametrize(
+    ("path", "params", "named"),
+    [
+        ("messages", {"since": "yesterday"}, "since"),
+        ("messages", {"until": "2026-01-31T12:00:00"}, "until"),
+        ("messages", {"since": "0001-01-01T00:00:00+14:00"}, "since"),
+        ("messages", {"until": "9999-12-31T23:59:59-14:00"}, "until"),
+        ("messages", {"channel": "a b"}, "channel"),
+        ("messages", {"type": "a\n"}, "type"),
+        ("messages", {"tenant": "\x00"}, "tenant"),
+        ("deliveries", {"status": "lost"}, "status"),
+        ("deliveries", {"endpoint": "\x00"}, "endpoint"),
+        ("deliveries", {"message": "\x00"}, "message"),
+        ("subscriptions", {"endpoint": "\x00"}, "endpoint"),
+        ("dead-letters", {"reason": "bad luck"}, "reason"),
+        ("dead-letters", {"statusCode": 99}, "statusCode"),
+        ("dead-letters", {"statusCode": 600}, "statusCode"),
+        ("dead-letters", {"statusCode": "x"}, "statusCode"),
+        ("dead-letters", {"endpoint": "ep_x"}, "endpoint"),
+        ("dead-letters", {"tenant": "nobody"}, "tenant"),
+        ("dead-letters", {"since": "0001-01-01T00:00:00+14:00"}, "since"),
+    ],
+)
+async def test_a_bad_filter_is_named(shared: Api, path: str, params: JSON, named: str) -> None:
+    assert_problem(await shared.get(f"/v1/{path}", **params), 422, named)
+
+
+@ON_SHARED
+@pytest.mark.parametrize("path", ["messages", "deliveries", "dead-letters", "subscriptions", "batches", "endpoints"])
+async def test_what_is_not_there_is_not_found(shared: Api, path: str) -> None:
+    for gid in ("x", f"msg_{UNKNOWN_SUFFIX}", f"dlv_{UNKNOWN_SUFFIX}", "%20", "ü"):
+        assert_problem(await shared.get(f"/v1/{path}/{gid}"), 404)
+
+
+@ON_SHARED
+@pytest.mark.parametrize("path", ["messages", "deliveries", "dead-letters", "subscriptions", "batches", "endpoints"])
+async def test_a_nul_in_a_gid_never_reaches_the_database(shared: Api, path: str) -> None:
+    assert_problem(await shared.get(f"/v1/{path}/a%00"), 422, "gid")
+
+
+@pytest.mark.parametrize("call", ["/live", "/attempt-now"])
+async def test_commands_to_what_is_not_there_are_not_found(api: Api, call: str) -> None:
+    path = f"/v1/deliveries/dlv_{UNKNOWN_SUFFIX}{call}"
+
+    assert_problem(await (api.get(path) if call == "/live" else api.post(path)), 404)
+
+
+async def test_only_dead_letters_are_replayed_and_discarded(api: Api) -> None:
+    await api.channel()
+    await api.endpoint(channel="orders")
+    gid = (await api.publish())["deliveries"][0]["deliveryGid"]
+
+    assert_problem(await api.post(f"/v1/dead-letters/{gid}/replay"), 409)
+    assert_problem(await api.delete(f"/v1/dead-letters/{gid}"), 409)
+    assert_problem(await api.post(f"/v1/dead-letters/dlv_{UNKNOWN_SUFFIX}/replay"), 404)
+    assert_problem(await api.delete(f"/v1/dead-letters/dlv_{UNKNOWN_SUFFIX}"), 404)
+
+
+@pytest.mark.parametrize("status", ["delivered", "discarded", "dead_lettered"])
+async def test_no_attempt_is_due_of_what_is_over(api: Api, status: str) -> None:
+    await api.channel()
+    await api.endpoint(channel="orders")
+    gid = (await api.publish())["deliveries"][0]["deliveryGid"]
+    await api.change_rows("UPDATE delivery SET status = :status", status=status)
+
+    assert_problem(await api.post(f"/v1/deliveries/{gid}/attempt-now"), 409)
+
+
+@ON_SHARED
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ({"reson": "rejected"}, "reson"),
+        ({"reason": "bad luck"}, "reason"),
+        ({"endpoint": 'ep_x" OR "a" = "a'}, "endpoint"),
+        ({"channel": 'a" OR "a" = "a'}, "channel"),
+        ({"type": 'a" OR "a" = "a'}, "type"),
+        ({"tenant": 'a" OR "a" = "a'}, "tenant"),
+        ({"tenant": "nobody"}, "tenant"),
+        ({"statusCode": 99}, "statusCode"),
+        ({"since": "2026-01-31T12:00:00"}, "since"),
+        ({"why": "x" * 1001}, "why"),
+        ({"dryRun": "perhaps"}, "dryRun"),
+    ],
+)
+async def test_a_bad_selection_for_many_is_named(shared: Api, body: JSON, named: str) -> None:
+    for operation in ("replay", "purge"):
+        assert_problem(await shared.post(f"/v1/dead-letters/{operation}", body), 422, named)
+
+
+@pytest.mark.parametrize("operation", ["replay", "purge"])
+async def test_where_nothing_matches_nothing_is_begun(api: Api, operation: str) -> None:
+    answer = accepted(await api.post(f"/v1/dead-letters/{operation}", {}))
+
+    assert answer == {"matched": 0, "batchGid": None}
+
+
+async def kill(
+    api: Api, gid: str, reason: str = "rejected", status: int = 422, at: str = "2026-01-01 12:00:00.000000"
+) -> None:
+    await api.change_rows(
+        "UPDATE delivery SET status = 'dead_lettered', reason = :reason, last_status_code = :status, "
+        "dead_lettered_at = :at WHERE gid = :gid",
+        gid=gid,
+        reason=reason,
+        status=status,
+        at=at,
+    )

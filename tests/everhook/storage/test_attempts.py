@@ -1,0 +1,400 @@
+"""What a sender loads before it sends, the claim on a probe, and what is recorded before it reports."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from everhook.circuit import CircuitState, Hold
+from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorNote, Verdict
+from everhook.envelope import BodyFormat
+from everhook.signing import SignatureScheme, secret_key
+from everhook.storage import deliveries, endpoints
+from everhook.storage.attempts import Answer, Bases, Recorder, Targets, claim_probe
+from everhook.storage.engine import Database, is_unavailable
+from everhook.storage.tables import Attempt, Delivery, EndpointSecret, now
+from tests.everhook.storage.factories import URL, Store, attempt_record, moment
+
+LEASE = timedelta(seconds=45)
+NOTE = OperatorNote("ada", "fixed")
+
+
+@pytest.fixture
+def recorder(database: Database) -> Recorder:
+    return Recorder(database)
+
+
+def picture(delivery: Delivery) -> dict[str, Any]:
+    return delivery.model_dump()
+
+
+# Recording attempts
+
+
+async def test_a_success_ends_its_delivery(store: Store, recorder: Recorder) -> None:
+    delivery = await store.delivery()
+    record = attempt_record(delivery, verdict=Verdict.DELIVERED, status_code=204, duration_ms=250)
+    await recorder.attempt(record, Answer())
+    row = await store.read(delivery)
+    assert (row.status, row.attempts, row.due_at) == (DeliveryStatus.DELIVERED, 1, None)
+    assert row.completed_at == row.dispatched_at == moment(1.25)
+    assert (row.last_status_code, row.last_error) == (204, None)
+
+
+async def test_a_failure_that_is_followed_by_another_attempt_is_due_then(store: Store, recorder: Recorder) -> None:
+    delivery = await store.delivery()
+    record = attempt_record(delivery, status_code=503, error="http_503", next_attempt_at=moment(31))
+    await recorder.attempt(record, Answer())
+    row = await store.read(delivery)
+    assert (row.status, row.attempts, row.due_at) == (DeliveryStatus.RETRYING, 1, moment(31))
+    assert (row.completed_at, row.last_status_code, row.last_error) == (None, 503, "http_503")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "code", "error"), [(Verdict.RETRY, None, "timeout_total"), (Verdict.REJECTED, 404, "http_404")]
+)
+async def test_the_end_of_a_bad_round_is_due_at_once_until_it_is_dead_lettered(
+    store: Store, recorder: Recorder, verdict: Verdict, code: int | None, error: str
+) -> None:
+    delivery = await store.delivery(status=DeliveryStatus.RETRYING, attempts=5)
+    record = attempt_record(delivery, 6, verdict=verdict, status_code=code, error=error)
+    await recorder.attempt(record, Answer())
+    row = await store.read(delivery)
+    assert (row.status, row.attempts, row.due_at) == (DeliveryStatus.SENDING, 6, moment(6.5))
+    assert (row.last_status_code, row.last_error) == (code, error)
+
+
+async def test_an_attempt_is_kept_with_all_that_was_answered(store: Store, recorder: Recorder) -> None:
+    delivery = await store.delivery()
+    record = attempt_record(
+        delivery,
+        status_code=500,
+        error="http_500",
+        request_sha256="a" * 64,
+        response_sha256="b" * 64,
+        response_size=3,
+        peer_address="192.0.2.1:443",
+        connection_reused=True,
+        redialed=True,
+        next_attempt_at=moment(9),
+    )
+    await recorder.attempt(record, Answer("why", (("x-a", "1"), ("x-a", "2")), b"\x00\xff!"))
+    (row,) = await store.attempts(delivery)
+    kept = row.model_dump()
+    assert kept.pop("error_detail") == "why"
+    assert kept.pop("response_headers") == [["x-a", "1"], ["x-a", "2"]]
+    assert kept.pop("response_body") == b"\x00\xff!"
+    kept["attempt_gid"] = kept.pop("gid")
+    assert kept == vars(record)
+
+
+async def test_an_attempt_recorded_twice_is_there_once_and_changes_nothing_more(
+    store: Store, recorder: Recorder
+) -> None:
+    delivery = await store.delivery()
+    record = attempt_record(delivery, status_code=500, next_attempt_at=moment(31))
+    await recorder.attempt(record, Answer(body=b"first"))
+    first = picture(await store.read(delivery))
+    await asyncio.gather(*(recorder.attempt(record, Answer()) for _ in range(3)))
+    assert picture(await store.read(delivery)) == first
+    assert [row.response_body for row in await store.attempts(delivery)] == [b"first"]
+
+
+async def test_each_attempt_of_each_round_is_kept(store: Store, recorder: Recorder) -> None:
+    delivery = await store.delivery()
+    for round_, number in [(1, 1), (1, 2), (2, 1)]:
+        if round_ == 2 and number == 1:
+            async with store.database.writing() as session:
+                await deliveries.open_round(session, delivery.gid, 1, NOTE)
+        await recorder.attempt(attempt_record(delivery, number, round=round_), Answer())
+    assert [(row.round, row.number) for row in await store.attempts(delivery)] == [(1, 1), (1, 2), (2, 1)]
+    row = await store.read(delivery)
+    assert (row.round, row.attempts) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("round_", "number"),
+    [(2, 2), (1, 3), (1, 9)],
+    ids=["an earlier attempt", "an earlier round", "a later number of an earlier round"],
+)
+async def test_a_straggler_is_kept_and_does_not_undo_newer_news(
+    store: Store, recorder: Recorder, round_: int, number: int
+) -> None:
+    delivery = await store.delivery(status=DeliveryStatus.RETRYING, round=2, attempts=3, due_at=moment(99))
+    before = picture(await store.read(delivery))
+    await recorder.attempt(attempt_record(delivery, number, round=round_, status_code=500), Answer())
+    assert picture(await store.read(delivery)) == before
+    assert len(await store.attempts(delivery)) == 1
+
+
+@pytest.mark.parametrize("status", [DeliveryStatus.DELIVERED, DeliveryStatus.DISCARDED, DeliveryStatus.DEAD_LETTERED])
+@pytest.mark.parametrize("verdict", [Verdict.DELIVERED, Verdict.RETRY])
+async def test_what_is_over_stays_as_it_is(
+    store: Store, recorder: Recorder, status: DeliveryStatus, verdict: Verdict
+) -> None:
+    delivery = await store.delivery(status=status, attempts=1)
+    before = picture(await store.read(delivery))
+    await recorder.attempt(attempt_record(delivery, 2, verdict=verdict, next_attempt_at=moment(5)), Answer())
+    await recorder.parked(delivery.gid, moment(60))
+    assert picture(await store.read(delivery)) == before
+
+
+async def test_an_attempt_does_not_move_the_moment_of_dispatch(store: Store, recorder: Recorder) -> None:
+    delivery = await store.delivery(dispatched_at=moment(0.5))
+    await recorder.attempt(attempt_record(delivery), Answer())
+    await recorder.parked(delivery.gid, moment(60))
+    assert (await store.read(delivery)).dispatched_at == moment(0.5)
+
+
+async def test_two_hundred_attempts_at_once_are_all_recorded_each_on_its_own_delivery(
+    store: Store, recorder: Recorder
+) -> None:
+    rows = await store.deliveries(20)
+    records = [attempt_record(row, n, status_code=500 + n) for row in rows for n in range(1, 11)]
+    await asyncio.gather(*(recorder.attempt(record, Answer()) for record in records))
+    assert await store.count(Attempt) == 200
+    for row in rows:
+        assert {(a.number, a.status_code) for a in await store.attempts(row)} == {(n, 500 + n) for n in range(1, 11)}
+
+
+async def test_attempts_are_recorded_by_two_processes_at_once(
+    store: Store, recorder: Recorder, other_database: Database
+) -> None:
+    rows = await store.deliveries(20)
+    other = Recorder(other_database)
+    records = [attempt_record(row, status_code=500) for row in rows]
+    await asyncio.gather(
+        *(recorder.attempt(record, Answer()) for record in records),
+        *(other.attempt(record, Answer()) for record in reversed(records)),
+    )
+    assert await store.count(Attempt) == 20
+
+
+async def test_recording_says_so_while_the_database_is_away(lost_database: Database) -> None:
+    with pytest.raises(Exception) as failed:
+        await Recorder(lost_database).parked("dlv_1", moment())
+    assert is_unavailable(failed.value)
+
+
+# Parking
+
+
+async def test_a_parked_delivery_is_not_charged_an_attempt(store: Store, recorder: Recorder) -> None:
+    delivery = await store.delivery(status=DeliveryStatus.RETRYING, attempts=2)
+    before = now()
+    await recorder.parked(delivery.gid, moment(600))
+    row = await store.read(delivery)
+    assert (row.status, row.attempts, row.due_at) == (DeliveryStatus.PARKED, 2, moment(600))
+    assert row.parked_at is not None and before <= row.parked_at <= now()
+    assert row.dispatched_at is not None
+
+
+async def test_an_attempt_ends_the_parking(store: Store, recorder: Recorder) -> None:
+    delivery = await store.delivery(status=DeliveryStatus.PARKED, parked_at=moment())
+    await recorder.attempt(attempt_record(delivery, next_attempt_at=moment(31)), Answer())
+    row = await store.read(delivery)
+    assert (row.status, row.parked_at) == (DeliveryStatus.RETRYING, None)
+
+
+async def test_attempts_and_parkings_at_once_are_all_recorded(store: Store, recorder: Recorder) -> None:
+    tried, parked = await store.deliveries(5), await store.deliveries(5)
+    await asyncio.gather(
+        *(recorder.attempt(attempt_record(row, next_attempt_at=moment(31)), Answer()) for row in tried),
+        *(recorder.parked(row.gid, moment(60)) for row in parked),
+    )
+    assert {await store.status(row) for row in tried} == {DeliveryStatus.RETRYING}
+    assert {await store.status(row) for row in parked} == {DeliveryStatus.PARKED}
+
+
+# The basis of an attempt
+
+
+async def test_the_basis_holds_what_decides_about_an_attempt(store: Store) -> None:
+    end = await store.subscribed()
+    await store.circuit(end, state=CircuitState.HALF_OPEN, hold=Hold.PAUSED, failures=7)
+    delivery = await store.delivery(end)
+    basis = await Bases(store.database).load(delivery.gid)
+    assert basis is not None
+    assert (basis.status, basis.message_gid, basis.payload) == (
+        DeliveryStatus.ACCEPTED,
+        delivery.message_gid,
+        b'{"a":1}',
+    )
+    assert (basis.channel, basis.event_type, basis.published_at) == ("orders", "order.created", moment())
+    assert (basis.state, basis.hold, basis.failures) == (CircuitState.HALF_OPEN, Hold.PAUSED, 7)
+    assert (basis.endpoint_version, basis.endpoint_deleted, basis.last_verdict) == (1, False, None)
+    assert not basis.has_recorded(1, 1)
+    assert not basis.is_settled
+
+
+async def test_the_basis_of_no_delivery_is_none(database: Database) -> None:
+    assert await Bases(database).load("dlv_none") is None
+
+
+async def test_the_basis_tells_of_a_recorded_attempt(store: Store, recorder: Recorder) -> None:
+    delivery = await store.delivery()
+    await recorder.attempt(attempt_record(delivery, 1, status_code=500, next_attempt_at=moment(9)), Answer())
+    record = attempt_record(delivery, 2, status_code=503, error="http_503", next_attempt_at=moment(31))
+    await recorder.attempt(record, Answer())
+    basis = await Bases(store.database).load(delivery.gid)
+    assert basis is not None
+    assert (basis.last_verdict, basis.last_status_code, basis.last_error, basis.next_attempt_at) == (
+        Verdict.RETRY,
+        503,
+        "http_503",
+        moment(31),
+    )
+    assert [basis.has_recorded(1, number) for number in (1, 2, 3)] == [True, True, False]
+    assert not basis.has_recorded(2, 1)
+
+
+async def test_after_a_replay_the_basis_tells_of_no_attempt(store: Store, recorder: Recorder) -> None:
+    delivery = await store.delivery()
+    await recorder.attempt(attempt_record(delivery, 1, verdict=Verdict.REJECTED, status_code=404), Answer())
+    async with store.database.writing() as session:
+        await deliveries.dead_letter(session, delivery.gid, 1, DeadLetterReason.REJECTED, moment(99))
+        await deliveries.open_round(session, delivery.gid, 1, NOTE)
+    basis = await Bases(store.database).load(delivery.gid)
+    assert basis is not None
+    assert (basis.round, basis.attempts, basis.last_verdict) == (2, 0, None)
+    assert not basis.has_recorded(2, 1)
+
+
+@pytest.mark.parametrize(
+    ("status", "settled"),
+    [(status, status in (DeliveryStatus.DELIVERED, DeliveryStatus.DISCARDED)) for status in DeliveryStatus],
+)
+async def test_only_delivered_and_discarded_are_settled(store: Store, status: DeliveryStatus, settled: bool) -> None:
+    delivery = await store.delivery(status=status)
+    basis = await Bases(store.database).load(delivery.gid)
+    assert basis is not None and basis.is_settled is settled
+
+
+async def test_the_basis_tells_of_a_deleted_endpoint(store: Store) -> None:
+    end = await store.subscribed()
+    delivery = await store.delivery(end)
+    async with store.database.writing() as session:
+        await endpoints.remove(session, end)
+    basis = await Bases(store.database).load(delivery.gid)
+    assert basis is not None and basis.endpoint_deleted
+
+
+async def test_many_bases_asked_for_at_once_are_each_callers_own(store: Store) -> None:
+    rows = await store.deliveries(120)
+    bases = Bases(store.database)
+    found = await asyncio.gather(*(bases.load(gid) for row in rows for gid in (row.gid, "dlv_none", row.gid)))
+    expected = [gid for row in rows for gid in (row.gid, None, row.gid)]
+    assert [basis and basis.gid for basis in found] == expected
+
+
+# Targets
+
+
+async def test_a_target_is_an_endpoint_as_senders_need_it(store: Store) -> None:
+    tenant = await store.tenant("acme")
+    end = await store.endpoint(tenant, format=BodyFormat.RAW, headers={"x-a": "1"}, signatures=["standard", "npayload"])
+    target = await Targets(store.database).get(end.gid, 1)
+    assert (target.url, target.tenant, target.format) == (URL, "acme", BodyFormat.RAW)
+    assert target.headers == (("x-a", "1"),)
+    assert target.schemes == {SignatureScheme.STANDARD, SignatureScheme.NPAYLOAD}
+    assert [len(key) for key in target.live_keys(moment())] == [32]
+
+
+async def test_a_target_is_kept_until_its_version_grows(store: Store) -> None:
+    end = await store.endpoint()
+    targets = Targets(store.database)
+    first = await targets.get(end.gid, 1)
+    async with store.database.writing() as session:
+        await endpoints.change(session, end, {"url": "https://example.com/new"})
+    assert await targets.get(end.gid, 1) is first
+    assert (await targets.get(end.gid, end.version)).url == "https://example.com/new"
+    assert end.version == 2
+
+
+async def test_live_secrets_sign_newest_first_and_expired_ones_do_not(store: Store) -> None:
+    end = await store.endpoint()
+    secrets = ["whsec_" + letter * 43 + "=" for letter in "AEI"]
+    async with store.database.writing() as session:
+        for secret, expires_at in zip(secrets, (moment(-1), moment(60), None), strict=True):
+            session.add(EndpointSecret(endpoint_gid=end.gid, secret=secret, expires_at=expires_at))
+            await session.flush()
+    target = await Targets(store.database).get(end.gid, 1)
+    keys = [secret_key(secret) for secret in secrets]
+    assert target.live_keys(moment())[:2] == [keys[2], keys[1]]
+    assert keys[0] not in target.live_keys(moment())
+    assert target.live_keys(moment(60))[0] == keys[2] and keys[1] not in target.live_keys(moment(60))
+
+
+# The probe
+
+
+async def claim(database: Database, endpoint_gid: str, delivery_gid: str, lease: timedelta = LEASE) -> bool:
+    async with database.write_connection() as connection:
+        return await claim_probe(connection, endpoint_gid, delivery_gid, lease)
+
+
+async def test_of_fifty_that_claim_the_probe_at_once_exactly_one_gets_it(store: Store) -> None:
+    end = await store.endpoint()
+    await store.circuit(end, state=CircuitState.HALF_OPEN)
+    won = await asyncio.gather(*(claim(store.database, end.gid, f"dlv_{n}") for n in range(50)))
+    assert won.count(True) == 1
+    assert (await store.circuit(end)).probe_delivery_gid == f"dlv_{won.index(True)}"
+
+
+async def test_whoever_holds_the_claim_may_claim_again_and_nobody_else(store: Store) -> None:
+    end = await store.endpoint()
+    await store.circuit(end, state=CircuitState.HALF_OPEN)
+    assert await claim(store.database, end.gid, "dlv_1")
+    assert await claim(store.database, end.gid, "dlv_1")
+    assert not await claim(store.database, end.gid, "dlv_2")
+
+
+async def test_a_claim_ends_with_its_lease(store: Store) -> None:
+    end = await store.endpoint()
+    await store.circuit(end, state=CircuitState.HALF_OPEN)
+    assert await claim(store.database, end.gid, "dlv_1", timedelta(seconds=-1))
+    assert await claim(store.database, end.gid, "dlv_2")
+    assert not await claim(store.database, end.gid, "dlv_1")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"state": CircuitState.CLOSED},
+        {"state": CircuitState.OPEN},
+        {"state": CircuitState.HALF_OPEN, "hold": Hold.PAUSED},
+        {"state": CircuitState.HALF_OPEN, "hold": Hold.DISABLED},
+    ],
+)
+async def test_there_is_a_probe_only_where_the_circuit_is_half_open_and_not_held(
+    store: Store, changes: dict[str, Any]
+) -> None:
+    end = await store.endpoint()
+    await store.circuit(end, **changes)
+    assert not await claim(store.database, end.gid, "dlv_1")
+
+
+async def test_each_endpoint_has_a_probe_of_its_own(store: Store) -> None:
+    ends = [await store.endpoint() for _ in range(2)]
+    for end in ends:
+        await store.circuit(end, state=CircuitState.HALF_OPEN)
+    assert [await claim(store.database, end.gid, "dlv_1") for end in ends] == [True, True]
+
+
+async def test_an_attempt_recorded_again_does_not_undo_a_parking(store: Store, recorder: Recorder) -> None:
+    delivery = await store.delivery()
+    record = attempt_record(delivery, next_attempt_at=moment(31))
+    await recorder.attempt(record, Answer())
+    await recorder.parked(delivery.gid, moment(600))
+    before = picture(await store.read(delivery))
+    await recorder.attempt(record, Answer())
+    assert picture(await store.read(delivery)) == before
+
+
+async def test_of_two_outcomes_of_one_attempt_row_and_delivery_tell_the_same(store: Store, recorder: Recorder) -> None:
+    delivery = await store.delivery()
+    await recorder.attempt(attempt_record(delivery, status_code=500, next_attempt_at=moment(31)), Answer())
+    await recorder.attempt(attempt_record(delivery, status_code=404, verdict=Verdict.REJECTED), Answer())
+    (row,) = await store.attempts(delivery)
+    assert row.status_code == (await store.read(delivery)).last_status_code

@@ -1,0 +1,261 @@
+"""A delivery's steps outside of its attempts: each may run twice, and then changes nothing."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorNote
+from everhook.storage import deliveries
+from everhook.storage.engine import Database
+from everhook.storage.orders import OrderDefaults, load_orders
+from everhook.storage.tables import Delivery, now
+from tests.everhook.storage.factories import Store, moment
+
+NOTE = OperatorNote("ada", "fixed the receiver")
+OPEN = [
+    DeliveryStatus.ACCEPTED,
+    DeliveryStatus.SENDING,
+    DeliveryStatus.RETRYING,
+    DeliveryStatus.PARKED,
+]
+HOUR = timedelta(hours=1)
+
+Step = Callable[[Store, str], Awaitable[None]]
+
+
+async def dead_letter(store: Store, gid: str) -> None:
+    async with store.database.writing() as session:
+        await deliveries.dead_letter(session, gid, 1, DeadLetterReason.EXHAUSTED, moment(99))
+
+
+async def open_round(store: Store, gid: str) -> None:
+    async with store.database.writing() as session:
+        await deliveries.open_round(session, gid, 1, NOTE)
+
+
+async def discard(store: Store, gid: str) -> None:
+    async with store.database.writing() as session:
+        await deliveries.discard(session, gid, NOTE)
+
+
+async def take(store: Store, delivery: Delivery, *steps: Step) -> Delivery:
+    for step in steps:
+        await step(store, delivery.gid)
+    return await store.read(delivery)
+
+
+def dead(**changes: Any) -> dict[str, Any]:
+    return {
+        "status": DeliveryStatus.DEAD_LETTERED,
+        "reason": DeadLetterReason.EXHAUSTED,
+        "attempts": 6,
+        "dead_lettered_at": moment(10),
+        "due_at": moment(99),
+    } | changes
+
+
+@pytest.mark.parametrize("status", OPEN)
+async def test_a_dead_letter_says_why_and_until_when_it_waits(store: Store, status: DeliveryStatus) -> None:
+    before = now()
+    delivery = await store.delivery(status=status, parked_at=moment())
+    row = await take(store, delivery, dead_letter)
+    assert (row.status, row.reason, row.due_at) == (
+        DeliveryStatus.DEAD_LETTERED,
+        DeadLetterReason.EXHAUSTED,
+        moment(99),
+    )
+    assert row.dead_lettered_at is not None and row.dead_lettered_at >= before
+    assert (row.parked_at, row.completed_at) == (None, None)
+
+
+async def test_operators_hear_of_a_dead_letter_exactly_once(store: Store) -> None:
+    delivery = await store.delivery()
+    first = await take(store, delivery, dead_letter)
+    assert (await take(store, delivery, dead_letter, dead_letter)).model_dump() == first.model_dump()
+    (event,) = await store.events()
+    assert (event.kind, event.delivery_gid, event.endpoint_gid, event.tenant_gid) == (
+        "delivery.dead_lettered",
+        delivery.gid,
+        delivery.endpoint_gid,
+        delivery.tenant_gid,
+    )
+    assert event.data == {"reason": "exhausted", "round": 1}
+
+
+async def test_dead_lettering_ten_times_at_once_tells_of_it_once(store: Store) -> None:
+    delivery = await store.delivery()
+    await asyncio.gather(*(take(store, delivery, dead_letter) for _ in range(10)))
+    assert len(await store.events()) == 1
+
+
+async def test_each_round_that_ends_badly_is_told_of(store: Store) -> None:
+    async def again(store: Store, gid: str) -> None:
+        async with store.database.writing() as session:
+            await deliveries.dead_letter(session, gid, 2, DeadLetterReason.REJECTED, moment(99))
+
+    row = await take(store, await store.delivery(), dead_letter, open_round, again)
+    assert (row.status, row.round, row.reason) == (DeliveryStatus.DEAD_LETTERED, 2, DeadLetterReason.REJECTED)
+    assert [event.data["round"] for event in await store.events()] == [1, 2]
+
+
+@pytest.mark.parametrize("status", [DeliveryStatus.DELIVERED, DeliveryStatus.DISCARDED])
+@pytest.mark.parametrize("step", [dead_letter, open_round])
+async def test_what_is_over_is_neither_dead_lettered_nor_replayed(
+    store: Store, status: DeliveryStatus, step: Step
+) -> None:
+    delivery = await store.delivery(status=status)
+    before = await store.read(delivery)
+    assert (await take(store, delivery, step)).model_dump() == before.model_dump()
+    assert await store.events() == []
+
+
+async def test_an_earlier_rounds_dead_letter_does_not_end_the_present_round(store: Store) -> None:
+    row = await take(store, await store.delivery(round=2, status=DeliveryStatus.RETRYING), dead_letter)
+    assert row.status is DeliveryStatus.RETRYING
+    assert await store.events() == []
+
+
+async def test_a_replay_opens_the_next_round_and_says_who_wanted_it(store: Store) -> None:
+    before = now()
+    row = await take(store, await store.delivery(**dead()), open_round)
+    assert (row.status, row.round, row.attempts) == (DeliveryStatus.SENDING, 2, 0)
+    assert (row.reason, row.dead_lettered_at) == (None, None)
+    assert (row.decided_by, row.decided_why) == ("ada", "fixed the receiver")
+    assert row.due_at is not None and before <= row.due_at <= now()
+
+
+async def test_a_replay_asked_for_twice_opens_one_round(store: Store) -> None:
+    delivery = await store.delivery(**dead())
+    first = await take(store, delivery, open_round)
+    assert (await take(store, delivery, open_round, open_round)).model_dump() == first.model_dump()
+
+
+@pytest.mark.parametrize("status", [*OPEN, DeliveryStatus.DEAD_LETTERED])
+async def test_a_discard_ends_a_delivery_and_says_who_wanted_it(store: Store, status: DeliveryStatus) -> None:
+    row = await take(store, await store.delivery(status=status, parked_at=moment()), discard)
+    assert (row.status, row.due_at, row.parked_at) == (DeliveryStatus.DISCARDED, None, None)
+    assert row.completed_at is not None
+    assert (row.decided_by, row.decided_why) == ("ada", "fixed the receiver")
+
+
+async def test_a_discard_run_twice_changes_nothing_more(store: Store) -> None:
+    delivery = await store.delivery(**dead())
+    first = await take(store, delivery, discard)
+    assert (await take(store, delivery, discard)).model_dump() == first.model_dump()
+
+
+async def test_what_was_delivered_cannot_be_discarded(store: Store) -> None:
+    row = await take(store, await store.delivery(status=DeliveryStatus.DELIVERED), discard)
+    assert (row.status, row.decided_by) == (DeliveryStatus.DELIVERED, None)
+
+
+# Dispatch
+
+
+@pytest.mark.parametrize(
+    ("status", "then"),
+    [
+        (DeliveryStatus.ACCEPTED, DeliveryStatus.SENDING),
+        *((status, status) for status in DeliveryStatus if status is not DeliveryStatus.ACCEPTED),
+    ],
+)
+async def test_a_confirmed_start_makes_an_accepted_delivery_sending_and_no_other(
+    store: Store, database: Database, status: DeliveryStatus, then: DeliveryStatus
+) -> None:
+    delivery = await store.delivery(status=status)
+    async with database.write_connection() as connection:
+        await deliveries.mark_dispatched(connection, [delivery.gid])
+    row = await store.read(delivery)
+    assert row.status is then
+    assert row.dispatched_at is not None
+
+
+async def test_a_start_is_confirmed_once(store: Store, database: Database) -> None:
+    delivery = await store.delivery(dispatched_at=moment(1), status=DeliveryStatus.ACCEPTED)
+    async with database.write_connection() as connection:
+        await deliveries.mark_dispatched(connection, [delivery.gid])
+    row = await store.read(delivery)
+    assert (row.dispatched_at, row.status) == (moment(1), DeliveryStatus.ACCEPTED)
+
+
+async def test_the_undispatched_are_counted_up_to_a_limit(store: Store, database: Database) -> None:
+    end = await store.subscribed()
+    await store.deliveries(3, end)
+    await store.delivery(end, dispatched_at=moment())
+    async with database.read_connection() as connection:
+        assert await deliveries.count_undispatched(connection, 100) == 3
+        assert await deliveries.count_undispatched(connection, 2) == 2
+
+
+async def test_the_reconciler_finds_what_was_never_started_and_what_is_overdue(
+    store: Store, database: Database
+) -> None:
+    end = await store.subscribed()
+    lost, young = await store.delivery(end), await store.delivery(end, accepted_at=moment(100))
+
+    overdue = await store.delivery(end, dispatched_at=moment(), due_at=moment(49))
+    await store.delivery(end, dispatched_at=moment(), due_at=moment(50))
+    await store.delivery(end, dispatched_at=moment(), due_at=None, status=DeliveryStatus.DELIVERED)
+
+    async def found(where: Any) -> list[str]:
+        async with database.read_connection() as connection:
+            return [order.delivery_gid for order in await load_orders(connection, OrderDefaults(), where, limit=10)]
+
+    assert await found(deliveries.undispatched_before(moment(100))) == [lost.gid]
+    assert await found(deliveries.undispatched_before(moment(101))) == [lost.gid, young.gid]
+    assert await found(deliveries.overdue_before(moment(50))) == [overdue.gid]
+
+
+async def test_what_was_found_is_looked_at_again_later_unless_it_is_over(store: Store, database: Database) -> None:
+    overdue = await store.delivery()
+    over = await store.delivery(due_at=None, status=DeliveryStatus.DELIVERED)
+    before = now()
+    async with database.write_connection() as connection:
+        await deliveries.look_again_later(connection, [overdue.gid, over.gid], HOUR)
+    due_at = (await store.read(overdue)).due_at
+    assert due_at is not None and before + HOUR <= due_at <= now() + HOUR
+    assert (await store.read(over)).due_at is None
+
+
+# Parked deliveries
+
+
+async def test_the_oldest_parked_of_an_endpoint_come_first(store: Store, database: Database) -> None:
+    end, other = await store.subscribed(), await store.subscribed()
+    rows = await store.deliveries(4, end, status=DeliveryStatus.PARKED)
+    await store.delivery(other, status=DeliveryStatus.PARKED)
+    await store.delivery(end, status=DeliveryStatus.RETRYING)
+    async with database.read_connection() as connection:
+        assert await deliveries.oldest_parked(connection, end.gid, 3) == [row.gid for row in rows[:3]]
+
+
+async def test_the_released_are_due_at_once(store: Store, database: Database) -> None:
+    delivery = await store.delivery(status=DeliveryStatus.PARKED, parked_at=moment(), attempts=2)
+    before = now()
+    async with database.write_connection() as connection:
+        await deliveries.mark_released(connection, [delivery.gid], moment(1))
+    row = await store.read(delivery)
+    assert (row.status, row.parked_at, row.attempts) == (DeliveryStatus.RETRYING, None, 2)
+    assert row.due_at is not None and row.due_at >= before
+
+
+@pytest.mark.parametrize(
+    ("status", "parked_at"),
+    [
+        (DeliveryStatus.PARKED, moment(2)),
+        (DeliveryStatus.DELIVERED, moment(0)),
+        (DeliveryStatus.DEAD_LETTERED, moment(0)),
+    ],
+    ids=["parked again", "delivered meanwhile", "dead-lettered meanwhile"],
+)
+async def test_what_moved_on_since_it_was_woken_is_left_alone(
+    store: Store, database: Database, status: DeliveryStatus, parked_at: Any
+) -> None:
+    delivery = await store.delivery(status=status, parked_at=parked_at)
+    before = (await store.read(delivery)).model_dump()
+    async with database.write_connection() as connection:
+        await deliveries.mark_released(connection, [delivery.gid], moment(1))
+    assert (await store.read(delivery)).model_dump() == before

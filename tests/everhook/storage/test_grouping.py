@@ -1,0 +1,187 @@
+"""Grouping: one transaction for what is asked at once, and nobody pays for another's poison."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+from sqlalchemy import insert, select
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlmodel import col
+
+from everhook.storage.engine import Database, is_unavailable
+from everhook.storage.grouping import Grouped
+from everhook.storage.statements import table_of
+from everhook.storage.tables import Tenant
+
+TAKEN = "default"
+"""The name that the migration gave away: a tenant of this name cannot be inserted."""
+
+
+class Inserts:
+    """Inserts tenants by name, and counts what was asked of it; can be made to wait, or to fail."""
+
+    def __init__(self) -> None:
+        self.groups: list[list[str]] = []
+        self.started = asyncio.Event()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.failures: list[Exception] = []
+
+    async def __call__(self, connection: AsyncConnection, names: Sequence[str]) -> Sequence[str]:
+        self.groups.append(list(names))
+        self.started.set()
+        await self.gate.wait()
+        if self.failures:
+            raise self.failures.pop(0)
+        await connection.execute(insert(table_of(Tenant)), [Tenant(name=name).model_dump() for name in names])
+        return [name.upper() for name in names]
+
+
+@pytest.fixture
+def inserts() -> Inserts:
+    return Inserts()
+
+
+@pytest.fixture
+def group(database: Database, inserts: Inserts) -> Grouped[str, str]:
+    return Grouped(database.write_connection, inserts)
+
+
+async def names_in(database: Database) -> set[str]:
+    async with database.read_connection() as connection:
+        return set((await connection.execute(select(col(Tenant.name)))).scalars()) - {TAKEN}
+
+
+def names(count: int) -> list[str]:
+    return [f"t{n:04}" for n in range(count)]
+
+
+async def test_a_lone_caller_is_answered_after_its_commit(
+    database: Database, group: Grouped[str, str], inserts: Inserts
+) -> None:
+    assert await group.submit("one") == "ONE"
+    assert await names_in(database) == {"one"}
+    assert inserts.groups == [["one"]]
+
+
+async def test_everyone_gets_their_own_result(database: Database, group: Grouped[str, str]) -> None:
+    assert await asyncio.gather(*map(group.submit, names(50))) == [name.upper() for name in names(50)]
+    assert await names_in(database) == set(names(50))
+
+
+async def test_a_thousand_at_once_take_two_transactions(group: Grouped[str, str], inserts: Inserts) -> None:
+    await asyncio.gather(*map(group.submit, names(1_000)))
+    assert [len(names) for names in inserts.groups] == [500, 500]
+
+
+async def test_no_group_is_larger_than_it_may_be(database: Database, inserts: Inserts) -> None:
+    group = Grouped(database.write_connection, inserts, at_most=7)
+    await asyncio.gather(*map(group.submit, names(20)))
+    assert [len(names) for names in inserts.groups] == [7, 7, 6]
+
+
+async def test_while_one_group_commits_the_next_gathers(group: Grouped[str, str], inserts: Inserts) -> None:
+    inserts.gate.clear()
+    first = asyncio.create_task(group.submit("first"))
+    await inserts.started.wait()
+    later = [asyncio.create_task(group.submit(name)) for name in names(30)]
+    await asyncio.sleep(0)
+    inserts.gate.set()
+    await asyncio.gather(first, *later)
+    assert inserts.groups == [["first"], names(30)]
+
+
+@pytest.mark.parametrize("place", [0, 1, 24, 49])
+async def test_a_poisoned_row_fails_alone_and_all_others_are_committed(
+    database: Database, group: Grouped[str, str], place: int
+) -> None:
+    good = names(49)
+    answers = await asyncio.gather(*map(group.submit, [*good[:place], TAKEN, *good[place:]]), return_exceptions=True)
+    assert [n for n, answer in enumerate(answers) if isinstance(answer, BaseException)] == [place]
+    assert isinstance(answers[place], IntegrityError)
+    assert await names_in(database) == set(good)
+
+
+async def test_a_group_of_nothing_but_poison_fails_and_the_next_one_succeeds(
+    database: Database, group: Grouped[str, str]
+) -> None:
+    answers = await asyncio.gather(*(group.submit(TAKEN) for _ in range(5)), return_exceptions=True)
+    assert all(isinstance(answer, IntegrityError) for answer in answers)
+    assert await group.submit("good") == "GOOD"
+    assert await names_in(database) == {"good"}
+
+
+async def test_an_error_that_is_not_the_databases_is_everyones_and_nothing_is_committed(
+    database: Database, group: Grouped[str, str], inserts: Inserts
+) -> None:
+    inserts.failures = [LookupError("a bug")]
+    answers = await asyncio.gather(*map(group.submit, names(5)), return_exceptions=True)
+    assert all(isinstance(answer, LookupError) for answer in answers)
+    assert len(inserts.groups) == 1
+    assert await names_in(database) == set()
+    assert await group.submit("after") == "AFTER"
+
+
+async def test_an_unavailable_database_is_asked_once_a_group_and_tells_everyone(
+    group: Grouped[str, str], inserts: Inserts
+) -> None:
+    inserts.failures = [OperationalError("INSERT", {}, Exception("away"))]
+    answers = await asyncio.gather(*map(group.submit, names(200)), return_exceptions=True)
+    assert all(isinstance(answer, OperationalError) for answer in answers)
+    assert len(inserts.groups) == 1
+    assert await group.submit("after") == "AFTER"
+
+
+async def test_everyone_is_told_where_there_is_no_connection(lost_database: Database, inserts: Inserts) -> None:
+    group = Grouped(lost_database.write_connection, inserts)
+    answers = await asyncio.gather(*map(group.submit, names(20)), return_exceptions=True)
+    assert all(isinstance(answer, Exception) and is_unavailable(answer) for answer in answers)
+    assert inserts.groups == []
+
+
+async def test_a_commit_that_fails_is_told_to_everyone_in_it(database: Database, inserts: Inserts) -> None:
+    @asynccontextmanager
+    async def breaks_at_commit() -> AsyncIterator[AsyncConnection]:
+        async with database.write_connection() as connection:
+            yield connection
+            raise OperationalError("COMMIT", {}, Exception("gone"))
+
+    answers = await asyncio.gather(*map(Grouped(breaks_at_commit, inserts).submit, names(5)), return_exceptions=True)
+    assert all(isinstance(answer, OperationalError) for answer in answers)
+    assert await names_in(database) == set()
+
+
+async def test_what_was_submitted_is_committed_even_if_its_caller_leaves(
+    database: Database, group: Grouped[str, str], inserts: Inserts
+) -> None:
+    inserts.gate.clear()
+    leaver, stayer = asyncio.create_task(group.submit("leaver")), asyncio.create_task(group.submit("stayer"))
+    await inserts.started.wait()
+    leaver.cancel()
+    with suppress(asyncio.CancelledError):
+        await leaver
+    inserts.gate.set()
+    assert await stayer == "STAYER"
+    assert await names_in(database) == {"leaver", "stayer"}
+
+
+async def test_an_error_whose_caller_left_disturbs_nobody(group: Grouped[str, str], inserts: Inserts) -> None:
+    inserts.gate.clear()
+    leaver = asyncio.create_task(group.submit(TAKEN))
+    await inserts.started.wait()
+    leaver.cancel()
+    inserts.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await leaver
+    assert await group.submit("after") == "AFTER"
+
+
+def test_a_broken_connection_means_away_and_a_wrong_statement_does_not() -> None:
+    wrong = IntegrityError("INSERT", {}, Exception("duplicate"))
+    broken = DBAPIError("INSERT", {}, Exception("closed"), connection_invalidated=True)
+    assert not is_unavailable(wrong)
+    assert is_unavailable(broken)
+    assert is_unavailable(ConnectionRefusedError())
+    assert not is_unavailable(ValueError())

@@ -1,0 +1,142 @@
+"""Ids sort by time, are TypeIDs to the letter, and every maker has its inverse."""
+
+import time
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from everhook.ids import (
+    Kind,
+    delivery_gid_of,
+    delivery_workflow_id,
+    endpoint_gid_of,
+    endpoint_workflow_id,
+    is_gid,
+    new_gid,
+    trace_id,
+)
+from everhook.storage.tables import DEFAULT_TENANT_GID
+
+CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
+KINDS = list(Kind)
+
+
+def uuid_of(gid: str) -> UUID:
+    """A TypeID's UUID, decoded by the letter of its specification: 26 digits of 5 bits, the first of 3."""
+    number = 0
+    for digit in gid.split("_")[1]:
+        number = number * 32 + CROCKFORD.index(digit)
+    return UUID(int=number)
+
+
+def test_ids_of_one_process_sort_in_the_order_in_which_they_were_made() -> None:
+    made = [new_gid(Kind.MESSAGE) for _ in range(5_000)]
+    assert made == sorted(made)
+    assert len(set(made)) == len(made)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_id_is_its_prefix_and_a_uuid7_of_now(kind: Kind) -> None:
+    before = time.time_ns() // 1_000_000
+    gid = new_gid(kind)
+    after = time.time_ns() // 1_000_000
+    prefix, suffix = gid.split("_")
+    uuid = uuid_of(gid)
+    assert prefix == kind
+    assert len(suffix) == 26
+    assert (uuid.version, uuid.variant) == (7, "specified in RFC 4122")
+    assert before <= uuid.int >> 80 <= after
+
+
+def test_the_prefixes_are_those_of_the_design() -> None:
+    expected = {"ten", "msg", "ep", "sec", "sub", "dlv", "att", "rcp", "evt", "bat"}
+    assert {str(kind) for kind in Kind} == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_id_is_an_id_of_its_kind_and_of_no_other(kind: Kind) -> None:
+    gid = new_gid(kind)
+    assert [other for other in Kind if is_gid(gid, other)] == [kind]
+
+
+def test_the_default_tenant_has_an_id_like_any_other() -> None:
+    assert is_gid(DEFAULT_TENANT_GID, Kind.TENANT)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "_",
+        "msg",
+        "msg_",
+        "01jzzzzzzzzzzzzzzzzzzzzzzz",
+        "_01jzzzzzzzzzzzzzzzzzzzzzzz",
+        "dlv_01jzzzzzzzzzzzzzzzzzzzzzzz",
+        "MSG_01jzzzzzzzzzzzzzzzzzzzzzzz",
+        "msg_01JZZZZZZZZZZZZZZZZZZZZZZZ",
+        "msg_01jzzzzzzzzzzzzzzzzzzzzzz",
+        "msg_01jzzzzzzzzzzzzzzzzzzzzzzzz",
+        "msg_81jzzzzzzzzzzzzzzzzzzzzzzz",
+        "msg_01jzzzzzzzzzzzzzzzzzzzzzzi",
+        "msg_01jzzzzzzzzzzzzzzzzzzzzzzl",
+        "msg_01jzzzzzzzzzzzzzzzzzzzzzzo",
+        "msg_01jzzzzzzzzzzzzzzzzzzzzzzu",
+        "msg_01jzzzzzzzzzzzzzzzzzzzzzz\n",
+        "msg_01jzzzzzzzzzzzzzzzzzzzzzzz\n",
+        " msg_01jzzzzzzzzzzzzzzzzzzzzzzz",
+        "msg_msg_01jzzzzzzzzzzzzzzzzzzzzzzz",
+        "msg_\u0660\u0661jzzzzzzzzzzzzzzzzzzzzzzz",
+        'msg_01jzzzzzzzzzzzzzzzzzzzzz" OR',
+        "../../01jzzzzzzzzzzzzzzzzzzzzzzz",
+    ],
+)
+def test_what_only_looks_like_an_id_is_refused(text: str) -> None:
+    assert not is_gid(text, Kind.MESSAGE)
+
+
+def test_the_greatest_id_there_is_is_one() -> None:
+    assert is_gid("msg_7" + "z" * 25, Kind.MESSAGE)
+
+
+@given(st.text())
+def test_whether_a_text_is_an_id_can_always_be_asked(text: str) -> None:
+    assert is_gid(text, Kind.MESSAGE) in (True, False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trace_carries_the_number_behind_the_id(kind: Kind) -> None:
+    gid = new_gid(kind)
+    assert trace_id(gid) == uuid_of(gid).hex
+
+
+@pytest.mark.parametrize(
+    ("suffix", "expected"),
+    [("0" * 26, "0" * 32), ("7" + "z" * 25, "f" * 32), ("0" * 25 + "1", "0" * 31 + "1")],
+)
+def test_a_trace_id_has_32_digits_whatever_the_id(suffix: str, expected: str) -> None:
+    assert trace_id(f"msg_{suffix}") == expected
+
+
+def test_workflow_ids_are_made_and_taken_apart() -> None:
+    assert delivery_workflow_id("dlv_1") == "delivery/dlv_1"
+    assert endpoint_workflow_id("ep_1") == "endpoint/ep_1"
+    assert delivery_gid_of(delivery_workflow_id("dlv_1")) == "dlv_1"
+    assert endpoint_gid_of(endpoint_workflow_id("ep_1")) == "ep_1"
+
+
+@pytest.mark.parametrize("inverse", [delivery_gid_of, endpoint_gid_of])
+@pytest.mark.parametrize("text", ["", "reconcile", "dlv_1", "DELIVERY/dlv_1", "deliveries/dlv_1", "endpoints/ep_1"])
+def test_another_workflows_id_is_refused_by_name(inverse: object, text: str) -> None:
+    assert callable(inverse)
+    with pytest.raises(ValueError, match="does not begin with"):
+        inverse(text)
+
+
+def test_the_two_kinds_of_workflow_ids_are_never_taken_for_each_other() -> None:
+    with pytest.raises(ValueError, match="delivery/"):
+        delivery_gid_of(endpoint_workflow_id("ep_1"))
+    with pytest.raises(ValueError, match="endpoint/"):
+        endpoint_gid_of(delivery_workflow_id("dlv_1"))

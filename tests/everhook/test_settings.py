@@ -1,0 +1,175 @@
+"""Settings from the environment: what is read, what is refused, and what is kept from sight."""
+
+from datetime import timedelta
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from everhook.settings import MIN_API_KEY_LENGTH, Settings
+
+KEY = "k" * MIN_API_KEY_LENGTH
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"EVERHOOK_{name.upper()}", raising=False)
+
+
+def from_environment(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return Settings()
+
+
+def test_without_any_variable_the_defaults_are_those_of_production() -> None:
+    settings = Settings()
+    assert not settings.dev
+    assert settings.api_key is None
+    assert not settings.egress_http
+    assert (settings.egress_allow, settings.egress_ports) == ([], [])
+    assert settings.max_payload_bytes == 256 * 1024
+    assert settings.log_format == "json"
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "field", "value"),
+    [
+        ("EVERHOOK_PORT", "9000", "port", 9000),
+        ("everhook_port", "9000", "port", 9000),
+        ("EVERHOOK_DEV", "true", "dev", True),
+        ("EVERHOOK_DEV", "0", "dev", False),
+        ("EVERHOOK_EXPRESS", "no", "express", False),
+        ("EVERHOOK_LOG_FORMAT", "console", "log_format", "console"),
+        ("EVERHOOK_RECONCILE_EVERY_SECONDS", "2.5", "reconcile_every_seconds", 2.5),
+        ("EVERHOOK_EGRESS_PORTS", "443", "egress_ports", [443]),
+        ("EVERHOOK_EGRESS_PORTS", "443, 8443,", "egress_ports", [443, 8443]),
+        ("EVERHOOK_EGRESS_PORTS", "", "egress_ports", []),
+        ("EVERHOOK_EGRESS_ALLOW", "", "egress_allow", []),
+        ("EVERHOOK_EGRESS_ALLOW", "10.0.0.0/8", "egress_allow", [ip_network("10.0.0.0/8")]),
+        (
+            "EVERHOOK_EGRESS_ALLOW",
+            " 10.0.0.0/8 , fd00::/8,127.0.0.1",
+            "egress_allow",
+            [ip_network("10.0.0.0/8"), ip_network("fd00::/8"), ip_network("127.0.0.1/32")],
+        ),
+    ],
+)
+def test_a_variable_sets_its_field(
+    monkeypatch: pytest.MonkeyPatch, variable: str, text: str, field: str, value: Any
+) -> None:
+    assert getattr(from_environment(monkeypatch, **{variable: text}), field) == value
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("postgresql://u:p@db/everhook", "postgresql+asyncpg://u:p@db/everhook"),
+        ("postgres://u:p@db/everhook", "postgresql+asyncpg://u:p@db/everhook"),
+        ("postgresql+asyncpg://u:p@db/everhook", "postgresql+asyncpg://u:p@db/everhook"),
+        ("sqlite:///everhook.db", "sqlite+aiosqlite:///everhook.db"),
+        ("sqlite:////data/everhook.db", "sqlite+aiosqlite:////data/everhook.db"),
+        ("sqlite+aiosqlite:///everhook.db", "sqlite+aiosqlite:///everhook.db"),
+    ],
+)
+def test_database_urls_as_people_have_them_are_taken(monkeypatch: pytest.MonkeyPatch, given: str, used: str) -> None:
+    assert from_environment(monkeypatch, EVERHOOK_DATABASE_URL=given).database_url == used
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("EVERHOOK_PORT", "-1"),
+        ("EVERHOOK_PORT", "65536"),
+        ("EVERHOOK_PORT", "http"),
+        ("EVERHOOK_DEV", "perhaps"),
+        ("EVERHOOK_LOG_FORMAT", "xml"),
+        ("EVERHOOK_LOG_LEVEL", "loud"),
+        ("EVERHOOK_MAX_PAYLOAD_BYTES", "0"),
+        ("EVERHOOK_DATABASE_POOL_SIZE", "0"),
+        ("EVERHOOK_DISPATCH_CONCURRENCY", "0"),
+        ("EVERHOOK_RECONCILE_EVERY_SECONDS", "0"),
+        ("EVERHOOK_PARK_CHECK_SECONDS", "-1"),
+        ("EVERHOOK_DEAD_LETTER_RETENTION_DAYS", "0"),
+        ("EVERHOOK_CIRCUIT_FAILURE_THRESHOLD", "0"),
+        ("EVERHOOK_RELEASE_RATE", "0"),
+        ("EVERHOOK_EGRESS_ALLOW", "10.0.0.1/8"),
+        ("EVERHOOK_EGRESS_ALLOW", "intranet"),
+        ("EVERHOOK_EGRESS_ALLOW", "10.0.0.0/8;127.0.0.1"),
+        ("EVERHOOK_EGRESS_PORTS", "https"),
+        ("EVERHOOK_EGRESS_PORTS", "443 8443"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused_by_the_name_of_its_field(
+    monkeypatch: pytest.MonkeyPatch, variable: str, text: str
+) -> None:
+    with pytest.raises(ValidationError) as refused:
+        from_environment(monkeypatch, **{variable: text})
+    assert {error["loc"][0] for error in refused.value.errors()} == {variable.removeprefix("EVERHOOK_").lower()}
+
+
+@pytest.mark.parametrize("key", ["short", "k" * (MIN_API_KEY_LENGTH - 1)])
+def test_a_short_api_key_is_refused_outside_dev(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    with pytest.raises(ValidationError, match="EVERHOOK_API_KEY must have at least 24 characters"):
+        from_environment(monkeypatch, EVERHOOK_API_KEY=key)
+    assert from_environment(monkeypatch, EVERHOOK_API_KEY=key, EVERHOOK_DEV="1").api_key is not None
+
+
+@pytest.mark.parametrize("dev", ["0", "1"])
+def test_an_empty_api_key_would_let_everybody_in_and_is_refused_everywhere(
+    monkeypatch: pytest.MonkeyPatch, dev: str
+) -> None:
+    with pytest.raises(ValidationError, match="EVERHOOK_API_KEY is empty"):
+        from_environment(monkeypatch, EVERHOOK_API_KEY="", EVERHOOK_DEV=dev)
+
+
+def test_a_long_api_key_is_taken_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = from_environment(monkeypatch, EVERHOOK_API_KEY=KEY)
+    assert settings.api_key is not None
+    assert settings.api_key.get_secret_value() == KEY
+    assert KEY not in repr(settings) + str(settings) + settings.model_dump_json()
+
+
+def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert from_environment(monkeypatch, PORT="1", EVERHOOKPORT="2", EVERHOOK_UNKNOWN="3").port == 8080
+
+
+def test_the_circuits_policy_is_made_of_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = from_environment(
+        monkeypatch,
+        EVERHOOK_CIRCUIT_FAILURE_THRESHOLD="3",
+        EVERHOOK_CIRCUIT_COOLDOWN_SECONDS="1.5",
+        EVERHOOK_CIRCUIT_COOLDOWN_MAX_SECONDS="9",
+        EVERHOOK_CIRCUIT_DISABLE_AFTER_HOURS="2",
+        EVERHOOK_RELEASE_RATE="7",
+        EVERHOOK_RELEASE_RATE_MAX="70",
+    ).circuit_policy
+    assert (policy.failure_threshold, policy.cooldown, policy.cooldown_max, policy.disable_after) == (
+        3,
+        timedelta(seconds=1.5),
+        timedelta(seconds=9),
+        timedelta(hours=2),
+    )
+    assert (policy.release_rate, policy.release_rate_max) == (7, 70)
+
+
+def test_the_default_circuit_policy_is_the_designs() -> None:
+    policy = Settings().circuit_policy
+    assert (policy.failure_threshold, policy.cooldown, policy.cooldown_max, policy.disable_after) == (
+        5,
+        timedelta(seconds=30),
+        timedelta(minutes=10),
+        timedelta(days=5),
+    )
+
+
+def test_every_setting_says_what_it_is_for() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_a_refused_api_key_is_not_shown_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValidationError) as refused:
+        from_environment(monkeypatch, EVERHOOK_API_KEY="hunter2")
+    assert "hunter2" not in str(refused.value)

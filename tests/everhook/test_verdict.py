@@ -1,0 +1,95 @@
+"""The specification of what an answer means: one row a case."""
+
+import pytest
+
+from everhook.contracts import DeadLetterReason, FailureCode, Verdict
+from everhook.verdict import Judgement, classify
+
+DELIVERED = Judgement(Verdict.DELIVERED, healthy=True)
+FAILED = Judgement(Verdict.RETRY, healthy=False)
+ANSWERED_RETRY = Judgement(Verdict.RETRY, healthy=True)
+REJECTED = Judgement(Verdict.REJECTED, DeadLetterReason.REJECTED, healthy=True)
+GONE = Judgement(Verdict.REJECTED, DeadLetterReason.REJECTED, healthy=True, gone=True)
+BLOCKED = Judgement(Verdict.REJECTED, DeadLetterReason.BLOCKED)
+
+LISTED = (408, 425, 429)
+
+WITHOUT_RETRY_AFTER = {
+    DELIVERED: [200, 201, 202, 204, 206, 226, 299],
+    ANSWERED_RETRY: [100, 101, 103, 199, 300, 301, 302, 303, 304, 307, 308, 399],
+    REJECTED: [400, 401, 403, 404, 405, 406, 408, 409, 413, 415, 418, 422, 425, 426, 428, 429, 431, 451, 499],
+    GONE: [410],
+    FAILED: [500, 501, 502, 503, 504, 505, 507, 508, 511, 520, 599, 600, 999],
+}
+
+
+def rows(table: dict[Judgement, list[int]]) -> list[tuple[int, Judgement]]:
+    return [(status, judgement) for judgement, statuses in table.items() for status in statuses]
+
+
+@pytest.mark.parametrize(("status", "judgement"), rows(WITHOUT_RETRY_AFTER))
+def test_a_status_means_the_same_whenever_it_comes(status: int, judgement: Judgement) -> None:
+    assert classify(status) == judgement
+
+
+@pytest.mark.parametrize(("status", "judgement"), [row for row in rows(WITHOUT_RETRY_AFTER) if row[0] != 429])
+def test_retry_after_changes_no_verdict_but_that_of_429(status: int, judgement: Judgement) -> None:
+    assert classify(status, named_return=True) == judgement
+
+
+@pytest.mark.parametrize(
+    ("named_return", "retry_statuses", "judgement"),
+    [
+        (False, (), REJECTED),
+        (True, (), ANSWERED_RETRY),
+        (False, LISTED, ANSWERED_RETRY),
+        (True, LISTED, ANSWERED_RETRY),
+    ],
+)
+def test_429_is_retried_where_it_names_a_time_or_the_policy_lists_it(
+    named_return: bool, retry_statuses: tuple[int, ...], judgement: Judgement
+) -> None:
+    assert classify(429, named_return=named_return, retry_statuses=retry_statuses) == judgement
+
+
+@pytest.mark.parametrize("status", LISTED)
+def test_a_policy_may_have_more_statuses_retried(status: int) -> None:
+    assert classify(status, retry_statuses=LISTED) == ANSWERED_RETRY
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 422])
+def test_a_policy_that_lists_others_leaves_a_status_rejected(status: int) -> None:
+    assert classify(status, retry_statuses=LISTED) == REJECTED
+
+
+@pytest.mark.parametrize("status", [200, 410, 500])
+def test_no_policy_overrules_success_gone_and_failure(status: int) -> None:
+    assert classify(status, retry_statuses=(status,)) == classify(status)
+
+
+@pytest.mark.parametrize("failure", [code for code in FailureCode if code is not FailureCode.BLOCKED])
+def test_no_answer_is_a_failure_of_the_endpoint_and_retried(failure: FailureCode) -> None:
+    assert classify(None, failure) == FAILED
+
+
+def test_a_blocked_address_is_dead_lettered_at_once_and_not_charged_to_the_endpoint() -> None:
+    assert classify(None, FailureCode.BLOCKED) == BLOCKED
+
+
+def test_neither_status_nor_failure_is_retried() -> None:
+    assert classify(None, None) == FAILED
+
+
+@pytest.mark.parametrize("named_return", [False, True])
+@pytest.mark.parametrize("retry_statuses", [(), LISTED])
+def test_every_status_has_one_of_three_verdicts_and_only_rejections_have_a_reason(
+    named_return: bool, retry_statuses: tuple[int, ...]
+) -> None:
+    for status in range(100, 1000):
+        judgement = classify(status, named_return=named_return, retry_statuses=retry_statuses)
+        assert judgement.verdict in (Verdict.DELIVERED, Verdict.RETRY, Verdict.REJECTED)
+        assert (judgement.reason is not None) == (judgement.verdict is Verdict.REJECTED)
+
+
+def test_only_server_errors_are_charged_to_the_circuit() -> None:
+    assert [status for status in range(100, 1000) if not classify(status).healthy] == list(range(500, 1000))

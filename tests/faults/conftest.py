@@ -1,0 +1,35 @@
+"""Two stacks of real processes that the fault tests share, one a database; each test gets a scene of its own on one."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.support.scene import SHARED, Scene
+from tests.support.stack import Stack
+
+
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
+async def postgres_stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    async with Stack(tmp_path_factory.mktemp("postgres"), database="postgres", extra_env=SHARED) as stack:
+        yield stack
+
+
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
+async def sqlite_stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    async with Stack(tmp_path_factory.mktemp("sqlite"), database="sqlite", extra_env=SHARED) as stack:
+        yield stack
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def postgres(postgres_stack: Stack) -> Scene:
+    scene = Scene(postgres_stack)
+    await scene.open()
+    return scene
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def sqlite(sqlite_stack: Stack) -> Scene:
+    scene = Scene(sqlite_stack)
+    await scene.open()
+    return scene

@@ -1,0 +1,70 @@
+"""The API dies at the two worst moments: between commit and start, and between commit and answer."""
+
+import asyncio
+import json
+from functools import partial
+
+import pytest
+
+from tests.support.publisher import sample_payload
+from tests.support.scene import Scene, unanswered
+from tests.support.waiting import assert_eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+MORE_THAN_START_AT_ONCE = 80
+"""The API has 64 starts in flight at most, so some of these were never asked for."""
+
+
+async def test_what_a_dead_api_had_accepted_and_not_started_is_delivered_by_the_reconciler(postgres: Scene) -> None:
+    await postgres.endpoint()
+    postgres.stack.temporal.suspend()
+    acks = await postgres.publish(MORE_THAN_START_AT_ONCE)
+    assert len(acks) == MORE_THAN_START_AT_ONCE
+    await postgres.stack.api.kill9()
+    assert postgres.arrivals() == []
+    postgres.stack.temporal.resume()
+    report = await postgres.finish()
+    report.assert_no_duplicates()
+    assert not postgres.stack.api.running
+    assert '"reconciled"' in postgres.stack.worker.output()
+
+
+async def test_a_publisher_that_got_no_answer_and_retries_publishes_once(postgres: Scene) -> None:
+    await postgres.endpoint()
+    payload = sample_payload(1)
+    body = b'{"payload":' + payload + b"}"
+    headers = {"idempotency-key": "the-same-key", "content-type": "application/json"}
+    async with unanswered(postgres.stack, f"/v1/channels/{postgres.channel}/messages", body, headers):
+        await assert_eventually(lambda: _assert_messages(postgres, 1))
+        await postgres.stack.api.kill9()
+    await postgres.stack.start_api()
+    ack = await postgres.publisher.publish(postgres.channel, payload, key="the-same-key")
+    assert ack is not None and ack.duplicate
+    report = await postgres.finish()
+    report.assert_no_duplicates()
+    await _assert_messages(postgres, 1)
+
+
+async def test_an_api_killed_under_load_accepts_each_message_once(postgres: Scene) -> None:
+    await postgres.endpoint()
+    publishing = asyncio.create_task(postgres.publish(120))
+    for wanted in (30, 80):
+        await assert_eventually(partial(_assert_acks, postgres, wanted), 30, interval=0.005)
+        await postgres.stack.api.kill9()
+        await postgres.stack.start_api()
+    assert len(await publishing) == 120
+    report = await postgres.finish()
+    report.assert_no_duplicates()
+    await _assert_messages(postgres, 120)
+    assert max(ack.tries for ack in postgres.publisher.acks) > 1, "the kills hit no publish"
+
+
+def _assert_acks(scene: Scene, n: int) -> None:
+    assert len(scene.publisher.acks) >= n
+
+
+async def _assert_messages(scene: Scene, n: int) -> None:
+    rows = await scene.sql("SELECT payload FROM message WHERE channel = :channel", channel=scene.channel)
+    assert len(rows) == n
+    assert len({json.loads(row.payload)["n"] for row in rows}) == n

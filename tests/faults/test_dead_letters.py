@@ -1,0 +1,85 @@
+"""Retries, dead letters, and replaying them: by the API, and by Temporal's own command line."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.publisher import CreatedEndpoint
+from tests.support.scene import Scene
+from tests.support.stack import Process
+
+BIG = os.environ.get("EVERHOOK_BIG") == "1"
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(3600 if BIG else 120)]
+
+MANY = 10_000 if BIG else 120
+"""`EVERHOOK_BIG=1` for the ten thousand; that takes minutes."""
+
+THRESHOLD, LANE = 5, 20
+"""Failures that open a circuit, and requests under way beside them. A probe a second comes on top."""
+
+
+def dead_letters_of(endpoint: CreatedEndpoint) -> str:
+    return f'DeliveryStatus="dead_lettered" AND ExecutionStatus="Running" AND Endpoint="{endpoint.gid}"'
+
+
+async def test_the_third_attempt_delivers_what_failed_twice(sqlite: Scene) -> None:
+    scene = sqlite
+    delays = [0.3, 0.6, 30]
+    endpoint = await scene.endpoint(policy={"delaysSeconds": delays})
+    await scene.respond(500, 500, 200)
+    [ack] = await scene.publish(1)
+    report = await scene.finish()
+    report.assert_all_on_record()
+    delivery = await scene.get(f"/v1/deliveries/{ack.deliveries[0].delivery_gid}")
+    assert [(a["number"], a["statusCode"], a["verdict"]) for a in delivery["attempts"]] == [
+        (1, 500, "retry"),
+        (2, 500, "retry"),
+        (3, 200, "delivered"),
+    ]
+    times = [line.monotonic for line in scene.arrivals()]
+    assert all(later - earlier >= delay for earlier, later, delay in zip(times, times[1:], delays, strict=False))
+    assert await scene.statuses(endpoint) == {"delivered": 1}
+
+
+async def test_the_command_line_of_temporal_replays_dead_letters_by_query(sqlite: Scene, tmp_path: Path) -> None:
+    scene = sqlite
+    endpoint = await scene.endpoint()
+    await scene.respond(404)
+    await scene.publish(20)
+    await scene.has_statuses(endpoint, dead_lettered=20)
+    await scene.findable(dead_letters_of(endpoint), 20)
+    await scene.respond(200)
+    binary = Path(sys.executable).parent / "temporal"
+    place = ["--address", scene.stack.temporal.address, "--namespace", "everhook"]
+    query = ["--query", dead_letters_of(endpoint), "--reason", "the receiver was mended", "--yes"]
+    await Process([binary, "workflow", "signal", *place, "--name", "replay", *query], log=tmp_path / "cli.log").run()
+    await scene.has_statuses(endpoint, delivered=20)
+    report = await scene.finish()
+    report.assert_no_duplicates()
+    rounds = await scene.sql(
+        "SELECT DISTINCT round, decided_by FROM delivery WHERE endpoint_gid = :gid", gid=endpoint.gid
+    )
+    assert [tuple(row) for row in rounds] == [(2, "temporal")]
+
+
+async def test_a_bulk_replay_to_an_endpoint_that_is_down_again_parks_instead_of_hammering(postgres: Scene) -> None:
+    scene, patience = postgres, 60.0 * (MANY / 120)
+    endpoint = await scene.endpoint()
+    await scene.respond(404)
+    await scene.publish(MANY)
+    await scene.has_statuses(endpoint, patience, dead_lettered=MANY)
+    await scene.findable(dead_letters_of(endpoint), MANY, patience)
+    before, began = len(scene.arrivals()), time.monotonic()
+    await scene.respond(500)
+    assert await scene.replay_all(endpoint=endpoint.gid) == MANY
+    await scene.has_statuses(endpoint, patience, parked=MANY)
+    hammered = len(scene.arrivals()) - before
+    probes = time.monotonic() - began
+    assert THRESHOLD <= hammered <= THRESHOLD + 2 * LANE + probes, f"{hammered} requests to an endpoint that is down"
+    await scene.respond(200)
+    report = await scene.finish(patience)
+    report.assert_no_duplicates()

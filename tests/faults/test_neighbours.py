@@ -1,0 +1,98 @@
+"""One endpoint's trouble is its own: slow, limited and hostile ones beside healthy ones."""
+
+import asyncio
+
+import pytest
+
+from everhook.contracts import FailureCode
+from tests.support.scene import Scene, slowly
+from tests.support.script import Fault, Step, redirect
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+NOISE, QUIET = 400, 10
+MAX_GROWTH = 50 * 1024**2
+
+
+async def test_a_slow_endpoint_with_a_long_queue_does_not_delay_a_quiet_one(postgres: Scene) -> None:
+    """Both by the fair queue: the quiet one's second attempts come to a queue that is full of the noisy one's."""
+    scene = postgres
+    noisy = await scene.endpoint("noisy", events=["noisy"])
+    quiet = await scene.endpoint("quiet", events=["quiet"], policy={"delaysSeconds": [0.2, 0.2], "timeoutSeconds": 5})
+    await scene.respond(slowly(1.0), name="noisy")
+    await scene.respond(302, 200, name="quiet", each_message=True)
+    await scene.publish(NOISE, type="noisy")
+    await scene.publish(QUIET, type="quiet")
+    await scene.has_statuses(quiet, delivered=QUIET)
+    served = (await scene.statuses(noisy)).get("delivered", 0)
+    assert served < NOISE / 2, f"the quiet endpoint had to wait for {served} of the noisy one's {NOISE}"
+    await scene.respond(200, name="noisy")
+    report = await scene.finish()
+    report.assert_no_duplicates()
+
+
+async def test_the_server_keeps_an_endpoints_rate_limit(postgres: Scene) -> None:
+    scene = postgres
+    await scene.endpoint(rateLimit=5)
+    await scene.publish(25)
+    report = await scene.finish()
+    report.assert_no_duplicates()
+    times = [line.monotonic for line in scene.arrivals()]
+    for window in (1.0, 2.0, 4.0):
+        most = max(sum(start <= at < start + window for at in times) for start in times)
+        assert most <= 5 * (window + 1) * 1.2, f"{most} arrived within {window:g} s"
+    assert times[-1] - times[0] < 10, "the limit held back more than it should"
+
+
+HOSTILE: dict[str, tuple[Step, str | None]] = {
+    "hang": (Fault.HANG, FailureCode.TIMEOUT_TOTAL),
+    "drip-headers": (Fault.DRIP_HEADERS, FailureCode.TIMEOUT_TOTAL),
+    "drip-body": (Fault.DRIP_BODY, FailureCode.TIMEOUT_TOTAL),
+    "reset": (Fault.RESET, FailureCode.RESET),
+    "reset-midway": (Fault.RESET_MIDWAY, FailureCode.RESET),
+    "close": (Fault.CLOSE, FailureCode.RESET),
+    "garbage": (Fault.GARBAGE, FailureCode.PROTOCOL),
+    "huge-headers": (Fault.HUGE_HEADERS, FailureCode.PROTOCOL),
+    "redirect": (redirect("http://127.0.0.1:1/elsewhere"), "http_302"),
+    "huge-body": (Fault.HUGE_BODY, None),
+    "close-silently": (Fault.CLOSE_SILENTLY, None),
+    "close-on-reuse": (Fault.CLOSE_ON_REUSE, None),
+}
+"""What each does, and the error that goes on record: none where it was delivered all the same."""
+
+TIMEOUT_S = 1.5
+
+
+async def test_hostile_receivers_end_in_time_with_their_error_on_record_and_hurt_nobody(postgres: Scene) -> None:
+    scene = postgres
+    policy = {"delaysSeconds": [0.2], "timeoutSeconds": TIMEOUT_S}
+    await scene.endpoint("well")
+    await scene.publish(10)
+    await scene.arrived(10, "well")
+    before = scene.stack.worker.rss_bytes()
+    gids = {}
+    for name, (step, _) in HOSTILE.items():
+        gids[name] = (await scene.endpoint(name, events=["hostile"], policy=policy)).gid
+        await scene.respond(step, name=name)
+    publishing = asyncio.create_task(scene.publish(2, type="hostile"))
+    await scene.publish(20)
+    await scene.arrived(32, "well", timeout=10)
+    await publishing
+    report = await scene.finish(dead_letters_allowed=True)
+    report.assert_no_duplicates()
+    for name, (_, error) in HOSTILE.items():
+        await _assert_on_record(scene, name, gids[name], error)
+    growth = scene.stack.worker.rss_bytes() - before
+    assert growth < MAX_GROWTH, f"the worker grew by {growth / 1024**2:.0f} MB"
+
+
+async def _assert_on_record(scene: Scene, name: str, endpoint_gid: str, error: str | None) -> None:
+    rows = await scene.sql(
+        "SELECT error, duration_ms, redialed, response_body FROM attempt WHERE endpoint_gid = :gid", gid=endpoint_gid
+    )
+    assert {row.error for row in rows} == {error}, name
+    assert len(rows) == (2 if error is None else 4), name
+    # A kept connection that dies before a byte of an answer has come is dialled once more.
+    assert len(scene.arrivals(name)) <= len(rows) + sum(row.redialed for row in rows), name
+    assert max(row.duration_ms for row in rows) < (TIMEOUT_S + 1) * 1000, name
+    assert all(len(row.response_body or b"") <= 16 * 1024 for row in rows), name

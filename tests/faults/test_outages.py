@@ -1,0 +1,86 @@
+"""Temporal or the database is away for twenty seconds under load."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from tests.support.ledgers import Ack, Report
+from tests.support.scene import Scene, slowly
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
+
+OUTAGE_S = 20.0
+PROMPTLY_S = 3.0
+"""An accept takes some 5 ms; this allows for a machine that runs three other test suites."""
+
+
+async def test_either_server_may_be_away_for_twenty_seconds_under_load(postgres: Scene, sqlite: Scene) -> None:
+    """Temporal of one stack and PostgreSQL of the other, side by side: it is a test that mostly waits."""
+    await asyncio.gather(_without_temporal(sqlite), _without_postgres(postgres))
+
+
+async def _without_temporal(scene: Scene) -> None:
+    """Publishing goes on as if nothing were, and all of it arrives once when Temporal is back."""
+    report, acks = await _through_outage(scene, 4.0, scene.stack.temporal.kill9, scene.stack.temporal.start)
+    assert all(ack.tries == 1 for ack in acks), "a publish was refused while Temporal was away"
+    assert max(ack.answered - ack.due for ack in acks) < PROMPTLY_S
+    report.assert_no_duplicates()
+
+
+async def _without_postgres(scene: Scene) -> None:
+    """Publishing says so, and what was accepted arrives, without a second request for an answered attempt."""
+    postgres = scene.stack.postgres
+    assert postgres is not None
+
+    async def away() -> None:
+        await postgres.kill9()
+        scene.kills.append(time.monotonic())
+        await _assert_refused(scene)
+
+    report, acks = await _through_outage(scene, 3.0, away, postgres.start)
+    assert any(ack.tries > 1 for ack in acks), "the outage hit no publish"
+    report.assert_no_duplicates()
+    report.assert_all_on_record()
+
+
+async def _through_outage(
+    scene: Scene, rate: float, down: Callable[[], Awaitable[None]], up: Callable[[], Awaitable[None]]
+) -> tuple[Report, list[Ack]]:
+    """Publish at `rate` before, during and after an outage; the report of all, and the acknowledgements."""
+    await scene.endpoint("steady")
+    await scene.respond(slowly(0.1), name="steady")
+    await scene.endpoint("twice")
+    await scene.respond(slowly(0.1, 302), slowly(0.1), name="twice", each_message=True)
+    publishing = asyncio.create_task(scene.publish(int((OUTAGE_S + 4) * rate), rate=rate))
+    await scene.arrived(int(rate), "twice")
+    await scene.in_flight()
+    await down()
+    gone = time.monotonic()
+    await asyncio.sleep(OUTAGE_S - (time.monotonic() - gone))
+    await up()
+    acks = await publishing
+    assert len(acks) == int((OUTAGE_S + 4) * rate)
+    return await scene.finish(90), acks
+
+
+async def _assert_refused(scene: Scene) -> None:
+    body = {"payload": {"event": "order.created"}}
+    response = await scene.stack.client.post(f"/v1/channels/{scene.channel}/messages", json=body)
+    assert response.status_code == 503, response.text
+    assert int(response.headers["retry-after"]) > 0
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+async def test_what_is_published_to_an_api_that_never_saw_temporal_is_delivered_when_it_comes(sqlite: Scene) -> None:
+    await sqlite.endpoint()
+    await sqlite.stack.temporal.stop()
+    await sqlite.stack.api.kill9()
+    await sqlite.stack.start_api()
+    acks = await sqlite.publish(40)
+    assert [ack.tries for ack in acks] == [1] * 40
+    assert max(ack.answered - ack.sent for ack in acks) < PROMPTLY_S
+    await sqlite.stack.temporal.start()
+    report = await sqlite.finish()
+    report.assert_no_duplicates()

@@ -1,0 +1,77 @@
+"""Workers that are killed, and workers that are asked to end."""
+
+import asyncio
+import signal
+
+import pytest
+
+from tests.support.scene import Scene, slowly
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
+
+GRACE_S = 40.0
+KILLS = 3
+
+
+async def test_a_worker_killed_in_mid_request_loses_nothing_on_either_database(postgres: Scene, sqlite: Scene) -> None:
+    """Side by side, for each waits for Temporal to give the dead worker's activities up."""
+    await asyncio.gather(_killed_in_mid_request(postgres), _killed_in_mid_request(sqlite))
+
+
+async def _killed_in_mid_request(scene: Scene) -> None:
+    await scene.endpoint("express")
+    await scene.respond(slowly(0.1), name="express")
+    # Second attempts come by the regular queue. A redirect is retried and says nothing against the endpoint.
+    await scene.endpoint("queue", channel=None, policy={"delaysSeconds": [0.3], "timeoutSeconds": 1})
+    await scene.respond(slowly(0.1, 302), slowly(0.3), name="queue", each_message=True)
+    await _subscribe(scene, "queue", "order.queued")
+    publishing = asyncio.gather(scene.publish(10, type="order.queued"), scene.publish(50, rate=8))
+    await scene.arrived(13, "queue")
+    for _ in range(KILLS):
+        await scene.kill_in_mid_request(scene.stack.worker)
+        await scene.stack.restart_worker()
+        await scene.arrived(len(scene.arrivals("express")) + 3, "express")
+    await publishing
+    report = await scene.finish(90)
+    report.assert_no_duplicates(allowed=scene.in_flight_at_a_kill())
+    await scene.assert_nothing_on_record_was_sent_again()
+    assert report.promised == 70
+
+
+async def _subscribe(scene: Scene, name: str, type: str) -> None:
+    gid = next(gid for gid, url in scene.publisher.endpoints.items() if url.endswith(scene.path(name)))
+    await scene.post("/v1/subscriptions", {"endpointGid": gid, "channel": scene.channel, "events": [type]})
+
+
+async def test_a_worker_asked_to_end_finishes_what_is_in_flight(postgres: Scene) -> None:
+    await _under_load(postgres)
+    publishing = asyncio.create_task(postgres.publish(40, rate=30))
+    await postgres.arrived(10)
+    worker = postgres.stack.worker
+    worker.send_signal(signal.SIGTERM)
+    assert await worker.wait(GRACE_S) == 0
+    await publishing
+    await postgres.stack.restart_worker()
+    report = await postgres.finish()
+    report.assert_no_duplicates()
+    report.assert_all_on_record()
+
+
+async def test_an_old_worker_hands_over_to_a_new_one_without_a_duplicate(postgres: Scene) -> None:
+    await _under_load(postgres)
+    publishing = asyncio.create_task(postgres.publish(60, rate=25))
+    old, new = postgres.stack.worker, await postgres.stack.start_worker()
+    await postgres.arrived(20)
+    old.send_signal(signal.SIGTERM)
+    assert await old.wait(GRACE_S) == 0
+    await publishing
+    report = await postgres.finish()
+    report.assert_no_duplicates()
+    report.assert_all_on_record()
+    assert new.running
+
+
+async def _under_load(scene: Scene) -> None:
+    """Half of the messages are retried once, so that both lanes are busy."""
+    await scene.endpoint()
+    await scene.respond(slowly(0.2, 302), slowly(0.2), each_message=True)

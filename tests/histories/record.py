@@ -1,0 +1,176 @@
+"""Record the histories that `tests/workflows/test_replay.py` replays: `python -m tests.histories.record [DIRECTORY]`.
+
+A history that is committed stays: code that was released has made histories like it, which every later version must
+replay. After a change behind `workflow.patched` record into another directory and add what is new under a new name.
+"""
+
+import asyncio
+import os
+import sys
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from temporalio.client import WorkflowHandle
+
+from everhook.circuit import CircuitPolicy, CircuitState
+from everhook.contracts import (
+    DeliveryStatus,
+    OperatorNote,
+    ReleaseNote,
+    TaskQueue,
+)
+from everhook.policy import DeliveryPolicy
+from tests.workflows.engine import (
+    DEFERRED,
+    DELIVERED,
+    FAILED,
+    PARKED,
+    REJECTED,
+    Engine,
+    run_id,
+    running_engine,
+    time_skipping_server,
+    unrecorded,
+)
+from workflows.upkeep import ReconcileWorkflow
+
+HERE = Path(__file__).parent
+POLICY = DeliveryPolicy(delays=(timedelta(seconds=1), timedelta(minutes=5)))
+NOTE = OperatorNote("ann", "the endpoint is mended")
+
+
+class Album:
+    """Keeps histories as files."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    async def keep(self, name: str, handle: WorkflowHandle[Any, Any]) -> None:
+        (self._directory / f"{name}.json").write_text((await handle.fetch_history()).to_json() + "\n")
+
+
+async def record(directory: Path) -> None:
+    album = Album(directory)
+    async with time_skipping_server() as env:
+        for take in (healthy, long_way, discarded, taken_up, endpoint_cycle, endpoint_deleted, reconcile):
+            async with running_engine(env) as engine:
+                await take(engine, album)
+
+
+async def healthy(engine: Engine, album: Album) -> None:
+    handle = await engine.start(engine.order(express=True))
+    await engine.result(handle)
+    await album.keep("delivery-healthy", handle)
+
+
+async def long_way(engine: Engine, album: Album) -> None:
+    """Deferred, retried, parked, dead-lettered, replayed, parked too long, replayed on the limited queue."""
+    order = engine.order(express=True, policy=POLICY, park_check=timedelta(minutes=1))
+    unkept = unrecorded(FAILED, order)
+    engine.fakes.script(DEFERRED, unkept, FAILED, PARKED, PARKED, PARKED, FAILED, PARKED)
+    engine.fakes.orders[order.delivery_gid] = replace(order, policy=replace(POLICY, max_window=timedelta(minutes=2)))
+    handle = await engine.start(order)
+    await engine.until_retrying(handle, 2)
+    await handle.signal("attempt_now")
+    await engine.until_retrying(handle, 3)
+    await engine.skip(timedelta(minutes=7, seconds=57))
+    await engine.until_parked(handle)
+    await handle.signal("release", ReleaseNote())
+    await engine.until_dead(handle)
+    runs = [await run_id(handle)]
+    await handle.signal("replay", NOTE)
+    await engine.skip(timedelta(minutes=5))
+    await engine.until_dead(handle, round_=2)
+    runs.append(await run_id(handle))
+    engine.fakes.orders[order.delivery_gid] = replace(order, policy=POLICY, rate_limit=5.0)
+    engine.fakes.script(FAILED, DELIVERED)
+    await handle.signal("replay")
+    await engine.result(handle)
+    runs.append(await run_id(handle))
+    for number, run in enumerate(runs, 1):
+        await album.keep(f"delivery-round-{number}", engine.client.get_workflow_handle(handle.id, run_id=run))
+
+
+async def discarded(engine: Engine, album: Album) -> None:
+    """Rejected at once, a discard behind a replay; and one that retention discards."""
+    engine.fakes.script(REJECTED)
+    handle = await engine.start()
+    await engine.until_dead(handle)
+    gate = engine.fakes.hold("open_round")
+    await handle.signal("replay", NOTE)
+    await gate.entered.wait()
+    await handle.signal("discard", NOTE)
+    gate.open()
+    await engine.result(handle)
+    await album.keep("delivery-discarded", handle)
+    handle = await engine.start()
+    await engine.result(handle)
+    await album.keep("delivery-retention", handle)
+
+
+async def taken_up(engine: Engine, album: Album) -> None:
+    """A dead letter whose workflow was lost, and a parked delivery that is given up."""
+    handle = await engine.start(engine.dead_order(round=2, attempt=6))
+    await engine.until_dead(handle, round_=2)
+    await handle.signal("discard", NOTE)
+    await engine.result(handle)
+    await album.keep("delivery-taken-up", handle)
+    engine.fakes.script(PARKED)
+    handle = await engine.start()
+    await engine.until_parked(handle)
+    await handle.signal("discard", NOTE)
+    await engine.until(handle, DeliveryStatus.DISCARDED)
+    await album.keep("delivery-parked-discarded", handle)
+
+
+async def endpoint_cycle(engine: Engine, album: Album) -> None:
+    """Opened, relapsed, closed with a release, and every command."""
+    moment = timedelta(seconds=3)
+    policy = CircuitPolicy()
+    engine.fakes.parked = 60
+    endpoint = engine.endpoint(policy)
+    await endpoint.report(failures=5)
+    await endpoint.until_projected(state=CircuitState.OPEN)
+    await engine.skip(timedelta(seconds=33) + moment)
+    await endpoint.until_projected(state=CircuitState.HALF_OPEN)
+    await endpoint.report(failures=1)
+    await endpoint.until_projected(state=CircuitState.OPEN, openings=2)
+    await engine.skip(timedelta(seconds=66) + moment)
+    await endpoint.until_projected(state=CircuitState.HALF_OPEN)
+    await endpoint.report(succeeded=True)
+    await engine.skip(timedelta(seconds=2.5))
+    await endpoint.report(failures=2)
+    await engine.skip(timedelta(seconds=20))
+    for command in ("pause", "resume", "trip", "reset", "disable", "enable"):
+        await endpoint.command(command)
+    await engine.skip(timedelta(seconds=20))
+    await album.keep("endpoint-cycle", endpoint.handle)
+
+
+async def endpoint_deleted(engine: Engine, album: Album) -> None:
+    """Gone, given up, deleted; and one that the database does not know."""
+    endpoint = engine.endpoint(CircuitPolicy())
+    engine.fakes.parked = 600
+    await endpoint.report(succeeded=True, gone=True)
+    await endpoint.command("delete")
+    await engine.result(endpoint.handle)
+    await album.keep("endpoint-deleted", endpoint.handle)
+    engine.fakes.circuit = None
+    unknown = engine.endpoint(CircuitPolicy())
+    await unknown.report()
+    await engine.result(unknown.handle)
+    await album.keep("endpoint-unknown", unknown.handle)
+
+
+async def reconcile(engine: Engine, album: Album) -> None:
+    handle = await engine.client.start_workflow(ReconcileWorkflow.run, id="reconcile", task_queue=TaskQueue.DELIVERIES)
+    await handle.result()
+    await album.keep("reconcile", handle)
+
+
+if __name__ == "__main__":
+    asyncio.run(record(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE))
+    sys.stdout.flush()
+    os._exit(0)  # the SDK may abort an interpreter that takes its time to end

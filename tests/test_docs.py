@@ -1,0 +1,201 @@
+"""README and docs say what is so: variables, commands, calls, attributes and links, each against its source."""
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from api.main import create_app
+from everhook import search_attributes
+from everhook.cli import app
+from everhook.policy import DOCUMENTED, PRESETS
+from everhook.settings import Settings
+from everhook.signing import SignatureScheme, new_secret, secret_key, signature_headers
+from everhook.storage.dead_letters import DeadLetterFilter
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+_LINK = re.compile(r"\[[^\]]*\]\((?!https?://)([^)\s#]*)(?:#([^)\s]*))?\)")
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_INLINE = re.compile(r"`([^`\n]+)`")
+_CALL = re.compile(r"\b(GET|POST|PATCH|DELETE) (/[^\s`?]+)")
+_COMMAND = re.compile(r"(?<![\w.'-])everhook ([a-z]+)((?: [^\s`']+)*)")
+
+
+@cache
+def _text(page: Path) -> str:
+    return page.read_text()
+
+
+def _code(page: Path) -> list[str]:
+    """All code of a page: fenced blocks and what stands in backticks."""
+    text = _text(page)
+    return [body for _, body in _FENCE.findall(text)] + _INLINE.findall(_FENCE.sub("", text))
+
+
+def _rows(page: Path, first_cell: str) -> dict[str, list[str]]:
+    """Rows of tables whose first cell is one name in backticks that begins with `first_cell`: name to other cells."""
+    rows: dict[str, list[str]] = {}
+    for line in _text(page).splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")]
+        if line.startswith("|") and (name := re.fullmatch(r"`([^`]+)`", cells[0])) and name[1].startswith(first_cell):
+            rows[name[1]] = cells[1:]
+    return rows
+
+
+def _section(page: Path, heading: str) -> str:
+    return _text(page).split(f"\n{heading}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def _slugs(page: Path) -> set[str]:
+    """Anchors of headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", _FENCE.sub("", _text(page)), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def _shown_default(name: str) -> str:
+    default = Settings.model_fields[name].get_default(call_default_factory=True)
+    if default is None or default == []:
+        return "none" if default is None else "empty"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+
+
+def test_configuration_lists_every_setting_with_its_default() -> None:
+    documented = {name: cells[0] for name, cells in _rows(ROOT / "docs/configuration.md", "EVERHOOK_").items()}
+    assert documented == {f"EVERHOOK_{name.upper()}": _shown_default(name) for name in Settings.model_fields}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_variable_named_is_a_setting(page: Path) -> None:
+    known = {f"EVERHOOK_{name.upper()}" for name in Settings.model_fields}
+    for name in re.findall(r"EVERHOOK_[A-Z_]*", _text(page)):
+        assert name in known or name == "EVERHOOK_" or any(other.startswith(name) for other in known), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    for path, anchor in _LINK.findall(_FENCE.sub("", _text(page))):
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), path
+        if anchor:
+            assert anchor in _slugs(target), f"{path}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_named_is_one_with_the_options_named(page: Path) -> None:
+    commands: Mapping[str, Any] = getattr(typer.main.get_command(app), "commands")  # noqa: B009 - of click's Group
+    for code in _code(page):
+        for name, rest in _COMMAND.findall(code):
+            assert name in commands, f"everhook {name}"
+            command = commands[name]
+            if (group := getattr(command, "commands", None)) is not None:
+                command = group[rest.split()[0]]
+            known = {option for parameter in command.params for option in parameter.opts}
+            assert set(re.findall(r"(?<=\s)--[a-z-]+", rest)) - {"--help"} <= known, f"everhook {name}{rest}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_make_target_named_is_one(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for code in _code(page):
+        assert set(re.findall(r"^make ([a-z]+)", code, re.MULTILINE)) <= targets
+
+
+def _generic(path: str) -> str:
+    return re.sub(r"\{\w+\}", "{}", path)
+
+
+@cache
+def _calls() -> set[tuple[str, str]]:
+    """All calls of the API, (method, path), with the commands of `…/{command}` spelt out."""
+    found: set[tuple[str, str]] = set()
+    for path, methods in create_app(Settings(dev=True)).openapi()["paths"].items():
+        for method, operation in methods.items():
+            commands = [p["schema"]["enum"] for p in operation.get("parameters", []) if p["name"] == "command"]
+            for command in commands[0] if commands else [""]:
+                found.add((method.upper(), _generic(path.replace("{command}", command))))
+    return found
+
+
+def test_every_call_named_is_one_of_the_api() -> None:
+    named = {call for page in PAGES for code in _code(page) for call in _CALL.findall(code)}
+    assert len(named) > 30
+    assert {(method, _generic(path)) for method, path in named} - _calls() == set()
+
+
+def test_the_api_page_and_the_one_on_operating_leave_no_call_out() -> None:
+    pages = (ROOT / "docs/api.md", ROOT / "docs/operating.md")
+    named = {(method, _generic(path)) for page in pages for method, path in _CALL.findall(_text(page))}
+    assert {call for call in _calls() if call[1].startswith("/v1/")} - named == set()
+
+
+def test_the_search_attributes_are_all_there_with_their_types() -> None:
+    rows = _rows(ROOT / "docs/temporal-ui.md", "")
+    documented = {name: cells[0] for name, cells in rows.items() if cells[0] in ("Keyword", "Int", "Datetime")}
+    assert documented == {key.name: key.indexed_value_type.name.title() for key in search_attributes.ALL}
+
+
+def test_filters_use_search_attributes_only() -> None:
+    known = {key.name for key in search_attributes.ALL} | {"ExecutionStatus", "WorkflowType"}
+    filters = [code for code in _code(ROOT / "docs/temporal-ui.md") if "ExecutionStatus=" in code]
+    assert len(filters) > 10
+    for one in filters:
+        assert set(re.findall(r"(\w+) ?(?:=|>|<|IN \(|STARTS_WITH )", one)) <= known, one
+
+
+def test_dead_letter_filters_are_all_named() -> None:
+    line = next(
+        line for line in _text(ROOT / "docs/api.md").splitlines() if line.startswith("| `GET /v1/dead-letters` ")
+    )
+    names = {"tenant_gid": "tenant", "endpoint_gid": "endpoint", "event_type": "type", "status_code": "statusCode"}
+    assert {names.get(name, name) for name in DeadLetterFilter.__dataclass_fields__} == set(_INLINE.findall(line)[1:])
+
+
+def test_the_schedule_in_the_readme_is_the_documented_one() -> None:
+    units = {"s": 1, "min": 60, "h": 3600}
+
+    def seconds(text: str) -> int:
+        return sum(int(number) * units[unit] for number, unit in re.findall(r"(\d+) (s|min|h)\b", text))
+
+    lines = re.findall(r"^\| (\d) \| (.+) \| (.+) \|$", _section(ROOT / "README.md", "## Retries"), re.MULTILINE)
+    assert [seconds(wait) for _, wait, _ in lines] == [0, *(delay.total_seconds() for delay in DOCUMENTED)]
+    assert [seconds(total) for *_, total in lines] == [
+        sum(delay.total_seconds() for delay in DOCUMENTED[:count]) for count in range(len(DOCUMENTED) + 1)
+    ]
+
+
+def test_presets_are_described_with_their_numbers_of_attempts() -> None:
+    (_, text) = _rows(ROOT / "docs/api.md", "preset")["preset"]
+    described = {name: int(number) for name, number in re.findall(r"`(\w+)`: (?:up to )?(\d+)", text)}
+    assert described == {name: len(delays) + 1 for name, delays in PRESETS.items()}
+
+
+def _is_genuine() -> Callable[[str, Mapping[str, str], bytes], bool]:
+    """The function that the README shows, as a reader would paste it."""
+    (source,) = (body for language, body in _FENCE.findall(_text(ROOT / "README.md")) if language == "python")
+    names: dict[str, Any] = {}
+    exec("import base64, hmac, time\nfrom collections.abc import Mapping\n" + source, names)
+    function: Callable[[str, Mapping[str, str], bytes], bool] = names["is_genuine"]
+    return function
+
+
+def test_the_readme_verifies_what_we_sign_and_nothing_else() -> None:
+    is_genuine, secret, body, moment = _is_genuine(), new_secret(), b'{"a": 1}', int(time.time())
+
+    def headers(at: int) -> dict[str, str]:
+        keys = [secret_key(new_secret()), secret_key(secret)]  # as during a rotation
+        return dict(signature_headers("msg_1", at, body, keys, {SignatureScheme.STANDARD}))
+
+    assert is_genuine(secret, headers(moment), body)
+    assert not is_genuine(secret, headers(moment), body + b" ")
+    assert not is_genuine(new_secret(), headers(moment), body)
+    assert not is_genuine(secret, headers(moment - 3600), body)
+    assert not is_genuine(secret, {**headers(moment), "webhook-id": "msg_2"}, body)

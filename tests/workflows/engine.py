@@ -1,0 +1,497 @@
+"""Workflows by themselves: real workflow code in the sandbox, a server that skips time, activities that do as told."""
+
+import asyncio
+import json
+import sys
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from temporalio import activity
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
+from temporalio.api.testservice.v1 import LockTimeSkippingRequest, UnlockTimeSkippingRequest
+from temporalio.api.workflow.v1 import WorkflowExecutionInfo
+from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest
+from temporalio.client import Client, WorkflowHandle
+from temporalio.common import Priority, SearchAttributeKey
+from temporalio.service import RPCError
+from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
+
+from everhook import search_attributes
+from everhook.circuit import Circuit, CircuitPolicy
+from everhook.contracts import (
+    AttemptOrder,
+    AttemptOutcome,
+    AttemptRecord,
+    CircuitProjection,
+    DeadLetterNote,
+    DeadLetterReason,
+    DeliveryOrder,
+    DeliveryResult,
+    DeliveryState,
+    DeliveryStatus,
+    DiscardNote,
+    OpenDeadLetter,
+    OutcomeReport,
+    ReconcileResult,
+    ReleaseOrder,
+    ReleaseResult,
+    RoundOrder,
+    TaskQueue,
+    Verdict,
+)
+from everhook.dispatch import start_delivery
+from everhook.entities import EndpointEntities
+from everhook.ids import Kind, delivery_workflow_id, endpoint_workflow_id, new_gid
+from everhook.policy import DeliveryPolicy
+from everhook.temporal import PLUGIN
+from tests.support.waiting import assert_eventually
+from workflows.delivery import DeliveryWorkflow
+from workflows.endpoint import EndpointWorkflow
+from workflows.upkeep import ReconcileWorkflow
+
+T = TypeVar("T")
+
+WORKFLOWS: Sequence[type] = [DeliveryWorkflow, EndpointWorkflow, ReconcileWorkflow]
+BINARIES = Path(sys.prefix) / "bin"
+TENANT = "acme"
+PATIENCE_S = 10.0
+LONG_AGO = datetime(2026, 1, 31, tzinfo=UTC)
+UNDER_WAY = (EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED, EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED)
+
+DELIVERED = AttemptOutcome(Verdict.DELIVERED, status_code=200)
+FAILED = AttemptOutcome(Verdict.RETRY, status_code=503, error="http_503")
+REJECTED = AttemptOutcome(Verdict.REJECTED, DeadLetterReason.REJECTED, status_code=404, error="http_404")
+BLOCKED = AttemptOutcome(Verdict.REJECTED, DeadLetterReason.BLOCKED, error="blocked")
+PARKED = AttemptOutcome(Verdict.PARKED, DeadLetterReason.CIRCUIT_OPEN)
+PAUSED = AttemptOutcome(Verdict.PARKED)
+DEFERRED = AttemptOutcome(Verdict.DEFERRED)
+
+
+def unrecorded(outcome: AttemptOutcome, order: DeliveryOrder, number: int = 1) -> AttemptOutcome:
+    """The same outcome of an attempt that the database could not take."""
+    record = AttemptRecord(
+        attempt_gid=new_gid(Kind.ATTEMPT),
+        delivery_gid=order.delivery_gid,
+        endpoint_gid=order.endpoint_gid,
+        round=order.round,
+        number=number,
+        verdict=outcome.verdict,
+        started_at=LONG_AGO,
+        duration_ms=12,
+        status_code=outcome.status_code,
+    )
+    return replace(outcome, unrecorded=record)
+
+
+DeliveryHandle = WorkflowHandle[DeliveryWorkflow, DeliveryResult]
+EndpointHandle = WorkflowHandle[EndpointWorkflow, None]
+
+
+class DatabaseAway(Exception):
+    """A fault of ours."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One execution of an activity. `at` is the server's time, skipped time included."""
+
+    name: str
+    argument: Any
+    at: datetime
+    queue: str
+    is_local: bool
+    priority: Priority
+
+
+@dataclass
+class Gate:
+    """Holds one execution of an activity at its beginning."""
+
+    entered: asyncio.Event = field(default_factory=asyncio.Event)
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def open(self) -> None:
+        self.opened.set()
+
+
+class Script(Generic[T]):
+    """What an activity answers, call by call; the last step repeats."""
+
+    def __init__(self, *steps: T) -> None:
+        self._steps = deque(steps)
+
+    def next(self) -> T:
+        return self._steps.popleft() if len(self._steps) > 1 else self._steps[0]
+
+
+class FakeActivities:
+    """All activities under their real names. Each records its call; then waits at its gate, raises, or answers.
+
+    `parked` stands for the parked deliveries of the database: `release_parked` takes from them.
+    """
+
+    def __init__(self, clock: Callable[[], Any]) -> None:
+        self.calls: list[Call] = []
+        self.finished: list[str] = []
+        self.sends: Script[AttemptOutcome] = Script(DELIVERED)
+        self.faults: defaultdict[str, list[Exception]] = defaultdict(list)
+        self.orders: dict[str, DeliveryOrder] = {}
+        self.circuit: Circuit | None = Circuit()
+        self.parked = 0
+        self._clock = clock
+        self._gates: defaultdict[str, list[Gate]] = defaultdict(list)
+        self._running = 0
+
+    def script(self, *outcomes: AttemptOutcome) -> None:
+        """What the coming attempts come to."""
+        self.sends = Script(*outcomes)
+
+    def fail(self, name: str, times: int) -> None:
+        """Have the next executions of an activity fail by our own fault."""
+        self.faults[name] += [DatabaseAway("no database") for _ in range(times)]
+
+    def hold(self, name: str) -> Gate:
+        """Hold the next execution of an activity."""
+        gate = Gate()
+        self._gates[name].append(gate)
+        return gate
+
+    def of(self, name: str) -> list[Call]:
+        return [call for call in self.calls if call.name == name]
+
+    def arguments(self, name: str) -> list[Any]:
+        return [call.argument for call in self.of(name)]
+
+    async def open_all(self) -> None:
+        """Let everything go that is held, and wait until it has gone."""
+        for gate in (gate for gates in self._gates.values() for gate in gates):
+            gate.entered.set()
+            gate.open()
+        await assert_eventually(self._nothing_runs)
+
+    def _nothing_runs(self) -> None:
+        assert self._running == 0
+
+    async def _called(self, name: str, argument: Any) -> None:
+        info = activity.info()
+        now: datetime = await self._clock()
+        self.calls.append(Call(name, argument, now, info.task_queue, info.is_local, info.priority))
+        gate = next((gate for gate in self._gates[name] if not gate.entered.is_set()), None)
+        if gate is not None:
+            self._running += 1
+            gate.entered.set()
+            await gate.opened.wait()
+            self._running -= 1
+        if self.faults[name]:
+            raise self.faults[name].pop(0)
+
+    @activity.defn(name="send_attempt")
+    async def send_attempt(self, order: AttemptOrder) -> AttemptOutcome:
+        outcome = self.sends.next() if not self.faults["send_attempt"] else DELIVERED
+        await self._called("send_attempt", order)
+        return outcome
+
+    @activity.defn(name="record_attempt")
+    async def record_attempt(self, record: AttemptRecord) -> None:
+        await self._called("record_attempt", record)
+
+    @activity.defn(name="dead_letter")
+    async def dead_letter(self, note: DeadLetterNote) -> None:
+        await self._called("dead_letter", note)
+
+    @activity.defn(name="open_round")
+    async def open_round(self, order: RoundOrder) -> DeliveryOrder:
+        """The order registered for the delivery, or the one it was started with, in its next round."""
+        await self._called("open_round", order)
+        return replace(self.orders[order.delivery_gid], round=order.round + 1, attempt=1, express=False)
+
+    @activity.defn(name="discard")
+    async def discard(self, note: DiscardNote) -> None:
+        await self._called("discard", note)
+
+    @activity.defn(name="load_circuit")
+    async def load_circuit(self, endpoint_gid: str) -> Circuit | None:
+        await self._called("load_circuit", endpoint_gid)
+        return self.circuit
+
+    @activity.defn(name="project_circuit")
+    async def project_circuit(self, projection: CircuitProjection) -> None:
+        await self._called("project_circuit", projection)
+        self.finished.append("project_circuit")
+
+    @activity.defn(name="release_parked")
+    async def release_parked(self, order: ReleaseOrder) -> ReleaseResult:
+        await self._called("release_parked", order)
+        released = min(self.parked, order.limit)
+        self.parked -= released
+        return ReleaseResult(released, remaining=self.parked > 0)
+
+    @activity.defn(name="reconcile")
+    async def reconcile(self) -> ReconcileResult:
+        await self._called("reconcile", None)
+        return ReconcileResult(started=3, restarted=2, endpoints=1)
+
+    @property
+    def all(self) -> list[Callable[..., Any]]:
+        return [
+            self.send_attempt,
+            self.record_attempt,
+            self.dead_letter,
+            self.open_round,
+            self.discard,
+            self.load_circuit,
+            self.project_circuit,
+            self.release_parked,
+            self.reconcile,
+        ]
+
+
+class Engine:
+    """A Temporal with our workflows and the fake activities, and the means to drive one through the other."""
+
+    def __init__(self, env: WorkflowEnvironment) -> None:
+        self.env = env
+        self.client: Client = env.client
+        self.fakes = FakeActivities(self.now)
+        self._opened: list[str] = []
+
+    async def now(self) -> datetime:
+        return await self.env.get_current_time()
+
+    async def skip(self, duration: timedelta) -> None:
+        """Let this much time pass, with all that happens in it."""
+        await self.env.sleep(duration)
+
+    def order(self, **changes: Any) -> DeliveryOrder:
+        """A delivery order; unless told otherwise without jitter, and not express."""
+        order = DeliveryOrder(
+            delivery_gid=new_gid(Kind.DELIVERY),
+            message_gid=new_gid(Kind.MESSAGE),
+            endpoint_gid=new_gid(Kind.ENDPOINT),
+            tenant=TENANT,
+            channel="orders",
+            event_type="order.created",
+            policy=DeliveryPolicy(jitter=0),
+        )
+        return replace(order, **changes)
+
+    def dead_order(self, **changes: Any) -> DeliveryOrder:
+        """The order of a dead letter whose workflow was lost."""
+        return self.order(dead_letter=OpenDeadLetter(DeadLetterReason.REJECTED, LONG_AGO, 404), **changes)
+
+    async def start(
+        self, order: DeliveryOrder | None = None, *, signal: str | None = None, note: Any = None
+    ) -> DeliveryHandle:
+        """Start a delivery as the product does."""
+        order = order or self.order()
+        self.fakes.orders.setdefault(order.delivery_gid, order)
+        await start_delivery(self.client, order, signal=signal, note=note)
+        return self.delivery(order.delivery_gid)
+
+    def delivery(self, delivery_gid: str) -> DeliveryHandle:
+        workflow_id = delivery_workflow_id(delivery_gid)
+        self._opened.append(workflow_id)
+        return self.client.get_workflow_handle_for(DeliveryWorkflow.run, workflow_id)
+
+    def endpoint(self, policy: CircuitPolicy | None = None, gid: str | None = None) -> "Endpoint":
+        gid = gid or new_gid(Kind.ENDPOINT)
+        self._opened.append(endpoint_workflow_id(gid))
+        return Endpoint(self, gid, policy or CircuitPolicy(jitter=0))
+
+    async def result(self, handle: WorkflowHandle[Any, T]) -> T:
+        """Wait for the workflow's end and skip the time until then."""
+        service = self.client.test_service
+        await service.unlock_time_skipping(UnlockTimeSkippingRequest())
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                return await handle.result()
+        finally:
+            await service.lock_time_skipping(LockTimeSkippingRequest())
+
+    async def until(
+        self, handle: DeliveryHandle, status: DeliveryStatus, waiting_for: str | None = None, round_: int | None = None
+    ) -> DeliveryState:
+        """Wait until the delivery says that it stands there. Time is not skipped meanwhile."""
+
+        async def stands_there() -> DeliveryState:
+            state = await handle.query(DeliveryWorkflow.status)
+            assert state.status is status, state
+            assert waiting_for is None or state.waiting_for == waiting_for, state
+            assert round_ is None or state.round == round_, state
+            return state
+
+        return await assert_eventually(stands_there)
+
+    async def until_retrying(self, handle: DeliveryHandle, attempt: int) -> DeliveryState:
+        return await self.until(handle, DeliveryStatus.RETRYING, f"attempt {attempt}")
+
+    async def until_parked(self, handle: DeliveryHandle) -> DeliveryState:
+        return await self.until(handle, DeliveryStatus.PARKED, "the endpoint's circuit")
+
+    async def until_dead(self, handle: DeliveryHandle, round_: int = 1) -> DeliveryState:
+        return await self.until(handle, DeliveryStatus.DEAD_LETTERED, "an operator", round_)
+
+    async def until_called(self, name: str, times: int) -> list[Call]:
+        def called() -> list[Call]:
+            calls = self.fakes.of(name)
+            assert len(calls) >= times, calls
+            return calls
+
+        return await assert_eventually(called)
+
+    async def close(self) -> None:
+        """End what the test left open, so that no later test meets it.
+
+        At rest first: the server skips no time while a task is under way, and a workflow that is terminated in the
+        middle of one leaves it so for good.
+        """
+        await self.fakes.open_all()
+        for workflow_id in self._opened:
+            handle = self.client.get_workflow_handle(workflow_id)
+            with suppress(RPCError):
+                await assert_eventually(lambda at=handle: self._at_rest(at))  # type: ignore[misc]
+                await handle.terminate()
+
+    async def _at_rest(self, handle: WorkflowHandle[Any, Any]) -> None:
+        history = await handle.fetch_history()
+        assert history.events[-1].event_type not in UNDER_WAY
+        scheduled = sum(event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED for event in history.events)
+        completed = sum(event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED for event in history.events)
+        assert scheduled == completed
+
+    def workers(self) -> list[Worker]:
+        return [
+            self.worker(TaskQueue.DELIVERIES, workflows=WORKFLOWS, activities=self.fakes.all),
+            self.worker(TaskQueue.SENDS, activities=[self.fakes.send_attempt]),
+            self.worker(TaskQueue.SENDS_LIMITED, activities=[self.fakes.send_attempt]),
+        ]
+
+    def worker(self, queue: str, **options: Any) -> Worker:
+        return Worker(self.client, task_queue=queue, workflow_runner=SandboxedWorkflowRunner(), **options)
+
+
+class Endpoint:
+    """One endpoint's entity, spoken to as the product does."""
+
+    def __init__(self, engine: Engine, gid: str, policy: CircuitPolicy) -> None:
+        self.gid = gid
+        self._engine = engine
+        self._entities = EndpointEntities(engine.client, policy)
+        self.handle: EndpointHandle = engine.client.get_workflow_handle_for(
+            EndpointWorkflow.run, endpoint_workflow_id(gid)
+        )
+
+    async def report(self, *, succeeded: bool = False, failures: int = 0, gone: bool = False) -> None:
+        await self._entities.report(self.gid, TENANT, OutcomeReport(succeeded, failures, gone))
+
+    async def command(self, update: str) -> Circuit:
+        return await self._entities.command(self.gid, TENANT, update)
+
+    async def state(self) -> Circuit:
+        return await self.handle.query(EndpointWorkflow.state)
+
+    async def until(self, **wanted: Any) -> Circuit:
+        """Wait until the circuit's fields are as wanted."""
+
+        async def as_wanted() -> Circuit:
+            circuit = await self.state()
+            assert {name: getattr(circuit, name) for name in wanted} == wanted, circuit
+            return circuit
+
+        return await assert_eventually(as_wanted)
+
+    def projections(self) -> list[Circuit]:
+        """What senders were let know, in order."""
+        written: list[CircuitProjection] = self._engine.fakes.arguments("project_circuit")
+        return [projection.circuit for projection in written if projection.endpoint_gid == self.gid]
+
+    async def until_projected(self, **wanted: Any) -> Circuit:
+        """Wait until the last thing that senders were let know is as wanted."""
+
+        def as_wanted() -> Circuit:
+            assert self.projections()
+            circuit = self.projections()[-1]
+            assert {name: getattr(circuit, name) for name in wanted} == wanted, circuit
+            return circuit
+
+        return await assert_eventually(as_wanted)
+
+    def releases(self) -> list[ReleaseOrder]:
+        orders: list[ReleaseOrder] = self._engine.fakes.arguments("release_parked")
+        return [order for order in orders if order.endpoint_gid == self.gid]
+
+    async def until_released(self, times: int) -> list[ReleaseOrder]:
+        def released() -> list[ReleaseOrder]:
+            assert len(self.releases()) >= times, self.releases()
+            return self.releases()
+
+        return await assert_eventually(released)
+
+
+async def register_search_attributes(client: Client) -> None:
+    kinds = {key.name: key.indexed_value_type.value for key in search_attributes.ALL}
+    await client.operator_service.add_search_attributes(
+        AddSearchAttributesRequest(namespace=client.namespace, search_attributes=kinds)  # type: ignore[arg-type]
+    )
+
+
+@asynccontextmanager
+async def time_skipping_server() -> AsyncIterator[WorkflowEnvironment]:
+    """Fixtures keep it for a module: it starts in half a second."""
+    binary = str(BINARIES / "temporal-test-server")
+    async with await WorkflowEnvironment.start_time_skipping(test_server_existing_path=binary, plugins=[PLUGIN]) as env:
+        await register_search_attributes(env.client)
+        yield env
+
+
+@asynccontextmanager
+async def running_engine(env: WorkflowEnvironment) -> AsyncIterator[Engine]:
+    engine = Engine(env)
+    async with AsyncExitStack() as stack:
+        for worker in engine.workers():
+            await stack.enter_async_context(worker)
+        stack.push_async_callback(engine.close)
+        yield engine
+
+
+async def described(handle: WorkflowHandle[Any, Any]) -> WorkflowExecutionInfo:
+    """The newest run, without the SDK: the time-skipping server keeps search attributes that were taken away as
+    nulls, and the SDK stumbles over those."""
+    client = handle._client
+    execution = WorkflowExecution(workflow_id=handle.id)
+    answer = await client.workflow_service.describe_workflow_execution(
+        DescribeWorkflowExecutionRequest(namespace=client.namespace, execution=execution)
+    )
+    return answer.workflow_execution_info
+
+
+async def attribute(handle: WorkflowHandle[Any, Any], key: SearchAttributeKey[Any]) -> Any:
+    """A search attribute of a workflow as it is in JSON, None where it has none."""
+    fields = (await described(handle)).search_attributes.indexed_fields
+    return json.loads(fields[key.name].data or b"null") if key.name in fields else None
+
+
+async def run_id(handle: WorkflowHandle[Any, Any]) -> str:
+    return (await described(handle)).execution.run_id
+
+
+async def timers(handle: WorkflowHandle[Any, Any]) -> list[timedelta]:
+    """How long the workflow meant to wait, each time that it waited."""
+    return [
+        event.timer_started_event_attributes.start_to_fire_timeout.ToTimedelta()
+        for event in (await handle.fetch_history()).events
+        if event.event_type == EventType.EVENT_TYPE_TIMER_STARTED
+    ]
+
+
+async def count_events(handle: WorkflowHandle[Any, Any], kind: EventType.ValueType) -> int:
+    return sum(event.event_type == kind for event in (await handle.fetch_history()).events)

@@ -1,0 +1,734 @@
+"""One delivery, from its first attempt to its end, on a server that skips time."""
+
+import asyncio
+from dataclasses import replace
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.sdk.v1 import WorkflowMetadata
+from temporalio.client import WorkflowExecutionStatus
+
+from everhook import search_attributes as sa
+from everhook.contracts import (
+    AttemptOrder,
+    AttemptOutcome,
+    DeadLetterNote,
+    DeadLetterReason,
+    DeliveryResult,
+    DeliveryStatus,
+    DiscardNote,
+    OperatorNote,
+    ReleaseNote,
+    RoundOrder,
+    TaskQueue,
+    Verdict,
+)
+from everhook.policy import DOCUMENTED, JITTER_FROM, DeliveryPolicy
+from tests.workflows.engine import (
+    BLOCKED,
+    DEFERRED,
+    DELIVERED,
+    FAILED,
+    LONG_AGO,
+    PARKED,
+    PAUSED,
+    REJECTED,
+    DeliveryHandle,
+    Engine,
+    attribute,
+    count_events,
+    run_id,
+    timers,
+    unrecorded,
+)
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SECOND, MINUTE, HOUR, DAY = (timedelta(**{unit: 1}) for unit in ("seconds", "minutes", "hours", "days"))
+ONCE = DeliveryPolicy(delays=(), jitter=0)
+"""One attempt a round."""
+
+ANN = OperatorNote("ann", "the endpoint is mended")
+
+
+def numbers(engine: Engine) -> list[tuple[int, int]]:
+    """Round and number of every attempt asked for, in order."""
+    orders: list[AttemptOrder] = engine.fakes.arguments("send_attempt")
+    return [(order.round, order.number) for order in orders]
+
+
+def rests(engine: Engine) -> list[timedelta]:
+    """What lay between the attempts."""
+    times = [call.at for call in engine.fakes.of("send_attempt")]
+    return [later - earlier for earlier, later in pairwise(times)]
+
+
+async def dead(engine: Engine, outcome: AttemptOutcome = FAILED, **changes: Any) -> DeliveryHandle:
+    """A delivery that waits as a dead letter after one attempt."""
+    engine.fakes.script(outcome)
+    handle = await engine.start(engine.order(policy=ONCE, **changes))
+    await engine.until_dead(handle)
+    return handle
+
+
+async def parked(engine: Engine, outcome: AttemptOutcome = PARKED, **changes: Any) -> DeliveryHandle:
+    """A delivery that is parked before its first attempt."""
+    engine.fakes.script(outcome)
+    handle = await engine.start(engine.order(**changes))
+    await engine.until_parked(handle)
+    return handle
+
+
+# --- the lanes
+
+
+async def test_a_healthy_express_delivery_is_one_local_activity_and_few_events(engine: Engine) -> None:
+    handle = await engine.start(engine.order(express=True))
+    assert await engine.result(handle) == DeliveryResult(DeliveryStatus.DELIVERED, round=1, attempts=1)
+    [call] = engine.fakes.calls
+    assert call.is_local
+    assert len((await handle.fetch_history()).events) <= 7
+    assert await count_events(handle, EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED) == 0
+    assert await count_events(handle, EventType.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES) == 0
+
+
+async def test_an_express_attempt_that_is_deferred_goes_by_the_fair_queue(engine: Engine) -> None:
+    engine.fakes.script(DEFERRED, DELIVERED)
+    order = engine.order(express=True)
+    assert (await engine.result(await engine.start(order))).attempts == 1
+    express, regular = engine.fakes.of("send_attempt")
+    assert (express.is_local, express.argument.express) == (True, True)
+    assert (regular.is_local, regular.queue) == (False, TaskQueue.SENDS)
+    assert regular.argument == replace(express.argument, express=False)
+    assert regular.priority.fairness_key == order.endpoint_gid
+
+
+async def test_an_attempt_that_is_not_express_goes_by_the_fair_queue_under_its_endpoints_key(engine: Engine) -> None:
+    order = engine.order()
+    await engine.result(await engine.start(order))
+    [call] = engine.fakes.calls
+    assert (call.is_local, call.queue) == (False, TaskQueue.SENDS)
+    assert (call.priority.fairness_key, call.priority.fairness_weight) == (order.endpoint_gid, None)
+
+
+async def test_a_rate_limited_attempt_goes_by_the_limited_queue_with_the_limit_as_its_weight(engine: Engine) -> None:
+    order = engine.order(rate_limit=7.5)
+    await engine.result(await engine.start(order))
+    [call] = engine.fakes.calls
+    assert call.queue == TaskQueue.SENDS_LIMITED
+    assert (call.priority.fairness_key, call.priority.fairness_weight) == (order.endpoint_gid, 7.5)
+
+
+async def test_only_the_first_attempt_is_express(engine: Engine) -> None:
+    engine.fakes.script(FAILED, FAILED, DELIVERED)
+    await engine.result(await engine.start(engine.order(express=True)))
+    assert [call.is_local for call in engine.fakes.calls] == [True, False, False]
+    assert [order.express for order in engine.fakes.arguments("send_attempt")] == [True, False, False]
+
+
+async def test_an_attempt_is_asked_for_with_all_that_decides_about_it(engine: Engine) -> None:
+    policy = DeliveryPolicy(delays=(MINUTE,), jitter=0, timeout=timedelta(seconds=7), retry_statuses=(408, 425))
+    order = engine.order(policy=policy, park_check=timedelta(minutes=3))
+    engine.fakes.script(FAILED, DELIVERED)
+    await engine.result(await engine.start(order))
+    first, last = engine.fakes.arguments("send_attempt")
+    assert first == AttemptOrder(
+        delivery_gid=order.delivery_gid,
+        endpoint_gid=order.endpoint_gid,
+        round=1,
+        number=1,
+        timeout=timedelta(seconds=7),
+        retry=policy.plan(1, timedelta(), 0),
+        retry_statuses=(408, 425),
+        park_check=timedelta(minutes=3),
+    )
+    assert (last.number, last.retry) == (2, None)
+
+
+# --- the schedule
+
+
+async def test_the_documented_schedule_is_kept_exactly_and_ends_in_a_dead_letter(engine: Engine) -> None:
+    engine.fakes.script(FAILED)
+    handle = await engine.start()
+    await engine.skip(3 * HOUR)
+    state = await engine.until_dead(handle)
+    assert [rest.total_seconds() for rest in (await timers(handle))[:5]] == [1, 30, 300, 1800, 7200]
+    for rest, documented in zip(rests(engine), DOCUMENTED, strict=True):
+        assert documented <= rest < documented + SECOND
+    assert numbers(engine) == [(1, number) for number in range(1, 7)]
+    assert state.dead_letter_reason is DeadLetterReason.EXHAUSTED
+    [note] = engine.fakes.arguments("dead_letter")
+    assert (note.reason, note.round, note.retention) == (DeadLetterReason.EXHAUSTED, 1, 30 * DAY)
+
+
+async def test_jitter_lengthens_rests_of_half_a_minute_or_more_by_up_to_a_tenth(engine: Engine) -> None:
+    engine.fakes.script(FAILED)
+    handle = await engine.start(engine.order(policy=DeliveryPolicy()))
+    await engine.skip(3 * HOUR)
+    await engine.until_dead(handle)
+    drawn = list(zip((await timers(handle))[:5], DOCUMENTED, strict=True))
+    for rest, documented in drawn:
+        assert documented <= rest <= documented * (1.1 if documented >= JITTER_FROM else 1)
+    assert any(rest > documented for rest, documented in drawn)
+
+
+async def test_a_success_ends_the_schedule(engine: Engine) -> None:
+    engine.fakes.script(FAILED, FAILED, DELIVERED)
+    handle = await engine.start()
+    assert await engine.result(handle) == DeliveryResult(DeliveryStatus.DELIVERED, round=1, attempts=3)
+    assert engine.fakes.arguments("dead_letter") == []
+
+
+async def test_no_attempt_is_made_past_the_window(engine: Engine) -> None:
+    engine.fakes.script(FAILED)
+    policy = DeliveryPolicy(delays=(MINUTE, MINUTE, HOUR, MINUTE), jitter=0, max_window=30 * MINUTE)
+    handle = await engine.start(engine.order(policy=policy))
+    await engine.skip(2 * HOUR)
+    assert (await engine.until_dead(handle)).dead_letter_reason is DeadLetterReason.EXHAUSTED
+    assert numbers(engine) == [(1, 1), (1, 2), (1, 3)]
+    assert engine.fakes.arguments("send_attempt")[-1].retry is None
+
+
+@pytest.mark.parametrize(
+    ("named", "waited"),
+    [(2 * HOUR, 2 * HOUR), (10 * SECOND, MINUTE), (timedelta(), MINUTE)],
+    ids=["longer than the delay", "shorter", "none at all"],
+)
+async def test_a_named_time_to_come_back_lengthens_the_rest_and_never_shortens_it(
+    engine: Engine, named: timedelta, waited: timedelta
+) -> None:
+    engine.fakes.script(AttemptOutcome(Verdict.RETRY, status_code=429, retry_after=named), DELIVERED)
+    handle = await engine.start(engine.order(policy=DeliveryPolicy(delays=(MINUTE,), jitter=0)))
+    await engine.result(handle)
+    assert await timers(handle) == [waited]
+    assert waited <= rests(engine)[0] < waited + SECOND
+
+
+async def test_a_named_time_past_the_window_is_cut_to_it_and_the_attempt_then_is_the_last(engine: Engine) -> None:
+    engine.fakes.script(AttemptOutcome(Verdict.RETRY, status_code=503, retry_after=5 * HOUR))
+    policy = DeliveryPolicy(delays=(MINUTE,) * 5, jitter=0, max_window=HOUR)
+    handle = await engine.start(engine.order(policy=policy))
+    await engine.skip(2 * HOUR)
+    assert (await engine.until_dead(handle)).dead_letter_reason is DeadLetterReason.EXHAUSTED
+    [rest] = rests(engine)
+    assert HOUR - SECOND < rest < HOUR + SECOND
+
+
+# --- dead letters
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [
+        (REJECTED, DeadLetterReason.REJECTED),
+        (BLOCKED, DeadLetterReason.BLOCKED),
+        (AttemptOutcome(Verdict.REJECTED, DeadLetterReason.ENDPOINT_DELETED), DeadLetterReason.ENDPOINT_DELETED),
+    ],
+    ids=["4xx", "blocked", "endpoint deleted"],
+)
+async def test_a_rejected_delivery_is_a_dead_letter_at_once(
+    engine: Engine, outcome: AttemptOutcome, reason: DeadLetterReason
+) -> None:
+    engine.fakes.script(outcome)
+    order = engine.order()
+    handle = await engine.start(order)
+    state = await engine.until_dead(handle)
+    assert (state.dead_letter_reason, state.attempt, state.next_attempt_at) == (reason, 1, None)
+    assert await timers(handle) == [order.dead_letter_retention]
+    [note] = engine.fakes.arguments("dead_letter")
+    assert note == DeadLetterNote(order.delivery_gid, reason, 1, order.dead_letter_retention)
+
+
+async def test_a_dead_letter_is_found_by_its_search_attributes(engine: Engine) -> None:
+    order = engine.order(policy=ONCE)
+    engine.fakes.script(REJECTED)
+    handle = await engine.start(order)
+    await engine.until_dead(handle)
+    assert await attribute(handle, sa.TENANT) == order.tenant
+    assert await attribute(handle, sa.ENDPOINT) == order.endpoint_gid
+    assert await attribute(handle, sa.CHANNEL) == order.channel
+    assert await attribute(handle, sa.EVENT_TYPE) == order.event_type
+    assert await attribute(handle, sa.DELIVERY_STATUS) == DeliveryStatus.DEAD_LETTERED
+    assert await attribute(handle, sa.DEAD_LETTER_REASON) == DeadLetterReason.REJECTED
+    assert await attribute(handle, sa.STATUS_CODE) == 404
+    died_at = datetime.fromisoformat(await attribute(handle, sa.DEAD_LETTERED_AT))
+    assert abs(died_at - await engine.now()) < MINUTE
+
+
+async def test_a_dead_letter_without_an_answer_has_no_status_code(engine: Engine) -> None:
+    handle = await dead(engine, BLOCKED)
+    assert await attribute(handle, sa.DEAD_LETTER_REASON) == DeadLetterReason.BLOCKED
+    assert await attribute(handle, sa.STATUS_CODE) is None
+
+
+async def test_the_database_knows_a_dead_letter_before_the_search_does(engine: Engine) -> None:
+    gate = engine.fakes.hold("dead_letter")
+    engine.fakes.script(REJECTED)
+    handle = await engine.start()
+    await gate.entered.wait()
+    assert await attribute(handle, sa.DELIVERY_STATUS) == DeliveryStatus.SENDING
+    gate.open()
+    await engine.until_dead(handle)
+    assert await attribute(handle, sa.DELIVERY_STATUS) == DeliveryStatus.DEAD_LETTERED
+
+
+async def test_retention_discards_a_dead_letter_that_nobody_touched(engine: Engine) -> None:
+    order = engine.order(policy=ONCE, dead_letter_retention=30 * DAY)
+    engine.fakes.script(FAILED)
+    handle = await engine.start(order)
+    await engine.until_dead(handle)
+    await engine.skip(29 * DAY)
+    await engine.until_dead(handle)
+    assert (await engine.result(handle)).status is DeliveryStatus.DISCARDED
+    [note] = engine.fakes.arguments("discard")
+    assert (note.delivery_gid, note.note.who) == (order.delivery_gid, "retention")
+    [died], [discarded] = engine.fakes.of("dead_letter"), engine.fakes.of("discard")
+    assert 30 * DAY <= discarded.at - died.at < 30 * DAY + MINUTE
+    assert await attribute(handle, sa.DELIVERY_STATUS) == DeliveryStatus.DISCARDED
+
+
+# --- replays
+
+
+async def test_a_replay_opens_a_second_round_with_the_order_that_the_database_gives(engine: Engine) -> None:
+    order = engine.order(policy=ONCE, rate_limit=None)
+    mended = replace(order, policy=DeliveryPolicy(delays=(MINUTE,), jitter=0, timeout=3 * SECOND), rate_limit=2.0)
+    engine.fakes.orders[order.delivery_gid] = mended
+    engine.fakes.script(FAILED, FAILED, DELIVERED)
+    handle = await engine.start(order)
+    await engine.until_dead(handle)
+    first_run = await run_id(handle)
+    await handle.signal("replay", ANN)
+    assert await engine.result(handle) == DeliveryResult(DeliveryStatus.DELIVERED, round=2, attempts=2)
+    assert engine.fakes.arguments("open_round") == [RoundOrder(order.delivery_gid, 1, ANN)]
+    assert numbers(engine) == [(1, 1), (2, 1), (2, 2)]
+    second = engine.fakes.of("send_attempt")[1]
+    assert (second.queue, second.argument.timeout) == (TaskQueue.SENDS_LIMITED, 3 * SECOND)
+    assert await run_id(handle) != first_run
+
+
+async def test_a_replay_takes_the_dead_letters_marks_away(engine: Engine) -> None:
+    handle = await dead(engine, REJECTED)
+    gate = engine.fakes.hold("send_attempt")
+    await handle.signal("replay", ANN)
+    await gate.entered.wait()
+    assert await attribute(handle, sa.DELIVERY_STATUS) == DeliveryStatus.SENDING
+    assert await attribute(handle, sa.DEAD_LETTER_REASON) is None
+    assert await attribute(handle, sa.DEAD_LETTERED_AT) is None
+    assert await attribute(handle, sa.STATUS_CODE) is None
+    gate.open()
+    await engine.until_dead(handle, round_=2)
+
+
+async def test_a_delivery_can_be_replayed_again_and_again(engine: Engine) -> None:
+    handle = await dead(engine)
+    for round_ in (2, 3, 4):
+        await handle.signal("replay", ANN)
+        await engine.until_dead(handle, round_)
+    assert numbers(engine) == [(1, 1), (2, 1), (3, 1), (4, 1)]
+
+
+async def test_a_replay_without_an_input_works_as_the_temporal_cli_sends_it(engine: Engine) -> None:
+    handle = await dead(engine)
+    await handle.signal("replay")
+    await engine.until_dead(handle, round_=2)
+    [order] = engine.fakes.arguments("open_round")
+    assert order.note == OperatorNote(who="temporal", why="")
+
+
+async def test_a_replay_before_the_round_is_over_is_ignored(engine: Engine) -> None:
+    engine.fakes.script(FAILED)
+    handle = await engine.start(engine.order(policy=DeliveryPolicy(delays=(HOUR,), jitter=0)))
+    await engine.until_retrying(handle, 2)
+    await handle.signal("replay", ANN)
+    await engine.skip(2 * HOUR)
+    await engine.until_dead(handle)
+    await engine.skip(DAY)
+    await engine.until_dead(handle)
+    assert engine.fakes.arguments("open_round") == []
+
+
+async def test_a_replay_that_arrives_while_the_dead_letter_is_being_written_counts(engine: Engine) -> None:
+    gate = engine.fakes.hold("dead_letter")
+    engine.fakes.script(FAILED)
+    handle = await engine.start(engine.order(policy=ONCE))
+    await gate.entered.wait()
+    await handle.signal("replay", ANN)
+    gate.open()
+    await engine.until_dead(handle, round_=2)
+    assert len(engine.fakes.arguments("open_round")) == 1
+
+
+async def test_two_replays_at_once_open_one_round(engine: Engine) -> None:
+    handle = await dead(engine)
+    gate = engine.fakes.hold("open_round")
+    await asyncio.gather(handle.signal("replay", ANN), handle.signal("replay", ANN))
+    await gate.entered.wait()
+    await handle.signal("replay", ANN)
+    gate.open()
+    await engine.until_dead(handle, round_=2)
+    await engine.skip(DAY)
+    await engine.until_dead(handle, round_=2)
+    assert len(engine.fakes.arguments("open_round")) == 1
+    assert numbers(engine) == [(1, 1), (2, 1)]
+
+
+async def test_a_dead_letter_whose_workflow_was_lost_is_taken_up_as_it_was(engine: Engine) -> None:
+    handle = await engine.start(engine.dead_order(attempt=2))
+    state = await engine.until_dead(handle)
+    assert state.dead_letter_reason is DeadLetterReason.REJECTED
+    assert await attribute(handle, sa.DELIVERY_STATUS) == DeliveryStatus.DEAD_LETTERED
+    assert await attribute(handle, sa.DEAD_LETTER_REASON) == DeadLetterReason.REJECTED
+    assert await attribute(handle, sa.STATUS_CODE) == 404
+    assert datetime.fromisoformat(await attribute(handle, sa.DEAD_LETTERED_AT)) == LONG_AGO
+    assert engine.fakes.calls == []
+
+
+async def test_a_dead_letter_that_is_taken_up_is_kept_for_what_is_left_of_its_retention(engine: Engine) -> None:
+    handle = await engine.start(engine.dead_order(dead_letter_retention=2 * DAY))
+    await engine.until_dead(handle)
+    assert await timers(handle) == [2 * DAY]
+    assert (await engine.result(handle)).status is DeliveryStatus.DISCARDED
+
+
+async def test_a_replay_starts_the_workflow_of_a_dead_letter_that_lost_it(engine: Engine) -> None:
+    order = engine.dead_order(round=3, attempt=7)
+    engine.fakes.orders[order.delivery_gid] = replace(order, dead_letter=None)
+    handle = await engine.start(order, signal="replay", note=ANN)
+    assert await engine.result(handle) == DeliveryResult(DeliveryStatus.DELIVERED, round=4, attempts=1)
+    assert engine.fakes.arguments("open_round") == [RoundOrder(order.delivery_gid, 3, ANN)]
+    assert engine.fakes.arguments("dead_letter") == []
+
+
+async def test_a_restarted_delivery_goes_on_where_its_round_was(engine: Engine) -> None:
+    engine.fakes.script(FAILED)
+    handle = await engine.start(engine.order(round=2, attempt=5))
+    await engine.skip(3 * HOUR)
+    await engine.until_dead(handle, round_=2)
+    assert numbers(engine) == [(2, 5), (2, 6)]
+
+
+# --- discarding, and other commands
+
+
+async def test_a_dead_letter_is_discarded_on_command(engine: Engine) -> None:
+    handle = await dead(engine)
+    await handle.signal("discard", ANN)
+    assert (await engine.result(handle)).status is DeliveryStatus.DISCARDED
+    [note] = engine.fakes.arguments("discard")
+    assert note.note == ANN
+    assert await attribute(handle, sa.DELIVERY_STATUS) == DeliveryStatus.DISCARDED
+
+
+async def test_a_delivery_is_discarded_while_it_rests(engine: Engine) -> None:
+    engine.fakes.script(FAILED)
+    handle = await engine.start(engine.order(policy=DeliveryPolicy(delays=(HOUR,), jitter=0)))
+    await engine.until_retrying(handle, 2)
+    await handle.signal("discard", ANN)
+    assert await engine.result(handle) == DeliveryResult(DeliveryStatus.DISCARDED, round=1, attempts=1)
+    assert numbers(engine) == [(1, 1)]
+    assert engine.fakes.arguments("dead_letter") == []
+
+
+async def test_a_delivery_is_discarded_while_it_is_parked(engine: Engine) -> None:
+    handle = await parked(engine)
+    await handle.signal("discard", ANN)
+    assert (await engine.result(handle)).status is DeliveryStatus.DISCARDED
+    assert len(numbers(engine)) == 1
+    assert engine.fakes.arguments("dead_letter") == []
+
+
+async def test_a_discard_that_comes_too_late_leaves_the_delivery_delivered(engine: Engine) -> None:
+    gate = engine.fakes.hold("send_attempt")
+    handle = await engine.start()
+    await gate.entered.wait()
+    await handle.signal("discard", ANN)
+    gate.open()
+    assert (await engine.result(handle)).status is DeliveryStatus.DELIVERED
+    assert engine.fakes.arguments("discard") == []
+
+
+async def test_a_discard_during_an_attempt_that_fails_is_kept(engine: Engine) -> None:
+    gate = engine.fakes.hold("send_attempt")
+    engine.fakes.script(FAILED)
+    handle = await engine.start()
+    await gate.entered.wait()
+    await handle.signal("discard", ANN)
+    gate.open()
+    assert (await engine.result(handle)).status is DeliveryStatus.DISCARDED
+    assert numbers(engine) == [(1, 1)]
+
+
+async def test_a_discard_behind_a_replay_is_not_lost_with_the_run(engine: Engine) -> None:
+    handle = await dead(engine)
+    gate = engine.fakes.hold("open_round")
+    await handle.signal("replay", ANN)
+    await gate.entered.wait()
+    await handle.signal("discard", ANN)
+    gate.open()
+    assert (await engine.result(handle)).status is DeliveryStatus.DISCARDED
+    assert numbers(engine) == [(1, 1)]
+    [note] = engine.fakes.arguments("discard")
+    assert note.note == ANN
+
+
+async def test_attempt_now_cuts_a_rest_short(engine: Engine) -> None:
+    engine.fakes.script(FAILED, DELIVERED)
+    handle = await engine.start(engine.order(policy=DeliveryPolicy(delays=(2 * HOUR,), jitter=0)))
+    await engine.until_retrying(handle, 2)
+    await handle.signal("attempt_now")
+    await engine.until_called("send_attempt", 2)
+    assert rests(engine)[0] < MINUTE
+    assert await engine.result(handle) == DeliveryResult(DeliveryStatus.DELIVERED, round=1, attempts=2)
+
+
+async def test_attempt_now_during_an_attempt_is_kept_for_the_next(engine: Engine) -> None:
+    gate = engine.fakes.hold("send_attempt")
+    engine.fakes.script(FAILED)
+    handle = await engine.start(engine.order(policy=DeliveryPolicy(delays=(HOUR, HOUR), jitter=0)))
+    await gate.entered.wait()
+    await handle.signal("attempt_now")
+    gate.open()
+    await engine.until_retrying(handle, 3)
+    assert rests(engine)[0] < MINUTE
+    assert numbers(engine) == [(1, 1), (1, 2)]
+
+
+async def test_attempt_now_makes_a_parked_delivery_look_again(engine: Engine) -> None:
+    handle = await parked(engine)
+    await handle.signal("attempt_now")
+    await engine.until_called("send_attempt", 2)
+    assert rests(engine)[0] < MINUTE
+    assert numbers(engine) == [(1, 1), (1, 1)]
+
+
+# --- parking
+
+
+async def test_a_parked_delivery_goes_on_when_released_and_the_parking_is_no_attempt(engine: Engine) -> None:
+    handle = await parked(engine)
+    engine.fakes.script(DELIVERED)
+    await handle.signal("release", ReleaseNote())
+    await engine.until_called("send_attempt", 2)
+    assert rests(engine)[0] < MINUTE
+    assert await engine.result(handle) == DeliveryResult(DeliveryStatus.DELIVERED, round=1, attempts=1)
+    assert numbers(engine) == [(1, 1), (1, 1)]
+
+
+async def test_a_released_delivery_still_has_its_whole_schedule(engine: Engine) -> None:
+    engine.fakes.script(PARKED, FAILED, PARKED, FAILED)
+    handle = await engine.start()
+    await engine.until_parked(handle)
+    await handle.signal("release", ReleaseNote())
+    await engine.skip(4 * HOUR)
+    await engine.until_dead(handle)
+    assert numbers(engine) == [(1, n) for n in (1, 1, 2, 2, 3, 4, 5, 6)]
+
+
+async def test_a_pause_longer_than_the_window_uses_up_none_of_it(engine: Engine) -> None:
+    engine.fakes.script(PAUSED, FAILED)
+    handle = await engine.start(engine.order(park_check=100 * HOUR))
+    await engine.until_parked(handle)
+    await engine.skip(130 * HOUR)
+    await engine.until_dead(handle)
+    assert numbers(engine) == [(1, n) for n in (1, 1, 2, 3, 4, 5, 6)]
+
+
+async def test_only_the_first_send_goes_express(engine: Engine) -> None:
+    engine.fakes.script(PARKED, DELIVERED)
+    handle = await engine.start(engine.order(express=True))
+    await engine.until_parked(handle)
+    await handle.signal("release", ReleaseNote())
+    await engine.result(handle)
+    assert [order.express for order in engine.fakes.arguments("send_attempt")] == [True, False]
+
+
+async def test_a_parked_delivery_looks_again_by_itself_after_a_while(engine: Engine) -> None:
+    handle = await parked(engine, park_check=10 * MINUTE)
+    engine.fakes.script(DELIVERED)
+    await engine.result(handle)
+    [waited] = rests(engine)
+    assert 10 * MINUTE <= waited <= 12 * MINUTE + SECOND
+
+
+async def test_parked_deliveries_do_not_all_look_again_at_the_same_moment(engine: Engine) -> None:
+    handle = await parked(engine, PAUSED, park_check=HOUR)
+    await engine.skip(8 * HOUR)
+    waits = await timers(handle)
+    assert len(set(waits)) == len(waits) > 5
+    assert all(HOUR <= wait <= 1.2 * HOUR for wait in waits)
+
+
+async def test_a_delivery_parked_past_its_window_is_a_dead_letter_and_not_before(engine: Engine) -> None:
+    handle = await parked(engine, policy=DeliveryPolicy(max_window=HOUR))
+    began = engine.fakes.calls[0].at
+    await engine.skip(80 * MINUTE)
+    state = await engine.until_dead(handle)
+    assert state.dead_letter_reason is DeadLetterReason.CIRCUIT_OPEN
+    [died] = engine.fakes.of("dead_letter")
+    assert HOUR <= died.at - began <= HOUR + 12 * MINUTE + SECOND
+    assert {number for _, number in numbers(engine)} == {1}
+
+
+async def test_a_delivery_parked_by_a_disabled_endpoint_says_so_when_its_window_is_over(engine: Engine) -> None:
+    handle = await parked(
+        engine,
+        AttemptOutcome(Verdict.PARKED, DeadLetterReason.ENDPOINT_DISABLED),
+        policy=DeliveryPolicy(max_window=HOUR),
+    )
+    await engine.skip(80 * MINUTE)
+    assert (await engine.until_dead(handle)).dead_letter_reason is DeadLetterReason.ENDPOINT_DISABLED
+
+
+async def test_a_delivery_parked_by_a_pause_waits_for_ever(engine: Engine) -> None:
+    handle = await parked(engine, PAUSED, policy=DeliveryPolicy(max_window=HOUR), park_check=DAY)
+    await engine.skip(20 * DAY)
+    assert len(await engine.until_called("send_attempt", 15)) <= 21
+    await engine.until_parked(handle)
+    assert engine.fakes.arguments("dead_letter") == []
+
+
+async def test_a_parked_delivery_whose_endpoint_is_given_up_is_a_dead_letter_with_that_reason(engine: Engine) -> None:
+    handle = await parked(engine)
+    await handle.signal("release", ReleaseNote(DeadLetterReason.ENDPOINT_DELETED))
+    state = await engine.until_dead(handle)
+    assert state.dead_letter_reason is DeadLetterReason.ENDPOINT_DELETED
+    [note] = engine.fakes.arguments("dead_letter")
+    assert note.reason is DeadLetterReason.ENDPOINT_DELETED
+    assert len(numbers(engine)) == 1
+
+
+async def test_a_release_that_overtakes_the_parking_is_not_lost(engine: Engine) -> None:
+    gate = engine.fakes.hold("send_attempt")
+    engine.fakes.script(PARKED, DELIVERED)
+    handle = await engine.start()
+    await gate.entered.wait()
+    await handle.signal("release", ReleaseNote())
+    gate.open()
+    await engine.until_called("send_attempt", 2)
+    assert rests(engine)[0] < MINUTE
+    assert (await engine.result(handle)).status is DeliveryStatus.DELIVERED
+
+
+async def test_a_release_of_an_earlier_parking_does_not_count_for_a_later_one(engine: Engine) -> None:
+    engine.fakes.script(FAILED, PARKED)
+    handle = await engine.start(engine.order(policy=DeliveryPolicy(delays=(HOUR,), jitter=0), park_check=DAY))
+    await engine.until_retrying(handle, 2)
+    await handle.signal("release", ReleaseNote())
+    await engine.until_retrying(handle, 2)
+    await engine.skip(2 * HOUR)
+    await engine.until_parked(handle)
+    assert numbers(engine) == [(1, 1), (1, 2)]
+
+
+# --- faults of our own
+
+
+async def test_an_attempt_that_the_database_could_not_take_is_recorded_by_the_workflow(engine: Engine) -> None:
+    order = engine.order(policy=DeliveryPolicy(delays=(MINUTE,), jitter=0))
+    failed, delivered = unrecorded(FAILED, order, 1), unrecorded(DELIVERED, order, 2)
+    engine.fakes.script(failed, delivered)
+    engine.fakes.fail("record_attempt", times=3)
+    assert (await engine.result(await engine.start(order))).attempts == 2
+    assert engine.fakes.arguments("record_attempt") == [failed.unrecorded] * 4 + [delivered.unrecorded]
+    names = [call.name for call in engine.fakes.calls]
+    assert names == ["send_attempt", *["record_attempt"] * 4, "send_attempt", "record_attempt"]
+
+
+async def test_a_recorded_attempt_is_not_recorded_again(engine: Engine) -> None:
+    engine.fakes.script(FAILED, DELIVERED)
+    await engine.result(await engine.start())
+    assert engine.fakes.arguments("record_attempt") == []
+
+
+@pytest.mark.parametrize(("express", "times"), [(False, 5), (True, 1)], ids=["regular", "express"])
+async def test_a_fault_of_our_own_is_retried_and_is_no_attempt(engine: Engine, express: bool, times: int) -> None:
+    engine.fakes.fail("send_attempt", times)
+    handle = await engine.start(engine.order(express=express, policy=ONCE))
+    assert await engine.result(handle) == DeliveryResult(DeliveryStatus.DELIVERED, round=1, attempts=1)
+    assert numbers(engine) == [(1, 1)] * (times + 1)
+
+
+@pytest.mark.parametrize("name", ["dead_letter", "open_round", "discard"])
+async def test_what_the_database_must_know_is_told_until_it_holds(engine: Engine, name: str) -> None:
+    engine.fakes.fail(name, times=4)
+    engine.fakes.script(FAILED)
+    handle = await engine.start(engine.order(policy=ONCE))
+    await engine.skip(MINUTE)
+    await engine.until_dead(handle)
+    await handle.signal("replay", ANN)
+    await engine.skip(MINUTE)
+    await engine.until_dead(handle, round_=2)
+    await handle.signal("discard", ANN)
+    assert (await engine.result(handle)).status is DeliveryStatus.DISCARDED
+    calls = engine.fakes.arguments(name)
+    wanted = {"dead_letter": 6, "open_round": 5, "discard": 5}
+    assert len(calls) == wanted[name]
+    assert isinstance(calls[0], DeadLetterNote | RoundOrder | DiscardNote)
+
+
+# --- what operators see
+
+
+async def test_a_delivery_says_where_it_stands_at_every_step(engine: Engine) -> None:
+    engine.fakes.script(FAILED, PARKED, REJECTED)
+    gate = engine.fakes.hold("send_attempt")
+    handle = await engine.start(engine.order(policy=DeliveryPolicy(delays=(HOUR, HOUR), jitter=0)))
+    await gate.entered.wait()
+    sending = await engine.until(handle, DeliveryStatus.SENDING, "the endpoint's answer")
+    assert (sending.round, sending.attempt, sending.next_attempt_at) == (1, 1, None)
+    gate.open()
+    resting = await engine.until_retrying(handle, 2)
+    assert resting.next_attempt_at is not None
+    assert abs(resting.next_attempt_at - await engine.now() - HOUR) < MINUTE
+    await handle.signal("attempt_now")
+    assert (await engine.until_parked(handle)).attempt == 2
+    await handle.signal("release", ReleaseNote())
+    assert (await engine.until_dead(handle)).dead_letter_reason is DeadLetterReason.REJECTED
+    await handle.signal("discard", ANN)
+    await engine.result(handle)
+    await engine.until(handle, DeliveryStatus.DISCARDED)
+
+
+async def test_a_delivered_delivery_still_says_so(engine: Engine) -> None:
+    handle = await engine.start()
+    await engine.result(handle)
+    state = await engine.until(handle, DeliveryStatus.DELIVERED)
+    assert (state.attempt, state.dead_letter_reason) == (1, None)
+
+
+async def test_the_status_is_searchable_from_the_first_retry_on_and_costs_an_event_only_then(engine: Engine) -> None:
+    engine.fakes.script(FAILED, FAILED, FAILED, PARKED)
+    handle = await engine.start()
+    await engine.until_retrying(handle, 2)
+    assert await attribute(handle, sa.DELIVERY_STATUS) == DeliveryStatus.RETRYING
+    await engine.skip(2 * MINUTE)
+    await engine.until_retrying(handle, 4)
+    assert await count_events(handle, EventType.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES) == 1
+    await engine.skip(HOUR)
+    await engine.until_parked(handle)
+    assert await attribute(handle, sa.DELIVERY_STATUS) == DeliveryStatus.PARKED
+    assert await count_events(handle, EventType.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES) == 2
+
+
+async def test_the_temporal_ui_tells_what_a_dead_letter_is_and_what_to_do_with_it(engine: Engine) -> None:
+    handle = await dead(engine, REJECTED)
+    metadata: WorkflowMetadata = await handle.query("__temporal_workflow_metadata", result_type=WorkflowMetadata)
+    for word in ("rejected", "HTTP 404", "`replay`", "`discard`"):
+        assert word in metadata.current_details
+    assert {"replay", "discard", "release", "attempt_now"} <= {s.name for s in metadata.definition.signal_definitions}
+
+
+async def test_starting_a_delivery_that_is_open_changes_nothing(engine: Engine) -> None:
+    order = engine.order(policy=ONCE)
+    engine.fakes.script(FAILED)
+    handle = await engine.start(order)
+    await engine.until_dead(handle)
+    await engine.start(order)
+    await engine.until_dead(handle)
+    assert (await handle.describe()).status is WorkflowExecutionStatus.RUNNING
+    assert numbers(engine) == [(1, 1)]

@@ -1,0 +1,70 @@
+"""Workflow code makes the same commands as the code that made the saved histories."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from temporalio.client import WorkflowHistory
+from temporalio.worker import Replayer
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
+from temporalio.workflow import NondeterminismError
+
+from everhook.contracts import DELIVERY_WORKFLOW, ENDPOINT_WORKFLOW, RECONCILE_WORKFLOW
+from everhook.temporal import PLUGIN
+from tests.histories.record import HERE, record
+from tests.workflows.engine import WORKFLOWS
+
+HISTORIES = sorted(HERE.glob("*.json"))
+
+
+async def replay(history: dict[str, Any]) -> None:
+    replayer = Replayer(workflows=WORKFLOWS, plugins=[PLUGIN], workflow_runner=SandboxedWorkflowRunner())
+    await replayer.replay_workflow(WorkflowHistory.from_json("replayed", history))
+
+
+def load(path: Path) -> dict[str, Any]:
+    history: dict[str, Any] = json.loads(path.read_text())
+    return history
+
+
+def recorded(directory: Path) -> dict[str, dict[str, Any]]:
+    return {path.name: load(path) for path in sorted(directory.glob("*.json"))}
+
+
+@pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
+async def test_a_saved_history_replays(path: Path) -> None:
+    await replay(load(path))
+
+
+@pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
+async def test_a_history_of_other_commands_does_not_replay(path: Path) -> None:
+    """That replaying can fail: as if the code had asked for another activity than it did."""
+    with pytest.raises(NondeterminismError):
+        await replay(_with_another_first_activity(load(path)))
+
+
+async def test_the_histories_that_are_recorded_now_replay(tmp_path: Path) -> None:
+    """What is committed may be older than the code; what the code does today must be replayable as well."""
+    await record(tmp_path)
+    now = recorded(tmp_path)
+    assert now.keys() == recorded(HERE).keys()
+    for history in now.values():
+        await replay(history)
+
+
+def test_every_workflow_has_a_saved_history() -> None:
+    first = [history["events"][0] for history in recorded(HERE).values()]
+    kinds = {event["workflowExecutionStartedEventAttributes"]["workflowType"]["name"] for event in first}
+    assert kinds == {DELIVERY_WORKFLOW, ENDPOINT_WORKFLOW, RECONCILE_WORKFLOW}
+
+
+def _with_another_first_activity(history: dict[str, Any]) -> dict[str, Any]:
+    for event in history["events"]:
+        if "activityTaskScheduledEventAttributes" in event:
+            event["activityTaskScheduledEventAttributes"]["activityType"]["name"] = "something_else"
+            return history
+        if "markerRecordedEventAttributes" in event:
+            event["markerRecordedEventAttributes"]["markerName"] = "core_patch"
+            return history
+    raise AssertionError("a history without a command")

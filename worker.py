@@ -1,0 +1,181 @@
+"""The worker: the only file that knows every workflow and activity."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+import structlog
+from temporalio.client import Client
+from temporalio.service import RPCError
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
+
+from activities.circuits import Circuits, OutcomeReporter
+from activities.express import ExpressLane
+from activities.recording import Recording
+from activities.sending import Sending
+from activities.upkeep import Upkeep
+from everhook.contracts import TaskQueue
+from everhook.egress import EgressClient, EgressRules
+from everhook.entities import EndpointEntities
+from everhook.provisioning import ensure_runtime
+from everhook.settings import Settings
+from everhook.storage.attempts import Recorder
+from everhook.storage.engine import Database
+from everhook.storage.orders import OrderDefaults
+from everhook.temporal import connect
+from workflows.delivery import DeliveryWorkflow
+from workflows.endpoint import EndpointWorkflow
+from workflows.upkeep import ReconcileWorkflow
+
+WORKFLOWS: Sequence[type] = [DeliveryWorkflow, EndpointWorkflow, ReconcileWorkflow]
+
+WORKFLOW_TASKS = 400
+LOCAL_ACTIVITIES = 300
+CACHED_WORKFLOWS = 200
+"""A delivery that waits for hours is better rebuilt from its short history than kept; this is for those in flight."""
+
+GRACE = timedelta(seconds=30)
+"""On SIGTERM attempts in flight get this long: twice the default deadline of one."""
+
+RECONNECT_S = 2.0
+
+log = structlog.get_logger()
+
+
+class Role(StrEnum):
+    """What a worker process does: `sends` may sit on machines of their own, with their own way out."""
+
+    ALL = "all"
+    WORKFLOWS = "workflows"
+    SENDS = "sends"
+
+
+@asynccontextmanager
+async def running_workers(
+    client: Client, database: Database, settings: Settings, role: Role = Role.ALL
+) -> AsyncIterator[Sequence[Worker]]:
+    """Workers for a role, polling until the block ends; then they drain."""
+    entities = EndpointEntities(client, settings.circuit_policy)
+    reporter = OutcomeReporter(entities)
+    recorder = Recorder(database)
+    egress = EgressClient(EgressRules.from_settings(settings))
+    # Without senders in this process nothing is sent express: the local activity hands back `deferred` at once.
+    in_flight = settings.express_in_flight if role is Role.ALL else 0
+    express = ExpressLane(in_flight, timedelta(milliseconds=settings.express_slow_ms))
+    sending = Sending(database, recorder, egress, reporter, express)
+    workers: list[Worker] = []
+    if role is not Role.SENDS:
+        workers.append(_workflow_worker(client, database, settings, sending, recorder, entities))
+    if role is not Role.WORKFLOWS:
+        workers += _send_workers(client, settings, sending)
+    try:
+        async with AsyncExitStack() as stack:
+            for worker in workers:
+                await stack.enter_async_context(worker)
+            log.info("worker started", role=role.value, namespace=client.namespace)
+            yield workers
+            log.info("worker draining")
+            # Together, not one after the other: each may take the whole grace.
+            await asyncio.gather(*(worker.shutdown() for worker in workers))
+    finally:
+        await reporter.close()
+        await egress.aclose()
+
+
+def _workflow_worker(
+    client: Client,
+    database: Database,
+    settings: Settings,
+    sending: Sending,
+    recorder: Recorder,
+    entities: EndpointEntities,
+) -> Worker:
+    defaults = OrderDefaults.from_settings(settings)
+    recording = Recording(database, recorder, defaults)
+    circuits = Circuits(client, database, defaults)
+    upkeep = Upkeep(
+        client,
+        database,
+        entities,
+        defaults,
+        undispatched_grace=timedelta(seconds=settings.undispatched_grace_seconds),
+        overdue_grace=timedelta(seconds=settings.overdue_grace_seconds),
+    )
+    activities: list[Callable[..., Any]] = [
+        sending.send_attempt,
+        recording.record_attempt,
+        recording.dead_letter,
+        recording.open_round,
+        recording.discard,
+        circuits.load_circuit,
+        circuits.project_circuit,
+        circuits.release_parked,
+        upkeep.reconcile,
+    ]
+    return Worker(
+        client,
+        task_queue=TaskQueue.DELIVERIES,
+        workflows=WORKFLOWS,
+        activities=activities,
+        workflow_runner=SandboxedWorkflowRunner() if settings.sandbox else UnsandboxedWorkflowRunner(),
+        max_cached_workflows=CACHED_WORKFLOWS,
+        max_concurrent_workflow_tasks=WORKFLOW_TASKS,
+        max_concurrent_local_activities=LOCAL_ACTIVITIES,
+        max_concurrent_activities=100,
+        graceful_shutdown_timeout=GRACE,
+    )
+
+
+def _send_workers(client: Client, settings: Settings, sending: Sending) -> list[Worker]:
+    return [
+        Worker(
+            client,
+            task_queue=queue,
+            activities=[sending.send_attempt],
+            max_concurrent_activities=settings.max_concurrent_sends,
+            graceful_shutdown_timeout=GRACE,
+        )
+        for queue in (TaskQueue.SENDS, TaskQueue.SENDS_LIMITED)
+    ]
+
+
+async def work(settings: Settings, role: Role) -> None:
+    """Connect, see that schedules and limits are there, and work until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    client = await _connected(settings, stop)
+    if client is None:
+        return
+    database = Database(settings.database_url, pool_size=settings.database_pool_size)
+    try:
+        async with running_workers(client, database, settings, role):
+            await stop.wait()
+    finally:
+        await database.close()
+
+
+async def _connected(settings: Settings, stop: asyncio.Event) -> Client | None:
+    """A connection to a provisioned namespace, waited for as long as it takes; None where we are stopped first."""
+    while not stop.is_set():
+        try:
+            client = await connect()
+            await ensure_runtime(client, settings)
+            return client
+        except (RPCError, RuntimeError) as error:
+            log.warning("waiting for temporal (is the namespace there? `everhook setup`)", error=str(error))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), RECONNECT_S)
+    return None
+
+
+if __name__ == "__main__":
+    from everhook.cli import main
+
+    main(["worker", *sys.argv[1:]])

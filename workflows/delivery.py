@@ -1,0 +1,318 @@
+"""One message to one endpoint, until it is delivered, discarded, or waits as a dead letter for an operator."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from temporalio import workflow
+from temporalio.common import Priority, RetryPolicy
+
+with workflow.unsafe.imports_passed_through():
+    from activities.recording import Recording
+    from activities.sending import Sending
+    from everhook import search_attributes as sa
+    from everhook.contracts import (
+        DELIVERY_WORKFLOW,
+        AttemptOrder,
+        AttemptOutcome,
+        DeadLetterNote,
+        DeadLetterReason,
+        DeliveryOrder,
+        DeliveryResult,
+        DeliveryState,
+        DeliveryStatus,
+        DiscardNote,
+        OperatorNote,
+        ReleaseNote,
+        RoundOrder,
+        TaskQueue,
+        Verdict,
+    )
+    from everhook.policy import RetryPlan
+
+RECORDING_MARGIN = timedelta(seconds=12)
+"""What `send_attempt` may take beyond its HTTP deadline: loading, and waiting for the database to record."""
+
+RECORD_TIMEOUT = timedelta(seconds=15)
+
+OUR_FAULTS = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=20))
+"""Activities fail only by our own faults (no database, a bug): those are retried until they are mended."""
+
+PARK_JITTER = 0.2
+
+
+@workflow.defn(name=DELIVERY_WORKFLOW)
+class DeliveryWorkflow:
+    @workflow.init
+    def __init__(self, order: DeliveryOrder) -> None:
+        self._order = order
+        self._number = order.attempt
+        self._express = order.express
+        self._status = DeliveryStatus.SENDING
+        self._last: AttemptOutcome | None = None
+        self._reason = order.dead_letter.reason if order.dead_letter else None
+        self._round_began = workflow.now()
+        self._next_attempt_at: datetime | None = None
+        self._waiting_for = "the first attempt"
+        self._shown_status = DeliveryStatus.SENDING
+        self._attempt_now = False
+        self._release: ReleaseNote | None = None
+        self._replay: OperatorNote | None = None
+        self._discard: OperatorNote | None = None
+
+    @workflow.run
+    async def run(self, order: DeliveryOrder) -> DeliveryResult:
+        """One round of attempts, then whatever an operator decides. A replay continues as a new run."""
+        if order.dead_letter is None:
+            self._reason = await self._round()
+            if self._reason is not None:
+                await self._record_dead_letter(self._reason)
+        if self._reason is not None:
+            self._show_dead_letter(self._reason)
+            await self._await_operator()
+        if self._status is DeliveryStatus.DELIVERED:
+            pass  # a discard that came during the attempt came too late
+        elif self._discard is not None:
+            await self._end_discarded(self._discard)
+        elif self._replay is not None:
+            await self._open_next_round(self._replay)
+        return DeliveryResult(self._status, self._order.round, self._number)
+
+    @workflow.signal(description="Begin a new round of attempts of a dead letter; optional input {who, why}")
+    def replay(self, note: OperatorNote = OperatorNote()) -> None:
+        """Counts once the round is over; a replay of a delivery that is still under way is nothing new."""
+        if self._reason is not None:
+            self._replay = note
+
+    @workflow.signal(description="Give the delivery up for good; optional input {who, why}")
+    def discard(self, note: OperatorNote = OperatorNote()) -> None:
+        self._discard = note
+
+    @workflow.signal(description="Leave the parking: the circuit allows it, or the endpoint is gone for good")
+    def release(self, note: ReleaseNote = ReleaseNote()) -> None:
+        self._release = note
+
+    @workflow.signal(description="Do not wait for the next attempt's time: make it now")
+    def attempt_now(self) -> None:
+        self._attempt_now = True
+
+    @workflow.query(description="Where the delivery stands, and what it waits for")
+    def status(self) -> DeliveryState:
+        return DeliveryState(
+            status=self._status,
+            round=self._order.round,
+            attempt=self._number,
+            waiting_for=self._waiting_for,
+            next_attempt_at=self._next_attempt_at,
+            dead_letter_reason=self._reason,
+        )
+
+    async def _round(self) -> DeadLetterReason | None:
+        """Attempts on the schedule. Returns why the round ended, None where it was delivered or discarded."""
+        while True:
+            plan = self._order.policy.plan(self._number, workflow.now() - self._round_began, workflow.random().random())
+            outcome = await self._attempt(plan)
+            if isinstance(outcome, DeadLetterReason):
+                return outcome
+            if outcome is None or self._status is DeliveryStatus.DELIVERED:
+                return None
+            if outcome.verdict is Verdict.REJECTED:
+                return outcome.reason or DeadLetterReason.REJECTED
+            if plan is None:
+                return DeadLetterReason.EXHAUSTED
+            await self._rest(plan.wait(outcome.retry_after), outcome)
+            if self._discard is not None:
+                return None
+            self._number += 1
+
+    async def _attempt(self, plan: RetryPlan | None) -> AttemptOutcome | DeadLetterReason | None:
+        """One attempt, made as soon as the circuit allows it; or why it was given up; or None: discarded."""
+        parked_since: datetime | None = None
+        while True:
+            outcome = await self._send(plan)
+            if outcome.verdict is not Verdict.PARKED:
+                break
+            parked_since = parked_since or workflow.now()
+            too_long = workflow.now() - parked_since >= self._order.policy.max_window
+            if too_long and outcome.reason is not None:
+                return outcome.reason
+            await self._park()
+            if self._discard is not None:
+                return None
+            if self._release is not None and self._release.dead_letter is not None:
+                return self._release.dead_letter
+        if parked_since is not None:
+            # The window bounds how long attempts may go on failing; none was made meanwhile.
+            self._round_began += workflow.now() - parked_since
+        if outcome.unrecorded is not None:
+            await self._record(outcome)
+        self._last = outcome
+        if outcome.verdict is Verdict.DELIVERED:
+            self._status = DeliveryStatus.DELIVERED
+        return outcome
+
+    async def _send(self, plan: RetryPlan | None) -> AttemptOutcome:
+        """Express where the order allows it and the lane has room, else by the fair queue."""
+        order = self._order
+        self._waiting_for, self._next_attempt_at = "the endpoint's answer", None
+        # Cleared here and not where they are waited for: what is signalled while we send must not be lost.
+        self._release, self._attempt_now = None, False
+        attempt = AttemptOrder(
+            delivery_gid=order.delivery_gid,
+            endpoint_gid=order.endpoint_gid,
+            round=order.round,
+            number=self._number,
+            timeout=order.policy.timeout,
+            retry=plan,
+            retry_statuses=order.policy.retry_statuses,
+            express=self._express,
+            park_check=order.park_check,
+        )
+        self._express = False
+        if attempt.express:
+            outcome = await workflow.execute_local_activity_method(
+                Sending.send_attempt,
+                attempt,
+                start_to_close_timeout=order.policy.timeout + RECORDING_MARGIN,
+                retry_policy=OUR_FAULTS,
+            )
+            if outcome.verdict is not Verdict.DEFERRED:
+                return outcome
+        return await self._send_in_turn(attempt)
+
+    async def _send_in_turn(self, attempt: AttemptOrder) -> AttemptOutcome:
+        """On the fair queue, or the one where the server keeps the endpoint's rate limit."""
+        order = self._order
+        limited = order.rate_limit is not None
+        return await workflow.execute_activity_method(
+            Sending.send_attempt,
+            AttemptOrder(**{**vars(attempt), "express": False}),
+            task_queue=TaskQueue.SENDS_LIMITED if limited else TaskQueue.SENDS,
+            priority=Priority(fairness_key=order.endpoint_gid, fairness_weight=order.rate_limit),
+            start_to_close_timeout=order.policy.timeout + RECORDING_MARGIN,
+            retry_policy=OUR_FAULTS,
+            summary=f"attempt {self._number} of {order.policy.attempts}, round {order.round}",
+        )
+
+    async def _record(self, outcome: AttemptOutcome) -> None:
+        assert outcome.unrecorded is not None
+        await workflow.execute_activity_method(
+            Recording.record_attempt,
+            outcome.unrecorded,
+            start_to_close_timeout=RECORD_TIMEOUT,
+            retry_policy=OUR_FAULTS,
+            summary="the database was away: record the attempt",
+        )
+
+    async def _rest(self, delay: timedelta, outcome: AttemptOutcome) -> None:
+        """Wait for the next attempt's time, or for `attempt_now` or `discard`."""
+        self._show(DeliveryStatus.RETRYING)
+        self._next_attempt_at = workflow.now() + delay
+        self._waiting_for = f"attempt {self._number + 1}"
+        workflow.set_current_details(
+            f"Attempt {self._number} of {self._order.policy.attempts} in round {self._order.round}: {outcome.answer}. "
+            f"Next attempt at {self._next_attempt_at:%Y-%m-%d %H:%M:%S} UTC. Signals: `attempt_now`, `discard`."
+        )
+        await self._wait(lambda: self._attempt_now or self._discard is not None, delay, f"next: {self._waiting_for}")
+
+    async def _park(self) -> None:
+        """Wait until released; and look again after a while in any case."""
+        self._show(DeliveryStatus.PARKED)
+        self._waiting_for = "the endpoint's circuit"
+        workflow.set_current_details(
+            f"Parked before attempt {self._number}: the endpoint's circuit is open, or the endpoint is paused or "
+            "disabled. It goes on by itself. Signals: `attempt_now`, `discard`."
+        )
+        check = self._order.park_check * (1 + PARK_JITTER * workflow.random().random())
+        await self._wait(
+            lambda: self._release is not None or self._attempt_now or self._discard is not None, check, "parked"
+        )
+
+    async def _record_dead_letter(self, reason: DeadLetterReason) -> None:
+        """Before it is shown: whoever finds a dead letter by search can also read it."""
+        order = self._order
+        await workflow.execute_activity_method(
+            Recording.dead_letter,
+            DeadLetterNote(order.delivery_gid, reason, order.round, order.dead_letter_retention),
+            start_to_close_timeout=RECORD_TIMEOUT,
+            retry_policy=OUR_FAULTS,
+            summary=f"dead letter: {reason}",
+        )
+
+    def _show_dead_letter(self, reason: DeadLetterReason) -> None:
+        order = self._order
+        self._status = self._shown_status = DeliveryStatus.DEAD_LETTERED
+        self._waiting_for, self._next_attempt_at = "an operator", None
+        known = order.dead_letter
+        since = known.since if known else workflow.now()
+        status_code = known.status_code if known else self._last.status_code if self._last else None
+        workflow.upsert_search_attributes(
+            [
+                sa.DELIVERY_STATUS.value_set(DeliveryStatus.DEAD_LETTERED),
+                sa.DEAD_LETTER_REASON.value_set(reason),
+                sa.DEAD_LETTERED_AT.value_set(since),
+                sa.STATUS_CODE.value_set(status_code) if status_code is not None else sa.STATUS_CODE.value_unset(),
+            ]
+        )
+        answer = f" The last answer was {self._last.answer}." if self._last else ""
+        workflow.set_current_details(
+            f"Dead letter after {self._number} attempts in round {order.round}: **{reason}**.{answer} "
+            "Signals: `replay` for a new round, `discard` to give it up."
+        )
+
+    async def _await_operator(self) -> None:
+        retention = self._order.dead_letter_retention
+        decided = await self._wait(
+            lambda: self._replay is not None or self._discard is not None, retention, "kept for an operator"
+        )
+        if not decided:
+            self._discard = OperatorNote(who="retention", why=f"untouched for {retention.days} days")
+
+    async def _end_discarded(self, note: OperatorNote) -> None:
+        await workflow.execute_activity_method(
+            Recording.discard,
+            DiscardNote(self._order.delivery_gid, note),
+            start_to_close_timeout=RECORD_TIMEOUT,
+            retry_policy=OUR_FAULTS,
+            summary=f"discarded by {note.who}",
+        )
+        self._status = DeliveryStatus.DISCARDED
+        workflow.upsert_search_attributes([sa.DELIVERY_STATUS.value_set(DeliveryStatus.DISCARDED)])
+        workflow.set_current_details(f"Discarded by {note.who}. {note.why}")
+
+    async def _open_next_round(self, note: OperatorNote) -> None:
+        order = await workflow.execute_activity_method(
+            Recording.open_round,
+            RoundOrder(self._order.delivery_gid, self._order.round, note),
+            start_to_close_timeout=RECORD_TIMEOUT,
+            retry_policy=OUR_FAULTS,
+            summary=f"replayed by {note.who}",
+        )
+        workflow.upsert_search_attributes(
+            [
+                sa.DELIVERY_STATUS.value_set(DeliveryStatus.SENDING),
+                sa.DEAD_LETTER_REASON.value_unset(),
+                sa.DEAD_LETTERED_AT.value_unset(),
+                sa.STATUS_CODE.value_unset(),
+            ]
+        )
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        if self._discard is not None:  # it came behind the replay, and a new run would not know of it
+            await self._end_discarded(self._discard)
+            return
+        workflow.continue_as_new(order)
+
+    def _show(self, status: DeliveryStatus) -> None:
+        """Set the state, and the search attribute on the first retry and the first parking only: upserts cost."""
+        self._status = status
+        if self._shown_status is not status:
+            self._shown_status = status
+            workflow.upsert_search_attributes([sa.DELIVERY_STATUS.value_set(status)])
+
+    @staticmethod
+    async def _wait(until: Callable[[], bool], timeout: timedelta, summary: str) -> bool:
+        """False where the time ran out first."""
+        try:
+            await workflow.wait_condition(until, timeout=timeout, timeout_summary=summary)
+        except TimeoutError:
+            return False
+        return True

@@ -1,0 +1,284 @@
+"""The entity of one endpoint: it holds the circuit, from the first failure or command until the endpoint is deleted.
+
+All changes go through the pure state machine in `everhook/circuit.py`; the main loop alone writes the projection that
+senders read, wakes parked deliveries, and so needs no lock.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import NoReturn
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+
+with workflow.unsafe.imports_passed_through():
+    from activities.circuits import Circuits
+    from everhook import circuit as machine
+    from everhook import search_attributes as sa
+    from everhook.circuit import Circuit, Hold
+    from everhook.contracts import (
+        ENDPOINT_WORKFLOW,
+        CircuitProjection,
+        DeadLetterReason,
+        EndpointOrder,
+        OutcomeReport,
+        ReleaseOrder,
+        ReleaseResult,
+    )
+
+ACTIVITY_TIMEOUT = timedelta(seconds=15)
+RELEASE_TIMEOUT = timedelta(minutes=2)
+UNTIL_IT_HOLDS = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
+
+RELEASE_PERIOD = timedelta(seconds=1)
+GIVE_UP_BATCH = 500
+MAX_UPDATES = 1_000
+"""A run takes 2,000 updates at most (Temporal's limit); begin a new one well before."""
+
+
+@workflow.defn(name=ENDPOINT_WORKFLOW)
+class EndpointWorkflow:
+    @workflow.init
+    def __init__(self, order: EndpointOrder) -> None:
+        self._order = order
+        self._policy = order.policy
+        self._circuit = order.circuit or Circuit()
+        self._loaded = order.circuit is not None
+        self._projected = order.circuit.version if order.circuit else -1
+        self._reports: list[OutcomeReport] = []
+        self._release_rate = order.release_rate
+        self._release_at: datetime | None = workflow.now() if order.release_rate else None
+        self._probe_due = False
+        self._giving_up: DeadLetterReason | None = None
+        self._deleted = False
+        self._updates = 0
+        self._shown = ""
+
+    @workflow.run
+    async def run(self, order: EndpointOrder) -> None:
+        await self._load()
+        while True:
+            self._take_reports()
+            self._pass_time()
+            await self._project()
+            await self._serve_parked()
+            if self._is_idle():
+                if self._ends_run() and await self._handlers_finished():
+                    if self._deleted:
+                        return
+                    self._continue_as_new()
+                await self._rest()
+
+    @workflow.signal(description="What a worker saw of the endpoint")
+    def report(self, report: OutcomeReport) -> None:
+        self._reports.append(report)
+
+    @workflow.update(description="Hold all deliveries until `resume`")
+    async def pause(self) -> Circuit:
+        return await self._change(machine.pause)
+
+    @workflow.update(description="End a pause")
+    async def resume(self) -> Circuit:
+        return await self._change(machine.resume)
+
+    @workflow.update(description="Disable the endpoint: its messages are parked until `enable`")
+    async def disable(self) -> Circuit:
+        return await self._change(machine.disable)
+
+    @workflow.update(description="Enable a disabled endpoint, with a closed circuit")
+    async def enable(self) -> Circuit:
+        return await self._change(machine.enable)
+
+    @workflow.update(description="Open the circuit")
+    async def trip(self) -> Circuit:
+        return await self._change(lambda circuit: machine.trip(circuit, workflow.now(), self._policy, self._draw()))
+
+    @workflow.update(description="Close the circuit")
+    async def reset(self) -> Circuit:
+        return await self._change(machine.reset)
+
+    @workflow.update(description="The endpoint was deleted: dead-letter what is parked, and end")
+    async def delete(self) -> Circuit:
+        self._deleted = True
+        self._giving_up = DeadLetterReason.ENDPOINT_DELETED
+        return await self._change(lambda circuit: machine.disable(circuit, "deleted"))
+
+    @workflow.query(description="The circuit as the entity knows it")
+    def state(self) -> Circuit:
+        return self._circuit
+
+    async def _load(self) -> None:
+        """Take up what the database last knew: a pause outlives even the loss of Temporal's store."""
+        if self._loaded:
+            return
+        known = await workflow.execute_activity_method(
+            Circuits.load_circuit,
+            self._order.endpoint_gid,
+            start_to_close_timeout=ACTIVITY_TIMEOUT,
+            retry_policy=UNTIL_IT_HOLDS,
+            summary="take up the circuit",
+        )
+        if known is None:
+            self._deleted = True
+            self._giving_up = DeadLetterReason.ENDPOINT_DELETED
+        else:
+            self._circuit = known
+            self._projected = known.version
+            self._begin_release_if_flowing()
+            self._probe_due = known.probes
+        self._loaded = True
+
+    def _take_reports(self) -> None:
+        reports, self._reports = self._reports, []
+        for report in reports:
+            if report.succeeded:
+                self._become(machine.succeed(self._circuit))
+            if report.failures:
+                if self._release_rate is not None:  # not so fast: the opening, should it come to that, ends the release
+                    self._release_rate = self._policy.release_rate
+                self._become(machine.fail(self._circuit, report.failures, workflow.now(), self._policy, self._draw()))
+            if report.gone:
+                self._become(machine.disable(self._circuit, "the endpoint answered 410 Gone"))
+
+    def _pass_time(self) -> None:
+        before = self._circuit
+        self._become(machine.tick(before, workflow.now(), self._policy))
+        if self._circuit is not before:
+            self._probe_due = self._circuit.probes
+
+    def _become(self, circuit: Circuit) -> None:
+        """Take on a state, and see what it means for the parked deliveries."""
+        before, self._circuit = self._circuit, circuit
+        if not before.sends and circuit.sends:
+            self._begin_release_if_flowing()
+        if not before.probes and circuit.probes:
+            self._probe_due = True
+        newly_disabled = before.hold is not Hold.DISABLED and circuit.hold is Hold.DISABLED
+        if newly_disabled and circuit.hold_reason != machine.BY_OPERATOR:
+            self._giving_up = self._giving_up or DeadLetterReason.ENDPOINT_DISABLED
+
+    def _begin_release_if_flowing(self) -> None:
+        if self._circuit.sends:
+            self._release_rate, self._release_at = self._policy.release_rate, workflow.now()
+
+    async def _change(self, transition: Callable[[Circuit], Circuit]) -> Circuit:
+        """Apply an operator's change and wait until senders can read it."""
+        self._updates += 1
+        await workflow.wait_condition(lambda: self._loaded)
+        self._become(transition(self._circuit))
+        wanted = self._circuit
+        await workflow.wait_condition(lambda: self._projected >= wanted.version)
+        return wanted
+
+    async def _project(self) -> None:
+        """Write the state where senders read it, until what is written is what is."""
+        while self._projected < self._circuit.version:
+            circuit = self._circuit
+            await workflow.execute_activity_method(
+                Circuits.project_circuit,
+                CircuitProjection(self._order.endpoint_gid, circuit),
+                start_to_close_timeout=ACTIVITY_TIMEOUT,
+                retry_policy=UNTIL_IT_HOLDS,
+                summary=self._describe(circuit),
+            )
+            self._projected = circuit.version
+            self._show(circuit)
+
+    async def _serve_parked(self) -> None:
+        """Wake those parked deliveries whose turn it is: one probe, the next of a release, or all to give up."""
+        if self._giving_up is not None:
+            result = await self._wake(GIVE_UP_BATCH, self._giving_up)
+            if not result.remaining:
+                self._giving_up = None
+        elif self._probe_due and self._circuit.probes:
+            self._probe_due = False
+            if not (await self._wake(1)).released:
+                self._circuit = machine.await_traffic(self._circuit, workflow.now(), self._policy)
+        elif self._release_is_due():
+            await self._release_some()
+
+    async def _release_some(self) -> None:
+        """One second's worth. The next second gets twice as many; a relapse ends it, the next closing starts afresh."""
+        assert self._release_rate is not None
+        result = await self._wake(max(1, round(self._release_rate)))
+        if not result.remaining or not self._circuit.sends:
+            self._release_rate = self._release_at = None
+            return
+        self._release_rate = min(self._release_rate * 2, self._policy.release_rate_max)
+        self._release_at = workflow.now() + RELEASE_PERIOD
+
+    async def _wake(self, limit: int, dead_letter: DeadLetterReason | None = None) -> ReleaseResult:
+        return await workflow.execute_activity_method(
+            Circuits.release_parked,
+            ReleaseOrder(self._order.endpoint_gid, limit, dead_letter),
+            start_to_close_timeout=RELEASE_TIMEOUT,
+            retry_policy=UNTIL_IT_HOLDS,
+            summary=f"give up {limit} parked: {dead_letter}" if dead_letter else f"release {limit} parked",
+        )
+
+    def _release_is_due(self) -> bool:
+        return self._circuit.sends and self._release_at is not None and workflow.now() >= self._release_at
+
+    def _is_idle(self) -> bool:
+        """Nothing to do right now."""
+        busy = (
+            self._reports
+            or self._projected < self._circuit.version
+            or self._giving_up is not None
+            or (self._probe_due and self._circuit.probes)
+            or self._release_is_due()
+        )
+        return not busy
+
+    async def _rest(self) -> None:
+        """Until something is told, or the next step is due."""
+        with suppress(TimeoutError):
+            await workflow.wait_condition(
+                lambda: not self._is_idle() or self._ends_run(),
+                timeout=self._until_next_step(),
+                timeout_summary="next step",
+            )
+
+    def _until_next_step(self) -> timedelta | None:
+        moments = [
+            self._circuit.until if self._circuit.hold is None else None,
+            self._release_at if self._circuit.sends else None,
+        ]
+        waits = [max(moment - workflow.now(), timedelta()) for moment in moments if moment is not None]
+        return min(waits, default=None)
+
+    def _ends_run(self) -> bool:
+        """The endpoint is gone for good, or the history grows long."""
+        return self._deleted or workflow.info().is_continue_as_new_suggested() or self._updates >= MAX_UPDATES
+
+    async def _handlers_finished(self) -> bool:
+        """False where there is something to do first: a handler may be waiting for nothing but this loop to do it."""
+        await workflow.wait_condition(lambda: workflow.all_handlers_finished() or not self._is_idle())
+        return self._is_idle()
+
+    def _continue_as_new(self) -> NoReturn:
+        workflow.continue_as_new(replace(self._order, circuit=self._circuit, release_rate=self._release_rate))
+
+    def _show(self, circuit: Circuit) -> None:
+        """Tell the person in the Temporal UI; the search attribute only when it changes."""
+        shown = circuit.hold.value if circuit.hold else circuit.state.value
+        if shown != self._shown:
+            self._shown = shown
+            workflow.upsert_search_attributes([sa.CIRCUIT_STATE.value_set(shown)])
+        workflow.set_current_details(
+            f"{self._describe(circuit)}. Updates: `pause`, `resume`, `trip`, `reset`, `enable`, `disable`."
+        )
+
+    @staticmethod
+    def _describe(circuit: Circuit) -> str:
+        held = (
+            f", {circuit.hold}" + (f" ({circuit.hold_reason})" if circuit.hold_reason else "") if circuit.hold else ""
+        )
+        until = f" until {circuit.until:%H:%M:%S} UTC" if circuit.until else ""
+        return f"circuit {circuit.state}{until}, {circuit.failures} failures in a row{held}"
+
+    @staticmethod
+    def _draw() -> float:
+        return workflow.random().random()

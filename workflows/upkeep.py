@@ -1,0 +1,28 @@
+"""What runs on a Temporal Schedule."""
+
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+
+with workflow.unsafe.imports_passed_through():
+    from activities.upkeep import Upkeep
+    from everhook.contracts import RECONCILE_WORKFLOW, ReconcileResult
+
+RECONCILE_TIMEOUT = timedelta(minutes=30)
+HEARTBEAT_TIMEOUT = timedelta(seconds=30)
+"""No pass begins while one is lost with its worker. Each start beats; a query may take 15 s."""
+
+
+@workflow.defn(name=RECONCILE_WORKFLOW)
+class ReconcileWorkflow:
+    """One pass of the reconciler. A failed pass is not repeated: the schedule brings the next one soon enough."""
+
+    @workflow.run
+    async def run(self) -> ReconcileResult:
+        return await workflow.execute_activity_method(
+            Upkeep.reconcile,
+            start_to_close_timeout=RECONCILE_TIMEOUT,
+            heartbeat_timeout=HEARTBEAT_TIMEOUT,
+            retry_policy=RetryPolicy(maximum_attempts=1),
+        )
