@@ -1,0 +1,128 @@
+"""`everhook receipts`: what a receiver, or anyone, checks without us. It reads files and nothing else.
+
+Exit status: 0 where all holds, 1 where something is wrong (the first thing is named), 2 where a file cannot be used.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from everhook.usage import Unusable
+
+if TYPE_CHECKING:
+    from everhook.bundles import Verification
+    from everhook.receipt_keys import KeySet
+    from everhook.receipts import Receipt
+
+MAX_FILE = 16 * 1024 * 1024
+WRONG = 1
+
+app = typer.Typer(name="receipts", help="Check delivery receipts, offline.", no_args_is_help=True)
+console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+
+@app.callback()
+def receipts() -> None:
+    """Check delivery receipts, offline."""
+
+
+@app.command()
+def verify(
+    bundle: Annotated[
+        Path, typer.Argument(help="The bundle: of a receipt, or of two checkpoints.", show_default=False)
+    ],
+    body: Annotated[Path | None, typer.Option(help="The request's body as it was received, byte for byte.")] = None,
+    since_checkpoint: Annotated[
+        Path | None, typer.Option(help="A checkpoint that you hold: the log must not have been rewritten since.")
+    ] = None,
+    jwks: Annotated[
+        Path | None, typer.Option(help="The issuer's keys as you got them yourself, used instead of the bundle's.")
+    ] = None,
+) -> None:
+    """Check a bundle, and say what it proves and what it does not."""
+    from everhook.bundles import UnknownBundle, load
+    from everhook.bundles import verify as check
+    from everhook.strict_json import NotJson, Wrong
+
+    try:
+        result = check(
+            load(_read(bundle)),
+            body=_read(body) if body else None,
+            since=_checkpoint(since_checkpoint) if since_checkpoint else None,
+            keys=_keys(jwks) if jwks else None,
+        )
+    except (NotJson, UnknownBundle) as error:
+        raise Unusable(f"{bundle}: {error}") from error
+    except Wrong as error:
+        _say_wrong(str(error))
+        raise typer.Exit(WRONG) from error
+    _report(result)
+    if not result.ok:
+        raise typer.Exit(WRONG)
+
+
+def _report(result: "Verification") -> None:
+    if result.receipt is not None:
+        _say(f"{result.receipt.issuer} states: {_statement(result.receipt)}")
+    for finding in result.proven:
+        _say(f"proven      {finding}")
+    for sentence in result.unproven:
+        _say(f"not proven  {sentence}")
+    if result.wrong is not None:
+        _say_wrong(str(result.wrong))
+    else:
+        _say("All that could be checked holds.")
+
+
+def _statement(receipt: "Receipt") -> str:
+    answer = f"HTTP {receipt.status_code}" if receipt.status_code is not None else receipt.error or "no answer"
+    return (
+        f"attempt {receipt.number} of round {receipt.round} of delivery {receipt.delivery_gid} "
+        f"(message {receipt.message_gid}) to {receipt.url} ended at {receipt.ended_at:%Y-%m-%d %H:%M:%S.%f} UTC "
+        f"with {answer}: {receipt.outcome}."
+    )
+
+
+def _say_wrong(text: str) -> None:
+    _say(f"WRONG       {text}")
+
+
+def _say(line: str) -> None:
+    """Claims are strangers' text: what could steer a terminal or turn its lines about is shown as a mark."""
+    console.print("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line))
+
+
+def _checkpoint(path: Path) -> str:
+    """A held checkpoint, which has at least to be one. Whether it is genuine is for the check."""
+    from everhook.checkpoints import parse_note
+    from everhook.strict_json import Wrong
+
+    try:
+        note = _read(path).decode()
+        parse_note(note)
+    except (UnicodeDecodeError, Wrong) as error:
+        raise Unusable(f"{path} is no checkpoint: {error}") from error
+    return note
+
+
+def _keys(path: Path) -> "KeySet":
+    from everhook.receipt_keys import KeySet
+    from everhook.strict_json import Wrong, load_json
+
+    try:
+        return KeySet.from_jwks(load_json(_read(path), "jwks"))
+    except Wrong as error:
+        raise Unusable(f"{path} has no keys to check with: {error}") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise Unusable(f"{path} cannot be read: {error.strerror or error}") from error
+    if len(data) > MAX_FILE:
+        raise Unusable(f"{path} is larger than {MAX_FILE // 1024 // 1024} MiB")
+    return data
