@@ -4,7 +4,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from everhook.contracts import AttemptRecord, DeadLetterNote, DeliveryOrder, DiscardNote, RoundOrder
-from everhook.storage.attempts import Answer, Recorder
+from everhook.storage.attempts import Recorder, Transcript
 from everhook.storage.deliveries import dead_letter, discard, open_round
 from everhook.storage.engine import Database
 from everhook.storage.orders import OrderDefaults, load_order
@@ -20,7 +20,7 @@ class Recording:
     @activity.defn(name="record_attempt")
     async def record_attempt(self, record: AttemptRecord) -> None:
         """Record an attempt that was made while the database was away. Its response body is gone; the hash is not."""
-        await self._recorder.attempt(record, Answer())
+        await self._recorder.attempt(record, Transcript())
 
     @activity.defn(name="dead_letter")
     async def dead_letter(self, note: DeadLetterNote) -> None:

@@ -21,7 +21,7 @@ from everhook.egress import EgressClient, Exchange
 from everhook.envelope import Content, render
 from everhook.ids import Kind, new_gid, trace_id
 from everhook.signing import signature_headers
-from everhook.storage.attempts import Answer, Bases, Basis, Recorder, Target, Targets, claim_probe
+from everhook.storage.attempts import Bases, Basis, Recorder, Target, Targets, Transcript, claim_probe
 from everhook.storage.engine import Database, is_unavailable
 from everhook.verdict import RETRY_AFTER_STATUSES, Judgement, classify
 
@@ -109,7 +109,7 @@ class Sending:
             retry_statuses=order.retry_statuses,
         )
         record = _record(order, exchange, judgement, started_at, body, retry_after)
-        recorded = await self._put_on_record(record, _answer(exchange))
+        recorded = await self._put_on_record(record, _transcript(exchange, target, headers))
         self._express.note(order.endpoint_gid, exchange.duration)
         in_streak = basis.failures > 0 or basis.state is not CircuitState.CLOSED
         self._reporter.note(order.endpoint_gid, target.tenant, judgement, in_streak=in_streak)
@@ -123,12 +123,12 @@ class Sending:
             unrecorded=None if recorded else record,
         )
 
-    async def _put_on_record(self, record: AttemptRecord, answer: Answer) -> bool:
+    async def _put_on_record(self, record: AttemptRecord, transcript: Transcript) -> bool:
         """Try for a few seconds. False, never an exception: an exception would have the request made again."""
         give_up_at = time.monotonic() + RECORD_PATIENCE_S
         while True:
             try:
-                await asyncio.wait_for(self._recorder.attempt(record, answer), RECORD_PATIENCE_S)
+                await asyncio.wait_for(self._recorder.attempt(record, transcript), RECORD_PATIENCE_S)
                 return True
             except Exception as error:
                 if not is_unavailable(error) and not isinstance(error, TimeoutError):
@@ -227,12 +227,15 @@ def _error(exchange: Exchange, judgement: Judgement) -> str | None:
     return None if judgement.verdict is Verdict.DELIVERED else f"http_{exchange.status}"
 
 
-def _answer(exchange: Exchange) -> Answer:
-    """NUL is the one character PostgreSQL cannot keep in text."""
-    return Answer(
+def _transcript(exchange: Exchange, target: Target, request_headers: Sequence[tuple[str, str]]) -> Transcript:
+    """NUL is the one character PostgreSQL cannot keep in text. An endpoint's own headers may hold credentials."""
+    sent = request_headers[: len(request_headers) - len(target.headers)]
+    return Transcript(
         detail=exchange.detail.replace("\0", "") or None,
         headers=tuple((name.replace("\0", ""), value.replace("\0", "")) for name, value in exchange.headers),
         body=exchange.body if exchange.status is not None else None,
+        url=target.url,
+        request_headers=(*sent, *((name, "(kept secret)") for name, _ in target.headers)),
     )
 
 

@@ -109,6 +109,8 @@ def attempt(row: Attempt) -> AttemptOut:
         status_code=row.status_code,
         error=row.error,
         error_detail=row.error_detail,
+        url=row.url,
+        request_headers=row.request_headers,
         request_sha256=row.request_sha256,
         response_headers=row.response_headers,
         response_body=row.response_body.decode(errors="replace") if row.response_body is not None else None,
@@ -118,8 +120,9 @@ def attempt(row: Attempt) -> AttemptOut:
     )
 
 
-def with_payload(detail: ApiModel, payload: bytes) -> Response:
+def with_payload(detail: ApiModel, payload: bytes | None) -> Response:
     """`detail` with the very bytes that came as its `payload`: written anew, repeated keys, huge numbers and deep
-    nesting would not survive."""
-    shown = detail.model_dump(mode="json", by_alias=True) | {"payload": orjson.Fragment(payload)}
+    nesting would not survive. Null where they were erased."""
+    content = orjson.Fragment(payload) if payload is not None else None
+    shown = detail.model_dump(mode="json", by_alias=True) | {"payload": content}
     return Response(orjson.dumps(shown), media_type="application/json")

@@ -280,6 +280,8 @@ class AttemptOut(ApiModel):
     status_code: int | None
     error: str | None
     error_detail: str | None
+    url: str = Field(description="Where it was sent.")
+    request_headers: list[list[str]] | None = Field(description="Of the endpoint's own headers the names alone.")
     request_sha256: str
     response_headers: list[list[str]] | None
     response_body: str | None = Field(description="Up to 16 KiB, as text; bytes that are none are replaced.")

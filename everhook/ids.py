@@ -22,6 +22,8 @@ class Kind(StrEnum):
     ATTEMPT = "att"
     RECEIPT = "rcp"
     EVENT = "evt"
+    API_KEY = "ek"
+    AUDIT = "aud"
     BATCH = "bat"
 
 

@@ -28,6 +28,13 @@ class SignatureScheme(StrEnum):
     NPAYLOAD = "npayload"
 
 
+class SecretKind(StrEnum):
+    """HMAC secrets sign in every scheme; Ed25519 keys add a `v1a` signature to the `standard` one."""
+
+    HMAC = "hmac"
+    ED25519 = "ed25519"
+
+
 ALL_SCHEMES = tuple(SignatureScheme)
 
 

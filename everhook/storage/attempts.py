@@ -76,12 +76,17 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What is kept of an endpoint's answer beyond the `AttemptRecord`; it never leaves the database."""
+class Transcript:
+    """What is kept of an exchange beyond the `AttemptRecord`; it never leaves the database.
+
+    `headers` and `body` are the answer's. `request_headers` are as sent, without the values of an endpoint's own.
+    """
 
     detail: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes | None = None
+    url: str = ""
+    request_headers: tuple[tuple[str, str], ...] = ()
 
 
 class Bases:
@@ -214,7 +219,7 @@ class _Parking:
 @dataclass(frozen=True)
 class _Attempted:
     record: AttemptRecord
-    answer: Answer
+    transcript: Transcript
 
 
 class Recorder:
@@ -223,9 +228,9 @@ class Recorder:
     def __init__(self, database: Database) -> None:
         self._group = Grouped(database.write_connection, _record)
 
-    async def attempt(self, record: AttemptRecord, answer: Answer) -> None:
+    async def attempt(self, record: AttemptRecord, transcript: Transcript) -> None:
         """Put an attempt and what it means for its delivery on record. Running twice changes nothing."""
-        await self._group.submit(_Attempted(record, answer))
+        await self._group.submit(_Attempted(record, transcript))
 
     async def parked(self, delivery_gid: str, due_at: datetime) -> None:
         await self._group.submit(_Parking(delivery_gid, due_at))
@@ -249,9 +254,11 @@ async def _record(connection: AsyncConnection, items: Sequence[_Attempted | _Par
 def _attempt_row(item: _Attempted) -> dict[str, Any]:
     row = asdict(item.record)
     row["gid"] = row.pop("attempt_gid")
-    row["error_detail"] = item.answer.detail
-    row["response_headers"] = [list(pair) for pair in item.answer.headers] or None
-    row["response_body"] = item.answer.body
+    row["error_detail"] = item.transcript.detail
+    row["url"] = item.transcript.url
+    row["request_headers"] = [list(pair) for pair in item.transcript.request_headers] or None
+    row["response_headers"] = [list(pair) for pair in item.transcript.headers] or None
+    row["response_body"] = item.transcript.body
     return row
 
 

@@ -18,6 +18,7 @@ from everhook.circuit import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus, Verdict
 from everhook.envelope import BodyFormat
 from everhook.ids import Kind, new_gid
+from everhook.signing import SecretKind
 
 DEFAULT_TENANT_GID = "ten_00000000000000000000000000"
 """Owner of endpoints that name no tenant; made by the first migration."""
@@ -57,8 +58,43 @@ def _when(**options: Any) -> Any:
 
 
 class Tenant(SQLModel, table=True):
+    """`erasing_since` is set once a tenant is being erased: from then on it does not exist for any caller."""
+
     gid: str = Field(default_factory=lambda: new_gid(Kind.TENANT), primary_key=True)
     name: str = Field(unique=True)
+    created_at: datetime = _when(default_factory=now)
+    erasing_since: datetime | None = _when(default=None)
+
+
+class ApiKey(SQLModel, table=True):
+    """A caller's key, `<gid>_<random>`: only the SHA-256 of the whole is kept."""
+
+    __tablename__ = "api_key"
+
+    gid: str = Field(default_factory=lambda: new_gid(Kind.API_KEY), primary_key=True)
+    name: str
+    sha256: str
+    scopes: list[str] = Field(sa_column=Column(JSON, nullable=False))
+    tenant_gid: str | None = Field(default=None, foreign_key="tenant.gid")
+    created_by: str
+    created_at: datetime = _when(default_factory=now)
+    expires_at: datetime | None = _when(default=None)
+    revoked_at: datetime | None = _when(default=None)
+
+
+class AuditEntry(SQLModel, table=True):
+    """Who changed what, when and from where; written in the transaction of the change. `detail` holds no secret."""
+
+    __tablename__ = "audit_entry"
+    __table_args__ = (Index("ix_audit_entry_tenant", "tenant_gid", "gid"),)
+
+    gid: str = Field(default_factory=lambda: new_gid(Kind.AUDIT), primary_key=True)
+    actor: str
+    action: str
+    subject: str
+    tenant_gid: str | None = None
+    address: str | None = None
+    detail: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     created_at: datetime = _when(default_factory=now)
 
 
@@ -72,7 +108,7 @@ class Channel(SQLModel, table=True):
 
 
 class Endpoint(SQLModel, table=True):
-    """`version` grows with every change, so that senders know when what they cached is old."""
+    """`version` grows with every change, so that senders know when what they cached is old. `tls_key` is sealed."""
 
     __table_args__ = (Index("ix_endpoint_tenant", "tenant_gid", "gid"),)
 
@@ -86,6 +122,9 @@ class Endpoint(SQLModel, table=True):
     format: BodyFormat = Field(default=BodyFormat.ENVELOPE, sa_type=enum_text(BodyFormat))
     headers: dict[str, str] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     details: dict[str, Any] = Field(default_factory=dict, sa_column=Column("metadata", JSON, nullable=False))
+    tls_ca: str | None = None
+    tls_certificate: str | None = None
+    tls_key: str | None = None
     version: int = 1
     created_at: datetime = _when(default_factory=now)
     updated_at: datetime = _when(default_factory=now)
@@ -93,13 +132,18 @@ class Endpoint(SQLModel, table=True):
 
 
 class EndpointSecret(SQLModel, table=True):
-    """A signing secret. Every row that has not expired signs, newest first."""
+    """A signing secret, sealed by the key ring. Every row that has not expired signs, newest first.
+
+    `public_key` (`whpk_…`) is there for Ed25519 keys alone.
+    """
 
     __tablename__ = "endpoint_secret"
 
     gid: str = Field(default_factory=lambda: new_gid(Kind.SECRET), primary_key=True)
     endpoint_gid: str = Field(foreign_key="endpoint.gid", index=True)
+    kind: SecretKind = Field(default=SecretKind.HMAC, sa_type=enum_text(SecretKind))
     secret: str
+    public_key: str | None = None
     created_at: datetime = _when(default_factory=now)
     expires_at: datetime | None = _when(default=None)
 
@@ -133,7 +177,10 @@ class Circuit(SQLModel, table=True):
 
 
 class Message(SQLModel, table=True):
-    """`payload` holds the very bytes that came. `idempotency_scope` is the tenant, or empty for the publisher."""
+    """`payload` holds the very bytes that came; None once it was erased.
+
+    `idempotency_scope` is the tenant, or empty for the publisher.
+    """
 
     __table_args__ = (
         UniqueConstraint("idempotency_scope", "channel", "idempotency_key", name="uq_message_idempotency"),
@@ -144,12 +191,13 @@ class Message(SQLModel, table=True):
     tenant_gid: str | None = None
     channel: str
     event_type: str
-    payload: bytes = Field(sa_type=LargeBinary)
+    payload: bytes | None = Field(sa_type=LargeBinary)
     body_sha256: str
     idempotency_scope: str = ""
     idempotency_key: str | None = None
     published_at: datetime = _when()
     accepted_at: datetime = _when(default_factory=now)
+    payload_erased_at: datetime | None = _when(default=None)
 
 
 class Delivery(SQLModel, table=True):
@@ -214,6 +262,8 @@ class Delivery(SQLModel, table=True):
 
 
 class Attempt(SQLModel, table=True):
+    """One try. `url` and `request_headers` are as they were sent; of an endpoint's own headers the names alone."""
+
     __table_args__ = (UniqueConstraint("delivery_gid", "round", "number", name="uq_attempt_natural"),)
 
     gid: str = Field(default_factory=lambda: new_gid(Kind.ATTEMPT), primary_key=True)
@@ -227,6 +277,8 @@ class Attempt(SQLModel, table=True):
     status_code: int | None = None
     error: str | None = None
     error_detail: str | None = None
+    url: str = ""
+    request_headers: list[list[str]] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     request_sha256: str = ""
     response_sha256: str | None = None
     response_size: int | None = None
@@ -238,10 +290,117 @@ class Attempt(SQLModel, table=True):
     next_attempt_at: datetime | None = _when(default=None)
 
 
+class Receipt(SQLModel, table=True):
+    """The signed statement of an attempt, written with it. `seq` is its place in the tenant's log, once sealed."""
+
+    __table_args__ = (
+        UniqueConstraint("delivery_gid", "round", "number", name="uq_receipt_natural"),
+        UniqueConstraint("tenant_gid", "seq", name="uq_receipt_seq"),
+        Index(
+            "ix_receipt_unsealed",
+            "tenant_gid",
+            "gid",
+            postgresql_where=text("seq IS NULL"),
+            sqlite_where=text("seq IS NULL"),
+        ),
+    )
+
+    gid: str = Field(default_factory=lambda: new_gid(Kind.RECEIPT), primary_key=True)
+    tenant_gid: str
+    delivery_gid: str
+    attempt_gid: str
+    round: int
+    number: int
+    jws: str
+    seq: int | None = None
+    created_at: datetime = _when(default_factory=now)
+
+
+class ReceiptHash(SQLModel, table=True):
+    """A hash of a tenant's log: leaves at level 0, roots of complete blocks above (`everhook/merkle.py`)."""
+
+    __tablename__ = "receipt_hash"
+
+    tenant_gid: str = Field(primary_key=True)
+    level: int = Field(primary_key=True)
+    index: int = Field(primary_key=True)
+    hash: bytes = Field(sa_type=LargeBinary)
+
+
+class ReceiptSeal(SQLModel, table=True):
+    """A checkpoint: the signed note over the first `size` receipts of a tenant."""
+
+    __tablename__ = "receipt_seal"
+
+    tenant_gid: str = Field(primary_key=True)
+    size: int = Field(primary_key=True)
+    root: bytes = Field(sa_type=LargeBinary)
+    note: str
+    created_at: datetime = _when(default_factory=now)
+
+
+class ReceiptKey(SQLModel, table=True):
+    """A key that signs receipts and checkpoints: `seed` is sealed by the key ring."""
+
+    __tablename__ = "receipt_key"
+
+    kid: str = Field(primary_key=True)
+    seed: str
+    created_at: datetime = _when()
+    retired_at: datetime | None = _when(default=None)
+
+
+class EndpointMinute(SQLModel, table=True):
+    """What an endpoint did in one minute, kept by the recorder in the transaction of the attempts.
+
+    `retried` are failures that the schedule follows up, `rejected` those that it does not. `under_…` count answers
+    (of any kind) that took less than so many milliseconds and more than the band below.
+    """
+
+    __tablename__ = "endpoint_minute"
+    __table_args__ = (Index("ix_endpoint_minute_minute", "minute"),)
+
+    endpoint_gid: str = Field(primary_key=True)
+    minute: datetime = _when(primary_key=True)
+    tenant_gid: str
+    delivered: int = 0
+    retried: int = 0
+    rejected: int = 0
+    duration_ms: int = 0
+    under_100: int = 0
+    under_500: int = 0
+    under_2000: int = 0
+    slower: int = 0
+
+
+class EndpointMinuteError(SQLModel, table=True):
+    """How often which error came in one minute: `timeout_total`, `http_503`."""
+
+    __tablename__ = "endpoint_minute_error"
+    __table_args__ = (Index("ix_endpoint_minute_error_minute", "minute"),)
+
+    endpoint_gid: str = Field(primary_key=True)
+    minute: datetime = _when(primary_key=True)
+    error: str = Field(primary_key=True)
+    count: int = 0
+
+
 class OperationalEvent(SQLModel, table=True):
-    """What operators should hear of. Written in the transaction of the change that it tells."""
+    """What operators should hear of. Written in the transaction of the change that it tells.
+
+    `message_gid` is the message on the system channel that tells subscribers of it.
+    """
 
     __tablename__ = "operational_event"
+    __table_args__ = (
+        Index("ix_operational_event_endpoint", "endpoint_gid", "gid"),
+        Index(
+            "ix_operational_event_unpublished",
+            "gid",
+            postgresql_where=text("published_at IS NULL"),
+            sqlite_where=text("published_at IS NULL"),
+        ),
+    )
 
     gid: str = Field(default_factory=lambda: new_gid(Kind.EVENT), primary_key=True)
     kind: str
@@ -250,3 +409,5 @@ class OperationalEvent(SQLModel, table=True):
     delivery_gid: str | None = None
     data: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     created_at: datetime = _when(default_factory=now)
+    published_at: datetime | None = _when(default=None)
+    message_gid: str | None = None

@@ -23,6 +23,8 @@ def upgrade() -> None:
         sa.Column("status_code", sa.Integer(), nullable=True),
         sa.Column("error", sa.String(), nullable=True),
         sa.Column("error_detail", sa.String(), nullable=True),
+        sa.Column("url", sa.String(), nullable=False),
+        sa.Column("request_headers", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("request_sha256", sa.String(), nullable=False),
         sa.Column("response_sha256", sa.String(), nullable=True),
         sa.Column("response_size", sa.Integer(), nullable=True),
@@ -35,6 +37,21 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("gid"),
         sa.UniqueConstraint("delivery_gid", "round", "number", name="uq_attempt_natural"),
     )
+    op.create_table(
+        "audit_entry",
+        sa.Column("gid", sa.String(), nullable=False),
+        sa.Column("actor", sa.String(), nullable=False),
+        sa.Column("action", sa.String(), nullable=False),
+        sa.Column("subject", sa.String(), nullable=False),
+        sa.Column("tenant_gid", sa.String(), nullable=True),
+        sa.Column("address", sa.String(), nullable=True),
+        sa.Column("detail", sa.JSON(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("gid"),
+    )
+    with op.batch_alter_table("audit_entry", schema=None) as batch_op:
+        batch_op.create_index("ix_audit_entry_tenant", ["tenant_gid", "gid"], unique=False)
+
     op.create_table(
         "channel",
         sa.Column("name", sa.String(), nullable=False),
@@ -101,17 +118,47 @@ def upgrade() -> None:
         )
 
     op.create_table(
+        "endpoint_minute",
+        sa.Column("endpoint_gid", sa.String(), nullable=False),
+        sa.Column("minute", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("tenant_gid", sa.String(), nullable=False),
+        sa.Column("delivered", sa.Integer(), nullable=False),
+        sa.Column("retried", sa.Integer(), nullable=False),
+        sa.Column("rejected", sa.Integer(), nullable=False),
+        sa.Column("duration_ms", sa.Integer(), nullable=False),
+        sa.Column("under_100", sa.Integer(), nullable=False),
+        sa.Column("under_500", sa.Integer(), nullable=False),
+        sa.Column("under_2000", sa.Integer(), nullable=False),
+        sa.Column("slower", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("endpoint_gid", "minute"),
+    )
+    with op.batch_alter_table("endpoint_minute", schema=None) as batch_op:
+        batch_op.create_index("ix_endpoint_minute_minute", ["minute"], unique=False)
+
+    op.create_table(
+        "endpoint_minute_error",
+        sa.Column("endpoint_gid", sa.String(), nullable=False),
+        sa.Column("minute", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("error", sa.String(), nullable=False),
+        sa.Column("count", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("endpoint_gid", "minute", "error"),
+    )
+    with op.batch_alter_table("endpoint_minute_error", schema=None) as batch_op:
+        batch_op.create_index("ix_endpoint_minute_error_minute", ["minute"], unique=False)
+
+    op.create_table(
         "message",
         sa.Column("gid", sa.String(), nullable=False),
         sa.Column("tenant_gid", sa.String(), nullable=True),
         sa.Column("channel", sa.String(), nullable=False),
         sa.Column("event_type", sa.String(), nullable=False),
-        sa.Column("payload", sa.LargeBinary(), nullable=False),
+        sa.Column("payload", sa.LargeBinary(), nullable=True),
         sa.Column("body_sha256", sa.String(), nullable=False),
         sa.Column("idempotency_scope", sa.String(), nullable=False),
         sa.Column("idempotency_key", sa.String(), nullable=True),
         sa.Column("published_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("accepted_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("payload_erased_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("gid"),
         sa.UniqueConstraint("idempotency_scope", "channel", "idempotency_key", name="uq_message_idempotency"),
     )
@@ -127,15 +174,94 @@ def upgrade() -> None:
         sa.Column("delivery_gid", sa.String(), nullable=True),
         sa.Column("data", sa.JSON(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("published_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("message_gid", sa.String(), nullable=True),
         sa.PrimaryKeyConstraint("gid"),
+    )
+    with op.batch_alter_table("operational_event", schema=None) as batch_op:
+        batch_op.create_index("ix_operational_event_endpoint", ["endpoint_gid", "gid"], unique=False)
+        batch_op.create_index(
+            "ix_operational_event_unpublished",
+            ["gid"],
+            unique=False,
+            postgresql_where=sa.text("published_at IS NULL"),
+            sqlite_where=sa.text("published_at IS NULL"),
+        )
+
+    op.create_table(
+        "receipt",
+        sa.Column("gid", sa.String(), nullable=False),
+        sa.Column("tenant_gid", sa.String(), nullable=False),
+        sa.Column("delivery_gid", sa.String(), nullable=False),
+        sa.Column("attempt_gid", sa.String(), nullable=False),
+        sa.Column("round", sa.Integer(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("jws", sa.String(), nullable=False),
+        sa.Column("seq", sa.Integer(), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("gid"),
+        sa.UniqueConstraint("delivery_gid", "round", "number", name="uq_receipt_natural"),
+        sa.UniqueConstraint("tenant_gid", "seq", name="uq_receipt_seq"),
+    )
+    with op.batch_alter_table("receipt", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_receipt_unsealed",
+            ["tenant_gid", "gid"],
+            unique=False,
+            postgresql_where=sa.text("seq IS NULL"),
+            sqlite_where=sa.text("seq IS NULL"),
+        )
+
+    op.create_table(
+        "receipt_hash",
+        sa.Column("tenant_gid", sa.String(), nullable=False),
+        sa.Column("level", sa.Integer(), nullable=False),
+        sa.Column("index", sa.Integer(), nullable=False),
+        sa.Column("hash", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant_gid", "level", "index"),
+    )
+    op.create_table(
+        "receipt_key",
+        sa.Column("kid", sa.String(), nullable=False),
+        sa.Column("seed", sa.String(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("retired_at", sa.DateTime(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("kid"),
+    )
+    op.create_table(
+        "receipt_seal",
+        sa.Column("tenant_gid", sa.String(), nullable=False),
+        sa.Column("size", sa.Integer(), nullable=False),
+        sa.Column("root", sa.LargeBinary(), nullable=False),
+        sa.Column("note", sa.String(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("tenant_gid", "size"),
     )
     op.create_table(
         "tenant",
         sa.Column("gid", sa.String(), nullable=False),
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("erasing_since", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("gid"),
         sa.UniqueConstraint("name"),
+    )
+    op.create_table(
+        "api_key",
+        sa.Column("gid", sa.String(), nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("sha256", sa.String(), nullable=False),
+        sa.Column("scopes", sa.JSON(), nullable=False),
+        sa.Column("tenant_gid", sa.String(), nullable=True),
+        sa.Column("created_by", sa.String(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("revoked_at", sa.DateTime(timezone=True), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["tenant_gid"],
+            ["tenant.gid"],
+        ),
+        sa.PrimaryKeyConstraint("gid"),
     )
     op.create_table(
         "endpoint",
@@ -149,6 +275,9 @@ def upgrade() -> None:
         sa.Column("format", sa.String(length=32), nullable=False),
         sa.Column("headers", sa.JSON(), nullable=False),
         sa.Column("metadata", sa.JSON(), nullable=False),
+        sa.Column("tls_ca", sa.String(), nullable=True),
+        sa.Column("tls_certificate", sa.String(), nullable=True),
+        sa.Column("tls_key", sa.String(), nullable=True),
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
@@ -186,7 +315,9 @@ def upgrade() -> None:
         "endpoint_secret",
         sa.Column("gid", sa.String(), nullable=False),
         sa.Column("endpoint_gid", sa.String(), nullable=False),
+        sa.Column("kind", sa.String(length=32), nullable=False),
         sa.Column("secret", sa.String(), nullable=False),
+        sa.Column("public_key", sa.String(), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(
@@ -249,12 +380,38 @@ def downgrade() -> None:
         batch_op.drop_index("ix_endpoint_tenant")
 
     op.drop_table("endpoint")
+    op.drop_table("api_key")
     op.drop_table("tenant")
+    op.drop_table("receipt_seal")
+    op.drop_table("receipt_key")
+    op.drop_table("receipt_hash")
+    with op.batch_alter_table("receipt", schema=None) as batch_op:
+        batch_op.drop_index(
+            "ix_receipt_unsealed", postgresql_where=sa.text("seq IS NULL"), sqlite_where=sa.text("seq IS NULL")
+        )
+
+    op.drop_table("receipt")
+    with op.batch_alter_table("operational_event", schema=None) as batch_op:
+        batch_op.drop_index(
+            "ix_operational_event_unpublished",
+            postgresql_where=sa.text("published_at IS NULL"),
+            sqlite_where=sa.text("published_at IS NULL"),
+        )
+        batch_op.drop_index("ix_operational_event_endpoint")
+
     op.drop_table("operational_event")
     with op.batch_alter_table("message", schema=None) as batch_op:
         batch_op.drop_index("ix_message_channel")
 
     op.drop_table("message")
+    with op.batch_alter_table("endpoint_minute_error", schema=None) as batch_op:
+        batch_op.drop_index("ix_endpoint_minute_error_minute")
+
+    op.drop_table("endpoint_minute_error")
+    with op.batch_alter_table("endpoint_minute", schema=None) as batch_op:
+        batch_op.drop_index("ix_endpoint_minute_minute")
+
+    op.drop_table("endpoint_minute")
     with op.batch_alter_table("delivery", schema=None) as batch_op:
         batch_op.drop_index(
             "ix_delivery_undispatched",
@@ -282,4 +439,8 @@ def downgrade() -> None:
 
     op.drop_table("delivery")
     op.drop_table("channel")
+    with op.batch_alter_table("audit_entry", schema=None) as batch_op:
+        batch_op.drop_index("ix_audit_entry_tenant")
+
+    op.drop_table("audit_entry")
     op.drop_table("attempt")

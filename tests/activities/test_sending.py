@@ -31,7 +31,7 @@ from everhook.egress import KEPT_BODY_BYTES
 from everhook.envelope import BodyFormat
 from everhook.signing import SignatureScheme, new_secret, secret_key
 from everhook.storage import endpoints
-from everhook.storage.attempts import Answer, Recorder
+from everhook.storage.attempts import Recorder, Transcript
 from everhook.storage.deliveries import open_round
 from everhook.storage.engine import Database
 from everhook.storage.tables import Endpoint, EndpointSecret, Message, now
@@ -124,6 +124,19 @@ async def test_a_request_carries_what_receivers_need_and_the_endpoints_own_heade
     assert headers["authorization"] == "Bearer t"
     version, trace, span, flags = headers["traceparent"].split("-")
     assert (version, len(trace), len(span), flags) == ("00", 32, 16, "01")
+
+
+async def test_an_attempt_keeps_what_was_sent_but_not_the_values_of_the_endpoints_own_headers(desk: Desk) -> None:
+    endpoint = await desk.endpoint(headers={"Authorization": "Bearer t0p-secret"})
+    delivery = await desk.delivery(endpoint)
+    await desk.send(delivery)
+    attempt = await desk.attempt(delivery)
+    assert attempt.url == endpoint.url
+    kept = dict(attempt.request_headers or [])
+    sent = lowered(desk.receiver.arrivals[0])
+    assert kept.pop("Authorization") == "(kept secret)"
+    assert kept == {name: sent[name] for name in kept}
+    assert {"webhook-id", "webhook-signature", "content-type", "traceparent"} <= kept.keys()
 
 
 async def test_every_request_of_a_message_has_its_id_and_a_signature_of_its_own_time(desk: Desk) -> None:
@@ -439,7 +452,7 @@ class Away(Recorder):
         self._error = error
         self._times = times
 
-    async def attempt(self, record: AttemptRecord, answer: Answer) -> None:
+    async def attempt(self, record: AttemptRecord, answer: Transcript) -> None:
         self.tries += 1
         if self.tries <= self._times:
             raise self._error
@@ -470,7 +483,7 @@ async def test_a_database_that_stays_away_leaves_the_record_to_the_workflow(desk
     assert record is not None
     assert (record.delivery_gid, record.number, record.verdict) == (delivery.gid, 1, Verdict.DELIVERED)
     assert record.request_sha256 == desk.receiver.arrivals[0].sha256
-    await Recorder(desk.store.database).attempt(record, Answer())
+    await Recorder(desk.store.database).attempt(record, Transcript())
     assert (await desk.attempt(delivery)).gid == record.attempt_gid
     assert (await desk.send(delivery)).verdict is Verdict.DELIVERED
     assert desk.receiver.count == 1

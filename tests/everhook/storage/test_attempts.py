@@ -11,7 +11,7 @@ from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorNote, V
 from everhook.envelope import BodyFormat
 from everhook.signing import SignatureScheme, secret_key
 from everhook.storage import deliveries, endpoints
-from everhook.storage.attempts import Answer, Bases, Recorder, Targets, claim_probe
+from everhook.storage.attempts import Bases, Recorder, Targets, Transcript, claim_probe
 from everhook.storage.engine import Database, is_unavailable
 from everhook.storage.tables import Attempt, Delivery, EndpointSecret, now
 from tests.everhook.storage.factories import URL, Store, attempt_record, moment
@@ -35,7 +35,7 @@ def picture(delivery: Delivery) -> dict[str, Any]:
 async def test_a_success_ends_its_delivery(store: Store, recorder: Recorder) -> None:
     delivery = await store.delivery()
     record = attempt_record(delivery, verdict=Verdict.DELIVERED, status_code=204, duration_ms=250)
-    await recorder.attempt(record, Answer())
+    await recorder.attempt(record, Transcript())
     row = await store.read(delivery)
     assert (row.status, row.attempts, row.due_at) == (DeliveryStatus.DELIVERED, 1, None)
     assert row.completed_at == row.dispatched_at == moment(1.25)
@@ -45,7 +45,7 @@ async def test_a_success_ends_its_delivery(store: Store, recorder: Recorder) -> 
 async def test_a_failure_that_is_followed_by_another_attempt_is_due_then(store: Store, recorder: Recorder) -> None:
     delivery = await store.delivery()
     record = attempt_record(delivery, status_code=503, error="http_503", next_attempt_at=moment(31))
-    await recorder.attempt(record, Answer())
+    await recorder.attempt(record, Transcript())
     row = await store.read(delivery)
     assert (row.status, row.attempts, row.due_at) == (DeliveryStatus.RETRYING, 1, moment(31))
     assert (row.completed_at, row.last_status_code, row.last_error) == (None, 503, "http_503")
@@ -59,7 +59,7 @@ async def test_the_end_of_a_bad_round_is_due_at_once_until_it_is_dead_lettered(
 ) -> None:
     delivery = await store.delivery(status=DeliveryStatus.RETRYING, attempts=5)
     record = attempt_record(delivery, 6, verdict=verdict, status_code=code, error=error)
-    await recorder.attempt(record, Answer())
+    await recorder.attempt(record, Transcript())
     row = await store.read(delivery)
     assert (row.status, row.attempts, row.due_at) == (DeliveryStatus.SENDING, 6, moment(6.5))
     assert (row.last_status_code, row.last_error) == (code, error)
@@ -79,10 +79,12 @@ async def test_an_attempt_is_kept_with_all_that_was_answered(store: Store, recor
         redialed=True,
         next_attempt_at=moment(9),
     )
-    await recorder.attempt(record, Answer("why", (("x-a", "1"), ("x-a", "2")), b"\x00\xff!"))
+    await recorder.attempt(record, Transcript("why", (("x-a", "1"), ("x-a", "2")), b"\x00\xff!", URL, (("x-b", "3"),)))
     (row,) = await store.attempts(delivery)
     kept = row.model_dump()
     assert kept.pop("error_detail") == "why"
+    assert kept.pop("url") == URL
+    assert kept.pop("request_headers") == [["x-b", "3"]]
     assert kept.pop("response_headers") == [["x-a", "1"], ["x-a", "2"]]
     assert kept.pop("response_body") == b"\x00\xff!"
     kept["attempt_gid"] = kept.pop("gid")
@@ -94,9 +96,9 @@ async def test_an_attempt_recorded_twice_is_there_once_and_changes_nothing_more(
 ) -> None:
     delivery = await store.delivery()
     record = attempt_record(delivery, status_code=500, next_attempt_at=moment(31))
-    await recorder.attempt(record, Answer(body=b"first"))
+    await recorder.attempt(record, Transcript(body=b"first"))
     first = picture(await store.read(delivery))
-    await asyncio.gather(*(recorder.attempt(record, Answer()) for _ in range(3)))
+    await asyncio.gather(*(recorder.attempt(record, Transcript()) for _ in range(3)))
     assert picture(await store.read(delivery)) == first
     assert [row.response_body for row in await store.attempts(delivery)] == [b"first"]
 
@@ -107,7 +109,7 @@ async def test_each_attempt_of_each_round_is_kept(store: Store, recorder: Record
         if round_ == 2 and number == 1:
             async with store.database.writing() as session:
                 await deliveries.open_round(session, delivery.gid, 1, NOTE)
-        await recorder.attempt(attempt_record(delivery, number, round=round_), Answer())
+        await recorder.attempt(attempt_record(delivery, number, round=round_), Transcript())
     assert [(row.round, row.number) for row in await store.attempts(delivery)] == [(1, 1), (1, 2), (2, 1)]
     row = await store.read(delivery)
     assert (row.round, row.attempts) == (2, 1)
@@ -123,7 +125,7 @@ async def test_a_straggler_is_kept_and_does_not_undo_newer_news(
 ) -> None:
     delivery = await store.delivery(status=DeliveryStatus.RETRYING, round=2, attempts=3, due_at=moment(99))
     before = picture(await store.read(delivery))
-    await recorder.attempt(attempt_record(delivery, number, round=round_, status_code=500), Answer())
+    await recorder.attempt(attempt_record(delivery, number, round=round_, status_code=500), Transcript())
     assert picture(await store.read(delivery)) == before
     assert len(await store.attempts(delivery)) == 1
 
@@ -135,14 +137,14 @@ async def test_what_is_over_stays_as_it_is(
 ) -> None:
     delivery = await store.delivery(status=status, attempts=1)
     before = picture(await store.read(delivery))
-    await recorder.attempt(attempt_record(delivery, 2, verdict=verdict, next_attempt_at=moment(5)), Answer())
+    await recorder.attempt(attempt_record(delivery, 2, verdict=verdict, next_attempt_at=moment(5)), Transcript())
     await recorder.parked(delivery.gid, moment(60))
     assert picture(await store.read(delivery)) == before
 
 
 async def test_an_attempt_does_not_move_the_moment_of_dispatch(store: Store, recorder: Recorder) -> None:
     delivery = await store.delivery(dispatched_at=moment(0.5))
-    await recorder.attempt(attempt_record(delivery), Answer())
+    await recorder.attempt(attempt_record(delivery), Transcript())
     await recorder.parked(delivery.gid, moment(60))
     assert (await store.read(delivery)).dispatched_at == moment(0.5)
 
@@ -152,7 +154,7 @@ async def test_two_hundred_attempts_at_once_are_all_recorded_each_on_its_own_del
 ) -> None:
     rows = await store.deliveries(20)
     records = [attempt_record(row, n, status_code=500 + n) for row in rows for n in range(1, 11)]
-    await asyncio.gather(*(recorder.attempt(record, Answer()) for record in records))
+    await asyncio.gather(*(recorder.attempt(record, Transcript()) for record in records))
     assert await store.count(Attempt) == 200
     for row in rows:
         assert {(a.number, a.status_code) for a in await store.attempts(row)} == {(n, 500 + n) for n in range(1, 11)}
@@ -165,8 +167,8 @@ async def test_attempts_are_recorded_by_two_processes_at_once(
     other = Recorder(other_database)
     records = [attempt_record(row, status_code=500) for row in rows]
     await asyncio.gather(
-        *(recorder.attempt(record, Answer()) for record in records),
-        *(other.attempt(record, Answer()) for record in reversed(records)),
+        *(recorder.attempt(record, Transcript()) for record in records),
+        *(other.attempt(record, Transcript()) for record in reversed(records)),
     )
     assert await store.count(Attempt) == 20
 
@@ -192,7 +194,7 @@ async def test_a_parked_delivery_is_not_charged_an_attempt(store: Store, recorde
 
 async def test_an_attempt_ends_the_parking(store: Store, recorder: Recorder) -> None:
     delivery = await store.delivery(status=DeliveryStatus.PARKED, parked_at=moment())
-    await recorder.attempt(attempt_record(delivery, next_attempt_at=moment(31)), Answer())
+    await recorder.attempt(attempt_record(delivery, next_attempt_at=moment(31)), Transcript())
     row = await store.read(delivery)
     assert (row.status, row.parked_at) == (DeliveryStatus.RETRYING, None)
 
@@ -200,7 +202,7 @@ async def test_an_attempt_ends_the_parking(store: Store, recorder: Recorder) -> 
 async def test_attempts_and_parkings_at_once_are_all_recorded(store: Store, recorder: Recorder) -> None:
     tried, parked = await store.deliveries(5), await store.deliveries(5)
     await asyncio.gather(
-        *(recorder.attempt(attempt_record(row, next_attempt_at=moment(31)), Answer()) for row in tried),
+        *(recorder.attempt(attempt_record(row, next_attempt_at=moment(31)), Transcript()) for row in tried),
         *(recorder.parked(row.gid, moment(60)) for row in parked),
     )
     assert {await store.status(row) for row in tried} == {DeliveryStatus.RETRYING}
@@ -234,9 +236,9 @@ async def test_the_basis_of_no_delivery_is_none(database: Database) -> None:
 
 async def test_the_basis_tells_of_a_recorded_attempt(store: Store, recorder: Recorder) -> None:
     delivery = await store.delivery()
-    await recorder.attempt(attempt_record(delivery, 1, status_code=500, next_attempt_at=moment(9)), Answer())
+    await recorder.attempt(attempt_record(delivery, 1, status_code=500, next_attempt_at=moment(9)), Transcript())
     record = attempt_record(delivery, 2, status_code=503, error="http_503", next_attempt_at=moment(31))
-    await recorder.attempt(record, Answer())
+    await recorder.attempt(record, Transcript())
     basis = await Bases(store.database).load(delivery.gid)
     assert basis is not None
     assert (basis.last_verdict, basis.last_status_code, basis.last_error, basis.next_attempt_at) == (
@@ -251,7 +253,7 @@ async def test_the_basis_tells_of_a_recorded_attempt(store: Store, recorder: Rec
 
 async def test_after_a_replay_the_basis_tells_of_no_attempt(store: Store, recorder: Recorder) -> None:
     delivery = await store.delivery()
-    await recorder.attempt(attempt_record(delivery, 1, verdict=Verdict.REJECTED, status_code=404), Answer())
+    await recorder.attempt(attempt_record(delivery, 1, verdict=Verdict.REJECTED, status_code=404), Transcript())
     async with store.database.writing() as session:
         await deliveries.dead_letter(session, delivery.gid, 1, DeadLetterReason.REJECTED, moment(99))
         await deliveries.open_round(session, delivery.gid, 1, NOTE)
@@ -385,16 +387,16 @@ async def test_each_endpoint_has_a_probe_of_its_own(store: Store) -> None:
 async def test_an_attempt_recorded_again_does_not_undo_a_parking(store: Store, recorder: Recorder) -> None:
     delivery = await store.delivery()
     record = attempt_record(delivery, next_attempt_at=moment(31))
-    await recorder.attempt(record, Answer())
+    await recorder.attempt(record, Transcript())
     await recorder.parked(delivery.gid, moment(600))
     before = picture(await store.read(delivery))
-    await recorder.attempt(record, Answer())
+    await recorder.attempt(record, Transcript())
     assert picture(await store.read(delivery)) == before
 
 
 async def test_of_two_outcomes_of_one_attempt_row_and_delivery_tell_the_same(store: Store, recorder: Recorder) -> None:
     delivery = await store.delivery()
-    await recorder.attempt(attempt_record(delivery, status_code=500, next_attempt_at=moment(31)), Answer())
-    await recorder.attempt(attempt_record(delivery, status_code=404, verdict=Verdict.REJECTED), Answer())
+    await recorder.attempt(attempt_record(delivery, status_code=500, next_attempt_at=moment(31)), Transcript())
+    await recorder.attempt(attempt_record(delivery, status_code=404, verdict=Verdict.REJECTED), Transcript())
     (row,) = await store.attempts(delivery)
     assert row.status_code == (await store.read(delivery)).last_status_code

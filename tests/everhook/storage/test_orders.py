@@ -10,7 +10,7 @@ from everhook.contracts import DeadLetterReason, DeliveryOrder, DeliveryStatus, 
 from everhook.policy import resolve
 from everhook.settings import Settings
 from everhook.storage import channels, deliveries, endpoints
-from everhook.storage.attempts import Answer, Recorder
+from everhook.storage.attempts import Recorder, Transcript
 from everhook.storage.engine import Database
 from everhook.storage.orders import OrderDefaults, load_order, load_orders
 from everhook.storage.tables import Delivery, now
@@ -83,9 +83,9 @@ async def test_the_order_of_an_accepted_delivery_is_the_one_it_was_first_given(s
 
 async def test_recorded_attempts_lead_to_the_next_order(store: Store) -> None:
     delivery, recorder = await store.delivery(), Recorder(store.database)
-    await recorder.attempt(attempt_record(delivery, 1, next_attempt_at=moment(31)), Answer())
+    await recorder.attempt(attempt_record(delivery, 1, next_attempt_at=moment(31)), Transcript())
     assert (await order_of(store.database, delivery)).attempt == 2
-    await recorder.attempt(attempt_record(delivery, 2, verdict=Verdict.REJECTED, status_code=404), Answer())
+    await recorder.attempt(attempt_record(delivery, 2, verdict=Verdict.REJECTED, status_code=404), Transcript())
     assert (await order_of(store.database, delivery)).attempt == 2
     async with store.database.writing() as session:
         await deliveries.dead_letter(session, delivery.gid, 1, DeadLetterReason.REJECTED, moment(99))
