@@ -23,6 +23,7 @@ from activities.upkeep import Upkeep
 from everhook.contracts import TaskQueue
 from everhook.egress import EgressClient, EgressRules
 from everhook.entities import EndpointEntities
+from everhook.keyring import KeyRing
 from everhook.provisioning import ensure_runtime
 from everhook.settings import Settings
 from everhook.storage.attempts import Recorder
@@ -68,7 +69,7 @@ async def running_workers(
     # Without senders in this process nothing is sent express: the local activity hands back `deferred` at once.
     in_flight = settings.express_in_flight if role is Role.ALL else 0
     express = ExpressLane(in_flight, timedelta(milliseconds=settings.express_slow_ms))
-    sending = Sending(database, recorder, egress, reporter, express)
+    sending = Sending(database, recorder, egress, reporter, express, KeyRing.from_settings(settings))
     workers: list[Worker] = []
     if role is not Role.SENDS:
         workers.append(_workflow_worker(client, database, settings, sending, recorder, entities))

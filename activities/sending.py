@@ -20,6 +20,7 @@ from everhook.contracts import AttemptOrder, AttemptOutcome, AttemptRecord, Dead
 from everhook.egress import EgressClient, Exchange
 from everhook.envelope import Content, render
 from everhook.ids import Kind, new_gid, trace_id
+from everhook.keyring import KeyRing
 from everhook.signing import signature_headers
 from everhook.storage.attempts import Bases, Basis, Recorder, Target, Targets, Transcript, claim_probe
 from everhook.storage.engine import Database, is_unavailable
@@ -49,6 +50,7 @@ class Sending:
         egress: EgressClient,
         reporter: OutcomeReporter,
         express: ExpressLane,
+        keyring: KeyRing,
     ) -> None:
         self._database = database
         self._recorder = recorder
@@ -56,7 +58,7 @@ class Sending:
         self._reporter = reporter
         self._express = express
         self._bases = Bases(database)
-        self._targets = Targets(database)
+        self._targets = Targets(database, keyring)
 
     @activity.defn(name="send_attempt")
     async def send_attempt(self, order: AttemptOrder) -> AttemptOutcome:

@@ -16,6 +16,7 @@ from api.problems import Problem, invalid
 from everhook.dispatch import Dispatcher
 from everhook.egress import EgressClient
 from everhook.entities import EndpointEntities
+from everhook.keyring import KeyRing
 from everhook.settings import Settings
 from everhook.storage.engine import Database
 from everhook.storage.messages import Acceptor
@@ -40,6 +41,7 @@ class Services:
     egress: EgressClient
     backlog: Backlog
     defaults: OrderDefaults
+    keyring: KeyRing
 
 
 @dataclass(frozen=True)

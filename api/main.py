@@ -16,6 +16,7 @@ from everhook import __version__
 from everhook.dispatch import Dispatcher
 from everhook.egress import EgressClient, EgressRules
 from everhook.entities import EndpointEntities
+from everhook.keyring import KeyRing
 from everhook.settings import Settings
 from everhook.storage.engine import Database
 from everhook.storage.messages import Acceptor
@@ -70,6 +71,7 @@ async def _services(settings: Settings, temporal: Client | None, database: Datab
         egress=EgressClient(EgressRules.from_settings(settings)),
         backlog=Backlog(store, settings.undispatched_limit),
         defaults=defaults,
+        keyring=KeyRing.from_settings(settings),
     )
     watcher = asyncio.create_task(services.backlog.watch())
     try:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from everhook import eventloop
+from everhook.keyring import KeyRing
 from everhook.receipts_cli import app as receipts_app
 from everhook.usage import Unusable, load_settings
 
@@ -108,6 +109,7 @@ def serve(
     settings = load_settings()
     if settings.api_key is None:
         raise Unusable("set EVERHOOK_API_KEY, the key that callers present (24 characters at least)")
+    KeyRing.from_settings(settings)  # what is wrong with it is one line here, and a traceback within
     configure_logging(settings.log_format, settings.log_level)
     from api.main import create_app
 
@@ -133,6 +135,7 @@ def worker(
     from everhook.telemetry import configure_logging
 
     settings = load_settings()
+    KeyRing.from_settings(settings)
     configure_logging(settings.log_format, settings.log_level)
     import worker as workers
 
@@ -141,7 +144,9 @@ def worker(
 
 @app.command()
 def dev(
-    data_dir: Annotated[Path, typer.Option(help="Where databases and the API key are kept.")] = Path(".everhook"),
+    data_dir: Annotated[Path, typer.Option(help="Where databases, the API key and the master key are kept.")] = Path(
+        ".everhook"
+    ),
     host: Annotated[str, typer.Option(help="Address everything listens on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API.")] = 8080,
     temporal_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Temporal.")] = 7233,

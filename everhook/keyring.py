@@ -9,20 +9,28 @@ import binascii
 import hashlib
 import secrets
 from collections.abc import Sequence
+from typing import Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from everhook.settings import Settings
+from everhook.usage import Unusable
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
 _VERSION = "v1"
 
 
-class SealedWithUnknownKey(Exception):
+class CannotOpen(Exception):
+    """A box stays shut. That is a fault of ours, whoever the secret belongs to."""
+
+
+class SealedWithUnknownKey(CannotOpen):
     """The master key that sealed a box is not in the ring."""
 
 
-class NotOurBox(Exception):
+class NotOurBox(CannotOpen):
     """A box that was altered, or belongs to another row."""
 
 
@@ -40,6 +48,17 @@ class KeyRing:
         decoded = [_decode(key) for key in keys]
         self._boxes = {_key_id(key): AESGCM(key) for key in decoded}
         self._newest = _key_id(decoded[0])
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """The ring of `EVERHOOK_MASTER_KEYS`. Raises Unusable where there is none, or none that can be used."""
+        keys = [key.get_secret_value() for key in settings.master_keys]
+        if not keys:
+            raise Unusable("set EVERHOOK_MASTER_KEYS, which secrets are sealed with: openssl rand -base64 32 makes one")
+        try:
+            return cls(keys)
+        except ValueError as error:
+            raise Unusable(f"EVERHOOK_MASTER_KEYS: {error}") from error
 
     def seal(self, secret: str, *place: str) -> str:
         """Seal a secret for `place`: table, column and row."""

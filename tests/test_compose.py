@@ -14,6 +14,7 @@ import typer.main
 import yaml
 
 from everhook.cli import app
+from everhook.keyring import KeyRing, new_master_key
 from everhook.settings import MIN_API_KEY_LENGTH, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,7 +38,11 @@ OUR_VARIABLES = {f"EVERHOOK_{name.upper()}" for name in Settings.model_fields} |
     "TEMPORAL_API_KEY",
     "TEMPORAL_TLS",
 }
-ENVIRONMENT = {"POSTGRES_PASSWORD": "letters4and4digits", "EVERHOOK_API_KEY": "k" * MIN_API_KEY_LENGTH}
+ENVIRONMENT = {
+    "POSTGRES_PASSWORD": "letters4and4digits",
+    "EVERHOOK_API_KEY": "k" * MIN_API_KEY_LENGTH,
+    "EVERHOOK_MASTER_KEYS": new_master_key(),
+}
 
 Service = dict[str, Any]
 
@@ -167,6 +172,12 @@ def test_containers_get_longer_to_stop_than_their_processes_take() -> None:
 
     assert int(SERVICES["worker"]["stop_grace_period"].removesuffix("s")) > GRACE.total_seconds()
     assert int(SERVICES["api"]["stop_grace_period"].removesuffix("s")) > 20
+
+
+@pytest.mark.parametrize("name", ["api", "worker"])
+def test_what_seals_and_opens_secrets_has_the_master_keys(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERHOOK_MASTER_KEYS", _interpolated(SERVICES[name]["environment"]["EVERHOOK_MASTER_KEYS"]))
+    assert KeyRing.from_settings(Settings())
 
 
 def test_the_image_is_made_of_files_that_are_there() -> None:

@@ -44,7 +44,7 @@ async def create_endpoint(body: EndpointIn, services: ServicesDep) -> EndpointCr
         if body.tenant is not None:
             tenant_gid = (await tenants.ensure_tenant(session, body.tenant)).gid
         endpoint = Endpoint(tenant_gid=tenant_gid, **changes)
-        secret = await endpoints.create(session, endpoint)
+        secret = await endpoints.create(session, services.keyring, endpoint)
         subscription_gid = None
         if channel is not None:
             subscription = Subscription(

@@ -127,7 +127,7 @@ def _checked(options: DevOptions) -> Iterator[Ground]:
         checks.check_distinct(ports)
         for option, port in ports.items():
             checks.check_port(address, port, option)
-        for name in ("everhook.db", "temporal.db"):
+        for name in (checks.DATABASE_FILE, "temporal.db"):
             checks.check_database(data_dir / name)
         settings = _settings(options, data_dir)
         with checks.listener(address, options.port, "--port") as listener:
@@ -138,10 +138,11 @@ def _settings(options: DevOptions, data_dir: Path) -> Settings:
     """What the options say; for all else the environment has its say, as everywhere."""
     settings = load_settings(
         dev=True,
-        database_url=URL.create("sqlite+aiosqlite", database=str(data_dir / "everhook.db")).render_as_string(),
+        database_url=URL.create("sqlite+aiosqlite", database=str(data_dir / checks.DATABASE_FILE)).render_as_string(),
         host=options.host,
         port=options.port,
         api_key=checks.api_key(data_dir, options.api_key or os.environ.get("EVERHOOK_API_KEY")),
+        master_keys=checks.master_keys(data_dir, os.environ.get("EVERHOOK_MASTER_KEYS")),
         egress_http=True,
     )
     return settings.model_copy(update={"egress_allow": [*settings.egress_allow, *LOOPBACK]})
@@ -211,7 +212,7 @@ class _Stack:
         try:
             await migrate(self._settings.database_url)
         except (CommandError, SQLAlchemyError) as error:
-            file = self._ground.data_dir / "everhook.db"
+            file = self._ground.data_dir / checks.DATABASE_FILE
             why = str(error).partition("\n")[0]
             raise Unusable(f"{file} cannot be used: {why}; move it away, or choose another --data-dir") from error
 

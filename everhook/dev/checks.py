@@ -12,9 +12,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from everhook.keyring import KeyRing, new_master_key
 from everhook.usage import Unusable
 
+DATABASE_FILE = "everhook.db"
 KEY_FILE = "api-key"
+MASTER_KEY_FILE = "master-key"
 LOCK_FILE = "lock"
 PRIVATE = 0o600
 
@@ -109,17 +112,43 @@ def api_key(data_dir: Path, given: str | None) -> str:
     if given is not None:
         return _checked_key(given, "--api-key")
     file = data_dir / KEY_FILE
+    with _usable(file):
+        return _checked_key(_kept(file) or _keep(file, f"ek_dev_{secrets.token_urlsafe(24)}"), str(file))
+
+
+def master_keys(data_dir: Path, given: str | None) -> str:
+    """Those that were given, else that of the data directory, made at the first start."""
+    if given is not None:
+        return given
+    file = data_dir / MASTER_KEY_FILE
+    with _usable(file):
+        kept = _kept(file)
+        if not kept and (data_dir / DATABASE_FILE).exists():
+            raise Unusable(
+                f"{file} is gone, and no secret in {DATABASE_FILE} opens without it: "
+                "put it back, set EVERHOOK_MASTER_KEYS, or choose another --data-dir"
+            )
+        keys = kept or _keep(file, new_master_key())
+        KeyRing(keys.split(","))
+    return keys
+
+
+@contextlib.contextmanager
+def _usable(file: Path) -> Iterator[None]:
+    """What is wrong with a file, or with what is in it, names the file."""
     try:
-        kept = file.read_text().strip() if file.exists() else ""
-        return _checked_key(kept, str(file)) if kept else _new_key(file)
-    except (OSError, UnicodeDecodeError) as error:
+        yield
+    except (OSError, ValueError) as error:
         raise Unusable(f"{file} cannot be used: {error}") from error
 
 
-def _new_key(file: Path) -> str:
-    key = f"ek_dev_{secrets.token_urlsafe(24)}"
-    write_private(file, key + "\n")
-    return key
+def _kept(file: Path) -> str:
+    return file.read_text().strip() if file.exists() else ""
+
+
+def _keep(file: Path, secret: str) -> str:
+    write_private(file, secret + "\n")
+    return secret
 
 
 def _checked_key(key: str, where: str) -> str:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import structlog
 from sqlalchemy import Row, Select, and_, bindparam, func, literal, null, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
@@ -12,11 +13,13 @@ from sqlmodel import col
 from everhook.circuit import CircuitState, Hold
 from everhook.contracts import TERMINAL_STATUSES, AttemptRecord, DeliveryStatus, Verdict
 from everhook.envelope import BodyFormat
-from everhook.signing import SignatureScheme, secret_key
+from everhook.keyring import CannotOpen, KeyRing
+from everhook.signing import SignatureScheme
+from everhook.storage import secrets
 from everhook.storage.engine import Database
 from everhook.storage.grouping import Grouped
 from everhook.storage.statements import insert_ignoring, table_of
-from everhook.storage.tables import Attempt, Circuit, Delivery, Endpoint, EndpointSecret, Message, Tenant, now
+from everhook.storage.tables import Attempt, Circuit, Delivery, Endpoint, Message, Tenant, now
 
 MAX_CACHED_TARGETS = 5_000
 MAX_LOADED_TOGETHER = 50
@@ -57,6 +60,9 @@ class Basis:
     @property
     def is_settled(self) -> bool:
         return self.status in TERMINAL_STATUSES
+
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -145,23 +151,33 @@ _BASIS: Select[*tuple[Any, ...]] = (
 class Targets:
     """Endpoints by gid, kept for as long as their version stands; the version comes with each `Basis`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, keyring: KeyRing) -> None:
         self._database = database
+        self._keyring = keyring
         self._known: dict[str, tuple[int, Target]] = {}
+        self._unopened: set[str] = set()
 
     async def get(self, endpoint_gid: str, version: int) -> Target:
+        """Raises CannotOpen, a fault of ours, which is logged once and not at every try."""
         known = self._known.get(endpoint_gid)
         if known is not None and known[0] == version:
             return known[1]
-        async with self._database.read_connection() as connection:
-            target = await _load_target(connection, endpoint_gid)
+        try:
+            async with self._database.read_connection() as connection:
+                target = await _load_target(connection, self._keyring, endpoint_gid)
+        except CannotOpen as error:
+            if endpoint_gid not in self._unopened:
+                log.error("a secret cannot be opened; its deliveries wait", endpoint_gid=endpoint_gid, error=str(error))
+            self._unopened.add(endpoint_gid)
+            raise
+        self._unopened.discard(endpoint_gid)
         if len(self._known) >= MAX_CACHED_TARGETS:
             self._known.pop(next(iter(self._known)))
         self._known[endpoint_gid] = (version, target)
         return target
 
 
-async def _load_target(connection: AsyncConnection, endpoint_gid: str) -> Target:
+async def _load_target(connection: AsyncConnection, keyring: KeyRing, endpoint_gid: str) -> Target:
     endpoint: Row[*tuple[Any, ...]] = (
         await connection.execute(
             select(
@@ -175,18 +191,13 @@ async def _load_target(connection: AsyncConnection, endpoint_gid: str) -> Target
             .where(col(Endpoint.gid) == endpoint_gid)
         )
     ).one()
-    secrets = await connection.execute(
-        select(col(EndpointSecret.secret), col(EndpointSecret.expires_at))
-        .where(col(EndpointSecret.endpoint_gid) == endpoint_gid)
-        .order_by(col(EndpointSecret.gid).desc())
-    )
     return Target(
         url=endpoint.url,
         tenant=endpoint.tenant,
         format=endpoint.format,
         headers=tuple(endpoint.headers.items()),
         schemes=frozenset(SignatureScheme(scheme) for scheme in endpoint.signatures),
-        keys=tuple((secret_key(row.secret), row.expires_at) for row in secrets),
+        keys=await secrets.signing_keys(connection, keyring, endpoint_gid),
     )
 
 

@@ -7,7 +7,9 @@ from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from everhook.keyring import KeyRing
 from everhook.signing import new_secret
+from everhook.storage import secrets
 from everhook.storage.paging import Page, page_of
 from everhook.storage.routes import bump_endpoint
 from everhook.storage.tables import Circuit, Endpoint, EndpointSecret, Subscription, Tenant, now
@@ -22,12 +24,12 @@ class EndpointView:
     tenant: str
 
 
-async def create(session: AsyncSession, endpoint: Endpoint) -> str:
+async def create(session: AsyncSession, keyring: KeyRing, endpoint: Endpoint) -> str:
     """Store an endpoint with a closed circuit and a new secret; returns the secret."""
     secret = new_secret()
     session.add(endpoint)
     await session.flush()
-    session.add_all([Circuit(endpoint_gid=endpoint.gid), EndpointSecret(endpoint_gid=endpoint.gid, secret=secret)])
+    session.add_all([Circuit(endpoint_gid=endpoint.gid), secrets.sealed(keyring, endpoint.gid, secret)])
     await session.flush()
     return secret
 

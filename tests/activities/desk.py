@@ -18,7 +18,7 @@ from everhook.storage import endpoints
 from everhook.storage.attempts import Recorder
 from everhook.storage.engine import Database
 from everhook.storage.tables import DEFAULT_TENANT_GID, Attempt, Delivery, Endpoint
-from tests.everhook.storage.factories import Store
+from tests.everhook.storage.factories import KEYRING, Store
 from tests.support.receiver import Receiver
 
 PATH = "/hook"
@@ -60,7 +60,7 @@ class Desk:
         self.secrets: dict[str, str] = {}
         self.egress = egress
         lane = ExpressLane(in_flight, slow)
-        self.sending = Sending(store.database, recorder(store.database), egress, self.reporter, lane)
+        self.sending = Sending(store.database, recorder(store.database), egress, self.reporter, lane, KEYRING)
 
     def with_(self, **changes: Any) -> "Desk":
         """The same with another store, recorder or express lane."""
@@ -72,7 +72,7 @@ class Desk:
         fields = {"tenant_gid": DEFAULT_TENANT_GID, "url": self.receiver.url_for(PATH), "signatures": [*ALL_SCHEMES]}
         endpoint = Endpoint(**(fields | changes))
         async with self.store.database.writing() as session:
-            self.secrets[endpoint.gid] = await endpoints.create(session, endpoint)
+            self.secrets[endpoint.gid] = await endpoints.create(session, KEYRING, endpoint)
         return endpoint
 
     async def delivery(self, endpoint: Endpoint | None = None, **changes: Any) -> Delivery:

@@ -34,9 +34,10 @@ from everhook.storage import endpoints
 from everhook.storage.attempts import Recorder, Transcript
 from everhook.storage.deliveries import open_round
 from everhook.storage.engine import Database
-from everhook.storage.tables import Endpoint, EndpointSecret, Message, now
+from everhook.storage.secrets import sealed
+from everhook.storage.tables import Endpoint, Message, now
 from tests.activities.desk import POLICY, Desk, order_for
-from tests.everhook.storage.factories import Store
+from tests.everhook.storage.factories import KEYRING, Store
 from tests.support.receiver import Arrival, Fault, Response
 
 PAYLOAD = '{ "käse" : [1.0, 2e3 ,"\\u00e9"],"n":12345678901234567890 }'.encode()
@@ -165,7 +166,7 @@ async def test_every_secret_that_is_live_signs_and_no_other(desk: Desk) -> None:
     async with desk.store.database.writing() as session:
         for secret, seconds in ((leaving, 60), (gone, -60)):
             expires_at = now() + timedelta(seconds=seconds)
-            session.add(EndpointSecret(endpoint_gid=endpoint.gid, secret=secret, expires_at=expires_at))
+            session.add(sealed(KEYRING, endpoint.gid, secret, expires_at=expires_at))
     await desk.send(await desk.delivery(endpoint))
     [arrival] = desk.receiver.arrivals
     for secret in (leaving, desk.secrets[endpoint.gid]):

@@ -21,6 +21,7 @@ from tests.support.processes import free_port
 from tests.support.waiting import assert_eventually
 
 API_KEY = "test-key-of-the-api-0123456789abcdef"
+MASTER_KEY = "dGVzdC1tYXN0ZXIta2V5LW9mLXRoZS1hcGktMDEyMzQ="
 UNKNOWN_SUFFIX = "01m83prhbfe23sdyzab24cmhby"
 RECEIVER_URL = "http://127.0.0.1:9999/hook"
 """Nothing listens there, and with Temporal stopped nothing is sent."""
@@ -41,6 +42,7 @@ def settings_for(database_url: str, **overrides: Any) -> Settings:
             "dev": True,
             "database_url": database_url,
             "api_key": API_KEY,
+            "master_keys": MASTER_KEY,
             "egress_allow": "127.0.0.0/8",
             "egress_http": True,
             "sandbox": True,

@@ -19,6 +19,7 @@ import psutil
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from everhook.keyring import new_master_key
 from tests.support.ledgers import compare
 from tests.support.processes import REPOSITORY, Process, free_port
 from tests.support.publisher import Publisher
@@ -141,8 +142,12 @@ async def test_the_demo_shows_each_fate_and_is_not_made_twice(tmp_path: Path) ->
             assert (await client.get(ui)).status_code == 200
         await run_the_printed_command(dev, tmp_path)
         await dev.interrupt()
+        master_key = dev.data_dir / "master-key"
+        kept = master_key.read_text()
+        assert master_key.stat().st_mode & 0o777 == 0o600
 
         await dev.start()
+        assert master_key.read_text() == kept
         await dev.prints(r"order\.paid +demo: fails at first +✓ delivered +200 .* attempt 2")
         async with dev.client() as client:  # the key is the one of the first start
             assert {endpoint["endpointGid"] for endpoint in await endpoints_of(client)} == made
@@ -234,9 +239,28 @@ async def test_a_file_that_is_no_database_is_named(tmp_path: Path, name: str) ->
     assert f"{dev.data_dir / name} cannot be used: file is not a database" in line
 
 
+async def test_a_database_without_the_key_of_its_secrets_is_refused(tmp_path: Path) -> None:
+    dev = Dev(tmp_path)
+    dev.data_dir.mkdir()
+    with contextlib.closing(sqlite3.connect(dev.data_dir / "everhook.db")) as connection, connection:
+        connection.execute("CREATE TABLE endpoint_secret (gid TEXT)")
+    line = await refusal(dev.process)
+    assert f"{dev.data_dir / 'master-key'} is gone" in line and "EVERHOOK_MASTER_KEYS" in line
+
+
+async def test_a_master_key_that_is_none_is_named_and_not_shown(tmp_path: Path) -> None:
+    dev = Dev(tmp_path)
+    dev.data_dir.mkdir()
+    (dev.data_dir / "master-key").write_text("hunter2")
+    line = await refusal(dev.process)
+    assert f"{dev.data_dir / 'master-key'} cannot be used: a master key is 32 bytes in base64" in line
+    assert "hunter2" not in line
+
+
 async def test_a_database_of_another_version_is_named(tmp_path: Path) -> None:
     dev = Dev(tmp_path)
     dev.data_dir.mkdir()
+    (dev.data_dir / "master-key").write_text(new_master_key())
     with contextlib.closing(sqlite3.connect(dev.data_dir / "everhook.db")) as connection, connection:
         connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
         connection.execute("INSERT INTO alembic_version VALUES ('9999')")

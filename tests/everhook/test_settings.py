@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from everhook.keyring import KeyRing, new_master_key
 from everhook.settings import MIN_API_KEY_LENGTH, Settings
+from everhook.usage import Unusable
 
 KEY = "k" * MIN_API_KEY_LENGTH
 
@@ -130,6 +132,26 @@ def test_a_long_api_key_is_taken_and_never_shown(monkeypatch: pytest.MonkeyPatch
     assert settings.api_key is not None
     assert settings.api_key.get_secret_value() == KEY
     assert KEY not in repr(settings) + str(settings) + settings.model_dump_json()
+
+
+def test_master_keys_are_a_list_newest_first_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    new, old = new_master_key(), new_master_key()
+    settings = from_environment(monkeypatch, EVERHOOK_MASTER_KEYS=f"{new}, {old},")
+    assert [key.get_secret_value() for key in settings.master_keys] == [new, old]
+    shown = repr(settings) + str(settings) + settings.model_dump_json()
+    assert new not in shown and old not in shown
+    ring = KeyRing.from_settings(settings)
+    assert ring.is_current(KeyRing([new]).seal("x", "place"))
+    assert ring.open(KeyRing([old]).seal("x", "place"), "place") == "x"
+
+
+@pytest.mark.parametrize("keys", ["", ",", "short", f"{new_master_key()},c2hvcnQ="])
+def test_without_master_keys_that_can_be_used_there_is_one_line_that_shows_none(
+    monkeypatch: pytest.MonkeyPatch, keys: str
+) -> None:
+    with pytest.raises(Unusable, match=r"^[^\n]*EVERHOOK_MASTER_KEYS[^\n]*$") as refused:
+        KeyRing.from_settings(from_environment(monkeypatch, EVERHOOK_MASTER_KEYS=keys))
+    assert not any(key in str(refused.value) for key in keys.split(",") if key)
 
 
 def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 API_KEY = "test-key-of-the-stack-0123456789abcdef"
+MASTER_KEY = "dGVzdC1tYXN0ZXIta2V5LW9mLXRoZS1zdGFjay0wMTI="
 WORKER_READY = "worker started"
 # For `extra_env`: what takes minutes in production within seconds, for tests that wait for it.
 QUICK = {
@@ -216,6 +217,7 @@ class Stack:
         return {
             "EVERHOOK_DATABASE_URL": self.database_url,
             "EVERHOOK_API_KEY": API_KEY,
+            "EVERHOOK_MASTER_KEYS": MASTER_KEY,
             "EVERHOOK_HOST": "127.0.0.1",
             "EVERHOOK_PORT": str(self.api_port),
             "EVERHOOK_EGRESS_ALLOW": "127.0.0.0/8",

@@ -12,6 +12,7 @@ from sqlmodel import SQLModel, col
 
 from everhook.contracts import AttemptRecord, DeliveryStatus, Verdict
 from everhook.ids import Kind, new_gid
+from everhook.keyring import KeyRing, new_master_key
 from everhook.storage import channels, endpoints, subscriptions, tenants
 from everhook.storage.engine import Database
 from everhook.storage.messages import Acceptance, Accepted, Acceptor, Publication
@@ -29,6 +30,7 @@ from everhook.storage.tables import (
 
 CHANNEL = "orders"
 URL = "https://example.com/hook"
+KEYRING = KeyRing([new_master_key()])
 
 
 def moment(seconds: float = 0) -> datetime:
@@ -95,7 +97,7 @@ class Store:
     async def endpoint(self, tenant_gid: str = DEFAULT_TENANT_GID, **changes: Any) -> Endpoint:
         endpoint = _endpoint(tenant_gid, changes)
         async with self.database.writing() as session:
-            await endpoints.create(session, endpoint)
+            await endpoints.create(session, KEYRING, endpoint)
         return endpoint
 
     async def subscription(self, endpoint: Endpoint, channel: str = CHANNEL, **changes: Any) -> Subscription:
@@ -109,7 +111,7 @@ class Store:
         endpoint = _endpoint(tenant_gid, changes)
         async with self.database.writing() as session:
             await channels.create(session, CHANNEL, None)
-            await endpoints.create(session, endpoint)
+            await endpoints.create(session, KEYRING, endpoint)
             await subscriptions.create(session, _subscription(endpoint, CHANNEL, {}))
         return endpoint
 

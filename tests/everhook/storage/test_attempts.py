@@ -5,16 +5,21 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import select, update
+from sqlmodel import col
+from structlog.testing import capture_logs
 
 from everhook.circuit import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorNote, Verdict
 from everhook.envelope import BodyFormat
+from everhook.keyring import KeyRing, NotOurBox, SealedWithUnknownKey, new_master_key
 from everhook.signing import SignatureScheme, secret_key
 from everhook.storage import deliveries, endpoints
 from everhook.storage.attempts import Bases, Recorder, Targets, Transcript, claim_probe
 from everhook.storage.engine import Database, is_unavailable
+from everhook.storage.secrets import sealed
 from everhook.storage.tables import Attempt, Delivery, EndpointSecret, now
-from tests.everhook.storage.factories import URL, Store, attempt_record, moment
+from tests.everhook.storage.factories import KEYRING, URL, Store, attempt_record, moment
 
 LEASE = timedelta(seconds=45)
 NOTE = OperatorNote("ada", "fixed")
@@ -296,7 +301,7 @@ async def test_many_bases_asked_for_at_once_are_each_callers_own(store: Store) -
 async def test_a_target_is_an_endpoint_as_senders_need_it(store: Store) -> None:
     tenant = await store.tenant("acme")
     end = await store.endpoint(tenant, format=BodyFormat.RAW, headers={"x-a": "1"}, signatures=["standard", "npayload"])
-    target = await Targets(store.database).get(end.gid, 1)
+    target = await Targets(store.database, KEYRING).get(end.gid, 1)
     assert (target.url, target.tenant, target.format) == (URL, "acme", BodyFormat.RAW)
     assert target.headers == (("x-a", "1"),)
     assert target.schemes == {SignatureScheme.STANDARD, SignatureScheme.NPAYLOAD}
@@ -305,7 +310,7 @@ async def test_a_target_is_an_endpoint_as_senders_need_it(store: Store) -> None:
 
 async def test_a_target_is_kept_until_its_version_grows(store: Store) -> None:
     end = await store.endpoint()
-    targets = Targets(store.database)
+    targets = Targets(store.database, KEYRING)
     first = await targets.get(end.gid, 1)
     async with store.database.writing() as session:
         await endpoints.change(session, end, {"url": "https://example.com/new"})
@@ -319,13 +324,48 @@ async def test_live_secrets_sign_newest_first_and_expired_ones_do_not(store: Sto
     secrets = ["whsec_" + letter * 43 + "=" for letter in "AEI"]
     async with store.database.writing() as session:
         for secret, expires_at in zip(secrets, (moment(-1), moment(60), None), strict=True):
-            session.add(EndpointSecret(endpoint_gid=end.gid, secret=secret, expires_at=expires_at))
+            session.add(sealed(KEYRING, end.gid, secret, expires_at=expires_at))
             await session.flush()
-    target = await Targets(store.database).get(end.gid, 1)
+    target = await Targets(store.database, KEYRING).get(end.gid, 1)
     keys = [secret_key(secret) for secret in secrets]
     assert target.live_keys(moment())[:2] == [keys[2], keys[1]]
     assert keys[0] not in target.live_keys(moment())
     assert target.live_keys(moment(60))[0] == keys[2] and keys[1] not in target.live_keys(moment(60))
+
+
+async def test_a_secret_sealed_with_a_key_that_is_gone_is_a_fault_of_ours_told_once_until_it_opens(
+    store: Store,
+) -> None:
+    end = await store.endpoint()
+    box = await stored_secret(store)
+    targets = Targets(store.database, KeyRing([new_master_key()]))
+    with capture_logs() as logs:
+        for _ in range(3):
+            with pytest.raises(SealedWithUnknownKey):
+                await targets.get(end.gid, 1)
+    (line,) = logs
+    assert (line["log_level"], line["endpoint_gid"]) == ("error", end.gid)
+    assert box.split(".")[1] in line["error"] and box not in str(line)
+    assert (await Targets(store.database, KEYRING).get(end.gid, 1)).live_keys(moment())
+
+
+async def test_a_secret_moved_to_another_endpoints_row_does_not_sign(store: Store) -> None:
+    end = await store.endpoint()
+    stolen = await stored_secret(store)
+    other = await store.endpoint()
+    async with store.database.writing() as session:
+        await session.execute(
+            update(EndpointSecret).where(col(EndpointSecret.endpoint_gid) == other.gid).values(secret=stolen)
+        )
+    with pytest.raises(NotOurBox):
+        await Targets(store.database, KEYRING).get(other.gid, 1)
+    assert await Targets(store.database, KEYRING).get(end.gid, 1)
+
+
+async def stored_secret(store: Store) -> str:
+    """What the database holds of the one secret there is."""
+    async with store.database.reading() as session:
+        return (await session.execute(select(col(EndpointSecret.secret)))).scalar_one()
 
 
 # The probe
