@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from everhook.circuit import CircuitPolicy
 
 MIN_API_KEY_LENGTH = 24
+_LISTS = {"egress_allow", "egress_ports", "trusted_proxies"}
 
 
 def _comma_separated(value: object) -> object:
@@ -61,7 +62,13 @@ class Settings(BaseSettings):
     )
     database_pool_size: int = Field(10, ge=1, description="PostgreSQL connections a process; as many again overflow.")
 
-    api_key: SecretStr | None = Field(None, description="The bearer key that callers present. Required outside dev.")
+    api_key: SecretStr | None = Field(
+        None, description="An admin's key that needs no database: for the first steps, and where one key is enough."
+    )
+    trusted_proxies: Annotated[list[IPv4Network | IPv6Network], NoDecode] = Field(
+        default_factory=list,
+        description="Networks of proxies whose `X-Forwarded-For` says where a request comes from, comma-separated.",
+    )
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8080, ge=0, le=65535, description="Port the API listens on.")
     max_payload_bytes: int = Field(256 * 1024, ge=1, description="A larger payload is refused with 413.")
@@ -123,7 +130,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _split_lists(cls, values: dict[str, object]) -> dict[str, object]:
-        return {k: _comma_separated(v) if k in ("egress_allow", "egress_ports") else v for k, v in values.items()}
+        return {k: _comma_separated(v) if k in _LISTS else v for k, v in values.items()}
 
     @model_validator(mode="after")
     def _refuse_insecure(self) -> Self:
