@@ -7,20 +7,23 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Query, Request, params
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from temporalio.client import Client
 
 from api.backlog import Backlog
+from api.callers import Access, Caller, client_address
 from api.problems import Problem, invalid
 from everhook.dispatch import Dispatcher
 from everhook.egress import EgressClient
 from everhook.entities import EndpointEntities
 from everhook.keyring import KeyRing
 from everhook.settings import Settings
+from everhook.storage.api_keys import ApiKeys
 from everhook.storage.engine import Database
 from everhook.storage.messages import Acceptor
 from everhook.storage.orders import OrderDefaults
+from everhook.storage.reach import Reach
 
 DEFAULT_PAGE, MAX_PAGE = 50, 500
 
@@ -30,10 +33,12 @@ _KEY = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 @dataclass(frozen=True)
 class Services:
-    """All that the API stands on; built once, in the lifespan."""
+    """All that the API stands on; built once, in the lifespan. Routes read and write through `Store`, which is bound
+    to their caller, and not through `database`."""
 
     settings: Settings
     database: Database
+    api_keys: ApiKeys
     temporal: Client
     acceptor: Acceptor
     dispatcher: Dispatcher
@@ -44,14 +49,8 @@ class Services:
     keyring: KeyRing
 
 
-@dataclass(frozen=True)
-class Caller:
-    """Who calls. `name` goes on record with replays and discards."""
-
-    name: str
-
-
-def _services(request: Request) -> Services:
+# Coroutines, all of these: FastAPI would run plain functions in threads, at the price of a switch each.
+async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 
@@ -59,24 +58,49 @@ def _services(request: Request) -> Services:
 _bearer = HTTPBearer(auto_error=False, description="`Authorization: Bearer <key>`")
 
 
-def _caller(request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Caller:
-    """The caller behind the bearer key, compared in constant time. 401 for everybody else."""
-    key = _services(request).settings.api_key
-    presented = credentials.credentials.encode() if credentials is not None else b""
-    if key is None or not hmac.compare_digest(presented, key.get_secret_value().encode()):
+async def _caller(
+    request: Request,
+    services: Annotated[Services, Depends(_services)],
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> Caller:
+    """The caller behind the bearer key. 401 for everybody else."""
+    address = _address(request, services.settings)
+    presented = credentials.credentials if credentials is not None else ""
+    key = services.settings.api_key
+    if key is not None and hmac.compare_digest(presented.encode(), key.get_secret_value().encode()):
+        return Caller.of_environment(address)
+    holder = await services.api_keys.holder(presented)
+    if holder is None:
         raise Problem(
             HTTPStatus.UNAUTHORIZED,
-            "Present the API key: `Authorization: Bearer <key>`.",
+            "Present an API key: `Authorization: Bearer <key>`.",
             headers={"www-authenticate": "Bearer"},
         )
-    return Caller("api")
+    return Caller.of_key(holder, address)
 
 
-def _database(services: Annotated[Services, Depends(_services)]) -> Database:
-    return services.database
+def _address(request: Request, settings: Settings) -> str | None:
+    hops = ",".join(request.headers.getlist("x-forwarded-for")).split(",")
+    return client_address(request.client.host if request.client else None, hops, settings.trusted_proxies)
 
 
-def _temporal(services: Annotated[Services, Depends(_services)]) -> Client:
+async def _store(
+    services: Annotated[Services, Depends(_services)], caller: Annotated[Caller, Depends(_caller)]
+) -> Reach:
+    return Reach(services.database, caller.tenant_gid)
+
+
+def opened_by(access: Access) -> params.Depends:
+    """Let only those in whom `access` admits. Every router under `/v1` is included with one."""
+
+    async def check(request: Request, caller: Annotated[Caller, Depends(_caller)]) -> None:
+        access.check(caller, request.method)
+
+    dependency: params.Depends = Depends(check)
+    return dependency
+
+
+async def _temporal(services: Annotated[Services, Depends(_services)]) -> Client:
     return services.temporal
 
 
@@ -86,7 +110,7 @@ class PageRequest:
     after: str | None
 
 
-def _page_request(
+async def _page_request(
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="How many at most.")] = DEFAULT_PAGE,
     cursor: Annotated[str | None, Query(description="`nextCursor` of the page before.")] = None,
 ) -> PageRequest:
@@ -110,6 +134,6 @@ def _decode_cursor(cursor: str) -> str:
 
 ServicesDep = Annotated[Services, Depends(_services)]
 Principal = Annotated[Caller, Depends(_caller)]
-Store = Annotated[Database, Depends(_database)]
+Store = Annotated[Reach, Depends(_store)]
 Temporal = Annotated[Client, Depends(_temporal)]
 Paging = Annotated[PageRequest, Depends(_page_request)]

@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from temporalio.client import Client
 
 from api import problems
 from api.backlog import Backlog
-from api.dependencies import Services, _caller
+from api.callers import OWNED, PUBLISHERS, SHARED
+from api.dependencies import Services, opened_by
 from api.limits import BodyLimit
 from api.routers import channels, dead_letters, deliveries, endpoints, health, messages, subscriptions
 from everhook import __version__
@@ -18,6 +19,7 @@ from everhook.egress import EgressClient, EgressRules
 from everhook.entities import EndpointEntities
 from everhook.keyring import KeyRing
 from everhook.settings import Settings
+from everhook.storage.api_keys import ApiKeys
 from everhook.storage.engine import Database
 from everhook.storage.messages import Acceptor
 from everhook.storage.orders import OrderDefaults
@@ -27,6 +29,17 @@ DESCRIPTION = """Everhook delivers messages to other people's systems and can pr
 
 A `202` means that the message and one delivery for each matching endpoint are committed. From then on each delivery
 ends as `delivered`, `dead_lettered` (kept and replayable) or `discarded`."""
+
+ROUTERS = (
+    (channels.router, SHARED),
+    (endpoints.router, OWNED),
+    (subscriptions.router, OWNED),
+    (messages.publishing_router, PUBLISHERS),
+    (messages.router, SHARED),
+    (deliveries.router, OWNED),
+    (dead_letters.router, OWNED),
+)
+"""All that stands under `/v1`, and whom it is open to."""
 
 
 def create_app(
@@ -51,8 +64,8 @@ def create_app(
     problems.install(app)
     app.add_middleware(BodyLimit)
     app.include_router(health.router)
-    for resource in (channels, endpoints, subscriptions, messages, deliveries, dead_letters):
-        app.include_router(resource.router, prefix="/v1", dependencies=[Depends(_caller)])
+    for router, access in ROUTERS:
+        app.include_router(router, prefix="/v1", dependencies=[opened_by(access)])
     return app
 
 
@@ -64,6 +77,7 @@ async def _services(settings: Settings, temporal: Client | None, database: Datab
     services = Services(
         settings=settings,
         database=store,
+        api_keys=ApiKeys(store),
         temporal=client,
         acceptor=Acceptor(store, defaults),
         dispatcher=Dispatcher(client, store, concurrency=settings.dispatch_concurrency, queue=settings.dispatch_queue),

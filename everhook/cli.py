@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from everhook import eventloop
 from everhook.keyring import KeyRing
+from everhook.keys_cli import app as keys_app
 from everhook.receipts_cli import app as receipts_app
 from everhook.usage import Unusable, load_settings
 
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(receipts_app, name="receipts")
+app.add_typer(keys_app, name="keys")
 console = Console()
 errors = Console(stderr=True)
 
@@ -104,13 +106,13 @@ def serve(
     """Run the API."""
     import uvicorn
 
+    from everhook.issuing import require_a_key
     from everhook.telemetry import configure_logging
 
     settings = load_settings()
-    if settings.api_key is None:
-        raise Unusable("set EVERHOOK_API_KEY, the key that callers present (24 characters at least)")
     KeyRing.from_settings(settings)  # what is wrong with it is one line here, and a traceback within
     configure_logging(settings.log_format, settings.log_level)
+    asyncio.run(require_a_key(settings))
     from api.main import create_app
 
     eventloop.spare_the_collector()
@@ -121,6 +123,7 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # whom to believe is our setting, `EVERHOOK_TRUSTED_PROXIES`
         timeout_graceful_shutdown=20,
     )
 

@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from everhook.circuit import CircuitPolicy
 
 MIN_API_KEY_LENGTH = 24
-_LISTS = ("egress_allow", "egress_ports", "master_keys")
+_LISTS = {"egress_allow", "egress_ports", "master_keys", "trusted_proxies"}
 
 
 def _comma_separated(value: object) -> object:
@@ -62,10 +62,16 @@ class Settings(BaseSettings):
     )
     database_pool_size: int = Field(10, ge=1, description="PostgreSQL connections a process; as many again overflow.")
 
-    api_key: SecretStr | None = Field(None, description="The bearer key that callers present. Required outside dev.")
     master_keys: Annotated[list[SecretStr], NoDecode] = Field(
         default_factory=list,
         description="Keys that secrets are sealed with at rest, comma-separated, the newest first: 32 bytes in base64.",
+    )
+    api_key: SecretStr | None = Field(
+        None, description="An admin's key that needs no database: for the first steps, and where one key is enough."
+    )
+    trusted_proxies: Annotated[list[IPv4Network | IPv6Network], NoDecode] = Field(
+        default_factory=list,
+        description="Networks of proxies whose `X-Forwarded-For` says where a request comes from, comma-separated.",
     )
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8080, ge=0, le=65535, description="Port the API listens on.")

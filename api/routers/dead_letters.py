@@ -8,7 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio.service import RPCError, RPCStatusCode
 
 from api import render
-from api.dependencies import Caller, Paging, Principal, Services, ServicesDep, Store, Temporal, encode_cursor
+from api.callers import Caller
+from api.dependencies import Paging, Principal, Services, ServicesDep, Store, Temporal, encode_cursor
 from api.problems import Problem, conflict, invalid, not_found
 from api.routers.deliveries import find_delivery
 from api.schemas import (
@@ -33,6 +34,7 @@ from everhook.ids import Kind, is_gid
 from everhook.storage import dead_letters, deliveries, tenants
 from everhook.storage.dead_letters import DeadLetterFilter
 from everhook.storage.orders import load_order
+from everhook.storage.reach import Reach
 
 router = APIRouter(tags=["dead letters"])
 
@@ -88,32 +90,32 @@ async def get_dead_letter(gid: Gid, store: Store) -> Response:
 
 
 @router.post("/dead-letters/replay", status_code=HTTPStatus.ACCEPTED)
-async def replay_many(body: BulkRequest, services: ServicesDep, caller: Principal) -> BulkAnswer:
+async def replay_many(body: BulkRequest, services: ServicesDep, store: Store, caller: Principal) -> BulkAnswer:
     """Replay all that match. The circuit still rules: what an endpoint cannot take is parked."""
-    return await _bulk(services, body, "replay", caller)
+    return await _bulk(services, store, body, "replay", caller)
 
 
 @router.post("/dead-letters/purge", status_code=HTTPStatus.ACCEPTED)
-async def purge_many(body: BulkRequest, services: ServicesDep, caller: Principal) -> BulkAnswer:
+async def purge_many(body: BulkRequest, services: ServicesDep, store: Store, caller: Principal) -> BulkAnswer:
     """Discard all that match."""
-    return await _bulk(services, body, "discard", caller)
+    return await _bulk(services, store, body, "discard", caller)
 
 
 @router.post("/dead-letters/{gid}/replay", status_code=HTTPStatus.ACCEPTED)
 async def replay_one(
-    gid: Gid, services: ServicesDep, caller: Principal, body: Annotated[Decision | None, Body()] = None
+    gid: Gid, services: ServicesDep, store: Store, caller: Principal, body: Annotated[Decision | None, Body()] = None
 ) -> SignalAccepted:
     """Begin a new round of attempts. The old ones stay."""
-    await _signal(services, gid, "replay", _note(caller, body))
+    await _signal(services, store, gid, "replay", _note(caller, body))
     return SignalAccepted(delivery_gid=gid, requested="replay")
 
 
 @router.delete("/dead-letters/{gid}", status_code=HTTPStatus.ACCEPTED)
 async def discard_one(
-    gid: Gid, services: ServicesDep, caller: Principal, body: Annotated[Decision | None, Body()] = None
+    gid: Gid, services: ServicesDep, store: Store, caller: Principal, body: Annotated[Decision | None, Body()] = None
 ) -> SignalAccepted:
     """Give it up for good."""
-    await _signal(services, gid, "discard", _note(caller, body))
+    await _signal(services, store, gid, "discard", _note(caller, body))
     return SignalAccepted(delivery_gid=gid, requested="discard")
 
 
@@ -149,8 +151,8 @@ async def _filter(session: AsyncSession, selection: DeadLetterSelection) -> Dead
     )
 
 
-async def _bulk(services: Services, body: BulkRequest, signal: str, caller: Caller) -> BulkAnswer:
-    async with services.database.reading() as session:
+async def _bulk(services: Services, store: Reach, body: BulkRequest, signal: str, caller: Caller) -> BulkAnswer:
+    async with store.reading() as session:
         chosen = await _filter(session, body)
         matched = await dead_letters.count(session, chosen)
     if body.dry_run or not matched:
@@ -170,9 +172,9 @@ async def _bulk(services: Services, body: BulkRequest, signal: str, caller: Call
     return BulkAnswer(matched=matched, batch_gid=gid)
 
 
-async def _signal(services: Services, gid: str, signal: str, note: OperatorNote) -> None:
+async def _signal(services: Services, store: Reach, gid: str, signal: str, note: OperatorNote) -> None:
     """Signal-with-start: it works even where Temporal has lost the workflow."""
-    async with services.database.reading() as session:
+    async with store.reading() as session:
         row = await find_delivery(session, gid)
     if row.status is not DeliveryStatus.DEAD_LETTERED:
         raise conflict(f"{gid} is {row.status}, not a dead letter.")

@@ -26,6 +26,7 @@ from api.schemas import (
 from everhook.egress import EgressClient, UrlRefused
 from everhook.storage import channels, endpoints, subscriptions, tenants
 from everhook.storage.endpoints import EndpointView
+from everhook.storage.reach import Reach, tenant_bound
 from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Endpoint, Subscription
 
 DEFAULT_CHANNEL = "default"
@@ -35,14 +36,12 @@ log = structlog.get_logger()
 
 
 @router.post("", status_code=HTTPStatus.CREATED)
-async def create_endpoint(body: EndpointIn, services: ServicesDep) -> EndpointCreated:
+async def create_endpoint(body: EndpointIn, services: ServicesDep, store: Store) -> EndpointCreated:
     """Create an endpoint and, with `channel` or `events`, its first subscription. The secret is shown this once."""
     changes = await _checked(services.egress, body.model_dump(include=set(EndpointSettings.model_fields)), body.policy)
-    async with services.database.writing() as session:
+    async with store.writing() as session:
         channel = await _first_channel(session, body)
-        tenant_gid = DEFAULT_TENANT_GID
-        if body.tenant is not None:
-            tenant_gid = (await tenants.ensure_tenant(session, body.tenant)).gid
+        tenant_gid = await _owner(session, body.tenant)
         endpoint = Endpoint(tenant_gid=tenant_gid, **changes)
         secret = await endpoints.create(session, services.keyring, endpoint)
         subscription_gid = None
@@ -78,20 +77,20 @@ async def get_endpoint(gid: Gid, store: Store) -> EndpointOut:
 
 
 @router.patch("/{gid}")
-async def change_endpoint(gid: Gid, body: EndpointPatch, services: ServicesDep) -> EndpointOut:
+async def change_endpoint(gid: Gid, body: EndpointPatch, services: ServicesDep, store: Store) -> EndpointOut:
     """Change what is given. No request goes to the old URL once this is answered, but those then in flight."""
     refuse_nulls(body, but={"policy", "rate_limit"})
     changes = await _checked(services.egress, body.model_dump(exclude_unset=True), body.policy)
-    async with services.database.writing() as session:
+    async with store.writing() as session:
         view = await _view(session, gid)
         await endpoints.change(session, view.endpoint, changes)
         return render.endpoint(view)
 
 
 @router.delete("/{gid}", status_code=HTTPStatus.NO_CONTENT)
-async def delete_endpoint(gid: Gid, services: ServicesDep) -> None:
+async def delete_endpoint(gid: Gid, services: ServicesDep, store: Store) -> None:
     """Delete it and its subscriptions. Deliveries still open are dead-lettered as `endpoint_deleted`."""
-    async with services.database.writing() as session:
+    async with store.writing() as session:
         view = await _view(session, gid)
         await endpoints.remove(session, view.endpoint)
     try:
@@ -106,22 +105,24 @@ Command = Literal["pause", "resume", "enable", "disable"]
 
 
 @router.post("/{gid}/{command}")
-async def command_endpoint(gid: Gid, command: Command, services: ServicesDep) -> EndpointOut:
+async def command_endpoint(gid: Gid, command: Command, services: ServicesDep, store: Store) -> EndpointOut:
     """Pause, resume, enable or disable. Messages to a paused or disabled endpoint are parked, not dropped."""
-    return await _command(services, gid, command)
+    return await _command(services, store, gid, command)
 
 
 @router.post("/{gid}/circuit/{command}")
-async def command_circuit(gid: Gid, command: Literal["trip", "reset"], services: ServicesDep) -> EndpointOut:
+async def command_circuit(
+    gid: Gid, command: Literal["trip", "reset"], services: ServicesDep, store: Store
+) -> EndpointOut:
     """Open or close the circuit by hand."""
-    return await _command(services, gid, command)
+    return await _command(services, store, gid, command)
 
 
-async def _command(services: Services, gid: str, command: str) -> EndpointOut:
-    async with services.database.reading() as session:
+async def _command(services: Services, store: Reach, gid: str, command: str) -> EndpointOut:
+    async with store.reading() as session:
         view = await _view(session, gid)
     await services.entities.command(gid, view.tenant, command)
-    async with services.database.reading() as session:
+    async with store.reading() as session:
         return render.endpoint(await _view(session, gid))
 
 
@@ -130,6 +131,16 @@ async def _view(session: AsyncSession, gid: str) -> EndpointView:
     if view is None:
         raise not_found("endpoint", gid)
     return view
+
+
+async def _owner(session: AsyncSession, named: str | None) -> str:
+    """The tenant that a new endpoint belongs to."""
+    if named is None:
+        return tenant_bound(session) or DEFAULT_TENANT_GID
+    tenant = await tenants.ensure_tenant(session, named)
+    if tenant is None:
+        raise invalid("tenant", f"there is no tenant {named}")
+    return tenant.gid
 
 
 async def _first_channel(session: AsyncSession, body: EndpointIn) -> Channel | None:

@@ -5,17 +5,18 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Header, Request, Response
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from api import publishing, render
-from api.dependencies import Paging, Services, ServicesDep, Store, encode_cursor
+from api.dependencies import Paging, ServicesDep, Store, encode_cursor
 from api.problems import Problem, conflict, invalid, not_found
 from api.schemas import EventType, Gid, ListOf, MessageDetail, MessageOut, Moment, Name
 from everhook.envelope import timestamp
 from everhook.storage import messages, tenants
 from everhook.storage.messages import Acceptance, Accepted, KeyReused, UnknownChannel
+from everhook.storage.reach import Reach
 
 router = APIRouter(tags=["messages"])
+publishing_router = APIRouter(tags=["messages"])
 
 _MESSAGE_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -57,13 +58,13 @@ def _documented(schema: dict[str, Any], example: Any, answer: Any) -> dict[str, 
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key")]
 
 
-@router.post(
+@publishing_router.post(
     "/channels/{name}/messages",
     status_code=HTTPStatus.ACCEPTED,
     openapi_extra=_documented(_MESSAGE_SCHEMA, _EXAMPLE, _ANSWER),
 )
 async def publish(
-    name: Name, request: Request, services: ServicesDep, idempotency_key: IdempotencyKey = None
+    name: Name, request: Request, services: ServicesDep, store: Store, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Publish one message. `202` means that it and a delivery to each matching endpoint are committed.
 
@@ -73,7 +74,7 @@ async def publish(
     services.backlog.refuse_if_full()
     limit = services.settings.max_payload_bytes
     body = await publishing.read_one(request, limit)
-    tenant_gid = await _tenant_gid(services, body.tenant, "tenant")
+    tenant_gid = await _tenant_gid(store, body.tenant, "tenant")
     publication = publishing.publication(body, name, tenant_gid, idempotency_key, limit)
     acceptance = await services.acceptor.accept(publication)
     if not isinstance(acceptance, Accepted):
@@ -82,7 +83,7 @@ async def publish(
     return _answer(_accepted(acceptance))
 
 
-@router.post(
+@publishing_router.post(
     "/channels/{name}/messages/batch",
     status_code=HTTPStatus.ACCEPTED,
     openapi_extra=_documented(
@@ -95,7 +96,7 @@ async def publish(
         {"data": [_ANSWER]},
     ),
 )
-async def publish_batch(name: Name, request: Request, services: ServicesDep) -> Response:
+async def publish_batch(name: Name, request: Request, services: ServicesDep, store: Store) -> Response:
     """Publish up to 500 messages, in one transaction, with one answer each and in their order.
 
     A message that is invalid refuses the whole call and changes nothing. One whose idempotency key was used with
@@ -105,7 +106,7 @@ async def publish_batch(name: Name, request: Request, services: ServicesDep) -> 
     limit = services.settings.max_payload_bytes
     bodies = await publishing.read_batch(request)
     gids = {
-        tenant: await _tenant_gid(services, tenant, f"messages[{index}].tenant")
+        tenant: await _tenant_gid(store, tenant, f"messages[{index}].tenant")
         for tenant, index in {body.tenant: index for index, body in enumerate(bodies)}.items()
     }
     publications = [
@@ -162,17 +163,14 @@ async def get_message(gid: Gid, store: Store) -> Response:
     return render.with_payload(detail, row.payload)
 
 
-async def _tenant_gid(services: Services, name: str | None, field: str) -> str | None:
-    if name is None:
-        return None
-    async with services.database.reading() as session:
-        return await _find(session, name, field)
-
-
-async def _find(session: AsyncSession, name: str, field: str) -> str:
-    tenant = await tenants.find_tenant(session, name)
+async def _tenant_gid(store: Reach, named: str | None, field: str) -> str | None:
+    """Whom a message is for; what a tenant's key publishes is for that tenant."""
+    if named is None:
+        return store.tenant_gid
+    async with store.reading() as session:
+        tenant = await tenants.find_tenant(session, named)
     if tenant is None:
-        raise invalid(field, f"there is no tenant {name[:100]!r}: no endpoint names it")
+        raise invalid(field, f"there is no tenant {named[:100]!r}")
     return tenant.gid
 
 

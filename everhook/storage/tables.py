@@ -83,13 +83,20 @@ class ApiKey(SQLModel, table=True):
 
 
 class AuditEntry(SQLModel, table=True):
-    """Who changed what, when and from where; written in the transaction of the change. `detail` holds no secret."""
+    """Who changed what, when and from where; written in the transaction of the change. `detail` holds no secret.
+
+    `actor` is the name of a key, and `key_gid` says which one of that name.
+    """
 
     __tablename__ = "audit_entry"
-    __table_args__ = (Index("ix_audit_entry_tenant", "tenant_gid", "gid"),)
+    __table_args__ = (
+        Index("ix_audit_entry_tenant", "tenant_gid", "gid"),
+        Index("ix_audit_entry_subject", "subject", "gid"),
+    )
 
     gid: str = Field(default_factory=lambda: new_gid(Kind.AUDIT), primary_key=True)
     actor: str
+    key_gid: str | None = None
     action: str
     subject: str
     tenant_gid: str | None = None

@@ -41,6 +41,7 @@ def upgrade() -> None:
         "audit_entry",
         sa.Column("gid", sa.String(), nullable=False),
         sa.Column("actor", sa.String(), nullable=False),
+        sa.Column("key_gid", sa.String(), nullable=True),
         sa.Column("action", sa.String(), nullable=False),
         sa.Column("subject", sa.String(), nullable=False),
         sa.Column("tenant_gid", sa.String(), nullable=True),
@@ -50,6 +51,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("gid"),
     )
     with op.batch_alter_table("audit_entry", schema=None) as batch_op:
+        batch_op.create_index("ix_audit_entry_subject", ["subject", "gid"], unique=False)
         batch_op.create_index("ix_audit_entry_tenant", ["tenant_gid", "gid"], unique=False)
 
     op.create_table(
@@ -441,6 +443,7 @@ def downgrade() -> None:
     op.drop_table("channel")
     with op.batch_alter_table("audit_entry", schema=None) as batch_op:
         batch_op.drop_index("ix_audit_entry_tenant")
+        batch_op.drop_index("ix_audit_entry_subject")
 
     op.drop_table("audit_entry")
     op.drop_table("attempt")

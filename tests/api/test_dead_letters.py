@@ -72,7 +72,7 @@ async def test_a_replay_opens_a_round_keeps_the_old_attempts_and_can_be_repeated
         return delivery
 
     again = await assert_eventually(is_dead_again)
-    assert (again["decidedBy"], again["decidedWhy"]) == ("api", "they said try again")
+    assert (again["decidedBy"], again["decidedWhy"]) == ("environment", "they said try again")
 
     live.receiver.respond(200, path=live.path)
     accepted(await live.api.post(f"/v1/dead-letters/{gid}/replay"))
@@ -100,7 +100,7 @@ async def test_a_discarded_dead_letter_is_over_and_says_by_whom_and_why(live: Li
 
     assert accepted(response) == {"deliveryGid": gid, "requested": "discard"}
     delivery = await live.wait_for_status(gid, "discarded")
-    assert (delivery["decidedBy"], delivery["decidedWhy"]) == ("api", "obsolete")
+    assert (delivery["decidedBy"], delivery["decidedWhy"]) == ("environment", "obsolete")
     assert delivery["completedAt"] is not None
     assert_problem(await live.api.delete(f"/v1/dead-letters/{gid}"), 409)
     assert len(live.receiver.at(live.path)) == 1
@@ -201,7 +201,7 @@ async def test_many_are_purged_together_with_progress_until_completed(live: Live
     assert done["startedAt"] <= done["closedAt"]
     for gid in gids:
         delivery = await live.wait_for_status(gid, "discarded")
-        assert (delivery["decidedBy"], delivery["decidedWhy"]) == ("api", "obsolete")
+        assert (delivery["decidedBy"], delivery["decidedWhy"]) == ("environment", "obsolete")
     assert await bulk(live, "purge", {"channel": live.name}) == {"matched": 0, "batchGid": None}
 
 

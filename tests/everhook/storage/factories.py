@@ -92,7 +92,9 @@ class Store:
 
     async def tenant(self, name: str) -> str:
         async with self.database.writing() as session:
-            return (await tenants.ensure_tenant(session, name)).gid
+            tenant = await tenants.ensure_tenant(session, name)
+            assert tenant is not None
+            return tenant.gid
 
     async def endpoint(self, tenant_gid: str = DEFAULT_TENANT_GID, **changes: Any) -> Endpoint:
         endpoint = _endpoint(tenant_gid, changes)

@@ -1,0 +1,91 @@
+"""Who calls, from where, and what they may."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+from api.problems import Problem
+from everhook.storage.api_keys import Holder, Scope
+from everhook.storage.audit import Actor
+
+ENVIRONMENT = "environment"
+"""The name of the caller who presents `EVERHOOK_API_KEY`."""
+
+READS = frozenset({"GET", "HEAD"})
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who calls: `name` goes on record with what they do. `tenant_gid` bounds what they reach."""
+
+    name: str
+    scopes: frozenset[Scope]
+    tenant_gid: str | None = None
+    key_gid: str | None = None
+    address: str | None = None
+
+    @property
+    def actor(self) -> Actor:
+        return Actor(self.name, self.address, self.key_gid)
+
+    @classmethod
+    def of_environment(cls, address: str | None) -> "Caller":
+        return cls(ENVIRONMENT, frozenset({Scope.ADMIN}), address=address)
+
+    @classmethod
+    def of_key(cls, holder: Holder, address: str | None) -> "Caller":
+        return cls(holder.name, holder.scopes, holder.tenant_gid, holder.gid, address)
+
+
+@dataclass(frozen=True)
+class Access:
+    """Which scopes open the routes of a router; `admin` opens them all. What a tenant sees there is bound elsewhere:
+    see `everhook/storage/reach.py`."""
+
+    reading: frozenset[Scope] = frozenset()
+    changing: frozenset[Scope] = frozenset()
+
+    def check(self, caller: Caller, method: str) -> None:
+        """Raise 403, naming the scopes that would do."""
+        enough = {Scope.ADMIN} | (self.reading if method in READS else self.changing)
+        if caller.scopes.isdisjoint(enough):
+            named = " or ".join(f"`{_shown(scope)}`" for scope in sorted(enough))
+            raise Problem(HTTPStatus.FORBIDDEN, f"This needs a key with the scope {named}.")
+
+
+ADMINS = Access()
+PUBLISHERS = Access(changing=frozenset({Scope.PUBLISH}))
+SHARED = Access(reading=frozenset({Scope.READ, Scope.TENANT}))
+"""What tenants may look at, and operators change."""
+OWNED = Access(reading=frozenset({Scope.READ, Scope.TENANT}), changing=frozenset({Scope.TENANT}))
+"""What belongs to tenants."""
+
+
+def _shown(scope: Scope) -> str:
+    return "tenant:<gid>" if scope is Scope.TENANT else scope.value
+
+
+def client_address(
+    peer: str | None, forwarded: Sequence[str], trusted: Sequence[IPv4Network | IPv6Network]
+) -> str | None:
+    """Where a request comes from. `forwarded` (the entries of `X-Forwarded-For`) is believed as far as trusted proxies
+    wrote it: each adds whom it saw at the right end, so the first from there that is none of them is the client."""
+    client: str | None = peer
+    for hop in (peer or "", *reversed(forwarded)):
+        address = _address(hop)
+        if address is None:
+            return client
+        client = str(address)
+        if not any(address in network for network in trusted):
+            return client
+    return client
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        address = ip_address(text.strip())
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
