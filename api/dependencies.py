@@ -14,6 +14,7 @@ from temporalio.client import Client
 from api.backlog import Backlog
 from api.callers import Access, Caller, client_address
 from api.problems import Problem, invalid
+from api.publish_rate import PublishRate
 from everhook.dispatch import Dispatcher
 from everhook.egress import EgressClient
 from everhook.entities import EndpointEntities
@@ -45,6 +46,7 @@ class Services:
     entities: EndpointEntities
     egress: EgressClient
     backlog: Backlog
+    publish_rate: PublishRate
     defaults: OrderDefaults
     keyring: KeyRing
 

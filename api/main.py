@@ -9,10 +9,22 @@ from temporalio.client import Client
 
 from api import problems
 from api.backlog import Backlog
-from api.callers import OWNED, PUBLISHERS, SHARED
+from api.callers import ADMINS, OWNED, PUBLISHERS, SHARED
 from api.dependencies import Services, opened_by
 from api.limits import BodyLimit
-from api.routers import channels, dead_letters, deliveries, endpoints, health, messages, subscriptions
+from api.publish_rate import PublishRate
+from api.routers import (
+    api_keys,
+    audit,
+    channels,
+    dead_letters,
+    deliveries,
+    endpoints,
+    health,
+    messages,
+    subscriptions,
+    tenants,
+)
 from everhook import __version__
 from everhook.dispatch import Dispatcher
 from everhook.egress import EgressClient, EgressRules
@@ -38,6 +50,9 @@ ROUTERS = (
     (messages.router, SHARED),
     (deliveries.router, OWNED),
     (dead_letters.router, OWNED),
+    (audit.router, OWNED),
+    (tenants.router, ADMINS),
+    (api_keys.router, ADMINS),
 )
 """All that stands under `/v1`, and whom it is open to."""
 
@@ -84,6 +99,7 @@ async def _services(settings: Settings, temporal: Client | None, database: Datab
         entities=EndpointEntities(client, settings.circuit_policy),
         egress=EgressClient(EgressRules.from_settings(settings)),
         backlog=Backlog(store, settings.undispatched_limit),
+        publish_rate=PublishRate(settings.publish_rate),
         defaults=defaults,
         keyring=KeyRing.from_settings(settings),
     )

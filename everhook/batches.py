@@ -3,6 +3,7 @@
 The server paces them and keeps their progress; nothing of ours loops over thousands of workflows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -17,8 +18,10 @@ from temporalio.api.workflowservice.v1 import (
 from temporalio.client import Client
 
 from everhook.contracts import DELIVERY_WORKFLOW, DeliveryStatus, OperatorNote
-from everhook.ids import Kind, new_gid
 from everhook.storage.dead_letters import DeadLetterFilter
+
+MAX_ENDPOINTS = 1_000
+"""So many gids make a query of 32 KB."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +34,18 @@ class Progress:
     closed_at: datetime | None
 
 
-def visibility_query(chosen: DeadLetterFilter, tenant: str | None) -> str:
-    """The open dead letters that a filter selects, in Temporal's list filter language. `tenant` is the name."""
+def visibility_query(chosen: DeadLetterFilter, endpoints: Sequence[str] | None = None) -> str:
+    """The open dead letters that a filter selects, in Temporal's list filter language.
+
+    A filter that names a tenant must be given the tenant's `endpoints` that it concerns: names of tenants change hands,
+    gids of endpoints do not.
+    """
     parts = [
         f'WorkflowType = "{DELIVERY_WORKFLOW}"',
         'ExecutionStatus = "Running"',
         f'DeliveryStatus = "{DeliveryStatus.DEAD_LETTERED}"',
     ]
     for attribute, value in (
-        ("Tenant", tenant),
         ("Channel", chosen.channel),
         ("Endpoint", chosen.endpoint_gid),
         ("EventType", chosen.event_type),
@@ -47,6 +53,9 @@ def visibility_query(chosen: DeadLetterFilter, tenant: str | None) -> str:
     ):
         if value is not None:
             parts.append(f'{attribute} = "{_quoted(value)}"')
+    if chosen.tenant_gid is not None:
+        gids = ", ".join(f'"{_quoted(gid)}"' for gid in endpoints or ("",))
+        parts.append(f"Endpoint IN ({gids})")
     if chosen.status_code is not None:
         parts.append(f"StatusCode = {chosen.status_code}")
     if chosen.since is not None:
@@ -56,10 +65,9 @@ def visibility_query(chosen: DeadLetterFilter, tenant: str | None) -> str:
     return " AND ".join(parts)
 
 
-async def start_signal_batch(client: Client, query: str, signal: str, note: OperatorNote) -> str:
-    """Signal every workflow that `query` selects; returns the batch's gid. RPCError where another batch still runs
+async def start_signal_batch(client: Client, gid: str, query: str, signal: str, note: OperatorNote) -> None:
+    """Begin the batch `gid`, which signals every workflow that `query` selects. RPCError where another batch still runs
     (Temporal runs one at a time in a namespace unless configured otherwise)."""
-    gid = new_gid(Kind.BATCH)
     payloads = await client.data_converter.encode([note])
     await client.workflow_service.start_batch_operation(
         StartBatchOperationRequest(
@@ -72,7 +80,6 @@ async def start_signal_batch(client: Client, query: str, signal: str, note: Oper
             ),
         )
     )
-    return gid
 
 
 async def progress(client: Client, gid: str) -> Progress:

@@ -9,6 +9,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
+from limits import parse_many as parse_rates
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -33,6 +34,12 @@ def _with_async_driver(url: str) -> str:
             url = driver + url.removeprefix(scheme)
     # libpq's name for it, which is what people copy; asyncpg calls it `ssl` and takes the same values
     return url.replace("?sslmode=", "?ssl=").replace("&sslmode=", "&ssl=")
+
+
+def _rate(text: str) -> str:
+    if text and [rate.amount > 0 for rate in parse_rates(text)] != [True]:
+        raise ValueError("not a rate such as 1000/second")
+    return text
 
 
 def _proxy_url(url: SecretStr) -> SecretStr:
@@ -76,6 +83,10 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8080, ge=0, le=65535, description="Port the API listens on.")
     max_payload_bytes: int = Field(256 * 1024, ge=1, description="A larger payload is refused with 413.")
+
+    publish_rate: Annotated[str, AfterValidator(_rate)] = Field(
+        "", description="Messages that one key may publish, such as `1000/second`, at each API process; empty: any."
+    )
 
     express: bool = Field(True, description="First attempts to healthy endpoints run on the workflow's own worker.")
     express_in_flight: int = Field(

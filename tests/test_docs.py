@@ -61,7 +61,7 @@ def _slugs(page: Path) -> set[str]:
 
 def _shown_default(name: str) -> str:
     default = Settings.model_fields[name].get_default(call_default_factory=True)
-    if default is None or default == []:
+    if default is None or default in ([], ""):
         return "none" if default is None else "empty"
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"

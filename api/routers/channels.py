@@ -7,23 +7,25 @@ from fastapi import APIRouter
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api import render
-from api.dependencies import Paging, Store, encode_cursor
+from api.dependencies import Paging, Principal, Store, encode_cursor
 from api.problems import conflict, not_found
 from api.schemas import ChannelIn, ChannelOut, ChannelPatch, ListOf, Name, Policy
 from everhook.storage import channels
+from everhook.storage.audit import record_audit
 from everhook.storage.tables import Channel
 
 router = APIRouter(prefix="/channels", tags=["channels"])
 
 
 @router.post("", status_code=HTTPStatus.CREATED)
-async def create_channel(body: ChannelIn, store: Store) -> ChannelOut:
+async def create_channel(body: ChannelIn, store: Store, caller: Principal) -> ChannelOut:
     """From then on it can be published to. A policy given here holds for all deliveries from it by default."""
     async with store.writing() as session:
         channel = await channels.create(session, body.name, _stored(body.policy))
-    if channel is None:
-        raise conflict(f"There is a channel {body.name} already.")
-    return render.channel(channel)
+        if channel is None:
+            raise conflict(f"There is a channel {body.name} already.")
+        record_audit(session, caller.actor, "channel.created", channel.name, detail={"policy": channel.policy})
+        return render.channel(channel)
 
 
 @router.get("")
@@ -42,21 +44,23 @@ async def get_channel(name: Name, store: Store) -> ChannelOut:
 
 
 @router.patch("/{name}")
-async def change_channel(name: Name, body: ChannelPatch, store: Store) -> ChannelOut:
+async def change_channel(name: Name, body: ChannelPatch, store: Store, caller: Principal) -> ChannelOut:
     """Set the policy. Rounds under way keep theirs; the next round of a delivery takes the new one."""
     async with store.writing() as session:
         channel = await _channel(session, name)
         await channels.set_policy(session, channel, _stored(body.policy))
+        record_audit(session, caller.actor, "channel.changed", name, detail={"policy": channel.policy})
         return render.channel(channel)
 
 
 @router.delete("/{name}", status_code=HTTPStatus.NO_CONTENT)
-async def delete_channel(name: Name, store: Store) -> None:
+async def delete_channel(name: Name, store: Store, caller: Principal) -> None:
     """Only without subscriptions. Deliveries under way go on."""
     async with store.writing() as session:
         await _channel(session, name)
         if not await channels.remove(session, name):
             raise conflict(f"Subscriptions lead from {name}; delete those first.")
+        record_audit(session, caller.actor, "channel.deleted", name)
 
 
 async def _channel(session: AsyncSession, name: str) -> Channel:

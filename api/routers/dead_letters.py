@@ -30,13 +30,17 @@ from api.schemas import (
 from everhook import batches
 from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorNote
 from everhook.dispatch import start_delivery
-from everhook.ids import Kind, is_gid
-from everhook.storage import dead_letters, deliveries, tenants
+from everhook.ids import Kind, is_gid, new_gid
+from everhook.storage import audit, dead_letters, deliveries, tenants
+from everhook.storage.audit import on_record
 from everhook.storage.dead_letters import DeadLetterFilter
 from everhook.storage.orders import load_order
-from everhook.storage.reach import Reach
+from everhook.storage.reach import Reach, tenant_bound
 
 router = APIRouter(tags=["dead letters"])
+
+_ACTIONS = {"replay": "dead_letter.replayed", "discard": "dead_letter.discarded"}
+_BULK_ACTIONS = {"replay": "dead_letters.replayed", "discard": "dead_letters.purged"}
 
 
 def _selection(
@@ -106,7 +110,7 @@ async def replay_one(
     gid: Gid, services: ServicesDep, store: Store, caller: Principal, body: Annotated[Decision | None, Body()] = None
 ) -> SignalAccepted:
     """Begin a new round of attempts. The old ones stay."""
-    await _signal(services, store, gid, "replay", _note(caller, body))
+    await _signal(services, store, caller, gid, "replay", body)
     return SignalAccepted(delivery_gid=gid, requested="replay")
 
 
@@ -115,15 +119,16 @@ async def discard_one(
     gid: Gid, services: ServicesDep, store: Store, caller: Principal, body: Annotated[Decision | None, Body()] = None
 ) -> SignalAccepted:
     """Give it up for good."""
-    await _signal(services, store, gid, "discard", _note(caller, body))
+    await _signal(services, store, caller, gid, "discard", body)
     return SignalAccepted(delivery_gid=gid, requested="discard")
 
 
 @router.get("/batches/{gid}")
-async def get_batch(gid: Gid, temporal: Temporal) -> BatchOut:
+async def get_batch(gid: Gid, store: Store, temporal: Temporal) -> BatchOut:
     """Progress of a bulk replay or purge."""
-    if not is_gid(gid, Kind.BATCH):
-        raise not_found("batch", gid)
+    async with store.reading() as session:
+        if not is_gid(gid, Kind.BATCH) or not await audit.is_recorded(session, gid):
+            raise not_found("batch", gid)
     try:
         found = await batches.progress(temporal, gid)
     except RPCError as error:
@@ -140,7 +145,7 @@ async def _filter(session: AsyncSession, selection: DeadLetterSelection) -> Dead
     if selection.tenant is not None and tenant is None:
         raise invalid("tenant", f"there is no tenant {selection.tenant}")
     return DeadLetterFilter(
-        tenant_gid=tenant.gid if tenant is not None else None,
+        tenant_gid=tenant.gid if tenant is not None else tenant_bound(session),
         channel=selection.channel,
         endpoint_gid=selection.endpoint,
         event_type=selection.type,
@@ -155,12 +160,30 @@ async def _bulk(services: Services, store: Reach, body: BulkRequest, signal: str
     async with store.reading() as session:
         chosen = await _filter(session, body)
         matched = await dead_letters.count(session, chosen)
-    if body.dry_run or not matched:
-        return BulkAnswer(matched=matched, batch_gid=None)
-    query = batches.visibility_query(chosen, body.tenant)
-    note = OperatorNote(caller.name, body.why)
+        if body.dry_run or not matched:
+            return BulkAnswer(matched=matched, batch_gid=None)
+        query = batches.visibility_query(chosen, await _endpoints(session, chosen))
+    gid = new_gid(Kind.BATCH)
+    detail = body.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"dry_run"}) | {"matched": matched}
+    action = _BULK_ACTIONS[signal]
+    async with on_record(store, caller.actor, action, gid, tenant_gid=chosen.tenant_gid, detail=detail):
+        await _start(services, gid, query, signal, OperatorNote(caller.name, body.why))
+    return BulkAnswer(matched=matched, batch_gid=gid)
+
+
+async def _endpoints(session: AsyncSession, chosen: DeadLetterFilter) -> list[str] | None:
+    """A tenant's batch names the endpoints: in Temporal's store is the tenant's name, which may have been another's."""
+    if chosen.tenant_gid is None:
+        return None
+    found = await dead_letters.endpoints_of(session, chosen, at_most=batches.MAX_ENDPOINTS + 1)
+    if len(found) > batches.MAX_ENDPOINTS:
+        raise invalid("endpoint", f"there are dead letters of more than {batches.MAX_ENDPOINTS} endpoints; name one")
+    return found
+
+
+async def _start(services: Services, gid: str, query: str, signal: str, note: OperatorNote) -> None:
     try:
-        gid = await batches.start_signal_batch(services.temporal, query, signal, note)
+        await batches.start_signal_batch(services.temporal, gid, query, signal, note)
     except RPCError as error:
         if error.status is RPCStatusCode.RESOURCE_EXHAUSTED:
             raise Problem(
@@ -169,11 +192,13 @@ async def _bulk(services: Services, store: Reach, body: BulkRequest, signal: str
                 headers={"retry-after": "10"},
             ) from error
         raise
-    return BulkAnswer(matched=matched, batch_gid=gid)
 
 
-async def _signal(services: Services, store: Reach, gid: str, signal: str, note: OperatorNote) -> None:
+async def _signal(
+    services: Services, store: Reach, caller: Caller, gid: str, signal: str, body: Decision | None
+) -> None:
     """Signal-with-start: it works even where Temporal has lost the workflow."""
+    why = body.why if body is not None else ""
     async with store.reading() as session:
         row = await find_delivery(session, gid)
     if row.status is not DeliveryStatus.DEAD_LETTERED:
@@ -181,8 +206,6 @@ async def _signal(services: Services, store: Reach, gid: str, signal: str, note:
     async with services.database.read_connection() as connection:
         order = await load_order(connection, services.defaults, gid)
     assert order is not None
-    await start_delivery(services.temporal, order, signal=signal, note=note)
-
-
-def _note(caller: Caller, body: Decision | None) -> OperatorNote:
-    return OperatorNote(caller.name, body.why if body is not None else "")
+    action = _ACTIONS[signal]
+    async with on_record(store, caller.actor, action, gid, tenant_gid=row.tenant_gid, detail={"why": why}):
+        await start_delivery(services.temporal, order, signal=signal, note=OperatorNote(caller.name, why))

@@ -8,7 +8,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from api import render
-from api.dependencies import Paging, Store, Temporal, encode_cursor
+from api.dependencies import Paging, Principal, Store, Temporal, encode_cursor
 from api.problems import conflict, not_found
 from api.schemas import (
     DeliveryDetail,
@@ -24,6 +24,7 @@ from api.schemas import (
 from everhook.contracts import TERMINAL_STATUSES, DeliveryState, DeliveryStatus
 from everhook.ids import delivery_workflow_id
 from everhook.storage import deliveries, tenants
+from everhook.storage.audit import on_record
 from everhook.storage.deliveries import DeliveryFilter
 from everhook.storage.tables import Delivery
 
@@ -83,13 +84,14 @@ async def get_live_delivery(gid: Gid, store: Store, temporal: Temporal) -> LiveD
 
 
 @router.post("/{gid}/attempt-now", status_code=HTTPStatus.ACCEPTED)
-async def attempt_now(gid: Gid, store: Store, temporal: Temporal) -> SignalAccepted:
+async def attempt_now(gid: Gid, store: Store, temporal: Temporal, caller: Principal) -> SignalAccepted:
     """Do not wait for the next attempt's time. The circuit still rules."""
     async with store.reading() as session:
         row = await find_delivery(session, gid)
     if row.status in TERMINAL_STATUSES or row.status is DeliveryStatus.DEAD_LETTERED:
         raise conflict(f"{gid} is {row.status}: no attempt is due. A dead letter is replayed instead.")
-    await _signal(temporal, gid, "attempt_now")
+    async with on_record(store, caller.actor, "delivery.attempt_requested", gid, tenant_gid=row.tenant_gid):
+        await _signal(temporal, gid, "attempt_now")
     return SignalAccepted(delivery_gid=gid, requested="attempt_now")
 
 

@@ -6,10 +6,12 @@ from typing import Any, Literal
 
 import structlog
 from fastapi import APIRouter
+from pydantic.alias_generators import to_camel
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api import render
-from api.dependencies import Paging, Services, ServicesDep, Store, encode_cursor
+from api.callers import Caller
+from api.dependencies import Paging, Principal, Services, ServicesDep, Store, encode_cursor
 from api.headers import check_custom_headers
 from api.problems import invalid, not_found, refuse_nulls
 from api.schemas import (
@@ -25,6 +27,7 @@ from api.schemas import (
 )
 from everhook.egress import EgressClient, UrlRefused
 from everhook.storage import channels, endpoints, subscriptions, tenants
+from everhook.storage.audit import on_record, record_audit
 from everhook.storage.endpoints import EndpointView
 from everhook.storage.reach import Reach, tenant_bound
 from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Endpoint, Subscription
@@ -36,7 +39,7 @@ log = structlog.get_logger()
 
 
 @router.post("", status_code=HTTPStatus.CREATED)
-async def create_endpoint(body: EndpointIn, services: ServicesDep, store: Store) -> EndpointCreated:
+async def create_endpoint(body: EndpointIn, services: ServicesDep, store: Store, caller: Principal) -> EndpointCreated:
     """Create an endpoint and, with `channel` or `events`, its first subscription. The secret is shown this once."""
     changes = await _checked(services.egress, body.model_dump(include=set(EndpointSettings.model_fields)), body.policy)
     async with store.writing() as session:
@@ -51,6 +54,8 @@ async def create_endpoint(body: EndpointIn, services: ServicesDep, store: Store)
             )
             await subscriptions.create(session, subscription)
             subscription_gid = subscription.gid
+        detail = {"subscriptionGid": subscription_gid, "channel": channel.name if channel is not None else None}
+        _record(session, caller, "endpoint.created", endpoint, detail)
         shown = render.endpoint(await _view(session, endpoint.gid))
     return EndpointCreated(**shown.model_dump(), subscription_gid=subscription_gid, secret=secret)
 
@@ -77,22 +82,27 @@ async def get_endpoint(gid: Gid, store: Store) -> EndpointOut:
 
 
 @router.patch("/{gid}")
-async def change_endpoint(gid: Gid, body: EndpointPatch, services: ServicesDep, store: Store) -> EndpointOut:
+async def change_endpoint(
+    gid: Gid, body: EndpointPatch, services: ServicesDep, store: Store, caller: Principal
+) -> EndpointOut:
     """Change what is given. No request goes to the old URL once this is answered, but those then in flight."""
     refuse_nulls(body, but={"policy", "rate_limit"})
     changes = await _checked(services.egress, body.model_dump(exclude_unset=True), body.policy)
     async with store.writing() as session:
         view = await _view(session, gid)
         await endpoints.change(session, view.endpoint, changes)
+        changed = sorted(to_camel(name) for name in body.model_fields_set)
+        _record(session, caller, "endpoint.changed", view.endpoint, {"changed": changed})
         return render.endpoint(view)
 
 
 @router.delete("/{gid}", status_code=HTTPStatus.NO_CONTENT)
-async def delete_endpoint(gid: Gid, services: ServicesDep, store: Store) -> None:
+async def delete_endpoint(gid: Gid, services: ServicesDep, store: Store, caller: Principal) -> None:
     """Delete it and its subscriptions. Deliveries still open are dead-lettered as `endpoint_deleted`."""
     async with store.writing() as session:
         view = await _view(session, gid)
         await endpoints.remove(session, view.endpoint)
+        _record(session, caller, "endpoint.deleted", view.endpoint)
     try:
         async with asyncio.timeout(2):
             await services.entities.command(gid, view.tenant, "delete")
@@ -103,25 +113,37 @@ async def delete_endpoint(gid: Gid, services: ServicesDep, store: Store) -> None
 
 Command = Literal["pause", "resume", "enable", "disable"]
 
+_ACTIONS = {
+    "pause": "endpoint.paused",
+    "resume": "endpoint.resumed",
+    "enable": "endpoint.enabled",
+    "disable": "endpoint.disabled",
+    "trip": "circuit.tripped",
+    "reset": "circuit.reset",
+}
+
 
 @router.post("/{gid}/{command}")
-async def command_endpoint(gid: Gid, command: Command, services: ServicesDep, store: Store) -> EndpointOut:
+async def command_endpoint(
+    gid: Gid, command: Command, services: ServicesDep, store: Store, caller: Principal
+) -> EndpointOut:
     """Pause, resume, enable or disable. Messages to a paused or disabled endpoint are parked, not dropped."""
-    return await _command(services, store, gid, command)
+    return await _command(services, store, caller, gid, command)
 
 
 @router.post("/{gid}/circuit/{command}")
 async def command_circuit(
-    gid: Gid, command: Literal["trip", "reset"], services: ServicesDep, store: Store
+    gid: Gid, command: Literal["trip", "reset"], services: ServicesDep, store: Store, caller: Principal
 ) -> EndpointOut:
     """Open or close the circuit by hand."""
-    return await _command(services, store, gid, command)
+    return await _command(services, store, caller, gid, command)
 
 
-async def _command(services: Services, store: Reach, gid: str, command: str) -> EndpointOut:
+async def _command(services: Services, store: Reach, caller: Caller, gid: str, command: str) -> EndpointOut:
     async with store.reading() as session:
         view = await _view(session, gid)
-    await services.entities.command(gid, view.tenant, command)
+    async with on_record(store, caller.actor, _ACTIONS[command], gid, tenant_gid=view.endpoint.tenant_gid):
+        await services.entities.command(gid, view.tenant, command)
     async with store.reading() as session:
         return render.endpoint(await _view(session, gid))
 
@@ -131,6 +153,12 @@ async def _view(session: AsyncSession, gid: str) -> EndpointView:
     if view is None:
         raise not_found("endpoint", gid)
     return view
+
+
+def _record(
+    session: AsyncSession, caller: Caller, action: str, endpoint: Endpoint, detail: dict[str, Any] | None = None
+) -> None:
+    record_audit(session, caller.actor, action, endpoint.gid, tenant_gid=endpoint.tenant_gid, detail=detail)
 
 
 async def _owner(session: AsyncSession, named: str | None) -> str:

@@ -7,7 +7,7 @@ import orjson
 from fastapi import APIRouter, Header, Request, Response
 
 from api import publishing, render
-from api.dependencies import Paging, ServicesDep, Store, encode_cursor
+from api.dependencies import Paging, Principal, ServicesDep, Store, encode_cursor
 from api.problems import Problem, conflict, invalid, not_found
 from api.schemas import EventType, Gid, ListOf, MessageDetail, MessageOut, Moment, Name
 from everhook.envelope import timestamp
@@ -64,7 +64,12 @@ IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key")]
     openapi_extra=_documented(_MESSAGE_SCHEMA, _EXAMPLE, _ANSWER),
 )
 async def publish(
-    name: Name, request: Request, services: ServicesDep, store: Store, idempotency_key: IdempotencyKey = None
+    name: Name,
+    request: Request,
+    services: ServicesDep,
+    store: Store,
+    caller: Principal,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Publish one message. `202` means that it and a delivery to each matching endpoint are committed.
 
@@ -72,6 +77,7 @@ async def publish(
     body it is a `409`.
     """
     services.backlog.refuse_if_full()
+    await services.publish_rate.take(caller)
     limit = services.settings.max_payload_bytes
     body = await publishing.read_one(request, limit)
     tenant_gid = await _tenant_gid(store, body.tenant, "tenant")
@@ -96,15 +102,19 @@ async def publish(
         {"data": [_ANSWER]},
     ),
 )
-async def publish_batch(name: Name, request: Request, services: ServicesDep, store: Store) -> Response:
+async def publish_batch(
+    name: Name, request: Request, services: ServicesDep, store: Store, caller: Principal
+) -> Response:
     """Publish up to 500 messages, in one transaction, with one answer each and in their order.
 
     A message that is invalid refuses the whole call and changes nothing. One whose idempotency key was used with
     another body answers with a problem document in its place; the others are accepted.
     """
     services.backlog.refuse_if_full()
+    await services.publish_rate.refuse_if_spent(caller)
     limit = services.settings.max_payload_bytes
     bodies = await publishing.read_batch(request)
+    await services.publish_rate.take(caller, len(bodies))
     gids = {
         tenant: await _tenant_gid(store, tenant, f"messages[{index}].tenant")
         for tenant, index in {body.tenant: index for index, body in enumerate(bodies)}.items()

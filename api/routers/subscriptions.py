@@ -1,22 +1,25 @@
 """Subscriptions: which messages of a channel go to an endpoint."""
 
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import APIRouter
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api import render
-from api.dependencies import Paging, Store, encode_cursor
+from api.callers import Caller
+from api.dependencies import Paging, Principal, Store, encode_cursor
 from api.problems import invalid, not_found, refuse_nulls
 from api.schemas import Gid, ListOf, Name, SubscriptionIn, SubscriptionOut, SubscriptionPatch
 from everhook.storage import channels, endpoints, subscriptions
+from everhook.storage.audit import record_audit
 from everhook.storage.tables import Subscription
 
 router = APIRouter(prefix="/subscriptions", tags=["subscriptions"])
 
 
 @router.post("", status_code=HTTPStatus.CREATED)
-async def create_subscription(body: SubscriptionIn, store: Store) -> SubscriptionOut:
+async def create_subscription(body: SubscriptionIn, store: Store, caller: Principal) -> SubscriptionOut:
     """From then on every matching message goes to the endpoint."""
     async with store.writing() as session:
         view = await endpoints.view(session, body.endpoint_gid)
@@ -26,6 +29,8 @@ async def create_subscription(body: SubscriptionIn, store: Store) -> Subscriptio
             raise invalid("channel", f"there is no channel {body.channel}")
         subscription = Subscription(tenant_gid=view.endpoint.tenant_gid, **body.model_dump())
         await subscriptions.create(session, subscription)
+        about = {"endpointGid": subscription.endpoint_gid, "channel": subscription.channel}
+        _record(session, caller, "subscription.created", subscription, about)
         return render.subscription(subscription)
 
 
@@ -49,21 +54,24 @@ async def get_subscription(gid: Gid, store: Store) -> SubscriptionOut:
 
 
 @router.patch("/{gid}")
-async def change_subscription(gid: Gid, body: SubscriptionPatch, store: Store) -> SubscriptionOut:
+async def change_subscription(gid: Gid, body: SubscriptionPatch, store: Store, caller: Principal) -> SubscriptionOut:
     """Change `events`, `filter` (null: no filter) or `enabled`; what is absent stays."""
     refuse_nulls(body, but={"filter"})
     changes = body.model_dump(exclude_unset=True)
     async with store.writing() as session:
         subscription = await _subscription(session, gid)
         await subscriptions.change(session, subscription, changes)
+        _record(session, caller, "subscription.changed", subscription, {"changed": sorted(changes)})
         return render.subscription(subscription)
 
 
 @router.delete("/{gid}", status_code=HTTPStatus.NO_CONTENT)
-async def delete_subscription(gid: Gid, store: Store) -> None:
+async def delete_subscription(gid: Gid, store: Store, caller: Principal) -> None:
     """Deliveries that were accepted before go on."""
     async with store.writing() as session:
-        await subscriptions.remove(session, await _subscription(session, gid))
+        subscription = await _subscription(session, gid)
+        await subscriptions.remove(session, subscription)
+        _record(session, caller, "subscription.deleted", subscription, {"endpointGid": subscription.endpoint_gid})
 
 
 async def _subscription(session: AsyncSession, gid: str) -> Subscription:
@@ -71,3 +79,10 @@ async def _subscription(session: AsyncSession, gid: str) -> Subscription:
     if subscription is None:
         raise not_found("subscription", gid)
     return subscription
+
+
+def _record(
+    session: AsyncSession, caller: Caller, action: str, subscription: Subscription, detail: dict[str, Any]
+) -> None:
+    tenant_gid = subscription.tenant_gid
+    record_audit(session, caller.actor, action, subscription.gid, tenant_gid=tenant_gid, detail=detail)

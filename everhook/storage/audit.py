@@ -1,10 +1,16 @@
 """The audit trail: who changed what, when and from where; written with the change."""
 
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, Protocol
 
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
 
+from everhook.storage.paging import Page, page_of
 from everhook.storage.tables import AuditEntry
 
 
@@ -15,6 +21,10 @@ class Actor:
     name: str
     address: str | None = None
     key_gid: str | None = None
+
+
+class Writer(Protocol):
+    def writing(self) -> AbstractAsyncContextManager[AsyncSession]: ...
 
 
 def record_audit(
@@ -38,3 +48,62 @@ def record_audit(
     )
     session.add(entry)
     return entry
+
+
+@asynccontextmanager
+async def on_record(
+    store: Writer,
+    actor: Actor,
+    action: str,
+    subject: str,
+    *,
+    tenant_gid: str | None = None,
+    detail: dict[str, Any] | None = None,
+) -> AsyncIterator[None]:
+    """For what Temporal carries out: the entry is committed before the block asks for it, so that nothing is done
+    unrecorded. Where the block fails the entry says so (`failed`), unless the database has gone away as well."""
+    async with store.writing() as session:
+        entry = record_audit(session, actor, action, subject, tenant_gid=tenant_gid, detail=detail)
+    try:
+        yield
+    except Exception:
+        with suppress(Exception):
+            async with store.writing() as session:
+                failed = update(AuditEntry).where(col(AuditEntry.gid) == entry.gid)
+                await session.execute(failed.values(detail=entry.detail | {"failed": True}))
+        raise
+
+
+@dataclass(frozen=True)
+class AuditFilter:
+    """`since` and `until` bound the time of the entry: from, and before."""
+
+    actor: str | None = None
+    action: str | None = None
+    subject: str | None = None
+    tenant_gid: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+async def page(session: AsyncSession, chosen: AuditFilter, *, after: str | None, limit: int) -> Page[AuditEntry]:
+    statement = select(AuditEntry)
+    for column, value in (
+        (AuditEntry.actor, chosen.actor),
+        (AuditEntry.action, chosen.action),
+        (AuditEntry.subject, chosen.subject),
+        (AuditEntry.tenant_gid, chosen.tenant_gid),
+    ):
+        if value is not None:
+            statement = statement.where(col(column) == value)
+    if chosen.since is not None:
+        statement = statement.where(col(AuditEntry.created_at) >= chosen.since)
+    if chosen.until is not None:
+        statement = statement.where(col(AuditEntry.created_at) < chosen.until)
+    return await page_of(session, statement, col(AuditEntry.gid), after=after, limit=limit)
+
+
+async def is_recorded(session: AsyncSession, subject: str) -> bool:
+    """Whether anything was done to, or began, this subject within the session's reach."""
+    found = await session.execute(select(col(AuditEntry.gid)).where(col(AuditEntry.subject) == subject).limit(1))
+    return found.scalar_one_or_none() is not None

@@ -46,6 +46,11 @@ async def count(session: AsyncSession, chosen: DeadLetterFilter) -> int:
     return int(result.scalar_one())
 
 
+async def endpoints_of(session: AsyncSession, chosen: DeadLetterFilter, *, at_most: int) -> list[str]:
+    statement = select(col(Delivery.endpoint_gid)).where(*chosen.conditions()).distinct().limit(at_most)
+    return list((await session.execute(statement)).scalars())
+
+
 async def page(session: AsyncSession, chosen: DeadLetterFilter, *, after: str | None, limit: int) -> Page[Delivery]:
     statement = select(Delivery).where(*chosen.conditions())
     return await page_of(session, statement, col(Delivery.gid), after=after, limit=limit)

@@ -1,0 +1,81 @@
+"""The audit trail: every change of configuration, and every replay, discard and command, with who asked for it."""
+
+from datetime import datetime
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import ConfigDict, Field
+
+from api.dependencies import Paging, Store, encode_cursor
+from api.schemas import ApiModel, Gid, ListOf, Moment
+from everhook.storage import audit, tenants
+from everhook.storage.audit import AuditFilter
+from everhook.storage.tables import AuditEntry
+
+router = APIRouter(prefix="/audit", tags=["audit"])
+
+_EXAMPLE: dict[str, Any] = {
+    "auditGid": "aud_01m83prhbfe23sdyzab24cmhby",
+    "actor": "alice",
+    "keyGid": "ek_01m83prhbfe23sdyzab24cmhbx",
+    "action": "dead_letter.replayed",
+    "subject": "dlv_01m83prhbfe23sdyzab24cmhbz",
+    "tenant": "acme",
+    "address": "203.0.113.7",
+    "detail": {"why": "their database is back"},
+    "createdAt": "2026-01-31T12:00:00Z",
+}
+
+
+class AuditOut(ApiModel):
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+    audit_gid: str
+    actor: str = Field(description="The name of the key.")
+    key_gid: str | None = Field(description="The key of that name; null for the environment's key and for commands.")
+    action: str
+    subject: str = Field(description="The gid or name of what was acted on.")
+    tenant: str | None
+    address: str | None = Field(description="Where the call came from.")
+    detail: dict[str, Any]
+    created_at: datetime
+
+
+@router.get("")
+async def list_audit(
+    paging: Paging,
+    store: Store,
+    actor: Gid | None = None,
+    action: Gid | None = None,
+    subject: Gid | None = None,
+    tenant: Gid | None = None,
+    since: Moment | None = None,
+    until: Moment | None = None,
+) -> ListOf[AuditOut]:
+    """Who did what, when, to what and from where; newest first."""
+    async with store.reading() as session:
+        tenant_gid = None
+        if tenant is not None:
+            found = await tenants.find_tenant(session, tenant)
+            if found is None:
+                return ListOf(data=[], next_cursor=None)
+            tenant_gid = found.gid
+        chosen = AuditFilter(actor, action, subject, tenant_gid, since, until)
+        page = await audit.page(session, chosen, after=paging.after, limit=paging.limit)
+        names = await tenants.names(session, {row.tenant_gid for row in page.rows if row.tenant_gid})
+    data = [_shown(row, names.get(row.tenant_gid or "")) for row in page.rows]
+    return ListOf(data=data, next_cursor=encode_cursor(page.next_key))
+
+
+def _shown(row: AuditEntry, tenant: str | None) -> AuditOut:
+    return AuditOut(
+        audit_gid=row.gid,
+        actor=row.actor,
+        key_gid=row.key_gid,
+        action=row.action,
+        subject=row.subject,
+        tenant=tenant,
+        address=row.address,
+        detail=row.detail,
+        created_at=row.created_at,
+    )

@@ -1,0 +1,91 @@
+"""Tenants: the publisher's customers. Endpoints make them by naming them; here they are made beforehand and renamed."""
+
+from datetime import datetime
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import ConfigDict, Field
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from api.dependencies import Paging, Principal, Store, encode_cursor
+from api.problems import Problem, conflict, not_found
+from api.schemas import ApiModel, Gid, ListOf, Name
+from everhook.storage import tenants
+from everhook.storage.audit import record_audit
+from everhook.storage.tables import Tenant
+
+router = APIRouter(prefix="/tenants", tags=["tenants"])
+
+_EXAMPLE: dict[str, Any] = {
+    "tenantGid": "ten_01m83prhbfe23sdyzab24cmhby",
+    "name": "acme",
+    "createdAt": "2026-01-31T12:00:00Z",
+}
+
+
+class TenantIn(ApiModel):
+    name: Name = Field(examples=["acme"])
+
+
+class TenantOut(ApiModel):
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+    tenant_gid: str
+    name: str
+    created_at: datetime
+
+
+@router.post("", status_code=HTTPStatus.CREATED)
+async def create_tenant(body: TenantIn, store: Store, caller: Principal) -> TenantOut:
+    """Make a tenant. Endpoints and messages name it, by its name or its gid."""
+    async with store.writing() as session:
+        tenant = await tenants.create(session, body.name)
+        if tenant is None:
+            raise _taken(body.name)
+        detail = {"name": tenant.name}
+        record_audit(session, caller.actor, "tenant.created", tenant.gid, tenant_gid=tenant.gid, detail=detail)
+        return _shown(tenant)
+
+
+@router.get("")
+async def list_tenants(paging: Paging, store: Store) -> ListOf[TenantOut]:
+    """Newest first."""
+    async with store.reading() as session:
+        page = await tenants.page(session, after=paging.after, limit=paging.limit)
+    return ListOf(data=[_shown(row) for row in page.rows], next_cursor=encode_cursor(page.next_key))
+
+
+@router.get("/{gid}")
+async def get_tenant(gid: Gid, store: Store) -> TenantOut:
+    """One tenant, by gid or name."""
+    async with store.reading() as session:
+        return _shown(await _tenant(session, gid))
+
+
+@router.patch("/{gid}")
+async def rename_tenant(gid: Gid, body: TenantIn, store: Store, caller: Principal) -> TenantOut:
+    """Give it another name. Workflows that run keep the old one in Temporal."""
+    async with store.writing() as session:
+        found = await _tenant(session, gid)
+        before = found.name
+        if not await tenants.rename(session, found, body.name):
+            raise _taken(body.name)
+        detail = {"from": before, "to": found.name}
+        record_audit(session, caller.actor, "tenant.renamed", found.gid, tenant_gid=found.gid, detail=detail)
+        return _shown(found)
+
+
+async def _tenant(session: AsyncSession, named: str) -> Tenant:
+    tenant = await tenants.find_tenant(session, named)
+    if tenant is None:
+        raise not_found("tenant", named)
+    return tenant
+
+
+def _taken(name: str) -> Problem:
+    return conflict(f"name: {name} is another tenant's, or looks like a gid.")
+
+
+def _shown(tenant: Tenant) -> TenantOut:
+    return TenantOut(tenant_gid=tenant.gid, name=tenant.name, created_at=tenant.created_at)
