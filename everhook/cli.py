@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from everhook import eventloop
 from everhook.keyring import KeyRing
+from everhook.keys_cli import app as keys_app
 from everhook.receipts_cli import app as receipts_app
 from everhook.usage import Unusable, load_settings
 
@@ -26,6 +27,7 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(keys_app, name="keys")
 app.add_typer(receipts_app, name="receipts")
 console = Console()
 errors = Console(stderr=True)

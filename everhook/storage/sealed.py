@@ -1,6 +1,6 @@
 """Where the database holds boxes of the key ring, and how they are sealed anew by its newest key."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Column, ColumnElement, and_, bindparam, func, select, update
@@ -44,10 +44,10 @@ SEALED_COLUMNS = (ENDPOINT_SECRET, ENDPOINT_TLS_KEY, RECEIPT_SEED)
 
 @dataclass(frozen=True)
 class Batch:
-    """What was done in one transaction. `unopened` were left as they are: their key is not in the ring."""
+    """What was done in one transaction. `unopened` were left as they are, each with the reason."""
 
     resealed: int
-    unopened: int
+    unopened: Sequence[str]
 
 
 async def count_outdated(database: Database, keyring: KeyRing) -> int:
@@ -65,27 +65,29 @@ async def reseal(database: Database, keyring: KeyRing, *, at_once: int = BATCH) 
                 boxes = await _outdated(connection, column, keyring, after, at_once)
                 if not boxes:
                     break
-                resealed = await _reseal(connection, column, keyring, boxes)
-            yield Batch(resealed, len(boxes) - resealed)
+                batch = await _reseal(connection, column, keyring, boxes)
+            yield batch
             after, _ = boxes[-1]
 
 
 async def _reseal(
     connection: AsyncConnection, column: SealedColumn, keyring: KeyRing, boxes: list[tuple[str, str]]
-) -> int:
-    """How many were sealed. A box that somebody replaces meanwhile is not overwritten."""
-    changes = []
+) -> Batch:
+    """A box that somebody replaced meanwhile is not overwritten."""
+    changes: list[dict[str, str]] = []
+    unopened: list[str] = []
     for row_key, box in boxes:
         try:
             secret = column.open(keyring, box, row_key)
-        except CannotOpen:
-            continue
-        changes.append({"b_key": row_key, "b_old": box, "b_new": column.seal(keyring, secret, row_key)})
+        except CannotOpen as error:
+            unopened.append(str(error))
+        else:
+            changes.append({"b_key": row_key, "b_old": box, "b_new": column.seal(keyring, secret, row_key)})
     if changes:
         statement = update(column.value.table).values({column.value: bindparam("b_new")})
         same = and_(column.row_key == bindparam("b_key"), column.value == bindparam("b_old"))
         await connection.execute(statement.where(same), changes)
-    return len(changes)
+    return Batch(len(changes), unopened)
 
 
 async def _outdated(

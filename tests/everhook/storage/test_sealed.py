@@ -35,7 +35,7 @@ async def run(store: Store, keyring: KeyRing, at_once: int = 500, batches: int |
     """What each batch did: sealed, and left as it was. Stops after so many batches, as somebody who is impatient."""
     done: list[tuple[int, int]] = []
     async for batch in reseal(store.database, keyring, at_once=at_once):
-        done.append((batch.resealed, batch.unopened))
+        done.append((batch.resealed, len(batch.unopened)))
         if len(done) == batches:
             break
     return done
