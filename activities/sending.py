@@ -102,7 +102,7 @@ class Sending:
     async def _send(self, order: AttemptOrder, basis: Basis, target: Target) -> AttemptOutcome:
         started_at = datetime.now(UTC)
         headers, body = _request(order, basis, target, started_at)
-        exchange = await self._egress.post(target.url, headers, body, order.timeout)
+        exchange = await self._egress.post(target.url, headers, body, order.timeout, target.tls)
         retry_after = exchange.retry_after if exchange.status in RETRY_AFTER_STATUSES else None
         judgement = classify(
             exchange.status,
@@ -184,10 +184,21 @@ def _request(
         ("x-webhook-event", basis.event_type),
         ("x-idempotency-key", basis.message_gid),
         ("traceparent", f"00-{trace_id(basis.message_gid)}-{secrets.token_hex(8)}-01"),
-        *signature_headers(basis.message_gid, int(moment.timestamp()), body, target.live_keys(moment), target.schemes),
+        *_signatures(basis.message_gid, moment, body, target),
         *target.headers,
     ]
     return headers, body
+
+
+def _signatures(message_gid: str, moment: datetime, body: bytes, target: Target) -> list[tuple[str, str]]:
+    return signature_headers(
+        message_gid,
+        int(moment.timestamp()),
+        body,
+        target.live_keys(moment),
+        target.schemes,
+        target.live_ed25519_keys(moment),
+    )
 
 
 def _record(

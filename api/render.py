@@ -15,12 +15,14 @@ from api.schemas import (
     DeliverySummary,
     EndpointOut,
     MessageOut,
+    PublicKeyOut,
     SubscriptionOut,
+    TlsOut,
     status_of,
 )
 from everhook.contracts import DeliveryStatus
 from everhook.storage.endpoints import EndpointView
-from everhook.storage.tables import Attempt, Channel, Delivery, Message, Subscription
+from everhook.storage.tables import Attempt, Channel, Delivery, Endpoint, Message, Subscription
 
 
 def channel(row: Channel) -> ChannelOut:
@@ -43,9 +45,22 @@ def endpoint(view: EndpointView) -> EndpointOut:
         format=row.format,
         headers=row.headers,
         metadata=row.details,
+        ed25519=any(key.expires_at is None for key in view.public_keys),
+        public_keys=public_keys(view),
+        tls=_tls(row),
         created_at=row.created_at,
         updated_at=row.updated_at,
     )
+
+
+def public_keys(view: EndpointView) -> list[PublicKeyOut]:
+    return [PublicKeyOut.model_validate(key) for key in view.public_keys]
+
+
+def _tls(row: Endpoint) -> TlsOut | None:
+    if row.tls_ca is None and row.tls_certificate is None:
+        return None
+    return TlsOut(ca=row.tls_ca, client_certificate=row.tls_certificate)
 
 
 def subscription(row: Subscription) -> SubscriptionOut:

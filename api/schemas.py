@@ -4,15 +4,24 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 from everhook import policy as rules
 from everhook.circuit import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus, Verdict
+from everhook.egress import TlsExtras
 from everhook.envelope import BodyFormat
 from everhook.matching import check_filter
-from everhook.signing import SignatureScheme
+from everhook.signing import SignatureScheme, secret_key
 
 Item = TypeVar("Item")
 
@@ -20,6 +29,9 @@ MAX_EVENTS = 100
 MAX_METADATA_KEYS = 50
 MAX_FREE_JSON_BYTES = 16 * 1024
 MAX_FREE_JSON_DEPTH = 32
+MAX_PEM = 32 * 1024
+MAX_GRACE = timedelta(days=7)
+DEFAULT_GRACE = timedelta(days=1)
 
 
 class ApiModel(BaseModel):
@@ -65,6 +77,29 @@ def _checked_filter(conditions: dict[str, Any]) -> dict[str, Any]:
     return conditions
 
 
+def _checked_secret(secret: SecretStr) -> SecretStr:
+    secret_key(secret.get_secret_value())
+    return secret
+
+
+def _checked_pem(pem: str) -> str:
+    if not pem.isascii() or "\0" in pem or not 0 < len(pem) <= MAX_PEM:
+        raise ValueError(f"is PEM: ASCII, {MAX_PEM} characters at most")
+    return pem
+
+
+def _checked_certificates(pem: str) -> str:
+    """Certificates are shown, and kept as they are: a key must not come along."""
+    if "PRIVATE KEY" in _checked_pem(pem):
+        raise ValueError("holds a private key; that belongs in clientKey")
+    return pem
+
+
+def _checked_key(pem: SecretStr) -> SecretStr:
+    _checked_pem(pem.get_secret_value())
+    return pem
+
+
 Moment = Annotated[datetime, AfterValidator(_aware)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 EventType = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$")]
@@ -75,6 +110,9 @@ Metadata = Annotated[dict[str, Any], Field(max_length=MAX_METADATA_KEYS), AfterV
 Gid = Annotated[str, StringConstraints(pattern=r"^[^\x00]{1,100}$")]
 """Any text that may be looked up: one that is no gid is simply not found. PostgreSQL cannot take a NUL."""
 Text = Annotated[str, StringConstraints(max_length=1_000, pattern=r"^[^\x00]*$")]
+Pem = Annotated[str, AfterValidator(_checked_certificates)]
+PemKey = Annotated[SecretStr, AfterValidator(_checked_key)]
+Secret = Annotated[SecretStr, AfterValidator(_checked_secret)]
 Delay = Annotated[float, Field(ge=0, le=rules.MAX_DELAY.total_seconds())]
 
 
@@ -130,6 +168,28 @@ class ChannelOut(ApiModel):
     created_at: datetime
 
 
+class Tls(ApiModel):
+    """What an endpoint's TLS needs beyond the usual, in PEM. Given anew it replaces all that was there."""
+
+    ca: Pem | None = Field(None, description="Authorities that are trusted beside the system's.")
+    client_certificate: Pem | None = Field(None, description="Shown to the endpoint; the leaf first.")
+    client_key: PemKey | None = Field(None, description="Its key, not encrypted. Never shown.")
+
+    def extras(self) -> TlsExtras:
+        key = self.client_key.get_secret_value() if self.client_key is not None else None
+        return TlsExtras(self.ca, self.client_certificate, key)
+
+
+class TlsOut(ApiModel):
+    ca: str | None
+    client_certificate: str | None
+
+
+class PublicKeyOut(ApiModel):
+    public_key: str
+    expires_at: datetime | None = Field(description="Null for the current one.")
+
+
 class EndpointSettings(ApiModel):
     """What can be changed later, too."""
 
@@ -141,6 +201,8 @@ class EndpointSettings(ApiModel):
     format: BodyFormat = BodyFormat.ENVELOPE
     headers: dict[str, str] = Field(default_factory=dict, max_length=20)
     metadata: Metadata = Field(default_factory=dict)
+    ed25519: bool = Field(False, description="Sign with Ed25519 too (`v1a`); needs the scheme `standard`.")
+    tls: Tls | None = None
 
 
 class EndpointIn(EndpointSettings):
@@ -168,6 +230,8 @@ class EndpointPatch(ApiModel):
     format: BodyFormat | None = None
     headers: dict[str, str] | None = Field(None, max_length=20)
     metadata: Metadata | None = None
+    ed25519: bool | None = None
+    tls: Tls | None = None
 
 
 class CircuitOut(ApiModel):
@@ -191,6 +255,9 @@ class EndpointOut(ApiModel):
     format: BodyFormat
     headers: dict[str, str]
     metadata: dict[str, Any]
+    ed25519: bool
+    public_keys: list[PublicKeyOut] = Field(description="For `v1a` signatures, newest first.")
+    tls: TlsOut | None
     created_at: datetime
     updated_at: datetime
 
@@ -198,6 +265,25 @@ class EndpointOut(ApiModel):
 class EndpointCreated(EndpointOut):
     subscription_gid: str | None
     secret: str = Field(description="Shown this once.")
+
+
+class SecretRotation(ApiModel):
+    secret: Secret | None = Field(
+        None, description="Your own: `whsec_` and 24 to 64 bytes in base64; else one is made."
+    )
+    grace_period_seconds: int = Field(
+        int(DEFAULT_GRACE.total_seconds()),
+        ge=0,
+        le=int(MAX_GRACE.total_seconds()),
+        description="How long those before it go on signing.",
+    )
+
+
+class SecretRotated(ApiModel):
+    endpoint_gid: str
+    secret: str = Field(description="Shown this once.")
+    previous_until: datetime | None = Field(description="When the last one before it ends; null where all have.")
+    public_keys: list[PublicKeyOut]
 
 
 def status_of(hold: Hold | None) -> Literal["enabled", "paused", "disabled"]:

@@ -27,6 +27,7 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(keys_app, name="keys")
 app.add_typer(receipts_app, name="receipts")
 app.add_typer(keys_app, name="keys")
 console = Console()

@@ -64,7 +64,7 @@ class KeyRing:
         """Seal a secret for `place`: table, column and row."""
         nonce = secrets.token_bytes(NONCE_BYTES)
         sealed = self._boxes[self._newest].encrypt(nonce, secret.encode(), _associated(place))
-        return f"{_VERSION}.{self._newest}.{base64.b64encode(nonce + sealed).decode()}"
+        return self.current + base64.b64encode(nonce + sealed).decode()
 
     def open(self, box: str, *place: str) -> str:
         """The secret in a box. Raises SealedWithUnknownKey or NotOurBox; neither tells what is inside."""
@@ -81,9 +81,13 @@ class KeyRing:
             raise NotOurBox("a box that was altered, or belongs elsewhere") from error
         return opened.decode()
 
+    @property
+    def current(self) -> str:
+        """How a box begins that the newest key sealed."""
+        return f"{_VERSION}.{self._newest}."
+
     def is_current(self, box: str) -> bool:
-        """Whether the newest key sealed it."""
-        return box.startswith(f"{_VERSION}.{self._newest}.")
+        return box.startswith(self.current)
 
 
 def _decode(key: str) -> bytes:

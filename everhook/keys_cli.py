@@ -1,19 +1,27 @@
-"""`everhook keys`: API keys, in the database (EVERHOOK_DATABASE_URL) and without an API that runs."""
+"""`everhook keys`: API keys, and the master keys that seal secrets; in the database and without an API that runs."""
 
 import asyncio
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Column, Table
+
+from everhook.keyring import KeyRing, new_master_key
+from everhook.settings import Settings
+from everhook.usage import Unusable, load_settings
 
 if TYPE_CHECKING:
     from everhook.storage.tables import ApiKey
 
 GID_LENGTH = 29
+LEFT_OVER = 1
+"""Exit status where something could not be sealed anew."""
 
-app = typer.Typer(name="keys", help="Make, list and revoke API keys.", no_args_is_help=True)
+app = typer.Typer(name="keys", help="API keys, and the master keys that seal secrets at rest.", no_args_is_help=True)
 console = Console(highlight=False, markup=False, soft_wrap=True)
 aside = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
@@ -22,7 +30,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.callback()
 def keys() -> None:
-    """Make, list and revoke API keys."""
+    """API keys, and the master keys that seal secrets at rest."""
 
 
 @app.command()
@@ -79,6 +87,21 @@ def revoke(gid: Annotated[str, typer.Argument(help="The key's gid, `ek_…`.", s
     console.print(f"{gid} is revoked")
 
 
+@app.command()
+def new_master() -> None:
+    """Print a new master key, for EVERHOOK_MASTER_KEYS."""
+    console.print(new_master_key())
+
+
+@app.command()
+def rotate_master() -> None:
+    """Seal everything by the first key of EVERHOOK_MASTER_KEYS. It may be interrupted, and run again, at any time."""
+    settings = load_settings()
+    left = asyncio.run(_reseal(settings, KeyRing.from_settings(settings)))
+    if left:
+        raise typer.Exit(LEFT_OVER)
+
+
 def _shown(row: "ApiKey", tenant: str | None) -> dict[str, Any]:
     from everhook.storage import api_keys
 
@@ -91,3 +114,31 @@ def _shown(row: "ApiKey", tenant: str | None) -> dict[str, Any]:
         "createdAt": row.created_at.isoformat(),
         "expiresAt": row.expires_at.isoformat() if row.expires_at is not None else None,
     }
+
+
+async def _reseal(settings: Settings, keyring: KeyRing) -> int:
+    """How many boxes the newest key did not seal in the end; what was done, and why something was not, is told."""
+    from everhook.storage.engine import Database, is_unavailable
+    from everhook.storage.sealed import count_outdated, reseal
+
+    database = Database(settings.database_url)
+    done, unopened = 0, Counter[str]()
+    try:
+        with Progress(console=console) as progress:
+            task = progress.add_task("sealing", total=await count_outdated(database, keyring))
+            async for batch in reseal(database, keyring):
+                done += batch.resealed
+                unopened.update(batch.unopened)
+                progress.advance(task, batch.resealed + len(batch.unopened))
+        left = await count_outdated(database, keyring)
+    except Exception as error:
+        if not is_unavailable(error):
+            raise
+        raise Unusable(f"the database cannot be used ({done} sealed so far; run it again): {error}") from error
+    finally:
+        await database.close()
+    console.print(f"sealed anew by the first key: {done}")
+    for why, count in unopened.items():
+        console.print(f"left as they are: {count} ({why})")
+    console.print("the other keys may go" if left == 0 else f"keep the other keys: {left} are not sealed by the first")
+    return left

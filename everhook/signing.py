@@ -1,12 +1,13 @@
-"""The three signature schemes, all HMAC-SHA256 over the very bytes that are sent.
+"""The three signature schemes, over the very bytes that are sent.
 
 | scheme | header | signed bytes |
 |---|---|---|
-| `standard` | `webhook-signature: v1,<base64>[ v1,…]` (Standard Webhooks 1.0.0) | `id.timestamp.body` |
+| `standard` | `webhook-signature: v1,<base64>[ v1,…][ v1a,…]` (Standard Webhooks 1.0.0) | `id.timestamp.body` |
 | `timestamped` | `x-webhook-signature: t=<unix>,v1=<hex>[,v1=…]` | `timestamp.body` |
 | `npayload` | `x-npayload-signature: sha256=<hex>[,sha256=…]` | `body` |
 
-The key is the decoded part of a secret behind `whsec_`, in every scheme. During a rotation each live secret signs.
+All are HMAC-SHA256 under the decoded part of a secret behind `whsec_`, save `v1a`, which is Ed25519. During a rotation
+every live secret and key signs.
 """
 
 import base64
@@ -16,8 +17,12 @@ import secrets
 from collections.abc import Collection, Sequence
 from enum import StrEnum
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 SECRET_PREFIX = "whsec_"  # noqa: S105 - what secrets begin with
+PRIVATE_KEY_PREFIX, PUBLIC_KEY_PREFIX = "whsk_", "whpk_"
 SECRET_BYTES = 32
+SEED_BYTES = 32
 MIN_SECRET_BYTES, MAX_SECRET_BYTES = 24, 64
 """What Standard Webhooks allows for a symmetric secret."""
 
@@ -39,7 +44,7 @@ ALL_SCHEMES = tuple(SignatureScheme)
 
 
 def new_secret() -> str:
-    return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+    return SECRET_PREFIX + _base64(secrets.token_bytes(SECRET_BYTES))
 
 
 def secret_key(secret: str) -> bytes:
@@ -53,30 +58,53 @@ def secret_key(secret: str) -> bytes:
     return key
 
 
+def new_private_key() -> str:
+    """An Ed25519 key as Standard Webhooks writes it: `whsk_`, and seed and public key in base64."""
+    key = Ed25519PrivateKey.generate()
+    return PRIVATE_KEY_PREFIX + _base64(key.private_bytes_raw() + key.public_key().public_bytes_raw())
+
+
+def ed25519_key(private_key: str) -> Ed25519PrivateKey:
+    """The key of a `whsk_…` that we made."""
+    seed = base64.b64decode(private_key.removeprefix(PRIVATE_KEY_PREFIX))[:SEED_BYTES]
+    return Ed25519PrivateKey.from_private_bytes(seed)
+
+
+def public_key(private_key: str) -> str:
+    """The `whpk_…` that receivers verify with."""
+    return PUBLIC_KEY_PREFIX + _base64(ed25519_key(private_key).public_key().public_bytes_raw())
+
+
 def signature_headers(
     message_gid: str,
     timestamp: int,
     body: bytes,
     keys: Sequence[bytes],
     schemes: Collection[SignatureScheme] = ALL_SCHEMES,
+    ed25519_keys: Sequence[Ed25519PrivateKey] = (),
 ) -> list[tuple[str, str]]:
-    """The headers that prove a request. `timestamp` is the attempt's, in Unix seconds; `keys` newest first."""
+    """The headers that prove a request. `timestamp` is the attempt's, in Unix seconds; keys come newest first."""
     headers: list[tuple[str, str]] = []
     if SignatureScheme.STANDARD in schemes:
         signed = f"{message_gid}.{timestamp}.".encode() + body
-        signatures = " ".join(f"v1,{base64.b64encode(_mac(key, signed)).decode()}" for key in keys)
+        signatures = [f"v1,{_base64(_mac(key, signed))}" for key in keys]
+        signatures += [f"v1a,{_base64(key.sign(signed))}" for key in ed25519_keys]
         headers += [
             ("webhook-id", message_gid),
             ("webhook-timestamp", str(timestamp)),
-            ("webhook-signature", signatures),
+            ("webhook-signature", " ".join(signatures)),
         ]
     if SignatureScheme.TIMESTAMPED in schemes:
         signed = f"{timestamp}.".encode() + body
-        signatures = ",".join(f"v1={_mac(key, signed).hex()}" for key in keys)
-        headers.append(("x-webhook-signature", f"t={timestamp},{signatures}"))
+        stamped = ",".join(f"v1={_mac(key, signed).hex()}" for key in keys)
+        headers.append(("x-webhook-signature", f"t={timestamp},{stamped}"))
     if SignatureScheme.NPAYLOAD in schemes:
         headers.append(("x-npayload-signature", ",".join(f"sha256={_mac(key, body).hex()}" for key in keys)))
     return headers
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 def _mac(key: bytes, signed: bytes) -> bytes:

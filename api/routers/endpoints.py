@@ -1,11 +1,14 @@
 """Endpoints: where tenants receive, and the commands to their circuits."""
 
 import asyncio
+from collections.abc import Collection
+from dataclasses import replace
+from datetime import timedelta
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import structlog
-from fastapi import APIRouter
+from fastapi import APIRouter, Body
 from pydantic.alias_generators import to_camel
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -13,7 +16,7 @@ from api import render
 from api.callers import Caller
 from api.dependencies import Paging, Principal, Services, ServicesDep, Store, encode_cursor
 from api.headers import check_custom_headers
-from api.problems import invalid, not_found, refuse_nulls
+from api.problems import conflict, invalid, not_found, refuse_nulls
 from api.schemas import (
     EndpointCreated,
     EndpointIn,
@@ -24,15 +27,22 @@ from api.schemas import (
     ListOf,
     Name,
     Policy,
+    SecretRotated,
+    SecretRotation,
+    Tls,
 )
-from everhook.egress import EgressClient, UrlRefused
-from everhook.storage import channels, endpoints, subscriptions, tenants
+from everhook.egress import EgressClient, TlsExtras, TlsRefused, UrlRefused
+from everhook.signing import SignatureScheme, new_secret
+from everhook.storage import channels, endpoints, secrets, subscriptions, tenants
 from everhook.storage.audit import on_record, record_audit
 from everhook.storage.endpoints import EndpointView
 from everhook.storage.reach import Reach, tenant_bound
+from everhook.storage.secrets import MAX_LIVE, TooManySecrets
 from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Endpoint, Subscription
 
 DEFAULT_CHANNEL = "default"
+NOT_COLUMNS = {"tls", "ed25519"}
+"""Settings that are not kept as they are given."""
 
 router = APIRouter(prefix="/endpoints", tags=["endpoints"])
 log = structlog.get_logger()
@@ -41,12 +51,15 @@ log = structlog.get_logger()
 @router.post("", status_code=HTTPStatus.CREATED)
 async def create_endpoint(body: EndpointIn, services: ServicesDep, store: Store, caller: Principal) -> EndpointCreated:
     """Create an endpoint and, with `channel` or `events`, its first subscription. The secret is shown this once."""
-    changes = await _checked(services.egress, body.model_dump(include=set(EndpointSettings.model_fields)), body.policy)
+    columns = body.model_dump(include=set(EndpointSettings.model_fields) - NOT_COLUMNS)
+    changes = await _checked(services.egress, columns, body.policy)
+    tls = await _checked_tls(services.egress, body.tls)
+    _check_ed25519(body.signatures, on=body.ed25519, field="ed25519")
     async with store.writing() as session:
         channel = await _first_channel(session, body)
         tenant_gid = await _owner(session, body.tenant)
         endpoint = Endpoint(tenant_gid=tenant_gid, **changes)
-        secret = await endpoints.create(session, services.keyring, endpoint)
+        secret = await endpoints.create(session, services.keyring, endpoint, tls=tls, ed25519=body.ed25519)
         subscription_gid = None
         if channel is not None:
             subscription = Subscription(
@@ -86,21 +99,28 @@ async def change_endpoint(
     gid: Gid, body: EndpointPatch, services: ServicesDep, store: Store, caller: Principal
 ) -> EndpointOut:
     """Change what is given. No request goes to the old URL once this is answered, but those then in flight."""
-    refuse_nulls(body, but={"policy", "rate_limit"})
-    changes = await _checked(services.egress, body.model_dump(exclude_unset=True), body.policy)
+    refuse_nulls(body, but={"policy", "rate_limit", "tls"})
+    columns = body.model_dump(exclude_unset=True, exclude=NOT_COLUMNS)
+    changes = await _checked(services.egress, columns, body.policy)
+    if "tls" in body.model_fields_set:
+        tls = await _checked_tls(services.egress, body.tls)
+        changes |= endpoints.tls_columns(services.keyring, gid, tls)
     async with store.writing() as session:
-        view = await _view(session, gid)
+        view = await _view(session, gid, for_change=True)
+        _check_ed25519_change(view, body)
+        if body.ed25519 is not None:
+            await secrets.set_ed25519(session, services.keyring, gid, on=body.ed25519)
         await endpoints.change(session, view.endpoint, changes)
         changed = sorted(to_camel(name) for name in body.model_fields_set)
         _record(session, caller, "endpoint.changed", view.endpoint, {"changed": changed})
-        return render.endpoint(view)
+        return render.endpoint(await _view(session, gid))
 
 
 @router.delete("/{gid}", status_code=HTTPStatus.NO_CONTENT)
 async def delete_endpoint(gid: Gid, services: ServicesDep, store: Store, caller: Principal) -> None:
     """Delete it and its subscriptions. Deliveries still open are dead-lettered as `endpoint_deleted`."""
     async with store.writing() as session:
-        view = await _view(session, gid)
+        view = await _view(session, gid, for_change=True)
         await endpoints.remove(session, view.endpoint)
         _record(session, caller, "endpoint.deleted", view.endpoint)
     try:
@@ -109,6 +129,34 @@ async def delete_endpoint(gid: Gid, services: ServicesDep, store: Store, caller:
     except Exception as error:
         # The deletion holds: deliveries find it out by themselves at their next step.
         log.warning("could not tell the endpoint's entity of its deletion", endpoint_gid=gid, error=str(error))
+
+
+@router.post("/{gid}/secret/rotate")
+async def rotate_secret(
+    gid: Gid,
+    services: ServicesDep,
+    store: Store,
+    caller: Principal,
+    body: Annotated[SecretRotation, Body()] = SecretRotation(),
+) -> SecretRotated:
+    """Give an endpoint a new secret, shown this once. Those before it go on signing for the grace period."""
+    secret = body.secret.get_secret_value() if body.secret is not None else new_secret()
+    grace = timedelta(seconds=body.grace_period_seconds)
+    async with store.writing() as session:
+        view = await _view(session, gid, for_change=True)
+        try:
+            until = await secrets.rotate(session, services.keyring, gid, secret, grace)
+        except TooManySecrets:
+            raise conflict(
+                f"{MAX_LIVE} secrets of this endpoint sign already. Wait for one to end, or end all of them at once "
+                "with gracePeriodSeconds 0."
+            ) from None
+        await endpoints.change(session, view.endpoint, {})
+        _record(
+            session, caller, "endpoint.secret_rotated", view.endpoint, {"gracePeriodSeconds": body.grace_period_seconds}
+        )
+        view = await _view(session, gid)
+    return SecretRotated(endpoint_gid=gid, secret=secret, previous_until=until, public_keys=render.public_keys(view))
 
 
 Command = Literal["pause", "resume", "enable", "disable"]
@@ -148,8 +196,8 @@ async def _command(services: Services, store: Reach, caller: Caller, gid: str, c
         return render.endpoint(await _view(session, gid))
 
 
-async def _view(session: AsyncSession, gid: str) -> EndpointView:
-    view = await endpoints.view(session, gid)
+async def _view(session: AsyncSession, gid: str, *, for_change: bool = False) -> EndpointView:
+    view = await endpoints.view(session, gid, for_change=for_change)
     if view is None:
         raise not_found("endpoint", gid)
     return view
@@ -181,6 +229,29 @@ async def _first_channel(session: AsyncSession, body: EndpointIn) -> Channel | N
     if channel is None:
         raise invalid("channel", f"there is no channel {name}")
     return channel
+
+
+def _check_ed25519_change(view: EndpointView, body: EndpointPatch) -> None:
+    on = bool(view.public_keys) if body.ed25519 is None else body.ed25519
+    field = "signatures" if body.ed25519 is None else "ed25519"
+    _check_ed25519(body.signatures or view.endpoint.signatures, on=on, field=field)
+
+
+def _check_ed25519(signatures: Collection[str], *, on: bool, field: str) -> None:
+    if on and SignatureScheme.STANDARD not in signatures:
+        raise invalid(field, "Ed25519 signs in the scheme `standard`, which this endpoint does not use")
+
+
+async def _checked_tls(egress: EgressClient, tls: Tls | None) -> TlsExtras | None:
+    if tls is None:
+        return None
+    extras = tls.extras()
+    for field, part in (("ca", TlsExtras(ca=extras.ca)), ("clientCertificate", replace(extras, ca=None))):
+        try:
+            await egress.check_tls(part)
+        except TlsRefused as error:
+            raise invalid(f"tls.{field}", error.rule) from error
+    return extras
 
 
 async def _checked(egress: EgressClient, changes: dict[str, Any], policy: Policy | None) -> dict[str, Any]:

@@ -1,23 +1,27 @@
 """Attempts: what a sender must know before it sends, and what must be on record before it reports."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Row, Select, and_, bindparam, func, literal, null, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from everhook.circuit import CircuitState, Hold
 from everhook.contracts import TERMINAL_STATUSES, AttemptRecord, DeliveryStatus, Verdict
+from everhook.egress import TlsExtras
 from everhook.envelope import BodyFormat
 from everhook.keyring import CannotOpen, KeyRing
 from everhook.signing import SignatureScheme
 from everhook.storage import secrets
 from everhook.storage.engine import Database
 from everhook.storage.grouping import Grouped
+from everhook.storage.sealed import ENDPOINT_TLS_KEY
+from everhook.storage.secrets import SigningKeys
 from everhook.storage.statements import insert_ignoring, table_of
 from everhook.storage.tables import Attempt, Circuit, Delivery, Endpoint, Message, Tenant, now
 
@@ -62,6 +66,8 @@ class Basis:
         return self.status in TERMINAL_STATUSES
 
 
+Key = TypeVar("Key")
+
 log = structlog.get_logger()
 
 
@@ -74,11 +80,19 @@ class Target:
     format: BodyFormat
     headers: tuple[tuple[str, str], ...]
     schemes: frozenset[SignatureScheme]
-    keys: tuple[tuple[bytes, datetime | None], ...]
+    keys: SigningKeys = field(repr=False)
+    tls: TlsExtras | None = None
 
     def live_keys(self, moment: datetime) -> list[bytes]:
-        """The keys that sign at this moment, newest first."""
-        return [key for key, expires_at in self.keys if expires_at is None or expires_at > moment]
+        """The HMAC keys that sign at this moment, newest first."""
+        return _live(self.keys.hmac, moment)
+
+    def live_ed25519_keys(self, moment: datetime) -> list[Ed25519PrivateKey]:
+        return _live(self.keys.ed25519, moment)
+
+
+def _live(keys: Sequence[tuple[Key, datetime | None]], moment: datetime) -> list[Key]:
+    return [key for key, expires_at in keys if expires_at is None or expires_at > moment]
 
 
 @dataclass(frozen=True)
@@ -186,6 +200,9 @@ async def _load_target(connection: AsyncConnection, keyring: KeyRing, endpoint_g
                 col(Endpoint.format),
                 col(Endpoint.headers),
                 col(Endpoint.signatures),
+                col(Endpoint.tls_ca),
+                col(Endpoint.tls_certificate),
+                col(Endpoint.tls_key),
             )
             .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
             .where(col(Endpoint.gid) == endpoint_gid)
@@ -198,7 +215,14 @@ async def _load_target(connection: AsyncConnection, keyring: KeyRing, endpoint_g
         headers=tuple(endpoint.headers.items()),
         schemes=frozenset(SignatureScheme(scheme) for scheme in endpoint.signatures),
         keys=await secrets.signing_keys(connection, keyring, endpoint_gid),
+        tls=_tls(keyring, endpoint_gid, endpoint),
     )
+
+
+def _tls(keyring: KeyRing, endpoint_gid: str, row: Row[*tuple[Any, ...]]) -> TlsExtras | None:
+    key = ENDPOINT_TLS_KEY.open(keyring, row.tls_key, endpoint_gid) if row.tls_key is not None else None
+    extras = TlsExtras(row.tls_ca, row.tls_certificate, key)
+    return extras if extras != TlsExtras() else None
 
 
 async def claim_probe(connection: AsyncConnection, endpoint_gid: str, delivery_gid: str, lease: timedelta) -> bool:

@@ -1,18 +1,28 @@
 """Endpoints, with their circuit and secrets. A deleted endpoint stays as a row: its deliveries tell of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import Select, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from everhook.egress import TlsExtras
 from everhook.keyring import KeyRing
 from everhook.signing import new_secret
 from everhook.storage import secrets
 from everhook.storage.paging import Page, page_of
 from everhook.storage.routes import bump_endpoint
+from everhook.storage.sealed import ENDPOINT_TLS_KEY
+from everhook.storage.secrets import PublicKey
 from everhook.storage.tables import Circuit, Endpoint, EndpointSecret, Subscription, Tenant, now
+
+_VIEW: Select[Endpoint, Circuit, str] = (
+    select(Endpoint, Circuit, col(Tenant.name))
+    .join(Circuit, col(Circuit.endpoint_gid) == col(Endpoint.gid))
+    .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
+)
 
 
 @dataclass(frozen=True)
@@ -22,28 +32,51 @@ class EndpointView:
     endpoint: Endpoint
     circuit: Circuit
     tenant: str
+    public_keys: Sequence[PublicKey]
 
 
-async def create(session: AsyncSession, keyring: KeyRing, endpoint: Endpoint) -> str:
+async def create(
+    session: AsyncSession,
+    keyring: KeyRing,
+    endpoint: Endpoint,
+    *,
+    tls: TlsExtras | None = None,
+    ed25519: bool = False,
+) -> str:
     """Store an endpoint with a closed circuit and a new secret; returns the secret."""
     secret = new_secret()
+    for name, value in tls_columns(keyring, endpoint.gid, tls).items():
+        setattr(endpoint, name, value)
     session.add(endpoint)
     await session.flush()
     session.add_all([Circuit(endpoint_gid=endpoint.gid), secrets.sealed(keyring, endpoint.gid, secret)])
+    if ed25519:
+        session.add(secrets.new_key_pair(keyring, endpoint.gid))
     await session.flush()
     return secret
 
 
-async def view(session: AsyncSession, gid: str) -> EndpointView | None:
-    """None where there is none, or no longer."""
-    result = await session.execute(
-        select(Endpoint, Circuit, col(Tenant.name))
-        .join(Circuit, col(Circuit.endpoint_gid) == col(Endpoint.gid))
-        .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
-        .where(col(Endpoint.gid) == gid, col(Endpoint.deleted_at).is_(None))
-    )
-    row = result.one_or_none()
-    return EndpointView(*row) if row is not None else None
+def tls_columns(keyring: KeyRing, gid: str, extras: TlsExtras | None) -> dict[str, str | None]:
+    """TLS settings as an endpoint's row holds them, with the key sealed for it."""
+    extras = extras or TlsExtras()
+    return {
+        "tls_ca": extras.ca,
+        "tls_certificate": extras.certificate,
+        "tls_key": ENDPOINT_TLS_KEY.seal(keyring, extras.key, gid) if extras.key is not None else None,
+    }
+
+
+async def view(session: AsyncSession, gid: str, *, for_change: bool = False) -> EndpointView | None:
+    """None where there is none, or no longer. Of those who want it `for_change`, one at a time gets it."""
+    statement = _VIEW.where(col(Endpoint.gid) == gid, col(Endpoint.deleted_at).is_(None))
+    if for_change:
+        statement = statement.with_for_update(of=Endpoint)
+    row = (await session.execute(statement)).one_or_none()
+    if row is None:
+        return None
+    endpoint, circuit, tenant = row
+    keys = await secrets.public_keys(session, [gid])
+    return EndpointView(endpoint, circuit, tenant, keys.get(gid, ()))
 
 
 async def page(
@@ -53,18 +86,16 @@ async def page(
     if tenant_gid is not None:
         statement = statement.where(col(Endpoint.tenant_gid) == tenant_gid)
     found: Page[Endpoint] = await page_of(session, statement, col(Endpoint.gid), after=after, limit=limit)
-    views = await session.execute(
-        select(Endpoint, Circuit, col(Tenant.name))
-        .join(Circuit, col(Circuit.endpoint_gid) == col(Endpoint.gid))
-        .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
-        .where(col(Endpoint.gid).in_([endpoint.gid for endpoint in found.rows]))
-        .order_by(col(Endpoint.gid).desc())
-    )
-    return [EndpointView(*row) for row in views], found.next_key
+    gids = [endpoint.gid for endpoint in found.rows]
+    keys = await secrets.public_keys(session, gids)
+    rows = await session.execute(_VIEW.where(col(Endpoint.gid).in_(gids)).order_by(col(Endpoint.gid).desc()))
+    views = [EndpointView(row, circuit, tenant, keys.get(row.gid, ())) for row, circuit, tenant in rows]
+    return views, found.next_key
 
 
 async def change(session: AsyncSession, endpoint: Endpoint, changes: dict[str, Any]) -> None:
-    """Senders and publishers see the change as soon as it is committed."""
+    """Senders and publishers see the change as soon as it is committed. The endpoint was viewed `for_change`: two
+    changes at once would else be one version."""
     for name, value in changes.items():
         setattr(endpoint, name, value)
     endpoint.version += 1
@@ -75,6 +106,6 @@ async def change(session: AsyncSession, endpoint: Endpoint, changes: dict[str, A
 
 
 async def remove(session: AsyncSession, endpoint: Endpoint) -> None:
-    await change(session, endpoint, {"deleted_at": now()})
+    await change(session, endpoint, {"deleted_at": now(), "tls_key": None})
     await session.execute(delete(Subscription).where(col(Subscription.endpoint_gid) == endpoint.gid))
     await session.execute(delete(EndpointSecret).where(col(EndpointSecret.endpoint_gid) == endpoint.gid))

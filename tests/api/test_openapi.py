@@ -14,6 +14,7 @@ OPERATIONS = {
     "DELETE /v1/channels/{name}", "POST /v1/channels/{name}/messages", "POST /v1/channels/{name}/messages/batch",
     "POST /v1/endpoints", "GET /v1/endpoints", "GET /v1/endpoints/{gid}", "PATCH /v1/endpoints/{gid}",
     "DELETE /v1/endpoints/{gid}", "POST /v1/endpoints/{gid}/{command}", "POST /v1/endpoints/{gid}/circuit/{command}",
+    "POST /v1/endpoints/{gid}/secret/rotate",
     "POST /v1/subscriptions", "GET /v1/subscriptions", "GET /v1/subscriptions/{gid}",
     "PATCH /v1/subscriptions/{gid}", "DELETE /v1/subscriptions/{gid}",
     "GET /v1/messages", "GET /v1/messages/{gid}",

@@ -7,15 +7,29 @@ import re
 import time
 
 import pytest
+import standardwebhooks
+import svix
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from everhook.signing import ALL_SCHEMES, SignatureScheme, new_secret, secret_key, signature_headers
+from everhook.signing import (
+    ALL_SCHEMES,
+    SignatureScheme,
+    ed25519_key,
+    new_private_key,
+    new_secret,
+    public_key,
+    secret_key,
+    signature_headers,
+)
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 MESSAGE = "msg_p5jXN8AQM9LWM0D4loKWxJek"
 TIMESTAMP = 1614265330
 BODY = b'{"test": 2432232314}'
 SIGNATURE = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+PRIVATE_KEY = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg=="
+PUBLIC_KEY = "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4="
+SIGNATURE_V1A = "v1a,hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGzPCXe5BdqzCInXqYXFymVJaA7AZdpXwVLPo3mNl8EM+m7TBAg=="
 KEY_A, KEY_B, KEY_C = bytes(range(32)), bytes(range(24)), bytes(range(64))
 
 BODIES = [BODY, b"", b"{}", '{"name":"Zoë ☃"}'.encode(), b'{ "spaced" :\t1.0e400 }\n', b'{"u":"\\u0041\\ud83d\\ude00"}']
@@ -37,6 +51,45 @@ def test_the_published_vector_of_standard_webhooks_holds() -> None:
         "webhook-timestamp": str(TIMESTAMP),
         "webhook-signature": SIGNATURE,
     }
+
+
+def test_the_published_vector_of_ed25519_holds() -> None:
+    """Svix's, in the tests of its worker."""
+    assert public_key(PRIVATE_KEY) == PUBLIC_KEY
+    keys = [ed25519_key(PRIVATE_KEY)]
+    headers = signature_headers(MESSAGE, TIMESTAMP, BODY, [], [SignatureScheme.STANDARD], keys)
+    assert dict(headers)["webhook-signature"] == SIGNATURE_V1A
+
+
+def test_ed25519_signs_in_the_standard_scheme_alone_and_behind_the_secrets() -> None:
+    keys = [ed25519_key(PRIVATE_KEY), ed25519_key(new_private_key())]
+    plain = signature_headers(MESSAGE, TIMESTAMP, BODY, [secret_key(SECRET), KEY_A])
+    more = signature_headers(MESSAGE, TIMESTAMP, BODY, [secret_key(SECRET), KEY_A], ed25519_keys=keys)
+    changed = [name for (name, value), (_, other) in zip(plain, more, strict=True) if value != other]
+    assert changed == ["webhook-signature"]
+    signatures = dict(more)["webhook-signature"].split()
+    assert [one.partition(",")[0] for one in signatures] == ["v1", "v1", "v1a", "v1a"]
+    assert (signatures[0], signatures[2]) == (SIGNATURE, SIGNATURE_V1A)
+
+
+def test_libraries_that_know_only_secrets_pass_over_ed25519() -> None:
+    secret, moment = new_secret(), int(time.time())
+    keys = [ed25519_key(new_private_key())]
+    headers = dict(signature_headers(MESSAGE, moment, BODY, [secret_key(secret)], ed25519_keys=keys))
+    standardwebhooks.Webhook(secret).verify(BODY, headers, json_parse=False)
+    svix.Webhook(secret).verify(BODY, headers)
+    without = {**headers, "webhook-signature": headers["webhook-signature"].split()[1]}
+    with pytest.raises(WebhookVerificationError):
+        Webhook(secret).verify(BODY, without, json_parse=False)
+
+
+def test_a_new_private_key_is_random_and_says_its_public_key() -> None:
+    keys = {new_private_key() for _ in range(20)}
+    assert len(keys) == 20
+    for key in keys:
+        assert re.fullmatch(r"whsk_[A-Za-z0-9+/]{86}==", key)
+        raw = base64.b64decode(key.removeprefix("whsk_"))
+        assert base64.b64decode(public_key(key).removeprefix("whpk_")) == raw[32:]
 
 
 @pytest.mark.parametrize("body", [body for body in BODIES if body])

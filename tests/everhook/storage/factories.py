@@ -81,6 +81,7 @@ class Store:
     """Makes rows in a database and reads them back."""
 
     database: Database
+    keyring: KeyRing = KEYRING
 
     def acceptor(self, **defaults: Any) -> Acceptor:
         return Acceptor(self.database, OrderDefaults(**defaults))
@@ -99,7 +100,7 @@ class Store:
     async def endpoint(self, tenant_gid: str = DEFAULT_TENANT_GID, **changes: Any) -> Endpoint:
         endpoint = _endpoint(tenant_gid, changes)
         async with self.database.writing() as session:
-            await endpoints.create(session, KEYRING, endpoint)
+            await endpoints.create(session, self.keyring, endpoint)
         return endpoint
 
     async def subscription(self, endpoint: Endpoint, channel: str = CHANNEL, **changes: Any) -> Subscription:
@@ -113,7 +114,7 @@ class Store:
         endpoint = _endpoint(tenant_gid, changes)
         async with self.database.writing() as session:
             await channels.create(session, CHANNEL, None)
-            await endpoints.create(session, KEYRING, endpoint)
+            await endpoints.create(session, self.keyring, endpoint)
             await subscriptions.create(session, _subscription(endpoint, CHANNEL, {}))
         return endpoint
 

@@ -321,16 +321,19 @@ async def test_a_target_is_kept_until_its_version_grows(store: Store) -> None:
 
 async def test_live_secrets_sign_newest_first_and_expired_ones_do_not(store: Store) -> None:
     end = await store.endpoint()
+    start = now()
     secrets = ["whsec_" + letter * 43 + "=" for letter in "AEI"]
     async with store.database.writing() as session:
-        for secret, expires_at in zip(secrets, (moment(-1), moment(60), None), strict=True):
+        for secret, seconds in zip(secrets, (-1, 60, None), strict=True):
+            expires_at = start + timedelta(seconds=seconds) if seconds is not None else None
             session.add(sealed(KEYRING, end.gid, secret, expires_at=expires_at))
             await session.flush()
     target = await Targets(store.database, KEYRING).get(end.gid, 1)
     keys = [secret_key(secret) for secret in secrets]
-    assert target.live_keys(moment())[:2] == [keys[2], keys[1]]
-    assert keys[0] not in target.live_keys(moment())
-    assert target.live_keys(moment(60))[0] == keys[2] and keys[1] not in target.live_keys(moment(60))
+    assert target.live_keys(start)[:2] == [keys[2], keys[1]]
+    assert keys[0] not in target.live_keys(start)
+    later = target.live_keys(start + timedelta(seconds=60))
+    assert later[0] == keys[2] and keys[1] not in later
 
 
 async def test_a_secret_sealed_with_a_key_that_is_gone_is_a_fault_of_ours_told_once_until_it_opens(
