@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api import render
 from api.dependencies import Paging, Services, ServicesDep, Store, encode_cursor
 from api.headers import check_custom_headers
-from api.problems import invalid, not_found, refuse_nulls
+from api.problems import invalid, not_found, refuse_nulls, unavailable
 from api.schemas import (
     EndpointCreated,
     EndpointIn,
@@ -23,7 +23,7 @@ from api.schemas import (
     Name,
     Policy,
 )
-from everhook.egress import EgressClient, UrlRefused
+from everhook.egress import EgressClient, OurFault, UrlRefused
 from everhook.storage import channels, endpoints, subscriptions, tenants
 from everhook.storage.endpoints import EndpointView
 from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Endpoint, Subscription
@@ -151,6 +151,8 @@ async def _checked(egress: EgressClient, changes: dict[str, Any], policy: Policy
             changes["url"] = await egress.check_url(changes["url"])
         except UrlRefused as error:
             raise invalid("url", error.rule) from error
+        except OurFault as error:
+            raise unavailable(f"The URL could not be judged ({error}); nothing was changed. Try again.") from error
     if "policy" in changes:
         changes["policy"] = policy.spec() if policy is not None else None
     if "headers" in changes:
