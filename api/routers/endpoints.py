@@ -16,7 +16,7 @@ from api import render
 from api.callers import Caller
 from api.dependencies import Paging, Principal, Services, ServicesDep, Store, encode_cursor
 from api.headers import check_custom_headers
-from api.problems import conflict, invalid, not_found, refuse_nulls
+from api.problems import conflict, invalid, not_found, refuse_nulls, unavailable
 from api.schemas import (
     EndpointCreated,
     EndpointIn,
@@ -31,7 +31,7 @@ from api.schemas import (
     SecretRotation,
     Tls,
 )
-from everhook.egress import EgressClient, TlsExtras, TlsRefused, UrlRefused
+from everhook.egress import EgressClient, OurFault, TlsExtras, TlsRefused, UrlRefused
 from everhook.signing import SignatureScheme, new_secret
 from everhook.storage import channels, endpoints, secrets, subscriptions, tenants
 from everhook.storage.audit import on_record, record_audit
@@ -261,6 +261,8 @@ async def _checked(egress: EgressClient, changes: dict[str, Any], policy: Policy
             changes["url"] = await egress.check_url(changes["url"])
         except UrlRefused as error:
             raise invalid("url", error.rule) from error
+        except OurFault as error:
+            raise unavailable(f"The URL could not be judged ({error}); nothing was changed. Try again.") from error
     if "policy" in changes:
         changes["policy"] = policy.spec() if policy is not None else None
     if "headers" in changes:

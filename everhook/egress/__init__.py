@@ -94,7 +94,8 @@ class EgressClient:
         """
         parsed = parse_url(url, self._rules)
         with suppress(NameUnresolved):
-            await self._guard.addresses(parsed.host, plain=parsed.scheme == "http")
+            # `raw_host`: httpx turns `host` back from IDNA into what no name server knows.
+            await self._guard.addresses(parsed.raw_host.decode("ascii"), plain=parsed.scheme == "http")
         return str(parsed)
 
     async def check_tls(self, extras: TlsExtras) -> None:

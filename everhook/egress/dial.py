@@ -20,6 +20,7 @@ from everhook.egress.address_rules import Address, inside, refusal
 from everhook.egress.errors import EndpointFailure, OurFault, UrlRefused, dial_failure
 from everhook.egress.proxy import ConnectBackend
 from everhook.egress.resolver import NameUnresolved, Resolver
+from everhook.egress.tls_stream import TlsStream
 from everhook.egress.url import PLAIN_HTTP_INSIDE_ONLY, EgressRules, literal_address
 
 NOT_PUBLIC = "its name resolves to an address that is not allowed"
@@ -185,7 +186,7 @@ class _CountedStream(httpcore.AsyncNetworkStream):
         timeout: float | None = None,
     ) -> httpcore.AsyncNetworkStream:
         try:
-            secure = await self._inner.start_tls(ssl_context, server_hostname, self._line.time_left)
+            secure = await TlsStream.connected(self._inner, ssl_context, server_hostname, self._line.time_left)
         except BaseException as error:
             await self._inner.aclose()  # httpcore would not when cancelled
             failure = _tls_failure(error)
@@ -200,7 +201,7 @@ class _CountedStream(httpcore.AsyncNetworkStream):
 
 def _tls_failure(error: BaseException) -> EndpointFailure | None:
     """Everything that ends a handshake is a TLS failure, a reset too: that is how many servers refuse a name."""
-    if isinstance(error, httpcore.ConnectTimeout):
+    if isinstance(error, TimeoutError):
         return EndpointFailure(FailureCode.TIMEOUT_CONNECT, "the TLS handshake took too long")
     if isinstance(error, OurFault) or not isinstance(error, Exception):
         return None

@@ -20,7 +20,6 @@ endpoint's: from this end a proxy that dies cannot be told from an endpoint that
 import asyncio
 import errno
 import re
-import ssl
 import time
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
@@ -208,14 +207,6 @@ class _Tunnel(httpcore.AsyncNetworkStream):
 
     async def aclose(self) -> None:
         await self._inner.aclose()
-
-    async def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        return await self._inner.start_tls(ssl_context, server_hostname, timeout)
 
     def get_extra_info(self, info: str) -> Any:
         return self._far_end if info == "server_addr" else self._inner.get_extra_info(info)

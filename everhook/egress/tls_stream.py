@@ -34,6 +34,7 @@ class TlsStream(httpcore.AsyncNetworkStream):
         self._inner = inner
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        self._early = b""
 
     @classmethod
     async def connected(
@@ -49,6 +50,9 @@ class TlsStream(httpcore.AsyncNetworkStream):
         return stream
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if self._early:
+            early, self._early = self._early[:max_bytes], self._early[max_bytes:]
+            return early
         try:
             return await self._call(lambda: self._tls.read(max_bytes))
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
@@ -97,17 +101,19 @@ class TlsStream(httpcore.AsyncNetworkStream):
         return last_flight
 
     async def _hear_first_word(self, patience: float) -> None:
-        """A server that issues no tickets says nothing; it has had time to refuse."""
+        """A server that issues no tickets says nothing; it has had time to refuse.
+
+        Raises `ssl.SSLError` for a refusal. Data before any request is kept: HTTP shall judge it.
+        """
         try:
             async with asyncio.timeout(patience):
                 heard = await self._feed()
         except TimeoutError:
             return
-        with suppress(ssl.SSLWantReadError):
-            self._tls.read(0)
-            self._tls.pending()
         if not heard:
             raise HandshakeEnded
+        with suppress(ssl.SSLWantReadError):
+            self._early = self._tls.read(RECORD_BYTES)
 
     async def _feed(self) -> int:
         data = await self._inner.read(RECORD_BYTES)

@@ -1,0 +1,43 @@
+"""A room without a door: a network namespace in which every address on earth is this machine.
+
+Whatever a process inside dials, 8.8.8.8 or 169.254.169.254, arrives at whoever listens here, so that a test can see
+each connection that it should never have made; and name servers are asked on 127.0.0.1. Linux only; it needs no
+privileges where the kernel allows user namespaces.
+"""
+
+import functools
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+_SET_UP = """
+set -e
+ip link set lo up
+ip route add local 0.0.0.0/0 dev lo
+ip -6 route add local ::/0 dev lo
+mount --bind "$1/resolv.conf" /etc/resolv.conf
+if [ -e /etc/nsswitch.conf ]; then mount --bind "$1/nsswitch.conf" /etc/nsswitch.conf; fi
+shift
+exec "$@"
+"""
+
+
+def inside(command: Sequence[str], directory: Path) -> list[str]:
+    """`command`, to be run in a new room; its configuration is written to `directory`."""
+    (directory / "resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:2\n")
+    (directory / "nsswitch.conf").write_text("hosts: files dns\n")
+    return ["unshare", "--map-root-user", "--net", "--mount", "sh", "-c", _SET_UP, "room", str(directory), *command]
+
+
+@functools.cache
+def why_not() -> str | None:
+    """Why there is no room to be had on this machine; None if there is."""
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            subprocess.run(inside(["true"], Path(directory)), check=True, capture_output=True, text=True, timeout=20)
+        except FileNotFoundError:
+            return "there is no `unshare` here"
+        except subprocess.CalledProcessError as error:
+            return f"no network namespace: {error.stderr.strip()}"
+    return None

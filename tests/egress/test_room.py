@@ -1,0 +1,122 @@
+"""The whole corpus and all hostile receivers against real processes, in a room where nothing dialled goes unseen.
+
+Each URL and name is tried twice: an endpoint with it is asked of the API, and written past the API and sent to. All
+of it is one exercise (`inside.py`), and one file, so that it is run once.
+"""
+
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from tests.egress.conftest import Report
+from tests.egress.corpus import FLIPS, NAMES, NOT_PUBLIC, PUBLIC, URLS, Name
+from tests.egress.inside import EVERY_URL, LARGE, ROUNDS
+from tests.egress.receivers import ANSWERS, HANDSHAKES, TIMEOUT
+
+pytestmark = pytest.mark.timeout(180)
+
+KEPT_BODY = 16 * 1024
+KEPT_HEADERS = 12 * 1024
+"""8 KB, and what it takes to write them as JSON."""
+HELLO = 4 * 1024
+"""More than any handshake of ours, and a small part of a request."""
+
+RULES = [*URLS, *((name.url, NOT_PUBLIC) for name in NAMES)]
+
+
+def _shown(value: object) -> str | None:
+    return ascii(value)[1:60] if isinstance(value, str) else None
+
+
+def _host(name: Name) -> str:
+    return name.host
+
+
+def test_the_corpus_is_of_a_size_to_be_proud_of() -> None:
+    assert len(set(EVERY_URL)) == len(EVERY_URL) >= 150
+
+
+def test_the_canary_sees_what_is_dialled(report: Report) -> None:
+    """Without this, all the others prove nothing."""
+    assert report["heard"] == ["127.0.0.1", "::1", "169.254.169.254"]
+
+
+@pytest.mark.parametrize(("url", "rule"), URLS, ids=_shown)
+def test_a_hostile_url_is_refused_and_the_rule_is_named(report: Report, url: str, rule: str) -> None:
+    assert _refusal(report, url) == {"field": "url", "message": rule}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.refused_at_creation], ids=_host)
+def test_a_hostile_name_is_refused_and_its_addresses_are_not_told(report: Report, name: Name) -> None:
+    assert _refusal(report, name.url) == {"field": "url", "message": NOT_PUBLIC}
+    told = str(report["created"][name.url]["body"])
+    assert not [value for answer in name.answers for _, value in answer if value in told.replace(name.host, "")]
+
+
+@pytest.mark.parametrize("name", [*(name for name in NAMES if not name.refused_at_creation), FLIPS], ids=_host)
+def test_a_name_that_will_turn_inward_looks_honest_at_first(report: Report, name: Name) -> None:
+    assert report["created"][name.url]["status"] == 201
+
+
+@pytest.mark.parametrize(("url", "rule"), RULES, ids=_shown)
+def test_what_is_sent_there_all_the_same_is_blocked_once_and_for_all(report: Report, url: str, rule: str) -> None:
+    outcome = report["sent"][url]
+    assert (outcome["status"], outcome["reason"], outcome["error"]) == ("dead_lettered", "blocked", "blocked")
+    assert outcome["error_detail"] == rule
+    assert (outcome["attempts"], outcome["counted"], outcome["peer_address"]) == (1, 0, None)
+
+
+def test_nothing_of_the_corpus_was_dialled(report: Report) -> None:
+    assert report["seen"] == []
+
+
+def test_a_name_is_dialled_where_it_was_judged_whatever_it_says_next(report: Report) -> None:
+    """Its third answer would have been loopback: the first went to the API, the second to the judge."""
+    assert report["flipped"]["peer_address"] == PUBLIC
+    assert [str(ip_address(address)) for address in report["flipped_seen"]] == [PUBLIC]
+
+
+@pytest.mark.parametrize(("name", "expected"), [*ANSWERS.items(), *HANDSHAKES.items()])
+def test_a_hostile_receiver_gets_what_it_deserves(report: Report, name: str, expected: int | str) -> None:
+    outcome = report["receivers"][name]
+    assert expected in (outcome["status_code"], outcome["error"])
+    assert 1 <= outcome["connections"] <= ROUNDS
+
+
+@pytest.mark.parametrize("name", [*ANSWERS, *HANDSHAKES])
+def test_each_attempt_ends_in_time_and_keeps_little(report: Report, name: str) -> None:
+    outcome = report["receivers"][name]
+    assert outcome["duration_ms"] < 1000 * (TIMEOUT + 1)
+    assert (outcome["kept"] or 0) <= KEPT_BODY
+    assert (outcome["kept_headers"] or 0) <= KEPT_HEADERS
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_a_receiver_whose_tls_is_in_order_got_the_whole_request(report: Report, name: str) -> None:
+    """Without this, the next test would prove nothing."""
+    assert report["receivers"][name]["app_bytes"] > ROUNDS * len(LARGE)
+
+
+@pytest.mark.parametrize("name", HANDSHAKES)
+def test_no_byte_of_a_request_leaves_before_tls_is_in_order(report: Report, name: str) -> None:
+    outcome: dict[str, Any] = report["receivers"][name]
+    assert outcome["app_bytes"] == 0
+    assert 0 < outcome["raw_bytes"] < ROUNDS * HELLO < len(LARGE)
+
+
+def test_a_redirect_inward_is_not_followed(report: Report) -> None:
+    assert report["redirected"] == []
+
+
+def test_the_worker_takes_hardly_more_memory_than_before(report: Report) -> None:
+    """Peaks, in MB; before, it had made several hundred deliveries, honest ones among them."""
+    assert report["memory_mb"]["hostile"] - report["memory_mb"]["before"] < 20
+
+
+def _refusal(report: Report, url: str) -> Any:
+    answer = report["created"][url]
+    assert answer["status"] == 422, answer
+    assert answer["body"]["title"] == "Unprocessable Entity"
+    [error] = answer["body"]["errors"]
+    return error
