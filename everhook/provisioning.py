@@ -5,6 +5,7 @@ so that a cluster whose store was lost is whole again.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 
 from google.protobuf.duration_pb2 import Duration
@@ -35,8 +36,6 @@ from everhook.settings import Settings
 
 RETENTION = timedelta(days=7)
 """How long Temporal keeps closed workflows: comfort for debugging; delivery history lives in the database."""
-
-RECONCILE_SCHEDULE = "reconcile"
 
 NOT_OURS = (RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNAUTHENTICATED, RPCStatusCode.UNIMPLEMENTED)
 """How a managed Temporal, such as Temporal Cloud, answers what is done in its own UI there."""
@@ -102,26 +101,47 @@ async def ensure_search_attributes(client: Client, tell: Tell) -> None:
 
 
 async def ensure_schedules(client: Client, settings: Settings, tell: Tell) -> None:
-    schedule = _reconcile_schedule(settings)
+    """Make each schedule what this version wants of it."""
+    for job in scheduled_jobs(settings):
+        await _ensure_schedule(client, job, tell)
+
+
+@dataclass(frozen=True)
+class ScheduledJob:
+    """A workflow without input that a Temporal Schedule starts every so often. Its runs are named after the job."""
+
+    name: str
+    workflow: str
+    every: timedelta
+    overlap: ScheduleOverlapPolicy = ScheduleOverlapPolicy.SKIP
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule(
+            action=ScheduleActionStartWorkflow(self.workflow, id=self.name, task_queue=TaskQueue.DELIVERIES),
+            spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=self.every)]),
+            # Passes that an outage swallowed are not made up for: the next one finds everything.
+            policy=SchedulePolicy(overlap=self.overlap, catchup_window=timedelta(seconds=10)),
+        )
+
+
+def scheduled_jobs(settings: Settings) -> list[ScheduledJob]:
+    return [
+        ScheduledJob("reconcile", RECONCILE_WORKFLOW, timedelta(seconds=settings.reconcile_every_seconds)),
+    ]
+
+
+async def _ensure_schedule(client: Client, job: ScheduledJob, tell: Tell) -> None:
     try:
-        await client.create_schedule(RECONCILE_SCHEDULE, schedule)
-        tell(f"schedule {RECONCILE_SCHEDULE}: created")
+        await client.create_schedule(job.name, job.schedule)
+        tell(f"schedule {job.name}: created")
     except ScheduleAlreadyRunningError:
 
         def replace(_: ScheduleUpdateInput) -> ScheduleUpdate:
-            return ScheduleUpdate(schedule)
+            return ScheduleUpdate(job.schedule)
 
-        await client.get_schedule_handle(RECONCILE_SCHEDULE).update(replace)
-        tell(f"schedule {RECONCILE_SCHEDULE}: up to date")
-
-
-def _reconcile_schedule(settings: Settings) -> Schedule:
-    return Schedule(
-        action=ScheduleActionStartWorkflow(RECONCILE_WORKFLOW, id=RECONCILE_SCHEDULE, task_queue=TaskQueue.DELIVERIES),
-        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=timedelta(seconds=settings.reconcile_every_seconds))]),
-        # Passes that an outage swallowed are not made up for: the next one finds everything.
-        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=timedelta(seconds=10)),
-    )
+        await client.get_schedule_handle(job.name).update(replace)
+        tell(f"schedule {job.name}: up to date")
 
 
 async def ensure_queue_limits(client: Client, tell: Tell) -> None:
