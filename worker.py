@@ -18,6 +18,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from activities.circuits import Circuits, OutcomeReporter
 from activities.express import ExpressLane
 from activities.recording import Recording
+from activities.retention import Retention
 from activities.sending import Sending
 from activities.upkeep import Upkeep
 from everhook.contracts import TaskQueue
@@ -28,12 +29,13 @@ from everhook.settings import Settings
 from everhook.storage.attempts import Recorder
 from everhook.storage.engine import Database
 from everhook.storage.orders import OrderDefaults
+from everhook.storage.retention import RetentionPeriods
 from everhook.temporal import connect
 from workflows.delivery import DeliveryWorkflow
 from workflows.endpoint import EndpointWorkflow
-from workflows.upkeep import ReconcileWorkflow
+from workflows.upkeep import ReconcileWorkflow, RetentionWorkflow
 
-WORKFLOWS: Sequence[type] = [DeliveryWorkflow, EndpointWorkflow, ReconcileWorkflow]
+WORKFLOWS: Sequence[type] = [DeliveryWorkflow, EndpointWorkflow, ReconcileWorkflow, RetentionWorkflow]
 
 WORKFLOW_TASKS = 400
 LOCAL_ACTIVITIES = 300
@@ -107,6 +109,7 @@ def _workflow_worker(
         undispatched_grace=timedelta(seconds=settings.undispatched_grace_seconds),
         overdue_grace=timedelta(seconds=settings.overdue_grace_seconds),
     )
+    retention = Retention(database, RetentionPeriods.from_settings(settings))
     activities: list[Callable[..., Any]] = [
         sending.send_attempt,
         recording.record_attempt,
@@ -117,6 +120,7 @@ def _workflow_worker(
         circuits.project_circuit,
         circuits.release_parked,
         upkeep.reconcile,
+        retention.remove_past,
     ]
     return Worker(
         client,

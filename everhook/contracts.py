@@ -14,6 +14,7 @@ from everhook.policy import DeliveryPolicy, RetryPlan
 DELIVERY_WORKFLOW = "Delivery"
 ENDPOINT_WORKFLOW = "Endpoint"
 RECONCILE_WORKFLOW = "Reconcile"
+RETENTION_WORKFLOW = "Retention"
 
 
 class TaskQueue(StrEnum):
@@ -276,3 +277,15 @@ class ReconcileResult:
     started: int = 0
     restarted: int = 0
     endpoints: int = 0
+
+
+@dataclass(frozen=True)
+class RetentionResult:
+    """How much one pass of retention removed: messages with all that hangs on them, payloads alone, and so on."""
+
+    messages: int = 0
+    payloads: int = 0
+    idempotency_keys: int = 0
+    events: int = 0
+    minutes: int = 0
+    credentials: int = 0

@@ -34,7 +34,7 @@ from tests.workflows.engine import (
     time_skipping_server,
     unrecorded,
 )
-from workflows.upkeep import ReconcileWorkflow
+from workflows.upkeep import ReconcileWorkflow, RetentionWorkflow
 
 HERE = Path(__file__).parent
 POLICY = DeliveryPolicy(delays=(timedelta(seconds=1), timedelta(minutes=5)))
@@ -54,7 +54,7 @@ class Album:
 async def record(directory: Path) -> None:
     album = Album(directory)
     async with time_skipping_server() as env:
-        for take in (healthy, long_way, discarded, taken_up, endpoint_cycle, endpoint_deleted, reconcile):
+        for take in (healthy, long_way, discarded, taken_up, endpoint_cycle, endpoint_deleted, reconcile, retention):
             async with running_engine(env) as engine:
                 await take(engine, album)
 
@@ -168,6 +168,12 @@ async def reconcile(engine: Engine, album: Album) -> None:
     handle = await engine.client.start_workflow(ReconcileWorkflow.run, id="reconcile", task_queue=TaskQueue.DELIVERIES)
     await handle.result()
     await album.keep("reconcile", handle)
+
+
+async def retention(engine: Engine, album: Album) -> None:
+    handle = await engine.client.start_workflow(RetentionWorkflow.run, id="retention", task_queue=TaskQueue.DELIVERIES)
+    await handle.result()
+    await album.keep("retention", handle)
 
 
 if __name__ == "__main__":

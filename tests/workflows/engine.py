@@ -44,6 +44,7 @@ from everhook.contracts import (
     ReconcileResult,
     ReleaseOrder,
     ReleaseResult,
+    RetentionResult,
     RoundOrder,
     TaskQueue,
     Verdict,
@@ -56,11 +57,11 @@ from everhook.temporal import PLUGIN
 from tests.support.waiting import assert_eventually
 from workflows.delivery import DeliveryWorkflow
 from workflows.endpoint import EndpointWorkflow
-from workflows.upkeep import ReconcileWorkflow
+from workflows.upkeep import ReconcileWorkflow, RetentionWorkflow
 
 T = TypeVar("T")
 
-WORKFLOWS: Sequence[type] = [DeliveryWorkflow, EndpointWorkflow, ReconcileWorkflow]
+WORKFLOWS: Sequence[type] = [DeliveryWorkflow, EndpointWorkflow, ReconcileWorkflow, RetentionWorkflow]
 BINARIES = Path(sys.prefix) / "bin"
 TENANT = "acme"
 PATIENCE_S = 10.0
@@ -240,6 +241,11 @@ class FakeActivities:
         await self._called("reconcile", None)
         return ReconcileResult(started=3, restarted=2, endpoints=1)
 
+    @activity.defn(name="remove_past")
+    async def remove_past(self) -> RetentionResult:
+        await self._called("remove_past", None)
+        return RetentionResult(messages=2, payloads=1)
+
     @property
     def all(self) -> list[Callable[..., Any]]:
         return [
@@ -252,6 +258,7 @@ class FakeActivities:
             self.project_circuit,
             self.release_parked,
             self.reconcile,
+            self.remove_past,
         ]
 
 
