@@ -60,6 +60,7 @@ class DeadLetterReason(StrEnum):
     CIRCUIT_OPEN = "circuit_open"
     ENDPOINT_DISABLED = "endpoint_disabled"
     ENDPOINT_DELETED = "endpoint_deleted"
+    PAYLOAD_ERASED = "payload_erased"
 
 
 class FailureCode(StrEnum):

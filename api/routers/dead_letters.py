@@ -30,7 +30,7 @@ from everhook import batches
 from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorNote
 from everhook.dispatch import start_delivery
 from everhook.ids import Kind, is_gid
-from everhook.storage import dead_letters, deliveries, tenants
+from everhook.storage import dead_letters, deliveries, erasure, tenants
 from everhook.storage.dead_letters import DeadLetterFilter
 from everhook.storage.orders import load_order
 
@@ -82,6 +82,7 @@ async def get_dead_letter(gid: Gid, store: Store) -> Response:
     detail = DeadLetterDetail(
         **render.delivery(row).model_dump(),
         payload=None,
+        payload_erased_at=message.payload_erased_at,
         attempts=[render.attempt(attempt) for attempt in attempts],
     )
     return render.with_payload(detail, message.payload)
@@ -103,7 +104,7 @@ async def purge_many(body: BulkRequest, services: ServicesDep, caller: Principal
 async def replay_one(
     gid: Gid, services: ServicesDep, caller: Principal, body: Annotated[Decision | None, Body()] = None
 ) -> SignalAccepted:
-    """Begin a new round of attempts. The old ones stay."""
+    """Begin a new round of attempts. The old ones stay. `409` where the payload was erased: nothing is left to send."""
     await _signal(services, gid, "replay", _note(caller, body))
     return SignalAccepted(delivery_gid=gid, requested="replay")
 
@@ -174,8 +175,11 @@ async def _signal(services: Services, gid: str, signal: str, note: OperatorNote)
     """Signal-with-start: it works even where Temporal has lost the workflow."""
     async with services.database.reading() as session:
         row = await find_delivery(session, gid)
+        erased = await erasure.is_erased(session, row.message_gid)
     if row.status is not DeliveryStatus.DEAD_LETTERED:
         raise conflict(f"{gid} is {row.status}, not a dead letter.")
+    if erased and signal == "replay":
+        raise conflict(f"{gid} cannot be replayed: the payload of {row.message_gid} was erased. It can be discarded.")
     async with services.database.read_connection() as connection:
         order = await load_order(connection, services.defaults, gid)
     assert order is not None

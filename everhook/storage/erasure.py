@@ -7,7 +7,7 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from everhook.contracts import TERMINAL_STATUSES
+from everhook.contracts import TERMINAL_STATUSES, DeliveryStatus
 from everhook.storage.bulk import Bulk
 from everhook.storage.statements import insert_ignoring
 from everhook.storage.tables import Attempt, Delivery, Message, PayloadErasure, now
@@ -60,11 +60,18 @@ async def finish_erasures(bulk: Bulk) -> None:
         await bulk.delete(PayloadErasure, col(PayloadErasure.message_gid).in_(gids))
 
 
-async def open_deliveries_of(session: AsyncSession, message_gid: str, limit: int) -> Sequence[str]:
-    """Deliveries of a message that are not over, dead letters included."""
+async def is_erased(session: AsyncSession, message_gid: str) -> bool:
+    """Whether a message has no payload any more."""
+    erased = select(col(Message.gid)).where(col(Message.gid) == message_gid, col(Message.payload).is_(None))
+    return (await session.execute(erased)).one_or_none() is not None
+
+
+async def still_to_send(session: AsyncSession, message_gid: str, limit: int) -> Sequence[str]:
+    """Deliveries of a message that wait for an attempt, or are at it."""
+    settled = [*TERMINAL_STATUSES, DeliveryStatus.DEAD_LETTERED]
     rows = await session.execute(
         select(col(Delivery.gid))
-        .where(col(Delivery.message_gid) == message_gid, col(Delivery.status).not_in(TERMINAL_STATUSES))
+        .where(col(Delivery.message_gid) == message_gid, col(Delivery.status).not_in(settled))
         .limit(limit)
     )
     return rows.scalars().all()
