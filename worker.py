@@ -16,6 +16,7 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from activities.circuits import Circuits, OutcomeReporter
+from activities.erasure import Erasure
 from activities.express import ExpressLane
 from activities.recording import Recording
 from activities.retention import Retention
@@ -33,9 +34,16 @@ from everhook.storage.retention import RetentionPeriods
 from everhook.temporal import connect
 from workflows.delivery import DeliveryWorkflow
 from workflows.endpoint import EndpointWorkflow
+from workflows.erasure import EraseTenantWorkflow
 from workflows.upkeep import ReconcileWorkflow, RetentionWorkflow
 
-WORKFLOWS: Sequence[type] = [DeliveryWorkflow, EndpointWorkflow, ReconcileWorkflow, RetentionWorkflow]
+WORKFLOWS: Sequence[type] = [
+    DeliveryWorkflow,
+    EndpointWorkflow,
+    ReconcileWorkflow,
+    RetentionWorkflow,
+    EraseTenantWorkflow,
+]
 
 WORKFLOW_TASKS = 400
 LOCAL_ACTIVITIES = 300
@@ -109,7 +117,8 @@ def _workflow_worker(
         undispatched_grace=timedelta(seconds=settings.undispatched_grace_seconds),
         overdue_grace=timedelta(seconds=settings.overdue_grace_seconds),
     )
-    retention = Retention(database, RetentionPeriods.from_settings(settings))
+    retention = Retention(client, database, RetentionPeriods.from_settings(settings))
+    erasure = Erasure(client, database)
     activities: list[Callable[..., Any]] = [
         sending.send_attempt,
         recording.record_attempt,
@@ -120,7 +129,10 @@ def _workflow_worker(
         circuits.project_circuit,
         circuits.release_parked,
         upkeep.reconcile,
+        retention.resume_erasures,
         retention.remove_past,
+        erasure.end_workflows,
+        erasure.remove_tenant,
     ]
     return Worker(
         client,

@@ -11,7 +11,7 @@ from api import problems
 from api.backlog import Backlog
 from api.dependencies import Services, _caller
 from api.limits import BodyLimit
-from api.routers import channels, dead_letters, deliveries, endpoints, health, messages, subscriptions
+from api.routers import channels, dead_letters, deliveries, endpoints, health, messages, subscriptions, tenants
 from everhook import __version__
 from everhook.dispatch import Dispatcher
 from everhook.egress import EgressClient, EgressRules
@@ -50,7 +50,7 @@ def create_app(
     problems.install(app)
     app.add_middleware(BodyLimit)
     app.include_router(health.router)
-    for resource in (channels, endpoints, subscriptions, messages, deliveries, dead_letters):
+    for resource in (channels, endpoints, subscriptions, messages, deliveries, dead_letters, tenants):
         app.include_router(resource.router, prefix="/v1", dependencies=[Depends(_caller)])
     return app
 

@@ -15,6 +15,7 @@ DELIVERY_WORKFLOW = "Delivery"
 ENDPOINT_WORKFLOW = "Endpoint"
 RECONCILE_WORKFLOW = "Reconcile"
 RETENTION_WORKFLOW = "Retention"
+ERASE_TENANT_WORKFLOW = "EraseTenant"
 
 
 class TaskQueue(StrEnum):
@@ -290,3 +291,11 @@ class RetentionResult:
     events: int = 0
     minutes: int = 0
     credentials: int = 0
+
+
+@dataclass(frozen=True)
+class TenantErasure:
+    """Input of `EraseTenantWorkflow`. After `settle` whatever was in flight when the tenant was shut is on record."""
+
+    tenant_gid: str
+    settle: timedelta = timedelta(minutes=2)

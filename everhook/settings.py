@@ -106,6 +106,9 @@ class Settings(BaseSettings):
     )
     event_retention_days: float = Field(90, ge=0, le=MAX_RETENTION_DAYS, description="Then operational events go.")
     health_retention_days: float = Field(30, ge=0, le=MAX_RETENTION_DAYS, description="Then minutes of health go.")
+    erasure_settle_seconds: float = Field(
+        120, gt=0, description="So long after an erasure began, what was in flight then is on record, and erased too."
+    )
 
     circuit_failure_threshold: int = Field(5, ge=1, description="Failures in a row that open a circuit.")
     circuit_cooldown_seconds: float = Field(30, gt=0, description="First rest of an open circuit; doubles on relapse.")

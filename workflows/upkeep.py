@@ -35,6 +35,8 @@ RETENTION_TIMEOUT = timedelta(hours=24)
 STEP_TIMEOUT = timedelta(minutes=1)
 """Retention beats after each of its steps, which take the writer's queue and a statement: seconds at most."""
 
+SOME_TRIES = RetryPolicy(maximum_attempts=5)
+
 
 @workflow.defn(name=RETENTION_WORKFLOW)
 class RetentionWorkflow:
@@ -42,9 +44,12 @@ class RetentionWorkflow:
 
     @workflow.run
     async def run(self) -> RetentionResult:
+        await workflow.execute_activity_method(
+            Retention.resume_erasures, start_to_close_timeout=STEP_TIMEOUT, retry_policy=SOME_TRIES
+        )
         return await workflow.execute_activity_method(
             Retention.remove_past,
             start_to_close_timeout=RETENTION_TIMEOUT,
             heartbeat_timeout=STEP_TIMEOUT,
-            retry_policy=RetryPolicy(maximum_attempts=5),
+            retry_policy=SOME_TRIES,
         )

@@ -182,7 +182,8 @@ async def _signal(services: Services, gid: str, signal: str, note: OperatorNote)
         raise conflict(f"{gid} cannot be replayed: the payload of {row.message_gid} was erased. It can be discarded.")
     async with services.database.read_connection() as connection:
         order = await load_order(connection, services.defaults, gid)
-    assert order is not None
+    if order is None:  # its tenant is being erased
+        raise not_found("delivery", gid)
     await start_delivery(services.temporal, order, signal=signal, note=note)
 
 

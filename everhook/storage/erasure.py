@@ -12,9 +12,6 @@ from everhook.storage.bulk import Bulk
 from everhook.storage.statements import insert_ignoring
 from everhook.storage.tables import Attempt, Delivery, Message, PayloadErasure, now
 
-SETTLED = timedelta(minutes=2)
-"""By then every attempt that was in flight is on record: one takes 30 s at most, and its recording seconds."""
-
 
 async def erase_payload(session: AsyncSession, message_gid: str) -> bool:
     """Erase a message's payload; `forget_answers` is to follow. False where there is no such message.
@@ -52,9 +49,10 @@ async def forget_answers(bulk: Bulk, message_gids: Sequence[str]) -> None:
         )
 
 
-async def finish_erasures(bulk: Bulk) -> None:
-    """Erase the answers to attempts that were in flight when their message's payload was erased."""
-    requested = select(col(PayloadErasure.message_gid)).where(col(PayloadErasure.requested_at) < now() - SETTLED)
+async def finish_erasures(bulk: Bulk, settle: timedelta) -> None:
+    """Erase the answers to attempts that were in flight when their message's payload was erased; after `settle` they
+    are on record: an attempt takes 30 s at most, and its recording seconds."""
+    requested = select(col(PayloadErasure.message_gid)).where(col(PayloadErasure.requested_at) < now() - settle)
     async for gids in bulk.pages(requested):
         await forget_answers(bulk, gids)
         await bulk.delete(PayloadErasure, col(PayloadErasure.message_gid).in_(gids))

@@ -41,13 +41,14 @@ API_KEYS_SHOWN = timedelta(days=30)
 
 @dataclass(frozen=True)
 class RetentionPeriods:
-    """How long each is kept. None: for ever."""
+    """How long each is kept. None: for ever. `settle`: how long attempts in flight may still bring back answers."""
 
     payloads: timedelta | None = timedelta(days=30)
     deliveries: timedelta | None = timedelta(days=90)
     idempotency_keys: timedelta | None = timedelta(days=30)
     events: timedelta | None = timedelta(days=90)
     health: timedelta | None = timedelta(days=30)
+    settle: timedelta = timedelta(minutes=2)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "RetentionPeriods":
@@ -57,6 +58,7 @@ class RetentionPeriods:
             idempotency_keys=_period(settings.idempotency_retention_days),
             events=_period(settings.event_retention_days),
             health=_period(settings.health_retention_days),
+            settle=timedelta(seconds=settings.erasure_settle_seconds),
         )
 
 
@@ -67,7 +69,7 @@ def _period(days: float) -> timedelta | None:
 async def remove_past(bulk: Bulk, periods: RetentionPeriods) -> RetentionResult:
     """One pass over everything. It may be interrupted anywhere: the next one finds what is left."""
     moment = now()
-    await finish_erasures(bulk)
+    await finish_erasures(bulk, periods.settle)
     return RetentionResult(
         messages=await remove_messages(bulk, moment - periods.deliveries) if periods.deliveries else 0,
         payloads=await erase_payloads(bulk, moment - periods.payloads) if periods.payloads else 0,

@@ -47,6 +47,7 @@ from everhook.contracts import (
     RetentionResult,
     RoundOrder,
     TaskQueue,
+    TenantErasure,
     Verdict,
 )
 from everhook.dispatch import start_delivery
@@ -57,11 +58,18 @@ from everhook.temporal import PLUGIN
 from tests.support.waiting import assert_eventually
 from workflows.delivery import DeliveryWorkflow
 from workflows.endpoint import EndpointWorkflow
+from workflows.erasure import EraseTenantWorkflow
 from workflows.upkeep import ReconcileWorkflow, RetentionWorkflow
 
 T = TypeVar("T")
 
-WORKFLOWS: Sequence[type] = [DeliveryWorkflow, EndpointWorkflow, ReconcileWorkflow, RetentionWorkflow]
+WORKFLOWS: Sequence[type] = [
+    DeliveryWorkflow,
+    EndpointWorkflow,
+    ReconcileWorkflow,
+    RetentionWorkflow,
+    EraseTenantWorkflow,
+]
 BINARIES = Path(sys.prefix) / "bin"
 TENANT = "acme"
 PATIENCE_S = 10.0
@@ -241,6 +249,18 @@ class FakeActivities:
         await self._called("reconcile", None)
         return ReconcileResult(started=3, restarted=2, endpoints=1)
 
+    @activity.defn(name="resume_erasures")
+    async def resume_erasures(self) -> None:
+        await self._called("resume_erasures", None)
+
+    @activity.defn(name="end_tenant_workflows")
+    async def end_tenant_workflows(self, erasure: TenantErasure) -> None:
+        await self._called("end_tenant_workflows", erasure)
+
+    @activity.defn(name="remove_tenant")
+    async def remove_tenant(self, erasure: TenantErasure) -> None:
+        await self._called("remove_tenant", erasure)
+
     @activity.defn(name="remove_past")
     async def remove_past(self) -> RetentionResult:
         await self._called("remove_past", None)
@@ -258,7 +278,10 @@ class FakeActivities:
             self.project_circuit,
             self.release_parked,
             self.reconcile,
+            self.resume_erasures,
             self.remove_past,
+            self.end_tenant_workflows,
+            self.remove_tenant,
         ]
 
 

@@ -1,5 +1,8 @@
 """Rows as they were made long ago."""
 
+import itertools
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -79,3 +82,23 @@ async def message_of(database: Database, row: Message | Delivery) -> Message | N
 
 def has_answers(row: Attempt) -> bool:
     return any(part is not None for part in (row.response_body, row.response_headers, row.error_detail))
+
+
+class Interrupted(Exception):
+    pass
+
+
+async def interrupted_everywhere(work: Callable[[Callable[[], None]], Awaitable[object]]) -> int:
+    """Run something that beats after each step again and again: dead after its first step, after its second, … until it
+    comes through. Returns how often it was run."""
+    for runs in itertools.count(1):
+        steps = itertools.count(1)
+
+        def beat(steps: Iterator[int] = steps, last: int = runs) -> None:
+            if next(steps) == last:
+                raise Interrupted
+
+        with suppress(Interrupted):
+            await work(beat)
+            return runs
+    raise AssertionError("unreachable")

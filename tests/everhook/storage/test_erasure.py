@@ -10,7 +10,6 @@ from everhook.contracts import DeliveryStatus
 from everhook.storage.attempts import Recorder, Transcript
 from everhook.storage.bulk import Bulk
 from everhook.storage.erasure import (
-    SETTLED,
     erase_payload,
     finish_erasures,
     forget_answers,
@@ -21,6 +20,8 @@ from everhook.storage.tables import Delivery, Message, PayloadErasure, now
 from tests.everhook.storage import past
 from tests.everhook.storage.factories import Store, attempt_record
 from tests.everhook.storage.past import has_answers, keep, message_of
+
+SETTLE = timedelta(minutes=2)
 
 
 async def erase(store: Store, message: Message) -> bool:
@@ -87,12 +88,12 @@ async def test_what_an_attempt_in_flight_brought_back_is_erased_once_it_must_hav
     answer = Transcript(detail="d", headers=(("server", "x"),), body=b"you sent a: 1")
     await Recorder(store.database).attempt(late, answer)
 
-    await finish_erasures(Bulk(store.database))
+    await finish_erasures(Bulk(store.database), SETTLE)
     assert [has_answers(attempt) for attempt in await store.attempts(delivery)] == [False, False, True]
 
     async with store.database.writing() as session:
-        await session.execute(update(PayloadErasure).values(requested_at=now() - SETTLED - timedelta(seconds=1)))
-    await finish_erasures(Bulk(store.database))
+        await session.execute(update(PayloadErasure).values(requested_at=now() - SETTLE - timedelta(seconds=1)))
+    await finish_erasures(Bulk(store.database), SETTLE)
     assert not any(has_answers(attempt) for attempt in await store.attempts(delivery))
     assert await store.count(PayloadErasure) == 0
 

@@ -12,7 +12,6 @@ from everhook.contracts import DeliveryStatus, RetentionResult
 from everhook.ids import Kind, new_gid
 from everhook.settings import Settings
 from everhook.storage.bulk import Bulk
-from everhook.storage.engine import Database
 from everhook.storage.retention import RetentionPeriods, remove_past
 from everhook.storage.statements import table_of
 from everhook.storage.tables import (
@@ -30,7 +29,8 @@ from everhook.storage.tables import (
 )
 from tests.everhook.storage import past
 from tests.everhook.storage.factories import Store, accepted, publication
-from tests.everhook.storage.past import has_answers, keep, message_of
+from tests.everhook.storage.past import has_answers, interrupted_everywhere, keep, message_of
+from tests.everhook.storage.plans import plan_of, reads_whole, recorded
 
 PERIODS = RetentionPeriods()
 FOR_EVER = RetentionPeriods(None, None, None, None, None)
@@ -192,10 +192,6 @@ async def test_receipts_and_the_audit_trail_are_not_for_retention_to_remove(stor
     assert await store.count(Receipt) == await store.count(AuditEntry) == 1
 
 
-class Interrupted(Exception):
-    pass
-
-
 async def test_a_pass_that_is_interrupted_anywhere_is_taken_up_by_the_next(store: Store) -> None:
     """And none of its transactions changes more than a few rows."""
     endpoint = await store.subscribed()
@@ -206,23 +202,8 @@ async def test_a_pass_that_is_interrupted_anywhere_is_taken_up_by_the_next(store
     recent = past.message(40, idempotency_key="recent")
     delivery = past.delivery(recent, endpoint, ended=40)
     await keep(store.database, recent, delivery, past.attempt(delivery))
-    steps_before_the_end = 0
-    while steps_before_the_end < 200:
-        steps_before_the_end += 1
-        left = steps_before_the_end
-
-        def beat() -> None:
-            nonlocal left
-            left -= 1
-            if not left:
-                raise Interrupted
-
-        try:
-            await remove_past(Bulk(store.database, beat, rows=3), PERIODS)
-            break
-        except Interrupted:
-            pass
-    assert steps_before_the_end > 10
+    passes = await interrupted_everywhere(lambda beat: remove_past(Bulk(store.database, beat, rows=3), PERIODS))
+    assert passes > 10
     assert [await store.count(table) for table in (Message, Delivery, Attempt)] == [1, 1, 1]
     kept = await message_of(store.database, recent)
     assert kept is not None and kept.payload is None and kept.idempotency_key is None
@@ -294,13 +275,13 @@ async def full(store: Store) -> Store:
 
 
 async def test_every_statement_of_a_pass_goes_by_an_index(full: Store) -> None:
-    statements = _recorded(full.database)
+    statements = recorded(full.database)
     await passed(full, rows=100)
     assert len(statements) > 12
-    plans = {sql: await _plan(full.database, sql, parameters) for sql, parameters in list(statements.items())}
+    plans = {sql: await plan_of(full.database, sql, parameters) for sql, parameters in list(statements.items())}
     for sql, plan in plans.items():
         for table in GROWING:
-            assert f"Seq Scan on {table}" not in plan and f"SCAN {table}" not in plan, f"{sql[:200]}\n{plan[:500]}"
+            assert not reads_whole(plan, table), f"{sql[:200]}\n{plan[:500]}"
     for part, index in {
         "message.payload IS NOT NULL": "ix_message_payload",
         "message.idempotency_key IS NOT NULL": "ix_message_keyed",
@@ -311,28 +292,6 @@ async def test_every_statement_of_a_pass_goes_by_an_index(full: Store) -> None:
     }.items():
         of_part = [plan for sql, plan in plans.items() if part in sql]
         assert of_part and all(index in plan for plan in of_part), f"{part}: {[plan[:300] for plan in of_part]}"
-
-
-def _recorded(database: Database) -> dict[str, Any]:
-    """Each statement that is executed from now on, with its parameters."""
-    statements: dict[str, Any] = {}
-
-    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        statements.setdefault(statement, parameters)
-
-    for engine in {database._writer.sync_engine, database._reader.sync_engine}:
-        event.listen(engine, "before_cursor_execute", note)
-    return statements
-
-
-async def _plan(database: Database, sql: str, parameters: Any) -> str:
-    """How the database would go about it. PostgreSQL reads small tables whole unless it is told not to."""
-    async with database.write_connection() as connection:
-        if not database.is_sqlite:
-            await connection.execute(text("SET LOCAL enable_seqscan = off"))
-        explain = "EXPLAIN QUERY PLAN" if database.is_sqlite else "EXPLAIN"
-        rows = await connection.exec_driver_sql(f"{explain} {sql}", parameters)
-        return "\n".join(str(row[-1]) for row in rows)
 
 
 # --- publishing meanwhile
