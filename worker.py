@@ -16,8 +16,10 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from activities.circuits import Circuits, OutcomeReporter
+from activities.erasure import Erasure
 from activities.express import ExpressLane
 from activities.recording import Recording
+from activities.retention import Retention
 from activities.sending import Sending
 from activities.upkeep import Upkeep
 from everhook.contracts import TaskQueue
@@ -29,12 +31,20 @@ from everhook.settings import Settings
 from everhook.storage.attempts import Recorder
 from everhook.storage.engine import Database
 from everhook.storage.orders import OrderDefaults
+from everhook.storage.retention import RetentionPeriods
 from everhook.temporal import connect
 from workflows.delivery import DeliveryWorkflow
 from workflows.endpoint import EndpointWorkflow
-from workflows.upkeep import ReconcileWorkflow
+from workflows.erasure import EraseTenantWorkflow
+from workflows.upkeep import ReconcileWorkflow, RetentionWorkflow
 
-WORKFLOWS: Sequence[type] = [DeliveryWorkflow, EndpointWorkflow, ReconcileWorkflow]
+WORKFLOWS: Sequence[type] = [
+    DeliveryWorkflow,
+    EndpointWorkflow,
+    ReconcileWorkflow,
+    RetentionWorkflow,
+    EraseTenantWorkflow,
+]
 
 WORKFLOW_TASKS = 400
 LOCAL_ACTIVITIES = 300
@@ -108,6 +118,8 @@ def _workflow_worker(
         undispatched_grace=timedelta(seconds=settings.undispatched_grace_seconds),
         overdue_grace=timedelta(seconds=settings.overdue_grace_seconds),
     )
+    retention = Retention(client, database, RetentionPeriods.from_settings(settings))
+    erasure = Erasure(client, database)
     activities: list[Callable[..., Any]] = [
         sending.send_attempt,
         recording.record_attempt,
@@ -118,6 +130,10 @@ def _workflow_worker(
         circuits.project_circuit,
         circuits.release_parked,
         upkeep.reconcile,
+        retention.resume_erasures,
+        retention.remove_past,
+        erasure.end_workflows,
+        erasure.remove_tenant,
     ]
     return Worker(
         client,

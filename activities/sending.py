@@ -72,13 +72,14 @@ class Sending:
             return AttemptOutcome(Verdict.DEFERRED)
         with self._express.occupied(order.endpoint_gid):
             basis, target = await self._load(order)
-            known = _known_outcome(order, basis)
-            if known is not None:
+            if (known := _known_outcome(order, basis)) is not None:
                 return known
             if not await self._may_send(order, basis):
                 await self._recorder.parked(order.delivery_gid, datetime.now(UTC) + order.park_check)
                 # It may have closed, and released those parked by then, while we were parking: look once more.
                 basis, target = await self._load(order)
+                if (known := _known_outcome(order, basis)) is not None:
+                    return known
                 if not await self._may_send(order, basis):
                     return AttemptOutcome(Verdict.PARKED, _PARKED_TOO_LONG[basis.hold])
             return await self._send(order, basis, target)
@@ -144,7 +145,7 @@ class Sending:
 
 def _known_outcome(order: AttemptOrder, basis: Basis) -> AttemptOutcome | None:
     """What is certain without a request: this attempt's recorded outcome, a delivery that is over, a deleted
-    endpoint."""
+    endpoint, an erased payload."""
     if basis.has_recorded(order.round, order.number) and basis.last_verdict is not None:
         return AttemptOutcome(
             verdict=basis.last_verdict,
@@ -157,6 +158,8 @@ def _known_outcome(order: AttemptOrder, basis: Basis) -> AttemptOutcome | None:
         return AttemptOutcome(Verdict.DELIVERED)
     if basis.endpoint_deleted:
         return AttemptOutcome(Verdict.REJECTED, DeadLetterReason.ENDPOINT_DELETED)
+    if basis.payload is None:
+        return AttemptOutcome(Verdict.REJECTED, DeadLetterReason.PAYLOAD_ERASED)
     return None
 
 
@@ -174,6 +177,7 @@ def _request(
     order: AttemptOrder, basis: Basis, target: Target, moment: datetime
 ) -> tuple[Sequence[tuple[str, str]], bytes]:
     """Headers and body. What is signed is what is sent: the body is made once."""
+    assert basis.payload is not None  # else its outcome was known
     media_type, body = render(
         target.format,
         Content(basis.message_gid, basis.channel, basis.event_type, basis.payload, basis.published_at, order.number),

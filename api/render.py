@@ -84,6 +84,7 @@ def message(row: Message, tenant: str | None) -> dict[str, Any]:
         idempotency_key=row.idempotency_key,
         published_at=row.published_at,
         accepted_at=row.accepted_at,
+        payload_erased_at=row.payload_erased_at,
     ).model_dump()
 
 

@@ -329,10 +329,11 @@ class MessageOut(ApiModel):
     idempotency_key: str | None
     published_at: datetime
     accepted_at: datetime
+    payload_erased_at: datetime | None
 
 
 class MessageDetail(MessageOut):
-    payload: Any
+    payload: Any = Field(description="Null once it was erased.")
     deliveries: list[DeliverySummary]
 
 
@@ -381,7 +382,8 @@ class DeliveryDetail(DeliveryOut):
 
 
 class DeadLetterDetail(DeliveryDetail):
-    payload: Any
+    payload: Any = Field(description="Null once it was erased; then the dead letter cannot be replayed.")
+    payload_erased_at: datetime | None
 
 
 class LiveDelivery(ApiModel):

@@ -14,6 +14,8 @@ from everhook.policy import DeliveryPolicy, RetryPlan
 DELIVERY_WORKFLOW = "Delivery"
 ENDPOINT_WORKFLOW = "Endpoint"
 RECONCILE_WORKFLOW = "Reconcile"
+RETENTION_WORKFLOW = "Retention"
+ERASE_TENANT_WORKFLOW = "EraseTenant"
 
 
 class TaskQueue(StrEnum):
@@ -59,6 +61,7 @@ class DeadLetterReason(StrEnum):
     CIRCUIT_OPEN = "circuit_open"
     ENDPOINT_DISABLED = "endpoint_disabled"
     ENDPOINT_DELETED = "endpoint_deleted"
+    PAYLOAD_ERASED = "payload_erased"
 
 
 class FailureCode(StrEnum):
@@ -276,3 +279,23 @@ class ReconcileResult:
     started: int = 0
     restarted: int = 0
     endpoints: int = 0
+
+
+@dataclass(frozen=True)
+class RetentionResult:
+    """How much one pass of retention removed: messages with all that hangs on them, payloads alone, and so on."""
+
+    messages: int = 0
+    payloads: int = 0
+    idempotency_keys: int = 0
+    events: int = 0
+    minutes: int = 0
+    credentials: int = 0
+
+
+@dataclass(frozen=True)
+class TenantErasure:
+    """Input of `EraseTenantWorkflow`. After `settle` whatever was in flight when the tenant was shut is on record."""
+
+    tenant_gid: str
+    settle: timedelta = timedelta(minutes=2)

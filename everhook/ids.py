@@ -3,6 +3,7 @@
 Every id is made and taken apart here; each maker has its inverse.
 """
 
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from uuid_utils import uuid7
@@ -10,6 +11,9 @@ from uuid_utils import uuid7
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _VALUES = {char: value for value, char in enumerate(_ALPHABET)}
 _LENGTH = 26
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TIME_SHIFT = 80
+"""A UUIDv7 begins with the milliseconds since 1970; 80 bits follow (RFC 9562 section 5.7)."""
 
 
 class Kind(StrEnum):
@@ -29,8 +33,18 @@ class Kind(StrEnum):
 
 def new_gid(kind: Kind) -> str:
     """A new id. Ids made later sort later, to the millisecond between processes."""
-    number = uuid7().int
-    return f"{kind}_" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
+    return _gid(kind, uuid7().int)
+
+
+def first_gid_at(kind: Kind, moment: datetime) -> str:
+    """The least id of a moment: whatever was made before it sorts before, to the millisecond. So a range of time is a
+    range of keys."""
+    return _gid(kind, max(0, (moment - _EPOCH) // timedelta(milliseconds=1)) << _TIME_SHIFT)
+
+
+def moment_of(gid: str) -> datetime:
+    """When an id was made, to the millisecond; inverse of `first_gid_at`."""
+    return _EPOCH + timedelta(milliseconds=_number(gid) >> _TIME_SHIFT)
 
 
 def is_gid(text: str, kind: Kind) -> bool:
@@ -40,10 +54,18 @@ def is_gid(text: str, kind: Kind) -> bool:
 
 def trace_id(gid: str) -> str:
     """The 32 hex digits behind an id: a message's trace carries its own number (W3C Trace Context)."""
+    return f"{_number(gid):032x}"
+
+
+def _gid(kind: Kind, number: int) -> str:
+    return f"{kind}_" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def _number(gid: str) -> int:
     number = 0
     for char in gid.rpartition("_")[2]:
         number = number << 5 | _VALUES[char]
-    return f"{number:032x}"
+    return number
 
 
 def delivery_workflow_id(delivery_gid: str) -> str:
@@ -62,6 +84,15 @@ def endpoint_workflow_id(endpoint_gid: str) -> str:
 def endpoint_gid_of(workflow_id: str) -> str:
     """Inverse of `endpoint_workflow_id`. Raises ValueError for any other workflow's id."""
     return _unprefixed(workflow_id, "endpoint/")
+
+
+def erasure_workflow_id(tenant_gid: str) -> str:
+    return f"erase/{tenant_gid}"
+
+
+def erased_tenant_gid_of(workflow_id: str) -> str:
+    """Inverse of `erasure_workflow_id`. Raises ValueError for any other workflow's id."""
+    return _unprefixed(workflow_id, "erase/")
 
 
 def _unprefixed(text: str, prefix: str) -> str:

@@ -17,6 +17,7 @@ from everhook.circuit import CircuitPolicy
 
 MIN_API_KEY_LENGTH = 24
 _LISTS = {"egress_allow", "egress_ports", "master_keys", "trusted_proxies"}
+MAX_RETENTION_DAYS = 36_500
 
 
 def _comma_separated(value: object) -> object:
@@ -114,6 +115,22 @@ class Settings(BaseSettings):
 
     park_check_seconds: float = Field(600, gt=0, description="How often a parked delivery looks again by itself.")
     dead_letter_retention_days: float = Field(30, gt=0, description="Then an untouched dead letter is discarded.")
+
+    retention_every_seconds: float = Field(3600, gt=0, description="How often what is past its time is removed.")
+    payload_retention_days: float = Field(
+        30, ge=0, le=MAX_RETENTION_DAYS, description="Then a message's payload is erased, and what was answered to it."
+    )
+    delivery_retention_days: float = Field(
+        90, ge=0, le=MAX_RETENTION_DAYS, description="Deliveries that ended so long ago go, with message and attempts."
+    )
+    idempotency_retention_days: float = Field(
+        30, ge=0, le=MAX_RETENTION_DAYS, description="Then an idempotency key may be used anew."
+    )
+    event_retention_days: float = Field(90, ge=0, le=MAX_RETENTION_DAYS, description="Then operational events go.")
+    health_retention_days: float = Field(30, ge=0, le=MAX_RETENTION_DAYS, description="Then minutes of health go.")
+    erasure_settle_seconds: float = Field(
+        120, gt=0, description="So long after an erasure began, what was in flight then is on record, and erased too."
+    )
 
     circuit_failure_threshold: int = Field(5, ge=1, description="Failures in a row that open a circuit.")
     circuit_cooldown_seconds: float = Field(30, gt=0, description="First rest of an open circuit; doubles on relapse.")

@@ -6,8 +6,9 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy
 
 with workflow.unsafe.imports_passed_through():
+    from activities.retention import Retention
     from activities.upkeep import Upkeep
-    from everhook.contracts import RECONCILE_WORKFLOW, ReconcileResult
+    from everhook.contracts import RECONCILE_WORKFLOW, RETENTION_WORKFLOW, ReconcileResult, RetentionResult
 
 RECONCILE_TIMEOUT = timedelta(minutes=30)
 HEARTBEAT_TIMEOUT = timedelta(seconds=30)
@@ -25,4 +26,30 @@ class ReconcileWorkflow:
             start_to_close_timeout=RECONCILE_TIMEOUT,
             heartbeat_timeout=HEARTBEAT_TIMEOUT,
             retry_policy=RetryPolicy(maximum_attempts=1),
+        )
+
+
+RETENTION_TIMEOUT = timedelta(hours=24)
+"""The first pass over an old database may take hours; while it runs, the schedule begins no other."""
+
+STEP_TIMEOUT = timedelta(minutes=1)
+"""Retention beats after each of its steps, which take the writer's queue and a statement: seconds at most."""
+
+SOME_TRIES = RetryPolicy(maximum_attempts=5)
+
+
+@workflow.defn(name=RETENTION_WORKFLOW)
+class RetentionWorkflow:
+    """One pass of retention. Where a worker dies in the middle, another goes on with what is left."""
+
+    @workflow.run
+    async def run(self) -> RetentionResult:
+        await workflow.execute_activity_method(
+            Retention.resume_erasures, start_to_close_timeout=STEP_TIMEOUT, retry_policy=SOME_TRIES
+        )
+        return await workflow.execute_activity_method(
+            Retention.remove_past,
+            start_to_close_timeout=RETENTION_TIMEOUT,
+            heartbeat_timeout=STEP_TIMEOUT,
+            retry_policy=SOME_TRIES,
         )

@@ -31,7 +31,7 @@ from everhook import batches
 from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorNote
 from everhook.dispatch import start_delivery
 from everhook.ids import Kind, is_gid, new_gid
-from everhook.storage import audit, dead_letters, deliveries, tenants
+from everhook.storage import audit, dead_letters, deliveries, erasure, tenants
 from everhook.storage.audit import on_record
 from everhook.storage.dead_letters import DeadLetterFilter
 from everhook.storage.orders import load_order
@@ -88,6 +88,7 @@ async def get_dead_letter(gid: Gid, store: Store) -> Response:
     detail = DeadLetterDetail(
         **render.delivery(row).model_dump(),
         payload=None,
+        payload_erased_at=message.payload_erased_at,
         attempts=[render.attempt(attempt) for attempt in attempts],
     )
     return render.with_payload(detail, message.payload)
@@ -109,7 +110,7 @@ async def purge_many(body: BulkRequest, services: ServicesDep, store: Store, cal
 async def replay_one(
     gid: Gid, services: ServicesDep, store: Store, caller: Principal, body: Annotated[Decision | None, Body()] = None
 ) -> SignalAccepted:
-    """Begin a new round of attempts. The old ones stay."""
+    """Begin a new round of attempts. The old ones stay. `409` where the payload was erased: nothing is left to send."""
     await _signal(services, store, caller, gid, "replay", body)
     return SignalAccepted(delivery_gid=gid, requested="replay")
 
@@ -201,11 +202,15 @@ async def _signal(
     why = body.why if body is not None else ""
     async with store.reading() as session:
         row = await find_delivery(session, gid)
+        erased = await erasure.is_erased(session, row.message_gid)
     if row.status is not DeliveryStatus.DEAD_LETTERED:
         raise conflict(f"{gid} is {row.status}, not a dead letter.")
+    if erased and signal == "replay":
+        raise conflict(f"{gid} cannot be replayed: the payload of {row.message_gid} was erased. It can be discarded.")
     async with services.database.read_connection() as connection:
         order = await load_order(connection, services.defaults, gid)
-    assert order is not None
+    if order is None:  # its tenant is being erased
+        raise not_found("delivery", gid)
     action = _ACTIONS[signal]
     async with on_record(store, caller.actor, action, gid, tenant_gid=row.tenant_gid, detail={"why": why}):
         await start_delivery(services.temporal, order, signal=signal, note=OperatorNote(caller.name, why))

@@ -1,22 +1,34 @@
 """Publishing, and the messages that were published."""
 
+import asyncio
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Annotated, Any
 
 import orjson
+import structlog
 from fastapi import APIRouter, Header, Request, Response
+from temporalio.client import Client
 
 from api import publishing, render
 from api.dependencies import Paging, Principal, ServicesDep, Store, encode_cursor
 from api.problems import Problem, conflict, invalid, not_found
 from api.schemas import EventType, Gid, ListOf, MessageDetail, MessageOut, Moment, Name
 from everhook.envelope import timestamp
-from everhook.storage import messages, tenants
+from everhook.ids import delivery_workflow_id
+from everhook.storage import erasure, messages, tenants
+from everhook.storage.audit import record_audit
+from everhook.storage.bulk import Bulk
 from everhook.storage.messages import Acceptance, Accepted, KeyReused, UnknownChannel
 from everhook.storage.reach import Reach
 
 router = APIRouter(tags=["messages"])
 publishing_router = APIRouter(tags=["messages"])
+log = structlog.get_logger()
+
+WOKEN = 200
+WAKE_TIMEOUT_S = 2.0
+"""Of an erased message so many deliveries are woken, for so long; others find out at their next step."""
 
 _MESSAGE_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -171,6 +183,40 @@ async def get_message(gid: Gid, store: Store) -> Response:
         **render.message(row, names.get(row.tenant_gid or "")), payload=None, deliveries=render.summaries(deliveries)
     )
     return render.with_payload(detail, row.payload)
+
+
+@router.delete("/messages/{gid}/payload", status_code=HTTPStatus.NO_CONTENT)
+async def erase_payload(gid: Gid, services: ServicesDep, store: Store, caller: Principal) -> None:
+    """Erase its content at once: the payload, and what endpoints answered to it. Hashes and receipts stay.
+
+    Deliveries that are still open become dead letters as `payload_erased`, without another request. Those that already
+    are dead letters cannot be replayed any more.
+    """
+    async with store.writing() as session:
+        if not await erasure.erase_payload(session, gid):
+            raise not_found("message", gid)
+        record_audit(session, caller.actor, "message.payload_erased", gid)
+    await erasure.forget_answers(Bulk(services.database), [gid])
+    async with store.reading() as session:
+        waiting = await erasure.still_to_send(session, gid, WOKEN)
+    await _wake(services.temporal, waiting)
+
+
+async def _wake(temporal: Client, delivery_gids: Sequence[str]) -> None:
+    """Have deliveries find out now what they would find out at their next step."""
+    try:
+        async with asyncio.timeout(WAKE_TIMEOUT_S):
+            answers = await asyncio.gather(
+                *(
+                    temporal.get_workflow_handle(delivery_workflow_id(gid)).signal("attempt_now")
+                    for gid in delivery_gids
+                ),
+                return_exceptions=True,
+            )
+    except TimeoutError as error:
+        answers = [error]
+    if failed := [answer for answer in answers if answer is not None]:
+        log.info("some deliveries find out later that their payload was erased", error=str(failed[0]))
 
 
 async def _tenant_gid(store: Reach, named: str | None, field: str) -> str | None:

@@ -1,21 +1,27 @@
 """Tenants: the publisher's customers. Endpoints make them by naming them; here they are made beforehand and renamed."""
 
-from datetime import datetime
+import asyncio
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
+import structlog
 from fastapi import APIRouter
 from pydantic import ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from api.dependencies import Paging, Principal, Store, encode_cursor
+from api.dependencies import Paging, Principal, ServicesDep, Store, encode_cursor
 from api.problems import Problem, conflict, not_found
 from api.schemas import ApiModel, Gid, ListOf, Name
-from everhook.storage import tenants
+from everhook.erasure import start_erasure
+from everhook.storage import tenant_erasure, tenants
 from everhook.storage.audit import record_audit
-from everhook.storage.tables import Tenant
+from everhook.storage.tables import DEFAULT_TENANT_GID, Tenant
 
 router = APIRouter(prefix="/tenants", tags=["tenants"])
+log = structlog.get_logger()
+
+START_TIMEOUT_S = 2.0
 
 _EXAMPLE: dict[str, Any] = {
     "tenantGid": "ten_01m83prhbfe23sdyzab24cmhby",
@@ -74,6 +80,26 @@ async def rename_tenant(gid: Gid, body: TenantIn, store: Store, caller: Principa
         detail = {"from": before, "to": found.name}
         record_audit(session, caller.actor, "tenant.renamed", found.gid, tenant_gid=found.gid, detail=detail)
         return _shown(found)
+
+
+@router.delete("/{gid}", status_code=HTTPStatus.ACCEPTED)
+async def erase_tenant(gid: Gid, services: ServicesDep, store: Store, caller: Principal) -> None:
+    """Erase a tenant with all that is stored of it. From now on it does not exist, its keys are refused, and nothing
+    more is sent to it; its rows are removed in the background, minutes later."""
+    if gid == DEFAULT_TENANT_GID:
+        raise conflict(
+            "The default tenant owns what names no tenant; it cannot be erased. Delete its endpoints instead."
+        )
+    async with store.writing() as session:
+        if not await tenant_erasure.begin(session, gid):
+            raise not_found("tenant", gid)
+        record_audit(session, caller.actor, "tenant.erased", gid)
+    try:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            settle = timedelta(seconds=services.settings.erasure_settle_seconds)
+            await start_erasure(services.temporal, gid, settle)
+    except Exception as error:
+        log.warning("retention will go on with the erasure of a tenant", tenant_gid=gid, error=str(error))
 
 
 async def _tenant(session: AsyncSession, named: str) -> Tenant:

@@ -35,7 +35,7 @@ class Basis:
     """All that decides about one attempt, in one row.
 
     `round` and `attempts` say which attempt was recorded last, `last_…` what it came to. `failures` are those that the
-    circuit counts now.
+    circuit counts now. `payload` is None once it was erased.
     """
 
     gid: str
@@ -45,7 +45,7 @@ class Basis:
     message_gid: str
     channel: str
     event_type: str
-    payload: bytes
+    payload: bytes | None
     published_at: datetime
     endpoint_version: int
     endpoint_deleted: bool

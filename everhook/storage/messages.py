@@ -104,6 +104,10 @@ class Acceptor:
         await _insert_deliveries(connection, fans)
         answers: dict[str, Acceptance] = {fan.publication.message_gid: fan.accepted() for fan in fans}
         answers |= await _answer_repeats(connection, [p for p in known if p.message_gid not in inserted])
+        if freed := [p for p in known if p.message_gid not in answers]:
+            # Retention let go of their keys just behind the insert that found them taken.
+            again = await self._apply(connection, freed)
+            answers |= {p.message_gid: answer for p, answer in zip(freed, again, strict=True)}
         return [answers.get(p.message_gid) or UnknownChannel(p.channel) for p in publications]
 
     def _fan_out(self, publication: Publication, routes: Sequence[Route]) -> "_Fan":
@@ -198,7 +202,8 @@ async def _insert_deliveries(connection: AsyncConnection, fans: Sequence[_Fan]) 
 
 
 async def _answer_repeats(connection: AsyncConnection, repeats: Sequence[Publication]) -> dict[str, Acceptance]:
-    """Answer publications whose key is taken: with the first message, or a refusal where the body is another."""
+    """Answer publications whose key is taken: with the first message, or a refusal where the body is another. No answer
+    where it is taken no longer."""
     if not repeats:
         return {}
     scope, channel, key = col(Message.idempotency_scope), col(Message.channel), col(Message.idempotency_key)
@@ -217,7 +222,9 @@ async def _answer_repeats(connection: AsyncConnection, repeats: Sequence[Publica
     deliveries = await _deliveries_of(connection, [row.gid for row in first.values()])
     answers: dict[str, Acceptance] = {}
     for p in repeats:
-        row = first[p.key or ("", "", "")]
+        row = first.get(p.key or ("", "", ""))
+        if row is None:
+            continue
         if row.body_sha256 != p.body_sha256:
             answers[p.message_gid] = KeyReused(row.gid)
             continue

@@ -55,7 +55,8 @@ def first_order(
 async def load_orders(
     connection: AsyncConnection, defaults: OrderDefaults, where: Sequence[ColumnElement[bool]], limit: int
 ) -> list[DeliveryOrder]:
-    """Orders for stored deliveries, oldest first, that take up where the rows say they were."""
+    """Orders for stored deliveries, oldest first, that take up where the rows say they were. None for deliveries of a
+    tenant that is being erased: their workflows are ended, and must not begin anew."""
     rows: Result[Any] = await connection.execute(
         select(
             col(Delivery.gid),
@@ -78,7 +79,7 @@ async def load_orders(
         .join(Endpoint, col(Endpoint.gid) == col(Delivery.endpoint_gid))
         .join(Tenant, col(Tenant.gid) == col(Delivery.tenant_gid))
         .outerjoin(Channel, col(Channel.name) == col(Delivery.channel))
-        .where(*where)
+        .where(col(Tenant.erasing_since).is_(None), *where)
         .order_by(col(Delivery.gid))
         .limit(limit)
     )

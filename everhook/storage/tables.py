@@ -145,6 +145,14 @@ class EndpointSecret(SQLModel, table=True):
     """
 
     __tablename__ = "endpoint_secret"
+    __table_args__ = (
+        Index(
+            "ix_endpoint_secret_expiry",
+            "expires_at",
+            postgresql_where=text("expires_at IS NOT NULL"),
+            sqlite_where=text("expires_at IS NOT NULL"),
+        ),
+    )
 
     gid: str = Field(default_factory=lambda: new_gid(Kind.SECRET), primary_key=True)
     endpoint_gid: str = Field(foreign_key="endpoint.gid", index=True)
@@ -192,6 +200,18 @@ class Message(SQLModel, table=True):
     __table_args__ = (
         UniqueConstraint("idempotency_scope", "channel", "idempotency_key", name="uq_message_idempotency"),
         Index("ix_message_channel", "channel", "gid"),
+        Index(
+            "ix_message_payload",
+            "gid",
+            postgresql_where=text("payload IS NOT NULL"),
+            sqlite_where=text("payload IS NOT NULL"),
+        ),
+        Index(
+            "ix_message_keyed",
+            "gid",
+            postgresql_where=text("idempotency_key IS NOT NULL"),
+            sqlite_where=text("idempotency_key IS NOT NULL"),
+        ),
     )
 
     gid: str = Field(default_factory=lambda: new_gid(Kind.MESSAGE), primary_key=True)
@@ -205,6 +225,15 @@ class Message(SQLModel, table=True):
     published_at: datetime = _when()
     accepted_at: datetime = _when(default_factory=now)
     payload_erased_at: datetime | None = _when(default=None)
+
+
+class PayloadErasure(SQLModel, table=True):
+    """A payload that was erased on request, until the answers to attempts then in flight are gone as well."""
+
+    __tablename__ = "payload_erasure"
+
+    message_gid: str = Field(primary_key=True)
+    requested_at: datetime = _when(default_factory=now)
 
 
 class Delivery(SQLModel, table=True):
@@ -401,6 +430,7 @@ class OperationalEvent(SQLModel, table=True):
     __tablename__ = "operational_event"
     __table_args__ = (
         Index("ix_operational_event_endpoint", "endpoint_gid", "gid"),
+        Index("ix_operational_event_tenant", "tenant_gid", "gid"),
         Index(
             "ix_operational_event_unpublished",
             "gid",

@@ -166,6 +166,20 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("message", schema=None) as batch_op:
         batch_op.create_index("ix_message_channel", ["channel", "gid"], unique=False)
+        batch_op.create_index(
+            "ix_message_keyed",
+            ["gid"],
+            unique=False,
+            postgresql_where=sa.text("idempotency_key IS NOT NULL"),
+            sqlite_where=sa.text("idempotency_key IS NOT NULL"),
+        )
+        batch_op.create_index(
+            "ix_message_payload",
+            ["gid"],
+            unique=False,
+            postgresql_where=sa.text("payload IS NOT NULL"),
+            sqlite_where=sa.text("payload IS NOT NULL"),
+        )
 
     op.create_table(
         "operational_event",
@@ -182,6 +196,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("operational_event", schema=None) as batch_op:
         batch_op.create_index("ix_operational_event_endpoint", ["endpoint_gid", "gid"], unique=False)
+        batch_op.create_index("ix_operational_event_tenant", ["tenant_gid", "gid"], unique=False)
         batch_op.create_index(
             "ix_operational_event_unpublished",
             ["gid"],
@@ -190,6 +205,12 @@ def upgrade() -> None:
             sqlite_where=sa.text("published_at IS NULL"),
         )
 
+    op.create_table(
+        "payload_erasure",
+        sa.Column("message_gid", sa.String(), nullable=False),
+        sa.Column("requested_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("message_gid"),
+    )
     op.create_table(
         "receipt",
         sa.Column("gid", sa.String(), nullable=False),
@@ -330,6 +351,13 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("endpoint_secret", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_endpoint_secret_endpoint_gid"), ["endpoint_gid"], unique=False)
+        batch_op.create_index(
+            "ix_endpoint_secret_expiry",
+            ["expires_at"],
+            unique=False,
+            postgresql_where=sa.text("expires_at IS NOT NULL"),
+            sqlite_where=sa.text("expires_at IS NOT NULL"),
+        )
 
     op.create_table(
         "subscription",
@@ -374,6 +402,11 @@ def downgrade() -> None:
 
     op.drop_table("subscription")
     with op.batch_alter_table("endpoint_secret", schema=None) as batch_op:
+        batch_op.drop_index(
+            "ix_endpoint_secret_expiry",
+            postgresql_where=sa.text("expires_at IS NOT NULL"),
+            sqlite_where=sa.text("expires_at IS NOT NULL"),
+        )
         batch_op.drop_index(batch_op.f("ix_endpoint_secret_endpoint_gid"))
 
     op.drop_table("endpoint_secret")
@@ -393,16 +426,28 @@ def downgrade() -> None:
         )
 
     op.drop_table("receipt")
+    op.drop_table("payload_erasure")
     with op.batch_alter_table("operational_event", schema=None) as batch_op:
         batch_op.drop_index(
             "ix_operational_event_unpublished",
             postgresql_where=sa.text("published_at IS NULL"),
             sqlite_where=sa.text("published_at IS NULL"),
         )
+        batch_op.drop_index("ix_operational_event_tenant")
         batch_op.drop_index("ix_operational_event_endpoint")
 
     op.drop_table("operational_event")
     with op.batch_alter_table("message", schema=None) as batch_op:
+        batch_op.drop_index(
+            "ix_message_payload",
+            postgresql_where=sa.text("payload IS NOT NULL"),
+            sqlite_where=sa.text("payload IS NOT NULL"),
+        )
+        batch_op.drop_index(
+            "ix_message_keyed",
+            postgresql_where=sa.text("idempotency_key IS NOT NULL"),
+            sqlite_where=sa.text("idempotency_key IS NOT NULL"),
+        )
         batch_op.drop_index("ix_message_channel")
 
     op.drop_table("message")

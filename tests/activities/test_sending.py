@@ -44,7 +44,7 @@ PAYLOAD = '{ "käse" : [1.0, 2e3 ,"\\u00e9"],"n":12345678901234567890 }'.encode(
 """What any re-serialising would change."""
 
 
-async def set_payload(desk: Desk, message_gid: str, payload: bytes) -> None:
+async def set_payload(desk: Desk, message_gid: str, payload: bytes | None) -> None:
     async with desk.store.database.writing() as session:
         (await session.get_one(Message, message_gid)).payload = payload
 
@@ -339,6 +339,30 @@ async def test_a_delivery_to_a_deleted_endpoint_is_rejected_unsent(desk: Desk) -
     assert desk.receiver.count == 0
 
 
+@pytest.mark.parametrize("state", CircuitState)
+async def test_a_delivery_whose_payload_was_erased_is_rejected_unsent_whatever_the_circuit(
+    desk: Desk, state: CircuitState
+) -> None:
+    endpoint = await desk.endpoint()
+    await desk.store.circuit(endpoint, state=state, failures=1)
+    delivery = await desk.delivery(endpoint)
+    await set_payload(desk, delivery.message_gid, None)
+    assert await desk.send(delivery) == AttemptOutcome(Verdict.REJECTED, DeadLetterReason.PAYLOAD_ERASED)
+    await desk.reporter.close()
+    assert desk.receiver.count == 0
+    assert await desk.store.attempts(delivery) == []
+    assert desk.entities.reports == []
+    assert (await desk.store.circuit(endpoint)).probe_delivery_gid is None
+
+
+async def test_an_attempt_that_is_on_record_is_known_although_its_payload_was_erased_since(desk: Desk) -> None:
+    delivery = await desk.delivery()
+    before = await desk.send(delivery)
+    await set_payload(desk, delivery.message_gid, None)
+    assert (await desk.send(delivery)).verdict is before.verdict is Verdict.DELIVERED
+    assert desk.receiver.count == 1
+
+
 async def test_a_delivery_that_the_database_does_not_know_is_a_fault_of_ours(desk: Desk) -> None:
     delivery = await desk.delivery()
     with pytest.raises(ApplicationError) as raised:
@@ -399,6 +423,22 @@ async def test_a_circuit_that_closes_between_the_look_and_the_parking_is_seen(de
     assert (await desk.send(delivery)).verdict is Verdict.DELIVERED
     stored = await desk.store.read(delivery)
     assert (stored.status, stored.parked_at) == (DeliveryStatus.DELIVERED, None)
+
+
+async def test_a_payload_that_is_erased_while_its_delivery_is_parked_is_missed_at_once(desk: Desk) -> None:
+    recorder = Closing(desk.store.database)
+    desk = desk.with_(recorder=lambda _: recorder)
+    endpoint = await desk.endpoint()
+    await desk.store.circuit(endpoint, state=CircuitState.OPEN)
+    delivery = await desk.delivery(endpoint)
+
+    async def close() -> None:
+        await desk.store.circuit(endpoint, state=CircuitState.CLOSED)
+        await set_payload(desk, delivery.message_gid, None)
+
+    recorder.close = close
+    assert (await desk.send(delivery)).reason is DeadLetterReason.PAYLOAD_ERASED
+    assert desk.receiver.count == 0
 
 
 async def test_of_many_that_try_a_half_open_circuit_at_once_one_sends(desk: Desk) -> None:

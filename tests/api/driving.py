@@ -46,6 +46,7 @@ def settings_for(database_url: str, **overrides: Any) -> Settings:
             "egress_allow": "127.0.0.0/8",
             "egress_http": True,
             "sandbox": True,
+            "erasure_settle_seconds": 0.5,
             **overrides,
         }
     )

@@ -42,7 +42,7 @@ async def test_a_rejected_delivery_is_shown_with_what_the_endpoint_answered(live
     listed = await live.api.walk("/v1/dead-letters", tenant=live.name)
     assert [item["deliveryGid"] for item in listed] == [gid]
     delivery = ok(await live.api.get(f"/v1/deliveries/{gid}"))
-    assert delivery == {key: value for key, value in letter.items() if key != "payload"}
+    assert delivery == {key: value for key, value in letter.items() if not key.startswith("payload")}
 
 
 @pytest.mark.parametrize("payload", [b'{"a":"\\u0000","a":1e400}', b'{ "n" : 123456789012345678901234567890 }'])

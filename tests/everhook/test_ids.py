@@ -1,6 +1,7 @@
 """Ids sort by time, are TypeIDs to the letter, and every maker has its inverse."""
 
 import time
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
@@ -13,7 +14,11 @@ from everhook.ids import (
     delivery_workflow_id,
     endpoint_gid_of,
     endpoint_workflow_id,
+    erased_tenant_gid_of,
+    erasure_workflow_id,
+    first_gid_at,
     is_gid,
+    moment_of,
     new_gid,
     trace_id,
 )
@@ -51,7 +56,7 @@ def test_an_id_is_its_prefix_and_a_uuid7_of_now(kind: Kind) -> None:
 
 
 def test_the_prefixes_are_those_of_the_design() -> None:
-    expected = {"ten", "msg", "ep", "sec", "sub", "dlv", "att", "rcp", "evt", "bat"}
+    expected = {"ten", "msg", "ep", "sec", "sub", "dlv", "att", "rcp", "evt", "bat", "ek", "aud"}
     assert {str(kind) for kind in Kind} == expected
 
 
@@ -107,6 +112,30 @@ def test_whether_a_text_is_an_id_can_always_be_asked(text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_the_first_id_of_a_moment_lies_between_what_was_made_before_and_after_it(kind: Kind) -> None:
+    before = new_gid(kind)
+    bound = first_gid_at(kind, datetime.now(UTC) + timedelta(milliseconds=1))
+    time.sleep(0.002)
+    assert before < bound <= new_gid(kind)
+    assert is_gid(bound, kind)
+
+
+@given(st.datetimes(datetime(1970, 1, 1), datetime(9999, 12, 31), timezones=st.just(UTC)))
+def test_an_id_tells_the_moment_it_was_made_for(moment: datetime) -> None:
+    assert timedelta() <= moment - moment_of(first_gid_at(Kind.MESSAGE, moment)) < timedelta(milliseconds=1)
+
+
+def test_an_id_tells_when_it_was_made() -> None:
+    before = datetime.now(UTC)
+    made = moment_of(new_gid(Kind.DELIVERY))
+    assert before - timedelta(milliseconds=1) < made <= datetime.now(UTC)
+
+
+def test_before_1970_no_id_was_made() -> None:
+    assert first_gid_at(Kind.EVENT, datetime(1926, 1, 1, tzinfo=UTC)) == "evt_" + "0" * 26
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_trace_carries_the_number_behind_the_id(kind: Kind) -> None:
     gid = new_gid(kind)
     assert trace_id(gid) == uuid_of(gid).hex
@@ -125,9 +154,11 @@ def test_workflow_ids_are_made_and_taken_apart() -> None:
     assert endpoint_workflow_id("ep_1") == "endpoint/ep_1"
     assert delivery_gid_of(delivery_workflow_id("dlv_1")) == "dlv_1"
     assert endpoint_gid_of(endpoint_workflow_id("ep_1")) == "ep_1"
+    assert erasure_workflow_id("ten_1") == "erase/ten_1"
+    assert erased_tenant_gid_of(erasure_workflow_id("ten_1")) == "ten_1"
 
 
-@pytest.mark.parametrize("inverse", [delivery_gid_of, endpoint_gid_of])
+@pytest.mark.parametrize("inverse", [delivery_gid_of, endpoint_gid_of, erased_tenant_gid_of])
 @pytest.mark.parametrize("text", ["", "reconcile", "dlv_1", "DELIVERY/dlv_1", "deliveries/dlv_1", "endpoints/ep_1"])
 def test_another_workflows_id_is_refused_by_name(inverse: object, text: str) -> None:
     assert callable(inverse)

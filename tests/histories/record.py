@@ -21,6 +21,8 @@ from everhook.contracts import (
     ReleaseNote,
     TaskQueue,
 )
+from everhook.erasure import start_erasure
+from everhook.ids import Kind, erasure_workflow_id, new_gid
 from everhook.policy import DeliveryPolicy
 from tests.workflows.engine import (
     DEFERRED,
@@ -34,7 +36,7 @@ from tests.workflows.engine import (
     time_skipping_server,
     unrecorded,
 )
-from workflows.upkeep import ReconcileWorkflow
+from workflows.upkeep import ReconcileWorkflow, RetentionWorkflow
 
 HERE = Path(__file__).parent
 POLICY = DeliveryPolicy(delays=(timedelta(seconds=1), timedelta(minutes=5)))
@@ -54,7 +56,17 @@ class Album:
 async def record(directory: Path) -> None:
     album = Album(directory)
     async with time_skipping_server() as env:
-        for take in (healthy, long_way, discarded, taken_up, endpoint_cycle, endpoint_deleted, reconcile):
+        for take in (
+            healthy,
+            long_way,
+            discarded,
+            taken_up,
+            endpoint_cycle,
+            endpoint_deleted,
+            reconcile,
+            retention,
+            erasure,
+        ):
             async with running_engine(env) as engine:
                 await take(engine, album)
 
@@ -168,6 +180,22 @@ async def reconcile(engine: Engine, album: Album) -> None:
     handle = await engine.client.start_workflow(ReconcileWorkflow.run, id="reconcile", task_queue=TaskQueue.DELIVERIES)
     await handle.result()
     await album.keep("reconcile", handle)
+
+
+async def retention(engine: Engine, album: Album) -> None:
+    handle = await engine.client.start_workflow(RetentionWorkflow.run, id="retention", task_queue=TaskQueue.DELIVERIES)
+    await handle.result()
+    await album.keep("retention", handle)
+
+
+async def erasure(engine: Engine, album: Album) -> None:
+    tenant_gid = new_gid(Kind.TENANT)
+    await start_erasure(engine.client, tenant_gid, timedelta(minutes=2))
+    await engine.until_called("end_tenant_workflows", 1)
+    handle = engine.client.get_workflow_handle(erasure_workflow_id(tenant_gid))
+    await engine.skip(timedelta(minutes=2))
+    await handle.result()
+    await album.keep("erase-tenant", handle)
 
 
 if __name__ == "__main__":

@@ -44,8 +44,10 @@ from everhook.contracts import (
     ReconcileResult,
     ReleaseOrder,
     ReleaseResult,
+    RetentionResult,
     RoundOrder,
     TaskQueue,
+    TenantErasure,
     Verdict,
 )
 from everhook.dispatch import start_delivery
@@ -56,11 +58,18 @@ from everhook.temporal import PLUGIN
 from tests.support.waiting import assert_eventually
 from workflows.delivery import DeliveryWorkflow
 from workflows.endpoint import EndpointWorkflow
-from workflows.upkeep import ReconcileWorkflow
+from workflows.erasure import EraseTenantWorkflow
+from workflows.upkeep import ReconcileWorkflow, RetentionWorkflow
 
 T = TypeVar("T")
 
-WORKFLOWS: Sequence[type] = [DeliveryWorkflow, EndpointWorkflow, ReconcileWorkflow]
+WORKFLOWS: Sequence[type] = [
+    DeliveryWorkflow,
+    EndpointWorkflow,
+    ReconcileWorkflow,
+    RetentionWorkflow,
+    EraseTenantWorkflow,
+]
 BINARIES = Path(sys.prefix) / "bin"
 TENANT = "acme"
 PATIENCE_S = 10.0
@@ -240,6 +249,23 @@ class FakeActivities:
         await self._called("reconcile", None)
         return ReconcileResult(started=3, restarted=2, endpoints=1)
 
+    @activity.defn(name="resume_erasures")
+    async def resume_erasures(self) -> None:
+        await self._called("resume_erasures", None)
+
+    @activity.defn(name="end_tenant_workflows")
+    async def end_tenant_workflows(self, erasure: TenantErasure) -> None:
+        await self._called("end_tenant_workflows", erasure)
+
+    @activity.defn(name="remove_tenant")
+    async def remove_tenant(self, erasure: TenantErasure) -> None:
+        await self._called("remove_tenant", erasure)
+
+    @activity.defn(name="remove_past")
+    async def remove_past(self) -> RetentionResult:
+        await self._called("remove_past", None)
+        return RetentionResult(messages=2, payloads=1)
+
     @property
     def all(self) -> list[Callable[..., Any]]:
         return [
@@ -252,6 +278,10 @@ class FakeActivities:
             self.project_circuit,
             self.release_parked,
             self.reconcile,
+            self.resume_erasures,
+            self.remove_past,
+            self.end_tenant_workflows,
+            self.remove_tenant,
         ]
 
 

@@ -10,7 +10,13 @@ from temporalio.worker import Replayer
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from temporalio.workflow import NondeterminismError
 
-from everhook.contracts import DELIVERY_WORKFLOW, ENDPOINT_WORKFLOW, RECONCILE_WORKFLOW
+from everhook.contracts import (
+    DELIVERY_WORKFLOW,
+    ENDPOINT_WORKFLOW,
+    ERASE_TENANT_WORKFLOW,
+    RECONCILE_WORKFLOW,
+    RETENTION_WORKFLOW,
+)
 from everhook.temporal import PLUGIN
 from tests.histories.record import HERE, record
 from tests.workflows.engine import WORKFLOWS
@@ -56,7 +62,13 @@ async def test_the_histories_that_are_recorded_now_replay(tmp_path: Path) -> Non
 def test_every_workflow_has_a_saved_history() -> None:
     first = [history["events"][0] for history in recorded(HERE).values()]
     kinds = {event["workflowExecutionStartedEventAttributes"]["workflowType"]["name"] for event in first}
-    assert kinds == {DELIVERY_WORKFLOW, ENDPOINT_WORKFLOW, RECONCILE_WORKFLOW}
+    assert kinds == {
+        DELIVERY_WORKFLOW,
+        ENDPOINT_WORKFLOW,
+        RECONCILE_WORKFLOW,
+        RETENTION_WORKFLOW,
+        ERASE_TENANT_WORKFLOW,
+    }
 
 
 def _with_another_first_activity(history: dict[str, Any]) -> dict[str, Any]:

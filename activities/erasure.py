@@ -1,0 +1,52 @@
+"""What erasing a tenant asks for. Each may be interrupted anywhere and run again: it finds what is left."""
+
+import asyncio
+from collections.abc import Iterable
+
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+from everhook.contracts import TenantErasure
+from everhook.ids import delivery_workflow_id, endpoint_workflow_id
+from everhook.storage import tenant_erasure
+from everhook.storage.bulk import Bulk
+from everhook.storage.engine import Database
+
+CONCURRENCY = 20
+
+
+class Erasure:
+    def __init__(self, client: Client, database: Database) -> None:
+        self._client = client
+        self._database = database
+
+    @activity.defn(name="end_tenant_workflows")
+    async def end_workflows(self, erasure: TenantErasure) -> None:
+        """Shut the tenant, again: something may have come in while it was being shut. Then end the workflows of its
+        open deliveries and of its endpoints."""
+        async with self._database.writing() as session:
+            await tenant_erasure.shut(session, erasure.tenant_gid)
+        bulk = Bulk(self._database, activity.heartbeat)
+        async for gids in bulk.pages(tenant_erasure.open_deliveries_of(erasure.tenant_gid)):
+            await self._terminate(map(delivery_workflow_id, gids))
+        async for gids in bulk.pages(tenant_erasure.endpoints_of(erasure.tenant_gid)):
+            await self._terminate(map(endpoint_workflow_id, gids))
+
+    @activity.defn(name="remove_tenant")
+    async def remove_tenant(self, erasure: TenantErasure) -> None:
+        await tenant_erasure.remove(Bulk(self._database, activity.heartbeat), erasure.tenant_gid)
+
+    async def _terminate(self, workflow_ids: Iterable[str]) -> None:
+        slots = asyncio.Semaphore(CONCURRENCY)
+
+        async def terminate(workflow_id: str) -> None:
+            async with slots:
+                try:
+                    await self._client.get_workflow_handle(workflow_id).terminate(reason="its tenant is erased")
+                except RPCError as error:
+                    if error.status is not RPCStatusCode.NOT_FOUND:
+                        raise
+            activity.heartbeat()
+
+        await asyncio.gather(*map(terminate, workflow_ids))

@@ -1,0 +1,36 @@
+"""What the schedule `retention` asks for: what is past its time goes, and erasures that were begun are carried on."""
+
+import structlog
+from temporalio import activity
+from temporalio.client import Client
+
+from everhook.contracts import RetentionResult
+from everhook.erasure import start_erasure
+from everhook.storage.bulk import Bulk
+from everhook.storage.engine import Database
+from everhook.storage.retention import RetentionPeriods, remove_past
+from everhook.storage.tenant_erasure import being_erased
+
+log = structlog.get_logger()
+
+
+class Retention:
+    def __init__(self, client: Client, database: Database, periods: RetentionPeriods) -> None:
+        self._client = client
+        self._database = database
+        self._periods = periods
+
+    @activity.defn(name="resume_erasures")
+    async def resume_erasures(self) -> None:
+        """Start the workflows of tenants that are being erased; those that are under way stay as they are."""
+        async with self._database.reading() as session:
+            tenants = await being_erased(session)
+        for tenant_gid in tenants:
+            await start_erasure(self._client, tenant_gid, self._periods.settle)
+
+    @activity.defn(name="remove_past")
+    async def remove_past(self) -> RetentionResult:
+        """One pass. Interrupted, it is simply run again: it finds what is left."""
+        result = await remove_past(Bulk(self._database, activity.heartbeat), self._periods)
+        log.info("removed what was past its time", **vars(result))
+        return result

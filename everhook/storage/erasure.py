@@ -1,0 +1,75 @@
+"""Erasing the content of messages: payloads, and what endpoints answered to them. Hashes and receipts stay."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import or_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from everhook.contracts import TERMINAL_STATUSES, DeliveryStatus
+from everhook.storage.bulk import Bulk
+from everhook.storage.statements import insert_ignoring
+from everhook.storage.tables import Attempt, Delivery, Message, PayloadErasure, now
+
+
+async def erase_payload(session: AsyncSession, message_gid: str) -> bool:
+    """Erase a message's payload; `forget_answers` is to follow. False where there is no such message.
+
+    Whoever does not come to that, and attempts that are in flight right now, are seen to by `finish_erasures`.
+    """
+    found = await session.execute(select(col(Message.gid)).where(col(Message.gid) == message_gid))
+    if found.one_or_none() is None:
+        return False
+    await session.execute(
+        update(Message)
+        .where(col(Message.gid) == message_gid, col(Message.payload).is_not(None))
+        .values(payload=None, payload_erased_at=now())
+    )
+    pending = insert_ignoring(await session.connection(), PayloadErasure, "message_gid")
+    await session.execute(pending, [PayloadErasure(message_gid=message_gid).model_dump()])
+    return True
+
+
+async def forget_answers(bulk: Bulk, message_gids: Sequence[str]) -> None:
+    """Erase what endpoints answered to the deliveries of these messages: it may repeat what was sent."""
+    deliveries = select(col(Delivery.gid)).where(col(Delivery.message_gid).in_(message_gids))
+    async for gids in bulk.batches(deliveries):
+        await bulk.change(
+            update(Attempt)
+            .where(
+                col(Attempt.delivery_gid).in_(gids),
+                or_(
+                    col(Attempt.response_body).is_not(None),
+                    col(Attempt.response_headers).is_not(None),
+                    col(Attempt.error_detail).is_not(None),
+                ),
+            )
+            .values(response_body=None, response_headers=None, error_detail=None)
+        )
+
+
+async def finish_erasures(bulk: Bulk, settle: timedelta) -> None:
+    """Erase the answers to attempts that were in flight when their message's payload was erased; after `settle` they
+    are on record: an attempt takes 30 s at most, and its recording seconds."""
+    requested = select(col(PayloadErasure.message_gid)).where(col(PayloadErasure.requested_at) < now() - settle)
+    async for gids in bulk.pages(requested):
+        await forget_answers(bulk, gids)
+        await bulk.delete(PayloadErasure, col(PayloadErasure.message_gid).in_(gids))
+
+
+async def is_erased(session: AsyncSession, message_gid: str) -> bool:
+    """Whether a message has no payload any more."""
+    erased = select(col(Message.gid)).where(col(Message.gid) == message_gid, col(Message.payload).is_(None))
+    return (await session.execute(erased)).one_or_none() is not None
+
+
+async def still_to_send(session: AsyncSession, message_gid: str, limit: int) -> Sequence[str]:
+    """Deliveries of a message that wait for an attempt, or are at it."""
+    settled = [*TERMINAL_STATUSES, DeliveryStatus.DEAD_LETTERED]
+    rows = await session.execute(
+        select(col(Delivery.gid))
+        .where(col(Delivery.message_gid) == message_gid, col(Delivery.status).not_in(settled))
+        .limit(limit)
+    )
+    return rows.scalars().all()

@@ -1,0 +1,107 @@
+"""Erasing a tenant: in one transaction it ceases to exist for everybody, then what is stored of it is removed."""
+
+from typing import Any
+
+from sqlalchemy import Select, delete, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from everhook.contracts import TERMINAL_STATUSES
+from everhook.storage.bulk import Bulk
+from everhook.storage.tables import (
+    ApiKey,
+    Attempt,
+    AuditEntry,
+    Channel,
+    Circuit,
+    Delivery,
+    Endpoint,
+    EndpointMinute,
+    EndpointMinuteError,
+    EndpointSecret,
+    Message,
+    OperationalEvent,
+    Receipt,
+    ReceiptHash,
+    ReceiptSeal,
+    Subscription,
+    Tenant,
+    now,
+)
+
+_OF_ENDPOINTS: tuple[Any, ...] = (Subscription, EndpointSecret, Circuit, EndpointMinute, EndpointMinuteError)
+_OF_TENANTS: tuple[Any, ...] = (Endpoint, ApiKey, OperationalEvent, AuditEntry, Receipt, ReceiptHash, ReceiptSeal)
+"""Each before what it refers to. The log of receipts last: what is being sealed is sealed by then."""
+
+
+async def begin(session: AsyncSession, tenant_gid: str) -> bool:
+    """Mark a tenant as being erased and shut it. False where there is none, or none any more.
+
+    Its name goes at once: no caller can give a name with a space in it, and another tenant may take the old one.
+    """
+    marked = await session.execute(
+        update(Tenant)
+        .where(col(Tenant.gid) == tenant_gid, col(Tenant.erasing_since).is_(None))
+        .values(name=f"erasing {tenant_gid}", erasing_since=now())
+        .returning(col(Tenant.gid))
+    )
+    if marked.one_or_none() is None:
+        return False
+    await shut(session, tenant_gid)
+    return True
+
+
+async def shut(session: AsyncSession, tenant_gid: str) -> None:
+    """Nothing goes to it any more, and nobody comes in by its keys: senders find its endpoints deleted, and channels
+    lead to them no longer."""
+    moment = now()
+    its_endpoints = endpoints_of(tenant_gid)
+    its_channels = select(col(Subscription.channel)).where(col(Subscription.endpoint_gid).in_(its_endpoints))
+    for statement in (
+        update(Endpoint)
+        .where(col(Endpoint.tenant_gid) == tenant_gid, col(Endpoint.deleted_at).is_(None))
+        .values(deleted_at=moment, version=Endpoint.version + 1),
+        update(Channel).where(col(Channel.name).in_(its_channels)).values(routes_version=Channel.routes_version + 1),
+        delete(Subscription).where(col(Subscription.endpoint_gid).in_(its_endpoints)),
+        delete(EndpointSecret).where(col(EndpointSecret.endpoint_gid).in_(its_endpoints)),
+        update(ApiKey)
+        .where(col(ApiKey.tenant_gid) == tenant_gid, col(ApiKey.revoked_at).is_(None))
+        .values(revoked_at=moment),
+    ):
+        await session.execute(statement, execution_options={"synchronize_session": False})
+
+
+async def being_erased(session: AsyncSession) -> list[str]:
+    """Gids of tenants whose erasure is not complete."""
+    found = await session.execute(select(col(Tenant.gid)).where(col(Tenant.erasing_since).is_not(None)))
+    return list(found.scalars())
+
+
+def deliveries_of(tenant_gid: str) -> Select[str]:
+    return select(col(Delivery.gid)).where(col(Delivery.tenant_gid) == tenant_gid)
+
+
+def open_deliveries_of(tenant_gid: str) -> Select[str]:
+    return deliveries_of(tenant_gid).where(col(Delivery.status).not_in(TERMINAL_STATUSES))
+
+
+def endpoints_of(tenant_gid: str) -> Select[str]:
+    return select(col(Endpoint.gid)).where(col(Endpoint.tenant_gid) == tenant_gid)
+
+
+async def remove(bulk: Bulk, tenant_gid: str) -> None:
+    """Remove all that is stored of a tenant, itself last. It may be interrupted anywhere, and run again.
+
+    Messages that went to all tenants stay, as do those of its audit entries that name no tenant: that it was erased.
+    """
+    async for gids in bulk.pages(deliveries_of(tenant_gid)):
+        await bulk.change(
+            delete(Attempt).where(col(Attempt.delivery_gid).in_(gids)),
+            delete(Delivery).where(col(Delivery.gid).in_(gids)),
+        )
+    await bulk.delete(Message, col(Message.idempotency_scope) == tenant_gid)
+    for model in _OF_ENDPOINTS:
+        await bulk.delete(model, model.endpoint_gid.in_(endpoints_of(tenant_gid)))
+    for model in _OF_TENANTS:
+        await bulk.delete(model, model.tenant_gid == tenant_gid)
+    await bulk.delete(Tenant, col(Tenant.gid) == tenant_gid, col(Tenant.erasing_since).is_not(None))

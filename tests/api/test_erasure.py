@@ -1,0 +1,138 @@
+"""Erasing content: what callers see of it, and what becomes of deliveries that are still open."""
+
+import pytest
+
+from everhook.contracts import DELIVERY_WORKFLOW
+from tests.api.conftest import Live
+from tests.api.driving import JSON, UNKNOWN_SUFFIX, Api, accepted, assert_problem, ok
+from tests.support.receiver import Response
+from tests.support.waiting import assert_eventually
+
+on_module = pytest.mark.asyncio(loop_scope="module")
+
+ANSWER = Response(422, b"you sent a secret", (("x-why", "secret"),))
+
+
+def answered(delivery: JSON) -> bool:
+    parts = ("responseBody", "responseHeaders", "errorDetail")
+    return any(attempt[part] is not None for attempt in delivery["attempts"] for part in parts)
+
+
+async def erased(api: Api, message_gid: str) -> JSON:
+    """Erase a message's content; returns the message as it is then."""
+    response = await api.delete(f"/v1/messages/{message_gid}/payload")
+    assert (response.status_code, response.content) == (204, b"")
+    return ok(await api.get(f"/v1/messages/{message_gid}"))
+
+
+async def test_the_payload_is_gone_at_once_and_the_message_says_since_when(api: Api) -> None:
+    """With Temporal stopped: erasing needs the database alone."""
+    await api.channel()
+    await api.endpoint(channel="orders")
+    published = await api.publish({"secret": 1}, idempotencyKey="k")
+    before = ok(await api.get(f"/v1/messages/{published['messageGid']}"))
+    assert (before["payload"], before["payloadErasedAt"]) == ({"secret": 1}, None)
+
+    message = await erased(api, published["messageGid"])
+
+    assert message["payload"] is None and message["payloadErasedAt"] is not None
+    assert {**before, "payload": None, "payloadErasedAt": message["payloadErasedAt"]} == message
+    [listed] = await api.walk("/v1/messages")
+    assert listed["payloadErasedAt"] == message["payloadErasedAt"]
+    assert await erased(api, published["messageGid"]) == message
+    assert await api.rows("SELECT gid FROM message WHERE payload IS NOT NULL") == []
+    again = await api.publish({"secret": 1}, idempotencyKey="k")
+    assert again["duplicate"] and again["messageGid"] == published["messageGid"]
+
+
+async def test_a_message_that_is_not_there_cannot_be_erased(api: Api) -> None:
+    for gid in (f"msg_{UNKNOWN_SUFFIX}", "nonsense"):
+        assert_problem(await api.delete(f"/v1/messages/{gid}/payload"), 404)
+
+
+@on_module
+async def test_a_delivery_that_waits_for_its_next_attempt_becomes_a_dead_letter_without_another_request(
+    live: Live,
+) -> None:
+    await live.api.channel(live.name, policy={"delaysSeconds": [3600]})
+    await live.api.endpoint(live.url, channel=live.name)
+    live.receiver.respond(Response(500, b"you sent a secret"), path=live.path)
+    message = await live.api.publish({"secret": 1}, live.name)
+    [delivery] = message["deliveries"]
+    retrying = await live.wait_for_status(delivery["deliveryGid"], "retrying")
+    assert answered(retrying)
+
+    await erased(live.api, message["messageGid"])
+
+    letter = await live.wait_for_status(delivery["deliveryGid"], "dead_lettered")
+    assert letter["deadLetterReason"] == "payload_erased"
+    assert len(letter["attempts"]) == 1 and not answered(letter)
+    assert len(live.receiver.at(live.path)) == 1
+
+
+@on_module
+async def test_a_parked_delivery_becomes_a_dead_letter_and_the_circuit_stays_as_it_is(live: Live) -> None:
+    await live.api.channel(live.name)
+    endpoint = await live.api.endpoint(live.url, channel=live.name)
+    path = f"/v1/endpoints/{endpoint['endpointGid']}"
+    ok(await live.api.post(f"{path}/pause"))
+    message = await live.api.publish({"secret": 1}, live.name)
+    [delivery] = message["deliveries"]
+    await live.wait_for_status(delivery["deliveryGid"], "parked")
+
+    await erased(live.api, message["messageGid"])
+
+    letter = await live.wait_for_status(delivery["deliveryGid"], "dead_lettered")
+    assert letter["deadLetterReason"] == "payload_erased"
+    assert ok(await live.api.get(path))["status"] == "paused"
+    assert live.receiver.at(live.path) == []
+
+
+@on_module
+async def test_a_dead_letter_of_it_cannot_be_replayed_and_says_why_but_can_be_discarded(live: Live) -> None:
+    await live.api.channel(live.name)
+    await live.api.endpoint(live.url, channel=live.name)
+    live.receiver.respond(ANSWER, path=live.path)
+    gid = await live.dead_letter(live.name)
+    message_gid = ok(await live.api.get(f"/v1/deliveries/{gid}"))["messageGid"]
+
+    message = await erased(live.api, message_gid)
+
+    letter = ok(await live.api.get(f"/v1/dead-letters/{gid}"))
+    assert (letter["payload"], letter["payloadErasedAt"]) == (None, message["payloadErasedAt"])
+    assert letter["deadLetterReason"] == "rejected" and not answered(letter)
+    problem = assert_problem(await live.api.post(f"/v1/dead-letters/{gid}/replay"), 409)
+    assert f"payload of {message_gid} was erased" in problem["detail"]
+    assert ok(await live.api.get(f"/v1/deliveries/{gid}"))["round"] == 1
+    accepted(await live.api.delete(f"/v1/dead-letters/{gid}"))
+    await live.wait_for_status(gid, "discarded")
+    assert len(live.receiver.at(live.path)) == 1
+
+
+@on_module
+async def test_a_bulk_replay_leaves_it_a_dead_letter_for_that_reason(live: Live) -> None:
+    await live.api.channel(live.name)
+    await live.api.endpoint(live.url, channel=live.name)
+    live.receiver.respond(ANSWER, path=live.path)
+    gid = await live.dead_letter(live.name)
+    query = f'WorkflowType="{DELIVERY_WORKFLOW}" AND DeliveryStatus="dead_lettered" AND Channel="{live.name}"'
+
+    async def is_findable() -> None:
+        assert (await live.temporal.count_workflows(query)).count == 1
+
+    await assert_eventually(is_findable)
+    await erased(live.api, ok(await live.api.get(f"/v1/deliveries/{gid}"))["messageGid"])
+    live.receiver.respond(200, path=live.path)
+
+    async def is_begun() -> None:
+        response = await live.api.post("/v1/dead-letters/replay", {"channel": live.name})
+        assert response.status_code == 202  # 429 while another test's batch runs
+
+    await assert_eventually(is_begun)
+
+    async def is_dead_again() -> None:
+        letter = ok(await live.api.get(f"/v1/deliveries/{gid}"))
+        assert (letter["status"], letter["round"], letter["deadLetterReason"]) == ("dead_lettered", 2, "payload_erased")
+
+    await assert_eventually(is_dead_again, timeout=20)
+    assert len(live.receiver.at(live.path)) == 1

@@ -1,0 +1,125 @@
+"""Erasing a tenant: what callers see at once, and what is left at the end where everything really runs."""
+
+from datetime import timedelta
+
+import pytest
+from temporalio.client import WorkflowExecutionStatus
+from temporalio.testing import ActivityEnvironment
+
+from activities.retention import Retention
+from everhook.ids import delivery_workflow_id, endpoint_workflow_id, erasure_workflow_id
+from everhook.storage.retention import RetentionPeriods
+from everhook.storage.tables import DEFAULT_TENANT_GID
+from tests.api.conftest import Live
+from tests.api.driving import JSON, UNKNOWN_SUFFIX, Api, assert_problem, ok
+from tests.support.receiver import Response
+from tests.support.waiting import assert_eventually
+
+on_module = pytest.mark.asyncio(loop_scope="module")
+
+
+async def gid_of(api: Api, name: str) -> str:
+    [row] = await api.rows("SELECT gid FROM tenant WHERE name = :name", name=name)
+    return str(row.gid)
+
+
+async def erase(api: Api, gid: str) -> None:
+    response = await api.delete(f"/v1/tenants/{gid}")
+    assert response.status_code == 202, response.text
+
+
+async def test_a_tenant_is_gone_as_soon_as_it_is_answered_although_temporal_is_away(api: Api) -> None:
+    await api.channel()
+    endpoint = await api.endpoint(channel="orders", tenant="acme")
+    other = await api.endpoint(channel="orders", tenant="other")
+    gid = await gid_of(api, "acme")
+
+    await erase(api, gid)
+
+    assert_problem(await api.delete(f"/v1/tenants/{gid}"), 404)
+    assert_problem(await api.get(f"/v1/endpoints/{endpoint['endpointGid']}"), 404)
+    assert [e["endpointGid"] for e in await api.walk("/v1/endpoints")] == [other["endpointGid"]]
+    assert_problem(await api.try_publish({"type": "a", "payload": 1, "tenant": "acme"}), 422, "tenant")
+    [delivery] = (await api.publish(1))["deliveries"]
+    assert delivery["endpointGid"] == other["endpointGid"]
+    again = await api.endpoint(channel="orders", tenant="acme")
+    assert again["tenant"] == "acme" and await gid_of(api, "acme") != gid
+
+
+async def test_the_default_tenant_cannot_be_erased(api: Api) -> None:
+    endpoint = await api.endpoint()
+    assert_problem(await api.delete(f"/v1/tenants/{DEFAULT_TENANT_GID}"), 409)
+    ok(await api.get(f"/v1/endpoints/{endpoint['endpointGid']}"))
+
+
+async def test_a_tenant_that_is_not_there_cannot_be_erased(api: Api) -> None:
+    for gid in (f"ten_{UNKNOWN_SUFFIX}", "default"):
+        assert_problem(await api.delete(f"/v1/tenants/{gid}"), 404)
+
+
+async def busy(live: Live, tenant: str) -> tuple[JSON, dict[str, str]]:
+    """An endpoint of a tenant with a delivery that waits for an attempt, a dead letter, and a parked one."""
+    await live.api.channel(live.name, policy={"delaysSeconds": [3600]})
+    endpoint = await live.api.endpoint(live.url, channel=live.name, tenant=tenant)
+    gids = {}
+    for status, answer in {"dead_lettered": 422, "retrying": 500}.items():
+        live.receiver.respond(Response(answer, b"no"), path=live.path)
+        [delivery] = (await live.api.publish({"n": status}, live.name, tenant=tenant))["deliveries"]
+        gids[status] = delivery["deliveryGid"]
+        await live.wait_for_status(gids[status], status)
+    ok(await live.api.post(f"/v1/endpoints/{endpoint['endpointGid']}/pause"))
+    [delivery] = (await live.api.publish({"n": "parked"}, live.name, tenant=tenant))["deliveries"]
+    gids["parked"] = delivery["deliveryGid"]
+    await live.wait_for_status(gids["parked"], "parked")
+    live.receiver.respond(200, path=live.path)
+    return endpoint, gids
+
+
+async def status_of(live: Live, workflow_id: str) -> WorkflowExecutionStatus | None:
+    return (await live.temporal.get_workflow_handle(workflow_id).describe()).status
+
+
+@on_module
+async def test_in_the_end_nothing_is_left_of_it_and_nothing_was_sent(live: Live) -> None:
+    endpoint, gids = await busy(live, live.name)
+    gid = await gid_of(live.api, live.name)
+    sent = len(live.receiver.at(live.path))
+
+    await erase(live.api, gid)
+
+    async def is_removed() -> None:
+        assert await live.api.rows("SELECT gid FROM tenant WHERE gid = :gid", gid=gid) == []
+
+    await assert_eventually(is_removed, timeout=20)
+    for table in ("delivery", "endpoint", "operational_event"):
+        assert await live.api.rows(f"SELECT gid FROM {table} WHERE tenant_gid = :gid", gid=gid) == []
+    assert await live.api.rows("SELECT gid FROM message WHERE idempotency_scope = :gid", gid=gid) == []
+    for delivery_gid in gids.values():
+        assert await status_of(live, delivery_workflow_id(delivery_gid)) is WorkflowExecutionStatus.TERMINATED
+        assert_problem(await live.api.get(f"/v1/deliveries/{delivery_gid}"), 404)
+        assert_problem(await live.api.post(f"/v1/dead-letters/{delivery_gid}/replay"), 404)
+    entity = endpoint_workflow_id(endpoint["endpointGid"])
+    assert await status_of(live, entity) is WorkflowExecutionStatus.TERMINATED
+    assert len(live.receiver.at(live.path)) == sent
+
+
+@on_module
+async def test_a_dead_letter_of_a_tenant_that_is_being_erased_starts_no_workflow(live: Live) -> None:
+    _, gids = await busy(live, live.name)
+    gid = await gid_of(live.api, live.name)
+    await live.api.change_rows("UPDATE tenant SET erasing_since = '2026-01-01' WHERE gid = :gid", gid=gid)
+    assert_problem(await live.api.post(f"/v1/dead-letters/{gids['dead_lettered']}/replay"), 404)
+
+
+@on_module
+async def test_retention_goes_on_with_an_erasure_whose_start_was_lost(live: Live) -> None:
+    await live.api.channel(live.name)
+    await live.api.endpoint(live.url, channel=live.name, tenant=live.name)
+    gid = await gid_of(live.api, live.name)
+    await live.api.change_rows("UPDATE tenant SET erasing_since = '2026-01-01' WHERE gid = :gid", gid=gid)
+    periods = RetentionPeriods(settle=timedelta(milliseconds=1))
+
+    await ActivityEnvironment().run(Retention(live.temporal, live.api.database, periods).resume_erasures)
+
+    await live.temporal.get_workflow_handle(erasure_workflow_id(gid)).result()
+    assert await live.api.rows("SELECT gid FROM tenant WHERE gid = :gid", gid=gid) == []
