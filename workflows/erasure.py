@@ -12,7 +12,7 @@ with workflow.unsafe.imports_passed_through():
     from everhook.contracts import ERASE_TENANT_WORKFLOW, TenantErasure
 
 TIMEOUT = timedelta(hours=24)
-STEP_TIMEOUT = timedelta(minutes=1)
+STEP_TIMEOUT = timedelta(seconds=30)
 """Both activities beat after each step, and may be interrupted anywhere."""
 
 UNTIL_IT_HOLDS = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1))

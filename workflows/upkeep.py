@@ -32,7 +32,7 @@ class ReconcileWorkflow:
 RETENTION_TIMEOUT = timedelta(hours=24)
 """The first pass over an old database may take hours; while it runs, the schedule begins no other."""
 
-STEP_TIMEOUT = timedelta(minutes=1)
+STEP_TIMEOUT = timedelta(seconds=30)
 """Retention beats after each of its steps, which take the writer's queue and a statement: seconds at most."""
 
 SOME_TRIES = RetryPolicy(maximum_attempts=5)
