@@ -45,6 +45,14 @@ async def test_the_payload_is_gone_at_once_and_the_message_says_since_when(api: 
     assert again["duplicate"] and again["messageGid"] == published["messageGid"]
 
 
+async def test_who_erased_it_is_on_record(api: Api) -> None:
+    await api.channel()
+    gid = (await api.publish(1))["messageGid"]
+    await erased(api, gid)
+    [entry] = await api.walk("/v1/audit", subject=gid)
+    assert (entry["action"], entry["detail"]) == ("message.payload_erased", {})
+
+
 async def test_a_message_that_is_not_there_cannot_be_erased(api: Api) -> None:
     for gid in (f"msg_{UNKNOWN_SUFFIX}", "nonsense"):
         assert_problem(await api.delete(f"/v1/messages/{gid}/payload"), 404)

@@ -8,10 +8,12 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.retention import Retention
 from everhook.ids import delivery_workflow_id, endpoint_workflow_id, erasure_workflow_id
+from everhook.storage.bulk import Bulk
 from everhook.storage.retention import RetentionPeriods
 from everhook.storage.tables import DEFAULT_TENANT_GID
+from everhook.storage.tenant_erasure import remove
 from tests.api.conftest import Live
-from tests.api.driving import JSON, UNKNOWN_SUFFIX, Api, assert_problem, ok
+from tests.api.driving import JSON, UNKNOWN_SUFFIX, Api, assert_problem, created, ok
 from tests.support.receiver import Response
 from tests.support.waiting import assert_eventually
 
@@ -44,6 +46,24 @@ async def test_a_tenant_is_gone_as_soon_as_it_is_answered_although_temporal_is_a
     assert delivery["endpointGid"] == other["endpointGid"]
     again = await api.endpoint(channel="orders", tenant="acme")
     assert again["tenant"] == "acme" and await gid_of(api, "acme") != gid
+
+
+async def test_its_keys_are_refused_and_one_entry_tells_of_it_by_gid(api: Api) -> None:
+    gid = created(await api.post("/v1/tenants", {"name": "acme"}))["tenantGid"]
+    key = created(await api.post("/v1/api-keys", {"name": "of acme", "tenant": "acme"}))["key"]
+    by_key = {"authorization": f"Bearer {key}"}
+    ok(await api.http.get("/v1/endpoints", headers=by_key))
+
+    await erase(api, gid)
+
+    assert_problem(await api.http.get("/v1/endpoints", headers=by_key), 401)
+    assert_problem(await api.get(f"/v1/tenants/{gid}"), 404)
+    assert gid not in [tenant["tenantGid"] for tenant in await api.walk("/v1/tenants")]
+    await remove(Bulk(api.database), gid)
+    entries = await api.walk("/v1/audit")
+    assert [(e["action"], e["subject"], e["tenant"], e["detail"]) for e in entries] == [
+        ("tenant.erased", gid, None, {})
+    ]
 
 
 async def test_the_default_tenant_cannot_be_erased(api: Api) -> None:
