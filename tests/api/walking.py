@@ -21,7 +21,7 @@ KIND_OF_PATH = {
     "endpoints": "endpoint",
     "messages": "message",
     "subscriptions": "subscription",
-    "tenants": "tenant",
+    "tenants": "tenant_gid",
 }
 """What a gid, or a name, in a path is of: the segment before it says so."""
 
@@ -196,6 +196,7 @@ async def make_world(api: Api, tenant: str) -> World:
             "subscribed": "orders",
             "subscription": endpoint["subscriptionGid"],
             "tenant": tenant,
+            "tenant_gid": gid,
         }
     )
 
@@ -210,6 +211,7 @@ def of_nobody(tenant: str) -> World:
         "key": Kind.API_KEY,
         "message": Kind.MESSAGE,
         "subscription": Kind.SUBSCRIPTION,
+        "tenant_gid": Kind.TENANT,
     }
     gids = {name: new_gid(kind) for name, kind in kinds.items()}
     return World(gids | {"tenant": tenant, "channel": "quiet-0", "subscribed": "orders"})
