@@ -112,8 +112,8 @@ def serve(
 
     settings = load_settings()
     KeyRing.from_settings(settings)  # what is wrong with it is one line here, and a traceback within
-    configure_logging(settings.log_format, settings.log_level)
     asyncio.run(require_a_key(settings))
+    configure_logging(settings.log_format, settings.log_level)
     from api.main import create_app
 
     eventloop.spare_the_collector()

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, event, exists, or_, select
+from sqlalchemy import ColumnElement, event, exists, false, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import LoaderCriteriaOption, ORMExecuteState, Session, with_loader_criteria
 from sqlmodel import SQLModel, col
@@ -31,6 +31,7 @@ from everhook.storage.tables import (
     EndpointSecret,
     Message,
     OperationalEvent,
+    PayloadErasure,
     Receipt,
     ReceiptHash,
     ReceiptKey,
@@ -56,6 +57,8 @@ BY_TENANT: tuple[Any, ...] = (
 )
 BY_ENDPOINT: tuple[Any, ...] = (Circuit, EndpointMinuteError, EndpointSecret)
 OPEN_TO_ALL: tuple[Any, ...] = (ReceiptKey,)
+CLOSED: tuple[Any, ...] = (PayloadErasure,)
+"""No tenant's: what the system keeps for itself."""
 
 _TENANT = "tenant_gid"
 
@@ -98,6 +101,7 @@ def bounds(tenant_gid: str) -> dict[type[SQLModel], ColumnElement[bool]]:
     return {
         **{model: col(model.tenant_gid) == tenant_gid for model in BY_TENANT},
         **{model: col(model.endpoint_gid).in_(own_endpoints) for model in BY_ENDPOINT},
+        **{model: false() for model in CLOSED},
         Tenant: col(Tenant.gid) == tenant_gid,
         Message: or_(col(Message.tenant_gid) == tenant_gid, of_message),
         Attempt: of_attempt,

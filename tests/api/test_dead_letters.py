@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 import pytest
 
 from everhook.contracts import DELIVERY_WORKFLOW
+from everhook.storage.audit import Actor, record_audit
 from tests.api.conftest import Live
-from tests.api.driving import JSON, UNKNOWN_SUFFIX, accepted, assert_problem, ok
+from tests.api.driving import JSON, UNKNOWN_SUFFIX, Api, accepted, assert_problem, ok
 from tests.support.receiver import Response
 from tests.support.waiting import assert_eventually
 
@@ -205,19 +206,75 @@ async def test_many_are_purged_together_with_progress_until_completed(live: Live
     assert await bulk(live, "purge", {"channel": live.name}) == {"matched": 0, "batchGid": None}
 
 
+async def test_a_tenants_key_replays_its_own_together_and_nothing_else(live: Live) -> None:
+    own, other = await refused(live), await refused(neighbour := another(live))
+    await visible(live, own, other)
+    theirs = await live.api.key(tenant=live.name, name="operator of ours")
+    strangers = await live.api.key(tenant=neighbour.name)
+
+    answer = await bulk(live, "replay", {"why": "all of mine"}, theirs)
+
+    assert answer["matched"] == 1
+    assert (await completed(live, answer["batchGid"], theirs))["total"] == 1
+    assert_problem(await strangers.get(f"/v1/batches/{answer['batchGid']}"), 404)
+    await live.receiver.wait_for(2, path=live.path)
+    assert ok(await live.api.get(f"/v1/deliveries/{own}"))["decidedBy"] == "operator of ours"
+    assert len(live.receiver.at(neighbour.path)) == 1
+    (entry,) = await theirs.walk("/v1/audit", subject=answer["batchGid"])
+    assert (entry["actor"], entry["action"]) == ("operator of ours", "dead_letters.replayed")
+    assert entry["detail"] == {"why": "all of mine", "matched": 1}
+
+
+async def test_a_name_that_was_anothers_gives_no_hold_on_what_that_one_left(live: Live) -> None:
+    gid = await refused(live)
+    await visible(live, gid)
+    ok(await live.api.patch(f"/v1/tenants/{live.name}", {"name": f"{live.name}-now"}))
+    newcomer = another(live)
+    await live.api.channel(newcomer.name)
+    newcomer.receiver.respond(422, path=newcomer.path)
+    await live.api.endpoint(newcomer.url, channel=newcomer.name, tenant=live.name)
+    await visible(live, await newcomer.dead_letter(newcomer.name))
+
+    for tenant, matched in ((live.name, 1), (f"{live.name}-now", 1)):
+        assert ok(await live.api.get(f"/v1/deliveries/{gid}"))["status"] == "dead_lettered"
+        answer = await bulk(live, "purge", {"tenant": tenant})
+        assert answer["matched"] == (await completed(live, answer["batchGid"]))["total"] == matched
+    await live.wait_for_status(gid, "discarded")
+
+
+async def test_what_was_carried_out_is_on_record_as_such(live: Live) -> None:
+    gid = await refused(live)
+    alice = await live.api.key("admin", name="alice")
+
+    accepted(await alice.post(f"/v1/dead-letters/{gid}/replay", {"why": "they said so"}))
+
+    (entry,) = await live.api.walk("/v1/audit", subject=gid)
+    assert (entry["actor"], entry["action"], entry["tenant"]) == ("alice", "dead_letter.replayed", live.name)
+    assert entry["detail"] == {"why": "they said so"}
+
+
 async def test_a_batch_that_temporal_never_saw_is_not_found(live: Live) -> None:
-    assert_problem(await live.api.get(f"/v1/batches/bat_{UNKNOWN_SUFFIX}"), 404)
+    gid = f"bat_{UNKNOWN_SUFFIX}"
+    async with live.api.database.writing() as session:
+        record_audit(session, Actor("alice"), "dead_letters.replayed", gid)
+
+    assert_problem(await live.api.get(f"/v1/batches/{gid}"), 404)
 
 
 async def test_readiness_with_everything_there(live: Live) -> None:
     assert ok(await live.api.get("/readyz")) == {"ready": True, "database": "ok", "temporal": "ok"}
 
 
-async def bulk(live: Live, operation: str, body: JSON) -> JSON:
+def another(live: Live) -> Live:
+    """The same stack under another name."""
+    return Live(live.api, live.receiver, live.temporal)
+
+
+async def bulk(live: Live, operation: str, body: JSON, caller: Api | None = None) -> JSON:
     """Temporal runs one batch at a time: `429` until the one before is over."""
 
     async def answered() -> JSON:
-        response = await live.api.post(f"/v1/dead-letters/{operation}", body)
+        response = await (caller or live.api).post(f"/v1/dead-letters/{operation}", body)
         assert response.status_code != 429
         return accepted(response)
 
@@ -235,9 +292,9 @@ async def visible(live: Live, *gids: str) -> None:
     await assert_eventually(all_are)
 
 
-async def completed(live: Live, batch_gid: str) -> JSON:
+async def completed(live: Live, batch_gid: str, caller: Api | None = None) -> JSON:
     async def is_over() -> JSON:
-        progress = ok(await live.api.get(f"/v1/batches/{batch_gid}"))
+        progress = ok(await (caller or live.api).get(f"/v1/batches/{batch_gid}"))
         assert progress["state"] == "completed"
         return progress
 

@@ -13,7 +13,7 @@ from everhook.contracts import Verdict
 from everhook.storage import channels, endpoints, messages, tenants
 from everhook.storage.audit import Actor, record_audit
 from everhook.storage.engine import Database
-from everhook.storage.reach import OPEN_TO_ALL, Reach, bounds, tenant_bound
+from everhook.storage.reach import CLOSED, OPEN_TO_ALL, Reach, bounds, tenant_bound
 from everhook.storage.tables import (
     ApiKey,
     Attempt,
@@ -27,6 +27,7 @@ from everhook.storage.tables import (
     EndpointSecret,
     Message,
     OperationalEvent,
+    PayloadErasure,
     Receipt,
     ReceiptHash,
     ReceiptSeal,
@@ -74,6 +75,7 @@ async def _side(store: Store, name: str) -> Side:
                 _attempt(delivery),
                 EndpointMinute(minute=moment(), **same),
                 EndpointMinuteError(endpoint_gid=endpoint.gid, minute=moment(), error="refused"),
+                PayloadErasure(message_gid=delivery.message_gid),
                 OperationalEvent(kind="delivery.dead_lettered", **same),
                 Receipt(tenant_gid=tenant, delivery_gid=delivery.gid, attempt_gid="att_1", round=1, number=1, jws=""),
                 ReceiptHash(tenant_gid=tenant, level=0, index=0, hash=b""),
@@ -112,6 +114,12 @@ async def test_of_every_table_a_tenant_sees_its_own_rows_alone(ours: Reach) -> N
         for model in OF_TENANTS:
             assert len((await session.execute(select(model))).scalars().all()) == 1, model
             assert (await session.execute(select(func.count()).select_from(model))).scalar_one() == 1, model
+
+
+async def test_of_what_the_system_keeps_for_itself_a_tenant_sees_nothing(ours: Reach) -> None:
+    async with ours.reading() as session:
+        for model in CLOSED:
+            assert (await session.execute(select(model))).scalars().all() == [], model
 
 
 async def test_a_row_of_another_is_not_got_by_its_key(ours: Reach, sides: tuple[Side, Side]) -> None:

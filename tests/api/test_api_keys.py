@@ -1,0 +1,98 @@
+"""API keys over the API: shown once, listed without themselves, revoked at once."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.api.driving import JSON, ON_SHARED, UNKNOWN_SUFFIX, Api, assert_problem, created, ok
+
+
+async def made(api: Api, **body: Any) -> JSON:
+    return created(await api.post("/v1/api-keys", {"name": "billing", "scopes": ["read"], **body}))
+
+
+async def test_a_key_is_shown_once_and_opens(api: Api) -> None:
+    key = await made(api)
+
+    assert key["key"].startswith(key["keyGid"] + "_")
+    assert (key["name"], key["scopes"], key["tenant"], key["state"]) == ("billing", ["read"], None, "active")
+    assert key["createdBy"] == "environment"
+    assert ok(await api.presenting(key["key"]).get("/v1/channels"))["data"] == []
+    shown = ok(await api.get(f"/v1/api-keys/{key['keyGid']}"))
+    assert shown == {name: value for name, value in key.items() if name != "key"}
+    assert await api.walk("/v1/api-keys") == [shown]
+
+
+async def test_a_revoked_key_opens_nothing_from_the_answer_on(api: Api) -> None:
+    key = await made(api)
+    holder = api.presenting(key["key"])
+    ok(await holder.get("/v1/channels"))
+
+    assert (await api.delete(f"/v1/api-keys/{key['keyGid']}")).status_code == 204
+
+    response = await holder.get("/v1/channels")
+    assert_problem(response, 401)
+    assert response.headers["www-authenticate"] == "Bearer"
+    shown = ok(await api.get(f"/v1/api-keys/{key['keyGid']}"))
+    assert shown["state"] == "revoked" and shown["revokedAt"] is not None
+
+
+async def test_revoking_twice_keeps_the_first_time(api: Api) -> None:
+    path = f"/v1/api-keys/{(await made(api))['keyGid']}"
+    await api.delete(path)
+    first = ok(await api.get(path))
+    assert (await api.delete(path)).status_code == 204
+    assert ok(await api.get(path)) == first
+
+
+async def test_a_key_expires_by_itself(api: Api) -> None:
+    moment = datetime.now(UTC) + timedelta(hours=1)
+    key = await made(api, expiresAt=moment.isoformat())
+    assert datetime.fromisoformat(key["expiresAt"]) == moment
+    ok(await api.presenting(key["key"]).get("/v1/channels"))
+
+    await api.change_rows("UPDATE api_key SET expires_at = '2026-01-31 12:00:00'")
+
+    assert_problem(await api.presenting(key["key"]).get("/v1/channels"), 401)
+    assert ok(await api.get(f"/v1/api-keys/{key['keyGid']}"))["state"] == "expired"
+
+
+async def test_a_tenants_key_is_made_by_name_or_gid(api: Api) -> None:
+    tenant = created(await api.post("/v1/tenants", {"name": "acme"}))["tenantGid"]
+    for named in ("acme", tenant):
+        key = await made(api, scopes=["publish"], tenant=named)
+        assert (key["scopes"], key["tenant"]) == (["publish", f"tenant:{tenant}"], "acme")
+
+
+@ON_SHARED
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"name": ""}, "name"),
+        ({"name": "a\nb"}, "name"),
+        ({"scopes": []}, "scopes"),
+        ({"scopes": ["root"]}, "scopes[0]"),
+        ({"scopes": ["tenant"]}, "scopes[0]"),
+        ({"tenant": "default", "scopes": ["admin"]}, "scopes"),
+        ({"tenant": "default", "scopes": ["read"]}, "scopes"),
+        ({"tenant": "nobody", "scopes": []}, "tenant"),
+        ({"expiresAt": "2020-01-31T12:00:00Z"}, "expiresAt"),
+        ({"expiresAt": "2099-01-31T12:00:00"}, "expiresAt"),
+        ({"key": "ek_of_mine"}, "key"),
+    ],
+)
+async def test_what_is_wrong_with_a_key_is_named(shared: Api, body: JSON, field: str) -> None:
+    assert_problem(await shared.post("/v1/api-keys", {"name": "billing", "scopes": ["read"], **body}), 422, field)
+
+
+@ON_SHARED
+async def test_a_key_that_is_not_there_is_not_found(shared: Api) -> None:
+    for gid in (f"ek_{UNKNOWN_SUFFIX}", "ek_1"):
+        assert_problem(await shared.get(f"/v1/api-keys/{gid}"), 404)
+        assert_problem(await shared.delete(f"/v1/api-keys/{gid}"), 404)
+
+
+async def test_the_example_works_as_it_stands(api: Api) -> None:
+    schema = api.app.openapi()["components"]["schemas"]["ApiKeyIn"]
+    assert created(await api.post("/v1/api-keys", schema["examples"][0]))["key"]

@@ -1,0 +1,217 @@
+"""Walking the OpenAPI document: every operation, with its ids filled in. What the walk cannot fill fails its test."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import httpx
+
+from everhook.ids import Kind, new_gid
+from everhook.storage.audit import Actor, record_audit
+from tests.api.driving import JSON, Api, created, ok
+
+KIND_OF_PATH = {
+    "api-keys": "key",
+    "batches": "batch",
+    "channels": "channel",
+    "dead-letters": "dead_letter",
+    "deliveries": "delivery",
+    "endpoints": "endpoint",
+    "messages": "message",
+    "subscriptions": "subscription",
+    "tenants": "tenant_gid",
+}
+"""What a gid, or a name, in a path is of: the segment before it says so."""
+
+KIND_OF_FIELD = {
+    "endpoint": "endpoint",
+    "endpointGid": "endpoint",
+    "message": "message",
+    "subject": "endpoint",
+    "tenant": "tenant",
+}
+"""Which query parameters and fields of bodies name things of tenants."""
+
+NEUTRAL_PARAMETERS = {
+    "action", "actor", "channel", "cursor", "Idempotency-Key", "limit", "reason", "since", "status", "statusCode",
+    "type", "until",
+}  # fmt: skip
+SAMPLES: JSON = {"channel": "orders", "policy": None, "payload": {"n": 1}, "type": "order.created"}
+"""Values for fields that a body must have and for which the document has no example."""
+
+PUBLISHING = {"/v1/channels/{name}/messages", "/v1/channels/{name}/messages/batch"}
+TELLTALE = ("gid", "tenant", "endpoint", "delivery")
+"""A field of a body with one of these in its name must be in `KIND_OF_FIELD`, or be known to be no id."""
+
+_numbers = count(1)
+
+
+@dataclass(frozen=True)
+class World:
+    """One tenant with one of everything. Without rows: the same ids of nobody."""
+
+    ids: dict[str, str]
+
+    @property
+    def tenant(self) -> str:
+        return self.ids["tenant"]
+
+
+@dataclass(frozen=True)
+class Request:
+    method: str
+    path: str
+    query: dict[str, str] = field(default_factory=dict)
+    body: Any = None
+
+    async def send(self, api: Api) -> httpx.Response:
+        content = None if self.body is None else json.dumps(self.body)
+        headers = {} if content is None else {"content-type": "application/json"}
+        return await api.http.request(self.method, self.path, params=self.query, content=content, headers=headers)
+
+
+@dataclass(frozen=True)
+class Operation:
+    method: str
+    path: str
+    spec: JSON
+    document: JSON
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} {self.path}"
+
+    @property
+    def is_change(self) -> bool:
+        return self.method != "GET" and self.path not in PUBLISHING
+
+    def places(self) -> list[str]:
+        """Where ids of tenants' things stand: `path`, `query.endpoint`, `body.tenant`. Fails where nobody can tell."""
+        found = ["path"] if "{gid}" in self.path else []
+        for parameter in self.spec.get("parameters", []):
+            name = parameter["name"]
+            if parameter["in"] == "path":
+                assert name in ("gid", "name", "command"), f"{self.name}: what is the path parameter {name}?"
+            elif name in KIND_OF_FIELD:
+                found.append(f"{parameter['in']}.{name}")
+            else:
+                assert name in NEUTRAL_PARAMETERS, f"{self.name}: what is the parameter {name}?"
+        return found + [f"body.{name}" for name in self._fields() if self._is_id(name)]
+
+    def request(self, world: World, place: str = "path", *, own: World | None = None) -> Request:
+        """With an id of `world` at `place`, and elsewhere those of `own`."""
+        own = own or world
+        where, _, name = place.partition(".")
+        path = self._path(world if where == "path" else own)
+        query = {name: world.ids[KIND_OF_FIELD[name]]} if where == "query" else {}
+        body = self._body(own)
+        if where == "body":
+            body = (body or {}) | {name: world.ids[KIND_OF_FIELD[name]]}
+        if self.path.endswith("/batch"):
+            body = {"messages": [body]}
+        return Request(self.method, path, query, body)
+
+    def _path(self, world: World) -> str:
+        parts = self.path.split("/")
+        for at, part in enumerate(parts):
+            if part in ("{gid}", "{name}"):
+                kind = KIND_OF_PATH.get(parts[at - 1])
+                assert kind is not None, f"{self.name}: whose gid is it?"
+                parts[at] = world.ids["subscribed" if self.path in PUBLISHING else kind]
+            elif part == "{command}":
+                (commands,) = (p["schema"]["enum"] for p in self.spec["parameters"] if p["name"] == "command")
+                parts[at] = commands[0]
+        return "/".join(parts)
+
+    def _is_id(self, name: str) -> bool:
+        if name in KIND_OF_FIELD:
+            return True
+        assert not any(sign in name.lower() for sign in TELLTALE), f"{self.name}: what is the field {name}?"
+        return False
+
+    def _fields(self) -> JSON:
+        fields: JSON = self._schema().get("properties", {})
+        return fields
+
+    def _body(self, own: World) -> JSON | None:
+        """The fields that must be there; None where there is no body, or it may be left out."""
+        if "requestBody" not in self.spec:
+            return None
+        example = (self._schema().get("examples") or [{}])[0]
+        return {name: self._value(name, own, example) for name in {*self._schema().get("required", []), *example}}
+
+    def _value(self, name: str, own: World, example: JSON) -> Any:
+        if name in KIND_OF_FIELD:
+            return own.ids[KIND_OF_FIELD[name]]
+        if name == "name":
+            return f"new-{next(_numbers)}"
+        if name in example:
+            return example[name]
+        assert name in SAMPLES, f"{self.name}: what can stand in the field {name}?"
+        return SAMPLES[name]
+
+    def _schema(self) -> JSON:
+        """Of the body; of one message, where many are published."""
+        content = self.spec.get("requestBody", {}).get("content", {}).get("application/json", {})
+        schema: JSON = content.get("schema", {})
+        for choice in schema.get("anyOf", []):
+            schema = choice if "$ref" in choice else schema
+        if "$ref" in schema:
+            schema = self.document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+        return schema["properties"]["messages"]["items"] if self.path.endswith("/batch") else schema
+
+
+def operations(document: JSON) -> Iterator[Operation]:
+    """All under `/v1`."""
+    for path, methods in document["paths"].items():
+        for method, spec in methods.items():
+            if path.startswith("/v1/"):
+                yield Operation(method.upper(), path, spec, document)
+
+
+async def make_world(api: Api, tenant: str) -> World:
+    """A tenant with an endpoint, a subscription, a delivery under way, a dead letter, a key and a batch."""
+    await api.post("/v1/channels", {"name": "orders"})
+    quiet = await api.channel(f"quiet-{next(_numbers)}")
+    endpoint = await api.endpoint(channel="orders", tenant=tenant)
+    gid = ok(await api.get(f"/v1/tenants/{tenant}"))["tenantGid"]
+    key = created(await api.post("/v1/api-keys", {"name": tenant, "tenant": tenant}))
+    messages = [await api.publish({"n": n}, tenant=tenant) for n in range(2)]
+    under_way, dead = [message["deliveries"][0]["deliveryGid"] for message in messages]
+    await api.change_rows("UPDATE delivery SET status = 'dead_lettered', reason = 'rejected' WHERE gid = :g", g=dead)
+    batch = new_gid(Kind.BATCH)
+    async with api.database.writing() as session:
+        record_audit(session, Actor(tenant), "dead_letters.replayed", batch, tenant_gid=gid)
+    return World(
+        {
+            "batch": batch,
+            "channel": quiet["name"],
+            "dead_letter": dead,
+            "delivery": under_way,
+            "endpoint": endpoint["endpointGid"],
+            "key": key["keyGid"],
+            "message": messages[0]["messageGid"],
+            "subscribed": "orders",
+            "subscription": endpoint["subscriptionGid"],
+            "tenant": tenant,
+            "tenant_gid": gid,
+        }
+    )
+
+
+def of_nobody(tenant: str) -> World:
+    """Ids of the same form that nobody has. Names are as long as those they are compared with."""
+    kinds = {
+        "batch": Kind.BATCH,
+        "dead_letter": Kind.DELIVERY,
+        "delivery": Kind.DELIVERY,
+        "endpoint": Kind.ENDPOINT,
+        "key": Kind.API_KEY,
+        "message": Kind.MESSAGE,
+        "subscription": Kind.SUBSCRIPTION,
+        "tenant_gid": Kind.TENANT,
+    }
+    gids = {name: new_gid(kind) for name, kind in kinds.items()}
+    return World(gids | {"tenant": tenant, "channel": "quiet-0", "subscribed": "orders"})
