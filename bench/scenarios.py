@@ -7,16 +7,14 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from bench.publishing import publish
 from bench.stack import EmbeddedStack, Usage, latencies, percentile
+from bench.tables import Table, Tell, target
 from everhook.ids import delivery_workflow_id
 from everhook.temporal import connect
 from tests.support.script import Response
-
-Tell = Callable[[str], None]
 
 CONCURRENCY = 20
 COST_ITEMS = 1_000
@@ -28,16 +26,6 @@ NOISY_DELAY_S = 2.0
 QUIET_RATE, QUIET_MESSAGES = 5.0, 100
 PARKED = 10_000
 BATCH = 500
-
-
-@dataclass(frozen=True)
-class Table:
-    """What is printed, and kept in RESULTS.md. `notes` tell of targets, those missed included."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -67,9 +55,9 @@ async def cost(stack: EmbeddedStack, tell: Tell) -> Table:
         ("what", "items/s", "engine CPU ms", "worker CPU ms", "history events"),
         rows,
         [
-            _target("engine CPU c/a", engine, engine <= 1.3, "at most 1.3"),
-            _target("rate c/b", rate, rate >= 1.3, "at least 1.3"),
-            _target("history events of (c)", ours.events, ours.events <= 7, "at most 7"),
+            target("engine CPU c/a", engine, engine <= 1.3, "at most 1.3"),
+            target("rate c/b", rate, rate >= 1.3, "at least 1.3"),
+            target("history events of (c)", ours.events, ours.events <= 7, "at most 7"),
             "(a) and (b) run in a process that does nothing else. (c) includes the HTTP publish, three database "
             "transactions, three signatures, the POST and its receiver, on the same cores.",
         ],
@@ -205,7 +193,7 @@ async def neighbours(stack: EmbeddedStack, tell: Tell) -> Table:
         ("quiet endpoint", "p50", "p95", "p99"),
         rows,
         [
-            _target("p99 beside/alone", ratio, ratio <= 2, "at most 2"),
+            target("p99 beside/alone", ratio, ratio <= 2, "at most 2"),
             f"{done} of the {NOISY_QUEUE} had arrived when the last quiet message had.",
         ],
     )
@@ -251,7 +239,7 @@ async def parked(stack: EmbeddedStack, tell: Tell) -> Table:
             ("all delivered after", f"{times[-1] - times[0]:.0f} s"),
         ],
         [
-            _target("peak memory in MB", peak, peak <= 400, "under 400"),
+            target("peak memory in MB", peak, peak <= 400, "under 400"),
             "The ramp begins at 5 a second and doubles to 100; how far the machine follows is seen above.",
         ],
     )
@@ -305,8 +293,3 @@ def _cost_row(name: str, item: Cost) -> tuple[str, ...]:
 
 def _ms(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms"
-
-
-def _target(what: str, value: float, met: bool, wanted: str) -> str:
-    shown = f"{value:.0f}" if value >= 10 or value == int(value) else f"{value:.2f}"
-    return f"{what}: {shown} (target {wanted}: {'met' if met else 'MISSED'})"

@@ -3,6 +3,7 @@
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
+from hypothesis import given, settings, strategies
 
 from everhook.egress.address_rules import NOT_GLOBAL_UNICAST, SCOPED, TABLE, Address, refusal
 
@@ -136,3 +137,23 @@ def test_an_embedding_is_allowed_if_literally_inside_an_allowed_network() -> Non
 
 def test_an_address_with_a_zone_is_refused_even_inside_an_allowed_network() -> None:
     assert refusal(IPv6Address("fe80::1%eth0"), [ip_network("fe80::/10")]) == SCOPED
+
+
+# --- an oracle that is not ours: the registries as Python has them
+
+
+def _edges() -> list[Address]:
+    """First, last and the neighbours of every block of the table."""
+    edges = []
+    for block, _ in TABLE:
+        network = ip_network(block)
+        edges += [network[0], network[-1], *_neighbours(network[0], network[-1])]
+    return edges
+
+
+@given(strategies.one_of(strategies.sampled_from(_edges()), strategies.ip_addresses()))
+@settings(max_examples=2_000)
+def test_what_python_does_not_hold_for_global_is_refused(address: Address) -> None:
+    """The other way round does not hold: Python passes what this table is there to refuse."""
+    special = not address.is_global or address.is_multicast or address.is_reserved or address.is_unspecified
+    assert refusal(address) is not None or not special

@@ -1,0 +1,64 @@
+"""What an operator may widen and narrow by `EVERHOOK_EGRESS_…`, from the variables to the judgement."""
+
+import pytest
+
+from everhook.egress import EgressClient, EgressRules, UrlRefused
+from everhook.settings import Settings
+
+ALLOW, PORTS, HTTP = "EVERHOOK_EGRESS_ALLOW", "EVERHOOK_EGRESS_PORTS", "EVERHOOK_EGRESS_HTTP"
+INNER = {ALLOW: "10.20.0.0/16, fd12:3456::/32"}
+PUBLIC = "https://93.184.215.14"
+
+
+async def _judge(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], url: str) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    client = EgressClient(EgressRules.from_settings(Settings()))
+    try:
+        await client.check_url(url)
+    finally:
+        await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("environment", "url"),
+    [
+        ({}, f"{PUBLIC}/"),
+        ({}, f"{PUBLIC}:8443/"),
+        ({}, f"{PUBLIC}:1024/"),
+        ({}, f"{PUBLIC}:65535/"),
+        (INNER, "https://10.20.30.40/"),
+        (INNER, "https://[fd12:3456::1]/"),
+        (INNER, f"{PUBLIC}/"),
+        ({**INNER, HTTP: "true"}, "http://10.20.30.40:8080/"),
+        ({**INNER, HTTP: "true", PORTS: "80"}, "http://10.20.30.40/"),
+        ({PORTS: "443, 9000"}, f"{PUBLIC}:9000/"),
+        ({PORTS: "443, 9000"}, f"{PUBLIC}/"),
+        ({ALLOW: "169.254.169.254/32"}, "https://169.254.169.254/"),
+    ],
+)
+async def test_what_is_allowed_passes(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], url: str) -> None:
+    await _judge(monkeypatch, environment, url)
+
+
+@pytest.mark.parametrize(
+    ("environment", "url", "rule"),
+    [
+        ({}, f"{PUBLIC}:1023/", "port 1023 is not allowed"),
+        (INNER, "https://10.21.0.1/", "private"),
+        (INNER, "https://[fd12:3457::1]/", "unique local"),
+        (INNER, "https://[::ffff:10.20.30.40]/", "IPv4-mapped"),
+        (INNER, "https://[64:ff9b::a14:1e28]/", "NAT64"),
+        (INNER, "http://10.20.30.40:8080/", "plain http; use https"),
+        (INNER, "https://169.254.169.254/", "cloud metadata"),
+        ({**INNER, HTTP: "true"}, "http://93.184.215.14:8080/", "plain http is only for addresses inside"),
+        ({**INNER, HTTP: "true"}, "http://10.20.30.40/", "port 80 is not allowed"),
+        ({PORTS: "443, 9000"}, f"{PUBLIC}:8443/", "port 8443 is not allowed; use 443 or 9000"),
+        ({HTTP: "true"}, "http://127.0.0.1:8080/", "loopback"),
+    ],
+)
+async def test_what_is_not_allowed_is_refused_by_its_rule(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], url: str, rule: str
+) -> None:
+    with pytest.raises(UrlRefused, match=rule):
+        await _judge(monkeypatch, environment, url)
