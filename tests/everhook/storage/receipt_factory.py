@@ -10,6 +10,7 @@ from sqlmodel import col
 from everhook.bundles import Consistency, Verification, build, verify
 from everhook.contracts import Verdict
 from everhook.ids import Kind, new_gid
+from everhook.keyring import KeyRing
 from everhook.merkle import consistency_proof, inclusion_proof
 from everhook.receipt_issuer import Issuer, Subject, issue, url_digest
 from everhook.receipt_keys import KeySet, jwks
@@ -30,9 +31,10 @@ class Log:
 
     database: Database
     tenant_gid: str = DEFAULT_TENANT_GID
+    keyring: KeyRing = KEYRING
 
     async def issuer(self) -> Issuer:
-        return await IssuerCache(self.database, KEYRING, ISSUER).get()
+        return await IssuerCache(self.database, self.keyring, ISSUER).get()
 
     async def grow(self, count: int = 1, **changes: Any) -> list[str]:
         """So many attempts on record, each with its receipt; their gids, oldest first."""
@@ -61,7 +63,7 @@ class Log:
 
     async def seal(self, at_most: int = 1_000) -> Sealed:
         async with self.database.writing() as session:
-            return await seal_batch(session, self.tenant_gid, KEYRING, now(), at_most=at_most)
+            return await seal_batch(session, self.tenant_gid, self.keyring, now(), at_most=at_most)
 
     async def grown(self, *sizes: int) -> "Log":
         """A log with a checkpoint at each of these sizes."""
