@@ -20,6 +20,7 @@ from activities.erasure import Erasure
 from activities.express import ExpressLane
 from activities.recording import Recording
 from activities.retention import Retention
+from activities.sealing import Sealing
 from activities.sending import Sending
 from activities.upkeep import Upkeep
 from everhook.contracts import TaskQueue
@@ -27,16 +28,18 @@ from everhook.egress import EgressClient, EgressRules
 from everhook.entities import EndpointEntities
 from everhook.keyring import KeyRing
 from everhook.provisioning import ensure_runtime
+from everhook.receipt_issuer import issuer_name
 from everhook.settings import Settings
 from everhook.storage.attempts import Recorder
 from everhook.storage.engine import Database
 from everhook.storage.orders import OrderDefaults
+from everhook.storage.receipt_keys import IssuerCache
 from everhook.storage.retention import RetentionPeriods
 from everhook.temporal import connect
 from workflows.delivery import DeliveryWorkflow
 from workflows.endpoint import EndpointWorkflow
 from workflows.erasure import EraseTenantWorkflow
-from workflows.upkeep import ReconcileWorkflow, RetentionWorkflow
+from workflows.upkeep import ReconcileWorkflow, RetentionWorkflow, SealReceiptsWorkflow
 
 WORKFLOWS: Sequence[type] = [
     DeliveryWorkflow,
@@ -44,6 +47,7 @@ WORKFLOWS: Sequence[type] = [
     ReconcileWorkflow,
     RetentionWorkflow,
     EraseTenantWorkflow,
+    SealReceiptsWorkflow,
 ]
 
 WORKFLOW_TASKS = 400
@@ -79,10 +83,12 @@ async def running_workers(
     # Without senders in this process nothing is sent express: the local activity hands back `deferred` at once.
     in_flight = settings.express_in_flight if role is Role.ALL else 0
     express = ExpressLane(in_flight, timedelta(milliseconds=settings.express_slow_ms))
-    sending = Sending(database, recorder, egress, reporter, express, KeyRing.from_settings(settings))
+    keyring = KeyRing.from_settings(settings)
+    issuers = IssuerCache(database, keyring, issuer_name(settings))
+    sending = Sending(database, recorder, issuers, egress, reporter, express, keyring)
     workers: list[Worker] = []
     if role is not Role.SENDS:
-        workers.append(_workflow_worker(client, database, settings, sending, recorder, entities))
+        workers.append(_workflow_worker(client, database, settings, sending, recorder, issuers, keyring, entities))
     if role is not Role.WORKFLOWS:
         workers += _send_workers(client, settings, sending)
     try:
@@ -105,10 +111,12 @@ def _workflow_worker(
     settings: Settings,
     sending: Sending,
     recorder: Recorder,
+    issuers: IssuerCache,
+    keyring: KeyRing,
     entities: EndpointEntities,
 ) -> Worker:
     defaults = OrderDefaults.from_settings(settings)
-    recording = Recording(database, recorder, defaults)
+    recording = Recording(database, recorder, issuers, defaults)
     circuits = Circuits(client, database, defaults)
     upkeep = Upkeep(
         client,
@@ -134,6 +142,7 @@ def _workflow_worker(
         retention.remove_past,
         erasure.end_workflows,
         erasure.remove_tenant,
+        Sealing(database, keyring).seal_receipts,
     ]
     return Worker(
         client,

@@ -4,23 +4,34 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from everhook.contracts import AttemptRecord, DeadLetterNote, DeliveryOrder, DiscardNote, RoundOrder
-from everhook.storage.attempts import Recorder, Transcript
+from everhook.receipt_issuer import issue, url_of
+from everhook.storage.attempts import Recorder, Transcript, load_subject
 from everhook.storage.deliveries import dead_letter, discard, open_round
 from everhook.storage.engine import Database
 from everhook.storage.orders import OrderDefaults, load_order
+from everhook.storage.receipt_keys import IssuerCache
 from everhook.storage.tables import now
 
 
 class Recording:
-    def __init__(self, database: Database, recorder: Recorder, defaults: OrderDefaults) -> None:
+    def __init__(self, database: Database, recorder: Recorder, issuers: IssuerCache, defaults: OrderDefaults) -> None:
         self._database = database
         self._recorder = recorder
+        self._issuers = issuers
         self._defaults = defaults
 
     @activity.defn(name="record_attempt")
     async def record_attempt(self, record: AttemptRecord) -> None:
-        """Record an attempt that was made while the database was away. Its response body is gone; the hash is not."""
-        await self._recorder.attempt(record, Transcript())
+        """Record an attempt that was made while the database was away, with its receipt.
+
+        Its response body is gone; the hash is not. Nothing is left to record where the delivery was erased meanwhile.
+        """
+        issuer = await self._issuers.get()
+        async with self._database.read_connection() as connection:
+            subject = await load_subject(connection, record.delivery_gid)
+        if subject is not None:
+            late = Transcript(url=url_of(record, subject.url), receipt=issue(record, subject, issuer))
+            await self._recorder.attempt(record, late)
 
     @activity.defn(name="dead_letter")
     async def dead_letter(self, note: DeadLetterNote) -> None:

@@ -21,9 +21,12 @@ from everhook.egress import EgressClient, Exchange
 from everhook.envelope import Content, render
 from everhook.ids import Kind, new_gid, trace_id
 from everhook.keyring import KeyRing
+from everhook.receipt_issuer import Issuer, Subject, issue, url_digest
+from everhook.receipts import signatures_digest
 from everhook.signing import signature_headers
 from everhook.storage.attempts import Bases, Basis, Recorder, Target, Targets, Transcript, claim_probe
 from everhook.storage.engine import Database, is_unavailable
+from everhook.storage.receipt_keys import IssuerCache
 from everhook.verdict import RETRY_AFTER_STATUSES, Judgement, classify
 
 RECORD_PATIENCE_S = 5.0
@@ -47,6 +50,7 @@ class Sending:
         self,
         database: Database,
         recorder: Recorder,
+        issuers: IssuerCache,
         egress: EgressClient,
         reporter: OutcomeReporter,
         express: ExpressLane,
@@ -54,6 +58,7 @@ class Sending:
     ) -> None:
         self._database = database
         self._recorder = recorder
+        self._issuers = issuers
         self._egress = egress
         self._reporter = reporter
         self._express = express
@@ -101,7 +106,9 @@ class Sending:
             )
 
     async def _send(self, order: AttemptOrder, basis: Basis, target: Target) -> AttemptOutcome:
+        issuer = await self._issuers.get()
         started_at = datetime.now(UTC)
+        issuer.must_sign_at(started_at)
         headers, body = _request(order, basis, target, started_at)
         exchange = await self._egress.post(target.url, headers, body, order.timeout, target.tls)
         retry_after = exchange.retry_after if exchange.status in RETRY_AFTER_STATUSES else None
@@ -111,8 +118,9 @@ class Sending:
             named_return=retry_after is not None,
             retry_statuses=order.retry_statuses,
         )
-        record = _record(order, exchange, judgement, started_at, body, retry_after)
-        recorded = await self._put_on_record(record, _transcript(exchange, target, headers))
+        record = _record(order, exchange, judgement, started_at, target.url, headers, body, retry_after)
+        subject = Subject(target.tenant_gid, basis.message_gid, target.url)
+        recorded = await self._put_on_record(record, _transcript(exchange, target, headers), subject, issuer)
         self._express.note(order.endpoint_gid, exchange.duration)
         in_streak = basis.failures > 0 or basis.state is not CircuitState.CLOSED
         self._reporter.note(order.endpoint_gid, target.tenant, judgement, in_streak=in_streak)
@@ -126,12 +134,15 @@ class Sending:
             unrecorded=None if recorded else record,
         )
 
-    async def _put_on_record(self, record: AttemptRecord, transcript: Transcript) -> bool:
-        """Try for a few seconds. False, never an exception: an exception would have the request made again."""
+    async def _put_on_record(
+        self, record: AttemptRecord, transcript: Transcript, subject: Subject, issuer: Issuer
+    ) -> bool:
+        """Sign, and try for a few seconds. False, never an exception: that would have the request made again."""
         give_up_at = time.monotonic() + RECORD_PATIENCE_S
         while True:
             try:
-                await asyncio.wait_for(self._recorder.attempt(record, transcript), RECORD_PATIENCE_S)
+                stated = replace(transcript, receipt=issue(record, subject, issuer))
+                await asyncio.wait_for(self._recorder.attempt(record, stated), RECORD_PATIENCE_S)
                 return True
             except Exception as error:
                 if not is_unavailable(error) and not isinstance(error, TimeoutError):
@@ -210,6 +221,8 @@ def _record(
     exchange: Exchange,
     judgement: Judgement,
     started_at: datetime,
+    url: str,
+    headers: Sequence[tuple[str, str]],
     body: bytes,
     retry_after: timedelta | None,
 ) -> AttemptRecord:
@@ -230,6 +243,8 @@ def _record(
         peer_address=exchange.peer_address,
         connection_reused=exchange.reused,
         redialed=exchange.redialed,
+        url_sha256=url_digest(url),
+        signatures_sha256=signatures_digest(headers),
     )
     if judgement.verdict is not Verdict.RETRY or order.retry is None:
         return record

@@ -22,6 +22,7 @@ from api.routers import (
     endpoints,
     health,
     messages,
+    receipts,
     subscriptions,
     tenants,
 )
@@ -50,6 +51,7 @@ ROUTERS = (
     (messages.router, SHARED),
     (deliveries.router, OWNED),
     (dead_letters.router, OWNED),
+    (receipts.router, OWNED),
     (audit.router, OWNED),
     (tenants.router, ADMINS),
     (api_keys.router, ADMINS),
@@ -79,6 +81,7 @@ def create_app(
     problems.install(app)
     app.add_middleware(BodyLimit)
     app.include_router(health.router)
+    app.include_router(receipts.well_known)
     for router, access in ROUTERS:
         app.include_router(router, prefix="/v1", dependencies=[opened_by(access)])
     return app

@@ -10,19 +10,32 @@ from api.schemas import (
     ApiModel,
     AttemptOut,
     ChannelOut,
+    CheckpointOut,
     CircuitOut,
     DeliveryOut,
     DeliverySummary,
     EndpointOut,
     MessageOut,
     PublicKeyOut,
+    ReceiptOut,
     SubscriptionOut,
     TlsOut,
     status_of,
 )
 from everhook.contracts import DeliveryStatus
+from everhook.receipts import claims_of
 from everhook.storage.endpoints import EndpointView
-from everhook.storage.tables import Attempt, Channel, Delivery, Endpoint, Message, Subscription
+from everhook.storage.tables import (
+    Attempt,
+    Channel,
+    Delivery,
+    Endpoint,
+    Message,
+    Receipt,
+    ReceiptSeal,
+    Subscription,
+)
+from everhook.strict_json import encode_base64
 
 
 def channel(row: Channel) -> ChannelOut:
@@ -134,6 +147,24 @@ def attempt(row: Attempt) -> AttemptOut:
         peer_address=row.peer_address,
         next_attempt_at=row.next_attempt_at,
     )
+
+
+def receipt(row: Receipt) -> ReceiptOut:
+    return ReceiptOut(
+        receipt_gid=row.gid,
+        delivery_gid=row.delivery_gid,
+        attempt_gid=row.attempt_gid,
+        round=row.round,
+        number=row.number,
+        seq=row.seq,
+        receipt=row.jws,
+        statement=claims_of(row.jws),
+        created_at=row.created_at,
+    )
+
+
+def checkpoint(row: ReceiptSeal) -> CheckpointOut:
+    return CheckpointOut(size=row.size, root=encode_base64(row.root), checkpoint=row.note, created_at=row.created_at)
 
 
 def with_payload(detail: ApiModel, payload: bytes | None) -> Response:

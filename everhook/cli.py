@@ -14,6 +14,7 @@ from rich.markup import escape
 from everhook import eventloop
 from everhook.keyring import KeyRing
 from everhook.keys_cli import app as keys_app
+from everhook.receipt_issuer import issuer_name
 from everhook.receipts_cli import app as receipts_app
 from everhook.usage import Unusable, load_settings
 
@@ -140,6 +141,7 @@ def worker(
 
     settings = load_settings()
     KeyRing.from_settings(settings)
+    issuer_name(settings)
     configure_logging(settings.log_format, settings.log_level)
     import worker as workers
 

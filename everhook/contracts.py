@@ -16,6 +16,7 @@ ENDPOINT_WORKFLOW = "Endpoint"
 RECONCILE_WORKFLOW = "Reconcile"
 RETENTION_WORKFLOW = "Retention"
 ERASE_TENANT_WORKFLOW = "EraseTenant"
+SEAL_RECEIPTS_WORKFLOW = "SealReceipts"
 
 
 class TaskQueue(StrEnum):
@@ -136,7 +137,11 @@ class AttemptOrder:
 
 @dataclass(frozen=True)
 class AttemptRecord:
-    """An attempt as the database keeps it, less the response body: this may travel through a workflow's history."""
+    """An attempt as the database keeps it, less the response body: this may travel through a workflow's history.
+
+    Of the URL, which may hold credentials, and of the signature headers it has the SHA-256: what a receipt needs that
+    is issued later, from the database.
+    """
 
     attempt_gid: str
     delivery_gid: str
@@ -155,6 +160,8 @@ class AttemptRecord:
     connection_reused: bool = False
     redialed: bool = False
     next_attempt_at: datetime | None = None
+    url_sha256: str = ""
+    signatures_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -299,3 +306,12 @@ class TenantErasure:
 
     tenant_gid: str
     settle: timedelta = timedelta(minutes=2)
+
+
+@dataclass(frozen=True)
+class SealResult:
+    """How many receipts went under how many checkpoints, and whose logs were found damaged and left alone."""
+
+    receipts: int = 0
+    checkpoints: int = 0
+    damaged: tuple[str, ...] = ()

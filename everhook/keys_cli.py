@@ -1,4 +1,4 @@
-"""`everhook keys`: API keys, and the master keys that seal secrets; in the database and without an API that runs."""
+"""`everhook keys`: API keys, the master keys that seal secrets, and the keys of receipts; without an API that runs."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ GID_LENGTH = 29
 LEFT_OVER = 1
 """Exit status where something could not be sealed anew."""
 
-app = typer.Typer(name="keys", help="API keys, and the master keys that seal secrets at rest.", no_args_is_help=True)
+app = typer.Typer(name="keys", help="API keys, master keys, and the keys of receipts.", no_args_is_help=True)
 console = Console(highlight=False, markup=False, soft_wrap=True)
 aside = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
@@ -30,7 +30,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.callback()
 def keys() -> None:
-    """API keys, and the master keys that seal secrets at rest."""
+    """API keys, master keys, and the keys of receipts."""
 
 
 @app.command()
@@ -100,6 +100,32 @@ def rotate_master() -> None:
     left = asyncio.run(_reseal(settings, KeyRing.from_settings(settings)))
     if left:
         raise typer.Exit(LEFT_OVER)
+
+
+@app.command("rotate-receipts")
+def rotate_receipts() -> None:
+    """Have a new key sign receipts and checkpoints. The old one stops in ten minutes, and stays published."""
+    asyncio.run(_rotate_receipts())
+
+
+async def _rotate_receipts() -> None:
+    from everhook.issuing import ACTOR
+    from everhook.keyring import KeyRing
+    from everhook.receipt_issuer import issuer_name
+    from everhook.storage.audit import record_audit
+    from everhook.storage.receipt_keys import rotate_keys
+    from everhook.storage.tables import now
+    from everhook.usage import load_settings, opened_database
+
+    settings = load_settings()
+    keyring, name = KeyRing.from_settings(settings), issuer_name(settings)
+    async with opened_database(settings) as database, database.writing() as session:
+        issuer = await rotate_keys(await session.connection(), keyring, name, now())
+        new, *old = issuer.keys
+        record_audit(session, ACTOR, "receipt_key.rotated", new.kid)
+    console.print(f"{new.kid} signs for {issuer.name} within a minute")
+    for key in old[:1]:
+        console.print(f"{key.kid} stops at {key.retired_at:%Y-%m-%d %H:%M:%S} UTC and stays published")
 
 
 def _shown(row: "ApiKey", tenant: str | None) -> dict[str, Any]:

@@ -138,6 +138,15 @@ def signatures_digest(headers: Iterable[tuple[str, str]]) -> str:
     return sha256(b"".join(lines)).hexdigest()
 
 
+def claims_of(receipt: str) -> dict[str, Any] | None:
+    """What a receipt says, unverified, for people to read; None for what is no receipt."""
+    try:
+        _, claims, _ = receipt.split(".")
+        return Members(load_json(decode_base64url(claims, "claims"), "claims"), "claims").all()
+    except ValueError:
+        return None
+
+
 def receipt_leaf(receipt: str) -> bytes:
     """The receipt's leaf hash in the log: over the ASCII bytes of the JWS."""
     return leaf_hash(receipt.encode("ascii"))

@@ -1,8 +1,10 @@
-"""`everhook receipts`: what a receiver, or anyone, checks without us. It reads files and nothing else.
+"""`everhook receipts`: what a receiver, or anyone, checks without us, from files and nothing else (`verify`); and what
+the issuer checks of its own database (`audit`).
 
 Exit status: 0 where all holds, 1 where something is wrong (the first thing is named), 2 where a file cannot be used.
 """
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,13 +21,13 @@ if TYPE_CHECKING:
 MAX_FILE = 16 * 1024 * 1024
 WRONG = 1
 
-app = typer.Typer(name="receipts", help="Check delivery receipts, offline.", no_args_is_help=True)
+app = typer.Typer(name="receipts", help="Check delivery receipts.", no_args_is_help=True)
 console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 @app.callback()
 def receipts() -> None:
-    """Check delivery receipts, offline."""
+    """Check delivery receipts."""
 
 
 @app.command()
@@ -41,7 +43,7 @@ def verify(
         Path | None, typer.Option(help="The issuer's keys as you got them yourself, used instead of the bundle's.")
     ] = None,
 ) -> None:
-    """Check a bundle, and say what it proves and what it does not."""
+    """Check a bundle, offline, and say what it proves and what it does not."""
     from everhook.bundles import UnknownBundle, load
     from everhook.bundles import verify as check
     from everhook.strict_json import NotJson, Wrong
@@ -61,6 +63,38 @@ def verify(
     _report(result)
     if not result.ok:
         raise typer.Exit(WRONG)
+
+
+@app.command()
+def audit() -> None:
+    """Check all receipts, hashes and checkpoints in the database (EVERHOOK_DATABASE_URL) against each other."""
+    if not asyncio.run(_audit()):
+        raise typer.Exit(WRONG)
+
+
+async def _audit() -> bool:
+    from everhook.keyring import KeyRing
+    from everhook.storage.receipt_audit import audit_log, check_attempts, tenants_with_receipts
+    from everhook.strict_json import Wrong
+    from everhook.usage import load_settings, opened_database
+
+    settings = load_settings()
+    keyring, holds = KeyRing.from_settings(settings), True
+    async with opened_database(settings) as database, database.reading() as session:
+        for tenant_gid in await tenants_with_receipts(session):
+            try:
+                log = await audit_log(session, tenant_gid, keyring)
+                waiting = f", {log.unsealed} wait for the next" if log.unsealed else ""
+                _say(f"holds       {tenant_gid}: {log.receipts} receipts under {log.checkpoints} checkpoints{waiting}")
+            except Wrong as error:
+                holds = False
+                _say_wrong(f"{tenant_gid}: {error}")
+        try:
+            _say(f"holds       {await check_attempts(session)} attempts, each with its receipt")
+        except Wrong as error:
+            holds = False
+            _say_wrong(str(error))
+    return holds
 
 
 def _report(result: "Verification") -> None:

@@ -13,9 +13,11 @@ from limits import parse_many as parse_rates
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from everhook.checkpoints import origin_of
 from everhook.circuit import CircuitPolicy
 
 MIN_API_KEY_LENGTH = 24
+DEV_ISSUER = "localhost"
 _LISTS = {"egress_allow", "egress_ports", "master_keys", "trusted_proxies"}
 MAX_RETENTION_DAYS = 36_500
 
@@ -55,6 +57,12 @@ def _proxy_url(url: SecretStr) -> SecretStr:
     return url
 
 
+def _issuer(name: str) -> str:
+    """A name that a log of receipts can have."""
+    origin_of(name, "ten_0")
+    return name
+
+
 class Settings(BaseSettings):
     """Every option of API and worker. `docs/configuration.md` is checked against this class."""
 
@@ -81,6 +89,10 @@ class Settings(BaseSettings):
         default_factory=list,
         description="Networks of proxies whose `X-Forwarded-For` says where a request comes from, comma-separated.",
     )
+    issuer: Annotated[str, AfterValidator(_issuer)] | None = Field(
+        None,
+        description="Who issues the receipts: a URL without its scheme, `hooks.example.com`. It stays for good.",
+    )
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8080, ge=0, le=65535, description="Port the API listens on.")
     max_payload_bytes: int = Field(256 * 1024, ge=1, description="A larger payload is refused with 413.")
@@ -106,6 +118,9 @@ class Settings(BaseSettings):
         500_000, ge=1, description="Publishing answers 503 while more deliveries than this wait to be started."
     )
     reconcile_every_seconds: float = Field(15, gt=0, description="How often undispatched deliveries are looked for.")
+    seal_receipts_every_seconds: float = Field(
+        30, gt=0, le=60, description="How often receipts are put under a checkpoint."
+    )
     undispatched_grace_seconds: float = Field(
         10, ge=0, description="Younger deliveries are left to the process that accepted them."
     )
@@ -169,6 +184,7 @@ class Settings(BaseSettings):
         if self.api_key is not None and not self.api_key.get_secret_value():
             raise ValueError("EVERHOOK_API_KEY is empty")
         if self.dev:
+            self.issuer = self.issuer or DEV_ISSUER
             return self
         if self.api_key is not None and len(self.api_key.get_secret_value()) < MIN_API_KEY_LENGTH:
             raise ValueError(f"EVERHOOK_API_KEY must have at least {MIN_API_KEY_LENGTH} characters")

@@ -58,6 +58,9 @@ class Members:
     def has(self, name: str) -> bool:
         return name in self._members
 
+    def all(self) -> dict[str, object]:
+        return dict(self._members)
+
     def names(self) -> set[str]:
         return set(self._members)
 

@@ -1,10 +1,15 @@
 """What is wrong with how we were called, or with what is around us: told in one line, exit status 2."""
 
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from everhook.settings import Settings
+
+if TYPE_CHECKING:
+    from everhook.storage.engine import Database
 
 
 class Unusable(Exception):
@@ -21,3 +26,25 @@ def load_settings(**overrides: Any) -> Settings:
             for e in error.errors()
         )
         raise Unusable(wrong.replace("Value error, ", "")) from error
+
+
+@asynccontextmanager
+async def opened_database(settings: Settings) -> "AsyncIterator[Database]":
+    """The database of the settings, for one command. Raises Unusable where it cannot be used."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from everhook.keyring import CannotOpen
+    from everhook.storage.engine import Database
+
+    database = Database(settings.database_url)
+    try:
+        yield database
+    except (SQLAlchemyError, OSError) as error:
+        why = str(error).partition("\n")[0]
+        raise Unusable(
+            f"the database (EVERHOOK_DATABASE_URL) cannot be used; has `everhook migrate` been run? {why}"
+        ) from error
+    except CannotOpen as error:
+        raise Unusable(f"EVERHOOK_MASTER_KEYS: {error}") from error
+    finally:
+        await database.close()

@@ -15,6 +15,7 @@ import yaml
 
 from everhook.cli import app
 from everhook.keyring import KeyRing, new_master_key
+from everhook.receipt_issuer import issuer_name
 from everhook.settings import MIN_API_KEY_LENGTH, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,6 +43,7 @@ ENVIRONMENT = {
     "POSTGRES_PASSWORD": "letters4and4digits",
     "EVERHOOK_API_KEY": "k" * MIN_API_KEY_LENGTH,
     "EVERHOOK_MASTER_KEYS": new_master_key(),
+    "EVERHOOK_ISSUER": "hooks.example.com",
 }
 
 Service = dict[str, Any]
@@ -178,6 +180,11 @@ def test_containers_get_longer_to_stop_than_their_processes_take() -> None:
 def test_what_seals_and_opens_secrets_has_the_master_keys(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERHOOK_MASTER_KEYS", _interpolated(SERVICES[name]["environment"]["EVERHOOK_MASTER_KEYS"]))
     assert KeyRing.from_settings(Settings())
+
+
+def test_workers_have_the_name_that_they_issue_receipts_under(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERHOOK_ISSUER", _interpolated(SERVICES["worker"]["environment"]["EVERHOOK_ISSUER"]))
+    assert issuer_name(Settings()) == ENVIRONMENT["EVERHOOK_ISSUER"]
 
 
 def test_the_image_is_made_of_files_that_are_there() -> None:

@@ -7,10 +7,19 @@ from temporalio.common import RetryPolicy
 
 with workflow.unsafe.imports_passed_through():
     from activities.retention import Retention
+    from activities.sealing import Sealing
     from activities.upkeep import Upkeep
-    from everhook.contracts import RECONCILE_WORKFLOW, RETENTION_WORKFLOW, ReconcileResult, RetentionResult
+    from everhook.contracts import (
+        RECONCILE_WORKFLOW,
+        RETENTION_WORKFLOW,
+        SEAL_RECEIPTS_WORKFLOW,
+        ReconcileResult,
+        RetentionResult,
+        SealResult,
+    )
 
 RECONCILE_TIMEOUT = timedelta(minutes=30)
+SEAL_TIMEOUT = timedelta(minutes=30)
 HEARTBEAT_TIMEOUT = timedelta(seconds=30)
 """No pass begins while one is lost with its worker. Each start beats; a query may take 15 s."""
 
@@ -52,4 +61,18 @@ class RetentionWorkflow:
             start_to_close_timeout=RETENTION_TIMEOUT,
             heartbeat_timeout=STEP_TIMEOUT,
             retry_policy=SOME_TRIES,
+        )
+
+
+@workflow.defn(name=SEAL_RECEIPTS_WORKFLOW)
+class SealReceiptsWorkflow:
+    """One pass of the sealer. As with the reconciler, what a failed pass left is the next one's."""
+
+    @workflow.run
+    async def run(self) -> SealResult:
+        return await workflow.execute_activity_method(
+            Sealing.seal_receipts,
+            start_to_close_timeout=SEAL_TIMEOUT,
+            heartbeat_timeout=HEARTBEAT_TIMEOUT,
+            retry_policy=RetryPolicy(maximum_attempts=1),
         )

@@ -16,6 +16,7 @@ from everhook.contracts import TERMINAL_STATUSES, AttemptRecord, DeliveryStatus,
 from everhook.egress import TlsExtras
 from everhook.envelope import BodyFormat
 from everhook.keyring import CannotOpen, KeyRing
+from everhook.receipt_issuer import SignedReceipt, Subject
 from everhook.signing import SignatureScheme
 from everhook.storage import secrets
 from everhook.storage.engine import Database
@@ -23,7 +24,7 @@ from everhook.storage.grouping import Grouped
 from everhook.storage.sealed import ENDPOINT_TLS_KEY
 from everhook.storage.secrets import SigningKeys
 from everhook.storage.statements import insert_ignoring, table_of
-from everhook.storage.tables import Attempt, Circuit, Delivery, Endpoint, Message, Tenant, now
+from everhook.storage.tables import Attempt, Circuit, Delivery, Endpoint, Message, Receipt, Tenant, now
 
 MAX_CACHED_TARGETS = 5_000
 MAX_LOADED_TOGETHER = 50
@@ -76,6 +77,7 @@ class Target:
     """An endpoint as senders need it."""
 
     url: str
+    tenant_gid: str
     tenant: str
     format: BodyFormat
     headers: tuple[tuple[str, str], ...]
@@ -100,6 +102,7 @@ class Transcript:
     """What is kept of an exchange beyond the `AttemptRecord`; it never leaves the database.
 
     `headers` and `body` are the answer's. `request_headers` are as sent, without the values of an endpoint's own.
+    `receipt` is recorded with the attempt, or with it is not, where another record of it came first.
     """
 
     detail: str | None = None
@@ -107,6 +110,7 @@ class Transcript:
     body: bytes | None = None
     url: str = ""
     request_headers: tuple[tuple[str, str], ...] = ()
+    receipt: SignedReceipt | None = None
 
 
 class Bases:
@@ -196,6 +200,7 @@ async def _load_target(connection: AsyncConnection, keyring: KeyRing, endpoint_g
         await connection.execute(
             select(
                 col(Endpoint.url),
+                col(Endpoint.tenant_gid),
                 col(Tenant.name).label("tenant"),
                 col(Endpoint.format),
                 col(Endpoint.headers),
@@ -210,6 +215,7 @@ async def _load_target(connection: AsyncConnection, keyring: KeyRing, endpoint_g
     ).one()
     return Target(
         url=endpoint.url,
+        tenant_gid=endpoint.tenant_gid,
         tenant=endpoint.tenant,
         format=endpoint.format,
         headers=tuple(endpoint.headers.items()),
@@ -223,6 +229,17 @@ def _tls(keyring: KeyRing, endpoint_gid: str, row: Row[*tuple[Any, ...]]) -> Tls
     key = ENDPOINT_TLS_KEY.open(keyring, row.tls_key, endpoint_gid) if row.tls_key is not None else None
     extras = TlsExtras(row.tls_ca, row.tls_certificate, key)
     return extras if extras != TlsExtras() else None
+
+
+async def load_subject(connection: AsyncConnection, delivery_gid: str) -> Subject | None:
+    """What a late receipt tells of its delivery; None where that is gone."""
+    rows = await connection.execute(
+        select(col(Delivery.tenant_gid), col(Delivery.message_gid), col(Endpoint.url))
+        .join(Endpoint, col(Endpoint.gid) == col(Delivery.endpoint_gid))
+        .where(col(Delivery.gid) == delivery_gid)
+    )
+    row = rows.one_or_none()
+    return Subject(*row) if row is not None else None
 
 
 async def claim_probe(connection: AsyncConnection, endpoint_gid: str, delivery_gid: str, lease: timedelta) -> bool:
@@ -277,6 +294,7 @@ async def _record(connection: AsyncConnection, items: Sequence[_Attempted | _Par
     if attempted:
         insert = insert_ignoring(connection, Attempt, "delivery_gid", "round", "number")
         await connection.execute(insert, [_attempt_row(item) for item in attempted])
+        await _record_receipts(connection, attempted)
         await connection.execute(_ATTEMPTED, [_attempted_delivery(item.record) for item in attempted])
     if parkings:
         moment = now()
@@ -286,8 +304,30 @@ async def _record(connection: AsyncConnection, items: Sequence[_Attempted | _Par
     return [None] * len(items)
 
 
+async def _record_receipts(connection: AsyncConnection, attempted: Sequence[_Attempted]) -> None:
+    """In the order of the attempts and under the same key: where two sent at once, both tell of the same one."""
+    moment = now()
+    rows = [
+        {
+            "gid": receipt.gid,
+            "tenant_gid": receipt.tenant_gid,
+            "delivery_gid": item.record.delivery_gid,
+            "attempt_gid": item.record.attempt_gid,
+            "round": item.record.round,
+            "number": item.record.number,
+            "jws": receipt.jws,
+            "created_at": moment,
+        }
+        for item in attempted
+        if (receipt := item.transcript.receipt) is not None
+    ]
+    if rows:
+        await connection.execute(insert_ignoring(connection, Receipt, "delivery_gid", "round", "number"), rows)
+
+
 def _attempt_row(item: _Attempted) -> dict[str, Any]:
     row = asdict(item.record)
+    del row["url_sha256"], row["signatures_sha256"]  # for its receipt alone
     row["gid"] = row.pop("attempt_gid")
     row["error_detail"] = item.transcript.detail
     row["url"] = item.transcript.url

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Table
+from sqlalchemy import Table, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import SQLModel
@@ -18,3 +18,12 @@ def insert_ignoring(connection: AsyncConnection, model: type[SQLModel], *conflic
     """`INSERT … ON CONFLICT (conflict) DO NOTHING`."""
     dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
     return dialect.insert(table_of(model)).on_conflict_do_nothing(index_elements=list(conflict))
+
+
+async def lock(connection: AsyncConnection, *name: str) -> None:
+    """Have one transaction at a time do what goes by this name, in whichever process. It is held until the end.
+
+    SQLite needs none: a transaction that may write keeps all other writers out from its beginning.
+    """
+    if connection.dialect.name == "postgresql":
+        await connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended("/".join(name), 0))))

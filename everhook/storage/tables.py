@@ -376,12 +376,16 @@ class ReceiptSeal(SQLModel, table=True):
 
 
 class ReceiptKey(SQLModel, table=True):
-    """A key that signs receipts and checkpoints: `seed` is sealed by the key ring."""
+    """A key that signs receipts and checkpoints: `seed` is sealed by the key ring.
+
+    `issuer` is the name that it signs under: the same in all rows, for the logs are named after it.
+    """
 
     __tablename__ = "receipt_key"
 
     kid: str = Field(primary_key=True)
     seed: str
+    issuer: str
     created_at: datetime = _when()
     retired_at: datetime | None = _when(default=None)
 

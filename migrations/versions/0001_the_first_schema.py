@@ -247,6 +247,7 @@ def upgrade() -> None:
         "receipt_key",
         sa.Column("kid", sa.String(), nullable=False),
         sa.Column("seed", sa.String(), nullable=False),
+        sa.Column("issuer", sa.String(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("retired_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("kid"),

@@ -17,8 +17,9 @@ from everhook.signing import ALL_SCHEMES
 from everhook.storage import endpoints
 from everhook.storage.attempts import Recorder
 from everhook.storage.engine import Database
+from everhook.storage.receipt_keys import IssuerCache
 from everhook.storage.tables import DEFAULT_TENANT_GID, Attempt, Delivery, Endpoint
-from tests.everhook.storage.factories import KEYRING, Store
+from tests.everhook.storage.factories import ISSUER, KEYRING, Store
 from tests.support.receiver import Receiver
 
 PATH = "/hook"
@@ -52,6 +53,7 @@ class Desk:
         in_flight: int,
         slow: timedelta,
         recorder: Callable[[Database], Recorder] = Recorder,
+        issuers: IssuerCache | None = None,
     ) -> None:
         self.store = store
         self.receiver = receiver
@@ -60,10 +62,12 @@ class Desk:
         self.secrets: dict[str, str] = {}
         self.egress = egress
         lane = ExpressLane(in_flight, slow)
-        self.sending = Sending(store.database, recorder(store.database), egress, self.reporter, lane, KEYRING)
+        self.recorder = recorder(store.database)
+        self.issuers = issuers or IssuerCache(store.database, KEYRING, ISSUER)
+        self.sending = Sending(store.database, self.recorder, self.issuers, egress, self.reporter, lane, KEYRING)
 
     def with_(self, **changes: Any) -> "Desk":
-        """The same with another store, recorder or express lane."""
+        """The same with another store, recorder, issuer or express lane."""
         options: dict[str, Any] = {"store": self.store, "in_flight": 50, "slow": timedelta(seconds=30)}
         return Desk(receiver=self.receiver, egress=self.egress, entities=self.entities, **(options | changes))
 

@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from everhook.keyring import KeyRing, new_master_key
+from everhook.receipt_issuer import issuer_name
 from everhook.settings import MIN_API_KEY_LENGTH, Settings
 from everhook.usage import Unusable
 
@@ -47,6 +48,7 @@ def test_without_any_variable_the_defaults_are_those_of_production() -> None:
         ("EVERHOOK_EXPRESS", "no", "express", False),
         ("EVERHOOK_LOG_FORMAT", "console", "log_format", "console"),
         ("EVERHOOK_RECONCILE_EVERY_SECONDS", "2.5", "reconcile_every_seconds", 2.5),
+        ("EVERHOOK_ISSUER", "hooks.example.com/eu", "issuer", "hooks.example.com/eu"),
         ("EVERHOOK_EGRESS_PORTS", "443", "egress_ports", [443]),
         ("EVERHOOK_EGRESS_PORTS", "443, 8443,", "egress_ports", [443, 8443]),
         ("EVERHOOK_EGRESS_PORTS", "", "egress_ports", []),
@@ -101,6 +103,10 @@ def test_database_urls_as_people_have_them_are_taken(monkeypatch: pytest.MonkeyP
         ("EVERHOOK_DELIVERY_RETENTION_DAYS", "1e9"),
         ("EVERHOOK_CIRCUIT_FAILURE_THRESHOLD", "0"),
         ("EVERHOOK_RELEASE_RATE", "0"),
+        ("EVERHOOK_ISSUER", "https://hooks.example.com"),
+        ("EVERHOOK_ISSUER", "hooks example com"),
+        ("EVERHOOK_ISSUER", ""),
+        ("EVERHOOK_SEAL_RECEIPTS_EVERY_SECONDS", "61"),
         ("EVERHOOK_EGRESS_ALLOW", "10.0.0.1/8"),
         ("EVERHOOK_EGRESS_ALLOW", "intranet"),
         ("EVERHOOK_EGRESS_ALLOW", "10.0.0.0/8;127.0.0.1"),
@@ -156,6 +162,14 @@ def test_without_master_keys_that_can_be_used_there_is_one_line_that_shows_none(
     with pytest.raises(Unusable, match=r"^[^\n]*EVERHOOK_MASTER_KEYS[^\n]*$") as refused:
         KeyRing.from_settings(from_environment(monkeypatch, EVERHOOK_MASTER_KEYS=keys))
     assert not any(key in str(refused.value) for key in keys.split(",") if key)
+
+
+def test_the_issuer_is_named_outside_dev_for_receipts_bear_it_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert issuer_name(from_environment(monkeypatch, EVERHOOK_DEV="1")) == "localhost"
+    assert issuer_name(from_environment(monkeypatch, EVERHOOK_DEV="0", EVERHOOK_ISSUER="a.example")) == "a.example"
+    monkeypatch.delenv("EVERHOOK_ISSUER")
+    with pytest.raises(Unusable, match="EVERHOOK_ISSUER"):
+        issuer_name(Settings())
 
 
 def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

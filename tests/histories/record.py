@@ -36,7 +36,7 @@ from tests.workflows.engine import (
     time_skipping_server,
     unrecorded,
 )
-from workflows.upkeep import ReconcileWorkflow, RetentionWorkflow
+from workflows.upkeep import ReconcileWorkflow, RetentionWorkflow, SealReceiptsWorkflow
 
 HERE = Path(__file__).parent
 POLICY = DeliveryPolicy(delays=(timedelta(seconds=1), timedelta(minutes=5)))
@@ -66,6 +66,7 @@ async def record(directory: Path) -> None:
             reconcile,
             retention,
             erasure,
+            seal_receipts,
         ):
             async with running_engine(env) as engine:
                 await take(engine, album)
@@ -196,6 +197,14 @@ async def erasure(engine: Engine, album: Album) -> None:
     await engine.skip(timedelta(minutes=2))
     await handle.result()
     await album.keep("erase-tenant", handle)
+
+
+async def seal_receipts(engine: Engine, album: Album) -> None:
+    handle = await engine.client.start_workflow(
+        SealReceiptsWorkflow.run, id="seal-receipts", task_queue=TaskQueue.DELIVERIES
+    )
+    await handle.result()
+    await album.keep("seal-receipts", handle)
 
 
 if __name__ == "__main__":

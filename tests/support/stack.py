@@ -38,11 +38,13 @@ __all__ = [
 
 API_KEY = "test-key-of-the-stack-0123456789abcdef"
 MASTER_KEY = "dGVzdC1tYXN0ZXIta2V5LW9mLXRoZS1zdGFjay0wMTI="
+ISSUER = "hooks.example.com"
 WORKER_READY = "worker started"
 # For `extra_env`: what takes minutes in production within seconds, for tests that wait for it.
 QUICK = {
     "EVERHOOK_RECONCILE_EVERY_SECONDS": "1",
     "EVERHOOK_UNDISPATCHED_GRACE_SECONDS": "1",
+    "EVERHOOK_SEAL_RECEIPTS_EVERY_SECONDS": "1",
     "EVERHOOK_OVERDUE_GRACE_SECONDS": "3",
     "EVERHOOK_PARK_CHECK_SECONDS": "2",
     "EVERHOOK_CIRCUIT_COOLDOWN_SECONDS": "1",
@@ -218,6 +220,7 @@ class Stack:
             "EVERHOOK_DATABASE_URL": self.database_url,
             "EVERHOOK_API_KEY": API_KEY,
             "EVERHOOK_MASTER_KEYS": MASTER_KEY,
+            "EVERHOOK_ISSUER": ISSUER,
             "EVERHOOK_HOST": "127.0.0.1",
             "EVERHOOK_PORT": str(self.api_port),
             "EVERHOOK_EGRESS_ALLOW": "127.0.0.0/8",

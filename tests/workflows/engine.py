@@ -46,6 +46,7 @@ from everhook.contracts import (
     ReleaseResult,
     RetentionResult,
     RoundOrder,
+    SealResult,
     TaskQueue,
     TenantErasure,
     Verdict,
@@ -59,7 +60,7 @@ from tests.support.waiting import assert_eventually
 from workflows.delivery import DeliveryWorkflow
 from workflows.endpoint import EndpointWorkflow
 from workflows.erasure import EraseTenantWorkflow
-from workflows.upkeep import ReconcileWorkflow, RetentionWorkflow
+from workflows.upkeep import ReconcileWorkflow, RetentionWorkflow, SealReceiptsWorkflow
 
 T = TypeVar("T")
 
@@ -69,6 +70,7 @@ WORKFLOWS: Sequence[type] = [
     ReconcileWorkflow,
     RetentionWorkflow,
     EraseTenantWorkflow,
+    SealReceiptsWorkflow,
 ]
 BINARIES = Path(sys.prefix) / "bin"
 TENANT = "acme"
@@ -266,6 +268,11 @@ class FakeActivities:
         await self._called("remove_past", None)
         return RetentionResult(messages=2, payloads=1)
 
+    @activity.defn(name="seal_receipts")
+    async def seal_receipts(self) -> SealResult:
+        await self._called("seal_receipts", None)
+        return SealResult(receipts=7, checkpoints=2, damaged=("ten_1",))
+
     @property
     def all(self) -> list[Callable[..., Any]]:
         return [
@@ -282,6 +289,7 @@ class FakeActivities:
             self.remove_past,
             self.end_tenant_workflows,
             self.remove_tenant,
+            self.seal_receipts,
         ]
 
 

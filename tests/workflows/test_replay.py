@@ -16,6 +16,7 @@ from everhook.contracts import (
     ERASE_TENANT_WORKFLOW,
     RECONCILE_WORKFLOW,
     RETENTION_WORKFLOW,
+    SEAL_RECEIPTS_WORKFLOW,
 )
 from everhook.temporal import PLUGIN
 from tests.histories.record import HERE, record
@@ -68,6 +69,7 @@ def test_every_workflow_has_a_saved_history() -> None:
         RECONCILE_WORKFLOW,
         RETENTION_WORKFLOW,
         ERASE_TENANT_WORKFLOW,
+        SEAL_RECEIPTS_WORKFLOW,
     }
 
 

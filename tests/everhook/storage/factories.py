@@ -31,6 +31,7 @@ from everhook.storage.tables import (
 CHANNEL = "orders"
 URL = "https://example.com/hook"
 KEYRING = KeyRing([new_master_key()])
+ISSUER = "hooks.example.com"
 
 
 def moment(seconds: float = 0) -> datetime:

@@ -93,7 +93,7 @@ async def test_an_attempt_is_kept_with_all_that_was_answered(store: Store, recor
     assert kept.pop("response_headers") == [["x-a", "1"], ["x-a", "2"]]
     assert kept.pop("response_body") == b"\x00\xff!"
     kept["attempt_gid"] = kept.pop("gid")
-    assert kept == vars(record)
+    assert kept == {k: v for k, v in vars(record).items() if k not in ("url_sha256", "signatures_sha256")}
 
 
 async def test_an_attempt_recorded_twice_is_there_once_and_changes_nothing_more(

@@ -51,7 +51,7 @@ async def assert_all_open(store: Store, keyring: KeyRing, *ends: Endpoint) -> No
 async def test_every_box_is_sealed_by_the_newest_key_and_opens_without_the_old_one(store: Store) -> None:
     ends = [await sealed_endpoint(store, OLD_RING) for _ in range(3)]
     async with store.database.writing() as session:
-        session.add(ReceiptKey(kid="k", seed=RECEIPT_SEED.seal(OLD_RING, "seed", "k"), created_at=now()))
+        session.add(ReceiptKey(kid="k", seed=RECEIPT_SEED.seal(OLD_RING, "seed", "k"), issuer="us", created_at=now()))
     assert await count_outdated(store.database, BOTH) == 10
     assert sum(resealed for resealed, _ in await run(store, BOTH)) == 10
     assert await count_outdated(store.database, BOTH) == await count_outdated(store.database, NEW_RING) == 0

@@ -1,0 +1,80 @@
+"""`seal_receipts`: put every receipt under a checkpoint."""
+
+from dataclasses import dataclass, field
+
+import structlog
+from temporalio import activity
+
+from everhook.contracts import SealResult
+from everhook.keyring import CannotOpen, KeyRing
+from everhook.storage.engine import Database, is_unavailable
+from everhook.storage.events import record_event
+from everhook.storage.sealing import BATCH, seal_batch, tenants_with_unsealed
+from everhook.storage.tables import now
+from everhook.strict_json import Wrong
+
+log = structlog.get_logger()
+
+
+class Sealing:
+    def __init__(self, database: Database, keyring: KeyRing, *, batch: int = BATCH) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._batch = batch
+        self._damaged: dict[str, str] = {}
+
+    @activity.defn(name="seal_receipts")
+    async def seal_receipts(self) -> SealResult:
+        """One pass over all tenants with unsealed receipts, a batch of each at a time, so that none waits for another.
+
+        A log that is damaged is left alone, and its receipts with it, until people have looked.
+        """
+        async with self._database.read_connection() as connection:
+            waiting = await tenants_with_unsealed(connection)
+        tally = _Tally()
+        while waiting:
+            waiting = [tenant_gid for tenant_gid in waiting if await self._seal(tenant_gid, tally)]
+        return SealResult(tally.receipts, tally.checkpoints, tuple(tally.damaged))
+
+    async def _seal(self, tenant_gid: str, tally: "_Tally") -> bool:
+        """One batch of a tenant's; whether there may be more. One tenant's trouble is not the others'."""
+        activity.heartbeat()
+        try:
+            async with self._database.writing() as session:
+                sealed = await seal_batch(session, tenant_gid, self._keyring, now(), at_most=self._batch)
+        except Wrong as damage:
+            tally.damaged.append(tenant_gid)
+            await self._report(tenant_gid, damage)
+            return False
+        except Exception as error:
+            if is_unavailable(error) or isinstance(error, CannotOpen):
+                raise
+            log.exception("receipts could not be sealed", tenant_gid=tenant_gid)
+            return False
+        self._damaged.pop(tenant_gid, None)
+        tally.receipts += sealed.receipts
+        tally.checkpoints += bool(sealed.receipts)
+        return sealed.more
+
+    async def _report(self, tenant_gid: str, damage: Wrong) -> None:
+        """Say it once, not at every pass."""
+        if self._damaged.get(tenant_gid) == str(damage):
+            return
+        log.error("a log of receipts is damaged and is not signed over", tenant_gid=tenant_gid, damage=str(damage))
+        async with self._database.writing() as session:
+            record_event(
+                session,
+                "receipts.log_damaged",
+                tenant_gid=tenant_gid,
+                data={"place": damage.place, "damage": damage.what},
+            )
+        self._damaged[tenant_gid] = str(damage)
+
+
+@dataclass
+class _Tally:
+    """What a pass did so far."""
+
+    receipts: int = 0
+    checkpoints: int = 0
+    damaged: list[str] = field(default_factory=list)

@@ -1,0 +1,81 @@
+"""Receipts and their logs, read back: rows, checkpoints, and the hashes that proofs are made of."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlmodel import col
+
+from everhook.storage.paging import Page
+from everhook.storage.tables import Receipt, ReceiptHash, ReceiptSeal
+
+LEAVES = 0
+"""The level of leaf hashes."""
+
+
+class StoredHashes:
+    """The `HashStore` of a tenant's log."""
+
+    def __init__(self, connection: AsyncConnection | AsyncSession, tenant_gid: str) -> None:
+        self._connection = connection
+        self._tenant_gid = tenant_gid
+
+    async def leaves(self, start: int, end: int) -> Sequence[bytes]:
+        return await self.blocks(LEAVES, start, end)
+
+    async def blocks(self, level: int, start: int, end: int) -> Sequence[bytes]:
+        rows = await self._connection.execute(
+            select(col(ReceiptHash.hash))
+            .where(
+                col(ReceiptHash.tenant_gid) == self._tenant_gid,
+                col(ReceiptHash.level) == level,
+                col(ReceiptHash.index) >= start,
+                col(ReceiptHash.index) < end,
+            )
+            .order_by(col(ReceiptHash.index))
+        )
+        return rows.scalars().all()
+
+
+async def find(session: AsyncSession, gid: str) -> Receipt | None:
+    return await session.get(Receipt, gid)
+
+
+async def of_delivery(session: AsyncSession, delivery_gid: str) -> Sequence[Receipt]:
+    """In the order of the attempts."""
+    rows = await session.execute(
+        select(Receipt)
+        .where(col(Receipt.delivery_gid) == delivery_gid)
+        .order_by(col(Receipt.round), col(Receipt.number))
+    )
+    return rows.scalars().all()
+
+
+async def newest_seal(session: AsyncSession, tenant_gid: str) -> ReceiptSeal | None:
+    rows = await session.execute(
+        select(ReceiptSeal)
+        .where(col(ReceiptSeal.tenant_gid) == tenant_gid)
+        .order_by(col(ReceiptSeal.size).desc())
+        .limit(1)
+    )
+    return rows.scalar_one_or_none()
+
+
+async def seal_at(session: AsyncSession, tenant_gid: str, size: int) -> ReceiptSeal | None:
+    return await session.get(ReceiptSeal, (tenant_gid, size))
+
+
+async def places_taken(session: AsyncSession, tenant_gid: str) -> int:
+    """How long the log is by the last place that a receipt has in it."""
+    last = await session.execute(select(func.max(col(Receipt.seq))).where(col(Receipt.tenant_gid) == tenant_gid))
+    seq = last.scalar_one()
+    return 0 if seq is None else int(seq) + 1
+
+
+async def page_of_seals(session: AsyncSession, tenant_gid: str, *, before: int | None, limit: int) -> Page[ReceiptSeal]:
+    """Checkpoints of one log, newest first; `before` is a size."""
+    statement = select(ReceiptSeal).where(col(ReceiptSeal.tenant_gid) == tenant_gid)
+    if before is not None:
+        statement = statement.where(col(ReceiptSeal.size) < before)
+    rows = (await session.execute(statement.order_by(col(ReceiptSeal.size).desc()).limit(limit + 1))).scalars().all()
+    return Page(rows[:limit], str(rows[limit - 1].size) if len(rows) > limit else None)

@@ -1,0 +1,285 @@
+"""Receipts over HTTP: what is answered is what a stranger can check."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everhook.bundles import verify
+from everhook.receipt_keys import KeySet
+from everhook.settings import Settings
+from everhook.storage import api_keys, tenants
+from everhook.storage.api_keys import Scope
+from everhook.storage.receipt_keys import rotate_keys
+from everhook.storage.tables import now
+from tests.api.conftest import Live
+from tests.api.driving import JSON, MASTER_KEY, Api, assert_problem, ok
+from tests.everhook.storage.factories import ISSUER
+from tests.everhook.storage.receipt_factory import Log
+from tests.support.processes import REPOSITORY, clean_environment
+from tests.support.receiver import Response
+from tests.support.waiting import assert_eventually
+
+LIVE = pytest.mark.asyncio(loop_scope="module")
+UNKNOWN = "rcp_01m83prhbfe23sdyzab24cmhby"
+
+
+@pytest.fixture
+def log(api: Api) -> Log:
+    return Log(api.database, keyring=api.services.keyring)
+
+
+async def keys_of(api: Api) -> KeySet:
+    return KeySet.from_jwks((await api.http.get("/.well-known/jwks.json")).json())
+
+
+async def tenant_of(api: Api, name: str) -> str:
+    async with api.database.writing() as session:
+        tenant = await tenants.ensure_tenant(session, name)
+    assert tenant is not None
+    return tenant.gid
+
+
+async def test_the_receipts_of_a_delivery_are_listed_as_signed_and_in_words(api: Api, log: Log) -> None:
+    [gid] = await log.grow(1, error=None)
+    one = ok(await api.get(f"/v1/receipts/{gid}"))
+    assert (one["receiptGid"], one["seq"]) == (gid, None)
+    assert one["statement"]["receiptGid"] == gid
+    assert one["statement"]["outcome"] == "delivered"
+    await log.seal()
+    listed = ok(await api.get(f"/v1/deliveries/{one['deliveryGid']}/receipts"))
+    assert listed == {"data": [one | {"seq": 0}], "nextCursor": None}
+
+
+async def test_a_delivery_without_an_attempt_has_none_and_what_is_unknown_is_not_found(api: Api) -> None:
+    await api.channel()
+    await api.endpoint(channel="orders")
+    delivery = (await api.publish({"a": 1}))["deliveries"][0]["deliveryGid"]
+    assert ok(await api.get(f"/v1/deliveries/{delivery}/receipts"))["data"] == []
+    for path in ("/v1/deliveries/dlv_none/receipts", f"/v1/receipts/{UNKNOWN}", f"/v1/receipts/{UNKNOWN}/bundle"):
+        assert_problem(await api.get(path), 404)
+
+
+async def test_a_bundle_holds_with_the_keys_that_are_published(api: Api, log: Log) -> None:
+    await log.grown(3, 7)
+    [old, new] = await log.seals()
+    for row in await log.receipts():
+        bundle = ok(await api.get(f"/v1/receipts/{row.gid}/bundle", since=3))
+        result = verify(bundle, since=old.note, keys=await keys_of(api))
+        assert result.ok, result.wrong
+        assert result.checkpoint is not None and result.checkpoint.root == new.root
+        assert result.receipt is not None and result.receipt.gid == row.gid
+    assert "consistency" not in ok(await api.get(f"/v1/receipts/{row.gid}/bundle"))
+
+
+async def test_what_is_not_under_a_checkpoint_yet_says_when_it_will_be(api: Api, log: Log) -> None:
+    await log.grown(1)
+    [gid] = await log.grow(1)
+    answer = await api.get(f"/v1/receipts/{gid}/bundle")
+    assert_problem(answer, 503)
+    assert 0 < int(answer.headers["retry-after"]) <= api.services.settings.seal_receipts_every_seconds + 3
+
+
+async def test_growth_from_a_size_that_the_log_never_had_is_refused(api: Api, log: Log) -> None:
+    await log.grown(2)
+    gid = (await log.receipts())[0].gid
+    assert_problem(await api.get(f"/v1/receipts/{gid}/bundle", since=3), 422, "since")
+    for size in ("-1", "x", str(2**63)):
+        assert_problem(await api.get(f"/v1/receipts/{gid}/bundle", since=size), 422, "since")
+    assert "consistency" in ok(await api.get(f"/v1/receipts/{gid}/bundle", since=0))
+
+
+async def test_checkpoints_are_listed_newest_first_and_in_pages(api: Api, log: Log) -> None:
+    await log.grown(1, 2, 4, 5, 6)
+    listed = await api.walk("/v1/receipts/checkpoints", limit=2)
+    assert [each["size"] for each in listed] == [6, 5, 4, 2, 1]
+    assert [each["checkpoint"] for each in listed] == [seal.note for seal in reversed(await log.seals())]
+    assert_problem(await api.get("/v1/receipts/checkpoints", cursor="Li4u"), 422, "cursor")
+    assert_problem(await api.get("/v1/receipts/checkpoints", cursor="MTI-"), 422, "cursor")
+
+
+async def test_each_log_has_checkpoints_of_its_own(api: Api, log: Log) -> None:
+    await log.grown(1)
+    acme = await Log(api.database, await tenant_of(api, "acme"), api.services.keyring).grown(2)
+    for named in ("acme", acme.tenant_gid):
+        [checkpoint] = ok(await api.get("/v1/receipts/checkpoints", tenant=named))["data"]
+        assert checkpoint["size"] == 2
+        assert checkpoint["checkpoint"].startswith(f"{ISSUER}/receipts/{acme.tenant_gid}\n")
+    assert_problem(await api.get("/v1/receipts/checkpoints", tenant="nobody"), 404)
+
+
+async def test_any_two_checkpoints_are_shown_to_be_of_one_log(api: Api, log: Log) -> None:
+    await log.grown(1, 5, 9)
+    for old, new in ((1, 5), (1, 9), (5, 9), (9, 9)):
+        bundle = ok(await api.get("/v1/receipts/consistency", **{"from": old, "to": new}))
+        assert verify(bundle, keys=await keys_of(api)).ok
+
+
+async def test_consistency_is_of_checkpoints_and_upwards(api: Api, log: Log) -> None:
+    await log.grown(1, 5)
+    assert_problem(await api.get("/v1/receipts/consistency", **{"from": 5, "to": 1}), 422, "from")
+    assert_problem(await api.get("/v1/receipts/consistency", **{"from": 1, "to": 4}), 404)
+    assert_problem(await api.get("/v1/receipts/consistency", **{"from": 1, "to": 5, "tenant": "nobody"}), 404)
+
+
+async def test_a_log_that_lost_hashes_gives_no_proof_and_says_so(api: Api, log: Log) -> None:
+    await log.grown(4)
+    gid = (await log.receipts())[0].gid
+    await log.change('DELETE FROM receipt_hash WHERE "index" = 2')
+    problem = assert_problem(await api.get(f"/v1/receipts/{gid}/bundle"), 500)
+    assert "damaged" in problem["detail"]
+
+
+async def test_the_keys_are_for_everybody_and_for_caches_and_retired_ones_stay(api: Api, log: Log) -> None:
+    api.http.headers.pop("authorization")
+    assert (await api.http.get("/.well-known/jwks.json")).json() == {"keys": []}
+    await log.grown(1)
+    async with api.database.write_connection() as connection:
+        issuer = await rotate_keys(connection, api.services.keyring, ISSUER, now())
+    answer = await api.http.get("/.well-known/jwks.json")
+    assert answer.headers["content-type"] == "application/jwk-set+json"
+    assert answer.headers["cache-control"] == "public, max-age=60"
+    assert [key["kid"] for key in answer.json()["keys"]] == [key.kid for key in issuer.keys]
+    assert ["exp" in key for key in answer.json()["keys"]] == [False, True]
+    assert not any("d" in key for key in answer.json()["keys"])
+    assert_problem(await api.get("/v1/receipts/checkpoints"), 401)
+
+
+async def test_a_tenants_key_reaches_its_own_log_and_no_other(api: Api, log: Log) -> None:
+    await log.grown(1, 2)
+    acme = await Log(api.database, await tenant_of(api, "acme"), api.services.keyring).grown(3)
+    others, own = (await log.receipts())[0], (await acme.receipts())[0]
+    await _as_tenant(api, acme.tenant_gid)
+    assert [each["size"] for each in ok(await api.get("/v1/receipts/checkpoints"))["data"]] == [3]
+    assert verify(ok(await api.get(f"/v1/receipts/{own.gid}/bundle"))).ok
+    for path in (
+        f"/v1/receipts/{others.gid}",
+        f"/v1/receipts/{others.gid}/bundle",
+        f"/v1/deliveries/{others.delivery_gid}/receipts",
+        f"/v1/receipts/checkpoints?tenant={log.tenant_gid}",
+        f"/v1/receipts/consistency?from=1&to=2&tenant={log.tenant_gid}",
+    ):
+        assert_problem(await api.http.get(path), 404)
+
+
+async def _as_tenant(api: Api, tenant_gid: str) -> None:
+    async with api.database.writing() as session:
+        _, key = await api_keys.create(session, "acme", [Scope.TENANT], tenant_gid=tenant_gid, created_by="test")
+    api.http.headers["authorization"] = f"Bearer {key}"
+
+
+# With everything running
+
+OFFLINE = """
+import sys
+def refuse(event, arguments):
+    if event.startswith(("socket.", "sqlite3.", "subprocess.", "os.system")):
+        raise RuntimeError(f"not offline: {event}")
+sys.addaudithook(refuse)
+from everhook.cli import main
+main(sys.argv[1:])
+"""
+
+
+def run(code: str, *arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env=env if env is not None else {},
+        timeout=60,
+        check=False,
+    )
+
+
+def everhook(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    variables = {"EVERHOOK_DATABASE_URL": settings.database_url, "EVERHOOK_MASTER_KEYS": MASTER_KEY}
+    return run(
+        "from everhook.cli import main; main()", *arguments, env=clean_environment({**variables, "EVERHOOK_DEV": "1"})
+    )
+
+
+async def sealed_bundle(live: Live, delivery_gid: str, **params: Any) -> JSON:
+    """The bundle of a delivery's last receipt, once the schedule has sealed it; told to run, for it is patient."""
+    receipt = ok(await live.api.get(f"/v1/deliveries/{delivery_gid}/receipts"))["data"][-1]
+    await live.temporal.get_schedule_handle("seal-receipts").trigger()
+
+    async def is_sealed() -> JSON:
+        return ok(await live.api.get(f"/v1/receipts/{receipt['receiptGid']}/bundle", **params))
+
+    return await assert_eventually(is_sealed, timeout=20)
+
+
+@LIVE
+async def test_what_was_delivered_can_be_checked_with_nothing_but_files(live: Live, tmp_path: Path) -> None:
+    """From the receiver's own bytes to a process without network, database or environment."""
+    live.receiver.respond(500, Response(202, body=b"thanks"), path=live.path)
+    await live.api.channel(live.name)
+    await live.api.endpoint(live.url, channel=live.name, policy={"delaysSeconds": [0.05]})
+    first = (await live.api.publish({"n": 1}, live.name))["deliveries"][0]["deliveryGid"]
+    await live.wait_for_status(first, "delivered")
+    bundle = await sealed_bundle(live, first)
+    checkpoint = tmp_path / "held.txt"
+    checkpoint.write_text(bundle["checkpoint"])
+    held = int(bundle["checkpoint"].split("\n")[1])
+    second = (await live.api.publish({"n": 2}, live.name))["deliveries"][0]["deliveryGid"]
+    await live.wait_for_status(second, "delivered")
+    files = _saved(tmp_path, await sealed_bundle(live, second, since=held), bodies(live)[-1])
+    (tmp_path / "keys.json").write_text((await live.api.http.get("/.well-known/jwks.json")).text)
+    options: list[str | Path] = ["--jwks", tmp_path / "keys.json", "--since-checkpoint", checkpoint]
+
+    done = run(OFFLINE, "receipts", "verify", *files, *options)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "attempt 1 of round 1 of delivery " + second in done.stdout
+    assert "HTTP 202: delivered" in done.stdout
+    for proven in ("receipt:", "checkpoint:", "inclusionProof:", "body:", "held checkpoint: from"):
+        assert f"proven      {proven}" in done.stdout
+
+    failed = ok(await live.api.get(f"/v1/deliveries/{first}/receipts"))["data"][0]
+    assert failed["statement"]["statusCode"] == 500
+    (tmp_path / "body").write_bytes(bodies(live)[0])
+    wrong = run(OFFLINE, "receipts", "verify", *files, *options)
+    assert wrong.returncode == 1
+    assert "WRONG       body: is not what was sent" in wrong.stdout
+
+
+def bodies(live: Live) -> list[bytes]:
+    return [arrival.body for arrival in live.receiver.arrivals if arrival.path == live.path]
+
+
+def _saved(directory: Path, bundle: JSON, body: bytes) -> list[str | Path]:
+    (directory / "bundle.json").write_text(json.dumps(bundle))
+    (directory / "body").write_bytes(body)
+    return [directory / "bundle.json", "--body", directory / "body"]
+
+
+@LIVE
+async def test_the_commands_audit_the_logs_and_rotate_their_keys(live: Live) -> None:
+    settings = live.api.services.settings
+    await live.api.channel(live.name)
+    await live.api.endpoint(live.url, channel=live.name)
+    delivery = (await live.api.publish({"n": 1}, live.name))["deliveries"][0]["deliveryGid"]
+    await live.wait_for_status(delivery, "delivered")
+    bundle = await sealed_bundle(live, delivery)
+    done = everhook(settings, "receipts", "audit")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "attempts, each with its receipt" in done.stdout
+
+    rotated = everhook(settings, "keys", "rotate-receipts")
+    assert (rotated.returncode, rotated.stderr) == (0, "")
+    assert "stays published" in rotated.stdout
+    kids = [key["kid"] for key in (await live.api.http.get("/.well-known/jwks.json")).json()["keys"]]
+    assert rotated.stdout.startswith(f"{kids[0]} signs for")
+    assert len(kids) == len(bundle["jwks"]["keys"]) + 1
+    assert verify(bundle, keys=await keys_of(live.api)).ok
+
+    await live.api.change_rows("UPDATE receipt SET number = 9 WHERE seq = :seq", seq=bundle["seq"])
+    tampered = everhook(settings, "receipts", "audit")
+    await live.api.change_rows("UPDATE receipt SET number = 1 WHERE seq = :seq", seq=bundle["seq"])
+    assert tampered.returncode == 1
+    assert f"receipt {bundle['seq']}: stands in the row of another" in tampered.stdout
