@@ -22,6 +22,7 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 
 ON_A_STACK: dict[str, Callable[[EmbeddedStack, Tell], Awaitable[Table]]] = {
     "cost": scenarios.cost,
+    "receipts": scenarios.receipts,
     "latency": scenarios.latency,
     "accept": scenarios.accept,
     "neighbours": scenarios.neighbours,

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
+from bench import receipts as receipt_costs
 from bench.publishing import publish
 from bench.stack import EmbeddedStack, Usage, latencies, percentile
 from bench.tables import Table, Tell, target
@@ -25,6 +26,8 @@ NOISY_QUEUE = 500
 NOISY_DELAY_S = 2.0
 QUIET_RATE, QUIET_MESSAGES = 5.0, 100
 PARKED = 10_000
+SEALED = 100_000
+SEALING_S = 20
 BATCH = 500
 
 
@@ -110,6 +113,39 @@ async def _delivery_cost(stack: EmbeddedStack) -> Cost:
     client = await connect(target_host=stack.temporal)
     history = await client.get_workflow_handle(delivery_workflow_id(gids[0])).fetch_history()
     return _cost(COST_ITEMS, seconds, used, len(history.events))
+
+
+async def receipts(stack: EmbeddedStack, tell: Tell) -> Table:
+    """What a receipt adds to the worker's CPU a delivery, and how long sealing takes."""
+    tell("deliveries")
+    delivery = await _delivery_cost(stack)
+    tell("recording without and with receipts")
+    async with receipt_costs.sqlite() as database:
+        without, with_receipt = await receipt_costs.recording_ms(database)
+    added = with_receipt - without
+    share = added / (delivery.worker_ms - added)
+    seals = []
+    for name, opened in (("SQLite", receipt_costs.sqlite), ("PostgreSQL", receipt_costs.postgres)):
+        tell(f"sealing on {name}")
+        async with opened() as database:
+            seals.append((name, (await receipt_costs.sealing_time(database, SEALED)).total_seconds()))
+    return Table(
+        "Receipts",
+        ("what", "figure"),
+        [
+            ("worker CPU a delivery, receipt included", f"{delivery.worker_ms:.2f} ms"),
+            ("CPU to record an attempt, receipts off", f"{without:.3f} ms"),
+            ("CPU to record an attempt, receipts on", f"{with_receipt:.3f} ms"),
+            *((f"{SEALED:,} receipts sealed on {name} in", f"{seconds:.1f} s") for name, seconds in seals),
+        ],
+        [
+            target("percent that a receipt adds to worker CPU", 100 * share, share <= 0.05, "at most 5"),
+            *(
+                target(f"seconds to seal on {name}", took, took <= SEALING_S, f"at most {SEALING_S}")
+                for name, took in seals
+            ),
+        ],
+    )
 
 
 async def latency(stack: EmbeddedStack, tell: Tell) -> Table:

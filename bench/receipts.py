@@ -1,0 +1,133 @@
+"""What a receipt costs beside the delivery that it is of, and how long it takes to seal many."""
+
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from random import Random
+
+from everhook.contracts import AttemptRecord, Verdict
+from everhook.ids import Kind, new_gid
+from everhook.keyring import KeyRing, new_master_key
+from everhook.receipt_issuer import Issuer, Subject, issue, url_digest
+from everhook.receipts import signatures_digest
+from everhook.signing import ALL_SCHEMES, new_secret, secret_key, signature_headers
+from everhook.storage.attempts import Recorder, Transcript
+from everhook.storage.engine import Database
+from everhook.storage.migrate import migrate
+from everhook.storage.receipt_keys import IssuerCache
+from everhook.storage.sealing import BATCH, seal_batch
+from everhook.storage.statements import table_of
+from everhook.storage.tables import DEFAULT_TENANT_GID, Receipt, now
+from tests.support.postgres_server import PostgresServer
+from tests.support.stack import async_url
+
+URL = "https://hooks.example.com/orders"
+BODY = b'{"text":"' + b"x" * 400 + b'"}'
+AT_ONCE = 20
+ROUNDS, ATTEMPTS = 5, 1_000
+JWS_BYTES = 1_250
+INSERTED_TOGETHER = 5_000
+
+KEYRING = KeyRing([new_master_key()])
+
+
+@asynccontextmanager
+async def sqlite() -> AsyncIterator[Database]:
+    with tempfile.TemporaryDirectory(prefix="everhook-bench-") as directory:
+        async with _migrated(f"sqlite+aiosqlite:///{directory}/everhook.db") as database:
+            yield database
+
+
+@asynccontextmanager
+async def postgres() -> AsyncIterator[Database]:
+    with tempfile.TemporaryDirectory(prefix="everhook-bench-") as directory:
+        async with (
+            PostgresServer(Path(directory) / "postgres.log") as server,
+            _migrated(async_url(server.url)) as found,
+        ):
+            yield found
+
+
+@asynccontextmanager
+async def _migrated(url: str) -> AsyncIterator[Database]:
+    await migrate(url)
+    database = Database(url)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+async def recording_ms(database: Database) -> tuple[float, float]:
+    """CPU milliseconds to record an attempt, without and with its receipt: medians of rounds that take turns."""
+    issuer = await IssuerCache(database, KEYRING, "hooks.example.com").get()
+    recorder = Recorder(database)
+    without, with_receipt = [], []
+    for _ in range(ROUNDS):
+        without.append(await _record_ms(recorder, None))
+        with_receipt.append(await _record_ms(recorder, issuer))
+    return statistics.median(without), statistics.median(with_receipt)
+
+
+async def _record_ms(recorder: Recorder, issuer: Issuer | None) -> float:
+    headers = signature_headers("msg_bench", 1_767_225_600, BODY, [secret_key(new_secret())], ALL_SCHEMES)
+    began = time.process_time()
+    for _ in range(ATTEMPTS // AT_ONCE):
+        await asyncio.gather(*(_record(recorder, headers, issuer) for _ in range(AT_ONCE)))
+    return (time.process_time() - began) * 1000 / ATTEMPTS
+
+
+async def _record(recorder: Recorder, headers: Iterable[tuple[str, str]], issuer: Issuer | None) -> None:
+    record = AttemptRecord(
+        attempt_gid=new_gid(Kind.ATTEMPT),
+        delivery_gid=new_gid(Kind.DELIVERY),
+        endpoint_gid=new_gid(Kind.ENDPOINT),
+        round=1,
+        number=1,
+        verdict=Verdict.DELIVERED,
+        started_at=now(),
+        duration_ms=12,
+        status_code=200,
+        request_sha256="ab" * 32,
+        response_sha256="cd" * 32,
+        peer_address="203.0.113.7",
+        url_sha256=url_digest(URL) if issuer else "",
+        signatures_sha256=signatures_digest(headers) if issuer else "",
+    )
+    subject = Subject(DEFAULT_TENANT_GID, new_gid(Kind.MESSAGE), URL)
+    await recorder.attempt(record, Transcript(url=URL, receipt=issue(record, subject, issuer) if issuer else None))
+
+
+async def sealing_time(database: Database, count: int) -> timedelta:
+    """To put `count` receipts of one tenant under checkpoints. They are as long as real ones, and say nothing."""
+    await IssuerCache(database, KEYRING, "hooks.example.com").get()
+    for start in range(0, count, INSERTED_TOGETHER):
+        async with database.write_connection() as connection:
+            rows = [_row() for _ in range(min(INSERTED_TOGETHER, count - start))]
+            await connection.execute(table_of(Receipt).insert(), rows)
+    began, more = time.monotonic(), True
+    while more:
+        async with database.writing() as session:
+            more = (await seal_batch(session, DEFAULT_TENANT_GID, KEYRING, now(), at_most=BATCH)).more
+    return timedelta(seconds=time.monotonic() - began)
+
+
+def _row() -> dict[str, object]:
+    return {
+        "gid": new_gid(Kind.RECEIPT),
+        "tenant_gid": DEFAULT_TENANT_GID,
+        "delivery_gid": new_gid(Kind.DELIVERY),
+        "attempt_gid": new_gid(Kind.ATTEMPT),
+        "round": 1,
+        "number": 1,
+        "jws": _RANDOM.randbytes(JWS_BYTES // 2).hex(),
+        "created_at": now(),
+    }
+
+
+_RANDOM = Random(1)
