@@ -43,8 +43,7 @@ async def callers(shared: Api) -> Callers:
 async def test_what_a_key_may_read(callers: Callers, name: str, key: str) -> None:
     response = await OPERATIONS[name].request(callers.world).send(callers.keys[key])
 
-    assert (response.status_code in (200, 503)) == is_open(OPERATIONS[name], key), response.text
-    assert (response.status_code == 403) != is_open(OPERATIONS[name], key)
+    assert (response.status_code == 403) != is_open(OPERATIONS[name], key), response.text
 
 
 @ON_SHARED
@@ -96,8 +95,7 @@ async def test_an_admins_key_opens_everything(callers: Callers) -> None:
 
     for name, operation in OPERATIONS.items():
         if operation.method == "GET":
-            response = await operation.request(callers.world).send(admin)
-            assert response.status_code in (200, 503), name
+            assert (await operation.request(callers.world).send(admin)).status_code not in (401, 403), name
     assert (await admin.channel("of-an-admin"))["name"]
     assert (await admin.publish({"n": 1}))["messageGid"]
 

@@ -10,6 +10,7 @@ import httpx
 
 from everhook.ids import Kind, new_gid
 from everhook.storage.audit import Actor, record_audit
+from everhook.storage.tables import Receipt
 from tests.api.driving import JSON, Api, created, ok
 
 KIND_OF_PATH = {
@@ -20,6 +21,7 @@ KIND_OF_PATH = {
     "deliveries": "delivery",
     "endpoints": "endpoint",
     "messages": "message",
+    "receipts": "receipt",
     "subscriptions": "subscription",
     "tenants": "tenant_gid",
 }
@@ -35,15 +37,19 @@ KIND_OF_FIELD = {
 """Which query parameters and fields of bodies name things of tenants."""
 
 NEUTRAL_PARAMETERS = {
-    "action", "actor", "channel", "cursor", "Idempotency-Key", "limit", "reason", "since", "status", "statusCode",
-    "type", "until",
+    "action", "actor", "channel", "cursor", "from", "Idempotency-Key", "limit", "reason", "since", "status",
+    "statusCode", "to", "type", "until", "window",
 }  # fmt: skip
-SAMPLES: JSON = {"channel": "orders", "policy": None, "payload": {"n": 1}, "type": "order.created"}
-"""Values for fields that a body must have and for which the document has no example."""
+SAMPLES: JSON = {
+    "channel": "orders", "from": 1, "payload": {"n": 1}, "policy": None, "to": 1, "type": "order.created",
+}  # fmt: skip
+"""Values for what must be given and has no example in the document."""
 
 PUBLISHING = {"/v1/channels/{name}/messages", "/v1/channels/{name}/messages/batch"}
 TELLTALE = ("gid", "tenant", "endpoint", "delivery")
 """A field of a body with one of these in its name must be in `KIND_OF_FIELD`, or be known to be no id."""
+
+JWS = "eyJhbGciOiJFZERTQSJ9.e30.AAAA"
 
 _numbers = count(1)
 
@@ -63,7 +69,7 @@ class World:
 class Request:
     method: str
     path: str
-    query: dict[str, str] = field(default_factory=dict)
+    query: JSON = field(default_factory=dict)
     body: Any = None
 
     async def send(self, api: Api) -> httpx.Response:
@@ -105,7 +111,7 @@ class Operation:
         own = own or world
         where, _, name = place.partition(".")
         path = self._path(world if where == "path" else own)
-        query = {name: world.ids[KIND_OF_FIELD[name]]} if where == "query" else {}
+        query = self._required() | ({name: world.ids[KIND_OF_FIELD[name]]} if where == "query" else {})
         body = self._body(own)
         if where == "body":
             body = (body or {}) | {name: world.ids[KIND_OF_FIELD[name]]}
@@ -124,6 +130,13 @@ class Operation:
                 (commands,) = (p["schema"]["enum"] for p in self.spec["parameters"] if p["name"] == "command")
                 parts[at] = commands[0]
         return "/".join(parts)
+
+    def _required(self) -> JSON:
+        """The query parameters that must be there."""
+        required = [p["name"] for p in self.spec.get("parameters", []) if p["in"] == "query" and p["required"]]
+        unknown = [name for name in required if name not in SAMPLES]
+        assert unknown == [], f"{self.name}: what can stand in the parameters {unknown}?"
+        return {name: SAMPLES[name] for name in required}
 
     def _is_id(self, name: str) -> bool:
         if name in KIND_OF_FIELD:
@@ -182,7 +195,9 @@ async def make_world(api: Api, tenant: str) -> World:
     under_way, dead = [message["deliveries"][0]["deliveryGid"] for message in messages]
     await api.change_rows("UPDATE delivery SET status = 'dead_lettered', reason = 'rejected' WHERE gid = :g", g=dead)
     batch = new_gid(Kind.BATCH)
+    receipt = Receipt(tenant_gid=gid, delivery_gid=dead, attempt_gid=new_gid(Kind.ATTEMPT), round=1, number=1, jws=JWS)
     async with api.database.writing() as session:
+        session.add(receipt)
         record_audit(session, Actor(tenant), "dead_letters.replayed", batch, tenant_gid=gid)
     return World(
         {
@@ -193,6 +208,7 @@ async def make_world(api: Api, tenant: str) -> World:
             "endpoint": endpoint["endpointGid"],
             "key": key["keyGid"],
             "message": messages[0]["messageGid"],
+            "receipt": receipt.gid,
             "subscribed": "orders",
             "subscription": endpoint["subscriptionGid"],
             "tenant": tenant,
@@ -210,6 +226,7 @@ def of_nobody(tenant: str) -> World:
         "endpoint": Kind.ENDPOINT,
         "key": Kind.API_KEY,
         "message": Kind.MESSAGE,
+        "receipt": Kind.RECEIPT,
         "subscription": Kind.SUBSCRIPTION,
         "tenant_gid": Kind.TENANT,
     }
