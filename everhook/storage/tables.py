@@ -270,6 +270,8 @@ class Delivery(SQLModel, table=True):
         Index(
             "ix_delivery_dead",
             "gid",
+            "reason",
+            "tenant_gid",
             postgresql_where=text("status = 'dead_lettered'"),
             sqlite_where=text("status = 'dead_lettered'"),
         ),
