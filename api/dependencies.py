@@ -22,6 +22,7 @@ from everhook.keyring import KeyRing
 from everhook.settings import Settings
 from everhook.storage.api_keys import ApiKeys
 from everhook.storage.engine import Database
+from everhook.storage.health_board import HealthBoard
 from everhook.storage.messages import Acceptor
 from everhook.storage.orders import OrderDefaults
 from everhook.storage.reach import Reach
@@ -47,6 +48,7 @@ class Services:
     egress: EgressClient
     backlog: Backlog
     publish_rate: PublishRate
+    board: HealthBoard
     defaults: OrderDefaults
     keyring: KeyRing
 

@@ -21,6 +21,7 @@ from api.routers import (
     deliveries,
     endpoints,
     health,
+    health_scores,
     messages,
     receipts,
     subscriptions,
@@ -34,6 +35,7 @@ from everhook.keyring import KeyRing
 from everhook.settings import Settings
 from everhook.storage.api_keys import ApiKeys
 from everhook.storage.engine import Database
+from everhook.storage.health_board import HealthBoard
 from everhook.storage.messages import Acceptor
 from everhook.storage.orders import OrderDefaults
 from everhook.temporal import connect
@@ -52,6 +54,7 @@ ROUTERS = (
     (deliveries.router, OWNED),
     (dead_letters.router, OWNED),
     (receipts.router, OWNED),
+    (health_scores.router, OWNED),
     (audit.router, OWNED),
     (tenants.router, ADMINS),
     (api_keys.router, ADMINS),
@@ -103,6 +106,7 @@ async def _services(settings: Settings, temporal: Client | None, database: Datab
         egress=EgressClient(EgressRules.from_settings(settings)),
         backlog=Backlog(store, settings.undispatched_limit),
         publish_rate=PublishRate(settings.publish_rate),
+        board=HealthBoard(store),
         defaults=defaults,
         keyring=KeyRing.from_settings(settings),
     )

@@ -21,6 +21,7 @@ from everhook.signing import SignatureScheme
 from everhook.storage import secrets
 from everhook.storage.engine import Database
 from everhook.storage.grouping import Grouped
+from everhook.storage.rollups import roll_up
 from everhook.storage.sealed import ENDPOINT_TLS_KEY
 from everhook.storage.secrets import SigningKeys
 from everhook.storage.statements import insert_ignoring, table_of
@@ -291,9 +292,9 @@ class Recorder:
 async def _record(connection: AsyncConnection, items: Sequence[_Attempted | _Parking]) -> Sequence[None]:
     attempted = sorted((i for i in items if isinstance(i, _Attempted)), key=lambda i: i.record.delivery_gid)
     parkings = sorted((i for i in items if isinstance(i, _Parking)), key=lambda i: i.delivery_gid)
+    new: list[AttemptRecord] = []
     if attempted:
-        insert = insert_ignoring(connection, Attempt, "delivery_gid", "round", "number")
-        await connection.execute(insert, [_attempt_row(item) for item in attempted])
+        new = await _insert_attempts(connection, attempted)
         await _record_receipts(connection, attempted)
         await connection.execute(_ATTEMPTED, [_attempted_delivery(item.record) for item in attempted])
     if parkings:
@@ -301,6 +302,7 @@ async def _record(connection: AsyncConnection, items: Sequence[_Attempted | _Par
         await connection.execute(
             _PARKED, [{"b_gid": p.delivery_gid, "b_due_at": p.due_at, "b_now": moment} for p in parkings]
         )
+    await roll_up(connection, new)
     return [None] * len(items)
 
 
@@ -323,6 +325,14 @@ async def _record_receipts(connection: AsyncConnection, attempted: Sequence[_Att
     ]
     if rows:
         await connection.execute(insert_ignoring(connection, Receipt, "delivery_gid", "round", "number"), rows)
+
+
+async def _insert_attempts(connection: AsyncConnection, attempted: Sequence[_Attempted]) -> list[AttemptRecord]:
+    """Insert, and say which were new: once each, though one may be asked for twice at once."""
+    insert = insert_ignoring(connection, Attempt, "delivery_gid", "round", "number").returning(col(Attempt.gid))
+    inserted = (await connection.execute(insert, [_attempt_row(item) for item in attempted])).scalars()
+    records = {item.record.attempt_gid: item.record for item in attempted}
+    return [records[gid] for gid in inserted]
 
 
 def _attempt_row(item: _Attempted) -> dict[str, Any]:

@@ -14,10 +14,24 @@ def table_of(model: type[SQLModel]) -> Table:
     return table
 
 
+def insert(dialect: str, table: Table) -> Any:
+    """An insert that knows `ON CONFLICT`, as the database of that dialect spells it."""
+    return (sqlite if dialect == "sqlite" else postgresql).insert(table)
+
+
 def insert_ignoring(connection: AsyncConnection, model: type[SQLModel], *conflict: str) -> Any:
     """`INSERT … ON CONFLICT (conflict) DO NOTHING`."""
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    return dialect.insert(table_of(model)).on_conflict_do_nothing(index_elements=list(conflict))
+    statement = insert(connection.dialect.name, table_of(model))
+    return statement.on_conflict_do_nothing(index_elements=list(conflict))
+
+
+def adding(statement: Any, *counts: str) -> Any:
+    """`… ON CONFLICT (primary key) DO UPDATE SET count = count + excluded.count`, for an `insert`."""
+    table: Table = statement.table
+    return statement.on_conflict_do_update(
+        index_elements=list(table.primary_key),
+        set_={name: table.c[name] + statement.excluded[name] for name in counts},
+    )
 
 
 async def lock(connection: AsyncConnection, *name: str) -> None:

@@ -270,6 +270,8 @@ class Delivery(SQLModel, table=True):
         Index(
             "ix_delivery_dead",
             "gid",
+            "reason",
+            "tenant_gid",
             postgresql_where=text("status = 'dead_lettered'"),
             sqlite_where=text("status = 'dead_lettered'"),
         ),
@@ -393,8 +395,9 @@ class ReceiptKey(SQLModel, table=True):
 class EndpointMinute(SQLModel, table=True):
     """What an endpoint did in one minute, kept by the recorder in the transaction of the attempts.
 
-    `retried` are failures that the schedule follows up, `rejected` those that it does not. `under_…` count answers
-    (of any kind) that took less than so many milliseconds and more than the band below.
+    `retried` are failures that allow of another try, `rejected` those that do not. `duration_ms` is the time that
+    answers took together, whatever they said; `under_…` count those that took less than so many milliseconds and more
+    than the band below. An attempt without an answer is in no band.
     """
 
     __tablename__ = "endpoint_minute"

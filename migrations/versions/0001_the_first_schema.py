@@ -89,7 +89,7 @@ def upgrade() -> None:
     with op.batch_alter_table("delivery", schema=None) as batch_op:
         batch_op.create_index(
             "ix_delivery_dead",
-            ["gid"],
+            ["gid", "reason", "tenant_gid"],
             unique=False,
             postgresql_where=sa.text("status = 'dead_lettered'"),
             sqlite_where=sa.text("status = 'dead_lettered'"),
