@@ -18,13 +18,13 @@ from api.dependencies import ServicesDep
 from api.problems import Problem, invalid, not_found
 from api.routers import endpoints as api
 from api.routers import subscriptions as subscriptions_api
-from api.schemas import EndpointIn, EndpointPatch, Policy, SubscriptionIn
+from api.schemas import EndpointIn, EndpointPatch, Policy, SecretRotation, SubscriptionIn
 from everhook.envelope import BodyFormat
 from everhook.policy import resolve
 from everhook.signing import SignatureScheme
 from everhook.storage import channels, endpoint_list, endpoints
 from everhook.storage import overview as totals
-from everhook.storage.endpoint_list import Doings, EndpointFilter, Sort, State, Try
+from everhook.storage.endpoint_list import Doings, EndpointFilter, Listed, Sort, State, Try
 from everhook.storage.endpoints import EndpointView
 from everhook.storage.reach import Reach
 from everhook.storage.tables import OperationalEvent, Subscription, now
@@ -42,6 +42,9 @@ WINDOWS: Mapping[str, tuple[int, int, str]] = {
     "7d": (84, 120, "the last 7 days"),
 }
 """How many columns of how many minutes."""
+
+GRACES = ((86_400, "a day"), (604_800, "a week"), (3_600, "an hour"), (0, "no time at all: it stops now"))
+"""For how many seconds the old secret goes on signing."""
 
 EVENT_STATES = {
     "endpoint.circuit_opened": ("open", "bad"),
@@ -67,7 +70,7 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False, prefix="/endp
 class Line:
     """One endpoint of the list, with its last hour."""
 
-    view: EndpointView
+    view: Listed
     attempts: int
     success: float | None
     average_ms: float | None
@@ -164,7 +167,7 @@ def _begin(steps: int, minutes: int) -> datetime:
     return newest - timedelta(minutes=minutes * (steps - 1))
 
 
-def _line(view: EndpointView, doings: Sequence[Doings], since: datetime, dead: Mapping[str, int]) -> Line:
+def _line(view: Listed, doings: Sequence[Doings], since: datetime, dead: Mapping[str, int]) -> Line:
     delivered, failed = sum(each.delivered for each in doings), sum(each.failed for each in doings)
     attempts = delivered + failed
     counts = [[0, 0] for _ in range(SPARK_STEPS)]
@@ -200,15 +203,26 @@ async def create(
     except (ValidationError, Problem) as error:
         return await _form(request, viewer, store, form.values, form.all("signatures"), error=error)
     view = await _detail(store, made.endpoint_gid, "1h", made.secret)
-    return render(request, "endpoint.html", viewer, title=view.view.endpoint.url, nav="endpoints", v=view,
-                  windows=WINDOWS, status=HTTPStatus.CREATED)  # fmt: skip
+    return _page(request, viewer, view, HTTPStatus.CREATED)
 
 
 @router.get("/{gid}")
 async def show_one(gid: str, request: Request, viewer: ViewerDep, store: StoreDep, window: str = "1h") -> Response:
     view = await _detail(store, gid, window if window in WINDOWS else "1h")
+    return _page(request, viewer, view)
+
+
+def _page(request: Request, viewer: Viewer, view: DetailView, status: HTTPStatus = HTTPStatus.OK) -> Response:
     return render(
-        request, "endpoint.html", viewer, title=view.view.endpoint.url, nav="endpoints", v=view, windows=WINDOWS
+        request,
+        "endpoint.html",
+        viewer,
+        status=status,
+        title=view.view.endpoint.url,
+        nav="endpoints",
+        v=view,
+        windows=WINDOWS,
+        graces=GRACES,
     )
 
 
@@ -267,6 +281,17 @@ def _states(view: EndpointView, events: Sequence[OperationalEvent], begin: datet
 async def send_test(gid: str, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep) -> Response:
     sent = await api.send_test(gid, services, store, viewer.caller)
     return see_other(viewer, f"/deliveries/{sent.delivery_gid}", "test")
+
+
+@router.post("/{gid}/rotate-secret")
+async def rotate_secret(
+    gid: str, request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep
+) -> Response:
+    """The new secret is shown in the answer, and never again: so this one is no redirect."""
+    rotation = SecretRotation(grace_period_seconds=int(_number(form.get("grace"), "grace") or 0))
+    rotated = await api.rotate_secret(gid, services, store, viewer.caller, rotation)
+    view = await _detail(store, gid, "1h", rotated.secret)
+    return _page(request, viewer, view)
 
 
 @router.post("/{gid}/delete")

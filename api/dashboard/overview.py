@@ -12,7 +12,8 @@ from api.dashboard.charts import Band, Chart, Column
 from api.dashboard.pages import PageRoute, StoreDep, ViewerDep, dashboard_of, markup, render
 from everhook.contracts import DeadLetterReason
 from everhook.storage import overview
-from everhook.storage.overview import COUNT_AT_MOST, Minute, Troubled, Waiting
+from everhook.storage.endpoint_list import Listed
+from everhook.storage.overview import COUNT_AT_MOST, Minute, Waiting
 from everhook.storage.reach import Reach
 from everhook.storage.tables import now
 
@@ -64,7 +65,7 @@ class OverviewView:
     oldest: datetime | None
     traffic: Chart
     latency: Chart
-    circuits: tuple[Troubled, ...]
+    circuits: tuple[Listed, ...]
     reasons: tuple[Reason, ...]
     dead_letters: int
     has_endpoints: bool
@@ -123,7 +124,7 @@ async def _view(session: AsyncSession) -> OverviewView:
     )
 
 
-def _troubles(circuits: list[Troubled], dead: int, waiting: Waiting) -> tuple[Trouble, ...]:
+def _troubles(circuits: list[Listed], dead: int, waiting: Waiting) -> tuple[Trouble, ...]:
     failing = [each for each in circuits if each.circuit.hold is None]
     disabled = [each for each in circuits if each.circuit.hold == "disabled"]
     troubles: list[Trouble] = []

@@ -11,16 +11,17 @@ from fastapi import Depends, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from api import problems
 from api.callers import ADMINS, OWNED, Access, Caller
 from api.dashboard import assets, charts, code, text
-from api.dashboard.forms import TOKEN_FIELD, Form, read_form, refuse_foreign
+from api.dashboard.forms import TOKEN_FIELD, Form, read_form, refuse_foreign, wrong_fields
 from api.dashboard.live import Broadcaster
 from api.dashboard.sessions import Session, Sessions
 from api.dependencies import ServicesDep
-from api.problems import Problem
+from api.problems import Problem, invalid
 from everhook.settings import Settings
 from everhook.storage.reach import Reach
 
@@ -239,6 +240,8 @@ class PageRoute(APIRoute):
                 response = await inner(request)
             except SignInNeeded:
                 response = _to_sign_in(request)
+            except ValidationError as error:
+                response = _error_page(request, invalid(*next(iter(wrong_fields(error).items()))))
             except Exception as error:
                 response = _error_page(request, problems.from_error(request, error))
             secure_headers(response, request)

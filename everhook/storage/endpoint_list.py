@@ -15,7 +15,6 @@ from sqlmodel import col
 
 from everhook.circuit import CircuitState, Hold
 from everhook.ids import Kind, first_gid_at
-from everhook.storage.endpoints import EndpointView
 from everhook.storage.tables import (
     Attempt,
     Circuit,
@@ -39,13 +38,22 @@ CIRCUIT_EVENTS = (
     "endpoint.disabled",
     "endpoint.enabled",
 )
-_HELD_OR_NOT_CLOSED = or_(col(Circuit.state) != CircuitState.CLOSED, col(Circuit.hold).is_not(None))
+HELD_OR_NOT_CLOSED = or_(col(Circuit.state) != CircuitState.CLOSED, col(Circuit.hold).is_not(None))
 
 
 @dataclass(frozen=True)
 class EndpointFilter:
     search: str = ""
     state: State | None = None
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An endpoint as lists show it."""
+
+    endpoint: Endpoint
+    circuit: Circuit
+    tenant: str
 
 
 @dataclass(frozen=True)
@@ -68,24 +76,24 @@ class Try:
 
 async def page(
     session: AsyncSession, chosen: EndpointFilter, sort: Sort, *, since: datetime, skip: int, limit: int
-) -> tuple[list[EndpointView], bool]:
+) -> tuple[list[Listed], bool]:
     """One page, and whether there are more. `health` and `traffic` are those since `since`."""
-    statement = _views().where(*_conditions(chosen))
+    statement = listed().where(*_conditions(chosen))
     if sort in ("health", "traffic"):
         totals = _totals(since)
         statement = statement.outerjoin(totals, totals.c.endpoint_gid == col(Endpoint.gid))
         attempts = func.coalesce(totals.c.attempts, 0)
         worst = case((attempts == 0, 2.0), else_=totals.c.delivered * 1.0 / attempts)
-        order = (case((_HELD_OR_NOT_CLOSED, 0), else_=1), worst) if sort == "health" else (attempts.desc(),)
+        order = (case((HELD_OR_NOT_CLOSED, 0), else_=1), worst) if sort == "health" else (attempts.desc(),)
         statement = statement.order_by(*order)
     elif sort == "url":
         statement = statement.order_by(col(Endpoint.url))
     rows = await session.execute(statement.order_by(col(Endpoint.gid).desc()).offset(skip).limit(limit + 1))
-    views = [EndpointView(*row) for row in rows]
+    views = [Listed(*row) for row in rows]
     return views[:limit], len(views) > limit
 
 
-def _views() -> Select[*tuple[Any, ...]]:
+def listed() -> Select[*tuple[Any, ...]]:
     return (
         select(Endpoint, Circuit, col(Tenant.name))
         .join(Circuit, col(Circuit.endpoint_gid) == col(Endpoint.gid))

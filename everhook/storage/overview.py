@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Result, func, or_, select
+from sqlalchemy import Result, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from everhook.circuit import CircuitState
 from everhook.contracts import DeadLetterReason, DeliveryStatus
 from everhook.ids import Kind, first_gid_at
-from everhook.storage.tables import Circuit, Delivery, Endpoint, EndpointMinute, Message, Tenant, now
+from everhook.storage.endpoint_list import HELD_OR_NOT_CLOSED, Listed, listed
+from everhook.storage.tables import Circuit, Delivery, Endpoint, EndpointMinute, Message, now
 
 COUNT_AT_MOST = 100_000
 _TOTALS = ("delivered", "retried", "rejected", "duration_ms", "under_100", "under_500", "under_2000", "slower")
@@ -31,15 +31,6 @@ class Minute:
     under_500: int
     under_2000: int
     slower: int
-
-
-@dataclass(frozen=True)
-class Troubled:
-    """An endpoint that does not take messages as it should."""
-
-    endpoint: Endpoint
-    circuit: Circuit
-    tenant: str
 
 
 @dataclass(frozen=True)
@@ -64,20 +55,15 @@ async def minutes(session: AsyncSession, since: datetime, endpoint_gid: str | No
     return [Minute(row.minute, *(int(getattr(row, name)) for name in _TOTALS)) for row in rows]
 
 
-async def troubled(session: AsyncSession, limit: int) -> list[Troubled]:
+async def troubled(session: AsyncSession, limit: int) -> list[Listed]:
     """Endpoints whose circuit is not closed, or that are paused or disabled; those failing longest first."""
     rows = await session.execute(
-        select(Endpoint, Circuit, col(Tenant.name))
-        .join(Circuit, col(Circuit.endpoint_gid) == col(Endpoint.gid))
-        .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
-        .where(
-            or_(col(Circuit.state) != CircuitState.CLOSED, col(Circuit.hold).is_not(None)),
-            col(Endpoint.deleted_at).is_(None),
-        )
+        listed()
+        .where(HELD_OR_NOT_CLOSED)
         .order_by(func.coalesce(col(Circuit.failing_since), col(Circuit.updated_at)))
         .limit(limit)
     )
-    return [Troubled(*row) for row in rows]
+    return [Listed(*row) for row in rows]
 
 
 async def dead_letters_by_reason(session: AsyncSession) -> Mapping[DeadLetterReason, int]:

@@ -67,15 +67,15 @@ class Scenery:
             ("acme", DeadLetterReason.REJECTED, 404, 3),
         ):
             for at in range(count):
-                await self._dead(self._of(name), reason, code, now() - timedelta(minutes=7 * at + 3))
+                await self._dead(self.of(name), reason, code, now() - timedelta(minutes=7 * at + 3))
         for at in range(40):
             await self._delivered(
-                self._of(self.random.choice(["acme", "umbrella", "initech"])), now() - timedelta(seconds=41 * at)
+                self.of(self.random.choice(["acme", "umbrella", "initech"])), now() - timedelta(seconds=41 * at)
             )
-        await self._waiting(self._of("globex"), DeliveryStatus.PARKED, now() - timedelta(minutes=12))
-        await self._waiting(self._of("hooli"), DeliveryStatus.RETRYING, now() - timedelta(minutes=3))
+        await self._waiting(self.of("globex"), DeliveryStatus.PARKED, now() - timedelta(minutes=12))
+        await self._waiting(self.of("hooli"), DeliveryStatus.RETRYING, now() - timedelta(minutes=3))
 
-    def _of(self, tenant: str) -> Endpoint:
+    def of(self, tenant: str) -> Endpoint:
         return next(endpoint for key, endpoint in self.endpoints.items() if key.startswith(f"{tenant} "))
 
     async def _endpoint(
