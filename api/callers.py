@@ -48,10 +48,15 @@ class Access:
 
     def check(self, caller: Caller, method: str) -> None:
         """Raise 403, naming the scopes that would do."""
-        enough = {Scope.ADMIN} | (self.reading if method in READS else self.changing)
-        if caller.scopes.isdisjoint(enough):
-            named = " or ".join(f"`{_shown(scope)}`" for scope in sorted(enough))
+        if not self.admits(caller, method):
+            named = " or ".join(f"`{_shown(scope)}`" for scope in sorted(self._enough(method)))
             raise Problem(HTTPStatus.FORBIDDEN, f"This needs a key with the scope {named}.")
+
+    def admits(self, caller: Caller, method: str) -> bool:
+        return not caller.scopes.isdisjoint(self._enough(method))
+
+    def _enough(self, method: str) -> frozenset[Scope]:
+        return frozenset({Scope.ADMIN}) | (self.reading if method in READS else self.changing)
 
 
 ADMINS = Access()

@@ -68,22 +68,27 @@ async def _caller(
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Caller:
     """The caller behind the bearer key. 401 for everybody else."""
-    address = _address(request, services.settings)
     presented = credentials.credentials if credentials is not None else ""
-    key = services.settings.api_key
-    if key is not None and hmac.compare_digest(presented.encode(), key.get_secret_value().encode()):
-        return Caller.of_environment(address)
-    holder = await services.api_keys.holder(presented)
-    if holder is None:
+    caller = await caller_behind(presented, services, address_of(request, services.settings))
+    if caller is None:
         raise Problem(
             HTTPStatus.UNAUTHORIZED,
             "Present an API key: `Authorization: Bearer <key>`.",
             headers={"www-authenticate": "Bearer"},
         )
-    return Caller.of_key(holder, address)
+    return caller
 
 
-def _address(request: Request, settings: Settings) -> str | None:
+async def caller_behind(presented: str, services: Services, address: str | None) -> Caller | None:
+    """Whoever presents this key. None for a key that opens nothing."""
+    key = services.settings.api_key
+    if key is not None and hmac.compare_digest(presented.encode(), key.get_secret_value().encode()):
+        return Caller.of_environment(address)
+    holder = await services.api_keys.holder(presented)
+    return Caller.of_key(holder, address) if holder is not None else None
+
+
+def address_of(request: Request, settings: Settings) -> str | None:
     hops = ",".join(request.headers.getlist("x-forwarded-for")).split(",")
     return client_address(request.client.host if request.client else None, hops, settings.trusted_proxies)
 
@@ -118,14 +123,14 @@ async def _page_request(
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="How many at most.")] = DEFAULT_PAGE,
     cursor: Annotated[str | None, Query(description="`nextCursor` of the page before.")] = None,
 ) -> PageRequest:
-    return PageRequest(limit, _decode_cursor(cursor) if cursor is not None else None)
+    return PageRequest(limit, decode_cursor(cursor) if cursor is not None else None)
 
 
 def encode_cursor(key: str | None) -> str | None:
     return urlsafe_b64encode(key.encode()).decode().rstrip("=") if key is not None else None
 
 
-def _decode_cursor(cursor: str) -> str:
+def decode_cursor(cursor: str) -> str:
     """The key behind a cursor. Base 64 decoders skip what they do not know, so it must also encode to the same."""
     try:
         key = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()

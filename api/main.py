@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from temporalio.client import Client
 
-from api import problems
+from api import dashboard, problems
 from api.backlog import Backlog
 from api.callers import ADMINS, OWNED, PUBLISHERS, SHARED
 from api.dependencies import Services, opened_by
@@ -58,6 +58,7 @@ ROUTERS = (
     (audit.router, OWNED),
     (tenants.router, ADMINS),
     (api_keys.router, ADMINS),
+    (dashboard.portal.api_router, ADMINS),
 )
 """All that stands under `/v1`, and whom it is open to."""
 
@@ -87,6 +88,7 @@ def create_app(
     app.include_router(receipts.well_known)
     for router, access in ROUTERS:
         app.include_router(router, prefix="/v1", dependencies=[opened_by(access)])
+    dashboard.install(app, settings)
     return app
 
 

@@ -110,30 +110,36 @@ def unavailable(detail: str) -> Problem:
     return Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"retry-after": str(RETRY_AFTER_S)})
 
 
+def from_error(request: Request, error: Exception) -> Problem:
+    """What any error of a route is to its caller."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, RequestValidationError):
+        return _from_validation(error.errors())
+    if isinstance(error, HTTPException):
+        return Problem(HTTPStatus(error.status_code), str(error.detail), headers=error.headers)
+    return _from_fault(request, error)
+
+
 def install(app: FastAPI) -> None:
     """Have every error of the application answered as a problem document."""
 
-    async def on_problem(_request: Request, error: Exception) -> Response:
-        assert isinstance(error, Problem)
-        return _response(error)
+    async def answer(request: Request, error: Exception) -> Response:
+        return _response(from_error(request, error))
 
-    async def on_invalid(_request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        return _response(_from_validation(error.errors()))
-
-    async def on_http(_request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        return _response(Problem(HTTPStatus(error.status_code), str(error.detail), headers=error.headers))
-
-    async def on_anything(request: Request, error: Exception) -> Response:
-        return _response(_from_fault(request, error))
-
-    app.add_exception_handler(Problem, on_problem)
-    app.add_exception_handler(RequestValidationError, on_invalid)
-    app.add_exception_handler(HTTPException, on_http)
     # What is answered as `Exception` is raised again for the server to log: fit for bugs, not for outages.
-    for fault in (SQLAlchemyError, RPCError, RPCTimeoutOrCancelledError, OSError, RuntimeError, Exception):
-        app.add_exception_handler(fault, on_anything)
+    for kind in (
+        Problem,
+        RequestValidationError,
+        HTTPException,
+        SQLAlchemyError,
+        RPCError,
+        RPCTimeoutOrCancelledError,
+        OSError,
+        RuntimeError,
+        Exception,
+    ):
+        app.add_exception_handler(kind, answer)
 
 
 def _response(problem: Problem) -> Response:

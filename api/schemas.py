@@ -262,6 +262,13 @@ class EndpointOut(ApiModel):
     updated_at: datetime
 
 
+class TestSent(ApiModel):
+    """A message that went to one endpoint alone."""
+
+    message_gid: str
+    delivery_gid: str
+
+
 class EndpointCreated(EndpointOut):
     subscription_gid: str | None
     secret: str = Field(description="Shown this once.")

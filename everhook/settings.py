@@ -18,7 +18,7 @@ from everhook.circuit import CircuitPolicy
 
 MIN_API_KEY_LENGTH = 24
 DEV_ISSUER = "localhost"
-_LISTS = {"egress_allow", "egress_ports", "master_keys", "trusted_proxies"}
+_LISTS = {"egress_allow", "egress_ports", "master_keys", "portal_frame_ancestors", "trusted_proxies"}
 MAX_RETENTION_DAYS = 36_500
 
 
@@ -167,6 +167,14 @@ class Settings(BaseSettings):
     egress_proxy: Annotated[SecretStr, AfterValidator(_proxy_url)] | None = Field(
         None,
         description="`http://user:password@host:port`: everything to endpoints goes through this proxy, by CONNECT.",
+    )
+
+    temporal_ui_url: str | None = Field(
+        None, description="Where people open the Temporal UI; the dashboard then links to each delivery's workflow."
+    )
+    portal_frame_ancestors: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="Origins that may show the portal in a frame, such as `https://app.example.com`, comma-separated.",
     )
 
     sandbox: bool = Field(

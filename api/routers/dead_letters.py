@@ -71,7 +71,7 @@ async def list_dead_letters(
 ) -> ListOf[DeliveryOut]:
     """Newest message first. `since` and `until` bound the time of dead-lettering."""
     async with store.reading() as session:
-        chosen = await _filter(session, selection)
+        chosen = await dead_letter_filter(session, selection)
         page = await dead_letters.page(session, chosen, after=paging.after, limit=paging.limit)
     return ListOf(data=[render.delivery(row) for row in page.rows], next_cursor=encode_cursor(page.next_key))
 
@@ -139,7 +139,7 @@ async def get_batch(gid: Gid, store: Store, temporal: Temporal) -> BatchOut:
     return BatchOut(batch_gid=gid, **vars(found))
 
 
-async def _filter(session: AsyncSession, selection: DeadLetterSelection) -> DeadLetterFilter:
+async def dead_letter_filter(session: AsyncSession, selection: DeadLetterSelection) -> DeadLetterFilter:
     if selection.endpoint is not None and not is_gid(selection.endpoint, Kind.ENDPOINT):
         raise invalid("endpoint", "is not an endpoint gid")
     tenant = await tenants.find_tenant(session, selection.tenant) if selection.tenant is not None else None
@@ -159,7 +159,7 @@ async def _filter(session: AsyncSession, selection: DeadLetterSelection) -> Dead
 
 async def _bulk(services: Services, store: Reach, body: BulkRequest, signal: str, caller: Caller) -> BulkAnswer:
     async with store.reading() as session:
-        chosen = await _filter(session, body)
+        chosen = await dead_letter_filter(session, body)
         matched = await dead_letters.count(session, chosen)
         if body.dry_run or not matched:
             return BulkAnswer(matched=matched, batch_gid=None)

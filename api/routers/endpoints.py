@@ -12,7 +12,7 @@ from fastapi import APIRouter, Body
 from pydantic.alias_generators import to_camel
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from api import render
+from api import publishing, render
 from api.callers import Caller
 from api.dependencies import Paging, Principal, Services, ServicesDep, Store, encode_cursor
 from api.headers import check_custom_headers
@@ -29,14 +29,17 @@ from api.schemas import (
     Policy,
     SecretRotated,
     SecretRotation,
+    TestSent,
     Tls,
 )
 from everhook.egress import EgressClient, OurFault, TlsExtras, TlsRefused, UrlRefused
+from everhook.policy import resolve
 from everhook.signing import SignatureScheme, new_secret
 from everhook.storage import channels, endpoints, secrets, subscriptions, tenants
 from everhook.storage.audit import on_record, record_audit
 from everhook.storage.endpoints import EndpointView
 from everhook.storage.reach import Reach, tenant_bound
+from everhook.storage.routes import Route
 from everhook.storage.secrets import MAX_LIVE, TooManySecrets
 from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Endpoint, Subscription
 
@@ -157,6 +160,31 @@ async def rotate_secret(
         )
         view = await _view(session, gid)
     return SecretRotated(endpoint_gid=gid, secret=secret, previous_until=until, public_keys=render.public_keys(view))
+
+
+@router.post("/{gid}/test", status_code=HTTPStatus.ACCEPTED)
+async def send_test(gid: Gid, services: ServicesDep, store: Store, caller: Principal) -> TestSent:
+    """Send a message of type `everhook.test` to this endpoint alone, whatever it subscribes to."""
+    async with store.reading() as session:
+        view = await _view(session, gid)
+    async with on_record(store, caller.actor, "endpoint.tested", gid, tenant_gid=view.endpoint.tenant_gid):
+        accepted = await services.acceptor.accept_for(publishing.test_message(), _route_to(view))
+    services.dispatcher.start_soon(accepted.orders)
+    (delivery,) = accepted.deliveries
+    return TestSent(message_gid=accepted.message_gid, delivery_gid=delivery.delivery_gid)
+
+
+def _route_to(view: EndpointView) -> Route:
+    endpoint = view.endpoint
+    return Route(
+        endpoint_gid=endpoint.gid,
+        tenant_gid=endpoint.tenant_gid,
+        tenant=view.tenant,
+        events=(),
+        filter=None,
+        policy=resolve(endpoint.policy),
+        rate_limit=endpoint.rate_limit,
+    )
 
 
 Command = Literal["pause", "resume", "enable", "disable"]

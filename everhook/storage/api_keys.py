@@ -70,9 +70,17 @@ class ApiKeys:
             return None
         row = await self._group.submit(shape[1])
         is_right = hmac.compare_digest(_sha256(presented), row.sha256 if row is not None else _NOBODYS)
-        if row is None or not is_right or not _is_usable(row, now()):
-            return None
-        return Holder(row.gid, row.name, frozenset(Scope(scope) for scope in row.scopes), row.tenant_gid)
+        return _holder(row) if is_right else None
+
+    async def holder_of(self, gid: str) -> Holder | None:
+        """Of a key that was presented before, and is named since then. None once it opens nothing."""
+        return _holder(await self._group.submit(gid))
+
+
+def _holder(row: Any) -> Holder | None:
+    if row is None or not _is_usable(row, now()):
+        return None
+    return Holder(row.gid, row.name, frozenset(Scope(scope) for scope in row.scopes), row.tenant_gid)
 
 
 async def _load(connection: AsyncConnection, gids: Sequence[str]) -> Sequence[Any]:

@@ -1,6 +1,6 @@
 """Endpoints, with their circuit and secrets. A deleted endpoint stays as a row: its deliveries tell of it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,12 @@ async def view(session: AsyncSession, gid: str, *, for_change: bool = False) -> 
     endpoint, circuit, tenant = row
     keys = await secrets.public_keys(session, [gid])
     return EndpointView(endpoint, circuit, tenant, keys.get(gid, ()))
+
+
+async def by_gid(session: AsyncSession, gids: Collection[str]) -> dict[str, Endpoint]:
+    """Deleted ones, too: deliveries tell of them."""
+    rows = await session.execute(select(Endpoint).where(col(Endpoint.gid).in_(gids)))
+    return {endpoint.gid: endpoint for endpoint in rows.scalars()}
 
 
 async def page(

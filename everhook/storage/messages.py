@@ -96,6 +96,14 @@ class Acceptor:
         async with self._database.write_connection() as connection:
             return await self._apply(connection, publications)
 
+    async def accept_for(self, publication: Publication, route: Route) -> Accepted:
+        """One message to one endpoint, whatever it subscribes to."""
+        fan = _Fan(publication, ((route, self._order(publication, route)),))
+        async with self._database.write_connection() as connection:
+            await _insert_messages(connection, [publication])
+            await _insert_deliveries(connection, [fan])
+        return fan.accepted()
+
     async def _apply(self, connection: AsyncConnection, publications: Sequence[Publication]) -> Sequence[Acceptance]:
         routes = await self._routes.routes(connection, sorted({p.channel for p in publications}))
         known = [p for p in publications if p.channel in routes]

@@ -1,0 +1,45 @@
+"""The dashboard at `/`, and the same pages for one tenant at `/portal`: rendered here, live by server-sent events.
+
+View models are dataclasses, templates are Jinja2 with macros as components, charts are SVG. Reading and acting take
+no JavaScript. Actions call the very functions behind the API's routes.
+"""
+
+from fastapi import FastAPI
+
+from api.dashboard import (
+    assets,
+    audit,
+    channels,
+    dead_letters,
+    deliveries,
+    endpoints,
+    keys,
+    messages,
+    overview,
+    portal,
+    sign_in,
+)
+from api.dashboard.live import Broadcaster
+from api.dashboard.pages import PORTAL, Dashboard, templates
+from api.dashboard.sessions import Sessions
+from everhook.settings import Settings
+
+FOR_TENANTS = (overview, endpoints, deliveries, dead_letters)
+FOR_OPERATORS = (sign_in, messages, channels, audit, keys)
+
+
+def install(app: FastAPI, settings: Settings) -> None:
+    """Add the pages to the API."""
+    app.state.dashboard = Dashboard(
+        settings=settings,
+        sessions=Sessions(settings),
+        templates=templates(),
+        broadcaster=Broadcaster(),
+        sign_ins=sign_in.SignInLimit(),
+    )
+    app.include_router(assets.router)
+    app.include_router(portal.router)
+    for section in (*FOR_OPERATORS, *FOR_TENANTS):
+        app.include_router(section.router)
+    for section in FOR_TENANTS:
+        app.include_router(section.router, prefix=PORTAL)

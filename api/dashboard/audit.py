@@ -1,0 +1,56 @@
+"""Who did what, when, to what and from where."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fastapi import APIRouter, Request, Response
+
+from api.dashboard.pages import AdminDep, PageRoute, StoreDep, query, render
+from api.dependencies import decode_cursor, encode_cursor
+from everhook.ids import Kind, is_gid
+from everhook.storage import audit, tenants
+from everhook.storage.audit import AuditFilter
+from everhook.storage.tables import AuditEntry
+
+PAGE = 50
+PAGES_OF = {Kind.ENDPOINT: "/endpoints", Kind.DELIVERY: "/deliveries", Kind.BATCH: "/batches"}
+"""Where the things that entries are about have pages."""
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False, prefix="/audit")
+
+
+@dataclass(frozen=True)
+class Line:
+    entry: AuditEntry
+    tenant: str | None
+    path: str | None
+
+
+@dataclass(frozen=True)
+class ListView:
+    lines: tuple[Line, ...]
+    chosen: Mapping[str, str]
+    first: str | None
+    more: str | None
+
+
+@router.get("")
+async def show_list(
+    request: Request, viewer: AdminDep, store: StoreDep, subject: str = "", action: str = "", cursor: str = ""
+) -> Response:
+    chosen = {"subject": subject.strip(), "action": action.strip()}
+    wanted = AuditFilter(subject=chosen["subject"] or None, action=chosen["action"] or None)
+    async with store.reading() as session:
+        page = await audit.page(session, wanted, after=decode_cursor(cursor) if cursor else None, limit=PAGE)
+        names = await tenants.names(session, {row.tenant_gid for row in page.rows if row.tenant_gid})
+    view = ListView(
+        lines=tuple(Line(row, names.get(row.tenant_gid or ""), _page_of(row.subject)) for row in page.rows),
+        chosen=chosen,
+        first="/audit" + query(chosen) if cursor else None,
+        more="/audit" + query({**chosen, "cursor": encode_cursor(page.next_key)}) if page.next_key else None,
+    )
+    return render(request, "audit.html", viewer, title="Audit", nav="audit", v=view)
+
+
+def _page_of(subject: str) -> str | None:
+    return next((f"{path}/{subject}" for kind, path in PAGES_OF.items() if is_gid(subject, kind)), None)

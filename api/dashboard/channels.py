@@ -1,0 +1,131 @@
+"""Channels, each with a picture of its schedule."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from fastapi import APIRouter, Request, Response
+from pydantic import ValidationError
+
+from api.dashboard import charts, policy_form
+from api.dashboard.charts import Chart
+from api.dashboard.forms import Form, wrong_fields
+from api.dashboard.pages import AdminFormDep, OperatorDep, PageRoute, StoreDep, Viewer, query, render, see_other
+from api.dependencies import decode_cursor, encode_cursor
+from api.problems import Problem, not_found
+from api.routers import channels as api
+from api.schemas import ChannelIn, ChannelPatch, Policy
+from everhook.policy import DeliveryPolicy, resolve
+from everhook.storage import channels
+from everhook.storage.tables import Channel
+
+PAGE = 25
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False, prefix="/channels")
+
+
+@dataclass(frozen=True)
+class Line:
+    channel: Channel
+    policy: DeliveryPolicy
+    schedule: Chart
+
+    @property
+    def told(self) -> str:
+        """Which schedule it is, in a word."""
+        written = self.channel.policy or {}
+        if "delaysSeconds" in written:
+            return "delays of its own"
+        return "exponential" if "exponential" in written else written.get("preset", "documented")
+
+
+@dataclass(frozen=True)
+class ListView:
+    lines: tuple[Line, ...]
+    first: str | None
+    more: str | None
+
+
+@router.get("")
+async def show_list(request: Request, viewer: OperatorDep, store: StoreDep, cursor: str = "") -> Response:
+    async with store.reading() as session:
+        page = await channels.page(session, after=decode_cursor(cursor) if cursor else None, limit=PAGE)
+    view = ListView(
+        lines=tuple(_line(row) for row in page.rows),
+        first="/channels" if cursor else None,
+        more="/channels" + query({"cursor": encode_cursor(page.next_key)}) if page.next_key else None,
+    )
+    return render(request, "channels.html", viewer, title="Channels", nav="channels", v=view)
+
+
+def _line(channel: Channel) -> Line:
+    policy = resolve(channel.policy)
+    return Line(channel, policy, charts.schedule(policy, width=420))
+
+
+@router.get("/new")
+async def ask_new(request: Request, viewer: OperatorDep) -> Response:
+    return _form(request, viewer, {})
+
+
+@router.post("/new")
+async def create(request: Request, viewer: OperatorDep, store: StoreDep, form: AdminFormDep) -> Response:
+    try:
+        await api.create_channel(ChannelIn(name=form.get("name"), policy=_policy(form)), store, viewer.caller)
+    except (ValidationError, Problem) as error:
+        return _form(request, viewer, form.values, error=error)
+    return see_other(viewer, "/channels", "created")
+
+
+@router.get("/{name}/edit")
+async def ask_edit(name: str, request: Request, viewer: OperatorDep, store: StoreDep) -> Response:
+    async with store.reading() as session:
+        channel = await channels.get(session, name)
+    if channel is None:
+        raise not_found("channel", name)
+    return _form(request, viewer, policy_form.fields(channel.policy), name)
+
+
+@router.post("/{name}/edit")
+async def edit(name: str, request: Request, viewer: OperatorDep, store: StoreDep, form: AdminFormDep) -> Response:
+    try:
+        await api.change_channel(name, ChannelPatch(policy=_policy(form)), store, viewer.caller)
+    except ValidationError as error:
+        return _form(request, viewer, form.values, name, error)
+    except Problem as problem:
+        if problem.status is HTTPStatus.NOT_FOUND:
+            raise
+        return _form(request, viewer, form.values, name, problem)
+    return see_other(viewer, "/channels", "saved")
+
+
+@router.post("/{name}/delete")
+async def delete(name: str, viewer: OperatorDep, store: StoreDep, form: AdminFormDep) -> Response:
+    await api.delete_channel(name, store, viewer.caller)
+    return see_other(viewer, "/channels", "deleted")
+
+
+def _policy(form: Form) -> Policy | None:
+    spec = policy_form.policy(form)
+    return Policy(**spec) if spec is not None else None
+
+
+def _form(
+    request: Request,
+    viewer: Viewer,
+    values: Mapping[str, str],
+    name: str | None = None,
+    error: ValidationError | Problem | None = None,
+) -> Response:
+    return render(
+        request,
+        "channel_form.html",
+        viewer,
+        status=HTTPStatus.UNPROCESSABLE_ENTITY if error is not None else HTTPStatus.OK,
+        title=f"Edit {name}" if name is not None else "New channel",
+        nav="channels",
+        name=name,
+        values=values,
+        wrong=wrong_fields(error) if error is not None else {},
+        schedules=policy_form.SCHEDULES,
+    )

@@ -1,0 +1,438 @@
+"""Endpoints: the list of them, and all about one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from http import HTTPStatus
+from typing import Any, Literal, get_args
+
+from fastapi import APIRouter, Request, Response
+from markupsafe import Markup
+from pydantic import ValidationError
+
+from api.dashboard import charts, overview, policy_form
+from api.dashboard.charts import Chart, Column, Span
+from api.dashboard.forms import Form, wrong_fields
+from api.dashboard.pages import FormDep, PageRoute, StoreDep, Viewer, ViewerDep, query, render, see_other
+from api.dependencies import ServicesDep
+from api.problems import Problem, invalid, not_found
+from api.routers import endpoints as api
+from api.routers import subscriptions as subscriptions_api
+from api.schemas import EndpointIn, EndpointPatch, Policy, SecretRotation, SubscriptionIn
+from everhook.envelope import BodyFormat
+from everhook.policy import resolve
+from everhook.signing import SignatureScheme
+from everhook.storage import channels, endpoint_list, endpoints
+from everhook.storage import overview as totals
+from everhook.storage.endpoint_list import Doings, EndpointFilter, Listed, Sort, State, Try
+from everhook.storage.endpoints import EndpointView
+from everhook.storage.reach import Reach
+from everhook.storage.tables import OperationalEvent, Subscription, now
+
+PAGE = 50
+SPARK_STEPS, SPARK_MINUTES = 20, 3
+RECENT_DELIVERIES, RECENT_ATTEMPTS = 20, 15
+CHANNELS_AT_MOST = 500
+
+STATES = (("", "Any state"), ("failing", "Circuit not closed"), ("paused", "Paused"), ("disabled", "Disabled"),
+          ("closed", "Closed"))  # fmt: skip
+WINDOWS: Mapping[str, tuple[int, int, str]] = {
+    "1h": (60, 1, "the last hour"),
+    "24h": (48, 30, "the last 24 hours"),
+    "7d": (84, 120, "the last 7 days"),
+}
+"""How many columns of how many minutes."""
+
+GRACES = ((86_400, "a day"), (604_800, "a week"), (3_600, "an hour"), (0, "no time at all: it stops now"))
+"""For how many seconds the old secret goes on signing."""
+
+EVENT_STATES = {
+    "endpoint.circuit_opened": ("open", "bad"),
+    "endpoint.circuit_closed": ("closed", "ok"),
+    "endpoint.paused": ("paused", "park"),
+    "endpoint.disabled": ("disabled", "bad"),
+    "endpoint.resumed": ("closed", "ok"),
+    "endpoint.enabled": ("closed", "ok"),
+}
+EVENT_WORDS = {
+    "endpoint.circuit_opened": "Circuit opened",
+    "endpoint.circuit_closed": "Circuit closed",
+    "endpoint.paused": "Paused",
+    "endpoint.disabled": "Disabled",
+    "endpoint.resumed": "Resumed",
+    "endpoint.enabled": "Enabled",
+}
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False, prefix="/endpoints")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One endpoint of the list, with its last hour."""
+
+    view: Listed
+    attempts: int
+    success: float | None
+    average_ms: float | None
+    spark: Markup
+    dead_letters: int
+
+
+@dataclass(frozen=True)
+class ListView:
+    lines: tuple[Line, ...]
+    search: str
+    state: str
+    sort: Sort
+    first: str | None
+    more: str | None
+
+    @property
+    def is_filtered(self) -> bool:
+        return bool(self.search or self.state)
+
+
+@dataclass(frozen=True)
+class EventLine:
+    what: str
+    kind: str
+    event: OperationalEvent
+
+
+@dataclass(frozen=True)
+class DetailView:
+    view: EndpointView
+    window: str
+    told_window: str
+    attempts: int
+    success: float | None
+    average_ms: float | None
+    traffic: Chart
+    latency: Chart
+    states: Chart
+    events: tuple[EventLine, ...]
+    errors: tuple[tuple[str, int], ...]
+    recent: tuple[Try, ...]
+    subscriptions: tuple[Subscription, ...]
+    channels: tuple[str, ...]
+    schedule: Chart
+    timeout: timedelta
+    dead_letters: int
+    secret: str | None = None
+
+
+@router.get("")
+async def show_list(
+    request: Request,
+    viewer: ViewerDep,
+    store: StoreDep,
+    search: str = "",
+    state: str = "",
+    sort: str = "newest",
+    page: int = 1,
+) -> Response:
+    chosen = EndpointFilter(search[:200], _one_of(state, State))
+    by: Sort = _one_of(sort, Sort) or "newest"
+    page = min(max(page, 1), 10_000)
+    since = _begin(SPARK_STEPS, SPARK_MINUTES)
+    async with store.reading() as session:
+        views, has_more = await endpoint_list.page(session, chosen, by, since=since, skip=(page - 1) * PAGE, limit=PAGE)
+        gids = [view.endpoint.gid for view in views]
+        doings = await endpoint_list.doings(session, gids, since)
+        dead = await totals.dead_letters_by_endpoint(session, gids)
+    at = {"search": search, "state": state, "sort": sort}
+    view = ListView(
+        lines=tuple(_line(view, doings.get(view.endpoint.gid, []), since, dead) for view in views),
+        search=search,
+        state=state,
+        sort=by,
+        first=_address(at) if page > 1 else None,
+        more=_address({**at, "page": page + 1}) if has_more else None,
+    )
+    return render(request, "endpoints.html", viewer, title="Endpoints", nav="endpoints", v=view, states=STATES)
+
+
+def _address(parts: Mapping[str, Any]) -> str:
+    return "/endpoints" + query(parts)
+
+
+def _one_of(given: str, options: Any) -> Any:
+    return given if given in get_args(options) else None
+
+
+def _begin(steps: int, minutes: int) -> datetime:
+    """Where a window of so many columns begins: its last one is the one that is running."""
+    newest = now().replace(second=0, microsecond=0)
+    newest -= timedelta(minutes=(newest.hour * 60 + newest.minute) % minutes)
+    return newest - timedelta(minutes=minutes * (steps - 1))
+
+
+def _line(view: Listed, doings: Sequence[Doings], since: datetime, dead: Mapping[str, int]) -> Line:
+    delivered, failed = sum(each.delivered for each in doings), sum(each.failed for each in doings)
+    attempts = delivered + failed
+    counts = [[0, 0] for _ in range(SPARK_STEPS)]
+    for each in doings:
+        at = int((each.minute - since).total_seconds() // (60 * SPARK_MINUTES))
+        if 0 <= at < SPARK_STEPS:
+            counts[at][0] += each.delivered
+            counts[at][1] += each.failed
+    steps = [Column(since + timedelta(minutes=SPARK_MINUTES * at), tuple(count)) for at, count in enumerate(counts)]
+    return Line(
+        view=view,
+        attempts=attempts,
+        success=delivered / attempts if attempts else None,
+        average_ms=sum(each.duration_ms for each in doings) / attempts if attempts else None,
+        spark=charts.sparkline(f"{delivered} delivered, {failed} failed in the last hour", steps),
+        dead_letters=dead.get(view.endpoint.gid, 0),
+    )
+
+
+@router.get("/new")
+async def ask_new(request: Request, viewer: ViewerDep, store: StoreDep) -> Response:
+    values = {"format": BodyFormat.ENVELOPE.value, "schedule": "", "channel": ""}
+    return await _form(request, viewer, store, values, [scheme.value for scheme in SignatureScheme])
+
+
+@router.post("/new")
+async def create(
+    request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep
+) -> Response:
+    try:
+        body = EndpointIn(**_settings(form), **_first_subscription(form))
+        made = await api.create_endpoint(body, services, store, viewer.caller)
+    except (ValidationError, Problem) as error:
+        return await _form(request, viewer, store, form.values, form.all("signatures"), error=error)
+    view = await _detail(store, made.endpoint_gid, "1h", made.secret)
+    return _page(request, viewer, view, HTTPStatus.CREATED)
+
+
+@router.get("/{gid}")
+async def show_one(gid: str, request: Request, viewer: ViewerDep, store: StoreDep, window: str = "1h") -> Response:
+    view = await _detail(store, gid, window if window in WINDOWS else "1h")
+    return _page(request, viewer, view)
+
+
+def _page(request: Request, viewer: Viewer, view: DetailView, status: HTTPStatus = HTTPStatus.OK) -> Response:
+    return render(
+        request,
+        "endpoint.html",
+        viewer,
+        status=status,
+        title=view.view.endpoint.url,
+        nav="endpoints",
+        v=view,
+        windows=WINDOWS,
+        graces=GRACES,
+    )
+
+
+async def _detail(store: Reach, gid: str, window: str, secret: str | None = None) -> DetailView:
+    steps, step_minutes, told = WINDOWS[window]
+    begin = _begin(steps, step_minutes)
+    async with store.reading() as session:
+        view = await endpoints.view(session, gid)
+        if view is None:
+            raise not_found("endpoint", gid)
+        minutes = await totals.minutes(session, begin, gid)
+        events = await endpoint_list.circuit_events(session, gid, begin, limit=200)
+        errors = await endpoint_list.errors(session, gid, begin, limit=5)
+        recent = await endpoint_list.recent_attempts(session, gid, deliveries=RECENT_DELIVERIES, limit=RECENT_ATTEMPTS)
+        subscriptions = await endpoint_list.subscriptions_of(session, gid)
+        names = await channels.page(session, after=None, limit=CHANNELS_AT_MOST)
+        dead = await totals.dead_letters_by_endpoint(session, [gid])
+    attempts = sum(minute.delivered + minute.retried + minute.rejected for minute in minutes)
+    policy = resolve(view.endpoint.policy)
+    return DetailView(
+        view=view,
+        window=window,
+        told_window=told,
+        attempts=attempts,
+        success=sum(minute.delivered for minute in minutes) / attempts if attempts else None,
+        average_ms=sum(minute.duration_ms for minute in minutes) / attempts if attempts else None,
+        traffic=overview.traffic(f"Attempts over {told}", minutes, begin, steps, step_minutes),
+        latency=overview.latency(f"How long answers took over {told}", minutes),
+        states=_states(view, events, begin, told),
+        events=tuple(
+            EventLine(EVENT_WORDS[event.kind], EVENT_STATES[event.kind][1], event)
+            for event in reversed(events)
+            if event.created_at >= begin
+        ),
+        errors=tuple(errors),
+        recent=tuple(recent),
+        subscriptions=tuple(subscriptions),
+        channels=tuple(channel.name for channel in names.rows),
+        schedule=charts.schedule(policy),
+        timeout=policy.timeout,
+        dead_letters=dead.get(gid, 0),
+        secret=secret,
+    )
+
+
+def _states(view: EndpointView, events: Sequence[OperationalEvent], begin: datetime, told: str) -> Chart:
+    """From events to states: before the first it was closed, which is how every endpoint begins."""
+    spans = [Span("closed", min(view.endpoint.created_at, begin), "ok")]
+    for event in events:
+        state, kind = EVENT_STATES[event.kind]
+        spans.append(Span(state, event.created_at, kind))
+    return charts.states(f"States of the circuit over {told}", spans, begin, now())
+
+
+@router.post("/{gid}/test")
+async def send_test(gid: str, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep) -> Response:
+    sent = await api.send_test(gid, services, store, viewer.caller)
+    return see_other(viewer, f"/deliveries/{sent.delivery_gid}", "test")
+
+
+@router.post("/{gid}/rotate-secret")
+async def rotate_secret(
+    gid: str, request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep
+) -> Response:
+    """The new secret is shown in the answer, and never again: so this one is no redirect."""
+    rotation = SecretRotation(grace_period_seconds=int(_number(form.get("grace"), "grace") or 0))
+    rotated = await api.rotate_secret(gid, services, store, viewer.caller, rotation)
+    view = await _detail(store, gid, "1h", rotated.secret)
+    return _page(request, viewer, view)
+
+
+@router.post("/{gid}/delete")
+async def delete(gid: str, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep) -> Response:
+    await api.delete_endpoint(gid, services, store, viewer.caller)
+    return see_other(viewer, "/endpoints", "deleted")
+
+
+@router.get("/{gid}/edit")
+async def ask_edit(gid: str, request: Request, viewer: ViewerDep, store: StoreDep) -> Response:
+    view = await _view(store, gid)
+    endpoint = view.endpoint
+    values = {
+        "url": endpoint.url,
+        "description": endpoint.description,
+        "rateLimit": f"{endpoint.rate_limit:g}" if endpoint.rate_limit is not None else "",
+        "format": endpoint.format.value,
+        "headers": "\n".join(f"{name}: {value}" for name, value in endpoint.headers.items()),
+        **policy_form.fields(endpoint.policy),
+    }
+    return await _form(request, viewer, store, values, endpoint.signatures, view)
+
+
+@router.post("/{gid}/edit")
+async def edit(
+    gid: str, request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep
+) -> Response:
+    view = await _view(store, gid)
+    try:
+        await api.change_endpoint(gid, EndpointPatch(**_settings(form)), services, store, viewer.caller)
+    except (ValidationError, Problem) as error:
+        return await _form(request, viewer, store, form.values, form.all("signatures"), view, error)
+    return see_other(viewer, f"/endpoints/{gid}", "saved")
+
+
+@router.post("/{gid}/subscriptions")
+async def subscribe(gid: str, viewer: ViewerDep, store: StoreDep, form: FormDep) -> Response:
+    body = SubscriptionIn(endpoint_gid=gid, channel=form.get("channel"), events=form.get("events").split())
+    await subscriptions_api.create_subscription(body, store, viewer.caller)
+    return see_other(viewer, f"/endpoints/{gid}", "saved")
+
+
+@router.post("/{gid}/subscriptions/{subscription}/delete")
+async def unsubscribe(gid: str, subscription: str, viewer: ViewerDep, store: StoreDep, form: FormDep) -> Response:
+    await subscriptions_api.delete_subscription(subscription, store, viewer.caller)
+    return see_other(viewer, f"/endpoints/{gid}", "deleted")
+
+
+@router.post("/{gid}/circuit/{command}")
+async def command_circuit(
+    gid: str,
+    command: Literal["trip", "reset"],
+    viewer: ViewerDep,
+    services: ServicesDep,
+    store: StoreDep,
+    form: FormDep,
+) -> Response:
+    await api.command_circuit(gid, command, services, store, viewer.caller)
+    return see_other(viewer, f"/endpoints/{gid}", command)
+
+
+@router.post("/{gid}/{command}")
+async def command(
+    gid: str, command: api.Command, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep
+) -> Response:
+    await api.command_endpoint(gid, command, services, store, viewer.caller)
+    return see_other(viewer, f"/endpoints/{gid}", command)
+
+
+async def _view(store: Reach, gid: str) -> EndpointView:
+    """404 for what is not there, or is another tenant's."""
+    async with store.reading() as session:
+        view = await endpoints.view(session, gid)
+    if view is None:
+        raise not_found("endpoint", gid)
+    return view
+
+
+async def _form(
+    request: Request,
+    viewer: Viewer,
+    store: Reach,
+    values: Mapping[str, str],
+    signatures: Sequence[str],
+    view: EndpointView | None = None,
+    error: ValidationError | Problem | None = None,
+) -> Response:
+    async with store.reading() as session:
+        names = [row.name for row in (await channels.page(session, after=None, limit=CHANNELS_AT_MOST)).rows]
+    return render(
+        request,
+        "endpoint_form.html",
+        viewer,
+        status=HTTPStatus.UNPROCESSABLE_ENTITY if error is not None else HTTPStatus.OK,
+        title="Edit endpoint" if view is not None else "New endpoint",
+        nav="endpoints",
+        v=view,
+        values=values,
+        signatures=signatures,
+        wrong=wrong_fields(error) if error is not None else {},
+        channels=names,
+        schemes=[scheme.value for scheme in SignatureScheme],
+        formats=[(each.value, each.value) for each in BodyFormat],
+        schedules=policy_form.SCHEDULES,
+    )
+
+
+def _settings(form: Form) -> dict[str, Any]:
+    """What can be changed later, too, as the API takes it."""
+    spec = policy_form.policy(form)
+    return {
+        "url": form.get("url"),
+        "description": form.get("description"),
+        "rateLimit": _number(form.get("rateLimit"), "rateLimit"),
+        "signatures": form.all("signatures"),
+        "format": form.get("format", BodyFormat.ENVELOPE.value),
+        "headers": _headers(form.get("headers")),
+        "policy": Policy(**spec) if spec is not None else None,
+    }
+
+
+def _first_subscription(form: Form) -> dict[str, Any]:
+    chosen: dict[str, Any] = {"tenant": form.get("tenant") or None}
+    if "channel" in form:
+        chosen |= {"channel": form.get("channel"), "events": form.get("events").split()}
+    return chosen
+
+
+def _number(written: str, field: str) -> float | None:
+    try:
+        return float(written) if written else None
+    except ValueError as error:
+        raise invalid(field, "is not a number") from error
+
+
+def _headers(written: str) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for line in written.splitlines():
+        name, colon, value = line.partition(":")
+        if line.strip() and not colon:
+            raise invalid("headers", "one a line, as `name: value`")
+        if line.strip():
+            headers[name.strip()] = value.strip()
+    return headers

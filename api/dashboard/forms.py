@@ -1,0 +1,68 @@
+"""Forms as browsers send them: small, from our own pages, with the session's token."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from urllib.parse import parse_qsl, urlsplit
+
+from fastapi import Request
+from pydantic import ValidationError
+
+from api.problems import Problem, malformed
+
+MAX_FIELDS = 600
+TOKEN_FIELD = "form_token"  # noqa: S105 - the name of a field
+
+
+class Form:
+    """What was sent. Text is stripped; what was left empty is absent."""
+
+    def __init__(self, pairs: list[tuple[str, str]]) -> None:
+        self._pairs = [(name, value.strip().replace("\r\n", "\n")) for name, value in pairs if value.strip()]
+
+    def get(self, name: str, default: str = "") -> str:
+        return next((value for key, value in self._pairs if key == name), default)
+
+    def all(self, name: str) -> list[str]:
+        return [value for key, value in self._pairs if key == name]
+
+    def __contains__(self, name: str) -> bool:
+        return any(key == name for key, _ in self._pairs)
+
+    @property
+    def values(self) -> dict[str, str]:
+        """The first value of each field, to fill a form with that is shown again."""
+        return {key: self.get(key) for key, _ in self._pairs if key != TOKEN_FIELD}
+
+
+async def read_form(request: Request) -> Form:
+    try:
+        pairs = parse_qsl((await request.body()).decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
+    except ValueError as error:
+        raise malformed("is not a form") from error
+    if any("\x00" in value for _, value in pairs):
+        raise malformed("has a character that no text has")
+    return Form(pairs)
+
+
+def refuse_foreign(request: Request) -> None:
+    """Raise 403 for a form that another site had sent. Browsers say where a request comes from; the older ones say it
+    in `Origin` alone, which a proxy that rewrites `Host` makes hard to compare."""
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is not None:
+        ours = site == "same-origin"
+    else:
+        ours = origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    if not ours:
+        raise Problem(HTTPStatus.FORBIDDEN, "This form was sent from another site. Nothing was changed.")
+
+
+def wrong_fields(error: ValidationError | Problem) -> Mapping[str, str]:
+    """What is wrong, by the field of the form."""
+    if isinstance(error, Problem):
+        return {each.field.partition(".")[0].partition("[")[0]: each.message for each in error.errors} or {
+            "": error.detail
+        }
+    return {
+        str(each["loc"][0]) if each["loc"] else "": str(each["msg"]).removeprefix("Value error, ")
+        for each in error.errors()
+    }

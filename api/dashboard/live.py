@@ -1,0 +1,98 @@
+"""The parts of a page that keep themselves up to date: server-sent events, one look at the database for all tabs.
+
+A look answers with regions of a page as markup. Nothing in them is of one session, so everybody who sees the same
+things is sent the same. Nobody looks while nobody listens.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+import orjson
+import structlog
+from sse_starlette import ServerSentEvent
+
+LOOK_EVERY_S = 2.0
+PING_EVERY_S = 15
+STREAM_FOR_S = 60.0
+"""Then the browser connects again, and whoever is no longer signed in is turned away."""
+
+RETRY_MS = 2_000
+
+Regions = Mapping[str, str]
+Look = Callable[[], Awaitable[Regions]]
+
+log = structlog.get_logger()
+
+
+@dataclass
+class _Watch:
+    """One scope that is looked at, and what was seen last. `number` grows with each change."""
+
+    look: Look
+    listeners: int = 0
+    number: int = 0
+    regions: Regions = field(default_factory=dict)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+
+
+class Broadcaster:
+    def __init__(self, every_seconds: float = LOOK_EVERY_S) -> None:
+        self._every = every_seconds
+        self._watches: dict[str, _Watch] = {}
+        self._run = secrets.token_hex(4)
+
+    @property
+    def scopes(self) -> int:
+        """How many are being looked at."""
+        return len(self._watches)
+
+    async def stream(self, scope: str, look: Look, last_event_id: str | None) -> AsyncIterator[ServerSentEvent]:
+        """What changes in `scope`, for a minute. Whoever has seen the newest gets nothing until there is news."""
+        watch = self._join(scope, look)
+        sent: Regions = watch.regions if last_event_id == self._id(watch) else {}
+        try:
+            async with asyncio.timeout(STREAM_FOR_S):
+                while True:
+                    changed = watch.changed
+                    if fresh := {name: html for name, html in watch.regions.items() if sent.get(name) != html}:
+                        sent = watch.regions
+                        yield ServerSentEvent(
+                            orjson.dumps(fresh).decode(), event="regions", id=self._id(watch), retry=RETRY_MS
+                        )
+                    await changed.wait()
+        except TimeoutError:
+            return
+        finally:
+            self._leave(scope, watch)
+
+    def _id(self, watch: _Watch) -> str:
+        return f"{self._run}-{watch.number}"
+
+    def _join(self, scope: str, look: Look) -> _Watch:
+        watch = self._watches.setdefault(scope, _Watch(look))
+        watch.listeners += 1
+        if watch.task is None:
+            watch.task = asyncio.create_task(self._watch(watch))
+        return watch
+
+    def _leave(self, scope: str, watch: _Watch) -> None:
+        watch.listeners -= 1
+        if not watch.listeners:
+            self._watches.pop(scope, None)
+
+    async def _watch(self, watch: _Watch) -> None:
+        """It ends by itself: cut off in mid-query it would leave a connection behind."""
+        while watch.listeners:
+            try:
+                regions = await watch.look()
+            except Exception as error:
+                log.warning("could not look for the dashboard", error=str(error))
+            else:
+                if regions != watch.regions:
+                    watch.regions, watch.number = regions, watch.number + 1
+                    watch.changed.set()
+                    watch.changed = asyncio.Event()
+            await asyncio.sleep(self._every)

@@ -1,0 +1,279 @@
+"""What every page has in common: who looks at it, how it is rendered, and how it fails."""
+
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote, urlencode
+
+from fastapi import Depends, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi.routing import APIRoute
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from api import problems
+from api.callers import ADMINS, OWNED, Access, Caller
+from api.dashboard import assets, charts, code, text
+from api.dashboard.forms import TOKEN_FIELD, Form, read_form, refuse_foreign, wrong_fields
+from api.dashboard.live import Broadcaster
+from api.dashboard.sessions import Session, Sessions
+from api.dependencies import ServicesDep
+from api.problems import Problem, invalid
+from everhook.settings import Settings
+from everhook.storage.reach import Reach
+
+if TYPE_CHECKING:
+    from api.dashboard.sign_in import SignInLimit
+
+SESSION_COOKIE, PORTAL_COOKIE, THEME_COOKIE = "everhook_session", "everhook_portal", "everhook_theme"
+PORTAL = "/portal"
+THEMES = ("light", "dark")
+
+NAVIGATION = (
+    ("overview", "/", "Overview"),
+    ("endpoints", "/endpoints", "Endpoints"),
+    ("deliveries", "/deliveries", "Deliveries"),
+    ("dead-letters", "/dead-letters", "Dead letters"),
+    ("messages", "/messages", "Messages"),
+    ("channels", "/channels", "Channels"),
+    ("audit", "/audit", "Audit"),
+    ("keys", "/keys", "Keys"),
+)
+TENANTS_SEE = frozenset({"overview", "endpoints", "deliveries", "dead-letters"})
+ADMINS_SEE = frozenset({"audit", "keys"})
+
+
+class SignInNeeded(Exception):
+    """Nobody is signed in, or no longer."""
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """Who looks. `base` is what all addresses begin with: nothing, or `/portal`. `tenant` names whose things they
+    are, where they are one tenant's alone."""
+
+    caller: Caller
+    session: Session
+    form_token: str
+    base: str = ""
+    tenant: str | None = None
+
+    @property
+    def tenant_gid(self) -> str | None:
+        return self.caller.tenant_gid
+
+    @property
+    def may_act(self) -> bool:
+        return OWNED.admits(self.caller, "POST")
+
+    @property
+    def may_administer(self) -> bool:
+        return ADMINS.admits(self.caller, "POST")
+
+    @property
+    def navigation(self) -> list[tuple[str, str, str]]:
+        return [each for each in NAVIGATION if self._sees(each[0])]
+
+    def _sees(self, page: str) -> bool:
+        if page in ADMINS_SEE:
+            return self.may_administer
+        return self.tenant_gid is None or page in TENANTS_SEE
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """What the pages stand on beside the API's own services; built once, with the application."""
+
+    sessions: Sessions
+    templates: Environment
+    broadcaster: Broadcaster
+    sign_ins: "SignInLimit"
+    settings: Settings
+
+
+def dashboard_of(request: Request) -> Dashboard:
+    dashboard: Dashboard = request.app.state.dashboard
+    return dashboard
+
+
+def templates() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("api.dashboard"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(asset=assets.address, charts=charts, text=text, code=code, token_field=TOKEN_FIELD)
+    environment.filters.update(query=query, as_url=code.url_markup)
+    return environment
+
+
+def query(parts: Mapping[str, Any]) -> str:
+    """`?a=1&b=2` of what is given."""
+    given = {name: value for name, value in parts.items() if value not in (None, "")}
+    return f"?{urlencode(given)}" if given else ""
+
+
+def render(
+    request: Request,
+    template: str,
+    viewer: Viewer | None = None,
+    *,
+    status: HTTPStatus = HTTPStatus.OK,
+    **context: Any,
+) -> Response:
+    """A page from its view model. `v` is the model by the templates' convention."""
+    return HTMLResponse(markup(request, template, viewer, **context), status_code=status)
+
+
+def markup(request: Request, template: str, viewer: Viewer | None, **context: Any) -> str:
+    theme = request.cookies.get(THEME_COOKIE)
+    return dashboard_of(request).templates.get_template(template).render(
+        viewer=viewer,
+        base=viewer.base if viewer is not None else PORTAL if in_portal(request) else "",
+        now=datetime.now(UTC),
+        theme=theme if theme in THEMES else None,
+        here=request.url.path + (f"?{request.url.query}" if request.url.query else ""),
+        notice=NOTICES.get(request.query_params.get("notice", "")),
+        **context,
+    )  # fmt: skip
+
+
+NOTICES = {
+    "replay": "A replay was asked for. Its round of attempts begins in a moment.",
+    "discard": "It is being discarded.",
+    "attempt-now": "The next attempt is on its way.",
+    "pause": "Paused. Messages are parked until you resume it.",
+    "resume": "Resumed. What was parked is released at a ramp.",
+    "enable": "Enabled. What failed before no longer counts.",
+    "disable": "Disabled. Messages are parked until you enable it.",
+    "trip": "The circuit is open. Messages are parked until its cooldown has passed.",
+    "reset": "The circuit is closed. What was parked is released at a ramp.",
+    "test": "A test message is on its way.",
+    "saved": "Saved.",
+    "created": "Created.",
+    "deleted": "Deleted.",
+    "revoked": "Revoked. Whoever used that key is signed out.",
+}
+"""What a page says behind a form that was carried out; by name, so that no text comes in by the address."""
+
+
+def see_other(viewer: Viewer, path: str, notice: str | None = None) -> Response:
+    """Behind a form: a page that may be loaded again without sending it twice."""
+    if notice is not None:
+        path += ("&" if "?" in path else "?") + urlencode({"notice": notice})
+    return RedirectResponse(viewer.base + path, HTTPStatus.SEE_OTHER)
+
+
+def in_portal(request: Request) -> bool:
+    return request.url.path.startswith(PORTAL + "/") or request.url.path == PORTAL
+
+
+def is_local(request: Request) -> bool:
+    """A machine of one's own, where there is no TLS and a `Secure` cookie would be lost."""
+    return dashboard_of(request).settings.dev or request.url.hostname in ("127.0.0.1", "::1", "localhost")
+
+
+async def _viewer(request: Request, services: ServicesDep) -> Viewer:
+    from api.dashboard import identity
+
+    viewer = await identity.viewer_of(request, services)
+    if viewer is None:
+        raise SignInNeeded
+    OWNED.check(viewer.caller, "GET")
+    return viewer
+
+
+async def _store(viewer: Annotated[Viewer, Depends(_viewer)], services: ServicesDep) -> Reach:
+    """The database as far as the viewer reaches."""
+    return Reach(services.database, viewer.tenant_gid)
+
+
+async def _operator(viewer: Annotated[Viewer, Depends(_viewer)]) -> Viewer:
+    """Pages that no tenant has."""
+    if viewer.tenant_gid is not None:
+        raise HTTPException(HTTPStatus.NOT_FOUND, "There is no such page.")
+    return viewer
+
+
+async def _admin(viewer: Annotated[Viewer, Depends(_operator)]) -> Viewer:
+    ADMINS.check(viewer.caller, "GET")
+    return viewer
+
+
+def _form_of(access: Access) -> Any:
+    """The form that somebody who may do so sent from a page of ours. 403 for any other, and nothing is changed."""
+
+    async def read(request: Request, viewer: Annotated[Viewer, Depends(_viewer)]) -> Form:
+        refuse_foreign(request)
+        form = await read_form(request)
+        if not dashboard_of(request).sessions.is_form_token(viewer.session, form.get(TOKEN_FIELD)):
+            raise Problem(
+                HTTPStatus.FORBIDDEN, "This form is of another session. Load the page again, and send it anew."
+            )
+        access.check(viewer.caller, request.method)
+        return form
+
+    return Depends(read)
+
+
+ViewerDep = Annotated[Viewer, Depends(_viewer)]
+OperatorDep = Annotated[Viewer, Depends(_operator)]
+AdminDep = Annotated[Viewer, Depends(_admin)]
+StoreDep = Annotated[Reach, Depends(_store)]
+FormDep = Annotated[Form, _form_of(OWNED)]
+AdminFormDep = Annotated[Form, _form_of(ADMINS)]
+
+
+class PageRoute(APIRoute):
+    """A route whose failures are pages, and whose answers tell browsers what they may do with them."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        inner = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            try:
+                response = await inner(request)
+            except SignInNeeded:
+                response = _to_sign_in(request)
+            except ValidationError as error:
+                response = _error_page(request, invalid(*next(iter(wrong_fields(error).items()))))
+            except Exception as error:
+                response = _error_page(request, problems.from_error(request, error))
+            secure_headers(response, request)
+            return response
+
+        return handle
+
+
+def _to_sign_in(request: Request) -> Response:
+    if in_portal(request):
+        return render(request, "portal_ended.html", status=HTTPStatus.UNAUTHORIZED)
+    back = request.url.path if request.method == "GET" else "/"
+    return RedirectResponse(f"/sign-in?next={quote(back)}" if back != "/" else "/sign-in", HTTPStatus.SEE_OTHER)
+
+
+def _error_page(request: Request, problem: Problem) -> Response:
+    viewer = getattr(request.state, "viewer", None)
+    return render(request, "error.html", viewer, status=problem.status, problem=problem)
+
+
+CONTENT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors {ancestors}"
+)
+
+
+def secure_headers(response: Response, request: Request) -> None:
+    """No script or style but our own files; framed nowhere but a portal where the settings say so."""
+    ancestors = dashboard_of(request).settings.portal_frame_ancestors if in_portal(request) else []
+    response.headers["content-security-policy"] = CONTENT_POLICY.format(ancestors=" ".join(ancestors) or "'none'")
+    response.headers["x-content-type-options"] = "nosniff"
+    response.headers["referrer-policy"] = "same-origin"
+    response.headers["cross-origin-opener-policy"] = "same-origin"
+    response.headers["permissions-policy"] = "camera=(), geolocation=(), microphone=()"
+    response.headers.setdefault("cache-control", "no-store")

@@ -1,0 +1,88 @@
+"""A delivery policy as fields of a form, and back."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from api.dashboard import text
+from api.dashboard.forms import Form
+from api.problems import invalid
+
+SCHEDULES = (
+    ("", "As the default says"),
+    ("documented", "Documented: 6 attempts within 3 hours"),
+    ("patient", "Patient: 10 attempts within 3 days"),
+    ("brisk", "Brisk: 6 attempts within 2 minutes"),
+    ("delays", "Delays of your own"),
+    ("exponential", "Exponential"),
+)
+_UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400}
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
+
+
+def fields(policy: Mapping[str, Any] | None) -> dict[str, str]:
+    """What the form is filled with."""
+    policy = policy or {}
+    exponential = policy.get("exponential", {})
+    schedule = policy.get("preset", "")
+    if "delaysSeconds" in policy:
+        schedule = "delays"
+    elif exponential:
+        schedule = "exponential"
+    return {
+        "schedule": schedule,
+        "delays": ", ".join(text.exactly(seconds) for seconds in policy.get("delaysSeconds", [])),
+        "initial": text.exactly(exponential["initialSeconds"]) if exponential else "",
+        "factor": f"{exponential.get('factor', 2):g}" if exponential else "",
+        "cap": text.exactly(exponential["capSeconds"]) if exponential else "",
+        "attempts": str(exponential.get("attempts", "")),
+        "jitter": f"{policy['jitter']:g}" if "jitter" in policy else "",
+        "timeout": text.exactly(policy["timeoutSeconds"]) if "timeoutSeconds" in policy else "",
+        "window": text.exactly(policy["maxWindowSeconds"]) if "maxWindowSeconds" in policy else "",
+        "statuses": ", ".join(str(status) for status in policy.get("retryStatuses", [])),
+    }
+
+
+def policy(form: Form) -> dict[str, Any] | None:
+    """As the API takes it; None where nothing was said. Raises a Problem that names the field."""
+    spec: dict[str, Any] = {}
+    match form.get("schedule"):
+        case "delays":
+            spec["delaysSeconds"] = [_seconds(part, "delays") for part in _list(form.get("delays"))]
+        case "exponential":
+            spec["exponential"] = {
+                "initialSeconds": _seconds(form.get("initial"), "initial"),
+                "factor": _number(form.get("factor", "2"), "factor"),
+                "capSeconds": _seconds(form.get("cap"), "cap"),
+                "attempts": int(_number(form.get("attempts"), "attempts")),
+            }
+        case "documented" | "patient" | "brisk" as preset:
+            spec["preset"] = preset
+    if "jitter" in form:
+        spec["jitter"] = _number(form.get("jitter"), "jitter")
+    if "timeout" in form:
+        spec["timeoutSeconds"] = _seconds(form.get("timeout"), "timeout")
+    if "window" in form:
+        spec["maxWindowSeconds"] = _seconds(form.get("window"), "window")
+    if "statuses" in form:
+        spec["retryStatuses"] = [int(_number(part, "statuses")) for part in _list(form.get("statuses"))]
+    return spec or None
+
+
+def _list(written: str) -> list[str]:
+    return [part.strip() for part in re.split(r"[,;\n]", written) if part.strip()]
+
+
+def _seconds(written: str, field: str) -> float:
+    """`30`, `30 s`, `5 min`, `1 h 30 min`."""
+    parts = _SPAN.findall(written.lower())
+    if not parts or _SPAN.sub("", written.lower()).strip() or any(unit not in _UNITS for _, unit in parts):
+        raise invalid(field, "write it as `30 s`, `5 min`, `2 h` or `3 d`")
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def _number(written: str, field: str) -> float:
+    try:
+        return float(written)
+    except ValueError as error:
+        raise invalid(field, "is not a number") from error

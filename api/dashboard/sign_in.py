@@ -1,0 +1,102 @@
+"""Signing in with an API key, and out."""
+
+from http import HTTPStatus
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse
+from limits import RateLimitItemPerMinute
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import MovingWindowRateLimiter
+
+from api.callers import OWNED
+from api.dashboard import identity
+from api.dashboard.forms import read_form, refuse_foreign
+from api.dashboard.pages import (
+    SESSION_COOKIE,
+    THEME_COOKIE,
+    THEMES,
+    FormDep,
+    PageRoute,
+    ViewerDep,
+    dashboard_of,
+    is_local,
+    render,
+)
+from api.dashboard.sessions import DASHBOARD, LIFETIME
+from api.dependencies import ServicesDep, address_of, caller_behind
+
+A_MINUTE = RateLimitItemPerMinute(10)
+"""Keys cannot be guessed at any rate; what this saves is the work of answering."""
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+
+class SignInLimit:
+    """Attempts a minute and address, as this process counts them."""
+
+    def __init__(self) -> None:
+        self._window = MovingWindowRateLimiter(MemoryStorage())
+
+    async def allows(self, address: str) -> bool:
+        return await self._window.hit(A_MINUTE, address)
+
+
+@router.get("/sign-in")
+async def ask(request: Request, next: str = "/") -> Response:
+    return render(request, "sign_in.html", title="Sign in", next=_inside(next), wrong=None)
+
+
+@router.post("/sign-in")
+async def sign_in(request: Request, services: ServicesDep) -> Response:
+    refuse_foreign(request)
+    form = await read_form(request)
+    target = _inside(form.get("next", "/"))
+    address = address_of(request, services.settings)
+    if not await dashboard_of(request).sign_ins.allows(address or ""):
+        return _again(request, target, "Too many attempts. Wait a minute.", HTTPStatus.TOO_MANY_REQUESTS)
+    caller = await caller_behind(form.get("key"), services, address)
+    if caller is None:
+        return _again(request, target, "That key opens nothing: it is wrong, revoked, or has expired.")
+    if not OWNED.admits(caller, "GET"):
+        return _again(request, target, "That key may publish, and nothing else.")
+    token, _ = dashboard_of(request).sessions.issue(DASHBOARD, identity.subject_of(services, caller), LIFETIME)
+    response = RedirectResponse(target, HTTPStatus.SEE_OTHER)
+    response.set_cookie(
+        SESSION_COOKIE,
+        token,
+        max_age=int(LIFETIME.total_seconds()),
+        httponly=True,
+        samesite="strict",
+        secure=not is_local(request),
+    )
+    return response
+
+
+@router.post("/sign-out")
+async def sign_out(request: Request, viewer: ViewerDep, form: FormDep) -> Response:
+    response = RedirectResponse("/sign-in", HTTPStatus.SEE_OTHER)
+    response.delete_cookie(SESSION_COOKIE)
+    return response
+
+
+@router.post("/theme")
+async def choose_theme(request: Request) -> Response:
+    """Light or dark, or what the system says. It belongs to nobody's session, so anybody may choose."""
+    refuse_foreign(request)
+    form = await read_form(request)
+    response = RedirectResponse(_inside(form.get("back", "/")), HTTPStatus.SEE_OTHER)
+    if form.get("theme") in THEMES:
+        response.set_cookie(THEME_COOKIE, form.get("theme"), max_age=31_536_000, samesite="lax", httponly=True)
+    else:
+        response.delete_cookie(THEME_COOKIE)
+    return response
+
+
+def _again(request: Request, target: str, wrong: str, status: HTTPStatus = HTTPStatus.UNAUTHORIZED) -> Response:
+    return render(request, "sign_in.html", status=status, title="Sign in", next=target, wrong=wrong)
+
+
+def _inside(target: str) -> str:
+    """A page of ours: never the way to another site."""
+    ours = target.startswith("/") and not target.startswith(("//", "/\\")) and target.isprintable()
+    return target if ours else "/"

@@ -1,0 +1,16 @@
+// @ts-check
+// Everything here is a convenience: each page reads and acts without it.
+
+import { offerCopying } from "./copy.js";
+import { follow } from "./live.js";
+import { offerSelecting } from "./select.js";
+import { keepTimes } from "./times.js";
+
+offerCopying(document);
+offerSelecting(document);
+keepTimes(document);
+follow(document);
+
+for (const form of document.querySelectorAll("form[data-submit]")) {
+  if (form instanceof HTMLFormElement) form.submit();
+}

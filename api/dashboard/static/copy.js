@@ -1,0 +1,37 @@
+// @ts-check
+
+/**
+ * Show the buttons beside ids, and have them copy.
+ * @param {ParentNode} root
+ */
+export function offerCopying(root) {
+  if (!navigator.clipboard) return;
+  for (const button of root.querySelectorAll("button[data-copy]")) {
+    if (button instanceof HTMLButtonElement) button.hidden = false;
+  }
+}
+
+document.addEventListener("click", async (event) => {
+  const target = event.target instanceof Element ? event.target.closest("button[data-copy]") : null;
+  if (!(target instanceof HTMLButtonElement)) return;
+  await navigator.clipboard.writeText(target.dataset.copy ?? "");
+  target.classList.add("done");
+  announce("Copied");
+  setTimeout(() => target.classList.remove("done"), 1500);
+});
+
+/**
+ * Tell it to those who listen to the page.
+ * @param {string} text
+ */
+function announce(text) {
+  let status = document.getElementById("announcement");
+  if (!status) {
+    status = document.createElement("p");
+    status.id = "announcement";
+    status.className = "sr";
+    status.setAttribute("role", "status");
+    document.body.append(status);
+  }
+  status.textContent = text;
+}

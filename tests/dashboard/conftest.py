@@ -1,0 +1,167 @@
+"""One live stack for all that a browser does: Temporal, workers, a receiver, the API on a socket, and Chromium.
+
+`pages` needs neither a browser nor Temporal: it asks for pages as a signed-in browser would.
+"""
+
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, Page, async_playwright
+
+from everhook.dev.http_server import serving
+from everhook.keyring import KeyRing
+from everhook.provisioning import setup
+from everhook.storage.engine import Database
+from everhook.temporal import connect
+from tests.api.conftest import copied, migrated_file
+from tests.api.driving import API_KEY, Api, running_api
+from tests.dashboard.scenery import Scenery
+from tests.support.receiver import Receiver
+from tests.support.temporal_server import NAMESPACE, TemporalServer
+from worker import running_workers
+
+__all__ = ["migrated_file"]
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+WATCH_POLICY = """
+    window.violations = 0;
+    document.addEventListener("securitypolicyviolation", () => { window.violations += 1; });
+"""
+DESKTOP, PHONE, NARROW = (1280, 900), (390, 844), (320, 700)
+Theme = Literal["light", "dark"]
+
+
+@dataclass
+class Pages:
+    """The dashboard as a browser without JavaScript sees it."""
+
+    http: httpx.AsyncClient
+    api: Api
+
+    async def sign_in(self, key: str = API_KEY) -> httpx.Response:
+        return await self.http.post("/sign-in", data={"key": key})
+
+    async def get(self, path: str) -> httpx.Response:
+        return await self.http.get(path)
+
+    async def token(self, path: str = "/") -> str:
+        """That of the forms of a page."""
+        return (await self.get(path)).text.partition('name="form_token" value="')[2].partition('"')[0]
+
+    async def send(self, path: str, **fields: Any) -> httpx.Response:
+        """A form of ours, as our pages send it."""
+        page = "/portal/endpoints/new" if path.startswith("/portal") else "/"
+        return await self.http.post(path, data={"form_token": await self.token(page), **fields})
+
+
+@asynccontextmanager
+async def browsing(api: Api) -> AsyncIterator[Pages]:
+    transport = httpx.ASGITransport(api.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://everhook.test") as http:
+        yield Pages(http, api)
+
+
+@pytest_asyncio.fixture
+async def pages(migrated_file: Path, tmp_path: Path) -> AsyncIterator[Pages]:
+    """Nobody is signed in yet; Temporal is stopped."""
+    async with running_api(copied(migrated_file, tmp_path)) as api, browsing(api) as found:
+        yield found
+
+
+@dataclass
+class Stage:
+    """Everything real. `scenery` has filled the database with a day of other people's traffic."""
+
+    url: str
+    api: Api
+    receiver: Receiver
+    browser: Browser
+    scenery: Scenery
+    cookie: str
+
+    @asynccontextmanager
+    async def tab(
+        self,
+        size: tuple[int, int] = DESKTOP,
+        theme: Theme = "light",
+        *,
+        javascript: bool = True,
+        signed_in: bool = True,
+    ) -> AsyncIterator[Page]:
+        """A browser of its own. Nothing may violate the content policy, and no script may fail."""
+        context = await self.browser.new_context(
+            viewport={"width": size[0], "height": size[1]},
+            color_scheme=theme,
+            base_url=self.url,
+            java_script_enabled=javascript,
+            permissions=["clipboard-read", "clipboard-write"],
+        )
+        context.set_default_timeout(10_000)
+        if signed_in:
+            await context.add_cookies([{"name": "everhook_session", "value": self.cookie, "url": self.url}])
+        await context.add_init_script(WATCH_POLICY)
+        page = await context.new_page()
+        faults: list[str] = []
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda said: faults.append(said.text) if "Content Security" in said.text else None)
+        try:
+            yield page
+            if javascript:
+                assert await page.evaluate("window.violations") == 0
+            assert faults == []
+        finally:
+            await context.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="session")
+async def stage(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium here; on Debian: apt install chromium")
+    directory = tmp_path_factory.mktemp("stage")
+    settings = copied(migrated_file, directory).model_copy(update={"temporal_ui_url": "http://127.0.0.1:8233"})
+    async with AsyncExitStack() as opened:
+        server = await opened.enter_async_context(TemporalServer(directory))
+        client = await connect(target_host=server.address, namespace=NAMESPACE)
+        await setup(client, settings)
+        receiver = await opened.enter_async_context(Receiver())
+        database = Database(settings.database_url)
+        opened.push_async_callback(database.close)
+        scenery = Scenery(database, KeyRing.from_settings(settings))
+        await scenery.build()
+        await opened.enter_async_context(running_workers(client, database, settings))
+        api = await opened.enter_async_context(running_api(settings, client))
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        # The lifespan is that of `running_api`: the server only lends the application a socket.
+        await opened.enter_async_context(serving(WithoutLifespan(api.app), listener))
+        async with browsing(api) as visitor:
+            cookie = (await visitor.sign_in()).cookies["everhook_session"]
+        playwright = await opened.enter_async_context(async_playwright())
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        opened.push_async_callback(browser.close)
+        yield Stage(url, api, receiver, browser, scenery, cookie)
+
+
+class WithoutLifespan:
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)

@@ -1,0 +1,487 @@
+"""The dashboard in a real browser, on a live stack: each page and what can be done on it."""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+from axe_playwright_python.async_playwright import Axe  # type: ignore[import-untyped]
+from playwright.async_api import Page, expect
+
+from tests.api.driving import API_KEY, ok
+from tests.dashboard.conftest import DESKTOP, NARROW, PHONE, Stage, Theme
+from tests.support.waiting import assert_eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def page(stage: Stage) -> AsyncIterator[Page]:
+    """A signed-in tab on a desktop."""
+    async with stage.tab() as tab:
+        yield tab
+
+
+async def pages_of(stage: Stage) -> dict[str, str]:
+    """Every page there is, by name."""
+    endpoint = stage.scenery.of("globex")
+    (dead,) = await stage.api.rows(
+        "SELECT gid, message_gid FROM delivery WHERE endpoint_gid = :gid AND reason = 'exhausted' LIMIT 1",
+        gid=endpoint.gid,
+    )
+    return {
+        "overview": "/",
+        "endpoints": "/endpoints",
+        "endpoint": f"/endpoints/{endpoint.gid}?window=24h",
+        "new endpoint": "/endpoints/new",
+        "deliveries": "/deliveries",
+        "delivery": f"/deliveries/{dead.gid}",
+        "dead letters": "/dead-letters",
+        "all dead letters": "/dead-letters/all?action=discard",
+        "messages": "/messages",
+        "message": f"/messages/{dead.message_gid}",
+        "channels": "/channels",
+        "new channel": "/channels/new",
+        "audit": "/audit",
+        "keys": "/keys",
+        "nothing found": "/endpoints?search=nobody",
+        "no such page": "/endpoints/ep_none",
+    }
+
+
+async def a_channel(stage: Stage) -> str:
+    name = f"c{uuid4().hex[:8]}"
+    await stage.api.channel(name)
+    return name
+
+
+async def an_endpoint(stage: Stage, channel: str, *answers: int) -> tuple[str, str]:
+    """An endpoint on the receiver, which answers it so, of a tenant of its own; its gid and its tenant."""
+    tenant = f"t{uuid4().hex[:8]}"
+    stage.receiver.respond(*answers, path=f"/{tenant}")
+    made = await stage.api.endpoint(stage.receiver.url_for(f"/{tenant}"), channel=channel, tenant=tenant)
+    return made["endpointGid"], tenant
+
+
+async def a_delivery(stage: Stage, channel: str, status: str) -> str:
+    (delivery,) = (await stage.api.publish({"note": "hello"}, channel))["deliveries"]
+    gid: str = delivery["deliveryGid"]
+    await until(stage, gid, status)
+    return gid
+
+
+async def until(stage: Stage, gid: str, status: str) -> None:
+    async def has_it() -> None:
+        assert ok(await stage.api.get(f"/v1/deliveries/{gid}"))["status"] == status
+
+    await assert_eventually(has_it, timeout=20)
+
+
+# Getting in
+
+
+async def test_a_key_signs_in_and_its_owner_signs_out(stage: Stage) -> None:
+    async with stage.tab(signed_in=False) as page:
+        await page.goto("/deliveries")
+        await expect(page).to_have_url(re.compile("/sign-in"))
+        await page.get_by_label("API key").fill("not-the-key")
+        await page.get_by_role("button", name="Sign in").click()
+        await expect(page.get_by_role("alert")).to_contain_text("opens nothing")
+        await page.get_by_label("API key").fill(API_KEY)
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Deliveries")
+        await page.get_by_role("button", name="Sign out").click()
+        await page.goto("/")
+        await expect(page).to_have_url(re.compile("/sign-in"))
+
+
+# For everybody
+
+
+async def _obstacles(stage: Stage, theme: Theme, options: dict[str, Any]) -> list[str]:
+    found: list[str] = []
+    async with stage.tab(DESKTOP, theme) as page:
+        for name, path in (await pages_of(stage)).items():
+            await page.goto(path)
+            results = await Axe().run(page, options={"resultTypes": ["violations"], **options})
+            found += [
+                f"{name}: {violation['id']} at {violation['nodes'][0]['target']}"
+                for violation in results.response["violations"]
+                if violation["impact"] in ("serious", "critical")
+            ]
+    return found
+
+
+async def test_no_page_has_serious_obstacles_for_assistive_technology(stage: Stage) -> None:
+    assert await _obstacles(stage, "light", {}) == []
+
+
+async def test_every_page_has_contrast_in_the_dark_too(stage: Stage) -> None:
+    assert await _obstacles(stage, "dark", {"runOnly": {"type": "rule", "values": ["color-contrast"]}}) == []
+
+
+@pytest.mark.parametrize("size", [NARROW, PHONE, (640, 450)])
+async def test_pages_fit_narrow_and_enlarged_screens_without_scrolling_sideways(
+    stage: Stage, size: tuple[int, int]
+) -> None:
+    """320 pixels are a desktop at 400 %, 640 one at 200 %."""
+    too_wide: list[str] = []
+    async with stage.tab(size) as page:
+        for name, path in (await pages_of(stage)).items():
+            await page.goto(path)
+            if await page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+                too_wide.append(name)
+    assert too_wide == []
+
+
+async def test_nothing_sticks_out_of_its_panel(stage: Stage) -> None:
+    sticking_out: dict[str, list[str]] = {}
+    async with stage.tab() as page:
+        for name, path in (await pages_of(stage)).items():
+            await page.goto(path)
+            found = await page.evaluate(
+                """[...document.querySelectorAll(".panel")].filter(panel => panel.scrollWidth > panel.clientWidth + 1)
+                   .map(panel => panel.textContent.trim().slice(0, 30))"""
+            )
+            if found:
+                sticking_out[name] = found
+    assert sticking_out == {}
+
+
+async def test_the_keyboard_reaches_what_a_page_does(stage: Stage, page: Page) -> None:
+    await page.goto(f"/endpoints/{stage.scenery.of('acme').gid}")
+    await page.keyboard.press("Tab")
+    await expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
+    await page.keyboard.press("Enter")
+    reached = [await _tab(page) for _ in range(12)]
+    for wanted in ("Send a test message", "Pause", "Trip circuit", "Edit"):
+        assert wanted in reached
+    await page.get_by_role("button", name="Pause").focus()
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("dialog", name="Pause")).to_be_visible()
+    await page.keyboard.press("Escape")
+    await expect(page.get_by_role("dialog", name="Pause")).to_be_hidden()
+    await expect(page.get_by_role("button", name="Pause")).to_be_focused()
+
+
+async def _tab(page: Page) -> str:
+    await page.keyboard.press("Tab")
+    assert await page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+    name: str = await page.evaluate("document.activeElement.textContent.trim()")
+    return name
+
+
+async def test_the_theme_is_chosen_and_kept(page: Page) -> None:
+    async def is_dark() -> bool:
+        colour = await page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return sum(int(part) for part in re.findall(r"\d+", colour)[:3]) < 200
+
+    await page.goto("/channels")
+    assert not await is_dark()
+    await page.get_by_role("button", name="Dark").click()
+    await expect(page).to_have_url(re.compile("/channels$"))
+    assert await is_dark()
+    await page.goto("/keys")
+    assert await is_dark()
+
+
+async def test_hostile_payloads_and_answers_are_shown_and_do_nothing(stage: Stage, page: Page) -> None:
+    known = await pages_of(stage)
+    for path in (known["delivery"], known["message"]):
+        await page.goto(path)
+        payload = page.get_by_role("region", name="Payload")
+        await expect(payload).to_contain_text("<script>document.title='owned'</script>")
+        assert "owned" not in await page.title()
+        assert await page.locator("main img:not([src])").count() == 0
+        assert await page.locator("main script").count() == 0
+
+
+async def test_an_id_is_copied_by_its_button(stage: Stage, page: Page) -> None:
+    gid = stage.scenery.of("acme").gid
+    await page.goto(f"/endpoints/{gid}")
+    await page.get_by_role("button", name=f"Copy {gid}").first.click()
+    await expect(page.get_by_role("status").filter(has_text="Copied")).to_be_attached()
+    assert await page.evaluate("navigator.clipboard.readText()") == gid
+
+
+# Overview
+
+
+async def test_the_overview_says_what_is_wrong_and_follows_it_live(stage: Stage, page: Page) -> None:
+    await page.goto("/")
+    await expect(page.get_by_text("live", exact=True)).to_be_visible()
+    await expect(page.get_by_role("link", name="circuits not closed")).to_be_visible()
+    trouble = page.get_by_role("region", name="Endpoints in trouble")
+    endpoint, tenant = await an_endpoint(stage, await a_channel(stage), 200)
+    await expect(trouble.get_by_text(tenant)).to_have_count(0)
+    ok(await stage.api.post(f"/v1/endpoints/{endpoint}/circuit/trip"))
+    await expect(trouble.get_by_text(tenant).first).to_be_visible()
+    ok(await stage.api.post(f"/v1/endpoints/{endpoint}/circuit/reset"))
+    await expect(trouble.get_by_text(tenant)).to_have_count(0)
+
+
+async def test_each_chart_has_its_figures_as_a_table(page: Page) -> None:
+    await page.goto("/")
+    await page.get_by_text("Attempts a minute as a table").click()
+    table = page.get_by_role("region", name="Attempts a minute").get_by_role("table").first
+    await expect(table.get_by_role("columnheader").nth(1)).to_have_text("delivered")
+    assert await table.get_by_role("row").count() > 30
+
+
+# Endpoints
+
+
+async def test_endpoints_are_searched_and_sorted(stage: Stage, page: Page) -> None:
+    await page.goto("/endpoints")
+    await page.get_by_label("Search").fill("globex")
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("row")).to_have_count(2)
+    await page.goto("/endpoints?search=example")
+    await page.get_by_role("columnheader").get_by_role("link", name="State").click()
+    await expect(page.get_by_role("row").nth(1)).to_contain_text("open")
+    await page.get_by_label("State").select_option("paused")
+    await page.get_by_role("button", name="Apply").click()
+    await expect(page.get_by_role("row").nth(1)).to_contain_text("initech")
+
+
+async def test_an_endpoint_is_made_its_secret_shown_once_changed_and_deleted(stage: Stage, page: Page) -> None:
+    channel, path = await a_channel(stage), f"/{uuid4().hex[:8]}"
+    await page.goto("/endpoints/new")
+    await page.get_by_label("URL").fill("http://10.0.0.1/internal")
+    await page.get_by_role("button", name="Make endpoint").click()
+    await expect(page.get_by_text("Nothing was saved")).to_be_visible()
+    await expect(page.get_by_label("URL")).to_have_attribute("aria-invalid", "true")
+    await page.get_by_label("URL").fill(stage.receiver.url_for(path))
+    await page.get_by_label("Channel").select_option(channel)
+    await page.get_by_label("Schedule").select_option("brisk")
+    await page.get_by_role("button", name="Make endpoint").click()
+    await expect(page.get_by_text("shown this once")).to_be_visible()
+    await expect(page.get_by_text(re.compile("^whsec_")).first).to_be_visible()
+    await page.get_by_role("link", name="Edit").first.click()
+    await expect(page.get_by_text("whsec_")).to_have_count(0)
+    await page.get_by_label("Description").fill("Ledger")
+    await page.get_by_label("Schedule").select_option("delays")
+    await page.get_by_label("Delays of your own").fill("1 s, 2 min")
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_text("Saved.")).to_be_visible()
+    await expect(page.get_by_text("Ledger")).to_be_visible()
+    await expect(page.get_by_role("img", name="3 attempts within 2 min 1 s")).to_be_visible()
+    await page.get_by_role("button", name="Delete").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    await expect(page.get_by_text("Deleted.")).to_be_visible()
+
+
+async def test_a_secret_is_rotated_and_the_new_one_shown_once(stage: Stage, page: Page) -> None:
+    gid, _ = await an_endpoint(stage, await a_channel(stage), 200)
+    await page.goto(f"/endpoints/{gid}")
+    await page.get_by_role("button", name="Rotate secret").click()
+    dialog = page.get_by_role("dialog", name="Rotate secret")
+    await dialog.get_by_label("The old secret signs for").select_option("3600")
+    await dialog.get_by_role("button", name="Rotate secret").click()
+    await expect(page.get_by_text(re.compile("^whsec_")).first).to_be_visible()
+    await page.goto(f"/endpoints/{gid}")
+    await expect(page.get_by_text("whsec_")).to_have_count(0)
+
+
+async def test_a_test_message_arrives_and_its_attempt_is_shown(stage: Stage, page: Page) -> None:
+    gid, tenant = await an_endpoint(stage, await a_channel(stage), 200)
+    await page.goto(f"/endpoints/{gid}")
+    await page.get_by_role("button", name="Send a test message").click()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("everhook.test")
+    await stage.receiver.wait_for(1, path=f"/{tenant}")
+    await until(stage, page.url.rpartition("/")[2].partition("?")[0], "delivered")
+    await page.reload()
+    await expect(page.get_by_text("HTTP 200", exact=True)).to_be_visible()
+    await expect(page.get_by_text("x-webhook-event")).to_be_visible()
+
+
+async def test_an_endpoint_is_paused_resumed_tripped_reset_disabled_and_enabled(stage: Stage, page: Page) -> None:
+    gid, _ = await an_endpoint(stage, await a_channel(stage), 200)
+    title = page.locator(".title")
+    await page.goto(f"/endpoints/{gid}")
+    for button, asked, state in (
+        ("Pause", True, "paused"),
+        ("Resume", False, "closed"),
+        ("Trip circuit", True, "open"),
+        ("Reset circuit", False, "closed"),
+        ("Disable", True, "disabled"),
+        ("Enable", False, "closed"),
+    ):
+        await page.get_by_role("button", name=button, exact=True).click()
+        if asked:
+            await page.get_by_role("dialog", name=button).get_by_role("button", name=button).click()
+        await expect(title).to_contain_text(state)
+    history = page.get_by_role("region", name="Circuit")
+    for told in ("Paused", "Resumed", "Circuit opened", "Circuit closed", "Disabled", "Enabled"):
+        await expect(history.get_by_text(told, exact=True).first).to_be_visible()
+
+
+# Deliveries and dead letters
+
+
+async def test_a_delivery_shows_every_attempt_and_leads_to_its_workflow(stage: Stage, page: Page) -> None:
+    channel = await a_channel(stage)
+    await an_endpoint(stage, channel, 503, 200)
+    gid = await a_delivery(stage, channel, "delivered")
+    await page.goto(f"/deliveries/{gid}")
+    attempts = page.get_by_role("region", name="Attempts")
+    await expect(attempts.get_by_text("HTTP 503", exact=True)).to_be_visible()
+    await expect(attempts.get_by_text("HTTP 200", exact=True)).to_be_visible()
+    await expect(attempts.get_by_text("webhook-signature")).to_be_visible()
+    await expect(page.get_by_role("link", name="Workflow")).to_have_attribute(
+        "href", re.compile(rf"/namespaces/{stage.api.services.temporal.namespace}/workflows/delivery%2F{gid}$")
+    )
+
+
+async def test_the_next_attempt_is_made_now(stage: Stage, page: Page) -> None:
+    channel = f"c{uuid4().hex[:8]}"
+    await stage.api.channel(channel, policy={"delaysSeconds": [3600]})
+    await an_endpoint(stage, channel, 503, 200)
+    gid = await a_delivery(stage, channel, "retrying")
+    await page.goto(f"/deliveries/{gid}")
+    await expect(page.get_by_text("Next attempt")).to_be_visible()
+    await page.get_by_role("button", name="Attempt now").click()
+    await until(stage, gid, "delivered")
+    await page.reload()
+    await expect(page.get_by_text("HTTP 200", exact=True)).to_be_visible()
+
+
+async def test_one_dead_letter_is_replayed_with_a_reason(stage: Stage, page: Page) -> None:
+    channel = await a_channel(stage)
+    await an_endpoint(stage, channel, 404, 200)
+    gid = await a_delivery(stage, channel, "dead_lettered")
+    await page.goto(f"/deliveries/{gid}")
+    await page.get_by_role("button", name="Replay").click()
+    dialog = page.get_by_role("dialog", name="Replay")
+    await dialog.get_by_label("Why").fill("they mended it")
+    await dialog.get_by_role("button", name="Replay").click()
+    await until(stage, gid, "delivered")
+    await page.reload()
+    await expect(page.get_by_text("they mended it")).to_be_visible()
+    await expect(page.get_by_role("heading", name="Round 2")).to_be_visible()
+
+
+async def test_selected_dead_letters_are_discarded(stage: Stage, page: Page) -> None:
+    channel = await a_channel(stage)
+    await an_endpoint(stage, channel, 404)
+    gids = [await a_delivery(stage, channel, "dead_lettered") for _ in range(3)]
+    await page.goto(f"/dead-letters?channel={channel}")
+    await expect(page.get_by_role("button", name="Discard selected")).to_be_disabled()
+    for gid in gids[:2]:
+        await page.get_by_role("checkbox", name=re.compile(gid)).check()
+    await page.get_by_role("button", name="Discard 2 selected").click()
+    for gid in gids[:2]:
+        await until(stage, gid, "discarded")
+    await page.reload()
+    await expect(page.get_by_role("row")).to_have_count(2)
+
+
+async def test_all_that_match_are_counted_and_replayed_as_a_batch(stage: Stage, page: Page) -> None:
+    channel = await a_channel(stage)
+    await an_endpoint(stage, channel, 404, 404, 200)
+    gids = [await a_delivery(stage, channel, "dead_lettered") for _ in range(2)]
+
+    async def are_visible() -> None:
+        answer = await stage.api.services.temporal.count_workflows(
+            f'Channel = "{channel}" AND DeliveryStatus = "dead_lettered"'
+        )
+        assert answer.count == 2
+
+    await assert_eventually(are_visible, timeout=20)
+    await page.goto(f"/dead-letters?channel={channel}")
+    await page.get_by_role("link", name="Replay all 2").click()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Replay 2 dead letters")
+    await page.get_by_role("button", name="Replay 2").click()
+    await expect(page.get_by_text("2 of 2 workflows")).to_be_visible()
+    for gid in gids:
+        await until(stage, gid, "delivered")
+
+
+# Channels and keys
+
+
+async def test_a_channel_is_made_and_its_schedule_drawn(page: Page) -> None:
+    name = f"c{uuid4().hex[:8]}"
+    await page.goto("/channels/new")
+    await page.get_by_label("Name").fill(name)
+    await page.get_by_label("Schedule").select_option("delays")
+    await page.get_by_label("Delays of your own").fill("soon")
+    await page.get_by_role("button", name="Make channel").click()
+    await expect(page.get_by_text("write it as")).to_be_visible()
+    await page.get_by_label("Delays of your own").fill("5 s, 1 min, 1 h 30 min")
+    await page.get_by_role("button", name="Make channel").click()
+    card = page.get_by_role("region", name=name)
+    await expect(card.get_by_role("img", name="4 attempts within 1 h 31 min")).to_be_visible()
+    await card.get_by_role("link", name="Edit").click()
+    await expect(page.get_by_label("Delays of your own")).to_have_value("5 s, 1 min, 90 min")
+
+
+async def test_a_key_is_shown_once_and_its_revocation_ends_its_session_at_once(stage: Stage, page: Page) -> None:
+    name = f"key {uuid4().hex[:8]}"
+    await page.goto("/keys")
+    await page.get_by_label("Name").fill(name)
+    await page.get_by_label("Everything, keys and channels included").check()
+    await page.get_by_role("button", name="Make key").click()
+    key = await page.get_by_role("status").locator("code").inner_text()
+    async with stage.tab(signed_in=False) as other:
+        await other.goto("/sign-in")
+        await other.get_by_label("API key").fill(key)
+        await other.get_by_role("button", name="Sign in").click()
+        await expect(other.get_by_role("heading", level=1)).to_have_text("Overview")
+        await page.goto("/keys")
+        await expect(page.get_by_text(key)).to_have_count(0)
+        row = page.get_by_role("row").filter(has_text=name)
+        await row.get_by_role("button", name="Revoke").click()
+        await row.get_by_role("dialog").get_by_role("button", name="Revoke").click()
+        await expect(page.get_by_role("row").filter(has_text=name)).to_contain_text("revoked")
+        await other.goto("/endpoints")
+        await expect(other).to_have_url(re.compile("/sign-in"))
+    await page.goto("/audit")
+    await expect(page.get_by_text("api_key.revoked").first).to_be_visible()
+
+
+# The portal
+
+
+async def test_a_tenant_comes_in_by_its_link_and_sees_its_own_things_only(stage: Stage) -> None:
+    channel = await a_channel(stage)
+    _, tenant = await an_endpoint(stage, channel, 404, 200)
+    delivery = await a_delivery(stage, channel, "dead_lettered")
+    link = (await stage.api.post(f"/v1/tenants/{tenant}/portal-link")).json()["url"]
+    path = "/portal/open/" + link.rpartition("/")[2]
+    async with stage.tab(signed_in=False) as page:
+        await page.goto(path)
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
+        await page.get_by_role("link", name="Endpoints", exact=True).click()
+        await expect(page.get_by_role("row")).to_have_count(2)
+        await expect(page.get_by_role("link", name="Keys")).to_have_count(0)
+        await page.goto(f"/portal/deliveries/{delivery}")
+        await page.get_by_role("button", name="Replay").click()
+        await page.get_by_role("dialog").get_by_role("button", name="Replay").click()
+        await expect(page.get_by_text("A replay was asked for")).to_be_visible()
+        await until(stage, delivery, "delivered")
+        await page.goto(f"/portal/endpoints/{stage.scenery.of('globex').gid}")
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Not Found")
+    async with stage.tab(signed_in=False) as page:
+        await page.goto(path)
+        await expect(page.get_by_role("heading", level=1)).to_have_text("This session has ended")
+
+
+# Without JavaScript
+
+
+async def test_everything_can_be_read_and_done_without_javascript(stage: Stage) -> None:
+    channel = await a_channel(stage)
+    await an_endpoint(stage, channel, 404, 200)
+    gid = await a_delivery(stage, channel, "dead_lettered")
+    async with stage.tab(javascript=False) as page:
+        for path in (await pages_of(stage)).values():
+            await page.goto(path)
+            await expect(page.get_by_role("heading", level=1)).to_be_visible()
+        await page.goto(f"/dead-letters?channel={channel}")
+        await page.get_by_role("checkbox", name=re.compile(gid)).check()
+        await page.get_by_role("button", name="Replay selected").click()
+        await expect(page.get_by_text("A replay was asked for")).to_be_visible()
+        await until(stage, gid, "delivered")
