@@ -1,6 +1,7 @@
 """The page on receiving, run: its receivers take what the product sends, refuse what it did not, and keep each once."""
 
 import asyncio
+import base64
 import hashlib
 import json
 import re
@@ -9,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -30,7 +31,14 @@ from everhook.envelope import BodyFormat, Content, render
 from everhook.ids import Kind, new_gid
 from everhook.policy import MAX_TIMEOUT, DeliveryPolicy
 from everhook.settings import Settings
-from everhook.signing import new_secret, secret_key, signature_headers
+from everhook.signing import (
+    ed25519_key,
+    new_private_key,
+    new_secret,
+    public_key,
+    secret_key,
+    signature_headers,
+)
 from everhook.verdict import classify
 from tests.support.processes import Process, free_port
 from tests.support.publisher import sample_payload
@@ -53,7 +61,12 @@ def blocks(language: str) -> list[str]:
 
 def snippet(language: str) -> str:
     """The page's one complete program in that language."""
-    (source,) = blocks(language)
+    return named(language, "receiver")
+
+
+def named(language: str, name: str) -> str:
+    """The block whose first line is a comment with the file's name."""
+    (source,) = (block for block in blocks(language) if block.partition("\n")[0].split()[1].startswith(f"{name}."))
     return str(source)
 
 
@@ -85,13 +98,15 @@ def signed(
     age: float = 0,
     format: BodyFormat = BodyFormat.ENVELOPE,
     payload: bytes = sample_payload(7),
+    private_keys: Sequence[str] = (),
 ) -> Sent:
-    """What an attempt sends `age` seconds ago, signed with `secrets`, newest first."""
+    """What an attempt sends `age` seconds ago, signed with `secrets` and `private_keys`, newest first."""
     gid = gid or new_gid(Kind.MESSAGE)
     content = Content(gid, "orders", "order.created", payload, datetime.now(UTC), attempt)
     media_type, body = render(format, content)
     keys = [secret_key(secret) for secret in secrets]
-    headers = signature_headers(gid, int(time.time() - age), body, keys)
+    ed25519_keys = [ed25519_key(key) for key in private_keys]
+    headers = signature_headers(gid, int(time.time() - age), body, keys, ed25519_keys=ed25519_keys)
     return Sent(gid, (("content-type", media_type), *headers), body)
 
 
@@ -422,6 +437,89 @@ async def test_the_libraries_verify_the_very_bytes_that_arrived(
     for body, secret in ((arrival.body + b" ", new), (arrival.body, new_secret())):
         with pytest.raises(standardwebhooks.WebhookVerificationError):
             VERIFIERS[library](secret).verify(body, headers)
+
+
+# The page on Ed25519, run: its functions take what the product signs and nothing else
+
+PRIVATE_KEY, OTHER_PRIVATE_KEY = new_private_key(), new_private_key()
+
+
+def both(**options: Any) -> Sent:
+    return signed(new_secret(), private_keys=[PRIVATE_KEY], **options)
+
+
+def with_v1a(sent: Sent, change: Callable[[str], str]) -> Sent:
+    parts = [change(one) if one.startswith("v1a,") else one for one in sent.header("webhook-signature").split()]
+    return sent.with_header("webhook-signature", " ".join(parts))
+
+
+PUBLICLY: dict[str, tuple[Callable[[], Sent], bool]] = {
+    "genuine": (both, True),
+    "with the newer key beside it": (
+        lambda: signed(new_secret(), private_keys=[OTHER_PRIVATE_KEY, PRIVATE_KEY]),
+        True,
+    ),
+    "with the older key beside it": (
+        lambda: signed(new_secret(), new_secret(), private_keys=[PRIVATE_KEY, OTHER_PRIVATE_KEY]),
+        True,
+    ),
+    "a clock some minutes off": (lambda: both(age=240), True),
+    "the secret alone": (lambda: signed(new_secret()), False),
+    "another key": (lambda: signed(new_secret(), private_keys=[OTHER_PRIVATE_KEY]), False),
+    "another body": (lambda: replace(sent := both(), body=sent.body + b" "), False),
+    "another id": (lambda: both().with_header("webhook-id", new_gid(Kind.MESSAGE)), False),
+    "signed an hour ago": (lambda: both(age=HOUR), False),
+    "a later time than signed": (lambda: _shifted(both(age=HOUR), HOUR), False),
+    "a time that is none": (lambda: both().with_header("webhook-timestamp", "now"), False),
+    "no time": (lambda: both().without("webhook-timestamp"), False),
+    "no signature": (lambda: both().without("webhook-signature"), False),
+    "called v1": (lambda: with_v1a(both(), lambda one: one.replace("v1a,", "v1,")), False),
+    "cut short": (lambda: with_v1a(both(), lambda one: one[:40]), False),
+    "no base64": (lambda: with_v1a(both(), lambda one: "v1a,*"), False),
+}
+
+ASK_NODE = """
+import { readFileSync } from 'node:fs'
+import { isGenuine } from './v1a.mjs'
+const asked = JSON.parse(readFileSync('asked.json'))
+const answers = asked.map(({ key, headers, body }) => isGenuine(key, headers, Buffer.from(body, 'base64')))
+console.log(JSON.stringify(answers))
+"""
+
+
+def by_python(folder: Path, requests: Sequence[Sent], key: str) -> list[bool]:
+    names: dict[str, Any] = {}
+    exec(named("python", "v1a"), names)
+    return [names["is_genuine"](key, dict(sent.headers), sent.body) for sent in requests]
+
+
+def by_node(folder: Path, requests: Sequence[Sent], key: str) -> list[bool]:
+    asked = [
+        {"key": key, "headers": dict(sent.headers), "body": base64.b64encode(sent.body).decode()} for sent in requests
+    ]
+    (folder / "asked.json").write_text(json.dumps(asked))
+    (folder / "v1a.mjs").write_text(named("js", "v1a"))
+    (folder / "ask.mjs").write_text(ASK_NODE)
+    done = subprocess.run(["node", "ask.mjs"], cwd=folder, capture_output=True, text=True, check=True, timeout=60)
+    answers: list[bool] = json.loads(done.stdout)
+    return answers
+
+
+@pytest.mark.parametrize("language", ["python", "js"])
+async def test_the_page_verifies_ed25519_signatures_and_takes_nothing_else(language: str, tmp_path: Path) -> None:
+    skip_without_tools(language)
+    verify = {"python": by_python, "js": by_node}[language]
+    requests = [make() for make, _ in PUBLICLY.values()]
+    answers = verify(tmp_path, requests, public_key(PRIVATE_KEY))
+    assert dict(zip(PUBLICLY, answers, strict=True)) == {name: genuine for name, (_, genuine) in PUBLICLY.items()}
+
+
+async def test_receivers_that_know_only_the_secret_take_what_ed25519_signed_too(
+    program: Program, egress: EgressClient
+) -> None:
+    sent = signed(new_secret(), program.secret, private_keys=[PRIVATE_KEY, OTHER_PRIVATE_KEY])
+    assert [one.partition(",")[0] for one in sent.header("webhook-signature").split()] == ["v1", "v1", "v1a", "v1a"]
+    assert await program.takes(egress, sent) == 200
 
 
 # What the page says

@@ -1,0 +1,342 @@
+"""Secrets in the whole product: a rotation under load, a client certificate, a lost key, and what is written down."""
+
+import asyncio
+import base64
+import contextlib
+import sqlite3
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import standardwebhooks
+import svix
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from sqlalchemy import text
+
+from everhook.keyring import KeyRing, new_master_key
+from everhook.signing import new_secret
+from everhook.storage.sealed import ENDPOINT_SECRET
+from everhook.temporal import connect
+from tests.support.certificates import Authority
+from tests.support.ledgers import Ack, compare
+from tests.support.publisher import Publisher, sample_payload
+from tests.support.receiver import Arrival, Receiver, Response, Step
+from tests.support.stack import MASTER_KEY, QUICK, Stack
+from tests.support.temporal_server import NAMESPACE
+from tests.support.waiting import assert_eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+OTHER_MASTER_KEY = new_master_key()
+UNDER_WAY = 8
+PATIENCE_S = 60
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    env = {**QUICK, "EVERHOOK_EGRESS_ALLOW": "127.0.0.0/8,::1/128"}
+    async with Stack(tmp_path_factory.mktemp("secrets"), extra_env=env) as stack:
+        yield stack
+
+
+@dataclass
+class Told:
+    """Every secret that this module learned, as bytes that may be found somewhere."""
+
+    needles: dict[bytes, str] = field(default_factory=dict)
+
+    def secret(self, secret: str) -> str:
+        """A prefix, and the secret in base64. Of a private key the seed alone counts: the rest of it is public."""
+        raw = base64.b64decode(secret.rpartition("_")[2])[:32]
+        encoded = base64.b64encode(raw[: len(raw) // 3 * 3])
+        self.needles |= dict.fromkeys([raw, encoded, encoded.translate(_URL_SAFE), raw.hex().encode()], secret)
+        return secret
+
+    def key(self, pem: str) -> str:
+        """A private key in PEM."""
+        der = base64.b64decode("".join(pem.splitlines()[1:-1]))
+        scalar = der[36:68]
+        self.needles |= dict.fromkeys([der, scalar, pem.splitlines()[1].encode()], pem)
+        return pem
+
+    def found_in(self, content: bytes) -> set[str]:
+        return {secret for needle, secret in self.needles.items() if needle in content}
+
+
+@pytest.fixture(scope="module")
+def told() -> Told:
+    return Told()
+
+
+class VerifyingReceiver(Receiver):
+    """Knows one secret, as receivers do, and answers 401 to what that did not sign."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.secret = ""
+        self.refused: list[Arrival] = []
+        self.ids: set[str] = set()
+
+    def _arrive(self, arrival: Arrival) -> Step:
+        step = super()._arrive(arrival)
+        self.ids.add(arrival.id)
+        if not verifies(arrival, self.secret):
+            self.refused.append(arrival)
+            return Response(401)
+        return step
+
+
+def headers_of(arrival: Arrival) -> dict[str, str]:
+    return {name.lower(): value for name, value in arrival.headers}
+
+
+def verifies(arrival: Arrival, secret: str) -> bool:
+    """By two libraries that are not ours."""
+    try:
+        standardwebhooks.Webhook(secret).verify(arrival.body, headers_of(arrival), json_parse=False)
+        svix.Webhook(secret).verify(arrival.body, headers_of(arrival))
+    except standardwebhooks.WebhookVerificationError:
+        return False
+    return True
+
+
+def kinds(arrival: Arrival) -> Counter[str]:
+    """How many signatures of each kind it bears: `{"v1": 2, "v1a": 1}`."""
+    return Counter(one.partition(",")[0] for one in headers_of(arrival)["webhook-signature"].split())
+
+
+def verifies_publicly(arrival: Arrival, public_key: str) -> bool:
+    """Whether one of the `v1a` signatures is of this key."""
+    key = Ed25519PublicKey.from_public_bytes(base64.b64decode(public_key.removeprefix("whpk_")))
+    headers = headers_of(arrival)
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + arrival.body
+    for one in headers["webhook-signature"].split():
+        with contextlib.suppress(InvalidSignature):
+            if one.startswith("v1a,"):
+                key.verify(base64.b64decode(one[4:]), signed)
+                return True
+    return False
+
+
+class Load:
+    """Publishes until the block ends, always so many messages under way: as fast as they arrive."""
+
+    def __init__(self, publisher: Publisher, channel: str, receiver: VerifyingReceiver) -> None:
+        self._publisher = publisher
+        self._channel = channel
+        self._receiver = receiver
+        self._turns = [0] * UNDER_WAY
+        self._ended = False
+
+    async def __aenter__(self) -> "Load":
+        self._tasks = [asyncio.create_task(self._publish(number)) for number in range(UNDER_WAY)]
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._ended = True
+        await asyncio.gather(*self._tasks)
+
+    async def _publish(self, number: int) -> None:
+        while not self._ended:
+            ack = await self._publisher.publish(self._channel, sample_payload(self._turns[number]))
+            assert ack is not None
+            await assert_eventually(partial(self._arrived, ack), PATIENCE_S)
+            self._turns[number] += 1
+
+    def _arrived(self, ack: Ack) -> None:
+        assert ack.message_gid in self._receiver.ids
+
+    async def settled(self) -> None:
+        """Wait until all that was under way has arrived: no attempt is left that began before now."""
+        before = list(self._turns)
+
+        def all_arrived() -> None:
+            assert all(now > then for now, then in zip(self._turns, before, strict=True))
+
+        await assert_eventually(all_arrived, PATIENCE_S)
+
+
+async def rotate(stack: Stack, gid: str, told: Told, **body: Any) -> dict[str, Any]:
+    response = await stack.client.post(f"/v1/endpoints/{gid}/secret/rotate", json=body)
+    rotated: dict[str, Any] = response.raise_for_status().json()
+    told.secret(rotated["secret"])
+    return rotated
+
+
+async def public_keys(stack: Stack, gid: str) -> list[str]:
+    shown = (await stack.client.get(f"/v1/endpoints/{gid}")).raise_for_status().json()["publicKeys"]
+    return [key["publicKey"] for key in shown]
+
+
+async def test_a_rotation_under_load_fails_no_verification_and_no_delivery(stack: Stack, told: Told) -> None:
+    publisher = stack.publisher()
+    await publisher.create_channel("rotating", {"delaysSeconds": [0.5, 0.5]})
+    async with VerifyingReceiver() as receiver:
+        endpoint = await publisher.create_endpoint(receiver.url_for("/"), "rotating", ed25519=True)
+        first = receiver.secret = told.secret(endpoint.secret)
+        (first_key,) = await public_keys(stack, endpoint.gid)
+        async with Load(publisher, "rotating", receiver) as load:
+            await load.settled()
+            alone = receiver.arrivals[-1]
+
+            second = (await rotate(stack, endpoint.gid, told))["secret"]
+            second_key, _ = await public_keys(stack, endpoint.gid)
+            await load.settled()
+            overlap = newest(receiver, {"v1": 2, "v1a": 2})
+            receiver.secret = second
+            await load.settled()
+
+            third = new_secret()
+            await rotate(stack, endpoint.gid, told, secret=third)
+            await load.settled()
+            receiver.secret = third
+            await rotate(stack, endpoint.gid, told, secret=third, gracePeriodSeconds=1)
+            after = await assert_eventually(lambda: newest(receiver, {"v1": 1, "v1a": 1}), PATIENCE_S)
+            third_key = (await public_keys(stack, endpoint.gid))[0]
+            await load.settled()
+        await stack.drained(of=publisher)
+
+        assert receiver.refused == []
+        report = await compare(publisher.ledger, receiver.lines(), stack.engine, endpoints=publisher.endpoints)
+        report.assert_nothing_lost()
+    for arrival, secrets in ((alone, [first]), (overlap, [first, second]), (after, [third])):
+        assert [secret for secret in (first, second, third) if verifies(arrival, secret)] == secrets
+    for arrival, keys in ((alone, [first_key]), (overlap, [first_key, second_key]), (after, [third_key])):
+        assert [key for key in (first_key, second_key, third_key) if verifies_publicly(arrival, key)] == keys
+
+
+def newest(receiver: Receiver, signatures: dict[str, int]) -> Arrival:
+    """The last arrival, once it bears these signatures."""
+    assert kinds(receiver.arrivals[-1]) == signatures
+    return receiver.arrivals[-1]
+
+
+async def test_an_endpoint_that_insists_on_a_client_certificate_gets_it(
+    stack: Stack, told: Told, tmp_path: Path
+) -> None:
+    authority, clients = Authority(), Authority("Clients' CA")
+    ours, theirs = clients.issue("everhook"), authority.issue("localhost")
+    told.key(ours.key)
+    publisher = stack.publisher()
+    await publisher.create_channel("mutual", {"delaysSeconds": []})
+    async with Receiver(ssl_context=theirs.server_context(tmp_path, clients.pem)) as receiver:
+        url = f"https://localhost:{receiver.port}/"
+        endpoint = await publisher.create_endpoint(url, "mutual", tls={"ca": authority.pem})
+        told.secret(endpoint.secret)
+        refused = await publisher.publish("mutual", sample_payload(1))
+        assert await status_of(stack, refused) == "dead_lettered"
+        assert receiver.arrivals == []
+
+        tls = {"ca": authority.pem, "clientCertificate": ours.certificate, "clientKey": ours.key}
+        changed = await stack.client.patch(f"/v1/endpoints/{endpoint.gid}", json={"tls": tls})
+        assert "PRIVATE" not in changed.raise_for_status().text
+        taken = await publisher.publish("mutual", sample_payload(2))
+        assert await status_of(stack, taken) == "delivered"
+        (arrival,) = receiver.arrivals
+    assert verifies(arrival, endpoint.secret)
+
+
+async def status_of(stack: Stack, ack: Ack | None) -> str:
+    """What becomes of a message's one delivery."""
+    assert ack is not None
+    (delivery,) = ack.deliveries
+
+    async def at_rest() -> str:
+        shown = (await stack.client.get(f"/v1/deliveries/{delivery.delivery_gid}")).raise_for_status().json()
+        status: str = shown["status"]
+        assert status in ("delivered", "dead_lettered")
+        return status
+
+    return await assert_eventually(at_rest, PATIENCE_S)
+
+
+async def test_while_a_master_key_is_missing_deliveries_wait_and_are_not_charged(stack: Stack, told: Told) -> None:
+    publisher = stack.publisher()
+    await publisher.create_channel("waiting", {"delaysSeconds": []})
+    async with Receiver() as receiver:
+        # With a rate limit it is sent in turn: no workflow task is held up by tries that fail.
+        endpoint = await publisher.create_endpoint(receiver.url_for("/"), "waiting", rateLimit=100)
+        told.secret(endpoint.secret)
+        await stack.worker.terminate()
+        other = await stack.start_worker(extra_env={"EVERHOOK_MASTER_KEYS": OTHER_MASTER_KEY})
+        for number in range(3):
+            await publisher.publish("waiting", sample_payload(number))
+
+        def told_once() -> None:
+            assert other.output().count("a secret cannot be opened") == 1
+            assert other.output().count('"send_attempt"') == 0
+
+        await assert_eventually(told_once, PATIENCE_S)
+        shown = (await stack.client.get(f"/v1/endpoints/{endpoint.gid}")).raise_for_status().json()
+        assert (shown["circuit"]["state"], shown["circuit"]["failures"], receiver.arrivals) == ("closed", 0, [])
+        await other.terminate()
+
+        await stack.restart_worker()
+        await stack.drained(of=publisher)
+        report = await compare(publisher.ledger, receiver.lines(), stack.engine, endpoints=publisher.endpoints)
+        report.assert_nothing_lost()
+        assert len(receiver.arrivals) == 3
+        assert other.output().count("a secret cannot be opened") == 1
+
+
+BAD_SECRET = "whsec_" + base64.b64encode(b"only-twenty-three-bytes").decode()
+
+
+async def test_bad_requests_with_secrets_in_them_are_answered_without(stack: Stack, told: Told) -> None:
+    url = f"/v1/endpoints/{(await stack.client.get('/v1/endpoints')).json()['data'][0]['endpointGid']}/secret/rotate"
+    told.secret(BAD_SECRET)
+    key = told.key(Authority().issue("x").key)
+    for answer in (
+        await stack.client.post(url, json={"secret": BAD_SECRET}),
+        await stack.client.post(url, content=f'{{"secret": "{BAD_SECRET}"'),
+        await stack.client.post(url, json={"secret": [BAD_SECRET]}),
+        await stack.client.post("/v1/endpoints", json={"url": "https://127.0.0.1/", "tls": {"clientKey": key}}),
+        await stack.client.post("/v1/endpoints", json={"url": "https://127.0.0.1/", "tls": {"ca": key}}),
+    ):
+        assert answer.status_code in (400, 422)
+        assert told.found_in(answer.content) == set()
+
+
+async def test_no_secret_is_written_down_anywhere(stack: Stack, told: Told) -> None:
+    """Last of this module: logs, database, and all that Temporal keeps, behind everything that was done above."""
+    for master_key in (MASTER_KEY, OTHER_MASTER_KEY):
+        told.secret(f"_{master_key}")
+    ring = KeyRing([MASTER_KEY])
+    async with stack.engine.connect() as connection:
+        rows = await connection.execute(text("SELECT gid, secret FROM endpoint_secret"))
+        opened = [told.secret(ENDPOINT_SECRET.open(ring, box, gid)) for gid, box in rows]
+    assert {secret.partition("_")[0] for secret in opened} == {"whsec", "whsk"}
+    places = {
+        "logs": b"".join(log.read_bytes() for log in stack.directory.glob("*.log")),
+        "database": dump(stack.directory / "everhook.db"),
+        "Temporal's store": b"".join(file.read_bytes() for file in stack.directory.glob("temporal.db*")),
+        "histories": await histories(stack),
+        "OpenAPI": (await stack.client.get("/openapi.json")).content,
+    }
+    assert all(len(content) > 1000 for content in places.values())
+    for name, readable in (("histories", b"dlv_"), ("Temporal's store", b"dlv_"), ("database", b"endpoint_secret")):
+        assert readable in places[name]
+    assert {name: told.found_in(content) for name, content in places.items()} == {name: set() for name in places}
+
+
+def dump(file: Path) -> bytes:
+    """All of a database as SQL, and its files as they are: deleted rows linger in them."""
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        statements = "\n".join(connection.iterdump())
+    return statements.encode() + b"".join(part.read_bytes() for part in file.parent.glob(f"{file.name}*"))
+
+
+async def histories(stack: Stack) -> bytes:
+    """Every event of the last workflows, as it goes over the wire."""
+    client = await connect(target_host=stack.temporal.address, namespace=NAMESPACE)
+    workflows = [workflow async for workflow in client.list_workflows(limit=30)]
+    handles = [client.get_workflow_handle(workflow.id, run_id=workflow.run_id) for workflow in workflows]
+    found = await asyncio.gather(*(handle.fetch_history() for handle in handles))
+    return b"".join(event.SerializeToString() for history in found for event in history.events)
