@@ -8,8 +8,9 @@ from pydantic import ConfigDict, Field
 
 from api.dependencies import Paging, Store, encode_cursor
 from api.schemas import ApiModel, Gid, ListOf, Moment
-from everhook.storage import audit, tenants
+from everhook.storage import api_keys, audit, tenants
 from everhook.storage.audit import AuditFilter
+from everhook.storage.reach import tenant_bound
 from everhook.storage.tables import AuditEntry
 
 router = APIRouter(prefix="/audit", tags=["audit"])
@@ -52,7 +53,7 @@ async def list_audit(
     since: Moment | None = None,
     until: Moment | None = None,
 ) -> ListOf[AuditOut]:
-    """Who did what, when, to what and from where; newest first."""
+    """Who did what, when, to what and from where; newest first. A tenant's key is shown no addresses but of its own."""
     async with store.reading() as session:
         tenant_gid = None
         if tenant is not None:
@@ -63,11 +64,15 @@ async def list_audit(
         chosen = AuditFilter(actor, action, subject, tenant_gid, since, until)
         page = await audit.page(session, chosen, after=paging.after, limit=paging.limit)
         names = await tenants.names(session, {row.tenant_gid for row in page.rows if row.tenant_gid})
-    data = [_shown(row, names.get(row.tenant_gid or "")) for row in page.rows]
+        own = await api_keys.within_reach(session, {row.key_gid for row in page.rows if row.key_gid})
+        everywhere = tenant_bound(session) is None
+    data = [
+        _shown(row, names.get(row.tenant_gid or ""), with_address=everywhere or row.key_gid in own) for row in page.rows
+    ]
     return ListOf(data=data, next_cursor=encode_cursor(page.next_key))
 
 
-def _shown(row: AuditEntry, tenant: str | None) -> AuditOut:
+def _shown(row: AuditEntry, tenant: str | None, *, with_address: bool) -> AuditOut:
     return AuditOut(
         audit_gid=row.gid,
         actor=row.actor,
@@ -75,7 +80,7 @@ def _shown(row: AuditEntry, tenant: str | None) -> AuditOut:
         action=row.action,
         subject=row.subject,
         tenant=tenant,
-        address=row.address,
+        address=row.address if with_address else None,
         detail=row.detail,
         created_at=row.created_at,
     )

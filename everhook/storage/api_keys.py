@@ -172,6 +172,12 @@ async def get(session: AsyncSession, gid: str) -> ApiKey | None:
     return await session.get(ApiKey, gid)
 
 
+async def within_reach(session: AsyncSession, gids: Collection[str]) -> set[str]:
+    """Those of these keys that the session sees: a tenant's sees its own."""
+    found = await session.execute(select(col(ApiKey.gid)).where(col(ApiKey.gid).in_(gids)))
+    return set(found.scalars())
+
+
 async def page(session: AsyncSession, *, after: str | None, limit: int) -> Page[ApiKey]:
     return await page_of(session, select(ApiKey), col(ApiKey.gid), after=after, limit=limit)
 

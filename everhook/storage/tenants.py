@@ -4,6 +4,7 @@ A tenant is named by its name or its gid; the name may change. One that is being
 """
 
 from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -51,14 +52,12 @@ async def rename(session: AsyncSession, tenant: Tenant, name: str) -> bool:
     name in Temporal; senders and publishers see the new one as soon as it is committed."""
     if is_gid(name, Kind.TENANT):
         return False
-    taken = await session.execute(
-        select(col(Tenant.gid)).where(col(Tenant.name) == name, col(Tenant.gid) != tenant.gid)
-    )
-    if taken.one_or_none() is not None:
+    try:
+        async with session.begin_nested():
+            tenant.name = name
+            session.add(tenant)
+    except IntegrityError:
         return False
-    tenant.name = name
-    session.add(tenant)
-    await session.flush()
     await session.execute(
         update(Endpoint).where(col(Endpoint.tenant_gid) == tenant.gid).values(version=Endpoint.version + 1)
     )

@@ -89,6 +89,18 @@ async def test_filters_and_pages(api: Api) -> None:
     assert ("bob", deleted) not in await actions(until=moment)
 
 
+async def test_a_tenant_is_told_who_but_from_where_of_its_own_keys_alone(api: Api) -> None:
+    gid = (await api.endpoint(tenant="acme"))["endpointGid"]
+    acme = await api.key(tenant="acme", name="portal")
+    ok(await acme.patch(f"/v1/endpoints/{gid}", {"rateLimit": 5}))
+
+    def told(shown: list[JSON]) -> list[tuple[str, str | None]]:
+        return [(entry["actor"], entry["address"]) for entry in shown]
+
+    assert told(await entries(acme, subject=gid)) == [("portal", "127.0.0.1"), ("environment", None)]
+    assert told(await entries(api, subject=gid)) == [("portal", "127.0.0.1"), ("environment", "127.0.0.1")]
+
+
 async def test_the_address_is_what_trusted_proxies_say_and_nobody_else(settings: Settings) -> None:
     forwarded = {"x-forwarded-for": "203.0.113.7"}
     for proxies, address in (("", "127.0.0.1"), ("127.0.0.0/8", "203.0.113.7")):
