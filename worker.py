@@ -17,12 +17,14 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from activities.circuits import Circuits, OutcomeReporter
 from activities.erasure import Erasure
+from activities.events import Events
 from activities.express import ExpressLane
 from activities.recording import Recording
 from activities.retention import Retention
 from activities.sending import Sending
 from activities.upkeep import Upkeep
 from everhook.contracts import TaskQueue
+from everhook.dispatch import Dispatcher
 from everhook.egress import EgressClient, EgressRules
 from everhook.entities import EndpointEntities
 from everhook.keyring import KeyRing
@@ -30,18 +32,22 @@ from everhook.provisioning import ensure_runtime
 from everhook.settings import Settings
 from everhook.storage.attempts import Recorder
 from everhook.storage.engine import Database
+from everhook.storage.event_publisher import EventPublisher
+from everhook.storage.messages import Acceptor
 from everhook.storage.orders import OrderDefaults
 from everhook.storage.retention import RetentionPeriods
+from everhook.storage.thresholds import Limits, ThresholdWatch
 from everhook.temporal import connect
 from workflows.delivery import DeliveryWorkflow
 from workflows.endpoint import EndpointWorkflow
 from workflows.erasure import EraseTenantWorkflow
-from workflows.upkeep import ReconcileWorkflow, RetentionWorkflow
+from workflows.upkeep import EventsWorkflow, ReconcileWorkflow, RetentionWorkflow
 
 WORKFLOWS: Sequence[type] = [
     DeliveryWorkflow,
     EndpointWorkflow,
     ReconcileWorkflow,
+    EventsWorkflow,
     RetentionWorkflow,
     EraseTenantWorkflow,
 ]
@@ -80,9 +86,10 @@ async def running_workers(
     in_flight = settings.express_in_flight if role is Role.ALL else 0
     express = ExpressLane(in_flight, timedelta(milliseconds=settings.express_slow_ms))
     sending = Sending(database, recorder, egress, reporter, express, KeyRing.from_settings(settings))
+    dispatcher = Dispatcher(client, database, concurrency=settings.dispatch_concurrency, queue=settings.dispatch_queue)
     workers: list[Worker] = []
     if role is not Role.SENDS:
-        workers.append(_workflow_worker(client, database, settings, sending, recorder, entities))
+        workers.append(_workflow_worker(client, database, settings, sending, recorder, entities, dispatcher))
     if role is not Role.WORKFLOWS:
         workers += _send_workers(client, settings, sending)
     try:
@@ -95,6 +102,7 @@ async def running_workers(
             # Together, not one after the other: each may take the whole grace.
             await asyncio.gather(*(worker.shutdown() for worker in workers))
     finally:
+        await dispatcher.close()
         await reporter.close()
         await egress.aclose()
 
@@ -106,6 +114,7 @@ def _workflow_worker(
     sending: Sending,
     recorder: Recorder,
     entities: EndpointEntities,
+    dispatcher: Dispatcher,
 ) -> Worker:
     defaults = OrderDefaults.from_settings(settings)
     recording = Recording(database, recorder, defaults)
@@ -120,6 +129,8 @@ def _workflow_worker(
     )
     retention = Retention(client, database, RetentionPeriods.from_settings(settings))
     erasure = Erasure(client, database)
+    watch = ThresholdWatch(database, Limits.from_settings(settings))
+    events = Events(EventPublisher(database, Acceptor(database, defaults)), watch, dispatcher)
     activities: list[Callable[..., Any]] = [
         sending.send_attempt,
         recording.record_attempt,
@@ -130,6 +141,7 @@ def _workflow_worker(
         circuits.project_circuit,
         circuits.release_parked,
         upkeep.reconcile,
+        events.publish_events,
         retention.resume_erasures,
         retention.remove_past,
         erasure.end_workflows,

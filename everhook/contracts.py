@@ -14,6 +14,7 @@ from everhook.policy import DeliveryPolicy, RetryPlan
 DELIVERY_WORKFLOW = "Delivery"
 ENDPOINT_WORKFLOW = "Endpoint"
 RECONCILE_WORKFLOW = "Reconcile"
+EVENTS_WORKFLOW = "Events"
 RETENTION_WORKFLOW = "Retention"
 ERASE_TENANT_WORKFLOW = "EraseTenant"
 
@@ -299,3 +300,10 @@ class TenantErasure:
 
     tenant_gid: str
     settle: timedelta = timedelta(minutes=2)
+
+
+@dataclass(frozen=True)
+class EventsResult:
+    """How many operational events were dealt with."""
+
+    published: int = 0

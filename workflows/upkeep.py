@@ -6,9 +6,17 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy
 
 with workflow.unsafe.imports_passed_through():
+    from activities.events import Events
     from activities.retention import Retention
     from activities.upkeep import Upkeep
-    from everhook.contracts import RECONCILE_WORKFLOW, RETENTION_WORKFLOW, ReconcileResult, RetentionResult
+    from everhook.contracts import (
+        EVENTS_WORKFLOW,
+        RECONCILE_WORKFLOW,
+        RETENTION_WORKFLOW,
+        EventsResult,
+        ReconcileResult,
+        RetentionResult,
+    )
 
 RECONCILE_TIMEOUT = timedelta(minutes=30)
 HEARTBEAT_TIMEOUT = timedelta(seconds=30)
@@ -25,6 +33,23 @@ class ReconcileWorkflow:
             Upkeep.reconcile,
             start_to_close_timeout=RECONCILE_TIMEOUT,
             heartbeat_timeout=HEARTBEAT_TIMEOUT,
+            retry_policy=RetryPolicy(maximum_attempts=1),
+        )
+
+
+EVENTS_TIMEOUT = timedelta(seconds=60)
+
+
+@workflow.defn(name=EVENTS_WORKFLOW)
+class EventsWorkflow:
+    """Tell operators what happened since the last pass. It runs every few seconds and mostly finds nothing, hence a
+    local activity."""
+
+    @workflow.run
+    async def run(self) -> EventsResult:
+        return await workflow.execute_local_activity_method(
+            Events.publish_events,
+            start_to_close_timeout=EVENTS_TIMEOUT,
             retry_policy=RetryPolicy(maximum_attempts=1),
         )
 

@@ -14,6 +14,7 @@ from everhook.contracts import (
     DELIVERY_WORKFLOW,
     ENDPOINT_WORKFLOW,
     ERASE_TENANT_WORKFLOW,
+    EVENTS_WORKFLOW,
     RECONCILE_WORKFLOW,
     RETENTION_WORKFLOW,
 )
@@ -65,6 +66,7 @@ def test_every_workflow_has_a_saved_history() -> None:
     assert kinds == {
         DELIVERY_WORKFLOW,
         ENDPOINT_WORKFLOW,
+        EVENTS_WORKFLOW,
         RECONCILE_WORKFLOW,
         RETENTION_WORKFLOW,
         ERASE_TENANT_WORKFLOW,
