@@ -17,6 +17,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from activities.circuits import Circuits, OutcomeReporter
 from activities.erasure import Erasure
+from activities.events import Events
 from activities.express import ExpressLane
 from activities.recording import Recording
 from activities.retention import Retention
@@ -24,6 +25,7 @@ from activities.sealing import Sealing
 from activities.sending import Sending
 from activities.upkeep import Upkeep
 from everhook.contracts import TaskQueue
+from everhook.dispatch import Dispatcher
 from everhook.egress import EgressClient, EgressRules
 from everhook.entities import EndpointEntities
 from everhook.keyring import KeyRing
@@ -32,19 +34,23 @@ from everhook.receipt_issuer import issuer_name
 from everhook.settings import Settings
 from everhook.storage.attempts import Recorder
 from everhook.storage.engine import Database
+from everhook.storage.event_publisher import EventPublisher
+from everhook.storage.messages import Acceptor
 from everhook.storage.orders import OrderDefaults
 from everhook.storage.receipt_keys import IssuerCache
 from everhook.storage.retention import RetentionPeriods
+from everhook.storage.thresholds import Limits, ThresholdWatch
 from everhook.temporal import connect
 from workflows.delivery import DeliveryWorkflow
 from workflows.endpoint import EndpointWorkflow
 from workflows.erasure import EraseTenantWorkflow
-from workflows.upkeep import ReconcileWorkflow, RetentionWorkflow, SealReceiptsWorkflow
+from workflows.upkeep import EventsWorkflow, ReconcileWorkflow, RetentionWorkflow, SealReceiptsWorkflow
 
 WORKFLOWS: Sequence[type] = [
     DeliveryWorkflow,
     EndpointWorkflow,
     ReconcileWorkflow,
+    EventsWorkflow,
     RetentionWorkflow,
     EraseTenantWorkflow,
     SealReceiptsWorkflow,
@@ -86,9 +92,12 @@ async def running_workers(
     keyring = KeyRing.from_settings(settings)
     issuers = IssuerCache(database, keyring, issuer_name(settings))
     sending = Sending(database, recorder, issuers, egress, reporter, express, keyring)
+    dispatcher = Dispatcher(client, database, concurrency=settings.dispatch_concurrency, queue=settings.dispatch_queue)
     workers: list[Worker] = []
     if role is not Role.SENDS:
-        workers.append(_workflow_worker(client, database, settings, sending, recorder, issuers, keyring, entities))
+        workers.append(
+            _workflow_worker(client, database, settings, sending, recorder, issuers, keyring, entities, dispatcher)
+        )
     if role is not Role.WORKFLOWS:
         workers += _send_workers(client, settings, sending)
     try:
@@ -101,6 +110,7 @@ async def running_workers(
             # Together, not one after the other: each may take the whole grace.
             await asyncio.gather(*(worker.shutdown() for worker in workers))
     finally:
+        await dispatcher.close()
         await reporter.close()
         await egress.aclose()
 
@@ -114,6 +124,7 @@ def _workflow_worker(
     issuers: IssuerCache,
     keyring: KeyRing,
     entities: EndpointEntities,
+    dispatcher: Dispatcher,
 ) -> Worker:
     defaults = OrderDefaults.from_settings(settings)
     recording = Recording(database, recorder, issuers, defaults)
@@ -128,6 +139,8 @@ def _workflow_worker(
     )
     retention = Retention(client, database, RetentionPeriods.from_settings(settings))
     erasure = Erasure(client, database)
+    watch = ThresholdWatch(database, Limits.from_settings(settings))
+    events = Events(EventPublisher(database, Acceptor(database, defaults)), watch, dispatcher)
     activities: list[Callable[..., Any]] = [
         sending.send_attempt,
         recording.record_attempt,
@@ -138,6 +151,7 @@ def _workflow_worker(
         circuits.project_circuit,
         circuits.release_parked,
         upkeep.reconcile,
+        events.publish_events,
         retention.resume_erasures,
         retention.remove_past,
         erasure.end_workflows,

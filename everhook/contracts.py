@@ -14,6 +14,7 @@ from everhook.policy import DeliveryPolicy, RetryPlan
 DELIVERY_WORKFLOW = "Delivery"
 ENDPOINT_WORKFLOW = "Endpoint"
 RECONCILE_WORKFLOW = "Reconcile"
+EVENTS_WORKFLOW = "Events"
 RETENTION_WORKFLOW = "Retention"
 ERASE_TENANT_WORKFLOW = "EraseTenant"
 SEAL_RECEIPTS_WORKFLOW = "SealReceipts"
@@ -315,3 +316,10 @@ class SealResult:
     receipts: int = 0
     checkpoints: int = 0
     damaged: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class EventsResult:
+    """How many operational events were dealt with."""
+
+    published: int = 0

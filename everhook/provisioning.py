@@ -31,7 +31,13 @@ from temporalio.client import (
 from temporalio.service import RPCError, RPCStatusCode
 
 from everhook import search_attributes
-from everhook.contracts import RECONCILE_WORKFLOW, RETENTION_WORKFLOW, SEAL_RECEIPTS_WORKFLOW, TaskQueue
+from everhook.contracts import (
+    EVENTS_WORKFLOW,
+    RECONCILE_WORKFLOW,
+    RETENTION_WORKFLOW,
+    SEAL_RECEIPTS_WORKFLOW,
+    TaskQueue,
+)
 from everhook.settings import Settings
 
 RETENTION = timedelta(days=7)
@@ -128,6 +134,7 @@ class ScheduledJob:
 def scheduled_jobs(settings: Settings) -> list[ScheduledJob]:
     return [
         ScheduledJob("reconcile", RECONCILE_WORKFLOW, timedelta(seconds=settings.reconcile_every_seconds)),
+        ScheduledJob("events", EVENTS_WORKFLOW, timedelta(seconds=settings.events_every_seconds)),
         ScheduledJob("retention", RETENTION_WORKFLOW, timedelta(seconds=settings.retention_every_seconds)),
         ScheduledJob("seal-receipts", SEAL_RECEIPTS_WORKFLOW, timedelta(seconds=settings.seal_receipts_every_seconds)),
     ]

@@ -154,6 +154,19 @@ class Settings(BaseSettings):
     release_rate: float = Field(5, gt=0, description="Parked deliveries released in the first second after closing.")
     release_rate_max: float = Field(100, gt=0, description="The release rate doubles each second up to this.")
 
+    events_every_seconds: float = Field(5, gt=0, description="How often operational events are published.")
+    alert_dead_letters: int = Field(
+        100, ge=0, le=100_000, description="`dead_letters.threshold` is told at so many dead letters; 0: never."
+    )
+    alert_undispatched_seconds: float = Field(
+        120, ge=0, description="`dispatch.oldest_undispatched` is told when a delivery waits so long; 0: never."
+    )
+    alert_success_rate: float = Field(
+        0.9, ge=0, lt=1, description="`health.success_rate_low` is told when no more of attempts succeed; 0: never."
+    )
+    alert_success_minutes: float = Field(10, ge=1, le=1440, description="Over how many minutes that is.")
+    alert_success_attempts: int = Field(50, ge=1, description="Of fewer attempts than these nothing is told.")
+
     egress_allow: Annotated[list[IPv4Network | IPv6Network], NoDecode] = Field(
         default_factory=list,
         description="Networks that endpoints may lie in although they are not public, comma-separated.",

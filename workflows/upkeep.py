@@ -6,13 +6,16 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy
 
 with workflow.unsafe.imports_passed_through():
+    from activities.events import Events
     from activities.retention import Retention
     from activities.sealing import Sealing
     from activities.upkeep import Upkeep
     from everhook.contracts import (
+        EVENTS_WORKFLOW,
         RECONCILE_WORKFLOW,
         RETENTION_WORKFLOW,
         SEAL_RECEIPTS_WORKFLOW,
+        EventsResult,
         ReconcileResult,
         RetentionResult,
         SealResult,
@@ -34,6 +37,23 @@ class ReconcileWorkflow:
             Upkeep.reconcile,
             start_to_close_timeout=RECONCILE_TIMEOUT,
             heartbeat_timeout=HEARTBEAT_TIMEOUT,
+            retry_policy=RetryPolicy(maximum_attempts=1),
+        )
+
+
+EVENTS_TIMEOUT = timedelta(seconds=60)
+
+
+@workflow.defn(name=EVENTS_WORKFLOW)
+class EventsWorkflow:
+    """Tell operators what happened since the last pass. It runs every few seconds and mostly finds nothing, hence a
+    local activity."""
+
+    @workflow.run
+    async def run(self) -> EventsResult:
+        return await workflow.execute_local_activity_method(
+            Events.publish_events,
+            start_to_close_timeout=EVENTS_TIMEOUT,
             retry_policy=RetryPolicy(maximum_attempts=1),
         )
 

@@ -8,8 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api import render
 from api.dependencies import Paging, Principal, Store, encode_cursor
-from api.problems import conflict, not_found
+from api.problems import conflict, invalid, not_found
 from api.schemas import ChannelIn, ChannelOut, ChannelPatch, ListOf, Name, Policy
+from everhook.events import RESERVED, is_reserved
 from everhook.storage import channels
 from everhook.storage.audit import record_audit
 from everhook.storage.tables import Channel
@@ -20,6 +21,8 @@ router = APIRouter(prefix="/channels", tags=["channels"])
 @router.post("", status_code=HTTPStatus.CREATED)
 async def create_channel(body: ChannelIn, store: Store, caller: Principal) -> ChannelOut:
     """From then on it can be published to. A policy given here holds for all deliveries from it by default."""
+    if is_reserved(body.name):
+        raise invalid("name", f"may not begin with {RESERVED}: such channels are Everhook's own")
     async with store.writing() as session:
         channel = await channels.create(session, body.name, _stored(body.policy))
         if channel is None:
@@ -56,6 +59,8 @@ async def change_channel(name: Name, body: ChannelPatch, store: Store, caller: P
 @router.delete("/{name}", status_code=HTTPStatus.NO_CONTENT)
 async def delete_channel(name: Name, store: Store, caller: Principal) -> None:
     """Only without subscriptions. Deliveries under way go on."""
+    if is_reserved(name):
+        raise conflict(f"{name} is Everhook's own; it stays.")
     async with store.writing() as session:
         await _channel(session, name)
         if not await channels.remove(session, name):

@@ -15,6 +15,7 @@ from api.dependencies import Paging, Principal, ServicesDep, Store, encode_curso
 from api.problems import Problem, conflict, invalid, not_found
 from api.schemas import EventType, Gid, ListOf, MessageDetail, MessageOut, Moment, Name
 from everhook.envelope import timestamp
+from everhook.events import is_reserved
 from everhook.ids import delivery_workflow_id
 from everhook.storage import erasure, messages, tenants
 from everhook.storage.audit import record_audit
@@ -88,6 +89,7 @@ async def publish(
     The same idempotency key with the same body answers with the first message and `duplicate: true`; with another
     body it is a `409`.
     """
+    _refuse_reserved(name)
     services.backlog.refuse_if_full()
     await services.publish_rate.take(caller)
     limit = services.settings.max_payload_bytes
@@ -122,6 +124,7 @@ async def publish_batch(
     A message that is invalid refuses the whole call and changes nothing. One whose idempotency key was used with
     another body answers with a problem document in its place; the others are accepted.
     """
+    _refuse_reserved(name)
     services.backlog.refuse_if_full()
     await services.publish_rate.refuse_if_spent(caller)
     limit = services.settings.max_payload_bytes
@@ -217,6 +220,12 @@ async def _wake(temporal: Client, delivery_gids: Sequence[str]) -> None:
         answers = [error]
     if failed := [answer for answer in answers if answer is not None]:
         log.info("some deliveries find out later that their payload was erased", error=str(failed[0]))
+
+
+def _refuse_reserved(channel: str) -> None:
+    """Whoever subscribes there must be able to believe what comes."""
+    if is_reserved(channel):
+        raise Problem(HTTPStatus.FORBIDDEN, f"Only Everhook itself publishes to {channel}.")
 
 
 async def _tenant_gid(store: Reach, named: str | None, field: str) -> str | None:

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
 from everhook.circuit import Circuit, CircuitState, Hold
+from everhook.events import EventKind
 from everhook.storage.events import record_event
 from everhook.storage.tables import Circuit as CircuitRow
 from everhook.storage.tables import Endpoint, Tenant, now
@@ -50,7 +51,7 @@ async def project(session: AsyncSession, endpoint_gid: str, circuit: Circuit) ->
             kind,
             tenant_gid=endpoint.tenant_gid,
             endpoint_gid=endpoint_gid,
-            data={"failures": circuit.failures, "reason": circuit.hold_reason},
+            data={"failures": circuit.failures, "openings": circuit.openings, "reason": circuit.hold_reason},
         )
     if before.state is not circuit.state:
         before.probe_delivery_gid = before.probe_until = None
@@ -66,15 +67,15 @@ async def project(session: AsyncSession, endpoint_gid: str, circuit: Circuit) ->
     session.add(before)
 
 
-def _transitions(before: Circuit, after: Circuit) -> list[str]:
-    kinds: list[str] = []
+def _transitions(before: Circuit, after: Circuit) -> list[EventKind]:
+    kinds: list[EventKind] = []
     if before.state is not CircuitState.OPEN and after.state is CircuitState.OPEN:
-        kinds.append("endpoint.circuit_opened")
+        kinds.append(EventKind.CIRCUIT_OPENED)
     if before.state is not CircuitState.CLOSED and after.state is CircuitState.CLOSED:
-        kinds.append("endpoint.circuit_closed")
+        kinds.append(EventKind.CIRCUIT_CLOSED)
     if before.hold is not after.hold:
-        lifted = "endpoint.resumed" if before.hold is Hold.PAUSED else "endpoint.enabled"
-        told = {Hold.DISABLED: "endpoint.disabled", Hold.PAUSED: "endpoint.paused", None: lifted}
+        lifted = EventKind.ENDPOINT_RESUMED if before.hold is Hold.PAUSED else EventKind.ENDPOINT_ENABLED
+        told = {Hold.DISABLED: EventKind.ENDPOINT_DISABLED, Hold.PAUSED: EventKind.ENDPOINT_PAUSED, None: lifted}
         kinds.append(told[after.hold])
     return kinds
 

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
 from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorNote
+from everhook.events import EventKind, is_reserved
 from everhook.storage.events import record_event
 from everhook.storage.paging import Page, page_of
 from everhook.storage.tables import Attempt, Delivery, Message, now
@@ -31,7 +32,10 @@ async def mark_dispatched(connection: AsyncConnection, gids: Sequence[str]) -> N
 
 
 async def dead_letter(session: AsyncSession, gid: str, round_: int, reason: DeadLetterReason, until: datetime) -> None:
-    """Put a delivery in the dead letter queue, and tell operators. Running twice changes nothing."""
+    """Put a delivery in the dead letter queue, and tell operators. Running twice changes nothing.
+
+    That operators could not be told of something is not told to them the same way.
+    """
     changed = await session.execute(
         update(Delivery)
         .where(
@@ -48,17 +52,30 @@ async def dead_letter(session: AsyncSession, gid: str, round_: int, reason: Dead
             parked_at=None,
             due_at=until,
         )
-        .returning(col(Delivery.tenant_gid), col(Delivery.endpoint_gid))
+        .returning(*(col(getattr(Delivery, name)) for name in _TOLD))
     )
-    if (row := changed.one_or_none()) is not None:
+    row = changed.one_or_none()
+    if row is not None and not is_reserved(row.channel):
         record_event(
             session,
-            "delivery.dead_lettered",
+            EventKind.DEAD_LETTERED,
             tenant_gid=row.tenant_gid,
             endpoint_gid=row.endpoint_gid,
             delivery_gid=gid,
-            data={"reason": reason.value, "round": round_},
+            data={
+                "reason": reason.value,
+                "round": round_,
+                "messageGid": row.message_gid,
+                "channelName": row.channel,
+                "type": row.event_type,
+                "statusCode": row.last_status_code,
+                "error": row.last_error,
+            },
         )
+
+
+_TOLD = ("tenant_gid", "endpoint_gid", "message_gid", "channel", "event_type", "last_status_code", "last_error")
+"""What is told of a dead letter."""
 
 
 async def open_round(session: AsyncSession, gid: str, after: int, note: OperatorNote) -> None:

@@ -16,14 +16,17 @@ from everhook.storage.engine import Database
 from everhook.storage.grouping import Grouped
 from everhook.storage.orders import OrderDefaults, first_order
 from everhook.storage.paging import Page, page_of
-from everhook.storage.routes import Route, RouteCache
+from everhook.storage.routes import Audience, Route, RouteCache
 from everhook.storage.statements import insert_ignoring, table_of
 from everhook.storage.tables import Delivery, Message, now
 
 
 @dataclass(frozen=True)
 class Publication:
-    """A message on its way in. `content` is the parsed payload, for filters; `payload` the bytes, for receivers."""
+    """A message on its way in. `content` is the parsed payload, for filters; `payload` the bytes, for receivers.
+
+    It goes to the endpoints of its tenant, of all tenants where it has none, or to `audience`.
+    """
 
     message_gid: str
     channel: str
@@ -34,6 +37,7 @@ class Publication:
     published_at: datetime
     tenant_gid: str | None = None
     idempotency_key: str | None = None
+    audience: Audience | None = None
 
     @property
     def key(self) -> tuple[str, str, str] | None:
@@ -104,6 +108,12 @@ class Acceptor:
             await _insert_deliveries(connection, [fan])
         return fan.accepted()
 
+    async def accept_within(
+        self, connection: AsyncConnection, publications: Sequence[Publication]
+    ) -> Sequence[Acceptance]:
+        """The same in a transaction of the caller's: they are committed with what else is done in it."""
+        return await self._apply(connection, publications)
+
     async def _apply(self, connection: AsyncConnection, publications: Sequence[Publication]) -> Sequence[Acceptance]:
         routes = await self._routes.routes(connection, sorted({p.channel for p in publications}))
         known = [p for p in publications if p.channel in routes]
@@ -120,9 +130,10 @@ class Acceptor:
 
     def _fan_out(self, publication: Publication, routes: Sequence[Route]) -> "_Fan":
         """One delivery an endpoint, however many of its subscriptions match."""
+        audience = publication.audience or Audience.of(publication.tenant_gid)
         taking: dict[str, Route] = {}
         for route in routes:
-            if route.takes(publication.tenant_gid, publication.event_type, publication.content):
+            if route.takes(audience, publication.event_type, publication.content):
                 taking.setdefault(route.endpoint_gid, route)
         return _Fan(publication, tuple((route, self._order(publication, route)) for route in taking.values()))
 

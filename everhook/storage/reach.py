@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import LoaderCriteriaOption, ORMExecuteState, Session, with_loader_criteria
 from sqlmodel import SQLModel, col
 
+from everhook.events import RESERVED
 from everhook.storage.engine import Database
 from everhook.storage.statements import table_of
 from everhook.storage.tables import (
@@ -39,9 +40,6 @@ from everhook.storage.tables import (
     Subscription,
     Tenant,
 )
-
-SYSTEM_CHANNELS = "everhook."
-"""What the channels begin with that tell operators of everybody's endpoints. Tenants do not know them."""
 
 BY_TENANT: tuple[Any, ...] = (
     ApiKey,
@@ -105,7 +103,7 @@ def bounds(tenant_gid: str) -> dict[type[SQLModel], ColumnElement[bool]]:
         Tenant: col(Tenant.gid) == tenant_gid,
         Message: or_(col(Message.tenant_gid) == tenant_gid, of_message),
         Attempt: of_attempt,
-        Channel: ~col(Channel.name).startswith(SYSTEM_CHANNELS, autoescape=True),
+        Channel: ~col(Channel.name).startswith(RESERVED, autoescape=True),
     }
 
 

@@ -31,12 +31,25 @@ class Route:
     policy: DeliveryPolicy
     rate_limit: float | None
 
-    def takes(self, tenant_gid: str | None, event_type: str, payload: Any) -> bool:
+    def takes(self, audience: "Audience", event_type: str, payload: Any) -> bool:
         return (
-            (tenant_gid is None or tenant_gid == self.tenant_gid)
+            (audience.tenants is None or self.tenant_gid in audience.tenants)
+            and self.endpoint_gid != audience.but
             and matches_type(event_type, self.events)
             and matches_filter(payload, self.filter)
         )
+
+
+@dataclass(frozen=True)
+class Audience:
+    """Whose endpoints may take a message: those of some tenants (None: of all), but for one endpoint."""
+
+    tenants: frozenset[str] | None = None
+    but: str | None = None
+
+    @classmethod
+    def of(cls, tenant_gid: str | None) -> "Audience":
+        return cls(None if tenant_gid is None else frozenset((tenant_gid,)))
 
 
 class RouteCache:

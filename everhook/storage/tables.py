@@ -437,6 +437,7 @@ class OperationalEvent(SQLModel, table=True):
     __tablename__ = "operational_event"
     __table_args__ = (
         Index("ix_operational_event_endpoint", "endpoint_gid", "gid"),
+        Index("ix_operational_event_kind", "kind", "gid"),
         Index("ix_operational_event_tenant", "tenant_gid", "gid"),
         Index(
             "ix_operational_event_unpublished",

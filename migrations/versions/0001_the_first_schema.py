@@ -196,6 +196,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("operational_event", schema=None) as batch_op:
         batch_op.create_index("ix_operational_event_endpoint", ["endpoint_gid", "gid"], unique=False)
+        batch_op.create_index("ix_operational_event_kind", ["kind", "gid"], unique=False)
         batch_op.create_index("ix_operational_event_tenant", ["tenant_gid", "gid"], unique=False)
         batch_op.create_index(
             "ix_operational_event_unpublished",
@@ -394,6 +395,11 @@ def upgrade() -> None:
             "VALUES ('ten_00000000000000000000000000', 'default', CURRENT_TIMESTAMP)"
         )
     )
+    op.execute(
+        sa.text(
+            "INSERT INTO channel (name, routes_version, created_at) VALUES ('everhook.events', 0, CURRENT_TIMESTAMP)"
+        )
+    )
 
 
 def downgrade() -> None:
@@ -435,6 +441,7 @@ def downgrade() -> None:
             sqlite_where=sa.text("published_at IS NULL"),
         )
         batch_op.drop_index("ix_operational_event_tenant")
+        batch_op.drop_index("ix_operational_event_kind")
         batch_op.drop_index("ix_operational_event_endpoint")
 
     op.drop_table("operational_event")

@@ -27,7 +27,7 @@ async def test_a_name_is_taken_once(api: Api) -> None:
 @pytest.mark.parametrize("name", ["", "-x", ".x", "a b", "a/b", "a\n", "a\x00", "ü", "x" * 101, None, 7, ["a"]])
 async def test_a_bad_name_is_refused(shared: Api, name: object) -> None:
     assert_problem(await shared.post("/v1/channels", {"name": name}), 422, "name")
-    assert await shared.count("channel") == 1
+    assert await shared.count("channel") == 2
 
 
 async def test_names_have_a_hundred_characters_at_most(api: Api) -> None:
@@ -43,7 +43,20 @@ async def test_channels_are_listed_by_name(api: Api) -> None:
     for name in ("b", "C", "a", "orders.eu"):
         await api.channel(name)
 
-    assert [channel["name"] for channel in await api.walk("/v1/channels", limit=2)] == ["C", "a", "b", "orders.eu"]
+    names = [channel["name"] for channel in await api.walk("/v1/channels", limit=2)]
+    assert names == ["C", "a", "b", "everhook.events", "orders.eu"]
+
+
+async def test_the_channel_of_events_is_there_and_ours_alone(api: Api) -> None:
+    assert ok(await api.get("/v1/channels/everhook.events"))["policy"] is None
+    assert_problem(await api.post("/v1/channels", {"name": "everhook.mine"}), 422, "name")
+    assert_problem(await api.delete("/v1/channels/everhook.events"), 409)
+    assert_problem(await api.try_publish({"type": "a", "payload": 1}, "everhook.events"), 403)
+    assert_problem(await api.try_batch([{"type": "a", "payload": 1}], "everhook.events"), 403)
+    assert await api.count("message") == 0
+    changed = ok(await api.patch("/v1/channels/everhook.events", {"policy": {"preset": "patient"}}))
+    assert changed["policy"] == {"preset": "patient"}
+    await api.endpoint(channel="everhook.events", events=["endpoint.*"])
 
 
 async def test_a_policy_is_changed_and_removed(api: Api) -> None:

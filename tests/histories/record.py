@@ -36,7 +36,7 @@ from tests.workflows.engine import (
     time_skipping_server,
     unrecorded,
 )
-from workflows.upkeep import ReconcileWorkflow, RetentionWorkflow, SealReceiptsWorkflow
+from workflows.upkeep import EventsWorkflow, ReconcileWorkflow, RetentionWorkflow, SealReceiptsWorkflow
 
 HERE = Path(__file__).parent
 POLICY = DeliveryPolicy(delays=(timedelta(seconds=1), timedelta(minutes=5)))
@@ -64,6 +64,7 @@ async def record(directory: Path) -> None:
             endpoint_cycle,
             endpoint_deleted,
             reconcile,
+            events,
             retention,
             erasure,
             seal_receipts,
@@ -181,6 +182,12 @@ async def reconcile(engine: Engine, album: Album) -> None:
     handle = await engine.client.start_workflow(ReconcileWorkflow.run, id="reconcile", task_queue=TaskQueue.DELIVERIES)
     await handle.result()
     await album.keep("reconcile", handle)
+
+
+async def events(engine: Engine, album: Album) -> None:
+    handle = await engine.client.start_workflow(EventsWorkflow.run, id="events", task_queue=TaskQueue.DELIVERIES)
+    await handle.result()
+    await album.keep("events", handle)
 
 
 async def retention(engine: Engine, album: Album) -> None:

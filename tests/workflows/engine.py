@@ -39,6 +39,7 @@ from everhook.contracts import (
     DeliveryState,
     DeliveryStatus,
     DiscardNote,
+    EventsResult,
     OpenDeadLetter,
     OutcomeReport,
     ReconcileResult,
@@ -60,7 +61,7 @@ from tests.support.waiting import assert_eventually
 from workflows.delivery import DeliveryWorkflow
 from workflows.endpoint import EndpointWorkflow
 from workflows.erasure import EraseTenantWorkflow
-from workflows.upkeep import ReconcileWorkflow, RetentionWorkflow, SealReceiptsWorkflow
+from workflows.upkeep import EventsWorkflow, ReconcileWorkflow, RetentionWorkflow, SealReceiptsWorkflow
 
 T = TypeVar("T")
 
@@ -69,6 +70,7 @@ WORKFLOWS: Sequence[type] = [
     EndpointWorkflow,
     ReconcileWorkflow,
     RetentionWorkflow,
+    EventsWorkflow,
     EraseTenantWorkflow,
     SealReceiptsWorkflow,
 ]
@@ -246,6 +248,11 @@ class FakeActivities:
         self.parked -= released
         return ReleaseResult(released, remaining=self.parked > 0)
 
+    @activity.defn(name="publish_events")
+    async def publish_events(self) -> EventsResult:
+        await self._called("publish_events", None)
+        return EventsResult(published=4)
+
     @activity.defn(name="reconcile")
     async def reconcile(self) -> ReconcileResult:
         await self._called("reconcile", None)
@@ -285,6 +292,7 @@ class FakeActivities:
             self.project_circuit,
             self.release_parked,
             self.reconcile,
+            self.publish_events,
             self.resume_erasures,
             self.remove_past,
             self.end_tenant_workflows,

@@ -14,6 +14,7 @@ from everhook.contracts import (
     DELIVERY_WORKFLOW,
     ENDPOINT_WORKFLOW,
     ERASE_TENANT_WORKFLOW,
+    EVENTS_WORKFLOW,
     RECONCILE_WORKFLOW,
     RETENTION_WORKFLOW,
     SEAL_RECEIPTS_WORKFLOW,
@@ -66,6 +67,7 @@ def test_every_workflow_has_a_saved_history() -> None:
     assert kinds == {
         DELIVERY_WORKFLOW,
         ENDPOINT_WORKFLOW,
+        EVENTS_WORKFLOW,
         RECONCILE_WORKFLOW,
         RETENTION_WORKFLOW,
         ERASE_TENANT_WORKFLOW,

@@ -12,9 +12,10 @@ from sqlalchemy import delete, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import SQLModel
 
+from everhook.events import EVENTS_CHANNEL
 from everhook.storage.engine import Database
 from everhook.storage.migrate import migrate
-from everhook.storage.tables import DEFAULT_TENANT_GID, Tenant
+from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Tenant
 from tests.everhook.storage.factories import Store
 from tests.support.postgres_server import PostgresServer
 from tests.support.processes import free_port
@@ -50,7 +51,7 @@ def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=[SQLITE, POSTGRES])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A migrated database that holds the default tenant and nothing else."""
+    """A migrated database that holds the default tenant, the channel of events, and nothing else."""
     if request.param == SQLITE:
         path = tmp_path / "everhook.db"
         shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
@@ -111,5 +112,7 @@ async def _empty(url: str) -> None:
             statement = delete(table)
             if table.name == Tenant.__tablename__:
                 statement = statement.where(table.c.gid != DEFAULT_TENANT_GID)
+            if table.name == Channel.__tablename__:
+                statement = statement.where(table.c.name != EVENTS_CHANNEL)
             await connection.execute(statement)
     await engine.dispose()

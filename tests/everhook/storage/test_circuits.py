@@ -101,9 +101,9 @@ async def test_an_event_says_how_many_failed_and_why_it_was_disabled(store: Stor
     end = await store.endpoint()
     await project(store, end.gid, OPENED, DISABLED)
     assert [event.data for event in await store.events()] == [
-        {"failures": 5, "reason": ""},
-        {"failures": 0, "reason": "410"},
-        {"failures": 0, "reason": "410"},
+        {"failures": 5, "openings": 1, "reason": ""},
+        {"failures": 0, "openings": 0, "reason": "410"},
+        {"failures": 0, "openings": 0, "reason": "410"},
     ]
 
 

@@ -82,7 +82,15 @@ async def test_operators_hear_of_a_dead_letter_exactly_once(store: Store) -> Non
         delivery.endpoint_gid,
         delivery.tenant_gid,
     )
-    assert event.data == {"reason": "exhausted", "round": 1}
+    assert event.data == {
+        "reason": "exhausted",
+        "round": 1,
+        "messageGid": delivery.message_gid,
+        "channelName": "orders",
+        "type": "order.created",
+        "statusCode": None,
+        "error": None,
+    }
 
 
 async def test_dead_lettering_ten_times_at_once_tells_of_it_once(store: Store) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from everhook.contracts import DeadLetterReason, DeliveryStatus
+from everhook.events import EVENTS_CHANNEL
 from everhook.storage import channels, dead_letters, deliveries, endpoints, messages, subscriptions
 from everhook.storage.dead_letters import DeadLetterFilter
 from everhook.storage.deliveries import DeliveryFilter
@@ -71,7 +72,7 @@ async def test_channels_are_listed_by_name(store: Store, database: Database) -> 
         async with database.reading() as session:
             return await channels.page(session, after=after, limit=2)
 
-    assert await walk(load, "name") == [["a", "b"], ["c"]]
+    assert await walk(load, "name") == [["a", "b"], ["c", EVENTS_CHANNEL]]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,36 @@
+"""`publish_events`: operators are told what happened."""
+
+import structlog
+from temporalio import activity
+
+from everhook.contracts import EventsResult
+from everhook.dispatch import Dispatcher
+from everhook.storage.event_publisher import EventPublisher
+from everhook.storage.thresholds import ThresholdWatch
+
+BATCHES = 10
+"""A pass is to be short: what is left, the next one publishes."""
+
+log = structlog.get_logger()
+
+
+class Events:
+    def __init__(self, publisher: EventPublisher, watch: ThresholdWatch, dispatcher: Dispatcher) -> None:
+        self._publisher = publisher
+        self._watch = watch
+        self._dispatcher = dispatcher
+
+    @activity.defn(name="publish_events")
+    async def publish_events(self) -> EventsResult:
+        """Look at the thresholds, and publish what is not published; where there is nothing, a few look-ups."""
+        crossed = await self._watch.look()
+        if crossed:
+            log.warning("a threshold was crossed", kinds=[kind.value for kind in crossed])
+        count = 0
+        for _ in range(BATCHES):
+            published = await self._publisher.publish_some()
+            self._dispatcher.start_soon(published.orders)
+            count += published.events
+            if not published.events:
+                break
+        return EventsResult(count)
