@@ -17,6 +17,7 @@ from api.dashboard import (
     messages,
     overview,
     portal,
+    receipts,
     sign_in,
 )
 from api.dashboard.live import Broadcaster
@@ -24,7 +25,7 @@ from api.dashboard.pages import PORTAL, Dashboard, templates
 from api.dashboard.sessions import Sessions
 from everhook.settings import Settings
 
-FOR_TENANTS = (overview, endpoints, deliveries, dead_letters)
+FOR_TENANTS = (overview, endpoints, deliveries, dead_letters, receipts)
 FOR_OPERATORS = (sign_in, messages, channels, audit, keys)
 
 

@@ -1,5 +1,6 @@
 """Deliveries: the list of them, and what became of one, attempt by attempt."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -18,10 +19,10 @@ from api.schemas import Decision
 from everhook.contracts import TERMINAL_STATUSES, DeliveryStatus
 from everhook.ids import delivery_workflow_id
 from everhook.policy import resolve
-from everhook.storage import channels, deliveries, endpoints
+from everhook.storage import channels, deliveries, endpoints, receipts
 from everhook.storage.deliveries import DeliveryFilter
 from everhook.storage.reach import Reach
-from everhook.storage.tables import Attempt, Delivery, Endpoint, Message
+from everhook.storage.tables import Attempt, Delivery, Endpoint, Message, Receipt
 
 PAGE = 50
 
@@ -60,12 +61,13 @@ class Round:
 
 @dataclass(frozen=True)
 class DetailView:
-    """`rounds` with the newest first, and in each the newest attempt."""
+    """`rounds` with the newest first, and in each the newest attempt. `receipts` are by the gids of attempts."""
 
     delivery: Delivery
     message: Message
     endpoint: Endpoint | None
     rounds: tuple[Round, ...]
+    receipts: Mapping[str, Receipt]
     next_attempt_at: datetime | None
     waiting_for: str | None
     schedule: Chart
@@ -116,6 +118,7 @@ async def _detail(gid: str, request: Request, viewer: Viewer, services: Services
             raise not_found("delivery", gid)
         delivery, message = found
         attempts = await deliveries.attempts_of(session, gid)
+        stated = await receipts.of_delivery(session, gid)
         known = await endpoints.by_gid(session, {delivery.endpoint_gid})
         channel = await channels.get(session, delivery.channel)
     endpoint = known.get(delivery.endpoint_gid)
@@ -126,6 +129,7 @@ async def _detail(gid: str, request: Request, viewer: Viewer, services: Services
         message=message,
         endpoint=endpoint,
         rounds=_rounds(attempts),
+        receipts={receipt.attempt_gid: receipt for receipt in stated},
         next_attempt_at=delivery.due_at if status is DeliveryStatus.RETRYING else None,
         waiting_for=WAITING_FOR.get(status),
         schedule=charts.schedule(policy, made=delivery.attempts),

@@ -329,6 +329,7 @@ async def edit(
 
 @router.post("/{gid}/subscriptions")
 async def subscribe(gid: str, viewer: ViewerDep, store: StoreDep, form: FormDep) -> Response:
+    await _view(store, gid)
     body = SubscriptionIn(endpoint_gid=gid, channel=form.get("channel"), events=form.get("events").split())
     await subscriptions_api.create_subscription(body, store, viewer.caller)
     return see_other(viewer, f"/endpoints/{gid}", "saved")

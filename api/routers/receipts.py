@@ -50,7 +50,7 @@ class JwksResponse(JSONResponse):
 async def get_keys(services: ServicesDep) -> Response:
     """The public keys of receipts and checkpoints, retired ones included (RFC 7517). For everybody."""
     async with services.database.reading() as session:
-        keys = await _jwks(session, services.keyring)
+        keys = await key_set(session, services.keyring)
     return JwksResponse(keys, headers={"cache-control": f"public, max-age={KEYS_MAX_AGE_S}"})
 
 
@@ -88,7 +88,7 @@ async def get_consistency(
         tenant_gid = await _log_of(session, tenant)
         old, new = [await _checkpoint(session, tenant_gid, size) for size in (from_, to)]
         proof = await _proven(consistency_proof(StoredHashes(session, tenant_gid), old.size, new.size))
-        keys = await _jwks(session, services.keyring)
+        keys = await key_set(session, services.keyring)
     return ConsistencyBundle.model_validate(bundles.build_consistency(old.note, new.note, proof, keys))
 
 
@@ -123,7 +123,7 @@ async def get_bundle(
         growth = None
         if since is not None:
             growth = Consistency(since, seal.size, await _proven(consistency_proof(store_, since, seal.size)))
-        keys = await _jwks(session, services.keyring)
+        keys = await key_set(session, services.keyring)
     return ReceiptBundle.model_validate(bundles.build(row.jws, row.seq, proof, seal.note, keys, growth))
 
 
@@ -150,7 +150,7 @@ async def _checkpoint(session: AsyncSession, tenant_gid: str, size: int) -> Rece
     return seal
 
 
-async def _jwks(session: AsyncSession, keyring: KeyRing) -> dict[str, Any]:
+async def key_set(session: AsyncSession, keyring: KeyRing) -> dict[str, Any]:
     """All keys there are now, so those that signed whatever was read before."""
     issuer = await load_issuer(await session.connection(), keyring)
     return jwks(issuer.keys if issuer is not None else ())

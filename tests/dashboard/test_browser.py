@@ -1,5 +1,6 @@
 """The dashboard in a real browser, on a live stack: each page and what can be done on it."""
 
+import json
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,6 +11,7 @@ import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe  # type: ignore[import-untyped]
 from playwright.async_api import Page, expect
 
+from everhook.bundles import verify
 from tests.api.driving import API_KEY, ok
 from tests.dashboard.conftest import DESKTOP, NARROW, PHONE, Stage, Theme
 from tests.support.waiting import assert_eventually
@@ -333,6 +335,27 @@ async def test_a_delivery_shows_every_attempt_and_leads_to_its_workflow(stage: S
     await expect(page.get_by_role("link", name="Workflow")).to_have_attribute(
         "href", re.compile(rf"/namespaces/{stage.api.services.temporal.namespace}/workflows/delivery%2F{gid}$")
     )
+
+
+async def test_a_receipt_is_verified_and_its_bundle_downloaded(stage: Stage, page: Page) -> None:
+    channel = await a_channel(stage)
+    await an_endpoint(stage, channel, 200)
+    gid = await a_delivery(stage, channel, "delivered")
+    await page.goto(f"/deliveries/{gid}")
+    await page.get_by_role("link", name="Verify the receipt").click()
+    await expect(page.locator(".title")).to_contain_text("holds")
+    await expect(page.get_by_text("is signed by the key")).to_be_visible()
+    await stage.api.services.temporal.get_schedule_handle("seal-receipts").trigger()
+
+    async def is_sealed() -> None:
+        await page.reload()
+        assert await page.get_by_text("not under a checkpoint yet").count() == 0
+
+    await assert_eventually(is_sealed, timeout=20)
+    async with page.expect_download() as downloading:
+        await page.get_by_role("link", name="Download the bundle").click()
+    bundle = json.loads((await (await downloading.value).path()).read_text())
+    assert verify(bundle).ok
 
 
 async def test_the_next_attempt_is_made_now(stage: Stage, page: Page) -> None:

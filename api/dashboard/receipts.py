@@ -1,0 +1,75 @@
+"""A receipt: what it states, whether it holds, and the file with which a stranger checks it."""
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request, Response
+
+from api.dashboard.pages import PageRoute, StoreDep, ViewerDep, render
+from api.dependencies import ServicesDep
+from api.problems import Problem
+from api.routers import receipts as api
+from api.schemas import ReceiptOut
+from everhook import bundles
+from everhook.bundles import Finding, Verification
+from everhook.receipt_keys import KeySet
+from everhook.receipts import verify_receipt
+from everhook.strict_json import Wrong
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False, prefix="/receipts")
+
+
+@dataclass(frozen=True)
+class ReceiptView:
+    """`is_sealed`: it is under a checkpoint, so its place in the log was checked, too."""
+
+    receipt: ReceiptOut
+    verification: Verification
+    is_sealed: bool
+
+    @property
+    def statement(self) -> dict[str, Any]:
+        return self.receipt.statement or {}
+
+
+@router.get("/{gid}")
+async def show(gid: str, request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep) -> Response:
+    """Verified each time it is looked at, as `everhook receipts verify` does it."""
+    receipt = await api.get_receipt(gid, store)
+    try:
+        bundle = await _bundle(gid, services, store)
+    except Problem as problem:
+        if problem.status is not HTTPStatus.SERVICE_UNAVAILABLE:
+            raise
+        async with store.reading() as session:
+            keys = await api.key_set(session, services.keyring)
+        view = ReceiptView(receipt, _of_signature(receipt.receipt, keys), is_sealed=False)
+    else:
+        view = ReceiptView(receipt, bundles.verify(bundle), is_sealed=True)
+    return render(request, "receipt.html", viewer, title="Receipt", nav="deliveries", v=view)
+
+
+@router.get("/{gid}/bundle")
+async def download(gid: str, viewer: ViewerDep, services: ServicesDep, store: StoreDep) -> Response:
+    return Response(
+        orjson.dumps(await _bundle(gid, services, store), option=orjson.OPT_INDENT_2),
+        media_type="application/json",
+        headers={"content-disposition": f'attachment; filename="{gid}.json"'},
+    )
+
+
+async def _bundle(gid: str, services: ServicesDep, store: StoreDep) -> dict[str, Any]:
+    bundle = await api.get_bundle(gid, store, services)
+    return bundle.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _of_signature(receipt: str, keys: dict[str, Any]) -> Verification:
+    """All that can be said of a receipt before it has a place in the log."""
+    try:
+        verified = verify_receipt(receipt, KeySet.from_jwks(keys))
+    except Wrong as error:
+        return Verification((), wrong=Finding(error.place, error.what))
+    signed = Finding("receipt", f"is signed by the key {verified.key.kid}, and unaltered since")
+    return Verification((signed,), receipt=verified.receipt)

@@ -1,0 +1,364 @@
+"""Who gets in, what is refused, and what pages tell browsers: without a browser, and with Temporal stopped."""
+
+import re
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from starlette.routing import Match
+
+from api import dashboard
+from api.dashboard.pages import PORTAL
+from everhook.contracts import DeliveryStatus
+from everhook.ids import Kind, new_gid
+from tests.api.driving import Api, created
+from tests.dashboard.conftest import Pages, browsing
+
+
+def cookie_of(response: httpx.Response) -> str:
+    return str(response.headers.get("set-cookie", ""))
+
+
+# Getting in
+
+
+async def test_without_a_session_every_page_leads_to_the_sign_in(pages: Pages) -> None:
+    for path in ("/", "/endpoints", "/keys", "/live"):
+        answer = await pages.get(path)
+        assert (answer.status_code, answer.headers["location"].partition("?")[0]) == (303, "/sign-in")
+
+
+async def test_the_session_is_hidden_from_scripts_and_other_sites(pages: Pages) -> None:
+    cookie = cookie_of(await pages.sign_in()).lower()
+    assert "httponly" in cookie and "samesite=strict" in cookie
+
+
+async def test_outside_of_development_the_session_travels_encrypted_only(pages: Pages) -> None:
+    pages.api.app.state.dashboard.settings.dev = False
+    assert "secure" in cookie_of(await pages.sign_in()).lower()
+
+
+async def test_the_cookie_does_not_hold_the_key(pages: Pages) -> None:
+    key = created(await pages.api.post("/v1/api-keys", {"name": "a", "scopes": ["admin"]}))["key"]
+    assert key.rpartition("_")[2] not in cookie_of(await pages.sign_in(key))
+
+
+@pytest.mark.parametrize("next", ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:alert(1)"])
+async def test_signing_in_leads_to_no_other_site(pages: Pages, next: str) -> None:
+    answer = await pages.http.post("/sign-in", data={"key": "test-key-of-the-api-0123456789abcdef", "next": next})
+    assert answer.headers["location"] == "/"
+
+
+async def test_a_key_that_may_only_publish_does_not_open_the_dashboard(pages: Pages) -> None:
+    key = created(await pages.api.post("/v1/api-keys", {"name": "billing", "scopes": ["publish"]}))["key"]
+    answer = await pages.sign_in(key)
+    assert answer.status_code == 401 and "may publish, and nothing else" in answer.text
+
+
+async def test_attempts_to_sign_in_are_limited(pages: Pages) -> None:
+    answers = [(await pages.sign_in("wrong")).status_code for _ in range(12)]
+    assert answers[:10] == [401] * 10
+    assert answers[10:] == [429] * 2
+
+
+async def test_a_session_is_over_with_its_key(pages: Pages) -> None:
+    made = created(await pages.api.post("/v1/api-keys", {"name": "a", "scopes": ["admin"]}))
+    await pages.sign_in(made["key"])
+    assert (await pages.get("/")).status_code == 200
+    await pages.api.delete(f"/v1/api-keys/{made['keyGid']}")
+    assert (await pages.get("/")).status_code == 303
+
+
+async def test_a_session_that_was_altered_is_none(pages: Pages) -> None:
+    await pages.sign_in()
+    token = pages.http.cookies["everhook_session"]
+    head, claims, signature = token.split(".")
+    for forged in (f"{head}.{claims[:-2]}AA.{signature}", f"{head}.{claims}.", "x.y.z", ""):
+        pages.http.cookies = httpx.Cookies({"everhook_session": forged})
+        assert (await pages.get("/")).status_code == 303
+
+
+async def test_whoever_may_only_read_is_shown_no_buttons_and_refused(pages: Pages) -> None:
+    await pages.api.channel()
+    gid = (await pages.api.endpoint())["endpointGid"]
+    key = created(await pages.api.post("/v1/api-keys", {"name": "auditor", "scopes": ["read"]}))["key"]
+    await pages.sign_in(key)
+    page = await pages.get(f"/endpoints/{gid}")
+    assert page.status_code == 200 and "Send a test message" not in page.text
+    assert (await pages.send(f"/endpoints/{gid}/delete")).status_code == 403
+    assert (await pages.get("/keys")).status_code == 403
+    assert (await pages.api.get(f"/v1/endpoints/{gid}")).status_code == 200
+
+
+# Forms
+
+
+@pytest.mark.parametrize(
+    ("token", "headers"),
+    [
+        ("", {}),
+        ("0" * 64, {}),
+        (None, {"sec-fetch-site": "cross-site"}),
+        (None, {"sec-fetch-site": "same-site"}),
+        (None, {"origin": "https://evil.example"}),
+        (None, {"origin": "null"}),
+    ],
+)
+async def test_a_form_that_is_not_of_our_own_pages_changes_nothing(
+    pages: Pages, token: str | None, headers: dict[str, str]
+) -> None:
+    await pages.sign_in()
+    fields = {"name": "orders", "form_token": await pages.token() if token is None else token}
+    answer = await pages.http.post("/channels/new", data=fields, headers=headers)
+    assert answer.status_code == 403
+    assert await pages.api.count("channel") == 0
+
+
+async def test_a_form_of_another_session_changes_nothing(pages: Pages) -> None:
+    await pages.sign_in()
+    token = await pages.token()
+    await pages.sign_in()
+    answer = await pages.http.post("/channels/new", data={"name": "orders", "form_token": token})
+    assert answer.status_code == 403
+    assert await pages.api.count("channel") == 0
+
+
+async def test_what_is_done_here_is_on_record_as_if_it_was_done_over_the_api(pages: Pages) -> None:
+    await pages.sign_in()
+    assert (await pages.send("/channels/new", name="orders", schedule="patient")).status_code == 303
+    (entry,) = await pages.api.rows("SELECT actor, action, subject FROM audit_entry")
+    assert tuple(entry) == ("environment", "channel.created", "orders")
+    assert (await pages.api.get("/v1/channels/orders")).json()["policy"] == {"preset": "patient"}
+
+
+# What browsers are told
+
+
+async def test_pages_run_no_script_but_ours_and_are_framed_nowhere(pages: Pages) -> None:
+    await pages.sign_in()
+    for path in ("/", "/sign-in", "/endpoints/none", "/portal/"):
+        headers = (await pages.get(path)).headers
+        policy = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
+        assert policy["default-src"] == "'none'"
+        assert policy["script-src"] == policy["style-src"] == "'self'"
+        assert policy["base-uri"] == policy["frame-ancestors"] == "'none'"
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cache-control"] == "no-store"
+
+
+async def test_the_portal_alone_is_framed_where_the_settings_say_so(pages: Pages) -> None:
+    pages.api.app.state.dashboard.settings.portal_frame_ancestors = ["https://app.example.com"]
+    portal, sign_in = await pages.get("/portal/"), await pages.get("/sign-in")
+    assert "frame-ancestors https://app.example.com" in portal.headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in sign_in.headers["content-security-policy"]
+
+
+async def test_no_page_has_scripts_or_styles_of_its_own(pages: Pages) -> None:
+    await pages.sign_in()
+    await pages.api.channel()
+    await pages.api.endpoint()
+    for path in ("/", "/endpoints", "/channels", "/keys", "/dead-letters", "/sign-in"):
+        page = (await pages.get(path)).text
+        assert not re.search(r"<style|style=|<script(?![^>]* src=)|\son\w+=", page), path
+
+
+async def test_files_are_kept_by_browsers_for_good_under_the_name_of_their_content(pages: Pages) -> None:
+    page = (await pages.get("/sign-in")).text
+    (style,) = re.findall(r'href="(/assets/[^"]+\.css)"', page)
+    answer = await pages.get(style)
+    assert answer.status_code == 200 and "immutable" in answer.headers["cache-control"]
+    other = await pages.get(re.sub(r"/assets/\w+/", "/assets/old/", style))
+    assert other.status_code == 200 and other.headers["cache-control"] == "no-cache"
+    assert (await pages.get("/assets/x/../main.py")).status_code == 404
+
+
+# The portal
+
+
+async def two_tenants(api: Api) -> tuple[str, str]:
+    await api.channel()
+    for tenant in ("acme", "globex"):
+        await api.endpoint(tenant=tenant, channel="orders")
+    await api.publish({"secret": "payload"})
+    rows = await api.rows("SELECT gid FROM tenant WHERE name IN ('acme', 'globex') ORDER BY name")
+    return rows[0].gid, rows[1].gid
+
+
+async def open_portal(pages: Pages, tenant: str, **body: object) -> httpx.Response:
+    link = created(await pages.api.post(f"/v1/tenants/{tenant}/portal-link", body or None))["url"]
+    return await pages.http.post("/portal/open", data={"token": link.rpartition("/")[2]})
+
+
+async def test_a_link_opens_the_portal_once(pages: Pages) -> None:
+    acme, _ = await two_tenants(pages.api)
+    link = created(await pages.api.post(f"/v1/tenants/{acme}/portal-link"))["url"]
+    token = link.rpartition("/")[2]
+    assert "Open" in (await pages.get(f"/portal/open/{token}")).text
+    first, second = [await pages.http.post("/portal/open", data={"token": token}) for _ in range(2)]
+    assert (first.status_code, second.status_code) == (303, 401)
+    assert "path=/portal" in cookie_of(first).lower()
+    actions = [row.action for row in await pages.api.rows("SELECT action FROM audit_entry WHERE actor = 'portal'")]
+    assert actions == ["portal_link.opened"]
+
+
+async def test_links_and_sessions_of_the_portal_and_the_dashboard_are_not_taken_for_each_other(pages: Pages) -> None:
+    acme, _ = await two_tenants(pages.api)
+    await open_portal(pages, acme)
+    portal = pages.http.cookies["everhook_portal"]
+    link = created(await pages.api.post(f"/v1/tenants/{acme}/portal-link"))["url"].rpartition("/")[2]
+    await pages.sign_in()
+    dashboard_session = pages.http.cookies["everhook_session"]
+    for cookies, path in (
+        ({"everhook_session": portal}, "/"),
+        ({"everhook_session": link}, "/"),
+        ({"everhook_portal": dashboard_session}, "/portal/"),
+        ({"everhook_portal": link}, "/portal/"),
+    ):
+        pages.http.cookies = httpx.Cookies(cookies)
+        assert (await pages.get(path)).status_code in (303, 401)
+
+
+async def test_a_portals_session_lasts_an_hour_at_most(pages: Pages) -> None:
+    acme, _ = await two_tenants(pages.api)
+    assert "max-age=60;" in cookie_of(await open_portal(pages, acme, sessionSeconds=60)).lower()
+    refused = await pages.api.post(f"/v1/tenants/{acme}/portal-link", {"sessionSeconds": 3_601})
+    assert refused.status_code == 422
+
+
+async def test_only_admins_make_links_to_the_portal(pages: Pages) -> None:
+    acme, _ = await two_tenants(pages.api)
+    key = created(await pages.api.post("/v1/api-keys", {"name": "acme", "tenant": acme}))["key"]
+    answer = await pages.http.post(f"/v1/tenants/{acme}/portal-link", headers={"authorization": f"Bearer {key}"})
+    assert answer.status_code == 403
+
+
+async def test_a_portal_shows_its_tenants_things_and_nobody_elses(pages: Pages) -> None:
+    acme, _ = await two_tenants(pages.api)
+    await open_portal(pages, acme)
+    endpoints = (await pages.get("/portal/endpoints")).text
+    assert endpoints.count("/portal/endpoints/ep_") == 1
+    deliveries = (await pages.get("/portal/deliveries")).text
+    assert deliveries.count('class="strong" href="/portal/deliveries/dlv_') == 1
+
+
+async def test_an_endpoint_made_in_the_portal_belongs_to_its_tenant(pages: Pages) -> None:
+    acme, _ = await two_tenants(pages.api)
+    await open_portal(pages, acme)
+    answer = await pages.send(
+        "/portal/endpoints/new", url="http://127.0.0.1:9999/mine", tenant="globex", signatures="standard"
+    )
+    assert answer.status_code in (201, 422)
+    rows = await pages.api.rows("SELECT tenant_gid FROM endpoint WHERE url LIKE '%/mine'")
+    assert [row.tenant_gid for row in rows if row.tenant_gid != acme] == []
+
+
+def routes_with_ids() -> Iterator[tuple[str, str]]:
+    for section in (*dashboard.FOR_OPERATORS, *dashboard.FOR_TENANTS):
+        for route in section.router.routes:
+            path = getattr(route, "path", "")
+            if "{" in path:
+                for method in sorted(getattr(route, "methods", ())):
+                    yield method, path
+
+
+async def ids_of(api: Api, tenant_gid: str) -> dict[str, str]:
+    """One of everything that is the tenant's, by the part of the address that it stands behind."""
+    (endpoint,) = await api.rows("SELECT gid FROM endpoint WHERE tenant_gid = :t", t=tenant_gid)
+    (delivery,) = await api.rows("SELECT gid, message_gid FROM delivery WHERE tenant_gid = :t", t=tenant_gid)
+    (subscription,) = await api.rows("SELECT gid FROM subscription WHERE tenant_gid = :t", t=tenant_gid)
+    await api.change_rows(
+        "UPDATE delivery SET status = :dead, reason = 'exhausted' WHERE gid = :gid",
+        dead=DeliveryStatus.DEAD_LETTERED.value,
+        gid=delivery.gid,
+    )
+    receipt = new_gid(Kind.RECEIPT)
+    await api.change_rows(
+        "INSERT INTO receipt (gid, tenant_gid, delivery_gid, attempt_gid, round, number, jws, created_at) "
+        "VALUES (:gid, :t, :d, 'att_x', 1, 1, 'a.b.c', CURRENT_TIMESTAMP)",
+        gid=receipt,
+        t=tenant_gid,
+        d=delivery.gid,
+    )
+    return {
+        "/endpoints": endpoint.gid,
+        "/deliveries": delivery.gid,
+        "/messages": delivery.message_gid,
+        "/receipts": receipt,
+        "/batches": new_gid(Kind.BATCH),
+        "/channels": "orders",
+        "/keys": new_gid(Kind.API_KEY),
+        "subscription": subscription.gid,
+    }
+
+
+def address(path: str, ids: dict[str, str]) -> str:
+    own = next(gid for prefix, gid in ids.items() if path.startswith(prefix))
+    path = path.replace("{gid}", own).replace("{name}", own).replace("{subscription}", ids["subscription"])
+    return path.replace("/circuit/{command}", "/circuit/trip").replace("{command}", "pause")
+
+
+async def test_no_page_and_no_form_reaches_what_is_another_tenants(pages: Pages) -> None:
+    acme, globex = await two_tenants(pages.api)
+    theirs = await ids_of(pages.api, globex)
+    key = created(await pages.api.post("/v1/api-keys", {"name": "acme", "tenant": acme}))["key"]
+    await open_portal(pages, acme)
+    before = await _everything(pages.api)
+    async with browsing(pages.api) as own:
+        await own.sign_in(key)
+        walked = 0
+        for visitor, base in ((own, ""), (pages, PORTAL)):
+            for method, path in routes_with_ids():
+                here = base + address(path, theirs)
+                if not _exists(pages.api, method, here):
+                    continue
+                fields = {"url": "https://example.com/", "channel": "orders", "grace": "0", "signatures": "standard"}
+                answer = await (visitor.get(here) if method == "GET" else visitor.send(here, **fields))
+                assert answer.status_code == 404, f"{method} {here}: {answer.status_code}"
+                walked += 1
+    assert walked > 35
+    assert await _everything(pages.api) == before
+
+
+def _exists(api: Api, method: str, path: str) -> bool:
+    """The portal has no pages for operators."""
+    scope = {"type": "http", "method": method, "path": path, "root_path": "", "headers": []}
+    return any(route.matches(scope)[0] is Match.FULL for route in api.app.router.routes)
+
+
+async def _everything(api: Api) -> list[list[tuple[object, ...]]]:
+    tables = ("endpoint", "delivery", "subscription", "channel", "endpoint_secret", "circuit")
+    return [[tuple(row) for row in await api.rows(f"SELECT * FROM {table} ORDER BY 1")] for table in tables]
+
+
+async def test_dead_letters_of_another_tenant_cannot_be_selected(pages: Pages) -> None:
+    acme, globex = await two_tenants(pages.api)
+    theirs = await ids_of(pages.api, globex)
+    await open_portal(pages, acme)
+    answer = await pages.send("/portal/dead-letters/selected", action="discard", gid=theirs["/deliveries"])
+    assert answer.status_code == 404
+
+
+# Failing well
+
+
+async def test_what_needs_temporal_says_so_and_that_nothing_was_changed(pages: Pages) -> None:
+    gid = (await pages.api.endpoint())["endpointGid"]
+    await pages.sign_in()
+    answer = await pages.send(f"/endpoints/{gid}/pause")
+    assert answer.status_code == 503
+    assert "Temporal does not answer" in answer.text and "Try again" in answer.text
+
+
+async def test_with_the_database_away_pages_say_so(pages: Pages) -> None:
+    await pages.sign_in()
+    await pages.api.change_rows("ALTER TABLE endpoint_minute RENAME TO away")
+    answer = await pages.get("/")
+    assert answer.status_code in (500, 503)
+    assert "<h1>" in answer.text
+
+
+async def test_what_does_not_exist_is_a_page_that_leads_back(pages: Pages) -> None:
+    await pages.sign_in()
+    answer = await pages.get("/deliveries/dlv_none")
+    assert answer.status_code == 404
+    assert "To the overview" in answer.text
