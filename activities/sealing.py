@@ -6,6 +6,7 @@ import structlog
 from temporalio import activity
 
 from everhook.contracts import SealResult
+from everhook.events import EventKind
 from everhook.keyring import CannotOpen, KeyRing
 from everhook.storage.engine import Database, is_unavailable
 from everhook.storage.events import record_event
@@ -64,7 +65,7 @@ class Sealing:
         async with self._database.writing() as session:
             record_event(
                 session,
-                "receipts.log_damaged",
+                EventKind.LOG_DAMAGED,
                 tenant_gid=tenant_gid,
                 data={"place": damage.place, "damage": damage.what},
             )

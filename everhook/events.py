@@ -32,6 +32,7 @@ class EventKind(StrEnum):
     SUCCESS_RATE = "health.success_rate_low"
     UNDISPATCHED = "dispatch.oldest_undispatched"
     CHECKPOINT = "receipts.checkpoint"
+    LOG_DAMAGED = "receipts.log_damaged"
 
 
 CIRCUIT_KINDS = frozenset({EventKind.CIRCUIT_OPENED, EventKind.CIRCUIT_CLOSED})

@@ -292,22 +292,22 @@ class Recorder:
 async def _record(connection: AsyncConnection, items: Sequence[_Attempted | _Parking]) -> Sequence[None]:
     attempted = sorted((i for i in items if isinstance(i, _Attempted)), key=lambda i: i.record.delivery_gid)
     parkings = sorted((i for i in items if isinstance(i, _Parking)), key=lambda i: i.delivery_gid)
-    new: list[AttemptRecord] = []
+    new: list[_Attempted] = []
     if attempted:
         new = await _insert_attempts(connection, attempted)
-        await _record_receipts(connection, attempted)
+        await _record_receipts(connection, new)
         await connection.execute(_ATTEMPTED, [_attempted_delivery(item.record) for item in attempted])
     if parkings:
         moment = now()
         await connection.execute(
             _PARKED, [{"b_gid": p.delivery_gid, "b_due_at": p.due_at, "b_now": moment} for p in parkings]
         )
-    await roll_up(connection, new)
+    await roll_up(connection, [item.record for item in new])
     return [None] * len(items)
 
 
-async def _record_receipts(connection: AsyncConnection, attempted: Sequence[_Attempted]) -> None:
-    """In the order of the attempts and under the same key: where two sent at once, both tell of the same one."""
+async def _record_receipts(connection: AsyncConnection, new: Sequence[_Attempted]) -> None:
+    """Of those attempts alone that are now on record: where two made one at once, the other's receipt tells of none."""
     moment = now()
     rows = [
         {
@@ -320,19 +320,19 @@ async def _record_receipts(connection: AsyncConnection, attempted: Sequence[_Att
             "jws": receipt.jws,
             "created_at": moment,
         }
-        for item in attempted
+        for item in new
         if (receipt := item.transcript.receipt) is not None
     ]
     if rows:
         await connection.execute(insert_ignoring(connection, Receipt, "delivery_gid", "round", "number"), rows)
 
 
-async def _insert_attempts(connection: AsyncConnection, attempted: Sequence[_Attempted]) -> list[AttemptRecord]:
+async def _insert_attempts(connection: AsyncConnection, attempted: Sequence[_Attempted]) -> list[_Attempted]:
     """Insert, and say which were new: once each, though one may be asked for twice at once."""
     insert = insert_ignoring(connection, Attempt, "delivery_gid", "round", "number").returning(col(Attempt.gid))
     inserted = (await connection.execute(insert, [_attempt_row(item) for item in attempted])).scalars()
-    records = {item.record.attempt_gid: item.record for item in attempted}
-    return [records[gid] for gid in inserted]
+    items = {item.record.attempt_gid: item for item in attempted}
+    return [items[gid] for gid in inserted]
 
 
 def _attempt_row(item: _Attempted) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
 from everhook.checkpoints import Checkpoint, origin_of, sign_checkpoint, verify_checkpoint
+from everhook.events import EventKind
 from everhook.keyring import KeyRing
 from everhook.merkle import BLOCK, EMPTY_ROOT, Block, Frontier, MissingHashes
 from everhook.receipt_issuer import Issuer
@@ -165,4 +166,4 @@ def _sign(session: AsyncSession, tenant_gid: str, issuer: Issuer, frontier: Fron
     head = Checkpoint(origin_of(issuer.name, tenant_gid), frontier.size, frontier.root(), moment)
     note = sign_checkpoint(head, issuer.keys)
     session.add(ReceiptSeal(tenant_gid=tenant_gid, size=head.size, root=head.root, note=note, created_at=moment))
-    record_event(session, "receipts.checkpoint", tenant_gid=tenant_gid, data={"size": head.size, "checkpoint": note})
+    record_event(session, EventKind.CHECKPOINT, tenant_gid=tenant_gid, data={"size": head.size, "checkpoint": note})
