@@ -8,7 +8,7 @@ import pytest
 
 from tests.api.driving import JSON, ON_SHARED, UNKNOWN_SUFFIX, Api, accepted, assert_problem, ok
 
-LISTS = ["channels", "endpoints", "subscriptions", "messages", "deliveries", "dead-letters"]
+LISTS = ["endpoints", "subscriptions", "messages", "deliveries", "dead-letters"]
 
 
 @pytest.mark.parametrize("name", LISTS)
