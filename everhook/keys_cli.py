@@ -12,7 +12,7 @@ from rich.table import Column, Table
 
 from everhook.keyring import KeyRing, new_master_key
 from everhook.settings import Settings
-from everhook.usage import Unusable, load_settings
+from everhook.usage import load_settings
 
 if TYPE_CHECKING:
     from everhook.storage.tables import ApiKey
@@ -144,25 +144,18 @@ def _shown(row: "ApiKey", tenant: str | None) -> dict[str, Any]:
 
 async def _reseal(settings: Settings, keyring: KeyRing) -> int:
     """How many boxes the newest key did not seal in the end; what was done, and why something was not, is told."""
-    from everhook.storage.engine import Database, is_unavailable
     from everhook.storage.sealed import count_outdated, reseal
+    from everhook.usage import opened_database
 
-    database = Database(settings.database_url)
     done, unopened = 0, Counter[str]()
-    try:
-        with Progress(console=console) as progress:
+    async with opened_database(settings) as database:
+        with Progress(console=aside) as progress:
             task = progress.add_task("sealing", total=await count_outdated(database, keyring))
             async for batch in reseal(database, keyring):
                 done += batch.resealed
                 unopened.update(batch.unopened)
                 progress.advance(task, batch.resealed + len(batch.unopened))
         left = await count_outdated(database, keyring)
-    except Exception as error:
-        if not is_unavailable(error):
-            raise
-        raise Unusable(f"the database cannot be used ({done} sealed so far; run it again): {error}") from error
-    finally:
-        await database.close()
     console.print(f"sealed anew by the first key: {done}")
     for why, count in unopened.items():
         console.print(f"left as they are: {count} ({why})")

@@ -6,7 +6,7 @@ new one in place at any time.
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -33,7 +33,7 @@ class TooManySecrets(Exception):
 class SigningKeys:
     """What signs for an endpoint, newest first, each with its end."""
 
-    hmac: tuple[tuple[bytes, datetime | None], ...]
+    hmac: tuple[tuple[bytes, datetime | None], ...] = field(repr=False)
     ed25519: tuple[tuple[Ed25519PrivateKey, datetime | None], ...]
 
 

@@ -27,7 +27,7 @@ from tests.support.certificates import Authority
 from tests.support.ledgers import Ack, compare
 from tests.support.publisher import Publisher, sample_payload
 from tests.support.receiver import Arrival, Receiver, Response, Step
-from tests.support.stack import MASTER_KEY, QUICK, Stack
+from tests.support.stack import API_KEY, MASTER_KEY, QUICK, Stack
 from tests.support.temporal_server import NAMESPACE
 from tests.support.waiting import assert_eventually
 
@@ -308,6 +308,7 @@ async def test_no_secret_is_written_down_anywhere(stack: Stack, told: Told) -> N
     """Last of this module: logs, database, and all that Temporal keeps, behind everything that was done above."""
     for master_key in (MASTER_KEY, OTHER_MASTER_KEY):
         told.secret(f"_{master_key}")
+    told.needles[API_KEY.encode()] = API_KEY
     ring = KeyRing([MASTER_KEY])
     async with stack.engine.connect() as connection:
         rows = await connection.execute(text("SELECT gid, secret FROM endpoint_secret"))
@@ -319,6 +320,7 @@ async def test_no_secret_is_written_down_anywhere(stack: Stack, told: Told) -> N
         "Temporal's store": b"".join(file.read_bytes() for file in stack.directory.glob("temporal.db*")),
         "histories": await histories(stack),
         "OpenAPI": (await stack.client.get("/openapi.json")).content,
+        "audit trail": (await stack.client.get("/v1/audit")).content,
     }
     assert all(len(content) > 1000 for content in places.values())
     for name, readable in (("histories", b"dlv_"), ("Temporal's store", b"dlv_"), ("database", b"endpoint_secret")):

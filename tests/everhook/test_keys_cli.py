@@ -92,4 +92,4 @@ async def test_a_database_that_cannot_be_used_is_one_line(tmp_path: Path) -> Non
     process = everhook(tmp_path, "keys", "rotate-master", **keys)
     process.start()
     assert await process.wait(timeout=20) == 2, process.tail()
-    assert "the database cannot be used" in process.output() and "Traceback" not in process.output()
+    assert "(EVERHOOK_DATABASE_URL) cannot be used" in process.output() and "Traceback" not in process.output()
