@@ -18,7 +18,7 @@ async def test_a_key_is_shown_once_and_opens(api: Api) -> None:
     assert key["key"].startswith(key["keyGid"] + "_")
     assert (key["name"], key["scopes"], key["tenant"], key["state"]) == ("billing", ["read"], None, "active")
     assert key["createdBy"] == "environment"
-    assert ok(await api.presenting(key["key"]).get("/v1/channels"))["data"] == []
+    assert ok(await api.presenting(key["key"]).get("/v1/endpoints"))["data"] == []
     shown = ok(await api.get(f"/v1/api-keys/{key['keyGid']}"))
     assert shown == {name: value for name, value in key.items() if name != "key"}
     assert await api.walk("/v1/api-keys") == [shown]
