@@ -46,15 +46,12 @@ async def test_a_renamed_tenant_keeps_its_things(api: Api) -> None:
 async def test_what_was_cached_of_a_tenant_goes_with_its_name(api: Api) -> None:
     await api.channel()
     await api.endpoint(tenant="acme", channel="orders")
-    before = await api.rows(
-        "SELECT (SELECT version FROM endpoint), (SELECT routes_version FROM channel WHERE name = 'orders')"
-    )
+    versions = "SELECT endpoint.version, routes_version FROM endpoint, channel WHERE channel.name = 'orders'"
+    before = await api.rows(versions)
 
     ok(await api.patch("/v1/tenants/acme", {"name": "acme-inc"}))
 
-    after = await api.rows(
-        "SELECT (SELECT version FROM endpoint), (SELECT routes_version FROM channel WHERE name = 'orders')"
-    )
+    after = await api.rows(versions)
     assert after[0][0] > before[0][0] and after[0][1] > before[0][1]
 
 
