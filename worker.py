@@ -29,6 +29,7 @@ from everhook.dispatch import Dispatcher
 from everhook.egress import EgressClient, EgressRules
 from everhook.entities import EndpointEntities
 from everhook.keyring import KeyRing
+from everhook.metrics_server import metrics_served, sdk_metrics_address
 from everhook.provisioning import ensure_runtime
 from everhook.receipt_issuer import issuer_name
 from everhook.settings import Settings
@@ -195,7 +196,10 @@ async def work(settings: Settings, role: Role) -> None:
         return
     database = Database(settings.database_url, pool_size=settings.database_pool_size)
     try:
-        async with running_workers(client, database, settings, role):
+        async with (
+            metrics_served(settings, database, sdk_metrics_address(settings)),
+            running_workers(client, database, settings, role),
+        ):
             await stop.wait()
     finally:
         await database.close()
@@ -205,7 +209,7 @@ async def _connected(settings: Settings, stop: asyncio.Event) -> Client | None:
     """A connection to a provisioned namespace, waited for as long as it takes; None where we are stopped first."""
     while not stop.is_set():
         try:
-            client = await connect()
+            client = await connect(metrics_address=sdk_metrics_address(settings))
             await ensure_runtime(client, settings)
             return client
         except (RPCError, RuntimeError) as error:

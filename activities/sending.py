@@ -21,6 +21,7 @@ from everhook.egress import EgressClient, Exchange
 from everhook.envelope import Content, render
 from everhook.ids import Kind, new_gid, trace_id
 from everhook.keyring import KeyRing
+from everhook.metrics import ATTEMPT_SECONDS, ATTEMPTS, DELIVERY_SECONDS
 from everhook.receipt_issuer import Issuer, Subject, issue, url_digest
 from everhook.receipts import signatures_digest
 from everhook.signing import signature_headers
@@ -124,6 +125,7 @@ class Sending:
         self._express.note(order.endpoint_gid, exchange.duration)
         in_streak = basis.failures > 0 or basis.state is not CircuitState.CLOSED
         self._reporter.note(order.endpoint_gid, target.tenant, judgement, in_streak=in_streak)
+        _count_attempt(record, basis)
         _log_attempt(record, basis, target)
         return AttemptOutcome(
             verdict=judgement.verdict,
@@ -269,6 +271,14 @@ def _transcript(exchange: Exchange, target: Target, request_headers: Sequence[tu
         url=target.url,
         request_headers=(*sent, *((name, "(kept secret)") for name, _ in target.headers)),
     )
+
+
+def _count_attempt(record: AttemptRecord, basis: Basis) -> None:
+    duration = timedelta(milliseconds=record.duration_ms)
+    ATTEMPTS.labels(record.verdict).inc()
+    ATTEMPT_SECONDS.observe(duration.total_seconds())
+    if record.verdict is Verdict.DELIVERED:
+        DELIVERY_SECONDS.observe((record.started_at + duration - basis.accepted_at).total_seconds())
 
 
 def _log_attempt(record: AttemptRecord, basis: Basis, target: Target) -> None:

@@ -32,6 +32,7 @@ from everhook.dispatch import Dispatcher
 from everhook.egress import EgressClient, EgressRules
 from everhook.entities import EndpointEntities
 from everhook.keyring import KeyRing
+from everhook.metrics_server import metrics_served, sdk_metrics_address
 from everhook.settings import Settings
 from everhook.storage.api_keys import ApiKeys
 from everhook.storage.engine import Database
@@ -95,7 +96,8 @@ def create_app(
 @asynccontextmanager
 async def _services(settings: Settings, temporal: Client | None, database: Database | None) -> AsyncIterator[Services]:
     store = database or Database(settings.database_url, pool_size=settings.database_pool_size)
-    client = temporal or await connect(lazy=True)
+    sdk_address = sdk_metrics_address(settings) if temporal is None else None
+    client = temporal or await connect(lazy=True, metrics_address=sdk_address)
     defaults = OrderDefaults.from_settings(settings)
     services = Services(
         settings=settings,
@@ -114,7 +116,8 @@ async def _services(settings: Settings, temporal: Client | None, database: Datab
     )
     watcher = asyncio.create_task(services.backlog.watch())
     try:
-        yield services
+        async with metrics_served(settings, store, sdk_address):
+            yield services
     finally:
         services.backlog.close()
         await watcher

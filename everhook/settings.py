@@ -95,6 +95,10 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8080, ge=0, le=65535, description="Port the API listens on.")
+    metrics_host: str = Field("127.0.0.1", description="Address that `/metrics` is offered on, without a key.")
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="Port for `/metrics` of this process, API or worker; without it, none."
+    )
     max_payload_bytes: int = Field(256 * 1024, ge=1, description="A larger payload is refused with 413.")
 
     publish_rate: Annotated[str, AfterValidator(_rate)] = Field(

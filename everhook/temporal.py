@@ -9,7 +9,14 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 from temporalio.plugin import SimplePlugin
-from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
+from temporalio.runtime import (
+    LogForwardingConfig,
+    LoggingConfig,
+    PrometheusConfig,
+    Runtime,
+    TelemetryConfig,
+    TelemetryFilter,
+)
 
 DEFAULT_NAMESPACE = "everhook"
 
@@ -17,11 +24,21 @@ PLUGIN = SimplePlugin("everhook", data_converter=pydantic_data_converter)
 
 
 @cache
-def sdk_runtime() -> Runtime:
-    """The SDK's core with its log lines sent where ours go; by itself it writes plain text to the terminal."""
+def sdk_runtime(metrics_address: str | None = None) -> Runtime:
+    """The SDK's core with its log lines sent where ours go; by itself it writes plain text to the terminal.
+
+    With `metrics_address` it offers its metrics there, under the names that Prometheus' users expect.
+    """
+    metrics = (
+        PrometheusConfig(
+            bind_address=metrics_address, counters_total_suffix=True, unit_suffix=True, durations_as_seconds=True
+        )
+        if metrics_address is not None
+        else None
+    )
     forwarding = LogForwardingConfig(logger=logging.getLogger("temporalio.core"))
     wanted = LoggingConfig(filter=TelemetryFilter(core_level="WARN", other_level="ERROR"), forwarding=forwarding)
-    return Runtime(telemetry=TelemetryConfig(logging=wanted))
+    return Runtime(telemetry=TelemetryConfig(logging=wanted, metrics=metrics))
 
 
 def connection() -> dict[str, Any]:
@@ -32,6 +49,7 @@ def connection() -> dict[str, Any]:
     return {"target_host": "localhost:7233", **config}
 
 
-async def connect(*, lazy: bool = False, **overrides: Any) -> Client:
+async def connect(*, lazy: bool = False, metrics_address: str | None = None, **overrides: Any) -> Client:
     """Connect as configured. `lazy` returns at once and connects on first use: the API starts without Temporal."""
-    return await Client.connect(**{**connection(), **overrides}, plugins=[PLUGIN], lazy=lazy, runtime=sdk_runtime())
+    runtime = sdk_runtime(metrics_address)
+    return await Client.connect(**{**connection(), **overrides}, plugins=[PLUGIN], lazy=lazy, runtime=runtime)

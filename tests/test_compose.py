@@ -24,7 +24,7 @@ DYNAMIC_CONFIG = ROOT / "deploy/temporal/dynamicconfig.yaml"
 
 # What the images of others read: PostgreSQL's, Temporal's server (its embedded configuration template), its
 # admin tools (`temporal-sql-tool`) and its UI.
-FOREIGN_VARIABLES = {
+FOREIGN_VARIABLES: dict[str, set[str]] = {
     "postgres": {"POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB"},
     "temporalio/server": {
         "DB", "DB_PORT", "POSTGRES_SEEDS", "POSTGRES_USER", "POSTGRES_PWD", "BIND_ON_IP", "NUM_HISTORY_SHARDS",
@@ -32,6 +32,12 @@ FOREIGN_VARIABLES = {
     },
     "temporalio/admin-tools": {"SQL_PLUGIN", "SQL_HOST", "SQL_PORT", "SQL_USER", "SQL_PASSWORD"},
     "temporalio/ui": {"TEMPORAL_ADDRESS", "TEMPORAL_DEFAULT_NAMESPACE"},
+    "prom/prometheus": set(),
+    "grafana/grafana": {
+        "GF_AUTH_ANONYMOUS_ENABLED", "GF_AUTH_ANONYMOUS_ORG_ROLE", "GF_AUTH_DISABLE_LOGIN_FORM",
+        "GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION", "GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH",
+        "GF_ANALYTICS_REPORTING_ENABLED", "GF_ANALYTICS_CHECK_FOR_UPDATES",
+    },
 }  # fmt: skip
 OUR_VARIABLES = {f"EVERHOOK_{name.upper()}" for name in Settings.model_fields} | {
     "TEMPORAL_ADDRESS",
@@ -68,14 +74,16 @@ def _image(service: Service) -> tuple[str, str]:
 
 
 def test_the_services_are_those_that_the_documentation_names() -> None:
-    assert set(SERVICES) == {"postgres", "temporal-schema", "temporal", "temporal-ui", "setup", "api", "worker"}
+    assert set(SERVICES) == {
+        "postgres", "temporal-schema", "temporal", "temporal-ui", "setup", "api", "worker", "prometheus", "grafana",
+    }  # fmt: skip
     assert SERVICES["worker"]["deploy"]["replicas"] == 2
 
 
 @_each(SERVICES)
 def test_every_image_is_pinned_by_a_tag(service: Service) -> None:
     _, tag = _image(service)
-    assert re.match(r"\d", tag), service["image"]
+    assert re.match(r"v?\d", tag), service["image"]
 
 
 @_each(SERVICES)
@@ -101,7 +109,7 @@ def test_the_order_is_database_temporal_setup_and_then_the_rest() -> None:
 @_each(SERVICES)
 def test_every_variable_is_one_that_somebody_reads(service: Service) -> None:
     known = OUR_VARIABLES if "build" in service else FOREIGN_VARIABLES[_image(service)[0]]
-    assert set(service["environment"]) <= known
+    assert set(service.get("environment", {})) <= known
 
 
 @_each(OURS)
@@ -152,6 +160,37 @@ def test_temporal_reads_the_file_that_is_mounted() -> None:
     temporal = SERVICES["temporal"]
     (mount,) = temporal["volumes"]
     assert mount.split(":")[1] == temporal["environment"]["DYNAMIC_CONFIG_FILE_PATH"]
+
+
+def _mounted(service: Service) -> dict[str, Path]:
+    """Files by where the container sees them."""
+    mounts = [mount.split(":") for mount in service["volumes"] if mount.startswith(".")]
+    return {target: ROOT / source for source, target, _ in mounts}
+
+
+def test_prometheus_scrapes_our_services_where_they_offer_metrics_and_reads_the_rules() -> None:
+    files = _mounted(SERVICES["prometheus"])
+    (option,) = (one for one in SERVICES["prometheus"]["command"] if one.startswith("--config.file="))
+    config = yaml.safe_load(files[option.partition("=")[2]].read_text())
+    assert {f"/etc/prometheus/{name}" for name in config["rule_files"]} < set(files)
+    api, workers = config["scrape_configs"]
+    port = SERVICES["api"]["environment"]["EVERHOOK_METRICS_PORT"]
+    assert api["static_configs"] == [{"targets": [f"api:{port}"]}]
+    assert workers["dns_sd_configs"][0]["names"] == ["worker"]
+    assert str(workers["dns_sd_configs"][0]["port"]) == port
+
+
+def test_grafana_finds_its_board_and_prometheus() -> None:
+    files = _mounted(SERVICES["grafana"])
+    home = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert files[home].name == "everhook.json"
+    provided = yaml.safe_load(files["/etc/grafana/provisioning/dashboards/everhook.yml"].read_text())
+    assert provided["providers"][0]["options"]["path"] == home.rpartition("/")[0]
+    sources = yaml.safe_load(files["/etc/grafana/provisioning/datasources/everhook.yml"].read_text())
+    (source,) = sources["datasources"]
+    assert source["type"] == "prometheus"
+    host, _, port = source["url"].removeprefix("http://").partition(":")
+    assert SERVICES[host]["ports"] == [f"127.0.0.1:{port}:{port}"]
 
 
 def test_no_secret_stands_in_the_file_and_each_is_required() -> None:

@@ -255,7 +255,7 @@ class _Stack:
     @contextlib.asynccontextmanager
     async def _api(self, client: Client, database: Database) -> AsyncIterator[None]:
         from api.main import create_app
-        from everhook.dev.http_server import serving
+        from everhook.http_server import serving
 
         async with serving(create_app(self._settings, temporal=client, database=database), self._ground.listener):
             yield

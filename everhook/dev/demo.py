@@ -24,7 +24,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from everhook.dev.checks import listener, write_private
-from everhook.dev.http_server import serving
+from everhook.http_server import serving
 from everhook.signing import SignatureScheme, secret_key, signature_headers
 
 CHANNEL = "orders"

@@ -49,6 +49,7 @@ class Basis:
     event_type: str
     payload: bytes | None
     published_at: datetime
+    accepted_at: datetime
     endpoint_version: int
     endpoint_deleted: bool
     state: CircuitState
@@ -142,6 +143,7 @@ _BASIS: Select[*tuple[Any, ...]] = (
         col(Delivery.event_type),
         col(Message.payload),
         col(Message.published_at),
+        col(Delivery.accepted_at),
         col(Endpoint.version).label("endpoint_version"),
         col(Endpoint.deleted_at).is_not(None).label("endpoint_deleted"),
         col(Circuit.state),

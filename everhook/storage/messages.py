@@ -12,6 +12,7 @@ from sqlmodel import col
 
 from everhook.contracts import DeliveryOrder, DeliveryStatus
 from everhook.ids import Kind, new_gid
+from everhook.metrics import MESSAGES_ACCEPTED
 from everhook.storage.engine import Database
 from everhook.storage.grouping import Grouped
 from everhook.storage.orders import OrderDefaults, first_order
@@ -93,12 +94,16 @@ class Acceptor:
 
     async def accept(self, publication: Publication) -> Acceptance:
         """Returns once the message and its deliveries are committed, together with whatever else is being accepted."""
-        return await self._group.submit(publication)
+        acceptance = await self._group.submit(publication)
+        _count([acceptance])
+        return acceptance
 
     async def accept_all(self, publications: Sequence[Publication]) -> Sequence[Acceptance]:
         """The messages of one call, in one transaction: all of them, or none."""
         async with self._database.write_connection() as connection:
-            return await self._apply(connection, publications)
+            acceptances = await self._apply(connection, publications)
+        _count(acceptances)
+        return acceptances
 
     async def accept_for(self, publication: Publication, route: Route) -> Accepted:
         """One message to one endpoint, whatever it subscribes to."""
@@ -146,6 +151,10 @@ class Acceptor:
             route,
             self._defaults,
         )
+
+
+def _count(acceptances: Sequence[Acceptance]) -> None:
+    MESSAGES_ACCEPTED.inc(sum(isinstance(one, Accepted) and not one.duplicate for one in acceptances))
 
 
 @dataclass(frozen=True)

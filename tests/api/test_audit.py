@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from api.main import create_app
-from everhook.dev.http_server import serving
+from everhook.http_server import serving
 from everhook.settings import Settings
 from everhook.temporal import connect
 from tests.api.driving import API_KEY, JSON, ON_SHARED, Api, assert_problem, created, ok, running_api

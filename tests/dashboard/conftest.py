@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright
 
-from everhook.dev.http_server import serving
+from everhook.http_server import serving
 from everhook.keyring import KeyRing
 from everhook.provisioning import setup
 from everhook.storage.engine import Database

@@ -1,0 +1,110 @@
+"""`/metrics` on a port of its own, so that it is never where the API is published: it needs no key."""
+
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from functools import cache
+from typing import Any
+
+import httpx
+import structlog
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+
+from everhook.http_server import serving
+from everhook.metrics import exposition
+from everhook.settings import Settings
+from everhook.storage.engine import Database, is_unavailable
+from everhook.storage.kept import Kept
+from everhook.storage.standing import Standing, standing
+from everhook.usage import Unusable
+
+KEPT_S = 5.0
+"""However often it is scraped, and by how many, the database is asked no more often than this."""
+
+SDK_TIMEOUT_S = 2.0
+
+log = structlog.get_logger()
+
+
+def sdk_metrics_address(settings: Settings) -> str | None:
+    """Where the SDK is to offer its own metrics, for us to fetch: a port of this machine; None: nowhere."""
+    return _free_loopback_address() if settings.metrics_port is not None else None
+
+
+@cache
+def _free_loopback_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+@contextlib.asynccontextmanager
+async def metrics_served(settings: Settings, database: Database, sdk_address: str | None) -> AsyncIterator[None]:
+    """For the time of the block, where a port is set."""
+    if settings.metrics_port is None:
+        yield
+        return
+    async with httpx.AsyncClient(trust_env=False, verify=False, timeout=SDK_TIMEOUT_S) as client:  # noqa: S501 - plain HTTP
+        page = _Page(database, client, sdk_address)
+        with contextlib.closing(_listener(settings.metrics_host, settings.metrics_port)) as listener:
+            async with serving(page, listener):
+                yield
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise Unusable(
+            f"cannot listen on {host}:{port} (EVERHOOK_METRICS_HOST, EVERHOOK_METRICS_PORT): {error}"
+        ) from error
+
+
+Message = MutableMapping[str, Any]
+
+
+class _Page:
+    """The ASGI application."""
+
+    def __init__(self, database: Database, client: httpx.AsyncClient, sdk_address: str | None) -> None:
+        self._database = database
+        self._client = client
+        self._sdk_address = sdk_address
+        self._standing: Kept[None, Standing] = Kept(self._look, KEPT_S)
+
+    async def __call__(
+        self, scope: Message, _receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
+    ) -> None:
+        if scope["type"] != "http":
+            return
+        found = (scope["method"], scope["path"]) == ("GET", "/metrics")
+        body = await self._metrics() if found else b"GET /metrics is all there is\n"
+        content_type = CONTENT_TYPE_PLAIN_0_0_4 if found else "text/plain"
+        headers = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200 if found else 404, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _metrics(self) -> bytes:
+        return exposition(await self._gauges()) + await self._sdk_metrics()
+
+    async def _gauges(self) -> Standing | None:
+        try:
+            return await self._standing.get(None)
+        except Exception as error:
+            if not is_unavailable(error):
+                log.exception("could not count what waits")
+            return None
+
+    async def _look(self, _key: None) -> Standing:
+        async with self._database.reading() as session:
+            return await standing(session)
+
+    async def _sdk_metrics(self) -> bytes:
+        """What Temporal's SDK counts. It offers them itself, on a port that only this process knows of."""
+        if self._sdk_address is None:
+            return b""
+        try:
+            return (await self._client.get(f"http://{self._sdk_address}/metrics")).content
+        except httpx.HTTPError as error:
+            log.warning("the SDK's metrics cannot be had", error=str(error))
+            return b""
