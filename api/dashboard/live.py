@@ -6,7 +6,7 @@ things is sent the same. Nobody looks while nobody listens.
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import orjson
@@ -49,19 +49,20 @@ class Broadcaster:
         """How many are being looked at."""
         return len(self._watches)
 
-    async def stream(self, scope: str, look: Look, last_event_id: str | None) -> AsyncIterator[ServerSentEvent]:
+    async def stream(self, scope: str, look: Look, last_event_id: str | None) -> AsyncGenerator[ServerSentEvent]:
         """What changes in `scope`, for a minute. Whoever has seen the newest gets nothing until there is news."""
         watch = self._join(scope, look)
         sent: Regions = watch.regions if last_event_id == self._id(watch) else {}
+        ends_at = asyncio.get_running_loop().time() + STREAM_FOR_S
         try:
-            async with asyncio.timeout(STREAM_FOR_S):
-                while True:
-                    changed = watch.changed
-                    if fresh := {name: html for name, html in watch.regions.items() if sent.get(name) != html}:
-                        sent = watch.regions
-                        yield ServerSentEvent(
-                            orjson.dumps(fresh).decode(), event="regions", id=self._id(watch), retry=RETRY_MS
-                        )
+            while True:
+                changed = watch.changed
+                if fresh := {name: html for name, html in watch.regions.items() if sent.get(name) != html}:
+                    sent = watch.regions
+                    yield ServerSentEvent(
+                        orjson.dumps(fresh).decode(), event="regions", id=self._id(watch), retry=RETRY_MS
+                    )
+                async with asyncio.timeout_at(ends_at):  # around the wait alone: a timeout ends no sending
                     await changed.wait()
         except TimeoutError:
             return
