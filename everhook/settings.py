@@ -4,6 +4,7 @@ Temporal's own connection is configured by Temporal's own variables (`TEMPORAL_A
 `TEMPORAL_API_KEY`, `TEMPORAL_TLS…`): see `everhook/temporal.py`.
 """
 
+import re
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Literal, Self
@@ -61,6 +62,20 @@ def _issuer(name: str) -> str:
     """A name that a log of receipts can have."""
     origin_of(name, "ten_0")
     return name
+
+
+def _web_address(url: str) -> str:
+    """It becomes a link: nothing but http and https may."""
+    if not re.fullmatch(r"https?://[^\s\"'<>]+", url):
+        raise ValueError("not an http or https URL")
+    return url.rstrip("/")
+
+
+def _origin(text: str) -> str:
+    """It becomes part of a header."""
+    if not re.fullmatch(r"https?://[A-Za-z0-9.*-]+(:\d+)?", text):
+        raise ValueError("not an origin, such as https://app.example.com")
+    return text
 
 
 class Settings(BaseSettings):
@@ -186,10 +201,10 @@ class Settings(BaseSettings):
         description="`http://user:password@host:port`: everything to endpoints goes through this proxy, by CONNECT.",
     )
 
-    temporal_ui_url: str | None = Field(
+    temporal_ui_url: Annotated[str, AfterValidator(_web_address)] | None = Field(
         None, description="Where people open the Temporal UI; the dashboard then links to each delivery's workflow."
     )
-    portal_frame_ancestors: Annotated[list[str], NoDecode] = Field(
+    portal_frame_ancestors: Annotated[list[Annotated[str, AfterValidator(_origin)]], NoDecode] = Field(
         default_factory=list,
         description="Origins that may show the portal in a frame, such as `https://app.example.com`, comma-separated.",
     )

@@ -20,7 +20,7 @@ from api.dashboard import (
     receipts,
     sign_in,
 )
-from api.dashboard.live import Broadcaster
+from api.dashboard.live import Broadcaster, Kept
 from api.dashboard.pages import PORTAL, Dashboard, templates
 from api.dashboard.sessions import Sessions
 from everhook.settings import Settings
@@ -36,6 +36,7 @@ def install(app: FastAPI, settings: Settings) -> None:
         sessions=Sessions(settings),
         templates=templates(),
         broadcaster=Broadcaster(),
+        overviews=Kept(),
         sign_ins=sign_in.SignInLimit(),
     )
     app.include_router(assets.router)

@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 
 MAX_COLOURED = 32 * 1024
 MAX_SHOWN = 256 * 1024
-MAX_INDENT = 40
+MAX_INDENT = 16
 
 _TOKEN = re.compile(
     r'(?P<text>"(?:[^"\\]|\\.)*")|(?P<open>[{\[])|(?P<close>[}\]])|(?P<sep>[,:])|(?P<word>[^\s{}\[\],:"]+)|\s+|(?P<odd>.)'

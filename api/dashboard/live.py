@@ -6,7 +6,7 @@ things is sent the same. Nobody looks while nobody listens.
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import orjson
@@ -15,6 +15,7 @@ from sse_starlette import ServerSentEvent
 
 LOOK_EVERY_S = 2.0
 PING_EVERY_S = 15
+KEPT_FOR_S = 1.0
 STREAM_FOR_S = 60.0
 """Then the browser connects again, and whoever is no longer signed in is turned away."""
 
@@ -24,6 +25,31 @@ Regions = Mapping[str, str]
 Look = Callable[[], Awaitable[Regions]]
 
 log = structlog.get_logger()
+
+
+class Kept:
+    """What was looked at a moment ago, by scope. Whoever asks meanwhile shares it; many at once are one look. A look
+    that failed is not kept."""
+
+    def __init__(self, for_seconds: float = KEPT_FOR_S) -> None:
+        self._for = for_seconds
+        self._looks: dict[str, tuple[float, asyncio.Future[Regions]]] = {}
+
+    async def get(self, scope: str, look: Look) -> Regions:
+        loop = asyncio.get_running_loop()
+        until, found = self._looks.get(scope, (0.0, None))
+        if found is None or loop.time() >= until or _has_failed(found):
+            self._forget(loop.time())
+            found = asyncio.ensure_future(look())
+            self._looks[scope] = (loop.time() + self._for, found)
+        return await asyncio.shield(found)
+
+    def _forget(self, moment: float) -> None:
+        self._looks = {scope: kept for scope, kept in self._looks.items() if kept[0] > moment}
+
+
+def _has_failed(look: asyncio.Future[Regions]) -> bool:
+    return look.done() and (look.cancelled() or look.exception() is not None)
 
 
 @dataclass
@@ -49,19 +75,20 @@ class Broadcaster:
         """How many are being looked at."""
         return len(self._watches)
 
-    async def stream(self, scope: str, look: Look, last_event_id: str | None) -> AsyncIterator[ServerSentEvent]:
+    async def stream(self, scope: str, look: Look, last_event_id: str | None) -> AsyncGenerator[ServerSentEvent]:
         """What changes in `scope`, for a minute. Whoever has seen the newest gets nothing until there is news."""
         watch = self._join(scope, look)
         sent: Regions = watch.regions if last_event_id == self._id(watch) else {}
+        ends_at = asyncio.get_running_loop().time() + STREAM_FOR_S
         try:
-            async with asyncio.timeout(STREAM_FOR_S):
-                while True:
-                    changed = watch.changed
-                    if fresh := {name: html for name, html in watch.regions.items() if sent.get(name) != html}:
-                        sent = watch.regions
-                        yield ServerSentEvent(
-                            orjson.dumps(fresh).decode(), event="regions", id=self._id(watch), retry=RETRY_MS
-                        )
+            while True:
+                changed = watch.changed
+                if fresh := {name: html for name, html in watch.regions.items() if sent.get(name) != html}:
+                    sent = watch.regions
+                    yield ServerSentEvent(
+                        orjson.dumps(fresh).decode(), event="regions", id=self._id(watch), retry=RETRY_MS
+                    )
+                async with asyncio.timeout_at(ends_at):  # around the wait alone: a timeout ends no sending
                     await changed.wait()
         except TimeoutError:
             return

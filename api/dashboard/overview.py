@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from fastapi import APIRouter, Request, Response
+from markupsafe import Markup
 from sqlalchemy.ext.asyncio import AsyncSession
 from sse_starlette import EventSourceResponse
 
 from api.dashboard import charts, live, text
 from api.dashboard.charts import Band, Chart, Column
-from api.dashboard.pages import PageRoute, StoreDep, ViewerDep, dashboard_of, markup, render
+from api.dashboard.live import Regions
+from api.dashboard.pages import PageRoute, StoreDep, Viewer, ViewerDep, dashboard_of, markup, render
 from everhook.contracts import DeadLetterReason
 from everhook.storage import overview
 from everhook.storage.endpoint_list import Listed
@@ -17,6 +19,7 @@ from everhook.storage.overview import COUNT_AT_MOST, Minute, Waiting
 from everhook.storage.reach import Reach
 from everhook.storage.tables import now
 
+REGIONS = ("headline", "figures", "traffic", "circuits", "dead")
 WINDOW_MINUTES = 60
 TROUBLED_AT_MOST = 20
 LONG_WAIT = timedelta(seconds=30)
@@ -73,29 +76,35 @@ class OverviewView:
 
 @router.get("/")
 async def show(request: Request, viewer: ViewerDep, store: StoreDep) -> Response:
-    view = await _load(store)
-    return render(request, "overview.html", viewer, title="Overview", nav="overview", v=view)
+    regions = await _regions(request, viewer, store)
+    shown = {name: Markup(html) for name, html in regions.items()}  # noqa: S704 - our own templates' markup
+    return render(request, "overview.html", viewer, title="Overview", nav="overview", regions=shown)
 
 
 @router.get("/live")
 async def follow(request: Request, viewer: ViewerDep, store: StoreDep) -> Response:
     """The regions of the overview, whenever they change."""
 
-    async def look() -> live.Regions:
-        view = await _load(store)
-        return {
-            region: markup(request, f"overview/{region}.html", viewer, v=view)
-            for region in ("headline", "figures", "traffic", "circuits", "dead")
-        }
+    async def look() -> Regions:
+        return await _regions(request, viewer, store)
 
-    scope = f"{viewer.base} {viewer.tenant_gid}"
-    stream = dashboard_of(request).broadcaster.stream(scope, look, request.headers.get("last-event-id"))
+    stream = dashboard_of(request).broadcaster.stream(_scope(viewer), look, request.headers.get("last-event-id"))
     return EventSourceResponse(stream, ping=live.PING_EVERY_S)
 
 
-async def _load(store: Reach) -> OverviewView:
-    async with store.reading() as session:
-        return await _view(session)
+async def _regions(request: Request, viewer: Viewer, store: Reach) -> Regions:
+    """The parts of the page, the same for everybody who sees the same things, and looked at once a second at most."""
+
+    async def look() -> Regions:
+        async with store.reading() as session:
+            view = await _view(session)
+        return {name: markup(request, f"overview/{name}.html", viewer, v=view) for name in REGIONS}
+
+    return await dashboard_of(request).overviews.get(_scope(viewer), look)
+
+
+def _scope(viewer: Viewer) -> str:
+    return f"{viewer.base} {viewer.tenant_gid}"
 
 
 async def _view(session: AsyncSession) -> OverviewView:

@@ -18,7 +18,7 @@ from api import problems
 from api.callers import ADMINS, OWNED, Access, Caller
 from api.dashboard import assets, charts, code, text
 from api.dashboard.forms import TOKEN_FIELD, Form, read_form, refuse_foreign, wrong_fields
-from api.dashboard.live import Broadcaster
+from api.dashboard.live import Broadcaster, Kept
 from api.dashboard.sessions import Session, Sessions
 from api.dependencies import ServicesDep
 from api.problems import Problem, invalid
@@ -90,6 +90,7 @@ class Dashboard:
     sessions: Sessions
     templates: Environment
     broadcaster: Broadcaster
+    overviews: Kept
     sign_ins: "SignInLimit"
     settings: Settings
 

@@ -129,12 +129,12 @@ def _checked(options: DevOptions) -> Iterator[Ground]:
             checks.check_port(address, port, option)
         for name in (checks.DATABASE_FILE, "temporal.db"):
             checks.check_database(data_dir / name)
-        settings = _settings(options, data_dir)
+        settings = _settings(options, data_dir, checks.reachable(address))
         with checks.listener(address, options.port, "--port") as listener:
             yield Ground(options, data_dir, address, binary, listener, settings)
 
 
-def _settings(options: DevOptions, data_dir: Path) -> Settings:
+def _settings(options: DevOptions, data_dir: Path, host: str) -> Settings:
     """What the options say; for all else the environment has its say, as everywhere."""
     settings = load_settings(
         dev=True,
@@ -144,6 +144,7 @@ def _settings(options: DevOptions, data_dir: Path) -> Settings:
         api_key=checks.api_key(data_dir, options.api_key or os.environ.get("EVERHOOK_API_KEY")),
         master_keys=checks.master_keys(data_dir, os.environ.get("EVERHOOK_MASTER_KEYS")),
         egress_http=True,
+        temporal_ui_url=f"http://{host}:{options.temporal_ui_port}",
     )
     return settings.model_copy(update={"egress_allow": [*settings.egress_allow, *LOOPBACK]})
 

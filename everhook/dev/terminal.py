@@ -121,6 +121,7 @@ def _table(places: Places) -> Table:
     table.add_column(overflow="fold")
     for name, value in (
         ("API", places.api),
+        ("Dashboard", f"{places.api}/"),
         ("API docs", places.docs),
         ("API key", places.api_key),
         ("Temporal UI", places.temporal_ui),

@@ -198,6 +198,13 @@ class DeliveryFilter:
     until: datetime | None = None
 
 
+_IMPLIES = {
+    DeliveryStatus.ACCEPTED: _UNDISPATCHED,
+    DeliveryStatus.SENDING: col(Delivery.due_at).is_not(None),
+}
+"""What is always so of a status, and has an index: few deliveries are in it at a time, among all those that were."""
+
+
 async def page(session: AsyncSession, chosen: DeliveryFilter, *, after: str | None, limit: int) -> Page[Delivery]:
     statement = select(Delivery)
     for column, value in (
@@ -210,6 +217,8 @@ async def page(session: AsyncSession, chosen: DeliveryFilter, *, after: str | No
     ):
         if value is not None:
             statement = statement.where(col(column) == value)
+    if chosen.status in _IMPLIES:
+        statement = statement.where(_IMPLIES[chosen.status])
     if chosen.since is not None:
         statement = statement.where(col(Delivery.accepted_at) >= chosen.since)
     if chosen.until is not None:

@@ -236,6 +236,10 @@ class PayloadErasure(SQLModel, table=True):
     requested_at: datetime = _when(default_factory=now)
 
 
+_ASTRAY = text("status = 'retrying' OR status = 'parked' OR status = 'dead_lettered' OR status = 'discarded'")
+"""What a healthy delivery never is: looking for it costs those nothing."""
+
+
 class Delivery(SQLModel, table=True):
     """One message to one endpoint.
 
@@ -267,9 +271,10 @@ class Delivery(SQLModel, table=True):
             postgresql_where=text("status = 'parked'"),
             sqlite_where=text("status = 'parked'"),
         ),
+        Index("ix_delivery_astray", "status", "gid", postgresql_where=_ASTRAY, sqlite_where=_ASTRAY),
         Index(
             "ix_delivery_dead",
-            "gid",
+            "endpoint_gid",
             "reason",
             "tenant_gid",
             postgresql_where=text("status = 'dead_lettered'"),

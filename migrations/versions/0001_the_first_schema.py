@@ -88,8 +88,19 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("delivery", schema=None) as batch_op:
         batch_op.create_index(
+            "ix_delivery_astray",
+            ["status", "gid"],
+            unique=False,
+            postgresql_where=sa.text(
+                "status = 'retrying' OR status = 'parked' OR status = 'dead_lettered' OR status = 'discarded'"
+            ),
+            sqlite_where=sa.text(
+                "status = 'retrying' OR status = 'parked' OR status = 'dead_lettered' OR status = 'discarded'"
+            ),
+        )
+        batch_op.create_index(
             "ix_delivery_dead",
-            ["gid", "reason", "tenant_gid"],
+            ["endpoint_gid", "reason", "tenant_gid"],
             unique=False,
             postgresql_where=sa.text("status = 'dead_lettered'"),
             sqlite_where=sa.text("status = 'dead_lettered'"),
@@ -395,11 +406,6 @@ def upgrade() -> None:
             "VALUES ('ten_00000000000000000000000000', 'default', CURRENT_TIMESTAMP)"
         )
     )
-    op.execute(
-        sa.text(
-            "INSERT INTO channel (name, routes_version, created_at) VALUES ('everhook.events', 0, CURRENT_TIMESTAMP)"
-        )
-    )
 
 
 def downgrade() -> None:
@@ -490,6 +496,15 @@ def downgrade() -> None:
             "ix_delivery_dead",
             postgresql_where=sa.text("status = 'dead_lettered'"),
             sqlite_where=sa.text("status = 'dead_lettered'"),
+        )
+        batch_op.drop_index(
+            "ix_delivery_astray",
+            postgresql_where=sa.text(
+                "status = 'retrying' OR status = 'parked' OR status = 'dead_lettered' OR status = 'discarded'"
+            ),
+            sqlite_where=sa.text(
+                "status = 'retrying' OR status = 'parked' OR status = 'dead_lettered' OR status = 'discarded'"
+            ),
         )
 
     op.drop_table("delivery")

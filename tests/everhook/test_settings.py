@@ -213,3 +213,17 @@ def test_a_refused_api_key_is_not_shown_either(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ValidationError) as refused:
         from_environment(monkeypatch, EVERHOOK_API_KEY="hunter2")
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["javascript:alert(1)", "temporal.example.com", 'https://a"b', ""])
+def test_what_becomes_a_link_is_a_web_address(url: str) -> None:
+    with pytest.raises(ValidationError):
+        Settings(dev=True, temporal_ui_url=url)
+
+
+@pytest.mark.parametrize(
+    "origin", ["app.example.com", "https://a.example; script-src *", "https://a.example/path", "*"]
+)
+def test_what_may_frame_the_portal_is_an_origin(origin: str) -> None:
+    with pytest.raises(ValidationError):
+        Settings.model_validate({"dev": True, "portal_frame_ancestors": origin})

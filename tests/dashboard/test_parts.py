@@ -1,0 +1,251 @@
+"""What pages are made of: words, charts, coloured JSON, policies as forms, and what is told live."""
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markupsafe import Markup
+from sse_starlette import ServerSentEvent
+
+from api.dashboard import charts, code, live, policy_form, text
+from api.dashboard.charts import Band, Column, Span
+from api.dashboard.forms import Form
+from api.dashboard.live import Broadcaster, Regions
+from api.problems import Problem
+from api.schemas import Policy
+from everhook.policy import DeliveryPolicy, resolve
+from tests.support.waiting import assert_eventually
+
+NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
+
+
+# Words
+
+
+@pytest.mark.parametrize(
+    ("share", "told"),
+    [(None, "—"), (0, "0 %"), (0.5, "50.0 %"), (0.9996, "99.9 %"), (1, "100 %"), (0.0001, "0.0 %")],
+)
+def test_a_share_is_never_rounded_up_to_all_of_it(share: float | None, told: str) -> None:
+    assert text.percent(share) == told
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0, "now"), (59, "59 s ago"), (60, "1 min ago"), (3_599, "59 min ago"), (90_000, "1 d ago"), (-7_300, "in 2 h")],
+)
+def test_an_age_has_one_unit(seconds: float, told: str) -> None:
+    assert text.age(NOW - timedelta(seconds=seconds), NOW) == told
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0, "0 s"), (0.3, "0.3 s"), (31, "31 s"), (331, "5 min 31 s"), (9_331, "2 h 35 min"), (86_400, "1 d")],
+)
+def test_a_duration_has_two_units_at_most(seconds: float, told: str) -> None:
+    assert text.duration(seconds) == told
+
+
+def test_counting_that_stopped_says_so() -> None:
+    assert (text.count(9_999, 10_000), text.count(10_000, 10_000)) == ("9,999", "10,000+")
+
+
+# Charts
+
+
+def test_a_chart_says_in_its_table_what_it_draws() -> None:
+    steps = [Column(NOW + timedelta(minutes=n), (n, 1)) for n in range(3)]
+    chart = charts.columns("Attempts", (("delivered", "ok"), ("failed", "bad")), steps)
+    assert chart.headers == ("Time (UTC)", "delivered", "failed")
+    assert chart.rows[2] == ("2026-01-31 12:02", "2", "1")
+    assert 'aria-label="Attempts"' in chart.svg and "12:02 UTC: 2 delivered, 1 failed" in chart.svg
+
+
+def test_an_empty_chart_is_drawn_nevertheless() -> None:
+    assert charts.columns("x", (("a", "ok"),), []).rows == ()
+    assert charts.shares("x", [Band("a", 0, "ok")]).rows == ()
+
+
+def test_shares_add_up_to_the_whole_width() -> None:
+    chart = charts.shares("x", [Band("a", 1, "ok"), Band("b", 3, "bad")])
+    assert [row[2] for row in chart.rows] == ["25.0 %", "75.0 %"]
+    assert 'x="150"' in chart.svg
+
+
+def test_states_last_until_the_next_and_the_last_until_now() -> None:
+    spans = [
+        Span("closed", NOW - timedelta(days=3), "ok"),
+        Span("open", NOW - timedelta(minutes=30), "bad"),
+        Span("closed", NOW - timedelta(minutes=15), "ok"),
+    ]
+    chart = charts.states("x", spans, NOW - timedelta(hours=1), NOW)
+    assert [(row[0], row[2]) for row in chart.rows] == [("closed", "30 min"), ("open", "15 min"), ("closed", "15 min")]
+
+
+def test_a_schedule_shows_which_attempts_were_made() -> None:
+    chart = charts.schedule(DeliveryPolicy(), made=2)
+    assert chart.svg.count('class="made"') == 2 and chart.svg.count('class="due"') == 4
+    assert chart.rows[-1] == ("6", "2 h 35 min after the first")
+
+
+def test_labels_of_charts_are_escaped() -> None:
+    assert "<b>" not in charts.sparkline("<b>", [Column(NOW, (1, 1))])
+    assert "<b>" not in charts.shares("<b>", [Band("<b>", 1, "ok")]).svg
+
+
+# Payloads
+
+
+def stripped(markup: Markup) -> str:
+    """Without our own elements: a `<` of the payload's would have been escaped."""
+    return markup.striptags() if "<" in markup else markup.unescape()
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    )
+)
+def test_coloured_json_says_what_the_payload_says_and_has_no_markup_of_its_own(content: object) -> None:
+    payload = json.dumps(content).encode()
+    markup = code.json_markup(payload)
+    plain = str(markup)
+    for ours in ('<span class="key">', '<span class="str">', '<span class="num">', "</span>"):
+        plain = plain.replace(ours, "")
+    assert "<" not in plain and ">" not in plain
+    assert json.loads(Markup(plain).unescape()) == content
+
+
+@pytest.mark.parametrize("payload", [b"[" * 20_000, b'{"a": "' + b"\\" * 3, b"\xff\xfe<script>", b"x" * 400_000])
+def test_what_is_not_json_is_shown_as_it_came_and_escaped(payload: bytes) -> None:
+    for markup in (code.json_markup(payload), code.text_markup(payload)):
+        assert "<script>" not in markup
+
+
+def test_a_url_may_break_behind_its_slashes() -> None:
+    assert code.url_markup("https://a.example/<b>/c") == "a.example/<wbr>&lt;b&gt;/<wbr>c"
+
+
+# Policies as forms
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"preset": "patient"},
+        {"delaysSeconds": [0.5, 1, 90, 5400]},
+        {"exponential": {"initialSeconds": 2, "factor": 3, "capSeconds": 3600, "attempts": 9}},
+        {"timeoutSeconds": 5, "maxWindowSeconds": 86_400, "jitter": 0.5, "retryStatuses": [408, 429]},
+    ],
+)
+def test_a_policy_survives_its_form(spec: dict[str, object]) -> None:
+    sent = policy_form.policy(Form(list(policy_form.fields(spec).items())))
+    assert sent is not None
+    assert resolve(Policy(**sent).spec()) == resolve(spec)
+
+
+def test_a_form_that_says_nothing_is_no_policy() -> None:
+    assert policy_form.policy(Form([("schedule", ""), ("delays", "1 s")])) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({"schedule": "delays", "delays": "soon"}, "delays"),
+        ({"schedule": "delays", "delays": "5 fortnights"}, "delays"),
+        ({"schedule": "exponential", "initial": "2 s", "cap": "", "attempts": "3"}, "cap"),
+        ({"schedule": "exponential", "initial": "2 s", "cap": "1 h", "attempts": "many"}, "attempts"),
+        ({"timeout": "-1"}, "timeout"),
+        ({"statuses": "4xx"}, "statuses"),
+    ],
+)
+def test_what_cannot_be_a_policy_names_its_field(fields: dict[str, str], wrong: str) -> None:
+    with pytest.raises(Problem) as caught:
+        policy_form.policy(Form(list(fields.items())))
+    assert [error.field for error in caught.value.errors] == [wrong]
+
+
+# Live
+
+
+class Looks:
+    """What a broadcaster looks at, and how often it did."""
+
+    def __init__(self) -> None:
+        self.regions: Regions = {"a": "1", "b": "1"}
+        self.count = 0
+
+    async def __call__(self) -> Regions:
+        self.count += 1
+        return dict(self.regions)
+
+
+def sent(event: ServerSentEvent) -> dict[str, str]:
+    shown: dict[str, str] = json.loads(str(event.data))
+    return shown
+
+
+async def test_listeners_get_what_changed_and_only_that() -> None:
+    looks, broadcaster = Looks(), Broadcaster(every_seconds=0.01)
+    stream = broadcaster.stream("x", looks, None)
+    assert sent(await anext(stream)) == {"a": "1", "b": "1"}
+    looks.regions = {"a": "1", "b": "2"}
+    assert sent(await anext(stream)) == {"b": "2"}
+    await stream.aclose()
+
+
+async def test_all_tabs_share_one_look_and_nobody_looks_without_them() -> None:
+    looks, broadcaster = Looks(), Broadcaster(every_seconds=0.02)
+    streams = [broadcaster.stream("x", looks, None) for _ in range(20)]
+    for stream in streams:
+        await anext(stream)
+    assert looks.count < 5
+    for stream in streams:
+        await stream.aclose()
+    assert broadcaster.scopes == 0
+    seen = looks.count
+    await asyncio.sleep(0.1)
+    assert looks.count <= seen + 1
+
+
+async def test_whoever_comes_back_having_seen_the_newest_gets_nothing_until_there_is_news() -> None:
+    looks, broadcaster = Looks(), Broadcaster(every_seconds=0.01)
+    staying = broadcaster.stream("x", looks, None)
+    first = await anext(staying)
+    back = broadcaster.stream("x", looks, str(first.id))
+    waiting = asyncio.ensure_future(anext(back))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    looks.regions = {"a": "2", "b": "1"}
+    assert sent(await waiting) == {"a": "2"}
+    for stream in (staying, back):
+        await stream.aclose()
+
+
+async def test_a_look_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, broadcaster = Looks(), Broadcaster(every_seconds=0.01)
+    failures = iter([OSError("away"), OSError("away")])
+
+    async def flaky() -> Regions:
+        if (failure := next(failures, None)) is not None:
+            raise failure
+        return await looks()
+
+    stream = broadcaster.stream("x", flaky, None)
+    assert sent(await anext(stream))["a"] == "1"
+    await stream.aclose()
+
+
+async def test_a_stream_ends_by_itself_so_that_sessions_are_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "STREAM_FOR_S", 0.05)
+    broadcaster = Broadcaster(every_seconds=0.01)
+    assert len([event async for event in broadcaster.stream("x", Looks(), None)]) == 1
+    await assert_eventually(lambda: _assert_none(broadcaster))
+
+
+def _assert_none(broadcaster: Broadcaster) -> None:
+    assert broadcaster.scopes == 0

@@ -1,0 +1,71 @@
+"""The first page and the lists, with a great many deliveries stored."""
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from everhook.keyring import KeyRing
+from tests.api.conftest import copied
+from tests.api.driving import running_api
+from tests.dashboard.conftest import Pages, browsing
+from tests.dashboard.scenery import Scenery
+
+STORED = 100_000
+FIRST_PAGE_BYTES = 100 * 1024
+CPU_S = 0.2
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+# Copies of one delivery: what the scenery made, told again and again, some of it dead, most of it done.
+MULTIPLY = """
+    WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < :count)
+    INSERT INTO delivery (gid, tenant_gid, message_gid, endpoint_gid, channel, event_type, status, round, attempts,
+                          accepted_at, dispatched_at, dead_lettered_at, due_at, reason)
+    SELECT 'dlv_01' || printf('%024d', n), tenant_gid, message_gid, endpoint_gid, channel, event_type,
+           iif(n % 50, 'delivered', 'dead_lettered'), 1, 1, accepted_at, accepted_at,
+           iif(n % 50, NULL, accepted_at), iif(n % 50, NULL, accepted_at), iif(n % 50, NULL, 'exhausted')
+    FROM numbers, (SELECT * FROM delivery LIMIT 1)
+"""
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def full(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pages]:
+    settings = copied(migrated_file, tmp_path_factory.mktemp("full"))
+    async with running_api(settings) as api, browsing(api) as pages:
+        await Scenery(api.database, KeyRing.from_settings(settings)).build()
+        await api.change_rows(MULTIPLY, count=STORED)
+        await pages.sign_in()
+        await pages.get("/")
+        yield pages
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/endpoints", "/endpoints?sort=health", "/deliveries", "/deliveries?status=parked", "/dead-letters"]
+)
+async def test_a_page_takes_little_work(full: Pages, path: str) -> None:
+    """In CPU time, so that a busy machine does not decide."""
+    best = 10.0
+    for _ in range(3):
+        began = time.process_time()
+        answer = await full.get(path)
+        best = min(best, time.process_time() - began)
+        assert answer.status_code == 200
+    assert best < CPU_S
+
+
+async def test_the_first_page_is_small_with_everything_that_it_needs(full: Pages) -> None:
+    page = (await full.get("/")).text
+    files = {part.partition('"')[0] for part in page.split('="')[1:] if part.startswith("/assets/")}
+    folder = next(iter(files)).rpartition("/")[0]
+    modules = {f"{folder}/{name}.js" for name in ("copy", "live", "select", "times")}
+    sizes = [len((await full.get(path)).content) for path in files | modules]
+    assert len(page.encode()) + sum(sizes) < FIRST_PAGE_BYTES
+
+
+async def test_the_last_page_of_a_list_costs_no_more_than_the_first(full: Pages) -> None:
+    """Lists go on behind a key, and do not count what lies before it."""
+    first = (await full.get("/deliveries")).text
+    assert "cursor=" in first and "page=" not in first

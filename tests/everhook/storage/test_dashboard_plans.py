@@ -1,0 +1,142 @@
+"""What the dashboard asks is answered by indexes, on both databases: no question looks at every delivery or message."""
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import event, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from everhook.contracts import DeliveryStatus
+from everhook.storage import (
+    dead_letters,
+    deliveries,
+    endpoint_list,
+    endpoints,
+    messages,
+    overview,
+)
+from everhook.storage.dead_letters import DeadLetterFilter
+from everhook.storage.deliveries import DeliveryFilter
+from everhook.storage.engine import Database
+from everhook.storage.messages import MessageFilter
+from everhook.storage.reach import Reach
+from everhook.storage.tables import DEFAULT_TENANT_GID, now
+from tests.everhook.storage.factories import Store
+
+LARGE = ("delivery", "message", "attempt", "endpoint_minute", "endpoint_minute_error", "operational_event")
+"""What grows with every message. Endpoints, circuits and channels do not."""
+
+Question = Callable[[AsyncSession], Awaitable[Any]]
+
+
+def _deliveries(**chosen: Any) -> Question:
+    return lambda session: deliveries.page(session, DeliveryFilter(**chosen), after="dlv_9", limit=50)
+
+
+def _dead(**chosen: Any) -> Question:
+    return lambda session: dead_letters.page(session, DeadLetterFilter(**chosen), after="dlv_9", limit=50)
+
+
+QUESTIONS: dict[str, Question] = {
+    "deliveries": _deliveries(),
+    "deliveries of an endpoint": _deliveries(endpoint_gid="ep_1"),
+    **{f"{status} deliveries": _deliveries(status=status) for status in DeliveryStatus if status != "delivered"},
+    "dead letters": _dead(),
+    "dead letters of a channel": _dead(channel="orders", status_code=503),
+    "how many dead letters": lambda session: dead_letters.count(session, DeadLetterFilter()),
+    "dead letters by reason": overview.dead_letters_by_reason,
+    "dead letters by endpoint": lambda session: overview.dead_letters_by_endpoint(session, ["ep_1", "ep_2"]),
+    "what waits": overview.waiting,
+    "messages of late": lambda session: overview.accepted_messages(session, timedelta(minutes=1)),
+    "the last hour": lambda session: overview.minutes(session, now() - timedelta(hours=1)),
+    "the last hour of an endpoint": lambda session: overview.minutes(session, now(), "ep_1"),
+    "what endpoints did": lambda session: endpoint_list.doings(session, ["ep_1", "ep_2"], now()),
+    "errors of an endpoint": lambda session: endpoint_list.errors(session, "ep_1", now(), 5),
+    "a circuit's history": lambda session: endpoint_list.circuit_events(session, "ep_1", now(), 50),
+    "recent attempts": lambda session: endpoint_list.recent_attempts(session, "ep_1", deliveries=20, limit=15),
+    "a delivery": lambda session: deliveries.with_message(session, "dlv_1"),
+    "its attempts": lambda session: deliveries.attempts_of(session, "dlv_1"),
+    "messages": lambda session: messages.page(session, MessageFilter(), after="msg_9", limit=50),
+    "messages of a channel": lambda session: messages.page(
+        session, MessageFilter(channel="orders"), after="msg_9", limit=50
+    ),
+    "a message's deliveries": lambda session: messages.deliveries_of(session, "msg_1"),
+    "endpoints by gid": lambda session: endpoints.by_gid(session, ["ep_1"]),
+}
+
+
+@pytest.mark.parametrize("tenant_gid", [None, DEFAULT_TENANT_GID], ids=["everybody's", "a tenant's"])
+@pytest.mark.parametrize("name", QUESTIONS)
+async def test_an_index_answers(store: Store, database: Database, name: str, tenant_gid: str | None) -> None:
+    await store.deliveries(3)
+    assert await full_scans(database, QUESTIONS[name], tenant_gid) == []
+
+
+async def test_a_question_without_an_index_is_found_out(database: Database) -> None:
+    async def by_type(session: AsyncSession) -> None:
+        await session.execute(text("SELECT count(*) FROM delivery WHERE event_type = 'x'"))
+
+    assert await full_scans(database, by_type, None) != []
+
+
+OWN_INDEXES = {
+    DeliveryStatus.ACCEPTED: "ix_delivery_undispatched",
+    DeliveryStatus.SENDING: "ix_delivery_due",
+    DeliveryStatus.RETRYING: "ix_delivery_astray",
+    DeliveryStatus.PARKED: "ix_delivery_astray",
+    DeliveryStatus.DEAD_LETTERED: "ix_delivery_astray",
+    DeliveryStatus.DISCARDED: "ix_delivery_astray",
+}
+
+
+async def test_rare_statuses_are_found_among_many_deliveries_by_indexes_of_their_own(
+    store: Store, database: Database
+) -> None:
+    """The primary key would do as well, and look at every delivery of another status on its way."""
+    end = await store.subscribed()
+    await store.deliveries(1_000, end, status=DeliveryStatus.DELIVERED, due_at=None, dispatched_at=now())
+    for status in OWN_INDEXES:
+        await store.delivery(end, status=status, dispatched_at=None if status is DeliveryStatus.ACCEPTED else now())
+    async with database.write_connection() as connection:
+        await connection.execute(text("ANALYZE"))
+    for status, index in OWN_INDEXES.items():
+        steps = await plan_of(database, _deliveries(status=status), None)
+        assert any(index in step for step in steps), steps
+
+
+async def full_scans(database: Database, question: Question, tenant_gid: str | None) -> Sequence[str]:
+    """The steps of its plans that go through a large table from end to end."""
+    return [step for step in await plan_of(database, question, tenant_gid) if _is_full_scan(step)]
+
+
+async def plan_of(database: Database, question: Question, tenant_gid: str | None) -> Sequence[str]:
+    asked: list[tuple[str, Any]] = []
+
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:
+        asked.append((statement, parameters))
+
+    async with Reach(database, tenant_gid).reading() as session:
+        connection = await session.connection()
+        if not database.is_sqlite:  # tables this small are read whole, unless told otherwise
+            await connection.execute(text("SET enable_seqscan = off"))
+        event.listen(connection.sync_connection, "before_cursor_execute", note)
+        await question(session)
+        event.remove(connection.sync_connection, "before_cursor_execute", note)
+        explain = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN (COSTS OFF) "
+        steps = []
+        for statement, parameters in asked:
+            plan = await connection.exec_driver_sql(explain + statement, parameters)
+            steps += [str(row[-1]) for row in plan]
+        if not database.is_sqlite:
+            await connection.execute(text("RESET enable_seqscan"))
+    assert steps
+    return steps
+
+
+def _is_full_scan(step: str) -> bool:
+    """SQLite says `SCAN delivery`, PostgreSQL `Seq Scan on delivery`. Along an index both may stop early."""
+    table = re.search(r"\bSCAN (\w+)(?! USING)|Seq Scan on (\w+)", step)
+    return table is not None and " USING " not in step and (table[1] or table[2]) in LARGE
