@@ -406,6 +406,11 @@ def upgrade() -> None:
             "VALUES ('ten_00000000000000000000000000', 'default', CURRENT_TIMESTAMP)"
         )
     )
+    op.execute(
+        sa.text(
+            "INSERT INTO channel (name, routes_version, created_at) VALUES ('everhook.events', 0, CURRENT_TIMESTAMP)"
+        )
+    )
 
 
 def downgrade() -> None:

@@ -217,8 +217,8 @@ async def test_with_nothing_there_all_is_well(store: Store) -> None:
 
 @pytest.mark.parametrize(("question", "index"), [
     ("dispatched_at IS NULL", "ix_delivery_undispatched"),
-    ("status = 'parked'", "ix_delivery_parked"),
-    ("status = 'dead_lettered'", "ix_delivery_dead"),
+    ("status = 'parked'", "ix_delivery_astray"),
+    ("status = 'dead_lettered'", "ix_delivery_astray"),
 ])  # fmt: skip
 async def test_what_waits_is_counted_by_an_index_that_holds_nothing_else(
     store: Store, question: str, index: str
@@ -233,4 +233,5 @@ async def test_what_waits_is_counted_by_an_index_that_holds_nothing_else(
         await standing(session)
         (statement,) = (one for one in asked if question in one)
         plan = await session.execute(text("EXPLAIN QUERY PLAN " + re.sub(r"\?", "1", statement)))
-        assert any(f"USING INDEX {index}" in row.detail for row in plan)
+        details = [row.detail for row in plan]
+        assert any(f"INDEX {index} " in f"{detail} " for detail in details), details
