@@ -7,18 +7,26 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Self
+from uuid import uuid4
+
+import psutil
+from temporalio.client import Client
 
 from bench import receipts as receipt_costs
 from bench.publishing import publish
-from bench.stack import EmbeddedStack, Usage, latencies, percentile
+from bench.stack import EmbeddedStack, cpu_seconds, latencies, percentile
 from bench.tables import Table, Tell, target
 from everhook.ids import delivery_workflow_id
 from everhook.temporal import connect
 from tests.support.script import Response
 
 CONCURRENCY = 20
-COST_ITEMS = 1_000
+COST_TURNS, COST_ITEMS = 4, 250
+WARM_UP = 50
 RATES = (10, 20, 40)
 RATE_SECONDS = 15
 ACCEPTS = 600
@@ -33,30 +41,65 @@ BATCH = 500
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one item: CPU milliseconds in engine and worker. `events` is the length of its history."""
+    """Of `items`: seconds until the last was through, and CPU seconds in engine and worker until all was written off.
+    `events` is the length of one's history."""
 
-    rate: float
-    engine_ms: float
-    worker_ms: float
+    items: int
+    seconds: float
+    engine: float
+    worker: float
     events: int
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.items + other.items,
+            self.seconds + other.seconds,
+            self.engine + other.engine,
+            self.worker + other.worker,
+            other.events,
+        )
+
+    @property
+    def rate(self) -> float:
+        return self.items / self.seconds
+
+    @property
+    def engine_ms(self) -> float:
+        return 1000 * self.engine / self.items
+
+    def row(self, name: str) -> tuple[str, ...]:
+        worker_ms = 1000 * self.worker / self.items
+        return (name, f"{self.rate:.0f}", f"{self.engine_ms:.1f}", f"{worker_ms:.1f}", str(self.events))
+
+
+NOTHING = Cost(0, 0.0, 0.0, 0.0, 0)
 
 
 async def cost(stack: EmbeddedStack, tell: Tell) -> Table:
-    """(a), (b), (c): what the engine costs without us, and with us."""
-    tell("empty and naive workflows")
-    empty, naive = await _baselines(stack)
-    tell("deliveries")
-    ours = await _delivery_cost(stack)
+    """(a), (b), (c): what the engine costs without us, and with us.
+
+    In turns, since its cost grows with its store, and each until it has come to rest: much of what it does for an
+    item, it does behind its end.
+    """
+    empty = naive = ours = NOTHING
+    async with Baseline.started(stack) as baseline:
+        deliveries = await Deliveries.opened(stack)
+        for measure in (baseline.empty, baseline.naive, deliveries.deliver):
+            await measure(WARM_UP)
+        for turn in range(1, COST_TURNS + 1):
+            tell(f"turn {turn} of {COST_TURNS}")
+            empty += await baseline.empty(COST_ITEMS)
+            naive += await baseline.naive(COST_ITEMS)
+            ours += await deliveries.deliver(COST_ITEMS)
     engine, rate = ours.engine_ms / empty.engine_ms, ours.rate / naive.rate
-    rows = [
-        _cost_row("(a) empty workflow, eager", empty),
-        _cost_row("(b) naive workflow, one no-op activity", naive),
-        _cost_row("(c) Everhook delivery, publish to receiver", ours),
-    ]
     return Table(
-        f"Cost of a delivery ({COST_ITEMS} each, {CONCURRENCY} at a time)",
+        f"Cost of a delivery ({COST_TURNS} turns of {COST_ITEMS} each, {CONCURRENCY} at a time)",
         ("what", "items/s", "engine CPU ms", "worker CPU ms", "history events"),
-        rows,
+        [
+            empty.row("(a) empty workflow, eager"),
+            naive.row("(b) naive workflow, one no-op activity"),
+            ours.row("(c) Everhook delivery, publish to receiver"),
+        ],
         [
             target("engine CPU c/a", engine, engine <= 1.3, "at most 1.3"),
             target("rate c/b", rate, rate >= 1.3, "at least 1.3"),
@@ -67,52 +110,72 @@ async def cost(stack: EmbeddedStack, tell: Tell) -> Table:
     )
 
 
-async def _baselines(stack: EmbeddedStack) -> tuple[Cost, Cost]:
-    environment = os.environ | {"TEMPORAL_ADDRESS": stack.temporal}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench.baseline", env=environment, stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdin is not None and process.stdout is not None
-    await process.stdout.readline()
+class Baseline:
+    """`bench.baseline`, the process that runs (a) and (b)."""
 
-    async def run(name: str, count: int) -> dict[str, float]:
+    def __init__(self, stack: EmbeddedStack, process: asyncio.subprocess.Process) -> None:
         assert process.stdin is not None and process.stdout is not None
-        order = {"name": name, "run": f"{name}-{count}", "count": count, "concurrency": CONCURRENCY}
-        process.stdin.write(json.dumps(order).encode() + b"\n")
-        await process.stdin.drain()
-        answer: dict[str, float] = json.loads(await process.stdout.readline())
-        return answer
+        self._stack = stack
+        self._process = psutil.Process(process.pid)
+        self._orders, self._answers = process.stdin, process.stdout
 
-    costs = []
-    for name in ("BenchEmpty", "BenchNaive"):
-        await run(name, 50)  # warm-up
-        before, mine = stack.usage(), _process_cpu(process.pid)
-        result = await run(name, COST_ITEMS)
-        used = stack.usage() - before
-        worker = _process_cpu(process.pid) - mine
-        costs.append(_cost(COST_ITEMS, result["seconds"], Usage(used.engine, worker), int(result["history_events"])))
-    process.kill()
-    await process.wait()
-    return costs[0], costs[1]
+    @classmethod
+    @asynccontextmanager
+    async def started(cls, stack: EmbeddedStack) -> AsyncIterator[Self]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "bench.baseline", env=os.environ | {"TEMPORAL_ADDRESS": stack.temporal},
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        baseline = cls(stack, process)
+        await baseline._answers.readline()
+        try:
+            yield baseline
+        finally:
+            process.kill()
+            await process.wait()
+
+    async def empty(self, count: int) -> Cost:
+        return await self._run("BenchEmpty", count)
+
+    async def naive(self, count: int) -> Cost:
+        return await self._run("BenchNaive", count)
+
+    async def _run(self, name: str, count: int) -> Cost:
+        before, mine = self._stack.usage(), cpu_seconds(self._process)
+        order = {"name": name, "run": uuid4().hex, "count": count, "concurrency": CONCURRENCY}
+        self._orders.write(json.dumps(order).encode() + b"\n")
+        await self._orders.drain()
+        result = json.loads(await self._answers.readline())
+        await self._stack.settled()
+        used = self._stack.usage() - before
+        return Cost(count, result["seconds"], used.engine, cpu_seconds(self._process) - mine, result["history_events"])
 
 
-async def _delivery_cost(stack: EmbeddedStack) -> Cost:
-    publisher = stack.publisher()
-    await publisher.create_channel("cost")
-    await publisher.create_endpoint(stack.receiver.url_for("/cost"), "cost")
-    await publish(stack, "cost", 50, connections=4)
-    await stack.receiver.wait_for(50, 60, path="/cost")
-    await stack.settled()
-    before, began = stack.usage(), time.monotonic()
-    gids = await publish(stack, "cost", COST_ITEMS, connections=CONCURRENCY)
-    await stack.receiver.wait_for(50 + COST_ITEMS, 300, path="/cost")
-    seconds = time.monotonic() - began
-    await stack.settled()
-    used = stack.usage() - before
-    client = await connect(target_host=stack.temporal)
-    history = await client.get_workflow_handle(delivery_workflow_id(gids[0])).fetch_history()
-    return _cost(COST_ITEMS, seconds, used, len(history.events))
+class Deliveries:
+    """(c), to one endpoint."""
+
+    def __init__(self, stack: EmbeddedStack, temporal: Client) -> None:
+        self._stack = stack
+        self._temporal = temporal
+        self._expected = 0
+
+    @classmethod
+    async def opened(cls, stack: EmbeddedStack) -> Self:
+        publisher = stack.publisher()
+        await publisher.create_channel("cost")
+        await publisher.create_endpoint(stack.receiver.url_for("/cost"), "cost")
+        return cls(stack, await connect(target_host=stack.temporal))
+
+    async def deliver(self, count: int) -> Cost:
+        before, began = self._stack.usage(), time.monotonic()
+        gids = await publish(self._stack, "cost", count, connections=CONCURRENCY)
+        self._expected += count
+        await self._stack.receiver.wait_for(self._expected, 300, path="/cost")
+        seconds = time.monotonic() - began
+        await self._stack.settled()
+        used = self._stack.usage() - before
+        history = await self._temporal.get_workflow_handle(delivery_workflow_id(gids[0])).fetch_history()
+        return Cost(count, seconds, used.engine, used.worker, len(history.events))
 
 
 async def receipts(stack: EmbeddedStack, tell: Tell) -> Table:
@@ -310,21 +373,6 @@ async def _publish_in_batches(stack: EmbeddedStack, channel: str, count: int) ->
         messages = [{"type": "bench.queued", "payload": {"number": n}} for n in range(start, min(start + BATCH, count))]
         answer = await stack.client.post(f"/v1/channels/{channel}/messages/batch", json={"messages": messages})
         answer.raise_for_status()
-
-
-def _process_cpu(pid: int) -> float:
-    import psutil
-
-    times = psutil.Process(pid).cpu_times()
-    return float(times.user + times.system)
-
-
-def _cost(count: int, seconds: float, used: Usage, events: int) -> Cost:
-    return Cost(count / seconds, 1000 * used.engine / count, 1000 * used.worker / count, events)
-
-
-def _cost_row(name: str, item: Cost) -> tuple[str, ...]:
-    return (name, f"{item.rate:.0f}", f"{item.engine_ms:.1f}", f"{item.worker_ms:.1f}", str(item.events))
 
 
 def _ms(seconds: float) -> str:

@@ -43,7 +43,7 @@ class EmbeddedStack:
         return Publisher(self.client)
 
     def usage(self) -> Usage:
-        return Usage(_cpu(self.engine()), _cpu(self._main))
+        return Usage(cpu_seconds(self.engine()), cpu_seconds(self._main))
 
     def memory_mb(self) -> float:
         """Resident memory of the API and worker process."""
@@ -89,7 +89,7 @@ async def embedded_stack(**extra_env: str) -> AsyncIterator[EmbeddedStack]:
             await receiver.stop()
 
 
-def _cpu(process: psutil.Process) -> float:
+def cpu_seconds(process: psutil.Process) -> float:
     times = process.cpu_times()
     return times.user + times.system
 
