@@ -331,7 +331,7 @@ async def test_a_delivery_shows_every_attempt_and_leads_to_its_workflow(stage: S
     attempts = page.get_by_role("region", name="Attempts")
     await expect(attempts.get_by_text("HTTP 503", exact=True)).to_be_visible()
     await expect(attempts.get_by_text("HTTP 200", exact=True)).to_be_visible()
-    await expect(attempts.get_by_text("webhook-signature")).to_be_visible()
+    await expect(attempts.get_by_text("webhook-signature", exact=True).first).to_be_visible()
     await expect(page.get_by_role("link", name="Workflow")).to_have_attribute(
         "href", re.compile(rf"/namespaces/{stage.api.services.temporal.namespace}/workflows/delivery%2F{gid}$")
     )
