@@ -67,9 +67,12 @@ class Cost:
     def engine_ms(self) -> float:
         return 1000 * self.engine / self.items
 
+    @property
+    def worker_ms(self) -> float:
+        return 1000 * self.worker / self.items
+
     def row(self, name: str) -> tuple[str, ...]:
-        worker_ms = 1000 * self.worker / self.items
-        return (name, f"{self.rate:.0f}", f"{self.engine_ms:.1f}", f"{worker_ms:.1f}", str(self.events))
+        return (name, f"{self.rate:.0f}", f"{self.engine_ms:.1f}", f"{self.worker_ms:.1f}", str(self.events))
 
 
 NOTHING = Cost(0, 0.0, 0.0, 0.0, 0)
@@ -181,7 +184,9 @@ class Deliveries:
 async def receipts(stack: EmbeddedStack, tell: Tell) -> Table:
     """What a receipt adds to the worker's CPU a delivery, and how long sealing takes."""
     tell("deliveries")
-    delivery = await _delivery_cost(stack)
+    deliveries = await Deliveries.opened(stack)
+    await deliveries.deliver(WARM_UP)
+    delivery = await deliveries.deliver(COST_ITEMS)
     tell("recording without and with receipts")
     async with receipt_costs.sqlite() as database:
         without, with_receipt = await receipt_costs.recording_ms(database)
