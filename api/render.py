@@ -1,6 +1,6 @@
 """Rows as answers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -127,9 +127,15 @@ def delivery(row: Delivery) -> DeliveryOut:
     )
 
 
-def attempt(row: Attempt) -> AttemptOut:
+def attempts(rows: Sequence[Attempt], receipts: Mapping[str, str]) -> list[AttemptOut]:
+    """`receipts` are gids by those of the attempts."""
+    return [_attempt(row, receipts.get(row.gid)) for row in rows]
+
+
+def _attempt(row: Attempt, receipt_gid: str | None) -> AttemptOut:
     return AttemptOut(
         attempt_gid=row.gid,
+        receipt_gid=receipt_gid,
         round=row.round,
         number=row.number,
         verdict=row.verdict,

@@ -366,6 +366,7 @@ class DeliveryOut(ApiModel):
 
 class AttemptOut(ApiModel):
     attempt_gid: str
+    receipt_gid: str | None = Field(description="Its receipt, to be had at `/v1/receipts/{gid}`.")
     round: int
     number: int
     verdict: Verdict

@@ -4,16 +4,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from everhook.settings import Settings
 from everhook.storage import api_keys, tenants
 from everhook.storage.api_keys import Scope
 from everhook.storage.audit import Actor
-from everhook.storage.engine import Database, is_unavailable
+from everhook.storage.engine import is_unavailable
 from everhook.storage.tables import ApiKey, now
-from everhook.usage import Unusable, load_settings
+from everhook.usage import Unusable, load_settings, opened_database
 
 ACTOR = Actor("command line")
 ALL_AT_ONCE = 10_000
@@ -23,16 +22,14 @@ async def require_a_key(settings: Settings) -> None:
     """Raise Unusable where nobody could call: no key in the environment, and none in the database that opens."""
     if settings.dev or settings.api_key is not None:
         return
-    database = Database(settings.database_url)
-    try:
-        async with database.reading() as session:
-            anybody = await api_keys.has_usable(session)
-    except (SQLAlchemyError, OSError) as error:
-        if is_unavailable(error) and not database.is_sqlite:
-            return  # it may be back in a moment; nobody is let in before
-        raise _unusable(error) from error
-    finally:
-        await database.close()
+    async with opened_database(settings) as database:
+        try:
+            async with database.reading() as session:
+                anybody = await api_keys.has_usable(session)
+        except Exception as error:
+            if is_unavailable(error) and not database.is_sqlite:
+                return  # it may be back in a moment; nobody is let in before
+            raise
     if not anybody:
         raise Unusable(
             "nobody has a key: make one with `everhook keys create`, "
@@ -76,16 +73,5 @@ async def revoke(gid: str) -> None:
 
 @asynccontextmanager
 async def _writing() -> AsyncIterator[AsyncSession]:
-    database = Database(load_settings().database_url)
-    try:
-        async with database.writing() as session:
-            yield session
-    except (SQLAlchemyError, OSError) as error:
-        raise _unusable(error) from error
-    finally:
-        await database.close()
-
-
-def _unusable(error: Exception) -> Unusable:
-    why = str(error).partition("\n")[0]
-    return Unusable(f"the database (EVERHOOK_DATABASE_URL) cannot be used; has `everhook migrate` been run? {why}")
+    async with opened_database(load_settings()) as database, database.writing() as session:
+        yield session

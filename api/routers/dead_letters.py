@@ -31,7 +31,7 @@ from everhook import batches
 from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorNote
 from everhook.dispatch import start_delivery
 from everhook.ids import Kind, is_gid, new_gid
-from everhook.storage import audit, dead_letters, deliveries, erasure, tenants
+from everhook.storage import audit, dead_letters, deliveries, erasure, receipts, tenants
 from everhook.storage.audit import on_record
 from everhook.storage.dead_letters import DeadLetterFilter
 from everhook.storage.orders import load_order
@@ -78,18 +78,19 @@ async def list_dead_letters(
 
 @router.get("/dead-letters/{gid}", response_model=DeadLetterDetail)
 async def get_dead_letter(gid: Gid, store: Store) -> Response:
-    """One dead letter: payload, and attempts with response bodies."""
+    """One dead letter: payload, and attempts with response bodies and their receipts."""
     async with store.reading() as session:
         found = await deliveries.with_message(session, gid)
         if found is None or found[0].status is not DeliveryStatus.DEAD_LETTERED:
             raise not_found("dead letter", gid)
         attempts = await deliveries.attempts_of(session, gid)
+        issued = await receipts.gids_of_delivery(session, gid)
     row, message = found
     detail = DeadLetterDetail(
         **render.delivery(row).model_dump(),
         payload=None,
         payload_erased_at=message.payload_erased_at,
-        attempts=[render.attempt(attempt) for attempt in attempts],
+        attempts=render.attempts(attempts, issued),
     )
     return render.with_payload(detail, message.payload)
 

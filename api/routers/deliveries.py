@@ -23,7 +23,7 @@ from api.schemas import (
 )
 from everhook.contracts import TERMINAL_STATUSES, DeliveryState, DeliveryStatus
 from everhook.ids import delivery_workflow_id
-from everhook.storage import deliveries, tenants
+from everhook.storage import deliveries, receipts, tenants
 from everhook.storage.audit import on_record
 from everhook.storage.deliveries import DeliveryFilter
 from everhook.storage.tables import Delivery
@@ -63,9 +63,8 @@ async def get_delivery(gid: Gid, store: Store) -> DeliveryDetail:
     async with store.reading() as session:
         row = await find_delivery(session, gid)
         attempts = await deliveries.attempts_of(session, gid)
-    return DeliveryDetail(
-        **render.delivery(row).model_dump(), attempts=[render.attempt(attempt) for attempt in attempts]
-    )
+        issued = await receipts.gids_of_delivery(session, gid)
+    return DeliveryDetail(**render.delivery(row).model_dump(), attempts=render.attempts(attempts, issued))
 
 
 @router.get("/{gid}/live")

@@ -216,7 +216,8 @@ async def sealed_bundle(live: Live, delivery_gid: str, **params: Any) -> JSON:
 
 @LIVE
 async def test_what_was_delivered_can_be_checked_with_nothing_but_files(live: Live, tmp_path: Path) -> None:
-    """From the receiver's own bytes to a process without network, database or environment."""
+    """From the receiver's own bytes to a process without network, database or environment. That the payload was erased
+    here takes nothing from it: receipts hold hashes."""
     live.receiver.respond(500, Response(202, body=b"thanks"), path=live.path)
     await live.api.channel(live.name)
     await live.api.endpoint(live.url, channel=live.name, policy={"delaysSeconds": [0.05]})
@@ -226,8 +227,10 @@ async def test_what_was_delivered_can_be_checked_with_nothing_but_files(live: Li
     checkpoint = tmp_path / "held.txt"
     checkpoint.write_text(bundle["checkpoint"])
     held = int(bundle["checkpoint"].split("\n")[1])
-    second = (await live.api.publish({"n": 2}, live.name))["deliveries"][0]["deliveryGid"]
+    message = await live.api.publish({"n": 2}, live.name)
+    second = message["deliveries"][0]["deliveryGid"]
     await live.wait_for_status(second, "delivered")
+    assert (await live.api.delete(f"/v1/messages/{message['messageGid']}/payload")).status_code == 204
     files = _saved(tmp_path, await sealed_bundle(live, second, since=held), bodies(live)[-1])
     (tmp_path / "keys.json").write_text((await live.api.http.get("/.well-known/jwks.json")).text)
     options: list[str | Path] = ["--jwks", tmp_path / "keys.json", "--since-checkpoint", checkpoint]
@@ -242,6 +245,8 @@ async def test_what_was_delivered_can_be_checked_with_nothing_but_files(live: Li
 
     failed = ok(await live.api.get(f"/v1/deliveries/{first}/receipts"))["data"][0]
     assert failed["statement"]["statusCode"] == 500
+    attempts = ok(await live.api.get(f"/v1/deliveries/{first}"))["attempts"]
+    assert attempts[0]["receiptGid"] == failed["receiptGid"]
     (tmp_path / "body").write_bytes(bodies(live)[0])
     wrong = run(OFFLINE, "receipts", "verify", *files, *options)
     assert wrong.returncode == 1
