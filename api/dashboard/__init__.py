@@ -20,7 +20,7 @@ from api.dashboard import (
     receipts,
     sign_in,
 )
-from api.dashboard.live import Broadcaster, Kept
+from api.dashboard.live import Broadcaster
 from api.dashboard.pages import PORTAL, Dashboard, templates
 from api.dashboard.sessions import Sessions
 from everhook.settings import Settings
@@ -31,12 +31,13 @@ FOR_OPERATORS = (sign_in, messages, channels, audit, keys)
 
 def install(app: FastAPI, settings: Settings) -> None:
     """Add the pages to the API."""
+    environment = templates()
     app.state.dashboard = Dashboard(
         settings=settings,
         sessions=Sessions(settings),
-        templates=templates(),
+        templates=environment,
         broadcaster=Broadcaster(),
-        overviews=Kept(),
+        overviews=overview.Overviews(app, environment),
         sign_ins=sign_in.SignInLimit(),
     )
     app.include_router(assets.router)

@@ -9,6 +9,8 @@ from typing import Any, Literal, get_args
 from fastapi import APIRouter, Request, Response
 from markupsafe import Markup
 from pydantic import ValidationError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
 
 from api.dashboard import charts, overview, policy_form
 from api.dashboard.charts import Chart, Column, Span
@@ -20,28 +22,25 @@ from api.routers import endpoints as api
 from api.routers import subscriptions as subscriptions_api
 from api.schemas import EndpointIn, EndpointPatch, Policy, SecretRotation, SubscriptionIn
 from everhook.envelope import BodyFormat
+from everhook.health import Health, Tally, Window
 from everhook.policy import resolve
 from everhook.signing import SignatureScheme
 from everhook.storage import channels, endpoint_list, endpoints
-from everhook.storage import overview as totals
 from everhook.storage.endpoint_list import Doings, EndpointFilter, Listed, Sort, State, Try
 from everhook.storage.endpoints import EndpointView
+from everhook.storage.health import Fault, endpoint_health, healths, tallies
 from everhook.storage.reach import Reach
-from everhook.storage.tables import OperationalEvent, Subscription, now
+from everhook.storage.tables import EndpointMinute, OperationalEvent, Subscription, now
 
 PAGE = 50
 SPARK_STEPS, SPARK_MINUTES = 20, 3
 RECENT_DELIVERIES, RECENT_ATTEMPTS = 20, 15
 CHANNELS_AT_MOST = 500
+FAULTS_SHOWN = 5
 
 STATES = (("", "Any state"), ("failing", "Circuit not closed"), ("paused", "Paused"), ("disabled", "Disabled"),
           ("closed", "Closed"))  # fmt: skip
-WINDOWS: Mapping[str, tuple[int, int, str]] = {
-    "1h": (60, 1, "the last hour"),
-    "24h": (48, 30, "the last 24 hours"),
-    "7d": (84, 120, "the last 7 days"),
-}
-"""How many columns of how many minutes."""
+WINDOWS = {Window.HOUR: "the last hour", Window.DAY: "the last 24 hours", Window.WEEK: "the last 7 days"}
 
 GRACES = ((86_400, "a day"), (604_800, "a week"), (3_600, "an hour"), (0, "no time at all: it stops now"))
 """For how many seconds the old secret goes on signing."""
@@ -71,9 +70,8 @@ class Line:
     """One endpoint of the list, with its last hour."""
 
     view: Listed
-    attempts: int
-    success: float | None
-    average_ms: float | None
+    health: Health
+    hour: Tally
     spark: Markup
     dead_letters: int
 
@@ -101,17 +99,17 @@ class EventLine:
 
 @dataclass(frozen=True)
 class DetailView:
+    """`health` is of this moment; the charts and `total` are of the window."""
+
     view: EndpointView
-    window: str
-    told_window: str
-    attempts: int
-    success: float | None
-    average_ms: float | None
+    health: Health
+    window: Window
+    total: Tally
     traffic: Chart
     latency: Chart
     states: Chart
     events: tuple[EventLine, ...]
-    errors: tuple[tuple[str, int], ...]
+    faults: tuple[Fault, ...]
     recent: tuple[Try, ...]
     subscriptions: tuple[Subscription, ...]
     channels: tuple[str, ...]
@@ -119,6 +117,10 @@ class DetailView:
     timeout: timedelta
     dead_letters: int
     secret: str | None = None
+
+    @property
+    def told_window(self) -> str:
+        return WINDOWS[self.window]
 
 
 @router.get("")
@@ -137,12 +139,10 @@ async def show_list(
     since = _begin(SPARK_STEPS, SPARK_MINUTES)
     async with store.reading() as session:
         views, has_more = await endpoint_list.page(session, chosen, by, since=since, skip=(page - 1) * PAGE, limit=PAGE)
-        gids = [view.endpoint.gid for view in views]
-        doings = await endpoint_list.doings(session, gids, since)
-        dead = await totals.dead_letters_by_endpoint(session, gids)
+        lines = await _lines(session, views, since)
     at = {"search": search, "state": state, "sort": sort}
     view = ListView(
-        lines=tuple(_line(view, doings.get(view.endpoint.gid, []), since, dead) for view in views),
+        lines=tuple(lines),
         search=search,
         state=state,
         sort=by,
@@ -167,24 +167,34 @@ def _begin(steps: int, minutes: int) -> datetime:
     return newest - timedelta(minutes=minutes * (steps - 1))
 
 
-def _line(view: Listed, doings: Sequence[Doings], since: datetime, dead: Mapping[str, int]) -> Line:
-    delivered, failed = sum(each.delivered for each in doings), sum(each.failed for each in doings)
-    attempts = delivered + failed
+async def _lines(session: AsyncSession, views: Sequence[Listed], since: datetime) -> list[Line]:
+    gids = [view.endpoint.gid for view in views]
+    doings = await endpoint_list.doings(session, gids, since)
+    hours = await tallies(session, since, [col(EndpointMinute.endpoint_gid).in_(gids)])
+    scores = await healths(session, [view.circuit for view in views], now())
+    dead = await endpoint_list.dead_letters(session, gids)
+    return [
+        Line(
+            view=view,
+            health=scores[gid],
+            hour=hours.get(gid, Tally()),
+            spark=_spark(doings.get(gid, []), since),
+            dead_letters=dead.get(gid, 0),
+        )
+        for gid, view in zip(gids, views, strict=True)
+    ]
+
+
+def _spark(doings: Sequence[Doings], since: datetime) -> Markup:
     counts = [[0, 0] for _ in range(SPARK_STEPS)]
     for each in doings:
         at = int((each.minute - since).total_seconds() // (60 * SPARK_MINUTES))
         if 0 <= at < SPARK_STEPS:
             counts[at][0] += each.delivered
             counts[at][1] += each.failed
+    delivered, failed = sum(count[0] for count in counts), sum(count[1] for count in counts)
     steps = [Column(since + timedelta(minutes=SPARK_MINUTES * at), tuple(count)) for at, count in enumerate(counts)]
-    return Line(
-        view=view,
-        attempts=attempts,
-        success=delivered / attempts if attempts else None,
-        average_ms=sum(each.duration_ms for each in doings) / attempts if attempts else None,
-        spark=charts.sparkline(f"{delivered} delivered, {failed} failed in the last hour", steps),
-        dead_letters=dead.get(view.endpoint.gid, 0),
-    )
+    return charts.sparkline(f"{delivered} delivered, {failed} failed in the last hour", steps)
 
 
 @router.get("/new")
@@ -202,13 +212,15 @@ async def create(
         made = await api.create_endpoint(body, services, store, viewer.caller)
     except (ValidationError, Problem) as error:
         return await _form(request, viewer, store, form.values, form.all("signatures"), error=error)
-    view = await _detail(store, made.endpoint_gid, "1h", made.secret)
+    view = await _detail(store, made.endpoint_gid, secret=made.secret)
     return _page(request, viewer, view, HTTPStatus.CREATED)
 
 
 @router.get("/{gid}")
-async def show_one(gid: str, request: Request, viewer: ViewerDep, store: StoreDep, window: str = "1h") -> Response:
-    view = await _detail(store, gid, window if window in WINDOWS else "1h")
+async def show_one(
+    gid: str, request: Request, viewer: ViewerDep, store: StoreDep, window: str = Window.HOUR
+) -> Response:
+    view = await _detail(store, gid, Window(window) if window in set(Window) else Window.HOUR)
     return _page(request, viewer, view)
 
 
@@ -226,38 +238,34 @@ def _page(request: Request, viewer: Viewer, view: DetailView, status: HTTPStatus
     )
 
 
-async def _detail(store: Reach, gid: str, window: str, secret: str | None = None) -> DetailView:
-    steps, step_minutes, told = WINDOWS[window]
-    begin = _begin(steps, step_minutes)
+async def _detail(store: Reach, gid: str, window: Window = Window.HOUR, secret: str | None = None) -> DetailView:
+    moment = now()
+    begin, told = moment - window.length, WINDOWS[window]
     async with store.reading() as session:
         view = await endpoints.view(session, gid)
         if view is None:
             raise not_found("endpoint", gid)
-        minutes = await totals.minutes(session, begin, gid)
+        found = await endpoint_health(session, view.circuit, window, moment)
         events = await endpoint_list.circuit_events(session, gid, begin, limit=200)
-        errors = await endpoint_list.errors(session, gid, begin, limit=5)
         recent = await endpoint_list.recent_attempts(session, gid, deliveries=RECENT_DELIVERIES, limit=RECENT_ATTEMPTS)
         subscriptions = await endpoint_list.subscriptions_of(session, gid)
         names = await channels.page(session, after=None, limit=CHANNELS_AT_MOST)
-        dead = await totals.dead_letters_by_endpoint(session, [gid])
-    attempts = sum(minute.delivered + minute.retried + minute.rejected for minute in minutes)
+        dead = await endpoint_list.dead_letters(session, [gid])
     policy = resolve(view.endpoint.policy)
     return DetailView(
         view=view,
+        health=found.health,
         window=window,
-        told_window=told,
-        attempts=attempts,
-        success=sum(minute.delivered for minute in minutes) / attempts if attempts else None,
-        average_ms=sum(minute.duration_ms for minute in minutes) / attempts if attempts else None,
-        traffic=overview.traffic(f"Attempts over {told}", minutes, begin, steps, step_minutes),
-        latency=overview.latency(f"How long answers took over {told}", minutes),
+        total=found.total,
+        traffic=overview.traffic(f"Attempts over {told}", found.series),
+        latency=overview.latency(f"How long answers took over {told}", found.total),
         states=_states(view, events, begin, told),
         events=tuple(
             EventLine(EVENT_WORDS[event.kind], EVENT_STATES[event.kind][1], event)
             for event in reversed(events)
             if event.created_at >= begin
         ),
-        errors=tuple(errors),
+        faults=tuple(found.faults[:FAULTS_SHOWN]),
         recent=tuple(recent),
         subscriptions=tuple(subscriptions),
         channels=tuple(channel.name for channel in names.rows),
@@ -290,7 +298,7 @@ async def rotate_secret(
     """The new secret is shown in the answer, and never again: so this one is no redirect."""
     rotation = SecretRotation(grace_period_seconds=int(_number(form.get("grace"), "grace") or 0))
     rotated = await api.rotate_secret(gid, services, store, viewer.caller, rotation)
-    view = await _detail(store, gid, "1h", rotated.secret)
+    view = await _detail(store, gid, secret=rotated.secret)
     return _page(request, viewer, view)
 
 

@@ -15,7 +15,6 @@ from sse_starlette import ServerSentEvent
 
 LOOK_EVERY_S = 2.0
 PING_EVERY_S = 15
-KEPT_FOR_S = 1.0
 STREAM_FOR_S = 60.0
 """Then the browser connects again, and whoever is no longer signed in is turned away."""
 
@@ -25,31 +24,6 @@ Regions = Mapping[str, str]
 Look = Callable[[], Awaitable[Regions]]
 
 log = structlog.get_logger()
-
-
-class Kept:
-    """What was looked at a moment ago, by scope. Whoever asks meanwhile shares it; many at once are one look. A look
-    that failed is not kept."""
-
-    def __init__(self, for_seconds: float = KEPT_FOR_S) -> None:
-        self._for = for_seconds
-        self._looks: dict[str, tuple[float, asyncio.Future[Regions]]] = {}
-
-    async def get(self, scope: str, look: Look) -> Regions:
-        loop = asyncio.get_running_loop()
-        until, found = self._looks.get(scope, (0.0, None))
-        if found is None or loop.time() >= until or _has_failed(found):
-            self._forget(loop.time())
-            found = asyncio.ensure_future(look())
-            self._looks[scope] = (loop.time() + self._for, found)
-        return await asyncio.shield(found)
-
-    def _forget(self, moment: float) -> None:
-        self._looks = {scope: kept for scope, kept in self._looks.items() if kept[0] > moment}
-
-
-def _has_failed(look: asyncio.Future[Regions]) -> bool:
-    return look.done() and (look.cancelled() or look.exception() is not None)
 
 
 @dataclass

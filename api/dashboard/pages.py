@@ -18,7 +18,7 @@ from api import problems
 from api.callers import ADMINS, OWNED, Access, Caller
 from api.dashboard import assets, charts, code, text
 from api.dashboard.forms import TOKEN_FIELD, Form, read_form, refuse_foreign, wrong_fields
-from api.dashboard.live import Broadcaster, Kept
+from api.dashboard.live import Broadcaster
 from api.dashboard.sessions import Session, Sessions
 from api.dependencies import ServicesDep
 from api.problems import Problem, invalid
@@ -26,6 +26,7 @@ from everhook.settings import Settings
 from everhook.storage.reach import Reach
 
 if TYPE_CHECKING:
+    from api.dashboard.overview import Overviews
     from api.dashboard.sign_in import SignInLimit
 
 SESSION_COOKIE, PORTAL_COOKIE, THEME_COOKIE = "everhook_session", "everhook_portal", "everhook_theme"
@@ -90,7 +91,7 @@ class Dashboard:
     sessions: Sessions
     templates: Environment
     broadcaster: Broadcaster
-    overviews: Kept
+    overviews: "Overviews"
     sign_ins: "SignInLimit"
     settings: Settings
 

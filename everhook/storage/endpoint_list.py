@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from everhook.circuit import CircuitState, Hold
+from everhook.contracts import DeliveryStatus
 from everhook.ids import Kind, first_gid_at
 from everhook.storage.tables import (
     Attempt,
@@ -21,7 +22,6 @@ from everhook.storage.tables import (
     Delivery,
     Endpoint,
     EndpointMinute,
-    EndpointMinuteError,
     OperationalEvent,
     Subscription,
     Tenant,
@@ -63,7 +63,6 @@ class Doings:
     minute: datetime
     delivered: int
     failed: int
-    duration_ms: int
 
 
 @dataclass(frozen=True)
@@ -141,26 +140,21 @@ async def doings(session: AsyncSession, gids: Sequence[str], since: datetime) ->
             col(minute.minute),
             col(minute.delivered),
             (col(minute.retried) + col(minute.rejected)).label("failed"),
-            col(minute.duration_ms),
         ).where(col(minute.endpoint_gid).in_(gids), col(minute.minute) >= since)
     )
     found: defaultdict[str, list[Doings]] = defaultdict(list)
     for row in rows:
-        found[row.endpoint_gid].append(Doings(row.minute, row.delivered, row.failed, row.duration_ms))
+        found[row.endpoint_gid].append(Doings(row.minute, row.delivered, row.failed))
     return found
 
 
-async def errors(session: AsyncSession, gid: str, since: datetime, limit: int) -> list[tuple[str, int]]:
-    """The commonest errors of an endpoint."""
-    total = func.sum(col(EndpointMinuteError.count))
+async def dead_letters(session: AsyncSession, gids: Sequence[str]) -> Mapping[str, int]:
     rows = await session.execute(
-        select(col(EndpointMinuteError.error), total)
-        .where(col(EndpointMinuteError.endpoint_gid) == gid, col(EndpointMinuteError.minute) >= since)
-        .group_by(col(EndpointMinuteError.error))
-        .order_by(total.desc())
-        .limit(limit)
+        select(col(Delivery.endpoint_gid), func.count())
+        .where(col(Delivery.status) == DeliveryStatus.DEAD_LETTERED, col(Delivery.endpoint_gid).in_(gids))
+        .group_by(col(Delivery.endpoint_gid))
     )
-    return [(error, int(count)) for error, count in rows]
+    return {row[0]: row[1] for row in rows}
 
 
 async def circuit_events(session: AsyncSession, gid: str, since: datetime, limit: int) -> list[OperationalEvent]:

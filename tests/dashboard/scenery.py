@@ -17,6 +17,7 @@ from everhook.storage.tables import (
     Delivery,
     Endpoint,
     EndpointMinute,
+    EndpointMinuteError,
     Message,
     OperationalEvent,
     Subscription,
@@ -104,6 +105,7 @@ class Scenery:
                 row.failures, row.failing_since, row.openings = 14, now() - timedelta(minutes=52), 3
                 row.until = now() + timedelta(minutes=4)
             session.add_all(self._history(endpoint, success))
+            session.add_all(self._errors(endpoint, success))
             session.add_all(self._events(endpoint, circuit))
         self.endpoints[f"{tenant} {url}"] = endpoint
 
@@ -133,6 +135,19 @@ class Scenery:
                 )
             )
         return rows
+
+    def _errors(self, endpoint: Endpoint, success: float) -> list[EndpointMinuteError]:
+        newest = now().replace(second=0, microsecond=0)
+        often = 0 if success > 0.98 else 12 if success > 0.8 else 50
+        return [
+            EndpointMinuteError(
+                endpoint_gid=endpoint.gid,
+                minute=newest - timedelta(minutes=ago),
+                error="http_503" if ago % 3 else "timeout_total",
+                count=ago % 4 + 1,
+            )
+            for ago in range(often)
+        ]
 
     def _events(self, endpoint: Endpoint, circuit: dict[str, Any]) -> list[OperationalEvent]:
         told: list[tuple[float, str]] = [(20, "endpoint.circuit_opened"), (19.2, "endpoint.circuit_closed")]

@@ -16,6 +16,8 @@ from tests.api.driving import API_KEY, ok
 from tests.dashboard.conftest import DESKTOP, NARROW, PHONE, Stage, Theme
 from tests.support.waiting import assert_eventually
 
+LOOKED_AT_WITHIN_MS = 15_000
+
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
@@ -219,9 +221,9 @@ async def test_the_overview_says_what_is_wrong_and_follows_it_live(stage: Stage,
     endpoint, tenant = await an_endpoint(stage, await a_channel(stage), 200)
     await expect(trouble.get_by_text(tenant)).to_have_count(0)
     ok(await stage.api.post(f"/v1/endpoints/{endpoint}/circuit/trip"))
-    await expect(trouble.get_by_text(tenant).first).to_be_visible()
+    await expect(trouble.get_by_text(tenant).first).to_be_visible(timeout=LOOKED_AT_WITHIN_MS)
     ok(await stage.api.post(f"/v1/endpoints/{endpoint}/circuit/reset"))
-    await expect(trouble.get_by_text(tenant)).to_have_count(0)
+    await expect(trouble.get_by_text(tenant)).to_have_count(0, timeout=LOOKED_AT_WITHIN_MS)
 
 
 async def test_each_chart_has_its_figures_as_a_table(page: Page) -> None:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -16,7 +15,6 @@ from everhook.storage import (
     endpoint_list,
     endpoints,
     messages,
-    overview,
 )
 from everhook.storage.dead_letters import DeadLetterFilter
 from everhook.storage.deliveries import DeliveryFilter
@@ -47,14 +45,8 @@ QUESTIONS: dict[str, Question] = {
     "dead letters": _dead(),
     "dead letters of a channel": _dead(channel="orders", status_code=503),
     "how many dead letters": lambda session: dead_letters.count(session, DeadLetterFilter()),
-    "dead letters by reason": overview.dead_letters_by_reason,
-    "dead letters by endpoint": lambda session: overview.dead_letters_by_endpoint(session, ["ep_1", "ep_2"]),
-    "what waits": overview.waiting,
-    "messages of late": lambda session: overview.accepted_messages(session, timedelta(minutes=1)),
-    "the last hour": lambda session: overview.minutes(session, now() - timedelta(hours=1)),
-    "the last hour of an endpoint": lambda session: overview.minutes(session, now(), "ep_1"),
+    "dead letters by endpoint": lambda session: endpoint_list.dead_letters(session, ["ep_1", "ep_2"]),
     "what endpoints did": lambda session: endpoint_list.doings(session, ["ep_1", "ep_2"], now()),
-    "errors of an endpoint": lambda session: endpoint_list.errors(session, "ep_1", now(), 5),
     "a circuit's history": lambda session: endpoint_list.circuit_events(session, "ep_1", now(), 50),
     "recent attempts": lambda session: endpoint_list.recent_attempts(session, "ep_1", deliveries=20, limit=15),
     "a delivery": lambda session: deliveries.with_message(session, "dlv_1"),
