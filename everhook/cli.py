@@ -1,4 +1,4 @@
-"""The command line. Every command reads its settings from the environment."""
+"""The command line: what each command is and takes. What it does is imported once it is run: `--help` is quick."""
 
 import asyncio
 import os
@@ -11,14 +11,12 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from everhook import eventloop
-from everhook.keyring import KeyRing
 from everhook.keys_cli import app as keys_app
 from everhook.receipts_cli import app as receipts_app
-from everhook.usage import Unusable, load_settings
+from everhook.terminal_text import printable_lines
+from everhook.usage import Failure, Unusable, load_settings
 
-USAGE = 2
-"""Exit status where an option, a setting or the surroundings are wrong; 1 is for faults."""
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="everhook",
@@ -29,7 +27,6 @@ app = typer.Typer(
 )
 app.add_typer(keys_app, name="keys")
 app.add_typer(receipts_app, name="receipts")
-app.add_typer(keys_app, name="keys")
 console = Console()
 errors = Console(stderr=True)
 
@@ -43,27 +40,29 @@ class WorkerRole(StrEnum):
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command and leave without finalising the interpreter: the Temporal SDK's threads may abort it on the way
     out (temporalio/sdk-python#300), behind a run in which all was well."""
-    status = _run(arguments)
+    status = run(arguments)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 
 
-def _run(arguments: list[str] | None) -> int:
+def run(arguments: list[str] | None = None) -> int:
+    """Run a command; returns its exit status."""
     try:
         result = app(arguments, standalone_mode=False)
         return result if isinstance(result, int) else 0
     except typer.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        return 130
-    except Unusable as error:
-        errors.print(f"[bold red]everhook:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        return USAGE
+        return INTERRUPTED
+    except Failure as error:
+        told = escape("\n".join(printable_lines(str(error))))
+        errors.print(f"[bold red]everhook:[/] {told}", highlight=False, emoji=False, soft_wrap=True)
+        return error.status
     except Exception as error:
         if (show := getattr(error, "show", None)) is not None:  # click's usage errors
             show()
-            return USAGE
+            return Unusable.status
         errors.print_exception()
         return 1
 
@@ -107,7 +106,9 @@ def serve(
     """Run the API."""
     import uvicorn
 
+    from everhook import eventloop
     from everhook.issuing import require_a_key
+    from everhook.keyring import KeyRing
     from everhook.telemetry import configure_logging
 
     settings = load_settings()
@@ -136,6 +137,8 @@ def worker(
     ),
 ) -> None:
     """Run a worker, until SIGTERM or Ctrl-C; attempts in flight are finished first."""
+    from everhook import eventloop
+    from everhook.keyring import KeyRing
     from everhook.telemetry import configure_logging
 
     settings = load_settings()

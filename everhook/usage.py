@@ -1,18 +1,29 @@
-"""What is wrong with how we were called, or with what is around us: told in one line, exit status 2."""
+"""How commands end when they do not end well: one line for people, and an exit status."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from everhook.settings import Settings
-
-
-class Unusable(Exception):
-    """Something around us is wrong; the text is one line that says what, and what to do."""
+if TYPE_CHECKING:
+    from everhook.settings import Settings
 
 
-def load_settings(**overrides: Any) -> Settings:
+class Failure(Exception):
+    """Ends a command. The text says what is wrong, and what to do; `status` is the exit status."""
+
+    status = 1
+
+
+class Unusable(Failure):
+    """What is wrong lies with how we were called, or with what is around us."""
+
+    status = 2
+
+
+def load_settings(**overrides: Any) -> "Settings":
     """Settings from the environment. Raises Unusable, naming each variable that is wrong."""
+    from pydantic import ValidationError
+
+    from everhook.settings import Settings
+
     try:
         return Settings(**overrides)
     except ValidationError as error:

@@ -23,8 +23,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from everhook.dev.checks import listener, write_private
-from everhook.dev.http_server import serving
+from everhook.dev.checks import write_private
+from everhook.http_server import bound_socket, serving
 from everhook.signing import SignatureScheme, secret_key, signature_headers
 
 CHANNEL = "orders"
@@ -120,7 +120,7 @@ class Demo:
     @contextlib.asynccontextmanager
     async def ready(self) -> AsyncIterator[None]:
         """Receiver and endpoints, up until the block ends."""
-        socket = listener("127.0.0.1", 0, "the demo's receiver")
+        socket = bound_socket("127.0.0.1", 0, "the demo's receiver")
         async with self._client, serving(self._receiver.app, socket):
             await self._set_up(f"http://127.0.0.1:{socket.getsockname()[1]}")
             yield
