@@ -11,12 +11,16 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from everhook.client import add_commands
 from everhook.keys_cli import app as keys_app
 from everhook.receipts_cli import app as receipts_app
 from everhook.terminal_text import printable_lines
 from everhook.usage import Failure, Unusable, load_settings
 
 INTERRUPTED = 130
+
+RUN = "Run it"
+"""The panel of `--help` for what runs Everhook, beside what uses it."""
 
 app = typer.Typer(
     name="everhook",
@@ -25,8 +29,9 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-app.add_typer(keys_app, name="keys")
+app.add_typer(keys_app, name="keys", rich_help_panel=RUN)
 app.add_typer(receipts_app, name="receipts")
+add_commands(app)
 console = Console()
 errors = Console(stderr=True)
 
@@ -67,7 +72,7 @@ def run(arguments: list[str] | None = None) -> int:
         return 1
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def migrate() -> None:
     """Bring the database (EVERHOOK_DATABASE_URL) to this version's schema."""
     from everhook.storage.migrate import migrate as upgrade
@@ -80,7 +85,7 @@ def migrate() -> None:
     console.print("database: up to date")
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def setup() -> None:
     """Make what Everhook needs in Temporal: namespace, search attributes, schedules, queue limits. Idempotent."""
     from everhook.provisioning import setup as provision
@@ -98,7 +103,7 @@ def setup() -> None:
     asyncio.run(run())
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
@@ -130,7 +135,7 @@ def serve(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def worker(
     role: Annotated[WorkerRole, typer.Option(help="What this process does; `sends` needs its own way out.")] = (
         WorkerRole.ALL
@@ -149,7 +154,7 @@ def worker(
     eventloop.run(workers.work(settings, workers.Role(role.value)))
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def dev(
     data_dir: Annotated[Path, typer.Option(help="Where databases, the API key and the master key are kept.")] = Path(
         ".everhook"
