@@ -10,7 +10,11 @@ def add_commands(app: typer.Typer) -> None:
         dead_letters,
         deliveries,
         endpoints,
+        profile_commands,
         publishing,
+        receiving,
+        simulating,
+        status,
         subscriptions,
     )
 
@@ -21,6 +25,9 @@ def add_commands(app: typer.Typer) -> None:
         "subscriptions": subscriptions.app,
         "deliveries": deliveries.app,
         "dead-letters": dead_letters.app,
+        "profile": profile_commands.app,
     }
+    for single in (simulating, receiving, status):
+        app.add_typer(single.app)
     for name, group in groups.items():
         app.add_typer(group, name=name)

@@ -39,14 +39,14 @@ class Session:
     """What a command works with. The API is looked for, and connected to, once it is needed."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+        self.connection = connection
         self.out = Output(connection.as_json)
 
     @functools.cached_property
     def target(self) -> Target:
         from everhook.client import profiles
 
-        found = find_target(self._connection.url, self._connection.profile)
+        found = find_target(self.connection.url, self.connection.profile)
         if found.key_source.startswith("profile ") and profiles.is_open_to_others():
             file = profiles.config_file()
             self.out.note(f"others on this machine can read the keys in {file}: chmod 600 {file}", "yellow")

@@ -47,7 +47,7 @@ def find_target(url: str | None, profile: str | None, environment: Mapping[str, 
     key = environment.get(KEY_VARIABLE)
     if key and profile is None:
         found = Target(found.url, found.source, key, KEY_VARIABLE)
-    return Target(_checked_url(found), found.source, _checked_key(found), found.key_source)
+    return Target(check_url(found.url, found.source), found.source, _checked_key(found), found.key_source)
 
 
 def _place(url: str | None, profile: str | None, environment: Mapping[str, str]) -> Target:
@@ -102,15 +102,16 @@ def is_loopback(url: str) -> bool:
         return False
 
 
-def _checked_url(target: Target) -> str:
+def check_url(url: str, source: str) -> str:
+    """The URL as it is used. Raises Unusable, naming where it is from."""
     try:
-        parts = urlsplit(target.url)
+        parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         usable = False
-    if not usable or parts.username is not None or parts.query or parts.fragment or not target.url.isprintable():
-        raise Unusable(f"{target.source}: an API's URL is http(s)://host:port, not {target.url[:200]!r}")
-    return target.url.rstrip("/")
+    if not usable or parts.username is not None or parts.query or parts.fragment or not url.isprintable():
+        raise Unusable(f"{source}: an API's URL is http(s)://host:port, not {url[:200]!r}")
+    return url.rstrip("/")
 
 
 def _checked_key(target: Target) -> str | None:
