@@ -9,6 +9,7 @@ def add_commands(app: typer.Typer) -> None:
         channels,
         dead_letters,
         deliveries,
+        doctor,
         endpoints,
         profile_commands,
         publishing,
@@ -27,7 +28,7 @@ def add_commands(app: typer.Typer) -> None:
         "dead-letters": dead_letters.app,
         "profile": profile_commands.app,
     }
-    for single in (simulating, receiving, status):
+    for single in (simulating, receiving, status, doctor):
         app.add_typer(single.app)
     for name, group in groups.items():
         app.add_typer(group, name=name)

@@ -83,7 +83,7 @@ def command(
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        app.command(name, epilog=_epilog(examples))(run)
+        app.command(name, epilog=epilog(examples))(run)
         return run
 
     return make
@@ -108,6 +108,6 @@ def _option(field: "Field[Any]") -> inspect.Parameter:
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, annotation=field.type, default=default)
 
 
-def _epilog(examples: Sequence[str]) -> str:
+def epilog(examples: Sequence[str]) -> str:
     head = f"[bold]{'Example' if len(examples) == 1 else 'Examples'}[/]"
     return "\n".join([head, *(f"  everhook {escape(example)}" for example in examples)])
