@@ -69,10 +69,9 @@ async def _endpoints(rules: EgressRules, settings: Settings) -> Finding:
         await database.close()
     bad = [f"{view.endpoint.gid} ({why})" for view, why in zip(views, judged, strict=True) if why]
     if bad:
-        mend = "change their URLs, or the EVERHOOK_EGRESS_… settings of every process"
-        return warning(
-            "endpoints", f"{len(bad)} of {len(views)} would be refused from here: {', '.join(bad[:5])}", mend
-        )
+        mend = "change their URLs, or EVERHOOK_EGRESS_… of every process"
+        named = ", ".join(bad[:3])
+        return warning("endpoints", f"{len(bad)} of {len(views)} would be refused from here: {named}", mend)
     return ok("endpoints", f"the rules allow the URLs of all {len(views)} looked at")
 
 

@@ -72,7 +72,8 @@ async def _reach() -> tuple[Client | None, Finding]:
         client = await connect()
         info = await client.workflow_service.get_system_info(GetSystemInfoRequest())
     except (RuntimeError, RPCError) as error:
-        return None, wrong("Temporal", f"{address} cannot be reached: {first_line(error)}", "mend TEMPORAL_ADDRESS")
+        why = "connection refused" if "refused" in str(error).lower() else first_line(error)
+        return None, wrong("Temporal", f"{address} cannot be reached: {why}", "start it, or mend TEMPORAL_ADDRESS")
     return client, ok("Temporal", f"version {info.server_version or 'unknown'}, {address}")
 
 
@@ -90,11 +91,8 @@ async def _namespace(client: Client) -> Finding:
 async def _search_attributes(client: Client) -> Finding:
     name = "search attributes"
     try:
-        known = (
-            await client.operator_service.list_search_attributes(
-                ListSearchAttributesRequest(namespace=client.namespace)
-            )
-        ).custom_attributes
+        request = ListSearchAttributesRequest(namespace=client.namespace)
+        known = (await client.operator_service.list_search_attributes(request)).custom_attributes
     except RPCError as error:
         if error.status not in NOT_OURS:
             raise
@@ -129,11 +127,7 @@ async def _trouble(client: Client, job: ScheduledJob) -> tuple[Level, str, str] 
         unpause = f"temporal schedule toggle --schedule-id {job.name} --unpause --reason 'well again'"
         return Level.WRONG, f"{job.name} is paused ({found.schedule.state.note})", unpause
     if [interval.every for interval in found.schedule.spec.intervals] != [job.every]:
-        return (
-            Level.WARNING,
-            f"{job.name} has another interval than {span(job.every)}",
-            f"{SETUP}, from the newest version",
-        )
+        return Level.WARNING, f"{job.name} has another interval than {span(job.every)}", SETUP
     silent = datetime.now(UTC) - _last_run(found.info)
     if silent > 3 * job.every + timedelta(seconds=30):
         return Level.WRONG, f"{job.name} last ran {span(silent)} ago", "is Temporal well? are workers there? see below"

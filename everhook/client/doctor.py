@@ -1,6 +1,8 @@
 """`everhook doctor`: is everything there that Everhook stands on, and how to mend what is not."""
 
 import asyncio
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,6 +11,7 @@ from rich.text import Text
 from everhook.client.command import epilog
 from everhook.client.findings import Finding, conclude, draw
 from everhook.client.output import Output
+from everhook.dev_files import DATA_DIR, URL_FILE
 from everhook.usage import load_settings
 
 app = typer.Typer()
@@ -33,6 +36,8 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON and 
             found.append(finding)
             out.print(draw(finding))
 
+    if (Path(DATA_DIR) / URL_FILE).exists() and "EVERHOOK_DATABASE_URL" not in os.environ:
+        out.note("`everhook dev` runs here with settings of its own; this looks at what the environment says")
     out.print(Text("Everhook, as this environment configures it", style="bold"))
     with out.busy("looking …"):
         asyncio.run(look())
