@@ -1,5 +1,6 @@
 """The database: is it there and current, does the key ring open it, does its clock agree, what waits in it."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -12,21 +13,25 @@ from sqlmodel import col
 
 from everhook.checkup import first_line, looked
 from everhook.client.findings import Finding, Level, ok, skipped, warning, wrong
+from everhook.egress import EgressClient, EgressRules, OurFault, UrlRefused
 from everhook.keyring import KeyRing
 from everhook.settings import Settings
-from everhook.storage import api_keys
+from everhook.storage import api_keys, endpoints
 from everhook.storage.engine import Database, is_unavailable
 from everhook.storage.migrate import alembic_config
 from everhook.storage.sealed import census
 from everhook.storage.tables import Delivery
 from everhook.terminal_text import span
 
-NEEDS_SCHEMA = ("master keys", "callers", "backlog")
+NEEDS_SCHEMA = ("master keys", "callers", "backlog", "endpoints")
 SKEW = timedelta(seconds=2)
 LATE = timedelta(minutes=1)
 """Deliveries start within milliseconds; the reconciler starts what was left over within a quarter of a minute."""
 
 COUNTED_AT_MOST = 10_000
+LOOKED_AT = 50
+"""So many endpoints, the newest, are judged anew by the egress rules."""
+
 START = "start it, or mend EVERHOOK_DATABASE_URL"
 
 
@@ -49,6 +54,7 @@ async def database_findings(settings: Settings) -> AsyncIterator[Finding]:
         yield await looked("master keys", _master_keys(database, settings))
         yield await looked("callers", _callers(database, settings))
         yield await looked("backlog", _backlog(database))
+        yield await looked("endpoints", _endpoints(database, settings))
     finally:
         await database.close()
 
@@ -136,3 +142,29 @@ async def _backlog(database: Database) -> Finding:
     if waited > LATE:
         return wrong("backlog", detail, "it starts once Temporal and a worker are there: see below")
     return ok("backlog", detail)
+
+
+async def _endpoints(database: Database, settings: Settings) -> Finding:
+    egress = EgressClient(EgressRules.from_settings(settings))
+    try:
+        async with database.reading() as session:
+            views, _ = await endpoints.page(session, tenant_gid=None, after=None, limit=LOOKED_AT)
+        judged = await asyncio.gather(*(_judge(egress, view.endpoint.url) for view in views))
+    finally:
+        await egress.aclose()
+    bad = [f"{view.endpoint.gid} ({why})" for view, why in zip(views, judged, strict=True) if why]
+    if bad:
+        mend = "change their URLs, or EVERHOOK_EGRESS_… of every process"
+        named = ", ".join(bad[:3])
+        return warning("endpoints", f"{len(bad)} of {len(views)} would be refused from here: {named}", mend)
+    return ok("endpoints", f"the rules allow the URLs of all {len(views)} looked at")
+
+
+async def _judge(egress: EgressClient, url: str) -> str:
+    try:
+        await egress.check_url(url)
+    except UrlRefused as error:
+        return error.rule
+    except OurFault:
+        return ""  # no sign against the endpoint
+    return ""

@@ -3,18 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from everhook import eventloop
 from everhook.checkup import looked
-from everhook.client.findings import Finding, ok, skipped, warning, wrong
-from everhook.egress import EgressClient, EgressRules, OurFault, UrlRefused
+from everhook.client.findings import Finding, ok, warning, wrong
+from everhook.egress import EgressRules
 from everhook.settings import Settings
-from everhook.storage import endpoints
-from everhook.storage.engine import Database
-
-LOOKED_AT = 50
-"""So many endpoints, the newest, are judged anew by the rules."""
 
 CONNECT_S = 5.0
 ENOUGH_FILES = 4_096
@@ -24,7 +17,6 @@ async def surroundings_findings(settings: Settings) -> AsyncIterator[Finding]:
     rules = EgressRules.from_settings(settings)
     yield await looked("egress rules", _rules(rules, settings))
     yield await looked("egress proxy", _proxy(rules))
-    yield await looked("endpoints", _endpoints(rules, settings))
     yield await looked("open files", _files())
 
 
@@ -53,36 +45,6 @@ async def _proxy(rules: EgressRules) -> Finding:
         return wrong(name, f"{where} cannot be reached: {error or 'no answer'}", "mend EVERHOOK_EGRESS_PROXY")
     writer.close()
     return ok(name, f"{where} takes connections")
-
-
-async def _endpoints(rules: EgressRules, settings: Settings) -> Finding:
-    database = Database(settings.database_url)
-    egress = EgressClient(rules)
-    try:
-        async with database.reading() as session:
-            views, _ = await endpoints.page(session, tenant_gid=None, after=None, limit=LOOKED_AT)
-        judged = await asyncio.gather(*(_judge(egress, view.endpoint.url) for view in views))
-    except (SQLAlchemyError, OSError):
-        return skipped("endpoints", "needs the database")
-    finally:
-        await egress.aclose()
-        await database.close()
-    bad = [f"{view.endpoint.gid} ({why})" for view, why in zip(views, judged, strict=True) if why]
-    if bad:
-        mend = "change their URLs, or EVERHOOK_EGRESS_… of every process"
-        named = ", ".join(bad[:3])
-        return warning("endpoints", f"{len(bad)} of {len(views)} would be refused from here: {named}", mend)
-    return ok("endpoints", f"the rules allow the URLs of all {len(views)} looked at")
-
-
-async def _judge(egress: EgressClient, url: str) -> str:
-    try:
-        await egress.check_url(url)
-    except UrlRefused as error:
-        return error.rule
-    except OurFault:
-        return ""  # no sign against the endpoint
-    return ""
 
 
 async def _files() -> Finding:

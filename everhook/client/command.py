@@ -83,7 +83,7 @@ def command(
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        app.command(name, epilog=epilog(examples))(run)
+        app.command(name, help=flowing(function.__doc__ or ""), epilog=epilog(examples))(run)
         return run
 
     return make
@@ -106,6 +106,11 @@ def _options(function: Callable[..., None]) -> tuple[dict[str, type[Any]], list[
 def _option(field: "Field[Any]") -> inspect.Parameter:
     default = inspect.Parameter.empty if field.default is MISSING else field.default
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, annotation=field.type, default=default)
+
+
+def flowing(docstring: str) -> str:
+    """Paragraphs without the line breaks of the source, which fit no terminal."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in docstring.split("\n\n"))
 
 
 def epilog(examples: Sequence[str]) -> str:

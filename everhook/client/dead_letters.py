@@ -24,9 +24,9 @@ from everhook.client.options import (
     Why,
     Yes,
 )
-from everhook.client.output import Output, lines, pairs, pretty_json
+from everhook.client.output import Output, lines, pretty_json
 from everhook.client.shapes import Batch, BulkAnswer, DeadLetterDetail, Delivery
-from everhook.client.words import age, last_answer, when
+from everhook.client.words import age, last_answer
 from everhook.usage import Unusable
 
 app = typer.Typer(help="What could not be delivered: look, replay, discard.", no_args_is_help=True)
@@ -235,6 +235,4 @@ def _table(out: Output, letters: list[Delivery]) -> Table | str:
 
 
 def _detail(letter: DeadLetterDetail) -> Group:
-    since = pairs([("dead letter since", when(letter["deadLetteredAt"]))])
-    payload = lines(pretty_json(letter["payload"]))
-    return Group(show_delivery(letter), Text(), since, Text("payload", style="dim"), payload)
+    return Group(show_delivery(letter), Text("\npayload", style="dim"), lines(pretty_json(letter["payload"])))

@@ -1,7 +1,7 @@
 """`everhook deliveries`."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
 
@@ -36,6 +36,8 @@ EXAMPLE = "dlv_…"
 WATCH_EVERY_S = 0.5
 WATCHED = 500
 """How many of the newest deliveries a watch looks at."""
+
+Known = dict[str, tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,10 @@ def watch(
     if gid is not None:
         _watch_one(session, gid)
         return
+    query = selection.query()
+    known = _known(session.api.deliveries(WATCHED, **query))
     session.out.note(f"watching {session.target.url} (Ctrl-C ends it)")
-    for delivery in _changes(session.api, selection.query()):
+    for delivery in _changes(session.api, query, known):
         session.out.show(delivery, _line)
 
 
@@ -131,40 +135,46 @@ def _watch_one(session: Session, gid: str) -> None:
         time.sleep(WATCH_EVERY_S)
 
 
-def _changes(api: Api, query: dict[str, Any]) -> Iterator[Delivery]:
-    """Deliveries that changed since the watch began, oldest first, for ever."""
-    known = {one["deliveryGid"]: _standing(one) for one in api.deliveries(WATCHED, **query)}
+def _changes(api: Api, query: dict[str, Any], known: Known) -> Iterator[Delivery]:
+    """Deliveries that differ from what is known, oldest first, for ever."""
     while True:
         time.sleep(WATCH_EVERY_S)
         newest = list(api.deliveries(WATCHED, **query))
         for delivery in reversed(newest):
             if known.get(delivery["deliveryGid"]) != _standing(delivery):
                 yield delivery
-        known = {one["deliveryGid"]: _standing(one) for one in newest}
+        known = _known(newest)
+
+
+def _known(deliveries: Iterable[Delivery]) -> Known:
+    return {one["deliveryGid"]: _standing(one) for one in deliveries}
 
 
 def _standing(delivery: Delivery) -> tuple[Any, ...]:
+    """What a person would call the same."""
     return (delivery["status"], delivery["round"], delivery["attemptsMade"], delivery["nextAttemptAt"])
 
 
 def _line(delivery: Delivery) -> Text:
-    next_ = f"  next {age(delivery['nextAttemptAt'])}" if delivery["nextAttemptAt"] else ""
+    """On a narrow terminal the end is cut off, which says the least."""
+    next_ = f", next {age(delivery['nextAttemptAt'])}" if delivery["nextAttemptAt"] else ""
     reason = f"  {delivery['deadLetterReason']}" if delivery["status"] == "dead_lettered" else ""
-    return Text.assemble(
+    line = Text.assemble(
         (f"{clock(None)}  ", "dim"),
-        (f"{printable(delivery['type']):<18}  ", "bold"),
+        f"{delivery['deliveryGid']}  ",
         state(delivery["status"]),
-        f"  {printable(last_answer(delivery))}{reason}",
+        f"  {printable(last_answer(delivery))}{reason}  ",
+        (printable(delivery["type"]), "bold"),
         (f"  attempt {delivery['attemptsMade']}{next_}" if delivery["attemptsMade"] > 1 or next_ else "", "dim"),
-        f"  {delivery['deliveryGid']}",
     )
+    line.no_wrap, line.overflow = True, "ellipsis"
+    return line
 
 
 def table(out: Output, deliveries: list[Delivery], none: str) -> Table | str:
     if not deliveries:
         return none
-    wide = ("attempts", "endpoint")
-    rows = out.table("delivery", "status", "type", "answer", "age", *wide, wide=wide)
+    rows = out.table("delivery", "status", "type", "answer", "age", "endpoint", wide=("endpoint",))
     for delivery in deliveries:
         rows.add(
             delivery=delivery["deliveryGid"],
@@ -172,7 +182,6 @@ def table(out: Output, deliveries: list[Delivery], none: str) -> Table | str:
             type=delivery["type"],
             answer=last_answer(delivery),
             age=age(delivery["acceptedAt"]),
-            attempts=str(delivery["attemptsMade"]),
             endpoint=delivery["endpointGid"],
         )
     return rows.table

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from everhook.client.command import epilog
+from everhook.client.command import epilog, flowing
 from everhook.client.findings import Finding, conclude, draw
 from everhook.client.output import Output
 from everhook.dev_files import DATA_DIR, URL_FILE
@@ -16,15 +16,16 @@ from everhook.usage import load_settings
 
 app = typer.Typer()
 
+HELP = """Look at everything Everhook stands on, and say how to mend what is wrong.
 
-@app.command("doctor", epilog=epilog(["doctor", "doctor --json"]), rich_help_panel="Run it")
+Run it where workers and API run, with their environment: database and migrations, master keys, Temporal with its
+namespace, search attributes, schedules and queue limits, workers, clocks, egress. It changes nothing. Exit status 1
+where something is wrong."""
+
+
+@app.command("doctor", help=flowing(HELP), epilog=epilog(["doctor", "doctor --json"]), rich_help_panel="Run it")
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False) -> None:
-    """Look at everything Everhook stands on, and say how to mend what is wrong.
-
-    Run it where workers and API run, with their environment: database and migrations, master keys, Temporal with its
-    namespace, search attributes, schedules and queue limits, workers, clocks, egress. It changes nothing. Exit status 1
-    where something is wrong.
-    """
+    """Look at everything Everhook stands on, and say how to mend what is wrong."""
     settings = load_settings()
     out = Output(as_json)
     found: list[Finding] = []

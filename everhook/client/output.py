@@ -29,6 +29,9 @@ Document = TypeVar("Document")
 WIDE = 110
 """From so many columns on, tables show all that they have."""
 
+WHOLE = ("delivery", "endpoint", "subscription", "status", "state", "answer", "age")
+"""Columns that are never broken: gids are there to be copied."""
+
 PATIENCE_S = 1.0
 """What takes longer shows that it is under way."""
 
@@ -109,13 +112,13 @@ class Output:
 
 
 class Rows:
-    """A table of texts from anywhere. Gids are never broken: they are there to be copied."""
+    """A table of texts from anywhere."""
 
     def __init__(self, columns: Sequence[str]) -> None:
         self._columns = columns
         self.table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False)
         for name in columns:
-            self.table.add_column(name, overflow="fold", no_wrap=_is_short(name))
+            self.table.add_column(name, overflow="fold", no_wrap=name in WHOLE)
 
     def add(self, **cells: "str | Text") -> None:
         """A row, by column; what is not shown may be given all the same."""
@@ -157,10 +160,6 @@ def pretty_json(content: Any) -> str:
 
 def _cell(value: "str | Text") -> Text:
     return value if isinstance(value, Text) else Text(printable(value))
-
-
-def _is_short(column: str) -> bool:
-    return column not in ("url", "description", "error", "policy", "filter", "events", "why")
 
 
 def _console(*, stderr: bool) -> Console:

@@ -162,18 +162,18 @@ def _line(arrival: "Arrival") -> Text:
     if checked is None:
         verdict = ("? not checked", "dim")
     elif checked.is_genuine:
-        verdict = (f"✓ genuine ({', '.join(checked.schemes)})", "green")
+        verdict = ("✓ genuine", "green")
     else:
         verdict = (f"✗ {printable(checked.why)}", "bold red")
     return Text.assemble(
         (f"{clock(None)}  ", "dim"),
-        f"{printable(arrival.method)} {printable(arrival.path)}  ",
         (printable(arrival.event_type) or "no type", "bold"),
-        f"  {printable(arrival.message_gid)}  ",
+        f"  {printable(arrival.message_gid)}  " if arrival.message_gid else "  ",
         verdict,
-        (f"  request {arrival.number}" if arrival.number > 1 else "", "yellow"),
-        (f"  {len(arrival.body):,} bytes → ", "dim"),
+        " → ",
         (str(arrival.status), "green" if arrival.status < 300 else "yellow"),
+        (f"  request {arrival.number}" if arrival.number > 1 else "", "yellow"),
+        (f"  {printable(arrival.path)}" if arrival.path != "/" else "", "dim"),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 from temporalio.client import Client
 
 from everhook.cli import run
@@ -83,6 +84,7 @@ async def live(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
     directory = tmp_path_factory.mktemp("client")
     settings = copied(migrated_file, directory)
     async with AsyncExitStack() as opened:
+        opened.enter_context(capture_logs())  # the workers' log would stand among what commands print
         server = await opened.enter_async_context(TemporalServer(directory))
         client = await connect(target_host=server.address, namespace=NAMESPACE)
         await setup(client, settings)

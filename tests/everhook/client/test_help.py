@@ -18,7 +18,7 @@ HEAVY = ("httpx", "pydantic", "temporalio", "sqlalchemy", "cryptography", "fasta
 
 def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """All commands of the client, with where they stand."""
-    children: Mapping[str, Any] = (group or typer.main.get_command(app)).commands
+    children: Mapping[str, Any] = getattr(group or typer.main.get_command(app), "commands")  # noqa: B009 - of a Group
     for name, command in children.items():
         if not path and name in SERVER:
             continue
@@ -55,7 +55,11 @@ def test_help_imports_nothing_that_does_the_work() -> None:
 
 def test_help_is_of_one_piece_at_80_columns() -> None:
     shown = subprocess.run(
-        [sys.executable, "-m", "everhook.cli", "--help"], env={"COLUMNS": "80"}, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "everhook.cli", "--help"],
+        env={"COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     assert max(map(len, shown.splitlines())) <= 80
     for path in ALL:

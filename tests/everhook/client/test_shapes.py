@@ -5,6 +5,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
+from pydantic import BaseModel
 
 from api import schemas
 from api.routers.health import Readiness
@@ -13,7 +14,7 @@ from everhook.contracts import DeadLetterReason, DeliveryStatus
 from everhook.envelope import BodyFormat
 from everhook.policy import PRESETS
 
-SCHEMAS = {
+SCHEMAS: dict[type[Any], type[BaseModel]] = {
     shapes.Channel: schemas.ChannelOut,
     shapes.Circuit: schemas.CircuitOut,
     shapes.PublicKey: schemas.PublicKeyOut,

@@ -120,7 +120,14 @@ def test_profiles_are_kept_for_their_owner_alone_and_read_again() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["not toml", "profile = 1", "profiles = 1", "[profiles.a]\nurl = 1", "[profiles.a]\n", "[profiles.a]\nurl='x'\nk='y'"],
+    [
+        "not toml",
+        "profile = 1",
+        "profiles = 1",
+        "[profiles.a]\nurl = 1",
+        "[profiles.a]\n",
+        "[profiles.a]\nurl='x'\nk='y'",
+    ],
 )
 def test_a_config_file_that_cannot_be_used_is_named(text: str) -> None:
     file = profiles.config_file()
