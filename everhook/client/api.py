@@ -2,7 +2,8 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
@@ -18,15 +19,17 @@ TIMEOUT_S, CONNECT_TIMEOUT_S = 30.0, 5.0
 MAX_PAGE = 500
 
 JSON = dict[str, Any]
+Waiting = Callable[[str], AbstractContextManager[None]]
 
 
 class Api:
-    """The API at a target. Threads may share it. Raises Refused and NotNow."""
+    """The API at a target. Raises Refused and NotNow. Threads may share it, unless calls are to show in `waiting`."""
 
-    def __init__(self, target: Target, transport: "httpx.BaseTransport | None" = None) -> None:
+    def __init__(self, target: Target, waiting: Waiting | None = None) -> None:
         import httpx
 
         self.target = target
+        self._waiting: Waiting = waiting or contextlib.nullcontext
         headers = {"user-agent": f"everhook/{__version__}", "accept": "application/json"}
         if target.api_key is not None:
             headers["authorization"] = f"Bearer {target.api_key}"
@@ -37,7 +40,6 @@ class Api:
             # Making a TLS context takes longer than a call, and a proxy has no business between us and this machine.
             verify=target.url.startswith("https:"),
             trust_env=not target.is_here,
-            transport=transport,
         )
 
     def close(self) -> None:
@@ -111,7 +113,8 @@ class Api:
         given = {name: value for name, value in (query or {}).items() if value is not None}
         headers = {"content-type": "application/json"} if content is not None else {}
         try:
-            return self._http.request(method, at, params=given, content=content, headers=headers)
+            with self._waiting(f"waiting for {self.target.url} …"):
+                return self._http.request(method, at, params=given, content=content, headers=headers)
         except httpx.TransportError as error:
             raise NotNow(_unreachable(self.target, error)) from error
 

@@ -24,13 +24,25 @@ PANEL = "Where and how"
 P = ParamSpec("P")
 
 
+def profile_names() -> list[str]:
+    """For the shell's completion."""
+    from everhook.client import profiles
+
+    return sorted(profiles.load().profiles)
+
+
 @dataclass(frozen=True)
 class Connection:
     """The options of every command."""
 
     url: Annotated[str | None, typer.Option(help="The API's address; else EVERHOOK_URL.", rich_help_panel=PANEL)] = None
     profile: Annotated[
-        str | None, typer.Option(help="A profile of the config file; else EVERHOOK_PROFILE.", rich_help_panel=PANEL)
+        str | None,
+        typer.Option(
+            help="A profile of the config file; else EVERHOOK_PROFILE.",
+            rich_help_panel=PANEL,
+            autocompletion=profile_names,
+        ),
     ] = None
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.", rich_help_panel=PANEL)] = False
 
@@ -56,7 +68,7 @@ class Session:
     def api(self) -> "Api":
         from everhook.client.api import Api
 
-        return Api(self.target)
+        return Api(self.target, waiting=self.out.busy)
 
     def close(self) -> None:
         if "api" in self.__dict__:
@@ -64,9 +76,10 @@ class Session:
 
 
 def command(
-    app: typer.Typer, name: str, *, examples: Sequence[str]
+    app: typer.Typer, name: str, *, examples: Sequence[str], help: str | None = None
 ) -> Callable[[Callable[Concatenate[Session, P], None]], Callable[..., None]]:
-    """Make a function a command of `app`. `examples` are command lines without the `everhook` at their head."""
+    """Make a function a command of `app`. `examples` are command lines without the `everhook` at their head; `help` is
+    its docstring, unless given."""
 
     def make(function: Callable[Concatenate[Session, P], None]) -> Callable[..., None]:
         groups, parameters = _options(function)
@@ -83,7 +96,7 @@ def command(
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        app.command(name, help=flowing(function.__doc__ or ""), epilog=epilog(examples))(run)
+        app.command(name, help=flowing(help or function.__doc__ or ""), epilog=epilog(examples))(run)
         return run
 
     return make

@@ -150,13 +150,9 @@ def delete_endpoint(session: Session, gid: Gid, yes: Yes = False) -> None:
 def _control(name: str, what: str, *parts: str) -> None:
     """A command to the endpoint's circuit."""
 
-    @command(app, name, examples=[f"endpoints {name} {EXAMPLE}"])
+    @command(app, name, examples=[f"endpoints {name} {EXAMPLE}"], help=what)
     def control(session: Session, gid: Gid) -> None:
-        with session.out.busy(f"asking for it to {name} …"):
-            endpoint = session.api.post(path("endpoints", gid, *parts))
-        session.out.show(endpoint, _card)
-
-    app.registered_commands[-1].help = what
+        session.out.show(session.api.post(path("endpoints", gid, *parts)), _card)
 
 
 _control("pause", "Park all its messages until `resume`, however long.", "pause")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.text import Text
 
-from everhook.client.api import path
+from everhook.client.api import Api, path
 from everhook.client.command import Session, command
 from everhook.client.options import Events
 from everhook.client.output import lines, pretty_json
@@ -123,7 +123,7 @@ class _Receiving:
         if channel is None:
             yield None
             return
-        made = await asyncio.to_thread(make_endpoint, self._session, url, channel, events, "everhook receive")
+        made = await asyncio.to_thread(make_endpoint, self._session.api, url, channel, events, "everhook receive")
         gid = made["endpointGid"]
         self._out.note(f"made {gid} on {channel} at {self._session.target.url}; it is deleted in the end")
         try:
@@ -145,7 +145,7 @@ class _Receiving:
                 asyncio.get_running_loop().call_later(self._answers.delay_s + ANSWERED_S, self._done.set)
 
 
-def make_endpoint(session: Session, url: str, channel: str, events: list[str], description: str) -> EndpointCreated:
+def make_endpoint(api: Api, url: str, channel: str, events: list[str], description: str) -> EndpointCreated:
     """An endpoint at a receiver of ours, with retries that one may watch."""
     wanted = {
         "url": url,
@@ -154,7 +154,7 @@ def make_endpoint(session: Session, url: str, channel: str, events: list[str], d
         "description": description,
         "policy": {"preset": "brisk"},
     }
-    return cast(EndpointCreated, session.api.post(path("endpoints"), wanted))
+    return cast(EndpointCreated, api.post(path("endpoints"), wanted))
 
 
 def _line(arrival: "Arrival") -> Text:

@@ -8,26 +8,20 @@ import json
 import secrets
 import signal
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from rich.console import RenderableType
 from rich.live import Live
-from rich.text import Text
 
-from everhook.client.api import path
+from everhook.client.api import Api, path
 from everhook.client.command import Session
 from everhook.client.errors import NotNow, Refused
-from everhook.client.following import AT_REST
-from everhook.client.output import pairs
 from everhook.client.receiver import Answers, Arrival, Receiver
 from everhook.client.receiving import make_endpoint
-from everhook.client.words import state
+from everhook.client.tally import Tally, line, picture
 from everhook.http_server import bound_socket, serving
-from everhook.terminal_text import printable
 
 PUBLISHERS = 16
 LOOK_EVERY_S = 1.0
@@ -53,63 +47,6 @@ class Plan:
     delay_s: float
 
 
-@dataclass
-class Tally:
-    """What has happened so far. Latency is from the call of publish to the arrival of the first request."""
-
-    began: float = field(default_factory=time.monotonic)
-    ended: float | None = None
-    """When the last was published."""
-    published: int = 0
-    refused: Counter[str] = field(default_factory=Counter)
-    published_at: dict[str, float] = field(default_factory=dict)
-    arrived_at: dict[str, float] = field(default_factory=dict)
-    requests: int = 0
-    forged: int = 0
-    statuses: dict[str, str] = field(default_factory=dict)
-    """Of each delivery."""
-
-    @property
-    def seconds(self) -> float:
-        """How long was published for."""
-        return max((self.ended or time.monotonic()) - self.began, 0.001)
-
-    @property
-    def outcomes(self) -> Counter[str]:
-        return Counter(self.statuses.values())
-
-    @property
-    def open(self) -> list[str]:
-        return [gid for gid, status in self.statuses.items() if status not in AT_REST]
-
-    @property
-    def all_delivered(self) -> bool:
-        outcomes = self.outcomes
-        return self.published > 0 and not self.refused and outcomes["delivered"] == outcomes.total() > 0
-
-    @property
-    def latencies_ms(self) -> list[float]:
-        moments = ((self.published_at.get(gid), at) for gid, at in self.arrived_at.items())
-        return sorted(max(0.0, at - began) * 1_000 for began, at in moments if began is not None)
-
-    def document(self, *, ended: bool) -> dict[str, Any]:
-        latencies = self.latencies_ms
-        return {
-            "ended": ended,
-            "seconds": round(self.seconds, 1),
-            "published": self.published,
-            "refused": dict(self.refused),
-            "requests": self.requests,
-            "messagesArrived": len(self.arrived_at),
-            "forged": self.forged,
-            "deliveries": dict(self.outcomes),
-            "latencyMs": {name: _percentile(latencies, part) for name, part in _PERCENTILES.items()},
-        }
-
-
-_PERCENTILES = {"p50": 0.5, "p95": 0.95, "max": 1.0}
-
-
 class Simulation:
     """One run. `tally` is what there is to see of it."""
 
@@ -117,9 +54,12 @@ class Simulation:
         self.tally = Tally()
         self.interrupted = asyncio.Event()
         self._session = session
-        self._api = session.api
+        self._api = Api(session.target)  # its calls come by the dozen, and show in the picture
         self._plan = plan
         self._pool = pool
+
+    def close(self) -> None:
+        self._api.close()
 
     async def run(self) -> None:
         """Until all is published and at rest, or patience is at an end. One Ctrl-C ends it early, in good order."""
@@ -152,7 +92,7 @@ class Simulation:
         async with serving(receiver, socket):
             await self._call(self._api.post, path("channels"), {"name": channel})
             try:
-                endpoint = await self._call(make_endpoint, self._session, url, channel, [], "everhook simulate")
+                endpoint = await self._call(make_endpoint, self._api, url, channel, [], "everhook simulate")
                 receiver.secrets.append(endpoint["secret"])
                 try:
                     yield channel
@@ -310,49 +250,6 @@ async def run(session: Session, plan: Plan) -> tuple[Tally, bool]:
     with ThreadPoolExecutor(PUBLISHERS, "publisher") as pool:
         simulation = Simulation(session, plan, pool)
         await simulation.run()
+        simulation.close()
     session.out.show(simulation.tally.document(ended=True), lambda _: picture(simulation.tally))
     return simulation.tally, simulation.interrupted.is_set()
-
-
-def picture(tally: Tally) -> RenderableType:
-    rows: list[tuple[str, str | Text | None]] = [
-        ("published", f"{tally.published:,}  ({tally.published / tally.seconds:,.1f} a second)"),
-        ("refused", _refused(tally)),
-        ("arrived", f"{len(tally.arrived_at):,} messages in {tally.requests:,} requests" if tally.requests else None),
-        ("forged", f"{tally.forged:,} requests were not signed as they should be" if tally.forged else None),
-        ("latency", _latency(tally)),
-    ]
-    counts = tally.outcomes
-    rows += [("deliveries" if n == 0 else "", _outcome(s, counts[s])) for n, s in enumerate(sorted(counts))]
-    return pairs(rows)
-
-
-def line(tally: Tally) -> Text:
-    outcomes = ", ".join(f"{count:,} {status}" for status, count in sorted(tally.outcomes.items()))
-    latency = f"; {_latency(tally)}" if tally.arrived_at else ""
-    return Text(f"{tally.published:,} published, {len(tally.arrived_at):,} arrived; {outcomes or 'none'}{latency}")
-
-
-def _outcome(status: str, count: int) -> Text:
-    return Text.assemble(f"{count:>6,}  ", state(status))
-
-
-def _refused(tally: Tally) -> Text | None:
-    if not tally.refused:
-        return None
-    (why, count), *_ = tally.refused.most_common(1)
-    return Text(f"{tally.refused.total():,}; {count:,} times: {printable(why)}", style="red")
-
-
-def _latency(tally: Tally) -> str | None:
-    """From publish to arrival."""
-    latencies = tally.latencies_ms
-    if not latencies:
-        return None
-    return "  ".join(f"{name} {_percentile(latencies, part):,} ms" for name, part in _PERCENTILES.items())
-
-
-def _percentile(ordered: Sequence[float], part: float) -> float | None:
-    if not ordered:
-        return None
-    return round(ordered[min(len(ordered) - 1, int(part * len(ordered)))], 1)
