@@ -1,4 +1,4 @@
-"""The command line. Every command reads its settings from the environment."""
+"""The command line: what each command is and takes. What it does is imported once it is run: `--help` is quick."""
 
 import asyncio
 import os
@@ -11,15 +11,17 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from everhook import eventloop
-from everhook.keyring import KeyRing
+from everhook.client import add_commands
 from everhook.keys_cli import app as keys_app
 from everhook.receipt_issuer import issuer_name
 from everhook.receipts_cli import app as receipts_app
-from everhook.usage import Unusable, load_settings
+from everhook.terminal_text import printable_lines
+from everhook.usage import Failure, Unusable, load_settings
 
-USAGE = 2
-"""Exit status where an option, a setting or the surroundings are wrong; 1 is for faults."""
+INTERRUPTED = 130
+
+RUN = "Run it"
+"""The panel of `--help` for what runs Everhook, beside what uses it."""
 
 app = typer.Typer(
     name="everhook",
@@ -28,9 +30,9 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-app.add_typer(keys_app, name="keys")
+app.add_typer(keys_app, name="keys", rich_help_panel=RUN)
 app.add_typer(receipts_app, name="receipts")
-app.add_typer(keys_app, name="keys")
+add_commands(app)
 console = Console()
 errors = Console(stderr=True)
 
@@ -44,32 +46,34 @@ class WorkerRole(StrEnum):
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command and leave without finalising the interpreter: the Temporal SDK's threads may abort it on the way
     out (temporalio/sdk-python#300), behind a run in which all was well."""
-    status = _run(arguments)
+    status = run(arguments)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 
 
-def _run(arguments: list[str] | None) -> int:
+def run(arguments: list[str] | None = None) -> int:
+    """Run a command; returns its exit status."""
     try:
         result = app(arguments, standalone_mode=False)
         return result if isinstance(result, int) else 0
     except typer.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        return 130
-    except Unusable as error:
-        errors.print(f"[bold red]everhook:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        return USAGE
+        return INTERRUPTED
+    except Failure as error:
+        told = escape("\n".join(printable_lines(str(error))))
+        errors.print(f"[bold red]everhook:[/] {told}", highlight=False, emoji=False, soft_wrap=True)
+        return error.status
     except Exception as error:
         if (show := getattr(error, "show", None)) is not None:  # click's usage errors
             show()
-            return USAGE
+            return Unusable.status
         errors.print_exception()
         return 1
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def migrate() -> None:
     """Bring the database (EVERHOOK_DATABASE_URL) to this version's schema."""
     from everhook.storage.migrate import migrate as upgrade
@@ -82,7 +86,7 @@ def migrate() -> None:
     console.print("database: up to date")
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def setup() -> None:
     """Make what Everhook needs in Temporal: namespace, search attributes, schedules, queue limits. Idempotent."""
     from everhook.provisioning import setup as provision
@@ -100,7 +104,7 @@ def setup() -> None:
     asyncio.run(run())
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
@@ -108,7 +112,9 @@ def serve(
     """Run the API."""
     import uvicorn
 
+    from everhook import eventloop
     from everhook.issuing import require_a_key
+    from everhook.keyring import KeyRing
     from everhook.telemetry import configure_logging
 
     settings = load_settings()
@@ -130,13 +136,15 @@ def serve(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def worker(
     role: Annotated[WorkerRole, typer.Option(help="What this process does; `sends` needs its own way out.")] = (
         WorkerRole.ALL
     ),
 ) -> None:
     """Run a worker, until SIGTERM or Ctrl-C; attempts in flight are finished first."""
+    from everhook import eventloop
+    from everhook.keyring import KeyRing
     from everhook.telemetry import configure_logging
 
     settings = load_settings()
@@ -148,7 +156,7 @@ def worker(
     eventloop.run(workers.work(settings, workers.Role(role.value)))
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def dev(
     data_dir: Annotated[Path, typer.Option(help="Where databases, the API key and the master key are kept.")] = Path(
         ".everhook"

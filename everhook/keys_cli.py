@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Column, Table
 
-from everhook.keyring import KeyRing, new_master_key
-from everhook.settings import Settings
 from everhook.usage import load_settings
 
 if TYPE_CHECKING:
+    from everhook.keyring import KeyRing
+    from everhook.settings import Settings
     from everhook.storage.tables import ApiKey
 
 GID_LENGTH = 29
@@ -90,12 +90,16 @@ def revoke(gid: Annotated[str, typer.Argument(help="The key's gid, `ek_…`.", s
 @app.command()
 def new_master() -> None:
     """Print a new master key, for EVERHOOK_MASTER_KEYS."""
+    from everhook.keyring import new_master_key
+
     console.print(new_master_key())
 
 
 @app.command()
 def rotate_master() -> None:
     """Seal everything by the first key of EVERHOOK_MASTER_KEYS. It may be interrupted, and run again, at any time."""
+    from everhook.keyring import KeyRing
+
     settings = load_settings()
     left = asyncio.run(_reseal(settings, KeyRing.from_settings(settings)))
     if left:
@@ -142,7 +146,7 @@ def _shown(row: "ApiKey", tenant: str | None) -> dict[str, Any]:
     }
 
 
-async def _reseal(settings: Settings, keyring: KeyRing) -> int:
+async def _reseal(settings: "Settings", keyring: "KeyRing") -> int:
     """How many boxes the newest key did not seal in the end; what was done, and why something was not, is told."""
     from everhook.storage.sealed import count_outdated, reseal
     from everhook.usage import opened_database

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from everhook.terminal_text import printable
 from everhook.usage import Unusable
 
 if TYPE_CHECKING:
@@ -124,8 +125,8 @@ def _say_wrong(text: str) -> None:
 
 
 def _say(line: str) -> None:
-    """Claims are strangers' text: what could steer a terminal or turn its lines about is shown as a mark."""
-    console.print("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line))
+    """Claims are strangers' text."""
+    console.print(printable(line))
 
 
 def _checkpoint(path: Path) -> str:

@@ -1,23 +1,32 @@
-"""What is wrong with how we were called, or with what is around us: told in one line, exit status 2."""
+"""How commands end when they do not end well: one line for people, and an exit status."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from everhook.settings import Settings
-
 if TYPE_CHECKING:
+    from everhook.settings import Settings
     from everhook.storage.engine import Database
 
 
-class Unusable(Exception):
-    """Something around us is wrong; the text is one line that says what, and what to do."""
+class Failure(Exception):
+    """Ends a command. The text says what is wrong, and what to do; `status` is the exit status."""
+
+    status = 1
 
 
-def load_settings(**overrides: Any) -> Settings:
+class Unusable(Failure):
+    """What is wrong lies with how we were called, or with what is around us."""
+
+    status = 2
+
+
+def load_settings(**overrides: Any) -> "Settings":
     """Settings from the environment. Raises Unusable, naming each variable that is wrong."""
+    from pydantic import ValidationError
+
+    from everhook.settings import Settings
+
     try:
         return Settings(**overrides)
     except ValidationError as error:
@@ -29,7 +38,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 @asynccontextmanager
-async def opened_database(settings: Settings) -> "AsyncIterator[Database]":
+async def opened_database(settings: "Settings") -> "AsyncIterator[Database]":
     """The database of the settings, for one command. Raises Unusable where it cannot be used."""
     from sqlalchemy.exc import SQLAlchemyError
 

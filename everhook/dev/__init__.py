@@ -27,6 +27,8 @@ from everhook import eventloop
 from everhook.dev import checks
 from everhook.dev.temporal import EmbeddedTemporal, temporal_command
 from everhook.dev.terminal import Places, Terminal, TerminalErrors
+from everhook.dev_files import URL_FILE
+from everhook.http_server import bound_socket, serving
 from everhook.settings import Settings
 from everhook.storage.engine import Database
 from everhook.storage.feed import Feed
@@ -130,7 +132,7 @@ def _checked(options: DevOptions) -> Iterator[Ground]:
         for name in (checks.DATABASE_FILE, "temporal.db"):
             checks.check_database(data_dir / name)
         settings = _settings(options, data_dir, checks.reachable(address))
-        with checks.listener(address, options.port, "--port") as listener:
+        with bound_socket(address, options.port, "--port") as listener:
             yield Ground(options, data_dir, address, binary, listener, settings)
 
 
@@ -256,10 +258,20 @@ class _Stack:
     @contextlib.asynccontextmanager
     async def _api(self, client: Client, database: Database) -> AsyncIterator[None]:
         from api.main import create_app
-        from everhook.http_server import serving
 
         async with serving(create_app(self._settings, temporal=client, database=database), self._ground.listener):
+            with self._findable():
+                yield
+
+    @contextlib.contextmanager
+    def _findable(self) -> Iterator[None]:
+        """Commands that are run in this directory find the API."""
+        file = self._ground.data_dir / URL_FILE
+        checks.write_private(file, self._ground.api_url + "\n")
+        try:
             yield
+        finally:
+            file.unlink(missing_ok=True)
 
     @contextlib.asynccontextmanager
     async def _telling(self, feed: Feed) -> AsyncIterator[None]:

@@ -12,11 +12,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from everhook.dev_files import KEY_FILE
+from everhook.http_server import bound_socket
 from everhook.keyring import KeyRing, new_master_key
 from everhook.usage import Unusable
 
 DATABASE_FILE = "everhook.db"
-KEY_FILE = "api-key"
 MASTER_KEY_FILE = "master-key"
 LOCK_FILE = "lock"
 PRIVATE = 0o600
@@ -77,25 +78,9 @@ def reachable(address: str) -> str:
     return "127.0.0.1" if ipaddress.ip_address(address).is_unspecified else address
 
 
-def listener(address: str, port: int, option: str) -> socket.socket:
-    """A socket bound to the port (0: any): the surest check is to take it.
-
-    It says outright that it is TCP: else asyncio does not set TCP_NODELAY on what it accepts, and answers take 40 ms.
-    """
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((address, port))
-        sock.listen()
-    except OSError as error:
-        sock.close()
-        raise Unusable(f"{option} {port}: cannot listen on {address}:{port}: {error.strerror}") from error
-    return sock
-
-
 def check_port(address: str, port: int, option: str) -> None:
     """Whether a port is free that a program of ours is going to take."""
-    listener(address, port, option).close()
+    bound_socket(address, port, option).close()
 
 
 def check_distinct(ports: dict[str, int]) -> None:

@@ -18,6 +18,7 @@ from rich.text import Text
 from everhook import __version__
 from everhook.contracts import Verdict
 from everhook.storage.feed import AttemptNews, EventNews, News
+from everhook.terminal_text import printable, span
 
 TYPE_WIDTH, ENDPOINT_WIDTH, VERDICT_WIDTH = 16, 20, 14
 SAME_ERROR_S = 30.0
@@ -171,7 +172,7 @@ def _attempt_line(attempt: AttemptNews) -> list[tuple[str, str]]:
 
 def _sequel(attempt: AttemptNews, ended_at: datetime) -> str:
     if attempt.next_attempt_at is not None:
-        return f"  attempt {attempt.number}, next in {_span(attempt.next_attempt_at - ended_at)}"
+        return f"  attempt {attempt.number}, next in {span(attempt.next_attempt_at - ended_at)}"
     return f"  attempt {attempt.number}" if attempt.number > 1 else ""
 
 
@@ -190,17 +191,12 @@ def _reason(event: EventNews) -> str:
         return f"{event.data.get('reason', '')}  {event.delivery_gid}"
     if event.kind == "endpoint.circuit_opened":
         return f"after {event.data.get('failures', 0)} failures in a row; its messages wait"
-    return _clean(str(event.data.get("reason", "")))
+    return printable(str(event.data.get("reason", "")))
 
 
 def _subject(event_type: str, url: str, description: str) -> list[tuple[str, str]]:
     endpoint = description or urlsplit(url).netloc
-    return [(_fit(_clean(event_type), TYPE_WIDTH), "bold"), (_fit(_clean(endpoint), ENDPOINT_WIDTH), "")]
-
-
-def _clean(text: str) -> str:
-    """Text from strangers, without what a terminal would obey."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return [(_fit(printable(event_type), TYPE_WIDTH), "bold"), (_fit(printable(endpoint), ENDPOINT_WIDTH), "")]
 
 
 def _fit(text: str, width: int) -> str:
@@ -214,10 +210,3 @@ def _clock(moment: datetime) -> tuple[str, str]:
 
 def _duration(attempt: AttemptNews) -> timedelta:
     return timedelta(milliseconds=attempt.duration_ms)
-
-
-def _span(wait: timedelta) -> str:
-    seconds = max(0.0, wait.total_seconds())
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,5 +1,6 @@
 """Where the database holds boxes of the key ring, and how they are sealed anew by its newest key."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
@@ -54,6 +55,31 @@ async def count_outdated(database: Database, keyring: KeyRing) -> int:
     """How many boxes there are that the newest key did not seal."""
     async with database.read_connection() as connection:
         return sum([await _count(connection, column, keyring) for column in SEALED_COLUMNS])
+
+
+@dataclass(frozen=True)
+class Census:
+    """Boxes in all, those that the newest key did not seal, and why some do not open."""
+
+    total: int
+    outdated: int
+    unopened: Counter[str]
+
+
+async def census(database: Database, keyring: KeyRing) -> Census:
+    """Open every box there is."""
+    total, outdated, unopened = 0, 0, Counter[str]()
+    async with database.read_connection() as connection:
+        for column in SEALED_COLUMNS:
+            rows = await connection.execute(select(column.row_key, column.value).where(column.value.is_not(None)))
+            for row_key, box in rows:
+                total += 1
+                outdated += not keyring.is_current(box)
+                try:
+                    column.open(keyring, box, row_key)
+                except CannotOpen as error:
+                    unopened[str(error)] += 1
+    return Census(total, outdated, unopened)
 
 
 async def reseal(database: Database, keyring: KeyRing, *, at_once: int = BATCH) -> AsyncIterator[Batch]:

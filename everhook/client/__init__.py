@@ -1,0 +1,34 @@
+"""The client commands: everything an operator or a developer asks of a running API, over HTTP."""
+
+import typer
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add them to the command line."""
+    from everhook.client import (
+        channels,
+        dead_letters,
+        deliveries,
+        doctor,
+        endpoints,
+        profile_commands,
+        publishing,
+        receiving,
+        simulating,
+        status,
+        subscriptions,
+    )
+
+    app.add_typer(publishing.app)
+    groups = {
+        "channels": channels.app,
+        "endpoints": endpoints.app,
+        "subscriptions": subscriptions.app,
+        "deliveries": deliveries.app,
+        "dead-letters": dead_letters.app,
+        "profile": profile_commands.app,
+    }
+    for single in (simulating, receiving, status, doctor):
+        app.add_typer(single.app)
+    for name, group in groups.items():
+        app.add_typer(group, name=name)

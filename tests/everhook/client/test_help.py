@@ -1,0 +1,66 @@
+"""Every command: it has examples that are right, `--json`, and is known without importing what it does."""
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import typer.main
+
+from everhook.cli import app
+
+SERVER = {"migrate", "setup", "serve", "worker", "dev", "keys", "receipts"}
+HEAVY = ("httpx", "pydantic", "temporalio", "sqlalchemy", "cryptography", "fastapi", "uvicorn", "structlog")
+
+
+def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """All commands of the client, with where they stand."""
+    children: Mapping[str, Any] = getattr(group or typer.main.get_command(app), "commands")  # noqa: B009 - of a Group
+    for name, command in children.items():
+        if not path and name in SERVER:
+            continue
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+ALL = dict(commands())
+
+
+@pytest.mark.parametrize("path", ALL, ids=" ".join)
+def test_a_command_has_json_a_help_and_examples_of_itself(path: tuple[str, ...]) -> None:
+    command = ALL[path]
+    assert "--json" in {option for parameter in command.params for option in parameter.opts}
+    assert command.help
+    examples = _examples(command)
+    assert examples
+    for example in examples:
+        words = shlex.split(example.partition(" < ")[0])
+        assert words[: len(path) + 1] == ["everhook", *path]
+        command.make_context(path[-1], words[len(path) + 1 :], resilient_parsing=False).close()
+
+
+def _examples(command: Any) -> list[str]:
+    return [line.strip().replace("\\[", "[") for line in command.epilog.splitlines() if "everhook" in line]
+
+
+def test_help_imports_nothing_that_does_the_work() -> None:
+    code = f"import sys, everhook.cli; print([name for name in {HEAVY} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_help_is_of_one_piece_at_80_columns() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "everhook.cli", "--help"],
+        env={"COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    for path in ALL:
+        assert re.search(rf"^│ {path[0]} ", shown, re.MULTILINE), path

@@ -1,0 +1,65 @@
+"""The client says of the API what the API says of itself."""
+
+from enum import StrEnum
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import pytest
+from pydantic import BaseModel
+
+from api import schemas
+from api.routers.health import Readiness
+from everhook.client import dead_letters, deliveries, endpoints, options, shapes
+from everhook.contracts import DeadLetterReason, DeliveryStatus
+from everhook.envelope import BodyFormat
+from everhook.policy import PRESETS
+
+SCHEMAS: dict[type[Any], type[BaseModel]] = {
+    shapes.Channel: schemas.ChannelOut,
+    shapes.Circuit: schemas.CircuitOut,
+    shapes.PublicKey: schemas.PublicKeyOut,
+    shapes.Endpoint: schemas.EndpointOut,
+    shapes.EndpointCreated: schemas.EndpointCreated,
+    shapes.SecretRotated: schemas.SecretRotated,
+    shapes.Subscription: schemas.SubscriptionOut,
+    shapes.DeliverySummary: schemas.DeliverySummary,
+    shapes.Delivery: schemas.DeliveryOut,
+    shapes.Attempt: schemas.AttemptOut,
+    shapes.DeliveryDetail: schemas.DeliveryDetail,
+    shapes.DeadLetterDetail: schemas.DeadLetterDetail,
+    shapes.LiveDelivery: schemas.LiveDelivery,
+    shapes.BulkAnswer: schemas.BulkAnswer,
+    shapes.Batch: schemas.BatchOut,
+    shapes.Readiness: Readiness,
+}
+
+
+@pytest.mark.parametrize("shape", SCHEMAS, ids=lambda shape: shape.__name__)
+def test_a_shape_has_no_field_that_the_api_has_not_and_knows_which_may_be_null(shape: type[Any]) -> None:
+    answered = {field.alias or name: field.annotation for name, field in SCHEMAS[shape].model_fields.items()}
+    for name, kind in get_type_hints(shape).items():
+        assert name in answered
+        assert _may_be_null(kind) == _may_be_null(answered[name]) or kind is Any, name
+
+
+@pytest.mark.parametrize(
+    ("group", "field", "values"),
+    [
+        (deliveries.Selection, "status", DeliveryStatus),
+        (dead_letters.Selection, "reason", DeadLetterReason),
+        (endpoints.Settings, "format", BodyFormat),
+        (options.PolicyOptions, "preset", StrEnum("Preset", list(PRESETS))),
+    ],
+)
+def test_what_an_option_may_be_is_what_the_api_takes(group: type[Any], field: str, values: type[StrEnum]) -> None:
+    assert set(_choices(get_type_hints(group)[field])) == {value.value for value in values}
+
+
+def _may_be_null(kind: Any) -> bool:
+    return get_origin(kind) in (Union, UnionType) and NoneType in get_args(kind)
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    return next((found for part in get_args(kind) if (found := _choices(part))), ())
