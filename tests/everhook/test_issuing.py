@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import select
 
-from everhook.cli import run
+from everhook.cli import run as everhook
 from everhook.issuing import create, require_a_key
 from everhook.keyring import new_master_key
 from everhook.settings import MIN_API_KEY_LENGTH, Settings
@@ -47,7 +47,7 @@ def run(database_url: str, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run `everhook …`: status, standard output, standard error."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        status = run(list(arguments))
+        status = everhook(list(arguments))
         return status, *capsys.readouterr()
 
     return run
