@@ -42,6 +42,7 @@ from everhook.storage.receipt_keys import IssuerCache
 from everhook.storage.retention import RetentionPeriods
 from everhook.storage.thresholds import Limits, ThresholdWatch
 from everhook.temporal import connect
+from everhook.tracing import tracing
 from workflows.delivery import DeliveryWorkflow
 from workflows.endpoint import EndpointWorkflow
 from workflows.erasure import EraseTenantWorkflow
@@ -191,9 +192,13 @@ async def work(settings: Settings, role: Role) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    client = await _connected(settings, stop)
-    if client is None:
-        return
+    async with tracing(settings, "everhook-worker"):
+        client = await _connected(settings, stop)
+        if client is not None:
+            await _work(client, settings, role, stop)
+
+
+async def _work(client: Client, settings: Settings, role: Role, stop: asyncio.Event) -> None:
     database = Database(settings.database_url, pool_size=settings.database_pool_size)
     try:
         async with (

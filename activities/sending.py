@@ -2,11 +2,11 @@
 
 import asyncio
 import hashlib
-import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import structlog
 from temporalio import activity
@@ -14,12 +14,12 @@ from temporalio.exceptions import ApplicationError
 
 from activities.circuits import OutcomeReporter
 from activities.express import ExpressLane
-from everhook import __version__
+from everhook import __version__, tracing
 from everhook.circuit import CircuitState, Hold
 from everhook.contracts import AttemptOrder, AttemptOutcome, AttemptRecord, DeadLetterReason, Verdict
 from everhook.egress import EgressClient, Exchange
 from everhook.envelope import Content, render
-from everhook.ids import Kind, new_gid, trace_id
+from everhook.ids import Kind, new_gid
 from everhook.keyring import KeyRing
 from everhook.metrics import ATTEMPT_SECONDS, ATTEMPTS, DELIVERY_SECONDS
 from everhook.receipt_issuer import Issuer, Subject, issue, url_digest
@@ -28,6 +28,8 @@ from everhook.signing import signature_headers
 from everhook.storage.attempts import Bases, Basis, Recorder, Target, Targets, Transcript, claim_probe
 from everhook.storage.engine import Database, is_unavailable
 from everhook.storage.receipt_keys import IssuerCache
+from everhook.trace_context import of_message
+from everhook.tracing import Span
 from everhook.verdict import RETRY_AFTER_STATUSES, Judgement, classify
 
 RECORD_PATIENCE_S = 5.0
@@ -88,7 +90,8 @@ class Sending:
                     return known
                 if not await self._may_send(order, basis):
                     return AttemptOutcome(Verdict.PARKED, _PARKED_TOO_LONG[basis.hold])
-            return await self._send(order, basis, target)
+            with tracing.span("attempt", of_message(basis.message_gid, basis.traceparent)) as span:
+                return await self._send(order, basis, target, span)
 
     async def _load(self, order: AttemptOrder) -> tuple[Basis, Target]:
         basis = await self._bases.load(order.delivery_gid)
@@ -106,11 +109,11 @@ class Sending:
                 connection, order.endpoint_gid, order.delivery_gid, order.timeout + PROBE_LEASE_MARGIN
             )
 
-    async def _send(self, order: AttemptOrder, basis: Basis, target: Target) -> AttemptOutcome:
+    async def _send(self, order: AttemptOrder, basis: Basis, target: Target, span: Span) -> AttemptOutcome:
         issuer = await self._issuers.get()
         started_at = datetime.now(UTC)
         issuer.must_sign_at(started_at)
-        headers, body = _request(order, basis, target, started_at)
+        headers, body = _request(order, basis, target, started_at, span)
         exchange = await self._egress.post(target.url, headers, body, order.timeout, target.tls)
         retry_after = exchange.retry_after if exchange.status in RETRY_AFTER_STATUSES else None
         judgement = classify(
@@ -126,7 +129,9 @@ class Sending:
         in_streak = basis.failures > 0 or basis.state is not CircuitState.CLOSED
         self._reporter.note(order.endpoint_gid, target.tenant, judgement, in_streak=in_streak)
         _count_attempt(record, basis)
-        _log_attempt(record, basis, target)
+        facts = _facts(record, basis, target)
+        span.note(facts, failed=record.error is not None)
+        log.info("attempt", **facts)
         return AttemptOutcome(
             verdict=judgement.verdict,
             reason=judgement.reason,
@@ -187,7 +192,7 @@ def _time_left(moment: datetime | None) -> timedelta | None:
 
 
 def _request(
-    order: AttemptOrder, basis: Basis, target: Target, moment: datetime
+    order: AttemptOrder, basis: Basis, target: Target, moment: datetime, span: Span
 ) -> tuple[Sequence[tuple[str, str]], bytes]:
     """Headers and body. What is signed is what is sent: the body is made once."""
     assert basis.payload is not None  # else its outcome was known
@@ -200,7 +205,7 @@ def _request(
         ("user-agent", f"Everhook/{__version__}"),
         ("x-webhook-event", basis.event_type),
         ("x-idempotency-key", basis.message_gid),
-        ("traceparent", f"00-{trace_id(basis.message_gid)}-{secrets.token_hex(8)}-01"),
+        ("traceparent", str(span.traceparent or of_message(basis.message_gid, basis.traceparent).child())),
         *_signatures(basis.message_gid, moment, body, target),
         *target.headers,
     ]
@@ -281,22 +286,21 @@ def _count_attempt(record: AttemptRecord, basis: Basis) -> None:
         DELIVERY_SECONDS.observe((record.started_at + duration - basis.accepted_at).total_seconds())
 
 
-def _log_attempt(record: AttemptRecord, basis: Basis, target: Target) -> None:
-    """The one canonical line an attempt, with the names of the database row."""
-    log.info(
-        "attempt",
-        attempt_gid=record.attempt_gid,
-        delivery_gid=record.delivery_gid,
-        message_gid=basis.message_gid,
-        endpoint_gid=record.endpoint_gid,
-        tenant=target.tenant,
-        channel=basis.channel,
-        event_type=basis.event_type,
-        round=record.round,
-        number=record.number,
-        verdict=record.verdict.value,
-        status_code=record.status_code,
-        error=record.error,
-        duration_ms=record.duration_ms,
-        connection_reused=record.connection_reused,
-    )
+def _facts(record: AttemptRecord, basis: Basis, target: Target) -> dict[str, Any]:
+    """What the one canonical log line of an attempt says, and its span, with the names of the database row."""
+    return {
+        "attempt_gid": record.attempt_gid,
+        "delivery_gid": record.delivery_gid,
+        "message_gid": basis.message_gid,
+        "endpoint_gid": record.endpoint_gid,
+        "tenant": target.tenant,
+        "channel": basis.channel,
+        "event_type": basis.event_type,
+        "round": record.round,
+        "number": record.number,
+        "verdict": record.verdict.value,
+        "status_code": record.status_code,
+        "error": record.error,
+        "duration_ms": record.duration_ms,
+        "connection_reused": record.connection_reused,
+    }

@@ -40,6 +40,7 @@ from everhook.storage.health_board import HealthBoard
 from everhook.storage.messages import Acceptor
 from everhook.storage.orders import OrderDefaults
 from everhook.temporal import connect
+from everhook.tracing import tracing
 
 DESCRIPTION = """Everhook delivers messages to other people's systems and can prove that it did.
 
@@ -72,7 +73,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _services(settings, temporal, database) as services:
+        async with tracing(settings, "everhook-api"), _services(settings, temporal, database) as services:
             app.state.services = services
             yield
 

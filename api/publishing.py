@@ -21,6 +21,7 @@ from api.problems import Problem, invalid, malformed
 from everhook.envelope import timestamp
 from everhook.ids import Kind, new_gid
 from everhook.storage.messages import Publication
+from everhook.trace_context import TraceParent
 
 TEST = "everhook.test"
 MAX_BATCH = 500
@@ -85,7 +86,13 @@ async def read_batch(request: Request) -> Sequence[PublishBody]:
 
 
 def publication(
-    body: PublishBody, channel: str, tenant_gid: str | None, header_key: str | None, max_payload: int, at: str = ""
+    body: PublishBody,
+    channel: str,
+    tenant_gid: str | None,
+    header_key: str | None,
+    max_payload: int,
+    at: str = "",
+    traceparent: TraceParent | None = None,
 ) -> Publication:
     """Check a message. `at` is where it stands in its request, for the names of fields in problems."""
     payload = bytes(body.payload)
@@ -107,6 +114,7 @@ def publication(
         published_at=_published_at(body.published_at, f"{at}publishedAt"),
         tenant_gid=tenant_gid,
         idempotency_key=_key(body.idempotency_key, header_key, at),
+        traceparent=str(traceparent) if traceparent is not None else None,
     )
 
 

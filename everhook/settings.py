@@ -173,6 +173,9 @@ class Settings(BaseSettings):
     release_rate: float = Field(5, gt=0, description="Parked deliveries released in the first second after closing.")
     release_rate_max: float = Field(100, gt=0, description="The release rate doubles each second up to this.")
 
+    otel: bool = Field(
+        False, description="Send traces by OTLP, as OpenTelemetry's own variables say; needs the extra `otel`."
+    )
     events_every_seconds: float = Field(5, gt=0, description="How often operational events are published.")
     alert_dead_letters: int = Field(
         100, ge=0, le=100_000, description="`dead_letters.threshold` is told at so many dead letters; 0: never."

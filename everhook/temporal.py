@@ -18,6 +18,8 @@ from temporalio.runtime import (
     TelemetryFilter,
 )
 
+from everhook.tracing import interceptors
+
 DEFAULT_NAMESPACE = "everhook"
 
 PLUGIN = SimplePlugin("everhook", data_converter=pydantic_data_converter)
@@ -51,5 +53,5 @@ def connection() -> dict[str, Any]:
 
 async def connect(*, lazy: bool = False, metrics_address: str | None = None, **overrides: Any) -> Client:
     """Connect as configured. `lazy` returns at once and connects on first use: the API starts without Temporal."""
-    runtime = sdk_runtime(metrics_address)
-    return await Client.connect(**{**connection(), **overrides}, plugins=[PLUGIN], lazy=lazy, runtime=runtime)
+    options = {**connection(), "interceptors": interceptors(), **overrides}
+    return await Client.connect(**options, plugins=[PLUGIN], lazy=lazy, runtime=sdk_runtime(metrics_address))

@@ -1,7 +1,8 @@
 """Publishing, and the messages that were published."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -22,6 +23,8 @@ from everhook.storage.audit import record_audit
 from everhook.storage.bulk import Bulk
 from everhook.storage.messages import Acceptance, Accepted, KeyReused, UnknownChannel
 from everhook.storage.reach import Reach
+from everhook.trace_context import TraceParent, parse
+from everhook.tracing import span
 
 router = APIRouter(tags=["messages"])
 publishing_router = APIRouter(tags=["messages"])
@@ -95,11 +98,12 @@ async def publish(
     limit = services.settings.max_payload_bytes
     body = await publishing.read_one(request, limit)
     tenant_gid = await _tenant_gid(store, body.tenant, "tenant")
-    publication = publishing.publication(body, name, tenant_gid, idempotency_key, limit)
-    acceptance = await services.acceptor.accept(publication)
-    if not isinstance(acceptance, Accepted):
-        raise _refusal(acceptance)
-    services.dispatcher.start_soon(acceptance.orders)
+    with _traced(request) as trace:
+        publication = publishing.publication(body, name, tenant_gid, idempotency_key, limit, traceparent=trace)
+        acceptance = await services.acceptor.accept(publication)
+        if not isinstance(acceptance, Accepted):
+            raise _refusal(acceptance)
+        services.dispatcher.start_soon(acceptance.orders)
     return _answer(_accepted(acceptance))
 
 
@@ -134,17 +138,20 @@ async def publish_batch(
         tenant: await _tenant_gid(store, tenant, f"messages[{index}].tenant")
         for tenant, index in {body.tenant: index for index, body in enumerate(bodies)}.items()
     }
-    publications = [
-        publishing.publication(body, name, gids[body.tenant], None, limit, at=f"messages[{index}].")
-        for index, body in enumerate(bodies)
-    ]
-    acceptances = await services.acceptor.accept_all(publications)
-    for acceptance in acceptances:
-        if isinstance(acceptance, UnknownChannel):
-            raise _refusal(acceptance)
-    for acceptance in acceptances:
-        if isinstance(acceptance, Accepted):
-            services.dispatcher.start_soon(acceptance.orders)
+    with _traced(request) as trace:
+        publications = [
+            publishing.publication(
+                body, name, gids[body.tenant], None, limit, at=f"messages[{index}].", traceparent=trace
+            )
+            for index, body in enumerate(bodies)
+        ]
+        acceptances = await services.acceptor.accept_all(publications)
+        for acceptance in acceptances:
+            if isinstance(acceptance, UnknownChannel):
+                raise _refusal(acceptance)
+        for acceptance in acceptances:
+            if isinstance(acceptance, Accepted):
+                services.dispatcher.start_soon(acceptance.orders)
     return _answer({"data": [_answer_or_problem(acceptance) for acceptance in acceptances]})
 
 
@@ -220,6 +227,14 @@ async def _wake(temporal: Client, delivery_gids: Sequence[str]) -> None:
         answers = [error]
     if failed := [answer for answer in answers if answer is not None]:
         log.info("some deliveries find out later that their payload was erased", error=str(failed[0]))
+
+
+@contextmanager
+def _traced(request: Request) -> Iterator[TraceParent | None]:
+    """The trace that what is published here belongs to: the caller's, with a span of ours where spans are sent."""
+    parent = parse(request.headers.get("traceparent"))
+    with span("publish", parent, serves=True) as current:
+        yield current.traceparent or parent
 
 
 def _refuse_reserved(channel: str) -> None:

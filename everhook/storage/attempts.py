@@ -50,6 +50,7 @@ class Basis:
     payload: bytes | None
     published_at: datetime
     accepted_at: datetime
+    traceparent: str | None
     endpoint_version: int
     endpoint_deleted: bool
     state: CircuitState
@@ -144,6 +145,7 @@ _BASIS: Select[*tuple[Any, ...]] = (
         col(Message.payload),
         col(Message.published_at),
         col(Delivery.accepted_at),
+        col(Message.traceparent),
         col(Endpoint.version).label("endpoint_version"),
         col(Endpoint.deleted_at).is_not(None).label("endpoint_deleted"),
         col(Circuit.state),

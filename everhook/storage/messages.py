@@ -39,6 +39,7 @@ class Publication:
     tenant_gid: str | None = None
     idempotency_key: str | None = None
     audience: Audience | None = None
+    traceparent: str | None = None
 
     @property
     def key(self) -> tuple[str, str, str] | None:
@@ -195,6 +196,7 @@ async def _insert_messages(connection: AsyncConnection, publications: Sequence[P
             "idempotency_key": p.idempotency_key,
             "published_at": p.published_at,
             "accepted_at": accepted_at,
+            "traceparent": p.traceparent,
         }
         for p in sorted(publications, key=lambda p: p.key or ("", "", ""))
     ]

@@ -194,7 +194,8 @@ class Circuit(SQLModel, table=True):
 class Message(SQLModel, table=True):
     """`payload` holds the very bytes that came; None once it was erased.
 
-    `idempotency_scope` is the tenant, or empty for the publisher.
+    `idempotency_scope` is the tenant, or empty for the publisher. `traceparent` names the trace of the
+    call that brought it.
     """
 
     __table_args__ = (
@@ -224,6 +225,7 @@ class Message(SQLModel, table=True):
     idempotency_key: str | None = None
     published_at: datetime = _when()
     accepted_at: datetime = _when(default_factory=now)
+    traceparent: str | None = None
     payload_erased_at: datetime | None = _when(default=None)
 
 

@@ -171,6 +171,7 @@ def upgrade() -> None:
         sa.Column("idempotency_key", sa.String(), nullable=True),
         sa.Column("published_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("accepted_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("traceparent", sa.String(), nullable=True),
         sa.Column("payload_erased_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("gid"),
         sa.UniqueConstraint("idempotency_scope", "channel", "idempotency_key", name="uq_message_idempotency"),

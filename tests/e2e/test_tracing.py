@@ -1,0 +1,119 @@
+"""One trace spans a publish, its workflow, its attempts, and what the receiver is told of it."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from everhook.trace_context import TraceParent, parse
+from tests.support.collector import Collector
+from tests.support.stack import QUICK, Stack
+from tests.support.waiting import assert_eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CALLER = TraceParent("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7")
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    with Collector() as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def stack(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    extra = {
+        **QUICK,
+        "EVERHOOK_OTEL": "true",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+    }
+    async with Stack(tmp_path_factory.mktemp("traced"), extra_env=extra) as running:
+        await running.publisher().create_channel("orders", {"delaysSeconds": [0.1]})
+        await running.publisher().create_endpoint(running.receiver.url_for("/orders"), "orders")
+        yield running
+
+
+async def publish(stack: Stack, traceparent: str | None = None) -> dict[str, Any]:
+    """Publish one message; answers with its delivery, once that is over."""
+    headers = {"traceparent": traceparent} if traceparent is not None else {}
+    body = {"type": "order.created", "payload": 1}
+    response = await stack.client.post("/v1/channels/orders/messages", json=body, headers=headers)
+    gid = response.json()["deliveries"][0]["deliveryGid"]
+
+    async def over() -> dict[str, Any]:
+        delivery: dict[str, Any] = (await stack.client.get(f"/v1/deliveries/{gid}")).json()
+        assert delivery["status"] == "delivered"
+        return delivery
+
+    return await assert_eventually(over, 30, interval=0.1)
+
+
+def told(delivery: dict[str, Any]) -> list[TraceParent]:
+    """What the receiver was told of the trace, at each attempt."""
+    headers = [dict(attempt["requestHeaders"]) for attempt in delivery["attempts"]]
+    found = [parse(one["traceparent"]) for one in headers]
+    return [one for one in found if one is not None]
+
+
+async def test_the_caller_s_trace_goes_through_workflow_and_attempts_to_the_receiver(
+    stack: Stack, collector: Collector
+) -> None:
+    await stack.receiver.respond(500, 200, path="/orders")
+    delivery = await publish(stack, str(CALLER))
+    first, second = told(delivery)
+    assert first.trace_id == second.trace_id == CALLER.trace_id
+
+    def the_whole_trace() -> None:
+        spans = {span.span_id: span for span in collector.of(CALLER.trace_id)}
+        assert {first.span_id, second.span_id} <= spans.keys()
+        published = next(span for span in spans.values() if span.name == "publish")
+        assert (published.service, published.parent_id) == ("everhook-api", CALLER.span_id)
+        attempts = [spans[one.span_id] for one in (first, second)]
+        assert [(span.name, span.service, span.failed) for span in attempts] == [
+            ("attempt", "everhook-worker", True),
+            ("attempt", "everhook-worker", False),
+        ]
+        assert [span.attributes["everhook.number"] for span in attempts] == [1, 2]
+        for attempt in attempts:
+            line = [attempt]
+            while line[-1].parent_id in spans:
+                line.append(spans[line[-1].parent_id])
+            names = [span.name for span in line]
+            assert names[0] == "attempt" and names[-2:] == ["StartWorkflow:Delivery", "publish"], names
+            assert "RunActivity:send_attempt" in names
+
+    await assert_eventually(the_whole_trace, 20, interval=0.1)
+
+
+async def test_without_a_trace_of_the_caller_s_one_begins_at_the_publish(stack: Stack, collector: Collector) -> None:
+    await stack.receiver.respond(200, path="/orders")
+    (seen,) = told(await publish(stack))
+
+    def it_begins_there() -> None:
+        names = {span.name: span for span in collector.of(seen.trace_id)}
+        assert {"publish", "StartWorkflow:Delivery", "attempt"} <= set(names)
+        assert names["publish"].parent_id == ""
+
+    await assert_eventually(it_begins_there, 20, interval=0.1)
+
+
+async def test_an_attempt_after_the_workflow_was_lost_is_of_the_same_trace(stack: Stack, collector: Collector) -> None:
+    """What the reconciler starts knows nothing of the publish; the message does."""
+    await stack.receiver.respond(200, path="/orders")
+    await stack.temporal.stop()
+    body = {"type": "order.created", "payload": 2}
+    response = await stack.client.post("/v1/channels/orders/messages", json=body, headers={"traceparent": str(CALLER)})
+    gid = response.json()["deliveries"][0]["deliveryGid"]
+    await stack.api.kill9()
+    await stack.temporal.start()
+    await stack.start_api()
+
+    async def delivered() -> None:
+        delivery = (await stack.client.get(f"/v1/deliveries/{gid}")).json()
+        assert delivery["status"] == "delivered"
+        assert [one.trace_id for one in told(delivery)] == [CALLER.trace_id]
+
+    await assert_eventually(delivered, 60, interval=0.2)
