@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any
@@ -68,6 +69,8 @@ GRACE = timedelta(seconds=30)
 
 RECONNECT_S = 2.0
 
+Activity = Callable[..., Any]
+
 log = structlog.get_logger()
 
 
@@ -79,11 +82,39 @@ class Role(StrEnum):
     SENDS = "sends"
 
 
+@dataclass(frozen=True)
+class _Shared:
+    """What the workers of one process have in common."""
+
+    client: Client
+    database: Database
+    settings: Settings
+    keyring: KeyRing
+    issuers: IssuerCache
+    recorder: Recorder
+    entities: EndpointEntities
+    dispatcher: Dispatcher
+    sending: Sending
+
+
 @asynccontextmanager
 async def running_workers(
     client: Client, database: Database, settings: Settings, role: Role = Role.ALL
 ) -> AsyncIterator[Sequence[Worker]]:
     """Workers for a role, polling until the block ends; then they drain."""
+    async with _shared(client, database, settings, role) as shared, AsyncExitStack() as stack:
+        workers = _workers(shared, role)
+        for worker in workers:
+            await stack.enter_async_context(worker)
+        log.info("worker started", role=role.value, namespace=client.namespace)
+        yield workers
+        log.info("worker draining")
+        # Together, not one after the other: each may take the whole grace.
+        await asyncio.gather(*(worker.shutdown() for worker in workers))
+
+
+@asynccontextmanager
+async def _shared(client: Client, database: Database, settings: Settings, role: Role) -> AsyncIterator[_Shared]:
     entities = EndpointEntities(client, settings.circuit_policy)
     reporter = OutcomeReporter(entities)
     recorder = Recorder(database)
@@ -93,79 +124,29 @@ async def running_workers(
     express = ExpressLane(in_flight, timedelta(milliseconds=settings.express_slow_ms))
     keyring = KeyRing.from_settings(settings)
     issuers = IssuerCache(database, keyring, issuer_name(settings))
-    sending = Sending(database, recorder, issuers, egress, reporter, express, keyring)
     dispatcher = Dispatcher(client, database, concurrency=settings.dispatch_concurrency, queue=settings.dispatch_queue)
-    workers: list[Worker] = []
-    if role is not Role.SENDS:
-        workers.append(
-            _workflow_worker(client, database, settings, sending, recorder, issuers, keyring, entities, dispatcher)
-        )
-    if role is not Role.WORKFLOWS:
-        workers += _send_workers(client, settings, sending)
+    sending = Sending(database, recorder, issuers, egress, reporter, express, keyring)
     try:
-        async with AsyncExitStack() as stack:
-            for worker in workers:
-                await stack.enter_async_context(worker)
-            log.info("worker started", role=role.value, namespace=client.namespace)
-            yield workers
-            log.info("worker draining")
-            # Together, not one after the other: each may take the whole grace.
-            await asyncio.gather(*(worker.shutdown() for worker in workers))
+        yield _Shared(client, database, settings, keyring, issuers, recorder, entities, dispatcher, sending)
     finally:
         await dispatcher.close()
         await reporter.close()
         await egress.aclose()
 
 
-def _workflow_worker(
-    client: Client,
-    database: Database,
-    settings: Settings,
-    sending: Sending,
-    recorder: Recorder,
-    issuers: IssuerCache,
-    keyring: KeyRing,
-    entities: EndpointEntities,
-    dispatcher: Dispatcher,
-) -> Worker:
-    defaults = OrderDefaults.from_settings(settings)
-    recording = Recording(database, recorder, issuers, defaults)
-    circuits = Circuits(client, database, defaults)
-    upkeep = Upkeep(
-        client,
-        database,
-        entities,
-        defaults,
-        undispatched_grace=timedelta(seconds=settings.undispatched_grace_seconds),
-        overdue_grace=timedelta(seconds=settings.overdue_grace_seconds),
-    )
-    retention = Retention(client, database, RetentionPeriods.from_settings(settings))
-    erasure = Erasure(client, database)
-    watch = ThresholdWatch(database, Limits.from_settings(settings))
-    events = Events(EventPublisher(database, Acceptor(database, defaults)), watch, dispatcher)
-    activities: list[Callable[..., Any]] = [
-        sending.send_attempt,
-        recording.record_attempt,
-        recording.dead_letter,
-        recording.open_round,
-        recording.discard,
-        circuits.load_circuit,
-        circuits.project_circuit,
-        circuits.release_parked,
-        upkeep.reconcile,
-        events.publish_events,
-        retention.resume_erasures,
-        retention.remove_past,
-        erasure.end_workflows,
-        erasure.remove_tenant,
-        Sealing(database, keyring).seal_receipts,
-    ]
+def _workers(shared: _Shared, role: Role) -> list[Worker]:
+    workers = [_workflow_worker(shared)] if role is not Role.SENDS else []
+    return workers if role is Role.WORKFLOWS else workers + _send_workers(shared)
+
+
+def _workflow_worker(shared: _Shared) -> Worker:
+    sandboxed = shared.settings.sandbox
     return Worker(
-        client,
+        shared.client,
         task_queue=TaskQueue.DELIVERIES,
         workflows=WORKFLOWS,
-        activities=activities,
-        workflow_runner=SandboxedWorkflowRunner() if settings.sandbox else UnsandboxedWorkflowRunner(),
+        activities=[shared.sending.send_attempt, *_recording(shared), *_upkeep(shared)],
+        workflow_runner=SandboxedWorkflowRunner() if sandboxed else UnsandboxedWorkflowRunner(),
         max_cached_workflows=CACHED_WORKFLOWS,
         max_concurrent_workflow_tasks=WORKFLOW_TASKS,
         max_concurrent_local_activities=LOCAL_ACTIVITIES,
@@ -174,13 +155,56 @@ def _workflow_worker(
     )
 
 
-def _send_workers(client: Client, settings: Settings, sending: Sending) -> list[Worker]:
+def _recording(shared: _Shared) -> list[Activity]:
+    """What deliveries and circuits ask for beside sending."""
+    defaults = OrderDefaults.from_settings(shared.settings)
+    recording = Recording(shared.database, shared.recorder, shared.issuers, defaults)
+    circuits = Circuits(shared.client, shared.database, defaults)
+    return [
+        recording.record_attempt,
+        recording.dead_letter,
+        recording.open_round,
+        recording.discard,
+        circuits.load_circuit,
+        circuits.project_circuit,
+        circuits.release_parked,
+    ]
+
+
+def _upkeep(shared: _Shared) -> list[Activity]:
+    """What runs on a schedule, and the erasure of tenants."""
+    client, database, settings = shared.client, shared.database, shared.settings
+    defaults = OrderDefaults.from_settings(settings)
+    upkeep = Upkeep(
+        client,
+        database,
+        shared.entities,
+        defaults,
+        undispatched_grace=timedelta(seconds=settings.undispatched_grace_seconds),
+        overdue_grace=timedelta(seconds=settings.overdue_grace_seconds),
+    )
+    watch = ThresholdWatch(database, Limits.from_settings(settings))
+    events = Events(EventPublisher(database, Acceptor(database, defaults)), watch, shared.dispatcher)
+    retention = Retention(client, database, RetentionPeriods.from_settings(settings))
+    erasure = Erasure(client, database)
+    return [
+        upkeep.reconcile,
+        events.publish_events,
+        retention.resume_erasures,
+        retention.remove_past,
+        erasure.end_workflows,
+        erasure.remove_tenant,
+        Sealing(database, shared.keyring).seal_receipts,
+    ]
+
+
+def _send_workers(shared: _Shared) -> list[Worker]:
     return [
         Worker(
-            client,
+            shared.client,
             task_queue=queue,
-            activities=[sending.send_attempt],
-            max_concurrent_activities=settings.max_concurrent_sends,
+            activities=[shared.sending.send_attempt],
+            max_concurrent_activities=shared.settings.max_concurrent_sends,
             graceful_shutdown_timeout=GRACE,
         )
         for queue in (TaskQueue.SENDS, TaskQueue.SENDS_LIMITED)
