@@ -13,6 +13,7 @@ import typer.main
 from api.main import create_app
 from everhook import search_attributes
 from everhook.cli import app
+from everhook.client import target
 from everhook.policy import DOCUMENTED, PRESETS
 from everhook.settings import Settings
 from everhook.signing import SignatureScheme, new_secret, secret_key, signature_headers
@@ -25,7 +26,7 @@ _LINK = re.compile(r"\[[^\]]*\]\((?!https?://)([^)\s#]*)(?:#([^)\s]*))?\)")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`([^`\n]+)`")
 _CALL = re.compile(r"\b(GET|POST|PATCH|DELETE) (/[^\s`?]+)")
-_COMMAND = re.compile(r"(?<![\w.'-])everhook ([a-z]+)((?: [^\s`']+)*)")
+_COMMAND = re.compile(r"(?<![\w.'-])everhook ([a-z]+(?:-[a-z]+)*)((?: [^\s`']+)*)")
 
 
 @cache
@@ -75,7 +76,7 @@ def test_configuration_lists_every_setting_with_its_default() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_variable_named_is_a_setting(page: Path) -> None:
-    known = {f"EVERHOOK_{name.upper()}" for name in Settings.model_fields}
+    known = {f"EVERHOOK_{name.upper()}" for name in Settings.model_fields} | set(target.VARIABLES)
     for name in re.findall(r"EVERHOOK_[A-Z_]*", _text(page)):
         assert name in known or name == "EVERHOOK_" or any(other.startswith(name) for other in known), name
 
