@@ -208,7 +208,7 @@ async def create(
     request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep
 ) -> Response:
     try:
-        body = EndpointIn(**_settings(form), **_first_subscription(form))
+        body = EndpointIn(**_settings(form), **_first_subscription(form, viewer))
         made = await api.create_endpoint(body, services, store, viewer.caller)
     except (ValidationError, Problem) as error:
         return await _form(request, viewer, store, form.values, form.all("signatures"), error=error)
@@ -422,8 +422,9 @@ def _settings(form: Form) -> dict[str, Any]:
     }
 
 
-def _first_subscription(form: Form) -> dict[str, Any]:
-    chosen: dict[str, Any] = {"tenant": form.get("tenant") or None}
+def _first_subscription(form: Form, viewer: Viewer) -> dict[str, Any]:
+    """Tenants make endpoints of their own, whatever a form of theirs says."""
+    chosen: dict[str, Any] = {"tenant": form.get("tenant") or None} if viewer.tenant_gid is None else {}
     if "channel" in form:
         chosen |= {"channel": form.get("channel"), "events": form.get("events").split()}
     return chosen

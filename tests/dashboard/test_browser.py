@@ -50,6 +50,8 @@ async def pages_of(stage: Stage) -> dict[str, str]:
         "new channel": "/channels/new",
         "audit": "/audit",
         "keys": "/keys",
+        "sign in": "/sign-in",
+        "portal that has ended": "/portal/",
         "nothing found": "/endpoints?search=nobody",
         "no such page": "/endpoints/ep_none",
     }
