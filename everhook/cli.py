@@ -13,7 +13,6 @@ from rich.markup import escape
 
 from everhook.client import add_commands
 from everhook.keys_cli import app as keys_app
-from everhook.receipt_issuer import issuer_name
 from everhook.receipts_cli import app as receipts_app
 from everhook.terminal_text import printable_lines
 from everhook.usage import Failure, Unusable, load_settings
@@ -31,8 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(keys_app, name="keys", rich_help_panel=RUN)
-app.add_typer(receipts_app, name="receipts")
 add_commands(app)
+app.add_typer(receipts_app, name="receipts")
 console = Console()
 errors = Console(stderr=True)
 
@@ -145,6 +144,7 @@ def worker(
     """Run a worker, until SIGTERM or Ctrl-C; attempts in flight are finished first."""
     from everhook import eventloop
     from everhook.keyring import KeyRing
+    from everhook.receipt_issuer import issuer_name
     from everhook.telemetry import configure_logging
 
     settings = load_settings()

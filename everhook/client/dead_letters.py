@@ -49,7 +49,16 @@ class Selection:
     type: EventType = None
     tenant: Tenant = None
     reason: Annotated[
-        Literal["exhausted", "rejected", "blocked", "circuit_open", "endpoint_disabled", "endpoint_deleted"] | None,
+        Literal[
+            "exhausted",
+            "rejected",
+            "blocked",
+            "circuit_open",
+            "endpoint_disabled",
+            "endpoint_deleted",
+            "payload_erased",
+        ]
+        | None,
         typer.Option(help="Why they were given up."),
     ] = None
     status_code: Annotated[int | None, typer.Option(help="The last answer, such as 401.")] = None

@@ -21,6 +21,7 @@ SCHEMAS: dict[type[Any], type[BaseModel]] = {
     shapes.Endpoint: schemas.EndpointOut,
     shapes.EndpointCreated: schemas.EndpointCreated,
     shapes.SecretRotated: schemas.SecretRotated,
+    shapes.TestSent: schemas.TestSent,
     shapes.Subscription: schemas.SubscriptionOut,
     shapes.DeliverySummary: schemas.DeliverySummary,
     shapes.Delivery: schemas.DeliveryOut,
