@@ -14,6 +14,7 @@ from api.main import create_app
 from everhook import search_attributes
 from everhook.cli import app
 from everhook.client import target
+from everhook.events import EventKind
 from everhook.policy import DOCUMENTED, PRESETS
 from everhook.settings import Settings
 from everhook.signing import SignatureScheme, new_secret, secret_key, signature_headers
@@ -150,6 +151,14 @@ def test_filters_use_search_attributes_only() -> None:
     assert len(filters) > 10
     for one in filters:
         assert set(re.findall(r"(\w+) ?(?:=|>|<|IN \(|STARTS_WITH )", one)) <= known, one
+
+
+def test_every_operational_event_is_described() -> None:
+    section = _section(ROOT / "docs/operating.md", "## Operational events")
+    named = {
+        name for line in section.splitlines() if line.startswith("|") for name in _INLINE.findall(line.split("|")[1])
+    }
+    assert named == {kind.value for kind in EventKind}
 
 
 def test_dead_letter_filters_are_all_named() -> None:

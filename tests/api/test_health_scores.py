@@ -92,3 +92,18 @@ async def test_the_overview_counts_what_waits(api: Api) -> None:
     overview = ok(await api.get("/v1/health/overview"))
     assert (overview["undispatched"]["count"], overview["acceptedLastMinute"]) == (3, 3)
     assert overview["undispatched"]["oldestAcceptedAt"] <= overview["at"]
+
+
+async def test_a_tenant_s_key_sees_its_own_endpoints_and_no_others(api: Api) -> None:
+    mine, other = [await api.endpoint(tenant=name) for name in ("acme", "globex")]
+    await minute(api, mine, delivered=1)
+    await minute(api, other, {"refused": 9}, retried=9)
+    await api.change_rows("UPDATE circuit SET state = 'open'")
+    acme = await api.key(tenant="acme")
+    overview = ok(await acme.get("/v1/health/overview"))
+    assert [one["endpointGid"] for one in overview["endpoints"]] == [mine["endpointGid"]]
+    assert (overview["lastHour"]["attempts"], overview["errors"], overview["circuits"]["open"]) == (1, [], 1)
+    assert ok(await acme.get(f"/v1/endpoints/{mine['endpointGid']}/health"))["total"]["delivered"] == 1
+    assert_problem(await acme.get(f"/v1/endpoints/{other['endpointGid']}/health"), 404)
+    assert_problem(await acme.get("/v1/health/overview", tenant="globex"), 422, "tenant")
+    assert ok(await api.get("/v1/health/overview"))["lastHour"]["attempts"] == 10
