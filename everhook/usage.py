@@ -1,5 +1,6 @@
 """How commands end when they do not end well: one line for people, and an exit status."""
 
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -47,8 +48,10 @@ async def opened_database(settings: "Settings") -> "AsyncIterator[Database]":
 
     database = Database(settings.database_url)
     try:
+        if database.is_sqlite:
+            _try_file(database.url.database)
         yield database
-    except (SQLAlchemyError, OSError) as error:
+    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
         why = str(error).partition("\n")[0]
         raise Unusable(
             f"the database (EVERHOOK_DATABASE_URL) cannot be used; has `everhook migrate` been run? {why}"
@@ -57,3 +60,9 @@ async def opened_database(settings: "Settings") -> "AsyncIterator[Database]":
         raise Unusable(f"EVERHOOK_MASTER_KEYS: {error}") from error
     finally:
         await database.close()
+
+
+def _try_file(file: str | None) -> None:
+    """Where a file cannot be opened, the driver's thread may outlive the event loop, and end in a traceback."""
+    if file:
+        sqlite3.connect(file).close()
