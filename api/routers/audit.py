@@ -55,12 +55,7 @@ async def list_audit(
 ) -> ListOf[AuditOut]:
     """Who did what, when, to what and from where; newest first. A tenant's key is shown no addresses but of its own."""
     async with store.reading() as session:
-        tenant_gid = None
-        if tenant is not None:
-            found = await tenants.find_tenant(session, tenant)
-            if found is None:
-                return ListOf(data=[], next_cursor=None)
-            tenant_gid = found.gid
+        tenant_gid = await tenants.chosen_gid(session, tenant)
         chosen = AuditFilter(actor, action, subject, tenant_gid, since, until)
         page = await audit.page(session, chosen, after=paging.after, limit=paging.limit)
         names = await tenants.names(session, {row.tenant_gid for row in page.rows if row.tenant_gid})

@@ -46,12 +46,7 @@ async def list_deliveries(
 ) -> ListOf[DeliveryOut]:
     """Newest first. `since` and `until` bound the time of acceptance."""
     async with store.reading() as session:
-        tenant_gid = None
-        if tenant is not None:
-            found = await tenants.find_tenant(session, tenant)
-            if found is None:
-                return ListOf(data=[], next_cursor=None)
-            tenant_gid = found.gid
+        tenant_gid = await tenants.chosen_gid(session, tenant)
         chosen = DeliveryFilter(tenant_gid, message, endpoint, channel, type, status, since, until)
         page = await deliveries.page(session, chosen, after=paging.after, limit=paging.limit)
     return ListOf(data=[render.delivery(row) for row in page.rows], next_cursor=encode_cursor(page.next_key))

@@ -80,12 +80,7 @@ async def create_endpoint(body: EndpointIn, services: ServicesDep, store: Store,
 async def list_endpoints(paging: Paging, store: Store, tenant: Name | None = None) -> ListOf[EndpointOut]:
     """Newest first."""
     async with store.reading() as session:
-        tenant_gid = None
-        if tenant is not None:
-            found = await tenants.find_tenant(session, tenant)
-            if found is None:
-                return ListOf(data=[], next_cursor=None)
-            tenant_gid = found.gid
+        tenant_gid = await tenants.chosen_gid(session, tenant)
         views, after = await endpoints.page(session, tenant_gid=tenant_gid, after=paging.after, limit=paging.limit)
     return ListOf(data=[render.endpoint(view) for view in views], next_cursor=encode_cursor(after))
 

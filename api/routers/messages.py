@@ -167,12 +167,7 @@ async def list_messages(
 ) -> ListOf[MessageOut]:
     """Newest first, without payloads."""
     async with store.reading() as session:
-        tenant_gid = None
-        if tenant is not None:
-            found = await tenants.find_tenant(session, tenant)
-            if found is None:
-                return ListOf(data=[], next_cursor=None)
-            tenant_gid = found.gid
+        tenant_gid = await tenants.chosen_gid(session, tenant)
         chosen = messages.MessageFilter(tenant_gid, channel, type, since, until)
         page = await messages.page(session, chosen, after=paging.after, limit=paging.limit)
         names = await tenants.names(session, {row.tenant_gid for row in page.rows if row.tenant_gid})

@@ -17,11 +17,21 @@ from everhook.storage.tables import Endpoint, Subscription, Tenant
 
 _EXISTS = col(Tenant.erasing_since).is_(None)
 
+NOBODY = "nobody"
+
 
 async def find_tenant(session: AsyncSession, named: str) -> Tenant | None:
     """By name or gid. A session that is bound to a tenant finds no other."""
     result = await session.execute(select(Tenant).where(_is_named(named), _EXISTS))
     return result.scalar_one_or_none()
+
+
+async def chosen_gid(session: AsyncSession, named: str | None) -> str | None:
+    """For filters: None chooses everybody's, and a tenant that is not there a gid that nobody has."""
+    if named is None:
+        return None
+    tenant = await find_tenant(session, named)
+    return tenant.gid if tenant is not None else NOBODY
 
 
 async def ensure_tenant(session: AsyncSession, named: str) -> Tenant | None:
