@@ -11,6 +11,7 @@ from everhook import __version__
 from everhook.client import shapes
 from everhook.client.errors import NotNow, Refused
 from everhook.client.target import KEY_VARIABLE, Target
+from everhook.usage import Unusable
 
 if TYPE_CHECKING:
     import httpx
@@ -124,7 +125,10 @@ def _silently(_doing: str) -> AbstractContextManager[None]:
 
 
 def path(*parts: str) -> str:
-    """`/v1/…` of parts that may be anything."""
+    """`/v1/…` of gids and names. Raises Unusable for what is neither, and would lead elsewhere."""
+    for part in parts:
+        if not part or part in (".", "..") or "/" in part:
+            raise Unusable(f"{part!r} is no gid and no name")
     return "/".join(["/v1", *(quote(part, safe="") for part in parts)])
 
 

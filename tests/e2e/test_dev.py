@@ -128,6 +128,7 @@ async def run_the_printed_command(dev: Dev, directory: Path) -> None:
 async def test_the_demo_shows_each_fate_and_is_not_made_twice(tmp_path: Path) -> None:
     async with running(Dev(tmp_path)) as dev:
         await dev.prints(r"order\.created +demo: always well +✓ delivered +200")
+        assert (dev.data_dir / "api-url").read_text() == f"{dev.url}\n", "commands in this directory find the API"
         await dev.prints(r"order\.paid +demo: fails at first +↻ failed +500 .* attempt 1, next in 1 s")
         await dev.prints(r"order\.paid +demo: fails at first +✓ delivered +200 .* attempt 2")
         await dev.prints(r"order\.cancelled +demo: says no +✗ rejected +400")
@@ -142,6 +143,7 @@ async def test_the_demo_shows_each_fate_and_is_not_made_twice(tmp_path: Path) ->
             assert (await client.get(ui)).status_code == 200
         await run_the_printed_command(dev, tmp_path)
         await dev.interrupt()
+        assert not (dev.data_dir / "api-url").exists()
         master_key = dev.data_dir / "master-key"
         kept = master_key.read_text()
         assert master_key.stat().st_mode & 0o777 == 0o600

@@ -4,11 +4,13 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 from uuid import uuid4
 
 import pytest
 
+from everhook.client import shapes
 from everhook.signing import new_secret
 from tests.everhook.client.conftest import Everhook, Live
 from tests.support.receiver import Response
@@ -386,8 +388,12 @@ async def test_what_is_not_there_is_said(everhook: Everhook) -> None:
 
 
 async def test_a_gid_that_is_a_path_reaches_nothing_else(everhook: Everhook) -> None:
-    for gid in ("../channels", "x/../../channels", "orders?limit=1", "a#b"):
-        assert (await everhook("endpoints", "show", gid)).status == 1
+    for gid in ("", "..", "../channels", "x/../../channels"):
+        result = await everhook("endpoints", "show", gid)
+        assert result.status == 2 and "is no gid" in result.err
+    for gid in ("ep_1?limit=1", "ep_1#b", "ep_1%2fhealth"):
+        result = await everhook("endpoints", "show", gid)
+        assert result.status == 1 and f"There is no endpoint {gid}." in result.err
 
 
 async def test_a_key_that_is_refused_is_said_with_where_it_is_from(
@@ -445,6 +451,44 @@ async def test_what_the_api_itself_says_does_not_reach_the_terminal_as_it_is(pla
     live.receiver.respond(200)
     assert result.status == 1
     assert_harmless(result.err)
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "arguments"),
+    [
+        ("/v1/endpoints/x", shapes.Endpoint, ["endpoints", "show", "x"]),
+        ("/v1/subscriptions/x", shapes.Subscription, ["subscriptions", "show", "x"]),
+        ("/v1/channels/x", shapes.Channel, ["channels", "show", "x"]),
+        ("/v1/deliveries/x", shapes.DeliveryDetail, ["deliveries", "show", "x"]),
+        ("/v1/dead-letters/x", shapes.DeadLetterDetail, ["dead-letters", "show", "x"]),
+        ("/v1/channels/x/messages", shapes.Accepted, ["publish", "x", "{}"]),
+        ("/v1/batches/x", shapes.Batch, ["dead-letters", "batch", "x"]),
+    ],
+)
+async def test_no_field_of_an_answer_reaches_the_terminal_as_it_is(
+    plain: Everhook, live: Live, pretend: Any, path: str, shape: Any, arguments: list[str]
+) -> None:
+    pretend(path, 200, hostile(shape))
+    result = await plain(*arguments, "--url", live.receiver.url)
+    assert "[bold red]x[/] :boom:" in result.out
+    assert_harmless(result.out)
+
+
+def hostile(kind: Any, name: str = "") -> Any:
+    """An answer of that shape with the worst in every text. Moments are moments: those are parsed."""
+    if name.endswith(("At", "Since", "Until", "until")):
+        return "2026-01-31T12:00:00Z"
+    if is_typeddict(kind):
+        return {field: hostile(of, field) for field, of in get_type_hints(kind).items()}
+    if get_origin(kind) is list:
+        return [hostile(get_args(kind)[0])]
+    if get_origin(kind) is dict:
+        return {HOSTILE: HOSTILE}
+    return {str: HOSTILE, int: 1, float: 1.0, bool: True, Any: HOSTILE}.get(_of_union(kind), HOSTILE)
+
+
+def _of_union(kind: Any) -> Any:
+    return get_args(kind)[0] if get_origin(kind) is UnionType else kind
 
 
 def assert_harmless(shown: str) -> None:

@@ -243,13 +243,22 @@ async def test_a_watch_prints_a_line_for_each_change_until_ctrl_c(live: Live) ->
     await live.api.channel("watched")
     await live.api.endpoint(live.receiver.url_for("/watched"), channel="watched")
     live.receiver.respond(400, path="/watched")
+    (before,) = (await live.api.publish({"n": 0}, "watched"))["deliveries"]
+    await _ended(live, before["deliveryGid"])
     async with running(live.url, "deliveries", "watch", "--channel", "watched", "--json") as watch:
         await watch.says("watching", aside=True)
-        await live.api.publish({"n": 1}, "watched")
+        (delivery,) = (await live.api.publish({"n": 1}, "watched"))["deliveries"]
         await watch.says('"status": "dead_lettered"')
         assert await watch.ended(by=signal.SIGINT) == 130
-    assert {document["channelName"] for document in watch.documents} == {"watched"}
+    assert {document["deliveryGid"] for document in watch.documents} == {delivery["deliveryGid"]}
     assert "Traceback" not in "\n".join(watch.err)
+
+
+async def _ended(live: Live, delivery_gid: str) -> None:
+    async def has_ended() -> None:
+        assert ok(await live.api.get(f"/v1/deliveries/{delivery_gid}"))["status"] == "dead_lettered"
+
+    await assert_eventually(has_ended)
 
 
 # doctor
