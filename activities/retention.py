@@ -32,5 +32,6 @@ class Retention:
     async def remove_past(self) -> RetentionResult:
         """One pass. Interrupted, it is simply run again: it finds what is left."""
         result = await remove_past(Bulk(self._database, activity.heartbeat), self._periods)
-        log.info("removed what was past its time", **vars(result))
+        if any(vars(result).values()):
+            log.info("removed what was past its time", **vars(result))
         return result

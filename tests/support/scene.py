@@ -133,7 +133,8 @@ class Scene:
         """Wait until an endpoint's deliveries have exactly these statuses."""
 
         async def as_expected() -> None:
-            assert await self.statuses(endpoint) == expected
+            found = await self.statuses(endpoint)
+            assert found == expected, f"{found} and not {expected}"
 
         await assert_eventually(as_expected, timeout, interval=0.25)
 
