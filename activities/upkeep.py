@@ -69,11 +69,12 @@ class Upkeep:
     async def _restart_overdue(self) -> int:
         """Open, and their next step minutes late: Temporal's store was lost, or restored from a backup. Where the
         workflow is there after all, starting it changes nothing."""
+        overdue_at = now() - self._overdue_grace
 
         async def look_again_later(connection: AsyncConnection, gids: list[str]) -> None:
-            await deliveries.look_again_later(connection, gids, self._overdue_grace)
+            await deliveries.look_again_later(connection, gids, overdue_at, self._overdue_grace)
 
-        return await self._start_all(deliveries.overdue_before(now() - self._overdue_grace), look_again_later)
+        return await self._start_all(deliveries.overdue_before(overdue_at), look_again_later)
 
     async def _restore_dead_letters(self) -> int:
         """Dead letters have no next step for a month, so their workflows are counted now and then instead. They must

@@ -150,11 +150,17 @@ def overdue_before(moment: datetime) -> list[ColumnElement[bool]]:
     return [col(Delivery.due_at) < moment, col(Delivery.dispatched_at).is_not(None)]
 
 
-async def look_again_later(connection: AsyncConnection, gids: Sequence[str], wait: timedelta) -> None:
-    """Their workflows were found or started: let some time pass before looking again."""
+async def look_again_later(
+    connection: AsyncConnection, gids: Sequence[str], overdue_at: datetime, wait: timedelta
+) -> None:
+    """Their workflows were found or started: let some time pass before looking again.
+
+    One that has meanwhile taken its next step is due when that step says. A dead letter whose date were overwritten
+    here would be taken for one at the end of its retention, and be discarded.
+    """
     await connection.execute(
         update(Delivery)
-        .where(col(Delivery.gid).in_(gids), col(Delivery.due_at).is_not(None))
+        .where(col(Delivery.gid).in_(gids), col(Delivery.due_at) < overdue_at)
         .values(due_at=now() + wait)
     )
 

@@ -222,10 +222,21 @@ async def test_what_was_found_is_looked_at_again_later_unless_it_is_over(store: 
     over = await store.delivery(due_at=None, status=DeliveryStatus.DELIVERED)
     before = now()
     async with database.write_connection() as connection:
-        await deliveries.look_again_later(connection, [overdue.gid, over.gid], HOUR)
+        await deliveries.look_again_later(connection, [overdue.gid, over.gid], before, HOUR)
     due_at = (await store.read(overdue)).due_at
     assert due_at is not None and before + HOUR <= due_at <= now() + HOUR
     assert (await store.read(over)).due_at is None
+
+
+async def test_what_took_its_next_step_while_it_was_looked_for_keeps_its_date(store: Store, database: Database) -> None:
+    """A dead letter that were due at once would be discarded as one at the end of its retention."""
+    delivery = await store.delivery(due_at=moment(), dispatched_at=moment())
+    until = now() + 30 * 24 * HOUR
+    async with database.writing() as session:
+        await deliveries.dead_letter(session, delivery.gid, 1, DeadLetterReason.EXHAUSTED, until)
+    async with database.write_connection() as connection:
+        await deliveries.look_again_later(connection, [delivery.gid], now(), HOUR)
+    assert (await store.read(delivery)).due_at == until
 
 
 # Parked deliveries
