@@ -9,6 +9,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
+from api.dashboard.deliveries import Line, lines_of
 from api.dashboard.forms import Form, wrong_fields
 from api.dashboard.overview import REASONS
 from api.dashboard.pages import FormDep, PageRoute, StoreDep, Viewer, ViewerDep, query, render, see_other
@@ -17,9 +18,8 @@ from api.problems import Problem, invalid
 from api.routers import dead_letters as api
 from api.routers.deliveries import find_delivery
 from api.schemas import BatchOut, BulkRequest, DeadLetterSelection, Decision
-from everhook.storage import channels, dead_letters, endpoints
+from everhook.storage import channels, dead_letters
 from everhook.storage.reach import Reach
-from everhook.storage.tables import Delivery, Endpoint
 
 PAGE = 50
 AT_ONCE = 10
@@ -30,12 +30,6 @@ Action = Literal["replay", "discard"]
 WORDS: Mapping[str, str] = {"replay": "Replay", "discard": "Discard"}
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
-
-
-@dataclass(frozen=True)
-class Line:
-    delivery: Delivery
-    endpoint: Endpoint | None
 
 
 @dataclass(frozen=True)
@@ -84,9 +78,9 @@ async def show_list(request: Request, viewer: ViewerDep, store: StoreDep, cursor
                 )
                 matched = await dead_letters.count(session, conditions)
                 rows, next_key = [*page.rows], page.next_key
-        known = await endpoints.by_gid(session, {row.endpoint_gid for row in rows})
+        lines = await lines_of(session, rows)
     view = ListView(
-        lines=tuple(Line(row, known.get(row.endpoint_gid)) for row in rows),
+        lines=lines,
         matched=matched,
         chosen=chosen,
         wrong=wrong,

@@ -1,12 +1,13 @@
 """Deliveries: the list of them, and what became of one, attempt by attempt."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.dashboard import charts
 from api.dashboard.charts import Chart
@@ -40,6 +41,8 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False, prefix="/deli
 
 @dataclass(frozen=True)
 class Line:
+    """A delivery in a list, here and on the pages of dead letters and messages."""
+
     delivery: Delivery
     endpoint: Endpoint | None
 
@@ -76,6 +79,11 @@ class DetailView:
     may_replay: bool
 
 
+async def lines_of(session: AsyncSession, rows: Collection[Delivery]) -> tuple[Line, ...]:
+    known = await endpoints.by_gid(session, {row.endpoint_gid for row in rows})
+    return tuple(Line(row, known.get(row.endpoint_gid)) for row in rows)
+
+
 @router.get("")
 async def show_list(
     request: Request,
@@ -91,10 +99,10 @@ async def show_list(
     )
     async with store.reading() as session:
         page = await deliveries.page(session, chosen, after=decode_cursor(cursor) if cursor else None, limit=PAGE)
-        known = await endpoints.by_gid(session, {row.endpoint_gid for row in page.rows})
+        lines = await lines_of(session, page.rows)
     at = {"status": status, "endpoint": endpoint}
     view = ListView(
-        lines=tuple(Line(row, known.get(row.endpoint_gid)) for row in page.rows),
+        lines=lines,
         status=status,
         endpoint=endpoint,
         first="/deliveries" + query(at) if cursor else None,

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Request, Response
 
-from api.dashboard.deliveries import Line
+from api.dashboard.deliveries import Line, lines_of
 from api.dashboard.pages import OperatorDep, PageRoute, StoreDep, query, render
 from api.dependencies import decode_cursor, encode_cursor
 from api.problems import not_found
-from everhook.storage import channels, endpoints, messages, tenants
+from everhook.storage import channels, messages, tenants
 from everhook.storage.messages import MessageFilter
 from everhook.storage.tables import Message
 
@@ -62,11 +62,11 @@ async def show_one(gid: str, request: Request, viewer: OperatorDep, store: Store
         if message is None:
             raise not_found("message", gid)
         rows = await messages.deliveries_of(session, gid)
-        known = await endpoints.by_gid(session, {row.endpoint_gid for row in rows})
+        lines = await lines_of(session, rows)
         owners = await tenants.names(session, {message.tenant_gid} if message.tenant_gid else set())
     view = DetailView(
         message=message,
         tenant=owners.get(message.tenant_gid or ""),
-        lines=tuple(Line(row, known.get(row.endpoint_gid)) for row in rows),
+        lines=lines,
     )
     return render(request, "message.html", viewer, title=message.event_type, nav="messages", v=view)
