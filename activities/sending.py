@@ -65,6 +65,7 @@ class Sending:
         self._egress = egress
         self._reporter = reporter
         self._express = express
+        self._under_way: dict[tuple[str, int, int], asyncio.Task[AttemptOutcome]] = {}
         self._bases = Bases(database)
         self._targets = Targets(database, keyring)
 
@@ -90,8 +91,19 @@ class Sending:
                     return known
                 if not await self._may_send(order, basis):
                     return AttemptOutcome(Verdict.PARKED, _PARKED_TOO_LONG[basis.hold])
-            with tracing.span("attempt", of_message(basis.message_gid, basis.traceparent)) as span:
-                return await self._send(order, basis, target, span)
+            return await self._see_through(order, basis, target)
+
+    async def _see_through(self, order: AttemptOrder, basis: Basis, target: Target) -> AttemptOutcome:
+        """What was begun is finished and put on record, also where the engine cancels us: it takes a workflow out of
+        its cache with the local activity that it waits for, and asks for the same attempt again 10 s later. Then the
+        one under way answers, or its record, and nothing is sent twice (of 500 messages at once to an endpoint that
+        took 2 s to answer, 36 were)."""
+        attempt = (order.delivery_gid, order.round, order.number)
+        task = self._under_way.get(attempt)
+        if task is None:
+            task = self._under_way[attempt] = asyncio.create_task(self._send(order, basis, target))
+            task.add_done_callback(lambda _: self._under_way.pop(attempt))
+        return await asyncio.shield(task)
 
     async def _load(self, order: AttemptOrder) -> tuple[Basis, Target]:
         basis = await self._bases.load(order.delivery_gid)
@@ -109,7 +121,11 @@ class Sending:
                 connection, order.endpoint_gid, order.delivery_gid, order.timeout + PROBE_LEASE_MARGIN
             )
 
-    async def _send(self, order: AttemptOrder, basis: Basis, target: Target, span: Span) -> AttemptOutcome:
+    async def _send(self, order: AttemptOrder, basis: Basis, target: Target) -> AttemptOutcome:
+        with tracing.span("attempt", of_message(basis.message_gid, basis.traceparent)) as span:
+            return await self._exchange(order, basis, target, span)
+
+    async def _exchange(self, order: AttemptOrder, basis: Basis, target: Target, span: Span) -> AttemptOutcome:
         issuer = await self._issuers.get()
         started_at = datetime.now(UTC)
         issuer.must_sign_at(started_at)

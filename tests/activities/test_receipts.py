@@ -144,7 +144,7 @@ async def test_of_two_that_make_one_attempt_at_once_the_receipt_is_of_the_one_on
     """The engine may think a worker lost, and ask another. Both send; one is put on record, with its own receipt."""
     desk.receiver.respond(Response(200, delay=0.1))
     for delivery in await desk.store.deliveries(5, await desk.endpoint()):
-        await asyncio.gather(*(worker.send(delivery) for worker in (desk, desk.with_(), desk)))
+        await asyncio.gather(*(worker.send(delivery) for worker in (desk, desk.with_(), desk.with_())))
         assert (await receipt_of(desk, delivery)).attempt_gid == (await desk.attempt(delivery)).gid
     assert desk.receiver.count == 15
 

@@ -39,6 +39,7 @@ from everhook.storage.tables import Endpoint, Message, now
 from tests.activities.desk import POLICY, Desk, order_for
 from tests.everhook.storage.factories import KEYRING, Store
 from tests.support.receiver import Arrival, Fault, Response
+from tests.support.waiting import assert_eventually
 
 PAYLOAD = '{ "käse" : [1.0, 2e3 ,"\\u00e9"],"n":12345678901234567890 }'.encode()
 """What any re-serialising would change."""
@@ -573,3 +574,24 @@ async def test_an_express_attempt_to_a_slow_endpoint_is_deferred(desk: Desk) -> 
     await desk.send(first, express=True)
     assert await desk.send(second, express=True) == AttemptOutcome(Verdict.DEFERRED)
     assert desk.receiver.count == 1
+
+
+@pytest.mark.parametrize("asked_again", ["while it is under way", "when it is over"])
+async def test_an_attempt_that_the_engine_cancels_is_finished_and_not_made_again(desk: Desk, asked_again: str) -> None:
+    """So the engine does where it takes a workflow out of its cache that waits for a local activity."""
+    delivery = await desk.delivery()
+    desk.receiver.respond(Response(200, delay=0.5))
+    first = asyncio.create_task(desk.send(delivery))
+    await desk.receiver.wait_for(1)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    if asked_again == "when it is over":
+
+        async def is_on_record() -> None:
+            assert len(await desk.store.attempts(delivery)) == 1
+
+        await assert_eventually(is_on_record)
+    assert (await desk.send(delivery)).verdict is Verdict.DELIVERED
+    assert (await desk.attempt(delivery)).status_code == 200
+    assert len(desk.receiver.arrivals) == 1
