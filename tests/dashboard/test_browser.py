@@ -111,13 +111,17 @@ async def _obstacles(stage: Stage, theme: Theme, options: dict[str, Any]) -> lis
     async with stage.tab(DESKTOP, theme) as page:
         for name, path in (await pages_of(stage)).items():
             await page.goto(path)
-            results = await Axe().run(page, options={"resultTypes": ["violations"], **options})
-            found += [
-                f"{name}: {violation['id']} at {violation['nodes'][0]['target']}"
-                for violation in results.response["violations"]
-                if violation["impact"] in ("serious", "critical")
-            ]
+            found += [f"{name}: {obstacle}" for obstacle in await _obstacles_of(page, options)]
     return found
+
+
+async def _obstacles_of(page: Page, options: dict[str, Any] | None = None) -> list[str]:
+    results = await Axe().run(page, options={"resultTypes": ["violations"], **(options or {})})
+    return [
+        f"{violation['id']} at {violation['nodes'][0]['target']}"
+        for violation in results.response["violations"]
+        if violation["impact"] in ("serious", "critical")
+    ]
 
 
 async def test_no_page_has_serious_obstacles_for_assistive_technology(stage: Stage) -> None:
@@ -349,6 +353,7 @@ async def test_a_receipt_is_verified_and_its_bundle_downloaded(stage: Stage, pag
     await page.get_by_role("link", name="Verify the receipt").click()
     await expect(page.locator(".title")).to_contain_text("holds")
     await expect(page.get_by_text("is signed by the key")).to_be_visible()
+    assert await _obstacles_of(page) == []
     await stage.api.services.temporal.get_schedule_handle("seal-receipts").trigger()
 
     async def is_sealed() -> None:
@@ -481,10 +486,13 @@ async def test_a_tenant_comes_in_by_its_link_and_sees_its_own_things_only(stage:
     async with stage.tab(signed_in=False) as page:
         await page.goto(path)
         await expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
+        assert await _obstacles_of(page) == []
         await page.get_by_role("link", name="Endpoints", exact=True).click()
         await expect(page.get_by_role("row")).to_have_count(2)
+        assert await _obstacles_of(page) == []
         await expect(page.get_by_role("link", name="Keys")).to_have_count(0)
         await page.goto(f"/portal/deliveries/{delivery}")
+        assert await _obstacles_of(page) == []
         await page.get_by_role("button", name="Replay").click()
         await page.get_by_role("dialog").get_by_role("button", name="Replay").click()
         await expect(page.get_by_text("A replay was asked for")).to_be_visible()
