@@ -12,7 +12,7 @@ from everhook.storage.api_keys import Scope
 from everhook.storage.audit import Actor
 from everhook.storage.engine import is_unavailable
 from everhook.storage.tables import ApiKey, now
-from everhook.usage import Unusable, load_settings, opened_database
+from everhook.usage import Unusable, load_settings_here, opened_database
 
 ACTOR = Actor("command line")
 ALL_AT_ONCE = 10_000
@@ -73,5 +73,5 @@ async def revoke(gid: str) -> None:
 
 @asynccontextmanager
 async def _writing() -> AsyncIterator[AsyncSession]:
-    async with opened_database(load_settings()) as database, database.writing() as session:
+    async with opened_database(load_settings_here()) as database, database.writing() as session:
         yield session

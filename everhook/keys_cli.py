@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Column, Table
 
-from everhook.usage import load_settings
+from everhook.usage import load_settings_here
 
 if TYPE_CHECKING:
     from everhook.keyring import KeyRing
@@ -100,7 +100,7 @@ def rotate_master() -> None:
     """Seal everything by the first key of EVERHOOK_MASTER_KEYS. It may be interrupted, and run again, at any time."""
     from everhook.keyring import KeyRing
 
-    settings = load_settings()
+    settings = load_settings_here()
     left = asyncio.run(_reseal(settings, KeyRing.from_settings(settings)))
     if left:
         raise typer.Exit(LEFT_OVER)
@@ -119,9 +119,9 @@ async def _rotate_receipts() -> None:
     from everhook.storage.audit import record_audit
     from everhook.storage.receipt_keys import rotate_keys
     from everhook.storage.tables import now
-    from everhook.usage import load_settings, opened_database
+    from everhook.usage import load_settings_here, opened_database
 
-    settings = load_settings()
+    settings = load_settings_here()
     keyring, name = KeyRing.from_settings(settings), issuer_name(settings)
     async with opened_database(settings) as database, database.writing() as session:
         issuer = await rotate_keys(await session.connection(), keyring, name, now())

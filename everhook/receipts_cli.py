@@ -77,9 +77,9 @@ async def _audit() -> bool:
     from everhook.keyring import KeyRing
     from everhook.storage.receipt_audit import audit_log, check_attempts, tenants_with_receipts
     from everhook.strict_json import Wrong
-    from everhook.usage import load_settings, opened_database
+    from everhook.usage import load_settings_here, opened_database
 
-    settings = load_settings()
+    settings = load_settings_here()
     keyring, holds = KeyRing.from_settings(settings), True
     async with opened_database(settings) as database, database.reading() as session:
         for tenant_gid in await tenants_with_receipts(session):

@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from everhook.dev_files import adopt_environment
+
 if TYPE_CHECKING:
     from everhook.settings import Settings
     from everhook.storage.engine import Database
@@ -36,6 +38,13 @@ def load_settings(**overrides: Any) -> "Settings":
             for e in error.errors()
         )
         raise Unusable(wrong.replace("Value error, ", "")) from error
+
+
+def load_settings_here() -> "Settings":
+    """The same for commands that look at a running Everhook: where the environment does not say which, the
+    `everhook dev` of this directory."""
+    adopt_environment()
+    return load_settings()
 
 
 @asynccontextmanager

@@ -10,12 +10,11 @@ a key of the config file goes to no other address than the one it is kept with.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from everhook.client import profiles
-from everhook.dev_files import DATA_DIR, KEY_FILE, URL_FILE
+from everhook.dev_files import DATA_DIR, KEY_FILE, URL_FILE, is_loopback
 from everhook.usage import Unusable
 
 URL_VARIABLE = "EVERHOOK_URL"
@@ -92,14 +91,6 @@ def _first_line(file: Path) -> str | None:
         return file.read_text().strip() or None
     except (OSError, UnicodeDecodeError):
         return None
-
-
-def is_loopback(url: str) -> bool:
-    try:
-        host = urlsplit(url).hostname or ""
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def check_url(url: str, source: str) -> str:

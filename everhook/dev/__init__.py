@@ -27,7 +27,7 @@ from everhook import eventloop
 from everhook.dev import checks
 from everhook.dev.temporal import EmbeddedTemporal, temporal_command
 from everhook.dev.terminal import Places, Terminal, TerminalErrors
-from everhook.dev_files import URL_FILE
+from everhook.dev_files import DATABASE_VARIABLE, ENVIRONMENT_FILE, TEMPORAL_VARIABLE, URL_FILE, environment_text
 from everhook.http_server import bound_socket, serving
 from everhook.settings import Settings
 from everhook.storage.engine import Database
@@ -88,6 +88,23 @@ class Ground:
     def temporal_ui_url(self) -> str:
         """Where the UI shows our workflows."""
         return f"http://{self._host}:{self.options.temporal_ui_port}/namespaces/{DEFAULT_NAMESPACE}/workflows"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process beside us needs to find what we run on, and to see it as we do."""
+        settings = self.settings
+        assert settings.api_key is not None  # made at the first start
+        return {
+            "EVERHOOK_URL": self.api_url,
+            "EVERHOOK_API_KEY": settings.api_key.get_secret_value(),
+            DATABASE_VARIABLE: settings.database_url,
+            "EVERHOOK_MASTER_KEYS": ",".join(key.get_secret_value() for key in settings.master_keys),
+            "EVERHOOK_DEV": "true",
+            "EVERHOOK_EGRESS_HTTP": "true",
+            "EVERHOOK_EGRESS_ALLOW": ",".join(str(network) for network in settings.egress_allow),
+            TEMPORAL_VARIABLE: self.temporal_target,
+            "TEMPORAL_NAMESPACE": DEFAULT_NAMESPACE,
+        }
 
     @property
     def _host(self) -> str:
@@ -265,13 +282,16 @@ class _Stack:
 
     @contextlib.contextmanager
     def _findable(self) -> Iterator[None]:
-        """Commands that are run in this directory find the API."""
-        file = self._ground.data_dir / URL_FILE
-        checks.write_private(file, self._ground.api_url + "\n")
+        """Commands that are run in this directory find the API, the database and Temporal."""
+        ground = self._ground
+        files = {URL_FILE: ground.api_url + "\n", ENVIRONMENT_FILE: environment_text(ground.environment)}
+        for name, text in files.items():
+            checks.write_private(ground.data_dir / name, text)
         try:
             yield
         finally:
-            file.unlink(missing_ok=True)
+            for name in files:
+                (ground.data_dir / name).unlink(missing_ok=True)
 
     @contextlib.asynccontextmanager
     async def _telling(self, feed: Feed) -> AsyncIterator[None]:

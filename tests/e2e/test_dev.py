@@ -125,6 +125,20 @@ async def run_the_printed_command(dev: Dev, directory: Path) -> None:
         await dev.prints(r"(order\.created +demo: always well +✓ delivered[\s\S]*){2}", timeout=10)
 
 
+async def look_from_the_directory(dev: Dev, directory: Path) -> None:
+    """Commands beside it need no configuration: not those that go to the API, nor those to database and Temporal."""
+    (directory / ".everhook").symlink_to(dev.data_dir)
+    assert (dev.data_dir / "environment").stat().st_mode & 0o777 == 0o600
+    everhook = f"{sys.executable} -m everhook.cli"
+
+    async def output(line: str) -> str:
+        return await Process(["sh", "-c", line], log=directory / "beside.log", cwd=directory).run()
+
+    assert "as the `everhook dev` of this directory configures it" in await output(f"{everhook} doctor")
+    assert "each with its receipt" in await output(f"{everhook} receipts audit")
+    assert '"orders"' in await output(f". .everhook/environment && cd / && {everhook} channels list --json")
+
+
 async def test_the_demo_shows_each_fate_and_is_not_made_twice(tmp_path: Path) -> None:
     async with running(Dev(tmp_path)) as dev:
         await dev.prints(r"order\.created +demo: always well +✓ delivered +200")
@@ -142,8 +156,9 @@ async def test_the_demo_shows_each_fate_and_is_not_made_twice(tmp_path: Path) ->
             assert ui in dev.process.output()
             assert (await client.get(ui)).status_code == 200
         await run_the_printed_command(dev, tmp_path)
+        await look_from_the_directory(dev, tmp_path)
         await dev.interrupt()
-        assert not (dev.data_dir / "api-url").exists()
+        assert not [name for name in ("api-url", "environment") if (dev.data_dir / name).exists()]
         master_key = dev.data_dir / "master-key"
         kept = master_key.read_text()
         assert master_key.stat().st_mode & 0o777 == 0o600
