@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from everhook.client import add_commands
+from everhook.client.command import epilog
 from everhook.keys_cli import app as keys_app
 from everhook.receipts_cli import app as receipts_app
 from everhook.terminal_text import printable_lines
@@ -72,7 +73,7 @@ def run(arguments: list[str] | None = None) -> int:
         return 1
 
 
-@app.command(rich_help_panel=RUN)
+@app.command(rich_help_panel=RUN, epilog=epilog(["migrate"]))
 def migrate() -> None:
     """Bring the database (EVERHOOK_DATABASE_URL) to this version's schema."""
     from everhook.storage.migrate import migrate as upgrade
@@ -85,7 +86,7 @@ def migrate() -> None:
     console.print("database: up to date")
 
 
-@app.command(rich_help_panel=RUN)
+@app.command(rich_help_panel=RUN, epilog=epilog(["setup"]))
 def setup() -> None:
     """Make what Everhook needs in Temporal: namespace, search attributes, schedules, queue limits. Idempotent."""
     from everhook.provisioning import setup as provision
@@ -103,7 +104,7 @@ def setup() -> None:
     asyncio.run(run())
 
 
-@app.command(rich_help_panel=RUN)
+@app.command(rich_help_panel=RUN, epilog=epilog(["serve", "serve --host 0.0.0.0 --port 8080"]))
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
@@ -135,7 +136,7 @@ def serve(
     )
 
 
-@app.command(rich_help_panel=RUN)
+@app.command(rich_help_panel=RUN, epilog=epilog(["worker", "worker --role sends"]))
 def worker(
     role: Annotated[WorkerRole, typer.Option(help="What this process does; `sends` needs its own way out.")] = (
         WorkerRole.ALL
@@ -156,7 +157,7 @@ def worker(
     eventloop.run(workers.work(settings, workers.Role(role.value)))
 
 
-@app.command(rich_help_panel=RUN)
+@app.command(rich_help_panel=RUN, epilog=epilog(["dev", "dev --data-dir /tmp/everhook --port 9080 --no-demo"]))
 def dev(
     data_dir: Annotated[Path, typer.Option(help="Where databases, the API key and the master key are kept.")] = Path(
         ".everhook"

@@ -1,15 +1,16 @@
 """`everhook keys`: API keys, the master keys that seal secrets, and the keys of receipts; without an API that runs."""
 
 import asyncio
-import json
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Column, Table
 
+from everhook.client.command import epilog
+from everhook.client.options import AsJson
+from everhook.client.output import Output
 from everhook.usage import load_settings_here
 
 if TYPE_CHECKING:
@@ -25,15 +26,20 @@ app = typer.Typer(name="keys", help="API keys, master keys, and the keys of rece
 console = Console(highlight=False, markup=False, soft_wrap=True)
 aside = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
 
 @app.callback()
 def keys() -> None:
     """API keys, master keys, and the keys of receipts."""
 
 
-@app.command()
+@app.command(
+    epilog=epilog(
+        [
+            "keys create --name billing --scope publish",
+            "keys create --name 'support of acme' --tenant acme --expires-in-days 90",
+        ]
+    )
+)
 def create(
     name: Annotated[
         str, typer.Option(help="Whose key it is: it goes on record with what they do.", show_default=False)
@@ -55,13 +61,13 @@ def create(
 
     row, key = asyncio.run(issuing.create(name, scope or [], tenant, expires_in_days))
     if as_json:
-        console.print_json(json.dumps(_shown(row, tenant) | {"key": key}))
+        Output(as_json).json(_shown(row, tenant) | {"key": key})
         return
     aside.print(f"{row.gid}, the key of {row.name}: {' '.join(shown_scopes(row))}. It is shown this once.")
     console.print(key)
 
 
-@app.command("list")
+@app.command("list", epilog=epilog(["keys list", "keys list --json"]))
 def list_keys(as_json: AsJson = False) -> None:
     """List the keys, newest first; never the keys themselves."""
     from everhook import issuing
@@ -69,7 +75,10 @@ def list_keys(as_json: AsJson = False) -> None:
     rows, names = asyncio.run(issuing.list_all())
     shown = [_shown(row, names.get(row.tenant_gid or "")) for row in rows]
     if as_json:
-        console.print_json(json.dumps(shown))
+        Output(as_json).json(shown)
+        return
+    if not shown:
+        console.print("There is no key: everhook keys create --name … --scope admin")
         return
     table = Table(Column("key", min_width=GID_LENGTH), "name", "scopes", "tenant", "state", "expires")
     for one in shown:
@@ -78,41 +87,44 @@ def list_keys(as_json: AsJson = False) -> None:
     console.print(table)
 
 
-@app.command()
-def revoke(gid: Annotated[str, typer.Argument(help="The key's gid, `ek_…`.", show_default=False)]) -> None:
+@app.command(epilog=epilog(["keys revoke ek_01k2x3y4z5e6f7g8h9j0kamnpq"]))
+def revoke(
+    gid: Annotated[str, typer.Argument(help="The key's gid, `ek_…`.", show_default=False)], as_json: AsJson = False
+) -> None:
     """Revoke a key, at once."""
     from everhook import issuing
 
     asyncio.run(issuing.revoke(gid))
-    console.print(f"{gid} is revoked")
+    _tell(as_json, f"{gid} is revoked", {"keyGid": gid, "state": "revoked"})
 
 
-@app.command()
-def new_master() -> None:
+@app.command(epilog=epilog(["keys new-master"]))
+def new_master(as_json: AsJson = False) -> None:
     """Print a new master key, for EVERHOOK_MASTER_KEYS."""
     from everhook.keyring import new_master_key
 
-    console.print(new_master_key())
+    key = new_master_key()
+    _tell(as_json, key, {"masterKey": key})
 
 
-@app.command()
-def rotate_master() -> None:
+@app.command(epilog=epilog(["keys rotate-master"]))
+def rotate_master(as_json: AsJson = False) -> None:
     """Seal everything by the first key of EVERHOOK_MASTER_KEYS. It may be interrupted, and run again, at any time."""
     from everhook.keyring import KeyRing
 
     settings = load_settings_here()
-    left = asyncio.run(_reseal(settings, KeyRing.from_settings(settings)))
+    left = asyncio.run(_reseal(settings, KeyRing.from_settings(settings), Output(as_json)))
     if left:
         raise typer.Exit(LEFT_OVER)
 
 
-@app.command("rotate-receipts")
-def rotate_receipts() -> None:
+@app.command("rotate-receipts", epilog=epilog(["keys rotate-receipts"]))
+def rotate_receipts(as_json: AsJson = False) -> None:
     """Have a new key sign receipts and checkpoints. The old one stops in ten minutes, and stays published."""
-    asyncio.run(_rotate_receipts())
+    asyncio.run(_rotate_receipts(as_json))
 
 
-async def _rotate_receipts() -> None:
+async def _rotate_receipts(as_json: bool) -> None:
     from everhook.issuing import ACTOR
     from everhook.keyring import KeyRing
     from everhook.receipt_issuer import issuer_name
@@ -127,9 +139,22 @@ async def _rotate_receipts() -> None:
         issuer = await rotate_keys(await session.connection(), keyring, name, now())
         new, *old = issuer.keys
         record_audit(session, ACTOR, "receipt_key.rotated", new.kid)
-    console.print(f"{new.kid} signs for {issuer.name} within a minute")
-    for key in old[:1]:
-        console.print(f"{key.kid} stops at {key.retired_at:%Y-%m-%d %H:%M:%S} UTC and stays published")
+    told = [f"{new.kid} signs for {issuer.name} within a minute"]
+    retired = [(key.kid, key.retired_at) for key in old[:1] if key.retired_at is not None]
+    told += [f"{kid} stops at {moment:%Y-%m-%d %H:%M:%S} UTC and stays published" for kid, moment in retired]
+    document = {
+        "kid": new.kid,
+        "issuer": issuer.name,
+        "retired": [{"kid": kid, "retiredAt": moment.isoformat()} for kid, moment in retired],
+    }
+    _tell(as_json, "\n".join(told), document)
+
+
+def _tell(as_json: bool, text: str, document: dict[str, Any]) -> None:
+    if as_json:
+        Output(as_json).json(document)
+    else:
+        console.print(text)
 
 
 def _shown(row: "ApiKey", tenant: str | None) -> dict[str, Any]:
@@ -146,22 +171,22 @@ def _shown(row: "ApiKey", tenant: str | None) -> dict[str, Any]:
     }
 
 
-async def _reseal(settings: "Settings", keyring: "KeyRing") -> int:
+async def _reseal(settings: "Settings", keyring: "KeyRing", out: Output) -> int:
     """How many boxes the newest key did not seal in the end; what was done, and why something was not, is told."""
     from everhook.storage.sealed import count_outdated, reseal
     from everhook.usage import opened_database
 
     done, unopened = 0, Counter[str]()
     async with opened_database(settings) as database:
-        with Progress(console=aside) as progress:
+        with out.progress() as progress:
             task = progress.add_task("sealing", total=await count_outdated(database, keyring))
             async for batch in reseal(database, keyring):
                 done += batch.resealed
                 unopened.update(batch.unopened)
                 progress.advance(task, batch.resealed + len(batch.unopened))
         left = await count_outdated(database, keyring)
-    console.print(f"sealed anew by the first key: {done}")
-    for why, count in unopened.items():
-        console.print(f"left as they are: {count} ({why})")
-    console.print("the other keys may go" if left == 0 else f"keep the other keys: {left} are not sealed by the first")
+    told = [f"sealed anew by the first key: {done}"]
+    told += [f"left as they are: {count} ({why})" for why, count in unopened.items()]
+    told += ["the other keys may go" if left == 0 else f"keep the other keys: {left} are not sealed by the first"]
+    _tell(out.as_json, "\n".join(told), {"resealed": done, "left": left, "unopened": unopened})
     return left

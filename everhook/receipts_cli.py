@@ -5,12 +5,17 @@ Exit status: 0 where all holds, 1 where something is wrong (the first thing is n
 """
 
 import asyncio
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from everhook.client.command import epilog
+from everhook.client.options import AsJson
+from everhook.client.output import Output
 from everhook.terminal_text import printable
 from everhook.usage import Unusable
 
@@ -31,7 +36,14 @@ def receipts() -> None:
     """Check delivery receipts."""
 
 
-@app.command()
+@app.command(
+    epilog=epilog(
+        [
+            "receipts verify bundle.json",
+            "receipts verify bundle.json --body request-body --jwks keys.json --since-checkpoint held.txt",
+        ]
+    )
+)
 def verify(
     bundle: Annotated[
         Path, typer.Argument(help="The bundle: of a receipt, or of two checkpoints.", show_default=False)
@@ -43,9 +55,10 @@ def verify(
     jwks: Annotated[
         Path | None, typer.Option(help="The issuer's keys as you got them yourself, used instead of the bundle's.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check a bundle, offline, and say what it proves and what it does not."""
-    from everhook.bundles import UnknownBundle, load
+    from everhook.bundles import Finding, UnknownBundle, Verification, load
     from everhook.bundles import verify as check
     from everhook.strict_json import NotJson, Wrong
 
@@ -59,43 +72,81 @@ def verify(
     except (NotJson, UnknownBundle) as error:
         raise Unusable(f"{bundle}: {error}") from error
     except Wrong as error:
-        _say_wrong(str(error))
-        raise typer.Exit(WRONG) from error
-    _report(result)
+        result = Verification(proven=(), wrong=Finding(error.place, error.what))
+    if as_json:
+        Output(as_json).json(_as_json(result))
+    else:
+        _report(result)
     if not result.ok:
         raise typer.Exit(WRONG)
 
 
-@app.command()
-def audit() -> None:
+@app.command(epilog=epilog(["receipts audit", "receipts audit --json"]))
+def audit(as_json: AsJson = False) -> None:
     """Check all receipts, hashes and checkpoints in the database (EVERHOOK_DATABASE_URL) against each other."""
-    if not asyncio.run(_audit()):
+    out = Output(as_json)
+    found = asyncio.run(_audit(out))
+    if as_json:
+        out.json(found)
+    else:
+        _report_audit(found)
+    if not found["ok"]:
         raise typer.Exit(WRONG)
 
 
-async def _audit() -> bool:
+async def _audit(out: Output) -> dict[str, Any]:
+    """What became of each log, and of the attempts: as it is printed in JSON."""
     from everhook.keyring import KeyRing
     from everhook.storage.receipt_audit import audit_log, check_attempts, tenants_with_receipts
     from everhook.strict_json import Wrong
     from everhook.usage import load_settings_here, opened_database
 
     settings = load_settings_here()
-    keyring, holds = KeyRing.from_settings(settings), True
+    keyring = KeyRing.from_settings(settings)
+    logs: list[dict[str, Any]] = []
+    attempts: dict[str, Any] = {"attempts": 0, "wrong": None}
     async with opened_database(settings) as database, database.reading() as session:
-        for tenant_gid in await tenants_with_receipts(session):
+        with out.progress() as progress:
+            for tenant_gid in await tenants_with_receipts(session):
+                task = progress.add_task(f"receipts of {tenant_gid}", total=None)
+                log = {"tenantGid": tenant_gid, "receipts": None, "checkpoints": None, "unsealed": None, "wrong": None}
+                try:
+                    log |= asdict(await audit_log(session, tenant_gid, keyring, partial(progress.advance, task)))
+                except Wrong as error:
+                    log["wrong"] = str(error)
+                logs.append(log)
+                progress.update(task, total=progress.tasks[task].completed)
+            task = progress.add_task("attempts", total=None)
             try:
-                log = await audit_log(session, tenant_gid, keyring)
-                waiting = f", {log.unsealed} wait for the next" if log.unsealed else ""
-                _say(f"holds       {tenant_gid}: {log.receipts} receipts under {log.checkpoints} checkpoints{waiting}")
+                attempts["attempts"] = await check_attempts(session, partial(progress.advance, task))
             except Wrong as error:
-                holds = False
-                _say_wrong(f"{tenant_gid}: {error}")
-        try:
-            _say(f"holds       {await check_attempts(session)} attempts, each with its receipt")
-        except Wrong as error:
-            holds = False
-            _say_wrong(str(error))
-    return holds
+                attempts["wrong"] = str(error)
+            progress.update(task, total=progress.tasks[task].completed)
+    return {"ok": not any(one["wrong"] for one in (*logs, attempts)), "logs": logs, **attempts}
+
+
+def _report_audit(found: dict[str, Any]) -> None:
+    for log in found["logs"]:
+        if log["wrong"] is not None:
+            _say_wrong(f"{log['tenantGid']}: {log['wrong']}")
+            continue
+        waiting = f", {log['unsealed']} wait for the next" if log["unsealed"] else ""
+        counted = f"{log['receipts']} receipts under {log['checkpoints']} checkpoints{waiting}"
+        _say(f"holds       {log['tenantGid']}: {counted}")
+    if found["wrong"] is not None:
+        _say_wrong(found["wrong"])
+    else:
+        _say(f"holds       {found['attempts']} attempts, each with its receipt")
+
+
+def _as_json(result: "Verification") -> dict[str, Any]:
+    return {
+        "ok": result.ok,
+        "statement": _statement(result.receipt) if result.receipt is not None else None,
+        "proven": [asdict(finding) for finding in result.proven],
+        "unproven": list(result.unproven),
+        "wrong": asdict(result.wrong) if result.wrong is not None else None,
+    }
 
 
 def _report(result: "Verification") -> None:

@@ -1,13 +1,13 @@
 """`everhook doctor`: is everything there that Everhook stands on, and how to mend what is not."""
 
 import asyncio
-from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from everhook.client.command import epilog, flowing
 from everhook.client.findings import Finding, conclude, draw
+from everhook.client.options import AsJson
 from everhook.client.output import Output
 from everhook.dev_files import adopt_environment
 from everhook.usage import load_settings
@@ -22,7 +22,7 @@ where something is wrong."""
 
 
 @app.command("doctor", help=flowing(HELP), epilog=epilog(["doctor", "doctor --json"]), rich_help_panel="Run it")
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False) -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Look at everything Everhook stands on, and say how to mend what is wrong."""
     beside_dev = adopt_environment()
     settings = load_settings()

@@ -12,6 +12,7 @@ from everhook.usage import Unusable
 DEFAULT_LIMIT = 50
 STDIN = Path("-")
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Limit = Annotated[int, typer.Option(min=1, help="How many at most.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Tenant = Annotated[str | None, typer.Option(help="A tenant, by name or gid.")]

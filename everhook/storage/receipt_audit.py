@@ -4,7 +4,7 @@ The sealer looks at the log's edge only, before it goes on; a stranger's check l
 each receipt and its row, each hash, each checkpoint, that none is missing, and that no attempt is without a receipt.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import and_, select
@@ -25,6 +25,13 @@ from everhook.strict_json import Wrong
 
 CHUNK = 1_000
 
+Advance = Callable[[int], None]
+"""Told after each chunk how many more were looked at."""
+
+
+def _untold(_more: int) -> None:
+    pass
+
 
 @dataclass(frozen=True)
 class LogAudit:
@@ -43,7 +50,7 @@ async def tenants_with_receipts(session: AsyncSession) -> list[str]:
     return list(found.scalars())
 
 
-async def audit_log(session: AsyncSession, tenant_gid: str, keyring: KeyRing) -> LogAudit:
+async def audit_log(session: AsyncSession, tenant_gid: str, keyring: KeyRing, advance: Advance = _untold) -> LogAudit:
     """Read a whole log. Raises Wrong at the first thing that is, with its place. Sealing may go on meanwhile."""
     begun = new_gid(Kind.RECEIPT)
     places = await places_taken(session, tenant_gid)
@@ -54,11 +61,11 @@ async def audit_log(session: AsyncSession, tenant_gid: str, keyring: KeyRing) ->
     issuer = await load_issuer(await session.connection(), keyring)
     if issuer is None:
         raise Wrong("receipt_key", "has no key, and there are receipts")
-    reader = _LogReader(session, tenant_gid, issuer)
+    reader = _LogReader(session, tenant_gid, issuer, advance)
     return LogAudit(size, await reader.check_log(size), await reader.check_unsealed(begun))
 
 
-async def check_attempts(session: AsyncSession) -> int:
+async def check_attempts(session: AsyncSession, advance: Advance = _untold) -> int:
     """How many attempts there are, each with a receipt. Raises Wrong for one without."""
     count, after = 0, ""
     while True:
@@ -84,13 +91,15 @@ async def check_attempts(session: AsyncSession) -> int:
             if row.receipt is None:
                 raise Wrong(f"attempt {row.gid}", "has no receipt: it was removed")
         count, after = count + len(found), found[-1].gid
+        advance(len(found))
 
 
 class _LogReader:
-    def __init__(self, session: AsyncSession, tenant_gid: str, issuer: Issuer) -> None:
+    def __init__(self, session: AsyncSession, tenant_gid: str, issuer: Issuer, advance: Advance) -> None:
         self._session = session
         self._tenant_gid = tenant_gid
         self._issuer = issuer
+        self._advance = advance
         self._keys = KeySet.from_jwks(jwks(issuer.keys))
         self._stored = StoredHashes(session, tenant_gid)
         self._frontier = Frontier()
@@ -128,6 +137,7 @@ class _LogReader:
                     raise Wrong(f"receipt {seq}", "is not the one that was sealed here, or its hash was altered")
             for block in self._frontier.extend(leaves):
                 await self._check_block(block)
+            self._advance(len(leaves))
 
     async def _receipts(self, start: int, stop: int) -> dict[int, Receipt]:
         rows = await self._session.execute(
@@ -177,3 +187,4 @@ class _LogReader:
             for row in found:
                 self._check_row(row, f"receipt {row.gid}")
             count, after = count + len(found), found[-1].gid
+            self._advance(len(found))

@@ -251,6 +251,8 @@ async def test_what_was_delivered_can_be_checked_with_nothing_but_files(live: Li
     wrong = run(OFFLINE, "receipts", "verify", *files, *options)
     assert wrong.returncode == 1
     assert "WRONG       body: is not what was sent" in wrong.stdout
+    told = json.loads(run(OFFLINE, "receipts", "verify", *files, *options, "--json").stdout)
+    assert (told["ok"], told["wrong"]["place"], told["proven"][0]["place"]) == (False, "body", "receipt")
 
 
 def bodies(live: Live) -> list[bytes]:
@@ -288,3 +290,6 @@ async def test_the_commands_audit_the_logs_and_rotate_their_keys(live: Live) -> 
     await live.api.change_rows("UPDATE receipt SET number = 1 WHERE seq = :seq", seq=bundle["seq"])
     assert tampered.returncode == 1
     assert f"receipt {bundle['seq']}: stands in the row of another" in tampered.stdout
+    audited = json.loads(everhook(settings, "receipts", "audit", "--json").stdout)
+    assert audited["ok"] and audited["attempts"] >= 1
+    assert audited["logs"][0]["receipts"] >= 1 and audited["logs"][0]["wrong"] is None
