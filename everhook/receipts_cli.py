@@ -5,10 +5,11 @@ Exit status: 0 where all holds, 1 where something is wrong (the first thing is n
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -20,12 +21,16 @@ from everhook.terminal_text import printable
 from everhook.usage import Unusable
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from everhook.bundles import Verification
     from everhook.receipt_keys import KeySet
     from everhook.receipts import Receipt
 
 MAX_FILE = 16 * 1024 * 1024
 WRONG = 1
+
+Found = TypeVar("Found")
 
 app = typer.Typer(name="receipts", help="Check delivery receipts.", no_args_is_help=True)
 console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -98,31 +103,35 @@ async def _audit(out: Output) -> dict[str, Any]:
     """What became of each log, and of the attempts: as it is printed in JSON."""
     from everhook.keyring import KeyRing
     from everhook.storage.receipt_audit import audit_log, check_attempts, tenants_with_receipts
-    from everhook.strict_json import Wrong
     from everhook.usage import load_settings_here, opened_database
 
     settings = load_settings_here()
     keyring = KeyRing.from_settings(settings)
-    logs: list[dict[str, Any]] = []
-    attempts: dict[str, Any] = {"attempts": 0, "wrong": None}
+    logs = []
     async with opened_database(settings) as database, database.reading() as session:
         with out.progress() as progress:
             for tenant_gid in await tenants_with_receipts(session):
-                task = progress.add_task(f"receipts of {tenant_gid}", total=None)
-                log = {"tenantGid": tenant_gid, "receipts": None, "checkpoints": None, "unsealed": None, "wrong": None}
-                try:
-                    log |= asdict(await audit_log(session, tenant_gid, keyring, partial(progress.advance, task)))
-                except Wrong as error:
-                    log["wrong"] = str(error)
-                logs.append(log)
-                progress.update(task, total=progress.tasks[task].completed)
-            task = progress.add_task("attempts", total=None)
-            try:
-                attempts["attempts"] = await check_attempts(session, partial(progress.advance, task))
-            except Wrong as error:
-                attempts["wrong"] = str(error)
-            progress.update(task, total=progress.tasks[task].completed)
-    return {"ok": not any(one["wrong"] for one in (*logs, attempts)), "logs": logs, **attempts}
+                check = partial(audit_log, session, tenant_gid, keyring)
+                log, wrong = await _watched(progress, f"receipts of {tenant_gid}", check)
+                logs.append({"tenantGid": tenant_gid, **(asdict(log) if log is not None else {}), "wrong": wrong})
+            attempts, wrong = await _watched(progress, "attempts", partial(check_attempts, session))
+    ok = wrong is None and all(log["wrong"] is None for log in logs)
+    return {"ok": ok, "logs": logs, "attempts": attempts, "wrong": wrong}
+
+
+async def _watched(
+    progress: "Progress", what: str, check: Callable[[Callable[[int], None]], Awaitable[Found]]
+) -> tuple[Found | None, str | None]:
+    """What a check found, or what is wrong; `check` is handed what it tells of its progress."""
+    from everhook.strict_json import Wrong
+
+    task = progress.add_task(what, total=None)
+    try:
+        return await check(partial(progress.advance, task)), None
+    except Wrong as error:
+        return None, str(error)
+    finally:
+        progress.update(task, total=progress.tasks[task].completed)
 
 
 def _report_audit(found: dict[str, Any]) -> None:
