@@ -20,7 +20,7 @@ from everhook.storage.tables import Circuit, Delivery, Endpoint, EndpointMinute,
 
 KEPT_S = 5.0
 PAST_KEPT_S = 60.0
-"""The last day is looked through only so often: a minute more or less of it changes little."""
+"""The last day is looked through only so often. What came since is added; what left it stays a minute too long."""
 
 WORST = 100
 MINUTE = timedelta(minutes=1)
@@ -54,8 +54,9 @@ class Overview:
 
 @dataclass(frozen=True)
 class _Past:
-    """What the last day holds."""
+    """What the last day holds: its tallies up to `until`, an hour before it was looked at."""
 
+    until: datetime
     tallies: Mapping[str, Tally]
     spells: Mapping[str, Sequence[Spell]]
 
@@ -64,9 +65,9 @@ class HealthBoard:
     """Overviews by tenant. However many look and however often, the database is asked every few seconds at most, and
     by readers: the hot path's writer is left alone."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, kept_seconds: float = KEPT_S) -> None:
         self._database = database
-        self._overviews = Kept(self._look, KEPT_S)
+        self._overviews = Kept(self._look, kept_seconds)
         self._pasts = Kept(self._look_back, PAST_KEPT_S)
 
     async def overview(self, tenant_gid: str | None) -> Overview:
@@ -74,10 +75,13 @@ class HealthBoard:
         return await self._overviews.get(tenant_gid)
 
     async def _look_back(self, tenant_gid: str | None) -> _Past:
-        since = now() - DAY
+        moment = now()
+        since, until = moment - DAY, moment - HOUR
+        older = [col(EndpointMinute.minute) < until, *_minutes_of(tenant_gid)]
         async with self._database.reading() as session:
             return _Past(
-                tallies=await tallies(session, since, _minutes_of(tenant_gid)),
+                until=until,
+                tallies=await tallies(session, since, older),
                 spells=await error_spells(session, since, Window.DAY.bucket, _errors_of(tenant_gid)),
             )
 
@@ -86,7 +90,8 @@ class HealthBoard:
         moment = now()
         async with self._database.reading() as session:
             hour = await tallies(session, moment - HOUR, _minutes_of(tenant_gid))
-            scores = await _scores(session, hour, past.tallies, tenant_gid, moment)
+            since_then = await tallies(session, past.until, _minutes_of(tenant_gid))
+            scores = await _scores(session, hour, _added(past.tallies, since_then), tenant_gid, moment)
             return Overview(
                 at=moment,
                 accepted=await _accepted(session, moment - MINUTE, tenant_gid),
@@ -101,10 +106,14 @@ class HealthBoard:
             )
 
 
+def _added(one: Mapping[str, Tally], other: Mapping[str, Tally]) -> Mapping[str, Tally]:
+    return {gid: Tally.total(each[gid] for each in (one, other) if gid in each) for gid in {*one, *other}}
+
+
 async def _scores(
     session: AsyncSession,
     hour: Mapping[str, Tally],
-    past: Mapping[str, Tally],
+    day: Mapping[str, Tally],
     tenant_gid: str | None,
     moment: datetime,
 ) -> Mapping[str, Health]:
@@ -113,10 +122,10 @@ async def _scores(
     deleted = await _deleted_since(session, moment - DAY)
     nothing = Tally()
     scores = {}
-    for gid in {*hour, *past, *troubled} - deleted:
+    for gid in {*hour, *day, *troubled} - deleted:
         circuit = troubled.get(gid) or Circuit(endpoint_gid=gid)
         scores[gid] = judge(
-            hour.get(gid, nothing), past.get(gid, nothing), circuit.state, circuit.hold, circuit.failures
+            hour.get(gid, nothing), day.get(gid, nothing), circuit.state, circuit.hold, circuit.failures
         )
     return scores
 

@@ -208,6 +208,21 @@ async def test_many_who_look_at_once_ask_the_database_once(store: Store) -> None
     assert all(other is first for other in others)
 
 
+async def test_the_day_of_a_score_has_the_newest_minutes_too(store: Store) -> None:
+    """What lies further back is looked at once a minute, what came since each time."""
+    board = HealthBoard(store.database, kept_seconds=0)
+    end = await store.endpoint()
+    at = now()
+    await minute(store, end, at - 2 * HOUR, delivered=5)
+    await board.overview(None)
+    await minute(store, end, at, retried=10)
+    (worst,) = (await board.overview(None)).worst
+    assert [part.why for part in worst.health.parts][:2] == [
+        "0 of 10 attempts delivered in the last hour",
+        "5 of 15 attempts delivered in the last 24 hours",
+    ]
+
+
 async def test_with_nothing_there_all_is_well(store: Store) -> None:
     found = await overview(store)
     assert (found.accepted, list(found.worst), list(found.faults), found.hour) == (0, [], [], Tally())
