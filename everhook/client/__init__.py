@@ -11,6 +11,7 @@ def add_commands(app: typer.Typer) -> None:
         deliveries,
         doctor,
         endpoints,
+        health,
         profile_commands,
         publishing,
         receiving,
@@ -28,7 +29,7 @@ def add_commands(app: typer.Typer) -> None:
         "dead-letters": dead_letters.app,
         "profile": profile_commands.app,
     }
-    for single in (simulating, receiving, status, doctor):
+    for single in (simulating, receiving, status, health, doctor):
         app.add_typer(single.app)
     for name, group in groups.items():
         app.add_typer(group, name=name)

@@ -147,6 +147,56 @@ class Batch(TypedDict):
     failed: int
 
 
+class Tally(TypedDict):
+    attempts: int
+    delivered: int
+    successRate: float | None
+
+
+class Part(TypedDict):
+    points: float
+    outOf: float
+    why: str
+
+
+class Fault(TypedDict):
+    error: str
+    count: int
+    endpoints: int
+    since: str
+    lastSeen: str
+
+
+class ScoredEndpoint(TypedDict):
+    endpointGid: str
+    tenant: str
+    url: str
+    status: str
+    circuit: Circuit
+    score: int
+    level: str
+    parts: list[Part]
+    lastHour: Tally
+
+
+class EndpointHealth(TypedDict):
+    endpointGid: str
+    status: str
+    circuit: Circuit
+    score: int
+    level: str
+    parts: list[Part]
+    window: str
+    total: Tally
+    errors: list[Fault]
+    series: list[Tally]
+
+
+class HealthOverview(TypedDict):
+    endpoints: list[ScoredEndpoint]
+    errors: list[Fault]
+
+
 class Readiness(TypedDict):
     ready: bool
     database: str

@@ -90,7 +90,7 @@ def _success(overview: dict[str, Any]) -> Finding:
     if hour["successRate"] >= GOOD_RATE:
         return ok("success rate", detail)
     errors = ", ".join(f"{fault['error']} ({fault['count']:,})" for fault in overview["errors"][:3])
-    return warning("success rate", f"{detail}; {errors}", "everhook deliveries list --status retrying")
+    return warning("success rate", f"{detail}; {errors}", "everhook health")
 
 
 def _undispatched(waiting: dict[str, Any]) -> Finding:

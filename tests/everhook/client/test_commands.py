@@ -291,6 +291,30 @@ async def test_an_endpoint_is_tested_by_a_message_to_it_alone(
 # Is all well?
 
 
+async def test_health_says_which_endpoint_is_not_well_and_why(
+    everhook: Everhook, live: Live, at: str, path: str, channel: str
+) -> None:
+    gid = (await make_endpoint(everhook, at, channel, "--tenant", channel))["endpointGid"]
+    live.receiver.respond(410, path=path)
+    await dead_lettered(everhook, live, channel)
+
+    one = await everhook.ok("health", gid, "--window", "1h")
+    assert "failing" in one.out and "■ disabled" in one.out
+    assert "0.0% of 1 attempts" in one.out and re.search(r"failures +·*█", one.out)
+    assert "0 of 1 attempts delivered in the last hour" in one.out
+    assert re.search(r"http_410 +1 ", one.out)
+    assert (await everhook.json("health", gid))["window"] == "24h"
+
+    async def is_worst() -> None:  # the overview is a few seconds old
+        told = await everhook.ok("health", "--tenant", channel)
+        assert re.search(rf"failing +■ disabled +{gid} ", told.out), told.out
+        assert re.search(r"http_410 +1 +1 ", told.out), told.out
+
+    await assert_eventually(is_worst, timeout=15)
+    for arguments in ([gid, "--tenant", channel], ["--window", "1h"]):
+        assert (await everhook("health", *arguments)).status == 2
+
+
 async def test_status_of_a_stack_that_runs_says_what_waits_for_somebody(
     everhook: Everhook, live: Live, at: str, path: str, channel: str
 ) -> None:

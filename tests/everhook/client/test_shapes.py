@@ -7,7 +7,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import pytest
 from pydantic import BaseModel
 
-from api import schemas
+from api import health_schemas, schemas
 from api.routers.health import Readiness
 from everhook.client import dead_letters, deliveries, endpoints, options, shapes
 from everhook.contracts import DeadLetterReason, DeliveryStatus
@@ -32,6 +32,12 @@ SCHEMAS: dict[type[Any], type[BaseModel]] = {
     shapes.BulkAnswer: schemas.BulkAnswer,
     shapes.Batch: schemas.BatchOut,
     shapes.Readiness: Readiness,
+    shapes.Tally: health_schemas.TallyOut,
+    shapes.Part: health_schemas.PartOut,
+    shapes.Fault: health_schemas.FaultOut,
+    shapes.ScoredEndpoint: health_schemas.ScoredEndpointOut,
+    shapes.EndpointHealth: health_schemas.EndpointHealthOut,
+    shapes.HealthOverview: health_schemas.OverviewOut,
 }
 
 
