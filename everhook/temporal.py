@@ -6,7 +6,8 @@ from functools import cache
 from typing import Any
 
 from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.contrib.pydantic import PydanticPayloadConverter
+from temporalio.converter import CompositePayloadConverter, DataConverter
 from temporalio.envconfig import ClientConfig
 from temporalio.plugin import SimplePlugin
 from temporalio.runtime import (
@@ -22,7 +23,21 @@ from everhook.tracing import interceptors
 
 DEFAULT_NAMESPACE = "everhook"
 
-PLUGIN = SimplePlugin("everhook", data_converter=pydantic_data_converter)
+_ENCODINGS = tuple(PydanticPayloadConverter().converters.values())
+
+
+class SharedPayloadConverter(CompositePayloadConverter):
+    """Temporal's pydantic converter, with one set of type adapters for the whole process.
+
+    The SDK makes a converter for each workflow, and for each of its activations, and each would build its adapters
+    anew.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(*_ENCODINGS)
+
+
+PLUGIN = SimplePlugin("everhook", data_converter=DataConverter(payload_converter_class=SharedPayloadConverter))
 
 
 @cache
