@@ -179,7 +179,7 @@ def _message(error: Mapping[str, Any]) -> str:
 def _from_fault(request: Request, error: Exception) -> Problem:
     """Faults of ours, and of what we stand on: logged once, here."""
     if is_unavailable(error):
-        log.error("the database is away", path=request.url.path, error=str(error))
+        log.error("the database is away", path=request.url.path, error=str(error) or "it does not answer")
         return unavailable("The database does not answer; nothing was changed. Try again.")
     if isinstance(error, RPCError):
         log.error("temporal refused or is away", path=request.url.path, error=str(error))
