@@ -20,7 +20,9 @@ REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
 
 MESSAGES_ACCEPTED = Counter(
-    "everhook_messages_accepted", "Messages answered with 202 and new, that is, no duplicates.", registry=REGISTRY
+    "everhook_messages_accepted",
+    "Messages answered with 202 and new: no duplicates, and no operational events.",
+    registry=REGISTRY,
 )
 ATTEMPTS = Counter(
     "everhook_attempts", "Requests made to endpoints, by what they came to.", ["verdict"], registry=REGISTRY
