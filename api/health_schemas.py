@@ -178,6 +178,9 @@ class OverviewOut(ApiModel):
     circuits: CircuitCounts
     dead_letters: DeadLetterCounts
     undispatched: WaitingOut = Field(description="Accepted, and not known to have been started.")
+    overdue: WaitingOut = Field(
+        description="Their next step was due more than a minute ago, the start included: with no worker there, all."
+    )
     parked: WaitingOut
 
     @classmethod
@@ -198,5 +201,6 @@ def _standing(standing: Standing) -> dict[str, ApiModel]:
         "circuits": CircuitCounts(**standing.circuits),
         "dead_letters": DeadLetterCounts(total=standing.dead_letter_count, by_reason=dict(standing.dead_letters)),
         "undispatched": WaitingOut.of(standing.undispatched),
+        "overdue": WaitingOut.of(standing.overdue),
         "parked": WaitingOut.of(standing.parked),
     }

@@ -113,21 +113,27 @@ def serve(
     import uvicorn
 
     from everhook import eventloop
+    from everhook.http_server import require_port
     from everhook.issuing import require_a_key
     from everhook.keyring import KeyRing
+    from everhook.metrics_server import require_metrics_port
     from everhook.telemetry import configure_logging
 
     settings = load_settings()
-    KeyRing.from_settings(settings)  # what is wrong with it is one line here, and a traceback within
+    host, port = host or settings.host, port if port is not None else settings.port
+    # What is wrong with any of these is one line here, and a traceback within.
+    KeyRing.from_settings(settings)
     asyncio.run(require_a_key(settings))
+    require_port(host, port, "--host, --port (EVERHOOK_HOST, EVERHOOK_PORT)")
+    require_metrics_port(settings)
     configure_logging(settings.log_format, settings.log_level)
     from api.main import create_app
 
     eventloop.spare_the_collector()
     uvicorn.run(
         create_app(settings),
-        host=host or settings.host,
-        port=port if port is not None else settings.port,
+        host=host,
+        port=port,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -145,12 +151,14 @@ def worker(
     """Run a worker, until SIGTERM or Ctrl-C; attempts in flight are finished first."""
     from everhook import eventloop
     from everhook.keyring import KeyRing
+    from everhook.metrics_server import require_metrics_port
     from everhook.receipt_issuer import issuer_name
     from everhook.telemetry import configure_logging
 
     settings = load_settings()
     KeyRing.from_settings(settings)
     issuer_name(settings)
+    require_metrics_port(settings)
     configure_logging(settings.log_format, settings.log_level)
     import worker as workers
 

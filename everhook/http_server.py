@@ -37,6 +37,21 @@ def bound_socket(address: str, port: int, option: str) -> socket.socket:
     return sock
 
 
+def require_port(host: str, port: int, option: str) -> None:
+    """Raise Unusable where a server that opens its sockets itself could not listen, on any of the host's addresses."""
+    try:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in addresses:
+            with socket.socket(family, kind, protocol) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.bind(address)
+                sock.listen()
+    except OSError as error:
+        raise Unusable(f"{option}: cannot listen on {host}:{port}: {error.strerror}") from error
+
+
 @contextlib.asynccontextmanager
 async def serving(app: Any, listener: socket.socket) -> AsyncIterator[None]:
     """Serve an ASGI application on a bound socket until the block ends. RuntimeError where it does not come up."""

@@ -10,7 +10,7 @@ from everhook.settings import Settings
 from everhook.storage import api_keys, tenants
 from everhook.storage.api_keys import Scope
 from everhook.storage.audit import Actor
-from everhook.storage.engine import is_unavailable
+from everhook.storage.engine import is_turned_away, is_unavailable
 from everhook.storage.tables import ApiKey, now
 from everhook.usage import Unusable, load_settings_here, opened_database
 
@@ -27,7 +27,7 @@ async def require_a_key(settings: Settings) -> None:
             async with database.reading() as session:
                 anybody = await api_keys.has_usable(session)
         except Exception as error:
-            if is_unavailable(error) and not database.is_sqlite:
+            if is_unavailable(error) and not is_turned_away(error) and not database.is_sqlite:
                 return  # it may be back in a moment; nobody is let in before
             raise
     if not anybody:

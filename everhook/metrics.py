@@ -20,7 +20,9 @@ REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
 
 MESSAGES_ACCEPTED = Counter(
-    "everhook_messages_accepted", "Messages answered with 202 and new, that is, no duplicates.", registry=REGISTRY
+    "everhook_messages_accepted",
+    "Messages answered with 202 and new: no duplicates, and no operational events.",
+    registry=REGISTRY,
 )
 ATTEMPTS = Counter(
     "everhook_attempts", "Requests made to endpoints, by what they came to.", ["verdict"], registry=REGISTRY
@@ -64,6 +66,7 @@ class _Standing(Collector):
         yield _gauge("dead_letters", "Dead letters that wait for an operator.", standing.dead_letter_count)
         yield _gauge("parked", "Deliveries that wait for a circuit, or for a paused endpoint.", standing.parked.count)
         yield _gauge("undispatched", "Accepted deliveries not known to be started.", standing.undispatched.count)
+        yield _gauge("overdue", "Deliveries whose next step was due more than a minute ago.", standing.overdue.count)
         yield _gauge("oldest_undispatched_seconds", "How long the oldest of those has waited; 0: none does.", age)
         circuits = GaugeMetricFamily(
             "everhook_circuits", "Endpoints by the state of their circuit, or held.", labels=["state"]

@@ -1,5 +1,6 @@
 """`/metrics` on a port of its own, so that it is never where the API is published: it needs no key."""
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
@@ -23,6 +24,9 @@ KEPT_S = 5.0
 
 SDK_TIMEOUT_S = 2.0
 
+COUNT_TIMEOUT_S = 4.0
+"""A database that hangs must not take the page with it: Prometheus waits 10 s, and takes a silent process for dead."""
+
 log = structlog.get_logger()
 
 
@@ -39,24 +43,33 @@ def _free_loopback_address() -> str:
 
 
 @contextlib.asynccontextmanager
-async def metrics_served(settings: Settings, database: Database, sdk_address: str | None) -> AsyncIterator[None]:
+async def metrics_served(
+    settings: Settings, database: Database, sdk_address: str | None, *, count_timeout: float = COUNT_TIMEOUT_S
+) -> AsyncIterator[None]:
     """For the time of the block, where a port is set."""
     if settings.metrics_port is None:
         yield
         return
     async with httpx.AsyncClient(trust_env=False, verify=False, timeout=SDK_TIMEOUT_S) as client:  # noqa: S501 - plain HTTP
-        page = _Page(database, client, sdk_address)
+        page = _Page(database, client, sdk_address, count_timeout)
         with contextlib.closing(_listener(settings.metrics_host, settings.metrics_port)) as listener:
             async with serving(page, listener):
                 yield
+
+
+def require_metrics_port(settings: Settings) -> None:
+    """Raise Unusable where the port cannot be had: at the start, where it is one line and a status."""
+    if settings.metrics_port is not None:
+        _listener(settings.metrics_host, settings.metrics_port).close()
 
 
 def _listener(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
+        why = (error.strerror or str(error)).partition(" (")[0]  # it names the address once more
         raise Unusable(
-            f"cannot listen on {host}:{port} (EVERHOOK_METRICS_HOST, EVERHOOK_METRICS_PORT): {error}"
+            f"cannot listen on {host}:{port} (EVERHOOK_METRICS_HOST, EVERHOOK_METRICS_PORT): {why}"
         ) from error
 
 
@@ -66,10 +79,13 @@ Message = MutableMapping[str, Any]
 class _Page:
     """The ASGI application."""
 
-    def __init__(self, database: Database, client: httpx.AsyncClient, sdk_address: str | None) -> None:
+    def __init__(
+        self, database: Database, client: httpx.AsyncClient, sdk_address: str | None, count_timeout: float
+    ) -> None:
         self._database = database
         self._client = client
         self._sdk_address = sdk_address
+        self._count_timeout = count_timeout
         self._standing: Kept[None, Standing] = Kept(self._look, KEPT_S)
 
     async def __call__(
@@ -85,11 +101,13 @@ class _Page:
         await send({"type": "http.response.body", "body": body})
 
     async def _metrics(self) -> bytes:
-        return exposition(await self._gauges()) + await self._sdk_metrics()
+        standing, of_the_sdk = await asyncio.gather(self._gauges(), self._sdk_metrics())
+        return exposition(standing) + of_the_sdk
 
     async def _gauges(self) -> Standing | None:
         try:
-            return await self._standing.get(None)
+            async with asyncio.timeout(self._count_timeout):
+                return await self._standing.get(None)
         except Exception as error:
             if not is_unavailable(error):
                 log.exception("could not count what waits")

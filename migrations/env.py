@@ -29,8 +29,8 @@ def _render_item(kind: str, item: Any, _context: Any) -> str | Literal[False]:
 
 def _run(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL statement_timeout = 0"))  # also for the wait that follows
         connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
-        connection.execute(text("SET LOCAL statement_timeout = 0"))
     context.configure(
         connection=connection, target_metadata=SQLModel.metadata, render_as_batch=True, render_item=_render_item
     )
@@ -40,7 +40,7 @@ def _run(connection: Connection) -> None:
 
 async def _main() -> None:
     """In one transaction that only one process at a time can be in: on SQLite it begins with the write lock."""
-    database = Database(context.config.attributes["database_url"])
+    database = Database(context.config.attributes["database_url"], answer_timeout=None)
     try:
         async with database.write_connection() as connection:
             await connection.run_sync(_run)

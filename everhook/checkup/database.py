@@ -71,7 +71,8 @@ async def _reach(database: Database) -> Finding:
     except Exception as error:
         if not is_unavailable(error):
             raise
-        return wrong("database", f"{shown} cannot be reached: {first_line(error)}", START)
+        why = first_line(error) or "it does not answer"
+        return wrong("database", f"{shown} cannot be reached: {why}", START)
     if database.is_sqlite:
         return ok("database", f"SQLite {found}, {file}: for one machine, where one process does everything")
     return ok("database", f"PostgreSQL {found}, {shown}")

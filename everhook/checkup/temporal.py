@@ -1,5 +1,6 @@
 """Temporal: is it there, is it prepared, do workers poll, do schedules run, does its clock agree."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -26,6 +27,9 @@ from everhook.terminal_text import span
 
 SETUP = "everhook setup"
 START_WORKERS = "everhook worker"
+
+REACH_S = 5.0
+"""A server that hangs takes the connection, and then says nothing."""
 
 POLLS_EVERY = timedelta(minutes=2)
 """A poll lasts a minute; a worker that was not seen for two is gone."""
@@ -69,8 +73,11 @@ async def temporal_findings(settings: Settings) -> AsyncIterator[Finding]:
 async def _reach() -> tuple[Client | None, Finding]:
     address = connection()["target_host"]
     try:
-        client = await connect()
-        info = await client.workflow_service.get_system_info(GetSystemInfoRequest())
+        async with asyncio.timeout(REACH_S):
+            client = await connect()
+            info = await client.workflow_service.get_system_info(GetSystemInfoRequest())
+    except TimeoutError:
+        return None, wrong("Temporal", f"{address} does not answer", "restart it, or mend TEMPORAL_ADDRESS")
     except (RuntimeError, RPCError) as error:
         why = "connection refused" if "refused" in str(error).lower() else first_line(error)
         return None, wrong("Temporal", f"{address} cannot be reached: {why}", "start it, or mend TEMPORAL_ADDRESS")

@@ -52,7 +52,9 @@ def _findings(api: Api) -> Iterator[Finding]:
     overview = _overview(api)
     if overview is not None:
         yield _success(overview)
-        yield _undispatched(overview["undispatched"])
+        yield _undispatched(overview["undispatched"], readiness["temporal"])
+        if "overdue" in overview:  # not in the answers of older versions
+            yield _overdue(overview["overdue"], overview["series"], readiness["temporal"])
         yield _parked(overview["parked"])
         yield _circuits_counted(overview)
         yield _dead_letters(overview["deadLetters"]["total"], overview["deadLetters"]["byReason"])
@@ -93,12 +95,27 @@ def _success(overview: dict[str, Any]) -> Finding:
     return warning("success rate", f"{detail}; {errors}", "everhook health")
 
 
-def _undispatched(waiting: dict[str, Any]) -> Finding:
+def _undispatched(waiting: dict[str, Any], temporal: str) -> Finding:
     name, oldest = "not yet started", waiting["oldestAcceptedAt"]
     detail = f"{waiting['count']:,} deliveries" + (f", the oldest accepted {age(oldest)}" if oldest else "")
     if oldest and time.time() - parse_moment(oldest).timestamp() > LATE_S:
-        return wrong(name, detail, "are workers running? `everhook doctor`, where they run, says")
+        return wrong(name, detail, _what_is_missing(temporal))
     return ok(name, detail)
+
+
+def _overdue(waiting: dict[str, Any], series: list[dict[str, Any]], temporal: str) -> Finding:
+    if not waiting["count"]:
+        return ok("overdue", "none")
+    detail = f"{waiting['count']:,} deliveries should have gone on more than a minute ago"
+    if any(minute["attempts"] for minute in series[-3:]):
+        return warning("overdue", f"{detail}; others do", "more workers, or a higher rateLimit, if that lasts")
+    return wrong("overdue", f"{detail}, and nothing is sent", _what_is_missing(temporal))
+
+
+def _what_is_missing(temporal: str) -> str:
+    if temporal != "ok":
+        return "they go on when Temporal is back"
+    return "are workers running? `everhook doctor`, where they run, says"
 
 
 def _parked(waiting: dict[str, Any]) -> Finding:

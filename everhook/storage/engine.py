@@ -21,10 +21,25 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 SQLITE_READERS = 4
 STATEMENT_TIMEOUT_MS = 10_000
+ANSWER_TIMEOUT_S = 12.0
+"""A server that answers at all has cancelled the statement by then. One that hangs says nothing, for ever."""
+
 CONNECT_TIMEOUT_S = 5
 
 UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeoutError, OSError)
-"""What a database that is away raises. `is_unavailable` also knows connections that broke in mid-statement."""
+"""What a database that is away raises. `is_unavailable` also knows connections that broke in mid-statement, and what
+PostgreSQL says of itself."""
+
+READ_ONLY = "25006"
+"""A standby, or what was the primary until a moment ago."""
+
+_STATES_OF_THE_SERVER = re.compile(
+    r"08...|"  # the connection
+    r"28...|3D000|"  # nobody by that name, no such database: how we are to connect
+    r"53...|"  # out of disk, memory or connections
+    r"57...|"  # starting up, shutting down, a statement cancelled because it took too long
+    r"58...|" + READ_ONLY  # an input or output error
+)
 
 _ASYNCPG_VALUE = re.compile(r"(invalid input for query argument \$\d+): .*", re.DOTALL)
 
@@ -33,7 +48,27 @@ _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreig
 
 def is_unavailable(error: BaseException) -> bool:
     """Whether an error says that the database is away or overloaded, rather than that a statement was wrong."""
-    return isinstance(error, UNAVAILABLE) or (isinstance(error, DBAPIError) and error.connection_invalidated)
+    if isinstance(error, UNAVAILABLE):
+        return True
+    return isinstance(error, DBAPIError) and (
+        error.connection_invalidated or _STATES_OF_THE_SERVER.fullmatch(_state(error.orig)) is not None
+    )
+
+
+def is_turned_away(error: BaseException) -> bool:
+    """Whether the database is there and lets nobody in as we come: user, password, or a database that is not."""
+    return isinstance(error, DBAPIError) and _state(error.orig).startswith(("28", "3D"))
+
+
+def _state(error: BaseException | None) -> str:
+    """PostgreSQL's code of an error (SQLSTATE): its driver has one class for most of them."""
+    return getattr(error, "sqlstate", None) or ""
+
+
+def _leave_the_standby(context: ExceptionContext) -> None:
+    """A connection to what is no primary any more is of no use, nor are the others of its age: connect anew."""
+    if _state(context.original_exception) == READ_ONLY:
+        context.is_disconnect = True
 
 
 def _without_values(context: ExceptionContext) -> None:
@@ -49,18 +84,22 @@ def _without_values(context: ExceptionContext) -> None:
 
 
 class Database:
-    """Connections and sessions. Closing a `writing` block commits; an exception rolls back."""
+    """Connections and sessions. Closing a `writing` block commits; an exception rolls back.
 
-    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+    `answer_timeout`: how many seconds a PostgreSQL may take over one statement; None: as long as it likes.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 10, answer_timeout: float | None = ANSWER_TIMEOUT_S) -> None:
         self.url = make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite:
             self._writer = _sqlite_engine(url, pool_size=1, begin="BEGIN IMMEDIATE")
             self._reader = _sqlite_engine(url, pool_size=SQLITE_READERS, begin=None)
         else:
-            self._writer = _postgres_engine(url, pool_size)
+            self._writer = _postgres_engine(url, pool_size, answer_timeout)
             self._reader = self._writer.execution_options(isolation_level="AUTOCOMMIT")
         for engine in (self._writer, self._reader):
+            event.listen(engine.sync_engine, "handle_error", _leave_the_standby)
             event.listen(engine.sync_engine, "handle_error", _without_values)
         self._write_session = async_sessionmaker(self._writer, class_=AsyncSession, expire_on_commit=False)
         self._read_session = async_sessionmaker(self._reader, class_=AsyncSession, expire_on_commit=False)
@@ -128,7 +167,7 @@ def _sqlite_engine(url: str, *, pool_size: int, begin: str | None) -> AsyncEngin
     return engine
 
 
-def _postgres_engine(url: str, pool_size: int) -> AsyncEngine:
+def _postgres_engine(url: str, pool_size: int, answer_timeout: float | None) -> AsyncEngine:
     return create_async_engine(
         url,
         pool_size=pool_size,
@@ -139,6 +178,7 @@ def _postgres_engine(url: str, pool_size: int) -> AsyncEngine:
         hide_parameters=True,  # payloads and secrets are parameters, and errors are logged
         connect_args={
             "timeout": CONNECT_TIMEOUT_S,
+            "command_timeout": answer_timeout,
             "server_settings": {"application_name": "everhook", "statement_timeout": str(STATEMENT_TIMEOUT_MS)},
         },
     )

@@ -112,12 +112,15 @@ class Acceptor:
         async with self._database.write_connection() as connection:
             await _insert_messages(connection, [publication])
             await _insert_deliveries(connection, [fan])
-        return fan.accepted()
+        accepted = fan.accepted()
+        _count([accepted])
+        return accepted
 
     async def accept_within(
         self, connection: AsyncConnection, publications: Sequence[Publication]
     ) -> Sequence[Acceptance]:
-        """The same in a transaction of the caller's: they are committed with what else is done in it."""
+        """The same in a transaction of the caller's: they are committed with what else is done in it. Nobody asked for
+        them and they were answered to nobody, so they do not count as accepted."""
         return await self._apply(connection, publications)
 
     async def _apply(self, connection: AsyncConnection, publications: Sequence[Publication]) -> Sequence[Acceptance]:

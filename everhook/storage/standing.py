@@ -5,7 +5,7 @@ Counts stop at `COUNT_AT_MOST`: whoever has so many does not need to know how ma
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, String, cast, func, literal, select
@@ -15,9 +15,13 @@ from sqlmodel import col
 from everhook.contracts import DeadLetterReason, DeliveryStatus
 from everhook.ids import moment_of
 from everhook.storage.statements import table_of
-from everhook.storage.tables import Circuit, Delivery, Endpoint
+from everhook.storage.tables import Circuit, Delivery, Endpoint, now
 
 COUNT_AT_MOST = 100_000
+
+LATE = timedelta(minutes=1)
+"""Workers take a step within milliseconds of when it is due. What is as late as this waits for a worker, for Temporal,
+or its turn at an endpoint with a rate limit."""
 
 
 def has_status(status: DeliveryStatus) -> ColumnElement[bool]:
@@ -43,6 +47,7 @@ class Standing:
     """`circuits` counts endpoints by `closed`, `open`, `half_open`; those held, by `paused` and `disabled` instead."""
 
     undispatched: Waiting
+    overdue: Waiting
     parked: Waiting
     dead_letters: Mapping[DeadLetterReason, int]
     circuits: Mapping[str, int]
@@ -56,6 +61,7 @@ async def standing(session: AsyncSession, tenant_gid: str | None = None) -> Stan
     """Of one tenant, or of all."""
     return Standing(
         undispatched=await waiting(session, UNDISPATCHED, tenant_gid),
+        overdue=await waiting(session, col(Delivery.due_at) < now() - LATE, tenant_gid),
         parked=await waiting(session, PARKED, tenant_gid),
         dead_letters=await dead_letters(session, tenant_gid),
         circuits=await circuits(session, tenant_gid),

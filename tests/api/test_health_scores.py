@@ -70,7 +70,8 @@ async def test_the_overview_shows_the_worst_first(api: Api) -> None:
     assert [(one["error"], one["count"]) for one in overview["errors"]] == [("timeout_total", 50)]
     assert overview["circuits"] == {"closed": 3, "open": 0, "halfOpen": 0, "paused": 0, "disabled": 0}
     assert overview["deadLetters"] == {"total": 0, "byReason": {}}
-    assert overview["undispatched"] == overview["parked"] == {"count": 0, "oldestAcceptedAt": None}
+    nothing = {"count": 0, "oldestAcceptedAt": None}
+    assert overview["undispatched"] == overview["overdue"] == overview["parked"] == nothing
     assert len(overview["series"]) == 60
 
 

@@ -194,6 +194,7 @@ async def test_no_secret_and_no_payload_is_logged_when_publishing_fails(
 
     told = str(lines) + caplog.text + "".join(str(record.__dict__) for record in caplog.records)
     assert "the database is away" in told
+    assert "INSERT INTO" not in told, "the reason, and not the statement"
     for kept in (SECRET_PAYLOAD, secret, secret.removeprefix("whsec_"), API_KEY, "key-of-mine"):
         assert kept not in told
 

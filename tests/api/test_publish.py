@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from everhook.metrics import REGISTRY
 from tests.api.driving import JSON, Api, accepted, assert_problem, ok
 
 PAYLOADS = [
@@ -207,3 +208,17 @@ async def test_an_unknown_channel_is_not_found(api: Api) -> None:
     assert "ordres" in problem["detail"]
     assert_problem(await api.try_publish({"type": "a", "payload": 1}, "a%20b"), 422, "name")
     assert await api.count("message") == 0
+
+
+async def test_test_messages_are_counted_as_accepted_and_repetitions_are_not(api: Api) -> None:
+    def accepted() -> float:
+        return REGISTRY.get_sample_value("everhook_messages_accepted_total") or 0.0
+
+    await api.channel()
+    endpoint = await api.endpoint(channel="orders")
+    before = accepted()
+    for _ in range(2):
+        await api.try_publish({"type": "a", "payload": 1, "idempotencyKey": "once"})
+    assert accepted() == before + 1
+    assert (await api.post(f"/v1/endpoints/{endpoint['endpointGid']}/test", {})).status_code == 202
+    assert accepted() == before + 2

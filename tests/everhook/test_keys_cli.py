@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import socket
 import sys
 from pathlib import Path
 
@@ -45,6 +46,21 @@ async def test_without_master_keys_it_is_one_line_and_no_start(tmp_path: Path, c
     (line,) = process.output().splitlines()
     assert line.startswith("everhook: ") and "EVERHOOK_MASTER_KEYS" in line
     assert "hunter2" not in line
+
+
+@pytest.mark.parametrize(
+    ("command", "setting"),
+    [("serve", "EVERHOOK_PORT"), ("serve", "EVERHOOK_METRICS_PORT"), ("worker", "EVERHOOK_METRICS_PORT")],
+)
+async def test_a_port_that_is_taken_is_one_line_and_no_start(tmp_path: Path, command: str, setting: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        env = {"EVERHOOK_MASTER_KEYS": new_master_key(), "EVERHOOK_ISSUER": "hooks.example.com", setting: str(port)}
+        process = everhook(tmp_path, command, **({"EVERHOOK_PORT": "0"} | env))
+        process.start()
+        assert await process.wait(timeout=20) == 2, process.tail()
+    (line,) = process.output().splitlines()
+    assert line.startswith("everhook: ") and f"127.0.0.1:{port}" in line and setting in line
 
 
 async def test_a_new_master_key_is_one_that_seals(tmp_path: Path) -> None:

@@ -379,6 +379,27 @@ async def test_status_tells_what_the_overview_tells(plain: Everhook, live: Live,
     assert findings["dead letters"]["detail"] == "4: 4 exhausted"
 
 
+@pytest.mark.parametrize(
+    ("attempts", "temporal", "level", "told"),
+    [
+        (0, "ok", "wrong", "are workers running?"),
+        (0, "down", "wrong", "when Temporal is back"),
+        (7, "ok", "warning", "more workers"),
+    ],
+)
+async def test_status_tells_of_deliveries_that_do_not_go_on(
+    plain: Everhook, live: Live, pretend: Any, attempts: int, temporal: str, level: str, told: str
+) -> None:
+    """With no worker there everything else looks well: Temporal has taken the workflows, and no attempt fails."""
+    pretend("/readyz", 200, READY | {"temporal": temporal})
+    late = {"overdue": {"count": 420, "oldestAcceptedAt": "2026-01-31T12:00:00Z"}}
+    minutes = [{"attempts": 50}] * 57 + [{"attempts": attempts}] * 3
+    pretend("/v1/health/overview", 200, overview() | late | {"series": minutes})
+    result = await plain("status", "--url", live.receiver.url, "--json")
+    (found,) = (finding for finding in result.json["findings"] if finding["name"] == "overdue")
+    assert found["level"] == level and "420 deliveries" in found["detail"] and told in found["mend"]
+
+
 def overview(successRate: float = 1.0, oldest: str | None = None) -> dict[str, Any]:
     """As `GET /v1/health/overview` answers, as far as it is read."""
     waiting = {"count": int(oldest is not None), "oldestAcceptedAt": oldest}

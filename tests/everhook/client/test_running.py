@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sqlite3
 import sys
 import time
@@ -305,6 +306,19 @@ async def test_a_doctor_finds_what_is_missing_and_how_to_mend_it(live: Live, tmp
     assert "connection refused" in findings["Temporal"]["detail"]
     assert "hunter2" not in json.dumps(findings)
     assert os.listdir(tmp_path) == [], "it looks and makes nothing"
+
+
+async def test_a_doctor_finds_what_is_there_and_says_nothing(live: Live, tmp_path: Path) -> None:
+    """As a process that was stopped, or a disk that hangs: connections are taken, and that is all."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        database = f"postgresql://everhook@{address}/everhook"
+        env = doctor_env(live) | {"TEMPORAL_ADDRESS": address, "EVERHOOK_DATABASE_URL": database}
+        status, findings = await diagnose(tmp_path, env)
+    assert status == 1
+    for name, setting in (("database", "EVERHOOK_DATABASE_URL"), ("Temporal", "TEMPORAL_ADDRESS")):
+        assert address in findings[name]["detail"] and findings[name]["detail"].endswith("does not answer")
+        assert setting in findings[name]["mend"]
 
 
 async def test_a_doctor_finds_what_nobody_set_up(live: Live, tmp_path: Path) -> None:

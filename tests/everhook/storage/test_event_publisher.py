@@ -12,6 +12,7 @@ from sqlmodel import col
 from everhook.circuit import Circuit, CircuitState, Hold
 from everhook.contracts import DeadLetterReason
 from everhook.events import EVENTS_CHANNEL, EventKind
+from everhook.metrics import REGISTRY
 from everhook.storage import circuits, deliveries
 from everhook.storage.engine import Database
 from everhook.storage.event_publisher import ONCE_WITHIN, EventPublisher, Published
@@ -283,3 +284,12 @@ async def test_a_checkpoint_over_receipts_of_events_alone_is_not_told(store: Sto
     assert await told(store) == [("order.created", event.endpoint_gid), ("receipts.checkpoint", end.gid)]
     await sealed(store, 4, await store.delivery(channel=EVENTS_CHANNEL), await store.delivery())
     assert len((await publish(store)).orders) == 1
+
+
+async def test_an_event_is_no_message_that_anybody_had_accepted(store: Store) -> None:
+    """`everhook_messages_accepted_total` counts what was answered with 202."""
+    await listener(store)
+    await record(store)
+    before = REGISTRY.get_sample_value("everhook_messages_accepted_total")
+    assert len((await publish(store)).orders) == 1
+    assert REGISTRY.get_sample_value("everhook_messages_accepted_total") == before

@@ -169,12 +169,16 @@ async def test_the_overview_shows_patterns_of_failure(store: Store) -> None:
 
 async def test_the_overview_counts_what_waits_and_what_is_dead(store: Store) -> None:
     old = await store.delivery(gid="dlv_" + "0" * 26)
-    await store.deliveries(3, dispatched_at=now(), status=DeliveryStatus.PARKED)
-    dead: dict[str, Any] = {"dispatched_at": now(), "status": DeliveryStatus.DEAD_LETTERED}
+    later: dict[str, Any] = {"dispatched_at": now(), "due_at": now() + MINUTE}
+    await store.deliveries(3, **later, status=DeliveryStatus.PARKED)
+    dead = later | {"status": DeliveryStatus.DEAD_LETTERED}
     await store.deliveries(2, **dead, reason=DeadLetterReason.REJECTED)
     await store.deliveries(4, **dead, reason=DeadLetterReason.EXHAUSTED)
+    await store.deliveries(2, dispatched_at=now(), status=DeliveryStatus.RETRYING, due_at=now() - 2 * MINUTE)
+    await store.deliveries(1, **later, status=DeliveryStatus.RETRYING)
     found = await overview(store)
     assert old.dispatched_at is None
+    assert found.standing.overdue.count == 3, "the one not started, too"
     assert (found.standing.undispatched.count, found.standing.parked.count) == (1, 3)
     assert found.standing.undispatched.oldest == datetime.fromisoformat("1970-01-01T00:00Z")
     assert found.standing.parked.oldest is not None and now() - found.standing.parked.oldest < MINUTE
@@ -182,7 +186,7 @@ async def test_the_overview_counts_what_waits_and_what_is_dead(store: Store) -> 
         (DeadLetterReason.EXHAUSTED, 4),
         (DeadLetterReason.REJECTED, 2),
     ]
-    assert found.accepted == 9, "all but the old one"
+    assert found.accepted == 12, "all but the old one"
 
 
 async def test_a_tenant_s_overview_is_of_its_own_endpoints_alone(store: Store) -> None:
@@ -232,6 +236,7 @@ async def test_with_nothing_there_all_is_well(store: Store) -> None:
 
 @pytest.mark.parametrize(("question", "index"), [
     ("dispatched_at IS NULL", "ix_delivery_undispatched"),
+    ("due_at < ", "ix_delivery_due"),
     ("status = 'parked'", "ix_delivery_astray"),
     ("status = 'dead_lettered'", "ix_delivery_astray"),
 ])  # fmt: skip

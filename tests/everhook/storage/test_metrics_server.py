@@ -13,7 +13,9 @@ from everhook.settings import Settings
 from everhook.storage.engine import Database
 from everhook.usage import Unusable
 from tests.everhook.storage.factories import Store
+from tests.support.postgres_server import PostgresServer
 from tests.support.processes import free_port
+from tests.support.stack import async_url
 
 
 def settings(**changes: Any) -> Settings:
@@ -21,10 +23,12 @@ def settings(**changes: Any) -> Settings:
 
 
 @asynccontextmanager
-async def served(database: Database, sdk_address: str | None = None) -> AsyncIterator[httpx.AsyncClient]:
+async def served(
+    database: Database, sdk_address: str | None = None, *, count_timeout: float = 4.0
+) -> AsyncIterator[httpx.AsyncClient]:
     port = free_port()
     async with (
-        metrics_served(settings(metrics_port=port), database, sdk_address),
+        metrics_served(settings(metrics_port=port), database, sdk_address, count_timeout=count_timeout),
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, verify=False) as client,
     ):
         yield client
@@ -41,6 +45,21 @@ async def test_gauges_are_of_the_database_and_a_few_seconds_old_at_most(store: S
 async def test_while_the_database_is_away_there_are_counters_and_no_gauges(lost_database: Database) -> None:
     async with served(lost_database) as client:
         text = (await client.get("/metrics")).text
+    assert "everhook_attempts_total" in text
+    assert "everhook_undispatched" not in text
+
+
+async def test_while_the_database_hangs_it_answers_as_quickly(postgres: PostgresServer) -> None:
+    """Else Prometheus takes the process for dead, and the alert tells of the wrong trouble."""
+    database = Database(async_url(postgres.url_of("postgres")), answer_timeout=None)
+    await database.ping()
+    async with served(database, count_timeout=0.3) as client:
+        postgres.suspend()
+        try:
+            text = (await client.get("/metrics", timeout=4.5)).text
+        finally:
+            postgres.resume()
+    await database.close()
     assert "everhook_attempts_total" in text
     assert "everhook_undispatched" not in text
 
