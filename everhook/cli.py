@@ -109,9 +109,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
 ) -> None:
     """Run the API."""
-    import uvicorn
-
-    from everhook import eventloop
+    from everhook import eventloop, http_server
     from everhook.issuing import require_a_key
     from everhook.keyring import KeyRing
     from everhook.telemetry import configure_logging
@@ -120,18 +118,16 @@ def serve(
     KeyRing.from_settings(settings)  # what is wrong with it is one line here, and a traceback within
     asyncio.run(require_a_key(settings))
     configure_logging(settings.log_format, settings.log_level)
+    from api import dashboard
     from api.main import create_app
 
     eventloop.spare_the_collector()
-    uvicorn.run(
-        create_app(settings),
+    served = create_app(settings)
+    http_server.run(
+        served,
         host=host or settings.host,
         port=port if port is not None else settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,  # whom to believe is our setting, `EVERHOOK_TRUSTED_PROXIES`
-        timeout_graceful_shutdown=20,
+        ending=lambda: dashboard.end_streams(served),
     )
 
 

@@ -46,3 +46,9 @@ def install(app: FastAPI, settings: Settings) -> None:
         app.include_router(section.router)
     for section in FOR_TENANTS:
         app.include_router(section.router, prefix=PORTAL)
+
+
+def end_streams(app: FastAPI) -> None:
+    """The server ends: pages that follow by themselves are told, and connect again where it comes back."""
+    dashboard: Dashboard = app.state.dashboard
+    dashboard.broadcaster.end()
