@@ -340,25 +340,108 @@ async def test_dead_letters_of_another_tenant_cannot_be_selected(pages: Pages) -
 
 # Failing well
 
+BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
-async def test_what_needs_temporal_says_so_and_that_nothing_was_changed(pages: Pages) -> None:
+
+async def test_an_address_that_no_page_has_is_a_page_with_the_way_back(pages: Pages) -> None:
+    await pages.sign_in()
+    for path in ("/nothing", "/deliveries/dlv_none/nothing", "/portal/nothing"):
+        answer = await pages.http.get(path, headers=BROWSER)
+        assert answer.status_code == 404
+        assert "<h1>Not Found</h1>" in answer.text and "complete" in answer.text
+        assert "script-src 'self'" in answer.headers["content-security-policy"]
+    inside = await pages.http.get("/deliveries/nothing/nothing", headers=BROWSER)
+    assert 'aria-label="Pages"' in inside.text and "All deliveries" in inside.text
+
+
+async def test_whoever_is_not_signed_in_finds_the_sign_in_on_it(pages: Pages) -> None:
+    answer = await pages.http.get("/nothing", headers=BROWSER)
+    assert answer.status_code == 404 and 'href="/sign-in"' in answer.text
+
+
+async def test_programs_are_answered_with_problem_documents_as_ever(pages: Pages) -> None:
+    await pages.sign_in()
+    for path, headers in (
+        ("/nothing", {"accept": "application/json"}),
+        ("/nothing", {}),
+        ("/v1/nothing", BROWSER),
+        ("/v1/deliveries/dlv_none", BROWSER),
+        ("/.well-known/nothing", BROWSER),
+    ):
+        answer = await pages.http.get(path, headers=headers)
+        assert answer.headers["content-type"] == "application/problem+json", path
+
+
+async def test_an_address_of_a_form_that_is_opened_says_so(pages: Pages) -> None:
+    await pages.sign_in()
+    gid = (await pages.api.endpoint())["endpointGid"]
+    answer = await pages.http.get(f"/endpoints/{gid}/pause", headers=BROWSER)
+    assert answer.status_code == 405 and answer.headers["allow"] == "POST"
+    assert "takes a form" in answer.text and "All endpoints" in answer.text
+
+
+async def test_what_needs_temporal_says_so_and_leads_back_to_its_page(pages: Pages) -> None:
+    """Not to its own address, which shows nothing."""
     gid = (await pages.api.endpoint())["endpointGid"]
     await pages.sign_in()
-    answer = await pages.send(f"/endpoints/{gid}/pause")
-    assert answer.status_code == 503
-    assert "Temporal does not answer" in answer.text and "Try again" in answer.text
+    answer = await pages.http.post(
+        f"/endpoints/{gid}/pause",
+        data={"form_token": await pages.token()},
+        headers={"referer": f"http://everhook.test/endpoints/{gid}?window=24h"},
+    )
+    assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
+    assert "Temporal does not answer" in answer.text
+    assert f'href="/endpoints/{gid}?window=24h"' in answer.text
+    assert f'href="/endpoints/{gid}/pause"' not in answer.text
+    assert f'name="back" value="/endpoints/{gid}?window=24h"' in answer.text
+
+
+@pytest.mark.parametrize("came_from", ["https://evil.example/x", "http://everhook.test//evil.example", "", "nonsense"])
+async def test_a_page_behind_a_form_leads_to_no_other_site(pages: Pages, came_from: str) -> None:
+    await pages.sign_in()
+    answer = await pages.http.post("/keys/key_none/revoke", data={}, headers={"referer": came_from})
+    assert answer.status_code == 403
+    assert "evil.example" not in answer.text
+
+
+async def test_an_address_that_could_be_taken_for_another_site_is_not_offered_again(pages: Pages) -> None:
+    await pages.sign_in()
+    answer = await pages.http.get("http://everhook.test//evil.example/x", headers=BROWSER)
+    assert answer.status_code == 404 and "evil.example" not in answer.text
 
 
 async def test_with_the_database_away_pages_say_so(pages: Pages) -> None:
     await pages.sign_in()
-    await pages.api.change_rows("ALTER TABLE endpoint_minute RENAME TO away")
-    answer = await pages.get("/")
-    assert answer.status_code in (500, 503)
-    assert "<h1>" in answer.text
+    for table in ("tenant", "delivery", "endpoint_minute"):
+        await pages.api.change_rows(f"ALTER TABLE {table} RENAME TO {table}_away")
+    for path in ("/", "/deliveries"):
+        answer = await pages.get(path)
+        assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
+        assert "database does not answer" in answer.text and "Try again" in answer.text
+
+
+async def test_a_fault_of_ours_is_a_page_with_the_time_to_look_for_in_the_log(
+    pages: Pages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a secret detail")
+
+    await pages.sign_in()
+    monkeypatch.setattr("everhook.storage.deliveries.page", broken)
+    answer = await pages.get("/deliveries?status=parked")
+    assert answer.status_code == 500
+    assert "our fault" in answer.text and " UTC" in answer.text and "a secret detail" not in answer.text
+    assert 'href="/deliveries?status=parked"' in answer.text
 
 
 async def test_what_does_not_exist_is_a_page_that_leads_back(pages: Pages) -> None:
     await pages.sign_in()
     answer = await pages.get("/deliveries/dlv_none")
     assert answer.status_code == 404
-    assert "To the overview" in answer.text
+    assert "There is no delivery dlv_none." in answer.text
+    assert "All deliveries" in answer.text and "To the overview" in answer.text
+
+
+async def test_signing_in_leads_to_the_very_page_that_was_asked_for(pages: Pages) -> None:
+    answer = await pages.get("/deliveries?status=parked")
+    assert answer.headers["location"] == "/sign-in?next=/deliveries%3Fstatus%3Dparked"
