@@ -131,6 +131,129 @@ async def test_what_is_done_here_is_on_record_as_if_it_was_done_over_the_api(pag
     assert (await pages.api.get("/v1/channels/orders")).json()["policy"] == {"preset": "patient"}
 
 
+@pytest.mark.parametrize(
+    ("fields", "marked"),
+    [
+        ({"schedule": "delays", "delays": "soon"}, "delays"),
+        ({"schedule": "delays", "delays": "1000 d"}, "delays"),
+        ({"schedule": "exponential", "initial": "2 s", "cap": "1 h", "attempts": "900"}, "attempts"),
+        ({"schedule": "exponential", "cap": "1 h", "attempts": "9"}, "initial"),
+        ({"timeout": "9 h"}, "timeout"),
+        ({"window": "900 d"}, "window"),
+        ({"jitter": "7"}, "jitter"),
+        ({"statuses": "200"}, "statuses"),
+        ({"name": "no spaces"}, "name"),
+    ],
+)
+async def test_what_is_wrong_with_a_form_is_told_at_its_field(
+    pages: Pages, fields: dict[str, str], marked: str
+) -> None:
+    await pages.sign_in()
+    answer = await pages.send("/channels/new", **{"name": "orders", **fields})
+    assert answer.status_code == 422
+    described = re.search(rf'id="f-{marked}"[^>]* aria-describedby="h-{marked}" aria-invalid="true"', answer.text)
+    assert described, re.findall(r'class="(?:mistake|warning)"[^<]*<', answer.text)
+    assert re.search(rf'id="h-{marked}" class="mistake">\S', answer.text)
+
+
+# Lists and their filters
+
+
+async def some_messages(api: Api) -> None:
+    for channel, kind, when in (
+        ("orders", "order.created", "2026-01-31 11:00:00"),
+        ("orders", "order.paid", "2026-01-31 12:00:00"),
+        ("invoices", "invoice.paid", "2026-01-31 13:00:00"),
+    ):
+        await api.channel(channel) if kind != "order.paid" else None
+        if kind != "order.paid":
+            await api.endpoint(channel=channel, tenant=f"of-{channel}")
+        published = await api.publish({"n": 1}, channel, type=kind)
+        await api.change_rows(
+            "UPDATE message SET accepted_at = :at WHERE gid = :gid", at=f"{when}.000000", gid=published["messageGid"]
+        )
+        await api.change_rows(
+            "UPDATE delivery SET accepted_at = :at WHERE message_gid = :gid",
+            at=f"{when}.000000",
+            gid=published["messageGid"],
+        )
+
+
+@pytest.mark.parametrize("list_of", ["messages", "deliveries"])
+@pytest.mark.parametrize(
+    ("filtered", "kinds"),
+    [
+        ("", {"order.created", "order.paid", "invoice.paid"}),
+        ("channel=orders", {"order.created", "order.paid"}),
+        ("type=order.paid", {"order.paid"}),
+        ("channel=orders&type=invoice.paid", set()),
+        ("since=2026-01-31T12:00", {"order.paid", "invoice.paid"}),
+        ("until=2026-01-31T12:00", {"order.created"}),
+        ("since=2026-01-31T12:00:00Z&until=2026-01-31T13:00:00Z", {"order.paid"}),
+        ("tenant=nobody", set()),
+    ],
+)
+async def test_messages_and_deliveries_are_filtered_as_by_the_api(
+    pages: Pages, list_of: str, filtered: str, kinds: set[str]
+) -> None:
+    await some_messages(pages.api)
+    await pages.sign_in()
+    page = (await pages.get(f"/{list_of}?{filtered}")).text
+    assert set(re.findall(rf'class="strong" href="/{list_of}/[^"]+">([^<]+)<', page)) == kinds
+    if not kinds:
+        assert "Nothing matches" in page and f'<a href="/{list_of}">show all {list_of}</a>' in page
+
+
+async def test_deliveries_are_filtered_by_tenant_message_and_status(pages: Pages) -> None:
+    await some_messages(pages.api)
+    await pages.sign_in()
+    (message,) = await pages.api.rows("SELECT gid FROM message WHERE event_type = 'order.paid'")
+    for filtered, count in (
+        ("tenant=of-orders", 2),
+        (f"message={message.gid}", 1),
+        ("status=accepted&tenant=of-invoices", 1),
+        ("status=parked", 0),
+    ):
+        page = (await pages.get(f"/deliveries?{filtered}")).text
+        assert page.count('class="strong" href="/deliveries/') == count, filtered
+
+
+@pytest.mark.parametrize(
+    ("path", "marked"),
+    [
+        ("/messages?since=yesterday", "since"),
+        ("/messages?channel=a%20b", "channel"),
+        ("/deliveries?status=lost", "status"),
+        ("/deliveries?type=%00", "type"),
+        ("/dead-letters?statusCode=many", "statusCode"),
+        ("/dead-letters?endpoint=none", "endpoint"),
+    ],
+)
+async def test_a_filter_that_means_nothing_is_marked_and_leads_out(pages: Pages, path: str, marked: str) -> None:
+    await pages.sign_in()
+    answer = await pages.get(path)
+    assert answer.status_code == 422
+    assert f'aria-describedby="h-{marked}" aria-invalid="true"' in answer.text
+    assert f'id="h-{marked}" class="mistake"' in answer.text
+    assert "That cannot be looked for" in answer.text and "pattern" not in answer.text
+
+
+@pytest.mark.parametrize("list_of", ["messages", "deliveries"])
+async def test_filters_are_kept_from_page_to_page_and_in_their_fields(pages: Pages, list_of: str) -> None:
+    await pages.api.channel()
+    await pages.api.endpoint(channel="orders")
+    await pages.api.try_batch([{"type": "a", "payload": 1}] * 60)
+    await pages.sign_in()
+    page = (await pages.get(f"/{list_of}?channel=orders&type=a&since=2026-01-31T12:00")).text
+    (older,) = re.findall(r'href="([^"]+)" rel="next"', page)
+    assert "channel=orders" in older and "type=a" in older and "since=2026-01-31T12%3A00" in older
+    assert "<option selected>orders</option>" in page and 'name="type" type="text" value="a"' in page
+    assert 'type="datetime-local" value="2026-01-31T12:00"' in page and '<details class="more" open>' in page
+    second = (await pages.get(older.replace("&amp;", "&"))).text
+    assert second.count(f'class="strong" href="/{list_of}/') == 10
+    assert ">Newest</a>" in second and "type=a" in second.partition(">Newest</a>")[0][-200:]
+
+
 # What browsers are told
 
 
