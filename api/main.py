@@ -84,7 +84,7 @@ def create_app(
         lifespan=lifespan,
         responses=problems.DOCUMENTED,
     )
-    problems.install(app)
+    problems.install(app, dashboard.for_browsers)
     app.add_middleware(BodyLimit)
     app.include_router(health.router)
     app.include_router(receipts.well_known)

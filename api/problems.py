@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -121,11 +121,16 @@ def from_error(request: Request, error: Exception) -> Problem:
     return _from_fault(request, error)
 
 
-def install(app: FastAPI) -> None:
-    """Have every error of the application answered as a problem document."""
+Pages = Callable[[Request, Problem], Awaitable[Response | None]]
+
+
+def install(app: FastAPI, for_browsers: Pages | None = None) -> None:
+    """Have every error of the application answered as a problem document, or as the page that `for_browsers` makes."""
 
     async def answer(request: Request, error: Exception) -> Response:
-        return _response(from_error(request, error))
+        problem = from_error(request, error)
+        page = await for_browsers(request, problem) if for_browsers is not None else None
+        return page or _response(problem)
 
     # What is answered as `Exception` is raised again for the server to log: fit for bugs, not for outages.
     for kind in (

@@ -110,10 +110,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
 ) -> None:
     """Run the API."""
-    import uvicorn
-
-    from everhook import eventloop
-    from everhook.http_server import require_port
+    from everhook import eventloop, http_server
     from everhook.issuing import require_a_key
     from everhook.keyring import KeyRing
     from everhook.metrics_server import require_metrics_port
@@ -124,22 +121,15 @@ def serve(
     # What is wrong with any of these is one line here, and a traceback within.
     KeyRing.from_settings(settings)
     asyncio.run(require_a_key(settings))
-    require_port(host, port, "--host, --port (EVERHOOK_HOST, EVERHOOK_PORT)")
+    http_server.require_port(host, port, "--host, --port (EVERHOOK_HOST, EVERHOOK_PORT)")
     require_metrics_port(settings)
     configure_logging(settings.log_format, settings.log_level)
+    from api import dashboard
     from api.main import create_app
 
     eventloop.spare_the_collector()
-    uvicorn.run(
-        create_app(settings),
-        host=host,
-        port=port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,  # whom to believe is our setting, `EVERHOOK_TRUSTED_PROXIES`
-        timeout_graceful_shutdown=20,
-    )
+    served = create_app(settings)
+    http_server.run(served, host, port, ending=lambda: dashboard.end_streams(served))
 
 
 @app.command(rich_help_panel=RUN, epilog=epilog(["worker", "worker --role sends"]))

@@ -1,9 +1,10 @@
-"""An HTTP server inside an event loop that is ours: uvicorn, without its hands on the process's signals."""
+"""HTTP servers: uvicorn, which says that it ends before it waits for the requests under way."""
 
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Generator
+import sys
+from collections.abc import AsyncIterator, Callable, Generator
 from typing import Any
 
 import uvicorn
@@ -11,10 +12,32 @@ import uvicorn
 from everhook.usage import Unusable
 
 GRACE_S = 5
+PRODUCTION_GRACE_S = 20
 """How long requests under way may take once the server is to end."""
+
+STARTUP_FAILED = 3
+
+
+def _nothing() -> None:
+    pass
 
 
 class _Server(uvicorn.Server):
+    """`ending` is called first of all when it is to end: what would answer for as long as somebody listens ends then,
+    and nobody waits for it."""
+
+    def __init__(self, config: uvicorn.Config, ending: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ending = ending
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._ending()
+        await super().shutdown(sockets)
+
+
+class _Guest(_Server):
+    """One inside an event loop that is ours."""
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Signals are the business of whoever owns the loop."""
@@ -52,18 +75,19 @@ def require_port(host: str, port: int, option: str) -> None:
         raise Unusable(f"{option}: cannot listen on {host}:{port}: {error.strerror}") from error
 
 
+def run(app: Any, host: str, port: int, ending: Callable[[], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C, as the process's main business. Exits where the server does not come up."""
+    server = _Server(_config(app, PRODUCTION_GRACE_S, host=host, port=port), ending)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        sys.exit(STARTUP_FAILED)
+
+
 @contextlib.asynccontextmanager
-async def serving(app: Any, listener: socket.socket) -> AsyncIterator[None]:
+async def serving(app: Any, listener: socket.socket, ending: Callable[[], None] = _nothing) -> AsyncIterator[None]:
     """Serve an ASGI application on a bound socket until the block ends. RuntimeError where it does not come up."""
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,  # whom to believe is our setting, `EVERHOOK_TRUSTED_PROXIES`
-        timeout_graceful_shutdown=GRACE_S,
-    )
-    server = _Server(config)
+    server = _Guest(_config(app, GRACE_S), ending)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         while not server.started:
@@ -75,3 +99,15 @@ async def serving(app: Any, listener: socket.socket) -> AsyncIterator[None]:
     finally:
         server.should_exit = True
         await task
+
+
+def _config(app: Any, grace_seconds: int, **where: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # whom to believe is our setting, `EVERHOOK_TRUSTED_PROXIES`
+        timeout_graceful_shutdown=grace_seconds,
+        **where,
+    )

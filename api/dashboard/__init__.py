@@ -20,10 +20,13 @@ from api.dashboard import (
     receipts,
     sign_in,
 )
+from api.dashboard.failures import for_browsers
 from api.dashboard.live import Broadcaster
 from api.dashboard.pages import PORTAL, Dashboard, templates
 from api.dashboard.sessions import Sessions
 from everhook.settings import Settings
+
+__all__ = ["end_streams", "for_browsers", "install"]
 
 FOR_TENANTS = (overview, endpoints, deliveries, dead_letters, receipts)
 FOR_OPERATORS = (sign_in, messages, channels, audit, keys)
@@ -46,3 +49,9 @@ def install(app: FastAPI, settings: Settings) -> None:
         app.include_router(section.router)
     for section in FOR_TENANTS:
         app.include_router(section.router, prefix=PORTAL)
+
+
+def end_streams(app: FastAPI) -> None:
+    """The server ends: pages that follow by themselves are told, and connect again where it comes back."""
+    dashboard: Dashboard = app.state.dashboard
+    dashboard.broadcaster.end()

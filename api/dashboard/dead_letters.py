@@ -7,9 +7,11 @@ from http import HTTPStatus
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import ValidationError
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from api.dashboard import filters
 from api.dashboard.deliveries import Line, lines_of
+from api.dashboard.filters import Filters
 from api.dashboard.forms import Form, wrong_fields
 from api.dashboard.overview import REASONS
 from api.dashboard.pages import FormDep, PageRoute, StoreDep, Viewer, ViewerDep, query, render, see_other
@@ -18,13 +20,13 @@ from api.problems import Problem, invalid
 from api.routers import dead_letters as api
 from api.routers.deliveries import find_delivery
 from api.schemas import BatchOut, BulkRequest, DeadLetterSelection, Decision
-from everhook.storage import channels, dead_letters
+from everhook.storage import dead_letters
+from everhook.storage.paging import Page
 from everhook.storage.reach import Reach
+from everhook.storage.tables import Delivery
 
 PAGE = 50
 AT_ONCE = 10
-CHANNELS_AT_MOST = 500
-FILTERS = ("tenant", "channel", "endpoint", "type", "reason", "statusCode", "since", "until")
 
 Action = Literal["replay", "discard"]
 WORDS: Mapping[str, str] = {"replay": "Replay", "discard": "Discard"}
@@ -36,14 +38,9 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False)
 class ListView:
     lines: tuple[Line, ...]
     matched: int
-    chosen: Mapping[str, str]
-    wrong: Mapping[str, str]
+    filters: Filters[DeadLetterSelection]
     first: str | None
     more: str | None
-
-    @property
-    def is_filtered(self) -> bool:
-        return bool(self.chosen)
 
 
 @dataclass(frozen=True)
@@ -58,40 +55,31 @@ class BatchView:
 
 @router.get("/dead-letters")
 async def show_list(request: Request, viewer: ViewerDep, store: StoreDep, cursor: str = "") -> Response:
-    chosen = _chosen(request.query_params)
-    wrong: Mapping[str, str] = {}
-    try:
-        selection = _selection(chosen)
-    except ValidationError as error:
-        wrong, selection = wrong_fields(error), None
+    asked = filters.read(DeadLetterSelection, request.query_params)
+    after = decode_cursor(cursor) if cursor else None
     async with store.reading() as session:
-        names = [row.name for row in (await channels.page(session, after=None, limit=CHANNELS_AT_MOST)).rows]
-        rows, matched, next_key = [], 0, None
-        if selection is not None:
-            try:
-                conditions = await api.dead_letter_filter(session, selection)
-            except Problem as problem:
-                wrong = wrong_fields(problem)
-            else:
-                page = await dead_letters.page(
-                    session, conditions, after=decode_cursor(cursor) if cursor else None, limit=PAGE
-                )
-                matched = await dead_letters.count(session, conditions)
-                rows, next_key = [*page.rows], page.next_key
-        lines = await lines_of(session, rows)
+        names = await filters.channel_names(session)
+        try:
+            page, matched = await _page(session, asked.choice, after)
+        except Problem as problem:
+            asked = Filters(asked.chosen, None, wrong_fields(problem))
+            page, matched = Page((), None), 0
+        lines = await lines_of(session, page.rows)
+    address = "/dead-letters" + query(asked.chosen)
     view = ListView(
         lines=lines,
         matched=matched,
-        chosen=chosen,
-        wrong=wrong,
-        first="/dead-letters" + query(chosen) if cursor else None,
-        more="/dead-letters" + query({**chosen, "cursor": encode_cursor(next_key)}) if next_key else None,
+        filters=asked,
+        first=address if cursor else None,
+        more="/dead-letters" + query({**asked.chosen, "cursor": encode_cursor(page.next_key)})
+        if page.next_key
+        else None,
     )
     return render(
         request,
         "dead_letters.html",
         viewer,
-        status=HTTPStatus.UNPROCESSABLE_ENTITY if wrong else HTTPStatus.OK,
+        status=HTTPStatus.UNPROCESSABLE_ENTITY if asked.wrong else HTTPStatus.OK,
         title="Dead letters",
         nav="dead-letters",
         v=view,
@@ -100,17 +88,19 @@ async def show_list(request: Request, viewer: ViewerDep, store: StoreDep, cursor
     )
 
 
+async def _page(
+    session: AsyncSession, selection: DeadLetterSelection | None, after: str | None
+) -> tuple[Page[Delivery], int]:
+    """A page, and how many match. Nothing where it is not clear what is wanted; a Problem for what is not there."""
+    if selection is None:
+        return Page((), None), 0
+    conditions = await api.dead_letter_filter(session, selection)
+    page = await dead_letters.page(session, conditions, after=after, limit=PAGE)
+    return page, await dead_letters.count(session, conditions)
+
+
 def _chosen(values: Mapping[str, str]) -> dict[str, str]:
-    return {name: values[name].strip() for name in FILTERS if values.get(name, "").strip()}
-
-
-def _selection(chosen: Mapping[str, str]) -> DeadLetterSelection:
-    """Times come from fields that know no zone; they are UTC, as their labels say."""
-    given: dict[str, Any] = dict(chosen)
-    for name in ("since", "until"):
-        if name in given and len(given[name]) <= len("2026-01-31T12:00:00"):
-            given[name] += "Z"
-    return DeadLetterSelection(**given)
+    return filters.chosen_of(DeadLetterSelection, values)
 
 
 @router.post("/dead-letters/selected")
@@ -176,7 +166,7 @@ async def _bulk(
     why: str = "",
     dry_run: bool = False,
 ) -> Any:
-    selection = _selection(chosen)
+    selection = filters.choice_of(DeadLetterSelection, chosen)
     body = BulkRequest(**selection.model_dump(), why=why, dry_run=dry_run)
     run = api.replay_many if action == "replay" else api.purge_many
     return await run(body, services, store, viewer.caller)

@@ -3,14 +3,16 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from http import HTTPStatus
 from itertools import groupby
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from api.dashboard import charts
+from api.dashboard import charts, filters
 from api.dashboard.charts import Chart
+from api.dashboard.filters import DeliveryChoice, Filters
 from api.dashboard.pages import FormDep, PageRoute, StoreDep, Viewer, ViewerDep, dashboard_of, query, render, see_other
 from api.dependencies import Services, ServicesDep, decode_cursor, encode_cursor
 from api.problems import not_found
@@ -20,8 +22,9 @@ from api.schemas import Decision
 from everhook.contracts import TERMINAL_STATUSES, DeliveryStatus
 from everhook.ids import delivery_workflow_id
 from everhook.policy import resolve
-from everhook.storage import channels, deliveries, endpoints, receipts
+from everhook.storage import channels, deliveries, endpoints, receipts, tenants
 from everhook.storage.deliveries import DeliveryFilter
+from everhook.storage.paging import Page
 from everhook.storage.reach import Reach
 from everhook.storage.tables import Attempt, Delivery, Endpoint, Message, Receipt
 
@@ -50,8 +53,7 @@ class Line:
 @dataclass(frozen=True)
 class ListView:
     lines: tuple[Line, ...]
-    status: str
-    endpoint: str
+    filters: Filters[DeliveryChoice]
     first: str | None
     more: str | None
 
@@ -85,30 +87,46 @@ async def lines_of(session: AsyncSession, rows: Collection[Delivery]) -> tuple[L
 
 
 @router.get("")
-async def show_list(
-    request: Request,
-    viewer: ViewerDep,
-    store: StoreDep,
-    status: str = "",
-    endpoint: str = "",
-    cursor: str = "",
-) -> Response:
-    chosen = DeliveryFilter(
-        endpoint_gid=endpoint.strip()[:100] or None,
-        status=DeliveryStatus(status) if status in set(DeliveryStatus) else None,
-    )
+async def show_list(request: Request, viewer: ViewerDep, store: StoreDep, cursor: str = "") -> Response:
+    asked = filters.read(DeliveryChoice, request.query_params)
     async with store.reading() as session:
-        page = await deliveries.page(session, chosen, after=decode_cursor(cursor) if cursor else None, limit=PAGE)
+        names = await filters.channel_names(session)
+        page = await _page(session, asked.choice, cursor)
         lines = await lines_of(session, page.rows)
-    at = {"status": status, "endpoint": endpoint}
     view = ListView(
         lines=lines,
-        status=status,
-        endpoint=endpoint,
-        first="/deliveries" + query(at) if cursor else None,
-        more="/deliveries" + query({**at, "cursor": encode_cursor(page.next_key)}) if page.next_key else None,
+        filters=asked,
+        first="/deliveries" + query(asked.chosen) if cursor else None,
+        more="/deliveries" + query({**asked.chosen, "cursor": encode_cursor(page.next_key)}) if page.next_key else None,
     )
-    return render(request, "deliveries.html", viewer, title="Deliveries", nav="deliveries", v=view, statuses=STATUSES)
+    return render(
+        request,
+        "deliveries.html",
+        viewer,
+        status=HTTPStatus.UNPROCESSABLE_ENTITY if asked.wrong else HTTPStatus.OK,
+        title="Deliveries",
+        nav="deliveries",
+        v=view,
+        channels=names,
+        statuses=STATUSES,
+    )
+
+
+async def _page(session: AsyncSession, choice: DeliveryChoice | None, cursor: str) -> Page[Delivery]:
+    """Nothing where it is not clear what is wanted."""
+    if choice is None:
+        return Page((), None)
+    chosen = DeliveryFilter(
+        tenant_gid=await tenants.chosen_gid(session, choice.tenant),
+        message_gid=choice.message,
+        endpoint_gid=choice.endpoint,
+        channel=choice.channel,
+        event_type=choice.type,
+        status=choice.status,
+        since=choice.since,
+        until=choice.until,
+    )
+    return await deliveries.page(session, chosen, after=decode_cursor(cursor) if cursor else None, limit=PAGE)
 
 
 @router.get("/{gid}")

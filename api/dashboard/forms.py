@@ -1,6 +1,7 @@
 """Forms as browsers send them: small, from our own pages, with the session's token."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from urllib.parse import parse_qsl, urlsplit
 
@@ -10,6 +11,17 @@ from pydantic import ValidationError
 from api.problems import Problem, malformed
 
 MAX_FIELDS = 600
+PLAIN = {
+    "string_pattern_mismatch": "has characters that it cannot have, or is too long",
+    "datetime_from_date": "is not a date and time",
+    "datetime": "is not a date and time",
+    "enum": "is none of those",
+    "int": "is not a number",
+    "greater_than_equal": "is too small",
+    "less_than_equal": "is too large",
+}
+"""What our checks say to programs, for people."""
+
 TOKEN_FIELD = "form_token"  # noqa: S105 - the name of a field
 
 
@@ -56,13 +68,35 @@ def refuse_foreign(request: Request) -> None:
         raise Problem(HTTPStatus.FORBIDDEN, "This form was sent from another site. Nothing was changed.")
 
 
+FIELDS = {
+    "delaysSeconds": "delays",
+    "initialSeconds": "initial",
+    "capSeconds": "cap",
+    "timeoutSeconds": "timeout",
+    "maxWindowSeconds": "window",
+    "retryStatuses": "statuses",
+    "factor": "factor",
+    "attempts": "attempts",
+    "jitter": "jitter",
+    "exponential": "schedule",
+    "policy": "schedule",
+    "expiresAt": "days",
+}
+"""Fields of our forms that go by another name in the API, or stand deeper."""
+
+
 def wrong_fields(error: ValidationError | Problem) -> Mapping[str, str]:
     """What is wrong, by the field of the form."""
     if isinstance(error, Problem):
-        return {each.field.partition(".")[0].partition("[")[0]: each.message for each in error.errors} or {
-            "": error.detail
-        }
+        return {_field(re.split(r"[.\[]", each.field)): each.message for each in error.errors} or {"": error.detail}
     return {
-        str(each["loc"][0]) if each["loc"] else "": str(each["msg"]).removeprefix("Value error, ")
+        _field([str(part) for part in each["loc"]]): PLAIN.get(
+            each["type"].partition("_parsing")[0], str(each["msg"]).removeprefix("Value error, ")
+        )
         for each in error.errors()
     }
+
+
+def _field(path: Sequence[str]) -> str:
+    """The deepest part that there is a field for."""
+    return next((FIELDS[part] for part in reversed(path) if part in FIELDS), path[0] if path else "")

@@ -43,11 +43,18 @@ class Broadcaster:
         self._every = every_seconds
         self._watches: dict[str, _Watch] = {}
         self._run = secrets.token_hex(4)
+        self._ended = False
 
     @property
     def scopes(self) -> int:
         """How many are being looked at."""
         return len(self._watches)
+
+    def end(self) -> None:
+        """All streams end now, and new ones at once: the server waits for whoever still listens."""
+        self._ended = True
+        for watch in self._watches.values():
+            watch.changed.set()
 
     async def stream(self, scope: str, look: Look, last_event_id: str | None) -> AsyncGenerator[ServerSentEvent]:
         """What changes in `scope`, for a minute. Whoever has seen the newest gets nothing until there is news."""
@@ -55,7 +62,7 @@ class Broadcaster:
         sent: Regions = watch.regions if last_event_id == self._id(watch) else {}
         ends_at = asyncio.get_running_loop().time() + STREAM_FOR_S
         try:
-            while True:
+            while not self._ended:
                 changed = watch.changed
                 if fresh := {name: html for name, html in watch.regions.items() if sent.get(name) != html}:
                     sent = watch.regions

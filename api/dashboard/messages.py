@@ -2,19 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from fastapi import APIRouter, Request, Response
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from api.dashboard import filters
 from api.dashboard.deliveries import Line, lines_of
+from api.dashboard.filters import Filters, MessageChoice
 from api.dashboard.pages import OperatorDep, PageRoute, StoreDep, query, render
 from api.dependencies import decode_cursor, encode_cursor
 from api.problems import not_found
-from everhook.storage import channels, messages, tenants
+from everhook.storage import messages, tenants
 from everhook.storage.messages import MessageFilter
+from everhook.storage.paging import Page
 from everhook.storage.tables import Message
 
 PAGE = 50
-CHANNELS_AT_MOST = 500
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False, prefix="/messages")
 
@@ -23,7 +27,7 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False, prefix="/mess
 class ListView:
     messages: tuple[Message, ...]
     tenants: Mapping[str, str]
-    channel: str
+    filters: Filters[MessageChoice]
     first: str | None
     more: str | None
 
@@ -36,23 +40,32 @@ class DetailView:
 
 
 @router.get("")
-async def show_list(
-    request: Request, viewer: OperatorDep, store: StoreDep, channel: str = "", cursor: str = ""
-) -> Response:
+async def show_list(request: Request, viewer: OperatorDep, store: StoreDep, cursor: str = "") -> Response:
+    asked = filters.read(MessageChoice, request.query_params)
     async with store.reading() as session:
-        names = [row.name for row in (await channels.page(session, after=None, limit=CHANNELS_AT_MOST)).rows]
-        chosen = MessageFilter(channel=channel or None)
-        page = await messages.page(session, chosen, after=decode_cursor(cursor) if cursor else None, limit=PAGE)
+        names = await filters.channel_names(session)
+        page = await _page(session, asked.choice, cursor)
         owners = await tenants.names(session, {row.tenant_gid for row in page.rows if row.tenant_gid})
-    at = {"channel": channel}
     view = ListView(
         messages=tuple(page.rows),
         tenants=owners,
-        channel=channel,
-        first="/messages" + query(at) if cursor else None,
-        more="/messages" + query({**at, "cursor": encode_cursor(page.next_key)}) if page.next_key else None,
+        filters=asked,
+        first="/messages" + query(asked.chosen) if cursor else None,
+        more="/messages" + query({**asked.chosen, "cursor": encode_cursor(page.next_key)}) if page.next_key else None,
     )
-    return render(request, "messages.html", viewer, title="Messages", nav="messages", v=view, channels=names)
+    status = HTTPStatus.UNPROCESSABLE_ENTITY if asked.wrong else HTTPStatus.OK
+    return render(
+        request, "messages.html", viewer, status=status, title="Messages", nav="messages", v=view, channels=names
+    )
+
+
+async def _page(session: AsyncSession, choice: MessageChoice | None, cursor: str) -> Page[Message]:
+    """Nothing where it is not clear what is wanted."""
+    if choice is None:
+        return Page((), None)
+    tenant_gid = await tenants.chosen_gid(session, choice.tenant)
+    chosen = MessageFilter(tenant_gid, choice.channel, choice.type, choice.since, choice.until)
+    return await messages.page(session, chosen, after=decode_cursor(cursor) if cursor else None, limit=PAGE)
 
 
 @router.get("/{gid}")

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from api import problems
 from api.callers import ADMINS, OWNED, Access, Caller
 from api.dashboard import assets, charts, code, text
+from api.dashboard.advice import advice, page_behind, ways
 from api.dashboard.forms import TOKEN_FIELD, Form, read_form, refuse_foreign, wrong_fields
 from api.dashboard.live import Broadcaster
 from api.dashboard.sessions import Session, Sessions
@@ -134,12 +135,13 @@ def render(
 
 def markup(request: Request, template: str, viewer: Viewer | None, **context: Any) -> str:
     theme = request.cookies.get(THEME_COOKIE)
+    base = base_of(request, viewer)
     return dashboard_of(request).templates.get_template(template).render(
         viewer=viewer,
-        base=viewer.base if viewer is not None else PORTAL if in_portal(request) else "",
+        base=base,
         now=datetime.now(UTC),
         theme=theme if theme in THEMES else None,
-        here=request.url.path + (f"?{request.url.query}" if request.url.query else ""),
+        here=page_behind(request, base),
         notice=NOTICES.get(request.query_params.get("notice", "")),
         **context,
     )  # fmt: skip
@@ -169,6 +171,10 @@ def see_other(viewer: Viewer, path: str, notice: str | None = None) -> Response:
     if notice is not None:
         path += ("&" if "?" in path else "?") + urlencode({"notice": notice})
     return RedirectResponse(viewer.base + path, HTTPStatus.SEE_OTHER)
+
+
+def base_of(request: Request, viewer: Viewer | None) -> str:
+    return viewer.base if viewer is not None else PORTAL if in_portal(request) else ""
 
 
 def in_portal(request: Request) -> bool:
@@ -243,9 +249,9 @@ class PageRoute(APIRoute):
             except SignInNeeded:
                 response = _to_sign_in(request)
             except ValidationError as error:
-                response = _error_page(request, invalid(*next(iter(wrong_fields(error).items()))))
+                response = error_page(request, invalid(*next(iter(wrong_fields(error).items()))))
             except Exception as error:
-                response = _error_page(request, problems.from_error(request, error))
+                response = error_page(request, problems.from_error(request, error))
             secure_headers(response, request)
             return response
 
@@ -255,13 +261,26 @@ class PageRoute(APIRoute):
 def _to_sign_in(request: Request) -> Response:
     if in_portal(request):
         return render(request, "portal_ended.html", status=HTTPStatus.UNAUTHORIZED)
-    back = request.url.path if request.method == "GET" else "/"
+    back = page_behind(request, "")
     return RedirectResponse(f"/sign-in?next={quote(back)}" if back != "/" else "/sign-in", HTTPStatus.SEE_OTHER)
 
 
-def _error_page(request: Request, problem: Problem) -> Response:
+def error_page(request: Request, problem: Problem) -> Response:
+    """What went wrong, what to do about it, and the ways on; inside of the frame where somebody is signed in."""
     viewer = getattr(request.state, "viewer", None)
-    return render(request, "error.html", viewer, status=problem.status, problem=problem)
+    base = base_of(request, viewer)
+    sections = {base + path: label for _, path, label in viewer.navigation} if viewer is not None else {}
+    response = render(
+        request,
+        "error.html",
+        viewer,
+        status=problem.status,
+        problem=problem,
+        advice=advice(problem),
+        ways=ways(request, problem, base, sections, is_signed_in=viewer is not None),
+    )
+    response.headers.update(problem.headers or {})
+    return response
 
 
 CONTENT_POLICY = (

@@ -274,9 +274,11 @@ class _Stack:
 
     @contextlib.asynccontextmanager
     async def _api(self, client: Client, database: Database) -> AsyncIterator[None]:
+        from api import dashboard
         from api.main import create_app
 
-        async with serving(create_app(self._settings, temporal=client, database=database), self._ground.listener):
+        app = create_app(self._settings, temporal=client, database=database)
+        async with serving(app, self._ground.listener, ending=lambda: dashboard.end_streams(app)):
             with self._findable():
                 yield
 

@@ -1,5 +1,7 @@
 """The dashboard in a real browser, on a live stack: each page and what can be done on it."""
 
+import asyncio
+import contextlib
 import json
 import re
 from collections.abc import AsyncIterator
@@ -8,15 +10,34 @@ from uuid import uuid4
 
 import pytest
 import pytest_asyncio
-from axe_playwright_python.async_playwright import Axe  # type: ignore[import-untyped]
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from everhook.bundles import verify
 from tests.api.driving import API_KEY, ok
-from tests.dashboard.conftest import DESKTOP, NARROW, PHONE, Stage, Theme
+from tests.dashboard.conftest import DESKTOP, NARROW, PHONE, Stage, browsing
+from tests.dashboard.visits import CONTRAST_ALONE, Visit, obstacles_on, routes_of_pages, visits_to_all_pages
 from tests.support.waiting import assert_eventually
 
 LOOKED_AT_WITHIN_MS = 15_000
+SIZES = (NARROW, PHONE, (640, 450), DESKTOP)
+KEEP_ONE_OF_EACH = """() => {
+    document.querySelectorAll("svg .hit").forEach(each => each.remove());
+    for (const list of document.querySelectorAll("tbody, .cards, .timeline")) {
+        const seen = new Set();
+        for (const each of [...list.children]) {
+            const kinds = [...each.querySelectorAll("*")].map(part => part.tagName + "." + part.getAttribute("class"));
+            const look = [...new Set(kinds)].sort().join();
+            seen.has(look) ? each.remove() : seen.add(look);
+        }
+    }
+}"""
+"""Rows that are made of the same parts are alike, and axe would look at each of them."""
+
+STICKING_OUT = """() => [
+    ...(document.documentElement.scrollWidth > innerWidth ? ["the page scrolls sideways"] : []),
+    ...[...document.querySelectorAll(".panel")].filter(panel => panel.scrollWidth > panel.clientWidth + 1)
+        .map(panel => "out of its panel: " + panel.textContent.trim().slice(0, 30)),
+]"""
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -28,33 +49,18 @@ async def page(stage: Stage) -> AsyncIterator[Page]:
         yield tab
 
 
-async def pages_of(stage: Stage) -> dict[str, str]:
-    """Every page there is, by name."""
-    endpoint = stage.scenery.of("globex")
-    (dead,) = await stage.api.rows(
-        "SELECT gid, message_gid FROM delivery WHERE endpoint_gid = :gid AND reason = 'exhausted' LIMIT 1",
-        gid=endpoint.gid,
-    )
-    return {
-        "overview": "/",
-        "endpoints": "/endpoints",
-        "endpoint": f"/endpoints/{endpoint.gid}?window=24h",
-        "new endpoint": "/endpoints/new",
-        "deliveries": "/deliveries",
-        "delivery": f"/deliveries/{dead.gid}",
-        "dead letters": "/dead-letters",
-        "all dead letters": "/dead-letters/all?action=discard",
-        "messages": "/messages",
-        "message": f"/messages/{dead.message_gid}",
-        "channels": "/channels",
-        "new channel": "/channels/new",
-        "audit": "/audit",
-        "keys": "/keys",
-        "sign in": "/sign-in",
-        "portal that has ended": "/portal/",
-        "nothing found": "/endpoints?search=nobody",
-        "no such page": "/endpoints/ep_none",
-    }
+@pytest_asyncio.fixture(loop_scope="session", scope="module")
+async def visits(stage: Stage) -> list[Visit]:
+    return await visits_to_all_pages(stage)
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="module")
+async def portal(stage: Stage, visits: list[Visit]) -> str:
+    """The cookie of whoever has opened a portal."""
+    (link,) = [visit.path.rpartition("/")[2] for visit in visits if "{token}" in visit.route]
+    async with browsing(stage.api) as visitor:
+        opened = await visitor.http.post("/portal/open", data={"token": link})
+    return opened.cookies["everhook_portal"]
 
 
 async def a_channel(stage: Stage) -> str:
@@ -106,58 +112,75 @@ async def test_a_key_signs_in_and_its_owner_signs_out(stage: Stage) -> None:
 # For everybody
 
 
-async def _obstacles(stage: Stage, theme: Theme, options: dict[str, Any]) -> list[str]:
-    found: list[str] = []
-    async with stage.tab(DESKTOP, theme) as page:
-        for name, path in (await pages_of(stage)).items():
-            await page.goto(path)
-            found += [f"{name}: {obstacle}" for obstacle in await _obstacles_of(page, options)]
+@contextlib.asynccontextmanager
+async def wandering(stage: Stage, portal: str, **how: Any) -> AsyncIterator[Page]:
+    """A tab that is signed in to the dashboard, and to a portal."""
+    async with stage.tab(**how) as page:
+        await page.context.add_cookies([{"name": "everhook_portal", "value": portal, "url": f"{stage.url}/portal"}])
+        # Else the page that opens a portal would send its form by itself.
+        await page.route("**/portal/open/**", _without_scripts)
+        yield page
+
+
+async def _without_scripts(route: Route) -> None:
+    answer = await route.fetch()
+    await route.fulfill(response=answer, body=re.sub(r"<script.*?</script>", "", await answer.text()))
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="module")
+async def findings(stage: Stage, visits: list[Visit], portal: str) -> dict[str, list[str]]:
+    """What is wrong with which page, by kind. Each is loaded once: loading costs more than looking."""
+    found: dict[str, list[str]] = {"obstacles": [], "dark": [], "too wide": [], "titles": []}
+
+    async def look(part: list[Visit]) -> None:
+        async with wandering(stage, portal) as page:
+            for visit in part:
+                await page.goto(visit.path)
+                for kind, faults in (await _faults_of(page)).items():
+                    found[kind] += [f"{visit.path}: {fault}" for fault in faults]
+
+    await asyncio.gather(look(visits[::2]), look(visits[1::2]))
     return found
 
 
-async def _obstacles_of(page: Page, options: dict[str, Any] | None = None) -> list[str]:
-    results = await Axe().run(page, options={"resultTypes": ["violations"], **(options or {})})
-    return [
-        f"{violation['id']} at {violation['nodes'][0]['target']}"
-        for violation in results.response["violations"]
-        if violation["impact"] in ("serious", "critical")
-    ]
-
-
-async def test_no_page_has_serious_obstacles_for_assistive_technology(stage: Stage) -> None:
-    assert await _obstacles(stage, "light", {}) == []
-
-
-async def test_every_page_has_contrast_in_the_dark_too(stage: Stage) -> None:
-    assert await _obstacles(stage, "dark", {"runOnly": {"type": "rule", "values": ["color-contrast"]}}) == []
-
-
-@pytest.mark.parametrize("size", [NARROW, PHONE, (640, 450)])
-async def test_pages_fit_narrow_and_enlarged_screens_without_scrolling_sideways(
-    stage: Stage, size: tuple[int, int]
-) -> None:
-    """320 pixels are a desktop at 400 %, 640 one at 200 %."""
+async def _faults_of(page: Page) -> dict[str, list[str]]:
     too_wide: list[str] = []
-    async with stage.tab(size) as page:
-        for name, path in (await pages_of(stage)).items():
-            await page.goto(path)
-            if await page.evaluate("document.documentElement.scrollWidth > innerWidth"):
-                too_wide.append(name)
-    assert too_wide == []
+    for width, height in SIZES:
+        await page.set_viewport_size({"width": width, "height": height})
+        too_wide += [f"{width} px: {fault}" for fault in await page.evaluate(STICKING_OUT)]
+    heading = await page.get_by_role("heading", level=1).all_inner_texts()
+    await page.evaluate(KEEP_ONE_OF_EACH)
+    await page.emulate_media(color_scheme="light")
+    obstacles = await obstacles_on(page)
+    await page.emulate_media(color_scheme="dark")
+    return {
+        "obstacles": obstacles,
+        "dark": await obstacles_on(page, CONTRAST_ALONE),
+        "too wide": too_wide,
+        "titles": [] if len(heading) == 1 and "Everhook" in await page.title() else [f"{heading}"],
+    }
 
 
-async def test_nothing_sticks_out_of_its_panel(stage: Stage) -> None:
-    sticking_out: dict[str, list[str]] = {}
-    async with stage.tab() as page:
-        for name, path in (await pages_of(stage)).items():
-            await page.goto(path)
-            found = await page.evaluate(
-                """[...document.querySelectorAll(".panel")].filter(panel => panel.scrollWidth > panel.clientWidth + 1)
-                   .map(panel => panel.textContent.trim().slice(0, 30))"""
-            )
-            if found:
-                sticking_out[name] = found
-    assert sticking_out == {}
+async def test_every_page_is_visited(stage: Stage, visits: list[Visit]) -> None:
+    assert {visit.route for visit in visits} == routes_of_pages(stage.api.app)
+    assert len(visits) > 35
+
+
+async def test_no_page_has_serious_obstacles_for_assistive_technology(findings: dict[str, list[str]]) -> None:
+    assert findings["obstacles"] == []
+
+
+async def test_every_page_has_contrast_in_the_dark_too(findings: dict[str, list[str]]) -> None:
+    assert findings["dark"] == []
+
+
+async def test_pages_fit_narrow_and_enlarged_screens_without_scrolling_sideways(findings: dict[str, list[str]]) -> None:
+    """320 pixels are a desktop at 400 %, 640 one at 200 %."""
+    assert findings["too wide"] == []
+
+
+async def test_every_page_has_a_title_and_one_heading(findings: dict[str, list[str]]) -> None:
+    assert findings["titles"] == []
 
 
 async def test_the_keyboard_reaches_what_a_page_does(stage: Stage, page: Page) -> None:
@@ -198,8 +221,8 @@ async def test_the_theme_is_chosen_and_kept(page: Page) -> None:
 
 
 async def test_hostile_payloads_and_answers_are_shown_and_do_nothing(stage: Stage, page: Page) -> None:
-    known = await pages_of(stage)
-    for path in (known["delivery"], known["message"]):
+    (dead,) = await stage.api.rows("SELECT gid, message_gid FROM delivery WHERE reason = 'exhausted' LIMIT 1")
+    for path in (f"/deliveries/{dead.gid}", f"/messages/{dead.message_gid}"):
         await page.goto(path)
         payload = page.get_by_role("region", name="Payload")
         await expect(payload).to_contain_text("<script>document.title='owned'</script>")
@@ -353,7 +376,7 @@ async def test_a_receipt_is_verified_and_its_bundle_downloaded(stage: Stage, pag
     await page.get_by_role("link", name="Verify the receipt").click()
     await expect(page.locator(".title")).to_contain_text("holds")
     await expect(page.get_by_text("is signed by the key")).to_be_visible()
-    assert await _obstacles_of(page) == []
+    assert await obstacles_on(page) == []
     await stage.api.services.temporal.get_schedule_handle("seal-receipts").trigger()
 
     async def is_sealed() -> None:
@@ -486,13 +509,13 @@ async def test_a_tenant_comes_in_by_its_link_and_sees_its_own_things_only(stage:
     async with stage.tab(signed_in=False) as page:
         await page.goto(path)
         await expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
-        assert await _obstacles_of(page) == []
+        assert await obstacles_on(page) == []
         await page.get_by_role("link", name="Endpoints", exact=True).click()
         await expect(page.get_by_role("row")).to_have_count(2)
-        assert await _obstacles_of(page) == []
+        assert await obstacles_on(page) == []
         await expect(page.get_by_role("link", name="Keys")).to_have_count(0)
         await page.goto(f"/portal/deliveries/{delivery}")
-        assert await _obstacles_of(page) == []
+        assert await obstacles_on(page) == []
         await page.get_by_role("button", name="Replay").click()
         await page.get_by_role("dialog").get_by_role("button", name="Replay").click()
         await expect(page.get_by_text("A replay was asked for")).to_be_visible()
@@ -507,13 +530,15 @@ async def test_a_tenant_comes_in_by_its_link_and_sees_its_own_things_only(stage:
 # Without JavaScript
 
 
-async def test_everything_can_be_read_and_done_without_javascript(stage: Stage) -> None:
+async def test_everything_can_be_read_and_done_without_javascript(
+    stage: Stage, visits: list[Visit], portal: str
+) -> None:
     channel = await a_channel(stage)
     await an_endpoint(stage, channel, 404, 200)
     gid = await a_delivery(stage, channel, "dead_lettered")
-    async with stage.tab(javascript=False) as page:
-        for path in (await pages_of(stage)).values():
-            await page.goto(path)
+    async with wandering(stage, portal, javascript=False) as page:
+        for visit in visits:
+            await page.goto(visit.path, wait_until="domcontentloaded")
             await expect(page.get_by_role("heading", level=1)).to_be_visible()
         await page.goto(f"/dead-letters?channel={channel}")
         await page.get_by_role("checkbox", name=re.compile(gid)).check()

@@ -131,6 +131,129 @@ async def test_what_is_done_here_is_on_record_as_if_it_was_done_over_the_api(pag
     assert (await pages.api.get("/v1/channels/orders")).json()["policy"] == {"preset": "patient"}
 
 
+@pytest.mark.parametrize(
+    ("fields", "marked"),
+    [
+        ({"schedule": "delays", "delays": "soon"}, "delays"),
+        ({"schedule": "delays", "delays": "1000 d"}, "delays"),
+        ({"schedule": "exponential", "initial": "2 s", "cap": "1 h", "attempts": "900"}, "attempts"),
+        ({"schedule": "exponential", "cap": "1 h", "attempts": "9"}, "initial"),
+        ({"timeout": "9 h"}, "timeout"),
+        ({"window": "900 d"}, "window"),
+        ({"jitter": "7"}, "jitter"),
+        ({"statuses": "200"}, "statuses"),
+        ({"name": "no spaces"}, "name"),
+    ],
+)
+async def test_what_is_wrong_with_a_form_is_told_at_its_field(
+    pages: Pages, fields: dict[str, str], marked: str
+) -> None:
+    await pages.sign_in()
+    answer = await pages.send("/channels/new", **{"name": "orders", **fields})
+    assert answer.status_code == 422
+    described = re.search(rf'id="f-{marked}"[^>]* aria-describedby="h-{marked}" aria-invalid="true"', answer.text)
+    assert described, re.findall(r'class="(?:mistake|warning)"[^<]*<', answer.text)
+    assert re.search(rf'id="h-{marked}" class="mistake">\S', answer.text)
+
+
+# Lists and their filters
+
+
+async def some_messages(api: Api) -> None:
+    for channel, kind, when in (
+        ("orders", "order.created", "2026-01-31 11:00:00"),
+        ("orders", "order.paid", "2026-01-31 12:00:00"),
+        ("invoices", "invoice.paid", "2026-01-31 13:00:00"),
+    ):
+        await api.channel(channel) if kind != "order.paid" else None
+        if kind != "order.paid":
+            await api.endpoint(channel=channel, tenant=f"of-{channel}")
+        published = await api.publish({"n": 1}, channel, type=kind)
+        await api.change_rows(
+            "UPDATE message SET accepted_at = :at WHERE gid = :gid", at=f"{when}.000000", gid=published["messageGid"]
+        )
+        await api.change_rows(
+            "UPDATE delivery SET accepted_at = :at WHERE message_gid = :gid",
+            at=f"{when}.000000",
+            gid=published["messageGid"],
+        )
+
+
+@pytest.mark.parametrize("list_of", ["messages", "deliveries"])
+@pytest.mark.parametrize(
+    ("filtered", "kinds"),
+    [
+        ("", {"order.created", "order.paid", "invoice.paid"}),
+        ("channel=orders", {"order.created", "order.paid"}),
+        ("type=order.paid", {"order.paid"}),
+        ("channel=orders&type=invoice.paid", set()),
+        ("since=2026-01-31T12:00", {"order.paid", "invoice.paid"}),
+        ("until=2026-01-31T12:00", {"order.created"}),
+        ("since=2026-01-31T12:00:00Z&until=2026-01-31T13:00:00Z", {"order.paid"}),
+        ("tenant=nobody", set()),
+    ],
+)
+async def test_messages_and_deliveries_are_filtered_as_by_the_api(
+    pages: Pages, list_of: str, filtered: str, kinds: set[str]
+) -> None:
+    await some_messages(pages.api)
+    await pages.sign_in()
+    page = (await pages.get(f"/{list_of}?{filtered}")).text
+    assert set(re.findall(rf'class="strong" href="/{list_of}/[^"]+">([^<]+)<', page)) == kinds
+    if not kinds:
+        assert "Nothing matches" in page and f'<a href="/{list_of}">show all {list_of}</a>' in page
+
+
+async def test_deliveries_are_filtered_by_tenant_message_and_status(pages: Pages) -> None:
+    await some_messages(pages.api)
+    await pages.sign_in()
+    (message,) = await pages.api.rows("SELECT gid FROM message WHERE event_type = 'order.paid'")
+    for filtered, count in (
+        ("tenant=of-orders", 2),
+        (f"message={message.gid}", 1),
+        ("status=accepted&tenant=of-invoices", 1),
+        ("status=parked", 0),
+    ):
+        page = (await pages.get(f"/deliveries?{filtered}")).text
+        assert page.count('class="strong" href="/deliveries/') == count, filtered
+
+
+@pytest.mark.parametrize(
+    ("path", "marked"),
+    [
+        ("/messages?since=yesterday", "since"),
+        ("/messages?channel=a%20b", "channel"),
+        ("/deliveries?status=lost", "status"),
+        ("/deliveries?type=%00", "type"),
+        ("/dead-letters?statusCode=many", "statusCode"),
+        ("/dead-letters?endpoint=none", "endpoint"),
+    ],
+)
+async def test_a_filter_that_means_nothing_is_marked_and_leads_out(pages: Pages, path: str, marked: str) -> None:
+    await pages.sign_in()
+    answer = await pages.get(path)
+    assert answer.status_code == 422
+    assert f'aria-describedby="h-{marked}" aria-invalid="true"' in answer.text
+    assert f'id="h-{marked}" class="mistake"' in answer.text
+    assert "That cannot be looked for" in answer.text and "pattern" not in answer.text
+
+
+@pytest.mark.parametrize("list_of", ["messages", "deliveries"])
+async def test_filters_are_kept_from_page_to_page_and_in_their_fields(pages: Pages, list_of: str) -> None:
+    await pages.api.channel()
+    await pages.api.endpoint(channel="orders")
+    await pages.api.try_batch([{"type": "a", "payload": 1}] * 60)
+    await pages.sign_in()
+    page = (await pages.get(f"/{list_of}?channel=orders&type=a&since=2026-01-31T12:00")).text
+    (older,) = re.findall(r'href="([^"]+)" rel="next"', page)
+    assert "channel=orders" in older and "type=a" in older and "since=2026-01-31T12%3A00" in older
+    assert "<option selected>orders</option>" in page and 'name="type" type="text" value="a"' in page
+    assert 'type="datetime-local" value="2026-01-31T12:00"' in page and '<details class="more" open>' in page
+    second = (await pages.get(older.replace("&amp;", "&"))).text
+    assert second.count(f'class="strong" href="/{list_of}/') == 10
+    assert ">Newest</a>" in second and "type=a" in second.partition(">Newest</a>")[0][-200:]
+
+
 # What browsers are told
 
 
@@ -340,25 +463,108 @@ async def test_dead_letters_of_another_tenant_cannot_be_selected(pages: Pages) -
 
 # Failing well
 
+BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
-async def test_what_needs_temporal_says_so_and_that_nothing_was_changed(pages: Pages) -> None:
+
+async def test_an_address_that_no_page_has_is_a_page_with_the_way_back(pages: Pages) -> None:
+    await pages.sign_in()
+    for path in ("/nothing", "/deliveries/dlv_none/nothing", "/portal/nothing"):
+        answer = await pages.http.get(path, headers=BROWSER)
+        assert answer.status_code == 404
+        assert "<h1>Not Found</h1>" in answer.text and "complete" in answer.text
+        assert "script-src 'self'" in answer.headers["content-security-policy"]
+    inside = await pages.http.get("/deliveries/nothing/nothing", headers=BROWSER)
+    assert 'aria-label="Pages"' in inside.text and "All deliveries" in inside.text
+
+
+async def test_whoever_is_not_signed_in_finds_the_sign_in_on_it(pages: Pages) -> None:
+    answer = await pages.http.get("/nothing", headers=BROWSER)
+    assert answer.status_code == 404 and 'href="/sign-in"' in answer.text
+
+
+async def test_programs_are_answered_with_problem_documents_as_ever(pages: Pages) -> None:
+    await pages.sign_in()
+    for path, headers in (
+        ("/nothing", {"accept": "application/json"}),
+        ("/nothing", {}),
+        ("/v1/nothing", BROWSER),
+        ("/v1/deliveries/dlv_none", BROWSER),
+        ("/.well-known/nothing", BROWSER),
+    ):
+        answer = await pages.http.get(path, headers=headers)
+        assert answer.headers["content-type"] == "application/problem+json", path
+
+
+async def test_an_address_of_a_form_that_is_opened_says_so(pages: Pages) -> None:
+    await pages.sign_in()
+    gid = (await pages.api.endpoint())["endpointGid"]
+    answer = await pages.http.get(f"/endpoints/{gid}/pause", headers=BROWSER)
+    assert answer.status_code == 405 and answer.headers["allow"] == "POST"
+    assert "takes a form" in answer.text and "All endpoints" in answer.text
+
+
+async def test_what_needs_temporal_says_so_and_leads_back_to_its_page(pages: Pages) -> None:
+    """Not to its own address, which shows nothing."""
     gid = (await pages.api.endpoint())["endpointGid"]
     await pages.sign_in()
-    answer = await pages.send(f"/endpoints/{gid}/pause")
-    assert answer.status_code == 503
-    assert "Temporal does not answer" in answer.text and "Try again" in answer.text
+    answer = await pages.http.post(
+        f"/endpoints/{gid}/pause",
+        data={"form_token": await pages.token()},
+        headers={"referer": f"http://everhook.test/endpoints/{gid}?window=24h"},
+    )
+    assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
+    assert "Temporal does not answer" in answer.text
+    assert f'href="/endpoints/{gid}?window=24h"' in answer.text
+    assert f'href="/endpoints/{gid}/pause"' not in answer.text
+    assert f'name="back" value="/endpoints/{gid}?window=24h"' in answer.text
+
+
+@pytest.mark.parametrize("came_from", ["https://evil.example/x", "http://everhook.test//evil.example", "", "nonsense"])
+async def test_a_page_behind_a_form_leads_to_no_other_site(pages: Pages, came_from: str) -> None:
+    await pages.sign_in()
+    answer = await pages.http.post("/keys/key_none/revoke", data={}, headers={"referer": came_from})
+    assert answer.status_code == 403
+    assert "evil.example" not in answer.text
+
+
+async def test_an_address_that_could_be_taken_for_another_site_is_not_offered_again(pages: Pages) -> None:
+    await pages.sign_in()
+    answer = await pages.http.get("http://everhook.test//evil.example/x", headers=BROWSER)
+    assert answer.status_code == 404 and "evil.example" not in answer.text
 
 
 async def test_with_the_database_away_pages_say_so(pages: Pages) -> None:
     await pages.sign_in()
-    await pages.api.change_rows("ALTER TABLE endpoint_minute RENAME TO away")
-    answer = await pages.get("/")
-    assert answer.status_code in (500, 503)
-    assert "<h1>" in answer.text
+    for table in ("tenant", "delivery", "endpoint_minute"):
+        await pages.api.change_rows(f"ALTER TABLE {table} RENAME TO {table}_away")
+    for path in ("/", "/deliveries"):
+        answer = await pages.get(path)
+        assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
+        assert "database does not answer" in answer.text and "Try again" in answer.text
+
+
+async def test_a_fault_of_ours_is_a_page_with_the_time_to_look_for_in_the_log(
+    pages: Pages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a secret detail")
+
+    await pages.sign_in()
+    monkeypatch.setattr("everhook.storage.deliveries.page", broken)
+    answer = await pages.get("/deliveries?status=parked")
+    assert answer.status_code == 500
+    assert "our fault" in answer.text and " UTC" in answer.text and "a secret detail" not in answer.text
+    assert 'href="/deliveries?status=parked"' in answer.text
 
 
 async def test_what_does_not_exist_is_a_page_that_leads_back(pages: Pages) -> None:
     await pages.sign_in()
     answer = await pages.get("/deliveries/dlv_none")
     assert answer.status_code == 404
-    assert "To the overview" in answer.text
+    assert "There is no delivery dlv_none." in answer.text
+    assert "All deliveries" in answer.text and "To the overview" in answer.text
+
+
+async def test_signing_in_leads_to_the_very_page_that_was_asked_for(pages: Pages) -> None:
+    answer = await pages.get("/deliveries?status=parked")
+    assert answer.headers["location"] == "/sign-in?next=/deliveries%3Fstatus%3Dparked"

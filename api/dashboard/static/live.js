@@ -2,16 +2,41 @@
 
 import { offerCopying } from "./copy.js";
 
+const LOST_AFTER_MS = 3000; // the server ends each stream after a while, and the browser comes back within 2 s
+const AGAIN_AFTER_MS = 5000; // a proxy's error page has the browser give up, so we try again
+
 /**
  * Keep the regions of a page up to date, where it says from where.
  * @param {Document} page
  */
 export function follow(page) {
   const sign = page.querySelector("[data-live]");
-  if (!(sign instanceof HTMLElement) || !sign.dataset.live) return;
-  const source = new EventSource(sign.dataset.live);
-  source.addEventListener("open", () => show(sign, "on", "live"));
-  source.addEventListener("error", () => show(sign, "lost", "connecting again …"));
+  if (sign instanceof HTMLElement && sign.dataset.live) connect(page, sign, sign.dataset.live);
+}
+
+let lostAt = 0;
+
+/**
+ * @param {Document} page
+ * @param {HTMLElement} sign
+ * @param {string} address
+ */
+function connect(page, sign, address) {
+  const source = new EventSource(address);
+  source.addEventListener("open", () => {
+    lostAt = 0;
+    show(sign, "on", "live");
+  });
+  source.addEventListener("error", () => {
+    if (source.readyState === EventSource.CLOSED) setTimeout(() => connect(page, sign, address), AGAIN_AFTER_MS);
+    if (lostAt) return;
+    lostAt = Date.now();
+    setTimeout(() => {
+      if (!lostAt) return;
+      const since = new Date(lostAt).toISOString().slice(11, 19);
+      show(sign, "lost", `not live since ${since} UTC, connecting again …`);
+    }, LOST_AFTER_MS);
+  });
   source.addEventListener("regions", (event) => {
     const regions = /** @type {Record<string, string>} */ (JSON.parse(event.data));
     for (const [name, markup] of Object.entries(regions)) swap(page, name, markup);

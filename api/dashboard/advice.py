@@ -1,0 +1,64 @@
+"""What a page that failed says to do, and where it leads."""
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+from fastapi import Request
+
+from api.problems import Problem
+
+ADVICE = {
+    HTTPStatus.BAD_REQUEST: "Go back, and send the form again.",
+    HTTPStatus.FORBIDDEN: "Sign in with a key that may do this, or ask whoever runs Everhook for one.",
+    HTTPStatus.NOT_FOUND: "It may have been deleted, or be no longer kept. Look whether its address is complete.",
+    HTTPStatus.METHOD_NOT_ALLOWED: "This address takes a form, and shows nothing: open the page that has its button.",
+    HTTPStatus.CONFLICT: "Something else happened in the meantime. Load the page again to see how it stands.",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Send less at once.",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "Correct what is named above, and send it again.",
+    HTTPStatus.TOO_MANY_REQUESTS: "Wait a few seconds, and try again.",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "Try again. If it stays, the details are in the server's log, at the time above.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "Wait a few seconds, and try again. If it stays, look whether it runs.",
+}
+
+
+@dataclass(frozen=True)
+class Way:
+    """A button of the page: out of here."""
+
+    label: str
+    address: str
+
+
+def advice(problem: Problem) -> str:
+    return ADVICE.get(problem.status, "Go back, and try again.")
+
+
+def page_behind(request: Request, base: str) -> str:
+    """The address of what is looked at; behind a form, of the page that it was sent from."""
+    if request.method in ("GET", "HEAD"):
+        path, query, is_ours = request.url.path, request.url.query, True
+    else:
+        came = urlsplit(request.headers.get("referer", ""))
+        path, query, is_ours = came.path, came.query, came.netloc == request.headers.get("host")
+    if not is_ours or not path.startswith(f"{base}/") or path.startswith(("//", "/\\")):
+        return f"{base}/"
+    return f"{path}?{query}" if query else path
+
+
+def ways(request: Request, problem: Problem, base: str, sections: dict[str, str], *, is_signed_in: bool) -> list[Way]:
+    """The likeliest first. `sections` are the addresses of the lists, with their names."""
+    found: list[Way] = []
+    shown = page_behind(request, base)
+    if request.method not in ("GET", "HEAD"):
+        found.append(Way("Back to the page", shown))
+    elif problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR or problem.status is HTTPStatus.TOO_MANY_REQUESTS:
+        found.append(Way("Try again", shown))
+    if not is_signed_in:
+        return found if base else [*found, Way("Sign in", "/sign-in")]
+    above = next((path for path in sections if path != f"{base}/" and shown.startswith(path)), None)
+    if above is not None and above != shown:
+        found.append(Way(f"All {sections[above].lower()}", above))
+    if problem.status is HTTPStatus.FORBIDDEN and not base:
+        found.append(Way("Sign in with another key", "/sign-in"))
+    return [*found, Way("To the overview", f"{base}/")]

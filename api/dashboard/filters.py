@@ -1,0 +1,73 @@
+"""The filters of lists: fields of an address, checked as the API checks them, and kept from page to page."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from pydantic import ValidationError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from api.dashboard.forms import wrong_fields
+from api.schemas import ApiModel, EventType, Gid, Moment, Name
+from everhook.contracts import DeliveryStatus
+from everhook.storage import channels
+
+CHANNELS_AT_MOST = 500
+MOMENTS = ("since", "until")
+
+Choice = TypeVar("Choice", bound=ApiModel)
+
+
+class MessageChoice(ApiModel):
+    """`since` and `until` bound the time of acceptance."""
+
+    channel: Name | None = None
+    type: EventType | None = None
+    tenant: Name | None = None
+    since: Moment | None = None
+    until: Moment | None = None
+
+
+class DeliveryChoice(MessageChoice):
+    status: DeliveryStatus | None = None
+    endpoint: Gid | None = None
+    message: Gid | None = None
+
+
+@dataclass(frozen=True)
+class Filters(Generic[Choice]):
+    """`chosen` is what was asked for, to be shown and asked again; `choice` what it means, None where some of it means
+    nothing: `wrong` says which."""
+
+    chosen: Mapping[str, str]
+    choice: Choice | None
+    wrong: Mapping[str, str]
+
+
+def read(model: type[Choice], values: Mapping[str, str]) -> Filters[Choice]:
+    chosen = chosen_of(model, values)
+    try:
+        return Filters(chosen, choice_of(model, chosen), {})
+    except ValidationError as error:
+        return Filters(chosen, None, wrong_fields(error))
+
+
+def chosen_of(model: type[ApiModel], values: Mapping[str, str]) -> dict[str, str]:
+    """Of moments, what a field for them can show: it knows no zone, and its label says UTC."""
+    names = [field.alias or name for name, field in model.model_fields.items()]
+    given = {name: values[name].strip() for name in names if values.get(name, "").strip()}
+    return {name: value.removesuffix("Z") if name in MOMENTS else value for name, value in given.items()}
+
+
+def choice_of(model: type[Choice], chosen: Mapping[str, str]) -> Choice:
+    """ValidationError where some of it means nothing."""
+    given: dict[str, Any] = dict(chosen)
+    for name in MOMENTS:
+        if name in given and len(given[name]) <= len("2026-01-31T12:00:00.000000"):
+            given[name] += "Z"
+    return model(**given)
+
+
+async def channel_names(session: AsyncSession) -> list[str]:
+    """To choose from."""
+    return [row.name for row in (await channels.page(session, after=None, limit=CHANNELS_AT_MOST)).rows]

@@ -1,0 +1,95 @@
+"""Each way of failing, as a person at a real browser meets it: what stands there, and that one gets on from it."""
+
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Page, expect
+
+from everhook.http_server import serving
+from everhook.temporal import connect
+from tests.api.conftest import copied
+from tests.api.driving import Api, running_api
+from tests.dashboard.conftest import Stage, WithoutLifespan, browsing
+from tests.support.processes import free_port
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+@contextlib.asynccontextmanager
+async def an_api_without_temporal(
+    migrated_file: Path, directory: Path, stage: Stage
+) -> AsyncIterator[tuple[Api, Page]]:
+    """It, and a tab that is signed in to it."""
+    nobody = await connect(lazy=True, target_host=f"127.0.0.1:{free_port()}")
+    async with running_api(copied(migrated_file, directory), nobody) as api, browsing(api) as visitor:
+        cookie = (await visitor.sign_in()).cookies["everhook_session"]
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        async with serving(WithoutLifespan(api.app), listener), stage.tab(signed_in=False) as page:
+            await page.context.add_cookies([{"name": "everhook_session", "value": cookie, "url": url}])
+            await page.goto(url)
+            yield api, page
+
+
+async def goes(page: Page, path: str, status: int) -> None:
+    """It is answered so, and by a page of the dashboard."""
+    answer = await page.goto(page.url.partition("/")[0] + "//" + page.url.split("/")[2] + path)
+    assert answer is not None and answer.status == status
+    await _is_a_page_of_ours(page, status)
+
+
+async def _is_a_page_of_ours(page: Page, status: int) -> None:
+    await expect(page.locator(".failure-status")).to_contain_text(f"{status}")
+    await expect(page.get_by_role("heading", level=1)).to_have_count(1)
+    await expect(page.get_by_role("navigation", name="Pages")).to_be_visible()
+    await expect(page.get_by_role("main").get_by_role("link", name="To the overview")).to_be_visible()
+
+
+async def test_whatever_fails_is_a_page_that_one_gets_on_from(
+    stage: Stage, migrated_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with an_api_without_temporal(migrated_file, tmp_path, stage) as (api, page):
+        gid = (await api.endpoint())["endpointGid"]
+
+        await goes(page, "/nothing-here", 404)
+        await goes(page, "/deliveries/dlv_none", 404)
+        await page.get_by_role("link", name="All deliveries").click()
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Deliveries")
+        await goes(page, f"/endpoints/{gid}/pause", 405)
+        await goes(page, "/endpoints?page=first", 422)
+        await goes(page, "/deliveries?cursor=made-up", 422)
+
+        # Temporal is away, and a button is pressed.
+        await page.get_by_role("link", name="Endpoints", exact=True).click()
+        await page.get_by_role("link", name="127.0.0.1").click()
+        await page.get_by_role("button", name="Pause").click()
+        await page.get_by_role("dialog", name="Pause").get_by_role("button", name="Pause").click()
+        await _is_a_page_of_ours(page, 503)
+        await expect(page.get_by_text("Temporal does not answer")).to_be_visible()
+        await page.get_by_role("button", name="Dark").click()
+        await expect(page.get_by_role("button", name="Trip circuit")).to_be_visible()
+
+        # A form of a session that is over.
+        await page.locator("input[name=form_token]").evaluate_all("all => all.forEach(each => each.value = 'old')")
+        await page.get_by_role("button", name="Pause").click()
+        await page.get_by_role("dialog", name="Pause").get_by_role("button", name="Pause").click()
+        await _is_a_page_of_ours(page, 403)
+        await page.get_by_role("link", name="Back to the page").click()
+        await expect(page.get_by_role("button", name="Pause")).to_be_visible()
+
+        with monkeypatch.context() as broken:
+            broken.setattr("everhook.storage.messages.page", None)
+            await goes(page, "/messages", 500)
+        await page.get_by_role("link", name="Try again").click()
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Messages")
+
+        await api.change_rows("ALTER TABLE message RENAME TO message_away")
+        await goes(page, "/messages", 503)
+        await expect(page.get_by_text("The database does not answer")).to_be_visible()
+        await api.change_rows("ALTER TABLE message_away RENAME TO message")
+        await page.get_by_role("link", name="Try again").click()
+        await expect(page.get_by_text("No messages yet")).to_be_visible()

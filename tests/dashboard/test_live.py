@@ -1,0 +1,95 @@
+"""Pages that follow by themselves, and a server that ends under them: real processes, and a real browser."""
+
+import asyncio
+import contextlib
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from playwright.async_api import expect
+
+from api import dashboard
+from everhook.http_server import GRACE_S, serving
+from tests.api.conftest import copied
+from tests.api.driving import API_KEY, MASTER_KEY
+from tests.dashboard.conftest import Pages, Stage, WithoutLifespan
+from tests.support.processes import Process, free_port
+from tests.support.waiting import assert_eventually
+
+PROMPTLY_S = 4
+"""Less than either server would wait for requests under way."""
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+@contextlib.asynccontextmanager
+async def serve(migrated_file: Path, directory: Path) -> AsyncIterator[tuple[Process, str]]:
+    """`everhook serve`, and its address. Temporal is away."""
+    port = free_port()
+    env = {
+        "EVERHOOK_DATABASE_URL": copied(migrated_file, directory).database_url,
+        "EVERHOOK_API_KEY": API_KEY,
+        "EVERHOOK_MASTER_KEYS": MASTER_KEY,
+        "EVERHOOK_ISSUER": "hooks.example.com",
+        "TEMPORAL_ADDRESS": f"127.0.0.1:{free_port()}",
+    }
+    command = [sys.executable, "-m", "everhook.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    async with Process(command, log=directory / "serve.log", env=env) as process:
+        await process.wait_ready(url=f"http://127.0.0.1:{port}/sign-in")
+        yield process, f"http://127.0.0.1:{port}"
+
+
+async def test_a_server_with_open_dashboards_ends_promptly_and_they_come_back_with_it(
+    stage: Stage, migrated_file: Path, tmp_path: Path
+) -> None:
+    async with serve(migrated_file, tmp_path) as (process, url), stage.tab(signed_in=False) as page:
+        await page.goto(f"{url}/sign-in")
+        await page.get_by_label("API key").fill(API_KEY)
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_text("live", exact=True)).to_be_visible()
+        began = time.monotonic()
+        await process.terminate()
+        assert time.monotonic() - began < PROMPTLY_S
+        assert "Cancel" not in process.output()
+        await expect(page.get_by_text("not live since")).to_be_visible()
+        process.start()
+        await expect(page.get_by_text("live", exact=True)).to_be_visible(timeout=20_000)
+
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_a_server_inside_another_process_does_not_wait_for_open_dashboards_either(pages: Pages) -> None:
+    """As `everhook dev` runs it."""
+    app = pages.api.app
+    await pages.sign_in()
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    async with contextlib.AsyncExitStack() as server:
+        await server.enter_async_context(
+            serving(WithoutLifespan(app), listener, ending=lambda: dashboard.end_streams(app))
+        )
+        following = asyncio.create_task(_follow(listener.getsockname()[1], pages.http.cookies["everhook_session"]))
+        await assert_eventually(lambda: _assert_followed(app))
+        began = time.monotonic()
+    assert time.monotonic() - began < GRACE_S / 2
+    assert await following
+
+
+def _assert_followed(app: FastAPI) -> None:
+    assert app.state.dashboard.broadcaster.scopes
+
+
+async def _follow(port: int, session: str) -> bool:
+    """Listen until the stream ends. False where it was cut off."""
+    async with httpx.AsyncClient(timeout=30, trust_env=False, cookies={"everhook_session": session}) as http:
+        try:
+            async with http.stream("GET", f"http://127.0.0.1:{port}/live") as answer:
+                async for _ in answer.aiter_lines():
+                    pass
+        except httpx.RemoteProtocolError:
+            return False
+    return True

@@ -1,0 +1,130 @@
+"""Every page there is, by the route that shows it: what is asked of each page is asked of all of them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import axe_playwright_python  # type: ignore[import-untyped]
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
+from playwright.async_api import Page
+
+from api.dashboard.pages import PORTAL, PageRoute
+from tests.api.driving import created, ok
+from tests.dashboard.conftest import Stage
+from tests.support.waiting import assert_eventually
+
+NO_PAGES = ("/live", "/bundle")
+"""What else is asked for by GET: a stream, and a download."""
+
+AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
+RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}}
+CONTRAST_ALONE = {"runOnly": {"type": "rule", "values": ["color-contrast"]}}
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A way to see the page of a route."""
+
+    route: str
+    path: str
+
+    @property
+    def signed_in(self) -> bool:
+        return self.route not in ("/sign-in", "/portal/open/{token}")
+
+
+def routes_of_pages(app: FastAPI) -> set[str]:
+    contexts = iter_route_contexts(app.router.routes)
+    return {
+        str(context.path)
+        for context in contexts
+        if isinstance(context.original_route, PageRoute)
+        and "GET" in (context.methods or ())
+        and not str(context.path).endswith(NO_PAGES)
+    }
+
+
+async def visits_to_all_pages(stage: Stage) -> list[Visit]:
+    """One visit at least to each route, and some to what looks otherwise there."""
+    ids = await _something_of_everything(stage)
+    tenant = ids["tenant"]
+    link = created(await stage.api.post(f"/v1/tenants/{tenant}/portal-link"))["url"].rpartition("/")[2]
+    told = {**ids, "token": link}
+    visits = [Visit(route, path) for route in sorted(routes_of_pages(stage.api.app)) for path in _paths(route, told)]
+    globex = stage.scenery.of("globex").gid
+    return [
+        *visits,
+        Visit("/endpoints/{gid}", f"/endpoints/{globex}?window=24h"),
+        Visit("/deliveries/{gid}", f"/deliveries/{await _dead_letter_of(stage, globex)}"),
+        Visit("/dead-letters/all", "/dead-letters/all?action=discard"),
+        Visit("/endpoints", "/endpoints?search=nobody"),
+        Visit("/messages", "/messages?type=none.such"),
+        Visit("/deliveries", "/deliveries?type=none.such"),
+        Visit("/endpoints/{gid}", "/endpoints/ep_none"),
+        Visit("/", "/nothing-here"),
+    ]
+
+
+def _paths(route: str, ids: dict[str, str]) -> Iterator[str]:
+    section = route.removeprefix(PORTAL).split("/")[1]
+    own = {"gid": ids.get(section, ""), "name": ids["channels"], "token": ids["token"]}
+    yield route.format(**own)
+
+
+async def _something_of_everything(stage: Stage) -> dict[str, str]:
+    """Made in earnest by a tenant of its own: by the part of an address that they stand behind."""
+    api, tenant, channel = stage.api, f"t{uuid4().hex[:8]}", f"c{uuid4().hex[:8]}"
+    await api.channel(channel)
+    gids: dict[str, str] = {}
+    for name, answer in (("well", 200), ("ill", 404)):
+        stage.receiver.respond(answer, path=f"/{tenant}/{name}")
+        made = await api.endpoint(
+            stage.receiver.url_for(f"/{tenant}/{name}"), channel=channel, tenant=tenant, description=name
+        )
+        gids[name] = made["endpointGid"]
+    published = await api.publish({"note": "hello"}, channel)
+    delivered, dead = (
+        next(each["deliveryGid"] for each in published["deliveries"] if each["endpointGid"] == gids[name])
+        for name in ("well", "ill")
+    )
+
+    async def are_done() -> None:
+        for gid, status in ((delivered, "delivered"), (dead, "dead_lettered")):
+            assert ok(await api.get(f"/v1/deliveries/{gid}"))["status"] == status
+        assert await api.rows("SELECT gid FROM receipt WHERE delivery_gid = :gid", gid=delivered)
+
+    await assert_eventually(are_done, timeout=20)
+    (receipt,) = await api.rows("SELECT gid FROM receipt WHERE delivery_gid = :gid", gid=delivered)
+    theirs = await api.key(tenant=tenant)
+    batch: str = (await theirs.post("/v1/dead-letters/replay", {"channel": channel})).json()["batchGid"]
+    return {
+        "tenant": tenant,
+        "endpoints": gids["ill"],
+        "deliveries": delivered,
+        "messages": published["messageGid"],
+        "receipts": receipt.gid,
+        "batches": batch,
+        "channels": channel,
+    }
+
+
+async def _dead_letter_of(stage: Stage, endpoint: str) -> str:
+    (dead,) = await stage.api.rows(
+        "SELECT gid FROM delivery WHERE endpoint_gid = :gid AND reason = 'exhausted' LIMIT 1", gid=endpoint
+    )
+    return str(dead.gid)
+
+
+async def obstacles_on(page: Page, options: dict[str, Any] = RULES) -> list[str]:
+    """What axe finds on the page that is open, as far as it is serious."""
+    if not await page.evaluate("'axe' in window"):
+        await page.evaluate(AXE)
+    results = await page.evaluate("options => axe.run(document, options)", {"resultTypes": ["violations"], **options})
+    return [
+        f"{violation['id']} at {violation['nodes'][0]['target']}"
+        for violation in results["violations"]
+        if violation["impact"] in ("serious", "critical")
+    ]
