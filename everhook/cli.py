@@ -88,6 +88,8 @@ def migrate() -> None:
 @app.command(rich_help_panel=RUN)
 def setup() -> None:
     """Make what Everhook needs in Temporal: namespace, search attributes, schedules, queue limits. Idempotent."""
+    from temporalio.service import RPCError
+
     from everhook.provisioning import setup as provision
     from everhook.temporal import connect
 
@@ -98,7 +100,10 @@ def setup() -> None:
             client = await connect()
         except RuntimeError as error:
             raise Unusable(f"Temporal cannot be reached (TEMPORAL_ADDRESS): {error}") from error
-        await provision(client, settings, lambda line: console.print(line, highlight=False))
+        try:
+            await provision(client, settings, lambda line: console.print(line, highlight=False))
+        except RPCError as error:
+            raise Unusable(f"Temporal refuses: {error}; `everhook doctor` says what is there") from error
 
     asyncio.run(run())
 
