@@ -75,13 +75,17 @@ def run(arguments: list[str] | None = None) -> int:
 @app.command(rich_help_panel=RUN)
 def migrate() -> None:
     """Bring the database (EVERHOOK_DATABASE_URL) to this version's schema."""
+    from everhook.storage.engine import is_unavailable
     from everhook.storage.migrate import migrate as upgrade
 
     settings = load_settings()
     try:
         asyncio.run(upgrade(settings.database_url))
-    except OSError as error:
-        raise Unusable(f"the database cannot be reached: {error}") from error
+    except Exception as error:
+        if not is_unavailable(error):
+            raise
+        why = str(error).partition("\n")[0] or "it does not answer"
+        raise Unusable(f"the database (EVERHOOK_DATABASE_URL) cannot be used: {why}") from error
     console.print("database: up to date")
 
 
