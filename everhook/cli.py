@@ -76,19 +76,25 @@ def run(arguments: list[str] | None = None) -> int:
 @app.command(rich_help_panel=RUN, epilog=epilog(["migrate"]))
 def migrate() -> None:
     """Bring the database (EVERHOOK_DATABASE_URL) to this version's schema."""
+    from everhook.storage.engine import is_unavailable
     from everhook.storage.migrate import migrate as upgrade
 
     settings = load_settings()
     try:
         asyncio.run(upgrade(settings.database_url))
-    except OSError as error:
-        raise Unusable(f"the database cannot be reached: {error}") from error
+    except Exception as error:
+        if not is_unavailable(error):
+            raise
+        why = str(error).partition("\n")[0] or "it does not answer"
+        raise Unusable(f"the database (EVERHOOK_DATABASE_URL) cannot be used: {why}") from error
     console.print("database: up to date")
 
 
 @app.command(rich_help_panel=RUN, epilog=epilog(["setup"]))
 def setup() -> None:
     """Make what Everhook needs in Temporal: namespace, search attributes, schedules, queue limits. Idempotent."""
+    from temporalio.service import RPCError
+
     from everhook.provisioning import setup as provision
     from everhook.temporal import connect
 
@@ -99,7 +105,10 @@ def setup() -> None:
             client = await connect()
         except RuntimeError as error:
             raise Unusable(f"Temporal cannot be reached (TEMPORAL_ADDRESS): {error}") from error
-        await provision(client, settings, lambda line: console.print(line, highlight=False))
+        try:
+            await provision(client, settings, lambda line: console.print(line, highlight=False))
+        except RPCError as error:
+            raise Unusable(f"Temporal refuses: {error}; `everhook doctor` says what is there") from error
 
     asyncio.run(run())
 

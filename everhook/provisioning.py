@@ -4,7 +4,9 @@ Run by `everhook setup`; workers see to the parts that need no operator's rights
 so that a cluster whose store was lost is whole again.
 """
 
-from collections.abc import Callable
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -46,14 +48,29 @@ RETENTION = timedelta(days=7)
 NOT_OURS = (RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNAUTHENTICATED, RPCStatusCode.UNIMPLEMENTED)
 """How a managed Temporal, such as Temporal Cloud, answers what is done in its own UI there."""
 
+KNOWN_WITHIN_S, KNOWN_RETRY_S = 45.0, 0.5
+
 Tell = Callable[[str], None]
 
 
 async def setup(client: Client, settings: Settings, tell: Tell = lambda line: None) -> None:
     """Everything, namespace included. `tell` is given a line for people about each step."""
     await ensure_namespace(client, tell)
-    await ensure_search_attributes(client, tell)
-    await ensure_runtime(client, settings, tell)
+    await once_known(lambda: ensure_search_attributes(client, tell))
+    await once_known(lambda: ensure_schedules(client, settings, tell))
+    await once_known(lambda: ensure_queue_limits(client, tell))
+
+
+async def once_known(step: Callable[[], Awaitable[None]]) -> None:
+    """A namespace that was just made is not known to all of a server's parts for some seconds."""
+    give_up_at = time.monotonic() + KNOWN_WITHIN_S
+    while True:
+        try:
+            return await step()
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND or time.monotonic() >= give_up_at:
+                raise
+        await asyncio.sleep(KNOWN_RETRY_S)
 
 
 async def ensure_runtime(client: Client, settings: Settings, tell: Tell = lambda line: None) -> None:

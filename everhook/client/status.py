@@ -44,9 +44,8 @@ def _findings(api: Api) -> Iterator[Finding]:
     yield _api(api)
     readiness = api.readiness()
     yield _dependency("database", readiness["database"], "nothing is accepted", "start it; see EVERHOOK_DATABASE_URL")
-    yield _dependency(
-        "Temporal", readiness["temporal"], "messages are accepted and wait", "start it; see TEMPORAL_ADDRESS"
-    )
+    mend = "start it; if it runs, `everhook doctor` says what it lacks"
+    yield _dependency("Temporal", readiness["temporal"], "messages are accepted and wait", mend)
     if readiness["database"] == "down":
         return
     overview = _overview(api)

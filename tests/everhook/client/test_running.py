@@ -16,12 +16,10 @@ from typing import Any
 
 import httpx
 import pytest
-from temporalio.client import Client
-from temporalio.service import RPCError
 
 from everhook.ids import Kind, new_gid
 from everhook.keyring import new_master_key
-from everhook.provisioning import ensure_namespace, setup
+from everhook.provisioning import setup
 from everhook.signing import new_secret, secret_key, signature_headers
 from everhook.temporal import connect
 from tests.api.driving import API_KEY, ok
@@ -340,7 +338,7 @@ async def test_a_doctor_finds_a_paused_schedule_missing_workers_and_a_lost_maste
     await live.api.endpoint(live.receiver.url)
     namespace = f"idle-{new_gid(Kind.EVENT)}"
     client = await connect(target_host=live.temporal_address, namespace=namespace)
-    await setup_where_known(client, live)
+    await setup(client, live.settings)
     await client.get_schedule_handle("reconcile").pause(note="a test")
     env = doctor_env(live) | {"EVERHOOK_MASTER_KEYS": new_master_key(), "TEMPORAL_NAMESPACE": namespace}
     status, findings = await diagnose(tmp_path, env)
@@ -351,19 +349,6 @@ async def test_a_doctor_finds_a_paused_schedule_missing_workers_and_a_lost_maste
     assert "--unpause" in findings["schedules"]["mend"]
     assert "sends-limited" in findings["workers"]["detail"]
     assert findings["workers"]["mend"] == "everhook worker"
-
-
-async def setup_where_known(client: Client, live: Live) -> None:
-    """A new namespace is known everywhere in Temporal a moment after it is made."""
-    await ensure_namespace(client, lambda _: None)
-
-    async def is_set_up() -> None:
-        try:
-            await setup(client, live.settings)
-        except RPCError as error:
-            raise AssertionError from error
-
-    await assert_eventually(is_set_up, timeout=30)
 
 
 def mends(findings: dict[str, Any]) -> dict[str, str]:

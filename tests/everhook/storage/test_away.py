@@ -1,7 +1,9 @@
 """A PostgreSQL that is there and of no use: it hangs, starts, is full, or is a standby by now."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -10,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from everhook.storage.engine import Database, is_turned_away, is_unavailable
 from tests.support.postgres_server import PostgresServer
+from tests.support.processes import Process
 
 PATIENCE_S = 0.5
 LONG_S = 10.0
@@ -76,3 +79,12 @@ async def test_a_connection_to_a_standby_is_not_used_again(away: Database) -> No
     await raised(away, "DO $$ BEGIN RAISE SQLSTATE '25006'; END $$")
     async with away.write_connection() as connection:
         assert (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one() != first
+
+
+async def test_a_migration_that_is_not_let_in_is_one_line(postgres: PostgresServer, tmp_path: Path) -> None:
+    env = {"EVERHOOK_DATABASE_URL": postgres.url_of("nosuch"), "EVERHOOK_DEV": "true"}
+    process = Process([sys.executable, "-m", "everhook.cli", "migrate"], log=tmp_path / "migrate.log", env=env)
+    process.start()
+    assert await process.wait(timeout=20) == 2, process.tail()
+    (line,) = process.output().splitlines()
+    assert "nosuch" in line and "EVERHOOK_DATABASE_URL" in line
