@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table as RichTable
 
-from bench import dashboard, egress, scenarios
+from bench import dashboard, egress, pages, scenarios
 from bench.stack import EmbeddedStack, embedded_stack
 from bench.tables import Table, Tell
 from everhook import eventloop
@@ -29,7 +29,7 @@ ON_A_STACK: dict[str, Callable[[EmbeddedStack, Tell], Awaitable[Table]]] = {
     "parked": scenarios.parked,
     "dashboard": dashboard.watched,
 }
-ALONE: dict[str, Callable[[Tell], Awaitable[Table]]] = {"egress": egress.transport}
+ALONE: dict[str, Callable[[Tell], Awaitable[Table]]] = {"egress": egress.transport, "pages": pages.opened}
 NAMES = [*ON_A_STACK, *ALONE]
 
 console = Console()

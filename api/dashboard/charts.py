@@ -93,7 +93,8 @@ def _time_labels(steps: Sequence[Column]) -> tuple[str, ...]:
         return ()
     long = steps[-1].at - steps[0].at > timedelta(hours=24)
     shape = "%d %b %H:%M" if long else "%H:%M"
-    return tuple(f"{step.at:{shape}}" for step in (steps[0], steps[len(steps) // 2], steps[-1]))
+    first, middle, last = (f"{step.at:{shape}}" for step in (steps[0], steps[len(steps) // 2], steps[-1]))
+    return (f"{first} UTC", middle, f"{last} UTC")
 
 
 def sparkline(label: str, steps: Sequence[Column]) -> Markup:
@@ -170,7 +171,7 @@ def states(label: str, spans: Sequence[Span], begin: datetime, end: datetime) ->
         svg=_svg(label, WIDTH, 14, parts, "states"),
         headers=("State", "From", "For"),
         rows=tuple(rows),
-        labels=(f"{begin:{shape}}", f"{begin + (end - begin) / 2:{shape}}", "now"),
+        labels=(f"{begin:{shape}} UTC", f"{begin + (end - begin) / 2:{shape}}", "now"),
     )
 
 

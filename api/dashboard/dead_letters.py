@@ -104,15 +104,28 @@ def _chosen(values: Mapping[str, str]) -> dict[str, str]:
 
 
 @router.post("/dead-letters/selected")
-async def act_on_selected(viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep) -> Response:
-    """Replay or discard those that are ticked."""
+async def act_on_selected(
+    request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep
+) -> Response:
+    """Replay or discard those that are ticked. What cannot be undone is asked again."""
     action, gids = _action(form), form.all("gid")
-    back = "/dead-letters" + query(_chosen(form.values))
+    chosen = _chosen(form.values)
+    back = "/dead-letters" + query(chosen)
     if not gids:
         raise invalid("gid", "tick at least one dead letter")
     async with store.reading() as session:
-        for gid in gids:
-            await find_delivery(session, gid)
+        rows = [await find_delivery(session, gid) for gid in gids]
+        lines = await lines_of(session, rows)
+    if action == "discard" and "sure" not in form:
+        return render(
+            request,
+            "dead_letters_selected.html",
+            viewer,
+            title="Discard dead letters",
+            nav="dead-letters",
+            lines=lines,
+            chosen=chosen,
+        )
     decide = api.replay_one if action == "replay" else api.discard_one
     slots = asyncio.Semaphore(AT_ONCE)
 

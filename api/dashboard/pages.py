@@ -111,7 +111,7 @@ def templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals.update(asset=assets.address, charts=charts, text=text, code=code, token_field=TOKEN_FIELD)
-    environment.filters.update(query=query, as_url=code.url_markup)
+    environment.filters.update(query=query, as_url=code.url_markup, as_moment=datetime.fromisoformat)
     return environment
 
 

@@ -10,8 +10,9 @@ from sqlmodel import col
 
 from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorNote
 from everhook.events import EventKind, is_reserved
+from everhook.ids import Kind
 from everhook.storage.events import record_event
-from everhook.storage.paging import Page, page_of
+from everhook.storage.paging import Page, in_time, page_of
 from everhook.storage.tables import Attempt, Delivery, Message, now
 
 _UNDISPATCHED = col(Delivery.dispatched_at).is_(None)
@@ -225,8 +226,6 @@ async def page(session: AsyncSession, chosen: DeliveryFilter, *, after: str | No
             statement = statement.where(col(column) == value)
     if chosen.status in _IMPLIES:
         statement = statement.where(_IMPLIES[chosen.status])
-    if chosen.since is not None:
-        statement = statement.where(col(Delivery.accepted_at) >= chosen.since)
-    if chosen.until is not None:
-        statement = statement.where(col(Delivery.accepted_at) < chosen.until)
-    return await page_of(session, statement, col(Delivery.gid), after=after, limit=limit)
+    key = col(Delivery.gid)
+    statement = statement.where(*in_time(col(Delivery.accepted_at), key, Kind.DELIVERY, chosen.since, chosen.until))
+    return await page_of(session, statement, key, after=after, limit=limit)

@@ -16,7 +16,7 @@ from everhook.metrics import MESSAGES_ACCEPTED
 from everhook.storage.engine import Database
 from everhook.storage.grouping import Grouped
 from everhook.storage.orders import OrderDefaults, first_order
-from everhook.storage.paging import Page, page_of
+from everhook.storage.paging import Page, in_time, page_of
 from everhook.storage.routes import Audience, Route, RouteCache
 from everhook.storage.statements import insert_ignoring, table_of
 from everhook.storage.tables import Delivery, Message, now
@@ -308,11 +308,9 @@ async def page(session: AsyncSession, chosen: MessageFilter, *, after: str | Non
         statement = statement.where(col(Message.channel) == chosen.channel)
     if chosen.event_type is not None:
         statement = statement.where(col(Message.event_type) == chosen.event_type)
-    if chosen.since is not None:
-        statement = statement.where(col(Message.accepted_at) >= chosen.since)
-    if chosen.until is not None:
-        statement = statement.where(col(Message.accepted_at) < chosen.until)
-    return await page_of(session, statement, col(Message.gid), after=after, limit=limit)
+    key = col(Message.gid)
+    statement = statement.where(*in_time(col(Message.accepted_at), key, Kind.MESSAGE, chosen.since, chosen.until))
+    return await page_of(session, statement, key, after=after, limit=limit)
 
 
 async def deliveries_of(session: AsyncSession, message_gid: str) -> Sequence[Delivery]:

@@ -2,10 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Select
+from sqlalchemy import ColumnElement, Select
 from sqlalchemy.ext.asyncio import AsyncSession
+
+from everhook.ids import Kind, first_gid_at
+
+WRITTEN_WITHIN = timedelta(hours=1)
+"""How long after its gid was made a row is written at most: generous, for it only bounds what is looked at."""
+
+_FIRST, _LAST = datetime(1970, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
 
 Row = TypeVar("Row")
 
@@ -28,3 +36,16 @@ async def page_of(
     rows = (await session.execute(ordered)).scalars().all()
     more = len(rows) > limit
     return Page(rows[:limit], getattr(rows[limit - 1], key.key) if more else None)
+
+
+def in_time(
+    moment: Any, key: Any, kind: Kind, since: datetime | None, until: datetime | None
+) -> list[ColumnElement[bool]]:
+    """Conditions that `moment` is not before `since`, and before `until`. Gids grow with time: they bound the range of
+    keys, else the database would go through everything that is newer."""
+    conditions: list[ColumnElement[bool]] = []
+    if since is not None:
+        conditions += [moment >= since, key >= first_gid_at(kind, max(since, _FIRST) - WRITTEN_WITHIN)]
+    if until is not None:
+        conditions += [moment < until, key < first_gid_at(kind, min(until, _LAST) + WRITTEN_WITHIN)]
+    return conditions

@@ -201,6 +201,7 @@ class Message(SQLModel, table=True):
     __table_args__ = (
         UniqueConstraint("idempotency_scope", "channel", "idempotency_key", name="uq_message_idempotency"),
         Index("ix_message_channel", "channel", "gid"),
+        Index("ix_message_type", "event_type", "gid"),
         Index(
             "ix_message_payload",
             "gid",
@@ -254,6 +255,8 @@ class Delivery(SQLModel, table=True):
         Index("ix_delivery_message", "message_gid"),
         Index("ix_delivery_endpoint", "endpoint_gid", "gid"),
         Index("ix_delivery_tenant", "tenant_gid", "gid"),
+        Index("ix_delivery_channel", "channel", "gid"),
+        Index("ix_delivery_type", "event_type", "gid"),
         Index(
             "ix_delivery_undispatched",
             "gid",

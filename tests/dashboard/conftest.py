@@ -5,6 +5,7 @@
 
 import shutil
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -19,11 +20,13 @@ from playwright.async_api import Browser, Page, async_playwright
 from everhook.http_server import serving
 from everhook.keyring import KeyRing
 from everhook.provisioning import setup
+from everhook.settings import Settings
 from everhook.storage.engine import Database
 from everhook.temporal import connect
 from tests.api.conftest import copied, migrated_file
-from tests.api.driving import API_KEY, Api, running_api
+from tests.api.driving import API_KEY, MASTER_KEY, Api, running_api
 from tests.dashboard.scenery import Scenery
+from tests.support.processes import Process, free_port
 from tests.support.receiver import Receiver
 from tests.support.temporal_server import NAMESPACE, TemporalServer
 from worker import running_workers
@@ -165,3 +168,20 @@ class WithoutLifespan:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "lifespan":
             await self._app(scope, receive, send)
+
+
+@asynccontextmanager
+async def serve(settings: Settings, directory: Path) -> AsyncIterator[tuple[Process, str]]:
+    """`everhook serve`, and its address. Temporal is away."""
+    port = free_port()
+    env = {
+        "EVERHOOK_DATABASE_URL": settings.database_url,
+        "EVERHOOK_API_KEY": API_KEY,
+        "EVERHOOK_MASTER_KEYS": MASTER_KEY,
+        "EVERHOOK_ISSUER": "hooks.example.com",
+        "TEMPORAL_ADDRESS": f"127.0.0.1:{free_port()}",
+    }
+    command = [sys.executable, "-m", "everhook.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    async with Process(command, log=directory / "serve.log", env=env) as process:
+        await process.wait_ready(url=f"http://127.0.0.1:{port}/sign-in")
+        yield process, f"http://127.0.0.1:{port}"

@@ -375,7 +375,7 @@ async def test_a_receipt_is_verified_and_its_bundle_downloaded(stage: Stage, pag
     await page.goto(f"/deliveries/{gid}")
     await page.get_by_role("link", name="Verify the receipt").click()
     await expect(page.locator(".title")).to_contain_text("holds")
-    await expect(page.get_by_text("is signed by the key")).to_be_visible()
+    await expect(page.get_by_text("is signed by the key").first).to_be_visible()
     assert await obstacles_on(page) == []
     await stage.api.services.temporal.get_schedule_handle("seal-receipts").trigger()
 
@@ -427,9 +427,17 @@ async def test_selected_dead_letters_are_discarded(stage: Stage, page: Page) -> 
     for gid in gids[:2]:
         await page.get_by_role("checkbox", name=re.compile(gid)).check()
     await page.get_by_role("button", name="Discard 2 selected").click()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Discard 2 dead letters")
+    assert await obstacles_on(page) == []
+    for gid in gids[:2]:
+        await until(stage, gid, "dead_lettered")
+    await page.get_by_label("Why").fill("they asked us to")
+    await page.get_by_role("button", name="Discard 2").click()
     for gid in gids[:2]:
         await until(stage, gid, "discarded")
-    await page.reload()
+    await page.goto(f"/deliveries/{gids[0]}")
+    await expect(page.get_by_text("they asked us to")).to_be_visible()
+    await page.goto(f"/dead-letters?channel={channel}")
     await expect(page.get_by_role("row")).to_have_count(2)
 
 

@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import socket
-import sys
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -16,9 +14,8 @@ from playwright.async_api import expect
 from api import dashboard
 from everhook.http_server import GRACE_S, serving
 from tests.api.conftest import copied
-from tests.api.driving import API_KEY, MASTER_KEY
-from tests.dashboard.conftest import Pages, Stage, WithoutLifespan
-from tests.support.processes import Process, free_port
+from tests.api.driving import API_KEY
+from tests.dashboard.conftest import Pages, Stage, WithoutLifespan, serve
 from tests.support.waiting import assert_eventually
 
 PROMPTLY_S = 4
@@ -27,27 +24,10 @@ PROMPTLY_S = 4
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-@contextlib.asynccontextmanager
-async def serve(migrated_file: Path, directory: Path) -> AsyncIterator[tuple[Process, str]]:
-    """`everhook serve`, and its address. Temporal is away."""
-    port = free_port()
-    env = {
-        "EVERHOOK_DATABASE_URL": copied(migrated_file, directory).database_url,
-        "EVERHOOK_API_KEY": API_KEY,
-        "EVERHOOK_MASTER_KEYS": MASTER_KEY,
-        "EVERHOOK_ISSUER": "hooks.example.com",
-        "TEMPORAL_ADDRESS": f"127.0.0.1:{free_port()}",
-    }
-    command = [sys.executable, "-m", "everhook.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
-    async with Process(command, log=directory / "serve.log", env=env) as process:
-        await process.wait_ready(url=f"http://127.0.0.1:{port}/sign-in")
-        yield process, f"http://127.0.0.1:{port}"
-
-
 async def test_a_server_with_open_dashboards_ends_promptly_and_they_come_back_with_it(
     stage: Stage, migrated_file: Path, tmp_path: Path
 ) -> None:
-    async with serve(migrated_file, tmp_path) as (process, url), stage.tab(signed_in=False) as page:
+    async with serve(copied(migrated_file, tmp_path), tmp_path) as (process, url), stage.tab(signed_in=False) as page:
         await page.goto(f"{url}/sign-in")
         await page.get_by_label("API key").fill(API_KEY)
         await page.keyboard.press("Enter")

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from datetime import datetime
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ from everhook.contracts import DeliveryStatus
 from everhook.ids import Kind, new_gid
 from tests.api.driving import Api, created
 from tests.dashboard.conftest import Pages, browsing
+from tests.dashboard.scenery import gid_at
 
 
 def cookie_of(response: httpx.Response) -> str:
@@ -161,22 +163,22 @@ async def test_what_is_wrong_with_a_form_is_told_at_its_field(
 
 async def some_messages(api: Api) -> None:
     for channel, kind, when in (
-        ("orders", "order.created", "2026-01-31 11:00:00"),
-        ("orders", "order.paid", "2026-01-31 12:00:00"),
-        ("invoices", "invoice.paid", "2026-01-31 13:00:00"),
+        ("orders", "order.created", "2026-01-31T11:00:00+00:00"),
+        ("orders", "order.paid", "2026-01-31T12:00:00+00:00"),
+        ("invoices", "invoice.paid", "2026-01-31T13:00:00+00:00"),
     ):
         await api.channel(channel) if kind != "order.paid" else None
         if kind != "order.paid":
             await api.endpoint(channel=channel, tenant=f"of-{channel}")
         published = await api.publish({"n": 1}, channel, type=kind)
-        await api.change_rows(
-            "UPDATE message SET accepted_at = :at WHERE gid = :gid", at=f"{when}.000000", gid=published["messageGid"]
-        )
-        await api.change_rows(
-            "UPDATE delivery SET accepted_at = :at WHERE message_gid = :gid",
-            at=f"{when}.000000",
-            gid=published["messageGid"],
-        )
+        moment = datetime.fromisoformat(when)
+        for table, own, gid in (("message", "gid", Kind.MESSAGE), ("delivery", "message_gid", Kind.DELIVERY)):
+            await api.change_rows(
+                f"UPDATE {table} SET accepted_at = :at, gid = :new WHERE {own} = :message",
+                at=f"{moment:%Y-%m-%d %H:%M:%S.%f}",
+                new=gid_at(gid, moment),
+                message=published["messageGid"],
+            )
 
 
 @pytest.mark.parametrize("list_of", ["messages", "deliveries"])
@@ -199,7 +201,7 @@ async def test_messages_and_deliveries_are_filtered_as_by_the_api(
     await some_messages(pages.api)
     await pages.sign_in()
     page = (await pages.get(f"/{list_of}?{filtered}")).text
-    assert set(re.findall(rf'class="strong" href="/{list_of}/[^"]+">([^<]+)<', page)) == kinds
+    assert set(re.findall(rf'class="strong clamp" href="/{list_of}/[^"]+">([^<]+)<', page)) == kinds
     if not kinds:
         assert "Nothing matches" in page and f'<a href="/{list_of}">show all {list_of}</a>' in page
 
@@ -207,7 +209,7 @@ async def test_messages_and_deliveries_are_filtered_as_by_the_api(
 async def test_deliveries_are_filtered_by_tenant_message_and_status(pages: Pages) -> None:
     await some_messages(pages.api)
     await pages.sign_in()
-    (message,) = await pages.api.rows("SELECT gid FROM message WHERE event_type = 'order.paid'")
+    (message,) = await pages.api.rows("SELECT message_gid AS gid FROM delivery WHERE event_type = 'order.paid'")
     for filtered, count in (
         ("tenant=of-orders", 2),
         (f"message={message.gid}", 1),
@@ -215,7 +217,7 @@ async def test_deliveries_are_filtered_by_tenant_message_and_status(pages: Pages
         ("status=parked", 0),
     ):
         page = (await pages.get(f"/deliveries?{filtered}")).text
-        assert page.count('class="strong" href="/deliveries/') == count, filtered
+        assert page.count('class="strong clamp" href="/deliveries/') == count, filtered
 
 
 @pytest.mark.parametrize(
@@ -250,7 +252,7 @@ async def test_filters_are_kept_from_page_to_page_and_in_their_fields(pages: Pag
     assert "<option selected>orders</option>" in page and 'name="type" type="text" value="a"' in page
     assert 'type="datetime-local" value="2026-01-31T12:00"' in page and '<details class="more" open>' in page
     second = (await pages.get(older.replace("&amp;", "&"))).text
-    assert second.count(f'class="strong" href="/{list_of}/') == 10
+    assert second.count(f'class="strong clamp" href="/{list_of}/') == 10
     assert ">Newest</a>" in second and "type=a" in second.partition(">Newest</a>")[0][-200:]
 
 
@@ -361,7 +363,7 @@ async def test_a_portal_shows_its_tenants_things_and_nobody_elses(pages: Pages) 
     endpoints = (await pages.get("/portal/endpoints")).text
     assert endpoints.count("/portal/endpoints/ep_") == 1
     deliveries = (await pages.get("/portal/deliveries")).text
-    assert deliveries.count('class="strong" href="/portal/deliveries/dlv_') == 1
+    assert deliveries.count('class="strong clamp" href="/portal/deliveries/dlv_') == 1
 
 
 async def test_an_endpoint_made_in_the_portal_belongs_to_its_tenant(pages: Pages) -> None:

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from playwright.async_api import expect
 
 from everhook.keyring import KeyRing
+from everhook.temporal import connect
 from tests.api.conftest import copied
-from tests.api.driving import running_api
-from tests.dashboard.conftest import Pages, browsing
+from tests.api.driving import API_KEY, running_api
+from tests.dashboard.conftest import Pages, Stage, browsing, serve
 from tests.dashboard.scenery import Scenery
+from tests.support.processes import free_port
 
 STORED = 100_000
 FIRST_PAGE_BYTES = 100 * 1024
@@ -34,7 +37,8 @@ MULTIPLY = """
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def full(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pages]:
     settings = copied(migrated_file, tmp_path_factory.mktemp("full"))
-    async with running_api(settings) as api, browsing(api) as pages:
+    nobody = await connect(lazy=True, target_host=f"127.0.0.1:{free_port()}")
+    async with running_api(settings, nobody) as api, browsing(api) as pages:
         await Scenery(api.database, KeyRing.from_settings(settings)).build()
         await api.change_rows(MULTIPLY, count=STORED)
         await pages.sign_in()
@@ -63,6 +67,24 @@ async def test_the_first_page_is_small_with_everything_that_it_needs(full: Pages
     modules = {f"{folder}/{name}.js" for name in ("copy", "live", "select", "times")}
     sizes = [len((await full.get(path)).content) for path in files | modules]
     assert len(page.encode()) + sum(sizes) < FIRST_PAGE_BYTES
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_the_first_page_takes_few_bytes_of_a_cold_server_in_a_browser_with_an_empty_cache(
+    stage: Stage, full: Pages, tmp_path: Path
+) -> None:
+    """How long it takes is measured by `python -m bench --only pages`."""
+    received: list[float] = []
+    async with serve(full.api.services.settings, tmp_path) as (_, url), stage.tab(signed_in=False) as page:
+        await page.goto(f"{url}/sign-in")
+        await page.get_by_label("API key").fill(API_KEY)
+        session = await page.context.new_cdp_session(page)
+        await session.send("Network.clearBrowserCache")
+        await session.send("Network.enable")
+        session.on("Network.loadingFinished", lambda event: received.append(event["encodedDataLength"]))
+        await page.get_by_role("button", name="Sign in").click()
+        await expect(page.get_by_text("live", exact=True)).to_be_visible()
+    assert len(received) > 5 and sum(received) < FIRST_PAGE_BYTES
 
 
 async def test_the_last_page_of_a_list_costs_no_more_than_the_first(full: Pages) -> None:

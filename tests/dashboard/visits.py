@@ -75,17 +75,18 @@ def _paths(route: str, ids: dict[str, str]) -> Iterator[str]:
 
 
 async def _something_of_everything(stage: Stage) -> dict[str, str]:
-    """Made in earnest by a tenant of its own: by the part of an address that they stand behind."""
-    api, tenant, channel = stage.api, f"t{uuid4().hex[:8]}", f"c{uuid4().hex[:8]}"
+    """Made in earnest by a tenant of its own: by the part of an address that they stand behind. All that people may
+    name has a name as long as may be, without a place to break."""
+    api, tenant, channel = stage.api, f"{uuid4().hex * 3}ten", f"{uuid4().hex * 3}chan"
     await api.channel(channel)
     gids: dict[str, str] = {}
     for name, answer in (("well", 200), ("ill", 404)):
-        stage.receiver.respond(answer, path=f"/{tenant}/{name}")
+        stage.receiver.respond(answer, path=f"/{name}/{tenant * 3}")
         made = await api.endpoint(
-            stage.receiver.url_for(f"/{tenant}/{name}"), channel=channel, tenant=tenant, description=name
+            stage.receiver.url_for(f"/{name}/{tenant * 3}"), channel=channel, tenant=tenant, description=name * 200
         )
         gids[name] = made["endpointGid"]
-    published = await api.publish({"note": "hello"}, channel)
+    published = await api.publish({"note": "hello" * 100}, channel, type="a" * 128)
     delivered, dead = (
         next(each["deliveryGid"] for each in published["deliveries"] if each["endpointGid"] == gids[name])
         for name in ("well", "ill")

@@ -14,7 +14,12 @@ export function offerCopying(root) {
 document.addEventListener("click", async (event) => {
   const target = event.target instanceof Element ? event.target.closest("button[data-copy]") : null;
   if (!(target instanceof HTMLButtonElement)) return;
-  await navigator.clipboard.writeText(target.dataset.copy ?? "");
+  try {
+    await navigator.clipboard.writeText(target.dataset.copy ?? "");
+  } catch {
+    announce("Could not copy: the browser does not allow it here");
+    return;
+  }
   target.classList.add("done");
   announce("Copied");
   setTimeout(() => target.classList.remove("done"), 1500);
