@@ -113,7 +113,6 @@ def upgrade() -> None:
             sqlite_where=sa.text("due_at IS NOT NULL"),
         )
         batch_op.create_index("ix_delivery_endpoint", ["endpoint_gid", "gid"], unique=False)
-        batch_op.create_index("ix_delivery_channel", ["channel", "gid"], unique=False)
         batch_op.create_index("ix_delivery_message", ["message_gid"], unique=False)
         batch_op.create_index(
             "ix_delivery_parked",
@@ -123,7 +122,6 @@ def upgrade() -> None:
             sqlite_where=sa.text("status = 'parked'"),
         )
         batch_op.create_index("ix_delivery_tenant", ["tenant_gid", "gid"], unique=False)
-        batch_op.create_index("ix_delivery_type", ["event_type", "gid"], unique=False)
         batch_op.create_index(
             "ix_delivery_undispatched",
             ["gid"],
@@ -180,7 +178,6 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("message", schema=None) as batch_op:
         batch_op.create_index("ix_message_channel", ["channel", "gid"], unique=False)
-        batch_op.create_index("ix_message_type", ["event_type", "gid"], unique=False)
         batch_op.create_index(
             "ix_message_keyed",
             ["gid"],
@@ -471,7 +468,6 @@ def downgrade() -> None:
             postgresql_where=sa.text("idempotency_key IS NOT NULL"),
             sqlite_where=sa.text("idempotency_key IS NOT NULL"),
         )
-        batch_op.drop_index("ix_message_type")
         batch_op.drop_index("ix_message_channel")
 
     op.drop_table("message")
@@ -495,9 +491,7 @@ def downgrade() -> None:
             postgresql_where=sa.text("status = 'parked'"),
             sqlite_where=sa.text("status = 'parked'"),
         )
-        batch_op.drop_index("ix_delivery_type")
         batch_op.drop_index("ix_delivery_message")
-        batch_op.drop_index("ix_delivery_channel")
         batch_op.drop_index("ix_delivery_endpoint")
         batch_op.drop_index(
             "ix_delivery_due",
