@@ -175,6 +175,9 @@ def _troubles(standing: Standing, moment: datetime) -> tuple[Trouble, ...]:
     if waiting.oldest is not None and moment - waiting.oldest > LONG_WAIT:
         count = text.count(waiting.count, COUNT_AT_MOST)
         troubles.append(Trouble(f"{count} accepted, not started: is Temporal up?", "/deliveries?status=accepted"))
+    elif standing.overdue.count:
+        what = _number(standing.overdue.count, "delivery", "deliveries")
+        troubles.append(Trouble(f"{what} overdue: does a worker run?", "/deliveries?status=retrying"))
     if failing:
         what = _number(failing, "circuit not closed", "circuits not closed")
         troubles.append(Trouble(what, "/endpoints?state=failing"))

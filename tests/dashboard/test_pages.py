@@ -21,6 +21,18 @@ def cookie_of(response: httpx.Response) -> str:
     return str(response.headers.get("set-cookie", ""))
 
 
+# The overview
+
+
+async def test_deliveries_that_do_not_go_on_are_told(pages: Pages) -> None:
+    await pages.api.channel("orders")
+    await pages.api.endpoint(channel="orders")
+    await pages.api.publish({"n": 1}, "orders")
+    await pages.api.change_rows("UPDATE delivery SET dispatched_at = accepted_at, due_at = '2026-01-01 00:00:00'")
+    await pages.sign_in()
+    assert "1 delivery overdue: does a worker run?" in (await pages.get("/")).text
+
+
 # Getting in
 
 
@@ -42,7 +54,7 @@ async def test_outside_of_development_the_session_travels_encrypted_only(pages: 
 
 async def test_the_cookie_does_not_hold_the_key(pages: Pages) -> None:
     key = created(await pages.api.post("/v1/api-keys", {"name": "a", "scopes": ["admin"]}))["key"]
-    assert key.rpartition("_")[2] not in cookie_of(await pages.sign_in(key))
+    assert key.split("_", 2)[2] not in cookie_of(await pages.sign_in(key))
 
 
 @pytest.mark.parametrize("next", ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:alert(1)"])
