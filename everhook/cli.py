@@ -123,6 +123,7 @@ def serve(
 
     eventloop.spare_the_collector()
     served = create_app(settings)
+    dashboard.warm_up()
     http_server.run(
         served,
         host=host or settings.host,
