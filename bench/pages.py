@@ -35,6 +35,13 @@ from tests.support.stack import API_KEY, MASTER_KEY, async_url
 SIZES = (100_000, 1_000_000)
 OPENINGS = 5
 MOST_MS, MOST_BYTES = 200, 100 * 1024
+LOADED = """async () => {
+    const [navigation] = performance.getEntriesByType("navigation");
+    while (!navigation.loadEventEnd) await new Promise(wake => setTimeout(wake, 5));
+    return navigation.loadEventEnd;
+}"""
+"""By the browser's own clock, from when the form was sent, the redirection included."""
+
 SPREAD = timedelta(days=20)
 
 MESSAGE = ("gid", "tenant_gid", "channel", "event_type", "payload", "body_sha256", "idempotency_scope",
@@ -70,12 +77,15 @@ async def opened(tell: Tell) -> Table:
             for name, database in (("SQLite", _sqlite), ("PostgreSQL", _postgres)):
                 tell(f"{name}, {size:,} deliveries")
                 async with database(size) as url, _server(url) as server:
-                    load, bytes_sent = await _first_page(browser, server)
-                    rows.append((name, f"{size:,}", "first page, in Chromium, signed in by its form", f"{load:.0f}"))
-                    for told, ms in (await _lists(server)).items():
-                        rows.append((name, f"{size:,}", told, f"{ms:.0f}"))
-                        slowest[size] = max(slowest.get(size, 0), ms)
-                    slowest[size] = max(slowest[size], load)
+                    cold, bytes_sent = await _first_page(browser, server)
+                    again = [(await _first_page(browser, server))[0] for _ in range(OPENINGS)]
+                    measured = {
+                        "first page in Chromium, by the form that signs in; nothing kept in the browser": median(again),
+                        **await _lists(server),
+                    }
+                    rows.append((name, f"{size:,}", "that page as the first that a new server answers", f"{cold:.0f}"))
+                    rows += [(name, f"{size:,}", told, f"{ms:.0f}") for told, ms in measured.items()]
+                    slowest[size] = max(slowest.get(size, 0), *measured.values())
     notes = [
         target(f"slowest page with {size:,} deliveries, ms", ms, ms < MOST_MS, f"< {MOST_MS}")
         for size, ms in slowest.items()
@@ -211,10 +221,9 @@ async def _first_page(browser: Browser, server: str) -> tuple[float, int]:
     session = await context.new_cdp_session(page)
     await session.send("Network.clearBrowserCache")
     received = await _counting(session)
-    began = time.monotonic()
     async with page.expect_event("load"):
         await page.keyboard.press("Enter")
-    ms = (time.monotonic() - began) * 1000
+    ms: float = await page.evaluate(LOADED)
     await asyncio.sleep(0.5)
     await context.close()
     return ms, sum(received)

@@ -138,6 +138,7 @@ def serve(
 
     eventloop.spare_the_collector()
     served = create_app(settings)
+    dashboard.warm_up()
     http_server.run(served, host, port, ending=lambda: dashboard.end_streams(served))
 
 

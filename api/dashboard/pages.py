@@ -3,6 +3,7 @@
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote, urlencode
@@ -102,6 +103,7 @@ def dashboard_of(request: Request) -> Dashboard:
     return dashboard
 
 
+@cache
 def templates() -> Environment:
     environment = Environment(
         loader=PackageLoader("api.dashboard"),

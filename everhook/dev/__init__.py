@@ -278,6 +278,7 @@ class _Stack:
         from api.main import create_app
 
         app = create_app(self._settings, temporal=client, database=database)
+        dashboard.warm_up()
         async with serving(app, self._ground.listener, ending=lambda: dashboard.end_streams(app)):
             with self._findable():
                 yield
