@@ -7,6 +7,7 @@ import pytest
 
 from everhook.contracts import DeadLetterReason, DeliveryStatus
 from everhook.events import EVENTS_CHANNEL
+from everhook.ids import Kind, first_gid_at
 from everhook.storage import channels, dead_letters, deliveries, endpoints, messages, subscriptions
 from everhook.storage.dead_letters import DeadLetterFilter
 from everhook.storage.deliveries import DeliveryFilter
@@ -149,7 +150,7 @@ async def test_dead_letters_older_than_a_moment_are_counted(store: Store, databa
 async def test_deliveries_are_chosen_by_every_part_of_the_filter(
     store: Store, database: Database, chosen: dict[str, Any], kept: bool
 ) -> None:
-    await store.delivery()
+    await store.delivery(gid=first_gid_at(Kind.DELIVERY, moment()))
     async with database.reading() as session:
         found = await deliveries.page(session, DeliveryFilter(**chosen), after=None, limit=10)
     assert len(found.rows) == kept
