@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Request, Response
 
-from api.dashboard.pages import AdminDep, PageRoute, StoreDep, query, render
-from api.dependencies import decode_cursor, encode_cursor
+from api.dashboard.pages import AdminDep, Pager, PageRoute, StoreDep, after, pager, render
 from everhook.ids import Kind, is_gid
 from everhook.storage import audit, tenants
 from everhook.storage.audit import AuditFilter
@@ -30,8 +29,7 @@ class Line:
 class ListView:
     lines: tuple[Line, ...]
     chosen: Mapping[str, str]
-    first: str | None
-    more: str | None
+    pager: Pager
 
 
 @router.get("")
@@ -41,13 +39,12 @@ async def show_list(
     chosen = {"subject": subject.strip(), "action": action.strip()}
     wanted = AuditFilter(subject=chosen["subject"] or None, action=chosen["action"] or None)
     async with store.reading() as session:
-        page = await audit.page(session, wanted, after=decode_cursor(cursor) if cursor else None, limit=PAGE)
+        page = await audit.page(session, wanted, after=after(cursor), limit=PAGE)
         names = await tenants.names(session, {row.tenant_gid for row in page.rows if row.tenant_gid})
     view = ListView(
         lines=tuple(Line(row, names.get(row.tenant_gid or ""), _page_of(row.subject)) for row in page.rows),
         chosen=chosen,
-        first="/audit" + query(chosen) if cursor else None,
-        more="/audit" + query({**chosen, "cursor": encode_cursor(page.next_key)}) if page.next_key else None,
+        pager=pager("/audit", chosen, cursor, page.next_key),
     )
     return render(request, "audit.html", viewer, title="Audit", nav="audit", v=view)
 

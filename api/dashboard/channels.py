@@ -10,8 +10,18 @@ from pydantic import ValidationError
 from api.dashboard import charts, policy_form
 from api.dashboard.charts import Chart
 from api.dashboard.forms import Form, wrong_fields
-from api.dashboard.pages import AdminFormDep, OperatorDep, PageRoute, StoreDep, Viewer, query, render, see_other
-from api.dependencies import decode_cursor, encode_cursor
+from api.dashboard.pages import (
+    AdminFormDep,
+    OperatorDep,
+    Pager,
+    PageRoute,
+    StoreDep,
+    Viewer,
+    after,
+    pager,
+    render,
+    see_other,
+)
 from api.problems import Problem, not_found
 from api.routers import channels as api
 from api.schemas import ChannelIn, ChannelPatch, Policy
@@ -42,18 +52,16 @@ class Line:
 @dataclass(frozen=True)
 class ListView:
     lines: tuple[Line, ...]
-    first: str | None
-    more: str | None
+    pager: Pager
 
 
 @router.get("")
 async def show_list(request: Request, viewer: OperatorDep, store: StoreDep, cursor: str = "") -> Response:
     async with store.reading() as session:
-        page = await channels.page(session, after=decode_cursor(cursor) if cursor else None, limit=PAGE)
+        page = await channels.page(session, after=after(cursor), limit=PAGE)
     view = ListView(
         lines=tuple(_line(row) for row in page.rows),
-        first="/channels" if cursor else None,
-        more="/channels" + query({"cursor": encode_cursor(page.next_key)}) if page.next_key else None,
+        pager=pager("/channels", {}, cursor, page.next_key),
     )
     return render(request, "channels.html", viewer, title="Channels", nav="channels", v=view)
 

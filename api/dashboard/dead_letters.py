@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -14,8 +13,20 @@ from api.dashboard.deliveries import Line, lines_of
 from api.dashboard.filters import Filters
 from api.dashboard.forms import Form, wrong_fields
 from api.dashboard.overview import REASONS
-from api.dashboard.pages import FormDep, PageRoute, StoreDep, Viewer, ViewerDep, query, render, see_other
-from api.dependencies import Services, ServicesDep, decode_cursor, encode_cursor
+from api.dashboard.pages import (
+    FormDep,
+    Pager,
+    PageRoute,
+    StoreDep,
+    Viewer,
+    ViewerDep,
+    after,
+    pager,
+    query,
+    render,
+    see_other,
+)
+from api.dependencies import Services, ServicesDep
 from api.problems import Problem, invalid
 from api.routers import dead_letters as api
 from api.routers.deliveries import find_delivery
@@ -39,8 +50,7 @@ class ListView:
     lines: tuple[Line, ...]
     matched: int
     filters: Filters[DeadLetterSelection]
-    first: str | None
-    more: str | None
+    pager: Pager
 
 
 @dataclass(frozen=True)
@@ -56,30 +66,26 @@ class BatchView:
 @router.get("/dead-letters")
 async def show_list(request: Request, viewer: ViewerDep, store: StoreDep, cursor: str = "") -> Response:
     asked = filters.read(DeadLetterSelection, request.query_params)
-    after = decode_cursor(cursor) if cursor else None
+    behind = after(cursor)
     async with store.reading() as session:
         names = await filters.channel_names(session)
         try:
-            page, matched = await _page(session, asked.choice, after)
+            page, matched = await _page(session, asked.choice, behind)
         except Problem as problem:
             asked = Filters(asked.chosen, None, wrong_fields(problem))
             page, matched = Page((), None), 0
         lines = await lines_of(session, page.rows)
-    address = "/dead-letters" + query(asked.chosen)
     view = ListView(
         lines=lines,
         matched=matched,
         filters=asked,
-        first=address if cursor else None,
-        more="/dead-letters" + query({**asked.chosen, "cursor": encode_cursor(page.next_key)})
-        if page.next_key
-        else None,
+        pager=pager("/dead-letters", asked.chosen, cursor, page.next_key),
     )
     return render(
         request,
         "dead_letters.html",
         viewer,
-        status=HTTPStatus.UNPROCESSABLE_ENTITY if asked.wrong else HTTPStatus.OK,
+        status=asked.status,
         title="Dead letters",
         nav="dead-letters",
         v=view,
@@ -89,13 +95,13 @@ async def show_list(request: Request, viewer: ViewerDep, store: StoreDep, cursor
 
 
 async def _page(
-    session: AsyncSession, selection: DeadLetterSelection | None, after: str | None
+    session: AsyncSession, selection: DeadLetterSelection | None, behind: str | None
 ) -> tuple[Page[Delivery], int]:
     """A page, and how many match. Nothing where it is not clear what is wanted; a Problem for what is not there."""
     if selection is None:
         return Page((), None), 0
     conditions = await api.dead_letter_filter(session, selection)
-    page = await dead_letters.page(session, conditions, after=after, limit=PAGE)
+    page = await dead_letters.page(session, conditions, after=behind, limit=PAGE)
     return page, await dead_letters.count(session, conditions)
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from http import HTTPStatus
 from itertools import groupby
 from typing import Any
 
@@ -13,8 +12,20 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api.dashboard import charts, filters
 from api.dashboard.charts import Chart
 from api.dashboard.filters import DeliveryChoice, Filters
-from api.dashboard.pages import FormDep, PageRoute, StoreDep, Viewer, ViewerDep, dashboard_of, query, render, see_other
-from api.dependencies import Services, ServicesDep, decode_cursor, encode_cursor
+from api.dashboard.pages import (
+    FormDep,
+    Pager,
+    PageRoute,
+    StoreDep,
+    Viewer,
+    ViewerDep,
+    after,
+    dashboard_of,
+    pager,
+    render,
+    see_other,
+)
+from api.dependencies import Services, ServicesDep
 from api.problems import not_found
 from api.routers import dead_letters as dead_letters_api
 from api.routers import deliveries as api
@@ -54,8 +65,7 @@ class Line:
 class ListView:
     lines: tuple[Line, ...]
     filters: Filters[DeliveryChoice]
-    first: str | None
-    more: str | None
+    pager: Pager
 
 
 @dataclass(frozen=True)
@@ -96,14 +106,13 @@ async def show_list(request: Request, viewer: ViewerDep, store: StoreDep, cursor
     view = ListView(
         lines=lines,
         filters=asked,
-        first="/deliveries" + query(asked.chosen) if cursor else None,
-        more="/deliveries" + query({**asked.chosen, "cursor": encode_cursor(page.next_key)}) if page.next_key else None,
+        pager=pager("/deliveries", asked.chosen, cursor, page.next_key),
     )
     return render(
         request,
         "deliveries.html",
         viewer,
-        status=HTTPStatus.UNPROCESSABLE_ENTITY if asked.wrong else HTTPStatus.OK,
+        status=asked.status,
         title="Deliveries",
         nav="deliveries",
         v=view,
@@ -126,7 +135,7 @@ async def _page(session: AsyncSession, choice: DeliveryChoice | None, cursor: st
         since=choice.since,
         until=choice.until,
     )
-    return await deliveries.page(session, chosen, after=decode_cursor(cursor) if cursor else None, limit=PAGE)
+    return await deliveries.page(session, chosen, after=after(cursor), limit=PAGE)
 
 
 @router.get("/{gid}")

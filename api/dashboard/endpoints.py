@@ -14,8 +14,9 @@ from sqlmodel import col
 
 from api.dashboard import charts, overview, policy_form
 from api.dashboard.charts import Chart, Column, Span
+from api.dashboard.filters import channel_names
 from api.dashboard.forms import Form, wrong_fields
-from api.dashboard.pages import FormDep, PageRoute, StoreDep, Viewer, ViewerDep, query, render, see_other
+from api.dashboard.pages import FormDep, Pager, PageRoute, StoreDep, Viewer, ViewerDep, query, render, see_other
 from api.dependencies import ServicesDep
 from api.problems import Problem, invalid, not_found
 from api.routers import endpoints as api
@@ -25,7 +26,7 @@ from everhook.envelope import BodyFormat
 from everhook.health import Health, Tally, Window
 from everhook.policy import resolve
 from everhook.signing import SignatureScheme
-from everhook.storage import channels, endpoint_list, endpoints
+from everhook.storage import endpoint_list, endpoints
 from everhook.storage.endpoint_list import Doings, EndpointFilter, Listed, Sort, State, Try
 from everhook.storage.endpoints import EndpointView
 from everhook.storage.health import Fault, endpoint_health, healths, tallies
@@ -35,7 +36,6 @@ from everhook.storage.tables import EndpointMinute, OperationalEvent, Subscripti
 PAGE = 50
 SPARK_STEPS, SPARK_MINUTES = 20, 3
 RECENT_DELIVERIES, RECENT_ATTEMPTS = 20, 15
-CHANNELS_AT_MOST = 500
 FAULTS_SHOWN = 5
 
 STATES = (("", "Any state"), ("failing", "Circuit not closed"), ("paused", "Paused"), ("disabled", "Disabled"),
@@ -82,8 +82,7 @@ class ListView:
     search: str
     state: str
     sort: Sort
-    first: str | None
-    more: str | None
+    pager: Pager
 
     @property
     def is_filtered(self) -> bool:
@@ -146,8 +145,9 @@ async def show_list(
         search=search,
         state=state,
         sort=by,
-        first=_address(at) if page > 1 else None,
-        more=_address({**at, "page": page + 1}) if has_more else None,
+        pager=Pager(
+            first=_address(at) if page > 1 else None, more=_address({**at, "page": page + 1}) if has_more else None
+        ),
     )
     return render(request, "endpoints.html", viewer, title="Endpoints", nav="endpoints", v=view, states=STATES)
 
@@ -249,7 +249,7 @@ async def _detail(store: Reach, gid: str, window: Window = Window.HOUR, secret: 
         events = await endpoint_list.circuit_events(session, gid, begin, limit=200)
         recent = await endpoint_list.recent_attempts(session, gid, deliveries=RECENT_DELIVERIES, limit=RECENT_ATTEMPTS)
         subscriptions = await endpoint_list.subscriptions_of(session, gid)
-        names = await channels.page(session, after=None, limit=CHANNELS_AT_MOST)
+        names = await channel_names(session)
         dead = await endpoint_list.dead_letters(session, [gid])
     policy = resolve(view.endpoint.policy)
     return DetailView(
@@ -268,7 +268,7 @@ async def _detail(store: Reach, gid: str, window: Window = Window.HOUR, secret: 
         faults=tuple(found.faults[:FAULTS_SHOWN]),
         recent=tuple(recent),
         subscriptions=tuple(subscriptions),
-        channels=tuple(channel.name for channel in names.rows),
+        channels=tuple(names),
         schedule=charts.schedule(policy),
         timeout=policy.timeout,
         dead_letters=dead.get(gid, 0),
@@ -389,7 +389,7 @@ async def _form(
     error: ValidationError | Problem | None = None,
 ) -> Response:
     async with store.reading() as session:
-        names = [row.name for row in (await channels.page(session, after=None, limit=CHANNELS_AT_MOST)).rows]
+        names = await channel_names(session)
     return render(
         request,
         "endpoint_form.html",

@@ -7,7 +7,7 @@ from api.dashboard import identity
 from api.dashboard.pages import error_page, secure_headers
 from api.problems import Problem
 
-NO_PAGES = ("/v1", "/assets", "/.well-known", "/healthz", "/readyz", "/openapi.json")
+NO_PAGES = ("/v1", "/assets", "/.well-known", "/livez", "/readyz", "/version", "/openapi.json")
 """What stands beside the dashboard. Whoever asks there is a program, even from within a browser."""
 
 log = structlog.get_logger()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
@@ -42,6 +43,10 @@ class Filters(Generic[Choice]):
     chosen: Mapping[str, str]
     choice: Choice | None
     wrong: Mapping[str, str]
+
+    @property
+    def status(self) -> HTTPStatus:
+        return HTTPStatus.UNPROCESSABLE_ENTITY if self.wrong else HTTPStatus.OK
 
 
 def read(model: type[Choice], values: Mapping[str, str]) -> Filters[Choice]:

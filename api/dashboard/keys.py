@@ -9,8 +9,18 @@ from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
 from api.dashboard.forms import wrong_fields
-from api.dashboard.pages import AdminDep, AdminFormDep, PageRoute, StoreDep, Viewer, query, render, see_other
-from api.dependencies import decode_cursor, encode_cursor
+from api.dashboard.pages import (
+    AdminDep,
+    AdminFormDep,
+    Pager,
+    PageRoute,
+    StoreDep,
+    Viewer,
+    after,
+    pager,
+    render,
+    see_other,
+)
 from api.problems import Problem, invalid
 from api.routers import api_keys as api
 from api.routers.api_keys import ApiKeyCreated, ApiKeyIn
@@ -39,8 +49,7 @@ class Line:
 @dataclass(frozen=True)
 class ListView:
     lines: tuple[Line, ...]
-    first: str | None
-    more: str | None
+    pager: Pager
     made: ApiKeyCreated | None
 
 
@@ -82,12 +91,11 @@ async def _page(
     error: ValidationError | Problem | None = None,
 ) -> Response:
     async with store.reading() as session:
-        page = await api_keys.page(session, after=decode_cursor(cursor) if cursor else None, limit=PAGE)
+        page = await api_keys.page(session, after=after(cursor), limit=PAGE)
         names = await tenants.names(session, {row.tenant_gid for row in page.rows if row.tenant_gid})
     view = ListView(
         lines=tuple(_line(row, names) for row in page.rows),
-        first="/keys" if cursor else None,
-        more="/keys" + query({"cursor": encode_cursor(page.next_key)}) if page.next_key else None,
+        pager=pager("/keys", {}, cursor, page.next_key),
         made=made,
     )
     return render(

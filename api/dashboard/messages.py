@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http import HTTPStatus
 
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -10,8 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api.dashboard import filters
 from api.dashboard.deliveries import Line, lines_of
 from api.dashboard.filters import Filters, MessageChoice
-from api.dashboard.pages import OperatorDep, PageRoute, StoreDep, query, render
-from api.dependencies import decode_cursor, encode_cursor
+from api.dashboard.pages import OperatorDep, Pager, PageRoute, StoreDep, after, pager, render
 from api.problems import not_found
 from everhook.storage import messages, tenants
 from everhook.storage.messages import MessageFilter
@@ -28,8 +26,7 @@ class ListView:
     messages: tuple[Message, ...]
     tenants: Mapping[str, str]
     filters: Filters[MessageChoice]
-    first: str | None
-    more: str | None
+    pager: Pager
 
 
 @dataclass(frozen=True)
@@ -50,12 +47,10 @@ async def show_list(request: Request, viewer: OperatorDep, store: StoreDep, curs
         messages=tuple(page.rows),
         tenants=owners,
         filters=asked,
-        first="/messages" + query(asked.chosen) if cursor else None,
-        more="/messages" + query({**asked.chosen, "cursor": encode_cursor(page.next_key)}) if page.next_key else None,
+        pager=pager("/messages", asked.chosen, cursor, page.next_key),
     )
-    status = HTTPStatus.UNPROCESSABLE_ENTITY if asked.wrong else HTTPStatus.OK
     return render(
-        request, "messages.html", viewer, status=status, title="Messages", nav="messages", v=view, channels=names
+        request, "messages.html", viewer, status=asked.status, title="Messages", nav="messages", v=view, channels=names
     )
 
 
@@ -65,7 +60,7 @@ async def _page(session: AsyncSession, choice: MessageChoice | None, cursor: str
         return Page((), None)
     tenant_gid = await tenants.chosen_gid(session, choice.tenant)
     chosen = MessageFilter(tenant_gid, choice.channel, choice.type, choice.since, choice.until)
-    return await messages.page(session, chosen, after=decode_cursor(cursor) if cursor else None, limit=PAGE)
+    return await messages.page(session, chosen, after=after(cursor), limit=PAGE)
 
 
 @router.get("/{gid}")

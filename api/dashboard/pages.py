@@ -22,7 +22,7 @@ from api.dashboard.advice import advice, page_behind, ways
 from api.dashboard.forms import TOKEN_FIELD, Form, read_form, refuse_foreign, wrong_fields
 from api.dashboard.live import Broadcaster
 from api.dashboard.sessions import Session, Sessions
-from api.dependencies import ServicesDep
+from api.dependencies import ServicesDep, decode_cursor, encode_cursor
 from api.problems import Problem, invalid
 from everhook.settings import Settings
 from everhook.storage.reach import Reach
@@ -121,6 +121,27 @@ def query(parts: Mapping[str, Any]) -> str:
     """`?a=1&b=2` of what is given."""
     given = {name: value for name, value in parts.items() if value not in (None, "")}
     return f"?{urlencode(given)}" if given else ""
+
+
+@dataclass(frozen=True)
+class Pager:
+    """The way on through a list: addresses of its first page and of the next, each None where it leads nowhere."""
+
+    first: str | None
+    more: str | None
+
+
+def after(cursor: str) -> str | None:
+    """The key behind which a page of a list begins."""
+    return decode_cursor(cursor) if cursor else None
+
+
+def pager(path: str, chosen: Mapping[str, str], cursor: str, next_key: str | None) -> Pager:
+    """For the page that `cursor` leads to; `chosen` are the list's filters."""
+    return Pager(
+        first=path + query(chosen) if cursor else None,
+        more=path + query({**chosen, "cursor": encode_cursor(next_key)}) if next_key else None,
+    )
 
 
 def render(
