@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from temporalio.client import RPCTimeoutOrCancelledError
 from temporalio.service import RPCError, RPCStatusCode
 
-from everhook.storage.engine import is_unavailable
+from everhook.storage.engine import is_unavailable, reason
 
 RETRY_AFTER_S = 5
 
@@ -181,15 +181,10 @@ def _message(error: Mapping[str, Any]) -> str:
     return str(error["msg"]).removeprefix("Value error, ")
 
 
-def _reason(error: Exception) -> str:
-    """What the driver says, without the statement; one that waited in vain says nothing."""
-    return str(error).partition("\n")[0] or "it does not answer"
-
-
 def _from_fault(request: Request, error: Exception) -> Problem:
     """Faults of ours, and of what we stand on: logged once, here."""
     if is_unavailable(error):
-        log.error("the database is away", path=request.url.path, error=_reason(error))
+        log.error("the database is away", path=request.url.path, error=reason(error))
         return unavailable("The database does not answer; nothing was changed. Try again.")
     if isinstance(error, RPCError):
         log.error("temporal refused or is away", path=request.url.path, error=str(error))

@@ -76,7 +76,7 @@ def run(arguments: list[str] | None = None) -> int:
 @app.command(rich_help_panel=RUN, epilog=epilog(["migrate"]))
 def migrate() -> None:
     """Bring the database (EVERHOOK_DATABASE_URL) to this version's schema."""
-    from everhook.storage.engine import is_unavailable
+    from everhook.storage.engine import is_unavailable, reason
     from everhook.storage.migrate import migrate as upgrade
 
     settings = load_settings()
@@ -85,8 +85,7 @@ def migrate() -> None:
     except Exception as error:
         if not is_unavailable(error):
             raise
-        why = str(error).partition("\n")[0] or "it does not answer"
-        raise Unusable(f"the database (EVERHOOK_DATABASE_URL) cannot be used: {why}") from error
+        raise Unusable(f"the database (EVERHOOK_DATABASE_URL) cannot be used: {reason(error)}") from error
     console.print("database: up to date")
 
 

@@ -53,7 +53,7 @@ async def opened_database(settings: "Settings") -> "AsyncIterator[Database]":
     from sqlalchemy.exc import SQLAlchemyError
 
     from everhook.keyring import CannotOpen
-    from everhook.storage.engine import Database
+    from everhook.storage.engine import Database, reason
 
     database = Database(settings.database_url)
     try:
@@ -61,9 +61,8 @@ async def opened_database(settings: "Settings") -> "AsyncIterator[Database]":
             _try_file(database.url.database)
         yield database
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-        why = str(error).partition("\n")[0]
         raise Unusable(
-            f"the database (EVERHOOK_DATABASE_URL) cannot be used; has `everhook migrate` been run? {why}"
+            f"the database (EVERHOOK_DATABASE_URL) cannot be used; has `everhook migrate` been run? {reason(error)}"
         ) from error
     except CannotOpen as error:
         raise Unusable(f"EVERHOOK_MASTER_KEYS: {error}") from error

@@ -11,13 +11,13 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlmodel import col
 
-from everhook.checkup import first_line, looked
+from everhook.checkup import looked
 from everhook.client.findings import Finding, Level, ok, skipped, warning, wrong
 from everhook.egress import EgressClient, EgressRules, OurFault, UrlRefused
 from everhook.keyring import KeyRing
 from everhook.settings import Settings
 from everhook.storage import api_keys, endpoints
-from everhook.storage.engine import Database, is_unavailable
+from everhook.storage.engine import Database, is_unavailable, reason
 from everhook.storage.migrate import alembic_config
 from everhook.storage.sealed import census
 from everhook.storage.tables import Delivery
@@ -71,8 +71,7 @@ async def _reach(database: Database) -> Finding:
     except Exception as error:
         if not is_unavailable(error):
             raise
-        why = first_line(error) or "it does not answer"
-        return wrong("database", f"{shown} cannot be reached: {why}", START)
+        return wrong("database", f"{shown} cannot be reached: {reason(error)}", START)
     if database.is_sqlite:
         return ok("database", f"SQLite {found}, {file}: for one machine, where one process does everything")
     return ok("database", f"PostgreSQL {found}, {shown}")

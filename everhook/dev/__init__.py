@@ -30,7 +30,7 @@ from everhook.dev.terminal import Places, Terminal, TerminalErrors
 from everhook.dev_files import DATABASE_VARIABLE, ENVIRONMENT_FILE, TEMPORAL_VARIABLE, URL_FILE, environment_text
 from everhook.http_server import bound_socket, serving
 from everhook.settings import Settings
-from everhook.storage.engine import Database
+from everhook.storage.engine import Database, reason
 from everhook.storage.feed import Feed
 from everhook.temporal import DEFAULT_NAMESPACE
 from everhook.usage import Unusable, load_settings
@@ -233,8 +233,9 @@ class _Stack:
             await migrate(self._settings.database_url)
         except (CommandError, SQLAlchemyError) as error:
             file = self._ground.data_dir / checks.DATABASE_FILE
-            why = str(error).partition("\n")[0]
-            raise Unusable(f"{file} cannot be used: {why}; move it away, or choose another --data-dir") from error
+            raise Unusable(
+                f"{file} cannot be used: {reason(error)}; move it away, or choose another --data-dir"
+            ) from error
 
     async def _provision(self, client: Client) -> None:
         from everhook.provisioning import setup

@@ -60,6 +60,11 @@ def is_turned_away(error: BaseException) -> bool:
     return isinstance(error, DBAPIError) and _state(error.orig).startswith(("28", "3D"))
 
 
+def reason(error: BaseException) -> str:
+    """What the driver says of it, without the statement; one that waited in vain says nothing."""
+    return str(error).partition("\n")[0] or "it does not answer"
+
+
 def _state(error: BaseException | None) -> str:
     """PostgreSQL's code of an error (SQLSTATE): its driver has one class for most of them."""
     return getattr(error, "sqlstate", None) or ""
