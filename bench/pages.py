@@ -5,9 +5,7 @@ The database is filled behind the product's back; the server is a cold `everhook
 
 import asyncio
 import contextlib
-import shutil
 import sqlite3
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -19,18 +17,19 @@ from typing import Any
 
 import asyncpg
 import httpx
-from playwright.async_api import Browser, CDPSession, async_playwright
+from playwright.async_api import Browser, async_playwright
 
 from bench.tables import Table, Tell, target
 from everhook.ids import Kind, first_gid_at
 from everhook.keyring import KeyRing
 from everhook.storage.engine import Database
+from everhook.storage.migrate import migrate
 from everhook.storage.tables import now
-from tests.dashboard.conftest import ARGUMENTS, CHROMIUM
+from tests.api.driving import API_KEY, MASTER_KEY
+from tests.dashboard.conftest import ARGUMENTS, CHROMIUM, count_bytes, serve
 from tests.dashboard.scenery import Scenery
 from tests.support.postgres_server import PostgresServer
-from tests.support.processes import Process, free_port
-from tests.support.stack import API_KEY, MASTER_KEY, async_url
+from tests.support.stack import async_url
 
 SIZES = (100_000, 1_000_000)
 OPENINGS = 5
@@ -71,7 +70,7 @@ async def opened(tell: Tell) -> Table:
     """The first page and each list, on SQLite and PostgreSQL."""
     rows: list[tuple[str, ...]] = []
     slowest: dict[int, float] = {}
-    bytes_sent = 0
+    bytes_sent = 0.0
     async with _chromium() as browser:
         for size in SIZES:
             for name, database in (("SQLite", _sqlite), ("PostgreSQL", _postgres)):
@@ -143,10 +142,9 @@ async def _postgres(size: int) -> AsyncIterator[str]:
 
 async def _furnished(url: str) -> list[tuple[str, str]]:
     """A database with a day of traffic of a few endpoints: who they are, and whose."""
-    with tempfile.TemporaryDirectory() as directory:
-        command = [sys.executable, "-m", "everhook.cli", "migrate"]
-        await Process(command, log=Path(directory) / "migrate.log", env=_environment(url)).run()
-    database = Database(async_url(url))
+    url = async_url(url)
+    await migrate(url)
+    database = Database(url)
     try:
         scenery = Scenery(database, KeyRing([MASTER_KEY]))
         await scenery.build()
@@ -189,51 +187,27 @@ def _rows(size: int, endpoints: list[tuple[str, str]]) -> Iterator[tuple[str, tu
 # The server
 
 
-def _environment(url: str) -> dict[str, str]:
-    return {
-        "EVERHOOK_DATABASE_URL": url,
-        "EVERHOOK_API_KEY": API_KEY,
-        "EVERHOOK_MASTER_KEYS": MASTER_KEY,
-        "EVERHOOK_ISSUER": "hooks.example.com",
-        "TEMPORAL_ADDRESS": f"127.0.0.1:{free_port()}",
-    }
-
-
 @contextlib.asynccontextmanager
 async def _server(database_url: str) -> AsyncIterator[str]:
     """A cold one, and where it is."""
-    directory, port = Path(tempfile.mkdtemp(prefix="everhook-bench-")), free_port()
-    command = [sys.executable, "-m", "everhook.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
-    try:
-        async with Process(command, log=directory / "serve.log", env=_environment(database_url)) as process:
-            await process.wait_ready(url=f"http://127.0.0.1:{port}/sign-in")
-            yield f"http://127.0.0.1:{port}"
-    finally:
-        shutil.rmtree(directory)
+    with tempfile.TemporaryDirectory(prefix="everhook-bench-") as directory:
+        async with serve(database_url, Path(directory)) as (_, url):
+            yield url
 
 
-async def _first_page(browser: Browser, server: str) -> tuple[float, int]:
+async def _first_page(browser: Browser, server: str) -> tuple[float, float]:
     """From the form's button to the overview's `load`, in ms, and the bytes of it all, with an empty cache."""
     context = await browser.new_context(base_url=server)
     page = await context.new_page()
     await page.goto("/sign-in")
     await page.get_by_label("API key").fill(API_KEY)
-    session = await context.new_cdp_session(page)
-    await session.send("Network.clearBrowserCache")
-    received = await _counting(session)
+    received = await count_bytes(await context.new_cdp_session(page))
     async with page.expect_event("load"):
         await page.keyboard.press("Enter")
     ms: float = await page.evaluate(LOADED)
     await asyncio.sleep(0.5)
     await context.close()
     return ms, sum(received)
-
-
-async def _counting(session: CDPSession) -> list[int]:
-    received: list[int] = []
-    await session.send("Network.enable")
-    session.on("Network.loadingFinished", lambda event: received.append(int(event["encodedDataLength"])))
-    return received
 
 
 async def _lists(server: str) -> dict[str, float]:

@@ -15,12 +15,11 @@ from typing import Any, Literal
 import httpx
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, CDPSession, Page, async_playwright
 
 from everhook.http_server import serving
 from everhook.keyring import KeyRing
 from everhook.provisioning import setup
-from everhook.settings import Settings
 from everhook.storage.engine import Database
 from everhook.temporal import connect
 from tests.api.conftest import copied, migrated_file
@@ -171,11 +170,11 @@ class WithoutLifespan:
 
 
 @asynccontextmanager
-async def serve(settings: Settings, directory: Path) -> AsyncIterator[tuple[Process, str]]:
+async def serve(database_url: str, directory: Path) -> AsyncIterator[tuple[Process, str]]:
     """`everhook serve`, and its address. Temporal is away."""
     port = free_port()
     env = {
-        "EVERHOOK_DATABASE_URL": settings.database_url,
+        "EVERHOOK_DATABASE_URL": database_url,
         "EVERHOOK_API_KEY": API_KEY,
         "EVERHOOK_MASTER_KEYS": MASTER_KEY,
         "EVERHOOK_ISSUER": "hooks.example.com",
@@ -185,3 +184,12 @@ async def serve(settings: Settings, directory: Path) -> AsyncIterator[tuple[Proc
     async with Process(command, log=directory / "serve.log", env=env) as process:
         await process.wait_ready(url=f"http://127.0.0.1:{port}/sign-in")
         yield process, f"http://127.0.0.1:{port}"
+
+
+async def count_bytes(session: CDPSession) -> list[float]:
+    """Forget what the browser keeps; the sizes, as they come, of all that it loads from now on."""
+    received: list[float] = []
+    await session.send("Network.clearBrowserCache")
+    await session.send("Network.enable")
+    session.on("Network.loadingFinished", lambda event: received.append(event["encodedDataLength"]))
+    return received

@@ -27,7 +27,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 async def test_a_server_with_open_dashboards_ends_promptly_and_they_come_back_with_it(
     stage: Stage, migrated_file: Path, tmp_path: Path
 ) -> None:
-    async with serve(copied(migrated_file, tmp_path), tmp_path) as (process, url), stage.tab(signed_in=False) as page:
+    async with (
+        serve(copied(migrated_file, tmp_path).database_url, tmp_path) as (process, url),
+        stage.tab(signed_in=False) as page,
+    ):
         await page.goto(f"{url}/sign-in")
         await page.get_by_label("API key").fill(API_KEY)
         await page.keyboard.press("Enter")

@@ -12,7 +12,7 @@ from everhook.keyring import KeyRing
 from everhook.temporal import connect
 from tests.api.conftest import copied
 from tests.api.driving import API_KEY, running_api
-from tests.dashboard.conftest import Pages, Stage, browsing, serve
+from tests.dashboard.conftest import Pages, Stage, browsing, count_bytes, serve
 from tests.dashboard.scenery import Scenery
 from tests.support.processes import free_port
 
@@ -74,14 +74,11 @@ async def test_the_first_page_takes_few_bytes_of_a_cold_server_in_a_browser_with
     stage: Stage, full: Pages, tmp_path: Path
 ) -> None:
     """How long it takes is measured by `python -m bench --only pages`."""
-    received: list[float] = []
-    async with serve(full.api.services.settings, tmp_path) as (_, url), stage.tab(signed_in=False) as page:
+    database_url = full.api.services.settings.database_url
+    async with serve(database_url, tmp_path) as (_, url), stage.tab(signed_in=False) as page:
         await page.goto(f"{url}/sign-in")
         await page.get_by_label("API key").fill(API_KEY)
-        session = await page.context.new_cdp_session(page)
-        await session.send("Network.clearBrowserCache")
-        await session.send("Network.enable")
-        session.on("Network.loadingFinished", lambda event: received.append(event["encodedDataLength"]))
+        received = await count_bytes(await page.context.new_cdp_session(page))
         await page.get_by_role("button", name="Sign in").click()
         await expect(page.get_by_text("live", exact=True)).to_be_visible()
     assert len(received) > 5 and sum(received) < FIRST_PAGE_BYTES
