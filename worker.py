@@ -5,7 +5,6 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any
@@ -16,33 +15,25 @@ from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
-from activities.circuits import Circuits, OutcomeReporter
+from activities.circuits import Circuits
 from activities.erasure import Erasure
 from activities.events import Events
-from activities.express import ExpressLane
 from activities.recording import Recording
 from activities.retention import Retention
 from activities.sealing import Sealing
 from activities.sending import Sending
 from activities.upkeep import Upkeep
 from everhook.contracts import TaskQueue
-from everhook.dispatch import Dispatcher
-from everhook.egress import EgressClient, EgressRules
-from everhook.entities import EndpointEntities
-from everhook.keyring import KeyRing
+from everhook.delivery.engine import DeliveryEngine, delivery_engine
 from everhook.metrics_server import metrics_served, sdk_metrics_address
 from everhook.provisioning import ensure_runtime
-from everhook.receipt_issuer import issuer_name
 from everhook.settings import Settings
-from everhook.storage.attempts import Recorder
 from everhook.storage.engine import Database
 from everhook.storage.event_publisher import EventPublisher
 from everhook.storage.messages import Acceptor
-from everhook.storage.orders import OrderDefaults
-from everhook.storage.receipt_keys import IssuerCache
 from everhook.storage.retention import RetentionPeriods
 from everhook.storage.thresholds import Limits, ThresholdWatch
-from everhook.temporal import connect
+from everhook.temporal import connect, connect_for_workers
 from everhook.tracing import tracing
 from workflows.delivery import DeliveryWorkflow
 from workflows.endpoint import EndpointWorkflow
@@ -59,13 +50,8 @@ WORKFLOWS: Sequence[type] = [
     SealReceiptsWorkflow,
 ]
 
-WORKFLOW_TASKS = 400
-LOCAL_ACTIVITIES = 300
-CACHED_WORKFLOWS = 200
-"""A delivery that waits for hours is better rebuilt from its short history than kept; this is for those in flight."""
-
-GRACE = timedelta(seconds=30)
-"""On SIGTERM attempts in flight get this long: twice the default deadline of one."""
+GRACE = timedelta(seconds=45)
+"""On SIGTERM attempts in flight get this long: the longest deadline of one (30 s), and the time to record it."""
 
 RECONNECT_S = 2.0
 
@@ -82,84 +68,46 @@ class Role(StrEnum):
     SENDS = "sends"
 
 
-@dataclass(frozen=True)
-class _Shared:
-    """What the workers of one process have in common."""
-
-    client: Client
-    database: Database
-    settings: Settings
-    keyring: KeyRing
-    issuers: IssuerCache
-    recorder: Recorder
-    entities: EndpointEntities
-    dispatcher: Dispatcher
-    sending: Sending
-
-
 @asynccontextmanager
-async def running_workers(
-    client: Client, database: Database, settings: Settings, role: Role = Role.ALL
-) -> AsyncIterator[Sequence[Worker]]:
+async def running_workers(engine: DeliveryEngine, role: Role = Role.ALL) -> AsyncIterator[Sequence[Worker]]:
     """Workers for a role, polling until the block ends; then they drain."""
-    async with _shared(client, database, settings, role) as shared, AsyncExitStack() as stack:
-        workers = _workers(shared, role)
+    async with AsyncExitStack() as stack:
+        workers = _workers(engine, role)
         for worker in workers:
             await stack.enter_async_context(worker)
-        log.info("worker started", role=role.value, namespace=client.namespace)
+        log.info("worker started", role=role.value, namespace=engine.client.namespace)
         yield workers
         log.info("worker draining")
         # Together, not one after the other: each may take the whole grace.
         await asyncio.gather(*(worker.shutdown() for worker in workers))
 
 
-@asynccontextmanager
-async def _shared(client: Client, database: Database, settings: Settings, role: Role) -> AsyncIterator[_Shared]:
-    entities = EndpointEntities(client, settings.circuit_policy)
-    reporter = OutcomeReporter(entities)
-    recorder = Recorder(database)
-    egress = EgressClient(EgressRules.from_settings(settings))
-    # Without senders in this process nothing is sent express: the local activity hands back `deferred` at once.
-    in_flight = settings.express_in_flight if role is Role.ALL else 0
-    express = ExpressLane(in_flight, timedelta(milliseconds=settings.express_slow_ms))
-    keyring = KeyRing.from_settings(settings)
-    issuers = IssuerCache(database, keyring, issuer_name(settings))
-    dispatcher = Dispatcher(client, database, concurrency=settings.dispatch_concurrency, queue=settings.dispatch_queue)
-    sending = Sending(database, recorder, issuers, egress, reporter, express, keyring)
-    try:
-        yield _Shared(client, database, settings, keyring, issuers, recorder, entities, dispatcher, sending)
-    finally:
-        await dispatcher.close()
-        await reporter.close()
-        await egress.aclose()
+def _workers(engine: DeliveryEngine, role: Role) -> list[Worker]:
+    workers = [_workflow_worker(engine)] if role is not Role.SENDS else []
+    return workers if role is Role.WORKFLOWS else workers + _send_workers(engine)
 
 
-def _workers(shared: _Shared, role: Role) -> list[Worker]:
-    workers = [_workflow_worker(shared)] if role is not Role.SENDS else []
-    return workers if role is Role.WORKFLOWS else workers + _send_workers(shared)
-
-
-def _workflow_worker(shared: _Shared) -> Worker:
-    sandboxed = shared.settings.sandbox
+def _workflow_worker(engine: DeliveryEngine) -> Worker:
+    settings = engine.settings
     return Worker(
-        shared.client,
+        engine.client,
         task_queue=TaskQueue.DELIVERIES,
         workflows=WORKFLOWS,
-        activities=[shared.sending.send_attempt, *_recording(shared), *_upkeep(shared)],
-        workflow_runner=SandboxedWorkflowRunner() if sandboxed else UnsandboxedWorkflowRunner(),
-        max_cached_workflows=CACHED_WORKFLOWS,
-        max_concurrent_workflow_tasks=WORKFLOW_TASKS,
-        max_concurrent_local_activities=LOCAL_ACTIVITIES,
+        activities=[*_recording(engine), *_upkeep(engine)],
+        workflow_runner=SandboxedWorkflowRunner() if settings.sandbox else UnsandboxedWorkflowRunner(),
+        max_cached_workflows=settings.cached_workflows,
+        max_concurrent_workflow_tasks=settings.workflow_tasks,
+        max_concurrent_workflow_task_polls=settings.workflow_pollers,
         max_concurrent_activities=100,
+        max_concurrent_activity_task_polls=settings.activity_pollers,
         graceful_shutdown_timeout=GRACE,
     )
 
 
-def _recording(shared: _Shared) -> list[Activity]:
+def _recording(engine: DeliveryEngine) -> list[Activity]:
     """What deliveries and circuits ask for beside sending."""
-    defaults = OrderDefaults.from_settings(shared.settings)
-    recording = Recording(shared.database, shared.recorder, shared.issuers, defaults)
-    circuits = Circuits(shared.client, shared.database, defaults)
+    recording = Recording(engine.database, engine.recorder, engine.issuers, engine.defaults)
+    circuits = Circuits(engine.client, engine.database, engine.defaults, engine.dispatcher)
     return [
         recording.record_attempt,
         recording.dead_letter,
@@ -167,24 +115,23 @@ def _recording(shared: _Shared) -> list[Activity]:
         recording.discard,
         circuits.load_circuit,
         circuits.project_circuit,
+        circuits.count_parked,
         circuits.release_parked,
     ]
 
 
-def _upkeep(shared: _Shared) -> list[Activity]:
+def _upkeep(engine: DeliveryEngine) -> list[Activity]:
     """What runs on a schedule, and the erasure of tenants."""
-    client, database, settings = shared.client, shared.database, shared.settings
-    defaults = OrderDefaults.from_settings(settings)
+    client, database, settings = engine.client, engine.database, engine.settings
     upkeep = Upkeep(
         client,
         database,
-        shared.entities,
-        defaults,
-        undispatched_grace=timedelta(seconds=settings.undispatched_grace_seconds),
+        engine.entities,
+        engine.defaults,
         overdue_grace=timedelta(seconds=settings.overdue_grace_seconds),
     )
     watch = ThresholdWatch(database, Limits.from_settings(settings))
-    events = Events(EventPublisher(database, Acceptor(database, defaults)), watch, shared.dispatcher)
+    events = Events(EventPublisher(database, Acceptor(database, engine.defaults)), watch, engine.dispatcher)
     retention = Retention(client, database, RetentionPeriods.from_settings(settings))
     erasure = Erasure(client, database)
     return [
@@ -194,17 +141,18 @@ def _upkeep(shared: _Shared) -> list[Activity]:
         retention.remove_past,
         erasure.end_workflows,
         erasure.remove_tenant,
-        Sealing(database, shared.keyring).seal_receipts,
+        Sealing(database, engine.keyring).seal_receipts,
     ]
 
 
-def _send_workers(shared: _Shared) -> list[Worker]:
+def _send_workers(engine: DeliveryEngine) -> list[Worker]:
     return [
         Worker(
-            shared.client,
+            engine.client,
             task_queue=queue,
-            activities=[shared.sending.send_attempt],
-            max_concurrent_activities=shared.settings.max_concurrent_sends,
+            activities=[Sending(engine.sender).send_attempt],
+            max_concurrent_activities=engine.settings.max_concurrent_sends,
+            max_concurrent_activity_task_polls=engine.settings.activity_pollers,
             graceful_shutdown_timeout=GRACE,
         )
         for queue in (TaskQueue.SENDS, TaskQueue.SENDS_LIMITED)
@@ -227,11 +175,42 @@ async def _work(client: Client, settings: Settings, role: Role, stop: asyncio.Ev
     try:
         async with (
             metrics_served(settings, database, sdk_metrics_address(settings)),
-            running_workers(client, database, settings, role),
+            delivery_engine(client, database, settings, sends=role is Role.ALL) as engine,
+            running_workers(engine, role),
         ):
             await stop.wait()
     finally:
         await database.close()
+
+
+@asynccontextmanager
+async def working(engine: DeliveryEngine) -> AsyncIterator[None]:
+    """Workers beside the API of the same process (`everhook serve --worker`), until the block ends; then they drain.
+
+    They begin once Temporal can be reached, and again should they fail: publishing does not wait for them.
+    """
+    stop = asyncio.Event()
+    task = asyncio.create_task(_keep_working(engine, stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        await task
+
+
+async def _keep_working(engine: DeliveryEngine, stop: asyncio.Event) -> None:
+    while not stop.is_set():
+        try:
+            await connect_for_workers(engine.client)
+            await ensure_runtime(engine.client, engine.settings)
+            async with running_workers(engine):
+                await stop.wait()
+        except (RPCError, RuntimeError) as error:
+            log.warning("workers wait for temporal (is the namespace there? `everhook setup`)", error=str(error))
+        except Exception:
+            log.exception("the workers failed; starting others")
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), RECONNECT_S)
 
 
 async def _connected(settings: Settings, stop: asyncio.Event) -> Client | None:

@@ -1,113 +1,33 @@
-"""What endpoint entities ask for, and how workers tell them what they saw."""
+"""What endpoint entities ask for: load and project their circuits, and release parked deliveries."""
 
 import asyncio
-from dataclasses import replace
+from collections.abc import Sequence
+from datetime import datetime
 
-import structlog
 from sqlmodel import col
 from temporalio import activity
 from temporalio.client import Client
 
 from everhook.circuit import Circuit
-from everhook.contracts import (
-    CircuitProjection,
-    DeliveryOrder,
-    OutcomeReport,
-    ReleaseNote,
-    ReleaseOrder,
-    ReleaseResult,
-)
-from everhook.dispatch import start_delivery
-from everhook.entities import EndpointEntities
-from everhook.storage.circuits import load_circuit, project
-from everhook.storage.deliveries import mark_released, oldest_parked
+from everhook.contracts import CircuitProjection, DeliveryOrder, ReleaseNote, ReleaseOrder, ReleaseResult
+from everhook.delivery.dispatcher import Dispatcher
+from everhook.delivery.starts import start_delivery
+from everhook.storage.circuits import endpoint_states, load_circuit, project
+from everhook.storage.deliveries import accept_again, count_parked, mark_released, oldest_parked
 from everhook.storage.engine import Database
-from everhook.storage.orders import OrderDefaults, load_orders
+from everhook.storage.messages import NewDelivery
+from everhook.storage.orders import OrderDefaults, first_attempt_bound, load_orders
 from everhook.storage.tables import Delivery, now
-from everhook.verdict import Judgement
 
-COALESCE_S = 0.1
-RETRY_S = 1.0
 RELEASE_CONCURRENCY = 20
-
-log = structlog.get_logger()
-
-
-class OutcomeReporter:
-    """Collects what this process sees of endpoints and tells their entities: failures, and successes that end a
-    streak. Healthy traffic tells nothing.
-
-    What is lost here, because the process dies, is a count in a streak; a lost probe's claim ends with its lease.
-    """
-
-    def __init__(self, entities: EndpointEntities) -> None:
-        self._entities = entities
-        self._pending: dict[str, tuple[str, OutcomeReport]] = {}
-        self._streaks: set[str] = set()
-        self._flusher: asyncio.Task[None] | None = None
-        self._closing = False
-
-    def note(self, endpoint_gid: str, tenant: str, judgement: Judgement, *, in_streak: bool) -> None:
-        """`in_streak`: the circuit was not closed, or counted failures, when the attempt began."""
-        report = self._report(endpoint_gid, judgement, in_streak)
-        if report is None:
-            return
-        _, before = self._pending.get(endpoint_gid, (tenant, OutcomeReport()))
-        self._pending[endpoint_gid] = (tenant, merge(before, report))
-        if self._flusher is None:
-            self._flusher = asyncio.create_task(self._flush())
-
-    async def close(self) -> None:
-        """Tell what is left to tell; once only where Temporal is away, for a worker must be able to end."""
-        self._closing = True
-        if self._flusher is not None:
-            await self._flusher
-
-    def _report(self, endpoint_gid: str, judgement: Judgement, in_streak: bool) -> OutcomeReport | None:
-        if judgement.healthy is False:
-            self._streaks.add(endpoint_gid)
-            return OutcomeReport(failures=1)
-        if judgement.healthy is None:
-            return None
-        if judgement.gone or in_streak or endpoint_gid in self._streaks:
-            self._streaks.discard(endpoint_gid)
-            return OutcomeReport(succeeded=True, gone=judgement.gone)
-        return None
-
-    async def _flush(self) -> None:
-        await asyncio.sleep(COALESCE_S)
-        while self._pending:
-            pending, self._pending = self._pending, {}
-            told = all(await asyncio.gather(*(self._tell(gid, *report) for gid, report in pending.items())))
-            if self._closing and not told:
-                break
-            await asyncio.sleep(COALESCE_S if told else RETRY_S)
-        self._flusher = None
-
-    async def _tell(self, endpoint_gid: str, tenant: str, report: OutcomeReport) -> bool:
-        try:
-            await self._entities.report(endpoint_gid, tenant, report)
-            return True
-        except Exception as error:
-            log.warning("could not report to the endpoint's circuit", endpoint_gid=endpoint_gid, error=str(error))
-        _, newer = self._pending.get(endpoint_gid, (tenant, OutcomeReport()))
-        self._pending[endpoint_gid] = (tenant, merge(report, newer))
-        return False
-
-
-def merge(older: OutcomeReport, newer: OutcomeReport) -> OutcomeReport:
-    """Two reports as one: failures before a success no longer count."""
-    gone = older.gone or newer.gone
-    if newer.succeeded:
-        return replace(newer, gone=gone)
-    return OutcomeReport(succeeded=older.succeeded, failures=older.failures + newer.failures, gone=gone)
 
 
 class Circuits:
-    def __init__(self, client: Client, database: Database, defaults: OrderDefaults) -> None:
+    def __init__(self, client: Client, database: Database, defaults: OrderDefaults, dispatcher: Dispatcher) -> None:
         self._client = client
         self._database = database
         self._defaults = defaults
+        self._dispatcher = dispatcher
 
     @activity.defn(name="load_circuit")
     async def load_circuit(self, endpoint_gid: str) -> Circuit | None:
@@ -120,24 +40,51 @@ class Circuits:
         async with self._database.writing() as session:
             await project(session, projection.endpoint_gid, projection.circuit)
 
+    @activity.defn(name="count_parked")
+    async def count_parked(self, endpoint_gid: str) -> int:
+        """How many deliveries of an endpoint are parked, counted up to 100,000."""
+        async with self._database.read_connection() as connection:
+            return await count_parked(connection, endpoint_gid)
+
     @activity.defn(name="release_parked")
     async def release_parked(self, order: ReleaseOrder) -> ReleaseResult:
-        """Wake the oldest parked deliveries of an endpoint, each by signal-with-start: it works even where a
-        workflow is gone. Woken first and marked after, so that nothing is marked and not woken."""
+        """Wake the oldest parked deliveries of an endpoint.
+
+        While the circuit is closed, those that were parked before they had a workflow are accepted again, as if they
+        had just been published. All others are woken by signal-with-start, which works even where a workflow is gone.
+        """
         seen_at = now()
         async with self._database.read_connection() as connection:
-            gids = await oldest_parked(connection, order.endpoint_gid, order.limit + 1)
-            batch = gids[: order.limit]
-            orders = await load_orders(connection, self._defaults, [col(Delivery.gid).in_(batch)], limit=order.limit)
+            found = await oldest_parked(connection, order.endpoint_gid, order.limit + 1)
+            batch = found[: order.limit]
+            gids = [parked.gid for parked in batch]
+            orders = await load_orders(connection, self._defaults, [col(Delivery.gid).in_(gids)], limit=order.limit)
+            state = (await endpoint_states(connection, [order.endpoint_gid])).get(order.endpoint_gid)
+        unguarded = set[str]()
+        if order.dead_letter is None and state is not None and state.sends:
+            unguarded = {parked.gid for parked in batch if not parked.has_workflow}
+        await self._accept_again([one for one in orders if one.delivery_gid in unguarded], seen_at)
+        guarded = [one for one in orders if one.delivery_gid not in unguarded]
+        await self._signal(guarded, ReleaseNote(dead_letter=order.dead_letter))
+        async with self._database.write_connection() as connection:
+            await mark_released(connection, [one.delivery_gid for one in guarded], seen_at)
+        return ReleaseResult(released=len(batch), remaining=len(found) > len(batch))
+
+    async def _accept_again(self, orders: Sequence[DeliveryOrder], seen_at: datetime) -> None:
+        """Marked first: from then on a `due_at` that passes has the reconciler start them, should this process die."""
+        if not orders:
+            return
+        bound = max(first_attempt_bound(order) for order in orders)
+        async with self._database.write_connection() as connection:
+            taken = await accept_again(connection, [order.delivery_gid for order in orders], seen_at, bound)
+        self._dispatcher.dispatch(NewDelivery(order) for order in orders if order.delivery_gid in taken)
+
+    async def _signal(self, orders: Sequence[DeliveryOrder], note: ReleaseNote) -> None:
+        """Woken before they are marked as released, so that nothing is marked and not woken."""
         slots = asyncio.Semaphore(RELEASE_CONCURRENCY)
 
         async def wake(delivery: DeliveryOrder) -> None:
             async with slots:
-                await start_delivery(
-                    self._client, delivery, signal="release", note=ReleaseNote(dead_letter=order.dead_letter)
-                )
+                await start_delivery(self._client, delivery, signal="release", note=note)
 
         await asyncio.gather(*(wake(delivery) for delivery in orders))
-        async with self._database.write_connection() as connection:
-            await mark_released(connection, batch, seen_at)
-        return ReleaseResult(released=len(batch), remaining=len(gids) > len(batch))

@@ -4,7 +4,7 @@ import structlog
 from temporalio import activity
 
 from everhook.contracts import EventsResult
-from everhook.dispatch import Dispatcher
+from everhook.delivery.dispatcher import Dispatcher
 from everhook.storage.event_publisher import EventPublisher
 from everhook.storage.thresholds import ThresholdWatch
 
@@ -29,7 +29,7 @@ class Events:
         count = 0
         for _ in range(BATCHES):
             published = await self._publisher.publish_some()
-            self._dispatcher.start_soon(published.orders)
+            self._dispatcher.dispatch(published.new)
             count += published.events
             if not published.events:
                 break

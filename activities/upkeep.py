@@ -1,33 +1,74 @@
-"""`reconcile`: find what fell between commit and workflow, or lost its workflow, and start it."""
+"""`reconcile`: find deliveries that fell between commit and workflow, or lost their workflow, and start it."""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
-from sqlalchemy import ColumnElement
-from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 from temporalio import activity
 from temporalio.client import Client
 
-from everhook.contracts import DELIVERY_WORKFLOW, DeliveryOrder, DeliveryStatus, OutcomeReport, ReconcileResult
-from everhook.dispatch import start_delivery
+from everhook.contracts import (
+    DELIVERY_WORKFLOW,
+    DeliveryOrder,
+    DeliveryStatus,
+    OutcomeReport,
+    ReconcileResult,
+    ReconcileShare,
+)
+from everhook.delivery.history import MAX_LAG
+from everhook.delivery.starts import is_away, start_delivery
 from everhook.entities import EndpointEntities
-from everhook.storage import circuits, deliveries
+from everhook.ids import gid_endings
+from everhook.metrics import HISTORY_SKIPPED
+from everhook.storage import circuits, deliveries, history
 from everhook.storage.dead_letters import count_older_than
+from everhook.storage.deliveries import Overdue
 from everhook.storage.engine import Database
-from everhook.storage.orders import OrderDefaults, load_orders
+from everhook.storage.orders import OrderDefaults, load_delivered, load_orders
 from everhook.storage.tables import Delivery, now
 
+PASS_S = 12.0
+"""A pass is short, so that each one begins with what is most urgent then."""
+
 BATCH = 500
-CONCURRENCY = 50
+ENDPOINT_SHARE = 50
+"""One endpoint gets so many starts before the next has its turn."""
+
+CONCURRENCY = 20
 DEAD_LETTER_AUDIT_S = 60.0
 DEAD_LETTER_SETTLED = timedelta(minutes=1)
 """Younger dead letters may not have reached Temporal's visibility store yet."""
 
+STRANDED_AFTER = timedelta(seconds=20)
+PAUSE_LASTS = timedelta(hours=1)
+HISTORY_AFTER = timedelta(minutes=5)
+"""Younger settled workflows are left to the process that delivered."""
+
+HISTORY_BATCH = 200
+
 log = structlog.get_logger()
+
+
+@dataclass
+class _Pass:
+    """One pass over a share of the endpoints. `restarted` are starts of deliveries that had been started before."""
+
+    endings: str
+    until: float
+    is_first: bool
+    started: int = 0
+    restarted: int = 0
+    endpoints: int = 0
+    history: int = 0
+    more: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() >= self.until
 
 
 class Upkeep:
@@ -38,100 +79,167 @@ class Upkeep:
         entities: EndpointEntities,
         defaults: OrderDefaults,
         *,
-        undispatched_grace: timedelta,
         overdue_grace: timedelta,
     ) -> None:
         self._client = client
         self._database = database
         self._entities = entities
         self._defaults = defaults
-        self._undispatched_grace = undispatched_grace
         self._overdue_grace = overdue_grace
         self._dead_letters_due = 0.0
 
     @activity.defn(name="reconcile")
-    async def reconcile(self) -> ReconcileResult:
-        """One pass. Its cost follows the trouble: every look-up is by an index that holds only what may need help."""
-        started = await self._start_undispatched()
-        restarted = await self._restart_overdue() + await self._restore_dead_letters()
-        woken = await self._wake_circuits()
-        result = ReconcileResult(started=started, restarted=restarted, endpoints=woken)
-        if started or restarted or woken:
-            log.info("reconciled", started=started, restarted=restarted, endpoints=woken)
+    async def reconcile(self, share: ReconcileShare = ReconcileShare()) -> ReconcileResult:
+        """One pass over a share of the endpoints, for a few seconds.
+
+        Its cost follows the trouble: every look-up is by an index that holds only what may need help. Its steps are
+        independent, and so are the deliveries of each: what fails is logged and the rest goes on.
+        """
+        current = _Pass(gid_endings(share.index, share.parts), time.monotonic() + PASS_S, is_first=share.index == 0)
+        steps: list[Callable[[_Pass], Awaitable[None]]] = [self._start_overdue]
+        if current.is_first:
+            steps = [self._wake_circuits, self._start_overdue, self._restore_dead_letters, self._start_history]
+        for step in steps:
+            try:
+                await step(current)
+            except Exception as error:
+                if is_away(error):
+                    raise
+                log.exception("a step of the reconciler failed", step=step.__name__.strip("_"))
+            activity.heartbeat()
+        result = ReconcileResult(
+            current.started, current.restarted, current.endpoints, current.history, more=current.more
+        )
+        if current.started or current.restarted or current.endpoints or current.history:
+            log.info(
+                "reconciled",
+                started=result.started,
+                restarted=result.restarted,
+                endpoints=result.endpoints,
+                history=result.history,
+                more=result.more,
+            )
         return result
 
-    async def _start_undispatched(self) -> int:
-        """Accepted and never started: the process died, or Temporal was away."""
-        return await self._start_all(
-            deliveries.undispatched_before(now() - self._undispatched_grace), deliveries.mark_dispatched
-        )
+    async def _start_overdue(self, current: _Pass) -> None:
+        """Start what nobody guards, going round by endpoint: each gets its share before any gets more."""
+        if current.is_first:
+            async with self._database.write_connection() as connection:
+                await deliveries.defer_paused(connection, PAUSE_LASTS, BATCH)
+        served: set[str] = set()
+        while not current.is_over:
+            found = await self._overdue(current, sorted(served))
+            if not found:
+                if not served:
+                    return
+                served = set()  # everybody had a turn: another round
+                continue
+            counts: dict[str, int] = {}
+            batch: list[Overdue] = []
+            for one in found:
+                counts[one.endpoint_gid] = counts.get(one.endpoint_gid, 0) + 1
+                if counts[one.endpoint_gid] <= ENDPOINT_SHARE:
+                    batch.append(one)
+            served |= {gid for gid, count in counts.items() if count >= ENDPOINT_SHARE}
+            await self._start_batch(current, batch)
+        current.more = True
 
-    async def _restart_overdue(self) -> int:
-        """Open, and their next step minutes late: Temporal's store was lost, or restored from a backup. Where the
-        workflow is there after all, starting it changes nothing."""
-        overdue_at = now() - self._overdue_grace
+    async def _overdue(self, current: _Pass, but: Sequence[str]) -> list[Overdue]:
+        async with self._database.read_connection() as connection:
+            lost_before = now() - self._overdue_grace
+            return await deliveries.oldest_overdue(connection, lost_before, BATCH, but=but, endings=current.endings)
 
-        async def look_again_later(connection: AsyncConnection, gids: list[str]) -> None:
-            await deliveries.look_again_later(connection, gids, overdue_at, self._overdue_grace)
+    async def _start_batch(self, current: _Pass, batch: Sequence[Overdue]) -> None:
+        had_workflow = {one.gid for one in batch if one.has_workflow}
+        async with self._database.read_connection() as connection:
+            gids = [one.gid for one in batch]
+            orders = await load_orders(connection, self._defaults, [col(Delivery.gid).in_(gids)], len(gids))
+        await self._start_all(orders, first=lambda order: order.delivery_gid not in had_workflow)
+        # Also those that could not be started, and those that are no longer there to be: the rest has its turn first.
+        async with self._database.write_connection() as connection:
+            await deliveries.defer(connection, gids, self._overdue_grace)
+        current.restarted += len(had_workflow)
+        current.started += len(orders) - len(had_workflow)
 
-        return await self._start_all(deliveries.overdue_before(overdue_at), look_again_later)
+    async def _start_all(
+        self, orders: Sequence[DeliveryOrder], *, first: Callable[[DeliveryOrder], bool] = lambda _: False
+    ) -> None:
+        """Start workflows, or find them open. One that Temporal refuses is logged; raises only if Temporal is away."""
+        slots = asyncio.Semaphore(CONCURRENCY)
 
-    async def _restore_dead_letters(self) -> int:
+        async def start(order: DeliveryOrder) -> None:
+            async with slots:
+                try:
+                    await start_delivery(self._client, order, first=first(order))
+                except Exception as error:
+                    if is_away(error):
+                        raise
+                    log.error("a workflow cannot be started", delivery_gid=order.delivery_gid, error=str(error))
+            activity.heartbeat()
+
+        results = await asyncio.gather(*(start(order) for order in orders), return_exceptions=True)
+        if failed := [result for result in results if result is not None]:
+            raise failed[0]
+
+    async def _wake_circuits(self, current: _Pass) -> None:
+        """Circuits that should have moved on, and parked deliveries that nobody releases: their entities are gone."""
+        moment = now()
+        async with self._database.read_connection() as connection:
+            stalled = await circuits.left_behind(connection, moment - self._overdue_grace, self._overdue_grace)
+            stranded = await circuits.stranded(connection, moment - STRANDED_AFTER)
+        reports = {endpoint: OutcomeReport() for endpoint in stalled}
+        reports |= {endpoint: OutcomeReport(stranded=True) for endpoint in stranded}
+        for (endpoint_gid, tenant), report in reports.items():
+            await self._entities.report(endpoint_gid, tenant, report)
+        if reports:
+            async with self._database.write_connection() as connection:
+                await circuits.mark_woken(connection, [gid for gid, _ in reports])
+        current.endpoints = len(reports)
+
+    async def _restore_dead_letters(self, current: _Pass) -> None:
         """Dead letters have no next step for a month, so their workflows are counted now and then instead. They must
         be there for replays by query; a replay of one finds it, or makes it, anyway."""
         if time.monotonic() < self._dead_letters_due:
-            return 0
+            return
         self._dead_letters_due = time.monotonic() + DEAD_LETTER_AUDIT_S
         before = now() - DEAD_LETTER_SETTLED
         async with self._database.read_connection() as connection:
             stored = await count_older_than(connection, before)
         if not stored:
-            return 0
+            return
         query = (
             f'WorkflowType="{DELIVERY_WORKFLOW}" AND ExecutionStatus="Running" '
             f'AND DeliveryStatus="{DeliveryStatus.DEAD_LETTERED}"'
         )
         if stored <= (await self._client.count_workflows(query)).count:
-            return 0
-        where = [col(Delivery.status) == DeliveryStatus.DEAD_LETTERED, col(Delivery.dead_lettered_at) < before]
-        return await self._start_all(where, mark=None)
-
-    async def _wake_circuits(self) -> int:
-        async with self._database.read_connection() as connection:
-            endpoints = await circuits.left_behind(connection, now() - self._overdue_grace, self._overdue_grace)
-        for endpoint_gid, tenant in endpoints:
-            await self._entities.report(endpoint_gid, tenant, OutcomeReport())
-        if endpoints:
-            async with self._database.write_connection() as connection:
-                await circuits.mark_woken(connection, [gid for gid, _ in endpoints])
-        return len(endpoints)
-
-    async def _start_all(
-        self,
-        where: list[ColumnElement[bool]],
-        mark: Callable[[AsyncConnection, list[str]], Awaitable[None]] | None,
-    ) -> int:
-        """Start every delivery that `where` selects, batch by batch in the order of their ids."""
-        count, after = 0, ""
+            return
+        after = ""
         while True:
+            where = [
+                col(Delivery.status) == DeliveryStatus.DEAD_LETTERED,
+                col(Delivery.dead_lettered_at) < before,
+                col(Delivery.gid) > after,
+            ]
             async with self._database.read_connection() as connection:
-                orders = await load_orders(connection, self._defaults, [*where, col(Delivery.gid) > after], BATCH)
+                orders = await load_orders(connection, self._defaults, where, BATCH)
             if not orders:
-                return count
-            await self._start_batch(orders)
-            gids = [order.delivery_gid for order in orders]
-            if mark is not None:
-                async with self._database.write_connection() as connection:
-                    await mark(connection, gids)
-            count, after = count + len(orders), gids[-1]
-            activity.heartbeat(count)
+                return
+            await self._start_all(orders)
+            current.restarted += len(orders)
+            after = orders[-1].delivery_gid
 
-    async def _start_batch(self, orders: list[DeliveryOrder]) -> None:
-        slots = asyncio.Semaphore(CONCURRENCY)
-
-        async def start(order: DeliveryOrder) -> None:
-            async with slots:
-                await start_delivery(self._client, order)
-            activity.heartbeat()
-
-        await asyncio.gather(*(start(order) for order in orders))
+    async def _start_history(self, current: _Pass) -> None:
+        """Settled workflows that a process that died, or fell far behind, did not start."""
+        moment = now()
+        while not current.is_over:
+            async with self._database.read_connection() as connection:
+                found = await history.pending(connection, moment - HISTORY_AFTER, HISTORY_BATCH)
+                late = {gid for gid, settled_at in found if settled_at < moment - MAX_LAG}
+                orders = await load_delivered(connection, self._defaults, [gid for gid, _ in found if gid not in late])
+            if not found:
+                return
+            await self._start_all(orders, first=lambda _: True)
+            HISTORY_SKIPPED.inc(len(late))
+            async with self._database.write_connection() as connection:
+                await history.forget(connection, [gid for gid, _ in found])
+            current.history += len(orders)

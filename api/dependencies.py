@@ -15,7 +15,7 @@ from api.backlog import Backlog
 from api.callers import Access, Caller, client_address
 from api.problems import Problem, invalid
 from api.publish_rate import PublishRate
-from everhook.dispatch import Dispatcher
+from everhook.delivery.dispatcher import Dispatcher
 from everhook.egress import EgressClient
 from everhook.entities import EndpointEntities
 from everhook.keyring import KeyRing

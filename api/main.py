@@ -1,8 +1,8 @@
 """The application: `create_app()`, and what it opens and closes."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 from temporalio.client import Client
@@ -28,17 +28,13 @@ from api.routers import (
     tenants,
 )
 from everhook import __version__
-from everhook.dispatch import Dispatcher
-from everhook.egress import EgressClient, EgressRules
-from everhook.entities import EndpointEntities
-from everhook.keyring import KeyRing
+from everhook.delivery.engine import DeliveryEngine, delivery_engine
 from everhook.metrics_server import metrics_served, sdk_metrics_address
 from everhook.settings import Settings
 from everhook.storage.api_keys import ApiKeys
 from everhook.storage.engine import Database
 from everhook.storage.health_board import HealthBoard
 from everhook.storage.messages import Acceptor
-from everhook.storage.orders import OrderDefaults
 from everhook.temporal import connect
 from everhook.tracing import tracing
 
@@ -46,6 +42,8 @@ DESCRIPTION = """Everhook delivers messages to other people's systems and can pr
 
 A `202` means that the message and one delivery for each matching endpoint are committed. From then on each delivery
 ends as `delivered`, `dead_lettered` (kept and replayable) or `discarded`."""
+
+Beside = Callable[[DeliveryEngine], AbstractAsyncContextManager[None]]
 
 ROUTERS = (
     (channels.router, SHARED),
@@ -66,14 +64,25 @@ ROUTERS = (
 
 
 def create_app(
-    settings: Settings | None = None, *, temporal: Client | None = None, database: Database | None = None
+    settings: Settings | None = None,
+    *,
+    temporal: Client | None = None,
+    database: Database | None = None,
+    engine: DeliveryEngine | None = None,
+    beside: Beside | None = None,
 ) -> FastAPI:
-    """The API. It opens its own connections unless it is handed those of a process that also works (`everhook dev`)."""
+    """The API. It opens its own connections unless it is handed `engine`, or `temporal` and `database`.
+
+    `beside` is what else runs in the process on the same engine: its workers.
+    """
     settings = settings or Settings()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with tracing(settings, "everhook-api"), _services(settings, temporal, database) as services:
+        async with (
+            tracing(settings, "everhook-api"),
+            _services(settings, temporal, database, engine, beside) as services,
+        ):
             app.state.services = services
             yield
 
@@ -95,34 +104,49 @@ def create_app(
 
 
 @asynccontextmanager
-async def _services(settings: Settings, temporal: Client | None, database: Database | None) -> AsyncIterator[Services]:
-    store = database or Database(settings.database_url, pool_size=settings.database_pool_size)
-    sdk_address = sdk_metrics_address(settings) if temporal is None else None
-    client = temporal or await connect(lazy=True, metrics_address=sdk_address)
-    defaults = OrderDefaults.from_settings(settings)
-    services = Services(
+async def _services(
+    settings: Settings,
+    temporal: Client | None,
+    database: Database | None,
+    engine: DeliveryEngine | None,
+    beside: Beside | None,
+) -> AsyncIterator[Services]:
+    async with AsyncExitStack() as stack:
+        sdk_address = None
+        if engine is None:
+            if database is None:
+                database = Database(settings.database_url, pool_size=settings.database_pool_size)
+                stack.push_async_callback(database.close)
+            if temporal is None:
+                sdk_address = sdk_metrics_address(settings)
+                temporal = await connect(lazy=True, metrics_address=sdk_address)
+            engine = await stack.enter_async_context(delivery_engine(temporal, database, settings))
+        if beside is not None:
+            await stack.enter_async_context(beside(engine))
+        services = _services_on(engine)
+        watcher = asyncio.create_task(services.backlog.watch())
+        try:
+            async with metrics_served(settings, engine.database, sdk_address):
+                yield services
+        finally:
+            services.backlog.close()
+            await watcher
+
+
+def _services_on(engine: DeliveryEngine) -> Services:
+    settings, database = engine.settings, engine.database
+    return Services(
         settings=settings,
-        database=store,
-        api_keys=ApiKeys(store),
-        temporal=client,
-        acceptor=Acceptor(store, defaults),
-        dispatcher=Dispatcher(client, store, concurrency=settings.dispatch_concurrency, queue=settings.dispatch_queue),
-        entities=EndpointEntities(client, settings.circuit_policy),
-        egress=EgressClient(EgressRules.from_settings(settings)),
-        backlog=Backlog(store, settings.undispatched_limit),
+        database=database,
+        api_keys=ApiKeys(database),
+        temporal=engine.client,
+        acceptor=Acceptor(database, engine.defaults),
+        dispatcher=engine.dispatcher,
+        entities=engine.entities,
+        egress=engine.egress,
+        backlog=Backlog(database, settings.undispatched_limit),
         publish_rate=PublishRate(settings.publish_rate),
-        board=HealthBoard(store),
-        defaults=defaults,
-        keyring=KeyRing.from_settings(settings),
+        board=HealthBoard(database),
+        defaults=engine.defaults,
+        keyring=engine.keyring,
     )
-    watcher = asyncio.create_task(services.backlog.watch())
-    try:
-        async with metrics_served(settings, store, sdk_address):
-            yield services
-    finally:
-        services.backlog.close()
-        await watcher
-        await services.dispatcher.close()
-        await services.egress.aclose()
-        if database is None:
-            await store.close()

@@ -5,7 +5,7 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -22,6 +22,9 @@ INTERRUPTED = 130
 
 RUN = "Run it"
 """The panel of `--help` for what runs Everhook, beside what uses it."""
+
+if TYPE_CHECKING:
+    from api.main import Beside
 
 app = typer.Typer(
     name="everhook",
@@ -112,22 +115,30 @@ def setup() -> None:
     asyncio.run(run())
 
 
-@app.command(rich_help_panel=RUN, epilog=epilog(["serve", "serve --host 0.0.0.0 --port 8080"]))
+@app.command(rich_help_panel=RUN, epilog=epilog(["serve", "serve --worker", "serve --host 0.0.0.0 --port 8080"]))
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    worker: Annotated[bool, typer.Option("--worker", help="Also run a worker in this process.")] = False,
+    send: Annotated[
+        bool, typer.Option(help="Make first attempts from this process (EVERHOOK_EXPRESS); else workers send all.")
+    ] = True,
 ) -> None:
     """Run the API."""
     from everhook import eventloop, http_server
     from everhook.issuing import require_a_key
     from everhook.keyring import KeyRing
     from everhook.metrics_server import require_metrics_port
+    from everhook.receipt_issuer import issuer_name
     from everhook.telemetry import configure_logging
 
     settings = load_settings()
+    if not send:
+        settings = settings.model_copy(update={"express": False})
     host, port = host or settings.host, port if port is not None else settings.port
     # What is wrong with any of these is one line here, and a traceback within.
     KeyRing.from_settings(settings)
+    issuer_name(settings)
     asyncio.run(require_a_key(settings))
     http_server.require_port(host, port, "--host, --port (EVERHOOK_HOST, EVERHOOK_PORT)")
     require_metrics_port(settings)
@@ -136,9 +147,15 @@ def serve(
     from api.main import create_app
 
     eventloop.spare_the_collector()
-    served = create_app(settings)
+    served = create_app(settings, beside=_workers() if worker else None)
     dashboard.warm_up()
     http_server.run(served, host, port, ending=lambda: dashboard.end_streams(served))
+
+
+def _workers() -> "Beside":
+    from worker import working
+
+    return working
 
 
 @app.command(rich_help_panel=RUN, epilog=epilog(["worker", "worker --role sends"]))

@@ -31,14 +31,13 @@ class TaskQueue(StrEnum):
 class Verdict(StrEnum):
     """What one try means for its delivery.
 
-    `PARKED` and `DEFERRED` say that no request was made: the circuit does not allow one, or the express lane is full.
+    `PARKED` says that no request was made because the circuit does not allow one.
     """
 
     DELIVERED = "delivered"
     RETRY = "retry"
     REJECTED = "rejected"
     PARKED = "parked"
-    DEFERRED = "deferred"
 
 
 class DeliveryStatus(StrEnum):
@@ -64,10 +63,14 @@ class DeadLetterReason(StrEnum):
     ENDPOINT_DISABLED = "endpoint_disabled"
     ENDPOINT_DELETED = "endpoint_deleted"
     PAYLOAD_ERASED = "payload_erased"
+    UNSENDABLE = "unsendable"
 
 
 class FailureCode(StrEnum):
-    """How a request failed without an HTTP status. `BLOCKED` is our policy; all others are the endpoint's doing."""
+    """How a request failed without an HTTP status.
+
+    `BLOCKED` is our policy and `UNSENDABLE` a fault of ours before the first byte; all others are the endpoint's doing.
+    """
 
     DNS = "dns"
     REFUSED = "refused"
@@ -78,6 +81,7 @@ class FailureCode(StrEnum):
     TLS = "tls"
     PROTOCOL = "protocol"
     BLOCKED = "blocked"
+    UNSENDABLE = "unsendable"
 
 
 @dataclass(frozen=True)
@@ -87,38 +91,6 @@ class OpenDeadLetter:
     reason: DeadLetterReason
     since: datetime
     status_code: int | None = None
-
-
-@dataclass(frozen=True)
-class DeliveryOrder:
-    """All that `DeliveryWorkflow` needs to know; built from the database, at publish and at every restart alike.
-
-    With `dead_letter` it takes up waiting for an operator, for `dead_letter_retention` from its start.
-    """
-
-    delivery_gid: str
-    message_gid: str
-    endpoint_gid: str
-    tenant: str
-    channel: str
-    event_type: str
-    policy: DeliveryPolicy = field(default_factory=DeliveryPolicy)
-    express: bool = False
-    rate_limit: float | None = None
-    round: int = 1
-    attempt: int = 1
-    dead_letter: OpenDeadLetter | None = None
-    park_check: timedelta = timedelta(minutes=10)
-    dead_letter_retention: timedelta = timedelta(days=30)
-
-
-@dataclass(frozen=True)
-class DeliveryResult:
-    """How a delivery ended: `DELIVERED` or `DISCARDED`, after how many rounds and attempts of the last round."""
-
-    status: DeliveryStatus
-    round: int
-    attempts: int
 
 
 @dataclass(frozen=True)
@@ -132,7 +104,6 @@ class AttemptOrder:
     timeout: timedelta
     retry: RetryPlan | None
     retry_statuses: tuple[int, ...] = ()
-    express: bool = False
     park_check: timedelta = timedelta(minutes=10)
 
 
@@ -169,8 +140,9 @@ class AttemptRecord:
 class AttemptOutcome:
     """What a try came to. `unrecorded` is set when the database was away: the workflow then has it recorded.
 
-    `reason` says why a rejected delivery is dead-lettered, and a parked one should it be parked for too long; an
-    operator's pause gives none, for it may last.
+    `reason` says why the delivery is dead-lettered: where it is rejected, where no other attempt follows (None:
+    `exhausted`), or where it stays parked for longer than its window (None: an operator's pause, which may last).
+    `attempt_gid` and `duration_ms` name the attempt on record; they are None where no request was made.
     """
 
     verdict: Verdict
@@ -179,11 +151,83 @@ class AttemptOutcome:
     error: str | None = None
     retry_after: timedelta | None = None
     unrecorded: AttemptRecord | None = None
+    attempt_gid: str | None = field(default=None, compare=False)
+    duration_ms: int | None = field(default=None, compare=False)
 
     @property
-    def answer(self) -> str:
-        """The endpoint's answer in a word, for people: `HTTP 503`, `timeout_total`."""
+    def response(self) -> str:
+        """The endpoint's response in a word, for people: `HTTP 503`, `timeout_total`."""
         return f"HTTP {self.status_code}" if self.status_code is not None else self.error or self.verdict.value
+
+
+@dataclass(frozen=True)
+class PreviousAttempt:
+    """An attempt that was made before its delivery's workflow started, and what it came to.
+
+    `next_attempt_at` is when the next one is due; None where no other follows.
+    """
+
+    outcome: AttemptOutcome
+    next_attempt_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class DeliveryOrder:
+    """All that `DeliveryWorkflow` needs to know; built from the database, at publish and at every restart alike.
+
+    - `previous`: attempt `attempt` was made already. If it delivered, the workflow completes in its first task.
+    - `parked_since`: the delivery was parked without a workflow; the time counts towards the policy's window.
+    - `dead_letter`: take up waiting for an operator, for `dead_letter_retention` from the workflow's start.
+    """
+
+    delivery_gid: str
+    message_gid: str
+    endpoint_gid: str
+    tenant: str
+    channel: str
+    event_type: str
+    policy: DeliveryPolicy = field(default_factory=DeliveryPolicy)
+    rate_limit: float | None = None
+    round: int = 1
+    attempt: int = 1
+    previous: PreviousAttempt | None = None
+    parked_since: datetime | None = None
+    dead_letter: OpenDeadLetter | None = None
+    park_check: timedelta = timedelta(minutes=10)
+    dead_letter_retention: timedelta = timedelta(days=30)
+
+    def attempt_order(self, number: int, retry: RetryPlan | None) -> AttemptOrder:
+        """Attempt `number` of this round; `retry` is what follows should it fail."""
+        return AttemptOrder(
+            delivery_gid=self.delivery_gid,
+            endpoint_gid=self.endpoint_gid,
+            round=self.round,
+            number=number,
+            timeout=self.policy.timeout,
+            retry=retry,
+            retry_statuses=self.policy.retry_statuses,
+            park_check=self.park_check,
+        )
+
+    @property
+    def is_delivered(self) -> bool:
+        """The attempt before the workflow delivered: nothing is left to do."""
+        return self.previous is not None and self.previous.outcome.verdict is Verdict.DELIVERED
+
+
+@dataclass(frozen=True)
+class DeliveryResult:
+    """How a delivery ended: `DELIVERED` or `DISCARDED`, after how many rounds and attempts of the last round.
+
+    The last three describe the attempt that delivered; they are None for a discarded delivery.
+    """
+
+    status: DeliveryStatus
+    round: int
+    attempts: int
+    attempt_gid: str | None = None
+    status_code: int | None = None
+    duration_ms: int | None = None
 
 
 @dataclass(frozen=True)
@@ -254,11 +298,15 @@ class EndpointOrder:
 
 @dataclass(frozen=True)
 class OutcomeReport:
-    """What one worker saw of an endpoint since its last report, oldest first: any success, then failures in a row."""
+    """What one process saw of an endpoint since its last report, oldest first: any success, then failures in a row.
+
+    `stranded`: deliveries are parked although the circuit is closed; release them.
+    """
 
     succeeded: bool = False
     failures: int = 0
     gone: bool = False
+    stranded: bool = False
 
 
 @dataclass(frozen=True)
@@ -278,15 +326,29 @@ class ReleaseOrder:
 
 @dataclass(frozen=True)
 class ReleaseResult:
+    """How many deliveries were released, and whether others are still parked."""
+
     released: int
     remaining: bool
 
 
 @dataclass(frozen=True)
+class ReconcileShare:
+    """One pass of the reconciler over part `index` of `parts` of the endpoints."""
+
+    index: int = 0
+    parts: int = 1
+
+
+@dataclass(frozen=True)
 class ReconcileResult:
+    """What a pass of the reconciler did. `more`: its time was up before all was done."""
+
     started: int = 0
     restarted: int = 0
     endpoints: int = 0
+    history: int = 0
+    more: bool = False
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,12 @@ def is_gid(text: str, kind: Kind) -> bool:
     return prefix == kind and len(suffix) == _LENGTH and suffix[0] <= "7" and all(c in _VALUES for c in suffix)
 
 
+def gid_endings(part: int, parts: int) -> str:
+    """The last characters of those ids that are part `part` of `parts`, which are about equal; "" for all of them. The
+    end of an id is random."""
+    return "" if parts == 1 else _ALPHABET[part::parts]
+
+
 def trace_id(gid: str) -> str:
     """The 32 hex digits behind an id: a message's trace carries its own number (W3C Trace Context)."""
     return f"{_number(gid):032x}"

@@ -40,6 +40,12 @@ DELIVERY_SECONDS = Histogram(
     registry=REGISTRY,
 )
 
+HISTORY_SKIPPED = Counter(
+    "everhook_history_skipped",
+    "Delivered deliveries without a workflow in Temporal's history, because it lagged by more than an hour.",
+    registry=REGISTRY,
+)
+
 for _verdict in (Verdict.DELIVERED, Verdict.RETRY, Verdict.REJECTED):
     ATTEMPTS.labels(_verdict)  # there from the beginning: a rate needs a value before the first
 

@@ -120,18 +120,50 @@ class Settings(BaseSettings):
         "", description="Messages that one key may publish, such as `1000/second`, at each API process; empty: any."
     )
 
-    express: bool = Field(True, description="First attempts to healthy endpoints run on the workflow's own worker.")
+    temporal_history: Literal["all", "exceptions"] = Field(
+        "all",
+        description="Which deliveries get a workflow in Temporal: `all`, or only those whose first attempt did not "
+        "deliver (`exceptions`).",
+    )
+    history_rate: float = Field(
+        200, gt=0, description="Workflows a second, at most, that only show a delivered delivery; at each process."
+    )
+    history_concurrency: int = Field(4, ge=1, description="Starts of such workflows in flight at once a process.")
+
+    express: bool = Field(
+        True,
+        description="The process that accepts a message makes the first attempt itself, if the endpoint is healthy.",
+    )
     express_in_flight: int = Field(
-        128, ge=0, description="Express attempts at once an endpoint and process; beyond, they take the fair queue."
+        64, ge=1, description="First attempts at once an endpoint and process; others wait for their turn."
+    )
+    express_in_flight_in_all: int = Field(512, ge=1, description="First attempts at once a process.")
+    express_waiting: int = Field(
+        5_000, ge=0, description="First attempts that wait an endpoint and process; beyond, workflows make them."
+    )
+    express_waiting_in_all: int = Field(20_000, ge=0, description="First attempts that wait in a process.")
+    express_memory_mb: int = Field(
+        64, ge=1, description="Megabytes of payloads that first attempts keep in memory; beyond, workflows make them."
     )
     express_slow_ms: int = Field(
-        750, ge=1, description="An endpoint that answers more slowly than this leaves the express lane."
+        750, ge=1, description="Workflows make the first attempts to an endpoint that responds more slowly than this."
     )
-    max_concurrent_sends: int = Field(200, ge=1, description="Attempts from the fair queues at once a process.")
+    max_concurrent_sends: int = Field(200, ge=1, description="Attempts from each fair queue at once a process.")
+
+    workflow_tasks: int = Field(200, ge=2, description="Workflow tasks at once a worker process.")
+    cached_workflows: int = Field(
+        400,
+        ge=2,
+        description="Workflows that a worker process keeps in memory; at least as many as `EVERHOOK_WORKFLOW_TASKS`.",
+    )
+    workflow_pollers: int = Field(5, ge=2, description="Polls for workflow tasks at once a worker process.")
+    activity_pollers: int = Field(5, ge=1, description="Polls for activities at once a worker process and queue.")
 
     dispatch_concurrency: int = Field(64, ge=1, description="Workflow starts in flight at once a process.")
     dispatch_queue: int = Field(
-        10_000, ge=1, description="Starts waiting in memory; what exceeds it is left to the reconciler."
+        10_000,
+        ge=1,
+        description="Starts that wait in memory, a fifth of them for one endpoint; others are left to the reconciler.",
     )
     undispatched_limit: int = Field(
         500_000, ge=1, description="Publishing answers 503 while more deliveries than this wait to be started."
@@ -139,9 +171,6 @@ class Settings(BaseSettings):
     reconcile_every_seconds: float = Field(15, gt=0, description="How often undispatched deliveries are looked for.")
     seal_receipts_every_seconds: float = Field(
         30, gt=0, le=60, description="How often receipts are put under a checkpoint."
-    )
-    undispatched_grace_seconds: float = Field(
-        10, ge=0, description="Younger deliveries are left to the process that accepted them."
     )
     overdue_grace_seconds: float = Field(
         180, gt=0, description="A delivery whose next step lies this far in the past may have lost its workflow."
@@ -221,6 +250,13 @@ class Settings(BaseSettings):
     @classmethod
     def _split_lists(cls, values: dict[str, object]) -> dict[str, object]:
         return {name: _comma_separated(value) if name in _LISTS else value for name, value in values.items()}
+
+    @model_validator(mode="after")
+    def _refuse_a_small_cache(self) -> Self:
+        """A workflow that is evicted while its task runs is rebuilt from its history for each task."""
+        if self.cached_workflows < self.workflow_tasks:
+            raise ValueError("EVERHOOK_CACHED_WORKFLOWS must be at least EVERHOOK_WORKFLOW_TASKS")
+        return self
 
     @model_validator(mode="after")
     def _refuse_insecure(self) -> Self:

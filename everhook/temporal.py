@@ -5,6 +5,7 @@ import os
 from functools import cache
 from typing import Any
 
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.contrib.pydantic import PydanticPayloadConverter
 from temporalio.converter import CompositePayloadConverter, DataConverter
@@ -70,3 +71,14 @@ async def connect(*, lazy: bool = False, metrics_address: str | None = None, **o
     """Connect as configured. `lazy` returns at once and connects on first use: the API starts without Temporal."""
     options = {**connection(), "interceptors": interceptors(), **overrides}
     return await Client.connect(**options, plugins=[PLUGIN], lazy=lazy, runtime=sdk_runtime(metrics_address))
+
+
+async def connect_for_workers(client: Client) -> None:
+    """Connect a lazy client, and make it one that workers of the same process can share with the API.
+
+    The SDK refuses lazy clients for workers because they may not be connected yet; this one is (a comment in its
+    `_worker.py` says that such clients work). Sharing is what lets a workflow start eagerly. Raises RPCError or
+    RuntimeError while Temporal is away.
+    """
+    await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
+    client.service_client.config.lazy = False

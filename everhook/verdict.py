@@ -12,7 +12,10 @@ RETRY_AFTER_STATUSES = frozenset({429, 503})
 
 @dataclass(frozen=True)
 class Judgement:
-    """`healthy` is what the circuit hears: True, False, or None where the answer says nothing of the endpoint."""
+    """`reason` is why the delivery is dead-lettered, now or once no other attempt follows.
+
+    `healthy` is what the circuit is told: True, False, or None where the attempt says nothing about the endpoint.
+    """
 
     verdict: Verdict
     reason: DeadLetterReason | None = None
@@ -34,6 +37,8 @@ def classify(
     if status is None:
         if failure is FailureCode.BLOCKED:
             return Judgement(Verdict.REJECTED, DeadLetterReason.BLOCKED)
+        if failure is FailureCode.UNSENDABLE:
+            return Judgement(Verdict.RETRY, DeadLetterReason.UNSENDABLE)
         return Judgement(Verdict.RETRY, healthy=False)
     if 200 <= status < 300:
         return Judgement(Verdict.DELIVERED, healthy=True)

@@ -12,7 +12,6 @@ with workflow.unsafe.imports_passed_through():
     from everhook import search_attributes as sa
     from everhook.contracts import (
         DELIVERY_WORKFLOW,
-        AttemptOrder,
         AttemptOutcome,
         DeadLetterNote,
         DeadLetterReason,
@@ -22,6 +21,7 @@ with workflow.unsafe.imports_passed_through():
         DeliveryStatus,
         DiscardNote,
         OperatorNote,
+        PreviousAttempt,
         ReleaseNote,
         RoundOrder,
         TaskQueue,
@@ -46,11 +46,11 @@ class DeliveryWorkflow:
     def __init__(self, order: DeliveryOrder) -> None:
         self._order = order
         self._number = order.attempt
-        self._express = order.express
         self._status = DeliveryStatus.SENDING
         self._last: AttemptOutcome | None = None
         self._reason = order.dead_letter.reason if order.dead_letter else None
         self._round_began = workflow.now()
+        self._parked_since = order.parked_since
         self._next_attempt_at: datetime | None = None
         self._waiting_for = "the first attempt"
         self._shown_status = DeliveryStatus.SENDING
@@ -70,8 +70,8 @@ class DeliveryWorkflow:
             self._show_dead_letter(self._reason)
             await self._await_operator()
         if self._status is DeliveryStatus.DELIVERED:
-            pass  # a discard that came during the attempt came too late
-        elif self._discard is not None:
+            return self._delivered()  # a discard that came during the attempt came too late
+        if self._discard is not None:
             await self._end_discarded(self._discard)
         elif self._replay is not None:
             await self._open_next_round(self._replay)
@@ -108,85 +108,78 @@ class DeliveryWorkflow:
 
     async def _round(self) -> DeadLetterReason | None:
         """Attempts on the schedule. Returns why the round ended, None where it was delivered or discarded."""
+        previous = self._order.previous
         while True:
-            plan = self._order.policy.plan(self._number, workflow.now() - self._round_began, workflow.random().random())
-            outcome = await self._attempt(plan)
-            if isinstance(outcome, DeadLetterReason):
-                return outcome
-            if outcome is None or self._status is DeliveryStatus.DELIVERED:
+            if previous is not None:
+                outcome, wait = await self._take_up(previous)
+                previous = None
+            else:
+                plan = self._plan()
+                made = await self._attempt(plan)
+                if not isinstance(made, AttemptOutcome):
+                    return made
+                outcome, wait = made, plan.wait(made.retry_after) if plan else None
+            if self._status is DeliveryStatus.DELIVERED:
                 return None
             if outcome.verdict is Verdict.REJECTED:
                 return outcome.reason or DeadLetterReason.REJECTED
-            if plan is None:
-                return DeadLetterReason.EXHAUSTED
-            await self._rest(plan.wait(outcome.retry_after), outcome)
+            if wait is None:
+                return outcome.reason or DeadLetterReason.EXHAUSTED
+            await self._rest(wait, outcome)
             if self._discard is not None:
                 return None
             self._number += 1
 
+    def _plan(self) -> RetryPlan | None:
+        return self._order.policy.plan(self._number, workflow.now() - self._round_began, workflow.random().random())
+
+    async def _take_up(self, previous: PreviousAttempt) -> tuple[AttemptOutcome, timedelta | None]:
+        """Go on after an attempt that was made before this workflow started: its outcome, and the wait that is left."""
+        await self._settle(previous.outcome)
+        due = previous.next_attempt_at
+        return previous.outcome, max(due - workflow.now(), timedelta()) if due is not None else None
+
     async def _attempt(self, plan: RetryPlan | None) -> AttemptOutcome | DeadLetterReason | None:
         """One attempt, made as soon as the circuit allows it; or why it was given up; or None: discarded."""
-        parked_since: datetime | None = None
-        while True:
+        while self._discard is None:
+            if self._release is not None and self._release.dead_letter is not None:
+                return self._release.dead_letter
             outcome = await self._send(plan)
             if outcome.verdict is not Verdict.PARKED:
-                break
-            parked_since = parked_since or workflow.now()
-            too_long = workflow.now() - parked_since >= self._order.policy.max_window
+                self._end_parking()
+                await self._settle(outcome)
+                return outcome
+            self._parked_since = self._parked_since or workflow.now()
+            too_long = workflow.now() - self._parked_since >= self._order.policy.max_window
             if too_long and outcome.reason is not None:
                 return outcome.reason
             await self._park()
-            if self._discard is not None:
-                return None
-            if self._release is not None and self._release.dead_letter is not None:
-                return self._release.dead_letter
-        if parked_since is not None:
-            # The window bounds how long attempts may go on failing; none was made meanwhile.
-            self._round_began += workflow.now() - parked_since
+        return None
+
+    def _end_parking(self) -> None:
+        """The window bounds how long attempts may go on failing; while the delivery was parked, none was made."""
+        if self._parked_since is not None:
+            self._round_began += workflow.now() - max(self._parked_since, self._round_began)
+            self._parked_since = None
+
+    async def _settle(self, outcome: AttemptOutcome) -> None:
+        """Take note of an attempt that was made, and have it recorded if the database was away."""
         if outcome.unrecorded is not None:
             await self._record(outcome)
         self._last = outcome
         if outcome.verdict is Verdict.DELIVERED:
             self._status = DeliveryStatus.DELIVERED
-        return outcome
 
     async def _send(self, plan: RetryPlan | None) -> AttemptOutcome:
-        """Express where the order allows it and the lane has room, else by the fair queue."""
+        """One try on the fair queue, or on the one where the server keeps the endpoint's rate limit."""
         order = self._order
-        self._waiting_for, self._next_attempt_at = "the endpoint's answer", None
-        # Cleared here and not where they are waited for: what is signalled while we send must not be lost.
+        self._waiting_for, self._next_attempt_at = "the endpoint's response", None
+        # Cleared here and not where it is waited for: a release that comes while we send must not be lost.
         self._release, self._attempt_now = None, False
-        attempt = AttemptOrder(
-            delivery_gid=order.delivery_gid,
-            endpoint_gid=order.endpoint_gid,
-            round=order.round,
-            number=self._number,
-            timeout=order.policy.timeout,
-            retry=plan,
-            retry_statuses=order.policy.retry_statuses,
-            express=self._express,
-            park_check=order.park_check,
-        )
-        self._express = False
-        if attempt.express:
-            outcome = await workflow.execute_local_activity_method(
-                Sending.send_attempt,
-                attempt,
-                start_to_close_timeout=order.policy.timeout + RECORDING_MARGIN,
-                retry_policy=OUR_FAULTS,
-            )
-            if outcome.verdict is not Verdict.DEFERRED:
-                return outcome
-        return await self._send_in_turn(attempt)
-
-    async def _send_in_turn(self, attempt: AttemptOrder) -> AttemptOutcome:
-        """On the fair queue, or the one where the server keeps the endpoint's rate limit."""
-        order = self._order
-        limited = order.rate_limit is not None
         return await workflow.execute_activity_method(
             Sending.send_attempt,
-            AttemptOrder(**{**vars(attempt), "express": False}),
-            task_queue=TaskQueue.SENDS_LIMITED if limited else TaskQueue.SENDS,
+            order.attempt_order(self._number, plan),
+            task_queue=TaskQueue.SENDS_LIMITED if order.rate_limit is not None else TaskQueue.SENDS,
             priority=Priority(fairness_key=order.endpoint_gid, fairness_weight=order.rate_limit),
             start_to_close_timeout=order.policy.timeout + RECORDING_MARGIN,
             retry_policy=OUR_FAULTS,
@@ -204,13 +197,18 @@ class DeliveryWorkflow:
         )
 
     async def _rest(self, delay: timedelta, outcome: AttemptOutcome) -> None:
-        """Wait for the next attempt's time, or for `attempt_now` or `discard`."""
+        """Wait for the next attempt's time, or for `attempt_now` or `discard`.
+
+        An `attempt_now` that came during the attempt asked for what was under way.
+        """
+        self._attempt_now = False
         self._show(DeliveryStatus.RETRYING)
         self._next_attempt_at = workflow.now() + delay
         self._waiting_for = f"attempt {self._number + 1}"
         workflow.set_current_details(
-            f"Attempt {self._number} of {self._order.policy.attempts} in round {self._order.round}: {outcome.answer}. "
-            f"Next attempt at {self._next_attempt_at:%Y-%m-%d %H:%M:%S} UTC. Signals: `attempt_now`, `discard`."
+            f"Attempt {self._number} of {self._order.policy.attempts} in round {self._order.round}: "
+            f"{outcome.response}. Next attempt at {self._next_attempt_at:%Y-%m-%d %H:%M:%S} UTC. "
+            "Signals: `attempt_now`, `discard`."
         )
         await self._wait(lambda: self._attempt_now or self._discard is not None, delay, f"next: {self._waiting_for}")
 
@@ -253,9 +251,9 @@ class DeliveryWorkflow:
                 sa.STATUS_CODE.value_set(status_code) if status_code is not None else sa.STATUS_CODE.value_unset(),
             ]
         )
-        answer = f" The last answer was {self._last.answer}." if self._last else ""
+        response = f" The last response was {self._last.response}." if self._last else ""
         workflow.set_current_details(
-            f"Dead letter after {self._number} attempts in round {order.round}: **{reason}**.{answer} "
+            f"Dead letter after {self._number} attempts in round {order.round}: **{reason}**.{response} "
             "Signals: `replay` for a new round, `discard` to give it up."
         )
 
@@ -300,6 +298,17 @@ class DeliveryWorkflow:
             await self._end_discarded(self._discard)
             return
         workflow.continue_as_new(order)
+
+    def _delivered(self) -> DeliveryResult:
+        last = self._last or AttemptOutcome(Verdict.DELIVERED)
+        return DeliveryResult(
+            DeliveryStatus.DELIVERED,
+            self._order.round,
+            self._number,
+            attempt_gid=last.attempt_gid,
+            status_code=last.status_code,
+            duration_ms=last.duration_ms,
+        )
 
     def _show(self, status: DeliveryStatus) -> None:
         """Set the state, and the search attribute on the first retry and the first parking only: upserts cost."""

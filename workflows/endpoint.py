@@ -33,6 +33,9 @@ RELEASE_TIMEOUT = timedelta(minutes=2)
 UNTIL_IT_HOLDS = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
 
 RELEASE_PERIOD = timedelta(seconds=1)
+FIRST_COUNT, LONGEST_COUNT = timedelta(minutes=1), timedelta(hours=1)
+"""While deliveries do not flow, those that are parked are counted after this long, and then less and less often."""
+
 GIVE_UP_BATCH = 500
 MAX_UPDATES = 1_000
 """A run takes 2,000 updates at most (Temporal's limit); begin a new one well before."""
@@ -55,6 +58,9 @@ class EndpointWorkflow:
         self._deleted = False
         self._updates = 0
         self._shown = ""
+        self._parked: int | None = None
+        self._count_wait = FIRST_COUNT
+        self._count_at: datetime | None = None
 
     @workflow.run
     async def run(self, order: EndpointOrder) -> None:
@@ -64,6 +70,7 @@ class EndpointWorkflow:
             self._pass_time()
             await self._project()
             await self._serve_parked()
+            await self._count_parked()
             if self._is_idle():
                 if self._ends_run() and await self._handlers_finished():
                     if self._deleted:
@@ -139,6 +146,8 @@ class EndpointWorkflow:
                 if self._release_rate is not None:  # not so fast: the opening, should it come to that, ends the release
                     self._release_rate = self._policy.release_rate
                 self._become(machine.fail(self._circuit, report.failures, workflow.now(), self._policy, self._draw()))
+            if report.stranded and self._release_rate is None:
+                self._begin_release_if_flowing()
             if report.gone:
                 self._become(machine.disable(self._circuit, "the endpoint answered 410 Gone"))
 
@@ -184,7 +193,30 @@ class EndpointWorkflow:
                 summary=self._describe(circuit),
             )
             self._projected = circuit.version
+            self._parked, self._count_wait = None, FIRST_COUNT
+            self._count_at = None if circuit.sends else workflow.now() + FIRST_COUNT
             self._show(circuit)
+
+    async def _count_parked(self) -> None:
+        """For the person in the Temporal UI: parked deliveries have no workflows that could be counted there."""
+        if not self._count_is_due():
+            return
+        if self._circuit.sends:
+            self._count_at = None
+            return
+        self._parked = await workflow.execute_activity_method(
+            Circuits.count_parked,
+            self._order.endpoint_gid,
+            start_to_close_timeout=ACTIVITY_TIMEOUT,
+            retry_policy=UNTIL_IT_HOLDS,
+            summary="count the parked deliveries",
+        )
+        self._count_wait = min(self._count_wait * 2, LONGEST_COUNT)
+        self._count_at = workflow.now() + self._count_wait
+        self._show(self._circuit)
+
+    def _count_is_due(self) -> bool:
+        return self._count_at is not None and workflow.now() >= self._count_at
 
     async def _serve_parked(self) -> None:
         """Wake those parked deliveries whose turn it is: one probe, the next of a release, or all to give up."""
@@ -229,6 +261,7 @@ class EndpointWorkflow:
             or self._giving_up is not None
             or (self._probe_due and self._circuit.probes)
             or self._release_is_due()
+            or self._count_is_due()
         )
         return not busy
 
@@ -245,6 +278,7 @@ class EndpointWorkflow:
         moments = [
             self._circuit.until if self._circuit.hold is None else None,
             self._release_at if self._circuit.sends else None,
+            self._count_at,
         ]
         waits = [max(moment - workflow.now(), timedelta()) for moment in moments if moment is not None]
         return min(waits, default=None)
@@ -267,8 +301,9 @@ class EndpointWorkflow:
         if shown != self._shown:
             self._shown = shown
             workflow.upsert_search_attributes([sa.CIRCUIT_STATE.value_set(shown)])
+        parked = f", {self._parked:,} deliveries parked" if self._parked is not None else ""
         workflow.set_current_details(
-            f"{self._describe(circuit)}. Updates: `pause`, `resume`, `trip`, `reset`, `enable`, `disable`."
+            f"{self._describe(circuit)}{parked}. Updates: `pause`, `resume`, `trip`, `reset`, `enable`, `disable`."
         )
 
     @staticmethod

@@ -1,5 +1,6 @@
 """What runs on a Temporal Schedule."""
 
+import asyncio
 from datetime import timedelta
 
 from temporalio import workflow
@@ -17,11 +18,13 @@ with workflow.unsafe.imports_passed_through():
         SEAL_RECEIPTS_WORKFLOW,
         EventsResult,
         ReconcileResult,
+        ReconcileShare,
         RetentionResult,
         SealResult,
     )
 
-RECONCILE_TIMEOUT = timedelta(minutes=30)
+RECONCILE_TIMEOUT = timedelta(minutes=2)
+RECONCILE_PARTS = 4
 SEAL_TIMEOUT = timedelta(minutes=30)
 HEARTBEAT_TIMEOUT = timedelta(seconds=30)
 """No pass begins while one is lost with its worker. Each start beats; a query may take 15 s."""
@@ -29,12 +32,30 @@ HEARTBEAT_TIMEOUT = timedelta(seconds=30)
 
 @workflow.defn(name=RECONCILE_WORKFLOW)
 class ReconcileWorkflow:
-    """One pass of the reconciler. A failed pass is not repeated: the schedule brings the next one soon enough."""
+    """One pass of the reconciler; where much is left to do, another by all workers together.
+
+    A failed pass is not repeated: the schedule brings the next one soon enough.
+    """
 
     @workflow.run
     async def run(self) -> ReconcileResult:
+        result = await self._reconcile(ReconcileShare())
+        if not result.more:
+            return result
+        shares = [ReconcileShare(index, RECONCILE_PARTS) for index in range(RECONCILE_PARTS)]
+        results = [result, *await asyncio.gather(*map(self._reconcile, shares))]
+        return ReconcileResult(
+            started=sum(one.started for one in results),
+            restarted=sum(one.restarted for one in results),
+            endpoints=sum(one.endpoints for one in results),
+            history=sum(one.history for one in results),
+            more=any(one.more for one in results[1:]),
+        )
+
+    async def _reconcile(self, share: ReconcileShare) -> ReconcileResult:
         return await workflow.execute_activity_method(
             Upkeep.reconcile,
+            share,
             start_to_close_timeout=RECONCILE_TIMEOUT,
             heartbeat_timeout=HEARTBEAT_TIMEOUT,
             retry_policy=RetryPolicy(maximum_attempts=1),

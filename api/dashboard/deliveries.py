@@ -43,7 +43,9 @@ PAGE = 50
 
 STATUSES = (("", "Any"), *((status.value, status.value.replace("_", " ")) for status in DeliveryStatus))
 WAITING_FOR = {
-    DeliveryStatus.ACCEPTED: "Waits for its workflow to start. If this lasts, Temporal or its workers are away.",
+    DeliveryStatus.ACCEPTED: (
+        "Its first attempt is under way, or it waits for its workflow. If this lasts, Temporal or its workers are away."
+    ),
     DeliveryStatus.SENDING: "An attempt is being made.",
     DeliveryStatus.RETRYING: "The last attempt failed; the next is on the schedule.",
     DeliveryStatus.PARKED: "The endpoint's circuit is open, or it is paused or disabled. Goes out when that ends.",
@@ -190,7 +192,7 @@ def _workflow_url(request: Request, viewer: Viewer, services: Services, gid: str
 
 @router.post("/{gid}/attempt-now")
 async def attempt_now(gid: str, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep) -> Response:
-    await api.attempt_now(gid, store, services.temporal, viewer.caller)
+    await api.attempt_now(gid, services, store, viewer.caller)
     return see_other(viewer, f"/deliveries/{gid}", "attempt-now")
 
 

@@ -29,7 +29,7 @@ from api.schemas import (
 )
 from everhook import batches
 from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorNote
-from everhook.dispatch import start_delivery
+from everhook.delivery.starts import start_delivery
 from everhook.ids import Kind, is_gid, new_gid
 from everhook.storage import audit, dead_letters, deliveries, erasure, receipts, tenants
 from everhook.storage.audit import on_record

@@ -4,11 +4,10 @@ from http import HTTPStatus
 
 from fastapi import APIRouter
 from sqlalchemy.ext.asyncio import AsyncSession
-from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from api import render
-from api.dependencies import Paging, Principal, Store, Temporal, encode_cursor
+from api.dependencies import Paging, Principal, Services, ServicesDep, Store, Temporal, encode_cursor
 from api.problems import conflict, not_found
 from api.schemas import (
     DeliveryDetail,
@@ -22,10 +21,12 @@ from api.schemas import (
     SignalAccepted,
 )
 from everhook.contracts import TERMINAL_STATUSES, DeliveryState, DeliveryStatus
+from everhook.delivery.starts import wake_delivery
 from everhook.ids import delivery_workflow_id
 from everhook.storage import deliveries, receipts, tenants
 from everhook.storage.audit import on_record
 from everhook.storage.deliveries import DeliveryFilter
+from everhook.storage.orders import load_order
 from everhook.storage.tables import Delivery
 
 router = APIRouter(prefix="/deliveries", tags=["deliveries"])
@@ -78,14 +79,16 @@ async def get_live_delivery(gid: Gid, store: Store, temporal: Temporal) -> LiveD
 
 
 @router.post("/{gid}/attempt-now", status_code=HTTPStatus.ACCEPTED)
-async def attempt_now(gid: Gid, store: Store, temporal: Temporal, caller: Principal) -> SignalAccepted:
-    """Do not wait for the next attempt's time. The circuit still rules."""
+async def attempt_now(gid: Gid, services: ServicesDep, store: Store, caller: Principal) -> SignalAccepted:
+    """Make the next attempt now instead of at its time. The circuit still rules. While an attempt is under way this
+    changes nothing."""
     async with store.reading() as session:
         row = await find_delivery(session, gid)
     if row.status in TERMINAL_STATUSES or row.status is DeliveryStatus.DEAD_LETTERED:
         raise conflict(f"{gid} is {row.status}: no attempt is due. A dead letter is replayed instead.")
     async with on_record(store, caller.actor, "delivery.attempt_requested", gid, tenant_gid=row.tenant_gid):
-        await _signal(temporal, gid, "attempt_now")
+        if row.status is not DeliveryStatus.ACCEPTED:  # else its first attempt is under way
+            await _wake(services, gid)
     return SignalAccepted(delivery_gid=gid, requested="attempt_now")
 
 
@@ -96,10 +99,9 @@ async def find_delivery(session: AsyncSession, gid: str) -> Delivery:
     return row
 
 
-async def _signal(temporal: Client, gid: str, signal: str) -> None:
-    try:
-        await temporal.get_workflow_handle(delivery_workflow_id(gid)).signal(signal)
-    except RPCError as error:
-        if error.status is RPCStatusCode.NOT_FOUND:
-            raise conflict(f"{gid} has no open workflow at this moment; it is started by itself.") from error
-        raise
+async def _wake(services: Services, gid: str) -> None:
+    async with services.database.read_connection() as connection:
+        order = await load_order(connection, services.defaults, gid)
+    if order is None:  # its tenant is being erased
+        raise not_found("delivery", gid)
+    await wake_delivery(services.temporal, order)

@@ -164,7 +164,7 @@ async def send_test(gid: Gid, services: ServicesDep, store: Store, caller: Princ
         view = await _view(session, gid)
     async with on_record(store, caller.actor, "endpoint.tested", gid, tenant_gid=view.endpoint.tenant_gid):
         accepted = await services.acceptor.accept_for(publishing.test_message(), _route_to(view))
-    services.dispatcher.start_soon(accepted.orders)
+    services.dispatcher.dispatch(accepted.new)
     (delivery,) = accepted.deliveries
     return TestSent(message_gid=accepted.message_gid, delivery_gid=delivery.delivery_gid)
 

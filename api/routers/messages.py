@@ -1,7 +1,7 @@
 """Publishing, and the messages that were published."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -9,19 +9,19 @@ from typing import Annotated, Any
 import orjson
 import structlog
 from fastapi import APIRouter, Header, Request, Response
-from temporalio.client import Client
 
 from api import publishing, render
-from api.dependencies import Paging, Principal, ServicesDep, Store, encode_cursor
+from api.dependencies import Paging, Principal, Services, ServicesDep, Store, encode_cursor
 from api.problems import Problem, conflict, invalid, not_found
 from api.schemas import EventType, Gid, ListOf, MessageDetail, MessageOut, Moment, Name
+from everhook.delivery.starts import wake_delivery
 from everhook.envelope import timestamp
 from everhook.events import is_reserved
-from everhook.ids import delivery_workflow_id
 from everhook.storage import erasure, messages, tenants
 from everhook.storage.audit import record_audit
 from everhook.storage.bulk import Bulk
 from everhook.storage.messages import Acceptance, Accepted, KeyReused, UnknownChannel
+from everhook.storage.orders import load_orders
 from everhook.storage.reach import Reach
 from everhook.trace_context import TraceParent, parse
 from everhook.tracing import span
@@ -103,7 +103,7 @@ async def publish(
         acceptance = await services.acceptor.accept(publication)
         if not isinstance(acceptance, Accepted):
             raise _refusal(acceptance)
-        services.dispatcher.start_soon(acceptance.orders)
+        services.dispatcher.dispatch(acceptance.new)
     return _answer(_accepted(acceptance))
 
 
@@ -151,7 +151,7 @@ async def publish_batch(
                 raise _refusal(acceptance)
         for acceptance in acceptances:
             if isinstance(acceptance, Accepted):
-                services.dispatcher.start_soon(acceptance.orders)
+                services.dispatcher.dispatch(acceptance.new)
     return _answer({"data": [_answer_or_problem(acceptance) for acceptance in acceptances]})
 
 
@@ -202,21 +202,17 @@ async def erase_payload(gid: Gid, services: ServicesDep, store: Store, caller: P
             raise not_found("message", gid)
         record_audit(session, caller.actor, "message.payload_erased", gid)
     await erasure.forget_answers(Bulk(services.database), [gid])
-    async with store.reading() as session:
-        waiting = await erasure.still_to_send(session, gid, WOKEN)
-    await _wake(services.temporal, waiting)
+    await _wake(services, gid)
 
 
-async def _wake(temporal: Client, delivery_gids: Sequence[str]) -> None:
-    """Have deliveries find out now what they would find out at their next step."""
+async def _wake(services: Services, message_gid: str) -> None:
+    """Have a message's deliveries find out now what they would find out at their next step."""
+    async with services.database.read_connection() as connection:
+        waiting = await load_orders(connection, services.defaults, erasure.still_to_send(message_gid), WOKEN)
     try:
         async with asyncio.timeout(WAKE_TIMEOUT_S):
             answers = await asyncio.gather(
-                *(
-                    temporal.get_workflow_handle(delivery_workflow_id(gid)).signal("attempt_now")
-                    for gid in delivery_gids
-                ),
-                return_exceptions=True,
+                *(wake_delivery(services.temporal, order) for order in waiting), return_exceptions=True
             )
     except TimeoutError as error:
         answers = [error]

@@ -9,7 +9,6 @@ from pathlib import Path
 from alembic.script import ScriptDirectory
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import OperationalError, ProgrammingError
-from sqlmodel import col
 
 from everhook.checkup import looked
 from everhook.client.findings import Finding, Level, ok, skipped, warning, wrong
@@ -17,6 +16,7 @@ from everhook.egress import EgressClient, EgressRules, OurFault, UrlRefused
 from everhook.keyring import KeyRing
 from everhook.settings import Settings
 from everhook.storage import api_keys, endpoints
+from everhook.storage.deliveries import IS_UNDISPATCHED
 from everhook.storage.engine import Database, is_unavailable, reason
 from everhook.storage.migrate import alembic_config
 from everhook.storage.sealed import census
@@ -131,7 +131,7 @@ async def _callers(database: Database, settings: Settings) -> Finding:
 
 
 async def _backlog(database: Database) -> Finding:
-    waiting = select(Delivery).where(col(Delivery.dispatched_at).is_(None)).limit(COUNTED_AT_MOST).subquery()
+    waiting = select(Delivery).where(IS_UNDISPATCHED).limit(COUNTED_AT_MOST).subquery()
     async with database.read_connection() as connection:
         statement = select(func.count(), func.min(waiting.c.accepted_at)).select_from(waiting)
         count, oldest = (await connection.execute(statement)).one()

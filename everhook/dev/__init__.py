@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from rich.console import Console
@@ -34,6 +34,9 @@ from everhook.storage.engine import Database, reason
 from everhook.storage.feed import Feed
 from everhook.temporal import DEFAULT_NAMESPACE
 from everhook.usage import Unusable, load_settings
+
+if TYPE_CHECKING:
+    from everhook.delivery.engine import DeliveryEngine
 
 __all__ = ["DevOptions", "run_dev", "temporal_command"]
 
@@ -220,8 +223,11 @@ class _Stack:
         client = await self._temporal.start()
         await parts.enter_async_context(self._background(self._temporal.keep_alive()))
         await parts.enter_async_context(self._telling(Feed(database)))
-        await parts.enter_async_context(self._working(client, database))
-        await parts.enter_async_context(self._api(client, database))
+        from everhook.delivery.engine import delivery_engine
+
+        engine = await parts.enter_async_context(delivery_engine(client, database, self._settings))
+        await parts.enter_async_context(self._working(engine))
+        await parts.enter_async_context(self._api(engine))
 
     async def _migrate(self) -> None:
         from alembic.util import CommandError
@@ -243,11 +249,11 @@ class _Stack:
         await setup(client, self._settings)
 
     @contextlib.asynccontextmanager
-    async def _working(self, client: Client, database: Database) -> AsyncIterator[None]:
+    async def _working(self, engine: "DeliveryEngine") -> AsyncIterator[None]:
         """A worker; another, should one give up: a server that came back with an empty store makes it do so."""
         ended = asyncio.Event()
         ready = asyncio.Event()
-        task = self._watched(self._work(client, database, ready, ended))
+        task = self._watched(self._work(engine, ready, ended))
         waiting = asyncio.create_task(ready.wait())
         try:
             await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
@@ -259,12 +265,12 @@ class _Stack:
             ended.set()
             await asyncio.wait([task])
 
-    async def _work(self, client: Client, database: Database, ready: asyncio.Event, ended: asyncio.Event) -> None:
+    async def _work(self, engine: "DeliveryEngine", ready: asyncio.Event, ended: asyncio.Event) -> None:
         from worker import running_workers
 
         while not ended.is_set():
             try:
-                async with running_workers(client, database, self._settings):
+                async with running_workers(engine):
                     ready.set()
                     await ended.wait()
             except Exception as error:
@@ -274,11 +280,11 @@ class _Stack:
                 await asyncio.sleep(WORKER_PAUSE_S)
 
     @contextlib.asynccontextmanager
-    async def _api(self, client: Client, database: Database) -> AsyncIterator[None]:
+    async def _api(self, engine: "DeliveryEngine") -> AsyncIterator[None]:
         from api import dashboard
         from api.main import create_app
 
-        app = create_app(self._settings, temporal=client, database=database)
+        app = create_app(self._settings, engine=engine)
         dashboard.warm_up()
         async with serving(app, self._ground.listener, ending=lambda: dashboard.end_streams(app)):
             with self._findable():

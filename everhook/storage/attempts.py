@@ -1,18 +1,19 @@
 """Attempts: what a sender must know before it sends, and what must be on record before it reports."""
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Row, Select, and_, bindparam, func, literal, null, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from everhook.circuit import CircuitState, Hold
-from everhook.contracts import TERMINAL_STATUSES, AttemptRecord, DeliveryStatus, Verdict
+from everhook.contracts import TERMINAL_STATUSES, AttemptRecord, DeliveryStatus, FailureCode, Verdict
 from everhook.egress import TlsExtras
 from everhook.envelope import BodyFormat
 from everhook.keyring import CannotOpen, KeyRing
@@ -25,9 +26,22 @@ from everhook.storage.rollups import roll_up
 from everhook.storage.sealed import ENDPOINT_TLS_KEY
 from everhook.storage.secrets import SigningKeys
 from everhook.storage.statements import insert_ignoring, table_of
-from everhook.storage.tables import Attempt, Circuit, Delivery, Endpoint, Message, Receipt, Tenant, now
+from everhook.storage.tables import (
+    Attempt,
+    Circuit,
+    Delivery,
+    Endpoint,
+    Message,
+    PendingHistory,
+    Receipt,
+    Tenant,
+    now,
+)
 
 MAX_CACHED_TARGETS = 5_000
+FAULTY_S = 30.0
+"""A secret that does not decrypt is looked at again this much later."""
+
 MAX_LOADED_TOGETHER = 50
 """Bounds the memory of one load: payloads come along."""
 
@@ -56,10 +70,12 @@ class Basis:
     state: CircuitState
     hold: Hold | None
     failures: int
-    last_verdict: Verdict | None
-    last_status_code: int | None
-    last_error: str | None
-    next_attempt_at: datetime | None
+    last_attempt_gid: str | None = None
+    last_verdict: Verdict | None = None
+    last_status_code: int | None = None
+    last_error: str | None = None
+    last_duration_ms: int | None = None
+    next_attempt_at: datetime | None = None
 
     def has_recorded(self, round_: int, number: int) -> bool:
         """Whether that attempt is on record; then it, or for a straggler a later one, is the last."""
@@ -72,12 +88,10 @@ class Basis:
 
 Key = TypeVar("Key")
 
-log = structlog.get_logger()
-
 
 @dataclass(frozen=True)
 class Target:
-    """An endpoint as senders need it."""
+    """An endpoint as senders need it. `fault` says why nothing can be sent to it: a secret does not decrypt."""
 
     url: str
     tenant_gid: str
@@ -87,6 +101,7 @@ class Target:
     schemes: frozenset[SignatureScheme]
     keys: SigningKeys = field(repr=False)
     tls: TlsExtras | None = None
+    fault: str | None = None
 
     def live_keys(self, moment: datetime) -> list[bytes]:
         """The HMAC keys that sign at this moment, newest first."""
@@ -151,9 +166,11 @@ _BASIS: Select[*tuple[Any, ...]] = (
         col(Circuit.state),
         col(Circuit.hold),
         col(Circuit.failures),
+        col(Attempt.gid).label("last_attempt_gid"),
         col(Attempt.verdict).label("last_verdict"),
         col(Attempt.status_code).label("last_status_code"),
         col(Attempt.error).label("last_error"),
+        col(Attempt.duration_ms).label("last_duration_ms"),
         col(Attempt.next_attempt_at),
     )
     .join(Message, col(Message.gid) == col(Delivery.message_gid))
@@ -177,26 +194,19 @@ class Targets:
     def __init__(self, database: Database, keyring: KeyRing) -> None:
         self._database = database
         self._keyring = keyring
-        self._known: dict[str, tuple[int, Target]] = {}
-        self._unopened: set[str] = set()
+        self._known: dict[str, tuple[int, float, Target]] = {}
 
     async def get(self, endpoint_gid: str, version: int) -> Target:
-        """Raises CannotOpen, a fault of ours, which is logged once and not at every try."""
+        """One whose secrets do not decrypt has a `fault`, and is loaded again after half a minute."""
         known = self._known.get(endpoint_gid)
-        if known is not None and known[0] == version:
-            return known[1]
-        try:
-            async with self._database.read_connection() as connection:
-                target = await _load_target(connection, self._keyring, endpoint_gid)
-        except CannotOpen as error:
-            if endpoint_gid not in self._unopened:
-                log.error("a secret cannot be opened; its deliveries wait", endpoint_gid=endpoint_gid, error=str(error))
-            self._unopened.add(endpoint_gid)
-            raise
-        self._unopened.discard(endpoint_gid)
+        if known is not None and known[0] == version and time.monotonic() < known[1]:
+            return known[2]
+        async with self._database.read_connection() as connection:
+            target = await _load_target(connection, self._keyring, endpoint_gid)
         if len(self._known) >= MAX_CACHED_TARGETS:
             self._known.pop(next(iter(self._known)))
-        self._known[endpoint_gid] = (version, target)
+        good_until = math.inf if target.fault is None else time.monotonic() + FAULTY_S
+        self._known[endpoint_gid] = (version, good_until, target)
         return target
 
 
@@ -218,6 +228,12 @@ async def _load_target(connection: AsyncConnection, keyring: KeyRing, endpoint_g
             .where(col(Endpoint.gid) == endpoint_gid)
         )
     ).one()
+    fault, keys, tls = None, SigningKeys((), ()), None
+    try:
+        keys = await secrets.signing_keys(connection, keyring, endpoint_gid)
+        tls = _tls(keyring, endpoint_gid, endpoint)
+    except CannotOpen as error:
+        fault = f"a secret cannot be decrypted: {error}"
     return Target(
         url=endpoint.url,
         tenant_gid=endpoint.tenant_gid,
@@ -225,8 +241,9 @@ async def _load_target(connection: AsyncConnection, keyring: KeyRing, endpoint_g
         format=endpoint.format,
         headers=tuple(endpoint.headers.items()),
         schemes=frozenset(SignatureScheme(scheme) for scheme in endpoint.signatures),
-        keys=await secrets.signing_keys(connection, keyring, endpoint_gid),
-        tls=_tls(keyring, endpoint_gid, endpoint),
+        keys=keys,
+        tls=tls,
+        fault=fault,
     )
 
 
@@ -271,43 +288,62 @@ async def claim_probe(connection: AsyncConnection, endpoint_gid: str, delivery_g
 class _Parking:
     delivery_gid: str
     due_at: datetime
+    has_workflow: bool
 
 
 @dataclass(frozen=True)
 class _Attempted:
     record: AttemptRecord
     transcript: Transcript
+    before_workflow: bool
 
 
 class Recorder:
-    """Records attempts and parkings, those of concurrent activities in one transaction."""
+    """Records attempts and parkings, those of concurrent callers in one transaction (group commit).
 
-    def __init__(self, database: Database) -> None:
-        self._group = Grouped(database.write_connection, _record)
+    `keep_history`: deliveries that are delivered before they have a workflow are to get a settled one.
+    """
 
-    async def attempt(self, record: AttemptRecord, transcript: Transcript) -> None:
-        """Put an attempt and what it means for its delivery on record. Running twice changes nothing."""
-        await self._group.submit(_Attempted(record, transcript))
+    def __init__(self, database: Database, *, keep_history: bool = True) -> None:
+        self._keep_history = keep_history
+        self._batches = Grouped(database.write_connection, self._record)
 
-    async def parked(self, delivery_gid: str, due_at: datetime) -> None:
-        await self._group.submit(_Parking(delivery_gid, due_at))
+    async def attempt(self, record: AttemptRecord, transcript: Transcript, *, before_workflow: bool = False) -> bool:
+        """Record an attempt and what it means for its delivery; False where it was recorded already, which changes
+        nothing. `before_workflow`: the delivery has no workflow yet."""
+        return await self._batches.submit(_Attempted(record, transcript, before_workflow))
+
+    async def parked(self, delivery_gid: str, due_at: datetime, *, has_workflow: bool = True) -> bool:
+        """Record that a delivery is parked. `due_at` is its next step: the workflow's next check, or the end of the
+        window for one without a workflow."""
+        return await self._batches.submit(_Parking(delivery_gid, due_at, has_workflow))
+
+    async def _record(self, connection: AsyncConnection, items: Sequence[_Attempted | _Parking]) -> Sequence[bool]:
+        attempted = sorted((i for i in items if isinstance(i, _Attempted)), key=lambda i: i.record.delivery_gid)
+        parkings = sorted((i for i in items if isinstance(i, _Parking)), key=lambda i: i.delivery_gid)
+        new: list[_Attempted] = []
+        if attempted:
+            new = await _insert_attempts(connection, attempted)
+            await _record_receipts(connection, new)
+            await connection.execute(_ATTEMPTED, [_attempted_delivery(item) for item in attempted])
+            if self._keep_history:
+                await _expect_history(connection, new)
+        if parkings:
+            await connection.execute(_PARKED, [_parked_delivery(parking) for parking in parkings])
+        await roll_up(connection, [i.record for i in new if i.record.error != FailureCode.UNSENDABLE])
+        recorded = {item.record.attempt_gid for item in new}
+        return [isinstance(item, _Parking) or item.record.attempt_gid in recorded for item in items]
 
 
-async def _record(connection: AsyncConnection, items: Sequence[_Attempted | _Parking]) -> Sequence[None]:
-    attempted = sorted((i for i in items if isinstance(i, _Attempted)), key=lambda i: i.record.delivery_gid)
-    parkings = sorted((i for i in items if isinstance(i, _Parking)), key=lambda i: i.delivery_gid)
-    new: list[_Attempted] = []
-    if attempted:
-        new = await _insert_attempts(connection, attempted)
-        await _record_receipts(connection, new)
-        await connection.execute(_ATTEMPTED, [_attempted_delivery(item.record) for item in attempted])
-    if parkings:
-        moment = now()
-        await connection.execute(
-            _PARKED, [{"b_gid": p.delivery_gid, "b_due_at": p.due_at, "b_now": moment} for p in parkings]
-        )
-    await roll_up(connection, [item.record for item in new])
-    return [None] * len(items)
+async def _expect_history(connection: AsyncConnection, new: Sequence[_Attempted]) -> None:
+    """A narrow table of its own: a second update of `delivery`, with its indexes, would cost more than the first."""
+    rows = [
+        {"delivery_gid": item.record.delivery_gid, "settled_at": _ended_at(item.record)}
+        for item in new
+        if item.before_workflow and item.record.verdict is Verdict.DELIVERED
+    ]
+    if rows:
+        await connection.execute(insert_ignoring(connection, PendingHistory, "delivery_gid"), rows)
 
 
 async def _record_receipts(connection: AsyncConnection, new: Sequence[_Attempted]) -> None:
@@ -351,9 +387,14 @@ def _attempt_row(item: _Attempted) -> dict[str, Any]:
     return row
 
 
-def _attempted_delivery(record: AttemptRecord) -> dict[str, Any]:
-    """What an attempt makes of its delivery. A round that ended badly is `sending`, and due, until dead-lettered."""
-    ended_at = record.started_at + timedelta(milliseconds=record.duration_ms)
+def _attempted_delivery(item: _Attempted) -> dict[str, Any]:
+    """What an attempt makes of its delivery. A round that ended badly is `sending`, and due, until dead-lettered.
+
+    An attempt proves that the workflow runs, whether or not its start was confirmed; one that was made before the
+    workflow makes a workflow unnecessary if it delivered, and leaves its start to be confirmed if it did not.
+    """
+    record = item.record
+    ended_at = _ended_at(record)
     delivered = record.verdict is Verdict.DELIVERED
     if delivered:
         status = DeliveryStatus.DELIVERED
@@ -368,8 +409,22 @@ def _attempted_delivery(record: AttemptRecord) -> dict[str, Any]:
         "b_completed_at": ended_at if delivered else None,
         "b_status_code": record.status_code,
         "b_error": record.error,
-        "b_now": ended_at,
+        "b_dispatched_at": ended_at if delivered or not item.before_workflow else None,
     }
+
+
+def _parked_delivery(parking: _Parking) -> dict[str, Any]:
+    moment = now()
+    return {
+        "b_gid": parking.delivery_gid,
+        "b_due_at": parking.due_at,
+        "b_parked_at": moment,
+        "b_dispatched_at": moment if parking.has_workflow else None,
+    }
+
+
+def _ended_at(record: AttemptRecord) -> datetime:
+    return record.started_at + timedelta(milliseconds=record.duration_ms)
 
 
 _DELIVERY = table_of(Delivery)
@@ -377,8 +432,9 @@ _UNDER_WAY = and_(
     # spelt out, since `NOT IN` cannot be executed for many rows at once
     *(_DELIVERY.c.status != over for over in [*TERMINAL_STATUSES, DeliveryStatus.DEAD_LETTERED])
 )
-_DISPATCHED = func.coalesce(_DELIVERY.c.dispatched_at, bindparam("b_now", type_=_DELIVERY.c.dispatched_at.type))
-"""An attempt or a parking proves that the workflow runs, whether or not its start was confirmed."""
+_DISPATCHED = func.coalesce(
+    _DELIVERY.c.dispatched_at, bindparam("b_dispatched_at", type_=_DELIVERY.c.dispatched_at.type)
+)
 
 _ATTEMPTED = (
     update(_DELIVERY)
@@ -406,7 +462,7 @@ _PARKED = (
     .values(
         status=literal(DeliveryStatus.PARKED, type_=_DELIVERY.c.status.type),
         due_at=bindparam("b_due_at"),
-        parked_at=bindparam("b_now"),
+        parked_at=bindparam("b_parked_at"),
         dispatched_at=_DISPATCHED,
     )
 )

@@ -1,18 +1,90 @@
-"""The projection of each endpoint's circuit: written by its entity workflow alone, read by senders."""
+"""The projection of each endpoint's circuit: written by its entity workflow alone, read by publishers and senders."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Result, select, update
+from sqlalchemy import Result, Select, bindparam, func, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
 from everhook.circuit import Circuit, CircuitState, Hold
+from everhook.contracts import DeliveryStatus
 from everhook.events import EventKind
 from everhook.storage.events import record_event
+from everhook.storage.statements import table_of
 from everhook.storage.tables import Circuit as CircuitRow
-from everhook.storage.tables import Endpoint, Tenant, now
+from everhook.storage.tables import Delivery, Endpoint, Tenant, now
+
+
+@dataclass(frozen=True)
+class EndpointState:
+    """What decides about the next delivery to an endpoint: its version, and its circuit.
+
+    `failures` are those that the circuit counts now; `probe_until` is when the claim on the one probe of a half-open
+    circuit ends.
+    """
+
+    version: int
+    state: CircuitState
+    hold: Hold | None
+    failures: int
+    probe_until: datetime | None
+
+    @property
+    def sends(self) -> bool:
+        """Deliveries flow."""
+        return self.state is CircuitState.CLOSED and self.hold is None
+
+    def may_probe(self, moment: datetime) -> bool:
+        """The circuit is half-open and nobody has claimed its probe."""
+        free = self.probe_until is None or self.probe_until < moment
+        return self.state is CircuitState.HALF_OPEN and self.hold is None and free
+
+
+MAX_STATES = 1_000
+
+
+async def endpoint_states(
+    connection: AsyncConnection, endpoint_gids: Sequence[str], *, lock_held: bool = False
+) -> dict[str, EndpointState]:
+    """The states of those endpoints that exist.
+
+    `lock_held`: keep the state of those that do not send now as it is until the transaction ends, with `FOR SHARE`.
+    What is parked in it is then committed before the circuit can close, and so is found by those who release what is
+    parked. (SQLite needs no lock: its one writer takes turns.)
+    """
+    found: dict[str, EndpointState] = {}
+    for start in range(0, len(endpoint_gids), MAX_STATES):
+        found |= await _states(connection, _STATES, endpoint_gids[start : start + MAX_STATES])
+    held = sorted(gid for gid, state in found.items() if not state.sends)
+    if held and lock_held and connection.dialect.name == "postgresql":
+        for start in range(0, len(held), MAX_STATES):
+            found |= await _states(connection, _LOCKED_STATES, held[start : start + MAX_STATES])
+    return found
+
+
+async def _states(
+    connection: AsyncConnection, statement: Select[*tuple[Any, ...]], gids: Sequence[str]
+) -> dict[str, EndpointState]:
+    rows = await connection.execute(statement, {"gids": gids})
+    return {row[0]: EndpointState(*row[1:]) for row in rows}
+
+
+_STATES: Select[*tuple[Any, ...]] = (
+    select(
+        col(CircuitRow.endpoint_gid),
+        col(Endpoint.version),
+        col(CircuitRow.state),
+        col(CircuitRow.hold),
+        col(CircuitRow.failures),
+        col(CircuitRow.probe_until),
+    )
+    .join(Endpoint, col(Endpoint.gid) == col(CircuitRow.endpoint_gid))
+    .where(col(CircuitRow.endpoint_gid).in_(bindparam("gids", expanding=True)))
+)
+_LOCKED_STATES = _STATES.order_by(col(CircuitRow.endpoint_gid)).with_for_update(read=True, of=table_of(CircuitRow))
 
 
 async def load_circuit(session: AsyncSession, endpoint_gid: str) -> Circuit | None:
@@ -98,6 +170,40 @@ async def left_behind(connection: AsyncConnection, moment: datetime, quiet: time
         .limit(1_000)
     )
     return [(row.endpoint_gid, row.tenant) for row in rows]
+
+
+async def stranded(connection: AsyncConnection, moment: datetime) -> Sequence[tuple[str, str]]:
+    """Endpoints with parked deliveries although their circuit has been closed since before `moment`:
+    (endpoint gid, tenant). Whoever was to release them is gone.
+
+    The endpoints with parked deliveries are found by a loose index scan, so the cost follows their number and not that
+    of the parked deliveries.
+    """
+    first = select(func.min(col(Delivery.endpoint_gid)).label("gid")).where(_PARKED)
+    endpoints = first.cte("endpoints", recursive=True)
+    following = select(func.min(col(Delivery.endpoint_gid))).where(
+        _PARKED, col(Delivery.endpoint_gid) > endpoints.c.gid
+    )
+    endpoints = endpoints.union_all(select(following.scalar_subquery()).where(endpoints.c.gid.is_not(None)))
+    rows: Result[Any] = await connection.execute(
+        select(endpoints.c.gid.label("endpoint_gid"), col(Tenant.name).label("tenant"))
+        .join(CircuitRow, col(CircuitRow.endpoint_gid) == endpoints.c.gid)
+        .join(Endpoint, col(Endpoint.gid) == endpoints.c.gid)
+        .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
+        .where(
+            col(CircuitRow.state) == CircuitState.CLOSED,
+            col(CircuitRow.hold).is_(None),
+            col(CircuitRow.updated_at) < moment,
+            col(Endpoint.deleted_at).is_(None),
+        )
+        .limit(1_000)
+    )
+    return [(row.endpoint_gid, row.tenant) for row in rows]
+
+
+_PARKED = col(Delivery.status) == literal(
+    DeliveryStatus.PARKED, type_=table_of(Delivery).c.status.type, literal_execute=True
+)
 
 
 async def mark_woken(connection: AsyncConnection, endpoint_gids: Sequence[str]) -> None:

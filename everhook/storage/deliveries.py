@@ -4,16 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, case, func, select, update
+from sqlalchemy import and_, case, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
+from everhook.circuit import Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorNote
 from everhook.events import EventKind, is_reserved
 from everhook.ids import Kind
 from everhook.storage.events import record_event
 from everhook.storage.paging import Page, in_time, page_of
-from everhook.storage.tables import Attempt, Delivery, Message, now
+from everhook.storage.statements import table_of
+from everhook.storage.tables import Attempt, Circuit, Delivery, Message, now
 
 _UNDISPATCHED = col(Delivery.dispatched_at).is_(None)
 
@@ -118,14 +120,57 @@ async def discard(session: AsyncSession, gid: str, note: OperatorNote) -> None:
     )
 
 
-async def oldest_parked(connection: AsyncConnection, endpoint_gid: str, limit: int) -> list[str]:
+@dataclass(frozen=True)
+class Parked:
+    """A parked delivery. One without a workflow was parked when it was accepted, or before its first attempt."""
+
+    gid: str
+    has_workflow: bool
+
+
+async def oldest_parked(connection: AsyncConnection, endpoint_gid: str, limit: int) -> list[Parked]:
     rows = await connection.execute(
-        select(col(Delivery.gid))
+        select(col(Delivery.gid), col(Delivery.dispatched_at).is_not(None))
         .where(col(Delivery.endpoint_gid) == endpoint_gid, col(Delivery.status) == DeliveryStatus.PARKED)
         .order_by(col(Delivery.gid))
         .limit(limit)
     )
-    return list(rows.scalars())
+    return [Parked(row[0], bool(row[1])) for row in rows]
+
+
+COUNTED_PARKED = 100_000
+
+
+async def count_parked(connection: AsyncConnection, endpoint_gid: str) -> int:
+    """How many deliveries of an endpoint are parked, counted up to `COUNTED_PARKED`."""
+    parked = (
+        select(col(Delivery.gid))
+        .where(col(Delivery.endpoint_gid) == endpoint_gid, col(Delivery.status) == DeliveryStatus.PARKED)
+        .limit(COUNTED_PARKED)
+        .subquery()
+    )
+    return int((await connection.execute(select(func.count()).select_from(parked))).scalar_one())
+
+
+async def accept_again(
+    connection: AsyncConnection, gids: Sequence[str], seen_at: datetime, bound: timedelta
+) -> set[str]:
+    """Make parked deliveries without a workflow what they were when they were accepted. Returns those that are.
+
+    `bound` is how long their first attempts may take. One that has parked again since it was seen stays parked.
+    """
+    rows = await connection.execute(
+        update(Delivery)
+        .where(
+            col(Delivery.gid).in_(gids),
+            col(Delivery.status) == DeliveryStatus.PARKED,
+            col(Delivery.parked_at) <= seen_at,
+            _UNDISPATCHED,
+        )
+        .values(status=DeliveryStatus.ACCEPTED, due_at=now() + bound, parked_at=None)
+        .returning(col(Delivery.gid))
+    )
+    return set(rows.scalars())
 
 
 async def mark_released(connection: AsyncConnection, gids: Sequence[str], seen_at: datetime) -> None:
@@ -141,34 +186,87 @@ async def mark_released(connection: AsyncConnection, gids: Sequence[str], seen_a
     )
 
 
-def undispatched_before(moment: datetime) -> list[ColumnElement[bool]]:
-    """Accepted, and not known to have started."""
-    return [_UNDISPATCHED, col(Delivery.accepted_at) < moment]
+@dataclass(frozen=True)
+class Overdue:
+    """A delivery whose next step is late. `has_workflow`: it was started, so its workflow may have been lost."""
+
+    gid: str
+    endpoint_gid: str
+    has_workflow: bool
 
 
-def overdue_before(moment: datetime) -> list[ColumnElement[bool]]:
-    """Open deliveries whose next step lies before `moment`: something may have happened to their workflows."""
-    return [col(Delivery.due_at) < moment, col(Delivery.dispatched_at).is_not(None)]
+async def oldest_overdue(
+    connection: AsyncConnection,
+    lost_before: datetime,
+    limit: int,
+    *,
+    but: Sequence[str] = (),
+    endings: str = "",
+) -> list[Overdue]:
+    """Deliveries that need a workflow, the longest overdue first.
+
+    - Not known to have started, and their step is due: the process that accepted them died, or Temporal was away.
+    - Started, and their step was due before `lost_before`: Temporal's store was lost, or restored from a backup.
+
+    `but`: not those of these endpoints. `endings`: only those of endpoints whose gid ends with one of these characters.
+    """
+    gid = col(Delivery.endpoint_gid)
+    statement = (
+        select(col(Delivery.gid), gid, col(Delivery.dispatched_at).is_not(None))
+        .where(col(Delivery.due_at) < now(), or_(_UNDISPATCHED, col(Delivery.due_at) < lost_before))
+        .order_by(col(Delivery.due_at))
+        .limit(limit)
+    )
+    if but:
+        statement = statement.where(gid.not_in(but))
+    if endings:
+        statement = statement.where(func.substr(gid, func.length(gid)).in_(list(endings)))
+    return [Overdue(row[0], row[1], bool(row[2])) for row in await connection.execute(statement)]
 
 
-async def look_again_later(
-    connection: AsyncConnection, gids: Sequence[str], overdue_at: datetime, wait: timedelta
-) -> None:
-    """Their workflows were found or started: let some time pass before looking again.
+async def defer_paused(connection: AsyncConnection, wait: timedelta, limit: int) -> int:
+    """Parked deliveries without a workflow whose window has ended while their endpoint is paused: a pause may last.
+    Returns how many were looked at again later."""
+    paused = select(col(Circuit.endpoint_gid)).where(col(Circuit.hold) == Hold.PAUSED)
+    due = (
+        select(col(Delivery.gid))
+        .where(
+            col(Delivery.due_at) < now(),
+            col(Delivery.status) == DeliveryStatus.PARKED,
+            _UNDISPATCHED,
+            col(Delivery.endpoint_gid).in_(paused),
+        )
+        .limit(limit)
+    )
+    result = await connection.execute(update(Delivery).where(col(Delivery.gid).in_(due)).values(due_at=now() + wait))
+    return int(result.rowcount)
+
+
+async def defer(connection: AsyncConnection, gids: Sequence[str], wait: timedelta) -> None:
+    """Their workflows were found or started: check again only after a while.
 
     One that has meanwhile taken its next step is due when that step says. A dead letter whose date were overwritten
     here would be taken for one at the end of its retention, and be discarded.
     """
+    moment = now()
     await connection.execute(
         update(Delivery)
-        .where(col(Delivery.gid).in_(gids), col(Delivery.due_at) < overdue_at)
-        .values(due_at=now() + wait)
+        .where(col(Delivery.gid).in_(gids), col(Delivery.due_at) < moment)
+        .values(due_at=moment + wait, dispatched_at=func.coalesce(col(Delivery.dispatched_at), moment))
     )
 
 
+IS_UNDISPATCHED = and_(
+    _UNDISPATCHED,
+    col(Delivery.status)
+    != literal(DeliveryStatus.PARKED, type_=table_of(Delivery).c.status.type, literal_execute=True),
+)
+"""Under way in the process that accepted it, or waiting for its workflow to start; spelt as its index is."""
+
+
 async def count_undispatched(connection: AsyncConnection, at_most: int) -> int:
-    """How many deliveries wait to be started, counted up to `at_most`."""
-    waiting = select(col(Delivery.gid)).where(_UNDISPATCHED).limit(at_most).subquery()
+    """How many deliveries are under way without a workflow or wait for one, counted up to `at_most`."""
+    waiting = select(col(Delivery.gid)).where(IS_UNDISPATCHED).limit(at_most).subquery()
     return int((await connection.execute(select(func.count()).select_from(waiting))).scalar_one())
 
 
@@ -206,7 +304,7 @@ class DeliveryFilter:
 
 
 _IMPLIES = {
-    DeliveryStatus.ACCEPTED: _UNDISPATCHED,
+    DeliveryStatus.ACCEPTED: IS_UNDISPATCHED,
     DeliveryStatus.SENDING: col(Delivery.due_at).is_not(None),
 }
 """What is always so of a status, and has an index: few deliveries are in it at a time, among all those that were."""

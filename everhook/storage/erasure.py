@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -64,12 +64,7 @@ async def is_erased(session: AsyncSession, message_gid: str) -> bool:
     return (await session.execute(erased)).one_or_none() is not None
 
 
-async def still_to_send(session: AsyncSession, message_gid: str, limit: int) -> Sequence[str]:
-    """Deliveries of a message that wait for an attempt, or are at it."""
-    settled = [*TERMINAL_STATUSES, DeliveryStatus.DEAD_LETTERED]
-    rows = await session.execute(
-        select(col(Delivery.gid))
-        .where(col(Delivery.message_gid) == message_gid, col(Delivery.status).not_in(settled))
-        .limit(limit)
-    )
-    return rows.scalars().all()
+def still_to_send(message_gid: str) -> list[ColumnElement[bool]]:
+    """Deliveries of a message that wait for an attempt. The first attempt of one that is `accepted` is under way."""
+    others = [*TERMINAL_STATUSES, DeliveryStatus.DEAD_LETTERED, DeliveryStatus.ACCEPTED]
+    return [col(Delivery.message_gid) == message_gid, col(Delivery.status).not_in(others)]

@@ -11,11 +11,10 @@ from sqlalchemy import Result, and_, bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
-from everhook.contracts import DeliveryOrder
 from everhook.events import CIRCUIT_KINDS, EVENTS_CHANNEL, RESERVED, Event, EventKind
 from everhook.ids import Kind, first_gid_at, new_gid
 from everhook.storage.engine import Database
-from everhook.storage.messages import Accepted, Acceptor, Publication
+from everhook.storage.messages import Accepted, Acceptor, NewDelivery, Publication
 from everhook.storage.routes import Audience
 from everhook.storage.statements import table_of
 from everhook.storage.tables import (
@@ -38,10 +37,10 @@ may fail in their turn: this is what ends two broken ones telling each other of 
 
 @dataclass(frozen=True)
 class Published:
-    """`events` are done with; `orders` are the deliveries that came of them, committed and still to be started."""
+    """`events` are done with; `new` are the deliveries that they led to, committed and still to be attempted."""
 
     events: int = 0
-    orders: tuple[DeliveryOrder, ...] = ()
+    new: tuple[NewDelivery, ...] = ()
 
 
 class EventPublisher:
@@ -70,7 +69,7 @@ class EventPublisher:
         ]
         messages = {event_gid: publication.message_gid for event_gid, publication in publications.items()}
         await _mark_published(connection, [event.gid for event in events], messages)
-        return Published(len(events), tuple(order for one in accepted for order in one.orders))
+        return Published(len(events), tuple(new for one in accepted for new in one.new))
 
 
 async def _unpublished(connection: AsyncConnection, limit: int, *, claim: bool = False) -> Sequence[Event]:

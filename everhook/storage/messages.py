@@ -13,9 +13,11 @@ from sqlmodel import col
 from everhook.contracts import DeliveryOrder, DeliveryStatus
 from everhook.ids import Kind, new_gid
 from everhook.metrics import MESSAGES_ACCEPTED
+from everhook.storage.attempts import Basis
+from everhook.storage.circuits import EndpointState, endpoint_states
 from everhook.storage.engine import Database
 from everhook.storage.grouping import Grouped
-from everhook.storage.orders import OrderDefaults, first_order
+from everhook.storage.orders import OrderDefaults, first_attempt_bound, first_order
 from everhook.storage.paging import Page, in_time, page_of
 from everhook.storage.routes import Audience, Route, RouteCache
 from everhook.storage.statements import insert_ignoring, table_of
@@ -57,15 +59,32 @@ class AcceptedDelivery:
 
 
 @dataclass(frozen=True)
+class NewDelivery:
+    """A delivery that was just committed, with what its first attempt needs: nothing of it has to be read back.
+
+    `basis` is what the database would say of it now. None: read it, it was not just accepted.
+    """
+
+    order: DeliveryOrder
+    basis: Basis | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of payload that it keeps in memory."""
+        return len(self.basis.payload) if self.basis is not None and self.basis.payload is not None else 0
+
+
+@dataclass(frozen=True)
 class Accepted:
-    """Committed. `orders` are those still to be started: none for a duplicate."""
+    """Committed. `new` are the deliveries whose first attempt is to be made: none for a duplicate, and none that were
+    parked because their endpoint cannot receive now."""
 
     message_gid: str
     channel: str
     event_type: str
     published_at: datetime
     deliveries: tuple[AcceptedDelivery, ...]
-    orders: tuple[DeliveryOrder, ...] = ()
+    new: tuple[NewDelivery, ...] = ()
     duplicate: bool = False
 
 
@@ -108,11 +127,10 @@ class Acceptor:
 
     async def accept_for(self, publication: Publication, route: Route) -> Accepted:
         """One message to one endpoint, whatever it subscribes to."""
-        fan = _Fan(publication, ((route, self._order(publication, route)),))
+        legs = [(publication, route)]
         async with self._database.write_connection() as connection:
             await _insert_messages(connection, [publication])
-            await _insert_deliveries(connection, [fan])
-        accepted = fan.accepted()
+            [accepted] = await self._commit_deliveries(connection, [publication], legs)
         _count([accepted])
         return accepted
 
@@ -127,9 +145,10 @@ class Acceptor:
         routes = await self._routes.routes(connection, sorted({p.channel for p in publications}))
         known = [p for p in publications if p.channel in routes]
         inserted = await _insert_messages(connection, known)
-        fans = [self._fan_out(p, routes[p.channel]) for p in known if p.message_gid in inserted]
-        await _insert_deliveries(connection, fans)
-        answers: dict[str, Acceptance] = {fan.publication.message_gid: fan.accepted() for fan in fans}
+        new = [p for p in known if p.message_gid in inserted]
+        legs = [(p, route) for p in new for route in _matching(p, routes[p.channel])]
+        accepted = await self._commit_deliveries(connection, new, legs)
+        answers: dict[str, Acceptance] = {one.message_gid: one for one in accepted}
         answers |= await _answer_repeats(connection, [p for p in known if p.message_gid not in inserted])
         if freed := [p for p in known if p.message_gid not in answers]:
             # Retention let go of their keys just behind the insert that found them taken.
@@ -137,14 +156,42 @@ class Acceptor:
             answers |= {p.message_gid: answer for p, answer in zip(freed, again, strict=True)}
         return [answers.get(p.message_gid) or UnknownChannel(p.channel) for p in publications]
 
-    def _fan_out(self, publication: Publication, routes: Sequence[Route]) -> "_Fan":
-        """One delivery an endpoint, however many of its subscriptions match."""
-        audience = publication.audience or Audience.of(publication.tenant_gid)
-        taking: dict[str, Route] = {}
-        for route in routes:
-            if route.takes(audience, publication.event_type, publication.content):
-                taking.setdefault(route.endpoint_gid, route)
-        return _Fan(publication, tuple((route, self._order(publication, route)) for route in taking.values()))
+    async def _commit_deliveries(
+        self, connection: AsyncConnection, publications: Sequence[Publication], legs: Sequence["_Leg"]
+    ) -> list[Accepted]:
+        """Insert one delivery for each leg; those to an endpoint that cannot receive now are parked at once."""
+        endpoint_gids = sorted({route.endpoint_gid for _, route in legs})
+        states = await endpoint_states(connection, endpoint_gids, lock_held=True) if legs else {}
+        moment = now()
+        may_probe = {gid for gid, state in states.items() if state.may_probe(moment)}
+        rows: list[dict[str, Any]] = []
+        deliveries: dict[str, list[AcceptedDelivery]] = {p.message_gid: [] for p in publications}
+        new: dict[str, list[NewDelivery]] = {p.message_gid: [] for p in publications}
+        for publication, route in legs:
+            state = states.get(route.endpoint_gid)
+            if state is None:
+                continue  # deleted for good a moment ago
+            order = self._order(publication, route)
+            goes_out = state.sends or route.endpoint_gid in may_probe
+            may_probe.discard(route.endpoint_gid)
+            rows.append(_delivery_row(order, route.tenant_gid, moment, parked=not goes_out))
+            status = DeliveryStatus.ACCEPTED if goes_out else DeliveryStatus.PARKED
+            deliveries[publication.message_gid].append(AcceptedDelivery(order.delivery_gid, order.endpoint_gid, status))
+            if goes_out:
+                new[publication.message_gid].append(NewDelivery(order, _basis(order, publication, state, moment)))
+        if rows:
+            await connection.execute(insert(table_of(Delivery)), rows)
+        return [
+            Accepted(
+                message_gid=p.message_gid,
+                channel=p.channel,
+                event_type=p.event_type,
+                published_at=p.published_at,
+                deliveries=tuple(deliveries[p.message_gid]),
+                new=tuple(new[p.message_gid]),
+            )
+            for p in publications
+        ]
 
     def _order(self, publication: Publication, route: Route) -> DeliveryOrder:
         return first_order(
@@ -157,29 +204,60 @@ class Acceptor:
         )
 
 
+_Leg = tuple[Publication, Route]
+"""A new message, and a route that takes it."""
+
+
 def _count(acceptances: Sequence[Acceptance]) -> None:
     MESSAGES_ACCEPTED.inc(sum(isinstance(one, Accepted) and not one.duplicate for one in acceptances))
 
 
-@dataclass(frozen=True)
-class _Fan:
-    """A new message, and a delivery order for each route that takes it."""
+def _matching(publication: Publication, routes: Sequence[Route]) -> list[Route]:
+    """One route for each endpoint that takes the message, however many of its subscriptions match."""
+    audience = publication.audience or Audience.of(publication.tenant_gid)
+    taking: dict[str, Route] = {}
+    for route in routes:
+        if route.endpoint_gid not in taking and route.takes(audience, publication.event_type, publication.content):
+            taking[route.endpoint_gid] = route
+    return list(taking.values())
 
-    publication: Publication
-    legs: tuple[tuple[Route, DeliveryOrder], ...]
 
-    def accepted(self) -> Accepted:
-        return Accepted(
-            message_gid=self.publication.message_gid,
-            channel=self.publication.channel,
-            event_type=self.publication.event_type,
-            published_at=self.publication.published_at,
-            deliveries=tuple(
-                AcceptedDelivery(order.delivery_gid, order.endpoint_gid, DeliveryStatus.ACCEPTED)
-                for _, order in self.legs
-            ),
-            orders=tuple(order for _, order in self.legs),
-        )
+def _delivery_row(order: DeliveryOrder, tenant_gid: str, moment: datetime, *, parked: bool) -> dict[str, Any]:
+    return {
+        "gid": order.delivery_gid,
+        "tenant_gid": tenant_gid,
+        "message_gid": order.message_gid,
+        "endpoint_gid": order.endpoint_gid,
+        "channel": order.channel,
+        "event_type": order.event_type,
+        "status": DeliveryStatus.PARKED if parked else DeliveryStatus.ACCEPTED,
+        "round": order.round,
+        "attempts": 0,
+        "accepted_at": moment,
+        "due_at": moment + (order.policy.max_window if parked else first_attempt_bound(order)),
+        "parked_at": moment if parked else None,
+    }
+
+
+def _basis(order: DeliveryOrder, publication: Publication, state: EndpointState, moment: datetime) -> Basis:
+    return Basis(
+        gid=order.delivery_gid,
+        status=DeliveryStatus.ACCEPTED,
+        round=order.round,
+        attempts=0,
+        message_gid=publication.message_gid,
+        channel=publication.channel,
+        event_type=publication.event_type,
+        payload=publication.payload,
+        published_at=publication.published_at,
+        accepted_at=moment,
+        traceparent=publication.traceparent,
+        endpoint_version=state.version,
+        endpoint_deleted=False,
+        state=state.state,
+        hold=state.hold,
+        failures=state.failures,
+    )
 
 
 async def _insert_messages(connection: AsyncConnection, publications: Sequence[Publication]) -> set[str]:
@@ -209,29 +287,6 @@ async def _insert_messages(connection: AsyncConnection, publications: Sequence[P
     statement = insert_ignoring(connection, Message, "idempotency_scope", "channel", "idempotency_key")
     result = await connection.execute(statement.returning(col(Message.gid)), rows)
     return set(result.scalars())
-
-
-async def _insert_deliveries(connection: AsyncConnection, fans: Sequence[_Fan]) -> None:
-    moment = now()
-    rows = [
-        {
-            "gid": order.delivery_gid,
-            "tenant_gid": route.tenant_gid,
-            "message_gid": order.message_gid,
-            "endpoint_gid": order.endpoint_gid,
-            "channel": order.channel,
-            "event_type": order.event_type,
-            "status": DeliveryStatus.ACCEPTED,
-            "round": order.round,
-            "attempts": 0,
-            "accepted_at": moment,
-            "due_at": moment,
-        }
-        for fan in fans
-        for route, order in fan.legs
-    ]
-    if rows:
-        await connection.execute(insert(table_of(Delivery)), rows)
 
 
 async def _answer_repeats(connection: AsyncConnection, repeats: Sequence[Publication]) -> dict[str, Acceptance]:

@@ -1,7 +1,7 @@
 """Delivery orders: what a delivery's workflow is started with, built from what the database knows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -9,28 +9,46 @@ from sqlalchemy import ColumnElement, Result, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
-from everhook.contracts import DeliveryOrder, DeliveryStatus, OpenDeadLetter
+from everhook.contracts import (
+    AttemptOutcome,
+    DeliveryOrder,
+    DeliveryStatus,
+    OpenDeadLetter,
+    PreviousAttempt,
+    Verdict,
+)
 from everhook.policy import resolve
 from everhook.settings import Settings
 from everhook.storage.routes import Route
-from everhook.storage.tables import Channel, Delivery, Endpoint, Tenant, now
+from everhook.storage.tables import Attempt, Channel, Delivery, Endpoint, Tenant, now
 
 
 @dataclass(frozen=True)
 class OrderDefaults:
     """What settings contribute to every order."""
 
-    express: bool = True
     park_check: timedelta = timedelta(minutes=10)
     dead_letter_retention: timedelta = timedelta(days=30)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "OrderDefaults":
         return cls(
-            express=settings.express,
             park_check=timedelta(seconds=settings.park_check_seconds),
             dead_letter_retention=timedelta(days=settings.dead_letter_retention_days),
         )
+
+
+LANE_WAIT = timedelta(seconds=5)
+"""How long a delivery may wait in the express lane for its first attempt."""
+
+FIRST_ATTEMPT_MARGIN = timedelta(seconds=15)
+"""What a first attempt may take beyond its deadline: loading, signing, and a database that is away for a moment."""
+
+
+def first_attempt_bound(order: DeliveryOrder) -> timedelta:
+    """How long after its acceptance the first attempt of a delivery must be over and recorded. Until then the
+    reconciler leaves the delivery to the process that accepted it."""
+    return LANE_WAIT + order.policy.timeout + FIRST_ATTEMPT_MARGIN
 
 
 def first_order(
@@ -45,7 +63,6 @@ def first_order(
         channel=channel,
         event_type=event_type,
         policy=route.policy,
-        express=defaults.express and route.rate_limit is None,
         rate_limit=route.rate_limit,
         park_check=defaults.park_check,
         dead_letter_retention=defaults.dead_letter_retention,
@@ -70,7 +87,9 @@ async def load_orders(
             col(Delivery.reason),
             col(Delivery.dead_lettered_at),
             col(Delivery.last_status_code),
+            col(Delivery.last_error),
             col(Delivery.due_at),
+            col(Delivery.parked_at),
             col(Tenant.name).label("tenant"),
             col(Channel.policy).label("channel_policy"),
             col(Endpoint.policy).label("endpoint_policy"),
@@ -84,6 +103,32 @@ async def load_orders(
         .limit(limit)
     )
     return [_order(row, defaults) for row in rows]
+
+
+async def load_delivered(
+    connection: AsyncConnection, defaults: OrderDefaults, delivery_gids: Sequence[str]
+) -> list[DeliveryOrder]:
+    """Orders for deliveries that were delivered, with the attempt that did, to start the workflows that show them."""
+    orders = await load_orders(
+        connection,
+        defaults,
+        [col(Delivery.gid).in_(delivery_gids), col(Delivery.status) == DeliveryStatus.DELIVERED],
+        len(delivery_gids),
+    )
+    attempts = await connection.execute(
+        select(col(Attempt.delivery_gid), col(Attempt.gid), col(Attempt.status_code), col(Attempt.duration_ms)).where(
+            col(Attempt.delivery_gid).in_(delivery_gids), col(Attempt.verdict) == Verdict.DELIVERED
+        )
+    )
+    outcomes = {
+        row[0]: AttemptOutcome(Verdict.DELIVERED, attempt_gid=row[1], status_code=row[2], duration_ms=row[3])
+        for row in attempts
+    }
+    return [
+        replace(order, attempt=1, previous=PreviousAttempt(outcome))
+        for order in orders
+        if (outcome := outcomes.get(order.delivery_gid)) is not None
+    ]
 
 
 async def load_order(connection: AsyncConnection, defaults: OrderDefaults, delivery_gid: str) -> DeliveryOrder | None:
@@ -100,14 +145,23 @@ def _order(row: Any, defaults: OrderDefaults) -> DeliveryOrder:
         channel=row.channel,
         event_type=row.event_type,
         policy=resolve(row.channel_policy, row.endpoint_policy),
-        express=defaults.express and row.rate_limit is None and row.status is DeliveryStatus.ACCEPTED,
         rate_limit=row.rate_limit,
         round=row.round,
-        attempt=_next_attempt(row.status, row.attempts),
+        attempt=_attempt(row.status, row.attempts),
+        previous=_previous(row),
+        parked_since=row.parked_at if row.status is DeliveryStatus.PARKED else None,
         dead_letter=_open_dead_letter(row),
         park_check=defaults.park_check,
         dead_letter_retention=_retention_left(row, defaults),
     )
+
+
+def _previous(row: Any) -> PreviousAttempt | None:
+    """A delivery that waits for its next attempt keeps that attempt's time."""
+    if row.status is not DeliveryStatus.RETRYING or not row.attempts:
+        return None
+    outcome = AttemptOutcome(Verdict.RETRY, status_code=row.last_status_code, error=row.last_error)
+    return PreviousAttempt(outcome, row.due_at)
 
 
 def _open_dead_letter(row: Any) -> OpenDeadLetter | None:
@@ -124,8 +178,12 @@ def _retention_left(row: Any, defaults: OrderDefaults) -> timedelta:
     return max(left, timedelta())
 
 
-def _next_attempt(status: DeliveryStatus, attempts: int) -> int:
-    """The attempt to take up with. One that is on record with its round over, but not yet dead-lettered, is asked
-    for again: `send_attempt` answers from the record, and the workflow draws the same conclusion once more."""
-    settled = status is DeliveryStatus.SENDING and attempts > 0
-    return attempts if settled else attempts + 1
+def _attempt(status: DeliveryStatus, attempts: int) -> int:
+    """The attempt to take up with: the one after those on record, except
+
+    - while it waits for its next attempt: the last one, as `previous`;
+    - where its round is over but not yet dead-lettered: the last one is asked for again, `send_attempt` returns what
+      is recorded, and the workflow draws the same conclusion once more.
+    """
+    takes_up_the_last = status in (DeliveryStatus.RETRYING, DeliveryStatus.SENDING) and attempts > 0
+    return attempts if takes_up_the_last else attempts + 1

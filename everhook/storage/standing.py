@@ -14,6 +14,7 @@ from sqlmodel import col
 
 from everhook.contracts import DeadLetterReason, DeliveryStatus
 from everhook.ids import moment_of
+from everhook.storage.deliveries import IS_UNDISPATCHED
 from everhook.storage.statements import table_of
 from everhook.storage.tables import Circuit, Delivery, Endpoint, now
 
@@ -29,7 +30,6 @@ def has_status(status: DeliveryStatus) -> ColumnElement[bool]:
     return col(Delivery.status) == literal(status, type_=table_of(Delivery).c.status.type, literal_execute=True)
 
 
-UNDISPATCHED = col(Delivery.dispatched_at).is_(None)
 PARKED = has_status(DeliveryStatus.PARKED)
 DEAD = has_status(DeliveryStatus.DEAD_LETTERED)
 
@@ -60,7 +60,7 @@ class Standing:
 async def standing(session: AsyncSession, tenant_gid: str | None = None) -> Standing:
     """Of one tenant, or of all."""
     return Standing(
-        undispatched=await waiting(session, UNDISPATCHED, tenant_gid),
+        undispatched=await waiting(session, IS_UNDISPATCHED, tenant_gid),
         overdue=await waiting(session, col(Delivery.due_at) < now() - LATE, tenant_gid),
         parked=await waiting(session, PARKED, tenant_gid),
         dead_letters=await dead_letters(session, tenant_gid),

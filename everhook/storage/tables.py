@@ -243,12 +243,17 @@ _ASTRAY = text("status = 'retrying' OR status = 'parked' OR status = 'dead_lette
 """What a healthy delivery never is: looking for it costs those nothing."""
 
 
+_UNDISPATCHED = text("dispatched_at IS NULL AND status <> 'parked'")
+"""Under way in the process that accepted it, or waiting for its workflow to start."""
+
+
 class Delivery(SQLModel, table=True):
     """One message to one endpoint.
 
-    `due_at` is when its next step is due, whatever that is: the start, the next attempt, the next look of a parked
-    delivery, the end of a dead letter's retention. The reconciler looks for rows whose step is long overdue.
-    `attempts` counts those of the current round.
+    `due_at` is when its next step is due, whatever that is: the end of the first attempt, the next attempt, the next
+    check of a parked delivery or the end of its window, the end of a dead letter's retention. The reconciler looks for
+    rows whose step is overdue. `dispatched_at` is null until a workflow is known to guard the delivery, or until it was
+    delivered without one. `attempts` counts those of the current round.
     """
 
     __table_args__ = (
@@ -257,12 +262,7 @@ class Delivery(SQLModel, table=True):
         Index("ix_delivery_tenant", "tenant_gid", "gid"),
         Index("ix_delivery_channel", "channel", "gid"),
         Index("ix_delivery_type", "event_type", "gid"),
-        Index(
-            "ix_delivery_undispatched",
-            "gid",
-            postgresql_where=text("dispatched_at IS NULL"),
-            sqlite_where=text("dispatched_at IS NULL"),
-        ),
+        Index("ix_delivery_undispatched", "gid", postgresql_where=_UNDISPATCHED, sqlite_where=_UNDISPATCHED),
         Index(
             "ix_delivery_due",
             "due_at",
@@ -307,6 +307,15 @@ class Delivery(SQLModel, table=True):
     last_error: str | None = None
     decided_by: str | None = None
     decided_why: str | None = None
+
+
+class PendingHistory(SQLModel, table=True):
+    """A delivery that was delivered before it had a workflow, until the settled workflow that shows it is started."""
+
+    __tablename__ = "pending_history"
+
+    delivery_gid: str = Field(primary_key=True)
+    settled_at: datetime = _when()
 
 
 class Attempt(SQLModel, table=True):

@@ -12,10 +12,11 @@ from sqlmodel import col
 from everhook.events import EventKind
 from everhook.health import Tally
 from everhook.settings import Settings
+from everhook.storage.deliveries import IS_UNDISPATCHED
 from everhook.storage.engine import Database
 from everhook.storage.events import record_event
 from everhook.storage.health import tallies
-from everhook.storage.standing import DEAD, UNDISPATCHED, waiting
+from everhook.storage.standing import DEAD, waiting
 from everhook.storage.tables import Delivery, OperationalEvent, now
 from everhook.thresholds import Threshold
 
@@ -105,7 +106,7 @@ async def _dead_letters(session: AsyncSession, limits: Limits) -> float:
 
 
 async def _undispatched_seconds(session: AsyncSession, limits: Limits) -> float:
-    oldest = (await waiting(session, UNDISPATCHED)).oldest
+    oldest = (await waiting(session, IS_UNDISPATCHED)).oldest
     return max(0.0, (now() - oldest).total_seconds()) if oldest is not None else 0.0
 
 

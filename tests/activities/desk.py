@@ -4,10 +4,10 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+from activities.express import ExpressLane
 from temporalio.testing import ActivityEnvironment
 
 from activities.circuits import OutcomeReporter
-from activities.express import ExpressLane
 from activities.sending import Sending
 from everhook.contracts import AttemptOrder, AttemptOutcome, OutcomeReport
 from everhook.egress import EgressClient

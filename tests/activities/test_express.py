@@ -3,9 +3,9 @@
 from datetime import timedelta
 
 import pytest
+from activities.express import ExpressLane
 
 from activities import express
-from activities.express import ExpressLane
 
 SLOW = timedelta(milliseconds=500)
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from everhook.dispatch import start_delivery
 from temporalio import activity
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType
@@ -52,7 +53,6 @@ from everhook.contracts import (
     TenantErasure,
     Verdict,
 )
-from everhook.dispatch import start_delivery
 from everhook.entities import EndpointEntities
 from everhook.ids import Kind, delivery_workflow_id, endpoint_workflow_id, new_gid
 from everhook.policy import DeliveryPolicy

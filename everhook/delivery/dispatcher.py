@@ -1,0 +1,192 @@
+"""From a committed delivery to its first attempt, its workflow, or both.
+
+A workflow starts when there is something to guard. The process that commits a message makes the first attempt itself,
+in the express lane, if the endpoint is healthy and the lane has room, and starts the workflow with the outcome. Else
+the workflow starts at once and makes the attempt on the fair queue.
+"""
+
+import asyncio
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import structlog
+
+from everhook.circuit import CircuitState
+from everhook.contracts import PreviousAttempt
+from everhook.delivery.fair_pool import FairPool
+from everhook.delivery.fitness import UNFIT_FAILURES, EndpointFitness
+from everhook.delivery.history import History
+from everhook.delivery.sender import Sender
+from everhook.delivery.starter import Starter
+from everhook.storage.attempts import Basis
+from everhook.storage.endpoint_states import FRESH_S, EndpointStates
+from everhook.storage.engine import is_unavailable
+from everhook.storage.messages import NewDelivery
+from everhook.storage.orders import LANE_WAIT
+from everhook.storage.tables import now
+
+SWEEP_S = 0.5
+DRAIN_S = 5.0
+"""How long a process that ends goes on with what waits in its lane; the rest is left to the reconciler."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class LaneLimits:
+    """Of the express lane: attempts in flight for each endpoint and in all, deliveries that wait, and their bytes."""
+
+    in_flight: int = 64
+    in_flight_in_all: int = 512
+    waiting: int = 20_000
+    waiting_per_endpoint: int = 5_000
+    memory_bytes: int = 64 * 1024 * 1024
+
+
+class Dispatcher:
+    """Sends committed deliveries on their way, in the background of the process that committed them.
+
+    Nothing is kept only in memory: a delivery whose process dies has `dispatched_at` null and a `due_at` that passes,
+    and the reconciler starts its workflow.
+    """
+
+    def __init__(
+        self,
+        sender: Sender,
+        starter: Starter,
+        states: EndpointStates,
+        fitness: EndpointFitness,
+        lane: LaneLimits | None,
+    ) -> None:
+        """`lane` is None where this process sends nothing."""
+        self._sender = sender
+        self._starter = starter
+        self._states = states
+        self._fitness = fitness
+        self._limits = lane or LaneLimits()
+        self._has_lane = lane is not None
+        self._lane: FairPool[NewDelivery] = FairPool(
+            self._run,
+            at_most=self._limits.in_flight_in_all,
+            per_key=self._limits.in_flight,
+            waiting=self._limits.waiting,
+            waiting_per_key=self._limits.waiting_per_endpoint,
+        )
+        self._bytes = 0
+        self._sweeper: asyncio.Task[None] | None = None
+        self._history: History | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        return self._lane.is_idle and self._starter.is_idle
+
+    def keep_history(self, history: History) -> None:
+        """Have deliveries that this process delivered shown in Temporal by settled workflows."""
+        self._history = history
+
+    def dispatch(self, deliveries: Iterable[NewDelivery]) -> None:
+        """Send deliveries on their way. Returns at once."""
+        for new in deliveries:
+            if not self._enter_lane(new):
+                self._starter.start_soon(new.order)
+
+    async def close(self) -> None:
+        """Finish the attempts under way. What still waits after a few seconds is left to the reconciler."""
+        try:
+            await asyncio.wait_for(self._lane.drain(), DRAIN_S)
+        except TimeoutError:
+            for new in self._lane.withdraw():
+                self._bytes -= new.size
+            await self._lane.drain()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        await self._starter.close()
+
+    def _enter_lane(self, new: NewDelivery) -> bool:
+        """False where the endpoint is not fit for the lane, or would wait in it for too long."""
+        gid = new.order.endpoint_gid
+        fit = self._has_lane and new.order.rate_limit is None and _is_healthy(new) and self._fitness.is_fit(gid)
+        if not fit or self._bytes + new.size > self._limits.memory_bytes or self._wait_s(gid) > LANE_WAIT_S:
+            return False
+        if not self._lane.offer(gid, new):
+            return False
+        self._bytes += new.size
+        if self._lane.waiting and self._sweeper is None:
+            self._sweeper = asyncio.create_task(self._sweep())
+        return True
+
+    def _wait_s(self, endpoint_gid: str) -> float:
+        """How long a delivery that came now would wait, by the rate at which this endpoint's attempts finish."""
+        return self._lane.waiting_of(endpoint_gid) * self._fitness.latency_s(endpoint_gid) / self._limits.in_flight
+
+    async def _sweep(self) -> None:
+        """Hand over to workflows what has waited for too long: the endpoint no longer responds as it did."""
+        while self._lane.waiting:
+            await asyncio.sleep(SWEEP_S)
+            for new in self._lane.withdraw(LANE_WAIT_S):
+                self._bytes -= new.size
+                self._starter.start_soon(new.order)
+        self._sweeper = None
+
+    async def _run(self, new: NewDelivery) -> None:
+        try:
+            made = await self._first_attempt(new)
+        except Exception as error:
+            if not is_unavailable(error):
+                log.error(
+                    "a first attempt failed before the request", delivery_gid=new.order.delivery_gid, exc_info=error
+                )
+            made = None
+        finally:
+            self._bytes -= new.size
+        order = replace(new.order, previous=made)
+        if made is None or made.outcome.unrecorded is not None or not order.is_delivered:
+            self._starter.start_soon(order)
+        elif self._history is not None:
+            self._history.add(order)
+
+    async def _first_attempt(self, new: NewDelivery) -> PreviousAttempt | None:
+        """None where nothing was sent, and the workflow is to make the attempt, or to park."""
+        basis = await self._current_basis(new)
+        if basis is None:
+            return None
+        order = new.order
+        plan = order.policy.plan(order.attempt, timedelta(), random.random())  # noqa: S311 - jitter
+        return await self._sender.first_attempt(order.attempt_order(order.attempt, plan), basis)
+
+    async def _current_basis(self, new: NewDelivery) -> Basis | None:
+        """What the attempt starts from; None where it is not to be made here. What has waited is checked again."""
+        order, basis = new.order, new.basis
+        if not self._fitness.is_fit(order.endpoint_gid):
+            return None
+        if basis is None:
+            basis = await self._sender.load_basis(order.delivery_gid)
+            return basis if basis is not None and _can_be_sent(basis, order.attempt) else None
+        if (now() - basis.accepted_at).total_seconds() < FRESH_S:
+            return basis
+        state = await self._states.get(order.endpoint_gid)
+        if state is None or not state.sends:
+            return None
+        return replace(basis, endpoint_version=state.version, failures=state.failures)
+
+
+LANE_WAIT_S = LANE_WAIT.total_seconds()
+
+
+def _is_healthy(new: NewDelivery) -> bool:
+    """By what was read when the delivery was accepted. One that is read later is checked then."""
+    basis = new.basis
+    return basis is None or (basis.state is CircuitState.CLOSED and basis.failures < UNFIT_FAILURES)
+
+
+def _can_be_sent(basis: Basis, number: int) -> bool:
+    return (
+        not basis.is_settled
+        and not basis.endpoint_deleted
+        and basis.payload is not None
+        and basis.attempts == number - 1
+        and basis.state is CircuitState.CLOSED
+        and basis.hold is None
+    )

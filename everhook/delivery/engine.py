@@ -1,0 +1,106 @@
+"""The parts of a process that deliver, built once and shared by API and worker."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from temporalio.client import Client
+
+from everhook.delivery.dispatcher import Dispatcher, LaneLimits
+from everhook.delivery.fitness import EndpointFitness
+from everhook.delivery.history import History, HistoryLimits
+from everhook.delivery.reporter import OutcomeReporter
+from everhook.delivery.sender import Sender
+from everhook.delivery.starter import Starter, StarterLimits
+from everhook.egress import EgressClient, EgressRules
+from everhook.entities import EndpointEntities
+from everhook.keyring import KeyRing
+from everhook.receipt_issuer import issuer_name
+from everhook.settings import Settings
+from everhook.storage.attempts import Recorder
+from everhook.storage.endpoint_states import EndpointStates
+from everhook.storage.engine import Database
+from everhook.storage.orders import OrderDefaults
+from everhook.storage.receipt_keys import IssuerCache
+
+
+@dataclass(frozen=True)
+class DeliveryEngine:
+    """What API and worker have in common. One a process: it holds its connections, caches and background tasks."""
+
+    client: Client
+    database: Database
+    settings: Settings
+    defaults: OrderDefaults
+    keyring: KeyRing
+    issuers: IssuerCache
+    recorder: Recorder
+    entities: EndpointEntities
+    egress: EgressClient
+    sender: Sender
+    dispatcher: Dispatcher
+
+
+@asynccontextmanager
+async def delivery_engine(
+    client: Client, database: Database, settings: Settings, *, sends: bool = True
+) -> AsyncIterator[DeliveryEngine]:
+    """Open the parts; when the block ends, finish what is under way. `sends`: this process may make first attempts."""
+    keyring = KeyRing.from_settings(settings)
+    issuers = IssuerCache(database, keyring, issuer_name(settings))
+    entities = EndpointEntities(client, settings.circuit_policy)
+    reporter = OutcomeReporter(entities)
+    keeps_history = settings.temporal_history == "all"
+    recorder = Recorder(database, keep_history=keeps_history)
+    egress = EgressClient(EgressRules.from_settings(settings))
+    fitness = EndpointFitness(timedelta(milliseconds=settings.express_slow_ms))
+    states = EndpointStates(database)
+    sender = Sender(database, recorder, issuers, egress, reporter, fitness, keyring)
+    starter = Starter(client, database, recorder, states, _starter_limits(settings))
+    lane = _lane_limits(settings) if sends and settings.express else None
+    dispatcher = Dispatcher(sender, starter, states, fitness, lane)
+    history = History(client, database, lambda: not dispatcher.is_idle, _history_limits(settings))
+    if keeps_history:
+        dispatcher.keep_history(history)
+    try:
+        yield DeliveryEngine(
+            client=client,
+            database=database,
+            settings=settings,
+            defaults=OrderDefaults.from_settings(settings),
+            keyring=keyring,
+            issuers=issuers,
+            recorder=recorder,
+            entities=entities,
+            egress=egress,
+            sender=sender,
+            dispatcher=dispatcher,
+        )
+    finally:
+        await dispatcher.close()
+        await history.close()
+        await reporter.close()
+        await egress.aclose()
+
+
+def _lane_limits(settings: Settings) -> LaneLimits:
+    return LaneLimits(
+        in_flight=settings.express_in_flight,
+        in_flight_in_all=settings.express_in_flight_in_all,
+        waiting=settings.express_waiting_in_all,
+        waiting_per_endpoint=settings.express_waiting,
+        memory_bytes=settings.express_memory_mb * 1024 * 1024,
+    )
+
+
+def _starter_limits(settings: Settings) -> StarterLimits:
+    return StarterLimits(
+        concurrency=settings.dispatch_concurrency,
+        waiting=settings.dispatch_queue,
+        waiting_per_endpoint=max(1, settings.dispatch_queue // 5),
+    )
+
+
+def _history_limits(settings: Settings) -> HistoryLimits:
+    return HistoryLimits(concurrency=settings.history_concurrency, per_second=settings.history_rate)

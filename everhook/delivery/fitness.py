@@ -1,0 +1,50 @@
+"""Which endpoints are fit for the express lane, as far as this process has seen them."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import timedelta
+
+from everhook.verdict import Judgement
+
+MAX_ENDPOINTS = 10_000
+LATENCY_WEIGHT = 0.3
+"""How much one response counts in an endpoint's moving latency: three slow responses in a row leave the lane."""
+
+UNFIT_FAILURES = 3
+"""So many failures in a row leave the lane: one failure among many must not send a whole burst to the engine."""
+
+
+@dataclass
+class _Seen:
+    latency_s: float
+    failures: int = 0
+
+
+class EndpointFitness:
+    """Latencies and failures in a row, by endpoint. Nothing depends on it knowing more than this process saw."""
+
+    def __init__(self, slow: timedelta) -> None:
+        self._slow_s = slow.total_seconds()
+        self._seen: OrderedDict[str, _Seen] = OrderedDict()
+
+    def is_fit(self, endpoint_gid: str) -> bool:
+        """Whether the endpoint is neither slow nor failing."""
+        seen = self._seen.get(endpoint_gid)
+        return seen is None or (seen.latency_s < self._slow_s and seen.failures < UNFIT_FAILURES)
+
+    def latency_s(self, endpoint_gid: str) -> float:
+        """How many seconds a request to the endpoint takes; 0 where nothing is known."""
+        seen = self._seen.get(endpoint_gid)
+        return seen.latency_s if seen is not None else 0.0
+
+    def note(self, endpoint_gid: str, duration: timedelta, judgement: Judgement) -> None:
+        """Learn from an attempt, whoever asked for it. A fault of ours says nothing about the endpoint."""
+        if judgement.healthy is None:
+            return
+        seconds = duration.total_seconds()
+        seen = self._seen.pop(endpoint_gid, None) or _Seen(seconds)
+        seen.latency_s += LATENCY_WEIGHT * (seconds - seen.latency_s)
+        seen.failures = 0 if judgement.healthy else seen.failures + 1
+        self._seen[endpoint_gid] = seen
+        if len(self._seen) > MAX_ENDPOINTS:
+            self._seen.popitem(last=False)

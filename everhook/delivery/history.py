@@ -1,0 +1,135 @@
+"""Settled workflows: what the Temporal UI shows of deliveries that were delivered before they had a workflow."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+from temporalio.client import Client
+
+from everhook.contracts import DeliveryOrder
+from everhook.delivery.starts import is_away, is_overloaded, start_delivery
+from everhook.metrics import HISTORY_SKIPPED
+from everhook.storage.engine import Database, is_unavailable
+from everhook.storage.history import forget
+
+MAX_LAG = timedelta(hours=1)
+"""A settled workflow that is later than this is skipped: under sustained overload history gives way."""
+
+GIVE_WAY_S = 0.5
+GIVE_WAY_STEP_S = 0.02
+"""How long a start waits for the process to have nothing else to do. It goes on then, so that history never stops."""
+
+AWAY_PAUSE_S = 1.0
+CONFIRM_INTERVAL_S = 1.0
+CONFIRM_BATCH = 500
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class HistoryLimits:
+    """`per_second`: starts a second at most. `waiting`: orders kept in memory; others are left to the reconciler."""
+
+    concurrency: int = 4
+    per_second: float = 200.0
+    waiting: int = 20_000
+
+
+class History:
+    """Starts settled workflows in the background, at a bounded rate, giving way to everything else in the process.
+
+    Nothing depends on it: what it does not start stays in the table `pending_history` for the reconciler.
+    """
+
+    def __init__(
+        self, client: Client, database: Database, is_busy: Callable[[], bool], limits: HistoryLimits = HistoryLimits()
+    ) -> None:
+        self._client = client
+        self._database = database
+        self._is_busy = is_busy
+        self._limits = limits
+        self._queue: deque[tuple[float, DeliveryOrder]] = deque()
+        self._workers: set[asyncio.Task[None]] = set()
+        self._next_start_at = 0.0
+        self._closing = False
+        self._done: list[str] = []
+        self._confirmer: asyncio.Task[None] | None = None
+
+    def add(self, order: DeliveryOrder) -> None:
+        """Start the workflow of a delivered delivery when there is time for it."""
+        if self._closing or len(self._queue) >= self._limits.waiting:
+            return
+        self._queue.append((time.monotonic(), order))
+        if len(self._workers) < self._limits.concurrency:
+            task = asyncio.create_task(self._work())
+            self._workers.add(task)
+            task.add_done_callback(self._workers.discard)
+
+    async def close(self) -> None:
+        """Finish the starts under way; leave the others to the reconciler."""
+        self._closing = True
+        self._queue.clear()
+        await asyncio.gather(*self._workers, return_exceptions=True)
+        if self._confirmer is not None:
+            self._confirmer.cancel()
+        await self._confirm()
+
+    async def _work(self) -> None:
+        while self._queue and not self._closing:
+            await self._give_way()
+            if not self._queue:
+                return
+            added_at, order = self._queue.popleft()
+            if time.monotonic() - added_at > MAX_LAG.total_seconds():
+                HISTORY_SKIPPED.inc()
+                self._finish(order.delivery_gid)
+            elif not await self._start(order):
+                self._queue.append((added_at, order))
+                await asyncio.sleep(AWAY_PAUSE_S)
+
+    async def _give_way(self) -> None:
+        until = time.monotonic() + GIVE_WAY_S
+        while self._is_busy() and time.monotonic() < until and not self._closing:  # noqa: ASYNC110 - many reasons
+            await asyncio.sleep(GIVE_WAY_STEP_S)
+        moment = time.monotonic()
+        self._next_start_at = max(self._next_start_at, moment) + 1 / self._limits.per_second
+        await asyncio.sleep(self._next_start_at - 1 / self._limits.per_second - moment)
+
+    async def _start(self, order: DeliveryOrder) -> bool:
+        """False where it is to be tried again."""
+        try:
+            await start_delivery(self._client, order, first=True, eager=True)
+        except Exception as error:
+            if is_away(error) or is_overloaded(error):
+                return False
+            log.error("a settled workflow cannot be started", delivery_gid=order.delivery_gid, error=str(error))
+            return True
+        self._finish(order.delivery_gid)
+        return True
+
+    def _finish(self, delivery_gid: str) -> None:
+        self._done.append(delivery_gid)
+        if self._confirmer is None:
+            self._confirmer = asyncio.create_task(self._confirm_later())
+
+    async def _confirm_later(self) -> None:
+        while self._done:
+            await asyncio.sleep(CONFIRM_INTERVAL_S)
+            await self._confirm()
+        self._confirmer = None
+
+    async def _confirm(self) -> None:
+        while self._done:
+            batch = self._done[:CONFIRM_BATCH]
+            try:
+                async with self._database.write_connection() as connection:
+                    await forget(connection, batch)
+            except Exception as error:
+                if not is_unavailable(error):
+                    log.exception("could not note which settled workflows were started")
+                return
+            del self._done[: len(batch)]

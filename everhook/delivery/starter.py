@@ -1,0 +1,155 @@
+"""Starting the workflows of deliveries that need one, in the background of the process that accepted them."""
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass
+
+import structlog
+from temporalio.client import Client
+
+from everhook.contracts import DeliveryOrder
+from everhook.delivery.fair_pool import FairPool
+from everhook.delivery.starts import is_away, is_overloaded, start_delivery
+from everhook.storage.attempts import Recorder
+from everhook.storage.deliveries import mark_dispatched
+from everhook.storage.endpoint_states import EndpointStates
+from everhook.storage.engine import Database, is_unavailable
+from everhook.storage.tables import now
+
+ENDPOINT_SHARE = 16
+"""One endpoint gets this part of the starts in flight: five hundred messages to it must not stand before the one to
+another (its wait was 4 s, and is now that of a few starts)."""
+
+AWAY_PAUSE_S = 1.0
+"""After a failed start the others wait for this long: Temporal is away, and each try costs seconds."""
+
+MARK_INTERVAL_S = 1.0
+"""Confirmed starts are marked this late: by then most of their deliveries are delivered, which marks them as well."""
+
+MARK_BATCH = 500
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class StarterLimits:
+    """`concurrency`: starts in flight. `waiting`, `waiting_per_endpoint`: orders that wait in memory."""
+
+    concurrency: int = 64
+    waiting: int = 10_000
+    waiting_per_endpoint: int = 2_000
+
+
+class Starter:
+    """Starts workflows, fairly by endpoint, and waits while Temporal is away.
+
+    Nothing depends on it: what it does not start, because the process died or too much waits, the reconciler does once
+    the delivery is due, for `dispatched_at` is set only after a confirmed start.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        database: Database,
+        recorder: Recorder,
+        states: EndpointStates,
+        limits: StarterLimits = StarterLimits(),
+    ) -> None:
+        self._client = client
+        self._database = database
+        self._recorder = recorder
+        self._states = states
+        self._pool: FairPool[DeliveryOrder] = FairPool(
+            self._run,
+            at_most=limits.concurrency,
+            per_key=max(1, limits.concurrency // ENDPOINT_SHARE),
+            waiting=limits.waiting,
+            waiting_per_key=limits.waiting_per_endpoint,
+        )
+        self._away_until = 0.0
+        self._closing = False
+        self._confirmed: list[str] = []
+        self._marker: asyncio.Task[None] | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        return self._pool.is_idle
+
+    def start_soon(self, order: DeliveryOrder) -> None:
+        """Start a workflow once it is this endpoint's turn. What finds no room is left to the reconciler."""
+        self._pool.offer(order.endpoint_gid, order)
+
+    async def close(self) -> None:
+        """Finish the starts under way, leave the others to the reconciler, and mark what was confirmed."""
+        self._closing = True
+        self._pool.withdraw()
+        await self._pool.drain()
+        if self._marker is not None:
+            self._marker.cancel()
+        await self._mark()
+
+    async def _run(self, order: DeliveryOrder) -> None:
+        while not self._closing:
+            await self._while_away()
+            try:
+                if await self._parked(order):
+                    return
+                await start_delivery(self._client, order, first=True, eager=True)
+            except Exception as error:
+                if not await self._may_try_again(order, error):
+                    return
+            else:
+                self._confirm(order.delivery_gid)
+                return
+
+    async def _while_away(self) -> None:
+        while (wait := self._away_until - time.monotonic()) > 0 and not self._closing:  # noqa: ASYNC110 - it moves on
+            # At random, so that what waits does not start all at once.
+            await asyncio.sleep(min(wait * (1 + random.random()), AWAY_PAUSE_S))  # noqa: S311
+
+    async def _may_try_again(self, order: DeliveryOrder, error: Exception) -> bool:
+        """The status decides: Temporal or the database may be away for everybody, or refuse this one start."""
+        if is_away(error) or is_overloaded(error) or is_unavailable(error):
+            if time.monotonic() >= self._away_until:
+                log.warning("temporal is away or overloaded, starts wait", error=str(error))
+            self._away_until = time.monotonic() + AWAY_PAUSE_S
+            return True
+        log.error("a delivery's workflow cannot be started", delivery_gid=order.delivery_gid, error=str(error))
+        return False
+
+    async def _parked(self, order: DeliveryOrder) -> bool:
+        """Park a delivery without a workflow where its endpoint cannot receive now: it may have waited its turn, or
+        the circuit has opened since it was accepted."""
+        if order.previous is not None:
+            return False
+        state = await self._states.get(order.endpoint_gid)
+        if state is None or state.sends or state.may_probe(now()):
+            return False
+        await self._recorder.parked(order.delivery_gid, now() + order.policy.max_window, has_workflow=False)
+        # The circuit may have closed, and the parked deliveries been released, while we were parking: check again.
+        state = await self._states.get(order.endpoint_gid, fresh=True)
+        return state is not None and not state.sends
+
+    def _confirm(self, delivery_gid: str) -> None:
+        self._confirmed.append(delivery_gid)
+        if self._marker is None:
+            self._marker = asyncio.create_task(self._mark_later())
+
+    async def _mark_later(self) -> None:
+        while self._confirmed:
+            await asyncio.sleep(MARK_INTERVAL_S)
+            await self._mark()
+        self._marker = None
+
+    async def _mark(self) -> None:
+        while self._confirmed:
+            batch = self._confirmed[:MARK_BATCH]
+            try:
+                async with self._database.write_connection() as connection:
+                    await mark_dispatched(connection, batch)
+            except Exception as error:
+                if not is_unavailable(error):
+                    log.exception("could not mark deliveries as dispatched")
+                return
+            del self._confirmed[: len(batch)]
