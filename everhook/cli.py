@@ -5,7 +5,7 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -22,9 +22,6 @@ INTERRUPTED = 130
 
 RUN = "Run it"
 """The panel of `--help` for what runs Everhook, beside what uses it."""
-
-if TYPE_CHECKING:
-    from api.main import Beside
 
 app = typer.Typer(
     name="everhook",
@@ -145,17 +142,12 @@ def serve(
     configure_logging(settings.log_format, settings.log_level)
     from api import dashboard
     from api.main import create_app
-
-    eventloop.spare_the_collector()
-    served = create_app(settings, beside=_workers() if worker else None)
-    dashboard.warm_up()
-    http_server.run(served, host, port, ending=lambda: dashboard.end_streams(served))
-
-
-def _workers() -> "Beside":
     from worker import working
 
-    return working
+    eventloop.spare_the_collector()
+    served = create_app(settings, beside=working if worker else None)
+    dashboard.warm_up()
+    http_server.run(served, host, port, ending=lambda: dashboard.end_streams(served))
 
 
 @app.command(rich_help_panel=RUN, epilog=epilog(["worker", "worker --role sends"]))

@@ -75,9 +75,9 @@ def _image(service: Service) -> tuple[str, str]:
 
 def test_the_services_are_those_that_the_documentation_names() -> None:
     assert set(SERVICES) == {
-        "postgres", "temporal-schema", "temporal", "temporal-ui", "setup", "api", "worker", "prometheus", "grafana",
+        "postgres", "temporal-schema", "temporal", "temporal-ui", "setup", "everhook", "prometheus", "grafana",
     }  # fmt: skip
-    assert SERVICES["worker"]["deploy"]["replicas"] == 2
+    assert SERVICES["everhook"]["deploy"]["replicas"] == 2
 
 
 @_each(SERVICES)
@@ -103,7 +103,7 @@ def test_the_order_is_database_temporal_setup_and_then_the_rest() -> None:
         return direct.union(*(before(one) for one in direct))
 
     assert before("setup") == {"postgres", "temporal-schema", "temporal"}
-    assert before("api") == before("worker") == {"setup", *before("setup")}
+    assert before("everhook") == {"setup", *before("setup")}
 
 
 @_each(SERVICES)
@@ -173,11 +173,10 @@ def test_prometheus_scrapes_our_services_where_they_offer_metrics_and_reads_the_
     (option,) = (one for one in SERVICES["prometheus"]["command"] if one.startswith("--config.file="))
     config = yaml.safe_load(files[option.partition("=")[2]].read_text())
     assert {f"/etc/prometheus/{name}" for name in config["rule_files"]} < set(files)
-    api, workers = config["scrape_configs"]
-    port = SERVICES["api"]["environment"]["EVERHOOK_METRICS_PORT"]
-    assert api["static_configs"] == [{"targets": [f"api:{port}"]}]
-    assert workers["dns_sd_configs"][0]["names"] == ["worker"]
-    assert str(workers["dns_sd_configs"][0]["port"]) == port
+    (job,) = config["scrape_configs"]
+    port = SERVICES["everhook"]["environment"]["EVERHOOK_METRICS_PORT"]
+    assert job["dns_sd_configs"][0]["names"] == ["everhook"]
+    assert str(job["dns_sd_configs"][0]["port"]) == port
 
 
 def test_grafana_finds_its_board_and_prometheus() -> None:
@@ -209,20 +208,27 @@ def test_postgres_has_connections_for_all() -> None:
 
 
 def test_containers_get_longer_to_stop_than_their_processes_take() -> None:
+    from everhook.http_server import PRODUCTION_GRACE_S
     from worker import GRACE
 
-    assert int(SERVICES["worker"]["stop_grace_period"].removesuffix("s")) > GRACE.total_seconds()
-    assert int(SERVICES["api"]["stop_grace_period"].removesuffix("s")) > 20
+    given = int(SERVICES["everhook"]["stop_grace_period"].removesuffix("s"))
+    assert given > PRODUCTION_GRACE_S + GRACE.total_seconds()
 
 
-@pytest.mark.parametrize("name", ["api", "worker"])
-def test_what_seals_and_opens_secrets_has_the_master_keys(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EVERHOOK_MASTER_KEYS", _interpolated(SERVICES[name]["environment"]["EVERHOOK_MASTER_KEYS"]))
+def test_each_replica_has_a_port() -> None:
+    service = SERVICES["everhook"]
+    first, last = re.fullmatch(r"127\.0\.0\.1:(\d+)-(\d+):8080", service["ports"][0]).groups()  # type: ignore[union-attr]
+    assert int(last) - int(first) + 1 == service["deploy"]["replicas"]
+
+
+def test_what_encrypts_and_decrypts_secrets_has_the_master_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = SERVICES["everhook"]["environment"]
+    monkeypatch.setenv("EVERHOOK_MASTER_KEYS", _interpolated(environment["EVERHOOK_MASTER_KEYS"]))
     assert KeyRing.from_settings(Settings())
 
 
-def test_workers_have_the_name_that_they_issue_receipts_under(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EVERHOOK_ISSUER", _interpolated(SERVICES["worker"]["environment"]["EVERHOOK_ISSUER"]))
+def test_senders_have_the_name_that_they_issue_receipts_under(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERHOOK_ISSUER", _interpolated(SERVICES["everhook"]["environment"]["EVERHOOK_ISSUER"]))
     assert issuer_name(Settings()) == ENVIRONMENT["EVERHOOK_ISSUER"]
 
 

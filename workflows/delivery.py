@@ -146,6 +146,7 @@ class DeliveryWorkflow:
                 return self._release.dead_letter
             outcome = await self._send(plan)
             if outcome.verdict is not Verdict.PARKED:
+                self._attempt_now = False  # one that came during the attempt asked for what was under way
                 self._end_parking()
                 await self._settle(outcome)
                 return outcome
@@ -168,7 +169,7 @@ class DeliveryWorkflow:
             await self._record(outcome)
         self._last = outcome
         if outcome.verdict is Verdict.DELIVERED:
-            self._status = DeliveryStatus.DELIVERED
+            self._status, self._waiting_for = DeliveryStatus.DELIVERED, "nothing"
 
     async def _send(self, plan: RetryPlan | None) -> AttemptOutcome:
         """One try on the fair queue, or on the one where the server keeps the endpoint's rate limit."""
@@ -197,11 +198,7 @@ class DeliveryWorkflow:
         )
 
     async def _rest(self, delay: timedelta, outcome: AttemptOutcome) -> None:
-        """Wait for the next attempt's time, or for `attempt_now` or `discard`.
-
-        An `attempt_now` that came during the attempt asked for what was under way.
-        """
-        self._attempt_now = False
+        """Wait for the next attempt's time, or for `attempt_now` or `discard`."""
         self._show(DeliveryStatus.RETRYING)
         self._next_attempt_at = workflow.now() + delay
         self._waiting_for = f"attempt {self._number + 1}"
@@ -273,7 +270,7 @@ class DeliveryWorkflow:
             retry_policy=OUR_FAULTS,
             summary=f"discarded by {note.who}",
         )
-        self._status = DeliveryStatus.DISCARDED
+        self._status, self._waiting_for = DeliveryStatus.DISCARDED, "nothing"
         workflow.upsert_search_attributes([sa.DELIVERY_STATUS.value_set(DeliveryStatus.DISCARDED)])
         workflow.set_current_details(f"Discarded by {note.who}. {note.why}")
 

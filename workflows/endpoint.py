@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
+from temporalio.exceptions import ActivityError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from activities.circuits import Circuits
@@ -57,7 +58,7 @@ class EndpointWorkflow:
         self._giving_up: DeadLetterReason | None = None
         self._deleted = False
         self._updates = 0
-        self._shown = ""
+        self._shown = self._search_value(self._circuit)
         self._parked: int | None = None
         self._count_wait = FIRST_COUNT
         self._count_at: datetime | None = None
@@ -65,6 +66,7 @@ class EndpointWorkflow:
     @workflow.run
     async def run(self, order: EndpointOrder) -> None:
         await self._load()
+        self._show_known()
         while True:
             self._take_reports()
             self._pass_time()
@@ -176,6 +178,7 @@ class EndpointWorkflow:
         """Apply an operator's change and wait until senders can read it."""
         self._updates += 1
         await workflow.wait_condition(lambda: self._loaded)
+        self._take_reports()  # they came first: a reset forgets them
         self._become(transition(self._circuit))
         wanted = self._circuit
         await workflow.wait_condition(lambda: self._projected >= wanted.version)
@@ -204,13 +207,17 @@ class EndpointWorkflow:
         if self._circuit.sends:
             self._count_at = None
             return
-        self._parked = await workflow.execute_activity_method(
-            Circuits.count_parked,
-            self._order.endpoint_gid,
-            start_to_close_timeout=ACTIVITY_TIMEOUT,
-            retry_policy=UNTIL_IT_HOLDS,
-            summary="count the parked deliveries",
-        )
+        try:
+            self._parked = await workflow.execute_activity_method(
+                Circuits.count_parked,
+                self._order.endpoint_gid,
+                start_to_close_timeout=ACTIVITY_TIMEOUT,
+                retry_policy=RetryPolicy(maximum_attempts=1),
+                summary="count the parked deliveries",
+            )
+        except ActivityError as error:  # a number for people must not hold up the circuit
+            if is_cancelled_exception(error):
+                raise
         self._count_wait = min(self._count_wait * 2, LONGEST_COUNT)
         self._count_at = workflow.now() + self._count_wait
         self._show(self._circuit)
@@ -295,9 +302,14 @@ class EndpointWorkflow:
     def _continue_as_new(self) -> NoReturn:
         workflow.continue_as_new(replace(self._order, circuit=self._circuit, release_rate=self._release_rate))
 
+    def _show_known(self) -> None:
+        """Show a circuit that was loaded, or carried over from the last run: it is not projected again."""
+        self._count_at = None if self._circuit.sends else workflow.now() + FIRST_COUNT
+        self._show(self._circuit)
+
     def _show(self, circuit: Circuit) -> None:
         """Tell the person in the Temporal UI; the search attribute only when it changes."""
-        shown = circuit.hold.value if circuit.hold else circuit.state.value
+        shown = self._search_value(circuit)
         if shown != self._shown:
             self._shown = shown
             workflow.upsert_search_attributes([sa.CIRCUIT_STATE.value_set(shown)])
@@ -305,6 +317,11 @@ class EndpointWorkflow:
         workflow.set_current_details(
             f"{self._describe(circuit)}{parked}. Updates: `pause`, `resume`, `trip`, `reset`, `enable`, `disable`."
         )
+
+    @staticmethod
+    def _search_value(circuit: Circuit) -> str:
+        """The search attribute. An entity starts with that of a closed circuit, a new run with that of the last."""
+        return circuit.hold.value if circuit.hold else circuit.state.value
 
     @staticmethod
     def _describe(circuit: Circuit) -> str:

@@ -27,7 +27,7 @@ from everhook.storage import deliveries, receipts, tenants
 from everhook.storage.audit import on_record
 from everhook.storage.deliveries import DeliveryFilter
 from everhook.storage.orders import load_order
-from everhook.storage.tables import Delivery
+from everhook.storage.tables import Delivery, now
 
 router = APIRouter(prefix="/deliveries", tags=["deliveries"])
 
@@ -87,7 +87,7 @@ async def attempt_now(gid: Gid, services: ServicesDep, store: Store, caller: Pri
     if row.status in TERMINAL_STATUSES or row.status is DeliveryStatus.DEAD_LETTERED:
         raise conflict(f"{gid} is {row.status}: no attempt is due. A dead letter is replayed instead.")
     async with on_record(store, caller.actor, "delivery.attempt_requested", gid, tenant_gid=row.tenant_gid):
-        if row.status is not DeliveryStatus.ACCEPTED:  # else its first attempt is under way
+        if not _is_under_way(row):
             await _wake(services, gid)
     return SignalAccepted(delivery_gid=gid, requested="attempt_now")
 
@@ -97,6 +97,11 @@ async def find_delivery(session: AsyncSession, gid: str) -> Delivery:
     if row is None:
         raise not_found("delivery", gid)
     return row
+
+
+def _is_under_way(row: Delivery) -> bool:
+    """Its first attempt is being made by the process that accepted it."""
+    return row.status is DeliveryStatus.ACCEPTED and row.due_at is not None and row.due_at > now()
 
 
 async def _wake(services: Services, gid: str) -> None:

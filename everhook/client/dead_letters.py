@@ -57,6 +57,7 @@ class Selection:
             "endpoint_disabled",
             "endpoint_deleted",
             "payload_erased",
+            "unsendable",
         ]
         | None,
         typer.Option(help="Why they were given up."),

@@ -33,6 +33,7 @@ from everhook.storage.tables import (
     Message,
     OperationalEvent,
     PayloadErasure,
+    PendingHistory,
     Receipt,
     ReceiptHash,
     ReceiptKey,
@@ -55,7 +56,7 @@ BY_TENANT: tuple[Any, ...] = (
 )
 BY_ENDPOINT: tuple[Any, ...] = (Circuit, EndpointMinuteError, EndpointSecret)
 OPEN_TO_ALL: tuple[Any, ...] = (ReceiptKey,)
-CLOSED: tuple[Any, ...] = (PayloadErasure,)
+CLOSED: tuple[Any, ...] = (PayloadErasure, PendingHistory)
 """No tenant's: what the system keeps for itself."""
 
 _TENANT = "tenant_gid"

@@ -21,6 +21,7 @@ from everhook.storage.tables import (
     EndpointSecret,
     Message,
     OperationalEvent,
+    PendingHistory,
     Receipt,
     ReceiptHash,
     ReceiptSeal,
@@ -97,6 +98,7 @@ async def remove(bulk: Bulk, tenant_gid: str) -> None:
     async for gids in bulk.pages(deliveries_of(tenant_gid)):
         await bulk.change(
             delete(Attempt).where(col(Attempt.delivery_gid).in_(gids)),
+            delete(PendingHistory).where(col(PendingHistory.delivery_gid).in_(gids)),
             delete(Delivery).where(col(Delivery.gid).in_(gids)),
         )
     await bulk.delete(Message, col(Message.idempotency_scope) == tenant_gid)

@@ -3,7 +3,6 @@
 import asyncio
 import shutil
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -56,6 +55,6 @@ async def egress() -> AsyncIterator[EgressClient]:
 
 @pytest.fixture
 async def desk(store: Store, receiver: Receiver, egress: EgressClient) -> AsyncIterator[Desk]:
-    desk = Desk(store, receiver, egress, FakeEntities(), in_flight=50, slow=timedelta(seconds=30))
+    desk = Desk(store, receiver, egress, FakeEntities())
     yield desk
     await desk.reporter.close()

@@ -1,17 +1,19 @@
-"""Everything that `send_attempt` needs, put together as the worker does it."""
+"""Everything that makes attempts, put together as a process does it."""
 
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from activities.express import ExpressLane
 from temporalio.testing import ActivityEnvironment
 
-from activities.circuits import OutcomeReporter
 from activities.sending import Sending
 from everhook.contracts import AttemptOrder, AttemptOutcome, OutcomeReport
+from everhook.delivery.fitness import EndpointFitness
+from everhook.delivery.reporter import OutcomeReporter
+from everhook.delivery.sender import Sender
 from everhook.egress import EgressClient
 from everhook.entities import EndpointEntities
+from everhook.keyring import KeyRing
 from everhook.policy import DeliveryPolicy
 from everhook.signing import ALL_SCHEMES
 from everhook.storage import endpoints
@@ -50,10 +52,10 @@ class Desk:
         egress: EgressClient,
         entities: FakeEntities,
         *,
-        in_flight: int,
-        slow: timedelta,
+        slow: timedelta = timedelta(seconds=30),
         recorder: Callable[[Database], Recorder] = Recorder,
         issuers: IssuerCache | None = None,
+        keyring: KeyRing = KEYRING,
     ) -> None:
         self.store = store
         self.receiver = receiver
@@ -61,14 +63,17 @@ class Desk:
         self.reporter = OutcomeReporter(entities)
         self.secrets: dict[str, str] = {}
         self.egress = egress
-        lane = ExpressLane(in_flight, slow)
+        self.fitness = EndpointFitness(slow)
         self.recorder = recorder(store.database)
         self.issuers = issuers or IssuerCache(store.database, KEYRING, ISSUER)
-        self.sending = Sending(store.database, self.recorder, self.issuers, egress, self.reporter, lane, KEYRING)
+        self.sender = Sender(
+            store.database, self.recorder, self.issuers, egress, self.reporter, self.fitness, keyring
+        )
+        self.sending = Sending(self.sender)
 
     def with_(self, **changes: Any) -> "Desk":
-        """The same with another store, recorder, issuer or express lane."""
-        options: dict[str, Any] = {"store": self.store, "in_flight": 50, "slow": timedelta(seconds=30)}
+        """The same with another store, recorder, issuer, key ring or idea of what is slow."""
+        options: dict[str, Any] = {"store": self.store}
         return Desk(receiver=self.receiver, egress=self.egress, entities=self.entities, **(options | changes))
 
     async def endpoint(self, **changes: Any) -> Endpoint:

@@ -408,10 +408,10 @@ class Closing(Recorder):
         super().__init__(database)
         self.close: Callable[[], Awaitable[object]] | None = None
 
-    async def parked(self, delivery_gid: str, due_at: datetime) -> None:
+    async def parked(self, delivery_gid: str, due_at: datetime, *, has_workflow: bool = True) -> bool:
         assert self.close is not None
         await self.close()
-        await super().parked(delivery_gid, due_at)
+        return await super().parked(delivery_gid, due_at, has_workflow=has_workflow)
 
 
 async def test_a_circuit_that_closes_between_the_look_and_the_parking_is_seen(desk: Desk) -> None:
@@ -494,11 +494,11 @@ class Away(Recorder):
         self._error = error
         self._times = times
 
-    async def attempt(self, record: AttemptRecord, answer: Transcript) -> None:
+    async def attempt(self, record: AttemptRecord, transcript: Transcript, *, before_workflow: bool = False) -> bool:
         self.tries += 1
         if self.tries <= self._times:
             raise self._error
-        await super().attempt(record, answer)
+        return await super().attempt(record, transcript, before_workflow=before_workflow)
 
 
 AWAY = OperationalError("INSERT", {}, Exception("the database is away"))
@@ -551,34 +551,9 @@ async def test_a_database_that_is_away_before_the_request_raises_and_sends_nothi
     assert desk.receiver.count == 0
 
 
-# --- the express lane
-
-
-async def test_an_express_attempt_to_a_busy_endpoint_is_deferred_and_a_regular_one_is_not(desk: Desk) -> None:
-    desk = desk.with_(in_flight=1)
-    desk.receiver.respond(Response(200, delay=0.3))
-    first, second, third = await desk.store.deliveries(3, await desk.endpoint())
-    sent = asyncio.create_task(desk.send(first, express=True))
-    await desk.receiver.wait_for(1)
-    assert await desk.send(second, express=True) == AttemptOutcome(Verdict.DEFERRED)
-    assert (await desk.send(third)).verdict is Verdict.DELIVERED
-    assert (await sent).verdict is Verdict.DELIVERED
-    assert await desk.store.attempts(second) == []
-    assert (await desk.send(second, express=True)).verdict is Verdict.DELIVERED
-
-
-async def test_an_express_attempt_to_a_slow_endpoint_is_deferred(desk: Desk) -> None:
-    desk = desk.with_(slow=timedelta(milliseconds=50))
-    desk.receiver.respond(Response(200, delay=0.1), 200)
-    first, second = await desk.store.deliveries(2, await desk.endpoint())
-    await desk.send(first, express=True)
-    assert await desk.send(second, express=True) == AttemptOutcome(Verdict.DEFERRED)
-    assert desk.receiver.count == 1
-
-
 @pytest.mark.parametrize("asked_again", ["while it is under way", "when it is over"])
 async def test_an_attempt_that_the_engine_cancels_is_finished_and_not_made_again(desk: Desk, asked_again: str) -> None:
-    """So the engine does where it takes a workflow out of its cache that waits for a local activity."""
+    """A worker that shuts down cancels its activities, and the engine asks another, or the next one here."""
     delivery = await desk.delivery()
     desk.receiver.respond(Response(200, delay=0.5))
     first = asyncio.create_task(desk.send(delivery))

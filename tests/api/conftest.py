@@ -15,6 +15,7 @@ import pytest_asyncio
 from alembic import command
 from temporalio.client import Client
 
+from everhook.delivery.engine import delivery_engine
 from everhook.provisioning import setup
 from everhook.settings import Settings
 from everhook.storage.engine import Database
@@ -106,7 +107,8 @@ async def stack(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -
         receiver = await opened.enter_async_context(Receiver())
         database = Database(settings.database_url)
         opened.push_async_callback(database.close)
-        await opened.enter_async_context(running_workers(client, database, settings))
+        engine = await opened.enter_async_context(delivery_engine(client, database, settings))
+        await opened.enter_async_context(running_workers(engine))
         api = await opened.enter_async_context(running_api(settings, client))
         yield Live(api, receiver, client)
 

@@ -144,8 +144,12 @@ class Api:
 
 @asynccontextmanager
 async def running_api(settings: Settings, temporal: Any = None) -> AsyncIterator[Api]:
-    """The app with its lifespan. Without `temporal` it is given a client to a port where nothing listens."""
-    client = temporal or await connect(lazy=True, target_host=f"127.0.0.1:{free_port()}")
+    """The app with its lifespan. Without `temporal` it is given a client to a port where nothing listens, and sends
+    nothing: its endpoints have addresses that are not ours."""
+    client = temporal
+    if client is None:
+        client = await connect(lazy=True, target_host=f"127.0.0.1:{free_port()}")
+        settings = settings.model_copy(update={"express": False})
     app = create_app(settings, temporal=client)
     before = _sqlite_threads()
     async with (

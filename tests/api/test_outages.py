@@ -132,6 +132,7 @@ async def test_commands_with_temporal_stopped_are_503_and_change_nothing(api: Ap
     endpoint = await api.endpoint(channel="orders")
     delivery, dead = [(await api.publish(n))["deliveries"][0]["deliveryGid"] for n in range(2)]
     await api.change_rows("UPDATE delivery SET status = 'dead_lettered', reason = 'rejected' WHERE gid = :g", g=dead)
+    await api.change_rows("UPDATE delivery SET status = 'retrying', attempts = 1 WHERE gid = :g", g=delivery)
     await api.change_rows(
         "INSERT INTO audit_entry (gid, actor, action, subject, detail, created_at)"
         " VALUES ('aud_1', 'alice', 'dead_letters.replayed', :gid, '{}', '2026-01-31 12:00:00')",

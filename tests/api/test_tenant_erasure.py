@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 from temporalio.client import WorkflowExecutionStatus
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
 from activities.retention import Retention
@@ -92,11 +93,22 @@ async def busy(live: Live, tenant: str) -> tuple[JSON, dict[str, str]]:
     gids["parked"] = delivery["deliveryGid"]
     await live.wait_for_status(gids["parked"], "parked")
     live.receiver.respond(200, path=live.path)
+
+    async def are_guarded() -> None:
+        for status in ("dead_lettered", "retrying"):
+            assert await status_of(live, delivery_workflow_id(gids[status])) is WorkflowExecutionStatus.RUNNING
+
+    await assert_eventually(are_guarded)
     return endpoint, gids
 
 
 async def status_of(live: Live, workflow_id: str) -> WorkflowExecutionStatus | None:
-    return (await live.temporal.get_workflow_handle(workflow_id).describe()).status
+    """None where there is no such workflow."""
+    try:
+        return (await live.temporal.get_workflow_handle(workflow_id).describe()).status
+    except RPCError as error:
+        assert error.status is RPCStatusCode.NOT_FOUND
+        return None
 
 
 @on_module
@@ -114,8 +126,9 @@ async def test_in_the_end_nothing_is_left_of_it_and_nothing_was_sent(live: Live)
     for table in ("delivery", "endpoint", "operational_event"):
         assert await live.api.rows(f"SELECT gid FROM {table} WHERE tenant_gid = :gid", gid=gid) == []
     assert await live.api.rows("SELECT gid FROM message WHERE idempotency_scope = :gid", gid=gid) == []
-    for delivery_gid in gids.values():
-        assert await status_of(live, delivery_workflow_id(delivery_gid)) is WorkflowExecutionStatus.TERMINATED
+    for status, delivery_gid in gids.items():
+        ended = None if status == "parked" else WorkflowExecutionStatus.TERMINATED  # parked without a workflow
+        assert await status_of(live, delivery_workflow_id(delivery_gid)) is ended
         assert_problem(await live.api.get(f"/v1/deliveries/{delivery_gid}"), 404)
         assert_problem(await live.api.post(f"/v1/dead-letters/{delivery_gid}/replay"), 404)
     entity = endpoint_workflow_id(endpoint["endpointGid"])

@@ -17,6 +17,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, CDPSession, Page, async_playwright
 
+from everhook.delivery.engine import delivery_engine
 from everhook.http_server import serving
 from everhook.keyring import KeyRing
 from everhook.provisioning import setup
@@ -145,7 +146,8 @@ async def stage(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -
         opened.push_async_callback(database.close)
         scenery = Scenery(database, KeyRing.from_settings(settings))
         await scenery.build()
-        await opened.enter_async_context(running_workers(client, database, settings))
+        engine = await opened.enter_async_context(delivery_engine(client, database, settings))
+        await opened.enter_async_context(running_workers(engine))
         api = await opened.enter_async_context(running_api(settings, client))
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))

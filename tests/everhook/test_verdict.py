@@ -67,9 +67,16 @@ def test_no_policy_overrules_success_gone_and_failure(status: int) -> None:
     assert classify(status, retry_statuses=(status,)) == classify(status)
 
 
-@pytest.mark.parametrize("failure", [code for code in FailureCode if code is not FailureCode.BLOCKED])
+NOT_THEIRS = (FailureCode.BLOCKED, FailureCode.UNSENDABLE)
+
+
+@pytest.mark.parametrize("failure", [code for code in FailureCode if code not in NOT_THEIRS])
 def test_no_answer_is_a_failure_of_the_endpoint_and_retried(failure: FailureCode) -> None:
     assert classify(None, failure) == FAILED
+
+
+def test_a_fault_of_ours_is_retried_and_not_charged_to_the_endpoint() -> None:
+    assert classify(None, FailureCode.UNSENDABLE) == Judgement(Verdict.RETRY, DeadLetterReason.UNSENDABLE)
 
 
 def test_a_blocked_address_is_dead_lettered_at_once_and_not_charged_to_the_endpoint() -> None:

@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from everhook.dispatch import start_delivery
 from temporalio import activity
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
+from temporalio.api.sdk.v1 import WorkflowMetadata
 from temporalio.api.testservice.v1 import LockTimeSkippingRequest, UnlockTimeSkippingRequest
 from temporalio.api.workflow.v1 import WorkflowExecutionInfo
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest
@@ -43,7 +43,9 @@ from everhook.contracts import (
     EventsResult,
     OpenDeadLetter,
     OutcomeReport,
+    PreviousAttempt,
     ReconcileResult,
+    ReconcileShare,
     ReleaseOrder,
     ReleaseResult,
     RetentionResult,
@@ -53,6 +55,7 @@ from everhook.contracts import (
     TenantErasure,
     Verdict,
 )
+from everhook.delivery.starts import start_delivery
 from everhook.entities import EndpointEntities
 from everhook.ids import Kind, delivery_workflow_id, endpoint_workflow_id, new_gid
 from everhook.policy import DeliveryPolicy
@@ -82,11 +85,11 @@ UNDER_WAY = (EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED, EventType.EVENT_TYPE_
 
 DELIVERED = AttemptOutcome(Verdict.DELIVERED, status_code=200)
 FAILED = AttemptOutcome(Verdict.RETRY, status_code=503, error="http_503")
+UNSENDABLE = AttemptOutcome(Verdict.RETRY, DeadLetterReason.UNSENDABLE, error="unsendable")
 REJECTED = AttemptOutcome(Verdict.REJECTED, DeadLetterReason.REJECTED, status_code=404, error="http_404")
 BLOCKED = AttemptOutcome(Verdict.REJECTED, DeadLetterReason.BLOCKED, error="blocked")
 PARKED = AttemptOutcome(Verdict.PARKED, DeadLetterReason.CIRCUIT_OPEN)
 PAUSED = AttemptOutcome(Verdict.PARKED)
-DEFERRED = AttemptOutcome(Verdict.DEFERRED)
 
 
 def unrecorded(outcome: AttemptOutcome, order: DeliveryOrder, number: int = 1) -> AttemptOutcome:
@@ -121,7 +124,6 @@ class Call:
     argument: Any
     at: datetime
     queue: str
-    is_local: bool
     priority: Priority
 
 
@@ -160,6 +162,7 @@ class FakeActivities:
         self.orders: dict[str, DeliveryOrder] = {}
         self.circuit: Circuit | None = Circuit()
         self.parked = 0
+        self.passes: Script[ReconcileResult] = Script(ReconcileResult(started=3, restarted=2, endpoints=1, history=4))
         self._clock = clock
         self._gates: defaultdict[str, list[Gate]] = defaultdict(list)
         self._running = 0
@@ -197,7 +200,7 @@ class FakeActivities:
     async def _called(self, name: str, argument: Any) -> None:
         info = activity.info()
         now: datetime = await self._clock()
-        self.calls.append(Call(name, argument, now, info.task_queue, info.is_local, info.priority))
+        self.calls.append(Call(name, argument, now, info.task_queue, info.priority))
         gate = next((gate for gate in self._gates[name] if not gate.entered.is_set()), None)
         if gate is not None:
             self._running += 1
@@ -225,7 +228,7 @@ class FakeActivities:
     async def open_round(self, order: RoundOrder) -> DeliveryOrder:
         """The order registered for the delivery, or the one it was started with, in its next round."""
         await self._called("open_round", order)
-        return replace(self.orders[order.delivery_gid], round=order.round + 1, attempt=1, express=False)
+        return replace(self.orders[order.delivery_gid], round=order.round + 1, attempt=1)
 
     @activity.defn(name="discard")
     async def discard(self, note: DiscardNote) -> None:
@@ -248,15 +251,21 @@ class FakeActivities:
         self.parked -= released
         return ReleaseResult(released, remaining=self.parked > 0)
 
+    @activity.defn(name="count_parked")
+    async def count_parked(self, endpoint_gid: str) -> int:
+        await self._called("count_parked", endpoint_gid)
+        return self.parked
+
     @activity.defn(name="publish_events")
     async def publish_events(self) -> EventsResult:
         await self._called("publish_events", None)
         return EventsResult(published=4)
 
     @activity.defn(name="reconcile")
-    async def reconcile(self) -> ReconcileResult:
-        await self._called("reconcile", None)
-        return ReconcileResult(started=3, restarted=2, endpoints=1)
+    async def reconcile(self, share: ReconcileShare) -> ReconcileResult:
+        result = self.passes.next()
+        await self._called("reconcile", share)
+        return result
 
     @activity.defn(name="resume_erasures")
     async def resume_erasures(self) -> None:
@@ -291,6 +300,7 @@ class FakeActivities:
             self.load_circuit,
             self.project_circuit,
             self.release_parked,
+            self.count_parked,
             self.reconcile,
             self.publish_events,
             self.resume_erasures,
@@ -318,7 +328,7 @@ class Engine:
         await self.env.sleep(duration)
 
     def order(self, **changes: Any) -> DeliveryOrder:
-        """A delivery order; unless told otherwise without jitter, and not express."""
+        """A delivery order, without jitter unless `changes` say otherwise."""
         order = DeliveryOrder(
             delivery_gid=new_gid(Kind.DELIVERY),
             message_gid=new_gid(Kind.MESSAGE),
@@ -334,13 +344,24 @@ class Engine:
         """The order of a dead letter whose workflow was lost."""
         return self.order(dead_letter=OpenDeadLetter(DeadLetterReason.REJECTED, LONG_AGO, 404), **changes)
 
+    def order_after(
+        self, outcome: AttemptOutcome, next_attempt_at: datetime | None = None, **changes: Any
+    ) -> DeliveryOrder:
+        """The order of a delivery whose first attempt was made before its workflow started."""
+        return self.order(previous=PreviousAttempt(outcome, next_attempt_at), **changes)
+
     async def start(
-        self, order: DeliveryOrder | None = None, *, signal: str | None = None, note: Any = None
+        self,
+        order: DeliveryOrder | None = None,
+        *,
+        signal: str | None = None,
+        note: Any = None,
+        first: bool = False,
     ) -> DeliveryHandle:
         """Start a delivery as the product does."""
         order = order or self.order()
         self.fakes.orders.setdefault(order.delivery_gid, order)
-        await start_delivery(self.client, order, signal=signal, note=note)
+        await start_delivery(self.client, order, signal=signal, note=note, first=first)
         return self.delivery(order.delivery_gid)
 
     def delivery(self, delivery_gid: str) -> DeliveryHandle:
@@ -436,8 +457,10 @@ class Endpoint:
             EndpointWorkflow.run, endpoint_workflow_id(gid)
         )
 
-    async def report(self, *, succeeded: bool = False, failures: int = 0, gone: bool = False) -> None:
-        await self._entities.report(self.gid, TENANT, OutcomeReport(succeeded, failures, gone))
+    async def report(
+        self, *, succeeded: bool = False, failures: int = 0, gone: bool = False, stranded: bool = False
+    ) -> None:
+        await self._entities.report(self.gid, TENANT, OutcomeReport(succeeded, failures, gone, stranded))
 
     async def command(self, update: str) -> Circuit:
         return await self._entities.command(self.gid, TENANT, update)
@@ -528,6 +551,12 @@ async def attribute(handle: WorkflowHandle[Any, Any], key: SearchAttributeKey[An
 
 async def run_id(handle: WorkflowHandle[Any, Any]) -> str:
     return (await described(handle)).execution.run_id
+
+
+async def details(handle: WorkflowHandle[Any, Any]) -> str:
+    """What the Temporal UI shows as the workflow's current details."""
+    metadata: WorkflowMetadata = await handle.query("__temporal_workflow_metadata", result_type=WorkflowMetadata)
+    return metadata.current_details
 
 
 async def timers(handle: WorkflowHandle[Any, Any]) -> list[timedelta]:

@@ -21,6 +21,7 @@ from everhook.contracts import (
     DeliveryStatus,
     DiscardNote,
     OperatorNote,
+    PreviousAttempt,
     ReleaseNote,
     RoundOrder,
     TaskQueue,
@@ -29,17 +30,18 @@ from everhook.contracts import (
 from everhook.policy import DOCUMENTED, JITTER_FROM, DeliveryPolicy
 from tests.workflows.engine import (
     BLOCKED,
-    DEFERRED,
     DELIVERED,
     FAILED,
     LONG_AGO,
     PARKED,
     PAUSED,
     REJECTED,
+    UNSENDABLE,
     DeliveryHandle,
     Engine,
     attribute,
     count_events,
+    details,
     run_id,
     timers,
     unrecorded,
@@ -52,6 +54,18 @@ ONCE = DeliveryPolicy(delays=(), jitter=0)
 """One attempt a round."""
 
 ANN = OperatorNote("ann", "the endpoint is mended")
+
+
+def delivered(attempts: int, round_: int = 1, outcome: AttemptOutcome = DELIVERED) -> DeliveryResult:
+    """The result of a delivery that `outcome` ended."""
+    return DeliveryResult(
+        DeliveryStatus.DELIVERED,
+        round_,
+        attempts,
+        attempt_gid=outcome.attempt_gid,
+        status_code=outcome.status_code,
+        duration_ms=outcome.duration_ms,
+    )
 
 
 def numbers(engine: Engine) -> list[tuple[int, int]]:
@@ -82,35 +96,170 @@ async def parked(engine: Engine, outcome: AttemptOutcome = PARKED, **changes: An
     return handle
 
 
-# --- the lanes
+# --- the first attempt before the workflow
 
 
-async def test_a_healthy_express_delivery_is_one_local_activity_and_few_events(engine: Engine) -> None:
-    handle = await engine.start(engine.order(express=True))
-    assert await engine.result(handle) == DeliveryResult(DeliveryStatus.DELIVERED, round=1, attempts=1)
-    [call] = engine.fakes.calls
-    assert call.is_local
-    assert len((await handle.fetch_history()).events) <= 7
-    assert await count_events(handle, EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED) == 0
-    assert await count_events(handle, EventType.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES) == 0
+async def test_a_delivery_that_was_delivered_before_completes_in_its_first_task(engine: Engine) -> None:
+    outcome = replace(DELIVERED, attempt_gid="att_1", duration_ms=31)
+    handle = await engine.start(engine.order_after(outcome), first=True)
+    assert await engine.result(handle) == DeliveryResult(
+        DeliveryStatus.DELIVERED, round=1, attempts=1, attempt_gid="att_1", status_code=200, duration_ms=31
+    )
+    assert engine.fakes.calls == []
+    assert [event.event_type for event in (await handle.fetch_history()).events] == [
+        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED,
+        EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED,
+        EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED,
+        EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED,
+        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED,
+    ]
+    assert await attribute(handle, sa.DELIVERY_STATUS) == DeliveryStatus.DELIVERED
+    await engine.until(handle, DeliveryStatus.DELIVERED)
 
 
-async def test_an_express_attempt_that_is_deferred_goes_by_the_fair_queue(engine: Engine) -> None:
-    engine.fakes.script(DEFERRED, DELIVERED)
-    order = engine.order(express=True)
-    assert (await engine.result(await engine.start(order))).attempts == 1
-    express, regular = engine.fakes.of("send_attempt")
-    assert (express.is_local, express.argument.express) == (True, True)
-    assert (regular.is_local, regular.queue) == (False, TaskQueue.SENDS)
-    assert regular.argument == replace(express.argument, express=False)
-    assert regular.priority.fairness_key == order.endpoint_gid
+async def test_a_discard_that_comes_with_the_start_of_a_delivered_one_is_too_late(engine: Engine) -> None:
+    handle = await engine.start(engine.order_after(DELIVERED), signal="discard", note=ANN)
+    assert await engine.result(handle) == delivered(attempts=1)
+    assert engine.fakes.calls == []
 
 
-async def test_an_attempt_that_is_not_express_goes_by_the_fair_queue_under_its_endpoints_key(engine: Engine) -> None:
+async def test_the_result_names_the_attempt_that_delivered(engine: Engine) -> None:
+    outcome = replace(DELIVERED, attempt_gid="att_2", duration_ms=40)
+    engine.fakes.script(replace(FAILED, attempt_gid="att_1", duration_ms=9), outcome)
+    assert await engine.result(await engine.start()) == delivered(attempts=2, outcome=outcome)
+
+
+async def test_a_first_start_runs_no_delivery_that_has_ended_and_a_restart_does(engine: Engine) -> None:
+    order = engine.order()
+    handle = await engine.start(order, first=True)
+    await engine.result(handle)
+    first_run = await run_id(handle)
+    await engine.start(order, first=True)
+    assert await run_id(handle) == first_run
+    await engine.start(order)
+    await engine.result(handle)
+    assert await run_id(handle) != first_run
+    assert numbers(engine) == [(1, 1), (1, 1)]
+
+
+async def test_a_delivery_whose_first_attempt_failed_goes_on_with_the_second_when_it_is_due(engine: Engine) -> None:
+    engine.fakes.script(FAILED)
+    due = await engine.now() + 20 * MINUTE
+    handle = await engine.start(engine.order_after(FAILED, due))
+    state = await engine.until_retrying(handle, 2)
+    assert (state.attempt, state.next_attempt_at) == (1, due)
+    assert await attribute(handle, sa.DELIVERY_STATUS) == DeliveryStatus.RETRYING
+    await engine.skip(3 * HOUR)
+    await engine.until_dead(handle)
+    assert numbers(engine) == [(1, number) for number in range(2, 7)]
+    assert due <= engine.fakes.calls[0].at < due + SECOND
+    for rest, documented in zip(rests(engine), DOCUMENTED[1:], strict=True):
+        assert documented <= rest < documented + SECOND
+
+
+async def test_a_second_attempt_that_was_due_before_the_workflow_started_is_made_at_once(engine: Engine) -> None:
+    began = await engine.now()
+    handle = await engine.start(engine.order_after(FAILED, LONG_AGO))
+    assert await engine.result(handle) == delivered(attempts=2)
+    assert numbers(engine) == [(1, 2)]
+    assert engine.fakes.calls[0].at - began < MINUTE
+
+
+async def test_attempt_now_that_comes_with_the_start_makes_the_second_attempt(engine: Engine) -> None:
+    """An operator asks for it after the first attempt has failed and before the workflow has started."""
+    order = engine.order_after(FAILED, await engine.now() + HOUR)
+    handle = await engine.start(order, signal="attempt_now")
+    [call] = await engine.until_called("send_attempt", 1)
+    assert (call.argument.number, call.at < order.previous.next_attempt_at - MINUTE) == (2, True)  # type: ignore[union-attr]
+    assert await engine.result(handle) == delivered(attempts=2)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [
+        (FAILED, DeadLetterReason.EXHAUSTED),
+        (UNSENDABLE, DeadLetterReason.UNSENDABLE),
+        (REJECTED, DeadLetterReason.REJECTED),
+        (BLOCKED, DeadLetterReason.BLOCKED),
+    ],
+    ids=["exhausted", "unsendable", "rejected", "blocked"],
+)
+async def test_a_delivery_without_a_second_attempt_starts_as_a_dead_letter(
+    engine: Engine, outcome: AttemptOutcome, reason: DeadLetterReason
+) -> None:
+    order = engine.order_after(outcome, policy=ONCE)
+    handle = await engine.start(order)
+    state = await engine.until_dead(handle)
+    assert (state.dead_letter_reason, state.attempt) == (reason, 1)
+    assert engine.fakes.arguments("dead_letter") == [
+        DeadLetterNote(order.delivery_gid, reason, 1, order.dead_letter_retention)
+    ]
+    assert numbers(engine) == []
+    assert await attribute(handle, sa.STATUS_CODE) == outcome.status_code
+
+
+@pytest.mark.parametrize("outcome", [FAILED, DELIVERED], ids=["failed", "delivered"])
+async def test_a_first_attempt_that_the_database_could_not_take_is_recorded_by_the_workflow(
+    engine: Engine, outcome: AttemptOutcome
+) -> None:
+    order = engine.order()
+    made = unrecorded(outcome, order)
+    order = replace(order, previous=PreviousAttempt(made, await engine.now() + MINUTE))
+    engine.fakes.fail("record_attempt", times=2)
+    attempts = 1 if outcome is DELIVERED else 2
+    assert await engine.result(await engine.start(order)) == delivered(attempts)
+    assert engine.fakes.arguments("record_attempt") == [made.unrecorded] * 3
+    assert numbers(engine) == [(1, 2)][: attempts - 1]
+
+
+@pytest.mark.parametrize("kind", ["not attempted", "parked", "first attempt failed"])
+async def test_a_discard_that_comes_with_the_start_is_carried_out_before_any_attempt(engine: Engine, kind: str) -> None:
+    now = await engine.now()
+    order = {
+        "not attempted": engine.order(),
+        "parked": engine.order(parked_since=now),
+        "first attempt failed": engine.order_after(FAILED, now + HOUR),
+    }[kind]
+    handle = await engine.start(order, signal="discard", note=ANN)
+    assert (await engine.result(handle)).status is DeliveryStatus.DISCARDED
+    assert [call.name for call in engine.fakes.calls] == ["discard"]
+    assert engine.fakes.arguments("discard") == [DiscardNote(order.delivery_gid, ANN)]
+
+
+async def test_a_delivery_that_is_given_up_with_its_start_is_a_dead_letter_before_any_attempt(engine: Engine) -> None:
+    note = ReleaseNote(DeadLetterReason.ENDPOINT_DELETED)
+    handle = await engine.start(engine.order(parked_since=await engine.now()), signal="release", note=note)
+    assert (await engine.until_dead(handle)).dead_letter_reason is DeadLetterReason.ENDPOINT_DELETED
+    assert [call.name for call in engine.fakes.calls] == ["dead_letter"]
+
+
+async def test_a_release_that_comes_with_the_start_counts_for_the_first_attempt_only(engine: Engine) -> None:
+    engine.fakes.script(PARKED)
+    handle = await engine.start(
+        engine.order(parked_since=await engine.now(), park_check=DAY), signal="release", note=ReleaseNote()
+    )
+    await engine.until_parked(handle)
+    await engine.skip(HOUR)
+    assert numbers(engine) == [(1, 1)]
+
+
+async def test_the_temporal_ui_tells_of_the_attempt_before_the_workflow(engine: Engine) -> None:
+    outcome = replace(FAILED, attempt_gid="att_1", duration_ms=31)
+    handle = await engine.start(engine.order_after(outcome, await engine.now() + HOUR))
+    await engine.until_retrying(handle, 2)
+    assert "Attempt 1 of 6 in round 1: HTTP 503" in await details(handle)
+    told = await (await handle.describe()).static_details()
+    assert told == ("Attempt 1 of 6 (att_1) was made before this workflow started: **retry**, HTTP 503 after 31 ms.")
+
+
+# --- the queues
+
+
+async def test_an_attempt_goes_by_the_fair_queue_under_its_endpoints_key(engine: Engine) -> None:
     order = engine.order()
     await engine.result(await engine.start(order))
     [call] = engine.fakes.calls
-    assert (call.is_local, call.queue) == (False, TaskQueue.SENDS)
+    assert call.queue == TaskQueue.SENDS
     assert (call.priority.fairness_key, call.priority.fairness_weight) == (order.endpoint_gid, None)
 
 
@@ -120,13 +269,6 @@ async def test_a_rate_limited_attempt_goes_by_the_limited_queue_with_the_limit_a
     [call] = engine.fakes.calls
     assert call.queue == TaskQueue.SENDS_LIMITED
     assert (call.priority.fairness_key, call.priority.fairness_weight) == (order.endpoint_gid, 7.5)
-
-
-async def test_only_the_first_attempt_is_express(engine: Engine) -> None:
-    engine.fakes.script(FAILED, FAILED, DELIVERED)
-    await engine.result(await engine.start(engine.order(express=True)))
-    assert [call.is_local for call in engine.fakes.calls] == [True, False, False]
-    assert [order.express for order in engine.fakes.arguments("send_attempt")] == [True, False, False]
 
 
 async def test_an_attempt_is_asked_for_with_all_that_decides_about_it(engine: Engine) -> None:
@@ -179,7 +321,7 @@ async def test_jitter_lengthens_rests_of_half_a_minute_or_more_by_up_to_a_tenth(
 async def test_a_success_ends_the_schedule(engine: Engine) -> None:
     engine.fakes.script(FAILED, FAILED, DELIVERED)
     handle = await engine.start()
-    assert await engine.result(handle) == DeliveryResult(DeliveryStatus.DELIVERED, round=1, attempts=3)
+    assert await engine.result(handle) == delivered(attempts=3)
     assert engine.fakes.arguments("dead_letter") == []
 
 
@@ -243,6 +385,26 @@ async def test_a_rejected_delivery_is_a_dead_letter_at_once(
     assert note == DeadLetterNote(order.delivery_gid, reason, 1, order.dead_letter_retention)
 
 
+@pytest.mark.parametrize(
+    ("outcomes", "reason"),
+    [
+        ((UNSENDABLE, UNSENDABLE), DeadLetterReason.UNSENDABLE),
+        ((FAILED, UNSENDABLE), DeadLetterReason.UNSENDABLE),
+        ((UNSENDABLE, FAILED), DeadLetterReason.EXHAUSTED),
+    ],
+    ids=["always", "at last", "at first"],
+)
+async def test_a_round_that_is_exhausted_ends_for_the_reason_of_its_last_attempt(
+    engine: Engine, outcomes: tuple[AttemptOutcome, ...], reason: DeadLetterReason
+) -> None:
+    engine.fakes.script(*outcomes)
+    handle = await engine.start(engine.order(policy=DeliveryPolicy(delays=(MINUTE,), jitter=0)))
+    await engine.skip(2 * MINUTE)
+    assert (await engine.until_dead(handle)).dead_letter_reason is reason
+    assert numbers(engine) == [(1, 1), (1, 2)]
+    assert [note.reason for note in engine.fakes.arguments("dead_letter")] == [reason]
+
+
 async def test_a_dead_letter_is_found_by_its_search_attributes(engine: Engine) -> None:
     order = engine.order(policy=ONCE)
     engine.fakes.script(REJECTED)
@@ -303,7 +465,7 @@ async def test_a_replay_opens_a_second_round_with_the_order_that_the_database_gi
     await engine.until_dead(handle)
     first_run = await run_id(handle)
     await handle.signal("replay", ANN)
-    assert await engine.result(handle) == DeliveryResult(DeliveryStatus.DELIVERED, round=2, attempts=2)
+    assert await engine.result(handle) == delivered(attempts=2, round_=2)
     assert engine.fakes.arguments("open_round") == [RoundOrder(order.delivery_gid, 1, ANN)]
     assert numbers(engine) == [(1, 1), (2, 1), (2, 2)]
     second = engine.fakes.of("send_attempt")[1]
@@ -399,7 +561,7 @@ async def test_a_replay_starts_the_workflow_of_a_dead_letter_that_lost_it(engine
     order = engine.dead_order(round=3, attempt=7)
     engine.fakes.orders[order.delivery_gid] = replace(order, dead_letter=None)
     handle = await engine.start(order, signal="replay", note=ANN)
-    assert await engine.result(handle) == DeliveryResult(DeliveryStatus.DELIVERED, round=4, attempts=1)
+    assert await engine.result(handle) == delivered(attempts=1, round_=4)
     assert engine.fakes.arguments("open_round") == [RoundOrder(order.delivery_gid, 3, ANN)]
     assert engine.fakes.arguments("dead_letter") == []
 
@@ -483,19 +645,47 @@ async def test_attempt_now_cuts_a_rest_short(engine: Engine) -> None:
     await handle.signal("attempt_now")
     await engine.until_called("send_attempt", 2)
     assert rests(engine)[0] < MINUTE
-    assert await engine.result(handle) == DeliveryResult(DeliveryStatus.DELIVERED, round=1, attempts=2)
+    assert await engine.result(handle) == delivered(attempts=2)
 
 
-async def test_attempt_now_during_an_attempt_is_kept_for_the_next(engine: Engine) -> None:
+async def test_attempt_now_during_an_attempt_asked_for_that_attempt(engine: Engine) -> None:
     gate = engine.fakes.hold("send_attempt")
     engine.fakes.script(FAILED)
     handle = await engine.start(engine.order(policy=DeliveryPolicy(delays=(HOUR, HOUR), jitter=0)))
     await gate.entered.wait()
     await handle.signal("attempt_now")
     gate.open()
+    await engine.until_retrying(handle, 2)
+    await engine.skip(HOUR - MINUTE)
+    await engine.until_retrying(handle, 2)
+    assert numbers(engine) == [(1, 1)]
+
+
+async def test_eight_times_attempt_now_make_one_attempt(engine: Engine) -> None:
+    engine.fakes.script(FAILED)
+    handle = await engine.start(engine.order(policy=DeliveryPolicy(delays=(HOUR, HOUR), jitter=0)))
+    await engine.until_retrying(handle, 2)
+    gate = engine.fakes.hold("send_attempt")
+    await asyncio.gather(*(handle.signal("attempt_now") for _ in range(8)))
+    await gate.entered.wait()
+    gate.open()
     await engine.until_retrying(handle, 3)
-    assert rests(engine)[0] < MINUTE
+    await engine.skip(HOUR - MINUTE)
+    await engine.until_retrying(handle, 3)
     assert numbers(engine) == [(1, 1), (1, 2)]
+
+
+async def test_attempt_now_while_an_attempt_is_being_recorded_asks_for_the_next(engine: Engine) -> None:
+    order = engine.order(policy=DeliveryPolicy(delays=(HOUR,), jitter=0))
+    engine.fakes.script(unrecorded(FAILED, order), DELIVERED)
+    gate = engine.fakes.hold("record_attempt")
+    handle = await engine.start(order)
+    await gate.entered.wait()
+    await handle.signal("attempt_now")
+    gate.open()
+    await engine.until_called("send_attempt", 2)
+    assert rests(engine)[0] < MINUTE
+    assert await engine.result(handle) == delivered(attempts=2)
 
 
 async def test_attempt_now_makes_a_parked_delivery_look_again(engine: Engine) -> None:
@@ -515,7 +705,7 @@ async def test_a_parked_delivery_goes_on_when_released_and_the_parking_is_no_att
     await handle.signal("release", ReleaseNote())
     await engine.until_called("send_attempt", 2)
     assert rests(engine)[0] < MINUTE
-    assert await engine.result(handle) == DeliveryResult(DeliveryStatus.DELIVERED, round=1, attempts=1)
+    assert await engine.result(handle) == delivered(attempts=1)
     assert numbers(engine) == [(1, 1), (1, 1)]
 
 
@@ -536,15 +726,6 @@ async def test_a_pause_longer_than_the_window_uses_up_none_of_it(engine: Engine)
     await engine.skip(130 * HOUR)
     await engine.until_dead(handle)
     assert numbers(engine) == [(1, n) for n in (1, 1, 2, 3, 4, 5, 6)]
-
-
-async def test_only_the_first_send_goes_express(engine: Engine) -> None:
-    engine.fakes.script(PARKED, DELIVERED)
-    handle = await engine.start(engine.order(express=True))
-    await engine.until_parked(handle)
-    await handle.signal("release", ReleaseNote())
-    await engine.result(handle)
-    assert [order.express for order in engine.fakes.arguments("send_attempt")] == [True, False]
 
 
 async def test_a_parked_delivery_looks_again_by_itself_after_a_while(engine: Engine) -> None:
@@ -572,6 +753,48 @@ async def test_a_delivery_parked_past_its_window_is_a_dead_letter_and_not_before
     [died] = engine.fakes.of("dead_letter")
     assert HOUR <= died.at - began <= HOUR + 12 * MINUTE + SECOND
     assert {number for _, number in numbers(engine)} == {1}
+
+
+async def test_the_time_parked_before_the_workflow_counts_towards_the_window(engine: Engine) -> None:
+    now = await engine.now()
+    order = engine.order(policy=DeliveryPolicy(max_window=HOUR), parked_since=now - 30 * MINUTE)
+    engine.fakes.script(PARKED)
+    handle = await engine.start(order)
+    await engine.until_parked(handle)
+    await engine.skip(45 * MINUTE)
+    assert (await engine.until_dead(handle)).dead_letter_reason is DeadLetterReason.CIRCUIT_OPEN
+    [died] = engine.fakes.of("dead_letter")
+    assert 30 * MINUTE <= died.at - now <= 42 * MINUTE + SECOND
+
+
+async def test_a_delivery_parked_without_a_workflow_for_its_whole_window_is_tried_once_and_given_up(
+    engine: Engine,
+) -> None:
+    engine.fakes.script(PARKED)
+    policy = DeliveryPolicy(max_window=HOUR)
+    handle = await engine.start(engine.order(policy=policy, parked_since=await engine.now() - HOUR))
+    assert (await engine.until_dead(handle)).dead_letter_reason is DeadLetterReason.CIRCUIT_OPEN
+    assert numbers(engine) == [(1, 1)]
+
+
+async def test_a_delivery_parked_without_a_workflow_by_a_pause_waits_on(engine: Engine) -> None:
+    engine.fakes.script(PAUSED)
+    policy = DeliveryPolicy(max_window=HOUR)
+    handle = await engine.start(engine.order(policy=policy, parked_since=await engine.now() - DAY))
+    await engine.until_parked(handle)
+    assert engine.fakes.arguments("dead_letter") == []
+
+
+async def test_a_delivery_parked_without_a_workflow_for_longer_than_its_window_still_has_its_whole_schedule(
+    engine: Engine,
+) -> None:
+    engine.fakes.script(FAILED)
+    handle = await engine.start(
+        engine.order(parked_since=await engine.now() - 100 * HOUR), signal="release", note=ReleaseNote()
+    )
+    await engine.skip(4 * HOUR)
+    await engine.until_dead(handle)
+    assert numbers(engine) == [(1, number) for number in range(1, 7)]
 
 
 async def test_a_delivery_parked_by_a_disabled_endpoint_says_so_when_its_window_is_over(engine: Engine) -> None:
@@ -645,12 +868,11 @@ async def test_a_recorded_attempt_is_not_recorded_again(engine: Engine) -> None:
     assert engine.fakes.arguments("record_attempt") == []
 
 
-@pytest.mark.parametrize(("express", "times"), [(False, 5), (True, 1)], ids=["regular", "express"])
-async def test_a_fault_of_our_own_is_retried_and_is_no_attempt(engine: Engine, express: bool, times: int) -> None:
-    engine.fakes.fail("send_attempt", times)
-    handle = await engine.start(engine.order(express=express, policy=ONCE))
-    assert await engine.result(handle) == DeliveryResult(DeliveryStatus.DELIVERED, round=1, attempts=1)
-    assert numbers(engine) == [(1, 1)] * (times + 1)
+async def test_a_fault_of_our_own_is_retried_and_is_no_attempt(engine: Engine) -> None:
+    engine.fakes.fail("send_attempt", times=5)
+    handle = await engine.start(engine.order(policy=ONCE))
+    assert await engine.result(handle) == delivered(attempts=1)
+    assert numbers(engine) == [(1, 1)] * 6
 
 
 @pytest.mark.parametrize("name", ["dead_letter", "open_round", "discard"])
@@ -679,7 +901,7 @@ async def test_a_delivery_says_where_it_stands_at_every_step(engine: Engine) -> 
     gate = engine.fakes.hold("send_attempt")
     handle = await engine.start(engine.order(policy=DeliveryPolicy(delays=(HOUR, HOUR), jitter=0)))
     await gate.entered.wait()
-    sending = await engine.until(handle, DeliveryStatus.SENDING, "the endpoint's answer")
+    sending = await engine.until(handle, DeliveryStatus.SENDING, "the endpoint's response")
     assert (sending.round, sending.attempt, sending.next_attempt_at) == (1, 1, None)
     gate.open()
     resting = await engine.until_retrying(handle, 2)

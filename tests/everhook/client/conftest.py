@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from temporalio.client import Client
 
 from everhook.cli import run
+from everhook.delivery.engine import delivery_engine
 from everhook.http_server import bound_socket, serving
 from everhook.provisioning import setup
 from everhook.settings import Settings
@@ -91,7 +92,8 @@ async def live(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
         receiver = await opened.enter_async_context(Receiver())
         database = Database(settings.database_url)
         opened.push_async_callback(database.close)
-        await opened.enter_async_context(running_workers(client, database, settings))
+        engine = await opened.enter_async_context(delivery_engine(client, database, settings))
+        await opened.enter_async_context(running_workers(engine))
         api = await opened.enter_async_context(running_api(settings, client))
         socket = bound_socket("127.0.0.1", 0, "port")
         await opened.enter_async_context(serving(_WithoutLifespan(api.app), socket))

@@ -7,14 +7,13 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
-from structlog.testing import capture_logs
 
 from everhook.circuit import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorNote, Verdict
 from everhook.envelope import BodyFormat
-from everhook.keyring import KeyRing, NotOurBox, SealedWithUnknownKey, new_master_key
+from everhook.keyring import KeyRing, new_master_key
 from everhook.signing import SignatureScheme, secret_key
-from everhook.storage import deliveries, endpoints
+from everhook.storage import attempts, deliveries, endpoints
 from everhook.storage.attempts import Bases, Recorder, Targets, Transcript, claim_probe
 from everhook.storage.engine import Database, is_unavailable
 from everhook.storage.secrets import sealed
@@ -336,20 +335,21 @@ async def test_live_secrets_sign_newest_first_and_expired_ones_do_not(store: Sto
     assert later[0] == keys[2] and keys[1] not in later
 
 
-async def test_a_secret_sealed_with_a_key_that_is_gone_is_a_fault_of_ours_told_once_until_it_opens(
-    store: Store,
+async def test_a_target_whose_secret_was_sealed_with_a_key_that_is_gone_says_so_until_it_opens(
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     end = await store.endpoint()
     box = await stored_secret(store)
     targets = Targets(store.database, KeyRing([new_master_key()]))
-    with capture_logs() as logs:
-        for _ in range(3):
-            with pytest.raises(SealedWithUnknownKey):
-                await targets.get(end.gid, 1)
-    (line,) = logs
-    assert (line["log_level"], line["endpoint_gid"]) == ("error", end.gid)
-    assert box.split(".")[1] in line["error"] and box not in str(line)
-    assert (await Targets(store.database, KEYRING).get(end.gid, 1)).live_keys(moment())
+    faulty = await targets.get(end.gid, 1)
+    assert faulty.fault is not None and box.split(".")[1] in faulty.fault and box not in faulty.fault
+    assert (faulty.url, faulty.live_keys(moment())) == (URL, [])
+    assert await targets.get(end.gid, 1) is faulty
+    monkeypatch.setattr(attempts, "FAULTY_S", 0.0)
+    again = Targets(store.database, KeyRing([new_master_key()]))
+    assert await again.get(end.gid, 1) is not await again.get(end.gid, 1)
+    well = await Targets(store.database, KEYRING).get(end.gid, 1)
+    assert well.fault is None and well.live_keys(moment())
 
 
 async def test_a_secret_moved_to_another_endpoints_row_does_not_sign(store: Store) -> None:
@@ -360,9 +360,9 @@ async def test_a_secret_moved_to_another_endpoints_row_does_not_sign(store: Stor
         await session.execute(
             update(EndpointSecret).where(col(EndpointSecret.endpoint_gid) == other.gid).values(secret=stolen)
         )
-    with pytest.raises(NotOurBox):
-        await Targets(store.database, KEYRING).get(other.gid, 1)
-    assert await Targets(store.database, KEYRING).get(end.gid, 1)
+    target = await Targets(store.database, KEYRING).get(other.gid, 1)
+    assert target.fault is not None and target.live_keys(moment()) == []
+    assert (await Targets(store.database, KEYRING).get(end.gid, 1)).fault is None
 
 
 async def stored_secret(store: Store) -> str:

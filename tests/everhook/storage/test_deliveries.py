@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from everhook.circuit import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorNote
 from everhook.storage import deliveries
+from everhook.storage.deliveries import Overdue, Parked
 from everhook.storage.engine import Database
-from everhook.storage.orders import OrderDefaults, load_orders
 from everhook.storage.tables import Delivery, now
 from tests.everhook.storage.factories import Store, moment
 
@@ -191,41 +192,76 @@ async def test_a_start_is_confirmed_once(store: Store, database: Database) -> No
 
 async def test_the_undispatched_are_counted_up_to_a_limit(store: Store, database: Database) -> None:
     end = await store.subscribed()
-    await store.deliveries(3, end)
+    await store.deliveries(2, end)
+    await store.delivery(end, status=DeliveryStatus.RETRYING)
     await store.delivery(end, dispatched_at=moment())
+    await store.delivery(end, status=DeliveryStatus.PARKED)
     async with database.read_connection() as connection:
         assert await deliveries.count_undispatched(connection, 100) == 3
         assert await deliveries.count_undispatched(connection, 2) == 2
 
 
-async def test_the_reconciler_finds_what_was_never_started_and_what_is_overdue(
+async def overdue(database: Database, **chosen: Any) -> list[Overdue]:
+    """Those found at `moment(100)` by a reconciler that takes a workflow for lost after 50 s."""
+    async with database.read_connection() as connection:
+        return await deliveries.oldest_overdue(connection, moment(50), 10, **chosen)
+
+
+async def test_the_reconciler_finds_what_was_never_started_and_what_may_have_lost_its_workflow(
     store: Store, database: Database
 ) -> None:
     end = await store.subscribed()
-    lost, young = await store.delivery(end), await store.delivery(end, accepted_at=moment(100))
+    later = now() + HOUR
+    never_started = await store.delivery(end, due_at=moment(99))
+    failed = await store.delivery(end, due_at=moment(98), status=DeliveryStatus.RETRYING, attempts=1)
+    window_over = await store.delivery(end, due_at=moment(97), status=DeliveryStatus.PARKED)
+    lost = await store.delivery(end, due_at=moment(49), dispatched_at=moment())
+    await store.delivery(end, due_at=moment(50), dispatched_at=moment())
+    await store.delivery(end, due_at=later)
+    await store.delivery(end, due_at=later, status=DeliveryStatus.PARKED)
+    await store.delivery(end, due_at=None, status=DeliveryStatus.DELIVERED, dispatched_at=moment())
+    assert await overdue(database) == [
+        Overdue(lost.gid, end.gid, has_workflow=True),
+        Overdue(window_over.gid, end.gid, has_workflow=False),
+        Overdue(failed.gid, end.gid, has_workflow=False),
+        Overdue(never_started.gid, end.gid, has_workflow=False),
+    ]
 
-    overdue = await store.delivery(end, dispatched_at=moment(), due_at=moment(49))
-    await store.delivery(end, dispatched_at=moment(), due_at=moment(50))
-    await store.delivery(end, dispatched_at=moment(), due_at=None, status=DeliveryStatus.DELIVERED)
 
-    async def found(where: Any) -> list[str]:
-        async with database.read_connection() as connection:
-            return [order.delivery_gid for order in await load_orders(connection, OrderDefaults(), where, limit=10)]
+async def test_the_reconciler_leaves_out_endpoints_that_had_their_turn_and_those_of_other_shares(
+    store: Store, database: Database
+) -> None:
+    ends = [await store.endpoint(gid=f"ep_{n}{ending}") for n, ending in enumerate("07az")]
+    rows = [await store.delivery(end, due_at=moment(n)) for n, end in enumerate(ends)]
 
-    assert await found(deliveries.undispatched_before(moment(100))) == [lost.gid]
-    assert await found(deliveries.undispatched_before(moment(101))) == [lost.gid, young.gid]
-    assert await found(deliveries.overdue_before(moment(50))) == [overdue.gid]
+    async def found(**chosen: Any) -> list[str]:
+        return [one.gid for one in await overdue(database, **chosen)]
+
+    assert await found() == [row.gid for row in rows]
+    assert await found(but=[ends[0].gid, ends[2].gid]) == [rows[1].gid, rows[3].gid]
+    assert await found(endings="7z") == [rows[1].gid, rows[3].gid]
+    assert await found(but=[ends[1].gid], endings="7z") == [rows[3].gid]
 
 
-async def test_what_was_found_is_looked_at_again_later_unless_it_is_over(store: Store, database: Database) -> None:
+async def test_what_was_started_again_is_checked_again_later_unless_it_is_over(
+    store: Store, database: Database
+) -> None:
     overdue = await store.delivery()
     over = await store.delivery(due_at=None, status=DeliveryStatus.DELIVERED)
     before = now()
     async with database.write_connection() as connection:
-        await deliveries.look_again_later(connection, [overdue.gid, over.gid], before, HOUR)
-    due_at = (await store.read(overdue)).due_at
-    assert due_at is not None and before + HOUR <= due_at <= now() + HOUR
+        await deliveries.defer(connection, [overdue.gid, over.gid], HOUR)
+    row = await store.read(overdue)
+    assert row.due_at is not None and before + HOUR <= row.due_at <= now() + HOUR
+    assert row.dispatched_at is not None and before <= row.dispatched_at <= now()
     assert (await store.read(over)).due_at is None
+
+
+async def test_what_was_started_long_ago_keeps_the_moment_of_its_start(store: Store, database: Database) -> None:
+    delivery = await store.delivery(dispatched_at=moment(1))
+    async with database.write_connection() as connection:
+        await deliveries.defer(connection, [delivery.gid], HOUR)
+    assert (await store.read(delivery)).dispatched_at == moment(1)
 
 
 async def test_what_took_its_next_step_while_it_was_looked_for_keeps_its_date(store: Store, database: Database) -> None:
@@ -235,8 +271,32 @@ async def test_what_took_its_next_step_while_it_was_looked_for_keeps_its_date(st
     async with database.writing() as session:
         await deliveries.dead_letter(session, delivery.gid, 1, DeadLetterReason.EXHAUSTED, until)
     async with database.write_connection() as connection:
-        await deliveries.look_again_later(connection, [delivery.gid], now(), HOUR)
+        await deliveries.defer(connection, [delivery.gid], HOUR)
     assert (await store.read(delivery)).due_at == until
+
+
+async def test_of_parked_deliveries_whose_window_ended_only_those_without_a_workflow_at_a_paused_endpoint_are_deferred(
+    store: Store, database: Database
+) -> None:
+    paused, broken = await store.subscribed(), await store.subscribed()
+    await store.circuit(paused, hold=Hold.PAUSED)
+    await store.circuit(broken, state=CircuitState.OPEN)
+    later = now() + HOUR
+    waiting = await store.delivery(paused, status=DeliveryStatus.PARKED)
+    others = [
+        await store.delivery(paused, status=DeliveryStatus.PARKED, due_at=later),
+        await store.delivery(paused, status=DeliveryStatus.PARKED, dispatched_at=moment()),
+        await store.delivery(paused, status=DeliveryStatus.ACCEPTED),
+        await store.delivery(broken, status=DeliveryStatus.PARKED),
+    ]
+    before = now()
+    async with database.write_connection() as connection:
+        assert await deliveries.defer_paused(connection, HOUR, 10) == 1
+        assert await deliveries.defer_paused(connection, HOUR, 10) == 0
+    row = await store.read(waiting)
+    assert row.due_at is not None and before + HOUR <= row.due_at <= now() + HOUR
+    assert (row.status, row.dispatched_at) == (DeliveryStatus.PARKED, None)
+    assert [(await store.read(other)).due_at for other in others] == [later, moment(), moment(), moment()]
 
 
 # Parked deliveries
@@ -247,8 +307,56 @@ async def test_the_oldest_parked_of_an_endpoint_come_first(store: Store, databas
     rows = await store.deliveries(4, end, status=DeliveryStatus.PARKED)
     await store.delivery(other, status=DeliveryStatus.PARKED)
     await store.delivery(end, status=DeliveryStatus.RETRYING)
+    started = await store.delivery(end, status=DeliveryStatus.PARKED, dispatched_at=moment())
     async with database.read_connection() as connection:
-        assert await deliveries.oldest_parked(connection, end.gid, 3) == [row.gid for row in rows[:3]]
+        assert await deliveries.oldest_parked(connection, end.gid, 3) == [
+            Parked(row.gid, has_workflow=False) for row in rows[:3]
+        ]
+        assert (await deliveries.oldest_parked(connection, end.gid, 9))[4:] == [Parked(started.gid, has_workflow=True)]
+
+
+async def test_the_parked_of_an_endpoint_are_counted(
+    store: Store, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = await store.subscribed()
+    await store.deliveries(4, end, status=DeliveryStatus.PARKED)
+    await store.delivery(await store.subscribed(), status=DeliveryStatus.PARKED)
+    await store.delivery(end, status=DeliveryStatus.RETRYING)
+    async with database.read_connection() as connection:
+        assert await deliveries.count_parked(connection, end.gid) == 4
+        monkeypatch.setattr(deliveries, "COUNTED_PARKED", 3)
+        assert await deliveries.count_parked(connection, end.gid) == 3
+
+
+async def test_parked_deliveries_without_a_workflow_are_accepted_again(store: Store, database: Database) -> None:
+    delivery = await store.delivery(status=DeliveryStatus.PARKED, parked_at=moment())
+    before = now()
+    async with database.write_connection() as connection:
+        assert await deliveries.accept_again(connection, [delivery.gid], moment(1), HOUR) == {delivery.gid}
+    row = await store.read(delivery)
+    assert (row.status, row.parked_at, row.dispatched_at) == (DeliveryStatus.ACCEPTED, None, None)
+    assert row.due_at is not None and before + HOUR <= row.due_at <= now() + HOUR
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"parked_at": moment(2)},
+        {"dispatched_at": moment()},
+        {"status": DeliveryStatus.ACCEPTED},
+        {"status": DeliveryStatus.DEAD_LETTERED},
+        {"status": DeliveryStatus.DELIVERED},
+    ],
+    ids=["parked again", "started", "accepted again", "dead-lettered", "delivered"],
+)
+async def test_what_moved_on_since_it_was_seen_parked_is_not_accepted_again(
+    store: Store, database: Database, changes: dict[str, Any]
+) -> None:
+    delivery = await store.delivery(**({"status": DeliveryStatus.PARKED, "parked_at": moment()} | changes))
+    before = (await store.read(delivery)).model_dump()
+    async with database.write_connection() as connection:
+        assert await deliveries.accept_again(connection, [delivery.gid], moment(1), HOUR) == set()
+    assert (await store.read(delivery)).model_dump() == before
 
 
 async def test_the_released_are_due_at_once(store: Store, database: Database) -> None:

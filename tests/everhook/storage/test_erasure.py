@@ -16,6 +16,7 @@ from everhook.storage.erasure import (
     is_erased,
     still_to_send,
 )
+from everhook.storage.orders import OrderDefaults, load_orders
 from everhook.storage.tables import Delivery, Message, PayloadErasure, now
 from tests.everhook.storage import past
 from tests.everhook.storage.factories import Store, attempt_record
@@ -99,11 +100,12 @@ async def test_what_an_attempt_in_flight_brought_back_is_erased_once_it_must_hav
 
 
 @pytest.mark.parametrize("status", DeliveryStatus)
-async def test_what_is_still_to_be_sent_is_known(store: Store, status: DeliveryStatus) -> None:
+async def test_deliveries_of_a_message_that_wait_for_an_attempt_are_known(store: Store, status: DeliveryStatus) -> None:
     message, (delivery,) = await sent(store)
+    await sent(store)
     async with store.database.writing() as session:
         await session.execute(update(Delivery).where(col(Delivery.gid) == delivery.gid).values(status=status))
-    async with store.database.reading() as session:
-        found = await still_to_send(session, message.gid, 10)
-    over = {DeliveryStatus.DELIVERED, DeliveryStatus.DISCARDED, DeliveryStatus.DEAD_LETTERED}
-    assert found == ([] if status in over else [delivery.gid])
+    async with store.database.read_connection() as connection:
+        orders = await load_orders(connection, OrderDefaults(), still_to_send(message.gid), limit=10)
+    waiting = {DeliveryStatus.SENDING, DeliveryStatus.RETRYING, DeliveryStatus.PARKED}
+    assert [order.delivery_gid for order in orders] == ([delivery.gid] if status in waiting else [])

@@ -99,7 +99,7 @@ async def test_an_event_becomes_a_message_with_its_deliveries(store: Store) -> N
     published = await publish(store)
     (event,) = await store.events()
     (message,) = await messages(store)
-    assert (published.events, [order.endpoint_gid for order in published.orders]) == (1, [end.gid])
+    assert (published.events, [new.order.endpoint_gid for new in published.new]) == (1, [end.gid])
     assert event.published_at is not None and event.message_gid == message.gid
     assert (message.event_type, message.tenant_gid, message.idempotency_key) == (event.kind, acme, event.gid)
     assert message.published_at == event.created_at
@@ -122,7 +122,7 @@ async def test_each_event_is_published_once_however_many_try(store: Store, other
     both = publisher(store.database), publisher(other_database)
     published = await asyncio.gather(*(one.publish_some() for _ in range(3) for one in both))
     assert len(await messages(store)) == 30
-    assert sum(len(one.orders) for one in published) == 30
+    assert sum(len(one.new) for one in published) == 30
     assert await publish(store) == Published()
 
 
@@ -139,7 +139,7 @@ async def test_nothing_is_published_by_halves(store: Store, monkeypatch: pytest.
     with pytest.raises(KeyboardInterrupt):
         await EventPublisher(store.database, Dying(store.database, OrderDefaults())).publish_some()
     assert (await messages(store), (await store.events())[0].published_at) == ([], None)
-    assert len((await publish(store)).orders) == 1
+    assert len((await publish(store)).new) == 1
 
 
 async def test_where_nobody_listens_there_is_no_message(store: Store) -> None:
@@ -193,9 +193,9 @@ async def test_the_dead_letter_of_an_event_is_not_told(store: Store) -> None:
     delivery = await store.delivery()
     async with store.database.writing() as session:
         await deliveries.dead_letter(session, delivery.gid, 1, DeadLetterReason.EXHAUSTED, moment(99))
-    (order,) = (await publish(store)).orders
+    (new,) = (await publish(store)).new
     async with store.database.writing() as session:
-        await deliveries.dead_letter(session, order.delivery_gid, 1, DeadLetterReason.EXHAUSTED, moment(99))
+        await deliveries.dead_letter(session, new.order.delivery_gid, 1, DeadLetterReason.EXHAUSTED, moment(99))
     assert len(await store.events()) == 1
     assert await publish(store) == Published()
 
@@ -283,7 +283,7 @@ async def test_a_checkpoint_over_receipts_of_events_alone_is_not_told(store: Sto
     await publish(store)
     assert await told(store) == [("order.created", event.endpoint_gid), ("receipts.checkpoint", end.gid)]
     await sealed(store, 4, await store.delivery(channel=EVENTS_CHANNEL), await store.delivery())
-    assert len((await publish(store)).orders) == 1
+    assert len((await publish(store)).new) == 1
 
 
 async def test_an_event_is_no_message_that_anybody_had_accepted(store: Store) -> None:
@@ -291,5 +291,5 @@ async def test_an_event_is_no_message_that_anybody_had_accepted(store: Store) ->
     await listener(store)
     await record(store)
     before = REGISTRY.get_sample_value("everhook_messages_accepted_total")
-    assert len((await publish(store)).orders) == 1
+    assert len((await publish(store)).new) == 1
     assert REGISTRY.get_sample_value("everhook_messages_accepted_total") == before

@@ -6,13 +6,22 @@ from typing import Any
 import pytest
 from sqlmodel import col
 
-from everhook.contracts import DeadLetterReason, DeliveryOrder, DeliveryStatus, OpenDeadLetter, OperatorNote, Verdict
+from everhook.contracts import (
+    AttemptOutcome,
+    DeadLetterReason,
+    DeliveryOrder,
+    DeliveryStatus,
+    OpenDeadLetter,
+    OperatorNote,
+    PreviousAttempt,
+    Verdict,
+)
 from everhook.policy import resolve
 from everhook.settings import Settings
 from everhook.storage import channels, deliveries, endpoints
 from everhook.storage.attempts import Recorder, Transcript
 from everhook.storage.engine import Database
-from everhook.storage.orders import OrderDefaults, load_order, load_orders
+from everhook.storage.orders import OrderDefaults, load_delivered, load_order, load_orders
 from everhook.storage.tables import Delivery, now
 from tests.everhook.storage.factories import Store, accepted, attempt_record, moment, publication
 
@@ -27,26 +36,63 @@ async def order_of(database: Database, delivery: Delivery, defaults: OrderDefaul
 
 
 @pytest.mark.parametrize(
-    ("row", "attempt", "express"),
+    ("row", "attempt"),
     [
-        ({"status": DeliveryStatus.ACCEPTED}, 1, True),
-        ({"status": DeliveryStatus.SENDING}, 1, False),
+        ({"status": DeliveryStatus.ACCEPTED}, 1),
+        ({"status": DeliveryStatus.SENDING}, 1),
         # A round that is over and not yet dead-lettered: its last attempt is asked for again, from the record.
-        ({"status": DeliveryStatus.SENDING, "attempts": 1}, 1, False),
-        ({"status": DeliveryStatus.SENDING, "attempts": 6}, 6, False),
-        ({"status": DeliveryStatus.RETRYING, "attempts": 1}, 2, False),
-        ({"status": DeliveryStatus.RETRYING, "attempts": 5}, 6, False),
-        ({"status": DeliveryStatus.RETRYING, "attempts": 0}, 1, False),
-        ({"status": DeliveryStatus.PARKED, "attempts": 0}, 1, False),
-        ({"status": DeliveryStatus.PARKED, "attempts": 3}, 4, False),
+        ({"status": DeliveryStatus.SENDING, "attempts": 1}, 1),
+        ({"status": DeliveryStatus.SENDING, "attempts": 6}, 6),
+        ({"status": DeliveryStatus.RETRYING, "attempts": 0}, 1),
+        ({"status": DeliveryStatus.PARKED, "attempts": 0}, 1),
+        ({"status": DeliveryStatus.PARKED, "attempts": 3}, 4),
     ],
 )
-async def test_an_order_takes_up_where_the_row_was(
-    store: Store, row: dict[str, Any], attempt: int, express: bool
-) -> None:
+async def test_an_order_takes_up_where_the_row_was(store: Store, row: dict[str, Any], attempt: int) -> None:
     delivery = await store.delivery(round=3, **row)
     order = await order_of(store.database, delivery)
-    assert (order.attempt, order.express, order.round, order.dead_letter) == (attempt, express, 3, None)
+    assert (order.attempt, order.previous, order.round, order.dead_letter) == (attempt, None, 3, None)
+
+
+async def test_a_delivery_that_waits_for_its_next_attempt_keeps_the_outcome_of_the_last_and_the_date_of_the_next(
+    store: Store,
+) -> None:
+    delivery = await store.delivery(
+        status=DeliveryStatus.RETRYING, attempts=2, last_status_code=503, last_error="http_503", due_at=moment(30)
+    )
+    order = await order_of(store.database, delivery)
+    outcome = AttemptOutcome(Verdict.RETRY, status_code=503, error="http_503")
+    assert (order.attempt, order.previous) == (2, PreviousAttempt(outcome, moment(30)))
+
+
+async def test_a_parked_delivery_keeps_the_moment_since_which_it_is(store: Store) -> None:
+    parked = await store.delivery(status=DeliveryStatus.PARKED, parked_at=moment(9))
+    released = await store.delivery(status=DeliveryStatus.ACCEPTED)
+    assert (await order_of(store.database, parked)).parked_since == moment(9)
+    assert (await order_of(store.database, released)).parked_since is None
+
+
+async def test_delivered_deliveries_have_orders_that_tell_of_the_attempt_that_delivered(store: Store) -> None:
+    first, other, under_way = await store.delivery(), await store.delivery(), await store.delivery()
+    recorder = Recorder(store.database)
+    records = {
+        row.gid: attempt_record(row, verdict=Verdict.DELIVERED, status_code=202, duration_ms=17)
+        for row in (first, other)
+    }
+    for record in [*records.values(), attempt_record(under_way, next_attempt_at=moment(31))]:
+        await recorder.attempt(record, Transcript(), before_workflow=True)
+    async with store.database.read_connection() as connection:
+        orders = await load_delivered(connection, DEFAULTS, [first.gid, other.gid, under_way.gid, "dlv_none"])
+    assert [order.delivery_gid for order in orders] == [first.gid, other.gid]
+    for order in orders:
+        assert order.is_delivered and order.attempt == 1
+        assert order.previous is not None
+        told = order.previous.outcome
+        assert (told.attempt_gid, told.status_code, told.duration_ms) == (
+            records[order.delivery_gid].attempt_gid,
+            202,
+            17,
+        )
 
 
 async def test_a_dead_letter_keeps_its_reason_its_date_and_what_is_left_of_its_retention(store: Store) -> None:
@@ -76,17 +122,19 @@ async def test_the_order_of_an_accepted_delivery_is_the_one_it_was_first_given(s
     await store.channel(policy={"preset": "brisk"})
     end = await store.endpoint(await store.tenant("acme"), policy={"jitter": 0.5})
     await store.subscription(end)
-    (first,) = accepted(await store.acceptor().accept(publication())).orders
+    (first,) = accepted(await store.acceptor().accept(publication())).new
     async with store.database.read_connection() as connection:
-        assert await load_order(connection, DEFAULTS, first.delivery_gid) == first
+        assert await load_order(connection, DEFAULTS, first.order.delivery_gid) == first.order
 
 
 async def test_recorded_attempts_lead_to_the_next_order(store: Store) -> None:
     delivery, recorder = await store.delivery(), Recorder(store.database)
     await recorder.attempt(attempt_record(delivery, 1, next_attempt_at=moment(31)), Transcript())
-    assert (await order_of(store.database, delivery)).attempt == 2
+    waiting = await order_of(store.database, delivery)
+    assert (waiting.attempt, waiting.previous is not None) == (1, True)
     await recorder.attempt(attempt_record(delivery, 2, verdict=Verdict.REJECTED, status_code=404), Transcript())
-    assert (await order_of(store.database, delivery)).attempt == 2
+    ended = await order_of(store.database, delivery)
+    assert (ended.attempt, ended.previous) == (2, None)
     async with store.database.writing() as session:
         await deliveries.dead_letter(session, delivery.gid, 1, DeadLetterReason.REJECTED, moment(99))
     dead = await order_of(store.database, delivery)
@@ -108,7 +156,7 @@ async def test_an_order_has_the_policy_as_it_is_now(store: Store) -> None:
         await channels.set_policy(session, channel, {"preset": "patient", "timeoutSeconds": 9})
     order = await order_of(store.database, delivery)
     assert order.policy == resolve({"preset": "patient", "timeoutSeconds": 2})
-    assert (order.rate_limit, order.express) == (1.5, False)
+    assert order.rate_limit == 1.5
 
 
 async def test_a_delivery_outlives_its_channel_and_its_endpoint(store: Store) -> None:
@@ -134,11 +182,7 @@ async def test_the_oldest_orders_come_first_and_no_more_than_asked_for(store: St
 
 
 async def test_settings_are_in_every_order(store: Store) -> None:
-    settings = Settings(express=False, park_check_seconds=7, dead_letter_retention_days=2)
+    settings = Settings(park_check_seconds=7, dead_letter_retention_days=2)
     defaults = OrderDefaults.from_settings(settings)
     order = await order_of(store.database, await store.delivery(), defaults)
-    assert (order.express, order.park_check, order.dead_letter_retention) == (
-        False,
-        timedelta(seconds=7),
-        timedelta(days=2),
-    )
+    assert (order.park_check, order.dead_letter_retention) == (timedelta(seconds=7), timedelta(days=2))

@@ -313,5 +313,5 @@ async def test_a_key_that_expires_in_the_very_moment_of_a_repeat_publishes_anew(
     event.listen(store.database._writer.sync_engine, "before_cursor_execute", expire)
     repeat = accepted(await acceptor.accept(publication(key="k")))
     assert expired
-    assert repeat.message_gid != first.message_gid and not repeat.duplicate and len(repeat.orders) == 1
+    assert repeat.message_gid != first.message_gid and not repeat.duplicate and len(repeat.new) == 1
     assert await store.count(Message) == 2

@@ -24,6 +24,7 @@ from everhook.storage.tables import (
     EndpointSecret,
     Message,
     OperationalEvent,
+    PendingHistory,
     Receipt,
     ReceiptHash,
     ReceiptSeal,
@@ -48,6 +49,7 @@ ALL: tuple[type[SQLModel], ...] = (
     Message,
     Delivery,
     Attempt,
+    PendingHistory,
     Receipt,
     ReceiptHash,
     ReceiptSeal,
@@ -79,7 +81,7 @@ async def peopled(store: Store, name: str, deliveries: int = 3) -> str:
         receipt = Receipt(
             tenant_gid=tenant_gid, delivery_gid=delivery.gid, attempt_gid=attempt.gid, round=1, number=1, jws="j"
         )
-        rows += [message, delivery, attempt, receipt]
+        rows += [message, delivery, attempt, receipt, PendingHistory(delivery_gid=delivery.gid, settled_at=now())]
     await keep(store.database, *rows)
     return tenant_gid
 
