@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from sqlmodel import col
@@ -16,7 +17,7 @@ from everhook.storage.circuits import endpoint_states, load_circuit, project
 from everhook.storage.deliveries import accept_again, count_parked, mark_released, oldest_parked
 from everhook.storage.engine import Database
 from everhook.storage.messages import NewDelivery
-from everhook.storage.orders import OrderDefaults, first_attempt_bound, load_orders
+from everhook.storage.orders import OrderDefaults, load_orders
 from everhook.storage.tables import Delivery, now
 
 RELEASE_CONCURRENCY = 20
@@ -74,10 +75,13 @@ class Circuits:
         """Marked first: from then on a `due_at` that passes has the reconciler start them, should this process die."""
         if not orders:
             return
-        bound = max(first_attempt_bound(order) for order in orders)
+        bound = max(self._defaults.first_attempt_bound(order.policy) for order in orders)
         async with self._database.write_connection() as connection:
             taken = await accept_again(connection, [order.delivery_gid for order in orders], seen_at, bound)
-        self._dispatcher.dispatch(NewDelivery(order) for order in orders if order.delivery_gid in taken)
+        # Were it parked again, its window would begin again.
+        self._dispatcher.dispatch(
+            NewDelivery(replace(order, parked_since=None)) for order in orders if order.delivery_gid in taken
+        )
 
     async def _signal(self, orders: Sequence[DeliveryOrder], note: ReleaseNote) -> None:
         """Woken before they are marked as released, so that nothing is marked and not woken."""

@@ -142,6 +142,14 @@ class Settings(BaseSettings):
         5_000, ge=0, description="First attempts that wait an endpoint and process; beyond, workflows make them."
     )
     express_waiting_in_all: int = Field(20_000, ge=0, description="First attempts that wait in a process.")
+    express_wait_seconds: float = Field(
+        5, gt=0, description="First attempts that would wait longer than this for their turn, workflows make."
+    )
+    first_attempt_grace_seconds: float = Field(
+        10,
+        gt=0,
+        description="What a first attempt may take beyond its deadline before the reconciler takes the delivery over.",
+    )
     express_memory_mb: int = Field(
         64, ge=1, description="Megabytes of payloads that first attempts keep in memory; beyond, workflows make them."
     )

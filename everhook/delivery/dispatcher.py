@@ -24,7 +24,6 @@ from everhook.storage.attempts import Basis
 from everhook.storage.endpoint_states import FRESH_S, EndpointStates
 from everhook.storage.engine import is_unavailable
 from everhook.storage.messages import NewDelivery
-from everhook.storage.orders import LANE_WAIT
 from everhook.storage.tables import now
 
 SWEEP_S = 0.5
@@ -36,12 +35,14 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class LaneLimits:
-    """Of the express lane: attempts in flight for each endpoint and in all, deliveries that wait, and their bytes."""
+    """Of the express lane: attempts in flight for each endpoint and in all, deliveries that wait, for how long, and the
+    bytes of their payloads."""
 
     in_flight: int = 64
     in_flight_in_all: int = 512
     waiting: int = 20_000
     waiting_per_endpoint: int = 5_000
+    wait_s: float = 5.0
     memory_bytes: int = 64 * 1024 * 1024
 
 
@@ -108,7 +109,7 @@ class Dispatcher:
         """False where the endpoint is not fit for the lane, or would wait in it for too long."""
         gid = new.order.endpoint_gid
         fit = self._has_lane and new.order.rate_limit is None and _is_healthy(new) and self._fitness.is_fit(gid)
-        if not fit or self._bytes + new.size > self._limits.memory_bytes or self._wait_s(gid) > LANE_WAIT_S:
+        if not fit or self._bytes + new.size > self._limits.memory_bytes or self._wait_s(gid) > self._limits.wait_s:
             return False
         if not self._lane.offer(gid, new):
             return False
@@ -125,7 +126,7 @@ class Dispatcher:
         """Hand over to workflows what has waited for too long: the endpoint no longer responds as it did."""
         while self._lane.waiting:
             await asyncio.sleep(SWEEP_S)
-            for new in self._lane.withdraw(LANE_WAIT_S):
+            for new in self._lane.withdraw(self._limits.wait_s):
                 self._bytes -= new.size
                 self._starter.start_soon(new.order)
         self._sweeper = None
@@ -170,9 +171,6 @@ class Dispatcher:
         if state is None or not state.sends:
             return None
         return replace(basis, endpoint_version=state.version, failures=state.failures)
-
-
-LANE_WAIT_S = LANE_WAIT.total_seconds()
 
 
 def _is_healthy(new: NewDelivery) -> bool:

@@ -90,6 +90,7 @@ def _lane_limits(settings: Settings) -> LaneLimits:
         in_flight_in_all=settings.express_in_flight_in_all,
         waiting=settings.express_waiting_in_all,
         waiting_per_endpoint=settings.express_waiting,
+        wait_s=settings.express_wait_seconds,
         memory_bytes=settings.express_memory_mb * 1024 * 1024,
     )
 

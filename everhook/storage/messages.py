@@ -17,7 +17,7 @@ from everhook.storage.attempts import Basis
 from everhook.storage.circuits import EndpointState, endpoint_states
 from everhook.storage.engine import Database
 from everhook.storage.grouping import Grouped
-from everhook.storage.orders import OrderDefaults, first_attempt_bound, first_order
+from everhook.storage.orders import OrderDefaults, first_order
 from everhook.storage.paging import Page, in_time, page_of
 from everhook.storage.routes import Audience, Route, RouteCache
 from everhook.storage.statements import insert_ignoring, table_of
@@ -174,7 +174,8 @@ class Acceptor:
             order = self._order(publication, route)
             goes_out = state.sends or route.endpoint_gid in may_probe
             may_probe.discard(route.endpoint_gid)
-            rows.append(_delivery_row(order, route.tenant_gid, moment, parked=not goes_out))
+            bound = self._defaults.first_attempt_bound(order.policy) if goes_out else order.policy.max_window
+            rows.append(_delivery_row(order, route.tenant_gid, moment, due_at=moment + bound, parked=not goes_out))
             status = DeliveryStatus.ACCEPTED if goes_out else DeliveryStatus.PARKED
             deliveries[publication.message_gid].append(AcceptedDelivery(order.delivery_gid, order.endpoint_gid, status))
             if goes_out:
@@ -222,7 +223,9 @@ def _matching(publication: Publication, routes: Sequence[Route]) -> list[Route]:
     return list(taking.values())
 
 
-def _delivery_row(order: DeliveryOrder, tenant_gid: str, moment: datetime, *, parked: bool) -> dict[str, Any]:
+def _delivery_row(
+    order: DeliveryOrder, tenant_gid: str, moment: datetime, *, due_at: datetime, parked: bool
+) -> dict[str, Any]:
     return {
         "gid": order.delivery_gid,
         "tenant_gid": tenant_gid,
@@ -234,7 +237,7 @@ def _delivery_row(order: DeliveryOrder, tenant_gid: str, moment: datetime, *, pa
         "round": order.round,
         "attempts": 0,
         "accepted_at": moment,
-        "due_at": moment + (order.policy.max_window if parked else first_attempt_bound(order)),
+        "due_at": due_at,
         "parked_at": moment if parked else None,
     }
 

@@ -17,7 +17,7 @@ from everhook.contracts import (
     PreviousAttempt,
     Verdict,
 )
-from everhook.policy import resolve
+from everhook.policy import DeliveryPolicy, resolve
 from everhook.settings import Settings
 from everhook.storage.routes import Route
 from everhook.storage.tables import Attempt, Channel, Delivery, Endpoint, Tenant, now
@@ -25,30 +25,30 @@ from everhook.storage.tables import Attempt, Channel, Delivery, Endpoint, Tenant
 
 @dataclass(frozen=True)
 class OrderDefaults:
-    """What settings contribute to every order."""
+    """What settings contribute to every order.
 
+    `lane_wait` is how long a delivery may wait in the express lane; `first_attempt_grace` what a first attempt may take
+    beyond its deadline: loading, signing, and a database that is away for a moment.
+    """
+
+    lane_wait: timedelta = timedelta(seconds=5)
+    first_attempt_grace: timedelta = timedelta(seconds=10)
     park_check: timedelta = timedelta(minutes=10)
     dead_letter_retention: timedelta = timedelta(days=30)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "OrderDefaults":
         return cls(
+            lane_wait=timedelta(seconds=settings.express_wait_seconds),
+            first_attempt_grace=timedelta(seconds=settings.first_attempt_grace_seconds),
             park_check=timedelta(seconds=settings.park_check_seconds),
             dead_letter_retention=timedelta(days=settings.dead_letter_retention_days),
         )
 
-
-LANE_WAIT = timedelta(seconds=5)
-"""How long a delivery may wait in the express lane for its first attempt."""
-
-FIRST_ATTEMPT_MARGIN = timedelta(seconds=15)
-"""What a first attempt may take beyond its deadline: loading, signing, and a database that is away for a moment."""
-
-
-def first_attempt_bound(order: DeliveryOrder) -> timedelta:
-    """How long after its acceptance the first attempt of a delivery must be over and recorded. Until then the
-    reconciler leaves the delivery to the process that accepted it."""
-    return LANE_WAIT + order.policy.timeout + FIRST_ATTEMPT_MARGIN
+    def first_attempt_bound(self, policy: DeliveryPolicy) -> timedelta:
+        """How long after its acceptance the first attempt of a delivery must be over and recorded. Until then the
+        reconciler leaves the delivery to the process that accepted it."""
+        return self.lane_wait + policy.timeout + self.first_attempt_grace
 
 
 def first_order(

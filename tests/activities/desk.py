@@ -8,9 +8,11 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.sending import Sending
 from everhook.contracts import AttemptOrder, AttemptOutcome, OutcomeReport
+from everhook.delivery.dispatcher import Dispatcher, LaneLimits
 from everhook.delivery.fitness import EndpointFitness
 from everhook.delivery.reporter import OutcomeReporter
 from everhook.delivery.sender import Sender
+from everhook.delivery.starter import Starter, StarterLimits
 from everhook.egress import EgressClient
 from everhook.entities import EndpointEntities
 from everhook.keyring import KeyRing
@@ -18,9 +20,11 @@ from everhook.policy import DeliveryPolicy
 from everhook.signing import ALL_SCHEMES
 from everhook.storage import endpoints
 from everhook.storage.attempts import Recorder
+from everhook.storage.endpoint_states import EndpointStates
 from everhook.storage.engine import Database
 from everhook.storage.receipt_keys import IssuerCache
 from everhook.storage.tables import DEFAULT_TENANT_GID, Attempt, Delivery, Endpoint
+from tests.everhook.delivery.fakes import FakeTemporal
 from tests.everhook.storage.factories import ISSUER, KEYRING, Store
 from tests.support.receiver import Receiver
 
@@ -64,17 +68,22 @@ class Desk:
         self.secrets: dict[str, str] = {}
         self.egress = egress
         self.fitness = EndpointFitness(slow)
+        self.states = EndpointStates(store.database)
         self.recorder = recorder(store.database)
         self.issuers = issuers or IssuerCache(store.database, KEYRING, ISSUER)
-        self.sender = Sender(
-            store.database, self.recorder, self.issuers, egress, self.reporter, self.fitness, keyring
-        )
+        self.sender = Sender(store.database, self.recorder, self.issuers, egress, self.reporter, self.fitness, keyring)
         self.sending = Sending(self.sender)
 
     def with_(self, **changes: Any) -> "Desk":
         """The same with another store, recorder, issuer, key ring or idea of what is slow."""
         options: dict[str, Any] = {"store": self.store}
         return Desk(receiver=self.receiver, egress=self.egress, entities=self.entities, **(options | changes))
+
+    def starter(self, temporal: FakeTemporal, limits: StarterLimits = StarterLimits()) -> Starter:
+        return Starter(temporal.client, self.store.database, self.recorder, self.states, limits)
+
+    def dispatcher(self, temporal: FakeTemporal, lane: LaneLimits | None = LaneLimits()) -> Dispatcher:
+        return Dispatcher(self.sender, self.starter(temporal), self.states, self.fitness, lane)
 
     async def endpoint(self, **changes: Any) -> Endpoint:
         """An endpoint at the receiver, with its secret in `secrets`."""

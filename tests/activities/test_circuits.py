@@ -1,21 +1,18 @@
-"""What workers tell endpoint entities, and what those ask for."""
+"""What endpoint entities ask for: their circuit, and the release of parked deliveries."""
 
-import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
-from temporalio.service import RPCError
-from temporalio.testing import ActivityEnvironment, WorkflowEnvironment
+from temporalio.client import WorkflowHandle
+from temporalio.testing import ActivityEnvironment
 
-from activities.circuits import Circuits, OutcomeReporter, merge
+from activities.circuits import Circuits
 from everhook.circuit import Circuit, CircuitState, Hold
 from everhook.contracts import (
     CircuitProjection,
     DeadLetterReason,
     DeliveryStatus,
-    FailureCode,
-    OutcomeReport,
     ReleaseNote,
     ReleaseOrder,
     ReleaseResult,
@@ -25,146 +22,28 @@ from everhook.storage import endpoints
 from everhook.storage.engine import Database
 from everhook.storage.orders import OrderDefaults
 from everhook.storage.tables import Delivery, Endpoint, now
-from everhook.verdict import Judgement, classify
-from tests.activities.desk import FakeEntities
-from tests.everhook.storage.factories import Store
-from tests.support.waiting import assert_eventually
+from tests.activities.desk import Desk
+from tests.everhook.delivery.fakes import AWAY, Collected, FakeTemporal
+from tests.everhook.storage.factories import Store, accepted, publication
 from tests.workflows.engine import time_skipping_server
 
-DELIVERED, FAILED, REJECTED, GONE = (classify(status) for status in (200, 503, 404, 410))
-BLOCKED = classify(None, FailureCode.BLOCKED)
+PARKED: dict[str, Any] = {"status": DeliveryStatus.PARKED, "parked_at": now()}
+WITH_WORKFLOW: dict[str, Any] = PARKED | {"dispatched_at": now()}
 
 
 @pytest.fixture
-def entities() -> FakeEntities:
-    return FakeEntities()
+def temporal() -> FakeTemporal:
+    return FakeTemporal()
 
 
 @pytest.fixture
-def reporter(entities: FakeEntities) -> OutcomeReporter:
-    return OutcomeReporter(entities)
-
-
-# --- telling
-
-
-async def test_healthy_traffic_tells_nothing(entities: FakeEntities, reporter: OutcomeReporter) -> None:
-    for judgement in [DELIVERED, REJECTED, BLOCKED] * 20:
-        reporter.note("ep_1", "acme", judgement, in_streak=False)
-    await reporter.close()
-    assert entities.tries == 0
-
-
-async def test_failures_at_the_same_time_are_told_in_one_report(
-    entities: FakeEntities, reporter: OutcomeReporter
-) -> None:
-    for _ in range(7):
-        reporter.note("ep_1", "acme", FAILED, in_streak=False)
-    reporter.note("ep_2", "acme", FAILED, in_streak=False)
-    await reporter.close()
-    assert sorted(entities.reports) == [("ep_1", OutcomeReport(failures=7)), ("ep_2", OutcomeReport(failures=1))]
-
-
-@pytest.mark.parametrize("judgement", [DELIVERED, REJECTED], ids=["delivered", "rejected"])
-async def test_an_answer_that_ends_a_streak_of_the_circuit_is_told(
-    entities: FakeEntities, reporter: OutcomeReporter, judgement: Judgement
-) -> None:
-    reporter.note("ep_1", "acme", judgement, in_streak=True)
-    await reporter.close()
-    assert entities.reports == [("ep_1", OutcomeReport(succeeded=True))]
-
-
-async def test_a_success_behind_a_failure_that_this_process_saw_is_told_once(
-    entities: FakeEntities, reporter: OutcomeReporter
-) -> None:
-    for judgement in (FAILED, DELIVERED, DELIVERED, DELIVERED):
-        reporter.note("ep_1", "acme", judgement, in_streak=False)
-    await reporter.close()
-    reporter.note("ep_1", "acme", DELIVERED, in_streak=False)
-    await reporter.close()
-    assert entities.reports == [("ep_1", OutcomeReport(succeeded=True))]
-
-
-async def test_failures_behind_a_success_are_told_with_it(entities: FakeEntities, reporter: OutcomeReporter) -> None:
-    for judgement in (FAILED, FAILED, DELIVERED, FAILED, FAILED, FAILED):
-        reporter.note("ep_1", "acme", judgement, in_streak=False)
-    await reporter.close()
-    assert entities.reports == [("ep_1", OutcomeReport(succeeded=True, failures=3))]
-
-
-async def test_our_own_policy_says_nothing_of_the_endpoint(entities: FakeEntities, reporter: OutcomeReporter) -> None:
-    reporter.note("ep_1", "acme", BLOCKED, in_streak=True)
-    await reporter.close()
-    assert entities.tries == 0
-
-
-async def test_gone_is_told_of_a_healthy_endpoint_too(entities: FakeEntities, reporter: OutcomeReporter) -> None:
-    reporter.note("ep_1", "acme", GONE, in_streak=False)
-    await reporter.close()
-    assert entities.reports == [("ep_1", OutcomeReport(succeeded=True, gone=True))]
-
-
-async def test_a_report_that_fails_is_told_later_together_with_what_came_since(
-    entities: FakeEntities, reporter: OutcomeReporter
-) -> None:
-    entities.failing = 1
-    for _ in range(2):
-        reporter.note("ep_1", "acme", FAILED, in_streak=False)
-    await assert_eventually(lambda: assert_tries(entities, 1))
-    for _ in range(3):
-        reporter.note("ep_1", "acme", FAILED, in_streak=False)
-    await assert_eventually(lambda: assert_tries(entities, 2))
-    await reporter.close()
-    assert entities.reports == [("ep_1", OutcomeReport(failures=5))]
-
-
-async def test_a_worker_can_end_while_temporal_is_away(entities: FakeEntities, reporter: OutcomeReporter) -> None:
-    entities.failing = 1_000
-    reporter.note("ep_1", "acme", FAILED, in_streak=False)
-    async with asyncio.timeout(5):
-        await reporter.close()
-    assert 1 <= entities.tries <= 2
-
-
-def assert_tries(entities: FakeEntities, tries: int) -> None:
-    assert entities.tries >= tries
-
-
-@pytest.mark.parametrize(
-    ("older", "newer", "merged"),
-    [
-        (OutcomeReport(failures=2), OutcomeReport(failures=3), OutcomeReport(failures=5)),
-        (OutcomeReport(failures=2), OutcomeReport(succeeded=True), OutcomeReport(succeeded=True)),
-        (
-            OutcomeReport(succeeded=True, failures=2),
-            OutcomeReport(failures=3),
-            OutcomeReport(succeeded=True, failures=5),
-        ),
-        (
-            OutcomeReport(failures=9),
-            OutcomeReport(succeeded=True, failures=1),
-            OutcomeReport(succeeded=True, failures=1),
-        ),
-        (OutcomeReport(gone=True), OutcomeReport(succeeded=True), OutcomeReport(succeeded=True, gone=True)),
-        (OutcomeReport(failures=1), OutcomeReport(gone=True), OutcomeReport(failures=1, gone=True)),
-    ],
-)
-def test_two_reports_make_one(older: OutcomeReport, newer: OutcomeReport, merged: OutcomeReport) -> None:
-    assert merge(older, newer) == merged
-
-
-# --- what entities ask for
+def dispatched() -> Collected:
+    return Collected()
 
 
 @pytest.fixture
-async def env() -> AsyncIterator[WorkflowEnvironment]:
-    async with time_skipping_server() as environment:
-        yield environment
-
-
-@pytest.fixture
-def circuits(env: WorkflowEnvironment, database: Database) -> Circuits:
-    return Circuits(env.client, database, OrderDefaults())
+def circuits(temporal: FakeTemporal, database: Database, dispatched: Collected) -> Circuits:
+    return Circuits(temporal.client, database, OrderDefaults(), dispatched)
 
 
 async def release(circuits: Circuits, endpoint: Endpoint, limit: int, reason: DeadLetterReason | None = None) -> bool:
@@ -175,28 +54,28 @@ async def release(circuits: Circuits, endpoint: Endpoint, limit: int, reason: De
     return result.remaining
 
 
-async def notes(env: WorkflowEnvironment, delivery: Delivery) -> list[ReleaseNote]:
-    """The releases that a delivery's workflow was sent; none where it never was started."""
-    handle = env.client.get_workflow_handle(delivery_workflow_id(delivery.gid))
-    try:
-        history = await handle.fetch_history()
-    except RPCError:
-        return []
-    inputs = [
-        event.workflow_execution_signaled_event_attributes.input.payloads
-        for event in history.events
-        if event.HasField("workflow_execution_signaled_event_attributes")
+def notes(temporal: FakeTemporal, *deliveries: Delivery) -> list[list[ReleaseNote]]:
+    """The releases that the workflows of these deliveries were sent; none where it never was started."""
+    return [
+        [
+            note
+            for start in temporal.starts
+            if start.order.delivery_gid == delivery.gid and start.options["start_signal"] == "release"
+            for note in start.options["start_signal_args"]
+        ]
+        for delivery in deliveries
     ]
-    converter = env.client.data_converter
-    return [(await converter.decode(payloads, [ReleaseNote]))[0] for payloads in inputs]
+
+
+# Parked with a workflow
 
 
 async def test_the_oldest_parked_deliveries_are_woken_and_no_longer_parked(
-    circuits: Circuits, store: Store, env: WorkflowEnvironment
+    circuits: Circuits, store: Store, temporal: FakeTemporal, dispatched: Collected
 ) -> None:
     endpoint = await store.subscribed()
-    parked = await store.deliveries(3, endpoint, status=DeliveryStatus.PARKED, parked_at=now(), attempts=2)
-    (other,) = await store.deliveries(1, await store.endpoint(), status=DeliveryStatus.PARKED, parked_at=now())
+    parked = await store.deliveries(3, endpoint, **WITH_WORKFLOW, attempts=2)
+    (other,) = await store.deliveries(1, await store.endpoint(), **WITH_WORKFLOW)
     assert await release(circuits, endpoint, 2)
     assert [await store.status(delivery) for delivery in [*parked, other]] == [
         DeliveryStatus.RETRYING,
@@ -204,25 +83,139 @@ async def test_the_oldest_parked_deliveries_are_woken_and_no_longer_parked(
         DeliveryStatus.PARKED,
         DeliveryStatus.PARKED,
     ]
-    assert [len(await notes(env, delivery)) for delivery in [*parked, other]] == [1, 1, 0, 0]
+    assert notes(temporal, *parked, other) == [[ReleaseNote()], [ReleaseNote()], [], []]
     assert not await release(circuits, endpoint, 1)
+    assert dispatched.deliveries == []
 
 
-async def test_those_given_up_are_told_why(circuits: Circuits, store: Store, env: WorkflowEnvironment) -> None:
-    delivery = await store.delivery(status=DeliveryStatus.PARKED, parked_at=now())
-    async with store.database.reading() as session:
-        endpoint = await session.get_one(Endpoint, delivery.endpoint_gid)
-    await release(circuits, endpoint, 1, DeadLetterReason.ENDPOINT_DELETED)
-    assert await notes(env, delivery) == [ReleaseNote(DeadLetterReason.ENDPOINT_DELETED)]
+async def test_a_parked_delivery_whose_workflow_is_gone_gets_one_that_knows_of_its_release(
+    store: Store, database: Database, dispatched: Collected
+) -> None:
+    delivery = await store.delivery(**WITH_WORKFLOW)
+    async with time_skipping_server() as env:
+        circuits = Circuits(env.client, database, OrderDefaults(), dispatched)
+        await release(circuits, await endpoint_of(store, delivery), 1)
+        handle: WorkflowHandle[Any, Any] = env.client.get_workflow_handle(delivery_workflow_id(delivery.gid))
+        signals = [
+            event.workflow_execution_signaled_event_attributes.signal_name
+            for event in (await handle.fetch_history()).events
+            if event.HasField("workflow_execution_signaled_event_attributes")
+        ]
+    assert signals == ["release"]
 
 
 async def test_one_that_parks_again_while_it_is_being_woken_stays_parked(circuits: Circuits, store: Store) -> None:
     later = now() + timedelta(minutes=1)
-    delivery = await store.delivery(status=DeliveryStatus.PARKED, parked_at=later)
-    async with store.database.reading() as session:
-        endpoint = await session.get_one(Endpoint, delivery.endpoint_gid)
-    await release(circuits, endpoint, 1)
+    for fields in (WITH_WORKFLOW, PARKED):
+        delivery = await store.delivery(**(fields | {"parked_at": later}))
+        await release(circuits, await endpoint_of(store, delivery), 1)
+        assert await store.status(delivery) is DeliveryStatus.PARKED
+
+
+async def test_nothing_is_marked_as_released_that_could_not_be_woken(
+    circuits: Circuits, store: Store, temporal: FakeTemporal
+) -> None:
+    delivery = await store.delivery(**WITH_WORKFLOW)
+    temporal.error = AWAY
+    with pytest.raises(type(AWAY)):
+        await release(circuits, await endpoint_of(store, delivery), 1)
     assert await store.status(delivery) is DeliveryStatus.PARKED
+
+
+# Parked without a workflow
+
+
+async def test_deliveries_parked_without_a_workflow_are_attempted_by_this_process_once_the_circuit_is_closed(
+    circuits: Circuits, store: Store, temporal: FakeTemporal, dispatched: Collected
+) -> None:
+    endpoint = await store.subscribed()
+    parked = await store.deliveries(3, endpoint, **PARKED)
+    guarded = await store.delivery(endpoint, **WITH_WORKFLOW)
+    before = now()
+    assert await release(circuits, endpoint, 2)
+    assert [new.order.delivery_gid for new in dispatched.deliveries] == [parked[0].gid, parked[1].gid]
+    for delivery in parked[:2]:
+        row = await store.read(delivery)
+        assert (row.status, row.parked_at, row.dispatched_at) == (DeliveryStatus.ACCEPTED, None, None)
+        # Should this process die, the reconciler takes it up: 5 s to wait, 15 for the attempt and 15 to record it.
+        assert row.due_at is not None and before < row.due_at - timedelta(seconds=35) <= now()
+    assert not await release(circuits, endpoint, 2)
+    assert [new.order.delivery_gid for new in dispatched.deliveries[2:]] == [parked[2].gid]
+    assert notes(temporal, *parked, guarded) == [[], [], [], [ReleaseNote()]]
+
+
+async def test_what_is_accepted_again_begins_as_if_it_had_never_been_parked(
+    circuits: Circuits, store: Store, dispatched: Collected
+) -> None:
+    """Else the time for which it was parked would count towards its window when it parks another time."""
+    endpoint = await store.subscribed()
+    await store.circuit(endpoint, state=CircuitState.OPEN)
+    answer = accepted(await store.acceptor().accept(publication()))
+    assert [delivery.status for delivery in answer.deliveries] == [DeliveryStatus.PARKED]
+    await store.circuit(endpoint, state=CircuitState.CLOSED)
+    await release(circuits, endpoint, 1)
+    (new,) = dispatched.deliveries
+    assert (new.basis, new.order.attempt, new.order.previous, new.order.parked_since) == (None, 1, None, None)
+
+
+@pytest.mark.parametrize(
+    ("circuit", "reason"),
+    [
+        ({"state": CircuitState.HALF_OPEN}, None),
+        ({"hold": Hold.PAUSED}, None),
+        ({"hold": Hold.DISABLED}, DeadLetterReason.ENDPOINT_DISABLED),
+        ({}, DeadLetterReason.ENDPOINT_DELETED),
+    ],
+    ids=["the probe of a half-open circuit", "one that was paused again", "given up", "given up while closed"],
+)
+async def test_otherwise_a_workflow_is_started_that_knows_of_the_release(
+    circuits: Circuits,
+    store: Store,
+    temporal: FakeTemporal,
+    dispatched: Collected,
+    circuit: dict[str, Any],
+    reason: DeadLetterReason | None,
+) -> None:
+    endpoint = await store.subscribed()
+    parked_at = now() - timedelta(hours=3)
+    delivery = await store.delivery(endpoint, **(PARKED | {"parked_at": parked_at}))
+    await store.circuit(endpoint, **circuit)
+    await release(circuits, endpoint, 1, reason)
+    assert notes(temporal, delivery) == [[ReleaseNote(reason)]]
+    assert temporal.orders[0].parked_since == parked_at
+    assert dispatched.deliveries == []
+
+
+async def test_a_release_that_runs_twice_dispatches_nothing_twice(
+    circuits: Circuits, store: Store, dispatched: Collected
+) -> None:
+    endpoint = await store.subscribed()
+    await store.deliveries(3, endpoint, **PARKED)
+    await release(circuits, endpoint, 3)
+    again: ReleaseResult = await ActivityEnvironment().run(circuits.release_parked, ReleaseOrder(endpoint.gid, 3))
+    assert again == ReleaseResult(released=0, remaining=False)
+    assert len(dispatched.deliveries) == 3
+
+
+async def test_a_released_delivery_arrives(desk: Desk, temporal: FakeTemporal) -> None:
+    dispatcher = desk.dispatcher(temporal)
+    circuits = Circuits(temporal.client, desk.store.database, OrderDefaults(), dispatcher)
+    endpoint = await desk.endpoint()
+    delivery = await desk.delivery(endpoint, **PARKED)
+    await release(circuits, endpoint, 1)
+    await dispatcher.close()
+    assert [arrival.id for arrival in desk.receiver.arrivals] == [delivery.message_gid]
+    assert await desk.store.status(delivery) is DeliveryStatus.DELIVERED
+
+
+# Circuits
+
+
+async def test_the_parked_deliveries_of_an_endpoint_are_counted(circuits: Circuits, store: Store) -> None:
+    endpoint = await store.subscribed()
+    await store.deliveries(2, endpoint, **PARKED)
+    await store.deliveries(1, endpoint, **WITH_WORKFLOW)
+    assert await ActivityEnvironment().run(circuits.count_parked, endpoint.gid) == 3
 
 
 async def test_a_projected_circuit_is_the_one_that_is_loaded(circuits: Circuits, store: Store) -> None:
@@ -238,3 +231,8 @@ async def test_a_deleted_endpoint_has_no_circuit(circuits: Circuits, store: Stor
     async with store.database.writing() as session:
         await endpoints.remove(session, await session.get_one(Endpoint, endpoint.gid))
     assert await ActivityEnvironment().run(circuits.load_circuit, endpoint.gid) is None
+
+
+async def endpoint_of(store: Store, delivery: Delivery) -> Endpoint:
+    async with store.database.reading() as session:
+        return await session.get_one(Endpoint, delivery.endpoint_gid)

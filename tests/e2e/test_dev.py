@@ -28,7 +28,7 @@ from tests.support.waiting import assert_eventually
 
 WELCOME = "Deliveries as they happen"
 # What takes a quarter of a minute by default: the reconciler's pass, and the deliveries it leaves to the dispatcher.
-QUICK = {"EVERHOOK_RECONCILE_EVERY_SECONDS": "1", "EVERHOOK_UNDISPATCHED_GRACE_SECONDS": "1"}
+QUICK = {"EVERHOOK_RECONCILE_EVERY_SECONDS": "1"}
 REAL_PYTHON = Path(sys.executable).resolve()
 
 

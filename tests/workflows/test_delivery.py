@@ -114,7 +114,7 @@ async def test_a_delivery_that_was_delivered_before_completes_in_its_first_task(
         EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED,
     ]
     assert await attribute(handle, sa.DELIVERY_STATUS) == DeliveryStatus.DELIVERED
-    await engine.until(handle, DeliveryStatus.DELIVERED)
+    await engine.until(handle, DeliveryStatus.DELIVERED, "nothing")
 
 
 async def test_a_discard_that_comes_with_the_start_of_a_delivered_one_is_too_late(engine: Engine) -> None:
@@ -913,13 +913,13 @@ async def test_a_delivery_says_where_it_stands_at_every_step(engine: Engine) -> 
     assert (await engine.until_dead(handle)).dead_letter_reason is DeadLetterReason.REJECTED
     await handle.signal("discard", ANN)
     await engine.result(handle)
-    await engine.until(handle, DeliveryStatus.DISCARDED)
+    await engine.until(handle, DeliveryStatus.DISCARDED, "nothing")
 
 
 async def test_a_delivered_delivery_still_says_so(engine: Engine) -> None:
     handle = await engine.start()
     await engine.result(handle)
-    state = await engine.until(handle, DeliveryStatus.DELIVERED)
+    state = await engine.until(handle, DeliveryStatus.DELIVERED, "nothing")
     assert (state.attempt, state.dead_letter_reason) == (1, None)
 
 

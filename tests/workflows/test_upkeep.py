@@ -1,13 +1,14 @@
 """What runs on a schedule, each pass by itself."""
 
+import asyncio
 from datetime import timedelta
 
 import pytest
 from temporalio.client import WorkflowFailureError, WorkflowHandle
 
-from everhook.contracts import RetentionResult, TaskQueue
-from tests.workflows.engine import Engine
-from workflows.upkeep import RetentionWorkflow
+from everhook.contracts import ReconcileResult, ReconcileShare, RetentionResult, TaskQueue
+from tests.workflows.engine import PATIENCE_S, Engine, Script
+from workflows.upkeep import ReconcileWorkflow, RetentionWorkflow
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -47,3 +48,60 @@ async def test_a_pass_that_cannot_succeed_makes_way_for_the_next(engine: Engine)
     await retried(engine, 4)
     with pytest.raises(WorkflowFailureError):
         await handle.result()
+
+
+# --- the reconciler
+
+SHARES = [ReconcileShare(index, parts=4) for index in range(4)]
+
+
+async def reconciling(engine: Engine, *results: ReconcileResult) -> WorkflowHandle[ReconcileWorkflow, ReconcileResult]:
+    """A pass of the reconciler whose activities come to these results."""
+    engine.fakes.passes = Script(*results)
+    return await engine.client.start_workflow(ReconcileWorkflow.run, id="reconcile", task_queue=TaskQueue.DELIVERIES)
+
+
+async def test_one_pass_is_enough_where_little_is_left_to_do(engine: Engine) -> None:
+    done = ReconcileResult(started=3, restarted=2, endpoints=1, history=4)
+    handle = await reconciling(engine, done)
+    assert await engine.at_once(handle) == done
+    assert engine.fakes.arguments("reconcile") == [ReconcileShare(0, 1)]
+
+
+async def test_where_more_is_left_to_do_four_shares_are_worked_on_side_by_side(engine: Engine) -> None:
+    gates = [engine.fakes.hold("reconcile") for _ in range(5)]
+    handle = await reconciling(
+        engine,
+        ReconcileResult(started=1, restarted=2, endpoints=3, history=4, more=True),
+        ReconcileResult(started=10, restarted=20, endpoints=30, history=40),
+    )
+    await gates[0].entered.wait()
+    assert engine.fakes.arguments("reconcile") == [ReconcileShare(0, 1)]
+    gates[0].open()
+    async with asyncio.timeout(PATIENCE_S):
+        await asyncio.gather(*(gate.entered.wait() for gate in gates))
+    assert sorted(engine.fakes.arguments("reconcile")[1:], key=lambda share: share.index) == SHARES
+    for gate in gates:
+        gate.open()
+    assert await engine.at_once(handle) == ReconcileResult(started=41, restarted=82, endpoints=123, history=164)
+
+
+async def test_the_result_says_whether_the_shares_left_something_to_do(engine: Engine) -> None:
+    handle = await reconciling(engine, ReconcileResult(started=1, more=True))
+    assert await engine.at_once(handle) == ReconcileResult(started=5, more=True)
+    assert len(engine.fakes.of("reconcile")) == 5
+
+
+@pytest.mark.parametrize("failing", [1, 2], ids=["the first", "a share"])
+async def test_a_pass_of_the_reconciler_that_fails_is_not_repeated(engine: Engine, failing: int) -> None:
+    gates = [engine.fakes.hold("reconcile") for _ in range(5)]
+    handle = await reconciling(engine, ReconcileResult(more=True))
+    for number, gate in enumerate(gates[:failing], 1):
+        await gate.entered.wait()
+        if number == failing:
+            engine.fakes.fail("reconcile", times=1)
+        gate.open()
+    with pytest.raises(WorkflowFailureError):
+        await engine.at_once(handle)
+    await engine.fakes.open_all()
+    assert len(engine.fakes.of("reconcile")) == (1 if failing == 1 else 5)

@@ -1,0 +1,82 @@
+"""A Temporal that does as it is told, and a dispatcher that sends nothing."""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+from everhook.contracts import DeliveryOrder
+from everhook.delivery.dispatcher import Dispatcher
+from everhook.storage.messages import NewDelivery
+
+
+def refusal(status: RPCStatusCode) -> RPCError:
+    return RPCError(f"temporal says {status.name}", status, b"")
+
+
+AWAY = refusal(RPCStatusCode.UNAVAILABLE)
+OVERLOADED = refusal(RPCStatusCode.RESOURCE_EXHAUSTED)
+INVALID = refusal(RPCStatusCode.INVALID_ARGUMENT)
+
+
+@dataclass(frozen=True)
+class Start:
+    """A start that Temporal took, with what else it was asked."""
+
+    order: DeliveryOrder
+    options: dict[str, Any]
+
+
+class FakeTemporal:
+    """A client that keeps the starts of deliveries.
+
+    `error` is raised for every start, `refused` for those of a delivery; `gate` holds all of them up until it is set.
+    """
+
+    def __init__(self) -> None:
+        self.starts: list[Start] = []
+        self.tried: list[str] = []
+        self.error: Exception | None = None
+        self.refused: dict[str, Exception] = {}
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.under_way = 0
+        self.most_under_way = 0
+
+    @property
+    def client(self) -> Client:
+        return cast(Client, self)
+
+    @property
+    def orders(self) -> list[DeliveryOrder]:
+        return [start.order for start in self.starts]
+
+    @property
+    def started(self) -> list[str]:
+        return [order.delivery_gid for order in self.orders]
+
+    async def start_workflow(self, workflow: str, order: DeliveryOrder, **options: Any) -> None:
+        self.tried.append(order.delivery_gid)
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            await self.gate.wait()
+            await asyncio.sleep(0)
+        finally:
+            self.under_way -= 1
+        if (error := self.error or self.refused.get(order.delivery_gid)) is not None:
+            raise error
+        self.starts.append(Start(order, options))
+
+
+class Collected(Dispatcher):
+    """Keeps what is dispatched."""
+
+    def __init__(self) -> None:
+        self.deliveries: list[NewDelivery] = []
+
+    def dispatch(self, deliveries: Iterable[NewDelivery]) -> None:
+        self.deliveries += deliveries
