@@ -7,14 +7,16 @@ so that a cluster whose store was lost is whole again.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from google.protobuf.duration_pb2 import Duration
 from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
 from temporalio.api.taskqueue.v1 import RateLimit
+from temporalio.api.taskqueue.v1 import TaskQueue as TaskQueueName
 from temporalio.api.workflowservice.v1 import (
+    DescribeTaskQueueRequest,
     RegisterNamespaceRequest,
     UpdateTaskQueueConfigRequest,
 )
@@ -158,22 +160,40 @@ def scheduled_jobs(settings: Settings) -> list[ScheduledJob]:
 
 
 async def _ensure_schedule(client: Client, job: ScheduledJob, tell: Tell) -> None:
+    """Make the schedule, or bring it to what the settings say. Its state belongs to operators: a schedule that somebody
+    paused, for a legal hold perhaps, stays paused, with its note."""
     try:
         await client.create_schedule(job.name, job.schedule)
         tell(f"schedule {job.name}: created")
     except ScheduleAlreadyRunningError:
+        paused = False
 
-        def replace(_: ScheduleUpdateInput) -> ScheduleUpdate:
-            return ScheduleUpdate(job.schedule)
+        def keeping_its_state(current: ScheduleUpdateInput) -> ScheduleUpdate | None:
+            nonlocal paused
+            before = current.description.schedule
+            paused = before.state.paused
+            same = _essence(before) == _essence(job.schedule)
+            return None if same else ScheduleUpdate(replace(job.schedule, state=before.state))
 
-        await client.get_schedule_handle(job.name).update(replace)
-        tell(f"schedule {job.name}: up to date")
+        await client.get_schedule_handle(job.name).update(keeping_its_state)
+        tell(f"schedule {job.name}: up to date" + (", paused by an operator" if paused else ""))
+
+
+def _essence(schedule: Schedule) -> tuple[object, ...]:
+    """What this version and its settings want of a schedule."""
+    action = schedule.action
+    assert isinstance(action, ScheduleActionStartWorkflow)
+    return action.workflow, action.task_queue, schedule.spec.intervals, schedule.policy
 
 
 async def ensure_queue_limits(client: Client, tell: Tell) -> None:
     """One send a second for each fairness key on `sends-limited`; a key's weight, its endpoint's own limit,
-    multiplies that. A server without fairness says so, and rate limits then do not hold."""
+    multiplies that. A limit that is there already stays as it is. A server without fairness says so, and rate limits
+    then do not hold."""
     try:
+        if await _has_queue_limit(client):
+            tell(f"queue limits on {TaskQueue.SENDS_LIMITED}: there")
+            return
         await client.workflow_service.update_task_queue_config(
             UpdateTaskQueueConfigRequest(
                 namespace=client.namespace,
@@ -190,3 +210,15 @@ async def ensure_queue_limits(client: Client, tell: Tell) -> None:
         if error.status not in NOT_OURS:
             raise
         tell(f"queue limits on {TaskQueue.SENDS_LIMITED}: this server has none, endpoints' rateLimit does not hold")
+
+
+async def _has_queue_limit(client: Client) -> bool:
+    described = await client.workflow_service.describe_task_queue(
+        DescribeTaskQueueRequest(
+            namespace=client.namespace,
+            task_queue=TaskQueueName(name=TaskQueue.SENDS_LIMITED),
+            task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
+            report_config=True,
+        )
+    )
+    return described.config.HasField("fairness_keys_rate_limit_default")

@@ -135,15 +135,15 @@ class Settings(BaseSettings):
         description="The process that accepts a message makes the first attempt itself, if the endpoint is healthy.",
     )
     express_in_flight: int = Field(
-        64, ge=1, description="First attempts at once an endpoint and process; others wait for their turn."
+        32, ge=1, description="First attempts at once an endpoint and process; others wait for their turn."
     )
-    express_in_flight_in_all: int = Field(512, ge=1, description="First attempts at once a process.")
+    express_in_flight_in_all: int = Field(256, ge=1, description="First attempts at once a process.")
     express_waiting: int = Field(
         5_000, ge=0, description="First attempts that wait an endpoint and process; beyond, workflows make them."
     )
     express_waiting_in_all: int = Field(20_000, ge=0, description="First attempts that wait in a process.")
     express_wait_seconds: float = Field(
-        5, gt=0, description="First attempts that would wait longer than this for their turn, workflows make."
+        10, gt=0, description="First attempts that would wait longer than this for their turn, workflows make."
     )
     first_attempt_grace_seconds: float = Field(
         10,

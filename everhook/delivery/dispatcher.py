@@ -7,6 +7,7 @@ the workflow starts at once and makes the attempt on the fair queue.
 
 import asyncio
 import random
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -38,11 +39,11 @@ class LaneLimits:
     """Of the express lane: attempts in flight for each endpoint and in all, deliveries that wait, for how long, and the
     bytes of their payloads."""
 
-    in_flight: int = 64
-    in_flight_in_all: int = 512
+    in_flight: int = 32
+    in_flight_in_all: int = 256
     waiting: int = 20_000
     waiting_per_endpoint: int = 5_000
-    wait_s: float = 5.0
+    wait_s: float = 10.0
     memory_bytes: int = 64 * 1024 * 1024
 
 
@@ -120,7 +121,7 @@ class Dispatcher:
 
     def _wait_s(self, endpoint_gid: str) -> float:
         """How long a delivery that came now would wait, by the rate at which this endpoint's attempts finish."""
-        return self._lane.waiting_of(endpoint_gid) * self._fitness.latency_s(endpoint_gid) / self._limits.in_flight
+        return self._lane.waiting_of(endpoint_gid) * self._fitness.turn_s(endpoint_gid) / self._limits.in_flight
 
     async def _sweep(self) -> None:
         """Hand over to workflows what has waited for too long: the endpoint no longer responds as it did."""
@@ -132,6 +133,7 @@ class Dispatcher:
         self._sweeper = None
 
     async def _run(self, new: NewDelivery) -> None:
+        began = time.monotonic()
         try:
             made = await self._first_attempt(new)
         except Exception as error:
@@ -142,6 +144,7 @@ class Dispatcher:
             made = None
         finally:
             self._bytes -= new.size
+        self._fitness.note_turn(new.order.endpoint_gid, time.monotonic() - began)
         order = replace(new.order, previous=made)
         if made is None or made.outcome.unrecorded is not None or not order.is_delivered:
             self._starter.start_soon(order)

@@ -16,7 +16,10 @@ UNFIT_FAILURES = 3
 
 @dataclass
 class _Seen:
-    latency_s: float
+    """Moving averages, in seconds: of responses, and of whole turns in the lane, recording included."""
+
+    latency_s: float = 0.0
+    turn_s: float = 0.0
     failures: int = 0
 
 
@@ -32,19 +35,31 @@ class EndpointFitness:
         seen = self._seen.get(endpoint_gid)
         return seen is None or (seen.latency_s < self._slow_s and seen.failures < UNFIT_FAILURES)
 
-    def latency_s(self, endpoint_gid: str) -> float:
-        """How many seconds a request to the endpoint takes; 0 where nothing is known."""
+    def turn_s(self, endpoint_gid: str) -> float:
+        """How many seconds a delivery to the endpoint takes in the lane; 0 where nothing is known."""
         seen = self._seen.get(endpoint_gid)
-        return seen.latency_s if seen is not None else 0.0
+        return seen.turn_s if seen is not None else 0.0
 
     def note(self, endpoint_gid: str, duration: timedelta, judgement: Judgement) -> None:
         """Learn from an attempt, whoever asked for it. A fault of ours says nothing about the endpoint."""
         if judgement.healthy is None:
             return
-        seconds = duration.total_seconds()
-        seen = self._seen.pop(endpoint_gid, None) or _Seen(seconds)
-        seen.latency_s += LATENCY_WEIGHT * (seconds - seen.latency_s)
+        seen = self._of(endpoint_gid)
+        seen.latency_s = _moved(seen.latency_s, duration.total_seconds())
         seen.failures = 0 if judgement.healthy else seen.failures + 1
+
+    def note_turn(self, endpoint_gid: str, seconds: float) -> None:
+        """Learn how long a delivery took in the lane: what waits there moves at this pace."""
+        seen = self._of(endpoint_gid)
+        seen.turn_s = _moved(seen.turn_s, seconds)
+
+    def _of(self, endpoint_gid: str) -> _Seen:
+        seen = self._seen.pop(endpoint_gid, None) or _Seen()
         self._seen[endpoint_gid] = seen
         if len(self._seen) > MAX_ENDPOINTS:
             self._seen.popitem(last=False)
+        return seen
+
+
+def _moved(average: float, seconds: float) -> float:
+    return average + LATENCY_WEIGHT * (seconds - average) if average else seconds

@@ -31,7 +31,7 @@ class OrderDefaults:
     beyond its deadline: loading, signing, and a database that is away for a moment.
     """
 
-    lane_wait: timedelta = timedelta(seconds=5)
+    lane_wait: timedelta = timedelta(seconds=10)
     first_attempt_grace: timedelta = timedelta(seconds=10)
     park_check: timedelta = timedelta(minutes=10)
     dead_letter_retention: timedelta = timedelta(days=30)

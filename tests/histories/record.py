@@ -1,7 +1,10 @@
 """Record the histories that `tests/workflows/test_replay.py` replays: `python -m tests.histories.record [DIRECTORY]`.
 
-A history that is committed stays: code that was released has made histories like it, which every later version must
-replay. After a change behind `workflow.patched` record into another directory and add what is new under a new name.
+A committed history stays: released code made histories like it, and every later version must replay them. After a
+change inside `workflow.patched`, record into another directory and add what is new under a new name.
+
+To cover a new path, write a function that takes the engine through it, keep the history under a name, and add the
+function to `TAKES`.
 """
 
 import asyncio
@@ -16,8 +19,12 @@ from temporalio.client import WorkflowHandle
 
 from everhook.circuit import CircuitPolicy, CircuitState
 from everhook.contracts import (
+    AttemptOutcome,
+    DeadLetterReason,
     DeliveryStatus,
     OperatorNote,
+    PreviousAttempt,
+    ReconcileResult,
     ReleaseNote,
     TaskQueue,
 )
@@ -25,12 +32,13 @@ from everhook.erasure import start_erasure
 from everhook.ids import Kind, erasure_workflow_id, new_gid
 from everhook.policy import DeliveryPolicy
 from tests.workflows.engine import (
-    DEFERRED,
     DELIVERED,
     FAILED,
     PARKED,
     REJECTED,
+    UNSENDABLE,
     Engine,
+    Script,
     run_id,
     running_engine,
     time_skipping_server,
@@ -56,34 +64,70 @@ class Album:
 async def record(directory: Path) -> None:
     album = Album(directory)
     async with time_skipping_server() as env:
-        for take in (
-            healthy,
-            long_way,
-            discarded,
-            taken_up,
-            endpoint_cycle,
-            endpoint_deleted,
-            reconcile,
-            events,
-            retention,
-            erasure,
-            seal_receipts,
-        ):
+        for take in TAKES:
             async with running_engine(env) as engine:
                 await take(engine, album)
 
 
 async def healthy(engine: Engine, album: Album) -> None:
-    handle = await engine.start(engine.order(express=True))
+    """Delivered by the workflow's first attempt; and delivered before the workflow started."""
+    handle = await engine.start()
     await engine.result(handle)
     await album.keep("delivery-healthy", handle)
+    handle = await engine.start(engine.order_after(named(DELIVERED)), first=True)
+    await engine.result(handle)
+    await album.keep("delivery-settled-before", handle)
+
+
+async def failed_before(engine: Engine, album: Album) -> None:
+    """The first attempt failed before the workflow started: retried until delivered, retried at once on the operator's
+    signal that came with the start, and a dead letter because no other attempt follows."""
+    due = await engine.now() + timedelta(minutes=20)
+    engine.fakes.script(FAILED, DELIVERED)
+    handle = await engine.start(engine.order_after(named(FAILED), due, policy=POLICY))
+    await engine.result(handle)
+    await album.keep("delivery-failed-before", handle)
+
+    order = engine.order(policy=POLICY)
+    due = await engine.now() + timedelta(minutes=20)
+    order = replace(order, previous=PreviousAttempt(unrecorded(FAILED, order), due))
+    handle = await engine.start(order, signal="attempt_now")
+    await engine.result(handle)
+    await album.keep("delivery-failed-before-attempt-now", handle)
+
+    handle = await engine.start(engine.order_after(named(UNSENDABLE)))
+    await engine.until_dead(handle)
+    await handle.signal("discard", NOTE)
+    await engine.result(handle)
+    await album.keep("delivery-unsendable-before", handle)
+
+
+async def parked_before(engine: Engine, album: Album) -> None:
+    """Parked before the workflow started: released, parked again past the window, discarded; and given up at once."""
+    parked_since = await engine.now() - timedelta(minutes=30)
+    engine.fakes.script(PARKED)
+    order = engine.order(parked_since=parked_since, policy=replace(POLICY, max_window=timedelta(hours=1)))
+    handle = await engine.start(order, signal="release", note=ReleaseNote())
+    await engine.until_parked(handle)
+    await engine.skip(timedelta(minutes=45))
+    await engine.until_dead(handle)
+    await handle.signal("discard", NOTE)
+    await engine.result(handle)
+    await album.keep("delivery-parked-before", handle)
+
+    note = ReleaseNote(DeadLetterReason.ENDPOINT_DELETED)
+    handle = await engine.start(engine.order(parked_since=parked_since), signal="release", note=note)
+    await engine.until_dead(handle)
+    await handle.signal("discard", NOTE)
+    await engine.result(handle)
+    await album.keep("delivery-parked-before-given-up", handle)
 
 
 async def long_way(engine: Engine, album: Album) -> None:
-    """Deferred, retried, parked, dead-lettered, replayed, parked too long, replayed on the limited queue."""
-    order = engine.order(express=True, policy=POLICY, park_check=timedelta(minutes=1))
+    """Retried, parked, dead-lettered, replayed, parked too long, replayed on the limited queue."""
+    order = engine.order(policy=POLICY, park_check=timedelta(minutes=1))
     unkept = unrecorded(FAILED, order)
-    engine.fakes.script(DEFERRED, unkept, FAILED, PARKED, PARKED, PARKED, FAILED, PARKED)
+    engine.fakes.script(unkept, FAILED, PARKED, PARKED, PARKED, FAILED, PARKED)
     engine.fakes.orders[order.delivery_gid] = replace(order, policy=replace(POLICY, max_window=timedelta(minutes=2)))
     handle = await engine.start(order)
     await engine.until_retrying(handle, 2)
@@ -108,7 +152,7 @@ async def long_way(engine: Engine, album: Album) -> None:
 
 
 async def discarded(engine: Engine, album: Album) -> None:
-    """Rejected at once, a discard behind a replay; and one that retention discards."""
+    """Rejected at once, a discard after a replay; and one that retention discards."""
     engine.fakes.script(REJECTED)
     handle = await engine.start()
     await engine.until_dead(handle)
@@ -178,10 +222,33 @@ async def endpoint_deleted(engine: Engine, album: Album) -> None:
     await album.keep("endpoint-unknown", unknown.handle)
 
 
+async def endpoint_stranded(engine: Engine, album: Album) -> None:
+    """Parked deliveries under a closed circuit, released; then a pause during which they are counted."""
+    moment = timedelta(seconds=3)
+    endpoint = engine.endpoint(CircuitPolicy())
+    await endpoint.report()
+    await endpoint.until_released(1)
+    await engine.skip(moment)
+    engine.fakes.parked = 12
+    await endpoint.report(stranded=True)
+    await engine.skip(timedelta(seconds=2))
+    await endpoint.until_released(3)
+    await endpoint.command("pause")
+    engine.fakes.parked = 1_234
+    for counts, minutes in enumerate((1, 2, 4), 1):
+        await engine.skip(timedelta(minutes=minutes) + moment)
+        await engine.until_called("count_parked", counts)
+    await endpoint.command("resume")
+    await album.keep("endpoint-stranded", endpoint.handle)
+
+
 async def reconcile(engine: Engine, album: Album) -> None:
-    handle = await engine.client.start_workflow(ReconcileWorkflow.run, id="reconcile", task_queue=TaskQueue.DELIVERIES)
-    await handle.result()
-    await album.keep("reconcile", handle)
+    """One pass; and one that leaves so much that four shares follow."""
+    for name, more in (("reconcile", False), ("reconcile-shares", True)):
+        engine.fakes.passes = Script(ReconcileResult(started=3, restarted=2, more=more))
+        handle = await engine.client.start_workflow(ReconcileWorkflow.run, id=name, task_queue=TaskQueue.DELIVERIES)
+        await engine.at_once(handle)
+        await album.keep(name, handle)
 
 
 async def events(engine: Engine, album: Album) -> None:
@@ -213,6 +280,28 @@ async def seal_receipts(engine: Engine, album: Album) -> None:
     await handle.result()
     await album.keep("seal-receipts", handle)
 
+
+def named(outcome: AttemptOutcome) -> AttemptOutcome:
+    """The outcome of an attempt that is on record."""
+    return replace(outcome, attempt_gid=new_gid(Kind.ATTEMPT), duration_ms=31)
+
+
+TAKES = (
+    healthy,
+    failed_before,
+    parked_before,
+    long_way,
+    discarded,
+    taken_up,
+    endpoint_cycle,
+    endpoint_stranded,
+    endpoint_deleted,
+    reconcile,
+    events,
+    retention,
+    erasure,
+    seal_receipts,
+)
 
 if __name__ == "__main__":
     asyncio.run(record(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE))

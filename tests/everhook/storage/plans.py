@@ -1,6 +1,7 @@
 """How the databases go about what they are asked."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import event, text
@@ -11,13 +12,23 @@ from everhook.storage.engine import Database
 def recorded(database: Database) -> dict[str, Any]:
     """Each statement that is executed from now on, with its parameters."""
     statements: dict[str, Any] = {}
+    _listen(database, lambda statement, parameters: statements.setdefault(statement, parameters))
+    return statements
 
-    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        statements.setdefault(statement, parameters)
+
+def executed(database: Database) -> list[str]:
+    """The statements that are executed from now on, in their order."""
+    statements: list[str] = []
+    _listen(database, lambda statement, _: statements.append(statement))
+    return statements
+
+
+def _listen(database: Database, note: Callable[[str, Any], object]) -> None:
+    def listener(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        note(statement, parameters)
 
     for engine in {database._writer.sync_engine, database._reader.sync_engine}:
-        event.listen(engine, "before_cursor_execute", note)
-    return statements
+        event.listen(engine, "before_cursor_execute", listener)
 
 
 async def plan_of(database: Database, sql: str, parameters: Any) -> str:

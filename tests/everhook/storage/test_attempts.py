@@ -1,7 +1,8 @@
 """What a sender loads before it sends, the claim on a probe, and what is recorded before it reports."""
 
 import asyncio
-from datetime import timedelta
+from collections.abc import Coroutine
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -9,15 +10,26 @@ from sqlalchemy import select, update
 from sqlmodel import col
 
 from everhook.circuit import CircuitState, Hold
-from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorNote, Verdict
+from everhook.contracts import AttemptRecord, DeadLetterReason, DeliveryStatus, FailureCode, OperatorNote, Verdict
 from everhook.envelope import BodyFormat
+from everhook.ids import Kind, new_gid
 from everhook.keyring import KeyRing, new_master_key
+from everhook.receipt_issuer import SignedReceipt
 from everhook.signing import SignatureScheme, secret_key
-from everhook.storage import attempts, deliveries, endpoints
+from everhook.storage import attempts, deliveries, endpoints, history
 from everhook.storage.attempts import Bases, Recorder, Targets, Transcript, claim_probe
 from everhook.storage.engine import Database, is_unavailable
 from everhook.storage.secrets import sealed
-from everhook.storage.tables import Attempt, Delivery, EndpointSecret, now
+from everhook.storage.tables import (
+    DEFAULT_TENANT_GID,
+    Attempt,
+    Delivery,
+    EndpointMinute,
+    EndpointMinuteError,
+    EndpointSecret,
+    Receipt,
+    now,
+)
 from tests.everhook.storage.factories import KEYRING, URL, Store, attempt_record, moment
 
 LEASE = timedelta(seconds=45)
@@ -183,6 +195,109 @@ async def test_recording_says_so_while_the_database_is_away(lost_database: Datab
     assert is_unavailable(failed.value)
 
 
+# First attempts, before there is a workflow
+
+
+@pytest.mark.parametrize(
+    ("verdict", "next_attempt_at", "status"),
+    [
+        (Verdict.DELIVERED, None, DeliveryStatus.DELIVERED),
+        (Verdict.RETRY, moment(31), DeliveryStatus.RETRYING),
+        (Verdict.REJECTED, None, DeliveryStatus.SENDING),
+    ],
+)
+async def test_a_first_attempt_leaves_the_start_of_the_workflow_to_be_confirmed_unless_it_delivered(
+    store: Store, recorder: Recorder, verdict: Verdict, next_attempt_at: datetime | None, status: DeliveryStatus
+) -> None:
+    delivery = await store.delivery()
+    record = attempt_record(delivery, verdict=verdict, next_attempt_at=next_attempt_at)
+    await recorder.attempt(record, Transcript(), before_workflow=True)
+    row = await store.read(delivery)
+    assert (row.status, row.attempts) == (status, 1)
+    assert (row.dispatched_at is not None) == (verdict is Verdict.DELIVERED)
+
+
+async def test_a_first_attempt_takes_nothing_back_of_a_start_that_was_confirmed(
+    store: Store, recorder: Recorder
+) -> None:
+    delivery = await store.delivery(dispatched_at=moment(0.5))
+    await recorder.attempt(attempt_record(delivery), Transcript(), before_workflow=True)
+    await recorder.parked(delivery.gid, moment(60), has_workflow=False)
+    assert (await store.read(delivery)).dispatched_at == moment(0.5)
+
+
+@pytest.mark.parametrize("keep_history", [True, False])
+@pytest.mark.parametrize("before_workflow", [True, False])
+@pytest.mark.parametrize("verdict", [Verdict.DELIVERED, Verdict.RETRY])
+async def test_a_settled_workflow_is_due_to_what_was_delivered_before_it_had_one_where_history_is_kept(
+    store: Store, database: Database, keep_history: bool, before_workflow: bool, verdict: Verdict
+) -> None:
+    delivery = await store.delivery()
+    recorder = Recorder(database, keep_history=keep_history)
+    await recorder.attempt(attempt_record(delivery, verdict=verdict), Transcript(), before_workflow=before_workflow)
+    async with database.read_connection() as connection:
+        found = await history.pending(connection, moment(2), 10)
+    due = keep_history and before_workflow and verdict is Verdict.DELIVERED
+    assert found == ([(delivery.gid, moment(1.5))] if due else [])
+
+
+async def test_an_attempt_says_whether_it_is_the_one_that_is_on_record(store: Store, recorder: Recorder) -> None:
+    delivery = await store.delivery()
+    first, other = attempt_record(delivery), attempt_record(delivery)
+    assert await recorder.attempt(first, Transcript())
+    assert not await recorder.attempt(other, Transcript())
+    assert not await recorder.attempt(first, Transcript())
+
+
+def receipt_of(record: AttemptRecord) -> SignedReceipt:
+    return SignedReceipt(new_gid(Kind.RECEIPT), DEFAULT_TENANT_GID, jws=record.attempt_gid)
+
+
+@pytest.mark.parametrize("first", ["the process", "the workflow", "both at once", "both in one group"])
+async def test_of_a_first_attempt_and_a_workflows_attempt_1_one_counts_with_its_own_receipt(
+    store: Store, recorder: Recorder, other_database: Database, first: str
+) -> None:
+    delivery = await store.delivery()
+    other = recorder if first == "both in one group" else Recorder(other_database)
+    direct = attempt_record(delivery, verdict=Verdict.DELIVERED, status_code=200)
+    asked = attempt_record(delivery, status_code=503, error="http_503", next_attempt_at=moment(31))
+
+    def recording(record: AttemptRecord) -> Coroutine[Any, Any, bool]:
+        by, before_workflow = (recorder, True) if record is direct else (other, False)
+        return by.attempt(record, Transcript(receipt=receipt_of(record)), before_workflow=before_workflow)
+
+    records = [direct, asked] if first == "the process" else [asked, direct]
+    if first.startswith("both"):
+        new = await asyncio.gather(*map(recording, records))
+    else:
+        new = [await recording(record) for record in records]
+        assert new == [True, False]
+    assert sorted(new) == [False, True]
+    counted = records[new.index(True)]
+    (attempt,) = await store.attempts(delivery)
+    async with store.database.reading() as session:
+        receipt = (await session.execute(select(Receipt))).scalar_one()
+        minute = (await session.execute(select(EndpointMinute))).scalar_one()
+    row = await store.read(delivery)
+    assert attempt.gid == receipt.attempt_gid == receipt.jws == counted.attempt_gid
+    assert (minute.delivered, minute.retried) == ((1, 0) if counted is direct else (0, 1))
+    assert (row.status, row.last_status_code) == (
+        (DeliveryStatus.DELIVERED, 200) if counted is direct else (DeliveryStatus.RETRYING, 503)
+    )
+
+
+async def test_a_fault_of_ours_is_on_record_and_is_not_counted_against_the_endpoint(
+    store: Store, recorder: Recorder
+) -> None:
+    delivery = await store.delivery()
+    record = attempt_record(delivery, error=FailureCode.UNSENDABLE, next_attempt_at=moment(31))
+    await recorder.attempt(record, Transcript(receipt=receipt_of(record)), before_workflow=True)
+    assert (await store.read(delivery)).last_error == "unsendable"
+    assert [attempt.error for attempt in await store.attempts(delivery)] == ["unsendable"]
+    assert await store.count(Receipt) == 1
+    assert (await store.count(EndpointMinute), await store.count(EndpointMinuteError)) == (0, 0)
+
+
 # Parking
 
 
@@ -194,6 +309,15 @@ async def test_a_parked_delivery_is_not_charged_an_attempt(store: Store, recorde
     assert (row.status, row.attempts, row.due_at) == (DeliveryStatus.PARKED, 2, moment(600))
     assert row.parked_at is not None and before <= row.parked_at <= now()
     assert row.dispatched_at is not None
+
+
+async def test_what_is_parked_before_it_has_a_workflow_is_not_taken_for_started(
+    store: Store, recorder: Recorder
+) -> None:
+    delivery = await store.delivery()
+    await recorder.parked(delivery.gid, moment(600), has_workflow=False)
+    row = await store.read(delivery)
+    assert (row.status, row.due_at, row.dispatched_at) == (DeliveryStatus.PARKED, moment(600), None)
 
 
 async def test_an_attempt_ends_the_parking(store: Store, recorder: Recorder) -> None:

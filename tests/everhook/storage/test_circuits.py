@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from everhook.circuit import Circuit, CircuitState, Hold
+from everhook.contracts import DeliveryStatus
 from everhook.storage import circuits, endpoints
 from everhook.storage.engine import Database
 from everhook.storage.tables import now
@@ -164,3 +165,47 @@ async def test_one_that_was_woken_is_left_alone_for_a_while(store: Store, databa
         assert list(await circuits.left_behind(connection, now(), timedelta(minutes=1))) == []
         later = now() + timedelta(minutes=2)
         assert [gid for gid, _ in await circuits.left_behind(connection, later, timedelta(minutes=1))] == [end.gid]
+
+
+# Parked although the circuit is closed
+
+
+async def stranded(database: Database, before: float = 100) -> list[tuple[str, str]]:
+    async with database.read_connection() as connection:
+        return list(await circuits.stranded(connection, moment(before)))
+
+
+@pytest.mark.parametrize(
+    ("circuit", "found"),
+    [
+        ({}, True),
+        ({"hold": Hold.PAUSED}, False),
+        ({"state": CircuitState.OPEN}, False),
+        ({"state": CircuitState.HALF_OPEN}, False),
+        ({"updated_at": moment(100)}, False),
+    ],
+    ids=["closed", "paused", "open", "half-open", "closed just now"],
+)
+async def test_an_endpoint_is_stranded_whose_deliveries_are_parked_although_its_circuit_has_been_closed(
+    store: Store, database: Database, circuit: dict[str, Any], found: bool
+) -> None:
+    end = await store.endpoint(await store.tenant("acme"))
+    await store.deliveries(2, end, status=DeliveryStatus.PARKED)
+    await store.circuit(end, **({"updated_at": moment(99)} | circuit))
+    assert await stranded(database) == ([(end.gid, "acme")] if found else [])
+
+
+async def test_every_stranded_endpoint_is_found_among_those_that_are_not(store: Store, database: Database) -> None:
+    ends = [await store.endpoint() for _ in range(7)]
+    for number, end in enumerate(ends):
+        status = DeliveryStatus.RETRYING if number == 3 else DeliveryStatus.PARKED
+        await store.deliveries(3, end, status=status)
+        await store.circuit(end, updated_at=moment(), hold=Hold.PAUSED if number in (0, 5) else None)
+    async with database.writing() as session:
+        await endpoints.remove(session, ends[6])
+    assert sorted(gid for gid, _ in await stranded(database)) == sorted(ends[n].gid for n in (1, 2, 4))
+
+
+async def test_nothing_is_stranded_where_nothing_is_parked(store: Store, database: Database) -> None:
+    await store.delivery(status=DeliveryStatus.RETRYING)
+    assert await stranded(database) == []

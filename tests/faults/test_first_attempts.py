@@ -1,0 +1,85 @@
+"""First attempts are made by the process that accepted the message: what becomes of them when it dies or ends."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+
+from tests.support.publisher import Publisher
+from tests.support.scene import Scene, slowly
+from tests.support.stack import Process, free_port
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
+
+MORE_THAN_THE_LANE_SENDS_AT_ONCE = 120
+BURST = 800
+"""Two APIs and two workers share them."""
+
+DRAIN_S = 60.0
+
+
+async def test_a_publishing_process_killed_with_its_lane_full_loses_nothing(postgres: Scene) -> None:
+    await postgres.endpoint()
+    await postgres.respond(slowly(0.2))
+    acks = await postgres.publish(MORE_THAN_THE_LANE_SENDS_AT_ONCE)
+    assert len(acks) == MORE_THAN_THE_LANE_SENDS_AT_ONCE
+    assert len(postgres.arrivals()) < MORE_THAN_THE_LANE_SENDS_AT_ONCE, "nothing waited in the lane"
+    await postgres.kill_in_mid_request(postgres.stack.api)
+    await postgres.stack.start_api()
+    report = await postgres.finish(90)
+    report.assert_no_duplicates(allowed=postgres.in_flight_at_a_kill())
+    await postgres.assert_nothing_on_record_was_sent_again()
+
+
+async def test_a_publishing_process_asked_to_end_finishes_the_first_attempts_under_way(postgres: Scene) -> None:
+    await postgres.endpoint()
+    await postgres.respond(slowly(0.2))
+    assert len(await postgres.publish(40)) == 40
+    await postgres.in_flight()
+    api = postgres.stack.api
+    api.send_signal(signal.SIGTERM)
+    assert await api.wait(DRAIN_S) == 0
+    await postgres.stack.start_api()
+    report = await postgres.finish()
+    report.assert_no_duplicates()
+    report.assert_all_on_record()
+
+
+async def test_a_burst_through_two_publishing_processes_and_two_workers_makes_one_workflow_a_delivery(
+    postgres: Scene,
+) -> None:
+    """A part of the messages fails once, so that workflows start before and after their first attempts."""
+    endpoint = await postgres.endpoint()
+    flaky = await postgres.endpoint("flaky", policy={"delaysSeconds": [1] * 5, "timeoutSeconds": 5})
+    await postgres.respond(302, 200, name="flaky", each_message=True)
+    await postgres.stack.start_worker()
+    async with _second_api(postgres) as publisher:
+        publisher.endpoints.update(postgres.publisher.endpoints)
+        await asyncio.gather(postgres.publish(BURST // 2), publisher.publish_many(postgres.channel, BURST // 2))
+        postgres.publisher.acks.extend(publisher.acks)
+        await postgres.stack.drained(120, of=postgres.publisher)
+        for one in (endpoint, flaky):
+            await postgres.findable(f'WorkflowType="Delivery" AND Endpoint="{one.gid}"', BURST, timeout=120)
+        report = await postgres.finish()
+    report.assert_no_duplicates()
+
+
+@asynccontextmanager
+async def _second_api(scene: Scene) -> AsyncIterator[Publisher]:
+    """Another process of the same stack, and a publisher that knows only it."""
+    stack, port = scene.stack, free_port()
+    command = [sys.executable, "-m", "everhook.cli", "serve", "--port", str(port)]
+    process = Process(command, log=stack.directory / "api-2.log", env=stack.env)
+    process.start()
+    try:
+        url = f"http://127.0.0.1:{port}"
+        await process.wait_ready(url=f"{url}/readyz")
+        headers = {"authorization": stack.client.headers["authorization"]}
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30, trust_env=False) as client:
+            yield Publisher(client)
+    finally:
+        await process.kill9()
