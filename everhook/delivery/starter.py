@@ -12,7 +12,7 @@ from everhook.contracts import DeliveryOrder
 from everhook.delivery.fair_pool import FairPool
 from everhook.delivery.starts import is_away, is_overloaded, start_delivery
 from everhook.storage.attempts import Recorder
-from everhook.storage.deliveries import mark_dispatched
+from everhook.storage.deliveries import accept_again, mark_dispatched
 from everhook.storage.endpoint_states import EndpointStates
 from everhook.storage.engine import Database, is_unavailable
 from everhook.storage.tables import now
@@ -129,7 +129,12 @@ class Starter:
         await self._recorder.parked(order.delivery_gid, now() + order.policy.max_window, has_workflow=False)
         # The circuit may have closed, and the parked deliveries been released, while we were parking: check again.
         state = await self._states.get(order.endpoint_gid, fresh=True)
-        return state is not None and not state.sends
+        return (state is not None and not state.sends) or not await self._taken_back(order)
+
+    async def _taken_back(self, order: DeliveryOrder) -> bool:
+        """Whether a delivery that was parked is ours again, by compare-and-set: else whoever released it starts it."""
+        async with self._database.write_connection() as connection:
+            return bool(await accept_again(connection, [order.delivery_gid], now(), order.policy.timeout))
 
     def _confirm(self, delivery_gid: str) -> None:
         self._confirmed.append(delivery_gid)

@@ -36,6 +36,14 @@ async def database(migrated: Path, tmp_path: Path) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
+async def lost_database(tmp_path: Path) -> AsyncIterator[Database]:
+    """One that is away: there is no file."""
+    database = Database(f"sqlite+aiosqlite:///{tmp_path}")
+    yield database
+    await database.close()
+
+
+@pytest.fixture
 def store(database: Database) -> Store:
     return Store(database)
 

@@ -6,7 +6,6 @@ import hmac
 import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -542,12 +541,12 @@ async def test_a_record_that_the_database_refuses_raises_nothing_and_waits_for_n
     assert desk.receiver.count == 1
 
 
-async def test_a_database_that_is_away_before_the_request_raises_and_sends_nothing(desk: Desk, tmp_path: Path) -> None:
+async def test_a_database_that_is_away_before_the_request_raises_and_sends_nothing(
+    desk: Desk, lost_database: Database
+) -> None:
     delivery = await desk.delivery()
-    nowhere = Database(f"sqlite+aiosqlite:///{tmp_path}")
     with pytest.raises(OperationalError):
-        await desk.with_(store=Store(nowhere)).send(delivery)
-    await nowhere.close()
+        await desk.with_(store=Store(lost_database)).send(delivery)
     assert desk.receiver.count == 0
 
 

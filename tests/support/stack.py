@@ -5,7 +5,7 @@ import contextlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -133,7 +133,8 @@ class Stack:
     """The whole product on loopback, its files and logs in `directory`.
 
     `database`: `sqlite`, `postgres` (a server of this stack's own, `stack.postgres`, which tests may kill), or a
-    running PostgresServer, in which the stack gets a database of its own. `extra_env` goes to API and workers;
+    running PostgresServer, in which the stack gets a database of its own. `extra_env` goes to API and workers, and
+    `serve` to the command of the API;
     `receiver`, `api`, `workers[0]`, `temporal` may be killed and started again as the test likes. At the end all are
     killed: a test of the orderly end calls `terminate` itself and looks at `returncode`.
     """
@@ -145,6 +146,7 @@ class Stack:
         database: Database = "sqlite",
         workers: int = 1,
         extra_env: Mapping[str, str] | None = None,
+        serve: Sequence[str] = (),
     ) -> None:
         self.directory = directory
         self.api_port = free_port()
@@ -156,6 +158,7 @@ class Stack:
         self._shared_postgres = isinstance(database, PostgresServer)
         self._worker_count = workers
         self._extra_env = dict(extra_env or {})
+        self._serve = serve
         self._exits = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -183,7 +186,7 @@ class Stack:
         self._exits.push_async_callback(self.engine.dispose)
         await self.command("migrate")
         await self.command("setup")
-        self.api = self._process("api", [sys.executable, "-m", "everhook.cli", "serve"])
+        self.api = self._process("api", [sys.executable, "-m", "everhook.cli", "serve", *self._serve])
         await self.start_api()
         await asyncio.gather(*(self.start_worker() for _ in range(self._worker_count)))
         self.client = await self._exits.enter_async_context(self._client())

@@ -1,69 +1,93 @@
-"""Who may take the express lane."""
+"""Which endpoints are fit for the express lane, and at what pace the lane moves."""
 
 from datetime import timedelta
 
 import pytest
-from activities.express import ExpressLane
 
-from activities import express
+from everhook.contracts import FailureCode
+from everhook.delivery import fitness
+from everhook.delivery.fitness import UNFIT_FAILURES, EndpointFitness
+from everhook.verdict import Judgement, classify
 
 SLOW = timedelta(milliseconds=500)
+QUICK = timedelta(milliseconds=1)
+DELIVERED, REJECTED, FAILED = (classify(status) for status in (200, 404, 503))
+TIMED_OUT = classify(None, FailureCode.TIMEOUT_TOTAL)
 
 
-def test_a_new_endpoint_is_admitted() -> None:
-    assert ExpressLane(1, SLOW).admits("ep_1")
+@pytest.fixture
+def known() -> EndpointFitness:
+    return EndpointFitness(SLOW)
 
 
-def test_a_busy_endpoint_is_turned_away_until_an_attempt_is_over() -> None:
-    lane = ExpressLane(2, SLOW)
-    with lane.occupied("ep_1"):
-        assert lane.admits("ep_1")
-        with lane.occupied("ep_1"):
-            assert not lane.admits("ep_1")
-            assert lane.admits("ep_2")
-        assert lane.admits("ep_1")
+def test_an_endpoint_of_which_nothing_is_known_is_fit(known: EndpointFitness) -> None:
+    assert known.is_fit("ep_1")
+    assert known.turn_s("ep_1") == 0
 
 
-def test_an_attempt_that_raises_leaves_the_lane() -> None:
-    lane = ExpressLane(1, SLOW)
-    with pytest.raises(ValueError, match="bad"), lane.occupied("ep_1"):
-        raise ValueError("bad")
-    assert lane.admits("ep_1")
+def test_an_endpoint_whose_first_response_is_slow_leaves_the_lane(known: EndpointFitness) -> None:
+    known.note("ep_1", SLOW, DELIVERED)
+    assert not known.is_fit("ep_1")
+    assert known.is_fit("ep_2")
 
 
-def test_a_lane_of_none_admits_nobody() -> None:
-    assert not ExpressLane(0, SLOW).admits("ep_1")
+def test_a_quick_endpoint_may_be_slow_once_and_leaves_the_lane_when_it_stays_slow(known: EndpointFitness) -> None:
+    known.note("ep_1", QUICK, DELIVERED)
+    known.note("ep_1", SLOW * 2, DELIVERED)
+    assert known.is_fit("ep_1")
+    known.note("ep_1", SLOW * 2, DELIVERED)
+    assert not known.is_fit("ep_1")
 
 
-def test_an_endpoint_whose_first_answer_is_slow_leaves_the_lane() -> None:
-    lane = ExpressLane(1, SLOW)
-    lane.note("ep_1", SLOW)
-    assert not lane.admits("ep_1")
-    assert lane.admits("ep_2")
-
-
-def test_a_quick_endpoint_may_be_slow_once_and_leaves_the_lane_when_it_stays_slow() -> None:
-    lane = ExpressLane(1, SLOW)
-    lane.note("ep_1", timedelta())
-    lane.note("ep_1", SLOW * 2)
-    assert lane.admits("ep_1")
-    lane.note("ep_1", SLOW * 2)
-    assert not lane.admits("ep_1")
-
-
-def test_an_endpoint_that_is_quick_again_comes_back() -> None:
-    lane = ExpressLane(1, SLOW)
-    lane.note("ep_1", SLOW * 2)
+def test_an_endpoint_that_is_quick_again_comes_back(known: EndpointFitness) -> None:
+    known.note("ep_1", SLOW * 2, DELIVERED)
     for _ in range(3):
-        lane.note("ep_1", timedelta())
-    assert lane.admits("ep_1")
+        known.note("ep_1", QUICK, DELIVERED)
+    assert known.is_fit("ep_1")
 
 
-def test_what_is_known_of_endpoints_stays_bounded_and_those_not_seen_for_longest_are_forgotten() -> None:
-    lane = ExpressLane(1, SLOW)
-    for number in range(express.MAX_LATENCIES):
-        lane.note(f"ep_{number}", SLOW)
-    lane.note("ep_0", SLOW)
-    lane.note("ep_new", SLOW)
-    assert not lane.admits("ep_0")
-    assert lane.admits("ep_1")
+@pytest.mark.parametrize("failure", [FAILED, TIMED_OUT])
+def test_an_endpoint_leaves_the_lane_after_failures_in_a_row_and_comes_back_with_its_first_response(
+    known: EndpointFitness, failure: Judgement
+) -> None:
+    for _ in range(UNFIT_FAILURES - 1):
+        known.note("ep_1", QUICK, failure)
+    assert known.is_fit("ep_1")
+    known.note("ep_1", QUICK, failure)
+    assert not known.is_fit("ep_1")
+    known.note("ep_1", QUICK, REJECTED)
+    assert known.is_fit("ep_1")
+
+
+def test_failures_among_successes_are_not_in_a_row(known: EndpointFitness) -> None:
+    for _ in range(10):
+        known.note("ep_1", QUICK, FAILED)
+        known.note("ep_1", QUICK, FAILED)
+        known.note("ep_1", QUICK, DELIVERED)
+    assert known.is_fit("ep_1")
+
+
+@pytest.mark.parametrize("code", [FailureCode.UNSENDABLE, FailureCode.BLOCKED])
+def test_what_is_not_the_endpoints_doing_says_nothing_about_it(known: EndpointFitness, code: FailureCode) -> None:
+    for _ in range(10):
+        known.note("ep_1", SLOW, classify(None, code))
+    assert known.is_fit("ep_1")
+
+
+def test_the_lane_moves_at_the_pace_of_its_latest_turns_whatever_the_responses_say(known: EndpointFitness) -> None:
+    for _ in range(20):
+        known.note_turn("ep_1", 2.0)
+    assert known.turn_s("ep_1") == pytest.approx(2.0)
+    assert known.is_fit("ep_1")
+    for _ in range(20):
+        known.note_turn("ep_1", 0.01)
+    assert known.turn_s("ep_1") == pytest.approx(0.01, rel=0.5)
+
+
+def test_what_is_known_stays_bounded_and_endpoints_not_seen_for_longest_are_forgotten(
+    known: EndpointFitness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitness, "MAX_ENDPOINTS", 3)
+    for gid in ("ep_0", "ep_1", "ep_2", "ep_0", "ep_new"):
+        known.note(gid, SLOW, DELIVERED)
+    assert [known.is_fit(gid) for gid in ("ep_0", "ep_1", "ep_2", "ep_new")] == [False, True, False, False]
