@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 from sqlmodel import col
@@ -87,6 +87,7 @@ class Upkeep:
         self._defaults = defaults
         self._overdue_grace = overdue_grace
         self._dead_letters_due = 0.0
+        self._restored = ""  # up to this delivery, by a pass whose time was up
 
     @activity.defn(name="reconcile")
     async def reconcile(self, share: ReconcileShare = ReconcileShare()) -> ReconcileResult:
@@ -154,23 +155,27 @@ class Upkeep:
         async with self._database.read_connection() as connection:
             gids = [one.gid for one in batch]
             orders = await load_orders(connection, self._defaults, [col(Delivery.gid).in_(gids)], len(gids))
-        await self._start_all(orders, first=lambda order: order.delivery_gid not in had_workflow)
-        # Also those that could not be started, and those that are no longer there to be: the rest has its turn first.
+        started = await self._start_all(orders, first=lambda order: order.delivery_gid not in had_workflow)
         async with self._database.write_connection() as connection:
+            await deliveries.mark_dispatched(connection, sorted(started))
+            # Also those that could not be started, and those that are no longer there: the rest has its turn first.
             await deliveries.defer(connection, gids, self._overdue_grace)
-        current.restarted += len(had_workflow)
-        current.started += len(orders) - len(had_workflow)
+        current.restarted += len(started & had_workflow)
+        current.started += len(started - had_workflow)
 
     async def _start_all(
         self, orders: Sequence[DeliveryOrder], *, first: Callable[[DeliveryOrder], bool] = lambda _: False
-    ) -> None:
-        """Start workflows, or find them open. One that Temporal refuses is logged; raises only if Temporal is away."""
+    ) -> set[str]:
+        """Start workflows, or find them open; returns whose. One that Temporal refuses is logged; raises only if
+        Temporal is away."""
         slots = asyncio.Semaphore(CONCURRENCY)
+        started: set[str] = set()
 
         async def start(order: DeliveryOrder) -> None:
             async with slots:
                 try:
                     await start_delivery(self._client, order, first=first(order))
+                    started.add(order.delivery_gid)
                 except Exception as error:
                     if is_away(error):
                         raise
@@ -180,6 +185,7 @@ class Upkeep:
         results = await asyncio.gather(*(start(order) for order in orders), return_exceptions=True)
         if failed := [result for result in results if result is not None]:
             raise failed[0]
+        return started
 
     async def _wake_circuits(self, current: _Pass) -> None:
         """Circuits that should have moved on, and parked deliveries that nobody releases: their entities are gone."""
@@ -199,34 +205,39 @@ class Upkeep:
     async def _restore_dead_letters(self, current: _Pass) -> None:
         """Dead letters have no next step for a month, so their workflows are counted now and then instead. They must
         be there for replays by query; a replay of one finds it, or makes it, anyway."""
-        if time.monotonic() < self._dead_letters_due:
-            return
-        self._dead_letters_due = time.monotonic() + DEAD_LETTER_AUDIT_S
         before = now() - DEAD_LETTER_SETTLED
-        async with self._database.read_connection() as connection:
-            stored = await count_older_than(connection, before)
-        if not stored:
-            return
-        query = (
-            f'WorkflowType="{DELIVERY_WORKFLOW}" AND ExecutionStatus="Running" '
-            f'AND DeliveryStatus="{DeliveryStatus.DEAD_LETTERED}"'
-        )
-        if stored <= (await self._client.count_workflows(query)).count:
-            return
-        after = ""
-        while True:
+        if not self._restored:
+            if time.monotonic() < self._dead_letters_due:
+                return
+            self._dead_letters_due = time.monotonic() + DEAD_LETTER_AUDIT_S
+            if not await self._lacks_dead_letters(before):
+                return
+        while not current.is_over:
             where = [
                 col(Delivery.status) == DeliveryStatus.DEAD_LETTERED,
                 col(Delivery.dead_lettered_at) < before,
-                col(Delivery.gid) > after,
+                col(Delivery.gid) > self._restored,
             ]
             async with self._database.read_connection() as connection:
                 orders = await load_orders(connection, self._defaults, where, BATCH)
             if not orders:
+                self._restored = ""
                 return
-            await self._start_all(orders)
-            current.restarted += len(orders)
-            after = orders[-1].delivery_gid
+            current.restarted += len(await self._start_all(orders))
+            self._restored = orders[-1].delivery_gid
+        current.more = True
+
+    async def _lacks_dead_letters(self, before: datetime) -> bool:
+        """Whether Temporal has fewer workflows of dead letters than there are dead letters."""
+        async with self._database.read_connection() as connection:
+            stored = await count_older_than(connection, before)
+        if not stored:
+            return False
+        query = (
+            f'WorkflowType="{DELIVERY_WORKFLOW}" AND ExecutionStatus="Running" '
+            f'AND DeliveryStatus="{DeliveryStatus.DEAD_LETTERED}"'
+        )
+        return stored > (await self._client.count_workflows(query)).count
 
     async def _start_history(self, current: _Pass) -> None:
         """Settled workflows that a process that died, or fell far behind, did not start."""
@@ -238,8 +249,8 @@ class Upkeep:
                 orders = await load_delivered(connection, self._defaults, [gid for gid, _ in found if gid not in late])
             if not found:
                 return
-            await self._start_all(orders, first=lambda _: True)
-            HISTORY_SKIPPED.inc(len(late))
+            started = await self._start_all(orders, first=lambda _: True)
+            HISTORY_SKIPPED.inc(len(late) + len(orders) - len(started))
             async with self._database.write_connection() as connection:
                 await history.forget(connection, [gid for gid, _ in found])
-            current.history += len(orders)
+            current.history += len(started)

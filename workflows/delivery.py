@@ -146,7 +146,7 @@ class DeliveryWorkflow:
                 return self._release.dead_letter
             outcome = await self._send(plan)
             if outcome.verdict is not Verdict.PARKED:
-                self._attempt_now = False  # one that came during the attempt asked for what was under way
+                self._attempt_now = False  # one that arrived during the attempt asked for this attempt
                 self._end_parking()
                 await self._settle(outcome)
                 return outcome

@@ -178,7 +178,7 @@ class EndpointWorkflow:
         """Apply an operator's change and wait until senders can read it."""
         self._updates += 1
         await workflow.wait_condition(lambda: self._loaded)
-        self._take_reports()  # they came first: a reset forgets them
+        self._take_reports()  # they came before the change: a reset clears their failures as well
         self._become(transition(self._circuit))
         wanted = self._circuit
         await workflow.wait_condition(lambda: self._projected >= wanted.version)
@@ -204,9 +204,6 @@ class EndpointWorkflow:
         """For the person in the Temporal UI: parked deliveries have no workflows that could be counted there."""
         if not self._count_is_due():
             return
-        if self._circuit.sends:
-            self._count_at = None
-            return
         try:
             self._parked = await workflow.execute_activity_method(
                 Circuits.count_parked,
@@ -215,7 +212,7 @@ class EndpointWorkflow:
                 retry_policy=RetryPolicy(maximum_attempts=1),
                 summary="count the parked deliveries",
             )
-        except ActivityError as error:  # a number for people must not hold up the circuit
+        except ActivityError as error:  # the number is informative: it must not block the circuit
             if is_cancelled_exception(error):
                 raise
         self._count_wait = min(self._count_wait * 2, LONGEST_COUNT)
@@ -303,7 +300,7 @@ class EndpointWorkflow:
         workflow.continue_as_new(replace(self._order, circuit=self._circuit, release_rate=self._release_rate))
 
     def _show_known(self) -> None:
-        """Show a circuit that was loaded, or carried over from the last run: it is not projected again."""
+        """Show a circuit that was loaded or carried over from the last run, which is not projected again."""
         self._count_at = None if self._circuit.sends else workflow.now() + FIRST_COUNT
         self._show(self._circuit)
 
@@ -320,7 +317,7 @@ class EndpointWorkflow:
 
     @staticmethod
     def _search_value(circuit: Circuit) -> str:
-        """The search attribute. An entity starts with that of a closed circuit, a new run with that of the last."""
+        """The search attribute. An entity starts with that of a closed circuit, a new run with that of the last run."""
         return circuit.hold.value if circuit.hold else circuit.state.value
 
     @staticmethod

@@ -21,6 +21,7 @@ from everhook.delivery.fitness import UNFIT_FAILURES, EndpointFitness
 from everhook.delivery.history import History
 from everhook.delivery.sender import Sender
 from everhook.delivery.starter import Starter
+from everhook.keyring import CannotOpen
 from everhook.storage.attempts import Basis
 from everhook.storage.endpoint_states import FRESH_S, EndpointStates
 from everhook.storage.engine import is_unavailable
@@ -137,7 +138,7 @@ class Dispatcher:
         try:
             made = await self._first_attempt(new)
         except Exception as error:
-            if not is_unavailable(error):
+            if not is_unavailable(error) and not isinstance(error, CannotOpen):  # both are logged where they occur
                 log.error(
                     "a first attempt failed before the request", delivery_gid=new.order.delivery_gid, exc_info=error
                 )

@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import structlog
@@ -11,6 +13,15 @@ import structlog
 Job = TypeVar("Job")
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class _Waiting(Generic[Job]):
+    """`context` is that of the caller: what a job logs and traces belongs to the call that offered it."""
+
+    job: Job
+    since: float
+    context: Context
 
 
 class FairPool(Generic[Job]):
@@ -37,7 +48,7 @@ class FairPool(Generic[Job]):
         self._max_waiting = waiting
         self._max_waiting_per_key = waiting_per_key
         self._running: Counter[str] = Counter()
-        self._waiting: dict[str, deque[tuple[float, Job]]] = {}
+        self._waiting: dict[str, deque[_Waiting[Job]]] = {}
         self._turns: deque[str] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting_count = 0
@@ -68,7 +79,7 @@ class FairPool(Generic[Job]):
             self._waiting[key] = deque()
             if self._running[key] < self._per_key:
                 self._turns.append(key)
-        self._waiting[key].append((time.monotonic(), job))
+        self._waiting[key].append(_Waiting(job, time.monotonic(), copy_context()))
         self._waiting_count += 1
         return True
 
@@ -78,8 +89,8 @@ class FairPool(Generic[Job]):
         withdrawn: list[Job] = []
         for key in list(self._waiting):
             jobs = self._waiting[key]
-            while jobs and jobs[0][0] <= before:
-                withdrawn.append(jobs.popleft()[1])
+            while jobs and jobs[0].since <= before:
+                withdrawn.append(jobs.popleft().job)
             if not jobs:
                 self._forget(key)
         self._waiting_count -= len(withdrawn)
@@ -90,9 +101,9 @@ class FairPool(Generic[Job]):
         while not self.is_idle:
             await asyncio.wait(self._tasks)
 
-    def _start(self, key: str, job: Job) -> None:
+    def _start(self, key: str, job: Job, context: Context | None = None) -> None:
         self._running[key] += 1
-        task = asyncio.create_task(self._run(job))
+        task = asyncio.create_task(self._run(job), context=context)
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._finished(key, done))
 
@@ -113,9 +124,9 @@ class FairPool(Generic[Job]):
             jobs = self._waiting.get(key)
             if jobs is None:
                 continue
-            _, job = jobs.popleft()
+            next_ = jobs.popleft()
             self._waiting_count -= 1
-            self._start(key, job)
+            self._start(key, next_.job, next_.context)
             if not jobs:
                 del self._waiting[key]
             elif self._running[key] < self._per_key:

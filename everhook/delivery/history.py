@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -52,18 +54,18 @@ class History:
         self._database = database
         self._is_busy = is_busy
         self._limits = limits
-        self._queue: deque[tuple[float, DeliveryOrder]] = deque()
+        self._queue: deque[tuple[float, DeliveryOrder, Context]] = deque()
         self._workers: set[asyncio.Task[None]] = set()
         self._next_start_at = 0.0
-        self._closing = False
+        self._closing = asyncio.Event()
         self._done: list[str] = []
         self._confirmer: asyncio.Task[None] | None = None
 
     def add(self, order: DeliveryOrder) -> None:
         """Start the workflow of a delivered delivery when there is time for it."""
-        if self._closing or len(self._queue) >= self._limits.waiting:
+        if self._closing.is_set() or len(self._queue) >= self._limits.waiting:
             return
-        self._queue.append((time.monotonic(), order))
+        self._queue.append((time.monotonic(), order, copy_context()))
         if len(self._workers) < self._limits.concurrency:
             task = asyncio.create_task(self._work())
             self._workers.add(task)
@@ -71,29 +73,29 @@ class History:
 
     async def close(self) -> None:
         """Finish the starts under way; leave the others to the reconciler."""
-        self._closing = True
+        self._closing.set()
         self._queue.clear()
         await asyncio.gather(*self._workers, return_exceptions=True)
         if self._confirmer is not None:
-            self._confirmer.cancel()
+            await self._confirmer
         await self._confirm()
 
     async def _work(self) -> None:
-        while self._queue and not self._closing:
+        while self._queue and not self._closing.is_set():
             await self._give_way()
             if not self._queue:
                 return
-            added_at, order = self._queue.popleft()
+            added_at, order, context = self._queue.popleft()
             if time.monotonic() - added_at > MAX_LAG.total_seconds():
                 HISTORY_SKIPPED.inc()
                 self._finish(order.delivery_gid)
-            elif not await self._start(order):
-                self._queue.append((added_at, order))
+            elif not await asyncio.create_task(self._start(order), context=context):
+                self._queue.append((added_at, order, context))
                 await asyncio.sleep(AWAY_PAUSE_S)
 
     async def _give_way(self) -> None:
         until = time.monotonic() + GIVE_WAY_S
-        while self._is_busy() and time.monotonic() < until and not self._closing:  # noqa: ASYNC110 - many reasons
+        while self._is_busy() and time.monotonic() < until and not self._closing.is_set():  # noqa: ASYNC110 - many reasons
             await asyncio.sleep(GIVE_WAY_STEP_S)
         moment = time.monotonic()
         self._next_start_at = max(self._next_start_at, moment) + 1 / self._limits.per_second
@@ -117,8 +119,9 @@ class History:
             self._confirmer = asyncio.create_task(self._confirm_later())
 
     async def _confirm_later(self) -> None:
-        while self._done:
-            await asyncio.sleep(CONFIRM_INTERVAL_S)
+        while self._done and not self._closing.is_set():
+            with suppress(TimeoutError):  # the end waits for this task: one that is cancelled may leak its connection
+                await asyncio.wait_for(self._closing.wait(), CONFIRM_INTERVAL_S)
             await self._confirm()
         self._confirmer = None
 

@@ -106,10 +106,12 @@ class Sender:
                 return AttemptOutcome(Verdict.PARKED, _PARKED_TOO_LONG[basis.hold])
         return (await self._finish(order, basis, target, before_workflow=False)).outcome
 
-    async def first_attempt(self, order: AttemptOrder, basis: Basis) -> PreviousAttempt:
+    async def first_attempt(self, order: AttemptOrder, basis: Basis) -> PreviousAttempt | None:
         """The first attempt of a delivery that has no workflow yet, by a process that has it in memory and knows that
-        the circuit is closed."""
+        the circuit is closed. None where the endpoint was deleted: nothing is sent."""
         target = await self._targets.get(order.endpoint_gid, basis.endpoint_version)
+        if target.deleted:
+            return None
         return await self._finish(order, basis, target, before_workflow=True)
 
     async def load_basis(self, delivery_gid: str) -> Basis | None:
@@ -134,7 +136,8 @@ class Sender:
         basis = await self._bases.load(order.delivery_gid)
         if basis is None:
             raise ApplicationError(f"{order.delivery_gid} is not in the database", type="DeliveryMissing")
-        return basis, await self._targets.get(order.endpoint_gid, basis.endpoint_version)
+        target = await self._targets.get(order.endpoint_gid, basis.endpoint_version)
+        return replace(basis, endpoint_deleted=basis.endpoint_deleted or target.deleted), target
 
     async def _may_send(self, order: AttemptOrder, basis: Basis) -> bool:
         if basis.hold is not None or basis.state is CircuitState.OPEN:
@@ -170,8 +173,10 @@ class Sender:
         subject = Subject(target.tenant_gid, basis.message_gid, target.url)
         transcript = _transcript(exchange, target, headers)
         recorded = await self._put_on_record(record, transcript, subject, issuer, before_workflow=before_workflow)
-        if recorded is False and (made := await self._recorded_before(order)) is not None:
-            return made
+        if recorded is False:
+            made = await self._recorded_before(order)
+            if made is not None and made.outcome.attempt_gid != record.attempt_gid:
+                return made
         self._fitness.note(order.endpoint_gid, exchange.duration, judgement)
         in_streak = basis.failures > 0 or basis.state is not CircuitState.CLOSED
         self._reporter.note(order.endpoint_gid, target.tenant, judgement, in_streak=in_streak)
@@ -240,7 +245,7 @@ class Sender:
             await asyncio.sleep(RECORD_RETRY_S)
 
     async def _recorded_before(self, order: AttemptOrder) -> PreviousAttempt | None:
-        """What the record says of an attempt that somebody else recorded first, or we did without hearing so."""
+        """What the record says of an attempt that somebody else recorded first, or we without hearing of it."""
         try:
             basis = await self._bases.load(order.delivery_gid)
         except Exception as error:

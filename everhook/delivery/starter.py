@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -68,7 +69,7 @@ class Starter:
             waiting_per_key=limits.waiting_per_endpoint,
         )
         self._away_until = 0.0
-        self._closing = False
+        self._closing = asyncio.Event()
         self._confirmed: list[str] = []
         self._marker: asyncio.Task[None] | None = None
 
@@ -82,15 +83,15 @@ class Starter:
 
     async def close(self) -> None:
         """Finish the starts under way, leave the others to the reconciler, and mark what was confirmed."""
-        self._closing = True
+        self._closing.set()
         self._pool.withdraw()
         await self._pool.drain()
         if self._marker is not None:
-            self._marker.cancel()
+            await self._marker
         await self._mark()
 
     async def _run(self, order: DeliveryOrder) -> None:
-        while not self._closing:
+        while not self._closing.is_set():
             await self._while_away()
             try:
                 if await self._parked(order):
@@ -104,7 +105,7 @@ class Starter:
                 return
 
     async def _while_away(self) -> None:
-        while (wait := self._away_until - time.monotonic()) > 0 and not self._closing:  # noqa: ASYNC110 - it moves on
+        while (wait := self._away_until - time.monotonic()) > 0 and not self._closing.is_set():  # noqa: ASYNC110 - it moves on
             # At random, so that what waits does not start all at once.
             await asyncio.sleep(min(wait * (1 + random.random()), AWAY_PAUSE_S))  # noqa: S311
 
@@ -142,8 +143,9 @@ class Starter:
             self._marker = asyncio.create_task(self._mark_later())
 
     async def _mark_later(self) -> None:
-        while self._confirmed:
-            await asyncio.sleep(MARK_INTERVAL_S)
+        while self._confirmed and not self._closing.is_set():
+            with suppress(TimeoutError):  # the end waits for this task: one that is cancelled may leak its connection
+                await asyncio.wait_for(self._closing.wait(), MARK_INTERVAL_S)
             await self._mark()
         self._marker = None
 

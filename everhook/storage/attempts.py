@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -91,7 +91,10 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True)
 class Target:
-    """An endpoint as senders need it. `fault` says why nothing can be sent to it: a secret does not decrypt."""
+    """An endpoint as senders need it. `fault` says why nothing can be sent to it: a secret does not decrypt.
+
+    The secrets of one that was `deleted` are gone: what is sent to it would not be signed.
+    """
 
     url: str
     tenant_gid: str
@@ -102,6 +105,7 @@ class Target:
     keys: SigningKeys = field(repr=False)
     tls: TlsExtras | None = None
     fault: str | None = None
+    deleted: bool = False
 
     def live_keys(self, moment: datetime) -> list[bytes]:
         """The HMAC keys that sign at this moment, newest first."""
@@ -223,28 +227,34 @@ async def _load_target(connection: AsyncConnection, keyring: KeyRing, endpoint_g
                 col(Endpoint.tls_ca),
                 col(Endpoint.tls_certificate),
                 col(Endpoint.tls_key),
+                col(Endpoint.deleted_at),
             )
             .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
             .where(col(Endpoint.gid) == endpoint_gid)
         )
     ).one()
-    fault, keys, tls = None, SigningKeys((), ()), None
-    try:
-        keys = await secrets.signing_keys(connection, keyring, endpoint_gid)
-        tls = _tls(keyring, endpoint_gid, endpoint)
-    except CannotOpen as error:
-        fault = f"a secret cannot be decrypted: {error}"
-    return Target(
+    target = Target(
         url=endpoint.url,
         tenant_gid=endpoint.tenant_gid,
         tenant=endpoint.tenant,
         format=endpoint.format,
-        headers=tuple(endpoint.headers.items()),
-        schemes=frozenset(SignatureScheme(scheme) for scheme in endpoint.signatures),
-        keys=keys,
-        tls=tls,
-        fault=fault,
+        headers=(),
+        schemes=frozenset(),
+        keys=SigningKeys((), ()),
+        deleted=endpoint.deleted_at is not None,
     )
+    try:
+        return replace(
+            target,
+            headers=tuple(endpoint.headers.items()),
+            schemes=frozenset(SignatureScheme(scheme) for scheme in endpoint.signatures),
+            keys=await secrets.signing_keys(connection, keyring, endpoint_gid),
+            tls=_tls(keyring, endpoint_gid, endpoint),
+        )
+    except CannotOpen as error:
+        return replace(target, fault=f"a secret cannot be decrypted: {error}")
+    except (ValueError, TypeError, AttributeError) as error:  # their text may hold a secret
+        return replace(target, fault=f"what is stored of the endpoint cannot be used ({type(error).__name__})")
 
 
 def _tls(keyring: KeyRing, endpoint_gid: str, row: Row[*tuple[Any, ...]]) -> TlsExtras | None:

@@ -207,6 +207,8 @@ _PARKED = col(Delivery.status) == literal(
 
 
 async def mark_woken(connection: AsyncConnection, endpoint_gids: Sequence[str]) -> None:
-    await connection.execute(
-        update(CircuitRow).where(col(CircuitRow.endpoint_gid).in_(endpoint_gids)).values(updated_at=now())
-    )
+    """One by one in their order, as publishers lock them: else the two could wait for each other in a circle."""
+    statement = update(table_of(CircuitRow)).where(col(CircuitRow.endpoint_gid) == bindparam("b_gid"))
+    moment = now()
+    rows = [{"b_gid": gid, "b_now": moment} for gid in sorted(endpoint_gids)]
+    await connection.execute(statement.values(updated_at=bindparam("b_now")), rows)

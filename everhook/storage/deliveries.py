@@ -243,16 +243,14 @@ async def defer_paused(connection: AsyncConnection, wait: timedelta, limit: int)
 
 
 async def defer(connection: AsyncConnection, gids: Sequence[str], wait: timedelta) -> None:
-    """Their workflows were found or started: check again only after a while.
+    """Check these again only after a while.
 
     One that has meanwhile taken its next step is due when that step says. A dead letter whose date were overwritten
     here would be taken for one at the end of its retention, and be discarded.
     """
     moment = now()
     await connection.execute(
-        update(Delivery)
-        .where(col(Delivery.gid).in_(gids), col(Delivery.due_at) < moment)
-        .values(due_at=moment + wait, dispatched_at=func.coalesce(col(Delivery.dispatched_at), moment))
+        update(Delivery).where(col(Delivery.gid).in_(gids), col(Delivery.due_at) < moment).values(due_at=moment + wait)
     )
 
 

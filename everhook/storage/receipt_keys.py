@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
-from everhook.keyring import KeyRing
+from everhook.keyring import CannotOpen, KeyRing
 from everhook.receipt_issuer import Issuer
 from everhook.receipt_keys import ReceiptKey, rotate
 from everhook.storage.engine import Database
@@ -43,16 +43,29 @@ class IssuerCache:
         self._known: Issuer | None = None
         self._stale_at = 0.0
         self._reading = asyncio.Lock()
+        self._unreadable = False
 
     async def get(self) -> Issuer:
-        """Makes the first key where there is none. Raises CannotOpen where the ring lacks a key."""
+        """Makes the first key where there is none. Raises CannotOpen where the ring lacks a key, which concerns every
+        delivery and is logged once."""
         if self._known is not None and time.monotonic() < self._stale_at:
             return self._known
         async with self._reading:
             if self._known is None or time.monotonic() >= self._stale_at:
-                self._known = await self._read()
+                self._known = await self._read_or_log()
                 self._stale_at = time.monotonic() + CACHED_S
             return self._known
+
+    async def _read_or_log(self) -> Issuer:
+        try:
+            issuer = await self._read()
+        except CannotOpen as error:
+            if not self._unreadable:
+                log.error("the receipt keys cannot be decrypted, deliveries wait", error=str(error))
+            self._unreadable = True
+            raise
+        self._unreadable = False
+        return issuer
 
     async def _read(self) -> Issuer:
         async with self._database.read_connection() as connection:

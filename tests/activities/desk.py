@@ -75,9 +75,9 @@ class Desk:
         self.sending = Sending(self.sender)
 
     def with_(self, **changes: Any) -> "Desk":
-        """The same with another store, recorder, issuer, key ring or idea of what is slow."""
-        options: dict[str, Any] = {"store": self.store}
-        return Desk(receiver=self.receiver, egress=self.egress, entities=self.entities, **(options | changes))
+        """The same with another store, recorder, issuer, key ring, way out or idea of what is slow."""
+        options: dict[str, Any] = {"store": self.store, "egress": self.egress}
+        return Desk(receiver=self.receiver, entities=self.entities, **(options | changes))
 
     def starter(self, temporal: FakeTemporal, limits: StarterLimits = StarterLimits()) -> Starter:
         return Starter(temporal.client, self.store.database, self.recorder, self.states, limits)

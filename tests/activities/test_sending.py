@@ -26,6 +26,7 @@ from everhook.contracts import (
     OutcomeReport,
     Verdict,
 )
+from everhook.delivery import sender
 from everhook.egress import KEPT_BODY_BYTES
 from everhook.envelope import BodyFormat
 from everhook.signing import SignatureScheme, new_secret, secret_key
@@ -512,7 +513,11 @@ async def test_a_database_that_is_away_for_a_moment_costs_no_second_request(desk
     assert (await desk.attempt(delivery)).verdict is Verdict.DELIVERED
 
 
-async def test_a_database_that_stays_away_leaves_the_record_to_the_workflow(desk: Desk) -> None:
+async def test_a_database_that_stays_away_leaves_the_record_to_the_workflow(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "RECORD_PATIENCE_S", 1.0)
+    monkeypatch.setattr(sender, "RECORD_RETRY_S", 0.05)
     recorder = Away(desk.store.database, AWAY)
     away = desk.with_(recorder=lambda _: recorder)
     delivery = await desk.delivery()

@@ -73,7 +73,7 @@ async def test_the_caller_s_trace_goes_through_workflow_and_attempts_to_the_rece
         assert (published.service, published.parent_id) == ("everhook-api", CALLER.span_id)
         attempts = [spans[one.span_id] for one in (first, second)]
         assert [(span.name, span.service, span.failed) for span in attempts] == [
-            ("attempt", "everhook-worker", True),
+            ("attempt", "everhook-api", True),
             ("attempt", "everhook-worker", False),
         ]
         assert [span.attributes["everhook.number"] for span in attempts] == [1, 2]
@@ -82,8 +82,11 @@ async def test_the_caller_s_trace_goes_through_workflow_and_attempts_to_the_rece
             while line[-1].parent_id in spans:
                 line.append(spans[line[-1].parent_id])
             names = [span.name for span in line]
-            assert names[0] == "attempt" and names[-2:] == ["StartWorkflow:Delivery", "publish"], names
-            assert "RunActivity:send_attempt" in names
+            if attempt is attempts[0]:
+                assert names == ["attempt", "publish"]
+            else:
+                assert names[0] == "attempt" and names[-2:] == ["StartWorkflow:Delivery", "publish"], names
+                assert "RunActivity:send_attempt" in names
 
     await assert_eventually(the_whole_trace, 20, interval=0.1)
 

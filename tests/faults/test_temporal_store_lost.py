@@ -30,7 +30,7 @@ async def test_the_temporal_store_may_be_deleted_with_200_deliveries_open(postgr
     await stack.temporal.kill9()
     await scene.publish(EACH, type="late")
     stack.temporal.delete_store()
-    assert await scene.statuses(late) == {"accepted": EACH}
+    await scene.has_statuses(late, delivered=EACH)  # a healthy endpoint does not wait for Temporal
 
     await stack.temporal.start()
     await stack.command("setup")

@@ -389,8 +389,8 @@ class Engine:
         finally:
             await service.lock_time_skipping(LockTimeSkippingRequest())
 
-    async def at_once(self, handle: WorkflowHandle[Any, T]) -> T:
-        """Wait for the workflow's end, and let no time be skipped: activities run into no timeout."""
+    async def result_without_skipping(self, handle: WorkflowHandle[Any, T]) -> T:
+        """Wait for the workflow's end and skip no time, so that no activity reaches its timeout."""
         with self.env.auto_time_skipping_disabled():
             async with asyncio.timeout(PATIENCE_S):
                 return await handle.result()

@@ -58,8 +58,8 @@ async def half_open(engine: Engine, policy: CircuitPolicy = POLICY) -> Endpoint:
     return endpoint
 
 
-async def at_rest(engine: Engine) -> Endpoint:
-    """An endpoint with a closed circuit, whose entity has looked for parked deliveries and found none."""
+async def idle(engine: Engine) -> Endpoint:
+    """An endpoint with a closed circuit, whose entity has found no parked deliveries."""
     endpoint = engine.endpoint()
     await endpoint.report()
     await endpoint.until_released(1)
@@ -275,8 +275,8 @@ async def test_a_pause_stops_the_release_and_the_resuming_takes_it_up(engine: En
     assert (await endpoint.until_released(released + 1))[released].limit == POLICY.release_rate
 
 
-async def test_parked_deliveries_that_are_stranded_by_a_closed_circuit_are_released(engine: Engine) -> None:
-    endpoint = await at_rest(engine)
+async def test_deliveries_that_are_stranded_under_a_closed_circuit_are_released(engine: Engine) -> None:
+    endpoint = await idle(engine)
     engine.fakes.parked = 12
     await endpoint.report(stranded=True)
     await engine.skip(2 * SECOND)
@@ -285,8 +285,8 @@ async def test_parked_deliveries_that_are_stranded_by_a_closed_circuit_are_relea
     assert endpoint.projections() == []
 
 
-async def test_stranded_deliveries_are_left_to_a_release_that_is_under_way(engine: Engine) -> None:
-    endpoint = await at_rest(engine)
+async def test_a_report_of_stranded_deliveries_does_not_restart_a_release(engine: Engine) -> None:
+    endpoint = await idle(engine)
     engine.fakes.parked = 100
     for seconds in (0, 1.2, 1.2):
         await engine.skip(timedelta(seconds=seconds))
@@ -297,8 +297,10 @@ async def test_stranded_deliveries_are_left_to_a_release_that_is_under_way(engin
 
 
 @pytest.mark.parametrize("command", ["trip", "pause", "disable"])
-async def test_deliveries_that_are_parked_for_a_reason_are_not_stranded(engine: Engine, command: str) -> None:
-    endpoint = await at_rest(engine)
+async def test_a_report_of_stranded_deliveries_releases_none_while_the_circuit_does_not_send(
+    engine: Engine, command: str
+) -> None:
+    endpoint = await idle(engine)
     await endpoint.command(command)
     engine.fakes.parked = 3
     await endpoint.report(stranded=True)
@@ -338,7 +340,7 @@ async def test_nothing_is_counted_once_deliveries_flow_again(engine: Engine) -> 
     assert len(engine.fakes.of("count_parked")) == 1
 
 
-async def test_a_count_that_fails_is_left_out_and_holds_nothing_up(engine: Engine) -> None:
+async def test_a_failed_count_is_skipped_and_blocks_nothing(engine: Engine) -> None:
     engine.fakes.fail("count_parked", times=1)
     endpoint = engine.endpoint()
     await endpoint.command("pause")
@@ -589,8 +591,8 @@ async def test_what_is_told_while_the_circuit_is_being_loaded_counts(engine: Eng
 async def test_reports_and_commands_at_once_are_all_heard(engine: Engine) -> None:
     policy = replace(POLICY, failure_threshold=1_000)
     endpoint = engine.endpoint(policy)
-    # The entity is there already: when signals and updates race for its start, the time-skipping server refuses some of
-    # them as "already started". A real Temporal does not.
+    # Start the entity first: where signal-with-start and update-with-start race for the same new workflow, the
+    # time-skipping server refuses some as "already started". A real server does not.
     await endpoint.report(failures=1)
     await endpoint.until_projected(failures=1)
 
@@ -611,7 +613,7 @@ async def test_reports_and_commands_at_once_are_all_heard(engine: Engine) -> Non
 
 
 async def test_a_command_counts_after_the_reports_that_came_before_it(engine: Engine) -> None:
-    """Reports wait while the entity is busy; a reset must forget those that wait, too."""
+    """Reports queue up while the entity runs an activity; a reset must clear those as well."""
     endpoint = engine.endpoint()
     gate = engine.fakes.hold("project_circuit")
     await endpoint.report(failures=1)

@@ -56,19 +56,19 @@ SHARES = [ReconcileShare(index, parts=4) for index in range(4)]
 
 
 async def reconciling(engine: Engine, *results: ReconcileResult) -> WorkflowHandle[ReconcileWorkflow, ReconcileResult]:
-    """A pass of the reconciler whose activities come to these results."""
+    """Start a pass of the reconciler whose activities return these results, the last one repeatedly."""
     engine.fakes.passes = Script(*results)
     return await engine.client.start_workflow(ReconcileWorkflow.run, id="reconcile", task_queue=TaskQueue.DELIVERIES)
 
 
-async def test_one_pass_is_enough_where_little_is_left_to_do(engine: Engine) -> None:
+async def test_a_pass_that_completes_is_the_only_one(engine: Engine) -> None:
     done = ReconcileResult(started=3, restarted=2, endpoints=1, history=4)
     handle = await reconciling(engine, done)
-    assert await engine.at_once(handle) == done
+    assert await engine.result_without_skipping(handle) == done
     assert engine.fakes.arguments("reconcile") == [ReconcileShare(0, 1)]
 
 
-async def test_where_more_is_left_to_do_four_shares_are_worked_on_side_by_side(engine: Engine) -> None:
+async def test_a_pass_that_leaves_work_is_followed_by_four_shares_in_parallel(engine: Engine) -> None:
     gates = [engine.fakes.hold("reconcile") for _ in range(5)]
     handle = await reconciling(
         engine,
@@ -83,12 +83,14 @@ async def test_where_more_is_left_to_do_four_shares_are_worked_on_side_by_side(e
     assert sorted(engine.fakes.arguments("reconcile")[1:], key=lambda share: share.index) == SHARES
     for gate in gates:
         gate.open()
-    assert await engine.at_once(handle) == ReconcileResult(started=41, restarted=82, endpoints=123, history=164)
+    assert await engine.result_without_skipping(handle) == ReconcileResult(
+        started=41, restarted=82, endpoints=123, history=164
+    )
 
 
-async def test_the_result_says_whether_the_shares_left_something_to_do(engine: Engine) -> None:
+async def test_the_result_says_whether_the_shares_left_work(engine: Engine) -> None:
     handle = await reconciling(engine, ReconcileResult(started=1, more=True))
-    assert await engine.at_once(handle) == ReconcileResult(started=5, more=True)
+    assert await engine.result_without_skipping(handle) == ReconcileResult(started=5, more=True)
     assert len(engine.fakes.of("reconcile")) == 5
 
 
@@ -102,6 +104,6 @@ async def test_a_pass_of_the_reconciler_that_fails_is_not_repeated(engine: Engin
             engine.fakes.fail("reconcile", times=1)
         gate.open()
     with pytest.raises(WorkflowFailureError):
-        await engine.at_once(handle)
+        await engine.result_without_skipping(handle)
     await engine.fakes.open_all()
     assert len(engine.fakes.of("reconcile")) == (1 if failing == 1 else 5)

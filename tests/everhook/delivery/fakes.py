@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, cast
 
 from temporalio.client import Client
@@ -34,6 +35,7 @@ class FakeTemporal:
     """A client that keeps the starts of deliveries.
 
     `error` is raised for every start, `refused` for those of a delivery; `gate` holds all of them up until it is set.
+    `open_dead_letters` is how many workflows of dead letters it says are running.
     """
 
     def __init__(self) -> None:
@@ -41,6 +43,8 @@ class FakeTemporal:
         self.tried: list[str] = []
         self.error: Exception | None = None
         self.refused: dict[str, Exception] = {}
+        self.open_dead_letters = 0
+        self.takes_s = 0.0
         self.gate = asyncio.Event()
         self.gate.set()
         self.under_way = 0
@@ -64,12 +68,18 @@ class FakeTemporal:
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
             await self.gate.wait()
-            await asyncio.sleep(0)
+            await asyncio.sleep(self.takes_s)
         finally:
             self.under_way -= 1
         if (error := self.error or self.refused.get(order.delivery_gid)) is not None:
             raise error
         self.starts.append(Start(order, options))
+
+    async def count_workflows(self, query: str) -> SimpleNamespace:
+        assert "dead_lettered" in query
+        if self.error is not None:
+            raise self.error
+        return SimpleNamespace(count=self.open_dead_letters)
 
 
 class Collected(Dispatcher):

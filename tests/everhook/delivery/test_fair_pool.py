@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import Any
 
@@ -172,6 +173,23 @@ async def test_a_job_that_raises_ends_alone_and_is_logged() -> None:
         await pool.drain()
     assert ended == ["a1", "a2"]
     assert [line["log_level"] for line in logs] == ["error"]
+
+
+async def test_a_job_belongs_to_the_call_that_offered_it_also_where_it_waited() -> None:
+    """By its context: what it logs and traces is that call's."""
+    caller = ContextVar("caller", default="none")
+    seen: list[tuple[str, str]] = []
+
+    async def work(job: str) -> None:
+        seen.append((job, caller.get()))
+        await asyncio.sleep(0)
+
+    pool: FairPool[str] = FairPool(work, at_most=1, per_key=1, waiting=9, waiting_per_key=9)
+    for job in ("a", "b", "c"):
+        caller.set(job)
+        pool.offer("key", job)
+    await pool.drain()
+    assert seen == [("a", "a"), ("b", "b"), ("c", "c")]
 
 
 # Whatever is offered, ended and withdrawn, in whatever order

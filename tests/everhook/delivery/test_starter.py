@@ -105,7 +105,7 @@ async def test_a_workflow_that_has_ended_is_not_run_again_by_a_late_first_start(
             starter = Starter(env.client, database, desk.recorder, desk.states)
             starter.start_soon(first)
             starter.start_soon(following)
-            await assert_eventually(lambda at=starter: assert_idle(at))  # type: ignore[misc]
+            await until_idle(starter)
             await starter.close()
             runs.append((await handle.describe()).run_id)
             if following is first:
@@ -114,8 +114,11 @@ async def test_a_workflow_that_has_ended_is_not_run_again_by_a_late_first_start(
     assert (await read(store, first)).dispatched_at is not None
 
 
-def assert_idle(starter: Starter) -> None:
-    assert starter.is_idle
+async def until_idle(starter: Starter) -> None:
+    def idle() -> None:
+        assert starter.is_idle
+
+    await assert_eventually(idle)
 
 
 async def test_a_start_is_confirmed_in_the_database(store: Store, starter: Starter, temporal: FakeTemporal) -> None:
@@ -137,7 +140,7 @@ async def test_a_start_of_a_workflow_that_has_run_is_confirmed_as_well(
     (order,) = await orders(store, 1)
     temporal.error = WorkflowAlreadyStartedError(order.delivery_gid, "Delivery")
     starter.start_soon(order)
-    await assert_eventually(lambda: assert_idle(starter))
+    await until_idle(starter)
     await starter.close()
     assert (await read(store, order)).dispatched_at is not None
 
@@ -163,7 +166,7 @@ async def test_one_endpoint_gets_its_share_of_the_starts_in_flight(
 
     def under_way() -> None:
         assert temporal.under_way == 3
-        assert temporal.tried[2:] == [one.delivery_gid] or one.delivery_gid in temporal.tried
+        assert one.delivery_gid in temporal.tried
 
     await assert_eventually(under_way)
     temporal.gate.set()
@@ -177,7 +180,7 @@ async def test_what_finds_no_room_is_left_to_the_reconciler(store: Store, desk: 
     given = await orders(store, 4)
     for order in given:
         starter.start_soon(order)
-    await assert_eventually(lambda: assert_idle(starter))
+    await until_idle(starter)
     await starter.close()
     assert temporal.started == [order.delivery_gid for order in given[:2]]
     rows = [await read(store, order) for order in given]
@@ -260,7 +263,7 @@ async def test_a_start_that_is_refused_is_logged_and_hurts_no_neighbour(
     with capture_logs() as logs:
         for order in given:
             starter.start_soon(order)
-        await assert_eventually(lambda: assert_idle(starter))
+        await until_idle(starter)
     await starter.close()
     refused = [given[0], given[3]]
     assert [line["delivery_gid"] for line in logs] == [order.delivery_gid for order in refused]
@@ -330,7 +333,7 @@ async def test_a_delivery_whose_endpoint_cannot_receive_by_then_is_parked_withou
     await store.circuit(endpoint, **circuit)
     before = now()
     starter.start_soon(order)
-    await assert_eventually(lambda: assert_idle(starter))
+    await until_idle(starter)
     row = await read(store, order)
     assert (row.status, row.dispatched_at, temporal.tried) == (DeliveryStatus.PARKED, None, [])
     assert row.due_at is not None and before + 2 * HOUR <= row.due_at <= now() + 2 * HOUR
@@ -385,12 +388,11 @@ class Closing(Recorder):
 
     def __init__(self, store: Store, endpoint: Endpoint, released: Callable[[str], Awaitable[object]]) -> None:
         super().__init__(store.database)
-        self._close = lambda: store.circuit(endpoint, state=CircuitState.CLOSED)
-        self._released = released
+        self._store, self._endpoint, self._released = store, endpoint, released
 
     async def parked(self, delivery_gid: str, due_at: datetime, *, has_workflow: bool = True) -> bool:
         recorded = await super().parked(delivery_gid, due_at, has_workflow=has_workflow)
-        await self._close()
+        await self._store.circuit(self._endpoint, state=CircuitState.CLOSED)
         await self._released(delivery_gid)
         return recorded
 
@@ -412,7 +414,7 @@ async def test_a_delivery_that_is_parked_as_the_circuit_closes_goes_on_exactly_o
     recorder = Closing(store, endpoint, release)
     starter = Starter(temporal.client, store.database, recorder, EndpointStates(store.database))
     starter.start_soon(order)
-    await assert_eventually(lambda: assert_idle(starter))
+    await until_idle(starter)
     row = await read(store, order)
     await starter.close()
     assert row.status is not DeliveryStatus.PARKED

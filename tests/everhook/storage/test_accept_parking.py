@@ -195,6 +195,26 @@ async def test_publishers_to_an_endpoint_that_is_parked_do_not_wait_for_each_oth
     assert statuses(answer) == [PARKED]
 
 
+@on_postgres
+async def test_publishers_and_the_reconciler_lock_circuits_in_the_same_order(
+    store: Store, database: Database, other_database: Database
+) -> None:
+    ends = [await store.endpoint(gid=gid) for gid in ("ep_2", "ep_1")]
+    for end in ends:
+        await store.circuit(end, hold=Hold.PAUSED)
+
+    async def wake() -> None:
+        async with other_database.write_connection() as connection:
+            await circuits.mark_woken(connection, ["ep_2", "ep_1"])
+
+    async with database.write_connection() as connection:
+        await endpoint_states(connection, ["ep_1"], lock_held=True)
+        waking = asyncio.create_task(wake())
+        await assert_eventually(lambda: assert_somebody_waits(database))
+        await endpoint_states(connection, ["ep_2"], lock_held=True)
+    await waking
+
+
 async def test_the_deliveries_of_an_endpoint_are_in_the_order_in_which_they_are_released(store: Store) -> None:
     end, _ = await opened(store)
     answers = [accepted(await store.acceptor().accept(publication())) for _ in range(3)]

@@ -243,9 +243,7 @@ async def test_the_reconciler_leaves_out_endpoints_that_had_their_turn_and_those
     assert await found(but=[ends[1].gid], endings="7z") == [rows[3].gid]
 
 
-async def test_what_was_started_again_is_checked_again_later_unless_it_is_over(
-    store: Store, database: Database
-) -> None:
+async def test_what_was_dealt_with_is_checked_again_later_unless_it_is_over(store: Store, database: Database) -> None:
     overdue = await store.delivery()
     over = await store.delivery(due_at=None, status=DeliveryStatus.DELIVERED)
     before = now()
@@ -253,15 +251,8 @@ async def test_what_was_started_again_is_checked_again_later_unless_it_is_over(
         await deliveries.defer(connection, [overdue.gid, over.gid], HOUR)
     row = await store.read(overdue)
     assert row.due_at is not None and before + HOUR <= row.due_at <= now() + HOUR
-    assert row.dispatched_at is not None and before <= row.dispatched_at <= now()
+    assert (row.status, row.dispatched_at) == (DeliveryStatus.ACCEPTED, None)
     assert (await store.read(over)).due_at is None
-
-
-async def test_what_was_started_long_ago_keeps_the_moment_of_its_start(store: Store, database: Database) -> None:
-    delivery = await store.delivery(dispatched_at=moment(1))
-    async with database.write_connection() as connection:
-        await deliveries.defer(connection, [delivery.gid], HOUR)
-    assert (await store.read(delivery)).dispatched_at == moment(1)
 
 
 async def test_what_took_its_next_step_while_it_was_looked_for_keeps_its_date(store: Store, database: Database) -> None:
@@ -352,7 +343,8 @@ async def test_parked_deliveries_without_a_workflow_are_accepted_again(store: St
 async def test_what_moved_on_since_it_was_seen_parked_is_not_accepted_again(
     store: Store, database: Database, changes: dict[str, Any]
 ) -> None:
-    delivery = await store.delivery(**({"status": DeliveryStatus.PARKED, "parked_at": moment()} | changes))
+    fields: dict[str, Any] = {"status": DeliveryStatus.PARKED, "parked_at": moment()}
+    delivery = await store.delivery(**(fields | changes))
     before = (await store.read(delivery)).model_dump()
     async with database.write_connection() as connection:
         assert await deliveries.accept_again(connection, [delivery.gid], moment(1), HOUR) == set()

@@ -1,0 +1,393 @@
+"""The reconciler: short passes that go round by endpoint, in independent steps."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import select, update
+from sqlmodel import col
+from structlog.testing import capture_logs
+from temporalio.common import WorkflowIDReusePolicy
+from temporalio.service import RPCError
+from temporalio.testing import ActivityEnvironment
+
+from activities import upkeep as module
+from activities.upkeep import Upkeep
+from everhook.circuit import CircuitState, Hold
+from everhook.contracts import (
+    AttemptOutcome,
+    DeadLetterReason,
+    DeliveryStatus,
+    OutcomeReport,
+    PreviousAttempt,
+    ReconcileResult,
+    ReconcileShare,
+    Verdict,
+)
+from everhook.ids import Kind, gid_endings, new_gid
+from everhook.metrics import REGISTRY
+from everhook.storage.attempts import Recorder, Transcript
+from everhook.storage.engine import Database
+from everhook.storage.orders import OrderDefaults
+from everhook.storage.tables import Delivery, Endpoint, PendingHistory, Tenant, now
+from tests.activities.desk import FakeEntities
+from tests.everhook.delivery.fakes import AWAY, INVALID, OVERLOADED, FakeTemporal
+from tests.everhook.storage.factories import Store, attempt_record, moment
+
+HOUR = timedelta(hours=1)
+GRACE = timedelta(minutes=3)
+NOTHING = ReconcileResult()
+
+
+@pytest.fixture
+def temporal() -> FakeTemporal:
+    return FakeTemporal()
+
+
+@pytest.fixture
+def entities() -> FakeEntities:
+    return FakeEntities()
+
+
+@pytest.fixture
+def upkeep(temporal: FakeTemporal, database: Database, entities: FakeEntities) -> Upkeep:
+    return Upkeep(temporal.client, database, entities, OrderDefaults(), overdue_grace=GRACE)
+
+
+async def reconcile(upkeep: Upkeep, share: ReconcileShare = ReconcileShare()) -> ReconcileResult:
+    result: ReconcileResult = await ActivityEnvironment().run(upkeep.reconcile, share)
+    return result
+
+
+def reuse_policies(temporal: FakeTemporal) -> dict[str, WorkflowIDReusePolicy]:
+    return {start.order.delivery_gid: start.options["id_reuse_policy"] for start in temporal.starts}
+
+
+FIRST, AGAIN = WorkflowIDReusePolicy.REJECT_DUPLICATE, WorkflowIDReusePolicy.ALLOW_DUPLICATE
+
+
+# What is overdue
+
+
+async def test_a_delivery_that_a_process_left_behind_gets_its_workflow(
+    upkeep: Upkeep, store: Store, temporal: FakeTemporal
+) -> None:
+    never_sent = await store.delivery()
+    failed = await store.delivery(status=DeliveryStatus.RETRYING, attempts=1, last_status_code=503)
+    await store.delivery(due_at=now() + HOUR)
+    before = now()
+    assert await reconcile(upkeep) == ReconcileResult(started=2)
+    assert reuse_policies(temporal) == {never_sent.gid: FIRST, failed.gid: FIRST}
+    previous = {order.delivery_gid: order.previous for order in temporal.orders}
+    outcome = AttemptOutcome(Verdict.RETRY, status_code=503)
+    assert previous == {never_sent.gid: None, failed.gid: PreviousAttempt(outcome, failed.due_at)}
+    for delivery, status in ((never_sent, DeliveryStatus.SENDING), (failed, DeliveryStatus.RETRYING)):
+        row = await store.read(delivery)
+        assert row.status is status and row.dispatched_at is not None
+        assert row.due_at is not None and before + GRACE <= row.due_at <= now() + GRACE
+    assert await reconcile(upkeep) == NOTHING
+
+
+async def test_a_delivery_whose_workflow_was_lost_gets_another(
+    upkeep: Upkeep, store: Store, temporal: FakeTemporal
+) -> None:
+    lost = await store.delivery(dispatched_at=moment(), status=DeliveryStatus.SENDING)
+    await store.delivery(dispatched_at=moment(), due_at=now() - GRACE / 2, status=DeliveryStatus.SENDING)
+    assert await reconcile(upkeep) == ReconcileResult(restarted=1)
+    assert reuse_policies(temporal) == {lost.gid: AGAIN}
+    row = await store.read(lost)
+    assert row.dispatched_at == moment() and row.due_at is not None and row.due_at > now()
+
+
+async def test_a_pass_that_finds_nothing_does_nothing(upkeep: Upkeep, store: Store, temporal: FakeTemporal) -> None:
+    await store.delivery(status=DeliveryStatus.DELIVERED, due_at=None, dispatched_at=moment())
+    with capture_logs() as logs:
+        assert await reconcile(upkeep) == NOTHING
+    assert (temporal.tried, logs) == ([], [])
+
+
+async def test_deliveries_of_a_tenant_that_is_being_erased_are_not_started_and_hold_nothing_up(
+    upkeep: Upkeep, store: Store, temporal: FakeTemporal
+) -> None:
+    endpoint = await store.endpoint(await store.tenant("acme"))
+    await store.delivery(endpoint, dispatched_at=moment())
+    await store.delivery(endpoint)
+    other = await store.delivery(due_at=moment(9))
+    async with store.database.writing() as session:
+        await session.execute(update(Tenant).where(col(Tenant.name) == "acme").values(erasing_since=now()))
+    assert await reconcile(upkeep) == ReconcileResult(started=1)
+    assert temporal.started == [other.gid]
+
+
+@pytest.mark.parametrize("refusal", [INVALID, OVERLOADED], ids=["invalid", "overloaded"])
+async def test_a_start_that_temporal_refuses_fails_alone_and_is_tried_again_later(
+    upkeep: Upkeep, store: Store, temporal: FakeTemporal, refusal: RPCError
+) -> None:
+    rows = await store.deliveries(5)
+    temporal.refused = {rows[1].gid: refusal}
+    with capture_logs() as logs:
+        assert await reconcile(upkeep) == ReconcileResult(started=4)
+    assert [line["delivery_gid"] for line in logs if line["log_level"] == "error"] == [rows[1].gid]
+    assert sorted(temporal.started) == sorted(row.gid for row in rows if row is not rows[1])
+    refused = await store.read(rows[1])
+    assert (refused.status, refused.dispatched_at) == (DeliveryStatus.ACCEPTED, None)
+    assert refused.due_at is not None and refused.due_at > now()
+
+
+@pytest.mark.parametrize("error", [AWAY, RuntimeError("cannot connect")], ids=["away", "never connected"])
+async def test_a_pass_fails_while_temporal_is_away_and_puts_nothing_off(
+    upkeep: Upkeep, store: Store, temporal: FakeTemporal, error: Exception
+) -> None:
+    delivery = await store.delivery()
+    temporal.error = error
+    with pytest.raises(type(error)):
+        await reconcile(upkeep)
+    row = await store.read(delivery)
+    assert (row.dispatched_at, row.due_at) == (None, moment())
+
+
+# Fairness, in time and in shares
+
+
+async def test_an_endpoint_with_very_many_does_not_delay_the_one_of_another(
+    upkeep: Upkeep, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BATCH", 20)
+    monkeypatch.setattr(module, "ENDPOINT_SHARE", 5)
+    many = await store.deliveries(120, await store.subscribed())
+    others = [await store.delivery(await store.subscribed(), due_at=moment(9)) for _ in range(2)]
+    assert await reconcile(upkeep) == ReconcileResult(started=122)
+    assert {row.gid for row in others} <= set(temporal.started[:7])
+    assert sorted(temporal.started) == sorted(row.gid for row in [*many, *others])
+
+
+async def test_a_pass_ends_in_time_and_says_that_there_is_more(
+    upkeep: Upkeep, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PASS_S", 0.1)
+    monkeypatch.setattr(module, "ENDPOINT_SHARE", 10)
+    temporal.takes_s = 0.05
+    rows = await store.deliveries(100)
+    results = [await reconcile(upkeep)]
+    assert results[0].more and results[0].started < 100
+    while results[-1].more:
+        results.append(await reconcile(upkeep))
+    assert sum(result.started for result in results) == 100
+    assert sorted(temporal.started) == sorted(row.gid for row in rows)
+
+
+async def test_the_shares_of_a_pass_are_disjoint_and_complete(
+    upkeep: Upkeep, store: Store, temporal: FakeTemporal
+) -> None:
+    rows = [await store.delivery(await store.endpoint()) for _ in range(24)]
+    started: list[str] = []
+    for index in range(4):
+        result = await reconcile(upkeep, ReconcileShare(index, 4))
+        assert result.started == len(temporal.started) - len(started)
+        started = list(temporal.started)
+    assert sorted(started) == sorted(row.gid for row in rows)
+
+
+@given(parts=st.integers(1, 32), gids=st.lists(st.builds(lambda: new_gid(Kind.ENDPOINT)), max_size=20))
+def test_each_endpoint_is_in_exactly_one_share(parts: int, gids: list[str]) -> None:
+    endings = [gid_endings(part, parts) for part in range(parts)]
+    assert ("" in endings) == (parts == 1)
+    for gid in gids:
+        assert sum(not ending or gid[-1] in ending for ending in endings) == 1
+
+
+async def test_only_the_first_share_does_what_is_not_shared(
+    upkeep: Upkeep, store: Store, entities: FakeEntities, temporal: FakeTemporal
+) -> None:
+    await everything(store)
+    await reconcile(upkeep, ReconcileShare(1, 4))
+    assert entities.reports == [] and await store.count(PendingHistory) == 1
+
+
+# Circuits and parked deliveries
+
+
+async def test_circuits_that_stand_still_and_endpoints_that_are_stranded_are_reported(
+    upkeep: Upkeep, store: Store, entities: FakeEntities
+) -> None:
+    stalled, stranded = await store.endpoint(), await store.endpoint()
+    long_ago = now() - HOUR
+    await store.circuit(stalled, state=CircuitState.OPEN, until=long_ago, updated_at=long_ago)
+    await store.delivery(stranded, status=DeliveryStatus.PARKED, due_at=now() + HOUR)
+    await store.circuit(stranded, updated_at=long_ago)
+    assert await reconcile(upkeep) == ReconcileResult(endpoints=2)
+    assert dict(entities.reports) == {stalled.gid: OutcomeReport(), stranded.gid: OutcomeReport(stranded=True)}
+    assert await reconcile(upkeep) == NOTHING
+
+
+async def test_what_is_parked_at_a_paused_endpoint_past_its_window_goes_on_waiting_without_a_workflow(
+    upkeep: Upkeep, store: Store, temporal: FakeTemporal
+) -> None:
+    paused = await store.endpoint()
+    await store.circuit(paused, hold=Hold.PAUSED)
+    rows = await store.deliveries(3, paused, status=DeliveryStatus.PARKED, parked_at=moment())
+    assert await reconcile(upkeep) == NOTHING
+    assert temporal.tried == []
+    for delivery in rows:
+        row = await store.read(delivery)
+        assert (row.status, row.dispatched_at) == (DeliveryStatus.PARKED, None)
+        assert row.due_at is not None and row.due_at > now() + HOUR / 2
+
+
+async def test_what_is_parked_at_an_open_circuit_past_its_window_gets_a_workflow_that_knows_since_when(
+    upkeep: Upkeep, store: Store, temporal: FakeTemporal
+) -> None:
+    broken = await store.endpoint()
+    await store.circuit(broken, state=CircuitState.OPEN, updated_at=now())
+    delivery = await store.delivery(broken, status=DeliveryStatus.PARKED, parked_at=moment(-9))
+    assert await reconcile(upkeep) == ReconcileResult(started=1)
+    (order,) = temporal.orders
+    assert (order.delivery_gid, order.parked_since) == (delivery.gid, moment(-9))
+
+
+# History
+
+
+async def settled(store: Store, ago: timedelta) -> Delivery:
+    """A delivery that was delivered so long ago, before it had a workflow."""
+    delivery = await store.delivery()
+    record = attempt_record(delivery, verdict=Verdict.DELIVERED, status_code=200, started_at=now() - ago, duration_ms=3)
+    await Recorder(store.database).attempt(record, Transcript(), before_workflow=True)
+    return delivery
+
+
+async def pending(store: Store) -> list[str]:
+    async with store.database.reading() as session:
+        return list((await session.execute(select(col(PendingHistory.delivery_gid)))).scalars())
+
+
+def skipped() -> float:
+    return REGISTRY.get_sample_value("everhook_history_skipped_total") or 0.0
+
+
+async def test_settled_workflows_that_a_process_did_not_start_are_started_and_very_late_ones_are_skipped(
+    upkeep: Upkeep, store: Store, temporal: FakeTemporal
+) -> None:
+    before = skipped()
+    young, late, too_late = [await settled(store, timedelta(minutes=minutes)) for minutes in (4, 6, 61)]
+    assert await reconcile(upkeep) == ReconcileResult(history=1)
+    (start,) = temporal.starts
+    assert start.order.delivery_gid == late.gid and start.order.is_delivered
+    assert start.options["id_reuse_policy"] is FIRST
+    assert (await pending(store), skipped() - before) == ([young.gid], 1)
+    assert (await store.read(too_late)).status is DeliveryStatus.DELIVERED
+
+
+async def test_a_settled_workflow_that_temporal_refuses_is_skipped_and_counted(
+    upkeep: Upkeep, store: Store, temporal: FakeTemporal
+) -> None:
+    before = skipped()
+    rows = [await settled(store, timedelta(minutes=6)) for _ in range(2)]
+    temporal.refused = {rows[0].gid: INVALID}
+    assert await reconcile(upkeep) == ReconcileResult(history=1)
+    assert (temporal.started, await pending(store), skipped() - before) == ([rows[1].gid], [], 1)
+
+
+async def test_a_backlog_of_settled_workflows_is_worked_off_in_batches(
+    upkeep: Upkeep, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HISTORY_BATCH", 2)
+    rows = [await settled(store, timedelta(minutes=6)) for _ in range(5)]
+    assert await reconcile(upkeep) == ReconcileResult(history=5)
+    assert sorted(temporal.started) == sorted(row.gid for row in rows)
+    assert await pending(store) == []
+
+
+# Dead letters
+
+
+async def dead(store: Store, endpoint: Endpoint | None = None) -> Delivery:
+    return await store.delivery(
+        endpoint,
+        status=DeliveryStatus.DEAD_LETTERED,
+        reason=DeadLetterReason.EXHAUSTED,
+        dead_lettered_at=now() - HOUR,
+        dispatched_at=moment(),
+        due_at=now() + 24 * HOUR,
+    )
+
+
+async def test_dead_letters_that_have_no_workflow_get_one_again(
+    upkeep: Upkeep, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BATCH", 2)
+    rows = [await dead(store) for _ in range(5)]
+    temporal.open_dead_letters = 4
+    assert await reconcile(upkeep) == ReconcileResult(restarted=5)
+    assert sorted(temporal.started) == sorted(row.gid for row in rows)
+    assert set(reuse_policies(temporal).values()) == {AGAIN}
+    assert await reconcile(upkeep) == NOTHING  # they are counted once a minute
+
+
+async def test_dead_letters_whose_workflows_are_all_open_are_left_alone(
+    upkeep: Upkeep, store: Store, temporal: FakeTemporal
+) -> None:
+    await dead(store)
+    temporal.open_dead_letters = 1
+    assert await reconcile(upkeep) == NOTHING
+
+
+async def test_very_many_dead_letters_are_restored_over_several_passes(
+    upkeep: Upkeep, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BATCH", 3)
+    monkeypatch.setattr(module, "PASS_S", 0.05)
+    temporal.takes_s = 0.03
+    endpoint = await store.endpoint()
+    rows = [await dead(store, endpoint) for _ in range(20)]
+    results = [await reconcile(upkeep)]
+    assert results[0].more and results[0].restarted < 20
+    while results[-1].more:
+        results.append(await reconcile(upkeep))
+    assert sorted(temporal.started) == sorted(row.gid for row in rows)
+    assert sum(result.restarted for result in results) == 20
+
+
+# Faults
+
+
+async def everything(store: Store) -> None:
+    """Something for each step to do."""
+    await store.delivery(await store.endpoint())
+    await settled(store, timedelta(minutes=6))
+    await dead(store)
+    stalled = await store.endpoint()
+    await store.circuit(stalled, state=CircuitState.OPEN, until=now() - HOUR, updated_at=now() - HOUR)
+
+
+STEPS = {
+    "overdue": ("deliveries", "oldest_overdue", ReconcileResult(restarted=1, endpoints=1, history=1)),
+    "circuits": ("circuits", "stranded", ReconcileResult(started=1, restarted=1, history=1)),
+    "dead letters": (None, "count_older_than", ReconcileResult(started=1, endpoints=1, history=1)),
+    "history": ("history", "pending", ReconcileResult(started=1, restarted=1, endpoints=1)),
+}
+
+
+@pytest.mark.parametrize(("place", "function", "others"), STEPS.values(), ids=STEPS)
+async def test_a_fault_in_one_step_stops_no_other(
+    upkeep: Upkeep, store: Store, monkeypatch: pytest.MonkeyPatch, place: str | None, function: str, others: Any
+) -> None:
+    async def broken(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError
+
+    await everything(store)
+    monkeypatch.setattr(getattr(module, place) if place else module, function, broken)
+    with capture_logs() as logs:
+        assert await reconcile(upkeep) == others
+    assert len([line for line in logs if line["log_level"] == "error"]) == 1
+
+
+async def test_an_entity_that_cannot_be_reached_stops_no_other_step(
+    upkeep: Upkeep, store: Store, entities: FakeEntities
+) -> None:
+    await everything(store)
+    entities.failing = 1
+    assert await reconcile(upkeep) == ReconcileResult(started=1, restarted=1, history=1)
+    assert (await reconcile(upkeep)).endpoints == 1
