@@ -1,16 +1,19 @@
 """A client of Temporal that records starts or fails as scripted, and a dispatcher that sends nothing."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
 
+from sqlalchemy.ext.asyncio import AsyncConnection
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from everhook.contracts import DeliveryOrder
 from everhook.delivery.dispatcher import Dispatcher
+from everhook.storage.engine import Database
 from everhook.storage.messages import NewDelivery
 
 
@@ -80,6 +83,27 @@ class FakeTemporal:
         if self.error is not None:
             raise self.error
         return SimpleNamespace(count=self.open_dead_letters)
+
+
+class HeldDatabase(Database):
+    """Writes wait until `gate` is set; `cancelled` counts those that were cancelled meanwhile."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.gate = asyncio.Event()
+        self.waiting = 0
+        self.cancelled = 0
+
+    @asynccontextmanager
+    async def write_connection(self) -> AsyncIterator[AsyncConnection]:
+        self.waiting += 1
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        async with super().write_connection() as connection:
+            yield connection
 
 
 class Collected(Dispatcher):

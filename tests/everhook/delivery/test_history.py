@@ -20,7 +20,7 @@ from everhook.ids import Kind, new_gid
 from everhook.metrics import REGISTRY
 from everhook.storage.engine import Database
 from everhook.storage.tables import PendingHistory, now
-from tests.everhook.delivery.fakes import AWAY, INVALID, OVERLOADED, FakeTemporal
+from tests.everhook.delivery.fakes import AWAY, INVALID, OVERLOADED, FakeTemporal, HeldDatabase
 from tests.everhook.storage.past import keep
 from tests.support.waiting import assert_eventually
 
@@ -258,6 +258,26 @@ async def test_starts_under_way_are_finished_and_the_others_left_when_the_proces
     assert await pending(database) == gids(orders[2:])
     history.add(orders[2])
     assert temporal.tried == gids(orders[:2])
+
+
+async def test_a_write_under_way_is_finished_when_the_process_ends(
+    database: Database, held_database: HeldDatabase, temporal: FakeTemporal, make: Callable[..., History]
+) -> None:
+    """One that is cancelled while it connects may leak its connection, and the next one waits for that in vain."""
+    orders = await settled(database, 1)
+    history = make(database=held_database)
+    history.add(orders[0])
+
+    def writing() -> None:
+        assert held_database.waiting == 1
+
+    await assert_eventually(writing)
+    closing = asyncio.create_task(history.close())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    held_database.gate.set()
+    await closing
+    assert (await pending(database), held_database.cancelled) == ([], 0)
 
 
 async def test_a_process_can_end_while_temporal_and_the_database_are_away(

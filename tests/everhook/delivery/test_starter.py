@@ -25,7 +25,7 @@ from everhook.storage.engine import Database
 from everhook.storage.orders import OrderDefaults, load_order
 from everhook.storage.tables import Delivery, Endpoint, now
 from tests.activities.desk import Desk
-from tests.everhook.delivery.fakes import AWAY, INVALID, OVERLOADED, FakeTemporal
+from tests.everhook.delivery.fakes import AWAY, INVALID, OVERLOADED, FakeTemporal, HeldDatabase
 from tests.everhook.storage.factories import Store
 from tests.support.waiting import assert_eventually
 from tests.workflows.engine import time_skipping_server
@@ -289,6 +289,26 @@ async def test_starts_under_way_are_finished_and_others_left_when_the_process_en
     assert temporal.started == [first.delivery_gid]
     assert (await read(store, first)).dispatched_at is not None
     assert (await read(store, second)).dispatched_at is None
+
+
+async def test_a_write_under_way_is_finished_when_the_process_ends(
+    store: Store, desk: Desk, temporal: FakeTemporal, held_database: HeldDatabase
+) -> None:
+    (order,) = await orders(store, 1)
+    starter = Starter(temporal.client, held_database, desk.recorder, desk.states)
+    starter.start_soon(order)
+
+    def writing() -> None:
+        assert held_database.waiting == 1
+
+    await assert_eventually(writing)
+    closing = asyncio.create_task(starter.close())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    held_database.gate.set()
+    await closing
+    assert held_database.cancelled == 0
+    assert (await read(store, order)).dispatched_at is not None
 
 
 # What the Temporal UI shows
