@@ -386,7 +386,10 @@ class AttemptOut(ApiModel):
 
 
 class DeliveryDetail(DeliveryOut):
-    attempts: list[AttemptOut]
+    attempts: list[AttemptOut] = Field(description="Oldest first; of more than 100, the newest 100.")
+    attempts_cursor: str | None = Field(
+        description="Where there are older ones: the `cursor` for `GET /v1/deliveries/{gid}/attempts`."
+    )
 
 
 _ORIGIN = "hooks.example.com/receipts/ten_01kgk27ygprz3snww46e1zg0hx"

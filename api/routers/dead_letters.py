@@ -11,7 +11,7 @@ from api import render
 from api.callers import Caller
 from api.dependencies import Paging, Principal, Services, ServicesDep, Store, Temporal, encode_cursor
 from api.problems import Problem, conflict, invalid, not_found
-from api.routers.deliveries import find_delivery
+from api.routers.deliveries import find_delivery, newest_attempts
 from api.schemas import (
     BatchOut,
     BulkAnswer,
@@ -31,7 +31,7 @@ from everhook import batches
 from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorNote
 from everhook.dispatch import start_delivery
 from everhook.ids import Kind, is_gid, new_gid
-from everhook.storage import audit, dead_letters, deliveries, erasure, receipts, tenants
+from everhook.storage import audit, dead_letters, deliveries, erasure, tenants
 from everhook.storage.audit import on_record
 from everhook.storage.dead_letters import DeadLetterFilter
 from everhook.storage.orders import load_order
@@ -78,19 +78,18 @@ async def list_dead_letters(
 
 @router.get("/dead-letters/{gid}", response_model=DeadLetterDetail)
 async def get_dead_letter(gid: Gid, store: Store) -> Response:
-    """One dead letter: payload, and attempts with response bodies and their receipts."""
+    """One dead letter: payload, and attempts with response bodies and their receipts; of very many, the newest 100."""
     async with store.reading() as session:
         found = await deliveries.with_message(session, gid)
         if found is None or found[0].status is not DeliveryStatus.DEAD_LETTERED:
             raise not_found("dead letter", gid)
-        attempts = await deliveries.attempts_of(session, gid)
-        issued = await receipts.gids_of_delivery(session, gid)
+        shown = await newest_attempts(session, gid)
     row, message = found
     detail = DeadLetterDetail(
         **render.delivery(row).model_dump(),
         payload=None,
         payload_erased_at=message.payload_erased_at,
-        attempts=render.attempts(attempts, issued),
+        **shown,
     )
     return render.with_payload(detail, message.payload)
 
