@@ -8,7 +8,7 @@ from itertools import groupby
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from api.dashboard import charts, filters
+from api.dashboard import charts, filters, states
 from api.dashboard.charts import Chart
 from api.dashboard.filters import DeliveryChoice, Filters
 from api.dashboard.pages import (
@@ -43,14 +43,6 @@ ATTEMPTS = 20
 """On the page of a delivery: each may have 16 KiB of a response, and all of it is rendered on the event loop."""
 
 STATUSES = (("", "Any"), *((status.value, status.value.replace("_", " ")) for status in DeliveryStatus))
-WAITING_FOR = {
-    DeliveryStatus.ACCEPTED: "Waits for its workflow to start. If this lasts, Temporal or its workers are away.",
-    DeliveryStatus.SENDING: "An attempt is being made.",
-    DeliveryStatus.RETRYING: "The last attempt failed; the next is on the schedule.",
-    DeliveryStatus.PARKED: "The endpoint's circuit is open, or it is paused or disabled. Goes out when that ends.",
-    DeliveryStatus.DEAD_LETTERED: "No attempt is due. Replay it to begin a new round, or discard it.",
-}
-
 router = APIRouter(route_class=PageRoute, include_in_schema=False, prefix="/deliveries")
 
 
@@ -100,7 +92,7 @@ class DetailView:
     pager: Pager
     sent: SentBody | None
     next_attempt_at: datetime | None
-    waiting_for: str | None
+    waiting_for: str
     schedule: Chart
     workflow_url: str | None
     may_attempt_now: bool
@@ -209,7 +201,7 @@ async def _detail(
         pager=pager(f"/deliveries/{gid}", {}, cursor, page.next_key),
         sent=_sent(message, shown),
         next_attempt_at=delivery.due_at if status is DeliveryStatus.RETRYING else None,
-        waiting_for=WAITING_FOR.get(status),
+        waiting_for=states.WAITING_FOR.get(status, ""),
         schedule=charts.schedule(policy),
         workflow_url=_workflow_url(request, viewer, services, gid),
         may_attempt_now=status not in TERMINAL_STATUSES and status is not DeliveryStatus.DEAD_LETTERED,

@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Group
@@ -27,6 +27,7 @@ from everhook.client.options import (
 from everhook.client.output import Output, lines, pretty_json
 from everhook.client.shapes import Batch, BulkAnswer, DeadLetterDetail, Delivery
 from everhook.client.words import age, last_answer
+from everhook.contracts import DeadLetterReason
 from everhook.usage import Unusable
 
 app = typer.Typer(help="What could not be delivered: look, replay, discard.", no_args_is_help=True)
@@ -48,19 +49,7 @@ class Selection:
     channel: ChannelName = None
     type: EventType = None
     tenant: Tenant = None
-    reason: Annotated[
-        Literal[
-            "exhausted",
-            "rejected",
-            "blocked",
-            "circuit_open",
-            "endpoint_disabled",
-            "endpoint_deleted",
-            "payload_erased",
-        ]
-        | None,
-        typer.Option(help="Why they were given up."),
-    ] = None
+    reason: Annotated[DeadLetterReason | None, typer.Option(help="Why they were given up.")] = None
     status_code: Annotated[int | None, typer.Option(help="The last answer, such as 401.")] = None
     since: Since = None
     until: Until = None

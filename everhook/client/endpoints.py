@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Group
@@ -27,6 +27,7 @@ from everhook.client.options import (
 from everhook.client.output import Output, pairs
 from everhook.client.shapes import Endpoint, EndpointCreated, SecretRotated, TestSent
 from everhook.client.words import age, state, when
+from everhook.envelope import BodyFormat
 from everhook.terminal_text import printable
 from everhook.usage import Unusable
 
@@ -46,9 +47,7 @@ class Settings:
         list[str] | None,
         typer.Option("--signature", help="standard, timestamped or npayload; may be given again. All, unless given."),
     ] = None
-    format: Annotated[
-        Literal["envelope", "event", "raw", "cloudevents"] | None, typer.Option(help="What a body looks like.")
-    ] = None
+    format: Annotated[BodyFormat | None, typer.Option(help="What a body looks like.")] = None
     headers: Annotated[
         list[str] | None, typer.Option("--header", help="'Name: value', sent along; may be given again.")
     ] = None

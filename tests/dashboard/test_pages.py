@@ -10,7 +10,7 @@ from starlette.routing import Match
 
 from api import dashboard
 from api.dashboard.pages import PORTAL
-from everhook.contracts import DeliveryStatus
+from everhook.contracts import DeadLetterReason, DeliveryStatus
 from everhook.ids import Kind, new_gid
 from tests.api.driving import Api, created
 from tests.dashboard.conftest import Pages, browsing
@@ -31,6 +31,21 @@ async def test_deliveries_that_do_not_go_on_are_told(pages: Pages) -> None:
     await pages.api.change_rows("UPDATE delivery SET dispatched_at = accepted_at, due_at = '2026-01-01 00:00:00'")
     await pages.sign_in()
     assert "1 delivery overdue: does a worker run?" in (await pages.get("/")).text
+
+
+@pytest.mark.parametrize("reason", DeadLetterReason)
+async def test_a_dead_letter_of_any_reason_is_told(pages: Pages, reason: DeadLetterReason) -> None:
+    await pages.api.channel()
+    await pages.api.endpoint(channel="orders")
+    (delivery,) = (await pages.api.publish({"n": 1}, "orders"))["deliveries"]
+    await pages.api.change_rows(
+        "UPDATE delivery SET status = 'dead_lettered', reason = :reason, dead_lettered_at = accepted_at",
+        reason=reason.value,
+    )
+    await pages.sign_in()
+    for path in ("/", "/dead-letters", f"/deliveries/{delivery['deliveryGid']}"):
+        page = await pages.get(path)
+        assert page.status_code == 200 and reason.value.replace("_", " ") in page.text
 
 
 # Getting in
