@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api.dashboard import filters
 from api.dashboard.deliveries import Line, lines_of
 from api.dashboard.filters import Filters
-from api.dashboard.forms import Form, wrong_fields
+from api.dashboard.forms import Form
 from api.dashboard.pages import (
     FormDep,
     Pager,
@@ -72,7 +72,7 @@ async def show_list(request: Request, viewer: ViewerDep, store: StoreDep, cursor
         try:
             page, matched = await _page(session, asked.choice, behind)
         except Problem as problem:
-            asked = Filters(asked.chosen, None, wrong_fields(problem))
+            asked = asked.refused(problem)
             page, matched = Page((), None), 0
         lines = await lines_of(session, page.rows)
     view = ListView(

@@ -25,7 +25,8 @@ from api.dashboard.pages import (
     see_other,
 )
 from api.dependencies import Services, ServicesDep
-from api.problems import not_found
+from api.endpoint_choice import chosen_endpoint
+from api.problems import Problem, not_found
 from api.routers import dead_letters as dead_letters_api
 from api.routers import deliveries as api
 from api.schemas import Decision
@@ -107,9 +108,14 @@ async def lines_of(session: AsyncSession, rows: Collection[Delivery]) -> tuple[L
 @router.get("")
 async def show_list(request: Request, viewer: ViewerDep, store: StoreDep, cursor: str = "") -> Response:
     asked = filters.read(DeliveryChoice, request.query_params)
+    behind = after(cursor)
     async with store.reading() as session:
         names = await filters.channel_names(session)
-        page = await _page(session, asked.choice, cursor)
+        try:
+            page = await _page(session, asked.choice, behind)
+        except Problem as problem:
+            asked = asked.refused(problem)
+            page = Page((), None)
         lines = await lines_of(session, page.rows)
     view = ListView(
         lines=lines,
@@ -129,21 +135,21 @@ async def show_list(request: Request, viewer: ViewerDep, store: StoreDep, cursor
     )
 
 
-async def _page(session: AsyncSession, choice: DeliveryChoice | None, cursor: str) -> Page[Delivery]:
-    """Nothing where it is not clear what is wanted."""
+async def _page(session: AsyncSession, choice: DeliveryChoice | None, behind: str | None) -> Page[Delivery]:
+    """Nothing where it is not clear what is wanted; a Problem for what is not there."""
     if choice is None:
         return Page((), None)
     chosen = DeliveryFilter(
         tenant_gid=await tenants.chosen_gid(session, choice.tenant),
         message_gid=choice.message,
-        endpoint_gid=choice.endpoint,
+        endpoint_gid=await chosen_endpoint(session, choice.endpoint),
         channel=choice.channel,
         event_type=choice.type,
         status=choice.status,
         since=choice.since,
         until=choice.until,
     )
-    return await deliveries.page(session, chosen, after=after(cursor), limit=PAGE)
+    return await deliveries.page(session, chosen, after=behind, limit=PAGE)
 
 
 @router.get("/{gid}")

@@ -133,7 +133,7 @@ async def show_list(
             first=_address(at) if page > 1 else None, more=_address({**at, "page": page + 1}) if has_more else None
         ),
     )
-    return render(request, "endpoints.html", viewer, title="Endpoints", nav="endpoints", v=view, states=STATES)
+    return render(request, "endpoints.html", viewer, title="Endpoints", nav="endpoints", v=view, choices=STATES)
 
 
 def _address(parts: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from api import render
 from api.callers import Caller
 from api.dependencies import Paging, Principal, Services, ServicesDep, Store, Temporal, encode_cursor
+from api.endpoint_choice import chosen_endpoint
 from api.problems import Problem, conflict, invalid, not_found
 from api.routers.deliveries import find_delivery, newest_attempts
 from api.schemas import (
@@ -20,6 +21,7 @@ from api.schemas import (
     DeadLetterSelection,
     Decision,
     DeliveryOut,
+    EndpointRef,
     EventType,
     Gid,
     ListOf,
@@ -46,7 +48,7 @@ _BULK_ACTIONS = {"replay": "dead_letters.replayed", "discard": "dead_letters.pur
 def _selection(
     tenant: Name | None = None,
     channel: Name | None = None,
-    endpoint: str | None = None,
+    endpoint: EndpointRef | None = None,
     type: EventType | None = None,
     reason: DeadLetterReason | None = None,
     status_code: Annotated[int | None, Query(alias="statusCode", ge=100, le=599, description="The last one.")] = None,
@@ -140,15 +142,14 @@ async def get_batch(gid: Gid, store: Store, temporal: Temporal) -> BatchOut:
 
 
 async def dead_letter_filter(session: AsyncSession, selection: DeadLetterSelection) -> DeadLetterFilter:
-    if selection.endpoint is not None and not is_gid(selection.endpoint, Kind.ENDPOINT):
-        raise invalid("endpoint", "is not an endpoint gid")
+    endpoint = await chosen_endpoint(session, selection.endpoint)
     tenant = await tenants.find_tenant(session, selection.tenant) if selection.tenant is not None else None
     if selection.tenant is not None and tenant is None:
         raise invalid("tenant", f"there is no tenant {selection.tenant}")
     return DeadLetterFilter(
         tenant_gid=tenant.gid if tenant is not None else tenant_bound(session),
         channel=selection.channel,
-        endpoint_gid=selection.endpoint,
+        endpoint_gid=endpoint,
         event_type=selection.type,
         reason=selection.reason,
         status_code=selection.status_code,

@@ -10,11 +10,13 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from api import render
 from api.dependencies import Paging, Principal, Store, Temporal, encode_cursor
+from api.endpoint_choice import chosen_endpoint
 from api.problems import Problem, conflict, invalid, not_found
 from api.schemas import (
     AttemptOut,
     DeliveryDetail,
     DeliveryOut,
+    EndpointRef,
     EventType,
     Gid,
     ListOf,
@@ -44,7 +46,7 @@ async def list_deliveries(
     paging: Paging,
     store: Store,
     status: DeliveryStatus | None = None,
-    endpoint: Gid | None = None,
+    endpoint: EndpointRef | None = None,
     message: Gid | None = None,
     channel: Name | None = None,
     type: EventType | None = None,
@@ -55,7 +57,8 @@ async def list_deliveries(
     """Newest first. `since` and `until` bound the time of acceptance."""
     async with store.reading() as session:
         tenant_gid = await tenants.chosen_gid(session, tenant)
-        chosen = DeliveryFilter(tenant_gid, message, endpoint, channel, type, status, since, until)
+        endpoint_gid = await chosen_endpoint(session, endpoint)
+        chosen = DeliveryFilter(tenant_gid, message, endpoint_gid, channel, type, status, since, until)
         page = await deliveries.page(session, chosen, after=paging.after, limit=paging.limit)
     return ListOf(data=[render.delivery(row) for row in page.rows], next_cursor=encode_cursor(page.next_key))
 

@@ -15,7 +15,7 @@ from everhook.client.following import FAILED, show_delivery
 from everhook.client.options import (
     DEFAULT_LIMIT,
     ChannelName,
-    EndpointGid,
+    EndpointRef,
     EventType,
     Limit,
     Since,
@@ -45,7 +45,7 @@ Gids = Annotated[
 class Selection:
     """Which dead letters: every part that is given must hold."""
 
-    endpoint: EndpointGid = None
+    endpoint: EndpointRef = None
     channel: ChannelName = None
     type: EventType = None
     tenant: Tenant = None

@@ -16,7 +16,7 @@ from everhook.client.following import AT_REST, conclude, show_delivery
 from everhook.client.options import (
     DEFAULT_LIMIT,
     ChannelName,
-    EndpointGid,
+    EndpointRef,
     EventType,
     Limit,
     Since,
@@ -46,7 +46,7 @@ class Selection:
     """Which deliveries."""
 
     status: Annotated[DeliveryStatus | None, typer.Option(help="In this state.")] = None
-    endpoint: EndpointGid = None
+    endpoint: EndpointRef = None
     message: Annotated[str | None, typer.Option(help="Of one message: its gid (msg_…).")] = None
     channel: ChannelName = None
     type: EventType = None

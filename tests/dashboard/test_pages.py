@@ -256,6 +256,7 @@ async def test_deliveries_are_filtered_by_tenant_message_and_status(pages: Pages
         ("/deliveries?type=%00", "type"),
         ("/dead-letters?statusCode=many", "statusCode"),
         ("/dead-letters?endpoint=none", "endpoint"),
+        ("/deliveries?endpoint=none", "endpoint"),
     ],
 )
 async def test_a_filter_that_means_nothing_is_marked_and_leads_out(pages: Pages, path: str, marked: str) -> None:
@@ -265,6 +266,21 @@ async def test_a_filter_that_means_nothing_is_marked_and_leads_out(pages: Pages,
     assert f'aria-describedby="h-{marked}" aria-invalid="true"' in answer.text
     assert f'id="h-{marked}" class="mistake"' in answer.text
     assert "That cannot be looked for" in answer.text and "pattern" not in answer.text
+
+
+@pytest.mark.parametrize("list_of", ["deliveries", "dead-letters"])
+async def test_lists_are_filtered_by_the_url_or_the_name_of_an_endpoint(pages: Pages, list_of: str) -> None:
+    await some_messages(pages.api)
+    await pages.api.change_rows("UPDATE delivery SET status = 'dead_lettered', reason = 'exhausted'")
+    await pages.api.change_rows(
+        "UPDATE endpoint SET url = 'https://hooks.acme.example/in', description = 'Ledger of Acme' "
+        "WHERE tenant_gid = (SELECT gid FROM tenant WHERE name = 'of-invoices')"
+    )
+    await pages.sign_in()
+    for wanted in ("https://hooks.acme.example/in", "acme.example", "Ledger of Acme"):
+        page = await pages.get(f"/{list_of}?endpoint={wanted}")
+        assert page.status_code == 200
+        assert page.text.count('class="strong clamp" href="/deliveries/') == 1, wanted
 
 
 @pytest.mark.parametrize("list_of", ["messages", "deliveries"])
