@@ -150,7 +150,7 @@ def _unreachable(target: Target, error: "httpx.TransportError") -> str:
         return f"{where} does not answer in time; try again, or see with `everhook status`"
     if "refused" in str(error):
         start = "start it with `everhook dev` or `everhook serve`" if target.is_here else "is it running?"
-        return f"nothing listens at {where}: {start}; or say where it is with --url, EVERHOOK_URL or a profile"
+        return f"nothing listens at {where}: {start}; or say where it is with --api-url, EVERHOOK_URL or a profile"
     return f"{where} cannot be reached: {error or type(error).__name__}; is the URL right?"
 
 

@@ -193,16 +193,18 @@ def _bulk(api: Api, decision: Decision, request: dict[str, Any]) -> BulkAnswer:
 
 
 def _follow(session: Session, gid: str) -> None:
-    """Until the batch ends. It goes on by itself, whatever becomes of us."""
-    session.out.note(f"{gid} goes on by itself; everhook dead-letters batch {gid} follows it")
+    """Until the batch ends. It does not need us to go on."""
+    found = session.api.batch(gid)
+    if found["state"] == "running":
+        session.out.note(f"{gid} goes on by itself; everhook dead-letters batch {gid} follows it")
     with session.out.progress() as progress:
         task = progress.add_task("dead letters", total=None)
         while True:
-            found = session.api.batch(gid)
             progress.update(task, total=found["total"] or None, completed=found["completed"] + found["failed"])
             if found["state"] != "running":
                 break
             time.sleep(PROGRESS_EVERY_S)
+            found = session.api.batch(gid)
     session.out.show(found, _ended)
     if found["state"] == "failed" or found["failed"]:
         raise typer.Exit(FAILED)
