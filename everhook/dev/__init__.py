@@ -188,6 +188,7 @@ class _Stack:
         self._terminal = terminal
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
+        self._sign_in_url = ""
         self._temporal = EmbeddedTemporal(
             ground.temporal_command,
             target=ground.temporal_target,
@@ -279,6 +280,7 @@ class _Stack:
         from api.main import create_app
 
         app = create_app(self._settings, temporal=client, database=database)
+        self._sign_in_url = dashboard.sign_in_link.make_link(app, self._ground.api_url)
         dashboard.warm_up()
         async with serving(app, self._ground.listener, ending=lambda: dashboard.end_streams(app)):
             with self._findable():
@@ -317,6 +319,7 @@ class _Stack:
         key = self._settings.api_key
         places = Places(
             api=ground.api_url,
+            sign_in=self._sign_in_url,
             temporal_ui=ground.temporal_ui_url,
             temporal=f"{ground.temporal_target}, namespace {DEFAULT_NAMESPACE}",
             data_dir=ground.data_dir,

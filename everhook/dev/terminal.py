@@ -55,6 +55,9 @@ class Places:
     """Where everything is."""
 
     api: str
+    sign_in: str
+    """Signs its first visitor in to the dashboard, for five minutes."""
+
     temporal_ui: str
     temporal: str
     data_dir: Path
@@ -88,6 +91,9 @@ class Terminal:
         else:
             framed = Group(Text(f"Everhook {__version__}"), table)
         self._console.print(framed, soft_wrap=not self._console.is_terminal, highlight=False)
+        self._console.print()
+        self._console.print(Text("Dashboard, signed in (one use, within five minutes)", style="bold"))
+        self._console.print(Text(places.sign_in, style=f"cyan link {places.sign_in}"), soft_wrap=True)
         for title, command in _examples(places, has_endpoints=has_endpoints):
             self._console.print()
             self._console.print(Text(title, style="bold"))
