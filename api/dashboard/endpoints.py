@@ -16,7 +16,18 @@ from api.dashboard import charts, overview, policy_form, states
 from api.dashboard.charts import Chart, Column, Span
 from api.dashboard.filters import channel_names
 from api.dashboard.forms import Form, wrong_fields
-from api.dashboard.pages import FormDep, Pager, PageRoute, StoreDep, Viewer, ViewerDep, query, render, see_other
+from api.dashboard.pages import (
+    FormDep,
+    Pager,
+    PageRoute,
+    StoreDep,
+    Viewer,
+    ViewerDep,
+    dashboard_of,
+    query,
+    render,
+    see_other,
+)
 from api.dashboard.states import CircuitEvent
 from api.dependencies import ServicesDep
 from api.problems import Problem, invalid, not_found
@@ -27,6 +38,7 @@ from everhook.envelope import BodyFormat
 from everhook.events import EventKind
 from everhook.health import Health, Tally, Window
 from everhook.policy import resolve
+from everhook.settings import Settings
 from everhook.signing import SignatureScheme
 from everhook.storage import endpoint_list, endpoints
 from everhook.storage.endpoint_list import Doings, EndpointFilter, Listed, Sort, State, Try
@@ -386,10 +398,19 @@ async def _form(
         signatures=signatures,
         wrong=wrong_fields(error) if error is not None else {},
         channels=names,
+        url_hint=_url_hint(dashboard_of(request).settings),
         schemes=[scheme.value for scheme in SignatureScheme],
         formats=[(each.value, each.value) for each in BodyFormat],
         schedules=policy_form.SCHEDULES,
     )
+
+
+def _url_hint(settings: Settings) -> str:
+    """What the egress rules allow, in a line."""
+    scheme = "http or https" if settings.egress_http else "https"
+    allowed = ", ".join(str(network) for network in settings.egress_allow)
+    addresses = f"an address that is public, or in {allowed}" if allowed else "an address that is public"
+    return f"Where messages are sent: {scheme}, and {addresses}"
 
 
 def _settings(form: Form) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from everhook.client.command import Session, command
 from everhook.client.options import Tenant
 from everhook.client.output import Output, pairs
 from everhook.client.shapes import EndpointHealth, Fault, HealthOverview, Part, ScoredEndpoint, Tally
-from everhook.client.words import age, state
+from everhook.client.words import age, seen, state
 from everhook.health import Level, Window
 from everhook.terminal_text import printable
 from everhook.usage import Unusable
@@ -106,7 +106,7 @@ def _faults(out: Output, faults: Sequence[Fault], *, across: bool) -> Renderable
             times=f"{fault['count']:,}",
             endpoints=f"{fault['endpoints']:,}",
             since=age(fault["since"]),
-            last_seen=age(fault["lastSeen"]),
+            last_seen=seen(fault["lastSeen"]),
         )
     return rows.table
 

@@ -59,6 +59,15 @@ def age(moment: str | None) -> str:
     return f"{span(passed)} ago" if passed >= timedelta() else f"in {span(-passed)}"
 
 
+def seen(minute: str) -> str:
+    """`within a minute`, `3 min ago`: of something that is counted by the minute. `minute` is the one that it was in,
+    so the seconds since its beginning say nothing."""
+    minutes = (datetime.now(UTC) - parse_moment(minute)) // timedelta(minutes=1)
+    if minutes < 1:
+        return "within a minute"
+    return f"{minutes} min ago" if minutes < 90 else age(minute)
+
+
 def when(moment: str | None) -> str:
     """`2026-01-31 12:00:00 UTC (3 min ago)`, in the zone of this machine."""
     if moment is None:

@@ -613,3 +613,74 @@ async def test_what_does_not_exist_is_a_page_that_leads_back(pages: Pages) -> No
 async def test_signing_in_leads_to_the_very_page_that_was_asked_for(pages: Pages) -> None:
     answer = await pages.get("/deliveries?status=parked")
     assert answer.headers["location"] == "/sign-in?next=/deliveries%3Fstatus%3Dparked"
+
+
+# Words
+
+
+async def test_the_key_of_the_environment_goes_by_a_name_that_says_what_it_is(pages: Pages) -> None:
+    await pages.sign_in()
+    await pages.send("/channels/new", name="orders")
+    for path in ("/", "/audit"):
+        page = (await pages.get(path)).text
+        assert "admin (EVERHOOK_API_KEY)" in page and ">environment<" not in page
+
+
+async def test_the_channel_of_the_system_has_no_button_to_delete_it(pages: Pages) -> None:
+    await pages.api.change_rows(
+        "INSERT OR IGNORE INTO channel (name, routes_version, created_at) "
+        "VALUES ('everhook.events', 0, CURRENT_TIMESTAMP)"
+    )
+    await pages.api.channel()
+    await pages.sign_in()
+    page = (await pages.get("/channels")).text
+    assert "/channels/everhook.events/edit" in page and "/channels/orders/delete" in page
+    assert "/channels/everhook.events/delete" not in page
+
+
+async def test_customers_are_not_offered_to_open_their_own_circuit(pages: Pages) -> None:
+    acme, _ = await two_tenants(pages.api)
+    (endpoint,) = await pages.api.rows("SELECT gid FROM endpoint WHERE tenant_gid = :t", t=acme)
+    await open_portal(pages, acme)
+    assert "Trip circuit" not in (await pages.get(f"/portal/endpoints/{endpoint.gid}")).text
+    await pages.sign_in()
+    assert "Trip circuit" in (await pages.get(f"/endpoints/{endpoint.gid}")).text
+
+
+@pytest.mark.parametrize(
+    ("http", "allow", "hint"),
+    [
+        (False, [], "https, and an address that is public"),
+        (True, ["127.0.0.0/8"], "http or https, and an address that is public, or in 127.0.0.0/8"),
+    ],
+)
+async def test_the_hint_under_a_url_is_what_the_egress_rules_allow(
+    pages: Pages, http: bool, allow: list[str], hint: str
+) -> None:
+    settings = pages.api.app.state.dashboard.settings
+    settings.egress_http, settings.egress_allow = http, allow
+    await pages.sign_in()
+    assert f"Where messages are sent: {hint}<" in (await pages.get("/endpoints/new")).text
+
+
+@pytest.mark.parametrize(
+    ("circuit", "state", "detail"),
+    [
+        ("state = 'closed'", "idle", ""),
+        ("state = 'open', failures = 5", "failing", "circuit open"),
+        ("state = 'half_open'", "failing", "circuit half-open"),
+        ("state = 'open', hold = 'paused'", "paused", "circuit open"),
+        ("hold = 'disabled'", "disabled", ""),
+    ],
+)
+async def test_an_endpoint_shows_how_it_does_as_its_state_and_its_circuit_as_a_detail(
+    pages: Pages, circuit: str, state: str, detail: str
+) -> None:
+    await pages.api.channel()
+    gid = (await pages.api.endpoint())["endpointGid"]
+    await pages.api.change_rows(f"UPDATE circuit SET {circuit}")
+    await pages.sign_in()
+    for path in ("/endpoints", f"/endpoints/{gid}"):
+        page = (await pages.get(path)).text
+        assert re.search(rf'<span class="pill \w+">{state}</span>', page), path
+        assert re.findall(r'<div class="quiet">(circuit [\w-]+)</div>', page) == ([detail] if detail else [])

@@ -12,14 +12,17 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 from sse_starlette import ServerSentEvent
 
-from api.dashboard import charts, code, live, policy_form, text
+from api.dashboard import charts, code, live, policy_form, states, text
 from api.dashboard.charts import Band, Column, Span
 from api.dashboard.code import COLOURED_TOKENS, Highlighter
 from api.dashboard.forms import Form
 from api.dashboard.live import Broadcaster, Regions
 from api.problems import Problem
 from api.schemas import Policy
+from everhook.circuit import CircuitState, Hold
+from everhook.health import Level
 from everhook.policy import DeliveryPolicy, resolve
+from everhook.storage.tables import Circuit
 from tests.support.waiting import assert_eventually
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
@@ -54,6 +57,22 @@ def test_a_duration_has_two_units_at_most(seconds: float, told: str) -> None:
 
 def test_counting_that_stopped_says_so() -> None:
     assert (text.count(9_999, 10_000), text.count(10_000, 10_000)) == ("9,999", "10,000+")
+
+
+# States
+
+
+@pytest.mark.parametrize(
+    ("circuit", "level", "state"),
+    [
+        (Circuit(endpoint_gid="ep_1"), Level.DEGRADED, "degraded"),
+        (Circuit(endpoint_gid="ep_1", state=CircuitState.OPEN), Level.HEALTHY, "failing"),
+        (Circuit(endpoint_gid="ep_1", state=CircuitState.OPEN, hold=Hold.PAUSED), Level.HEALTHY, "paused"),
+        (Circuit(endpoint_gid="ep_1", hold=Hold.DISABLED), Level.FAILING, "disabled"),
+    ],
+)
+def test_an_endpoint_is_what_keeps_it_from_taking_messages(circuit: Circuit, level: Level, state: str) -> None:
+    assert states.endpoint_state(circuit, level) == state
 
 
 # Charts
