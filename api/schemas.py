@@ -392,8 +392,8 @@ class AttemptOut(ApiModel):
 
 class DeliveryDetail(DeliveryOut):
     attempts: list[AttemptOut] = Field(description="Oldest first; of more than 100, the newest 100.")
-    attempts_cursor: str | None = Field(
-        description="Where there are older ones: the `cursor` for `GET /v1/deliveries/{gid}/attempts`."
+    earlier_attempts: bool = Field(
+        description="Whether there are older ones: `GET /v1/deliveries/{gid}/attempts` lists all of them."
     )
 
 

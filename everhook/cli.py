@@ -119,6 +119,7 @@ def setup() -> None:
     from temporalio.service import RPCError
 
     from everhook.provisioning import setup as provision
+    from everhook.sdk_errors import in_words
     from everhook.temporal import connect
 
     settings = load_settings()
@@ -127,7 +128,7 @@ def setup() -> None:
         try:
             client = await connect()
         except RuntimeError as error:
-            raise Unusable(f"Temporal cannot be reached (TEMPORAL_ADDRESS): {error}") from error
+            raise Unusable(f"{in_words(str(error))} (TEMPORAL_ADDRESS)") from error
         try:
             await provision(client, settings, lambda line: console.print(line, highlight=False))
         except RPCError as error:

@@ -138,10 +138,7 @@ async def newest_attempts(session: AsyncSession, gid: str) -> dict[str, Any]:
     """The fields of a delivery's detail that hold its attempts."""
     page = await delivery_attempts.newest_attempts(session, gid, limit=MAX_ATTEMPTS)
     issued = await delivery_attempts.receipts_of(session, gid, page.rows)
-    return {
-        "attempts": render.attempts(page.rows[::-1], issued),
-        "attempts_cursor": encode_cursor(page.next_key),
-    }
+    return {"attempts": render.attempts(page.rows[::-1], issued), "earlier_attempts": page.next_key is not None}
 
 
 def position_behind(key: str | None) -> Position | None:

@@ -301,7 +301,7 @@ async def test_a_doctor_finds_what_is_missing_and_how_to_mend_it(live: Live, tmp
         "database", "Temporal", "egress proxy"
     }  # fmt: skip
     assert "everhook migrate" in findings["database"]["mend"]
-    assert "connection refused" in findings["Temporal"]["detail"]
+    assert findings["Temporal"]["detail"].endswith("cannot be reached: Connection refused")
     assert "hunter2" not in json.dumps(findings)
     assert os.listdir(tmp_path) == [], "it looks and makes nothing"
 
