@@ -94,7 +94,7 @@ def show_endpoint(session: Session, gid: Gid) -> None:
     "create",
     examples=[
         "endpoints create https://hooks.example.com/ --channel orders --event 'order.*'",
-        "endpoints create http://127.0.0.1:9000/ --channel orders --preset brisk",
+        "endpoints create http://127.0.0.1:9000/webhooks --channel orders --preset brisk",
     ],
 )
 def create_endpoint(

@@ -27,7 +27,14 @@ from everhook import eventloop
 from everhook.dev import checks
 from everhook.dev.temporal import EmbeddedTemporal, temporal_command
 from everhook.dev.terminal import Places, Terminal, TerminalErrors
-from everhook.dev_files import DATABASE_VARIABLE, ENVIRONMENT_FILE, TEMPORAL_VARIABLE, URL_FILE, environment_text
+from everhook.dev_files import (
+    DATA_DIR,
+    DATABASE_VARIABLE,
+    ENVIRONMENT_FILE,
+    TEMPORAL_VARIABLE,
+    URL_FILE,
+    environment_text,
+)
 from everhook.http_server import bound_socket, serving
 from everhook.settings import Settings
 from everhook.storage.engine import Database, reason
@@ -323,6 +330,7 @@ class _Stack:
             temporal_ui=ground.temporal_ui_url,
             temporal=f"{ground.temporal_target}, namespace {DEFAULT_NAMESPACE}",
             data_dir=ground.data_dir,
+            environment=ground.data_dir / ENVIRONMENT_FILE if ground.data_dir != Path(DATA_DIR).absolute() else None,
             api_key=key.get_secret_value() if key is not None else "",
             channel=CHANNEL if ground.options.demo else "default",
         )

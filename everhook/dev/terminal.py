@@ -1,6 +1,7 @@
 """What `everhook dev` says to the person at the terminal: where everything is, and deliveries as they happen."""
 
 import logging
+import shlex
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -61,6 +62,9 @@ class Places:
     temporal_ui: str
     temporal: str
     data_dir: Path
+    environment: Path | None
+    """A file of variables that lead commands here; None if those in this directory find us by themselves."""
+
     api_key: str
     channel: str
     """The channel that the example publishes to."""
@@ -136,7 +140,7 @@ def _table(places: Places) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in (
+    for name, value in [
         ("API", places.api),
         ("Dashboard", f"{places.api}/"),
         ("API docs", places.docs),
@@ -144,7 +148,8 @@ def _table(places: Places) -> Table:
         ("Temporal UI", places.temporal_ui),
         ("Temporal", places.temporal),
         ("Data and logs", str(places.data_dir)),
-    ):
+        *([("For other shells", f". {shlex.quote(str(places.environment))}")] if places.environment else []),
+    ]:
         table.add_row(name, Text(value, style=f"bold link {value}" if value.startswith("http") else "bold"))
     return table
 
@@ -157,7 +162,7 @@ def _examples(places: Places, *, has_endpoints: bool) -> list[tuple[str, str]]:
     )
     if has_endpoints:
         return [("Publish a message", publish)]
-    endpoint = _curl(places, "/v1/endpoints", '{"url": "http://127.0.0.1:9000/", "events": ["order.*"]}')
+    endpoint = _curl(places, "/v1/endpoints", '{"url": "http://127.0.0.1:9000/webhooks", "events": ["order.*"]}')
     return [("Make an endpoint (its secret is shown once)", endpoint), ("Publish a message to it", publish)]
 
 

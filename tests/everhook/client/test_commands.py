@@ -590,6 +590,28 @@ async def test_deliveries_are_listed_by_the_url_of_their_endpoint(
     assert several.status == 1 and "several endpoints match" in several.err
 
 
+async def test_a_channel_that_is_not_there_is_told_with_the_command_that_creates_it(
+    everhook: Everhook, at: str
+) -> None:
+    published = await everhook("publish", "nowhere", "{}", "--type", "a")
+    assert published.status == 1 and "`everhook channels create nowhere`" in published.err
+    endpoint = await everhook.json("endpoints", "create", at)
+    for command in (
+        ["endpoints", "create", at, "--channel", "nowhere"],
+        ["subscriptions", "create", endpoint["endpointGid"], "nowhere"],
+    ):
+        refused = await everhook(*command)
+        assert refused.status == 1 and "`everhook channels create NAME`" in refused.err
+
+
+async def test_without_a_key_or_an_api_it_is_told_how_to_find_those_of_another_data_directory(
+    plain: Everhook, live: Live
+) -> None:
+    for url, status in ((live.url, 1), ("http://127.0.0.1:1", 3)):
+        result = await plain("channels", "list", "--api-url", url)
+        assert result.status == status and "`. DIR/environment`" in result.err
+
+
 async def test_nothing_but_json_is_on_standard_output_also_where_it_fails(everhook: Everhook) -> None:
     result = await everhook("channels", "show", "nowhere", "--json")
     assert (result.status, result.out) == (1, "")
