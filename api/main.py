@@ -52,6 +52,7 @@ ROUTERS = (
     (messages.publishing_router, PUBLISHERS),
     (messages.router, SHARED),
     (deliveries.router, OWNED),
+    (deliveries.attempts_router, OWNED),
     (dead_letters.router, OWNED),
     (receipts.router, OWNED),
     (health_scores.router, OWNED),

@@ -109,6 +109,11 @@ PayloadFilter = Annotated[dict[str, Any], AfterValidator(_checked_filter)]
 Metadata = Annotated[dict[str, Any], Field(max_length=MAX_METADATA_KEYS), AfterValidator(_free_json)]
 Gid = Annotated[str, StringConstraints(pattern=r"^[^\x00]{1,100}$")]
 """Any text that may be looked up: one that is no gid is simply not found. PostgreSQL cannot take a NUL."""
+EndpointRef = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=2_000, pattern=r"^[^\x00-\x1f\x7f]*$"),
+    Field(description="A gid, or what one endpoint alone has in its URL or description."),
+]
 Text = Annotated[str, StringConstraints(max_length=1_000, pattern=r"^[^\x00]*$")]
 Pem = Annotated[str, AfterValidator(_checked_certificates)]
 PemKey = Annotated[SecretStr, AfterValidator(_checked_key)]
@@ -386,7 +391,10 @@ class AttemptOut(ApiModel):
 
 
 class DeliveryDetail(DeliveryOut):
-    attempts: list[AttemptOut]
+    attempts: list[AttemptOut] = Field(description="Oldest first; of more than 100, the newest 100.")
+    earlier_attempts: bool = Field(
+        description="Whether there are older ones: `GET /v1/deliveries/{gid}/attempts` lists all of them."
+    )
 
 
 _ORIGIN = "hooks.example.com/receipts/ten_01kgk27ygprz3snww46e1zg0hx"
@@ -498,7 +506,7 @@ class DeadLetterSelection(ApiModel):
 
     tenant: Name | None = None
     channel: Name | None = None
-    endpoint: str | None = None
+    endpoint: EndpointRef | None = None
     type: EventType | None = None
     reason: DeadLetterReason | None = None
     status_code: int | None = Field(None, ge=100, le=599)

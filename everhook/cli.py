@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from everhook import streams
 from everhook.client import add_commands
 from everhook.client.command import epilog
 from everhook.keys_cli import app as keys_app
@@ -46,31 +48,53 @@ class WorkerRole(StrEnum):
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command and leave without finalising the interpreter: the Temporal SDK's threads may abort it on the way
     out (temporalio/sdk-python#300), behind a run in which all was well."""
-    status = run(arguments)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    os._exit(_status_of(lambda: _run_and_flush(arguments)))
 
 
 def run(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit status."""
+    return _status_of(lambda: _run(arguments))
+
+
+def _run_and_flush(arguments: list[str] | None) -> int:
+    streams.open_streams()
+    status = run(arguments)
+    streams.flush()
+    return status
+
+
+def _run(arguments: list[str] | None) -> int:
+    streams.check_arguments(sys.argv[1:] if arguments is None else arguments)
+    result = app(arguments, standalone_mode=False, prog_name="everhook")
+    return result if isinstance(result, int) else 0
+
+
+def _status_of(what: Callable[[], int]) -> int:
+    """The exit status of what was done, with a line on standard error if it failed."""
     try:
-        result = app(arguments, standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        return what()
     except typer.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
+    except BrokenPipeError:
+        return streams.BROKEN_PIPE_STATUS
     except Failure as error:
-        told = escape("\n".join(printable_lines(str(error))))
-        errors.print(f"[bold red]everhook:[/] {told}", highlight=False, emoji=False, soft_wrap=True)
-        return error.status
+        return _told(error)
     except Exception as error:
+        if isinstance(error, OSError) and (explained := streams.explained(error)) is not None:
+            return _told(explained)
         if (show := getattr(error, "show", None)) is not None:  # click's usage errors
             show()
             return Unusable.status
         errors.print_exception()
         return 1
+
+
+def _told(error: Failure) -> int:
+    told = escape("\n".join(printable_lines(str(error))))
+    errors.print(f"[bold red]everhook:[/] {told}", highlight=False, emoji=False, soft_wrap=True)
+    return error.status
 
 
 @app.command(rich_help_panel=RUN, epilog=epilog(["migrate"]))
@@ -95,6 +119,7 @@ def setup() -> None:
     from temporalio.service import RPCError
 
     from everhook.provisioning import setup as provision
+    from everhook.sdk_errors import in_words
     from everhook.temporal import connect
 
     settings = load_settings()
@@ -103,7 +128,7 @@ def setup() -> None:
         try:
             client = await connect()
         except RuntimeError as error:
-            raise Unusable(f"Temporal cannot be reached (TEMPORAL_ADDRESS): {error}") from error
+            raise Unusable(f"{in_words(str(error))} (TEMPORAL_ADDRESS)") from error
         try:
             await provision(client, settings, lambda line: console.print(line, highlight=False))
         except RPCError as error:

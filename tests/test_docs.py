@@ -19,6 +19,7 @@ from everhook.policy import DOCUMENTED, PRESETS
 from everhook.settings import Settings
 from everhook.signing import SignatureScheme, new_secret, secret_key, signature_headers
 from everhook.storage.dead_letters import DeadLetterFilter
+from tests.everhook.client import test_help
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -186,6 +187,17 @@ def test_presets_are_described_with_their_numbers_of_attempts() -> None:
     (_, text) = _rows(ROOT / "docs/api.md", "preset")["preset"]
     described = {name: int(number) for name, number in re.findall(r"`(\w+)`: (?:up to )?(\d+)", text)}
     assert described == {name: len(delays) + 1 for name, delays in PRESETS.items()}
+
+
+def test_examples_have_their_receiver_at_one_address() -> None:
+    """A reader follows several pages: what one starts is what another sends to."""
+    shown = [code for page in PAGES for code in _code(page)]
+    shown += [command.epilog or "" for command in test_help.ALL.values()]
+    paths = {path for code in shown for path in re.findall(r"http://127\.0\.0\.1:9000([^\s\"']*)", code)}
+    assert paths == {"/webhooks"}
+    ports = re.findall(r"(?:--port |\bPORT=)(\d+)", _text(ROOT / "docs/receiving.md"))
+    assert set(ports) == {"9000"} and len(ports) == 3
+    assert {int(port) for code in shown for port in re.findall(r"everhook receive --port (\d+)", code)} == {9000}
 
 
 def _is_genuine() -> Callable[[str, Mapping[str, str], bytes], bool]:

@@ -19,6 +19,7 @@ from api.dashboard import (
     portal,
     receipts,
     sign_in,
+    sign_in_link,
 )
 from api.dashboard.failures import for_browsers
 from api.dashboard.live import Broadcaster
@@ -45,6 +46,7 @@ def install(app: FastAPI, settings: Settings) -> None:
     )
     app.include_router(assets.router)
     app.include_router(portal.router)
+    sign_in_link.install(app)
     for section in (*FOR_OPERATORS, *FOR_TENANTS):
         app.include_router(section.router)
     for section in FOR_TENANTS:

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from api import problems
 from api.callers import ADMINS, OWNED, Access, Caller
-from api.dashboard import assets, charts, code, text
+from api.dashboard import assets, charts, code, states, text
 from api.dashboard.advice import advice, page_behind, ways
 from api.dashboard.forms import TOKEN_FIELD, Form, read_form, refuse_foreign, wrong_fields
 from api.dashboard.live import Broadcaster
@@ -112,7 +112,7 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(asset=assets.address, charts=charts, text=text, code=code, token_field=TOKEN_FIELD)
+    environment.globals.update(asset=assets.address, charts=charts, states=states, text=text, token_field=TOKEN_FIELD)
     environment.filters.update(query=query, as_url=code.url_markup, as_moment=datetime.fromisoformat)
     return environment
 
@@ -166,6 +166,7 @@ def markup(request: Request, template: str, viewer: Viewer | None, **context: An
         theme=theme if theme in THEMES else None,
         here=page_behind(request, base),
         notice=NOTICES.get(request.query_params.get("notice", "")),
+        highlighter=code.Highlighter(),
         **context,
     )  # fmt: skip
 

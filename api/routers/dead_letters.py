@@ -10,8 +10,9 @@ from temporalio.service import RPCError, RPCStatusCode
 from api import render
 from api.callers import Caller
 from api.dependencies import Paging, Principal, Services, ServicesDep, Store, Temporal, encode_cursor
+from api.endpoint_choice import chosen_endpoint
 from api.problems import Problem, conflict, invalid, not_found
-from api.routers.deliveries import find_delivery
+from api.routers.deliveries import find_delivery, newest_attempts
 from api.schemas import (
     BatchOut,
     BulkAnswer,
@@ -20,6 +21,7 @@ from api.schemas import (
     DeadLetterSelection,
     Decision,
     DeliveryOut,
+    EndpointRef,
     EventType,
     Gid,
     ListOf,
@@ -31,7 +33,7 @@ from everhook import batches
 from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorNote
 from everhook.delivery.starts import start_delivery
 from everhook.ids import Kind, is_gid, new_gid
-from everhook.storage import audit, dead_letters, deliveries, erasure, receipts, tenants
+from everhook.storage import audit, dead_letters, deliveries, erasure, tenants
 from everhook.storage.audit import on_record
 from everhook.storage.dead_letters import DeadLetterFilter
 from everhook.storage.orders import load_order
@@ -46,7 +48,7 @@ _BULK_ACTIONS = {"replay": "dead_letters.replayed", "discard": "dead_letters.pur
 def _selection(
     tenant: Name | None = None,
     channel: Name | None = None,
-    endpoint: str | None = None,
+    endpoint: EndpointRef | None = None,
     type: EventType | None = None,
     reason: DeadLetterReason | None = None,
     status_code: Annotated[int | None, Query(alias="statusCode", ge=100, le=599, description="The last one.")] = None,
@@ -78,19 +80,18 @@ async def list_dead_letters(
 
 @router.get("/dead-letters/{gid}", response_model=DeadLetterDetail)
 async def get_dead_letter(gid: Gid, store: Store) -> Response:
-    """One dead letter: payload, and attempts with response bodies and their receipts."""
+    """One dead letter: payload, and attempts with response bodies and their receipts; of very many, the newest 100."""
     async with store.reading() as session:
         found = await deliveries.with_message(session, gid)
         if found is None or found[0].status is not DeliveryStatus.DEAD_LETTERED:
             raise not_found("dead letter", gid)
-        attempts = await deliveries.attempts_of(session, gid)
-        issued = await receipts.gids_of_delivery(session, gid)
+        shown = await newest_attempts(session, gid)
     row, message = found
     detail = DeadLetterDetail(
         **render.delivery(row).model_dump(),
         payload=None,
         payload_erased_at=message.payload_erased_at,
-        attempts=render.attempts(attempts, issued),
+        **shown,
     )
     return render.with_payload(detail, message.payload)
 
@@ -141,15 +142,14 @@ async def get_batch(gid: Gid, store: Store, temporal: Temporal) -> BatchOut:
 
 
 async def dead_letter_filter(session: AsyncSession, selection: DeadLetterSelection) -> DeadLetterFilter:
-    if selection.endpoint is not None and not is_gid(selection.endpoint, Kind.ENDPOINT):
-        raise invalid("endpoint", "is not an endpoint gid")
+    endpoint = await chosen_endpoint(session, selection.endpoint)
     tenant = await tenants.find_tenant(session, selection.tenant) if selection.tenant is not None else None
     if selection.tenant is not None and tenant is None:
         raise invalid("tenant", f"there is no tenant {selection.tenant}")
     return DeadLetterFilter(
         tenant_gid=tenant.gid if tenant is not None else tenant_bound(session),
         channel=selection.channel,
-        endpoint_gid=selection.endpoint,
+        endpoint_gid=endpoint,
         event_type=selection.type,
         reason=selection.reason,
         status_code=selection.status_code,

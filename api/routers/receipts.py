@@ -13,14 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api import render
 from api.dependencies import Paging, ServicesDep, Store, encode_cursor
 from api.problems import Problem, invalid, not_found
-from api.routers.deliveries import find_delivery
+from api.routers.deliveries import find_delivery, position_behind
 from api.schemas import CheckpointOut, ConsistencyBundle, Gid, JsonWebKeySet, ListOf, Name, ReceiptBundle, ReceiptOut
 from everhook import bundles
 from everhook.bundles import Consistency
 from everhook.keyring import KeyRing
 from everhook.merkle import MissingHashes, consistency_proof, inclusion_proof
 from everhook.receipt_keys import jwks
-from everhook.storage import receipts, tenants
+from everhook.storage import delivery_attempts, receipts, tenants
 from everhook.storage.reach import tenant_bound
 from everhook.storage.receipt_keys import load_issuer
 from everhook.storage.receipts import StoredHashes
@@ -55,13 +55,14 @@ async def get_keys(services: ServicesDep) -> Response:
 
 
 @router.get("/deliveries/{gid}/receipts")
-async def list_receipts(gid: Gid, store: Store) -> ListOf[ReceiptOut]:
+async def list_receipts(gid: Gid, paging: Paging, store: Store) -> ListOf[ReceiptOut]:
     """The receipts of a delivery: one for each attempt that is over, in the order of the attempts."""
+    after = position_behind(paging.after)
     async with store.reading() as session:
-        rows = await receipts.of_delivery(session, gid)
-        if not rows:
+        page = await delivery_attempts.receipts_in_order(session, gid, after=after, limit=paging.limit)
+        if not page.rows:
             await find_delivery(session, gid)
-    return ListOf(data=[render.receipt(row) for row in rows], next_cursor=None)
+    return ListOf(data=[render.receipt(row) for row in page.rows], next_cursor=encode_cursor(page.next_key))
 
 
 @router.get("/receipts/checkpoints")

@@ -1,5 +1,6 @@
 """The health of endpoints, read from their roll-ups."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
@@ -81,7 +82,8 @@ async def tallies(
     """What each endpoint did since a moment; those that did nothing are not in it."""
     gid = col(EndpointMinute.endpoint_gid)
     statement = select(gid, *_sums()).where(col(EndpointMinute.minute) >= since, *where).group_by(gid)
-    return {row[0]: _tally(row) for row in await session.execute(statement)}
+    rows = (await session.execute(statement)).all()
+    return await asyncio.to_thread(lambda: {row[0]: _tally(row) for row in rows})
 
 
 async def series(

@@ -222,9 +222,9 @@ async def test_the_theme_is_chosen_and_kept(page: Page) -> None:
 
 async def test_hostile_payloads_and_answers_are_shown_and_do_nothing(stage: Stage, page: Page) -> None:
     (dead,) = await stage.api.rows("SELECT gid, message_gid FROM delivery WHERE reason = 'exhausted' LIMIT 1")
-    for path in (f"/deliveries/{dead.gid}", f"/messages/{dead.message_gid}"):
+    for path, region in ((f"/deliveries/{dead.gid}", "Body sent"), (f"/messages/{dead.message_gid}", "Payload")):
         await page.goto(path)
-        payload = page.get_by_role("region", name="Payload")
+        payload = page.get_by_role("region", name=region)
         await expect(payload).to_contain_text("<script>document.title='owned'</script>")
         assert "owned" not in await page.title()
         assert await page.locator("main img:not([src])").count() == 0

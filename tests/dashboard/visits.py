@@ -16,8 +16,8 @@ from tests.api.driving import created, ok
 from tests.dashboard.conftest import Stage
 from tests.support.waiting import assert_eventually
 
-NO_PAGES = ("/live", "/bundle")
-"""What else is asked for by GET: a stream, and a download."""
+NO_PAGES = ("/live", "/bundle", "/body")
+"""What else is asked for by GET: a stream, and downloads."""
 
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}}
