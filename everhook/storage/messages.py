@@ -14,10 +14,11 @@ from everhook.contracts import DeliveryOrder, DeliveryStatus
 from everhook.ids import Kind, new_gid
 from everhook.metrics import MESSAGES_ACCEPTED
 from everhook.storage.engine import Database
+from everhook.storage.fan_out import Candidate, match
 from everhook.storage.grouping import Grouped
 from everhook.storage.orders import OrderDefaults, first_order
 from everhook.storage.paging import Page, in_time, page_of
-from everhook.storage.routes import Audience, Route, RouteCache
+from everhook.storage.routes import Audience, Route, RouteCache, Routes
 from everhook.storage.statements import insert_ignoring, table_of
 from everhook.storage.tables import Delivery, Message, now
 
@@ -127,7 +128,9 @@ class Acceptor:
         routes = await self._routes.routes(connection, sorted({p.channel for p in publications}))
         known = [p for p in publications if p.channel in routes]
         inserted = await _insert_messages(connection, known)
-        fans = [self._fan_out(p, routes[p.channel]) for p in known if p.message_gid in inserted]
+        new = [p for p in known if p.message_gid in inserted]
+        taken = await match([_candidate(p, routes[p.channel]) for p in new])
+        fans = [self._fan_out(p, routes_taking) for p, routes_taking in zip(new, taken, strict=True)]
         await _insert_deliveries(connection, fans)
         answers: dict[str, Acceptance] = {fan.publication.message_gid: fan.accepted() for fan in fans}
         answers |= await _answer_repeats(connection, [p for p in known if p.message_gid not in inserted])
@@ -138,13 +141,7 @@ class Acceptor:
         return [answers.get(p.message_gid) or UnknownChannel(p.channel) for p in publications]
 
     def _fan_out(self, publication: Publication, routes: Sequence[Route]) -> "_Fan":
-        """One delivery an endpoint, however many of its subscriptions match."""
-        audience = publication.audience or Audience.of(publication.tenant_gid)
-        taking: dict[str, Route] = {}
-        for route in routes:
-            if route.takes(audience, publication.event_type, publication.content):
-                taking.setdefault(route.endpoint_gid, route)
-        return _Fan(publication, tuple((route, self._order(publication, route)) for route in taking.values()))
+        return _Fan(publication, tuple((route, self._order(publication, route)) for route in routes))
 
     def _order(self, publication: Publication, route: Route) -> DeliveryOrder:
         return first_order(
@@ -155,6 +152,11 @@ class Acceptor:
             route,
             self._defaults,
         )
+
+
+def _candidate(publication: Publication, routes: Routes) -> Candidate:
+    audience = publication.audience or Audience.of(publication.tenant_gid)
+    return Candidate(audience, publication.event_type, publication.payload, publication.content, routes)
 
 
 def _count(acceptances: Sequence[Acceptance]) -> None:
