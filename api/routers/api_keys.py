@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from pydantic import ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from api.dependencies import Paging, Principal, Store, encode_cursor
+from api.dependencies import Paging, Principal, Store
 from api.problems import invalid, not_found
 from api.schemas import ApiModel, Gid, ListOf, Moment
 from everhook.storage import api_keys, tenants
@@ -92,7 +92,7 @@ async def list_api_keys(paging: Paging, store: Store) -> ListOf[ApiKeyOut]:
         page = await api_keys.page(session, after=paging.after, limit=paging.limit)
         names = await tenants.names(session, {row.tenant_gid for row in page.rows if row.tenant_gid})
     data = [_shown(row, names.get(row.tenant_gid or "")) for row in page.rows]
-    return ListOf(data=data, next_cursor=encode_cursor(page.next_key))
+    return ListOf(data=data, next_cursor=paging.next_cursor(page.next_key))
 
 
 @router.get("/{gid}")

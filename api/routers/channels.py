@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api import render
-from api.dependencies import Paging, Principal, Store, encode_cursor
+from api.dependencies import Paging, Principal, Store
 from api.problems import conflict, invalid, not_found
 from api.schemas import ChannelIn, ChannelOut, ChannelPatch, ListOf, Name, Policy
 from everhook.events import RESERVED, is_reserved
@@ -36,7 +36,7 @@ async def list_channels(paging: Paging, store: Store) -> ListOf[ChannelOut]:
     """By name."""
     async with store.reading() as session:
         page = await channels.page(session, after=paging.after, limit=paging.limit)
-    return ListOf(data=[render.channel(row) for row in page.rows], next_cursor=encode_cursor(page.next_key))
+    return ListOf(data=[render.channel(row) for row in page.rows], next_cursor=paging.next_cursor(page.next_key))
 
 
 @router.get("/{name}")

@@ -3,14 +3,16 @@
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Query, Response
+from fastapi import APIRouter, Body, Query, Response
+from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio.service import RPCError, RPCStatusCode
 
 from api import render
 from api.callers import Caller
-from api.dependencies import Paging, Principal, Services, ServicesDep, Store, Temporal, encode_cursor
+from api.dependencies import Paging, Principal, Services, ServicesDep, Store, Temporal
 from api.problems import Problem, conflict, invalid, not_found
+from api.query import MAX_VALUES, Several, several
 from api.routers.deliveries import find_delivery
 from api.schemas import (
     BatchOut,
@@ -43,37 +45,38 @@ _ACTIONS = {"replay": "dead_letter.replayed", "discard": "dead_letter.discarded"
 _BULK_ACTIONS = {"replay": "dead_letters.replayed", "discard": "dead_letters.purged"}
 
 
-def _selection(
-    tenant: Name | None = None,
-    channel: Name | None = None,
-    endpoint: str | None = None,
-    type: EventType | None = None,
-    reason: DeadLetterReason | None = None,
-    status_code: Annotated[int | None, Query(alias="statusCode", ge=100, le=599, description="The last one.")] = None,
-    since: Moment | None = None,
-    until: Moment | None = None,
-) -> DeadLetterSelection:
-    return DeadLetterSelection(
-        tenant=tenant,
-        channel=channel,
-        endpoint=endpoint,
-        type=type,
-        reason=reason,
-        status_code=status_code,
-        since=since,
-        until=until,
-    )
-
-
 @router.get("/dead-letters")
 async def list_dead_letters(
-    selection: Annotated[DeadLetterSelection, Depends(_selection)], paging: Paging, store: Store
+    paging: Paging,
+    store: Store,
+    tenant: Several[Name] = None,
+    channel: Several[Name] = None,
+    endpoint: Several[Gid] = None,
+    type: Several[EventType] = None,
+    reason: Several[DeadLetterReason] = None,
+    status_code: Annotated[
+        list[Annotated[int, Field(ge=100, le=599)]] | None,
+        Query(alias="statusCode", max_length=MAX_VALUES, description="The last one. Several: any of them."),
+    ] = None,
+    since: Moment | None = None,
+    until: Moment | None = None,
 ) -> ListOf[DeliveryOut]:
     """Newest message first. `since` and `until` bound the time of dead-lettering."""
+    for gid in endpoint or ():
+        _check_endpoint(gid)
     async with store.reading() as session:
-        chosen = await dead_letter_filter(session, selection)
+        chosen = DeadLetterFilter(
+            tenant_gid=tuple([await _tenant_gid(session, name) for name in tenant]) if tenant else None,
+            channel=several(channel),
+            endpoint_gid=several(endpoint),
+            event_type=several(type),
+            reason=several(reason),
+            status_code=several(status_code),
+            since=since,
+            until=until,
+        )
         page = await dead_letters.page(session, chosen, after=paging.after, limit=paging.limit)
-    return ListOf(data=[render.delivery(row) for row in page.rows], next_cursor=encode_cursor(page.next_key))
+    return ListOf(data=[render.delivery(row) for row in page.rows], next_cursor=paging.next_cursor(page.next_key))
 
 
 @router.get("/dead-letters/{gid}", response_model=DeadLetterDetail)
@@ -140,14 +143,23 @@ async def get_batch(gid: Gid, store: Store, temporal: Temporal) -> BatchOut:
     return BatchOut(batch_gid=gid, **vars(found))
 
 
-async def dead_letter_filter(session: AsyncSession, selection: DeadLetterSelection) -> DeadLetterFilter:
-    if selection.endpoint is not None and not is_gid(selection.endpoint, Kind.ENDPOINT):
+def _check_endpoint(gid: str) -> None:
+    if not is_gid(gid, Kind.ENDPOINT):
         raise invalid("endpoint", "is not an endpoint gid")
-    tenant = await tenants.find_tenant(session, selection.tenant) if selection.tenant is not None else None
-    if selection.tenant is not None and tenant is None:
-        raise invalid("tenant", f"there is no tenant {selection.tenant}")
+
+
+async def _tenant_gid(session: AsyncSession, named: str) -> str:
+    tenant = await tenants.find_tenant(session, named)
+    if tenant is None:
+        raise invalid("tenant", f"there is no tenant {named}")
+    return tenant.gid
+
+
+async def dead_letter_filter(session: AsyncSession, selection: DeadLetterSelection) -> DeadLetterFilter:
+    if selection.endpoint is not None:
+        _check_endpoint(selection.endpoint)
     return DeadLetterFilter(
-        tenant_gid=tenant.gid if tenant is not None else tenant_bound(session),
+        tenant_gid=await _tenant_gid(session, selection.tenant) if selection.tenant else tenant_bound(session),
         channel=selection.channel,
         endpoint_gid=selection.endpoint,
         event_type=selection.type,
@@ -168,7 +180,8 @@ async def _bulk(services: Services, store: Reach, body: BulkRequest, signal: str
     gid = new_gid(Kind.BATCH)
     detail = body.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"dry_run"}) | {"matched": matched}
     action = _BULK_ACTIONS[signal]
-    async with on_record(store, caller.actor, action, gid, tenant_gid=chosen.tenant_gid, detail=detail):
+    owner = chosen.tenant_gid if isinstance(chosen.tenant_gid, str) else None
+    async with on_record(store, caller.actor, action, gid, tenant_gid=owner, detail=detail):
         await _start(services, gid, query, signal, OperatorNote(caller.name, body.why))
     return BulkAnswer(matched=matched, batch_gid=gid)
 

@@ -8,8 +8,9 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from api import render
-from api.dependencies import Paging, Principal, Store, Temporal, encode_cursor
+from api.dependencies import Paging, Principal, Store, Temporal
 from api.problems import conflict, not_found
+from api.query import Several, several
 from api.schemas import (
     DeliveryDetail,
     DeliveryOut,
@@ -35,21 +36,29 @@ router = APIRouter(prefix="/deliveries", tags=["deliveries"])
 async def list_deliveries(
     paging: Paging,
     store: Store,
-    status: DeliveryStatus | None = None,
-    endpoint: Gid | None = None,
-    message: Gid | None = None,
-    channel: Name | None = None,
-    type: EventType | None = None,
-    tenant: Name | None = None,
+    status: Several[DeliveryStatus] = None,
+    endpoint: Several[Gid] = None,
+    message: Several[Gid] = None,
+    channel: Several[Name] = None,
+    type: Several[EventType] = None,
+    tenant: Several[Name] = None,
     since: Moment | None = None,
     until: Moment | None = None,
 ) -> ListOf[DeliveryOut]:
     """Newest first. `since` and `until` bound the time of acceptance."""
     async with store.reading() as session:
-        tenant_gid = await tenants.chosen_gid(session, tenant)
-        chosen = DeliveryFilter(tenant_gid, message, endpoint, channel, type, status, since, until)
+        chosen = DeliveryFilter(
+            tenant_gid=await tenants.chosen_gids(session, tenant),
+            message_gid=several(message),
+            endpoint_gid=several(endpoint),
+            channel=several(channel),
+            event_type=several(type),
+            status=several(status),
+            since=since,
+            until=until,
+        )
         page = await deliveries.page(session, chosen, after=paging.after, limit=paging.limit)
-    return ListOf(data=[render.delivery(row) for row in page.rows], next_cursor=encode_cursor(page.next_key))
+    return ListOf(data=[render.delivery(row) for row in page.rows], next_cursor=paging.next_cursor(page.next_key))
 
 
 @router.get("/{gid}")

@@ -14,9 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api import publishing, render
 from api.callers import Caller
-from api.dependencies import Paging, Principal, Services, ServicesDep, Store, encode_cursor
+from api.dependencies import Paging, Principal, Services, ServicesDep, Store
 from api.headers import check_custom_headers
 from api.problems import conflict, invalid, not_found, refuse_nulls, unavailable
+from api.query import Several
 from api.schemas import (
     EndpointCreated,
     EndpointIn,
@@ -77,12 +78,12 @@ async def create_endpoint(body: EndpointIn, services: ServicesDep, store: Store,
 
 
 @router.get("")
-async def list_endpoints(paging: Paging, store: Store, tenant: Name | None = None) -> ListOf[EndpointOut]:
+async def list_endpoints(paging: Paging, store: Store, tenant: Several[Name] = None) -> ListOf[EndpointOut]:
     """Newest first."""
     async with store.reading() as session:
-        tenant_gid = await tenants.chosen_gid(session, tenant)
-        views, after = await endpoints.page(session, tenant_gid=tenant_gid, after=paging.after, limit=paging.limit)
-    return ListOf(data=[render.endpoint(view) for view in views], next_cursor=encode_cursor(after))
+        chosen = await tenants.chosen_gids(session, tenant)
+        views, after = await endpoints.page(session, tenant_gid=chosen, after=paging.after, limit=paging.limit)
+    return ListOf(data=[render.endpoint(view) for view in views], next_cursor=paging.next_cursor(after))
 
 
 @router.get("/{gid}")

@@ -12,8 +12,9 @@ from fastapi import APIRouter, Header, Request, Response
 from temporalio.client import Client
 
 from api import publishing, render
-from api.dependencies import Paging, Principal, ServicesDep, Store, encode_cursor
+from api.dependencies import Paging, Principal, ServicesDep, Store
 from api.problems import Problem, conflict, invalid, not_found
+from api.query import Several, several
 from api.schemas import EventType, Gid, ListOf, MessageDetail, MessageOut, Moment, Name
 from everhook.envelope import timestamp
 from everhook.events import is_reserved
@@ -159,20 +160,20 @@ async def publish_batch(
 async def list_messages(
     paging: Paging,
     store: Store,
-    channel: Name | None = None,
-    type: EventType | None = None,
-    tenant: Name | None = None,
+    channel: Several[Name] = None,
+    type: Several[EventType] = None,
+    tenant: Several[Name] = None,
     since: Moment | None = None,
     until: Moment | None = None,
 ) -> ListOf[MessageOut]:
     """Newest first, without payloads."""
     async with store.reading() as session:
-        tenant_gid = await tenants.chosen_gid(session, tenant)
-        chosen = messages.MessageFilter(tenant_gid, channel, type, since, until)
+        tenant_gids = await tenants.chosen_gids(session, tenant)
+        chosen = messages.MessageFilter(tenant_gids, several(channel), several(type), since, until)
         page = await messages.page(session, chosen, after=paging.after, limit=paging.limit)
         names = await tenants.names(session, {row.tenant_gid for row in page.rows if row.tenant_gid})
     data = [MessageOut(**render.message(row, names.get(row.tenant_gid or ""))) for row in page.rows]
-    return ListOf(data=data, next_cursor=encode_cursor(page.next_key))
+    return ListOf(data=data, next_cursor=paging.next_cursor(page.next_key))
 
 
 @router.get("/messages/{gid}", response_model=MessageDetail)

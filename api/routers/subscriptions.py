@@ -8,8 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api import render
 from api.callers import Caller
-from api.dependencies import Paging, Principal, Store, encode_cursor
+from api.dependencies import Paging, Principal, Store
 from api.problems import invalid, not_found, refuse_nulls
+from api.query import Several, several
 from api.schemas import Gid, ListOf, Name, SubscriptionIn, SubscriptionOut, SubscriptionPatch
 from everhook.storage import channels, endpoints, subscriptions
 from everhook.storage.audit import record_audit
@@ -36,14 +37,14 @@ async def create_subscription(body: SubscriptionIn, store: Store, caller: Princi
 
 @router.get("")
 async def list_subscriptions(
-    paging: Paging, store: Store, endpoint: Gid | None = None, channel: Name | None = None
+    paging: Paging, store: Store, endpoint: Several[Gid] = None, channel: Several[Name] = None
 ) -> ListOf[SubscriptionOut]:
     """Newest first."""
     async with store.reading() as session:
         page = await subscriptions.page(
-            session, endpoint_gid=endpoint, channel=channel, after=paging.after, limit=paging.limit
+            session, endpoint_gid=several(endpoint), channel=several(channel), after=paging.after, limit=paging.limit
         )
-    return ListOf(data=[render.subscription(row) for row in page.rows], next_cursor=encode_cursor(page.next_key))
+    return ListOf(data=[render.subscription(row) for row in page.rows], next_cursor=paging.next_cursor(page.next_key))
 
 
 @router.get("/{gid}")

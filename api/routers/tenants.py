@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from pydantic import ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from api.dependencies import Paging, Principal, ServicesDep, Store, encode_cursor
+from api.dependencies import Paging, Principal, ServicesDep, Store
 from api.problems import Problem, conflict, not_found
 from api.schemas import ApiModel, Gid, ListOf, Name
 from everhook.erasure import start_erasure
@@ -59,7 +59,7 @@ async def list_tenants(paging: Paging, store: Store) -> ListOf[TenantOut]:
     """Newest first."""
     async with store.reading() as session:
         page = await tenants.page(session, after=paging.after, limit=paging.limit)
-    return ListOf(data=[_shown(row) for row in page.rows], next_cursor=encode_cursor(page.next_key))
+    return ListOf(data=[_shown(row) for row in page.rows], next_cursor=paging.next_cursor(page.next_key))
 
 
 @router.get("/{gid}")

@@ -12,7 +12,7 @@ from everhook.egress import TlsExtras
 from everhook.keyring import KeyRing
 from everhook.signing import new_secret
 from everhook.storage import secrets
-from everhook.storage.paging import Page, page_of
+from everhook.storage.paging import Page, one_of, page_of
 from everhook.storage.routes import bump_endpoint
 from everhook.storage.sealed import ENDPOINT_TLS_KEY
 from everhook.storage.secrets import PublicKey
@@ -86,11 +86,10 @@ async def by_gid(session: AsyncSession, gids: Collection[str]) -> dict[str, Endp
 
 
 async def page(
-    session: AsyncSession, *, tenant_gid: str | None, after: str | None, limit: int
+    session: AsyncSession, *, tenant_gid: str | tuple[str, ...] | None, after: str | None, limit: int
 ) -> tuple[list[EndpointView], str | None]:
     statement = select(Endpoint).where(col(Endpoint.deleted_at).is_(None))
-    if tenant_gid is not None:
-        statement = statement.where(col(Endpoint.tenant_gid) == tenant_gid)
+    statement = statement.where(*one_of(col(Endpoint.tenant_gid), tenant_gid))
     found: Page[Endpoint] = await page_of(session, statement, col(Endpoint.gid), after=after, limit=limit)
     gids = [endpoint.gid for endpoint in found.rows]
     keys = await secrets.public_keys(session, gids)

@@ -17,7 +17,7 @@ from everhook.storage.engine import Database
 from everhook.storage.fan_out import Candidate, match
 from everhook.storage.grouping import Grouped
 from everhook.storage.orders import OrderDefaults, first_order
-from everhook.storage.paging import Page, in_time, page_of
+from everhook.storage.paging import Page, in_time, one_of, page_of
 from everhook.storage.routes import Audience, Route, RouteCache, Routes
 from everhook.storage.statements import insert_ignoring, table_of
 from everhook.storage.tables import Delivery, Message, now
@@ -288,11 +288,11 @@ async def _deliveries_of(connection: AsyncConnection, message_gids: Sequence[str
 
 @dataclass(frozen=True)
 class MessageFilter:
-    """`since` and `until` bound the time of acceptance: from, and before."""
+    """Several values of a field mean any of them. `since` and `until` bound the time of acceptance: from, before."""
 
-    tenant_gid: str | None = None
-    channel: str | None = None
-    event_type: str | None = None
+    tenant_gid: str | tuple[str, ...] | None = None
+    channel: str | tuple[str, ...] | None = None
+    event_type: str | tuple[str, ...] | None = None
     since: datetime | None = None
     until: datetime | None = None
 
@@ -304,12 +304,11 @@ async def get(session: AsyncSession, gid: str) -> Message | None:
 async def page(session: AsyncSession, chosen: MessageFilter, *, after: str | None, limit: int) -> Page[Message]:
     """Without payloads."""
     statement = select(Message).options(defer(Message.payload))  # type: ignore[arg-type]
-    if chosen.tenant_gid is not None:
-        statement = statement.where(col(Message.tenant_gid) == chosen.tenant_gid)
-    if chosen.channel is not None:
-        statement = statement.where(col(Message.channel) == chosen.channel)
-    if chosen.event_type is not None:
-        statement = statement.where(col(Message.event_type) == chosen.event_type)
+    statement = statement.where(
+        *one_of(col(Message.tenant_gid), chosen.tenant_gid),
+        *one_of(col(Message.channel), chosen.channel),
+        *one_of(col(Message.event_type), chosen.event_type),
+    )
     key = col(Message.gid)
     statement = statement.where(*in_time(col(Message.accepted_at), key, Kind.MESSAGE, chosen.since, chosen.until))
     return await page_of(session, statement, key, after=after, limit=limit)

@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from everhook.storage.paging import Page, page_of
+from everhook.storage.paging import Page, one_of, page_of
 from everhook.storage.routes import bump
 from everhook.storage.tables import Subscription
 
@@ -22,13 +22,16 @@ async def get(session: AsyncSession, gid: str) -> Subscription | None:
 
 
 async def page(
-    session: AsyncSession, *, endpoint_gid: str | None, channel: str | None, after: str | None, limit: int
+    session: AsyncSession,
+    *,
+    endpoint_gid: str | tuple[str, ...] | None,
+    channel: str | tuple[str, ...] | None,
+    after: str | None,
+    limit: int,
 ) -> Page[Subscription]:
-    statement = select(Subscription)
-    if endpoint_gid is not None:
-        statement = statement.where(col(Subscription.endpoint_gid) == endpoint_gid)
-    if channel is not None:
-        statement = statement.where(col(Subscription.channel) == channel)
+    """Several values of a filter mean any of them."""
+    conditions = one_of(col(Subscription.endpoint_gid), endpoint_gid) + one_of(col(Subscription.channel), channel)
+    statement = select(Subscription).where(*conditions)
     return await page_of(session, statement, col(Subscription.gid), after=after, limit=limit)
 
 
