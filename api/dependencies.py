@@ -27,6 +27,7 @@ from everhook.storage.engine import Database
 from everhook.storage.health_board import HealthBoard
 from everhook.storage.messages import Acceptor
 from everhook.storage.orders import OrderDefaults
+from everhook.storage.quotas import Quotas
 from everhook.storage.reach import Reach
 
 DEFAULT_PAGE, MAX_PAGE = 50, 500
@@ -53,6 +54,7 @@ class Services:
     board: HealthBoard
     defaults: OrderDefaults
     keyring: KeyRing
+    quotas: Quotas
 
 
 # Coroutines, all of these: FastAPI would run plain functions in threads, at the price of a switch each.
@@ -181,6 +183,9 @@ def _no_cursor() -> Problem:
 
 
 ServicesDep = Annotated[Services, Depends(_services)]
+ServicesIfAny = Annotated[Services | None, Depends(_services)]
+"""For a route that is also called as a function, without services."""
+
 Principal = Annotated[Caller, Depends(_caller)]
 Store = Annotated[Reach, Depends(_store)]
 Temporal = Annotated[Client, Depends(_temporal)]

@@ -39,6 +39,7 @@ from everhook.storage.engine import Database
 from everhook.storage.health_board import HealthBoard
 from everhook.storage.messages import Acceptor
 from everhook.storage.orders import OrderDefaults
+from everhook.storage.quotas import Quotas
 from everhook.temporal import connect
 from everhook.tracing import tracing
 
@@ -114,6 +115,7 @@ async def _services(settings: Settings, temporal: Client | None, database: Datab
         board=HealthBoard(store),
         defaults=defaults,
         keyring=KeyRing.from_settings(settings),
+        quotas=Quotas.from_settings(settings),
     )
     watcher = asyncio.create_task(services.backlog.watch())
     try:

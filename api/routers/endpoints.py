@@ -18,6 +18,7 @@ from api.dependencies import Paging, Principal, Services, ServicesDep, Store
 from api.headers import check_custom_headers
 from api.problems import conflict, invalid, not_found, refuse_nulls, unavailable
 from api.query import Several
+from api.routers.subscriptions import quota_problems
 from api.schemas import (
     EndpointCreated,
     EndpointIn,
@@ -69,7 +70,8 @@ async def create_endpoint(body: EndpointIn, services: ServicesDep, store: Store,
             subscription = Subscription(
                 tenant_gid=tenant_gid, endpoint_gid=endpoint.gid, channel=channel.name, events=body.events or []
             )
-            await subscriptions.create(session, subscription)
+            with quota_problems():
+                await subscriptions.create(session, subscription, services.quotas)
             subscription_gid = subscription.gid
         detail = {"subscriptionGid": subscription_gid, "channel": channel.name if channel is not None else None}
         _record(session, caller, "endpoint.created", endpoint, detail)

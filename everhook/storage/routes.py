@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
-from everhook.matching import Filter, ListIndex, compile_filter, matches_type
+from everhook.matching import Filter, ListIndex, compile_filter, matches_type, matching_cost
 from everhook.policy import DeliveryPolicy, resolve
 from everhook.storage.tables import Channel, Endpoint, Subscription, Tenant
 
@@ -43,7 +43,7 @@ class Route:
     @property
     def cost(self) -> int:
         """How many steps `takes` needs at most."""
-        return 1 + len(self.events) + (self.filter.cost if self.filter is not None else 0)
+        return matching_cost(self.events, self.filter)
 
 
 class Routes(tuple[Route, ...]):

@@ -6,12 +6,16 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from everhook.matching import compile_filter, matching_cost
 from everhook.storage.paging import Page, one_of, page_of
+from everhook.storage.quotas import Quotas, check_quotas
 from everhook.storage.routes import bump
 from everhook.storage.tables import Subscription
 
 
-async def create(session: AsyncSession, subscription: Subscription) -> None:
+async def create(session: AsyncSession, subscription: Subscription, quotas: Quotas | None = None) -> None:
+    """Raises QuotaExceeded, where there are quotas."""
+    await _weigh(session, subscription, quotas)
     session.add(subscription)
     await session.flush()
     await bump(session, subscription.channel)
@@ -35,9 +39,15 @@ async def page(
     return await page_of(session, statement, col(Subscription.gid), after=after, limit=limit)
 
 
-async def change(session: AsyncSession, subscription: Subscription, changes: dict[str, Any]) -> None:
+async def change(
+    session: AsyncSession, subscription: Subscription, changes: dict[str, Any], quotas: Quotas | None = None
+) -> None:
+    """Raises QuotaExceeded, where there are quotas."""
     for name, value in changes.items():
         setattr(subscription, name, value)
+    if not changes.keys().isdisjoint(("events", "filter")):
+        with session.no_autoflush:
+            await _weigh(session, subscription, quotas)
     session.add(subscription)
     await session.flush()
     await bump(session, subscription.channel)
@@ -47,3 +57,9 @@ async def remove(session: AsyncSession, subscription: Subscription) -> None:
     await session.delete(subscription)
     await session.flush()
     await bump(session, subscription.channel)
+
+
+async def _weigh(session: AsyncSession, subscription: Subscription, quotas: Quotas | None) -> None:
+    subscription.cost = matching_cost(subscription.events, compile_filter(subscription.filter))
+    if quotas is not None:
+        await check_quotas(session, quotas, subscription)
