@@ -11,6 +11,7 @@ from api import dashboard, problems
 from api.backlog import Backlog
 from api.callers import ADMINS, OWNED, PUBLISHERS, SHARED
 from api.dependencies import Services, opened_by
+from api.idempotency import AnsweredBefore, answer_again
 from api.limits import BodyLimit
 from api.publish_rate import PublishRate
 from api.routers import (
@@ -86,6 +87,7 @@ def create_app(
         responses=problems.DOCUMENTED,
     )
     problems.install(app, dashboard.for_browsers)
+    app.add_exception_handler(AnsweredBefore, answer_again)
     app.add_middleware(BodyLimit)
     app.include_router(health.router)
     app.include_router(receipts.well_known)

@@ -241,6 +241,9 @@ class EndpointIn(EndpointSettings):
     channel: Name | None = None
     events: Events | None = None
     tenant: Name | None = None
+    secret: Secret | None = Field(
+        None, description="Your own: `whsec_` and 24 to 64 bytes in base64; without it one is made."
+    )
 
 
 class EndpointPatch(ApiModel):
@@ -300,7 +303,7 @@ class EndpointCreated(EndpointOut):
 
 class SecretRotation(ApiModel):
     secret: Secret | None = Field(
-        None, description="Your own: `whsec_` and 24 to 64 bytes in base64; else one is made."
+        None, description="Your own: `whsec_` and 24 to 64 bytes in base64; without it one is made."
     )
     grace_period_seconds: Integer = Field(
         int(DEFAULT_GRACE.total_seconds()),

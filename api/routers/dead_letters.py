@@ -11,6 +11,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from api import render
 from api.callers import Caller
 from api.dependencies import Paging, Principal, Services, ServicesDep, Store, Temporal
+from api.idempotency import NOT_KEYED, OnceDep
 from api.problems import Problem, conflict, invalid, not_found
 from api.query import MAX_VALUES, Several, several
 from api.routers.deliveries import find_delivery
@@ -33,7 +34,7 @@ from everhook import batches
 from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorNote
 from everhook.dispatch import start_delivery
 from everhook.ids import Kind, is_gid, new_gid
-from everhook.storage import audit, dead_letters, deliveries, erasure, receipts, tenants
+from everhook.storage import audit, dead_letters, deliveries, endpoints, erasure, receipts, tenants
 from everhook.storage.audit import on_record
 from everhook.storage.dead_letters import DeadLetterFilter
 from everhook.storage.orders import load_order
@@ -99,24 +100,40 @@ async def get_dead_letter(gid: Gid, store: Store) -> Response:
 
 
 @router.post("/dead-letters/replay", status_code=HTTPStatus.ACCEPTED)
-async def replay_many(body: BulkRequest, services: ServicesDep, store: Store, caller: Principal) -> BulkAnswer:
+async def replay_many(
+    body: BulkRequest, services: ServicesDep, store: Store, caller: Principal, once: OnceDep = NOT_KEYED
+) -> BulkAnswer:
     """Replay all that match. The circuit still rules: what an endpoint cannot take is parked."""
-    return await _bulk(services, store, body, "replay", caller)
+    async with once.asking(store):
+        response = await _bulk(services, store, body, "replay", caller)
+    return await once.keep_asked(store, response, HTTPStatus.ACCEPTED, caller.tenant_gid)
 
 
 @router.post("/dead-letters/purge", status_code=HTTPStatus.ACCEPTED)
-async def purge_many(body: BulkRequest, services: ServicesDep, store: Store, caller: Principal) -> BulkAnswer:
+async def purge_many(
+    body: BulkRequest, services: ServicesDep, store: Store, caller: Principal, once: OnceDep = NOT_KEYED
+) -> BulkAnswer:
     """Discard all that match."""
-    return await _bulk(services, store, body, "discard", caller)
+    async with once.asking(store):
+        response = await _bulk(services, store, body, "discard", caller)
+    return await once.keep_asked(store, response, HTTPStatus.ACCEPTED, caller.tenant_gid)
 
 
 @router.post("/dead-letters/{gid}/replay", status_code=HTTPStatus.ACCEPTED)
 async def replay_one(
-    gid: Gid, services: ServicesDep, store: Store, caller: Principal, body: Annotated[Decision | None, Body()] = None
+    gid: Gid,
+    services: ServicesDep,
+    store: Store,
+    caller: Principal,
+    body: Annotated[Decision | None, Body()] = None,
+    once: OnceDep = NOT_KEYED,
 ) -> SignalAccepted:
-    """Begin a new round of attempts. The old ones stay. `409` where the payload was erased: nothing is left to send."""
-    await _signal(services, store, caller, gid, "replay", body)
-    return SignalAccepted(delivery_gid=gid, requested="replay")
+    """Begin a new round of attempts. The old ones stay. `409` where there is nothing left to send, because the payload
+    was erased, or nowhere to send it, because the endpoint was deleted."""
+    async with once.asking(store):
+        tenant_gid = await _signal(services, store, caller, gid, "replay", body)
+    response = SignalAccepted(delivery_gid=gid, requested="replay")
+    return await once.keep_asked(store, response, HTTPStatus.ACCEPTED, tenant_gid)
 
 
 @router.delete("/dead-letters/{gid}", status_code=HTTPStatus.ACCEPTED)
@@ -173,6 +190,8 @@ async def dead_letter_filter(session: AsyncSession, selection: DeadLetterSelecti
 async def _bulk(services: Services, store: Reach, body: BulkRequest, signal: str, caller: Caller) -> BulkAnswer:
     async with store.reading() as session:
         chosen = await dead_letter_filter(session, body)
+        if signal == "replay" and body.endpoint is not None and await endpoints.is_deleted(session, body.endpoint):
+            raise conflict(f"Nothing can be replayed: {body.endpoint} was deleted. Its dead letters can be discarded.")
         matched = await dead_letters.count(session, chosen)
         if body.dry_run or not matched:
             return BulkAnswer(matched=matched, batch_gid=None)
@@ -211,16 +230,19 @@ async def _start(services: Services, gid: str, query: str, signal: str, note: Op
 
 async def _signal(
     services: Services, store: Reach, caller: Caller, gid: str, signal: str, body: Decision | None
-) -> None:
-    """Signal-with-start: it works even where Temporal has lost the workflow."""
+) -> str:
+    """Signal-with-start: it works even where Temporal has lost the workflow. Returns the tenant's gid."""
     why = body.why if body is not None else ""
     async with store.reading() as session:
         row = await find_delivery(session, gid)
         erased = await erasure.is_erased(session, row.message_gid)
+        deleted = await endpoints.is_deleted(session, row.endpoint_gid)
     if row.status is not DeliveryStatus.DEAD_LETTERED:
         raise conflict(f"{gid} is {row.status}, not a dead letter.")
     if erased and signal == "replay":
         raise conflict(f"{gid} cannot be replayed: the payload of {row.message_gid} was erased. It can be discarded.")
+    if deleted and signal == "replay":
+        raise conflict(f"{gid} cannot be replayed: its endpoint {row.endpoint_gid} was deleted. It can be discarded.")
     async with services.database.read_connection() as connection:
         order = await load_order(connection, services.defaults, gid)
     if order is None:  # its tenant is being erased
@@ -228,3 +250,4 @@ async def _signal(
     action = _ACTIONS[signal]
     async with on_record(store, caller.actor, action, gid, tenant_gid=row.tenant_gid, detail={"why": why}):
         await start_delivery(services.temporal, order, signal=signal, note=OperatorNote(caller.name, why))
+    return row.tenant_gid

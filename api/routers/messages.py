@@ -4,15 +4,16 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Any
 
 import orjson
 import structlog
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Request, Response
 from temporalio.client import Client
 
 from api import publishing, render
 from api.dependencies import Paging, Principal, ServicesDep, Store
+from api.idempotency import IdempotencyKey, check_key, refuse_second
 from api.problems import Problem, conflict, invalid, not_found
 from api.query import Several, several
 from api.schemas import EventType, Gid, ListOf, MessageDetail, MessageOut, Moment, Name
@@ -30,6 +31,9 @@ from everhook.tracing import span
 router = APIRouter(tags=["messages"])
 publishing_router = APIRouter(tags=["messages"])
 log = structlog.get_logger()
+
+MAX_BATCH_KEY = 249
+"""A key with the index of a message is a key, too."""
 
 WOKEN = 200
 WAKE_TIMEOUT_S = 2.0
@@ -72,9 +76,6 @@ def _documented(schema: dict[str, Any], example: Any, answer: Any) -> dict[str, 
     }
 
 
-IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key")]
-
-
 @publishing_router.post(
     "/channels/{name}/messages",
     status_code=HTTPStatus.ACCEPTED,
@@ -94,6 +95,8 @@ async def publish(
     body it is a `409`.
     """
     _refuse_reserved(name)
+    if idempotency_key is not None:
+        refuse_second(request)
     services.backlog.refuse_if_full()
     await services.publish_rate.take(caller)
     limit = services.settings.max_payload_bytes
@@ -122,14 +125,24 @@ async def publish(
     ),
 )
 async def publish_batch(
-    name: Name, request: Request, services: ServicesDep, store: Store, caller: Principal
+    name: Name,
+    request: Request,
+    services: ServicesDep,
+    store: Store,
+    caller: Principal,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Publish up to 500 messages, in one transaction, with one answer each and in their order.
 
     A message that is invalid refuses the whole call and changes nothing. One whose idempotency key was used with
     another body answers with a problem document in its place; the others are accepted.
+
+    The header `Idempotency-Key` gives a key to each message that has none: its own value with the message's index,
+    `order-7[0]`.
     """
     _refuse_reserved(name)
+    if idempotency_key is not None:
+        check_key(request, idempotency_key, MAX_BATCH_KEY)
     services.backlog.refuse_if_full()
     await services.publish_rate.refuse_if_spent(caller)
     limit = services.settings.max_payload_bytes
@@ -142,7 +155,13 @@ async def publish_batch(
     with _traced(request) as trace:
         publications = [
             publishing.publication(
-                body, name, gids[body.tenant], None, limit, at=f"messages[{index}].", traceparent=trace
+                body,
+                name,
+                gids[body.tenant],
+                f"{idempotency_key}[{index}]" if idempotency_key is not None and body.idempotency_key is None else None,
+                limit,
+                at=f"messages[{index}].",
+                traceparent=trace,
             )
             for index, body in enumerate(bodies)
         ]
@@ -153,7 +172,7 @@ async def publish_batch(
         for acceptance in acceptances:
             if isinstance(acceptance, Accepted):
                 services.dispatcher.start_soon(acceptance.orders)
-    return _answer({"data": [_answer_or_problem(acceptance) for acceptance in acceptances]})
+    return _answer({"data": [_answer_or_problem(acceptance, index) for index, acceptance in enumerate(acceptances)]})
 
 
 @router.get("/messages")
@@ -253,7 +272,11 @@ async def _tenant_gid(store: Reach, named: str | None, field: str) -> str | None
 def _refusal(acceptance: UnknownChannel | KeyReused) -> Problem:
     if isinstance(acceptance, UnknownChannel):
         return not_found("channel", acceptance.channel)
-    return conflict(f"idempotencyKey: was used for {acceptance.message_gid} with another body. Nothing was published.")
+    return conflict(f"idempotencyKey: {_reused(acceptance)}. Nothing was published.")
+
+
+def _reused(acceptance: KeyReused) -> str:
+    return f"was used for {acceptance.message_gid} with another body"
 
 
 def _accepted(acceptance: Accepted) -> dict[str, Any]:
@@ -270,9 +293,12 @@ def _accepted(acceptance: Accepted) -> dict[str, Any]:
     }
 
 
-def _answer_or_problem(acceptance: Acceptance) -> dict[str, Any]:
+def _answer_or_problem(acceptance: Acceptance, index: int) -> dict[str, Any]:
     if isinstance(acceptance, Accepted):
         return _accepted(acceptance)
+    if isinstance(acceptance, KeyReused):
+        detail = f"messages[{index}].idempotencyKey: {_reused(acceptance)}. This message was not published."
+        return conflict(detail).document().model_dump()
     return _refusal(acceptance).document().model_dump()
 
 

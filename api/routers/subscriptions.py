@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api import render
 from api.callers import Caller
 from api.dependencies import Paging, Principal, Services, ServicesIfAny, Store
+from api.idempotency import NOT_KEYED, OnceDep
 from api.problems import conflict, invalid, not_found, refuse_nulls
 from api.query import Several, several
 from api.schemas import Gid, ListOf, Name, SubscriptionIn, SubscriptionOut, SubscriptionPatch
@@ -24,10 +25,14 @@ router = APIRouter(prefix="/subscriptions", tags=["subscriptions"])
 
 @router.post("", status_code=HTTPStatus.CREATED)
 async def create_subscription(
-    body: SubscriptionIn, store: Store, caller: Principal, services: ServicesIfAny = None
+    body: SubscriptionIn,
+    store: Store,
+    caller: Principal,
+    services: ServicesIfAny = None,
+    once: OnceDep = NOT_KEYED,
 ) -> SubscriptionOut:
     """From then on every matching message goes to the endpoint."""
-    async with store.writing() as session:
+    async with once.writing(store) as session:
         view = await endpoints.view(session, body.endpoint_gid)
         if view is None:
             raise invalid("endpointGid", "there is no such endpoint")
@@ -38,7 +43,8 @@ async def create_subscription(
             await subscriptions.create(session, subscription, _quotas(services))
         about = {"endpointGid": subscription.endpoint_gid, "channel": subscription.channel}
         _record(session, caller, "subscription.created", subscription, about)
-        return render.subscription(subscription)
+        response = render.subscription(subscription)
+        return await once.keep(session, response, HTTPStatus.CREATED, subscription.tenant_gid)
 
 
 @router.get("")

@@ -42,9 +42,10 @@ async def create(
     *,
     tls: TlsExtras | None = None,
     ed25519: bool = False,
+    secret: str | None = None,
 ) -> str:
-    """Store an endpoint with a closed circuit and a new secret; returns the secret."""
-    secret = new_secret()
+    """Store an endpoint with a closed circuit and `secret`, or a new one; returns the secret."""
+    secret = secret or new_secret()
     for name, value in tls_columns(keyring, endpoint.gid, tls).items():
         setattr(endpoint, name, value)
     session.add(endpoint)
@@ -77,6 +78,12 @@ async def view(session: AsyncSession, gid: str, *, for_change: bool = False) -> 
     endpoint, circuit, tenant = row
     keys = await secrets.public_keys(session, [gid])
     return EndpointView(endpoint, circuit, tenant, keys.get(gid, ()))
+
+
+async def is_deleted(session: AsyncSession, gid: str) -> bool:
+    """Whether there was an endpoint of this gid, and is none any more."""
+    statement = select(col(Endpoint.deleted_at)).where(col(Endpoint.gid) == gid, col(Endpoint.deleted_at).is_not(None))
+    return (await session.execute(statement)).first() is not None
 
 
 async def by_gid(session: AsyncSession, gids: Collection[str]) -> dict[str, Endpoint]:

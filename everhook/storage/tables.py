@@ -489,7 +489,10 @@ class IdempotentResponse(SQLModel, table=True):
     """
 
     __tablename__ = "idempotent_response"
-    __table_args__ = (Index("ix_idempotent_response_created", "created_at"),)
+    __table_args__ = (
+        Index("ix_idempotent_response_created", "created_at"),
+        Index("ix_idempotent_response_tenant", "tenant_gid"),
+    )
 
     key_sha256: str = Field(primary_key=True)
     request_sha256: str

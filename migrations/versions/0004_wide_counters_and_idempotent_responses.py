@@ -37,6 +37,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("key_sha256"),
     )
     op.create_index("ix_idempotent_response_created", "idempotent_response", ["created_at"])
+    op.create_index("ix_idempotent_response_tenant", "idempotent_response", ["tenant_gid"])
     op.add_column("subscription", sa.Column("cost", sa.Integer(), nullable=False, server_default="1"))
     # Roughly, until it is changed: conditions have some 16 characters, and take two steps.
     op.execute(sa.text("UPDATE subscription SET cost = 1 + length(CAST(filter AS TEXT)) / 8 WHERE filter IS NOT NULL"))
@@ -47,6 +48,7 @@ def downgrade() -> None:
     op.drop_index("ix_subscription_tenant", table_name="subscription")
     with op.batch_alter_table("subscription") as batch_op:
         batch_op.drop_column("cost")
+    op.drop_index("ix_idempotent_response_tenant", table_name="idempotent_response")
     op.drop_index("ix_idempotent_response_created", table_name="idempotent_response")
     op.drop_table("idempotent_response")
     _alter_counters("INTEGER")
