@@ -28,6 +28,7 @@ from api.routers import (
     subscriptions,
     tenants,
 )
+from api.unversioned import UnversionedCalls
 from everhook import __version__
 from everhook.dispatch import Dispatcher
 from everhook.egress import EgressClient, EgressRules
@@ -93,6 +94,7 @@ def create_app(
     app.include_router(receipts.well_known)
     for router, access in ROUTERS:
         app.include_router(router, prefix="/v1", dependencies=[opened_by(access)])
+    app.router.routes.append(UnversionedCalls(app.router.routes))
     dashboard.install(app, settings)
     return app
 

@@ -509,7 +509,7 @@ class LiveDelivery(ApiModel):
     status: DeliveryStatus
     round: int
     attempt: int
-    waiting_for: str
+    waiting_for: str = Field(description="`nothing` once it was delivered or discarded.")
     next_attempt_at: datetime | None
     dead_letter_reason: DeadLetterReason | None
 

@@ -1,5 +1,6 @@
 """Deliveries: what became of each message at each endpoint."""
 
+from dataclasses import replace
 from http import HTTPStatus
 
 from fastapi import APIRouter
@@ -28,6 +29,8 @@ from everhook.storage import deliveries, receipts, tenants
 from everhook.storage.audit import on_record
 from everhook.storage.deliveries import DeliveryFilter
 from everhook.storage.tables import Delivery
+
+NOTHING = "nothing"
 
 router = APIRouter(prefix="/deliveries", tags=["deliveries"])
 
@@ -73,9 +76,14 @@ async def get_delivery(gid: Gid, store: Store) -> DeliveryDetail:
 
 @router.get("/{gid}/live")
 async def get_live_delivery(gid: Gid, store: Store, temporal: Temporal) -> LiveDelivery:
-    """Ask the workflow itself. `404` where it has ended too long ago for Temporal to remember it."""
+    """Ask the workflow itself what it waits for. A delivery that is over waits for nothing, and no workflow is asked.
+
+    `404` where there is no workflow at this moment.
+    """
     async with store.reading() as session:
-        await find_delivery(session, gid)
+        row = await find_delivery(session, gid)
+    if row.status in TERMINAL_STATUSES:
+        return _over(DeliveryState(row.status, row.round, row.attempts, NOTHING, dead_letter_reason=row.reason))
     handle = temporal.get_workflow_handle(delivery_workflow_id(gid))
     try:
         state = await handle.query("status", result_type=DeliveryState)
@@ -83,7 +91,12 @@ async def get_live_delivery(gid: Gid, store: Store, temporal: Temporal) -> LiveD
         if error.status is RPCStatusCode.NOT_FOUND:
             raise not_found("workflow for delivery", gid) from error
         raise
-    return LiveDelivery.model_validate(state)
+    return _over(state) if state.status in TERMINAL_STATUSES else LiveDelivery.model_validate(state)
+
+
+def _over(state: DeliveryState) -> LiveDelivery:
+    """A workflow that has ended says what it last waited for."""
+    return LiveDelivery.model_validate(replace(state, waiting_for=NOTHING, next_attempt_at=None))
 
 
 @router.post("/{gid}/attempt-now", status_code=HTTPStatus.ACCEPTED)
