@@ -1,6 +1,5 @@
 """What is not exactly what a call takes is refused, in words that help: types, parameters, cursors, JSON."""
 
-import gzip
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -17,8 +16,7 @@ from api.main import create_app
 from api.routers import api_keys, tenants
 from everhook.settings import Settings
 from everhook.storage import tables  # noqa: F401 - the models
-from tests.api.driving import JSON, ON_SHARED, UNKNOWN_SUFFIX, Api, accepted, assert_problem, created, ok
-from tests.api.test_lists import kill
+from tests.api.driving import JSON, ON_SHARED, UNKNOWN_SUFFIX, Api, assert_problem, ok
 from tests.api.walking import operations
 
 DOCUMENT = create_app(Settings(dev=True)).openapi()
@@ -202,61 +200,6 @@ async def test_a_filter_has_no_more_than_twenty_values(shared: Api) -> None:
     assert_problem(response, 422, "channel")
 
 
-async def test_several_values_of_a_filter_mean_any_of_them(api: Api) -> None:
-    for name in ("a", "b", "c"):
-        await api.channel(name)
-        await api.endpoint(channel=name, tenant=f"of-{name}")
-    deliveries = {}
-    for name, reason, status in (("a", "rejected", 422), ("b", "exhausted", 503), ("c", "circuit_open", 500)):
-        deliveries[name] = (await api.publish(name, name, type=f"type.{name}"))["deliveries"][0]
-        await kill(api, deliveries[name]["deliveryGid"], reason, status)
-    of = {name: delivery["endpointGid"] for name, delivery in deliveries.items()}
-
-    async def found(path: str, **params: Any) -> set[str]:
-        rows = await api.walk(f"/v1/{path}", limit=1, **params)
-        names = {gid: name for name, gid in of.items()}
-        return {names[row["endpointGid"]] if "endpointGid" in row else row["channelName"] for row in rows}
-
-    for path, params in [
-        ("deliveries", {"status": ["dead_lettered", "parked"], "channel": ["a", "b"]}),
-        ("deliveries", {"endpoint": [of["a"], of["b"]]}),
-        ("deliveries", {"type": ["type.a", "type.b"], "tenant": ["of-a", "of-b", "of-c"]}),
-        ("deliveries", {"tenant": ["of-a", "of-b", "nobody"]}),
-        ("dead-letters", {"reason": ["rejected", "exhausted"]}),
-        ("dead-letters", {"statusCode": [422, 503]}),
-        ("dead-letters", {"endpoint": [of["a"], of["b"]], "tenant": ["of-a", "of-b"]}),
-        ("dead-letters", {"channel": ["a", "b"], "type": ["type.a", "type.b"]}),
-        ("messages", {"channel": ["a", "b"]}),
-        ("messages", {"type": ["type.a", "type.b"]}),
-        ("subscriptions", {"channel": ["a", "b"]}),
-        ("subscriptions", {"endpoint": [of["a"], of["b"]]}),
-        ("endpoints", {"tenant": ["of-a", "of-b"]}),
-    ]:
-        assert await found(path, **params) == {"a", "b"}, (path, params)
-    assert await found("deliveries", status=["parked", "retrying"]) == set()
-    actions = {entry["action"] for entry in await api.walk("/v1/audit", action=["channel.created", "endpoint.created"])}
-    assert actions == {"channel.created", "endpoint.created"}
-
-
-async def test_a_cursor_belongs_to_its_list_and_its_filters(api: Api) -> None:
-    await api.channel()
-    await api.endpoint(channel="orders")
-    for number in range(3):
-        await api.publish(number)
-    cursor = ok(await api.get("/v1/deliveries", limit=1, status="accepted"))["nextCursor"]
-
-    assert len(ok(await api.get("/v1/deliveries", limit=2, status="accepted", cursor=cursor))["data"]) == 2
-    for path, params in [
-        ("deliveries", {}),
-        ("deliveries", {"status": "parked"}),
-        ("deliveries", {"status": "accepted", "channel": "orders"}),
-        ("messages", {}),
-        ("endpoints", {}),
-    ]:
-        problem = assert_problem(await api.get(f"/v1/{path}", cursor=cursor, **params), 422, "cursor")
-        assert "another list" in problem["detail"]
-
-
 @ON_SHARED
 @pytest.mark.parametrize("value", ["-1", "1700000000", "1e9", "2026-01-31", "20260131T120000Z", "now", ""])
 async def test_a_time_is_written_as_one(shared: Api, value: str) -> None:
@@ -271,50 +214,6 @@ async def test_a_plus_that_became_a_space_gets_a_hint(shared: Api) -> None:
 
     assert "%2B" in assert_problem(response, 422, "since")["detail"]
     ok(await shared.http.get("/v1/messages?since=2026-01-31T12:00:00%2B05:30"))
-
-
-FAULTS = [
-    (b'{"name": "a",}', "trailing comma is not allowed at line 1, column 13"),
-    (b'{"name":\n  "a" "b"}', "at line 2, column 7"),
-    (b'{"name": "a"', "unexpected end of data at line 1, column 13"),
-    (b"name=a", "not valid JSON"),
-    (gzip.compress(b'{"name": "a"}'), "compressed with gzip"),
-    (b'\xef\xbb\xbf{"name": "a"', "byte order mark"),
-    ('{"name": "a"'.encode("utf-16"), "UTF-16"),
-    (b'{"name": "\xff"}', "not UTF-8: 0xff at byte 10"),
-    (b'{"name": "\xed\xa0\x80", ', "half of a surrogate pair at byte 10"),
-    (b'{"payload": 1, "type": "\\ud800"}', "half of a surrogate pair"),
-    (b'{"payload":' + b"[" * 100_000, "nested too deeply"),
-    (b" ", "is empty"),
-]
-
-
-@ON_SHARED
-@pytest.mark.parametrize(("body", "says"), FAULTS, ids=lambda value: repr(value[:30]))
-async def test_a_body_that_is_no_json_is_told_what_is_wrong_and_where(shared: Api, body: bytes, says: str) -> None:
-    headers = {"content-type": "application/json"}
-    for path in ("/v1/channels", "/v1/channels/orders/messages", "/v1/channels/orders/messages/batch"):
-        response = await shared.http.post(path, content=body, headers=headers)
-        if response.status_code == 422:  # what can be said sooner: a field that is not known
-            continue
-        problem = assert_problem(response, 400, "body")
-        assert says in problem["detail"], path
-
-
-@ON_SHARED
-@pytest.mark.parametrize(
-    ("payload", "says"),
-    [
-        (b'"\\ud800"', "half of a surrogate pair"),
-        (b'"\xff"', "not UTF-8: 0xff at byte 1"),
-        (b"[" * 2_000 + b"]" * 2_000, "nested too deeply"),
-    ],
-    ids=["surrogate", "utf-8", "depth"],
-)
-async def test_a_payload_that_is_no_json_is_told_what_is_wrong(shared: Api, payload: bytes, says: str) -> None:
-    problem = assert_problem(await shared.try_publish(b'{"type":"a","payload":' + payload + b"}"), 400)
-
-    assert says in problem["detail"]
 
 
 def test_every_pattern_has_words() -> None:
@@ -346,102 +245,3 @@ async def test_nobody_is_shown_a_regular_expression(shared: Api, path: str, body
     problem = assert_problem(await shared.post(path, body), 422, named)
 
     assert not set("^\\[]$") & set(problem["errors"][0]["message"]), problem["detail"]
-
-
-@ON_SHARED
-async def test_no_key_and_a_wrong_one_are_told_apart(shared: Api) -> None:
-    none = assert_problem(await shared.http.get("/v1/channels", headers={"authorization": ""}), 401)
-    wrong = assert_problem(await shared.presenting("ek_wrong").get("/v1/channels"), 401)
-
-    assert "No API key was given" in none["detail"]
-    assert "This API key is not valid" in wrong["detail"]
-
-
-@ON_SHARED
-@pytest.mark.parametrize(
-    ("method", "path"), [("GET", "/channels"), ("GET", "/deliveries/dlv_1"), ("POST", "/endpoints")]
-)
-async def test_a_call_without_the_version_is_told_so(shared: Api, method: str, path: str) -> None:
-    problem = assert_problem(await shared.http.request(method, path), 404)
-    assert f"/v1{path}" in problem["detail"]
-
-    page = await shared.http.get("/channels", headers={"accept": "text/html"})
-    assert (page.status_code, page.headers["location"].partition("?")[0]) == (303, "/sign-in")
-
-
-@pytest.mark.parametrize("status", ["delivered", "discarded"])
-async def test_what_is_over_waits_for_nothing_and_no_workflow_is_asked(api: Api, status: str) -> None:
-    """Temporal is stopped here."""
-    await api.channel()
-    await api.endpoint(channel="orders")
-    gid = (await api.publish())["deliveries"][0]["deliveryGid"]
-    await api.change_rows("UPDATE delivery SET status = :status, attempts = 2", status=status)
-
-    live = ok(await api.get(f"/v1/deliveries/{gid}/live"))
-
-    assert (live["status"], live["waitingFor"], live["nextAttemptAt"]) == (status, "nothing", None)
-    assert (live["round"], live["attempt"]) == (1, 2)
-
-
-async def test_a_dead_letter_of_a_deleted_endpoint_is_not_replayed(api: Api) -> None:
-    await api.channel()
-    endpoint = (await api.endpoint(channel="orders"))["endpointGid"]
-    gid = (await api.publish())["deliveries"][0]["deliveryGid"]
-    await kill(api, gid)
-    assert (await api.delete(f"/v1/endpoints/{endpoint}")).status_code == 204
-
-    problem = assert_problem(await api.post(f"/v1/dead-letters/{gid}/replay"), 409)
-    assert endpoint in problem["detail"] and "deleted" in problem["detail"]
-    assert_problem(await api.post("/v1/dead-letters/replay", {"endpoint": endpoint}), 409)
-    assert accepted(await api.post("/v1/dead-letters/purge", {"endpoint": endpoint, "dryRun": True}))["matched"] == 1
-
-
-async def test_an_endpoint_may_bring_its_own_secret(api: Api) -> None:
-    secret = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
-
-    assert (await api.endpoint(secret=secret))["secret"] == secret
-    assert (await api.endpoint())["secret"] != secret
-    for wrong in ("MDEy", "whsec_MDEy", "whsec_" + "!" * 40, 5):
-        body = {"url": "http://127.0.0.1:9999/", "secret": wrong}
-        problem = assert_problem(await api.post("/v1/endpoints", body), 422, "secret")
-        assert str(wrong) not in problem["detail"] or wrong == 5
-    assert (await api.rows("SELECT count(*) FROM endpoint"))[0][0] == 2
-
-
-async def test_subscriptions_are_within_the_quotas_of_the_settings(api: Api) -> None:
-    await api.channel()
-    services = api.services
-    api.app.state.services = type(services)(**{**vars(services), "quotas": type(services.quotas)(1, 2, 20, 1_000)})
-    ours = await api.key(tenant=created(await api.post("/v1/tenants", {"name": "ours"}))["name"])
-    gids = [(await ours.endpoint())["endpointGid"] for _ in range(3)]
-
-    async def subscribe(gid: str, **body: Any) -> Any:
-        return await ours.post("/v1/subscriptions", {"endpointGid": gid, "channel": "orders", **body})
-
-    first = created(await subscribe(gids[0]))
-    assert "EVERHOOK_SUBSCRIPTIONS_PER_ENDPOINT" in assert_problem(await subscribe(gids[0]), 409)["detail"]
-    costly = {f"k{number}": number for number in range(10)}
-    assert (
-        "EVERHOOK_SUBSCRIPTION_COST" in assert_problem(await subscribe(gids[1], filter=costly), 422, "filter")["detail"]
-    )
-    path = f"/v1/subscriptions/{first['subscriptionGid']}"
-    assert_problem(await ours.patch(path, {"filter": costly}), 422, "filter")
-    assert ok(await ours.get(path))["filter"] is None
-    created(await subscribe(gids[1]))
-    assert "EVERHOOK_SUBSCRIPTIONS_PER_TENANT" in assert_problem(await subscribe(gids[2]), 409)["detail"]
-    response = await ours.post("/v1/endpoints", {"url": "http://127.0.0.1:9999/", "channel": "orders"})
-    assert "EVERHOOK_SUBSCRIPTIONS_PER_TENANT" in assert_problem(response, 409)["detail"]
-    assert await api.count("endpoint") == 3, "neither is created without the other"
-
-
-async def test_a_filter_compares_integers_of_any_length(api: Api) -> None:
-    await api.channel()
-    gid = (await api.endpoint())["endpointGid"]
-    created(await api.post("/v1/subscriptions", {"endpointGid": gid, "channel": "orders", "filter": {"n": 2**64}}))
-
-    async def takers(number: str) -> int:
-        body = b'{"type": "a", "payload": {"n": ' + number.encode() + b"}}"
-        return len(accepted(await api.try_publish(body))["deliveries"])
-
-    assert [await takers(str(number)) for number in (2**64, 2**64 + 1, 10**23)] == [1, 0, 0]
-    assert await takers("1.8446744073709551616e19") == 1
