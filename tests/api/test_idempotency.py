@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -162,6 +163,16 @@ async def test_after_a_day_a_key_is_new(api: Api) -> None:
     await age(api, "-2 hours")
 
     assert created(await post(api, "/v1/api-keys", {"name": "a", "scopes": ["read"]})) != first
+
+
+async def test_what_could_not_be_created_any_more_is_still_answered(api: Api) -> None:
+    expiry = datetime.now(UTC) + timedelta(seconds=0.5)
+    body = {"name": "a", "scopes": ["read"], "expiresAt": expiry.isoformat()}
+    first = created(await post(api, "/v1/api-keys", body))
+    await asyncio.sleep((expiry - datetime.now(UTC)).total_seconds())
+    assert_problem(await post(api, "/v1/api-keys", body, key="k2"), 422, "expiresAt")
+
+    assert created(await post(api, "/v1/api-keys", body)) == first
 
 
 async def test_a_call_that_was_cut_off_may_be_sent_again_a_minute_later(api: Api) -> None:

@@ -73,9 +73,11 @@ async def test_a_long_payload_that_filters_search_is_costly() -> None:
 
 
 async def test_an_endpoint_that_takes_a_message_is_not_asked_again() -> None:
-    again = route(1, {"a": 2})
-    assert [one.endpoint_gid for one in candidate({"a": 1}, [route(1, None), again]).taken_by()] == ["ep_1"]
-    assert candidate({"a": 2}, [route(1, {"a": 1}), again]).taken_by() == [again]
+    content, first, again = Watched(a=2), route(1, None), route(1, {"a": 2})
+
+    assert candidate(content, [first, again]).taken_by() == [first]
+    assert "thread" not in list(content), "no filter was matched"
+    assert candidate(content, [route(1, {"a": 1}), again]).taken_by() == [again]
 
 
 async def test_filters_see_integers_as_they_were_published() -> None:
