@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from http import HTTPStatus
+from typing import Any
 
-from starlette.datastructures import Headers
-from starlette.routing import BaseRoute, Match
+from starlette.datastructures import Headers, URLPath
+from starlette.routing import BaseRoute, Match, NoMatchFound
 from starlette.types import Receive, Scope, Send
 
 from api.problems import Problem
@@ -23,6 +24,10 @@ class UnversionedCalls(BaseRoute):
         if scope["type"] == "http" and _is_of_program(Headers(scope=scope)) and self._has_versioned(scope):
             return Match.FULL, {}
         return Match.NONE, {}
+
+    def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
+        """No page has its address here."""
+        raise NoMatchFound(name, path_params)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
