@@ -1,5 +1,7 @@
 """Filters by endpoint take a gid, or as much of a URL or a description as one endpoint alone has."""
 
+from collections.abc import Sequence
+
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.problems import Problem, invalid
@@ -8,6 +10,14 @@ from everhook.storage import endpoint_list
 
 NAMED = 3
 """So many of several that match are named."""
+
+
+async def chosen_endpoints(session: AsyncSession, wanted: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The gids of the endpoints that a filter names; None where it names none."""
+    if not wanted:
+        return None
+    found = [await chosen_endpoint(session, one) for one in wanted]
+    return tuple(dict.fromkeys(gid for gid in found if gid is not None))
 
 
 async def chosen_endpoint(session: AsyncSession, wanted: str | None) -> str | None:

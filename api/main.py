@@ -11,6 +11,7 @@ from api import dashboard, problems
 from api.backlog import Backlog
 from api.callers import ADMINS, OWNED, PUBLISHERS, SHARED
 from api.dependencies import Services, opened_by
+from api.idempotency import AnsweredBefore, answer_again
 from api.limits import BodyLimit
 from api.publish_rate import PublishRate
 from api.routers import (
@@ -27,6 +28,7 @@ from api.routers import (
     subscriptions,
     tenants,
 )
+from api.unversioned import UnversionedCalls
 from everhook import __version__
 from everhook.delivery.engine import DeliveryEngine, delivery_engine
 from everhook.metrics_server import metrics_served, sdk_metrics_address
@@ -35,6 +37,7 @@ from everhook.storage.api_keys import ApiKeys
 from everhook.storage.engine import Database
 from everhook.storage.health_board import HealthBoard
 from everhook.storage.messages import Acceptor
+from everhook.storage.quotas import Quotas
 from everhook.temporal import connect
 from everhook.tracing import tracing
 
@@ -95,11 +98,13 @@ def create_app(
         responses=problems.DOCUMENTED,
     )
     problems.install(app, dashboard.for_browsers)
+    app.add_exception_handler(AnsweredBefore, answer_again)
     app.add_middleware(BodyLimit)
     app.include_router(health.router)
     app.include_router(receipts.well_known)
     for router, access in ROUTERS:
         app.include_router(router, prefix="/v1", dependencies=[opened_by(access)])
+    app.router.routes.append(UnversionedCalls(app.router.routes))
     dashboard.install(app, settings)
     return app
 
@@ -150,4 +155,5 @@ def _services_on(engine: DeliveryEngine) -> Services:
         board=HealthBoard(database),
         defaults=engine.defaults,
         keyring=engine.keyring,
+        quotas=Quotas.from_settings(settings),
     )

@@ -5,9 +5,9 @@ not through a model that would write it anew.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -17,9 +17,11 @@ import orjson
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
+from api.json_faults import why_not_json
 from api.problems import Problem, invalid, malformed
 from everhook.envelope import timestamp
 from everhook.ids import Kind, new_gid
+from everhook.matching import parse_exactly
 from everhook.storage.messages import Publication
 from everhook.trace_context import TraceParent
 
@@ -149,7 +151,7 @@ def _decoded(decoder: "msgspec.json.Decoder[Body]", body: bytes) -> Body:
     except msgspec.ValidationError as error:
         raise _wrong_shape(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise malformed("is not valid JSON in UTF-8") from error
+        raise malformed(why_not_json(body, error)) from error
 
 
 def _wrong_shape(complaint: str) -> Problem:
@@ -169,21 +171,9 @@ def _parsed(payload: bytes, field: str) -> Any:
     try:
         return orjson.loads(payload)
     except orjson.JSONDecodeError as error:
-        if (content := _with_numbers_beyond_double(payload)) is not None:
-            return content
-        raise malformed(f"is not valid JSON in UTF-8 of sane depth ({error.msg})", field) from error
-
-
-def _with_numbers_beyond_double(payload: bytes) -> Any:
-    """`1e400` is JSON, and kept as it came; orjson alone refuses it. For filters it is infinite. None: no JSON."""
-    try:
-        return json.loads(payload.decode(), parse_int=float, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+        with suppress(ValueError, RecursionError):
+            return parse_exactly(payload)  # `1e400` is JSON, and kept as it came; orjson alone refuses it
+        raise malformed(why_not_json(payload, error), field) from error
 
 
 def _event_type(given: str | None, content: Any, at: str) -> str:

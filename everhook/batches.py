@@ -52,12 +52,14 @@ def visibility_query(chosen: DeadLetterFilter, endpoints: Sequence[str] | None =
         ("DeadLetterReason", chosen.reason),
     ):
         if value is not None:
-            parts.append(f'{attribute} = "{_quoted(value)}"')
+            values = value if isinstance(value, tuple) else (value,)
+            parts.append(_is_one_of(attribute, [f'"{_quoted(one)}"' for one in values]))
     if chosen.tenant_gid is not None:
         gids = ", ".join(f'"{_quoted(gid)}"' for gid in endpoints or ("",))
         parts.append(f"Endpoint IN ({gids})")
     if chosen.status_code is not None:
-        parts.append(f"StatusCode = {chosen.status_code}")
+        codes = chosen.status_code if isinstance(chosen.status_code, tuple) else (chosen.status_code,)
+        parts.append(_is_one_of("StatusCode", [str(code) for code in codes]))
     if chosen.since is not None:
         parts.append(f'DeadLetteredAt >= "{_moment(chosen.since)}"')
     if chosen.until is not None:
@@ -101,6 +103,11 @@ _STATES: dict[int, Literal["running", "completed", "failed"]] = {
     BatchOperationState.BATCH_OPERATION_STATE_COMPLETED: "completed",
     BatchOperationState.BATCH_OPERATION_STATE_FAILED: "failed",
 }
+
+
+def _is_one_of(attribute: str, values: Sequence[str]) -> str:
+    """`values` are as they stand in a query."""
+    return f"{attribute} = {values[0]}" if len(values) == 1 else f"{attribute} IN ({', '.join(values)})"
 
 
 def _quoted(text: str) -> str:

@@ -120,6 +120,17 @@ class Settings(BaseSettings):
         "", description="Messages that one key may publish, such as `1000/second`, at each API process; empty: any."
     )
 
+    subscriptions_per_endpoint: int = Field(100, ge=1, description="Subscriptions that one endpoint may have.")
+    subscriptions_per_tenant: int = Field(
+        1_000, ge=1, description="Subscriptions that one tenant may have; the tenant `default` may have any number."
+    )
+    subscription_cost: int = Field(
+        1_000, ge=1, description="Steps of matching that one subscription may cost each message."
+    )
+    subscription_cost_per_tenant: int = Field(
+        10_000, ge=1, description="The same for all subscriptions of a tenant together; `default` has no limit."
+    )
+
     temporal_history: Literal["all", "exceptions"] = Field(
         "all",
         description="Which deliveries get a workflow in Temporal: `all`, or only those whose first attempt did not "

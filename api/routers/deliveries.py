@@ -1,5 +1,6 @@
 """Deliveries: what became of each message at each endpoint."""
 
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
@@ -8,9 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio.service import RPCError, RPCStatusCode
 
 from api import render
-from api.dependencies import Paging, Principal, Services, ServicesDep, Store, Temporal, encode_cursor
-from api.endpoint_choice import chosen_endpoint
+from api.dependencies import Paging, Principal, Services, ServicesDep, Store, Temporal
+from api.endpoint_choice import chosen_endpoints
 from api.problems import Problem, conflict, invalid, not_found
+from api.query import Several, several
 from api.schemas import (
     AttemptOut,
     DeliveryDetail,
@@ -38,6 +40,8 @@ from everhook.storage.tables import Attempt, Delivery, Message, now
 MAX_ATTEMPTS = 100
 """In one response: with 16 KiB of body each they are a few megabytes."""
 
+NOTHING = "nothing"
+
 router = APIRouter(prefix="/deliveries", tags=["deliveries"])
 attempts_router = APIRouter(prefix="/attempts", tags=["deliveries"])
 
@@ -46,22 +50,29 @@ attempts_router = APIRouter(prefix="/attempts", tags=["deliveries"])
 async def list_deliveries(
     paging: Paging,
     store: Store,
-    status: DeliveryStatus | None = None,
-    endpoint: EndpointRef | None = None,
-    message: Gid | None = None,
-    channel: Name | None = None,
-    type: EventType | None = None,
-    tenant: Name | None = None,
+    status: Several[DeliveryStatus] = None,
+    endpoint: Several[EndpointRef] = None,
+    message: Several[Gid] = None,
+    channel: Several[Name] = None,
+    type: Several[EventType] = None,
+    tenant: Several[Name] = None,
     since: Moment | None = None,
     until: Moment | None = None,
 ) -> ListOf[DeliveryOut]:
     """Newest first. `since` and `until` bound the time of acceptance."""
     async with store.reading() as session:
-        tenant_gid = await tenants.chosen_gid(session, tenant)
-        endpoint_gid = await chosen_endpoint(session, endpoint)
-        chosen = DeliveryFilter(tenant_gid, message, endpoint_gid, channel, type, status, since, until)
+        chosen = DeliveryFilter(
+            tenant_gid=await tenants.chosen_gids(session, tenant),
+            message_gid=several(message),
+            endpoint_gid=await chosen_endpoints(session, endpoint),
+            channel=several(channel),
+            event_type=several(type),
+            status=several(status),
+            since=since,
+            until=until,
+        )
         page = await deliveries.page(session, chosen, after=paging.after, limit=paging.limit)
-    return ListOf(data=[render.delivery(row) for row in page.rows], next_cursor=encode_cursor(page.next_key))
+    return ListOf(data=[render.delivery(row) for row in page.rows], next_cursor=paging.next_cursor(page.next_key))
 
 
 @router.get("/{gid}")
@@ -82,7 +93,7 @@ async def list_attempts(gid: Gid, paging: Paging, store: Store) -> ListOf[Attemp
         limit = min(paging.limit, MAX_ATTEMPTS)
         page = await delivery_attempts.newest_attempts(session, gid, before=before, limit=limit)
         issued = await delivery_attempts.receipts_of(session, gid, page.rows)
-    return ListOf(data=render.attempts(page.rows, issued), next_cursor=encode_cursor(page.next_key))
+    return ListOf(data=render.attempts(page.rows, issued), next_cursor=paging.next_cursor(page.next_key))
 
 
 @attempts_router.get(
@@ -110,9 +121,14 @@ async def get_sent_body(gid: Gid, store: Store) -> Response:
 
 @router.get("/{gid}/live")
 async def get_live_delivery(gid: Gid, store: Store, temporal: Temporal) -> LiveDelivery:
-    """Ask the workflow itself. `404` where it has ended too long ago for Temporal to remember it."""
+    """Ask the workflow itself what it waits for. A delivery that is over waits for nothing, and no workflow is asked.
+
+    `404` where there is no workflow at this moment.
+    """
     async with store.reading() as session:
-        await find_delivery(session, gid)
+        row = await find_delivery(session, gid)
+    if row.status in TERMINAL_STATUSES:
+        return _over(DeliveryState(row.status, row.round, row.attempts, NOTHING, dead_letter_reason=row.reason))
     handle = temporal.get_workflow_handle(delivery_workflow_id(gid))
     try:
         state = await handle.query("status", result_type=DeliveryState)
@@ -120,7 +136,12 @@ async def get_live_delivery(gid: Gid, store: Store, temporal: Temporal) -> LiveD
         if error.status is RPCStatusCode.NOT_FOUND:
             raise not_found("workflow for delivery", gid) from error
         raise
-    return LiveDelivery.model_validate(state)
+    return _over(state) if state.status in TERMINAL_STATUSES else LiveDelivery.model_validate(state)
+
+
+def _over(state: DeliveryState) -> LiveDelivery:
+    """A workflow that has ended says what it last waited for."""
+    return LiveDelivery.model_validate(replace(state, waiting_for=NOTHING, next_attempt_at=None))
 
 
 @router.post("/{gid}/attempt-now", status_code=HTTPStatus.ACCEPTED)

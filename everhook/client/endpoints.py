@@ -176,7 +176,7 @@ def rotate_secret(
     session: Session,
     gid: Gid,
     grace_seconds: Annotated[
-        float | None, typer.Option(min=0, help="How long the old secrets go on signing: 0 to 604800; a day by default.")
+        int | None, typer.Option(min=0, help="How long the old secrets go on signing: 0 to 604800; a day by default.")
     ] = None,
     secret_file: Annotated[
         Path | None, typer.Option(help="A file with a secret of your own (`-`: standard input); else one is made.")

@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from everhook.storage.paging import Page, page_of
+from everhook.storage.paging import Page, one_of, page_of
 from everhook.storage.tables import AuditEntry
 
 
@@ -76,12 +76,12 @@ async def on_record(
 
 @dataclass(frozen=True)
 class AuditFilter:
-    """`since` and `until` bound the time of the entry: from, and before."""
+    """Several values of a field mean any of them. `since` and `until` bound the time of the entry: from, and before."""
 
-    actor: str | None = None
-    action: str | None = None
-    subject: str | None = None
-    tenant_gid: str | None = None
+    actor: str | tuple[str, ...] | None = None
+    action: str | tuple[str, ...] | None = None
+    subject: str | tuple[str, ...] | None = None
+    tenant_gid: str | tuple[str, ...] | None = None
     since: datetime | None = None
     until: datetime | None = None
 
@@ -94,8 +94,7 @@ async def page(session: AsyncSession, chosen: AuditFilter, *, after: str | None,
         (AuditEntry.subject, chosen.subject),
         (AuditEntry.tenant_gid, chosen.tenant_gid),
     ):
-        if value is not None:
-            statement = statement.where(col(column) == value)
+        statement = statement.where(*one_of(col(column), value))
     if chosen.since is not None:
         statement = statement.where(col(AuditEntry.created_at) >= chosen.since)
     if chosen.until is not None:

@@ -16,6 +16,7 @@ from sqlmodel import col
 from everhook.circuit import CircuitState, Hold
 from everhook.contracts import DeliveryStatus
 from everhook.ids import Kind, first_gid_at
+from everhook.storage.statements import total
 from everhook.storage.tables import (
     Attempt,
     Circuit,
@@ -138,8 +139,8 @@ def _totals(since: datetime) -> Any:
     return (
         select(
             col(minute.endpoint_gid),
-            func.sum(col(minute.delivered)).label("delivered"),
-            func.sum(attempts).label("attempts"),
+            total(col(minute.delivered)).label("delivered"),
+            total(attempts).label("attempts"),
         )
         .where(col(minute.minute) >= since)
         .group_by(col(minute.endpoint_gid))

@@ -1,5 +1,6 @@
 """Bad input to publishing: each gets a problem that names the field, and changes nothing."""
 
+import gzip
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -223,3 +224,47 @@ async def _answer_to(api: Api, receive: object, path: str = "/v1/channels/orders
     await api.app(scope, receive, send)  # type: ignore[arg-type]
     (status,) = statuses
     return status
+
+
+FAULTS = [
+    (b'{"name": "a",}', "trailing comma is not allowed at line 1, column 13"),
+    (b'{"name":\n  "a" "b"}', "at line 2, column 7"),
+    (b'{"name": "a"', "unexpected end of data at line 1, column 13"),
+    (b"name=a", "not valid JSON"),
+    (gzip.compress(b'{"name": "a"}'), "compressed with gzip"),
+    (b'\xef\xbb\xbf{"name": "a"', "byte order mark"),
+    ('{"name": "a"'.encode("utf-16"), "UTF-16"),
+    (b'{"name": "\xff"}', "not UTF-8: 0xff at byte 10"),
+    (b'{"name": "\xed\xa0\x80", ', "half of a surrogate pair at byte 10"),
+    (b'{"payload": 1, "type": "\\ud800"}', "half of a surrogate pair"),
+    (b'{"payload":' + b"[" * 100_000, "nested too deeply"),
+    (b" ", "is empty"),
+]
+
+
+@ON_SHARED
+@pytest.mark.parametrize(("body", "says"), FAULTS, ids=lambda value: repr(value[:30]))
+async def test_a_body_that_is_no_json_is_told_what_is_wrong_and_where(shared: Api, body: bytes, says: str) -> None:
+    headers = {"content-type": "application/json"}
+    for path in ("/v1/channels", "/v1/channels/orders/messages", "/v1/channels/orders/messages/batch"):
+        response = await shared.http.post(path, content=body, headers=headers)
+        if response.status_code == 422:  # what can be said sooner: a field that is not known
+            continue
+        problem = assert_problem(response, 400, "body")
+        assert says in problem["detail"], path
+
+
+@ON_SHARED
+@pytest.mark.parametrize(
+    ("payload", "says"),
+    [
+        (b'"\\ud800"', "half of a surrogate pair"),
+        (b'"\xff"', "not UTF-8: 0xff at byte 1"),
+        (b"[" * 2_000 + b"]" * 2_000, "nested too deeply"),
+    ],
+    ids=["surrogate", "utf-8", "depth"],
+)
+async def test_a_payload_that_is_no_json_is_told_what_is_wrong(shared: Api, payload: bytes, says: str) -> None:
+    problem = assert_problem(await shared.try_publish(b'{"type":"a","payload":' + payload + b"}"), 400)
+
+    assert says in problem["detail"]

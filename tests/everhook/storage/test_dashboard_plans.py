@@ -107,6 +107,8 @@ async def test_rare_statuses_are_found_among_many_deliveries_by_indexes_of_their
     for status, index in OWN_INDEXES.items():
         steps = await plan_of(database, _deliveries(status=status), None)
         assert any(index in step for step in steps), steps
+    several = await plan_of(database, _deliveries(status=tuple(OWN_INDEXES)), None)
+    assert all(any(index in step for step in several) for index in OWN_INDEXES.values()), several
 
 
 async def test_what_is_rare_is_found_by_an_index_of_its_own(store: Store, database: Database) -> None:
