@@ -7,7 +7,7 @@ import typer
 from rich.status import Status
 
 from bench import cost, dashboard, egress, flow, neighbours, pages, parked, receipts, soak
-from bench.results import console, keep, show
+from bench.results import console, keep, measured, show
 from bench.tables import Table, Tell
 from everhook import eventloop
 
@@ -41,7 +41,7 @@ async def run(names: list[str]) -> list[Table]:
     for name in names:
         # The spinner costs CPU that the benchmark needs.
         with console.status(name, refresh_per_second=1) as status:
-            tables.append(await ALL[name](_teller(status, name)))
+            tables.append(await measured(ALL[name], _teller(status, name)))
         show(tables[-1])
     return tables
 

@@ -1,10 +1,16 @@
 """CPU and memory of processes, added up by group."""
 
+import asyncio
 import contextlib
+import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import psutil
+
+SAMPLE_S = 1.0
 
 Members = Callable[[], Iterable[psutil.Process]]
 """The processes of a group as they are now: servers start and end some while they run."""
@@ -78,3 +84,50 @@ def private_mb(process: psutil.Process) -> float:
         memory = process.memory_info()
         return (memory.rss - memory.shared) / 1e6
     return 0.0
+
+
+class Others:
+    """How much CPU other processes of this machine use while a block runs: it explains figures that are off."""
+
+    def __init__(self) -> None:
+        self.cores = 0.0
+        """Cores that they used on average, once the block has ended."""
+        self._own: dict[int, float] = {}
+        self._own_used = 0.0
+
+    async def __aenter__(self) -> Self:
+        self._own = _own_seconds()
+        self._began, self._busy = time.monotonic(), _busy_seconds()
+        self._task = asyncio.create_task(self._sample_forever())
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._task.cancel()
+        self._sample()
+        self.cores = max(0.0, _busy_seconds() - self._busy - self._own_used) / (time.monotonic() - self._began)
+
+    async def _sample_forever(self) -> None:
+        while True:
+            await asyncio.sleep(SAMPLE_S)
+            self._sample()
+
+    def _sample(self) -> None:
+        """Add what this process and each one below it used since the last sample."""
+        own = _own_seconds()
+        self._own_used += sum(seconds - self._own.get(pid, 0.0) for pid, seconds in own.items())
+        self._own = own
+
+
+def _own_seconds() -> dict[int, float]:
+    """CPU seconds of this process and those below it, by process id."""
+    own = {}
+    for process in family(os.getpid())():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            own[process.pid] = times.user + times.system
+    return own
+
+
+def _busy_seconds() -> float:
+    times = psutil.cpu_times()
+    return sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)

@@ -2,7 +2,8 @@
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,11 +11,20 @@ import psutil
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from bench.tables import Table
+from bench.meters import Others
+from bench.tables import Table, Tell
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 console = Console()
+
+
+async def measured(benchmark: Callable[[Tell], Awaitable[Table]], tell: Tell) -> Table:
+    """Run a benchmark; its table says as well how busy other processes kept the machine."""
+    async with Others() as others:
+        table = await benchmark(tell)
+    used = f"Other processes used {others.cores:.2f} of {os.cpu_count()} cores meanwhile."
+    return replace(table, notes=[*table.notes, used])
 
 
 def show(table: Table) -> None:

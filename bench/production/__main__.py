@@ -22,7 +22,7 @@ from bench.production.report import (
 )
 from bench.production.stack import SHAPES, ProductionStack, Shape, StoreOptions, histories, production_stack
 from bench.production.temporal import SHARDS, VERSION, built
-from bench.results import console, keep, show
+from bench.results import console, keep, measured, show
 from bench.stack import History
 from bench.tables import Table, Tell
 from everhook import eventloop
@@ -66,14 +66,25 @@ async def _written(stack: ProductionStack) -> dict[str, int]:
 
 async def run(shapes: list[Shape], wanted: list[History], options: StoreOptions, tell: Tell) -> list[Table]:
     programs = await _programs(tell)
-    combinations = [(shape, history) for shape in shapes for history in wanted]
-    found = [await measure(programs, shape, history, options, tell) for shape, history in combinations]
-    return [cpu_table(found), speed_table(found), disk_table(found)]
+    found: list[Measured] = []
+
+    async def measure_all(tell: Tell) -> Table:
+        for shape in shapes:
+            for history in wanted:
+                found.append(await measure(programs, shape, history, options, tell))
+        return cpu_table(found)
+
+    return [await measured(measure_all, tell), speed_table(found), disk_table(found)]
 
 
 async def run_soak(shape: Shape, history: History, options: StoreOptions, tell: Tell) -> list[Table]:
-    async with production_stack(await _programs(tell), shape, history, options) as stack:
-        return [await soak.soak(stack, tell, f"{shape.title}, `{history}`")]
+    programs = await _programs(tell)
+
+    async def soaked(tell: Tell) -> Table:
+        async with production_stack(programs, shape, history, options) as stack:
+            return await soak.soak(stack, tell, f"{shape.title}, `{history}`")
+
+    return [await measured(soaked, tell)]
 
 
 async def _programs(tell: Tell) -> Path:

@@ -1,6 +1,5 @@
 """Everhook in its production shapes on one machine."""
 
-import asyncio
 import os
 import sys
 import tempfile
@@ -30,7 +29,12 @@ API, WORKER, BOTH = "API", "worker", "API and worker"
 POSTGRES_OPTIONS = {"max_connections": "300", "shared_buffers": "128MB", "max_wal_size": "1GB"}
 """PostgreSQL's own defaults but for the connections, as in docker-compose.yml."""
 
-DROP_INDEXES = REPOSITORY / "deploy/temporal/drop_visibility_indexes.sql"
+EVERHOOK = ("-m", "everhook.cli")
+INDEXES = REPOSITORY / "deploy/temporal/visibility_indexes.py"
+
+
+Starter = Callable[[str, list[str]], Process]
+"""A process of Python by its name and arguments, configured for the stack; not started yet."""
 
 
 @dataclass(frozen=True)
@@ -97,51 +101,68 @@ async def production_stack(
     """A fresh stack, with its data in a temporary directory."""
     async with AsyncExitStack() as exits:
         directory = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="everhook-bench-")))
-        stores = {
-            name: await exits.enter_async_context(
-                PostgresServer(directory / f"postgres-{number}.log", options=POSTGRES_OPTIONS)
-            )
-            for number, name in enumerate((TEMPORAL_STORE, STORE))
-        }
-        temporal = ProductionTemporal(programs, stores[TEMPORAL_STORE], directory)
-        exits.push_async_callback(temporal.process.kill9)
-        await temporal.create_databases()
-        await _apply(options, stores[TEMPORAL_STORE])
-        await temporal.start()
+        stores = await _stores(directory, exits)
+        temporal = await _temporal(programs, stores[TEMPORAL_STORE], directory, options, exits)
         start = _starter(directory, _environment(stores[STORE].url, temporal.address, history), exits)
-        await start("migrate", ["migrate"]).run()
-        await start("setup", ["setup"]).run()
-        ports = [free_port() for _ in range(shape.copies)]
-        apis = [start(f"api-{port}", ["serve", "--port", str(port), *shape.serve]) for port in ports]
-        for api, port in zip(apis, ports, strict=True):
-            api.start()
-            await api.wait_ready(url=f"http://127.0.0.1:{port}/readyz", timeout=60)
-        groups: dict[str, Members] = {
-            TEMPORAL: family(temporal.process.pid),
-            **{name: family(store.process.pid) for name, store in stores.items()},
-            API if shape.worker else BOTH: _families([api.pid for api in apis]),
-        }
-        if shape.worker:
-            worker = start("worker", ["worker"])
-            worker.start()
-            await worker.wait_ready(line=WORKER_READY, timeout=60)
-            groups[WORKER] = family(worker.pid)
+        await start("migrate", [*EVERHOOK, "migrate"]).run()
+        await start("setup", [*EVERHOOK, "setup"]).run()
+        if not options.all_indexes:
+            await _drop_indexes(stores[TEMPORAL_STORE], lambda what: start(f"indexes-{what}", [str(INDEXES), what]))
+        groups, ports = await _product(shape, start)
         sink = await exits.enter_async_context(receiver())
         client = await exits.enter_async_context(api_client(ports[0]))
         stack = ProductionStack([("127.0.0.1", port) for port in ports], client, temporal.address, sink)
-        stack.stores, stack.meter = stores, Meter(groups)
+        stack.stores = stores
+        servers = {TEMPORAL: temporal.process, **{name: store.process for name, store in stores.items()}}
+        stack.meter = Meter({**{name: family(process.pid) for name, process in servers.items()}, **groups})
         exits.callback(stack.driver.close)
         yield stack
 
 
-def _starter(directory: Path, env: dict[str, str], exits: AsyncExitStack) -> Callable[[str, list[str]], Process]:
+async def _stores(directory: Path, exits: AsyncExitStack) -> dict[str, PostgresServer]:
+    return {
+        name: await exits.enter_async_context(
+            PostgresServer(directory / f"postgres-{number}.log", options=POSTGRES_OPTIONS)
+        )
+        for number, name in enumerate((TEMPORAL_STORE, STORE))
+    }
+
+
+async def _temporal(
+    programs: Path, store: PostgresServer, directory: Path, options: StoreOptions, exits: AsyncExitStack
+) -> ProductionTemporal:
+    temporal = ProductionTemporal(programs, store, directory)
+    exits.push_async_callback(temporal.process.kill9)
+    await temporal.create_databases()
+    if not options.durable:
+        await _weaken(store)
+    await temporal.start()
+    return temporal
+
+
+def _starter(directory: Path, env: dict[str, str], exits: AsyncExitStack) -> Starter:
     def start(name: str, arguments: list[str]) -> Process:
-        command = [sys.executable, "-m", "everhook.cli", *arguments]
-        process = Process(command, log=directory / f"{name}.log", env=env, name=name)
+        process = Process([sys.executable, *arguments], log=directory / f"{name}.log", env=env, name=name)
         exits.push_async_callback(process.kill9)
         return process
 
     return start
+
+
+async def _product(shape: Shape, start: Starter) -> tuple[dict[str, Members], list[int]]:
+    """Start the API and worker; returns their groups and the ports of the API."""
+    ports = [free_port() for _ in range(shape.copies)]
+    apis = [start(f"api-{port}", [*EVERHOOK, "serve", "--port", str(port), *shape.serve]) for port in ports]
+    for api, port in zip(apis, ports, strict=True):
+        api.start()
+        await api.wait_ready(url=f"http://127.0.0.1:{port}/readyz", timeout=60)
+    groups = {API if shape.worker else BOTH: _families([api.pid for api in apis])}
+    if shape.worker:
+        worker = start("worker", [*EVERHOOK, "worker"])
+        worker.start()
+        await worker.wait_ready(line=WORKER_READY, timeout=60)
+        groups[WORKER] = family(worker.pid)
+    return groups, ports
 
 
 def _families(pids: list[int]) -> Members:
@@ -168,11 +189,28 @@ def histories() -> list[History]:
     return ["all", "exceptions"] if "temporal_history" in Settings.model_fields else ["all"]
 
 
-async def _apply(options: StoreOptions, store: PostgresServer) -> None:
-    if not options.durable:
-        for database in DATABASES:
-            statement = f"ALTER DATABASE {database} SET synchronous_commit = off"
-            await run_statements(store.url_of(database), statement)
-    if not options.all_indexes:
-        script = await asyncio.to_thread(DROP_INDEXES.read_text)
-        await run_statements(store.url_of(VISIBILITY), script)
+async def _weaken(store: PostgresServer) -> None:
+    """Let commits of Temporal's databases return before they are on disk."""
+    for database in DATABASES:
+        await run_statements(store.url_of(database), f"ALTER DATABASE {database} SET synchronous_commit = off")
+
+
+async def _drop_indexes(store: PostgresServer, script: Callable[[str], Process]) -> None:
+    """Leave the visibility table with the indexes that are needed, and check that what is dropped can be restored."""
+    url = store.url_of(VISIBILITY)
+    original = await _definitions(url)
+    needed, everything = [await script(what).run() for what in ("needed", "all")]
+    for statements in (needed, everything):
+        await run_statements(url, statements)
+    if await _definitions(url) != original:
+        raise RuntimeError(f"{INDEXES.name} does not restore the indexes as they were")
+    await run_statements(url, needed)
+
+
+async def _definitions(url: str) -> set[str]:
+    connection = await asyncpg.connect(url, ssl=False)
+    try:
+        found = await connection.fetch("SELECT indexdef FROM pg_indexes WHERE tablename = 'executions_visibility'")
+    finally:
+        await connection.close()
+    return {row["indexdef"] for row in found}
