@@ -13,6 +13,7 @@ Temporal's schema, which may expect an index to exist.
 """
 
 import asyncio
+import os
 import sys
 from collections.abc import Collection
 
@@ -130,3 +131,6 @@ if __name__ == "__main__":
     if sys.argv[1:] not in (["needed"], ["all"]):
         sys.exit("usage: python deploy/temporal/visibility_indexes.py needed | all")
     sys.stdout.write("\n".join(asyncio.run(main(sys.argv[1]))) + "\n")
+    sys.stdout.flush()
+    # The Temporal SDK's threads may abort an interpreter that is finalised (temporalio/sdk-python#300).
+    os._exit(0)
