@@ -16,7 +16,7 @@ PATIENCE_S = 60.0
 
 MOST_RATIO, MOST_S = 2.0, 0.1
 SLOW_MESSAGES, SLOW_MS = 500, 2_000
-POISON_MESSAGES = 600
+POISON_MESSAGES, POISON_PATH = 600, "/poison"
 PAUSED_MESSAGES = 50_000
 
 Trouble = Callable[[EmbeddedStack, Endpoint], Coroutine[None, None, None]]
@@ -41,7 +41,7 @@ async def poison(tell: Tell) -> Table:
         _corrupt_secret(stack, endpoint)
         await stack.driver.publish_batches(endpoint.channel, POISON_MESSAGES)
 
-    return await _beside(tell, title, "/poison", trouble)
+    return await _beside(tell, title, POISON_PATH, trouble)
 
 
 async def paused(tell: Tell) -> Table:
@@ -68,6 +68,8 @@ async def _beside(tell: Tell, title: str, path: str, trouble: Trouble) -> Table:
         beside = await _quiet(stack, "beside", settled=False)
         accepted = making.done()
         await making
+        if await stack.receiver.count(POISON_PATH):
+            raise RuntimeError("messages were sent that should not be sendable")
     ratio = percentile(beside, 0.99) / percentile(alone, 0.99)
     worst = percentile(beside, 0.99)
     late = sum(math.isinf(seconds) for seconds in beside)

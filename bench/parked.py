@@ -48,19 +48,19 @@ async def parked(tell: Tell) -> Table:
         accepted_s = time.monotonic() - began
         count = await _until_parked(stack, endpoint, memory, tell)
         parked_s = time.monotonic() - began if count >= PARKED else float("inf")
+        grown = memory.peak - memory.before  # what was parked; released deliveries may take memory
         tell("resumed")
         await stack.command(endpoint, "resume")
         ramp = await _ramp(stack, endpoint, memory, tell)
     full = ramp[FULL_AFTER_S:]
     rate = sum(full) / len(full)
-    grown = memory.peak - memory.before
     return Table(
         f"{PARKED:,} parked deliveries",
         ("what", "figure"),
         [
             ("accepted in", f"{accepted_s:.1f} s"),
             ("parked", f"{count:,} after {min(parked_s, PARK_TIMEOUT_S):.0f} s"),
-            ("memory of Temporal before, at most since", f"{memory.before:.0f} MB, {memory.peak:.0f} MB"),
+            ("memory of Temporal before, growth while parked", f"{memory.before:.0f} MB, {grown:+.0f} MB"),
             ("memory of API and worker, at most", f"{memory.everhook:.0f} MB"),
             (f"arrivals in seconds 1 to {FULL_AFTER_S} after the first", ", ".join(map(str, ramp[:FULL_AFTER_S]))),
             (f"arrivals a second after that, until second {RAMP_S}", f"{rate:.0f} ({min(full)} to {max(full)})"),
