@@ -8,7 +8,6 @@ from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import Depends, Query, Request, params
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from temporalio.client import Client
 
 from api.backlog import Backlog
@@ -59,23 +58,30 @@ async def _services(request: Request) -> Services:
     return services
 
 
-_bearer = HTTPBearer(auto_error=False, description="`Authorization: Bearer <key>`")
-
-
-async def _caller(
-    request: Request,
-    services: Annotated[Services, Depends(_services)],
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-) -> Caller:
-    """The caller behind the bearer key. 401 for everybody else."""
-    presented = credentials.credentials if credentials is not None else ""
-    caller = await caller_behind(presented, services, address_of(request, services.settings))
+async def authenticate(request: Request) -> Caller:
+    """The caller who presents a bearer key. Raises 401 for everybody else. Reads nothing of the request's body."""
+    services = await _services(request)
+    scheme, _, presented = request.headers.get("authorization", "").partition(" ")
+    is_bearer = scheme.lower() == "bearer"
+    caller = await caller_behind(presented if is_bearer else "", services, address_of(request, services.settings))
     if caller is None:
-        raise Problem(
-            HTTPStatus.UNAUTHORIZED,
-            "Present an API key: `Authorization: Bearer <key>`.",
-            headers={"www-authenticate": "Bearer"},
-        )
+        raise _key_needed()
+    return caller
+
+
+def _key_needed() -> Problem:
+    return Problem(
+        HTTPStatus.UNAUTHORIZED,
+        "Present an API key: `Authorization: Bearer <key>`.",
+        headers={"www-authenticate": "Bearer"},
+    )
+
+
+async def _caller(request: Request) -> Caller:
+    """Whom the middleware `Authentication` found; nobody outside of the API, for it looks nowhere else."""
+    caller: Caller | None = getattr(request.state, "caller", None)
+    if caller is None:
+        raise _key_needed()
     return caller
 
 

@@ -117,8 +117,15 @@ def from_error(request: Request, error: Exception) -> Problem:
     if isinstance(error, RequestValidationError):
         return _from_validation(error.errors())
     if isinstance(error, HTTPException):
+        if isinstance(error.__cause__, Problem):  # FastAPI's "there was an error parsing the body"
+            return error.__cause__
         return Problem(HTTPStatus(error.status_code), str(error.detail), headers=error.headers)
     return _from_fault(request, error)
+
+
+def response(request: Request, error: Exception) -> Response:
+    """The problem document of any error, for what stands outside of the routes."""
+    return _response(from_error(request, error))
 
 
 Pages = Callable[[Request, Problem], Awaitable[Response | None]]

@@ -119,6 +119,7 @@ def serve(
 ) -> None:
     """Run the API."""
     from everhook import eventloop, http_server
+    from everhook.http_limits import Limits
     from everhook.issuing import require_a_key
     from everhook.keyring import KeyRing
     from everhook.metrics_server import require_metrics_port
@@ -129,16 +130,17 @@ def serve(
     # What is wrong with any of these is one line here, and a traceback within.
     KeyRing.from_settings(settings)
     asyncio.run(require_a_key(settings))
-    http_server.require_port(host, port, "--host, --port (EVERHOOK_HOST, EVERHOOK_PORT)")
+    sockets = http_server.listening_sockets(host, port, "--host, --port (EVERHOOK_HOST, EVERHOOK_PORT)")
     require_metrics_port(settings)
     configure_logging(settings.log_format, settings.log_level)
     from api import dashboard
     from api.main import create_app
 
     eventloop.spare_the_collector()
+    eventloop.raise_file_limit()
     served = create_app(settings)
     dashboard.warm_up()
-    http_server.run(served, host, port, ending=lambda: dashboard.end_streams(served))
+    http_server.run(served, sockets, Limits.from_settings(settings), ending=lambda: dashboard.end_streams(served))
 
 
 @app.command(rich_help_panel=RUN, epilog=epilog(["worker", "worker --role sends"]))

@@ -15,8 +15,8 @@ from api.dashboard.pages import (
     SESSION_COOKIE,
     THEME_COOKIE,
     THEMES,
-    FormDep,
     PageRoute,
+    SignOutFormDep,
     ViewerDep,
     dashboard_of,
     is_local,
@@ -73,7 +73,9 @@ async def sign_in(request: Request, services: ServicesDep) -> Response:
 
 
 @router.post("/sign-out")
-async def sign_out(request: Request, viewer: ViewerDep, form: FormDep) -> Response:
+async def sign_out(request: Request, services: ServicesDep, viewer: ViewerDep, form: SignOutFormDep) -> Response:
+    """End the session for good: its cookie opens nothing any more, wherever it may have been copied to."""
+    await identity.end_session(services.database, viewer)
     response = RedirectResponse("/sign-in", HTTPStatus.SEE_OTHER)
     response.delete_cookie(SESSION_COOKIE)
     return response
