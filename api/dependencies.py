@@ -14,6 +14,7 @@ from api.backlog import Backlog
 from api.callers import Access, Caller, client_address
 from api.problems import Problem, invalid
 from api.publish_rate import PublishRate
+from api.readiness import ReadinessCheck
 from everhook.dispatch import Dispatcher
 from everhook.egress import EgressClient
 from everhook.entities import EndpointEntities
@@ -48,6 +49,7 @@ class Services:
     backlog: Backlog
     publish_rate: PublishRate
     board: HealthBoard
+    readiness: ReadinessCheck
     defaults: OrderDefaults
     keyring: KeyRing
 

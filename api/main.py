@@ -13,6 +13,7 @@ from api.callers import ADMINS, OWNED, PUBLISHERS, SHARED
 from api.dependencies import Services, opened_by
 from api.middleware import Authentication, BodyLimit, Route, Uncached
 from api.publish_rate import PublishRate
+from api.readiness import readiness_check
 from api.routers import (
     api_keys,
     audit,
@@ -128,6 +129,7 @@ async def _services(settings: Settings, temporal: Client | None, database: Datab
         backlog=Backlog(store, settings.undispatched_limit),
         publish_rate=PublishRate(settings.publish_rate),
         board=HealthBoard(store),
+        readiness=readiness_check(store, client),
         defaults=defaults,
         keyring=KeyRing.from_settings(settings),
     )

@@ -6,8 +6,10 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Generator, Iterable
+from dataclasses import dataclass
 from typing import Any
 
+import structlog
 import uvicorn
 
 from everhook.http_limits import DEFAULT_LIMITS, Limits
@@ -24,6 +26,9 @@ BACKLOG = 2048
 
 SWEEP_EVERY_TICKS = 10
 """Of uvicorn's ticks, which are 0.1 s apart."""
+
+
+log = structlog.get_logger()
 
 
 def _nothing() -> None:
@@ -68,6 +73,19 @@ class _Guest(_Server):
 class _Main(_Server):
     """The main business of its process."""
 
+    def __init__(self, config: ServerConfig, ending: Callable[[], None], ready: Callable[[], None]) -> None:
+        super().__init__(config, ending)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        log.info("serving", addresses=[_shown(sock) for sock in sockets or []])
+        self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        log.info("draining", connections=len(self.server_state.connections))
+        await super().shutdown(sockets)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Ends with status 0 after a drain. (uvicorn's own raises the signal again, and the process dies of it.)"""
@@ -77,6 +95,11 @@ class _Main(_Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _shown(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def bound_socket(address: str, port: int, option: str) -> socket.socket:
@@ -95,22 +118,31 @@ def bound_socket(address: str, port: int, option: str) -> socket.socket:
     return sock
 
 
-def listening_sockets(host: str, port: int, option: str, *, shared: bool = False) -> list[socket.socket]:
-    """Sockets that listen on each address of the host; with port 0 on one that is free. Raises Unusable.
+@dataclass(frozen=True)
+class Address:
+    """Where to listen: on each address that the host has. `option` is named where that cannot be."""
 
-    `shared`: other sockets may listen on the same port, between which the kernel spreads connections (SO_REUSEPORT).
-    """
-    found: list[socket.socket] = []
-    try:
-        for family, kind, protocol, _, address in socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        ):
-            taken = found[0].getsockname()[1] if found else port
-            found.append(_listening(socket.socket(family, kind, protocol), (address[0], taken, *address[2:]), shared))
-    except OSError as error:
-        close_all(found)
-        raise Unusable(f"{option}: cannot listen on {host}:{port}: {error.strerror}") from error
-    return found
+    host: str
+    port: int
+    option: str
+
+    def listen(self, *, shared: bool = False) -> list[socket.socket]:
+        """Listening sockets; with port 0 on one that is free. Raises Unusable.
+
+        `shared`: others may listen on the same port, and the kernel spreads connections over all (SO_REUSEPORT).
+        """
+        found: list[socket.socket] = []
+        try:
+            for family, kind, protocol, _, address in socket.getaddrinfo(
+                self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            ):
+                port = found[0].getsockname()[1] if found else self.port
+                sock = socket.socket(family, kind, protocol)
+                found.append(_listening(sock, (address[0], port, *address[2:]), shared))
+        except OSError as error:
+            close_all(found)
+            raise Unusable(f"{self.option}: cannot listen on {self.host}:{self.port}: {error.strerror}") from error
+        return found
 
 
 def _listening(sock: socket.socket, address: tuple[Any, ...], shared: bool) -> socket.socket:
@@ -133,12 +165,19 @@ def close_all(sockets: Iterable[socket.socket]) -> None:
         sock.close()
 
 
-def run(app: Any, sockets: list[socket.socket], limits: Limits, ending: Callable[[], None]) -> None:
+def run(
+    app: Any,
+    sockets: list[socket.socket],
+    limits: Limits,
+    ending: Callable[[], None],
+    ready: Callable[[], None] | None = None,
+) -> None:
     """Serve on listening sockets until SIGTERM or Ctrl-C, as the process's main business.
 
-    Exits where the server does not come up. Otherwise it returns when the requests under way are over, or the grace is.
+    `ready` is called when it serves. It returns when the requests under way are over, or their grace is; it exits where
+    the server does not come up.
     """
-    server = _Main(_config(app, PRODUCTION_GRACE_S, limits), ending)
+    server = _Main(_config(app, PRODUCTION_GRACE_S, limits), ending, ready or _nothing)
     server.run(sockets)
     if not server.started:
         sys.exit(STARTUP_FAILED)

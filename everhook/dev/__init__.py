@@ -28,6 +28,7 @@ from everhook.dev import checks
 from everhook.dev.temporal import EmbeddedTemporal, temporal_command
 from everhook.dev.terminal import Places, Terminal, TerminalErrors
 from everhook.dev_files import DATABASE_VARIABLE, ENVIRONMENT_FILE, TEMPORAL_VARIABLE, URL_FILE, environment_text
+from everhook.http_limits import Limits
 from everhook.http_server import bound_socket, serving
 from everhook.settings import Settings
 from everhook.storage.engine import Database, reason
@@ -280,7 +281,8 @@ class _Stack:
 
         app = create_app(self._settings, temporal=client, database=database)
         dashboard.warm_up()
-        async with serving(app, self._ground.listener, ending=lambda: dashboard.end_streams(app)):
+        limits = Limits.from_settings(self._settings)
+        async with serving(app, self._ground.listener, lambda: dashboard.end_streams(app), limits):
             with self._findable():
                 yield
 

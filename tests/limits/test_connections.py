@@ -4,13 +4,16 @@ Times are only compared with one another: what is late is ended, what is not lat
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from ipaddress import ip_network
+from typing import Any
 
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
-from everhook import http_protocol
+from everhook import http_limits, http_protocol
 from everhook.http_limits import DEFAULT_LIMITS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_PIPELINED, Connections, Limits
 from everhook.settings import Settings
 from tests.limits.wire import GET, HEAD, POST, Client, Server, serving_app
@@ -250,6 +253,27 @@ async def test_where_all_connections_are_taken_an_idle_one_gives_way_and_a_busy_
         server.app.go_on.set()
         for client in (slow, younger, newcomer):
             assert (await client.response()).status_code == 200
+
+
+async def test_what_is_refused_is_logged_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_limits, "REPORT_EVERY_S", 1.0)
+    with capture_logs() as lines:
+        async with serving_app(Limits(connections_per_address=1)) as server:
+            held = await server.connect()
+            for _ in range(50):
+                assert (await server.ask()).status_code == 503
+            await held.send(b"no HTTP at all\r\n\r\n")
+            assert (await held.response()).status_code == 400
+            await assert_eventually(lambda: _assert_reported(lines))
+
+    assert len([line for line in lines if line["log_level"] == "warning"]) <= 2
+
+
+def _assert_reported(lines: list[Any]) -> None:
+    counted: Counter[str] = Counter()
+    for line in lines:
+        counted.update(line.get("refused", {}))
+    assert counted == {"too many connections from one address": 50, "400 Bad Request": 1}
 
 
 @pytest.mark.parametrize(
