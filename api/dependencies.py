@@ -9,7 +9,6 @@ from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import Depends, Query, Request, params
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from temporalio.client import Client
 
 from api.backlog import Backlog
@@ -17,6 +16,7 @@ from api.callers import Access, Caller, client_address
 from api.problems import Problem, invalid
 from api.publish_rate import PublishRate
 from api.query import check_query
+from api.readiness import ReadinessCheck
 from everhook.delivery.dispatcher import Dispatcher
 from everhook.egress import EgressClient
 from everhook.entities import EndpointEntities
@@ -52,6 +52,7 @@ class Services:
     backlog: Backlog
     publish_rate: PublishRate
     board: HealthBoard
+    readiness: ReadinessCheck
     defaults: OrderDefaults
     keyring: KeyRing
     quotas: Quotas
@@ -63,24 +64,30 @@ async def _services(request: Request) -> Services:
     return services
 
 
-_bearer = HTTPBearer(auto_error=False, description="`Authorization: Bearer <key>`")
+async def authenticate(request: Request) -> Caller:
+    """The caller who presents a bearer key. Raises 401 for everybody else. Reads nothing of the request's body."""
+    services = await _services(request)
+    scheme, _, presented = request.headers.get("authorization", "").partition(" ")
+    is_bearer = scheme.lower() == "bearer"
+    caller = await caller_behind(presented if is_bearer else "", services, address_of(request, services.settings))
+    if caller is None:
+        raise _key_needed(_WRONG_KEY if presented else _NO_KEY)
+    return caller
 
 
 _NO_KEY = "No API key was given. Send one as `Authorization: Bearer <key>`."
 _WRONG_KEY = "This API key is not valid: it is unknown or incomplete, or was revoked, or has expired."
 
 
-async def _caller(
-    request: Request,
-    services: Annotated[Services, Depends(_services)],
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-) -> Caller:
-    """The caller behind the bearer key. 401 for everybody else."""
-    presented = credentials.credentials if credentials is not None else ""
-    caller = await caller_behind(presented, services, address_of(request, services.settings))
+def _key_needed(detail: str) -> Problem:
+    return Problem(HTTPStatus.UNAUTHORIZED, detail, headers={"www-authenticate": "Bearer"})
+
+
+async def _caller(request: Request) -> Caller:
+    """Whom the middleware `Authentication` found; nobody outside of the API, for it looks nowhere else."""
+    caller: Caller | None = getattr(request.state, "caller", None)
     if caller is None:
-        detail = _WRONG_KEY if presented else _NO_KEY
-        raise Problem(HTTPStatus.UNAUTHORIZED, detail, headers={"www-authenticate": "Bearer"})
+        raise _key_needed(_NO_KEY)
     return caller
 
 

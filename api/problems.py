@@ -121,8 +121,15 @@ def from_error(request: Request, error: Exception) -> Problem:
     if isinstance(error, HTTPException):
         if error.status_code == HTTPStatus.BAD_REQUEST and isinstance(error.__cause__, ValueError | RecursionError):
             return malformed(why_not_json(_body_of(request), error.__cause__))
+        if isinstance(error.__cause__, Problem):  # FastAPI's "there was an error parsing the body"
+            return error.__cause__
         return Problem(HTTPStatus(error.status_code), str(error.detail), headers=error.headers)
     return _from_fault(request, error)
+
+
+def response(request: Request, error: Exception) -> Response:
+    """The problem document of any error, for what stands outside of the routes."""
+    return _response(from_error(request, error))
 
 
 Pages = Callable[[Request, Problem], Awaitable[Response | None]]

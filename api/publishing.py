@@ -76,12 +76,12 @@ def test_message() -> Publication:
     )
 
 
-async def read_one(request: Request, max_payload: int) -> PublishBody:
-    return _decoded(_decode_one, await _read(request, max_payload + ENVELOPE_ALLOWANCE))
+async def read_one(request: Request) -> PublishBody:
+    return _decoded(_decode_one, await _read(request))
 
 
 async def read_batch(request: Request) -> Sequence[PublishBody]:
-    messages = _decoded(_decode_batch, await _read(request, MAX_BATCH_BYTES)).messages
+    messages = _decoded(_decode_batch, await _read(request)).messages
     if not 1 <= len(messages) <= MAX_BATCH:
         raise invalid("messages", f"takes 1 to {MAX_BATCH} messages")
     return messages
@@ -120,29 +120,11 @@ def publication(
     )
 
 
-async def _read(request: Request, limit: int) -> bytes:
-    """The body, refused as soon as it is known to be too long."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
-        raise _too_long(limit)
-    chunks, size = [], 0
+async def _read(request: Request) -> bytes:
     try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                raise _too_long(limit)
-            chunks.append(chunk)
+        return await request.body()
     except ClientDisconnect as gone:
         raise malformed("ended before it was whole") from gone
-    return b"".join(chunks)
-
-
-def _too_long(limit: int) -> Problem:
-    return Problem(
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        f"The request has more than {limit} bytes.",
-        errors=[("body", f"at most {limit} bytes")],
-    )
 
 
 def _decoded(decoder: "msgspec.json.Decoder[Body]", body: bytes) -> Body:

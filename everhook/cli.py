@@ -137,42 +137,58 @@ def setup() -> None:
     asyncio.run(run())
 
 
-@app.command(rich_help_panel=RUN, epilog=epilog(["serve", "serve --worker", "serve --host 0.0.0.0 --port 8080"]))
+@app.command(
+    rich_help_panel=RUN, epilog=epilog(["serve", "serve --worker", "serve --host 0.0.0.0 --port 8080 --processes 2"])
+)
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
-    worker: Annotated[bool, typer.Option("--worker", help="Also run a worker in this process.")] = False,
+    worker: Annotated[bool, typer.Option("--worker", help="Also run a worker in each process.")] = False,
     send: Annotated[
-        bool, typer.Option(help="Make first attempts from this process (EVERHOOK_EXPRESS); else workers send all.")
+        bool, typer.Option(help="Make first attempts from here (EVERHOOK_EXPRESS); else workers send everything.")
     ] = True,
+    processes: Annotated[int, typer.Option(min=1, help="Processes on this port; each uses one core.")] = 1,
+    listen_fds: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Run the API."""
-    from everhook import eventloop, http_server
+    """Run the API, until SIGTERM or Ctrl-C; requests and attempts under way are finished first."""
+    from everhook import eventloop, http_server, supervisor
+    from everhook.http_limits import Limits
+    from everhook.http_server import Address
     from everhook.issuing import require_a_key
     from everhook.keyring import KeyRing
-    from everhook.metrics_server import require_metrics_port
+    from everhook.metrics_page import require_metrics_port
     from everhook.receipt_issuer import issuer_name
     from everhook.telemetry import configure_logging
 
     settings = load_settings()
     if not send:
         settings = settings.model_copy(update={"express": False})
-    host, port = host or settings.host, port if port is not None else settings.port
+    address = Address(
+        host or settings.host,
+        port if port is not None else settings.port,
+        option="--host, --port (EVERHOOK_HOST, EVERHOOK_PORT)",
+    )
     # What is wrong with any of these is one line here, and a traceback within.
     KeyRing.from_settings(settings)
     issuer_name(settings)
     asyncio.run(require_a_key(settings))
-    http_server.require_port(host, port, "--host, --port (EVERHOOK_HOST, EVERHOOK_PORT)")
     require_metrics_port(settings)
+    if listen_fds is not None:
+        ready, sockets = supervisor.end_with_parent(), supervisor.inherited_sockets(listen_fds)
+    elif processes == 1:
+        ready, sockets = None, address.listen()
+    else:
+        raise typer.Exit(supervisor.supervise(settings, address, processes))
     configure_logging(settings.log_format, settings.log_level)
     from api import dashboard
     from api.main import create_app
     from worker import working
 
     eventloop.spare_the_collector()
+    eventloop.raise_file_limit()
     served = create_app(settings, beside=working if worker else None)
     dashboard.warm_up()
-    http_server.run(served, host, port, ending=lambda: dashboard.end_streams(served))
+    http_server.run(served, sockets, Limits.from_settings(settings), lambda: dashboard.end_streams(served), ready)
 
 
 @app.command(rich_help_panel=RUN, epilog=epilog(["worker", "worker --role sends"]))
@@ -184,7 +200,7 @@ def worker(
     """Run a worker, until SIGTERM or Ctrl-C; attempts in flight are finished first."""
     from everhook import eventloop
     from everhook.keyring import KeyRing
-    from everhook.metrics_server import require_metrics_port
+    from everhook.metrics_page import require_metrics_port
     from everhook.receipt_issuer import issuer_name
     from everhook.telemetry import configure_logging
 

@@ -17,6 +17,7 @@ _QUIET = {
     "aiosqlite": logging.WARNING,
     "alembic": logging.WARNING,
     "uvicorn.access": logging.WARNING,
+    "uvicorn.error": logging.WARNING,
     # The SDK logs each failed try of an activity with its traceback; what matters of it we log ourselves.
     "temporalio.activity": logging.ERROR,
 }

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from api import problems
-from api.callers import ADMINS, OWNED, Access, Caller
+from api.callers import ADMINS, OWNED, SIGNED_IN, Access, Caller
 from api.dashboard import assets, charts, code, states, text
 from api.dashboard.advice import advice, page_behind, ways
 from api.dashboard.forms import TOKEN_FIELD, Form, read_form, refuse_foreign, wrong_fields
@@ -259,6 +259,7 @@ AdminDep = Annotated[Viewer, Depends(_admin)]
 StoreDep = Annotated[Reach, Depends(_store)]
 FormDep = Annotated[Form, _form_of(OWNED)]
 AdminFormDep = Annotated[Form, _form_of(ADMINS)]
+SignOutFormDep = Annotated[Form, _form_of(SIGNED_IN)]
 
 
 class PageRoute(APIRoute):

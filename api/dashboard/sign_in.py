@@ -15,8 +15,8 @@ from api.dashboard.pages import (
     SESSION_COOKIE,
     THEME_COOKIE,
     THEMES,
-    FormDep,
     PageRoute,
+    SignOutFormDep,
     ViewerDep,
     dashboard_of,
     is_local,
@@ -78,7 +78,9 @@ def start_session(request: Request, subject: str, target: str) -> Response:
 
 
 @router.post("/sign-out")
-async def sign_out(request: Request, viewer: ViewerDep, form: FormDep) -> Response:
+async def sign_out(request: Request, services: ServicesDep, viewer: ViewerDep, form: SignOutFormDep) -> Response:
+    """End the session for good: its cookie opens nothing any more, wherever it may have been copied to."""
+    await identity.end_session(services.database, viewer)
     response = RedirectResponse("/sign-in", HTTPStatus.SEE_OTHER)
     response.delete_cookie(SESSION_COOKIE)
     return response

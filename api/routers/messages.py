@@ -100,7 +100,7 @@ async def publish(
     services.backlog.refuse_if_full()
     await services.publish_rate.take(caller)
     limit = services.settings.max_payload_bytes
-    body = await publishing.read_one(request, limit)
+    body = await publishing.read_one(request)
     tenant_gid = await _tenant_gid(store, body.tenant, "tenant")
     with _traced(request) as trace:
         publication = publishing.publication(body, name, tenant_gid, idempotency_key, limit, traceparent=trace)

@@ -35,6 +35,7 @@ from everhook.dev_files import (
     URL_FILE,
     environment_text,
 )
+from everhook.http_limits import Limits
 from everhook.http_server import bound_socket, serving
 from everhook.settings import Settings
 from everhook.storage.engine import Database, reason
@@ -295,7 +296,8 @@ class _Stack:
         app = create_app(self._settings, engine=engine)
         self._sign_in_url = dashboard.sign_in_link.make_link(app, self._ground.api_url)
         dashboard.warm_up()
-        async with serving(app, self._ground.listener, ending=lambda: dashboard.end_streams(app)):
+        limits = Limits.from_settings(self._settings)
+        async with serving(app, self._ground.listener, lambda: dashboard.end_streams(app), limits):
             with self._findable():
                 yield
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -48,6 +49,25 @@ def record_audit(
     )
     session.add(entry)
     return entry
+
+
+async def record_once(
+    store: Writer, gid: str, actor: Actor, action: str, subject: str, *, tenant_gid: str | None = None
+) -> bool:
+    """For what happens once at most, at whichever process: its entry has a gid that was chosen beforehand. False where
+    it has happened already."""
+    try:
+        async with store.writing() as session:
+            record_audit(session, actor, action, subject, tenant_gid=tenant_gid).gid = gid
+    except IntegrityError:
+        return False
+    return True
+
+
+async def is_entry(session: AsyncSession, gid: str) -> bool:
+    """Whether there is an entry of this gid."""
+    found = await session.execute(select(col(AuditEntry.gid)).where(col(AuditEntry.gid) == gid))
+    return found.scalar_one_or_none() is not None
 
 
 @asynccontextmanager

@@ -553,3 +553,15 @@ async def test_everything_can_be_read_and_done_without_javascript(
         await page.get_by_role("button", name="Replay selected").click()
         await expect(page.get_by_text("A replay was asked for")).to_be_visible()
         await until(stage, gid, "delivered")
+
+
+async def test_the_reference_of_the_api_works_from_our_own_files_alone(stage: Stage) -> None:
+    asked_for: list[str] = []
+    async with stage.tab(signed_in=False) as page:
+        page.on("request", lambda request: asked_for.append(request.url))
+        await page.goto("/redoc")
+        await page.locator("#operations-health-version_version_get .opblock-summary-control").click()
+        await page.get_by_role("button", name="Try it out").click()
+        await page.get_by_role("button", name="Execute").click()
+        await expect(page.locator(".live-responses-table")).to_contain_text('"version"')
+    assert [url for url in asked_for if not url.startswith((stage.url, "data:"))] == []

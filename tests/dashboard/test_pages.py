@@ -12,7 +12,7 @@ from api import dashboard
 from api.dashboard.pages import PORTAL
 from everhook.contracts import DeadLetterReason, DeliveryStatus
 from everhook.ids import Kind, new_gid
-from tests.api.driving import Api, created
+from tests.api.driving import Api, assert_problem, created, running_api
 from tests.dashboard.conftest import Pages, browsing
 from tests.dashboard.scenery import gid_at
 
@@ -340,7 +340,85 @@ async def test_files_are_kept_by_browsers_for_good_under_the_name_of_their_conte
     assert (await pages.get("/assets/x/../main.py")).status_code == 404
 
 
+# Signing out
+
+
+async def test_signing_out_ends_the_session_wherever_its_cookie_went_and_at_every_process(pages: Pages) -> None:
+    await pages.sign_in()
+    stolen = {"everhook_session": pages.http.cookies["everhook_session"]}
+    services = pages.api.services
+    async with running_api(services.settings, services.temporal) as another, browsing(another) as elsewhere:
+        elsewhere.http.cookies.update(stolen)
+        assert (await elsewhere.get("/")).status_code == 200
+
+        signed_out = await pages.send("/sign-out")
+
+        assert (signed_out.status_code, signed_out.headers["location"]) == (303, "/sign-in")
+        for visitor in (pages, elsewhere):
+            visitor.http.cookies = httpx.Cookies(stolen)
+            assert (await visitor.get("/")).status_code == 303
+            assert (await visitor.get("/live")).status_code == 303
+    (entry,) = await pages.api.rows("SELECT actor, subject FROM audit_entry WHERE action = 'session.ended'")
+    assert tuple(entry) == ("environment", "environment")
+
+
+async def test_other_sessions_of_the_same_key_go_on(pages: Pages) -> None:
+    async with browsing(pages.api) as colleague:
+        await colleague.sign_in()
+        await pages.sign_in()
+        await pages.send("/sign-out")
+        assert (await colleague.get("/")).status_code == 200
+
+
+@pytest.mark.parametrize("scope", ["read", "admin"])
+async def test_whoever_could_sign_in_can_sign_out(pages: Pages, scope: str) -> None:
+    key = created(await pages.api.post("/v1/api-keys", {"name": "a", "scopes": [scope]}))["key"]
+    await pages.sign_in(key)
+    assert (await pages.send("/sign-out")).status_code == 303
+    assert (await pages.get("/")).status_code == 303
+
+
+async def test_another_site_cannot_sign_anybody_out(pages: Pages) -> None:
+    await pages.sign_in()
+    assert (await pages.http.post("/sign-out")).status_code == 403
+    assert (await pages.get("/")).status_code == 200
+
+
 # The portal
+
+
+async def test_the_portal_is_left_by_signing_out_and_its_session_is_over(pages: Pages) -> None:
+    acme, _ = await two_tenants(pages.api)
+    await open_portal(pages, acme)
+    stolen = {"everhook_portal": pages.http.cookies["everhook_portal"]}
+    assert 'action="/portal/sign-out"' in (await pages.get("/portal/")).text
+
+    signed_out = await pages.send("/portal/sign-out")
+
+    assert signed_out.status_code == 303
+    assert "path=/portal" in cookie_of(signed_out).lower() and "max-age=0" in cookie_of(signed_out).lower()
+    assert "everhook_portal" not in pages.http.cookies
+    pages.http.cookies = httpx.Cookies(stolen)
+    assert (await pages.get("/portal/")).status_code == 401
+    (entry,) = await pages.api.rows("SELECT actor, tenant_gid FROM audit_entry WHERE action = 'session.ended'")
+    assert tuple(entry) == ("portal of acme", acme)
+
+
+async def test_a_link_to_the_portal_begins_with_the_public_address_and_not_with_what_the_caller_says(
+    pages: Pages,
+) -> None:
+    acme, _ = await two_tenants(pages.api)
+    settings = pages.api.app.state.dashboard.settings
+
+    async def link() -> httpx.Response:
+        return await pages.api.http.post(f"/v1/tenants/{acme}/portal-link", headers={"host": "evil.example"})
+
+    assert created(await link())["url"].startswith("http://evil.example/portal/open/"), "in development alone"
+    settings.dev = False
+    problem = assert_problem(await link(), 409)
+    assert "EVERHOOK_PUBLIC_URL" in problem["detail"]
+    settings.public_url = "https://hooks.example.com"
+    assert created(await link())["url"].startswith("https://hooks.example.com/portal/open/")
 
 
 async def two_tenants(api: Api) -> tuple[str, str]:

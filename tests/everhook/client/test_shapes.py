@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from api import health_schemas, schemas
-from api.routers.health import Readiness
+from api.readiness import Readiness
 from everhook.client import dead_letters, deliveries, endpoints, options, shapes
 from everhook.contracts import DeadLetterReason, DeliveryStatus
 from everhook.envelope import BodyFormat
