@@ -26,7 +26,8 @@ import svix
 from everhook.circuit import CircuitPolicy
 from everhook.contracts import FailureCode, Verdict
 from everhook.egress import KEPT_BODY_BYTES, MAX_RETRY_AFTER, EgressClient, EgressRules
-from everhook.egress.pool import CONNECT_LIMIT, KEEP_ALIVE
+from everhook.egress.connection import KEEP_ALIVE
+from everhook.egress.pool import CONNECT_LIMIT
 from everhook.envelope import BodyFormat, Content, render
 from everhook.ids import Kind, new_gid
 from everhook.policy import MAX_TIMEOUT, DeliveryPolicy
