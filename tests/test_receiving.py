@@ -547,11 +547,11 @@ ANSWERS = {
     "`2xx`": [classify(200), classify(204)],
     "`5xx`": [classify(500), classify(599)],
     "no answer (timeout, connection refused or reset, TLS, DNS)": [classify(None, FailureCode.TIMEOUT_TOTAL)],
-    "`429` with `Retry-After`": [classify(429, named_return=True)],
+    "`429`": [classify(429), classify(429, named_return=True)],
     "`503` with `Retry-After`": [classify(503, named_return=True)],
     "`3xx`": [classify(301), classify(308)],
     "`410`": [classify(410)],
-    "any other `4xx`, `429` without `Retry-After` too": [classify(400), classify(401), classify(409), classify(429)],
+    "any other `4xx`": [classify(400), classify(401), classify(409)],
 }
 WORDS = {Verdict.DELIVERED: "Delivered", Verdict.RETRY: "Tried again", Verdict.REJECTED: "Given up"}
 

@@ -19,7 +19,7 @@ import httpx
 
 from everhook.contracts import FailureCode
 from everhook.egress.dial import Line, tls_detail
-from everhook.egress.errors import EndpointFailure, OurFault, is_ours, quoted
+from everhook.egress.errors import EndpointFailure, quoted
 from everhook.egress.request import Request
 from everhook.egress.tls import Trust
 from everhook.egress.tls_stream import TLS_RECORD
@@ -182,7 +182,7 @@ class Connection:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn what goes wrong in an exchange into `EndpointFailure` or `OurFault`."""
+        """Turn what goes wrong in an exchange, once there is a connection, into `EndpointFailure`."""
         try:
             yield
         except h11.RemoteProtocolError as error:
@@ -190,8 +190,6 @@ class Connection:
         except ssl.SSLError as error:
             raise EndpointFailure(FailureCode.TLS, tls_detail(error)) from error
         except (httpcore.NetworkError, OSError) as error:
-            if isinstance(error, OSError) and is_ours(error):
-                raise OurFault(f"no socket available ({error.strerror})") from error
             raise EndpointFailure(FailureCode.RESET, "connection reset") from error
 
     def _ended_early(self) -> EndpointFailure:

@@ -267,6 +267,24 @@ async def test_retry_after_is_parsed() -> None:
     assert (exchange.status, exchange.retry_after) == (429, 7 * SECOND)
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"",
+        b"Retry-After:\r\n",
+        b"Retry-After: 1.5\r\n",
+        b"Retry-After: 3s\r\n",
+        b"Retry-After: 2026-11-23T12:01:00Z\r\n",
+        b"Retry-After: 7\r\nRetry-After: 9\r\n",
+        b"Retry-After: 7, 9\r\n",
+        b"Retry-After: \xff\r\n",
+    ],
+)
+async def test_a_429_without_a_time_that_can_be_read_names_none(headers: bytes) -> None:
+    exchange = await answer_to(answering(b"HTTP/1.1 429 Slow\r\n" + headers + b"Content-Length: 0\r\n\r\n"))
+    assert (exchange.status, exchange.failure, exchange.retry_after) == (429, None, None)
+
+
 async def test_a_redirect_is_an_answer_and_is_not_followed() -> None:
     async with receiving(keeping_alive()) as target:
         redirect = f"HTTP/1.1 307 Temporary Redirect\r\nLocation: {target.url}\r\nContent-Length: 0\r\n\r\n".encode()
@@ -770,6 +788,9 @@ def test_a_configured_list_of_ports_is_exhaustive() -> None:
         ("Mon, 23 Nov 2026 12:01:00 -0000", timedelta(minutes=1)),
         ("Fri, 31 Dec 9999 23:59:59 GMT", timedelta(hours=24)),
         ("1.5", None),
+        ("3s", None),
+        ("2026-11-23T12:01:00Z", None),
+        ("7, 9", None),
         ("soon", None),
         ("", None),
         ("٣", None),
