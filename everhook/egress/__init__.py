@@ -120,8 +120,8 @@ class EgressClient:
         `timeout` is for everything together, name and body included, and 30 s at most. `tls` is what the endpoint has
         beyond the usual. `tenant` is whose share of the resolver's threads a look-up counts for.
 
-        Raises `OurFault`, always before a byte of the request was sent. Of those, `Unsendable` says that the client
-        refuses this request, and would again.
+        Raises `OurFault` only, before a byte of the request was sent on the connection. Of those, `Unsendable` says
+        that the client refuses this request, and would again.
         """
         route = Route()
         started = time.monotonic()
@@ -140,9 +140,11 @@ class EgressClient:
         except OurFault:
             raise
         except Exception as error:
-            if route.sent:
-                raise
-            raise Unsendable(f"the client failed before it sent anything ({type(error).__name__})") from error
+            if not route.sent:
+                raise Unsendable(f"the client failed before it sent anything ({type(error).__name__})") from error
+            # A bug, but what follows an exception is another request: the first one is on record as a failure instead.
+            detail = f"the client failed to read the response ({type(error).__name__})"
+            return _failed(FailureCode.PROTOCOL, detail, started, route)
         return _exchange(response, started, route)
 
     async def aclose(self) -> None:

@@ -34,7 +34,7 @@ MAX_RECEIVED = 256 * 1024
 _READ_BYTES = 64 * 1024
 _SHOWN_BYTES = 40
 _HTTP = re.compile(rb"HTTP/\d")
-_PYTHON_BYTES = re.compile(r"""(?:bytearray\()?b(?P<quote>['"])(?P<text>.*?)(?P=quote)\)?""", re.DOTALL)
+_PYTHON_BYTES = re.compile(r"""(bytearray\()?b(?P<quote>['"])(?P<text>(?:\\.|(?!(?P=quote)).)*)(?P=quote)(?(1)\))""")
 
 OriginKey = tuple[str, bytes, int | None, bytes]
 """Scheme, host and port, and whom the connection trusts and what it presents (`Trust.key`)."""
