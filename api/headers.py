@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 
 from api.problems import invalid
+from everhook.egress import header_fault
 
 MAX_TOTAL_BYTES = 4_096
 
@@ -34,3 +35,5 @@ def check_custom_headers(headers: Mapping[str, str]) -> None:
             raise invalid(field, "is not yours to set")
         if not _VALUE.fullmatch(value):
             raise invalid(field, "may have printable ASCII characters only")
+        if fault := header_fault(name, value):
+            raise invalid(field, fault)

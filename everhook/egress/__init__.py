@@ -15,6 +15,8 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http.client import responses as PHRASES
 
+import httpcore
+
 from everhook.contracts import FailureCode
 from everhook.egress.connection import KEPT_BODY_BYTES, Response, Route
 from everhook.egress.dial import Guard
@@ -80,15 +82,21 @@ class EgressClient:
     """Sends webhooks. One a process: it holds the connections, the TLS contexts and the resolvers' threads."""
 
     def __init__(
-        self, rules: EgressRules, *, resolver: Resolver | None = None, ssl_context: ssl.SSLContext | None = None
+        self,
+        rules: EgressRules,
+        *,
+        resolver: Resolver | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        backend: httpcore.AsyncNetworkBackend | None = None,
     ) -> None:
+        """All but `rules` have defaults: the system's resolver, its certificate authorities, and its TCP."""
         self._rules = rules
         self._resolvers = [] if resolver else [CachingResolver(), CachingResolver(threads=CHECKING_THREADS)]
         sending, checking = (resolver, resolver) if resolver else self._resolvers
         usual = ssl_context or usual_context()
         self._checking = Guard(rules, checking)
         self._contexts = TlsContexts(usual)
-        self._transport = Transport(Guard(rules, sending), usual)
+        self._transport = Transport(Guard(rules, sending), usual, backend)
 
     async def check_url(self, url: str, tenant: str = "") -> str:
         """`url` normalised, if an endpoint may have it as of now. Raises `UrlRefused`, `OurFault`.
