@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 
 from api.problems import invalid
+from everhook.egress import header_fault
 
 MAX_TOTAL_BYTES = 4_096
 
@@ -36,6 +37,8 @@ def check_custom_headers(headers: Mapping[str, str]) -> None:
             raise invalid(field, "is set by Everhook, or by proxies" + _spelt(name, folded))
         if not _VALUE.fullmatch(value):
             raise invalid(field, "may have printable ASCII characters only")
+        if fault := header_fault(name, value):
+            raise invalid(field, fault)
 
 
 def _fold(name: str) -> str:

@@ -164,7 +164,7 @@ class Policy(ApiModel):
     timeout_seconds: Number | None = Field(None, gt=0, le=rules.MAX_TIMEOUT.total_seconds())
     max_window_seconds: Number | None = Field(None, gt=0, le=rules.MAX_WINDOW.total_seconds())
     retry_statuses: list[Annotated[Integer, Field(ge=400, le=499)]] | None = Field(
-        None, max_length=20, description="Further statuses to retry, such as 408, 425, 429."
+        None, max_length=20, description="Further statuses to retry, such as 408 and 425; 429 always is."
     )
 
     @model_validator(mode="after")

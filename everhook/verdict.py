@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from everhook.contracts import DeadLetterReason, FailureCode, Verdict
 
 GONE = 410
+TOO_MANY_REQUESTS = 429
 RETRY_AFTER_STATUSES = frozenset({429, 503})
 """Where a `Retry-After` header makes sense: RFC 6585 section 4, RFC 9110 section 15.6.4."""
 
@@ -32,7 +33,8 @@ def classify(
 ) -> Judgement:
     """Judge one answer: an HTTP `status`, or a `failure` where there was none.
 
-    `named_return` says that the answer carried a usable `Retry-After`; `retry_statuses` are those the policy adds.
+    `retry_statuses` are those the policy adds. `named_return`, whether the response had a usable `Retry-After`, decides
+    nothing: a 429 asks to come back, whether or not it says when.
     """
     if status is None:
         if failure is FailureCode.BLOCKED:
@@ -46,6 +48,6 @@ def classify(
         return Judgement(Verdict.RETRY, healthy=False)
     if status == GONE:
         return Judgement(Verdict.REJECTED, DeadLetterReason.REJECTED, healthy=True, gone=True)
-    if status < 400 or status in retry_statuses or (status == 429 and named_return):
+    if status < 400 or status == TOO_MANY_REQUESTS or status in retry_statuses:
         return Judgement(Verdict.RETRY, healthy=True)
     return Judgement(Verdict.REJECTED, DeadLetterReason.REJECTED, healthy=True)

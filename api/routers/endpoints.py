@@ -60,8 +60,8 @@ async def create_endpoint(
 ) -> EndpointCreated:
     """Create an endpoint and, with `channel` or `events`, its first subscription. The secret is shown this once."""
     columns = body.model_dump(include=set(EndpointSettings.model_fields) - NOT_COLUMNS)
-    changes = await _checked(services.egress, columns, body.policy)
-    tls = await _checked_tls(services.egress, body.tls)
+    changes = await checked_settings(services.egress, columns, body.policy, caller.tenant_gid or body.tenant or "")
+    tls = await checked_tls(services.egress, body.tls)
     _check_ed25519(body.signatures, on=body.ed25519, field="ed25519")
     async with once.writing(store) as session:
         channel = await _first_channel(session, body)
@@ -109,9 +109,11 @@ async def change_endpoint(
     """Change what is given. No request goes to the old URL once this is answered, but those then in flight."""
     refuse_nulls(body, but={"policy", "rate_limit", "tls"})
     columns = body.model_dump(exclude_unset=True, exclude=NOT_COLUMNS)
-    changes = await _checked(services.egress, columns, body.policy)
+    async with store.reading() as session:
+        owner = (await _view(session, gid)).endpoint.tenant_gid
+    changes = await checked_settings(services.egress, columns, body.policy, owner)
     if "tls" in body.model_fields_set:
-        tls = await _checked_tls(services.egress, body.tls)
+        tls = await checked_tls(services.egress, body.tls)
         changes |= endpoints.tls_columns(services.keyring, gid, tls)
     async with store.writing() as session:
         view = await _view(session, gid, for_change=True)
@@ -282,7 +284,8 @@ def _check_ed25519(signatures: Collection[str], *, on: bool, field: str) -> None
         raise invalid(field, "Ed25519 signs in the scheme `standard`, which this endpoint does not use")
 
 
-async def _checked_tls(egress: EgressClient, tls: Tls | None) -> TlsExtras | None:
+async def checked_tls(egress: EgressClient, tls: Tls | None) -> TlsExtras | None:
+    """As the sender takes them, if it can use them."""
     if tls is None:
         return None
     extras = tls.extras()
@@ -294,11 +297,13 @@ async def _checked_tls(egress: EgressClient, tls: Tls | None) -> TlsExtras | Non
     return extras
 
 
-async def _checked(egress: EgressClient, changes: dict[str, Any], policy: Policy | None) -> dict[str, Any]:
-    """Request fields as columns, with everything checked that a schema cannot check."""
+async def checked_settings(
+    egress: EgressClient, changes: dict[str, Any], policy: Policy | None, tenant: str
+) -> dict[str, Any]:
+    """Request fields as columns, with everything checked that a schema cannot check: what passes can be sent."""
     if "url" in changes:
         try:
-            changes["url"] = await egress.check_url(changes["url"])
+            changes["url"] = await egress.check_url(changes["url"], tenant)
         except UrlRefused as error:
             raise invalid("url", error.rule) from error
         except OurFault as error:

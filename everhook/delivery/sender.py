@@ -26,7 +26,7 @@ from everhook.contracts import (
 )
 from everhook.delivery.fitness import EndpointFitness
 from everhook.delivery.reporter import OutcomeReporter
-from everhook.egress import EgressClient, Exchange, OurFault
+from everhook.egress import EgressClient, Exchange, OurFault, Unsendable
 from everhook.envelope import Content, render
 from everhook.ids import Kind, new_gid
 from everhook.keyring import KeyRing
@@ -204,9 +204,9 @@ class Sender:
         body = b""
         try:
             if target.fault is not None:
-                raise OurFault(target.fault)
+                raise Unsendable(target.fault)
             headers, body = _request(order, basis, target, moment, span)
-            exchange = await self._egress.post(target.url, headers, body, order.timeout, target.tls)
+            exchange = await self._egress.post(target.url, headers, body, order.timeout, target.tls, target.tenant_gid)
         except Exception as error:
             exchange = self._unsendable(order.endpoint_gid, error)
         else:

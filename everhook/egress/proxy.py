@@ -60,6 +60,9 @@ _ERRORS = {
 }
 """RFC 9209 section 2.3, and Squid's. An error that is not here is the proxy's own."""
 
+_OPERATOR = "(operator)"
+"""In place of a tenant, in the resolver's shares: the proxy is everybody's."""
+
 _PROXY_STATUS = re.compile(rb'; *error *= *"?([a-z_]{1,40})')
 _SQUID_ERROR = re.compile(rb"(ERR_[A-Z_]{1,40})")
 
@@ -138,7 +141,7 @@ class ConnectBackend(httpcore.AsyncNetworkBackend):
         except ValueError:
             pass
         try:
-            return await self._resolver(self._proxy.host)
+            return await self._resolver(self._proxy.host, _OPERATOR)
         except NameUnresolved as unresolved:
             raise OurFault(f"the name of the egress proxy does not resolve: {unresolved}") from None
 

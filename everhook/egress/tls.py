@@ -75,9 +75,16 @@ class TlsContexts:
                 self._kept.popitem(last=False)
 
 
+def usual_context() -> ssl.SSLContext:
+    """The system's authorities, TLS 1.2 and later, HTTP/1.1."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
 def make_context(extras: TlsExtras) -> ssl.SSLContext:
     """Raises `TlsRefused` if `extras` cannot be used, `OurFault` if we could not try."""
-    context = ssl.create_default_context()
+    context = usual_context()
     if extras.ca is not None:
         _trust(context, extras.ca)
     if extras.certificate is not None and extras.key is not None:
