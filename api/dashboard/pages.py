@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from api import problems
-from api.callers import ADMINS, OWNED, SIGNED_IN, Access, Caller
+from api.callers import ADMINS, ENVIRONMENT, OWNED, SIGNED_IN, Access, Caller
 from api.dashboard import assets, charts, code, states, text
 from api.dashboard.advice import advice, page_behind, ways
 from api.dashboard.forms import TOKEN_FIELD, Form, read_form, refuse_foreign, wrong_fields
@@ -112,7 +112,14 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(asset=assets.address, charts=charts, states=states, text=text, token_field=TOKEN_FIELD)
+    environment.globals.update(
+        asset=assets.address,
+        charts=charts,
+        states=states,
+        text=text,
+        token_field=TOKEN_FIELD,
+        environment_key=ENVIRONMENT,
+    )
     environment.filters.update(query=query, as_url=code.url_markup, as_moment=datetime.fromisoformat)
     return environment
 

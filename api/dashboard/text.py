@@ -2,8 +2,6 @@
 
 from datetime import datetime, timedelta
 
-from api.callers import ENVIRONMENT
-
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
@@ -53,11 +51,6 @@ def age(moment: datetime, now: datetime) -> str:
             span = f"{int(abs(seconds) // size)} {unit}"
             return f"{span} ago" if seconds > 0 else f"in {span}"
     return "now"
-
-
-def who(name: str) -> str:
-    """Who did something, by the name on record. The key of the environment has no other name than that."""
-    return "admin (EVERHOOK_API_KEY)" if name == ENVIRONMENT else name
 
 
 def clock(moment: datetime) -> str:

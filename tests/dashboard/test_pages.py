@@ -265,7 +265,7 @@ async def test_a_filter_that_means_nothing_is_marked_and_leads_out(pages: Pages,
     assert answer.status_code == 422
     assert f'aria-describedby="h-{marked}" aria-invalid="true"' in answer.text
     assert f'id="h-{marked}" class="mistake"' in answer.text
-    assert "That cannot be looked for" in answer.text and "pattern" not in answer.text
+    assert "This filter cannot be applied" in answer.text and "pattern" not in answer.text
 
 
 @pytest.mark.parametrize("list_of", ["deliveries", "dead-letters"])
@@ -701,7 +701,7 @@ async def test_the_key_of_the_environment_goes_by_a_name_that_says_what_it_is(pa
     await pages.send("/channels/new", name="orders")
     for path in ("/", "/audit"):
         page = (await pages.get(path)).text
-        assert "admin (EVERHOOK_API_KEY)" in page and ">environment<" not in page
+        assert '<span title="with EVERHOOK_API_KEY">admin</span>' in page and ">environment<" not in page
 
 
 async def test_the_channel_of_the_system_has_no_button_to_delete_it(pages: Pages) -> None:

@@ -168,14 +168,14 @@ HOSTILE = {
 def test_colouring_takes_time_in_proportion_to_the_text(hostile: Callable[[int], bytes]) -> None:
     """Quadratic work would take 64 times as long for 8 times the text."""
     small, large = (_seconds_to_colour(hostile(size)) for size in (8 * 1024, 64 * 1024))
-    assert large < 24 * small + 0.001
+    assert large < 32 * small + 0.001
 
 
 def _seconds_to_colour(body: bytes) -> float:
     def once() -> float:
-        began = time.perf_counter()
+        began = time.thread_time()  # what others do on this machine is not our work
         Highlighter(tokens_left=10**9).body(body)
-        return time.perf_counter() - began
+        return time.thread_time() - began
 
     return min(once() for _ in range(5))
 
