@@ -183,12 +183,15 @@ async def dead_letter_filter(session: AsyncSession, selection: DeadLetterSelecti
 async def _bulk(services: Services, store: Reach, body: BulkRequest, signal: str, caller: Caller) -> BulkAnswer:
     async with store.reading() as session:
         chosen = await dead_letter_filter(session, body)
-        if signal == "replay" and body.endpoint is not None and await endpoints.is_deleted(session, body.endpoint):
-            raise conflict(f"Nothing can be replayed: {body.endpoint} was deleted. Its dead letters can be discarded.")
+        endpoint = chosen.endpoint_gid if isinstance(chosen.endpoint_gid, str) else None
+        if signal == "replay" and endpoint is not None and await endpoints.is_deleted(session, endpoint):
+            raise conflict(f"Nothing can be replayed: {endpoint} was deleted. Its dead letters can be discarded.")
         matched = await dead_letters.count(session, chosen)
         if body.dry_run or not matched:
             return BulkAnswer(matched=matched, batch_gid=None)
         query = batches.visibility_query(chosen, await _endpoints(session, chosen))
+        await _refuse_second(services, session, caller)
+    await batches.until_indexed(services.temporal, query, matched)
     gid = new_gid(Kind.BATCH)
     detail = body.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"dry_run"}) | {"matched": matched}
     action = _BULK_ACTIONS[signal]
@@ -196,6 +199,28 @@ async def _bulk(services: Services, store: Reach, body: BulkRequest, signal: str
     async with on_record(store, caller.actor, action, gid, tenant_gid=owner, detail=detail):
         await _start(services, gid, query, signal, OperatorNote(caller.name, body.why))
     return BulkAnswer(matched=matched, batch_gid=gid)
+
+
+async def _refuse_second(services: Services, session: AsyncSession, caller: Caller) -> None:
+    """A tenant has one bulk operation at a time: Temporal runs a few in all, and they are for everybody."""
+    if caller.tenant_gid is None:
+        return
+    running = await audit.latest_subject(session, caller.tenant_gid, _BULK_ACTIONS.values())
+    if running is not None and await _is_running(services, running):
+        raise Problem(
+            HTTPStatus.TOO_MANY_REQUESTS,
+            f"Your bulk operation {running} is still running; nothing was begun.",
+            headers={"retry-after": "10"},
+        )
+
+
+async def _is_running(services: Services, batch_gid: str) -> bool:
+    try:
+        return (await batches.progress(services.temporal, batch_gid)).state == "running"
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return False
+        raise
 
 
 async def _endpoints(session: AsyncSession, chosen: DeadLetterFilter) -> list[str] | None:
@@ -215,7 +240,7 @@ async def _start(services: Services, gid: str, query: str, signal: str, note: Op
         if error.status is RPCStatusCode.RESOURCE_EXHAUSTED:
             raise Problem(
                 HTTPStatus.TOO_MANY_REQUESTS,
-                "Another bulk operation is still running; nothing was begun.",
+                "Temporal runs as many bulk operations as it may at once; nothing was begun.",
                 headers={"retry-after": "10"},
             ) from error
         raise
