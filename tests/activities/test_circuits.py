@@ -152,8 +152,8 @@ async def test_what_is_accepted_again_begins_as_if_it_had_never_been_parked(
     """Else the time for which it was parked would count towards its window when it parks another time."""
     endpoint = await store.subscribed()
     await store.circuit(endpoint, state=CircuitState.OPEN)
-    answer = accepted(await store.acceptor().accept(publication()))
-    assert [delivery.status for delivery in answer.deliveries] == [DeliveryStatus.PARKED]
+    acceptance = accepted(await store.acceptor().accept(publication()))
+    assert [delivery.status for delivery in acceptance.deliveries] == [DeliveryStatus.PARKED]
     await store.circuit(endpoint, state=CircuitState.CLOSED)
     await release(circuits, endpoint, 1)
     (new,) = dispatched.deliveries

@@ -43,6 +43,7 @@ from tests.workflows.engine import (
     running_engine,
     time_skipping_server,
     unrecorded,
+    until_at_rest,
 )
 from workflows.upkeep import EventsWorkflow, ReconcileWorkflow, RetentionWorkflow, SealReceiptsWorkflow
 
@@ -52,13 +53,15 @@ NOTE = OperatorNote("ann", "the endpoint is mended")
 
 
 class Album:
-    """Keeps histories as files."""
+    """Saves histories as files."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     async def keep(self, name: str, handle: WorkflowHandle[Any, Any]) -> None:
-        (self._directory / f"{name}.json").write_text((await handle.fetch_history()).to_json() + "\n")
+        """Save the history once no task is under way: the replayer waits for ever for the end of a task."""
+        history = await until_at_rest(handle)
+        (self._directory / f"{name}.json").write_text(history.to_json() + "\n")
 
 
 async def record(directory: Path) -> None:

@@ -19,7 +19,7 @@ from temporalio.api.sdk.v1 import WorkflowMetadata
 from temporalio.api.testservice.v1 import LockTimeSkippingRequest, UnlockTimeSkippingRequest
 from temporalio.api.workflow.v1 import WorkflowExecutionInfo
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import Client, WorkflowHandle, WorkflowHistory
 from temporalio.common import Priority, SearchAttributeKey
 from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
@@ -436,14 +436,8 @@ class Engine:
         for workflow_id in self._opened:
             handle = self.client.get_workflow_handle(workflow_id)
             with suppress(RPCError):
-                await assert_eventually(lambda at=handle: self._at_rest(at))  # type: ignore[misc]
+                await until_at_rest(handle)
                 await handle.terminate()
-
-    async def _at_rest(self, handle: WorkflowHandle[Any, Any]) -> None:
-        history = await handle.fetch_history()
-        assert history.events[-1].event_type not in UNDER_WAY
-        scheduled = sum(event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED for event in history.events)
-        assert scheduled == sum(event.event_type in ENDS_OF_ACTIVITIES for event in history.events)
 
     def workers(self) -> list[Worker]:
         return [
@@ -514,6 +508,19 @@ class Endpoint:
             return self.releases()
 
         return await assert_eventually(released)
+
+
+async def until_at_rest(handle: WorkflowHandle[Any, Any]) -> WorkflowHistory:
+    """Wait until no task of the workflow is under way, and return its history."""
+
+    async def at_rest() -> WorkflowHistory:
+        history = await handle.fetch_history()
+        assert history.events[-1].event_type not in UNDER_WAY
+        scheduled = sum(event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED for event in history.events)
+        assert scheduled == sum(event.event_type in ENDS_OF_ACTIVITIES for event in history.events)
+        return history
+
+    return await assert_eventually(at_rest)
 
 
 async def register_search_attributes(client: Client) -> None:

@@ -1,4 +1,4 @@
-"""A Temporal that does as it is told, and a dispatcher that sends nothing."""
+"""A client of Temporal that records starts or fails as scripted, and a dispatcher that sends nothing."""
 
 import asyncio
 from collections.abc import Iterable
@@ -25,17 +25,17 @@ INVALID = refusal(RPCStatusCode.INVALID_ARGUMENT)
 
 @dataclass(frozen=True)
 class Start:
-    """A start that Temporal took, with what else it was asked."""
+    """A start that Temporal accepted, with its options."""
 
     order: DeliveryOrder
     options: dict[str, Any]
 
 
 class FakeTemporal:
-    """A client that keeps the starts of deliveries.
+    """A client that records the starts of deliveries.
 
-    `error` is raised for every start, `refused` for those of a delivery; `gate` holds all of them up until it is set.
-    `open_dead_letters` is how many workflows of dead letters it says are running.
+    `error` is raised for every start, `refused` for starts of that delivery. Starts wait until `gate` is set.
+    `open_dead_letters` is how many running workflows of dead letters it reports.
     """
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class FakeTemporal:
 
 
 class Collected(Dispatcher):
-    """Keeps what is dispatched."""
+    """Records what is dispatched."""
 
     def __init__(self) -> None:
         self.deliveries: list[NewDelivery] = []

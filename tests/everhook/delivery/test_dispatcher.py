@@ -83,8 +83,8 @@ async def subscribed(desk: Desk, **changes: Any) -> Endpoint:
 
 async def accept(desk: Desk, count: int = 1, content: Any = None) -> list[NewDelivery]:
     """So many messages that were committed just now, one delivery each."""
-    answers = await desk.store.acceptor().accept_all([publication(content) for _ in range(count)])
-    return [new for answer in answers for new in accepted(answer).new]
+    acceptances = await desk.store.acceptor().accept_all([publication(content) for _ in range(count)])
+    return [new for acceptance in acceptances for new in accepted(acceptance).new]
 
 
 def gids(deliveries: list[NewDelivery]) -> list[str]:
@@ -125,8 +125,8 @@ async def test_a_delivery_to_a_healthy_endpoint_is_made_at_once_and_its_workflow
     (order,) = kept.orders
     assert order.is_delivered and order.previous is not None
     assert (order.delivery_gid, order.attempt, order.previous.next_attempt_at) == (new.order.delivery_gid, 1, None)
-    told = order.previous.outcome
-    assert (told.attempt_gid, told.status_code, told.duration_ms) == (attempt.gid, 200, attempt.duration_ms)
+    outcome = order.previous.outcome
+    assert (outcome.attempt_gid, outcome.status_code, outcome.duration_ms) == (attempt.gid, 200, attempt.duration_ms)
     assert (arrived(desk), temporal.tried) == ([new.order.message_gid], [])
     assert (await row_of(desk, new)).status is DeliveryStatus.DELIVERED
 
@@ -504,7 +504,7 @@ async def test_a_database_that_is_away_before_the_request_leaves_the_attempt_to_
     assert await left_to_the_workflow(desk, temporal, kept, Away) == []
 
 
-async def test_a_fault_that_nobody_thought_of_is_logged_and_leaves_the_attempt_to_the_workflow(
+async def test_an_unexpected_fault_is_logged_and_leaves_the_attempt_to_the_workflow(
     desk: Desk, temporal: FakeTemporal, kept: Kept
 ) -> None:
     class Broken(type(desk.sender)):  # type: ignore[misc]

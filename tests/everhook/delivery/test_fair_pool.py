@@ -16,7 +16,7 @@ from everhook.delivery.fair_pool import FairPool
 
 
 class Workshop:
-    """A pool whose jobs, named `<key><number>`, end when they are told to."""
+    """A pool whose jobs, named `<key><number>`, end when `end` is called."""
 
     def __init__(self, *, at_most: int = 2, per_key: int = 2, waiting: int = 10_000, waiting_per_key: int = 10_000):
         self.began: list[str] = []

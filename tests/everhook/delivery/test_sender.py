@@ -1,4 +1,4 @@
-"""Attempts: what is a fault of ours, what is on record once, and what a first attempt leaves to the workflow."""
+"""Attempts: faults of our own, attempts that are made twice, and what a first attempt leaves to the workflow."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -36,7 +36,7 @@ from tests.activities.desk import Desk, order_for
 from tests.everhook.storage.factories import KEYRING, Store
 from tests.support.receiver import Response
 
-SECRET = "s3cr3t-that-nobody-may-read"
+SECRET = "s3cr3t-that-must-not-leak"
 
 
 async def first_attempt(desk: Desk, delivery: Delivery, **changes: Any) -> PreviousAttempt:
@@ -132,13 +132,13 @@ FAULTS: dict[str, Faulty] = {
     "headers that are none": with_fields(headers=[SECRET]),
     "a scheme that there is not": with_fields(signatures=[SECRET]),
     "no socket to be had": with_egress(OurFault("no socket to be had (EMFILE)")),
-    "an error that nobody thought of": with_egress(KeyError(SECRET)),
+    "an unexpected error": with_egress(KeyError(SECRET)),
 }
 
 
 @pytest.mark.parametrize("path", ["before its workflow", "for its workflow"])
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-async def test_what_fails_before_the_first_byte_is_an_attempt_on_record_and_is_not_charged_to_the_endpoint(
+async def test_what_fails_before_the_first_byte_is_a_recorded_attempt_and_is_not_charged_to_the_endpoint(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, fault: Faulty, path: str
 ) -> None:
     faulty, endpoint = await fault(desk, monkeypatch)
@@ -284,7 +284,7 @@ async def test_a_first_attempt_to_an_endpoint_that_was_deleted_meanwhile_is_not_
 # One attempt, made twice
 
 
-async def test_of_a_first_attempt_and_the_workflows_attempt_1_at_once_both_tell_what_is_on_record(desk: Desk) -> None:
+async def test_of_a_first_attempt_and_the_workflows_attempt_1_at_once_both_report_the_one_recorded(desk: Desk) -> None:
     """The reconciler may take a process for dead that was only slow."""
     desk.receiver.respond(Response(500, delay=0.6), Response(503))
     delivery = await desk.delivery()

@@ -35,8 +35,8 @@ CANNOT_RECEIVE: dict[str, dict[str, Any]] = {
 }
 
 
-def statuses(answer: Accepted) -> list[DeliveryStatus]:
-    return [delivery.status for delivery in answer.deliveries]
+def statuses(acceptance: Accepted) -> list[DeliveryStatus]:
+    return [delivery.status for delivery in acceptance.deliveries]
 
 
 @pytest.mark.parametrize("circuit", CANNOT_RECEIVE.values(), ids=CANNOT_RECEIVE)
@@ -45,8 +45,8 @@ async def test_a_delivery_to_an_endpoint_that_cannot_receive_now_is_parked_at_on
 ) -> None:
     end = await store.subscribed(policy={"maxWindowSeconds": 7_200})
     await store.circuit(end, **circuit)
-    answer = accepted(await store.acceptor().accept(publication()))
-    assert (statuses(answer), answer.new) == ([PARKED], ())
+    acceptance = accepted(await store.acceptor().accept(publication()))
+    assert (statuses(acceptance), acceptance.new) == ([PARKED], ())
     async with database.reading() as session:
         row = (await session.execute(select(Delivery))).scalar_one()
     assert (row.status, row.attempts, row.dispatched_at, row.parked_at) == (PARKED, 0, None, row.accepted_at)
@@ -72,9 +72,9 @@ async def test_a_half_open_circuit_lets_exactly_one_of_many_through_as_its_probe
 ) -> None:
     end = await store.subscribed()
     await store.circuit(end, state=CircuitState.HALF_OPEN, **claim)
-    answers = [accepted(one) for one in await store.acceptor().accept_all([publication() for _ in range(3)])]
-    assert [statuses(answer) for answer in answers] == [[ACCEPTED], [PARKED], [PARKED]]
-    assert [len(answer.new) for answer in answers] == [1, 0, 0]
+    acceptances = [accepted(one) for one in await store.acceptor().accept_all([publication() for _ in range(3)])]
+    assert [statuses(acceptance) for acceptance in acceptances] == [[ACCEPTED], [PARKED], [PARKED]]
+    assert [len(acceptance.new) for acceptance in acceptances] == [1, 0, 0]
 
 
 async def test_of_one_message_each_endpoint_gets_what_its_own_circuit_allows(
@@ -84,11 +84,11 @@ async def test_of_one_message_each_endpoint_gets_what_its_own_circuit_allows(
     ends = [await store.subscribed() for _ in range(5)]
     for end in ends[1:4]:
         await store.circuit(end, hold=Hold.PAUSED)
-    answer = accepted(await store.acceptor().accept(publication()))
-    assert {delivery.endpoint_gid: delivery.status for delivery in answer.deliveries} == {
+    acceptance = accepted(await store.acceptor().accept(publication()))
+    assert {delivery.endpoint_gid: delivery.status for delivery in acceptance.deliveries} == {
         end.gid: PARKED if end in ends[1:4] else ACCEPTED for end in ends
     }
-    assert {new.order.endpoint_gid for new in answer.new} == {ends[0].gid, ends[4].gid}
+    assert {new.order.endpoint_gid for new in acceptance.new} == {ends[0].gid, ends[4].gid}
 
 
 async def test_what_a_new_delivery_knows_is_what_the_database_would_say_of_it(store: Store) -> None:
@@ -157,9 +157,9 @@ async def test_what_is_accepted_while_a_circuit_closes_waits_for_it_and_is_not_p
         await session.flush()
         accepting = asyncio.create_task(acceptor.accept(publication()))
         await assert_eventually(lambda: assert_somebody_waits(database))
-    answer = accepted(await accepting)
-    assert (statuses(answer), len(answer.new)) == ([ACCEPTED], 1)
-    assert answer.new[0].basis is not None and answer.new[0].basis.state is CircuitState.CLOSED
+    acceptance = accepted(await accepting)
+    assert (statuses(acceptance), len(acceptance.new)) == ([ACCEPTED], 1)
+    assert acceptance.new[0].basis is not None and acceptance.new[0].basis.state is CircuitState.CLOSED
 
 
 @on_postgres
@@ -175,10 +175,10 @@ async def test_a_circuit_closes_after_what_is_being_parked_is_committed_so_that_
             return await deliveries.oldest_parked(connection, end.gid, 10)
 
     async with database.write_connection() as connection:
-        (answer,) = await store.acceptor().accept_within(connection, [publication()])
+        (acceptance,) = await store.acceptor().accept_within(connection, [publication()])
         closing = asyncio.create_task(close_and_look())
         await assert_eventually(lambda: assert_somebody_waits(database))
-    (delivery,) = accepted(answer).deliveries
+    (delivery,) = accepted(acceptance).deliveries
     assert delivery.status is PARKED
     assert await closing == [Parked(delivery.delivery_gid, has_workflow=False)]
 
@@ -191,8 +191,8 @@ async def test_publishers_to_an_endpoint_that_is_parked_do_not_wait_for_each_oth
     async with database.write_connection() as connection:
         await store.acceptor().accept_within(connection, [publication()])
         async with asyncio.timeout(5):
-            answer = accepted(await Store(other_database).acceptor().accept(publication()))
-    assert statuses(answer) == [PARKED]
+            acceptance = accepted(await Store(other_database).acceptor().accept(publication()))
+    assert statuses(acceptance) == [PARKED]
 
 
 @on_postgres
@@ -217,10 +217,10 @@ async def test_publishers_and_the_reconciler_lock_circuits_in_the_same_order(
 
 async def test_the_deliveries_of_an_endpoint_are_in_the_order_in_which_they_are_released(store: Store) -> None:
     end, _ = await opened(store)
-    answers = [accepted(await store.acceptor().accept(publication())) for _ in range(3)]
+    acceptances = [accepted(await store.acceptor().accept(publication())) for _ in range(3)]
     async with store.database.read_connection() as connection:
         parked = await deliveries.oldest_parked(connection, end.gid, 10)
-    assert [one.gid for one in parked] == [answer.deliveries[0].delivery_gid for answer in answers]
+    assert [one.gid for one in parked] == [acceptance.deliveries[0].delivery_gid for acceptance in acceptances]
 
 
 async def test_states_are_those_of_the_endpoints_that_exist(store: Store) -> None:

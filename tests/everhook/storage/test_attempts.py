@@ -241,7 +241,7 @@ async def test_a_settled_workflow_is_due_to_what_was_delivered_before_it_had_one
     assert found == ([(delivery.gid, moment(1.5))] if due else [])
 
 
-async def test_an_attempt_says_whether_it_is_the_one_that_is_on_record(store: Store, recorder: Recorder) -> None:
+async def test_recording_says_whether_the_attempt_was_new(store: Store, recorder: Recorder) -> None:
     delivery = await store.delivery()
     first, other = attempt_record(delivery), attempt_record(delivery)
     assert await recorder.attempt(first, Transcript())
@@ -286,7 +286,7 @@ async def test_of_a_first_attempt_and_a_workflows_attempt_1_one_counts_with_its_
     )
 
 
-async def test_a_fault_of_ours_is_on_record_and_is_not_counted_against_the_endpoint(
+async def test_a_fault_of_ours_is_recorded_and_is_not_counted_against_the_endpoint(
     store: Store, recorder: Recorder
 ) -> None:
     delivery = await store.delivery()

@@ -72,7 +72,7 @@ async def test_a_parked_delivery_keeps_the_moment_since_which_it_is(store: Store
     assert (await order_of(store.database, released)).parked_since is None
 
 
-async def test_delivered_deliveries_have_orders_that_tell_of_the_attempt_that_delivered(store: Store) -> None:
+async def test_the_order_of_a_delivered_delivery_names_the_attempt_that_delivered(store: Store) -> None:
     first, other, under_way = await store.delivery(), await store.delivery(), await store.delivery()
     recorder = Recorder(store.database)
     records = {
@@ -87,8 +87,8 @@ async def test_delivered_deliveries_have_orders_that_tell_of_the_attempt_that_de
     for order in orders:
         assert order.is_delivered and order.attempt == 1
         assert order.previous is not None
-        told = order.previous.outcome
-        assert (told.attempt_gid, told.status_code, told.duration_ms) == (
+        outcome = order.previous.outcome
+        assert (outcome.attempt_gid, outcome.status_code, outcome.duration_ms) == (
             records[order.delivery_gid].attempt_gid,
             202,
             17,
