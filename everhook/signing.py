@@ -6,7 +6,7 @@
 | `timestamped` | `x-webhook-signature: t=<unix>,v1=<hex>[,v1=…]` | `timestamp.body` |
 | `npayload` | `x-npayload-signature: sha256=<hex>[,sha256=…]` | `body` |
 
-All are HMAC-SHA256 under the decoded part of a secret behind `whsec_`, save `v1a`, which is Ed25519. During a rotation
+All are HMAC-SHA256 under the decoded part of a secret after `whsec_`, except `v1a`, which is Ed25519. During a rotation
 every live secret and key signs.
 """
 

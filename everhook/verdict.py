@@ -1,4 +1,4 @@
-"""What an answer means. Pure; the table in `tests/everhook/test_verdict.py` is the specification."""
+"""What a response means. Pure; the table in `tests/everhook/test_verdict.py` is the specification."""
 
 from collections.abc import Container
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ def classify(
     named_return: bool = False,
     retry_statuses: Container[int] = (),
 ) -> Judgement:
-    """Judge one answer: an HTTP `status`, or a `failure` where there was none.
+    """Judge one attempt: an HTTP `status`, or a `failure` where there was no response.
 
     `retry_statuses` are those the policy adds. `named_return`, whether the response had a usable `Retry-After`, decides
     nothing: a 429 asks to come back, whether or not it says when.

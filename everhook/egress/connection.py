@@ -116,7 +116,7 @@ class Connection:
         return True
 
     def has_expired(self) -> bool:
-        """While it waits: too long, or the other side has hung up, or sent something that nobody asked for."""
+        """Whether it has waited for too long, or the server has hung up or sent something meanwhile."""
         return time.monotonic() > self._expires_at or self._has_input()
 
     async def aclose(self) -> None:
@@ -150,6 +150,9 @@ class Connection:
                 self._ambiguous = _is_ambiguous(head)
             elif isinstance(event, h11.Data):
                 body += event.data
+            elif not isinstance(event, (h11.InformationalResponse, h11.EndOfMessage)):
+                # h11 pauses, or sees the end of the connection: neither goes on by itself.
+                raise EndpointFailure(FailureCode.PROTOCOL, "the response is not valid HTTP/1.1")
             if head is not None and (isinstance(event, h11.EndOfMessage) or len(body) > KEPT_BODY_BYTES):
                 kept = bytes(body[:KEPT_BODY_BYTES])
                 return Response(head.status_code, head.headers.raw_items(), kept, len(body) > KEPT_BODY_BYTES)
@@ -214,7 +217,7 @@ class Connection:
 def _is_ambiguous(head: h11.Response) -> bool:
     """Whether servers differ on where such a response ends, so that the rest of it may come at any later time.
 
-    A 204 or 304 has no body, whatever it announces (RFC 9112 section 6.3); and of two framings one is wrong.
+    A 204 or 304 has no body even if it announces one (RFC 9112 section 6.3), and of two framings one is wrong.
     """
     framing = [value for name, value in head.headers if name in (b"content-length", b"transfer-encoding")]
     return framing not in ([], [b"0"]) if head.status_code in (204, 304) else len(framing) > 1

@@ -151,7 +151,7 @@ class Line:
             raise dial_failure(error, ipv6=address.version == 6) from error
 
     async def _checked_peer(self, stream: httpcore.AsyncNetworkStream) -> str:
-        """A second line of defence: whatever `inner` did with the address it was given, this is the peer."""
+        """A second line of defence, in case `inner` connected to another address than the one it was given."""
         peer = str(stream.get_extra_info("server_addr")[0])
         try:
             self._guard.judge(_address(peer), plain=self._plain, named=True)

@@ -78,7 +78,7 @@ class IdleConnections:
         await connection.aclose()
 
     def _remove(self, connection: Connection) -> None:
-        """O(1): whatever leaves is the newest or the oldest of its origin."""
+        """O(1): the one that leaves is the newest or the oldest of its origin."""
         del self._oldest_first[connection]
         waiting = self._origins[connection.key]
         if waiting[-1] is connection:

@@ -232,7 +232,7 @@ def zone_of(name: str) -> str:
 
 
 def looked_up(lookup: Callable[[str], tuple[str, ...]], name: str) -> Result:
-    """What `lookup` returns or raises, as a value: one that nobody waits for any more must not become a warning."""
+    """What `lookup` returns or raises, as a value: an abandoned one must not become a warning."""
     try:
         return lookup(name) or NameUnresolved("no address")
     except (NameUnresolved, OurFault) as result:

@@ -1,6 +1,6 @@
 """TCP connections on asyncio's own transports.
 
-httpcore's backend over anyio would do, except that it does not show what it has received and nobody has read yet. A
+httpcore's backend over anyio would do, except that it does not show what was received and not read yet. A
 connection with unread bytes must not be used for another request, for they would be taken for its response.
 """
 
@@ -34,7 +34,7 @@ class TcpBackend(httpcore.AsyncNetworkBackend):
 
 
 class TcpStream(asyncio.Protocol, httpcore.AsyncNetworkStream):
-    """One connection, for one reader and one writer at a time. It receives even while nobody reads."""
+    """One connection, for one reader and one writer at a time. It also receives while it is not being read."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport

@@ -25,7 +25,7 @@ KEPT_CONTEXTS = 128
 
 @dataclass(frozen=True)
 class TlsExtras:
-    """All PEM. `ca` is trusted beside the system's authorities; `certificate` (leaf first) and `key` go together."""
+    """All PEM. `ca` adds to the system's authorities; `certificate` (leaf first) and `key` go together."""
 
     ca: str | None = None
     certificate: str | None = None
