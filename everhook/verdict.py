@@ -28,13 +28,11 @@ def classify(
     status: int | None,
     failure: FailureCode | None = None,
     *,
-    named_return: bool = False,
     retry_statuses: Container[int] = (),
 ) -> Judgement:
     """Judge one attempt: an HTTP `status`, or a `failure` where there was no response.
 
-    `retry_statuses` are those the policy adds. `named_return`, whether the response had a usable `Retry-After`, decides
-    nothing: a 429 asks to come back, whether or not it says when.
+    `retry_statuses` are those the policy adds. A 429 asks to come back, whether or not it says when.
     """
     if status is None:
         if failure is FailureCode.BLOCKED:

@@ -163,12 +163,7 @@ class Sender:
         issuer.must_sign_at(started_at)
         headers, body, exchange = await self._post(order, basis, target, started_at, span)
         retry_after = exchange.retry_after if exchange.status in RETRY_AFTER_STATUSES else None
-        judgement = classify(
-            exchange.status,
-            exchange.failure,
-            named_return=retry_after is not None,
-            retry_statuses=order.retry_statuses,
-        )
+        judgement = classify(exchange.status, exchange.failure, retry_statuses=order.retry_statuses)
         record = _record(order, exchange, judgement, started_at, target.url, headers, body, retry_after)
         subject = Subject(target.tenant_gid, basis.message_gid, target.url)
         transcript = _transcript(exchange, target, headers)

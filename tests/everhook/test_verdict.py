@@ -32,12 +32,6 @@ def test_a_status_means_the_same_whenever_it_comes(status: int, judgement: Judge
     assert classify(status) == judgement
 
 
-@pytest.mark.parametrize(("status", "judgement"), rows(TABLE))
-def test_a_usable_retry_after_changes_no_verdict(status: int, judgement: Judgement) -> None:
-    """Above all a 429 is retried without one too: on the schedule."""
-    assert classify(status, named_return=True) == judgement
-
-
 @pytest.mark.parametrize("status", LISTED)
 def test_a_policy_may_have_more_statuses_retried(status: int) -> None:
     assert classify(status, retry_statuses=LISTED) == ANSWERED_RETRY
@@ -73,13 +67,12 @@ def test_neither_status_nor_failure_is_retried() -> None:
     assert classify(None, None) == FAILED
 
 
-@pytest.mark.parametrize("named_return", [False, True])
 @pytest.mark.parametrize("retry_statuses", [(), LISTED])
 def test_every_status_has_one_of_three_verdicts_and_only_rejections_have_a_reason(
-    named_return: bool, retry_statuses: tuple[int, ...]
+    retry_statuses: tuple[int, ...],
 ) -> None:
     for status in range(100, 1000):
-        judgement = classify(status, named_return=named_return, retry_statuses=retry_statuses)
+        judgement = classify(status, retry_statuses=retry_statuses)
         assert judgement.verdict in (Verdict.DELIVERED, Verdict.RETRY, Verdict.REJECTED)
         assert (judgement.reason is not None) == (judgement.verdict is Verdict.REJECTED)
 
