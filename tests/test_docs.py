@@ -2,6 +2,7 @@
 
 import re
 import time
+import tomllib
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -198,6 +199,17 @@ def test_examples_have_their_receiver_at_one_address() -> None:
     ports = re.findall(r"(?:--port |\bPORT=)(\d+)", _text(ROOT / "docs/receiving.md"))
     assert set(ports) == {"9000"} and len(ports) == 3
     assert {int(port) for code in shown for port in re.findall(r"everhook receive --port (\d+)", code)} == {9000}
+
+
+def test_every_page_is_listed_in_the_readme() -> None:
+    linked = {path for path, _ in _LINK.findall(_text(ROOT / "README.md"))}
+    assert {page.relative_to(ROOT).as_posix() for page in PAGES[1:]} | {"CHANGELOG.md", "LICENSE"} <= linked
+
+
+def test_the_license_and_the_changelog_are_those_of_this_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["license"] == "Apache-2.0" and "Apache License\n" in (ROOT / "LICENSE").read_text()
+    assert f"\n## {project['version']} " in (ROOT / "CHANGELOG.md").read_text()
 
 
 def _is_genuine() -> Callable[[str, Mapping[str, str], bytes], bool]:

@@ -290,11 +290,18 @@ class PageRoute(APIRoute):
         return handle
 
 
+FOR_PROGRAMS = b"This page is part of the dashboard, for people who are signed in. The API is at /v1.\n"
+"""What a redirect says to those who do not follow it, such as curl."""
+
+
 def _to_sign_in(request: Request) -> Response:
     if in_portal(request):
         return render(request, "portal_ended.html", status=HTTPStatus.UNAUTHORIZED)
     back = page_behind(request, "")
-    return RedirectResponse(f"/sign-in?next={quote(back)}" if back != "/" else "/sign-in", HTTPStatus.SEE_OTHER)
+    response = RedirectResponse(f"/sign-in?next={quote(back)}" if back != "/" else "/sign-in", HTTPStatus.SEE_OTHER)
+    response.body = FOR_PROGRAMS
+    response.headers.update({"content-length": str(len(FOR_PROGRAMS)), "content-type": "text/plain; charset=utf-8"})
+    return response
 
 
 def error_page(request: Request, problem: Problem) -> Response:

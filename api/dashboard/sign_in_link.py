@@ -55,11 +55,11 @@ def make_link(app: FastAPI, url: str) -> str:
     return f"{url}{router.prefix}/{_links(app).make()}"
 
 
-@router.get("/{token}")
-async def open_link(token: str, request: Request) -> Response:
-    if not _links(request.app).is_good(token):
+@router.get("/{link}")
+async def open_link(link: str, request: Request) -> Response:
+    if not _links(request.app).is_good(link):
         return _ended(request)
-    return render(request, "sign_in_link.html", title="Sign in", token=token)
+    return render(request, "sign_in_link.html", title="Sign in", token=link)
 
 
 @router.post("")

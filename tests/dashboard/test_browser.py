@@ -118,7 +118,8 @@ async def wandering(stage: Stage, portal: str, **how: Any) -> AsyncIterator[Page
     async with stage.tab(**how) as page:
         await page.context.add_cookies([{"name": "everhook_portal", "value": portal, "url": f"{stage.url}/portal"}])
         # Else the page that opens a portal would send its form by itself.
-        await page.route("**/portal/open/**", _without_scripts)
+        for opened in ("**/portal/open/**", "**/sign-in/link/**"):
+            await page.route(opened, _without_scripts)
         yield page
 
 
@@ -336,11 +337,11 @@ async def test_an_endpoint_is_paused_resumed_tripped_reset_disabled_and_enabled(
     await page.goto(f"/endpoints/{gid}")
     for button, asked, state in (
         ("Pause", True, "paused"),
-        ("Resume", False, "closed"),
-        ("Trip circuit", True, "open"),
-        ("Reset circuit", False, "closed"),
+        ("Resume", False, "idle"),
+        ("Trip circuit", True, "circuit open"),
+        ("Reset circuit", False, "idle"),
         ("Disable", True, "disabled"),
-        ("Enable", False, "closed"),
+        ("Enable", False, "idle"),
     ):
         await page.get_by_role("button", name=button, exact=True).click()
         if asked:

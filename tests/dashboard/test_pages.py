@@ -55,6 +55,7 @@ async def test_without_a_session_every_page_leads_to_the_sign_in(pages: Pages) -
     for path in ("/", "/endpoints", "/keys", "/live"):
         answer = await pages.get(path)
         assert (answer.status_code, answer.headers["location"].partition("?")[0]) == (303, "/sign-in")
+        assert "The API is at /v1" in answer.text, "curl follows no redirect"
 
 
 async def test_the_session_is_hidden_from_scripts_and_other_sites(pages: Pages) -> None:
