@@ -1,6 +1,7 @@
 """ASGI middleware of the whole application: who calls, how much of a body is read, and what may be cached.
 
-Plain ASGI, for each of them is passed by every request: together they take 8 µs of a publish's 700.
+Plain ASGI, for each is passed by every request: `Authentication` takes 7 us, which is less than it took as a
+dependency, the others 1 us each.
 """
 
 from collections.abc import Callable, Mapping
