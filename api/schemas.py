@@ -135,7 +135,7 @@ Gid = Annotated[str, StringConstraints(pattern=patterns.GID)]
 """Any text that may be looked up: one that is no gid is simply not found. PostgreSQL cannot take a NUL."""
 EndpointRef = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=2_000, pattern=r"^[^\x00-\x1f\x7f]*$"),
+    StringConstraints(min_length=1, max_length=2_000, pattern=patterns.NO_CONTROL),
     Field(description="A gid, or what one endpoint alone has in its URL or description."),
 ]
 Text = Annotated[str, StringConstraints(max_length=1_000, pattern=patterns.NO_NUL)]

@@ -170,8 +170,8 @@ def serve(
     )
     # What is wrong with any of these is one line here, and a traceback within.
     KeyRing.from_settings(settings)
-    issuer_name(settings)
     asyncio.run(require_a_key(settings))
+    issuer_name(settings)
     require_metrics_port(settings)
     if listen_fds is not None:
         ready, sockets = supervisor.end_with_parent(), supervisor.inherited_sockets(listen_fds)

@@ -102,7 +102,7 @@ def test_every_command_named_is_one_with_the_options_named(page: Path) -> None:
             command = commands[name]
             if (group := getattr(command, "commands", None)) is not None:
                 command = group[rest.split()[0]]
-            known = {option for parameter in command.params for option in parameter.opts}
+            known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
             assert set(re.findall(r"(?<=\s)--[a-z-]+", rest)) - {"--help"} <= known, f"everhook {name}{rest}"
 
 

@@ -29,7 +29,7 @@ from everhook.settings import Settings
 
 __all__ = ["end_streams", "for_browsers", "install", "warm_up"]
 
-FORMS_OF_STRANGERS = (sign_in.sign_in, sign_in.choose_theme, portal.exchange)
+FORMS_OF_STRANGERS = (sign_in.sign_in, sign_in.choose_theme, sign_in_link.exchange, portal.exchange)
 MAX_FORM_OF_STRANGERS = 8 * 1024
 """Bytes: a key, or a link's token, and the way back."""
 

@@ -57,7 +57,7 @@ async def visits(stage: Stage) -> list[Visit]:
 @pytest_asyncio.fixture(loop_scope="session", scope="module")
 async def portal(stage: Stage, visits: list[Visit]) -> str:
     """The cookie of whoever has opened a portal."""
-    (link,) = [visit.path.rpartition("/")[2] for visit in visits if "{token}" in visit.route]
+    (link,) = [visit.path.rpartition("/")[2] for visit in visits if visit.route == "/portal/open/{token}"]
     async with browsing(stage.api) as visitor:
         opened = await visitor.http.post("/portal/open", data={"token": link})
     return opened.cookies["everhook_portal"]
