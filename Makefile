@@ -3,7 +3,8 @@
 #   make dev      the whole of Everhook on this machine; options: make dev ARGS='--port 9000 --no-demo'
 #   make test     the test suite;                        options: make test ARGS='tests/api -k publish'
 #   make check    style, types, import arrows
-#   make bench    the benchmarks; the table goes to bench/RESULTS.md
+#   make bench    the benchmarks; their tables go to bench/RESULTS.md
+#   make bench-production   the same for API, worker, Temporal and PostgreSQL apart (builds Temporal: needs Go)
 #   make lock     renew both locks from pyproject.toml (needs uv)
 #   make clean    remove .venv and caches; the data of `make dev` (.everhook) stays
 
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test check bench lock clean
+.PHONY: help dev test check bench bench-production lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -40,6 +41,9 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m bench $(ARGS)
+
+bench-production: $(READY)
+	$(BIN)/python -m bench.production $(ARGS)
 
 # What hashes pin, and nothing else; then this checkout, which needs no more than that.
 $(READY): requirements.lock pyproject.toml

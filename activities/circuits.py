@@ -68,7 +68,8 @@ class Circuits:
         guarded = [one for one in orders if one.delivery_gid not in unguarded]
         await self._signal(guarded, ReleaseNote(dead_letter=order.dead_letter))
         async with self._database.write_connection() as connection:
-            await mark_released(connection, [one.delivery_gid for one in guarded], seen_at)
+            # Also those of a tenant that is being erased, which have no order: else they would be found again at once.
+            await mark_released(connection, [gid for gid in gids if gid not in unguarded], seen_at)
         return ReleaseResult(released=len(batch), remaining=len(found) > len(batch))
 
     async def _accept_again(self, orders: Sequence[DeliveryOrder], seen_at: datetime) -> None:

@@ -65,6 +65,8 @@ SHARED = Access(reading=frozenset({Scope.READ, Scope.TENANT}))
 """What tenants may look at, and operators change."""
 OWNED = Access(reading=frozenset({Scope.READ, Scope.TENANT}), changing=frozenset({Scope.TENANT}))
 """What belongs to tenants."""
+SIGNED_IN = Access(changing=frozenset({Scope.READ, Scope.TENANT}))
+"""What everybody may do who can look at the dashboard."""
 
 
 def _shown(scope: Scope) -> str:

@@ -1,5 +1,6 @@
 """What routes are handed: annotated types, resolved by FastAPI."""
 
+import hashlib
 import hmac
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -8,13 +9,14 @@ from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import Depends, Query, Request, params
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from temporalio.client import Client
 
 from api.backlog import Backlog
 from api.callers import Access, Caller, client_address
 from api.problems import Problem, invalid
 from api.publish_rate import PublishRate
+from api.query import check_query
+from api.readiness import ReadinessCheck
 from everhook.delivery.dispatcher import Dispatcher
 from everhook.egress import EgressClient
 from everhook.entities import EndpointEntities
@@ -25,6 +27,7 @@ from everhook.storage.engine import Database
 from everhook.storage.health_board import HealthBoard
 from everhook.storage.messages import Acceptor
 from everhook.storage.orders import OrderDefaults
+from everhook.storage.quotas import Quotas
 from everhook.storage.reach import Reach
 
 DEFAULT_PAGE, MAX_PAGE = 50, 500
@@ -49,8 +52,10 @@ class Services:
     backlog: Backlog
     publish_rate: PublishRate
     board: HealthBoard
+    readiness: ReadinessCheck
     defaults: OrderDefaults
     keyring: KeyRing
+    quotas: Quotas
 
 
 # Coroutines, all of these: FastAPI would run plain functions in threads, at the price of a switch each.
@@ -59,23 +64,30 @@ async def _services(request: Request) -> Services:
     return services
 
 
-_bearer = HTTPBearer(auto_error=False, description="`Authorization: Bearer <key>`")
-
-
-async def _caller(
-    request: Request,
-    services: Annotated[Services, Depends(_services)],
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-) -> Caller:
-    """The caller behind the bearer key. 401 for everybody else."""
-    presented = credentials.credentials if credentials is not None else ""
-    caller = await caller_behind(presented, services, address_of(request, services.settings))
+async def authenticate(request: Request) -> Caller:
+    """The caller who presents a bearer key. Raises 401 for everybody else. Reads nothing of the request's body."""
+    services = await _services(request)
+    scheme, _, presented = request.headers.get("authorization", "").partition(" ")
+    is_bearer = scheme.lower() == "bearer"
+    caller = await caller_behind(presented if is_bearer else "", services, address_of(request, services.settings))
     if caller is None:
-        raise Problem(
-            HTTPStatus.UNAUTHORIZED,
-            "Present an API key: `Authorization: Bearer <key>`.",
-            headers={"www-authenticate": "Bearer"},
-        )
+        raise _key_needed(_WRONG_KEY if presented else _NO_KEY)
+    return caller
+
+
+_NO_KEY = "No API key was given. Send one as `Authorization: Bearer <key>`."
+_WRONG_KEY = "This API key is not valid: it is unknown or incomplete, or was revoked, or has expired."
+
+
+def _key_needed(detail: str) -> Problem:
+    return Problem(HTTPStatus.UNAUTHORIZED, detail, headers={"www-authenticate": "Bearer"})
+
+
+async def _caller(request: Request) -> Caller:
+    """Whom the middleware `Authentication` found; nobody outside of the API, for it looks nowhere else."""
+    caller: Caller | None = getattr(request.state, "caller", None)
+    if caller is None:
+        raise _key_needed(_NO_KEY)
     return caller
 
 
@@ -104,6 +116,7 @@ def opened_by(access: Access) -> params.Depends:
 
     async def check(request: Request, caller: Annotated[Caller, Depends(_caller)]) -> None:
         access.check(caller, request.method)
+        check_query(request)
 
     dependency: params.Depends = Depends(check)
     return dependency
@@ -115,15 +128,38 @@ async def _temporal(services: Annotated[Services, Depends(_services)]) -> Client
 
 @dataclass(frozen=True)
 class PageRequest:
+    """Which page of a list: at most `limit` rows after the key `after`. `list_tag` names the list with its filters."""
+
     limit: int
     after: str | None
+    list_tag: str
+
+    def next_cursor(self, key: str | None) -> str | None:
+        """The cursor of the page after `key`: for this list with these filters, and no other."""
+        return encode_cursor(f"{key}~{self.list_tag}") if key is not None else None
 
 
 async def _page_request(
+    request: Request,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="How many at most.")] = DEFAULT_PAGE,
-    cursor: Annotated[str | None, Query(description="`nextCursor` of the page before.")] = None,
+    cursor: Annotated[
+        str | None, Query(description="`nextCursor` of the page before, of the same list with the same filters.")
+    ] = None,
 ) -> PageRequest:
-    return PageRequest(limit, decode_cursor(cursor) if cursor is not None else None)
+    tag = _list_tag(request)
+    if cursor is None:
+        return PageRequest(limit, None, tag)
+    key, _, its_tag = _decoded(cursor).partition("~")
+    if not _KEY.fullmatch(key) or not its_tag:
+        raise _no_cursor()
+    if its_tag != tag:
+        raise invalid("cursor", "belongs to another list or to other filters; begin at the first page")
+    return PageRequest(limit, key, tag)
+
+
+def _list_tag(request: Request) -> str:
+    filters = sorted(pair for pair in request.query_params.multi_items() if pair[0] not in ("limit", "cursor"))
+    return hashlib.sha256(repr((request.url.path, filters)).encode()).hexdigest()[:8]
 
 
 def encode_cursor(key: str | None) -> str | None:
@@ -131,17 +167,32 @@ def encode_cursor(key: str | None) -> str | None:
 
 
 def decode_cursor(cursor: str) -> str:
-    """The key behind a cursor. Base 64 decoders skip what they do not know, so it must also encode to the same."""
-    try:
-        key = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
-    except ValueError:
-        key = ""
-    if not _KEY.fullmatch(key) or encode_cursor(key) != cursor:
-        raise invalid("cursor", "is not one of ours; take `nextCursor` as it is")
+    """The key in a cursor of the dashboard."""
+    key = _decoded(cursor)
+    if not _KEY.fullmatch(key):
+        raise _no_cursor()
     return key
 
 
+def _decoded(cursor: str) -> str:
+    """The text of a cursor. Base64 decoders skip what they do not know, so it must also encode to the same."""
+    try:
+        text = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+    except ValueError:
+        text = ""
+    if encode_cursor(text) != cursor:
+        raise _no_cursor()
+    return text
+
+
+def _no_cursor() -> Problem:
+    return invalid("cursor", "is not a cursor of this API; send `nextCursor` unchanged")
+
+
 ServicesDep = Annotated[Services, Depends(_services)]
+ServicesIfAny = Annotated[Services | None, Depends(_services)]
+"""For a route that is also called as a function, without services."""
+
 Principal = Annotated[Caller, Depends(_caller)]
 Store = Annotated[Reach, Depends(_store)]
 Temporal = Annotated[Client, Depends(_temporal)]

@@ -4,12 +4,14 @@ import re
 from collections.abc import Mapping
 
 from api.problems import invalid
+from everhook.egress import header_fault
 
 MAX_TOTAL_BYTES = 4_096
 
 # For `fullmatch`: `$` would let a line feed at the end pass.
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _VALUE = re.compile(r"[\x20-\x7e]*")
+_FOLDED = re.compile(r"[^0-9a-z]")
 
 _DENIED = frozenset(
     {
@@ -30,7 +32,20 @@ def check_custom_headers(headers: Mapping[str, str]) -> None:
         field = f"headers.{name[:100]}"
         if not _NAME.fullmatch(name):
             raise invalid("headers", "a name has characters that no header name has")
-        if name.lower() in _DENIED or name.lower().startswith(_DENIED_PREFIXES):
-            raise invalid(field, "is not yours to set")
+        folded = _fold(name)
+        if folded in _DENIED or folded.startswith(_DENIED_PREFIXES):
+            raise invalid(field, "is set by Everhook, or by proxies" + _spelt(name, folded))
         if not _VALUE.fullmatch(value):
             raise invalid(field, "may have printable ASCII characters only")
+        if fault := header_fault(name, value):
+            raise invalid(field, fault)
+
+
+def _fold(name: str) -> str:
+    """As receivers may see the name: CGI, WSGI and PHP put `_` for every character that is no letter or digit, so
+    `X_Forwarded.For` arrives there as what a proxy says of the client."""
+    return _FOLDED.sub("-", name.lower())
+
+
+def _spelt(name: str, folded: str) -> str:
+    return "" if name.lower() == folded else f": many servers read it as {folded}"

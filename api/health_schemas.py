@@ -81,7 +81,8 @@ class HealthOut(ApiModel):
 
 
 class FaultOut(ApiModel):
-    """`since`: when it began, without a pause of more than a quarter of an hour since."""
+    """`since`: when it began, without a pause of more than a quarter of an hour since. Errors are counted by the
+    minute: both moments are the beginnings of minutes."""
 
     error: str = Field(examples=["timeout_total", "http_503"])
     count: int

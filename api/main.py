@@ -7,12 +7,14 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from fastapi import FastAPI
 from temporalio.client import Client
 
-from api import dashboard, problems
+from api import dashboard, problems, publishing, reference
 from api.backlog import Backlog
 from api.callers import ADMINS, OWNED, PUBLISHERS, SHARED
 from api.dependencies import Services, opened_by
-from api.limits import BodyLimit
+from api.idempotency import AnsweredBefore, answer_again
+from api.middleware import Authentication, BodyLimit, Route, Uncached
 from api.publish_rate import PublishRate
+from api.readiness import readiness_check
 from api.routers import (
     api_keys,
     audit,
@@ -27,6 +29,7 @@ from api.routers import (
     subscriptions,
     tenants,
 )
+from api.unversioned import UnversionedCalls
 from everhook import __version__
 from everhook.delivery.engine import DeliveryEngine, delivery_engine
 from everhook.metrics_server import metrics_served, sdk_metrics_address
@@ -35,6 +38,7 @@ from everhook.storage.api_keys import ApiKeys
 from everhook.storage.engine import Database
 from everhook.storage.health_board import HealthBoard
 from everhook.storage.messages import Acceptor
+from everhook.storage.quotas import Quotas
 from everhook.temporal import connect
 from everhook.tracing import tracing
 
@@ -52,6 +56,7 @@ ROUTERS = (
     (messages.publishing_router, PUBLISHERS),
     (messages.router, SHARED),
     (deliveries.router, OWNED),
+    (deliveries.attempts_router, OWNED),
     (dead_letters.router, OWNED),
     (receipts.router, OWNED),
     (health_scores.router, OWNED),
@@ -92,15 +97,33 @@ def create_app(
         description=DESCRIPTION,
         lifespan=lifespan,
         responses=problems.DOCUMENTED,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
     )
     problems.install(app, dashboard.for_browsers)
-    app.add_middleware(BodyLimit)
+    app.add_exception_handler(AnsweredBefore, answer_again)
+    # The last one added is the first that a request passes.
+    app.add_middleware(BodyLimit, limits=body_limits(settings))
+    app.add_middleware(Authentication)
+    app.add_middleware(Uncached)
     app.include_router(health.router)
     app.include_router(receipts.well_known)
     for router, access in ROUTERS:
         app.include_router(router, prefix="/v1", dependencies=[opened_by(access)])
+    app.router.routes.append(UnversionedCalls(app.router.routes))
     dashboard.install(app, settings)
+    reference.install(app)
     return app
+
+
+def body_limits(settings: Settings) -> dict[Route, int]:
+    """The routes whose bodies may be longer than others, or that take one from strangers; in bytes."""
+    return {
+        messages.publish: settings.max_payload_bytes + publishing.ENVELOPE_ALLOWANCE,
+        messages.publish_batch: publishing.MAX_BATCH_BYTES,
+        **dict.fromkeys(dashboard.FORMS_OF_STRANGERS, dashboard.MAX_FORM_OF_STRANGERS),
+    }
 
 
 @asynccontextmanager
@@ -147,6 +170,8 @@ def _services_on(engine: DeliveryEngine) -> Services:
         backlog=Backlog(database, settings.undispatched_limit),
         publish_rate=PublishRate(settings.publish_rate),
         board=HealthBoard(database),
+        readiness=readiness_check(database, engine.client),
         defaults=engine.defaults,
         keyring=engine.keyring,
+        quotas=Quotas.from_settings(settings),
     )

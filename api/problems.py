@@ -19,6 +19,8 @@ from starlette.exceptions import HTTPException
 from temporalio.client import RPCTimeoutOrCancelledError
 from temporalio.service import RPCError, RPCStatusCode
 
+from api import patterns
+from api.json_faults import why_not_json
 from everhook.storage.engine import is_unavailable, reason
 
 RETRY_AFTER_S = 5
@@ -115,10 +117,19 @@ def from_error(request: Request, error: Exception) -> Problem:
     if isinstance(error, Problem):
         return error
     if isinstance(error, RequestValidationError):
-        return _from_validation(error.errors())
+        return _from_validation(request, error.errors())
     if isinstance(error, HTTPException):
+        if error.status_code == HTTPStatus.BAD_REQUEST and isinstance(error.__cause__, ValueError | RecursionError):
+            return malformed(why_not_json(_body_of(request), error.__cause__))
+        if isinstance(error.__cause__, Problem):  # FastAPI's "there was an error parsing the body"
+            return error.__cause__
         return Problem(HTTPStatus(error.status_code), str(error.detail), headers=error.headers)
     return _from_fault(request, error)
+
+
+def response(request: Request, error: Exception) -> Response:
+    """The problem document of any error, for what stands outside of the routes."""
+    return _response(from_error(request, error))
 
 
 Pages = Callable[[Request, Problem], Awaitable[Response | None]]
@@ -157,16 +168,25 @@ def _response(problem: Problem) -> Response:
     )
 
 
-def _from_validation(errors: Sequence[Any]) -> Problem:
+def _from_validation(request: Request, errors: Sequence[Any]) -> Problem:
     fields = [(_field(error["loc"]), _message(error)) for error in errors]
     if any(error["type"] == "json_invalid" for error in errors):
-        return malformed("is not valid JSON")
+        return malformed(why_not_json(_body_of(request)))
     detail = "; ".join(f"{field}: {message}" for field, message in fields[:5])
     return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=fields)
 
 
+def _body_of(request: Request) -> bytes:
+    """What was read of the body; nothing is waited for. Starlette keeps it here for those who ask again."""
+    body: bytes = getattr(request, "_body", b"")
+    return body
+
+
 def _field(location: Sequence[int | str]) -> str:
-    """`("body", "policy", "delaysSeconds", 2)` is `policy.delaysSeconds[2]`."""
+    """`("body", "policy", "delaysSeconds", 2)` is `policy.delaysSeconds[2]`. A query parameter is its name alone, also
+    where one of several values is wrong."""
+    if location[:1] == ("query",):
+        return str(location[1])
     name = ""
     for part in location[1:] if location[:1] in (("body",), ("query",), ("path",), ("header",)) else location:
         name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else str(part)
@@ -178,7 +198,10 @@ def _message(error: Mapping[str, Any]) -> str:
         return "is not a known field"
     if error["loc"] == ("body",) and isinstance(error.get("input"), bytes):
         return "is not JSON; send it with `content-type: application/json`"
-    return str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "string_unicode":
+        return "has half of a surrogate pair, which UTF-8 cannot hold"
+    pattern = error.get("ctx", {}).get("pattern", "")
+    return patterns.WORDS.get(pattern, str(error["msg"]).removeprefix("Value error, "))
 
 
 def _from_fault(request: Request, error: Exception) -> Problem:

@@ -5,9 +5,9 @@ not through a model that would write it anew.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -17,9 +17,11 @@ import orjson
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
+from api.json_faults import why_not_json
 from api.problems import Problem, invalid, malformed
 from everhook.envelope import timestamp
 from everhook.ids import Kind, new_gid
+from everhook.matching import parse_exactly
 from everhook.storage.messages import Publication
 from everhook.trace_context import TraceParent
 
@@ -74,12 +76,12 @@ def test_message() -> Publication:
     )
 
 
-async def read_one(request: Request, max_payload: int) -> PublishBody:
-    return _decoded(_decode_one, await _read(request, max_payload + ENVELOPE_ALLOWANCE))
+async def read_one(request: Request) -> PublishBody:
+    return _decoded(_decode_one, await _read(request))
 
 
 async def read_batch(request: Request) -> Sequence[PublishBody]:
-    messages = _decoded(_decode_batch, await _read(request, MAX_BATCH_BYTES)).messages
+    messages = _decoded(_decode_batch, await _read(request)).messages
     if not 1 <= len(messages) <= MAX_BATCH:
         raise invalid("messages", f"takes 1 to {MAX_BATCH} messages")
     return messages
@@ -118,29 +120,11 @@ def publication(
     )
 
 
-async def _read(request: Request, limit: int) -> bytes:
-    """The body, refused as soon as it is known to be too long."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
-        raise _too_long(limit)
-    chunks, size = [], 0
+async def _read(request: Request) -> bytes:
     try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                raise _too_long(limit)
-            chunks.append(chunk)
+        return await request.body()
     except ClientDisconnect as gone:
         raise malformed("ended before it was whole") from gone
-    return b"".join(chunks)
-
-
-def _too_long(limit: int) -> Problem:
-    return Problem(
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        f"The request has more than {limit} bytes.",
-        errors=[("body", f"at most {limit} bytes")],
-    )
 
 
 def _decoded(decoder: "msgspec.json.Decoder[Body]", body: bytes) -> Body:
@@ -149,7 +133,7 @@ def _decoded(decoder: "msgspec.json.Decoder[Body]", body: bytes) -> Body:
     except msgspec.ValidationError as error:
         raise _wrong_shape(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise malformed("is not valid JSON in UTF-8") from error
+        raise malformed(why_not_json(body, error)) from error
 
 
 def _wrong_shape(complaint: str) -> Problem:
@@ -169,21 +153,9 @@ def _parsed(payload: bytes, field: str) -> Any:
     try:
         return orjson.loads(payload)
     except orjson.JSONDecodeError as error:
-        if (content := _with_numbers_beyond_double(payload)) is not None:
-            return content
-        raise malformed(f"is not valid JSON in UTF-8 of sane depth ({error.msg})", field) from error
-
-
-def _with_numbers_beyond_double(payload: bytes) -> Any:
-    """`1e400` is JSON, and kept as it came; orjson alone refuses it. For filters it is infinite. None: no JSON."""
-    try:
-        return json.loads(payload.decode(), parse_int=float, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+        with suppress(ValueError, RecursionError):
+            return parse_exactly(payload)  # `1e400` is JSON, and kept as it came; orjson alone refuses it
+        raise malformed(why_not_json(payload, error), field) from error
 
 
 def _event_type(given: str | None, content: Any, at: str) -> str:

@@ -127,15 +127,15 @@ def delivery(row: Delivery) -> DeliveryOut:
     )
 
 
-def attempts(rows: Sequence[Attempt], receipts: Mapping[str, str]) -> list[AttemptOut]:
-    """`receipts` are gids by those of the attempts."""
+def attempts(rows: Sequence[Attempt], receipts: Mapping[str, Receipt]) -> list[AttemptOut]:
+    """`receipts` are by the gids of their attempts."""
     return [_attempt(row, receipts.get(row.gid)) for row in rows]
 
 
-def _attempt(row: Attempt, receipt_gid: str | None) -> AttemptOut:
+def _attempt(row: Attempt, receipt: Receipt | None) -> AttemptOut:
     return AttemptOut(
         attempt_gid=row.gid,
-        receipt_gid=receipt_gid,
+        receipt_gid=receipt.gid if receipt is not None else None,
         round=row.round,
         number=row.number,
         verdict=row.verdict,

@@ -1,20 +1,24 @@
 """What goes in and out, in camelCase JSON. Unknown fields are refused: a misspelt option must not be lost."""
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
+    Strict,
     StringConstraints,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
 
+from api import patterns
 from everhook import policy as rules
 from everhook.circuit import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus, Verdict
@@ -45,6 +49,21 @@ class ListOf(ApiModel, Generic[Item]):
 
     data: list[Item]
     next_cursor: str | None
+
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d.*", re.DOTALL)
+_OFFSET_WITHOUT_PLUS = re.compile(r".*[Tt][\d:.]+ \d\d:\d\d", re.DOTALL)
+
+
+def _written_as_time(value: object) -> object:
+    """Only what is written as a time is one; pydantic would take Unix seconds and dates as well."""
+    if isinstance(value, datetime):
+        return value
+    if isinstance(value, str) and _OFFSET_WITHOUT_PLUS.fullmatch(value):
+        raise ValueError("has a space before its offset: in a URL a `+` is written %2B")
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
+        raise ValueError("is not a time such as 2026-01-31T12:00:00Z")
+    return value
 
 
 def _aware(moment: datetime) -> datetime:
@@ -100,27 +119,37 @@ def _checked_key(pem: SecretStr) -> SecretStr:
     return pem
 
 
-Moment = Annotated[datetime, AfterValidator(_aware)]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-EventType = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$")]
-EventPattern = Annotated[str, StringConstraints(pattern=r"^(\*|[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}(\.\*)?)$")]
+Moment = Annotated[datetime, BeforeValidator(_written_as_time), AfterValidator(_aware)]
+Integer = Annotated[int, Strict()]
+Number = Annotated[float, Strict()]
+Flag = Annotated[bool, Strict()]
+"""JSON's own types: `true` is not 1, and `"5"` is not 5."""
+
+Name = Annotated[str, StringConstraints(pattern=patterns.NAME)]
+EventType = Annotated[str, StringConstraints(pattern=patterns.EVENT_TYPE)]
+EventPattern = Annotated[str, StringConstraints(pattern=patterns.EVENT_PATTERN)]
 Events = Annotated[list[EventPattern], Field(max_length=MAX_EVENTS)]
 PayloadFilter = Annotated[dict[str, Any], AfterValidator(_checked_filter)]
 Metadata = Annotated[dict[str, Any], Field(max_length=MAX_METADATA_KEYS), AfterValidator(_free_json)]
-Gid = Annotated[str, StringConstraints(pattern=r"^[^\x00]{1,100}$")]
+Gid = Annotated[str, StringConstraints(pattern=patterns.GID)]
 """Any text that may be looked up: one that is no gid is simply not found. PostgreSQL cannot take a NUL."""
-Text = Annotated[str, StringConstraints(max_length=1_000, pattern=r"^[^\x00]*$")]
+EndpointRef = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=2_000, pattern=patterns.NO_CONTROL),
+    Field(description="A gid, or what one endpoint alone has in its URL or description."),
+]
+Text = Annotated[str, StringConstraints(max_length=1_000, pattern=patterns.NO_NUL)]
 Pem = Annotated[str, AfterValidator(_checked_certificates)]
 PemKey = Annotated[SecretStr, AfterValidator(_checked_key)]
 Secret = Annotated[SecretStr, AfterValidator(_checked_secret)]
-Delay = Annotated[float, Field(ge=0, le=rules.MAX_DELAY.total_seconds())]
+Delay = Annotated[Number, Field(ge=0, le=rules.MAX_DELAY.total_seconds())]
 
 
 class Exponential(ApiModel):
     initial_seconds: Delay
-    factor: float = Field(2, ge=1, le=100)
+    factor: Number = Field(2, ge=1, le=100)
     cap_seconds: Delay
-    attempts: int = Field(ge=1, le=rules.MAX_ATTEMPTS)
+    attempts: Integer = Field(ge=1, le=rules.MAX_ATTEMPTS)
 
 
 class Policy(ApiModel):
@@ -131,11 +160,11 @@ class Policy(ApiModel):
         None, max_length=rules.MAX_ATTEMPTS - 1, description="Waits behind the first, second, … attempt."
     )
     exponential: Exponential | None = None
-    jitter: float | None = Field(None, ge=0, le=1, description="Fraction added at random to delays of 30 s and more.")
-    timeout_seconds: float | None = Field(None, gt=0, le=rules.MAX_TIMEOUT.total_seconds())
-    max_window_seconds: float | None = Field(None, gt=0, le=rules.MAX_WINDOW.total_seconds())
-    retry_statuses: list[Annotated[int, Field(ge=400, le=499)]] | None = Field(
-        None, max_length=20, description="Further statuses to retry, such as 408, 425, 429."
+    jitter: Number | None = Field(None, ge=0, le=1, description="Fraction added at random to delays of 30 s and more.")
+    timeout_seconds: Number | None = Field(None, gt=0, le=rules.MAX_TIMEOUT.total_seconds())
+    max_window_seconds: Number | None = Field(None, gt=0, le=rules.MAX_WINDOW.total_seconds())
+    retry_statuses: list[Annotated[Integer, Field(ge=400, le=499)]] | None = Field(
+        None, max_length=20, description="Further statuses to retry, such as 408 and 425; 429 always is."
     )
 
     @model_validator(mode="after")
@@ -196,12 +225,12 @@ class EndpointSettings(ApiModel):
     url: str = Field(examples=["https://hooks.example.com/orders"])
     description: Text = ""
     policy: Policy | None = None
-    rate_limit: float | None = Field(None, gt=0, le=1_000, description="Sends a second at most.")
+    rate_limit: Number | None = Field(None, gt=0, le=1_000, description="Sends a second at most.")
     signatures: list[SignatureScheme] = Field(default_factory=lambda: list(SignatureScheme), min_length=1)
     format: BodyFormat = BodyFormat.ENVELOPE
     headers: dict[str, str] = Field(default_factory=dict, max_length=20)
     metadata: Metadata = Field(default_factory=dict)
-    ed25519: bool = Field(False, description="Sign with Ed25519 too (`v1a`); needs the scheme `standard`.")
+    ed25519: Flag = Field(False, description="Sign with Ed25519 too (`v1a`); needs the scheme `standard`.")
     tls: Tls | None = None
 
 
@@ -217,6 +246,9 @@ class EndpointIn(EndpointSettings):
     channel: Name | None = None
     events: Events | None = None
     tenant: Name | None = None
+    secret: Secret | None = Field(
+        None, description="Your own: `whsec_` and 24 to 64 bytes in base64; without it one is made."
+    )
 
 
 class EndpointPatch(ApiModel):
@@ -225,12 +257,12 @@ class EndpointPatch(ApiModel):
     url: str | None = None
     description: Text | None = None
     policy: Policy | None = None
-    rate_limit: float | None = Field(None, gt=0, le=1_000)
+    rate_limit: Number | None = Field(None, gt=0, le=1_000)
     signatures: list[SignatureScheme] | None = Field(None, min_length=1)
     format: BodyFormat | None = None
     headers: dict[str, str] | None = Field(None, max_length=20)
     metadata: Metadata | None = None
-    ed25519: bool | None = None
+    ed25519: Flag | None = None
     tls: Tls | None = None
 
 
@@ -276,9 +308,9 @@ class EndpointCreated(EndpointOut):
 
 class SecretRotation(ApiModel):
     secret: Secret | None = Field(
-        None, description="Your own: `whsec_` and 24 to 64 bytes in base64; else one is made."
+        None, description="Your own: `whsec_` and 24 to 64 bytes in base64; without it one is made."
     )
-    grace_period_seconds: int = Field(
+    grace_period_seconds: Integer = Field(
         int(DEFAULT_GRACE.total_seconds()),
         ge=0,
         le=int(MAX_GRACE.total_seconds()),
@@ -309,7 +341,7 @@ class SubscriptionIn(ApiModel):
 class SubscriptionPatch(ApiModel):
     events: Events | None = None
     filter: PayloadFilter | None = None
-    enabled: bool | None = None
+    enabled: Flag | None = None
 
 
 class SubscriptionOut(ApiModel):
@@ -386,7 +418,10 @@ class AttemptOut(ApiModel):
 
 
 class DeliveryDetail(DeliveryOut):
-    attempts: list[AttemptOut]
+    attempts: list[AttemptOut] = Field(description="Oldest first; of more than 100, the newest 100.")
+    earlier_attempts: bool = Field(
+        description="Whether there are older ones: `GET /v1/deliveries/{gid}/attempts` lists all of them."
+    )
 
 
 _ORIGIN = "hooks.example.com/receipts/ten_01kgk27ygprz3snww46e1zg0hx"
@@ -482,7 +517,7 @@ class LiveDelivery(ApiModel):
     status: DeliveryStatus
     round: int
     attempt: int
-    waiting_for: str
+    waiting_for: str = Field(description="`nothing` once it was delivered or discarded.")
     next_attempt_at: datetime | None
     dead_letter_reason: DeadLetterReason | None
 
@@ -498,7 +533,7 @@ class DeadLetterSelection(ApiModel):
 
     tenant: Name | None = None
     channel: Name | None = None
-    endpoint: str | None = None
+    endpoint: EndpointRef | None = None
     type: EventType | None = None
     reason: DeadLetterReason | None = None
     status_code: int | None = Field(None, ge=100, le=599)
@@ -507,8 +542,9 @@ class DeadLetterSelection(ApiModel):
 
 
 class BulkRequest(DeadLetterSelection):
+    status_code: Integer | None = Field(None, ge=100, le=599)
     why: Text = ""
-    dry_run: bool = Field(False, description="Only count.")
+    dry_run: Flag = Field(False, description="Only count.")
 
 
 class BulkAnswer(ApiModel):

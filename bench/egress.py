@@ -4,7 +4,6 @@ Hosts are loopback addresses. The receiver is a process of its own that costs ne
 """
 
 import asyncio
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -14,6 +13,7 @@ from ipaddress import ip_network
 
 import httpx
 
+from bench.receiver import receiver
 from bench.tables import Table, Tell, target
 from everhook.egress import EgressClient, EgressRules
 
@@ -54,9 +54,9 @@ class Speed:
 
 async def transport(tell: Tell) -> Table:
     speeds: dict[str, list[Speed]] = {name: [] for name in CLIENTS}
-    async with _receiver() as port:
+    async with receiver() as sink:
         for hosts in HOSTS:
-            urls = [f"http://127.0.{1 + host // 250}.{1 + host % 250}:{port}/hook" for host in range(hosts)]
+            urls = [f"http://127.0.{1 + host // 250}.{1 + host % 250}:{sink.port}/hook" for host in range(hosts)]
             for name, (client, count) in CLIENTS.items():
                 tell(f"{hosts:,} hosts, {name}")
                 speeds[name].append(await _best(client, urls, count))
@@ -121,15 +121,3 @@ async def _round(post: Post, urls: Sequence[str], count: int) -> Speed:
     cpu, began = time.process_time(), time.monotonic()
     await asyncio.gather(*(run() for _ in range(CONCURRENCY)))
     return Speed(count / (time.monotonic() - began), (time.process_time() - cpu) / count * 1e6)
-
-
-@asynccontextmanager
-async def _receiver() -> AsyncIterator[int]:
-    """A process that answers on every loopback address; its port."""
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "bench.sink", stdout=asyncio.subprocess.PIPE)
-    assert process.stdout is not None
-    try:
-        yield int(await process.stdout.readline())
-    finally:
-        process.kill()
-        await process.wait()

@@ -1,4 +1,4 @@
-"""What a receipt costs beside the delivery that it is of, and how long it takes to seal many."""
+"""What a receipt adds to the cost of its delivery, and how long it takes to seal many."""
 
 import asyncio
 import statistics
@@ -10,6 +10,9 @@ from datetime import timedelta
 from pathlib import Path
 from random import Random
 
+from bench.cost import ITEMS, WARM_UP, Deliveries
+from bench.stack import EVERHOOK, embedded_stack
+from bench.tables import Table, Tell, target
 from everhook.contracts import AttemptRecord, Verdict
 from everhook.ids import Kind, new_gid
 from everhook.keyring import KeyRing, new_master_key
@@ -32,8 +35,46 @@ AT_ONCE = 20
 ROUNDS, ATTEMPTS = 5, 1_000
 JWS_BYTES = 1_250
 INSERTED_TOGETHER = 5_000
+SEALED = 100_000
+SEALING_S = 20
+MOST_SHARE = 0.05
 
 KEYRING = KeyRing([new_master_key()])
+
+
+async def receipts(tell: Tell) -> Table:
+    """What a receipt adds to Everhook's CPU a delivery, and how long sealing takes on each database."""
+    tell("deliveries")
+    async with embedded_stack() as stack:
+        deliveries = await Deliveries.prepared(stack)
+        await deliveries.deliver(WARM_UP)
+        delivery_ms = (await deliveries.deliver(ITEMS)).ms(EVERHOOK)
+    tell("recording without and with receipts")
+    async with sqlite() as database:
+        without, with_receipt = await recording_ms(database)
+    share = (with_receipt - without) / (delivery_ms - (with_receipt - without))
+    seals = []
+    for name, opened in (("SQLite", sqlite), ("PostgreSQL", postgres)):
+        tell(f"sealing on {name}")
+        async with opened() as database:
+            seals.append((name, (await sealing_time(database, SEALED)).total_seconds()))
+    return Table(
+        "Receipts",
+        ("what", "figure"),
+        [
+            ("Everhook's CPU a delivery, receipt included", f"{delivery_ms:.2f} ms"),
+            ("CPU to record an attempt, receipts off", f"{without:.3f} ms"),
+            ("CPU to record an attempt, receipts on", f"{with_receipt:.3f} ms"),
+            *((f"{SEALED:,} receipts sealed on {name} in", f"{seconds:.1f} s") for name, seconds in seals),
+        ],
+        [
+            target("percent that a receipt adds", 100 * share, share <= MOST_SHARE, f"at most {100 * MOST_SHARE:.0f}"),
+            *(
+                target(f"seconds to seal on {name}", took, took <= SEALING_S, f"at most {SEALING_S}")
+                for name, took in seals
+            ),
+        ],
+    )
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""The embedded stack as users run it (`everhook dev`), a receiver beside it, and meters for their CPU and memory."""
+"""The stacks that are measured: the product as users run it, a receiver beside it, a driver, and a meter."""
 
 import asyncio
 import sys
@@ -8,109 +8,122 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import httpx
 import psutil
 
+from bench.driver import Driver
+from bench.meters import Cpu, Meter, alone
+from bench.receiver import Receiver, receiver
 from tests.support.processes import Process, free_port
-from tests.support.publisher import Publisher
-from tests.support.stack import ReceiverProcess
+from tests.support.publisher import create_channel, create_endpoint
 
 API_KEY = "bench-key-bench-key-bench-key"
-TEMPORAL = "temporal"
+TEMPORAL = "Temporal"
+EVERHOOK = "Everhook"
+TEMPORAL_PROGRAM = "temporal"
+
+QUIET_CPU, QUIET_S, SETTLE_S = 0.15, 2.0, 300.0
+"""A stack is settled when no group uses more than this share of a core for so long; it is given up after the last."""
+
+History = Literal["all", "exceptions"]
 
 
 @dataclass(frozen=True)
-class Usage:
-    """CPU seconds so far: of the engine (Temporal), and of the process that is both API and worker."""
+class Endpoint:
+    """An endpoint subscribed to a channel of its own."""
 
-    engine: float
-    worker: float
-
-    def __sub__(self, other: "Usage") -> "Usage":
-        return Usage(self.engine - other.engine, self.worker - other.worker)
+    gid: str
+    channel: str
+    path: str
 
 
-class EmbeddedStack:
-    def __init__(self, process: Process, receiver: ReceiverProcess, client: httpx.AsyncClient, temporal: str) -> None:
-        self.process = process
-        self.receiver = receiver
+class BenchStack:
+    """A running product: where it is reached, and what its processes use."""
+
+    engine_groups: tuple[str, ...] = (TEMPORAL,)
+    """The groups of processes that an empty workflow needs."""
+
+    def __init__(
+        self, addresses: Sequence[tuple[str, int]], client: httpx.AsyncClient, temporal: str, receiver: Receiver
+    ) -> None:
+        self.addresses = addresses
         self.client = client
         self.temporal = temporal
+        self.receiver = receiver
+        self.driver = Driver(addresses, API_KEY)
+        self.meter = Meter({})
+
+    async def endpoint(self, channel: str, path: str | None = None) -> Endpoint:
+        """A new endpoint, the only one of its channel; `path` is where the receiver sees it."""
+        path = path or f"/{channel}"
+        await create_channel(self.client, channel)
+        created = await create_endpoint(self.client, self.receiver.url_for(path), channel)
+        return Endpoint(created.gid, channel, path)
+
+    async def command(self, endpoint: Endpoint, command: Literal["pause", "resume"]) -> None:
+        (await self.client.post(f"/v1/endpoints/{endpoint.gid}/{command}")).raise_for_status()
+
+    async def settled(self) -> None:
+        """Wait until what was started has been written: marks, settled workflows, cache evictions, log lines."""
+        give_up_at = time.monotonic() + SETTLE_S
+        before = self.meter.cpu()
+        while time.monotonic() < give_up_at:
+            await asyncio.sleep(QUIET_S)
+            now = self.meter.cpu()
+            if max((now - before).groups.values()) < QUIET_CPU * QUIET_S:
+                return
+            before = now
+        raise RuntimeError(f"the stack does not come to rest within {SETTLE_S:.0f} s")
+
+    async def idle(self, seconds: float = 10.0) -> Cpu:
+        """What the stack uses a second while it has nothing to do."""
+        before, began = self.meter.cpu(), time.monotonic()
+        await asyncio.sleep(seconds)
+        return (self.meter.cpu() - before) * (1 / (time.monotonic() - began))
+
+
+class EmbeddedStack(BenchStack):
+    """`everhook dev`: API and worker in one process, Temporal in another, SQLite in both."""
+
+    def __init__(self, process: Process, database: Path, port: int, client: httpx.AsyncClient, temporal: str,
+                 receiver: Receiver) -> None:  # fmt: skip
+        super().__init__([("127.0.0.1", port)], client, temporal, receiver)
+        self.database = database
         self._main = psutil.Process(process.pid)
-
-    def publisher(self) -> Publisher:
-        return Publisher(self.client)
-
-    def usage(self) -> Usage:
-        return Usage(cpu_seconds(self.engine()), cpu_seconds(self._main))
-
-    def memory_mb(self) -> float:
-        """Resident memory of the API and worker process."""
-        return self._main.memory_info().rss / 1e6
+        self.meter = Meter({TEMPORAL: lambda: [self.engine()], EVERHOOK: alone(process.pid)})
 
     def engine(self) -> psutil.Process:
         """The Temporal server's process."""
-        return next(child for child in self._main.children(recursive=True) if child.name() == TEMPORAL)
-
-    async def settled(self) -> None:
-        """Wait until what was begun has been written off: marks, cache evictions, log lines."""
-        before = self.usage()
-        while True:
-            await asyncio.sleep(1.0)
-            now = self.usage()
-            if now.engine - before.engine < 0.15 and now.worker - before.worker < 0.15:
-                return
-            before = now
+        return next(child for child in self._main.children(recursive=True) if child.name() == TEMPORAL_PROGRAM)
 
 
 @asynccontextmanager
-async def embedded_stack(**extra_env: str) -> AsyncIterator[EmbeddedStack]:
+async def embedded_stack(history: History = "all", **extra_env: str) -> AsyncIterator[EmbeddedStack]:
     """A fresh `everhook dev --no-demo`, with its data in a temporary directory."""
     with tempfile.TemporaryDirectory(prefix="everhook-bench-") as directory:
         home, port, temporal_port, ui_port = Path(directory), free_port(), free_port(), free_port()
-        receiver = ReceiverProcess(home)
-        await receiver.start()
+        data, temporal = home / "data", f"127.0.0.1:{temporal_port}"
         command = [
-            sys.executable, "-m", "everhook.cli", "dev", "--no-demo", "--data-dir", str(home / "data"),
+            sys.executable, "-m", "everhook.cli", "dev", "--no-demo", "--data-dir", str(data),
             "--port", str(port), "--temporal-port", str(temporal_port), "--temporal-ui-port", str(ui_port),
             "--api-key", API_KEY,
         ]  # fmt: skip
-        process = Process(command, log=home / "dev.log", env=extra_env, name="everhook dev")
+        env = {"EVERHOOK_TEMPORAL_HISTORY": history, **extra_env}
+        process = Process(command, log=home / "dev.log", env=env, name="everhook dev")
         process.start()
         try:
-            url = f"http://127.0.0.1:{port}"
-            await process.wait_ready(url=f"{url}/readyz", timeout=60)
-            headers = {"authorization": f"Bearer {API_KEY}"}
-            async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as client:
-                yield EmbeddedStack(process, receiver, client, f"127.0.0.1:{temporal_port}")
+            await process.wait_ready(url=f"http://127.0.0.1:{port}/readyz", timeout=60)
+            async with receiver() as sink, api_client(port) as client:
+                stack = EmbeddedStack(process, data / "everhook.db", port, client, temporal, sink)
+                yield stack
+                stack.driver.close()
         finally:
             await process.kill9()
-            await receiver.stop()
 
 
-def cpu_seconds(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return times.user + times.system
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """`percentile(latencies, 0.95)`; of no values at all it is not a number."""
-    ordered = sorted(values)
-    return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else float("nan")
-
-
-async def latencies(stack: EmbeddedStack, publisher: Publisher, path: str) -> list[float]:
-    """Seconds from when each acknowledged message was due to be published to its arrival at `path`."""
-    due = {ack.message_gid: ack.due for ack in publisher.acks}
-    return [a.monotonic - due[a.id] for a in stack.receiver.arrivals() if a.path == path and a.id in due]
-
-
-async def measured(stack: EmbeddedStack, seconds: float) -> Usage:
-    """What the stack uses while it has nothing to do."""
-    before = stack.usage()
-    began = time.monotonic()
-    await asyncio.sleep(seconds)
-    used = stack.usage() - before
-    scale = seconds / (time.monotonic() - began)
-    return Usage(used.engine * scale, used.worker * scale)
+def api_client(port: int) -> httpx.AsyncClient:
+    """For the few requests that set a benchmark up."""
+    headers = {"authorization": f"Bearer {API_KEY}"}
+    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60, trust_env=False)

@@ -1,15 +1,16 @@
-"""What the measurements have in common: a table, and whether its targets were met."""
+"""What the benchmarks have in common: a table, targets, and how figures are written."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 Tell = Callable[[str], None]
-"""Says to the person at the terminal what is being measured."""
+"""Shows at the terminal what is being measured."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """What is printed, and kept in RESULTS.md. `notes` tell of targets, those missed included."""
+    """What is printed and kept in RESULTS.md. `notes` list the targets, missed ones included."""
 
     title: str
     columns: tuple[str, ...]
@@ -18,5 +19,25 @@ class Table:
 
 
 def target(what: str, value: float, met: bool, wanted: str) -> str:
-    shown = f"{value:.0f}" if value >= 10 or value == int(value) else f"{value:.2f}"
-    return f"{what}: {shown} (target {wanted}: {'met' if met else 'MISSED'})"
+    """A note that compares a figure with its target. An infinite figure is one that was not reached in time."""
+    return f"{what}: {_figure(value)} (target {wanted}: {'met' if met else 'MISSED'})"
+
+
+def _figure(value: float) -> str:
+    if math.isinf(value):
+        return "not in time"
+    return f"{value:.0f}" if abs(value) >= 10 or value == int(value) else f"{value:.2f}"
+
+
+def milliseconds(seconds: float) -> str:
+    """`0.0042` → `4.2 ms`; infinity (never arrived) → `not in time`."""
+    if math.isinf(seconds):
+        return "not in time"
+    ms = 1000 * seconds
+    return f"{ms:.0f} ms" if ms >= 10 else f"{ms:.1f} ms"
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """`percentile(latencies, 0.95)`; of no values it is not a number."""
+    ordered = sorted(values)
+    return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else float("nan")

@@ -3,6 +3,8 @@
 The server paces them and keeps their progress; nothing of ours loops over thousands of workflows.
 """
 
+import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +22,7 @@ from temporalio.client import Client
 from everhook.contracts import DELIVERY_WORKFLOW, DeliveryStatus, OperatorNote
 from everhook.storage.dead_letters import DeadLetterFilter
 
+INDEX_PATIENCE_S, INDEX_POLL_S = 5.0, 0.25
 MAX_ENDPOINTS = 1_000
 """So many gids make a query of 32 KB."""
 
@@ -52,12 +55,14 @@ def visibility_query(chosen: DeadLetterFilter, endpoints: Sequence[str] | None =
         ("DeadLetterReason", chosen.reason),
     ):
         if value is not None:
-            parts.append(f'{attribute} = "{_quoted(value)}"')
+            values = value if isinstance(value, tuple) else (value,)
+            parts.append(_is_one_of(attribute, [f'"{_quoted(one)}"' for one in values]))
     if chosen.tenant_gid is not None:
         gids = ", ".join(f'"{_quoted(gid)}"' for gid in endpoints or ("",))
         parts.append(f"Endpoint IN ({gids})")
     if chosen.status_code is not None:
-        parts.append(f"StatusCode = {chosen.status_code}")
+        codes = chosen.status_code if isinstance(chosen.status_code, tuple) else (chosen.status_code,)
+        parts.append(_is_one_of("StatusCode", [str(code) for code in codes]))
     if chosen.since is not None:
         parts.append(f'DeadLetteredAt >= "{_moment(chosen.since)}"')
     if chosen.until is not None:
@@ -65,9 +70,20 @@ def visibility_query(chosen: DeadLetterFilter, endpoints: Sequence[str] | None =
     return " AND ".join(parts)
 
 
+async def until_indexed(client: Client, query: str, matched: int) -> bool:
+    """Wait, for a few seconds at most, until Temporal's index finds as many as the database: it follows a moment
+    behind, and a batch reaches what it finds. False where it still finds fewer."""
+    give_up_at = time.monotonic() + INDEX_PATIENCE_S
+    while (await client.count_workflows(query)).count < matched:
+        if time.monotonic() >= give_up_at:
+            return False
+        await asyncio.sleep(INDEX_POLL_S)
+    return True
+
+
 async def start_signal_batch(client: Client, gid: str, query: str, signal: str, note: OperatorNote) -> None:
-    """Begin the batch `gid`, which signals every workflow that `query` selects. RPCError where another batch still runs
-    (Temporal runs one at a time in a namespace unless configured otherwise)."""
+    """Begin the batch `gid`, which signals every workflow that `query` selects. RPCError where Temporal runs as
+    many batches as it may in this namespace (its default is one)."""
     payloads = await client.data_converter.encode([note])
     await client.workflow_service.start_batch_operation(
         StartBatchOperationRequest(
@@ -101,6 +117,11 @@ _STATES: dict[int, Literal["running", "completed", "failed"]] = {
     BatchOperationState.BATCH_OPERATION_STATE_COMPLETED: "completed",
     BatchOperationState.BATCH_OPERATION_STATE_FAILED: "failed",
 }
+
+
+def _is_one_of(attribute: str, values: Sequence[str]) -> str:
+    """`values` are as they stand in a query."""
+    return f"{attribute} = {values[0]}" if len(values) == 1 else f"{attribute} IN ({', '.join(values)})"
 
 
 def _quoted(text: str) -> str:

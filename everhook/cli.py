@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from everhook import streams
 from everhook.client import add_commands
 from everhook.client.command import epilog
 from everhook.keys_cli import app as keys_app
@@ -46,31 +48,53 @@ class WorkerRole(StrEnum):
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command and leave without finalising the interpreter: the Temporal SDK's threads may abort it on the way
     out (temporalio/sdk-python#300), behind a run in which all was well."""
-    status = run(arguments)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    os._exit(_status_of(lambda: _run_and_flush(arguments)))
 
 
 def run(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit status."""
+    return _status_of(lambda: _run(arguments))
+
+
+def _run_and_flush(arguments: list[str] | None) -> int:
+    streams.open_streams()
+    status = run(arguments)
+    streams.flush()
+    return status
+
+
+def _run(arguments: list[str] | None) -> int:
+    streams.check_arguments(sys.argv[1:] if arguments is None else arguments)
+    result = app(arguments, standalone_mode=False, prog_name="everhook")
+    return result if isinstance(result, int) else 0
+
+
+def _status_of(what: Callable[[], int]) -> int:
+    """The exit status of what was done, with a line on standard error if it failed."""
     try:
-        result = app(arguments, standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        return what()
     except typer.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
+    except BrokenPipeError:
+        return streams.BROKEN_PIPE_STATUS
     except Failure as error:
-        told = escape("\n".join(printable_lines(str(error))))
-        errors.print(f"[bold red]everhook:[/] {told}", highlight=False, emoji=False, soft_wrap=True)
-        return error.status
+        return _told(error)
     except Exception as error:
+        if isinstance(error, OSError) and (explained := streams.explained(error)) is not None:
+            return _told(explained)
         if (show := getattr(error, "show", None)) is not None:  # click's usage errors
             show()
             return Unusable.status
         errors.print_exception()
         return 1
+
+
+def _told(error: Failure) -> int:
+    told = escape("\n".join(printable_lines(str(error))))
+    errors.print(f"[bold red]everhook:[/] {told}", highlight=False, emoji=False, soft_wrap=True)
+    return error.status
 
 
 @app.command(rich_help_panel=RUN, epilog=epilog(["migrate"]))
@@ -95,6 +119,7 @@ def setup() -> None:
     from temporalio.service import RPCError
 
     from everhook.provisioning import setup as provision
+    from everhook.sdk_errors import in_words
     from everhook.temporal import connect
 
     settings = load_settings()
@@ -103,7 +128,7 @@ def setup() -> None:
         try:
             client = await connect()
         except RuntimeError as error:
-            raise Unusable(f"Temporal cannot be reached (TEMPORAL_ADDRESS): {error}") from error
+            raise Unusable(f"{in_words(str(error))} (TEMPORAL_ADDRESS)") from error
         try:
             await provision(client, settings, lambda line: console.print(line, highlight=False))
         except RPCError as error:
@@ -112,42 +137,58 @@ def setup() -> None:
     asyncio.run(run())
 
 
-@app.command(rich_help_panel=RUN, epilog=epilog(["serve", "serve --worker", "serve --host 0.0.0.0 --port 8080"]))
+@app.command(
+    rich_help_panel=RUN, epilog=epilog(["serve", "serve --worker", "serve --host 0.0.0.0 --port 8080 --processes 2"])
+)
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
-    worker: Annotated[bool, typer.Option("--worker", help="Also run a worker in this process.")] = False,
+    worker: Annotated[bool, typer.Option("--worker", help="Also run a worker in each process.")] = False,
     send: Annotated[
-        bool, typer.Option(help="Make first attempts from this process (EVERHOOK_EXPRESS); else workers send all.")
+        bool, typer.Option(help="Make first attempts from here (EVERHOOK_EXPRESS); else workers send everything.")
     ] = True,
+    processes: Annotated[int, typer.Option(min=1, help="Processes on this port; each uses one core.")] = 1,
+    listen_fds: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Run the API."""
-    from everhook import eventloop, http_server
+    """Run the API, until SIGTERM or Ctrl-C; requests and attempts under way are finished first."""
+    from everhook import eventloop, http_server, supervisor
+    from everhook.http_limits import Limits
+    from everhook.http_server import Address
     from everhook.issuing import require_a_key
     from everhook.keyring import KeyRing
-    from everhook.metrics_server import require_metrics_port
+    from everhook.metrics_page import require_metrics_port
     from everhook.receipt_issuer import issuer_name
     from everhook.telemetry import configure_logging
 
     settings = load_settings()
     if not send:
         settings = settings.model_copy(update={"express": False})
-    host, port = host or settings.host, port if port is not None else settings.port
+    address = Address(
+        host or settings.host,
+        port if port is not None else settings.port,
+        option="--host, --port (EVERHOOK_HOST, EVERHOOK_PORT)",
+    )
     # What is wrong with any of these is one line here, and a traceback within.
     KeyRing.from_settings(settings)
-    issuer_name(settings)
     asyncio.run(require_a_key(settings))
-    http_server.require_port(host, port, "--host, --port (EVERHOOK_HOST, EVERHOOK_PORT)")
+    issuer_name(settings)
     require_metrics_port(settings)
+    if listen_fds is not None:
+        ready, sockets = supervisor.end_with_parent(), supervisor.inherited_sockets(listen_fds)
+    elif processes == 1:
+        ready, sockets = None, address.listen()
+    else:
+        raise typer.Exit(supervisor.supervise(settings, address, processes))
     configure_logging(settings.log_format, settings.log_level)
     from api import dashboard
     from api.main import create_app
     from worker import working
 
     eventloop.spare_the_collector()
+    eventloop.raise_file_limit()
     served = create_app(settings, beside=working if worker else None)
     dashboard.warm_up()
-    http_server.run(served, host, port, ending=lambda: dashboard.end_streams(served))
+    http_server.run(served, sockets, Limits.from_settings(settings), lambda: dashboard.end_streams(served), ready)
 
 
 @app.command(rich_help_panel=RUN, epilog=epilog(["worker", "worker --role sends"]))
@@ -159,7 +200,7 @@ def worker(
     """Run a worker, until SIGTERM or Ctrl-C; attempts in flight are finished first."""
     from everhook import eventloop
     from everhook.keyring import KeyRing
-    from everhook.metrics_server import require_metrics_port
+    from everhook.metrics_page import require_metrics_port
     from everhook.receipt_issuer import issuer_name
     from everhook.telemetry import configure_logging
 

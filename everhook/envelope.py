@@ -1,5 +1,6 @@
 """A message as a request body, in each payload format. Byte-exact: the payload is embedded as it came."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +31,16 @@ def render(body_format: BodyFormat, content: Content) -> tuple[str, bytes]:
     """Content type and body."""
     media_type, build = _FORMATS[body_format]
     return media_type, build(content)
+
+
+def find_body(content: Content, sha256: str) -> tuple[str, bytes] | None:
+    """Content type and body of the request whose body has this SHA-256 (hex). Bodies are not kept: they are rendered
+    again, in each format, for an endpoint may have another format today. None if none of them has that hash."""
+    for body_format in BodyFormat:
+        media_type, body = render(body_format, content)
+        if hashlib.sha256(body).hexdigest() == sha256:
+            return media_type, body
+    return None
 
 
 def timestamp(moment: datetime) -> str:

@@ -2,22 +2,19 @@
 
 import asyncio
 import contextlib
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator
 from functools import cache
-from typing import Any
 
 import httpx
 import structlog
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from everhook.http_server import serving
 from everhook.metrics import exposition
+from everhook.metrics_page import MetricsPage, free_loopback_port, metrics_listener
 from everhook.settings import Settings
 from everhook.storage.engine import Database, is_unavailable
 from everhook.storage.kept import Kept
 from everhook.storage.standing import Standing, standing
-from everhook.usage import Unusable
 
 KEPT_S = 5.0
 """However often it is scraped, and by how many, the database is asked no more often than this."""
@@ -37,9 +34,7 @@ def sdk_metrics_address(settings: Settings) -> str | None:
 
 @cache
 def _free_loopback_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"127.0.0.1:{free_loopback_port()}"
 
 
 @contextlib.asynccontextmanager
@@ -51,33 +46,15 @@ async def metrics_served(
         yield
         return
     async with httpx.AsyncClient(trust_env=False, verify=False, timeout=SDK_TIMEOUT_S) as client:  # noqa: S501 - plain HTTP
-        page = _Page(database, client, sdk_address, count_timeout)
-        with contextlib.closing(_listener(settings.metrics_host, settings.metrics_port)) as listener:
+        page = MetricsPage(_Collector(database, client, sdk_address, count_timeout).metrics)
+        with contextlib.closing(metrics_listener(settings.metrics_host, settings.metrics_port)) as listener:
             async with serving(page, listener):
+                log.info("serving metrics", address=f"{settings.metrics_host}:{settings.metrics_port}")
                 yield
 
 
-def require_metrics_port(settings: Settings) -> None:
-    """Raise Unusable where the port cannot be had: at the start, where it is one line and a status."""
-    if settings.metrics_port is not None:
-        _listener(settings.metrics_host, settings.metrics_port).close()
-
-
-def _listener(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        why = (error.strerror or str(error)).partition(" (")[0]  # it names the address once more
-        raise Unusable(
-            f"cannot listen on {host}:{port} (EVERHOOK_METRICS_HOST, EVERHOOK_METRICS_PORT): {why}"
-        ) from error
-
-
-Message = MutableMapping[str, Any]
-
-
-class _Page:
-    """The ASGI application."""
+class _Collector:
+    """What this process counts, what the database says, and what Temporal's SDK counts here."""
 
     def __init__(
         self, database: Database, client: httpx.AsyncClient, sdk_address: str | None, count_timeout: float
@@ -88,19 +65,7 @@ class _Page:
         self._count_timeout = count_timeout
         self._standing: Kept[None, Standing] = Kept(self._look, KEPT_S)
 
-    async def __call__(
-        self, scope: Message, _receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
-    ) -> None:
-        if scope["type"] != "http":
-            return
-        found = (scope["method"], scope["path"]) == ("GET", "/metrics")
-        body = await self._metrics() if found else b"GET /metrics is all there is\n"
-        content_type = CONTENT_TYPE_PLAIN_0_0_4 if found else "text/plain"
-        headers = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": 200 if found else 404, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-    async def _metrics(self) -> bytes:
+    async def metrics(self) -> bytes:
         standing, of_the_sdk = await asyncio.gather(self._gauges(), self._sdk_metrics())
         return exposition(standing) + of_the_sdk
 

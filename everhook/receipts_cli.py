@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 MAX_FILE = 16 * 1024 * 1024
 WRONG = 1
+NOT_YET = 503
+"""The status of a response for a receipt that is not under a checkpoint yet."""
 
 Found = TypeVar("Found")
 
@@ -68,8 +70,10 @@ def verify(
     from everhook.strict_json import NotJson, Wrong
 
     try:
+        document = load(_read(bundle))
+        _refuse_problem(bundle, document)
         result = check(
-            load(_read(bundle)),
+            document,
             body=_read(body) if body else None,
             since=_checkpoint(since_checkpoint) if since_checkpoint else None,
             keys=_keys(jwks) if jwks else None,
@@ -84,6 +88,16 @@ def verify(
         _report(result)
     if not result.ok:
         raise typer.Exit(WRONG)
+
+
+def _refuse_problem(file: Path, document: object) -> None:
+    """Raise Unusable for the file of someone who saved an error of the API, and not a bundle."""
+    if isinstance(document, dict) and {"title", "status", "detail"} <= document.keys() and "type" in document:
+        again = "; ask for it again then" if document["status"] == NOT_YET else ""
+        raise Unusable(
+            f"{file} is no bundle, but the error that the API answered with: "
+            f"{document['detail']} ({document['status']}){again}. With curl, --fail-with-body tells them apart."
+        )
 
 
 @app.command(epilog=epilog(["receipts audit", "receipts audit --json"]))

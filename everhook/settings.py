@@ -110,6 +110,18 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8080, ge=0, le=65535, description="Port the API listens on.")
+    public_url: Annotated[str, AfterValidator(_web_address)] | None = Field(
+        None, description="Where browsers reach the API, `https://hooks.example.com`: links to the portal begin so."
+    )
+    keep_alive_seconds: float = Field(
+        75, gt=0, description="Idle connections to the API are kept so long: longer than a load balancer keeps them."
+    )
+    header_timeout_seconds: float = Field(10, gt=0, description="A request's headers must arrive within this time.")
+    body_timeout_seconds: float = Field(60, gt=0, description="A request's body must arrive within this time.")
+    max_connections: int = Field(4096, ge=1, description="Connections to the API at once a process; then 503.")
+    max_connections_per_address: int = Field(
+        512, ge=1, description="The same from one address (IPv6: from one /64), unless it is a trusted proxy."
+    )
     metrics_host: str = Field("127.0.0.1", description="Address that `/metrics` is offered on, without a key.")
     metrics_port: int | None = Field(
         None, ge=1, le=65535, description="Port for `/metrics` of this process, API or worker; without it, none."
@@ -118,6 +130,17 @@ class Settings(BaseSettings):
 
     publish_rate: Annotated[str, AfterValidator(_rate)] = Field(
         "", description="Messages that one key may publish, such as `1000/second`, at each API process; empty: any."
+    )
+
+    subscriptions_per_endpoint: int = Field(100, ge=1, description="Subscriptions that one endpoint may have.")
+    subscriptions_per_tenant: int = Field(
+        1_000, ge=1, description="Subscriptions that one tenant may have; the tenant `default` may have any number."
+    )
+    subscription_cost: int = Field(
+        1_000, ge=1, description="Steps of matching that one subscription may cost each message."
+    )
+    subscription_cost_per_tenant: int = Field(
+        10_000, ge=1, description="The same for all subscriptions of a tenant together; `default` has no limit."
     )
 
     temporal_history: Literal["all", "exceptions"] = Field(

@@ -6,14 +6,14 @@
 | `timestamped` | `x-webhook-signature: t=<unix>,v1=<hex>[,v1=…]` | `timestamp.body` |
 | `npayload` | `x-npayload-signature: sha256=<hex>[,sha256=…]` | `body` |
 
-All are HMAC-SHA256 under the decoded part of a secret behind `whsec_`, save `v1a`, which is Ed25519. During a rotation
+All are HMAC-SHA256 under the decoded part of a secret after `whsec_`, except `v1a`, which is Ed25519. During a rotation
 every live secret and key signs.
 """
 
 import base64
-import binascii
 import hmac
 import secrets
+import string
 from collections.abc import Collection, Sequence
 from enum import StrEnum
 
@@ -25,6 +25,9 @@ SECRET_BYTES = 32
 SEED_BYTES = 32
 MIN_SECRET_BYTES, MAX_SECRET_BYTES = 24, 64
 """What Standard Webhooks allows for a symmetric secret."""
+
+
+_BASE64 = frozenset(string.ascii_letters + string.digits + "+/")
 
 
 class SignatureScheme(StrEnum):
@@ -48,14 +51,36 @@ def new_secret() -> str:
 
 
 def secret_key(secret: str) -> bytes:
-    """The key bytes of a `whsec_…` secret. Raises ValueError where it is not one."""
-    try:
-        key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
-    except binascii.Error as error:
-        raise ValueError("a secret is `whsec_` and base64") from error
-    if not secret.startswith(SECRET_PREFIX) or not MIN_SECRET_BYTES <= len(key) <= MAX_SECRET_BYTES:
-        raise ValueError(f"a secret is `whsec_` and {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes in base64")
+    """The key bytes of a `whsec_…` secret. Raises ValueError, which says what is wrong and quotes nothing of it."""
+    if not secret.startswith(SECRET_PREFIX):
+        kind = (
+            f" ({secret[:5]}… is an Ed25519 key)" if secret.startswith((PRIVATE_KEY_PREFIX, PUBLIC_KEY_PREFIX)) else ""
+        )
+        raise ValueError(f"must begin with `{SECRET_PREFIX}`{kind}")
+    encoded = secret.removeprefix(SECRET_PREFIX)
+    _check_base64(encoded)
+    key = base64.b64decode(encoded)
+    if not MIN_SECRET_BYTES <= len(key) <= MAX_SECRET_BYTES:
+        raise ValueError(f"must have {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes in base64, not {len(key)}")
     return key
+
+
+def _check_base64(encoded: str) -> None:
+    """Python's own decoder does not say which of these it is."""
+    digits = encoded.rstrip("=")
+    for position, character in enumerate(digits, start=len(SECRET_PREFIX) + 1):
+        if character in "-_":
+            raise ValueError("must be in the usual base64, with `+` and `/`, not in the URL-safe one with `-` and `_`")
+        if character == "=":
+            raise ValueError(f"has `=` at character {position}, but in base64 it can only stand at the end")
+        if character not in _BASE64:
+            raise ValueError(f"has a character at position {position} that is not in the alphabet of base64")
+    if len(digits) % 4 == 1:
+        raise ValueError("is incomplete: a character of its base64 is missing, or one is too many")
+    missing = -len(digits) % 4
+    if len(encoded) - len(digits) != missing:
+        wanted = f"with {missing} `=`" if missing else "without `=`"
+        raise ValueError(f"has the wrong padding: its base64 must end {wanted}")
 
 
 def new_private_key() -> str:

@@ -1,10 +1,14 @@
 """Logs: structlog, JSON in production and coloured lines in dev; libraries' own loggers come out the same way."""
 
 import logging
+import re
 import sys
+import time
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from everhook.sdk_errors import in_words
 
 _QUIET = {
     # httpx and httpcore log full URLs, queries and all.
@@ -13,15 +17,21 @@ _QUIET = {
     "aiosqlite": logging.WARNING,
     "alembic": logging.WARNING,
     "uvicorn.access": logging.WARNING,
+    "uvicorn.error": logging.WARNING,
     # The SDK logs each failed try of an activity with its traceback; what matters of it we log ourselves.
     "temporalio.activity": logging.ERROR,
 }
+
+
+SDK_CORE = "temporalio.core"
+SAME_LINE_S = 10.0
 
 
 def configure_logging(log_format: str, level: str, *, handler: logging.Handler | None = None) -> None:
     """Send every log line of this process to one place in one form: to `handler`, else to standard error."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _say_in_words,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -52,6 +62,37 @@ def configure_logging(log_format: str, level: str, *, handler: logging.Handler |
     root.setLevel(level.upper())
     for name, quiet in _QUIET.items():
         logging.getLogger(name).setLevel(quiet)
+    _thin_out(logging.getLogger(SDK_CORE))
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
+
+
+def _say_in_words(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """What the SDK's core says comes as values of Rust, in our own lines and in those that it writes."""
+    for name in ("event", "error"):
+        if isinstance(value := event.get(name), str):
+            event[name] = in_words(value)
+    return event
+
+
+class OnceInAWhile(logging.Filter):
+    """Lets a line through that is the same as one before, but for its numbers, once in `SAME_LINE_S` seconds: each of
+    the SDK's pollers says for itself that Temporal is away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        line, moment = re.sub(r"\d+", "0", record.getMessage()), time.monotonic()
+        if moment - self._last.get(line, float("-inf")) < SAME_LINE_S:
+            return False
+        if len(self._last) > 1_000:
+            self._last.clear()
+        self._last[line] = moment
+        return True
+
+
+def _thin_out(logger: logging.Logger) -> None:
+    logger.filters = [OnceInAWhile()]

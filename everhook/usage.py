@@ -3,7 +3,9 @@
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from everhook.dev_files import adopt_environment
 
@@ -58,7 +60,7 @@ async def opened_database(settings: "Settings") -> "AsyncIterator[Database]":
     database = Database(settings.database_url)
     try:
         if database.is_sqlite:
-            _try_file(database.url.database)
+            _require_file(database.url.database)
         yield database
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
         raise Unusable(
@@ -70,7 +72,11 @@ async def opened_database(settings: "Settings") -> "AsyncIterator[Database]":
         await database.close()
 
 
-def _try_file(file: str | None) -> None:
-    """Where a file cannot be opened, the driver's thread may outlive the event loop, and end in a traceback."""
-    if file:
-        sqlite3.connect(file).close()
+def _require_file(file: str | None) -> None:
+    """Looked at first: where the driver cannot open a file, its thread may outlive the event loop, and end in a
+    traceback."""
+    if not file or file == ":memory:":
+        return
+    if not Path(file).exists():
+        raise Unusable(f"there is no database {file} (EVERHOOK_DATABASE_URL); `everhook migrate` creates it")
+    sqlite3.connect(f"file:{quote(file)}?mode=rw", uri=True).close()

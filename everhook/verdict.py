@@ -1,4 +1,4 @@
-"""What an answer means. Pure; the table in `tests/everhook/test_verdict.py` is the specification."""
+"""What a response means. Pure; the table in `tests/everhook/test_verdict.py` is the specification."""
 
 from collections.abc import Container
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from everhook.contracts import DeadLetterReason, FailureCode, Verdict
 
 GONE = 410
+TOO_MANY_REQUESTS = 429
 RETRY_AFTER_STATUSES = frozenset({429, 503})
 """Where a `Retry-After` header makes sense: RFC 6585 section 4, RFC 9110 section 15.6.4."""
 
@@ -27,12 +28,11 @@ def classify(
     status: int | None,
     failure: FailureCode | None = None,
     *,
-    named_return: bool = False,
     retry_statuses: Container[int] = (),
 ) -> Judgement:
-    """Judge one answer: an HTTP `status`, or a `failure` where there was none.
+    """Judge one attempt: an HTTP `status`, or a `failure` where there was no response.
 
-    `named_return` says that the answer carried a usable `Retry-After`; `retry_statuses` are those the policy adds.
+    `retry_statuses` are those the policy adds. A 429 asks to come back, whether or not it says when.
     """
     if status is None:
         if failure is FailureCode.BLOCKED:
@@ -46,6 +46,6 @@ def classify(
         return Judgement(Verdict.RETRY, healthy=False)
     if status == GONE:
         return Judgement(Verdict.REJECTED, DeadLetterReason.REJECTED, healthy=True, gone=True)
-    if status < 400 or status in retry_statuses or (status == 429 and named_return):
+    if status < 400 or status == TOO_MANY_REQUESTS or status in retry_statuses:
         return Judgement(Verdict.RETRY, healthy=True)
     return Judgement(Verdict.REJECTED, DeadLetterReason.REJECTED, healthy=True)

@@ -14,9 +14,11 @@ import typer.main
 import yaml
 
 from everhook.cli import app
+from everhook.dev import temporal as embedded_temporal
 from everhook.keyring import KeyRing, new_master_key
 from everhook.receipt_issuer import issuer_name
 from everhook.settings import MIN_API_KEY_LENGTH, Settings
+from tests.support import temporal_server
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -285,6 +287,14 @@ def test_dynamic_configuration_has_the_shape_that_temporal_reads() -> None:
     assert values["matching.useNewMatcher"][0]["value"] is values["matching.enableFairness"][0]["value"] is True
     partitions = {values[f"matching.numTaskqueue{kind}Partitions"][0]["value"] for kind in ("Read", "Write")}
     assert partitions == {1}
+
+
+@pytest.mark.parametrize("configuration", [embedded_temporal._DYNAMIC_CONFIG, temporal_server._DYNAMIC_CONFIG])
+def test_the_embedded_server_has_the_dynamic_configuration_that_is_shipped(configuration: dict[str, str]) -> None:
+    shipped = {
+        name: str(entry["value"]).lower() for name, (entry,) in yaml.safe_load(DYNAMIC_CONFIG.read_text()).items()
+    }
+    assert configuration.items() <= shipped.items()
 
 
 def _compose_client() -> list[str] | None:

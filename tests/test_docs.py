@@ -2,6 +2,7 @@
 
 import re
 import time
+import tomllib
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from everhook.policy import DOCUMENTED, PRESETS
 from everhook.settings import Settings
 from everhook.signing import SignatureScheme, new_secret, secret_key, signature_headers
 from everhook.storage.dead_letters import DeadLetterFilter
+from tests.everhook.client import test_help
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -100,7 +102,7 @@ def test_every_command_named_is_one_with_the_options_named(page: Path) -> None:
             command = commands[name]
             if (group := getattr(command, "commands", None)) is not None:
                 command = group[rest.split()[0]]
-            known = {option for parameter in command.params for option in parameter.opts}
+            known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
             assert set(re.findall(r"(?<=\s)--[a-z-]+", rest)) - {"--help"} <= known, f"everhook {name}{rest}"
 
 
@@ -186,6 +188,28 @@ def test_presets_are_described_with_their_numbers_of_attempts() -> None:
     (_, text) = _rows(ROOT / "docs/api.md", "preset")["preset"]
     described = {name: int(number) for name, number in re.findall(r"`(\w+)`: (?:up to )?(\d+)", text)}
     assert described == {name: len(delays) + 1 for name, delays in PRESETS.items()}
+
+
+def test_examples_have_their_receiver_at_one_address() -> None:
+    """A reader follows several pages: what one starts is what another sends to."""
+    shown = [code for page in PAGES for code in _code(page)]
+    shown += [command.epilog or "" for command in test_help.ALL.values()]
+    paths = {path for code in shown for path in re.findall(r"http://127\.0\.0\.1:9000([^\s\"']*)", code)}
+    assert paths == {"/webhooks"}
+    ports = re.findall(r"(?:--port |\bPORT=)(\d+)", _text(ROOT / "docs/receiving.md"))
+    assert set(ports) == {"9000"} and len(ports) == 3
+    assert {int(port) for code in shown for port in re.findall(r"everhook receive --port (\d+)", code)} == {9000}
+
+
+def test_every_page_is_listed_in_the_readme() -> None:
+    linked = {path for path, _ in _LINK.findall(_text(ROOT / "README.md"))}
+    assert {page.relative_to(ROOT).as_posix() for page in PAGES[1:]} | {"CHANGELOG.md", "LICENSE"} <= linked
+
+
+def test_the_license_and_the_changelog_are_those_of_this_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["license"] == "Apache-2.0" and "Apache License\n" in (ROOT / "LICENSE").read_text()
+    assert f"\n## {project['version']} " in (ROOT / "CHANGELOG.md").read_text()
 
 
 def _is_genuine() -> Callable[[str, Mapping[str, str], bytes], bool]:

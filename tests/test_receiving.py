@@ -26,7 +26,8 @@ import svix
 from everhook.circuit import CircuitPolicy
 from everhook.contracts import FailureCode, Verdict
 from everhook.egress import KEPT_BODY_BYTES, MAX_RETRY_AFTER, EgressClient, EgressRules
-from everhook.egress.pool import CONNECT_LIMIT, KEEP_ALIVE
+from everhook.egress.connection import KEEP_ALIVE
+from everhook.egress.pool import CONNECT_LIMIT
 from everhook.envelope import BodyFormat, Content, render
 from everhook.ids import Kind, new_gid
 from everhook.policy import MAX_TIMEOUT, DeliveryPolicy
@@ -546,11 +547,11 @@ ANSWERS = {
     "`2xx`": [classify(200), classify(204)],
     "`5xx`": [classify(500), classify(599)],
     "no answer (timeout, connection refused or reset, TLS, DNS)": [classify(None, FailureCode.TIMEOUT_TOTAL)],
-    "`429` with `Retry-After`": [classify(429, named_return=True)],
-    "`503` with `Retry-After`": [classify(503, named_return=True)],
+    "`429`": [classify(429)],
+    "`503` with `Retry-After`": [classify(503)],
     "`3xx`": [classify(301), classify(308)],
     "`410`": [classify(410)],
-    "any other `4xx`, `429` without `Retry-After` too": [classify(400), classify(401), classify(409), classify(429)],
+    "any other `4xx`": [classify(400), classify(401), classify(409)],
 }
 WORDS = {Verdict.DELIVERED: "Delivered", Verdict.RETRY: "Tried again", Verdict.REJECTED: "Given up"}
 

@@ -35,7 +35,7 @@ RECORDING_MARGIN = timedelta(seconds=12)
 RECORD_TIMEOUT = timedelta(seconds=15)
 
 OUR_FAULTS = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=20))
-"""Activities fail only by our own faults (no database, a bug): those are retried until they are mended."""
+"""Activities fail only by our own faults (no database, a bug): those are retried until they are fixed."""
 
 PARK_JITTER = 0.2
 

@@ -19,6 +19,7 @@ from api.dashboard import (
     portal,
     receipts,
     sign_in,
+    sign_in_link,
 )
 from api.dashboard.failures import for_browsers
 from api.dashboard.live import Broadcaster
@@ -27,6 +28,10 @@ from api.dashboard.sessions import Sessions
 from everhook.settings import Settings
 
 __all__ = ["end_streams", "for_browsers", "install", "warm_up"]
+
+FORMS_OF_STRANGERS = (sign_in.sign_in, sign_in.choose_theme, sign_in_link.exchange, portal.exchange)
+MAX_FORM_OF_STRANGERS = 8 * 1024
+"""Bytes: a key, or a link's token, and the way back."""
 
 FOR_TENANTS = (overview, endpoints, deliveries, dead_letters, receipts)
 FOR_OPERATORS = (sign_in, messages, channels, audit, keys)
@@ -45,6 +50,7 @@ def install(app: FastAPI, settings: Settings) -> None:
     )
     app.include_router(assets.router)
     app.include_router(portal.router)
+    sign_in_link.install(app)
     for section in (*FOR_OPERATORS, *FOR_TENANTS):
         app.include_router(section.router)
     for section in FOR_TENANTS:

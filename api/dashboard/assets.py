@@ -1,15 +1,20 @@
-"""Our stylesheet and scripts. One hash over all of them is part of their address, so browsers may keep them for good,
-and the modules still find each other by relative imports."""
+"""Stylesheets and scripts: our own, and those of Swagger UI from the package `fastapi-offline`.
+
+One hash over all of them is part of their address, so browsers may keep them for good, and the modules still find each
+other by relative imports.
+"""
 
 import hashlib
 from functools import cache
 from http import HTTPStatus
+from importlib.resources import files
 from pathlib import Path
 
 from fastapi import APIRouter
 from fastapi.responses import Response
 
 STATIC = Path(__file__).parent / "static"
+SWAGGER_UI = ("swagger-ui-bundle.js", "swagger-ui.css")
 TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 FOR_GOOD = "public, max-age=31536000, immutable"
 
@@ -18,7 +23,8 @@ router = APIRouter(include_in_schema=False)
 
 @cache
 def _files() -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(STATIC.iterdir()) if path.suffix in TYPES}
+    ours = {path.name: path.read_bytes() for path in sorted(STATIC.iterdir()) if path.suffix in TYPES}
+    return ours | {name: (files("fastapi_offline") / "static" / name).read_bytes() for name in SWAGGER_UI}
 
 
 @cache

@@ -25,6 +25,7 @@ from api.dashboard.pages import (
 from api.problems import Problem, not_found
 from api.routers import channels as api
 from api.schemas import ChannelIn, ChannelPatch, Policy
+from everhook.events import is_reserved
 from everhook.policy import DeliveryPolicy, resolve
 from everhook.storage import channels
 from everhook.storage.tables import Channel
@@ -39,6 +40,11 @@ class Line:
     channel: Channel
     policy: DeliveryPolicy
     schedule: Chart
+
+    @property
+    def is_ours(self) -> bool:
+        """A channel of the system: nobody deletes it."""
+        return is_reserved(self.channel.name)
 
     @property
     def told(self) -> str:

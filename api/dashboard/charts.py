@@ -175,11 +175,8 @@ def states(label: str, spans: Sequence[Span], begin: datetime, end: datetime) ->
     )
 
 
-def schedule(policy: DeliveryPolicy, made: int = 0, width: int = 320) -> Chart:
-    """When the attempts of a round are made, on a scale of powers: seconds and hours are both to be seen.
-
-    The first `made` are drawn as made.
-    """
+def schedule(policy: DeliveryPolicy, width: int = 320) -> Chart:
+    """When the attempts of a round are made, on a logarithmic scale: seconds and hours are both visible."""
     moments = [0.0]
     for delay in policy.delays:
         moments.append(moments[-1] + delay.total_seconds())
@@ -188,8 +185,8 @@ def schedule(policy: DeliveryPolicy, made: int = 0, width: int = 320) -> Chart:
     parts = [Markup('<path class="axis" d="M{} 16H{}"/>').format(_n(places[0]), _n(places[-1]))]
     for number, (x, moment) in enumerate(zip(places, moments, strict=True), 1):
         parts.append(
-            Markup('<circle class="{}" cx="{}" cy="16" r="5"><title>Attempt {}: {}</title></circle>').format(
-                "made" if number <= made else "due", _n(x), number, _offset(moment)
+            Markup('<circle class="due" cx="{}" cy="16" r="5"><title>Attempt {}: {}</title></circle>').format(
+                _n(x), number, _offset(moment)
             )
         )
     parts += _schedule_labels(places, moments, width)

@@ -11,8 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api.dashboard import filters
 from api.dashboard.deliveries import Line, lines_of
 from api.dashboard.filters import Filters
-from api.dashboard.forms import Form, wrong_fields
-from api.dashboard.overview import REASONS
+from api.dashboard.forms import Form
 from api.dashboard.pages import (
     FormDep,
     Pager,
@@ -31,6 +30,7 @@ from api.problems import Problem, invalid
 from api.routers import dead_letters as api
 from api.routers.deliveries import find_delivery
 from api.schemas import BatchOut, BulkRequest, DeadLetterSelection, Decision
+from everhook.contracts import DeadLetterReason
 from everhook.storage import dead_letters
 from everhook.storage.paging import Page
 from everhook.storage.reach import Reach
@@ -72,7 +72,7 @@ async def show_list(request: Request, viewer: ViewerDep, store: StoreDep, cursor
         try:
             page, matched = await _page(session, asked.choice, behind)
         except Problem as problem:
-            asked = Filters(asked.chosen, None, wrong_fields(problem))
+            asked = asked.refused(problem)
             page, matched = Page((), None), 0
         lines = await lines_of(session, page.rows)
     view = ListView(
@@ -90,7 +90,7 @@ async def show_list(request: Request, viewer: ViewerDep, store: StoreDep, cursor
         nav="dead-letters",
         v=view,
         channels=names,
-        reasons=[("", "Any"), *((reason.value, reason.value.replace("_", " ")) for reason in REASONS)],
+        reasons=[("", "Any"), *((reason.value, reason.value.replace("_", " ")) for reason in DeadLetterReason)],
     )
 
 

@@ -1,15 +1,14 @@
 """Deliveries: the list of them, and what became of one, attempt by attempt."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from api.dashboard import charts, filters
+from api.dashboard import charts, filters, states
 from api.dashboard.charts import Chart
 from api.dashboard.filters import DeliveryChoice, Filters
 from api.dashboard.pages import (
@@ -26,32 +25,25 @@ from api.dashboard.pages import (
     see_other,
 )
 from api.dependencies import Services, ServicesDep
-from api.problems import not_found
+from api.endpoint_choice import chosen_endpoint
+from api.problems import Problem, not_found
 from api.routers import dead_letters as dead_letters_api
 from api.routers import deliveries as api
 from api.schemas import Decision
 from everhook.contracts import TERMINAL_STATUSES, DeliveryStatus
 from everhook.ids import delivery_workflow_id
 from everhook.policy import resolve
-from everhook.storage import channels, deliveries, endpoints, receipts, tenants
+from everhook.storage import channels, deliveries, delivery_attempts, endpoints, tenants
 from everhook.storage.deliveries import DeliveryFilter
 from everhook.storage.paging import Page
 from everhook.storage.reach import Reach
 from everhook.storage.tables import Attempt, Delivery, Endpoint, Message, Receipt
 
 PAGE = 50
+ATTEMPTS = 20
+"""On the page of a delivery: each may have 16 KiB of a response, and all of it is rendered on the event loop."""
 
 STATUSES = (("", "Any"), *((status.value, status.value.replace("_", " ")) for status in DeliveryStatus))
-WAITING_FOR = {
-    DeliveryStatus.ACCEPTED: (
-        "Its first attempt is under way, or it waits for its workflow. If this lasts, Temporal or its workers are away."
-    ),
-    DeliveryStatus.SENDING: "An attempt is being made.",
-    DeliveryStatus.RETRYING: "The last attempt failed; the next is on the schedule.",
-    DeliveryStatus.PARKED: "The endpoint's circuit is open, or it is paused or disabled. Goes out when that ends.",
-    DeliveryStatus.DEAD_LETTERED: "No attempt is due. Replay it to begin a new round, or discard it.",
-}
-
 router = APIRouter(route_class=PageRoute, include_in_schema=False, prefix="/deliveries")
 
 
@@ -77,16 +69,31 @@ class Round:
 
 
 @dataclass(frozen=True)
+class SentBody:
+    """The body of one attempt's request. `content` is None if it cannot be rendered again."""
+
+    attempt: Attempt
+    content: bytes | None
+
+
+@dataclass(frozen=True)
 class DetailView:
-    """`rounds` with the newest first, and in each the newest attempt. `receipts` are by the gids of attempts."""
+    """`rounds` with the newest first, and in each the newest attempt. `receipts` are by the gids of attempts.
+
+    `schedule` is that of a new round, by today's policy: the policy of a round under way is stored nowhere but in its
+    workflow.
+    """
 
     delivery: Delivery
     message: Message
     endpoint: Endpoint | None
     rounds: tuple[Round, ...]
     receipts: Mapping[str, Receipt]
+    cursor: str
+    pager: Pager
+    sent: SentBody | None
     next_attempt_at: datetime | None
-    waiting_for: str | None
+    waiting_for: str
     schedule: Chart
     workflow_url: str | None
     may_attempt_now: bool
@@ -101,9 +108,14 @@ async def lines_of(session: AsyncSession, rows: Collection[Delivery]) -> tuple[L
 @router.get("")
 async def show_list(request: Request, viewer: ViewerDep, store: StoreDep, cursor: str = "") -> Response:
     asked = filters.read(DeliveryChoice, request.query_params)
+    behind = after(cursor)
     async with store.reading() as session:
         names = await filters.channel_names(session)
-        page = await _page(session, asked.choice, cursor)
+        try:
+            page = await _page(session, asked.choice, behind)
+        except Problem as problem:
+            asked = asked.refused(problem)
+            page = Page((), None)
         lines = await lines_of(session, page.rows)
     view = ListView(
         lines=lines,
@@ -123,39 +135,63 @@ async def show_list(request: Request, viewer: ViewerDep, store: StoreDep, cursor
     )
 
 
-async def _page(session: AsyncSession, choice: DeliveryChoice | None, cursor: str) -> Page[Delivery]:
-    """Nothing where it is not clear what is wanted."""
+async def _page(session: AsyncSession, choice: DeliveryChoice | None, behind: str | None) -> Page[Delivery]:
+    """Nothing where it is not clear what is wanted; a Problem for what is not there."""
     if choice is None:
         return Page((), None)
     chosen = DeliveryFilter(
         tenant_gid=await tenants.chosen_gid(session, choice.tenant),
         message_gid=choice.message,
-        endpoint_gid=choice.endpoint,
+        endpoint_gid=await chosen_endpoint(session, choice.endpoint),
         channel=choice.channel,
         event_type=choice.type,
         status=choice.status,
         since=choice.since,
         until=choice.until,
     )
-    return await deliveries.page(session, chosen, after=after(cursor), limit=PAGE)
+    return await deliveries.page(session, chosen, after=behind, limit=PAGE)
 
 
 @router.get("/{gid}")
-async def show_one(gid: str, request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep) -> Response:
-    view = await _detail(gid, request, viewer, services, store)
+async def show_one(
+    gid: str,
+    request: Request,
+    viewer: ViewerDep,
+    services: ServicesDep,
+    store: StoreDep,
+    cursor: str = "",
+    attempt: str = "",
+) -> Response:
+    """`attempt` is the one whose body is shown; the newest, unless given."""
+    view = await _detail(gid, request, viewer, services, store, cursor, attempt)
     return render(
         request, "delivery.html", viewer, title=f"{view.delivery.event_type} delivery", nav="deliveries", v=view
     )
 
 
-async def _detail(gid: str, request: Request, viewer: Viewer, services: Services, store: Reach) -> DetailView:
+@router.get("/{gid}/body")
+async def download_body(gid: str, viewer: ViewerDep, store: StoreDep, attempt: str = "") -> Response:
+    """The body of an attempt as a file, for `everhook receipts verify --body`."""
+    async with store.reading() as session:
+        if await _shown_attempt(session, gid, attempt) is None:
+            raise not_found("attempt", attempt)
+    response = await api.get_sent_body(attempt, store)
+    response.headers["content-disposition"] = f'attachment; filename="{attempt}.bin"'
+    return response
+
+
+async def _detail(
+    gid: str, request: Request, viewer: Viewer, services: Services, store: Reach, cursor: str, attempt: str
+) -> DetailView:
+    before = api.position_behind(after(cursor))
     async with store.reading() as session:
         found = await deliveries.with_message(session, gid)
         if found is None:
             raise not_found("delivery", gid)
         delivery, message = found
-        attempts = await deliveries.attempts_of(session, gid)
-        stated = await receipts.of_delivery(session, gid)
+        page = await delivery_attempts.newest_attempts(session, gid, before=before, limit=ATTEMPTS)
+        stated = await delivery_attempts.receipts_of(session, gid, page.rows)
+        shown = await _shown_attempt(session, gid, attempt) or next(iter(page.rows), None)
         known = await endpoints.by_gid(session, {delivery.endpoint_gid})
         channel = await channels.get(session, delivery.channel)
     endpoint = known.get(delivery.endpoint_gid)
@@ -165,20 +201,35 @@ async def _detail(gid: str, request: Request, viewer: Viewer, services: Services
         delivery=delivery,
         message=message,
         endpoint=endpoint,
-        rounds=_rounds(attempts),
-        receipts={receipt.attempt_gid: receipt for receipt in stated},
+        rounds=_rounds(page.rows),
+        receipts=stated,
+        cursor=cursor,
+        pager=pager(f"/deliveries/{gid}", {}, cursor, page.next_key),
+        sent=_sent(message, shown),
         next_attempt_at=delivery.due_at if status is DeliveryStatus.RETRYING else None,
-        waiting_for=WAITING_FOR.get(status),
-        schedule=charts.schedule(policy, made=delivery.attempts),
+        waiting_for=states.WAITING_FOR.get(status, ""),
+        schedule=charts.schedule(policy),
         workflow_url=_workflow_url(request, viewer, services, gid),
         may_attempt_now=status not in TERMINAL_STATUSES and status is not DeliveryStatus.DEAD_LETTERED,
         may_replay=status is DeliveryStatus.DEAD_LETTERED,
     )
 
 
-def _rounds(attempts: Any) -> tuple[Round, ...]:
-    rounds = groupby(attempts, key=lambda attempt: attempt.round)
-    return tuple(reversed([Round(number, tuple(reversed([*made]))) for number, made in rounds]))
+async def _shown_attempt(session: AsyncSession, gid: str, attempt: str) -> Attempt | None:
+    """The attempt of a delivery that an address names."""
+    found = await delivery_attempts.find(session, attempt) if attempt else None
+    return found[0] if found is not None and found[0].delivery_gid == gid else None
+
+
+def _rounds(attempts: Sequence[Attempt]) -> tuple[Round, ...]:
+    """`attempts` are the newest first, and so are the rounds."""
+    return tuple(Round(number, tuple(made)) for number, made in groupby(attempts, key=lambda attempt: attempt.round))
+
+
+def _sent(message: Message, attempt: Attempt | None) -> SentBody | None:
+    if attempt is None or not attempt.request_sha256:
+        return None
+    return SentBody(attempt, api.sent_body(message, attempt))
 
 
 def _workflow_url(request: Request, viewer: Viewer, services: Services, gid: str) -> str | None:

@@ -12,19 +12,33 @@ from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from api.dashboard import charts, overview, policy_form
+from api.dashboard import charts, overview, policy_form, states
 from api.dashboard.charts import Chart, Column, Span
 from api.dashboard.filters import channel_names
 from api.dashboard.forms import Form, wrong_fields
-from api.dashboard.pages import FormDep, Pager, PageRoute, StoreDep, Viewer, ViewerDep, query, render, see_other
+from api.dashboard.pages import (
+    FormDep,
+    Pager,
+    PageRoute,
+    StoreDep,
+    Viewer,
+    ViewerDep,
+    dashboard_of,
+    query,
+    render,
+    see_other,
+)
+from api.dashboard.states import CircuitEvent
 from api.dependencies import ServicesDep
 from api.problems import Problem, invalid, not_found
 from api.routers import endpoints as api
 from api.routers import subscriptions as subscriptions_api
 from api.schemas import EndpointIn, EndpointPatch, Policy, SecretRotation, SubscriptionIn
 from everhook.envelope import BodyFormat
+from everhook.events import EventKind
 from everhook.health import Health, Tally, Window
 from everhook.policy import resolve
+from everhook.settings import Settings
 from everhook.signing import SignatureScheme
 from everhook.storage import endpoint_list, endpoints
 from everhook.storage.endpoint_list import Doings, EndpointFilter, Listed, Sort, State, Try
@@ -38,29 +52,12 @@ SPARK_STEPS, SPARK_MINUTES = 20, 3
 RECENT_DELIVERIES, RECENT_ATTEMPTS = 20, 15
 FAULTS_SHOWN = 5
 
-STATES = (("", "Any state"), ("failing", "Circuit not closed"), ("paused", "Paused"), ("disabled", "Disabled"),
-          ("closed", "Closed"))  # fmt: skip
+STATES = (("", "Any state"), ("failing", "Circuit open"), ("paused", "Paused"), ("disabled", "Disabled"),
+          ("closed", "Circuit closed"))  # fmt: skip
 WINDOWS = {Window.HOUR: "the last hour", Window.DAY: "the last 24 hours", Window.WEEK: "the last 7 days"}
 
 GRACES = ((86_400, "a day"), (604_800, "a week"), (3_600, "an hour"), (0, "no time at all: it stops now"))
 """For how many seconds the old secret goes on signing."""
-
-EVENT_STATES = {
-    "endpoint.circuit_opened": ("open", "bad"),
-    "endpoint.circuit_closed": ("closed", "ok"),
-    "endpoint.paused": ("paused", "park"),
-    "endpoint.disabled": ("disabled", "bad"),
-    "endpoint.resumed": ("closed", "ok"),
-    "endpoint.enabled": ("closed", "ok"),
-}
-EVENT_WORDS = {
-    "endpoint.circuit_opened": "Circuit opened",
-    "endpoint.circuit_closed": "Circuit closed",
-    "endpoint.paused": "Paused",
-    "endpoint.disabled": "Disabled",
-    "endpoint.resumed": "Resumed",
-    "endpoint.enabled": "Enabled",
-}
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False, prefix="/endpoints")
 
@@ -91,8 +88,7 @@ class ListView:
 
 @dataclass(frozen=True)
 class EventLine:
-    what: str
-    kind: str
+    told: CircuitEvent
     event: OperationalEvent
 
 
@@ -149,7 +145,7 @@ async def show_list(
             first=_address(at) if page > 1 else None, more=_address({**at, "page": page + 1}) if has_more else None
         ),
     )
-    return render(request, "endpoints.html", viewer, title="Endpoints", nav="endpoints", v=view, states=STATES)
+    return render(request, "endpoints.html", viewer, title="Endpoints", nav="endpoints", v=view, choices=STATES)
 
 
 def _address(parts: Mapping[str, Any]) -> str:
@@ -261,7 +257,7 @@ async def _detail(store: Reach, gid: str, window: Window = Window.HOUR, secret: 
         latency=overview.latency(f"How long answers took over {told}", found.total),
         states=_states(view, events, begin, told),
         events=tuple(
-            EventLine(EVENT_WORDS[event.kind], EVENT_STATES[event.kind][1], event)
+            EventLine(states.CIRCUIT_EVENTS[EventKind(event.kind)], event)
             for event in reversed(events)
             if event.created_at >= begin
         ),
@@ -280,8 +276,8 @@ def _states(view: EndpointView, events: Sequence[OperationalEvent], begin: datet
     """From events to states: before the first it was closed, which is how every endpoint begins."""
     spans = [Span("closed", min(view.endpoint.created_at, begin), "ok")]
     for event in events:
-        state, kind = EVENT_STATES[event.kind]
-        spans.append(Span(state, event.created_at, kind))
+        change = states.CIRCUIT_EVENTS[EventKind(event.kind)]
+        spans.append(Span(change.state, event.created_at, change.tone))
     return charts.states(f"States of the circuit over {told}", spans, begin, now())
 
 
@@ -402,10 +398,19 @@ async def _form(
         signatures=signatures,
         wrong=wrong_fields(error) if error is not None else {},
         channels=names,
+        url_hint=_url_hint(dashboard_of(request).settings),
         schemes=[scheme.value for scheme in SignatureScheme],
         formats=[(each.value, each.value) for each in BodyFormat],
         schedules=policy_form.SCHEDULES,
     )
+
+
+def _url_hint(settings: Settings) -> str:
+    """What the egress rules allow, in a line."""
+    scheme = "http or https" if settings.egress_http else "https"
+    allowed = ", ".join(str(network) for network in settings.egress_allow)
+    addresses = f"an address that is public, or in {allowed}" if allowed else "an address that is public"
+    return f"Where messages are sent: {scheme}, and {addresses}"
 
 
 def _settings(form: Form) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.dashboard.forms import wrong_fields
-from api.schemas import ApiModel, EventType, Gid, Moment, Name
+from api.problems import Problem
+from api.schemas import ApiModel, EndpointRef, EventType, Gid, Moment, Name
 from everhook.contracts import DeliveryStatus
 from everhook.storage import channels
 
@@ -31,7 +32,7 @@ class MessageChoice(ApiModel):
 
 class DeliveryChoice(MessageChoice):
     status: DeliveryStatus | None = None
-    endpoint: Gid | None = None
+    endpoint: EndpointRef | None = None
     message: Gid | None = None
 
 
@@ -43,6 +44,10 @@ class Filters(Generic[Choice]):
     chosen: Mapping[str, str]
     choice: Choice | None
     wrong: Mapping[str, str]
+
+    def refused(self, problem: Problem) -> "Filters[Choice]":
+        """The same, if what was asked for is well-formed and is not there."""
+        return Filters(self.chosen, None, wrong_fields(problem))
 
     @property
     def status(self) -> HTTPStatus:

@@ -6,17 +6,35 @@ from fastapi import Request
 
 from api.callers import Caller
 from api.dashboard.pages import PORTAL, PORTAL_COOKIE, SESSION_COOKIE, Viewer, dashboard_of, in_portal
-from api.dashboard.sessions import DASHBOARD, PORTAL_SESSION
+from api.dashboard.sessions import DASHBOARD, PORTAL_SESSION, Session
 from api.dependencies import Services, address_of
 from everhook.storage import tenants
 from everhook.storage.api_keys import Scope
+from everhook.storage.audit import is_entry, record_once
+from everhook.storage.engine import Database
 
 
 async def viewer_of(request: Request, services: Services) -> Viewer | None:
     """None where nobody is signed in, or no longer. Error pages find the viewer in the request's state."""
     viewer = await (_of_portal if in_portal(request) else _of_key)(request, services)
+    if viewer is not None and await _is_ended(services.database, viewer.session):
+        viewer = None
     request.state.viewer = viewer
     return viewer
+
+
+async def end_session(database: Database, viewer: Viewer) -> None:
+    """Sign out: from the commit on the session is over for every process."""
+    caller = viewer.caller
+    subject = caller.key_gid or caller.tenant_gid or caller.name
+    await record_once(
+        database, viewer.session.number, caller.actor, "session.ended", subject, tenant_gid=caller.tenant_gid
+    )
+
+
+async def _is_ended(database: Database, session: Session) -> bool:
+    async with database.reading() as reading:
+        return await is_entry(reading, session.number)
 
 
 async def _of_key(request: Request, services: Services) -> Viewer | None:

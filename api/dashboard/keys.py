@@ -25,15 +25,16 @@ from api.problems import Problem, invalid
 from api.routers import api_keys as api
 from api.routers.api_keys import ApiKeyCreated, ApiKeyIn
 from everhook.storage import api_keys, tenants
+from everhook.storage.api_keys import Scope
 from everhook.storage.reach import Reach
 from everhook.storage.tables import ApiKey, now
 
 PAGE = 50
-SCOPES = (
-    ("publish", "Publish messages"),
-    ("read", "Look at everything"),
-    ("admin", "Everything, keys and channels included"),
-)
+SCOPES = {
+    Scope.PUBLISH: "Publish messages",
+    Scope.READ: "Look at everything",
+    Scope.ADMIN: "Everything, keys and channels included",
+}
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False, prefix="/keys")
 
@@ -108,7 +109,7 @@ async def _page(
         v=view,
         values=values or {},
         chosen=chosen or [],
-        scopes=SCOPES,
+        scopes=[(scope.value, told) for scope, told in SCOPES.items()],
         wrong=wrong_fields(error) if error is not None else {},
     )
 

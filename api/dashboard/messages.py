@@ -11,7 +11,8 @@ from api.dashboard.deliveries import Line, lines_of
 from api.dashboard.filters import Filters, MessageChoice
 from api.dashboard.pages import OperatorDep, Pager, PageRoute, StoreDep, after, pager, render
 from api.problems import not_found
-from everhook.storage import messages, tenants
+from everhook.storage import deliveries, messages, tenants
+from everhook.storage.deliveries import DeliveryFilter
 from everhook.storage.messages import MessageFilter
 from everhook.storage.paging import Page
 from everhook.storage.tables import Message
@@ -31,9 +32,12 @@ class ListView:
 
 @dataclass(frozen=True)
 class DetailView:
+    """`lines` are the newest deliveries; `more`: there are others."""
+
     message: Message
     tenant: str | None
     lines: tuple[Line, ...]
+    more: bool
 
 
 @router.get("")
@@ -69,12 +73,13 @@ async def show_one(gid: str, request: Request, viewer: OperatorDep, store: Store
         message = await messages.get(session, gid)
         if message is None:
             raise not_found("message", gid)
-        rows = await messages.deliveries_of(session, gid)
-        lines = await lines_of(session, rows)
+        page = await deliveries.page(session, DeliveryFilter(message_gid=gid), after=None, limit=PAGE)
+        lines = await lines_of(session, page.rows)
         owners = await tenants.names(session, {message.tenant_gid} if message.tenant_gid else set())
     view = DetailView(
         message=message,
         tenant=owners.get(message.tenant_gid or ""),
         lines=lines,
+        more=page.next_key is not None,
     )
     return render(request, "message.html", viewer, title=message.event_type, nav="messages", v=view)

@@ -9,7 +9,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 from sse_starlette import EventSourceResponse
 
-from api.dashboard import charts, live, text
+from api.dashboard import charts, live, states, text
 from api.dashboard.charts import Band, Chart, Column
 from api.dashboard.live import Regions
 from api.dashboard.pages import PageRoute, Viewer, ViewerDep, dashboard_of, render
@@ -28,14 +28,6 @@ LONG_WAIT = timedelta(seconds=30)
 
 RENDERED_FOR_S = 1.0
 
-REASONS = {
-    DeadLetterReason.EXHAUSTED: "every attempt failed",
-    DeadLetterReason.REJECTED: "the endpoint refused it",
-    DeadLetterReason.BLOCKED: "the address is not allowed",
-    DeadLetterReason.CIRCUIT_OPEN: "the circuit stayed open",
-    DeadLetterReason.ENDPOINT_DISABLED: "the endpoint is disabled",
-    DeadLetterReason.ENDPOINT_DELETED: "the endpoint was deleted",
-}
 SERIES = (("delivered", "ok"), ("to be retried", "warn"), ("rejected", "bad"))
 BANDS = (
     ("under 100 ms", "under_100", "band-1"),
@@ -153,7 +145,8 @@ def _view(board: Overview) -> OverviewView:
         ailing=tuple(each for each in board.worst if _is_ailing(each))[:WORST_SHOWN],
         faults=tuple(board.faults[:FAULTS_SHOWN]),
         reasons=tuple(
-            Reason(reason, REASONS[reason], count, count / dead) for reason, count in standing.dead_letters.items()
+            Reason(reason, states.REASONS.get(reason, ""), count, count / dead)
+            for reason, count in standing.dead_letters.items()
         ),
         has_endpoints=bool(standing.circuits),
     )

@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from api import problems
-from api.callers import ADMINS, OWNED, Access, Caller
-from api.dashboard import assets, charts, code, text
+from api.callers import ADMINS, ENVIRONMENT, OWNED, SIGNED_IN, Access, Caller
+from api.dashboard import assets, charts, code, states, text
 from api.dashboard.advice import advice, page_behind, ways
 from api.dashboard.forms import TOKEN_FIELD, Form, read_form, refuse_foreign, wrong_fields
 from api.dashboard.live import Broadcaster
@@ -112,7 +112,14 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(asset=assets.address, charts=charts, text=text, code=code, token_field=TOKEN_FIELD)
+    environment.globals.update(
+        asset=assets.address,
+        charts=charts,
+        states=states,
+        text=text,
+        token_field=TOKEN_FIELD,
+        environment_key=ENVIRONMENT,
+    )
     environment.filters.update(query=query, as_url=code.url_markup, as_moment=datetime.fromisoformat)
     return environment
 
@@ -166,6 +173,7 @@ def markup(request: Request, template: str, viewer: Viewer | None, **context: An
         theme=theme if theme in THEMES else None,
         here=page_behind(request, base),
         notice=NOTICES.get(request.query_params.get("notice", "")),
+        highlighter=code.Highlighter(),
         **context,
     )  # fmt: skip
 
@@ -258,6 +266,7 @@ AdminDep = Annotated[Viewer, Depends(_admin)]
 StoreDep = Annotated[Reach, Depends(_store)]
 FormDep = Annotated[Form, _form_of(OWNED)]
 AdminFormDep = Annotated[Form, _form_of(ADMINS)]
+SignOutFormDep = Annotated[Form, _form_of(SIGNED_IN)]
 
 
 class PageRoute(APIRoute):
@@ -281,11 +290,18 @@ class PageRoute(APIRoute):
         return handle
 
 
+FOR_PROGRAMS = b"This page is part of the dashboard, for people who are signed in. The API is at /v1.\n"
+"""What a redirect says to those who do not follow it, such as curl."""
+
+
 def _to_sign_in(request: Request) -> Response:
     if in_portal(request):
         return render(request, "portal_ended.html", status=HTTPStatus.UNAUTHORIZED)
     back = page_behind(request, "")
-    return RedirectResponse(f"/sign-in?next={quote(back)}" if back != "/" else "/sign-in", HTTPStatus.SEE_OTHER)
+    response = RedirectResponse(f"/sign-in?next={quote(back)}" if back != "/" else "/sign-in", HTTPStatus.SEE_OTHER)
+    response.body = FOR_PROGRAMS
+    response.headers.update({"content-length": str(len(FOR_PROGRAMS)), "content-type": "text/plain; charset=utf-8"})
+    return response
 
 
 def error_page(request: Request, problem: Problem) -> Response:

@@ -11,17 +11,25 @@ from typing import Annotated
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import Field
-from sqlalchemy.exc import IntegrityError
 
 from api.dashboard.forms import read_form, refuse_foreign
-from api.dashboard.pages import PORTAL, PORTAL_COOKIE, PageRoute, dashboard_of, is_local, render
+from api.dashboard.identity import end_session
+from api.dashboard.pages import (
+    PORTAL,
+    PORTAL_COOKIE,
+    PageRoute,
+    SignOutFormDep,
+    ViewerDep,
+    dashboard_of,
+    is_local,
+    render,
+)
 from api.dashboard.sessions import PORTAL_LIFETIME, PORTAL_LINK, PORTAL_SESSION
 from api.dependencies import Principal, ServicesDep, Store, address_of
-from api.problems import not_found
+from api.problems import conflict, not_found
 from api.schemas import ApiModel, Gid
-from everhook.ids import Kind, new_gid
 from everhook.storage import tenants
-from everhook.storage.audit import Actor, record_audit
+from everhook.storage.audit import Actor, record_audit, record_once
 from everhook.storage.engine import Database
 
 LINK_LIFETIME = timedelta(minutes=5)
@@ -49,15 +57,24 @@ async def make_portal_link(
 ) -> PortalLink:
     """A link that signs a tenant in to its own portal: its endpoints, deliveries and receipts, and nobody else's."""
     seconds = (body or PortalLinkIn()).session_seconds
+    base = _public_url(request)
     async with store.writing() as session:
         tenant = await tenants.find_tenant(session, gid)
         if tenant is None:
             raise not_found("tenant", gid)
         record_audit(session, caller.actor, "portal_link.created", tenant.gid, tenant_gid=tenant.gid)
-    token, link = dashboard_of(request).sessions.issue(
-        PORTAL_LINK, f"{tenant.gid} {seconds}", LINK_LIFETIME, number=new_gid(Kind.AUDIT)
-    )
-    return PortalLink(url=str(request.url_for("open_portal", token=token)), expires_at=link.expires_at)
+    token, link = dashboard_of(request).sessions.issue(PORTAL_LINK, f"{tenant.gid} {seconds}", LINK_LIFETIME)
+    return PortalLink(url=base + request.app.url_path_for("open_portal", token=token), expires_at=link.expires_at)
+
+
+def _public_url(request: Request) -> str:
+    """Where browsers reach this API. The header `Host` does not say it: whoever calls chooses that."""
+    settings = dashboard_of(request).settings
+    if settings.public_url is not None:
+        return settings.public_url
+    if settings.dev:
+        return str(request.base_url).rstrip("/")
+    raise conflict("EVERHOOK_PUBLIC_URL is not set: a link to the portal begins with the address of this API.")
 
 
 @router.get("/open/{token}")
@@ -85,17 +102,19 @@ async def exchange(request: Request, services: ServicesDep) -> Response:
     return response
 
 
+@router.post("/sign-out")
+async def sign_out(request: Request, services: ServicesDep, viewer: ViewerDep, form: SignOutFormDep) -> Response:
+    """End the session for good: its cookie opens nothing any more, wherever it may have been copied to."""
+    await end_session(services.database, viewer)
+    response = RedirectResponse(f"{PORTAL}/", HTTPStatus.SEE_OTHER)
+    response.headers.append("set-cookie", _cookie(request, "", 0))
+    return response
+
+
 async def _opened(database: Database, number: str, tenant_gid: str, address: str | None) -> bool:
     """Put the visit on record. False where this link was used before, at whichever process."""
-    try:
-        async with database.writing() as session:
-            entry = record_audit(
-                session, Actor("portal", address), "portal_link.opened", tenant_gid, tenant_gid=tenant_gid
-            )
-            entry.gid = number
-    except IntegrityError:
-        return False
-    return True
+    actor = Actor("portal", address)
+    return await record_once(database, number, actor, "portal_link.opened", tenant_gid, tenant_gid=tenant_gid)
 
 
 def _cookie(request: Request, token: str, seconds: int) -> str:

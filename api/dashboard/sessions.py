@@ -2,6 +2,9 @@
 
 The cookie names the key that signed in, never the key itself. The key is looked up each time, so a session dies in
 the moment in which its key is revoked. A portal's session names a tenant instead and lives for an hour at most.
+
+Each session and each link has a number, the gid of an audit entry that is not there yet: the entry which records that
+the session was ended, or the link opened. So both are known to every process at once, and neither happens twice.
 """
 
 import hashlib
@@ -14,6 +17,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import OctKey
 
+from everhook.ids import Kind, new_gid
 from everhook.settings import Settings
 
 LIFETIME = timedelta(hours=12)
@@ -26,7 +30,7 @@ _ALGORITHM = "HS256"
 
 @dataclass(frozen=True)
 class Session:
-    """What a cookie says. `subject` is the gid of an API key, or of a tenant in a portal."""
+    """What a token says. `subject` is the gid of an API key, or of a tenant in a portal."""
 
     kind: str
     subject: str
@@ -40,9 +44,9 @@ class Sessions:
     def __init__(self, settings: Settings) -> None:
         self._keys = [OctKey.import_key(secret) for secret in _derived(settings)]
 
-    def issue(self, kind: str, subject: str, lifetime: timedelta, number: str | None = None) -> tuple[str, Session]:
-        """A token, and what it says. Its number is a random one, unless it is to be found again under one of ours."""
-        session = Session(kind, subject, number or secrets.token_urlsafe(18), datetime.now(UTC) + lifetime)
+    def issue(self, kind: str, subject: str, lifetime: timedelta) -> tuple[str, Session]:
+        """A token, and what it says."""
+        session = Session(kind, subject, new_gid(Kind.AUDIT), datetime.now(UTC) + lifetime)
         claims = {
             "aud": kind,
             "sub": subject,

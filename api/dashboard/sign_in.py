@@ -15,8 +15,8 @@ from api.dashboard.pages import (
     SESSION_COOKIE,
     THEME_COOKIE,
     THEMES,
-    FormDep,
     PageRoute,
+    SignOutFormDep,
     ViewerDep,
     dashboard_of,
     is_local,
@@ -59,7 +59,12 @@ async def sign_in(request: Request, services: ServicesDep) -> Response:
         return _again(request, target, "That key opens nothing: it is wrong, revoked, or has expired.")
     if not OWNED.admits(caller, "GET"):
         return _again(request, target, "That key may publish, and nothing else.")
-    token, _ = dashboard_of(request).sessions.issue(DASHBOARD, identity.subject_of(services, caller), LIFETIME)
+    return start_session(request, identity.subject_of(services, caller), target)
+
+
+def start_session(request: Request, subject: str, target: str) -> Response:
+    """A session in a cookie, and the way to a page."""
+    token, _ = dashboard_of(request).sessions.issue(DASHBOARD, subject, LIFETIME)
     response = RedirectResponse(target, HTTPStatus.SEE_OTHER)
     response.set_cookie(
         SESSION_COOKIE,
@@ -73,7 +78,9 @@ async def sign_in(request: Request, services: ServicesDep) -> Response:
 
 
 @router.post("/sign-out")
-async def sign_out(request: Request, viewer: ViewerDep, form: FormDep) -> Response:
+async def sign_out(request: Request, services: ServicesDep, viewer: ViewerDep, form: SignOutFormDep) -> Response:
+    """End the session for good: its cookie opens nothing any more, wherever it may have been copied to."""
+    await identity.end_session(services.database, viewer)
     response = RedirectResponse("/sign-in", HTTPStatus.SEE_OTHER)
     response.delete_cookie(SESSION_COOKIE)
     return response

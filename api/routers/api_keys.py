@@ -8,7 +8,8 @@ from fastapi import APIRouter
 from pydantic import ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from api.dependencies import Paging, Principal, Store, encode_cursor
+from api.dependencies import Paging, Principal, Store
+from api.idempotency import NOT_KEYED, OnceDep
 from api.problems import invalid, not_found
 from api.schemas import ApiModel, Gid, ListOf, Moment
 from everhook.storage import api_keys, tenants
@@ -65,13 +66,13 @@ class ApiKeyCreated(ApiKeyOut):
 
 
 @router.post("", status_code=HTTPStatus.CREATED)
-async def create_api_key(body: ApiKeyIn, store: Store, caller: Principal) -> ApiKeyCreated:
+async def create_api_key(body: ApiKeyIn, store: Store, caller: Principal, once: OnceDep = NOT_KEYED) -> ApiKeyCreated:
     """Make a key. The answer holds it; afterwards only its hash is known."""
     if (wrong := api_keys.why_refused(body.name, body.scopes, has_tenant=body.tenant is not None)) is not None:
         raise invalid(*wrong)
     if body.expires_at is not None and body.expires_at <= now():
         raise invalid("expiresAt", "lies in the past")
-    async with store.writing() as session:
+    async with once.writing(store) as session:
         tenant = await _owner(session, body.tenant)
         row, key = await api_keys.create(
             session,
@@ -82,7 +83,9 @@ async def create_api_key(body: ApiKeyIn, store: Store, caller: Principal) -> Api
             created_by=caller.name,
         )
         api_keys.audit(session, caller.actor, "api_key.created", row)
-    return ApiKeyCreated(**_shown(row, tenant.name if tenant is not None else None).model_dump(), key=key)
+        shown = _shown(row, tenant.name if tenant is not None else None)
+        response = ApiKeyCreated(**shown.model_dump(), key=key)
+        return await once.keep(session, response, HTTPStatus.CREATED, row.tenant_gid)
 
 
 @router.get("")
@@ -92,7 +95,7 @@ async def list_api_keys(paging: Paging, store: Store) -> ListOf[ApiKeyOut]:
         page = await api_keys.page(session, after=paging.after, limit=paging.limit)
         names = await tenants.names(session, {row.tenant_gid for row in page.rows if row.tenant_gid})
     data = [_shown(row, names.get(row.tenant_gid or "")) for row in page.rows]
-    return ListOf(data=data, next_cursor=encode_cursor(page.next_key))
+    return ListOf(data=data, next_cursor=paging.next_cursor(page.next_key))
 
 
 @router.get("/{gid}")

@@ -6,7 +6,8 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import ConfigDict, Field
 
-from api.dependencies import Paging, Store, encode_cursor
+from api.dependencies import Paging, Store
+from api.query import Several, several
 from api.schemas import ApiModel, Gid, ListOf, Moment
 from everhook.storage import api_keys, audit, tenants
 from everhook.storage.audit import AuditFilter
@@ -46,17 +47,17 @@ class AuditOut(ApiModel):
 async def list_audit(
     paging: Paging,
     store: Store,
-    actor: Gid | None = None,
-    action: Gid | None = None,
-    subject: Gid | None = None,
-    tenant: Gid | None = None,
+    actor: Several[Gid] = None,
+    action: Several[Gid] = None,
+    subject: Several[Gid] = None,
+    tenant: Several[Gid] = None,
     since: Moment | None = None,
     until: Moment | None = None,
 ) -> ListOf[AuditOut]:
     """Who did what, when, to what and from where; newest first. A tenant's key is shown no addresses but of its own."""
     async with store.reading() as session:
-        tenant_gid = await tenants.chosen_gid(session, tenant)
-        chosen = AuditFilter(actor, action, subject, tenant_gid, since, until)
+        tenant_gids = await tenants.chosen_gids(session, tenant)
+        chosen = AuditFilter(several(actor), several(action), several(subject), tenant_gids, since, until)
         page = await audit.page(session, chosen, after=paging.after, limit=paging.limit)
         names = await tenants.names(session, {row.tenant_gid for row in page.rows if row.tenant_gid})
         own = await api_keys.within_reach(session, {row.key_gid for row in page.rows if row.key_gid})
@@ -64,7 +65,7 @@ async def list_audit(
     data = [
         _shown(row, names.get(row.tenant_gid or ""), with_address=everywhere or row.key_gid in own) for row in page.rows
     ]
-    return ListOf(data=data, next_cursor=encode_cursor(page.next_key))
+    return ListOf(data=data, next_cursor=paging.next_cursor(page.next_key))
 
 
 def _shown(row: AuditEntry, tenant: str | None, *, with_address: bool) -> AuditOut:

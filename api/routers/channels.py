@@ -7,7 +7,8 @@ from fastapi import APIRouter
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api import render
-from api.dependencies import Paging, Principal, Store, encode_cursor
+from api.dependencies import Paging, Principal, Store
+from api.idempotency import NOT_KEYED, OnceDep
 from api.problems import conflict, invalid, not_found
 from api.schemas import ChannelIn, ChannelOut, ChannelPatch, ListOf, Name, Policy
 from everhook.events import RESERVED, is_reserved
@@ -19,16 +20,16 @@ router = APIRouter(prefix="/channels", tags=["channels"])
 
 
 @router.post("", status_code=HTTPStatus.CREATED)
-async def create_channel(body: ChannelIn, store: Store, caller: Principal) -> ChannelOut:
+async def create_channel(body: ChannelIn, store: Store, caller: Principal, once: OnceDep = NOT_KEYED) -> ChannelOut:
     """From then on it can be published to. A policy given here holds for all deliveries from it by default."""
     if is_reserved(body.name):
         raise invalid("name", f"may not begin with {RESERVED}: such channels are Everhook's own")
-    async with store.writing() as session:
+    async with once.writing(store) as session:
         channel = await channels.create(session, body.name, _stored(body.policy))
         if channel is None:
             raise conflict(f"There is a channel {body.name} already.")
         record_audit(session, caller.actor, "channel.created", channel.name, detail={"policy": channel.policy})
-        return render.channel(channel)
+        return await once.keep(session, render.channel(channel), HTTPStatus.CREATED)
 
 
 @router.get("")
@@ -36,7 +37,7 @@ async def list_channels(paging: Paging, store: Store) -> ListOf[ChannelOut]:
     """By name."""
     async with store.reading() as session:
         page = await channels.page(session, after=paging.after, limit=paging.limit)
-    return ListOf(data=[render.channel(row) for row in page.rows], next_cursor=encode_cursor(page.next_key))
+    return ListOf(data=[render.channel(row) for row in page.rows], next_cursor=paging.next_cursor(page.next_key))
 
 
 @router.get("/{name}")

@@ -3,15 +3,19 @@
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Query, Response
+from fastapi import APIRouter, Body, Query, Response
+from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio.service import RPCError, RPCStatusCode
 
 from api import render
 from api.callers import Caller
-from api.dependencies import Paging, Principal, Services, ServicesDep, Store, Temporal, encode_cursor
+from api.dependencies import Paging, Principal, Services, ServicesDep, Store, Temporal
+from api.endpoint_choice import chosen_endpoint, chosen_endpoints
+from api.idempotency import NOT_KEYED, OnceDep
 from api.problems import Problem, conflict, invalid, not_found
-from api.routers.deliveries import find_delivery
+from api.query import MAX_VALUES, Several, several
+from api.routers.deliveries import find_delivery, newest_attempts
 from api.schemas import (
     BatchOut,
     BulkAnswer,
@@ -20,6 +24,7 @@ from api.schemas import (
     DeadLetterSelection,
     Decision,
     DeliveryOut,
+    EndpointRef,
     EventType,
     Gid,
     ListOf,
@@ -31,7 +36,7 @@ from everhook import batches
 from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorNote
 from everhook.delivery.starts import start_delivery
 from everhook.ids import Kind, is_gid, new_gid
-from everhook.storage import audit, dead_letters, deliveries, erasure, receipts, tenants
+from everhook.storage import audit, dead_letters, deliveries, endpoints, erasure, tenants
 from everhook.storage.audit import on_record
 from everhook.storage.dead_letters import DeadLetterFilter
 from everhook.storage.orders import load_order
@@ -43,77 +48,91 @@ _ACTIONS = {"replay": "dead_letter.replayed", "discard": "dead_letter.discarded"
 _BULK_ACTIONS = {"replay": "dead_letters.replayed", "discard": "dead_letters.purged"}
 
 
-def _selection(
-    tenant: Name | None = None,
-    channel: Name | None = None,
-    endpoint: str | None = None,
-    type: EventType | None = None,
-    reason: DeadLetterReason | None = None,
-    status_code: Annotated[int | None, Query(alias="statusCode", ge=100, le=599, description="The last one.")] = None,
-    since: Moment | None = None,
-    until: Moment | None = None,
-) -> DeadLetterSelection:
-    return DeadLetterSelection(
-        tenant=tenant,
-        channel=channel,
-        endpoint=endpoint,
-        type=type,
-        reason=reason,
-        status_code=status_code,
-        since=since,
-        until=until,
-    )
-
-
 @router.get("/dead-letters")
 async def list_dead_letters(
-    selection: Annotated[DeadLetterSelection, Depends(_selection)], paging: Paging, store: Store
+    paging: Paging,
+    store: Store,
+    tenant: Several[Name] = None,
+    channel: Several[Name] = None,
+    endpoint: Several[EndpointRef] = None,
+    type: Several[EventType] = None,
+    reason: Several[DeadLetterReason] = None,
+    status_code: Annotated[
+        list[Annotated[int, Field(ge=100, le=599)]] | None,
+        Query(alias="statusCode", max_length=MAX_VALUES, description="The last one. Several: any of them."),
+    ] = None,
+    since: Moment | None = None,
+    until: Moment | None = None,
 ) -> ListOf[DeliveryOut]:
     """Newest message first. `since` and `until` bound the time of dead-lettering."""
     async with store.reading() as session:
-        chosen = await dead_letter_filter(session, selection)
+        chosen = DeadLetterFilter(
+            tenant_gid=tuple([await _tenant_gid(session, name) for name in tenant]) if tenant else None,
+            channel=several(channel),
+            endpoint_gid=await chosen_endpoints(session, endpoint),
+            event_type=several(type),
+            reason=several(reason),
+            status_code=several(status_code),
+            since=since,
+            until=until,
+        )
         page = await dead_letters.page(session, chosen, after=paging.after, limit=paging.limit)
-    return ListOf(data=[render.delivery(row) for row in page.rows], next_cursor=encode_cursor(page.next_key))
+    return ListOf(data=[render.delivery(row) for row in page.rows], next_cursor=paging.next_cursor(page.next_key))
 
 
 @router.get("/dead-letters/{gid}", response_model=DeadLetterDetail)
 async def get_dead_letter(gid: Gid, store: Store) -> Response:
-    """One dead letter: payload, and attempts with response bodies and their receipts."""
+    """One dead letter: payload, and attempts with response bodies and their receipts; of very many, the newest 100."""
     async with store.reading() as session:
         found = await deliveries.with_message(session, gid)
         if found is None or found[0].status is not DeliveryStatus.DEAD_LETTERED:
             raise not_found("dead letter", gid)
-        attempts = await deliveries.attempts_of(session, gid)
-        issued = await receipts.gids_of_delivery(session, gid)
+        shown = await newest_attempts(session, gid)
     row, message = found
     detail = DeadLetterDetail(
         **render.delivery(row).model_dump(),
         payload=None,
         payload_erased_at=message.payload_erased_at,
-        attempts=render.attempts(attempts, issued),
+        **shown,
     )
     return render.with_payload(detail, message.payload)
 
 
 @router.post("/dead-letters/replay", status_code=HTTPStatus.ACCEPTED)
-async def replay_many(body: BulkRequest, services: ServicesDep, store: Store, caller: Principal) -> BulkAnswer:
+async def replay_many(
+    body: BulkRequest, services: ServicesDep, store: Store, caller: Principal, once: OnceDep = NOT_KEYED
+) -> BulkAnswer:
     """Replay all that match. The circuit still rules: what an endpoint cannot take is parked."""
-    return await _bulk(services, store, body, "replay", caller)
+    async with once.asking(store):
+        response = await _bulk(services, store, body, "replay", caller)
+    return await once.keep_asked(store, response, HTTPStatus.ACCEPTED, caller.tenant_gid)
 
 
 @router.post("/dead-letters/purge", status_code=HTTPStatus.ACCEPTED)
-async def purge_many(body: BulkRequest, services: ServicesDep, store: Store, caller: Principal) -> BulkAnswer:
+async def purge_many(
+    body: BulkRequest, services: ServicesDep, store: Store, caller: Principal, once: OnceDep = NOT_KEYED
+) -> BulkAnswer:
     """Discard all that match."""
-    return await _bulk(services, store, body, "discard", caller)
+    async with once.asking(store):
+        response = await _bulk(services, store, body, "discard", caller)
+    return await once.keep_asked(store, response, HTTPStatus.ACCEPTED, caller.tenant_gid)
 
 
 @router.post("/dead-letters/{gid}/replay", status_code=HTTPStatus.ACCEPTED)
 async def replay_one(
-    gid: Gid, services: ServicesDep, store: Store, caller: Principal, body: Annotated[Decision | None, Body()] = None
+    gid: Gid,
+    services: ServicesDep,
+    store: Store,
+    caller: Principal,
+    body: Annotated[Decision | None, Body()] = None,
+    once: OnceDep = NOT_KEYED,
 ) -> SignalAccepted:
-    """Begin a new round of attempts. The old ones stay. `409` where the payload was erased: nothing is left to send."""
-    await _signal(services, store, caller, gid, "replay", body)
-    return SignalAccepted(delivery_gid=gid, requested="replay")
+    """Begin a new round of attempts. The old ones stay. `409` where there is nothing left to send, because the payload
+    was erased, or nowhere to send it, because the endpoint was deleted."""
+    async with once.asking(store):
+        tenant_gid = await _signal(services, store, caller, gid, "replay", body)
+    response = SignalAccepted(delivery_gid=gid, requested="replay")
+    return await once.keep_asked(store, response, HTTPStatus.ACCEPTED, tenant_gid)
 
 
 @router.delete("/dead-letters/{gid}", status_code=HTTPStatus.ACCEPTED)
@@ -140,16 +159,19 @@ async def get_batch(gid: Gid, store: Store, temporal: Temporal) -> BatchOut:
     return BatchOut(batch_gid=gid, **vars(found))
 
 
+async def _tenant_gid(session: AsyncSession, named: str) -> str:
+    tenant = await tenants.find_tenant(session, named)
+    if tenant is None:
+        raise invalid("tenant", f"there is no tenant {named}")
+    return tenant.gid
+
+
 async def dead_letter_filter(session: AsyncSession, selection: DeadLetterSelection) -> DeadLetterFilter:
-    if selection.endpoint is not None and not is_gid(selection.endpoint, Kind.ENDPOINT):
-        raise invalid("endpoint", "is not an endpoint gid")
-    tenant = await tenants.find_tenant(session, selection.tenant) if selection.tenant is not None else None
-    if selection.tenant is not None and tenant is None:
-        raise invalid("tenant", f"there is no tenant {selection.tenant}")
+    endpoint = await chosen_endpoint(session, selection.endpoint)
     return DeadLetterFilter(
-        tenant_gid=tenant.gid if tenant is not None else tenant_bound(session),
+        tenant_gid=await _tenant_gid(session, selection.tenant) if selection.tenant else tenant_bound(session),
         channel=selection.channel,
-        endpoint_gid=selection.endpoint,
+        endpoint_gid=endpoint,
         event_type=selection.type,
         reason=selection.reason,
         status_code=selection.status_code,
@@ -161,16 +183,44 @@ async def dead_letter_filter(session: AsyncSession, selection: DeadLetterSelecti
 async def _bulk(services: Services, store: Reach, body: BulkRequest, signal: str, caller: Caller) -> BulkAnswer:
     async with store.reading() as session:
         chosen = await dead_letter_filter(session, body)
+        endpoint = chosen.endpoint_gid if isinstance(chosen.endpoint_gid, str) else None
+        if signal == "replay" and endpoint is not None and await endpoints.is_deleted(session, endpoint):
+            raise conflict(f"Nothing can be replayed: {endpoint} was deleted. Its dead letters can be discarded.")
         matched = await dead_letters.count(session, chosen)
         if body.dry_run or not matched:
             return BulkAnswer(matched=matched, batch_gid=None)
         query = batches.visibility_query(chosen, await _endpoints(session, chosen))
+        await _refuse_second(services, session, caller)
+    await batches.until_indexed(services.temporal, query, matched)
     gid = new_gid(Kind.BATCH)
     detail = body.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"dry_run"}) | {"matched": matched}
     action = _BULK_ACTIONS[signal]
-    async with on_record(store, caller.actor, action, gid, tenant_gid=chosen.tenant_gid, detail=detail):
+    owner = chosen.tenant_gid if isinstance(chosen.tenant_gid, str) else None
+    async with on_record(store, caller.actor, action, gid, tenant_gid=owner, detail=detail):
         await _start(services, gid, query, signal, OperatorNote(caller.name, body.why))
     return BulkAnswer(matched=matched, batch_gid=gid)
+
+
+async def _refuse_second(services: Services, session: AsyncSession, caller: Caller) -> None:
+    """A tenant has one bulk operation at a time: Temporal runs a few in all, and they are for everybody."""
+    if caller.tenant_gid is None:
+        return
+    running = await audit.latest_subject(session, caller.tenant_gid, _BULK_ACTIONS.values())
+    if running is not None and await _is_running(services, running):
+        raise Problem(
+            HTTPStatus.TOO_MANY_REQUESTS,
+            f"Your bulk operation {running} is still running; nothing was begun.",
+            headers={"retry-after": "10"},
+        )
+
+
+async def _is_running(services: Services, batch_gid: str) -> bool:
+    try:
+        return (await batches.progress(services.temporal, batch_gid)).state == "running"
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return False
+        raise
 
 
 async def _endpoints(session: AsyncSession, chosen: DeadLetterFilter) -> list[str] | None:
@@ -190,7 +240,7 @@ async def _start(services: Services, gid: str, query: str, signal: str, note: Op
         if error.status is RPCStatusCode.RESOURCE_EXHAUSTED:
             raise Problem(
                 HTTPStatus.TOO_MANY_REQUESTS,
-                "Another bulk operation is still running; nothing was begun.",
+                "Temporal runs as many bulk operations as it may at once; nothing was begun.",
                 headers={"retry-after": "10"},
             ) from error
         raise
@@ -198,16 +248,19 @@ async def _start(services: Services, gid: str, query: str, signal: str, note: Op
 
 async def _signal(
     services: Services, store: Reach, caller: Caller, gid: str, signal: str, body: Decision | None
-) -> None:
-    """Signal-with-start: it works even where Temporal has lost the workflow."""
+) -> str:
+    """Signal-with-start: it works even where Temporal has lost the workflow. Returns the tenant's gid."""
     why = body.why if body is not None else ""
     async with store.reading() as session:
         row = await find_delivery(session, gid)
         erased = await erasure.is_erased(session, row.message_gid)
+        deleted = await endpoints.is_deleted(session, row.endpoint_gid)
     if row.status is not DeliveryStatus.DEAD_LETTERED:
         raise conflict(f"{gid} is {row.status}, not a dead letter.")
     if erased and signal == "replay":
         raise conflict(f"{gid} cannot be replayed: the payload of {row.message_gid} was erased. It can be discarded.")
+    if deleted and signal == "replay":
+        raise conflict(f"{gid} cannot be replayed: its endpoint {row.endpoint_gid} was deleted. It can be discarded.")
     async with services.database.read_connection() as connection:
         order = await load_order(connection, services.defaults, gid)
     if order is None:  # its tenant is being erased
@@ -215,3 +268,4 @@ async def _signal(
     action = _ACTIONS[signal]
     async with on_record(store, caller.actor, action, gid, tenant_gid=row.tenant_gid, detail={"why": why}):
         await start_delivery(services.temporal, order, signal=signal, note=OperatorNote(caller.name, why))
+    return row.tenant_gid

@@ -14,9 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api import publishing, render
 from api.callers import Caller
-from api.dependencies import Paging, Principal, Services, ServicesDep, Store, encode_cursor
+from api.dependencies import Paging, Principal, Services, ServicesDep, Store
 from api.headers import check_custom_headers
+from api.idempotency import NOT_KEYED, OnceDep
 from api.problems import conflict, invalid, not_found, refuse_nulls, unavailable
+from api.query import Several
+from api.routers.subscriptions import quota_problems
 from api.schemas import (
     EndpointCreated,
     EndpointIn,
@@ -52,37 +55,44 @@ log = structlog.get_logger()
 
 
 @router.post("", status_code=HTTPStatus.CREATED)
-async def create_endpoint(body: EndpointIn, services: ServicesDep, store: Store, caller: Principal) -> EndpointCreated:
+async def create_endpoint(
+    body: EndpointIn, services: ServicesDep, store: Store, caller: Principal, once: OnceDep = NOT_KEYED
+) -> EndpointCreated:
     """Create an endpoint and, with `channel` or `events`, its first subscription. The secret is shown this once."""
     columns = body.model_dump(include=set(EndpointSettings.model_fields) - NOT_COLUMNS)
-    changes = await _checked(services.egress, columns, body.policy)
-    tls = await _checked_tls(services.egress, body.tls)
+    changes = await checked_settings(services.egress, columns, body.policy, caller.tenant_gid or body.tenant or "")
+    tls = await checked_tls(services.egress, body.tls)
     _check_ed25519(body.signatures, on=body.ed25519, field="ed25519")
-    async with store.writing() as session:
+    async with once.writing(store) as session:
         channel = await _first_channel(session, body)
         tenant_gid = await _owner(session, body.tenant)
         endpoint = Endpoint(tenant_gid=tenant_gid, **changes)
-        secret = await endpoints.create(session, services.keyring, endpoint, tls=tls, ed25519=body.ed25519)
+        given = body.secret.get_secret_value() if body.secret is not None else None
+        secret = await endpoints.create(
+            session, services.keyring, endpoint, tls=tls, ed25519=body.ed25519, secret=given
+        )
         subscription_gid = None
         if channel is not None:
             subscription = Subscription(
                 tenant_gid=tenant_gid, endpoint_gid=endpoint.gid, channel=channel.name, events=body.events or []
             )
-            await subscriptions.create(session, subscription)
+            with quota_problems():
+                await subscriptions.create(session, subscription, services.quotas)
             subscription_gid = subscription.gid
         detail = {"subscriptionGid": subscription_gid, "channel": channel.name if channel is not None else None}
         _record(session, caller, "endpoint.created", endpoint, detail)
         shown = render.endpoint(await _view(session, endpoint.gid))
-    return EndpointCreated(**shown.model_dump(), subscription_gid=subscription_gid, secret=secret)
+        response = EndpointCreated(**shown.model_dump(), subscription_gid=subscription_gid, secret=secret)
+        return await once.keep(session, response, HTTPStatus.CREATED, tenant_gid)
 
 
 @router.get("")
-async def list_endpoints(paging: Paging, store: Store, tenant: Name | None = None) -> ListOf[EndpointOut]:
+async def list_endpoints(paging: Paging, store: Store, tenant: Several[Name] = None) -> ListOf[EndpointOut]:
     """Newest first."""
     async with store.reading() as session:
-        tenant_gid = await tenants.chosen_gid(session, tenant)
-        views, after = await endpoints.page(session, tenant_gid=tenant_gid, after=paging.after, limit=paging.limit)
-    return ListOf(data=[render.endpoint(view) for view in views], next_cursor=encode_cursor(after))
+        chosen = await tenants.chosen_gids(session, tenant)
+        views, after = await endpoints.page(session, tenant_gid=chosen, after=paging.after, limit=paging.limit)
+    return ListOf(data=[render.endpoint(view) for view in views], next_cursor=paging.next_cursor(after))
 
 
 @router.get("/{gid}")
@@ -99,9 +109,11 @@ async def change_endpoint(
     """Change what is given. No request goes to the old URL once this is answered, but those then in flight."""
     refuse_nulls(body, but={"policy", "rate_limit", "tls"})
     columns = body.model_dump(exclude_unset=True, exclude=NOT_COLUMNS)
-    changes = await _checked(services.egress, columns, body.policy)
+    async with store.reading() as session:
+        owner = (await _view(session, gid)).endpoint.tenant_gid
+    changes = await checked_settings(services.egress, columns, body.policy, owner)
     if "tls" in body.model_fields_set:
-        tls = await _checked_tls(services.egress, body.tls)
+        tls = await checked_tls(services.egress, body.tls)
         changes |= endpoints.tls_columns(services.keyring, gid, tls)
     async with store.writing() as session:
         view = await _view(session, gid, for_change=True)
@@ -136,11 +148,12 @@ async def rotate_secret(
     store: Store,
     caller: Principal,
     body: Annotated[SecretRotation, Body()] = SecretRotation(),
+    once: OnceDep = NOT_KEYED,
 ) -> SecretRotated:
     """Give an endpoint a new secret, shown this once. Those before it go on signing for the grace period."""
     secret = body.secret.get_secret_value() if body.secret is not None else new_secret()
     grace = timedelta(seconds=body.grace_period_seconds)
-    async with store.writing() as session:
+    async with once.writing(store) as session:
         view = await _view(session, gid, for_change=True)
         try:
             until = await secrets.rotate(session, services.keyring, gid, secret, grace)
@@ -154,19 +167,25 @@ async def rotate_secret(
             session, caller, "endpoint.secret_rotated", view.endpoint, {"gracePeriodSeconds": body.grace_period_seconds}
         )
         view = await _view(session, gid)
-    return SecretRotated(endpoint_gid=gid, secret=secret, previous_until=until, public_keys=render.public_keys(view))
+        keys = render.public_keys(view)
+        response = SecretRotated(endpoint_gid=gid, secret=secret, previous_until=until, public_keys=keys)
+        return await once.keep(session, response, HTTPStatus.OK, view.endpoint.tenant_gid)
 
 
 @router.post("/{gid}/test", status_code=HTTPStatus.ACCEPTED)
-async def send_test(gid: Gid, services: ServicesDep, store: Store, caller: Principal) -> TestSent:
+async def send_test(
+    gid: Gid, services: ServicesDep, store: Store, caller: Principal, once: OnceDep = NOT_KEYED
+) -> TestSent:
     """Send a message of type `everhook.test` to this endpoint alone, whatever it subscribes to."""
     async with store.reading() as session:
         view = await _view(session, gid)
-    async with on_record(store, caller.actor, "endpoint.tested", gid, tenant_gid=view.endpoint.tenant_gid):
+    owner = view.endpoint.tenant_gid
+    async with once.asking(store), on_record(store, caller.actor, "endpoint.tested", gid, tenant_gid=owner):
         accepted = await services.acceptor.accept_for(publishing.test_message(), _route_to(view))
     services.dispatcher.dispatch(accepted.new)
     (delivery,) = accepted.deliveries
-    return TestSent(message_gid=accepted.message_gid, delivery_gid=delivery.delivery_gid)
+    response = TestSent(message_gid=accepted.message_gid, delivery_gid=delivery.delivery_gid)
+    return await once.keep_asked(store, response, HTTPStatus.ACCEPTED, owner)
 
 
 def _route_to(view: EndpointView) -> Route:
@@ -265,7 +284,8 @@ def _check_ed25519(signatures: Collection[str], *, on: bool, field: str) -> None
         raise invalid(field, "Ed25519 signs in the scheme `standard`, which this endpoint does not use")
 
 
-async def _checked_tls(egress: EgressClient, tls: Tls | None) -> TlsExtras | None:
+async def checked_tls(egress: EgressClient, tls: Tls | None) -> TlsExtras | None:
+    """As the sender takes them, if it can use them."""
     if tls is None:
         return None
     extras = tls.extras()
@@ -277,11 +297,13 @@ async def _checked_tls(egress: EgressClient, tls: Tls | None) -> TlsExtras | Non
     return extras
 
 
-async def _checked(egress: EgressClient, changes: dict[str, Any], policy: Policy | None) -> dict[str, Any]:
-    """Request fields as columns, with everything checked that a schema cannot check."""
+async def checked_settings(
+    egress: EgressClient, changes: dict[str, Any], policy: Policy | None, tenant: str
+) -> dict[str, Any]:
+    """Request fields as columns, with everything checked that a schema cannot check: what passes can be sent."""
     if "url" in changes:
         try:
-            changes["url"] = await egress.check_url(changes["url"])
+            changes["url"] = await egress.check_url(changes["url"], tenant)
         except UrlRefused as error:
             raise invalid("url", error.rule) from error
         except OurFault as error:

@@ -4,15 +4,17 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Any
 
 import orjson
 import structlog
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from api import publishing, render
-from api.dependencies import Paging, Principal, Services, ServicesDep, Store, encode_cursor
+from api.dependencies import Paging, Principal, Services, ServicesDep, Store
+from api.idempotency import IdempotencyKey, check_key, refuse_second
 from api.problems import Problem, conflict, invalid, not_found
+from api.query import Several, several
 from api.schemas import EventType, Gid, ListOf, MessageDetail, MessageOut, Moment, Name
 from everhook.delivery.starts import wake_delivery
 from everhook.envelope import timestamp
@@ -29,6 +31,9 @@ from everhook.tracing import span
 router = APIRouter(tags=["messages"])
 publishing_router = APIRouter(tags=["messages"])
 log = structlog.get_logger()
+
+MAX_BATCH_KEY = 249
+"""A key with the index of a message is a key, too."""
 
 WOKEN = 200
 WAKE_TIMEOUT_S = 2.0
@@ -71,9 +76,6 @@ def _documented(schema: dict[str, Any], example: Any, answer: Any) -> dict[str, 
     }
 
 
-IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key")]
-
-
 @publishing_router.post(
     "/channels/{name}/messages",
     status_code=HTTPStatus.ACCEPTED,
@@ -93,10 +95,12 @@ async def publish(
     body it is a `409`.
     """
     _refuse_reserved(name)
+    if idempotency_key is not None:
+        refuse_second(request)
     services.backlog.refuse_if_full()
     await services.publish_rate.take(caller)
     limit = services.settings.max_payload_bytes
-    body = await publishing.read_one(request, limit)
+    body = await publishing.read_one(request)
     tenant_gid = await _tenant_gid(store, body.tenant, "tenant")
     with _traced(request) as trace:
         publication = publishing.publication(body, name, tenant_gid, idempotency_key, limit, traceparent=trace)
@@ -121,14 +125,24 @@ async def publish(
     ),
 )
 async def publish_batch(
-    name: Name, request: Request, services: ServicesDep, store: Store, caller: Principal
+    name: Name,
+    request: Request,
+    services: ServicesDep,
+    store: Store,
+    caller: Principal,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Publish up to 500 messages, in one transaction, with one answer each and in their order.
 
     A message that is invalid refuses the whole call and changes nothing. One whose idempotency key was used with
     another body answers with a problem document in its place; the others are accepted.
+
+    The header `Idempotency-Key` gives a key to each message that has none: its own value with the message's index,
+    `order-7[0]`.
     """
     _refuse_reserved(name)
+    if idempotency_key is not None:
+        check_key(request, idempotency_key, MAX_BATCH_KEY)
     services.backlog.refuse_if_full()
     await services.publish_rate.refuse_if_spent(caller)
     limit = services.settings.max_payload_bytes
@@ -141,7 +155,13 @@ async def publish_batch(
     with _traced(request) as trace:
         publications = [
             publishing.publication(
-                body, name, gids[body.tenant], None, limit, at=f"messages[{index}].", traceparent=trace
+                body,
+                name,
+                gids[body.tenant],
+                f"{idempotency_key}[{index}]" if idempotency_key is not None and body.idempotency_key is None else None,
+                limit,
+                at=f"messages[{index}].",
+                traceparent=trace,
             )
             for index, body in enumerate(bodies)
         ]
@@ -152,27 +172,27 @@ async def publish_batch(
         for acceptance in acceptances:
             if isinstance(acceptance, Accepted):
                 services.dispatcher.dispatch(acceptance.new)
-    return _answer({"data": [_answer_or_problem(acceptance) for acceptance in acceptances]})
+    return _answer({"data": [_answer_or_problem(acceptance, index) for index, acceptance in enumerate(acceptances)]})
 
 
 @router.get("/messages")
 async def list_messages(
     paging: Paging,
     store: Store,
-    channel: Name | None = None,
-    type: EventType | None = None,
-    tenant: Name | None = None,
+    channel: Several[Name] = None,
+    type: Several[EventType] = None,
+    tenant: Several[Name] = None,
     since: Moment | None = None,
     until: Moment | None = None,
 ) -> ListOf[MessageOut]:
     """Newest first, without payloads."""
     async with store.reading() as session:
-        tenant_gid = await tenants.chosen_gid(session, tenant)
-        chosen = messages.MessageFilter(tenant_gid, channel, type, since, until)
+        tenant_gids = await tenants.chosen_gids(session, tenant)
+        chosen = messages.MessageFilter(tenant_gids, several(channel), several(type), since, until)
         page = await messages.page(session, chosen, after=paging.after, limit=paging.limit)
         names = await tenants.names(session, {row.tenant_gid for row in page.rows if row.tenant_gid})
     data = [MessageOut(**render.message(row, names.get(row.tenant_gid or ""))) for row in page.rows]
-    return ListOf(data=data, next_cursor=encode_cursor(page.next_key))
+    return ListOf(data=data, next_cursor=paging.next_cursor(page.next_key))
 
 
 @router.get("/messages/{gid}", response_model=MessageDetail)
@@ -248,7 +268,11 @@ async def _tenant_gid(store: Reach, named: str | None, field: str) -> str | None
 def _refusal(acceptance: UnknownChannel | KeyReused) -> Problem:
     if isinstance(acceptance, UnknownChannel):
         return not_found("channel", acceptance.channel)
-    return conflict(f"idempotencyKey: was used for {acceptance.message_gid} with another body. Nothing was published.")
+    return conflict(f"idempotencyKey: {_reused(acceptance)}. Nothing was published.")
+
+
+def _reused(acceptance: KeyReused) -> str:
+    return f"was used for {acceptance.message_gid} with another body"
 
 
 def _accepted(acceptance: Accepted) -> dict[str, Any]:
@@ -265,9 +289,12 @@ def _accepted(acceptance: Accepted) -> dict[str, Any]:
     }
 
 
-def _answer_or_problem(acceptance: Acceptance) -> dict[str, Any]:
+def _answer_or_problem(acceptance: Acceptance, index: int) -> dict[str, Any]:
     if isinstance(acceptance, Accepted):
         return _accepted(acceptance)
+    if isinstance(acceptance, KeyReused):
+        detail = f"messages[{index}].idempotencyKey: {_reused(acceptance)}. This message was not published."
+        return conflict(detail).document().model_dump()
     return _refusal(acceptance).document().model_dump()
 
 

@@ -11,16 +11,25 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api import render
-from api.dependencies import Paging, ServicesDep, Store, encode_cursor
+from api.dependencies import Paging, ServicesDep, Store
 from api.problems import Problem, invalid, not_found
-from api.routers.deliveries import find_delivery
-from api.schemas import CheckpointOut, ConsistencyBundle, Gid, JsonWebKeySet, ListOf, Name, ReceiptBundle, ReceiptOut
+from api.routers.deliveries import find_delivery, position_behind
+from api.schemas import (
+    CheckpointOut,
+    ConsistencyBundle,
+    Gid,
+    JsonWebKeySet,
+    ListOf,
+    Name,
+    ReceiptBundle,
+    ReceiptOut,
+)
 from everhook import bundles
 from everhook.bundles import Consistency
 from everhook.keyring import KeyRing
 from everhook.merkle import MissingHashes, consistency_proof, inclusion_proof
 from everhook.receipt_keys import jwks
-from everhook.storage import receipts, tenants
+from everhook.storage import delivery_attempts, receipts, tenants
 from everhook.storage.reach import tenant_bound
 from everhook.storage.receipt_keys import load_issuer
 from everhook.storage.receipts import StoredHashes
@@ -35,7 +44,8 @@ T = TypeVar("T")
 router = APIRouter(tags=["receipts"])
 well_known = APIRouter(prefix="/.well-known", tags=["receipts"])
 
-Size = Annotated[int, Query(ge=0, lt=2**63, description="A number of receipts, at which you hold a checkpoint.")]
+MAX_SIZE = 2**63 - 1
+Size = Annotated[int, Query(ge=0, le=MAX_SIZE, description="A number of receipts, at which you hold a checkpoint.")]
 LogOf = Annotated[
     Name | None,
     Query(description="Whose log: the caller's own, else that of `default`, whose endpoints name no tenant."),
@@ -55,13 +65,14 @@ async def get_keys(services: ServicesDep) -> Response:
 
 
 @router.get("/deliveries/{gid}/receipts")
-async def list_receipts(gid: Gid, store: Store) -> ListOf[ReceiptOut]:
+async def list_receipts(gid: Gid, paging: Paging, store: Store) -> ListOf[ReceiptOut]:
     """The receipts of a delivery: one for each attempt that is over, in the order of the attempts."""
+    after = position_behind(paging.after)
     async with store.reading() as session:
-        rows = await receipts.of_delivery(session, gid)
-        if not rows:
+        page = await delivery_attempts.receipts_in_order(session, gid, after=after, limit=paging.limit)
+        if not page.rows:
             await find_delivery(session, gid)
-    return ListOf(data=[render.receipt(row) for row in rows], next_cursor=None)
+    return ListOf(data=[render.receipt(row) for row in page.rows], next_cursor=paging.next_cursor(page.next_key))
 
 
 @router.get("/receipts/checkpoints")
@@ -70,7 +81,7 @@ async def list_checkpoints(paging: Paging, store: Store, tenant: LogOf = None) -
     async with store.reading() as session:
         tenant_gid = await _log_of(session, tenant)
         page = await receipts.page_of_seals(session, tenant_gid, before=_size(paging.after), limit=paging.limit)
-    return ListOf(data=[render.checkpoint(row) for row in page.rows], next_cursor=encode_cursor(page.next_key))
+    return ListOf(data=[render.checkpoint(row) for row in page.rows], next_cursor=paging.next_cursor(page.next_key))
 
 
 @router.get("/receipts/consistency")
@@ -176,7 +187,8 @@ def _not_sealed(gid: str, every_seconds: float) -> Problem:
     )
 
 
-def _size(cursor: str | None) -> int | None:
-    if cursor is not None and not (cursor.isascii() and cursor.isdigit()):
-        raise invalid("cursor", "is not one of ours; take `nextCursor` as it is")
-    return int(cursor) if cursor is not None else None
+def _size(key: str | None) -> int | None:
+    """The size that a page of checkpoints begins below."""
+    if key is not None and not (key.isascii() and key.isdigit() and int(key) <= MAX_SIZE):
+        raise invalid("cursor", "is not a cursor of this API; send `nextCursor` unchanged")
+    return int(key) if key is not None else None

@@ -1,5 +1,7 @@
 """Subscriptions: which messages of a channel go to an endpoint."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -8,42 +10,58 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api import render
 from api.callers import Caller
-from api.dependencies import Paging, Principal, Store, encode_cursor
-from api.problems import invalid, not_found, refuse_nulls
-from api.schemas import Gid, ListOf, Name, SubscriptionIn, SubscriptionOut, SubscriptionPatch
+from api.dependencies import Paging, Principal, Services, ServicesIfAny, Store
+from api.endpoint_choice import chosen_endpoints
+from api.idempotency import NOT_KEYED, OnceDep
+from api.problems import conflict, invalid, not_found, refuse_nulls
+from api.query import Several, several
+from api.schemas import EndpointRef, Gid, ListOf, Name, SubscriptionIn, SubscriptionOut, SubscriptionPatch
 from everhook.storage import channels, endpoints, subscriptions
 from everhook.storage.audit import record_audit
+from everhook.storage.quotas import QuotaExceeded, Quotas, TooCostly
 from everhook.storage.tables import Subscription
 
 router = APIRouter(prefix="/subscriptions", tags=["subscriptions"])
 
 
 @router.post("", status_code=HTTPStatus.CREATED)
-async def create_subscription(body: SubscriptionIn, store: Store, caller: Principal) -> SubscriptionOut:
+async def create_subscription(
+    body: SubscriptionIn,
+    store: Store,
+    caller: Principal,
+    services: ServicesIfAny = None,
+    once: OnceDep = NOT_KEYED,
+) -> SubscriptionOut:
     """From then on every matching message goes to the endpoint."""
-    async with store.writing() as session:
+    async with once.writing(store) as session:
         view = await endpoints.view(session, body.endpoint_gid)
         if view is None:
             raise invalid("endpointGid", "there is no such endpoint")
         if await channels.get(session, body.channel) is None:
             raise invalid("channel", f"there is no channel {body.channel}")
         subscription = Subscription(tenant_gid=view.endpoint.tenant_gid, **body.model_dump())
-        await subscriptions.create(session, subscription)
+        with quota_problems():
+            await subscriptions.create(session, subscription, _quotas(services))
         about = {"endpointGid": subscription.endpoint_gid, "channel": subscription.channel}
         _record(session, caller, "subscription.created", subscription, about)
-        return render.subscription(subscription)
+        response = render.subscription(subscription)
+        return await once.keep(session, response, HTTPStatus.CREATED, subscription.tenant_gid)
 
 
 @router.get("")
 async def list_subscriptions(
-    paging: Paging, store: Store, endpoint: Gid | None = None, channel: Name | None = None
+    paging: Paging, store: Store, endpoint: Several[EndpointRef] = None, channel: Several[Name] = None
 ) -> ListOf[SubscriptionOut]:
     """Newest first."""
     async with store.reading() as session:
         page = await subscriptions.page(
-            session, endpoint_gid=endpoint, channel=channel, after=paging.after, limit=paging.limit
+            session,
+            endpoint_gid=await chosen_endpoints(session, endpoint),
+            channel=several(channel),
+            after=paging.after,
+            limit=paging.limit,
         )
-    return ListOf(data=[render.subscription(row) for row in page.rows], next_cursor=encode_cursor(page.next_key))
+    return ListOf(data=[render.subscription(row) for row in page.rows], next_cursor=paging.next_cursor(page.next_key))
 
 
 @router.get("/{gid}")
@@ -54,13 +72,16 @@ async def get_subscription(gid: Gid, store: Store) -> SubscriptionOut:
 
 
 @router.patch("/{gid}")
-async def change_subscription(gid: Gid, body: SubscriptionPatch, store: Store, caller: Principal) -> SubscriptionOut:
+async def change_subscription(
+    gid: Gid, body: SubscriptionPatch, store: Store, caller: Principal, services: ServicesIfAny = None
+) -> SubscriptionOut:
     """Change `events`, `filter` (null: no filter) or `enabled`; what is absent stays."""
     refuse_nulls(body, but={"filter"})
     changes = body.model_dump(exclude_unset=True)
     async with store.writing() as session:
         subscription = await _subscription(session, gid)
-        await subscriptions.change(session, subscription, changes)
+        with quota_problems():
+            await subscriptions.change(session, subscription, changes, _quotas(services))
         _record(session, caller, "subscription.changed", subscription, {"changed": sorted(changes)})
         return render.subscription(subscription)
 
@@ -79,6 +100,21 @@ async def _subscription(session: AsyncSession, gid: str) -> Subscription:
     if subscription is None:
         raise not_found("subscription", gid)
     return subscription
+
+
+@contextmanager
+def quota_problems() -> Iterator[None]:
+    """422 for a subscription that costs too much by itself, 409 for one too many."""
+    try:
+        yield
+    except TooCostly as error:
+        raise invalid("filter", str(error)) from error
+    except QuotaExceeded as error:
+        raise conflict(str(error)) from error
+
+
+def _quotas(services: Services | None) -> Quotas:
+    return services.quotas if services is not None else Quotas()
 
 
 def _record(

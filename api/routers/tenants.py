@@ -10,7 +10,8 @@ from fastapi import APIRouter
 from pydantic import ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from api.dependencies import Paging, Principal, ServicesDep, Store, encode_cursor
+from api.dependencies import Paging, Principal, ServicesDep, Store
+from api.idempotency import NOT_KEYED, OnceDep
 from api.problems import Problem, conflict, not_found
 from api.schemas import ApiModel, Gid, ListOf, Name
 from everhook.erasure import start_erasure
@@ -43,15 +44,15 @@ class TenantOut(ApiModel):
 
 
 @router.post("", status_code=HTTPStatus.CREATED)
-async def create_tenant(body: TenantIn, store: Store, caller: Principal) -> TenantOut:
+async def create_tenant(body: TenantIn, store: Store, caller: Principal, once: OnceDep = NOT_KEYED) -> TenantOut:
     """Make a tenant. Endpoints and messages name it, by its name or its gid."""
-    async with store.writing() as session:
+    async with once.writing(store) as session:
         tenant = await tenants.create(session, body.name)
         if tenant is None:
             raise _taken(body.name)
         detail = {"name": tenant.name}
         record_audit(session, caller.actor, "tenant.created", tenant.gid, tenant_gid=tenant.gid, detail=detail)
-        return _shown(tenant)
+        return await once.keep(session, _shown(tenant), HTTPStatus.CREATED, tenant.gid)
 
 
 @router.get("")
@@ -59,7 +60,7 @@ async def list_tenants(paging: Paging, store: Store) -> ListOf[TenantOut]:
     """Newest first."""
     async with store.reading() as session:
         page = await tenants.page(session, after=paging.after, limit=paging.limit)
-    return ListOf(data=[_shown(row) for row in page.rows], next_cursor=encode_cursor(page.next_key))
+    return ListOf(data=[_shown(row) for row in page.rows], next_cursor=paging.next_cursor(page.next_key))
 
 
 @router.get("/{gid}")

@@ -20,7 +20,7 @@ from everhook.storage.deliveries import IS_UNDISPATCHED
 from everhook.storage.engine import Database, is_unavailable, reason
 from everhook.storage.migrate import alembic_config
 from everhook.storage.sealed import census
-from everhook.storage.tables import Delivery
+from everhook.storage.tables import Delivery, Endpoint
 from everhook.terminal_text import span
 
 NEEDS_SCHEMA = ("master keys", "callers", "backlog", "endpoints")
@@ -149,7 +149,7 @@ async def _endpoints(database: Database, settings: Settings) -> Finding:
     try:
         async with database.reading() as session:
             views, _ = await endpoints.page(session, tenant_gid=None, after=None, limit=LOOKED_AT)
-        judged = await asyncio.gather(*(_judge(egress, view.endpoint.url) for view in views))
+        judged = await asyncio.gather(*(_judge(egress, view.endpoint) for view in views))
     finally:
         await egress.aclose()
     bad = [f"{view.endpoint.gid} ({why})" for view, why in zip(views, judged, strict=True) if why]
@@ -160,9 +160,9 @@ async def _endpoints(database: Database, settings: Settings) -> Finding:
     return ok("endpoints", f"the rules allow the URLs of all {len(views)} looked at")
 
 
-async def _judge(egress: EgressClient, url: str) -> str:
+async def _judge(egress: EgressClient, endpoint: Endpoint) -> str:
     try:
-        await egress.check_url(url)
+        await egress.check_url(endpoint.url, endpoint.tenant_gid)
     except UrlRefused as error:
         return error.rule
     except OurFault:

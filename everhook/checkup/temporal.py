@@ -21,6 +21,7 @@ from everhook.checkup import first_line, looked
 from everhook.client.findings import Finding, Level, ok, skipped, warning, wrong
 from everhook.contracts import TaskQueue
 from everhook.provisioning import NOT_OURS, ScheduledJob, scheduled_jobs
+from everhook.sdk_errors import in_words
 from everhook.settings import Settings
 from everhook.temporal import connect, connection
 from everhook.terminal_text import span
@@ -79,7 +80,7 @@ async def _reach() -> tuple[Client | None, Finding]:
     except TimeoutError:
         return None, wrong("Temporal", f"{address} does not answer", "restart it, or mend TEMPORAL_ADDRESS")
     except (RuntimeError, RPCError) as error:
-        why = "connection refused" if "refused" in str(error).lower() else first_line(error)
+        why = in_words(first_line(error)).removeprefix("cannot connect to Temporal: ").removeprefix(f"{address}: ")
         return None, wrong("Temporal", f"{address} cannot be reached: {why}", "start it, or mend TEMPORAL_ADDRESS")
     return client, ok("Temporal", f"version {info.server_version or 'unknown'}, {address}")
 

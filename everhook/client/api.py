@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from everhook import __version__
 from everhook.client import shapes
-from everhook.client.errors import NotNow, Refused
+from everhook.client.errors import NotNow, Refused, fields_of
 from everhook.client.target import KEY_VARIABLE, Target
 from everhook.usage import Unusable
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 TIMEOUT_S, CONNECT_TIMEOUT_S = 30.0, 5.0
 MAX_PAGE = 500
+NOT_FOUND = 404
+
+ELSEWHERE = "`. DIR/environment` for an `everhook dev --data-dir DIR`"
+"""What leads commands to a data directory that is not `.everhook` in this one."""
 
 JSON = dict[str, Any]
 Waiting = Callable[[str], AbstractContextManager[None]]
@@ -79,7 +83,13 @@ class Api:
         """Publish JSON as the very bytes that it is."""
         members = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items() if value is not None]
         body = b"{" + "".join(f"{member}, " for member in members).encode() + b'"payload": ' + payload + b"}"
-        return cast(shapes.Accepted, parsed(self._send("POST", path("channels", channel, "messages"), body, {})))
+        try:
+            return cast(shapes.Accepted, parsed(self._send("POST", path("channels", channel, "messages"), body, {})))
+        except Refused as error:
+            if error.status_code != NOT_FOUND:
+                raise
+            hint = f"`everhook channels create {channel}` creates it"
+            raise Refused(error.status_code, error.document, hint) from error
 
     def endpoint(self, gid: str) -> shapes.Endpoint:
         return cast(shapes.Endpoint, self.get(path("endpoints", gid)))
@@ -150,7 +160,8 @@ def _unreachable(target: Target, error: "httpx.TransportError") -> str:
         return f"{where} does not answer in time; try again, or see with `everhook status`"
     if "refused" in str(error):
         start = "start it with `everhook dev` or `everhook serve`" if target.is_here else "is it running?"
-        return f"nothing listens at {where}: {start}; or say where it is with --url, EVERHOOK_URL or a profile"
+        say = f"say where it is with --api-url, EVERHOOK_URL or a profile, or {ELSEWHERE}"
+        return f"nothing listens at {where}: {start}; or {say}"
     return f"{where} cannot be reached: {error or type(error).__name__}; is the URL right?"
 
 
@@ -163,7 +174,7 @@ def _refusal(target: Target, response: "httpx.Response") -> Refused | NotNow:
     if response.status_code in (429, 503):
         wait = response.headers.get("retry-after", "")
         return NotNow(f"{document['detail']} ({response.status_code})" + (f" In {wait} s." if wait.isdecimal() else ""))
-    return Refused(response.status_code, document, _hint(target, response.status_code))
+    return Refused(response.status_code, document, _hint(target, response.status_code, document))
 
 
 def _document(response: "httpx.Response") -> JSON | None:
@@ -174,9 +185,13 @@ def _document(response: "httpx.Response") -> JSON | None:
     return None
 
 
-def _hint(target: Target, status_code: int) -> str:
+def _hint(target: Target, status_code: int, document: JSON) -> str:
     if status_code == 401 and target.api_key is None:
-        return f"no key was given: set {KEY_VARIABLE}, or keep one with `everhook profile set`"
+        return f"no key was given: set {KEY_VARIABLE}, keep one with `everhook profile set`, or {ELSEWHERE}"
     if status_code == 401:
         return f"the key is from {target.key_source}; `everhook keys create` makes another"
-    return f"the key is from {target.key_source}" if status_code == 403 else ""
+    if status_code == 403:
+        return f"the key is from {target.key_source}"
+    if any(error["field"] == "channel" for error in fields_of(document)):
+        return "`everhook channels create NAME` creates a channel"
+    return ""

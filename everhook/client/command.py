@@ -6,6 +6,7 @@ a field, so that options that several commands take are written once.
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
@@ -15,6 +16,7 @@ from rich.markup import escape
 
 from everhook.client.output import Output
 from everhook.client.target import Target, find_target
+from everhook.usage import Unusable
 
 if TYPE_CHECKING:
     from everhook.client.api import Api
@@ -35,7 +37,9 @@ def profile_names() -> list[str]:
 class Connection:
     """The options of every command."""
 
-    url: Annotated[str | None, typer.Option(help="The API's address; else EVERHOOK_URL.", rich_help_panel=PANEL)] = None
+    api_url: Annotated[
+        str | None, typer.Option(help="The API's address; else EVERHOOK_URL.", rich_help_panel=PANEL)
+    ] = None
     profile: Annotated[
         str | None,
         typer.Option(
@@ -58,7 +62,7 @@ class Session:
     def target(self) -> Target:
         from everhook.client import profiles
 
-        found = find_target(self.connection.url, self.connection.profile)
+        found = find_target(self.connection.api_url, self.connection.profile)
         if found.key_source.startswith("profile ") and profiles.is_open_to_others():
             file = profiles.config_file()
             self.out.note(f"others on this machine can read the keys in {file}: chmod 600 {file}", "yellow")
@@ -89,6 +93,7 @@ def command(
             for group_name, group in groups.items():
                 given[group_name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
             session = Session(given.pop("connection"))
+            _check_numbers(given)
             try:
                 function(session, **given)  # type: ignore[call-arg]
             finally:
@@ -100,6 +105,15 @@ def command(
         return run
 
     return make
+
+
+def _check_numbers(given: dict[str, Any]) -> None:
+    """`nan` and `inf` pass the bounds of options, and nothing else that they are given to."""
+    for name, value in given.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise Unusable(f"--{name.replace('_', '-')} is a number, not {value}")
+        if is_dataclass(value) and not isinstance(value, type):
+            _check_numbers(vars(value))
 
 
 def _options(function: Callable[..., None]) -> tuple[dict[str, type[Any]], list[inspect.Parameter]]:

@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Group
@@ -15,7 +15,7 @@ from everhook.client.following import FAILED, show_delivery
 from everhook.client.options import (
     DEFAULT_LIMIT,
     ChannelName,
-    EndpointGid,
+    EndpointRef,
     EventType,
     Limit,
     Since,
@@ -27,6 +27,7 @@ from everhook.client.options import (
 from everhook.client.output import Output, lines, pretty_json
 from everhook.client.shapes import Batch, BulkAnswer, DeadLetterDetail, Delivery
 from everhook.client.words import age, last_answer
+from everhook.contracts import DeadLetterReason
 from everhook.usage import Unusable
 
 app = typer.Typer(help="What could not be delivered: look, replay, discard.", no_args_is_help=True)
@@ -44,24 +45,11 @@ Gids = Annotated[
 class Selection:
     """Which dead letters: every part that is given must hold."""
 
-    endpoint: EndpointGid = None
+    endpoint: EndpointRef = None
     channel: ChannelName = None
     type: EventType = None
     tenant: Tenant = None
-    reason: Annotated[
-        Literal[
-            "exhausted",
-            "rejected",
-            "blocked",
-            "circuit_open",
-            "endpoint_disabled",
-            "endpoint_deleted",
-            "payload_erased",
-            "unsendable",
-        ]
-        | None,
-        typer.Option(help="Why they were given up."),
-    ] = None
+    reason: Annotated[DeadLetterReason | None, typer.Option(help="Why they were given up.")] = None
     status_code: Annotated[int | None, typer.Option(help="The last answer, such as 401.")] = None
     since: Since = None
     until: Until = None
@@ -205,16 +193,18 @@ def _bulk(api: Api, decision: Decision, request: dict[str, Any]) -> BulkAnswer:
 
 
 def _follow(session: Session, gid: str) -> None:
-    """Until the batch ends. It goes on by itself, whatever becomes of us."""
-    session.out.note(f"{gid} goes on by itself; everhook dead-letters batch {gid} follows it")
+    """Until the batch ends. It does not need us to go on."""
+    found = session.api.batch(gid)
+    if found["state"] == "running":
+        session.out.note(f"{gid} goes on by itself; everhook dead-letters batch {gid} follows it")
     with session.out.progress() as progress:
         task = progress.add_task("dead letters", total=None)
         while True:
-            found = session.api.batch(gid)
             progress.update(task, total=found["total"] or None, completed=found["completed"] + found["failed"])
             if found["state"] != "running":
                 break
             time.sleep(PROGRESS_EVERY_S)
+            found = session.api.batch(gid)
     session.out.show(found, _ended)
     if found["state"] == "failed" or found["failed"]:
         raise typer.Exit(FAILED)

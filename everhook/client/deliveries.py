@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Group, RenderableType
@@ -16,7 +16,7 @@ from everhook.client.following import AT_REST, conclude, show_delivery
 from everhook.client.options import (
     DEFAULT_LIMIT,
     ChannelName,
-    EndpointGid,
+    EndpointRef,
     EventType,
     Limit,
     Since,
@@ -26,6 +26,7 @@ from everhook.client.options import (
 from everhook.client.output import Output, lines, pairs, pretty_json
 from everhook.client.shapes import Delivery, LiveDelivery
 from everhook.client.words import age, clock, last_answer, state, when
+from everhook.contracts import DeliveryStatus
 from everhook.terminal_text import printable
 
 app = typer.Typer(help="What became of each message at each endpoint.", no_args_is_help=True)
@@ -44,11 +45,8 @@ Known = dict[str, tuple[Any, ...]]
 class Selection:
     """Which deliveries."""
 
-    status: Annotated[
-        Literal["accepted", "sending", "retrying", "parked", "dead_lettered", "delivered", "discarded"] | None,
-        typer.Option(help="In this state."),
-    ] = None
-    endpoint: EndpointGid = None
+    status: Annotated[DeliveryStatus | None, typer.Option(help="In this state.")] = None
+    endpoint: EndpointRef = None
     message: Annotated[str | None, typer.Option(help="Of one message: its gid (msg_…).")] = None
     channel: ChannelName = None
     type: EventType = None

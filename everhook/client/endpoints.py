@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Group
@@ -27,6 +27,7 @@ from everhook.client.options import (
 from everhook.client.output import Output, pairs
 from everhook.client.shapes import Endpoint, EndpointCreated, SecretRotated, TestSent
 from everhook.client.words import age, state, when
+from everhook.envelope import BodyFormat
 from everhook.terminal_text import printable
 from everhook.usage import Unusable
 
@@ -46,9 +47,7 @@ class Settings:
         list[str] | None,
         typer.Option("--signature", help="standard, timestamped or npayload; may be given again. All, unless given."),
     ] = None
-    format: Annotated[
-        Literal["envelope", "event", "raw", "cloudevents"] | None, typer.Option(help="What a body looks like.")
-    ] = None
+    format: Annotated[BodyFormat | None, typer.Option(help="What a body looks like.")] = None
     headers: Annotated[
         list[str] | None, typer.Option("--header", help="'Name: value', sent along; may be given again.")
     ] = None
@@ -95,36 +94,41 @@ def show_endpoint(session: Session, gid: Gid) -> None:
     "create",
     examples=[
         "endpoints create https://hooks.example.com/ --channel orders --event 'order.*'",
-        "endpoints create http://127.0.0.1:9000/ --channel orders --preset brisk",
+        "endpoints create http://127.0.0.1:9000/webhooks --channel orders --preset brisk",
     ],
 )
 def create_endpoint(
     session: Session,
-    to: Annotated[str, typer.Argument(metavar="URL", help="Where messages are sent.", show_default=False)],
     settings: Settings,
     policy: PolicyOptions,
+    at: Annotated[
+        str | None, typer.Argument(metavar="URL", help="Where messages are sent.", show_default=False)
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="The same.")] = None,
     channel: Annotated[str | None, typer.Option(help="Subscribe it to this channel.")] = None,
     events: Events = None,
     tenant: Annotated[str | None, typer.Option(help="Whose it is; `default`, unless given.")] = None,
 ) -> None:
     """Make an endpoint and, with --channel or --event, its first subscription. The secret is shown this once."""
+    if (at is None) == (url is None):
+        raise Unusable("give the endpoint's URL, once: everhook endpoints create https://… --channel orders")
     subscription = {"channel": channel, "events": events or None, "tenant": tenant}
     given = {name: value for name, value in subscription.items() if value is not None}
-    made = session.api.post(path("endpoints"), {"url": to, **given, **settings.given(), **policy.given()})
+    made = session.api.post(path("endpoints"), {"url": at or url, **given, **settings.given(), **policy.given()})
     session.out.show(cast(EndpointCreated, made), _created)
 
 
 @command(
     app,
     "update",
-    examples=[f"endpoints update {EXAMPLE} --to https://new.example.com/", f"endpoints update {EXAMPLE} --no-policy"],
+    examples=[f"endpoints update {EXAMPLE} --url https://new.example.com/", f"endpoints update {EXAMPLE} --no-policy"],
 )
 def update_endpoint(
     session: Session,
     gid: Gid,
     settings: Settings,
     policy: PolicyOptions,
-    to: Annotated[str | None, typer.Option(metavar="URL", help="Where messages are sent from now on.")] = None,
+    url: Annotated[str | None, typer.Option(help="Where messages are sent from now on.")] = None,
     no_policy: Annotated[bool, typer.Option("--no-policy", help="Back to the channel's.")] = False,
     no_rate_limit: Annotated[bool, typer.Option("--no-rate-limit", help="As fast as it goes.")] = False,
     no_tls: Annotated[bool, typer.Option("--no-tls", help="Forget its certificates.")] = False,
@@ -132,8 +136,8 @@ def update_endpoint(
     """Change an endpoint; what is not given stays."""
     cleared = {"policy": no_policy, "rateLimit": no_rate_limit, "tls": no_tls}
     body = {**settings.given(), **policy.given(), **{name: None for name, clear in cleared.items() if clear}}
-    if to is not None:
-        body["url"] = to
+    if url is not None:
+        body["url"] = url
     session.out.show(session.api.patch(path("endpoints", gid), changed(body)), _card)
 
 
@@ -172,7 +176,7 @@ def rotate_secret(
     session: Session,
     gid: Gid,
     grace_seconds: Annotated[
-        float | None, typer.Option(min=0, help="How long the old secrets go on signing: 0 to 604800; a day by default.")
+        int | None, typer.Option(min=0, help="How long the old secrets go on signing: 0 to 604800; a day by default.")
     ] = None,
     secret_file: Annotated[
         Path | None, typer.Option(help="A file with a secret of your own (`-`: standard input); else one is made.")

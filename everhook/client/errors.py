@@ -22,13 +22,14 @@ class NotNow(Failure):
 
 def _told(status_code: int, document: dict[str, Any]) -> str:
     """In one line, or with a line for each field where several are wrong."""
-    fields = [f"{error['field']}: {error['message']}" for error in _fields(document)]
+    fields = [f"{error['field']}: {error['message']}" for error in fields_of(document)]
     if len(fields) > 1:
         return "\n  ".join([f"{document.get('title')} ({status_code})", *fields])
     return f"{document.get('detail')} ({status_code})"
 
 
-def _fields(document: dict[str, Any]) -> list[dict[str, Any]]:
+def fields_of(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a problem says of single fields: each a `field` and a `message`."""
     errors = document.get("errors")
     found = errors if isinstance(errors, list) else []
     return [error for error in found if isinstance(error, dict) and {"field", "message"} <= error.keys()]

@@ -1,7 +1,7 @@
 """`everhook health`: which endpoints are not well, and why."""
 
-from collections.abc import Sequence
-from typing import Annotated, Literal, cast
+from collections.abc import Mapping, Sequence
+from typing import Annotated, cast
 
 import typer
 from rich.console import Group, RenderableType
@@ -12,13 +12,19 @@ from everhook.client.command import Session, command
 from everhook.client.options import Tenant
 from everhook.client.output import Output, pairs
 from everhook.client.shapes import EndpointHealth, Fault, HealthOverview, Part, ScoredEndpoint, Tally
-from everhook.client.words import age, state
+from everhook.client.words import age, seen, state
+from everhook.health import Level, Window
 from everhook.terminal_text import printable
 from everhook.usage import Unusable
 
 app = typer.Typer()
 
-STYLES = {"healthy": "green", "degraded": "yellow", "failing": "bold red", "idle": "dim"}
+STYLES: Mapping[str, str] = {
+    Level.HEALTHY: "green",
+    Level.DEGRADED: "yellow",
+    Level.FAILING: "bold red",
+    Level.IDLE: "dim",
+}
 BARS = "▁▂▃▄▅▆▇█"
 NO_BAR = "·"
 
@@ -27,9 +33,7 @@ NO_BAR = "·"
 def health(
     session: Session,
     gid: Annotated[str | None, typer.Argument(help="An endpoint's gid (ep_…); else all.", show_default=False)] = None,
-    window: Annotated[Literal["1h", "24h", "7d"] | None, typer.Option(help="Of one endpoint; 24h, unless given.")] = (
-        None
-    ),
+    window: Annotated[Window | None, typer.Option(help="Of one endpoint; 24h, unless given.")] = (None),
     tenant: Tenant = None,
     limit: Annotated[int, typer.Option(min=1, max=100, help="How many endpoints at most.")] = 20,
 ) -> None:
@@ -102,7 +106,7 @@ def _faults(out: Output, faults: Sequence[Fault], *, across: bool) -> Renderable
             times=f"{fault['count']:,}",
             endpoints=f"{fault['endpoints']:,}",
             since=age(fault["since"]),
-            last_seen=age(fault["lastSeen"]),
+            last_seen=seen(fault["lastSeen"]),
         )
     return rows.table
 

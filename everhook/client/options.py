@@ -17,7 +17,9 @@ Limit = Annotated[int, typer.Option(min=1, help="How many at most.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Tenant = Annotated[str | None, typer.Option(help="A tenant, by name or gid.")]
 ChannelName = Annotated[str | None, typer.Option(help="A channel, by name.")]
-EndpointGid = Annotated[str | None, typer.Option(help="An endpoint's gid (ep_…).")]
+EndpointRef = Annotated[
+    str | None, typer.Option(help="An endpoint: its gid (ep_…), or a part of its URL or description that no other has.")
+]
 EventType = Annotated[str | None, typer.Option(help="An event type, such as order.created.")]
 Events = Annotated[
     list[str] | None, typer.Option("--event", help="A pattern of event types, such as order.*; may be given again.")

@@ -20,16 +20,19 @@ Name = Annotated[str, typer.Argument(help="The profile's name.", show_default=Fa
 @command(
     app,
     "set",
-    examples=["profile set production --url https://everhook.example.com", "profile set staging --url … < key-file"],
+    examples=[
+        "profile set production --api-url https://everhook.example.com",
+        "profile set staging --api-url … < key-file",
+    ],
 )
 def set_profile(session: Session, name: Name) -> None:
     """Keep an address and a key. The key is asked for, or read from standard input; it may be empty.
 
     The first profile is used where nothing else says which API; `everhook profile use` takes another.
     """
-    if session.connection.url is None:
-        raise Unusable("give the API's address: --url")
-    url = check_url(session.connection.url, "--url")
+    if session.connection.api_url is None:
+        raise Unusable("give the API's address: --api-url")
+    url = check_url(session.connection.api_url, "--api-url")
     config = profiles.load().with_profile(profiles.check_name(name), profiles.Profile(url, _key() or None))
     file = profiles.save(config)
     session.out.show({"profile": name, "url": url, "file": str(file)}, lambda _: f"{name} is kept in {file}")
@@ -71,7 +74,7 @@ def _key() -> str:
 
 def _table(out: Output, rows: list[dict[str, object]]) -> Table | str:
     if not rows:
-        return "There is no profile yet: everhook profile set production --url https://…"
+        return "There is no profile yet: everhook profile set production --api-url https://…"
     table = out.table("profile", "url", "key", "current")
     for row in rows:
         table.add(

@@ -23,7 +23,7 @@ app = typer.Typer()
     "publish",
     examples=[
         "publish orders '{\"orderId\": 1042}' --type order.created",
-        "publish orders --file order.json --type order.created --key order-1042 --wait",
+        "publish orders --file order.json --type order.created --idempotency-key order-1042 --wait",
         "publish orders --file - --type order.created < order.json",
     ],
 )
@@ -33,7 +33,7 @@ def publish(
     payload: Annotated[str | None, typer.Argument(help="The payload: any JSON.", show_default=False)] = None,
     file: Annotated[Path | None, typer.Option(help="A file with the payload; `-` is standard input.")] = None,
     type: EventType = None,
-    key: Annotated[str | None, typer.Option(help="The idempotency key: the same again publishes nothing anew.")] = None,
+    idempotency_key: Annotated[str | None, typer.Option(help="The same key again publishes nothing anew.")] = None,
     tenant: Annotated[str | None, typer.Option(help="Deliver to this tenant's endpoints only.")] = None,
     published_at: Annotated[str | None, typer.Option(help="When it happened, such as 2026-01-31T12:00:00Z.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for all deliveries; status 1 unless all arrive.")] = False,
@@ -41,7 +41,7 @@ def publish(
 ) -> None:
     """Publish a message. Its type is --type, or `event` in the payload."""
     content = _payload(payload, file)
-    fields = {"type": type, "idempotencyKey": key, "tenant": tenant, "publishedAt": published_at}
+    fields = {"type": type, "idempotencyKey": idempotency_key, "tenant": tenant, "publishedAt": published_at}
     accepted = session.api.publish(channel, content, **fields)
     if not wait:
         session.out.show(accepted, _accepted)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+DEFAULT_PORT = 9000
 SHOWN_CHARACTERS = 4_000
 ANSWERED_S = 0.2
 """The last answer has gone out after this."""
@@ -54,7 +55,7 @@ class Manners:
     app,
     "receive",
     examples=[
-        "receive --channel orders",
+        "receive --port 9000",
         "receive --channel orders --status 500,500,200",
         "receive --port 9000 --secret whsec_… --delay 2",
     ],
@@ -62,7 +63,12 @@ class Manners:
 def receive(
     session: Session,
     manners: Manners,
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="Where to listen; 0 is any free port.")] = 9000,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65_535, help=f"Where to listen: {DEFAULT_PORT}, or any port with --channel, unless given."
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     secret: Annotated[
         list[str] | None,
@@ -83,6 +89,8 @@ def receive(
     """
     if events and channel is None:
         raise Unusable("--event goes with --channel")
+    if port is None:
+        port = DEFAULT_PORT if channel is None else 0
     asyncio.run(_Receiving(session, manners, count, body).run(host, port, secret or [], channel, events or []))
 
 

@@ -21,8 +21,8 @@ DEFAULT_SECONDS = 20.0
     examples=[
         "simulate",
         "simulate --rate 50 --duration 60",
-        "simulate --status 500,200",
-        "simulate --channel orders --count 10",
+        "simulate --rate 2 --count 8 --status 500,200",
+        "simulate --channel shop --count 10",
     ],
 )
 def simulate(

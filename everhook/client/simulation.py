@@ -31,6 +31,10 @@ MOST_LOOKED_AT, MOST_NUDGED = 5_000, 500
 
 EVENT_TYPES = ("order.created", "order.paid", "order.shipped")
 WHY = "end of a simulation"
+PARKED = (
+    "Parked: failures in a row, with no success between them, opened an endpoint's circuit (5, unless configured "
+    "otherwise). At a lower --rate retries succeed in between."
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Simulation:
     """One run. `tally` is what there is to see of it."""
 
     def __init__(self, session: Session, plan: Plan, pool: ThreadPoolExecutor) -> None:
-        self.tally = Tally()
+        self.tally = Tally(receives=plan.channel is None)
         self.interrupted = asyncio.Event()
         self._session = session
         self._api = Api(session.target)  # its calls come by the dozen, and show in the picture
@@ -252,4 +256,6 @@ async def run(session: Session, plan: Plan) -> tuple[Tally, bool]:
         await simulation.run()
         simulation.close()
     session.out.show(simulation.tally.document(ended=True), lambda _: picture(simulation.tally))
+    if simulation.tally.outcomes["parked"]:
+        session.out.note(PARKED, "yellow")
     return simulation.tally, simulation.interrupted.is_set()

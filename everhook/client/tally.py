@@ -17,8 +17,12 @@ from everhook.terminal_text import printable
 
 @dataclass
 class Tally:
-    """What has happened so far. Latency is from the call of publish to the arrival of the first request."""
+    """What has happened so far. Latency is from the call of publish to the arrival of the first request.
 
+    Without `receives` the requests go to receivers of others, and nothing is known of arrivals.
+    """
+
+    receives: bool = True
     began: float = field(default_factory=time.monotonic)
     ended: float | None = None
     """When the last was published."""
@@ -61,8 +65,8 @@ class Tally:
             "seconds": round(self.seconds, 1),
             "published": self.published,
             "refused": dict(self.refused),
-            "requests": self.requests,
-            "messagesArrived": len(self.arrived_at),
+            "requests": self.requests if self.receives else None,
+            "messagesArrived": len(self.arrived_at) if self.receives else None,
             "forged": self.forged,
             "deliveries": dict(self.outcomes),
             "latencyMs": {name: _percentile(latencies, part) for name, part in _PERCENTILES.items()},
@@ -88,7 +92,8 @@ def picture(tally: Tally) -> RenderableType:
 def line(tally: Tally) -> Text:
     outcomes = ", ".join(f"{count:,} {status}" for status, count in sorted(tally.outcomes.items()))
     latency = f"; {_latency(tally)}" if tally.arrived_at else ""
-    return Text(f"{tally.published:,} published, {len(tally.arrived_at):,} arrived; {outcomes or 'none'}{latency}")
+    arrived = f", {len(tally.arrived_at):,} arrived" if tally.receives else ""
+    return Text(f"{tally.published:,} published{arrived}; {outcomes or 'none'}{latency}")
 
 
 def _outcome(status: str, count: int) -> Text:

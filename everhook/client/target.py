@@ -1,7 +1,7 @@
 """Which API a command talks to, and with which key.
 
-The URL is the first of: `--url`; `--profile`; `EVERHOOK_URL`; `EVERHOOK_PROFILE`; an `everhook dev` that runs in this
-directory; the current profile of the config file; http://127.0.0.1:8080.
+The URL is the first of: `--api-url`; `--profile`; `EVERHOOK_URL`; `EVERHOOK_PROFILE`; an `everhook dev` that runs in
+this directory; the current profile of the config file; http://127.0.0.1:8080.
 
 The key is `EVERHOOK_API_KEY`, unless `--profile` was given; else the one that belongs to the place the URL is from. So
 a key of the config file goes to no other address than the one it is kept with.
@@ -51,7 +51,7 @@ def find_target(url: str | None, profile: str | None, environment: Mapping[str, 
 
 def _place(url: str | None, profile: str | None, environment: Mapping[str, str]) -> Target:
     if url is not None:
-        return _named(profile, "--profile", url) if profile is not None else Target(url, "--url")
+        return _named(profile, "--profile", url) if profile is not None else Target(url, "--api-url")
     if profile is not None:
         return _named(profile, "--profile")
     if given := environment.get(URL_VARIABLE):
@@ -65,7 +65,7 @@ def _named(name: str, by: str, url: str | None = None) -> Target:
     """With `url` the profile's key goes there: both were asked for by name."""
     found = profiles.load().profile(name)
     place = f"profile {name}"
-    return Target(url or found.url, f"{place} ({by})" if url is None else "--url", found.api_key, place)
+    return Target(url or found.url, f"{place} ({by})" if url is None else "--api-url", found.api_key, place)
 
 
 def _current_profile() -> Target | None:

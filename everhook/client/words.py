@@ -1,34 +1,47 @@
 """Moments, states and answers as people read them."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from rich.text import Text
 
+from everhook.circuit import CircuitState, Hold
 from everhook.client.shapes import Attempt, Delivery
+from everhook.contracts import DeliveryStatus, Verdict
 from everhook.terminal_text import printable, span
 
-_STATES = {
-    "accepted": ("• accepted", ""),
-    "sending": ("• sending", ""),
-    "retrying": ("↻ retrying", "yellow"),
-    "parked": ("‖ parked", "yellow"),
-    "dead_lettered": ("■ dead letter", "bold red"),
-    "delivered": ("✓ delivered", "green"),
-    "discarded": ("✗ discarded", "dim"),
-    # of attempts
-    "retry": ("↻ failed", "yellow"),
-    "rejected": ("✗ rejected", "red"),
-    # of endpoints and circuits
-    "enabled": ("● enabled", "green"),
-    "paused": ("‖ paused", "yellow"),
-    "disabled": ("■ disabled", "bold red"),
-    "closed": ("closed", ""),
-    "open": ("◌ open", "bold yellow"),
-    "half_open": ("◌ half-open", "yellow"),
+Shown = tuple[str, str]
+"""A word with its mark, and its style."""
+
+_DELIVERIES: Mapping[str, Shown] = {
+    DeliveryStatus.ACCEPTED: ("• accepted", ""),
+    DeliveryStatus.SENDING: ("• sending", ""),
+    DeliveryStatus.RETRYING: ("↻ retrying", "yellow"),
+    DeliveryStatus.PARKED: ("‖ parked", "yellow"),
+    DeliveryStatus.DEAD_LETTERED: ("■ dead letter", "bold red"),
+    DeliveryStatus.DELIVERED: ("✓ delivered", "green"),
+    DeliveryStatus.DISCARDED: ("✗ discarded", "dim"),
 }
+_ATTEMPTS: Mapping[str, Shown] = {
+    Verdict.DELIVERED: ("✓ delivered", "green"),
+    Verdict.RETRY: ("↻ failed", "yellow"),
+    Verdict.REJECTED: ("✗ rejected", "red"),
+    Verdict.PARKED: ("‖ parked", "yellow"),
+}
+_CIRCUITS: Mapping[str, Shown] = {
+    CircuitState.CLOSED: ("closed", ""),
+    CircuitState.OPEN: ("◌ open", "bold yellow"),
+    CircuitState.HALF_OPEN: ("◌ half-open", "yellow"),
+}
+_HOLDS: Mapping[str, Shown] = {Hold.PAUSED: ("‖ paused", "yellow"), Hold.DISABLED: ("■ disabled", "bold red")}
+_STATES: Mapping[str, Shown] = {
+    **_DELIVERIES, **_ATTEMPTS, **_CIRCUITS, **_HOLDS, "enabled": ("● enabled", "green"),
+}  # fmt: skip
 
 
 def state(name: str) -> Text:
+    """A state of a delivery, an attempt, a circuit or an endpoint. One that this version does not know is shown as it
+    came."""
     shown, style = _STATES.get(name, (printable(name), ""))
     return Text(shown, style=style)
 
@@ -43,6 +56,15 @@ def age(moment: str | None) -> str:
         return ""
     passed = datetime.now(UTC) - parse_moment(moment)
     return f"{span(passed)} ago" if passed >= timedelta() else f"in {span(-passed)}"
+
+
+def seen(minute: str) -> str:
+    """`within a minute`, `3 min ago`: of something that is counted by the minute. `minute` is the one that it was in,
+    so the seconds since its beginning say nothing."""
+    minutes = (datetime.now(UTC) - parse_moment(minute)) // timedelta(minutes=1)
+    if minutes < 1:
+        return "within a minute"
+    return f"{minutes} min ago" if minutes < 90 else age(minute)
 
 
 def when(moment: str | None) -> str:

@@ -26,7 +26,7 @@ from everhook.contracts import (
 )
 from everhook.delivery.fitness import EndpointFitness
 from everhook.delivery.reporter import OutcomeReporter
-from everhook.egress import EgressClient, Exchange, OurFault
+from everhook.egress import EgressClient, Exchange, OurFault, Unsendable
 from everhook.envelope import Content, render
 from everhook.ids import Kind, new_gid
 from everhook.keyring import KeyRing
@@ -163,12 +163,7 @@ class Sender:
         issuer.must_sign_at(started_at)
         headers, body, exchange = await self._post(order, basis, target, started_at, span)
         retry_after = exchange.retry_after if exchange.status in RETRY_AFTER_STATUSES else None
-        judgement = classify(
-            exchange.status,
-            exchange.failure,
-            named_return=retry_after is not None,
-            retry_statuses=order.retry_statuses,
-        )
+        judgement = classify(exchange.status, exchange.failure, retry_statuses=order.retry_statuses)
         record = _record(order, exchange, judgement, started_at, target.url, headers, body, retry_after)
         subject = Subject(target.tenant_gid, basis.message_gid, target.url)
         transcript = _transcript(exchange, target, headers)
@@ -204,9 +199,9 @@ class Sender:
         body = b""
         try:
             if target.fault is not None:
-                raise OurFault(target.fault)
+                raise Unsendable(target.fault)
             headers, body = _request(order, basis, target, moment, span)
-            exchange = await self._egress.post(target.url, headers, body, order.timeout, target.tls)
+            exchange = await self._egress.post(target.url, headers, body, order.timeout, target.tls, target.tenant_gid)
         except Exception as error:
             exchange = self._unsendable(order.endpoint_gid, error)
         else:

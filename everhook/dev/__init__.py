@@ -27,7 +27,15 @@ from everhook import eventloop
 from everhook.dev import checks
 from everhook.dev.temporal import EmbeddedTemporal, temporal_command
 from everhook.dev.terminal import Places, Terminal, TerminalErrors
-from everhook.dev_files import DATABASE_VARIABLE, ENVIRONMENT_FILE, TEMPORAL_VARIABLE, URL_FILE, environment_text
+from everhook.dev_files import (
+    DATA_DIR,
+    DATABASE_VARIABLE,
+    ENVIRONMENT_FILE,
+    TEMPORAL_VARIABLE,
+    URL_FILE,
+    environment_text,
+)
+from everhook.http_limits import Limits
 from everhook.http_server import bound_socket, serving
 from everhook.settings import Settings
 from everhook.storage.engine import Database, reason
@@ -191,6 +199,7 @@ class _Stack:
         self._terminal = terminal
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
+        self._sign_in_url = ""
         self._temporal = EmbeddedTemporal(
             ground.temporal_command,
             target=ground.temporal_target,
@@ -285,8 +294,10 @@ class _Stack:
         from api.main import create_app
 
         app = create_app(self._settings, engine=engine)
+        self._sign_in_url = dashboard.sign_in_link.make_link(app, self._ground.api_url)
         dashboard.warm_up()
-        async with serving(app, self._ground.listener, ending=lambda: dashboard.end_streams(app)):
+        limits = Limits.from_settings(self._settings)
+        async with serving(app, self._ground.listener, lambda: dashboard.end_streams(app), limits):
             with self._findable():
                 yield
 
@@ -323,9 +334,11 @@ class _Stack:
         key = self._settings.api_key
         places = Places(
             api=ground.api_url,
+            sign_in=self._sign_in_url,
             temporal_ui=ground.temporal_ui_url,
             temporal=f"{ground.temporal_target}, namespace {DEFAULT_NAMESPACE}",
             data_dir=ground.data_dir,
+            environment=ground.data_dir / ENVIRONMENT_FILE if ground.data_dir != Path(DATA_DIR).absolute() else None,
             api_key=key.get_secret_value() if key is not None else "",
             channel=CHANNEL if ground.options.demo else "default",
         )

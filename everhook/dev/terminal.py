@@ -1,8 +1,9 @@
 """What `everhook dev` says to the person at the terminal: where everything is, and deliveries as they happen."""
 
 import logging
+import shlex
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from rich.text import Text
 
 from everhook import __version__
 from everhook.contracts import Verdict
+from everhook.events import EventKind
 from everhook.storage.feed import AttemptNews, EventNews, News
 from everhook.terminal_text import printable, span
 
@@ -28,16 +30,24 @@ _VERDICTS = {
     Verdict.DELIVERED: ("✓ delivered", "green"),
     Verdict.RETRY: ("↻ failed", "yellow"),
     Verdict.REJECTED: ("✗ rejected", "red"),
+    Verdict.PARKED: ("‖ parked", "yellow"),
 }
 _GAVE_UP = ("✗ failed", "red")
-_EVENTS = {
-    "delivery.dead_lettered": ("■ dead letter", "bold red"),
-    "endpoint.circuit_opened": ("◌ circuit open", "bold yellow"),
-    "endpoint.circuit_closed": ("● closed again", "bold green"),
-    "endpoint.disabled": ("■ disabled", "bold red"),
-    "endpoint.paused": ("‖ paused", "yellow"),
-    "endpoint.enabled": ("▶ enabled", "green"),
+_EVENTS: Mapping[str, tuple[str, str] | None] = {
+    EventKind.DEAD_LETTERED: ("■ dead letter", "bold red"),
+    EventKind.CIRCUIT_OPENED: ("◌ circuit open", "bold yellow"),
+    EventKind.CIRCUIT_CLOSED: ("● closed again", "bold green"),
+    EventKind.ENDPOINT_DISABLED: ("■ disabled", "bold red"),
+    EventKind.ENDPOINT_PAUSED: ("‖ paused", "yellow"),
+    EventKind.ENDPOINT_RESUMED: ("▶ resumed", "green"),
+    EventKind.ENDPOINT_ENABLED: ("▶ enabled", "green"),
+    EventKind.DEAD_LETTERS: ("▲ dead letters", "yellow"),
+    EventKind.SUCCESS_RATE: ("▲ success rate", "yellow"),
+    EventKind.UNDISPATCHED: ("▲ not started", "yellow"),
+    EventKind.LOG_DAMAGED: ("✗ log damaged", "bold red"),
+    EventKind.CHECKPOINT: None,
 }
+"""None: not shown. A checkpoint is signed twice a minute, and says nothing about a delivery."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +55,15 @@ class Places:
     """Where everything is."""
 
     api: str
+    sign_in: str
+    """Signs its first visitor in to the dashboard, for five minutes."""
+
     temporal_ui: str
     temporal: str
     data_dir: Path
+    environment: Path | None
+    """A file of variables that lead commands here; None if those in this directory find us by themselves."""
+
     api_key: str
     channel: str
     """The channel that the example publishes to."""
@@ -78,6 +94,9 @@ class Terminal:
         else:
             framed = Group(Text(f"Everhook {__version__}"), table)
         self._console.print(framed, soft_wrap=not self._console.is_terminal, highlight=False)
+        self._console.print()
+        self._console.print(Text("Dashboard, signed in (one use, within five minutes)", style="bold"))
+        self._console.print(Text(places.sign_in, style=f"cyan link {places.sign_in}"), soft_wrap=True)
         for title, command in _examples(places, has_endpoints=has_endpoints):
             self._console.print()
             self._console.print(Text(title, style="bold"))
@@ -88,7 +107,7 @@ class Terminal:
 
     def news(self, news: News) -> None:
         lines = [(attempt.started_at + _duration(attempt), _attempt_line(attempt)) for attempt in news.attempts]
-        lines += [(event.created_at, _event_line(event)) for event in news.events]
+        lines += [(event.created_at, _event_line(event)) for event in news.events if _is_shown(event)]
         for _, line in sorted(lines, key=lambda pair: pair[0]):
             self._line(line)
         if news.skipped:
@@ -120,7 +139,7 @@ def _table(places: Places) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in (
+    for name, value in [
         ("API", places.api),
         ("Dashboard", f"{places.api}/"),
         ("API docs", places.docs),
@@ -128,7 +147,8 @@ def _table(places: Places) -> Table:
         ("Temporal UI", places.temporal_ui),
         ("Temporal", places.temporal),
         ("Data and logs", str(places.data_dir)),
-    ):
+        *([("For other shells", f". {shlex.quote(str(places.environment))}")] if places.environment else []),
+    ]:
         table.add_row(name, Text(value, style=f"bold link {value}" if value.startswith("http") else "bold"))
     return table
 
@@ -141,7 +161,7 @@ def _examples(places: Places, *, has_endpoints: bool) -> list[tuple[str, str]]:
     )
     if has_endpoints:
         return [("Publish a message", publish)]
-    endpoint = _curl(places, "/v1/endpoints", '{"url": "http://127.0.0.1:9000/", "events": ["order.*"]}')
+    endpoint = _curl(places, "/v1/endpoints", '{"url": "http://127.0.0.1:9000/webhooks", "events": ["order.*"]}')
     return [("Make an endpoint (its secret is shown once)", endpoint), ("Publish a message to it", publish)]
 
 
@@ -157,12 +177,12 @@ def _curl(places: Places, path: str, body: str) -> str:
 
 def _attempt_line(attempt: AttemptNews) -> list[tuple[str, str]]:
     gave_up = attempt.verdict is Verdict.RETRY and attempt.next_attempt_at is None
-    verdict, style = _GAVE_UP if gave_up else _VERDICTS.get(attempt.verdict, (attempt.verdict.value, ""))
+    verdict, style = _GAVE_UP if gave_up else _VERDICTS[attempt.verdict]
     ended_at = attempt.started_at + _duration(attempt)
     answer = str(attempt.status_code) if attempt.status_code is not None else attempt.error or ""
     return [
         _clock(ended_at),
-        *_subject(attempt.event_type, attempt.url, attempt.description),
+        *_subject(attempt.event_type, attempt.description or urlsplit(attempt.url).netloc),
         (_fit(verdict, VERDICT_WIDTH), style),
         (f"{answer:<6} ", style),
         (f"{attempt.duration_ms:>6,} ms", "dim"),
@@ -176,26 +196,39 @@ def _sequel(attempt: AttemptNews, ended_at: datetime) -> str:
     return f"  attempt {attempt.number}" if attempt.number > 1 else ""
 
 
+def _is_shown(event: EventNews) -> bool:
+    return _EVENTS.get(event.kind, _unknown(event)) is not None
+
+
+def _unknown(event: EventNews) -> tuple[str, str]:
+    return printable(event.kind), "cyan"
+
+
 def _event_line(event: EventNews) -> list[tuple[str, str]]:
-    verdict, style = _EVENTS.get(event.kind, (event.kind, "cyan"))
+    """Every event has a name in each column: those of no message and of no endpoint say what they are about."""
+    shown, style = _EVENTS.get(event.kind) or _unknown(event)
+    about = event.kind.partition(".")[0].replace("_", " ")
+    endpoint = event.description or urlsplit(event.url or "").netloc or "all endpoints"
     return [
         _clock(event.created_at),
-        *_subject(event.event_type or "", event.url or "", event.description or ""),
-        (_fit(verdict, VERDICT_WIDTH), style),
-        (_reason(event), style),
+        *_subject(event.event_type or about, endpoint),
+        (_fit(shown, VERDICT_WIDTH), style),
+        (printable(_reason(event)), style),
     ]
 
 
 def _reason(event: EventNews) -> str:
+    data = event.data
     if event.delivery_gid is not None:
-        return f"{event.data.get('reason', '')}  {event.delivery_gid}"
-    if event.kind == "endpoint.circuit_opened":
-        return f"after {event.data.get('failures', 0)} failures in a row; its messages wait"
-    return printable(str(event.data.get("reason", "")))
+        return f"{data.get('reason', '')}  {event.delivery_gid}"
+    if event.kind == EventKind.CIRCUIT_OPENED:
+        return f"after {data.get('failures', 0)} failures in a row; its messages wait"
+    if "threshold" in data:
+        return f"{data.get('state', '')}: {data.get('value', '')}, the threshold is {data['threshold']}"
+    return str(data.get("reason") or data.get("damage") or "")
 
 
-def _subject(event_type: str, url: str, description: str) -> list[tuple[str, str]]:
-    endpoint = description or urlsplit(url).netloc
+def _subject(event_type: str, endpoint: str) -> list[tuple[str, str]]:
     return [(_fit(printable(event_type), TYPE_WIDTH), "bold"), (_fit(printable(endpoint), ENDPOINT_WIDTH), "")]
 
 

@@ -1,7 +1,7 @@
-"""The only way out: one POST to an endpoint, guarded, bounded, and answered by a value.
+"""The only way out: one POST to an endpoint, guarded, bounded, and its outcome a value.
 
-Everything that touches httpx stands behind `EgressClient`, so that the HTTP client can be changed here. What an
-endpoint does wrong is an `Exchange` with a `failure`; what goes wrong on our side is an `OurFault`.
+What an endpoint does wrong is an `Exchange` with a `failure`; what goes wrong on our side is an `OurFault`, and of
+those an `Unsendable` is a request that the client refuses to send.
 """
 
 import asyncio
@@ -15,36 +15,41 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http.client import responses as PHRASES
 
-import httpx
+import httpcore
 
 from everhook.contracts import FailureCode
+from everhook.egress.connection import KEPT_BODY_BYTES, Response, Route
 from everhook.egress.dial import Guard
-from everhook.egress.errors import EndpointFailure, OurFault, TlsRefused, UrlRefused
-from everhook.egress.pool import ROUTE, TRUST, GuardedTransport, Route
+from everhook.egress.errors import EndpointFailure, OurFault, TlsRefused, Unsendable, UrlRefused
+from everhook.egress.pool import Transport
+from everhook.egress.request import compose, header_fault
 from everhook.egress.resolver import CachingResolver, NameUnresolved, Resolver
-from everhook.egress.tls import TlsContexts, TlsExtras, Trust, make_context
+from everhook.egress.tls import TlsContexts, TlsExtras, make_context, usual_context
 from everhook.egress.url import EgressRules, normalise_url, parse_url
 
 __all__ = [
+    "KEPT_BODY_BYTES",
     "EgressClient",
     "EgressRules",
     "Exchange",
     "OurFault",
     "TlsExtras",
     "TlsRefused",
+    "Unsendable",
     "UrlRefused",
+    "header_fault",
     "normalise_url",
     "parse_retry_after",
 ]
 
-KEPT_BODY_BYTES = 16 * 1024
 KEPT_HEADERS = 50
 KEPT_HEADER_BYTES = 8 * 1024
 MAX_RETRY_AFTER = timedelta(hours=24)
 MAX_TIMEOUT = timedelta(seconds=30)
 """The Standard Webhooks specification asks for 15 to 30 s."""
+CHECKING_THREADS = 32
+"""For the names of URLs that are to be stored: apart from those of deliveries, so that neither waits for the other."""
 
-_FRAMING = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding"})
 _UNSTORED = frozenset({"set-cookie", "set-cookie2"})
 
 Headers = tuple[tuple[str, str], ...]
@@ -52,11 +57,12 @@ Headers = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Exchange:
-    """What came of one POST: either a `status` or a `failure`, never both.
+    """The outcome of one POST: either a `status` or a `failure`, never both.
 
-    `detail` is short, for people, and holds no secret and no address. `headers` are the answer's, names in lower
+    `detail` is short, for people, and holds no secret and no address. `headers` are the response's, names in lower
     case, at most 50 and 8 KB; `body` is its first 16 KiB as they came. `duration` is by the monotonic clock.
-    `peer_address` is who was on the line, or, behind an egress proxy, whom the proxy was asked for.
+    `peer_address` is the address that was connected to, or, with an egress proxy, the one the proxy was asked for.
+    `retry_after` is None if there was no such header, or none that can be read.
     """
 
     status: int | None
@@ -73,29 +79,35 @@ class Exchange:
 
 
 class EgressClient:
-    """Sends webhooks. One a process: it holds the connections, the TLS contexts and the resolver's threads."""
+    """Sends webhooks. One a process: it holds the connections, the TLS contexts and the resolvers' threads."""
 
     def __init__(
-        self, rules: EgressRules, *, resolver: Resolver | None = None, ssl_context: ssl.SSLContext | None = None
+        self,
+        rules: EgressRules,
+        *,
+        resolver: Resolver | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        backend: httpcore.AsyncNetworkBackend | None = None,
     ) -> None:
+        """All but `rules` have defaults: the system's resolver, its certificate authorities, and its TCP."""
         self._rules = rules
-        self._own_resolver: CachingResolver | None = None
-        if resolver is None:
-            resolver = self._own_resolver = CachingResolver()
-        self._guard = Guard(rules, resolver)
-        usual = ssl_context or ssl.create_default_context()
+        self._resolvers = [] if resolver else [CachingResolver(), CachingResolver(threads=CHECKING_THREADS)]
+        sending, checking = (resolver, resolver) if resolver else self._resolvers
+        usual = ssl_context or usual_context()
+        self._checking = Guard(rules, checking)
         self._contexts = TlsContexts(usual)
-        self._transport = GuardedTransport(self._guard, usual)
+        self._transport = Transport(Guard(rules, sending), usual, backend)
 
-    async def check_url(self, url: str) -> str:
+    async def check_url(self, url: str, tenant: str = "") -> str:
         """`url` normalised, if an endpoint may have it as of now. Raises `UrlRefused`, `OurFault`.
 
-        A name that does not resolve passes: it may not exist yet, and is judged again whenever it is dialled.
+        A name that does not resolve passes: it may not exist yet, and is judged again whenever it is dialled. `tenant`
+        is who asks: tenants do not wait for each other's name servers.
         """
         parsed = parse_url(url, self._rules)
         with suppress(NameUnresolved):
             # `raw_host`: httpx turns `host` back from IDNA into what no name server knows.
-            await self._guard.addresses(parsed.raw_host.decode("ascii"), plain=parsed.scheme == "http")
+            await self._checking.addresses(parsed.raw_host.decode("ascii"), tenant, plain=parsed.scheme == "http")
         return str(parsed)
 
     async def check_tls(self, extras: TlsExtras) -> None:
@@ -109,42 +121,58 @@ class EgressClient:
         body: bytes,
         timeout: timedelta,
         tls: TlsExtras | None = None,
+        tenant: str = "",
     ) -> Exchange:
         """POST `body` with exactly `headers` plus `Host`, `Content-Length` and `Accept-Encoding: identity`.
 
-        `timeout` is for everything together, name and body included, and 30 s at most. `tls` is what the
-        endpoint has beyond the usual. Raises `OurFault` only.
+        `timeout` is for everything together, name and body included, and 30 s at most. `tls` is what the endpoint has
+        beyond the usual. `tenant` is whose share of the resolver's threads a look-up counts for.
+
+        Raises `OurFault` only, before a byte of the request was sent on the connection. Of those, `Unsendable` says
+        that the client refuses this request, and would again.
         """
         route = Route()
         started = time.monotonic()
         try:
-            parsed = parse_url(url, self._rules)
-            async with asyncio.timeout(min(timeout, MAX_TIMEOUT).total_seconds()):
-                request = _request(parsed, headers, body, route, await self._contexts.get(tls))
-                response, kept, cut = await self._send(request)
+            response = await self._send(url, headers, body, timeout, tls, tenant, route)
         except UrlRefused as refused:
-            return _failed(FailureCode.BLOCKED, refused.rule, started, route)
+            return _failed(FailureCode.BLOCKED, str(refused), started, route)
         except TlsRefused as refused:
             return _failed(FailureCode.TLS, f"the endpoint's TLS settings: {refused.rule}", started, route)
         except EndpointFailure as failure:
             return _failed(failure.code, failure.detail, started, route)
         except TimeoutError:
             if route.at_proxy:
-                raise OurFault("the egress proxy did not take our connection in time") from None
-            return _failed(FailureCode.TIMEOUT_TOTAL, "no complete answer in time", started, route)
-        return _answered(response, kept, cut, started, route)
+                raise OurFault("the egress proxy did not accept our connection in time") from None
+            return _failed(FailureCode.TIMEOUT_TOTAL, "no complete response in time", started, route)
+        except OurFault:
+            raise
+        except Exception as error:
+            if not route.sent:
+                raise Unsendable(f"the client failed before it sent anything ({type(error).__name__})") from error
+            # A bug, but what follows an exception is another request: the first one is on record as a failure instead.
+            detail = f"the client failed to read the response ({type(error).__name__})"
+            return _failed(FailureCode.PROTOCOL, detail, started, route)
+        return _exchange(response, started, route)
 
     async def aclose(self) -> None:
         await self._transport.aclose()
-        if self._own_resolver is not None:
-            self._own_resolver.close()
+        for resolver in self._resolvers:
+            resolver.close()
 
-    async def _send(self, request: httpx.Request) -> tuple[httpx.Response, bytes, bool]:
-        response = await self._transport.handle_async_request(request)
-        try:
-            return response, *await _read_capped(response)
-        finally:
-            await response.aclose()
+    async def _send(
+        self,
+        url: str,
+        headers: Sequence[tuple[str, str]],
+        body: bytes,
+        timeout: timedelta,
+        tls: TlsExtras | None,
+        tenant: str,
+        route: Route,
+    ) -> Response:
+        request = compose(parse_url(url, self._rules), headers, body)
+        async with asyncio.timeout(min(timeout, MAX_TIMEOUT).total_seconds()):
+            return await self._transport.send(request, route, await self._contexts.get(tls), tenant)
 
 
 def parse_retry_after(value: str, now: datetime) -> timedelta | None:
@@ -161,35 +189,6 @@ def parse_retry_after(value: str, now: datetime) -> timedelta | None:
     return min(max(wait, timedelta(0)), MAX_RETRY_AFTER)
 
 
-def _request(
-    url: httpx.URL, headers: Sequence[tuple[str, str]], body: bytes, route: Route, trust: Trust
-) -> httpx.Request:
-    """Built without httpx's client, which would add headers of its own and cost more than the rest of the request."""
-    encoded = [*map(_encoded, headers), (b"Accept-Encoding", b"identity")]
-    return httpx.Request("POST", url, headers=encoded, content=body, extensions={ROUTE: route, TRUST: trust})
-
-
-def _encoded(header: tuple[str, str]) -> tuple[bytes, bytes]:
-    """The API validates headers when they are stored; what is wrong here is wrong with us and must not be sent."""
-    name, value = header
-    if name.lower() in _FRAMING:
-        raise OurFault(f"the header {name!r} is not the caller's to set")
-    try:
-        return name.encode("ascii"), value.encode("ascii")
-    except UnicodeEncodeError:
-        raise OurFault(f"the header {name!r} has characters outside ASCII") from None
-
-
-async def _read_capped(response: httpx.Response) -> tuple[bytes, bool]:
-    """The first bytes of the body as they came, never inflated, and whether there were more."""
-    kept = bytearray()
-    async for chunk in response.aiter_raw():
-        kept += chunk
-        if len(kept) > KEPT_BODY_BYTES:
-            return bytes(kept[:KEPT_BODY_BYTES]), True
-    return bytes(kept), False
-
-
 def _failed(code: FailureCode, detail: str, started: float, route: Route) -> Exchange:
     return Exchange(
         status=None,
@@ -202,21 +201,26 @@ def _failed(code: FailureCode, detail: str, started: float, route: Route) -> Exc
     )
 
 
-def _answered(response: httpx.Response, kept: bytes, cut: bool, started: float, route: Route) -> Exchange:
-    retry_after = response.headers.get("retry-after")
+def _exchange(response: Response, started: float, route: Route) -> Exchange:
     return Exchange(
-        status=response.status_code,
+        status=response.status,
         failure=None,
-        detail=_status_detail(response.status_code),
+        detail=_status_detail(response.status),
         duration=_since(started),
-        headers=_kept_headers(response.headers.raw),
-        body=kept,
-        body_truncated=cut,
+        headers=_kept_headers(response.headers),
+        body=response.body,
+        body_truncated=response.truncated,
         peer_address=route.peer_address,
         reused=route.reused,
         redialed=route.redialed,
-        retry_after=None if retry_after is None else parse_retry_after(retry_after, datetime.now(UTC)),
+        retry_after=_retry_after(response.headers),
     )
+
+
+def _retry_after(headers: Sequence[tuple[bytes, bytes]]) -> timedelta | None:
+    """None if the response has none, one that cannot be read, or several."""
+    values = [value for name, value in headers if name.lower() == b"retry-after"]
+    return parse_retry_after(values[0].decode("latin-1"), datetime.now(UTC)) if len(values) == 1 else None
 
 
 def _status_detail(status: int) -> str:

@@ -1,10 +1,8 @@
-"""What can go wrong on the way out, split by whose doing it is: the URL's, the endpoint's, or our own."""
+"""What can go wrong on the way out, divided by who is responsible: the URL, the endpoint, or Everhook itself."""
 
 from __future__ import annotations
 
 import errno
-
-import httpx
 
 from everhook.contracts import FailureCode
 
@@ -13,14 +11,24 @@ _NO_LOCAL_PORT = errno.EADDRNOTAVAIL
 
 
 class OurFault(Exception):
-    """We could not even try: no file descriptor, no local port, no resolver thread, no proxy. Never charged."""
+    """The request could not even be tried: no file descriptor, local port, resolver thread or proxy. Never charged."""
+
+
+class Unsendable(OurFault):
+    """The client refuses this request before a byte of it was sent, and will refuse it again as long as it is the same.
+
+    Such as a header value that begins with a blank. The message holds no header value and no secret.
+    """
 
 
 class UrlRefused(ValueError):
-    """A URL that we do not send to. `rule` says why and never what a name resolved to, so callers may see it."""
+    """A URL that nothing is sent to. `rule` says why, as the predicate of a sentence about the URL.
+
+    It never says what a name resolved to, so callers may see it.
+    """
 
     def __init__(self, rule: str) -> None:
-        super().__init__(f"URL refused: {rule}")
+        super().__init__(f"the URL {rule}")
         self.rule = rule
 
 
@@ -32,8 +40,8 @@ class TlsRefused(ValueError):
         self.rule = rule
 
 
-class EndpointFailure(httpx.TransportError):
-    """The endpoint's doing, or (`BLOCKED`) our policy. Becomes a value before it leaves `everhook.egress`."""
+class EndpointFailure(Exception):
+    """A failure of the endpoint, or (`BLOCKED`) a refusal by policy. It does not leave `everhook.egress`."""
 
     def __init__(self, code: FailureCode, detail: str) -> None:
         super().__init__(detail)
@@ -44,19 +52,19 @@ class EndpointFailure(httpx.TransportError):
 def dial_failure(error: BaseException, *, ipv6: bool) -> EndpointFailure | OurFault:
     """What a failed TCP connect means.
 
-    ENETUNREACH is charged to the endpoint: it is also what a machine without IPv6 says of an endpoint with nothing
-    else. EADDRNOTAVAIL is ours (no local port left), except for IPv6, where it too says that the machine has none.
+    ENETUNREACH is charged to the endpoint: a machine without IPv6 reports it too for an endpoint that has nothing
+    else. EADDRNOTAVAIL is ours (no local port left), except for IPv6, where it also means that the machine has none.
     """
     number = error_number(error)
     if number in _OURS or (number == _NO_LOCAL_PORT and not ipv6):
-        return OurFault(f"no socket to be had ({errno.errorcode[number]})")
+        return OurFault(f"no socket available ({errno.errorcode[number]})")
     match number:
         case errno.ECONNREFUSED:
             return EndpointFailure(FailureCode.REFUSED, "connection refused")
         case errno.ECONNRESET:
             return EndpointFailure(FailureCode.RESET, "connection reset while connecting")
         case errno.ETIMEDOUT:
-            return EndpointFailure(FailureCode.TIMEOUT_CONNECT, "no answer to the connection attempt")
+            return EndpointFailure(FailureCode.TIMEOUT_CONNECT, "no response to the connection attempt")
         case _:
             name = errno.errorcode.get(number or 0, "no route")
             return EndpointFailure(FailureCode.UNREACHABLE, f"cannot be reached ({name})")
@@ -67,9 +75,14 @@ def is_ours(error: OSError) -> bool:
 
 
 def error_number(error: BaseException | None) -> int | None:
-    """The first error number down the chain: anyio and httpcore wrap what the socket said."""
+    """The first error number along the chain of causes: backends wrap the socket's error."""
     while error is not None:
         if isinstance(error, OSError) and error.errno is not None:
             return error.errno
         error = error.__cause__ or error.__context__
     return None
+
+
+def quoted(received: bytes) -> str:
+    """Bytes from outside in a message for people: printable ASCII as it is, everything else escaped."""
+    return '"' + received.decode("latin-1").encode("unicode_escape").decode("ascii") + '"'

@@ -7,14 +7,14 @@ Whose fault it is when there is no tunnel:
 
 | what the proxy does | whose | because |
 |---|---|---|
-| cannot be reached, hangs up, answers nonsense, 401, 407, 503, all other statuses | ours | it speaks of itself |
+| cannot be reached, hangs up, sends nonsense, 401, 407, 503, all other statuses | ours | it is about the proxy |
 | 502 | the endpoint's, `unreachable` | RFC 9110: the fault lies upstream; most proxies say so |
-| 504, or no answer to CONNECT in time | the endpoint's, `timeout_connect` | a silent endpoint looks like this |
+| 504, or no response to CONNECT in time | the endpoint's, `timeout_connect` | a silent endpoint looks like this |
 | 403 | policy, `blocked` | it forbids the destination, as our own rules do |
 
 502, 503 and 504 are ambiguous, so a header that is exact wins over the status: `Proxy-Status` (RFC 9209), and
-`X-Squid-Error`, since Squid says 503 when an endpoint refuses. Once the tunnel stands, whatever happens in it is the
-endpoint's: from this end a proxy that dies cannot be told from an endpoint that hangs up.
+`X-Squid-Error`, since Squid says 503 when an endpoint refuses. Once the tunnel stands, every failure in it is the
+endpoint's: from this end a proxy that dies looks like an endpoint that hangs up.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ from everhook.egress.resolver import NameUnresolved, Resolver
 _STATUSES = {
     403: (FailureCode.BLOCKED, "the egress proxy forbids this destination"),
     502: (FailureCode.UNREACHABLE, "the egress proxy cannot reach it"),
-    504: (FailureCode.TIMEOUT_CONNECT, "the egress proxy got no answer from it in time"),
+    504: (FailureCode.TIMEOUT_CONNECT, "the egress proxy got no response from it in time"),
 }
 _OURS_WHATEVER_IS_SAID = (401, 407)
 
@@ -59,6 +59,9 @@ _ERRORS = {
     "err_access_denied": FailureCode.BLOCKED,
 }
 """RFC 9209 section 2.3, and Squid's. An error that is not here is the proxy's own."""
+
+_OPERATOR = "(operator)"
+"""In place of a tenant, in the resolver's shares: all tenants use the proxy."""
 
 _PROXY_STATUS = re.compile(rb'; *error *= *"?([a-z_]{1,40})')
 _SQUID_ERROR = re.compile(rb"(ERR_[A-Z_]{1,40})")
@@ -138,7 +141,7 @@ class ConnectBackend(httpcore.AsyncNetworkBackend):
         except ValueError:
             pass
         try:
-            return await self._resolver(self._proxy.host)
+            return await self._resolver(self._proxy.host, _OPERATOR)
         except NameUnresolved as unresolved:
             raise OurFault(f"the name of the egress proxy does not resolve: {unresolved}") from None
 
@@ -146,7 +149,7 @@ class ConnectBackend(httpcore.AsyncNetworkBackend):
         try:
             return await self._inner.connect_tcp(address, self._proxy.port, timeout)
         except httpcore.ConnectTimeout:
-            raise OurFault("the egress proxy does not answer") from None
+            raise OurFault("the egress proxy does not respond") from None
         except (httpcore.ConnectError, OSError) as error:
             name = errno.errorcode.get(error_number(error) or 0, "no route")
             raise OurFault(f"the egress proxy cannot be reached ({name})") from error
@@ -161,7 +164,7 @@ class ConnectBackend(httpcore.AsyncNetworkBackend):
         try:
             response = await connection.handle_async_request(httpcore.Request(b"CONNECT", url, headers=headers))
         except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
-            raise OurFault("the egress proxy gave no valid answer to CONNECT") from error
+            raise OurFault("the egress proxy gave no valid response to CONNECT") from error
         if not 200 <= response.status < 300:
             raise connect_failure(response.status, response.headers)
         tunnel: httpcore.AsyncNetworkStream = response.extensions["network_stream"]
@@ -170,7 +173,7 @@ class ConnectBackend(httpcore.AsyncNetworkBackend):
 
 def connect_failure(status: int, headers: Sequence[tuple[bytes, bytes]]) -> EndpointFailure | OurFault:
     """What a refused CONNECT means; the table is at the head of this file."""
-    ours = OurFault(f"the egress proxy answered CONNECT with {status}")
+    ours = OurFault(f"the egress proxy responded to CONNECT with {status}")
     if status in _OURS_WHATEVER_IS_SAID:
         return ours
     said = _said(headers)

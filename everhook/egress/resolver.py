@@ -1,37 +1,52 @@
-"""Names to addresses, so that no slow name server holds up anyone but its own tenant.
+"""Names to addresses, so that no slow name server delays anyone but its own tenant.
 
 The event loop's own `getaddrinfo` shares the default executor: six threads on two cores, and six stalled names stop
-every tenant. Here lookups have threads of their own, one lookup a name at a time, a short cache and a limit.
+every tenant. Here lookups have threads of their own. A thread that waits for a silent name server cannot be stopped
+(glibc gives up after 10 s or more), so what is bounded is how many of them one tenant, and one name server, can hold:
+
+- a tenant has at most a quarter of the threads, a zone at most an eighth. Lookups beyond that wait, first in, first
+  out for each tenant, and tenants take turns;
+- a name is looked up once for all who ask (single flight), and its result is kept, failures too (negative caching);
+- a lookup has 5 s. Those who ask for a name whose lookup has been silent for longer get the failure at once.
 """
 
 import asyncio
+import re
 import socket
+import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 
 from everhook.egress.errors import OurFault, is_ours
 
-Resolver = Callable[[str], Awaitable[tuple[str, ...]]]
-"""All addresses of a name, or `NameUnresolved`. `OurFault` if we could not ask."""
+Resolver = Callable[[str, str], Awaitable[tuple[str, ...]]]
+"""All addresses of a name, for a tenant. Raises `NameUnresolved`, or `OurFault` if we could not ask."""
 
-THREADS = 32
+THREADS = 64
 CACHED_NAMES = 4096
+MAX_WAITING = 1024
+"""Names of one tenant that wait for a thread: beyond that the next one is refused at once."""
 
 _OUR_GAI_ERRORS = (socket.EAI_MEMORY,)
+_REGISTRY = re.compile(r"[a-z]{2,3}\.[a-z]{2}")
 
 
 class NameUnresolved(Exception):
-    """The name has no address, or its name servers did not say in time."""
+    """The name has no address, or its name servers did not respond in time."""
 
 
-Answer = tuple[str, ...] | NameUnresolved | OurFault
+Result = tuple[str, ...] | NameUnresolved | OurFault
 
 
 class CachingResolver:
-    """`Resolver` over `lookup`, a blocking function: answers are kept 30 s, failures 5 s, and 5 s is the limit."""
+    """`Resolver` over `lookup`, a blocking function.
+
+    `limit` bounds the wait for a thread, and then the lookup. Addresses are kept for `keep`, failures for
+    `keep_failure`, and those that took longer than `limit` for `keep_silence`, since each cost a thread that long.
+    """
 
     def __init__(
         self,
@@ -40,87 +55,201 @@ class CachingResolver:
         limit: timedelta = timedelta(seconds=5),
         keep: timedelta = timedelta(seconds=30),
         keep_failure: timedelta = timedelta(seconds=5),
+        keep_silence: timedelta = timedelta(seconds=30),
         threads: int = THREADS,
     ) -> None:
         self._lookup = lookup or getaddrinfo
         self._limit = limit.total_seconds()
         self._keep = keep.total_seconds()
         self._keep_failure = keep_failure.total_seconds()
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="everhook-dns")
-        self._cache: OrderedDict[str, tuple[float, Answer]] = OrderedDict()
-        self._asking: dict[str, _Question] = {}
+        self._keep_silence = keep_silence.total_seconds()
+        self._queue = FairQueue(threads)
+        self._cache: OrderedDict[str, tuple[float, Result]] = OrderedDict()
+        self._asked: dict[str, Lookup] = {}
+        self._closed = False
 
-    async def __call__(self, name: str) -> tuple[str, ...]:
-        answer = self._cached(name)
-        if answer is None:
-            answer = await self._ask(name)
-        if isinstance(answer, Exception):
-            raise type(answer)(*answer.args)  # a copy: waiters would pile their tracebacks onto one instance
-        return answer
+    async def __call__(self, name: str, tenant: str) -> tuple[str, ...]:
+        result = self._cached(name)
+        if result is None:
+            result = await self._ask(name, tenant)
+        if isinstance(result, Exception):
+            raise type(result)(*result.args)  # a copy: waiters would pile their tracebacks onto one instance
+        return result
 
     def close(self) -> None:
         """Does not wait for stalled lookups: nothing ends a thread inside `getaddrinfo`."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._closed = True
 
-    def _cached(self, name: str) -> Answer | None:
-        expires, answer = self._cache.get(name, (0.0, None))
-        return answer if time.monotonic() < expires else None
+    def _cached(self, name: str) -> Result | None:
+        expires, result = self._cache.get(name, (0.0, None))
+        return result if time.monotonic() < expires else None
 
-    async def _ask(self, name: str) -> Answer:
-        """Wait for the one lookup of `name` under way; the lookup outlives those who give up on it."""
-        question = self._asking.get(name)
-        if question is None:
-            question = self._asking[name] = _Question(name, self._lookup, self._threads)
-            question.answer.add_done_callback(lambda _: self._learn(question))
+    async def _ask(self, name: str, tenant: str) -> Result:
+        """Join the one lookup of `name`, which outlives those who give up on it once it has a thread."""
+        lookup = self._asked.get(name)
+        if lookup is None:
+            lookup = self._asked[name] = Lookup(name)
+        lookup.askers += 1
+        try:
+            if lookup.began_at is None and not self._queue.add(lookup, tenant):
+                return OurFault("too many names of this tenant are being looked up")
+            self._begin_what_may()
+            return await self._outcome(lookup)
+        finally:
+            lookup.askers -= 1
+            if not lookup.askers and lookup.began_at is None:
+                self._queue.remove(lookup)
+                self._asked.pop(name, None)
+
+    async def _outcome(self, lookup: "Lookup") -> Result:
         try:
             async with asyncio.timeout(self._limit):
-                return await asyncio.shield(question.answer)
+                await asyncio.shield(lookup.begun)
         except TimeoutError:
-            return NameUnresolved("no answer in time") if question.started else OurFault("no resolver thread was free")
+            return OurFault("no resolver thread was free in time")
+        assert lookup.began_at is not None
+        try:
+            async with asyncio.timeout_at(lookup.began_at + self._limit):
+                return await asyncio.shield(lookup.result)
+        except TimeoutError:
+            return NameUnresolved("its name servers do not respond in time")
 
-    def _learn(self, question: "_Question") -> None:
-        del self._asking[question.name]
-        if question.answer.cancelled():
+    def _begin_what_may(self) -> None:
+        loop = asyncio.get_running_loop()
+        while not self._closed and (lookup := self._queue.take()) is not None:
+            lookup.began_at = loop.time()
+            lookup.begun.set_result(None)
+            # A thread of its own costs 0.1 to 0.2 ms. Unlike a pool's it does not hold up the end of the process.
+            threading.Thread(target=self._run, args=(lookup, loop), name="everhook-dns", daemon=True).start()
+
+    def _run(self, lookup: "Lookup", loop: asyncio.AbstractEventLoop) -> None:
+        """In a thread."""
+        result = looked_up(self._lookup, lookup.name)
+        with suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(self._finish, lookup, result)
+
+    def _finish(self, lookup: "Lookup", result: Result) -> None:
+        assert lookup.began_at is not None
+        took = asyncio.get_running_loop().time() - lookup.began_at
+        self._queue.finished(lookup)
+        del self._asked[lookup.name]
+        lookup.result.set_result(result)
+        self._learn(lookup.name, result, took)
+        self._begin_what_may()
+
+    def _learn(self, name: str, result: Result, took: float) -> None:
+        if isinstance(result, OurFault):
             return
-        answer = question.answer.result()
-        if isinstance(answer, OurFault):
-            return
-        keep = self._keep_failure if isinstance(answer, NameUnresolved) else self._keep
-        self._cache[question.name] = (time.monotonic() + keep, answer)
-        self._cache.move_to_end(question.name)
+        keep = self._keep
+        if isinstance(result, NameUnresolved):
+            keep = self._keep_silence if took > self._limit else self._keep_failure
+        self._cache[name] = (time.monotonic() + keep, result)
+        self._cache.move_to_end(name)
         if len(self._cache) > CACHED_NAMES:
             self._cache.popitem(last=False)
 
 
-class _Question:
-    """One lookup in a thread. `started` tells a slow name server (theirs) from a queue for threads (ours)."""
+class Lookup:
+    """One lookup. `tenants` are those in whose turn it may begin; it counts for the one in whose turn it did."""
 
-    def __init__(self, name: str, lookup: Callable[[str], tuple[str, ...]], threads: ThreadPoolExecutor) -> None:
+    def __init__(self, name: str) -> None:
+        loop = asyncio.get_running_loop()
         self.name = name
-        self.started = False
-        self._lookup = lookup
-        self.answer: asyncio.Future[Answer] = asyncio.wrap_future(threads.submit(self._run))
+        self.zone = zone_of(name)
+        self.tenants: list[str] = []
+        self.charged_to = ""
+        self.askers = 0
+        self.began_at: float | None = None
+        self.begun: asyncio.Future[None] = loop.create_future()
+        self.result: asyncio.Future[Result] = loop.create_future()
 
-    def _run(self) -> Answer:
-        """Never raises: a failed lookup that nobody waits for any more must not become a warning in the log."""
-        self.started = True
-        try:
-            return self._lookup(self.name) or NameUnresolved("no address")
-        except (NameUnresolved, OurFault) as answer:
-            return answer
-        except socket.gaierror as error:
-            ours = error.errno in _OUR_GAI_ERRORS
-            return OurFault("the resolver is out of memory") if ours else NameUnresolved("no address")
-        except OSError as error:
-            return OurFault("no socket for the resolver") if is_ours(error) else NameUnresolved("no address")
-        except Exception as error:
-            return OurFault(f"the resolver failed ({type(error).__name__})")
+
+class FairQueue:
+    """Lookups that wait for one of `slots`: tenants take turns, and neither a tenant nor a zone exceeds its share."""
+
+    def __init__(self, slots: int) -> None:
+        self._free = slots
+        self._per_tenant = max(slots // 4, 1)
+        self._per_zone = max(slots // 8, 1)
+        self._waiting: OrderedDict[str, dict[Lookup, None]] = OrderedDict()
+        self._of_tenant: Counter[str] = Counter()
+        self._of_zone: Counter[str] = Counter()
+
+    def add(self, lookup: Lookup, tenant: str) -> bool:
+        """False if too many of the tenant's wait already. One that waits for another tenant may wait for this too."""
+        line = self._waiting.setdefault(tenant, {})
+        if lookup not in line:
+            if len(line) >= MAX_WAITING:
+                return False
+            line[lookup] = None
+            lookup.tenants.append(tenant)
+        return True
+
+    def take(self) -> Lookup | None:
+        """The next that may begin, which now occupies a slot until `finished`."""
+        if not self._free:
+            return None
+        for tenant in self._waiting:
+            if self._of_tenant[tenant] < self._per_tenant and (lookup := self._next_of(tenant)) is not None:
+                self._waiting.move_to_end(tenant)
+                self.remove(lookup)
+                self._count(lookup, tenant)
+                return lookup
+        return None
+
+    def remove(self, lookup: Lookup) -> None:
+        for tenant in lookup.tenants:
+            del self._waiting[tenant][lookup]
+            if not self._waiting[tenant]:
+                del self._waiting[tenant]
+        lookup.tenants.clear()
+
+    def finished(self, lookup: Lookup) -> None:
+        self._free += 1
+        for counter, key in ((self._of_tenant, lookup.charged_to), (self._of_zone, lookup.zone)):
+            counter[key] -= 1
+            if not counter[key]:
+                del counter[key]
+
+    def _next_of(self, tenant: str) -> Lookup | None:
+        return next((one for one in self._waiting[tenant] if self._of_zone[one.zone] < self._per_zone), None)
+
+    def _count(self, lookup: Lookup, tenant: str) -> None:
+        lookup.charged_to = tenant
+        self._free -= 1
+        self._of_tenant[tenant] += 1
+        self._of_zone[lookup.zone] += 1
+
+
+def zone_of(name: str) -> str:
+    """What stands for the name servers of `name`: its last two labels, or three in the likes of `example.co.uk`.
+
+    An approximation of the registered domain that needs no list of public suffixes. Where it is too coarse, the names
+    of one registry share an eighth of the threads; where too fine (`hooks.abc.de`), a tenant's share still holds.
+    """
+    labels = name.lower().split(".")
+    return ".".join(labels[-3 if _REGISTRY.fullmatch(".".join(labels[-2:])) else -2 :])
+
+
+def looked_up(lookup: Callable[[str], tuple[str, ...]], name: str) -> Result:
+    """What `lookup` returns or raises, as a value: an abandoned one must not become a warning."""
+    try:
+        return lookup(name) or NameUnresolved("no address")
+    except (NameUnresolved, OurFault) as result:
+        return result
+    except socket.gaierror as error:
+        ours = error.errno in _OUR_GAI_ERRORS
+        return OurFault("the resolver is out of memory") if ours else NameUnresolved("no address")
+    except OSError as error:
+        return OurFault("no socket for the resolver") if is_ours(error) else NameUnresolved("no address")
+    except Exception as error:
+        return OurFault(f"the resolver failed ({type(error).__name__})")
 
 
 def getaddrinfo(name: str) -> tuple[str, ...]:
     """All addresses of `name`, each once, in the system's order of preference.
 
-    Passed as bytes because for `str` Python applies the IDNA of 2003 a second time. Without AI_ADDRCONFIG: an answer
+    Passed as bytes because for `str` Python applies the IDNA of 2003 a second time. Without AI_ADDRCONFIG: an address
     that this machine could not dial is judged all the same.
     """
     found = socket.getaddrinfo(name.encode("ascii"), None, type=socket.SOCK_STREAM)

@@ -25,7 +25,7 @@ KEPT_CONTEXTS = 128
 
 @dataclass(frozen=True)
 class TlsExtras:
-    """All PEM. `ca` is trusted beside the system's authorities; `certificate` (leaf first) and `key` go together."""
+    """All PEM. `ca` adds to the system's authorities; `certificate` (leaf first) and `key` go together."""
 
     ca: str | None = None
     certificate: str | None = None
@@ -75,9 +75,16 @@ class TlsContexts:
                 self._kept.popitem(last=False)
 
 
+def usual_context() -> ssl.SSLContext:
+    """The system's authorities, TLS 1.2 and later, HTTP/1.1."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
 def make_context(extras: TlsExtras) -> ssl.SSLContext:
     """Raises `TlsRefused` if `extras` cannot be used, `OurFault` if we could not try."""
-    context = ssl.create_default_context()
+    context = usual_context()
     if extras.ca is not None:
         _trust(context, extras.ca)
     if extras.certificate is not None and extras.key is not None:

@@ -8,23 +8,33 @@ the handshake (a session ticket or an alert) is awaited before anything is sent.
 """
 
 import asyncio
+import re
 import ssl
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import httpcore
+
+from everhook.egress.errors import quoted
 
 Result = TypeVar("Result")
 
 RECORD_BYTES = 16 * 1024
 _ENCRYPTED_RECORD = 23
 _HEADER_BYTES = 5
+_SHOWN_BYTES = 40
+TLS_RECORD = re.compile(rb"[\x14-\x17]\x03[\x00-\x04]")
+"""What TLS begins with: a record's type and version."""
 
 
 class HandshakeEnded(Exception):
-    """The other side hung up during the handshake, or instead of its first word after it."""
+    """The other side hung up during the handshake, or instead of its first message after it."""
+
+
+class NotTls(Exception):
+    """The other side speaks, but not TLS. The message says what, for people."""
 
 
 class TlsStream(httpcore.AsyncNetworkStream):
@@ -35,19 +45,18 @@ class TlsStream(httpcore.AsyncNetworkStream):
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
         self._early = b""
+        self._beginning = b""
 
-    @classmethod
-    async def connected(
-        cls, inner: httpcore.AsyncNetworkStream, context: ssl.SSLContext, name: str | None, limit: float
-    ) -> Self:
-        """After the handshake. Raises `ssl.SSLError`, `HandshakeEnded`, `TimeoutError`, `httpcore.NetworkError`."""
+    async def shake_hands(self, limit: float) -> None:
+        """Before anything else, within `limit` seconds.
+
+        Raises `ssl.SSLError`, `NotTls`, `HandshakeEnded`, `TimeoutError`, `httpcore.NetworkError`.
+        """
         began = time.monotonic()
-        stream = cls(inner, context, name)
         async with asyncio.timeout(limit):
-            last_flight = await stream._shake_hands()
-            if stream._tls.version() == "TLSv1.3" and _encrypted_records(last_flight) > 1:
-                await stream._hear_first_word(patience=2 * (time.monotonic() - began) + 0.1)
-        return stream
+            last_flight = await self._shake_hands()
+            if self._tls.version() == "TLSv1.3" and _encrypted_records(last_flight) > 1:
+                await self._await_first_message(patience=2 * (time.monotonic() - began) + 0.1)
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         if self._early:
@@ -72,7 +81,12 @@ class TlsStream(httpcore.AsyncNetworkStream):
         await self._inner.aclose()
 
     def get_extra_info(self, info: str) -> Any:
-        return self._tls if info == "ssl_object" else self._inner.get_extra_info(info)
+        match info:
+            case "ssl_object":
+                return self._tls
+            case "is_readable" if self._early or self._tls.pending() or self._incoming.pending:
+                return True
+        return self._inner.get_extra_info(info)
 
     async def _call(self, step: Callable[[], Result]) -> Result:
         while True:
@@ -95,12 +109,14 @@ class TlsStream(httpcore.AsyncNetworkStream):
             except ssl.SSLError:
                 with suppress(httpcore.NetworkError):
                     await self._flush()  # the alert that tells the other side why
+                if not TLS_RECORD.match(self._beginning):
+                    raise NotTls(_not_tls(self._beginning)) from None
                 raise
         last_flight = self._outgoing.read()
         await self._inner.write(last_flight)
         return last_flight
 
-    async def _hear_first_word(self, patience: float) -> None:
+    async def _await_first_message(self, patience: float) -> None:
         """A server that issues no tickets says nothing; it has had time to refuse.
 
         Raises `ssl.SSLError` for a refusal. Data before any request is kept: HTTP shall judge it.
@@ -117,6 +133,8 @@ class TlsStream(httpcore.AsyncNetworkStream):
 
     async def _feed(self) -> int:
         data = await self._inner.read(RECORD_BYTES)
+        if not self._beginning:
+            self._beginning = data[:_SHOWN_BYTES]
         if data:
             self._incoming.write(data)
         else:
@@ -126,6 +144,12 @@ class TlsStream(httpcore.AsyncNetworkStream):
     async def _flush(self) -> None:
         if self._outgoing.pending:
             await self._inner.write(self._outgoing.read())
+
+
+def _not_tls(beginning: bytes) -> str:
+    if beginning.startswith(b"HTTP/"):
+        return "the server speaks plain HTTP on this port, not TLS"
+    return f"the server does not speak TLS on this port: it begins with {quoted(beginning)}"
 
 
 def _encrypted_records(flight: bytes) -> int:

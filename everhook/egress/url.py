@@ -21,7 +21,8 @@ from everhook.settings import Settings
 
 MAX_URL_LENGTH = 2048
 MAX_NAME_LENGTH = 253
-PLAIN_HTTP_INSIDE_ONLY = "plain http is only for addresses inside EVERHOOK_EGRESS_ALLOW"
+PLAIN_HTTP_INSIDE_ONLY = "uses plain http, which is only for addresses inside EVERHOOK_EGRESS_ALLOW; use https"
+NOT_INTERNATIONAL = "has a host that is not a valid international domain name (IDNA 2008)"
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _SHAPE = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<rest>[^#]*)(?P<fragment>#.*)?")
@@ -74,18 +75,18 @@ def normalise_url(url: str, rules: EgressRules) -> str:
 def parse_url(url: str, rules: EgressRules) -> httpx.URL:
     """As `normalise_url`, parsed. Cached: it runs for every request, and there are few endpoints among many of those.
 
-    The shape is read by the strict patterns above and then by the client's own parser; should the two ever
-    disagree on the host or the port, the URL is refused.
+    The shape is read by the strict patterns above and then by httpx's parser; should the two ever disagree on the host
+    or the port, the URL is refused.
     """
     _check_text(url)
     shape = _SHAPE.fullmatch(url)
     if shape is None:
-        raise UrlRefused("not an absolute URL")
+        raise UrlRefused("is not an absolute URL, such as https://example.com/webhooks")
     scheme = _scheme(shape["scheme"].lower(), rules)
     if shape["fragment"] is not None:
-        raise UrlRefused("a fragment")
+        raise UrlRefused("must not have a fragment (`#…`)")
     if not shape["rest"].isascii():
-        raise UrlRefused("non-ASCII characters; percent-encode them")
+        raise UrlRefused("has characters outside ASCII in its path or query; percent-encode them")
     host, port = _host_and_port(shape["authority"], scheme, rules)
     return _agreed(scheme, host, port, shape["rest"] if shape["rest"].startswith("/") else f"/{shape['rest']}")
 
@@ -98,51 +99,63 @@ def literal_address(host: str) -> Address | None:
         return None
 
 
+def address_not_allowed(rule: str) -> str:
+    """`rule` of `address_rules`, as the predicate of a sentence about the URL that names such an address."""
+    return f"has an address that is not allowed: {rule}"
+
+
 def _check_text(url: str) -> None:
     if len(url) > MAX_URL_LENGTH:
-        raise UrlRefused(f"longer than {MAX_URL_LENGTH} characters")
+        raise UrlRefused(f"must have at most {MAX_URL_LENGTH} characters")
     if any(char <= " " or char in "\\\x7f" for char in url):
-        raise UrlRefused("a space, control character or backslash")
+        raise UrlRefused("has a space, a control character or a backslash")
 
 
 def _scheme(scheme: str, rules: EgressRules) -> str:
     if scheme == "https" or (scheme == "http" and rules.http):
         return scheme
-    raise UrlRefused("plain http; use https" if scheme == "http" else "a scheme other than https")
+    raise UrlRefused("must use https, not plain http" if scheme == "http" else "must use https")
 
 
 def _host_and_port(authority: str, scheme: str, rules: EgressRules) -> tuple[str, int]:
     if "@" in authority:
-        raise UrlRefused("a user name or password")
+        raise UrlRefused("must not contain a user name or password")
     parts = _AUTHORITY.fullmatch(authority)
     if parts is None:
-        raise UrlRefused("not a host and port")
-    port = int(parts["port"]) if parts["port"] else _DEFAULT_PORTS[scheme]
-    if not rules.allows_port(port):
-        raise UrlRefused(f"port {port} is not allowed; use {rules.ports_in_words}")
+        raise UrlRefused("has no valid host and port")
     host = _host(parts["host"])
     _judge_literal(host, scheme, rules)
-    return host, port
+    return host, _port(parts["port"], scheme, rules)
+
+
+def _port(named: str | None, scheme: str, rules: EgressRules) -> int:
+    port = int(named) if named else _DEFAULT_PORTS[scheme]
+    if rules.allows_port(port):
+        return port
+    if scheme == "http" and named is None:  # a message about port 80 would be about what the URL does not say
+        where = f"addresses inside EVERHOOK_EGRESS_ALLOW and port {rules.ports_in_words}"
+        raise UrlRefused(f"uses plain http, which is only for {where}; use https")
+    raise UrlRefused(f"has port {port}, which is not allowed; use {rules.ports_in_words}")
 
 
 def _host(host: str) -> str:
     if not host:
-        raise UrlRefused("no host")
+        raise UrlRefused("has no host")
     if host.startswith("["):
         return f"[{_ipv6(host[1:-1])}]"
     if host.endswith("."):
-        raise UrlRefused("a host that ends with a dot")
+        raise UrlRefused("has a host that ends with a dot")
     name = host.lower() if host.isascii() else _idna(host)
     return _ipv4(name) if _NUMBER.fullmatch(name.rpartition(".")[2]) else _name(name)
 
 
 def _ipv6(text: str) -> str:
     if "%" in text:
-        raise UrlRefused("an IPv6 zone id")
+        raise UrlRefused("has an IPv6 address with a zone id")
     try:
         return IPv6Address(text).compressed
     except AddressValueError:
-        raise UrlRefused("not an IPv6 address") from None
+        raise UrlRefused("has a host in brackets that is not an IPv6 address") from None
 
 
 def _ipv4(text: str) -> str:
@@ -150,7 +163,7 @@ def _ipv4(text: str) -> str:
     try:
         return str(IPv4Address(text))
     except AddressValueError:
-        raise UrlRefused("not an IPv4 address in its usual form") from None
+        raise UrlRefused("has a host that ends with a number but is not an IPv4 address such as 198.51.100.7") from None
 
 
 def _idna(host: str) -> str:
@@ -158,13 +171,24 @@ def _idna(host: str) -> str:
     try:
         return idna.encode(host.lower()).decode("ascii")
     except (idna.IDNAError, UnicodeError):
-        raise UrlRefused("not an international domain name") from None
+        raise UrlRefused(NOT_INTERNATIONAL) from None
 
 
 def _name(name: str) -> str:
-    if len(name) > MAX_NAME_LENGTH or not all(_LABEL.fullmatch(label) for label in name.split(".")):
-        raise UrlRefused("not a host name")
+    labels = name.split(".")
+    if len(name) > MAX_NAME_LENGTH or not all(_LABEL.fullmatch(label) for label in labels):
+        raise UrlRefused("has a host that is not a valid host name")
+    if not all(_survives_idna(label) for label in labels if label.startswith("xn--")):
+        raise UrlRefused(NOT_INTERNATIONAL)
     return name
+
+
+def _survives_idna(label: str) -> bool:
+    """Whether an encoded label is what IDNA 2008 makes of some text. Many libraries decode it, and fail where not."""
+    try:
+        return idna.alabel(idna.ulabel(label)) == label.encode()
+    except (idna.IDNAError, UnicodeError):
+        return False
 
 
 def _judge_literal(host: str, scheme: str, rules: EgressRules) -> None:
@@ -172,7 +196,7 @@ def _judge_literal(host: str, scheme: str, rules: EgressRules) -> None:
     if address is None:
         return
     if rule := refusal(address, rules.allow):
-        raise UrlRefused(rule)
+        raise UrlRefused(address_not_allowed(rule))
     if scheme == "http" and not inside(address, rules.allow):
         raise UrlRefused(PLAIN_HTTP_INSIDE_ONLY)
 
@@ -181,10 +205,10 @@ def _agreed(scheme: str, host: str, port: int, rest: str) -> httpx.URL:
     try:
         url = httpx.URL(f"{scheme}://{host}:{port}{rest}")
     except httpx.InvalidURL:
-        raise UrlRefused("not a URL") from None
+        raise UrlRefused("is not a valid URL") from None
     same = url.raw_host.decode("ascii") == host.strip("[]") and (url.port or _DEFAULT_PORTS[scheme]) == port
     if not same or url.userinfo or url.fragment:
-        raise UrlRefused("not a URL")
+        raise UrlRefused("is not a valid URL")
     if len(str(url)) > MAX_URL_LENGTH:
-        raise UrlRefused(f"longer than {MAX_URL_LENGTH} characters")
+        raise UrlRefused(f"must have at most {MAX_URL_LENGTH} characters")
     return url

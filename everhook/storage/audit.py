@@ -1,16 +1,17 @@
 """The audit trail: who changed what, when and from where; written with the change."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
 from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from everhook.storage.paging import Page, page_of
+from everhook.storage.paging import Page, one_of, page_of
 from everhook.storage.tables import AuditEntry
 
 
@@ -50,6 +51,25 @@ def record_audit(
     return entry
 
 
+async def record_once(
+    store: Writer, gid: str, actor: Actor, action: str, subject: str, *, tenant_gid: str | None = None
+) -> bool:
+    """For what happens once at most, at whichever process: its entry has a gid that was chosen beforehand. False where
+    it has happened already."""
+    try:
+        async with store.writing() as session:
+            record_audit(session, actor, action, subject, tenant_gid=tenant_gid).gid = gid
+    except IntegrityError:
+        return False
+    return True
+
+
+async def is_entry(session: AsyncSession, gid: str) -> bool:
+    """Whether there is an entry of this gid."""
+    found = await session.execute(select(col(AuditEntry.gid)).where(col(AuditEntry.gid) == gid))
+    return found.scalar_one_or_none() is not None
+
+
 @asynccontextmanager
 async def on_record(
     store: Writer,
@@ -76,12 +96,12 @@ async def on_record(
 
 @dataclass(frozen=True)
 class AuditFilter:
-    """`since` and `until` bound the time of the entry: from, and before."""
+    """Several values of a field mean any of them. `since` and `until` bound the time of the entry: from, and before."""
 
-    actor: str | None = None
-    action: str | None = None
-    subject: str | None = None
-    tenant_gid: str | None = None
+    actor: str | tuple[str, ...] | None = None
+    action: str | tuple[str, ...] | None = None
+    subject: str | tuple[str, ...] | None = None
+    tenant_gid: str | tuple[str, ...] | None = None
     since: datetime | None = None
     until: datetime | None = None
 
@@ -94,13 +114,24 @@ async def page(session: AsyncSession, chosen: AuditFilter, *, after: str | None,
         (AuditEntry.subject, chosen.subject),
         (AuditEntry.tenant_gid, chosen.tenant_gid),
     ):
-        if value is not None:
-            statement = statement.where(col(column) == value)
+        statement = statement.where(*one_of(col(column), value))
     if chosen.since is not None:
         statement = statement.where(col(AuditEntry.created_at) >= chosen.since)
     if chosen.until is not None:
         statement = statement.where(col(AuditEntry.created_at) < chosen.until)
     return await page_of(session, statement, col(AuditEntry.gid), after=after, limit=limit)
+
+
+async def latest_subject(session: AsyncSession, tenant_gid: str, actions: Collection[str]) -> str | None:
+    """The subject of the last of these actions that concerned a tenant."""
+    entry = AuditEntry
+    found = await session.execute(
+        select(col(entry.subject))
+        .where(col(entry.tenant_gid) == tenant_gid, col(entry.action).in_(actions))
+        .order_by(col(entry.gid).desc())
+        .limit(1)
+    )
+    return found.scalar_one_or_none()
 
 
 async def is_recorded(session: AsyncSession, subject: str) -> bool:

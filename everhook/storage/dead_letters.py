@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
 from everhook.contracts import DeadLetterReason, DeliveryStatus
-from everhook.storage.paging import Page, page_of
+from everhook.storage.paging import Page, one_of, page_of
 from everhook.storage.tables import Delivery
 
 _IS_DEAD = col(Delivery.status) == DeliveryStatus.DEAD_LETTERED
@@ -16,29 +16,31 @@ _IS_DEAD = col(Delivery.status) == DeliveryStatus.DEAD_LETTERED
 
 @dataclass(frozen=True)
 class DeadLetterFilter:
-    """Every part given must hold. `since` and `until` bound the time of dead-lettering: from, and before."""
+    """Every part given must hold; several values of a part mean any of them. `since` and `until` bound the time of
+    dead-lettering: from, and before."""
 
-    tenant_gid: str | None = None
-    channel: str | None = None
-    endpoint_gid: str | None = None
-    event_type: str | None = None
-    reason: DeadLetterReason | None = None
-    status_code: int | None = None
+    tenant_gid: str | tuple[str, ...] | None = None
+    channel: str | tuple[str, ...] | None = None
+    endpoint_gid: str | tuple[str, ...] | None = None
+    event_type: str | tuple[str, ...] | None = None
+    reason: DeadLetterReason | tuple[DeadLetterReason, ...] | None = None
+    status_code: int | tuple[int, ...] | None = None
     since: datetime | None = None
     until: datetime | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
-        wanted: list[ColumnElement[bool] | None] = [
-            None if self.tenant_gid is None else col(Delivery.tenant_gid) == self.tenant_gid,
-            None if self.channel is None else col(Delivery.channel) == self.channel,
-            None if self.endpoint_gid is None else col(Delivery.endpoint_gid) == self.endpoint_gid,
-            None if self.event_type is None else col(Delivery.event_type) == self.event_type,
-            None if self.reason is None else col(Delivery.reason) == self.reason,
-            None if self.status_code is None else col(Delivery.last_status_code) == self.status_code,
-            None if self.since is None else col(Delivery.dead_lettered_at) >= self.since,
-            None if self.until is None else col(Delivery.dead_lettered_at) < self.until,
+        moment = col(Delivery.dead_lettered_at)
+        return [
+            _IS_DEAD,
+            *one_of(col(Delivery.tenant_gid), self.tenant_gid),
+            *one_of(col(Delivery.channel), self.channel),
+            *one_of(col(Delivery.endpoint_gid), self.endpoint_gid),
+            *one_of(col(Delivery.event_type), self.event_type),
+            *one_of(col(Delivery.reason), self.reason),
+            *one_of(col(Delivery.last_status_code), self.status_code),
+            *([moment >= self.since] if self.since is not None else []),
+            *([moment < self.until] if self.until is not None else []),
         ]
-        return [_IS_DEAD, *(condition for condition in wanted if condition is not None)]
 
 
 async def count(session: AsyncSession, chosen: DeadLetterFilter) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_, case, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, func, literal, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
@@ -13,7 +13,7 @@ from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorNote
 from everhook.events import EventKind, is_reserved
 from everhook.ids import Kind
 from everhook.storage.events import record_event
-from everhook.storage.paging import Page, in_time, page_of
+from everhook.storage.paging import Page, in_time, one_of, page_of
 from everhook.storage.statements import table_of
 from everhook.storage.tables import Attempt, Circuit, Delivery, Message, now
 
@@ -289,14 +289,14 @@ async def with_message(session: AsyncSession, delivery_gid: str) -> tuple[Delive
 
 @dataclass(frozen=True)
 class DeliveryFilter:
-    """`since` and `until` bound the time of acceptance: from, and before."""
+    """Several values of a field mean any of them. `since` and `until` bound the time of acceptance: from, before."""
 
-    tenant_gid: str | None = None
-    message_gid: str | None = None
-    endpoint_gid: str | None = None
-    channel: str | None = None
-    event_type: str | None = None
-    status: DeliveryStatus | None = None
+    tenant_gid: str | tuple[str, ...] | None = None
+    message_gid: str | tuple[str, ...] | None = None
+    endpoint_gid: str | tuple[str, ...] | None = None
+    channel: str | tuple[str, ...] | None = None
+    event_type: str | tuple[str, ...] | None = None
+    status: DeliveryStatus | tuple[DeliveryStatus, ...] | None = None
     since: datetime | None = None
     until: datetime | None = None
 
@@ -308,6 +308,10 @@ _IMPLIES = {
 """What is always so of a status, and has an index: few deliveries are in it at a time, among all those that were."""
 
 
+def _has_status(status: DeliveryStatus) -> ColumnElement[bool]:
+    return and_(col(Delivery.status) == status, _IMPLIES.get(status, true()))
+
+
 async def page(session: AsyncSession, chosen: DeliveryFilter, *, after: str | None, limit: int) -> Page[Delivery]:
     statement = select(Delivery)
     for column, value in (
@@ -316,12 +320,11 @@ async def page(session: AsyncSession, chosen: DeliveryFilter, *, after: str | No
         (Delivery.endpoint_gid, chosen.endpoint_gid),
         (Delivery.channel, chosen.channel),
         (Delivery.event_type, chosen.event_type),
-        (Delivery.status, chosen.status),
     ):
-        if value is not None:
-            statement = statement.where(col(column) == value)
-    if chosen.status in _IMPLIES:
-        statement = statement.where(_IMPLIES[chosen.status])
+        statement = statement.where(*one_of(col(column), value))
+    statuses = (chosen.status,) if isinstance(chosen.status, DeliveryStatus) else chosen.status
+    if statuses:
+        statement = statement.where(or_(*map(_has_status, statuses)))
     key = col(Delivery.gid)
     statement = statement.where(*in_time(col(Delivery.accepted_at), key, Kind.DELIVERY, chosen.since, chosen.until))
     return await page_of(session, statement, key, after=after, limit=limit)

@@ -16,6 +16,7 @@ from sqlmodel import col
 from everhook.circuit import CircuitState, Hold
 from everhook.contracts import DeliveryStatus
 from everhook.ids import Kind, first_gid_at
+from everhook.storage.statements import total
 from everhook.storage.tables import (
     Attempt,
     Circuit,
@@ -92,6 +93,22 @@ async def page(
     return views[:limit], len(views) > limit
 
 
+async def named(session: AsyncSession, wanted: str, *, limit: int) -> Sequence[Endpoint]:
+    """Endpoints with this in their URL or description; those of which it is all come first, then the newest."""
+    url, description = col(Endpoint.url), col(Endpoint.description)
+    is_exact = case((or_(url == wanted, description == wanted), 0), else_=1)
+    rows = await session.execute(
+        select(Endpoint)
+        .where(
+            col(Endpoint.deleted_at).is_(None),
+            or_(url.icontains(wanted, autoescape=True), description.icontains(wanted, autoescape=True)),
+        )
+        .order_by(is_exact, col(Endpoint.gid).desc())
+        .limit(limit)
+    )
+    return rows.scalars().all()
+
+
 def listed() -> Select[*tuple[Any, ...]]:
     return (
         select(Endpoint, Circuit, col(Tenant.name))
@@ -122,8 +139,8 @@ def _totals(since: datetime) -> Any:
     return (
         select(
             col(minute.endpoint_gid),
-            func.sum(col(minute.delivered)).label("delivered"),
-            func.sum(attempts).label("attempts"),
+            total(col(minute.delivered)).label("delivered"),
+            total(attempts).label("attempts"),
         )
         .where(col(minute.minute) >= since)
         .group_by(col(minute.endpoint_gid))

@@ -12,7 +12,7 @@ from everhook.egress import TlsExtras
 from everhook.keyring import KeyRing
 from everhook.signing import new_secret
 from everhook.storage import secrets
-from everhook.storage.paging import Page, page_of
+from everhook.storage.paging import Page, one_of, page_of
 from everhook.storage.routes import bump_endpoint
 from everhook.storage.sealed import ENDPOINT_TLS_KEY
 from everhook.storage.secrets import PublicKey
@@ -42,9 +42,10 @@ async def create(
     *,
     tls: TlsExtras | None = None,
     ed25519: bool = False,
+    secret: str | None = None,
 ) -> str:
-    """Store an endpoint with a closed circuit and a new secret; returns the secret."""
-    secret = new_secret()
+    """Store an endpoint with a closed circuit and `secret`, or a new one; returns the secret."""
+    secret = secret or new_secret()
     for name, value in tls_columns(keyring, endpoint.gid, tls).items():
         setattr(endpoint, name, value)
     session.add(endpoint)
@@ -79,6 +80,12 @@ async def view(session: AsyncSession, gid: str, *, for_change: bool = False) -> 
     return EndpointView(endpoint, circuit, tenant, keys.get(gid, ()))
 
 
+async def is_deleted(session: AsyncSession, gid: str) -> bool:
+    """Whether there was an endpoint of this gid, and is none any more."""
+    statement = select(col(Endpoint.deleted_at)).where(col(Endpoint.gid) == gid, col(Endpoint.deleted_at).is_not(None))
+    return (await session.execute(statement)).first() is not None
+
+
 async def by_gid(session: AsyncSession, gids: Collection[str]) -> dict[str, Endpoint]:
     """Deleted ones, too: deliveries tell of them."""
     rows = await session.execute(select(Endpoint).where(col(Endpoint.gid).in_(gids)))
@@ -86,11 +93,10 @@ async def by_gid(session: AsyncSession, gids: Collection[str]) -> dict[str, Endp
 
 
 async def page(
-    session: AsyncSession, *, tenant_gid: str | None, after: str | None, limit: int
+    session: AsyncSession, *, tenant_gid: str | tuple[str, ...] | None, after: str | None, limit: int
 ) -> tuple[list[EndpointView], str | None]:
     statement = select(Endpoint).where(col(Endpoint.deleted_at).is_(None))
-    if tenant_gid is not None:
-        statement = statement.where(col(Endpoint.tenant_gid) == tenant_gid)
+    statement = statement.where(*one_of(col(Endpoint.tenant_gid), tenant_gid))
     found: Page[Endpoint] = await page_of(session, statement, col(Endpoint.gid), after=after, limit=limit)
     gids = [endpoint.gid for endpoint in found.rows]
     keys = await secrets.public_keys(session, gids)

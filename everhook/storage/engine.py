@@ -11,9 +11,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from asyncpg import PostgresError as AsyncpgError
-from sqlalchemy import ExceptionContext, event, make_url, text
+from sqlalchemy import URL, ExceptionContext, event, make_url, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
@@ -91,15 +92,25 @@ def _without_values(context: ExceptionContext) -> None:
 class Database:
     """Connections and sessions. Closing a `writing` block commits; an exception rolls back.
 
-    `answer_timeout`: how many seconds a PostgreSQL may take over one statement; None: as long as it likes.
+    `answer_timeout`: how many seconds a PostgreSQL may take over one statement; None: as long as it likes. With
+    `create` the file of an SQLite database is created if there is none: that is for migrations alone, so that nothing
+    else leaves an empty file behind.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 10, answer_timeout: float | None = ANSWER_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 10,
+        answer_timeout: float | None = ANSWER_TIMEOUT_S,
+        create: bool = False,
+    ) -> None:
         self.url = make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite:
-            self._writer = _sqlite_engine(url, pool_size=1, begin="BEGIN IMMEDIATE")
-            self._reader = _sqlite_engine(url, pool_size=SQLITE_READERS, begin=None)
+            file = _sqlite_file(self.url, create=create)
+            self._writer = _sqlite_engine(file, pool_size=1, begin="BEGIN IMMEDIATE")
+            self._reader = _sqlite_engine(file, pool_size=SQLITE_READERS, begin=None)
         else:
             self._writer = _postgres_engine(url, pool_size, answer_timeout)
             self._reader = self._writer.execution_options(isolation_level="AUTOCOMMIT")
@@ -141,10 +152,17 @@ class Database:
         await self._reader.dispose()
 
 
-def _sqlite_engine(url: str, *, pool_size: int, begin: str | None) -> AsyncEngine:
-    database = make_url(url).database
-    if database and database != ":memory:":
-        Path(database).parent.mkdir(parents=True, exist_ok=True)
+def _sqlite_file(url: URL, *, create: bool) -> URL:
+    """The URL that opens a file, and creates it only if told to: SQLite itself would create any file it is to open."""
+    if not url.database or url.database == ":memory:":
+        return url
+    if create:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        return url
+    return url.set(database=f"file:{quote(url.database)}").update_query_dict({"mode": "rw", "uri": "true"})
+
+
+def _sqlite_engine(url: URL, *, pool_size: int, begin: str | None) -> AsyncEngine:
     engine = create_async_engine(
         url,
         poolclass=AsyncAdaptedQueuePool,

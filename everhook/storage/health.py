@@ -1,5 +1,6 @@
 """The health of endpoints, read from their roll-ups."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from everhook.health import DAY, HOUR, Health, Spell, Tally, Window, began, judge
+from everhook.storage.statements import total
 from everhook.storage.tables import Circuit, EndpointMinute, EndpointMinuteError
 
 COUNTS = tuple(field.name for field in fields(Tally))
@@ -81,7 +83,8 @@ async def tallies(
     """What each endpoint did since a moment; those that did nothing are not in it."""
     gid = col(EndpointMinute.endpoint_gid)
     statement = select(gid, *_sums()).where(col(EndpointMinute.minute) >= since, *where).group_by(gid)
-    return {row[0]: _tally(row) for row in await session.execute(statement)}
+    rows = (await session.execute(statement)).all()
+    return await asyncio.to_thread(lambda: {row[0]: _tally(row) for row in rows})
 
 
 async def series(
@@ -106,7 +109,7 @@ async def error_spells(
     minute, error = col(EndpointMinuteError.minute), col(EndpointMinuteError.error)
     bucket = _bucket(EndpointMinuteError.minute, step)
     statement = (
-        select(error, bucket, func.min(minute), func.max(minute), func.sum(col(EndpointMinuteError.count)))
+        select(error, bucket, func.min(minute), func.max(minute), total(col(EndpointMinuteError.count)))
         .where(minute >= since, *where)
         .group_by(error, bucket.name)
     )
@@ -136,8 +139,7 @@ def faults(
 
 
 def _sums() -> list[ColumnElement[int]]:
-    """As integers: PostgreSQL would answer with decimals."""
-    return [cast(func.sum(col(getattr(EndpointMinute, name))), BigInteger) for name in COUNTS]
+    return [total(col(getattr(EndpointMinute, name))) for name in COUNTS]
 
 
 def _tally(row: Row[*tuple[Any, ...]]) -> Tally:

@@ -16,10 +16,11 @@ from everhook.metrics import MESSAGES_ACCEPTED
 from everhook.storage.attempts import Basis
 from everhook.storage.circuits import EndpointState, endpoint_states
 from everhook.storage.engine import Database
+from everhook.storage.fan_out import Candidate, match
 from everhook.storage.grouping import Grouped
 from everhook.storage.orders import OrderDefaults, first_order
-from everhook.storage.paging import Page, in_time, page_of
-from everhook.storage.routes import Audience, Route, RouteCache
+from everhook.storage.paging import Page, in_time, one_of, page_of
+from everhook.storage.routes import Audience, Route, RouteCache, Routes
 from everhook.storage.statements import insert_ignoring, table_of
 from everhook.storage.tables import Delivery, Message, now
 
@@ -146,7 +147,8 @@ class Acceptor:
         known = [p for p in publications if p.channel in routes]
         inserted = await _insert_messages(connection, known)
         new = [p for p in known if p.message_gid in inserted]
-        legs = [(p, route) for p in new for route in _matching(p, routes[p.channel])]
+        taken = await match([_candidate(p, routes[p.channel]) for p in new])
+        legs = [(p, route) for p, taking in zip(new, taken, strict=True) for route in taking]
         accepted = await self._commit_deliveries(connection, new, legs)
         answers: dict[str, Acceptance] = {one.message_gid: one for one in accepted}
         answers |= await _answer_repeats(connection, [p for p in known if p.message_gid not in inserted])
@@ -209,18 +211,13 @@ _Leg = tuple[Publication, Route]
 """A new message, and a route that takes it."""
 
 
+def _candidate(publication: Publication, routes: Routes) -> Candidate:
+    audience = publication.audience or Audience.of(publication.tenant_gid)
+    return Candidate(audience, publication.event_type, publication.payload, publication.content, routes)
+
+
 def _count(acceptances: Sequence[Acceptance]) -> None:
     MESSAGES_ACCEPTED.inc(sum(isinstance(one, Accepted) and not one.duplicate for one in acceptances))
-
-
-def _matching(publication: Publication, routes: Sequence[Route]) -> list[Route]:
-    """One route for each endpoint that takes the message, however many of its subscriptions match."""
-    audience = publication.audience or Audience.of(publication.tenant_gid)
-    taking: dict[str, Route] = {}
-    for route in routes:
-        if route.endpoint_gid not in taking and route.takes(audience, publication.event_type, publication.content):
-            taking[route.endpoint_gid] = route
-    return list(taking.values())
 
 
 def _delivery_row(
@@ -344,11 +341,11 @@ async def _deliveries_of(connection: AsyncConnection, message_gids: Sequence[str
 
 @dataclass(frozen=True)
 class MessageFilter:
-    """`since` and `until` bound the time of acceptance: from, and before."""
+    """Several values of a field mean any of them. `since` and `until` bound the time of acceptance: from, before."""
 
-    tenant_gid: str | None = None
-    channel: str | None = None
-    event_type: str | None = None
+    tenant_gid: str | tuple[str, ...] | None = None
+    channel: str | tuple[str, ...] | None = None
+    event_type: str | tuple[str, ...] | None = None
     since: datetime | None = None
     until: datetime | None = None
 
@@ -360,12 +357,11 @@ async def get(session: AsyncSession, gid: str) -> Message | None:
 async def page(session: AsyncSession, chosen: MessageFilter, *, after: str | None, limit: int) -> Page[Message]:
     """Without payloads."""
     statement = select(Message).options(defer(Message.payload))  # type: ignore[arg-type]
-    if chosen.tenant_gid is not None:
-        statement = statement.where(col(Message.tenant_gid) == chosen.tenant_gid)
-    if chosen.channel is not None:
-        statement = statement.where(col(Message.channel) == chosen.channel)
-    if chosen.event_type is not None:
-        statement = statement.where(col(Message.event_type) == chosen.event_type)
+    statement = statement.where(
+        *one_of(col(Message.tenant_gid), chosen.tenant_gid),
+        *one_of(col(Message.channel), chosen.channel),
+        *one_of(col(Message.event_type), chosen.event_type),
+    )
     key = col(Message.gid)
     statement = statement.where(*in_time(col(Message.accepted_at), key, Kind.MESSAGE, chosen.since, chosen.until))
     return await page_of(session, statement, key, after=after, limit=limit)

@@ -38,6 +38,15 @@ async def page_of(
     return Page(rows[:limit], getattr(rows[limit - 1], key.key) if more else None)
 
 
+def one_of(column: Any, wanted: Any) -> list[ColumnElement[bool]]:
+    """Condition that a column has the wanted value, or one of several in a tuple. None, or no value, wants any."""
+    if wanted is None or wanted == ():
+        return []
+    if isinstance(wanted, tuple):
+        return [column == wanted[0] if len(wanted) == 1 else column.in_(wanted)]
+    return [column == wanted]
+
+
 def in_time(
     moment: Any, key: Any, kind: Kind, since: datetime | None, until: datetime | None
 ) -> list[ColumnElement[bool]]:

@@ -30,6 +30,7 @@ from everhook.storage.tables import (
     EndpointMinute,
     EndpointMinuteError,
     EndpointSecret,
+    IdempotentResponse,
     Message,
     OperationalEvent,
     PayloadErasure,
@@ -56,7 +57,7 @@ BY_TENANT: tuple[Any, ...] = (
 )
 BY_ENDPOINT: tuple[Any, ...] = (Circuit, EndpointMinuteError, EndpointSecret)
 OPEN_TO_ALL: tuple[Any, ...] = (ReceiptKey,)
-CLOSED: tuple[Any, ...] = (PayloadErasure, PendingHistory)
+CLOSED: tuple[Any, ...] = (IdempotentResponse, PayloadErasure, PendingHistory)
 """No tenant's: what the system keeps for itself."""
 
 _TENANT = "tenant_gid"

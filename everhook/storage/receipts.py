@@ -41,24 +41,6 @@ async def find(session: AsyncSession, gid: str) -> Receipt | None:
     return await session.get(Receipt, gid)
 
 
-async def of_delivery(session: AsyncSession, delivery_gid: str) -> Sequence[Receipt]:
-    """In the order of the attempts."""
-    rows = await session.execute(
-        select(Receipt)
-        .where(col(Receipt.delivery_gid) == delivery_gid)
-        .order_by(col(Receipt.round), col(Receipt.number))
-    )
-    return rows.scalars().all()
-
-
-async def gids_of_delivery(session: AsyncSession, delivery_gid: str) -> dict[str, str]:
-    """The receipts' gids by those of the attempts."""
-    rows = await session.execute(
-        select(col(Receipt.attempt_gid), col(Receipt.gid)).where(col(Receipt.delivery_gid) == delivery_gid)
-    )
-    return {row.attempt_gid: row.gid for row in rows}
-
-
 async def newest_seal(session: AsyncSession, tenant_gid: str) -> ReceiptSeal | None:
     rows = await session.execute(
         select(ReceiptSeal)

@@ -20,6 +20,7 @@ from everhook.ids import Kind, first_gid_at
 from everhook.settings import Settings
 from everhook.storage.bulk import Bulk
 from everhook.storage.erasure import finish_erasures, forget_answers
+from everhook.storage.idempotency import LIFETIME as RESPONSES_KEPT
 from everhook.storage.tables import (
     ApiKey,
     Attempt,
@@ -27,6 +28,7 @@ from everhook.storage.tables import (
     EndpointMinute,
     EndpointMinuteError,
     EndpointSecret,
+    IdempotentResponse,
     Message,
     OperationalEvent,
     now,
@@ -122,8 +124,10 @@ async def remove_minutes(bulk: Bulk, before: datetime) -> int:
 
 
 async def remove_credentials(bulk: Bulk, moment: datetime) -> int:
-    """Remove signing secrets that sign no more, and API keys that have not been valid for a while."""
+    """Remove signing secrets that sign no more, API keys that have not been valid for a while, and the responses kept
+    for idempotency keys, which may hold either."""
     secrets = await bulk.delete(EndpointSecret, col(EndpointSecret.expires_at) < moment)
+    secrets += await bulk.delete(IdempotentResponse, col(IdempotentResponse.created_at) < moment - RESPONSES_KEPT)
     shown_from = moment - API_KEYS_SHOWN
     over = or_(col(ApiKey.expires_at) < shown_from, col(ApiKey.revoked_at) < shown_from)
     return secrets + await bulk.delete(ApiKey, over)

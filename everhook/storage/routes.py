@@ -8,13 +8,14 @@ every message published after.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
-from everhook.matching import matches_filter, matches_type
+from everhook.matching import Filter, ListIndex, compile_filter, matches_type, matching_cost
 from everhook.policy import DeliveryPolicy, resolve
 from everhook.storage.tables import Channel, Endpoint, Subscription, Tenant
 
@@ -27,17 +28,39 @@ class Route:
     tenant_gid: str
     tenant: str
     events: tuple[str, ...]
-    filter: dict[str, Any] | None
+    filter: Filter | None
     policy: DeliveryPolicy
     rate_limit: float | None
 
-    def takes(self, audience: "Audience", event_type: str, payload: Any) -> bool:
+    def takes(self, audience: "Audience", event_type: str, payload: Any, lists: ListIndex) -> bool:
         return (
             (audience.tenants is None or self.tenant_gid in audience.tenants)
             and self.endpoint_gid != audience.but
             and matches_type(event_type, self.events)
-            and matches_filter(payload, self.filter)
+            and (self.filter is None or self.filter.matches(payload, lists))
         )
+
+    @property
+    def cost(self) -> int:
+        """How many steps `takes` needs at most."""
+        return matching_cost(self.events, self.filter)
+
+
+class Routes(tuple[Route, ...]):
+    """The routes of a channel."""
+
+    @cached_property
+    def cost(self) -> int:
+        """How many steps it takes at most to match a message against all of them."""
+        return sum(route.cost for route in self)
+
+    @cached_property
+    def have_filters(self) -> bool:
+        return any(route.filter is not None for route in self)
+
+    @cached_property
+    def search_lists(self) -> bool:
+        return any(route.filter is not None and route.filter.searches_lists for route in self)
 
 
 @dataclass(frozen=True)
@@ -56,14 +79,14 @@ class RouteCache:
     """Routes by channel, current as of the transaction of the connection they are asked on."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[int, tuple[Route, ...]]] = {}
+        self._known: dict[str, tuple[int, Routes]] = {}
 
-    async def routes(self, connection: AsyncConnection, channels: Sequence[str]) -> dict[str, tuple[Route, ...]]:
+    async def routes(self, connection: AsyncConnection, channels: Sequence[str]) -> dict[str, Routes]:
         """The routes of those of `channels` that exist."""
         versions = await connection.execute(
             select(col(Channel.name), col(Channel.routes_version)).where(col(Channel.name).in_(channels))
         )
-        found: dict[str, tuple[Route, ...]] = {}
+        found: dict[str, Routes] = {}
         for name, version in versions.all():
             known = self._known.get(name)
             if known is None or known[0] != version:
@@ -88,7 +111,7 @@ async def bump_endpoint(session: AsyncSession, endpoint_gid: str) -> None:
     )
 
 
-async def _load(connection: AsyncConnection, channel: str) -> tuple[Route, ...]:
+async def _load(connection: AsyncConnection, channel: str) -> Routes:
     rows = await connection.execute(
         select(
             col(Subscription.endpoint_gid),
@@ -110,13 +133,13 @@ async def _load(connection: AsyncConnection, channel: str) -> tuple[Route, ...]:
         )
         .order_by(col(Subscription.gid))
     )
-    return tuple(
+    return Routes(
         Route(
             endpoint_gid=row.endpoint_gid,
             tenant_gid=row.tenant_gid,
             tenant=row.tenant,
             events=tuple(row.events),
-            filter=row.filter,
+            filter=compile_filter(row.filter),
             policy=resolve(row.channel_policy, row.endpoint_policy),
             rate_limit=row.rate_limit,
         )

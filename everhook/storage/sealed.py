@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from everhook.keyring import CannotOpen, KeyRing
 from everhook.storage.engine import Database
 from everhook.storage.statements import table_of
-from everhook.storage.tables import Endpoint, EndpointSecret, ReceiptKey
+from everhook.storage.tables import Endpoint, EndpointSecret, IdempotentResponse, ReceiptKey
 
 BATCH = 500
 
@@ -40,7 +40,8 @@ class SealedColumn:
 ENDPOINT_SECRET = SealedColumn(table_of(EndpointSecret).c.secret)
 ENDPOINT_TLS_KEY = SealedColumn(table_of(Endpoint).c.tls_key)
 RECEIPT_SEED = SealedColumn(table_of(ReceiptKey).c.seed)
-SEALED_COLUMNS = (ENDPOINT_SECRET, ENDPOINT_TLS_KEY, RECEIPT_SEED)
+IDEMPOTENT_RESPONSE = SealedColumn(table_of(IdempotentResponse).c.response)
+SEALED_COLUMNS = (ENDPOINT_SECRET, ENDPOINT_TLS_KEY, RECEIPT_SEED, IDEMPOTENT_RESPONSE)
 
 
 @dataclass(frozen=True)

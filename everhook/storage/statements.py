@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Table, func, select
+from sqlalchemy import BigInteger, ColumnElement, Table, cast, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import SQLModel
@@ -32,6 +32,11 @@ def adding(statement: Any, *counts: str) -> Any:
         index_elements=list(table.primary_key),
         set_={name: table.c[name] + statement.excluded[name] for name in counts},
     )
+
+
+def total(column: Any) -> ColumnElement[int]:
+    """The sum of a column as an integer: of 64-bit columns PostgreSQL makes a decimal."""
+    return cast(func.sum(column), BigInteger)
 
 
 async def lock(connection: AsyncConnection, *name: str) -> None:

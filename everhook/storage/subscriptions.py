@@ -6,12 +6,16 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from everhook.storage.paging import Page, page_of
+from everhook.matching import compile_filter, matching_cost
+from everhook.storage.paging import Page, one_of, page_of
+from everhook.storage.quotas import Quotas, check_quotas
 from everhook.storage.routes import bump
 from everhook.storage.tables import Subscription
 
 
-async def create(session: AsyncSession, subscription: Subscription) -> None:
+async def create(session: AsyncSession, subscription: Subscription, quotas: Quotas | None = None) -> None:
+    """Raises QuotaExceeded, where there are quotas."""
+    await _weigh(session, subscription, quotas)
     session.add(subscription)
     await session.flush()
     await bump(session, subscription.channel)
@@ -22,19 +26,28 @@ async def get(session: AsyncSession, gid: str) -> Subscription | None:
 
 
 async def page(
-    session: AsyncSession, *, endpoint_gid: str | None, channel: str | None, after: str | None, limit: int
+    session: AsyncSession,
+    *,
+    endpoint_gid: str | tuple[str, ...] | None,
+    channel: str | tuple[str, ...] | None,
+    after: str | None,
+    limit: int,
 ) -> Page[Subscription]:
-    statement = select(Subscription)
-    if endpoint_gid is not None:
-        statement = statement.where(col(Subscription.endpoint_gid) == endpoint_gid)
-    if channel is not None:
-        statement = statement.where(col(Subscription.channel) == channel)
+    """Several values of a filter mean any of them."""
+    conditions = one_of(col(Subscription.endpoint_gid), endpoint_gid) + one_of(col(Subscription.channel), channel)
+    statement = select(Subscription).where(*conditions)
     return await page_of(session, statement, col(Subscription.gid), after=after, limit=limit)
 
 
-async def change(session: AsyncSession, subscription: Subscription, changes: dict[str, Any]) -> None:
+async def change(
+    session: AsyncSession, subscription: Subscription, changes: dict[str, Any], quotas: Quotas | None = None
+) -> None:
+    """Raises QuotaExceeded, where there are quotas."""
     for name, value in changes.items():
         setattr(subscription, name, value)
+    if not changes.keys().isdisjoint(("events", "filter")):
+        with session.no_autoflush:
+            await _weigh(session, subscription, quotas)
     session.add(subscription)
     await session.flush()
     await bump(session, subscription.channel)
@@ -44,3 +57,9 @@ async def remove(session: AsyncSession, subscription: Subscription) -> None:
     await session.delete(subscription)
     await session.flush()
     await bump(session, subscription.channel)
+
+
+async def _weigh(session: AsyncSession, subscription: Subscription, quotas: Quotas | None) -> None:
+    subscription.cost = matching_cost(subscription.events, compile_filter(subscription.filter))
+    if quotas is not None:
+        await check_quotas(session, quotas, subscription)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import JSON, Column, DateTime, Index, LargeBinary, UniqueConstraint, text
+from sqlalchemy import JSON, BigInteger, Column, DateTime, Index, Integer, LargeBinary, UniqueConstraint, text
 from sqlalchemy import Enum as SqlEnum
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
@@ -51,6 +51,14 @@ def enum_text(enum: type[Enum]) -> SqlEnum:
     return SqlEnum(
         enum, native_enum=False, create_constraint=False, length=32, values_callable=lambda e: [m.value for m in e]
     )
+
+
+_WIDE = BigInteger().with_variant(Integer(), "sqlite")
+"""64 bits, for what grows with traffic. SQLite's integers have as many, and a column of its own name."""
+
+
+def _count(**options: Any) -> Any:
+    return Field(sa_type=_WIDE, **options)
 
 
 def _when(**options: Any) -> Any:
@@ -110,7 +118,7 @@ class Channel(SQLModel, table=True):
 
     name: str = Field(primary_key=True)
     policy: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
-    routes_version: int = 0
+    routes_version: int = _count(default=0)
     created_at: datetime = _when(default_factory=now)
 
 
@@ -132,7 +140,7 @@ class Endpoint(SQLModel, table=True):
     tls_ca: str | None = None
     tls_certificate: str | None = None
     tls_key: str | None = None
-    version: int = 1
+    version: int = _count(default=1)
     created_at: datetime = _when(default_factory=now)
     updated_at: datetime = _when(default_factory=now)
     deleted_at: datetime | None = _when(default=None)
@@ -164,12 +172,17 @@ class EndpointSecret(SQLModel, table=True):
 
 
 class Subscription(SQLModel, table=True):
+    """`cost`: how many steps it takes at most to match a message against it."""
+
+    __table_args__ = (Index("ix_subscription_tenant", "tenant_gid"),)
+
     gid: str = Field(default_factory=lambda: new_gid(Kind.SUBSCRIPTION), primary_key=True)
     tenant_gid: str = Field(foreign_key="tenant.gid")
     endpoint_gid: str = Field(foreign_key="endpoint.gid", index=True)
     channel: str = Field(foreign_key="channel.name", index=True)
     events: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
     filter: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    cost: int = 1
     enabled: bool = True
     created_at: datetime = _when(default_factory=now)
 
@@ -181,11 +194,11 @@ class Circuit(SQLModel, table=True):
     state: CircuitState = Field(default=CircuitState.CLOSED, sa_type=enum_text(CircuitState))
     hold: Hold | None = Field(default=None, sa_type=enum_text(Hold))
     hold_reason: str = ""
-    failures: int = 0
+    failures: int = _count(default=0)
     failing_since: datetime | None = _when(default=None)
-    openings: int = 0
+    openings: int = _count(default=0)
     until: datetime | None = _when(default=None)
-    version: int = 0
+    version: int = _count(default=0)
     probe_delivery_gid: str | None = None
     probe_until: datetime | None = _when(default=None)
     updated_at: datetime = _when(default_factory=now)
@@ -369,7 +382,7 @@ class Receipt(SQLModel, table=True):
     round: int
     number: int
     jws: str
-    seq: int | None = None
+    seq: int | None = _count(default=None)
     created_at: datetime = _when(default_factory=now)
 
 
@@ -380,7 +393,7 @@ class ReceiptHash(SQLModel, table=True):
 
     tenant_gid: str = Field(primary_key=True)
     level: int = Field(primary_key=True)
-    index: int = Field(primary_key=True)
+    index: int = _count(primary_key=True)
     hash: bytes = Field(sa_type=LargeBinary)
 
 
@@ -390,7 +403,7 @@ class ReceiptSeal(SQLModel, table=True):
     __tablename__ = "receipt_seal"
 
     tenant_gid: str = Field(primary_key=True)
-    size: int = Field(primary_key=True)
+    size: int = _count(primary_key=True)
     root: bytes = Field(sa_type=LargeBinary)
     note: str
     created_at: datetime = _when(default_factory=now)
@@ -425,14 +438,14 @@ class EndpointMinute(SQLModel, table=True):
     endpoint_gid: str = Field(primary_key=True)
     minute: datetime = _when(primary_key=True)
     tenant_gid: str
-    delivered: int = 0
-    retried: int = 0
-    rejected: int = 0
-    duration_ms: int = 0
-    under_100: int = 0
-    under_500: int = 0
-    under_2000: int = 0
-    slower: int = 0
+    delivered: int = _count(default=0)
+    retried: int = _count(default=0)
+    rejected: int = _count(default=0)
+    duration_ms: int = _count(default=0)
+    under_100: int = _count(default=0)
+    under_500: int = _count(default=0)
+    under_2000: int = _count(default=0)
+    slower: int = _count(default=0)
 
 
 class EndpointMinuteError(SQLModel, table=True):
@@ -444,7 +457,7 @@ class EndpointMinuteError(SQLModel, table=True):
     endpoint_gid: str = Field(primary_key=True)
     minute: datetime = _when(primary_key=True)
     error: str = Field(primary_key=True)
-    count: int = 0
+    count: int = _count(default=0)
 
 
 class OperationalEvent(SQLModel, table=True):
@@ -475,3 +488,24 @@ class OperationalEvent(SQLModel, table=True):
     created_at: datetime = _when(default_factory=now)
     published_at: datetime | None = _when(default=None)
     message_gid: str | None = None
+
+
+class IdempotentResponse(SQLModel, table=True):
+    """The response to a call that came with an `Idempotency-Key`, for those who send the call again.
+
+    `key_sha256` is of the caller's scope and the key, `request_sha256` of the call. `response` is sealed by the key
+    ring, for it may hold a secret; None while the call is under way. `tenant_gid`: whose things it shows.
+    """
+
+    __tablename__ = "idempotent_response"
+    __table_args__ = (
+        Index("ix_idempotent_response_created", "created_at"),
+        Index("ix_idempotent_response_tenant", "tenant_gid"),
+    )
+
+    key_sha256: str = Field(primary_key=True)
+    request_sha256: str
+    tenant_gid: str | None = None
+    status_code: int | None = None
+    response: str | None = None
+    created_at: datetime = _when(default_factory=now)

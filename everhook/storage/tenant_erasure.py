@@ -19,6 +19,7 @@ from everhook.storage.tables import (
     EndpointMinute,
     EndpointMinuteError,
     EndpointSecret,
+    IdempotentResponse,
     Message,
     OperationalEvent,
     PendingHistory,
@@ -31,7 +32,9 @@ from everhook.storage.tables import (
 )
 
 _OF_ENDPOINTS: tuple[Any, ...] = (Subscription, EndpointSecret, Circuit, EndpointMinute, EndpointMinuteError)
-_OF_TENANTS: tuple[Any, ...] = (Endpoint, ApiKey, OperationalEvent, AuditEntry, Receipt, ReceiptHash, ReceiptSeal)
+_OF_TENANTS: tuple[Any, ...] = (
+    Endpoint, ApiKey, OperationalEvent, AuditEntry, IdempotentResponse, Receipt, ReceiptHash, ReceiptSeal
+)  # fmt: skip
 """Each before what it refers to. The log of receipts last: what is being sealed is sealed by then."""
 
 
@@ -65,6 +68,7 @@ async def shut(session: AsyncSession, tenant_gid: str) -> None:
         update(Channel).where(col(Channel.name).in_(its_channels)).values(routes_version=Channel.routes_version + 1),
         delete(Subscription).where(col(Subscription.endpoint_gid).in_(its_endpoints)),
         delete(EndpointSecret).where(col(EndpointSecret.endpoint_gid).in_(its_endpoints)),
+        delete(IdempotentResponse).where(col(IdempotentResponse.tenant_gid) == tenant_gid),
         update(ApiKey)
         .where(col(ApiKey.tenant_gid) == tenant_gid, col(ApiKey.revoked_at).is_(None))
         .values(revoked_at=moment),

@@ -3,6 +3,8 @@
 A tenant is named by its name or its gid; the name may change. One that is being erased does not exist any more.
 """
 
+from collections.abc import Sequence
+
 from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -32,6 +34,13 @@ async def chosen_gid(session: AsyncSession, named: str | None) -> str | None:
         return None
     tenant = await find_tenant(session, named)
     return tenant.gid if tenant is not None else NOBODY
+
+
+async def chosen_gids(session: AsyncSession, named: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The same for several tenants, any of which is chosen."""
+    if not named:
+        return None
+    return tuple(dict.fromkeys([await chosen_gid(session, name) or NOBODY for name in named]))
 
 
 async def ensure_tenant(session: AsyncSession, named: str) -> Tenant | None:

@@ -101,3 +101,24 @@ def _filled(path: str) -> str:
     for placeholder, value in PLACEHOLDERS.items():
         path = path.replace(placeholder, value)
     return path.replace("circuit/{command}", "circuit/trip").replace("{command}", "pause")
+
+
+@ON_SHARED
+async def test_no_key_and_a_wrong_one_are_told_apart(shared: Api) -> None:
+    none = assert_problem(await shared.http.get("/v1/channels", headers={"authorization": ""}), 401)
+    wrong = assert_problem(await shared.presenting("ek_wrong").get("/v1/channels"), 401)
+
+    assert "No API key was given" in none["detail"]
+    assert "This API key is not valid" in wrong["detail"]
+
+
+@ON_SHARED
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/channels"), ("GET", "/deliveries/dlv_1"), ("POST", "/endpoints")]
+)
+async def test_a_call_without_the_version_is_told_so(shared: Api, method: str, path: str) -> None:
+    problem = assert_problem(await shared.http.request(method, path), 404)
+    assert f"/v1{path}" in problem["detail"]
+
+    page = await shared.http.get("/channels", headers={"accept": "text/html"})
+    assert (page.status_code, page.headers["location"].partition("?")[0]) == (303, "/sign-in")

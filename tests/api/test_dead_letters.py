@@ -84,6 +84,24 @@ async def test_a_replay_opens_a_round_keeps_the_old_attempts_and_can_be_repeated
     assert_problem(await live.api.get(f"/v1/dead-letters/{gid}"), 404)
 
 
+async def test_a_replay_with_a_key_is_carried_out_once(live: Live) -> None:
+    gid = await refused(live)
+
+    async def replay() -> JSON:
+        return accepted(await live.api.http.post(f"/v1/dead-letters/{gid}/replay", headers={"idempotency-key": gid}))
+
+    async def is_dead_again() -> None:
+        delivery = ok(await live.api.get(f"/v1/deliveries/{gid}"))
+        assert (delivery["status"], delivery["round"]) == ("dead_lettered", 2)
+
+    first = await replay()
+    await assert_eventually(is_dead_again)
+
+    assert await replay() == first
+    entries = await live.api.walk("/v1/audit", subject=gid)
+    assert [entry["action"] for entry in entries] == ["dead_letter.replayed"]
+
+
 async def test_a_replay_works_where_temporal_has_lost_the_workflow(live: Live) -> None:
     gid = await refused(live)
     await live.temporal.get_workflow_handle(f"delivery/{gid}").terminate()

@@ -235,6 +235,21 @@ async def test_headers_that_are_ours_to_set_are_refused(api: Api) -> None:
 
 
 @ON_SHARED
+@pytest.mark.parametrize(
+    "name",
+    ["X_Forwarded_For", "x_forwarded-host", "X.Forwarded.For", "webhook_id", "WEBHOOK_signature", "Content_Length",
+     "transfer_encoding", "X_Real_IP", "user.agent", "proxy_authorization", "x!forwarded!for", "X~Everhook~Any"],
+)  # fmt: skip
+async def test_a_header_that_folds_onto_one_that_is_ours_is_refused(shared: Api, name: str) -> None:
+    """CGI and WSGI hand `X_Forwarded_For` and `X-Forwarded-For` on under one name."""
+    body = {"url": RECEIVER_URL, "headers": {"X_Mine": "fine", name: "x"}}
+
+    problem = assert_problem(await shared.post("/v1/endpoints", body), 422, f"headers.{name}")
+
+    assert name.lower().translate(str.maketrans("_.!~", "----")) in problem["detail"]
+
+
+@ON_SHARED
 @pytest.mark.parametrize("value", ["a\r\nx-evil: 1", "a\n", "\r", "a\x00b", "\t", "ü", "\x7f"])
 async def test_a_header_value_that_could_break_out_is_refused(shared: Api, value: str) -> None:
     assert_problem(

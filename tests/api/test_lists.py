@@ -282,3 +282,85 @@ async def kill(
         status=status,
         at=at,
     )
+
+
+@pytest.mark.parametrize("status", ["delivered", "discarded"])
+async def test_what_is_over_waits_for_nothing_and_no_workflow_is_asked(api: Api, status: str) -> None:
+    """Temporal is stopped here."""
+    await api.channel()
+    await api.endpoint(channel="orders")
+    gid = (await api.publish())["deliveries"][0]["deliveryGid"]
+    await api.change_rows("UPDATE delivery SET status = :status, attempts = 2", status=status)
+
+    live = ok(await api.get(f"/v1/deliveries/{gid}/live"))
+
+    assert (live["status"], live["waitingFor"], live["nextAttemptAt"]) == (status, "nothing", None)
+    assert (live["round"], live["attempt"]) == (1, 2)
+
+
+async def test_a_dead_letter_of_a_deleted_endpoint_is_not_replayed(api: Api) -> None:
+    await api.channel()
+    endpoint = (await api.endpoint(channel="orders"))["endpointGid"]
+    gid = (await api.publish())["deliveries"][0]["deliveryGid"]
+    await kill(api, gid)
+    assert (await api.delete(f"/v1/endpoints/{endpoint}")).status_code == 204
+
+    problem = assert_problem(await api.post(f"/v1/dead-letters/{gid}/replay"), 409)
+    assert endpoint in problem["detail"] and "deleted" in problem["detail"]
+    assert_problem(await api.post("/v1/dead-letters/replay", {"endpoint": endpoint}), 409)
+    assert accepted(await api.post("/v1/dead-letters/purge", {"endpoint": endpoint, "dryRun": True}))["matched"] == 1
+
+
+async def test_several_values_of_a_filter_mean_any_of_them(api: Api) -> None:
+    for name in ("a", "b", "c"):
+        await api.channel(name)
+        await api.endpoint(channel=name, tenant=f"of-{name}")
+    deliveries = {}
+    for name, reason, status in (("a", "rejected", 422), ("b", "exhausted", 503), ("c", "circuit_open", 500)):
+        deliveries[name] = (await api.publish(name, name, type=f"type.{name}"))["deliveries"][0]
+        await kill(api, deliveries[name]["deliveryGid"], reason, status)
+    of = {name: delivery["endpointGid"] for name, delivery in deliveries.items()}
+
+    async def found(path: str, **params: Any) -> set[str]:
+        rows = await api.walk(f"/v1/{path}", limit=1, **params)
+        names = {gid: name for name, gid in of.items()}
+        return {names[row["endpointGid"]] if "endpointGid" in row else row["channelName"] for row in rows}
+
+    for path, params in [
+        ("deliveries", {"status": ["dead_lettered", "parked"], "channel": ["a", "b"]}),
+        ("deliveries", {"endpoint": [of["a"], of["b"]]}),
+        ("deliveries", {"type": ["type.a", "type.b"], "tenant": ["of-a", "of-b", "of-c"]}),
+        ("deliveries", {"tenant": ["of-a", "of-b", "nobody"]}),
+        ("dead-letters", {"reason": ["rejected", "exhausted"]}),
+        ("dead-letters", {"statusCode": [422, 503]}),
+        ("dead-letters", {"endpoint": [of["a"], of["b"]], "tenant": ["of-a", "of-b"]}),
+        ("dead-letters", {"channel": ["a", "b"], "type": ["type.a", "type.b"]}),
+        ("messages", {"channel": ["a", "b"]}),
+        ("messages", {"type": ["type.a", "type.b"]}),
+        ("subscriptions", {"channel": ["a", "b"]}),
+        ("subscriptions", {"endpoint": [of["a"], of["b"]]}),
+        ("endpoints", {"tenant": ["of-a", "of-b"]}),
+    ]:
+        assert await found(path, **params) == {"a", "b"}, (path, params)
+    assert await found("deliveries", status=["parked", "retrying"]) == set()
+    actions = {entry["action"] for entry in await api.walk("/v1/audit", action=["channel.created", "endpoint.created"])}
+    assert actions == {"channel.created", "endpoint.created"}
+
+
+async def test_a_cursor_belongs_to_its_list_and_its_filters(api: Api) -> None:
+    await api.channel()
+    await api.endpoint(channel="orders")
+    for number in range(3):
+        await api.publish(number)
+    cursor = ok(await api.get("/v1/deliveries", limit=1, status="accepted"))["nextCursor"]
+
+    assert len(ok(await api.get("/v1/deliveries", limit=2, status="accepted", cursor=cursor))["data"]) == 2
+    for path, params in [
+        ("deliveries", {}),
+        ("deliveries", {"status": "parked"}),
+        ("deliveries", {"status": "accepted", "channel": "orders"}),
+        ("messages", {}),
+        ("endpoints", {}),
+    ]:
+        problem = assert_problem(await api.get(f"/v1/{path}", cursor=cursor, **params), 422, "cursor")
+        assert "another list" in problem["detail"]

@@ -1,5 +1,6 @@
 """What the API answers while something that it stands on is away: never a 202 without a commit, never a bare 500."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -80,6 +81,21 @@ async def test_readiness_says_that_the_database_is_down(tmp_path: Path) -> None:
         assert response.status_code == 503
         assert response.json() == {"ready": False, "database": "down", "temporal": "down"}
         assert ok(await api.get("/livez")) == {"status": "ok"}
+
+
+async def test_however_many_ask_whether_it_is_ready_one_looks(api: Api) -> None:
+    looks = 0
+    ping = api.database.ping
+
+    async def counted() -> None:
+        nonlocal looks
+        looks += 1
+        await ping()
+
+    api.database.ping = counted  # type: ignore[method-assign]
+    await asyncio.gather(*(api.get("/readyz") for _ in range(100)))
+
+    assert looks == 1
 
 
 async def test_publishing_is_refused_while_too_much_waits_to_be_started(settings: Settings) -> None:

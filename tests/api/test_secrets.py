@@ -268,3 +268,15 @@ async def test_tls_settings_that_cannot_be_used_name_the_field_and_repeat_no_key
             assert "PRIVATE KEY" not in response.text and "hunter2" not in response.text, name
     assert await api.count("endpoint") == 1
     assert ok(await api.get(path_of(endpoint)))["description"] == ""
+
+
+async def test_an_endpoint_may_bring_its_own_secret(api: Api) -> None:
+    secret = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+
+    assert (await api.endpoint(secret=secret))["secret"] == secret
+    assert (await api.endpoint())["secret"] != secret
+    for wrong in ("MDEy", "whsec_MDEy", "whsec_" + "!" * 40, 5):
+        body = {"url": "http://127.0.0.1:9999/", "secret": wrong}
+        problem = assert_problem(await api.post("/v1/endpoints", body), 422, "secret")
+        assert str(wrong) not in problem["detail"] or wrong == 5
+    assert (await api.rows("SELECT count(*) FROM endpoint"))[0][0] == 2

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.driving import JSON, UNKNOWN_SUFFIX, Api, assert_problem, created, ok
+from tests.api.driving import JSON, UNKNOWN_SUFFIX, Api, accepted, assert_problem, created, ok
 
 
 async def subscribed(api: Api, **body: Any) -> JSON:
@@ -207,3 +207,42 @@ async def test_subscriptions_are_listed_newest_first_by_endpoint_and_channel(api
     assert await listed(channel="b") == [gids[endpoints[1], "b"], gids[endpoints[0], "b"]]
     assert await listed(endpoint=endpoints[1], channel="a") == [gids[endpoints[1], "a"]]
     assert await listed(endpoint=f"ep_{UNKNOWN_SUFFIX}") == []
+
+
+async def test_subscriptions_are_within_the_quotas_of_the_settings(api: Api) -> None:
+    await api.channel()
+    services = api.services
+    api.app.state.services = type(services)(**{**vars(services), "quotas": type(services.quotas)(1, 2, 20, 1_000)})
+    ours = await api.key(tenant=created(await api.post("/v1/tenants", {"name": "ours"}))["name"])
+    gids = [(await ours.endpoint())["endpointGid"] for _ in range(3)]
+
+    async def subscribe(gid: str, **body: Any) -> Any:
+        return await ours.post("/v1/subscriptions", {"endpointGid": gid, "channel": "orders", **body})
+
+    first = created(await subscribe(gids[0]))
+    assert "EVERHOOK_SUBSCRIPTIONS_PER_ENDPOINT" in assert_problem(await subscribe(gids[0]), 409)["detail"]
+    costly = {f"k{number}": number for number in range(10)}
+    assert (
+        "EVERHOOK_SUBSCRIPTION_COST" in assert_problem(await subscribe(gids[1], filter=costly), 422, "filter")["detail"]
+    )
+    path = f"/v1/subscriptions/{first['subscriptionGid']}"
+    assert_problem(await ours.patch(path, {"filter": costly}), 422, "filter")
+    assert ok(await ours.get(path))["filter"] is None
+    created(await subscribe(gids[1]))
+    assert "EVERHOOK_SUBSCRIPTIONS_PER_TENANT" in assert_problem(await subscribe(gids[2]), 409)["detail"]
+    response = await ours.post("/v1/endpoints", {"url": "http://127.0.0.1:9999/", "channel": "orders"})
+    assert "EVERHOOK_SUBSCRIPTIONS_PER_TENANT" in assert_problem(response, 409)["detail"]
+    assert await api.count("endpoint") == 3, "neither is created without the other"
+
+
+async def test_a_filter_compares_integers_of_any_length(api: Api) -> None:
+    await api.channel()
+    gid = (await api.endpoint())["endpointGid"]
+    created(await api.post("/v1/subscriptions", {"endpointGid": gid, "channel": "orders", "filter": {"n": 2**64}}))
+
+    async def takers(number: str) -> int:
+        body = b'{"type": "a", "payload": {"n": ' + number.encode() + b"}}"
+        return len(accepted(await api.try_publish(body))["deliveries"])
+
+    assert [await takers(str(number)) for number in (2**64, 2**64 + 1, 10**23)] == [1, 0, 0]
+    assert await takers("1.8446744073709551616e19") == 1

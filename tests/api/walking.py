@@ -1,5 +1,6 @@
 """Walking the OpenAPI document: every operation, with its ids filled in. What the walk cannot fill fails its test."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,13 +9,15 @@ from typing import Any
 
 import httpx
 
+from everhook.contracts import Verdict
 from everhook.ids import Kind, new_gid
 from everhook.storage.audit import Actor, record_audit
-from everhook.storage.tables import Receipt
+from everhook.storage.tables import Attempt, Receipt, now
 from tests.api.driving import JSON, Api, created, ok
 
 KIND_OF_PATH = {
     "api-keys": "key",
+    "attempts": "attempt",
     "batches": "batch",
     "channels": "channel",
     "dead-letters": "dead_letter",
@@ -195,12 +198,23 @@ async def make_world(api: Api, tenant: str) -> World:
     under_way, dead = [message["deliveries"][0]["deliveryGid"] for message in messages]
     await api.change_rows("UPDATE delivery SET status = 'dead_lettered', reason = 'rejected' WHERE gid = :g", g=dead)
     batch = new_gid(Kind.BATCH)
-    receipt = Receipt(tenant_gid=gid, delivery_gid=dead, attempt_gid=new_gid(Kind.ATTEMPT), round=1, number=1, jws=JWS)
+    attempt = Attempt(
+        delivery_gid=dead,
+        endpoint_gid=endpoint["endpointGid"],
+        round=1,
+        number=1,
+        verdict=Verdict.REJECTED,
+        started_at=now(),
+        duration_ms=1,
+        request_sha256=hashlib.sha256(b'{"n": 1}').hexdigest(),
+    )
+    receipt = Receipt(tenant_gid=gid, delivery_gid=dead, attempt_gid=attempt.gid, round=1, number=1, jws=JWS)
     async with api.database.writing() as session:
-        session.add(receipt)
+        session.add_all([attempt, receipt])
         record_audit(session, Actor(tenant), "dead_letters.replayed", batch, tenant_gid=gid)
     return World(
         {
+            "attempt": attempt.gid,
             "batch": batch,
             "channel": quiet["name"],
             "dead_letter": dead,
@@ -220,6 +234,7 @@ async def make_world(api: Api, tenant: str) -> World:
 def of_nobody(tenant: str) -> World:
     """Ids of the same form that nobody has. Names are as long as those they are compared with."""
     kinds = {
+        "attempt": Kind.ATTEMPT,
         "batch": Kind.BATCH,
         "dead_letter": Kind.DELIVERY,
         "delivery": Kind.DELIVERY,

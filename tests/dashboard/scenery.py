@@ -1,5 +1,6 @@
 """A day in the life: endpoints well and ill, with their history, written into the database as it would have come."""
 
+import hashlib
 import json
 import random
 from datetime import datetime, timedelta
@@ -7,6 +8,7 @@ from typing import Any
 
 from everhook.circuit import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus, Verdict
+from everhook.envelope import BodyFormat, Content, render
 from everhook.ids import Kind, first_gid_at, new_gid
 from everhook.keyring import KeyRing
 from everhook.storage import channels, endpoints, subscriptions, tenants
@@ -26,6 +28,14 @@ from everhook.storage.tables import (
 
 HOSTILE = """<script>document.title='owned'</script><img src=x onerror="document.title='owned'">"""
 BODY = b'{"error":"upstream connect error","retriable":true,"trace":[1,2,3]}'
+
+
+def _sha256_of_body(message: Message, attempt: Attempt) -> str:
+    assert message.payload is not None
+    content = Content(
+        message.gid, message.channel, message.event_type, message.payload, message.published_at, attempt.number
+    )
+    return hashlib.sha256(render(BodyFormat.ENVELOPE, content)[1]).hexdigest()
 
 
 def gid_at(kind: Kind, moment: datetime) -> str:
@@ -203,6 +213,7 @@ class Scenery:
         )
         for attempt in attempts:
             attempt.delivery_gid = delivery.gid
+            attempt.request_sha256 = _sha256_of_body(message, attempt)
         async with self.database.writing() as session:
             session.add_all([message, delivery, *attempts])
         return delivery
@@ -228,7 +239,6 @@ class Scenery:
                 ["x-region", "…"],
                 ["webhook-signature", "v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4="],
             ],
-            request_sha256="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
             response_headers=[["content-type", "application/json"], ["server", HOSTILE]] if code else None,
             response_body=(HOSTILE.encode() if number % 2 else BODY) if code else None,
             response_size=68 if code else None,

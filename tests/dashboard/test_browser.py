@@ -57,7 +57,7 @@ async def visits(stage: Stage) -> list[Visit]:
 @pytest_asyncio.fixture(loop_scope="session", scope="module")
 async def portal(stage: Stage, visits: list[Visit]) -> str:
     """The cookie of whoever has opened a portal."""
-    (link,) = [visit.path.rpartition("/")[2] for visit in visits if "{token}" in visit.route]
+    (link,) = [visit.path.rpartition("/")[2] for visit in visits if visit.route == "/portal/open/{token}"]
     async with browsing(stage.api) as visitor:
         opened = await visitor.http.post("/portal/open", data={"token": link})
     return opened.cookies["everhook_portal"]
@@ -118,7 +118,8 @@ async def wandering(stage: Stage, portal: str, **how: Any) -> AsyncIterator[Page
     async with stage.tab(**how) as page:
         await page.context.add_cookies([{"name": "everhook_portal", "value": portal, "url": f"{stage.url}/portal"}])
         # Else the page that opens a portal would send its form by itself.
-        await page.route("**/portal/open/**", _without_scripts)
+        for opened in ("**/portal/open/**", "**/sign-in/link/**"):
+            await page.route(opened, _without_scripts)
         yield page
 
 
@@ -222,9 +223,9 @@ async def test_the_theme_is_chosen_and_kept(page: Page) -> None:
 
 async def test_hostile_payloads_and_answers_are_shown_and_do_nothing(stage: Stage, page: Page) -> None:
     (dead,) = await stage.api.rows("SELECT gid, message_gid FROM delivery WHERE reason = 'exhausted' LIMIT 1")
-    for path in (f"/deliveries/{dead.gid}", f"/messages/{dead.message_gid}"):
+    for path, region in ((f"/deliveries/{dead.gid}", "Body sent"), (f"/messages/{dead.message_gid}", "Payload")):
         await page.goto(path)
-        payload = page.get_by_role("region", name="Payload")
+        payload = page.get_by_role("region", name=region)
         await expect(payload).to_contain_text("<script>document.title='owned'</script>")
         assert "owned" not in await page.title()
         assert await page.locator("main img:not([src])").count() == 0
@@ -336,11 +337,11 @@ async def test_an_endpoint_is_paused_resumed_tripped_reset_disabled_and_enabled(
     await page.goto(f"/endpoints/{gid}")
     for button, asked, state in (
         ("Pause", True, "paused"),
-        ("Resume", False, "closed"),
-        ("Trip circuit", True, "open"),
-        ("Reset circuit", False, "closed"),
+        ("Resume", False, "idle"),
+        ("Trip circuit", True, "circuit open"),
+        ("Reset circuit", False, "idle"),
         ("Disable", True, "disabled"),
-        ("Enable", False, "closed"),
+        ("Enable", False, "idle"),
     ):
         await page.get_by_role("button", name=button, exact=True).click()
         if asked:
@@ -553,3 +554,15 @@ async def test_everything_can_be_read_and_done_without_javascript(
         await page.get_by_role("button", name="Replay selected").click()
         await expect(page.get_by_text("A replay was asked for")).to_be_visible()
         await until(stage, gid, "delivered")
+
+
+async def test_the_reference_of_the_api_works_from_our_own_files_alone(stage: Stage) -> None:
+    asked_for: list[str] = []
+    async with stage.tab(signed_in=False) as page:
+        page.on("request", lambda request: asked_for.append(request.url))
+        await page.goto("/redoc")
+        await page.locator("#operations-health-version_version_get .opblock-summary-control").click()
+        await page.get_by_role("button", name="Try it out").click()
+        await page.get_by_role("button", name="Execute").click()
+        await expect(page.locator(".live-responses-table")).to_contain_text('"version"')
+    assert [url for url in asked_for if not url.startswith((stage.url, "data:"))] == []

@@ -10,9 +10,9 @@ from starlette.routing import Match
 
 from api import dashboard
 from api.dashboard.pages import PORTAL
-from everhook.contracts import DeliveryStatus
+from everhook.contracts import DeadLetterReason, DeliveryStatus
 from everhook.ids import Kind, new_gid
-from tests.api.driving import Api, created
+from tests.api.driving import Api, assert_problem, created, running_api
 from tests.dashboard.conftest import Pages, browsing
 from tests.dashboard.scenery import gid_at
 
@@ -33,6 +33,21 @@ async def test_deliveries_that_do_not_go_on_are_told(pages: Pages) -> None:
     assert "1 delivery overdue: does a worker run?" in (await pages.get("/")).text
 
 
+@pytest.mark.parametrize("reason", DeadLetterReason)
+async def test_a_dead_letter_of_any_reason_is_told(pages: Pages, reason: DeadLetterReason) -> None:
+    await pages.api.channel()
+    await pages.api.endpoint(channel="orders")
+    (delivery,) = (await pages.api.publish({"n": 1}, "orders"))["deliveries"]
+    await pages.api.change_rows(
+        "UPDATE delivery SET status = 'dead_lettered', reason = :reason, dead_lettered_at = accepted_at",
+        reason=reason.value,
+    )
+    await pages.sign_in()
+    for path in ("/", "/dead-letters", f"/deliveries/{delivery['deliveryGid']}"):
+        page = await pages.get(path)
+        assert page.status_code == 200 and reason.value.replace("_", " ") in page.text
+
+
 # Getting in
 
 
@@ -40,6 +55,7 @@ async def test_without_a_session_every_page_leads_to_the_sign_in(pages: Pages) -
     for path in ("/", "/endpoints", "/keys", "/live"):
         answer = await pages.get(path)
         assert (answer.status_code, answer.headers["location"].partition("?")[0]) == (303, "/sign-in")
+        assert "The API is at /v1" in answer.text, "curl follows no redirect"
 
 
 async def test_the_session_is_hidden_from_scripts_and_other_sites(pages: Pages) -> None:
@@ -241,6 +257,7 @@ async def test_deliveries_are_filtered_by_tenant_message_and_status(pages: Pages
         ("/deliveries?type=%00", "type"),
         ("/dead-letters?statusCode=many", "statusCode"),
         ("/dead-letters?endpoint=none", "endpoint"),
+        ("/deliveries?endpoint=none", "endpoint"),
     ],
 )
 async def test_a_filter_that_means_nothing_is_marked_and_leads_out(pages: Pages, path: str, marked: str) -> None:
@@ -249,7 +266,22 @@ async def test_a_filter_that_means_nothing_is_marked_and_leads_out(pages: Pages,
     assert answer.status_code == 422
     assert f'aria-describedby="h-{marked}" aria-invalid="true"' in answer.text
     assert f'id="h-{marked}" class="mistake"' in answer.text
-    assert "That cannot be looked for" in answer.text and "pattern" not in answer.text
+    assert "This filter cannot be applied" in answer.text and "pattern" not in answer.text
+
+
+@pytest.mark.parametrize("list_of", ["deliveries", "dead-letters"])
+async def test_lists_are_filtered_by_the_url_or_the_name_of_an_endpoint(pages: Pages, list_of: str) -> None:
+    await some_messages(pages.api)
+    await pages.api.change_rows("UPDATE delivery SET status = 'dead_lettered', reason = 'exhausted'")
+    await pages.api.change_rows(
+        "UPDATE endpoint SET url = 'https://hooks.acme.example/in', description = 'Ledger of Acme' "
+        "WHERE tenant_gid = (SELECT gid FROM tenant WHERE name = 'of-invoices')"
+    )
+    await pages.sign_in()
+    for wanted in ("https://hooks.acme.example/in", "acme.example", "Ledger of Acme"):
+        page = await pages.get(f"/{list_of}?endpoint={wanted}")
+        assert page.status_code == 200
+        assert page.text.count('class="strong clamp" href="/deliveries/') == 1, wanted
 
 
 @pytest.mark.parametrize("list_of", ["messages", "deliveries"])
@@ -309,7 +341,85 @@ async def test_files_are_kept_by_browsers_for_good_under_the_name_of_their_conte
     assert (await pages.get("/assets/x/../main.py")).status_code == 404
 
 
+# Signing out
+
+
+async def test_signing_out_ends_the_session_wherever_its_cookie_went_and_at_every_process(pages: Pages) -> None:
+    await pages.sign_in()
+    stolen = {"everhook_session": pages.http.cookies["everhook_session"]}
+    services = pages.api.services
+    async with running_api(services.settings, services.temporal) as another, browsing(another) as elsewhere:
+        elsewhere.http.cookies.update(stolen)
+        assert (await elsewhere.get("/")).status_code == 200
+
+        signed_out = await pages.send("/sign-out")
+
+        assert (signed_out.status_code, signed_out.headers["location"]) == (303, "/sign-in")
+        for visitor in (pages, elsewhere):
+            visitor.http.cookies = httpx.Cookies(stolen)
+            assert (await visitor.get("/")).status_code == 303
+            assert (await visitor.get("/live")).status_code == 303
+    (entry,) = await pages.api.rows("SELECT actor, subject FROM audit_entry WHERE action = 'session.ended'")
+    assert tuple(entry) == ("environment", "environment")
+
+
+async def test_other_sessions_of_the_same_key_go_on(pages: Pages) -> None:
+    async with browsing(pages.api) as colleague:
+        await colleague.sign_in()
+        await pages.sign_in()
+        await pages.send("/sign-out")
+        assert (await colleague.get("/")).status_code == 200
+
+
+@pytest.mark.parametrize("scope", ["read", "admin"])
+async def test_whoever_could_sign_in_can_sign_out(pages: Pages, scope: str) -> None:
+    key = created(await pages.api.post("/v1/api-keys", {"name": "a", "scopes": [scope]}))["key"]
+    await pages.sign_in(key)
+    assert (await pages.send("/sign-out")).status_code == 303
+    assert (await pages.get("/")).status_code == 303
+
+
+async def test_another_site_cannot_sign_anybody_out(pages: Pages) -> None:
+    await pages.sign_in()
+    assert (await pages.http.post("/sign-out")).status_code == 403
+    assert (await pages.get("/")).status_code == 200
+
+
 # The portal
+
+
+async def test_the_portal_is_left_by_signing_out_and_its_session_is_over(pages: Pages) -> None:
+    acme, _ = await two_tenants(pages.api)
+    await open_portal(pages, acme)
+    stolen = {"everhook_portal": pages.http.cookies["everhook_portal"]}
+    assert 'action="/portal/sign-out"' in (await pages.get("/portal/")).text
+
+    signed_out = await pages.send("/portal/sign-out")
+
+    assert signed_out.status_code == 303
+    assert "path=/portal" in cookie_of(signed_out).lower() and "max-age=0" in cookie_of(signed_out).lower()
+    assert "everhook_portal" not in pages.http.cookies
+    pages.http.cookies = httpx.Cookies(stolen)
+    assert (await pages.get("/portal/")).status_code == 401
+    (entry,) = await pages.api.rows("SELECT actor, tenant_gid FROM audit_entry WHERE action = 'session.ended'")
+    assert tuple(entry) == ("portal of acme", acme)
+
+
+async def test_a_link_to_the_portal_begins_with_the_public_address_and_not_with_what_the_caller_says(
+    pages: Pages,
+) -> None:
+    acme, _ = await two_tenants(pages.api)
+    settings = pages.api.app.state.dashboard.settings
+
+    async def link() -> httpx.Response:
+        return await pages.api.http.post(f"/v1/tenants/{acme}/portal-link", headers={"host": "evil.example"})
+
+    assert created(await link())["url"].startswith("http://evil.example/portal/open/"), "in development alone"
+    settings.dev = False
+    problem = assert_problem(await link(), 409)
+    assert "EVERHOOK_PUBLIC_URL" in problem["detail"]
+    settings.public_url = "https://hooks.example.com"
+    assert created(await link())["url"].startswith("https://hooks.example.com/portal/open/")
 
 
 async def two_tenants(api: Api) -> tuple[str, str]:
@@ -582,3 +692,74 @@ async def test_what_does_not_exist_is_a_page_that_leads_back(pages: Pages) -> No
 async def test_signing_in_leads_to_the_very_page_that_was_asked_for(pages: Pages) -> None:
     answer = await pages.get("/deliveries?status=parked")
     assert answer.headers["location"] == "/sign-in?next=/deliveries%3Fstatus%3Dparked"
+
+
+# Words
+
+
+async def test_the_key_of_the_environment_goes_by_a_name_that_says_what_it_is(pages: Pages) -> None:
+    await pages.sign_in()
+    await pages.send("/channels/new", name="orders")
+    for path in ("/", "/audit"):
+        page = (await pages.get(path)).text
+        assert '<span title="with EVERHOOK_API_KEY">admin</span>' in page and ">environment<" not in page
+
+
+async def test_the_channel_of_the_system_has_no_button_to_delete_it(pages: Pages) -> None:
+    await pages.api.change_rows(
+        "INSERT OR IGNORE INTO channel (name, routes_version, created_at) "
+        "VALUES ('everhook.events', 0, CURRENT_TIMESTAMP)"
+    )
+    await pages.api.channel()
+    await pages.sign_in()
+    page = (await pages.get("/channels")).text
+    assert "/channels/everhook.events/edit" in page and "/channels/orders/delete" in page
+    assert "/channels/everhook.events/delete" not in page
+
+
+async def test_customers_are_not_offered_to_open_their_own_circuit(pages: Pages) -> None:
+    acme, _ = await two_tenants(pages.api)
+    (endpoint,) = await pages.api.rows("SELECT gid FROM endpoint WHERE tenant_gid = :t", t=acme)
+    await open_portal(pages, acme)
+    assert "Trip circuit" not in (await pages.get(f"/portal/endpoints/{endpoint.gid}")).text
+    await pages.sign_in()
+    assert "Trip circuit" in (await pages.get(f"/endpoints/{endpoint.gid}")).text
+
+
+@pytest.mark.parametrize(
+    ("http", "allow", "hint"),
+    [
+        (False, [], "https, and an address that is public"),
+        (True, ["127.0.0.0/8"], "http or https, and an address that is public, or in 127.0.0.0/8"),
+    ],
+)
+async def test_the_hint_under_a_url_is_what_the_egress_rules_allow(
+    pages: Pages, http: bool, allow: list[str], hint: str
+) -> None:
+    settings = pages.api.app.state.dashboard.settings
+    settings.egress_http, settings.egress_allow = http, allow
+    await pages.sign_in()
+    assert f"Where messages are sent: {hint}<" in (await pages.get("/endpoints/new")).text
+
+
+@pytest.mark.parametrize(
+    ("circuit", "state", "detail"),
+    [
+        ("state = 'closed'", "idle", ""),
+        ("state = 'open', failures = 5", "failing", "circuit open"),
+        ("state = 'half_open'", "failing", "circuit half-open"),
+        ("state = 'open', hold = 'paused'", "paused", "circuit open"),
+        ("hold = 'disabled'", "disabled", ""),
+    ],
+)
+async def test_an_endpoint_shows_how_it_does_as_its_state_and_its_circuit_as_a_detail(
+    pages: Pages, circuit: str, state: str, detail: str
+) -> None:
+    await pages.api.channel()
+    gid = (await pages.api.endpoint())["endpointGid"]
+    await pages.api.change_rows(f"UPDATE circuit SET {circuit}")
+    await pages.sign_in()
+    for path in ("/endpoints", f"/endpoints/{gid}"):
+        page = (await pages.get(path)).text
+        assert re.search(rf'<span class="pill \w+">{state}</span>', page), path
+        assert re.findall(r'<div class="quiet">(circuit [\w-]+)</div>', page) == ([detail] if detail else [])

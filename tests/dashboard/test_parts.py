@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,13 +12,17 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 from sse_starlette import ServerSentEvent
 
-from api.dashboard import charts, code, live, policy_form, text
+from api.dashboard import charts, code, live, policy_form, states, text
 from api.dashboard.charts import Band, Column, Span
+from api.dashboard.code import COLOURED_TOKENS, Highlighter
 from api.dashboard.forms import Form
 from api.dashboard.live import Broadcaster, Regions
 from api.problems import Problem
 from api.schemas import Policy
+from everhook.circuit import CircuitState, Hold
+from everhook.health import Level
 from everhook.policy import DeliveryPolicy, resolve
+from everhook.storage.tables import Circuit
 from tests.support.waiting import assert_eventually
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
@@ -53,6 +59,22 @@ def test_counting_that_stopped_says_so() -> None:
     assert (text.count(9_999, 10_000), text.count(10_000, 10_000)) == ("9,999", "10,000+")
 
 
+# States
+
+
+@pytest.mark.parametrize(
+    ("circuit", "level", "state"),
+    [
+        (Circuit(endpoint_gid="ep_1"), Level.DEGRADED, "degraded"),
+        (Circuit(endpoint_gid="ep_1", state=CircuitState.OPEN), Level.HEALTHY, "failing"),
+        (Circuit(endpoint_gid="ep_1", state=CircuitState.OPEN, hold=Hold.PAUSED), Level.HEALTHY, "paused"),
+        (Circuit(endpoint_gid="ep_1", hold=Hold.DISABLED), Level.FAILING, "disabled"),
+    ],
+)
+def test_an_endpoint_is_what_keeps_it_from_taking_messages(circuit: Circuit, level: Level, state: str) -> None:
+    assert states.endpoint_state(circuit, level) == state
+
+
 # Charts
 
 
@@ -85,9 +107,9 @@ def test_states_last_until_the_next_and_the_last_until_now() -> None:
     assert [(row[0], row[2]) for row in chart.rows] == [("closed", "30 min"), ("open", "15 min"), ("closed", "15 min")]
 
 
-def test_a_schedule_shows_which_attempts_were_made() -> None:
-    chart = charts.schedule(DeliveryPolicy(), made=2)
-    assert chart.svg.count('class="made"') == 2 and chart.svg.count('class="due"') == 4
+def test_a_schedule_shows_each_attempt() -> None:
+    chart = charts.schedule(DeliveryPolicy())
+    assert chart.svg.count('class="due"') == 6
     assert chart.rows[-1] == ("6", "2 h 35 min after the first")
 
 
@@ -99,11 +121,6 @@ def test_labels_of_charts_are_escaped() -> None:
 # Payloads
 
 
-def stripped(markup: Markup) -> str:
-    """Without our own elements: a `<` of the payload's would have been escaped."""
-    return markup.striptags() if "<" in markup else markup.unescape()
-
-
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(),
@@ -111,19 +128,64 @@ def stripped(markup: Markup) -> str:
     )
 )
 def test_coloured_json_says_what_the_payload_says_and_has_no_markup_of_its_own(content: object) -> None:
-    payload = json.dumps(content).encode()
-    markup = code.json_markup(payload)
-    plain = str(markup)
-    for ours in ('<span class="key">', '<span class="str">', '<span class="num">', "</span>"):
-        plain = plain.replace(ours, "")
+    plain = without_our_markup(Highlighter().payload(json.dumps(content).encode()))
     assert "<" not in plain and ">" not in plain
     assert json.loads(Markup(plain).unescape()) == content
 
 
+def without_our_markup(markup: Markup) -> str:
+    plain = str(markup)
+    for ours in ('<span class="key">', '<span class="str">', '<span class="num">', "</span>"):
+        plain = plain.replace(ours, "")
+    return plain
+
+
+@given(st.text(alphabet='"\\[]{},:1a \n<'))
+def test_no_text_is_lost_or_added_but_white_space(source: str) -> None:
+    shown = Markup(without_our_markup(Highlighter().payload(source.encode()))).unescape()
+    assert "".join(shown.split()) == "".join(source.split())
+
+
 @pytest.mark.parametrize("payload", [b"[" * 20_000, b'{"a": "' + b"\\" * 3, b"\xff\xfe<script>", b"x" * 400_000])
 def test_what_is_not_json_is_shown_as_it_came_and_escaped(payload: bytes) -> None:
-    for markup in (code.json_markup(payload), code.text_markup(payload)):
+    for markup in (Highlighter().payload(payload), Highlighter().body(payload)):
         assert "<script>" not in markup
+
+
+HOSTILE = {
+    "strings that have no end": lambda size: b'["' * (size // 4) + b'\\"' * (size // 4),
+    "escaped quotes": lambda size: b"[" + b'\\"' * (size // 2),
+    "quotes": lambda size: b"[" + b'"' * size,
+    "backslashes": lambda size: b'["' + b"\\" * size,
+    "brackets": lambda size: b"[" * size,
+    "numbers": lambda size: b"[" + b"1," * (size // 2),
+    "spaces": lambda size: b"[" + b" " * size,
+    "one word": lambda size: b"[" + b"a" * size,
+}
+
+
+@pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
+def test_colouring_takes_time_in_proportion_to_the_text(hostile: Callable[[int], bytes]) -> None:
+    """Quadratic work would take 64 times as long for 8 times the text."""
+    small, large = (_seconds_to_colour(hostile(size)) for size in (8 * 1024, 64 * 1024))
+    assert large < 32 * small + 0.001
+
+
+def _seconds_to_colour(body: bytes) -> float:
+    def once() -> float:
+        began = time.thread_time()  # what others do on this machine is not our work
+        Highlighter(tokens_left=10**9).body(body)
+        return time.thread_time() - began
+
+    return min(once() for _ in range(5))
+
+
+def test_a_page_colours_so_much_and_shows_the_rest_plain() -> None:
+    page = Highlighter()
+    bodies = [page.body(b'["a", ' + b'{"b": 1}, ' * 1_000 + b"2]") for _ in range(20)]
+    assert sum(body.count("<span") for body in bodies) <= COLOURED_TOKENS
+    assert [body.count("{") for body in bodies] == [1_000] * 20
+    assert "<span" in bodies[0] and "<span" not in bodies[-1]
 
 
 def test_a_url_may_break_behind_its_slashes() -> None:

@@ -12,12 +12,13 @@ from fastapi.routing import iter_route_contexts
 from playwright.async_api import Page
 
 from api.dashboard.pages import PORTAL, PageRoute
+from api.dashboard.sign_in_link import make_link
 from tests.api.driving import created, ok
 from tests.dashboard.conftest import Stage
 from tests.support.waiting import assert_eventually
 
-NO_PAGES = ("/live", "/bundle")
-"""What else is asked for by GET: a stream, and a download."""
+NO_PAGES = ("/live", "/bundle", "/body")
+"""What else is asked for by GET: a stream, and downloads."""
 
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}}
@@ -33,7 +34,7 @@ class Visit:
 
     @property
     def signed_in(self) -> bool:
-        return self.route not in ("/sign-in", "/portal/open/{token}")
+        return self.route not in ("/sign-in", "/sign-in/link/{link}", "/portal/open/{token}")
 
 
 def routes_of_pages(app: FastAPI) -> set[str]:
@@ -52,7 +53,7 @@ async def visits_to_all_pages(stage: Stage) -> list[Visit]:
     ids = await _something_of_everything(stage)
     tenant = ids["tenant"]
     link = created(await stage.api.post(f"/v1/tenants/{tenant}/portal-link"))["url"].rpartition("/")[2]
-    told = {**ids, "token": link}
+    told = {**ids, "token": link, "link": make_link(stage.api.app, "").rpartition("/")[2]}
     visits = [Visit(route, path) for route in sorted(routes_of_pages(stage.api.app)) for path in _paths(route, told)]
     globex = stage.scenery.of("globex").gid
     return [
@@ -64,13 +65,14 @@ async def visits_to_all_pages(stage: Stage) -> list[Visit]:
         Visit("/messages", "/messages?type=none.such"),
         Visit("/deliveries", "/deliveries?type=none.such"),
         Visit("/endpoints/{gid}", "/endpoints/ep_none"),
+        Visit("/sign-in/link/{link}", "/sign-in/link/used"),
         Visit("/", "/nothing-here"),
     ]
 
 
 def _paths(route: str, ids: dict[str, str]) -> Iterator[str]:
     section = route.removeprefix(PORTAL).split("/")[1]
-    own = {"gid": ids.get(section, ""), "name": ids["channels"], "token": ids["token"]}
+    own = {"gid": ids.get(section, ""), "name": ids["channels"], "token": ids["token"], "link": ids["link"]}
     yield route.format(**own)
 
 

@@ -125,6 +125,15 @@ async def run_the_printed_command(dev: Dev, directory: Path) -> None:
         await dev.prints(r"(order\.created +demo: always well +✓ delivered[\s\S]*){2}", timeout=10)
 
 
+async def sign_in_by_the_printed_link(dev: Dev) -> None:
+    link = re.search(r"^http://\S+/sign-in/link/(\S+)$", dev.process.output(), re.MULTILINE)
+    assert link is not None
+    async with httpx.AsyncClient(base_url=dev.url, trust_env=False, follow_redirects=True, timeout=10) as browser:
+        assert "Open the dashboard" in (await browser.get(link[0])).text
+        overview = await browser.post("/sign-in/link", data={"token": link[1]})
+        assert overview.status_code == 200 and "Overview" in overview.text
+
+
 async def look_from_the_directory(dev: Dev, directory: Path) -> None:
     """Commands beside it need no configuration: not those that go to the API, nor those to database and Temporal."""
     (directory / ".everhook").symlink_to(dev.data_dir)
@@ -155,6 +164,7 @@ async def test_the_demo_shows_each_fate_and_is_not_made_twice(tmp_path: Path) ->
             ui = f"http://127.0.0.1:{dev.temporal_ui_port}/namespaces/everhook/workflows"
             assert ui in dev.process.output()
             assert (await client.get(ui)).status_code == 200
+        await sign_in_by_the_printed_link(dev)
         await run_the_printed_command(dev, tmp_path)
         await look_from_the_directory(dev, tmp_path)
         await dev.interrupt()

@@ -63,7 +63,7 @@ def test_a_name_that_will_turn_inward_looks_honest_at_first(report: Report, name
 def test_what_is_sent_there_all_the_same_is_blocked_once_and_for_all(report: Report, url: str, rule: str) -> None:
     outcome = report["sent"][url]
     assert (outcome["status"], outcome["reason"], outcome["error"]) == ("dead_lettered", "blocked", "blocked")
-    assert outcome["error_detail"] == rule
+    assert outcome["error_detail"] == f"the URL {rule}"
     assert (outcome["attempts"], outcome["counted"], outcome["peer_address"]) == (1, 0, None)
 
 

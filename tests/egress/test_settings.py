@@ -44,16 +44,20 @@ async def test_what_is_allowed_passes(monkeypatch: pytest.MonkeyPatch, environme
 @pytest.mark.parametrize(
     ("environment", "url", "rule"),
     [
-        ({}, f"{PUBLIC}:1023/", "port 1023 is not allowed"),
+        ({}, f"{PUBLIC}:1023/", "has port 1023, which is not allowed"),
         (INNER, "https://10.21.0.1/", "private"),
         (INNER, "https://[fd12:3457::1]/", "unique local"),
         (INNER, "https://[::ffff:10.20.30.40]/", "IPv4-mapped"),
         (INNER, "https://[64:ff9b::a14:1e28]/", "NAT64"),
-        (INNER, "http://10.20.30.40:8080/", "plain http; use https"),
+        (INNER, "http://10.20.30.40:8080/", "must use https, not plain http"),
         (INNER, "https://169.254.169.254/", "cloud metadata"),
-        ({**INNER, HTTP: "true"}, "http://93.184.215.14:8080/", "plain http is only for addresses inside"),
-        ({**INNER, HTTP: "true"}, "http://10.20.30.40/", "port 80 is not allowed"),
-        ({PORTS: "443, 9000"}, f"{PUBLIC}:8443/", "port 8443 is not allowed; use 443 or 9000"),
+        ({**INNER, HTTP: "true"}, "http://93.184.215.14:8080/", "uses plain http, which is only for addresses inside"),
+        (
+            {**INNER, HTTP: "true"},
+            "http://10.20.30.40/",
+            "inside EVERHOOK_EGRESS_ALLOW and port 443, 8443 or one above 1023; use https",
+        ),
+        ({PORTS: "443, 9000"}, f"{PUBLIC}:8443/", "has port 8443, which is not allowed; use 443 or 9000"),
         ({HTTP: "true"}, "http://127.0.0.1:8080/", "loopback"),
     ],
 )

@@ -375,6 +375,11 @@ UNUSABLE = [
     ("bundle.json", None, "cannot be read: No such file or directory"),
     ("bundle.json", b"<html>", "bundle: is not JSON"),
     ("bundle.json", b"{}", "bundle: is none of Everhook's"),
+    (
+        "bundle.json",
+        b'{"type": "about:blank", "title": "x", "status": 503, "detail": "rcp_1 is not under a checkpoint yet."}',
+        "the error that the API answered with: rcp_1 is not under a checkpoint yet. (503); ask for it again then",
+    ),
     ("bundle.json", b" " * (16 * 1024 * 1024 + 1), "is larger than 16 MiB"),
     ("body", None, "cannot be read: No such file or directory"),
     ("since-checkpoint", b"\xff", "is no checkpoint"),

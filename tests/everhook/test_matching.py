@@ -7,7 +7,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from everhook.matching import MAX_FILTER_CONDITIONS, MAX_FILTER_DEPTH, check_filter, matches_filter, matches_type
+from everhook.matching import (
+    MAX_FILTER_CONDITIONS,
+    MAX_FILTER_DEPTH,
+    ListIndex,
+    check_filter,
+    compile_filter,
+    matches_type,
+    split_path,
+)
 
 ORDER: dict[str, Any] = {
     "id": 7,
@@ -18,7 +26,17 @@ ORDER: dict[str, Any] = {
     "lines": [{"sku": "a-1", "count": 2}, {"sku": "b-2", "count": 0}],
     "customer": {"name": "Zoë", "tags": ["vip", "new"], "address": {}},
     "0": "zero",
+    "v1.2": {"$ref": "x", "a\\b": 1},
+    "$top": "key",
+    "huge": 2**64 + 1,
+    "tiny": -(2**63) - 1,
+    "ten": [1, 2.5, True, "1", None, {"a": 1}, 10**23],
 }
+
+
+def matches_filter(payload: Any, conditions: dict[str, Any] | None) -> bool:
+    compiled = compile_filter(conditions)
+    return compiled is None or compiled.matches(payload)
 
 
 @pytest.mark.parametrize(
@@ -111,9 +129,40 @@ def test_a_type_fits_a_pattern(event_type: str, patterns: list[str], matches: bo
         ({"currency": {"$gt": 1}}, False),
         ({"amount": {"$gt": "1"}}, False),
         ({"paid": {"$gt": 0}}, False),
-        ({"id": {"$gt": False}}, False),
-        ({"note": {"$gt": None}}, False),
         ({"missing": {"$lt": 1}}, False),
+        # integers are exact however large, and doubles are doubles
+        ({"huge": 2**64 + 1}, True),
+        ({"huge": 2**64}, False),
+        ({"huge": {"$gt": 2**64}}, True),
+        ({"huge": {"$gt": 2**64 + 1}}, False),
+        ({"huge": {"$in": [2**64, 2**64 + 2]}}, False),
+        ({"huge": {"$in": [1, 2**64 + 1]}}, True),
+        ({"huge": float(2**64)}, True),
+        ({"huge": {"$in": [float(2**64)]}}, True),
+        ({"tiny": -(2**63) - 1}, True),
+        ({"tiny": -(2**63) - 2}, False),
+        ({"tiny": {"$lt": -(2**63)}}, True),
+        # $contains
+        ({"ten": {"$contains": 2.5}}, True),
+        ({"ten": {"$contains": 1.0}}, True),
+        ({"ten": {"$contains": "1"}}, True),
+        ({"ten": {"$contains": None}}, True),
+        ({"ten": {"$contains": True}}, True),
+        ({"ten": {"$contains": False}}, False),
+        ({"ten": {"$contains": 10**23}}, True),
+        ({"ten": {"$contains": 1e23}}, True),
+        ({"ten": {"$contains": 10**23 + 1}}, False),
+        ({"customer.tags": {"$contains": "vip"}}, True),
+        ({"customer.tags": {"$contains": "vi"}}, False),
+        ({"currency": {"$contains": "E"}}, False),
+        ({"customer": {"$contains": "name"}}, False),
+        ({"missing": {"$contains": None}}, False),
+        # keys with dots, dollars and backslashes
+        ({r"v1\.2.$ref": "x"}, True),
+        ({r"v1\.2.\$ref": "x"}, True),
+        ({r"v1\.2.a\\b": 1}, True),
+        ({"v1.2.$ref": "x"}, False),
+        ({r"\$top": "key"}, True),
         # $exists
         ({"note": {"$exists": True}}, True),
         ({"note": {"$exists": False}}, False),
@@ -179,11 +228,21 @@ def test_a_filter_may_be_as_deep_and_long_as_the_limits() -> None:
         ({"$not": [{"id": 1}]}, "a filter is an object"),
         ({"$not": {"$nor": []}}, r"\$nor is not an operator"),
         ({"$where": "1 == 1"}, r"\$where is not an operator"),
-        ({"$gt": 1}, r"\$gt is not an operator that stands here"),
+        ({"$gt": 1}, r"\$gt is not an operator that stands here; a key that begins with \$ is written \\\$gt"),
         ({"id": {"$regex": ".*"}}, r"id: \$regex is not an operator; use \$eq"),
         ({"id": {"gt": 1}}, "id: gt is not an operator"),
         ({"id": {"$gt": 1, "and": 2}}, "id: and is not an operator"),
         ({"id": {"$in": "EUR"}}, r"id: \$in takes a list"),
+        ({"id": {"a": 1}}, r"id: a is not an operator; .*path id\.a"),
+        *(
+            ({"id": {name: operand}}, rf"id: \{name} takes a number or a string")
+            for name in ("$gt", "$gte", "$lt", "$lte")
+            for operand in (None, True, {}, {"a": 1}, [1])
+        ),
+        ({"id": {"$contains": []}}, r"id: \$contains takes a string, a number, true, false or null"),
+        ({"id": {"$contains": {}}}, r"id: \$contains takes"),
+        ({r"a\b": 1}, r"a backslash stands before"),
+        ({"a\\": 1}, r"a backslash stands before"),
         ({"id": {"$exists": 1}}, r"id: \$exists takes true or false"),
         ({"id": {"$prefix": 7}}, r"id: \$prefix takes a string"),
         ({"id": {"$not": {"$eq": 1}}}, r"id: \$not is not an operator"),
@@ -201,16 +260,18 @@ _NAMES = st.sampled_from(["a", "b", "0", "1", "c d", "é", "²", "٣", ""]) | st
 _LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
 _JSON = st.recursive(_LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_NAMES, inner, max_size=4))
 _PATHS = st.lists(_NAMES.filter(lambda name: not name.startswith("$")), min_size=1, max_size=4).map(".".join)
+_ORDERED = st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
 _OPERATIONS = st.fixed_dictionaries(
     {},
     optional={
         "$eq": _JSON,
         "$ne": _JSON,
         "$in": st.lists(_JSON, max_size=3),
-        "$gt": _JSON,
-        "$gte": _JSON,
-        "$lt": _JSON,
-        "$lte": _JSON,
+        "$gt": _ORDERED,
+        "$gte": _ORDERED,
+        "$lt": _ORDERED,
+        "$lte": _ORDERED,
+        "$contains": _LEAVES,
         "$exists": st.booleans(),
         "$prefix": st.text(max_size=3),
     },
@@ -274,6 +335,52 @@ def test_an_absurd_index_is_refused_or_matches_nothing() -> None:
 
 def test_true_is_not_one_at_any_depth() -> None:
     assert not matches_filter({"a": [True]}, {"a": [1]})
+
+
+@given(st.text(alphabet="ab.$\\", max_size=8))
+def test_every_key_can_be_named(key: str) -> None:
+    path = "".join("\\" + char if char in ".$\\" else char for char in key)
+    assert split_path(path, strict=True) == [key]
+    check_filter({path: 1})
+    assert matches_filter({key: 1}, {path: 1})
+
+
+def test_what_was_accepted_before_it_was_refused_is_still_matched() -> None:
+    assert not matches_filter(ORDER, {"note": {"$gt": None}})
+    assert matches_filter({r"a\b": 1}, {r"a\b": 1})
+
+
+class Counted(list[Any]):
+    """A list that counts how often it is read."""
+
+    reads = 0
+
+    def __iter__(self) -> Any:
+        self.reads += 1
+        return super().__iter__()
+
+
+def test_a_list_of_a_payload_is_read_once_however_many_filters_search_it() -> None:
+    members, lists = Counted(range(1_000)), ListIndex()
+    filters = [compile_filter({"ids": {"$contains": number}}) for number in range(990, 1_010)]
+
+    holding = [found for found in filters if found is not None and found.matches({"ids": members}, lists)]
+
+    first = Counted(range(1_000))
+    ListIndex().scalars_of(first)
+    assert (len(holding), members.reads) == (10, first.reads)
+
+
+def test_the_cost_of_a_filter_grows_with_all_that_it_compares() -> None:
+    def cost(conditions: dict[str, Any]) -> int:
+        compiled = compile_filter(conditions)
+        assert compiled is not None
+        return compiled.cost
+
+    assert cost({"a": 1}) < cost({"a.b.c": 1}) < cost({"a.b.c": 1, "d": 1}) < cost({"$any": [{"a.b.c": 1, "d": 1}] * 9})
+    assert cost({"a": {"$in": list(range(500))}}) == cost({"a": {"$in": []}}), "they are looked up in a set"
+    assert cost({"a": {"$in": [{"b": number} for number in range(500)]}}) > 500
+    assert cost({"a": {"$eq": {"b": list(range(500))}}}) > 500
 
 
 def test_an_empty_object_is_not_a_condition() -> None:

@@ -1,6 +1,7 @@
 """Signatures, checked against published vectors, by another's library, and by the plain definition."""
 
 import base64
+import binascii
 import hashlib
 import hmac
 import re
@@ -9,6 +10,8 @@ import time
 import pytest
 import standardwebhooks
 import svix
+from hypothesis import given
+from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from everhook.signing import (
@@ -169,25 +172,50 @@ def test_a_secret_of_the_lengths_that_standard_webhooks_allows_is_taken(length: 
     assert secret_key("whsec_" + base64.b64encode(key).decode()) == key
 
 
+PREFIX = "must begin with `whsec_`"
+LENGTH = "must have 24 to 64 bytes in base64, not "
+ALPHABET = "that is not in the alphabet of base64"
+
+
 @pytest.mark.parametrize(
-    "secret",
+    ("secret", "message"),
     [
-        "",
-        "whsec_",
-        "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
-        "whpk_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
-        "WHSEC_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
-        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLa",
-        "whsec_" + base64.b64encode(bytes(23)).decode(),
-        "whsec_" + base64.b64encode(bytes(65)).decode(),
-        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS",
-        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS-",
-        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n",
-        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2 LaLaSw",
-        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSé",
-        "whsec_whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        ("", PREFIX),
+        ("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", PREFIX),
+        ("WHSEC_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", PREFIX),
+        (" whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", PREFIX),
+        ("whpk_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", f"{PREFIX} (whpk_… is an Ed25519 key)"),
+        ("whsk_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", f"{PREFIX} (whsk_… is an Ed25519 key)"),
+        ("whsec_", f"{LENGTH}0"),
+        ("whsec_" + base64.b64encode(bytes(23)).decode(), f"{LENGTH}23"),
+        ("whsec_" + base64.b64encode(bytes(65)).decode(), f"{LENGTH}65"),
+        ("whsec_" + base64.b64encode(bytes(32)).decode().rstrip("="), "wrong padding: its base64 must end with 1 `=`"),
+        ("whsec_" + base64.b64encode(bytes(31)).decode().rstrip("="), "wrong padding: its base64 must end with 2 `=`"),
+        ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw==", "wrong padding: its base64 must end without `=`"),
+        ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwM", "is incomplete"),
+        ("whsec_MfKQ=r8GKYqrTwjUPD8ILPZIo2LaLaSw", "has `=` at character 11"),
+        ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS-", "not in the URL-safe one"),
+        ("whsec_whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "not in the URL-safe one"),
+        ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n", f"position 39 {ALPHABET}"),
+        ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2 LaLaSw", f"position 33 {ALPHABET}"),
+        ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSé", f"position 38 {ALPHABET}"),
     ],
 )
-def test_what_is_not_a_secret_is_refused(secret: str) -> None:
-    with pytest.raises(ValueError):
+def test_what_is_not_a_secret_is_refused_and_the_message_says_what_is_wrong(secret: str, message: str) -> None:
+    with pytest.raises(ValueError) as refused:
         secret_key(secret)
+    assert message in str(refused.value)
+    assert not any(part in str(refused.value) for part in ("MfKQ", "LaLa", "AAAA"))
+
+
+@given(st.text("AbZ09+/=-_ \n", max_size=60))
+def test_what_is_base64_is_decided_as_by_pythons_strict_decoder(encoded: str) -> None:
+    try:
+        expected = base64.b64decode(encoded, validate=True)
+    except binascii.Error:
+        expected = b""
+    try:
+        key = secret_key("whsec_" + encoded)
+    except ValueError:
+        key = b""
+    assert key == (expected if 24 <= len(expected) <= 64 else b"")

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -104,9 +105,19 @@ def _runs(program: Path, who: Identity) -> bool:
 
 
 class PostgresServer:
-    """One server with a data directory of its own; keeps its port over restarts. `fsync` is on."""
+    """One server with a data directory of its own; keeps its port over restarts. `fsync` is on.
 
-    def __init__(self, log: Path, *, port: int | None = None, binaries_in: Path | None = None) -> None:
+    `options` are server settings that replace those for tests or come on top.
+    """
+
+    def __init__(
+        self,
+        log: Path,
+        *,
+        port: int | None = None,
+        binaries_in: Path | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
         self.port = port or free_port()
         self._log = log
         self._who = identity()
@@ -118,7 +129,8 @@ class PostgresServer:
         self.directory = Path(tempfile.mkdtemp(prefix="everhook-pg-"))
         if self._who.user is not None and self._who.group is not None:
             os.chown(self.directory, self._who.user, self._who.group)
-        self.process = self._make("postgres", ["postgres", "-D", str(self.data), "-p", str(self.port), *_flags()], log)
+        flags = _flags({**_OPTIONS, **(options or {})})
+        self.process = self._make("postgres", ["postgres", "-D", str(self.data), "-p", str(self.port), *flags], log)
 
     def _make(self, name: str, command: list[str], log: Path) -> Process:
         return Process(
@@ -225,5 +237,5 @@ class PostgresServer:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def _flags() -> list[str]:
-    return [part for name, value in _OPTIONS.items() for part in ("-c", f"{name}={value}")]
+def _flags(options: Mapping[str, str]) -> list[str]:
+    return [part for name, value in options.items() for part in ("-c", f"{name}={value}")]

@@ -31,6 +31,7 @@ _DYNAMIC_CONFIG = {
     "matching.numTaskqueueWritePartitions": "1",
     "matching.useNewMatcher": "true",
     "matching.enableFairness": "true",
+    "history.hostLevelCacheMaxSize": "2000",
 }
 _SQLITE_PRAGMAS = {"journal_mode": "WAL", "synchronous": "NORMAL"}
 

@@ -88,6 +88,22 @@ async def test_an_endpoint_from_creation_to_deletion(everhook: Everhook, at: str
     assert (await everhook("endpoints", "show", gid)).status == 1
 
 
+async def test_the_url_of_an_endpoint_is_never_taken_for_that_of_the_api(
+    everhook: Everhook, live: Live, at: str, path: str, channel: str
+) -> None:
+    """The API key goes to the API's address, and a customer's URL must not become that."""
+    gid = (await make_endpoint(everhook, at, channel))["endpointGid"]
+    moved = f"{at}/moved"
+    changed = await everhook.json("endpoints", "update", gid, "--url", moved)
+    assert changed["url"] == moved
+    made = await everhook.json("endpoints", "create", "--url", moved)
+    assert made["url"] == moved
+    for command in (["endpoints", "show", gid], ["endpoints", "create", at], ["status"], ["publish", channel, "{}"]):
+        refused = await everhook(*command, "--url", moved)
+        assert refused.status == 2 and ("--url" in refused.err or "once" in refused.err)
+    assert live.receiver.at(path) == live.receiver.at(f"{path}/moved") == []
+
+
 async def test_every_command_to_a_circuit_is_answered_with_the_new_state(
     everhook: Everhook, at: str, channel: str
 ) -> None:
@@ -152,10 +168,10 @@ async def test_waiting_for_what_is_not_delivered_ends_with_status_1(
 
 async def test_the_same_idempotency_key_publishes_once(everhook: Everhook, at: str, channel: str) -> None:
     await make_endpoint(everhook, at, channel)
-    first = await publish(everhook, channel, "{}", "--key", "k")
-    again = await publish(everhook, channel, "{}", "--key", "k")
+    first = await publish(everhook, channel, "{}", "--idempotency-key", "k")
+    again = await publish(everhook, channel, "{}", "--idempotency-key", "k")
     assert (again["messageGid"], again["duplicate"]) == (first["messageGid"], True)
-    other = await everhook("publish", channel, "[]", "--type", "order.created", "--key", "k")
+    other = await everhook("publish", channel, "[]", "--type", "order.created", "--idempotency-key", "k")
     assert other.status == 1 and "(409)" in other.err
 
 
@@ -354,14 +370,14 @@ def pretend(live: Live) -> Iterator[Callable[[str, int, Any], None]]:
 async def test_status_with_temporal_down_is_wrong(plain: Everhook, live: Live, pretend: Any) -> None:
     pretend("/readyz", 200, READY | {"temporal": "down"})
     pretend("/v1/health/overview", 200, overview())
-    result = await plain("status", "--url", live.receiver.url)
+    result = await plain("status", "--api-url", live.receiver.url)
     assert result.status == 1
     assert "✗ Temporal" in result.out and "1 wrong" in result.out
 
 
 async def test_status_with_the_database_down_asks_it_nothing_more(plain: Everhook, live: Live, pretend: Any) -> None:
     pretend("/readyz", 503, READY | {"ready": False, "database": "down"})
-    result = await plain("status", "--url", live.receiver.url, "--json")
+    result = await plain("status", "--api-url", live.receiver.url, "--json")
     assert result.status == 1
     assert [finding["name"] for finding in result.json["findings"]][-1] == "Temporal"
 
@@ -369,7 +385,7 @@ async def test_status_with_the_database_down_asks_it_nothing_more(plain: Everhoo
 async def test_status_tells_what_the_overview_tells(plain: Everhook, live: Live, pretend: Any) -> None:
     pretend("/readyz", 200, READY)
     pretend("/v1/health/overview", 200, overview(successRate=0.5, oldest="2026-01-31T12:00:00Z"))
-    result = await plain("status", "--url", live.receiver.url, "--json")
+    result = await plain("status", "--api-url", live.receiver.url, "--json")
     findings = {finding["name"]: finding for finding in result.json["findings"]}
     assert findings["success rate"]["level"] == "warning"
     assert "50.0% of 10 attempts" in findings["success rate"]["detail"]
@@ -395,7 +411,7 @@ async def test_status_tells_of_deliveries_that_do_not_go_on(
     late = {"overdue": {"count": 420, "oldestAcceptedAt": "2026-01-31T12:00:00Z"}}
     minutes = [{"attempts": 50}] * 57 + [{"attempts": attempts}] * 3
     pretend("/v1/health/overview", 200, overview() | late | {"series": minutes})
-    result = await plain("status", "--url", live.receiver.url, "--json")
+    result = await plain("status", "--api-url", live.receiver.url, "--json")
     (found,) = (finding for finding in result.json["findings"] if finding["name"] == "overdue")
     assert found["level"] == level and "420 deliveries" in found["detail"] and told in found["mend"]
 
@@ -452,14 +468,14 @@ async def test_a_key_that_is_refused_is_said_with_where_it_is_from(
 
 
 async def test_an_api_that_does_not_run_is_status_3_and_says_how_to_start_it(plain: Everhook) -> None:
-    result = await plain("channels", "list", "--url", "http://127.0.0.1:1")
+    result = await plain("channels", "list", "--api-url", "http://127.0.0.1:1")
     assert result.status == 3
-    assert "nothing listens at http://127.0.0.1:1 (from --url)" in result.err and "`everhook dev`" in result.err
+    assert "nothing listens at http://127.0.0.1:1 (from --api-url)" in result.err and "`everhook dev`" in result.err
 
 
 async def test_something_else_at_that_address_is_told_from_everhook(plain: Everhook, live: Live) -> None:
     live.receiver.respond(Response(404, b"<html>"))
-    result = await plain("channels", "list", "--url", live.receiver.url)
+    result = await plain("channels", "list", "--api-url", live.receiver.url)
     live.receiver.respond(200)
     assert result.status == 1 and "not as Everhook does" in result.err
 
@@ -492,7 +508,7 @@ async def test_what_an_endpoint_answers_does_not_reach_the_terminal_as_it_is(
 async def test_what_the_api_itself_says_does_not_reach_the_terminal_as_it_is(plain: Everhook, live: Live) -> None:
     problem = json.dumps({"title": HOSTILE, "detail": HOSTILE, "errors": [{"field": HOSTILE, "message": HOSTILE}] * 2})
     live.receiver.respond(Response(422, problem.encode(), (("content-type", "application/problem+json"),)))
-    result = await plain("channels", "list", "--url", live.receiver.url)
+    result = await plain("channels", "list", "--api-url", live.receiver.url)
     live.receiver.respond(200)
     assert result.status == 1
     assert_harmless(result.err)
@@ -514,7 +530,7 @@ async def test_no_field_of_an_answer_reaches_the_terminal_as_it_is(
     plain: Everhook, live: Live, pretend: Any, path: str, shape: Any, arguments: list[str]
 ) -> None:
     pretend(path, 200, hostile(shape))
-    result = await plain(*arguments, "--url", live.receiver.url)
+    result = await plain(*arguments, "--api-url", live.receiver.url)
     assert "[bold red]x[/] :boom:" in result.out
     assert_harmless(result.out)
 
@@ -554,6 +570,46 @@ async def _publish_and_reject(everhook: Everhook, channel: str, payload: str) ->
     for gid in gids:
         await everhook("deliveries", "watch", gid)
     return gids
+
+
+async def test_a_batch_that_is_not_there_is_not_said_to_go_on(everhook: Everhook) -> None:
+    result = await everhook("dead-letters", "batch", "bat_nope")
+    assert result.status == 1
+    assert "(404)" in result.err and "goes on" not in result.err
+
+
+async def test_deliveries_are_listed_by_the_url_of_their_endpoint(
+    everhook: Everhook, live: Live, at: str, channel: str
+) -> None:
+    await make_endpoint(everhook, at, channel, "--description", f"the books of {channel}")
+    (sent,) = (await publish(everhook, channel))["deliveries"]
+    for endpoint in (at, f"the books of {channel}"):
+        listed = await everhook.json("deliveries", "list", "--endpoint", endpoint)
+        assert [one["deliveryGid"] for one in listed] == [sent["deliveryGid"]]
+    several = await everhook("deliveries", "list", "--endpoint", "http://")
+    assert several.status == 1 and "several endpoints match" in several.err
+
+
+async def test_a_channel_that_is_not_there_is_told_with_the_command_that_creates_it(
+    everhook: Everhook, at: str
+) -> None:
+    published = await everhook("publish", "nowhere", "{}", "--type", "a")
+    assert published.status == 1 and "`everhook channels create nowhere`" in published.err
+    endpoint = await everhook.json("endpoints", "create", at)
+    for command in (
+        ["endpoints", "create", at, "--channel", "nowhere"],
+        ["subscriptions", "create", endpoint["endpointGid"], "nowhere"],
+    ):
+        refused = await everhook(*command)
+        assert refused.status == 1 and "`everhook channels create NAME`" in refused.err
+
+
+async def test_without_a_key_or_an_api_it_is_told_how_to_find_those_of_another_data_directory(
+    plain: Everhook, live: Live
+) -> None:
+    for url, status in ((live.url, 1), ("http://127.0.0.1:1", 3)):
+        result = await plain("channels", "list", "--api-url", url)
+        assert result.status == status and "`. DIR/environment`" in result.err
 
 
 async def test_nothing_but_json_is_on_standard_output_also_where_it_fails(everhook: Everhook) -> None:

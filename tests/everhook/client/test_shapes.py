@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from api import health_schemas, schemas
-from api.routers.health import Readiness
+from api.readiness import Readiness
 from everhook.client import dead_letters, deliveries, endpoints, options, shapes
 from everhook.contracts import DeadLetterReason, DeliveryStatus
 from everhook.envelope import BodyFormat
@@ -69,4 +69,6 @@ def _may_be_null(kind: Any) -> bool:
 def _choices(kind: Any) -> tuple[str, ...]:
     if get_origin(kind) is Literal:
         return get_args(kind)
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return tuple(kind)
     return next((found for part in get_args(kind) if (found := _choices(part))), ())

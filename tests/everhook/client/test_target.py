@@ -97,7 +97,7 @@ def test_a_profile_that_is_not_there_is_named_with_those_that_are() -> None:
     ["", "127.0.0.1:8080", "ftp://x", "http://", "http://x:0:1", "http://u:p@x", "http://x/?a=b", "http://x\x1b[2J/"],
 )
 def test_what_is_no_address_is_refused_and_says_where_it_is_from(url: str) -> None:
-    with pytest.raises(Unusable, match="--url"):
+    with pytest.raises(Unusable, match="--api-url"):
         found(url)
 
 
@@ -160,7 +160,7 @@ async def set_profile(everhook: Everhook, monkeypatch: pytest.MonkeyPatch, name:
     os.close(writing)
     with os.fdopen(reading) as stdin:
         monkeypatch.setattr("sys.stdin", stdin)
-        await everhook.ok("profile", "set", name, "--url", f"https://{name}.test")
+        await everhook.ok("profile", "set", name, "--api-url", f"https://{name}.test")
 
 
 async def test_a_config_file_that_others_can_read_is_warned_of(plain: Everhook) -> None:

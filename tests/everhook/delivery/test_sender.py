@@ -67,6 +67,7 @@ class Failing(EgressClient):
         body: bytes,
         timeout: timedelta,
         tls: TlsExtras | None = None,
+        tenant: str = "",
     ) -> Exchange:
         raise self._error
 

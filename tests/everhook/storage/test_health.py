@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import threading
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -11,8 +12,8 @@ from sqlalchemy import event, text
 
 from everhook.circuit import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus
-from everhook.health import DAY, HOUR, Level, Tally, Window
-from everhook.storage import endpoints
+from everhook.health import DAY, HOUR, Health, Level, Tally, Window, judge
+from everhook.storage import endpoints, health_board
 from everhook.storage.health import EndpointHealth, endpoint_health
 from everhook.storage.health_board import HealthBoard, Overview
 from everhook.storage.standing import standing
@@ -255,3 +256,19 @@ async def test_what_waits_is_counted_by_an_index_that_holds_nothing_else(
         plan = await session.execute(text("EXPLAIN QUERY PLAN " + re.sub(r"\?", "1", statement)))
         details = [row.detail for row in plan]
         assert any(f"INDEX {index} " in f"{detail} " for detail in details), details
+
+
+async def test_the_event_loop_goes_on_while_many_endpoints_are_scored(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Judging each takes some microseconds, and there may be tens of thousands."""
+    scored_in: list[str] = []
+
+    def judged(*counts: Any) -> Health:
+        scored_in.append(threading.current_thread().name)
+        return judge(*counts)
+
+    await minute(store, await store.endpoint(), now(), delivered=1)
+    monkeypatch.setattr(health_board, "judge", judged)
+    await overview(store)
+    assert scored_in and threading.current_thread().name not in scored_in

@@ -105,4 +105,5 @@ def test_every_sealed_column_is_in_the_list() -> None:
         "endpoint_secret.secret",
         "endpoint.tls_key",
         "receipt_key.seed",
+        "idempotent_response.response",
     }

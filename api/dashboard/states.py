@@ -1,0 +1,105 @@
+"""How states read and look: words, and tones that the stylesheet colours.
+
+Each table names every member of its enumeration, or every one of those that can occur there; `tests/test_tables.py`
+finds one that is missing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from everhook.circuit import CircuitState, Hold
+from everhook.contracts import DeadLetterReason, DeliveryStatus, Verdict
+from everhook.events import EventKind
+from everhook.health import Level
+from everhook.storage.tables import Circuit
+
+OK, INFO, WARN, PARK, BAD, IDLE = "ok", "info", "warn", "park", "bad", "idle"
+
+DELIVERY_TONES = {
+    DeliveryStatus.ACCEPTED: INFO,
+    DeliveryStatus.SENDING: INFO,
+    DeliveryStatus.RETRYING: WARN,
+    DeliveryStatus.PARKED: PARK,
+    DeliveryStatus.DELIVERED: OK,
+    DeliveryStatus.DEAD_LETTERED: BAD,
+    DeliveryStatus.DISCARDED: IDLE,
+}
+VERDICT_TONES = {
+    Verdict.DELIVERED: OK,
+    Verdict.RETRY: WARN,
+    Verdict.REJECTED: BAD,
+    Verdict.PARKED: PARK,
+}
+LEVEL_TONES = {Level.HEALTHY: OK, Level.DEGRADED: WARN, Level.FAILING: BAD, Level.IDLE: IDLE}
+HOLD_TONES = {Hold.PAUSED: PARK, Hold.DISABLED: BAD}
+OTHER_TONES = {
+    "active": OK, "expired": IDLE, "revoked": BAD,
+    "running": INFO, "completed": OK, "failed": BAD,
+}  # fmt: skip
+"""Of keys and of batches."""
+
+_TABLES: tuple[Mapping[Any, str], ...] = (DELIVERY_TONES, VERDICT_TONES, LEVEL_TONES, HOLD_TONES, OTHER_TONES)
+TONES: Mapping[str, str] = {str(state): tone for table in _TABLES for state, tone in table.items()}
+
+WORDS: Mapping[str, str] = {DeliveryStatus.DEAD_LETTERED: "dead letter", Verdict.RETRY: "failed"}
+"""Of states that go by another name in pages."""
+
+CIRCUIT_WORDS = {CircuitState.CLOSED: "closed", CircuitState.OPEN: "open", CircuitState.HALF_OPEN: "half-open"}
+
+REASONS = {
+    DeadLetterReason.EXHAUSTED: "every attempt failed",
+    DeadLetterReason.REJECTED: "the endpoint refused it",
+    DeadLetterReason.BLOCKED: "the address is not allowed",
+    DeadLetterReason.CIRCUIT_OPEN: "the circuit stayed open",
+    DeadLetterReason.ENDPOINT_DISABLED: "the endpoint is disabled",
+    DeadLetterReason.ENDPOINT_DELETED: "the endpoint was deleted",
+    DeadLetterReason.PAYLOAD_ERASED: "the payload was erased",
+}
+
+WAITING_FOR = {
+    DeliveryStatus.ACCEPTED: (
+        "Its first attempt is under way, or it waits for its workflow. If this lasts, Temporal or its workers are away."
+    ),
+    DeliveryStatus.SENDING: "An attempt is being made.",
+    DeliveryStatus.RETRYING: "The last attempt failed; the next is on the schedule.",
+    DeliveryStatus.PARKED: "The endpoint's circuit is open, or it is paused or disabled. It is sent when that ends.",
+    DeliveryStatus.DELIVERED: "",
+    DeliveryStatus.DEAD_LETTERED: "No attempt is due. Replay it to begin a new round, or discard it.",
+    DeliveryStatus.DISCARDED: "",
+}
+
+
+@dataclass(frozen=True)
+class CircuitEvent:
+    """What happened to an endpoint; `state` is that of its circuit from then on."""
+
+    what: str
+    state: str
+    tone: str
+
+
+CIRCUIT_EVENTS = {
+    EventKind.CIRCUIT_OPENED: CircuitEvent("Circuit opened", "open", BAD),
+    EventKind.CIRCUIT_CLOSED: CircuitEvent("Circuit closed", "closed", OK),
+    EventKind.ENDPOINT_PAUSED: CircuitEvent("Paused", "paused", PARK),
+    EventKind.ENDPOINT_RESUMED: CircuitEvent("Resumed", "closed", OK),
+    EventKind.ENDPOINT_DISABLED: CircuitEvent("Disabled", "disabled", BAD),
+    EventKind.ENDPOINT_ENABLED: CircuitEvent("Enabled", "closed", OK),
+}
+
+
+def tone(state: str) -> str:
+    return TONES.get(state, IDLE)
+
+
+def word(state: str) -> str:
+    return WORDS.get(state, state)
+
+
+def endpoint_state(circuit: Circuit, level: Level) -> str:
+    """One word for an endpoint: what an operator did to it; else `failing` while its circuit does not let messages
+    through; else how well it does."""
+    if circuit.hold is not None:
+        return circuit.hold.value
+    return (level if circuit.state is CircuitState.CLOSED else Level.FAILING).value

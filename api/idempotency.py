@@ -1,0 +1,160 @@
+"""`Idempotency-Key` on calls that create something or start a replay: the same key and call get the same response for
+24 hours. Publishing has keys of its own, which hold for longer: see `everhook/storage/messages.py`.
+"""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Annotated, TypeVar
+
+from fastapi import Depends, Header, Request, Response
+from pydantic import BaseModel
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from api.dependencies import Principal, Services, ServicesDep
+from api.problems import Problem, conflict, invalid, malformed
+from everhook.keyring import CannotOpen
+from everhook.storage import idempotency
+from everhook.storage.idempotency import Call
+from everhook.storage.reach import Reach
+
+HEADER = "Idempotency-Key"
+REPLAYED = "Idempotent-Replayed"
+RETRY_AFTER_S = 5
+
+_KEY = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
+
+Model = TypeVar("Model", bound=BaseModel)
+
+IdempotencyKey = Annotated[str | None, Header(alias=HEADER, description="1 to 255 characters, new for each call.")]
+
+
+class AnsweredBefore(Exception):
+    """The call was answered before; `response` is what it was answered."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__("answered before")
+        self.response = response
+
+
+class _Taken(Exception):
+    """Another call has claimed the key meanwhile."""
+
+
+@dataclass(frozen=True)
+class Once:
+    """Carries out a call once, if it came with a key. Without `call` it adds nothing."""
+
+    services: Services | None = None
+    call: Call | None = None
+
+    @asynccontextmanager
+    async def writing(self, store: Reach) -> AsyncIterator[AsyncSession]:
+        """A transaction that creates something; `keep` its response before it ends."""
+        try:
+            async with store.writing() as session:
+                if self.call is not None and not await idempotency.claim(session, self.call):
+                    raise _Taken
+                yield session
+        except _Taken:
+            await self.raise_if_answered()
+            raise _under_way() from None
+
+    @asynccontextmanager
+    async def asking(self, store: Reach) -> AsyncIterator[None]:
+        """For what Temporal carries out: the key is claimed first, and released where the block fails."""
+        if self.call is None:
+            yield
+            return
+        async with self.writing(store):
+            pass
+        try:
+            yield
+        except Exception:
+            with suppress(Exception):
+                async with store.writing() as session:
+                    await idempotency.release(session, self.call)
+            raise
+
+    async def keep(
+        self, session: AsyncSession, response: Model, status: HTTPStatus, tenant_gid: str | None = None
+    ) -> Model:
+        """Keep the response to the call. `tenant_gid`: whose things it shows. Returns the response."""
+        if self.call is not None and self.services is not None:
+            body = response.model_dump_json(by_alias=True)
+            await idempotency.keep(session, self.services.keyring, self.call, status, body, tenant_gid)
+        return response
+
+    async def keep_asked(self, store: Reach, response: Model, status: HTTPStatus, tenant_gid: str | None) -> Model:
+        """The same in a transaction of its own."""
+        if self.call is not None:
+            async with store.writing() as session:
+                await self.keep(session, response, status, tenant_gid)
+        return response
+
+    async def raise_if_answered(self) -> None:
+        """Raise AnsweredBefore, or a Problem where the key stands for another call or for one that is under way."""
+        if self.call is None or self.services is None:
+            return
+        try:
+            async with self.services.database.read_connection() as connection:
+                kept = await idempotency.find(connection, self.services.keyring, self.call)
+        except CannotOpen as error:
+            raise conflict(f"{HEADER}: the response kept for this key cannot be read; use another key.") from error
+        if kept is None:
+            return
+        if kept.request_sha256 != self.call.request_sha256:
+            raise conflict(f"{HEADER}: was used for another call. Nothing was changed.")
+        if kept.body is None or kept.status_code is None:
+            raise _under_way()
+        headers = {REPLAYED: "true"}
+        raise AnsweredBefore(Response(kept.body, kept.status_code, headers, media_type="application/json"))
+
+
+NOT_KEYED = Once()
+"""For callers of route functions that have no request."""
+
+
+async def _once(
+    request: Request, services: ServicesDep, caller: Principal, idempotency_key: IdempotencyKey = None
+) -> Once:
+    if idempotency_key is None:
+        return NOT_KEYED
+    check_key(request, idempotency_key)
+    body = await request.body()
+    target = f"{request.method} {request.url.path}?{request.url.query}"
+    once = Once(services, Call.of(caller.tenant_gid or "", idempotency_key, target.encode(), body))
+    await once.raise_if_answered()
+    return once
+
+
+def check_key(request: Request, key: str, at_most: int = 255) -> None:
+    """Raise 400 for two headers, 422 for a key that is too long or has control characters."""
+    refuse_second(request)
+    if not _KEY.fullmatch(key) or len(key) > at_most:
+        raise invalid(HEADER, f"takes 1 to {at_most} characters, none of them a control character")
+
+
+def refuse_second(request: Request) -> None:
+    """Raise 400 for two headers: which of them is meant?"""
+    if len(request.headers.getlist(HEADER)) > 1:
+        raise malformed("was sent more than once", HEADER)
+
+
+async def answer_again(_request: Request, error: Exception) -> Response:
+    """The handler of AnsweredBefore."""
+    assert isinstance(error, AnsweredBefore)
+    return error.response
+
+
+def _under_way() -> Problem:
+    return Problem(
+        HTTPStatus.CONFLICT,
+        f"{HEADER}: a call with this key is under way, or was cut off a moment ago. Try again.",
+        headers={"retry-after": str(RETRY_AFTER_S)},
+    )
+
+
+OnceDep = Annotated[Once, Depends(_once)]

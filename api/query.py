@@ -1,0 +1,77 @@
+"""Query parameters: an unknown one is refused, else `?stauts=parked` would list everything. One that is a filter may be
+given several times and means any of its values; any other is given once."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Annotated, Any, TypeVar, get_args, get_origin
+
+from fastapi import Query, Request
+
+from api.problems import invalid
+
+MAX_VALUES = 20
+_DIGITS = re.compile(r"-?[0-9]{1,20}")
+
+Value = TypeVar("Value")
+Several = Annotated[
+    list[Value] | None, Query(max_length=MAX_VALUES, description="Given several times: any of the values.")
+]
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    takes_several: bool
+    is_number: bool
+
+
+_known: dict[Callable[..., Any], dict[str, _Parameter]] = {}
+
+
+def several(values: Sequence[Value] | None) -> tuple[Value, ...] | None:
+    """The values of a filter, None where it was not given."""
+    return tuple(dict.fromkeys(values)) if values else None
+
+
+def check_query(request: Request) -> None:
+    """Raise 422 for a parameter that the operation does not have, one that is given too often, and for a number that is
+    not written in digits: pydantic would take `1_0` and `1.0`."""
+    if not request.scope["query_string"]:
+        return
+    known, given = _parameters(request), request.query_params.multi_items()
+    for name, count in Counter(name for name, _ in given).items():
+        if name not in known:
+            close = get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(known) or 'none'}"
+            raise invalid(name[:100], f"is not a parameter of this call; {hint}")
+        if count > 1 and not known[name].takes_several:
+            raise invalid(name, "is given more than once")
+    for name, value in given:
+        if known[name].is_number and not _DIGITS.fullmatch(value):
+            raise invalid(name, "is not a whole number in digits")
+
+
+def _parameters(request: Request) -> dict[str, _Parameter]:
+    """The query parameters of the operation that was called."""
+    route = request.scope["route"]
+    found = _known.get(route.endpoint)
+    if found is None:
+        found = _known[route.endpoint] = {
+            field.alias: _Parameter(
+                _mentions(field.field_info.annotation, list), _mentions(field.field_info.annotation, int)
+            )
+            for field in _fields(route.dependant)
+        }
+    return found
+
+
+def _fields(dependant: Any) -> Iterator[Any]:
+    yield from dependant.query_params
+    for dependency in dependant.dependencies:
+        yield from _fields(dependency)
+
+
+def _mentions(annotation: Any, kind: type) -> bool:
+    return kind in (annotation, get_origin(annotation)) or any(_mentions(part, kind) for part in get_args(annotation))

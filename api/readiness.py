@@ -1,0 +1,50 @@
+"""Whether this process can accept messages: what `/readyz` says."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Literal
+
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
+from temporalio.client import Client
+
+from api.schemas import ApiModel
+from everhook.storage.engine import Database
+from everhook.storage.kept import Kept
+
+CHECK_TIMEOUT_S = 2.0
+CHECK_EVERY_S = 1.0
+
+State = Literal["ok", "down"]
+
+
+class Readiness(ApiModel):
+    """`ready`: can accept messages. That takes the database alone; with Temporal down, deliveries wait."""
+
+    ready: bool
+    database: State
+    temporal: State
+
+
+ReadinessCheck = Kept[None, Readiness]
+
+
+def readiness_check(database: Database, temporal: Client) -> ReadinessCheck:
+    """Checks the dependencies once a second (single flight), however many ask: it takes no key to ask."""
+
+    async def check(_: None) -> Readiness:
+        of_database, of_temporal = await asyncio.gather(_state(database.ping()), _state(_described(temporal)))
+        return Readiness(ready=of_database == "ok", database=of_database, temporal=of_temporal)
+
+    return Kept(check, CHECK_EVERY_S)
+
+
+async def _described(temporal: Client) -> None:
+    await temporal.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=temporal.namespace))
+
+
+async def _state(check: Awaitable[None]) -> State:
+    try:
+        await asyncio.wait_for(check, CHECK_TIMEOUT_S)
+    except Exception:
+        return "down"
+    return "ok"

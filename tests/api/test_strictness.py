@@ -1,0 +1,247 @@
+"""What is not exactly what a call takes is refused, in words that help: types, parameters, cursors, JSON."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from sqlmodel import SQLModel
+from starlette.requests import Request
+
+from api import patterns, schemas
+from api.dependencies import PageRequest, _list_tag
+from api.main import create_app
+from api.routers import api_keys, tenants
+from everhook.settings import Settings
+from everhook.storage import tables  # noqa: F401 - the models
+from tests.api.driving import JSON, ON_SHARED, UNKNOWN_SUFFIX, Api, assert_problem, ok
+from tests.api.walking import operations
+
+DOCUMENT = create_app(Settings(dev=True)).openapi()
+OPERATIONS = {operation.name: operation for operation in operations(DOCUMENT)}
+QUERIES = {
+    name: [parameter for parameter in operation.spec.get("parameters", []) if parameter["in"] == "query"]
+    for name, operation in OPERATIONS.items()
+}
+LISTS = [name for name, parameters in QUERIES.items() if any(each["name"] == "cursor" for each in parameters)]
+BODIES = [
+    model
+    for module in (schemas, api_keys, tenants)
+    for model in vars(module).values()
+    if isinstance(model, type) and issubclass(model, BaseModel) and model.__name__.endswith(("In", "Patch", "Settings"))
+] + [schemas.Policy, schemas.Exponential, schemas.SecretRotation, schemas.BulkRequest, schemas.Decision]
+BENT: dict[str, list[Any]] = {
+    "integer": [True, "5", 5.5, "5.0"],
+    "number": [True, "5", "1e3"],
+    "boolean": [1, 0, "true", "yes", "off"],
+    "string": [1, True, 1.5],
+    "date-time": [1_700_000_000, -1, True, "1700000000", "-1", "2026-01-31", "yesterday", "20260131T120000Z"],
+}
+
+
+def leaves(schema: Any, document: JSON) -> Iterator[JSON]:
+    """The schemas of scalars that a schema is made of."""
+    if not isinstance(schema, dict):
+        return
+    if "$ref" in schema:
+        yield from leaves(document[schema["$ref"].rpartition("/")[2]], document)
+        return
+    for part in (*schema.get("anyOf", []), schema.get("items")):
+        yield from leaves(part, document)
+    if schema.get("type") in ("integer", "number", "boolean", "string"):
+        yield schema
+
+
+def fields_of(model: type[BaseModel]) -> Iterator[tuple[str, str]]:
+    """A field, and one of the types that it takes."""
+    schema = model.model_json_schema()
+    for name, field in schema.get("properties", {}).items():
+        for leaf in leaves(field, schema.get("$defs", {})):
+            if "enum" not in leaf and "const" not in leaf:
+                yield name, "date-time" if leaf.get("format") == "date-time" else str(leaf["type"])
+
+
+FIELDS = sorted({(model.__name__, name, kind) for model in BODIES for name, kind in fields_of(model)})
+MODELS = {model.__name__: model for model in BODIES}
+
+
+@pytest.mark.parametrize(("model", "field", "kind"), FIELDS)
+def test_no_type_is_bent_into_another(model: str, field: str, kind: str) -> None:
+    """The value alone and as the one item of a list: whichever the field takes must refuse it."""
+    alias = {f.alias or name: f for name, f in MODELS[model].model_fields.items()}
+    adapter: TypeAdapter[Any] = TypeAdapter(alias[field].rebuild_annotation())
+    for value in BENT[kind]:
+        for written in (value, [value]):
+            with pytest.raises(ValidationError):
+                adapter.validate_python(written)
+
+
+def test_the_walk_over_types_meets_them_all() -> None:
+    assert {kind for _, _, kind in FIELDS} == set(BENT)
+    assert ("EndpointIn", "rateLimit", "number") in FIELDS
+    assert ("Policy", "delaysSeconds", "number") in FIELDS
+
+
+@ON_SHARED
+@pytest.mark.parametrize(
+    ("path", "body", "named"),
+    [
+        ("/v1/channels", {"name": "a", "policy": {"delaysSeconds": [True]}}, "policy.delaysSeconds[0]"),
+        ("/v1/channels", {"name": "a", "policy": {"timeoutSeconds": "5"}}, "policy.timeoutSeconds"),
+        ("/v1/endpoints", {"url": "https://example.com/", "rateLimit": True}, "rateLimit"),
+        ("/v1/endpoints/ep_1/secret/rotate", {"gracePeriodSeconds": "60"}, "gracePeriodSeconds"),
+        ("/v1/api-keys", {"name": "a", "scopes": ["read"], "expiresAt": 4102444800}, "expiresAt"),
+        ("/v1/dead-letters/replay", {"statusCode": "503"}, "statusCode"),
+        ("/v1/dead-letters/replay", {"dryRun": 1}, "dryRun"),
+    ],
+)
+async def test_a_bent_type_is_named(shared: Api, path: str, body: JSON, named: str) -> None:
+    assert_problem(await shared.post(path, body), 422, named)
+
+
+@pytest.mark.parametrize("name", [name for name, parameters in QUERIES.items() if parameters])
+def test_numbers_from_outside_are_bounded(name: str) -> None:
+    """A number beyond 64 bits is an error of the database's, and not the caller's 422."""
+    for parameter in QUERIES[name]:
+        for leaf in leaves(parameter["schema"], DOCUMENT["components"]["schemas"]):
+            if leaf["type"] in ("integer", "number"):
+                assert leaf["maximum"] < 2**63 and leaf["minimum"] >= -(2**63), parameter["name"]
+
+
+@pytest.mark.parametrize("model", BODIES)
+def test_numbers_in_bodies_are_bounded(model: type[BaseModel]) -> None:
+    schema = model.model_json_schema()
+    for name, field in schema.get("properties", {}).items():
+        for leaf in leaves(field, schema.get("$defs", {})):
+            if leaf["type"] in ("integer", "number"):
+                assert leaf["maximum"] < 2**63, name
+                assert "minimum" in leaf or "exclusiveMinimum" in leaf, name
+
+
+SMALL = {
+    "attempt.duration_ms", "attempt.number", "attempt.response_size", "attempt.round", "attempt.status_code",
+    "delivery.attempts", "delivery.last_status_code", "delivery.round", "idempotent_response.status_code",
+    "receipt.number", "receipt.round", "receipt_hash.level", "subscription.cost",
+}  # fmt: skip
+"""Columns that no traffic makes outgrow 32 bits: what one attempt or one delivery is, and what has a limit."""
+
+
+def test_what_grows_with_traffic_has_64_bits() -> None:
+    narrow = {
+        f"{table.name}.{column.name}"
+        for table in SQLModel.metadata.sorted_tables
+        for column in table.columns
+        if column.type.python_type is int and type(column.type).__name__ != "BigInteger"
+    }
+    assert narrow == SMALL
+
+
+@ON_SHARED
+@pytest.mark.parametrize(
+    "value", [str(2**31), str(2**63 - 1), str(2**63), "9" * 30, "-1", "1_0", "1.0", "+1", " 1", "\u0661"]
+)
+async def test_no_number_in_a_query_is_more_than_the_database_takes(shared: Api, value: str) -> None:
+    for path, name in (
+        ("/v1/receipts/consistency?to=1&from=", "from"),
+        ("/v1/receipts/consistency?from=1&to=", "to"),
+        (f"/v1/receipts/rcp_{UNKNOWN_SUFFIX}/bundle?since=", "since"),
+        ("/v1/endpoints?limit=", "limit"),
+        ("/v1/health/overview?limit=", "limit"),
+        ("/v1/dead-letters?statusCode=", "statusCode"),
+    ):
+        response = await shared.http.get(path + quote(value))
+        assert response.status_code in (404, 422), response.text
+        if not value.isascii() or not value.isdigit():
+            assert_problem(response, 422, name)
+
+
+@ON_SHARED
+@pytest.mark.parametrize("key", ["9" * 30, str(2**63), "-1", "a"])
+async def test_a_cursor_of_checkpoints_is_a_size(shared: Api, key: str) -> None:
+    """Anyone who reads the code can make a cursor."""
+    scope = {"type": "http", "path": "/v1/receipts/checkpoints", "query_string": b"", "headers": [], "scheme": "http",
+             "server": ("everhook.test", 80), "root_path": ""}  # fmt: skip
+    page = PageRequest(1, None, _list_tag(Request(scope)))
+
+    assert_problem(await shared.get("/v1/receipts/checkpoints", cursor=page.next_cursor(key)), 422, "cursor")
+    assert ok(await shared.get("/v1/receipts/checkpoints", cursor=page.next_cursor("7")))["data"] == []
+
+
+@ON_SHARED
+@pytest.mark.parametrize("name", OPERATIONS)
+async def test_no_operation_ignores_a_parameter_that_it_does_not_know(shared: Api, name: str) -> None:
+    operation = OPERATIONS[name]
+    path = operation.path.replace("{gid}", "x").replace("{name}", "x").replace("{command}", "pause")
+
+    response = await shared.http.request(operation.method, path, params={"stauts": "parked"})
+
+    problem = assert_problem(response, 422, "stauts")
+    if any(parameter["name"] == "status" for parameter in QUERIES[name]):
+        assert "did you mean status?" in problem["detail"]
+
+
+@ON_SHARED
+@pytest.mark.parametrize("name", LISTS)
+async def test_a_parameter_that_has_one_value_is_given_once(shared: Api, name: str) -> None:
+    path = OPERATIONS[name].path
+    for parameter in QUERIES[name]:
+        several = "array" in json.dumps(parameter["schema"])
+        if not several:
+            response = await shared.http.get(f"{path}?{parameter['name']}=1&{parameter['name']}=2")
+            assert_problem(response, 422, parameter["name"])
+
+
+@ON_SHARED
+async def test_a_filter_has_no_more_than_twenty_values(shared: Api) -> None:
+    response = await shared.http.get("/v1/messages?" + "&".join(f"channel=c{number}" for number in range(21)))
+
+    assert_problem(response, 422, "channel")
+
+
+@ON_SHARED
+@pytest.mark.parametrize("value", ["-1", "1700000000", "1e9", "2026-01-31", "20260131T120000Z", "now", ""])
+async def test_a_time_is_written_as_one(shared: Api, value: str) -> None:
+    problem = assert_problem(await shared.get("/v1/messages", since=value), 422, "since")
+
+    assert "2026-01-31T12:00:00Z" in problem["detail"]
+
+
+@ON_SHARED
+async def test_a_plus_that_became_a_space_gets_a_hint(shared: Api) -> None:
+    response = await shared.http.get("/v1/messages?since=2026-01-31T12:00:00+05:30")
+
+    assert "%2B" in assert_problem(response, 422, "since")["detail"]
+    ok(await shared.http.get("/v1/messages?since=2026-01-31T12:00:00%2B05:30"))
+
+
+def test_every_pattern_has_words() -> None:
+    def used(node: Any) -> Iterator[str]:
+        if isinstance(node, dict):
+            if isinstance(node.get("pattern"), str):
+                yield node["pattern"]
+            for part in node.values():
+                yield from used(part)
+        elif isinstance(node, list):
+            for part in node:
+                yield from used(part)
+
+    assert set(used(DOCUMENT)) == set(patterns.WORDS)
+
+
+@ON_SHARED
+@pytest.mark.parametrize(
+    ("path", "body", "named"),
+    [
+        ("/v1/channels", {"name": "a b"}, "name"),
+        ("/v1/subscriptions", {"endpointGid": "ep_x", "channel": "orders", "events": ["or der"]}, "events[0]"),
+        ("/v1/subscriptions", {"endpointGid": "\x00", "channel": "orders"}, "endpointGid"),
+        ("/v1/dead-letters/replay", {"type": "or der"}, "type"),
+        ("/v1/dead-letters/replay", {"why": "\x00"}, "why"),
+    ],
+)
+async def test_nobody_is_shown_a_regular_expression(shared: Api, path: str, body: JSON, named: str) -> None:
+    problem = assert_problem(await shared.post(path, body), 422, named)
+
+    assert not set("^\\[]$") & set(problem["errors"][0]["message"]), problem["detail"]

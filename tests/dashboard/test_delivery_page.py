@@ -1,0 +1,109 @@
+"""The page of one delivery: bounded, whatever receivers answer and however often it was replayed; and the body sent."""
+
+import hashlib
+import re
+
+from api.dashboard.code import COLOURED_TOKENS
+from everhook.contracts import Verdict
+from everhook.envelope import BodyFormat, Content, render
+from everhook.storage.tables import Attempt, Message, now
+from tests.dashboard.conftest import Pages
+
+HOSTILE = b'["' * 4_096 + b'\\"' * 4_096
+
+
+async def a_delivery(pages: Pages) -> str:
+    await pages.api.channel()
+    await pages.api.endpoint(channel="orders")
+    gid: str = (await pages.api.publish({"secret": "payload"}))["deliveries"][0]["deliveryGid"]
+    await pages.sign_in()
+    return gid
+
+
+async def attempted(pages: Pages, gid: str, rounds: int, response: bytes = b"ok") -> list[str]:
+    """One attempt in each of so many rounds, each with this response; their gids."""
+    (row,) = await pages.api.rows("SELECT endpoint_gid, message_gid FROM delivery WHERE gid = :gid", gid=gid)
+    async with pages.api.database.writing() as session:
+        message = await session.get_one(Message, row.message_gid)
+        assert message.payload is not None
+        content = Content(message.gid, message.channel, message.event_type, message.payload, message.published_at, 1)
+        attempts = [
+            Attempt(
+                delivery_gid=gid,
+                endpoint_gid=row.endpoint_gid,
+                round=number,
+                number=1,
+                verdict=Verdict.RETRY,
+                started_at=now(),
+                duration_ms=10,
+                status_code=500,
+                request_sha256=hashlib.sha256(render(BodyFormat.ENVELOPE, content)[1]).hexdigest(),
+                response_headers=[["content-type", "application/json"]],
+                response_body=response,
+                response_size=len(response),
+            )
+            for number in range(1, rounds + 1)
+        ]
+        session.add_all(attempts)
+    await pages.api.change_rows("UPDATE delivery SET round = :rounds WHERE gid = :gid", rounds=rounds, gid=gid)
+    return [attempt.gid for attempt in attempts]
+
+
+async def test_hostile_responses_make_the_page_neither_slow_nor_huge(pages: Pages) -> None:
+    gid = await a_delivery(pages)
+    await attempted(pages, gid, 60, HOSTILE)
+    page = (await pages.get(f"/deliveries/{gid}")).text
+    assert page.count('aria-label="Response body"') == 20
+    assert page.count('<span class="str">') + page.count('<span class="num">') <= COLOURED_TOKENS
+    assert len(page) < 3_000_000
+
+
+async def test_older_attempts_are_on_further_pages(pages: Pages) -> None:
+    gid = await a_delivery(pages)
+    await attempted(pages, gid, 45)
+    seen: list[str] = []
+    address = f"/deliveries/{gid}"
+    while address:
+        page = (await pages.get(address)).text
+        seen += re.findall(r"<h3 class=.round.>Round (\d+)</h3>", page)
+        (address,) = re.findall(r'href="([^"]+)" rel="next"', page) or [""]
+    assert seen == [str(number) for number in range(45, 0, -1)]
+
+
+async def test_the_body_that_was_sent_is_shown_beside_its_hash_and_can_be_had_as_a_file(pages: Pages) -> None:
+    gid = await a_delivery(pages)
+    first, second = await attempted(pages, gid, 2)
+    page = (await pages.get(f"/deliveries/{gid}")).text
+    body = page.partition('id="body-title"')[2]
+    assert "of round 2" in body and "messageGid" in body and "channelName" in body
+    (sha256,) = set(re.findall(r"[0-9a-f]{64}", body))
+    file = await pages.get(f"/deliveries/{gid}/body?attempt={second}")
+    assert hashlib.sha256(file.content).hexdigest() == sha256
+    assert "attachment" in file.headers["content-disposition"]
+    other = (await pages.get(f"/deliveries/{gid}?attempt={first}")).text
+    assert "of round 1" in other.partition('id="body-title"')[2]
+
+
+async def test_the_body_of_another_delivery_is_not_shown_under_this_one(pages: Pages) -> None:
+    gid = await a_delivery(pages)
+    other = (await pages.api.publish({"another": "payload"}))["deliveries"][0]["deliveryGid"]
+    (theirs,) = await attempted(pages, other, 1)
+    assert (await pages.get(f"/deliveries/{gid}/body?attempt={theirs}")).status_code == 404
+    assert "another" not in (await pages.get(f"/deliveries/{gid}?attempt={theirs}")).text
+
+
+async def test_a_body_whose_payload_was_erased_is_gone(pages: Pages) -> None:
+    gid = await a_delivery(pages)
+    (attempt,) = await attempted(pages, gid, 1)
+    await pages.api.change_rows("UPDATE message SET payload = NULL")
+    assert "The payload was erased" in (await pages.get(f"/deliveries/{gid}")).text
+    assert (await pages.get(f"/deliveries/{gid}/body?attempt={attempt}")).status_code == 404
+
+
+async def test_todays_schedule_is_not_drawn_as_that_of_a_round_under_way(pages: Pages) -> None:
+    """The policy of a round is known to its workflow alone."""
+    gid = await a_delivery(pages)
+    await attempted(pages, gid, 1)
+    await pages.api.patch("/v1/channels/orders", {"policy": {"preset": "patient"}})
+    page = (await pages.get(f"/deliveries/{gid}")).text
+    assert "Schedule of a new round" in page and "A round keeps the policy that it began with." in page

@@ -1,0 +1,39 @@
+"""Bulk operations reach what Temporal's index finds, so they wait for it."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from temporalio.client import Client
+
+from everhook import batches
+
+
+class Index:
+    """Finds more workflows each time it is asked."""
+
+    def __init__(self, *counts: int) -> None:
+        self.counts = list(counts)
+        self.asked = 0
+
+    async def count_workflows(self, query: str) -> Any:
+        assert query == "query"
+        self.asked += 1
+        return SimpleNamespace(count=self.counts.pop(0) if len(self.counts) > 1 else self.counts[0])
+
+
+async def until_indexed(index: Index, matched: int) -> bool:
+    return await batches.until_indexed(cast(Client, index), "query", matched)
+
+
+async def test_an_index_that_lags_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "INDEX_POLL_S", 0)
+    index = Index(814, 990, 1_000)
+    assert await until_indexed(index, 1_000)
+    assert index.asked == 3
+
+
+async def test_an_index_that_never_agrees_holds_nothing_up_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "INDEX_POLL_S", 0.01)
+    monkeypatch.setattr(batches, "INDEX_PATIENCE_S", 0.05)
+    assert not await until_indexed(Index(87), 90)

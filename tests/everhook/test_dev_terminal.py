@@ -1,0 +1,41 @@
+"""What `everhook dev` prints as things happen: a row has a name in each column, whatever it is about."""
+
+import io
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from everhook.dev.terminal import ENDPOINT_WIDTH, TYPE_WIDTH, Terminal
+from everhook.events import EventKind
+from everhook.storage.feed import EventNews, News
+
+NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
+CLOCK_WIDTH = len("12:00:00  ")
+DATA: dict[str, Any] = {"state": "raised", "value": 12.0, "threshold": 10, "place": "checkpoint", "damage": "is gone"}
+
+
+def printed(event: EventNews) -> str:
+    output = io.StringIO()
+    Terminal(Console(file=output, width=200)).news(News([], [event]))
+    return output.getvalue()
+
+
+def event(kind: str) -> EventNews:
+    """One that is of no delivery and of no endpoint."""
+    return EventNews(kind, NOW, DATA, delivery_gid=None, event_type=None, url=None, description=None)
+
+
+@pytest.mark.parametrize("kind", [*(kind for kind in EventKind if kind is not EventKind.CHECKPOINT), "what.is_new"])
+def test_an_event_of_nothing_in_particular_has_no_blank_column(kind: str) -> None:
+    row = printed(event(kind))[CLOCK_WIDTH:]
+    assert row[:TYPE_WIDTH].strip() and row[TYPE_WIDTH + 2 :][:ENDPOINT_WIDTH].strip()
+
+
+def test_a_threshold_says_by_what_it_was_crossed() -> None:
+    assert "raised: 12.0, the threshold is 10" in printed(event(EventKind.DEAD_LETTERS))
+
+
+def test_checkpoints_which_come_twice_a_minute_are_not_printed() -> None:
+    assert printed(event(EventKind.CHECKPOINT)) == ""

@@ -1,0 +1,116 @@
+"""How much of a body each route reads: nothing of a stranger's, and of nobody's more than the route's limit.
+
+Every route there is, found by walking the application: a new one is held to this without being listed here.
+"""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest_asyncio
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
+
+from api.dashboard import FORMS_OF_STRANGERS, MAX_FORM_OF_STRANGERS
+from api.main import body_limits
+from api.middleware import MAX_BODY_BYTES
+from tests.api.conftest import copied, migrated_file
+from tests.api.driving import ON_SHARED, Api, assert_problem, running_api
+from tests.dashboard.conftest import browsing
+
+__all__ = ["migrated_file"]
+
+PIECE = b" " * 4096
+FAR_TOO_MUCH = 20 * 1024 * 1024
+
+SUFFIXES = ["/v1/channels/messages", "/v1/endpoints/messages", "/v1/tenants/messages", "/v1/subscriptions/messages"]
+"""Addresses that end like those of publishing, and are none of them."""
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def api(tmp_path_factory: object, migrated_file: Path) -> AsyncIterator[Api]:
+    async with running_api(copied(migrated_file, tmp_path_factory.mktemp("bodies"))) as running:  # type: ignore[attr-defined]
+        await running.channel()
+        yield running
+
+
+class Endless:
+    """A body without end, or with a declared length; `read` says how much of it was asked for."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while self.read < FAR_TOO_MUCH:
+            self.read += len(PIECE)
+            yield PIECE
+
+
+def changing_routes(app: FastAPI) -> list[tuple[str, str, object]]:
+    """Method, path and function of every route that takes something."""
+    found: list[tuple[str, str, object]] = [
+        (method, str(context.path), context.endpoint)
+        for context in iter_route_contexts(app.router.routes)
+        for method in sorted((context.methods or set()) - {"GET", "HEAD"})
+    ]
+    assert len(found) > 60
+    return found
+
+
+def filled(path: str) -> str:
+    for name, value in (("gid", "ep_01m83prhbfe23sdyzab24cmhby"), ("name", "orders"), ("command", "pause")):
+        path = path.replace(f"{{{name}}}", value)
+    return path
+
+
+@ON_SHARED
+async def test_nothing_of_a_strangers_body_is_read_but_of_the_forms_that_strangers_fill_in(api: Api) -> None:
+    stranger = httpx.AsyncClient(transport=httpx.ASGITransport(api.app), base_url="http://everhook.test")
+    for method, path, endpoint in changing_routes(api.app):
+        body = Endless()
+        response = await stranger.request(method, filled(path), content=body)
+        if endpoint in FORMS_OF_STRANGERS:
+            assert response.status_code == 413, path
+            assert body.read <= MAX_FORM_OF_STRANGERS + len(PIECE), path
+        else:
+            assert response.status_code in (401, 303), f"{method} {path}: {response.status_code}"
+            assert body.read == 0, f"{method} {path}"
+
+
+@ON_SHARED
+async def test_no_route_reads_more_than_its_limit_of_anybodys_body(api: Api) -> None:
+    limits = body_limits(api.services.settings)
+    async with browsing(api) as visitor:
+        await visitor.sign_in()
+        for method, path, endpoint in changing_routes(api.app):
+            http = api.http if path.startswith("/v1") else visitor.http
+            limit = limits.get(endpoint, MAX_BODY_BYTES)  # type: ignore[call-overload]
+            for headers in ({}, {"content-type": "application/json"}):
+                body = Endless()
+                await http.request(method, filled(path), content=body, headers=headers)
+                assert body.read <= limit + len(PIECE), f"{method} {path}"
+
+
+@ON_SHARED
+async def test_an_address_that_ends_like_one_of_publishing_has_the_limit_of_its_route(api: Api) -> None:
+    for path in SUFFIXES:
+        body = Endless()
+        problem = assert_problem(await api.http.request("PATCH", path, content=body), 413)
+        assert problem["errors"][0]["field"] == "body"
+        assert body.read <= MAX_BODY_BYTES + len(PIECE)
+
+
+@ON_SHARED
+async def test_a_declared_length_that_is_too_long_is_refused_unread(api: Api) -> None:
+    for path in ("/v1/channels", "/v1/channels/orders/messages", "/v1/channels/orders/messages/batch"):
+        body = Endless()
+        response = await api.http.post(path, content=body, headers={"content-length": str(FAR_TOO_MUCH)})
+        assert_problem(response, 413)
+        assert body.read == 0
+
+
+@ON_SHARED
+async def test_a_stranger_is_told_to_present_a_key_whatever_is_wrong_beside_it(api: Api) -> None:
+    stranger = httpx.AsyncClient(transport=httpx.ASGITransport(api.app), base_url="http://everhook.test")
+    for method, path in (("GET", "/v1"), ("GET", "/v1/nothing"), ("PUT", "/v1/channels"), ("GET", "/v1/messages?x=")):
+        assert_problem(await stranger.request(method, path), 401)

@@ -1,0 +1,334 @@
+"""What one connection may cost, and how many there may be: for everybody who reaches the port, with a key or without.
+
+Times are only compared with one another: what is late is ended, what is not late goes on.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from structlog.testing import capture_logs
+
+from everhook import http_limits, http_protocol
+from everhook.http_limits import DEFAULT_LIMITS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_PIPELINED, Connections, Limits
+from everhook.settings import Settings
+from tests.limits.wire import GET, HEAD, POST, Client, Server, serving_app
+from tests.support.waiting import assert_eventually
+
+A_READ = 256 * 1024
+"""So much the event loop reads at once."""
+KERNEL = 8 * 1024 * 1024
+"""More than the kernel's buffers hold on both sides: what was sent beyond that, the server has read."""
+
+CHUNKED = POST + b"transfer-encoding: chunked\r\n\r\n"
+
+
+@pytest_asyncio.fixture
+async def server() -> AsyncIterator[Server]:
+    async with serving_app() as running:
+        yield running
+
+
+# Headers
+
+
+@pytest.mark.parametrize(
+    ("start", "piece", "status"),
+    [
+        pytest.param(HEAD + b"x-long: ", b"x" * 16_384, 431, id="one header without end"),
+        pytest.param(HEAD, b"x-a: " + b"x" * 100 + b"\r\n", 431, id="headers without end"),
+        pytest.param(b"GET /", b"x" * 16_384, 431, id="an address without end"),
+        pytest.param(b"", b"x" * 16_384, 400, id="a method without end"),
+        pytest.param(CHUNKED + b"5;", b"x" * 16_384, 400, id="a chunk extension without end"),
+        pytest.param(CHUNKED + b"2\r\nok\r\n0\r\nx-long: ", b"x" * 16_384, 400, id="a trailer without end"),
+        pytest.param(CHUNKED + b"0\r\n", b"x-a: b\r\n", 400, id="trailers without end"),
+    ],
+)
+async def test_what_comes_without_end_beside_the_body_is_refused(
+    server: Server, start: bytes, piece: bytes, status: int
+) -> None:
+    client = await server.connect()
+    await client.send(start)
+
+    flood = asyncio.create_task(client.flood(piece, at_most=100 * KERNEL))
+    response = await client.response()
+
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["status"] == status
+    assert await client.rest() == b""
+    flood.cancel()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (b"x: y\r\n" * (MAX_HEADERS - 1), 200),
+        (b"x: y\r\n" * MAX_HEADERS, 431),
+        (b"x: " + b"y" * (MAX_HEAD_BYTES - 100) + b"\r\n", 200),
+        (b"x: " + b"y" * MAX_HEAD_BYTES + b"\r\n", 431),
+        ((b"x: " + b"y" * (MAX_HEAD_BYTES // 50) + b"\r\n") * 51, 431),
+    ],
+    ids=["as many", "too many", "as long", "too long", "too long together"],
+)
+async def test_headers_are_bounded_in_number_and_in_size_also_where_they_come_at_once(
+    server: Server, headers: bytes, status: int
+) -> None:
+    assert (await server.ask(HEAD + headers + b"\r\n")).status_code == status
+    assert len(server.app.requests) == (status == 200)
+
+
+async def test_trailers_are_not_taken_for_headers(server: Server) -> None:
+    response = await server.ask(CHUNKED + b"2\r\nok\r\n0\r\nauthorization: Bearer x\r\n\r\n")
+
+    assert response.status_code == 200
+    assert b"authorization" not in dict(server.app.requests[0]["headers"])
+
+
+# Bodies
+
+
+async def test_a_body_is_taken_no_faster_than_the_application_takes_it(server: Server) -> None:
+    client = await server.connect()
+    await client.send(b"POST /slow HTTP/1.1\r\nhost: test\r\ncontent-length: 100000000\r\n\r\n")
+
+    flood = asyncio.create_task(client.flood(b"x" * 65_536, at_most=100_000_000))
+    await assert_eventually(lambda: _assert_stuck(client))
+
+    assert client.sent <= KERNEL + A_READ
+    flood.cancel()
+
+
+def _assert_stuck(client: Client) -> None:
+    before, client.seen = getattr(client, "seen", -1), client.sent  # type: ignore[attr-defined]
+    assert client.sent == before
+
+
+@pytest.mark.parametrize("connection", [b"", b"connection: close\r\n"])
+async def test_a_body_that_nobody_reads_is_not_read_for_long_and_the_response_arrives(
+    monkeypatch: pytest.MonkeyPatch, connection: bytes
+) -> None:
+    monkeypatch.setattr(http_protocol, "LINGER_S", 0.5)
+    async with serving_app() as server:
+        client = await server.connect()
+        await client.send(b"POST /early HTTP/1.1\r\nhost: test\r\n%stransfer-encoding: chunked\r\n\r\n" % connection)
+        drip = asyncio.create_task(client.drip(b"5\r\nhello\r\n"))
+
+        assert (await client.response()).status_code == 200
+        assert await client.rest() == b""
+        drip.cancel()
+
+
+async def test_a_connection_whose_body_ended_after_the_response_is_used_again(server: Server) -> None:
+    client = await server.connect()
+    await client.send(b"POST /early HTTP/1.1\r\nhost: test\r\ncontent-length: 10\r\n\r\nhello")
+    assert (await client.response()).status_code == 200
+
+    await client.send(b"world" + GET)
+
+    assert (await client.response()).status_code == 200
+
+
+# Time
+
+
+SHORT = Limits(keep_alive=0.5, head_timeout=0.5, body_timeout=0.5)
+
+
+LATE = {
+    "nothing": (b"", b"", b""),
+    "half of the headers": (HEAD, b"", b"HTTP/1.1 408 "),
+    "headers bit by bit": (HEAD, b"x: y\r\n", b"HTTP/1.1 408 "),
+    "no body": (POST + b"content-length: 100000\r\n\r\n", b"", b"HTTP/1.1 408 "),
+    "a body bit by bit": (POST + b"content-length: 100000\r\n\r\n", b"x", b"HTTP/1.1 408 "),
+    "a body in chunks without end": (CHUNKED, b"1\r\nx\r\n", b"HTTP/1.1 408 "),
+}
+
+
+async def test_a_request_that_takes_too_long_to_arrive_is_ended_however_it_drips() -> None:
+    async def responded(server: Server, start: bytes, piece: bytes) -> bytes:
+        client = await server.connect()
+        await client.send(start)
+        drip = asyncio.create_task(client.drip(piece)) if piece else None
+        try:
+            return (await client.rest())[:13]
+        finally:
+            if drip is not None:
+                drip.cancel()
+
+    async with serving_app(SHORT) as server:
+        found = await asyncio.gather(*(responded(server, start, piece) for start, piece, _ in LATE.values()))
+
+    assert dict(zip(LATE, found, strict=True)) == {name: expected for name, (_, _, expected) in LATE.items()}
+
+
+async def test_a_request_under_way_has_no_deadline_but_that_of_the_application() -> None:
+    async with serving_app(SHORT) as server:
+        slow, idle = await server.connect(), await server.connect()
+        await slow.send(b"GET /slow HTTP/1.1\r\nhost: test\r\n\r\n")
+        await idle.send(GET)
+        await idle.response()
+
+        assert await idle.rest() == b""  # far behind the deadlines of both
+        server.app.go_on.set()
+
+        assert (await slow.response()).status_code == 200
+
+
+async def test_a_client_that_takes_nothing_of_its_response_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "STALLED_S", 0.5)
+    async with serving_app() as server:
+        client = await server.connect()
+        await client.send(b"GET /large HTTP/1.1\r\nhost: test\r\n\r\n")
+        await asyncio.sleep(2)  # longer than it may take nothing, and by then nothing more comes
+
+        assert len(await client.rest()) < 50_000_000
+
+
+async def test_an_idle_connection_is_kept_as_long_as_the_setting_says() -> None:
+    settings = Settings(dev=True)
+    assert Limits.from_settings(settings) == DEFAULT_LIMITS
+    assert settings.keep_alive_seconds == 75, "longer than load balancers keep theirs"
+    async with serving_app(Limits(keep_alive=1)) as shorter, serving_app(Limits(keep_alive=60)) as longer:
+        kept, ended = await longer.connect(), await shorter.connect()
+        for client in (kept, ended):
+            await client.send(GET)
+            await client.response()
+
+        assert await ended.rest() == b""
+        await kept.send(GET)
+        assert (await kept.response()).status_code == 200
+
+
+# Number
+
+
+async def test_one_address_has_so_many_connections_and_others_are_served() -> None:
+    async with serving_app(Limits(connections_per_address=3)) as server:
+        held = [await server.connect("127.0.0.2") for _ in range(3)]
+
+        refused = await server.ask(address="127.0.0.2")
+
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"]
+        assert (await server.ask(address="127.0.0.3")).status_code == 200
+        held[0].close()
+        await assert_eventually(lambda: _assert_served(server, "127.0.0.2"))
+
+
+async def _assert_served(server: Server, address: str) -> None:
+    assert (await server.ask(address=address)).status_code == 200
+
+
+async def test_a_trusted_proxy_brings_as_many_connections_as_it_likes() -> None:
+    limits = Limits(connections_per_address=3, trusted=(ip_network("127.0.0.2/32"),))
+    async with serving_app(limits) as server:
+        held = [await server.connect("127.0.0.2") for _ in range(10)]
+        for client in held:
+            await client.send(GET)
+            assert (await client.response()).status_code == 200
+
+
+async def test_where_all_connections_are_taken_an_idle_one_gives_way_and_a_busy_one_does_not() -> None:
+    async with serving_app(Limits(connections=3)) as server:
+        slow, idle, younger = [await server.connect() for _ in range(3)]
+        await slow.send(b"GET /slow HTTP/1.1\r\nhost: test\r\n\r\n")
+        for client in (idle, younger):
+            await client.send(GET)
+            await client.response()
+
+        newcomer = await server.connect()
+        await newcomer.send(HEAD)  # its request is not yet whole: it is no idle one
+        assert await idle.rest() == b""
+        await younger.send(HEAD)
+        await asyncio.sleep(0.1)
+        assert (await server.ask()).status_code == 503
+
+        await younger.send(b"\r\n")
+        await newcomer.send(b"\r\n")
+        server.app.go_on.set()
+        for client in (slow, younger, newcomer):
+            assert (await client.response()).status_code == 200
+
+
+async def test_what_is_refused_is_logged_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_limits, "REPORT_EVERY_S", 1.0)
+    with capture_logs() as lines:
+        async with serving_app(Limits(connections_per_address=1)) as server:
+            held = await server.connect()
+            for _ in range(50):
+                assert (await server.ask()).status_code == 503
+            await held.send(b"no HTTP at all\r\n\r\n")
+            assert (await held.response()).status_code == 400
+            await assert_eventually(lambda: _assert_reported(lines))
+
+    assert len([line for line in lines if line["log_level"] == "warning"]) <= 2
+
+
+def _assert_reported(lines: list[Any]) -> None:
+    counted: Counter[str] = Counter()
+    for line in lines:
+        counted.update(line.get("refused", {}))
+    assert counted == {"too many connections from one address": 50, "400 Bad Request": 1}
+
+
+@pytest.mark.parametrize(
+    ("address", "key"),
+    [
+        ("203.0.113.7", "203.0.113.7"),
+        ("::ffff:203.0.113.7", "::ffff:203.0.113.7"),
+        ("2001:db8:1:2:3::4", "2001:0db8:0001:0002"),
+        ("2001:db8:1:2:ffff::9", "2001:0db8:0001:0002"),
+        ("fe80::1%eth0", "fe80:0000:0000:0000"),
+        ("10.1.2.3", None),
+        ("::ffff:10.1.2.3", None),
+        (None, None),
+    ],
+)
+def test_an_ipv6_network_is_one_address_and_a_proxy_is_none(address: str | None, key: str | None) -> None:
+    assert Connections(Limits(trusted=(ip_network("10.0.0.0/8"),))).key_of(address) == key
+
+
+# Requests on one connection
+
+
+async def test_requests_wait_on_a_connection_in_small_numbers(server: Server) -> None:
+    client = await server.connect()
+    await client.send(b"GET /slow HTTP/1.1\r\nhost: test\r\n\r\n" + GET * 10_000)
+    await assert_eventually(lambda: _assert_requests(server, 1))
+    server.app.go_on.set()
+
+    received = await client.rest()
+
+    assert received.count(b"HTTP/1.1 200") == 1 + MAX_PIPELINED == len(server.app.requests)
+
+
+def _assert_requests(server: Server, count: int) -> None:
+    assert len(server.app.requests) == count
+
+
+async def test_what_is_no_request_does_not_spoil_the_one_before_it(server: Server) -> None:
+    client = await server.connect()
+    await client.send(b"GET /slow HTTP/1.1\r\nhost: test\r\n\r\n" + b"\x00\x01\x02\r\n\r\n")
+    await asyncio.sleep(0.1)
+    server.app.go_on.set()
+
+    assert (await client.response()).status_code == 200
+    assert await client.rest() == b""
+
+
+@pytest.mark.parametrize("upgrade", [b"websocket", b"h2c"])
+async def test_an_upgrade_is_not_made_and_does_not_lose_a_body(server: Server, upgrade: bytes) -> None:
+    wish = b"connection: upgrade\r\nupgrade: %s\r\nsec-websocket-version: 13\r\nsec-websocket-key: eA==\r\n" % upgrade
+    assert (await server.ask(HEAD + wish + b"\r\n")).status_code == 200
+
+    client = await server.connect()
+    await client.send(POST + wish + b"content-length: 50\r\n\r\n" + GET.ljust(50))
+
+    assert (await client.response()).status_code == 400
+    assert await client.rest() == b""
+    assert len(server.app.requests) == 1, "a body was taken for a request"

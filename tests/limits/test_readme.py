@@ -1,0 +1,20 @@
+"""The page of limits names tests that exist."""
+
+import re
+
+from tests.support.processes import REPOSITORY
+
+PAGE = (REPOSITORY / "tests/limits/README.md").read_text()
+
+
+def test_each_limit_names_a_test_that_holds_it() -> None:
+    rows = [line for line in PAGE.splitlines() if line.startswith("| ") and not line.startswith("| what |")]
+    assert len(rows) >= 20
+    for row in rows:
+        *_, tests, _ = row.split("|")
+        named = re.findall(r"`(tests/[\w/]+\.py)?::(\w+)`", tests)
+        assert named, f"no test is named: {row}"
+        file = ""
+        for path, test in named:
+            file = path or file
+            assert f"def {test}(" in (REPOSITORY / file).read_text(), f"{file}::{test}"

@@ -1,0 +1,221 @@
+"""Tables by an enumeration name each of its members: in code, in templates and in the docs.
+
+All of them are found by reading the source, so that a table made tomorrow is held to the same. One that leaves members
+out on purpose is listed here, with those that can occur in it.
+"""
+
+import ast
+import importlib
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import worker
+from api.dashboard import states
+from everhook import cli
+from everhook.circuit import CircuitState, Hold
+from everhook.contracts import DeadLetterReason, DeliveryStatus, FailureCode, TaskQueue, Verdict
+from everhook.envelope import BodyFormat
+from everhook.events import EventKind
+from everhook.health import Level, Window
+from everhook.ids import Kind
+from everhook.signing import SecretKind, SignatureScheme
+from everhook.storage import endpoint_list
+from everhook.storage.api_keys import GIVEN_SCOPES, Scope
+from tests.test_layout import REPOSITORY, name_of, product_files
+
+ON_RECORD = {Verdict.DELIVERED, Verdict.RETRY, Verdict.REJECTED}
+"""No request was made with the other verdicts, and so no attempt is stored."""
+
+SOME: Collection[Any] = ()
+"""For tables that say something about some members, and have a default for the others."""
+
+PARTIAL: Mapping[str, Collection[Any]] = {
+    "api.dashboard.audit.PAGES_OF": SOME,
+    "api.dashboard.keys.SCOPES": GIVEN_SCOPES,
+    "api.dashboard.states.CIRCUIT_EVENTS": endpoint_list.CIRCUIT_EVENTS,
+    "api.dashboard.states.WORDS": SOME,
+    "api.routers.api_keys.ApiKeyIn.scopes": GIVEN_SCOPES,
+    "everhook.storage.deliveries._IMPLIES": SOME,
+    "everhook.storage.rollups._VERDICTS": ON_RECORD,
+}
+
+Values = frozenset[Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A dictionary or a `Literal` in the source, and the members of one enumeration that it names."""
+
+    name: str
+    line: int
+    enum: type[Enum]
+    named: Values
+
+    @property
+    def missing(self) -> set[Any]:
+        wanted = PARTIAL.get(self.name, {member.value for member in self.enum})
+        return {str(value) for value in wanted} - {str(value) for value in self.named}
+
+    def __str__(self) -> str:
+        return f"{self.name} (line {self.line}) by {self.enum.__name__}"
+
+
+def modules() -> Iterator[tuple[ModuleType, Path]]:
+    for path in product_files():
+        name = name_of(path).removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+        yield importlib.import_module(name), path
+
+
+def enumerations() -> dict[str, type[Enum]]:
+    """Ours, by where they are defined."""
+    return {
+        f"{module.__name__}.{name}": value
+        for module, _ in modules()
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, Enum) and value.__module__ == module.__name__
+    }
+
+
+ENUMERATIONS = enumerations()
+
+
+def tables_of(module: ModuleType, source: str) -> Iterator[Table]:
+    yield from _walk(module, ast.parse(source), module.__name__)
+
+
+def _walk(module: ModuleType, node: ast.AST, name: str) -> Iterator[Table]:
+    match node:
+        case ast.Dict(keys=keys):
+            yield from _by_members(name, node, [_value(module, key) for key in keys if key is not None])
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=ast.Tuple(elts=elements)):
+            yield from _by_strings(name, node, [_value(module, element) for element in elements])
+        case _:
+            pass
+    for child in ast.iter_child_nodes(node):
+        yield from _walk(module, child, _name_within(name, child))
+
+
+def _name_within(name: str, node: ast.AST) -> str:
+    match node:
+        case ast.ClassDef(name=own) | ast.FunctionDef(name=own) | ast.AsyncFunctionDef(name=own):
+            return f"{name}.{own}"
+        case ast.Assign(targets=[ast.Name(id=own)]) | ast.AnnAssign(target=ast.Name(id=own)):
+            return f"{name}.{own}"
+        case _:
+            return name
+
+
+def _value(module: ModuleType, node: ast.AST) -> Any:
+    """Of a constant, or of `Enumeration.MEMBER`; None of all else."""
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case ast.Attribute(value=ast.Name(id=owner), attr=member):
+            return getattr(getattr(module, owner, None), member, None)
+        case _:
+            return None
+
+
+def _by_members(name: str, node: ast.Dict, keys: list[Any]) -> Iterator[Table]:
+    found = {type(key) for key in keys if isinstance(key, Enum) and type(key) in ENUMERATIONS.values()}
+    for enum in found:
+        yield Table(name, node.lineno, enum, frozenset(key for key in keys if isinstance(key, enum)))
+    if not found:
+        yield from _by_strings(name, node, keys)
+
+
+def _by_strings(name: str, node: ast.Dict | ast.Subscript, values: list[Any]) -> Iterator[Table]:
+    """Two texts that are both values of an enumeration stand for it."""
+    if len(values) > 1 and all(isinstance(value, str) for value in values):
+        for enum in ENUMERATIONS.values():
+            if set(values) <= {member.value for member in enum}:
+                yield Table(name, node.lineno, enum, frozenset(values))
+
+
+def test_every_table_in_the_code_names_every_member() -> None:
+    found = [table for module, path in modules() for table in tables_of(module, path.read_text())]
+    assert len(found) > 25
+    assert {str(table): table.missing for table in found if table.missing} == {}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "TABLE = {Level.HEALTHY: 1, Level.IDLE: 2}",
+        "def f():\n    return {Level.HEALTHY: 1}",
+        'TABLE = {"healthy": 1, "failing": 2}',
+        'def f(level: Literal["healthy", "idle"]): ...',
+    ],
+)
+def test_a_table_that_leaves_members_out_is_found(source: str) -> None:
+    (table,) = tables_of(importlib.import_module("everhook.health"), source)
+    assert table.missing
+
+
+def test_templates_hold_no_tables() -> None:
+    """Nothing can check them there: they are in `api/dashboard/states.py`."""
+    values = [{str(member.value) for member in enum} for enum in ENUMERATIONS.values()]
+    found = [
+        f"{template.name}: {literal}"
+        for template in (REPOSITORY / "api/dashboard/templates").rglob("*.html")
+        for literal in re.findall(r"\{[^{}%]+\}", template.read_text())
+        if any(len(of_one.intersection(re.findall(r"""["'](\S+?)["']\s*:""", literal))) > 1 for of_one in values)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("enum", [DeliveryStatus, Verdict, Level, Hold])
+def test_every_state_that_a_page_shows_has_a_tone(enum: type[StrEnum]) -> None:
+    assert {member for member in enum if member not in states.TONES} == set()
+
+
+def test_the_command_line_knows_the_roles_of_workers() -> None:
+    """It cannot import them before it is told to run one."""
+    assert [role.value for role in cli.WorkerRole] == [role.value for role in worker.Role]
+
+
+# The docs
+
+DESCRIBED_IN: Mapping[type[Enum], str] = {
+    BodyFormat: "docs/api.md",
+    CircuitState: "docs/deployment.md",
+    DeadLetterReason: "docs/operating.md",
+    DeliveryStatus: "docs/operating.md",
+    EventKind: "docs/operating.md",
+    FailureCode: "docs/operating.md",
+    Hold: "docs/deployment.md",
+    Level: "docs/api.md",
+    SignatureScheme: "README.md",
+    TaskQueue: "docs/operating.md",
+    Verdict: "docs/operating.md",
+    Window: "docs/api.md",
+    worker.Role: "docs/deployment.md",
+}
+NOT_SHOWN = {
+    Kind: "prefixes of gids",
+    Scope: "`tenant` is written `tenant:<gid>`",
+    SecretKind: "chosen by `ed25519`",
+    cli.WorkerRole: "the same as `worker.Role`",
+}
+
+
+def test_it_is_known_of_every_enumeration_where_it_is_described() -> None:
+    ours = {enum for name, enum in ENUMERATIONS.items() if not name.startswith("everhook.client.")}
+    assert ours == DESCRIBED_IN.keys() | NOT_SHOWN.keys()
+
+
+@pytest.mark.parametrize("enum", DESCRIBED_IN, ids=lambda enum: enum.__name__)
+def test_every_member_is_described(enum: type[Enum]) -> None:
+    """In the first cells of a table, if there is one for them."""
+    text = (REPOSITORY / DESCRIBED_IN[enum]).read_text()
+    cells = "".join(line.split("|")[1] for line in text.splitlines() if line.startswith("|"))
+    names = {f"`{member.value}`" for member in enum}
+    in_table = sum(name in cells for name in names) >= len(names) - 1 > 1
+    assert {name for name in names if name not in (cells if in_table else text)} == set()
