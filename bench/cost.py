@@ -28,6 +28,7 @@ REFERENCE_MS = 5.9 + 2.1
 """CPU of an empty eager workflow on the machine that the targets were set for: in Temporal, and in its client."""
 
 EXCEPTIONS_MS = 3.5
+from everhook.dev.temporal import die_with_parent
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class Baseline:
     @asynccontextmanager
     async def started(cls, stack: BenchStack) -> AsyncIterator[Self]:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "bench.baseline", env=os.environ | {"TEMPORAL_ADDRESS": stack.temporal},
+            *die_with_parent([sys.executable, "-m", "bench.baseline"]), env=os.environ | {"TEMPORAL_ADDRESS": stack.temporal},
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         assert process.stdout is not None

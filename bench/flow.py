@@ -25,6 +25,7 @@ BUSY_SHARE = 0.5
 
 OUTAGE_RATE, OUTAGE_S, OUTAGE_TURNS = 20, 15, 3
 MOST_WITHOUT_TEMPORAL = 1.1
+from everhook.dev.temporal import die_with_parent
 
 
 async def burst(tell: Tell) -> Table:
@@ -117,7 +118,9 @@ def latency_row(name: str, seconds: list[float]) -> tuple[str, ...]:
 async def half_busy(share: float = BUSY_SHARE) -> AsyncIterator[None]:
     """Keep every core busy for this share of the time, with a process for each."""
     burners = [
-        await asyncio.create_subprocess_exec(sys.executable, "-m", "bench.burner", str(core), str(share))
+        await asyncio.create_subprocess_exec(
+            *die_with_parent([sys.executable, "-m", "bench.burner", str(core), str(share)])
+        )
         for core in sorted(os.sched_getaffinity(0))
     ]
     try:
