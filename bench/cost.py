@@ -18,6 +18,7 @@ from bench.driver import CONNECTIONS
 from bench.meters import Cpu, cpu_seconds
 from bench.stack import EVERHOOK, TEMPORAL, BenchStack, Endpoint, embedded_stack
 from bench.tables import Table, Tell, target
+from everhook.dev.temporal import die_with_parent
 from everhook.ids import delivery_workflow_id
 from everhook.temporal import connect
 
@@ -143,7 +144,8 @@ class Baseline:
     @asynccontextmanager
     async def started(cls, stack: BenchStack) -> AsyncIterator[Self]:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "bench.baseline", env=os.environ | {"TEMPORAL_ADDRESS": stack.temporal},
+            *die_with_parent([sys.executable, "-m", "bench.baseline"]),
+            env=os.environ | {"TEMPORAL_ADDRESS": stack.temporal},
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         assert process.stdout is not None

@@ -13,6 +13,7 @@ from bench.driver import CONNECTIONS, Published, seconds_to_arrival
 from bench.meters import cpu_seconds
 from bench.stack import BenchStack, EmbeddedStack, History, embedded_stack
 from bench.tables import Table, Tell, milliseconds, percentile, target
+from everhook.dev.temporal import die_with_parent
 
 BURST, BURSTS = 2_000, 3
 BURST_TIMEOUT_S = 300.0
@@ -116,10 +117,10 @@ def latency_row(name: str, seconds: list[float]) -> tuple[str, ...]:
 @asynccontextmanager
 async def half_busy(share: float = BUSY_SHARE) -> AsyncIterator[None]:
     """Keep every core busy for this share of the time, with a process for each."""
-    burners = [
-        await asyncio.create_subprocess_exec(sys.executable, "-m", "bench.burner", str(core), str(share))
-        for core in sorted(os.sched_getaffinity(0))
-    ]
+    burners = []
+    for core in sorted(os.sched_getaffinity(0)):
+        command = die_with_parent([sys.executable, "-m", "bench.burner", str(core), str(share)])
+        burners.append(await asyncio.create_subprocess_exec(*command))
     try:
         yield
     finally:

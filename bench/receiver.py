@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import psutil
 
 from bench.connection import Connection
+from everhook.dev.temporal import die_with_parent
 
 POLL_S = 0.1
 
@@ -55,7 +56,8 @@ class Receiver:
 @asynccontextmanager
 async def receiver() -> AsyncIterator[Receiver]:
     """A receiver that responds on every loopback address."""
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "bench.sink", stdout=asyncio.subprocess.PIPE)
+    command = die_with_parent([sys.executable, "-m", "bench.sink"])
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
     try:
         port = int(await process.stdout.readline())

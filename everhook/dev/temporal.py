@@ -38,6 +38,9 @@ _DYNAMIC_CONFIG = {
     "frontend.MaxConcurrentBatchOperationPerNamespace": "20",
     # Workflows kept in memory, 45 KB each. The server's default is 128,000.
     "history.hostLevelCacheMaxSize": "2000",
+    # Two caches of events, in bytes of their stored form; the second is for replication between clusters.
+    "history.eventsCacheMaxSizeBytes": "131072",
+    "history.xdcCacheMaxSizeBytes": "131072",
 }
 # Twice as fast as the defaults; a power cut may cost the last commits, which the reconciler then makes good.
 _SQLITE_PRAGMAS = {"journal_mode": "WAL", "synchronous": "NORMAL"}

@@ -32,6 +32,8 @@ _DYNAMIC_CONFIG = {
     "matching.useNewMatcher": "true",
     "matching.enableFairness": "true",
     "history.hostLevelCacheMaxSize": "2000",
+    "history.eventsCacheMaxSizeBytes": "131072",
+    "history.xdcCacheMaxSizeBytes": "131072",
 }
 _SQLITE_PRAGMAS = {"journal_mode": "WAL", "synchronous": "NORMAL"}
 
