@@ -207,7 +207,7 @@ class Upkeep:
         be there for replays by query; a replay of one finds it, or makes it, anyway."""
         before = now() - DEAD_LETTER_SETTLED
         if not self._restored:
-            if time.monotonic() < self._dead_letters_due:
+            if current.is_over or time.monotonic() < self._dead_letters_due:
                 return
             self._dead_letters_due = time.monotonic() + DEAD_LETTER_AUDIT_S
             if not await self._lacks_dead_letters(before):

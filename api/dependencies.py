@@ -190,9 +190,6 @@ def _no_cursor() -> Problem:
 
 
 ServicesDep = Annotated[Services, Depends(_services)]
-ServicesIfAny = Annotated[Services | None, Depends(_services)]
-"""For a route that is also called as a function, without services."""
-
 Principal = Annotated[Caller, Depends(_caller)]
 Store = Annotated[Reach, Depends(_store)]
 Temporal = Annotated[Client, Depends(_temporal)]

@@ -332,10 +332,10 @@ async def edit(
 
 
 @router.post("/{gid}/subscriptions")
-async def subscribe(gid: str, viewer: ViewerDep, store: StoreDep, form: FormDep) -> Response:
+async def subscribe(gid: str, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep) -> Response:
     await _view(store, gid)
     body = SubscriptionIn(endpoint_gid=gid, channel=form.get("channel"), events=form.get("events").split())
-    await subscriptions_api.create_subscription(body, store, viewer.caller)
+    await subscriptions_api.create_subscription(body, services, store, viewer.caller)
     return see_other(viewer, f"/endpoints/{gid}", "saved")
 
 

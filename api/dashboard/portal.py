@@ -27,7 +27,7 @@ from api.dashboard.pages import (
 from api.dashboard.sessions import PORTAL_LIFETIME, PORTAL_LINK, PORTAL_SESSION
 from api.dependencies import Principal, ServicesDep, Store, address_of
 from api.problems import conflict, not_found
-from api.schemas import ApiModel, Gid
+from api.schemas import ApiModel, Gid, Integer
 from everhook.storage import tenants
 from everhook.storage.audit import Actor, record_audit, record_once
 from everhook.storage.engine import Database
@@ -41,7 +41,7 @@ api_router = APIRouter(prefix="/tenants", tags=["tenants"])
 class PortalLinkIn(ApiModel):
     """How long the session lasts that the link opens."""
 
-    session_seconds: Annotated[int, Field(ge=60, le=PORTAL_LIFETIME.total_seconds())] = int(
+    session_seconds: Annotated[Integer, Field(ge=60, le=PORTAL_LIFETIME.total_seconds())] = int(
         PORTAL_LIFETIME.total_seconds()
     )
 

@@ -191,12 +191,12 @@ async def _bulk(services: Services, store: Reach, body: BulkRequest, signal: str
             return BulkAnswer(matched=matched, batch_gid=None)
         query = batches.visibility_query(chosen, await _endpoints(session, chosen))
         await _refuse_second(services, session, caller)
-    await batches.until_indexed(services.temporal, query, matched)
     gid = new_gid(Kind.BATCH)
     detail = body.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"dry_run"}) | {"matched": matched}
     action = _BULK_ACTIONS[signal]
     owner = chosen.tenant_gid if isinstance(chosen.tenant_gid, str) else None
     async with on_record(store, caller.actor, action, gid, tenant_gid=owner, detail=detail):
+        await batches.until_indexed(services.temporal, query, matched)
         await _start(services, gid, query, signal, OperatorNote(caller.name, body.why))
     return BulkAnswer(matched=matched, batch_gid=gid)
 

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api import render
 from api.callers import Caller
-from api.dependencies import Paging, Principal, Services, ServicesIfAny, Store
+from api.dependencies import Paging, Principal, ServicesDep, Store
 from api.endpoint_choice import chosen_endpoints
 from api.idempotency import NOT_KEYED, OnceDep
 from api.problems import conflict, invalid, not_found, refuse_nulls
@@ -18,7 +18,7 @@ from api.query import Several, several
 from api.schemas import EndpointRef, Gid, ListOf, Name, SubscriptionIn, SubscriptionOut, SubscriptionPatch
 from everhook.storage import channels, endpoints, subscriptions
 from everhook.storage.audit import record_audit
-from everhook.storage.quotas import QuotaExceeded, Quotas, TooCostly
+from everhook.storage.quotas import QuotaExceeded, TooCostly
 from everhook.storage.tables import Subscription
 
 router = APIRouter(prefix="/subscriptions", tags=["subscriptions"])
@@ -27,9 +27,9 @@ router = APIRouter(prefix="/subscriptions", tags=["subscriptions"])
 @router.post("", status_code=HTTPStatus.CREATED)
 async def create_subscription(
     body: SubscriptionIn,
+    services: ServicesDep,
     store: Store,
     caller: Principal,
-    services: ServicesIfAny = None,
     once: OnceDep = NOT_KEYED,
 ) -> SubscriptionOut:
     """From then on every matching message goes to the endpoint."""
@@ -41,7 +41,7 @@ async def create_subscription(
             raise invalid("channel", f"there is no channel {body.channel}")
         subscription = Subscription(tenant_gid=view.endpoint.tenant_gid, **body.model_dump())
         with quota_problems():
-            await subscriptions.create(session, subscription, _quotas(services))
+            await subscriptions.create(session, subscription, services.quotas)
         about = {"endpointGid": subscription.endpoint_gid, "channel": subscription.channel}
         _record(session, caller, "subscription.created", subscription, about)
         response = render.subscription(subscription)
@@ -73,7 +73,7 @@ async def get_subscription(gid: Gid, store: Store) -> SubscriptionOut:
 
 @router.patch("/{gid}")
 async def change_subscription(
-    gid: Gid, body: SubscriptionPatch, store: Store, caller: Principal, services: ServicesIfAny = None
+    gid: Gid, body: SubscriptionPatch, services: ServicesDep, store: Store, caller: Principal
 ) -> SubscriptionOut:
     """Change `events`, `filter` (null: no filter) or `enabled`; what is absent stays."""
     refuse_nulls(body, but={"filter"})
@@ -81,7 +81,7 @@ async def change_subscription(
     async with store.writing() as session:
         subscription = await _subscription(session, gid)
         with quota_problems():
-            await subscriptions.change(session, subscription, changes, _quotas(services))
+            await subscriptions.change(session, subscription, changes, services.quotas)
         _record(session, caller, "subscription.changed", subscription, {"changed": sorted(changes)})
         return render.subscription(subscription)
 
@@ -111,10 +111,6 @@ def quota_problems() -> Iterator[None]:
         raise invalid("filter", str(error)) from error
     except QuotaExceeded as error:
         raise conflict(str(error)) from error
-
-
-def _quotas(services: Services | None) -> Quotas:
-    return services.quotas if services is not None else Quotas()
 
 
 def _record(

@@ -1,6 +1,7 @@
 """The reconciler: short passes that go round by endpoint, in independent steps."""
 
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -163,15 +164,21 @@ async def test_an_endpoint_with_very_many_does_not_delay_the_one_of_another(
     assert sorted(temporal.started) == sorted(row.gid for row in [*many, *others])
 
 
+@pytest.fixture
+def second_a_start(temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the reconciler each start takes a second."""
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: float(len(temporal.tried))))
+
+
+@pytest.mark.usefixtures("second_a_start")
 async def test_a_pass_ends_in_time_and_says_that_there_is_more(
     upkeep: Upkeep, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PASS_S", 0.1)
+    monkeypatch.setattr(module, "PASS_S", 15.0)
     monkeypatch.setattr(module, "ENDPOINT_SHARE", 10)
-    temporal.takes_s = 0.05
     rows = await store.deliveries(100)
     results = [await reconcile(upkeep)]
-    assert results[0].more and results[0].started < 100
+    assert results == [ReconcileResult(started=20, more=True)]
     while results[-1].more:
         results.append(await reconcile(upkeep))
     assert sum(result.started for result in results) == 100
@@ -185,8 +192,10 @@ async def test_the_shares_of_a_pass_are_disjoint_and_complete(
     started: list[str] = []
     for index in range(4):
         result = await reconcile(upkeep, ReconcileShare(index, 4))
-        assert result.started == len(temporal.started) - len(started)
-        started = list(temporal.started)
+        of_share = temporal.orders[len(started) :]
+        assert result.started == len(of_share)
+        assert {order.endpoint_gid[-1] for order in of_share} <= set(gid_endings(index, 4))
+        started = temporal.started
     assert sorted(started) == sorted(row.gid for row in rows)
 
 
@@ -334,20 +343,31 @@ async def test_dead_letters_whose_workflows_are_all_open_are_left_alone(
     assert await reconcile(upkeep) == NOTHING
 
 
+@pytest.mark.usefixtures("second_a_start")
 async def test_very_many_dead_letters_are_restored_over_several_passes(
     upkeep: Upkeep, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BATCH", 3)
-    monkeypatch.setattr(module, "PASS_S", 0.05)
-    temporal.takes_s = 0.03
+    monkeypatch.setattr(module, "PASS_S", 5.0)
     endpoint = await store.endpoint()
     rows = [await dead(store, endpoint) for _ in range(20)]
     results = [await reconcile(upkeep)]
-    assert results[0].more and results[0].restarted < 20
+    assert results == [ReconcileResult(restarted=6, more=True)]
     while results[-1].more:
         results.append(await reconcile(upkeep))
     assert sorted(temporal.started) == sorted(row.gid for row in rows)
     assert sum(result.restarted for result in results) == 20
+
+
+@pytest.mark.usefixtures("second_a_start")
+async def test_dead_letters_have_their_turn_once_a_pass_has_time_for_them(
+    upkeep: Upkeep, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PASS_S", 4.0)
+    await dead(store)
+    await store.deliveries(5, await store.endpoint())
+    assert await reconcile(upkeep) == ReconcileResult(started=5, more=True)
+    assert await reconcile(upkeep) == ReconcileResult(restarted=1)
 
 
 # Faults

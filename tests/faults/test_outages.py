@@ -22,10 +22,13 @@ async def test_either_server_may_be_away_for_twenty_seconds_under_load(postgres:
 
 
 async def _without_temporal(scene: Scene) -> None:
-    """Publishing goes on as if nothing were, and all of it arrives once when Temporal is back."""
+    """Publishing and the arrivals at a healthy endpoint go on as if nothing had happened; what failed goes on when
+    Temporal is back, and all of it arrives once."""
     report, acks = await _through_outage(scene, 4.0, scene.stack.temporal.kill9, scene.stack.temporal.start)
     assert all(ack.tries == 1 for ack in acks), "a publish was refused while Temporal was away"
     assert max(ack.answered - ack.due for ack in acks) < PROMPTLY_S
+    due = {ack.message_gid: ack.due for ack in acks}
+    assert max(line.monotonic - due[line.id] for line in scene.arrivals("steady")) < PROMPTLY_S
     report.assert_no_duplicates()
 
 

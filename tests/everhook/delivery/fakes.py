@@ -47,7 +47,6 @@ class FakeTemporal:
         self.error: Exception | None = None
         self.refused: dict[str, Exception] = {}
         self.open_dead_letters = 0
-        self.takes_s = 0.0
         self.gate = asyncio.Event()
         self.gate.set()
         self.under_way = 0
@@ -71,7 +70,7 @@ class FakeTemporal:
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
             await self.gate.wait()
-            await asyncio.sleep(self.takes_s)
+            await asyncio.sleep(0)
         finally:
             self.under_way -= 1
         if (error := self.error or self.refused.get(order.delivery_gid)) is not None:

@@ -27,7 +27,7 @@ from everhook.keyring import KeyRing, new_master_key
 from everhook.receipt_keys import KeySet, jwks
 from everhook.receipts import verify_receipt
 from everhook.storage import attempts, endpoints
-from everhook.storage.attempts import Recorder, Transcript
+from everhook.storage.attempts import Basis, Recorder, Transcript
 from everhook.storage.engine import Database
 from everhook.storage.secrets import sealed
 from everhook.storage.tables import Delivery, Endpoint, EndpointMinute, EndpointSecret, PendingHistory, Receipt
@@ -279,6 +279,24 @@ async def test_a_first_attempt_to_an_endpoint_that_was_deleted_meanwhile_is_not_
     assert await desk.sender.first_attempt(order_for(delivery), basis) is None
     assert desk.receiver.count == 0
     assert await desk.store.attempts(delivery) == []
+
+
+async def test_an_endpoint_that_is_deleted_as_an_attempt_begins_gets_no_unsigned_request(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = await desk.endpoint()
+    delivery = await desk.delivery(endpoint)
+    load = desk.sender._bases.load
+
+    async def load_before_it_is_deleted(delivery_gid: str) -> Basis | None:
+        basis = await load(delivery_gid)
+        async with desk.store.database.writing() as session:
+            await endpoints.remove(session, await session.get_one(Endpoint, endpoint.gid))
+        return basis
+
+    monkeypatch.setattr(desk.sender._bases, "load", load_before_it_is_deleted)
+    assert await desk.send(delivery) == AttemptOutcome(Verdict.REJECTED, DeadLetterReason.ENDPOINT_DELETED)
+    assert desk.receiver.count == 0
 
 
 # One attempt, made twice

@@ -196,6 +196,19 @@ async def test_publishers_to_an_endpoint_that_is_parked_do_not_wait_for_each_oth
 
 
 @on_postgres
+async def test_publishers_to_a_healthy_endpoint_do_not_lock_its_circuit(
+    store: Store, database: Database, other_database: Database
+) -> None:
+    end = await store.subscribed()
+    async with database.writing() as session:
+        await circuits.project(session, end.gid, Circuit(failures=1, version=1))
+        await session.flush()
+        async with asyncio.timeout(5):
+            acceptance = accepted(await Store(other_database).acceptor().accept(publication()))
+    assert statuses(acceptance) == [ACCEPTED]
+
+
+@on_postgres
 async def test_publishers_and_the_reconciler_lock_circuits_in_the_same_order(
     store: Store, database: Database, other_database: Database
 ) -> None:
