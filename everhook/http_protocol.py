@@ -8,7 +8,7 @@ a request would cost more than the request's own bookkeeping.
 
 import asyncio
 import json
-from enum import Enum, auto
+from enum import StrEnum, auto
 from http import HTTPStatus
 from math import inf
 from typing import Any
@@ -29,7 +29,7 @@ from everhook.http_limits import (
 )
 
 
-class Phase(Enum):
+class Phase(StrEnum):
     """What a connection waits for. Only the wait for a response has no deadline: it is up to the application."""
 
     HEAD = auto()
