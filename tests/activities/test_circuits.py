@@ -106,12 +106,15 @@ async def test_a_parked_delivery_whose_workflow_is_gone_gets_one_that_knows_of_i
     assert signals == ["release"]
 
 
-async def test_one_that_parks_again_while_it_is_being_woken_stays_parked(circuits: Circuits, store: Store) -> None:
+async def test_one_that_parks_again_while_it_is_being_woken_stays_parked(
+    circuits: Circuits, store: Store, dispatched: Collected
+) -> None:
     later = now() + timedelta(minutes=1)
     for fields in (WITH_WORKFLOW, PARKED):
         delivery = await store.delivery(**(fields | {"parked_at": later}))
         await release(circuits, await endpoint_of(store, delivery), 1)
         assert await store.status(delivery) is DeliveryStatus.PARKED
+    assert dispatched.deliveries == []
 
 
 async def test_nothing_is_marked_as_released_that_could_not_be_woken(
