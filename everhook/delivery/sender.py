@@ -374,6 +374,8 @@ def _transcript(exchange: Exchange, target: Target, request_headers: Sequence[tu
 
 
 def _count_attempt(record: AttemptRecord, basis: Basis) -> None:
+    if record.error == FailureCode.UNSENDABLE:
+        return  # no request was made
     duration = timedelta(milliseconds=record.duration_ms)
     ATTEMPTS.labels(record.verdict).inc()
     ATTEMPT_SECONDS.observe(duration.total_seconds())

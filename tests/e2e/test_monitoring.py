@@ -103,14 +103,18 @@ async def test_a_dead_endpoint_for_events_makes_no_events_about_them(watched: Wa
     """Each event fails there, its deliveries are dead-lettered, its circuit opens: of that, one event to the other."""
 
     async def its_circuit_is_told() -> None:
+        assert await about_it() == ["endpoint.circuit_opened"]
+
+    async def what_comes_later_is_parked() -> None:
         rows = await watched.stack.client.get("/v1/deliveries", params={"endpoint": watched.dead_alerts.gid})
         assert {row["status"] for row in rows.json()["data"]} == {"dead_lettered", "parked"}
-        assert await about_it() == ["endpoint.circuit_opened"]
 
     async def about_it() -> list[str]:
         return [event["kind"] for event in await watched.told() if event["endpointGid"] == watched.dead_alerts.gid]
 
     await assert_eventually(its_circuit_is_told, 30, interval=0.2)
+    await watched.publisher.publish_many("refused", 1)  # a dead letter, and so an event
+    await assert_eventually(what_comes_later_is_parked, 30, interval=0.2)
     passes = await _passes(watched)
     await assert_eventually(lambda: _more_passes(watched, passes + 3), 30, interval=0.2)
     assert await about_it() == ["endpoint.circuit_opened"]
@@ -128,9 +132,9 @@ async def _more_passes(watched: Watched, wanted: int) -> None:
 
 async def test_the_api_offers_its_metrics_on_a_port_of_their_own(watched: Watched) -> None:
     found = await watched.scrape(watched.api_metrics)
-    assert _value(found, "everhook_messages_accepted") == 27
+    assert _value(found, "everhook_messages_accepted") in (27, 28)
     assert _value(found, "everhook_attempts", verdict="delivered") >= 20, "the API makes first attempts"
-    assert _value(found, "everhook_attempts", verdict="rejected") == 1
+    assert _value(found, "everhook_attempts", verdict="rejected") in (1, 2)
     assert _value(found, "everhook_attempts", verdict="retry") >= 5
     assert _sample(found, "everhook_attempt_seconds", "_count") >= 26
     assert _sample(found, "everhook_delivery_seconds", "_count") >= 20
