@@ -123,7 +123,7 @@ class Upkeep:
         return result
 
     async def _start_overdue(self, current: _Pass) -> None:
-        """Start what nobody guards, going round by endpoint: each gets its share before any gets more."""
+        """Start deliveries that have no workflow. Endpoints take turns: each gets its share before any gets more."""
         if current.is_first:
             async with self._database.write_connection() as connection:
                 await deliveries.defer_paused(connection, PAUSE_LASTS, BATCH)
@@ -133,7 +133,7 @@ class Upkeep:
             if not found:
                 if not served:
                     return
-                served = set()  # everybody had a turn: another round
+                served = set()  # each endpoint had its turn: another round
                 continue
             counts: dict[str, int] = {}
             batch: list[Overdue] = []
@@ -188,7 +188,7 @@ class Upkeep:
         return started
 
     async def _wake_circuits(self, current: _Pass) -> None:
-        """Circuits that should have moved on, and parked deliveries that nobody releases: their entities are gone."""
+        """Circuits that should have moved on, and parked deliveries that are not released: their entities are gone."""
         moment = now()
         async with self._database.read_connection() as connection:
             stalled = await circuits.left_behind(connection, moment - self._overdue_grace, self._overdue_grace)

@@ -69,7 +69,8 @@ class DeadLetterReason(StrEnum):
 class FailureCode(StrEnum):
     """How a request failed without an HTTP status.
 
-    `BLOCKED` is our policy and `UNSENDABLE` a fault of ours before the first byte; all others are the endpoint's doing.
+    `BLOCKED` is our policy and `UNSENDABLE` a fault on our side before the first byte. All others are the endpoint's
+    doing.
     """
 
     DNS = "dns"

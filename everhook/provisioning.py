@@ -160,7 +160,7 @@ def scheduled_jobs(settings: Settings) -> list[ScheduledJob]:
 
 
 async def _ensure_schedule(client: Client, job: ScheduledJob, tell: Tell) -> None:
-    """Make the schedule, or bring it to what the settings say. Its state belongs to operators: a schedule that somebody
+    """Make the schedule, or bring it to what the settings say. Its state belongs to operators: a schedule that was
     paused, for a legal hold perhaps, stays paused, with its note."""
     try:
         await client.create_schedule(job.name, job.schedule)

@@ -202,7 +202,7 @@ async def _bulk(services: Services, store: Reach, body: BulkRequest, signal: str
 
 
 async def _refuse_second(services: Services, session: AsyncSession, caller: Caller) -> None:
-    """A tenant has one bulk operation at a time: Temporal runs a few in all, and they are for everybody."""
+    """A tenant has one bulk operation at a time: Temporal runs a few in all, for all tenants."""
     if caller.tenant_gid is None:
         return
     running = await audit.latest_subject(session, caller.tenant_gid, _BULK_ACTIONS.values())

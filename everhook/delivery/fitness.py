@@ -41,7 +41,7 @@ class EndpointFitness:
         return seen.turn_s if seen is not None else 0.0
 
     def note(self, endpoint_gid: str, duration: timedelta, judgement: Judgement) -> None:
-        """Learn from an attempt, whoever asked for it. A fault of ours says nothing about the endpoint."""
+        """Learn from an attempt of the lane or of a workflow. A fault on our side says nothing about the endpoint."""
         if judgement.healthy is None:
             return
         seen = self._of(endpoint_gid)

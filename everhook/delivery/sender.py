@@ -240,7 +240,7 @@ class Sender:
             await asyncio.sleep(RECORD_RETRY_S)
 
     async def _recorded_before(self, order: AttemptOrder) -> PreviousAttempt | None:
-        """What the record says of an attempt that somebody else recorded first, or we without hearing of it."""
+        """What is recorded of an attempt that another process recorded first, or this one without learning of it."""
         try:
             basis = await self._bases.load(order.delivery_gid)
         except Exception as error:

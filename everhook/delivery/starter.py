@@ -110,7 +110,7 @@ class Starter:
             await asyncio.sleep(min(wait * (1 + random.random()), AWAY_PAUSE_S))  # noqa: S311
 
     async def _may_try_again(self, order: DeliveryOrder, error: Exception) -> bool:
-        """The status decides: Temporal or the database may be away for everybody, or refuse this one start."""
+        """The status decides: Temporal or the database may be away for all starts, or refuse this one."""
         if is_away(error) or is_overloaded(error) or is_unavailable(error):
             if time.monotonic() >= self._away_until:
                 log.warning("temporal is away or overloaded, starts wait", error=str(error))
@@ -133,7 +133,7 @@ class Starter:
         return (state is not None and not state.sends) or not await self._taken_back(order)
 
     async def _taken_back(self, order: DeliveryOrder) -> bool:
-        """Whether a delivery that was parked is ours again, by compare-and-set: else whoever released it starts it."""
+        """Whether a delivery that was parked is accepted again, by compare-and-set: else its release has started it."""
         async with self._database.write_connection() as connection:
             return bool(await accept_again(connection, [order.delivery_gid], now(), order.policy.timeout))
 

@@ -38,7 +38,7 @@ class EndpointState:
         return self.state is CircuitState.CLOSED and self.hold is None
 
     def may_probe(self, moment: datetime) -> bool:
-        """The circuit is half-open and nobody has claimed its probe."""
+        """The circuit is half-open and its probe is not claimed."""
         free = self.probe_until is None or self.probe_until < moment
         return self.state is CircuitState.HALF_OPEN and self.hold is None and free
 
@@ -174,7 +174,7 @@ async def left_behind(connection: AsyncConnection, moment: datetime, quiet: time
 
 async def stranded(connection: AsyncConnection, moment: datetime) -> Sequence[tuple[str, str]]:
     """Endpoints with parked deliveries although their circuit has been closed since before `moment`:
-    (endpoint gid, tenant). Whoever was to release them is gone.
+    (endpoint gid, tenant). The process that was to release them is gone.
 
     The endpoints with parked deliveries are found by a loose index scan, so the cost follows their number and not that
     of the parked deliveries.

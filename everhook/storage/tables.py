@@ -263,7 +263,7 @@ _UNDISPATCHED = text("dispatched_at IS NULL AND status <> 'parked'")
 class Delivery(SQLModel, table=True):
     """One message to one endpoint.
 
-    `due_at` is when its next step is due, whatever that is: the end of the first attempt, the next attempt, the next
+    `due_at` is when its next step is due: the end of the first attempt, the next attempt, the next
     check of a parked delivery or the end of its window, the end of a dead letter's retention. The reconciler looks for
     rows whose step is overdue. `dispatched_at` is null until a workflow is known to guard the delivery, or until it was
     delivered without one. `attempts` counts those of the current round.
