@@ -66,7 +66,7 @@ SHARED = Access(reading=frozenset({Scope.READ, Scope.TENANT}))
 OWNED = Access(reading=frozenset({Scope.READ, Scope.TENANT}), changing=frozenset({Scope.TENANT}))
 """What belongs to tenants."""
 SIGNED_IN = Access(changing=frozenset({Scope.READ, Scope.TENANT}))
-"""What everybody may do who can look at the dashboard."""
+"""What each caller who is signed in to the dashboard may do."""
 
 
 def _shown(scope: Scope) -> str:

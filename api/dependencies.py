@@ -65,7 +65,7 @@ async def _services(request: Request) -> Services:
 
 
 async def authenticate(request: Request) -> Caller:
-    """The caller who presents a bearer key. Raises 401 for everybody else. Reads nothing of the request's body."""
+    """The caller who presents a bearer key. Raises 401 without one. Reads nothing of the request's body."""
     services = await _services(request)
     scheme, _, presented = request.headers.get("authorization", "").partition(" ")
     is_bearer = scheme.lower() == "bearer"

@@ -43,7 +43,7 @@ class Line:
 
     @property
     def is_ours(self) -> bool:
-        """A channel of the system: nobody deletes it."""
+        """A channel of the system, which cannot be deleted."""
         return is_reserved(self.channel.name)
 
     @property

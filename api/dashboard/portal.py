@@ -68,7 +68,7 @@ async def make_portal_link(
 
 
 def _public_url(request: Request) -> str:
-    """Where browsers reach this API. The header `Host` does not say it: whoever calls chooses that."""
+    """Where browsers reach this API. The header `Host` does not say it: the caller chooses that."""
     settings = dashboard_of(request).settings
     if settings.public_url is not None:
         return settings.public_url

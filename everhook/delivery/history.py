@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,9 +12,10 @@ import structlog
 from temporalio.client import Client
 
 from everhook.contracts import DeliveryOrder
+from everhook.delivery.confirmations import Confirmations
 from everhook.delivery.starts import is_away, is_overloaded, start_delivery
 from everhook.metrics import HISTORY_SKIPPED
-from everhook.storage.engine import Database, is_unavailable
+from everhook.storage.engine import Database
 from everhook.storage.history import forget
 
 MAX_LAG = timedelta(hours=1)
@@ -27,7 +27,6 @@ GIVE_WAY_STEP_S = 0.02
 
 AWAY_PAUSE_S = 1.0
 CONFIRM_INTERVAL_S = 1.0
-CONFIRM_BATCH = 500
 
 log = structlog.get_logger()
 
@@ -51,15 +50,13 @@ class History:
         self, client: Client, database: Database, is_busy: Callable[[], bool], limits: HistoryLimits = HistoryLimits()
     ) -> None:
         self._client = client
-        self._database = database
         self._is_busy = is_busy
         self._limits = limits
         self._queue: deque[tuple[float, DeliveryOrder, Context]] = deque()
         self._workers: set[asyncio.Task[None]] = set()
         self._next_start_at = 0.0
         self._closing = asyncio.Event()
-        self._done: list[str] = []
-        self._confirmer: asyncio.Task[None] | None = None
+        self._confirmations = Confirmations(database, forget, interval_s=CONFIRM_INTERVAL_S)
 
     def add(self, order: DeliveryOrder) -> None:
         """Start the workflow of a delivered delivery when there is time for it."""
@@ -76,9 +73,7 @@ class History:
         self._closing.set()
         self._queue.clear()
         await asyncio.gather(*self._workers, return_exceptions=True)
-        if self._confirmer is not None:
-            await self._confirmer
-        await self._confirm()
+        await self._confirmations.close()
 
     async def _work(self) -> None:
         while self._queue and not self._closing.is_set():
@@ -88,7 +83,7 @@ class History:
             added_at, order, context = self._queue.popleft()
             if time.monotonic() - added_at > MAX_LAG.total_seconds():
                 HISTORY_SKIPPED.inc()
-                self._finish(order.delivery_gid)
+                self._confirmations.add(order.delivery_gid)
             elif not await asyncio.create_task(self._start(order), context=context):
                 self._queue.append((added_at, order, context))
                 await asyncio.sleep(AWAY_PAUSE_S)
@@ -110,29 +105,5 @@ class History:
                 return False
             log.error("a settled workflow cannot be started", delivery_gid=order.delivery_gid, error=str(error))
             return True
-        self._finish(order.delivery_gid)
+        self._confirmations.add(order.delivery_gid)
         return True
-
-    def _finish(self, delivery_gid: str) -> None:
-        self._done.append(delivery_gid)
-        if self._confirmer is None:
-            self._confirmer = asyncio.create_task(self._confirm_later())
-
-    async def _confirm_later(self) -> None:
-        while self._done and not self._closing.is_set():
-            with suppress(TimeoutError):  # the end waits for this task: one that is cancelled may leak its connection
-                await asyncio.wait_for(self._closing.wait(), CONFIRM_INTERVAL_S)
-            await self._confirm()
-        self._confirmer = None
-
-    async def _confirm(self) -> None:
-        while self._done:
-            batch = self._done[:CONFIRM_BATCH]
-            try:
-                async with self._database.write_connection() as connection:
-                    await forget(connection, batch)
-            except Exception as error:
-                if not is_unavailable(error):
-                    log.exception("could not note which settled workflows were started")
-                return
-            del self._done[: len(batch)]

@@ -3,13 +3,13 @@
 import asyncio
 import random
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
 from temporalio.client import Client
 
 from everhook.contracts import DeliveryOrder
+from everhook.delivery.confirmations import Confirmations
 from everhook.delivery.fair_pool import FairPool
 from everhook.delivery.starts import is_away, is_overloaded, start_delivery
 from everhook.storage.attempts import Recorder
@@ -27,8 +27,6 @@ AWAY_PAUSE_S = 1.0
 
 MARK_INTERVAL_S = 1.0
 """Confirmed starts are marked this late: by then most of their deliveries are delivered, which marks them as well."""
-
-MARK_BATCH = 500
 
 log = structlog.get_logger()
 
@@ -70,8 +68,7 @@ class Starter:
         )
         self._away_until = 0.0
         self._closing = asyncio.Event()
-        self._confirmed: list[str] = []
-        self._marker: asyncio.Task[None] | None = None
+        self._confirmations = Confirmations(database, mark_dispatched, interval_s=MARK_INTERVAL_S)
 
     @property
     def is_idle(self) -> bool:
@@ -86,9 +83,7 @@ class Starter:
         self._closing.set()
         self._pool.withdraw()
         await self._pool.drain()
-        if self._marker is not None:
-            await self._marker
-        await self._mark()
+        await self._confirmations.close()
 
     async def _run(self, order: DeliveryOrder) -> None:
         while not self._closing.is_set():
@@ -101,7 +96,7 @@ class Starter:
                 if not await self._may_try_again(order, error):
                     return
             else:
-                self._confirm(order.delivery_gid)
+                self._confirmations.add(order.delivery_gid)
                 return
 
     async def _while_away(self) -> None:
@@ -136,27 +131,3 @@ class Starter:
         """Whether a delivery that was parked is accepted again, by compare-and-set: else its release has started it."""
         async with self._database.write_connection() as connection:
             return bool(await accept_again(connection, [order.delivery_gid], now(), order.policy.timeout))
-
-    def _confirm(self, delivery_gid: str) -> None:
-        self._confirmed.append(delivery_gid)
-        if self._marker is None:
-            self._marker = asyncio.create_task(self._mark_later())
-
-    async def _mark_later(self) -> None:
-        while self._confirmed and not self._closing.is_set():
-            with suppress(TimeoutError):  # the end waits for this task: one that is cancelled may leak its connection
-                await asyncio.wait_for(self._closing.wait(), MARK_INTERVAL_S)
-            await self._mark()
-        self._marker = None
-
-    async def _mark(self) -> None:
-        while self._confirmed:
-            batch = self._confirmed[:MARK_BATCH]
-            try:
-                async with self._database.write_connection() as connection:
-                    await mark_dispatched(connection, batch)
-            except Exception as error:
-                if not is_unavailable(error):
-                    log.exception("could not mark deliveries as dispatched")
-                return
-            del self._confirmed[: len(batch)]

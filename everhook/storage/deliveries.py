@@ -15,7 +15,7 @@ from everhook.ids import Kind
 from everhook.storage.events import record_event
 from everhook.storage.paging import Page, in_time, one_of, page_of
 from everhook.storage.statements import table_of
-from everhook.storage.tables import Attempt, Circuit, Delivery, Message, now
+from everhook.storage.tables import Circuit, Delivery, Message, now
 
 _UNDISPATCHED = col(Delivery.dispatched_at).is_(None)
 
@@ -266,15 +266,6 @@ async def count_undispatched(connection: AsyncConnection, at_most: int) -> int:
     """How many deliveries are under way without a workflow or wait for one, counted up to `at_most`."""
     waiting = select(col(Delivery.gid)).where(IS_UNDISPATCHED).limit(at_most).subquery()
     return int((await connection.execute(select(func.count()).select_from(waiting))).scalar_one())
-
-
-async def attempts_of(session: AsyncSession, delivery_gid: str) -> Sequence[Attempt]:
-    result = await session.execute(
-        select(Attempt)
-        .where(col(Attempt.delivery_gid) == delivery_gid)
-        .order_by(col(Attempt.round), col(Attempt.number))
-    )
-    return result.scalars().all()
 
 
 async def with_message(session: AsyncSession, delivery_gid: str) -> tuple[Delivery, Message] | None:
