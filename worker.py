@@ -146,12 +146,13 @@ def _upkeep(engine: DeliveryEngine) -> list[Activity]:
 
 
 def _send_workers(engine: DeliveryEngine) -> list[Worker]:
+    slots = engine.settings.max_concurrent_sends
     return [
         Worker(
             engine.client,
             task_queue=queue,
-            activities=[Sending(engine.sender).send_attempt],
-            max_concurrent_activities=engine.settings.max_concurrent_sends,
+            activities=[Sending(engine.sender, slots).send_attempt],
+            max_concurrent_activities=slots,
             max_concurrent_activity_task_polls=engine.settings.activity_pollers,
             graceful_shutdown_timeout=GRACE,
         )

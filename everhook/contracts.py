@@ -21,7 +21,7 @@ SEAL_RECEIPTS_WORKFLOW = "SealReceipts"
 
 
 class TaskQueue(StrEnum):
-    """Where work waits. `SENDS_LIMITED` is the queue on which the server enforces each endpoint's rate."""
+    """Where work waits. On `SENDS_LIMITED` the server hands out each endpoint's attempts at about its rate limit."""
 
     DELIVERIES = "deliveries"
     SENDS = "sends"
@@ -96,7 +96,8 @@ class OpenDeadLetter:
 
 @dataclass(frozen=True)
 class AttemptOrder:
-    """One try. `retry` is what follows should it fail (None: this is the round's last attempt)."""
+    """One try. `retry` is what follows should it fail (None: this is the round's last attempt). `rate_limit` is the one
+    that the workflow knows."""
 
     delivery_gid: str
     endpoint_gid: str
@@ -106,6 +107,14 @@ class AttemptOrder:
     retry: RetryPlan | None
     retry_statuses: tuple[int, ...] = ()
     park_check: timedelta = timedelta(minutes=10)
+    rate_limit: float | None = None
+
+
+@dataclass(frozen=True)
+class NewRateLimit:
+    """An endpoint's rate limit, in requests a second, that differs from the one a workflow knows; None: lifted."""
+
+    per_second: float | None
 
 
 @dataclass(frozen=True)
@@ -144,6 +153,7 @@ class AttemptOutcome:
     `reason` says why the delivery is dead-lettered: where it is rejected, where no other attempt follows (None:
     `exhausted`), or where it stays parked for longer than its window (None: an operator's pause, which may last).
     `attempt_gid` and `duration_ms` name the attempt on record; they are None where no request was made.
+    `new_rate_limit` is for the next attempt's queue; None: unchanged, or not known.
     """
 
     verdict: Verdict
@@ -154,6 +164,7 @@ class AttemptOutcome:
     unrecorded: AttemptRecord | None = None
     attempt_gid: str | None = field(default=None, compare=False)
     duration_ms: int | None = field(default=None, compare=False)
+    new_rate_limit: NewRateLimit | None = field(default=None, compare=False)
 
     @property
     def response(self) -> str:
@@ -208,6 +219,7 @@ class DeliveryOrder:
             retry=retry,
             retry_statuses=self.policy.retry_statuses,
             park_check=self.park_check,
+            rate_limit=self.rate_limit,
         )
 
     @property

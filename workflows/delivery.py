@@ -1,6 +1,7 @@
 """One message to one endpoint, until it is delivered, discarded, or waits as a dead letter for an operator."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from temporalio import workflow
@@ -172,12 +173,12 @@ class DeliveryWorkflow:
             self._status, self._waiting_for = DeliveryStatus.DELIVERED, "nothing"
 
     async def _send(self, plan: RetryPlan | None) -> AttemptOutcome:
-        """One try on the fair queue, or on the one where the server keeps the endpoint's rate limit."""
+        """One try on the fair queue, or on the one where the server hands out attempts at the endpoint's rate limit."""
         order = self._order
         self._waiting_for, self._next_attempt_at = "the endpoint's response", None
         # Cleared here and not where it is waited for: a release that comes while we send must not be lost.
         self._release, self._attempt_now = None, False
-        return await workflow.execute_activity_method(
+        outcome = await workflow.execute_activity_method(
             Sending.send_attempt,
             order.attempt_order(self._number, plan),
             task_queue=TaskQueue.SENDS_LIMITED if order.rate_limit is not None else TaskQueue.SENDS,
@@ -186,6 +187,9 @@ class DeliveryWorkflow:
             retry_policy=OUR_FAULTS,
             summary=f"attempt {self._number} of {order.policy.attempts}, round {order.round}",
         )
+        if outcome.new_rate_limit is not None:
+            self._order = replace(order, rate_limit=outcome.new_rate_limit.per_second)
+        return outcome
 
     async def _record(self, outcome: AttemptOutcome) -> None:
         assert outcome.unrecorded is not None

@@ -21,10 +21,12 @@ from everhook.contracts import (
     AttemptRecord,
     DeadLetterReason,
     FailureCode,
+    NewRateLimit,
     PreviousAttempt,
     Verdict,
 )
 from everhook.delivery.fitness import EndpointFitness
+from everhook.delivery.pacing import MISSES, Pacer
 from everhook.delivery.reporter import OutcomeReporter
 from everhook.egress import EgressClient, Exchange, OurFault, Unsendable
 from everhook.envelope import Content, render
@@ -35,6 +37,7 @@ from everhook.receipt_issuer import Issuer, Subject, issue, url_digest
 from everhook.receipts import signatures_digest
 from everhook.signing import signature_headers
 from everhook.storage.attempts import Bases, Basis, Recorder, Target, Targets, Transcript, claim_probe
+from everhook.storage.endpoint_rates import SendTimes
 from everhook.storage.engine import Database, is_unavailable
 from everhook.storage.receipt_keys import IssuerCache
 from everhook.trace_context import of_message
@@ -45,6 +48,9 @@ RECORD_PATIENCE_S = 5.0
 """How long a finished attempt waits here for the database, before the workflow is asked to have it recorded."""
 
 RECORD_RETRY_S = 0.25
+
+RELOAD_S = 0.05
+"""An attempt that waited for its endpoint's rate limit looks at its endpoint again this long before it sends."""
 
 PROBE_LEASE_MARGIN = timedelta(seconds=30)
 
@@ -86,31 +92,52 @@ class Sender:
         self._under_way: dict[tuple[str, int, int], asyncio.Task[PreviousAttempt]] = {}
         self._bases = Bases(database)
         self._targets = Targets(database, keyring)
+        self._pacer = Pacer(SendTimes(database))
         self._faults: dict[str, str] = {}
 
-    async def attempt(self, order: AttemptOrder) -> AttemptOutcome:
-        """An attempt that a workflow asks for. Returns once it is recorded.
+    async def attempt(self, order: AttemptOrder, tries: int = 1) -> AttemptOutcome:
+        """An attempt that a workflow asks for, for the `tries`-th time. Returns once it is recorded.
 
-        One that is recorded already (the engine lost our response and asks again) is not made again.
+        One that is recorded already (the engine lost our response and asks again) is not made again. Raises an error
+        that has Temporal ask again later where the endpoint's rate limit does not allow a request soon.
         """
+        ready = await self._ready(order)
+        misses = 0
+        while not isinstance(ready, AttemptOutcome) and (limit := ready[1].rate_limit) is not None:
+            send_at = await self._pacer.reserve(order.endpoint_gid, limit, tries)
+            if send_at - time.monotonic() > RELOAD_S:
+                await self._pacer.wait(send_at - RELOAD_S)
+                ready = await self._ready(order)
+                if isinstance(ready, AttemptOutcome) or ready[1].rate_limit != limit:
+                    continue
+            if await self._pacer.wait(send_at) or (misses := misses + 1) >= MISSES:
+                break
+        if isinstance(ready, AttemptOutcome):
+            return ready
+        basis, target = ready
+        made = await self._finish(order, basis, target, before_workflow=False)
+        return _with_limit(made.outcome, order, target)
+
+    async def _ready(self, order: AttemptOrder) -> tuple[Basis, Target] | AttemptOutcome:
+        """What to send, and where, if a request is to be made; else the outcome without one."""
         basis, target = await self._load(order)
         if (known := _known_outcome(order, basis)) is not None:
-            return known
+            return _with_limit(known, order, target)
         if not await self._may_send(order, basis):
             await self._recorder.parked(order.delivery_gid, datetime.now(UTC) + order.park_check)
             # The circuit may have closed, and the parked deliveries been released, while we were parking: check again.
             basis, target = await self._load(order)
             if (known := _known_outcome(order, basis)) is not None:
-                return known
+                return _with_limit(known, order, target)
             if not await self._may_send(order, basis):
-                return AttemptOutcome(Verdict.PARKED, _PARKED_TOO_LONG[basis.hold])
-        return (await self._finish(order, basis, target, before_workflow=False)).outcome
+                return _with_limit(AttemptOutcome(Verdict.PARKED, _PARKED_TOO_LONG[basis.hold]), order, target)
+        return basis, target
 
     async def first_attempt(self, order: AttemptOrder, basis: Basis) -> PreviousAttempt | None:
         """The first attempt of a delivery that has no workflow yet, by a process that has it in memory and knows that
-        the circuit is closed. None where the endpoint was deleted: nothing is sent."""
+        the circuit is closed. None where the endpoint was deleted, or was given a rate limit: nothing is sent."""
         target = await self._targets.get(order.endpoint_gid, basis.endpoint_version)
-        if target.deleted:
+        if target.deleted or target.rate_limit is not None:
             return None
         return await self._finish(order, basis, target, before_workflow=True)
 
@@ -249,6 +276,13 @@ class Sender:
             return None
         known = _known_outcome(order, basis) if basis is not None else None
         return PreviousAttempt(known, basis.next_attempt_at) if basis is not None and known is not None else None
+
+
+def _with_limit(outcome: AttemptOutcome, order: AttemptOrder, target: Target) -> AttemptOutcome:
+    """Report a rate limit that was changed since the workflow was given it: the next attempt's queue depends on it."""
+    if target.rate_limit == order.rate_limit:
+        return outcome
+    return replace(outcome, new_rate_limit=NewRateLimit(target.rate_limit))
 
 
 def _known_outcome(order: AttemptOrder, basis: Basis) -> AttemptOutcome | None:

@@ -92,6 +92,7 @@ Key = TypeVar("Key")
 @dataclass(frozen=True)
 class Target:
     """An endpoint as senders need it. `fault` says why nothing can be sent to it: a secret does not decrypt.
+    `rate_limit` is in requests a second; None: no limit.
 
     The secrets of one that was `deleted` are gone: what is sent to it would not be signed.
     """
@@ -106,6 +107,7 @@ class Target:
     tls: TlsExtras | None = None
     fault: str | None = None
     deleted: bool = False
+    rate_limit: float | None = None
 
     def live_keys(self, moment: datetime) -> list[bytes]:
         """The HMAC keys that sign at this moment, newest first."""
@@ -228,6 +230,7 @@ async def _load_target(connection: AsyncConnection, keyring: KeyRing, endpoint_g
                 col(Endpoint.tls_certificate),
                 col(Endpoint.tls_key),
                 col(Endpoint.deleted_at),
+                col(Endpoint.rate_limit),
             )
             .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
             .where(col(Endpoint.gid) == endpoint_gid)
@@ -242,6 +245,7 @@ async def _load_target(connection: AsyncConnection, keyring: KeyRing, endpoint_g
         schemes=frozenset(),
         keys=SigningKeys((), ()),
         deleted=endpoint.deleted_at is not None,
+        rate_limit=endpoint.rate_limit,
     )
     try:
         return replace(

@@ -1,4 +1,4 @@
-"""The states of endpoints, kept for a second: what waits in a process must not go out on old knowledge."""
+"""The states of endpoints, kept for a moment: what waits in a process must not go out on old knowledge."""
 
 import time
 from collections.abc import Sequence
@@ -9,7 +9,8 @@ from everhook.storage.circuits import EndpointState, endpoint_states
 from everhook.storage.engine import Database
 from everhook.storage.grouping import Grouped
 
-FRESH_S = 1.0
+FRESH_S = 0.2
+"""A burst of first attempts goes on for up to twice as long after an endpoint was paused, moved or given a limit."""
 MAX_CACHED = 10_000
 
 
@@ -21,7 +22,7 @@ class EndpointStates:
         self._known: dict[str, tuple[float, EndpointState | None]] = {}
 
     async def get(self, endpoint_gid: str, *, fresh: bool = False) -> EndpointState | None:
-        """At most a second old, or read now if `fresh`; None where there is no such endpoint."""
+        """At most `FRESH_S` old, or read now if `fresh`; None where there is no such endpoint."""
         known = self._known.get(endpoint_gid)
         if known is not None and not fresh and time.monotonic() < known[0]:
             return known[1]

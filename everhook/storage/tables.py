@@ -146,6 +146,16 @@ class Endpoint(SQLModel, table=True):
     deleted_at: datetime | None = _when(default=None)
 
 
+class EndpointRate(SQLModel, table=True):
+    """The last send time that was reserved of an endpoint with a rate limit, in seconds of the database's clock: see
+    `storage/endpoint_rates.py`."""
+
+    __tablename__ = "endpoint_rate"
+
+    endpoint_gid: str = Field(foreign_key="endpoint.gid", primary_key=True)
+    last_at: float
+
+
 class EndpointSecret(SQLModel, table=True):
     """A signing secret, sealed by the key ring. Every row that has not expired signs, newest first.
 

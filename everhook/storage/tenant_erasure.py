@@ -18,6 +18,7 @@ from everhook.storage.tables import (
     Endpoint,
     EndpointMinute,
     EndpointMinuteError,
+    EndpointRate,
     EndpointSecret,
     IdempotentResponse,
     Message,
@@ -31,7 +32,9 @@ from everhook.storage.tables import (
     now,
 )
 
-_OF_ENDPOINTS: tuple[Any, ...] = (Subscription, EndpointSecret, Circuit, EndpointMinute, EndpointMinuteError)
+_OF_ENDPOINTS: tuple[Any, ...] = (
+    Subscription, EndpointSecret, EndpointRate, Circuit, EndpointMinute, EndpointMinuteError
+)  # fmt: skip
 _OF_TENANTS: tuple[Any, ...] = (
     Endpoint, ApiKey, OperationalEvent, AuditEntry, IdempotentResponse, Receipt, ReceiptHash, ReceiptSeal
 )  # fmt: skip

@@ -72,7 +72,7 @@ class Desk:
         self.recorder = recorder(store.database)
         self.issuers = issuers or IssuerCache(store.database, KEYRING, ISSUER)
         self.sender = Sender(store.database, self.recorder, self.issuers, egress, self.reporter, self.fitness, keyring)
-        self.sending = Sending(self.sender)
+        self.sending = Sending(self.sender, slots=200)
 
     def with_(self, **changes: Any) -> "Desk":
         """The same with another store, recorder, issuer, key ring, way out or idea of what is slow."""

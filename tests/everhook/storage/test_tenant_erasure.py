@@ -21,6 +21,7 @@ from everhook.storage.tables import (
     Endpoint,
     EndpointMinute,
     EndpointMinuteError,
+    EndpointRate,
     EndpointSecret,
     IdempotentResponse,
     Message,
@@ -56,6 +57,7 @@ ALL: tuple[type[SQLModel], ...] = (
     ReceiptSeal,
     EndpointMinute,
     EndpointMinuteError,
+    EndpointRate,
     OperationalEvent,
     IdempotentResponse,
 )
@@ -74,6 +76,7 @@ async def peopled(store: Store, name: str, deliveries: int = 3) -> str:
         OperationalEvent(kind="endpoint.paused", tenant_gid=tenant_gid, endpoint_gid=endpoint.gid),
         EndpointMinute(endpoint_gid=endpoint.gid, tenant_gid=tenant_gid, minute=now()),
         EndpointMinuteError(endpoint_gid=endpoint.gid, minute=now(), error="dns"),
+        EndpointRate(endpoint_gid=endpoint.gid, last_at=0.0),
         IdempotentResponse(key_sha256=f"of {name}", request_sha256="", tenant_gid=tenant_gid),
     ]
     for number in range(deliveries):
