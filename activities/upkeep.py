@@ -10,6 +10,7 @@ import structlog
 from sqlmodel import col
 from temporalio import activity
 from temporalio.client import Client
+from temporalio.service import RPCError
 
 from everhook.contracts import (
     DELIVERY_WORKFLOW,
@@ -18,12 +19,15 @@ from everhook.contracts import (
     OutcomeReport,
     ReconcileResult,
     ReconcileShare,
+    TaskQueue,
 )
 from everhook.delivery.history import MAX_LAG
 from everhook.delivery.starts import is_away, start_delivery
+from everhook.delivery.weights import sync_limits
 from everhook.entities import EndpointEntities
 from everhook.ids import gid_endings
 from everhook.metrics import HISTORY_SKIPPED
+from everhook.provisioning import NOT_OURS
 from everhook.storage import circuits, deliveries, history
 from everhook.storage.dead_letters import count_older_than
 from everhook.storage.deliveries import Overdue
@@ -99,7 +103,13 @@ class Upkeep:
         current = _Pass(gid_endings(share.index, share.parts), time.monotonic() + PASS_S, is_first=share.index == 0)
         steps: list[Callable[[_Pass], Awaitable[None]]] = [self._start_overdue]
         if current.is_first:
-            steps = [self._wake_circuits, self._start_overdue, self._restore_dead_letters, self._start_history]
+            steps = [
+                self._wake_circuits,
+                self._start_overdue,
+                self._restore_dead_letters,
+                self._start_history,
+                self._sync_limits,
+            ]
         for step in steps:
             try:
                 await step(current)
@@ -254,3 +264,14 @@ class Upkeep:
             async with self._database.write_connection() as connection:
                 await history.forget(connection, [gid for gid, _ in found])
             current.history += len(started)
+
+    async def _sync_limits(self, _: _Pass) -> None:
+        """Rate limits that changed while Temporal was away."""
+        try:
+            corrected = await sync_limits(self._client, self._database)
+        except RPCError as error:
+            if error.status not in NOT_OURS:  # a server without fairness, or one that is configured elsewhere
+                raise
+            return
+        if corrected:
+            log.info("corrected the weights of endpoints", queue=TaskQueue.SENDS_LIMITED.value, corrected=corrected)

@@ -11,6 +11,7 @@ import structlog
 from fastapi import APIRouter, Body
 from pydantic.alias_generators import to_camel
 from sqlalchemy.ext.asyncio import AsyncSession
+from temporalio.service import RPCError
 
 from api import publishing, render
 from api.callers import Caller
@@ -35,6 +36,7 @@ from api.schemas import (
     TestSent,
     Tls,
 )
+from everhook.delivery.weights import apply_limit
 from everhook.egress import EgressClient, OurFault, TlsExtras, TlsRefused, UrlRefused
 from everhook.policy import resolve
 from everhook.signing import SignatureScheme, new_secret
@@ -120,10 +122,22 @@ async def change_endpoint(
         _check_ed25519_change(view, body)
         if body.ed25519 is not None:
             await secrets.set_ed25519(session, services.keyring, gid, on=body.ed25519)
+        old_limit = view.endpoint.rate_limit
         await endpoints.change(session, view.endpoint, changes)
         changed = sorted(to_camel(name) for name in body.model_fields_set)
         _record(session, caller, "endpoint.changed", view.endpoint, {"changed": changed})
-        return render.endpoint(await _view(session, gid))
+        shown = render.endpoint(await _view(session, gid))
+    if shown.rate_limit != old_limit:
+        await _apply_limit(services, gid, shown.rate_limit)
+    return shown
+
+
+async def _apply_limit(services: Services, gid: str, limit: float | None) -> None:
+    try:
+        await apply_limit(services.temporal, gid, limit)
+    except (RPCError, RuntimeError) as error:
+        # The limit holds: senders keep to it. Only what waits already is handed out at the old pace.
+        log.warning("temporal was not told of an endpoint's new rate limit", endpoint_gid=gid, error=str(error))
 
 
 @router.delete("/{gid}", status_code=HTTPStatus.NO_CONTENT)

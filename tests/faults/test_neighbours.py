@@ -1,11 +1,12 @@
 """One endpoint's trouble is its own: slow, limited and hostile ones beside healthy ones."""
 
 import asyncio
+import time
 
 import pytest
 
 from everhook.contracts import FailureCode
-from tests.support.scene import Scene, slowly
+from tests.support.scene import SHARED, Scene, slowly
 from tests.support.script import Fault, Step, redirect
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -31,17 +32,24 @@ async def test_a_slow_endpoint_with_a_long_queue_does_not_delay_a_quiet_one(post
     report.assert_no_duplicates()
 
 
-async def test_the_server_keeps_an_endpoints_rate_limit(postgres: Scene) -> None:
+async def test_an_endpoint_that_never_responds_leaves_slots_to_others(postgres: Scene) -> None:
+    """More of its attempts come to the fair queue than a worker has slots, all at once: they would hold all of these
+    for their whole timeout."""
     scene = postgres
-    await scene.endpoint(rateLimit=5)
-    await scene.publish(25)
-    report = await scene.finish()
-    report.assert_no_duplicates()
-    times = [line.monotonic for line in scene.arrivals()]
-    for window in (1.0, 2.0, 4.0):
-        most = max(sum(start <= at < start + window for at in times) for start in times)
-        assert most <= 5 * (window + 1) * 1.2, f"{most} arrived within {window:g} s"
-    assert times[-1] - times[0] < 10, "the limit held back more than it should"
+    slots = int(SHARED["EVERHOOK_MAX_CONCURRENT_SENDS"])
+    hung = await scene.endpoint("hung", events=["hung"], policy={"delaysSeconds": [2.0], "timeoutSeconds": 20})
+    quiet = await scene.endpoint("quiet", events=["quiet"], policy={"delaysSeconds": [0.2], "timeoutSeconds": 5})
+    await scene.respond(*[302] * slots * 3, Fault.HANG, name="hung")
+    await scene.respond(302, 200, name="quiet", each_message=True)
+    await scene.publish(slots * 3, type="hung")
+    await scene.arrived(slots * 3 + slots // 4, "hung")
+    began = time.monotonic()
+    await scene.publish(1, type="quiet")
+    await scene.has_statuses(quiet, delivered=1)
+    assert time.monotonic() - began < 8, "its second attempt waited for those that hang"
+    await scene.circuit_is(hung, "open", timeout=40)
+    await scene.respond(200, name="hung")
+    await scene.finish(dead_letters_allowed=True)
 
 
 HOSTILE: dict[str, tuple[Step, str | None]] = {

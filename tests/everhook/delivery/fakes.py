@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from sqlalchemy.ext.asyncio import AsyncConnection
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, DescribeTaskQueueResponse
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -34,6 +35,13 @@ class Start:
     options: dict[str, Any]
 
 
+class FakeQueues:
+    """A server whose queues have no configuration."""
+
+    async def describe_task_queue(self, _: DescribeTaskQueueRequest, **options: Any) -> DescribeTaskQueueResponse:
+        return DescribeTaskQueueResponse()
+
+
 class FakeTemporal:
     """A client that records the starts of deliveries.
 
@@ -51,6 +59,8 @@ class FakeTemporal:
         self.gate.set()
         self.under_way = 0
         self.most_under_way = 0
+        self.namespace = "everhook"
+        self.workflow_service = FakeQueues()
 
     @property
     def client(self) -> Client:
