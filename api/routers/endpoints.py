@@ -134,8 +134,9 @@ async def change_endpoint(
 
 async def _apply_limit(services: Services, gid: str, limit: float | None) -> None:
     try:
-        await apply_limit(services.temporal, gid, limit)
-    except (RPCError, RuntimeError) as error:
+        async with asyncio.timeout(2):
+            await apply_limit(services.temporal, gid, limit)
+    except (RPCError, RuntimeError, TimeoutError) as error:
         # The limit holds: senders keep to it. Only what waits already is handed out at the old pace.
         log.warning("temporal was not told of an endpoint's new rate limit", endpoint_gid=gid, error=str(error))
 

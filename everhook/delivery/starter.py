@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 from temporalio.client import Client
@@ -91,6 +91,7 @@ class Starter:
             try:
                 if await self._parked(order):
                     return
+                order = await self._with_current_limit(order)
                 await start_delivery(self._client, order, first=True, eager=True)
             except Exception as error:
                 if not await self._may_try_again(order, error):
@@ -126,6 +127,11 @@ class Starter:
         # The circuit may have closed, and the parked deliveries been released, while we were parking: check again.
         state = await self._states.get(order.endpoint_gid, fresh=True)
         return (state is not None and not state.sends) or not await self._taken_back(order)
+
+    async def _with_current_limit(self, order: DeliveryOrder) -> DeliveryOrder:
+        """The limit decides which queue the first attempt goes to. After an attempt its outcome says what it is now."""
+        state = await self._states.get(order.endpoint_gid) if order.previous is None else None
+        return order if state is None else replace(order, rate_limit=state.rate_limit)
 
     async def _taken_back(self, order: DeliveryOrder) -> bool:
         """Whether a delivery that was parked is accepted again, by compare-and-set: else its release has started it."""

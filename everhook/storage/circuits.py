@@ -20,7 +20,7 @@ from everhook.storage.tables import Delivery, Endpoint, Tenant, now
 
 @dataclass(frozen=True)
 class EndpointState:
-    """What decides about the next delivery to an endpoint: its version, and its circuit.
+    """What decides about the next delivery to an endpoint: its version, its rate limit, and its circuit.
 
     `failures` are those that the circuit counts now; `probe_until` is when the claim on the one probe of a half-open
     circuit ends.
@@ -31,6 +31,7 @@ class EndpointState:
     hold: Hold | None
     failures: int
     probe_until: datetime | None
+    rate_limit: float | None
 
     @property
     def sends(self) -> bool:
@@ -80,6 +81,7 @@ _STATES: Select[*tuple[Any, ...]] = (
         col(CircuitRow.hold),
         col(CircuitRow.failures),
         col(CircuitRow.probe_until),
+        col(Endpoint.rate_limit),
     )
     .join(Endpoint, col(Endpoint.gid) == col(CircuitRow.endpoint_gid))
     .where(col(CircuitRow.endpoint_gid).in_(bindparam("gids", expanding=True)))

@@ -23,7 +23,7 @@ async def test_no_second_sees_more_requests_than_the_limit_from_two_workers(post
     limits = {"two": 2, "five": 5}
     for name, limit in limits.items():
         await scene.endpoint(name, rateLimit=limit)
-    await scene.publish(20)
+    await scene.publish(14)
     report = await scene.finish()
     report.assert_no_duplicates()
     for name, limit in limits.items():
@@ -64,7 +64,7 @@ async def test_a_limit_that_is_set_during_a_burst_counts_in_the_lane_and_for_ret
     await scene.respond(*[302] * 12, 200, name="retried")
     await scene.publish(12, type="retried")
     await scene.arrived(12, "retried")
-    await scene.publish(150, type="lane")
+    await scene.publish(80, type="lane")
     await scene.arrived(12, "lane")
     await asyncio.gather(limit_to(scene, lane, 2), limit_to(scene, retried, 2))
     changed = time.monotonic()

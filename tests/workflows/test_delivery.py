@@ -20,6 +20,7 @@ from everhook.contracts import (
     DeliveryResult,
     DeliveryStatus,
     DiscardNote,
+    NewRateLimit,
     OperatorNote,
     PreviousAttempt,
     ReleaseNote,
@@ -271,6 +272,19 @@ async def test_a_rate_limited_attempt_goes_by_the_limited_queue_with_the_limit_a
     [call] = engine.fakes.calls
     assert call.queue == TaskQueue.SENDS_LIMITED
     assert (call.priority.fairness_key, call.priority.fairness_weight) == (order.endpoint_gid, 7.5)
+
+
+@pytest.mark.parametrize(("before", "now"), [(None, 3.0), (3.0, 50.0), (3.0, None)])
+async def test_the_next_attempt_goes_by_the_limit_that_the_last_one_reported(
+    engine: Engine, before: float | None, now: float | None
+) -> None:
+    order = engine.order(rate_limit=before)
+    engine.fakes.script(replace(FAILED, new_rate_limit=NewRateLimit(now)), DELIVERED)
+    await engine.result(await engine.start(order))
+    first, second = engine.fakes.calls
+    assert (first.argument.rate_limit, second.argument.rate_limit) == (before, now)
+    assert (first.queue == TaskQueue.SENDS, second.queue == TaskQueue.SENDS) == (before is None, now is None)
+    assert second.priority.fairness_weight == now
 
 
 async def test_an_attempt_is_asked_for_with_all_that_decides_about_it(engine: Engine) -> None:

@@ -269,6 +269,25 @@ async def test_an_endpoint_with_a_rate_limit_does_not_take_the_lane(
     await assert_left_to_workflows(dispatcher, desk, temporal)
 
 
+async def test_a_limit_that_is_set_while_deliveries_wait_in_the_lane_counts_for_them(
+    desk: Desk, temporal: FakeTemporal, kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FRESH_S", 0.0)
+    monkeypatch.setattr(endpoint_states, "FRESH_S", 0.0)
+    end = await subscribed(desk)
+    desk.receiver.respond(Response(200, delay=0.2))
+    deliveries = await accept(desk, 8)
+    async with running(desk.dispatcher(temporal, LaneLimits(in_flight=2)), kept) as dispatcher:
+        dispatcher.dispatch(deliveries)
+        await desk.receiver.wait_for(2)
+        async with desk.store.database.writing() as session:
+            await endpoints.change(session, end, {"rate_limit": 5.0})
+        await until_idle(dispatcher)
+    assert desk.receiver.count == 2
+    assert {order.rate_limit for order in temporal.orders} == {5.0}
+    assert len(temporal.orders) == 6
+
+
 async def test_a_process_without_a_lane_sends_nothing(desk: Desk, temporal: FakeTemporal, kept: Kept) -> None:
     await subscribed(desk)
     async with running(desk.dispatcher(temporal, lane=None), kept) as dispatcher:

@@ -1,6 +1,7 @@
 """Attempts: faults of our own, attempts that are made twice, and what a first attempt leaves to the workflow."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -10,24 +11,29 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 from sqlmodel import col
 from structlog.testing import capture_logs
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from everhook.circuit import Hold
 from everhook.contracts import (
     AttemptOutcome,
     AttemptRecord,
     DeadLetterReason,
     DeliveryStatus,
     FailureCode,
+    NewRateLimit,
     OutcomeReport,
     PreviousAttempt,
     Verdict,
 )
 from everhook.delivery import sender as module
+from everhook.delivery.pacing import MISSES, Pacer
 from everhook.egress import EgressClient, Exchange, OurFault, TlsExtras
 from everhook.keyring import KeyRing, new_master_key
 from everhook.receipt_keys import KeySet, jwks
 from everhook.receipts import verify_receipt
 from everhook.storage import attempts, endpoints
 from everhook.storage.attempts import Basis, Recorder, Transcript
+from everhook.storage.endpoint_rates import SendTime, SendTimes
 from everhook.storage.engine import Database
 from everhook.storage.secrets import sealed
 from everhook.storage.tables import Delivery, Endpoint, EndpointMinute, EndpointSecret, PendingHistory, Receipt
@@ -347,3 +353,101 @@ async def test_an_attempt_that_was_recorded_without_our_hearing_of_it_counts_in_
     assert made.next_attempt_at == attempt.next_attempt_at
     assert desk.entities.reports == [(delivery.endpoint_gid, OutcomeReport(failures=1))]
     assert [line["attempt_gid"] for line in logs if line["event"] == "attempt"] == [attempt.gid]
+
+
+# Rate limits
+
+
+class Times(SendTimes):
+    """Gives these send times, so many seconds from now, and then refuses; `before` runs ahead of each."""
+
+    def __init__(self, *ahead_s: float, before: Callable[[], Awaitable[None]] | None = None) -> None:
+        self.ahead_s = list(ahead_s)
+        self.limits: list[float] = []
+        self._before = before
+
+    async def reserve(self, endpoint_gid: str, limit: float) -> SendTime:
+        self.limits.append(limit)
+        if not self.ahead_s:
+            return SendTime(time.monotonic() + 7, reserved=False)
+        found = SendTime(time.monotonic() + self.ahead_s.pop(0), reserved=True)
+        if self._before is not None:
+            await self._before()
+        return found
+
+
+def paced(desk: Desk, monkeypatch: pytest.MonkeyPatch, times: Times) -> Times:
+    monkeypatch.setattr(desk.sender, "_pacer", Pacer(times))
+    return times
+
+
+async def set_limit(desk: Desk, endpoint: Endpoint, limit: float | None) -> None:
+    async with desk.store.database.writing() as session:
+        await endpoints.change(session, endpoint, {"rate_limit": limit})
+
+
+async def test_an_endpoint_without_a_limit_asks_for_no_send_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = paced(desk, monkeypatch, Times())
+    outcome = await desk.send(await desk.delivery())
+    assert (outcome.verdict, outcome.new_rate_limit, times.limits) == (Verdict.DELIVERED, None, [])
+
+
+async def test_an_attempt_leaves_at_its_send_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = await desk.endpoint(rate_limit=2.0)
+    times = paced(desk, monkeypatch, Times(0.4))
+    began = time.monotonic()
+    outcome = await desk.send(await desk.delivery(endpoint), rate_limit=2.0)
+    assert (outcome.verdict, outcome.new_rate_limit, times.limits) == (Verdict.DELIVERED, None, [2.0])
+    assert desk.receiver.arrivals[0].monotonic - began >= 0.4
+
+
+async def test_an_attempt_whose_time_is_far_is_asked_for_again_later(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is sent or recorded, and Temporal is not told of a failure that anyone should look at."""
+    delivery = await desk.delivery(await desk.endpoint(rate_limit=2.0))
+    paced(desk, monkeypatch, Times())
+    with pytest.raises(ApplicationError) as refusal:
+        await desk.send(delivery)
+    assert (refusal.value.type, refusal.value.category) == ("RateLimited", ApplicationErrorCategory.BENIGN)
+    assert refusal.value.next_retry_delay is not None
+    assert timedelta(seconds=7) < refusal.value.next_retry_delay < timedelta(seconds=8.5)
+    assert desk.receiver.count == 0
+    assert await desk.store.attempts(delivery) == []
+
+
+async def test_a_send_time_that_is_missed_is_given_up_for_another(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But not for ever: a machine that is overloaded still sends."""
+    endpoint = await desk.endpoint(rate_limit=2.0)
+    times = paced(desk, monkeypatch, Times(-1, 0.0, 0.0))
+    assert (await desk.send(await desk.delivery(endpoint))).verdict is Verdict.DELIVERED
+    assert len(times.limits) == 2
+    times = paced(desk, monkeypatch, Times(*[-1] * 10))
+    assert (await desk.send(await desk.delivery(endpoint))).verdict is Verdict.DELIVERED
+    assert len(times.limits) == MISSES
+
+
+@pytest.mark.parametrize("limit", [0.5, 50.0, None])
+async def test_a_limit_that_changes_while_an_attempt_waits_counts_for_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, limit: float | None
+) -> None:
+    endpoint = await desk.endpoint(rate_limit=2.0)
+    times = Times(0.2, 0.0, before=lambda: set_limit(desk, endpoint, limit))
+    paced(desk, monkeypatch, times)
+    outcome = await desk.send(await desk.delivery(endpoint), rate_limit=2.0)
+    assert outcome.verdict is Verdict.DELIVERED
+    assert times.limits == ([2.0] if limit is None else [2.0, limit])
+    assert outcome.new_rate_limit == NewRateLimit(limit)
+
+
+async def test_an_endpoint_that_is_paused_while_an_attempt_waits_gets_none(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = await desk.endpoint(rate_limit=2.0)
+
+    async def pause() -> None:
+        await desk.store.circuit(endpoint, hold=Hold.PAUSED)
+
+    paced(desk, monkeypatch, Times(0.2, before=pause))
+    outcome = await desk.send(await desk.delivery(endpoint))
+    assert (outcome.verdict, desk.receiver.count) == (Verdict.PARKED, 0)
