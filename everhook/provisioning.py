@@ -188,8 +188,8 @@ def _essence(schedule: Schedule) -> tuple[object, ...]:
 
 async def ensure_queue_limits(client: Client, tell: Tell) -> None:
     """One send a second for each fairness key on `sends-limited`; a key's weight, its endpoint's own limit,
-    multiplies that. A limit that is there already stays as it is. A server without fairness says so, and rate limits
-    then do not hold."""
+    multiplies that. A limit that is there already stays as it is. A server without fairness says so: senders keep
+    rate limits anyway, but are handed attempts that they must put off."""
     try:
         if await _has_queue_limit(client):
             tell(f"queue limits on {TaskQueue.SENDS_LIMITED}: there")
@@ -209,7 +209,7 @@ async def ensure_queue_limits(client: Client, tell: Tell) -> None:
     except RPCError as error:
         if error.status not in NOT_OURS:
             raise
-        tell(f"queue limits on {TaskQueue.SENDS_LIMITED}: this server has none, endpoints' rateLimit does not hold")
+        tell(f"queue limits on {TaskQueue.SENDS_LIMITED}: this server has none, keeping rateLimit costs more")
 
 
 async def _has_queue_limit(client: Client) -> bool:

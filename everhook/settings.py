@@ -179,7 +179,12 @@ class Settings(BaseSettings):
     express_slow_ms: int = Field(
         750, ge=1, description="Workflows make the first attempts to an endpoint that responds more slowly than this."
     )
-    max_concurrent_sends: int = Field(200, ge=1, description="Attempts from each fair queue at once a process.")
+    max_concurrent_sends: int = Field(
+        200,
+        ge=1,
+        description="Attempts from each fair queue at once a process; an endpoint that hangs gets no more than it "
+        "leaves free.",
+    )
 
     workflow_tasks: int = Field(200, ge=2, description="Workflow tasks at once a worker process.")
     cached_workflows: int = Field(

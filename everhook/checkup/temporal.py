@@ -166,7 +166,7 @@ async def _queue_limits(client: Client) -> Finding:
     if rate == 1.0:
         return ok(name, f"set on {TaskQueue.SENDS_LIMITED}")
     mend = f"{SETUP}; the server needs `matching.enableFairness`, see docs/deployment.md"
-    return warning(name, f"not set on {TaskQueue.SENDS_LIMITED}: endpoints' rateLimit does not hold", mend)
+    return warning(name, f"not set on {TaskQueue.SENDS_LIMITED}: keeping endpoints' rateLimit costs more", mend)
 
 
 async def _workers(client: Client) -> Finding:
