@@ -25,7 +25,7 @@ leave as many slots free: a burst to endpoints that turn out to hang would else 
 
 DURATION_WEIGHT = 0.3
 MAX_ENDPOINTS = 10_000
-FIRST_BACK_OFF_S, LONGEST_BACK_OFF_S = 1.0, 30.0
+FIRST_BACK_OFF_S, LONGEST_BACK_OFF_S = 1.0, 10.0
 
 Clock = Callable[[], float]
 
@@ -105,8 +105,10 @@ class SlotShare:
         """Whether no attempt has ended for longer than they usually take, or while as many began as slots are free."""
         oldest = next(iter(endpoint.began.values()))
         quiet_s = self._clock() - max(endpoint.ended_at, oldest)
-        usual_s = min(max(2 * endpoint.usual_s, LEAST_QUIET_S), HANGS_S)
-        return quiet_s > usual_s or (quiet_s > SHORT_S and endpoint.begun_since >= max(free, LEAST_BEGUN))
+        if quiet_s > min(max(2 * endpoint.usual_s, LEAST_QUIET_S), HANGS_S):
+            return True
+        # On a machine that is overloaded attempts end late, and seldom: that is usual then.
+        return quiet_s > max(endpoint.usual_s, SHORT_S) and endpoint.begun_since >= max(free, LEAST_BEGUN)
 
     def _forget_idle(self) -> None:
         """Bound the memory: endpoints that hold nothing are forgotten, those that were used least recently first."""
