@@ -417,7 +417,24 @@ class AttemptOut(ApiModel):
     next_attempt_at: datetime | None
 
 
+class RoundPolicy(ApiModel):
+    """A policy with its schedule as delays. An attempt that fails is followed by the next after its delay."""
+
+    delays_seconds: list[float] = Field(description="Waits after the first, second, … attempt.")
+    jitter: float
+    timeout_seconds: float
+    max_window_seconds: float
+    retry_statuses: list[int]
+
+
+class RoundOut(ApiModel):
+    round: int
+    began_at: datetime
+    policy: RoundPolicy = Field(description="As it was when the round began; the round keeps it.")
+
+
 class DeliveryDetail(DeliveryOut):
+    rounds: list[RoundOut] = Field(description="The current round, and those of `attempts`; oldest first.")
     attempts: list[AttemptOut] = Field(description="Oldest first; of more than 100, the newest 100.")
     earlier_attempts: bool = Field(
         description="Whether there are older ones: `GET /v1/deliveries/{gid}/attempts` lists all of them."

@@ -87,7 +87,7 @@ async def get_dead_letter(gid: Gid, store: Store) -> Response:
         found = await deliveries.with_message(session, gid)
         if found is None or found[0].status is not DeliveryStatus.DEAD_LETTERED:
             raise not_found("dead letter", gid)
-        shown = await newest_attempts(session, gid)
+        shown = await newest_attempts(session, found[0])
     row, message = found
     detail = DeadLetterDetail(
         **render.delivery(row).model_dump(),

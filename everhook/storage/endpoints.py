@@ -11,7 +11,7 @@ from sqlmodel import col
 from everhook.egress import TlsExtras
 from everhook.keyring import KeyRing
 from everhook.signing import new_secret
-from everhook.storage import secrets
+from everhook.storage import policy_history, secrets
 from everhook.storage.paging import Page, one_of, page_of
 from everhook.storage.routes import bump_endpoint
 from everhook.storage.sealed import ENDPOINT_TLS_KEY
@@ -108,6 +108,8 @@ async def page(
 async def change(session: AsyncSession, endpoint: Endpoint, changes: dict[str, Any]) -> None:
     """Senders and publishers see the change as soon as it is committed. The endpoint was viewed `for_change`: two
     changes at once would else be one version."""
+    if changes.get("policy", endpoint.policy) != endpoint.policy:
+        await policy_history.keep(session, endpoint.policy, endpoint_gid=endpoint.gid)
     for name, value in changes.items():
         setattr(endpoint, name, value)
     endpoint.version += 1

@@ -122,6 +122,18 @@ class Channel(SQLModel, table=True):
     created_at: datetime = _when(default_factory=now)
 
 
+class PastPolicy(SQLModel, table=True):
+    """The policy that a channel or an endpoint had until a moment; one of `endpoint_gid` and `channel` is empty."""
+
+    __tablename__ = "past_policy"
+    __table_args__ = (Index("ix_past_policy_until", "until"),)
+
+    endpoint_gid: str = Field(default="", primary_key=True)
+    channel: str = Field(default="", primary_key=True)
+    until: datetime = _when(primary_key=True)
+    policy: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+
+
 class Endpoint(SQLModel, table=True):
     """`version` grows with every change, so that senders know when what they cached is old. `tls_key` is sealed."""
 
@@ -320,6 +332,16 @@ class Delivery(SQLModel, table=True):
     last_error: str | None = None
     decided_by: str | None = None
     decided_why: str | None = None
+
+
+class DeliveryRound(SQLModel, table=True):
+    """When a replay opened a round of a delivery. The first round began with the acceptance, and has no row."""
+
+    __tablename__ = "delivery_round"
+
+    delivery_gid: str = Field(primary_key=True)
+    round: int = Field(primary_key=True)
+    began_at: datetime = _when()
 
 
 class PendingHistory(SQLModel, table=True):

@@ -21,6 +21,7 @@ from everhook.storage.tables import (
     Channel,
     Circuit,
     Delivery,
+    DeliveryRound,
     Endpoint,
     EndpointMinute,
     EndpointMinuteError,
@@ -38,8 +39,8 @@ from everhook.storage.tables import (
 from tests.everhook.storage.factories import CHANNEL, Store, accepted, moment, publication
 
 OF_TENANTS: tuple[Any, ...] = (
-    ApiKey, Attempt, AuditEntry, Circuit, Delivery, Endpoint, EndpointMinute, EndpointMinuteError, EndpointSecret,
-    Message, OperationalEvent, Receipt, ReceiptHash, ReceiptSeal, Subscription, Tenant,
+    ApiKey, Attempt, AuditEntry, Circuit, Delivery, DeliveryRound, Endpoint, EndpointMinute, EndpointMinuteError,
+    EndpointSecret, Message, OperationalEvent, Receipt, ReceiptHash, ReceiptSeal, Subscription, Tenant,
 )  # fmt: skip
 
 
@@ -74,6 +75,7 @@ async def _side(store: Store, name: str) -> Side:
             [
                 ApiKey(name=name, sha256="", scopes=["tenant"], tenant_gid=tenant, created_by="alice"),
                 _attempt(delivery),
+                DeliveryRound(delivery_gid=delivery.gid, round=2, began_at=moment()),
                 EndpointMinute(minute=moment(), **same),
                 EndpointMinuteError(endpoint_gid=endpoint.gid, minute=moment(), error="refused"),
                 PayloadErasure(message_gid=delivery.message_gid),

@@ -18,6 +18,7 @@ from everhook.storage.tables import (
     AuditEntry,
     Circuit,
     Delivery,
+    DeliveryRound,
     Endpoint,
     EndpointMinute,
     EndpointMinuteError,
@@ -25,6 +26,7 @@ from everhook.storage.tables import (
     IdempotentResponse,
     Message,
     OperationalEvent,
+    PastPolicy,
     PendingHistory,
     Receipt,
     ReceiptHash,
@@ -58,6 +60,8 @@ ALL: tuple[type[SQLModel], ...] = (
     EndpointMinuteError,
     OperationalEvent,
     IdempotentResponse,
+    PastPolicy,
+    DeliveryRound,
 )
 
 
@@ -74,6 +78,7 @@ async def peopled(store: Store, name: str, deliveries: int = 3) -> str:
         OperationalEvent(kind="endpoint.paused", tenant_gid=tenant_gid, endpoint_gid=endpoint.gid),
         EndpointMinute(endpoint_gid=endpoint.gid, tenant_gid=tenant_gid, minute=now()),
         EndpointMinuteError(endpoint_gid=endpoint.gid, minute=now(), error="dns"),
+        PastPolicy(endpoint_gid=endpoint.gid, until=now()),
         IdempotentResponse(key_sha256=f"of {name}", request_sha256="", tenant_gid=tenant_gid),
     ]
     for number in range(deliveries):
@@ -85,6 +90,7 @@ async def peopled(store: Store, name: str, deliveries: int = 3) -> str:
             tenant_gid=tenant_gid, delivery_gid=delivery.gid, attempt_gid=attempt.gid, round=1, number=1, jws="j"
         )
         rows += [message, delivery, attempt, receipt, PendingHistory(delivery_gid=delivery.gid, settled_at=now())]
+        rows += [DeliveryRound(delivery_gid=delivery.gid, round=2, began_at=now())]
     await keep(store.database, *rows)
     return tenant_gid
 
