@@ -25,8 +25,9 @@ from api.dashboard.pages import (
     see_other,
 )
 from api.dependencies import Services, ServicesDep
-from api.endpoint_choice import chosen_endpoint
+from api.endpoint_choice import chosen_endpoints
 from api.problems import Problem, not_found
+from api.query import several
 from api.routers import dead_letters as dead_letters_api
 from api.routers import deliveries as api
 from api.schemas import Decision
@@ -111,7 +112,7 @@ async def lines_of(session: AsyncSession, rows: Collection[Delivery]) -> tuple[L
 @router.get("")
 async def show_list(request: Request, viewer: ViewerDep, store: StoreDep, cursor: str = "") -> Response:
     asked = filters.read(DeliveryChoice, request.query_params)
-    behind = after(cursor)
+    behind = after("/deliveries", asked.chosen, cursor)
     async with store.reading() as session:
         names = await filters.channel_names(session)
         try:
@@ -143,12 +144,12 @@ async def _page(session: AsyncSession, choice: DeliveryChoice | None, behind: st
     if choice is None:
         return Page((), None)
     chosen = DeliveryFilter(
-        tenant_gid=await tenants.chosen_gid(session, choice.tenant),
-        message_gid=choice.message,
-        endpoint_gid=await chosen_endpoint(session, choice.endpoint),
-        channel=choice.channel,
-        event_type=choice.type,
-        status=choice.status,
+        tenant_gid=await tenants.chosen_gids(session, choice.tenant),
+        message_gid=several(choice.message),
+        endpoint_gid=await chosen_endpoints(session, choice.endpoint),
+        channel=several(choice.channel),
+        event_type=several(choice.type),
+        status=several(choice.status),
         since=choice.since,
         until=choice.until,
     )
@@ -186,7 +187,7 @@ async def download_body(gid: str, viewer: ViewerDep, store: StoreDep, attempt: s
 async def _detail(
     gid: str, request: Request, viewer: Viewer, services: Services, store: Reach, cursor: str, attempt: str
 ) -> DetailView:
-    before = api.position_behind(after(cursor))
+    before = api.position_behind(after(f"/deliveries/{gid}", {}, cursor))
     async with store.reading() as session:
         found = await deliveries.with_message(session, gid)
         if found is None:

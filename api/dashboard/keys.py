@@ -92,7 +92,7 @@ async def _page(
     error: ValidationError | Problem | None = None,
 ) -> Response:
     async with store.reading() as session:
-        page = await api_keys.page(session, after=after(cursor), limit=PAGE)
+        page = await api_keys.page(session, after=after("/keys", {}, cursor), limit=PAGE)
         names = await tenants.names(session, {row.tenant_gid for row in page.rows if row.tenant_gid})
     view = ListView(
         lines=tuple(_line(row, names) for row in page.rows),

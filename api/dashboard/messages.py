@@ -11,6 +11,7 @@ from api.dashboard.deliveries import Line, lines_of
 from api.dashboard.filters import Filters, MessageChoice
 from api.dashboard.pages import OperatorDep, Pager, PageRoute, StoreDep, after, pager, render
 from api.problems import not_found
+from api.query import several
 from everhook.storage import deliveries, messages, tenants
 from everhook.storage.deliveries import DeliveryFilter
 from everhook.storage.messages import MessageFilter
@@ -45,7 +46,7 @@ async def show_list(request: Request, viewer: OperatorDep, store: StoreDep, curs
     asked = filters.read(MessageChoice, request.query_params)
     async with store.reading() as session:
         names = await filters.channel_names(session)
-        page = await _page(session, asked.choice, cursor)
+        page = await _page(session, asked.choice, after("/messages", asked.chosen, cursor))
         owners = await tenants.names(session, {row.tenant_gid for row in page.rows if row.tenant_gid})
     view = ListView(
         messages=tuple(page.rows),
@@ -58,13 +59,13 @@ async def show_list(request: Request, viewer: OperatorDep, store: StoreDep, curs
     )
 
 
-async def _page(session: AsyncSession, choice: MessageChoice | None, cursor: str) -> Page[Message]:
+async def _page(session: AsyncSession, choice: MessageChoice | None, behind: str | None) -> Page[Message]:
     """Nothing where it is not clear what is wanted."""
     if choice is None:
         return Page((), None)
-    tenant_gid = await tenants.chosen_gid(session, choice.tenant)
-    chosen = MessageFilter(tenant_gid, choice.channel, choice.type, choice.since, choice.until)
-    return await messages.page(session, chosen, after=after(cursor), limit=PAGE)
+    tenant_gids = await tenants.chosen_gids(session, choice.tenant)
+    chosen = MessageFilter(tenant_gids, several(choice.channel), several(choice.type), choice.since, choice.until)
+    return await messages.page(session, chosen, after=behind, limit=PAGE)
 
 
 @router.get("/{gid}")

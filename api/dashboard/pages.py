@@ -22,7 +22,7 @@ from api.dashboard.advice import advice, page_behind, ways
 from api.dashboard.forms import TOKEN_FIELD, Form, read_form, refuse_foreign, wrong_fields
 from api.dashboard.live import Broadcaster
 from api.dashboard.sessions import Session, Sessions
-from api.dependencies import ServicesDep, decode_cursor, encode_cursor
+from api.dependencies import ServicesDep, decode_cursor, encode_cursor, list_tag
 from api.problems import Problem, invalid
 from everhook.settings import Settings
 from everhook.storage.reach import Reach
@@ -138,16 +138,17 @@ class Pager:
     more: str | None
 
 
-def after(cursor: str) -> str | None:
-    """The key behind which a page of a list begins."""
-    return decode_cursor(cursor) if cursor else None
+def after(path: str, chosen: Mapping[str, str], cursor: str) -> str | None:
+    """The key after which a page begins, of the list at `path` with these filters. 422 for the cursor of another."""
+    return decode_cursor(cursor, list_tag(path, chosen.items())) if cursor else None
 
 
 def pager(path: str, chosen: Mapping[str, str], cursor: str, next_key: str | None) -> Pager:
     """For the page that `cursor` leads to; `chosen` are the list's filters."""
+    more = encode_cursor(next_key, list_tag(path, chosen.items())) if next_key else None
     return Pager(
         first=path + query(chosen) if cursor else None,
-        more=path + query({**chosen, "cursor": encode_cursor(next_key)}) if next_key else None,
+        more=path + query({**chosen, "cursor": more}) if more else None,
     )
 
 

@@ -18,7 +18,7 @@ from everhook.client.options import (
     Events,
     Limit,
     PolicyOptions,
-    Tenant,
+    Tenants,
     Yes,
     changed,
     json_object,
@@ -77,7 +77,7 @@ class Settings:
 
 
 @command(app, "list", examples=["endpoints list", "endpoints list --tenant acme --json"])
-def list_endpoints(session: Session, tenant: Tenant = None, limit: Limit = DEFAULT_LIMIT) -> None:
+def list_endpoints(session: Session, tenant: Tenants = None, limit: Limit = DEFAULT_LIMIT) -> None:
     """List endpoints with their state, newest first."""
     found = cast(list[Endpoint], list(session.api.walk(path("endpoints"), limit, tenant=tenant)))
     session.out.show(found, lambda endpoints: _table(session.out, endpoints))

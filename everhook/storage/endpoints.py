@@ -80,10 +80,14 @@ async def view(session: AsyncSession, gid: str, *, for_change: bool = False) -> 
     return EndpointView(endpoint, circuit, tenant, keys.get(gid, ()))
 
 
+async def deleted(session: AsyncSession, gids: Collection[str]) -> set[str]:
+    """Those of these endpoints that were deleted."""
+    statement = select(col(Endpoint.gid)).where(col(Endpoint.gid).in_(gids), col(Endpoint.deleted_at).is_not(None))
+    return set((await session.execute(statement)).scalars())
+
+
 async def is_deleted(session: AsyncSession, gid: str) -> bool:
-    """Whether there was an endpoint of this gid, and is none any more."""
-    statement = select(col(Endpoint.deleted_at)).where(col(Endpoint.gid) == gid, col(Endpoint.deleted_at).is_not(None))
-    return (await session.execute(statement)).first() is not None
+    return bool(await deleted(session, [gid]))
 
 
 async def by_gid(session: AsyncSession, gids: Collection[str]) -> dict[str, Endpoint]:

@@ -254,6 +254,9 @@ async def test_no_attempt_is_due_of_what_is_over(api: Api, status: str) -> None:
         ({"tenant": 'a" OR "a" = "a'}, "tenant"),
         ({"tenant": "nobody"}, "tenant"),
         ({"statusCode": 99}, "statusCode"),
+        ({"statusCode": [503, 99]}, "statusCode[1]"),
+        ({"reason": ["rejected", "bad luck"]}, "reason[1]"),
+        ({"type": ["x"] * 21}, "type"),
         ({"since": "2026-01-31T12:00:00"}, "since"),
         ({"why": "x" * 1001}, "why"),
         ({"dryRun": "perhaps"}, "dryRun"),
@@ -268,7 +271,7 @@ async def test_a_bad_selection_for_many_is_named(shared: Api, body: JSON, named:
 async def test_where_nothing_matches_nothing_is_begun(api: Api, operation: str) -> None:
     answer = accepted(await api.post(f"/v1/dead-letters/{operation}", {}))
 
-    assert answer == {"matched": 0, "batchGid": None}
+    assert answer == {"matched": 0, "skipped": 0, "batchGid": None}
 
 
 async def kill(
@@ -311,6 +314,24 @@ async def test_a_dead_letter_of_a_deleted_endpoint_is_not_replayed(api: Api) -> 
     assert accepted(await api.post("/v1/dead-letters/purge", {"endpoint": endpoint, "dryRun": True}))["matched"] == 1
 
 
+async def test_a_bulk_replay_leaves_the_dead_letters_of_deleted_endpoints_alone(api: Api) -> None:
+    await api.channel()
+    gone, there = [(await api.endpoint(channel="orders"))["endpointGid"] for _ in range(2)]
+    for delivery in (await api.publish())["deliveries"]:
+        await kill(api, delivery["deliveryGid"])
+    assert (await api.delete(f"/v1/endpoints/{gone}")).status_code == 204
+
+    async def counted(operation: str, **selection: Any) -> tuple[int, int]:
+        answer = accepted(await api.post(f"/v1/dead-letters/{operation}", {**selection, "dryRun": True}))
+        return answer["matched"], answer["skipped"]
+
+    assert await counted("replay") == (1, 1)
+    assert await counted("replay", endpoint=[gone, there]) == (1, 1)
+    assert await counted("replay", endpoint=there) == (1, 0)
+    assert await counted("purge") == (2, 0)
+    assert_problem(await api.post("/v1/dead-letters/replay", {"endpoint": [gone]}), 409)
+
+
 async def test_several_values_of_a_filter_mean_any_of_them(api: Api) -> None:
     for name in ("a", "b", "c"):
         await api.channel(name)
@@ -342,6 +363,9 @@ async def test_several_values_of_a_filter_mean_any_of_them(api: Api) -> None:
         ("endpoints", {"tenant": ["of-a", "of-b"]}),
     ]:
         assert await found(path, **params) == {"a", "b"}, (path, params)
+        if path == "dead-letters":
+            answer = accepted(await api.post("/v1/dead-letters/replay", {**params, "dryRun": True}))
+            assert answer["matched"] == 2, params
     assert await found("deliveries", status=["parked", "retrying"]) == set()
     actions = {entry["action"] for entry in await api.walk("/v1/audit", action=["channel.created", "endpoint.created"])}
     assert actions == {"channel.created", "endpoint.created"}

@@ -284,6 +284,55 @@ async def test_lists_are_filtered_by_the_url_or_the_name_of_an_endpoint(pages: P
         assert page.text.count('class="strong clamp" href="/deliveries/') == 1, wanted
 
 
+@pytest.mark.parametrize("list_of", ["deliveries", "dead-letters", "messages"])
+async def test_a_filter_takes_several_values_with_commas_between_them(pages: Pages, list_of: str) -> None:
+    await some_messages(pages.api)
+    await pages.api.change_rows(
+        "UPDATE delivery SET status = 'dead_lettered', reason = 'exhausted', last_status_code = 503"
+    )
+    await pages.sign_in()
+    page = (await pages.get(f"/{list_of}?channel=orders,invoices&type=order.created, invoice.paid")).text
+    both = (
+        (await pages.get(f"/{list_of}?type=order.created")).text,
+        (await pages.get(f"/{list_of}?channel=invoices")).text,
+    )
+    link = f'class="strong clamp" href="/{"messages" if list_of == "messages" else "deliveries"}/'
+    assert page.count(link) == sum(one.count(link) for one in both) > 1
+    assert "<option selected>orders,invoices</option>" in page
+    if list_of == "dead-letters":
+        asked = (await pages.get("/dead-letters/all?statusCode=401,503&reason=rejected,exhausted")).text
+        assert "<h1>Replay 3 dead letters</h1>" in asked
+
+
+async def test_a_bulk_replay_says_what_it_leaves_alone(pages: Pages) -> None:
+    await some_messages(pages.api)
+    await pages.api.change_rows("UPDATE delivery SET status = 'dead_lettered', reason = 'exhausted'")
+    await pages.api.change_rows(
+        "UPDATE endpoint SET deleted_at = created_at "
+        "WHERE tenant_gid = (SELECT gid FROM tenant WHERE name = 'of-invoices')"
+    )
+    await pages.sign_in()
+    replay = (await pages.get("/dead-letters/all?action=replay")).text
+    assert "<h1>Replay 2 dead letters</h1>" in replay and "1 more matches, but cannot be replayed" in replay
+    discard = (await pages.get("/dead-letters/all?action=discard")).text
+    assert "<h1>Discard 3 dead letters</h1>" in discard and "cannot be replayed" not in discard
+
+
+async def test_a_cursor_belongs_to_its_list_and_its_filters(pages: Pages) -> None:
+    await pages.api.channel()
+    await pages.api.endpoint(channel="orders")
+    await pages.api.try_batch([{"type": "a", "payload": 1}] * 60)
+    await pages.sign_in()
+    (older,) = re.findall(r'href="/messages(\S+)" rel="next"', (await pages.get("/messages?type=a")).text)
+    assert (await pages.get(f"/messages{older.replace('&amp;', '&')}")).status_code == 200
+    cursor = older.partition("cursor=")[2]
+    for path in ("/messages?", "/messages?type=b&", "/deliveries?type=a&", "/channels?", "/audit?", "/keys?"):
+        answer = await pages.get(f"{path}cursor={cursor}")
+        assert answer.status_code == 422 and "another list" in answer.text, path
+    of_api = (await pages.api.get("/v1/messages", limit=1, type="a")).json()["nextCursor"]
+    assert (await pages.get(f"/messages?type=a&cursor={of_api}")).status_code == 422
+
+
 @pytest.mark.parametrize("list_of", ["messages", "deliveries"])
 async def test_filters_are_kept_from_page_to_page_and_in_their_fields(pages: Pages, list_of: str) -> None:
     await pages.api.channel()
