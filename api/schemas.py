@@ -405,7 +405,13 @@ class MessageOut(ApiModel):
 
 class MessageDetail(MessageOut):
     payload: Any = Field(description="Null once it was erased.")
-    deliveries: list[DeliverySummary]
+    delivery_counts: dict[DeliveryStatus, int] = Field(
+        description="How many of all its deliveries are in which status.", examples=[{"delivered": 120, "retrying": 2}]
+    )
+    deliveries: list[DeliverySummary] = Field(description="Newest first; of more than 100, the newest 100.")
+    more_deliveries: bool = Field(
+        description="Whether there are others: `GET /v1/deliveries?message={gid}` lists all of them."
+    )
 
 
 class DeliveryOut(ApiModel):

@@ -12,6 +12,7 @@ from api.dashboard.filters import Filters, MessageChoice
 from api.dashboard.pages import OperatorDep, Pager, PageRoute, StoreDep, after, pager, render
 from api.problems import not_found
 from api.query import several
+from everhook.contracts import DeliveryStatus
 from everhook.storage import deliveries, messages, tenants
 from everhook.storage.deliveries import DeliveryFilter
 from everhook.storage.messages import MessageFilter
@@ -33,11 +34,12 @@ class ListView:
 
 @dataclass(frozen=True)
 class DetailView:
-    """`lines` are the newest deliveries; `more`: there are others."""
+    """`lines` are the newest deliveries; `more`: there are others. `counts` are of all, by status."""
 
     message: Message
     tenant: str | None
     lines: tuple[Line, ...]
+    counts: Mapping[DeliveryStatus, int]
     more: bool
 
 
@@ -76,11 +78,13 @@ async def show_one(gid: str, request: Request, viewer: OperatorDep, store: Store
             raise not_found("message", gid)
         page = await deliveries.page(session, DeliveryFilter(message_gid=gid), after=None, limit=PAGE)
         lines = await lines_of(session, page.rows)
+        counts = await deliveries.counts_of_message(session, gid)
         owners = await tenants.names(session, {message.tenant_gid} if message.tenant_gid else set())
     view = DetailView(
         message=message,
         tenant=owners.get(message.tenant_gid or ""),
         lines=lines,
+        counts=counts,
         more=page.next_key is not None,
     )
     return render(request, "message.html", viewer, title=message.event_type, nav="messages", v=view)

@@ -322,3 +322,14 @@ async def page(session: AsyncSession, chosen: DeliveryFilter, *, after: str | No
     key = col(Delivery.gid)
     statement = statement.where(*in_time(col(Delivery.accepted_at), key, Kind.DELIVERY, chosen.since, chosen.until))
     return await page_of(session, statement, key, after=after, limit=limit)
+
+
+async def counts_of_message(session: AsyncSession, message_gid: str) -> dict[DeliveryStatus, int]:
+    """How many deliveries of a message are in each status; statuses of none are left out."""
+    rows = await session.execute(
+        select(col(Delivery.status), func.count())
+        .where(col(Delivery.message_gid) == message_gid)
+        .group_by(col(Delivery.status))
+    )
+    counts = {row[0]: int(row[1]) for row in rows}
+    return {status: counts[status] for status in DeliveryStatus if status in counts}

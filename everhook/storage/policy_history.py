@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -47,8 +47,8 @@ async def policies_of(
 
 async def remove_policies(bulk: Bulk) -> int:
     """Remove the policies that ended before every message that is still stored was accepted. Returns how many."""
-    oldest = select(col(Message.accepted_at)).order_by(col(Message.gid)).limit(1)
-    found = await bulk.find(oldest)
+    oldest = select(func.min(col(Message.gid))).scalar_subquery()
+    found = await bulk.find(select(col(Message.accepted_at)).where(col(Message.gid) == oldest))
     needed_from = (found[0] if found else now()) - WRITTEN_WITHIN
     return await bulk.delete(PastPolicy, col(PastPolicy.until) < needed_from)
 

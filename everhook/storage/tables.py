@@ -282,7 +282,7 @@ class Delivery(SQLModel, table=True):
     """
 
     __table_args__ = (
-        Index("ix_delivery_message", "message_gid"),
+        Index("ix_delivery_message", "message_gid", "gid"),
         Index("ix_delivery_endpoint", "endpoint_gid", "gid"),
         Index("ix_delivery_tenant", "tenant_gid", "gid"),
         Index("ix_delivery_channel", "channel", "gid"),

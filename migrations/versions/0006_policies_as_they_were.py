@@ -1,4 +1,4 @@
-"""Policies as they were, and when replays began"""
+"""Policies as they were, when replays began, and a message's deliveries in their order"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -26,9 +26,13 @@ def upgrade() -> None:
         sa.Column("began_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("delivery_gid", "round"),
     )
+    op.drop_index("ix_delivery_message", table_name="delivery")
+    op.create_index("ix_delivery_message", "delivery", ["message_gid", "gid"], unique=False)
 
 
 def downgrade() -> None:
+    op.drop_index("ix_delivery_message", table_name="delivery")
+    op.create_index("ix_delivery_message", "delivery", ["message_gid"], unique=False)
     op.drop_table("delivery_round")
     op.drop_index("ix_past_policy_until", table_name="past_policy")
     op.drop_table("past_policy")

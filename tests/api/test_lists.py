@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from everhook.contracts import DeliveryStatus
+from everhook.ids import Kind, new_gid
+from everhook.storage.tables import Delivery
 from tests.api.driving import JSON, ON_SHARED, UNKNOWN_SUFFIX, Api, accepted, assert_problem, ok
 
 LISTS = ["endpoints", "subscriptions", "messages", "deliveries", "dead-letters"]
@@ -101,7 +104,26 @@ async def test_a_message_is_shown_with_payload_and_deliveries(api: Api) -> None:
     assert (shown["idempotencyKey"], shown["tenant"]) == ("k", None)
     (listed,) = await api.walk("/v1/messages")
     assert "payload" not in listed
-    assert listed == {key: value for key, value in shown.items() if key not in ("payload", "deliveries")}
+    assert listed == {key: value for key, value in shown.items() if key in listed}
+    assert shown["deliveryCounts"] == {"accepted": 1} and not shown["moreDeliveries"]
+
+
+async def test_a_message_that_went_to_very_many_shows_some_and_counts_all(api: Api) -> None:
+    await api.channel()
+    await api.endpoint(channel="orders")
+    message = await api.publish()
+    copies = 130
+    async with api.database.writing() as session:
+        first = await session.get_one(Delivery, message["deliveries"][0]["deliveryGid"])
+        fields = first.model_dump() | {"status": DeliveryStatus.PARKED}
+        session.add_all([Delivery(**fields | {"gid": new_gid(Kind.DELIVERY)}) for _ in range(copies)])
+
+    shown = ok(await api.get(f"/v1/messages/{message['messageGid']}"))
+
+    assert shown["deliveryCounts"] == {"accepted": 1, "parked": copies} and shown["moreDeliveries"]
+    listed = [each["deliveryGid"] for each in await api.walk("/v1/deliveries", limit=50, message=shown["messageGid"])]
+    assert len(listed) == copies + 1
+    assert [each["deliveryGid"] for each in shown["deliveries"]] == listed[:100]
 
 
 async def test_deliveries_are_filtered(api: Api) -> None:

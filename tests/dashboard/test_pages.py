@@ -318,6 +318,17 @@ async def test_a_bulk_replay_says_what_it_leaves_alone(pages: Pages) -> None:
     assert "<h1>Discard 3 dead letters</h1>" in discard and "cannot be replayed" not in discard
 
 
+async def test_the_page_of_a_message_counts_its_deliveries_and_leads_to_all(pages: Pages) -> None:
+    await pages.api.channel()
+    for _ in range(60):
+        await pages.api.endpoint(channel="orders")
+    message = (await pages.api.publish())["messageGid"]
+    await pages.sign_in()
+    page = (await pages.get(f"/messages/{message}")).text
+    assert page.count('class="strong clamp" href="/deliveries/') == 50
+    assert "60 accepted" in page and f'href="/deliveries?message={message}">All 60 deliveries</a>' in page
+
+
 async def test_a_cursor_belongs_to_its_list_and_its_filters(pages: Pages) -> None:
     await pages.api.channel()
     await pages.api.endpoint(channel="orders")
