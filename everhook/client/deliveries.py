@@ -25,8 +25,9 @@ from everhook.client.options import (
 )
 from everhook.client.output import Output, lines, pairs, pretty_json
 from everhook.client.shapes import Delivery, LiveDelivery
-from everhook.client.words import age, clock, last_answer, state, when
+from everhook.client.words import age, clock, last_answer, when
 from everhook.contracts import DeliveryStatus
+from everhook.terminal_states import state
 from everhook.terminal_text import printable
 
 app = typer.Typer(help="What became of each message at each endpoint.", no_args_is_help=True)

@@ -26,8 +26,9 @@ from everhook.client.options import (
 )
 from everhook.client.output import Output, pairs
 from everhook.client.shapes import Endpoint, EndpointCreated, SecretRotated, TestSent
-from everhook.client.words import age, state, when
+from everhook.client.words import age, when
 from everhook.envelope import BodyFormat
+from everhook.terminal_states import state
 from everhook.terminal_text import printable
 from everhook.usage import Unusable
 

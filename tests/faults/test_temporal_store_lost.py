@@ -64,6 +64,7 @@ async def _lose_its_release(scene: Scene, well: CreatedEndpoint) -> None:
     of it, no command comes, and the deliveries themselves check in ten minutes. The reconciler finds them."""
     await scene.sql("UPDATE circuit SET hold = NULL WHERE endpoint_gid = :gid", gid=well.gid)
 
+
 async def _assert_attempts_continued(scene: Scene, busy: CreatedEndpoint) -> None:
     """One row a request, numbered without a gap over the loss, and a request on either side of it."""
     rows = await scene.sql(
