@@ -17,8 +17,8 @@ ADVICE = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Send less at once.",
     HTTPStatus.UNPROCESSABLE_ENTITY: "Correct what is named above, and send it again.",
     HTTPStatus.TOO_MANY_REQUESTS: "Wait a few seconds, and try again.",
-    HTTPStatus.INTERNAL_SERVER_ERROR: "Try again. If the error persists, the details are in the server's log, at the time above.",
-    HTTPStatus.SERVICE_UNAVAILABLE: "Wait a few seconds, and try again. If the error persists, check that it is running.",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "Try again. If it persists, see the server's log at the time above.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "Wait a few seconds, and try again. If it persists, check that it is running.",
 }
 
 

@@ -5,10 +5,10 @@ piece of code each, and the checks cost a lookup a row on the path every message
 """
 
 from datetime import UTC, datetime
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Column, DateTime, Index, Integer, LargeBinary, UniqueConstraint, text
+from sqlalchemy import JSON, BigInteger, Column, DateTime, Index, Integer, LargeBinary, String, UniqueConstraint, text
 from sqlalchemy import Enum as SqlEnum
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
@@ -51,6 +51,31 @@ def enum_text(enum: type[Enum]) -> SqlEnum:
     return SqlEnum(
         enum, native_enum=False, create_constraint=False, length=32, values_callable=lambda e: [m.value for m in e]
     )
+
+
+class ShownEnum(TypeDecorator[StrEnum]):
+    """An enumeration that is only displayed, stored as its text. A value that this version does not know, from a newer
+    one, is read as it is; of an enumeration that decides anything an unknown value is an error: see `enum_text`."""
+
+    impl = String(32)
+    cache_ok = True
+
+    def __init__(self, enum: type[StrEnum]) -> None:
+        super().__init__()
+        self.enum = enum
+
+    def process_bind_param(self, value: StrEnum | None, dialect: Dialect) -> str | None:
+        return value.value if value is not None else None
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> StrEnum | None:
+        if value is None:
+            return None
+        try:
+            return self.enum(value)
+        except ValueError:
+            unknown = str.__new__(self.enum, value)
+            unknown._name_ = unknown._value_ = value
+            return unknown
 
 
 _WIDE = BigInteger().with_variant(Integer(), "sqlite")
@@ -327,7 +352,7 @@ class Delivery(SQLModel, table=True):
     parked_at: datetime | None = _when(default=None)
     dead_lettered_at: datetime | None = _when(default=None)
     completed_at: datetime | None = _when(default=None)
-    reason: DeadLetterReason | None = Field(default=None, sa_type=enum_text(DeadLetterReason))
+    reason: DeadLetterReason | None = Field(default=None, sa_type=ShownEnum(DeadLetterReason))
     last_status_code: int | None = None
     last_error: str | None = None
     decided_by: str | None = None

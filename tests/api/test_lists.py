@@ -410,3 +410,17 @@ async def test_a_cursor_belongs_to_its_list_and_its_filters(api: Api) -> None:
     ]:
         problem = assert_problem(await api.get(f"/v1/{path}", cursor=cursor, **params), 422, "cursor")
         assert "another list" in problem["detail"]
+
+
+async def test_a_reason_of_a_newer_version_is_shown_as_it_is(api: Api) -> None:
+    """While it is upgraded, processes of two versions read the same rows."""
+    await api.channel()
+    await api.endpoint(channel="orders")
+    gid = (await api.publish())["deliveries"][0]["deliveryGid"]
+    await kill(api, gid, reason="of_a_newer_version")
+
+    (listed,) = await api.walk("/v1/dead-letters")
+    shown = ok(await api.get(f"/v1/deliveries/{gid}"))
+
+    assert listed["deadLetterReason"] == shown["deadLetterReason"] == "of_a_newer_version"
+    assert_problem(await api.get("/v1/dead-letters", reason="of_a_newer_version"), 422, "reason")

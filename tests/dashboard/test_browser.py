@@ -416,7 +416,7 @@ async def test_one_dead_letter_is_replayed_with_a_reason(stage: Stage, page: Pag
     await until(stage, gid, "delivered")
     await page.reload()
     await expect(page.get_by_text("they mended it")).to_be_visible()
-    await expect(page.get_by_role("heading", name="Round 2")).to_be_visible()
+    await expect(page.get_by_role("heading", name="Round 2", exact=True)).to_be_visible()
 
 
 async def test_selected_dead_letters_are_discarded(stage: Stage, page: Page) -> None:

@@ -33,19 +33,19 @@ async def test_deliveries_that_do_not_go_on_are_told(pages: Pages) -> None:
     assert "1 delivery overdue: does a worker run?" in (await pages.get("/")).text
 
 
-@pytest.mark.parametrize("reason", DeadLetterReason)
-async def test_a_dead_letter_of_any_reason_is_told(pages: Pages, reason: DeadLetterReason) -> None:
+@pytest.mark.parametrize("reason", [*DeadLetterReason, "of_a_newer_version"])
+async def test_a_dead_letter_of_any_reason_is_told(pages: Pages, reason: str) -> None:
     await pages.api.channel()
     await pages.api.endpoint(channel="orders")
     (delivery,) = (await pages.api.publish({"n": 1}, "orders"))["deliveries"]
     await pages.api.change_rows(
         "UPDATE delivery SET status = 'dead_lettered', reason = :reason, dead_lettered_at = accepted_at",
-        reason=reason.value,
+        reason=str(reason),
     )
     await pages.sign_in()
     for path in ("/", "/dead-letters", f"/deliveries/{delivery['deliveryGid']}"):
         page = await pages.get(path)
-        assert page.status_code == 200 and reason.value.replace("_", " ") in page.text
+        assert page.status_code == 200 and reason.replace("_", " ") in page.text
 
 
 # Getting in
