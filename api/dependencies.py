@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated
@@ -136,7 +137,7 @@ class PageRequest:
 
     def next_cursor(self, key: str | None) -> str | None:
         """The cursor of the page after `key`: for this list with these filters, and no other."""
-        return encode_cursor(f"{key}~{self.list_tag}") if key is not None else None
+        return encode_cursor(key, self.list_tag) if key is not None else None
 
 
 async def _page_request(
@@ -146,32 +147,33 @@ async def _page_request(
         str | None, Query(description="`nextCursor` of the page before, of the same list with the same filters.")
     ] = None,
 ) -> PageRequest:
-    tag = _list_tag(request)
-    if cursor is None:
-        return PageRequest(limit, None, tag)
+    filters = (pair for pair in request.query_params.multi_items() if pair[0] not in ("limit", "cursor"))
+    tag = list_tag(request.url.path, filters)
+    return PageRequest(limit, decode_cursor(cursor, tag) if cursor is not None else None, tag)
+
+
+def list_tag(path: str, filters: Iterable[tuple[str, str]]) -> str:
+    """A short name of a list with its filters, to bind cursors to it."""
+    return hashlib.sha256(repr((path, sorted(filters))).encode()).hexdigest()[:8]
+
+
+def encode_cursor(key: str, tag: str) -> str:
+    """The cursor of the page after `key`, of the list that `tag` names."""
+    return _encoded(f"{key}~{tag}")
+
+
+def decode_cursor(cursor: str, tag: str) -> str:
+    """The key in a cursor. 422 for what is no cursor, or that of another list or of other filters."""
     key, _, its_tag = _decoded(cursor).partition("~")
     if not _KEY.fullmatch(key) or not its_tag:
         raise _no_cursor()
     if its_tag != tag:
         raise invalid("cursor", "belongs to another list or to other filters; begin at the first page")
-    return PageRequest(limit, key, tag)
-
-
-def _list_tag(request: Request) -> str:
-    filters = sorted(pair for pair in request.query_params.multi_items() if pair[0] not in ("limit", "cursor"))
-    return hashlib.sha256(repr((request.url.path, filters)).encode()).hexdigest()[:8]
-
-
-def encode_cursor(key: str | None) -> str | None:
-    return urlsafe_b64encode(key.encode()).decode().rstrip("=") if key is not None else None
-
-
-def decode_cursor(cursor: str) -> str:
-    """The key in a cursor of the dashboard."""
-    key = _decoded(cursor)
-    if not _KEY.fullmatch(key):
-        raise _no_cursor()
     return key
+
+
+def _encoded(text: str) -> str:
+    return urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def _decoded(cursor: str) -> str:
@@ -180,7 +182,7 @@ def _decoded(cursor: str) -> str:
         text = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
     except ValueError:
         text = ""
-    if encode_cursor(text) != cursor:
+    if _encoded(text) != cursor:
         raise _no_cursor()
     return text
 

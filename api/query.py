@@ -11,8 +11,8 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 from fastapi import Query, Request
 
 from api.problems import invalid
+from api.schemas import MAX_VALUES
 
-MAX_VALUES = 20
 _DIGITS = re.compile(r"-?[0-9]{1,20}")
 
 Value = TypeVar("Value")

@@ -1,6 +1,7 @@
 """Rows as answers."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -18,11 +19,14 @@ from api.schemas import (
     MessageOut,
     PublicKeyOut,
     ReceiptOut,
+    RoundOut,
+    RoundPolicy,
     SubscriptionOut,
     TlsOut,
     status_of,
 )
 from everhook.contracts import DeliveryStatus
+from everhook.policy import DeliveryPolicy
 from everhook.receipts import claims_of
 from everhook.storage.endpoints import EndpointView
 from everhook.storage.tables import (
@@ -130,6 +134,23 @@ def delivery(row: Delivery) -> DeliveryOut:
 def attempts(rows: Sequence[Attempt], receipts: Mapping[str, Receipt]) -> list[AttemptOut]:
     """`receipts` are by the gids of their attempts."""
     return [_attempt(row, receipts.get(row.gid)) for row in rows]
+
+
+def rounds(found: Mapping[int, tuple[datetime, DeliveryPolicy]]) -> list[RoundOut]:
+    return [
+        RoundOut(
+            round=number,
+            began_at=began_at,
+            policy=RoundPolicy(
+                delays_seconds=[delay.total_seconds() for delay in policy.delays],
+                jitter=policy.jitter,
+                timeout_seconds=policy.timeout.total_seconds(),
+                max_window_seconds=policy.max_window.total_seconds(),
+                retry_statuses=list(policy.retry_statuses),
+            ),
+        )
+        for number, (began_at, policy) in sorted(found.items())
+    ]
 
 
 def _attempt(row: Attempt, receipt: Receipt | None) -> AttemptOut:

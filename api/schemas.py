@@ -14,9 +14,13 @@ from pydantic import (
     SecretStr,
     Strict,
     StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
+from pydantic_core import InitErrorDetails
 
 from api import patterns
 from everhook import policy as rules
@@ -118,6 +122,34 @@ def _checked_key(pem: SecretStr) -> SecretStr:
     _checked_pem(pem.get_secret_value())
     return pem
 
+
+def _listed(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """A single value as a list of one. What is wrong with it is said of the field, not of an element."""
+    if value is None or isinstance(value, list):
+        return validate(value)
+    try:
+        return validate([value])
+    except ValidationError as error:
+        of_field = [
+            InitErrorDetails(type=each["type"], loc=each["loc"][1:], input=each["input"], ctx=each.get("ctx", {}))
+            for each in error.errors()
+        ]
+        raise ValidationError.from_exception_data(error.title, of_field) from error
+
+
+def _allow_single(schema: dict[str, Any]) -> None:
+    lists = [each for each in schema["anyOf"] if each.get("type") == "array"]
+    schema["anyOf"] = [*(each["items"] for each in lists), *schema["anyOf"]]
+
+
+MAX_VALUES = 20
+"""Of one filter."""
+
+OneOrMore = Annotated[
+    list[Item] | None,
+    Field(max_length=MAX_VALUES, description="A list means any of its values.", json_schema_extra=_allow_single),
+    WrapValidator(_listed),
+]
 
 Moment = Annotated[datetime, BeforeValidator(_written_as_time), AfterValidator(_aware)]
 Integer = Annotated[int, Strict()]
@@ -373,7 +405,13 @@ class MessageOut(ApiModel):
 
 class MessageDetail(MessageOut):
     payload: Any = Field(description="Null once it was erased.")
-    deliveries: list[DeliverySummary]
+    delivery_counts: dict[DeliveryStatus, int] = Field(
+        description="How many of all its deliveries are in which status.", examples=[{"delivered": 120, "retrying": 2}]
+    )
+    deliveries: list[DeliverySummary] = Field(description="Newest first; of more than 100, the newest 100.")
+    more_deliveries: bool = Field(
+        description="Whether there are others: `GET /v1/deliveries?message={gid}` lists all of them."
+    )
 
 
 class DeliveryOut(ApiModel):
@@ -417,7 +455,24 @@ class AttemptOut(ApiModel):
     next_attempt_at: datetime | None
 
 
+class RoundPolicy(ApiModel):
+    """A policy with its schedule as delays. An attempt that fails is followed by the next after its delay."""
+
+    delays_seconds: list[float] = Field(description="Waits after the first, second, … attempt.")
+    jitter: float
+    timeout_seconds: float
+    max_window_seconds: float
+    retry_statuses: list[int]
+
+
+class RoundOut(ApiModel):
+    round: int
+    began_at: datetime
+    policy: RoundPolicy = Field(description="As it was when the round began; the round keeps it.")
+
+
 class DeliveryDetail(DeliveryOut):
+    rounds: list[RoundOut] = Field(description="The current round, and those of `attempts`; oldest first.")
     attempts: list[AttemptOut] = Field(description="Oldest first; of more than 100, the newest 100.")
     earlier_attempts: bool = Field(
         description="Whether there are older ones: `GET /v1/deliveries/{gid}/attempts` lists all of them."
@@ -529,26 +584,30 @@ class Decision(ApiModel):
 
 
 class DeadLetterSelection(ApiModel):
-    """Which dead letters: every part given must hold. `since` and `until` bound the time of dead-lettering."""
+    """Which dead letters: every part given must hold, by any of its values. `since` and `until` bound the time of
+    dead-lettering."""
 
-    tenant: Name | None = None
-    channel: Name | None = None
-    endpoint: EndpointRef | None = None
-    type: EventType | None = None
-    reason: DeadLetterReason | None = None
-    status_code: int | None = Field(None, ge=100, le=599)
+    tenant: OneOrMore[Name] = None
+    channel: OneOrMore[Name] = None
+    endpoint: OneOrMore[EndpointRef] = None
+    type: OneOrMore[EventType] = None
+    reason: OneOrMore[DeadLetterReason] = None
+    status_code: OneOrMore[Annotated[int, Field(ge=100, le=599)]] = None
     since: Moment | None = None
     until: Moment | None = None
 
 
 class BulkRequest(DeadLetterSelection):
-    status_code: Integer | None = Field(None, ge=100, le=599)
+    status_code: OneOrMore[Annotated[Integer, Field(ge=100, le=599)]] = None
     why: Text = ""
     dry_run: Flag = Field(False, description="Only count.")
 
 
 class BulkAnswer(ApiModel):
     matched: int
+    skipped: int = Field(
+        description="Further dead letters that match, and that a replay leaves alone: their endpoint was deleted."
+    )
     batch_gid: str | None = Field(description="Null for a dry run.")
 
 

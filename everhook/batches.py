@@ -37,8 +37,11 @@ class Progress:
     closed_at: datetime | None
 
 
-def visibility_query(chosen: DeadLetterFilter, endpoints: Sequence[str] | None = None) -> str:
-    """The open dead letters that a filter selects, in Temporal's list filter language.
+def visibility_query(
+    chosen: DeadLetterFilter, endpoints: Sequence[str] | None = None, *, but: Sequence[str] = ()
+) -> str:
+    """The open dead letters that a filter selects, in Temporal's list filter language; only those of `endpoints`, where
+    they are given, and none of the endpoints `but`.
 
     A filter that names a tenant must be given the tenant's `endpoints` that it concerns: names of tenants change hands,
     gids of endpoints do not.
@@ -55,14 +58,13 @@ def visibility_query(chosen: DeadLetterFilter, endpoints: Sequence[str] | None =
         ("DeadLetterReason", chosen.reason),
     ):
         if value is not None:
-            values = value if isinstance(value, tuple) else (value,)
-            parts.append(_is_one_of(attribute, [f'"{_quoted(one)}"' for one in values]))
-    if chosen.tenant_gid is not None:
-        gids = ", ".join(f'"{_quoted(gid)}"' for gid in endpoints or ("",))
-        parts.append(f"Endpoint IN ({gids})")
+            parts.append(_is_one_of(attribute, [f'"{_quoted(one)}"' for one in value]))
+    if chosen.tenant_gid is not None or endpoints is not None:
+        parts.append(f"Endpoint IN ({_gids(endpoints or ('',))})")
+    if but:
+        parts.append(f"Endpoint NOT IN ({_gids(but)})")
     if chosen.status_code is not None:
-        codes = chosen.status_code if isinstance(chosen.status_code, tuple) else (chosen.status_code,)
-        parts.append(_is_one_of("StatusCode", [str(code) for code in codes]))
+        parts.append(_is_one_of("StatusCode", [str(code) for code in chosen.status_code]))
     if chosen.since is not None:
         parts.append(f'DeadLetteredAt >= "{_moment(chosen.since)}"')
     if chosen.until is not None:
@@ -122,6 +124,10 @@ _STATES: dict[int, Literal["running", "completed", "failed"]] = {
 def _is_one_of(attribute: str, values: Sequence[str]) -> str:
     """`values` are as they stand in a query."""
     return f"{attribute} = {values[0]}" if len(values) == 1 else f"{attribute} IN ({', '.join(values)})"
+
+
+def _gids(gids: Sequence[str]) -> str:
+    return ", ".join(f'"{_quoted(gid)}"' for gid in gids)
 
 
 def _quoted(text: str) -> str:

@@ -374,6 +374,7 @@ class RetentionResult:
     events: int = 0
     minutes: int = 0
     credentials: int = 0
+    policies: int = 0
 
 
 @dataclass(frozen=True)

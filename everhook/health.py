@@ -135,12 +135,12 @@ def _success(name: str, out_of: float, tally: Tally, span: str) -> Part:
 def _latency(name: str, out_of: float, tally: Tally, span: str) -> Part:
     """Answers within half a second earn everything, within two seconds half, later ones nothing."""
     if not tally.answers:
-        return Part(name, 0.0, 0.0, f"nothing was answered in the last {span}")
+        return Part(name, 0.0, 0.0, f"no responses in the last {span}")
     quick = tally.under_100 + tally.under_500
     earned = (quick + tally.under_2000 / 2) / tally.answers
     weighed = _weighed(out_of, tally.answers)
     why = (
-        f"of {tally.answers} answers in the last {span} {quick} came within 0.5 s, {tally.under_2000} within 2 s, "
+        f"of {tally.answers} responses in the last {span}, {quick} came within 0.5 s, {tally.under_2000} within 2 s, "
         f"{tally.slower} later"
     )
     return Part(name, earned * weighed, weighed, why + _note(weighed, out_of))

@@ -43,6 +43,7 @@ PARTIAL: Mapping[str, Collection[Any]] = {
     "api.dashboard.states.CIRCUIT_EVENTS": endpoint_list.CIRCUIT_EVENTS,
     "api.dashboard.states.WORDS": SOME,
     "api.routers.api_keys.ApiKeyIn.scopes": GIVEN_SCOPES,
+    "api.schemas.MessageDetail.delivery_counts": SOME,
     "everhook.storage.deliveries._IMPLIES": SOME,
     "everhook.storage.rollups._VERDICTS": ON_RECORD,
 }

@@ -10,15 +10,15 @@ from api.problems import Problem
 
 ADVICE = {
     HTTPStatus.BAD_REQUEST: "Go back, and send the form again.",
-    HTTPStatus.FORBIDDEN: "Sign in with a key that may do this, or ask whoever runs Everhook for one.",
-    HTTPStatus.NOT_FOUND: "It may have been deleted, or be no longer kept. Look whether its address is complete.",
-    HTTPStatus.METHOD_NOT_ALLOWED: "This address takes a form, and shows nothing: open the page that has its button.",
-    HTTPStatus.CONFLICT: "Something else happened in the meantime. Load the page again to see how it stands.",
+    HTTPStatus.FORBIDDEN: "Sign in with a key that may do this, or ask your administrator for one.",
+    HTTPStatus.NOT_FOUND: "It may have been deleted, or its retention has ended. Check that the address is complete.",
+    HTTPStatus.METHOD_NOT_ALLOWED: "This address accepts a form only: open the page that has its button.",
+    HTTPStatus.CONFLICT: "Something else happened in the meantime. Reload the page to see the current state.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Send less at once.",
     HTTPStatus.UNPROCESSABLE_ENTITY: "Correct what is named above, and send it again.",
     HTTPStatus.TOO_MANY_REQUESTS: "Wait a few seconds, and try again.",
-    HTTPStatus.INTERNAL_SERVER_ERROR: "Try again. If it stays, the details are in the server's log, at the time above.",
-    HTTPStatus.SERVICE_UNAVAILABLE: "Wait a few seconds, and try again. If it stays, look whether it runs.",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "Try again. If it persists, see the server's log at the time above.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "Wait a few seconds, and try again. If it persists, check that it is running.",
 }
 
 

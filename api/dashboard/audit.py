@@ -39,7 +39,7 @@ async def show_list(
     chosen = {"subject": subject.strip(), "action": action.strip()}
     wanted = AuditFilter(subject=chosen["subject"] or None, action=chosen["action"] or None)
     async with store.reading() as session:
-        page = await audit.page(session, wanted, after=after(cursor), limit=PAGE)
+        page = await audit.page(session, wanted, after=after("/audit", chosen, cursor), limit=PAGE)
         names = await tenants.names(session, {row.tenant_gid for row in page.rows if row.tenant_gid})
     view = ListView(
         lines=tuple(Line(row, names.get(row.tenant_gid or ""), _page_of(row.subject)) for row in page.rows),

@@ -64,7 +64,7 @@ class ListView:
 @router.get("")
 async def show_list(request: Request, viewer: OperatorDep, store: StoreDep, cursor: str = "") -> Response:
     async with store.reading() as session:
-        page = await channels.page(session, after=after(cursor), limit=PAGE)
+        page = await channels.page(session, after=after("/channels", {}, cursor), limit=PAGE)
     view = ListView(
         lines=tuple(_line(row) for row in page.rows),
         pager=pager("/channels", {}, cursor, page.next_key),

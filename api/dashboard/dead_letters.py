@@ -66,7 +66,7 @@ class BatchView:
 @router.get("/dead-letters")
 async def show_list(request: Request, viewer: ViewerDep, store: StoreDep, cursor: str = "") -> Response:
     asked = filters.read(DeadLetterSelection, request.query_params)
-    behind = after(cursor)
+    behind = after("/dead-letters", asked.chosen, cursor)
     async with store.reading() as session:
         names = await filters.channel_names(session)
         try:
@@ -160,6 +160,7 @@ async def ask_all(
         title=f"{WORDS.get(action, 'Replay')} dead letters",
         nav="dead-letters",
         matched=counted.matched,
+        skipped=counted.skipped,
         chosen=chosen,
         action=action if action in WORDS else "replay",
         word=WORDS.get(action, "Replay"),

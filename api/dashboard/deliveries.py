@@ -25,15 +25,16 @@ from api.dashboard.pages import (
     see_other,
 )
 from api.dependencies import Services, ServicesDep
-from api.endpoint_choice import chosen_endpoint
+from api.endpoint_choice import chosen_endpoints
 from api.problems import Problem, not_found
+from api.query import several
 from api.routers import dead_letters as dead_letters_api
 from api.routers import deliveries as api
 from api.schemas import Decision
 from everhook.contracts import TERMINAL_STATUSES, DeliveryStatus
 from everhook.ids import delivery_workflow_id
 from everhook.policy import resolve
-from everhook.storage import channels, deliveries, delivery_attempts, endpoints, tenants
+from everhook.storage import channels, deliveries, delivery_attempts, endpoints, policy_history, tenants
 from everhook.storage.deliveries import DeliveryFilter
 from everhook.storage.paging import Page
 from everhook.storage.reach import Reach
@@ -64,8 +65,11 @@ class ListView:
 
 @dataclass(frozen=True)
 class Round:
+    """`schedule` is None where a release that kept no history opened the round."""
+
     number: int
     attempts: tuple[Attempt, ...]
+    schedule: Chart | None
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,7 @@ class SentBody:
 class DetailView:
     """`rounds` with the newest first, and in each the newest attempt. `receipts` are by the gids of attempts.
 
-    `schedule` is that of a new round, by today's policy: the policy of a round under way is stored nowhere but in its
-    workflow.
+    `schedule` is that of the current round, `schedule_of_replay` that of the next one where it would be another.
     """
 
     delivery: Delivery
@@ -94,7 +97,8 @@ class DetailView:
     sent: SentBody | None
     next_attempt_at: datetime | None
     waiting_for: str
-    schedule: Chart
+    schedule: Chart | None
+    schedule_of_replay: Chart | None
     workflow_url: str | None
     may_attempt_now: bool
     may_replay: bool
@@ -108,7 +112,7 @@ async def lines_of(session: AsyncSession, rows: Collection[Delivery]) -> tuple[L
 @router.get("")
 async def show_list(request: Request, viewer: ViewerDep, store: StoreDep, cursor: str = "") -> Response:
     asked = filters.read(DeliveryChoice, request.query_params)
-    behind = after(cursor)
+    behind = after("/deliveries", asked.chosen, cursor)
     async with store.reading() as session:
         names = await filters.channel_names(session)
         try:
@@ -140,12 +144,12 @@ async def _page(session: AsyncSession, choice: DeliveryChoice | None, behind: st
     if choice is None:
         return Page((), None)
     chosen = DeliveryFilter(
-        tenant_gid=await tenants.chosen_gid(session, choice.tenant),
-        message_gid=choice.message,
-        endpoint_gid=await chosen_endpoint(session, choice.endpoint),
-        channel=choice.channel,
-        event_type=choice.type,
-        status=choice.status,
+        tenant_gid=await tenants.chosen_gids(session, choice.tenant),
+        message_gid=several(choice.message),
+        endpoint_gid=await chosen_endpoints(session, choice.endpoint),
+        channel=several(choice.channel),
+        event_type=several(choice.type),
+        status=several(choice.status),
         since=choice.since,
         until=choice.until,
     )
@@ -183,7 +187,7 @@ async def download_body(gid: str, viewer: ViewerDep, store: StoreDep, attempt: s
 async def _detail(
     gid: str, request: Request, viewer: Viewer, services: Services, store: Reach, cursor: str, attempt: str
 ) -> DetailView:
-    before = api.position_behind(after(cursor))
+    before = api.position_behind(after(f"/deliveries/{gid}", {}, cursor))
     async with store.reading() as session:
         found = await deliveries.with_message(session, gid)
         if found is None:
@@ -193,25 +197,31 @@ async def _detail(
         stated = await delivery_attempts.receipts_of(session, gid, page.rows)
         shown = await _shown_attempt(session, gid, attempt) or next(iter(page.rows), None)
         known = await endpoints.by_gid(session, {delivery.endpoint_gid})
+        numbers = {delivery.round, *(attempt.round for attempt in page.rows)}
+        past = await policy_history.policies_of(session, delivery, numbers)
+        policies = {number: policy for number, (_, policy) in past.items()}
         channel = await channels.get(session, delivery.channel)
     endpoint = known.get(delivery.endpoint_gid)
     status = delivery.status
-    policy = resolve(channel.policy if channel else None, endpoint.policy if endpoint else None)
+    today = resolve(channel.policy if channel else None, endpoint.policy if endpoint else None)
+    schedules = {number: charts.schedule(policy) for number, policy in policies.items()}
+    may_replay = status is DeliveryStatus.DEAD_LETTERED
     return DetailView(
         delivery=delivery,
         message=message,
         endpoint=endpoint,
-        rounds=_rounds(page.rows),
+        rounds=_rounds(page.rows, schedules),
         receipts=stated,
         cursor=cursor,
         pager=pager(f"/deliveries/{gid}", {}, cursor, page.next_key),
         sent=_sent(message, shown),
         next_attempt_at=delivery.due_at if status is DeliveryStatus.RETRYING else None,
         waiting_for=states.WAITING_FOR.get(status, ""),
-        schedule=charts.schedule(policy),
+        schedule=schedules.get(delivery.round),
+        schedule_of_replay=charts.schedule(today) if may_replay and policies.get(delivery.round) != today else None,
         workflow_url=_workflow_url(request, viewer, services, gid),
         may_attempt_now=status not in TERMINAL_STATUSES and status is not DeliveryStatus.DEAD_LETTERED,
-        may_replay=status is DeliveryStatus.DEAD_LETTERED,
+        may_replay=may_replay,
     )
 
 
@@ -221,9 +231,10 @@ async def _shown_attempt(session: AsyncSession, gid: str, attempt: str) -> Attem
     return found[0] if found is not None and found[0].delivery_gid == gid else None
 
 
-def _rounds(attempts: Sequence[Attempt]) -> tuple[Round, ...]:
+def _rounds(attempts: Sequence[Attempt], schedules: Mapping[int, Chart]) -> tuple[Round, ...]:
     """`attempts` are the newest first, and so are the rounds."""
-    return tuple(Round(number, tuple(made)) for number, made in groupby(attempts, key=lambda attempt: attempt.round))
+    by_round = groupby(attempts, key=lambda attempt: attempt.round)
+    return tuple(Round(number, tuple(made), schedules.get(number)) for number, made in by_round)
 
 
 def _sent(message: Message, attempt: Attempt | None) -> SentBody | None:

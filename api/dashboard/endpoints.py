@@ -254,7 +254,7 @@ async def _detail(store: Reach, gid: str, window: Window = Window.HOUR, secret: 
         window=window,
         total=found.total,
         traffic=overview.traffic(f"Attempts over {told}", found.series),
-        latency=overview.latency(f"How long answers took over {told}", found.total),
+        latency=overview.latency(f"Response time over {told}", found.total),
         states=_states(view, events, begin, told),
         events=tuple(
             EventLine(states.CIRCUIT_EVENTS[EventKind(event.kind)], event)

@@ -10,12 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.dashboard.forms import wrong_fields
 from api.problems import Problem
-from api.schemas import ApiModel, EndpointRef, EventType, Gid, Moment, Name
+from api.schemas import ApiModel, EndpointRef, EventType, Gid, Moment, Name, OneOrMore
 from everhook.contracts import DeliveryStatus
 from everhook.storage import channels
 
 CHANNELS_AT_MOST = 500
 MOMENTS = ("since", "until")
+LISTED = ("channel", "type", "tenant", "status", "message", "reason", "statusCode")
+"""Filters that take several values, with commas between them. A URL may have a comma of its own."""
 
 Choice = TypeVar("Choice", bound=ApiModel)
 
@@ -23,17 +25,17 @@ Choice = TypeVar("Choice", bound=ApiModel)
 class MessageChoice(ApiModel):
     """`since` and `until` bound the time of acceptance."""
 
-    channel: Name | None = None
-    type: EventType | None = None
-    tenant: Name | None = None
+    channel: OneOrMore[Name] = None
+    type: OneOrMore[EventType] = None
+    tenant: OneOrMore[Name] = None
     since: Moment | None = None
     until: Moment | None = None
 
 
 class DeliveryChoice(MessageChoice):
-    status: DeliveryStatus | None = None
-    endpoint: EndpointRef | None = None
-    message: Gid | None = None
+    status: OneOrMore[DeliveryStatus] = None
+    endpoint: OneOrMore[EndpointRef] = None
+    message: OneOrMore[Gid] = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,9 @@ def choice_of(model: type[Choice], chosen: Mapping[str, str]) -> Choice:
     for name in MOMENTS:
         if name in given and len(given[name]) <= len("2026-01-31T12:00:00.000000"):
             given[name] += "Z"
+    for name in LISTED:
+        if "," in given.get(name, ""):
+            given[name] = [value.strip() for value in given[name].split(",") if value.strip()]
     return model(**given)
 
 

@@ -1,4 +1,4 @@
-"""API keys: made, shown once, revoked."""
+"""API keys: created, shown once, revoked."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class Line:
 class ListView:
     lines: tuple[Line, ...]
     pager: Pager
-    made: ApiKeyCreated | None
+    new_key: ApiKeyCreated | None
 
 
 @router.get("")
@@ -68,10 +68,10 @@ async def create(request: Request, viewer: AdminDep, store: StoreDep, form: Admi
             tenant=form.get("tenant") or None,
             expires_at=now() + timedelta(days=_days(form.get("days"))) if "days" in form else None,
         )
-        made = await api.create_api_key(body, store, viewer.caller)
+        new_key = await api.create_api_key(body, store, viewer.caller)
     except (ValidationError, Problem) as error:
         return await _page(request, viewer, store, values=form.values, chosen=form.all("scopes"), error=error)
-    return await _page(request, viewer, store, made=made)
+    return await _page(request, viewer, store, new_key=new_key)
 
 
 @router.post("/{gid}/revoke")
@@ -86,18 +86,18 @@ async def _page(
     store: Reach,
     *,
     cursor: str = "",
-    made: ApiKeyCreated | None = None,
+    new_key: ApiKeyCreated | None = None,
     values: Mapping[str, str] | None = None,
     chosen: list[str] | None = None,
     error: ValidationError | Problem | None = None,
 ) -> Response:
     async with store.reading() as session:
-        page = await api_keys.page(session, after=after(cursor), limit=PAGE)
+        page = await api_keys.page(session, after=after("/keys", {}, cursor), limit=PAGE)
         names = await tenants.names(session, {row.tenant_gid for row in page.rows if row.tenant_gid})
     view = ListView(
         lines=tuple(_line(row, names) for row in page.rows),
         pager=pager("/keys", {}, cursor, page.next_key),
-        made=made,
+        new_key=new_key,
     )
     return render(
         request,

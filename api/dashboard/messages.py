@@ -11,6 +11,8 @@ from api.dashboard.deliveries import Line, lines_of
 from api.dashboard.filters import Filters, MessageChoice
 from api.dashboard.pages import OperatorDep, Pager, PageRoute, StoreDep, after, pager, render
 from api.problems import not_found
+from api.query import several
+from everhook.contracts import DeliveryStatus
 from everhook.storage import deliveries, messages, tenants
 from everhook.storage.deliveries import DeliveryFilter
 from everhook.storage.messages import MessageFilter
@@ -32,11 +34,12 @@ class ListView:
 
 @dataclass(frozen=True)
 class DetailView:
-    """`lines` are the newest deliveries; `more`: there are others."""
+    """`lines` are the newest deliveries; `more`: there are others. `counts` are of all, by status."""
 
     message: Message
     tenant: str | None
     lines: tuple[Line, ...]
+    counts: Mapping[DeliveryStatus, int]
     more: bool
 
 
@@ -45,7 +48,7 @@ async def show_list(request: Request, viewer: OperatorDep, store: StoreDep, curs
     asked = filters.read(MessageChoice, request.query_params)
     async with store.reading() as session:
         names = await filters.channel_names(session)
-        page = await _page(session, asked.choice, cursor)
+        page = await _page(session, asked.choice, after("/messages", asked.chosen, cursor))
         owners = await tenants.names(session, {row.tenant_gid for row in page.rows if row.tenant_gid})
     view = ListView(
         messages=tuple(page.rows),
@@ -58,13 +61,13 @@ async def show_list(request: Request, viewer: OperatorDep, store: StoreDep, curs
     )
 
 
-async def _page(session: AsyncSession, choice: MessageChoice | None, cursor: str) -> Page[Message]:
+async def _page(session: AsyncSession, choice: MessageChoice | None, behind: str | None) -> Page[Message]:
     """Nothing where it is not clear what is wanted."""
     if choice is None:
         return Page((), None)
-    tenant_gid = await tenants.chosen_gid(session, choice.tenant)
-    chosen = MessageFilter(tenant_gid, choice.channel, choice.type, choice.since, choice.until)
-    return await messages.page(session, chosen, after=after(cursor), limit=PAGE)
+    tenant_gids = await tenants.chosen_gids(session, choice.tenant)
+    chosen = MessageFilter(tenant_gids, several(choice.channel), several(choice.type), choice.since, choice.until)
+    return await messages.page(session, chosen, after=behind, limit=PAGE)
 
 
 @router.get("/{gid}")
@@ -75,11 +78,13 @@ async def show_one(gid: str, request: Request, viewer: OperatorDep, store: Store
             raise not_found("message", gid)
         page = await deliveries.page(session, DeliveryFilter(message_gid=gid), after=None, limit=PAGE)
         lines = await lines_of(session, page.rows)
+        counts = await deliveries.counts_of_message(session, gid)
         owners = await tenants.names(session, {message.tenant_gid} if message.tenant_gid else set())
     view = DetailView(
         message=message,
         tenant=owners.get(message.tenant_gid or ""),
         lines=lines,
+        counts=counts,
         more=page.next_key is not None,
     )
     return render(request, "message.html", viewer, title=message.event_type, nav="messages", v=view)

@@ -141,7 +141,7 @@ def _view(board: Overview) -> OverviewView:
         standing=standing,
         oldest=min((oldest for oldest in waits if oldest is not None), default=None),
         traffic=traffic("Attempts a minute over the last hour", board.series),
-        latency=latency("How long answers took over the last hour", hour),
+        latency=latency("Response time over the last hour", hour),
         ailing=tuple(each for each in board.worst if _is_ailing(each))[:WORST_SHOWN],
         faults=tuple(board.faults[:FAULTS_SHOWN]),
         reasons=tuple(

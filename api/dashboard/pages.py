@@ -22,7 +22,7 @@ from api.dashboard.advice import advice, page_behind, ways
 from api.dashboard.forms import TOKEN_FIELD, Form, read_form, refuse_foreign, wrong_fields
 from api.dashboard.live import Broadcaster
 from api.dashboard.sessions import Session, Sessions
-from api.dependencies import ServicesDep, decode_cursor, encode_cursor
+from api.dependencies import ServicesDep, decode_cursor, encode_cursor, list_tag
 from api.problems import Problem, invalid
 from everhook.settings import Settings
 from everhook.storage.reach import Reach
@@ -138,16 +138,17 @@ class Pager:
     more: str | None
 
 
-def after(cursor: str) -> str | None:
-    """The key behind which a page of a list begins."""
-    return decode_cursor(cursor) if cursor else None
+def after(path: str, chosen: Mapping[str, str], cursor: str) -> str | None:
+    """The key after which a page begins, of the list at `path` with these filters. 422 for the cursor of another."""
+    return decode_cursor(cursor, list_tag(path, chosen.items())) if cursor else None
 
 
 def pager(path: str, chosen: Mapping[str, str], cursor: str, next_key: str | None) -> Pager:
     """For the page that `cursor` leads to; `chosen` are the list's filters."""
+    more = encode_cursor(next_key, list_tag(path, chosen.items())) if next_key else None
     return Pager(
         first=path + query(chosen) if cursor else None,
-        more=path + query({**chosen, "cursor": encode_cursor(next_key)}) if next_key else None,
+        more=path + query({**chosen, "cursor": more}) if more else None,
     )
 
 
@@ -179,20 +180,20 @@ def markup(request: Request, template: str, viewer: Viewer | None, **context: An
 
 
 NOTICES = {
-    "replay": "A replay was asked for. Its round of attempts begins in a moment.",
-    "discard": "It is being discarded.",
-    "attempt-now": "The next attempt is on its way.",
-    "pause": "Paused. Messages are parked until you resume it.",
-    "resume": "Resumed. What was parked is released at a ramp.",
-    "enable": "Enabled. What failed before no longer counts.",
-    "disable": "Disabled. Messages are parked until you enable it.",
-    "trip": "The circuit is open. Messages are parked until its cooldown has passed.",
-    "reset": "The circuit is closed. What was parked is released at a ramp.",
-    "test": "A test message is on its way.",
+    "replay": "Replay requested. Its round of attempts begins in a moment.",
+    "discard": "Discard requested.",
+    "attempt-now": "The next attempt is being made.",
+    "pause": "Paused. Messages are parked until the endpoint is resumed.",
+    "resume": "Resumed. Parked deliveries are released gradually.",
+    "enable": "Enabled. The count of failures starts from zero.",
+    "disable": "Disabled. Messages are parked until the endpoint is enabled.",
+    "trip": "The circuit is open. Messages are parked until its cooldown has ended.",
+    "reset": "The circuit is closed. Parked deliveries are released gradually.",
+    "test": "A test message was sent.",
     "saved": "Saved.",
     "created": "Created.",
     "deleted": "Deleted.",
-    "revoked": "Revoked. Whoever used that key is signed out.",
+    "revoked": "Revoked. Sessions that signed in with this key have ended.",
 }
 """What a page says behind a form that was carried out; by name, so that no text comes in by the address."""
 
@@ -252,7 +253,7 @@ def _form_of(access: Access) -> Any:
         form = await read_form(request)
         if not dashboard_of(request).sessions.is_form_token(viewer.session, form.get(TOKEN_FIELD)):
             raise Problem(
-                HTTPStatus.FORBIDDEN, "This form is of another session. Load the page again, and send it anew."
+                HTTPStatus.FORBIDDEN, "This form belongs to another session. Reload the page and submit it again."
             )
         access.check(viewer.caller, request.method)
         return form

@@ -9,11 +9,11 @@ from api.dashboard.forms import Form
 from api.problems import invalid
 
 SCHEDULES = (
-    ("", "As the default says"),
+    ("", "Default"),
     ("documented", "Documented: 6 attempts within 3 hours"),
     ("patient", "Patient: 10 attempts within 3 days"),
     ("brisk", "Brisk: 6 attempts within 2 minutes"),
-    ("delays", "Delays of your own"),
+    ("delays", "Custom delays"),
     ("exponential", "Exponential"),
 )
 _UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400}

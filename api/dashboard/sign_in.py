@@ -56,9 +56,9 @@ async def sign_in(request: Request, services: ServicesDep) -> Response:
         return _again(request, target, "Too many attempts. Wait a minute.", HTTPStatus.TOO_MANY_REQUESTS)
     caller = await caller_behind(form.get("key"), services, address)
     if caller is None:
-        return _again(request, target, "That key opens nothing: it is wrong, revoked, or has expired.")
+        return _again(request, target, "This API key is not valid: it is unknown, was revoked, or has expired.")
     if not OWNED.admits(caller, "GET"):
-        return _again(request, target, "That key may publish, and nothing else.")
+        return _again(request, target, "This key may only publish.")
     return start_session(request, identity.subject_of(services, caller), target)
 
 

@@ -55,7 +55,7 @@ REASONS = {
     DeadLetterReason.ENDPOINT_DISABLED: "the endpoint is disabled",
     DeadLetterReason.ENDPOINT_DELETED: "the endpoint was deleted",
     DeadLetterReason.PAYLOAD_ERASED: "the payload was erased",
-    DeadLetterReason.UNSENDABLE: "a fault on our side",
+    DeadLetterReason.UNSENDABLE: "an internal error of Everhook",
 }
 
 WAITING_FOR = {

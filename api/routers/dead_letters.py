@@ -1,5 +1,7 @@
 """The dead letter queue: look, replay, discard; one or all that match."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Annotated
 
@@ -11,12 +13,13 @@ from temporalio.service import RPCError, RPCStatusCode
 from api import render
 from api.callers import Caller
 from api.dependencies import Paging, Principal, Services, ServicesDep, Store, Temporal
-from api.endpoint_choice import chosen_endpoint, chosen_endpoints
+from api.endpoint_choice import chosen_endpoints
 from api.idempotency import NOT_KEYED, OnceDep
 from api.problems import Problem, conflict, invalid, not_found
-from api.query import MAX_VALUES, Several, several
+from api.query import Several, several
 from api.routers.deliveries import find_delivery, newest_attempts
 from api.schemas import (
+    MAX_VALUES,
     BatchOut,
     BulkAnswer,
     BulkRequest,
@@ -67,7 +70,7 @@ async def list_dead_letters(
     """Newest message first. `since` and `until` bound the time of dead-lettering."""
     async with store.reading() as session:
         chosen = DeadLetterFilter(
-            tenant_gid=tuple([await _tenant_gid(session, name) for name in tenant]) if tenant else None,
+            tenant_gid=await _tenant_gids(session, tenant),
             channel=several(channel),
             endpoint_gid=await chosen_endpoints(session, endpoint),
             event_type=several(type),
@@ -87,7 +90,7 @@ async def get_dead_letter(gid: Gid, store: Store) -> Response:
         found = await deliveries.with_message(session, gid)
         if found is None or found[0].status is not DeliveryStatus.DEAD_LETTERED:
             raise not_found("dead letter", gid)
-        shown = await newest_attempts(session, gid)
+        shown = await newest_attempts(session, found[0])
     row, message = found
     detail = DeadLetterDetail(
         **render.delivery(row).model_dump(),
@@ -102,7 +105,8 @@ async def get_dead_letter(gid: Gid, store: Store) -> Response:
 async def replay_many(
     body: BulkRequest, services: ServicesDep, store: Store, caller: Principal, once: OnceDep = NOT_KEYED
 ) -> BulkAnswer:
-    """Replay all that match. The circuit still rules: what an endpoint cannot take is parked."""
+    """Replay all that match. The circuit still rules: what an endpoint cannot take is parked. Dead letters of endpoints
+    that were deleted are left alone, and counted as `skipped`; `409` where no other endpoint is named."""
     async with once.asking(store):
         response = await _bulk(services, store, body, "replay", caller)
     return await once.keep_asked(store, response, HTTPStatus.ACCEPTED, caller.tenant_gid)
@@ -159,6 +163,10 @@ async def get_batch(gid: Gid, store: Store, temporal: Temporal) -> BatchOut:
     return BatchOut(batch_gid=gid, **vars(found))
 
 
+async def _tenant_gids(session: AsyncSession, named: Sequence[str] | None) -> tuple[str, ...] | None:
+    return tuple(dict.fromkeys([await _tenant_gid(session, name) for name in named])) if named else None
+
+
 async def _tenant_gid(session: AsyncSession, named: str) -> str:
     tenant = await tenants.find_tenant(session, named)
     if tenant is None:
@@ -167,38 +175,72 @@ async def _tenant_gid(session: AsyncSession, named: str) -> str:
 
 
 async def dead_letter_filter(session: AsyncSession, selection: DeadLetterSelection) -> DeadLetterFilter:
-    endpoint = await chosen_endpoint(session, selection.endpoint)
+    own = tenant_bound(session)
     return DeadLetterFilter(
-        tenant_gid=await _tenant_gid(session, selection.tenant) if selection.tenant else tenant_bound(session),
-        channel=selection.channel,
-        endpoint_gid=endpoint,
-        event_type=selection.type,
-        reason=selection.reason,
-        status_code=selection.status_code,
+        tenant_gid=await _tenant_gids(session, selection.tenant) or ((own,) if own is not None else None),
+        channel=several(selection.channel),
+        endpoint_gid=await chosen_endpoints(session, selection.endpoint),
+        event_type=several(selection.type),
+        reason=several(selection.reason),
+        status_code=several(selection.status_code),
         since=selection.since,
         until=selection.until,
     )
 
 
 async def _bulk(services: Services, store: Reach, body: BulkRequest, signal: str, caller: Caller) -> BulkAnswer:
+    skipped = 0
     async with store.reading() as session:
         chosen = await dead_letter_filter(session, body)
-        endpoint = chosen.endpoint_gid if isinstance(chosen.endpoint_gid, str) else None
-        if signal == "replay" and endpoint is not None and await endpoints.is_deleted(session, endpoint):
-            raise conflict(f"Nothing can be replayed: {endpoint} was deleted. Its dead letters can be discarded.")
+        if signal == "replay":
+            chosen = await _of_existing(session, chosen)
+            skipped = await dead_letters.count(session, replace(chosen, of_deleted=True))
         matched = await dead_letters.count(session, chosen)
         if body.dry_run or not matched:
-            return BulkAnswer(matched=matched, batch_gid=None)
-        query = batches.visibility_query(chosen, await _endpoints(session, chosen))
+            return BulkAnswer(matched=matched, skipped=skipped, batch_gid=None)
+        query = await _visibility_query(session, chosen, has_deleted=skipped > 0)
         await _refuse_second(services, session, caller)
     gid = new_gid(Kind.BATCH)
     detail = body.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"dry_run"}) | {"matched": matched}
     action = _BULK_ACTIONS[signal]
-    owner = chosen.tenant_gid if isinstance(chosen.tenant_gid, str) else None
+    owner = chosen.tenant_gid[0] if chosen.tenant_gid is not None and len(chosen.tenant_gid) == 1 else None
     async with on_record(store, caller.actor, action, gid, tenant_gid=owner, detail=detail):
         await batches.until_indexed(services.temporal, query, matched)
         await _start(services, gid, query, signal, OperatorNote(caller.name, body.why))
-    return BulkAnswer(matched=matched, batch_gid=gid)
+    return BulkAnswer(matched=matched, skipped=skipped, batch_gid=gid)
+
+
+async def _of_existing(session: AsyncSession, chosen: DeadLetterFilter) -> DeadLetterFilter:
+    """Without the dead letters of deleted endpoints. 409 where no other endpoint is named."""
+    named = set(chosen.endpoint_gid or ())
+    if named and named == await endpoints.deleted(session, named):
+        which = f"{', '.join(sorted(named))} {'was' if len(named) == 1 else 'were'} deleted"
+        raise conflict(f"Nothing can be replayed: {which}. Such dead letters can be discarded.")
+    return replace(chosen, of_deleted=False)
+
+
+async def _visibility_query(session: AsyncSession, chosen: DeadLetterFilter, *, has_deleted: bool) -> str:
+    """The same selection in Temporal's store.
+
+    That store does not know which endpoints were deleted, and has names of tenants, which change hands. So the query
+    names endpoints, as many as it can hold.
+    """
+    if chosen.tenant_gid is None and not has_deleted:
+        return batches.visibility_query(chosen)
+    if chosen.tenant_gid is None:
+        deleted = await _endpoints(session, replace(chosen, of_deleted=True))
+        if deleted is not None:
+            return batches.visibility_query(chosen, but=deleted)
+    named = await _endpoints(session, chosen)
+    if named is None:
+        raise invalid("endpoint", f"there are dead letters of more than {batches.MAX_ENDPOINTS} endpoints; name one")
+    return batches.visibility_query(chosen, named)
+
+
+async def _endpoints(session: AsyncSession, chosen: DeadLetterFilter) -> list[str] | None:
+    """The endpoints whose dead letters are chosen; None where they are too many for a query."""
+    found = await dead_letters.endpoints_of(session, chosen, at_most=batches.MAX_ENDPOINTS + 1)
+    return found if len(found) <= batches.MAX_ENDPOINTS else None
 
 
 async def _refuse_second(services: Services, session: AsyncSession, caller: Caller) -> None:
@@ -221,16 +263,6 @@ async def _is_running(services: Services, batch_gid: str) -> bool:
         if error.status is RPCStatusCode.NOT_FOUND:
             return False
         raise
-
-
-async def _endpoints(session: AsyncSession, chosen: DeadLetterFilter) -> list[str] | None:
-    """A tenant's batch names the endpoints: in Temporal's store is the tenant's name, which may have been another's."""
-    if chosen.tenant_gid is None:
-        return None
-    found = await dead_letters.endpoints_of(session, chosen, at_most=batches.MAX_ENDPOINTS + 1)
-    if len(found) > batches.MAX_ENDPOINTS:
-        raise invalid("endpoint", f"there are dead letters of more than {batches.MAX_ENDPOINTS} endpoints; name one")
-    return found
 
 
 async def _start(services: Services, gid: str, query: str, signal: str, note: OperatorNote) -> None:

@@ -30,7 +30,7 @@ from everhook.contracts import TERMINAL_STATUSES, DeliveryState, DeliveryStatus
 from everhook.delivery.starts import wake_delivery
 from everhook.envelope import Content, find_body
 from everhook.ids import delivery_workflow_id
-from everhook.storage import deliveries, delivery_attempts, tenants
+from everhook.storage import deliveries, delivery_attempts, policy_history, tenants
 from everhook.storage.audit import on_record
 from everhook.storage.deliveries import DeliveryFilter
 from everhook.storage.delivery_attempts import Position, position_of
@@ -80,7 +80,7 @@ async def get_delivery(gid: Gid, store: Store) -> DeliveryDetail:
     """One delivery with its attempts, oldest first; of very many, the newest 100."""
     async with store.reading() as session:
         row = await find_delivery(session, gid)
-        shown = await newest_attempts(session, gid)
+        shown = await newest_attempts(session, row)
     return DeliveryDetail(**render.delivery(row).model_dump(), **shown)
 
 
@@ -158,11 +158,16 @@ async def attempt_now(gid: Gid, services: ServicesDep, store: Store, caller: Pri
     return SignalAccepted(delivery_gid=gid, requested="attempt_now")
 
 
-async def newest_attempts(session: AsyncSession, gid: str) -> dict[str, Any]:
-    """The fields of a delivery's detail that hold its attempts."""
-    page = await delivery_attempts.newest_attempts(session, gid, limit=MAX_ATTEMPTS)
-    issued = await delivery_attempts.receipts_of(session, gid, page.rows)
-    return {"attempts": render.attempts(page.rows[::-1], issued), "earlier_attempts": page.next_key is not None}
+async def newest_attempts(session: AsyncSession, row: Delivery) -> dict[str, Any]:
+    """The fields of a delivery's detail that hold its attempts and their rounds."""
+    page = await delivery_attempts.newest_attempts(session, row.gid, limit=MAX_ATTEMPTS)
+    issued = await delivery_attempts.receipts_of(session, row.gid, page.rows)
+    rounds = {row.round, *(attempt.round for attempt in page.rows)}
+    return {
+        "rounds": render.rounds(await policy_history.policies_of(session, row, rounds)),
+        "attempts": render.attempts(page.rows[::-1], issued),
+        "earlier_attempts": page.next_key is not None,
+    }
 
 
 def position_behind(key: str | None) -> Position | None:

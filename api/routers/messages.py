@@ -19,9 +19,10 @@ from api.schemas import EventType, Gid, ListOf, MessageDetail, MessageOut, Momen
 from everhook.delivery.starts import wake_delivery
 from everhook.envelope import timestamp
 from everhook.events import is_reserved
-from everhook.storage import erasure, messages, tenants
+from everhook.storage import deliveries, erasure, messages, tenants
 from everhook.storage.audit import record_audit
 from everhook.storage.bulk import Bulk
+from everhook.storage.deliveries import DeliveryFilter
 from everhook.storage.messages import Acceptance, Accepted, KeyReused, UnknownChannel
 from everhook.storage.orders import load_orders
 from everhook.storage.reach import Reach
@@ -34,6 +35,9 @@ log = structlog.get_logger()
 
 MAX_BATCH_KEY = 249
 """A key with the index of a message is a key, too."""
+
+MAX_DELIVERIES = 100
+"""In one response: a message may go to very many endpoints."""
 
 WOKEN = 200
 WAKE_TIMEOUT_S = 2.0
@@ -197,15 +201,20 @@ async def list_messages(
 
 @router.get("/messages/{gid}", response_model=MessageDetail)
 async def get_message(gid: Gid, store: Store) -> Response:
-    """One message with its payload and deliveries."""
+    """One message with its payload, its newest deliveries, and how many of all are in which status."""
     async with store.reading() as session:
         row = await messages.get(session, gid)
         if row is None:
             raise not_found("message", gid)
         names = await tenants.names(session, {row.tenant_gid} if row.tenant_gid else set())
-        deliveries = await messages.deliveries_of(session, gid)
+        counts = await deliveries.counts_of_message(session, gid)
+        page = await deliveries.page(session, DeliveryFilter(message_gid=gid), after=None, limit=MAX_DELIVERIES)
     detail = MessageDetail(
-        **render.message(row, names.get(row.tenant_gid or "")), payload=None, deliveries=render.summaries(deliveries)
+        **render.message(row, names.get(row.tenant_gid or "")),
+        payload=None,
+        delivery_counts=counts,
+        deliveries=render.summaries(page.rows),
+        more_deliveries=page.next_key is not None,
     )
     return render.with_payload(detail, row.payload)
 

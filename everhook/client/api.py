@@ -121,7 +121,7 @@ class Api:
     ) -> "httpx.Response":
         import httpx
 
-        given = {name: value for name, value in (query or {}).items() if value is not None}
+        given = {name: value for name, value in (query or {}).items() if value not in (None, [])}
         headers = {"content-type": "application/json"} if content is not None else {}
         try:
             with self._waiting(f"waiting for {self.target.url} …"):

@@ -14,12 +14,12 @@ from everhook.client.command import Session, command
 from everhook.client.following import FAILED, show_delivery
 from everhook.client.options import (
     DEFAULT_LIMIT,
-    ChannelName,
-    EndpointRef,
-    EventType,
+    ChannelNames,
+    EndpointRefs,
+    EventTypes,
     Limit,
     Since,
-    Tenant,
+    Tenants,
     Until,
     Why,
     Yes,
@@ -43,23 +43,31 @@ Gids = Annotated[
 
 @dataclass(frozen=True)
 class Selection:
-    """Which dead letters: every part that is given must hold."""
+    """Which dead letters: every part that is given must hold, by any of its values."""
 
-    endpoint: EndpointRef = None
-    channel: ChannelName = None
-    type: EventType = None
-    tenant: Tenant = None
-    reason: Annotated[DeadLetterReason | None, typer.Option(help="Why they were given up.")] = None
-    status_code: Annotated[int | None, typer.Option(help="The last answer, such as 401.")] = None
+    endpoint: EndpointRefs = None
+    channel: ChannelNames = None
+    type: EventTypes = None
+    tenant: Tenants = None
+    reason: Annotated[
+        list[DeadLetterReason] | None, typer.Option(help="Why they were given up; may be given again.")
+    ] = None
+    status_code: Annotated[
+        list[int] | None, typer.Option(help="The last response, such as 401; may be given again.")
+    ] = None
     since: Since = None
     until: Until = None
 
     def given(self) -> dict[str, Any]:
         names = {"status_code": "statusCode"}
-        return {names.get(name, name): value for name, value in vars(self).items() if value is not None}
+        return {names.get(name, name): value for name, value in vars(self).items() if value}
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {value}" for name, value in self.given().items())
+        return ", ".join(f"{name} {_any_of(value)}" for name, value in self.given().items())
+
+
+def _any_of(value: Any) -> str:
+    return " or ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,7 @@ def show_dead_letter(
     "replay",
     examples=[
         f"dead-letters replay {EXAMPLE} --why 'they fixed their parser'",
+        "dead-letters replay --status-code 401 --status-code 403 --dry-run",
         f"dead-letters replay --endpoint {ENDPOINT} --reason endpoint_disabled --why 'they are back'",
         "dead-letters replay --channel orders --dry-run",
     ],
@@ -159,8 +168,10 @@ def _decide(
     request = {**selection.given(), "why": how.why}
     counted = _bulk(session.api, decision, {**request, "dryRun": True})
     if how.dry_run or not counted["matched"]:
-        session.out.show(counted, lambda answer: f"{answer['matched']:,} dead letters match")
+        session.out.show(counted, lambda answer: f"{answer['matched']:,} dead letters match{_skipped(answer)}")
         return
+    if skipped := _skipped(counted):
+        session.out.note(f"{counted['matched']:,} dead letters match{skipped}")
     which = f"with {selection}" if selection.given() else "all there are"
     letters = "dead letter" if counted["matched"] == 1 else "dead letters"
     session.out.confirm(
@@ -175,7 +186,9 @@ def _decide(
 
 def _each(session: Session, decision: Decision, how: How, gids: list[str]) -> None:
     if how.dry_run:
-        session.out.show({"matched": len(gids), "batchGid": None}, lambda _: f"{len(gids):,} dead letters are named")
+        session.out.show(
+            {"matched": len(gids), "skipped": 0, "batchGid": None}, lambda _: f"{len(gids):,} dead letters are named"
+        )
         return
     if len(gids) > 1 or decision.name == "purge":
         session.out.confirm(f"{decision.name.title()} {len(gids):,} of them at {session.target.url}?", yes=how.yes)
@@ -186,6 +199,11 @@ def _each(session: Session, decision: Decision, how: How, gids: list[str]) -> No
         answers.append(parsed(text))
     if session.out.as_json:
         session.out.json(answers)
+
+
+def _skipped(answer: BulkAnswer) -> str:
+    skipped = answer.get("skipped", 0)  # an older API has none
+    return f"; {skipped:,} more are left alone: their endpoint was deleted" if skipped else ""
 
 
 def _bulk(api: Api, decision: Decision, request: dict[str, Any]) -> BulkAnswer:

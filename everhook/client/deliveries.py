@@ -15,18 +15,19 @@ from everhook.client.command import Session, command
 from everhook.client.following import AT_REST, conclude, show_delivery
 from everhook.client.options import (
     DEFAULT_LIMIT,
-    ChannelName,
-    EndpointRef,
-    EventType,
+    ChannelNames,
+    EndpointRefs,
+    EventTypes,
     Limit,
     Since,
-    Tenant,
+    Tenants,
     Until,
 )
 from everhook.client.output import Output, lines, pairs, pretty_json
 from everhook.client.shapes import Delivery, LiveDelivery
-from everhook.client.words import age, clock, last_answer, state, when
+from everhook.client.words import age, clock, last_answer, when
 from everhook.contracts import DeliveryStatus
+from everhook.terminal_states import state
 from everhook.terminal_text import printable
 
 app = typer.Typer(help="What became of each message at each endpoint.", no_args_is_help=True)
@@ -45,12 +46,14 @@ Known = dict[str, tuple[Any, ...]]
 class Selection:
     """Which deliveries."""
 
-    status: Annotated[DeliveryStatus | None, typer.Option(help="In this state.")] = None
-    endpoint: EndpointRef = None
-    message: Annotated[str | None, typer.Option(help="Of one message: its gid (msg_…).")] = None
-    channel: ChannelName = None
-    type: EventType = None
-    tenant: Tenant = None
+    status: Annotated[list[DeliveryStatus] | None, typer.Option(help="In this state; may be given again.")] = None
+    endpoint: EndpointRefs = None
+    message: Annotated[list[str] | None, typer.Option(help="Of one message: its gid (msg_…); may be given again.")] = (
+        None
+    )
+    channel: ChannelNames = None
+    type: EventTypes = None
+    tenant: Tenants = None
 
     def query(self) -> dict[str, Any]:
         return vars(self)

@@ -18,7 +18,7 @@ from everhook.client.options import (
     Events,
     Limit,
     PolicyOptions,
-    Tenant,
+    Tenants,
     Yes,
     changed,
     json_object,
@@ -26,8 +26,9 @@ from everhook.client.options import (
 )
 from everhook.client.output import Output, pairs
 from everhook.client.shapes import Endpoint, EndpointCreated, SecretRotated, TestSent
-from everhook.client.words import age, state, when
+from everhook.client.words import age, when
 from everhook.envelope import BodyFormat
+from everhook.terminal_states import state
 from everhook.terminal_text import printable
 from everhook.usage import Unusable
 
@@ -77,7 +78,7 @@ class Settings:
 
 
 @command(app, "list", examples=["endpoints list", "endpoints list --tenant acme --json"])
-def list_endpoints(session: Session, tenant: Tenant = None, limit: Limit = DEFAULT_LIMIT) -> None:
+def list_endpoints(session: Session, tenant: Tenants = None, limit: Limit = DEFAULT_LIMIT) -> None:
     """List endpoints with their state, newest first."""
     found = cast(list[Endpoint], list(session.api.walk(path("endpoints"), limit, tenant=tenant)))
     session.out.show(found, lambda endpoints: _table(session.out, endpoints))

@@ -10,7 +10,8 @@ from rich.text import Text
 from everhook.client.api import Api
 from everhook.client.output import lines, pairs
 from everhook.client.shapes import Attempt, DeliveryDetail
-from everhook.client.words import age, answer, clock, state, when
+from everhook.client.words import age, answer, clock, when
+from everhook.terminal_states import state
 from everhook.terminal_text import printable
 
 POLL_S = 0.2

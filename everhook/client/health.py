@@ -12,8 +12,9 @@ from everhook.client.command import Session, command
 from everhook.client.options import Tenant
 from everhook.client.output import Output, pairs
 from everhook.client.shapes import EndpointHealth, Fault, HealthOverview, Part, ScoredEndpoint, Tally
-from everhook.client.words import age, seen, state
+from everhook.client.words import age, seen
 from everhook.health import Level, Window
+from everhook.terminal_states import state
 from everhook.terminal_text import printable
 from everhook.usage import Unusable
 

@@ -16,10 +16,17 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing els
 Limit = Annotated[int, typer.Option(min=1, help="How many at most.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Tenant = Annotated[str | None, typer.Option(help="A tenant, by name or gid.")]
-ChannelName = Annotated[str | None, typer.Option(help="A channel, by name.")]
-EndpointRef = Annotated[
-    str | None, typer.Option(help="An endpoint: its gid (ep_…), or a part of its URL or description that no other has.")
+_AGAIN = "; may be given again, for any of several."
+Tenants = Annotated[list[str] | None, typer.Option("--tenant", help=f"A tenant, by name or gid{_AGAIN}")]
+ChannelNames = Annotated[list[str] | None, typer.Option("--channel", help=f"A channel, by name{_AGAIN}")]
+EndpointRefs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--endpoint",
+        help=f"An endpoint: its gid (ep_…), or a part of its URL or description that no other has{_AGAIN}",
+    ),
 ]
+EventTypes = Annotated[list[str] | None, typer.Option("--type", help=f"An event type, such as order.created{_AGAIN}")]
 EventType = Annotated[str | None, typer.Option(help="An event type, such as order.created.")]
 Events = Annotated[
     list[str] | None, typer.Option("--event", help="A pattern of event types, such as order.*; may be given again.")

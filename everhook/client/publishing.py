@@ -11,7 +11,7 @@ from everhook.client.command import Session, command
 from everhook.client.following import at_rest, conclude, show_delivery
 from everhook.client.options import EventType, json_value, read_file
 from everhook.client.shapes import Accepted
-from everhook.client.words import state
+from everhook.terminal_states import state
 from everhook.terminal_text import printable
 from everhook.usage import Unusable
 

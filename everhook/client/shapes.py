@@ -136,6 +136,7 @@ class LiveDelivery(TypedDict):
 
 class BulkAnswer(TypedDict):
     matched: int
+    skipped: int
     batchGid: str | None
 
 

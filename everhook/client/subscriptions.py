@@ -8,7 +8,7 @@ from rich.table import Table
 
 from everhook.client.api import path
 from everhook.client.command import Session, command
-from everhook.client.options import DEFAULT_LIMIT, ChannelName, EndpointRef, Events, Limit, Yes, changed, json_object
+from everhook.client.options import DEFAULT_LIMIT, ChannelNames, EndpointRefs, Events, Limit, Yes, changed, json_object
 from everhook.client.output import Output, pairs
 from everhook.client.shapes import Subscription
 from everhook.client.words import when
@@ -23,7 +23,7 @@ Filter = Annotated[
 
 @command(app, "list", examples=["subscriptions list --endpoint ep_…", "subscriptions list --json"])
 def list_subscriptions(
-    session: Session, endpoint: EndpointRef = None, channel: ChannelName = None, limit: Limit = DEFAULT_LIMIT
+    session: Session, endpoint: EndpointRefs = None, channel: ChannelNames = None, limit: Limit = DEFAULT_LIMIT
 ) -> None:
     """List subscriptions, newest first."""
     found = list(session.api.walk(path("subscriptions"), limit, endpoint=endpoint, channel=channel))

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from everhook.client.following import AT_REST
 from everhook.client.output import pairs
-from everhook.client.words import state
+from everhook.terminal_states import state
 from everhook.terminal_text import printable
 
 

@@ -1,49 +1,9 @@
-"""Moments, states and answers as people read them."""
+"""Moments and responses as people read them."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
-from rich.text import Text
-
-from everhook.circuit import CircuitState, Hold
 from everhook.client.shapes import Attempt, Delivery
-from everhook.contracts import DeliveryStatus, Verdict
-from everhook.terminal_text import printable, span
-
-Shown = tuple[str, str]
-"""A word with its mark, and its style."""
-
-_DELIVERIES: Mapping[str, Shown] = {
-    DeliveryStatus.ACCEPTED: ("• accepted", ""),
-    DeliveryStatus.SENDING: ("• sending", ""),
-    DeliveryStatus.RETRYING: ("↻ retrying", "yellow"),
-    DeliveryStatus.PARKED: ("‖ parked", "yellow"),
-    DeliveryStatus.DEAD_LETTERED: ("■ dead letter", "bold red"),
-    DeliveryStatus.DELIVERED: ("✓ delivered", "green"),
-    DeliveryStatus.DISCARDED: ("✗ discarded", "dim"),
-}
-_ATTEMPTS: Mapping[str, Shown] = {
-    Verdict.DELIVERED: ("✓ delivered", "green"),
-    Verdict.RETRY: ("↻ failed", "yellow"),
-    Verdict.REJECTED: ("✗ rejected", "red"),
-    Verdict.PARKED: ("‖ parked", "yellow"),
-}
-_CIRCUITS: Mapping[str, Shown] = {
-    CircuitState.CLOSED: ("closed", ""),
-    CircuitState.OPEN: ("◌ open", "bold yellow"),
-    CircuitState.HALF_OPEN: ("◌ half-open", "yellow"),
-}
-_HOLDS: Mapping[str, Shown] = {Hold.PAUSED: ("‖ paused", "yellow"), Hold.DISABLED: ("■ disabled", "bold red")}
-_STATES: Mapping[str, Shown] = {
-    **_DELIVERIES, **_ATTEMPTS, **_CIRCUITS, **_HOLDS, "enabled": ("● enabled", "green"),
-}  # fmt: skip
-
-
-def state(name: str) -> Text:
-    """A state of a delivery, an attempt, a circuit or an endpoint. One that this version does not know is shown as it
-    came."""
-    shown, style = _STATES.get(name, (printable(name), ""))
-    return Text(shown, style=style)
+from everhook.terminal_text import span
 
 
 def parse_moment(moment: str) -> datetime:

@@ -17,28 +17,24 @@ from rich.table import Table
 from rich.text import Text
 
 from everhook import __version__
-from everhook.contracts import Verdict
+from everhook.circuit import Hold
+from everhook.contracts import DeliveryStatus, Verdict
 from everhook.events import EventKind
 from everhook.storage.feed import AttemptNews, EventNews, News
+from everhook.terminal_states import ATTEMPTS, DELIVERIES, HOLDS, Shown
 from everhook.terminal_text import printable, span
 
 TYPE_WIDTH, ENDPOINT_WIDTH, VERDICT_WIDTH = 16, 20, 14
 SAME_ERROR_S = 30.0
 """An error that comes again and again is shown this often."""
 
-_VERDICTS = {
-    Verdict.DELIVERED: ("✓ delivered", "green"),
-    Verdict.RETRY: ("↻ failed", "yellow"),
-    Verdict.REJECTED: ("✗ rejected", "red"),
-    Verdict.PARKED: ("‖ parked", "yellow"),
-}
 _GAVE_UP = ("✗ failed", "red")
-_EVENTS: Mapping[str, tuple[str, str] | None] = {
-    EventKind.DEAD_LETTERED: ("■ dead letter", "bold red"),
+_EVENTS: Mapping[str, Shown | None] = {
+    EventKind.DEAD_LETTERED: DELIVERIES[DeliveryStatus.DEAD_LETTERED],
     EventKind.CIRCUIT_OPENED: ("◌ circuit open", "bold yellow"),
     EventKind.CIRCUIT_CLOSED: ("● closed again", "bold green"),
-    EventKind.ENDPOINT_DISABLED: ("■ disabled", "bold red"),
-    EventKind.ENDPOINT_PAUSED: ("‖ paused", "yellow"),
+    EventKind.ENDPOINT_DISABLED: HOLDS[Hold.DISABLED],
+    EventKind.ENDPOINT_PAUSED: HOLDS[Hold.PAUSED],
     EventKind.ENDPOINT_RESUMED: ("▶ resumed", "green"),
     EventKind.ENDPOINT_ENABLED: ("▶ enabled", "green"),
     EventKind.DEAD_LETTERS: ("▲ dead letters", "yellow"),
@@ -177,7 +173,7 @@ def _curl(places: Places, path: str, body: str) -> str:
 
 def _attempt_line(attempt: AttemptNews) -> list[tuple[str, str]]:
     gave_up = attempt.verdict is Verdict.RETRY and attempt.next_attempt_at is None
-    verdict, style = _GAVE_UP if gave_up else _VERDICTS[attempt.verdict]
+    verdict, style = _GAVE_UP if gave_up else ATTEMPTS[attempt.verdict]
     ended_at = attempt.started_at + _duration(attempt)
     answer = str(attempt.status_code) if attempt.status_code is not None else attempt.error or ""
     return [
@@ -200,7 +196,7 @@ def _is_shown(event: EventNews) -> bool:
     return _EVENTS.get(event.kind, _unknown(event)) is not None
 
 
-def _unknown(event: EventNews) -> tuple[str, str]:
+def _unknown(event: EventNews) -> Shown:
     return printable(event.kind), "cyan"
 
 

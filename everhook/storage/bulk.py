@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Select, delete, select, tuple_
 from sqlalchemy.sql.dml import Delete, Update
@@ -11,6 +11,8 @@ from sqlmodel import SQLModel
 
 from everhook.storage.engine import Database
 from everhook.storage.statements import table_of
+
+Found = TypeVar("Found")
 
 ROWS = 1_000
 """Changed in one transaction; what hangs on them comes on top."""
@@ -29,7 +31,7 @@ class Bulk:
         self._beat = beat
         self._rows = rows
 
-    async def find(self, statement: Select[str]) -> list[str]:
+    async def find(self, statement: Select[Found]) -> list[Found]:
         """All keys that a statement selects."""
         async with self._database.read_connection() as connection:
             found = list((await connection.execute(statement)).scalars())

@@ -6,6 +6,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from everhook.storage import policy_history
 from everhook.storage.paging import Page, page_of
 from everhook.storage.routes import bump
 from everhook.storage.statements import insert_ignoring
@@ -18,7 +19,10 @@ async def create(session: AsyncSession, name: str, policy: dict[str, Any] | None
     statement = insert_ignoring(connection, Channel, "name").returning(col(Channel.name))
     row = {"name": name, "policy": policy, "routes_version": 0, "created_at": now()}
     created = (await session.execute(statement.values(row))).one_or_none()
-    return await get(session, name) if created is not None else None
+    if created is None:
+        return None
+    await policy_history.keep(session, None, channel=name)  # one of this name may have been deleted before
+    return await get(session, name)
 
 
 async def get(session: AsyncSession, name: str) -> Channel | None:
@@ -30,6 +34,8 @@ async def page(session: AsyncSession, *, after: str | None, limit: int) -> Page[
 
 
 async def set_policy(session: AsyncSession, channel: Channel, policy: dict[str, Any] | None) -> None:
+    if policy != channel.policy:
+        await policy_history.keep(session, channel.policy, channel=channel.name)
     channel.policy = policy
     session.add(channel)
     await session.flush()
@@ -41,5 +47,7 @@ async def remove(session: AsyncSession, name: str) -> bool:
     subscriptions = select(func.count()).select_from(Subscription).where(col(Subscription.channel) == name)
     if (await session.execute(subscriptions)).scalar_one():
         return False
-    await session.execute(delete(Channel).where(col(Channel.name) == name))
+    removed = await session.execute(delete(Channel).where(col(Channel.name) == name).returning(col(Channel.policy)))
+    for policy in removed.scalars():
+        await policy_history.keep(session, policy, channel=name)
     return True

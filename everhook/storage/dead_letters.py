@@ -9,7 +9,7 @@ from sqlmodel import col
 
 from everhook.contracts import DeadLetterReason, DeliveryStatus
 from everhook.storage.paging import Page, one_of, page_of
-from everhook.storage.tables import Delivery
+from everhook.storage.tables import Delivery, Endpoint
 
 _IS_DEAD = col(Delivery.status) == DeliveryStatus.DEAD_LETTERED
 
@@ -17,16 +17,17 @@ _IS_DEAD = col(Delivery.status) == DeliveryStatus.DEAD_LETTERED
 @dataclass(frozen=True)
 class DeadLetterFilter:
     """Every part given must hold; several values of a part mean any of them. `since` and `until` bound the time of
-    dead-lettering: from, and before."""
+    dead-lettering: from, and before. `of_deleted`: only those whose endpoint was deleted, or none of them."""
 
-    tenant_gid: str | tuple[str, ...] | None = None
-    channel: str | tuple[str, ...] | None = None
-    endpoint_gid: str | tuple[str, ...] | None = None
-    event_type: str | tuple[str, ...] | None = None
-    reason: DeadLetterReason | tuple[DeadLetterReason, ...] | None = None
-    status_code: int | tuple[int, ...] | None = None
+    tenant_gid: tuple[str, ...] | None = None
+    channel: tuple[str, ...] | None = None
+    endpoint_gid: tuple[str, ...] | None = None
+    event_type: tuple[str, ...] | None = None
+    reason: tuple[DeadLetterReason, ...] | None = None
+    status_code: tuple[int, ...] | None = None
     since: datetime | None = None
     until: datetime | None = None
+    of_deleted: bool | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
         moment = col(Delivery.dead_lettered_at)
@@ -40,7 +41,15 @@ class DeadLetterFilter:
             *one_of(col(Delivery.last_status_code), self.status_code),
             *([moment >= self.since] if self.since is not None else []),
             *([moment < self.until] if self.until is not None else []),
+            *self._endpoint_exists(),
         ]
+
+    def _endpoint_exists(self) -> list[ColumnElement[bool]]:
+        if self.of_deleted is None:
+            return []
+        deleted = select(col(Endpoint.gid)).where(col(Endpoint.deleted_at).is_not(None))
+        is_deleted = col(Delivery.endpoint_gid).in_(deleted)
+        return [is_deleted if self.of_deleted else ~is_deleted]
 
 
 async def count(session: AsyncSession, chosen: DeadLetterFilter) -> int:

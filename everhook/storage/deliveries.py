@@ -15,7 +15,7 @@ from everhook.ids import Kind
 from everhook.storage.events import record_event
 from everhook.storage.paging import Page, in_time, one_of, page_of
 from everhook.storage.statements import table_of
-from everhook.storage.tables import Circuit, Delivery, Message, now
+from everhook.storage.tables import Circuit, Delivery, DeliveryRound, Message, now
 
 _UNDISPATCHED = col(Delivery.dispatched_at).is_(None)
 
@@ -83,7 +83,7 @@ _TOLD = ("tenant_gid", "endpoint_gid", "message_gid", "channel", "event_type", "
 
 async def open_round(session: AsyncSession, gid: str, after: int, note: OperatorNote) -> None:
     """A replay: the round after `after` begins. Its attempts count from one; the old ones stay."""
-    await session.execute(
+    opened = await session.execute(
         update(Delivery)
         .where(
             col(Delivery.gid) == gid,
@@ -100,7 +100,10 @@ async def open_round(session: AsyncSession, gid: str, after: int, note: Operator
             decided_by=note.who,
             decided_why=note.why,
         )
+        .returning(col(Delivery.gid))
     )
+    if opened.one_or_none() is not None:
+        session.add(DeliveryRound(delivery_gid=gid, round=after + 1, began_at=now()))
 
 
 async def discard(session: AsyncSession, gid: str, note: OperatorNote) -> None:
@@ -319,3 +322,14 @@ async def page(session: AsyncSession, chosen: DeliveryFilter, *, after: str | No
     key = col(Delivery.gid)
     statement = statement.where(*in_time(col(Delivery.accepted_at), key, Kind.DELIVERY, chosen.since, chosen.until))
     return await page_of(session, statement, key, after=after, limit=limit)
+
+
+async def counts_of_message(session: AsyncSession, message_gid: str) -> dict[DeliveryStatus, int]:
+    """How many deliveries of a message are in each status; statuses of none are left out."""
+    rows = await session.execute(
+        select(col(Delivery.status), func.count())
+        .where(col(Delivery.message_gid) == message_gid)
+        .group_by(col(Delivery.status))
+    )
+    counts = {row[0]: int(row[1]) for row in rows}
+    return {status: counts[status] for status in DeliveryStatus if status in counts}

@@ -11,7 +11,7 @@ from sqlmodel import col
 from everhook.egress import TlsExtras
 from everhook.keyring import KeyRing
 from everhook.signing import new_secret
-from everhook.storage import secrets
+from everhook.storage import policy_history, secrets
 from everhook.storage.paging import Page, one_of, page_of
 from everhook.storage.routes import bump_endpoint
 from everhook.storage.sealed import ENDPOINT_TLS_KEY
@@ -80,10 +80,14 @@ async def view(session: AsyncSession, gid: str, *, for_change: bool = False) -> 
     return EndpointView(endpoint, circuit, tenant, keys.get(gid, ()))
 
 
+async def deleted(session: AsyncSession, gids: Collection[str]) -> set[str]:
+    """Those of these endpoints that were deleted."""
+    statement = select(col(Endpoint.gid)).where(col(Endpoint.gid).in_(gids), col(Endpoint.deleted_at).is_not(None))
+    return set((await session.execute(statement)).scalars())
+
+
 async def is_deleted(session: AsyncSession, gid: str) -> bool:
-    """Whether there was an endpoint of this gid, and is none any more."""
-    statement = select(col(Endpoint.deleted_at)).where(col(Endpoint.gid) == gid, col(Endpoint.deleted_at).is_not(None))
-    return (await session.execute(statement)).first() is not None
+    return bool(await deleted(session, [gid]))
 
 
 async def by_gid(session: AsyncSession, gids: Collection[str]) -> dict[str, Endpoint]:
@@ -108,6 +112,8 @@ async def page(
 async def change(session: AsyncSession, endpoint: Endpoint, changes: dict[str, Any]) -> None:
     """Senders and publishers see the change as soon as it is committed. The endpoint was viewed `for_change`: two
     changes at once would else be one version."""
+    if changes.get("policy", endpoint.policy) != endpoint.policy:
+        await policy_history.keep(session, endpoint.policy, endpoint_gid=endpoint.gid)
     for name, value in changes.items():
         setattr(endpoint, name, value)
     endpoint.version += 1

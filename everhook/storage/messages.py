@@ -365,8 +365,3 @@ async def page(session: AsyncSession, chosen: MessageFilter, *, after: str | Non
     key = col(Message.gid)
     statement = statement.where(*in_time(col(Message.accepted_at), key, Kind.MESSAGE, chosen.since, chosen.until))
     return await page_of(session, statement, key, after=after, limit=limit)
-
-
-async def deliveries_of(session: AsyncSession, message_gid: str) -> Sequence[Delivery]:
-    statement = select(Delivery).where(col(Delivery.message_gid) == message_gid).order_by(col(Delivery.gid))
-    return (await session.execute(statement)).scalars().all()

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, event, exists, false, or_, select
+from sqlalchemy import ColumnElement, and_, event, exists, false, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import LoaderCriteriaOption, ORMExecuteState, Session, with_loader_criteria
 from sqlmodel import SQLModel, col
@@ -26,6 +26,7 @@ from everhook.storage.tables import (
     Channel,
     Circuit,
     Delivery,
+    DeliveryRound,
     Endpoint,
     EndpointMinute,
     EndpointMinuteError,
@@ -33,6 +34,7 @@ from everhook.storage.tables import (
     IdempotentResponse,
     Message,
     OperationalEvent,
+    PastPolicy,
     PayloadErasure,
     PendingHistory,
     Receipt,
@@ -97,6 +99,7 @@ def bounds(tenant_gid: str) -> dict[type[SQLModel], ColumnElement[bool]]:
     endpoint, delivery = table_of(Endpoint).alias().c, table_of(Delivery).alias().c  # apart from those of the statement
     of_message = exists().where(delivery.message_gid == col(Message.gid), delivery.tenant_gid == tenant_gid)
     of_attempt = exists().where(delivery.gid == col(Attempt.delivery_gid), delivery.tenant_gid == tenant_gid)
+    of_round = exists().where(delivery.gid == col(DeliveryRound.delivery_gid), delivery.tenant_gid == tenant_gid)
     own_endpoints = select(endpoint.gid).where(endpoint.tenant_gid == tenant_gid)
     return {
         **{model: col(model.tenant_gid) == tenant_gid for model in BY_TENANT},
@@ -105,7 +108,12 @@ def bounds(tenant_gid: str) -> dict[type[SQLModel], ColumnElement[bool]]:
         Tenant: col(Tenant.gid) == tenant_gid,
         Message: or_(col(Message.tenant_gid) == tenant_gid, of_message),
         Attempt: of_attempt,
+        DeliveryRound: of_round,
         Channel: ~col(Channel.name).startswith(RESERVED, autoescape=True),
+        PastPolicy: or_(
+            col(PastPolicy.endpoint_gid).in_(own_endpoints),
+            and_(col(PastPolicy.endpoint_gid) == "", ~col(PastPolicy.channel).startswith(RESERVED, autoescape=True)),
+        ),
     }
 
 

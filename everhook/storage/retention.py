@@ -21,10 +21,12 @@ from everhook.settings import Settings
 from everhook.storage.bulk import Bulk
 from everhook.storage.erasure import finish_erasures, forget_answers
 from everhook.storage.idempotency import LIFETIME as RESPONSES_KEPT
+from everhook.storage.policy_history import remove_policies
 from everhook.storage.tables import (
     ApiKey,
     Attempt,
     Delivery,
+    DeliveryRound,
     EndpointMinute,
     EndpointMinuteError,
     EndpointSecret,
@@ -79,6 +81,7 @@ async def remove_past(bulk: Bulk, periods: RetentionPeriods) -> RetentionResult:
         events=await remove_events(bulk, moment - periods.events) if periods.events else 0,
         minutes=await remove_minutes(bulk, moment - periods.health) if periods.health else 0,
         credentials=await remove_credentials(bulk, moment),
+        policies=await remove_policies(bulk),
     )
 
 
@@ -89,6 +92,7 @@ async def remove_messages(bulk: Bulk, before: datetime) -> int:
         async for deliveries in bulk.batches(select(col(Delivery.gid)).where(col(Delivery.message_gid).in_(gids))):
             await bulk.change(
                 delete(Attempt).where(col(Attempt.delivery_gid).in_(deliveries)),
+                delete(DeliveryRound).where(col(DeliveryRound.delivery_gid).in_(deliveries)),
                 delete(Delivery).where(col(Delivery.gid).in_(deliveries)),
             )
         removed += await bulk.change(delete(Message).where(col(Message.gid).in_(gids)))

@@ -5,10 +5,10 @@ piece of code each, and the checks cost a lookup a row on the path every message
 """
 
 from datetime import UTC, datetime
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Column, DateTime, Index, Integer, LargeBinary, UniqueConstraint, text
+from sqlalchemy import JSON, BigInteger, Column, DateTime, Index, Integer, LargeBinary, String, UniqueConstraint, text
 from sqlalchemy import Enum as SqlEnum
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
@@ -51,6 +51,31 @@ def enum_text(enum: type[Enum]) -> SqlEnum:
     return SqlEnum(
         enum, native_enum=False, create_constraint=False, length=32, values_callable=lambda e: [m.value for m in e]
     )
+
+
+class ShownEnum(TypeDecorator[StrEnum]):
+    """An enumeration that is only displayed, stored as its text. A value that this version does not know, from a newer
+    one, is read as it is; of an enumeration that decides anything an unknown value is an error: see `enum_text`."""
+
+    impl = String(32)
+    cache_ok = True
+
+    def __init__(self, enum: type[StrEnum]) -> None:
+        super().__init__()
+        self.enum = enum
+
+    def process_bind_param(self, value: StrEnum | None, dialect: Dialect) -> str | None:
+        return value.value if value is not None else None
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> StrEnum | None:
+        if value is None:
+            return None
+        try:
+            return self.enum(value)
+        except ValueError:
+            unknown = str.__new__(self.enum, value)
+            unknown._name_ = unknown._value_ = value
+            return unknown
 
 
 _WIDE = BigInteger().with_variant(Integer(), "sqlite")
@@ -120,6 +145,18 @@ class Channel(SQLModel, table=True):
     policy: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     routes_version: int = _count(default=0)
     created_at: datetime = _when(default_factory=now)
+
+
+class PastPolicy(SQLModel, table=True):
+    """The policy that a channel or an endpoint had until a moment; one of `endpoint_gid` and `channel` is empty."""
+
+    __tablename__ = "past_policy"
+    __table_args__ = (Index("ix_past_policy_until", "until"),)
+
+    endpoint_gid: str = Field(default="", primary_key=True)
+    channel: str = Field(default="", primary_key=True)
+    until: datetime = _when(primary_key=True)
+    policy: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
 
 
 class Endpoint(SQLModel, table=True):
@@ -280,7 +317,7 @@ class Delivery(SQLModel, table=True):
     """
 
     __table_args__ = (
-        Index("ix_delivery_message", "message_gid"),
+        Index("ix_delivery_message", "message_gid", "gid"),
         Index("ix_delivery_endpoint", "endpoint_gid", "gid"),
         Index("ix_delivery_tenant", "tenant_gid", "gid"),
         Index("ix_delivery_channel", "channel", "gid"),
@@ -325,11 +362,21 @@ class Delivery(SQLModel, table=True):
     parked_at: datetime | None = _when(default=None)
     dead_lettered_at: datetime | None = _when(default=None)
     completed_at: datetime | None = _when(default=None)
-    reason: DeadLetterReason | None = Field(default=None, sa_type=enum_text(DeadLetterReason))
+    reason: DeadLetterReason | None = Field(default=None, sa_type=ShownEnum(DeadLetterReason))
     last_status_code: int | None = None
     last_error: str | None = None
     decided_by: str | None = None
     decided_why: str | None = None
+
+
+class DeliveryRound(SQLModel, table=True):
+    """When a replay opened a round of a delivery. The first round began with the acceptance, and has no row."""
+
+    __tablename__ = "delivery_round"
+
+    delivery_gid: str = Field(primary_key=True)
+    round: int = Field(primary_key=True)
+    began_at: datetime = _when()
 
 
 class PendingHistory(SQLModel, table=True):

@@ -15,6 +15,7 @@ from everhook.storage.tables import (
     Channel,
     Circuit,
     Delivery,
+    DeliveryRound,
     Endpoint,
     EndpointMinute,
     EndpointMinuteError,
@@ -23,6 +24,7 @@ from everhook.storage.tables import (
     IdempotentResponse,
     Message,
     OperationalEvent,
+    PastPolicy,
     PendingHistory,
     Receipt,
     ReceiptHash,
@@ -33,7 +35,7 @@ from everhook.storage.tables import (
 )
 
 _OF_ENDPOINTS: tuple[Any, ...] = (
-    Subscription, EndpointSecret, EndpointRate, Circuit, EndpointMinute, EndpointMinuteError
+    Subscription, EndpointSecret, EndpointRate, Circuit, EndpointMinute, EndpointMinuteError, PastPolicy
 )  # fmt: skip
 _OF_TENANTS: tuple[Any, ...] = (
     Endpoint, ApiKey, OperationalEvent, AuditEntry, IdempotentResponse, Receipt, ReceiptHash, ReceiptSeal
@@ -105,6 +107,7 @@ async def remove(bulk: Bulk, tenant_gid: str) -> None:
     async for gids in bulk.pages(deliveries_of(tenant_gid)):
         await bulk.change(
             delete(Attempt).where(col(Attempt.delivery_gid).in_(gids)),
+            delete(DeliveryRound).where(col(DeliveryRound.delivery_gid).in_(gids)),
             delete(PendingHistory).where(col(PendingHistory.delivery_gid).in_(gids)),
             delete(Delivery).where(col(Delivery.gid).in_(gids)),
         )

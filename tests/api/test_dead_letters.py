@@ -189,7 +189,7 @@ async def test_all_that_a_filter_selects_are_replayed_and_nothing_else(live: Liv
     selection = {"tenant": live.name, **SELECTIONS[part](letter, live)}
     chosen, spared = (bystander, live) if part == "until" else (live, bystander)
 
-    assert await bulk(live, "replay", {**selection, "dryRun": True}) == {"matched": 1, "batchGid": None}
+    assert await bulk(live, "replay", {**selection, "dryRun": True}) == {"matched": 1, "skipped": 0, "batchGid": None}
     answer = await bulk(live, "replay", {**selection, "why": "mended"})
 
     assert answer["matched"] == 1
@@ -221,7 +221,31 @@ async def test_many_are_purged_together_with_progress_until_completed(live: Live
     for gid in gids:
         delivery = await live.wait_for_status(gid, "discarded")
         assert (delivery["decidedBy"], delivery["decidedWhy"]) == ("environment", "obsolete")
-    assert await bulk(live, "purge", {"channel": live.name}) == {"matched": 0, "batchGid": None}
+    assert await bulk(live, "purge", {"channel": live.name}) == {"matched": 0, "skipped": 0, "batchGid": None}
+
+
+async def test_of_several_values_any_is_replayed_but_not_to_a_deleted_endpoint(live: Live) -> None:
+    own, other, gone = (
+        await refused(live),
+        await refused(second := another(live)),
+        await refused(third := another(live)),
+    )
+    await visible(live, own, other, gone)
+    endpoint = ok(await live.api.get(f"/v1/dead-letters/{gone}"))["endpointGid"]
+    assert (await live.api.delete(f"/v1/endpoints/{endpoint}")).status_code == 204
+
+    selection = {
+        "channel": [live.name, second.name, third.name],
+        "reason": ["rejected", "exhausted"],
+        "statusCode": [422, 503],
+    }
+    answer = await bulk(live, "replay", {**selection, "why": "they are back"})
+
+    assert (answer["matched"], answer["skipped"]) == (2, 1)
+    assert (await completed(live, answer["batchGid"]))["total"] == 2
+    await live.receiver.wait_for(2, path=second.path)
+    shown = ok(await live.api.get(f"/v1/deliveries/{gone}"))
+    assert (shown["status"], shown["round"]) == ("dead_lettered", 1)
 
 
 async def test_a_tenants_key_replays_its_own_together_and_nothing_else(live: Live) -> None:

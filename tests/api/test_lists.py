@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from everhook.contracts import DeliveryStatus
+from everhook.ids import Kind, new_gid
+from everhook.storage.tables import Delivery
 from tests.api.driving import JSON, ON_SHARED, UNKNOWN_SUFFIX, Api, accepted, assert_problem, ok
 
 LISTS = ["endpoints", "subscriptions", "messages", "deliveries", "dead-letters"]
@@ -101,7 +104,26 @@ async def test_a_message_is_shown_with_payload_and_deliveries(api: Api) -> None:
     assert (shown["idempotencyKey"], shown["tenant"]) == ("k", None)
     (listed,) = await api.walk("/v1/messages")
     assert "payload" not in listed
-    assert listed == {key: value for key, value in shown.items() if key not in ("payload", "deliveries")}
+    assert listed == {key: value for key, value in shown.items() if key in listed}
+    assert shown["deliveryCounts"] == {"accepted": 1} and not shown["moreDeliveries"]
+
+
+async def test_a_message_that_went_to_very_many_shows_some_and_counts_all(api: Api) -> None:
+    await api.channel()
+    await api.endpoint(channel="orders")
+    message = await api.publish()
+    copies = 130
+    async with api.database.writing() as session:
+        first = await session.get_one(Delivery, message["deliveries"][0]["deliveryGid"])
+        fields = first.model_dump() | {"status": DeliveryStatus.PARKED}
+        session.add_all([Delivery(**fields | {"gid": new_gid(Kind.DELIVERY)}) for _ in range(copies)])
+
+    shown = ok(await api.get(f"/v1/messages/{message['messageGid']}"))
+
+    assert shown["deliveryCounts"] == {"accepted": 1, "parked": copies} and shown["moreDeliveries"]
+    listed = [each["deliveryGid"] for each in await api.walk("/v1/deliveries", limit=50, message=shown["messageGid"])]
+    assert len(listed) == copies + 1
+    assert [each["deliveryGid"] for each in shown["deliveries"]] == listed[:100]
 
 
 async def test_deliveries_are_filtered(api: Api) -> None:
@@ -254,6 +276,9 @@ async def test_no_attempt_is_due_of_what_is_over(api: Api, status: str) -> None:
         ({"tenant": 'a" OR "a" = "a'}, "tenant"),
         ({"tenant": "nobody"}, "tenant"),
         ({"statusCode": 99}, "statusCode"),
+        ({"statusCode": [503, 99]}, "statusCode[1]"),
+        ({"reason": ["rejected", "bad luck"]}, "reason[1]"),
+        ({"type": ["x"] * 21}, "type"),
         ({"since": "2026-01-31T12:00:00"}, "since"),
         ({"why": "x" * 1001}, "why"),
         ({"dryRun": "perhaps"}, "dryRun"),
@@ -268,7 +293,7 @@ async def test_a_bad_selection_for_many_is_named(shared: Api, body: JSON, named:
 async def test_where_nothing_matches_nothing_is_begun(api: Api, operation: str) -> None:
     answer = accepted(await api.post(f"/v1/dead-letters/{operation}", {}))
 
-    assert answer == {"matched": 0, "batchGid": None}
+    assert answer == {"matched": 0, "skipped": 0, "batchGid": None}
 
 
 async def kill(
@@ -311,6 +336,24 @@ async def test_a_dead_letter_of_a_deleted_endpoint_is_not_replayed(api: Api) -> 
     assert accepted(await api.post("/v1/dead-letters/purge", {"endpoint": endpoint, "dryRun": True}))["matched"] == 1
 
 
+async def test_a_bulk_replay_leaves_the_dead_letters_of_deleted_endpoints_alone(api: Api) -> None:
+    await api.channel()
+    gone, there = [(await api.endpoint(channel="orders"))["endpointGid"] for _ in range(2)]
+    for delivery in (await api.publish())["deliveries"]:
+        await kill(api, delivery["deliveryGid"])
+    assert (await api.delete(f"/v1/endpoints/{gone}")).status_code == 204
+
+    async def counted(operation: str, **selection: Any) -> tuple[int, int]:
+        answer = accepted(await api.post(f"/v1/dead-letters/{operation}", {**selection, "dryRun": True}))
+        return answer["matched"], answer["skipped"]
+
+    assert await counted("replay") == (1, 1)
+    assert await counted("replay", endpoint=[gone, there]) == (1, 1)
+    assert await counted("replay", endpoint=there) == (1, 0)
+    assert await counted("purge") == (2, 0)
+    assert_problem(await api.post("/v1/dead-letters/replay", {"endpoint": [gone]}), 409)
+
+
 async def test_several_values_of_a_filter_mean_any_of_them(api: Api) -> None:
     for name in ("a", "b", "c"):
         await api.channel(name)
@@ -342,6 +385,9 @@ async def test_several_values_of_a_filter_mean_any_of_them(api: Api) -> None:
         ("endpoints", {"tenant": ["of-a", "of-b"]}),
     ]:
         assert await found(path, **params) == {"a", "b"}, (path, params)
+        if path == "dead-letters":
+            answer = accepted(await api.post("/v1/dead-letters/replay", {**params, "dryRun": True}))
+            assert answer["matched"] == 2, params
     assert await found("deliveries", status=["parked", "retrying"]) == set()
     actions = {entry["action"] for entry in await api.walk("/v1/audit", action=["channel.created", "endpoint.created"])}
     assert actions == {"channel.created", "endpoint.created"}
@@ -364,3 +410,17 @@ async def test_a_cursor_belongs_to_its_list_and_its_filters(api: Api) -> None:
     ]:
         problem = assert_problem(await api.get(f"/v1/{path}", cursor=cursor, **params), 422, "cursor")
         assert "another list" in problem["detail"]
+
+
+async def test_a_reason_of_a_newer_version_is_shown_as_it_is(api: Api) -> None:
+    """While it is upgraded, processes of two versions read the same rows."""
+    await api.channel()
+    await api.endpoint(channel="orders")
+    gid = (await api.publish())["deliveries"][0]["deliveryGid"]
+    await kill(api, gid, reason="of_a_newer_version")
+
+    (listed,) = await api.walk("/v1/dead-letters")
+    shown = ok(await api.get(f"/v1/deliveries/{gid}"))
+
+    assert listed["deadLetterReason"] == shown["deadLetterReason"] == "of_a_newer_version"
+    assert_problem(await api.get("/v1/dead-letters", reason="of_a_newer_version"), 422, "reason")

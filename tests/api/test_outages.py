@@ -177,7 +177,7 @@ async def test_with_temporal_stopped_dry_runs_and_lists_work(api: Api) -> None:
     await api.change_rows("UPDATE delivery SET status = 'dead_lettered', reason = 'rejected'")
 
     answer = await api.post("/v1/dead-letters/replay", {"dryRun": True})
-    assert answer.json() == {"matched": 1, "batchGid": None}
+    assert answer.json() == {"matched": 1, "skipped": 0, "batchGid": None}
     assert [letter["deliveryGid"] for letter in await api.walk("/v1/dead-letters")] == [gid]
     assert ok(await api.get(f"/v1/dead-letters/{gid}"))["payload"] == {"n": 1}
 

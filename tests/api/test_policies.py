@@ -86,3 +86,24 @@ async def test_a_policy_that_is_no_object_is_refused(shared: Api) -> None:
     policies: list[object] = ["brisk", [], 5, True]
     for policy in policies:
         assert_problem(await shared.post("/v1/channels", {"name": "a", "policy": policy}), 422, "policy")
+
+
+async def test_a_delivery_shows_the_policy_that_its_round_began_with(api: Api) -> None:
+    await api.channel()
+    await api.endpoint(channel="orders")
+    (delivery,) = (await api.publish({}))["deliveries"]
+    await api.patch("/v1/channels/orders", {"policy": {"preset": "brisk", "timeoutSeconds": 3}})
+    shown = ok(await api.get(f"/v1/deliveries/{delivery['deliveryGid']}"))
+    assert shown["rounds"] == [
+        {
+            "round": 1,
+            "beganAt": shown["acceptedAt"],
+            "policy": {
+                "delaysSeconds": [1, 30, 300, 1800, 7200],
+                "jitter": 0.1,
+                "timeoutSeconds": 15,
+                "maxWindowSeconds": 259200,
+                "retryStatuses": [],
+            },
+        }
+    ]

@@ -100,7 +100,7 @@ async def test_a_key_signs_in_and_its_owner_signs_out(stage: Stage) -> None:
         await expect(page).to_have_url(re.compile("/sign-in"))
         await page.get_by_label("API key").fill("not-the-key")
         await page.get_by_role("button", name="Sign in").click()
-        await expect(page.get_by_role("alert")).to_contain_text("opens nothing")
+        await expect(page.get_by_role("alert")).to_contain_text("is not valid")
         await page.get_by_label("API key").fill(API_KEY)
         await page.keyboard.press("Enter")
         await expect(page.get_by_role("heading", level=1)).to_have_text("Deliveries")
@@ -284,20 +284,20 @@ async def test_an_endpoint_is_made_its_secret_shown_once_changed_and_deleted(sta
     channel, path = await a_channel(stage), f"/{uuid4().hex[:8]}"
     await page.goto("/endpoints/new")
     await page.get_by_label("URL").fill("http://10.0.0.1/internal")
-    await page.get_by_role("button", name="Make endpoint").click()
+    await page.get_by_role("button", name="Create endpoint").click()
     await expect(page.get_by_text("Nothing was saved")).to_be_visible()
     await expect(page.get_by_label("URL")).to_have_attribute("aria-invalid", "true")
     await page.get_by_label("URL").fill(stage.receiver.url_for(path))
     await page.get_by_label("Channel").select_option(channel)
     await page.get_by_label("Schedule").select_option("brisk")
-    await page.get_by_role("button", name="Make endpoint").click()
+    await page.get_by_role("button", name="Create endpoint").click()
     await expect(page.get_by_text("shown this once")).to_be_visible()
     await expect(page.get_by_text(re.compile("^whsec_")).first).to_be_visible()
     await page.get_by_role("link", name="Edit").first.click()
     await expect(page.get_by_text("whsec_")).to_have_count(0)
     await page.get_by_label("Description").fill("Ledger")
     await page.get_by_label("Schedule").select_option("delays")
-    await page.get_by_label("Delays of your own").fill("1 s, 2 min")
+    await page.get_by_label("Custom delays").fill("1 s, 2 min")
     await page.get_by_role("button", name="Save").click()
     await expect(page.get_by_text("Saved.")).to_be_visible()
     await expect(page.get_by_text("Ledger")).to_be_visible()
@@ -382,7 +382,7 @@ async def test_a_receipt_is_verified_and_its_bundle_downloaded(stage: Stage, pag
 
     async def is_sealed() -> None:
         await page.reload()
-        assert await page.get_by_text("not under a checkpoint yet").count() == 0
+        assert await page.get_by_text("not in a checkpoint yet").count() == 0
 
     await assert_eventually(is_sealed, timeout=20)
     async with page.expect_download() as downloading:
@@ -411,12 +411,12 @@ async def test_one_dead_letter_is_replayed_with_a_reason(stage: Stage, page: Pag
     await page.goto(f"/deliveries/{gid}")
     await page.get_by_role("button", name="Replay").click()
     dialog = page.get_by_role("dialog", name="Replay")
-    await dialog.get_by_label("Why").fill("they mended it")
+    await dialog.get_by_label("Reason").fill("they mended it")
     await dialog.get_by_role("button", name="Replay").click()
     await until(stage, gid, "delivered")
     await page.reload()
     await expect(page.get_by_text("they mended it")).to_be_visible()
-    await expect(page.get_by_role("heading", name="Round 2")).to_be_visible()
+    await expect(page.get_by_role("heading", name="Round 2", exact=True)).to_be_visible()
 
 
 async def test_selected_dead_letters_are_discarded(stage: Stage, page: Page) -> None:
@@ -432,7 +432,7 @@ async def test_selected_dead_letters_are_discarded(stage: Stage, page: Page) -> 
     assert await obstacles_on(page) == []
     for gid in gids[:2]:
         await until(stage, gid, "dead_lettered")
-    await page.get_by_label("Why").fill("they asked us to")
+    await page.get_by_label("Reason").fill("they asked us to")
     await page.get_by_role("button", name="Discard 2").click()
     for gid in gids[:2]:
         await until(stage, gid, "discarded")
@@ -471,15 +471,15 @@ async def test_a_channel_is_made_and_its_schedule_drawn(page: Page) -> None:
     await page.goto("/channels/new")
     await page.get_by_label("Name").fill(name)
     await page.get_by_label("Schedule").select_option("delays")
-    await page.get_by_label("Delays of your own").fill("soon")
-    await page.get_by_role("button", name="Make channel").click()
+    await page.get_by_label("Custom delays").fill("soon")
+    await page.get_by_role("button", name="Create channel").click()
     await expect(page.get_by_text("write it as")).to_be_visible()
-    await page.get_by_label("Delays of your own").fill("5 s, 1 min, 1 h 30 min")
-    await page.get_by_role("button", name="Make channel").click()
+    await page.get_by_label("Custom delays").fill("5 s, 1 min, 1 h 30 min")
+    await page.get_by_role("button", name="Create channel").click()
     card = page.get_by_role("region", name=name)
     await expect(card.get_by_role("img", name="4 attempts within 1 h 31 min")).to_be_visible()
     await card.get_by_role("link", name="Edit").click()
-    await expect(page.get_by_label("Delays of your own")).to_have_value("5 s, 1 min, 90 min")
+    await expect(page.get_by_label("Custom delays")).to_have_value("5 s, 1 min, 90 min")
 
 
 async def test_a_key_is_shown_once_and_its_revocation_ends_its_session_at_once(stage: Stage, page: Page) -> None:
@@ -487,7 +487,7 @@ async def test_a_key_is_shown_once_and_its_revocation_ends_its_session_at_once(s
     await page.goto("/keys")
     await page.get_by_label("Name").fill(name)
     await page.get_by_label("Everything, keys and channels included").check()
-    await page.get_by_role("button", name="Make key").click()
+    await page.get_by_role("button", name="Create key").click()
     key = await page.get_by_role("status").locator("code").inner_text()
     async with stage.tab(signed_in=False) as other:
         await other.goto("/sign-in")
@@ -527,7 +527,7 @@ async def test_a_tenant_comes_in_by_its_link_and_sees_its_own_things_only(stage:
         assert await obstacles_on(page) == []
         await page.get_by_role("button", name="Replay").click()
         await page.get_by_role("dialog").get_by_role("button", name="Replay").click()
-        await expect(page.get_by_text("A replay was asked for")).to_be_visible()
+        await expect(page.get_by_text("Replay requested")).to_be_visible()
         await until(stage, delivery, "delivered")
         await page.goto(f"/portal/endpoints/{stage.scenery.of('globex').gid}")
         await expect(page.get_by_role("heading", level=1)).to_have_text("Not Found")
@@ -552,7 +552,7 @@ async def test_everything_can_be_read_and_done_without_javascript(
         await page.goto(f"/dead-letters?channel={channel}")
         await page.get_by_role("checkbox", name=re.compile(gid)).check()
         await page.get_by_role("button", name="Replay selected").click()
-        await expect(page.get_by_text("A replay was asked for")).to_be_visible()
+        await expect(page.get_by_text("Replay requested")).to_be_visible()
         await until(stage, gid, "delivered")
 
 

@@ -6,7 +6,7 @@ import re
 from api.dashboard.code import COLOURED_TOKENS
 from everhook.contracts import Verdict
 from everhook.envelope import BodyFormat, Content, render
-from everhook.storage.tables import Attempt, Message, now
+from everhook.storage.tables import Attempt, DeliveryRound, Message, now
 from tests.dashboard.conftest import Pages
 
 HOSTILE = b'["' * 4_096 + b'\\"' * 4_096
@@ -100,10 +100,23 @@ async def test_a_body_whose_payload_was_erased_is_gone(pages: Pages) -> None:
     assert (await pages.get(f"/deliveries/{gid}/body?attempt={attempt}")).status_code == 404
 
 
-async def test_todays_schedule_is_not_drawn_as_that_of_a_round_under_way(pages: Pages) -> None:
-    """The policy of a round is known to its workflow alone."""
+async def test_each_round_is_shown_with_the_schedule_that_it_began_with(pages: Pages) -> None:
     gid = await a_delivery(pages)
-    await attempted(pages, gid, 1)
+    await attempted(pages, gid, 2)
+    await pages.api.patch("/v1/channels/orders", {"policy": {"delaysSeconds": [1, 2]}})
+    async with pages.api.database.writing() as session:
+        session.add(DeliveryRound(delivery_gid=gid, round=2, began_at=now()))
     await pages.api.patch("/v1/channels/orders", {"policy": {"preset": "patient"}})
     page = (await pages.get(f"/deliveries/{gid}")).text
-    assert "Schedule of a new round" in page and "A round keeps the policy that it began with." in page
+    assert re.findall(r'aria-label="(\d+ attempts within [^"]+)"', page) == [
+        "6 attempts within 2 h 35 min",
+        "3 attempts within 3 s",
+    ]
+
+
+async def test_a_dead_letter_is_shown_with_the_schedule_of_a_replay_where_it_is_another(pages: Pages) -> None:
+    gid = await a_delivery(pages)
+    await pages.api.change_rows("UPDATE delivery SET status = 'dead_lettered'")
+    assert "Schedule of a replay" not in (await pages.get(f"/deliveries/{gid}")).text
+    await pages.api.patch("/v1/channels/orders", {"policy": {"preset": "brisk"}})
+    assert "Schedule of a replay" in (await pages.get(f"/deliveries/{gid}")).text

@@ -7,6 +7,8 @@ import pytest
 from temporalio.client import Client
 
 from everhook import batches
+from everhook.contracts import DeadLetterReason
+from everhook.storage.dead_letters import DeadLetterFilter
 
 
 class Index:
@@ -37,3 +39,19 @@ async def test_an_index_that_never_agrees_holds_nothing_up_for_good(monkeypatch:
     monkeypatch.setattr(batches, "INDEX_POLL_S", 0.01)
     monkeypatch.setattr(batches, "INDEX_PATIENCE_S", 0.05)
     assert not await until_indexed(Index(87), 90)
+
+
+def test_a_query_names_each_value_and_the_endpoints_that_are_left_out() -> None:
+    chosen = DeadLetterFilter(
+        channel=("a",), reason=(DeadLetterReason.REJECTED, DeadLetterReason.EXHAUSTED), status_code=(401, 403)
+    )
+    assert batches.visibility_query(chosen, but=["ep_1", "ep_2"]).split(" AND ")[3:] == [
+        'Channel = "a"',
+        'DeadLetterReason IN ("rejected", "exhausted")',
+        'Endpoint NOT IN ("ep_1", "ep_2")',
+        "StatusCode IN (401, 403)",
+    ]
+
+
+def test_the_query_of_a_tenant_that_no_endpoint_is_given_to_selects_nothing() -> None:
+    assert 'Endpoint IN ("")' in batches.visibility_query(DeadLetterFilter(tenant_gid=("ten_1",)), [])

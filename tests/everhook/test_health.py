@@ -68,8 +68,11 @@ def test_every_part_is_explained() -> None:
     assert [(part.name, part.why) for part in health.parts] == [
         ("success_1h", "9 of 10 attempts delivered in the last hour"),
         ("success_24h", "200 of 203 attempts delivered in the last 24 hours"),
-        ("latency_1h", "of 9 answers in the last hour 9 came within 0.5 s, 0 within 2 s, 0 later; so few weigh little"),
-        ("latency_24h", "of 202 answers in the last 24 hours 195 came within 0.5 s, 3 within 2 s, 4 later"),
+        (
+            "latency_1h",
+            "of 9 responses in the last hour, 9 came within 0.5 s, 0 within 2 s, 0 later; so few weigh little",
+        ),
+        ("latency_24h", "of 202 responses in the last 24 hours, 195 came within 0.5 s, 3 within 2 s, 4 later"),
         ("circuit", "the circuit is open, 5 failures in a row"),
     ]
     assert [part.out_of for part in health.parts] == [40, 20, 9, 5, 25]
@@ -78,7 +81,7 @@ def test_every_part_is_explained() -> None:
 def test_what_was_not_tried_does_not_count() -> None:
     success, _, latency, _, circuit = judge(NOTHING, NOTHING, CLOSED, Hold.DISABLED).parts
     assert (success.out_of, success.why) == (0, "nothing was tried in the last hour")
-    assert (latency.out_of, latency.why) == (0, "nothing was answered in the last hour")
+    assert (latency.out_of, latency.why) == (0, "no responses in the last hour")
     assert circuit.why == "the endpoint is disabled"
 
 

@@ -243,6 +243,7 @@ async def test_a_bulk_replay_counts_asks_and_follows_the_batch(
     gids = await dead_lettered(everhook, live, channel, 3)
     assert await everhook.json("dead-letters", "replay", "--channel", channel, "--dry-run") == {
         "matched": 3,
+        "skipped": 0,
         "batchGid": None,
     }
     unasked = await everhook("dead-letters", "replay", "--channel", channel)

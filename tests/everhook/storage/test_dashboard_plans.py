@@ -65,7 +65,8 @@ QUESTIONS: dict[str, Question] = {
     "messages of a type": lambda session: messages.page(
         session, MessageFilter(event_type="order.paid"), after="msg_9", limit=50
     ),
-    "a message's deliveries": lambda session: messages.deliveries_of(session, "msg_1"),
+    "deliveries of a message": _deliveries(message_gid="msg_1"),
+    "how many deliveries of a message": lambda session: deliveries.counts_of_message(session, "msg_1"),
     "endpoints by gid": lambda session: endpoints.by_gid(session, ["ep_1"]),
 }
 
@@ -127,6 +128,17 @@ async def test_what_is_rare_is_found_by_an_index_of_its_own(store: Store, databa
     ):
         steps = await plan_of(database, question, None)
         assert any(index in step for step in steps), steps
+
+
+async def test_a_page_of_a_messages_deliveries_costs_the_page(store: Store, database: Database) -> None:
+    """And not a sort of all of them, which may be very many."""
+    await store.deliveries(100, message_gid="msg_1")
+    await store.deliveries(2_000)
+    async with database.write_connection() as connection:
+        await connection.execute(text("ANALYZE"))
+    steps = await plan_of(database, _deliveries(message_gid="msg_1"), None)
+    assert any("ix_delivery_message" in step for step in steps), steps
+    assert not any("Sort" in step or "ORDER BY" in step for step in steps), steps
 
 
 async def test_a_range_of_time_is_a_range_of_keys(store: Store, database: Database) -> None:

@@ -59,8 +59,8 @@ async def test_the_score_looks_at_an_hour_a_day_and_the_circuit(store: Store) ->
     assert [part.why for part in found.parts] == [
         "10 of 10 attempts delivered in the last hour",
         "10 of 20 attempts delivered in the last 24 hours",
-        "of 10 answers in the last hour 10 came within 0.5 s, 0 within 2 s, 0 later",
-        "of 10 answers in the last 24 hours 10 came within 0.5 s, 0 within 2 s, 0 later",
+        "of 10 responses in the last hour, 10 came within 0.5 s, 0 within 2 s, 0 later",
+        "of 10 responses in the last 24 hours, 10 came within 0.5 s, 0 within 2 s, 0 later",
         "the circuit is half-open, 3 failures in a row",
     ]
     assert (found.score, found.level) == (65, Level.DEGRADED)

@@ -18,6 +18,7 @@ from everhook.storage.tables import (
     AuditEntry,
     Circuit,
     Delivery,
+    DeliveryRound,
     Endpoint,
     EndpointMinute,
     EndpointMinuteError,
@@ -26,6 +27,7 @@ from everhook.storage.tables import (
     IdempotentResponse,
     Message,
     OperationalEvent,
+    PastPolicy,
     PendingHistory,
     Receipt,
     ReceiptHash,
@@ -60,6 +62,8 @@ ALL: tuple[type[SQLModel], ...] = (
     EndpointRate,
     OperationalEvent,
     IdempotentResponse,
+    PastPolicy,
+    DeliveryRound,
 )
 
 
@@ -77,6 +81,7 @@ async def peopled(store: Store, name: str, deliveries: int = 3) -> str:
         EndpointMinute(endpoint_gid=endpoint.gid, tenant_gid=tenant_gid, minute=now()),
         EndpointMinuteError(endpoint_gid=endpoint.gid, minute=now(), error="dns"),
         EndpointRate(endpoint_gid=endpoint.gid, last_at=0.0),
+        PastPolicy(endpoint_gid=endpoint.gid, until=now()),
         IdempotentResponse(key_sha256=f"of {name}", request_sha256="", tenant_gid=tenant_gid),
     ]
     for number in range(deliveries):
@@ -88,6 +93,7 @@ async def peopled(store: Store, name: str, deliveries: int = 3) -> str:
             tenant_gid=tenant_gid, delivery_gid=delivery.gid, attempt_gid=attempt.gid, round=1, number=1, jws="j"
         )
         rows += [message, delivery, attempt, receipt, PendingHistory(delivery_gid=delivery.gid, settled_at=now())]
+        rows += [DeliveryRound(delivery_gid=delivery.gid, round=2, began_at=now())]
     await keep(store.database, *rows)
     return tenant_gid
 
