@@ -18,7 +18,7 @@ from everhook.client.command import epilog
 from everhook.keys_cli import app as keys_app
 from everhook.receipts_cli import app as receipts_app
 from everhook.terminal_text import printable_lines
-from everhook.usage import Failure, Unusable, load_settings
+from everhook.usage import Failure, Unusable, load_settings, require_temporal_options
 
 INTERRUPTED = 130
 
@@ -172,6 +172,7 @@ def serve(
     KeyRing.from_settings(settings)
     asyncio.run(require_a_key(settings))
     issuer_name(settings)
+    require_temporal_options()
     require_metrics_port(settings)
     if listen_fds is not None:
         ready, sockets = supervisor.end_with_parent(), supervisor.inherited_sockets(listen_fds)
@@ -207,6 +208,7 @@ def worker(
     settings = load_settings()
     KeyRing.from_settings(settings)
     issuer_name(settings)
+    require_temporal_options()
     require_metrics_port(settings)
     configure_logging(settings.log_format, settings.log_level)
     import worker as workers

@@ -79,7 +79,7 @@ class _Main(_Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        log.info("serving", addresses=[_shown(sock) for sock in sockets or []])
+        log.info("serving the API", addresses=[_shown(sock) for sock in sockets or []])
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

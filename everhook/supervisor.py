@@ -183,7 +183,8 @@ class Supervisor:
         async with ProcessMetrics(self._metrics_ports, self._restarts).opened() as metrics:
             with contextlib.closing(metrics_listener(self.settings.metrics_host, self.settings.metrics_port)) as sock:
                 async with serving(MetricsPage(metrics.page), sock):
-                    log.info("serving metrics", address=f"{self.settings.metrics_host}:{self.settings.metrics_port}")
+                    address = f"{self.settings.metrics_host}:{self.settings.metrics_port}"
+                    log.info("serving the metrics of all processes", address=address)
                     yield
 
     def _metrics_ports(self) -> dict[int, int | None]:

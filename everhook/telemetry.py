@@ -4,11 +4,13 @@ import logging
 import re
 import sys
 import time
+from collections.abc import Callable
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from everhook.sdk_errors import in_words
+from everhook.seldom import Seldom
 
 _QUIET = {
     # httpx and httpcore log full URLs, queries and all.
@@ -24,7 +26,10 @@ _QUIET = {
 
 
 SDK_CORE = "temporalio.core"
-SAME_LINE_S = 10.0
+SAME_LINE_S = 60.0
+
+_WITH_DIGITS = re.compile(r"[\w-]*\d[\w-]*")
+"""A number, an id such as `dlv_01m8…`, a run id."""
 
 
 def configure_logging(log_format: str, level: str, *, handler: logging.Handler | None = None) -> None:
@@ -76,23 +81,29 @@ def _say_in_words(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
     return event
 
 
-class OnceInAWhile(logging.Filter):
-    """Lets a line through that is the same as one before, but for its numbers, once in `SAME_LINE_S` seconds: each of
-    the SDK's pollers says for itself that Temporal is away."""
+class OnceAMinute(logging.Filter):
+    """Lets one line of a kind through a minute; the next one says how many were left out.
 
-    def __init__(self) -> None:
+    Each poller, and each call for a delivery, reports for itself that Temporal is away. Two lines are of one kind when
+    the SDK's core has the same message, whatever its numbers, ids and fields (which hold the error) are.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
-        self._last: dict[str, float] = {}
+        self._seldom = Seldom(SAME_LINE_S, clock)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        line, moment = re.sub(r"\d+", "0", record.getMessage()), time.monotonic()
-        if moment - self._last.get(line, float("-inf")) < SAME_LINE_S:
-            return False
-        if len(self._last) > 1_000:
-            self._last.clear()
-        self._last[line] = moment
-        return True
+        left_out = self._seldom.due(_kind_of(record))
+        if left_out:
+            record.msg, record.args = f"{record.getMessage()} ({left_out} more like it were left out)", ()
+        return left_out is not None
+
+
+def _kind_of(record: logging.LogRecord) -> str:
+    forwarded = getattr(record, "temporal_log", None)
+    text = f"{forwarded.target} {forwarded.message}" if forwarded is not None else record.getMessage()
+    return _WITH_DIGITS.sub("0", text)
 
 
 def _thin_out(logger: logging.Logger) -> None:
-    logger.filters = [OnceInAWhile()]
+    logger.filters = [OnceAMinute()]

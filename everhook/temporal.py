@@ -1,7 +1,6 @@
 """The connection to Temporal: one plugin (the pydantic data converter) for clients, workers, replayers and tests."""
 
 import logging
-import os
 from functools import cache
 from typing import Any
 
@@ -9,7 +8,6 @@ from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.contrib.pydantic import PydanticPayloadConverter
 from temporalio.converter import CompositePayloadConverter, DataConverter
-from temporalio.envconfig import ClientConfig
 from temporalio.plugin import SimplePlugin
 from temporalio.runtime import (
     LogForwardingConfig,
@@ -20,9 +18,8 @@ from temporalio.runtime import (
     TelemetryFilter,
 )
 
+from everhook.temporal_options import connect_options
 from everhook.tracing import interceptors
-
-DEFAULT_NAMESPACE = "everhook"
 
 _ENCODINGS = tuple(PydanticPayloadConverter().converters.values())
 
@@ -59,17 +56,12 @@ def sdk_runtime(metrics_address: str | None = None) -> Runtime:
     return Runtime(telemetry=TelemetryConfig(logging=wanted, metrics=metrics))
 
 
-def connection() -> dict[str, Any]:
-    """What `TEMPORAL_…` variables and Temporal's own profile file say, our namespace unless they name one."""
-    config: dict[str, Any] = dict(ClientConfig.load_client_connect_config())
-    if "TEMPORAL_NAMESPACE" not in os.environ and config.get("namespace", "default") == "default":
-        config["namespace"] = DEFAULT_NAMESPACE
-    return {"target_host": "localhost:7233", **config}
-
-
 async def connect(*, lazy: bool = False, metrics_address: str | None = None, **overrides: Any) -> Client:
-    """Connect as configured. `lazy` returns at once and connects on first use: the API starts without Temporal."""
-    options = {**connection(), "interceptors": interceptors(), **overrides}
+    """Connect as configured. `lazy` returns at once and connects on first use: the API starts without Temporal.
+
+    Raises Unusable where the configuration is wrong, RuntimeError where the server cannot be reached.
+    """
+    options = {**connect_options(), "interceptors": interceptors(), **overrides}
     return await Client.connect(**options, plugins=[PLUGIN], lazy=lazy, runtime=sdk_runtime(metrics_address))
 
 

@@ -42,6 +42,13 @@ def load_settings(**overrides: Any) -> "Settings":
         raise Unusable(wrong.replace("Value error, ", "")) from error
 
 
+def require_temporal_options() -> None:
+    """Raise Unusable, naming the `TEMPORAL_…` variable that is wrong: later it would be a traceback, or a long wait."""
+    from everhook.temporal_options import connect_options
+
+    connect_options()
+
+
 def load_settings_here() -> "Settings":
     """The same for commands that look at a running Everhook: where the environment does not say which, the
     `everhook dev` of this directory."""

@@ -30,7 +30,7 @@ FOREIGN_VARIABLES: dict[str, set[str]] = {
     "postgres": {"POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB"},
     "temporalio/server": {
         "DB", "DB_PORT", "POSTGRES_SEEDS", "POSTGRES_USER", "POSTGRES_PWD", "BIND_ON_IP", "NUM_HISTORY_SHARDS",
-        "DYNAMIC_CONFIG_FILE_PATH",
+        "DYNAMIC_CONFIG_FILE_PATH", "PROMETHEUS_ENDPOINT", "TEMPORAL_ALLOW_NO_AUTH",
     },
     "temporalio/admin-tools": {"SQL_PLUGIN", "SQL_HOST", "SQL_PORT", "SQL_USER", "SQL_PASSWORD"},
     "temporalio/ui": {"TEMPORAL_ADDRESS", "TEMPORAL_DEFAULT_NAMESPACE"},
@@ -175,10 +175,12 @@ def test_prometheus_scrapes_our_services_where_they_offer_metrics_and_reads_the_
     (option,) = (one for one in SERVICES["prometheus"]["command"] if one.startswith("--config.file="))
     config = yaml.safe_load(files[option.partition("=")[2]].read_text())
     assert {f"/etc/prometheus/{name}" for name in config["rule_files"]} < set(files)
-    (job,) = config["scrape_configs"]
-    port = SERVICES["everhook"]["environment"]["EVERHOOK_METRICS_PORT"]
-    assert job["dns_sd_configs"][0]["names"] == ["everhook"]
-    assert str(job["dns_sd_configs"][0]["port"]) == port
+    jobs = {job["job_name"]: job for job in config["scrape_configs"]}
+    (names,) = jobs["everhook"]["dns_sd_configs"]
+    assert names["names"] == ["everhook"]
+    assert str(names["port"]) == SERVICES["everhook"]["environment"]["EVERHOOK_METRICS_PORT"]
+    port = SERVICES["temporal"]["environment"]["PROMETHEUS_ENDPOINT"].rpartition(":")[2]
+    assert jobs["temporal"]["static_configs"] == [{"targets": [f"temporal:{port}"]}]
 
 
 def test_grafana_finds_its_board_and_prometheus() -> None:

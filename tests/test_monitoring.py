@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,26 @@ def test_every_alert_says_what_it_is_and_leads_to_a_runbook(alert: str) -> None:
     text = (ROOT / "docs/operating.md").read_text()
     runbook = text.split(f"\n### {alert}\n", 1)[1].split("\n### ", 1)[0]
     assert len(runbook.split()) > 120, "a runbook is more than a remark"
+
+
+def test_the_jobs_that_alerts_and_board_go_by_are_scraped() -> None:
+    """`everhook-api` and `everhook-worker` are for API and workers apart, which Compose does not run."""
+    scraped = {job["job_name"] for job in yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]}
+    expressions = [rule["expr"] for rule in RULES]
+    expressions += [target["expr"] for panel in PANELS for target in panel["targets"]]
+    matchers = {matcher for text in expressions for matcher in re.findall(r'job=~?"([^"]+)"', text)}
+    assert len(matchers) > 2
+    for matcher in matchers:
+        assert any(re.fullmatch(matcher, job) for job in scraped), matcher
+
+
+def test_temporal_has_the_metrics_that_alerts_ask_it_for() -> None:
+    """The embedded server is the same code; it holds the names of all its metrics."""
+    asked = {name for rule in RULES for name in re.findall(r'(\w+)\{job="temporal"', rule["expr"])} - {"up"}
+    assert len(asked) == 5
+    image = (Path(sys.executable).parent / "temporal").read_bytes()
+    assert [name for name in asked if name.removesuffix("_bucket").encode() not in image] == []
+    assert b"approximate_backlog_age_hours" not in image
 
 
 def test_there_is_no_runbook_without_an_alert() -> None:

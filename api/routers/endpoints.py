@@ -320,6 +320,7 @@ async def checked_settings(
         try:
             changes["url"] = await egress.check_url(changes["url"], tenant)
         except UrlRefused as error:
+            egress.hints.note(changes["url"], tenant, error)
             raise invalid("url", error.rule) from error
         except OurFault as error:
             raise unavailable(f"The URL could not be judged ({error}); nothing was changed. Try again.") from error

@@ -19,7 +19,7 @@ from bench.receiver import receiver
 from bench.stack import API_KEY, TEMPORAL, BenchStack, History, api_client
 from everhook.cli import app
 from everhook.settings import Settings
-from everhook.temporal import DEFAULT_NAMESPACE
+from everhook.temporal_options import DEFAULT_NAMESPACE
 from tests.support.postgres_server import PostgresServer
 from tests.support.processes import REPOSITORY, Process, free_port
 from tests.support.stack import WORKER_READY

@@ -19,8 +19,11 @@ from collections.abc import Collection
 
 from temporalio.api.workflowservice.v1 import ListNamespacesRequest
 from temporalio.client import Client
+from temporalio.service import RPCError
 
+from everhook.sdk_errors import in_words
 from everhook.temporal import connect
+from everhook.usage import Unusable
 
 TABLE = "executions_visibility"
 BY_TIME = "(COALESCE(close_time, '9999-12-31 23:59:59')) DESC, start_time DESC, run_id"
@@ -130,7 +133,13 @@ async def main(what: str) -> list[str]:
 if __name__ == "__main__":
     if sys.argv[1:] not in (["needed"], ["all"]):
         sys.exit("usage: python deploy/temporal/visibility_indexes.py needed | all")
-    sys.stdout.write("\n".join(asyncio.run(main(sys.argv[1]))) + "\n")
+    try:
+        lines = asyncio.run(main(sys.argv[1]))
+    except Unusable as error:
+        sys.exit(str(error))
+    except (RPCError, RuntimeError) as error:
+        sys.exit(f"{in_words(str(error))} (TEMPORAL_ADDRESS)")
+    sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()
     # The Temporal SDK's threads may abort an interpreter that is finalised (temporalio/sdk-python#300).
     os._exit(0)

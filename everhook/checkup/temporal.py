@@ -23,7 +23,8 @@ from everhook.contracts import TaskQueue
 from everhook.provisioning import NOT_OURS, ScheduledJob, scheduled_jobs
 from everhook.sdk_errors import in_words
 from everhook.settings import Settings
-from everhook.temporal import connect, connection
+from everhook.temporal import connect
+from everhook.temporal_options import connect_options
 from everhook.terminal_text import span
 
 SETUP = "everhook setup"
@@ -72,7 +73,7 @@ async def temporal_findings(settings: Settings) -> AsyncIterator[Finding]:
 
 
 async def _reach() -> tuple[Client | None, Finding]:
-    address = connection()["target_host"]
+    address = connect_options()["target_host"]
     try:
         async with asyncio.timeout(REACH_S):
             client = await connect()

@@ -10,7 +10,7 @@ from everhook.client.findings import Finding, conclude, draw
 from everhook.client.options import AsJson
 from everhook.client.output import Output
 from everhook.dev_files import adopt_environment
-from everhook.usage import load_settings
+from everhook.usage import load_settings, require_temporal_options
 
 app = typer.Typer()
 
@@ -26,6 +26,7 @@ def doctor(as_json: AsJson = False) -> None:
     """Look at everything Everhook stands on, and say how to mend what is wrong."""
     beside_dev = adopt_environment()
     settings = load_settings()
+    require_temporal_options()
     out = Output(as_json)
     found: list[Finding] = []
 

@@ -40,7 +40,7 @@ from everhook.http_server import bound_socket, serving
 from everhook.settings import Settings
 from everhook.storage.engine import Database, reason
 from everhook.storage.feed import Feed
-from everhook.temporal import DEFAULT_NAMESPACE
+from everhook.temporal_options import DEFAULT_NAMESPACE
 from everhook.usage import Unusable, load_settings
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from everhook import search_attributes
-from everhook.temporal import DEFAULT_NAMESPACE, PLUGIN, sdk_runtime
+from everhook.temporal import PLUGIN, sdk_runtime
+from everhook.temporal_options import DEFAULT_NAMESPACE
 from everhook.usage import Unusable
 
 START_TIMEOUT_S = 60.0

@@ -21,6 +21,7 @@ from everhook.contracts import FailureCode
 from everhook.egress.connection import KEPT_BODY_BYTES, Response, Route
 from everhook.egress.dial import Guard
 from everhook.egress.errors import EndpointFailure, OurFault, TlsRefused, Unsendable, UrlRefused
+from everhook.egress.hints import RefusalHints
 from everhook.egress.pool import Transport
 from everhook.egress.request import compose, header_fault
 from everhook.egress.resolver import CachingResolver, NameUnresolved, Resolver
@@ -90,6 +91,7 @@ class EgressClient:
         backend: httpcore.AsyncNetworkBackend | None = None,
     ) -> None:
         """All but `rules` have defaults: the system's resolver, its certificate authorities, and its TCP."""
+        self.hints = RefusalHints()
         self._rules = rules
         self._resolvers = [] if resolver else [CachingResolver(), CachingResolver(threads=CHECKING_THREADS)]
         sending, checking = (resolver, resolver) if resolver else self._resolvers

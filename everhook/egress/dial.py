@@ -19,7 +19,14 @@ from everhook.egress.errors import EndpointFailure, OurFault, Unsendable, UrlRef
 from everhook.egress.proxy import ConnectBackend
 from everhook.egress.resolver import NameUnresolved, Resolver
 from everhook.egress.tls_stream import NotTls, TlsStream
-from everhook.egress.url import PLAIN_HTTP_INSIDE_ONLY, EgressRules, address_not_allowed, literal_address
+from everhook.egress.url import (
+    ALLOW,
+    PLAIN_HTTP_INSIDE_ONLY,
+    EgressRules,
+    address_not_allowed,
+    literal_address,
+    permitting,
+)
 
 NOT_PUBLIC = "has a host name that resolves to an address that is not allowed"
 MAX_DIALS = 4
@@ -63,9 +70,9 @@ class Guard:
     def judge(self, address: Address, *, plain: bool, named: bool) -> None:
         rule = refusal(address, self.rules.allow)
         if rule is not None:
-            raise UrlRefused(NOT_PUBLIC if named else address_not_allowed(rule))
+            raise UrlRefused(NOT_PUBLIC if named else address_not_allowed(rule), permitting(rule))
         if plain and not inside(address, self.rules.allow):
-            raise UrlRefused(PLAIN_HTTP_INSIDE_ONLY)
+            raise UrlRefused(PLAIN_HTTP_INSIDE_ONLY, ALLOW)
 
 
 class Line:

@@ -24,12 +24,14 @@ class Unsendable(OurFault):
 class UrlRefused(ValueError):
     """A URL that nothing is sent to. `rule` says why, as the predicate of a sentence about the URL.
 
-    It never says what a name resolved to, so callers may see it.
+    It never says what a name resolved to, so callers may see it. `setting` is the one that would permit the URL, if
+    there is one: for operators.
     """
 
-    def __init__(self, rule: str) -> None:
+    def __init__(self, rule: str, setting: str | None = None) -> None:
         super().__init__(f"the URL {rule}")
         self.rule = rule
+        self.setting = setting
 
 
 class TlsRefused(ValueError):

@@ -14,10 +14,13 @@ from typing import Self
 import httpx
 import idna
 
-from everhook.egress.address_rules import Address, Network, inside, refusal
+from everhook.egress.address_rules import SCOPED, Address, Network, inside, refusal
 from everhook.egress.errors import UrlRefused
 from everhook.egress.proxy import Proxy
 from everhook.settings import Settings
+
+ALLOW, HTTP, PORTS = "EVERHOOK_EGRESS_ALLOW", "EVERHOOK_EGRESS_HTTP", "EVERHOOK_EGRESS_PORTS"
+"""The settings that permit what is refused without them."""
 
 MAX_URL_LENGTH = 2048
 MAX_NAME_LENGTH = 253
@@ -104,6 +107,11 @@ def address_not_allowed(rule: str) -> str:
     return f"has an address that is not allowed: {rule}"
 
 
+def permitting(rule: str) -> str | None:
+    """The setting that permits an address which this rule of `address_rules` forbids; None: no setting does."""
+    return None if rule == SCOPED else ALLOW
+
+
 def _check_text(url: str) -> None:
     if len(url) > MAX_URL_LENGTH:
         raise UrlRefused(f"must have at most {MAX_URL_LENGTH} characters")
@@ -114,7 +122,9 @@ def _check_text(url: str) -> None:
 def _scheme(scheme: str, rules: EgressRules) -> str:
     if scheme == "https" or (scheme == "http" and rules.http):
         return scheme
-    raise UrlRefused("must use https, not plain http" if scheme == "http" else "must use https")
+    if scheme == "http":
+        raise UrlRefused("must use https, not plain http", HTTP)
+    raise UrlRefused("must use https")
 
 
 def _host_and_port(authority: str, scheme: str, rules: EgressRules) -> tuple[str, int]:
@@ -134,8 +144,10 @@ def _port(named: str | None, scheme: str, rules: EgressRules) -> int:
         return port
     if scheme == "http" and named is None:  # a message about port 80 would be about what the URL does not say
         where = f"addresses inside EVERHOOK_EGRESS_ALLOW and port {rules.ports_in_words}"
-        raise UrlRefused(f"uses plain http, which is only for {where}; use https")
-    raise UrlRefused(f"has port {port}, which is not allowed; use {rules.ports_in_words}")
+        raise UrlRefused(f"uses plain http, which is only for {where}; use https", PORTS)
+    raise UrlRefused(
+        f"has port {port}, which is not allowed; use {rules.ports_in_words}", PORTS if 0 < port < 65_536 else None
+    )
 
 
 def _host(host: str) -> str:
@@ -196,9 +208,9 @@ def _judge_literal(host: str, scheme: str, rules: EgressRules) -> None:
     if address is None:
         return
     if rule := refusal(address, rules.allow):
-        raise UrlRefused(address_not_allowed(rule))
+        raise UrlRefused(address_not_allowed(rule), permitting(rule))
     if scheme == "http" and not inside(address, rules.allow):
-        raise UrlRefused(PLAIN_HTTP_INSIDE_ONLY)
+        raise UrlRefused(PLAIN_HTTP_INSIDE_ONLY, ALLOW)
 
 
 def _agreed(scheme: str, host: str, port: int, rest: str) -> httpx.URL:

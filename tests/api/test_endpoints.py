@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from everhook.settings import Settings
 from everhook.signing import secret_key
@@ -155,6 +156,40 @@ async def test_a_name_that_leads_to_a_private_address_is_refused_without_telling
 
     for told in ("127.0.0", "::1", "loopback"):
         assert told not in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("url", "setting"),
+    [
+        ("https://10.1.2.3/secret-path?key=secret", "EVERHOOK_EGRESS_ALLOW"),
+        ("https://localhost/secret-path", "EVERHOOK_EGRESS_ALLOW"),
+        ("http://example.com/secret-path", "EVERHOOK_EGRESS_HTTP"),
+        ("https://example.com:22/secret-path", "EVERHOOK_EGRESS_PORTS"),
+        ("https://example.com:99999/secret-path", None),
+        ("https://user:secret@10.1.2.3/", None),
+        ("ftp://example.com/secret-path", None),
+    ],
+)
+async def test_the_log_names_the_setting_that_would_permit_a_refused_url(
+    settings: Settings, url: str, setting: str | None
+) -> None:
+    strict = settings.model_copy(update={"egress_allow": [], "egress_http": False})
+    async with running_api(strict) as api:
+        with capture_logs() as lines:
+            for _ in range(3):
+                assert_problem(await api.post("/v1/endpoints", {"url": url, "tenant": "acme"}), 422, "url")
+    hints = [line for line in lines if line["event"].startswith("an endpoint's URL was refused")]
+    assert [line["setting"] for line in hints] == ([setting] if setting else [])
+    assert all(line["host"] and line["host"] in url for line in hints)
+    assert "secret" not in str(lines)
+
+
+async def test_each_tenant_has_its_refused_urls_logged(settings: Settings) -> None:
+    async with running_api(settings.model_copy(update={"egress_allow": []})) as api:
+        with capture_logs() as lines:
+            for tenant in ("acme", "other", "acme"):
+                await api.post("/v1/endpoints", {"url": "https://10.1.2.3/", "tenant": tenant})
+    assert [line["tenant"] for line in lines if "setting" in line] == ["acme", "other"]
 
 
 async def test_a_url_is_stored_in_its_one_form(api: Api) -> None:

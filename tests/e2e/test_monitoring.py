@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.processes import REPOSITORY, free_port
+from tests.support.processes import REPOSITORY, Process, free_port
 from tests.support.prometheus import PrometheusServer, tool
 from tests.support.publisher import CreatedEndpoint, Publisher
 from tests.support.stack import QUICK, Stack
@@ -143,6 +143,29 @@ async def test_the_api_offers_its_metrics_on_a_port_of_their_own(watched: Watche
     assert (await watched.stack.client.get("/metrics")).status_code == 404
     async with httpx.AsyncClient(trust_env=False, verify=False) as client:
         assert (await client.get(f"http://127.0.0.1:{watched.api_metrics}/v1/channels")).status_code == 404
+
+
+async def test_each_listener_is_one_line_of_the_log_that_says_what_it_is(watched: Watched) -> None:
+    def started(process: Process) -> dict[str, list[str]]:
+        lines = [json.loads(line) for line in process.output().splitlines() if line.startswith("{")]
+        assert not {line["event"] for line in lines} & {
+            "Application startup complete.",
+            "Waiting for application startup.",
+        }
+        return {
+            event: [str(line.get("address") or line["addresses"]) for line in lines if line["event"] == event]
+            for event in ("serving the API", "serving metrics")
+        }
+
+    address = watched.stack.client.base_url
+    assert started(watched.stack.api) == {
+        "serving the API": [f"['http://{address.host}:{address.port}']"],
+        "serving metrics": [f"127.0.0.1:{watched.api_metrics}"],
+    }
+    assert started(watched.stack.worker) == {
+        "serving the API": [],
+        "serving metrics": [f"127.0.0.1:{watched.worker_metrics}"],
+    }
 
 
 async def test_a_worker_offers_what_it_did_and_what_waits(watched: Watched) -> None:

@@ -3,12 +3,13 @@
 import io
 import logging
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import structlog
 
 from everhook.sdk_errors import in_words
-from everhook.telemetry import SDK_CORE, configure_logging
+from everhook.telemetry import SDK_CORE, OnceAMinute, configure_logging
 from everhook.temporal import connect
 from tests.support.processes import free_port
 
@@ -83,3 +84,39 @@ def test_logs_have_no_values_of_rust_and_the_same_line_of_the_sdk_once(log: io.S
     lines = log.getvalue().splitlines()
     assert len(lines) == 2
     assert all("127.0.0.1:7233: Connection refused" in line and "tonic" not in line for line in lines)
+
+
+def forwarded(message: str, fields: dict[str, str]) -> logging.LogRecord:
+    """A line of the SDK's core as its forwarder hands it on."""
+    entry = SimpleNamespace(target="temporalio_client::retry", message=message, fields=fields)
+    record = logging.LogRecord(
+        "core", logging.WARNING, "", 0, f"[sdk_core::{entry.target}] {message} {fields}", (), None
+    )
+    record.temporal_log = entry
+    return record
+
+
+def test_lines_of_one_kind_are_one_a_minute_whatever_ids_and_errors_they_have() -> None:
+    now = 1000.0
+    rule, passed = OnceAMinute(lambda: now), []
+    for number in range(400):
+        now += 0.2  # 80 s in all
+        for message in (
+            f"gRPC call poll_activity_task_queue retried {number} times",
+            f"Task of dlv_01m8drw0emeh0az887e1zka{number:x} in run 019ac5{number:x}-7b1c-4d not completed",
+        ):
+            record = forwarded(message, {"error": f"error {'abc'[number % 3]} of 127.0.0.1:{number}"})
+            if rule.filter(record):
+                passed.append(record.getMessage())
+    assert len(passed) == 4
+    assert ["left out" in line for line in passed] == [False, False, True, True]
+    assert passed[-1].endswith("(299 more like it were left out)")
+
+
+def test_another_message_is_another_kind() -> None:
+    rule = OnceAMinute()
+    messages = (
+        "gRPC call poll_activity_task_queue retried 5 times",
+        "gRPC call poll_workflow_task_queue retried 5 times",
+    )
+    assert all(rule.filter(forwarded(message, {})) for message in messages)

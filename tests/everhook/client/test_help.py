@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from everhook.cli import app
+from everhook.cli import app, run
 
 RUNS = {"migrate", "setup", "serve", "worker", "dev"}
 """They run Everhook and answer nothing."""
@@ -64,3 +64,14 @@ def test_help_is_of_one_piece_at_80_columns() -> None:
     assert max(map(len, shown.splitlines())) <= 80
     for path in ALL:
         assert re.search(rf"^│ {path[0]} ", shown, re.MULTILINE), path
+
+
+@pytest.mark.parametrize("path", [(), *ALL], ids=" ".join)
+def test_the_program_is_called_everhook_however_it_is_started(
+    path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/opt/everhook/everhook/cli.py", *path, "--help"])
+    assert run() == 0
+    shown = capsys.readouterr().out
+    assert f"Usage: {' '.join(('everhook', *path))} " in " ".join(shown.split())
+    assert "python -m" not in shown and "cli.py" not in shown
