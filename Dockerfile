@@ -20,7 +20,7 @@ COPY migrations migrations
 COPY worker.py ./
 
 RUN python -m compileall -q . \
-    && printf '#!/bin/sh\nexec python -m everhook.cli "$@"\n' > /usr/local/bin/everhook \
+    && printf '#!/bin/sh\nexec python -m cli "$@"\n' > /usr/local/bin/everhook \
     && chmod 755 /usr/local/bin/everhook \
     && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin everhook
 

@@ -22,7 +22,7 @@ help:
 	@sed -n 's/^#   //p' Makefile
 
 dev: $(READY)
-	@$(BIN)/python -m everhook.cli dev $(ARGS)
+	@$(BIN)/python -m cli dev $(ARGS)
 
 # The fault tests come last and alone: they kill servers under load, and want the machine to themselves.
 test: $(READY)

@@ -25,16 +25,16 @@ from activities.sending import Sending
 from activities.upkeep import Upkeep
 from everhook.contracts import TaskQueue
 from everhook.delivery.engine import DeliveryEngine, delivery_engine
-from everhook.metrics_server import metrics_served, sdk_metrics_address
-from everhook.provisioning import ensure_runtime
+from everhook.health.alerts_store import Limits, ThresholdWatch
+from everhook.notifications.publisher_store import EventPublisher
+from everhook.observability.tracing import tracing
+from everhook.publishing.store import Acceptor
+from everhook.serving.metrics_server import metrics_served, sdk_metrics_address
 from everhook.settings import Settings
 from everhook.storage.engine import Database
-from everhook.storage.event_publisher import EventPublisher
-from everhook.storage.messages import Acceptor
-from everhook.storage.retention import RetentionPeriods
-from everhook.storage.thresholds import Limits, ThresholdWatch
-from everhook.temporal import connect, connect_for_workers
-from everhook.tracing import tracing
+from everhook.temporal.client import connect, connect_for_workers
+from everhook.temporal.provisioning import ensure_runtime
+from everhook.tenants.retention_store import RetentionPeriods
 from workflows.delivery import DeliveryWorkflow
 from workflows.endpoint import EndpointWorkflow
 from workflows.erasure import EraseTenantWorkflow
@@ -229,6 +229,6 @@ async def _connected(settings: Settings, stop: asyncio.Event) -> Client | None:
 
 
 if __name__ == "__main__":
-    from everhook.cli import main
+    from cli.main import main
 
     main(["worker", *sys.argv[1:]])

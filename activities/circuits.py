@@ -9,15 +9,15 @@ from sqlmodel import col
 from temporalio import activity
 from temporalio.client import Client
 
-from everhook.circuit import Circuit
+from everhook.circuit.machine import Circuit
+from everhook.circuit.store import endpoint_states, load_circuit, project
 from everhook.contracts import CircuitProjection, DeliveryOrder, ReleaseNote, ReleaseOrder, ReleaseResult
 from everhook.delivery.dispatcher import Dispatcher
+from everhook.delivery.inputs_store import OrderDefaults, load_orders
 from everhook.delivery.starts import start_delivery
-from everhook.storage.circuits import endpoint_states, load_circuit, project
-from everhook.storage.deliveries import accept_again, count_parked, mark_released, oldest_parked
+from everhook.delivery.store import accept_again, count_parked, mark_released, oldest_parked
+from everhook.publishing.store import NewDelivery
 from everhook.storage.engine import Database
-from everhook.storage.messages import NewDelivery
-from everhook.storage.orders import OrderDefaults, load_orders
 from everhook.storage.tables import Delivery, now
 
 RELEASE_CONCURRENCY = 20

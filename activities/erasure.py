@@ -9,9 +9,9 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from everhook.contracts import TenantErasure
 from everhook.ids import delivery_workflow_id, endpoint_workflow_id
-from everhook.storage import tenant_erasure
 from everhook.storage.bulk import Bulk
 from everhook.storage.engine import Database
+from everhook.tenants import erasure_store as tenant_erasure
 
 CONCURRENCY = 20
 

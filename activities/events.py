@@ -5,8 +5,8 @@ from temporalio import activity
 
 from everhook.contracts import EventsResult
 from everhook.delivery.dispatcher import Dispatcher
-from everhook.storage.event_publisher import EventPublisher
-from everhook.storage.thresholds import ThresholdWatch
+from everhook.health.alerts_store import ThresholdWatch
+from everhook.notifications.publisher_store import EventPublisher
 
 BATCHES = 10
 """A pass is to be short: what is left, the next one publishes."""

@@ -4,12 +4,12 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from everhook.contracts import AttemptRecord, DeadLetterNote, DeliveryOrder, DiscardNote, RoundOrder
-from everhook.receipt_issuer import issue, url_of
-from everhook.storage.attempts import Recorder, Transcript, load_subject
-from everhook.storage.deliveries import dead_letter, discard, open_round
+from everhook.delivery.inputs_store import OrderDefaults, load_order
+from everhook.delivery.recorder_store import Recorder, Transcript, load_subject
+from everhook.delivery.store import dead_letter, discard, open_round
+from everhook.receipts.issuer import issue, url_of
+from everhook.receipts.keys_store import IssuerCache
 from everhook.storage.engine import Database
-from everhook.storage.orders import OrderDefaults, load_order
-from everhook.storage.receipt_keys import IssuerCache
 from everhook.storage.tables import now
 
 

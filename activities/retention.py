@@ -5,11 +5,11 @@ from temporalio import activity
 from temporalio.client import Client
 
 from everhook.contracts import RetentionResult
-from everhook.erasure import start_erasure
 from everhook.storage.bulk import Bulk
 from everhook.storage.engine import Database
-from everhook.storage.retention import RetentionPeriods, remove_past
-from everhook.storage.tenant_erasure import being_erased
+from everhook.tenants.erasure import start_erasure
+from everhook.tenants.erasure_store import being_erased
+from everhook.tenants.retention_store import RetentionPeriods, remove_past
 
 log = structlog.get_logger()
 

@@ -6,13 +6,13 @@ import structlog
 from temporalio import activity
 
 from everhook.contracts import SealResult
-from everhook.events import EventKind
-from everhook.keyring import CannotOpen, KeyRing
+from everhook.notifications.events import EventKind
+from everhook.receipts.log.sealing_store import BATCH, seal_batch, tenants_with_unsealed
+from everhook.receipts.strict_json import Wrong
 from everhook.storage.engine import Database, is_unavailable
-from everhook.storage.events import record_event
-from everhook.storage.sealing import BATCH, seal_batch, tenants_with_unsealed
+from everhook.storage.event_outbox import record_event
+from everhook.storage.keyring import CannotOpen, KeyRing
 from everhook.storage.tables import now
-from everhook.strict_json import Wrong
 
 log = structlog.get_logger()
 

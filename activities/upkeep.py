@@ -12,6 +12,8 @@ from temporalio import activity
 from temporalio.client import Client
 from temporalio.service import RPCError
 
+from everhook.circuit import store as circuits
+from everhook.circuit.client import EndpointEntities
 from everhook.contracts import (
     DELIVERY_WORKFLOW,
     DeliveryOrder,
@@ -21,19 +23,19 @@ from everhook.contracts import (
     ReconcileShare,
     TaskQueue,
 )
+from everhook.dead_letters.store import count_older_than
+from everhook.delivery import history_store as history
+from everhook.delivery import store as deliveries
 from everhook.delivery.history import MAX_LAG
+from everhook.delivery.inputs_store import OrderDefaults, load_delivered, load_orders
 from everhook.delivery.starts import is_away, start_delivery
-from everhook.delivery.weights import sync_limits
-from everhook.entities import EndpointEntities
+from everhook.delivery.store import Overdue
+from everhook.delivery.weights_store import sync_limits
 from everhook.ids import gid_endings
-from everhook.metrics import HISTORY_SKIPPED
-from everhook.provisioning import NOT_OURS
-from everhook.storage import circuits, deliveries, history
-from everhook.storage.dead_letters import count_older_than
-from everhook.storage.deliveries import Overdue
+from everhook.observability.metrics import HISTORY_SKIPPED
 from everhook.storage.engine import Database
-from everhook.storage.orders import OrderDefaults, load_delivered, load_orders
 from everhook.storage.tables import Delivery, now
+from everhook.temporal.provisioning import NOT_OURS
 
 PASS_S = 12.0
 """A pass is short, so that each one begins with what is most urgent then."""

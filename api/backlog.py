@@ -7,7 +7,7 @@ from http import HTTPStatus
 import structlog
 
 from api.problems import Problem
-from everhook.storage.deliveries import count_undispatched
+from everhook.delivery.store import count_undispatched
 from everhook.storage.engine import Database, is_unavailable
 
 LOOK_EVERY_S = 5.0

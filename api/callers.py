@@ -6,8 +6,8 @@ from http import HTTPStatus
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from api.problems import Problem
-from everhook.storage.api_keys import Holder, Scope
-from everhook.storage.audit import Actor
+from everhook.tenants.api_keys_store import Holder, Scope
+from everhook.tenants.audit_store import Actor
 
 ENVIRONMENT = "environment"
 """The name of the caller who presents `EVERHOOK_API_KEY`."""

@@ -18,18 +18,18 @@ from api.problems import Problem, invalid
 from api.publish_rate import PublishRate
 from api.query import check_query
 from api.readiness import ReadinessCheck
+from everhook.circuit.client import EndpointEntities
 from everhook.delivery.dispatcher import Dispatcher
+from everhook.delivery.inputs_store import OrderDefaults
 from everhook.egress import EgressClient
-from everhook.entities import EndpointEntities
-from everhook.keyring import KeyRing
+from everhook.endpoints.quotas_store import Quotas
+from everhook.health.overview_store import HealthBoard
+from everhook.publishing.store import Acceptor
 from everhook.settings import Settings
-from everhook.storage.api_keys import ApiKeys
 from everhook.storage.engine import Database
-from everhook.storage.health_board import HealthBoard
-from everhook.storage.messages import Acceptor
-from everhook.storage.orders import OrderDefaults
-from everhook.storage.quotas import Quotas
-from everhook.storage.reach import Reach
+from everhook.storage.keyring import KeyRing
+from everhook.storage.tenant_scope import Reach
+from everhook.tenants.api_keys_store import ApiKeys
 
 DEFAULT_PAGE, MAX_PAGE = 50, 500
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.problems import Problem, invalid
+from everhook.endpoints import list_store as endpoint_list
 from everhook.ids import Kind, is_gid
-from everhook.storage import endpoint_list
 
 NAMED = 3
 """So many of several that match are named."""

@@ -8,11 +8,11 @@ from pydantic import Field
 
 from api.schemas import ApiModel, CircuitOut, status_of
 from everhook.contracts import DeadLetterReason
-from everhook.health import Health, Level, Tally, Window
-from everhook.storage.endpoints import EndpointView
-from everhook.storage.health import Bucket, EndpointHealth, Fault
-from everhook.storage.health_board import WORST, Overview, ScoredEndpoint
-from everhook.storage.standing import COUNT_AT_MOST, Standing, Waiting
+from everhook.endpoints.store import EndpointView
+from everhook.health.backlog_store import COUNT_AT_MOST, Standing, Waiting
+from everhook.health.overview_store import WORST, Overview, ScoredEndpoint
+from everhook.health.score import Health, Level, Tally, Window
+from everhook.health.store import Bucket, EndpointHealth, Fault
 
 
 class LatencyBands(ApiModel):

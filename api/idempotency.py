@@ -15,10 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.dependencies import Principal, Services, ServicesDep
 from api.problems import Problem, conflict, invalid, malformed
-from everhook.keyring import CannotOpen
 from everhook.storage import idempotency
 from everhook.storage.idempotency import Call
-from everhook.storage.reach import Reach
+from everhook.storage.keyring import CannotOpen
+from everhook.storage.tenant_scope import Reach
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"

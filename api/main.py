@@ -32,15 +32,15 @@ from api.routers import (
 from api.unversioned import UnversionedCalls
 from everhook import __version__
 from everhook.delivery.engine import DeliveryEngine, delivery_engine
-from everhook.metrics_server import metrics_served, sdk_metrics_address
+from everhook.endpoints.quotas_store import Quotas
+from everhook.health.overview_store import HealthBoard
+from everhook.observability.tracing import tracing
+from everhook.publishing.store import Acceptor
+from everhook.serving.metrics_server import metrics_served, sdk_metrics_address
 from everhook.settings import Settings
-from everhook.storage.api_keys import ApiKeys
 from everhook.storage.engine import Database
-from everhook.storage.health_board import HealthBoard
-from everhook.storage.messages import Acceptor
-from everhook.storage.quotas import Quotas
-from everhook.temporal import connect
-from everhook.tracing import tracing
+from everhook.temporal.client import connect
+from everhook.tenants.api_keys_store import ApiKeys
 
 DESCRIPTION = """Everhook delivers messages to other people's systems and can prove that it did.
 

@@ -19,11 +19,11 @@ from starlette.requests import ClientDisconnect
 
 from api.json_faults import why_not_json
 from api.problems import Problem, invalid, malformed
-from everhook.envelope import timestamp
+from everhook.delivery.body_formats import timestamp
 from everhook.ids import Kind, new_gid
-from everhook.matching import parse_exactly
-from everhook.storage.messages import Publication
-from everhook.trace_context import TraceParent
+from everhook.observability.trace_context import TraceParent
+from everhook.publishing.matching import parse_exactly
+from everhook.publishing.store import Publication
 
 TEST = "everhook.test"
 MAX_BATCH = 500

@@ -9,7 +9,7 @@ from temporalio.client import Client
 
 from api.schemas import ApiModel
 from everhook.storage.engine import Database
-from everhook.storage.kept import Kept
+from everhook.storage.ttl_cache import Kept
 
 CHECK_TIMEOUT_S = 2.0
 CHECK_EVERY_S = 1.0

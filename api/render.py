@@ -26,9 +26,10 @@ from api.schemas import (
     status_of,
 )
 from everhook.contracts import DeliveryStatus
-from everhook.policy import DeliveryPolicy
-from everhook.receipts import claims_of
-from everhook.storage.endpoints import EndpointView
+from everhook.delivery.policy import DeliveryPolicy
+from everhook.endpoints.store import EndpointView
+from everhook.receipts.receipt import claims_of
+from everhook.receipts.strict_json import encode_base64
 from everhook.storage.tables import (
     Attempt,
     Channel,
@@ -39,7 +40,6 @@ from everhook.storage.tables import (
     ReceiptSeal,
     Subscription,
 )
-from everhook.strict_json import encode_base64
 
 
 def channel(row: Channel) -> ChannelOut:

@@ -23,13 +23,13 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import InitErrorDetails
 
 from api import patterns
-from everhook import policy as rules
-from everhook.circuit import CircuitState, Hold
+from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus, Verdict
+from everhook.delivery import policy as rules
+from everhook.delivery.body_formats import BodyFormat
 from everhook.egress import TlsExtras
-from everhook.envelope import BodyFormat
-from everhook.matching import check_filter
-from everhook.signing import SignatureScheme, secret_key
+from everhook.publishing.matching import check_filter
+from everhook.signing.schemes import SignatureScheme, secret_key
 
 Item = TypeVar("Item")
 

@@ -9,7 +9,7 @@ from rich.status import Status
 from bench import cost, dashboard, egress, flow, neighbours, pages, parked, receipts, soak
 from bench.results import console, keep, measured, show
 from bench.tables import Table, Tell
-from everhook import eventloop
+from everhook import event_loop as eventloop
 
 # Each has a fresh stack, if it needs one: what one leaves must not slow down the next.
 BENCHMARKS: dict[str, Callable[[Tell], Awaitable[Table]]] = {

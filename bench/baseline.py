@@ -14,8 +14,8 @@ from temporalio import activity, workflow
 from temporalio.client import Client
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
-from everhook import eventloop
-from everhook.temporal import connect
+from everhook import event_loop as eventloop
+from everhook.temporal.client import connect
 
 TASK_QUEUE = "bench-baseline"
 

@@ -18,9 +18,9 @@ from bench.driver import CONNECTIONS
 from bench.meters import Cpu, cpu_seconds
 from bench.stack import EVERHOOK, TEMPORAL, BenchStack, Endpoint, embedded_stack
 from bench.tables import Table, Tell, target
-from everhook.dev.temporal import die_with_parent
+from cli.dev.temporal import die_with_parent
 from everhook.ids import delivery_workflow_id
-from everhook.temporal import connect
+from everhook.temporal.client import connect
 
 TURNS, ITEMS, WARM_UP = 3, 500, 100
 ARRIVAL_TIMEOUT_S = 300.0

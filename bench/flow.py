@@ -13,7 +13,7 @@ from bench.driver import CONNECTIONS, Published, seconds_to_arrival
 from bench.meters import cpu_seconds
 from bench.stack import BenchStack, EmbeddedStack, History, embedded_stack
 from bench.tables import Table, Tell, milliseconds, percentile, target
-from everhook.dev.temporal import die_with_parent
+from cli.dev.temporal import die_with_parent
 
 BURST, BURSTS = 2_000, 3
 BURST_TIMEOUT_S = 300.0

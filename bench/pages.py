@@ -21,8 +21,8 @@ from playwright.async_api import Browser, async_playwright
 
 from bench.tables import Table, Tell, target
 from everhook.ids import Kind, first_gid_at
-from everhook.keyring import KeyRing
 from everhook.storage.engine import Database
+from everhook.storage.keyring import KeyRing
 from everhook.storage.migrate import migrate
 from everhook.storage.tables import now
 from tests.api.driving import API_KEY, MASTER_KEY

@@ -14,16 +14,16 @@ from bench.cost import ITEMS, WARM_UP, Deliveries
 from bench.stack import EVERHOOK, embedded_stack
 from bench.tables import Table, Tell, target
 from everhook.contracts import AttemptRecord, Verdict
+from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.ids import Kind, new_gid
-from everhook.keyring import KeyRing, new_master_key
-from everhook.receipt_issuer import Issuer, Subject, issue, url_digest
-from everhook.receipts import signatures_digest
-from everhook.signing import ALL_SCHEMES, new_secret, secret_key, signature_headers
-from everhook.storage.attempts import Recorder, Transcript
+from everhook.receipts.issuer import Issuer, Subject, issue, url_digest
+from everhook.receipts.keys_store import IssuerCache
+from everhook.receipts.log.sealing_store import BATCH, seal_batch
+from everhook.receipts.receipt import signatures_digest
+from everhook.signing.schemes import ALL_SCHEMES, new_secret, secret_key, signature_headers
 from everhook.storage.engine import Database
+from everhook.storage.keyring import KeyRing, new_master_key
 from everhook.storage.migrate import migrate
-from everhook.storage.receipt_keys import IssuerCache
-from everhook.storage.sealing import BATCH, seal_batch
 from everhook.storage.statements import table_of
 from everhook.storage.tables import DEFAULT_TENANT_GID, Receipt, now
 from tests.support.postgres_server import PostgresServer

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import psutil
 
 from bench.connection import Connection
-from everhook.dev.temporal import die_with_parent
+from cli.dev.temporal import die_with_parent
 
 POLL_S = 0.1
 

@@ -106,7 +106,7 @@ async def embedded_stack(history: History = "all", **extra_env: str) -> AsyncIte
         home, port, temporal_port, ui_port = Path(directory), free_port(), free_port(), free_port()
         data, temporal = home / "data", f"127.0.0.1:{temporal_port}"
         command = [
-            sys.executable, "-m", "everhook.cli", "dev", "--no-demo", "--data-dir", str(data),
+            sys.executable, "-m", "cli", "dev", "--no-demo", "--data-dir", str(data),
             "--port", str(port), "--temporal-port", str(temporal_port), "--temporal-ui-port", str(ui_port),
             "--api-key", API_KEY,
         ]  # fmt: skip

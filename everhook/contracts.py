@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from everhook.circuit import Circuit, CircuitPolicy
-from everhook.policy import DeliveryPolicy, RetryPlan
+from everhook.circuit.machine import Circuit, CircuitPolicy
+from everhook.delivery.policy import DeliveryPolicy, RetryPlan
 
 DELIVERY_WORKFLOW = "Delivery"
 ENDPOINT_WORKFLOW = "Endpoint"

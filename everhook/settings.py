@@ -14,8 +14,8 @@ from limits import parse_many as parse_rates
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from everhook.checkpoints import origin_of
-from everhook.circuit import CircuitPolicy
+from everhook.circuit.machine import CircuitPolicy
+from everhook.receipts.log.checkpoint import origin_of
 
 MIN_API_KEY_LENGTH = 24
 DEV_ISSUER = "localhost"

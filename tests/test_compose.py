@@ -13,11 +13,11 @@ import pytest
 import typer.main
 import yaml
 
-from everhook.cli import app
-from everhook.dev import temporal as embedded_temporal
-from everhook.keyring import KeyRing, new_master_key
-from everhook.receipt_issuer import issuer_name
+from cli.dev import temporal as embedded_temporal
+from cli.main import app
+from everhook.receipts.issuer import issuer_name
 from everhook.settings import MIN_API_KEY_LENGTH, Settings
+from everhook.storage.keyring import KeyRing, new_master_key
 from tests.support import temporal_server
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -212,7 +212,7 @@ def test_postgres_has_connections_for_all() -> None:
 
 
 def test_containers_get_longer_to_stop_than_their_processes_take() -> None:
-    from everhook.http_server import PRODUCTION_GRACE_S
+    from everhook.serving.server import PRODUCTION_GRACE_S
     from worker import GRACE
 
     given = int(SERVICES["everhook"]["stop_grace_period"].removesuffix("s"))

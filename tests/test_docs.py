@@ -12,14 +12,14 @@ import pytest
 import typer.main
 
 from api.main import create_app
-from everhook import search_attributes
-from everhook.cli import app
-from everhook.client import target
-from everhook.events import EventKind
-from everhook.policy import DOCUMENTED, PRESETS
+from cli.api_client import target
+from cli.main import app
+from everhook.dead_letters.store import DeadLetterFilter
+from everhook.delivery.policy import DOCUMENTED, PRESETS
+from everhook.notifications.events import EventKind
 from everhook.settings import Settings
-from everhook.signing import SignatureScheme, new_secret, secret_key, signature_headers
-from everhook.storage.dead_letters import DeadLetterFilter
+from everhook.signing.schemes import SignatureScheme, new_secret, secret_key, signature_headers
+from everhook.temporal import search_attributes
 from tests.everhook.client import test_help
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -23,16 +23,17 @@ import pytest_asyncio
 import standardwebhooks
 import svix
 
-from everhook.circuit import CircuitPolicy
+from everhook.circuit.machine import CircuitPolicy
 from everhook.contracts import FailureCode, Verdict
+from everhook.delivery.body_formats import BodyFormat, Content, render
+from everhook.delivery.classify import classify
+from everhook.delivery.policy import MAX_TIMEOUT, DeliveryPolicy
 from everhook.egress import KEPT_BODY_BYTES, MAX_RETRY_AFTER, EgressClient, EgressRules
 from everhook.egress.connection import KEEP_ALIVE
 from everhook.egress.pool import CONNECT_LIMIT
-from everhook.envelope import BodyFormat, Content, render
 from everhook.ids import Kind, new_gid
-from everhook.policy import MAX_TIMEOUT, DeliveryPolicy
 from everhook.settings import Settings
-from everhook.signing import (
+from everhook.signing.schemes import (
     ed25519_key,
     new_private_key,
     new_secret,
@@ -40,7 +41,6 @@ from everhook.signing import (
     secret_key,
     signature_headers,
 )
-from everhook.verdict import classify
 from tests.support.processes import Process, free_port
 from tests.support.publisher import sample_payload
 from tests.support.receiver import Receiver

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import typer.main
 
-from everhook.cli import WorkerRole, app
-from everhook.http_server import PRODUCTION_GRACE_S
-from everhook.keyring import new_master_key
+from cli.main import WorkerRole, app
+from cli.supervisor import DRAIN_S
+from everhook.serving.server import PRODUCTION_GRACE_S
 from everhook.settings import Settings
-from everhook.supervisor import DRAIN_S
+from everhook.storage.keyring import new_master_key
 from tests.test_compose import FOREIGN_VARIABLES, OUR_VARIABLES
 from worker import GRACE
 

@@ -18,17 +18,17 @@ import pytest
 
 import worker
 from api.dashboard import states
-from everhook import cli
-from everhook.circuit import CircuitState, Hold
+from cli import main as cli
+from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus, FailureCode, TaskQueue, Verdict
-from everhook.envelope import BodyFormat
-from everhook.events import EventKind
-from everhook.health import Level, Window
-from everhook.http_protocol import Phase
+from everhook.delivery.body_formats import BodyFormat
+from everhook.endpoints import list_store as endpoint_list
+from everhook.health.score import Level, Window
 from everhook.ids import Kind
-from everhook.signing import SecretKind, SignatureScheme
-from everhook.storage import endpoint_list
-from everhook.storage.api_keys import GIVEN_SCOPES, Scope
+from everhook.notifications.events import EventKind
+from everhook.serving.protocol import Phase
+from everhook.signing.schemes import SecretKind, SignatureScheme
+from everhook.tenants.api_keys_store import GIVEN_SCOPES, Scope
 from tests.test_layout import REPOSITORY, name_of, product_files
 
 ON_RECORD = {Verdict.DELIVERED, Verdict.RETRY, Verdict.REJECTED}

@@ -10,7 +10,6 @@ from temporalio.common import Priority, RetryPolicy
 with workflow.unsafe.imports_passed_through():
     from activities.recording import Recording
     from activities.sending import Sending
-    from everhook import search_attributes as sa
     from everhook.contracts import (
         DELIVERY_WORKFLOW,
         AttemptOutcome,
@@ -28,7 +27,8 @@ with workflow.unsafe.imports_passed_through():
         TaskQueue,
         Verdict,
     )
-    from everhook.policy import RetryPlan
+    from everhook.delivery.policy import RetryPlan
+    from everhook.temporal import search_attributes as sa
 
 RECORDING_MARGIN = timedelta(seconds=12)
 """What `send_attempt` may take beyond its HTTP deadline: loading, and waiting for the database to record."""

@@ -16,9 +16,8 @@ from temporalio.exceptions import ActivityError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from activities.circuits import Circuits
-    from everhook import circuit as machine
-    from everhook import search_attributes as sa
-    from everhook.circuit import Circuit, Hold
+    from everhook.circuit import machine
+    from everhook.circuit.machine import Circuit, Hold
     from everhook.contracts import (
         ENDPOINT_WORKFLOW,
         CircuitProjection,
@@ -28,6 +27,7 @@ with workflow.unsafe.imports_passed_through():
         ReleaseOrder,
         ReleaseResult,
     )
+    from everhook.temporal import search_attributes as sa
 
 ACTIVITY_TIMEOUT = timedelta(seconds=15)
 RELEASE_TIMEOUT = timedelta(minutes=2)

@@ -7,9 +7,10 @@ from fastapi import APIRouter, Request, Response
 
 from api.dashboard.pages import AdminDep, Pager, PageRoute, StoreDep, after, pager, render
 from everhook.ids import Kind, is_gid
-from everhook.storage import audit, tenants
-from everhook.storage.audit import AuditFilter
 from everhook.storage.tables import AuditEntry
+from everhook.tenants import audit_store as audit
+from everhook.tenants import store as tenants
+from everhook.tenants.audit_store import AuditFilter
 
 PAGE = 50
 PAGES_OF = {Kind.ENDPOINT: "/endpoints", Kind.DELIVERY: "/deliveries", Kind.BATCH: "/batches"}

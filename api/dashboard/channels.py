@@ -25,9 +25,9 @@ from api.dashboard.pages import (
 from api.problems import Problem, not_found
 from api.routers import channels as api
 from api.schemas import ChannelIn, ChannelPatch, Policy
-from everhook.events import is_reserved
-from everhook.policy import DeliveryPolicy, resolve
-from everhook.storage import channels
+from everhook.delivery.policy import DeliveryPolicy, resolve
+from everhook.notifications.events import is_reserved
+from everhook.publishing import channels_store as channels
 from everhook.storage.tables import Channel
 
 PAGE = 25

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from markupsafe import Markup
 
 from api.dashboard import text
-from everhook.policy import DeliveryPolicy
+from everhook.delivery.policy import DeliveryPolicy
 
 WIDTH, HEIGHT = 600, 96
 

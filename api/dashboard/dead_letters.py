@@ -31,10 +31,10 @@ from api.routers import dead_letters as api
 from api.routers.deliveries import find_delivery
 from api.schemas import BatchOut, BulkRequest, DeadLetterSelection, Decision
 from everhook.contracts import DeadLetterReason
-from everhook.storage import dead_letters
+from everhook.dead_letters import store as dead_letters
 from everhook.storage.paging import Page
-from everhook.storage.reach import Reach
 from everhook.storage.tables import Delivery
+from everhook.storage.tenant_scope import Reach
 
 PAGE = 50
 AT_ONCE = 10

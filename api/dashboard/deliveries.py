@@ -32,13 +32,24 @@ from api.routers import dead_letters as dead_letters_api
 from api.routers import deliveries as api
 from api.schemas import Decision
 from everhook.contracts import TERMINAL_STATUSES, DeliveryStatus
+from everhook.delivery import (
+    attempts_store as delivery_attempts,
+)
+from everhook.delivery import (
+    policy_history_store as policy_history,
+)
+from everhook.delivery import (
+    store as deliveries,
+)
+from everhook.delivery.policy import resolve
+from everhook.delivery.store import DeliveryFilter
+from everhook.endpoints import store as endpoints
 from everhook.ids import delivery_workflow_id
-from everhook.policy import resolve
-from everhook.storage import channels, deliveries, delivery_attempts, endpoints, policy_history, tenants
-from everhook.storage.deliveries import DeliveryFilter
+from everhook.publishing import channels_store as channels
 from everhook.storage.paging import Page
-from everhook.storage.reach import Reach
 from everhook.storage.tables import Attempt, Delivery, Endpoint, Message, Receipt
+from everhook.storage.tenant_scope import Reach
+from everhook.tenants import store as tenants
 
 PAGE = 50
 ATTEMPTS = 20

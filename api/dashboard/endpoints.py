@@ -34,18 +34,19 @@ from api.problems import Problem, invalid, not_found
 from api.routers import endpoints as api
 from api.routers import subscriptions as subscriptions_api
 from api.schemas import EndpointIn, EndpointPatch, Policy, SecretRotation, SubscriptionIn
-from everhook.envelope import BodyFormat
-from everhook.events import EventKind
-from everhook.health import Health, Tally, Window
-from everhook.policy import resolve
+from everhook.delivery.body_formats import BodyFormat
+from everhook.delivery.policy import resolve
+from everhook.endpoints import list_store as endpoint_list
+from everhook.endpoints import store as endpoints
+from everhook.endpoints.list_store import Doings, EndpointFilter, Listed, Sort, State, Try
+from everhook.endpoints.store import EndpointView
+from everhook.health.score import Health, Tally, Window
+from everhook.health.store import Fault, endpoint_health, healths, tallies
+from everhook.notifications.events import EventKind
 from everhook.settings import Settings
-from everhook.signing import SignatureScheme
-from everhook.storage import endpoint_list, endpoints
-from everhook.storage.endpoint_list import Doings, EndpointFilter, Listed, Sort, State, Try
-from everhook.storage.endpoints import EndpointView
-from everhook.storage.health import Fault, endpoint_health, healths, tallies
-from everhook.storage.reach import Reach
+from everhook.signing.schemes import SignatureScheme
 from everhook.storage.tables import EndpointMinute, OperationalEvent, Subscription, now
+from everhook.storage.tenant_scope import Reach
 
 PAGE = 50
 SPARK_STEPS, SPARK_MINUTES = 20, 3

@@ -12,7 +12,7 @@ from api.dashboard.forms import wrong_fields
 from api.problems import Problem
 from api.schemas import ApiModel, EndpointRef, EventType, Gid, Moment, Name, OneOrMore
 from everhook.contracts import DeliveryStatus
-from everhook.storage import channels
+from everhook.publishing import channels_store as channels
 
 CHANNELS_AT_MOST = 500
 MOMENTS = ("since", "until")

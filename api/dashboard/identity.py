@@ -8,10 +8,10 @@ from api.callers import Caller
 from api.dashboard.pages import PORTAL, PORTAL_COOKIE, SESSION_COOKIE, Viewer, dashboard_of, in_portal
 from api.dashboard.sessions import DASHBOARD, PORTAL_SESSION, Session
 from api.dependencies import Services, address_of
-from everhook.storage import tenants
-from everhook.storage.api_keys import Scope
-from everhook.storage.audit import is_entry, record_once
 from everhook.storage.engine import Database
+from everhook.tenants import store as tenants
+from everhook.tenants.api_keys_store import Scope
+from everhook.tenants.audit_store import is_entry, record_once
 
 
 async def viewer_of(request: Request, services: Services) -> Viewer | None:

@@ -24,10 +24,11 @@ from api.dashboard.pages import (
 from api.problems import Problem, invalid
 from api.routers import api_keys as api
 from api.routers.api_keys import ApiKeyCreated, ApiKeyIn
-from everhook.storage import api_keys, tenants
-from everhook.storage.api_keys import Scope
-from everhook.storage.reach import Reach
 from everhook.storage.tables import ApiKey, now
+from everhook.storage.tenant_scope import Reach
+from everhook.tenants import api_keys_store as api_keys
+from everhook.tenants import store as tenants
+from everhook.tenants.api_keys_store import Scope
 
 PAGE = 50
 SCOPES = {

@@ -13,11 +13,13 @@ from api.dashboard.pages import OperatorDep, Pager, PageRoute, StoreDep, after, 
 from api.problems import not_found
 from api.query import several
 from everhook.contracts import DeliveryStatus
-from everhook.storage import deliveries, messages, tenants
-from everhook.storage.deliveries import DeliveryFilter
-from everhook.storage.messages import MessageFilter
+from everhook.delivery import store as deliveries
+from everhook.delivery.store import DeliveryFilter
+from everhook.publishing import store as messages
+from everhook.publishing.store import MessageFilter
 from everhook.storage.paging import Page
 from everhook.storage.tables import Message
+from everhook.tenants import store as tenants
 
 PAGE = 50
 

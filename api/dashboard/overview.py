@@ -13,13 +13,13 @@ from api.dashboard import charts, live, states, text
 from api.dashboard.charts import Band, Chart, Column
 from api.dashboard.live import Regions
 from api.dashboard.pages import PageRoute, Viewer, ViewerDep, dashboard_of, render
-from everhook.circuit import CircuitState, Hold
+from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason
-from everhook.health import Level, Tally
-from everhook.storage.health import Bucket, Fault
-from everhook.storage.health_board import HealthBoard, Overview, ScoredEndpoint
-from everhook.storage.kept import Kept
-from everhook.storage.standing import COUNT_AT_MOST, Standing
+from everhook.health.backlog_store import COUNT_AT_MOST, Standing
+from everhook.health.overview_store import HealthBoard, Overview, ScoredEndpoint
+from everhook.health.score import Level, Tally
+from everhook.health.store import Bucket, Fault
+from everhook.storage.ttl_cache import Kept
 
 REGIONS = ("headline", "figures", "traffic", "circuits", "dead", "faults")
 WORST_SHOWN, FAULTS_SHOWN = 10, 6

@@ -25,7 +25,7 @@ from api.dashboard.sessions import Session, Sessions
 from api.dependencies import ServicesDep, decode_cursor, encode_cursor, list_tag
 from api.problems import Problem, invalid
 from everhook.settings import Settings
-from everhook.storage.reach import Reach
+from everhook.storage.tenant_scope import Reach
 
 if TYPE_CHECKING:
     from api.dashboard.overview import Overviews

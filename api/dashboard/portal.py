@@ -28,9 +28,9 @@ from api.dashboard.sessions import PORTAL_LIFETIME, PORTAL_LINK, PORTAL_SESSION
 from api.dependencies import Principal, ServicesDep, Store, address_of
 from api.problems import conflict, not_found
 from api.schemas import ApiModel, Gid, Integer
-from everhook.storage import tenants
-from everhook.storage.audit import Actor, record_audit, record_once
 from everhook.storage.engine import Database
+from everhook.tenants import store as tenants
+from everhook.tenants.audit_store import Actor, record_audit, record_once
 
 LINK_LIFETIME = timedelta(minutes=5)
 

@@ -12,11 +12,11 @@ from api.dependencies import ServicesDep
 from api.problems import Problem
 from api.routers import receipts as api
 from api.schemas import ReceiptOut
-from everhook import bundles
-from everhook.bundles import Finding, Verification
-from everhook.receipt_keys import KeySet
-from everhook.receipts import verify_receipt
-from everhook.strict_json import Wrong
+from everhook.receipts import bundle as bundles
+from everhook.receipts.bundle import Finding, Verification
+from everhook.receipts.keys import KeySet
+from everhook.receipts.receipt import verify_receipt
+from everhook.receipts.strict_json import Wrong
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False, prefix="/receipts")
 

@@ -12,9 +12,10 @@ from api.dependencies import Paging, Principal, Store
 from api.idempotency import NOT_KEYED, OnceDep
 from api.problems import invalid, not_found
 from api.schemas import ApiModel, Gid, ListOf, Moment
-from everhook.storage import api_keys, tenants
-from everhook.storage.api_keys import Scope
 from everhook.storage.tables import ApiKey, Tenant, now
+from everhook.tenants import api_keys_store as api_keys
+from everhook.tenants import store as tenants
+from everhook.tenants.api_keys_store import Scope
 
 router = APIRouter(prefix="/api-keys", tags=["API keys"])
 

@@ -9,10 +9,12 @@ from pydantic import ConfigDict, Field
 from api.dependencies import Paging, Store
 from api.query import Several, several
 from api.schemas import ApiModel, Gid, ListOf, Moment
-from everhook.storage import api_keys, audit, tenants
-from everhook.storage.audit import AuditFilter
-from everhook.storage.reach import tenant_bound
 from everhook.storage.tables import AuditEntry
+from everhook.storage.tenant_scope import tenant_bound
+from everhook.tenants import api_keys_store as api_keys
+from everhook.tenants import audit_store as audit
+from everhook.tenants import store as tenants
+from everhook.tenants.audit_store import AuditFilter
 
 router = APIRouter(prefix="/audit", tags=["audit"])
 

@@ -11,10 +11,10 @@ from api.dependencies import Paging, Principal, Store
 from api.idempotency import NOT_KEYED, OnceDep
 from api.problems import conflict, invalid, not_found
 from api.schemas import ChannelIn, ChannelOut, ChannelPatch, ListOf, Name, Policy
-from everhook.events import RESERVED, is_reserved
-from everhook.storage import channels
-from everhook.storage.audit import record_audit
+from everhook.notifications.events import RESERVED, is_reserved
+from everhook.publishing import channels_store as channels
 from everhook.storage.tables import Channel
+from everhook.tenants.audit_store import record_audit
 
 router = APIRouter(prefix="/channels", tags=["channels"])
 

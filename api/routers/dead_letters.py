@@ -35,15 +35,20 @@ from api.schemas import (
     Name,
     SignalAccepted,
 )
-from everhook import batches
 from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorNote
+from everhook.dead_letters import batches
+from everhook.dead_letters import store as dead_letters
+from everhook.dead_letters.store import DeadLetterFilter
+from everhook.delivery import store as deliveries
+from everhook.delivery.inputs_store import load_order
 from everhook.delivery.starts import start_delivery
+from everhook.endpoints import store as endpoints
 from everhook.ids import Kind, is_gid, new_gid
-from everhook.storage import audit, dead_letters, deliveries, endpoints, erasure, tenants
-from everhook.storage.audit import on_record
-from everhook.storage.dead_letters import DeadLetterFilter
-from everhook.storage.orders import load_order
-from everhook.storage.reach import Reach, tenant_bound
+from everhook.publishing import erasure_store as erasure
+from everhook.storage.tenant_scope import Reach, tenant_bound
+from everhook.tenants import audit_store as audit
+from everhook.tenants import store as tenants
+from everhook.tenants.audit_store import on_record
 
 router = APIRouter(tags=["dead letters"])
 

@@ -27,15 +27,24 @@ from api.schemas import (
     SignalAccepted,
 )
 from everhook.contracts import TERMINAL_STATUSES, DeliveryState, DeliveryStatus
+from everhook.delivery import (
+    attempts_store as delivery_attempts,
+)
+from everhook.delivery import (
+    policy_history_store as policy_history,
+)
+from everhook.delivery import (
+    store as deliveries,
+)
+from everhook.delivery.attempts_store import Position, position_of
+from everhook.delivery.body_formats import Content, find_body
+from everhook.delivery.inputs_store import load_order
 from everhook.delivery.starts import wake_delivery
-from everhook.envelope import Content, find_body
+from everhook.delivery.store import DeliveryFilter
 from everhook.ids import delivery_workflow_id
-from everhook.storage import deliveries, delivery_attempts, policy_history, tenants
-from everhook.storage.audit import on_record
-from everhook.storage.deliveries import DeliveryFilter
-from everhook.storage.delivery_attempts import Position, position_of
-from everhook.storage.orders import load_order
 from everhook.storage.tables import Attempt, Delivery, Message, now
+from everhook.tenants import store as tenants
+from everhook.tenants.audit_store import on_record
 
 MAX_ATTEMPTS = 100
 """In one response: with 16 KiB of body each they are a few megabytes."""

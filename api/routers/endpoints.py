@@ -36,17 +36,21 @@ from api.schemas import (
     TestSent,
     Tls,
 )
-from everhook.delivery.weights import apply_limit
+from everhook.delivery.policy import resolve
+from everhook.delivery.weights_store import apply_limit
 from everhook.egress import EgressClient, OurFault, TlsExtras, TlsRefused, UrlRefused
-from everhook.policy import resolve
-from everhook.signing import SignatureScheme, new_secret
-from everhook.storage import channels, endpoints, secrets, subscriptions, tenants
-from everhook.storage.audit import on_record, record_audit
-from everhook.storage.endpoints import EndpointView
-from everhook.storage.reach import Reach, tenant_bound
-from everhook.storage.routes import Route
-from everhook.storage.secrets import MAX_LIVE, TooManySecrets
+from everhook.endpoints import store as endpoints
+from everhook.endpoints import subscriptions_store as subscriptions
+from everhook.endpoints.store import EndpointView
+from everhook.publishing import channels_store as channels
+from everhook.publishing.routes_store import Route
+from everhook.signing import secrets_store as secrets
+from everhook.signing.schemes import SignatureScheme, new_secret
+from everhook.signing.secrets_store import MAX_LIVE, TooManySecrets
 from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Endpoint, Subscription
+from everhook.storage.tenant_scope import Reach, tenant_bound
+from everhook.tenants import store as tenants
+from everhook.tenants.audit_store import on_record, record_audit
 
 DEFAULT_CHANNEL = "default"
 NOT_COLUMNS = {"tls", "ed25519"}

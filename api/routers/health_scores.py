@@ -8,11 +8,12 @@ from api.dependencies import ServicesDep, Store
 from api.health_schemas import EndpointHealthOut, OverviewOut
 from api.problems import invalid, not_found
 from api.schemas import Gid, Name
-from everhook.health import Window
-from everhook.storage import endpoints, tenants
-from everhook.storage.health import endpoint_health
-from everhook.storage.health_board import WORST
+from everhook.endpoints import store as endpoints
+from everhook.health.overview_store import WORST
+from everhook.health.score import Window
+from everhook.health.store import endpoint_health
 from everhook.storage.tables import now
+from everhook.tenants import store as tenants
 
 router = APIRouter(tags=["health"])
 

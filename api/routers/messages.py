@@ -16,18 +16,21 @@ from api.idempotency import IdempotencyKey, check_key, refuse_second
 from api.problems import Problem, conflict, invalid, not_found
 from api.query import Several, several
 from api.schemas import EventType, Gid, ListOf, MessageDetail, MessageOut, Moment, Name
+from everhook.delivery import store as deliveries
+from everhook.delivery.body_formats import timestamp
+from everhook.delivery.inputs_store import load_orders
 from everhook.delivery.starts import wake_delivery
-from everhook.envelope import timestamp
-from everhook.events import is_reserved
-from everhook.storage import deliveries, erasure, messages, tenants
-from everhook.storage.audit import record_audit
+from everhook.delivery.store import DeliveryFilter
+from everhook.notifications.events import is_reserved
+from everhook.observability.trace_context import TraceParent, parse
+from everhook.observability.tracing import span
+from everhook.publishing import erasure_store as erasure
+from everhook.publishing import store as messages
+from everhook.publishing.store import Acceptance, Accepted, KeyReused, UnknownChannel
 from everhook.storage.bulk import Bulk
-from everhook.storage.deliveries import DeliveryFilter
-from everhook.storage.messages import Acceptance, Accepted, KeyReused, UnknownChannel
-from everhook.storage.orders import load_orders
-from everhook.storage.reach import Reach
-from everhook.trace_context import TraceParent, parse
-from everhook.tracing import span
+from everhook.storage.tenant_scope import Reach
+from everhook.tenants import store as tenants
+from everhook.tenants.audit_store import record_audit
 
 router = APIRouter(tags=["messages"])
 publishing_router = APIRouter(tags=["messages"])

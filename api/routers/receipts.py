@@ -24,16 +24,18 @@ from api.schemas import (
     ReceiptBundle,
     ReceiptOut,
 )
-from everhook import bundles
-from everhook.bundles import Consistency
-from everhook.keyring import KeyRing
-from everhook.merkle import MissingHashes, consistency_proof, inclusion_proof
-from everhook.receipt_keys import jwks
-from everhook.storage import delivery_attempts, receipts, tenants
-from everhook.storage.reach import tenant_bound
-from everhook.storage.receipt_keys import load_issuer
-from everhook.storage.receipts import StoredHashes
+from everhook.delivery import attempts_store as delivery_attempts
+from everhook.receipts import bundle as bundles
+from everhook.receipts import store as receipts
+from everhook.receipts.bundle import Consistency
+from everhook.receipts.keys import jwks
+from everhook.receipts.keys_store import load_issuer
+from everhook.receipts.log.merkle import MissingHashes, consistency_proof, inclusion_proof
+from everhook.receipts.store import StoredHashes
+from everhook.storage.keyring import KeyRing
 from everhook.storage.tables import DEFAULT_TENANT_GID, Receipt, ReceiptSeal
+from everhook.storage.tenant_scope import tenant_bound
+from everhook.tenants import store as tenants
 
 KEYS_MAX_AGE_S = 60
 SEALING_TAKES_S = 2

@@ -16,10 +16,12 @@ from api.idempotency import NOT_KEYED, OnceDep
 from api.problems import conflict, invalid, not_found, refuse_nulls
 from api.query import Several, several
 from api.schemas import EndpointRef, Gid, ListOf, Name, SubscriptionIn, SubscriptionOut, SubscriptionPatch
-from everhook.storage import channels, endpoints, subscriptions
-from everhook.storage.audit import record_audit
-from everhook.storage.quotas import QuotaExceeded, TooCostly
+from everhook.endpoints import store as endpoints
+from everhook.endpoints import subscriptions_store as subscriptions
+from everhook.endpoints.quotas_store import QuotaExceeded, TooCostly
+from everhook.publishing import channels_store as channels
 from everhook.storage.tables import Subscription
+from everhook.tenants.audit_store import record_audit
 
 router = APIRouter(prefix="/subscriptions", tags=["subscriptions"])
 

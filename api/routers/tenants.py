@@ -14,10 +14,11 @@ from api.dependencies import Paging, Principal, ServicesDep, Store
 from api.idempotency import NOT_KEYED, OnceDep
 from api.problems import Problem, conflict, not_found
 from api.schemas import ApiModel, Gid, ListOf, Name
-from everhook.erasure import start_erasure
-from everhook.storage import tenant_erasure, tenants
-from everhook.storage.audit import record_audit
 from everhook.storage.tables import DEFAULT_TENANT_GID, Tenant
+from everhook.tenants import erasure_store as tenant_erasure
+from everhook.tenants import store as tenants
+from everhook.tenants.audit_store import record_audit
+from everhook.tenants.erasure import start_erasure
 
 router = APIRouter(prefix="/tenants", tags=["tenants"])
 log = structlog.get_logger()

@@ -25,7 +25,7 @@ from bench.production.temporal import SHARDS, VERSION, built
 from bench.results import console, keep, measured, show
 from bench.stack import History
 from bench.tables import Table, Tell
-from everhook import eventloop
+from everhook import event_loop as eventloop
 
 WARM_UP = 100
 

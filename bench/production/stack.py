@@ -17,9 +17,9 @@ from bench.meters import Members, Meter, family
 from bench.production.temporal import DATABASES, VISIBILITY, ProductionTemporal, run_statements
 from bench.receiver import receiver
 from bench.stack import API_KEY, TEMPORAL, BenchStack, History, api_client
-from everhook.cli import app
+from cli.main import app
 from everhook.settings import Settings
-from everhook.temporal_options import DEFAULT_NAMESPACE
+from everhook.temporal.options import DEFAULT_NAMESPACE
 from tests.support.postgres_server import PostgresServer
 from tests.support.processes import REPOSITORY, Process, free_port
 from tests.support.stack import WORKER_READY
@@ -29,7 +29,7 @@ API, WORKER, BOTH = "API", "worker", "API and worker"
 POSTGRES_OPTIONS = {"max_connections": "300", "shared_buffers": "128MB", "max_wal_size": "1GB"}
 """PostgreSQL's own defaults but for the connections, as in docker-compose.yml."""
 
-EVERHOOK = ("-m", "everhook.cli")
+EVERHOOK = ("-m", "cli")
 INDEXES = REPOSITORY / "deploy/temporal/visibility_indexes.py"
 
 

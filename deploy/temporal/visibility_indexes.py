@@ -21,9 +21,9 @@ from temporalio.api.workflowservice.v1 import ListNamespacesRequest
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from everhook.sdk_errors import in_words
-from everhook.temporal import connect
-from everhook.usage import Unusable
+from cli.errors import Unusable
+from everhook.temporal.client import connect
+from everhook.temporal.sdk_errors import in_words
 
 TABLE = "executions_visibility"
 BY_TIME = "(COALESCE(close_time, '9999-12-31 23:59:59')) DESC, start_time DESC, run_id"

@@ -14,18 +14,18 @@ from datetime import timedelta
 
 import structlog
 
-from everhook.circuit import CircuitState
+from everhook.circuit.machine import CircuitState
+from everhook.circuit.states_store import FRESH_S, EndpointStates
 from everhook.contracts import PreviousAttempt
 from everhook.delivery.fair_pool import FairPool
 from everhook.delivery.fitness import UNFIT_FAILURES, EndpointFitness
 from everhook.delivery.history import History
+from everhook.delivery.recorder_store import Basis
 from everhook.delivery.sender import Sender
 from everhook.delivery.starter import Starter
-from everhook.keyring import CannotOpen
-from everhook.storage.attempts import Basis
-from everhook.storage.endpoint_states import FRESH_S, EndpointStates
+from everhook.publishing.store import NewDelivery
 from everhook.storage.engine import is_unavailable
-from everhook.storage.messages import NewDelivery
+from everhook.storage.keyring import CannotOpen
 from everhook.storage.tables import now
 
 SWEEP_S = 0.5

@@ -7,22 +7,22 @@ from datetime import timedelta
 
 from temporalio.client import Client
 
+from everhook.circuit.client import EndpointEntities
+from everhook.circuit.reporter import OutcomeReporter
+from everhook.circuit.states_store import EndpointStates
 from everhook.delivery.dispatcher import Dispatcher, LaneLimits
 from everhook.delivery.fitness import EndpointFitness
 from everhook.delivery.history import History, HistoryLimits
-from everhook.delivery.reporter import OutcomeReporter
+from everhook.delivery.inputs_store import OrderDefaults
+from everhook.delivery.recorder_store import Recorder
 from everhook.delivery.sender import Sender
 from everhook.delivery.starter import Starter, StarterLimits
 from everhook.egress import EgressClient, EgressRules
-from everhook.entities import EndpointEntities
-from everhook.keyring import KeyRing
-from everhook.receipt_issuer import issuer_name
+from everhook.receipts.issuer import issuer_name
+from everhook.receipts.keys_store import IssuerCache
 from everhook.settings import Settings
-from everhook.storage.attempts import Recorder
-from everhook.storage.endpoint_states import EndpointStates
 from everhook.storage.engine import Database
-from everhook.storage.orders import OrderDefaults
-from everhook.storage.receipt_keys import IssuerCache
+from everhook.storage.keyring import KeyRing
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import timedelta
 
-from everhook.verdict import Judgement
+from everhook.delivery.classify import Judgement
 
 MAX_ENDPOINTS = 10_000
 LATENCY_WEIGHT = 0.3

@@ -13,10 +13,10 @@ from temporalio.client import Client
 
 from everhook.contracts import DeliveryOrder
 from everhook.delivery.confirmations import Confirmations
+from everhook.delivery.history_store import forget
 from everhook.delivery.starts import is_away, is_overloaded, start_delivery
-from everhook.metrics import HISTORY_SKIPPED
+from everhook.observability.metrics import HISTORY_SKIPPED
 from everhook.storage.engine import Database
-from everhook.storage.history import forget
 
 MAX_LAG = timedelta(hours=1)
 """A settled workflow that is later than this is skipped: under sustained overload history gives way."""

@@ -3,8 +3,8 @@
 import asyncio
 import time
 
-from everhook.delivery.postponing import back_off, postponed
-from everhook.storage.endpoint_rates import SendTimes
+from everhook.delivery.send_times_store import SendTimes
+from everhook.temporal.postponing import back_off, postponed
 
 LATE_S = 0.03
 """A send time that is missed by more than this is given up for another: less than `SLACK` allows for."""

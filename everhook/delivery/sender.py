@@ -13,8 +13,9 @@ from typing import Any
 import structlog
 from temporalio.exceptions import ApplicationError
 
-from everhook import __version__, tracing
-from everhook.circuit import CircuitState, Hold
+from everhook import __version__
+from everhook.circuit.machine import CircuitState, Hold
+from everhook.circuit.reporter import OutcomeReporter
 from everhook.contracts import (
     AttemptOrder,
     AttemptOutcome,
@@ -25,24 +26,24 @@ from everhook.contracts import (
     PreviousAttempt,
     Verdict,
 )
+from everhook.delivery.body_formats import Content, render
+from everhook.delivery.classify import RETRY_AFTER_STATUSES, Judgement, classify
 from everhook.delivery.fitness import EndpointFitness
 from everhook.delivery.pacing import MISSES, Pacer
-from everhook.delivery.reporter import OutcomeReporter
+from everhook.delivery.recorder_store import Bases, Basis, Recorder, Target, Targets, Transcript, claim_probe
+from everhook.delivery.send_times_store import SendTimes
 from everhook.egress import EgressClient, Exchange, OurFault, Unsendable
-from everhook.envelope import Content, render
 from everhook.ids import Kind, new_gid
-from everhook.keyring import KeyRing
-from everhook.metrics import ATTEMPT_SECONDS, ATTEMPTS, DELIVERY_SECONDS
-from everhook.receipt_issuer import Issuer, Subject, issue, url_digest
-from everhook.receipts import signatures_digest
-from everhook.signing import signature_headers
-from everhook.storage.attempts import Bases, Basis, Recorder, Target, Targets, Transcript, claim_probe
-from everhook.storage.endpoint_rates import SendTimes
+from everhook.observability import tracing
+from everhook.observability.metrics import ATTEMPT_SECONDS, ATTEMPTS, DELIVERY_SECONDS
+from everhook.observability.trace_context import of_message
+from everhook.observability.tracing import Span
+from everhook.receipts.issuer import Issuer, Subject, issue, url_digest
+from everhook.receipts.keys_store import IssuerCache
+from everhook.receipts.receipt import signatures_digest
+from everhook.signing.schemes import signature_headers
 from everhook.storage.engine import Database, is_unavailable
-from everhook.storage.receipt_keys import IssuerCache
-from everhook.trace_context import of_message
-from everhook.tracing import Span
-from everhook.verdict import RETRY_AFTER_STATUSES, Judgement, classify
+from everhook.storage.keyring import KeyRing
 
 RECORD_PATIENCE_S = 5.0
 """How long a finished attempt waits here for the database, before the workflow is asked to have it recorded."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from everhook.delivery.postponing import back_off, postponed
+from everhook.temporal.postponing import back_off, postponed
 
 HANGS_S = 1.0
 """An attempt that takes longer than this hangs: its end says nothing good of the others. And an endpoint none of whose

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import structlog
 from temporalio.client import Client
 
+from everhook.circuit.states_store import EndpointStates
 from everhook.contracts import DeliveryOrder
 from everhook.delivery.confirmations import Confirmations
 from everhook.delivery.fair_pool import FairPool
+from everhook.delivery.recorder_store import Recorder
 from everhook.delivery.starts import is_away, is_overloaded, start_delivery
-from everhook.storage.attempts import Recorder
-from everhook.storage.deliveries import accept_again, mark_dispatched
-from everhook.storage.endpoint_states import EndpointStates
+from everhook.delivery.store import accept_again, mark_dispatched
 from everhook.storage.engine import Database, is_unavailable
 from everhook.storage.tables import now
 

@@ -19,9 +19,9 @@ from temporalio.common import (
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from everhook import search_attributes as sa
 from everhook.contracts import DELIVERY_WORKFLOW, AttemptOutcome, DeliveryOrder, DeliveryStatus, TaskQueue
 from everhook.ids import delivery_workflow_id
+from everhook.temporal import search_attributes as sa
 
 START_TIMEOUT = timedelta(seconds=5)
 

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from everhook.egress.errors import UrlRefused
-from everhook.seldom import Seldom
+from everhook.observability.seldom import Seldom
 
 EVERY_S = 60.0
 

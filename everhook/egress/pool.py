@@ -18,7 +18,7 @@ from everhook.egress.proxy import ConnectBackend
 from everhook.egress.request import Request
 from everhook.egress.tcp import TcpBackend
 from everhook.egress.tls import Trust
-from everhook.eventloop import file_limit
+from everhook.event_loop import file_limit
 
 MAX_IDLE = 2048
 """1,000 hosts in turn must each find their connection again: at 512 many requests dialled (222 µs of CPU, not 150).

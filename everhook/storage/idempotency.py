@@ -13,8 +13,8 @@ from datetime import timedelta
 from sqlalchemy import ColumnElement, and_, delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from everhook.keyring import KeyRing
-from everhook.storage.sealed import IDEMPOTENT_RESPONSE
+from everhook.storage.encryption import IDEMPOTENT_RESPONSE
+from everhook.storage.keyring import KeyRing
 from everhook.storage.statements import insert_ignoring, table_of
 from everhook.storage.tables import IdempotentResponse, now
 

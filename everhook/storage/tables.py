@@ -14,11 +14,11 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
 
-from everhook.circuit import CircuitState, Hold
+from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus, Verdict
-from everhook.envelope import BodyFormat
+from everhook.delivery.body_formats import BodyFormat
 from everhook.ids import Kind, new_gid
-from everhook.signing import SecretKind
+from everhook.signing.schemes import SecretKind
 
 DEFAULT_TENANT_GID = "ten_00000000000000000000000000"
 """Owner of endpoints that name no tenant; made by the first migration."""

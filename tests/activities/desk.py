@@ -7,22 +7,22 @@ from typing import Any
 from temporalio.testing import ActivityEnvironment
 
 from activities.sending import Sending
+from everhook.circuit.client import EndpointEntities
+from everhook.circuit.reporter import OutcomeReporter
+from everhook.circuit.states_store import EndpointStates
 from everhook.contracts import AttemptOrder, AttemptOutcome, OutcomeReport
 from everhook.delivery.dispatcher import Dispatcher, LaneLimits
 from everhook.delivery.fitness import EndpointFitness
-from everhook.delivery.reporter import OutcomeReporter
+from everhook.delivery.policy import DeliveryPolicy
+from everhook.delivery.recorder_store import Recorder
 from everhook.delivery.sender import Sender
 from everhook.delivery.starter import Starter, StarterLimits
 from everhook.egress import EgressClient
-from everhook.entities import EndpointEntities
-from everhook.keyring import KeyRing
-from everhook.policy import DeliveryPolicy
-from everhook.signing import ALL_SCHEMES
-from everhook.storage import endpoints
-from everhook.storage.attempts import Recorder
-from everhook.storage.endpoint_states import EndpointStates
+from everhook.endpoints import store as endpoints
+from everhook.receipts.keys_store import IssuerCache
+from everhook.signing.schemes import ALL_SCHEMES
 from everhook.storage.engine import Database
-from everhook.storage.receipt_keys import IssuerCache
+from everhook.storage.keyring import KeyRing
 from everhook.storage.tables import DEFAULT_TENANT_GID, Attempt, Delivery, Endpoint
 from tests.everhook.delivery.fakes import FakeTemporal
 from tests.everhook.storage.factories import ISSUER, KEYRING, Store

@@ -8,7 +8,7 @@ from temporalio.client import WorkflowHandle
 from temporalio.testing import ActivityEnvironment
 
 from activities.circuits import Circuits
-from everhook.circuit import Circuit, CircuitState, Hold
+from everhook.circuit.machine import Circuit, CircuitState, Hold
 from everhook.contracts import (
     CircuitProjection,
     DeadLetterReason,
@@ -17,11 +17,11 @@ from everhook.contracts import (
     ReleaseOrder,
     ReleaseResult,
 )
+from everhook.delivery.inputs_store import OrderDefaults
+from everhook.delivery.policy import DeliveryPolicy
+from everhook.endpoints import store as endpoints
 from everhook.ids import delivery_workflow_id
-from everhook.policy import DeliveryPolicy
-from everhook.storage import endpoints
 from everhook.storage.engine import Database
-from everhook.storage.orders import OrderDefaults
 from everhook.storage.tables import Delivery, Endpoint, now
 from tests.activities.desk import Desk
 from tests.everhook.delivery.fakes import AWAY, Collected, FakeTemporal

@@ -14,15 +14,15 @@ from sqlmodel import col
 from temporalio.testing import ActivityEnvironment
 
 from activities.recording import Recording
-from everhook.circuit import CircuitState
+from everhook.circuit.machine import CircuitState
 from everhook.contracts import AttemptRecord, Verdict
-from everhook.keyring import CannotOpen, KeyRing, new_master_key
-from everhook.receipt_issuer import Issuer
-from everhook.receipt_keys import KeySet, NoReceiptKey, ReceiptKey, jwks
-from everhook.receipts import Receipt, signatures_digest, verify_receipt
-from everhook.storage.attempts import Recorder, Transcript
-from everhook.storage.orders import OrderDefaults
-from everhook.storage.receipt_keys import IssuerCache
+from everhook.delivery.inputs_store import OrderDefaults
+from everhook.delivery.recorder_store import Recorder, Transcript
+from everhook.receipts.issuer import Issuer
+from everhook.receipts.keys import KeySet, NoReceiptKey, ReceiptKey, jwks
+from everhook.receipts.keys_store import IssuerCache
+from everhook.receipts.receipt import Receipt, signatures_digest, verify_receipt
+from everhook.storage.keyring import CannotOpen, KeyRing, new_master_key
 from everhook.storage.tables import Delivery, Endpoint, now
 from everhook.storage.tables import Receipt as ReceiptRow
 from tests.activities.desk import Desk

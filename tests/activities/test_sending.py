@@ -15,7 +15,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from everhook import __version__
-from everhook.circuit import CircuitState, Hold
+from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import (
     AttemptOutcome,
     AttemptRecord,
@@ -27,14 +27,14 @@ from everhook.contracts import (
     Verdict,
 )
 from everhook.delivery import sender
+from everhook.delivery.body_formats import BodyFormat
+from everhook.delivery.recorder_store import Recorder, Transcript
+from everhook.delivery.store import open_round
 from everhook.egress import KEPT_BODY_BYTES
-from everhook.envelope import BodyFormat
-from everhook.signing import SignatureScheme, new_secret, secret_key
-from everhook.storage import endpoints
-from everhook.storage.attempts import Recorder, Transcript
-from everhook.storage.deliveries import open_round
+from everhook.endpoints import store as endpoints
+from everhook.signing.schemes import SignatureScheme, new_secret, secret_key
+from everhook.signing.secrets_store import sealed
 from everhook.storage.engine import Database
-from everhook.storage.secrets import sealed
 from everhook.storage.tables import Endpoint, Message, now
 from tests.activities.desk import POLICY, Desk, order_for
 from tests.everhook.storage.factories import KEYRING, Store

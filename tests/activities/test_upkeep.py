@@ -16,7 +16,7 @@ from temporalio.testing import ActivityEnvironment
 
 from activities import upkeep as module
 from activities.upkeep import Upkeep
-from everhook.circuit import CircuitState, Hold
+from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import (
     AttemptOutcome,
     DeadLetterReason,
@@ -27,11 +27,11 @@ from everhook.contracts import (
     ReconcileShare,
     Verdict,
 )
+from everhook.delivery.inputs_store import OrderDefaults
+from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.ids import Kind, gid_endings, new_gid
-from everhook.metrics import REGISTRY
-from everhook.storage.attempts import Recorder, Transcript
+from everhook.observability.metrics import REGISTRY
 from everhook.storage.engine import Database
-from everhook.storage.orders import OrderDefaults
 from everhook.storage.tables import Delivery, Endpoint, PendingHistory, Tenant, now
 from tests.activities.desk import FakeEntities
 from tests.everhook.delivery.fakes import AWAY, INVALID, OVERLOADED, FakeTemporal

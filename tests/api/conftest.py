@@ -16,11 +16,11 @@ from alembic import command
 from temporalio.client import Client
 
 from everhook.delivery.engine import delivery_engine
-from everhook.provisioning import setup
 from everhook.settings import Settings
 from everhook.storage.engine import Database
 from everhook.storage.migrate import alembic_config
-from everhook.temporal import connect
+from everhook.temporal.client import connect
+from everhook.temporal.provisioning import setup
 from tests.api.driving import JSON, Api, ok, running_api, settings_for, sqlite_url
 from tests.support.receiver import Receiver
 from tests.support.temporal_server import NAMESPACE, TemporalServer

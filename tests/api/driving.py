@@ -16,7 +16,7 @@ from api.dependencies import Services
 from api.main import create_app
 from everhook.settings import Settings
 from everhook.storage.engine import Database
-from everhook.temporal import connect
+from everhook.temporal.client import connect
 from tests.support.processes import free_port
 from tests.support.waiting import assert_eventually
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from everhook.contracts import Verdict
-from everhook.envelope import BodyFormat, Content, render
+from everhook.delivery.body_formats import BodyFormat, Content, render
 from everhook.ids import Kind, new_gid
 from everhook.storage.tables import Attempt, Message, Receipt, now
 from tests.api.driving import Api, assert_problem, ok

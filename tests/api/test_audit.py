@@ -8,9 +8,9 @@ import httpx
 import pytest
 
 from api.main import create_app
-from everhook.http_server import serving
+from everhook.serving.server import serving
 from everhook.settings import Settings
-from everhook.temporal import connect
+from everhook.temporal.client import connect
 from tests.api.driving import API_KEY, JSON, ON_SHARED, Api, assert_problem, created, ok, running_api
 from tests.api.walking import make_world, operations
 from tests.support.processes import free_port

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from everhook.contracts import DELIVERY_WORKFLOW
-from everhook.storage.audit import Actor, record_audit
+from everhook.tenants.audit_store import Actor, record_audit
 from tests.api.conftest import Live
 from tests.api.driving import JSON, UNKNOWN_SUFFIX, Api, accepted, assert_problem, ok
 from tests.support.receiver import Response

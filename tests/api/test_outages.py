@@ -13,8 +13,8 @@ from temporalio.client import WorkflowUpdateRPCTimeoutOrCancelledError
 from temporalio.service import RPCError, RPCStatusCode
 
 from api import problems
+from everhook.observability.logging import _QUIET as QUIET
 from everhook.settings import Settings
-from everhook.telemetry import _QUIET as QUIET
 from tests.api.driving import API_KEY, UNKNOWN_SUFFIX, Api, assert_problem, ok, running_api, settings_for, sqlite_url
 from tests.support.processes import free_port
 from tests.support.waiting import assert_eventually

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from everhook.metrics import REGISTRY
+from everhook.observability.metrics import REGISTRY
 from tests.api.driving import JSON, Api, accepted, assert_problem, ok
 
 PAYLOADS = [

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from cli.errors import Unusable, load_settings
 from everhook.settings import Settings
-from everhook.usage import Unusable, load_settings
 from tests.api.driving import Api, accepted, assert_problem, running_api
 
 RATE = "5/hour"

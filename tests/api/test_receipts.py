@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from everhook.bundles import verify
-from everhook.receipt_keys import KeySet
+from everhook.receipts.bundle import verify
+from everhook.receipts.keys import KeySet
+from everhook.receipts.keys_store import rotate_keys
 from everhook.settings import Settings
-from everhook.storage import api_keys, tenants
-from everhook.storage.api_keys import Scope
-from everhook.storage.receipt_keys import rotate_keys
 from everhook.storage.tables import now
+from everhook.tenants import api_keys_store as api_keys
+from everhook.tenants import store as tenants
+from everhook.tenants.api_keys_store import Scope
 from tests.api.conftest import Live
 from tests.api.driving import JSON, MASTER_KEY, Api, assert_problem, ok
 from tests.everhook.storage.factories import ISSUER

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from everhook.signing import new_secret, secret_key
+from everhook.signing.schemes import new_secret, secret_key
 from tests.api.driving import (
     JSON,
     ON_SHARED,

@@ -22,8 +22,8 @@ from api.schemas import EndpointIn, EndpointSettings, EventType
 from everhook.egress import EgressClient, EgressRules, Exchange, TlsExtras, Unsendable, header_fault
 from everhook.egress.tcp import TcpBackend
 from everhook.ids import Kind, new_gid
-from everhook.signing import new_secret, secret_key, signature_headers
-from everhook.trace_context import parse
+from everhook.observability.trace_context import parse
+from everhook.signing.schemes import new_secret, secret_key, signature_headers
 from tests.support.certificates import Authority, encrypted, self_signed
 from tests.support.receiver import Receiver
 

@@ -10,9 +10,9 @@ from temporalio.testing import ActivityEnvironment
 from activities.retention import Retention
 from everhook.ids import delivery_workflow_id, endpoint_workflow_id, erasure_workflow_id
 from everhook.storage.bulk import Bulk
-from everhook.storage.retention import RetentionPeriods
 from everhook.storage.tables import DEFAULT_TENANT_GID
-from everhook.storage.tenant_erasure import remove
+from everhook.tenants.erasure_store import remove
+from everhook.tenants.retention_store import RetentionPeriods
 from tests.api.conftest import Live
 from tests.api.driving import JSON, UNKNOWN_SUFFIX, Api, assert_problem, created, ok
 from tests.support.receiver import Response

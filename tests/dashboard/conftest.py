@@ -18,11 +18,11 @@ import pytest_asyncio
 from playwright.async_api import Browser, CDPSession, Page, async_playwright
 
 from everhook.delivery.engine import delivery_engine
-from everhook.http_server import serving
-from everhook.keyring import KeyRing
-from everhook.provisioning import setup
+from everhook.serving.server import serving
 from everhook.storage.engine import Database
-from everhook.temporal import connect
+from everhook.storage.keyring import KeyRing
+from everhook.temporal.client import connect
+from everhook.temporal.provisioning import setup
 from tests.api.conftest import copied, migrated_file
 from tests.api.driving import API_KEY, MASTER_KEY, Api, running_api
 from tests.dashboard.scenery import Scenery
@@ -182,7 +182,7 @@ async def serve(database_url: str, directory: Path) -> AsyncIterator[tuple[Proce
         "EVERHOOK_ISSUER": "hooks.example.com",
         "TEMPORAL_ADDRESS": f"127.0.0.1:{free_port()}",
     }
-    command = [sys.executable, "-m", "everhook.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
     async with Process(command, log=directory / "serve.log", env=env) as process:
         await process.wait_ready(url=f"http://127.0.0.1:{port}/sign-in")
         yield process, f"http://127.0.0.1:{port}"

@@ -6,13 +6,15 @@ import random
 from datetime import datetime, timedelta
 from typing import Any
 
-from everhook.circuit import CircuitState, Hold
+from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus, Verdict
-from everhook.envelope import BodyFormat, Content, render
+from everhook.delivery.body_formats import BodyFormat, Content, render
+from everhook.endpoints import store as endpoints
+from everhook.endpoints import subscriptions_store as subscriptions
 from everhook.ids import Kind, first_gid_at, new_gid
-from everhook.keyring import KeyRing
-from everhook.storage import channels, endpoints, subscriptions, tenants
+from everhook.publishing import channels_store as channels
 from everhook.storage.engine import Database
+from everhook.storage.keyring import KeyRing
 from everhook.storage.tables import (
     Attempt,
     Circuit,
@@ -25,6 +27,7 @@ from everhook.storage.tables import (
     Subscription,
     now,
 )
+from everhook.tenants import store as tenants
 
 HOSTILE = """<script>document.title='owned'</script><img src=x onerror="document.title='owned'">"""
 BODY = b'{"error":"upstream connect error","retriable":true,"trace":[1,2,3]}'

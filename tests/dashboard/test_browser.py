@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Page, Route, expect
 
-from everhook.bundles import verify
+from everhook.receipts.bundle import verify
 from tests.api.driving import API_KEY, ok
 from tests.dashboard.conftest import DESKTOP, NARROW, PHONE, Stage, browsing
 from tests.dashboard.visits import CONTRAST_ALONE, Visit, obstacles_on, routes_of_pages, visits_to_all_pages

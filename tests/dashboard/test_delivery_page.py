@@ -5,7 +5,7 @@ import re
 
 from api.dashboard.code import COLOURED_TOKENS
 from everhook.contracts import Verdict
-from everhook.envelope import BodyFormat, Content, render
+from everhook.delivery.body_formats import BodyFormat, Content, render
 from everhook.storage.tables import Attempt, DeliveryRound, Message, now
 from tests.dashboard.conftest import Pages
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Page, expect
 
-from everhook.http_server import serving
-from everhook.temporal import connect
+from everhook.serving.server import serving
+from everhook.temporal.client import connect
 from tests.api.conftest import copied
 from tests.api.driving import Api, running_api
 from tests.dashboard.conftest import Stage, WithoutLifespan, browsing

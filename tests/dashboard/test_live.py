@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from playwright.async_api import expect
 
 from api import dashboard
-from everhook.http_server import GRACE_S, serving
+from everhook.serving.server import GRACE_S, serving
 from tests.api.conftest import copied
 from tests.api.driving import API_KEY
 from tests.dashboard.conftest import Pages, Stage, WithoutLifespan, serve

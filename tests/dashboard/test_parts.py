@@ -19,9 +19,9 @@ from api.dashboard.forms import Form
 from api.dashboard.live import Broadcaster, Regions
 from api.problems import Problem
 from api.schemas import Policy
-from everhook.circuit import CircuitState, Hold
-from everhook.health import Level
-from everhook.policy import DeliveryPolicy, resolve
+from everhook.circuit.machine import CircuitState, Hold
+from everhook.delivery.policy import DeliveryPolicy, resolve
+from everhook.health.score import Level
 from everhook.storage.tables import Circuit
 from tests.support.waiting import assert_eventually
 

@@ -8,8 +8,8 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import expect
 
-from everhook.keyring import KeyRing
-from everhook.temporal import connect
+from everhook.storage.keyring import KeyRing
+from everhook.temporal.client import connect
 from tests.api.conftest import copied
 from tests.api.driving import API_KEY, running_api
 from tests.dashboard.conftest import Pages, Stage, browsing, count_bytes, serve

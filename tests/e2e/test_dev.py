@@ -19,7 +19,7 @@ import psutil
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from everhook.keyring import new_master_key
+from everhook.storage.keyring import new_master_key
 from tests.support.ledgers import compare
 from tests.support.processes import REPOSITORY, Process, free_port
 from tests.support.publisher import Publisher
@@ -39,7 +39,7 @@ class Dev:
         self.data_dir = directory / "data"
         self.port, self.temporal_port, self.temporal_ui_port = free_port(), free_port(), free_port()
         self.process = Process(
-            [sys.executable, "-m", "everhook.cli", "dev", *self.options, *arguments],
+            [sys.executable, "-m", "cli", "dev", *self.options, *arguments],
             log=directory / "dev.log",
             env=QUICK,
         )
@@ -300,7 +300,7 @@ async def test_a_missing_temporal_is_said_with_the_remedy(tmp_path: Path) -> Non
     python.parent.mkdir()
     python.symlink_to(REAL_PYTHON)
     process = Process(
-        [python, "-m", "everhook.cli", "dev", *dev.options],
+        [python, "-m", "cli", "dev", *dev.options],
         log=tmp_path / "dev.log",
         env={"PATH": str(python.parent), "PYTHONPATH": f"{REPOSITORY}:{sysconfig.get_path('purelib')}"},
     )

@@ -23,7 +23,7 @@ from tests.support.waiting import assert_eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-EVERHOOK = [sys.executable, "-m", "everhook.cli"]
+EVERHOOK = [sys.executable, "-m", "cli"]
 MESSAGES = 40
 BODY = b'{"type":"a","payload":{"n":1}}'
 

@@ -19,10 +19,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sqlalchemy import text
 
-from everhook.keyring import KeyRing, new_master_key
-from everhook.signing import new_secret
-from everhook.storage.sealed import ENDPOINT_SECRET
-from everhook.temporal import connect
+from everhook.signing.schemes import new_secret
+from everhook.storage.encryption import ENDPOINT_SECRET
+from everhook.storage.keyring import KeyRing, new_master_key
+from everhook.temporal.client import connect
 from tests.support.certificates import Authority
 from tests.support.ledgers import Ack, compare
 from tests.support.publisher import Publisher, sample_payload

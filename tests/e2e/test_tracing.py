@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from everhook.trace_context import TraceParent, parse
+from everhook.observability.trace_context import TraceParent, parse
 from tests.support.collector import Collector
 from tests.support.stack import QUICK, Stack
 from tests.support.waiting import assert_eventually

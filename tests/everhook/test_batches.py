@@ -6,9 +6,9 @@ from typing import Any, cast
 import pytest
 from temporalio.client import Client
 
-from everhook import batches
 from everhook.contracts import DeadLetterReason
-from everhook.storage.dead_letters import DeadLetterFilter
+from everhook.dead_letters import batches
+from everhook.dead_letters.store import DeadLetterFilter
 
 
 class Index:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from everhook.bundles import (
+from everhook.receipts.bundle import (
     HELD,
     Consistency,
     UnknownBundle,
@@ -23,11 +23,11 @@ from everhook.bundles import (
     load,
     verify,
 )
-from everhook.checkpoints import Checkpoint, origin_of, sign_checkpoint
-from everhook.merkle import consistency_ranges, inclusion_ranges, root_of
-from everhook.receipt_keys import KeySet, ReceiptKey, jwks
-from everhook.receipts import Receipt, ReceiptSigner, receipt_leaf
-from everhook.strict_json import NotJson, Wrong
+from everhook.receipts.keys import KeySet, ReceiptKey, jwks
+from everhook.receipts.log.checkpoint import Checkpoint, origin_of, sign_checkpoint
+from everhook.receipts.log.merkle import consistency_ranges, inclusion_ranges, root_of
+from everhook.receipts.receipt import Receipt, ReceiptSigner, receipt_leaf
+from everhook.receipts.strict_json import NotJson, Wrong
 from tests.support.processes import REPOSITORY, clean_environment
 
 VECTORS = REPOSITORY / "tests/vectors/receipts"

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everhook.checkpoints import (
+from everhook.receipts.keys import KeySet, NoReceiptKey, PublicKey, ReceiptKey, jwks
+from everhook.receipts.log.checkpoint import (
     Checkpoint,
     key_id,
     origin_of,
@@ -19,9 +20,8 @@ from everhook.checkpoints import (
     verifier_key,
     verify_checkpoint,
 )
-from everhook.merkle import EMPTY_ROOT
-from everhook.receipt_keys import KeySet, NoReceiptKey, PublicKey, ReceiptKey, jwks
-from everhook.strict_json import Wrong, decode_base64, parse_time
+from everhook.receipts.log.merkle import EMPTY_ROOT
+from everhook.receipts.strict_json import Wrong, decode_base64, parse_time
 
 VECTORS = Path(__file__).parents[1] / "vectors/receipts"
 KEYS = json.loads((VECTORS / "keys.json").read_text())

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from everhook import circuit as machine
-from everhook.circuit import BY_OPERATOR, Circuit, CircuitPolicy, CircuitState, Hold
+from everhook.circuit import machine
+from everhook.circuit.machine import BY_OPERATOR, Circuit, CircuitPolicy, CircuitState, Hold
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 POLICY = CircuitPolicy()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from everhook.dev_files import adopt_environment, environment_text
+from cli.dev.files import adopt_environment, environment_text
 
 DEV = {
     "EVERHOOK_DATABASE_URL": "sqlite+aiosqlite:////a place/with 'quotes'/everhook.db",

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from everhook.dev.terminal import ENDPOINT_WIDTH, TYPE_WIDTH, Terminal
-from everhook.events import EventKind
-from everhook.storage.feed import EventNews, News
+from cli.dev.feed_store import EventNews, News
+from cli.dev.terminal import ENDPOINT_WIDTH, TYPE_WIDTH, Terminal
+from everhook.notifications.events import EventKind
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 CLOCK_WIDTH = len("12:00:00  ")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everhook.envelope import BodyFormat, Content, render, timestamp
+from everhook.delivery.body_formats import BodyFormat, Content, render, timestamp
 
 PUBLISHED = datetime(2026, 1, 31, 12, 0, 0, 123_456, tzinfo=UTC)
 

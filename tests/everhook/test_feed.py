@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from cli.dev.feed_store import Feed
 from everhook.contracts import DeadLetterReason, Verdict
 from everhook.ids import Kind, new_gid
 from everhook.storage.engine import Database
-from everhook.storage.events import record_event
-from everhook.storage.feed import Feed
+from everhook.storage.event_outbox import record_event
 from everhook.storage.migrate import migrate
 from everhook.storage.tables import DEFAULT_TENANT_GID, Attempt, Delivery, Endpoint, now
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everhook.circuit import CircuitState, Hold
-from everhook.health import Level, Tally, Window, judge
+from everhook.circuit.machine import CircuitState, Hold
+from everhook.health.score import Level, Tally, Window, judge
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
 NOTHING = Tally()

@@ -10,15 +10,15 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import select
 
-from everhook.cli import run as everhook
-from everhook.issuing import create, require_a_key
-from everhook.keyring import new_master_key
+from cli.api_keys import create, require_a_key
+from cli.main import run as everhook
 from everhook.settings import MIN_API_KEY_LENGTH, Settings
-from everhook.storage import tenants
-from everhook.storage.api_keys import ApiKeys, Holder, Scope
 from everhook.storage.engine import Database
+from everhook.storage.keyring import new_master_key
 from everhook.storage.migrate import migrate
 from everhook.storage.tables import AuditEntry
+from everhook.tenants import store as tenants
+from everhook.tenants.api_keys_store import ApiKeys, Holder, Scope
 from tests.support.processes import free_port
 
 Run = Callable[..., tuple[int, str, str]]

@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from everhook.keyring import KeyRing, NotOurBox, SealedWithUnknownKey, new_master_key
+from everhook.storage.keyring import KeyRing, NotOurBox, SealedWithUnknownKey, new_master_key
 
 PLACE = ("endpoint_secret", "secret", "sec_1")
 

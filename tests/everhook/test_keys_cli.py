@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from everhook.keyring import KeyRing, new_master_key
-from everhook.storage.attempts import Targets
+from everhook.delivery.recorder_store import Targets
 from everhook.storage.engine import Database
+from everhook.storage.keyring import KeyRing, new_master_key
 from everhook.storage.migrate import migrate
 from everhook.storage.tables import now
 from tests.everhook.storage.factories import KEYRING, Store
@@ -21,7 +21,7 @@ API_KEY = "k" * 24
 
 def everhook(directory: Path, *arguments: str, **env: str) -> Process:
     clean = {"EVERHOOK_MASTER_KEYS": "", "EVERHOOK_API_KEY": API_KEY, "COLUMNS": "200", **env}
-    return Process([sys.executable, "-m", "everhook.cli", *arguments], log=directory / "everhook.log", env=clean)
+    return Process([sys.executable, "-m", "cli", *arguments], log=directory / "everhook.log", env=clean)
 
 
 @pytest.fixture(scope="module")

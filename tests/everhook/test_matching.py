@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from everhook.matching import (
+from everhook.publishing.matching import (
     MAX_FILTER_CONDITIONS,
     MAX_FILTER_DEPTH,
     ListIndex,

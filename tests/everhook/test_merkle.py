@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everhook.merkle import (
+from everhook.receipts.log.merkle import (
     BLOCK,
     EMPTY_ROOT,
     Block,

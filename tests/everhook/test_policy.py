@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everhook.policy import (
+from everhook.delivery.policy import (
     JITTER_FROM,
     MAX_ATTEMPTS,
     MAX_DELAY,

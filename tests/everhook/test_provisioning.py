@@ -13,9 +13,9 @@ from temporalio.client import Client, ScheduleActionStartWorkflow
 from temporalio.service import RPCError, RPCStatusCode
 
 from everhook.contracts import TaskQueue
-from everhook.provisioning import ensure_runtime, once_known, setup
 from everhook.settings import Settings
-from everhook.temporal import connect
+from everhook.temporal.client import connect
+from everhook.temporal.provisioning import ensure_runtime, once_known, setup
 from tests.support.temporal_server import NAMESPACE, TemporalServer
 
 

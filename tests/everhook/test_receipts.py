@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everhook.receipt_keys import KeySet, NoReceiptKey, ReceiptKey, jwks, key_at, rotate, thumbprint
-from everhook.receipts import Receipt, ReceiptSigner, receipt_leaf, signatures_digest, verify_receipt
-from everhook.signing import ALL_SCHEMES, signature_headers
-from everhook.strict_json import Wrong, format_time, load_json, parse_time
+from everhook.receipts.keys import KeySet, NoReceiptKey, ReceiptKey, jwks, key_at, rotate, thumbprint
+from everhook.receipts.receipt import Receipt, ReceiptSigner, receipt_leaf, signatures_digest, verify_receipt
+from everhook.receipts.strict_json import Wrong, format_time, load_json, parse_time
+from everhook.signing.schemes import ALL_SCHEMES, signature_headers
 
 VECTORS = Path(__file__).parents[1] / "vectors/receipts"
 KEYS = json.loads((VECTORS / "keys.json").read_text())

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 import structlog
 
-from everhook.sdk_errors import in_words
-from everhook.telemetry import SDK_CORE, OnceAMinute, configure_logging
-from everhook.temporal import connect
+from everhook.observability.logging import SDK_CORE, OnceAMinute, configure_logging
+from everhook.temporal.client import connect
+from everhook.temporal.sdk_errors import in_words
 from tests.support.processes import free_port
 
 REFUSED = (

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from everhook.keyring import KeyRing, new_master_key
-from everhook.receipt_issuer import issuer_name
+from cli.errors import Unusable
+from everhook.receipts.issuer import issuer_name
 from everhook.settings import MIN_API_KEY_LENGTH, Settings
-from everhook.usage import Unusable
+from everhook.storage.keyring import KeyRing, new_master_key
 
 KEY = "k" * MIN_API_KEY_LENGTH
 

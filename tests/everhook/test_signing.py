@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from everhook.signing import (
+from everhook.signing.schemes import (
     ALL_SCHEMES,
     SignatureScheme,
     ed25519_key,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from everhook.keyring import new_master_key
+from everhook.storage.keyring import new_master_key
 from tests.support.processes import clean_environment
 
 DEAD_API = "http://127.0.0.1:1"

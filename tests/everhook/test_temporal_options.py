@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from temporalio.service import TLSConfig
 
-from everhook import cli
-from everhook.keyring import new_master_key
-from everhook.temporal_options import connect_options
-from everhook.usage import Unusable
+from cli import main as cli
+from cli.errors import Unusable
+from everhook.storage.keyring import new_master_key
+from everhook.temporal.options import connect_options
 from tests.support.certificates import Authority, encrypted
 
 COMMANDS = (["serve"], ["serve", "--worker"], ["worker"], ["setup"], ["doctor"])

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everhook.events import EventKind
-from everhook.thresholds import Threshold
+from everhook.health.alerts import Threshold
+from everhook.notifications.events import EventKind
 
 MANY = Threshold(EventKind.DEAD_LETTERS, 100, 80)
 FEW = Threshold(EventKind.SUCCESS_RATE, 0.9, 0.95, low=True)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everhook.ids import Kind, new_gid, trace_id
-from everhook.trace_context import TraceParent, of_message, parse
+from everhook.observability.trace_context import TraceParent, of_message, parse
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 

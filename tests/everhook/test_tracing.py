@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from everhook import tracing
+from cli.errors import Unusable
+from everhook.observability import tracing
+from everhook.observability.trace_context import TraceParent
 from everhook.settings import Settings
-from everhook.trace_context import TraceParent
-from everhook.usage import Unusable
 from tests.support.processes import REPOSITORY
 
 PARENT = TraceParent("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7")

@@ -3,7 +3,7 @@
 import pytest
 
 from everhook.contracts import DeadLetterReason, FailureCode, Verdict
-from everhook.verdict import Judgement, classify
+from everhook.delivery.classify import Judgement, classify
 
 DELIVERED = Judgement(Verdict.DELIVERED, healthy=True)
 FAILED = Judgement(Verdict.RETRY, healthy=False)

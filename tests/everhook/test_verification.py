@@ -2,8 +2,8 @@
 
 import pytest
 
-from everhook.signing import SignatureScheme, new_secret, secret_key, signature_headers
-from everhook.verification import TOLERANCE_S, verify
+from everhook.signing.schemes import SignatureScheme, new_secret, secret_key, signature_headers
+from everhook.signing.verify import TOLERANCE_S, verify
 
 SECRET, OTHER = new_secret(), new_secret()
 BODY, MOMENT = b'{"a": 1}', 1_769_860_800

@@ -72,7 +72,7 @@ async def test_a_burst_through_two_publishing_processes_and_two_workers_makes_on
 async def _second_api(scene: Scene) -> AsyncIterator[Publisher]:
     """Another process of the same stack, and a publisher that knows only it."""
     stack, port = scene.stack, free_port()
-    command = [sys.executable, "-m", "everhook.cli", "serve", "--port", str(port)]
+    command = [sys.executable, "-m", "cli", "serve", "--port", str(port)]
     process = Process(command, log=stack.directory / "api-2.log", env=stack.env)
     process.start()
     try:

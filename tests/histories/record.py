@@ -17,7 +17,7 @@ from typing import Any
 
 from temporalio.client import WorkflowHandle
 
-from everhook.circuit import CircuitPolicy, CircuitState
+from everhook.circuit.machine import CircuitPolicy, CircuitState
 from everhook.contracts import (
     AttemptOutcome,
     DeadLetterReason,
@@ -28,9 +28,9 @@ from everhook.contracts import (
     ReleaseNote,
     TaskQueue,
 )
-from everhook.erasure import start_erasure
+from everhook.delivery.policy import DeliveryPolicy
 from everhook.ids import Kind, erasure_workflow_id, new_gid
-from everhook.policy import DeliveryPolicy
+from everhook.tenants.erasure import start_erasure
 from tests.workflows.engine import (
     DELIVERED,
     FAILED,

@@ -13,8 +13,9 @@ import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
-from everhook import http_limits, http_protocol
-from everhook.http_limits import DEFAULT_LIMITS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_PIPELINED, Connections, Limits
+from everhook.serving import limits as http_limits
+from everhook.serving import protocol as http_protocol
+from everhook.serving.limits import DEFAULT_LIMITS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_PIPELINED, Connections, Limits
 from everhook.settings import Settings
 from tests.limits.wire import GET, HEAD, POST, Client, Server, serving_app
 from tests.support.waiting import assert_eventually

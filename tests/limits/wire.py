@@ -10,8 +10,8 @@ from typing import Any, Self
 
 import httpx
 
-from everhook.http_limits import DEFAULT_LIMITS, Limits
-from everhook.http_server import serving
+from everhook.serving.limits import DEFAULT_LIMITS, Limits
+from everhook.serving.server import serving
 
 HEAD = b"GET / HTTP/1.1\r\nhost: test\r\n"
 GET = HEAD + b"\r\n"

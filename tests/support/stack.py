@@ -186,7 +186,7 @@ class Stack:
         self._exits.push_async_callback(self.engine.dispose)
         await self.command("migrate")
         await self.command("setup")
-        self.api = self._process("api", [sys.executable, "-m", "everhook.cli", "serve", *self._serve])
+        self.api = self._process("api", [sys.executable, "-m", "cli", "serve", *self._serve])
         await self.start_api()
         await asyncio.gather(*(self.start_worker() for _ in range(self._worker_count)))
         self.client = await self._exits.enter_async_context(self._client())
@@ -241,7 +241,7 @@ class Stack:
 
     async def command(self, *arguments: str, timeout: float = 60.0) -> str:
         """Run `everhook …` to its end; answers with its output. ProcessFailed on any status but 0."""
-        process = self._process(f"everhook-{arguments[0]}", [sys.executable, "-m", "everhook.cli", *arguments])
+        process = self._process(f"everhook-{arguments[0]}", [sys.executable, "-m", "cli", *arguments])
         return await process.run(timeout)
 
     async def start_api(self, *, ready: bool = True) -> None:

@@ -26,8 +26,8 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
-from everhook import search_attributes
-from everhook.circuit import Circuit, CircuitPolicy
+from everhook.circuit.client import EndpointEntities
+from everhook.circuit.machine import Circuit, CircuitPolicy
 from everhook.contracts import (
     AttemptOrder,
     AttemptOutcome,
@@ -55,11 +55,11 @@ from everhook.contracts import (
     TenantErasure,
     Verdict,
 )
+from everhook.delivery.policy import DeliveryPolicy
 from everhook.delivery.starts import start_delivery
-from everhook.entities import EndpointEntities
 from everhook.ids import Kind, delivery_workflow_id, endpoint_workflow_id, new_gid
-from everhook.policy import DeliveryPolicy
-from everhook.temporal import PLUGIN
+from everhook.temporal import search_attributes
+from everhook.temporal.client import PLUGIN
 from tests.support.waiting import assert_eventually
 from workflows.delivery import DeliveryWorkflow
 from workflows.endpoint import EndpointWorkflow

@@ -11,7 +11,6 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.api.sdk.v1 import WorkflowMetadata
 from temporalio.client import WorkflowExecutionStatus
 
-from everhook import search_attributes as sa
 from everhook.contracts import (
     AttemptOrder,
     AttemptOutcome,
@@ -28,7 +27,8 @@ from everhook.contracts import (
     TaskQueue,
     Verdict,
 )
-from everhook.policy import DOCUMENTED, JITTER_FROM, DeliveryPolicy
+from everhook.delivery.policy import DOCUMENTED, JITTER_FROM, DeliveryPolicy
+from everhook.temporal import search_attributes as sa
 from tests.workflows.engine import (
     BLOCKED,
     DELIVERED,

@@ -13,10 +13,10 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowExecutionStatus
 from temporalio.testing import WorkflowEnvironment
 
-from everhook import search_attributes as sa
-from everhook.circuit import BY_OPERATOR, Circuit, CircuitPolicy, CircuitState, Hold
+from everhook.circuit.machine import BY_OPERATOR, Circuit, CircuitPolicy, CircuitState, Hold
 from everhook.contracts import DeadLetterReason, ReleaseOrder, TaskQueue
-from everhook.temporal import PLUGIN
+from everhook.temporal import search_attributes as sa
+from everhook.temporal.client import PLUGIN
 from tests.support.waiting import assert_eventually
 from tests.workflows.engine import (
     BINARIES,

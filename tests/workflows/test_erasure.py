@@ -6,8 +6,8 @@ import pytest
 from temporalio.client import WorkflowHandle
 
 from everhook.contracts import TenantErasure
-from everhook.erasure import start_erasure
 from everhook.ids import Kind, erasure_workflow_id, new_gid
+from everhook.tenants.erasure import start_erasure
 from tests.workflows.engine import Engine, run_id
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -19,7 +19,7 @@ from everhook.contracts import (
     RETENTION_WORKFLOW,
     SEAL_RECEIPTS_WORKFLOW,
 )
-from everhook.temporal import PLUGIN
+from everhook.temporal.client import PLUGIN
 from tests.histories.record import HERE, record
 from tests.workflows.engine import WORKFLOWS
 

@@ -16,13 +16,13 @@ import pytest_asyncio
 from structlog.testing import capture_logs
 from temporalio.client import Client
 
-from everhook.cli import run
+from cli.main import run
 from everhook.delivery.engine import delivery_engine
-from everhook.http_server import bound_socket, serving
-from everhook.provisioning import setup
+from everhook.serving.server import bound_socket, serving
 from everhook.settings import Settings
 from everhook.storage.engine import Database
-from everhook.temporal import connect
+from everhook.temporal.client import connect
+from everhook.temporal.provisioning import setup
 from tests.api.conftest import copied, migrated_file
 from tests.api.driving import API_KEY, Api, running_api
 from tests.support.receiver import Receiver

@@ -10,8 +10,8 @@ from uuid import uuid4
 
 import pytest
 
-from everhook.client import shapes
-from everhook.signing import new_secret
+from cli.api_client import shapes
+from everhook.signing.schemes import new_secret
 from tests.everhook.client.conftest import Everhook, Live
 from tests.support.receiver import Response
 from tests.support.waiting import assert_eventually

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from everhook.cli import app, run
+from cli.main import app, run
 
 RUNS = {"migrate", "setup", "serve", "worker", "dev"}
 """They run Everhook and answer nothing."""
@@ -55,7 +55,7 @@ def test_help_imports_nothing_that_does_the_work() -> None:
 
 def test_help_is_of_one_piece_at_80_columns() -> None:
     shown = subprocess.run(
-        [sys.executable, "-m", "everhook.cli", "--help"],
+        [sys.executable, "-m", "cli", "--help"],
         env={"COLUMNS": "80"},
         capture_output=True,
         text=True,

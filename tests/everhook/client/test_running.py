@@ -18,10 +18,10 @@ import httpx
 import pytest
 
 from everhook.ids import Kind, new_gid
-from everhook.keyring import new_master_key
-from everhook.provisioning import setup
-from everhook.signing import new_secret, secret_key, signature_headers
-from everhook.temporal import connect
+from everhook.signing.schemes import new_secret, secret_key, signature_headers
+from everhook.storage.keyring import new_master_key
+from everhook.temporal.client import connect
+from everhook.temporal.provisioning import setup
 from tests.api.driving import API_KEY, ok
 from tests.everhook.client.conftest import Live
 from tests.support.processes import clean_environment, free_port
@@ -77,7 +77,7 @@ async def _read(stream: asyncio.StreamReader, lines: list[str]) -> None:
 @contextlib.asynccontextmanager
 async def running(url: str, *arguments: str) -> AsyncIterator[Running]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "everhook.cli", *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=PIPE, stderr=PIPE,
+        sys.executable, "-m", "cli", *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=PIPE, stderr=PIPE,
         env=clean_environment({"EVERHOOK_URL": url, "EVERHOOK_API_KEY": API_KEY}),
     )  # fmt: skip
     command = Running(process)
@@ -277,7 +277,7 @@ def doctor_env(live: Live) -> dict[str, str]:
 
 async def diagnose(tmp_path: Path, env: dict[str, str]) -> tuple[int, dict[str, Any]]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "everhook.cli", "doctor", "--json", stdout=PIPE, stderr=PIPE, env=clean_environment(env),
+        sys.executable, "-m", "cli", "doctor", "--json", stdout=PIPE, stderr=PIPE, env=clean_environment(env),
         cwd=tmp_path,
     )  # fmt: skip
     out, err = await process.communicate()

@@ -9,10 +9,12 @@ from pydantic import BaseModel
 
 from api import health_schemas, schemas
 from api.readiness import Readiness
-from everhook.client import dead_letters, deliveries, endpoints, options, shapes
+from cli import options
+from cli.api_client import shapes
+from cli.commands import dead_letters, deliveries, endpoints
 from everhook.contracts import DeadLetterReason, DeliveryStatus
-from everhook.envelope import BodyFormat
-from everhook.policy import PRESETS
+from everhook.delivery.body_formats import BodyFormat
+from everhook.delivery.policy import PRESETS
 
 SCHEMAS: dict[type[Any], type[BaseModel]] = {
     shapes.Channel: schemas.ChannelOut,

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from everhook.client import profiles
-from everhook.client.profiles import Config, Profile
-from everhook.client.target import DEFAULT_URL, find_target
-from everhook.usage import Unusable
+from cli.api_client import profiles
+from cli.api_client.profiles import Config, Profile
+from cli.api_client.target import DEFAULT_URL, find_target
+from cli.errors import Unusable
 from tests.everhook.client.conftest import Everhook
 
 ENVIRONMENT = {"EVERHOOK_URL": "http://env.test", "EVERHOOK_API_KEY": "key-of-env"}

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from everhook.client.words import seen
+from cli.formatting import seen
 
 
 @pytest.mark.parametrize(

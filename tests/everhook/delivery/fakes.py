@@ -14,8 +14,8 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from everhook.contracts import DeliveryOrder
 from everhook.delivery.dispatcher import Dispatcher
+from everhook.publishing.store import NewDelivery
 from everhook.storage.engine import Database
-from everhook.storage.messages import NewDelivery
 
 
 def refusal(status: RPCStatusCode) -> RPCError:

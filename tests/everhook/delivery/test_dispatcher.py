@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy.exc import DataError, OperationalError
 from structlog.testing import capture_logs
 
-from everhook.circuit import CircuitState, Hold
+from everhook.circuit import states_store as endpoint_states
+from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import (
     AttemptOrder,
     AttemptRecord,
@@ -22,15 +23,15 @@ from everhook.contracts import (
 )
 from everhook.delivery import dispatcher as module
 from everhook.delivery import sender
+from everhook.delivery.classify import classify
 from everhook.delivery.dispatcher import Dispatcher, LaneLimits
 from everhook.delivery.history import History, HistoryLimits
-from everhook.storage import endpoint_states, endpoints
-from everhook.storage.attempts import Basis, Recorder, Transcript
+from everhook.delivery.inputs_store import OrderDefaults, load_order
+from everhook.delivery.recorder_store import Basis, Recorder, Transcript
+from everhook.endpoints import store as endpoints
+from everhook.publishing.store import NewDelivery
 from everhook.storage.engine import Database
-from everhook.storage.messages import NewDelivery
-from everhook.storage.orders import OrderDefaults, load_order
 from everhook.storage.tables import Delivery, Endpoint, now
-from everhook.verdict import classify
 from tests.activities.desk import Desk
 from tests.everhook.delivery.fakes import FakeTemporal
 from tests.everhook.storage.factories import accepted, publication

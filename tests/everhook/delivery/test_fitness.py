@@ -6,8 +6,8 @@ import pytest
 
 from everhook.contracts import FailureCode
 from everhook.delivery import fitness
+from everhook.delivery.classify import Judgement, classify
 from everhook.delivery.fitness import UNFIT_FAILURES, EndpointFitness
-from everhook.verdict import Judgement, classify
 
 SLOW = timedelta(milliseconds=500)
 QUICK = timedelta(milliseconds=1)

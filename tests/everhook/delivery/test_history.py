@@ -17,7 +17,7 @@ from everhook.contracts import AttemptOutcome, DeliveryOrder, PreviousAttempt, V
 from everhook.delivery import history as module
 from everhook.delivery.history import History, HistoryLimits
 from everhook.ids import Kind, new_gid
-from everhook.metrics import REGISTRY
+from everhook.observability.metrics import REGISTRY
 from everhook.storage.engine import Database
 from everhook.storage.tables import PendingHistory, now
 from tests.everhook.delivery.fakes import AWAY, INVALID, OVERLOADED, FakeTemporal, HeldDatabase

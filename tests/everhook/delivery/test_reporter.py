@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
+from everhook.circuit.reporter import OutcomeReporter, merge
 from everhook.contracts import FailureCode, OutcomeReport
-from everhook.delivery.reporter import OutcomeReporter, merge
-from everhook.verdict import Judgement, classify
+from everhook.delivery.classify import Judgement, classify
 from tests.activities.desk import FakeEntities
 from tests.support.waiting import assert_eventually
 

@@ -13,7 +13,7 @@ from sqlmodel import col
 from structlog.testing import capture_logs
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from everhook.circuit import Hold
+from everhook.circuit.machine import Hold
 from everhook.contracts import (
     AttemptOutcome,
     AttemptRecord,
@@ -25,17 +25,18 @@ from everhook.contracts import (
     PreviousAttempt,
     Verdict,
 )
+from everhook.delivery import recorder_store as attempts
 from everhook.delivery import sender as module
 from everhook.delivery.pacing import MISSES, Pacer
+from everhook.delivery.recorder_store import Basis, Recorder, Transcript
+from everhook.delivery.send_times_store import SendTime, SendTimes
 from everhook.egress import EgressClient, Exchange, OurFault, TlsExtras
-from everhook.keyring import KeyRing, new_master_key
-from everhook.receipt_keys import KeySet, jwks
-from everhook.receipts import verify_receipt
-from everhook.storage import attempts, endpoints
-from everhook.storage.attempts import Basis, Recorder, Transcript
-from everhook.storage.endpoint_rates import SendTime, SendTimes
+from everhook.endpoints import store as endpoints
+from everhook.receipts.keys import KeySet, jwks
+from everhook.receipts.receipt import verify_receipt
+from everhook.signing.secrets_store import sealed
 from everhook.storage.engine import Database
-from everhook.storage.secrets import sealed
+from everhook.storage.keyring import KeyRing, new_master_key
 from everhook.storage.tables import Delivery, Endpoint, EndpointMinute, EndpointSecret, PendingHistory, Receipt
 from tests.activities.conftest import LOOPBACK
 from tests.activities.desk import Desk, order_for

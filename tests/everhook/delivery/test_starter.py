@@ -12,17 +12,17 @@ from structlog.testing import capture_logs
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
-from everhook.circuit import CircuitState, Hold
+from everhook.circuit.machine import CircuitState, Hold
+from everhook.circuit.states_store import EndpointStates
+from everhook.circuit.store import EndpointState
 from everhook.contracts import AttemptOutcome, DeliveryOrder, DeliveryStatus, PreviousAttempt, TaskQueue, Verdict
 from everhook.delivery import starter as module
+from everhook.delivery.inputs_store import OrderDefaults, load_order
+from everhook.delivery.recorder_store import Recorder
 from everhook.delivery.starter import Starter, StarterLimits
+from everhook.delivery.store import accept_again
 from everhook.ids import delivery_workflow_id
-from everhook.storage.attempts import Recorder
-from everhook.storage.circuits import EndpointState
-from everhook.storage.deliveries import accept_again
-from everhook.storage.endpoint_states import EndpointStates
 from everhook.storage.engine import Database
-from everhook.storage.orders import OrderDefaults, load_order
 from everhook.storage.tables import Delivery, Endpoint, now
 from tests.activities.desk import Desk
 from tests.everhook.delivery.fakes import AWAY, INVALID, OVERLOADED, FakeTemporal, HeldDatabase

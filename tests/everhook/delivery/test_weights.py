@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
-from everhook.delivery import weights
-from everhook.delivery.weights import LIFTED, apply_limit, sync_limits
-from everhook.storage import endpoints
-from everhook.temporal import connect
+from everhook.delivery import weights_store as weights
+from everhook.delivery.weights_store import LIFTED, apply_limit, sync_limits
+from everhook.endpoints import store as endpoints
+from everhook.temporal.client import connect
 from tests.everhook.storage.factories import Store
 from tests.support.temporal_server import NAMESPACE, TemporalServer
 

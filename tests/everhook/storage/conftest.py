@@ -12,7 +12,7 @@ from sqlalchemy import delete, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import SQLModel
 
-from everhook.events import EVENTS_CHANNEL
+from everhook.notifications.events import EVENTS_CHANNEL
 from everhook.storage.engine import Database
 from everhook.storage.migrate import migrate
 from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Tenant

@@ -11,12 +11,14 @@ from sqlalchemy import func, select
 from sqlmodel import SQLModel, col
 
 from everhook.contracts import AttemptRecord, DeliveryStatus, Verdict
+from everhook.delivery.inputs_store import OrderDefaults
+from everhook.endpoints import store as endpoints
+from everhook.endpoints import subscriptions_store as subscriptions
 from everhook.ids import Kind, new_gid
-from everhook.keyring import KeyRing, new_master_key
-from everhook.storage import channels, endpoints, subscriptions, tenants
+from everhook.publishing import channels_store as channels
+from everhook.publishing.store import Acceptance, Accepted, Acceptor, Publication
 from everhook.storage.engine import Database
-from everhook.storage.messages import Acceptance, Accepted, Acceptor, Publication
-from everhook.storage.orders import OrderDefaults
+from everhook.storage.keyring import KeyRing, new_master_key
 from everhook.storage.tables import (
     DEFAULT_TENANT_GID,
     Attempt,
@@ -27,6 +29,7 @@ from everhook.storage.tables import (
     OperationalEvent,
     Subscription,
 )
+from everhook.tenants import store as tenants
 
 CHANNEL = "orders"
 URL = "https://example.com/hook"

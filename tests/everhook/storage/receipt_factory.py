@@ -7,18 +7,18 @@ from typing import Any
 from sqlalchemy import select, text
 from sqlmodel import col
 
-from everhook.bundles import Consistency, Verification, build, verify
 from everhook.contracts import Verdict
+from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.ids import Kind, new_gid
-from everhook.keyring import KeyRing
-from everhook.merkle import consistency_proof, inclusion_proof
-from everhook.receipt_issuer import Issuer, Subject, issue, url_digest
-from everhook.receipt_keys import KeySet, jwks
-from everhook.storage.attempts import Recorder, Transcript
+from everhook.receipts.bundle import Consistency, Verification, build, verify
+from everhook.receipts.issuer import Issuer, Subject, issue, url_digest
+from everhook.receipts.keys import KeySet, jwks
+from everhook.receipts.keys_store import IssuerCache
+from everhook.receipts.log.merkle import consistency_proof, inclusion_proof
+from everhook.receipts.log.sealing_store import Sealed, seal_batch
+from everhook.receipts.store import StoredHashes, newest_seal
 from everhook.storage.engine import Database
-from everhook.storage.receipt_keys import IssuerCache
-from everhook.storage.receipts import StoredHashes, newest_seal
-from everhook.storage.sealing import Sealed, seal_batch
+from everhook.storage.keyring import KeyRing
 from everhook.storage.tables import DEFAULT_TENANT_GID, Delivery, Receipt, ReceiptSeal, now
 from tests.everhook.storage.factories import ISSUER, KEYRING, URL, attempt_record
 

@@ -11,10 +11,12 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import col
 
 from everhook.contracts import DeliveryOrder, DeliveryStatus
-from everhook.policy import resolve
-from everhook.storage import channels, endpoints, subscriptions
+from everhook.delivery.policy import resolve
+from everhook.endpoints import store as endpoints
+from everhook.endpoints import subscriptions_store as subscriptions
+from everhook.publishing import channels_store as channels
+from everhook.publishing.store import Acceptance, Accepted, KeyReused, Publication, UnknownChannel
 from everhook.storage.engine import Database, is_unavailable
-from everhook.storage.messages import Acceptance, Accepted, KeyReused, Publication, UnknownChannel
 from everhook.storage.statements import table_of
 from everhook.storage.tables import DEFAULT_TENANT_GID, Delivery, Endpoint, Message, Subscription
 from tests.everhook.storage.factories import Store, accepted, moment, publication

@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text
 
-from everhook.circuit import Circuit, CircuitState, Hold
+from everhook.circuit import store as circuits
+from everhook.circuit.machine import Circuit, CircuitState, Hold
+from everhook.circuit.store import EndpointState, endpoint_states
 from everhook.contracts import DeliveryStatus
-from everhook.storage import circuits, deliveries
-from everhook.storage.attempts import Bases
-from everhook.storage.circuits import EndpointState, endpoint_states
-from everhook.storage.deliveries import Parked
+from everhook.delivery import store as deliveries
+from everhook.delivery.recorder_store import Bases
+from everhook.delivery.store import Parked
+from everhook.publishing.store import Accepted
 from everhook.storage.engine import Database
-from everhook.storage.messages import Accepted
 from everhook.storage.tables import Delivery, Endpoint, now
 from tests.everhook.storage.factories import Store, accepted, moment, publication
 from tests.support.waiting import assert_eventually

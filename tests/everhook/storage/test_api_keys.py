@@ -7,10 +7,10 @@ from sqlalchemy import event, update
 from sqlmodel import col
 
 from everhook.ids import Kind, is_gid, new_gid
-from everhook.storage import api_keys
-from everhook.storage.api_keys import ApiKeys, Scope
 from everhook.storage.engine import Database
 from everhook.storage.tables import ApiKey, Tenant, now
+from everhook.tenants import api_keys_store as api_keys
+from everhook.tenants.api_keys_store import ApiKeys, Scope
 from tests.everhook.storage.factories import Store
 
 

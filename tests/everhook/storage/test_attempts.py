@@ -9,17 +9,20 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from everhook.circuit import CircuitState, Hold
+from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import AttemptRecord, DeadLetterReason, DeliveryStatus, FailureCode, OperatorNote, Verdict
-from everhook.envelope import BodyFormat
+from everhook.delivery import history_store as history
+from everhook.delivery import recorder_store as attempts
+from everhook.delivery import store as deliveries
+from everhook.delivery.body_formats import BodyFormat
+from everhook.delivery.recorder_store import Bases, Recorder, Targets, Transcript, claim_probe
+from everhook.endpoints import store as endpoints
 from everhook.ids import Kind, new_gid
-from everhook.keyring import KeyRing, new_master_key
-from everhook.receipt_issuer import SignedReceipt
-from everhook.signing import SignatureScheme, secret_key
-from everhook.storage import attempts, deliveries, endpoints, history
-from everhook.storage.attempts import Bases, Recorder, Targets, Transcript, claim_probe
+from everhook.receipts.issuer import SignedReceipt
+from everhook.signing.schemes import SignatureScheme, secret_key
+from everhook.signing.secrets_store import sealed
 from everhook.storage.engine import Database, is_unavailable
-from everhook.storage.secrets import sealed
+from everhook.storage.keyring import KeyRing, new_master_key
 from everhook.storage.tables import (
     DEFAULT_TENANT_GID,
     Attempt,

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from everhook.circuit import Circuit, CircuitState, Hold
+from everhook.circuit import store as circuits
+from everhook.circuit.machine import Circuit, CircuitState, Hold
 from everhook.contracts import DeliveryStatus
-from everhook.storage import circuits, endpoints
+from everhook.endpoints import store as endpoints
 from everhook.storage.engine import Database
 from everhook.storage.tables import now
 from tests.everhook.storage.factories import Store, moment

@@ -9,20 +9,18 @@ from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from everhook.contracts import DeliveryStatus
-from everhook.storage import (
-    dead_letters,
-    deliveries,
-    delivery_attempts,
-    endpoint_list,
-    endpoints,
-    messages,
-)
-from everhook.storage.dead_letters import DeadLetterFilter
-from everhook.storage.deliveries import DeliveryFilter
+from everhook.dead_letters import store as dead_letters
+from everhook.dead_letters.store import DeadLetterFilter
+from everhook.delivery import attempts_store as delivery_attempts
+from everhook.delivery import store as deliveries
+from everhook.delivery.store import DeliveryFilter
+from everhook.endpoints import list_store as endpoint_list
+from everhook.endpoints import store as endpoints
+from everhook.publishing import store as messages
+from everhook.publishing.store import MessageFilter
 from everhook.storage.engine import Database
-from everhook.storage.messages import MessageFilter
-from everhook.storage.reach import Reach
 from everhook.storage.tables import DEFAULT_TENANT_GID, now
+from everhook.storage.tenant_scope import Reach
 from tests.everhook.storage.factories import Store
 
 LARGE = ("delivery", "message", "attempt", "endpoint_minute", "endpoint_minute_error", "operational_event")

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from everhook.circuit import CircuitState, Hold
+from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorNote
-from everhook.storage import deliveries
-from everhook.storage.deliveries import Overdue, Parked
+from everhook.delivery import store as deliveries
+from everhook.delivery.store import Overdue, Parked
 from everhook.storage.engine import Database
 from everhook.storage.tables import Delivery, now
 from tests.everhook.storage.factories import Store, moment

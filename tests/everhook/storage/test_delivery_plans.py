@@ -11,9 +11,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from everhook.circuit import Hold
+from everhook.circuit import store as circuits
+from everhook.circuit.machine import Hold
 from everhook.contracts import DeliveryStatus
-from everhook.storage import circuits, deliveries
+from everhook.delivery import store as deliveries
 from everhook.storage.engine import Database
 from everhook.storage.tables import Endpoint, now
 from tests.everhook.storage.factories import Store, moment

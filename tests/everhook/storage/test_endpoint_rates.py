@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col
 
-from everhook.storage.endpoint_rates import HORIZON_S, SendTime, SendTimes, horizon, spacing
+from everhook.delivery.send_times_store import HORIZON_S, SendTime, SendTimes, horizon, spacing
 from everhook.storage.engine import Database
 from everhook.storage.tables import Endpoint, EndpointRate
 from tests.everhook.storage.factories import Store

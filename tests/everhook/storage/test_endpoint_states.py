@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from everhook.circuit import CircuitState, Hold
-from everhook.storage import endpoint_states
-from everhook.storage.endpoint_states import EndpointStates
+from everhook.circuit import states_store as endpoint_states
+from everhook.circuit.machine import CircuitState, Hold
+from everhook.circuit.states_store import EndpointStates
 from everhook.storage.engine import Database
 from tests.everhook.storage.factories import Store
 from tests.everhook.storage.plans import executed

@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import insert, text
 from sqlalchemy.exc import IntegrityError, StatementError
 
-from everhook.storage import tenants
 from everhook.storage.engine import Database
 from everhook.storage.statements import table_of
 from everhook.storage.tables import Message, Tenant
+from everhook.tenants import store as tenants
 from tests.everhook.storage.factories import Store, moment, publication
 
 SECRET_TEXT = "4111-1111-1111-1111"

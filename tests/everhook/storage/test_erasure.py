@@ -7,16 +7,10 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from everhook.contracts import DeliveryStatus
-from everhook.storage.attempts import Recorder, Transcript
+from everhook.delivery.inputs_store import OrderDefaults, load_orders
+from everhook.delivery.recorder_store import Recorder, Transcript
+from everhook.publishing.erasure_store import erase_payload, finish_erasures, forget_answers, is_erased, still_to_send
 from everhook.storage.bulk import Bulk
-from everhook.storage.erasure import (
-    erase_payload,
-    finish_erasures,
-    forget_answers,
-    is_erased,
-    still_to_send,
-)
-from everhook.storage.orders import OrderDefaults, load_orders
 from everhook.storage.tables import Delivery, Message, PayloadErasure, now
 from tests.everhook.storage import past
 from tests.everhook.storage.factories import Store, attempt_record

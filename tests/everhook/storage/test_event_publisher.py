@@ -9,16 +9,17 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from everhook.circuit import Circuit, CircuitState, Hold
+from everhook.circuit import store as circuits
+from everhook.circuit.machine import Circuit, CircuitState, Hold
 from everhook.contracts import DeadLetterReason
-from everhook.events import EVENTS_CHANNEL, EventKind
-from everhook.metrics import REGISTRY
-from everhook.storage import circuits, deliveries
+from everhook.delivery import store as deliveries
+from everhook.delivery.inputs_store import OrderDefaults
+from everhook.notifications.events import EVENTS_CHANNEL, EventKind
+from everhook.notifications.publisher_store import ONCE_WITHIN, EventPublisher, Published
+from everhook.observability.metrics import REGISTRY
+from everhook.publishing.store import Acceptor
 from everhook.storage.engine import Database
-from everhook.storage.event_publisher import ONCE_WITHIN, EventPublisher, Published
-from everhook.storage.events import record_event
-from everhook.storage.messages import Acceptor
-from everhook.storage.orders import OrderDefaults
+from everhook.storage.event_outbox import record_event
 from everhook.storage.tables import (
     DEFAULT_TENANT_GID,
     Delivery,

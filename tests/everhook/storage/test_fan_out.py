@@ -4,10 +4,10 @@ import json
 import threading
 from typing import Any
 
-from everhook.matching import compile_filter
-from everhook.policy import DeliveryPolicy
-from everhook.storage.fan_out import LOOP_BUDGET, Candidate, match
-from everhook.storage.routes import Audience, Route, Routes
+from everhook.delivery.policy import DeliveryPolicy
+from everhook.publishing.fan_out import LOOP_BUDGET, Candidate, match
+from everhook.publishing.matching import compile_filter
+from everhook.publishing.routes_store import Audience, Route, Routes
 
 COSTLY = {"$any": [{"a.b.c": number} for number in range(100)]}
 

@@ -10,8 +10,8 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
+from everhook.storage.batching import Grouped
 from everhook.storage.engine import Database, is_unavailable
-from everhook.storage.grouping import Grouped
 from everhook.storage.statements import table_of
 from everhook.storage.tables import Tenant
 

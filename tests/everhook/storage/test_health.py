@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from sqlalchemy import event, text
 
-from everhook.circuit import CircuitState, Hold
+from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus
-from everhook.health import DAY, HOUR, Health, Level, Tally, Window, judge
-from everhook.storage import endpoints, health_board
-from everhook.storage.health import EndpointHealth, endpoint_health
-from everhook.storage.health_board import HealthBoard, Overview
-from everhook.storage.standing import standing
+from everhook.endpoints import store as endpoints
+from everhook.health import overview_store as health_board
+from everhook.health.backlog_store import standing
+from everhook.health.overview_store import HealthBoard, Overview
+from everhook.health.score import DAY, HOUR, Health, Level, Tally, Window, judge
+from everhook.health.store import EndpointHealth, endpoint_health
 from everhook.storage.tables import Endpoint, EndpointMinute, EndpointMinuteError, now
 from tests.everhook.storage.factories import Store, moment
 

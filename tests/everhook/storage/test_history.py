@@ -1,6 +1,6 @@
 """Which deliveries wait for the settled workflow that shows them."""
 
-from everhook.storage import history
+from everhook.delivery import history_store as history
 from everhook.storage.engine import Database
 from everhook.storage.tables import PendingHistory
 from tests.everhook.storage.factories import Store, moment

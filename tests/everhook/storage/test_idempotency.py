@@ -7,11 +7,11 @@ from sqlalchemy import update
 
 from everhook.storage import idempotency
 from everhook.storage.bulk import Bulk
+from everhook.storage.encryption import reseal
 from everhook.storage.engine import Database
 from everhook.storage.idempotency import CLAIM_LIFETIME, LIFETIME, Call
-from everhook.storage.retention import remove_credentials
-from everhook.storage.sealed import reseal
 from everhook.storage.tables import IdempotentResponse, now
+from everhook.tenants.retention_store import remove_credentials
 from tests.everhook.storage.factories import KEYRING, Store
 
 CALL = Call.of("", "k", b"POST /v1/channels", b"{}")

@@ -6,13 +6,18 @@ from typing import Any
 import pytest
 
 from everhook.contracts import DeadLetterReason, DeliveryStatus
-from everhook.events import EVENTS_CHANNEL
+from everhook.dead_letters import store as dead_letters
+from everhook.dead_letters.store import DeadLetterFilter
+from everhook.delivery import store as deliveries
+from everhook.delivery.store import DeliveryFilter
+from everhook.endpoints import store as endpoints
+from everhook.endpoints import subscriptions_store as subscriptions
 from everhook.ids import Kind, first_gid_at
-from everhook.storage import channels, dead_letters, deliveries, endpoints, messages, subscriptions
-from everhook.storage.dead_letters import DeadLetterFilter
-from everhook.storage.deliveries import DeliveryFilter
+from everhook.notifications.events import EVENTS_CHANNEL
+from everhook.publishing import channels_store as channels
+from everhook.publishing import store as messages
+from everhook.publishing.store import MessageFilter
 from everhook.storage.engine import Database
-from everhook.storage.messages import MessageFilter
 from everhook.storage.paging import Page
 from everhook.storage.tables import Delivery
 from tests.everhook.storage.factories import Store, moment, publication

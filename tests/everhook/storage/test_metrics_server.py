@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from everhook.metrics_server import metrics_served, sdk_metrics_address
+from cli.errors import Unusable
+from everhook.serving.metrics_server import metrics_served, sdk_metrics_address
 from everhook.settings import Settings
 from everhook.storage.engine import Database
-from everhook.usage import Unusable
 from tests.everhook.storage.factories import Store
 from tests.support.postgres_server import PostgresServer
 from tests.support.processes import free_port

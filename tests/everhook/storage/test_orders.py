@@ -16,12 +16,14 @@ from everhook.contracts import (
     PreviousAttempt,
     Verdict,
 )
-from everhook.policy import resolve
+from everhook.delivery import store as deliveries
+from everhook.delivery.inputs_store import OrderDefaults, load_delivered, load_order, load_orders
+from everhook.delivery.policy import resolve
+from everhook.delivery.recorder_store import Recorder, Transcript
+from everhook.endpoints import store as endpoints
+from everhook.publishing import channels_store as channels
 from everhook.settings import Settings
-from everhook.storage import channels, deliveries, endpoints
-from everhook.storage.attempts import Recorder, Transcript
 from everhook.storage.engine import Database
-from everhook.storage.orders import OrderDefaults, load_delivered, load_order, load_orders
 from everhook.storage.tables import Delivery, now
 from tests.everhook.storage.factories import Store, accepted, attempt_record, moment, publication
 

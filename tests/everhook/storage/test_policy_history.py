@@ -6,13 +6,15 @@ from typing import Any
 from sqlalchemy import select
 
 from everhook.contracts import DeliveryStatus, OperatorNote
-from everhook.policy import DeliveryPolicy, resolve
-from everhook.storage import channels, deliveries, endpoints
+from everhook.delivery import store as deliveries
+from everhook.delivery.policy import DeliveryPolicy, resolve
+from everhook.delivery.policy_history_store import policies_of, remove_policies
+from everhook.endpoints import store as endpoints
+from everhook.publishing import channels_store as channels
 from everhook.storage.bulk import Bulk
-from everhook.storage.policy_history import policies_of, remove_policies
-from everhook.storage.reach import Reach
-from everhook.storage.retention import RetentionPeriods, remove_past
 from everhook.storage.tables import Channel, Delivery, DeliveryRound, Endpoint, PastPolicy, now
+from everhook.storage.tenant_scope import Reach
+from everhook.tenants.retention_store import RetentionPeriods, remove_past
 from tests.everhook.storage import past
 from tests.everhook.storage.factories import CHANNEL, Store, accepted, publication
 from tests.everhook.storage.plans import plan_of, reads_whole, recorded

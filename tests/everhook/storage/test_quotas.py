@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from everhook.storage import subscriptions
+from everhook.endpoints import subscriptions_store as subscriptions
+from everhook.endpoints.quotas_store import QuotaExceeded, Quotas, TooCostly
 from everhook.storage.engine import Database
-from everhook.storage.quotas import QuotaExceeded, Quotas, TooCostly
 from everhook.storage.tables import DEFAULT_TENANT_GID, Endpoint, Subscription
 from tests.everhook.storage.factories import CHANNEL, Store
 

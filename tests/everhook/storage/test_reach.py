@@ -10,10 +10,11 @@ from sqlalchemy.orm import aliased
 from sqlmodel import SQLModel, col
 
 from everhook.contracts import Verdict
-from everhook.storage import channels, deliveries, endpoints, messages, tenants
-from everhook.storage.audit import Actor, record_audit
+from everhook.delivery import store as deliveries
+from everhook.endpoints import store as endpoints
+from everhook.publishing import channels_store as channels
+from everhook.publishing import store as messages
 from everhook.storage.engine import Database
-from everhook.storage.reach import CLOSED, OPEN_TO_ALL, Reach, bounds, tenant_bound
 from everhook.storage.tables import (
     ApiKey,
     Attempt,
@@ -36,6 +37,9 @@ from everhook.storage.tables import (
     Subscription,
     Tenant,
 )
+from everhook.storage.tenant_scope import CLOSED, OPEN_TO_ALL, Reach, bounds, tenant_bound
+from everhook.tenants import store as tenants
+from everhook.tenants.audit_store import Actor, record_audit
 from tests.everhook.storage.factories import CHANNEL, Store, accepted, moment, publication
 
 OF_TENANTS: tuple[Any, ...] = (

@@ -6,12 +6,12 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from everhook.keyring import KeyRing, NotOurBox, SealedWithUnknownKey, new_master_key
-from everhook.receipt_issuer import Issuer
-from everhook.receipt_keys import NoReceiptKey, key_at
-from everhook.storage import receipt_keys
+from everhook.receipts import keys_store as receipt_keys
+from everhook.receipts.issuer import Issuer
+from everhook.receipts.keys import NoReceiptKey, key_at
+from everhook.receipts.keys_store import OVERLAP, IssuerCache, load_issuer, rotate_keys
 from everhook.storage.engine import Database
-from everhook.storage.receipt_keys import OVERLAP, IssuerCache, load_issuer, rotate_keys
+from everhook.storage.keyring import KeyRing, NotOurBox, SealedWithUnknownKey, new_master_key
 from everhook.storage.tables import now
 from tests.everhook.storage.factories import ISSUER, KEYRING
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from everhook.bundles import verify
-from everhook.receipt_issuer import Issuer
-from everhook.receipt_keys import ReceiptKey
-from everhook.receipts import ReceiptSigner, verify_receipt
+from everhook.receipts.bundle import verify
+from everhook.receipts.issuer import Issuer
+from everhook.receipts.keys import ReceiptKey
+from everhook.receipts.log.audit_store import LogAudit, audit_log, check_attempts
+from everhook.receipts.receipt import ReceiptSigner, verify_receipt
+from everhook.receipts.strict_json import Wrong
 from everhook.storage.engine import Database
-from everhook.storage.receipt_audit import LogAudit, audit_log, check_attempts
 from everhook.storage.tables import now
-from everhook.strict_json import Wrong
 from tests.everhook.storage.factories import KEYRING
 from tests.everhook.storage.receipt_factory import Log
 

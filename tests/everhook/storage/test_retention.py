@@ -12,7 +12,6 @@ from everhook.contracts import DeliveryStatus, RetentionResult
 from everhook.ids import Kind, new_gid
 from everhook.settings import Settings
 from everhook.storage.bulk import Bulk
-from everhook.storage.retention import RetentionPeriods, remove_past
 from everhook.storage.statements import table_of
 from everhook.storage.tables import (
     ApiKey,
@@ -27,6 +26,7 @@ from everhook.storage.tables import (
     Receipt,
     now,
 )
+from everhook.tenants.retention_store import RetentionPeriods, remove_past
 from tests.everhook.storage import past
 from tests.everhook.storage.factories import Store, accepted, publication
 from tests.everhook.storage.past import has_answers, interrupted_everywhere, keep, message_of

@@ -9,9 +9,9 @@ from sqlalchemy import select
 from sqlmodel import SQLModel
 
 from everhook.contracts import AttemptRecord, Verdict
-from everhook.storage.attempts import Recorder, Transcript
+from everhook.delivery.recorder_store import Recorder, Transcript
+from everhook.delivery.rollups_store import BANDS_MS
 from everhook.storage.engine import Database
-from everhook.storage.rollups import BANDS_MS
 from everhook.storage.tables import DEFAULT_TENANT_GID, Attempt, Endpoint, EndpointMinute, EndpointMinuteError
 from tests.everhook.storage.factories import Store, attempt_record, moment
 

@@ -2,11 +2,10 @@
 
 from sqlalchemy import update
 
+from everhook.delivery.recorder_store import Targets
 from everhook.egress import TlsExtras
-from everhook.keyring import KeyRing, new_master_key
-from everhook.storage import endpoints
-from everhook.storage.attempts import Targets
-from everhook.storage.sealed import (
+from everhook.endpoints import store as endpoints
+from everhook.storage.encryption import (
     ENDPOINT_TLS_KEY,
     RECEIPT_SEED,
     SEALED_COLUMNS,
@@ -15,6 +14,7 @@ from everhook.storage.sealed import (
     count_outdated,
     reseal,
 )
+from everhook.storage.keyring import KeyRing, new_master_key
 from everhook.storage.tables import DEFAULT_TENANT_GID, Endpoint, ReceiptKey, now
 from tests.everhook.storage.factories import KEYRING, URL, Store
 

@@ -8,15 +8,21 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from everhook.checkpoints import Checkpoint, origin_of, sign_checkpoint, verify_checkpoint
-from everhook.merkle import consistency_proof, inclusion_proof, root_of, verify_consistency, verify_inclusion
-from everhook.receipt_keys import ReceiptKey
-from everhook.receipts import receipt_leaf
+from everhook.receipts.keys import ReceiptKey
+from everhook.receipts.log.checkpoint import Checkpoint, origin_of, sign_checkpoint, verify_checkpoint
+from everhook.receipts.log.merkle import (
+    consistency_proof,
+    inclusion_proof,
+    root_of,
+    verify_consistency,
+    verify_inclusion,
+)
+from everhook.receipts.log.sealing_store import tenants_with_unsealed
+from everhook.receipts.receipt import receipt_leaf
+from everhook.receipts.store import StoredHashes
+from everhook.receipts.strict_json import Wrong, encode_base64
 from everhook.storage.engine import Database
-from everhook.storage.receipts import StoredHashes
-from everhook.storage.sealing import tenants_with_unsealed
 from everhook.storage.tables import DEFAULT_TENANT_GID, now
-from everhook.strict_json import Wrong, encode_base64
 from tests.everhook.storage.factories import ISSUER, Store
 from tests.everhook.storage.receipt_factory import Log
 

@@ -8,12 +8,13 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from everhook.keyring import KeyRing, new_master_key
-from everhook.signing import SecretKind, ed25519_key, new_secret, public_key, secret_key
-from everhook.storage import endpoints, secrets
-from everhook.storage.attempts import Target, Targets
-from everhook.storage.sealed import ENDPOINT_SECRET
-from everhook.storage.secrets import MAX_LIVE, PublicKey, TooManySecrets
+from everhook.delivery.recorder_store import Target, Targets
+from everhook.endpoints import store as endpoints
+from everhook.signing import secrets_store as secrets
+from everhook.signing.schemes import SecretKind, ed25519_key, new_secret, public_key, secret_key
+from everhook.signing.secrets_store import MAX_LIVE, PublicKey, TooManySecrets
+from everhook.storage.encryption import ENDPOINT_SECRET
+from everhook.storage.keyring import KeyRing, new_master_key
 from everhook.storage.tables import Endpoint, EndpointSecret, now
 from tests.everhook.storage.factories import KEYRING, Store
 

@@ -7,9 +7,9 @@ from sqlalchemy import func, select
 from sqlmodel import SQLModel
 
 from everhook.contracts import DeliveryStatus
-from everhook.storage import endpoints, tenants
+from everhook.delivery.inputs_store import OrderDefaults, load_order
+from everhook.endpoints import store as endpoints
 from everhook.storage.bulk import Bulk
-from everhook.storage.orders import OrderDefaults, load_order
 from everhook.storage.statements import table_of
 from everhook.storage.tables import (
     DEFAULT_TENANT_GID,
@@ -36,7 +36,8 @@ from everhook.storage.tables import (
     Tenant,
     now,
 )
-from everhook.storage.tenant_erasure import begin, being_erased, open_deliveries_of, remove, shut
+from everhook.tenants import store as tenants
+from everhook.tenants.erasure_store import begin, being_erased, open_deliveries_of, remove, shut
 from tests.everhook.storage import past
 from tests.everhook.storage.factories import Store, accepted, publication
 from tests.everhook.storage.past import interrupted_everywhere, keep

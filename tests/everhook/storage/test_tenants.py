@@ -2,9 +2,9 @@
 
 import asyncio
 
-from everhook.storage import tenants
 from everhook.storage.engine import Database
 from everhook.storage.tables import Endpoint
+from everhook.tenants import store as tenants
 from tests.everhook.storage.factories import Store, accepted, publication
 
 

@@ -8,9 +8,9 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from everhook.contracts import DeliveryStatus
-from everhook.events import EventKind
+from everhook.health.alerts_store import Limits, ThresholdWatch
+from everhook.notifications.events import EventKind
 from everhook.storage.tables import Delivery, EndpointMinute, now
-from everhook.storage.thresholds import Limits, ThresholdWatch
 from tests.everhook.storage.factories import Store
 
 LIMITS = Limits(

@@ -1,0 +1,112 @@
+"""Which API a command talks to, and with which key.
+
+The URL is the first of: `--api-url`; `--profile`; `EVERHOOK_URL`; `EVERHOOK_PROFILE`; an `everhook dev` that runs in
+this directory; the current profile of the config file; http://127.0.0.1:8080.
+
+The key is `EVERHOOK_API_KEY`, unless `--profile` was given; else the one that belongs to the place the URL is from. So
+a key of the config file goes to no other address than the one it is kept with.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cli.api_client import profiles
+from cli.dev.files import DATA_DIR, KEY_FILE, URL_FILE, is_loopback
+from cli.errors import Unusable
+
+URL_VARIABLE = "EVERHOOK_URL"
+KEY_VARIABLE = "EVERHOOK_API_KEY"
+PROFILE_VARIABLE = "EVERHOOK_PROFILE"
+VARIABLES = (URL_VARIABLE, KEY_VARIABLE, PROFILE_VARIABLE)
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+
+
+@dataclass(frozen=True)
+class Target:
+    """`source` and `key_source` say where URL and key are from: people who are refused want to know."""
+
+    url: str
+    source: str
+    api_key: str | None = None
+    key_source: str = ""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is on this machine."""
+        return is_loopback(self.url)
+
+
+def find_target(url: str | None, profile: str | None, environment: Mapping[str, str] = os.environ) -> Target:
+    """Raises Unusable where what was given cannot be used."""
+    found = _place(url, profile, environment)
+    key = environment.get(KEY_VARIABLE)
+    if key and profile is None:
+        found = Target(found.url, found.source, key, KEY_VARIABLE)
+    return Target(check_url(found.url, found.source), found.source, _checked_key(found), found.key_source)
+
+
+def _place(url: str | None, profile: str | None, environment: Mapping[str, str]) -> Target:
+    if url is not None:
+        return _named(profile, "--profile", url) if profile is not None else Target(url, "--api-url")
+    if profile is not None:
+        return _named(profile, "--profile")
+    if given := environment.get(URL_VARIABLE):
+        return Target(given, URL_VARIABLE)
+    if name := environment.get(PROFILE_VARIABLE):
+        return _named(name, PROFILE_VARIABLE)
+    return _dev_here(Path(DATA_DIR)) or _current_profile() or Target(DEFAULT_URL, "the default")
+
+
+def _named(name: str, by: str, url: str | None = None) -> Target:
+    """With `url` the profile's key goes there: both were asked for by name."""
+    found = profiles.load().profile(name)
+    place = f"profile {name}"
+    return Target(url or found.url, f"{place} ({by})" if url is None else "--api-url", found.api_key, place)
+
+
+def _current_profile() -> Target | None:
+    config = profiles.load()
+    if config.current is None:
+        return None
+    found = config.profile(config.current)
+    place = f"profile {config.current}"
+    return Target(found.url, place, found.api_key, place)
+
+
+def _dev_here(directory: Path) -> Target | None:
+    """No other machine is believed: a directory that came from elsewhere must not draw a key or a payload there."""
+    url = _first_line(directory / URL_FILE)
+    if url is None or not is_loopback(url):
+        return None
+    key_file = directory / KEY_FILE
+    return Target(url, "`everhook dev` in this directory", _first_line(key_file), str(key_file))
+
+
+def _first_line(file: Path) -> str | None:
+    try:
+        return file.read_text().strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def check_url(url: str, source: str) -> str:
+    """The URL as it is used. Raises Unusable, naming where it is from."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        usable = False
+    if not usable or parts.username is not None or parts.query or parts.fragment or not url.isprintable():
+        raise Unusable(f"{source}: an API's URL is http(s)://host:port, not {url[:200]!r}")
+    return url.rstrip("/")
+
+
+def _checked_key(target: Target) -> str | None:
+    key = target.api_key
+    if key is not None and (not key.isascii() or not key.isprintable() or " " in key):
+        raise Unusable(f"{target.key_source}: an API key is printable ASCII characters without spaces")
+    return key

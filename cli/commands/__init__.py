@@ -1,0 +1,43 @@
+"""The client commands: everything an operator or a developer asks of a running API, over HTTP."""
+
+import typer
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add them to the command line."""
+    from cli.commands import (
+        channels,
+        dead_letters,
+        deliveries,
+        doctor,
+        endpoints,
+        health,
+        status,
+        subscriptions,
+    )
+    from cli.commands import (
+        profile as profile_commands,
+    )
+    from cli.commands import (
+        publish as publishing,
+    )
+    from cli.commands import (
+        receive as receiving,
+    )
+    from cli.commands import (
+        simulate as simulating,
+    )
+
+    app.add_typer(publishing.app)
+    groups = {
+        "channels": channels.app,
+        "endpoints": endpoints.app,
+        "subscriptions": subscriptions.app,
+        "deliveries": deliveries.app,
+        "dead-letters": dead_letters.app,
+        "profile": profile_commands.app,
+    }
+    for single in (simulating, receiving, status, health, doctor):
+        app.add_typer(single.app)
+    for name, group in groups.items():
+        app.add_typer(group, name=name)

@@ -1,0 +1,74 @@
+"""`everhook channels`."""
+
+import json
+from typing import Annotated, cast
+
+import typer
+from rich.table import Table
+
+from cli.api_client.client import path
+from cli.api_client.shapes import Channel
+from cli.command import Session, command
+from cli.formatting import age, when
+from cli.options import DEFAULT_LIMIT, Limit, PolicyOptions, Yes, changed
+from cli.output import Output, pairs
+
+app = typer.Typer(help="Streams that services publish to, each with its delivery policy.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="The channel's name.", show_default=False)]
+
+
+@command(app, "list", examples=["channels list"])
+def list_channels(session: Session, limit: Limit = DEFAULT_LIMIT) -> None:
+    """List channels, by name."""
+    found = cast(list[Channel], list(session.api.walk(path("channels"), limit)))
+    session.out.show(found, lambda channels: _table(session.out, channels))
+
+
+@command(app, "show", examples=["channels show orders"])
+def show_channel(session: Session, name: Name) -> None:
+    """Show one channel with its policy."""
+    session.out.show(session.api.get(path("channels", name)), _card)
+
+
+@command(app, "create", examples=["channels create orders", "channels create orders --preset patient"])
+def create_channel(session: Session, name: Name, policy: PolicyOptions) -> None:
+    """Make a channel. From then on it can be published to."""
+    session.out.show(session.api.post(path("channels"), {"name": name, **policy.given()}), _card)
+
+
+@command(app, "update", examples=["channels update orders --preset brisk", "channels update orders --no-policy"])
+def update_channel(
+    session: Session,
+    name: Name,
+    policy: PolicyOptions,
+    no_policy: Annotated[bool, typer.Option("--no-policy", help="Back to the default.")] = False,
+) -> None:
+    """Change the policy. Rounds under way keep theirs."""
+    body = changed({**policy.given(), **({"policy": None} if no_policy else {})})
+    session.out.show(session.api.patch(path("channels", name), body), _card)
+
+
+@command(app, "delete", examples=["channels delete orders"])
+def delete_channel(session: Session, name: Name, yes: Yes = False) -> None:
+    """Delete a channel that no subscription leads from."""
+    session.out.confirm(f"Delete the channel {name} at {session.target.url}?", yes=yes)
+    session.api.delete(path("channels", name))
+    session.out.show({"deleted": name}, lambda _: f"{name} is deleted")
+
+
+def _table(out: Output, channels: list[Channel]) -> Table | str:
+    if not channels:
+        return "There is no channel yet: everhook channels create orders"
+    rows = out.table("name", "policy", "created")
+    for channel in channels:
+        rows.add(name=channel["name"], policy=_policy(channel), created=age(channel["createdAt"]))
+    return rows.table
+
+
+def _card(channel: Channel) -> Table:
+    return pairs([("name", channel["name"]), ("policy", _policy(channel)), ("created", when(channel["createdAt"]))])
+
+
+def _policy(channel: Channel) -> str:
+    return "the default" if channel["policy"] is None else json.dumps(channel["policy"])

@@ -1,0 +1,245 @@
+"""`everhook dead-letters`."""
+
+import time
+from dataclasses import dataclass
+from typing import Annotated, Any, cast
+
+import typer
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from cli.api_client.client import Api, parsed, path
+from cli.api_client.shapes import Batch, BulkAnswer, DeadLetterDetail, Delivery
+from cli.command import Session, command
+from cli.errors import Unusable
+from cli.following import FAILED, show_delivery
+from cli.formatting import age, last_answer
+from cli.options import DEFAULT_LIMIT, ChannelNames, EndpointRefs, EventTypes, Limit, Since, Tenants, Until, Why, Yes
+from cli.output import Output, lines, pretty_json
+from everhook.contracts import DeadLetterReason
+
+app = typer.Typer(help="What could not be delivered: look, replay, discard.", no_args_is_help=True)
+
+EXAMPLE = "dlv_…"
+ENDPOINT = "ep_…"
+PROGRESS_EVERY_S = 0.5
+
+Gids = Annotated[
+    list[str] | None, typer.Argument(help="These, by gid; else those the options select.", metavar="[GID]…")
+]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which dead letters: every part that is given must hold, by any of its values."""
+
+    endpoint: EndpointRefs = None
+    channel: ChannelNames = None
+    type: EventTypes = None
+    tenant: Tenants = None
+    reason: Annotated[
+        list[DeadLetterReason] | None, typer.Option(help="Why they were given up; may be given again.")
+    ] = None
+    status_code: Annotated[
+        list[int] | None, typer.Option(help="The last response, such as 401; may be given again.")
+    ] = None
+    since: Since = None
+    until: Until = None
+
+    def given(self) -> dict[str, Any]:
+        names = {"status_code": "statusCode"}
+        return {names.get(name, name): value for name, value in vars(self).items() if value}
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {_any_of(value)}" for name, value in self.given().items())
+
+
+def _any_of(value: Any) -> str:
+    return " or ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+@dataclass(frozen=True)
+class How:
+    """How they are decided on."""
+
+    everything: Annotated[bool, typer.Option("--all", help="Every dead letter there is.")] = False
+    why: Why = ""
+    yes: Yes = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False
+    detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the end.")] = False
+
+
+@command(app, "list", examples=["dead-letters list", f"dead-letters list --endpoint {ENDPOINT} --status-code 401"])
+def list_dead_letters(session: Session, selection: Selection, limit: Limit = DEFAULT_LIMIT) -> None:
+    """List dead letters, the newest message first. --since and --until bound the time of dead-lettering."""
+    found = list(session.api.walk(path("dead-letters"), limit, **selection.given()))
+    session.out.show(cast(list[Delivery], found), lambda letters: _table(session.out, letters))
+
+
+@command(app, "show", examples=[f"dead-letters show {EXAMPLE}"])
+def show_dead_letter(
+    session: Session, gid: Annotated[str, typer.Argument(help="The delivery's gid (dlv_…).", show_default=False)]
+) -> None:
+    """Show one dead letter: its payload, and its attempts with what was answered."""
+    text = session.api.send("GET", path("dead-letters", gid))
+    session.out.show_text(text, _detail)
+
+
+@command(
+    app,
+    "replay",
+    examples=[
+        f"dead-letters replay {EXAMPLE} --why 'they fixed their parser'",
+        "dead-letters replay --status-code 401 --status-code 403 --dry-run",
+        f"dead-letters replay --endpoint {ENDPOINT} --reason endpoint_disabled --why 'they are back'",
+        "dead-letters replay --channel orders --dry-run",
+    ],
+)
+def replay(
+    session: Session,
+    selection: Selection,
+    how: How,
+    gids: Gids = None,
+) -> None:
+    """Begin a new round of attempts for dead letters. What an endpoint cannot take is parked, not lost."""
+    _decide(session, Decision("replay", "POST", ("replay",)), selection, how, gids)
+
+
+@command(
+    app,
+    "purge",
+    examples=[
+        f"dead-letters purge {EXAMPLE} --why 'a test'",
+        f"dead-letters purge --endpoint {ENDPOINT} --reason rejected --yes",
+    ],
+)
+def purge(
+    session: Session,
+    selection: Selection,
+    how: How,
+    gids: Gids = None,
+) -> None:
+    """Give dead letters up for good."""
+    _decide(session, Decision("purge", "DELETE", ()), selection, how, gids)
+
+
+@command(app, "batch", examples=["dead-letters batch bat_…"])
+def batch(
+    session: Session, gid: Annotated[str, typer.Argument(help="The batch's gid (bat_…).", show_default=False)]
+) -> None:
+    """Follow a bulk replay or purge to its end."""
+    _follow(session, gid)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is done with dead letters, and the call that does it to one of them."""
+
+    name: str
+    method: str
+    suffix: tuple[str, ...]
+
+
+def _decide(
+    session: Session,
+    decision: Decision,
+    selection: Selection,
+    how: How,
+    gids: list[str] | None,
+) -> None:
+    ways = [bool(gids), bool(selection.given()), how.everything]
+    if sum(ways) != 1:
+        raise Unusable("give gids, or options that select, or --all: one of the three")
+    if gids:
+        _each(session, decision, how, gids)
+        return
+    request = {**selection.given(), "why": how.why}
+    counted = _bulk(session.api, decision, {**request, "dryRun": True})
+    if how.dry_run or not counted["matched"]:
+        session.out.show(counted, lambda answer: f"{answer['matched']:,} dead letters match{_skipped(answer)}")
+        return
+    if skipped := _skipped(counted):
+        session.out.note(f"{counted['matched']:,} dead letters match{skipped}")
+    which = f"with {selection}" if selection.given() else "all there are"
+    letters = "dead letter" if counted["matched"] == 1 else "dead letters"
+    session.out.confirm(
+        f"{decision.name.title()} {counted['matched']:,} {letters} ({which}) at {session.target.url}?", yes=how.yes
+    )
+    started = _bulk(session.api, decision, request)
+    if how.detach or started["batchGid"] is None:
+        session.out.show(started, lambda answer: f"begun: everhook dead-letters batch {answer['batchGid']} follows it")
+        return
+    _follow(session, started["batchGid"])
+
+
+def _each(session: Session, decision: Decision, how: How, gids: list[str]) -> None:
+    if how.dry_run:
+        session.out.show(
+            {"matched": len(gids), "skipped": 0, "batchGid": None}, lambda _: f"{len(gids):,} dead letters are named"
+        )
+        return
+    if len(gids) > 1 or decision.name == "purge":
+        session.out.confirm(f"{decision.name.title()} {len(gids):,} of them at {session.target.url}?", yes=how.yes)
+    answers = []
+    for gid in gids:
+        text = session.api.send(decision.method, path("dead-letters", gid, *decision.suffix), {"why": how.why})
+        session.out.print(f"{gid}: {decision.name} is asked for")
+        answers.append(parsed(text))
+    if session.out.as_json:
+        session.out.json(answers)
+
+
+def _skipped(answer: BulkAnswer) -> str:
+    skipped = answer.get("skipped", 0)  # an older API has none
+    return f"; {skipped:,} more are left alone: their endpoint was deleted" if skipped else ""
+
+
+def _bulk(api: Api, decision: Decision, request: dict[str, Any]) -> BulkAnswer:
+    return cast(BulkAnswer, api.post(path("dead-letters", decision.name), request))
+
+
+def _follow(session: Session, gid: str) -> None:
+    """Until the batch ends. It does not need us to go on."""
+    found = session.api.batch(gid)
+    if found["state"] == "running":
+        session.out.note(f"{gid} goes on by itself; everhook dead-letters batch {gid} follows it")
+    with session.out.progress() as progress:
+        task = progress.add_task("dead letters", total=None)
+        while True:
+            progress.update(task, total=found["total"] or None, completed=found["completed"] + found["failed"])
+            if found["state"] != "running":
+                break
+            time.sleep(PROGRESS_EVERY_S)
+            found = session.api.batch(gid)
+    session.out.show(found, _ended)
+    if found["state"] == "failed" or found["failed"]:
+        raise typer.Exit(FAILED)
+
+
+def _ended(batch: Batch) -> Text:
+    failed = f", {batch['failed']:,} failed" if batch["failed"] else ""
+    style = "yellow" if batch["failed"] or batch["state"] == "failed" else "green"
+    return Text(f"{batch['state']}: {batch['completed']:,} of {batch['total']:,}{failed}", style=style)
+
+
+def _table(out: Output, letters: list[Delivery]) -> Table | str:
+    if not letters:
+        return "There is no such dead letter."
+    wide = ("channel", "endpoint")
+    rows = out.table("delivery", "reason", "answer", "type", "since", *wide, wide=wide)
+    for letter in letters:
+        rows.add(
+            delivery=letter["deliveryGid"],
+            reason=letter["deadLetterReason"] or "",
+            answer=last_answer(letter),
+            type=letter["type"],
+            since=age(letter["deadLetteredAt"]),
+            channel=letter["channelName"],
+            endpoint=letter["endpointGid"],
+        )
+    return rows.table
+
+
+def _detail(letter: DeadLetterDetail) -> Group:
+    return Group(show_delivery(letter), Text("\npayload", style="dim"), lines(pretty_json(letter["payload"])))

@@ -1,0 +1,135 @@
+"""`everhook health`: which endpoints are not well, and why."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, cast
+
+import typer
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from cli.api_client.client import path
+from cli.api_client.shapes import EndpointHealth, Fault, HealthOverview, Part, ScoredEndpoint, Tally
+from cli.command import Session, command
+from cli.errors import Unusable
+from cli.formatting import age, seen
+from cli.options import Tenant
+from cli.output import Output, pairs
+from cli.terminal_states import state
+from cli.terminal_text import printable
+from everhook.health.score import Level, Window
+
+app = typer.Typer()
+
+STYLES: Mapping[str, str] = {
+    Level.HEALTHY: "green",
+    Level.DEGRADED: "yellow",
+    Level.FAILING: "bold red",
+    Level.IDLE: "dim",
+}
+BARS = "▁▂▃▄▅▆▇█"
+NO_BAR = "·"
+
+
+@command(app, "health", examples=["health", "health --tenant acme", "health ep_… --window 24h", "health --json"])
+def health(
+    session: Session,
+    gid: Annotated[str | None, typer.Argument(help="An endpoint's gid (ep_…); else all.", show_default=False)] = None,
+    window: Annotated[Window | None, typer.Option(help="Of one endpoint; 24h, unless given.")] = (None),
+    tenant: Tenant = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="How many endpoints at most.")] = 20,
+) -> None:
+    """Which endpoints are not well, the worst first, and what goes wrong since when. With a gid: one, and why."""
+    if gid is None:
+        if window is not None:
+            raise Unusable("--window is for one endpoint: everhook health ep_… --window 24h")
+        overview = session.api.get(path("health", "overview"), tenant=tenant, limit=limit)
+        session.out.show(cast(HealthOverview, overview), lambda shown: _overview(session.out, shown))
+        return
+    if tenant is not None:
+        raise Unusable("give a gid or --tenant: one of the two")
+    one = session.api.get(path("endpoints", gid, "health"), window=window)
+    session.out.show(cast(EndpointHealth, one), lambda shown: _one(session.out, shown))
+
+
+def _overview(out: Output, overview: HealthOverview) -> RenderableType:
+    if not overview["endpoints"]:
+        return "Nothing was sent within a day, and no circuit is open."
+    parts: list[RenderableType] = [_endpoints(out, overview["endpoints"])]
+    if overview["errors"]:
+        parts += ["", _faults(out, overview["errors"], across=True)]
+    return Group(*parts)
+
+
+def _endpoints(out: Output, endpoints: Sequence[ScoredEndpoint]) -> RenderableType:
+    rows = out.table("score", "state", "endpoint", "tenant", "success 1h", "why", "url", wide=["tenant", "url"])
+    for one in endpoints:
+        rows.add(
+            score=_score(one["score"], one["level"]),
+            state=_state(one["status"], one["circuit"]["state"]),
+            endpoint=one["endpointGid"],
+            tenant=one["tenant"],
+            success_1h=_rate(one["lastHour"]),
+            why=_worst_part(one["parts"]),
+            url=one["url"],
+        )
+    return rows.table
+
+
+def _one(out: Output, health: EndpointHealth) -> RenderableType:
+    circuit = health["circuit"]
+    attempts = [bucket["attempts"] for bucket in health["series"]]
+    failures = [bucket["attempts"] - bucket["delivered"] for bucket in health["series"]]
+    card = pairs(
+        [
+            ("endpoint", health["endpointGid"]),
+            ("health", _score(health["score"], health["level"])),
+            ("state", _state(health["status"], circuit["state"])),
+            ("failing since", age(circuit["failingSince"])),
+            (f"success {health['window']}", f"{_rate(health['total'])} of {health['total']['attempts']:,} attempts"),
+            ("attempts", bars(attempts, max(attempts, default=0))),
+            ("failures", bars(failures, max(attempts, default=0))),
+        ]
+    )
+    reasons = out.table("points", "of", "why")
+    for part in health["parts"]:
+        reasons.add(points=f"{part['points']:g}", of=f"{part['outOf']:g}", why=part["why"])
+    parts: list[RenderableType] = [card, "", reasons.table]
+    if health["errors"]:
+        parts += ["", _faults(out, health["errors"], across=False)]
+    return Group(*parts)
+
+
+def _faults(out: Output, faults: Sequence[Fault], *, across: bool) -> RenderableType:
+    rows = out.table("error", "times", *(["endpoints"] if across else []), "since", "last seen")
+    for fault in faults:
+        rows.add(
+            error=fault["error"],
+            times=f"{fault['count']:,}",
+            endpoints=f"{fault['endpoints']:,}",
+            since=age(fault["since"]),
+            last_seen=seen(fault["lastSeen"]),
+        )
+    return rows.table
+
+
+def bars(counts: Sequence[int], top: int) -> str:
+    """One character a count, as high as it is beside `top`; a dot for none."""
+    return "".join(BARS[(len(BARS) - 1) * count // top] if count else NO_BAR for count in counts)
+
+
+def _score(score: int, level: str) -> Text:
+    return Text(f"{score:>3} {printable(level)}", style=STYLES.get(level, ""))
+
+
+def _state(status: str, circuit: str) -> Text:
+    return state(status) if status != "enabled" or circuit == "closed" else state(circuit)
+
+
+def _rate(tally: Tally) -> str:
+    return f"{tally['successRate']:.1%}" if tally["successRate"] is not None else "nothing tried"
+
+
+def _worst_part(parts: Sequence[Part]) -> str:
+    """What costs the score most."""
+    lost = max(parts, key=lambda part: part["outOf"] - part["points"])
+    return lost["why"] if lost["outOf"] > lost["points"] else ""

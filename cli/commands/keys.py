@@ -1,0 +1,192 @@
+"""`everhook keys`: API keys, the master keys that seal secrets, and the keys of receipts; without an API that runs."""
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from cli.command import epilog
+from cli.errors import load_settings_here
+from cli.options import AsJson
+from cli.output import Output
+
+if TYPE_CHECKING:
+    from everhook.settings import Settings
+    from everhook.storage.keyring import KeyRing
+    from everhook.storage.tables import ApiKey
+
+GID_LENGTH = 29
+LEFT_OVER = 1
+"""Exit status where something could not be sealed anew."""
+
+app = typer.Typer(name="keys", help="API keys, master keys, and the keys of receipts.", no_args_is_help=True)
+console = Console(highlight=False, markup=False, soft_wrap=True)
+aside = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+
+@app.callback()
+def keys() -> None:
+    """API keys, master keys, and the keys of receipts."""
+
+
+@app.command(
+    epilog=epilog(
+        [
+            "keys create --name billing --scope publish",
+            "keys create --name 'support of acme' --tenant acme --expires-in-days 90",
+        ]
+    )
+)
+def create(
+    name: Annotated[
+        str, typer.Option(help="Whose key it is: it goes on record with what they do.", show_default=False)
+    ],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="admin, publish or read; may be given again.", show_default=False)
+    ] = None,
+    tenant: Annotated[
+        str | None, typer.Option(help="Name or gid: the key reaches this tenant's things only.", show_default=False)
+    ] = None,
+    expires_in_days: Annotated[
+        float | None, typer.Option(min=0.001, max=36_500, help="Never, unless given.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key. It is printed this once."""
+    from cli import api_keys as issuing
+    from everhook.tenants.api_keys_store import shown_scopes
+
+    row, key = asyncio.run(issuing.create(name, scope or [], tenant, expires_in_days))
+    if as_json:
+        Output(as_json).json(_shown(row, tenant) | {"key": key})
+        return
+    aside.print(f"{row.gid}, the key of {row.name}: {' '.join(shown_scopes(row))}. It is shown this once.")
+    console.print(key)
+
+
+@app.command("list", epilog=epilog(["keys list", "keys list --json"]))
+def list_keys(as_json: AsJson = False) -> None:
+    """List the keys, newest first; never the keys themselves."""
+    from cli import api_keys as issuing
+
+    rows, names = asyncio.run(issuing.list_all())
+    shown = [_shown(row, names.get(row.tenant_gid or "")) for row in rows]
+    if as_json:
+        Output(as_json).json(shown)
+        return
+    if not shown:
+        console.print("There is no key: everhook keys create --name … --scope admin")
+        return
+    table = Table(Column("key", min_width=GID_LENGTH), "name", "scopes", "tenant", "state", "expires")
+    for one in shown:
+        cells = (one["keyGid"], one["name"], " ".join(one["scopes"]), one["tenant"], one["state"], one["expiresAt"])
+        table.add_row(*(cell or "" for cell in cells))
+    console.print(table)
+
+
+@app.command(epilog=epilog(["keys revoke ek_01k2x3y4z5e6f7g8h9j0kamnpq"]))
+def revoke(
+    gid: Annotated[str, typer.Argument(help="The key's gid, `ek_…`.", show_default=False)], as_json: AsJson = False
+) -> None:
+    """Revoke a key, at once."""
+    from cli import api_keys as issuing
+
+    asyncio.run(issuing.revoke(gid))
+    _tell(as_json, f"{gid} is revoked", {"keyGid": gid, "state": "revoked"})
+
+
+@app.command(epilog=epilog(["keys new-master"]))
+def new_master(as_json: AsJson = False) -> None:
+    """Print a new master key, for EVERHOOK_MASTER_KEYS."""
+    from everhook.storage.keyring import new_master_key
+
+    key = new_master_key()
+    _tell(as_json, key, {"masterKey": key})
+
+
+@app.command(epilog=epilog(["keys rotate-master"]))
+def rotate_master(as_json: AsJson = False) -> None:
+    """Seal everything by the first key of EVERHOOK_MASTER_KEYS. It may be interrupted, and run again, at any time."""
+    from everhook.storage.keyring import KeyRing
+
+    settings = load_settings_here()
+    left = asyncio.run(_reseal(settings, KeyRing.from_settings(settings), Output(as_json)))
+    if left:
+        raise typer.Exit(LEFT_OVER)
+
+
+@app.command("rotate-receipts", epilog=epilog(["keys rotate-receipts"]))
+def rotate_receipts(as_json: AsJson = False) -> None:
+    """Have a new key sign receipts and checkpoints. The old one stops in ten minutes, and stays published."""
+    asyncio.run(_rotate_receipts(as_json))
+
+
+async def _rotate_receipts(as_json: bool) -> None:
+    from cli.api_keys import ACTOR
+    from cli.errors import load_settings_here, opened_database
+    from everhook.receipts.issuer import issuer_name
+    from everhook.receipts.keys_store import rotate_keys
+    from everhook.storage.keyring import KeyRing
+    from everhook.storage.tables import now
+    from everhook.tenants.audit_store import record_audit
+
+    settings = load_settings_here()
+    keyring, name = KeyRing.from_settings(settings), issuer_name(settings)
+    async with opened_database(settings) as database, database.writing() as session:
+        issuer = await rotate_keys(await session.connection(), keyring, name, now())
+        new, *old = issuer.keys
+        record_audit(session, ACTOR, "receipt_key.rotated", new.kid)
+    told = [f"{new.kid} signs for {issuer.name} within a minute"]
+    retired = [(key.kid, key.retired_at) for key in old[:1] if key.retired_at is not None]
+    told += [f"{kid} stops at {moment:%Y-%m-%d %H:%M:%S} UTC and stays published" for kid, moment in retired]
+    document = {
+        "kid": new.kid,
+        "issuer": issuer.name,
+        "retired": [{"kid": kid, "retiredAt": moment.isoformat()} for kid, moment in retired],
+    }
+    _tell(as_json, "\n".join(told), document)
+
+
+def _tell(as_json: bool, text: str, document: dict[str, Any]) -> None:
+    if as_json:
+        Output(as_json).json(document)
+    else:
+        console.print(text)
+
+
+def _shown(row: "ApiKey", tenant: str | None) -> dict[str, Any]:
+    from everhook.tenants import api_keys_store as api_keys
+
+    return {
+        "keyGid": row.gid,
+        "name": row.name,
+        "scopes": api_keys.shown_scopes(row),
+        "tenant": tenant,
+        "state": api_keys.state_of(row),
+        "createdAt": row.created_at.isoformat(),
+        "expiresAt": row.expires_at.isoformat() if row.expires_at is not None else None,
+    }
+
+
+async def _reseal(settings: "Settings", keyring: "KeyRing", out: Output) -> int:
+    """How many boxes the newest key did not seal in the end; what was done, and why something was not, is told."""
+    from cli.errors import opened_database
+    from everhook.storage.encryption import count_outdated, reseal
+
+    done, unopened = 0, Counter[str]()
+    async with opened_database(settings) as database:
+        with out.progress() as progress:
+            task = progress.add_task("sealing", total=await count_outdated(database, keyring))
+            async for batch in reseal(database, keyring):
+                done += batch.resealed
+                unopened.update(batch.unopened)
+                progress.advance(task, batch.resealed + len(batch.unopened))
+        left = await count_outdated(database, keyring)
+    told = [f"sealed anew by the first key: {done}"]
+    told += [f"left as they are: {count} ({why})" for why, count in unopened.items()]
+    told += ["the other keys may go" if left == 0 else f"keep the other keys: {left} are not sealed by the first"]
+    _tell(out.as_json, "\n".join(told), {"resealed": done, "left": left, "unopened": unopened})
+    return left

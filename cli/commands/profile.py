@@ -1,0 +1,86 @@
+"""`everhook profile`: the config file of the client."""
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from cli.api_client import profiles
+from cli.api_client.target import check_url
+from cli.command import Session, command
+from cli.errors import Unusable
+from cli.output import Output
+
+app = typer.Typer(help="Named places where an API is, each with its key.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="The profile's name.", show_default=False)]
+
+
+@command(
+    app,
+    "set",
+    examples=[
+        "profile set production --api-url https://everhook.example.com",
+        "profile set staging --api-url … < key-file",
+    ],
+)
+def set_profile(session: Session, name: Name) -> None:
+    """Keep an address and a key. The key is asked for, or read from standard input; it may be empty.
+
+    The first profile is used where nothing else says which API; `everhook profile use` takes another.
+    """
+    if session.connection.api_url is None:
+        raise Unusable("give the API's address: --api-url")
+    url = check_url(session.connection.api_url, "--api-url")
+    config = profiles.load().with_profile(profiles.check_name(name), profiles.Profile(url, _key() or None))
+    file = profiles.save(config)
+    session.out.show({"profile": name, "url": url, "file": str(file)}, lambda _: f"{name} is kept in {file}")
+
+
+@command(app, "list", examples=["profile list"])
+def list_profiles(session: Session) -> None:
+    """List the profiles; never their keys."""
+    config = profiles.load()
+    shown = [
+        {"name": name, "url": profile.url, "key": profile.api_key is not None, "current": name == config.current}
+        for name, profile in config.profiles.items()
+    ]
+    session.out.show(shown, lambda rows: _table(session.out, rows))
+
+
+@command(app, "use", examples=["profile use production"])
+def use_profile(session: Session, name: Name) -> None:
+    """Use this one where nothing else says which API."""
+    config = profiles.load()
+    config.profile(name)
+    profiles.save(profiles.Config(name, config.profiles))
+    session.out.show({"profile": name}, lambda _: f"{name} is used from now on")
+
+
+@command(app, "remove", examples=["profile remove staging"])
+def remove_profile(session: Session, name: Name) -> None:
+    """Forget an address and its key."""
+    profiles.save(profiles.load().without(name))
+    session.out.show({"removed": name}, lambda _: f"{name} is forgotten")
+
+
+def _key() -> str:
+    if sys.stdin.isatty():
+        entered: str = typer.prompt("API key (empty: none)", default="", show_default=False, hide_input=True, err=True)
+        return entered.strip()
+    return sys.stdin.readline().strip()
+
+
+def _table(out: Output, rows: list[dict[str, object]]) -> Table | str:
+    if not rows:
+        return "There is no profile yet: everhook profile set production --api-url https://…"
+    table = out.table("profile", "url", "key", "current")
+    for row in rows:
+        table.add(
+            profile=str(row["name"]),
+            url=str(row["url"]),
+            key="kept" if row["key"] else "none",
+            current="✓" if row["current"] else "",
+        )
+    return table.table

@@ -1,0 +1,77 @@
+"""`everhook publish`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from cli.api_client.shapes import Accepted
+from cli.command import Session, command
+from cli.errors import Unusable
+from cli.following import at_rest, conclude, show_delivery
+from cli.options import EventType, json_value, read_file
+from cli.terminal_states import state
+from cli.terminal_text import printable
+
+app = typer.Typer()
+
+
+@command(
+    app,
+    "publish",
+    examples=[
+        "publish orders '{\"orderId\": 1042}' --type order.created",
+        "publish orders --file order.json --type order.created --idempotency-key order-1042 --wait",
+        "publish orders --file - --type order.created < order.json",
+    ],
+)
+def publish(
+    session: Session,
+    channel: Annotated[str, typer.Argument(help="The channel's name.", show_default=False)],
+    payload: Annotated[str | None, typer.Argument(help="The payload: any JSON.", show_default=False)] = None,
+    file: Annotated[Path | None, typer.Option(help="A file with the payload; `-` is standard input.")] = None,
+    type: EventType = None,
+    idempotency_key: Annotated[str | None, typer.Option(help="The same key again publishes nothing anew.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Deliver to this tenant's endpoints only.")] = None,
+    published_at: Annotated[str | None, typer.Option(help="When it happened, such as 2026-01-31T12:00:00Z.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for all deliveries; status 1 unless all arrive.")] = False,
+    wait_seconds: Annotated[float, typer.Option(min=0, help="How long --wait waits.")] = 60,
+) -> None:
+    """Publish a message. Its type is --type, or `event` in the payload."""
+    content = _payload(payload, file)
+    fields = {"type": type, "idempotencyKey": idempotency_key, "tenant": tenant, "publishedAt": published_at}
+    accepted = session.api.publish(channel, content, **fields)
+    if not wait:
+        session.out.show(accepted, _accepted)
+        return
+    session.out.print(_accepted(accepted))
+    with session.out.busy("waiting for the deliveries …"):
+        ended = [at_rest(session.api, one["deliveryGid"], wait_seconds) for one in accepted["deliveries"]]
+    shown = {**accepted, "deliveries": ended}
+    session.out.show(shown, lambda _: Group(*(part for one in ended for part in (Text(), show_delivery(one)))))
+    conclude(ended)
+
+
+def _payload(text: str | None, file: Path | None) -> bytes:
+    """The very bytes; that they are JSON is checked, for they become a part of a request."""
+    if (text is None) == (file is None):
+        raise Unusable("give the payload, or --file: one of them")
+    content = text.encode() if text is not None else read_file("--file", file or Path("-"))
+    try:
+        json_value("the payload", content.decode())
+    except UnicodeDecodeError as error:
+        raise Unusable("the payload is no JSON: it is not in UTF-8") from error
+    return content
+
+
+def _accepted(accepted: Accepted) -> RenderableType:
+    parts = [Text(f"{accepted['messageGid']}  {printable(accepted['type'])} on {printable(accepted['channelName'])}")]
+    if accepted["duplicate"]:
+        parts.append(Text("  published before: nothing was sent anew", style="yellow"))
+    if not accepted["deliveries"]:
+        parts.append(Text("  nobody subscribes to it", style="yellow"))
+    for one in accepted["deliveries"]:
+        parts.append(Text.assemble(f"  {one['deliveryGid']} → {one['endpointGid']}  ", state(one["status"])))
+    return Group(*parts)

@@ -1,0 +1,164 @@
+"""`everhook status`: one screen that says whether all is well."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+from rich.text import Text
+
+from cli.api_client.client import Api, path
+from cli.api_client.errors import Refused
+from cli.command import Session, command
+from cli.findings import Finding, conclude, draw, ok, warning, wrong
+from cli.formatting import age, parse_moment
+from cli.terminal_text import printable
+
+app = typer.Typer()
+
+AT_MOST = 500
+"""So much is counted where there is no overview; beyond, it is `or more`."""
+
+LATE_S = 60
+"""Deliveries start within milliseconds; the reconciler starts what was left over within a quarter of a minute."""
+
+GOOD_RATE, NAMED = 0.95, 5
+NOT_FOUND = 404
+FORBIDDEN = 403
+
+
+@command(app, "status", examples=["status", "status --profile production", "status --json"])
+def status(session: Session) -> None:
+    """Is all well? One screen. Exit status 1 where something is wrong, 3 where the API cannot be reached."""
+    session.out.print(Text(f"Everhook at {session.target.url} (from {session.target.source})", style="bold"))
+    findings = []
+    with session.out.busy("looking …"):
+        for finding in _findings(session.api):
+            findings.append(finding)
+            session.out.print(draw(finding))
+    conclude(session.out, findings, url=session.target.url)
+
+
+def _findings(api: Api) -> Iterator[Finding]:
+    yield _api(api)
+    readiness = api.readiness()
+    yield _dependency("database", readiness["database"], "nothing is accepted", "start it; see EVERHOOK_DATABASE_URL")
+    mend = "start it; if it runs, `everhook doctor` says what it lacks"
+    yield _dependency("Temporal", readiness["temporal"], "messages are accepted and wait", mend)
+    if readiness["database"] == "down":
+        return
+    overview = _overview(api)
+    if overview is not None:
+        yield _success(overview)
+        yield _undispatched(overview["undispatched"], readiness["temporal"])
+        if "overdue" in overview:  # not in the answers of older versions
+            yield _overdue(overview["overdue"], overview["series"], readiness["temporal"])
+        yield _parked(overview["parked"])
+        yield _circuits_counted(overview)
+        yield _dead_letters(overview["deadLetters"]["total"], overview["deadLetters"]["byReason"])
+        return
+    yield _circuits_listed(api)
+    yield _dead_letters_listed(api)
+
+
+def _api(api: Api) -> Finding:
+    began = time.monotonic()
+    version = api.get("/version")["version"]
+    return ok("API", f"version {version}, answers in {(time.monotonic() - began) * 1_000:.0f} ms")
+
+
+def _dependency(name: str, state: str, so: str, mend: str) -> Finding:
+    return ok(name, "answers the API") if state == "ok" else wrong(name, f"does not answer the API: {so}", mend)
+
+
+def _overview(api: Api) -> dict[str, Any] | None:
+    """None where this version has none, or the key is not for it."""
+    try:
+        found: dict[str, Any] = api.get(path("health", "overview"), limit=NAMED)
+    except Refused as error:
+        if error.status_code in (NOT_FOUND, FORBIDDEN):
+            return None
+        raise
+    return found
+
+
+def _success(overview: dict[str, Any]) -> Finding:
+    hour = overview["lastHour"]
+    if hour["successRate"] is None:
+        return ok("success rate", "nothing was tried in the last hour")
+    detail = f"{hour['successRate']:.1%} of {hour['attempts']:,} attempts in the last hour"
+    if hour["successRate"] >= GOOD_RATE:
+        return ok("success rate", detail)
+    errors = ", ".join(f"{fault['error']} ({fault['count']:,})" for fault in overview["errors"][:3])
+    return warning("success rate", f"{detail}; {errors}", "everhook health")
+
+
+def _undispatched(waiting: dict[str, Any], temporal: str) -> Finding:
+    name, oldest = "not yet started", waiting["oldestAcceptedAt"]
+    detail = f"{waiting['count']:,} deliveries" + (f", the oldest accepted {age(oldest)}" if oldest else "")
+    if oldest and time.time() - parse_moment(oldest).timestamp() > LATE_S:
+        return wrong(name, detail, _what_is_missing(temporal))
+    return ok(name, detail)
+
+
+def _overdue(waiting: dict[str, Any], series: list[dict[str, Any]], temporal: str) -> Finding:
+    if not waiting["count"]:
+        return ok("overdue", "none")
+    detail = f"{waiting['count']:,} deliveries should have gone on more than a minute ago"
+    if any(minute["attempts"] for minute in series[-3:]):
+        return warning("overdue", f"{detail}; others do", "more workers, or a higher rateLimit, if that lasts")
+    return wrong("overdue", f"{detail}, and nothing is sent", _what_is_missing(temporal))
+
+
+def _what_is_missing(temporal: str) -> str:
+    if temporal != "ok":
+        return "they go on when Temporal is back"
+    return "are workers running? `everhook doctor`, where they run, says"
+
+
+def _parked(waiting: dict[str, Any]) -> Finding:
+    if not waiting["count"]:
+        return ok("parked", "none")
+    detail = f"{waiting['count']:,} deliveries, the oldest accepted {age(waiting['oldestAcceptedAt'])}"
+    return warning("parked", detail, "everhook deliveries list --status parked")
+
+
+def _circuits_counted(overview: dict[str, Any]) -> Finding:
+    counts = overview["circuits"]
+    not_closed = {name: count for name, count in counts.items() if name != "closed" and count}
+    bad = [one for one in overview["endpoints"] if one["status"] != "enabled" or one["circuit"]["state"] != "closed"]
+    return _circuits(sum(counts.values()), not_closed, bad)
+
+
+def _circuits_listed(api: Api) -> Finding:
+    endpoints = list(api.walk(path("endpoints"), AT_MOST))
+    bad = [one for one in endpoints if one["status"] != "enabled" or one["circuit"]["state"] != "closed"]
+    counts = Counter(
+        one["status"] if one["status"] != "enabled" else str(one["circuit"]["state"]).replace("half_open", "halfOpen")
+        for one in bad
+    )
+    return _circuits(len(endpoints), counts, bad)
+
+
+def _circuits(total: int, not_closed: dict[str, int], bad: list[dict[str, Any]]) -> Finding:
+    if not not_closed:
+        return ok("endpoints", f"{total:,}, all of them open for business")
+    counts = ", ".join(f"{count:,} {_CIRCUITS.get(name, name)}" for name, count in not_closed.items())
+    named = "; ".join(f"{one['endpointGid']} {one['url']}" for one in bad[:NAMED])
+    return warning("endpoints", f"{counts} of {total:,}: {printable(named)}", "everhook endpoints show ep_…")
+
+
+_CIRCUITS = {"open": "with an open circuit", "halfOpen": "half-open"}
+
+
+def _dead_letters_listed(api: Api) -> Finding:
+    letters = list(api.walk(path("dead-letters"), AT_MOST))
+    return _dead_letters(len(letters), Counter(str(letter["deadLetterReason"]) for letter in letters))
+
+
+def _dead_letters(total: int, by_reason: dict[str, int]) -> Finding:
+    if not total:
+        return ok("dead letters", "none")
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in by_reason.items() if count)
+    return warning("dead letters", f"{total:,}: {reasons}", "everhook dead-letters list")

@@ -1,0 +1,1 @@
+"""`everhook dev`: everything on one machine."""

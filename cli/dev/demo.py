@@ -1,0 +1,186 @@
+"""The demo of `everhook dev`: a receiver, a channel, three endpoints of different manners, and messages to them.
+
+It uses the API as any service would, so what it does can be read as an example. Endpoints are made once: their
+secrets, which the API shows once, are kept in the data directory, so that the receiver can check signatures.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from cli.dev.checks import write_private
+from everhook.serving.server import bound_socket, serving
+from everhook.signing.verify import verify
+
+CHANNEL = "orders"
+EVERY_S = 15.0
+STATE_FILE = "demo.json"
+MARK = "everhookDemo"
+"""The metadata key by which the demo knows its endpoints again."""
+
+REMEMBERED = 1_000
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Part:
+    """One endpoint of the demo: its path at the receiver, what the terminal calls it, and what it subscribes to."""
+
+    name: str
+    description: str
+    events: tuple[str, ...]
+
+
+RELIABLE = Part("reliable", "demo: always well", ("order.*",))
+FLAKY = Part("flaky", "demo: fails at first", ("order.paid",))
+STRICT = Part("strict", "demo: says no", ("order.cancelled",))
+PARTS = (RELIABLE, FLAKY, STRICT)
+
+EVENT_TYPES = ("order.created", "order.paid", "order.cancelled")
+
+
+class Receiver:
+    """What the demo's customers run: checks each signature, and answers as its part demands."""
+
+    def __init__(self) -> None:
+        self.secrets: dict[str, str] = {}
+        self._seen: Counter[str] = Counter()
+        self.app = Starlette(
+            routes=[
+                Route(f"/{RELIABLE.name}", self.reliable, methods=["POST"]),
+                Route(f"/{FLAKY.name}", self.flaky, methods=["POST"]),
+                Route(f"/{STRICT.name}", self.strict, methods=["POST"]),
+            ]
+        )
+
+    async def reliable(self, request: Request) -> Response:
+        if not await self._is_genuine(request, RELIABLE):
+            return PlainTextResponse("bad signature", 401)
+        return PlainTextResponse("thank you")
+
+    async def flaky(self, request: Request) -> Response:
+        """Fails the first request of each message, and of every other message the second as well."""
+        if not await self._is_genuine(request, FLAKY):
+            return PlainTextResponse("bad signature", 401)
+        message = request.headers["webhook-id"]
+        if message not in self._seen and len(self._seen) >= REMEMBERED:
+            self._seen.clear()
+        failures = self._seen.setdefault(message, 1 + len(self._seen) % 2)
+        if failures == 0:
+            return PlainTextResponse("got it now")
+        self._seen[message] = failures - 1
+        return PlainTextResponse("I am not quite awake", 500)
+
+    async def strict(self, request: Request) -> Response:
+        if not await self._is_genuine(request, STRICT):
+            return PlainTextResponse("bad signature", 401)
+        return PlainTextResponse("cancellations are not our business", 400)
+
+    async def _is_genuine(self, request: Request, part: Part) -> bool:
+        """Whether a request is signed with the part's secret, lately."""
+        return verify(request.headers, await request.body(), [self.secrets[part.name]]).is_genuine
+
+
+class Demo:
+    """Sets itself up through the API at `url`, then publishes until cancelled."""
+
+    def __init__(self, url: str, api_key: str, data_dir: Path) -> None:
+        self._client = httpx.AsyncClient(
+            base_url=url, headers={"authorization": f"Bearer {api_key}"}, trust_env=False, timeout=10
+        )
+        self._state_file = data_dir / STATE_FILE
+        self._receiver = Receiver()
+
+    @contextlib.asynccontextmanager
+    async def ready(self) -> AsyncIterator[None]:
+        """Receiver and endpoints, up until the block ends."""
+        socket = bound_socket("127.0.0.1", 0, "the demo's receiver")
+        async with self._client, serving(self._receiver.app, socket):
+            await self._set_up(f"http://127.0.0.1:{socket.getsockname()[1]}")
+            yield
+
+    async def publish_for_ever(self) -> None:
+        """One message of each type at once, then one every now and then."""
+        numbers = itertools.count(int(time.time()) % 1_000_000)
+        for index, (number, event_type) in enumerate(zip(numbers, itertools.cycle(EVENT_TYPES), strict=False)):
+            if index >= len(EVENT_TYPES):
+                await asyncio.sleep(EVERY_S)
+            try:
+                await self._publish(event_type, number)
+            except httpx.HTTPError as error:
+                log.warning("the demo could not publish", error=repr(error))
+
+    async def _publish(self, event_type: str, number: int) -> None:
+        message = {
+            "type": event_type,
+            "payload": {"orderId": number, "amount": 10 + number % 90, "currency": "EUR"},
+            "idempotencyKey": f"demo-{time.time_ns()}",
+        }
+        (await self._client.post(f"/v1/channels/{CHANNEL}/messages", json=message)).raise_for_status()
+
+    async def _set_up(self, receiver_url: str) -> None:
+        await self._ensure_channel()
+        known = self._known()
+        await self._remove_strangers({endpoint["gid"] for endpoint in known.values()})
+        for part in PARTS:
+            url = f"{receiver_url}/{part.name}"
+            if part.name not in known or not await self._moved(known[part.name]["gid"], url):
+                known[part.name] = await self._create(part, url)
+                write_private(self._state_file, json.dumps(known))
+            self._receiver.secrets[part.name] = known[part.name]["secret"]
+
+    async def _ensure_channel(self) -> None:
+        created = await self._client.post("/v1/channels", json={"name": CHANNEL})
+        if created.status_code != httpx.codes.CONFLICT:
+            created.raise_for_status()
+
+    def _known(self) -> dict[str, dict[str, str]]:
+        """Gid and secret of each part made at an earlier start; nothing, where the file is gone or broken."""
+        try:
+            known: dict[str, dict[str, str]] = json.loads(self._state_file.read_text())
+            return {part.name: known[part.name] for part in PARTS if {"gid", "secret"} == set(known.get(part.name, {}))}
+        except (OSError, ValueError, AttributeError, TypeError):
+            return {}
+
+    async def _remove_strangers(self, known: set[str]) -> None:
+        """Endpoints of an earlier demo whose secrets nobody has any more."""
+        listed = (await self._client.get("/v1/endpoints", params={"limit": 500})).raise_for_status().json()["data"]
+        for endpoint in listed:
+            if MARK in endpoint["metadata"] and endpoint["endpointGid"] not in known:
+                (await self._client.delete(f"/v1/endpoints/{endpoint['endpointGid']}")).raise_for_status()
+
+    async def _moved(self, gid: str, url: str) -> bool:
+        """Whether an endpoint is still there, and now receives at `url`: the receiver's port changes."""
+        response = await self._client.patch(f"/v1/endpoints/{gid}", json={"url": url})
+        if response.status_code == httpx.codes.NOT_FOUND:
+            return False
+        response.raise_for_status()
+        return True
+
+    async def _create(self, part: Part, url: str) -> dict[str, str]:
+        wanted: dict[str, Any] = {
+            "url": url,
+            "description": part.description,
+            "channel": CHANNEL,
+            "events": list(part.events),
+            # Quick retries, that one may watch: the documented schedule waits half a minute behind a second failure.
+            "policy": {"preset": "brisk"},
+            "metadata": {MARK: part.name},
+        }
+        created = (await self._client.post("/v1/endpoints", json=wanted)).raise_for_status().json()
+        return {"gid": created["endpointGid"], "secret": created["secret"]}

@@ -1,0 +1,392 @@
+"""`everhook dev`: everything on one machine. Temporal with its UI as a child process; database, worker and API here.
+
+Worker and API share one client and one database, so that healthy deliveries start eagerly, as they do nowhere else.
+"""
+
+import asyncio
+import contextlib
+import io
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_network
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from rich.console import Console
+from sqlalchemy import URL
+from temporalio.client import Client
+
+from cli.dev import checks
+from cli.dev.feed_store import Feed
+from cli.dev.files import DATA_DIR, DATABASE_VARIABLE, ENVIRONMENT_FILE, TEMPORAL_VARIABLE, URL_FILE, environment_text
+from cli.dev.temporal import EmbeddedTemporal, temporal_command
+from cli.dev.terminal import Places, Terminal, TerminalErrors
+from cli.errors import Unusable, load_settings
+from everhook import event_loop as eventloop
+from everhook.serving.limits import Limits
+from everhook.serving.server import bound_socket, serving
+from everhook.settings import Settings
+from everhook.storage.engine import Database, reason
+from everhook.temporal.options import DEFAULT_NAMESPACE
+
+if TYPE_CHECKING:
+    from everhook.delivery.engine import DeliveryEngine
+
+__all__ = ["DevOptions", "run_dev", "temporal_command"]
+
+LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+LOG_BYTES = 10_000_000
+LOOK_EVERY_S = 0.5
+LINES_A_LOOK = 15
+WORKER_PAUSE_S = 1.0
+FORCED = 130
+"""Exit status behind a second Ctrl-C."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class DevOptions:
+    """The options of `everhook dev`."""
+
+    data_dir: Path
+    host: str = "127.0.0.1"
+    port: int = 8080
+    temporal_port: int = 7233
+    temporal_ui_port: int = 8233
+    demo: bool = True
+    api_key: str | None = None
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What was found in order before anything was started. `listener` holds the API's port already."""
+
+    options: DevOptions
+    data_dir: Path
+    address: str
+    binary: str
+    listener: socket.socket
+    settings: Settings
+
+    @property
+    def temporal_log(self) -> Path:
+        return self.data_dir / "temporal.log"
+
+    @property
+    def api_url(self) -> str:
+        return f"http://{self._host}:{self.options.port}"
+
+    @property
+    def temporal_target(self) -> str:
+        return f"{self._host}:{self.options.temporal_port}"
+
+    @property
+    def temporal_ui_url(self) -> str:
+        """Where the UI shows our workflows."""
+        return f"http://{self._host}:{self.options.temporal_ui_port}/namespaces/{DEFAULT_NAMESPACE}/workflows"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process beside us needs to find what we run on, and to see it as we do."""
+        settings = self.settings
+        assert settings.api_key is not None  # made at the first start
+        return {
+            "EVERHOOK_URL": self.api_url,
+            "EVERHOOK_API_KEY": settings.api_key.get_secret_value(),
+            DATABASE_VARIABLE: settings.database_url,
+            "EVERHOOK_MASTER_KEYS": ",".join(key.get_secret_value() for key in settings.master_keys),
+            "EVERHOOK_DEV": "true",
+            "EVERHOOK_EGRESS_HTTP": "true",
+            "EVERHOOK_EGRESS_ALLOW": ",".join(str(network) for network in settings.egress_allow),
+            TEMPORAL_VARIABLE: self.temporal_target,
+            "TEMPORAL_NAMESPACE": DEFAULT_NAMESPACE,
+        }
+
+    @property
+    def _host(self) -> str:
+        return checks.reachable(self.address)
+
+    @property
+    def temporal_command(self) -> list[str]:
+        return temporal_command(
+            self.binary,
+            db_file=self.data_dir / "temporal.db",
+            port=self.options.temporal_port,
+            ui_port=self.options.temporal_ui_port,
+            address=self.address,
+        )
+
+
+def run_dev(options: DevOptions) -> None:
+    """Run until Ctrl-C or SIGTERM. Raises Unusable where something around us is wrong."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 gets question marks, and no traceback
+    os.umask(0o077)  # payloads and secrets lie in what we write
+    terminal = Terminal(Console())
+    with _checked(options) as ground, contextlib.suppress(asyncio.CancelledError):
+        _log_to_file(ground, terminal)
+        eventloop.run(_Stack(ground, terminal).run())
+
+
+@contextlib.contextmanager
+def _checked(options: DevOptions) -> Iterator[Ground]:
+    """Everything that may be wrong around us, looked at first, the likeliest cause of the others at the head."""
+    ports = {
+        "--port": options.port,
+        "--temporal-port": options.temporal_port,
+        "--temporal-ui-port": options.temporal_ui_port,
+    }
+    with checks.claimed_data_dir(options.data_dir) as data_dir:
+        binary = checks.temporal_binary()
+        address = checks.resolved(options.host)
+        checks.check_distinct(ports)
+        for option, port in ports.items():
+            checks.check_port(address, port, option)
+        for name in (checks.DATABASE_FILE, "temporal.db"):
+            checks.check_database(data_dir / name)
+        settings = _settings(options, data_dir, checks.reachable(address))
+        with bound_socket(address, options.port, "--port") as listener:
+            yield Ground(options, data_dir, address, binary, listener, settings)
+
+
+def _settings(options: DevOptions, data_dir: Path, host: str) -> Settings:
+    """What the options say; for all else the environment has its say, as everywhere."""
+    settings = load_settings(
+        dev=True,
+        database_url=URL.create("sqlite+aiosqlite", database=str(data_dir / checks.DATABASE_FILE)).render_as_string(),
+        host=options.host,
+        port=options.port,
+        api_key=checks.api_key(data_dir, options.api_key or os.environ.get("EVERHOOK_API_KEY")),
+        master_keys=checks.master_keys(data_dir, os.environ.get("EVERHOOK_MASTER_KEYS")),
+        egress_http=True,
+        temporal_ui_url=f"http://{host}:{options.temporal_ui_port}",
+    )
+    return settings.model_copy(update={"egress_allow": [*settings.egress_allow, *LOOPBACK]})
+
+
+def _log_to_file(ground: Ground, terminal: Terminal) -> None:
+    """Logs go to files, and the terminal stays readable: of errors it shows one line each."""
+    from everhook.observability.logging import configure_logging
+
+    file = RotatingFileHandler(ground.data_dir / "everhook.log", maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8")
+    configure_logging("json", ground.settings.log_level, handler=file)
+    logging.getLogger().addHandler(TerminalErrors(terminal))
+    if ground.temporal_log.exists() and ground.temporal_log.stat().st_size > LOG_BYTES:
+        ground.temporal_log.replace(ground.temporal_log.with_suffix(".log.1"))
+
+
+class _Stack:
+    """The parts that run together, the signals that end them, and the order in which they end."""
+
+    def __init__(self, ground: Ground, terminal: Terminal) -> None:
+        self._ground = ground
+        self._settings = ground.settings
+        self._terminal = terminal
+        self._stop = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._sign_in_url = ""
+        self._temporal = EmbeddedTemporal(
+            ground.temporal_command,
+            target=ground.temporal_target,
+            log_file=ground.temporal_log,
+            prepare=self._provision,
+            tell=terminal.tell,
+        )
+
+    async def run(self) -> None:
+        """Until a signal, or until a part fails for good: then that error is raised."""
+        starting = asyncio.current_task()
+        assert starting is not None
+        self._heed_signals(starting)
+        async with contextlib.AsyncExitStack() as parts:
+            with self._terminal.busy("Starting Temporal, worker and API …"):
+                await self._start(parts)
+            self._heed_signals(None)
+            self._welcome()
+            await self._start_demo(parts)
+            await self._stop.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _start(self, parts: contextlib.AsyncExitStack) -> None:
+        """In the order of need. They end in the opposite order: nothing new, what is in flight, then the engine."""
+        await self._migrate()
+        database = Database(self._settings.database_url)
+        parts.push_async_callback(database.close)
+        parts.push_async_callback(self._temporal.stop)
+        client = await self._temporal.start()
+        await parts.enter_async_context(self._background(self._temporal.keep_alive()))
+        await parts.enter_async_context(self._telling(Feed(database)))
+        from everhook.delivery.engine import delivery_engine
+
+        engine = await parts.enter_async_context(delivery_engine(client, database, self._settings))
+        await parts.enter_async_context(self._working(engine))
+        await parts.enter_async_context(self._api(engine))
+
+    async def _migrate(self) -> None:
+        from alembic.util import CommandError
+        from sqlalchemy.exc import SQLAlchemyError
+
+        from everhook.storage.migrate import migrate
+
+        try:
+            await migrate(self._settings.database_url)
+        except (CommandError, SQLAlchemyError) as error:
+            file = self._ground.data_dir / checks.DATABASE_FILE
+            raise Unusable(
+                f"{file} cannot be used: {reason(error)}; move it away, or choose another --data-dir"
+            ) from error
+
+    async def _provision(self, client: Client) -> None:
+        from everhook.temporal.provisioning import setup
+
+        await setup(client, self._settings)
+
+    @contextlib.asynccontextmanager
+    async def _working(self, engine: "DeliveryEngine") -> AsyncIterator[None]:
+        """A worker; another, should one give up: a server that came back with an empty store makes it do so."""
+        ended = asyncio.Event()
+        ready = asyncio.Event()
+        task = self._watched(self._work(engine, ready, ended))
+        waiting = asyncio.create_task(ready.wait())
+        try:
+            await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                task.result()
+            yield
+        finally:
+            waiting.cancel()
+            ended.set()
+            await asyncio.wait([task])
+
+    async def _work(self, engine: "DeliveryEngine", ready: asyncio.Event, ended: asyncio.Event) -> None:
+        from worker import running_workers
+
+        while not ended.is_set():
+            try:
+                async with running_workers(engine):
+                    ready.set()
+                    await ended.wait()
+            except Exception as error:
+                if not ready.is_set():
+                    raise
+                log.exception("the worker gave up; starting another", error=str(error))
+                await asyncio.sleep(WORKER_PAUSE_S)
+
+    @contextlib.asynccontextmanager
+    async def _api(self, engine: "DeliveryEngine") -> AsyncIterator[None]:
+        from api import dashboard
+        from api.main import create_app
+
+        app = create_app(self._settings, engine=engine)
+        self._sign_in_url = dashboard.sign_in_link.make_link(app, self._ground.api_url)
+        dashboard.warm_up()
+        limits = Limits.from_settings(self._settings)
+        async with serving(app, self._ground.listener, lambda: dashboard.end_streams(app), limits):
+            with self._findable():
+                yield
+
+    @contextlib.contextmanager
+    def _findable(self) -> Iterator[None]:
+        """Commands that are run in this directory find the API, the database and Temporal."""
+        ground = self._ground
+        files = {URL_FILE: ground.api_url + "\n", ENVIRONMENT_FILE: environment_text(ground.environment)}
+        for name, text in files.items():
+            checks.write_private(ground.data_dir / name, text)
+        try:
+            yield
+        finally:
+            for name in files:
+                (ground.data_dir / name).unlink(missing_ok=True)
+
+    @contextlib.asynccontextmanager
+    async def _telling(self, feed: Feed) -> AsyncIterator[None]:
+        """News to the terminal; at the end once more, for what ended while the worker drained."""
+        await feed.skip_the_past()
+        async with self._background(self._tell_for_ever(feed)):
+            yield
+        self._terminal.news(await feed.news(LINES_A_LOOK))
+
+    async def _tell_for_ever(self, feed: Feed) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            self._terminal.news(await feed.news(LINES_A_LOOK))
+
+    def _welcome(self) -> None:
+        from cli.dev.demo import CHANNEL
+
+        ground = self._ground
+        key = self._settings.api_key
+        places = Places(
+            api=ground.api_url,
+            sign_in=self._sign_in_url,
+            temporal_ui=ground.temporal_ui_url,
+            temporal=f"{ground.temporal_target}, namespace {DEFAULT_NAMESPACE}",
+            data_dir=ground.data_dir,
+            environment=ground.data_dir / ENVIRONMENT_FILE if ground.data_dir != Path(DATA_DIR).absolute() else None,
+            api_key=key.get_secret_value() if key is not None else "",
+            channel=CHANNEL if ground.options.demo else "default",
+        )
+        self._terminal.welcome(places, has_endpoints=ground.options.demo)
+
+    async def _start_demo(self, parts: contextlib.AsyncExitStack) -> None:
+        """The demo is an extra: should it fail, the rest goes on."""
+        if not self._ground.options.demo:
+            return
+        from cli.dev.demo import Demo
+
+        key = self._settings.api_key
+        assert key is not None
+        demo = Demo(self._ground.api_url, key.get_secret_value(), self._ground.data_dir)
+        try:
+            await parts.enter_async_context(demo.ready())
+        except Exception as error:
+            log.exception("the demo did not start", error=str(error))
+            return
+        await parts.enter_async_context(self._background(demo.publish_for_ever()))
+
+    @contextlib.asynccontextmanager
+    async def _background(self, coroutine: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+        """A task for the time of the block."""
+        task = self._watched(coroutine)
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    def _watched(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task whose failure ends everything, and is raised at the end."""
+        task = asyncio.create_task(coroutine)
+        task.add_done_callback(self._note_failure)
+        return task
+
+    def _note_failure(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = self._failure or error
+            self._stop.set()
+
+    def _heed_signals(self, starting: asyncio.Task[Any] | None) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._heed, starting)
+
+    def _heed(self, starting: asyncio.Task[Any] | None) -> None:
+        """The first signal ends us in good order, the second at once."""
+        if self._stop.is_set():
+            self._temporal.kill()
+            os._exit(FORCED)
+        self._stop.set()
+        self._terminal.tell(
+            "Stopping: what is in flight is finished, the next start carries on (Ctrl-C again: at once)"
+        )
+        if starting is not None:
+            starting.cancel()

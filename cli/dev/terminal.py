@@ -1,0 +1,241 @@
+"""What `everhook dev` says to the person at the terminal: where everything is, and deliveries as they happen."""
+
+import logging
+import shlex
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.status import Status
+from rich.table import Table
+from rich.text import Text
+
+from cli.dev.feed_store import AttemptNews, EventNews, News
+from cli.terminal_states import ATTEMPTS, DELIVERIES, HOLDS, Shown
+from cli.terminal_text import printable, span
+from everhook import __version__
+from everhook.circuit.machine import Hold
+from everhook.contracts import DeliveryStatus, Verdict
+from everhook.notifications.events import EventKind
+
+TYPE_WIDTH, ENDPOINT_WIDTH, VERDICT_WIDTH = 16, 20, 14
+SAME_ERROR_S = 30.0
+"""An error that comes again and again is shown this often."""
+
+_GAVE_UP = ("✗ failed", "red")
+_EVENTS: Mapping[str, Shown | None] = {
+    EventKind.DEAD_LETTERED: DELIVERIES[DeliveryStatus.DEAD_LETTERED],
+    EventKind.CIRCUIT_OPENED: ("◌ circuit open", "bold yellow"),
+    EventKind.CIRCUIT_CLOSED: ("● closed again", "bold green"),
+    EventKind.ENDPOINT_DISABLED: HOLDS[Hold.DISABLED],
+    EventKind.ENDPOINT_PAUSED: HOLDS[Hold.PAUSED],
+    EventKind.ENDPOINT_RESUMED: ("▶ resumed", "green"),
+    EventKind.ENDPOINT_ENABLED: ("▶ enabled", "green"),
+    EventKind.DEAD_LETTERS: ("▲ dead letters", "yellow"),
+    EventKind.SUCCESS_RATE: ("▲ success rate", "yellow"),
+    EventKind.UNDISPATCHED: ("▲ not started", "yellow"),
+    EventKind.LOG_DAMAGED: ("✗ log damaged", "bold red"),
+    EventKind.CHECKPOINT: None,
+}
+"""None: not shown. A checkpoint is signed twice a minute, and says nothing about a delivery."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where everything is."""
+
+    api: str
+    sign_in: str
+    """Signs its first visitor in to the dashboard, for five minutes."""
+
+    temporal_ui: str
+    temporal: str
+    data_dir: Path
+    environment: Path | None
+    """A file of variables that lead commands here; None if those in this directory find us by themselves."""
+
+    api_key: str
+    channel: str
+    """The channel that the example publishes to."""
+
+    @property
+    def docs(self) -> str:
+        return f"{self.api}/docs"
+
+
+class Terminal:
+    """Lines for people; colours and the frame only where somebody looks at a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def busy(self, doing: str) -> AbstractContextManager[Status | None]:
+        """A sign of life while something takes its time."""
+        return self._console.status(doing)
+
+    def tell(self, line: str, style: str = "cyan") -> None:
+        self._line([_clock(datetime.now(UTC)), (line, style)])
+
+    def welcome(self, places: Places, *, has_endpoints: bool) -> None:
+        table = _table(places)
+        framed: RenderableType = table
+        if self._console.is_terminal:
+            framed = Panel(table, title=f"[bold]Everhook {__version__}[/]", title_align="left", expand=False)
+        else:
+            framed = Group(Text(f"Everhook {__version__}"), table)
+        self._console.print(framed, soft_wrap=not self._console.is_terminal, highlight=False)
+        self._console.print()
+        self._console.print(Text("Dashboard, signed in (one use, within five minutes)", style="bold"))
+        self._console.print(Text(places.sign_in, style=f"cyan link {places.sign_in}"), soft_wrap=True)
+        for title, command in _examples(places, has_endpoints=has_endpoints):
+            self._console.print()
+            self._console.print(Text(title, style="bold"))
+            # Neither framed nor wrapped nor padded, so that it can be copied: a space behind a backslash breaks it.
+            self._console.print(Text(command, style="cyan"), soft_wrap=True)
+        self._console.print()
+        self._console.print(Text("Deliveries as they happen (Ctrl-C stops; the next start carries on)", style="bold"))
+
+    def news(self, news: News) -> None:
+        lines = [(attempt.started_at + _duration(attempt), _attempt_line(attempt)) for attempt in news.attempts]
+        lines += [(event.created_at, _event_line(event)) for event in news.events if _is_shown(event)]
+        for _, line in sorted(lines, key=lambda pair: pair[0]):
+            self._line(line)
+        if news.skipped:
+            self.tell(f"… and {news.skipped:,} more attempts", "dim")
+
+    def _line(self, parts: Iterable[tuple[str, str]]) -> None:
+        self._console.print(Text.assemble(*parts), soft_wrap=True, highlight=False)
+
+
+class TerminalErrors(logging.Handler):
+    """Our own faults at a glance; the log has them in full."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        super().__init__(logging.ERROR)
+        self._terminal = terminal
+        self._shown: dict[str, float] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event = record.msg.get("event") if isinstance(record.msg, dict) else record.getMessage()
+        text = str(event).partition("\n")[0]
+        moment = time.monotonic()
+        if moment - self._shown.get(text, float("-inf")) < SAME_ERROR_S:
+            return
+        self._shown[text] = moment
+        self._terminal.tell(f"error: {text} (see everhook.log)", "red")
+
+
+def _table(places: Places) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in [
+        ("API", places.api),
+        ("Dashboard", f"{places.api}/"),
+        ("API docs", places.docs),
+        ("API key", places.api_key),
+        ("Temporal UI", places.temporal_ui),
+        ("Temporal", places.temporal),
+        ("Data and logs", str(places.data_dir)),
+        *([("For other shells", f". {shlex.quote(str(places.environment))}")] if places.environment else []),
+    ]:
+        table.add_row(name, Text(value, style=f"bold link {value}" if value.startswith("http") else "bold"))
+    return table
+
+
+def _examples(places: Places, *, has_endpoints: bool) -> list[tuple[str, str]]:
+    publish = _curl(
+        places,
+        f"/v1/channels/{places.channel}/messages",
+        '{"type": "order.created", "payload": {"orderId": 1042, "amount": 99.5}}',
+    )
+    if has_endpoints:
+        return [("Publish a message", publish)]
+    endpoint = _curl(places, "/v1/endpoints", '{"url": "http://127.0.0.1:9000/webhooks", "events": ["order.*"]}')
+    return [("Make an endpoint (its secret is shown once)", endpoint), ("Publish a message to it", publish)]
+
+
+def _curl(places: Places, path: str, body: str) -> str:
+    lines = [
+        f"curl {places.api}{path}",
+        f"-H 'Authorization: Bearer {places.api_key}'",
+        "-H 'Content-Type: application/json'",
+        f"-d '{body}'",
+    ]
+    return " \\\n  ".join(lines)
+
+
+def _attempt_line(attempt: AttemptNews) -> list[tuple[str, str]]:
+    gave_up = attempt.verdict is Verdict.RETRY and attempt.next_attempt_at is None
+    verdict, style = _GAVE_UP if gave_up else ATTEMPTS[attempt.verdict]
+    ended_at = attempt.started_at + _duration(attempt)
+    answer = str(attempt.status_code) if attempt.status_code is not None else attempt.error or ""
+    return [
+        _clock(ended_at),
+        *_subject(attempt.event_type, attempt.description or urlsplit(attempt.url).netloc),
+        (_fit(verdict, VERDICT_WIDTH), style),
+        (f"{answer:<6} ", style),
+        (f"{attempt.duration_ms:>6,} ms", "dim"),
+        (_sequel(attempt, ended_at), "dim"),
+    ]
+
+
+def _sequel(attempt: AttemptNews, ended_at: datetime) -> str:
+    if attempt.next_attempt_at is not None:
+        return f"  attempt {attempt.number}, next in {span(attempt.next_attempt_at - ended_at)}"
+    return f"  attempt {attempt.number}" if attempt.number > 1 else ""
+
+
+def _is_shown(event: EventNews) -> bool:
+    return _EVENTS.get(event.kind, _unknown(event)) is not None
+
+
+def _unknown(event: EventNews) -> Shown:
+    return printable(event.kind), "cyan"
+
+
+def _event_line(event: EventNews) -> list[tuple[str, str]]:
+    """Every event has a name in each column: those of no message and of no endpoint say what they are about."""
+    shown, style = _EVENTS.get(event.kind) or _unknown(event)
+    about = event.kind.partition(".")[0].replace("_", " ")
+    endpoint = event.description or urlsplit(event.url or "").netloc or "all endpoints"
+    return [
+        _clock(event.created_at),
+        *_subject(event.event_type or about, endpoint),
+        (_fit(shown, VERDICT_WIDTH), style),
+        (printable(_reason(event)), style),
+    ]
+
+
+def _reason(event: EventNews) -> str:
+    data = event.data
+    if event.delivery_gid is not None:
+        return f"{data.get('reason', '')}  {event.delivery_gid}"
+    if event.kind == EventKind.CIRCUIT_OPENED:
+        return f"after {data.get('failures', 0)} failures in a row; its messages wait"
+    if "threshold" in data:
+        return f"{data.get('state', '')}: {data.get('value', '')}, the threshold is {data['threshold']}"
+    return str(data.get("reason") or data.get("damage") or "")
+
+
+def _subject(event_type: str, endpoint: str) -> list[tuple[str, str]]:
+    return [(_fit(printable(event_type), TYPE_WIDTH), "bold"), (_fit(printable(endpoint), ENDPOINT_WIDTH), "")]
+
+
+def _fit(text: str, width: int) -> str:
+    """Exactly `width` characters, and two of space."""
+    return f"{text if len(text) <= width else text[: width - 1] + '…':<{width}}  "
+
+
+def _clock(moment: datetime) -> tuple[str, str]:
+    return (f"{moment.astimezone():%H:%M:%S}  ", "dim")
+
+
+def _duration(attempt: AttemptNews) -> timedelta:
+    return timedelta(milliseconds=attempt.duration_ms)

@@ -1,0 +1,171 @@
+"""The database: is it there and current, does the key ring open it, does its clock agree, what waits in it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from alembic.script import ScriptDirectory
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import OperationalError, ProgrammingError
+
+from cli.doctor import looked
+from cli.findings import Finding, Level, ok, skipped, warning, wrong
+from cli.terminal_text import span
+from everhook.delivery.store import IS_UNDISPATCHED
+from everhook.egress import EgressClient, EgressRules, OurFault, UrlRefused
+from everhook.endpoints import store as endpoints
+from everhook.settings import Settings
+from everhook.storage.encryption import census
+from everhook.storage.engine import Database, is_unavailable, reason
+from everhook.storage.keyring import KeyRing
+from everhook.storage.migrate import alembic_config
+from everhook.storage.tables import Delivery, Endpoint
+from everhook.tenants import api_keys_store as api_keys
+
+NEEDS_SCHEMA = ("master keys", "callers", "backlog", "endpoints")
+SKEW = timedelta(seconds=2)
+LATE = timedelta(minutes=1)
+"""Deliveries start within milliseconds; the reconciler starts what was left over within a quarter of a minute."""
+
+COUNTED_AT_MOST = 10_000
+LOOKED_AT = 50
+"""So many endpoints, the newest, are judged anew by the egress rules."""
+
+START = "start it, or mend EVERHOOK_DATABASE_URL"
+
+
+async def database_findings(settings: Settings) -> AsyncIterator[Finding]:
+    database = Database(settings.database_url)
+    try:
+        reached = await looked("database", _reach(database))
+        yield reached
+        if reached.level is Level.WRONG:
+            for name in ("migrations", *NEEDS_SCHEMA, "database's clock"):
+                yield skipped(name, "needs the database")
+            return
+        yield await looked("database's clock", _clock(database))
+        migrated = await looked("migrations", _migrations(database, settings))
+        yield migrated
+        if migrated.level is Level.WRONG:
+            for name in NEEDS_SCHEMA:
+                yield skipped(name, "needs the schema")
+            return
+        yield await looked("master keys", _master_keys(database, settings))
+        yield await looked("callers", _callers(database, settings))
+        yield await looked("backlog", _backlog(database))
+        yield await looked("endpoints", _endpoints(database, settings))
+    finally:
+        await database.close()
+
+
+async def _reach(database: Database) -> Finding:
+    shown = database.url.render_as_string(hide_password=True)
+    file = database.url.database or ""
+    if database.is_sqlite and not Path(file).exists():  # noqa: ASYNC240 - opening it would make it
+        return wrong("database", f"there is no file {file}", "run `everhook migrate`, or mend EVERHOOK_DATABASE_URL")
+    try:
+        async with database.read_connection() as connection:
+            version = "sqlite_version()" if database.is_sqlite else "current_setting('server_version')"
+            (found,) = (await connection.execute(text(f"SELECT {version}"))).one()
+    except Exception as error:
+        if not is_unavailable(error):
+            raise
+        return wrong("database", f"{shown} cannot be reached: {reason(error)}", START)
+    if database.is_sqlite:
+        return ok("database", f"SQLite {found}, {file}: for one machine, where one process does everything")
+    return ok("database", f"PostgreSQL {found}, {shown}")
+
+
+async def _clock(database: Database) -> Finding:
+    name = "database's clock"
+    if database.is_sqlite:
+        return ok(name, "is this machine's")
+    async with database.read_connection() as connection:
+        began = time.monotonic()
+        (moment,) = (await connection.execute(text("SELECT clock_timestamp()"))).one()
+        way = timedelta(seconds=time.monotonic() - began)
+    skew = abs(moment + way / 2 - datetime.now(UTC))
+    if skew > SKEW + way:
+        return wrong(name, f"differs from this machine's by {span(skew)}", "have both synchronised by NTP")
+    return ok(name, "agrees with this machine's")
+
+
+async def _migrations(database: Database, settings: Settings) -> Finding:
+    scripts = ScriptDirectory.from_config(alembic_config(settings.database_url))
+    head = scripts.get_current_head()
+    try:
+        async with database.read_connection() as connection:
+            found = (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalar_one_or_none()
+    except (OperationalError, ProgrammingError):
+        found = None
+    if found == head:
+        return ok("migrations", f"at {head}, which is this version's")
+    if found is None:
+        return wrong("migrations", "there is no schema yet", "everhook migrate")
+    if found not in {script.revision for script in scripts.walk_revisions()}:
+        return wrong("migrations", f"at {found}, which this version does not know", "run the version that made it")
+    return wrong("migrations", f"at {found}, and this version wants {head}", "everhook migrate")
+
+
+async def _master_keys(database: Database, settings: Settings) -> Finding:
+    name = "master keys"
+    found = await census(database, KeyRing.from_settings(settings))
+    if found.unopened:
+        why = ", ".join(f"{count:,} times: {reason}" for reason, count in found.unopened.items())
+        mend = "put the key that is missing back into EVERHOOK_MASTER_KEYS, behind the newest"
+        return wrong(name, f"{found.unopened.total():,} of {found.total:,} secrets cannot be opened; {why}", mend)
+    if found.outdated:
+        detail = f"{found.outdated:,} of {found.total:,} secrets are sealed by an older key"
+        return warning(name, detail, "everhook keys rotate-master")
+    return ok(name, f"the newest opens all there is: {found.total:,} secrets")
+
+
+async def _callers(database: Database, settings: Settings) -> Finding:
+    if settings.api_key is not None:
+        return ok("callers", "EVERHOOK_API_KEY is set here")
+    async with database.reading() as session:
+        if await api_keys.has_usable(session):
+            return ok("callers", "there are keys in the database")
+    return warning("callers", "nobody has a key, so nobody can publish", "everhook keys create --name … --scope admin")
+
+
+async def _backlog(database: Database) -> Finding:
+    waiting = select(Delivery).where(IS_UNDISPATCHED).limit(COUNTED_AT_MOST).subquery()
+    async with database.read_connection() as connection:
+        statement = select(func.count(), func.min(waiting.c.accepted_at)).select_from(waiting)
+        count, oldest = (await connection.execute(statement)).one()
+    if not count:
+        return ok("backlog", "every accepted delivery was started")
+    waited = datetime.now(UTC) - oldest
+    detail = f"{count:,} accepted deliveries are not started, the oldest for {span(waited)}"
+    if waited > LATE:
+        return wrong("backlog", detail, "it starts once Temporal and a worker are there: see below")
+    return ok("backlog", detail)
+
+
+async def _endpoints(database: Database, settings: Settings) -> Finding:
+    egress = EgressClient(EgressRules.from_settings(settings))
+    try:
+        async with database.reading() as session:
+            views, _ = await endpoints.page(session, tenant_gid=None, after=None, limit=LOOKED_AT)
+        judged = await asyncio.gather(*(_judge(egress, view.endpoint) for view in views))
+    finally:
+        await egress.aclose()
+    bad = [f"{view.endpoint.gid} ({why})" for view, why in zip(views, judged, strict=True) if why]
+    if bad:
+        mend = "change their URLs, or EVERHOOK_EGRESS_… of every process"
+        named = ", ".join(bad[:3])
+        return warning("endpoints", f"{len(bad)} of {len(views)} would be refused from here: {named}", mend)
+    return ok("endpoints", f"the rules allow the URLs of all {len(views)} looked at")
+
+
+async def _judge(egress: EgressClient, endpoint: Endpoint) -> str:
+    try:
+        await egress.check_url(endpoint.url, endpoint.tenant_gid)
+    except UrlRefused as error:
+        return error.rule
+    except OurFault:
+        return ""  # no sign against the endpoint
+    return ""

@@ -1,0 +1,55 @@
+"""The way out, and what this machine allows."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from cli.doctor import looked
+from cli.findings import Finding, ok, warning, wrong
+from everhook import event_loop as eventloop
+from everhook.egress import EgressRules
+from everhook.settings import Settings
+
+CONNECT_S = 5.0
+ENOUGH_FILES = 4_096
+
+
+async def surroundings_findings(settings: Settings) -> AsyncIterator[Finding]:
+    rules = EgressRules.from_settings(settings)
+    yield await looked("egress rules", _rules(rules, settings))
+    yield await looked("egress proxy", _proxy(rules))
+    yield await looked("open files", _files())
+
+
+async def _rules(rules: EgressRules, settings: Settings) -> Finding:
+    networks = ", ".join(map(str, settings.egress_allow))
+    detail = f"public addresses{f' and {networks}' if networks else ''}, ports {rules.ports_in_words}"
+    if settings.egress_http:
+        mend = "if that is not meant: EVERHOOK_EGRESS_HTTP=false"
+        return warning("egress rules", f"{detail}; plain HTTP inside {networks or 'no network'}", mend)
+    wide = [network for network in settings.egress_allow if network.prefixlen < 8]
+    if wide:
+        mend = "name the networks that endpoints really lie in: EVERHOOK_EGRESS_ALLOW"
+        return warning("egress rules", f"{detail}: {', '.join(map(str, wide))} lets in nearly everything", mend)
+    return ok("egress rules", detail)
+
+
+async def _proxy(rules: EgressRules) -> Finding:
+    name = "egress proxy"
+    if rules.proxy is None:
+        return ok(name, "none: straight out")
+    where = f"{rules.proxy.host}:{rules.proxy.port}"
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            _, writer = await asyncio.open_connection(rules.proxy.host, rules.proxy.port)
+    except (OSError, TimeoutError) as error:
+        return wrong(name, f"{where} cannot be reached: {error or 'no answer'}", "mend EVERHOOK_EGRESS_PROXY")
+    writer.close()
+    return ok(name, f"{where} takes connections")
+
+
+async def _files() -> Finding:
+    eventloop.raise_file_limit()
+    limit = eventloop.file_limit()
+    if limit < ENOUGH_FILES:
+        return warning("open files", f"{limit:,} at most: a socket for each request in flight", "ulimit -n 65536")
+    return ok("open files", f"{limit:,} at most")

@@ -1,0 +1,86 @@
+"""Waiting for deliveries, and showing one with its attempts."""
+
+import time
+from collections.abc import Sequence
+
+import typer
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from cli.api_client.client import Api
+from cli.api_client.shapes import Attempt, DeliveryDetail
+from cli.formatting import age, answer, clock, when
+from cli.output import lines, pairs
+from cli.terminal_states import state
+from cli.terminal_text import printable
+
+POLL_S = 0.2
+AT_REST = ("delivered", "dead_lettered", "discarded")
+
+FAILED = 1
+
+
+def at_rest(api: Api, gid: str, patience_s: float, *, first_attempt: bool = False) -> DeliveryDetail:
+    """The delivery once it needs nothing more of us (or has an attempt, or is parked); or as it is when time is up."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        delivery = api.delivery(gid)
+        settled = delivery["status"] in AT_REST
+        if settled or (first_attempt and (delivery["attempts"] or delivery["status"] == "parked")):
+            return delivery
+        if time.monotonic() >= deadline:
+            return delivery
+        time.sleep(POLL_S)
+
+
+def conclude(deliveries: Sequence[DeliveryDetail]) -> None:
+    """Exit status 1 unless all was delivered."""
+    if any(delivery["status"] != "delivered" for delivery in deliveries):
+        raise typer.Exit(FAILED)
+
+
+def show_delivery(delivery: DeliveryDetail) -> RenderableType:
+    """A delivery with every attempt and what was answered."""
+    card = pairs(
+        [
+            ("delivery", delivery["deliveryGid"]),
+            ("status", _status(delivery)),
+            ("message", f"{delivery['messageGid']}  {delivery['type']} on {delivery['channelName']}"),
+            ("endpoint", delivery["endpointGid"]),
+            ("accepted", when(delivery["acceptedAt"])),
+            ("next attempt", when(delivery["nextAttemptAt"])),
+            ("ended", when(delivery["completedAt"])),
+            ("decided", _decided(delivery)),
+        ]
+    )
+    return Group(card, *(part for attempt in delivery["attempts"] for part in _attempt(attempt)))
+
+
+def _status(delivery: DeliveryDetail) -> Text:
+    shown = state(delivery["status"])
+    if delivery["deadLetterReason"] and delivery["status"] == "dead_lettered":
+        return Text.assemble(shown, f"  {delivery['deadLetterReason']}, {age(delivery['deadLetteredAt'])}")
+    return shown
+
+
+def _decided(delivery: DeliveryDetail) -> str | None:
+    if not delivery["decidedBy"]:
+        return None
+    return f"by {delivery['decidedBy']}" + (f": {delivery['decidedWhy']}" if delivery["decidedWhy"] else "")
+
+
+def _attempt(attempt: Attempt) -> list[RenderableType]:
+    round_ = f"round {attempt['round']}, " if attempt["round"] > 1 else ""
+    head = Text.assemble(
+        ("\n" + clock(attempt["startedAt"]), "dim"),
+        f"  {round_}attempt {attempt['number']}  ",
+        state(attempt["verdict"]),
+        f"  {printable(answer(attempt))}",
+        (f"  {attempt['durationMs']:,} ms  {printable(attempt['peerAddress'] or '')}", "dim"),
+    )
+    parts: list[RenderableType] = [head, lines(attempt["url"], style="dim")]
+    if attempt["errorDetail"]:
+        parts.append(lines(attempt["errorDetail"], style="yellow"))
+    if attempt["responseBody"]:
+        parts.append(lines(attempt["responseBody"], indent="  │ "))
+    return parts

@@ -1,0 +1,49 @@
+"""Moments and responses as people read them."""
+
+from datetime import UTC, datetime, timedelta
+
+from cli.api_client.shapes import Attempt, Delivery
+from cli.terminal_text import span
+
+
+def parse_moment(moment: str) -> datetime:
+    return datetime.fromisoformat(moment)
+
+
+def age(moment: str | None) -> str:
+    """`3 min ago`, `in 12 s`."""
+    if moment is None:
+        return ""
+    passed = datetime.now(UTC) - parse_moment(moment)
+    return f"{span(passed)} ago" if passed >= timedelta() else f"in {span(-passed)}"
+
+
+def seen(minute: str) -> str:
+    """`within a minute`, `3 min ago`: of something that is counted by the minute. `minute` is the one that it was in,
+    so the seconds since its beginning say nothing."""
+    minutes = (datetime.now(UTC) - parse_moment(minute)) // timedelta(minutes=1)
+    if minutes < 1:
+        return "within a minute"
+    return f"{minutes} min ago" if minutes < 90 else age(minute)
+
+
+def when(moment: str | None) -> str:
+    """`2026-01-31 12:00:00 UTC (3 min ago)`, in the zone of this machine."""
+    if moment is None:
+        return ""
+    return f"{parse_moment(moment).astimezone():%Y-%m-%d %H:%M:%S %Z} ({age(moment)})"
+
+
+def clock(moment: str | None) -> str:
+    at = parse_moment(moment) if moment is not None else datetime.now(UTC)
+    return f"{at.astimezone():%H:%M:%S}"
+
+
+def last_answer(delivery: Delivery) -> str:
+    code = delivery["lastStatusCode"]
+    return str(code) if code is not None else delivery["lastError"] or ""
+
+
+def answer(attempt: Attempt) -> str:
+    code = attempt["statusCode"]
+    return str(code) if code is not None else attempt["error"] or "no answer"

@@ -1,0 +1,94 @@
+"""The local receiver behind `everhook receive` and `everhook simulate`: an ASGI application that answers as told."""
+
+import asyncio
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from everhook.signing.verify import Verification, verify
+
+MAX_BODY_BYTES = 8 * 1024 * 1024
+REMEMBERED = 10_000
+UNAUTHORIZED = 401
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A request and what was made of it. `verification` is None where there was no secret to check with."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+    number: int
+    verification: Verification | None
+    status: int
+
+    @property
+    def message_gid(self) -> str:
+        return self.headers.get("webhook-id") or self.headers.get("x-idempotency-key", "")
+
+    @property
+    def event_type(self) -> str:
+        return self.headers.get("x-webhook-event", "")
+
+
+@dataclass
+class Answers:
+    """Statuses to answer with in order, of which the last repeats; each message goes through them by itself."""
+
+    statuses: Sequence[int]
+    delay_s: float = 0.0
+    _made: OrderedDict[str, int] = field(default_factory=OrderedDict)
+
+    def next(self, message_gid: str) -> tuple[int, int]:
+        """The number of this request of its message, from 1 on, and the status that it gets."""
+        number = self._made.pop(message_gid, 0) + 1
+        self._made[message_gid] = number
+        if len(self._made) > REMEMBERED:
+            self._made.popitem(last=False)
+        return number, self.statuses[min(number, len(self.statuses)) - 1]
+
+
+class Receiver:
+    """Answers 401 to what is not signed with one of the secrets, as receivers should; else what `answers` says."""
+
+    def __init__(self, answers: Answers, secrets: Sequence[str], tell: Callable[[Arrival], None]) -> None:
+        self._answers = answers
+        self.secrets = list(secrets)
+        self._tell = tell
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        body = await _body(receive)
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        checked = verify(headers, body, self.secrets) if self.secrets else None
+        number, status = self._answers.next(headers.get("webhook-id", headers.get("x-idempotency-key", "")))
+        if checked is not None and not checked.is_genuine:
+            status = UNAUTHORIZED
+        self._tell(Arrival(scope["method"], scope["path"], headers, body, number, checked, status))
+        await asyncio.sleep(self._answers.delay_s)
+        await _answer(send, status)
+
+
+async def _body(receive: Any) -> bytes:
+    """What is beyond the limit is read and forgotten."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        if len(body) <= MAX_BODY_BYTES:
+            body += message.get("body", b"")
+        if not message.get("more_body", False):
+            return bytes(body[:MAX_BODY_BYTES])
+
+
+async def _answer(send: Any, status: int) -> None:
+    content = json.dumps({"from": "everhook receive", "status": status}).encode()
+    if status in (204, 304):
+        content = b""
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": content})

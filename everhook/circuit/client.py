@@ -1,0 +1,69 @@
+"""Talking to endpoint entities. Whoever speaks first starts the entity: it is there as soon as anybody needs it."""
+
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import Client, WithStartWorkflowOperation
+from temporalio.common import Priority, SearchAttributePair, TypedSearchAttributes, WorkflowIDConflictPolicy
+
+from everhook.circuit.machine import Circuit, CircuitPolicy, CircuitState
+from everhook.contracts import ENDPOINT_WORKFLOW, EndpointOrder, OutcomeReport, TaskQueue
+from everhook.ids import endpoint_workflow_id
+from everhook.temporal import search_attributes as sa
+
+RPC_TIMEOUT = timedelta(seconds=10)
+
+AHEAD_OF_DELIVERIES = Priority(priority_key=1)
+"""Behind a burst of deliveries the circuit would open too late to spare the endpoint any of them."""
+
+
+class EndpointEntities:
+    def __init__(self, client: Client, policy: CircuitPolicy) -> None:
+        self._client = client
+        self._policy = policy
+
+    async def report(self, endpoint_gid: str, tenant: str, report: OutcomeReport) -> None:
+        """Tell an endpoint's entity what was seen of it. An empty report just wakes it."""
+        await self._client.start_workflow(
+            ENDPOINT_WORKFLOW,
+            self._order(endpoint_gid, tenant),
+            id=endpoint_workflow_id(endpoint_gid),
+            task_queue=TaskQueue.DELIVERIES,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            search_attributes=_search_attributes(endpoint_gid, tenant),
+            static_summary=f"circuit of {endpoint_gid} of {tenant}",
+            priority=AHEAD_OF_DELIVERIES,
+            start_signal="report",
+            start_signal_args=[report],
+            rpc_timeout=RPC_TIMEOUT,
+        )
+
+    async def command(self, endpoint_gid: str, tenant: str, update: str, *args: Any) -> Circuit:
+        """Have the entity carry out an operator's update; returns its new state, already on record."""
+        start: WithStartWorkflowOperation[Any, Any] = WithStartWorkflowOperation(
+            ENDPOINT_WORKFLOW,
+            self._order(endpoint_gid, tenant),
+            id=endpoint_workflow_id(endpoint_gid),
+            task_queue=TaskQueue.DELIVERIES,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            search_attributes=_search_attributes(endpoint_gid, tenant),
+            static_summary=f"circuit of {endpoint_gid} of {tenant}",
+            priority=AHEAD_OF_DELIVERIES,
+        )
+        circuit: Circuit = await self._client.execute_update_with_start_workflow(
+            update, args=args, start_workflow_operation=start, result_type=Circuit, rpc_timeout=RPC_TIMEOUT
+        )
+        return circuit
+
+    def _order(self, endpoint_gid: str, tenant: str) -> EndpointOrder:
+        return EndpointOrder(endpoint_gid=endpoint_gid, tenant=tenant, policy=self._policy)
+
+
+def _search_attributes(endpoint_gid: str, tenant: str) -> TypedSearchAttributes:
+    return TypedSearchAttributes(
+        [
+            SearchAttributePair(sa.TENANT, tenant),
+            SearchAttributePair(sa.ENDPOINT, endpoint_gid),
+            SearchAttributePair(sa.CIRCUIT_STATE, CircuitState.CLOSED.value),
+        ]
+    )

@@ -1,0 +1,85 @@
+"""How processes report to the circuits of endpoints what they saw of them."""
+
+import asyncio
+from dataclasses import replace
+
+import structlog
+
+from everhook.circuit.client import EndpointEntities
+from everhook.contracts import OutcomeReport
+from everhook.delivery.classify import Judgement
+
+COALESCE_S = 0.1
+RETRY_S = 1.0
+
+log = structlog.get_logger()
+
+
+class OutcomeReporter:
+    """Collects what this process sees of endpoints and tells their entities: failures, and successes that end a
+    streak. Healthy traffic tells nothing.
+
+    What is lost here, because the process dies, is a count in a streak; a lost probe's claim ends with its lease.
+    """
+
+    def __init__(self, entities: EndpointEntities) -> None:
+        self._entities = entities
+        self._pending: dict[str, tuple[str, OutcomeReport]] = {}
+        self._streaks: set[str] = set()
+        self._flusher: asyncio.Task[None] | None = None
+        self._closing = False
+
+    def note(self, endpoint_gid: str, tenant: str, judgement: Judgement, *, in_streak: bool) -> None:
+        """`in_streak`: the circuit was not closed, or counted failures, when the attempt began."""
+        report = self._report(endpoint_gid, judgement, in_streak)
+        if report is None:
+            return
+        _, before = self._pending.get(endpoint_gid, (tenant, OutcomeReport()))
+        self._pending[endpoint_gid] = (tenant, merge(before, report))
+        if self._flusher is None:
+            self._flusher = asyncio.create_task(self._flush())
+
+    async def close(self) -> None:
+        """Tell what is left to tell; once only where Temporal is away, for a worker must be able to end."""
+        self._closing = True
+        if self._flusher is not None:
+            await self._flusher
+
+    def _report(self, endpoint_gid: str, judgement: Judgement, in_streak: bool) -> OutcomeReport | None:
+        if judgement.healthy is False:
+            self._streaks.add(endpoint_gid)
+            return OutcomeReport(failures=1)
+        if judgement.healthy is None:
+            return None
+        if judgement.gone or in_streak or endpoint_gid in self._streaks:
+            self._streaks.discard(endpoint_gid)
+            return OutcomeReport(succeeded=True, gone=judgement.gone)
+        return None
+
+    async def _flush(self) -> None:
+        await asyncio.sleep(COALESCE_S)
+        while self._pending:
+            pending, self._pending = self._pending, {}
+            told = all(await asyncio.gather(*(self._tell(gid, *report) for gid, report in pending.items())))
+            if self._closing and not told:
+                break
+            await asyncio.sleep(COALESCE_S if told else RETRY_S)
+        self._flusher = None
+
+    async def _tell(self, endpoint_gid: str, tenant: str, report: OutcomeReport) -> bool:
+        try:
+            await self._entities.report(endpoint_gid, tenant, report)
+            return True
+        except Exception as error:
+            log.warning("could not report to the endpoint's circuit", endpoint_gid=endpoint_gid, error=str(error))
+        _, newer = self._pending.get(endpoint_gid, (tenant, OutcomeReport()))
+        self._pending[endpoint_gid] = (tenant, merge(report, newer))
+        return False
+
+
+def merge(older: OutcomeReport, newer: OutcomeReport) -> OutcomeReport:
+    """Two reports as one: failures before a success no longer count."""
+    gone = older.gone or newer.gone
+    if newer.succeeded:
+        return replace(newer, gone=gone)
+    return OutcomeReport(succeeded=older.succeeded, failures=older.failures + newer.failures, gone=gone)

@@ -1,0 +1,216 @@
+"""The projection of each endpoint's circuit: written by its entity workflow alone, read by publishers and senders."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Result, Select, bindparam, func, literal, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlmodel import col
+
+from everhook.circuit.machine import Circuit, CircuitState, Hold
+from everhook.contracts import DeliveryStatus
+from everhook.notifications.events import EventKind
+from everhook.storage.event_outbox import record_event
+from everhook.storage.statements import table_of
+from everhook.storage.tables import Circuit as CircuitRow
+from everhook.storage.tables import Delivery, Endpoint, Tenant, now
+
+
+@dataclass(frozen=True)
+class EndpointState:
+    """What decides about the next delivery to an endpoint: its version, its rate limit, and its circuit.
+
+    `failures` are those that the circuit counts now; `probe_until` is when the claim on the one probe of a half-open
+    circuit ends.
+    """
+
+    version: int
+    state: CircuitState
+    hold: Hold | None
+    failures: int
+    probe_until: datetime | None
+    rate_limit: float | None
+
+    @property
+    def sends(self) -> bool:
+        """Deliveries flow."""
+        return self.state is CircuitState.CLOSED and self.hold is None
+
+    def may_probe(self, moment: datetime) -> bool:
+        """The circuit is half-open and its probe is not claimed."""
+        free = self.probe_until is None or self.probe_until < moment
+        return self.state is CircuitState.HALF_OPEN and self.hold is None and free
+
+
+MAX_STATES = 1_000
+
+
+async def endpoint_states(
+    connection: AsyncConnection, endpoint_gids: Sequence[str], *, lock_held: bool = False
+) -> dict[str, EndpointState]:
+    """The states of those endpoints that exist.
+
+    `lock_held`: keep the state of those that do not send now as it is until the transaction ends, with `FOR SHARE`.
+    What is parked in it is then committed before the circuit can close, and so is found by those who release what is
+    parked. (SQLite needs no lock: its one writer takes turns.)
+    """
+    found: dict[str, EndpointState] = {}
+    for start in range(0, len(endpoint_gids), MAX_STATES):
+        found |= await _states(connection, _STATES, endpoint_gids[start : start + MAX_STATES])
+    held = sorted(gid for gid, state in found.items() if not state.sends)
+    if held and lock_held and connection.dialect.name == "postgresql":
+        for start in range(0, len(held), MAX_STATES):
+            found |= await _states(connection, _LOCKED_STATES, held[start : start + MAX_STATES])
+    return found
+
+
+async def _states(
+    connection: AsyncConnection, statement: Select[*tuple[Any, ...]], gids: Sequence[str]
+) -> dict[str, EndpointState]:
+    rows = await connection.execute(statement, {"gids": gids})
+    return {row[0]: EndpointState(*row[1:]) for row in rows}
+
+
+_STATES: Select[*tuple[Any, ...]] = (
+    select(
+        col(CircuitRow.endpoint_gid),
+        col(Endpoint.version),
+        col(CircuitRow.state),
+        col(CircuitRow.hold),
+        col(CircuitRow.failures),
+        col(CircuitRow.probe_until),
+        col(Endpoint.rate_limit),
+    )
+    .join(Endpoint, col(Endpoint.gid) == col(CircuitRow.endpoint_gid))
+    .where(col(CircuitRow.endpoint_gid).in_(bindparam("gids", expanding=True)))
+)
+_LOCKED_STATES = _STATES.order_by(col(CircuitRow.endpoint_gid)).with_for_update(read=True, of=table_of(CircuitRow))
+
+
+async def load_circuit(session: AsyncSession, endpoint_gid: str) -> Circuit | None:
+    """None where there is no such endpoint, or no longer."""
+    result = await session.execute(
+        select(CircuitRow)
+        .join(Endpoint, col(Endpoint.gid) == col(CircuitRow.endpoint_gid))
+        .where(col(CircuitRow.endpoint_gid) == endpoint_gid, col(Endpoint.deleted_at).is_(None))
+    )
+    row = result.scalar_one_or_none()
+    return as_circuit(row) if row is not None else None
+
+
+def as_circuit(row: CircuitRow) -> Circuit:
+    return Circuit(
+        state=row.state,
+        hold=row.hold,
+        hold_reason=row.hold_reason,
+        failures=row.failures,
+        failing_since=row.failing_since,
+        openings=row.openings,
+        until=row.until,
+        version=row.version,
+    )
+
+
+async def project(session: AsyncSession, endpoint_gid: str, circuit: Circuit) -> None:
+    """Write what the entity says, unless something newer is there; a new state frees the probe's claim."""
+    before = await session.get(CircuitRow, endpoint_gid, with_for_update=True)
+    if before is None or before.version >= circuit.version:
+        return
+    endpoint = await session.get_one(Endpoint, endpoint_gid)
+    for kind in _transitions(as_circuit(before), circuit):
+        record_event(
+            session,
+            kind,
+            tenant_gid=endpoint.tenant_gid,
+            endpoint_gid=endpoint_gid,
+            data={"failures": circuit.failures, "openings": circuit.openings, "reason": circuit.hold_reason},
+        )
+    if before.state is not circuit.state:
+        before.probe_delivery_gid = before.probe_until = None
+    before.state = circuit.state
+    before.hold = circuit.hold
+    before.hold_reason = circuit.hold_reason
+    before.failures = circuit.failures
+    before.failing_since = circuit.failing_since
+    before.openings = circuit.openings
+    before.until = circuit.until
+    before.version = circuit.version
+    before.updated_at = now()
+    session.add(before)
+
+
+def _transitions(before: Circuit, after: Circuit) -> list[EventKind]:
+    kinds: list[EventKind] = []
+    if before.state is not CircuitState.OPEN and after.state is CircuitState.OPEN:
+        kinds.append(EventKind.CIRCUIT_OPENED)
+    if before.state is not CircuitState.CLOSED and after.state is CircuitState.CLOSED:
+        kinds.append(EventKind.CIRCUIT_CLOSED)
+    if before.hold is not after.hold:
+        lifted = EventKind.ENDPOINT_RESUMED if before.hold is Hold.PAUSED else EventKind.ENDPOINT_ENABLED
+        told = {Hold.DISABLED: EventKind.ENDPOINT_DISABLED, Hold.PAUSED: EventKind.ENDPOINT_PAUSED, None: lifted}
+        kinds.append(told[after.hold])
+    return kinds
+
+
+async def left_behind(connection: AsyncConnection, moment: datetime, quiet: timedelta) -> Sequence[tuple[str, str]]:
+    """Endpoints whose circuit should have moved on by `moment` and did not: (endpoint gid, tenant).
+
+    Their entity workflows may be gone. One that was woken within `quiet` is left alone.
+    """
+    rows: Result[Any] = await connection.execute(
+        select(col(CircuitRow.endpoint_gid), col(Tenant.name).label("tenant"))
+        .join(Endpoint, col(Endpoint.gid) == col(CircuitRow.endpoint_gid))
+        .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
+        .where(
+            col(CircuitRow.state) != CircuitState.CLOSED,
+            col(CircuitRow.until) < moment,
+            col(CircuitRow.updated_at) < moment - quiet,
+            col(Endpoint.deleted_at).is_(None),
+        )
+        .limit(1_000)
+    )
+    return [(row.endpoint_gid, row.tenant) for row in rows]
+
+
+async def stranded(connection: AsyncConnection, moment: datetime) -> Sequence[tuple[str, str]]:
+    """Endpoints with parked deliveries although their circuit has been closed since before `moment`:
+    (endpoint gid, tenant). The process that was to release them is gone.
+
+    The endpoints with parked deliveries are found by a loose index scan, so the cost follows their number and not that
+    of the parked deliveries.
+    """
+    first = select(func.min(col(Delivery.endpoint_gid)).label("gid")).where(_PARKED)
+    endpoints = first.cte("endpoints", recursive=True)
+    following = select(func.min(col(Delivery.endpoint_gid))).where(
+        _PARKED, col(Delivery.endpoint_gid) > endpoints.c.gid
+    )
+    endpoints = endpoints.union_all(select(following.scalar_subquery()).where(endpoints.c.gid.is_not(None)))
+    rows: Result[Any] = await connection.execute(
+        select(endpoints.c.gid.label("endpoint_gid"), col(Tenant.name).label("tenant"))
+        .join(CircuitRow, col(CircuitRow.endpoint_gid) == endpoints.c.gid)
+        .join(Endpoint, col(Endpoint.gid) == endpoints.c.gid)
+        .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
+        .where(
+            col(CircuitRow.state) == CircuitState.CLOSED,
+            col(CircuitRow.hold).is_(None),
+            col(CircuitRow.updated_at) < moment,
+            col(Endpoint.deleted_at).is_(None),
+        )
+        .limit(1_000)
+    )
+    return [(row.endpoint_gid, row.tenant) for row in rows]
+
+
+_PARKED = col(Delivery.status) == literal(
+    DeliveryStatus.PARKED, type_=table_of(Delivery).c.status.type, literal_execute=True
+)
+
+
+async def mark_woken(connection: AsyncConnection, endpoint_gids: Sequence[str]) -> None:
+    """One by one in their order, as publishers lock them: else the two could wait for each other in a circle."""
+    statement = update(table_of(CircuitRow)).where(col(CircuitRow.endpoint_gid) == bindparam("b_gid"))
+    moment = now()
+    rows = [{"b_gid": gid, "b_now": moment} for gid in sorted(endpoint_gids)]
+    await connection.execute(statement.values(updated_at=bindparam("b_now")), rows)

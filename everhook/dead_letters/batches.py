@@ -1,0 +1,141 @@
+"""Bulk operations on dead letters: Temporal batch operations over the visibility query that an operator would type.
+
+The server paces them and keeps their progress; nothing of ours loops over thousands of workflows.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from temporalio.api.batch.v1 import BatchOperationSignal
+from temporalio.api.common.v1 import Payloads
+from temporalio.api.enums.v1 import BatchOperationState
+from temporalio.api.workflowservice.v1 import (
+    DescribeBatchOperationRequest,
+    StartBatchOperationRequest,
+)
+from temporalio.client import Client
+
+from everhook.contracts import DELIVERY_WORKFLOW, DeliveryStatus, OperatorNote
+from everhook.dead_letters.store import DeadLetterFilter
+
+INDEX_PATIENCE_S, INDEX_POLL_S = 5.0, 0.25
+MAX_ENDPOINTS = 1_000
+"""So many gids make a query of 32 KB."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    state: Literal["running", "completed", "failed"]
+    total: int
+    completed: int
+    failed: int
+    started_at: datetime | None
+    closed_at: datetime | None
+
+
+def visibility_query(
+    chosen: DeadLetterFilter, endpoints: Sequence[str] | None = None, *, but: Sequence[str] = ()
+) -> str:
+    """The open dead letters that a filter selects, in Temporal's list filter language; only those of `endpoints`, where
+    they are given, and none of the endpoints `but`.
+
+    A filter that names a tenant must be given the tenant's `endpoints` that it concerns: names of tenants change hands,
+    gids of endpoints do not.
+    """
+    parts = [
+        f'WorkflowType = "{DELIVERY_WORKFLOW}"',
+        'ExecutionStatus = "Running"',
+        f'DeliveryStatus = "{DeliveryStatus.DEAD_LETTERED}"',
+    ]
+    for attribute, value in (
+        ("Channel", chosen.channel),
+        ("Endpoint", chosen.endpoint_gid),
+        ("EventType", chosen.event_type),
+        ("DeadLetterReason", chosen.reason),
+    ):
+        if value is not None:
+            parts.append(_is_one_of(attribute, [f'"{_quoted(one)}"' for one in value]))
+    if chosen.tenant_gid is not None or endpoints is not None:
+        parts.append(f"Endpoint IN ({_gids(endpoints or ('',))})")
+    if but:
+        parts.append(f"Endpoint NOT IN ({_gids(but)})")
+    if chosen.status_code is not None:
+        parts.append(_is_one_of("StatusCode", [str(code) for code in chosen.status_code]))
+    if chosen.since is not None:
+        parts.append(f'DeadLetteredAt >= "{_moment(chosen.since)}"')
+    if chosen.until is not None:
+        parts.append(f'DeadLetteredAt < "{_moment(chosen.until)}"')
+    return " AND ".join(parts)
+
+
+async def until_indexed(client: Client, query: str, matched: int) -> bool:
+    """Wait, for a few seconds at most, until Temporal's index finds as many as the database: it follows a moment
+    behind, and a batch reaches what it finds. False where it still finds fewer."""
+    give_up_at = time.monotonic() + INDEX_PATIENCE_S
+    while (await client.count_workflows(query)).count < matched:
+        if time.monotonic() >= give_up_at:
+            return False
+        await asyncio.sleep(INDEX_POLL_S)
+    return True
+
+
+async def start_signal_batch(client: Client, gid: str, query: str, signal: str, note: OperatorNote) -> None:
+    """Begin the batch `gid`, which signals every workflow that `query` selects. RPCError where Temporal runs as
+    many batches as it may in this namespace (its default is one)."""
+    payloads = await client.data_converter.encode([note])
+    await client.workflow_service.start_batch_operation(
+        StartBatchOperationRequest(
+            namespace=client.namespace,
+            visibility_query=query,
+            job_id=gid,
+            reason=f"{signal} by {note.who}: {note.why}",
+            signal_operation=BatchOperationSignal(
+                signal=signal, input=Payloads(payloads=payloads), identity=client.identity
+            ),
+        )
+    )
+
+
+async def progress(client: Client, gid: str) -> Progress:
+    """How far a batch is. RPCError NOT_FOUND where Temporal knows none of that gid."""
+    found = await client.workflow_service.describe_batch_operation(
+        DescribeBatchOperationRequest(namespace=client.namespace, job_id=gid)
+    )
+    return Progress(
+        state=_STATES.get(found.state, "running"),
+        total=found.total_operation_count,
+        completed=found.complete_operation_count,
+        failed=found.failure_operation_count,
+        started_at=found.start_time.ToDatetime(UTC) if found.HasField("start_time") else None,
+        closed_at=found.close_time.ToDatetime(UTC) if found.HasField("close_time") else None,
+    )
+
+
+_STATES: dict[int, Literal["running", "completed", "failed"]] = {
+    BatchOperationState.BATCH_OPERATION_STATE_COMPLETED: "completed",
+    BatchOperationState.BATCH_OPERATION_STATE_FAILED: "failed",
+}
+
+
+def _is_one_of(attribute: str, values: Sequence[str]) -> str:
+    """`values` are as they stand in a query."""
+    return f"{attribute} = {values[0]}" if len(values) == 1 else f"{attribute} IN ({', '.join(values)})"
+
+
+def _gids(gids: Sequence[str]) -> str:
+    return ", ".join(f'"{_quoted(gid)}"' for gid in gids)
+
+
+def _quoted(text: str) -> str:
+    """Callers check their values against strict patterns; this makes sure of it."""
+    if '"' in text or "\\" in text:
+        raise ValueError(f"{text!r} cannot stand in a query")
+    return text
+
+
+def _moment(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

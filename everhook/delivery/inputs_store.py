@@ -1,0 +1,189 @@
+"""Delivery orders: what a delivery's workflow is started with, built from what the database knows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Result, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlmodel import col
+
+from everhook.contracts import (
+    AttemptOutcome,
+    DeliveryOrder,
+    DeliveryStatus,
+    OpenDeadLetter,
+    PreviousAttempt,
+    Verdict,
+)
+from everhook.delivery.policy import DeliveryPolicy, resolve
+from everhook.publishing.routes_store import Route
+from everhook.settings import Settings
+from everhook.storage.tables import Attempt, Channel, Delivery, Endpoint, Tenant, now
+
+
+@dataclass(frozen=True)
+class OrderDefaults:
+    """What settings contribute to every order.
+
+    `lane_wait` is how long a delivery may wait in the express lane; `first_attempt_grace` what a first attempt may take
+    beyond its deadline: loading, signing, and a database that is away for a moment.
+    """
+
+    lane_wait: timedelta = timedelta(seconds=10)
+    first_attempt_grace: timedelta = timedelta(seconds=10)
+    park_check: timedelta = timedelta(minutes=10)
+    dead_letter_retention: timedelta = timedelta(days=30)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "OrderDefaults":
+        return cls(
+            lane_wait=timedelta(seconds=settings.express_wait_seconds),
+            first_attempt_grace=timedelta(seconds=settings.first_attempt_grace_seconds),
+            park_check=timedelta(seconds=settings.park_check_seconds),
+            dead_letter_retention=timedelta(days=settings.dead_letter_retention_days),
+        )
+
+    def first_attempt_bound(self, policy: DeliveryPolicy) -> timedelta:
+        """How long after its acceptance the first attempt of a delivery must be over and recorded. Until then the
+        reconciler leaves the delivery to the process that accepted it."""
+        return self.lane_wait + policy.timeout + self.first_attempt_grace
+
+
+def first_order(
+    delivery_gid: str, message_gid: str, channel: str, event_type: str, route: Route, defaults: OrderDefaults
+) -> DeliveryOrder:
+    """The order of a delivery that was just accepted."""
+    return DeliveryOrder(
+        delivery_gid=delivery_gid,
+        message_gid=message_gid,
+        endpoint_gid=route.endpoint_gid,
+        tenant=route.tenant,
+        channel=channel,
+        event_type=event_type,
+        policy=route.policy,
+        rate_limit=route.rate_limit,
+        park_check=defaults.park_check,
+        dead_letter_retention=defaults.dead_letter_retention,
+    )
+
+
+async def load_orders(
+    connection: AsyncConnection, defaults: OrderDefaults, where: Sequence[ColumnElement[bool]], limit: int
+) -> list[DeliveryOrder]:
+    """Orders for stored deliveries, oldest first, that take up where the rows say they were. None for deliveries of a
+    tenant that is being erased: their workflows are ended, and must not begin anew."""
+    rows: Result[Any] = await connection.execute(
+        select(
+            col(Delivery.gid),
+            col(Delivery.message_gid),
+            col(Delivery.endpoint_gid),
+            col(Delivery.channel),
+            col(Delivery.event_type),
+            col(Delivery.status),
+            col(Delivery.round),
+            col(Delivery.attempts),
+            col(Delivery.reason),
+            col(Delivery.dead_lettered_at),
+            col(Delivery.last_status_code),
+            col(Delivery.last_error),
+            col(Delivery.due_at),
+            col(Delivery.parked_at),
+            col(Tenant.name).label("tenant"),
+            col(Channel.policy).label("channel_policy"),
+            col(Endpoint.policy).label("endpoint_policy"),
+            col(Endpoint.rate_limit),
+        )
+        .join(Endpoint, col(Endpoint.gid) == col(Delivery.endpoint_gid))
+        .join(Tenant, col(Tenant.gid) == col(Delivery.tenant_gid))
+        .outerjoin(Channel, col(Channel.name) == col(Delivery.channel))
+        .where(col(Tenant.erasing_since).is_(None), *where)
+        .order_by(col(Delivery.gid))
+        .limit(limit)
+    )
+    return [_order(row, defaults) for row in rows]
+
+
+async def load_delivered(
+    connection: AsyncConnection, defaults: OrderDefaults, delivery_gids: Sequence[str]
+) -> list[DeliveryOrder]:
+    """Orders for deliveries that were delivered, with the attempt that did, to start the workflows that show them."""
+    orders = await load_orders(
+        connection,
+        defaults,
+        [col(Delivery.gid).in_(delivery_gids), col(Delivery.status) == DeliveryStatus.DELIVERED],
+        len(delivery_gids),
+    )
+    attempts = await connection.execute(
+        select(col(Attempt.delivery_gid), col(Attempt.gid), col(Attempt.status_code), col(Attempt.duration_ms)).where(
+            col(Attempt.delivery_gid).in_(delivery_gids), col(Attempt.verdict) == Verdict.DELIVERED
+        )
+    )
+    outcomes = {
+        row[0]: AttemptOutcome(Verdict.DELIVERED, attempt_gid=row[1], status_code=row[2], duration_ms=row[3])
+        for row in attempts
+    }
+    return [
+        replace(order, attempt=1, previous=PreviousAttempt(outcome))
+        for order in orders
+        if (outcome := outcomes.get(order.delivery_gid)) is not None
+    ]
+
+
+async def load_order(connection: AsyncConnection, defaults: OrderDefaults, delivery_gid: str) -> DeliveryOrder | None:
+    orders = await load_orders(connection, defaults, [col(Delivery.gid) == delivery_gid], limit=1)
+    return orders[0] if orders else None
+
+
+def _order(row: Any, defaults: OrderDefaults) -> DeliveryOrder:
+    return DeliveryOrder(
+        delivery_gid=row.gid,
+        message_gid=row.message_gid,
+        endpoint_gid=row.endpoint_gid,
+        tenant=row.tenant,
+        channel=row.channel,
+        event_type=row.event_type,
+        policy=resolve(row.channel_policy, row.endpoint_policy),
+        rate_limit=row.rate_limit,
+        round=row.round,
+        attempt=_attempt(row.status, row.attempts),
+        previous=_previous(row),
+        parked_since=row.parked_at if row.status is DeliveryStatus.PARKED else None,
+        dead_letter=_open_dead_letter(row),
+        park_check=defaults.park_check,
+        dead_letter_retention=_retention_left(row, defaults),
+    )
+
+
+def _previous(row: Any) -> PreviousAttempt | None:
+    """A delivery that waits for its next attempt keeps that attempt's time."""
+    if row.status is not DeliveryStatus.RETRYING or not row.attempts:
+        return None
+    outcome = AttemptOutcome(Verdict.RETRY, status_code=row.last_status_code, error=row.last_error)
+    return PreviousAttempt(outcome, row.due_at)
+
+
+def _open_dead_letter(row: Any) -> OpenDeadLetter | None:
+    if row.status is not DeliveryStatus.DEAD_LETTERED:
+        return None
+    return OpenDeadLetter(row.reason, row.dead_lettered_at, row.last_status_code)
+
+
+def _retention_left(row: Any, defaults: OrderDefaults) -> timedelta:
+    """A dead letter whose workflow was lost keeps its date: `due_at` is the end of its retention."""
+    if row.status is not DeliveryStatus.DEAD_LETTERED:
+        return defaults.dead_letter_retention
+    left: timedelta = row.due_at - now()
+    return max(left, timedelta())
+
+
+def _attempt(status: DeliveryStatus, attempts: int) -> int:
+    """The attempt to take up with: the one after those on record, except
+
+    - while it waits for its next attempt: the last one, as `previous`;
+    - where its round is over but not yet dead-lettered: the last one is asked for again, `send_attempt` returns what
+      is recorded, and the workflow draws the same conclusion once more.
+    """
+    takes_up_the_last = status in (DeliveryStatus.RETRYING, DeliveryStatus.SENDING) and attempts > 0
+    return attempts if takes_up_the_last else attempts + 1

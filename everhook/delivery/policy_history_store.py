@@ -1,0 +1,82 @@
+"""The policies of channels and endpoints as they were: a round of attempts keeps the policy that it began with.
+
+Nothing is written when a message is accepted or an attempt is made. A change of a policy keeps the one before, with the
+moment at which it ended, and a replay keeps the moment at which its round began.
+"""
+
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from everhook.delivery.policy import DeliveryPolicy, resolve
+from everhook.storage.bulk import Bulk
+from everhook.storage.paging import WRITTEN_WITHIN
+from everhook.storage.statements import insert_ignoring
+from everhook.storage.tables import Channel, Delivery, DeliveryRound, Endpoint, Message, PastPolicy, now
+
+
+async def keep(
+    session: AsyncSession, policy: dict[str, Any] | None, *, endpoint_gid: str = "", channel: str = ""
+) -> None:
+    """Record that this was the policy of an endpoint, or of a channel, until now."""
+    row = {"endpoint_gid": endpoint_gid, "channel": channel, "until": now(), "policy": policy}
+    connection = await session.connection()
+    await session.execute(insert_ignoring(connection, PastPolicy, "endpoint_gid", "channel", "until").values(row))
+
+
+async def policies_of(
+    session: AsyncSession, delivery: Delivery, rounds: Collection[int]
+) -> dict[int, tuple[datetime, DeliveryPolicy]]:
+    """When each of these rounds of a delivery began, and its policy.
+
+    A replay that was opened by a release without this history has no record, and is left out."""
+    began = await _beginnings(session, delivery, rounds)
+    channel = await session.get(Channel, delivery.channel)
+    endpoint = await session.get(Endpoint, delivery.endpoint_gid)
+    of_channel = (col(PastPolicy.endpoint_gid) == "", col(PastPolicy.channel) == delivery.channel)
+    of_endpoint = (col(PastPolicy.endpoint_gid) == delivery.endpoint_gid, col(PastPolicy.channel) == "")
+    moments = sorted(began.values())
+    channels = await _at(session, of_channel, channel.policy if channel is not None else None, moments)
+    endpoints = await _at(session, of_endpoint, endpoint.policy if endpoint is not None else None, moments)
+    return {number: (moment, resolve(channels[moment], endpoints[moment])) for number, moment in began.items()}
+
+
+async def remove_policies(bulk: Bulk) -> int:
+    """Remove the policies that ended before every message that is still stored was accepted. Returns how many."""
+    oldest = select(func.min(col(Message.gid))).scalar_subquery()
+    found = await bulk.find(select(col(Message.accepted_at)).where(col(Message.gid) == oldest))
+    needed_from = (found[0] if found else now()) - WRITTEN_WITHIN
+    return await bulk.delete(PastPolicy, col(PastPolicy.until) < needed_from)
+
+
+async def _beginnings(session: AsyncSession, delivery: Delivery, rounds: Collection[int]) -> dict[int, datetime]:
+    rows = await session.execute(
+        select(DeliveryRound).where(
+            col(DeliveryRound.delivery_gid) == delivery.gid, col(DeliveryRound.round).in_(rounds)
+        )
+    )
+    first = {1: delivery.accepted_at} if 1 in rounds else {}
+    return first | {row.round: row.began_at for row in rows.scalars()}
+
+
+async def _at(
+    session: AsyncSession,
+    owner: tuple[ColumnElement[bool], ...],
+    current: dict[str, Any] | None,
+    moments: Collection[datetime],
+) -> Mapping[datetime, dict[str, Any] | None]:
+    """The policy at each of these moments, which ascend: of those that ended after it, the one that ended first."""
+    found: dict[datetime, dict[str, Any] | None] = {}
+    row: PastPolicy | None = None
+    is_current = False
+    for moment in moments:
+        if not is_current and (row is None or row.until <= moment):
+            past = select(PastPolicy).where(*owner, col(PastPolicy.until) > moment)
+            row = (await session.execute(past.order_by(col(PastPolicy.until)).limit(1))).scalar_one_or_none()
+            is_current = row is None
+        found[moment] = row.policy if row is not None else current
+    return found

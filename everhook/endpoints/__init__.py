@@ -1,0 +1,1 @@
+"""Endpoints: where tenants receive, with their secrets, subscriptions and quotas."""

@@ -1,0 +1,130 @@
+"""Endpoints, with their circuit and secrets. A deleted endpoint stays as a row: its deliveries tell of it."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Select, delete, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from everhook.delivery import policy_history_store as policy_history
+from everhook.egress import TlsExtras
+from everhook.publishing.routes_store import bump_endpoint
+from everhook.signing import secrets_store as secrets
+from everhook.signing.schemes import new_secret
+from everhook.signing.secrets_store import PublicKey
+from everhook.storage.encryption import ENDPOINT_TLS_KEY
+from everhook.storage.keyring import KeyRing
+from everhook.storage.paging import Page, one_of, page_of
+from everhook.storage.tables import Circuit, Endpoint, EndpointSecret, Subscription, Tenant, now
+
+_VIEW: Select[Endpoint, Circuit, str] = (
+    select(Endpoint, Circuit, col(Tenant.name))
+    .join(Circuit, col(Circuit.endpoint_gid) == col(Endpoint.gid))
+    .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
+)
+
+
+@dataclass(frozen=True)
+class EndpointView:
+    """An endpoint as it is shown."""
+
+    endpoint: Endpoint
+    circuit: Circuit
+    tenant: str
+    public_keys: Sequence[PublicKey]
+
+
+async def create(
+    session: AsyncSession,
+    keyring: KeyRing,
+    endpoint: Endpoint,
+    *,
+    tls: TlsExtras | None = None,
+    ed25519: bool = False,
+    secret: str | None = None,
+) -> str:
+    """Store an endpoint with a closed circuit and `secret`, or a new one; returns the secret."""
+    secret = secret or new_secret()
+    for name, value in tls_columns(keyring, endpoint.gid, tls).items():
+        setattr(endpoint, name, value)
+    session.add(endpoint)
+    await session.flush()
+    session.add_all([Circuit(endpoint_gid=endpoint.gid), secrets.sealed(keyring, endpoint.gid, secret)])
+    if ed25519:
+        session.add(secrets.new_key_pair(keyring, endpoint.gid))
+    await session.flush()
+    return secret
+
+
+def tls_columns(keyring: KeyRing, gid: str, extras: TlsExtras | None) -> dict[str, str | None]:
+    """TLS settings as an endpoint's row holds them, with the key sealed for it."""
+    extras = extras or TlsExtras()
+    return {
+        "tls_ca": extras.ca,
+        "tls_certificate": extras.certificate,
+        "tls_key": ENDPOINT_TLS_KEY.seal(keyring, extras.key, gid) if extras.key is not None else None,
+    }
+
+
+async def view(session: AsyncSession, gid: str, *, for_change: bool = False) -> EndpointView | None:
+    """None where there is none, or no longer. Of those who want it `for_change`, one at a time gets it."""
+    statement = _VIEW.where(col(Endpoint.gid) == gid, col(Endpoint.deleted_at).is_(None))
+    if for_change:
+        statement = statement.with_for_update(of=Endpoint)
+    row = (await session.execute(statement)).one_or_none()
+    if row is None:
+        return None
+    endpoint, circuit, tenant = row
+    keys = await secrets.public_keys(session, [gid])
+    return EndpointView(endpoint, circuit, tenant, keys.get(gid, ()))
+
+
+async def deleted(session: AsyncSession, gids: Collection[str]) -> set[str]:
+    """Those of these endpoints that were deleted."""
+    statement = select(col(Endpoint.gid)).where(col(Endpoint.gid).in_(gids), col(Endpoint.deleted_at).is_not(None))
+    return set((await session.execute(statement)).scalars())
+
+
+async def is_deleted(session: AsyncSession, gid: str) -> bool:
+    return bool(await deleted(session, [gid]))
+
+
+async def by_gid(session: AsyncSession, gids: Collection[str]) -> dict[str, Endpoint]:
+    """Deleted ones, too: deliveries tell of them."""
+    rows = await session.execute(select(Endpoint).where(col(Endpoint.gid).in_(gids)))
+    return {endpoint.gid: endpoint for endpoint in rows.scalars()}
+
+
+async def page(
+    session: AsyncSession, *, tenant_gid: str | tuple[str, ...] | None, after: str | None, limit: int
+) -> tuple[list[EndpointView], str | None]:
+    statement = select(Endpoint).where(col(Endpoint.deleted_at).is_(None))
+    statement = statement.where(*one_of(col(Endpoint.tenant_gid), tenant_gid))
+    found: Page[Endpoint] = await page_of(session, statement, col(Endpoint.gid), after=after, limit=limit)
+    gids = [endpoint.gid for endpoint in found.rows]
+    keys = await secrets.public_keys(session, gids)
+    rows = await session.execute(_VIEW.where(col(Endpoint.gid).in_(gids)).order_by(col(Endpoint.gid).desc()))
+    views = [EndpointView(row, circuit, tenant, keys.get(row.gid, ())) for row, circuit, tenant in rows]
+    return views, found.next_key
+
+
+async def change(session: AsyncSession, endpoint: Endpoint, changes: dict[str, Any]) -> None:
+    """Senders and publishers see the change as soon as it is committed. The endpoint was viewed `for_change`: two
+    changes at once would else be one version."""
+    if changes.get("policy", endpoint.policy) != endpoint.policy:
+        await policy_history.keep(session, endpoint.policy, endpoint_gid=endpoint.gid)
+    for name, value in changes.items():
+        setattr(endpoint, name, value)
+    endpoint.version += 1
+    endpoint.updated_at = now()
+    session.add(endpoint)
+    await session.flush()
+    await bump_endpoint(session, endpoint.gid)
+
+
+async def remove(session: AsyncSession, endpoint: Endpoint) -> None:
+    await change(session, endpoint, {"deleted_at": now(), "tls_key": None})
+    await session.execute(delete(Subscription).where(col(Subscription.endpoint_gid) == endpoint.gid))
+    await session.execute(delete(EndpointSecret).where(col(EndpointSecret.endpoint_gid) == endpoint.gid))

@@ -1,0 +1,65 @@
+"""Subscriptions."""
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from everhook.endpoints.quotas_store import Quotas, check_quotas
+from everhook.publishing.matching import compile_filter, matching_cost
+from everhook.publishing.routes_store import bump
+from everhook.storage.paging import Page, one_of, page_of
+from everhook.storage.tables import Subscription
+
+
+async def create(session: AsyncSession, subscription: Subscription, quotas: Quotas | None = None) -> None:
+    """Raises QuotaExceeded, where there are quotas."""
+    await _weigh(session, subscription, quotas)
+    session.add(subscription)
+    await session.flush()
+    await bump(session, subscription.channel)
+
+
+async def get(session: AsyncSession, gid: str) -> Subscription | None:
+    return await session.get(Subscription, gid)
+
+
+async def page(
+    session: AsyncSession,
+    *,
+    endpoint_gid: str | tuple[str, ...] | None,
+    channel: str | tuple[str, ...] | None,
+    after: str | None,
+    limit: int,
+) -> Page[Subscription]:
+    """Several values of a filter mean any of them."""
+    conditions = one_of(col(Subscription.endpoint_gid), endpoint_gid) + one_of(col(Subscription.channel), channel)
+    statement = select(Subscription).where(*conditions)
+    return await page_of(session, statement, col(Subscription.gid), after=after, limit=limit)
+
+
+async def change(
+    session: AsyncSession, subscription: Subscription, changes: dict[str, Any], quotas: Quotas | None = None
+) -> None:
+    """Raises QuotaExceeded, where there are quotas."""
+    for name, value in changes.items():
+        setattr(subscription, name, value)
+    if not changes.keys().isdisjoint(("events", "filter")):
+        with session.no_autoflush:
+            await _weigh(session, subscription, quotas)
+    session.add(subscription)
+    await session.flush()
+    await bump(session, subscription.channel)
+
+
+async def remove(session: AsyncSession, subscription: Subscription) -> None:
+    await session.delete(subscription)
+    await session.flush()
+    await bump(session, subscription.channel)
+
+
+async def _weigh(session: AsyncSession, subscription: Subscription, quotas: Quotas | None) -> None:
+    subscription.cost = matching_cost(subscription.events, compile_filter(subscription.filter))
+    if quotas is not None:
+        await check_quotas(session, quotas, subscription)

@@ -1,0 +1,1 @@
+"""How well endpoints do: scores, the overview, the backlog and alerts."""

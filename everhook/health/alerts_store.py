@@ -1,0 +1,115 @@
+"""The values that thresholds look at, and the crossings on record."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from everhook.delivery.store import IS_UNDISPATCHED
+from everhook.health.alerts import Threshold
+from everhook.health.backlog_store import DEAD, waiting
+from everhook.health.score import Tally
+from everhook.health.store import tallies
+from everhook.notifications.events import EventKind
+from everhook.settings import Settings
+from everhook.storage.engine import Database
+from everhook.storage.event_outbox import record_event
+from everhook.storage.tables import Delivery, OperationalEvent, now
+
+CLEARED_BELOW = 0.8
+"""Of the value that raises it, for thresholds that large values cross."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When operators are told. 0 switches a threshold off.
+
+    `success_rate` is over all endpoints and the last `success_window`, and asked of `success_attempts` and more.
+    """
+
+    dead_letters: int = 100
+    undispatched: timedelta = timedelta(minutes=2)
+    success_rate: float = 0.9
+    success_window: timedelta = timedelta(minutes=10)
+    success_attempts: int = 50
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Limits":
+        return cls(
+            dead_letters=settings.alert_dead_letters,
+            undispatched=timedelta(seconds=settings.alert_undispatched_seconds),
+            success_rate=settings.alert_success_rate,
+            success_window=timedelta(minutes=settings.alert_success_minutes),
+            success_attempts=settings.alert_success_attempts,
+        )
+
+
+class ThresholdWatch:
+    """Records an event whenever a value crosses its threshold, in either direction. What was recorded last is the
+    state: whoever looks next, in whichever process, goes on from there."""
+
+    def __init__(self, database: Database, limits: Limits) -> None:
+        self._database = database
+        self._limits = limits
+        self._watched = tuple(_watched(limits))
+
+    async def look(self) -> Sequence[EventKind]:
+        """Look once; returns the kinds that were crossed. The writer is touched only for these."""
+        crossed: list[EventKind] = []
+        for threshold, measure in self._watched:
+            async with self._database.reading() as session:
+                raised = await _is_raised(session, threshold.kind)
+                value = await measure(session, self._limits)
+            turned = threshold.turned(raised, value)
+            if turned is not None:
+                async with self._database.writing() as session:
+                    record_event(session, threshold.kind, data=_data(threshold, turned, value))
+                crossed.append(threshold.kind)
+        return crossed
+
+
+Measure = Callable[[AsyncSession, Limits], Awaitable[float | None]]
+
+
+def _watched(limits: Limits) -> list[tuple[Threshold, Measure]]:
+    count, seconds, rate = limits.dead_letters, limits.undispatched.total_seconds(), limits.success_rate
+    found: list[tuple[Threshold, Measure]] = []
+    if count:
+        found.append((Threshold(EventKind.DEAD_LETTERS, count, count * CLEARED_BELOW), _dead_letters))
+    if seconds:
+        found.append((Threshold(EventKind.UNDISPATCHED, seconds, seconds * CLEARED_BELOW), _undispatched_seconds))
+    if rate:
+        # Half of the way back to where nothing fails: 0.9 is cleared at 0.95.
+        found.append((Threshold(EventKind.SUCCESS_RATE, rate, (1 + rate) / 2, low=True), _success_rate))
+    return found
+
+
+def _data(threshold: Threshold, raised: bool, value: float | None) -> dict[str, Any]:
+    return {"state": "raised" if raised else "cleared", "value": value, "threshold": threshold.raise_at}
+
+
+async def _is_raised(session: AsyncSession, kind: EventKind) -> bool:
+    event = OperationalEvent
+    last = select(col(event.data)).where(col(event.kind) == kind).order_by(col(event.gid).desc()).limit(1)
+    data = (await session.execute(last)).scalar_one_or_none()
+    return data is not None and data.get("state") == "raised"
+
+
+async def _dead_letters(session: AsyncSession, limits: Limits) -> float:
+    """Counted no further than needed."""
+    some = select(col(Delivery.gid)).where(DEAD).limit(limits.dead_letters).subquery()
+    return float((await session.execute(select(func.count()).select_from(some))).scalar_one())
+
+
+async def _undispatched_seconds(session: AsyncSession, limits: Limits) -> float:
+    oldest = (await waiting(session, IS_UNDISPATCHED)).oldest
+    return max(0.0, (now() - oldest).total_seconds()) if oldest is not None else 0.0
+
+
+async def _success_rate(session: AsyncSession, limits: Limits) -> float | None:
+    total = Tally.total((await tallies(session, now() - limits.success_window)).values())
+    return total.success_rate if total.attempts >= limits.success_attempts else None

@@ -1,0 +1,99 @@
+"""What waits, what is stuck and what stands still at this moment, counted by indexes that hold nothing else.
+
+Counts stop at `COUNT_AT_MOST`: whoever has so many does not need to know how many exactly, and the look stays cheap.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, String, cast, func, literal, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from everhook.contracts import DeadLetterReason, DeliveryStatus
+from everhook.delivery.store import IS_UNDISPATCHED
+from everhook.ids import moment_of
+from everhook.storage.statements import table_of
+from everhook.storage.tables import Circuit, Delivery, Endpoint, now
+
+COUNT_AT_MOST = 100_000
+
+LATE = timedelta(minutes=1)
+"""Workers take a step within milliseconds of when it is due. What is as late as this waits for a worker, for Temporal,
+or its turn at an endpoint with a rate limit."""
+
+
+def has_status(status: DeliveryStatus) -> ColumnElement[bool]:
+    """The status as part of the statement's text: a planner takes a partial index only where it sees the value."""
+    return col(Delivery.status) == literal(status, type_=table_of(Delivery).c.status.type, literal_execute=True)
+
+
+PARKED = has_status(DeliveryStatus.PARKED)
+DEAD = has_status(DeliveryStatus.DEAD_LETTERED)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """How many wait, and since when the oldest was accepted."""
+
+    count: int
+    oldest: datetime | None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """`circuits` counts endpoints by `closed`, `open`, `half_open`; those held, by `paused` and `disabled` instead."""
+
+    undispatched: Waiting
+    overdue: Waiting
+    parked: Waiting
+    dead_letters: Mapping[DeadLetterReason, int]
+    circuits: Mapping[str, int]
+
+    @property
+    def dead_letter_count(self) -> int:
+        return sum(self.dead_letters.values())
+
+
+async def standing(session: AsyncSession, tenant_gid: str | None = None) -> Standing:
+    """Of one tenant, or of all."""
+    return Standing(
+        undispatched=await waiting(session, IS_UNDISPATCHED, tenant_gid),
+        overdue=await waiting(session, col(Delivery.due_at) < now() - LATE, tenant_gid),
+        parked=await waiting(session, PARKED, tenant_gid),
+        dead_letters=await dead_letters(session, tenant_gid),
+        circuits=await circuits(session, tenant_gid),
+    )
+
+
+async def waiting(session: AsyncSession, condition: ColumnElement[bool], tenant_gid: str | None = None) -> Waiting:
+    found = _of(select(col(Delivery.gid)).where(condition), Delivery, tenant_gid).limit(COUNT_AT_MOST).subquery()
+    row = (await session.execute(select(func.count(), func.min(found.c.gid)))).one()
+    return Waiting(row[0], moment_of(row[1]) if row[1] is not None else None)
+
+
+async def dead_letters(session: AsyncSession, tenant_gid: str | None = None) -> Mapping[DeadLetterReason, int]:
+    """How many, by reason; the most frequent first."""
+    found = _of(select(col(Delivery.reason)).where(DEAD), Delivery, tenant_gid).limit(COUNT_AT_MOST).subquery()
+    number = func.count()
+    rows = await session.execute(select(found.c.reason, number).group_by(found.c.reason).order_by(number.desc()))
+    return {row[0]: row[1] for row in rows}
+
+
+async def circuits(session: AsyncSession, tenant_gid: str | None = None) -> Mapping[str, int]:
+    """Endpoints grow by hand and not with traffic: all of their circuits are counted."""
+    shown = func.coalesce(cast(col(Circuit.hold), String), cast(col(Circuit.state), String)).label("shown")
+    statement = (
+        select(shown, func.count())
+        .join(Endpoint, col(Endpoint.gid) == col(Circuit.endpoint_gid))
+        .where(col(Endpoint.deleted_at).is_(None))
+        .group_by(shown.name)
+    )
+    rows = await session.execute(_of(statement, Endpoint, tenant_gid))
+    return {row[0]: row[1] for row in rows}
+
+
+def _of(statement: Any, model: type[Delivery] | type[Endpoint], tenant_gid: str | None) -> Any:
+    return statement if tenant_gid is None else statement.where(col(model.tenant_gid) == tenant_gid)

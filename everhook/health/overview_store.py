@@ -1,0 +1,195 @@
+"""The overview: everything that one glance must tell, of one tenant or of all."""
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from everhook.circuit.machine import CircuitState
+from everhook.health.backlog_store import COUNT_AT_MOST, Standing, standing
+from everhook.health.score import DAY, HOUR, Health, Spell, Tally, Window, judge
+from everhook.health.store import Bucket, Fault, error_spells, faults, series, tallies
+from everhook.ids import Kind, first_gid_at
+from everhook.storage.engine import Database
+from everhook.storage.tables import Circuit, Delivery, Endpoint, EndpointMinute, EndpointMinuteError, Tenant, now
+from everhook.storage.ttl_cache import Kept
+
+KEPT_S = 5.0
+PAST_KEPT_S = 60.0
+"""The last day is looked through only so often. What came since is added; what left it stays a minute too long."""
+
+WORST = 100
+MINUTE = timedelta(minutes=1)
+
+
+@dataclass(frozen=True)
+class ScoredEndpoint:
+    endpoint: Endpoint
+    circuit: Circuit
+    tenant: str
+    health: Health
+    hour: Tally
+
+
+@dataclass(frozen=True)
+class Overview:
+    """As of `at`. `accepted` counts the deliveries accepted within the minute before; `worst` are the endpoints with
+    the lowest scores, at most `WORST`, the lowest first."""
+
+    at: datetime
+    accepted: int
+    series: Sequence[Bucket]
+    worst: Sequence[ScoredEndpoint]
+    faults: Sequence[Fault]
+    standing: Standing
+
+    @property
+    def hour(self) -> Tally:
+        return Tally.total(bucket.tally for bucket in self.series)
+
+
+@dataclass(frozen=True)
+class _Past:
+    """What the last day holds: its tallies up to `until`, an hour before it was looked at."""
+
+    until: datetime
+    tallies: Mapping[str, Tally]
+    spells: Mapping[str, Sequence[Spell]]
+
+
+class HealthBoard:
+    """Overviews by tenant. However many look and however often, the database is asked every few seconds at most, and
+    by readers: the hot path's writer is left alone."""
+
+    def __init__(self, database: Database, *, kept_seconds: float = KEPT_S) -> None:
+        self._database = database
+        self._overviews = Kept(self._look, kept_seconds)
+        self._pasts = Kept(self._look_back, PAST_KEPT_S)
+
+    async def overview(self, tenant_gid: str | None) -> Overview:
+        """Of one tenant; None: of all."""
+        return await self._overviews.get(tenant_gid)
+
+    async def _look_back(self, tenant_gid: str | None) -> _Past:
+        moment = now()
+        since, until = moment - DAY, moment - HOUR
+        older = [col(EndpointMinute.minute) < until, *_minutes_of(tenant_gid)]
+        async with self._database.reading() as session:
+            return _Past(
+                until=until,
+                tallies=await tallies(session, since, older),
+                spells=await error_spells(session, since, Window.DAY.bucket, _errors_of(tenant_gid)),
+            )
+
+    async def _look(self, tenant_gid: str | None) -> Overview:
+        past = await self._pasts.get(tenant_gid)
+        moment = now()
+        async with self._database.reading() as session:
+            hour = await tallies(session, moment - HOUR, _minutes_of(tenant_gid))
+            since_then = await tallies(session, past.until, _minutes_of(tenant_gid))
+            troubled = await _troubled(session, tenant_gid)
+            deleted = await _deleted_since(session, moment - DAY)
+            # Endpoints are many: half a second for 20,000 of them, which the event loop must not wait for.
+            scores = await asyncio.to_thread(_scores, hour, past.tallies, since_then, troubled, deleted)
+            return Overview(
+                at=moment,
+                accepted=await _accepted(session, moment - MINUTE, tenant_gid),
+                series=await series(session, Window.HOUR, moment, _minutes_of(tenant_gid)),
+                worst=await _worst(session, scores, hour),
+                faults=faults(
+                    await error_spells(session, moment - HOUR, Window.HOUR.bucket, _errors_of(tenant_gid)),
+                    await _endpoints_by_error(session, moment - HOUR, tenant_gid),
+                    past.spells,
+                ),
+                standing=await standing(session, tenant_gid),
+            )
+
+
+def _added(one: Mapping[str, Tally], other: Mapping[str, Tally]) -> Mapping[str, Tally]:
+    return {gid: Tally.total(each[gid] for each in (one, other) if gid in each) for gid in {*one, *other}}
+
+
+def _scores(
+    hour: Mapping[str, Tally],
+    past: Mapping[str, Tally],
+    since_then: Mapping[str, Tally],
+    troubled: Mapping[str, Circuit],
+    deleted: Collection[str],
+) -> Mapping[str, Health]:
+    """Of all endpoints that did anything within a day, or are not as they should be; the others are idle."""
+    day, nothing, untroubled = _added(past, since_then), Tally(), Circuit(endpoint_gid="")
+    scores = {}
+    for gid in {*hour, *day, *troubled} - set(deleted):
+        circuit = troubled.get(gid, untroubled)
+        scores[gid] = judge(
+            hour.get(gid, nothing), day.get(gid, nothing), circuit.state, circuit.hold, circuit.failures
+        )
+    return scores
+
+
+async def _troubled(session: AsyncSession, tenant_gid: str | None) -> Mapping[str, Circuit]:
+    """Circuits that are not closed, or held."""
+    statement = (
+        select(Circuit)
+        .join(Endpoint, col(Endpoint.gid) == col(Circuit.endpoint_gid))
+        .where(
+            col(Endpoint.deleted_at).is_(None),
+            or_(col(Circuit.state) != CircuitState.CLOSED, col(Circuit.hold).is_not(None)),
+        )
+    )
+    if tenant_gid is not None:
+        statement = statement.where(col(Endpoint.tenant_gid) == tenant_gid)
+    return {row.endpoint_gid: row for row in (await session.execute(statement)).scalars()}
+
+
+async def _deleted_since(session: AsyncSession, moment: datetime) -> set[str]:
+    """What was deleted before has no attempts since."""
+    return set((await session.execute(select(col(Endpoint.gid)).where(col(Endpoint.deleted_at) >= moment))).scalars())
+
+
+async def _worst(
+    session: AsyncSession, scores: Mapping[str, Health], hour: Mapping[str, Tally]
+) -> Sequence[ScoredEndpoint]:
+    gids = sorted(scores, key=lambda gid: (scores[gid].score, gid))[:WORST]
+    rows = await session.execute(
+        select(Endpoint, Circuit, col(Tenant.name))
+        .join(Circuit, col(Circuit.endpoint_gid) == col(Endpoint.gid))
+        .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
+        .where(col(Endpoint.gid).in_(gids))
+    )
+    found = {row[0].gid: row for row in rows}
+    return [ScoredEndpoint(*found[gid], scores[gid], hour.get(gid, Tally())) for gid in gids if gid in found]
+
+
+async def _accepted(session: AsyncSession, since: datetime, tenant_gid: str | None) -> int:
+    """Ids carry their time: the newest are at the end of an index."""
+    statement = select(col(Delivery.gid)).where(col(Delivery.gid) >= first_gid_at(Kind.DELIVERY, since))
+    if tenant_gid is not None:
+        statement = statement.where(col(Delivery.tenant_gid) == tenant_gid)
+    newest = statement.limit(COUNT_AT_MOST).subquery()
+    return int((await session.execute(select(func.count()).select_from(newest))).scalar_one())
+
+
+async def _endpoints_by_error(session: AsyncSession, since: datetime, tenant_gid: str | None) -> Mapping[str, int]:
+    statement = (
+        select(col(EndpointMinuteError.error), func.count(col(EndpointMinuteError.endpoint_gid).distinct()))
+        .where(col(EndpointMinuteError.minute) >= since, *_errors_of(tenant_gid))
+        .group_by(col(EndpointMinuteError.error))
+    )
+    return {row[0]: row[1] for row in await session.execute(statement)}
+
+
+def _minutes_of(tenant_gid: str | None) -> list[ColumnElement[bool]]:
+    return [] if tenant_gid is None else [col(EndpointMinute.tenant_gid) == tenant_gid]
+
+
+def _errors_of(tenant_gid: str | None) -> list[Any]:
+    if tenant_gid is None:
+        return []
+    endpoints = select(col(Endpoint.gid)).where(col(Endpoint.tenant_gid) == tenant_gid)
+    return [col(EndpointMinuteError.endpoint_gid).in_(endpoints)]

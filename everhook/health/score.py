@@ -1,0 +1,186 @@
+"""How well an endpoint does, from 0 to 100, and why. Pure; the table in `tests/everhook/test_health.py` specifies it.
+
+Four parts speak of the endpoint: how much of what was tried was delivered, in the last hour and the last day, how
+quickly it answered, and its circuit. Each earns points out of what it may earn; the score is what they earn together,
+in percent. What there is little evidence for weighs little, and what there is none for does not count.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from everhook.circuit.machine import CircuitState, Hold
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+ENOUGH_ATTEMPTS = 10
+"""With fewer in its window a part weighs proportionally less: one failure of two attempts is no trend."""
+
+GOOD_RATE, BAD_RATE = 0.995, 0.5
+"""A success rate of this or better earns everything, of this or worse nothing; straight in between."""
+
+HEALTHY_FROM, DEGRADED_FROM = 90, 60
+
+
+class Level(StrEnum):
+    """The score in a word. `IDLE`: nothing was tried within a day, and nothing is known to be wrong."""
+
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    FAILING = "failing"
+    IDLE = "idle"
+
+
+class Window(StrEnum):
+    """How far to look back. `bucket` is the resolution at which a chart of it is drawn."""
+
+    HOUR = "1h"
+    DAY = "24h"
+    WEEK = "7d"
+
+    @property
+    def length(self) -> timedelta:
+        return {Window.HOUR: HOUR, Window.DAY: DAY, Window.WEEK: 7 * DAY}[self]
+
+    @property
+    def bucket(self) -> timedelta:
+        minutes = {Window.HOUR: 1, Window.DAY: 15, Window.WEEK: 120}[self]
+        return timedelta(minutes=minutes)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What attempts came to: a roll-up, or the sum of many. See `EndpointMinute` for what is in it."""
+
+    delivered: int = 0
+    retried: int = 0
+    rejected: int = 0
+    duration_ms: int = 0
+    under_100: int = 0
+    under_500: int = 0
+    under_2000: int = 0
+    slower: int = 0
+
+    @property
+    def attempts(self) -> int:
+        return self.delivered + self.retried + self.rejected
+
+    @property
+    def answers(self) -> int:
+        return self.under_100 + self.under_500 + self.under_2000 + self.slower
+
+    @property
+    def success_rate(self) -> float | None:
+        return self.delivered / self.attempts if self.attempts else None
+
+    @property
+    def mean_ms(self) -> float | None:
+        """Of answers; None where there were none."""
+        return self.duration_ms / self.answers if self.answers else None
+
+    @classmethod
+    def total(cls, tallies: Iterable["Tally"]) -> "Tally":
+        rows = list(tallies)
+        return cls(**{field.name: sum(getattr(row, field.name) for row in rows) for field in fields(cls)})
+
+
+@dataclass(frozen=True)
+class Part:
+    """One reason for a score: `points` earned of `out_of`. `why` is for people."""
+
+    name: str
+    points: float
+    out_of: float
+    why: str
+
+
+@dataclass(frozen=True)
+class Health:
+    score: int
+    level: Level
+    parts: tuple[Part, ...]
+
+
+def judge(hour: Tally, day: Tally, state: CircuitState, hold: Hold | None = None, failures: int = 0) -> Health:
+    """`hour` and `day` are what the endpoint did within so long; `failures` are those in a row that its circuit
+    counts now."""
+    parts = (
+        _success("success_1h", 40, hour, "hour"),
+        _success("success_24h", 20, day, "24 hours"),
+        _latency("latency_1h", 10, hour, "hour"),
+        _latency("latency_24h", 5, day, "24 hours"),
+        _circuit(25, state, hold, failures),
+    )
+    score = round(100 * sum(part.points for part in parts) / sum(part.out_of for part in parts))
+    idle = not day.attempts and score == 100
+    return Health(score, Level.IDLE if idle else _level(score), parts)
+
+
+def _level(score: int) -> Level:
+    if score >= HEALTHY_FROM:
+        return Level.HEALTHY
+    return Level.DEGRADED if score >= DEGRADED_FROM else Level.FAILING
+
+
+def _success(name: str, out_of: float, tally: Tally, span: str) -> Part:
+    if tally.success_rate is None:
+        return Part(name, 0.0, 0.0, f"nothing was tried in the last {span}")
+    earned = min(1.0, max(0.0, (tally.success_rate - BAD_RATE) / (GOOD_RATE - BAD_RATE)))
+    weighed = _weighed(out_of, tally.attempts)
+    why = f"{tally.delivered} of {tally.attempts} attempts delivered in the last {span}"
+    return Part(name, earned * weighed, weighed, why + _note(weighed, out_of))
+
+
+def _latency(name: str, out_of: float, tally: Tally, span: str) -> Part:
+    """Answers within half a second earn everything, within two seconds half, later ones nothing."""
+    if not tally.answers:
+        return Part(name, 0.0, 0.0, f"no responses in the last {span}")
+    quick = tally.under_100 + tally.under_500
+    earned = (quick + tally.under_2000 / 2) / tally.answers
+    weighed = _weighed(out_of, tally.answers)
+    why = (
+        f"of {tally.answers} responses in the last {span}, {quick} came within 0.5 s, {tally.under_2000} within 2 s, "
+        f"{tally.slower} later"
+    )
+    return Part(name, earned * weighed, weighed, why + _note(weighed, out_of))
+
+
+def _circuit(out_of: float, state: CircuitState, hold: Hold | None, failures: int) -> Part:
+    """A pause is an operator's will and says nothing of the endpoint."""
+    shares = {CircuitState.CLOSED: 1.0, CircuitState.HALF_OPEN: 0.4, CircuitState.OPEN: 0.0}
+    share = 0.0 if hold is Hold.DISABLED else shares[state]
+    why = "the endpoint is disabled" if hold is Hold.DISABLED else f"the circuit is {state.value.replace('_', '-')}"
+    return Part("circuit", share * out_of, out_of, f"{why}, {failures} failures in a row" if failures else why)
+
+
+def _weighed(out_of: float, evidence: int) -> float:
+    return out_of * min(1.0, evidence / ENOUGH_ATTEMPTS)
+
+
+def _note(weighed: float, out_of: float) -> str:
+    return "; so few weigh little" if weighed < out_of else ""
+
+
+QUIET = timedelta(minutes=15)
+"""An error that was not seen for longer than this is a new one when it comes back."""
+
+
+@dataclass(frozen=True)
+class Spell:
+    """An error was seen `count` times between two moments."""
+
+    first: datetime
+    last: datetime
+    count: int = 1
+
+
+def began(spells: Iterable[Spell]) -> datetime:
+    """Since when the latest of these has gone on, without a longer pause than `QUIET`."""
+    latest_first = sorted(spells, key=lambda spell: spell.last, reverse=True)
+    since = latest_first[0].first
+    for spell in latest_first[1:]:
+        if since - spell.last > QUIET:
+            break
+        since = min(since, spell.first)
+    return since

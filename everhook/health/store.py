@@ -1,0 +1,163 @@
+"""The health of endpoints, read from their roll-ups."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import BigInteger, ColumnElement, Row, cast, extract, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from everhook.health.score import DAY, HOUR, Health, Spell, Tally, Window, began, judge
+from everhook.storage.statements import total
+from everhook.storage.tables import Circuit, EndpointMinute, EndpointMinuteError
+
+COUNTS = tuple(field.name for field in fields(Tally))
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """What was done in one step of a chart, from `since` on."""
+
+    since: datetime
+    tally: Tally
+
+
+@dataclass(frozen=True)
+class Fault:
+    """An error, how often it came, and since when without a longer pause. `endpoints`: to how many it happened."""
+
+    error: str
+    count: int
+    since: datetime
+    last: datetime
+    endpoints: int = 1
+
+
+@dataclass(frozen=True)
+class EndpointHealth:
+    health: Health
+    series: Sequence[Bucket]
+    faults: Sequence[Fault]
+
+    @property
+    def total(self) -> Tally:
+        return Tally.total(bucket.tally for bucket in self.series)
+
+
+async def endpoint_health(session: AsyncSession, circuit: Circuit, window: Window, moment: datetime) -> EndpointHealth:
+    """One endpoint: its score at this moment, and what it did within `window`."""
+    gid = circuit.endpoint_gid
+    scores = await healths(session, [circuit], moment)
+    mine = [col(EndpointMinuteError.endpoint_gid) == gid]
+    spells = await error_spells(session, moment - window.length, window.bucket, mine)
+    return EndpointHealth(
+        health=scores[gid],
+        series=await series(session, window, moment, [col(EndpointMinute.endpoint_gid) == gid]),
+        faults=faults(spells),
+    )
+
+
+async def healths(session: AsyncSession, circuits: Sequence[Circuit], moment: datetime) -> Mapping[str, Health]:
+    """The scores of some endpoints, by gid: those of one page of a list, for instance."""
+    mine = [col(EndpointMinute.endpoint_gid).in_([circuit.endpoint_gid for circuit in circuits])]
+    day = await tallies(session, moment - DAY, mine)
+    hour = await tallies(session, moment - HOUR, mine)
+    return {
+        circuit.endpoint_gid: judge(
+            hour.get(circuit.endpoint_gid, Tally()),
+            day.get(circuit.endpoint_gid, Tally()),
+            circuit.state,
+            circuit.hold,
+            circuit.failures,
+        )
+        for circuit in circuits
+    }
+
+
+async def tallies(
+    session: AsyncSession, since: datetime, where: Sequence[ColumnElement[bool]] = ()
+) -> Mapping[str, Tally]:
+    """What each endpoint did since a moment; those that did nothing are not in it."""
+    gid = col(EndpointMinute.endpoint_gid)
+    statement = select(gid, *_sums()).where(col(EndpointMinute.minute) >= since, *where).group_by(gid)
+    rows = (await session.execute(statement)).all()
+    return await asyncio.to_thread(lambda: {row[0]: _tally(row) for row in rows})
+
+
+async def series(
+    session: AsyncSession, window: Window, moment: datetime, where: Sequence[ColumnElement[bool]] = ()
+) -> Sequence[Bucket]:
+    """Every bucket of the window, the empty ones as well; the last is the one under way."""
+    step = window.bucket
+    last = _number(moment, step)
+    first = last - window.length // step + 1
+    bucket = _bucket(EndpointMinute.minute, step)
+    statement = (
+        select(bucket, *_sums()).where(col(EndpointMinute.minute) >= _moment(first, step), *where).group_by(bucket.name)
+    )
+    found = {row[0]: _tally(row) for row in await session.execute(statement)}
+    return [Bucket(_moment(number, step), found.get(number, Tally())) for number in range(first, last + 1)]
+
+
+async def error_spells(
+    session: AsyncSession, since: datetime, step: timedelta, where: Sequence[ColumnElement[bool]] = ()
+) -> Mapping[str, Sequence[Spell]]:
+    """When each error was seen since a moment, in steps."""
+    minute, error = col(EndpointMinuteError.minute), col(EndpointMinuteError.error)
+    bucket = _bucket(EndpointMinuteError.minute, step)
+    statement = (
+        select(error, bucket, func.min(minute), func.max(minute), total(col(EndpointMinuteError.count)))
+        .where(minute >= since, *where)
+        .group_by(error, bucket.name)
+    )
+    spells: dict[str, list[Spell]] = {}
+    for name, _, first, last, count in await session.execute(statement):
+        spells.setdefault(name, []).append(Spell(first, last, count))
+    return spells
+
+
+def faults(
+    spells: Mapping[str, Sequence[Spell]],
+    endpoints: Mapping[str, int] | None = None,
+    earlier: Mapping[str, Sequence[Spell]] | None = None,
+) -> Sequence[Fault]:
+    """The most frequent first. `earlier` spells are not counted, but tell since when it has gone on."""
+    found = [
+        Fault(
+            error=error,
+            count=sum(spell.count for spell in seen),
+            since=began([*seen, *(earlier or {}).get(error, ())]),
+            last=max(spell.last for spell in seen),
+            endpoints=(endpoints or {}).get(error, 1),
+        )
+        for error, seen in spells.items()
+    ]
+    return sorted(found, key=lambda fault: (-fault.count, fault.error))
+
+
+def _sums() -> list[ColumnElement[int]]:
+    return [total(col(getattr(EndpointMinute, name))) for name in COUNTS]
+
+
+def _tally(row: Row[*tuple[Any, ...]]) -> Tally:
+    return Tally(*row[1:])
+
+
+def _bucket(column: Any, step: timedelta) -> Any:
+    return (cast(extract("epoch", col(column)), BigInteger) // _seconds(step)).label("bucket")
+
+
+def _seconds(step: timedelta) -> int:
+    return step // timedelta(seconds=1)
+
+
+def _number(moment: datetime, step: timedelta) -> int:
+    """Which bucket a moment is in, counted from 1970."""
+    return int(moment.timestamp()) // _seconds(step)
+
+
+def _moment(number: int, step: timedelta) -> datetime:
+    return datetime.fromtimestamp(number * _seconds(step), UTC)

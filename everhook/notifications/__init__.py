@@ -1,0 +1,1 @@
+"""Operational events: what operators are notified of, published as messages."""

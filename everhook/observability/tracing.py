@@ -1,0 +1,106 @@
+"""Traces, for whoever has OpenTelemetry (`EVERHOOK_OTEL`): a publish, its workflows, each attempt, in one trace.
+
+The trace is kept with the message, so attempts belong to it whoever makes them and whenever: after hours, after a
+replay, after the loss of Temporal's store. While this is off nothing of OpenTelemetry is imported, and next to nothing
+done.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cli.errors import Unusable
+from everhook import __version__
+from everhook.observability.trace_context import TraceParent
+from everhook.settings import Settings
+
+if TYPE_CHECKING:
+    from opentelemetry import trace
+    from opentelemetry.context import Context
+
+_tracer: "trace.Tracer | None" = None
+
+
+@asynccontextmanager
+async def tracing(settings: Settings, service: str) -> AsyncIterator[None]:
+    """Send spans for the time of the block, to where OpenTelemetry's own variables say; what is left, at its end."""
+    global _tracer
+    if not settings.otel:
+        yield
+        return
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError as error:
+        raise Unusable("EVERHOOK_OTEL needs the packages of the extra `otel`") from error
+    name = os.environ.get("OTEL_SERVICE_NAME", service)
+    provider = TracerProvider(resource=Resource.create({"service.name": name, "service.version": __version__}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    _tracer = provider.get_tracer("everhook", __version__)
+    try:
+        yield
+    finally:
+        _tracer = None
+        await asyncio.to_thread(provider.shutdown)
+
+
+def interceptors() -> Sequence[Any]:
+    """For Temporal's client and, by it, for workers: spans of starts, workflows and activities."""
+    if _tracer is None:
+        return []
+    from temporalio.contrib.opentelemetry import TracingInterceptor
+
+    return [TracingInterceptor(_tracer)]
+
+
+@dataclass(frozen=True)
+class Span:
+    """What is under way. Without OpenTelemetry it has no `traceparent`, and notes nothing."""
+
+    traceparent: TraceParent | None = None
+    _span: "trace.Span | None" = None
+
+    def note(self, facts: dict[str, Any], *, failed: bool = False) -> None:
+        """Attributes; None is none."""
+        if self._span is None:
+            return
+        from opentelemetry.trace import StatusCode
+
+        self._span.set_attributes({f"everhook.{key}": value for key, value in facts.items() if value is not None})
+        if failed:
+            self._span.set_status(StatusCode.ERROR)
+
+
+_NOTHING = Span()
+
+
+@contextmanager
+def span(name: str, parent: TraceParent | None, *, serves: bool = False) -> Iterator[Span]:
+    """A span behind `parent`, or within what is under way, if that is of the same trace. `serves`: of a call to us."""
+    if _tracer is None:
+        yield _NOTHING
+        return
+    from opentelemetry.trace import SpanKind
+
+    kind = SpanKind.SERVER if serves else SpanKind.CLIENT
+    with _tracer.start_as_current_span(name, context=_context(parent), kind=kind) as current:
+        found = current.get_span_context()
+        flags = f"{found.trace_flags:02x}"
+        yield Span(TraceParent(f"{found.trace_id:032x}", f"{found.span_id:016x}", flags), current)
+
+
+def _context(parent: TraceParent | None) -> "Context | None":
+    """None: what is current."""
+    from opentelemetry import trace
+
+    if parent is None or trace.get_current_span().get_span_context().trace_id == int(parent.trace_id, 16):
+        return None
+    remote = trace.SpanContext(
+        int(parent.trace_id, 16), int(parent.span_id, 16), True, trace.TraceFlags(int(parent.flags, 16))
+    )
+    return trace.set_span_in_context(trace.NonRecordingSpan(remote))

@@ -1,0 +1,1 @@
+"""Accepting messages: matching, fan-out to endpoints, idempotency, and the transaction behind every 202."""

@@ -1,0 +1,53 @@
+"""Channels."""
+
+from typing import Any
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from everhook.delivery import policy_history_store as policy_history
+from everhook.publishing.routes_store import bump
+from everhook.storage.paging import Page, page_of
+from everhook.storage.statements import insert_ignoring
+from everhook.storage.tables import Channel, Subscription, now
+
+
+async def create(session: AsyncSession, name: str, policy: dict[str, Any] | None) -> Channel | None:
+    """None where the name is taken."""
+    connection = await session.connection()
+    statement = insert_ignoring(connection, Channel, "name").returning(col(Channel.name))
+    row = {"name": name, "policy": policy, "routes_version": 0, "created_at": now()}
+    created = (await session.execute(statement.values(row))).one_or_none()
+    if created is None:
+        return None
+    await policy_history.keep(session, None, channel=name)  # one of this name may have been deleted before
+    return await get(session, name)
+
+
+async def get(session: AsyncSession, name: str) -> Channel | None:
+    return await session.get(Channel, name)
+
+
+async def page(session: AsyncSession, *, after: str | None, limit: int) -> Page[Channel]:
+    return await page_of(session, select(Channel), col(Channel.name), after=after, limit=limit, newest_first=False)
+
+
+async def set_policy(session: AsyncSession, channel: Channel, policy: dict[str, Any] | None) -> None:
+    if policy != channel.policy:
+        await policy_history.keep(session, channel.policy, channel=channel.name)
+    channel.policy = policy
+    session.add(channel)
+    await session.flush()
+    await bump(session, channel.name)
+
+
+async def remove(session: AsyncSession, name: str) -> bool:
+    """False, and nothing changed, while subscriptions lead from it."""
+    subscriptions = select(func.count()).select_from(Subscription).where(col(Subscription.channel) == name)
+    if (await session.execute(subscriptions)).scalar_one():
+        return False
+    removed = await session.execute(delete(Channel).where(col(Channel.name) == name).returning(col(Channel.policy)))
+    for policy in removed.scalars():
+        await policy_history.keep(session, policy, channel=name)
+    return True

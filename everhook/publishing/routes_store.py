@@ -1,0 +1,147 @@
+"""Which endpoints a channel leads to.
+
+Read on every publish, changed by hand: so each process keeps the routes of a channel for as long as the channel's
+`routes_version` stands. Whoever changes a subscription, an endpoint's policy or a channel's bumps the version in the
+same transaction, and a publish compares it in *its* transaction: a subscription that was answered with `201` gets
+every message published after.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlmodel import col
+
+from everhook.delivery.policy import DeliveryPolicy, resolve
+from everhook.publishing.matching import Filter, ListIndex, compile_filter, matches_type, matching_cost
+from everhook.storage.tables import Channel, Endpoint, Subscription, Tenant
+
+
+@dataclass(frozen=True)
+class Route:
+    """One subscription, with what a delivery over it needs to know of its endpoint."""
+
+    endpoint_gid: str
+    tenant_gid: str
+    tenant: str
+    events: tuple[str, ...]
+    filter: Filter | None
+    policy: DeliveryPolicy
+    rate_limit: float | None
+
+    def takes(self, audience: "Audience", event_type: str, payload: Any, lists: ListIndex) -> bool:
+        return (
+            (audience.tenants is None or self.tenant_gid in audience.tenants)
+            and self.endpoint_gid != audience.but
+            and matches_type(event_type, self.events)
+            and (self.filter is None or self.filter.matches(payload, lists))
+        )
+
+    @property
+    def cost(self) -> int:
+        """How many steps `takes` needs at most."""
+        return matching_cost(self.events, self.filter)
+
+
+class Routes(tuple[Route, ...]):
+    """The routes of a channel."""
+
+    @cached_property
+    def cost(self) -> int:
+        """How many steps it takes at most to match a message against all of them."""
+        return sum(route.cost for route in self)
+
+    @cached_property
+    def have_filters(self) -> bool:
+        return any(route.filter is not None for route in self)
+
+    @cached_property
+    def search_lists(self) -> bool:
+        return any(route.filter is not None and route.filter.searches_lists for route in self)
+
+
+@dataclass(frozen=True)
+class Audience:
+    """Whose endpoints may take a message: those of some tenants (None: of all), but for one endpoint."""
+
+    tenants: frozenset[str] | None = None
+    but: str | None = None
+
+    @classmethod
+    def of(cls, tenant_gid: str | None) -> "Audience":
+        return cls(None if tenant_gid is None else frozenset((tenant_gid,)))
+
+
+class RouteCache:
+    """Routes by channel, current as of the transaction of the connection they are asked on."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[int, Routes]] = {}
+
+    async def routes(self, connection: AsyncConnection, channels: Sequence[str]) -> dict[str, Routes]:
+        """The routes of those of `channels` that exist."""
+        versions = await connection.execute(
+            select(col(Channel.name), col(Channel.routes_version)).where(col(Channel.name).in_(channels))
+        )
+        found: dict[str, Routes] = {}
+        for name, version in versions.all():
+            known = self._known.get(name)
+            if known is None or known[0] != version:
+                known = (version, await _load(connection, name))
+                self._known[name] = known
+            found[name] = known[1]
+        return found
+
+
+async def bump(session: AsyncSession, *channels: str) -> None:
+    """Tell every process that the routes of these channels changed."""
+    await session.execute(
+        update(Channel).where(col(Channel.name).in_(channels)).values(routes_version=Channel.routes_version + 1)
+    )
+
+
+async def bump_endpoint(session: AsyncSession, endpoint_gid: str) -> None:
+    """The same for all channels that lead to an endpoint."""
+    channels = select(col(Subscription.channel)).where(col(Subscription.endpoint_gid) == endpoint_gid)
+    await session.execute(
+        update(Channel).where(col(Channel.name).in_(channels)).values(routes_version=Channel.routes_version + 1)
+    )
+
+
+async def _load(connection: AsyncConnection, channel: str) -> Routes:
+    rows = await connection.execute(
+        select(
+            col(Subscription.endpoint_gid),
+            col(Endpoint.tenant_gid),
+            col(Tenant.name).label("tenant"),
+            col(Subscription.events),
+            col(Subscription.filter),
+            col(Channel.policy).label("channel_policy"),
+            col(Endpoint.policy).label("endpoint_policy"),
+            col(Endpoint.rate_limit),
+        )
+        .join(Endpoint, col(Endpoint.gid) == col(Subscription.endpoint_gid))
+        .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
+        .join(Channel, col(Channel.name) == col(Subscription.channel))
+        .where(
+            col(Subscription.channel) == channel,
+            col(Subscription.enabled).is_(True),
+            col(Endpoint.deleted_at).is_(None),
+        )
+        .order_by(col(Subscription.gid))
+    )
+    return Routes(
+        Route(
+            endpoint_gid=row.endpoint_gid,
+            tenant_gid=row.tenant_gid,
+            tenant=row.tenant,
+            events=tuple(row.events),
+            filter=compile_filter(row.filter),
+            policy=resolve(row.channel_policy, row.endpoint_policy),
+            rate_limit=row.rate_limit,
+        )
+        for row in rows
+    )

@@ -1,0 +1,367 @@
+"""Accepting messages: the transaction behind every `202`, and reading them back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import insert, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import defer
+from sqlmodel import col
+
+from everhook.circuit.store import EndpointState, endpoint_states
+from everhook.contracts import DeliveryOrder, DeliveryStatus
+from everhook.delivery.inputs_store import OrderDefaults, first_order
+from everhook.delivery.recorder_store import Basis
+from everhook.ids import Kind, new_gid
+from everhook.observability.metrics import MESSAGES_ACCEPTED
+from everhook.publishing.fan_out import Candidate, match
+from everhook.publishing.routes_store import Audience, Route, RouteCache, Routes
+from everhook.storage.batching import Grouped
+from everhook.storage.engine import Database
+from everhook.storage.paging import Page, in_time, one_of, page_of
+from everhook.storage.statements import insert_ignoring, table_of
+from everhook.storage.tables import Delivery, Message, now
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A message on its way in. `content` is the parsed payload, for filters; `payload` the bytes, for receivers.
+
+    It goes to the endpoints of its tenant, of all tenants where it has none, or to `audience`.
+    """
+
+    message_gid: str
+    channel: str
+    event_type: str
+    payload: bytes
+    content: Any
+    body_sha256: str
+    published_at: datetime
+    tenant_gid: str | None = None
+    idempotency_key: str | None = None
+    audience: Audience | None = None
+    traceparent: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str] | None:
+        """What makes publishing idempotent: scope, channel, key."""
+        if self.idempotency_key is None:
+            return None
+        return (self.tenant_gid or "", self.channel, self.idempotency_key)
+
+
+@dataclass(frozen=True)
+class AcceptedDelivery:
+    delivery_gid: str
+    endpoint_gid: str
+    status: DeliveryStatus
+
+
+@dataclass(frozen=True)
+class NewDelivery:
+    """A delivery that was just committed, with what its first attempt needs: nothing of it has to be read back.
+
+    `basis` is what the database would say of it now. None: read it, it was not just accepted.
+    """
+
+    order: DeliveryOrder
+    basis: Basis | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of payload that it keeps in memory."""
+        return len(self.basis.payload) if self.basis is not None and self.basis.payload is not None else 0
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """Committed. `new` are the deliveries whose first attempt is to be made: none for a duplicate, and none that were
+    parked because their endpoint cannot receive now."""
+
+    message_gid: str
+    channel: str
+    event_type: str
+    published_at: datetime
+    deliveries: tuple[AcceptedDelivery, ...]
+    new: tuple[NewDelivery, ...] = ()
+    duplicate: bool = False
+
+
+@dataclass(frozen=True)
+class UnknownChannel:
+    channel: str
+
+
+@dataclass(frozen=True)
+class KeyReused:
+    """The idempotency key was used before, with another body; `message_gid` is the message it stands for."""
+
+    message_gid: str
+
+
+Acceptance = Accepted | UnknownChannel | KeyReused
+
+
+class Acceptor:
+    """Commits messages with one delivery for each matching endpoint."""
+
+    def __init__(self, database: Database, defaults: OrderDefaults) -> None:
+        self._database = database
+        self._defaults = defaults
+        self._routes = RouteCache()
+        self._group = Grouped(database.write_connection, self._apply)
+
+    async def accept(self, publication: Publication) -> Acceptance:
+        """Returns once the message and its deliveries are committed, together with whatever else is being accepted."""
+        acceptance = await self._group.submit(publication)
+        _count([acceptance])
+        return acceptance
+
+    async def accept_all(self, publications: Sequence[Publication]) -> Sequence[Acceptance]:
+        """The messages of one call, in one transaction: all of them, or none."""
+        async with self._database.write_connection() as connection:
+            acceptances = await self._apply(connection, publications)
+        _count(acceptances)
+        return acceptances
+
+    async def accept_for(self, publication: Publication, route: Route) -> Accepted:
+        """One message to one endpoint, whatever it subscribes to."""
+        legs = [(publication, route)]
+        async with self._database.write_connection() as connection:
+            await _insert_messages(connection, [publication])
+            [accepted] = await self._commit_deliveries(connection, [publication], legs)
+        _count([accepted])
+        return accepted
+
+    async def accept_within(
+        self, connection: AsyncConnection, publications: Sequence[Publication]
+    ) -> Sequence[Acceptance]:
+        """The same in a transaction of the caller's: they are committed with what else is done in it. Nobody asked for
+        them and they were answered to nobody, so they do not count as accepted."""
+        return await self._apply(connection, publications)
+
+    async def _apply(self, connection: AsyncConnection, publications: Sequence[Publication]) -> Sequence[Acceptance]:
+        routes = await self._routes.routes(connection, sorted({p.channel for p in publications}))
+        known = [p for p in publications if p.channel in routes]
+        inserted = await _insert_messages(connection, known)
+        new = [p for p in known if p.message_gid in inserted]
+        taken = await match([_candidate(p, routes[p.channel]) for p in new])
+        legs = [(p, route) for p, taking in zip(new, taken, strict=True) for route in taking]
+        accepted = await self._commit_deliveries(connection, new, legs)
+        answers: dict[str, Acceptance] = {one.message_gid: one for one in accepted}
+        answers |= await _answer_repeats(connection, [p for p in known if p.message_gid not in inserted])
+        if freed := [p for p in known if p.message_gid not in answers]:
+            # Retention let go of their keys just behind the insert that found them taken.
+            again = await self._apply(connection, freed)
+            answers |= {p.message_gid: answer for p, answer in zip(freed, again, strict=True)}
+        return [answers.get(p.message_gid) or UnknownChannel(p.channel) for p in publications]
+
+    async def _commit_deliveries(
+        self, connection: AsyncConnection, publications: Sequence[Publication], legs: Sequence["_Leg"]
+    ) -> list[Accepted]:
+        """Insert one delivery for each leg; those to an endpoint that cannot receive now are parked at once."""
+        endpoint_gids = sorted({route.endpoint_gid for _, route in legs})
+        states = await endpoint_states(connection, endpoint_gids, lock_held=True) if legs else {}
+        moment = now()
+        may_probe = {gid for gid, state in states.items() if state.may_probe(moment)}
+        rows: list[dict[str, Any]] = []
+        deliveries: dict[str, list[AcceptedDelivery]] = {p.message_gid: [] for p in publications}
+        new: dict[str, list[NewDelivery]] = {p.message_gid: [] for p in publications}
+        for publication, route in legs:
+            state = states.get(route.endpoint_gid)
+            if state is None:
+                continue  # deleted for good a moment ago
+            order = self._order(publication, route)
+            goes_out = state.sends or route.endpoint_gid in may_probe
+            may_probe.discard(route.endpoint_gid)
+            bound = self._defaults.first_attempt_bound(order.policy) if goes_out else order.policy.max_window
+            rows.append(_delivery_row(order, route.tenant_gid, moment, due_at=moment + bound, parked=not goes_out))
+            status = DeliveryStatus.ACCEPTED if goes_out else DeliveryStatus.PARKED
+            deliveries[publication.message_gid].append(AcceptedDelivery(order.delivery_gid, order.endpoint_gid, status))
+            if goes_out:
+                new[publication.message_gid].append(NewDelivery(order, _basis(order, publication, state, moment)))
+        if rows:
+            await connection.execute(insert(table_of(Delivery)), rows)
+        return [
+            Accepted(
+                message_gid=p.message_gid,
+                channel=p.channel,
+                event_type=p.event_type,
+                published_at=p.published_at,
+                deliveries=tuple(deliveries[p.message_gid]),
+                new=tuple(new[p.message_gid]),
+            )
+            for p in publications
+        ]
+
+    def _order(self, publication: Publication, route: Route) -> DeliveryOrder:
+        return first_order(
+            new_gid(Kind.DELIVERY),
+            publication.message_gid,
+            publication.channel,
+            publication.event_type,
+            route,
+            self._defaults,
+        )
+
+
+_Leg = tuple[Publication, Route]
+"""A new message, and a route that takes it."""
+
+
+def _candidate(publication: Publication, routes: Routes) -> Candidate:
+    audience = publication.audience or Audience.of(publication.tenant_gid)
+    return Candidate(audience, publication.event_type, publication.payload, publication.content, routes)
+
+
+def _count(acceptances: Sequence[Acceptance]) -> None:
+    MESSAGES_ACCEPTED.inc(sum(isinstance(one, Accepted) and not one.duplicate for one in acceptances))
+
+
+def _delivery_row(
+    order: DeliveryOrder, tenant_gid: str, moment: datetime, *, due_at: datetime, parked: bool
+) -> dict[str, Any]:
+    return {
+        "gid": order.delivery_gid,
+        "tenant_gid": tenant_gid,
+        "message_gid": order.message_gid,
+        "endpoint_gid": order.endpoint_gid,
+        "channel": order.channel,
+        "event_type": order.event_type,
+        "status": DeliveryStatus.PARKED if parked else DeliveryStatus.ACCEPTED,
+        "round": order.round,
+        "attempts": 0,
+        "accepted_at": moment,
+        "due_at": due_at,
+        "parked_at": moment if parked else None,
+    }
+
+
+def _basis(order: DeliveryOrder, publication: Publication, state: EndpointState, moment: datetime) -> Basis:
+    return Basis(
+        gid=order.delivery_gid,
+        status=DeliveryStatus.ACCEPTED,
+        round=order.round,
+        attempts=0,
+        message_gid=publication.message_gid,
+        channel=publication.channel,
+        event_type=publication.event_type,
+        payload=publication.payload,
+        published_at=publication.published_at,
+        accepted_at=moment,
+        traceparent=publication.traceparent,
+        endpoint_version=state.version,
+        endpoint_deleted=False,
+        state=state.state,
+        hold=state.hold,
+        failures=state.failures,
+    )
+
+
+async def _insert_messages(connection: AsyncConnection, publications: Sequence[Publication]) -> set[str]:
+    """Insert, and say which were new. Sorted by key, so that two processes never wait for each other in a circle."""
+    if not publications:
+        return set()
+    accepted_at = now()
+    rows = [
+        {
+            "gid": p.message_gid,
+            "tenant_gid": p.tenant_gid,
+            "channel": p.channel,
+            "event_type": p.event_type,
+            "payload": p.payload,
+            "body_sha256": p.body_sha256,
+            "idempotency_scope": p.tenant_gid or "",
+            "idempotency_key": p.idempotency_key,
+            "published_at": p.published_at,
+            "accepted_at": accepted_at,
+            "traceparent": p.traceparent,
+        }
+        for p in sorted(publications, key=lambda p: p.key or ("", "", ""))
+    ]
+    if all(p.idempotency_key is None for p in publications):
+        await connection.execute(insert(table_of(Message)), rows)
+        return {p.message_gid for p in publications}
+    statement = insert_ignoring(connection, Message, "idempotency_scope", "channel", "idempotency_key")
+    result = await connection.execute(statement.returning(col(Message.gid)), rows)
+    return set(result.scalars())
+
+
+async def _answer_repeats(connection: AsyncConnection, repeats: Sequence[Publication]) -> dict[str, Acceptance]:
+    """Answer publications whose key is taken: with the first message, or a refusal where the body is another. No answer
+    where it is taken no longer."""
+    if not repeats:
+        return {}
+    scope, channel, key = col(Message.idempotency_scope), col(Message.channel), col(Message.idempotency_key)
+    rows = await connection.execute(
+        select(
+            scope,
+            channel,
+            key,
+            col(Message.gid),
+            col(Message.event_type),
+            col(Message.body_sha256),
+            col(Message.published_at),
+        ).where(tuple_(scope, channel, key).in_({p.key for p in repeats}))
+    )
+    first = {(row.idempotency_scope, row.channel, row.idempotency_key): row for row in rows}
+    deliveries = await _deliveries_of(connection, [row.gid for row in first.values()])
+    answers: dict[str, Acceptance] = {}
+    for p in repeats:
+        row = first.get(p.key or ("", "", ""))
+        if row is None:
+            continue
+        if row.body_sha256 != p.body_sha256:
+            answers[p.message_gid] = KeyReused(row.gid)
+            continue
+        answers[p.message_gid] = Accepted(
+            message_gid=row.gid,
+            channel=row.channel,
+            event_type=row.event_type,
+            published_at=row.published_at,
+            deliveries=tuple(deliveries.get(row.gid, ())),
+            duplicate=True,
+        )
+    return answers
+
+
+async def _deliveries_of(connection: AsyncConnection, message_gids: Sequence[str]) -> dict[str, list[AcceptedDelivery]]:
+    rows = await connection.execute(
+        select(col(Delivery.message_gid), col(Delivery.gid), col(Delivery.endpoint_gid), col(Delivery.status))
+        .where(col(Delivery.message_gid).in_(message_gids))
+        .order_by(col(Delivery.gid))
+    )
+    found: dict[str, list[AcceptedDelivery]] = {}
+    for row in rows:
+        found.setdefault(row.message_gid, []).append(AcceptedDelivery(row.gid, row.endpoint_gid, row.status))
+    return found
+
+
+@dataclass(frozen=True)
+class MessageFilter:
+    """Several values of a field mean any of them. `since` and `until` bound the time of acceptance: from, before."""
+
+    tenant_gid: str | tuple[str, ...] | None = None
+    channel: str | tuple[str, ...] | None = None
+    event_type: str | tuple[str, ...] | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+async def get(session: AsyncSession, gid: str) -> Message | None:
+    return await session.get(Message, gid)
+
+
+async def page(session: AsyncSession, chosen: MessageFilter, *, after: str | None, limit: int) -> Page[Message]:
+    """Without payloads."""
+    statement = select(Message).options(defer(Message.payload))  # type: ignore[arg-type]
+    statement = statement.where(
+        *one_of(col(Message.tenant_gid), chosen.tenant_gid),
+        *one_of(col(Message.channel), chosen.channel),
+        *one_of(col(Message.event_type), chosen.event_type),
+    )
+    key = col(Message.gid)
+    statement = statement.where(*in_time(col(Message.accepted_at), key, Kind.MESSAGE, chosen.since, chosen.until))
+    return await page_of(session, statement, key, after=after, limit=limit)

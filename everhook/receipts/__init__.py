@@ -1,0 +1,1 @@
+"""Receipts of attempts: what they state, the keys that sign them, and checking them offline."""

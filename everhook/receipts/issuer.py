@@ -1,0 +1,92 @@
+"""Issuing: from an attempt that is over to the receipt that states it."""
+
+from base64 import urlsafe_b64encode
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cached_property
+from hashlib import sha256
+
+from cli.errors import Unusable
+from everhook.contracts import AttemptRecord
+from everhook.ids import Kind, new_gid
+from everhook.receipts.keys import ReceiptKey, key_at
+from everhook.receipts.receipt import Receipt, ReceiptSigner
+from everhook.settings import Settings
+
+
+@dataclass(frozen=True)
+class Issuer:
+    """Who states receipts: a name, and all the keys that ever signed under it, newest first."""
+
+    name: str
+    keys: tuple[ReceiptKey, ...]
+
+    @cached_property
+    def signer(self) -> ReceiptSigner:
+        return ReceiptSigner(self.keys)
+
+    def must_sign_at(self, moment: datetime) -> None:
+        """Raises NoReceiptKey: this machine's clock is far behind that of the one that made the first key."""
+        key_at(self.keys, moment)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a receipt tells beyond the attempt's record."""
+
+    tenant_gid: str
+    message_gid: str
+    url: str
+
+
+@dataclass(frozen=True)
+class SignedReceipt:
+    gid: str
+    tenant_gid: str
+    jws: str
+
+
+def issuer_name(settings: Settings) -> str:
+    """Raises Unusable: receipts bear the name for good, so outside dev there is no default."""
+    if settings.issuer is None:
+        raise Unusable("set EVERHOOK_ISSUER, the name that receipts are issued under for good: hooks.example.com")
+    return settings.issuer
+
+
+def url_digest(url: str) -> str:
+    return sha256(url.encode()).hexdigest()
+
+
+def issue(record: AttemptRecord, subject: Subject, issuer: Issuer) -> SignedReceipt:
+    """State an attempt. Raises NoReceiptKey."""
+    receipt = Receipt(
+        gid=new_gid(Kind.RECEIPT),
+        issuer=issuer.name,
+        tenant=subject.tenant_gid,
+        endpoint_gid=record.endpoint_gid,
+        delivery_gid=record.delivery_gid,
+        message_gid=subject.message_gid,
+        attempt_gid=record.attempt_gid,
+        round=record.round,
+        number=record.number,
+        url=url_of(record, subject.url),
+        request_sha256=record.request_sha256,
+        signatures_sha256=record.signatures_sha256,
+        outcome=record.verdict.value,
+        started_at=record.started_at,
+        ended_at=record.started_at + timedelta(milliseconds=record.duration_ms),
+        status_code=record.status_code,
+        error=record.error,
+        response_sha256=record.response_sha256,
+        peer_address=record.peer_address,
+    )
+    return SignedReceipt(receipt.gid, receipt.tenant, issuer.signer.sign(receipt))
+
+
+def url_of(record: AttemptRecord, url: str) -> str:
+    """Where the attempt went. An endpoint that was changed before a late record could be made has another URL by now,
+    and of the old one the hash is left, which RFC 6920 makes a URL of."""
+    if url_digest(url) == record.url_sha256:
+        return url
+    digest = urlsafe_b64encode(bytes.fromhex(record.url_sha256)).decode().rstrip("=")
+    return f"ni:///sha-256;{digest}"

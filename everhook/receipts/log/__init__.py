@@ -1,0 +1,1 @@
+"""The log of receipts: Merkle tree, signed checkpoints, sealing and audit."""

@@ -1,0 +1,190 @@
+"""The audit of a log: all that is stored of it is read, and must be what its checkpoints say.
+
+The sealer looks at the log's edge only, before it goes on; a stranger's check looks at one receipt. This looks at all:
+each receipt and its row, each hash, each checkpoint, that none is missing, and that no attempt is without a receipt.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import and_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from everhook.ids import Kind, new_gid
+from everhook.receipts.issuer import Issuer
+from everhook.receipts.keys import KeySet, jwks
+from everhook.receipts.keys_store import load_issuer
+from everhook.receipts.log.merkle import Block, Frontier
+from everhook.receipts.log.sealing_store import check_seal
+from everhook.receipts.receipt import receipt_leaf, verify_receipt
+from everhook.receipts.store import StoredHashes, newest_seal, places_taken
+from everhook.receipts.strict_json import Wrong
+from everhook.storage.keyring import KeyRing
+from everhook.storage.tables import Attempt, Receipt, ReceiptSeal
+
+CHUNK = 1_000
+
+Advance = Callable[[int], None]
+"""Told after each chunk how many more were looked at."""
+
+
+def _untold(_more: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class LogAudit:
+    """A log that holds. `unsealed` receipts wait for the next checkpoint."""
+
+    receipts: int
+    checkpoints: int
+    unsealed: int
+
+
+async def tenants_with_receipts(session: AsyncSession) -> list[str]:
+    """Those with a log, or about to have one."""
+    found = await session.execute(
+        select(col(Receipt.tenant_gid)).union(select(col(ReceiptSeal.tenant_gid))).order_by("tenant_gid")
+    )
+    return list(found.scalars())
+
+
+async def audit_log(session: AsyncSession, tenant_gid: str, keyring: KeyRing, advance: Advance = _untold) -> LogAudit:
+    """Read a whole log. Raises Wrong at the first thing that is, with its place. Sealing may go on meanwhile."""
+    begun = new_gid(Kind.RECEIPT)
+    places = await places_taken(session, tenant_gid)
+    head = await newest_seal(session, tenant_gid)
+    size = head.size if head is not None else 0
+    if places > size:  # a receipt gets its place together with the checkpoint, which was read later
+        raise Wrong(f"checkpoint {places}", f"is missing: {places} receipts have places, the last checkpoint is {size}")
+    issuer = await load_issuer(await session.connection(), keyring)
+    if issuer is None:
+        raise Wrong("receipt_key", "has no key, and there are receipts")
+    reader = _LogReader(session, tenant_gid, issuer, advance)
+    return LogAudit(size, await reader.check_log(size), await reader.check_unsealed(begun))
+
+
+async def check_attempts(session: AsyncSession, advance: Advance = _untold) -> int:
+    """How many attempts there are, each with a receipt. Raises Wrong for one without."""
+    count, after = 0, ""
+    while True:
+        page = (
+            select(col(Attempt.gid), col(Attempt.delivery_gid), col(Attempt.round), col(Attempt.number))
+            .where(col(Attempt.gid) > after)
+            .order_by(col(Attempt.gid))
+            .limit(CHUNK)
+            .subquery()
+        )
+        natural = and_(
+            col(Receipt.delivery_gid) == page.c.delivery_gid,
+            col(Receipt.round) == page.c.round,
+            col(Receipt.number) == page.c.number,
+        )
+        rows = await session.execute(
+            select(page.c.gid, col(Receipt.gid).label("receipt")).outerjoin(Receipt, natural).order_by(page.c.gid)
+        )
+        found = rows.all()
+        if not found:
+            return count
+        for row in found:
+            if row.receipt is None:
+                raise Wrong(f"attempt {row.gid}", "has no receipt: it was removed")
+        count, after = count + len(found), found[-1].gid
+        advance(len(found))
+
+
+class _LogReader:
+    def __init__(self, session: AsyncSession, tenant_gid: str, issuer: Issuer, advance: Advance) -> None:
+        self._session = session
+        self._tenant_gid = tenant_gid
+        self._issuer = issuer
+        self._advance = advance
+        self._keys = KeySet.from_jwks(jwks(issuer.keys))
+        self._stored = StoredHashes(session, tenant_gid)
+        self._frontier = Frontier()
+
+    async def check_log(self, size: int) -> int:
+        """From checkpoint to checkpoint; returns how many there are."""
+        count = 0
+        while self._frontier.size < size:
+            for seal in await self._next_seals():
+                await self._check_receipts(seal.size)
+                check_seal(seal, self._issuer)
+                if self._frontier.root() != seal.root:
+                    raise Wrong(f"checkpoint {seal.size}", "is not of the receipts that are stored under it")
+                count += 1
+        return count
+
+    async def _next_seals(self) -> Sequence[ReceiptSeal]:
+        rows = await self._session.execute(
+            select(ReceiptSeal)
+            .where(col(ReceiptSeal.tenant_gid) == self._tenant_gid, col(ReceiptSeal.size) > self._frontier.size)
+            .order_by(col(ReceiptSeal.size))
+            .limit(CHUNK)
+        )
+        return rows.scalars().all()
+
+    async def _check_receipts(self, end: int) -> None:
+        """Receipts and hashes up to a checkpoint."""
+        for start in range(self._frontier.size, end, CHUNK):
+            stop = min(start + CHUNK, end)
+            rows = await self._receipts(start, stop)
+            hashes = await self._stored.leaves(start, stop)
+            leaves = [self._leaf(rows.get(seq), seq) for seq in range(start, stop)]
+            for seq, leaf in enumerate(leaves, start):
+                if seq - start >= len(hashes) or hashes[seq - start] != leaf:
+                    raise Wrong(f"receipt {seq}", "is not the one that was sealed here, or its hash was altered")
+            for block in self._frontier.extend(leaves):
+                await self._check_block(block)
+            self._advance(len(leaves))
+
+    async def _receipts(self, start: int, stop: int) -> dict[int, Receipt]:
+        rows = await self._session.execute(
+            select(Receipt).where(
+                col(Receipt.tenant_gid) == self._tenant_gid, col(Receipt.seq) >= start, col(Receipt.seq) < stop
+            )
+        )
+        return {row.seq: row for row in rows.scalars() if row.seq is not None}
+
+    def _leaf(self, row: Receipt | None, seq: int) -> bytes:
+        if row is None:
+            raise Wrong(f"receipt {seq}", "is missing, and there is a checkpoint over it")
+        self._check_row(row, f"receipt {seq}")
+        return receipt_leaf(row.jws)
+
+    def _check_row(self, row: Receipt, place: str) -> None:
+        """The receipt is ours, unaltered, and the row's own."""
+        stated = verify_receipt(row.jws, self._keys, place).receipt
+        of_row = (row.gid, row.tenant_gid, row.delivery_gid, row.attempt_gid, row.round, row.number)
+        if of_row != (
+            stated.gid, stated.tenant, stated.delivery_gid, stated.attempt_gid, stated.round, stated.number
+        ):  # fmt: skip
+            raise Wrong(place, f"stands in the row of another, {row.gid}")
+
+    async def _check_block(self, block: Block) -> None:
+        if list(await self._stored.blocks(block.level, block.index, block.index + 1)) != [block.hash]:
+            raise Wrong(f"block {block.index} of level {block.level}", "is missing or was altered")
+
+    async def check_unsealed(self, until: str) -> int:
+        """Those made before `until`: a later one may have a key that we do not know yet."""
+        count, after = 0, ""
+        while True:
+            rows = await self._session.execute(
+                select(Receipt)
+                .where(
+                    col(Receipt.tenant_gid) == self._tenant_gid,
+                    col(Receipt.seq).is_(None),
+                    col(Receipt.gid) > after,
+                    col(Receipt.gid) < until,
+                )
+                .order_by(col(Receipt.gid))
+                .limit(CHUNK)
+            )
+            found = rows.scalars().all()
+            if not found:
+                return count
+            for row in found:
+                self._check_row(row, f"receipt {row.gid}")
+            count, after = count + len(found), found[-1].gid
+            self._advance(len(found))

@@ -1,0 +1,218 @@
+"""Receipts: what we state of one finished attempt, signed so that it cannot be altered unseen.
+
+A receipt is a compact JWS (RFC 7515) with the algorithm EdDSA (RFC 8037). The header has `alg`, `kid` and `typ` and
+nothing else; the payload is the JSON object that `Receipt.to_claims` makes. The JWS itself travels and is hashed into
+the log, so nobody needs canonical JSON.
+
+The wire format is written down, byte for byte, in `docs/receipts.md`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from typing import Any
+
+import orjson
+from joserfc import jws
+from joserfc.errors import JoseError
+from joserfc.jwk import OKPKey
+from joserfc.jws import JWSRegistry
+
+from everhook.receipts.keys import KeySet, PublicKey, ReceiptKey, key_at
+from everhook.receipts.log.merkle import leaf_hash
+from everhook.receipts.strict_json import Members, Wrong, decode_base64url, format_time, load_json, shown
+
+TYPE = "everhook-receipt+jwt"
+"""`typ` (RFC 7515 section 4.1.9): what a signature of ours was meant to say cannot be mistaken (RFC 8725 section
+3.11)."""
+
+SIGNED_WITH = "EdDSA"
+"""RFC 8037 section 3.1. RFC 9864 renames it `Ed25519`, which many verifiers do not know yet."""
+
+ACCEPTED = frozenset({SIGNED_WITH, "Ed25519"})
+"""Two names of one algorithm. Nothing else: no `none`, no MAC (RFC 8725 section 3.1)."""
+
+SIGNATURE_HEADERS = frozenset(
+    {"webhook-id", "webhook-timestamp", "webhook-signature", "x-webhook-signature", "x-npayload-signature"}
+)
+"""The request headers that `signatures_sha256` is about: all that `everhook.signing` makes."""
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What happened in one attempt, as we saw it.
+
+    The hashes are SHA-256 in hex: of the request's body, of its signature headers (`signatures_digest`), and of the
+    part of the answer's body that was kept. `outcome` is the verdict. Without an answer, `status_code` and
+    `response_sha256` are None and `error` says why. `issuer` is the name of who states this, without a scheme
+    (`hooks.example.com`).
+    """
+
+    gid: str
+    issuer: str
+    tenant: str
+    endpoint_gid: str
+    delivery_gid: str
+    message_gid: str
+    attempt_gid: str
+    round: int
+    number: int
+    url: str
+    request_sha256: str
+    signatures_sha256: str
+    outcome: str
+    started_at: datetime
+    ended_at: datetime
+    status_code: int | None = None
+    error: str | None = None
+    response_sha256: str | None = None
+    peer_address: str | None = None
+
+    def to_claims(self) -> dict[str, Any]:
+        """The payload. Every member is always there."""
+        return {
+            "receiptGid": self.gid,
+            "issuer": self.issuer,
+            "tenant": self.tenant,
+            "endpointGid": self.endpoint_gid,
+            "deliveryGid": self.delivery_gid,
+            "messageGid": self.message_gid,
+            "attemptGid": self.attempt_gid,
+            "round": self.round,
+            "number": self.number,
+            "url": self.url,
+            "requestSha256": self.request_sha256,
+            "signaturesSha256": self.signatures_sha256,
+            "statusCode": self.status_code,
+            "error": self.error,
+            "outcome": self.outcome,
+            "responseSha256": self.response_sha256,
+            "startedAt": format_time(self.started_at),
+            "endedAt": format_time(self.ended_at),
+            "peerAddress": self.peer_address,
+        }
+
+    @classmethod
+    def from_claims(cls, claims: object, place: str = "receipt.claims") -> "Receipt":
+        """Inverse of `to_claims`. Members of later versions are passed over (RFC 7519 section 4). Raises Wrong."""
+        members = Members(claims, place)
+        return cls(
+            gid=members.text("receiptGid"),
+            issuer=members.text("issuer"),
+            tenant=members.text("tenant"),
+            endpoint_gid=members.text("endpointGid"),
+            delivery_gid=members.text("deliveryGid"),
+            message_gid=members.text("messageGid"),
+            attempt_gid=members.text("attemptGid"),
+            round=members.integer("round"),
+            number=members.integer("number"),
+            url=members.text("url"),
+            request_sha256=members.sha256("requestSha256"),
+            signatures_sha256=members.sha256("signaturesSha256"),
+            status_code=members.nullable(members.integer, "statusCode"),
+            error=members.nullable(members.text, "error"),
+            outcome=members.text("outcome"),
+            response_sha256=members.nullable(members.sha256, "responseSha256"),
+            started_at=members.time("startedAt"),
+            ended_at=members.time("endedAt"),
+            peer_address=members.nullable(members.text, "peerAddress"),
+        )
+
+
+@dataclass(frozen=True)
+class VerifiedReceipt:
+    receipt: Receipt
+    key: PublicKey
+
+
+def signatures_digest(headers: Iterable[tuple[str, str]]) -> str:
+    """SHA-256 in hex of the signature headers of a request, other headers aside.
+
+    Each is the line `name: value` with the name in small letters, ended by a line feed; the lines are in the order of
+    their bytes, so a receiver need not know in which order they came.
+    """
+    lines = sorted(
+        f"{name.lower()}: {value}\n".encode() for name, value in headers if name.lower() in SIGNATURE_HEADERS
+    )
+    return sha256(b"".join(lines)).hexdigest()
+
+
+def claims_of(receipt: str) -> dict[str, Any] | None:
+    """What a receipt says, unverified, for people to read; None for what is no receipt."""
+    try:
+        _, claims, _ = receipt.split(".")
+        return Members(load_json(decode_base64url(claims, "claims"), "claims"), "claims").all()
+    except ValueError:
+        return None
+
+
+def receipt_leaf(receipt: str) -> bytes:
+    """The receipt's leaf hash in the log: over the ASCII bytes of the JWS."""
+    return leaf_hash(receipt.encode("ascii"))
+
+
+class ReceiptSigner:
+    """Signs with the newest of the keys that is for the receipt's date. About 40 µs a receipt."""
+
+    def __init__(self, keys: Iterable[ReceiptKey]) -> None:
+        self._keys = tuple(keys)
+        self._ready = {key.kid: OKPKey.import_key(key.private) for key in self._keys}
+
+    def sign(self, receipt: Receipt) -> str:
+        """The compact JWS. Raises NoReceiptKey where no key is for the time at which the attempt ended."""
+        kid = key_at(self._keys, receipt.ended_at).kid
+        header = {"alg": SIGNED_WITH, "kid": kid, "typ": TYPE}
+        return jws.serialize_compact(header, orjson.dumps(receipt.to_claims()), self._ready[kid], registry=_REGISTRY)
+
+
+def verify_receipt(receipt: str, keys: KeySet, place: str = "receipt") -> VerifiedReceipt:
+    """Check a receipt: its form, algorithm, key, signature, members and date. Raises Wrong at the first fault."""
+    header, claims = _header_and_claims(receipt, place)
+    key = _key_of(header, keys, f"{place}.header")
+    _check_signature(receipt, key, f"{place}.signature")
+    place = f"{place}.claims"
+    stated = Receipt.from_claims(load_json(claims, place), place)
+    key.must_cover(stated.ended_at, f"{place}.endedAt")
+    return VerifiedReceipt(stated, key)
+
+
+def _header_and_claims(receipt: str, place: str) -> tuple[bytes, bytes]:
+    parts = receipt.split(".")
+    if len(parts) != 3:
+        raise Wrong(place, f"should be a compact JWS, three parts with two dots between, and has {len(parts)}")
+    names = ("header", "claims", "signature")
+    header, claims, _ = (decode_base64url(part, f"{place}.{name}") for name, part in zip(names, parts, strict=True))
+    return header, claims
+
+
+def _key_of(encoded: bytes, keys: KeySet, place: str) -> PublicKey:
+    """What the header may say is fixed; that it brings no key of its own (`jwk`, `jku`, `x5u`) follows from it."""
+    header = Members(load_json(encoded, place), place)
+    if (algorithm := header.text("alg")) not in ACCEPTED:
+        raise Wrong(header.at("alg"), f"{shown(algorithm)} is not accepted; EdDSA is, and its new name Ed25519")
+    if (typ := header.text("typ")) != TYPE:
+        raise Wrong(header.at("typ"), f"should be {TYPE}, and is {shown(typ)}")
+    if unknown := header.names() - {"alg", "kid", "typ"}:
+        raise Wrong(header.at(min(unknown)), "has no place in the header of a receipt")
+    return keys.find(header.text("kid"), header.at("kid"))
+
+
+def _check_signature(receipt: str, key: PublicKey, place: str) -> None:
+    try:
+        jws.deserialize_compact(receipt, OKPKey.import_key(key.ed25519), registry=_REGISTRY)
+    except JoseError as error:
+        what = f"does not fit this header, these claims and the key {key.kid}: something was altered"
+        raise Wrong(place, what) from error
+
+
+class _Registry(JWSRegistry):
+    """joserfc's own, less the warning at every use of the name `EdDSA`, which RFC 9864 deprecates."""
+
+    def get_alg(self, name: str) -> Any:
+        if name not in ACCEPTED:
+            raise JoseError(f"{name!r} is not accepted")
+        return self.algorithms[name]
+
+
+_REGISTRY = _Registry(algorithms=sorted(ACCEPTED))

@@ -1,0 +1,1 @@
+"""HTTP servers: uvicorn with bounds on what a connection may cost."""

@@ -1,0 +1,1 @@
+"""Signatures of requests: making them, and checking them as a receiver does."""

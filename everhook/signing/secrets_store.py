@@ -1,0 +1,148 @@
+"""Signing secrets of endpoints. At rest each is sealed for its own row, and opened only to sign.
+
+A rotation adds a secret and gives those before it an end. Until then all of them sign, so that a receiver may put the
+new one in place at any time.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import ColumnElement, delete, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlmodel import col
+
+from everhook.ids import Kind, new_gid
+from everhook.signing.schemes import SecretKind, ed25519_key, new_private_key, public_key, secret_key
+from everhook.storage.encryption import ENDPOINT_SECRET
+from everhook.storage.keyring import CannotOpen, KeyRing
+from everhook.storage.tables import EndpointSecret, now
+
+MAX_LIVE = 10
+"""Of each kind: every one of them signs every request, and servers refuse headers that grow too long."""
+
+
+class TooManySecrets(Exception):
+    """As many secrets of an endpoint are live as may be."""
+
+
+@dataclass(frozen=True)
+class SigningKeys:
+    """What signs for an endpoint, newest first, each with its end."""
+
+    hmac: tuple[tuple[bytes, datetime | None], ...] = field(repr=False)
+    ed25519: tuple[tuple[Ed25519PrivateKey, datetime | None], ...]
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """What receivers verify `v1a` signatures with; `expires_at` is None for the current one."""
+
+    public_key: str
+    expires_at: datetime | None
+
+
+def sealed(keyring: KeyRing, endpoint_gid: str, secret: str, **columns: Any) -> EndpointSecret:
+    """A new secret's row."""
+    gid = new_gid(Kind.SECRET)
+    box = ENDPOINT_SECRET.seal(keyring, secret, gid)
+    return EndpointSecret(gid=gid, endpoint_gid=endpoint_gid, secret=box, **columns)
+
+
+def new_key_pair(keyring: KeyRing, endpoint_gid: str) -> EndpointSecret:
+    """The row of a new Ed25519 key."""
+    private_key = new_private_key()
+    return sealed(keyring, endpoint_gid, private_key, kind=SecretKind.ED25519, public_key=public_key(private_key))
+
+
+async def signing_keys(connection: AsyncConnection, keyring: KeyRing, endpoint_gid: str) -> SigningKeys:
+    """What is live, opened. Raises CannotOpen: a fault of ours, not the endpoint's."""
+    rows = await connection.execute(
+        select(
+            col(EndpointSecret.gid),
+            col(EndpointSecret.kind),
+            col(EndpointSecret.secret),
+            col(EndpointSecret.expires_at),
+        )
+        .where(col(EndpointSecret.endpoint_gid) == endpoint_gid, _is_live())
+        .order_by(col(EndpointSecret.gid).desc())
+    )
+    opened = [(row.kind, ENDPOINT_SECRET.open(keyring, row.secret, row.gid), row.expires_at) for row in rows]
+    return SigningKeys(
+        hmac=tuple((secret_key(secret), end) for kind, secret, end in opened if kind is SecretKind.HMAC),
+        ed25519=tuple((ed25519_key(secret), end) for kind, secret, end in opened if kind is SecretKind.ED25519),
+    )
+
+
+async def public_keys(session: AsyncSession, endpoint_gids: Collection[str]) -> dict[str, list[PublicKey]]:
+    """The live ones of those endpoints that have any, newest first."""
+    rows = await session.execute(
+        select(col(EndpointSecret.endpoint_gid), col(EndpointSecret.public_key), col(EndpointSecret.expires_at))
+        .where(
+            col(EndpointSecret.endpoint_gid).in_(endpoint_gids),
+            col(EndpointSecret.kind) == SecretKind.ED25519,
+            _is_live(),
+        )
+        .order_by(col(EndpointSecret.gid).desc())
+    )
+    found: defaultdict[str, list[PublicKey]] = defaultdict(list)
+    for row in rows:
+        found[row.endpoint_gid].append(PublicKey(row.public_key, row.expires_at))
+    return found
+
+
+async def rotate(
+    session: AsyncSession, keyring: KeyRing, endpoint_gid: str, secret: str, grace: timedelta
+) -> datetime | None:
+    """Sign with `secret` from now on, and with those before it until `grace` is over; with Ed25519, if on, likewise.
+
+    A secret that is live already takes the place of its older self, so a repetition makes nothing worse. What has ended
+    is deleted. Returns when the last one before it ends, None where all have. Raises TooManySecrets.
+    """
+    moment = now()
+    end = moment + grace
+    before = await _rows(session, endpoint_gid)
+    staying: list[EndpointSecret] = []
+    for row in before:
+        row.expires_at = min(row.expires_at or end, end)
+        if row.expires_at <= moment or _holds(keyring, row, secret):
+            await session.delete(row)
+        else:
+            staying.append(row)
+    if any(count >= MAX_LIVE for count in Counter(row.kind for row in staying).values()):
+        raise TooManySecrets
+    session.add(sealed(keyring, endpoint_gid, secret))
+    if any(row.kind is SecretKind.ED25519 for row in before):
+        session.add(new_key_pair(keyring, endpoint_gid))
+    await session.flush()
+    return max((row.expires_at for row in staying if row.expires_at is not None), default=None)
+
+
+async def set_ed25519(session: AsyncSession, keyring: KeyRing, endpoint_gid: str, *, on: bool) -> None:
+    """See that there is a key pair, or none: switched off, Ed25519 keys end at once."""
+    pairs = col(EndpointSecret.endpoint_gid) == endpoint_gid, col(EndpointSecret.kind) == SecretKind.ED25519
+    if not on:
+        await session.execute(delete(EndpointSecret).where(*pairs))
+    elif (await session.execute(select(EndpointSecret).where(*pairs).limit(1))).first() is None:
+        session.add(new_key_pair(keyring, endpoint_gid))
+    await session.flush()
+
+
+async def _rows(session: AsyncSession, endpoint_gid: str) -> Sequence[EndpointSecret]:
+    found = await session.execute(select(EndpointSecret).where(col(EndpointSecret.endpoint_gid) == endpoint_gid))
+    return found.scalars().all()
+
+
+def _holds(keyring: KeyRing, row: EndpointSecret, secret: str) -> bool:
+    """A box that does not open holds nothing that anybody could name: a rotation is the way out."""
+    try:
+        return ENDPOINT_SECRET.open(keyring, row.secret, row.gid) == secret
+    except CannotOpen:
+        return False
+
+
+def _is_live() -> ColumnElement[bool]:
+    return or_(col(EndpointSecret.expires_at).is_(None), col(EndpointSecret.expires_at) > now())

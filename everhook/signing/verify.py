@@ -1,0 +1,78 @@
+"""What a receiver checks: that a request bears our signature, made lately. Compared in constant time."""
+
+import hmac
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from everhook.signing.schemes import SignatureScheme, secret_key, signature_headers
+
+TOLERANCE_S = 300
+"""A request signed longer ago is refused, as Standard Webhooks asks of receivers; one from the future too."""
+
+_HEADERS = {
+    SignatureScheme.STANDARD: "webhook-signature",
+    SignatureScheme.TIMESTAMPED: "x-webhook-signature",
+    SignatureScheme.NPAYLOAD: "x-npayload-signature",
+}
+
+
+@dataclass(frozen=True)
+class Verification:
+    """`schemes` are those that hold. `why` says what is wrong, and is empty where nothing is."""
+
+    schemes: Sequence[SignatureScheme]
+    why: str = ""
+
+    @property
+    def is_genuine(self) -> bool:
+        return not self.why
+
+
+def verify(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now: float | None = None) -> Verification:
+    """Check every scheme that a request is signed in: all of them must hold for one of the secrets.
+
+    `headers` has names in lower case. Raises ValueError for a secret that is none.
+    """
+    keys = [secret_key(secret) for secret in secrets]
+    signed = [scheme for scheme, header in _HEADERS.items() if header in headers]
+    if not signed:
+        return Verification((), "it is not signed")
+    for scheme in signed:
+        if why := _why_not(scheme, headers, body, keys, time.time() if now is None else now):
+            return Verification((), f"{scheme}: {why}")
+    return Verification(signed)
+
+
+def _why_not(
+    scheme: SignatureScheme, headers: Mapping[str, str], body: bytes, keys: Sequence[bytes], now: float
+) -> str:
+    presented = headers[_HEADERS[scheme]]
+    timestamp = _timestamp(scheme, headers, presented)
+    if timestamp is None:
+        return "it has no timestamp"
+    expected = [_signature(scheme, headers, timestamp, body, key) for key in keys]
+    parts = presented.split(" " if scheme is SignatureScheme.STANDARD else ",")
+    # Each is compared with each, whatever the others said.
+    matches = [hmac.compare_digest(part.encode(), wanted.encode()) for part in parts for wanted in expected]
+    if not any(matches):
+        return "no signature is right for the secret"
+    if scheme is not SignatureScheme.NPAYLOAD and abs(now - timestamp) > TOLERANCE_S:
+        return f"it was signed {now - timestamp:,.0f} s ago"
+    return ""
+
+
+def _timestamp(scheme: SignatureScheme, headers: Mapping[str, str], presented: str) -> int | None:
+    """The scheme `npayload` has none, and needs none."""
+    if scheme is SignatureScheme.NPAYLOAD:
+        return 0
+    text = headers.get("webhook-timestamp", "")
+    if scheme is SignatureScheme.TIMESTAMPED:
+        text = presented.partition(",")[0].removeprefix("t=")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 16 else None
+
+
+def _signature(scheme: SignatureScheme, headers: Mapping[str, str], timestamp: int, body: bytes, key: bytes) -> str:
+    """What `key` signs, as it stands in the header of the scheme."""
+    made = dict(signature_headers(headers.get("webhook-id", ""), timestamp, body, [key], {scheme}))
+    return made[_HEADERS[scheme]].removeprefix(f"t={timestamp},")

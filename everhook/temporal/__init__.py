@@ -1,0 +1,1 @@
+"""Temporal: the client, search attributes, and provisioning of the namespace."""

@@ -1,0 +1,1 @@
+"""Tenants, API keys, the audit trail, erasure and retention."""

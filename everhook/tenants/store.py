@@ -1,0 +1,97 @@
+"""Tenants: named by their publisher, made the first time an endpoint names them or beforehand.
+
+A tenant is named by its name or its gid; the name may change. One that is being erased does not exist any more.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from everhook.ids import Kind, is_gid
+from everhook.publishing.routes_store import bump
+from everhook.storage.paging import Page, page_of
+from everhook.storage.statements import insert_ignoring
+from everhook.storage.tables import Endpoint, Subscription, Tenant
+from everhook.storage.tenant_scope import tenant_bound
+
+_EXISTS = col(Tenant.erasing_since).is_(None)
+
+NOBODY = "nobody"
+
+
+async def find_tenant(session: AsyncSession, named: str) -> Tenant | None:
+    """By name or gid. A session that is bound to a tenant finds no other."""
+    result = await session.execute(select(Tenant).where(_is_named(named), _EXISTS))
+    return result.scalar_one_or_none()
+
+
+async def chosen_gid(session: AsyncSession, named: str | None) -> str | None:
+    """For filters: None chooses everybody's, and a tenant that is not there a gid that nobody has."""
+    if named is None:
+        return None
+    tenant = await find_tenant(session, named)
+    return tenant.gid if tenant is not None else NOBODY
+
+
+async def chosen_gids(session: AsyncSession, named: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The same for several tenants, any of which is chosen."""
+    if not named:
+        return None
+    return tuple(dict.fromkeys([await chosen_gid(session, name) or NOBODY for name in named]))
+
+
+async def ensure_tenant(session: AsyncSession, named: str) -> Tenant | None:
+    """The tenant of this name, made if need be; two callers at once get the same one. None where it cannot be made: for
+    a gid that nobody has, a tenant being erased, or a name that is not the tenant's own in a session bound to one."""
+    if tenant_bound(session) is None:
+        await create(session, named)
+    return await find_tenant(session, named)
+
+
+async def create(session: AsyncSession, name: str) -> Tenant | None:
+    """None where the name is taken, or looks like a gid."""
+    if is_gid(name, Kind.TENANT):
+        return None
+    new = Tenant(name=name)
+    connection = await session.connection()
+    statement = insert_ignoring(connection, Tenant, "name").returning(col(Tenant.gid))
+    created = (await session.execute(statement.values(new.model_dump()))).one_or_none()
+    return new if created is not None else None
+
+
+async def page(session: AsyncSession, *, after: str | None, limit: int) -> Page[Tenant]:
+    return await page_of(session, select(Tenant).where(_EXISTS), col(Tenant.gid), after=after, limit=limit)
+
+
+async def rename(session: AsyncSession, tenant: Tenant, name: str) -> bool:
+    """False, and nothing changed, where the name is taken or looks like a gid. What was started before keeps the old
+    name in Temporal; senders and publishers see the new one as soon as it is committed."""
+    if is_gid(name, Kind.TENANT):
+        return False
+    try:
+        async with session.begin_nested():
+            tenant.name = name
+            session.add(tenant)
+    except IntegrityError:
+        return False
+    await session.execute(
+        update(Endpoint).where(col(Endpoint.tenant_gid) == tenant.gid).values(version=Endpoint.version + 1)
+    )
+    channels = select(col(Subscription.channel)).where(col(Subscription.tenant_gid) == tenant.gid).distinct()
+    await bump(session, *(await session.execute(channels)).scalars())
+    return True
+
+
+async def names(session: AsyncSession, gids: set[str]) -> dict[str, str]:
+    """Names by gid."""
+    if not gids:
+        return {}
+    result = await session.execute(select(Tenant).where(col(Tenant.gid).in_(gids)))
+    return {tenant.gid: tenant.name for tenant in result.scalars()}
+
+
+def _is_named(named: str) -> ColumnElement[bool]:
+    return or_(col(Tenant.name) == named, col(Tenant.gid) == named)
