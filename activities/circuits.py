@@ -13,10 +13,10 @@ from everhook.circuit.machine import Circuit
 from everhook.circuit.store import endpoint_states, load_circuit, project
 from everhook.contracts import CircuitProjection, DeliveryOrder, ReleaseNote, ReleaseOrder, ReleaseResult
 from everhook.delivery.dispatcher import Dispatcher
+from everhook.delivery.inputs import NewDelivery
 from everhook.delivery.inputs_store import OrderDefaults, load_orders
 from everhook.delivery.starts import start_delivery
 from everhook.delivery.store import accept_again, count_parked, mark_released, oldest_parked
-from everhook.publishing.store import NewDelivery
 from everhook.storage.engine import Database
 from everhook.storage.tables import Delivery, now
 

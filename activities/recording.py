@@ -5,7 +5,8 @@ from temporalio.exceptions import ApplicationError
 
 from everhook.contracts import AttemptRecord, DeadLetterNote, DeliveryOrder, DiscardNote, RoundOrder
 from everhook.delivery.inputs_store import OrderDefaults, load_order
-from everhook.delivery.recorder_store import Recorder, Transcript, load_subject
+from everhook.delivery.recorder_store import Recorder, Transcript
+from everhook.delivery.snapshot_store import load_subject
 from everhook.delivery.store import dead_letter, discard, open_round
 from everhook.receipts.issuer import issue, url_of
 from everhook.receipts.keys_store import IssuerCache

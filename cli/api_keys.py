@@ -6,7 +6,8 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from cli.errors import Unusable, load_settings_here, opened_database
+from cli.context import load_settings_here, opened_database
+from cli.errors import UsageError
 from everhook.settings import Settings
 from everhook.storage.engine import is_turned_away, is_unavailable
 from everhook.storage.tables import ApiKey, now
@@ -20,7 +21,7 @@ ALL_AT_ONCE = 10_000
 
 
 async def require_a_key(settings: Settings) -> None:
-    """Raise Unusable where nobody could call: no key in the environment, and none in the database that opens."""
+    """Raise UsageError where nobody could call: no key in the environment, and none in the database that opens."""
     if settings.dev or settings.api_key is not None:
         return
     async with opened_database(settings) as database:
@@ -32,7 +33,7 @@ async def require_a_key(settings: Settings) -> None:
                 return  # it may be back in a moment; nobody is let in before
             raise
     if not anybody:
-        raise Unusable(
+        raise UsageError(
             "nobody has a key: make one with `everhook keys create`, "
             "or set EVERHOOK_API_KEY, an admin's key of 24 characters at least"
         )
@@ -40,11 +41,11 @@ async def require_a_key(settings: Settings) -> None:
 
 async def create(name: str, scopes: list[str], tenant: str | None, expires_in_days: float | None) -> tuple[ApiKey, str]:
     if (wrong := api_keys.why_refused(name, scopes, has_tenant=tenant is not None)) is not None:
-        raise Unusable(": ".join(wrong))
+        raise UsageError(": ".join(wrong))
     async with _writing() as session:
         owner = await tenants.find_tenant(session, tenant) if tenant is not None else None
         if tenant is not None and owner is None:
-            raise Unusable(f"there is no tenant {tenant}")
+            raise UsageError(f"there is no tenant {tenant}")
         made = await api_keys.create(
             session,
             name,
@@ -67,7 +68,7 @@ async def revoke(gid: str) -> None:
     async with _writing() as session:
         row = await api_keys.get(session, gid)
         if row is None:
-            raise Unusable(f"there is no key {gid}")
+            raise UsageError(f"there is no key {gid}")
         await api_keys.revoke(session, row)
         api_keys.audit(session, ACTOR, "api_key.revoked", row)
 

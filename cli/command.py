@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 
 from cli.api_client.target import Target, find_target
-from cli.errors import Unusable
+from cli.errors import UsageError
 from cli.output import Output
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _check_numbers(given: dict[str, Any]) -> None:
     """`nan` and `inf` pass the bounds of options, and nothing else that they are given to."""
     for name, value in given.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise Unusable(f"--{name.replace('_', '-')} is a number, not {value}")
+            raise UsageError(f"--{name.replace('_', '-')} is a number, not {value}")
         if is_dataclass(value) and not isinstance(value, type):
             _check_numbers(vars(value))
 

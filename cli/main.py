@@ -17,8 +17,10 @@ from cli.command import epilog
 from cli.commands import add_commands
 from cli.commands.keys import app as keys_app
 from cli.commands.receipts import app as receipts_app
-from cli.errors import Failure, Unusable, load_settings, require_temporal_options
+from cli.context import load_settings, require_temporal_options
+from cli.errors import CommandError, UsageError
 from cli.terminal_text import printable_lines
+from everhook.errors import ConfigurationError
 
 INTERRUPTED = 130
 
@@ -79,19 +81,21 @@ def _status_of(what: Callable[[], int]) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         return streams.BROKEN_PIPE_STATUS
-    except Failure as error:
+    except CommandError as error:
         return _told(error)
+    except ConfigurationError as error:
+        return _told(UsageError(str(error)))
     except Exception as error:
         if isinstance(error, OSError) and (explained := streams.explained(error)) is not None:
             return _told(explained)
         if (show := getattr(error, "show", None)) is not None:  # click's usage errors
             show()
-            return Unusable.status
+            return UsageError.status
         errors.print_exception()
         return 1
 
 
-def _told(error: Failure) -> int:
+def _told(error: CommandError) -> int:
     told = escape("\n".join(printable_lines(str(error))))
     errors.print(f"[bold red]everhook:[/] {told}", highlight=False, emoji=False, soft_wrap=True)
     return error.status
@@ -109,7 +113,7 @@ def migrate() -> None:
     except Exception as error:
         if not is_unavailable(error):
             raise
-        raise Unusable(f"the database (EVERHOOK_DATABASE_URL) cannot be used: {reason(error)}") from error
+        raise UsageError(f"the database (EVERHOOK_DATABASE_URL) cannot be used: {reason(error)}") from error
     console.print("database: up to date")
 
 
@@ -128,11 +132,11 @@ def setup() -> None:
         try:
             client = await connect()
         except RuntimeError as error:
-            raise Unusable(f"{in_words(str(error))} (TEMPORAL_ADDRESS)") from error
+            raise UsageError(f"{in_words(str(error))} (TEMPORAL_ADDRESS)") from error
         try:
             await provision(client, settings, lambda line: console.print(line, highlight=False))
         except RPCError as error:
-            raise Unusable(f"Temporal refuses: {error}; `everhook doctor` says what is there") from error
+            raise UsageError(f"Temporal refuses: {error}; `everhook doctor` says what is there") from error
 
     asyncio.run(run())
 

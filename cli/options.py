@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from cli.errors import Unusable
+from cli.errors import UsageError
 
 DEFAULT_LIMIT = 50
 STDIN = Path("-")
@@ -50,7 +50,7 @@ class PolicyOptions:
     def given(self) -> dict[str, Any]:
         """The field of a request: nothing, where nothing was given."""
         if self.preset is not None and self.policy is not None:
-            raise Unusable("--preset and --policy: give one of them")
+            raise UsageError("--preset and --policy: give one of them")
         if self.preset is not None:
             return {"policy": {"preset": self.preset}}
         return {"policy": json_object("--policy", self.policy)} if self.policy is not None else {}
@@ -60,13 +60,13 @@ def json_value(option: str, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Unusable(f"{option} is no JSON: {error}") from error
+        raise UsageError(f"{option} is no JSON: {error}") from error
 
 
 def json_object(option: str, text: str) -> dict[str, Any]:
     value = json_value(option, text)
     if not isinstance(value, dict):
-        raise Unusable(f"{option} is a JSON object, in {{…}}")
+        raise UsageError(f"{option} is a JSON object, in {{…}}")
     return value
 
 
@@ -75,18 +75,18 @@ def read_file(option: str, file: Path) -> bytes:
     try:
         return typer.get_binary_stream("stdin").read() if file == STDIN else file.read_bytes()
     except OSError as error:
-        raise Unusable(f"{option}: {file} cannot be read: {error.strerror or error}") from error
+        raise UsageError(f"{option}: {file} cannot be read: {error.strerror or error}") from error
 
 
 def read_text(option: str, file: Path) -> str:
     try:
         return read_file(option, file).decode()
     except UnicodeDecodeError as error:
-        raise Unusable(f"{option}: {file} is no text in UTF-8") from error
+        raise UsageError(f"{option}: {file} is no text in UTF-8") from error
 
 
 def changed(body: dict[str, Any]) -> dict[str, Any]:
     """Refuse an update that updates nothing."""
     if not body:
-        raise Unusable("nothing to change: give at least one option; --help lists them")
+        raise UsageError("nothing to change: give at least one option; --help lists them")
     return body

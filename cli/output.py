@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.api_client.client import parsed
-from cli.errors import Failure, Unusable
+from cli.errors import CommandError, UsageError
 from cli.terminal_text import printable, printable_lines
 
 if TYPE_CHECKING:
@@ -79,9 +79,9 @@ class Output:
         if yes:
             return
         if not sys.stdin.isatty():
-            raise Unusable(f"{question} Say so with --yes: there is nobody to ask.")
+            raise UsageError(f"{question} Say so with --yes: there is nobody to ask.")
         if not typer.confirm(printable(question), err=True):
-            raise Failure("nothing was changed")
+            raise CommandError("nothing was changed")
 
     @contextlib.contextmanager
     def busy(self, doing: str) -> Iterator[None]:

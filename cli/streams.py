@@ -6,19 +6,19 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cli.errors import Failure, Unusable
+from cli.errors import CommandError, UsageError
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 BROKEN_PIPE_STATUS = 141
 """What a shell reports of a program that SIGPIPE ended."""
 
 
-class CannotWrite(Failure):
+class CannotWrite(CommandError):
     """The output has no room, or nowhere to go."""
 
 
 def open_streams() -> None:
-    """Have three standard streams. Raises Unusable if standard output is closed: what a command prints, such as a new
+    """Have three standard streams. Raises UsageError if standard output is closed: what a command prints, such as a new
     key, may be had once only.
 
     A closed descriptor is occupied, else the next file or socket would get its number, and what is printed with it.
@@ -36,16 +36,16 @@ def open_streams() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # an encoding without our marks gets question marks
     if is_closed:
-        raise Unusable("standard output is closed; send it to /dev/null if nobody is to read it")
+        raise UsageError("standard output is closed; send it to /dev/null if nobody is to read it")
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Raise Unusable for an argument that is not UTF-8: it could not be sent, stored or printed."""
+    """Raise UsageError for an argument that is not UTF-8: it could not be sent, stored or printed."""
     for number, argument in enumerate(arguments, 1):
         try:
             argument.encode()
         except UnicodeEncodeError as error:
-            raise Unusable(f"argument {number} is not UTF-8, at its character {error.start + 1}") from error
+            raise UsageError(f"argument {number} is not UTF-8, at its character {error.start + 1}") from error
 
 
 def flush() -> None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from cli.errors import Unusable
+from cli.errors import UsageError
 from everhook import event_loop as eventloop
 from everhook.observability.logging import configure_logging
 from everhook.observability.metrics_page import MetricsPage, free_loopback_port, metrics_listener
@@ -37,7 +37,7 @@ QUICK_S = 10.0
 
 MAX_PAUSE_S = 30.0
 
-MUST_NOT_REPEAT = (Unusable.status, STARTUP_FAILED)
+MUST_NOT_REPEAT = (UsageError.status, STARTUP_FAILED)
 """Statuses of a process that did not come up: of the first ones they are the parent's own."""
 
 DRAINED = (0, -signal.SIGTERM)
@@ -195,13 +195,13 @@ class Supervisor:
 
 
 def supervise(settings: Settings, address: Address, processes: int) -> int:
-    """Run this very command in several processes, on one port; returns the exit status. Raises Unusable."""
+    """Run this very command in several processes, on one port; returns the exit status. Raises UsageError."""
     if settings.database_url.startswith("sqlite"):
-        raise Unusable(
+        raise UsageError(
             f"--processes {processes}: several processes take PostgreSQL (EVERHOOK_DATABASE_URL); SQLite serves one"
         )
     if not hasattr(socket, "SO_REUSEPORT"):
-        raise Unusable(f"--processes {processes}: this system has no SO_REUSEPORT")
+        raise UsageError(f"--processes {processes}: this system has no SO_REUSEPORT")
     close_all(address.listen())  # alone: else a second Everhook would take its share of the first one's connections
     configure_logging(settings.log_format, settings.log_level)
     command = [sys.executable, "-m", "cli", *sys.argv[1:], "--listen-fds"]

@@ -7,14 +7,15 @@ Temporal's own connection is configured by Temporal's own variables (`TEMPORAL_A
 import re
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from limits import parse_many as parse_rates
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from everhook.circuit.machine import CircuitPolicy
+from everhook.errors import ConfigurationError
 from everhook.receipts.log.checkpoint import origin_of
 
 MIN_API_KEY_LENGTH = 24
@@ -315,3 +316,15 @@ class Settings(BaseSettings):
             release_rate=self.release_rate,
             release_rate_max=self.release_rate_max,
         )
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from the environment. Raises ConfigurationError, naming each variable that is wrong."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"EVERHOOK_{'_'.join(str(part) for part in e['loc']).upper()}: {e['msg']}" if e["loc"] else e["msg"]
+            for e in error.errors()
+        )
+        raise ConfigurationError(wrong.replace("Value error, ", "")) from error

@@ -12,7 +12,7 @@ from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus, Verdict
 from everhook.health.score import Level
 from everhook.notifications.events import EventKind
-from everhook.storage.tables import Circuit
+from everhook.storage.tables import CircuitRow
 
 OK, INFO, WARN, PARK, BAD, IDLE = "ok", "info", "warn", "park", "bad", "idle"
 
@@ -98,7 +98,7 @@ def word(state: str) -> str:
     return WORDS.get(state, state)
 
 
-def endpoint_state(circuit: Circuit, level: Level) -> str:
+def endpoint_state(circuit: CircuitRow, level: Level) -> str:
     """One word for an endpoint: what an operator did to it; else `failing` while its circuit does not let messages
     through; else how well it does."""
     if circuit.hold is not None:

@@ -43,7 +43,7 @@ from everhook.endpoints import store as endpoints
 from everhook.endpoints import subscriptions_store as subscriptions
 from everhook.endpoints.store import EndpointView
 from everhook.publishing import channels_store as channels
-from everhook.publishing.routes_store import Route
+from everhook.publishing.routing import Route
 from everhook.signing import secrets_store as secrets
 from everhook.signing.schemes import SignatureScheme, new_secret
 from everhook.signing.secrets_store import MAX_LIVE, TooManySecrets

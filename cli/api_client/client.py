@@ -10,7 +10,7 @@ from urllib.parse import quote
 from cli.api_client import shapes
 from cli.api_client.errors import NotNow, Refused, fields_of
 from cli.api_client.target import KEY_VARIABLE, Target
-from cli.errors import Unusable
+from cli.errors import UsageError
 from everhook import __version__
 
 if TYPE_CHECKING:
@@ -135,10 +135,10 @@ def _silently(_doing: str) -> AbstractContextManager[None]:
 
 
 def path(*parts: str) -> str:
-    """`/v1/…` of gids and names. Raises Unusable for what is neither, and would lead elsewhere."""
+    """`/v1/…` of gids and names. Raises UsageError for what is neither, and would lead elsewhere."""
     for part in parts:
         if not part or part in (".", "..") or "/" in part:
-            raise Unusable(f"{part!r} is no gid and no name")
+            raise UsageError(f"{part!r} is no gid and no name")
     return "/".join(["/v1", *(quote(part, safe="") for part in parts)])
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import typer
 
-from cli.errors import Unusable
+from cli.errors import UsageError
 
 PRIVATE = 0o600
 OTHERS = 0o077
@@ -40,10 +40,10 @@ class Config:
     profiles: Mapping[str, Profile] = field(default_factory=dict)
 
     def profile(self, name: str) -> Profile:
-        """Raises Unusable where there is none of that name."""
+        """Raises UsageError where there is none of that name."""
         if name not in self.profiles:
             known = ", ".join(sorted(self.profiles)) or "none"
-            raise Unusable(f"there is no profile {name} (there are: {known}); make it with `everhook profile set`")
+            raise UsageError(f"there is no profile {name} (there are: {known}); make it with `everhook profile set`")
         return self.profiles[name]
 
     def with_profile(self, name: str, profile: Profile) -> "Config":
@@ -64,7 +64,7 @@ def config_file() -> Path:
 
 
 def load() -> Config:
-    """Raises Unusable where the file is there and cannot be used."""
+    """Raises UsageError where the file is there and cannot be used."""
     file = config_file()
     try:
         with file.open("rb") as opened:
@@ -72,7 +72,7 @@ def load() -> Config:
     except FileNotFoundError:
         return Config()
     except (OSError, ValueError) as error:
-        raise Unusable(f"{file} cannot be used: {error}; mend it, or move it away") from error
+        raise UsageError(f"{file} cannot be used: {error}; mend it, or move it away") from error
 
 
 def save(config: Config) -> Path:
@@ -86,7 +86,7 @@ def save(config: Config) -> Path:
             output.write(_written(config))
         draft.replace(file)
     except OSError as error:
-        raise Unusable(f"{file} cannot be written: {error}") from error
+        raise UsageError(f"{file} cannot be written: {error}") from error
     return file
 
 
@@ -102,7 +102,7 @@ def is_open_to_others() -> bool:
 
 def check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise Unusable("a profile's name has letters, digits, - and _ (64 at most)")
+        raise UsageError("a profile's name has letters, digits, - and _ (64 at most)")
     return name
 
 
@@ -134,5 +134,5 @@ def _written(config: Config) -> str:
 
 def _text(text: str) -> str:
     if not text.isprintable():
-        raise Unusable("a URL and a key have printable characters only")
+        raise UsageError("a URL and a key have printable characters only")
     return json.dumps(text, ensure_ascii=False)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from cli.api_client import profiles
 from cli.dev.files import DATA_DIR, KEY_FILE, URL_FILE, is_loopback
-from cli.errors import Unusable
+from cli.errors import UsageError
 
 URL_VARIABLE = "EVERHOOK_URL"
 KEY_VARIABLE = "EVERHOOK_API_KEY"
@@ -41,7 +41,7 @@ class Target:
 
 
 def find_target(url: str | None, profile: str | None, environment: Mapping[str, str] = os.environ) -> Target:
-    """Raises Unusable where what was given cannot be used."""
+    """Raises UsageError where what was given cannot be used."""
     found = _place(url, profile, environment)
     key = environment.get(KEY_VARIABLE)
     if key and profile is None:
@@ -94,19 +94,19 @@ def _first_line(file: Path) -> str | None:
 
 
 def check_url(url: str, source: str) -> str:
-    """The URL as it is used. Raises Unusable, naming where it is from."""
+    """The URL as it is used. Raises UsageError, naming where it is from."""
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         usable = False
     if not usable or parts.username is not None or parts.query or parts.fragment or not url.isprintable():
-        raise Unusable(f"{source}: an API's URL is http(s)://host:port, not {url[:200]!r}")
+        raise UsageError(f"{source}: an API's URL is http(s)://host:port, not {url[:200]!r}")
     return url.rstrip("/")
 
 
 def _checked_key(target: Target) -> str | None:
     key = target.api_key
     if key is not None and (not key.isascii() or not key.isprintable() or " " in key):
-        raise Unusable(f"{target.key_source}: an API key is printable ASCII characters without spaces")
+        raise UsageError(f"{target.key_source}: an API key is printable ASCII characters without spaces")
     return key

@@ -12,7 +12,7 @@ from rich.text import Text
 from cli.api_client.client import Api, parsed, path
 from cli.api_client.shapes import Batch, BulkAnswer, DeadLetterDetail, Delivery
 from cli.command import Session, command
-from cli.errors import Unusable
+from cli.errors import UsageError
 from cli.following import FAILED, show_delivery
 from cli.formatting import age, last_answer
 from cli.options import DEFAULT_LIMIT, ChannelNames, EndpointRefs, EventTypes, Limit, Since, Tenants, Until, Why, Yes
@@ -150,7 +150,7 @@ def _decide(
 ) -> None:
     ways = [bool(gids), bool(selection.given()), how.everything]
     if sum(ways) != 1:
-        raise Unusable("give gids, or options that select, or --all: one of the three")
+        raise UsageError("give gids, or options that select, or --all: one of the three")
     if gids:
         _each(session, decision, how, gids)
         return

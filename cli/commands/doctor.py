@@ -6,8 +6,8 @@ import typer
 from rich.text import Text
 
 from cli.command import epilog, flowing
+from cli.context import load_settings, require_temporal_options
 from cli.dev.files import adopt_environment
-from cli.errors import load_settings, require_temporal_options
 from cli.findings import Finding, conclude, draw
 from cli.options import AsJson
 from cli.output import Output

@@ -13,7 +13,7 @@ from rich.text import Text
 from cli.api_client.client import path
 from cli.api_client.shapes import Endpoint, EndpointCreated, SecretRotated, TestSent
 from cli.command import Session, command
-from cli.errors import Unusable
+from cli.errors import UsageError
 from cli.following import at_rest, conclude, show_delivery
 from cli.formatting import age, when
 from cli.options import DEFAULT_LIMIT, Events, Limit, PolicyOptions, Tenants, Yes, changed, json_object, read_text
@@ -102,7 +102,7 @@ def create_endpoint(
 ) -> None:
     """Make an endpoint and, with --channel or --event, its first subscription. The secret is shown this once."""
     if (at is None) == (url is None):
-        raise Unusable("give the endpoint's URL, once: everhook endpoints create https://… --channel orders")
+        raise UsageError("give the endpoint's URL, once: everhook endpoints create https://… --channel orders")
     subscription = {"channel": channel, "events": events or None, "tenant": tenant}
     given = {name: value for name, value in subscription.items() if value is not None}
     made = session.api.post(path("endpoints"), {"url": at or url, **given, **settings.given(), **policy.given()})
@@ -269,5 +269,5 @@ def _secret(secret: str) -> Text:
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon:
-        raise Unusable(f"--header is 'Name: value', not {text!r}")
+        raise UsageError(f"--header is 'Name: value', not {text!r}")
     return name.strip(), value.strip()

@@ -10,7 +10,7 @@ from rich.text import Text
 from cli.api_client.client import path
 from cli.api_client.shapes import EndpointHealth, Fault, HealthOverview, Part, ScoredEndpoint, Tally
 from cli.command import Session, command
-from cli.errors import Unusable
+from cli.errors import UsageError
 from cli.formatting import age, seen
 from cli.options import Tenant
 from cli.output import Output, pairs
@@ -41,12 +41,12 @@ def health(
     """Which endpoints are not well, the worst first, and what goes wrong since when. With a gid: one, and why."""
     if gid is None:
         if window is not None:
-            raise Unusable("--window is for one endpoint: everhook health ep_… --window 24h")
+            raise UsageError("--window is for one endpoint: everhook health ep_… --window 24h")
         overview = session.api.get(path("health", "overview"), tenant=tenant, limit=limit)
         session.out.show(cast(HealthOverview, overview), lambda shown: _overview(session.out, shown))
         return
     if tenant is not None:
-        raise Unusable("give a gid or --tenant: one of the two")
+        raise UsageError("give a gid or --tenant: one of the two")
     one = session.api.get(path("endpoints", gid, "health"), window=window)
     session.out.show(cast(EndpointHealth, one), lambda shown: _one(session.out, shown))
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from cli.command import epilog
-from cli.errors import load_settings_here
+from cli.context import load_settings_here
 from cli.options import AsJson
 from cli.output import Output
 
@@ -126,7 +126,7 @@ def rotate_receipts(as_json: AsJson = False) -> None:
 
 async def _rotate_receipts(as_json: bool) -> None:
     from cli.api_keys import ACTOR
-    from cli.errors import load_settings_here, opened_database
+    from cli.context import load_settings_here, opened_database
     from everhook.receipts.issuer import issuer_name
     from everhook.receipts.keys_store import rotate_keys
     from everhook.storage.keyring import KeyRing
@@ -173,7 +173,7 @@ def _shown(row: "ApiKey", tenant: str | None) -> dict[str, Any]:
 
 async def _reseal(settings: "Settings", keyring: "KeyRing", out: Output) -> int:
     """How many boxes the newest key did not seal in the end; what was done, and why something was not, is told."""
-    from cli.errors import opened_database
+    from cli.context import opened_database
     from everhook.storage.encryption import count_outdated, reseal
 
     done, unopened = 0, Counter[str]()

@@ -9,7 +9,7 @@ from rich.table import Table
 from cli.api_client import profiles
 from cli.api_client.target import check_url
 from cli.command import Session, command
-from cli.errors import Unusable
+from cli.errors import UsageError
 from cli.output import Output
 
 app = typer.Typer(help="Named places where an API is, each with its key.", no_args_is_help=True)
@@ -31,7 +31,7 @@ def set_profile(session: Session, name: Name) -> None:
     The first profile is used where nothing else says which API; `everhook profile use` takes another.
     """
     if session.connection.api_url is None:
-        raise Unusable("give the API's address: --api-url")
+        raise UsageError("give the API's address: --api-url")
     url = check_url(session.connection.api_url, "--api-url")
     config = profiles.load().with_profile(profiles.check_name(name), profiles.Profile(url, _key() or None))
     file = profiles.save(config)

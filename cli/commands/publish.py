@@ -9,7 +9,7 @@ from rich.text import Text
 
 from cli.api_client.shapes import Accepted
 from cli.command import Session, command
-from cli.errors import Unusable
+from cli.errors import UsageError
 from cli.following import at_rest, conclude, show_delivery
 from cli.options import EventType, json_value, read_file
 from cli.terminal_states import state
@@ -57,12 +57,12 @@ def publish(
 def _payload(text: str | None, file: Path | None) -> bytes:
     """The very bytes; that they are JSON is checked, for they become a part of a request."""
     if (text is None) == (file is None):
-        raise Unusable("give the payload, or --file: one of them")
+        raise UsageError("give the payload, or --file: one of them")
     content = text.encode() if text is not None else read_file("--file", file or Path("-"))
     try:
         json_value("the payload", content.decode())
     except UnicodeDecodeError as error:
-        raise Unusable("the payload is no JSON: it is not in UTF-8") from error
+        raise UsageError("the payload is no JSON: it is not in UTF-8") from error
     return content
 
 

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from cli.command import epilog
-from cli.errors import Unusable
+from cli.errors import UsageError
 from cli.options import AsJson
 from cli.output import Output
 from cli.terminal_text import printable
@@ -79,7 +79,7 @@ def verify(
             keys=_keys(jwks) if jwks else None,
         )
     except (NotJson, UnknownBundle) as error:
-        raise Unusable(f"{bundle}: {error}") from error
+        raise UsageError(f"{bundle}: {error}") from error
     except Wrong as error:
         result = Verification(proven=(), wrong=Finding(error.place, error.what))
     if as_json:
@@ -91,10 +91,10 @@ def verify(
 
 
 def _refuse_problem(file: Path, document: object) -> None:
-    """Raise Unusable for the file of someone who saved an error of the API, and not a bundle."""
+    """Raise UsageError for the file of someone who saved an error of the API, and not a bundle."""
     if isinstance(document, dict) and {"title", "status", "detail"} <= document.keys() and "type" in document:
         again = "; ask for it again then" if document["status"] == NOT_YET else ""
-        raise Unusable(
+        raise UsageError(
             f"{file} is no bundle, but the error that the API answered with: "
             f"{document['detail']} ({document['status']}){again}. With curl, --fail-with-body tells them apart."
         )
@@ -115,7 +115,7 @@ def audit(as_json: AsJson = False) -> None:
 
 async def _audit(out: Output) -> dict[str, Any]:
     """What became of each log, and of the attempts: as it is printed in JSON."""
-    from cli.errors import load_settings_here, opened_database
+    from cli.context import load_settings_here, opened_database
     from everhook.receipts.log.audit_store import audit_log, check_attempts, tenants_with_receipts
     from everhook.storage.keyring import KeyRing
 
@@ -212,7 +212,7 @@ def _checkpoint(path: Path) -> str:
         note = _read(path).decode()
         parse_note(note)
     except (UnicodeDecodeError, Wrong) as error:
-        raise Unusable(f"{path} is no checkpoint: {error}") from error
+        raise UsageError(f"{path} is no checkpoint: {error}") from error
     return note
 
 
@@ -223,7 +223,7 @@ def _keys(path: Path) -> "KeySet":
     try:
         return KeySet.from_jwks(load_json(_read(path), "jwks"))
     except Wrong as error:
-        raise Unusable(f"{path} has no keys to check with: {error}") from error
+        raise UsageError(f"{path} has no keys to check with: {error}") from error
 
 
 def _read(path: Path) -> bytes:
@@ -231,7 +231,7 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(MAX_FILE + 1)
     except OSError as error:
-        raise Unusable(f"{path} cannot be read: {error.strerror or error}") from error
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
     if len(data) > MAX_FILE:
-        raise Unusable(f"{path} is larger than {MAX_FILE // 1024 // 1024} MiB")
+        raise UsageError(f"{path} is larger than {MAX_FILE // 1024 // 1024} MiB")
     return data

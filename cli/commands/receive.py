@@ -14,7 +14,7 @@ from rich.text import Text
 from cli.api_client.client import Api, path
 from cli.api_client.shapes import EndpointCreated
 from cli.command import Session, command
-from cli.errors import Unusable
+from cli.errors import UsageError
 from cli.formatting import clock
 from cli.options import Events
 from cli.output import lines, pretty_json
@@ -47,7 +47,7 @@ class Manners:
         except ValueError:
             found = []
         if not found or not all(200 <= status <= 599 for status in found):
-            raise Unusable(f"--status takes statuses from 200 to 599 with commas between them, not {self.status!r}")
+            raise UsageError(f"--status takes statuses from 200 to 599 with commas between them, not {self.status!r}")
         return found
 
 
@@ -88,7 +88,7 @@ def receive(
     `everhook dev`. Its retries come quickly, so that one may watch them.
     """
     if events and channel is None:
-        raise Unusable("--event goes with --channel")
+        raise UsageError("--event goes with --channel")
     if port is None:
         port = DEFAULT_PORT if channel is None else 0
     asyncio.run(_Receiving(session, manners, count, body).run(host, port, secret or [], channel, events or []))
@@ -113,7 +113,7 @@ class _Receiving:
         try:
             verify({}, b"", secrets)
         except ValueError as error:
-            raise Unusable(f"--secret: {error}") from error
+            raise UsageError(f"--secret: {error}") from error
         receiver = Receiver(self._answers, secrets, self._arrived)
         socket = bound_socket(host, port, "--port")
         url = f"http://{host}:{socket.getsockname()[1]}/"

@@ -7,7 +7,7 @@ import typer
 
 from cli.command import Session, command
 from cli.commands.receive import Manners
-from cli.errors import Unusable
+from cli.errors import UsageError
 from cli.following import FAILED
 
 app = typer.Typer()
@@ -48,7 +48,7 @@ def simulate(
     from cli.simulation import Plan, run
 
     if channel is not None and (manners.status != "200" or manners.delay):
-        raise Unusable("--status and --delay are the built-in receiver's, and with --channel there is none")
+        raise UsageError("--status and --delay are the built-in receiver's, and with --channel there is none")
     seconds = duration if duration is not None else None if count is not None else DEFAULT_SECONDS
     plan = Plan(rate, count, seconds, settle, tenant, channel, tuple(manners.statuses()), manners.delay)
     tally, interrupted = asyncio.run(run(session, plan))

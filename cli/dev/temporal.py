@@ -15,7 +15,7 @@ from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from cli.errors import Unusable
+from cli.errors import UsageError
 from everhook.temporal import search_attributes
 from everhook.temporal.client import PLUGIN, sdk_runtime
 from everhook.temporal.options import DEFAULT_NAMESPACE
@@ -116,7 +116,7 @@ class EmbeddedTemporal:
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> Client:
-        """Start the server; a client once it is prepared. Raises Unusable where it does not come up."""
+        """Start the server; a client once it is prepared. Raises UsageError where it does not come up."""
         process = await self._spawn()
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
@@ -124,7 +124,7 @@ class EmbeddedTemporal:
         except TimeoutError:
             client = None
         if client is None:
-            raise Unusable(f"Temporal does not come up: {self._last_words()} (all of it: {self._log_file})")
+            raise UsageError(f"Temporal does not come up: {self._last_words()} (all of it: {self._log_file})")
         return client
 
     async def keep_alive(self) -> None:

@@ -8,8 +8,9 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
-from cli.errors import Unusable
+from cli.errors import UsageError
 from cli.findings import Finding, wrong
+from everhook.errors import ConfigurationError
 from everhook.settings import Settings
 
 PATIENCE_S = 15.0
@@ -22,7 +23,7 @@ async def looked(name: str, check: Coroutine[Any, Any, Finding]) -> Finding:
             return await check
     except TimeoutError:
         return wrong(name, f"no answer within {PATIENCE_S:g} s")
-    except Unusable as error:
+    except (UsageError, ConfigurationError) as error:
         return wrong(name, str(error))
     except Exception as error:
         return wrong(name, f"could not be checked: {type(error).__name__}: {first_line(error)}")

@@ -21,7 +21,7 @@ from temporalio.api.workflowservice.v1 import ListNamespacesRequest
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from cli.errors import Unusable
+from cli.errors import UsageError
 from everhook.temporal.client import connect
 from everhook.temporal.sdk_errors import in_words
 
@@ -135,7 +135,7 @@ if __name__ == "__main__":
         sys.exit("usage: python deploy/temporal/visibility_indexes.py needed | all")
     try:
         lines = asyncio.run(main(sys.argv[1]))
-    except Unusable as error:
+    except UsageError as error:
         sys.exit(str(error))
     except (RPCError, RuntimeError) as error:
         sys.exit(f"{in_words(str(error))} (TEMPORAL_ADDRESS)")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Result, Select, bindparam, func, literal, select, update
+from sqlalchemy import Result, Select, bindparam, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
@@ -14,8 +14,13 @@ from everhook.contracts import DeliveryStatus
 from everhook.notifications.events import EventKind
 from everhook.storage.event_outbox import record_event
 from everhook.storage.statements import table_of
-from everhook.storage.tables import Circuit as CircuitRow
-from everhook.storage.tables import Delivery, Endpoint, Tenant, now
+from everhook.storage.tables import (
+    CircuitRow,
+    Delivery,
+    Endpoint,
+    Tenant,
+    now,
+)
 
 
 @dataclass(frozen=True)
@@ -214,3 +219,23 @@ async def mark_woken(connection: AsyncConnection, endpoint_gids: Sequence[str]) 
     moment = now()
     rows = [{"b_gid": gid, "b_now": moment} for gid in sorted(endpoint_gids)]
     await connection.execute(statement.values(updated_at=bindparam("b_now")), rows)
+
+
+async def claim_probe(connection: AsyncConnection, endpoint_gid: str, delivery_gid: str, lease: timedelta) -> bool:
+    """Claim the one probe of a half-open circuit, by compare-and-set. A claim ends with its lease."""
+    moment = now()
+    result = await connection.execute(
+        update(CircuitRow)
+        .where(
+            col(CircuitRow.endpoint_gid) == endpoint_gid,
+            col(CircuitRow.state) == CircuitState.HALF_OPEN,
+            col(CircuitRow.hold).is_(None),
+            or_(
+                col(CircuitRow.probe_delivery_gid).is_(None),
+                col(CircuitRow.probe_delivery_gid) == delivery_gid,
+                col(CircuitRow.probe_until) < moment,
+            ),
+        )
+        .values(probe_delivery_gid=delivery_gid, probe_until=moment + lease)
+    )
+    return bool(result.rowcount)

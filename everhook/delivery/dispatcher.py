@@ -20,10 +20,10 @@ from everhook.contracts import PreviousAttempt
 from everhook.delivery.fair_pool import FairPool
 from everhook.delivery.fitness import UNFIT_FAILURES, EndpointFitness
 from everhook.delivery.history import History
-from everhook.delivery.recorder_store import Basis
+from everhook.delivery.inputs import NewDelivery
 from everhook.delivery.sender import Sender
+from everhook.delivery.snapshot_store import Basis
 from everhook.delivery.starter import Starter
-from everhook.publishing.store import NewDelivery
 from everhook.storage.engine import is_unavailable
 from everhook.storage.keyring import CannotOpen
 from everhook.storage.tables import now

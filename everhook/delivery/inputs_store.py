@@ -18,7 +18,7 @@ from everhook.contracts import (
     Verdict,
 )
 from everhook.delivery.policy import DeliveryPolicy, resolve
-from everhook.publishing.routes_store import Route
+from everhook.publishing.routing import Route
 from everhook.settings import Settings
 from everhook.storage.tables import Attempt, Channel, Delivery, Endpoint, Tenant, now
 

@@ -16,6 +16,7 @@ from temporalio.exceptions import ApplicationError
 from everhook import __version__
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.circuit.reporter import OutcomeReporter
+from everhook.circuit.store import claim_probe
 from everhook.contracts import (
     AttemptOrder,
     AttemptOutcome,
@@ -30,8 +31,9 @@ from everhook.delivery.body_formats import Content, render
 from everhook.delivery.classify import RETRY_AFTER_STATUSES, Judgement, classify
 from everhook.delivery.fitness import EndpointFitness
 from everhook.delivery.pacing import MISSES, Pacer
-from everhook.delivery.recorder_store import Bases, Basis, Recorder, Target, Targets, Transcript, claim_probe
+from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.delivery.send_times_store import SendTimes
+from everhook.delivery.snapshot_store import Bases, Basis, Target, Targets
 from everhook.egress import EgressClient, Exchange, OurFault, Unsendable
 from everhook.ids import Kind, new_gid
 from everhook.observability import tracing

@@ -15,7 +15,7 @@ from everhook.notifications.events import EventKind, is_reserved
 from everhook.storage.event_outbox import record_event
 from everhook.storage.paging import Page, in_time, one_of, page_of
 from everhook.storage.statements import table_of
-from everhook.storage.tables import Circuit, Delivery, DeliveryRound, Message, now
+from everhook.storage.tables import CircuitRow, Delivery, DeliveryRound, Message, now
 
 _UNDISPATCHED = col(Delivery.dispatched_at).is_(None)
 
@@ -230,7 +230,7 @@ async def oldest_overdue(
 async def defer_paused(connection: AsyncConnection, wait: timedelta, limit: int) -> int:
     """Parked deliveries without a workflow whose window has ended while their endpoint is paused: a pause may last.
     Returns how many were looked at again later."""
-    paused = select(col(Circuit.endpoint_gid)).where(col(Circuit.hold) == Hold.PAUSED)
+    paused = select(col(CircuitRow.endpoint_gid)).where(col(CircuitRow.hold) == Hold.PAUSED)
     due = (
         select(col(Delivery.gid))
         .where(

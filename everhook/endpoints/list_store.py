@@ -19,7 +19,7 @@ from everhook.ids import Kind, first_gid_at
 from everhook.storage.statements import total
 from everhook.storage.tables import (
     Attempt,
-    Circuit,
+    CircuitRow,
     Delivery,
     Endpoint,
     EndpointMinute,
@@ -39,7 +39,7 @@ CIRCUIT_EVENTS = (
     "endpoint.disabled",
     "endpoint.enabled",
 )
-HELD_OR_NOT_CLOSED = or_(col(Circuit.state) != CircuitState.CLOSED, col(Circuit.hold).is_not(None))
+HELD_OR_NOT_CLOSED = or_(col(CircuitRow.state) != CircuitState.CLOSED, col(CircuitRow.hold).is_not(None))
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Listed:
     """An endpoint as lists show it."""
 
     endpoint: Endpoint
-    circuit: Circuit
+    circuit: CircuitRow
     tenant: str
 
 
@@ -111,8 +111,8 @@ async def named(session: AsyncSession, wanted: str, *, limit: int) -> Sequence[E
 
 def listed() -> Select[*tuple[Any, ...]]:
     return (
-        select(Endpoint, Circuit, col(Tenant.name))
-        .join(Circuit, col(Circuit.endpoint_gid) == col(Endpoint.gid))
+        select(Endpoint, CircuitRow, col(Tenant.name))
+        .join(CircuitRow, col(CircuitRow.endpoint_gid) == col(Endpoint.gid))
         .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
         .where(col(Endpoint.deleted_at).is_(None))
     )
@@ -125,11 +125,11 @@ def _conditions(chosen: EndpointFilter) -> list[ColumnElement[bool]]:
         conditions.append(or_(*(place.icontains(word, autoescape=True) for place in places)))
     match chosen.state:
         case "closed":
-            conditions += [col(Circuit.state) == CircuitState.CLOSED, col(Circuit.hold).is_(None)]
+            conditions += [col(CircuitRow.state) == CircuitState.CLOSED, col(CircuitRow.hold).is_(None)]
         case "failing":
-            conditions += [col(Circuit.state) != CircuitState.CLOSED, col(Circuit.hold).is_(None)]
+            conditions += [col(CircuitRow.state) != CircuitState.CLOSED, col(CircuitRow.hold).is_(None)]
         case "paused" | "disabled":
-            conditions.append(col(Circuit.hold) == Hold(chosen.state))
+            conditions.append(col(CircuitRow.hold) == Hold(chosen.state))
     return conditions
 
 

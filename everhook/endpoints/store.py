@@ -17,11 +17,11 @@ from everhook.signing.secrets_store import PublicKey
 from everhook.storage.encryption import ENDPOINT_TLS_KEY
 from everhook.storage.keyring import KeyRing
 from everhook.storage.paging import Page, one_of, page_of
-from everhook.storage.tables import Circuit, Endpoint, EndpointSecret, Subscription, Tenant, now
+from everhook.storage.tables import CircuitRow, Endpoint, EndpointSecret, Subscription, Tenant, now
 
-_VIEW: Select[Endpoint, Circuit, str] = (
-    select(Endpoint, Circuit, col(Tenant.name))
-    .join(Circuit, col(Circuit.endpoint_gid) == col(Endpoint.gid))
+_VIEW: Select[Endpoint, CircuitRow, str] = (
+    select(Endpoint, CircuitRow, col(Tenant.name))
+    .join(CircuitRow, col(CircuitRow.endpoint_gid) == col(Endpoint.gid))
     .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
 )
 
@@ -31,7 +31,7 @@ class EndpointView:
     """An endpoint as it is shown."""
 
     endpoint: Endpoint
-    circuit: Circuit
+    circuit: CircuitRow
     tenant: str
     public_keys: Sequence[PublicKey]
 
@@ -51,7 +51,7 @@ async def create(
         setattr(endpoint, name, value)
     session.add(endpoint)
     await session.flush()
-    session.add_all([Circuit(endpoint_gid=endpoint.gid), secrets.sealed(keyring, endpoint.gid, secret)])
+    session.add_all([CircuitRow(endpoint_gid=endpoint.gid), secrets.sealed(keyring, endpoint.gid, secret)])
     if ed25519:
         session.add(secrets.new_key_pair(keyring, endpoint.gid))
     await session.flush()

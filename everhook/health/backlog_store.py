@@ -16,7 +16,7 @@ from everhook.contracts import DeadLetterReason, DeliveryStatus
 from everhook.delivery.store import IS_UNDISPATCHED
 from everhook.ids import moment_of
 from everhook.storage.statements import table_of
-from everhook.storage.tables import Circuit, Delivery, Endpoint, now
+from everhook.storage.tables import CircuitRow, Delivery, Endpoint, now
 
 COUNT_AT_MOST = 100_000
 
@@ -84,10 +84,10 @@ async def dead_letters(session: AsyncSession, tenant_gid: str | None = None) -> 
 
 async def circuits(session: AsyncSession, tenant_gid: str | None = None) -> Mapping[str, int]:
     """Endpoints grow by hand and not with traffic: all of their circuits are counted."""
-    shown = func.coalesce(cast(col(Circuit.hold), String), cast(col(Circuit.state), String)).label("shown")
+    shown = func.coalesce(cast(col(CircuitRow.hold), String), cast(col(CircuitRow.state), String)).label("shown")
     statement = (
         select(shown, func.count())
-        .join(Endpoint, col(Endpoint.gid) == col(Circuit.endpoint_gid))
+        .join(Endpoint, col(Endpoint.gid) == col(CircuitRow.endpoint_gid))
         .where(col(Endpoint.deleted_at).is_(None))
         .group_by(shown.name)
     )

@@ -16,7 +16,7 @@ from everhook.health.score import DAY, HOUR, Health, Spell, Tally, Window, judge
 from everhook.health.store import Bucket, Fault, error_spells, faults, series, tallies
 from everhook.ids import Kind, first_gid_at
 from everhook.storage.engine import Database
-from everhook.storage.tables import Circuit, Delivery, Endpoint, EndpointMinute, EndpointMinuteError, Tenant, now
+from everhook.storage.tables import CircuitRow, Delivery, Endpoint, EndpointMinute, EndpointMinuteError, Tenant, now
 from everhook.storage.ttl_cache import Kept
 
 KEPT_S = 5.0
@@ -30,7 +30,7 @@ MINUTE = timedelta(minutes=1)
 @dataclass(frozen=True)
 class ScoredEndpoint:
     endpoint: Endpoint
-    circuit: Circuit
+    circuit: CircuitRow
     tenant: str
     health: Health
     hour: Tally
@@ -118,11 +118,11 @@ def _scores(
     hour: Mapping[str, Tally],
     past: Mapping[str, Tally],
     since_then: Mapping[str, Tally],
-    troubled: Mapping[str, Circuit],
+    troubled: Mapping[str, CircuitRow],
     deleted: Collection[str],
 ) -> Mapping[str, Health]:
     """Of all endpoints that did anything within a day, or are not as they should be; the others are idle."""
-    day, nothing, untroubled = _added(past, since_then), Tally(), Circuit(endpoint_gid="")
+    day, nothing, untroubled = _added(past, since_then), Tally(), CircuitRow(endpoint_gid="")
     scores = {}
     for gid in {*hour, *day, *troubled} - set(deleted):
         circuit = troubled.get(gid, untroubled)
@@ -132,14 +132,14 @@ def _scores(
     return scores
 
 
-async def _troubled(session: AsyncSession, tenant_gid: str | None) -> Mapping[str, Circuit]:
+async def _troubled(session: AsyncSession, tenant_gid: str | None) -> Mapping[str, CircuitRow]:
     """Circuits that are not closed, or held."""
     statement = (
-        select(Circuit)
-        .join(Endpoint, col(Endpoint.gid) == col(Circuit.endpoint_gid))
+        select(CircuitRow)
+        .join(Endpoint, col(Endpoint.gid) == col(CircuitRow.endpoint_gid))
         .where(
             col(Endpoint.deleted_at).is_(None),
-            or_(col(Circuit.state) != CircuitState.CLOSED, col(Circuit.hold).is_not(None)),
+            or_(col(CircuitRow.state) != CircuitState.CLOSED, col(CircuitRow.hold).is_not(None)),
         )
     )
     if tenant_gid is not None:
@@ -157,8 +157,8 @@ async def _worst(
 ) -> Sequence[ScoredEndpoint]:
     gids = sorted(scores, key=lambda gid: (scores[gid].score, gid))[:WORST]
     rows = await session.execute(
-        select(Endpoint, Circuit, col(Tenant.name))
-        .join(Circuit, col(Circuit.endpoint_gid) == col(Endpoint.gid))
+        select(Endpoint, CircuitRow, col(Tenant.name))
+        .join(CircuitRow, col(CircuitRow.endpoint_gid) == col(Endpoint.gid))
         .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
         .where(col(Endpoint.gid).in_(gids))
     )

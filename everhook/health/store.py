@@ -12,7 +12,7 @@ from sqlmodel import col
 
 from everhook.health.score import DAY, HOUR, Health, Spell, Tally, Window, began, judge
 from everhook.storage.statements import total
-from everhook.storage.tables import Circuit, EndpointMinute, EndpointMinuteError
+from everhook.storage.tables import CircuitRow, EndpointMinute, EndpointMinuteError
 
 COUNTS = tuple(field.name for field in fields(Tally))
 
@@ -47,7 +47,9 @@ class EndpointHealth:
         return Tally.total(bucket.tally for bucket in self.series)
 
 
-async def endpoint_health(session: AsyncSession, circuit: Circuit, window: Window, moment: datetime) -> EndpointHealth:
+async def endpoint_health(
+    session: AsyncSession, circuit: CircuitRow, window: Window, moment: datetime
+) -> EndpointHealth:
     """One endpoint: its score at this moment, and what it did within `window`."""
     gid = circuit.endpoint_gid
     scores = await healths(session, [circuit], moment)
@@ -60,7 +62,7 @@ async def endpoint_health(session: AsyncSession, circuit: Circuit, window: Windo
     )
 
 
-async def healths(session: AsyncSession, circuits: Sequence[Circuit], moment: datetime) -> Mapping[str, Health]:
+async def healths(session: AsyncSession, circuits: Sequence[CircuitRow], moment: datetime) -> Mapping[str, Health]:
     """The scores of some endpoints, by gid: those of one page of a list, for instance."""
     mine = [col(EndpointMinute.endpoint_gid).in_([circuit.endpoint_gid for circuit in circuits])]
     day = await tallies(session, moment - DAY, mine)

@@ -11,10 +11,11 @@ from sqlalchemy import Result, and_, bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
+from everhook.delivery.inputs import NewDelivery
 from everhook.ids import Kind, first_gid_at, new_gid
 from everhook.notifications.events import CIRCUIT_KINDS, EVENTS_CHANNEL, RESERVED, Event, EventKind
-from everhook.publishing.routes_store import Audience
-from everhook.publishing.store import Accepted, Acceptor, NewDelivery, Publication
+from everhook.publishing.routing import Audience
+from everhook.publishing.store import Accepted, Acceptor, Publication
 from everhook.storage.engine import Database
 from everhook.storage.statements import table_of
 from everhook.storage.tables import (

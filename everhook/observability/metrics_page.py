@@ -6,7 +6,7 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
-from cli.errors import Unusable
+from everhook.errors import ConfigurationError
 from everhook.settings import Settings
 
 Message = MutableMapping[str, Any]
@@ -32,18 +32,18 @@ class MetricsPage:
 
 
 def require_metrics_port(settings: Settings) -> None:
-    """Raise Unusable where the port cannot be had: at the start, where it is one line and a status."""
+    """Raise ConfigurationError where the port cannot be had: at the start, where it is one line and a status."""
     if settings.metrics_port is not None:
         metrics_listener(settings.metrics_host, settings.metrics_port).close()
 
 
 def metrics_listener(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises Unusable."""
+    """A socket that listens there. Raises ConfigurationError."""
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         why = (error.strerror or str(error)).partition(" (")[0]  # it names the address once more
-        raise Unusable(
+        raise ConfigurationError(
             f"cannot listen on {host}:{port} (EVERHOOK_METRICS_HOST, EVERHOOK_METRICS_PORT): {why}"
         ) from error
 

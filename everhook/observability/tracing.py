@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cli.errors import Unusable
 from everhook import __version__
+from everhook.errors import ConfigurationError
 from everhook.observability.trace_context import TraceParent
 from everhook.settings import Settings
 
@@ -37,7 +37,7 @@ async def tracing(settings: Settings, service: str) -> AsyncIterator[None]:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
-        raise Unusable("EVERHOOK_OTEL needs the packages of the extra `otel`") from error
+        raise ConfigurationError("EVERHOOK_OTEL needs the packages of the extra `otel`") from error
     name = os.environ.get("OTEL_SERVICE_NAME", service)
     provider = TracerProvider(resource=Resource.create({"service.name": name, "service.version": __version__}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))

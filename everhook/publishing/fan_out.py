@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from everhook.publishing.matching import ListIndex, has_long_integer, parse_exactly
-from everhook.publishing.routes_store import Audience, Route, Routes
+from everhook.publishing.routing import Audience, Route, Routes
 
 LOOP_BUDGET = 10_000
 """So many steps of matching are made on the event loop, 1 to 3 ms; what takes more is done in a thread."""

@@ -12,12 +12,14 @@ from sqlmodel import col
 
 from everhook.circuit.store import EndpointState, endpoint_states
 from everhook.contracts import DeliveryOrder, DeliveryStatus
+from everhook.delivery.inputs import NewDelivery
 from everhook.delivery.inputs_store import OrderDefaults, first_order
-from everhook.delivery.recorder_store import Basis
+from everhook.delivery.snapshot_store import Basis
 from everhook.ids import Kind, new_gid
 from everhook.observability.metrics import MESSAGES_ACCEPTED
 from everhook.publishing.fan_out import Candidate, match
-from everhook.publishing.routes_store import Audience, Route, RouteCache, Routes
+from everhook.publishing.routes_store import RouteCache
+from everhook.publishing.routing import Audience, Route, Routes
 from everhook.storage.batching import Grouped
 from everhook.storage.engine import Database
 from everhook.storage.paging import Page, in_time, one_of, page_of
@@ -57,22 +59,6 @@ class AcceptedDelivery:
     delivery_gid: str
     endpoint_gid: str
     status: DeliveryStatus
-
-
-@dataclass(frozen=True)
-class NewDelivery:
-    """A delivery that was just committed, with what its first attempt needs: nothing of it has to be read back.
-
-    `basis` is what the database would say of it now. None: read it, it was not just accepted.
-    """
-
-    order: DeliveryOrder
-    basis: Basis | None = None
-
-    @property
-    def size(self) -> int:
-        """Bytes of payload that it keeps in memory."""
-        return len(self.basis.payload) if self.basis is not None and self.basis.payload is not None else 0
 
 
 @dataclass(frozen=True)

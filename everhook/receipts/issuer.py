@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from hashlib import sha256
 
-from cli.errors import Unusable
 from everhook.contracts import AttemptRecord
+from everhook.errors import ConfigurationError
 from everhook.ids import Kind, new_gid
 from everhook.receipts.keys import ReceiptKey, key_at
 from everhook.receipts.receipt import Receipt, ReceiptSigner
@@ -47,9 +47,11 @@ class SignedReceipt:
 
 
 def issuer_name(settings: Settings) -> str:
-    """Raises Unusable: receipts bear the name for good, so outside dev there is no default."""
+    """Raises ConfigurationError: receipts bear the name for good, so outside dev there is no default."""
     if settings.issuer is None:
-        raise Unusable("set EVERHOOK_ISSUER, the name that receipts are issued under for good: hooks.example.com")
+        raise ConfigurationError(
+            "set EVERHOOK_ISSUER, the name that receipts are issued under for good: hooks.example.com"
+        )
     return settings.issuer
 
 

@@ -17,7 +17,7 @@ from everhook.storage.encryption import RECEIPT_SEED
 from everhook.storage.engine import Database
 from everhook.storage.keyring import CannotOpen, KeyRing
 from everhook.storage.statements import lock, table_of
-from everhook.storage.tables import ReceiptKey as KeyRow
+from everhook.storage.tables import ReceiptKeyRow as KeyRow
 from everhook.storage.tables import now
 
 CACHED_S = 60.0

@@ -9,7 +9,7 @@ import httpx
 import structlog
 
 from everhook.health.backlog_store import Standing, standing
-from everhook.observability.metrics import exposition
+from everhook.health.gauges import exposition
 from everhook.observability.metrics_page import MetricsPage, free_loopback_port, metrics_listener
 from everhook.serving.server import serving
 from everhook.settings import Settings

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 import uvicorn
 
-from cli.errors import Unusable
+from everhook.errors import ConfigurationError
 from everhook.serving.limits import DEFAULT_LIMITS, Limits
 from everhook.serving.protocol import BoundedProtocol, ServerConfig
 
@@ -114,7 +114,7 @@ def bound_socket(address: str, port: int, option: str) -> socket.socket:
         sock.listen()
     except OSError as error:
         sock.close()
-        raise Unusable(f"{option} {port}: cannot listen on {address}:{port}: {error.strerror}") from error
+        raise ConfigurationError(f"{option} {port}: cannot listen on {address}:{port}: {error.strerror}") from error
     return sock
 
 
@@ -127,7 +127,7 @@ class Address:
     option: str
 
     def listen(self, *, shared: bool = False) -> list[socket.socket]:
-        """Listening sockets; with port 0 on one that is free. Raises Unusable.
+        """Listening sockets; with port 0 on one that is free. Raises ConfigurationError.
 
         `shared`: others may listen on the same port, and the kernel spreads connections over all (SO_REUSEPORT).
         """
@@ -141,7 +141,9 @@ class Address:
                 found.append(_listening(sock, (address[0], port, *address[2:]), shared))
         except OSError as error:
             close_all(found)
-            raise Unusable(f"{self.option}: cannot listen on {self.host}:{self.port}: {error.strerror}") from error
+            raise ConfigurationError(
+                f"{self.option}: cannot listen on {self.host}:{self.port}: {error.strerror}"
+            ) from error
         return found
 
 

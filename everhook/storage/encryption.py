@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from everhook.storage.engine import Database
 from everhook.storage.keyring import CannotOpen, KeyRing
 from everhook.storage.statements import table_of
-from everhook.storage.tables import Endpoint, EndpointSecret, IdempotentResponse, ReceiptKey
+from everhook.storage.tables import Endpoint, EndpointSecret, IdempotentResponse, ReceiptKeyRow
 
 BATCH = 500
 
@@ -39,7 +39,7 @@ class SealedColumn:
 
 ENDPOINT_SECRET = SealedColumn(table_of(EndpointSecret).c.secret)
 ENDPOINT_TLS_KEY = SealedColumn(table_of(Endpoint).c.tls_key)
-RECEIPT_SEED = SealedColumn(table_of(ReceiptKey).c.seed)
+RECEIPT_SEED = SealedColumn(table_of(ReceiptKeyRow).c.seed)
 IDEMPOTENT_RESPONSE = SealedColumn(table_of(IdempotentResponse).c.response)
 SEALED_COLUMNS = (ENDPOINT_SECRET, ENDPOINT_TLS_KEY, RECEIPT_SEED, IDEMPOTENT_RESPONSE)
 

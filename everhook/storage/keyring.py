@@ -14,7 +14,7 @@ from typing import Self
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from cli.errors import Unusable
+from everhook.errors import ConfigurationError
 from everhook.settings import Settings
 
 KEY_BYTES = 32
@@ -51,14 +51,16 @@ class KeyRing:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """The ring of `EVERHOOK_MASTER_KEYS`. Raises Unusable where there is none, or none that can be used."""
+        """The ring of `EVERHOOK_MASTER_KEYS`. Raises ConfigurationError where there is none, or none that can be used."""
         keys = [key.get_secret_value() for key in settings.master_keys]
         if not keys:
-            raise Unusable("set EVERHOOK_MASTER_KEYS, which secrets are sealed with: openssl rand -base64 32 makes one")
+            raise ConfigurationError(
+                "set EVERHOOK_MASTER_KEYS, which secrets are sealed with: openssl rand -base64 32 makes one"
+            )
         try:
             return cls(keys)
         except ValueError as error:
-            raise Unusable(f"EVERHOOK_MASTER_KEYS: {error}") from error
+            raise ConfigurationError(f"EVERHOOK_MASTER_KEYS: {error}") from error
 
     def seal(self, secret: str, *place: str) -> str:
         """Seal a secret for `place`: table, column and row."""

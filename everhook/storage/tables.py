@@ -234,7 +234,7 @@ class Subscription(SQLModel, table=True):
     created_at: datetime = _when(default_factory=now)
 
 
-class Circuit(SQLModel, table=True):
+class CircuitRow(SQLModel, table=True):
     """What `EndpointWorkflow` last said of its endpoint, and the claim on the one probe of a half-open circuit."""
 
     endpoint_gid: str = Field(primary_key=True, foreign_key="endpoint.gid")
@@ -466,7 +466,7 @@ class ReceiptSeal(SQLModel, table=True):
     created_at: datetime = _when(default_factory=now)
 
 
-class ReceiptKey(SQLModel, table=True):
+class ReceiptKeyRow(SQLModel, table=True):
     """A key that signs receipts and checkpoints: `seed` is sealed by the key ring.
 
     `issuer` is the name that it signs under: the same in all rows, for the logs are named after it.

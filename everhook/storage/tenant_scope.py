@@ -24,7 +24,7 @@ from everhook.storage.tables import (
     Attempt,
     AuditEntry,
     Channel,
-    Circuit,
+    CircuitRow,
     Delivery,
     DeliveryRound,
     Endpoint,
@@ -39,7 +39,7 @@ from everhook.storage.tables import (
     PendingHistory,
     Receipt,
     ReceiptHash,
-    ReceiptKey,
+    ReceiptKeyRow,
     ReceiptSeal,
     Subscription,
     Tenant,
@@ -57,8 +57,8 @@ BY_TENANT: tuple[Any, ...] = (
     ReceiptSeal,
     Subscription,
 )
-BY_ENDPOINT: tuple[Any, ...] = (Circuit, EndpointMinuteError, EndpointSecret)
-OPEN_TO_ALL: tuple[Any, ...] = (ReceiptKey,)
+BY_ENDPOINT: tuple[Any, ...] = (CircuitRow, EndpointMinuteError, EndpointSecret)
+OPEN_TO_ALL: tuple[Any, ...] = (ReceiptKeyRow,)
 CLOSED: tuple[Any, ...] = (IdempotentResponse, PayloadErasure, PendingHistory)
 """No tenant's: what the system keeps for itself."""
 

@@ -59,7 +59,7 @@ def sdk_runtime(metrics_address: str | None = None) -> Runtime:
 async def connect(*, lazy: bool = False, metrics_address: str | None = None, **overrides: Any) -> Client:
     """Connect as configured. `lazy` returns at once and connects on first use: the API starts without Temporal.
 
-    Raises Unusable where the configuration is wrong, RuntimeError where the server cannot be reached.
+    Raises ConfigurationError where the configuration is wrong, RuntimeError where the server cannot be reached.
     """
     options = {**connect_options(), "interceptors": interceptors(), **overrides}
     return await Client.connect(**options, plugins=[PLUGIN], lazy=lazy, runtime=sdk_runtime(metrics_address))

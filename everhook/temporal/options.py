@@ -14,7 +14,7 @@ from typing import Any
 from temporalio.envconfig import ClientConfig
 from temporalio.service import TLSConfig
 
-from cli.errors import Unusable
+from everhook.errors import ConfigurationError
 
 DEFAULT_ADDRESS = "localhost:7233"
 DEFAULT_NAMESPACE = "everhook"
@@ -29,7 +29,7 @@ _FILES = ("CLIENT_CERT", "CLIENT_KEY", "SERVER_CA_CERT")
 
 
 def connect_options() -> dict[str, Any]:
-    """Options of `Client.connect` as this environment has them. Raises Unusable, which names the variable.
+    """Options of `Client.connect` as this environment has them. Raises ConfigurationError, which names the variable.
 
     An empty variable counts as one that is not set. No value is part of a message: one may be a secret.
     """
@@ -127,5 +127,5 @@ def _either(file: str) -> str:
     return f"TEMPORAL_TLS_{file}_PATH or TEMPORAL_TLS_{file}_DATA"
 
 
-def _unusable(name: str, what: str) -> Unusable:
-    return Unusable(f"{name}: {what}")
+def _unusable(name: str, what: str) -> ConfigurationError:
+    return ConfigurationError(f"{name}: {what}")

@@ -13,7 +13,7 @@ from everhook.storage.tables import (
     Attempt,
     AuditEntry,
     Channel,
-    Circuit,
+    CircuitRow,
     Delivery,
     DeliveryRound,
     Endpoint,
@@ -35,7 +35,7 @@ from everhook.storage.tables import (
 )
 
 _OF_ENDPOINTS: tuple[Any, ...] = (
-    Subscription, EndpointSecret, EndpointRate, Circuit, EndpointMinute, EndpointMinuteError, PastPolicy
+    Subscription, EndpointSecret, EndpointRate, CircuitRow, EndpointMinute, EndpointMinuteError, PastPolicy
 )  # fmt: skip
 _OF_TENANTS: tuple[Any, ...] = (
     Endpoint, ApiKey, OperationalEvent, AuditEntry, IdempotentResponse, Receipt, ReceiptHash, ReceiptSeal

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from cli.errors import Unusable, load_settings
-from everhook.settings import Settings
+from everhook.errors import ConfigurationError
+from everhook.settings import Settings, load_settings
 from tests.api.driving import Api, accepted, assert_problem, running_api
 
 RATE = "5/hour"
@@ -84,5 +84,5 @@ async def test_other_calls_are_not_counted(limited: Api) -> None:
 @pytest.mark.parametrize("rate", ["many", "0/second", "5", "5/fortnight", "5/second;6/second"])
 def test_a_rate_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, rate: str) -> None:
     monkeypatch.setenv("EVERHOOK_PUBLISH_RATE", rate)
-    with pytest.raises(Unusable, match="EVERHOOK_PUBLISH_RATE"):
+    with pytest.raises(ConfigurationError, match="EVERHOOK_PUBLISH_RATE"):
         load_settings(dev=True)

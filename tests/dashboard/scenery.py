@@ -17,7 +17,7 @@ from everhook.storage.engine import Database
 from everhook.storage.keyring import KeyRing
 from everhook.storage.tables import (
     Attempt,
-    Circuit,
+    CircuitRow,
     Delivery,
     Endpoint,
     EndpointMinute,
@@ -111,7 +111,7 @@ class Scenery:
                 tenant_gid=owner.gid, endpoint_gid=endpoint.gid, channel=channel, events=["order.*", "invoice.paid"]
             )
             await subscriptions.create(session, subscription)
-            row = await session.get_one(Circuit, endpoint.gid)
+            row = await session.get_one(CircuitRow, endpoint.gid)
             for name, value in circuit.items():
                 setattr(row, name, value)
             if circuit:

@@ -22,7 +22,7 @@ from api.schemas import Policy
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.delivery.policy import DeliveryPolicy, resolve
 from everhook.health.score import Level
-from everhook.storage.tables import Circuit
+from everhook.storage.tables import CircuitRow
 from tests.support.waiting import assert_eventually
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
@@ -65,13 +65,13 @@ def test_counting_that_stopped_says_so() -> None:
 @pytest.mark.parametrize(
     ("circuit", "level", "state"),
     [
-        (Circuit(endpoint_gid="ep_1"), Level.DEGRADED, "degraded"),
-        (Circuit(endpoint_gid="ep_1", state=CircuitState.OPEN), Level.HEALTHY, "failing"),
-        (Circuit(endpoint_gid="ep_1", state=CircuitState.OPEN, hold=Hold.PAUSED), Level.HEALTHY, "paused"),
-        (Circuit(endpoint_gid="ep_1", hold=Hold.DISABLED), Level.FAILING, "disabled"),
+        (CircuitRow(endpoint_gid="ep_1"), Level.DEGRADED, "degraded"),
+        (CircuitRow(endpoint_gid="ep_1", state=CircuitState.OPEN), Level.HEALTHY, "failing"),
+        (CircuitRow(endpoint_gid="ep_1", state=CircuitState.OPEN, hold=Hold.PAUSED), Level.HEALTHY, "paused"),
+        (CircuitRow(endpoint_gid="ep_1", hold=Hold.DISABLED), Level.FAILING, "disabled"),
     ],
 )
-def test_an_endpoint_is_what_keeps_it_from_taking_messages(circuit: Circuit, level: Level, state: str) -> None:
+def test_an_endpoint_is_what_keeps_it_from_taking_messages(circuit: CircuitRow, level: Level, state: str) -> None:
     assert states.endpoint_state(circuit, level) == state
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from everhook.delivery.recorder_store import Targets
+from everhook.delivery.snapshot_store import Targets
 from everhook.storage.engine import Database
 from everhook.storage.keyring import KeyRing, new_master_key
 from everhook.storage.migrate import migrate

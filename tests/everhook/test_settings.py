@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cli.errors import Unusable
+from everhook.errors import ConfigurationError
 from everhook.receipts.issuer import issuer_name
 from everhook.settings import MIN_API_KEY_LENGTH, Settings
 from everhook.storage.keyring import KeyRing, new_master_key
@@ -159,7 +159,7 @@ def test_master_keys_are_a_list_newest_first_and_never_shown(monkeypatch: pytest
 def test_without_master_keys_that_can_be_used_there_is_one_line_that_shows_none(
     monkeypatch: pytest.MonkeyPatch, keys: str
 ) -> None:
-    with pytest.raises(Unusable, match=r"^[^\n]*EVERHOOK_MASTER_KEYS[^\n]*$") as refused:
+    with pytest.raises(ConfigurationError, match=r"^[^\n]*EVERHOOK_MASTER_KEYS[^\n]*$") as refused:
         KeyRing.from_settings(from_environment(monkeypatch, EVERHOOK_MASTER_KEYS=keys))
     assert not any(key in str(refused.value) for key in keys.split(",") if key)
 
@@ -168,7 +168,7 @@ def test_the_issuer_is_named_outside_dev_for_receipts_bear_it_for_good(monkeypat
     assert issuer_name(from_environment(monkeypatch, EVERHOOK_DEV="1")) == "localhost"
     assert issuer_name(from_environment(monkeypatch, EVERHOOK_DEV="0", EVERHOOK_ISSUER="a.example")) == "a.example"
     monkeypatch.delenv("EVERHOOK_ISSUER")
-    with pytest.raises(Unusable, match="EVERHOOK_ISSUER"):
+    with pytest.raises(ConfigurationError, match="EVERHOOK_ISSUER"):
         issuer_name(Settings())
 
 

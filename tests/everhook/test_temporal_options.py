@@ -7,7 +7,7 @@ import pytest
 from temporalio.service import TLSConfig
 
 from cli import main as cli
-from cli.errors import Unusable
+from everhook.errors import ConfigurationError
 from everhook.storage.keyring import new_master_key
 from everhook.temporal.options import connect_options
 from tests.support.certificates import Authority, encrypted
@@ -64,7 +64,7 @@ def test_every_command_refuses_what_is_wrong_in_one_line_with_status_2(
     begins: str, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _set(monkeypatch, WRONG[begins])
-    assert cli.run(command) == Unusable.status
+    assert cli.run(command) == ConfigurationError.status
     out, err = capsys.readouterr()
     assert err.startswith(f"everhook: {begins}") and err.count("\n") == 1 and out == ""
     assert SECRET not in err
@@ -77,7 +77,7 @@ def test_every_command_refuses_what_is_wrong_in_one_line_with_status_2(
 )  # fmt: skip
 def test_an_address_is_a_host_and_a_port(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEMPORAL_ADDRESS", address)
-    with pytest.raises(Unusable, match="TEMPORAL_ADDRESS: not host:port"):
+    with pytest.raises(ConfigurationError, match="TEMPORAL_ADDRESS: not host:port"):
         connect_options()
 
 
@@ -122,7 +122,7 @@ def test_a_profile_file_that_is_no_toml_is_not_quoted(
     file = tmp_path / "temporal.toml"
     file.write_text(text)
     monkeypatch.setenv("TEMPORAL_CONFIG_FILE", str(file))
-    with pytest.raises(Unusable, match=r"^TEMPORAL_CONFIG_FILE, TEMPORAL_PROFILE: ") as error:
+    with pytest.raises(ConfigurationError, match=r"^TEMPORAL_CONFIG_FILE, TEMPORAL_PROFILE: ") as error:
         connect_options()
     assert SECRET not in str(error.value)
 
@@ -147,5 +147,7 @@ def test_certificates_and_keys_are_read(monkeypatch: pytest.MonkeyPatch, tmp_pat
         client_private_key=pair.key.encode(),
     )
     monkeypatch.setenv("TEMPORAL_TLS_CLIENT_KEY_DATA", encrypted(pair.key))
-    with pytest.raises(Unusable, match="TEMPORAL_TLS_CLIENT_KEY_DATA: no private key in PEM format without a password"):
+    with pytest.raises(
+        ConfigurationError, match="TEMPORAL_TLS_CLIENT_KEY_DATA: no private key in PEM format without a password"
+    ):
         connect_options()

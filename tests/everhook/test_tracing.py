@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from cli.errors import Unusable
+from everhook.errors import ConfigurationError
 from everhook.observability import tracing
 from everhook.observability.trace_context import TraceParent
 from everhook.settings import Settings
@@ -35,6 +35,6 @@ async def test_while_it_is_off_spans_are_nothing() -> None:
 
 async def test_without_its_packages_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
-    with pytest.raises(Unusable, match="the extra `otel`"):
+    with pytest.raises(ConfigurationError, match="the extra `otel`"):
         async with tracing.tracing(Settings(dev=True, otel=True), "everhook-api"):
             pass

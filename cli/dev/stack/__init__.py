@@ -23,12 +23,13 @@ from rich.console import Console
 from sqlalchemy import URL
 from temporalio.client import Client
 
+from cli.context import load_settings
 from cli.dev import checks
 from cli.dev.feed_store import Feed
 from cli.dev.files import DATA_DIR, DATABASE_VARIABLE, ENVIRONMENT_FILE, TEMPORAL_VARIABLE, URL_FILE, environment_text
 from cli.dev.temporal import EmbeddedTemporal, temporal_command
 from cli.dev.terminal import Places, Terminal, TerminalErrors
-from cli.errors import Unusable, load_settings
+from cli.errors import UsageError
 from everhook import event_loop as eventloop
 from everhook.serving.limits import Limits
 from everhook.serving.server import bound_socket, serving
@@ -126,7 +127,7 @@ class Ground:
 
 
 def run_dev(options: DevOptions) -> None:
-    """Run until Ctrl-C or SIGTERM. Raises Unusable where something around us is wrong."""
+    """Run until Ctrl-C or SIGTERM. Raises UsageError where something around us is wrong."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 gets question marks, and no traceback
     os.umask(0o077)  # payloads and secrets lie in what we write
@@ -241,7 +242,7 @@ class _Stack:
             await migrate(self._settings.database_url)
         except (CommandError, SQLAlchemyError) as error:
             file = self._ground.data_dir / checks.DATABASE_FILE
-            raise Unusable(
+            raise UsageError(
                 f"{file} cannot be used: {reason(error)}; move it away, or choose another --data-dir"
             ) from error
 

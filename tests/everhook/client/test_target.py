@@ -8,7 +8,7 @@ import pytest
 from cli.api_client import profiles
 from cli.api_client.profiles import Config, Profile
 from cli.api_client.target import DEFAULT_URL, find_target
-from cli.errors import Unusable
+from cli.errors import UsageError
 from tests.everhook.client.conftest import Everhook
 
 ENVIRONMENT = {"EVERHOOK_URL": "http://env.test", "EVERHOOK_API_KEY": "key-of-env"}
@@ -88,7 +88,7 @@ def test_a_kept_key_goes_to_no_other_address_than_its_own() -> None:
 
 def test_a_profile_that_is_not_there_is_named_with_those_that_are() -> None:
     keep(staging=Profile("https://staging.test"))
-    with pytest.raises(Unusable, match=r"no profile production \(there are: staging\)"):
+    with pytest.raises(UsageError, match=r"no profile production \(there are: staging\)"):
         found(profile="production")
 
 
@@ -97,13 +97,13 @@ def test_a_profile_that_is_not_there_is_named_with_those_that_are() -> None:
     ["", "127.0.0.1:8080", "ftp://x", "http://", "http://x:0:1", "http://u:p@x", "http://x/?a=b", "http://x\x1b[2J/"],
 )
 def test_what_is_no_address_is_refused_and_says_where_it_is_from(url: str) -> None:
-    with pytest.raises(Unusable, match="--api-url"):
+    with pytest.raises(UsageError, match="--api-url"):
         found(url)
 
 
 @pytest.mark.parametrize("key", ["two words", "schlüssel", "tab\tbed"])
 def test_what_is_no_key_is_refused_without_being_shown(key: str) -> None:
-    with pytest.raises(Unusable, match="EVERHOOK_API_KEY") as refusal:
+    with pytest.raises(UsageError, match="EVERHOOK_API_KEY") as refusal:
         found(EVERHOOK_API_KEY=key)
     assert key not in str(refusal.value)
 
@@ -133,7 +133,7 @@ def test_a_config_file_that_cannot_be_used_is_named(text: str) -> None:
     file = profiles.config_file()
     file.parent.mkdir(parents=True)
     file.write_text(text)
-    with pytest.raises(Unusable, match=str(file)):
+    with pytest.raises(UsageError, match=str(file)):
         profiles.load()
 
 

@@ -14,7 +14,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from everhook.contracts import DeliveryOrder
 from everhook.delivery.dispatcher import Dispatcher
-from everhook.publishing.store import NewDelivery
+from everhook.delivery.inputs import NewDelivery
 from everhook.storage.engine import Database
 
 

@@ -26,10 +26,11 @@ from everhook.delivery import sender
 from everhook.delivery.classify import classify
 from everhook.delivery.dispatcher import Dispatcher, LaneLimits
 from everhook.delivery.history import History, HistoryLimits
+from everhook.delivery.inputs import NewDelivery
 from everhook.delivery.inputs_store import OrderDefaults, load_order
-from everhook.delivery.recorder_store import Basis, Recorder, Transcript
+from everhook.delivery.recorder_store import Recorder, Transcript
+from everhook.delivery.snapshot_store import Basis
 from everhook.endpoints import store as endpoints
-from everhook.publishing.store import NewDelivery
 from everhook.storage.engine import Database
 from everhook.storage.tables import Delivery, Endpoint, now
 from tests.activities.desk import Desk

@@ -28,8 +28,9 @@ from everhook.contracts import (
 from everhook.delivery import recorder_store as attempts
 from everhook.delivery import sender as module
 from everhook.delivery.pacing import MISSES, Pacer
-from everhook.delivery.recorder_store import Basis, Recorder, Transcript
+from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.delivery.send_times_store import SendTime, SendTimes
+from everhook.delivery.snapshot_store import Basis
 from everhook.egress import EgressClient, Exchange, OurFault, TlsExtras
 from everhook.endpoints import store as endpoints
 from everhook.receipts.keys import KeySet, jwks

@@ -22,7 +22,7 @@ from everhook.storage.keyring import KeyRing, new_master_key
 from everhook.storage.tables import (
     DEFAULT_TENANT_GID,
     Attempt,
-    Circuit,
+    CircuitRow,
     Delivery,
     Endpoint,
     Message,
@@ -162,10 +162,10 @@ class Store:
         async with self.database.reading() as session:
             return int((await session.execute(select(func.count()).select_from(model))).scalar_one())
 
-    async def circuit(self, endpoint: Endpoint, **changes: Any) -> Circuit:
+    async def circuit(self, endpoint: Endpoint, **changes: Any) -> CircuitRow:
         """An endpoint's circuit; with changes it is made so first."""
         async with self.database.writing() as session:
-            row = await session.get(Circuit, endpoint.gid)
+            row = await session.get(CircuitRow, endpoint.gid)
             assert row is not None
             for name, value in changes.items():
                 setattr(row, name, value)

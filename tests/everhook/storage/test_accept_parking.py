@@ -12,7 +12,7 @@ from everhook.circuit.machine import Circuit, CircuitState, Hold
 from everhook.circuit.store import EndpointState, endpoint_states
 from everhook.contracts import DeliveryStatus
 from everhook.delivery import store as deliveries
-from everhook.delivery.recorder_store import Bases
+from everhook.delivery.snapshot_store import Bases
 from everhook.delivery.store import Parked
 from everhook.publishing.store import Accepted
 from everhook.storage.engine import Database

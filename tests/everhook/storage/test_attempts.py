@@ -10,12 +10,14 @@ from sqlalchemy import select, update
 from sqlmodel import col
 
 from everhook.circuit.machine import CircuitState, Hold
+from everhook.circuit.store import claim_probe
 from everhook.contracts import AttemptRecord, DeadLetterReason, DeliveryStatus, FailureCode, OperatorNote, Verdict
 from everhook.delivery import history_store as history
 from everhook.delivery import recorder_store as attempts
 from everhook.delivery import store as deliveries
 from everhook.delivery.body_formats import BodyFormat
-from everhook.delivery.recorder_store import Bases, Recorder, Targets, Transcript, claim_probe
+from everhook.delivery.recorder_store import Recorder, Transcript
+from everhook.delivery.snapshot_store import Bases, Targets
 from everhook.endpoints import store as endpoints
 from everhook.ids import Kind, new_gid
 from everhook.receipts.issuer import SignedReceipt

@@ -7,7 +7,7 @@ from typing import Any
 from everhook.delivery.policy import DeliveryPolicy
 from everhook.publishing.fan_out import LOOP_BUDGET, Candidate, match
 from everhook.publishing.matching import compile_filter
-from everhook.publishing.routes_store import Audience, Route, Routes
+from everhook.publishing.routing import Audience, Route, Routes
 
 COSTLY = {"$any": [{"a.b.c": number} for number in range(100)]}
 

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cli.errors import Unusable
+from everhook.errors import ConfigurationError
 from everhook.serving.metrics_server import metrics_served, sdk_metrics_address
 from everhook.settings import Settings
 from everhook.storage.engine import Database
@@ -86,6 +86,6 @@ async def test_without_a_port_nothing_is_offered(database: Database) -> None:
 async def test_a_port_that_is_taken_is_named(database: Database) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(Unusable, match=f"127.0.0.1:{port}.*EVERHOOK_METRICS_PORT"):
+        with pytest.raises(ConfigurationError, match=f"127.0.0.1:{port}.*EVERHOOK_METRICS_PORT"):
             async with metrics_served(settings(metrics_port=port), database, None):
                 pass

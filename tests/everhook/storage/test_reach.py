@@ -20,7 +20,7 @@ from everhook.storage.tables import (
     Attempt,
     AuditEntry,
     Channel,
-    Circuit,
+    CircuitRow,
     Delivery,
     DeliveryRound,
     Endpoint,
@@ -43,7 +43,7 @@ from everhook.tenants.audit_store import Actor, record_audit
 from tests.everhook.storage.factories import CHANNEL, Store, accepted, moment, publication
 
 OF_TENANTS: tuple[Any, ...] = (
-    ApiKey, Attempt, AuditEntry, Circuit, Delivery, DeliveryRound, Endpoint, EndpointMinute, EndpointMinuteError,
+    ApiKey, Attempt, AuditEntry, CircuitRow, Delivery, DeliveryRound, Endpoint, EndpointMinute, EndpointMinuteError,
     EndpointSecret, Message, OperationalEvent, Receipt, ReceiptHash, ReceiptSeal, Subscription, Tenant,
 )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from sqlalchemy import update
 
-from everhook.delivery.recorder_store import Targets
+from everhook.delivery.snapshot_store import Targets
 from everhook.egress import TlsExtras
 from everhook.endpoints import store as endpoints
 from everhook.storage.encryption import (
@@ -15,7 +15,7 @@ from everhook.storage.encryption import (
     reseal,
 )
 from everhook.storage.keyring import KeyRing, new_master_key
-from everhook.storage.tables import DEFAULT_TENANT_GID, Endpoint, ReceiptKey, now
+from everhook.storage.tables import DEFAULT_TENANT_GID, Endpoint, ReceiptKeyRow, now
 from tests.everhook.storage.factories import KEYRING, URL, Store
 
 OLD, NEW = new_master_key(), new_master_key()
@@ -51,13 +51,15 @@ async def assert_all_open(store: Store, keyring: KeyRing, *ends: Endpoint) -> No
 async def test_every_box_is_sealed_by_the_newest_key_and_opens_without_the_old_one(store: Store) -> None:
     ends = [await sealed_endpoint(store, OLD_RING) for _ in range(3)]
     async with store.database.writing() as session:
-        session.add(ReceiptKey(kid="k", seed=RECEIPT_SEED.seal(OLD_RING, "seed", "k"), issuer="us", created_at=now()))
+        session.add(
+            ReceiptKeyRow(kid="k", seed=RECEIPT_SEED.seal(OLD_RING, "seed", "k"), issuer="us", created_at=now())
+        )
     assert await count_outdated(store.database, BOTH) == 10
     assert sum(resealed for resealed, _ in await run(store, BOTH)) == 10
     assert await count_outdated(store.database, BOTH) == await count_outdated(store.database, NEW_RING) == 0
     await assert_all_open(store, NEW_RING, *ends)
     async with store.database.reading() as session:
-        key = await session.get_one(ReceiptKey, "k")
+        key = await session.get_one(ReceiptKeyRow, "k")
     assert RECEIPT_SEED.open(NEW_RING, key.seed, "k") == "seed"
 
 

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from everhook.delivery.recorder_store import Target, Targets
+from everhook.delivery.snapshot_store import Target, Targets
 from everhook.endpoints import store as endpoints
 from everhook.signing import secrets_store as secrets
 from everhook.signing.schemes import SecretKind, ed25519_key, new_secret, public_key, secret_key

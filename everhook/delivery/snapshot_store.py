@@ -1,0 +1,215 @@
+"""What a sender must know before it sends: the delivery with its message, and the endpoint with its secrets."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import Row, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlmodel import col
+
+from everhook.circuit.machine import CircuitState, Hold
+from everhook.contracts import TERMINAL_STATUSES, DeliveryStatus, Verdict
+from everhook.delivery.body_formats import BodyFormat
+from everhook.delivery.recorder_store import _BASIS, Key
+from everhook.egress import TlsExtras
+from everhook.receipts.issuer import Subject
+from everhook.signing import secrets_store as secrets
+from everhook.signing.schemes import SignatureScheme
+from everhook.signing.secrets_store import SigningKeys
+from everhook.storage.batching import Grouped
+from everhook.storage.encryption import ENDPOINT_TLS_KEY
+from everhook.storage.engine import Database
+from everhook.storage.keyring import CannotOpen, KeyRing
+from everhook.storage.tables import (
+    Delivery,
+    Endpoint,
+    Tenant,
+)
+
+MAX_CACHED_TARGETS = 5_000
+
+
+FAULTY_S = 30.0
+"""A secret that does not decrypt is looked at again this much later."""
+
+
+MAX_LOADED_TOGETHER = 50
+"""Bounds the memory of one load: payloads come along."""
+
+
+@dataclass(frozen=True)
+class Basis:
+    """All that decides about one attempt, in one row.
+
+    `round` and `attempts` say which attempt was recorded last, `last_…` what it came to. `failures` are those that the
+    circuit counts now. `payload` is None once it was erased.
+    """
+
+    gid: str
+    status: DeliveryStatus
+    round: int
+    attempts: int
+    message_gid: str
+    channel: str
+    event_type: str
+    payload: bytes | None
+    published_at: datetime
+    accepted_at: datetime
+    traceparent: str | None
+    endpoint_version: int
+    endpoint_deleted: bool
+    state: CircuitState
+    hold: Hold | None
+    failures: int
+    last_attempt_gid: str | None = None
+    last_verdict: Verdict | None = None
+    last_status_code: int | None = None
+    last_error: str | None = None
+    last_duration_ms: int | None = None
+    next_attempt_at: datetime | None = None
+
+    def has_recorded(self, round_: int, number: int) -> bool:
+        """Whether that attempt is on record; then it, or for a straggler a later one, is the last."""
+        return (round_, number) <= (self.round, self.attempts)
+
+    @property
+    def is_settled(self) -> bool:
+        return self.status in TERMINAL_STATUSES
+
+
+@dataclass(frozen=True)
+class Target:
+    """An endpoint as senders need it. `fault` says why nothing can be sent to it: a secret does not decrypt.
+    `rate_limit` is in requests a second; None: no limit.
+
+    The secrets of one that was `deleted` are gone: what is sent to it would not be signed.
+    """
+
+    url: str
+    tenant_gid: str
+    tenant: str
+    format: BodyFormat
+    headers: tuple[tuple[str, str], ...]
+    schemes: frozenset[SignatureScheme]
+    keys: SigningKeys = field(repr=False)
+    tls: TlsExtras | None = None
+    fault: str | None = None
+    deleted: bool = False
+    rate_limit: float | None = None
+
+    def live_keys(self, moment: datetime) -> list[bytes]:
+        """The HMAC keys that sign at this moment, newest first."""
+        return _live(self.keys.hmac, moment)
+
+    def live_ed25519_keys(self, moment: datetime) -> list[Ed25519PrivateKey]:
+        return _live(self.keys.ed25519, moment)
+
+
+def _live(keys: Sequence[tuple[Key, datetime | None]], moment: datetime) -> list[Key]:
+    return [key for key, expires_at in keys if expires_at is None or expires_at > moment]
+
+
+class Bases:
+    """Loads what attempts start from, for concurrent ones in one query."""
+
+    def __init__(self, database: Database) -> None:
+        self._group = Grouped(database.read_connection, _load_bases, at_most=MAX_LOADED_TOGETHER)
+
+    async def load(self, delivery_gid: str) -> Basis | None:
+        """None where there is no such delivery."""
+        return await self._group.submit(delivery_gid)
+
+
+async def _load_bases(connection: AsyncConnection, gids: Sequence[str]) -> Sequence[Basis | None]:
+    rows = await connection.execute(_BASIS, {"gids": gids})
+    found = {row.gid: Basis(**row._mapping) for row in rows}
+    return [found.get(gid) for gid in gids]
+
+
+class Targets:
+    """Endpoints by gid, kept for as long as their version stands; the version comes with each `Basis`."""
+
+    def __init__(self, database: Database, keyring: KeyRing) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._known: dict[str, tuple[int, float, Target]] = {}
+
+    async def get(self, endpoint_gid: str, version: int) -> Target:
+        """One whose secrets do not decrypt has a `fault`, and is loaded again after half a minute."""
+        known = self._known.get(endpoint_gid)
+        if known is not None and known[0] == version and time.monotonic() < known[1]:
+            return known[2]
+        async with self._database.read_connection() as connection:
+            target = await _load_target(connection, self._keyring, endpoint_gid)
+        if len(self._known) >= MAX_CACHED_TARGETS:
+            self._known.pop(next(iter(self._known)))
+        good_until = math.inf if target.fault is None else time.monotonic() + FAULTY_S
+        self._known[endpoint_gid] = (version, good_until, target)
+        return target
+
+
+async def _load_target(connection: AsyncConnection, keyring: KeyRing, endpoint_gid: str) -> Target:
+    endpoint: Row[*tuple[Any, ...]] = (
+        await connection.execute(
+            select(
+                col(Endpoint.url),
+                col(Endpoint.tenant_gid),
+                col(Tenant.name).label("tenant"),
+                col(Endpoint.format),
+                col(Endpoint.headers),
+                col(Endpoint.signatures),
+                col(Endpoint.tls_ca),
+                col(Endpoint.tls_certificate),
+                col(Endpoint.tls_key),
+                col(Endpoint.deleted_at),
+                col(Endpoint.rate_limit),
+            )
+            .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
+            .where(col(Endpoint.gid) == endpoint_gid)
+        )
+    ).one()
+    target = Target(
+        url=endpoint.url,
+        tenant_gid=endpoint.tenant_gid,
+        tenant=endpoint.tenant,
+        format=endpoint.format,
+        headers=(),
+        schemes=frozenset(),
+        keys=SigningKeys((), ()),
+        deleted=endpoint.deleted_at is not None,
+        rate_limit=endpoint.rate_limit,
+    )
+    try:
+        return replace(
+            target,
+            headers=tuple(endpoint.headers.items()),
+            schemes=frozenset(SignatureScheme(scheme) for scheme in endpoint.signatures),
+            keys=await secrets.signing_keys(connection, keyring, endpoint_gid),
+            tls=_tls(keyring, endpoint_gid, endpoint),
+        )
+    except CannotOpen as error:
+        return replace(target, fault=f"a secret cannot be decrypted: {error}")
+    except (ValueError, TypeError, AttributeError) as error:  # their text may hold a secret
+        return replace(target, fault=f"what is stored of the endpoint cannot be used ({type(error).__name__})")
+
+
+def _tls(keyring: KeyRing, endpoint_gid: str, row: Row[*tuple[Any, ...]]) -> TlsExtras | None:
+    key = ENDPOINT_TLS_KEY.open(keyring, row.tls_key, endpoint_gid) if row.tls_key is not None else None
+    extras = TlsExtras(row.tls_ca, row.tls_certificate, key)
+    return extras if extras != TlsExtras() else None
+
+
+async def load_subject(connection: AsyncConnection, delivery_gid: str) -> Subject | None:
+    """What a late receipt tells of its delivery; None where that is gone."""
+    rows = await connection.execute(
+        select(col(Delivery.tenant_gid), col(Delivery.message_gid), col(Endpoint.url))
+        .join(Endpoint, col(Endpoint.gid) == col(Delivery.endpoint_gid))
+        .where(col(Delivery.gid) == delivery_gid)
+    )
+    row = rows.one_or_none()
+    return Subject(*row) if row is not None else None

@@ -1,0 +1,63 @@
+"""Which endpoints a channel leads to, and which of them take a message. Pure."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from everhook.delivery.policy import DeliveryPolicy
+from everhook.publishing.matching import Filter, ListIndex, matches_type, matching_cost
+
+
+@dataclass(frozen=True)
+class Route:
+    """One subscription, with what a delivery over it needs to know of its endpoint."""
+
+    endpoint_gid: str
+    tenant_gid: str
+    tenant: str
+    events: tuple[str, ...]
+    filter: Filter | None
+    policy: DeliveryPolicy
+    rate_limit: float | None
+
+    def takes(self, audience: "Audience", event_type: str, payload: Any, lists: ListIndex) -> bool:
+        return (
+            (audience.tenants is None or self.tenant_gid in audience.tenants)
+            and self.endpoint_gid != audience.but
+            and matches_type(event_type, self.events)
+            and (self.filter is None or self.filter.matches(payload, lists))
+        )
+
+    @property
+    def cost(self) -> int:
+        """How many steps `takes` needs at most."""
+        return matching_cost(self.events, self.filter)
+
+
+class Routes(tuple[Route, ...]):
+    """The routes of a channel."""
+
+    @cached_property
+    def cost(self) -> int:
+        """How many steps it takes at most to match a message against all of them."""
+        return sum(route.cost for route in self)
+
+    @cached_property
+    def have_filters(self) -> bool:
+        return any(route.filter is not None for route in self)
+
+    @cached_property
+    def search_lists(self) -> bool:
+        return any(route.filter is not None and route.filter.searches_lists for route in self)
+
+
+@dataclass(frozen=True)
+class Audience:
+    """Whose endpoints may take a message: those of some tenants (None: of all), but for one endpoint."""
+
+    tenants: frozenset[str] | None = None
+    but: str | None = None
+
+    @classmethod
+    def of(cls, tenant_gid: str | None) -> "Audience":
+        return cls(None if tenant_gid is None else frozenset((tenant_gid,)))
