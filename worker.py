@@ -15,17 +15,17 @@ from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
-from activities.circuits import Circuits
-from activities.erasure import Erasure
-from activities.events import Events
-from activities.recording import Recording
-from activities.retention import Retention
-from activities.sealing import Sealing
-from activities.sending import Sending
-from activities.upkeep import Upkeep
+from activities.circuits import CircuitActivities
+from activities.erasure import ErasureActivities
+from activities.events import EventActivities
+from activities.recording import RecordingActivities
+from activities.retention import RetentionActivities
+from activities.sealing import SealingActivities
+from activities.sending import SendingActivities
+from activities.upkeep import UpkeepActivities
 from everhook.contracts import TaskQueue
 from everhook.delivery.engine import DeliveryEngine, delivery_engine
-from everhook.health.alerts_store import Limits, ThresholdWatch
+from everhook.health.alerts_store import AlertEvaluator, Limits
 from everhook.notifications.publisher_store import EventPublisher
 from everhook.observability.tracing import tracing
 from everhook.publishing.store import Acceptor
@@ -106,8 +106,8 @@ def _workflow_worker(engine: DeliveryEngine) -> Worker:
 
 def _recording(engine: DeliveryEngine) -> list[Activity]:
     """What deliveries and circuits ask for beside sending."""
-    recording = Recording(engine.database, engine.recorder, engine.issuers, engine.defaults)
-    circuits = Circuits(engine.client, engine.database, engine.defaults, engine.dispatcher)
+    recording = RecordingActivities(engine.database, engine.recorder, engine.issuers, engine.defaults)
+    circuits = CircuitActivities(engine.client, engine.database, engine.defaults, engine.dispatcher)
     return [
         recording.record_attempt,
         recording.dead_letter,
@@ -123,17 +123,17 @@ def _recording(engine: DeliveryEngine) -> list[Activity]:
 def _upkeep(engine: DeliveryEngine) -> list[Activity]:
     """What runs on a schedule, and the erasure of tenants."""
     client, database, settings = engine.client, engine.database, engine.settings
-    upkeep = Upkeep(
+    upkeep = UpkeepActivities(
         client,
         database,
         engine.entities,
         engine.defaults,
         overdue_grace=timedelta(seconds=settings.overdue_grace_seconds),
     )
-    watch = ThresholdWatch(database, Limits.from_settings(settings))
-    events = Events(EventPublisher(database, Acceptor(database, engine.defaults)), watch, engine.dispatcher)
-    retention = Retention(client, database, RetentionPeriods.from_settings(settings))
-    erasure = Erasure(client, database)
+    watch = AlertEvaluator(database, Limits.from_settings(settings))
+    events = EventActivities(EventPublisher(database, Acceptor(database, engine.defaults)), watch, engine.dispatcher)
+    retention = RetentionActivities(client, database, RetentionPeriods.from_settings(settings))
+    erasure = ErasureActivities(client, database)
     return [
         upkeep.reconcile,
         events.publish_events,
@@ -141,7 +141,7 @@ def _upkeep(engine: DeliveryEngine) -> list[Activity]:
         retention.remove_past,
         erasure.end_workflows,
         erasure.remove_tenant,
-        Sealing(database, engine.keyring).seal_receipts,
+        SealingActivities(database, engine.keyring).seal_receipts,
     ]
 
 
@@ -151,7 +151,7 @@ def _send_workers(engine: DeliveryEngine) -> list[Worker]:
         Worker(
             engine.client,
             task_queue=queue,
-            activities=[Sending(engine.sender, slots).send_attempt],
+            activities=[SendingActivities(engine.sender, slots).send_attempt],
             max_concurrent_activities=slots,
             max_concurrent_activity_task_polls=engine.settings.activity_pollers,
             graceful_shutdown_timeout=GRACE,

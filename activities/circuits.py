@@ -11,10 +11,10 @@ from temporalio.client import Client
 
 from everhook.circuit.machine import Circuit
 from everhook.circuit.store import endpoint_states, load_circuit, project
-from everhook.contracts import CircuitProjection, DeliveryOrder, ReleaseNote, ReleaseOrder, ReleaseResult
+from everhook.contracts import CircuitProjection, DeliveryInput, ReleaseInput, ReleaseParkedInput, ReleaseResult
 from everhook.delivery.dispatcher import Dispatcher
 from everhook.delivery.inputs import NewDelivery
-from everhook.delivery.inputs_store import OrderDefaults, load_orders
+from everhook.delivery.inputs_store import InputDefaults, load_inputs
 from everhook.delivery.starts import start_delivery
 from everhook.delivery.store import accept_again, count_parked, mark_released, oldest_parked
 from everhook.storage.engine import Database
@@ -23,8 +23,8 @@ from everhook.storage.tables import Delivery, now
 RELEASE_CONCURRENCY = 20
 
 
-class Circuits:
-    def __init__(self, client: Client, database: Database, defaults: OrderDefaults, dispatcher: Dispatcher) -> None:
+class CircuitActivities:
+    def __init__(self, client: Client, database: Database, defaults: InputDefaults, dispatcher: Dispatcher) -> None:
         self._client = client
         self._database = database
         self._defaults = defaults
@@ -48,7 +48,7 @@ class Circuits:
             return await count_parked(connection, endpoint_gid)
 
     @activity.defn(name="release_parked")
-    async def release_parked(self, order: ReleaseOrder) -> ReleaseResult:
+    async def release_parked(self, input: ReleaseParkedInput) -> ReleaseResult:
         """Wake the oldest parked deliveries of an endpoint.
 
         While the circuit is closed, those that were parked before they had a workflow are accepted again, as if they
@@ -56,40 +56,40 @@ class Circuits:
         """
         seen_at = now()
         async with self._database.read_connection() as connection:
-            found = await oldest_parked(connection, order.endpoint_gid, order.limit + 1)
-            batch = found[: order.limit]
+            found = await oldest_parked(connection, input.endpoint_gid, input.limit + 1)
+            batch = found[: input.limit]
             gids = [parked.gid for parked in batch]
-            orders = await load_orders(connection, self._defaults, [col(Delivery.gid).in_(gids)], limit=order.limit)
-            state = (await endpoint_states(connection, [order.endpoint_gid])).get(order.endpoint_gid)
+            inputs = await load_inputs(connection, self._defaults, [col(Delivery.gid).in_(gids)], limit=input.limit)
+            state = (await endpoint_states(connection, [input.endpoint_gid])).get(input.endpoint_gid)
         unguarded = set[str]()
-        if order.dead_letter is None and state is not None and state.sends:
+        if input.dead_letter is None and state is not None and state.sends:
             unguarded = {parked.gid for parked in batch if not parked.has_workflow}
-        await self._accept_again([one for one in orders if one.delivery_gid in unguarded], seen_at)
-        guarded = [one for one in orders if one.delivery_gid not in unguarded]
-        await self._signal(guarded, ReleaseNote(dead_letter=order.dead_letter))
+        await self._accept_again([one for one in inputs if one.delivery_gid in unguarded], seen_at)
+        guarded = [one for one in inputs if one.delivery_gid not in unguarded]
+        await self._signal(guarded, ReleaseInput(dead_letter=input.dead_letter))
         async with self._database.write_connection() as connection:
             # Also those of a tenant that is being erased, which have no order: else they would be found again at once.
             await mark_released(connection, [gid for gid in gids if gid not in unguarded], seen_at)
         return ReleaseResult(released=len(batch), remaining=len(found) > len(batch))
 
-    async def _accept_again(self, orders: Sequence[DeliveryOrder], seen_at: datetime) -> None:
+    async def _accept_again(self, inputs: Sequence[DeliveryInput], seen_at: datetime) -> None:
         """Marked first: from then on a `due_at` that passes has the reconciler start them, should this process die."""
-        if not orders:
+        if not inputs:
             return
-        bound = max(self._defaults.first_attempt_bound(order.policy) for order in orders)
+        bound = max(self._defaults.first_attempt_bound(input.policy) for input in inputs)
         async with self._database.write_connection() as connection:
-            taken = await accept_again(connection, [order.delivery_gid for order in orders], seen_at, bound)
+            taken = await accept_again(connection, [input.delivery_gid for input in inputs], seen_at, bound)
         # Were it parked again, its window would begin again.
         self._dispatcher.dispatch(
-            NewDelivery(replace(order, parked_since=None)) for order in orders if order.delivery_gid in taken
+            NewDelivery(replace(input, parked_since=None)) for input in inputs if input.delivery_gid in taken
         )
 
-    async def _signal(self, orders: Sequence[DeliveryOrder], note: ReleaseNote) -> None:
+    async def _signal(self, inputs: Sequence[DeliveryInput], note: ReleaseInput) -> None:
         """Woken before they are marked as released, so that nothing is marked and not woken."""
         slots = asyncio.Semaphore(RELEASE_CONCURRENCY)
 
-        async def wake(delivery: DeliveryOrder) -> None:
+        async def wake(delivery: DeliveryInput) -> None:
             async with slots:
                 await start_delivery(self._client, delivery, signal="release", note=note)
 
-        await asyncio.gather(*(wake(delivery) for delivery in orders))
+        await asyncio.gather(*(wake(delivery) for delivery in inputs))

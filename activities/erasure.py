@@ -16,7 +16,7 @@ from everhook.tenants import erasure_store as tenant_erasure
 CONCURRENCY = 20
 
 
-class Erasure:
+class ErasureActivities:
     def __init__(self, client: Client, database: Database) -> None:
         self._client = client
         self._database = database

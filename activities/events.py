@@ -5,7 +5,7 @@ from temporalio import activity
 
 from everhook.contracts import EventsResult
 from everhook.delivery.dispatcher import Dispatcher
-from everhook.health.alerts_store import ThresholdWatch
+from everhook.health.alerts_store import AlertEvaluator
 from everhook.notifications.publisher_store import EventPublisher
 
 BATCHES = 10
@@ -14,8 +14,8 @@ BATCHES = 10
 log = structlog.get_logger()
 
 
-class Events:
-    def __init__(self, publisher: EventPublisher, watch: ThresholdWatch, dispatcher: Dispatcher) -> None:
+class EventActivities:
+    def __init__(self, publisher: EventPublisher, watch: AlertEvaluator, dispatcher: Dispatcher) -> None:
         self._publisher = publisher
         self._watch = watch
         self._dispatcher = dispatcher
@@ -23,7 +23,7 @@ class Events:
     @activity.defn(name="publish_events")
     async def publish_events(self) -> EventsResult:
         """Look at the thresholds, and publish what is not published; where there is nothing, a few look-ups."""
-        crossed = await self._watch.look()
+        crossed = await self._watch.evaluate()
         if crossed:
             log.warning("a threshold was crossed", kinds=[kind.value for kind in crossed])
         count = 0

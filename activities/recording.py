@@ -3,10 +3,10 @@
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from everhook.contracts import AttemptRecord, DeadLetterNote, DeliveryOrder, DiscardNote, RoundOrder
-from everhook.delivery.inputs_store import OrderDefaults, load_order
+from everhook.contracts import AttemptRecord, DeadLetterInput, DeliveryInput, DiscardInput, RoundInput
+from everhook.delivery.inputs_store import InputDefaults, load_input
 from everhook.delivery.recorder_store import Recorder, Transcript
-from everhook.delivery.snapshot_store import load_subject
+from everhook.delivery.snapshot_store import load_receipt_context
 from everhook.delivery.store import dead_letter, discard, open_round
 from everhook.receipts.issuer import issue, url_of
 from everhook.receipts.keys_store import IssuerCache
@@ -14,8 +14,8 @@ from everhook.storage.engine import Database
 from everhook.storage.tables import now
 
 
-class Recording:
-    def __init__(self, database: Database, recorder: Recorder, issuers: IssuerCache, defaults: OrderDefaults) -> None:
+class RecordingActivities:
+    def __init__(self, database: Database, recorder: Recorder, issuers: IssuerCache, defaults: InputDefaults) -> None:
         self._database = database
         self._recorder = recorder
         self._issuers = issuers
@@ -29,28 +29,28 @@ class Recording:
         """
         issuer = await self._issuers.get()
         async with self._database.read_connection() as connection:
-            subject = await load_subject(connection, record.delivery_gid)
-        if subject is not None:
-            late = Transcript(url=url_of(record, subject.url), receipt=issue(record, subject, issuer))
+            context = await load_receipt_context(connection, record.delivery_gid)
+        if context is not None:
+            late = Transcript(url=url_of(record, context.url), receipt=issue(record, context, issuer))
             await self._recorder.attempt(record, late)
 
     @activity.defn(name="dead_letter")
-    async def dead_letter(self, note: DeadLetterNote) -> None:
+    async def dead_letter(self, note: DeadLetterInput) -> None:
         async with self._database.writing() as session:
             await dead_letter(session, note.delivery_gid, note.round, note.reason, now() + note.retention)
 
     @activity.defn(name="open_round")
-    async def open_round(self, order: RoundOrder) -> DeliveryOrder:
+    async def open_round(self, input: RoundInput) -> DeliveryInput:
         """Begin the next round of a dead letter; returns its order, with the policy as it is now."""
         async with self._database.writing() as session:
-            await open_round(session, order.delivery_gid, order.round, order.note)
+            await open_round(session, input.delivery_gid, input.round, input.note)
         async with self._database.read_connection() as connection:
-            opened = await load_order(connection, self._defaults, order.delivery_gid)
+            opened = await load_input(connection, self._defaults, input.delivery_gid)
         if opened is None:
-            raise ApplicationError(f"{order.delivery_gid} is not in the database", type="DeliveryMissing")
+            raise ApplicationError(f"{input.delivery_gid} is not in the database", type="DeliveryMissing")
         return opened
 
     @activity.defn(name="discard")
-    async def discard(self, note: DiscardNote) -> None:
+    async def discard(self, note: DiscardInput) -> None:
         async with self._database.writing() as session:
             await discard(session, note.delivery_gid, note.note)

@@ -14,7 +14,7 @@ from everhook.tenants.retention_store import RetentionPeriods, remove_past
 log = structlog.get_logger()
 
 
-class Retention:
+class RetentionActivities:
     def __init__(self, client: Client, database: Database, periods: RetentionPeriods) -> None:
         self._client = client
         self._database = database

@@ -8,16 +8,16 @@ from temporalio import activity
 from everhook.contracts import SealResult
 from everhook.notifications.events import EventKind
 from everhook.receipts.log.sealing_store import BATCH, seal_batch, tenants_with_unsealed
-from everhook.receipts.strict_json import Wrong
+from everhook.receipts.strict_json import InvalidDocument
 from everhook.storage.engine import Database, is_unavailable
 from everhook.storage.event_outbox import record_event
-from everhook.storage.keyring import CannotOpen, KeyRing
+from everhook.storage.keyring import DecryptionError, KeyRing
 from everhook.storage.tables import now
 
 log = structlog.get_logger()
 
 
-class Sealing:
+class SealingActivities:
     def __init__(self, database: Database, keyring: KeyRing, *, batch: int = BATCH) -> None:
         self._database = database
         self._keyring = keyring
@@ -32,23 +32,23 @@ class Sealing:
         """
         async with self._database.read_connection() as connection:
             waiting = await tenants_with_unsealed(connection)
-        tally = _Tally()
+        tally = _PassSummary()
         while waiting:
             waiting = [tenant_gid for tenant_gid in waiting if await self._seal(tenant_gid, tally)]
         return SealResult(tally.receipts, tally.checkpoints, tuple(tally.damaged))
 
-    async def _seal(self, tenant_gid: str, tally: "_Tally") -> bool:
+    async def _seal(self, tenant_gid: str, tally: "_PassSummary") -> bool:
         """One batch of a tenant's; whether there may be more. One tenant's trouble is not the others'."""
         activity.heartbeat()
         try:
             async with self._database.writing() as session:
                 sealed = await seal_batch(session, tenant_gid, self._keyring, now(), at_most=self._batch)
-        except Wrong as damage:
+        except InvalidDocument as damage:
             tally.damaged.append(tenant_gid)
             await self._report(tenant_gid, damage)
             return False
         except Exception as error:
-            if is_unavailable(error) or isinstance(error, CannotOpen):
+            if is_unavailable(error) or isinstance(error, DecryptionError):
                 raise
             log.exception("receipts could not be sealed", tenant_gid=tenant_gid)
             return False
@@ -57,7 +57,7 @@ class Sealing:
         tally.checkpoints += bool(sealed.receipts)
         return sealed.more
 
-    async def _report(self, tenant_gid: str, damage: Wrong) -> None:
+    async def _report(self, tenant_gid: str, damage: InvalidDocument) -> None:
         """Say it once, not at every pass."""
         if self._damaged.get(tenant_gid) == str(damage):
             return
@@ -73,7 +73,7 @@ class Sealing:
 
 
 @dataclass
-class _Tally:
+class _PassSummary:
     """What a pass did so far."""
 
     receipts: int = 0

@@ -2,12 +2,12 @@
 
 from temporalio import activity
 
-from everhook.contracts import AttemptOrder, AttemptOutcome
+from everhook.contracts import AttemptInput, AttemptOutcome
 from everhook.delivery.sender import Sender
 from everhook.delivery.slots import SlotShare
 
 
-class Sending:
+class SendingActivities:
     """The sends of one worker. `slots` is how many it makes at once."""
 
     def __init__(self, sender: Sender, slots: int) -> None:
@@ -15,7 +15,7 @@ class Sending:
         self._share = SlotShare(slots)
 
     @activity.defn(name="send_attempt")
-    async def send_attempt(self, order: AttemptOrder) -> AttemptOutcome:
+    async def send_attempt(self, input: AttemptInput) -> AttemptOutcome:
         """Make one attempt and return once it is recorded; an attempt that is recorded already is not made again.
 
         Raises while nothing can be known or recorded, because the database is away: Temporal then asks again. Raises
@@ -23,5 +23,5 @@ class Sending:
         hangs and holds its share of slots.
         """
         tries = activity.info().attempt
-        with self._share.taken(order.endpoint_gid, tries):
-            return await self._sender.attempt(order, tries)
+        with self._share.taken(input.endpoint_gid, tries):
+            return await self._sender.attempt(input, tries)

@@ -16,7 +16,7 @@ from everhook.circuit import store as circuits
 from everhook.circuit.client import EndpointEntities
 from everhook.contracts import (
     DELIVERY_WORKFLOW,
-    DeliveryOrder,
+    DeliveryInput,
     DeliveryStatus,
     OutcomeReport,
     ReconcileResult,
@@ -27,7 +27,7 @@ from everhook.dead_letters.store import count_older_than
 from everhook.delivery import history_store as history
 from everhook.delivery import store as deliveries
 from everhook.delivery.history import MAX_LAG
-from everhook.delivery.inputs_store import OrderDefaults, load_delivered, load_orders
+from everhook.delivery.inputs_store import InputDefaults, load_delivered, load_inputs
 from everhook.delivery.starts import is_away, start_delivery
 from everhook.delivery.store import Overdue
 from everhook.delivery.weights_store import sync_limits
@@ -60,7 +60,7 @@ log = structlog.get_logger()
 
 
 @dataclass
-class _Pass:
+class _PassSummary:
     """One pass over a share of the endpoints. `restarted` are starts of deliveries that had been started before."""
 
     endings: str
@@ -77,13 +77,13 @@ class _Pass:
         return time.monotonic() >= self.until
 
 
-class Upkeep:
+class UpkeepActivities:
     def __init__(
         self,
         client: Client,
         database: Database,
         entities: EndpointEntities,
-        defaults: OrderDefaults,
+        defaults: InputDefaults,
         *,
         overdue_grace: timedelta,
     ) -> None:
@@ -102,8 +102,10 @@ class Upkeep:
         Its cost follows the trouble: every look-up is by an index that holds only what may need help. Its steps are
         independent, and so are the deliveries of each: what fails is logged and the rest goes on.
         """
-        current = _Pass(gid_endings(share.index, share.parts), time.monotonic() + PASS_S, is_first=share.index == 0)
-        steps: list[Callable[[_Pass], Awaitable[None]]] = [self._start_overdue]
+        current = _PassSummary(
+            gid_endings(share.index, share.parts), time.monotonic() + PASS_S, is_first=share.index == 0
+        )
+        steps: list[Callable[[_PassSummary], Awaitable[None]]] = [self._start_overdue]
         if current.is_first:
             steps = [
                 self._wake_circuits,
@@ -134,7 +136,7 @@ class Upkeep:
             )
         return result
 
-    async def _start_overdue(self, current: _Pass) -> None:
+    async def _start_overdue(self, current: _PassSummary) -> None:
         """Start deliveries that have no workflow. Endpoints take turns: each gets its share before any gets more."""
         if current.is_first:
             async with self._database.write_connection() as connection:
@@ -157,17 +159,17 @@ class Upkeep:
             await self._start_batch(current, batch)
         current.more = True
 
-    async def _overdue(self, current: _Pass, but: Sequence[str]) -> list[Overdue]:
+    async def _overdue(self, current: _PassSummary, but: Sequence[str]) -> list[Overdue]:
         async with self._database.read_connection() as connection:
             lost_before = now() - self._overdue_grace
             return await deliveries.oldest_overdue(connection, lost_before, BATCH, but=but, endings=current.endings)
 
-    async def _start_batch(self, current: _Pass, batch: Sequence[Overdue]) -> None:
+    async def _start_batch(self, current: _PassSummary, batch: Sequence[Overdue]) -> None:
         had_workflow = {one.gid for one in batch if one.has_workflow}
         async with self._database.read_connection() as connection:
             gids = [one.gid for one in batch]
-            orders = await load_orders(connection, self._defaults, [col(Delivery.gid).in_(gids)], len(gids))
-        started = await self._start_all(orders, first=lambda order: order.delivery_gid not in had_workflow)
+            inputs = await load_inputs(connection, self._defaults, [col(Delivery.gid).in_(gids)], len(gids))
+        started = await self._start_all(inputs, first=lambda input: input.delivery_gid not in had_workflow)
         async with self._database.write_connection() as connection:
             await deliveries.mark_dispatched(connection, sorted(started))
             # Also those that could not be started, and those that are no longer there: the rest has its turn first.
@@ -176,34 +178,34 @@ class Upkeep:
         current.started += len(started - had_workflow)
 
     async def _start_all(
-        self, orders: Sequence[DeliveryOrder], *, first: Callable[[DeliveryOrder], bool] = lambda _: False
+        self, inputs: Sequence[DeliveryInput], *, first: Callable[[DeliveryInput], bool] = lambda _: False
     ) -> set[str]:
         """Start workflows, or find them open; returns whose. One that Temporal refuses is logged; raises only if
         Temporal is away."""
         slots = asyncio.Semaphore(CONCURRENCY)
         started: set[str] = set()
 
-        async def start(order: DeliveryOrder) -> None:
+        async def start(input: DeliveryInput) -> None:
             async with slots:
                 try:
-                    await start_delivery(self._client, order, first=first(order))
-                    started.add(order.delivery_gid)
+                    await start_delivery(self._client, input, first=first(input))
+                    started.add(input.delivery_gid)
                 except Exception as error:
                     if is_away(error):
                         raise
-                    log.error("a workflow cannot be started", delivery_gid=order.delivery_gid, error=str(error))
+                    log.error("a workflow cannot be started", delivery_gid=input.delivery_gid, error=str(error))
             activity.heartbeat()
 
-        results = await asyncio.gather(*(start(order) for order in orders), return_exceptions=True)
+        results = await asyncio.gather(*(start(input) for input in inputs), return_exceptions=True)
         if failed := [result for result in results if result is not None]:
             raise failed[0]
         return started
 
-    async def _wake_circuits(self, current: _Pass) -> None:
+    async def _wake_circuits(self, current: _PassSummary) -> None:
         """Circuits that should have moved on, and parked deliveries that are not released: their entities are gone."""
         moment = now()
         async with self._database.read_connection() as connection:
-            stalled = await circuits.left_behind(connection, moment - self._overdue_grace, self._overdue_grace)
+            stalled = await circuits.stalled_circuits(connection, moment - self._overdue_grace, self._overdue_grace)
             stranded = await circuits.stranded(connection, moment - STRANDED_AFTER)
         reports = {endpoint: OutcomeReport() for endpoint in stalled}
         reports |= {endpoint: OutcomeReport(stranded=True) for endpoint in stranded}
@@ -211,10 +213,10 @@ class Upkeep:
             await self._entities.report(endpoint_gid, tenant, report)
         if reports:
             async with self._database.write_connection() as connection:
-                await circuits.mark_woken(connection, [gid for gid, _ in reports])
+                await circuits.touch(connection, [gid for gid, _ in reports])
         current.endpoints = len(reports)
 
-    async def _restore_dead_letters(self, current: _Pass) -> None:
+    async def _restore_dead_letters(self, current: _PassSummary) -> None:
         """Dead letters have no next step for a month, so their workflows are counted now and then instead. They must
         be there for replays by query; a replay of one finds it, or makes it, anyway."""
         before = now() - DEAD_LETTER_SETTLED
@@ -231,12 +233,12 @@ class Upkeep:
                 col(Delivery.gid) > self._restored,
             ]
             async with self._database.read_connection() as connection:
-                orders = await load_orders(connection, self._defaults, where, BATCH)
-            if not orders:
+                inputs = await load_inputs(connection, self._defaults, where, BATCH)
+            if not inputs:
                 self._restored = ""
                 return
-            current.restarted += len(await self._start_all(orders))
-            self._restored = orders[-1].delivery_gid
+            current.restarted += len(await self._start_all(inputs))
+            self._restored = inputs[-1].delivery_gid
         current.more = True
 
     async def _lacks_dead_letters(self, before: datetime) -> bool:
@@ -251,23 +253,23 @@ class Upkeep:
         )
         return stored > (await self._client.count_workflows(query)).count
 
-    async def _start_history(self, current: _Pass) -> None:
+    async def _start_history(self, current: _PassSummary) -> None:
         """Settled workflows that a process that died, or fell far behind, did not start."""
         moment = now()
         while not current.is_over:
             async with self._database.read_connection() as connection:
                 found = await history.pending(connection, moment - HISTORY_AFTER, HISTORY_BATCH)
                 late = {gid for gid, settled_at in found if settled_at < moment - MAX_LAG}
-                orders = await load_delivered(connection, self._defaults, [gid for gid, _ in found if gid not in late])
+                inputs = await load_delivered(connection, self._defaults, [gid for gid, _ in found if gid not in late])
             if not found:
                 return
-            started = await self._start_all(orders, first=lambda _: True)
-            HISTORY_SKIPPED.inc(len(late) + len(orders) - len(started))
+            started = await self._start_all(inputs, first=lambda _: True)
+            HISTORY_SKIPPED.inc(len(late) + len(inputs) - len(started))
             async with self._database.write_connection() as connection:
                 await history.forget(connection, [gid for gid, _ in found])
             current.history += len(started)
 
-    async def _sync_limits(self, _: _Pass) -> None:
+    async def _sync_limits(self, _: _PassSummary) -> None:
         """Rate limits that changed while Temporal was away."""
         try:
             corrected = await sync_limits(self._client, self._database)

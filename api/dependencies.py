@@ -20,7 +20,7 @@ from api.query import check_query
 from api.readiness import ReadinessCheck
 from everhook.circuit.client import EndpointEntities
 from everhook.delivery.dispatcher import Dispatcher
-from everhook.delivery.inputs_store import OrderDefaults
+from everhook.delivery.inputs_store import InputDefaults
 from everhook.egress import EgressClient
 from everhook.endpoints.quotas_store import Quotas
 from everhook.health.overview_store import HealthBoard
@@ -28,7 +28,7 @@ from everhook.publishing.store import Acceptor
 from everhook.settings import Settings
 from everhook.storage.engine import Database
 from everhook.storage.keyring import KeyRing
-from everhook.storage.tenant_scope import Reach
+from everhook.storage.tenant_scope import TenantScope
 from everhook.tenants.api_keys_store import ApiKeys
 
 DEFAULT_PAGE, MAX_PAGE = 50, 500
@@ -54,7 +54,7 @@ class Services:
     publish_rate: PublishRate
     board: HealthBoard
     readiness: ReadinessCheck
-    defaults: OrderDefaults
+    defaults: InputDefaults
     keyring: KeyRing
     quotas: Quotas
 
@@ -108,8 +108,8 @@ def address_of(request: Request, settings: Settings) -> str | None:
 
 async def _store(
     services: Annotated[Services, Depends(_services)], caller: Annotated[Caller, Depends(_caller)]
-) -> Reach:
-    return Reach(services.database, caller.tenant_gid)
+) -> TenantScope:
+    return TenantScope(services.database, caller.tenant_gid)
 
 
 def opened_by(access: Access) -> params.Depends:
@@ -193,6 +193,6 @@ def _no_cursor() -> Problem:
 
 ServicesDep = Annotated[Services, Depends(_services)]
 Principal = Annotated[Caller, Depends(_caller)]
-Store = Annotated[Reach, Depends(_store)]
+Store = Annotated[TenantScope, Depends(_store)]
 Temporal = Annotated[Client, Depends(_temporal)]
 Paging = Annotated[PageRequest, Depends(_page_request)]

@@ -9,10 +9,10 @@ from pydantic import Field
 from api.schemas import ApiModel, CircuitOut, status_of
 from everhook.contracts import DeadLetterReason
 from everhook.endpoints.store import EndpointView
-from everhook.health.backlog_store import COUNT_AT_MOST, Standing, Waiting
+from everhook.health.backlog_store import COUNT_AT_MOST, Backlog, Waiting
 from everhook.health.overview_store import WORST, Overview, ScoredEndpoint
-from everhook.health.score import Health, Level, Tally, Window
-from everhook.health.store import Bucket, EndpointHealth, Fault
+from everhook.health.score import AttemptStats, Health, Level, Window
+from everhook.health.store import Bucket, EndpointHealth, RecurringError
 
 
 class LatencyBands(ApiModel):
@@ -36,19 +36,19 @@ class TallyOut(ApiModel):
     latency: LatencyBands
 
     @classmethod
-    def of(cls, tally: Tally) -> Self:
+    def of(cls, stats: AttemptStats) -> Self:
         return cls(
-            attempts=tally.attempts,
-            delivered=tally.delivered,
-            retried=tally.retried,
-            rejected=tally.rejected,
-            success_rate=tally.success_rate,
-            mean_ms=tally.mean_ms,
+            attempts=stats.attempts,
+            delivered=stats.delivered,
+            retried=stats.retried,
+            rejected=stats.rejected,
+            success_rate=stats.success_rate,
+            mean_ms=stats.mean_ms,
             latency=LatencyBands(
-                under_100_ms=tally.under_100,
-                under_500_ms=tally.under_500,
-                under_2000_ms=tally.under_2000,
-                slower=tally.slower,
+                under_100_ms=stats.under_100,
+                under_500_ms=stats.under_500,
+                under_2000_ms=stats.under_2000,
+                slower=stats.slower,
             ),
         )
 
@@ -58,7 +58,7 @@ class BucketOut(TallyOut):
 
     @classmethod
     def at(cls, bucket: Bucket) -> Self:
-        return cls(since=bucket.since, **TallyOut.of(bucket.tally).model_dump())
+        return cls(since=bucket.since, **TallyOut.of(bucket.stats).model_dump())
 
 
 class PartOut(ApiModel):
@@ -91,7 +91,7 @@ class FaultOut(ApiModel):
     last_seen: datetime
 
     @classmethod
-    def of(cls, fault: Fault) -> Self:
+    def of(cls, fault: RecurringError) -> Self:
         return cls(
             error=fault.error, count=fault.count, endpoints=fault.endpoints, since=fault.since, last_seen=fault.last
         )
@@ -193,15 +193,15 @@ class OverviewOut(ApiModel):
             series=[BucketOut.at(bucket) for bucket in overview.series],
             endpoints=[ScoredEndpointOut.shown(scored) for scored in overview.worst[:limit]],
             errors=[FaultOut.of(fault) for fault in overview.faults],
-            **_standing(overview.standing),
+            **_backlog(overview.backlog),
         )
 
 
-def _standing(standing: Standing) -> dict[str, ApiModel]:
+def _backlog(backlog: Backlog) -> dict[str, ApiModel]:
     return {
-        "circuits": CircuitCounts(**standing.circuits),
-        "dead_letters": DeadLetterCounts(total=standing.dead_letter_count, by_reason=dict(standing.dead_letters)),
-        "undispatched": WaitingOut.of(standing.undispatched),
-        "overdue": WaitingOut.of(standing.overdue),
-        "parked": WaitingOut.of(standing.parked),
+        "circuits": CircuitCounts(**backlog.circuits),
+        "dead_letters": DeadLetterCounts(total=backlog.dead_letter_count, by_reason=dict(backlog.dead_letters)),
+        "undispatched": WaitingOut.of(backlog.undispatched),
+        "overdue": WaitingOut.of(backlog.overdue),
+        "parked": WaitingOut.of(backlog.parked),
     }

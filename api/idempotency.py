@@ -17,8 +17,8 @@ from api.dependencies import Principal, Services, ServicesDep
 from api.problems import Problem, conflict, invalid, malformed
 from everhook.storage import idempotency
 from everhook.storage.idempotency import Call
-from everhook.storage.keyring import CannotOpen
-from everhook.storage.tenant_scope import Reach
+from everhook.storage.keyring import DecryptionError
+from everhook.storage.tenant_scope import TenantScope
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
@@ -51,7 +51,7 @@ class Once:
     call: Call | None = None
 
     @asynccontextmanager
-    async def writing(self, store: Reach) -> AsyncIterator[AsyncSession]:
+    async def writing(self, store: TenantScope) -> AsyncIterator[AsyncSession]:
         """A transaction that creates something; `keep` its response before it ends."""
         try:
             async with store.writing() as session:
@@ -63,7 +63,7 @@ class Once:
             raise _under_way() from None
 
     @asynccontextmanager
-    async def asking(self, store: Reach) -> AsyncIterator[None]:
+    async def asking(self, store: TenantScope) -> AsyncIterator[None]:
         """For what Temporal carries out: the key is claimed first, and released where the block fails."""
         if self.call is None:
             yield
@@ -87,7 +87,9 @@ class Once:
             await idempotency.keep(session, self.services.keyring, self.call, status, body, tenant_gid)
         return response
 
-    async def keep_asked(self, store: Reach, response: Model, status: HTTPStatus, tenant_gid: str | None) -> Model:
+    async def keep_asked(
+        self, store: TenantScope, response: Model, status: HTTPStatus, tenant_gid: str | None
+    ) -> Model:
         """The same in a transaction of its own."""
         if self.call is not None:
             async with store.writing() as session:
@@ -101,7 +103,7 @@ class Once:
         try:
             async with self.services.database.read_connection() as connection:
                 kept = await idempotency.find(connection, self.services.keyring, self.call)
-        except CannotOpen as error:
+        except DecryptionError as error:
             raise conflict(f"{HEADER}: the response kept for this key cannot be read; use another key.") from error
         if kept is None:
             return

@@ -9,7 +9,7 @@ from temporalio.client import Client
 
 from api.schemas import ApiModel
 from everhook.storage.engine import Database
-from everhook.storage.ttl_cache import Kept
+from everhook.storage.ttl_cache import TtlCache
 
 CHECK_TIMEOUT_S = 2.0
 CHECK_EVERY_S = 1.0
@@ -25,7 +25,7 @@ class Readiness(ApiModel):
     temporal: State
 
 
-ReadinessCheck = Kept[None, Readiness]
+ReadinessCheck = TtlCache[None, Readiness]
 
 
 def readiness_check(database: Database, temporal: Client) -> ReadinessCheck:
@@ -35,7 +35,7 @@ def readiness_check(database: Database, temporal: Client) -> ReadinessCheck:
         of_database, of_temporal = await asyncio.gather(_state(database.ping()), _state(_described(temporal)))
         return Readiness(ready=of_database == "ok", database=of_database, temporal=of_temporal)
 
-    return Kept(check, CHECK_EVERY_S)
+    return TtlCache(check, CHECK_EVERY_S)
 
 
 async def _described(temporal: Client) -> None:

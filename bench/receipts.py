@@ -16,7 +16,7 @@ from bench.tables import Table, Tell, target
 from everhook.contracts import AttemptRecord, Verdict
 from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.ids import Kind, new_gid
-from everhook.receipts.issuer import Issuer, Subject, issue, url_digest
+from everhook.receipts.issuer import Issuer, ReceiptContext, issue, url_digest
 from everhook.receipts.keys_store import IssuerCache
 from everhook.receipts.log.sealing_store import BATCH, seal_batch
 from everhook.receipts.receipt import signatures_digest
@@ -140,8 +140,8 @@ async def _record(recorder: Recorder, headers: Iterable[tuple[str, str]], issuer
         url_sha256=url_digest(URL) if issuer else "",
         signatures_sha256=signatures_digest(headers) if issuer else "",
     )
-    subject = Subject(DEFAULT_TENANT_GID, new_gid(Kind.MESSAGE), URL)
-    await recorder.attempt(record, Transcript(url=URL, receipt=issue(record, subject, issuer) if issuer else None))
+    context = ReceiptContext(DEFAULT_TENANT_GID, new_gid(Kind.MESSAGE), URL)
+    await recorder.attempt(record, Transcript(url=URL, receipt=issue(record, context, issuer) if issuer else None))
 
 
 async def sealing_time(database: Database, count: int) -> timedelta:

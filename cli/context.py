@@ -45,7 +45,7 @@ async def opened_database(settings: "Settings") -> "AsyncIterator[Database]":
     from sqlalchemy.exc import SQLAlchemyError
 
     from everhook.storage.engine import Database, reason
-    from everhook.storage.keyring import CannotOpen
+    from everhook.storage.keyring import DecryptionError
 
     database = Database(settings.database_url)
     try:
@@ -56,7 +56,7 @@ async def opened_database(settings: "Settings") -> "AsyncIterator[Database]":
         raise UsageError(
             f"the database (EVERHOOK_DATABASE_URL) cannot be used; has `everhook migrate` been run? {reason(error)}"
         ) from error
-    except CannotOpen as error:
+    except DecryptionError as error:
         raise UsageError(f"EVERHOOK_MASTER_KEYS: {error}") from error
     finally:
         await database.close()

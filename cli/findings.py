@@ -16,7 +16,7 @@ WRONG_STATUS = 1
 NAME_WIDTH = 18
 
 
-class Level(StrEnum):
+class Severity(StrEnum):
     OK = "ok"
     WARNING = "warning"
     WRONG = "wrong"
@@ -24,10 +24,10 @@ class Level(StrEnum):
 
 
 _MARKS = {
-    Level.OK: ("✓", "green"),
-    Level.WARNING: ("▲", "yellow"),
-    Level.WRONG: ("✗", "bold red"),
-    Level.SKIPPED: ("○", "dim"),
+    Severity.OK: ("✓", "green"),
+    Severity.WARNING: ("▲", "yellow"),
+    Severity.WRONG: ("✗", "bold red"),
+    Severity.SKIPPED: ("○", "dim"),
 }
 
 
@@ -36,25 +36,25 @@ class Finding:
     """`detail` says what was seen, `mend` what to do about it."""
 
     name: str
-    level: Level
+    level: Severity
     detail: str
     mend: str = ""
 
 
 def ok(name: str, detail: str) -> Finding:
-    return Finding(name, Level.OK, detail)
+    return Finding(name, Severity.OK, detail)
 
 
 def warning(name: str, detail: str, mend: str = "") -> Finding:
-    return Finding(name, Level.WARNING, detail, mend)
+    return Finding(name, Severity.WARNING, detail, mend)
 
 
 def wrong(name: str, detail: str, mend: str = "") -> Finding:
-    return Finding(name, Level.WRONG, detail, mend)
+    return Finding(name, Severity.WRONG, detail, mend)
 
 
 def skipped(name: str, why: str) -> Finding:
-    return Finding(name, Level.SKIPPED, why)
+    return Finding(name, Severity.SKIPPED, why)
 
 
 def draw(finding: Finding) -> RenderableType:
@@ -67,8 +67,8 @@ def draw(finding: Finding) -> RenderableType:
 
 def conclude(out: Output, findings: Sequence[Finding], **more: Any) -> None:
     """The last line, or the JSON document; exit status 1 where something is wrong."""
-    wrong_ones = [finding for finding in findings if finding.level is Level.WRONG]
-    warnings = [finding for finding in findings if finding.level is Level.WARNING]
+    wrong_ones = [finding for finding in findings if finding.level is Severity.WRONG]
+    warnings = [finding for finding in findings if finding.level is Severity.WARNING]
     if out.as_json:
         out.json({"ok": not wrong_ones, "findings": [asdict(finding) for finding in findings], **more})
     else:

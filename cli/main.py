@@ -191,7 +191,7 @@ def serve(
     from api.main import create_app
     from worker import working
 
-    eventloop.spare_the_collector()
+    eventloop.tune_gc()
     eventloop.raise_file_limit()
     served = create_app(settings, beside=working if worker else None)
     dashboard.warm_up()

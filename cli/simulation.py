@@ -16,11 +16,11 @@ from typing import Any
 from rich.live import Live
 
 from cli.api_client.client import Api, path
-from cli.api_client.errors import NotNow, Refused
+from cli.api_client.errors import ApiError, Unavailable
 from cli.command import Session
 from cli.commands.receive import make_endpoint
 from cli.receiver import Answers, Arrival, Receiver
-from cli.simulation_stats import Tally, line, picture
+from cli.simulation_stats import SimulationStats, line, picture
 from everhook.serving.server import bound_socket, serving
 
 PUBLISHERS = 16
@@ -55,7 +55,7 @@ class Simulation:
     """One run. `tally` is what there is to see of it."""
 
     def __init__(self, session: Session, plan: Plan, pool: ThreadPoolExecutor) -> None:
-        self.tally = Tally(receives=plan.channel is None)
+        self.tally = SimulationStats(receives=plan.channel is None)
         self.interrupted = asyncio.Event()
         self._session = session
         self._api = Api(session.target)  # its calls come by the dozen, and show in the picture
@@ -103,7 +103,7 @@ class Simulation:
                 finally:
                     await self._clear(endpoint["endpointGid"])
             finally:
-                with contextlib.suppress(Refused):
+                with contextlib.suppress(ApiError):
                     await self._call(self._api.delete, path("channels", channel))
 
     async def _publish_all(self, channel: str) -> None:
@@ -145,7 +145,7 @@ class Simulation:
             accepted = await self._call(
                 self._api.publish, channel, payload, type=event_type, idempotencyKey=key, tenant=self._plan.tenant
             )
-        except (NotNow, Refused) as error:
+        except (Unavailable, ApiError) as error:
             self.tally.refused[str(error)] += 1
             return
         self.tally.published += 1
@@ -171,7 +171,7 @@ class Simulation:
 
     async def _look(self, channel: str) -> None:
         """Ask for the newest deliveries, as far back as one of ours was open."""
-        with contextlib.suppress(NotNow, Refused):
+        with contextlib.suppress(Unavailable, ApiError):
             found = await self._call(self._newest, channel, min(self.tally.open, default=None))
             self.tally.statuses.update({gid: status for gid, status in found.items() if gid in self.tally.statuses})
 
@@ -201,14 +201,14 @@ class Simulation:
     async def _nudge(self) -> None:
         """A delivery that waits for its next attempt finds out at that attempt that its endpoint is gone."""
         for gid in self.tally.open[:MOST_NUDGED]:
-            with contextlib.suppress(Refused, NotNow):
+            with contextlib.suppress(ApiError, Unavailable):
                 await self._call(self._api.post, path("deliveries", gid, "attempt-now"))
 
     async def _purge(self, endpoint_gid: str) -> None:
         """Until none is left. Temporal's index follows a moment behind, and runs one batch at a time."""
         request = {"endpoint": endpoint_gid, "why": WHY}
         while True:
-            with contextlib.suppress(NotNow):
+            with contextlib.suppress(Unavailable):
                 answer = await self._call(self._api.post, path("dead-letters", "purge"), request)
                 opened = [one async for one in self._unfinished(endpoint_gid)]
                 if not answer["matched"] and not opened:
@@ -249,7 +249,7 @@ class Simulation:
                 self._session.out.show(self.tally.document(ended=False), lambda _: line(self.tally))
 
 
-async def run(session: Session, plan: Plan) -> tuple[Tally, bool]:
+async def run(session: Session, plan: Plan) -> tuple[SimulationStats, bool]:
     """What came of it, and whether it was interrupted."""
     with ThreadPoolExecutor(PUBLISHERS, "publisher") as pool:
         simulation = Simulation(session, plan, pool)

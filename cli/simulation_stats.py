@@ -16,7 +16,7 @@ from cli.terminal_text import printable
 
 
 @dataclass
-class Tally:
+class SimulationStats:
     """What has happened so far. Latency is from the call of publish to the arrival of the first request.
 
     Without `receives` the requests go to receivers of others, and nothing is known of arrivals.
@@ -76,7 +76,7 @@ class Tally:
 _PERCENTILES = {"p50": 0.5, "p95": 0.95, "max": 1.0}
 
 
-def picture(tally: Tally) -> RenderableType:
+def picture(tally: SimulationStats) -> RenderableType:
     rows: list[tuple[str, str | Text | None]] = [
         ("published", f"{tally.published:,}  ({tally.published / tally.seconds:,.1f} a second)"),
         ("refused", _refused(tally)),
@@ -89,7 +89,7 @@ def picture(tally: Tally) -> RenderableType:
     return pairs(rows)
 
 
-def line(tally: Tally) -> Text:
+def line(tally: SimulationStats) -> Text:
     outcomes = ", ".join(f"{count:,} {status}" for status, count in sorted(tally.outcomes.items()))
     latency = f"; {_latency(tally)}" if tally.arrived_at else ""
     arrived = f", {len(tally.arrived_at):,} arrived" if tally.receives else ""
@@ -100,14 +100,14 @@ def _outcome(status: str, count: int) -> Text:
     return Text.assemble(f"{count:>6,}  ", state(status))
 
 
-def _refused(tally: Tally) -> Text | None:
+def _refused(tally: SimulationStats) -> Text | None:
     if not tally.refused:
         return None
     (why, count), *_ = tally.refused.most_common(1)
     return Text(f"{tally.refused.total():,}; {count:,} times: {printable(why)}", style="red")
 
 
-def _latency(tally: Tally) -> str | None:
+def _latency(tally: SimulationStats) -> str | None:
     """From publish to arrival."""
     latencies = tally.latencies_ms
     if not latencies:

@@ -95,7 +95,7 @@ class OpenDeadLetter:
 
 
 @dataclass(frozen=True)
-class AttemptOrder:
+class AttemptInput:
     """One try. `retry` is what follows should it fail (None: this is the round's last attempt). `rate_limit` is the one
     that the workflow knows."""
 
@@ -184,7 +184,7 @@ class PreviousAttempt:
 
 
 @dataclass(frozen=True)
-class DeliveryOrder:
+class DeliveryInput:
     """All that `DeliveryWorkflow` needs to know; built from the database, at publish and at every restart alike.
 
     - `previous`: attempt `attempt` was made already. If it delivered, the workflow completes in its first task.
@@ -208,9 +208,9 @@ class DeliveryOrder:
     park_check: timedelta = timedelta(minutes=10)
     dead_letter_retention: timedelta = timedelta(days=30)
 
-    def attempt_order(self, number: int, retry: RetryPlan | None) -> AttemptOrder:
+    def attempt_input(self, number: int, retry: RetryPlan | None) -> AttemptInput:
         """Attempt `number` of this round; `retry` is what follows should it fail."""
-        return AttemptOrder(
+        return AttemptInput(
             delivery_gid=self.delivery_gid,
             endpoint_gid=self.endpoint_gid,
             round=self.round,
@@ -244,7 +244,7 @@ class DeliveryResult:
 
 
 @dataclass(frozen=True)
-class DeadLetterNote:
+class DeadLetterInput:
     """`replayable_until` is how long the dead letter stays open, counted by the workflow's clock."""
 
     delivery_gid: str
@@ -254,7 +254,7 @@ class DeadLetterNote:
 
 
 @dataclass(frozen=True)
-class OperatorNote:
+class OperatorAction:
     """Who asked for a replay or a discard, and why; the argument of those signals.
 
     Every field has a default so that `temporal workflow signal --name replay` works without an input.
@@ -265,25 +265,25 @@ class OperatorNote:
 
 
 @dataclass(frozen=True)
-class ReleaseNote:
+class ReleaseInput:
     """The argument of the signal `release`. With a `dead_letter` reason the delivery is given up instead."""
 
     dead_letter: DeadLetterReason | None = None
 
 
 @dataclass(frozen=True)
-class RoundOrder:
+class RoundInput:
     """Open the round after `round`, because of `note`."""
 
     delivery_gid: str
     round: int
-    note: OperatorNote
+    note: OperatorAction
 
 
 @dataclass(frozen=True)
-class DiscardNote:
+class DiscardInput:
     delivery_gid: str
-    note: OperatorNote
+    note: OperatorAction
 
 
 @dataclass(frozen=True)
@@ -299,7 +299,7 @@ class DeliveryState:
 
 
 @dataclass(frozen=True)
-class EndpointOrder:
+class EndpointInput:
     """Input of `EndpointWorkflow`. `circuit` is carried across continue-as-new; None means: load it."""
 
     endpoint_gid: str
@@ -329,7 +329,7 @@ class CircuitProjection:
 
 
 @dataclass(frozen=True)
-class ReleaseOrder:
+class ReleaseParkedInput:
     """Wake up to `limit` of an endpoint's parked deliveries, oldest first."""
 
     endpoint_gid: str

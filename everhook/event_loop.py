@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 ENOUGH_FILES = 65_536
 
 
-def spare_the_collector() -> None:
+def tune_gc() -> None:
     """Have the garbage collector look less often, and never again at what was imported.
 
     Python's own pace costs 5-10 % CPU here. Much rarer is no good either: workflows that left the cache are cycles, and
@@ -45,7 +45,7 @@ def file_limit() -> int:
 
 def run(main: Coroutine[Any, Any, Result]) -> Result:
     """`asyncio.run` on the best loop there is."""
-    spare_the_collector()
+    tune_gc()
     raise_file_limit()
     try:
         from uvloop import new_event_loop

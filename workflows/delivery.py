@@ -8,22 +8,22 @@ from temporalio import workflow
 from temporalio.common import Priority, RetryPolicy
 
 with workflow.unsafe.imports_passed_through():
-    from activities.recording import Recording
-    from activities.sending import Sending
+    from activities.recording import RecordingActivities
+    from activities.sending import SendingActivities
     from everhook.contracts import (
         DELIVERY_WORKFLOW,
         AttemptOutcome,
-        DeadLetterNote,
+        DeadLetterInput,
         DeadLetterReason,
-        DeliveryOrder,
+        DeliveryInput,
         DeliveryResult,
         DeliveryState,
         DeliveryStatus,
-        DiscardNote,
-        OperatorNote,
+        DiscardInput,
+        OperatorAction,
         PreviousAttempt,
-        ReleaseNote,
-        RoundOrder,
+        ReleaseInput,
+        RoundInput,
         TaskQueue,
         Verdict,
     )
@@ -35,7 +35,7 @@ RECORDING_MARGIN = timedelta(seconds=12)
 
 RECORD_TIMEOUT = timedelta(seconds=15)
 
-OUR_FAULTS = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=20))
+RETRY_FOREVER = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=20))
 """Activities fail only by our own faults (no database, a bug): those are retried until they are fixed."""
 
 PARK_JITTER = 0.2
@@ -44,26 +44,26 @@ PARK_JITTER = 0.2
 @workflow.defn(name=DELIVERY_WORKFLOW)
 class DeliveryWorkflow:
     @workflow.init
-    def __init__(self, order: DeliveryOrder) -> None:
-        self._order = order
-        self._number = order.attempt
+    def __init__(self, input: DeliveryInput) -> None:
+        self._input = input
+        self._number = input.attempt
         self._status = DeliveryStatus.SENDING
         self._last: AttemptOutcome | None = None
-        self._reason = order.dead_letter.reason if order.dead_letter else None
+        self._reason = input.dead_letter.reason if input.dead_letter else None
         self._round_began = workflow.now()
-        self._parked_since = order.parked_since
+        self._parked_since = input.parked_since
         self._next_attempt_at: datetime | None = None
         self._waiting_for = "the first attempt"
         self._shown_status = DeliveryStatus.SENDING
         self._attempt_now = False
-        self._release: ReleaseNote | None = None
-        self._replay: OperatorNote | None = None
-        self._discard: OperatorNote | None = None
+        self._release: ReleaseInput | None = None
+        self._replay: OperatorAction | None = None
+        self._discard: OperatorAction | None = None
 
     @workflow.run
-    async def run(self, order: DeliveryOrder) -> DeliveryResult:
+    async def run(self, input: DeliveryInput) -> DeliveryResult:
         """One round of attempts, then whatever an operator decides. A replay continues as a new run."""
-        if order.dead_letter is None:
+        if input.dead_letter is None:
             self._reason = await self._round()
             if self._reason is not None:
                 await self._record_dead_letter(self._reason)
@@ -76,20 +76,20 @@ class DeliveryWorkflow:
             await self._end_discarded(self._discard)
         elif self._replay is not None:
             await self._open_next_round(self._replay)
-        return DeliveryResult(self._status, self._order.round, self._number)
+        return DeliveryResult(self._status, self._input.round, self._number)
 
     @workflow.signal(description="Begin a new round of attempts of a dead letter; optional input {who, why}")
-    def replay(self, note: OperatorNote = OperatorNote()) -> None:
+    def replay(self, note: OperatorAction = OperatorAction()) -> None:
         """Counts once the round is over; a replay of a delivery that is still under way is nothing new."""
         if self._reason is not None:
             self._replay = note
 
     @workflow.signal(description="Give the delivery up for good; optional input {who, why}")
-    def discard(self, note: OperatorNote = OperatorNote()) -> None:
+    def discard(self, note: OperatorAction = OperatorAction()) -> None:
         self._discard = note
 
     @workflow.signal(description="Leave the parking: the circuit allows it, or the endpoint is gone for good")
-    def release(self, note: ReleaseNote = ReleaseNote()) -> None:
+    def release(self, note: ReleaseInput = ReleaseInput()) -> None:
         self._release = note
 
     @workflow.signal(description="Do not wait for the next attempt's time: make it now")
@@ -100,7 +100,7 @@ class DeliveryWorkflow:
     def status(self) -> DeliveryState:
         return DeliveryState(
             status=self._status,
-            round=self._order.round,
+            round=self._input.round,
             attempt=self._number,
             waiting_for=self._waiting_for,
             next_attempt_at=self._next_attempt_at,
@@ -109,7 +109,7 @@ class DeliveryWorkflow:
 
     async def _round(self) -> DeadLetterReason | None:
         """Attempts on the schedule. Returns why the round ended, None where it was delivered or discarded."""
-        previous = self._order.previous
+        previous = self._input.previous
         while True:
             if previous is not None:
                 outcome, wait = await self._take_up(previous)
@@ -132,7 +132,7 @@ class DeliveryWorkflow:
             self._number += 1
 
     def _plan(self) -> RetryPlan | None:
-        return self._order.policy.plan(self._number, workflow.now() - self._round_began, workflow.random().random())
+        return self._input.policy.plan(self._number, workflow.now() - self._round_began, workflow.random().random())
 
     async def _take_up(self, previous: PreviousAttempt) -> tuple[AttemptOutcome, timedelta | None]:
         """Go on after an attempt that was made before this workflow started: its outcome, and the wait that is left."""
@@ -152,7 +152,7 @@ class DeliveryWorkflow:
                 await self._settle(outcome)
                 return outcome
             self._parked_since = self._parked_since or workflow.now()
-            too_long = workflow.now() - self._parked_since >= self._order.policy.max_window
+            too_long = workflow.now() - self._parked_since >= self._input.policy.max_window
             if too_long and outcome.reason is not None:
                 return outcome.reason
             await self._park()
@@ -174,30 +174,30 @@ class DeliveryWorkflow:
 
     async def _send(self, plan: RetryPlan | None) -> AttemptOutcome:
         """One try on the fair queue, or on the one where the server hands out attempts at the endpoint's rate limit."""
-        order = self._order
+        input = self._input
         self._waiting_for, self._next_attempt_at = "the endpoint's response", None
         # Cleared here and not where it is waited for: a release that comes while we send must not be lost.
         self._release, self._attempt_now = None, False
         outcome = await workflow.execute_activity_method(
-            Sending.send_attempt,
-            order.attempt_order(self._number, plan),
-            task_queue=TaskQueue.SENDS_LIMITED if order.rate_limit is not None else TaskQueue.SENDS,
-            priority=Priority(fairness_key=order.endpoint_gid, fairness_weight=order.rate_limit),
-            start_to_close_timeout=order.policy.timeout + RECORDING_MARGIN,
-            retry_policy=OUR_FAULTS,
-            summary=f"attempt {self._number} of {order.policy.attempts}, round {order.round}",
+            SendingActivities.send_attempt,
+            input.attempt_input(self._number, plan),
+            task_queue=TaskQueue.SENDS_LIMITED if input.rate_limit is not None else TaskQueue.SENDS,
+            priority=Priority(fairness_key=input.endpoint_gid, fairness_weight=input.rate_limit),
+            start_to_close_timeout=input.policy.timeout + RECORDING_MARGIN,
+            retry_policy=RETRY_FOREVER,
+            summary=f"attempt {self._number} of {input.policy.attempts}, round {input.round}",
         )
         if outcome.new_rate_limit is not None:
-            self._order = replace(order, rate_limit=outcome.new_rate_limit.per_second)
+            self._input = replace(input, rate_limit=outcome.new_rate_limit.per_second)
         return outcome
 
     async def _record(self, outcome: AttemptOutcome) -> None:
         assert outcome.unrecorded is not None
         await workflow.execute_activity_method(
-            Recording.record_attempt,
+            RecordingActivities.record_attempt,
             outcome.unrecorded,
             start_to_close_timeout=RECORD_TIMEOUT,
-            retry_policy=OUR_FAULTS,
+            retry_policy=RETRY_FOREVER,
             summary="the database was away: record the attempt",
         )
 
@@ -207,7 +207,7 @@ class DeliveryWorkflow:
         self._next_attempt_at = workflow.now() + delay
         self._waiting_for = f"attempt {self._number + 1}"
         workflow.set_current_details(
-            f"Attempt {self._number} of {self._order.policy.attempts} in round {self._order.round}: "
+            f"Attempt {self._number} of {self._input.policy.attempts} in round {self._input.round}: "
             f"{outcome.response}. Next attempt at {self._next_attempt_at:%Y-%m-%d %H:%M:%S} UTC. "
             "Signals: `attempt_now`, `discard`."
         )
@@ -221,27 +221,27 @@ class DeliveryWorkflow:
             f"Parked before attempt {self._number}: the endpoint's circuit is open, or the endpoint is paused or "
             "disabled. It goes on by itself. Signals: `attempt_now`, `discard`."
         )
-        check = self._order.park_check * (1 + PARK_JITTER * workflow.random().random())
+        check = self._input.park_check * (1 + PARK_JITTER * workflow.random().random())
         await self._wait(
             lambda: self._release is not None or self._attempt_now or self._discard is not None, check, "parked"
         )
 
     async def _record_dead_letter(self, reason: DeadLetterReason) -> None:
         """Before it is shown: whoever finds a dead letter by search can also read it."""
-        order = self._order
+        input = self._input
         await workflow.execute_activity_method(
-            Recording.dead_letter,
-            DeadLetterNote(order.delivery_gid, reason, order.round, order.dead_letter_retention),
+            RecordingActivities.dead_letter,
+            DeadLetterInput(input.delivery_gid, reason, input.round, input.dead_letter_retention),
             start_to_close_timeout=RECORD_TIMEOUT,
-            retry_policy=OUR_FAULTS,
+            retry_policy=RETRY_FOREVER,
             summary=f"dead letter: {reason}",
         )
 
     def _show_dead_letter(self, reason: DeadLetterReason) -> None:
-        order = self._order
+        input = self._input
         self._status = self._shown_status = DeliveryStatus.DEAD_LETTERED
         self._waiting_for, self._next_attempt_at = "an operator", None
-        known = order.dead_letter
+        known = input.dead_letter
         since = known.since if known else workflow.now()
         status_code = known.status_code if known else self._last.status_code if self._last else None
         workflow.upsert_search_attributes(
@@ -254,36 +254,36 @@ class DeliveryWorkflow:
         )
         response = f" The last response was {self._last.response}." if self._last else ""
         workflow.set_current_details(
-            f"Dead letter after {self._number} attempts in round {order.round}: **{reason}**.{response} "
+            f"Dead letter after {self._number} attempts in round {input.round}: **{reason}**.{response} "
             "Signals: `replay` for a new round, `discard` to give it up."
         )
 
     async def _await_operator(self) -> None:
-        retention = self._order.dead_letter_retention
+        retention = self._input.dead_letter_retention
         decided = await self._wait(
             lambda: self._replay is not None or self._discard is not None, retention, "kept for an operator"
         )
         if not decided:
-            self._discard = OperatorNote(who="retention", why=f"untouched for {retention.days} days")
+            self._discard = OperatorAction(who="retention", why=f"untouched for {retention.days} days")
 
-    async def _end_discarded(self, note: OperatorNote) -> None:
+    async def _end_discarded(self, note: OperatorAction) -> None:
         await workflow.execute_activity_method(
-            Recording.discard,
-            DiscardNote(self._order.delivery_gid, note),
+            RecordingActivities.discard,
+            DiscardInput(self._input.delivery_gid, note),
             start_to_close_timeout=RECORD_TIMEOUT,
-            retry_policy=OUR_FAULTS,
+            retry_policy=RETRY_FOREVER,
             summary=f"discarded by {note.who}",
         )
         self._status, self._waiting_for = DeliveryStatus.DISCARDED, "nothing"
         workflow.upsert_search_attributes([sa.DELIVERY_STATUS.value_set(DeliveryStatus.DISCARDED)])
         workflow.set_current_details(f"Discarded by {note.who}. {note.why}")
 
-    async def _open_next_round(self, note: OperatorNote) -> None:
-        order = await workflow.execute_activity_method(
-            Recording.open_round,
-            RoundOrder(self._order.delivery_gid, self._order.round, note),
+    async def _open_next_round(self, note: OperatorAction) -> None:
+        input = await workflow.execute_activity_method(
+            RecordingActivities.open_round,
+            RoundInput(self._input.delivery_gid, self._input.round, note),
             start_to_close_timeout=RECORD_TIMEOUT,
-            retry_policy=OUR_FAULTS,
+            retry_policy=RETRY_FOREVER,
             summary=f"replayed by {note.who}",
         )
         workflow.upsert_search_attributes(
@@ -298,13 +298,13 @@ class DeliveryWorkflow:
         if self._discard is not None:  # it came behind the replay, and a new run would not know of it
             await self._end_discarded(self._discard)
             return
-        workflow.continue_as_new(order)
+        workflow.continue_as_new(input)
 
     def _delivered(self) -> DeliveryResult:
         last = self._last or AttemptOutcome(Verdict.DELIVERED)
         return DeliveryResult(
             DeliveryStatus.DELIVERED,
-            self._order.round,
+            self._input.round,
             self._number,
             attempt_gid=last.attempt_gid,
             status_code=last.status_code,

@@ -15,23 +15,23 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from activities.circuits import Circuits
+    from activities.circuits import CircuitActivities
     from everhook.circuit import machine
     from everhook.circuit.machine import Circuit, Hold
     from everhook.contracts import (
         ENDPOINT_WORKFLOW,
         CircuitProjection,
         DeadLetterReason,
-        EndpointOrder,
+        EndpointInput,
         OutcomeReport,
-        ReleaseOrder,
+        ReleaseParkedInput,
         ReleaseResult,
     )
     from everhook.temporal import search_attributes as sa
 
 ACTIVITY_TIMEOUT = timedelta(seconds=15)
 RELEASE_TIMEOUT = timedelta(minutes=2)
-UNTIL_IT_HOLDS = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
+RETRY_FOREVER = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
 
 RELEASE_PERIOD = timedelta(seconds=1)
 FIRST_COUNT, LONGEST_COUNT = timedelta(minutes=1), timedelta(hours=1)
@@ -45,15 +45,15 @@ MAX_UPDATES = 1_000
 @workflow.defn(name=ENDPOINT_WORKFLOW)
 class EndpointWorkflow:
     @workflow.init
-    def __init__(self, order: EndpointOrder) -> None:
-        self._order = order
-        self._policy = order.policy
-        self._circuit = order.circuit or Circuit()
-        self._loaded = order.circuit is not None
-        self._projected = order.circuit.version if order.circuit else -1
+    def __init__(self, input: EndpointInput) -> None:
+        self._input = input
+        self._policy = input.policy
+        self._circuit = input.circuit or Circuit()
+        self._loaded = input.circuit is not None
+        self._projected = input.circuit.version if input.circuit else -1
         self._reports: list[OutcomeReport] = []
-        self._release_rate = order.release_rate
-        self._release_at: datetime | None = workflow.now() if order.release_rate else None
+        self._release_rate = input.release_rate
+        self._release_at: datetime | None = workflow.now() if input.release_rate else None
         self._probe_due = False
         self._giving_up: DeadLetterReason | None = None
         self._deleted = False
@@ -64,7 +64,7 @@ class EndpointWorkflow:
         self._count_at: datetime | None = None
 
     @workflow.run
-    async def run(self, order: EndpointOrder) -> None:
+    async def run(self, input: EndpointInput) -> None:
         await self._load()
         self._show_known()
         while True:
@@ -123,10 +123,10 @@ class EndpointWorkflow:
         if self._loaded:
             return
         known = await workflow.execute_activity_method(
-            Circuits.load_circuit,
-            self._order.endpoint_gid,
+            CircuitActivities.load_circuit,
+            self._input.endpoint_gid,
             start_to_close_timeout=ACTIVITY_TIMEOUT,
-            retry_policy=UNTIL_IT_HOLDS,
+            retry_policy=RETRY_FOREVER,
             summary="take up the circuit",
         )
         if known is None:
@@ -189,10 +189,10 @@ class EndpointWorkflow:
         while self._projected < self._circuit.version:
             circuit = self._circuit
             await workflow.execute_activity_method(
-                Circuits.project_circuit,
-                CircuitProjection(self._order.endpoint_gid, circuit),
+                CircuitActivities.project_circuit,
+                CircuitProjection(self._input.endpoint_gid, circuit),
                 start_to_close_timeout=ACTIVITY_TIMEOUT,
-                retry_policy=UNTIL_IT_HOLDS,
+                retry_policy=RETRY_FOREVER,
                 summary=self._describe(circuit),
             )
             self._projected = circuit.version
@@ -206,8 +206,8 @@ class EndpointWorkflow:
             return
         try:
             self._parked = await workflow.execute_activity_method(
-                Circuits.count_parked,
-                self._order.endpoint_gid,
+                CircuitActivities.count_parked,
+                self._input.endpoint_gid,
                 start_to_close_timeout=ACTIVITY_TIMEOUT,
                 retry_policy=RetryPolicy(maximum_attempts=1),
                 summary="count the parked deliveries",
@@ -247,10 +247,10 @@ class EndpointWorkflow:
 
     async def _wake(self, limit: int, dead_letter: DeadLetterReason | None = None) -> ReleaseResult:
         return await workflow.execute_activity_method(
-            Circuits.release_parked,
-            ReleaseOrder(self._order.endpoint_gid, limit, dead_letter),
+            CircuitActivities.release_parked,
+            ReleaseParkedInput(self._input.endpoint_gid, limit, dead_letter),
             start_to_close_timeout=RELEASE_TIMEOUT,
-            retry_policy=UNTIL_IT_HOLDS,
+            retry_policy=RETRY_FOREVER,
             summary=f"give up {limit} parked: {dead_letter}" if dead_letter else f"release {limit} parked",
         )
 
@@ -297,7 +297,7 @@ class EndpointWorkflow:
         return self._is_idle()
 
     def _continue_as_new(self) -> NoReturn:
-        workflow.continue_as_new(replace(self._order, circuit=self._circuit, release_rate=self._release_rate))
+        workflow.continue_as_new(replace(self._input, circuit=self._circuit, release_rate=self._release_rate))
 
     def _show_known(self) -> None:
         """Show a circuit that was loaded or carried over from the last run, which is not projected again."""

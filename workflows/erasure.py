@@ -8,14 +8,14 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy
 
 with workflow.unsafe.imports_passed_through():
-    from activities.erasure import Erasure
+    from activities.erasure import ErasureActivities
     from everhook.contracts import ERASE_TENANT_WORKFLOW, TenantErasure
 
 TIMEOUT = timedelta(hours=24)
 STEP_TIMEOUT = timedelta(seconds=30)
 """Both activities beat after each step, and may be interrupted anywhere."""
 
-UNTIL_IT_HOLDS = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1))
+RETRY_FOREVER = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1))
 
 
 @workflow.defn(name=ERASE_TENANT_WORKFLOW)
@@ -24,20 +24,22 @@ class EraseTenantWorkflow:
     async def run(self, erasure: TenantErasure) -> None:
         """What was in flight may still record its attempt, and what was just accepted may still be started: so there is
         a pause, and a second look, before anything is removed."""
-        await self._do(Erasure.end_workflows, erasure, "end what is under way")
+        await self._do(ErasureActivities.end_workflows, erasure, "end what is under way")
         await workflow.sleep(erasure.settle, summary="until what was in flight is on record")
-        await self._do(Erasure.end_workflows, erasure, "end what was started since")
-        await self._do(Erasure.remove_tenant, erasure, "remove what is stored")
+        await self._do(ErasureActivities.end_workflows, erasure, "end what was started since")
+        await self._do(ErasureActivities.remove_tenant, erasure, "remove what is stored")
 
     @staticmethod
     async def _do(
-        step: Callable[[Erasure, TenantErasure], Coroutine[Any, Any, None]], erasure: TenantErasure, summary: str
+        step: Callable[[ErasureActivities, TenantErasure], Coroutine[Any, Any, None]],
+        erasure: TenantErasure,
+        summary: str,
     ) -> None:
         await workflow.execute_activity_method(
             step,
             erasure,
             start_to_close_timeout=TIMEOUT,
             heartbeat_timeout=STEP_TIMEOUT,
-            retry_policy=UNTIL_IT_HOLDS,
+            retry_policy=RETRY_FOREVER,
             summary=summary,
         )

@@ -7,10 +7,10 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy
 
 with workflow.unsafe.imports_passed_through():
-    from activities.events import Events
-    from activities.retention import Retention
-    from activities.sealing import Sealing
-    from activities.upkeep import Upkeep
+    from activities.events import EventActivities
+    from activities.retention import RetentionActivities
+    from activities.sealing import SealingActivities
+    from activities.upkeep import UpkeepActivities
     from everhook.contracts import (
         EVENTS_WORKFLOW,
         RECONCILE_WORKFLOW,
@@ -54,7 +54,7 @@ class ReconcileWorkflow:
 
     async def _reconcile(self, share: ReconcileShare) -> ReconcileResult:
         return await workflow.execute_activity_method(
-            Upkeep.reconcile,
+            UpkeepActivities.reconcile,
             share,
             start_to_close_timeout=RECONCILE_TIMEOUT,
             heartbeat_timeout=HEARTBEAT_TIMEOUT,
@@ -73,7 +73,7 @@ class EventsWorkflow:
     @workflow.run
     async def run(self) -> EventsResult:
         return await workflow.execute_local_activity_method(
-            Events.publish_events,
+            EventActivities.publish_events,
             start_to_close_timeout=EVENTS_TIMEOUT,
             retry_policy=RetryPolicy(maximum_attempts=1),
         )
@@ -83,9 +83,9 @@ RETENTION_TIMEOUT = timedelta(hours=24)
 """The first pass over an old database may take hours; while it runs, the schedule begins no other."""
 
 STEP_TIMEOUT = timedelta(seconds=30)
-"""Retention beats after each of its steps, which take the writer's queue and a statement: seconds at most."""
+"""RetentionActivities beats after each of its steps, which take the writer's queue and a statement: seconds at most."""
 
-SOME_TRIES = RetryPolicy(maximum_attempts=5)
+RETRY_A_FEW = RetryPolicy(maximum_attempts=5)
 
 
 @workflow.defn(name=RETENTION_WORKFLOW)
@@ -95,13 +95,13 @@ class RetentionWorkflow:
     @workflow.run
     async def run(self) -> RetentionResult:
         await workflow.execute_activity_method(
-            Retention.resume_erasures, start_to_close_timeout=STEP_TIMEOUT, retry_policy=SOME_TRIES
+            RetentionActivities.resume_erasures, start_to_close_timeout=STEP_TIMEOUT, retry_policy=RETRY_A_FEW
         )
         return await workflow.execute_activity_method(
-            Retention.remove_past,
+            RetentionActivities.remove_past,
             start_to_close_timeout=RETENTION_TIMEOUT,
             heartbeat_timeout=STEP_TIMEOUT,
-            retry_policy=SOME_TRIES,
+            retry_policy=RETRY_A_FEW,
         )
 
 
@@ -112,7 +112,7 @@ class SealReceiptsWorkflow:
     @workflow.run
     async def run(self) -> SealResult:
         return await workflow.execute_activity_method(
-            Sealing.seal_receipts,
+            SealingActivities.seal_receipts,
             start_to_close_timeout=SEAL_TIMEOUT,
             heartbeat_timeout=HEARTBEAT_TIMEOUT,
             retry_policy=RetryPolicy(maximum_attempts=1),

@@ -23,7 +23,7 @@ ADVICE = {
 
 
 @dataclass(frozen=True)
-class Way:
+class NextAction:
     """A button of the page: out of here."""
 
     label: str
@@ -46,19 +46,21 @@ def page_behind(request: Request, base: str) -> str:
     return f"{path}?{query}" if query else path
 
 
-def ways(request: Request, problem: Problem, base: str, sections: dict[str, str], *, is_signed_in: bool) -> list[Way]:
+def ways(
+    request: Request, problem: Problem, base: str, sections: dict[str, str], *, is_signed_in: bool
+) -> list[NextAction]:
     """The likeliest first. `sections` are the addresses of the lists, with their names."""
-    found: list[Way] = []
+    found: list[NextAction] = []
     shown = page_behind(request, base)
     if request.method not in ("GET", "HEAD"):
-        found.append(Way("Back to the page", shown))
+        found.append(NextAction("Back to the page", shown))
     elif problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR or problem.status is HTTPStatus.TOO_MANY_REQUESTS:
-        found.append(Way("Try again", shown))
+        found.append(NextAction("Try again", shown))
     if not is_signed_in:
-        return found if base else [*found, Way("Sign in", "/sign-in")]
+        return found if base else [*found, NextAction("Sign in", "/sign-in")]
     above = next((path for path in sections if path != f"{base}/" and shown.startswith(path)), None)
     if above is not None and above != shown:
-        found.append(Way(f"All {sections[above].lower()}", above))
+        found.append(NextAction(f"All {sections[above].lower()}", above))
     if problem.status is HTTPStatus.FORBIDDEN and not base:
-        found.append(Way("Sign in with another key", "/sign-in"))
-    return [*found, Way("To the overview", f"{base}/")]
+        found.append(NextAction("Sign in with another key", "/sign-in"))
+    return [*found, NextAction("To the overview", f"{base}/")]

@@ -34,7 +34,7 @@ from everhook.contracts import DeadLetterReason
 from everhook.dead_letters import store as dead_letters
 from everhook.storage.paging import Page
 from everhook.storage.tables import Delivery
-from everhook.storage.tenant_scope import Reach
+from everhook.storage.tenant_scope import TenantScope
 
 PAGE = 50
 AT_ONCE = 10
@@ -179,7 +179,7 @@ async def act_on_all(viewer: ViewerDep, services: ServicesDep, store: StoreDep, 
 async def _bulk(
     viewer: Viewer,
     services: Services,
-    store: Reach,
+    store: TenantScope,
     action: str,
     chosen: Mapping[str, str],
     *,

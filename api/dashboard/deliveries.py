@@ -48,7 +48,7 @@ from everhook.ids import delivery_workflow_id
 from everhook.publishing import channels_store as channels
 from everhook.storage.paging import Page
 from everhook.storage.tables import Attempt, Delivery, Endpoint, Message, Receipt
-from everhook.storage.tenant_scope import Reach
+from everhook.storage.tenant_scope import TenantScope
 from everhook.tenants import store as tenants
 
 PAGE = 50
@@ -196,7 +196,7 @@ async def download_body(gid: str, viewer: ViewerDep, store: StoreDep, attempt: s
 
 
 async def _detail(
-    gid: str, request: Request, viewer: Viewer, services: Services, store: Reach, cursor: str, attempt: str
+    gid: str, request: Request, viewer: Viewer, services: Services, store: TenantScope, cursor: str, attempt: str
 ) -> DetailView:
     before = api.position_behind(after(f"/deliveries/{gid}", {}, cursor))
     async with store.reading() as session:

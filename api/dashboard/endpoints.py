@@ -38,15 +38,15 @@ from everhook.delivery.body_formats import BodyFormat
 from everhook.delivery.policy import resolve
 from everhook.endpoints import list_store as endpoint_list
 from everhook.endpoints import store as endpoints
-from everhook.endpoints.list_store import Doings, EndpointFilter, Listed, Sort, State, Try
+from everhook.endpoints.list_store import AttemptRow, EndpointFilter, EndpointRow, EndpointTraffic, Sort, State
 from everhook.endpoints.store import EndpointView
-from everhook.health.score import Health, Tally, Window
-from everhook.health.store import Fault, endpoint_health, healths, tallies
+from everhook.health.score import AttemptStats, Health, Window
+from everhook.health.store import RecurringError, endpoint_health, healths, stats_by_endpoint
 from everhook.notifications.events import EventKind
 from everhook.settings import Settings
 from everhook.signing.schemes import SignatureScheme
 from everhook.storage.tables import EndpointMinute, OperationalEvent, Subscription, now
-from everhook.storage.tenant_scope import Reach
+from everhook.storage.tenant_scope import TenantScope
 
 PAGE = 50
 SPARK_STEPS, SPARK_MINUTES = 20, 3
@@ -67,9 +67,9 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False, prefix="/endp
 class Line:
     """One endpoint of the list, with its last hour."""
 
-    view: Listed
+    view: EndpointRow
     health: Health
-    hour: Tally
+    hour: AttemptStats
     spark: Markup
     dead_letters: int
 
@@ -100,13 +100,13 @@ class DetailView:
     view: EndpointView
     health: Health
     window: Window
-    total: Tally
+    total: AttemptStats
     traffic: Chart
     latency: Chart
     states: Chart
     events: tuple[EventLine, ...]
-    faults: tuple[Fault, ...]
-    recent: tuple[Try, ...]
+    faults: tuple[RecurringError, ...]
+    recent: tuple[AttemptRow, ...]
     subscriptions: tuple[Subscription, ...]
     channels: tuple[str, ...]
     schedule: Chart
@@ -164,17 +164,17 @@ def _begin(steps: int, minutes: int) -> datetime:
     return newest - timedelta(minutes=minutes * (steps - 1))
 
 
-async def _lines(session: AsyncSession, views: Sequence[Listed], since: datetime) -> list[Line]:
+async def _lines(session: AsyncSession, views: Sequence[EndpointRow], since: datetime) -> list[Line]:
     gids = [view.endpoint.gid for view in views]
     doings = await endpoint_list.doings(session, gids, since)
-    hours = await tallies(session, since, [col(EndpointMinute.endpoint_gid).in_(gids)])
+    hours = await stats_by_endpoint(session, since, [col(EndpointMinute.endpoint_gid).in_(gids)])
     scores = await healths(session, [view.circuit for view in views], now())
     dead = await endpoint_list.dead_letters(session, gids)
     return [
         Line(
             view=view,
             health=scores[gid],
-            hour=hours.get(gid, Tally()),
+            hour=hours.get(gid, AttemptStats()),
             spark=_spark(doings.get(gid, []), since),
             dead_letters=dead.get(gid, 0),
         )
@@ -182,7 +182,7 @@ async def _lines(session: AsyncSession, views: Sequence[Listed], since: datetime
     ]
 
 
-def _spark(doings: Sequence[Doings], since: datetime) -> Markup:
+def _spark(doings: Sequence[EndpointTraffic], since: datetime) -> Markup:
     counts = [[0, 0] for _ in range(SPARK_STEPS)]
     for each in doings:
         at = int((each.minute - since).total_seconds() // (60 * SPARK_MINUTES))
@@ -235,7 +235,7 @@ def _page(request: Request, viewer: Viewer, view: DetailView, status: HTTPStatus
     )
 
 
-async def _detail(store: Reach, gid: str, window: Window = Window.HOUR, secret: str | None = None) -> DetailView:
+async def _detail(store: TenantScope, gid: str, window: Window = Window.HOUR, secret: str | None = None) -> DetailView:
     moment = now()
     begin, told = moment - window.length, WINDOWS[window]
     async with store.reading() as session:
@@ -367,7 +367,7 @@ async def command(
     return see_other(viewer, f"/endpoints/{gid}", command)
 
 
-async def _view(store: Reach, gid: str) -> EndpointView:
+async def _view(store: TenantScope, gid: str) -> EndpointView:
     """404 for what is not there, or is another tenant's."""
     async with store.reading() as session:
         view = await endpoints.view(session, gid)
@@ -379,7 +379,7 @@ async def _view(store: Reach, gid: str) -> EndpointView:
 async def _form(
     request: Request,
     viewer: Viewer,
-    store: Reach,
+    store: TenantScope,
     values: Mapping[str, str],
     signatures: Sequence[str],
     view: EndpointView | None = None,

@@ -25,7 +25,7 @@ from api.problems import Problem, invalid
 from api.routers import api_keys as api
 from api.routers.api_keys import ApiKeyCreated, ApiKeyIn
 from everhook.storage.tables import ApiKey, now
-from everhook.storage.tenant_scope import Reach
+from everhook.storage.tenant_scope import TenantScope
 from everhook.tenants import api_keys_store as api_keys
 from everhook.tenants import store as tenants
 from everhook.tenants.api_keys_store import Scope
@@ -84,7 +84,7 @@ async def revoke(gid: str, viewer: AdminDep, store: StoreDep, form: AdminFormDep
 async def _page(
     request: Request,
     viewer: Viewer,
-    store: Reach,
+    store: TenantScope,
     *,
     cursor: str = "",
     new_key: ApiKeyCreated | None = None,

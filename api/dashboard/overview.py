@@ -15,11 +15,11 @@ from api.dashboard.live import Regions
 from api.dashboard.pages import PageRoute, Viewer, ViewerDep, dashboard_of, render
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason
-from everhook.health.backlog_store import COUNT_AT_MOST, Standing
+from everhook.health.backlog_store import COUNT_AT_MOST, Backlog
 from everhook.health.overview_store import HealthBoard, Overview, ScoredEndpoint
-from everhook.health.score import Level, Tally
-from everhook.health.store import Bucket, Fault
-from everhook.storage.ttl_cache import Kept
+from everhook.health.score import AttemptStats, Level
+from everhook.health.store import Bucket, RecurringError
+from everhook.storage.ttl_cache import TtlCache
 
 REGIONS = ("headline", "figures", "traffic", "circuits", "dead", "faults")
 WORST_SHOWN, FAULTS_SHOWN = 10, 6
@@ -74,14 +74,14 @@ class OverviewView:
 
     troubles: tuple[Trouble, ...]
     accepted: int
-    hour: Tally
+    hour: AttemptStats
     under_500: float | None
-    standing: Standing
+    backlog: Backlog
     oldest: datetime | None
     traffic: Chart
     latency: Chart
     ailing: tuple[ScoredEndpoint, ...]
-    faults: tuple[Fault, ...]
+    faults: tuple[RecurringError, ...]
     reasons: tuple[Reason, ...]
     has_endpoints: bool
 
@@ -93,7 +93,7 @@ class Overviews:
     def __init__(self, app: FastAPI, templates: Environment) -> None:
         self._app = app
         self._templates = templates
-        self._kept = Kept(self._render, RENDERED_FOR_S)
+        self._kept = TtlCache(self._render, RENDERED_FOR_S)
 
     async def regions(self, scope: Scope) -> Regions:
         return await self._kept.get(scope)
@@ -129,16 +129,16 @@ async def follow(request: Request, viewer: ViewerDep) -> Response:
 
 
 def _view(board: Overview) -> OverviewView:
-    hour, standing = board.hour, board.standing
+    hour, backlog = board.hour, board.backlog
     quick = hour.under_100 + hour.under_500
-    waits = (standing.undispatched.oldest, standing.parked.oldest)
-    dead = standing.dead_letter_count
+    waits = (backlog.undispatched.oldest, backlog.parked.oldest)
+    dead = backlog.dead_letter_count
     return OverviewView(
-        troubles=_troubles(standing, board.at),
+        troubles=_troubles(backlog, board.at),
         accepted=board.accepted,
         hour=hour,
         under_500=quick / hour.answers if hour.answers else None,
-        standing=standing,
+        backlog=backlog,
         oldest=min((oldest for oldest in waits if oldest is not None), default=None),
         traffic=traffic("Attempts a minute over the last hour", board.series),
         latency=latency("Response time over the last hour", hour),
@@ -146,9 +146,9 @@ def _view(board: Overview) -> OverviewView:
         faults=tuple(board.faults[:FAULTS_SHOWN]),
         reasons=tuple(
             Reason(reason, states.REASONS.get(reason, ""), count, count / dead)
-            for reason, count in standing.dead_letters.items()
+            for reason, count in backlog.dead_letters.items()
         ),
-        has_endpoints=bool(standing.circuits),
+        has_endpoints=bool(backlog.circuits),
     )
 
 
@@ -160,16 +160,16 @@ def _is_ailing(scored: ScoredEndpoint) -> bool:
     )
 
 
-def _troubles(standing: Standing, moment: datetime) -> tuple[Trouble, ...]:
-    waiting = standing.undispatched
-    failing = sum(standing.circuits.get(state, 0) for state in (CircuitState.OPEN, CircuitState.HALF_OPEN))
-    disabled = standing.circuits.get(Hold.DISABLED, 0)
+def _troubles(backlog: Backlog, moment: datetime) -> tuple[Trouble, ...]:
+    waiting = backlog.undispatched
+    failing = sum(backlog.circuits.get(state, 0) for state in (CircuitState.OPEN, CircuitState.HALF_OPEN))
+    disabled = backlog.circuits.get(Hold.DISABLED, 0)
     troubles: list[Trouble] = []
     if waiting.oldest is not None and moment - waiting.oldest > LONG_WAIT:
         count = text.count(waiting.count, COUNT_AT_MOST)
         troubles.append(Trouble(f"{count} accepted, not started: is Temporal up?", "/deliveries?status=accepted"))
-    elif standing.overdue.count:
-        what = _number(standing.overdue.count, "delivery", "deliveries")
+    elif backlog.overdue.count:
+        what = _number(backlog.overdue.count, "delivery", "deliveries")
         troubles.append(Trouble(f"{what} overdue: does a worker run?", "/deliveries?status=retrying"))
     if failing:
         what = _number(failing, "circuit not closed", "circuits not closed")
@@ -177,7 +177,7 @@ def _troubles(standing: Standing, moment: datetime) -> tuple[Trouble, ...]:
     if disabled:
         what = _number(disabled, "endpoint disabled", "endpoints disabled")
         troubles.append(Trouble(what, "/endpoints?state=disabled"))
-    if dead := standing.dead_letter_count:
+    if dead := backlog.dead_letter_count:
         troubles.append(Trouble(_number(dead, "dead letter", "dead letters"), "/dead-letters", severe=False))
     return tuple(troubles)
 
@@ -188,9 +188,9 @@ def _number(number: int, one: str, many: str) -> str:
 
 def traffic(label: str, series: Sequence[Bucket]) -> Chart:
     """Attempts by their verdict, along time."""
-    steps = [Column(each.since, (each.tally.delivered, each.tally.retried, each.tally.rejected)) for each in series]
+    steps = [Column(each.since, (each.stats.delivered, each.stats.retried, each.stats.rejected)) for each in series]
     return charts.columns(label, SERIES, steps)
 
 
-def latency(label: str, tally: Tally) -> Chart:
-    return charts.shares(label, [Band(name, getattr(tally, field), kind) for name, field, kind in BANDS])
+def latency(label: str, stats: AttemptStats) -> Chart:
+    return charts.shares(label, [Band(name, getattr(stats, field), kind) for name, field, kind in BANDS])

@@ -25,7 +25,7 @@ from api.dashboard.sessions import Session, Sessions
 from api.dependencies import ServicesDep, decode_cursor, encode_cursor, list_tag
 from api.problems import Problem, invalid
 from everhook.settings import Settings
-from everhook.storage.tenant_scope import Reach
+from everhook.storage.tenant_scope import TenantScope
 
 if TYPE_CHECKING:
     from api.dashboard.overview import Overviews
@@ -228,9 +228,9 @@ async def _viewer(request: Request, services: ServicesDep) -> Viewer:
     return viewer
 
 
-async def _store(viewer: Annotated[Viewer, Depends(_viewer)], services: ServicesDep) -> Reach:
+async def _store(viewer: Annotated[Viewer, Depends(_viewer)], services: ServicesDep) -> TenantScope:
     """The database as far as the viewer reaches."""
-    return Reach(services.database, viewer.tenant_gid)
+    return TenantScope(services.database, viewer.tenant_gid)
 
 
 async def _operator(viewer: Annotated[Viewer, Depends(_viewer)]) -> Viewer:
@@ -264,7 +264,7 @@ def _form_of(access: Access) -> Any:
 ViewerDep = Annotated[Viewer, Depends(_viewer)]
 OperatorDep = Annotated[Viewer, Depends(_operator)]
 AdminDep = Annotated[Viewer, Depends(_admin)]
-StoreDep = Annotated[Reach, Depends(_store)]
+StoreDep = Annotated[TenantScope, Depends(_store)]
 FormDep = Annotated[Form, _form_of(OWNED)]
 AdminFormDep = Annotated[Form, _form_of(ADMINS)]
 SignOutFormDep = Annotated[Form, _form_of(SIGNED_IN)]

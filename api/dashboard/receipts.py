@@ -13,10 +13,10 @@ from api.problems import Problem
 from api.routers import receipts as api
 from api.schemas import ReceiptOut
 from everhook.receipts import bundle as bundles
-from everhook.receipts.bundle import Finding, Verification
+from everhook.receipts.bundle import BundleFinding, BundleVerification
 from everhook.receipts.keys import KeySet
 from everhook.receipts.receipt import verify_receipt
-from everhook.receipts.strict_json import Wrong
+from everhook.receipts.strict_json import InvalidDocument
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False, prefix="/receipts")
 
@@ -26,7 +26,7 @@ class ReceiptView:
     """`is_sealed`: it is under a checkpoint, so its place in the log was checked, too."""
 
     receipt: ReceiptOut
-    verification: Verification
+    verification: BundleVerification
     is_sealed: bool
 
     @property
@@ -65,11 +65,11 @@ async def _bundle(gid: str, services: ServicesDep, store: StoreDep) -> dict[str,
     return bundle.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-def _of_signature(receipt: str, keys: dict[str, Any]) -> Verification:
+def _of_signature(receipt: str, keys: dict[str, Any]) -> BundleVerification:
     """All that can be said of a receipt before it has a place in the log."""
     try:
         verified = verify_receipt(receipt, KeySet.from_jwks(keys))
-    except Wrong as error:
-        return Verification((), wrong=Finding(error.place, error.what))
-    signed = Finding("receipt", f"is signed by the key {verified.key.kid}, and unaltered since")
-    return Verification((signed,), receipt=verified.receipt)
+    except InvalidDocument as error:
+        return BundleVerification((), wrong=BundleFinding(error.place, error.what))
+    signed = BundleFinding("receipt", f"is signed by the key {verified.key.kid}, and unaltered since")
+    return BundleVerification((signed,), receipt=verified.receipt)

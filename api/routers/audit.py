@@ -62,7 +62,7 @@ async def list_audit(
         chosen = AuditFilter(several(actor), several(action), several(subject), tenant_gids, since, until)
         page = await audit.page(session, chosen, after=paging.after, limit=paging.limit)
         names = await tenants.names(session, {row.tenant_gid for row in page.rows if row.tenant_gid})
-        own = await api_keys.within_reach(session, {row.key_gid for row in page.rows if row.key_gid})
+        own = await api_keys.in_tenant_scope(session, {row.key_gid for row in page.rows if row.key_gid})
         everywhere = tenant_bound(session) is None
     data = [
         _shown(row, names.get(row.tenant_gid or ""), with_address=everywhere or row.key_gid in own) for row in page.rows

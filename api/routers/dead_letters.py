@@ -35,17 +35,17 @@ from api.schemas import (
     Name,
     SignalAccepted,
 )
-from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorNote
+from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorAction
 from everhook.dead_letters import batches
 from everhook.dead_letters import store as dead_letters
 from everhook.dead_letters.store import DeadLetterFilter
 from everhook.delivery import store as deliveries
-from everhook.delivery.inputs_store import load_order
+from everhook.delivery.inputs_store import load_input
 from everhook.delivery.starts import start_delivery
 from everhook.endpoints import store as endpoints
 from everhook.ids import Kind, is_gid, new_gid
 from everhook.publishing import erasure_store as erasure
-from everhook.storage.tenant_scope import Reach, tenant_bound
+from everhook.storage.tenant_scope import TenantScope, tenant_bound
 from everhook.tenants import audit_store as audit
 from everhook.tenants import store as tenants
 from everhook.tenants.audit_store import on_record
@@ -193,7 +193,7 @@ async def dead_letter_filter(session: AsyncSession, selection: DeadLetterSelecti
     )
 
 
-async def _bulk(services: Services, store: Reach, body: BulkRequest, signal: str, caller: Caller) -> BulkAnswer:
+async def _bulk(services: Services, store: TenantScope, body: BulkRequest, signal: str, caller: Caller) -> BulkAnswer:
     skipped = 0
     async with store.reading() as session:
         chosen = await dead_letter_filter(session, body)
@@ -211,7 +211,7 @@ async def _bulk(services: Services, store: Reach, body: BulkRequest, signal: str
     owner = chosen.tenant_gid[0] if chosen.tenant_gid is not None and len(chosen.tenant_gid) == 1 else None
     async with on_record(store, caller.actor, action, gid, tenant_gid=owner, detail=detail):
         await batches.until_indexed(services.temporal, query, matched)
-        await _start(services, gid, query, signal, OperatorNote(caller.name, body.why))
+        await _start(services, gid, query, signal, OperatorAction(caller.name, body.why))
     return BulkAnswer(matched=matched, skipped=skipped, batch_gid=gid)
 
 
@@ -270,7 +270,7 @@ async def _is_running(services: Services, batch_gid: str) -> bool:
         raise
 
 
-async def _start(services: Services, gid: str, query: str, signal: str, note: OperatorNote) -> None:
+async def _start(services: Services, gid: str, query: str, signal: str, note: OperatorAction) -> None:
     try:
         await batches.start_signal_batch(services.temporal, gid, query, signal, note)
     except RPCError as error:
@@ -284,7 +284,7 @@ async def _start(services: Services, gid: str, query: str, signal: str, note: Op
 
 
 async def _signal(
-    services: Services, store: Reach, caller: Caller, gid: str, signal: str, body: Decision | None
+    services: Services, store: TenantScope, caller: Caller, gid: str, signal: str, body: Decision | None
 ) -> str:
     """Signal-with-start: it works even where Temporal has lost the workflow. Returns the tenant's gid."""
     why = body.why if body is not None else ""
@@ -299,10 +299,10 @@ async def _signal(
     if deleted and signal == "replay":
         raise conflict(f"{gid} cannot be replayed: its endpoint {row.endpoint_gid} was deleted. It can be discarded.")
     async with services.database.read_connection() as connection:
-        order = await load_order(connection, services.defaults, gid)
-    if order is None:  # its tenant is being erased
+        input = await load_input(connection, services.defaults, gid)
+    if input is None:  # its tenant is being erased
         raise not_found("delivery", gid)
     action = _ACTIONS[signal]
     async with on_record(store, caller.actor, action, gid, tenant_gid=row.tenant_gid, detail={"why": why}):
-        await start_delivery(services.temporal, order, signal=signal, note=OperatorNote(caller.name, why))
+        await start_delivery(services.temporal, input, signal=signal, note=OperatorAction(caller.name, why))
     return row.tenant_gid

@@ -38,7 +38,7 @@ from everhook.delivery import (
 )
 from everhook.delivery.attempts_store import Position, position_of
 from everhook.delivery.body_formats import Content, find_body
-from everhook.delivery.inputs_store import load_order
+from everhook.delivery.inputs_store import load_input
 from everhook.delivery.starts import wake_delivery
 from everhook.delivery.store import DeliveryFilter
 from everhook.ids import delivery_workflow_id
@@ -212,7 +212,7 @@ def _is_under_way(row: Delivery) -> bool:
 
 async def _wake(services: Services, gid: str) -> None:
     async with services.database.read_connection() as connection:
-        order = await load_order(connection, services.defaults, gid)
-    if order is None:  # its tenant is being erased
+        input = await load_input(connection, services.defaults, gid)
+    if input is None:  # its tenant is being erased
         raise not_found("delivery", gid)
-    await wake_delivery(services.temporal, order)
+    await wake_delivery(services.temporal, input)

@@ -38,7 +38,7 @@ from api.schemas import (
 )
 from everhook.delivery.policy import resolve
 from everhook.delivery.weights_store import apply_limit
-from everhook.egress import EgressClient, OurFault, TlsExtras, TlsRefused, UrlRefused
+from everhook.egress import EgressClient, LocalError, TlsExtras, TlsRefused, UrlRefused
 from everhook.endpoints import store as endpoints
 from everhook.endpoints import subscriptions_store as subscriptions
 from everhook.endpoints.store import EndpointView
@@ -48,7 +48,7 @@ from everhook.signing import secrets_store as secrets
 from everhook.signing.schemes import SignatureScheme, new_secret
 from everhook.signing.secrets_store import MAX_LIVE, TooManySecrets
 from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Endpoint, Subscription
-from everhook.storage.tenant_scope import Reach, tenant_bound
+from everhook.storage.tenant_scope import TenantScope, tenant_bound
 from everhook.tenants import store as tenants
 from everhook.tenants.audit_store import on_record, record_audit
 
@@ -248,7 +248,7 @@ async def command_circuit(
     return await _command(services, store, caller, gid, command)
 
 
-async def _command(services: Services, store: Reach, caller: Caller, gid: str, command: str) -> EndpointOut:
+async def _command(services: Services, store: TenantScope, caller: Caller, gid: str, command: str) -> EndpointOut:
     async with store.reading() as session:
         view = await _view(session, gid)
     async with on_record(store, caller.actor, _ACTIONS[command], gid, tenant_gid=view.endpoint.tenant_gid):
@@ -326,7 +326,7 @@ async def checked_settings(
         except UrlRefused as error:
             egress.hints.note(changes["url"], tenant, error)
             raise invalid("url", error.rule) from error
-        except OurFault as error:
+        except LocalError as error:
             raise unavailable(f"The URL could not be judged ({error}); nothing was changed. Try again.") from error
     if "policy" in changes:
         changes["policy"] = policy.spec() if policy is not None else None

@@ -18,7 +18,7 @@ from api.query import Several, several
 from api.schemas import EventType, Gid, ListOf, MessageDetail, MessageOut, Moment, Name
 from everhook.delivery import store as deliveries
 from everhook.delivery.body_formats import timestamp
-from everhook.delivery.inputs_store import load_orders
+from everhook.delivery.inputs_store import load_inputs
 from everhook.delivery.starts import wake_delivery
 from everhook.delivery.store import DeliveryFilter
 from everhook.notifications.events import is_reserved
@@ -28,7 +28,7 @@ from everhook.publishing import erasure_store as erasure
 from everhook.publishing import store as messages
 from everhook.publishing.store import Acceptance, Accepted, KeyReused, UnknownChannel
 from everhook.storage.bulk import Bulk
-from everhook.storage.tenant_scope import Reach
+from everhook.storage.tenant_scope import TenantScope
 from everhook.tenants import store as tenants
 from everhook.tenants.audit_store import record_audit
 
@@ -145,7 +145,7 @@ async def publish_batch(
     another body answers with a problem document in its place; the others are accepted.
 
     The header `Idempotency-Key` gives a key to each message that has none: its own value with the message's index,
-    `order-7[0]`.
+    `input-7[0]`.
     """
     _refuse_reserved(name)
     if idempotency_key is not None:
@@ -233,18 +233,18 @@ async def erase_payload(gid: Gid, services: ServicesDep, store: Store, caller: P
         if not await erasure.erase_payload(session, gid):
             raise not_found("message", gid)
         record_audit(session, caller.actor, "message.payload_erased", gid)
-    await erasure.forget_answers(Bulk(services.database), [gid])
+    await erasure.erase_responses(Bulk(services.database), [gid])
     await _wake(services, gid)
 
 
 async def _wake(services: Services, message_gid: str) -> None:
     """Have a message's deliveries find out now what they would find out at their next step."""
     async with services.database.read_connection() as connection:
-        waiting = await load_orders(connection, services.defaults, erasure.still_to_send(message_gid), WOKEN)
+        waiting = await load_inputs(connection, services.defaults, erasure.still_to_send(message_gid), WOKEN)
     try:
         async with asyncio.timeout(WAKE_TIMEOUT_S):
             answers = await asyncio.gather(
-                *(wake_delivery(services.temporal, order) for order in waiting), return_exceptions=True
+                *(wake_delivery(services.temporal, input) for input in waiting), return_exceptions=True
             )
     except TimeoutError as error:
         answers = [error]
@@ -266,7 +266,7 @@ def _refuse_reserved(channel: str) -> None:
         raise Problem(HTTPStatus.FORBIDDEN, f"Only Everhook itself publishes to {channel}.")
 
 
-async def _tenant_gid(store: Reach, named: str | None, field: str) -> str | None:
+async def _tenant_gid(store: TenantScope, named: str | None, field: str) -> str | None:
     """Whom a message is for; what a tenant's key publishes is for that tenant."""
     if named is None:
         return store.tenant_gid

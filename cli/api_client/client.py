@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
 from cli.api_client import shapes
-from cli.api_client.errors import NotNow, Refused, fields_of
+from cli.api_client.errors import ApiError, Unavailable, fields_of
 from cli.api_client.target import KEY_VARIABLE, Target
 from cli.errors import UsageError
 from everhook import __version__
@@ -28,7 +28,7 @@ Waiting = Callable[[str], AbstractContextManager[None]]
 
 
 class Api:
-    """The API at a target. Raises Refused and NotNow. Threads may share it, unless calls are to show in `waiting`."""
+    """The API at a target. Raises ApiError and Unavailable. Threads may share it, unless calls are to show in `waiting`."""
 
     def __init__(self, target: Target, waiting: Waiting | None = None) -> None:
         import httpx
@@ -85,11 +85,11 @@ class Api:
         body = b"{" + "".join(f"{member}, " for member in members).encode() + b'"payload": ' + payload + b"}"
         try:
             return cast(shapes.Accepted, parsed(self._send("POST", path("channels", channel, "messages"), body, {})))
-        except Refused as error:
+        except ApiError as error:
             if error.status_code != NOT_FOUND:
                 raise
             hint = f"`everhook channels create {channel}` creates it"
-            raise Refused(error.status_code, error.document, hint) from error
+            raise ApiError(error.status_code, error.document, hint) from error
 
     def endpoint(self, gid: str) -> shapes.Endpoint:
         return cast(shapes.Endpoint, self.get(path("endpoints", gid)))
@@ -127,7 +127,7 @@ class Api:
             with self._waiting(f"waiting for {self.target.url} …"):
                 return self._http.request(method, at, params=given, content=content, headers=headers)
         except httpx.TransportError as error:
-            raise NotNow(_unreachable(self.target, error)) from error
+            raise Unavailable(_unreachable(self.target, error)) from error
 
 
 def _silently(_doing: str) -> AbstractContextManager[None]:
@@ -149,7 +149,7 @@ def parsed(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Refused(502, {"detail": "The answer is no JSON that could be read here; --json may show it."}) from error
+        raise ApiError(502, {"detail": "The answer is no JSON that could be read here; --json may show it."}) from error
 
 
 def _unreachable(target: Target, error: "httpx.TransportError") -> str:
@@ -165,16 +165,18 @@ def _unreachable(target: Target, error: "httpx.TransportError") -> str:
     return f"{where} cannot be reached: {error or type(error).__name__}; is the URL right?"
 
 
-def _refusal(target: Target, response: "httpx.Response") -> Refused | NotNow:
+def _refusal(target: Target, response: "httpx.Response") -> ApiError | Unavailable:
     document = _document(response)
     if document is None or "detail" not in document:
-        return Refused(
+        return ApiError(
             response.status_code, {"detail": f"{target.url} answers, but not as Everhook does; is the URL right?"}
         )
     if response.status_code in (429, 503):
         wait = response.headers.get("retry-after", "")
-        return NotNow(f"{document['detail']} ({response.status_code})" + (f" In {wait} s." if wait.isdecimal() else ""))
-    return Refused(response.status_code, document, _hint(target, response.status_code, document))
+        return Unavailable(
+            f"{document['detail']} ({response.status_code})" + (f" In {wait} s." if wait.isdecimal() else "")
+        )
+    return ApiError(response.status_code, document, _hint(target, response.status_code, document))
 
 
 def _document(response: "httpx.Response") -> JSON | None:

@@ -5,7 +5,7 @@ from typing import Any
 from cli.errors import CommandError
 
 
-class Refused(CommandError):
+class ApiError(CommandError):
     """The API answered with a problem. `document` is what it said."""
 
     def __init__(self, status_code: int, document: dict[str, Any], hint: str = "") -> None:
@@ -14,7 +14,7 @@ class Refused(CommandError):
         super().__init__(_told(status_code, document) + (f" ({hint})" if hint else ""))
 
 
-class NotNow(CommandError):
+class Unavailable(CommandError):
     """It cannot be reached, or asks to come again later: the same command may succeed in a while."""
 
     status = 3

@@ -148,19 +148,19 @@ class Batch(TypedDict):
     failed: int
 
 
-class Tally(TypedDict):
+class AttemptStats(TypedDict):
     attempts: int
     delivered: int
     successRate: float | None
 
 
-class Part(TypedDict):
+class ScoreComponent(TypedDict):
     points: float
     outOf: float
     why: str
 
 
-class Fault(TypedDict):
+class RecurringError(TypedDict):
     error: str
     count: int
     endpoints: int
@@ -176,8 +176,8 @@ class ScoredEndpoint(TypedDict):
     circuit: Circuit
     score: int
     level: str
-    parts: list[Part]
-    lastHour: Tally
+    parts: list[ScoreComponent]
+    lastHour: AttemptStats
 
 
 class EndpointHealth(TypedDict):
@@ -186,16 +186,16 @@ class EndpointHealth(TypedDict):
     circuit: Circuit
     score: int
     level: str
-    parts: list[Part]
+    parts: list[ScoreComponent]
     window: str
-    total: Tally
-    errors: list[Fault]
-    series: list[Tally]
+    total: AttemptStats
+    errors: list[RecurringError]
+    series: list[AttemptStats]
 
 
 class HealthOverview(TypedDict):
     endpoints: list[ScoredEndpoint]
-    errors: list[Fault]
+    errors: list[RecurringError]
 
 
 class Readiness(TypedDict):

@@ -60,7 +60,7 @@ def _any_of(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class How:
+class BulkOptions:
     """How they are decided on."""
 
     everything: Annotated[bool, typer.Option("--all", help="Every dead letter there is.")] = False
@@ -99,7 +99,7 @@ def show_dead_letter(
 def replay(
     session: Session,
     selection: Selection,
-    how: How,
+    how: BulkOptions,
     gids: Gids = None,
 ) -> None:
     """Begin a new round of attempts for dead letters. What an endpoint cannot take is parked, not lost."""
@@ -117,7 +117,7 @@ def replay(
 def purge(
     session: Session,
     selection: Selection,
-    how: How,
+    how: BulkOptions,
     gids: Gids = None,
 ) -> None:
     """Give dead letters up for good."""
@@ -145,7 +145,7 @@ def _decide(
     session: Session,
     decision: Decision,
     selection: Selection,
-    how: How,
+    how: BulkOptions,
     gids: list[str] | None,
 ) -> None:
     ways = [bool(gids), bool(selection.given()), how.everything]
@@ -173,7 +173,7 @@ def _decide(
     _follow(session, started["batchGid"])
 
 
-def _each(session: Session, decision: Decision, how: How, gids: list[str]) -> None:
+def _each(session: Session, decision: Decision, how: BulkOptions, gids: list[str]) -> None:
     if how.dry_run:
         session.out.show(
             {"matched": len(gids), "skipped": 0, "batchGid": None}, lambda _: f"{len(gids):,} dead letters are named"

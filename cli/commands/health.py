@@ -8,7 +8,14 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from cli.api_client.client import path
-from cli.api_client.shapes import EndpointHealth, Fault, HealthOverview, Part, ScoredEndpoint, Tally
+from cli.api_client.shapes import (
+    AttemptStats,
+    EndpointHealth,
+    HealthOverview,
+    RecurringError,
+    ScoreComponent,
+    ScoredEndpoint,
+)
 from cli.command import Session, command
 from cli.errors import UsageError
 from cli.formatting import age, seen
@@ -99,7 +106,7 @@ def _one(out: Output, health: EndpointHealth) -> RenderableType:
     return Group(*parts)
 
 
-def _faults(out: Output, faults: Sequence[Fault], *, across: bool) -> RenderableType:
+def _faults(out: Output, faults: Sequence[RecurringError], *, across: bool) -> RenderableType:
     rows = out.table("error", "times", *(["endpoints"] if across else []), "since", "last seen")
     for fault in faults:
         rows.add(
@@ -125,11 +132,11 @@ def _state(status: str, circuit: str) -> Text:
     return state(status) if status != "enabled" or circuit == "closed" else state(circuit)
 
 
-def _rate(tally: Tally) -> str:
-    return f"{tally['successRate']:.1%}" if tally["successRate"] is not None else "nothing tried"
+def _rate(stats: AttemptStats) -> str:
+    return f"{stats['successRate']:.1%}" if stats["successRate"] is not None else "nothing tried"
 
 
-def _worst_part(parts: Sequence[Part]) -> str:
+def _worst_part(parts: Sequence[ScoreComponent]) -> str:
     """What costs the score most."""
     lost = max(parts, key=lambda part: part["outOf"] - part["points"])
     return lost["why"] if lost["outOf"] > lost["points"] else ""

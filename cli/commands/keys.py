@@ -174,16 +174,16 @@ def _shown(row: "ApiKey", tenant: str | None) -> dict[str, Any]:
 async def _reseal(settings: "Settings", keyring: "KeyRing", out: Output) -> int:
     """How many boxes the newest key did not seal in the end; what was done, and why something was not, is told."""
     from cli.context import opened_database
-    from everhook.storage.encryption import count_outdated, reseal
+    from everhook.storage.encryption import count_outdated, reencrypt
 
     done, unopened = 0, Counter[str]()
     async with opened_database(settings) as database:
         with out.progress() as progress:
             task = progress.add_task("sealing", total=await count_outdated(database, keyring))
-            async for batch in reseal(database, keyring):
-                done += batch.resealed
+            async for batch in reencrypt(database, keyring):
+                done += batch.reencrypted
                 unopened.update(batch.unopened)
-                progress.advance(task, batch.resealed + len(batch.unopened))
+                progress.advance(task, batch.reencrypted + len(batch.unopened))
         left = await count_outdated(database, keyring)
     told = [f"sealed anew by the first key: {done}"]
     told += [f"left as they are: {count} ({why})" for why, count in unopened.items()]

@@ -23,7 +23,7 @@ from cli.terminal_text import printable
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from everhook.receipts.bundle import Verification
+    from everhook.receipts.bundle import BundleVerification
     from everhook.receipts.keys import KeySet
     from everhook.receipts.receipt import Receipt
 
@@ -65,9 +65,9 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check a bundle, offline, and say what it proves and what it does not."""
-    from everhook.receipts.bundle import Finding, UnknownBundle, Verification, load
+    from everhook.receipts.bundle import BundleFinding, BundleVerification, UnknownBundle, load
     from everhook.receipts.bundle import verify as check
-    from everhook.receipts.strict_json import NotJson, Wrong
+    from everhook.receipts.strict_json import InvalidDocument, NotJson
 
     try:
         document = load(_read(bundle))
@@ -80,8 +80,8 @@ def verify(
         )
     except (NotJson, UnknownBundle) as error:
         raise UsageError(f"{bundle}: {error}") from error
-    except Wrong as error:
-        result = Verification(proven=(), wrong=Finding(error.place, error.what))
+    except InvalidDocument as error:
+        result = BundleVerification(proven=(), wrong=BundleFinding(error.place, error.what))
     if as_json:
         Output(as_json).json(_as_json(result))
     else:
@@ -137,12 +137,12 @@ async def _watched(
     progress: "Progress", what: str, check: Callable[[Callable[[int], None]], Awaitable[Found]]
 ) -> tuple[Found | None, str | None]:
     """What a check found, or what is wrong; `check` is handed what it tells of its progress."""
-    from everhook.receipts.strict_json import Wrong
+    from everhook.receipts.strict_json import InvalidDocument
 
     task = progress.add_task(what, total=None)
     try:
         return await check(partial(progress.advance, task)), None
-    except Wrong as error:
+    except InvalidDocument as error:
         return None, str(error)
     finally:
         progress.update(task, total=progress.tasks[task].completed)
@@ -162,7 +162,7 @@ def _report_audit(found: dict[str, Any]) -> None:
         _say(f"holds       {found['attempts']} attempts, each with its receipt")
 
 
-def _as_json(result: "Verification") -> dict[str, Any]:
+def _as_json(result: "BundleVerification") -> dict[str, Any]:
     return {
         "ok": result.ok,
         "statement": _statement(result.receipt) if result.receipt is not None else None,
@@ -172,7 +172,7 @@ def _as_json(result: "Verification") -> dict[str, Any]:
     }
 
 
-def _report(result: "Verification") -> None:
+def _report(result: "BundleVerification") -> None:
     if result.receipt is not None:
         _say(f"{result.receipt.issuer} states: {_statement(result.receipt)}")
     for finding in result.proven:
@@ -206,23 +206,23 @@ def _say(line: str) -> None:
 def _checkpoint(path: Path) -> str:
     """A held checkpoint, which has at least to be one. Whether it is genuine is for the check."""
     from everhook.receipts.log.checkpoint import parse_note
-    from everhook.receipts.strict_json import Wrong
+    from everhook.receipts.strict_json import InvalidDocument
 
     try:
         note = _read(path).decode()
         parse_note(note)
-    except (UnicodeDecodeError, Wrong) as error:
+    except (UnicodeDecodeError, InvalidDocument) as error:
         raise UsageError(f"{path} is no checkpoint: {error}") from error
     return note
 
 
 def _keys(path: Path) -> "KeySet":
     from everhook.receipts.keys import KeySet
-    from everhook.receipts.strict_json import Wrong, load_json
+    from everhook.receipts.strict_json import InvalidDocument, load_json
 
     try:
         return KeySet.from_jwks(load_json(_read(path), "jwks"))
-    except Wrong as error:
+    except InvalidDocument as error:
         raise UsageError(f"{path} has no keys to check with: {error}") from error
 
 

@@ -32,7 +32,7 @@ ANSWERED_S = 0.2
 
 
 @dataclass(frozen=True)
-class Manners:
+class ReceiverOptions:
     """How a local receiver answers."""
 
     status: Annotated[
@@ -62,7 +62,7 @@ class Manners:
 )
 def receive(
     session: Session,
-    manners: Manners,
+    options: ReceiverOptions,
     port: Annotated[
         int | None,
         typer.Option(
@@ -91,16 +91,16 @@ def receive(
         raise UsageError("--event goes with --channel")
     if port is None:
         port = DEFAULT_PORT if channel is None else 0
-    asyncio.run(_Receiving(session, manners, count, body).run(host, port, secret or [], channel, events or []))
+    asyncio.run(_Receiving(session, options, count, body).run(host, port, secret or [], channel, events or []))
 
 
 class _Receiving:
-    def __init__(self, session: Session, manners: Manners, count: int | None, body: bool) -> None:
+    def __init__(self, session: Session, options: ReceiverOptions, count: int | None, body: bool) -> None:
         from cli.receiver import Answers
 
         self._session = session
         self._out = session.out
-        self._answers = Answers(manners.statuses(), manners.delay)
+        self._answers = Answers(options.statuses(), options.delay)
         self._left = count
         self._body = body
         self._done = asyncio.Event()

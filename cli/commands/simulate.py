@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cli.command import Session, command
-from cli.commands.receive import Manners
+from cli.commands.receive import ReceiverOptions
 from cli.errors import UsageError
 from cli.following import FAILED
 
@@ -27,7 +27,7 @@ DEFAULT_SECONDS = 20.0
 )
 def simulate(
     session: Session,
-    manners: Manners,
+    options: ReceiverOptions,
     rate: Annotated[float, typer.Option(min=0.01, max=500, help="Messages a second.")] = 5,
     count: Annotated[int | None, typer.Option(min=1, help="So many messages.")] = None,
     duration: Annotated[
@@ -47,10 +47,10 @@ def simulate(
     """
     from cli.simulation import Plan, run
 
-    if channel is not None and (manners.status != "200" or manners.delay):
+    if channel is not None and (options.status != "200" or options.delay):
         raise UsageError("--status and --delay are the built-in receiver's, and with --channel there is none")
     seconds = duration if duration is not None else None if count is not None else DEFAULT_SECONDS
-    plan = Plan(rate, count, seconds, settle, tenant, channel, tuple(manners.statuses()), manners.delay)
+    plan = Plan(rate, count, seconds, settle, tenant, channel, tuple(options.statuses()), options.delay)
     tally, interrupted = asyncio.run(run(session, plan))
     if interrupted:
         raise typer.Abort

@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from cli.api_client.client import Api, path
-from cli.api_client.errors import Refused
+from cli.api_client.errors import ApiError
 from cli.command import Session, command
 from cli.findings import Finding, conclude, draw, ok, warning, wrong
 from cli.formatting import age, parse_moment
@@ -76,7 +76,7 @@ def _overview(api: Api) -> dict[str, Any] | None:
     """None where this version has none, or the key is not for it."""
     try:
         found: dict[str, Any] = api.get(path("health", "overview"), limit=NAMED)
-    except Refused as error:
+    except ApiError as error:
         if error.status_code in (NOT_FOUND, FORBIDDEN):
             return None
         raise

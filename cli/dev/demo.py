@@ -38,7 +38,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class Part:
+class DemoEndpoint:
     """One endpoint of the demo: its path at the receiver, what the terminal calls it, and what it subscribes to."""
 
     name: str
@@ -46,15 +46,15 @@ class Part:
     events: tuple[str, ...]
 
 
-RELIABLE = Part("reliable", "demo: always well", ("order.*",))
-FLAKY = Part("flaky", "demo: fails at first", ("order.paid",))
-STRICT = Part("strict", "demo: says no", ("order.cancelled",))
+RELIABLE = DemoEndpoint("reliable", "demo: always well", ("order.*",))
+FLAKY = DemoEndpoint("flaky", "demo: fails at first", ("order.paid",))
+STRICT = DemoEndpoint("strict", "demo: says no", ("order.cancelled",))
 PARTS = (RELIABLE, FLAKY, STRICT)
 
 EVENT_TYPES = ("order.created", "order.paid", "order.cancelled")
 
 
-class Receiver:
+class DemoReceiver:
     """What the demo's customers run: checks each signature, and answers as its part demands."""
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class Receiver:
             return PlainTextResponse("bad signature", 401)
         return PlainTextResponse("cancellations are not our business", 400)
 
-    async def _is_genuine(self, request: Request, part: Part) -> bool:
+    async def _is_genuine(self, request: Request, part: DemoEndpoint) -> bool:
         """Whether a request is signed with the part's secret, lately."""
         return verify(request.headers, await request.body(), [self.secrets[part.name]]).is_genuine
 
@@ -104,7 +104,7 @@ class Demo:
             base_url=url, headers={"authorization": f"Bearer {api_key}"}, trust_env=False, timeout=10
         )
         self._state_file = data_dir / STATE_FILE
-        self._receiver = Receiver()
+        self._receiver = DemoReceiver()
 
     @contextlib.asynccontextmanager
     async def ready(self) -> AsyncIterator[None]:
@@ -172,7 +172,7 @@ class Demo:
         response.raise_for_status()
         return True
 
-    async def _create(self, part: Part, url: str) -> dict[str, str]:
+    async def _create(self, part: DemoEndpoint, url: str) -> dict[str, str]:
         wanted: dict[str, Any] = {
             "url": url,
             "description": part.description,

@@ -47,7 +47,7 @@ _EVENTS: Mapping[str, Shown | None] = {
 
 
 @dataclass(frozen=True)
-class Places:
+class DevUrls:
     """Where everything is."""
 
     api: str
@@ -82,8 +82,8 @@ class Terminal:
     def tell(self, line: str, style: str = "cyan") -> None:
         self._line([_clock(datetime.now(UTC)), (line, style)])
 
-    def welcome(self, places: Places, *, has_endpoints: bool) -> None:
-        table = _table(places)
+    def welcome(self, urls: DevUrls, *, has_endpoints: bool) -> None:
+        table = _table(urls)
         framed: RenderableType = table
         if self._console.is_terminal:
             framed = Panel(table, title=f"[bold]Everhook {__version__}[/]", title_align="left", expand=False)
@@ -92,8 +92,8 @@ class Terminal:
         self._console.print(framed, soft_wrap=not self._console.is_terminal, highlight=False)
         self._console.print()
         self._console.print(Text("Dashboard, signed in (one use, within five minutes)", style="bold"))
-        self._console.print(Text(places.sign_in, style=f"cyan link {places.sign_in}"), soft_wrap=True)
-        for title, command in _examples(places, has_endpoints=has_endpoints):
+        self._console.print(Text(urls.sign_in, style=f"cyan link {urls.sign_in}"), soft_wrap=True)
+        for title, command in _examples(urls, has_endpoints=has_endpoints):
             self._console.print()
             self._console.print(Text(title, style="bold"))
             # Neither framed nor wrapped nor padded, so that it can be copied: a space behind a backslash breaks it.
@@ -131,40 +131,40 @@ class TerminalErrors(logging.Handler):
         self._terminal.tell(f"error: {text} (see everhook.log)", "red")
 
 
-def _table(places: Places) -> Table:
+def _table(urls: DevUrls) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in [
-        ("API", places.api),
-        ("Dashboard", f"{places.api}/"),
-        ("API docs", places.docs),
-        ("API key", places.api_key),
-        ("Temporal UI", places.temporal_ui),
-        ("Temporal", places.temporal),
-        ("Data and logs", str(places.data_dir)),
-        *([("For other shells", f". {shlex.quote(str(places.environment))}")] if places.environment else []),
+        ("API", urls.api),
+        ("Dashboard", f"{urls.api}/"),
+        ("API docs", urls.docs),
+        ("API key", urls.api_key),
+        ("Temporal UI", urls.temporal_ui),
+        ("Temporal", urls.temporal),
+        ("Data and logs", str(urls.data_dir)),
+        *([("For other shells", f". {shlex.quote(str(urls.environment))}")] if urls.environment else []),
     ]:
         table.add_row(name, Text(value, style=f"bold link {value}" if value.startswith("http") else "bold"))
     return table
 
 
-def _examples(places: Places, *, has_endpoints: bool) -> list[tuple[str, str]]:
+def _examples(urls: DevUrls, *, has_endpoints: bool) -> list[tuple[str, str]]:
     publish = _curl(
-        places,
-        f"/v1/channels/{places.channel}/messages",
+        urls,
+        f"/v1/channels/{urls.channel}/messages",
         '{"type": "order.created", "payload": {"orderId": 1042, "amount": 99.5}}',
     )
     if has_endpoints:
         return [("Publish a message", publish)]
-    endpoint = _curl(places, "/v1/endpoints", '{"url": "http://127.0.0.1:9000/webhooks", "events": ["order.*"]}')
+    endpoint = _curl(urls, "/v1/endpoints", '{"url": "http://127.0.0.1:9000/webhooks", "events": ["order.*"]}')
     return [("Make an endpoint (its secret is shown once)", endpoint), ("Publish a message to it", publish)]
 
 
-def _curl(places: Places, path: str, body: str) -> str:
+def _curl(urls: DevUrls, path: str, body: str) -> str:
     lines = [
-        f"curl {places.api}{path}",
-        f"-H 'Authorization: Bearer {places.api_key}'",
+        f"curl {urls.api}{path}",
+        f"-H 'Authorization: Bearer {urls.api_key}'",
         "-H 'Content-Type: application/json'",
         f"-d '{body}'",
     ]

@@ -16,7 +16,7 @@ from everhook.settings import Settings
 PATIENCE_S = 15.0
 
 
-async def looked(name: str, check: Coroutine[Any, Any, Finding]) -> Finding:
+async def run_check(name: str, check: Coroutine[Any, Any, Finding]) -> Finding:
     """A check within bounds of time, and whatever it raises."""
     try:
         async with asyncio.timeout(PATIENCE_S):

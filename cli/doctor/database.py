@@ -10,11 +10,11 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
-from cli.doctor import looked
-from cli.findings import Finding, Level, ok, skipped, warning, wrong
+from cli.doctor import run_check
+from cli.findings import Finding, Severity, ok, skipped, warning, wrong
 from cli.terminal_text import span
 from everhook.delivery.store import IS_UNDISPATCHED
-from everhook.egress import EgressClient, EgressRules, OurFault, UrlRefused
+from everhook.egress import EgressClient, EgressRules, LocalError, UrlRefused
 from everhook.endpoints import store as endpoints
 from everhook.settings import Settings
 from everhook.storage.encryption import census
@@ -39,23 +39,23 @@ START = "start it, or mend EVERHOOK_DATABASE_URL"
 async def database_findings(settings: Settings) -> AsyncIterator[Finding]:
     database = Database(settings.database_url)
     try:
-        reached = await looked("database", _reach(database))
+        reached = await run_check("database", _reach(database))
         yield reached
-        if reached.level is Level.WRONG:
+        if reached.level is Severity.WRONG:
             for name in ("migrations", *NEEDS_SCHEMA, "database's clock"):
                 yield skipped(name, "needs the database")
             return
-        yield await looked("database's clock", _clock(database))
-        migrated = await looked("migrations", _migrations(database, settings))
+        yield await run_check("database's clock", _clock(database))
+        migrated = await run_check("migrations", _migrations(database, settings))
         yield migrated
-        if migrated.level is Level.WRONG:
+        if migrated.level is Severity.WRONG:
             for name in NEEDS_SCHEMA:
                 yield skipped(name, "needs the schema")
             return
-        yield await looked("master keys", _master_keys(database, settings))
-        yield await looked("callers", _callers(database, settings))
-        yield await looked("backlog", _backlog(database))
-        yield await looked("endpoints", _endpoints(database, settings))
+        yield await run_check("master keys", _master_keys(database, settings))
+        yield await run_check("callers", _callers(database, settings))
+        yield await run_check("backlog", _backlog(database))
+        yield await run_check("endpoints", _endpoints(database, settings))
     finally:
         await database.close()
 
@@ -166,6 +166,6 @@ async def _judge(egress: EgressClient, endpoint: Endpoint) -> str:
         await egress.check_url(endpoint.url, endpoint.tenant_gid)
     except UrlRefused as error:
         return error.rule
-    except OurFault:
+    except LocalError:
         return ""  # no sign against the endpoint
     return ""

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from cli.doctor import looked
+from cli.doctor import run_check
 from cli.findings import Finding, ok, warning, wrong
 from everhook import event_loop as eventloop
 from everhook.egress import EgressRules
@@ -15,9 +15,9 @@ ENOUGH_FILES = 4_096
 
 async def surroundings_findings(settings: Settings) -> AsyncIterator[Finding]:
     rules = EgressRules.from_settings(settings)
-    yield await looked("egress rules", _rules(rules, settings))
-    yield await looked("egress proxy", _proxy(rules))
-    yield await looked("open files", _files())
+    yield await run_check("egress rules", _rules(rules, settings))
+    yield await run_check("egress proxy", _proxy(rules))
+    yield await run_check("open files", _files())
 
 
 async def _rules(rules: EgressRules, settings: Settings) -> Finding:

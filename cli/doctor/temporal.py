@@ -16,8 +16,8 @@ from temporalio.api.workflowservice.v1 import (
 from temporalio.client import Client, ScheduleDescription, ScheduleInfo
 from temporalio.service import RPCError, RPCStatusCode
 
-from cli.doctor import first_line, looked
-from cli.findings import Finding, Level, ok, skipped, warning, wrong
+from cli.doctor import first_line, run_check
+from cli.findings import Finding, Severity, ok, skipped, warning, wrong
 from cli.terminal_text import span
 from everhook.contracts import TaskQueue
 from everhook.settings import Settings
@@ -54,22 +54,22 @@ async def temporal_findings(settings: Settings) -> AsyncIterator[Finding]:
         client, found = await _reach()
         return found
 
-    yield await looked("Temporal", reach())
+    yield await run_check("Temporal", reach())
     if client is None:
         for name in ("namespace", *NEEDS_NAMESPACE):
             yield skipped(name, "needs Temporal")
         return
-    namespace = await looked("namespace", _namespace(client))
+    namespace = await run_check("namespace", _namespace(client))
     yield namespace
-    if namespace.level is Level.WRONG:
+    if namespace.level is Severity.WRONG:
         for name in NEEDS_NAMESPACE:
             yield skipped(name, "needs the namespace")
         return
-    yield await looked("search attributes", _search_attributes(client))
-    yield await looked("schedules", _schedules(client, settings))
-    yield await looked("queue limits", _queue_limits(client))
-    yield await looked("workers", _workers(client))
-    yield await looked("Temporal's clock", _clock(client, settings))
+    yield await run_check("search attributes", _search_attributes(client))
+    yield await run_check("schedules", _schedules(client, settings))
+    yield await run_check("queue limits", _queue_limits(client))
+    yield await run_check("workers", _workers(client))
+    yield await run_check("Temporal's clock", _clock(client, settings))
 
 
 async def _reach() -> tuple[Client | None, Finding]:
@@ -124,22 +124,26 @@ async def _schedules(client: Client, settings: Settings) -> Finding:
     troubles = [trouble for job in jobs if (trouble := await _trouble(client, job)) is not None]
     if not troubles:
         return ok("schedules", f"they run: {', '.join(job.name for job in jobs)}")
-    level = max((level for level, _, _ in troubles), key=[Level.WARNING, Level.WRONG].index)
+    level = max((level for level, _, _ in troubles), key=[Severity.WARNING, Severity.WRONG].index)
     return Finding("schedules", level, "; ".join(text for _, text, _ in troubles), troubles[0][2])
 
 
-async def _trouble(client: Client, job: ScheduledJob) -> tuple[Level, str, str] | None:
+async def _trouble(client: Client, job: ScheduledJob) -> tuple[Severity, str, str] | None:
     found = await _description(client, job)
     if found is None:
-        return Level.WRONG, f"there is no {job.name}", SETUP
+        return Severity.WRONG, f"there is no {job.name}", SETUP
     if found.schedule.state.paused:
         unpause = f"temporal schedule toggle --schedule-id {job.name} --unpause --reason 'well again'"
-        return Level.WRONG, f"{job.name} is paused ({found.schedule.state.note})", unpause
+        return Severity.WRONG, f"{job.name} is paused ({found.schedule.state.note})", unpause
     if [interval.every for interval in found.schedule.spec.intervals] != [job.every]:
-        return Level.WARNING, f"{job.name} has another interval than {span(job.every)}", SETUP
+        return Severity.WARNING, f"{job.name} has another interval than {span(job.every)}", SETUP
     silent = datetime.now(UTC) - _last_run(found.info)
     if silent > 3 * job.every + timedelta(seconds=30):
-        return Level.WRONG, f"{job.name} last ran {span(silent)} ago", "is Temporal well? are workers there? see below"
+        return (
+            Severity.WRONG,
+            f"{job.name} last ran {span(silent)} ago",
+            "is Temporal well? are workers there? see below",
+        )
     return None
 
 

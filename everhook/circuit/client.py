@@ -7,7 +7,7 @@ from temporalio.client import Client, WithStartWorkflowOperation
 from temporalio.common import Priority, SearchAttributePair, TypedSearchAttributes, WorkflowIDConflictPolicy
 
 from everhook.circuit.machine import Circuit, CircuitPolicy, CircuitState
-from everhook.contracts import ENDPOINT_WORKFLOW, EndpointOrder, OutcomeReport, TaskQueue
+from everhook.contracts import ENDPOINT_WORKFLOW, EndpointInput, OutcomeReport, TaskQueue
 from everhook.ids import endpoint_workflow_id
 from everhook.temporal import search_attributes as sa
 
@@ -26,7 +26,7 @@ class EndpointEntities:
         """Tell an endpoint's entity what was seen of it. An empty report just wakes it."""
         await self._client.start_workflow(
             ENDPOINT_WORKFLOW,
-            self._order(endpoint_gid, tenant),
+            self._input(endpoint_gid, tenant),
             id=endpoint_workflow_id(endpoint_gid),
             task_queue=TaskQueue.DELIVERIES,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
@@ -42,7 +42,7 @@ class EndpointEntities:
         """Have the entity carry out an operator's update; returns its new state, already on record."""
         start: WithStartWorkflowOperation[Any, Any] = WithStartWorkflowOperation(
             ENDPOINT_WORKFLOW,
-            self._order(endpoint_gid, tenant),
+            self._input(endpoint_gid, tenant),
             id=endpoint_workflow_id(endpoint_gid),
             task_queue=TaskQueue.DELIVERIES,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
@@ -55,8 +55,8 @@ class EndpointEntities:
         )
         return circuit
 
-    def _order(self, endpoint_gid: str, tenant: str) -> EndpointOrder:
-        return EndpointOrder(endpoint_gid=endpoint_gid, tenant=tenant, policy=self._policy)
+    def _input(self, endpoint_gid: str, tenant: str) -> EndpointInput:
+        return EndpointInput(endpoint_gid=endpoint_gid, tenant=tenant, policy=self._policy)
 
 
 def _search_attributes(endpoint_gid: str, tenant: str) -> TypedSearchAttributes:

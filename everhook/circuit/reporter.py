@@ -7,7 +7,7 @@ import structlog
 
 from everhook.circuit.client import EndpointEntities
 from everhook.contracts import OutcomeReport
-from everhook.delivery.classify import Judgement
+from everhook.delivery.classify import Classification
 
 COALESCE_S = 0.1
 RETRY_S = 1.0
@@ -29,9 +29,9 @@ class OutcomeReporter:
         self._flusher: asyncio.Task[None] | None = None
         self._closing = False
 
-    def note(self, endpoint_gid: str, tenant: str, judgement: Judgement, *, in_streak: bool) -> None:
+    def note(self, endpoint_gid: str, tenant: str, classification: Classification, *, in_streak: bool) -> None:
         """`in_streak`: the circuit was not closed, or counted failures, when the attempt began."""
-        report = self._report(endpoint_gid, judgement, in_streak)
+        report = self._report(endpoint_gid, classification, in_streak)
         if report is None:
             return
         _, before = self._pending.get(endpoint_gid, (tenant, OutcomeReport()))
@@ -45,15 +45,15 @@ class OutcomeReporter:
         if self._flusher is not None:
             await self._flusher
 
-    def _report(self, endpoint_gid: str, judgement: Judgement, in_streak: bool) -> OutcomeReport | None:
-        if judgement.healthy is False:
+    def _report(self, endpoint_gid: str, classification: Classification, in_streak: bool) -> OutcomeReport | None:
+        if classification.healthy is False:
             self._streaks.add(endpoint_gid)
             return OutcomeReport(failures=1)
-        if judgement.healthy is None:
+        if classification.healthy is None:
             return None
-        if judgement.gone or in_streak or endpoint_gid in self._streaks:
+        if classification.gone or in_streak or endpoint_gid in self._streaks:
             self._streaks.discard(endpoint_gid)
-            return OutcomeReport(succeeded=True, gone=judgement.gone)
+            return OutcomeReport(succeeded=True, gone=classification.gone)
         return None
 
     async def _flush(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from everhook.circuit.store import EndpointState, endpoint_states
-from everhook.storage.batching import Grouped
+from everhook.storage.batching import BatchExecutor
 from everhook.storage.engine import Database
 
 FRESH_S = 0.2
@@ -18,7 +18,7 @@ class EndpointStates:
     """Reads states in batches, for concurrent callers in one query."""
 
     def __init__(self, database: Database) -> None:
-        self._batches = Grouped(database.read_connection, _load)
+        self._batches = BatchExecutor(database.read_connection, _load)
         self._known: dict[str, tuple[float, EndpointState | None]] = {}
 
     async def get(self, endpoint_gid: str, *, fresh: bool = False) -> EndpointState | None:

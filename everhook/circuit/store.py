@@ -159,7 +159,9 @@ def _transitions(before: Circuit, after: Circuit) -> list[EventKind]:
     return kinds
 
 
-async def left_behind(connection: AsyncConnection, moment: datetime, quiet: timedelta) -> Sequence[tuple[str, str]]:
+async def stalled_circuits(
+    connection: AsyncConnection, moment: datetime, quiet: timedelta
+) -> Sequence[tuple[str, str]]:
     """Endpoints whose circuit should have moved on by `moment` and did not: (endpoint gid, tenant).
 
     Their entity workflows may be gone. One that was woken within `quiet` is left alone.
@@ -213,7 +215,7 @@ _PARKED = col(Delivery.status) == literal(
 )
 
 
-async def mark_woken(connection: AsyncConnection, endpoint_gids: Sequence[str]) -> None:
+async def touch(connection: AsyncConnection, endpoint_gids: Sequence[str]) -> None:
     """One by one in their order, as publishers lock them: else the two could wait for each other in a circle."""
     statement = update(table_of(CircuitRow)).where(col(CircuitRow.endpoint_gid) == bindparam("b_gid"))
     moment = now()

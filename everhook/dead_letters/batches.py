@@ -19,7 +19,7 @@ from temporalio.api.workflowservice.v1 import (
 )
 from temporalio.client import Client
 
-from everhook.contracts import DELIVERY_WORKFLOW, DeliveryStatus, OperatorNote
+from everhook.contracts import DELIVERY_WORKFLOW, DeliveryStatus, OperatorAction
 from everhook.dead_letters.store import DeadLetterFilter
 
 INDEX_PATIENCE_S, INDEX_POLL_S = 5.0, 0.25
@@ -83,7 +83,7 @@ async def until_indexed(client: Client, query: str, matched: int) -> bool:
     return True
 
 
-async def start_signal_batch(client: Client, gid: str, query: str, signal: str, note: OperatorNote) -> None:
+async def start_signal_batch(client: Client, gid: str, query: str, signal: str, note: OperatorAction) -> None:
     """Begin the batch `gid`, which signals every workflow that `query` selects. RPCError where Temporal runs as
     many batches as it may in this namespace (its default is one)."""
     payloads = await client.data_converter.encode([note])

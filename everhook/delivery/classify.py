@@ -12,7 +12,7 @@ RETRY_AFTER_STATUSES = frozenset({429, 503})
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Classification:
     """`reason` is why the delivery is dead-lettered, now or once no other attempt follows.
 
     `healthy` is what the circuit is told: True, False, or None where the attempt says nothing about the endpoint.
@@ -29,23 +29,23 @@ def classify(
     failure: FailureCode | None = None,
     *,
     retry_statuses: Container[int] = (),
-) -> Judgement:
+) -> Classification:
     """Judge one attempt: an HTTP `status`, or a `failure` where there was no response.
 
     `retry_statuses` are those the policy adds. A 429 asks to come back, whether or not it says when.
     """
     if status is None:
         if failure is FailureCode.BLOCKED:
-            return Judgement(Verdict.REJECTED, DeadLetterReason.BLOCKED)
+            return Classification(Verdict.REJECTED, DeadLetterReason.BLOCKED)
         if failure is FailureCode.UNSENDABLE:
-            return Judgement(Verdict.RETRY, DeadLetterReason.UNSENDABLE)
-        return Judgement(Verdict.RETRY, healthy=False)
+            return Classification(Verdict.RETRY, DeadLetterReason.UNSENDABLE)
+        return Classification(Verdict.RETRY, healthy=False)
     if 200 <= status < 300:
-        return Judgement(Verdict.DELIVERED, healthy=True)
+        return Classification(Verdict.DELIVERED, healthy=True)
     if status >= 500:
-        return Judgement(Verdict.RETRY, healthy=False)
+        return Classification(Verdict.RETRY, healthy=False)
     if status == GONE:
-        return Judgement(Verdict.REJECTED, DeadLetterReason.REJECTED, healthy=True, gone=True)
+        return Classification(Verdict.REJECTED, DeadLetterReason.REJECTED, healthy=True, gone=True)
     if status < 400 or status == TOO_MANY_REQUESTS or status in retry_statuses:
-        return Judgement(Verdict.RETRY, healthy=True)
-    return Judgement(Verdict.REJECTED, DeadLetterReason.REJECTED, healthy=True)
+        return Classification(Verdict.RETRY, healthy=True)
+    return Classification(Verdict.REJECTED, DeadLetterReason.REJECTED, healthy=True)

@@ -22,10 +22,10 @@ from everhook.delivery.fitness import UNFIT_FAILURES, EndpointFitness
 from everhook.delivery.history import History
 from everhook.delivery.inputs import NewDelivery
 from everhook.delivery.sender import Sender
-from everhook.delivery.snapshot_store import Basis
+from everhook.delivery.snapshot_store import DeliverySnapshot
 from everhook.delivery.starter import Starter
 from everhook.storage.engine import is_unavailable
-from everhook.storage.keyring import CannotOpen
+from everhook.storage.keyring import DecryptionError
 from everhook.storage.tables import now
 
 SWEEP_S = 0.5
@@ -93,7 +93,7 @@ class Dispatcher:
         """Send deliveries on their way. Returns at once."""
         for new in deliveries:
             if not self._enter_lane(new):
-                self._starter.start_soon(new.order)
+                self._starter.start_soon(new.input)
 
     async def close(self) -> None:
         """Finish the attempts under way. What still waits after a few seconds is left to the reconciler."""
@@ -109,8 +109,8 @@ class Dispatcher:
 
     def _enter_lane(self, new: NewDelivery) -> bool:
         """False where the endpoint is not fit for the lane, or would wait in it for too long."""
-        gid = new.order.endpoint_gid
-        fit = self._has_lane and new.order.rate_limit is None and _is_healthy(new) and self._fitness.is_fit(gid)
+        gid = new.input.endpoint_gid
+        fit = self._has_lane and new.input.rate_limit is None and _is_healthy(new) and self._fitness.is_fit(gid)
         if not fit or self._bytes + new.size > self._limits.memory_bytes or self._wait_s(gid) > self._limits.wait_s:
             return False
         if not self._lane.offer(gid, new):
@@ -130,7 +130,7 @@ class Dispatcher:
             await asyncio.sleep(SWEEP_S)
             for new in self._lane.withdraw(self._limits.wait_s):
                 self._bytes -= new.size
-                self._starter.start_soon(new.order)
+                self._starter.start_soon(new.input)
         self._sweeper = None
 
     async def _run(self, new: NewDelivery) -> None:
@@ -138,57 +138,57 @@ class Dispatcher:
         try:
             made = await self._first_attempt(new)
         except Exception as error:
-            if not is_unavailable(error) and not isinstance(error, CannotOpen):  # both are logged where they occur
+            if not is_unavailable(error) and not isinstance(error, DecryptionError):  # both are logged where they occur
                 log.error(
-                    "a first attempt failed before the request", delivery_gid=new.order.delivery_gid, exc_info=error
+                    "a first attempt failed before the request", delivery_gid=new.input.delivery_gid, exc_info=error
                 )
             made = None
         finally:
             self._bytes -= new.size
-        self._fitness.note_turn(new.order.endpoint_gid, time.monotonic() - began)
-        order = replace(new.order, previous=made)
-        if made is None or made.outcome.unrecorded is not None or not order.is_delivered:
-            self._starter.start_soon(order)
+        self._fitness.note_turn(new.input.endpoint_gid, time.monotonic() - began)
+        input = replace(new.input, previous=made)
+        if made is None or made.outcome.unrecorded is not None or not input.is_delivered:
+            self._starter.start_soon(input)
         elif self._history is not None:
-            self._history.add(order)
+            self._history.add(input)
 
     async def _first_attempt(self, new: NewDelivery) -> PreviousAttempt | None:
         """None where nothing was sent, and the workflow is to make the attempt, or to park."""
-        basis = await self._current_basis(new)
-        if basis is None:
+        snapshot = await self._current_snapshot(new)
+        if snapshot is None:
             return None
-        order = new.order
-        plan = order.policy.plan(order.attempt, timedelta(), random.random())  # noqa: S311 - jitter
-        return await self._sender.first_attempt(order.attempt_order(order.attempt, plan), basis)
+        input = new.input
+        plan = input.policy.plan(input.attempt, timedelta(), random.random())  # noqa: S311 - jitter
+        return await self._sender.first_attempt(input.attempt_input(input.attempt, plan), snapshot)
 
-    async def _current_basis(self, new: NewDelivery) -> Basis | None:
+    async def _current_snapshot(self, new: NewDelivery) -> DeliverySnapshot | None:
         """What the attempt starts from; None where it is not to be made here. What has waited is checked again."""
-        order, basis = new.order, new.basis
-        if not self._fitness.is_fit(order.endpoint_gid):
+        input, snapshot = new.input, new.snapshot
+        if not self._fitness.is_fit(input.endpoint_gid):
             return None
-        if basis is None:
-            basis = await self._sender.load_basis(order.delivery_gid)
-            return basis if basis is not None and _can_be_sent(basis, order.attempt) else None
-        if (now() - basis.accepted_at).total_seconds() < FRESH_S:
-            return basis
-        state = await self._states.get(order.endpoint_gid)
+        if snapshot is None:
+            snapshot = await self._sender.load_snapshot(input.delivery_gid)
+            return snapshot if snapshot is not None and _can_be_sent(snapshot, input.attempt) else None
+        if (now() - snapshot.accepted_at).total_seconds() < FRESH_S:
+            return snapshot
+        state = await self._states.get(input.endpoint_gid)
         if state is None or not state.sends:
             return None
-        return replace(basis, endpoint_version=state.version, failures=state.failures)
+        return replace(snapshot, endpoint_version=state.version, failures=state.failures)
 
 
 def _is_healthy(new: NewDelivery) -> bool:
     """By what was read when the delivery was accepted. One that is read later is checked then."""
-    basis = new.basis
-    return basis is None or (basis.state is CircuitState.CLOSED and basis.failures < UNFIT_FAILURES)
+    snapshot = new.snapshot
+    return snapshot is None or (snapshot.state is CircuitState.CLOSED and snapshot.failures < UNFIT_FAILURES)
 
 
-def _can_be_sent(basis: Basis, number: int) -> bool:
+def _can_be_sent(snapshot: DeliverySnapshot, number: int) -> bool:
     return (
-        not basis.is_settled
-        and not basis.endpoint_deleted
-        and basis.payload is not None
-        and basis.attempts == number - 1
-        and basis.state is CircuitState.CLOSED
-        and basis.hold is None
+        not snapshot.is_terminal
+        and not snapshot.endpoint_deleted
+        and snapshot.payload is not None
+        and snapshot.attempts == number - 1
+        and snapshot.state is CircuitState.CLOSED
+        and snapshot.hold is None
     )

@@ -13,7 +13,7 @@ from everhook.circuit.states_store import EndpointStates
 from everhook.delivery.dispatcher import Dispatcher, LaneLimits
 from everhook.delivery.fitness import EndpointFitness
 from everhook.delivery.history import History, HistoryLimits
-from everhook.delivery.inputs_store import OrderDefaults
+from everhook.delivery.inputs_store import InputDefaults
 from everhook.delivery.recorder_store import Recorder
 from everhook.delivery.sender import Sender
 from everhook.delivery.starter import Starter, StarterLimits
@@ -32,7 +32,7 @@ class DeliveryEngine:
     client: Client
     database: Database
     settings: Settings
-    defaults: OrderDefaults
+    defaults: InputDefaults
     keyring: KeyRing
     issuers: IssuerCache
     recorder: Recorder
@@ -68,7 +68,7 @@ async def delivery_engine(
             client=client,
             database=database,
             settings=settings,
-            defaults=OrderDefaults.from_settings(settings),
+            defaults=InputDefaults.from_settings(settings),
             keyring=keyring,
             issuers=issuers,
             recorder=recorder,

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import timedelta
 
-from everhook.delivery.classify import Judgement
+from everhook.delivery.classify import Classification
 
 MAX_ENDPOINTS = 10_000
 LATENCY_WEIGHT = 0.3
@@ -40,13 +40,13 @@ class EndpointFitness:
         seen = self._seen.get(endpoint_gid)
         return seen.turn_s if seen is not None else 0.0
 
-    def note(self, endpoint_gid: str, duration: timedelta, judgement: Judgement) -> None:
+    def note(self, endpoint_gid: str, duration: timedelta, classification: Classification) -> None:
         """Learn from an attempt of the lane or of a workflow. A fault on our side says nothing about the endpoint."""
-        if judgement.healthy is None:
+        if classification.healthy is None:
             return
         seen = self._of(endpoint_gid)
         seen.latency_s = _moved(seen.latency_s, duration.total_seconds())
-        seen.failures = 0 if judgement.healthy else seen.failures + 1
+        seen.failures = 0 if classification.healthy else seen.failures + 1
 
     def note_turn(self, endpoint_gid: str, seconds: float) -> None:
         """Learn how long a delivery took in the lane: what waits there moves at this pace."""

@@ -11,7 +11,7 @@ from datetime import timedelta
 import structlog
 from temporalio.client import Client
 
-from everhook.contracts import DeliveryOrder
+from everhook.contracts import DeliveryInput
 from everhook.delivery.confirmations import Confirmations
 from everhook.delivery.history_store import forget
 from everhook.delivery.starts import is_away, is_overloaded, start_delivery
@@ -52,17 +52,17 @@ class History:
         self._client = client
         self._is_busy = is_busy
         self._limits = limits
-        self._queue: deque[tuple[float, DeliveryOrder, Context]] = deque()
+        self._queue: deque[tuple[float, DeliveryInput, Context]] = deque()
         self._workers: set[asyncio.Task[None]] = set()
         self._next_start_at = 0.0
         self._closing = asyncio.Event()
         self._confirmations = Confirmations(database, forget, interval_s=CONFIRM_INTERVAL_S)
 
-    def add(self, order: DeliveryOrder) -> None:
+    def add(self, input: DeliveryInput) -> None:
         """Start the workflow of a delivered delivery when there is time for it."""
         if self._closing.is_set() or len(self._queue) >= self._limits.waiting:
             return
-        self._queue.append((time.monotonic(), order, copy_context()))
+        self._queue.append((time.monotonic(), input, copy_context()))
         if len(self._workers) < self._limits.concurrency:
             task = asyncio.create_task(self._work())
             self._workers.add(task)
@@ -80,12 +80,12 @@ class History:
             await self._give_way()
             if not self._queue:
                 return
-            added_at, order, context = self._queue.popleft()
+            added_at, input, context = self._queue.popleft()
             if time.monotonic() - added_at > MAX_LAG.total_seconds():
                 HISTORY_SKIPPED.inc()
-                self._confirmations.add(order.delivery_gid)
-            elif not await asyncio.create_task(self._start(order), context=context):
-                self._queue.append((added_at, order, context))
+                self._confirmations.add(input.delivery_gid)
+            elif not await asyncio.create_task(self._start(input), context=context):
+                self._queue.append((added_at, input, context))
                 await asyncio.sleep(AWAY_PAUSE_S)
 
     async def _give_way(self) -> None:
@@ -96,14 +96,14 @@ class History:
         self._next_start_at = max(self._next_start_at, moment) + 1 / self._limits.per_second
         await asyncio.sleep(self._next_start_at - 1 / self._limits.per_second - moment)
 
-    async def _start(self, order: DeliveryOrder) -> bool:
+    async def _start(self, input: DeliveryInput) -> bool:
         """False where it is to be tried again."""
         try:
-            await start_delivery(self._client, order, first=True, eager=True)
+            await start_delivery(self._client, input, first=True, eager=True)
         except Exception as error:
             if is_away(error) or is_overloaded(error):
                 return False
-            log.error("a settled workflow cannot be started", delivery_gid=order.delivery_gid, error=str(error))
+            log.error("a settled workflow cannot be started", delivery_gid=input.delivery_gid, error=str(error))
             return True
-        self._confirmations.add(order.delivery_gid)
+        self._confirmations.add(input.delivery_gid)
         return True

@@ -2,21 +2,21 @@
 
 from dataclasses import dataclass
 
-from everhook.contracts import DeliveryOrder
-from everhook.delivery.snapshot_store import Basis
+from everhook.contracts import DeliveryInput
+from everhook.delivery.snapshot_store import DeliverySnapshot
 
 
 @dataclass(frozen=True)
 class NewDelivery:
     """A delivery that was just committed, with what its first attempt needs: nothing of it has to be read back.
 
-    `basis` is what the database would say of it now. None: read it, it was not just accepted.
+    `snapshot` is what the database would say of it now. None: read it, it was not just accepted.
     """
 
-    order: DeliveryOrder
-    basis: Basis | None = None
+    input: DeliveryInput
+    snapshot: DeliverySnapshot | None = None
 
     @property
     def size(self) -> int:
         """Bytes of payload that it keeps in memory."""
-        return len(self.basis.payload) if self.basis is not None and self.basis.payload is not None else 0
+        return len(self.snapshot.payload) if self.snapshot is not None and self.snapshot.payload is not None else 0

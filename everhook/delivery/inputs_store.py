@@ -11,7 +11,7 @@ from sqlmodel import col
 
 from everhook.contracts import (
     AttemptOutcome,
-    DeliveryOrder,
+    DeliveryInput,
     DeliveryStatus,
     OpenDeadLetter,
     PreviousAttempt,
@@ -24,7 +24,7 @@ from everhook.storage.tables import Attempt, Channel, Delivery, Endpoint, Tenant
 
 
 @dataclass(frozen=True)
-class OrderDefaults:
+class InputDefaults:
     """What settings contribute to every order.
 
     `lane_wait` is how long a delivery may wait in the express lane; `first_attempt_grace` what a first attempt may take
@@ -37,7 +37,7 @@ class OrderDefaults:
     dead_letter_retention: timedelta = timedelta(days=30)
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> "OrderDefaults":
+    def from_settings(cls, settings: Settings) -> "InputDefaults":
         return cls(
             lane_wait=timedelta(seconds=settings.express_wait_seconds),
             first_attempt_grace=timedelta(seconds=settings.first_attempt_grace_seconds),
@@ -51,11 +51,11 @@ class OrderDefaults:
         return self.lane_wait + policy.timeout + self.first_attempt_grace
 
 
-def first_order(
-    delivery_gid: str, message_gid: str, channel: str, event_type: str, route: Route, defaults: OrderDefaults
-) -> DeliveryOrder:
+def first_input(
+    delivery_gid: str, message_gid: str, channel: str, event_type: str, route: Route, defaults: InputDefaults
+) -> DeliveryInput:
     """The order of a delivery that was just accepted."""
-    return DeliveryOrder(
+    return DeliveryInput(
         delivery_gid=delivery_gid,
         message_gid=message_gid,
         endpoint_gid=route.endpoint_gid,
@@ -69,9 +69,9 @@ def first_order(
     )
 
 
-async def load_orders(
-    connection: AsyncConnection, defaults: OrderDefaults, where: Sequence[ColumnElement[bool]], limit: int
-) -> list[DeliveryOrder]:
+async def load_inputs(
+    connection: AsyncConnection, defaults: InputDefaults, where: Sequence[ColumnElement[bool]], limit: int
+) -> list[DeliveryInput]:
     """Orders for stored deliveries, oldest first, that take up where the rows say they were. None for deliveries of a
     tenant that is being erased: their workflows are ended, and must not begin anew."""
     rows: Result[Any] = await connection.execute(
@@ -102,14 +102,14 @@ async def load_orders(
         .order_by(col(Delivery.gid))
         .limit(limit)
     )
-    return [_order(row, defaults) for row in rows]
+    return [_input(row, defaults) for row in rows]
 
 
 async def load_delivered(
-    connection: AsyncConnection, defaults: OrderDefaults, delivery_gids: Sequence[str]
-) -> list[DeliveryOrder]:
+    connection: AsyncConnection, defaults: InputDefaults, delivery_gids: Sequence[str]
+) -> list[DeliveryInput]:
     """Orders for deliveries that were delivered, with the attempt that did, to start the workflows that show them."""
-    orders = await load_orders(
+    inputs = await load_inputs(
         connection,
         defaults,
         [col(Delivery.gid).in_(delivery_gids), col(Delivery.status) == DeliveryStatus.DELIVERED],
@@ -125,19 +125,19 @@ async def load_delivered(
         for row in attempts
     }
     return [
-        replace(order, attempt=1, previous=PreviousAttempt(outcome))
-        for order in orders
-        if (outcome := outcomes.get(order.delivery_gid)) is not None
+        replace(input, attempt=1, previous=PreviousAttempt(outcome))
+        for input in inputs
+        if (outcome := outcomes.get(input.delivery_gid)) is not None
     ]
 
 
-async def load_order(connection: AsyncConnection, defaults: OrderDefaults, delivery_gid: str) -> DeliveryOrder | None:
-    orders = await load_orders(connection, defaults, [col(Delivery.gid) == delivery_gid], limit=1)
-    return orders[0] if orders else None
+async def load_input(connection: AsyncConnection, defaults: InputDefaults, delivery_gid: str) -> DeliveryInput | None:
+    inputs = await load_inputs(connection, defaults, [col(Delivery.gid) == delivery_gid], limit=1)
+    return inputs[0] if inputs else None
 
 
-def _order(row: Any, defaults: OrderDefaults) -> DeliveryOrder:
-    return DeliveryOrder(
+def _input(row: Any, defaults: InputDefaults) -> DeliveryInput:
+    return DeliveryInput(
         delivery_gid=row.gid,
         message_gid=row.message_gid,
         endpoint_gid=row.endpoint_gid,
@@ -170,7 +170,7 @@ def _open_dead_letter(row: Any) -> OpenDeadLetter | None:
     return OpenDeadLetter(row.reason, row.dead_lettered_at, row.last_status_code)
 
 
-def _retention_left(row: Any, defaults: OrderDefaults) -> timedelta:
+def _retention_left(row: Any, defaults: InputDefaults) -> timedelta:
     """A dead letter whose workflow was lost keeps its date: `due_at` is the end of its retention."""
     if row.status is not DeliveryStatus.DEAD_LETTERED:
         return defaults.dead_letter_retention

@@ -12,7 +12,7 @@ from sqlmodel import col
 from everhook.contracts import TERMINAL_STATUSES, AttemptRecord, DeliveryStatus, FailureCode, Verdict
 from everhook.delivery.rollups_store import roll_up
 from everhook.receipts.issuer import SignedReceipt
-from everhook.storage.batching import Grouped
+from everhook.storage.batching import BatchExecutor
 from everhook.storage.engine import Database
 from everhook.storage.statements import insert_ignoring, table_of
 from everhook.storage.tables import (
@@ -107,7 +107,7 @@ class Recorder:
 
     def __init__(self, database: Database, *, keep_history: bool = True) -> None:
         self._keep_history = keep_history
-        self._batches = Grouped(database.write_connection, self._record)
+        self._batches = BatchExecutor(database.write_connection, self._record)
 
     async def attempt(self, record: AttemptRecord, transcript: Transcript, *, before_workflow: bool = False) -> bool:
         """Record an attempt and what it means for its delivery; False where it was recorded already, which changes

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Double, and_, bindparam, case, cast, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from everhook.storage.batching import Grouped
+from everhook.storage.batching import BatchExecutor
 from everhook.storage.engine import Database
 from everhook.storage.statements import insert, table_of
 from everhook.storage.tables import EndpointRate
@@ -53,7 +53,7 @@ class SendTimes:
     """Reserves send times, those that concurrent attempts ask for in one transaction."""
 
     def __init__(self, database: Database) -> None:
-        self._batches = Grouped(database.write_connection, _reserve_all, at_most=MAX_TOGETHER)
+        self._batches = BatchExecutor(database.write_connection, _reserve_all, at_most=MAX_TOGETHER)
 
     async def reserve(self, endpoint_gid: str, limit: float) -> SendTime:
         """Reserve the next send time, for a limit in requests a second. Nothing is reserved where it is far away."""

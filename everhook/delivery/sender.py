@@ -18,7 +18,7 @@ from everhook.circuit.machine import CircuitState, Hold
 from everhook.circuit.reporter import OutcomeReporter
 from everhook.circuit.store import claim_probe
 from everhook.contracts import (
-    AttemptOrder,
+    AttemptInput,
     AttemptOutcome,
     AttemptRecord,
     DeadLetterReason,
@@ -28,19 +28,19 @@ from everhook.contracts import (
     Verdict,
 )
 from everhook.delivery.body_formats import Content, render
-from everhook.delivery.classify import RETRY_AFTER_STATUSES, Judgement, classify
+from everhook.delivery.classify import RETRY_AFTER_STATUSES, Classification, classify
 from everhook.delivery.fitness import EndpointFitness
 from everhook.delivery.pacing import MISSES, Pacer
 from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.delivery.send_times_store import SendTimes
-from everhook.delivery.snapshot_store import Bases, Basis, Target, Targets
-from everhook.egress import EgressClient, Exchange, OurFault, Unsendable
+from everhook.delivery.snapshot_store import DeliverySnapshot, Destination, DestinationCache, SnapshotLoader
+from everhook.egress import EgressClient, Exchange, LocalError, UnsendableRequest
 from everhook.ids import Kind, new_gid
 from everhook.observability import tracing
 from everhook.observability.metrics import ATTEMPT_SECONDS, ATTEMPTS, DELIVERY_SECONDS
 from everhook.observability.trace_context import of_message
 from everhook.observability.tracing import Span
-from everhook.receipts.issuer import Issuer, Subject, issue, url_digest
+from everhook.receipts.issuer import Issuer, ReceiptContext, issue, url_digest
 from everhook.receipts.keys_store import IssuerCache
 from everhook.receipts.receipt import signatures_digest
 from everhook.signing.schemes import signature_headers
@@ -93,128 +93,134 @@ class Sender:
         self._reporter = reporter
         self._fitness = fitness
         self._under_way: dict[tuple[str, int, int], asyncio.Task[PreviousAttempt]] = {}
-        self._bases = Bases(database)
-        self._targets = Targets(database, keyring)
+        self._snapshots = SnapshotLoader(database)
+        self._destinations = DestinationCache(database, keyring)
         self._pacer = Pacer(SendTimes(database))
         self._faults: dict[str, str] = {}
 
-    async def attempt(self, order: AttemptOrder, tries: int = 1) -> AttemptOutcome:
+    async def attempt(self, input: AttemptInput, tries: int = 1) -> AttemptOutcome:
         """An attempt that a workflow asks for, for the `tries`-th time. Returns once it is recorded.
 
         One that is recorded already (the engine lost our response and asks again) is not made again. Raises an error
         that has Temporal ask again later where the endpoint's rate limit does not allow a request soon.
         """
-        ready = await self._ready(order)
+        ready = await self._ready(input)
         misses = 0
         while not isinstance(ready, AttemptOutcome) and (limit := ready[1].rate_limit) is not None:
-            send_at = await self._pacer.reserve(order.endpoint_gid, limit, tries)
+            send_at = await self._pacer.reserve(input.endpoint_gid, limit, tries)
             if send_at - time.monotonic() > RELOAD_S:
                 await self._pacer.wait(send_at - RELOAD_S)
-                ready = await self._ready(order)
+                ready = await self._ready(input)
                 if isinstance(ready, AttemptOutcome) or ready[1].rate_limit != limit:
                     continue
             if await self._pacer.wait(send_at) or (misses := misses + 1) >= MISSES:
                 break
         if isinstance(ready, AttemptOutcome):
             return ready
-        basis, target = ready
-        made = await self._finish(order, basis, target, before_workflow=False)
-        return _with_limit(made.outcome, order, target)
+        snapshot, destination = ready
+        made = await self._finish(input, snapshot, destination, before_workflow=False)
+        return _with_limit(made.outcome, input, destination)
 
-    async def _ready(self, order: AttemptOrder) -> tuple[Basis, Target] | AttemptOutcome:
+    async def _ready(self, input: AttemptInput) -> tuple[DeliverySnapshot, Destination] | AttemptOutcome:
         """What to send, and where, if a request is to be made; else the outcome without one."""
-        basis, target = await self._load(order)
-        if (known := _known_outcome(order, basis)) is not None:
-            return _with_limit(known, order, target)
-        if not await self._may_send(order, basis):
-            await self._recorder.parked(order.delivery_gid, datetime.now(UTC) + order.park_check)
+        snapshot, destination = await self._load(input)
+        if (known := _known_outcome(input, snapshot)) is not None:
+            return _with_limit(known, input, destination)
+        if not await self._may_send(input, snapshot):
+            await self._recorder.parked(input.delivery_gid, datetime.now(UTC) + input.park_check)
             # The circuit may have closed, and the parked deliveries been released, while we were parking: check again.
-            basis, target = await self._load(order)
-            if (known := _known_outcome(order, basis)) is not None:
-                return _with_limit(known, order, target)
-            if not await self._may_send(order, basis):
-                return _with_limit(AttemptOutcome(Verdict.PARKED, _PARKED_TOO_LONG[basis.hold]), order, target)
-        return basis, target
+            snapshot, destination = await self._load(input)
+            if (known := _known_outcome(input, snapshot)) is not None:
+                return _with_limit(known, input, destination)
+            if not await self._may_send(input, snapshot):
+                return _with_limit(AttemptOutcome(Verdict.PARKED, _PARKED_TOO_LONG[snapshot.hold]), input, destination)
+        return snapshot, destination
 
-    async def first_attempt(self, order: AttemptOrder, basis: Basis) -> PreviousAttempt | None:
+    async def first_attempt(self, input: AttemptInput, snapshot: DeliverySnapshot) -> PreviousAttempt | None:
         """The first attempt of a delivery that has no workflow yet, by a process that has it in memory and knows that
         the circuit is closed. None where the endpoint was deleted, or was given a rate limit: nothing is sent."""
-        target = await self._targets.get(order.endpoint_gid, basis.endpoint_version)
-        if target.deleted or target.rate_limit is not None:
+        destination = await self._destinations.get(input.endpoint_gid, snapshot.endpoint_version)
+        if destination.deleted or destination.rate_limit is not None:
             return None
-        return await self._finish(order, basis, target, before_workflow=True)
+        return await self._finish(input, snapshot, destination, before_workflow=True)
 
-    async def load_basis(self, delivery_gid: str) -> Basis | None:
+    async def load_snapshot(self, delivery_gid: str) -> DeliverySnapshot | None:
         """What the database knows of a delivery; None where there is no such delivery."""
-        return await self._bases.load(delivery_gid)
+        return await self._snapshots.load(delivery_gid)
 
     async def _finish(
-        self, order: AttemptOrder, basis: Basis, target: Target, *, before_workflow: bool
+        self, input: AttemptInput, snapshot: DeliverySnapshot, destination: Destination, *, before_workflow: bool
     ) -> PreviousAttempt:
         """Finish and record an attempt that was begun, also where the caller is cancelled: a worker that shuts down
         cancels its activities, and the engine asks for the same attempt again. Then the one under way answers, or its
         record, and nothing is sent twice."""
-        attempt = (order.delivery_gid, order.round, order.number)
+        attempt = (input.delivery_gid, input.round, input.number)
         task = self._under_way.get(attempt)
         if task is None:
-            sending = self._send(order, basis, target, before_workflow=before_workflow)
+            sending = self._send(input, snapshot, destination, before_workflow=before_workflow)
             task = self._under_way[attempt] = asyncio.create_task(sending)
             task.add_done_callback(lambda _: self._under_way.pop(attempt))
         return await asyncio.shield(task)
 
-    async def _load(self, order: AttemptOrder) -> tuple[Basis, Target]:
-        basis = await self._bases.load(order.delivery_gid)
-        if basis is None:
-            raise ApplicationError(f"{order.delivery_gid} is not in the database", type="DeliveryMissing")
-        target = await self._targets.get(order.endpoint_gid, basis.endpoint_version)
-        return replace(basis, endpoint_deleted=basis.endpoint_deleted or target.deleted), target
+    async def _load(self, input: AttemptInput) -> tuple[DeliverySnapshot, Destination]:
+        snapshot = await self._snapshots.load(input.delivery_gid)
+        if snapshot is None:
+            raise ApplicationError(f"{input.delivery_gid} is not in the database", type="DeliveryMissing")
+        destination = await self._destinations.get(input.endpoint_gid, snapshot.endpoint_version)
+        return replace(snapshot, endpoint_deleted=snapshot.endpoint_deleted or destination.deleted), destination
 
-    async def _may_send(self, order: AttemptOrder, basis: Basis) -> bool:
-        if basis.hold is not None or basis.state is CircuitState.OPEN:
+    async def _may_send(self, input: AttemptInput, snapshot: DeliverySnapshot) -> bool:
+        if snapshot.hold is not None or snapshot.state is CircuitState.OPEN:
             return False
-        if basis.state is CircuitState.CLOSED:
+        if snapshot.state is CircuitState.CLOSED:
             return True
         async with self._database.write_connection() as connection:
             return await claim_probe(
-                connection, order.endpoint_gid, order.delivery_gid, order.timeout + PROBE_LEASE_MARGIN
+                connection, input.endpoint_gid, input.delivery_gid, input.timeout + PROBE_LEASE_MARGIN
             )
 
     async def _send(
-        self, order: AttemptOrder, basis: Basis, target: Target, *, before_workflow: bool
+        self, input: AttemptInput, snapshot: DeliverySnapshot, destination: Destination, *, before_workflow: bool
     ) -> PreviousAttempt:
-        with tracing.span("attempt", of_message(basis.message_gid, basis.traceparent)) as span:
-            return await self._exchange(order, basis, target, span, before_workflow=before_workflow)
+        with tracing.span("attempt", of_message(snapshot.message_gid, snapshot.traceparent)) as span:
+            return await self._exchange(input, snapshot, destination, span, before_workflow=before_workflow)
 
     async def _exchange(
-        self, order: AttemptOrder, basis: Basis, target: Target, span: Span, *, before_workflow: bool
+        self,
+        input: AttemptInput,
+        snapshot: DeliverySnapshot,
+        destination: Destination,
+        span: Span,
+        *,
+        before_workflow: bool,
     ) -> PreviousAttempt:
         issuer = await self._issuers.get()
         started_at = datetime.now(UTC)
         issuer.must_sign_at(started_at)
-        headers, body, exchange = await self._post(order, basis, target, started_at, span)
+        headers, body, exchange = await self._post(input, snapshot, destination, started_at, span)
         retry_after = exchange.retry_after if exchange.status in RETRY_AFTER_STATUSES else None
-        judgement = classify(exchange.status, exchange.failure, retry_statuses=order.retry_statuses)
-        record = _record(order, exchange, judgement, started_at, target.url, headers, body, retry_after)
-        subject = Subject(target.tenant_gid, basis.message_gid, target.url)
-        transcript = _transcript(exchange, target, headers)
-        recorded = await self._put_on_record(record, transcript, subject, issuer, before_workflow=before_workflow)
+        classification = classify(exchange.status, exchange.failure, retry_statuses=input.retry_statuses)
+        record = _record(input, exchange, classification, started_at, destination.url, headers, body, retry_after)
+        context = ReceiptContext(destination.tenant_gid, snapshot.message_gid, destination.url)
+        transcript = _transcript(exchange, destination, headers)
+        recorded = await self._put_on_record(record, transcript, context, issuer, before_workflow=before_workflow)
         if recorded is False:
-            made = await self._recorded_before(order)
+            made = await self._recorded_before(input)
             if made is not None and made.outcome.attempt_gid != record.attempt_gid:
                 return made
-        self._fitness.note(order.endpoint_gid, exchange.duration, judgement)
-        in_streak = basis.failures > 0 or basis.state is not CircuitState.CLOSED
-        self._reporter.note(order.endpoint_gid, target.tenant, judgement, in_streak=in_streak)
-        _count_attempt(record, basis)
-        facts = _facts(record, basis, target)
+        self._fitness.note(input.endpoint_gid, exchange.duration, classification)
+        in_streak = snapshot.failures > 0 or snapshot.state is not CircuitState.CLOSED
+        self._reporter.note(input.endpoint_gid, destination.tenant, classification, in_streak=in_streak)
+        _count_attempt(record, snapshot)
+        facts = _facts(record, snapshot, destination)
         span.note(facts, failed=record.error is not None)
         log.info("attempt", **facts)
         outcome = AttemptOutcome(
-            verdict=judgement.verdict,
-            reason=judgement.reason,
+            verdict=classification.verdict,
+            reason=classification.reason,
             status_code=exchange.status,
             error=record.error,
-            retry_after=retry_after if judgement.verdict is Verdict.RETRY else None,
+            retry_after=retry_after if classification.verdict is Verdict.RETRY else None,
             unrecorded=record if recorded is None else None,
             attempt_gid=record.attempt_gid,
             duration_ms=record.duration_ms,
@@ -222,25 +228,27 @@ class Sender:
         return PreviousAttempt(outcome, record.next_attempt_at)
 
     async def _post(
-        self, order: AttemptOrder, basis: Basis, target: Target, moment: datetime, span: Span
+        self, input: AttemptInput, snapshot: DeliverySnapshot, destination: Destination, moment: datetime, span: Span
     ) -> tuple[Sequence[tuple[str, str]], bytes, Exchange]:
         """Headers and body as sent, and what came of it. What raises before the first byte is `unsendable`."""
         headers: Sequence[tuple[str, str]] = ()
         body = b""
         try:
-            if target.fault is not None:
-                raise Unsendable(target.fault)
-            headers, body = _request(order, basis, target, moment, span)
-            exchange = await self._egress.post(target.url, headers, body, order.timeout, target.tls, target.tenant_gid)
+            if destination.fault is not None:
+                raise UnsendableRequest(destination.fault)
+            headers, body = _request(input, snapshot, destination, moment, span)
+            exchange = await self._egress.post(
+                destination.url, headers, body, input.timeout, destination.tls, destination.tenant_gid
+            )
         except Exception as error:
-            exchange = self._unsendable(order.endpoint_gid, error)
+            exchange = self._unsendable(input.endpoint_gid, error)
         else:
-            self._faults.pop(order.endpoint_gid, None)
+            self._faults.pop(input.endpoint_gid, None)
         return headers, body, exchange
 
     def _unsendable(self, endpoint_gid: str, error: Exception) -> Exchange:
         """Log a fault once for each endpoint. The text of an exception that is not ours may hold a secret."""
-        detail = str(error) if isinstance(error, OurFault) else f"cannot be sent ({type(error).__name__})"
+        detail = str(error) if isinstance(error, LocalError) else f"cannot be sent ({type(error).__name__})"
         if self._faults.get(endpoint_gid) != detail:
             if len(self._faults) >= MAX_FAULTS_REMEMBERED:
                 self._faults.clear()
@@ -250,14 +258,20 @@ class Sender:
         return Exchange(status=None, failure=FailureCode.UNSENDABLE, detail=detail, duration=timedelta())
 
     async def _put_on_record(
-        self, record: AttemptRecord, transcript: Transcript, subject: Subject, issuer: Issuer, *, before_workflow: bool
+        self,
+        record: AttemptRecord,
+        transcript: Transcript,
+        context: ReceiptContext,
+        issuer: Issuer,
+        *,
+        before_workflow: bool,
     ) -> bool | None:
         """Sign the receipt and record, trying for a few seconds. False: this very attempt was recorded before. None:
         it is not recorded. Never an exception: that would have the request made again."""
         give_up_at = time.monotonic() + RECORD_PATIENCE_S
         while True:
             try:
-                stated = replace(transcript, receipt=issue(record, subject, issuer))
+                stated = replace(transcript, receipt=issue(record, context, issuer))
                 recording = self._recorder.attempt(record, stated, before_workflow=before_workflow)
                 return await asyncio.wait_for(recording, RECORD_PATIENCE_S)
             except Exception as error:
@@ -269,53 +283,53 @@ class Sender:
                     return None
             await asyncio.sleep(RECORD_RETRY_S)
 
-    async def _recorded_before(self, order: AttemptOrder) -> PreviousAttempt | None:
+    async def _recorded_before(self, input: AttemptInput) -> PreviousAttempt | None:
         """What is recorded of an attempt that another process recorded first, or this one without learning of it."""
         try:
-            basis = await self._bases.load(order.delivery_gid)
+            snapshot = await self._snapshots.load(input.delivery_gid)
         except Exception as error:
             if not is_unavailable(error):
                 raise
             return None
-        known = _known_outcome(order, basis) if basis is not None else None
-        return PreviousAttempt(known, basis.next_attempt_at) if basis is not None and known is not None else None
+        known = _known_outcome(input, snapshot) if snapshot is not None else None
+        return PreviousAttempt(known, snapshot.next_attempt_at) if snapshot is not None and known is not None else None
 
 
-def _with_limit(outcome: AttemptOutcome, order: AttemptOrder, target: Target) -> AttemptOutcome:
+def _with_limit(outcome: AttemptOutcome, input: AttemptInput, destination: Destination) -> AttemptOutcome:
     """Report a rate limit that was changed since the workflow was given it: the next attempt's queue depends on it."""
-    if target.rate_limit == order.rate_limit:
+    if destination.rate_limit == input.rate_limit:
         return outcome
-    return replace(outcome, new_rate_limit=NewRateLimit(target.rate_limit))
+    return replace(outcome, new_rate_limit=NewRateLimit(destination.rate_limit))
 
 
-def _known_outcome(order: AttemptOrder, basis: Basis) -> AttemptOutcome | None:
+def _known_outcome(input: AttemptInput, snapshot: DeliverySnapshot) -> AttemptOutcome | None:
     """What is certain without a request: this attempt's recorded outcome, a delivery that is over, a deleted
     endpoint, an erased payload."""
-    if basis.has_recorded(order.round, order.number) and basis.last_verdict is not None:
+    if snapshot.has_recorded(input.round, input.number) and snapshot.last_verdict is not None:
         return AttemptOutcome(
-            verdict=basis.last_verdict,
-            reason=_recorded_reason(basis),
-            status_code=basis.last_status_code,
-            error=basis.last_error,
-            retry_after=_time_left(basis.next_attempt_at),
-            attempt_gid=basis.last_attempt_gid,
-            duration_ms=basis.last_duration_ms,
+            verdict=snapshot.last_verdict,
+            reason=_recorded_reason(snapshot),
+            status_code=snapshot.last_status_code,
+            error=snapshot.last_error,
+            retry_after=_time_left(snapshot.next_attempt_at),
+            attempt_gid=snapshot.last_attempt_gid,
+            duration_ms=snapshot.last_duration_ms,
         )
-    if basis.is_settled:
+    if snapshot.is_terminal:
         return AttemptOutcome(Verdict.DELIVERED)
-    if basis.endpoint_deleted:
+    if snapshot.endpoint_deleted:
         return AttemptOutcome(Verdict.REJECTED, DeadLetterReason.ENDPOINT_DELETED)
-    if basis.payload is None:
+    if snapshot.payload is None:
         return AttemptOutcome(Verdict.REJECTED, DeadLetterReason.PAYLOAD_ERASED)
     return None
 
 
-def _recorded_reason(basis: Basis) -> DeadLetterReason | None:
-    if basis.last_error == FailureCode.UNSENDABLE:
+def _recorded_reason(snapshot: DeliverySnapshot) -> DeadLetterReason | None:
+    if snapshot.last_error == FailureCode.UNSENDABLE:
         return DeadLetterReason.UNSENDABLE
-    if basis.last_verdict is not Verdict.REJECTED:
+    if snapshot.last_verdict is not Verdict.REJECTED:
         return None
-    return DeadLetterReason.REJECTED if basis.last_status_code is not None else DeadLetterReason.BLOCKED
+    return DeadLetterReason.REJECTED if snapshot.last_status_code is not None else DeadLetterReason.BLOCKED
 
 
 def _time_left(moment: datetime | None) -> timedelta | None:
@@ -323,41 +337,48 @@ def _time_left(moment: datetime | None) -> timedelta | None:
 
 
 def _request(
-    order: AttemptOrder, basis: Basis, target: Target, moment: datetime, span: Span
+    input: AttemptInput, snapshot: DeliverySnapshot, destination: Destination, moment: datetime, span: Span
 ) -> tuple[Sequence[tuple[str, str]], bytes]:
     """Headers and body. What is signed is what is sent: the body is made once."""
-    assert basis.payload is not None  # else its outcome was known
+    assert snapshot.payload is not None  # else its outcome was known
     media_type, body = render(
-        target.format,
-        Content(basis.message_gid, basis.channel, basis.event_type, basis.payload, basis.published_at, order.number),
+        destination.format,
+        Content(
+            snapshot.message_gid,
+            snapshot.channel,
+            snapshot.event_type,
+            snapshot.payload,
+            snapshot.published_at,
+            input.number,
+        ),
     )
     headers = [
         ("content-type", media_type),
         ("user-agent", f"Everhook/{__version__}"),
-        ("x-webhook-event", basis.event_type),
-        ("x-idempotency-key", basis.message_gid),
-        ("traceparent", str(span.traceparent or of_message(basis.message_gid, basis.traceparent).child())),
-        *_signatures(basis.message_gid, moment, body, target),
-        *target.headers,
+        ("x-webhook-event", snapshot.event_type),
+        ("x-idempotency-key", snapshot.message_gid),
+        ("traceparent", str(span.traceparent or of_message(snapshot.message_gid, snapshot.traceparent).child())),
+        *_signatures(snapshot.message_gid, moment, body, destination),
+        *destination.headers,
     ]
     return headers, body
 
 
-def _signatures(message_gid: str, moment: datetime, body: bytes, target: Target) -> list[tuple[str, str]]:
+def _signatures(message_gid: str, moment: datetime, body: bytes, destination: Destination) -> list[tuple[str, str]]:
     return signature_headers(
         message_gid,
         int(moment.timestamp()),
         body,
-        target.live_keys(moment),
-        target.schemes,
-        target.live_ed25519_keys(moment),
+        destination.live_keys(moment),
+        destination.schemes,
+        destination.live_ed25519_keys(moment),
     )
 
 
 def _record(
-    order: AttemptOrder,
+    input: AttemptInput,
     exchange: Exchange,
-    judgement: Judgement,
+    classification: Classification,
     started_at: datetime,
     url: str,
     headers: Sequence[tuple[str, str]],
@@ -366,15 +387,15 @@ def _record(
 ) -> AttemptRecord:
     record = AttemptRecord(
         attempt_gid=new_gid(Kind.ATTEMPT),
-        delivery_gid=order.delivery_gid,
-        endpoint_gid=order.endpoint_gid,
-        round=order.round,
-        number=order.number,
-        verdict=judgement.verdict,
+        delivery_gid=input.delivery_gid,
+        endpoint_gid=input.endpoint_gid,
+        round=input.round,
+        number=input.number,
+        verdict=classification.verdict,
         started_at=started_at,
         duration_ms=round(exchange.duration / timedelta(milliseconds=1)),
         status_code=exchange.status,
-        error=_error(exchange, judgement),
+        error=_error(exchange, classification),
         request_sha256=hashlib.sha256(body).hexdigest(),
         response_sha256=hashlib.sha256(exchange.body).hexdigest() if exchange.status is not None else None,
         response_size=len(exchange.body) if exchange.status is not None else None,
@@ -384,52 +405,52 @@ def _record(
         url_sha256=url_digest(url),
         signatures_sha256=signatures_digest(headers),
     )
-    if judgement.verdict is not Verdict.RETRY or order.retry is None:
+    if classification.verdict is not Verdict.RETRY or input.retry is None:
         return record
-    wait = order.retry.wait(retry_after)
+    wait = input.retry.wait(retry_after)
     return replace(record, next_attempt_at=started_at + exchange.duration + wait)
 
 
-def _error(exchange: Exchange, judgement: Judgement) -> str | None:
+def _error(exchange: Exchange, classification: Classification) -> str | None:
     """The failure's name in the attempt's record: `timeout_total`, `http_503`; None where it was delivered."""
     if exchange.failure is not None:
         return exchange.failure.value
-    return None if judgement.verdict is Verdict.DELIVERED else f"http_{exchange.status}"
+    return None if classification.verdict is Verdict.DELIVERED else f"http_{exchange.status}"
 
 
-def _transcript(exchange: Exchange, target: Target, request_headers: Sequence[tuple[str, str]]) -> Transcript:
+def _transcript(exchange: Exchange, destination: Destination, request_headers: Sequence[tuple[str, str]]) -> Transcript:
     """NUL is the one character PostgreSQL cannot keep in text. An endpoint's own headers may hold credentials."""
-    own = target.headers if request_headers else ()
+    own = destination.headers if request_headers else ()
     sent = request_headers[: len(request_headers) - len(own)]
     return Transcript(
         detail=exchange.detail.replace("\0", "") or None,
         headers=tuple((name.replace("\0", ""), value.replace("\0", "")) for name, value in exchange.headers),
         body=exchange.body if exchange.status is not None else None,
-        url=target.url,
+        url=destination.url,
         request_headers=(*sent, *((name, "(kept secret)") for name, _ in own)),
     )
 
 
-def _count_attempt(record: AttemptRecord, basis: Basis) -> None:
+def _count_attempt(record: AttemptRecord, snapshot: DeliverySnapshot) -> None:
     if record.error == FailureCode.UNSENDABLE:
         return  # no request was made
     duration = timedelta(milliseconds=record.duration_ms)
     ATTEMPTS.labels(record.verdict).inc()
     ATTEMPT_SECONDS.observe(duration.total_seconds())
     if record.verdict is Verdict.DELIVERED:
-        DELIVERY_SECONDS.observe((record.started_at + duration - basis.accepted_at).total_seconds())
+        DELIVERY_SECONDS.observe((record.started_at + duration - snapshot.accepted_at).total_seconds())
 
 
-def _facts(record: AttemptRecord, basis: Basis, target: Target) -> dict[str, Any]:
+def _facts(record: AttemptRecord, snapshot: DeliverySnapshot, destination: Destination) -> dict[str, Any]:
     """What the one canonical log line of an attempt says, and its span, with the names of the database row."""
     return {
         "attempt_gid": record.attempt_gid,
         "delivery_gid": record.delivery_gid,
-        "message_gid": basis.message_gid,
+        "message_gid": snapshot.message_gid,
         "endpoint_gid": record.endpoint_gid,
-        "tenant": target.tenant,
-        "channel": basis.channel,
-        "event_type": basis.event_type,
+        "tenant": destination.tenant,
+        "channel": snapshot.channel,
+        "event_type": snapshot.event_type,
         "round": record.round,
         "number": record.number,
         "verdict": record.verdict.value,

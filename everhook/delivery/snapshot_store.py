@@ -17,14 +17,14 @@ from everhook.contracts import TERMINAL_STATUSES, DeliveryStatus, Verdict
 from everhook.delivery.body_formats import BodyFormat
 from everhook.delivery.recorder_store import _BASIS, Key
 from everhook.egress import TlsExtras
-from everhook.receipts.issuer import Subject
+from everhook.receipts.issuer import ReceiptContext
 from everhook.signing import secrets_store as secrets
 from everhook.signing.schemes import SignatureScheme
 from everhook.signing.secrets_store import SigningKeys
-from everhook.storage.batching import Grouped
+from everhook.storage.batching import BatchExecutor
 from everhook.storage.encryption import ENDPOINT_TLS_KEY
 from everhook.storage.engine import Database
-from everhook.storage.keyring import CannotOpen, KeyRing
+from everhook.storage.keyring import DecryptionError, KeyRing
 from everhook.storage.tables import (
     Delivery,
     Endpoint,
@@ -43,7 +43,7 @@ MAX_LOADED_TOGETHER = 50
 
 
 @dataclass(frozen=True)
-class Basis:
+class DeliverySnapshot:
     """All that decides about one attempt, in one row.
 
     `round` and `attempts` say which attempt was recorded last, `last_…` what it came to. `failures` are those that the
@@ -78,12 +78,12 @@ class Basis:
         return (round_, number) <= (self.round, self.attempts)
 
     @property
-    def is_settled(self) -> bool:
+    def is_terminal(self) -> bool:
         return self.status in TERMINAL_STATUSES
 
 
 @dataclass(frozen=True)
-class Target:
+class Destination:
     """An endpoint as senders need it. `fault` says why nothing can be sent to it: a secret does not decrypt.
     `rate_limit` is in requests a second; None: no limit.
 
@@ -114,46 +114,46 @@ def _live(keys: Sequence[tuple[Key, datetime | None]], moment: datetime) -> list
     return [key for key, expires_at in keys if expires_at is None or expires_at > moment]
 
 
-class Bases:
+class SnapshotLoader:
     """Loads what attempts start from, for concurrent ones in one query."""
 
     def __init__(self, database: Database) -> None:
-        self._group = Grouped(database.read_connection, _load_bases, at_most=MAX_LOADED_TOGETHER)
+        self._group = BatchExecutor(database.read_connection, _load_snapshots, at_most=MAX_LOADED_TOGETHER)
 
-    async def load(self, delivery_gid: str) -> Basis | None:
+    async def load(self, delivery_gid: str) -> DeliverySnapshot | None:
         """None where there is no such delivery."""
         return await self._group.submit(delivery_gid)
 
 
-async def _load_bases(connection: AsyncConnection, gids: Sequence[str]) -> Sequence[Basis | None]:
+async def _load_snapshots(connection: AsyncConnection, gids: Sequence[str]) -> Sequence[DeliverySnapshot | None]:
     rows = await connection.execute(_BASIS, {"gids": gids})
-    found = {row.gid: Basis(**row._mapping) for row in rows}
+    found = {row.gid: DeliverySnapshot(**row._mapping) for row in rows}
     return [found.get(gid) for gid in gids]
 
 
-class Targets:
-    """Endpoints by gid, kept for as long as their version stands; the version comes with each `Basis`."""
+class DestinationCache:
+    """Endpoints by gid, kept for as long as their version stands; the version comes with each `DeliverySnapshot`."""
 
     def __init__(self, database: Database, keyring: KeyRing) -> None:
         self._database = database
         self._keyring = keyring
-        self._known: dict[str, tuple[int, float, Target]] = {}
+        self._known: dict[str, tuple[int, float, Destination]] = {}
 
-    async def get(self, endpoint_gid: str, version: int) -> Target:
+    async def get(self, endpoint_gid: str, version: int) -> Destination:
         """One whose secrets do not decrypt has a `fault`, and is loaded again after half a minute."""
         known = self._known.get(endpoint_gid)
         if known is not None and known[0] == version and time.monotonic() < known[1]:
             return known[2]
         async with self._database.read_connection() as connection:
-            target = await _load_target(connection, self._keyring, endpoint_gid)
+            destination = await _load_destination(connection, self._keyring, endpoint_gid)
         if len(self._known) >= MAX_CACHED_TARGETS:
             self._known.pop(next(iter(self._known)))
-        good_until = math.inf if target.fault is None else time.monotonic() + FAULTY_S
-        self._known[endpoint_gid] = (version, good_until, target)
-        return target
+        good_until = math.inf if destination.fault is None else time.monotonic() + FAULTY_S
+        self._known[endpoint_gid] = (version, good_until, destination)
+        return destination
 
 
-async def _load_target(connection: AsyncConnection, keyring: KeyRing, endpoint_gid: str) -> Target:
+async def _load_destination(connection: AsyncConnection, keyring: KeyRing, endpoint_gid: str) -> Destination:
     endpoint: Row[*tuple[Any, ...]] = (
         await connection.execute(
             select(
@@ -173,7 +173,7 @@ async def _load_target(connection: AsyncConnection, keyring: KeyRing, endpoint_g
             .where(col(Endpoint.gid) == endpoint_gid)
         )
     ).one()
-    target = Target(
+    destination = Destination(
         url=endpoint.url,
         tenant_gid=endpoint.tenant_gid,
         tenant=endpoint.tenant,
@@ -186,16 +186,16 @@ async def _load_target(connection: AsyncConnection, keyring: KeyRing, endpoint_g
     )
     try:
         return replace(
-            target,
+            destination,
             headers=tuple(endpoint.headers.items()),
             schemes=frozenset(SignatureScheme(scheme) for scheme in endpoint.signatures),
             keys=await secrets.signing_keys(connection, keyring, endpoint_gid),
             tls=_tls(keyring, endpoint_gid, endpoint),
         )
-    except CannotOpen as error:
-        return replace(target, fault=f"a secret cannot be decrypted: {error}")
+    except DecryptionError as error:
+        return replace(destination, fault=f"a secret cannot be decrypted: {error}")
     except (ValueError, TypeError, AttributeError) as error:  # their text may hold a secret
-        return replace(target, fault=f"what is stored of the endpoint cannot be used ({type(error).__name__})")
+        return replace(destination, fault=f"what is stored of the endpoint cannot be used ({type(error).__name__})")
 
 
 def _tls(keyring: KeyRing, endpoint_gid: str, row: Row[*tuple[Any, ...]]) -> TlsExtras | None:
@@ -204,7 +204,7 @@ def _tls(keyring: KeyRing, endpoint_gid: str, row: Row[*tuple[Any, ...]]) -> Tls
     return extras if extras != TlsExtras() else None
 
 
-async def load_subject(connection: AsyncConnection, delivery_gid: str) -> Subject | None:
+async def load_receipt_context(connection: AsyncConnection, delivery_gid: str) -> ReceiptContext | None:
     """What a late receipt tells of its delivery; None where that is gone."""
     rows = await connection.execute(
         select(col(Delivery.tenant_gid), col(Delivery.message_gid), col(Endpoint.url))
@@ -212,4 +212,4 @@ async def load_subject(connection: AsyncConnection, delivery_gid: str) -> Subjec
         .where(col(Delivery.gid) == delivery_gid)
     )
     row = rows.one_or_none()
-    return Subject(*row) if row is not None else None
+    return ReceiptContext(*row) if row is not None else None

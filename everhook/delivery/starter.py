@@ -9,7 +9,7 @@ import structlog
 from temporalio.client import Client
 
 from everhook.circuit.states_store import EndpointStates
-from everhook.contracts import DeliveryOrder
+from everhook.contracts import DeliveryInput
 from everhook.delivery.confirmations import Confirmations
 from everhook.delivery.fair_pool import FairPool
 from everhook.delivery.recorder_store import Recorder
@@ -59,7 +59,7 @@ class Starter:
         self._database = database
         self._recorder = recorder
         self._states = states
-        self._pool: FairPool[DeliveryOrder] = FairPool(
+        self._pool: FairPool[DeliveryInput] = FairPool(
             self._run,
             at_most=limits.concurrency,
             per_key=max(1, limits.concurrency // ENDPOINT_SHARE),
@@ -74,9 +74,9 @@ class Starter:
     def is_idle(self) -> bool:
         return self._pool.is_idle
 
-    def start_soon(self, order: DeliveryOrder) -> None:
+    def start_soon(self, input: DeliveryInput) -> None:
         """Start a workflow once it is this endpoint's turn. What finds no room is left to the reconciler."""
-        self._pool.offer(order.endpoint_gid, order)
+        self._pool.offer(input.endpoint_gid, input)
 
     async def close(self) -> None:
         """Finish the starts under way, leave the others to the reconciler, and mark what was confirmed."""
@@ -85,19 +85,19 @@ class Starter:
         await self._pool.drain()
         await self._confirmations.close()
 
-    async def _run(self, order: DeliveryOrder) -> None:
+    async def _run(self, input: DeliveryInput) -> None:
         while not self._closing.is_set():
             await self._while_away()
             try:
-                if await self._parked(order):
+                if await self._parked(input):
                     return
-                order = await self._with_current_limit(order)
-                await start_delivery(self._client, order, first=True, eager=True)
+                input = await self._with_current_limit(input)
+                await start_delivery(self._client, input, first=True, eager=True)
             except Exception as error:
-                if not await self._may_try_again(order, error):
+                if not await self._may_try_again(input, error):
                     return
             else:
-                self._confirmations.add(order.delivery_gid)
+                self._confirmations.add(input.delivery_gid)
                 return
 
     async def _while_away(self) -> None:
@@ -105,35 +105,35 @@ class Starter:
             # At random, so that what waits does not start all at once.
             await asyncio.sleep(min(wait * (1 + random.random()), AWAY_PAUSE_S))  # noqa: S311
 
-    async def _may_try_again(self, order: DeliveryOrder, error: Exception) -> bool:
+    async def _may_try_again(self, input: DeliveryInput, error: Exception) -> bool:
         """The status decides: Temporal or the database may be away for all starts, or refuse this one."""
         if is_away(error) or is_overloaded(error) or is_unavailable(error):
             if time.monotonic() >= self._away_until:
                 log.warning("temporal is away or overloaded, starts wait", error=str(error))
             self._away_until = time.monotonic() + AWAY_PAUSE_S
             return True
-        log.error("a delivery's workflow cannot be started", delivery_gid=order.delivery_gid, error=str(error))
+        log.error("a delivery's workflow cannot be started", delivery_gid=input.delivery_gid, error=str(error))
         return False
 
-    async def _parked(self, order: DeliveryOrder) -> bool:
+    async def _parked(self, input: DeliveryInput) -> bool:
         """Park a delivery without a workflow where its endpoint cannot receive now: it may have waited its turn, or
         the circuit has opened since it was accepted."""
-        if order.previous is not None:
+        if input.previous is not None:
             return False
-        state = await self._states.get(order.endpoint_gid)
+        state = await self._states.get(input.endpoint_gid)
         if state is None or state.sends or state.may_probe(now()):
             return False
-        await self._recorder.parked(order.delivery_gid, now() + order.policy.max_window, has_workflow=False)
+        await self._recorder.parked(input.delivery_gid, now() + input.policy.max_window, has_workflow=False)
         # The circuit may have closed, and the parked deliveries been released, while we were parking: check again.
-        state = await self._states.get(order.endpoint_gid, fresh=True)
-        return (state is not None and not state.sends) or not await self._taken_back(order)
+        state = await self._states.get(input.endpoint_gid, fresh=True)
+        return (state is not None and not state.sends) or not await self._taken_back(input)
 
-    async def _with_current_limit(self, order: DeliveryOrder) -> DeliveryOrder:
+    async def _with_current_limit(self, input: DeliveryInput) -> DeliveryInput:
         """The limit decides which queue the first attempt goes to. After an attempt its outcome says what it is now."""
-        state = await self._states.get(order.endpoint_gid) if order.previous is None else None
-        return order if state is None else replace(order, rate_limit=state.rate_limit)
+        state = await self._states.get(input.endpoint_gid) if input.previous is None else None
+        return input if state is None else replace(input, rate_limit=state.rate_limit)
 
-    async def _taken_back(self, order: DeliveryOrder) -> bool:
+    async def _taken_back(self, input: DeliveryInput) -> bool:
         """Whether a delivery that was parked is accepted again, by compare-and-set: else its release has started it."""
         async with self._database.write_connection() as connection:
-            return bool(await accept_again(connection, [order.delivery_gid], now(), order.policy.timeout))
+            return bool(await accept_again(connection, [input.delivery_gid], now(), input.policy.timeout))

@@ -19,7 +19,7 @@ from temporalio.common import (
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from everhook.contracts import DELIVERY_WORKFLOW, AttemptOutcome, DeliveryOrder, DeliveryStatus, TaskQueue
+from everhook.contracts import DELIVERY_WORKFLOW, AttemptOutcome, DeliveryInput, DeliveryStatus, TaskQueue
 from everhook.ids import delivery_workflow_id
 from everhook.temporal import search_attributes as sa
 
@@ -53,7 +53,7 @@ def is_overloaded(error: BaseException) -> bool:
 
 async def start_delivery(
     client: Client,
-    order: DeliveryOrder,
+    input: DeliveryInput,
     *,
     signal: str | None = None,
     note: Any = None,
@@ -69,17 +69,17 @@ async def start_delivery(
     with suppress(WorkflowAlreadyStartedError):  # it has run
         await client.start_workflow(
             DELIVERY_WORKFLOW,
-            order,
-            id=delivery_workflow_id(order.delivery_gid),
+            input,
+            id=delivery_workflow_id(input.delivery_gid),
             task_queue=TaskQueue.DELIVERIES,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
             id_reuse_policy=(
                 WorkflowIDReusePolicy.REJECT_DUPLICATE if first else WorkflowIDReusePolicy.ALLOW_DUPLICATE
             ),
-            search_attributes=_search_attributes(order),
-            static_summary=f"{order.event_type} on {order.channel} to {order.endpoint_gid} of {order.tenant}",
-            static_details=_details(order),
-            priority=Priority(priority_key=LOWEST if order.is_delivered else None, fairness_key=order.endpoint_gid),
+            search_attributes=_search_attributes(input),
+            static_summary=f"{input.event_type} on {input.channel} to {input.endpoint_gid} of {input.tenant}",
+            static_details=_details(input),
+            priority=Priority(priority_key=LOWEST if input.is_delivered else None, fairness_key=input.endpoint_gid),
             start_signal=signal,
             start_signal_args=[] if note is None else [note],
             request_eager_start=eager and signal is None,
@@ -87,34 +87,34 @@ async def start_delivery(
         )
 
 
-async def wake_delivery(client: Client, order: DeliveryOrder) -> None:
+async def wake_delivery(client: Client, input: DeliveryInput) -> None:
     """Have a delivery take its next step now. Signal-with-start, so that one without a workflow gets one."""
-    await start_delivery(client, order, signal="attempt_now")
+    await start_delivery(client, input, signal="attempt_now")
 
 
-def _search_attributes(order: DeliveryOrder) -> TypedSearchAttributes:
-    status = DeliveryStatus.DELIVERED if order.is_delivered else DeliveryStatus.SENDING
+def _search_attributes(input: DeliveryInput) -> TypedSearchAttributes:
+    status = DeliveryStatus.DELIVERED if input.is_delivered else DeliveryStatus.SENDING
     return TypedSearchAttributes(
         [
-            SearchAttributePair(sa.TENANT, order.tenant),
-            SearchAttributePair(sa.ENDPOINT, order.endpoint_gid),
-            SearchAttributePair(sa.CHANNEL, order.channel),
-            SearchAttributePair(sa.EVENT_TYPE, order.event_type),
+            SearchAttributePair(sa.TENANT, input.tenant),
+            SearchAttributePair(sa.ENDPOINT, input.endpoint_gid),
+            SearchAttributePair(sa.CHANNEL, input.channel),
+            SearchAttributePair(sa.EVENT_TYPE, input.event_type),
             SearchAttributePair(sa.DELIVERY_STATUS, status.value),
         ]
     )
 
 
-def _details(order: DeliveryOrder) -> str | None:
+def _details(input: DeliveryInput) -> str | None:
     """What the Temporal UI tells of an attempt that was made before the workflow started."""
-    if order.previous is None:
+    if input.previous is None:
         return None
-    outcome = order.previous.outcome
-    return _in_words(order, outcome) if outcome.attempt_gid is not None else None
+    outcome = input.previous.outcome
+    return _in_words(input, outcome) if outcome.attempt_gid is not None else None
 
 
-def _in_words(order: DeliveryOrder, outcome: AttemptOutcome) -> str:
+def _in_words(input: DeliveryInput, outcome: AttemptOutcome) -> str:
     return (
-        f"Attempt {order.attempt} of {order.policy.attempts} ({outcome.attempt_gid}) was made before this workflow "
+        f"Attempt {input.attempt} of {input.policy.attempts} ({outcome.attempt_gid}) was made before this workflow "
         f"started: **{outcome.verdict}**, {outcome.response} after {outcome.duration_ms} ms."
     )

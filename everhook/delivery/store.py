@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
 from everhook.circuit.machine import Hold
-from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorNote
+from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorAction
 from everhook.ids import Kind
 from everhook.notifications.events import EventKind, is_reserved
 from everhook.storage.event_outbox import record_event
@@ -81,7 +81,7 @@ _TOLD = ("tenant_gid", "endpoint_gid", "message_gid", "channel", "event_type", "
 """What is told of a dead letter."""
 
 
-async def open_round(session: AsyncSession, gid: str, after: int, note: OperatorNote) -> None:
+async def open_round(session: AsyncSession, gid: str, after: int, note: OperatorAction) -> None:
     """A replay: the round after `after` begins. Its attempts count from one; the old ones stay."""
     opened = await session.execute(
         update(Delivery)
@@ -106,7 +106,7 @@ async def open_round(session: AsyncSession, gid: str, after: int, note: Operator
         session.add(DeliveryRound(delivery_gid=gid, round=after + 1, began_at=now()))
 
 
-async def discard(session: AsyncSession, gid: str, note: OperatorNote) -> None:
+async def discard(session: AsyncSession, gid: str, note: OperatorAction) -> None:
     """End a delivery undelivered, on somebody's word or by retention."""
     await session.execute(
         update(Delivery)

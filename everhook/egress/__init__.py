@@ -1,7 +1,7 @@
 """The only way out: one POST to an endpoint, guarded, bounded, and its outcome a value.
 
-What an endpoint does wrong is an `Exchange` with a `failure`; what goes wrong on our side is an `OurFault`, and of
-those an `Unsendable` is a request that the client refuses to send.
+What an endpoint does wrong is an `Exchange` with a `failure`; what goes wrong on our side is an `LocalError`, and of
+those an `UnsendableRequest` is a request that the client refuses to send.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ import httpcore
 from everhook.contracts import FailureCode
 from everhook.egress.connection import KEPT_BODY_BYTES, Response, Route
 from everhook.egress.dial import Guard
-from everhook.egress.errors import EndpointFailure, OurFault, TlsRefused, Unsendable, UrlRefused
+from everhook.egress.errors import EndpointFailure, LocalError, TlsRefused, UnsendableRequest, UrlRefused
 from everhook.egress.hints import RefusalHints
 from everhook.egress.pool import Transport
 from everhook.egress.request import compose, header_fault
@@ -33,10 +33,10 @@ __all__ = [
     "EgressClient",
     "EgressRules",
     "Exchange",
-    "OurFault",
+    "LocalError",
     "TlsExtras",
     "TlsRefused",
-    "Unsendable",
+    "UnsendableRequest",
     "UrlRefused",
     "header_fault",
     "normalise_url",
@@ -101,7 +101,7 @@ class EgressClient:
         self._transport = Transport(Guard(rules, sending), usual, backend)
 
     async def check_url(self, url: str, tenant: str = "") -> str:
-        """`url` normalised, if an endpoint may have it as of now. Raises `UrlRefused`, `OurFault`.
+        """`url` normalised, if an endpoint may have it as of now. Raises `UrlRefused`, `LocalError`.
 
         A name that does not resolve passes: it may not exist yet, and is judged again whenever it is dialled. `tenant`
         is who asks: tenants do not wait for each other's name servers.
@@ -113,7 +113,7 @@ class EgressClient:
         return str(parsed)
 
     async def check_tls(self, extras: TlsExtras) -> None:
-        """Whether an endpoint may have these. Raises `TlsRefused`, `OurFault`."""
+        """Whether an endpoint may have these. Raises `TlsRefused`, `LocalError`."""
         await asyncio.to_thread(make_context, extras)
 
     async def post(
@@ -130,7 +130,7 @@ class EgressClient:
         `timeout` is for everything together, name and body included, and 30 s at most. `tls` is what the endpoint has
         beyond the usual. `tenant` is whose share of the resolver's threads a look-up counts for.
 
-        Raises `OurFault` only, before a byte of the request was sent on the connection. Of those, `Unsendable` says
+        Raises `LocalError` only, before a byte of the request was sent on the connection. Of those, `UnsendableRequest` says
         that the client refuses this request, and would again.
         """
         route = Route()
@@ -145,13 +145,15 @@ class EgressClient:
             return _failed(failure.code, failure.detail, started, route)
         except TimeoutError:
             if route.at_proxy:
-                raise OurFault("the egress proxy did not accept our connection in time") from None
+                raise LocalError("the egress proxy did not accept our connection in time") from None
             return _failed(FailureCode.TIMEOUT_TOTAL, "no complete response in time", started, route)
-        except OurFault:
+        except LocalError:
             raise
         except Exception as error:
             if not route.sent:
-                raise Unsendable(f"the client failed before it sent anything ({type(error).__name__})") from error
+                raise UnsendableRequest(
+                    f"the client failed before it sent anything ({type(error).__name__})"
+                ) from error
             # A bug, but what follows an exception is another request: the first one is on record as a failure instead.
             detail = f"the client failed to read the response ({type(error).__name__})"
             return _failed(FailureCode.PROTOCOL, detail, started, route)

@@ -85,7 +85,7 @@ class Connection:
         self._expires_at = 0.0
 
     async def exchange(self, request: Request, route: Route) -> Response:
-        """Send a request and read its response. Raises `EndpointFailure`, `OurFault`.
+        """Send a request and read its response. Raises `EndpointFailure`, `LocalError`.
 
         After a failure `response_began` says whether a byte of the response had come.
         """

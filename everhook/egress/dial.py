@@ -15,7 +15,7 @@ import httpcore
 
 from everhook.contracts import FailureCode
 from everhook.egress.address_rules import Address, inside, refusal
-from everhook.egress.errors import EndpointFailure, OurFault, Unsendable, UrlRefused, dial_failure
+from everhook.egress.errors import EndpointFailure, LocalError, UnsendableRequest, UrlRefused, dial_failure
 from everhook.egress.proxy import ConnectBackend
 from everhook.egress.resolver import NameUnresolved, Resolver
 from everhook.egress.tls_stream import NotTls, TlsStream
@@ -54,20 +54,20 @@ class Guard:
         """Every address of `host`, all of them allowed. `plain` asks for plain HTTP; `tenant` is who asks.
 
         One forbidden address refuses the whole set: an honest name has none, and picking the good ones would let the
-        resolver's owner steer us. Raises `UrlRefused`, `NameUnresolved`, `OurFault`.
+        resolver's owner steer us. Raises `UrlRefused`, `NameUnresolved`, `LocalError`.
         """
         literal = literal_address(host)
         if literal is not None:
-            self.judge(literal, plain=plain, named=False)
+            self.check_address(literal, plain=plain, named=False)
             return (literal,)
         addresses = tuple(dict.fromkeys(_address(text) for text in await self.resolver(host, tenant)))
         if not addresses:
             raise NameUnresolved("no address")
         for address in addresses:
-            self.judge(address, plain=plain, named=True)
+            self.check_address(address, plain=plain, named=True)
         return addresses
 
-    def judge(self, address: Address, *, plain: bool, named: bool) -> None:
+    def check_address(self, address: Address, *, plain: bool, named: bool) -> None:
         rule = refusal(address, self.rules.allow)
         if rule is not None:
             raise UrlRefused(NOT_PUBLIC if named else address_not_allowed(rule), permitting(rule))
@@ -95,7 +95,7 @@ class Line:
         return isinstance(self._inner, ConnectBackend) and self._inner.at_proxy
 
     async def connect(self, host: str, port: int) -> httpcore.AsyncNetworkStream:
-        """A TCP connection to an allowed address of `host`. Raises `EndpointFailure`, `OurFault`."""
+        """A TCP connection to an allowed address of `host`. Raises `EndpointFailure`, `LocalError`."""
         addresses = await self._allowed(host, port)
         self._connect_by = time.monotonic() + self._limit
         stream = await self._dial_first(addresses[:MAX_DIALS], port)
@@ -105,12 +105,12 @@ class Line:
     async def secured(
         self, stream: httpcore.AsyncNetworkStream, context: ssl.SSLContext, name: str
     ) -> httpcore.AsyncNetworkStream:
-        """TLS over `stream` with the server called `name`. Raises `EndpointFailure`, `Unsendable`, `OurFault`."""
+        """TLS over `stream` with the server called `name`. Raises `EndpointFailure`, `UnsendableRequest`, `LocalError`."""
         try:
             secure = TlsStream(stream, context, name)
         except ValueError:
             await stream.aclose()
-            raise Unsendable("TLS cannot ask for the host name of the URL") from None
+            raise UnsendableRequest("TLS cannot ask for the host name of the URL") from None
         try:
             await secure.shake_hands(self._time_left)
         except BaseException as error:
@@ -161,7 +161,7 @@ class Line:
         """A second line of defence, in case `inner` connected to another address than the one it was given."""
         peer = str(stream.get_extra_info("server_addr")[0])
         try:
-            self._guard.judge(_address(peer), plain=self._plain, named=True)
+            self._guard.check_address(_address(peer), plain=self._plain, named=True)
         except UrlRefused as refused:
             await stream.aclose()
             raise EndpointFailure(FailureCode.BLOCKED, str(refused)) from None
@@ -172,7 +172,7 @@ def _tls_failure(error: BaseException) -> EndpointFailure | None:
     """Everything that ends a handshake is a TLS failure, a reset too: that is how many servers refuse a name."""
     if isinstance(error, TimeoutError):
         return EndpointFailure(FailureCode.TIMEOUT_CONNECT, "the TLS handshake took too long")
-    if isinstance(error, OurFault) or not isinstance(error, Exception):
+    if isinstance(error, LocalError) or not isinstance(error, Exception):
         return None
     return EndpointFailure(FailureCode.TLS, tls_detail(error))
 

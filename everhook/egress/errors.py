@@ -10,11 +10,11 @@ _OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _NO_LOCAL_PORT = errno.EADDRNOTAVAIL
 
 
-class OurFault(Exception):
+class LocalError(Exception):
     """The request could not even be tried: no file descriptor, local port, resolver thread or proxy. Never charged."""
 
 
-class Unsendable(OurFault):
+class UnsendableRequest(LocalError):
     """The client refuses this request before a byte of it was sent, and will refuse it again as long as it is the same.
 
     Such as a header value that begins with a blank. The message holds no header value and no secret.
@@ -51,7 +51,7 @@ class EndpointFailure(Exception):
         self.detail = detail
 
 
-def dial_failure(error: BaseException, *, ipv6: bool) -> EndpointFailure | OurFault:
+def dial_failure(error: BaseException, *, ipv6: bool) -> EndpointFailure | LocalError:
     """What a failed TCP connect means.
 
     ENETUNREACH is charged to the endpoint: a machine without IPv6 reports it too for an endpoint that has nothing
@@ -59,7 +59,7 @@ def dial_failure(error: BaseException, *, ipv6: bool) -> EndpointFailure | OurFa
     """
     number = error_number(error)
     if number in _OURS or (number == _NO_LOCAL_PORT and not ipv6):
-        return OurFault(f"no socket available ({errno.errorcode[number]})")
+        return LocalError(f"no socket available ({errno.errorcode[number]})")
     match number:
         case errno.ECONNREFUSED:
             return EndpointFailure(FailureCode.REFUSED, "connection refused")

@@ -105,7 +105,7 @@ class Transport:
         self._idle = IdleConnections(min(MAX_IDLE, file_limit() // 4))
 
     async def send(self, request: Request, route: Route, trust: Trust, tenant: str) -> Response:
-        """One exchange. Raises `EndpointFailure`, `OurFault`.
+        """One exchange. Raises `EndpointFailure`, `LocalError`.
 
         A kept-alive connection may have been closed by the server just before our request reached it. If it dies
         before one byte of a response, the request is sent once more, on a fresh connection, at once.

@@ -31,7 +31,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 import httpcore
 
 from everhook.contracts import FailureCode
-from everhook.egress.errors import EndpointFailure, OurFault, error_number
+from everhook.egress.errors import EndpointFailure, LocalError, error_number
 from everhook.egress.resolver import NameUnresolved, Resolver
 
 _STATUSES = {
@@ -107,10 +107,10 @@ class ConnectBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """A tunnel to `host`, a literal address. Raises `EndpointFailure`, `OurFault`."""
+        """A tunnel to `host`, a literal address. Raises `EndpointFailure`, `LocalError`."""
         give_up_at = None if timeout is None else time.monotonic() + timeout
         self.at_proxy = True
-        stream = await self._reach(timeout)
+        stream = await self._scope(timeout)
         self.at_proxy = False
         try:
             async with asyncio.timeout(None if give_up_at is None else give_up_at - time.monotonic()):
@@ -125,13 +125,13 @@ class ConnectBackend(httpcore.AsyncNetworkBackend):
     async def sleep(self, seconds: float) -> None:
         await self._inner.sleep(seconds)
 
-    async def _reach(self, timeout: float | None) -> httpcore.AsyncNetworkStream:
+    async def _scope(self, timeout: float | None) -> httpcore.AsyncNetworkStream:
         """A connection to the first address of the proxy that takes one."""
         addresses = await self._addresses()
         for address in addresses[:-1]:
             try:
                 return await self._dial(address, timeout and timeout / len(addresses))
-            except OurFault:
+            except LocalError:
                 continue
         return await self._dial(addresses[-1], timeout and timeout / len(addresses))
 
@@ -143,16 +143,16 @@ class ConnectBackend(httpcore.AsyncNetworkBackend):
         try:
             return await self._resolver(self._proxy.host, _OPERATOR)
         except NameUnresolved as unresolved:
-            raise OurFault(f"the name of the egress proxy does not resolve: {unresolved}") from None
+            raise LocalError(f"the name of the egress proxy does not resolve: {unresolved}") from None
 
     async def _dial(self, address: str, timeout: float | None) -> httpcore.AsyncNetworkStream:
         try:
             return await self._inner.connect_tcp(address, self._proxy.port, timeout)
         except httpcore.ConnectTimeout:
-            raise OurFault("the egress proxy does not respond") from None
+            raise LocalError("the egress proxy does not respond") from None
         except (httpcore.ConnectError, OSError) as error:
             name = errno.errorcode.get(error_number(error) or 0, "no route")
-            raise OurFault(f"the egress proxy cannot be reached ({name})") from error
+            raise LocalError(f"the egress proxy cannot be reached ({name})") from error
 
     async def _ask(self, stream: httpcore.AsyncNetworkStream, host: str, port: int) -> httpcore.AsyncNetworkStream:
         proxy, target = self._proxy, _authority(host, port)
@@ -164,16 +164,16 @@ class ConnectBackend(httpcore.AsyncNetworkBackend):
         try:
             response = await connection.handle_async_request(httpcore.Request(b"CONNECT", url, headers=headers))
         except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
-            raise OurFault("the egress proxy gave no valid response to CONNECT") from error
+            raise LocalError("the egress proxy gave no valid response to CONNECT") from error
         if not 200 <= response.status < 300:
             raise connect_failure(response.status, response.headers)
         tunnel: httpcore.AsyncNetworkStream = response.extensions["network_stream"]
         return tunnel
 
 
-def connect_failure(status: int, headers: Sequence[tuple[bytes, bytes]]) -> EndpointFailure | OurFault:
+def connect_failure(status: int, headers: Sequence[tuple[bytes, bytes]]) -> EndpointFailure | LocalError:
     """What a refused CONNECT means; the table is at the head of this file."""
-    ours = OurFault(f"the egress proxy responded to CONNECT with {status}")
+    ours = LocalError(f"the egress proxy responded to CONNECT with {status}")
     if status in _OURS_WHATEVER_IS_SAID:
         return ours
     said = _said(headers)

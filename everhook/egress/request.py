@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import h11
 import httpx
 
-from everhook.egress.errors import Unsendable
+from everhook.egress.errors import UnsendableRequest
 
 _OWN = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "accept-encoding", "upgrade", "expect"}
@@ -29,7 +29,7 @@ class Request:
 def compose(url: httpx.URL, headers: Sequence[tuple[str, str]], body: bytes) -> Request:
     """A POST with exactly `headers` plus `Host`, `Content-Length` and `Accept-Encoding: identity`.
 
-    Raises `Unsendable`, which names the header that is at fault.
+    Raises `UnsendableRequest`, which names the header that is at fault.
     """
     try:
         given = [(_name(name), value.encode("ascii")) for name, value in headers]
@@ -40,7 +40,7 @@ def compose(url: httpx.URL, headers: Sequence[tuple[str, str]], body: bytes) -> 
         faults = ((name, header_fault(name, value)) for name, value in headers)
         wrong = [f"the header {name[:100]!r} {fault}" for name, fault in faults if fault is not None]
         # Without its cause: h11's message quotes the value, which may be a secret.
-        raise Unsendable(wrong[0] if wrong else "the URL cannot be written as a request line") from None
+        raise UnsendableRequest(wrong[0] if wrong else "the URL cannot be written as a request line") from None
 
 
 def header_fault(name: str, value: str) -> str | None:

@@ -20,10 +20,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
 
-from everhook.egress.errors import OurFault, is_ours
+from everhook.egress.errors import LocalError, is_ours
 
 Resolver = Callable[[str, str], Awaitable[tuple[str, ...]]]
-"""All addresses of a name, for a tenant. Raises `NameUnresolved`, or `OurFault` if we could not ask."""
+"""All addresses of a name, for a tenant. Raises `NameUnresolved`, or `LocalError` if we could not ask."""
 
 THREADS = 64
 CACHED_NAMES = 4096
@@ -38,7 +38,7 @@ class NameUnresolved(Exception):
     """The name has no address, or its name servers did not respond in time."""
 
 
-Result = tuple[str, ...] | NameUnresolved | OurFault
+Result = tuple[str, ...] | NameUnresolved | LocalError
 
 
 class CachingResolver:
@@ -92,7 +92,7 @@ class CachingResolver:
         lookup.askers += 1
         try:
             if lookup.began_at is None and not self._queue.add(lookup, tenant):
-                return OurFault("too many names of this tenant are being looked up")
+                return LocalError("too many names of this tenant are being looked up")
             self._begin_what_may()
             return await self._outcome(lookup)
         finally:
@@ -106,7 +106,7 @@ class CachingResolver:
             async with asyncio.timeout(self._limit):
                 await asyncio.shield(lookup.begun)
         except TimeoutError:
-            return OurFault("no resolver thread was free in time")
+            return LocalError("no resolver thread was free in time")
         assert lookup.began_at is not None
         try:
             async with asyncio.timeout_at(lookup.began_at + self._limit):
@@ -138,7 +138,7 @@ class CachingResolver:
         self._begin_what_may()
 
     def _learn(self, name: str, result: Result, took: float) -> None:
-        if isinstance(result, OurFault):
+        if isinstance(result, LocalError):
             return
         keep = self._keep
         if isinstance(result, NameUnresolved):
@@ -235,15 +235,15 @@ def looked_up(lookup: Callable[[str], tuple[str, ...]], name: str) -> Result:
     """What `lookup` returns or raises, as a value: an abandoned one must not become a warning."""
     try:
         return lookup(name) or NameUnresolved("no address")
-    except (NameUnresolved, OurFault) as result:
+    except (NameUnresolved, LocalError) as result:
         return result
     except socket.gaierror as error:
         ours = error.errno in _OUR_GAI_ERRORS
-        return OurFault("the resolver is out of memory") if ours else NameUnresolved("no address")
+        return LocalError("the resolver is out of memory") if ours else NameUnresolved("no address")
     except OSError as error:
-        return OurFault("no socket for the resolver") if is_ours(error) else NameUnresolved("no address")
+        return LocalError("no socket for the resolver") if is_ours(error) else NameUnresolved("no address")
     except Exception as error:
-        return OurFault(f"the resolver failed ({type(error).__name__})")
+        return LocalError(f"the resolver failed ({type(error).__name__})")
 
 
 def getaddrinfo(name: str) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from everhook.egress.errors import OurFault, TlsRefused
+from everhook.egress.errors import LocalError, TlsRefused
 
 KEPT_CONTEXTS = 128
 
@@ -57,7 +57,7 @@ class TlsContexts:
         return len(self._kept)
 
     async def get(self, extras: TlsExtras | None) -> Trust:
-        """Raises `TlsRefused`, `OurFault`."""
+        """Raises `TlsRefused`, `LocalError`."""
         if extras is None or extras == TlsExtras():
             return self._usual
         if extras.digest not in self._kept:
@@ -83,7 +83,7 @@ def usual_context() -> ssl.SSLContext:
 
 
 def make_context(extras: TlsExtras) -> ssl.SSLContext:
-    """Raises `TlsRefused` if `extras` cannot be used, `OurFault` if we could not try."""
+    """Raises `TlsRefused` if `extras` cannot be used, `LocalError` if we could not try."""
     context = usual_context()
     if extras.ca is not None:
         _trust(context, extras.ca)
@@ -110,7 +110,7 @@ def _present(context: ssl.SSLContext, certificate: str, key: str) -> None:
         what = "the key is not the certificate's" if known else "the certificate or its key is not usable PEM"
         raise TlsRefused(f"{what} ({error.reason or 'no reason given'})") from None
     except OSError as error:
-        raise OurFault(f"no file to hand a certificate to OpenSSL ({error.strerror})") from error
+        raise LocalError(f"no file to hand a certificate to OpenSSL ({error.strerror})") from error
 
 
 def _no_password() -> str:

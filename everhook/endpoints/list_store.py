@@ -49,7 +49,7 @@ class EndpointFilter:
 
 
 @dataclass(frozen=True)
-class Listed:
+class EndpointRow:
     """An endpoint as lists show it."""
 
     endpoint: Endpoint
@@ -58,7 +58,7 @@ class Listed:
 
 
 @dataclass(frozen=True)
-class Doings:
+class EndpointTraffic:
     """What an endpoint did in a minute."""
 
     minute: datetime
@@ -67,7 +67,7 @@ class Doings:
 
 
 @dataclass(frozen=True)
-class Try:
+class AttemptRow:
     """An attempt, and the delivery that it belongs to."""
 
     attempt: Attempt
@@ -76,7 +76,7 @@ class Try:
 
 async def page(
     session: AsyncSession, chosen: EndpointFilter, sort: Sort, *, since: datetime, skip: int, limit: int
-) -> tuple[list[Listed], bool]:
+) -> tuple[list[EndpointRow], bool]:
     """One page, and whether there are more. `health` and `traffic` are those since `since`."""
     statement = listed().where(*_conditions(chosen))
     if sort in ("health", "traffic"):
@@ -89,7 +89,7 @@ async def page(
     elif sort == "url":
         statement = statement.order_by(col(Endpoint.url))
     rows = await session.execute(statement.order_by(col(Endpoint.gid).desc()).offset(skip).limit(limit + 1))
-    views = [Listed(*row) for row in rows]
+    views = [EndpointRow(*row) for row in rows]
     return views[:limit], len(views) > limit
 
 
@@ -148,7 +148,7 @@ def _totals(since: datetime) -> Any:
     )
 
 
-async def doings(session: AsyncSession, gids: Sequence[str], since: datetime) -> Mapping[str, list[Doings]]:
+async def doings(session: AsyncSession, gids: Sequence[str], since: datetime) -> Mapping[str, list[EndpointTraffic]]:
     """What these endpoints did since then, minute by minute."""
     minute = EndpointMinute
     rows: Result[Any] = await session.execute(
@@ -159,9 +159,9 @@ async def doings(session: AsyncSession, gids: Sequence[str], since: datetime) ->
             (col(minute.retried) + col(minute.rejected)).label("failed"),
         ).where(col(minute.endpoint_gid).in_(gids), col(minute.minute) >= since)
     )
-    found: defaultdict[str, list[Doings]] = defaultdict(list)
+    found: defaultdict[str, list[EndpointTraffic]] = defaultdict(list)
     for row in rows:
-        found[row.endpoint_gid].append(Doings(row.minute, row.delivered, row.failed))
+        found[row.endpoint_gid].append(EndpointTraffic(row.minute, row.delivered, row.failed))
     return found
 
 
@@ -184,7 +184,7 @@ async def circuit_events(session: AsyncSession, gid: str, since: datetime, limit
     return [*before.scalars(), *reversed(within.scalars().all())]
 
 
-async def recent_attempts(session: AsyncSession, gid: str, *, deliveries: int, limit: int) -> list[Try]:
+async def recent_attempts(session: AsyncSession, gid: str, *, deliveries: int, limit: int) -> list[AttemptRow]:
     """The newest attempts of an endpoint's newest deliveries."""
     newest = (
         select(col(Delivery.gid))
@@ -199,7 +199,7 @@ async def recent_attempts(session: AsyncSession, gid: str, *, deliveries: int, l
         .order_by(col(Attempt.started_at).desc())
         .limit(limit)
     )
-    return [Try(*row) for row in rows]
+    return [AttemptRow(*row) for row in rows]
 
 
 async def subscriptions_of(session: AsyncSession, gid: str) -> Sequence[Subscription]:

@@ -13,7 +13,7 @@ from everhook.egress import TlsExtras
 from everhook.publishing.routes_store import bump_endpoint
 from everhook.signing import secrets_store as secrets
 from everhook.signing.schemes import new_secret
-from everhook.signing.secrets_store import PublicKey
+from everhook.signing.secrets_store import EndpointPublicKey
 from everhook.storage.encryption import ENDPOINT_TLS_KEY
 from everhook.storage.keyring import KeyRing
 from everhook.storage.paging import Page, one_of, page_of
@@ -33,7 +33,7 @@ class EndpointView:
     endpoint: Endpoint
     circuit: CircuitRow
     tenant: str
-    public_keys: Sequence[PublicKey]
+    public_keys: Sequence[EndpointPublicKey]
 
 
 async def create(
@@ -51,7 +51,7 @@ async def create(
         setattr(endpoint, name, value)
     session.add(endpoint)
     await session.flush()
-    session.add_all([CircuitRow(endpoint_gid=endpoint.gid), secrets.sealed(keyring, endpoint.gid, secret)])
+    session.add_all([CircuitRow(endpoint_gid=endpoint.gid), secrets.encrypted_secret(keyring, endpoint.gid, secret)])
     if ed25519:
         session.add(secrets.new_key_pair(keyring, endpoint.gid))
     await session.flush()

@@ -6,7 +6,7 @@ from everhook.notifications.events import EventKind
 
 
 @dataclass(frozen=True)
-class Threshold:
+class AlertRule:
     """Raised when a value reaches `raise_at`, and cleared when it is back at `clear_at`: in between nothing changes, so
     that a value on the edge does not raise it again and again. With `low` small values are the bad ones."""
 
@@ -15,7 +15,7 @@ class Threshold:
     clear_at: float
     low: bool = False
 
-    def turned(self, raised: bool, value: float | None) -> bool | None:
+    def transition(self, raised: bool, value: float | None) -> bool | None:
         """Whether it is raised now, where that changed; None where it did not, or nothing is known."""
         if value is None:
             return None

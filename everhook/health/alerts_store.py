@@ -10,10 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from everhook.delivery.store import IS_UNDISPATCHED
-from everhook.health.alerts import Threshold
+from everhook.health.alerts import AlertRule
 from everhook.health.backlog_store import DEAD, waiting
-from everhook.health.score import Tally
-from everhook.health.store import tallies
+from everhook.health.score import AttemptStats
+from everhook.health.store import stats_by_endpoint
 from everhook.notifications.events import EventKind
 from everhook.settings import Settings
 from everhook.storage.engine import Database
@@ -48,7 +48,7 @@ class Limits:
         )
 
 
-class ThresholdWatch:
+class AlertEvaluator:
     """Records an event whenever a value crosses its threshold, in either direction. What was recorded last is the
     state: whoever looks next, in whichever process, goes on from there."""
 
@@ -57,39 +57,39 @@ class ThresholdWatch:
         self._limits = limits
         self._watched = tuple(_watched(limits))
 
-    async def look(self) -> Sequence[EventKind]:
+    async def evaluate(self) -> Sequence[EventKind]:
         """Look once; returns the kinds that were crossed. The writer is touched only for these."""
         crossed: list[EventKind] = []
-        for threshold, measure in self._watched:
+        for rule, measure in self._watched:
             async with self._database.reading() as session:
-                raised = await _is_raised(session, threshold.kind)
+                raised = await _is_raised(session, rule.kind)
                 value = await measure(session, self._limits)
-            turned = threshold.turned(raised, value)
-            if turned is not None:
+            transition = rule.transition(raised, value)
+            if transition is not None:
                 async with self._database.writing() as session:
-                    record_event(session, threshold.kind, data=_data(threshold, turned, value))
-                crossed.append(threshold.kind)
+                    record_event(session, rule.kind, data=_data(rule, transition, value))
+                crossed.append(rule.kind)
         return crossed
 
 
 Measure = Callable[[AsyncSession, Limits], Awaitable[float | None]]
 
 
-def _watched(limits: Limits) -> list[tuple[Threshold, Measure]]:
+def _watched(limits: Limits) -> list[tuple[AlertRule, Measure]]:
     count, seconds, rate = limits.dead_letters, limits.undispatched.total_seconds(), limits.success_rate
-    found: list[tuple[Threshold, Measure]] = []
+    found: list[tuple[AlertRule, Measure]] = []
     if count:
-        found.append((Threshold(EventKind.DEAD_LETTERS, count, count * CLEARED_BELOW), _dead_letters))
+        found.append((AlertRule(EventKind.DEAD_LETTERS, count, count * CLEARED_BELOW), _dead_letters))
     if seconds:
-        found.append((Threshold(EventKind.UNDISPATCHED, seconds, seconds * CLEARED_BELOW), _undispatched_seconds))
+        found.append((AlertRule(EventKind.UNDISPATCHED, seconds, seconds * CLEARED_BELOW), _undispatched_seconds))
     if rate:
         # Half of the way back to where nothing fails: 0.9 is cleared at 0.95.
-        found.append((Threshold(EventKind.SUCCESS_RATE, rate, (1 + rate) / 2, low=True), _success_rate))
+        found.append((AlertRule(EventKind.SUCCESS_RATE, rate, (1 + rate) / 2, low=True), _success_rate))
     return found
 
 
-def _data(threshold: Threshold, raised: bool, value: float | None) -> dict[str, Any]:
-    return {"state": "raised" if raised else "cleared", "value": value, "threshold": threshold.raise_at}
+def _data(rule: AlertRule, raised: bool, value: float | None) -> dict[str, Any]:
+    return {"state": "raised" if raised else "cleared", "value": value, "threshold": rule.raise_at}
 
 
 async def _is_raised(session: AsyncSession, kind: EventKind) -> bool:
@@ -111,5 +111,5 @@ async def _undispatched_seconds(session: AsyncSession, limits: Limits) -> float:
 
 
 async def _success_rate(session: AsyncSession, limits: Limits) -> float | None:
-    total = Tally.total((await tallies(session, now() - limits.success_window)).values())
+    total = AttemptStats.total((await stats_by_endpoint(session, now() - limits.success_window)).values())
     return total.success_rate if total.attempts >= limits.success_attempts else None

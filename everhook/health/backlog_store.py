@@ -43,7 +43,7 @@ class Waiting:
 
 
 @dataclass(frozen=True)
-class Standing:
+class Backlog:
     """`circuits` counts endpoints by `closed`, `open`, `half_open`; those held, by `paused` and `disabled` instead."""
 
     undispatched: Waiting
@@ -57,9 +57,9 @@ class Standing:
         return sum(self.dead_letters.values())
 
 
-async def standing(session: AsyncSession, tenant_gid: str | None = None) -> Standing:
+async def backlog(session: AsyncSession, tenant_gid: str | None = None) -> Backlog:
     """Of one tenant, or of all."""
-    return Standing(
+    return Backlog(
         undispatched=await waiting(session, IS_UNDISPATCHED, tenant_gid),
         overdue=await waiting(session, col(Delivery.due_at) < now() - LATE, tenant_gid),
         parked=await waiting(session, PARKED, tenant_gid),

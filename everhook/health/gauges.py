@@ -7,35 +7,35 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from everhook.circuit.machine import CircuitState, Hold
-from everhook.health.backlog_store import Standing
+from everhook.health.backlog_store import Backlog
 from everhook.observability.metrics import REGISTRY
 from everhook.storage.tables import now
 
 _CIRCUIT_STATES = [*CircuitState, *Hold]
 
 
-class _Standing(Collector):
+class _BacklogCollector(Collector):
     """Gauges as of one look at the database; none, rather than old ones, where it could not be looked at."""
 
-    def __init__(self, standing: Standing | None) -> None:
-        self._standing = standing
+    def __init__(self, backlog: Backlog | None) -> None:
+        self._backlog = backlog
 
     def collect(self) -> Iterator[Metric]:
-        standing = self._standing
-        if standing is None:
+        backlog = self._backlog
+        if backlog is None:
             return
-        oldest = standing.undispatched.oldest
+        oldest = backlog.undispatched.oldest
         age = max(0.0, (now() - oldest).total_seconds()) if oldest is not None else 0.0
-        yield _gauge("dead_letters", "Dead letters that wait for an operator.", standing.dead_letter_count)
-        yield _gauge("parked", "Deliveries that wait for a circuit, or for a paused endpoint.", standing.parked.count)
-        yield _gauge("undispatched", "Accepted deliveries not known to be started.", standing.undispatched.count)
-        yield _gauge("overdue", "Deliveries whose next step was due more than a minute ago.", standing.overdue.count)
+        yield _gauge("dead_letters", "Dead letters that wait for an operator.", backlog.dead_letter_count)
+        yield _gauge("parked", "Deliveries that wait for a circuit, or for a paused endpoint.", backlog.parked.count)
+        yield _gauge("undispatched", "Accepted deliveries not known to be started.", backlog.undispatched.count)
+        yield _gauge("overdue", "Deliveries whose next step was due more than a minute ago.", backlog.overdue.count)
         yield _gauge("oldest_undispatched_seconds", "How long the oldest of those has waited; 0: none does.", age)
         circuits = GaugeMetricFamily(
             "everhook_circuits", "Endpoints by the state of their circuit, or held.", labels=["state"]
         )
         for state in _CIRCUIT_STATES:
-            circuits.add_metric([state.value], standing.circuits.get(state.value, 0))
+            circuits.add_metric([state.value], backlog.circuits.get(state.value, 0))
         yield circuits
 
 
@@ -43,8 +43,8 @@ def _gauge(name: str, help_: str, value: float) -> Metric:
     return GaugeMetricFamily(f"everhook_{name}", help_, value)
 
 
-def exposition(standing: Standing | None) -> bytes:
+def exposition(backlog: Backlog | None) -> bytes:
     """Everything, in Prometheus' text format."""
     gauges = CollectorRegistry()
-    gauges.register(_Standing(standing))
+    gauges.register(_BacklogCollector(backlog))
     return generate_latest(REGISTRY) + generate_latest(gauges)

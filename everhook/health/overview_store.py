@@ -11,13 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from everhook.circuit.machine import CircuitState
-from everhook.health.backlog_store import COUNT_AT_MOST, Standing, standing
-from everhook.health.score import DAY, HOUR, Health, Spell, Tally, Window, judge
-from everhook.health.store import Bucket, Fault, error_spells, faults, series, tallies
+from everhook.health.backlog_store import COUNT_AT_MOST, Backlog, backlog
+from everhook.health.score import DAY, HOUR, AttemptStats, ErrorInterval, Health, Window, score_endpoint
+from everhook.health.store import Bucket, RecurringError, error_intervals, faults, series, stats_by_endpoint
 from everhook.ids import Kind, first_gid_at
 from everhook.storage.engine import Database
 from everhook.storage.tables import CircuitRow, Delivery, Endpoint, EndpointMinute, EndpointMinuteError, Tenant, now
-from everhook.storage.ttl_cache import Kept
+from everhook.storage.ttl_cache import TtlCache
 
 KEPT_S = 5.0
 PAST_KEPT_S = 60.0
@@ -33,7 +33,7 @@ class ScoredEndpoint:
     circuit: CircuitRow
     tenant: str
     health: Health
-    hour: Tally
+    hour: AttemptStats
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class Overview:
     accepted: int
     series: Sequence[Bucket]
     worst: Sequence[ScoredEndpoint]
-    faults: Sequence[Fault]
-    standing: Standing
+    faults: Sequence[RecurringError]
+    backlog: Backlog
 
     @property
-    def hour(self) -> Tally:
-        return Tally.total(bucket.tally for bucket in self.series)
+    def hour(self) -> AttemptStats:
+        return AttemptStats.total(bucket.stats for bucket in self.series)
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class _Past:
     """What the last day holds: its tallies up to `until`, an hour before it was looked at."""
 
     until: datetime
-    tallies: Mapping[str, Tally]
-    spells: Mapping[str, Sequence[Spell]]
+    stats_by_endpoint: Mapping[str, AttemptStats]
+    intervals: Mapping[str, Sequence[ErrorInterval]]
 
 
 class HealthBoard:
@@ -68,8 +68,8 @@ class HealthBoard:
 
     def __init__(self, database: Database, *, kept_seconds: float = KEPT_S) -> None:
         self._database = database
-        self._overviews = Kept(self._look, kept_seconds)
-        self._pasts = Kept(self._look_back, PAST_KEPT_S)
+        self._overviews = TtlCache(self._look, kept_seconds)
+        self._pasts = TtlCache(self._look_back, PAST_KEPT_S)
 
     async def overview(self, tenant_gid: str | None) -> Overview:
         """Of one tenant; None: of all."""
@@ -82,51 +82,51 @@ class HealthBoard:
         async with self._database.reading() as session:
             return _Past(
                 until=until,
-                tallies=await tallies(session, since, older),
-                spells=await error_spells(session, since, Window.DAY.bucket, _errors_of(tenant_gid)),
+                stats_by_endpoint=await stats_by_endpoint(session, since, older),
+                intervals=await error_intervals(session, since, Window.DAY.bucket, _errors_of(tenant_gid)),
             )
 
     async def _look(self, tenant_gid: str | None) -> Overview:
         past = await self._pasts.get(tenant_gid)
         moment = now()
         async with self._database.reading() as session:
-            hour = await tallies(session, moment - HOUR, _minutes_of(tenant_gid))
-            since_then = await tallies(session, past.until, _minutes_of(tenant_gid))
+            hour = await stats_by_endpoint(session, moment - HOUR, _minutes_of(tenant_gid))
+            since_then = await stats_by_endpoint(session, past.until, _minutes_of(tenant_gid))
             troubled = await _troubled(session, tenant_gid)
             deleted = await _deleted_since(session, moment - DAY)
             # Endpoints are many: half a second for 20,000 of them, which the event loop must not wait for.
-            scores = await asyncio.to_thread(_scores, hour, past.tallies, since_then, troubled, deleted)
+            scores = await asyncio.to_thread(_scores, hour, past.stats_by_endpoint, since_then, troubled, deleted)
             return Overview(
                 at=moment,
                 accepted=await _accepted(session, moment - MINUTE, tenant_gid),
                 series=await series(session, Window.HOUR, moment, _minutes_of(tenant_gid)),
                 worst=await _worst(session, scores, hour),
                 faults=faults(
-                    await error_spells(session, moment - HOUR, Window.HOUR.bucket, _errors_of(tenant_gid)),
+                    await error_intervals(session, moment - HOUR, Window.HOUR.bucket, _errors_of(tenant_gid)),
                     await _endpoints_by_error(session, moment - HOUR, tenant_gid),
-                    past.spells,
+                    past.intervals,
                 ),
-                standing=await standing(session, tenant_gid),
+                backlog=await backlog(session, tenant_gid),
             )
 
 
-def _added(one: Mapping[str, Tally], other: Mapping[str, Tally]) -> Mapping[str, Tally]:
-    return {gid: Tally.total(each[gid] for each in (one, other) if gid in each) for gid in {*one, *other}}
+def _added(one: Mapping[str, AttemptStats], other: Mapping[str, AttemptStats]) -> Mapping[str, AttemptStats]:
+    return {gid: AttemptStats.total(each[gid] for each in (one, other) if gid in each) for gid in {*one, *other}}
 
 
 def _scores(
-    hour: Mapping[str, Tally],
-    past: Mapping[str, Tally],
-    since_then: Mapping[str, Tally],
+    hour: Mapping[str, AttemptStats],
+    past: Mapping[str, AttemptStats],
+    since_then: Mapping[str, AttemptStats],
     troubled: Mapping[str, CircuitRow],
     deleted: Collection[str],
 ) -> Mapping[str, Health]:
     """Of all endpoints that did anything within a day, or are not as they should be; the others are idle."""
-    day, nothing, untroubled = _added(past, since_then), Tally(), CircuitRow(endpoint_gid="")
+    day, nothing, untroubled = _added(past, since_then), AttemptStats(), CircuitRow(endpoint_gid="")
     scores = {}
     for gid in {*hour, *day, *troubled} - set(deleted):
         circuit = troubled.get(gid, untroubled)
-        scores[gid] = judge(
+        scores[gid] = score_endpoint(
             hour.get(gid, nothing), day.get(gid, nothing), circuit.state, circuit.hold, circuit.failures
         )
     return scores
@@ -153,7 +153,7 @@ async def _deleted_since(session: AsyncSession, moment: datetime) -> set[str]:
 
 
 async def _worst(
-    session: AsyncSession, scores: Mapping[str, Health], hour: Mapping[str, Tally]
+    session: AsyncSession, scores: Mapping[str, Health], hour: Mapping[str, AttemptStats]
 ) -> Sequence[ScoredEndpoint]:
     gids = sorted(scores, key=lambda gid: (scores[gid].score, gid))[:WORST]
     rows = await session.execute(
@@ -163,7 +163,7 @@ async def _worst(
         .where(col(Endpoint.gid).in_(gids))
     )
     found = {row[0].gid: row for row in rows}
-    return [ScoredEndpoint(*found[gid], scores[gid], hour.get(gid, Tally())) for gid in gids if gid in found]
+    return [ScoredEndpoint(*found[gid], scores[gid], hour.get(gid, AttemptStats())) for gid in gids if gid in found]
 
 
 async def _accepted(session: AsyncSession, since: datetime, tenant_gid: str | None) -> int:

@@ -50,7 +50,7 @@ class Window(StrEnum):
 
 
 @dataclass(frozen=True)
-class Tally:
+class AttemptStats:
     """What attempts came to: a roll-up, or the sum of many. See `EndpointMinute` for what is in it."""
 
     delivered: int = 0
@@ -80,13 +80,13 @@ class Tally:
         return self.duration_ms / self.answers if self.answers else None
 
     @classmethod
-    def total(cls, tallies: Iterable["Tally"]) -> "Tally":
-        rows = list(tallies)
+    def total(cls, stats_by_endpoint: Iterable["AttemptStats"]) -> "AttemptStats":
+        rows = list(stats_by_endpoint)
         return cls(**{field.name: sum(getattr(row, field.name) for row in rows) for field in fields(cls)})
 
 
 @dataclass(frozen=True)
-class Part:
+class ScoreComponent:
     """One reason for a score: `points` earned of `out_of`. `why` is for people."""
 
     name: str
@@ -99,10 +99,12 @@ class Part:
 class Health:
     score: int
     level: Level
-    parts: tuple[Part, ...]
+    parts: tuple[ScoreComponent, ...]
 
 
-def judge(hour: Tally, day: Tally, state: CircuitState, hold: Hold | None = None, failures: int = 0) -> Health:
+def score_endpoint(
+    hour: AttemptStats, day: AttemptStats, state: CircuitState, hold: Hold | None = None, failures: int = 0
+) -> Health:
     """`hour` and `day` are what the endpoint did within so long; `failures` are those in a row that its circuit
     counts now."""
     parts = (
@@ -123,35 +125,37 @@ def _level(score: int) -> Level:
     return Level.DEGRADED if score >= DEGRADED_FROM else Level.FAILING
 
 
-def _success(name: str, out_of: float, tally: Tally, span: str) -> Part:
-    if tally.success_rate is None:
-        return Part(name, 0.0, 0.0, f"nothing was tried in the last {span}")
-    earned = min(1.0, max(0.0, (tally.success_rate - BAD_RATE) / (GOOD_RATE - BAD_RATE)))
-    weighed = _weighed(out_of, tally.attempts)
-    why = f"{tally.delivered} of {tally.attempts} attempts delivered in the last {span}"
-    return Part(name, earned * weighed, weighed, why + _note(weighed, out_of))
+def _success(name: str, out_of: float, stats: AttemptStats, span: str) -> ScoreComponent:
+    if stats.success_rate is None:
+        return ScoreComponent(name, 0.0, 0.0, f"nothing was tried in the last {span}")
+    earned = min(1.0, max(0.0, (stats.success_rate - BAD_RATE) / (GOOD_RATE - BAD_RATE)))
+    weighed = _weighed(out_of, stats.attempts)
+    why = f"{stats.delivered} of {stats.attempts} attempts delivered in the last {span}"
+    return ScoreComponent(name, earned * weighed, weighed, why + _note(weighed, out_of))
 
 
-def _latency(name: str, out_of: float, tally: Tally, span: str) -> Part:
+def _latency(name: str, out_of: float, stats: AttemptStats, span: str) -> ScoreComponent:
     """Answers within half a second earn everything, within two seconds half, later ones nothing."""
-    if not tally.answers:
-        return Part(name, 0.0, 0.0, f"no responses in the last {span}")
-    quick = tally.under_100 + tally.under_500
-    earned = (quick + tally.under_2000 / 2) / tally.answers
-    weighed = _weighed(out_of, tally.answers)
+    if not stats.answers:
+        return ScoreComponent(name, 0.0, 0.0, f"no responses in the last {span}")
+    quick = stats.under_100 + stats.under_500
+    earned = (quick + stats.under_2000 / 2) / stats.answers
+    weighed = _weighed(out_of, stats.answers)
     why = (
-        f"of {tally.answers} responses in the last {span}, {quick} came within 0.5 s, {tally.under_2000} within 2 s, "
-        f"{tally.slower} later"
+        f"of {stats.answers} responses in the last {span}, {quick} came within 0.5 s, {stats.under_2000} within 2 s, "
+        f"{stats.slower} later"
     )
-    return Part(name, earned * weighed, weighed, why + _note(weighed, out_of))
+    return ScoreComponent(name, earned * weighed, weighed, why + _note(weighed, out_of))
 
 
-def _circuit(out_of: float, state: CircuitState, hold: Hold | None, failures: int) -> Part:
+def _circuit(out_of: float, state: CircuitState, hold: Hold | None, failures: int) -> ScoreComponent:
     """A pause is an operator's will and says nothing of the endpoint."""
     shares = {CircuitState.CLOSED: 1.0, CircuitState.HALF_OPEN: 0.4, CircuitState.OPEN: 0.0}
     share = 0.0 if hold is Hold.DISABLED else shares[state]
     why = "the endpoint is disabled" if hold is Hold.DISABLED else f"the circuit is {state.value.replace('_', '-')}"
-    return Part("circuit", share * out_of, out_of, f"{why}, {failures} failures in a row" if failures else why)
+    return ScoreComponent(
+        "circuit", share * out_of, out_of, f"{why}, {failures} failures in a row" if failures else why
+    )
 
 
 def _weighed(out_of: float, evidence: int) -> float:
@@ -167,7 +171,7 @@ QUIET = timedelta(minutes=15)
 
 
 @dataclass(frozen=True)
-class Spell:
+class ErrorInterval:
     """An error was seen `count` times between two moments."""
 
     first: datetime
@@ -175,12 +179,12 @@ class Spell:
     count: int = 1
 
 
-def began(spells: Iterable[Spell]) -> datetime:
+def ongoing_since(intervals: Iterable[ErrorInterval]) -> datetime:
     """Since when the latest of these has gone on, without a longer pause than `QUIET`."""
-    latest_first = sorted(spells, key=lambda spell: spell.last, reverse=True)
+    latest_first = sorted(intervals, key=lambda interval: interval.last, reverse=True)
     since = latest_first[0].first
-    for spell in latest_first[1:]:
-        if since - spell.last > QUIET:
+    for interval in latest_first[1:]:
+        if since - interval.last > QUIET:
             break
-        since = min(since, spell.first)
+        since = min(since, interval.first)
     return since

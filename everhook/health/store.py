@@ -10,11 +10,11 @@ from sqlalchemy import BigInteger, ColumnElement, Row, cast, extract, func, sele
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from everhook.health.score import DAY, HOUR, Health, Spell, Tally, Window, began, judge
+from everhook.health.score import DAY, HOUR, AttemptStats, ErrorInterval, Health, Window, ongoing_since, score_endpoint
 from everhook.storage.statements import total
 from everhook.storage.tables import CircuitRow, EndpointMinute, EndpointMinuteError
 
-COUNTS = tuple(field.name for field in fields(Tally))
+COUNTS = tuple(field.name for field in fields(AttemptStats))
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class Bucket:
     """What was done in one step of a chart, from `since` on."""
 
     since: datetime
-    tally: Tally
+    stats: AttemptStats
 
 
 @dataclass(frozen=True)
-class Fault:
+class RecurringError:
     """An error, how often it came, and since when without a longer pause. `endpoints`: to how many it happened."""
 
     error: str
@@ -40,11 +40,11 @@ class Fault:
 class EndpointHealth:
     health: Health
     series: Sequence[Bucket]
-    faults: Sequence[Fault]
+    faults: Sequence[RecurringError]
 
     @property
-    def total(self) -> Tally:
-        return Tally.total(bucket.tally for bucket in self.series)
+    def total(self) -> AttemptStats:
+        return AttemptStats.total(bucket.stats for bucket in self.series)
 
 
 async def endpoint_health(
@@ -54,23 +54,23 @@ async def endpoint_health(
     gid = circuit.endpoint_gid
     scores = await healths(session, [circuit], moment)
     mine = [col(EndpointMinuteError.endpoint_gid) == gid]
-    spells = await error_spells(session, moment - window.length, window.bucket, mine)
+    intervals = await error_intervals(session, moment - window.length, window.bucket, mine)
     return EndpointHealth(
         health=scores[gid],
         series=await series(session, window, moment, [col(EndpointMinute.endpoint_gid) == gid]),
-        faults=faults(spells),
+        faults=faults(intervals),
     )
 
 
 async def healths(session: AsyncSession, circuits: Sequence[CircuitRow], moment: datetime) -> Mapping[str, Health]:
     """The scores of some endpoints, by gid: those of one page of a list, for instance."""
     mine = [col(EndpointMinute.endpoint_gid).in_([circuit.endpoint_gid for circuit in circuits])]
-    day = await tallies(session, moment - DAY, mine)
-    hour = await tallies(session, moment - HOUR, mine)
+    day = await stats_by_endpoint(session, moment - DAY, mine)
+    hour = await stats_by_endpoint(session, moment - HOUR, mine)
     return {
-        circuit.endpoint_gid: judge(
-            hour.get(circuit.endpoint_gid, Tally()),
-            day.get(circuit.endpoint_gid, Tally()),
+        circuit.endpoint_gid: score_endpoint(
+            hour.get(circuit.endpoint_gid, AttemptStats()),
+            day.get(circuit.endpoint_gid, AttemptStats()),
             circuit.state,
             circuit.hold,
             circuit.failures,
@@ -79,9 +79,9 @@ async def healths(session: AsyncSession, circuits: Sequence[CircuitRow], moment:
     }
 
 
-async def tallies(
+async def stats_by_endpoint(
     session: AsyncSession, since: datetime, where: Sequence[ColumnElement[bool]] = ()
-) -> Mapping[str, Tally]:
+) -> Mapping[str, AttemptStats]:
     """What each endpoint did since a moment; those that did nothing are not in it."""
     gid = col(EndpointMinute.endpoint_gid)
     statement = select(gid, *_sums()).where(col(EndpointMinute.minute) >= since, *where).group_by(gid)
@@ -101,12 +101,12 @@ async def series(
         select(bucket, *_sums()).where(col(EndpointMinute.minute) >= _moment(first, step), *where).group_by(bucket.name)
     )
     found = {row[0]: _tally(row) for row in await session.execute(statement)}
-    return [Bucket(_moment(number, step), found.get(number, Tally())) for number in range(first, last + 1)]
+    return [Bucket(_moment(number, step), found.get(number, AttemptStats())) for number in range(first, last + 1)]
 
 
-async def error_spells(
+async def error_intervals(
     session: AsyncSession, since: datetime, step: timedelta, where: Sequence[ColumnElement[bool]] = ()
-) -> Mapping[str, Sequence[Spell]]:
+) -> Mapping[str, Sequence[ErrorInterval]]:
     """When each error was seen since a moment, in steps."""
     minute, error = col(EndpointMinuteError.minute), col(EndpointMinuteError.error)
     bucket = _bucket(EndpointMinuteError.minute, step)
@@ -115,27 +115,27 @@ async def error_spells(
         .where(minute >= since, *where)
         .group_by(error, bucket.name)
     )
-    spells: dict[str, list[Spell]] = {}
+    intervals: dict[str, list[ErrorInterval]] = {}
     for name, _, first, last, count in await session.execute(statement):
-        spells.setdefault(name, []).append(Spell(first, last, count))
-    return spells
+        intervals.setdefault(name, []).append(ErrorInterval(first, last, count))
+    return intervals
 
 
 def faults(
-    spells: Mapping[str, Sequence[Spell]],
+    intervals: Mapping[str, Sequence[ErrorInterval]],
     endpoints: Mapping[str, int] | None = None,
-    earlier: Mapping[str, Sequence[Spell]] | None = None,
-) -> Sequence[Fault]:
+    earlier: Mapping[str, Sequence[ErrorInterval]] | None = None,
+) -> Sequence[RecurringError]:
     """The most frequent first. `earlier` spells are not counted, but tell since when it has gone on."""
     found = [
-        Fault(
+        RecurringError(
             error=error,
-            count=sum(spell.count for spell in seen),
-            since=began([*seen, *(earlier or {}).get(error, ())]),
-            last=max(spell.last for spell in seen),
+            count=sum(interval.count for interval in seen),
+            since=ongoing_since([*seen, *(earlier or {}).get(error, ())]),
+            last=max(interval.last for interval in seen),
             endpoints=(endpoints or {}).get(error, 1),
         )
-        for error, seen in spells.items()
+        for error, seen in intervals.items()
     ]
     return sorted(found, key=lambda fault: (-fault.count, fault.error))
 
@@ -144,8 +144,8 @@ def _sums() -> list[ColumnElement[int]]:
     return [total(col(getattr(EndpointMinute, name))) for name in COUNTS]
 
 
-def _tally(row: Row[*tuple[Any, ...]]) -> Tally:
-    return Tally(*row[1:])
+def _tally(row: Row[*tuple[Any, ...]]) -> AttemptStats:
+    return AttemptStats(*row[1:])
 
 
 def _bucket(column: Any, step: timedelta) -> Any:

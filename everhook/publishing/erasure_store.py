@@ -14,7 +14,7 @@ from everhook.storage.tables import Attempt, Delivery, Message, PayloadErasure, 
 
 
 async def erase_payload(session: AsyncSession, message_gid: str) -> bool:
-    """Erase a message's payload; `forget_answers` is to follow. False where there is no such message.
+    """Erase a message's payload; `erase_responses` is to follow. False where there is no such message.
 
     Whoever does not come to that, and attempts that are in flight right now, are seen to by `finish_erasures`.
     """
@@ -31,7 +31,7 @@ async def erase_payload(session: AsyncSession, message_gid: str) -> bool:
     return True
 
 
-async def forget_answers(bulk: Bulk, message_gids: Sequence[str]) -> None:
+async def erase_responses(bulk: Bulk, message_gids: Sequence[str]) -> None:
     """Erase what endpoints answered to the deliveries of these messages: it may repeat what was sent."""
     deliveries = select(col(Delivery.gid)).where(col(Delivery.message_gid).in_(message_gids))
     async for gids in bulk.batches(deliveries):
@@ -54,7 +54,7 @@ async def finish_erasures(bulk: Bulk, settle: timedelta) -> None:
     are on record: an attempt takes 30 s at most, and its recording seconds."""
     requested = select(col(PayloadErasure.message_gid)).where(col(PayloadErasure.requested_at) < now() - settle)
     async for gids in bulk.pages(requested):
-        await forget_answers(bulk, gids)
+        await erase_responses(bulk, gids)
         await bulk.delete(PayloadErasure, col(PayloadErasure.message_gid).in_(gids))
 
 

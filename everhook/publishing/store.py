@@ -11,16 +11,16 @@ from sqlalchemy.orm import defer
 from sqlmodel import col
 
 from everhook.circuit.store import EndpointState, endpoint_states
-from everhook.contracts import DeliveryOrder, DeliveryStatus
+from everhook.contracts import DeliveryInput, DeliveryStatus
 from everhook.delivery.inputs import NewDelivery
-from everhook.delivery.inputs_store import OrderDefaults, first_order
-from everhook.delivery.snapshot_store import Basis
+from everhook.delivery.inputs_store import InputDefaults, first_input
+from everhook.delivery.snapshot_store import DeliverySnapshot
 from everhook.ids import Kind, new_gid
 from everhook.observability.metrics import MESSAGES_ACCEPTED
 from everhook.publishing.fan_out import Candidate, match
 from everhook.publishing.routes_store import RouteCache
 from everhook.publishing.routing import Audience, Route, Routes
-from everhook.storage.batching import Grouped
+from everhook.storage.batching import BatchExecutor
 from everhook.storage.engine import Database
 from everhook.storage.paging import Page, in_time, one_of, page_of
 from everhook.storage.statements import insert_ignoring, table_of
@@ -93,11 +93,11 @@ Acceptance = Accepted | UnknownChannel | KeyReused
 class Acceptor:
     """Commits messages with one delivery for each matching endpoint."""
 
-    def __init__(self, database: Database, defaults: OrderDefaults) -> None:
+    def __init__(self, database: Database, defaults: InputDefaults) -> None:
         self._database = database
         self._defaults = defaults
         self._routes = RouteCache()
-        self._group = Grouped(database.write_connection, self._apply)
+        self._group = BatchExecutor(database.write_connection, self._apply)
 
     async def accept(self, publication: Publication) -> Acceptance:
         """Returns once the message and its deliveries are committed, together with whatever else is being accepted."""
@@ -159,15 +159,15 @@ class Acceptor:
             state = states.get(route.endpoint_gid)
             if state is None:
                 continue  # deleted for good a moment ago
-            order = self._order(publication, route)
+            input = self._input(publication, route)
             goes_out = state.sends or route.endpoint_gid in may_probe
             may_probe.discard(route.endpoint_gid)
-            bound = self._defaults.first_attempt_bound(order.policy) if goes_out else order.policy.max_window
-            rows.append(_delivery_row(order, route.tenant_gid, moment, due_at=moment + bound, parked=not goes_out))
+            bound = self._defaults.first_attempt_bound(input.policy) if goes_out else input.policy.max_window
+            rows.append(_delivery_row(input, route.tenant_gid, moment, due_at=moment + bound, parked=not goes_out))
             status = DeliveryStatus.ACCEPTED if goes_out else DeliveryStatus.PARKED
-            deliveries[publication.message_gid].append(AcceptedDelivery(order.delivery_gid, order.endpoint_gid, status))
+            deliveries[publication.message_gid].append(AcceptedDelivery(input.delivery_gid, input.endpoint_gid, status))
             if goes_out:
-                new[publication.message_gid].append(NewDelivery(order, _basis(order, publication, state, moment)))
+                new[publication.message_gid].append(NewDelivery(input, _basis(input, publication, state, moment)))
         if rows:
             await connection.execute(insert(table_of(Delivery)), rows)
         return [
@@ -182,8 +182,8 @@ class Acceptor:
             for p in publications
         ]
 
-    def _order(self, publication: Publication, route: Route) -> DeliveryOrder:
-        return first_order(
+    def _input(self, publication: Publication, route: Route) -> DeliveryInput:
+        return first_input(
             new_gid(Kind.DELIVERY),
             publication.message_gid,
             publication.channel,
@@ -207,17 +207,17 @@ def _count(acceptances: Sequence[Acceptance]) -> None:
 
 
 def _delivery_row(
-    order: DeliveryOrder, tenant_gid: str, moment: datetime, *, due_at: datetime, parked: bool
+    input: DeliveryInput, tenant_gid: str, moment: datetime, *, due_at: datetime, parked: bool
 ) -> dict[str, Any]:
     return {
-        "gid": order.delivery_gid,
+        "gid": input.delivery_gid,
         "tenant_gid": tenant_gid,
-        "message_gid": order.message_gid,
-        "endpoint_gid": order.endpoint_gid,
-        "channel": order.channel,
-        "event_type": order.event_type,
+        "message_gid": input.message_gid,
+        "endpoint_gid": input.endpoint_gid,
+        "channel": input.channel,
+        "event_type": input.event_type,
         "status": DeliveryStatus.PARKED if parked else DeliveryStatus.ACCEPTED,
-        "round": order.round,
+        "round": input.round,
         "attempts": 0,
         "accepted_at": moment,
         "due_at": due_at,
@@ -225,11 +225,11 @@ def _delivery_row(
     }
 
 
-def _basis(order: DeliveryOrder, publication: Publication, state: EndpointState, moment: datetime) -> Basis:
-    return Basis(
-        gid=order.delivery_gid,
+def _basis(input: DeliveryInput, publication: Publication, state: EndpointState, moment: datetime) -> DeliverySnapshot:
+    return DeliverySnapshot(
+        gid=input.delivery_gid,
         status=DeliveryStatus.ACCEPTED,
-        round=order.round,
+        round=input.round,
         attempts=0,
         message_gid=publication.message_gid,
         channel=publication.channel,

@@ -17,7 +17,7 @@ from everhook.receipts.keys import KeySet
 from everhook.receipts.log.checkpoint import Checkpoint, VerifiedCheckpoint, verify_checkpoint
 from everhook.receipts.log.merkle import HASH_BYTES, verify_consistency, verify_inclusion
 from everhook.receipts.receipt import Receipt, VerifiedReceipt, receipt_leaf, verify_receipt
-from everhook.receipts.strict_json import Members, Wrong, decode_base64, encode_base64, load_json, shown
+from everhook.receipts.strict_json import InvalidDocument, Members, decode_base64, encode_base64, load_json, shown
 
 VERSION = 1
 RECEIPT_BUNDLE = "everhook.receipt-bundle"
@@ -26,7 +26,7 @@ HELD = "held checkpoint"
 """The place of what is wrong with the checkpoint that the reader brought along."""
 
 
-class UnknownBundle(Wrong):
+class UnknownBundle(InvalidDocument):
     """Not a bundle, or of a later version: nothing can be said of it."""
 
 
@@ -40,7 +40,7 @@ class Consistency:
 
 
 @dataclass(frozen=True)
-class Finding:
+class BundleFinding:
     """`place` is the member of the bundle (or the file) that `text`, a sentence, is about."""
 
     place: str
@@ -51,16 +51,16 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Verification:
+class BundleVerification:
     """What a bundle proves. `wrong` is the first fault; nothing behind it was looked at.
 
     `unproven` says what even a faultless bundle leaves open, given what it was checked against. `receipt` and
     `checkpoint` (the newer one) are there once their signatures hold.
     """
 
-    proven: tuple[Finding, ...]
+    proven: tuple[BundleFinding, ...]
     unproven: tuple[str, ...] = ()
-    wrong: Finding | None = None
+    wrong: BundleFinding | None = None
     receipt: Receipt | None = None
     checkpoint: Checkpoint | None = None
 
@@ -116,7 +116,7 @@ def load(text: str | bytes) -> object:
 
 def verify(
     bundle: object, *, body: bytes | None = None, since: str | None = None, keys: KeySet | None = None
-) -> Verification:
+) -> BundleVerification:
     """Check a bundle, offline.
 
     `body` is what the receiver got; `since` a checkpoint (the note) that one holds; `keys` those that one got from the
@@ -131,7 +131,7 @@ def _open(bundle: object) -> Members:
     try:
         members = Members(bundle, "")
         kind, version = members.text("type"), members.integer("version")
-    except Wrong as error:
+    except InvalidDocument as error:
         raise UnknownBundle("bundle", f"is none of Everhook's ({error.place or 'it'} {error.what})") from error
     if kind not in (RECEIPT_BUNDLE, CONSISTENCY_BUNDLE):
         raise UnknownBundle("type", f"{shown(kind)} is no bundle of Everhook's")
@@ -153,15 +153,15 @@ class _Check:
         self.since = since
         self.pinned = keys
 
-    def run(self) -> Verification:
-        proven: list[Finding] = []
-        wrong: Finding | None = None
+    def run(self) -> BundleVerification:
+        proven: list[BundleFinding] = []
+        wrong: BundleFinding | None = None
         try:
             for finding in self.steps(self.pinned or KeySet.from_jwks(self.bundle.any("jwks"))):
                 proven.append(finding)  # one by one: what holds is kept when a later step fails
-        except Wrong as error:
-            wrong = Finding(error.place, error.what)
-        return Verification(
+        except InvalidDocument as error:
+            wrong = BundleFinding(error.place, error.what)
+        return BundleVerification(
             proven=tuple(proven),
             unproven=tuple(self.unproven()) if wrong is None else (),
             wrong=wrong,
@@ -169,7 +169,7 @@ class _Check:
             checkpoint=self.checkpoint.checkpoint if self.checkpoint else None,
         )
 
-    def steps(self, keys: KeySet) -> Iterator[Finding]:
+    def steps(self, keys: KeySet) -> Iterator[BundleFinding]:
         raise NotImplementedError
 
     def unproven(self) -> Iterator[str]:
@@ -187,14 +187,16 @@ class _Check:
             return None
         held = verify_checkpoint(self.since, keys, HELD).checkpoint
         if held.origin != log.origin:
-            raise Wrong(f"{place}.origin", f"is the log {shown(log.origin)}, and you hold one of {shown(held.origin)}")
+            raise InvalidDocument(
+                f"{place}.origin", f"is the log {shown(log.origin)}, and you hold one of {shown(held.origin)}"
+            )
         return held
 
 
 class _ReceiptCheck(_Check):
-    def steps(self, keys: KeySet) -> Iterator[Finding]:
+    def steps(self, keys: KeySet) -> Iterator[BundleFinding]:
         self.receipt = verify_receipt(self.bundle.text("receipt"), keys)
-        yield Finding("receipt", f"is signed by the key {self.receipt.key.kid}, and unaltered since")
+        yield BundleFinding("receipt", f"is signed by the key {self.receipt.key.kid}, and unaltered since")
         self.checkpoint = self._note("checkpoint", keys)
         checkpoint = self.checkpoint.checkpoint
         yield self._own_log(checkpoint, self.receipt.receipt)
@@ -211,24 +213,26 @@ class _ReceiptCheck(_Check):
             yield "what the request said: for that, give the bytes that were received (--body)"
         yield from super().unproven()
 
-    def _own_log(self, checkpoint: Checkpoint, receipt: Receipt) -> Finding:
+    def _own_log(self, checkpoint: Checkpoint, receipt: Receipt) -> BundleFinding:
         origin = f"{receipt.issuer}/receipts/{receipt.tenant}"
         if checkpoint.origin != origin:
             what = f"is the log {shown(checkpoint.origin)}, and the receipt belongs in {shown(origin)}"
-            raise Wrong("checkpoint.origin", what)
+            raise InvalidDocument("checkpoint.origin", what)
         assert self.checkpoint is not None
         counts = f"counts {_receipts(checkpoint.size)} in the log {checkpoint.origin}{_when(checkpoint)}"
-        return Finding("checkpoint", f"{counts}, is signed by the key {self.checkpoint.key.kid}, and unaltered since")
+        return BundleFinding(
+            "checkpoint", f"{counts}, is signed by the key {self.checkpoint.key.kid}, and unaltered since"
+        )
 
-    def _included(self, checkpoint: Checkpoint) -> Finding:
+    def _included(self, checkpoint: Checkpoint) -> BundleFinding:
         seq, proof = self.bundle.integer("seq"), _hashes(self.bundle, "inclusionProof")
         if seq >= checkpoint.size:
-            raise Wrong("seq", f"{seq} is not in a log of {_receipts(checkpoint.size)}, counted from 0")
+            raise InvalidDocument("seq", f"{seq} is not in a log of {_receipts(checkpoint.size)}, counted from 0")
         leaf = receipt_leaf(self.bundle.text("receipt"))
         if not verify_inclusion(leaf, seq, checkpoint.size, proof, checkpoint.root):
             what = f"does not lead from this receipt, as number {seq}, to the root of the checkpoint"
-            raise Wrong("inclusionProof", f"{what}: the receipt, its number or the log was changed")
-        return Finding("inclusionProof", f"the receipt is number {seq} of that log, counted from 0")
+            raise InvalidDocument("inclusionProof", f"{what}: the receipt, its number or the log was changed")
+        return BundleFinding("inclusionProof", f"the receipt is number {seq} of that log, counted from 0")
 
     def _consistency(self) -> Consistency | None:
         if not self.bundle.has("consistency"):
@@ -240,70 +244,74 @@ class _ReceiptCheck(_Check):
 class _ConsistencyCheck(_Check):
     oldest = "the older checkpoint"
 
-    def steps(self, keys: KeySet) -> Iterator[Finding]:
+    def steps(self, keys: KeySet) -> Iterator[BundleFinding]:
         if self.body is not None:
-            raise Wrong("type", "is a consistency bundle: there is no receipt in it to compare a body with")
+            raise InvalidDocument("type", "is a consistency bundle: there is no receipt in it to compare a body with")
         old, new = self._note("oldCheckpoint", keys), self._note("newCheckpoint", keys)
         self.checkpoint = new
         for name, verified in (("oldCheckpoint", old), ("newCheckpoint", new)):
             head = verified.checkpoint
             counts = f"counts {_receipts(head.size)} in the log {head.origin}{_when(head)}"
-            yield Finding(name, f"{counts}, is signed by the key {verified.key.kid}, and unaltered since")
+            yield BundleFinding(name, f"{counts}, is signed by the key {verified.key.kid}, and unaltered since")
         yield self._only_grew(old.checkpoint, new.checkpoint)
         if (held := self._held(keys, new.checkpoint, "newCheckpoint")) is not None:
             yield _is_one_of(held, old.checkpoint, new.checkpoint)
 
-    def _only_grew(self, old: Checkpoint, new: Checkpoint) -> Finding:
+    def _only_grew(self, old: Checkpoint, new: Checkpoint) -> BundleFinding:
         if old.origin != new.origin:
-            raise Wrong("newCheckpoint.origin", f"is the log {shown(new.origin)}, and the old {shown(old.origin)}")
+            raise InvalidDocument(
+                "newCheckpoint.origin", f"is the log {shown(new.origin)}, and the old {shown(old.origin)}"
+            )
         if old.size > new.size:
             what = f"the log had {_receipts(old.size)} and now {_receipts(new.size)}: it was cut"
-            raise Wrong("newCheckpoint.size", what)
+            raise InvalidDocument("newCheckpoint.size", what)
         proof = _hashes(self.bundle, "consistencyProof")
         if not verify_consistency(old.size, old.root, new.size, new.root, proof):
             what = "does not lead from the old checkpoint to the new one: the log was rewritten, or the proof altered"
-            raise Wrong("consistencyProof", what)
-        return Finding("consistencyProof", _GREW.format(old=_receipts(old.size), new=_receipts(new.size)))
+            raise InvalidDocument("consistencyProof", what)
+        return BundleFinding("consistencyProof", _GREW.format(old=_receipts(old.size), new=_receipts(new.size)))
 
 
 _GREW = "from {old} to {new} the log only grew: none was altered, removed or moved"
 
 
-def _is_one_of(held: Checkpoint, old: Checkpoint, new: Checkpoint) -> Finding:
+def _is_one_of(held: Checkpoint, old: Checkpoint, new: Checkpoint) -> BundleFinding:
     for place, head in (("oldCheckpoint", old), ("newCheckpoint", new)):
         if held.size == head.size:
             if held.root != head.root:
-                raise Wrong(f"{place}.root", _TWO_LOGS.format(size=_receipts(held.size)))
-            return Finding(HELD, f"is the {place} of this bundle")
+                raise InvalidDocument(f"{place}.root", _TWO_LOGS.format(size=_receipts(held.size)))
+            return BundleFinding(HELD, f"is the {place} of this bundle")
     what = f"neither is the one you hold, of {_receipts(held.size)}: ask for a bundle from that size"
-    raise Wrong("oldCheckpoint.size", what)
+    raise InvalidDocument("oldCheckpoint.size", what)
 
 
 _TWO_LOGS = "differs from that of the checkpoint you hold, both of {size}: the log was rewritten"
 
 
-def _grown(head: Checkpoint, held: Checkpoint, consistency: Consistency | None) -> Finding:
+def _grown(head: Checkpoint, held: Checkpoint, consistency: Consistency | None) -> BundleFinding:
     """That the log of the bundle and the one whose checkpoint is held are one. Either may be the newer."""
     if held.size == head.size:
         if held.root != head.root:
-            raise Wrong("checkpoint.root", _TWO_LOGS.format(size=_receipts(held.size)))
-        return Finding(HELD, f"has this log's size and root, {_receipts(held.size)}")
+            raise InvalidDocument("checkpoint.root", _TWO_LOGS.format(size=_receipts(held.size)))
+        return BundleFinding(HELD, f"has this log's size and root, {_receipts(held.size)}")
     old, new = sorted((held, head), key=lambda each: each.size)
     sizes = f"between {_receipts(held.size)}, of which you hold a checkpoint, and {_receipts(head.size)}, of this one"
     if consistency is None:
-        raise Wrong("consistency", f"is missing: {sizes}, nothing shows the log to be one; ask for it")
+        raise InvalidDocument("consistency", f"is missing: {sizes}, nothing shows the log to be one; ask for it")
     if (consistency.old_size, consistency.new_size) != (old.size, new.size):
         found = f"is from {consistency.old_size} to {consistency.new_size}"
-        raise Wrong("consistency", f"{found}, and should be {sizes}; ask for that")
+        raise InvalidDocument("consistency", f"{found}, and should be {sizes}; ask for that")
     if not verify_consistency(old.size, old.root, new.size, new.root, consistency.proof):
-        raise Wrong("consistency.proof", f"fails {sizes}: the log was rewritten, or the proof altered")
-    return Finding(HELD, _GREW.format(old=_receipts(old.size), new=_receipts(new.size)))
+        raise InvalidDocument("consistency.proof", f"fails {sizes}: the log was rewritten, or the proof altered")
+    return BundleFinding(HELD, _GREW.format(old=_receipts(old.size), new=_receipts(new.size)))
 
 
-def _body_finding(body: bytes, receipt: Receipt) -> Finding:
+def _body_finding(body: bytes, receipt: Receipt) -> BundleFinding:
     if sha256(body).hexdigest() != receipt.request_sha256:
-        raise Wrong("body", f"is not what was sent: SHA-256 {sha256(body).hexdigest()}, not {receipt.request_sha256}")
-    return Finding("body", f"these {len(body)} bytes are the body of the request, to the bit")
+        raise InvalidDocument(
+            "body", f"is not what was sent: SHA-256 {sha256(body).hexdigest()}, not {receipt.request_sha256}"
+        )
+    return BundleFinding("body", f"these {len(body)} bytes are the body of the request, to the bit")
 
 
 def _hashes(members: Members, name: str) -> list[bytes]:
@@ -312,7 +320,7 @@ def _hashes(members: Members, name: str) -> list[bytes]:
 
 def _hash(item: object, place: str) -> bytes:
     if not isinstance(item, str) or len(data := decode_base64(item, place)) != HASH_BYTES:
-        raise Wrong(place, f"should be {HASH_BYTES} bytes in base64")
+        raise InvalidDocument(place, f"should be {HASH_BYTES} bytes in base64")
     return data
 
 

@@ -31,7 +31,7 @@ class Issuer:
 
 
 @dataclass(frozen=True)
-class Subject:
+class ReceiptContext:
     """What a receipt tells beyond the attempt's record."""
 
     tenant_gid: str
@@ -59,19 +59,19 @@ def url_digest(url: str) -> str:
     return sha256(url.encode()).hexdigest()
 
 
-def issue(record: AttemptRecord, subject: Subject, issuer: Issuer) -> SignedReceipt:
+def issue(record: AttemptRecord, context: ReceiptContext, issuer: Issuer) -> SignedReceipt:
     """State an attempt. Raises NoReceiptKey."""
     receipt = Receipt(
         gid=new_gid(Kind.RECEIPT),
         issuer=issuer.name,
-        tenant=subject.tenant_gid,
+        tenant=context.tenant_gid,
         endpoint_gid=record.endpoint_gid,
         delivery_gid=record.delivery_gid,
-        message_gid=subject.message_gid,
+        message_gid=context.message_gid,
         attempt_gid=record.attempt_gid,
         round=record.round,
         number=record.number,
-        url=url_of(record, subject.url),
+        url=url_of(record, context.url),
         request_sha256=record.request_sha256,
         signatures_sha256=record.signatures_sha256,
         outcome=record.verdict.value,

@@ -19,7 +19,7 @@ from typing import Any, Self
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from everhook.receipts.strict_json import Members, Wrong, decode_base64url, encode_base64url, shown
+from everhook.receipts.strict_json import InvalidDocument, Members, decode_base64url, encode_base64url, shown
 
 KEY_BYTES = 32
 _JWK_MEMBERS = {"kty": "OKP", "crv": "Ed25519"}
@@ -132,9 +132,13 @@ class PublicKey:
     def must_cover(self, moment: datetime, place: str) -> None:
         """Raises Wrong where something of this date cannot be this key's."""
         if moment < self.not_before:
-            raise Wrong(place, f"{_day(moment)} is before its key {self.kid} was made ({_day(self.not_before)})")
+            raise InvalidDocument(
+                place, f"{_day(moment)} is before its key {self.kid} was made ({_day(self.not_before)})"
+            )
         if self.not_after is not None and moment >= self.not_after:
-            raise Wrong(place, f"{_day(moment)} is not before its key {self.kid} was retired ({_day(self.not_after)})")
+            raise InvalidDocument(
+                place, f"{_day(moment)} is not before its key {self.kid} was retired ({_day(self.not_after)})"
+            )
 
 
 class KeySet:
@@ -150,7 +154,7 @@ class KeySet:
         """Raises Wrong for a key that is not in the set."""
         if kid not in self._keys:
             known = ", ".join(self._keys) or "none"
-            raise Wrong(place, f"{shown(kid)} is not among the known keys ({known})")
+            raise InvalidDocument(place, f"{shown(kid)} is not among the known keys ({known})")
         return self._keys[kid]
 
     @classmethod
@@ -160,9 +164,9 @@ class KeySet:
         read = [_read(Members(item, f"{place}.keys[{number}]")) for number, item in enumerate(listed)]
         keys = [key for key in read if key is not None]
         if not keys:
-            raise Wrong(f"{place}.keys", "has no Ed25519 key")
+            raise InvalidDocument(f"{place}.keys", "has no Ed25519 key")
         if len({key.kid for key in keys}) < len(keys):
-            raise Wrong(f"{place}.keys", "has a key twice")
+            raise InvalidDocument(f"{place}.keys", "has a key twice")
         return cls(keys)
 
 
@@ -170,13 +174,15 @@ def _read(jwk: Members) -> PublicKey | None:
     if jwk.text("kty") != "OKP" or jwk.text("crv") != "Ed25519":
         return None
     if jwk.has("d"):
-        raise Wrong(jwk.at("d"), "is a private key, published: nothing it signs proves anything")
+        raise InvalidDocument(jwk.at("d"), "is a private key, published: nothing it signs proves anything")
     x = decode_base64url(jwk.text("x"), jwk.at("x"))
     if len(x) != KEY_BYTES:
-        raise Wrong(jwk.at("x"), f"should be {KEY_BYTES} bytes, and is {len(x)}")
+        raise InvalidDocument(jwk.at("x"), f"should be {KEY_BYTES} bytes, and is {len(x)}")
     key = PublicKey(x, _moment(jwk, "nbf"), _moment(jwk, "exp") if jwk.has("exp") else None)
     if jwk.text("kid") != key.kid:
-        raise Wrong(jwk.at("kid"), f"should be the key's thumbprint {key.kid}, and is {shown(jwk.text('kid'))}")
+        raise InvalidDocument(
+            jwk.at("kid"), f"should be the key's thumbprint {key.kid}, and is {shown(jwk.text('kid'))}"
+        )
     return key
 
 
@@ -185,7 +191,7 @@ def _moment(jwk: Members, name: str) -> datetime:
     try:
         return datetime.fromtimestamp(seconds, UTC)
     except (OverflowError, ValueError, OSError) as error:
-        raise Wrong(jwk.at(name), "is no time in seconds since 1970") from error
+        raise InvalidDocument(jwk.at(name), "is no time in seconds since 1970") from error
 
 
 def _day(moment: datetime) -> str:

@@ -15,7 +15,7 @@ from everhook.receipts.keys import ReceiptKey, rotate
 from everhook.receipts.strict_json import decode_base64, encode_base64
 from everhook.storage.encryption import RECEIPT_SEED
 from everhook.storage.engine import Database
-from everhook.storage.keyring import CannotOpen, KeyRing
+from everhook.storage.keyring import DecryptionError, KeyRing
 from everhook.storage.statements import lock, table_of
 from everhook.storage.tables import ReceiptKeyRow as KeyRow
 from everhook.storage.tables import now
@@ -46,7 +46,7 @@ class IssuerCache:
         self._unreadable = False
 
     async def get(self) -> Issuer:
-        """Makes the first key where there is none. Raises CannotOpen where the ring lacks a key, which concerns every
+        """Makes the first key where there is none. Raises DecryptionError where the ring lacks a key, which concerns every
         delivery and is logged once."""
         if self._known is not None and time.monotonic() < self._stale_at:
             return self._known
@@ -59,7 +59,7 @@ class IssuerCache:
     async def _read_or_log(self) -> Issuer:
         try:
             issuer = await self._read()
-        except CannotOpen as error:
+        except DecryptionError as error:
             if not self._unreadable:
                 log.error("the receipt keys cannot be decrypted, deliveries wait", error=str(error))
             self._unreadable = True
@@ -116,5 +116,5 @@ async def _insert(connection: AsyncConnection, keyring: KeyRing, key: ReceiptKey
     await connection.execute(table_of(KeyRow).insert(), row)
 
 
-def _opened(keyring: KeyRing, kid: str, box: str) -> bytes:
-    return decode_base64(RECEIPT_SEED.open(keyring, box, kid), "receipt_key.seed")
+def _opened(keyring: KeyRing, kid: str, ciphertext: str) -> bytes:
+    return decode_base64(RECEIPT_SEED.open(keyring, ciphertext, kid), "receipt_key.seed")

@@ -21,7 +21,7 @@ from joserfc.jws import JWSRegistry
 
 from everhook.receipts.keys import KeySet, PublicKey, ReceiptKey, key_at
 from everhook.receipts.log.merkle import leaf_hash
-from everhook.receipts.strict_json import Members, Wrong, decode_base64url, format_time, load_json, shown
+from everhook.receipts.strict_json import InvalidDocument, Members, decode_base64url, format_time, load_json, shown
 
 TYPE = "everhook-receipt+jwt"
 """`typ` (RFC 7515 section 4.1.9): what a signature of ours was meant to say cannot be mistaken (RFC 8725 section
@@ -180,7 +180,9 @@ def verify_receipt(receipt: str, keys: KeySet, place: str = "receipt") -> Verifi
 def _header_and_claims(receipt: str, place: str) -> tuple[bytes, bytes]:
     parts = receipt.split(".")
     if len(parts) != 3:
-        raise Wrong(place, f"should be a compact JWS, three parts with two dots between, and has {len(parts)}")
+        raise InvalidDocument(
+            place, f"should be a compact JWS, three parts with two dots between, and has {len(parts)}"
+        )
     names = ("header", "claims", "signature")
     header, claims, _ = (decode_base64url(part, f"{place}.{name}") for name, part in zip(names, parts, strict=True))
     return header, claims
@@ -190,11 +192,13 @@ def _key_of(encoded: bytes, keys: KeySet, place: str) -> PublicKey:
     """What the header may say is fixed; that it brings no key of its own (`jwk`, `jku`, `x5u`) follows from it."""
     header = Members(load_json(encoded, place), place)
     if (algorithm := header.text("alg")) not in ACCEPTED:
-        raise Wrong(header.at("alg"), f"{shown(algorithm)} is not accepted; EdDSA is, and its new name Ed25519")
+        raise InvalidDocument(
+            header.at("alg"), f"{shown(algorithm)} is not accepted; EdDSA is, and its new name Ed25519"
+        )
     if (typ := header.text("typ")) != TYPE:
-        raise Wrong(header.at("typ"), f"should be {TYPE}, and is {shown(typ)}")
+        raise InvalidDocument(header.at("typ"), f"should be {TYPE}, and is {shown(typ)}")
     if unknown := header.names() - {"alg", "kid", "typ"}:
-        raise Wrong(header.at(min(unknown)), "has no place in the header of a receipt")
+        raise InvalidDocument(header.at(min(unknown)), "has no place in the header of a receipt")
     return keys.find(header.text("kid"), header.at("kid"))
 
 
@@ -203,7 +207,7 @@ def _check_signature(receipt: str, key: PublicKey, place: str) -> None:
         jws.deserialize_compact(receipt, OKPKey.import_key(key.ed25519), registry=_REGISTRY)
     except JoseError as error:
         what = f"does not fit this header, these claims and the key {key.kid}: something was altered"
-        raise Wrong(place, what) from error
+        raise InvalidDocument(place, what) from error
 
 
 class _Registry(JWSRegistry):

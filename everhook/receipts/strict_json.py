@@ -18,7 +18,7 @@ _SHOWN = 60
 _T = TypeVar("_T")
 
 
-class Wrong(ValueError):
+class InvalidDocument(ValueError):
     """The first thing that is wrong: `place` is where (`receipt.header.alg`), `what` is a sentence about it."""
 
     def __init__(self, place: str, what: str) -> None:
@@ -27,7 +27,7 @@ class Wrong(ValueError):
         self.what = what
 
 
-class NotJson(Wrong):
+class NotJson(InvalidDocument):
     """Not tampered with, as far as one can tell: no JSON at all."""
 
 
@@ -40,7 +40,7 @@ def load_json(text: str | bytes, place: str) -> object:
             parse_constant=lambda name: _refuse(place, f"{name} is no JSON number"),
         )
         return value
-    except Wrong:
+    except InvalidDocument:
         raise
     except (ValueError, RecursionError) as error:
         raise NotJson(place, f"is not JSON ({_first_line(error)})") from error
@@ -51,7 +51,7 @@ class Members:
 
     def __init__(self, value: object, place: str) -> None:
         if not isinstance(value, dict):
-            raise Wrong(place, f"should be a JSON object, and is {_kind(value)}")
+            raise InvalidDocument(place, f"should be a JSON object, and is {_kind(value)}")
         self.place = place
         self._members = value
 
@@ -69,28 +69,28 @@ class Members:
 
     def any(self, name: str) -> object:
         if name not in self._members:
-            raise Wrong(self.at(name), "is missing")
+            raise InvalidDocument(self.at(name), "is missing")
         return self._members[name]
 
     def text(self, name: str) -> str:
         """A string that is not empty."""
         value = self.any(name)
         if not isinstance(value, str) or not value:
-            raise Wrong(self.at(name), f"should be a text, and is {_kind(value)}")
+            raise InvalidDocument(self.at(name), f"should be a text, and is {_kind(value)}")
         if any("\ud800" <= char <= "\udfff" for char in value):
-            raise Wrong(self.at(name), f"has half a surrogate pair: {shown(value)}")
+            raise InvalidDocument(self.at(name), f"has half a surrogate pair: {shown(value)}")
         return value
 
     def integer(self, name: str, least: int = 0) -> int:
         value = self.any(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise Wrong(self.at(name), f"should be a whole number from {least}, and is {_kind(value)}")
+            raise InvalidDocument(self.at(name), f"should be a whole number from {least}, and is {_kind(value)}")
         return value
 
     def items(self, name: str) -> list[object]:
         value = self.any(name)
         if not isinstance(value, list):
-            raise Wrong(self.at(name), f"should be a list, and is {_kind(value)}")
+            raise InvalidDocument(self.at(name), f"should be a list, and is {_kind(value)}")
         return value
 
     def object(self, name: str) -> "Members":
@@ -99,7 +99,7 @@ class Members:
     def sha256(self, name: str) -> str:
         value = self.text(name)
         if not _SHA256.fullmatch(value):
-            raise Wrong(self.at(name), f"should be a SHA-256 in 64 small hex digits, and is {shown(value)}")
+            raise InvalidDocument(self.at(name), f"should be a SHA-256 in 64 small hex digits, and is {shown(value)}")
         return value
 
     def time(self, name: str) -> datetime:
@@ -121,13 +121,13 @@ def parse_time(text: str, place: str) -> datetime:
             return datetime.fromisoformat(text)
     except ValueError:
         pass
-    raise Wrong(place, f"should be a time like 2026-01-31T12:00:00.000000Z, and is {shown(text)}")
+    raise InvalidDocument(place, f"should be a time like 2026-01-31T12:00:00.000000Z, and is {shown(text)}")
 
 
 def decode_base64url(text: str, place: str) -> bytes:
     """RFC 4648 section 5 without padding, as JOSE has it (RFC 7515 section 2). Raises Wrong."""
     if "=" in text:
-        raise Wrong(place, f"is not base64url without padding: {shown(text)}")
+        raise InvalidDocument(place, f"is not base64url without padding: {shown(text)}")
     return _decoded(text + "=" * (-len(text) % 4), b"-_", place, "base64url without padding")
 
 
@@ -153,9 +153,9 @@ def _decoded(text: str, others: bytes, place: str, form: str) -> bytes:
     try:
         data = base64.b64decode(text.encode("ascii"), altchars=others, validate=True)
     except (binascii.Error, UnicodeEncodeError) as error:
-        raise Wrong(place, f"is not {form}: {shown(text)}") from error
+        raise InvalidDocument(place, f"is not {form}: {shown(text)}") from error
     if base64.b64encode(data, altchars=others).decode() != text:
-        raise Wrong(place, f"is not {form} in its one valid spelling: {shown(text)}")
+        raise InvalidDocument(place, f"is not {form} in its one valid spelling: {shown(text)}")
     return data
 
 
@@ -164,12 +164,12 @@ def _object(pairs: list[tuple[str, object]], place: str) -> dict[str, object]:
     if len(members) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise Wrong(place, f"has the member {shown(twice)} twice")
+        raise InvalidDocument(place, f"has the member {shown(twice)} twice")
     return members
 
 
 def _refuse(place: str, what: str) -> object:
-    raise Wrong(place, what)
+    raise InvalidDocument(place, what)
 
 
 def _kind(value: object) -> str:

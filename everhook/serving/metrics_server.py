@@ -8,13 +8,13 @@ from functools import cache
 import httpx
 import structlog
 
-from everhook.health.backlog_store import Standing, standing
+from everhook.health.backlog_store import Backlog, backlog
 from everhook.health.gauges import exposition
 from everhook.observability.metrics_page import MetricsPage, free_loopback_port, metrics_listener
 from everhook.serving.server import serving
 from everhook.settings import Settings
 from everhook.storage.engine import Database, is_unavailable
-from everhook.storage.ttl_cache import Kept
+from everhook.storage.ttl_cache import TtlCache
 
 KEPT_S = 5.0
 """However often it is scraped, and by how many, the database is asked no more often than this."""
@@ -63,24 +63,24 @@ class _Collector:
         self._client = client
         self._sdk_address = sdk_address
         self._count_timeout = count_timeout
-        self._standing: Kept[None, Standing] = Kept(self._look, KEPT_S)
+        self._backlog: TtlCache[None, Backlog] = TtlCache(self._look, KEPT_S)
 
     async def metrics(self) -> bytes:
-        standing, of_the_sdk = await asyncio.gather(self._gauges(), self._sdk_metrics())
-        return exposition(standing) + of_the_sdk
+        backlog, of_the_sdk = await asyncio.gather(self._gauges(), self._sdk_metrics())
+        return exposition(backlog) + of_the_sdk
 
-    async def _gauges(self) -> Standing | None:
+    async def _gauges(self) -> Backlog | None:
         try:
             async with asyncio.timeout(self._count_timeout):
-                return await self._standing.get(None)
+                return await self._backlog.get(None)
         except Exception as error:
             if not is_unavailable(error):
                 log.exception("could not count what waits")
             return None
 
-    async def _look(self, _key: None) -> Standing:
+    async def _look(self, _key: None) -> Backlog:
         async with self._database.reading() as session:
-            return await standing(session)
+            return await backlog(session)
 
     async def _sdk_metrics(self) -> bytes:
         """What Temporal's SDK counts. It offers them itself, on a port that only this process knows of."""

@@ -55,7 +55,7 @@ class ServerConfig(uvicorn.Config):
         }
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """Raised in the parser's callbacks, to end parsing: what is wrong with a request, before any route sees it."""
 
     def __init__(self, status: HTTPStatus, detail: str) -> None:
@@ -117,8 +117,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self._discards = True  # the request is served as if it asked for no upgrade; nothing may follow it
         except httptools.HttpParserError as error:
             refused = error.__context__
-            self._refuse(refused if isinstance(refused, Refused) else Refused(HTTPStatus.BAD_REQUEST, "is not HTTP"))
-        except Refused as refused:
+            self._refuse(
+                refused
+                if isinstance(refused, RequestRefused)
+                else RequestRefused(HTTPStatus.BAD_REQUEST, "is not HTTP")
+            )
+        except RequestRefused as refused:
             self._refuse(refused)
 
     def on_message_begin(self) -> None:
@@ -140,11 +144,13 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._head_bytes + len(self.url) > MAX_HEAD_BYTES:
             raise _too_large(Phase.HEAD)
         if len(self.pipeline) >= MAX_PIPELINED:
-            raise Refused(HTTPStatus.TOO_MANY_REQUESTS, f"more than {MAX_PIPELINED} wait on one connection")
+            raise RequestRefused(HTTPStatus.TOO_MANY_REQUESTS, f"more than {MAX_PIPELINED} wait on one connection")
         is_upgrade = self.parser.should_upgrade()
         if is_upgrade and _has_body(self.headers):
             # httptools takes what follows for the other protocol, so the body would be lost.
-            raise Refused(HTTPStatus.BAD_REQUEST, "this server speaks HTTP/1.1 only, so leave out the header Upgrade")
+            raise RequestRefused(
+                HTTPStatus.BAD_REQUEST, "this server speaks HTTP/1.1 only, so leave out the header Upgrade"
+            )
         super().on_headers_complete()
         if is_upgrade:
             self.cycle.keep_alive = False
@@ -229,11 +235,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self._enter(Phase.BODY)  # the application is late, which has not taken what is there
         elif self._phase is Phase.BODY or (self._phase is Phase.HEAD and self._unparsed):
             what = "body" if self._phase is Phase.BODY else "headers"
-            self._refuse(Refused(HTTPStatus.REQUEST_TIMEOUT, f"its {what} took too long to arrive"))
+            self._refuse(RequestRefused(HTTPStatus.REQUEST_TIMEOUT, f"its {what} took too long to arrive"))
         else:
             self.transport.close()
 
-    def _refuse(self, refused: Refused) -> None:
+    def _refuse(self, refused: RequestRefused) -> None:
         """Take no more requests, and respond in place of the application where it has not begun to."""
         self._bounded.note_refused(f"{refused.status.value} {refused.status.phrase}")
         self._discards = True
@@ -268,11 +274,11 @@ class _LingeringTransport(asyncio.Transport):
         self._protocol.close_after_response()
 
 
-def _too_large(phase: Phase) -> Refused:
+def _too_large(phase: Phase) -> RequestRefused:
     if phase is Phase.BODY:
-        return Refused(HTTPStatus.BAD_REQUEST, "its trailers or chunk extensions are too large")
+        return RequestRefused(HTTPStatus.BAD_REQUEST, "its trailers or chunk extensions are too large")
     bounds = f"at most {MAX_HEADERS} headers of {MAX_HEAD_BYTES // 1024} KiB in all are accepted"
-    return Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, bounds)
+    return RequestRefused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, bounds)
 
 
 def _has_body(headers: list[tuple[bytes, bytes]]) -> bool:

@@ -18,7 +18,7 @@ from sqlmodel import col
 from everhook.ids import Kind, new_gid
 from everhook.signing.schemes import SecretKind, ed25519_key, new_private_key, public_key, secret_key
 from everhook.storage.encryption import ENDPOINT_SECRET
-from everhook.storage.keyring import CannotOpen, KeyRing
+from everhook.storage.keyring import DecryptionError, KeyRing
 from everhook.storage.tables import EndpointSecret, now
 
 MAX_LIVE = 10
@@ -38,28 +38,30 @@ class SigningKeys:
 
 
 @dataclass(frozen=True)
-class PublicKey:
+class EndpointPublicKey:
     """What receivers verify `v1a` signatures with; `expires_at` is None for the current one."""
 
     public_key: str
     expires_at: datetime | None
 
 
-def sealed(keyring: KeyRing, endpoint_gid: str, secret: str, **columns: Any) -> EndpointSecret:
+def encrypted_secret(keyring: KeyRing, endpoint_gid: str, secret: str, **columns: Any) -> EndpointSecret:
     """A new secret's row."""
     gid = new_gid(Kind.SECRET)
-    box = ENDPOINT_SECRET.seal(keyring, secret, gid)
-    return EndpointSecret(gid=gid, endpoint_gid=endpoint_gid, secret=box, **columns)
+    ciphertext = ENDPOINT_SECRET.seal(keyring, secret, gid)
+    return EndpointSecret(gid=gid, endpoint_gid=endpoint_gid, secret=ciphertext, **columns)
 
 
 def new_key_pair(keyring: KeyRing, endpoint_gid: str) -> EndpointSecret:
     """The row of a new Ed25519 key."""
     private_key = new_private_key()
-    return sealed(keyring, endpoint_gid, private_key, kind=SecretKind.ED25519, public_key=public_key(private_key))
+    return encrypted_secret(
+        keyring, endpoint_gid, private_key, kind=SecretKind.ED25519, public_key=public_key(private_key)
+    )
 
 
 async def signing_keys(connection: AsyncConnection, keyring: KeyRing, endpoint_gid: str) -> SigningKeys:
-    """What is live, opened. Raises CannotOpen: a fault of ours, not the endpoint's."""
+    """What is live, opened. Raises DecryptionError: a fault of ours, not the endpoint's."""
     rows = await connection.execute(
         select(
             col(EndpointSecret.gid),
@@ -77,7 +79,7 @@ async def signing_keys(connection: AsyncConnection, keyring: KeyRing, endpoint_g
     )
 
 
-async def public_keys(session: AsyncSession, endpoint_gids: Collection[str]) -> dict[str, list[PublicKey]]:
+async def public_keys(session: AsyncSession, endpoint_gids: Collection[str]) -> dict[str, list[EndpointPublicKey]]:
     """The live ones of those endpoints that have any, newest first."""
     rows = await session.execute(
         select(col(EndpointSecret.endpoint_gid), col(EndpointSecret.public_key), col(EndpointSecret.expires_at))
@@ -88,9 +90,9 @@ async def public_keys(session: AsyncSession, endpoint_gids: Collection[str]) -> 
         )
         .order_by(col(EndpointSecret.gid).desc())
     )
-    found: defaultdict[str, list[PublicKey]] = defaultdict(list)
+    found: defaultdict[str, list[EndpointPublicKey]] = defaultdict(list)
     for row in rows:
-        found[row.endpoint_gid].append(PublicKey(row.public_key, row.expires_at))
+        found[row.endpoint_gid].append(EndpointPublicKey(row.public_key, row.expires_at))
     return found
 
 
@@ -114,7 +116,7 @@ async def rotate(
             staying.append(row)
     if any(count >= MAX_LIVE for count in Counter(row.kind for row in staying).values()):
         raise TooManySecrets
-    session.add(sealed(keyring, endpoint_gid, secret))
+    session.add(encrypted_secret(keyring, endpoint_gid, secret))
     if any(row.kind is SecretKind.ED25519 for row in before):
         session.add(new_key_pair(keyring, endpoint_gid))
     await session.flush()
@@ -140,7 +142,7 @@ def _holds(keyring: KeyRing, row: EndpointSecret, secret: str) -> bool:
     """A box that does not open holds nothing that anybody could name: a rotation is the way out."""
     try:
         return ENDPOINT_SECRET.open(keyring, row.secret, row.gid) == secret
-    except CannotOpen:
+    except DecryptionError:
         return False
 
 

@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Grouped(Generic[Item, Result]):
+class BatchExecutor(Generic[Item, Result]):
     """Collects items and has `apply` read or write them on one connection; it answers with one result each, in order.
 
     `apply` must be able to run again for the same items: a group that fails because of one of them is split, until

@@ -8,7 +8,7 @@ from sqlalchemy import Column, ColumnElement, and_, bindparam, func, select, upd
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from everhook.storage.engine import Database
-from everhook.storage.keyring import CannotOpen, KeyRing
+from everhook.storage.keyring import DecryptionError, KeyRing
 from everhook.storage.statements import table_of
 from everhook.storage.tables import Endpoint, EndpointSecret, IdempotentResponse, ReceiptKeyRow
 
@@ -16,7 +16,7 @@ BATCH = 500
 
 
 @dataclass(frozen=True)
-class SealedColumn:
+class EncryptedColumn:
     """A column whose values are boxes, each sealed for its own row. Renaming one means sealing all of it anew."""
 
     value: Column[str]
@@ -29,33 +29,33 @@ class SealedColumn:
     def seal(self, keyring: KeyRing, secret: str, row_key: str) -> str:
         return keyring.seal(secret, *self._place(row_key))
 
-    def open(self, keyring: KeyRing, box: str, row_key: str) -> str:
-        """Raises CannotOpen."""
-        return keyring.open(box, *self._place(row_key))
+    def open(self, keyring: KeyRing, ciphertext: str, row_key: str) -> str:
+        """Raises DecryptionError."""
+        return keyring.open(ciphertext, *self._place(row_key))
 
     def _place(self, row_key: str) -> tuple[str, str, str]:
         return (self.value.table.name, self.value.name, row_key)
 
 
-ENDPOINT_SECRET = SealedColumn(table_of(EndpointSecret).c.secret)
-ENDPOINT_TLS_KEY = SealedColumn(table_of(Endpoint).c.tls_key)
-RECEIPT_SEED = SealedColumn(table_of(ReceiptKeyRow).c.seed)
-IDEMPOTENT_RESPONSE = SealedColumn(table_of(IdempotentResponse).c.response)
-SEALED_COLUMNS = (ENDPOINT_SECRET, ENDPOINT_TLS_KEY, RECEIPT_SEED, IDEMPOTENT_RESPONSE)
+ENDPOINT_SECRET = EncryptedColumn(table_of(EndpointSecret).c.secret)
+ENDPOINT_TLS_KEY = EncryptedColumn(table_of(Endpoint).c.tls_key)
+RECEIPT_SEED = EncryptedColumn(table_of(ReceiptKeyRow).c.seed)
+IDEMPOTENT_RESPONSE = EncryptedColumn(table_of(IdempotentResponse).c.response)
+ENCRYPTED_COLUMNS = (ENDPOINT_SECRET, ENDPOINT_TLS_KEY, RECEIPT_SEED, IDEMPOTENT_RESPONSE)
 
 
 @dataclass(frozen=True)
 class Batch:
     """What was done in one transaction. `unopened` were left as they are, each with the reason."""
 
-    resealed: int
+    reencrypted: int
     unopened: Sequence[str]
 
 
 async def count_outdated(database: Database, keyring: KeyRing) -> int:
     """How many boxes there are that the newest key did not seal."""
     async with database.read_connection() as connection:
-        return sum([await _count(connection, column, keyring) for column in SEALED_COLUMNS])
+        return sum([await _count(connection, column, keyring) for column in ENCRYPTED_COLUMNS])
 
 
 @dataclass(frozen=True)
@@ -71,45 +71,45 @@ async def census(database: Database, keyring: KeyRing) -> Census:
     """Open every box there is."""
     total, outdated, unopened = 0, 0, Counter[str]()
     async with database.read_connection() as connection:
-        for column in SEALED_COLUMNS:
+        for column in ENCRYPTED_COLUMNS:
             rows = await connection.execute(select(column.row_key, column.value).where(column.value.is_not(None)))
-            for row_key, box in rows:
+            for row_key, ciphertext in rows:
                 total += 1
-                outdated += not keyring.is_current(box)
+                outdated += not keyring.is_current(ciphertext)
                 try:
-                    column.open(keyring, box, row_key)
-                except CannotOpen as error:
+                    column.open(keyring, ciphertext, row_key)
+                except DecryptionError as error:
                     unopened[str(error)] += 1
     return Census(total, outdated, unopened)
 
 
-async def reseal(database: Database, keyring: KeyRing, *, at_once: int = BATCH) -> AsyncIterator[Batch]:
+async def reencrypt(database: Database, keyring: KeyRing, *, at_once: int = BATCH) -> AsyncIterator[Batch]:
     """Seal every outdated box by the newest key, batch by batch. What was done before an interruption stays done."""
-    for column in SEALED_COLUMNS:
+    for column in ENCRYPTED_COLUMNS:
         after = ""
         while True:
             async with database.write_connection() as connection:
-                boxes = await _outdated(connection, column, keyring, after, at_once)
-                if not boxes:
+                ciphertexts = await _outdated(connection, column, keyring, after, at_once)
+                if not ciphertexts:
                     break
-                batch = await _reseal(connection, column, keyring, boxes)
+                batch = await _reseal(connection, column, keyring, ciphertexts)
             yield batch
-            after, _ = boxes[-1]
+            after, _ = ciphertexts[-1]
 
 
 async def _reseal(
-    connection: AsyncConnection, column: SealedColumn, keyring: KeyRing, boxes: list[tuple[str, str]]
+    connection: AsyncConnection, column: EncryptedColumn, keyring: KeyRing, ciphertexts: list[tuple[str, str]]
 ) -> Batch:
     """A box that somebody replaced meanwhile is not overwritten."""
     changes: list[dict[str, str]] = []
     unopened: list[str] = []
-    for row_key, box in boxes:
+    for row_key, ciphertext in ciphertexts:
         try:
-            secret = column.open(keyring, box, row_key)
-        except CannotOpen as error:
+            secret = column.open(keyring, ciphertext, row_key)
+        except DecryptionError as error:
             unopened.append(str(error))
         else:
-            changes.append({"b_key": row_key, "b_old": box, "b_new": column.seal(keyring, secret, row_key)})
+            changes.append({"b_key": row_key, "b_old": ciphertext, "b_new": column.seal(keyring, secret, row_key)})
     if changes:
         statement = update(column.value.table).values({column.value: bindparam("b_new")})
         same = and_(column.row_key == bindparam("b_key"), column.value == bindparam("b_old"))
@@ -118,18 +118,18 @@ async def _reseal(
 
 
 async def _outdated(
-    connection: AsyncConnection, column: SealedColumn, keyring: KeyRing, after: str, limit: int
+    connection: AsyncConnection, column: EncryptedColumn, keyring: KeyRing, after: str, limit: int
 ) -> list[tuple[str, str]]:
     statement = select(column.row_key, column.value).where(_is_outdated(column, keyring), column.row_key > after)
     rows = await connection.execute(statement.order_by(column.row_key).limit(limit))
-    return [(key, box) for key, box in rows]
+    return [(key, ciphertext) for key, ciphertext in rows]
 
 
-async def _count(connection: AsyncConnection, column: SealedColumn, keyring: KeyRing) -> int:
+async def _count(connection: AsyncConnection, column: EncryptedColumn, keyring: KeyRing) -> int:
     statement = select(func.count()).select_from(column.value.table).where(_is_outdated(column, keyring))
     return int((await connection.execute(statement)).scalar_one())
 
 
-def _is_outdated(column: SealedColumn, keyring: KeyRing) -> ColumnElement[bool]:
+def _is_outdated(column: EncryptedColumn, keyring: KeyRing) -> ColumnElement[bool]:
     """Null, where there is nothing to seal, is neither."""
     return ~column.value.startswith(keyring.current, autoescape=True)

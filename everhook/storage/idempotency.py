@@ -39,7 +39,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredResponse:
     """What is there for a key: `body` is None while the call is under way."""
 
     request_sha256: str
@@ -47,14 +47,14 @@ class Kept:
     body: str | None
 
 
-async def find(connection: AsyncConnection, keyring: KeyRing, call: Call) -> Kept | None:
-    """What is kept for the call's key. Raises CannotOpen."""
+async def find(connection: AsyncConnection, keyring: KeyRing, call: Call) -> StoredResponse | None:
+    """What is kept for the call's key. Raises DecryptionError."""
     statement = select(_ROWS.c.request_sha256, _ROWS.c.status_code, _ROWS.c.response)
     row = (await connection.execute(statement.where(_ROWS.c.key_sha256 == call.key_sha256, ~_is_over()))).one_or_none()
     if row is None:
         return None
     body = IDEMPOTENT_RESPONSE.open(keyring, row.response, call.key_sha256) if row.response is not None else None
-    return Kept(row.request_sha256, row.status_code, body)
+    return StoredResponse(row.request_sha256, row.status_code, body)
 
 
 async def claim(session: AsyncSession, call: Call) -> bool:
@@ -70,9 +70,9 @@ async def keep(
     session: AsyncSession, keyring: KeyRing, call: Call, status_code: int, body: str, tenant_gid: str | None
 ) -> None:
     """Keep the response to a call that has claimed its key. `tenant_gid`: whose things the response shows."""
-    box = IDEMPOTENT_RESPONSE.seal(keyring, body, call.key_sha256)
+    ciphertext = IDEMPOTENT_RESPONSE.seal(keyring, body, call.key_sha256)
     changed = update(_ROWS).where(_ROWS.c.key_sha256 == call.key_sha256)
-    await session.execute(changed.values(status_code=status_code, response=box, tenant_gid=tenant_gid))
+    await session.execute(changed.values(status_code=status_code, response=ciphertext, tenant_gid=tenant_gid))
 
 
 async def release(session: AsyncSession, call: Call) -> None:

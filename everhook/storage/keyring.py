@@ -22,15 +22,15 @@ NONCE_BYTES = 12
 _VERSION = "v1"
 
 
-class CannotOpen(Exception):
+class DecryptionError(Exception):
     """A box stays shut. That is a fault of ours, whoever the secret belongs to."""
 
 
-class SealedWithUnknownKey(CannotOpen):
+class UnknownMasterKey(DecryptionError):
     """The master key that sealed a box is not in the ring."""
 
 
-class NotOurBox(CannotOpen):
+class TamperedCiphertext(DecryptionError):
     """A box that was altered, or belongs to another row."""
 
 
@@ -68,19 +68,19 @@ class KeyRing:
         sealed = self._boxes[self._newest].encrypt(nonce, secret.encode(), _associated(place))
         return self.current + base64.b64encode(nonce + sealed).decode()
 
-    def open(self, box: str, *place: str) -> str:
-        """The secret in a box. Raises SealedWithUnknownKey or NotOurBox; neither tells what is inside."""
-        version, _, rest = box.partition(".")
+    def open(self, ciphertext: str, *place: str) -> str:
+        """The secret in a box. Raises UnknownMasterKey or TamperedCiphertext; neither tells what is inside."""
+        version, _, rest = ciphertext.partition(".")
         key_id, _, encoded = rest.partition(".")
         if version != _VERSION:
-            raise NotOurBox(f"a box of unknown version {version[:8]!r}")
+            raise TamperedCiphertext(f"a box of unknown version {version[:8]!r}")
         if key_id not in self._boxes:
-            raise SealedWithUnknownKey(f"no master key {key_id} in the ring")
+            raise UnknownMasterKey(f"no master key {key_id} in the ring")
         try:
             blob = base64.b64decode(encoded, validate=True)
             opened = self._boxes[key_id].decrypt(blob[:NONCE_BYTES], blob[NONCE_BYTES:], _associated(place))
         except (InvalidTag, binascii.Error, ValueError) as error:
-            raise NotOurBox("a box that was altered, or belongs elsewhere") from error
+            raise TamperedCiphertext("a box that was altered, or belongs elsewhere") from error
         return opened.decode()
 
     @property
@@ -88,8 +88,8 @@ class KeyRing:
         """How a box begins that the newest key sealed."""
         return f"{_VERSION}.{self._newest}."
 
-    def is_current(self, box: str) -> bool:
-        return box.startswith(self.current)
+    def is_current(self, ciphertext: str) -> bool:
+        return ciphertext.startswith(self.current)
 
 
 def _decode(key: str) -> bytes:

@@ -65,7 +65,7 @@ CLOSED: tuple[Any, ...] = (IdempotentResponse, PayloadErasure, PendingHistory)
 _TENANT = "tenant_gid"
 
 
-class Reach:
+class TenantScope:
     """The database as one caller sees it. Without `tenant_gid`: all of it."""
 
     def __init__(self, database: Database, tenant_gid: str | None = None) -> None:

@@ -11,7 +11,7 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
-class Kept(Generic[Key, Value]):
+class TtlCache(Generic[Key, Value]):
     """What `load` answered, for so many seconds. Of callers at once one asks, and the others wait for its answer."""
 
     def __init__(self, load: Callable[[Key], Awaitable[Value]], seconds: float, *, at_most: int = 100) -> None:

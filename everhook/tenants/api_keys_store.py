@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
 from everhook.ids import Kind, new_gid
-from everhook.storage.batching import Grouped
+from everhook.storage.batching import BatchExecutor
 from everhook.storage.engine import Database
 from everhook.storage.paging import Page, page_of
 from everhook.storage.tables import ApiKey, Tenant, now
@@ -61,7 +61,7 @@ class ApiKeys:
     """
 
     def __init__(self, database: Database) -> None:
-        self._group = Grouped(database.read_connection, _load)
+        self._group = BatchExecutor(database.read_connection, _load)
 
     async def holder(self, presented: str) -> Holder | None:
         """None for a key that nobody made, that was altered, revoked, or has expired."""
@@ -172,7 +172,7 @@ async def get(session: AsyncSession, gid: str) -> ApiKey | None:
     return await session.get(ApiKey, gid)
 
 
-async def within_reach(session: AsyncSession, gids: Collection[str]) -> set[str]:
+async def in_tenant_scope(session: AsyncSession, gids: Collection[str]) -> set[str]:
     """Those of these keys that the session sees: a tenant's sees its own."""
     found = await session.execute(select(col(ApiKey.gid)).where(col(ApiKey.gid).in_(gids)))
     return set(found.scalars())

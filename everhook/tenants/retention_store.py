@@ -18,7 +18,7 @@ from sqlmodel import col
 from everhook.contracts import TERMINAL_STATUSES, RetentionResult
 from everhook.delivery.policy_history_store import remove_policies
 from everhook.ids import Kind, first_gid_at
-from everhook.publishing.erasure_store import finish_erasures, forget_answers
+from everhook.publishing.erasure_store import erase_responses, finish_erasures
 from everhook.settings import Settings
 from everhook.storage.bulk import Bulk
 from everhook.storage.idempotency import LIFETIME as RESPONSES_KEPT
@@ -77,7 +77,9 @@ async def remove_past(bulk: Bulk, periods: RetentionPeriods) -> RetentionResult:
     return RetentionResult(
         messages=await remove_messages(bulk, moment - periods.deliveries) if periods.deliveries else 0,
         payloads=await erase_payloads(bulk, moment - periods.payloads) if periods.payloads else 0,
-        idempotency_keys=await free_keys(bulk, moment - periods.idempotency_keys) if periods.idempotency_keys else 0,
+        idempotency_keys=await release_idempotency_keys(bulk, moment - periods.idempotency_keys)
+        if periods.idempotency_keys
+        else 0,
         events=await remove_events(bulk, moment - periods.events) if periods.events else 0,
         minutes=await remove_minutes(bulk, moment - periods.health) if periods.health else 0,
         credentials=await remove_credentials(bulk, moment),
@@ -103,14 +105,14 @@ async def erase_payloads(bulk: Bulk, before: datetime) -> int:
     """Erase the payloads of messages accepted before a moment whose deliveries are over, and the answers to them."""
     erased = 0
     async for gids in _over(bulk, with_payload(before)):
-        await forget_answers(bulk, gids)  # first: what still has a payload is found again, should we be interrupted
+        await erase_responses(bulk, gids)  # first: what still has a payload is found again, should we be interrupted
         erased += await bulk.change(
             update(Message).where(col(Message.gid).in_(gids)).values(payload=None, payload_erased_at=now())
         )
     return erased
 
 
-async def free_keys(bulk: Bulk, before: datetime) -> int:
+async def release_idempotency_keys(bulk: Bulk, before: datetime) -> int:
     """Let the idempotency keys of messages accepted before a moment be used anew."""
     freed = 0
     async for gids in bulk.pages(with_key(before)):

@@ -6,11 +6,11 @@ from typing import Any
 
 from temporalio.testing import ActivityEnvironment
 
-from activities.sending import Sending
+from activities.sending import SendingActivities
 from everhook.circuit.client import EndpointEntities
 from everhook.circuit.reporter import OutcomeReporter
 from everhook.circuit.states_store import EndpointStates
-from everhook.contracts import AttemptOrder, AttemptOutcome, OutcomeReport
+from everhook.contracts import AttemptInput, AttemptOutcome, OutcomeReport
 from everhook.delivery.dispatcher import Dispatcher, LaneLimits
 from everhook.delivery.fitness import EndpointFitness
 from everhook.delivery.policy import DeliveryPolicy
@@ -72,7 +72,7 @@ class Desk:
         self.recorder = recorder(store.database)
         self.issuers = issuers or IssuerCache(store.database, KEYRING, ISSUER)
         self.sender = Sender(store.database, self.recorder, self.issuers, egress, self.reporter, self.fitness, keyring)
-        self.sending = Sending(self.sender, slots=200)
+        self.sending = SendingActivities(self.sender, slots=200)
 
     def with_(self, **changes: Any) -> "Desk":
         """The same with another store, recorder, issuer, key ring, way out or idea of what is slow."""
@@ -105,7 +105,7 @@ class Desk:
         return attempt
 
 
-def order_for(delivery: Delivery, number: int = 1, **changes: Any) -> AttemptOrder:
+def order_for(delivery: Delivery, number: int = 1, **changes: Any) -> AttemptInput:
     fields: dict[str, Any] = {
         "delivery_gid": delivery.gid,
         "endpoint_gid": delivery.endpoint_gid,
@@ -114,4 +114,4 @@ def order_for(delivery: Delivery, number: int = 1, **changes: Any) -> AttemptOrd
         "timeout": timedelta(seconds=5),
         "retry": POLICY.plan(number, timedelta(), 0),
     }
-    return AttemptOrder(**(fields | changes))
+    return AttemptInput(**(fields | changes))

@@ -7,17 +7,17 @@ import pytest
 from temporalio.client import WorkflowHandle
 from temporalio.testing import ActivityEnvironment
 
-from activities.circuits import Circuits
+from activities.circuits import CircuitActivities
 from everhook.circuit.machine import Circuit, CircuitState, Hold
 from everhook.contracts import (
     CircuitProjection,
     DeadLetterReason,
     DeliveryStatus,
-    ReleaseNote,
-    ReleaseOrder,
+    ReleaseInput,
+    ReleaseParkedInput,
     ReleaseResult,
 )
-from everhook.delivery.inputs_store import OrderDefaults
+from everhook.delivery.inputs_store import InputDefaults
 from everhook.delivery.policy import DeliveryPolicy
 from everhook.endpoints import store as endpoints
 from everhook.ids import delivery_workflow_id
@@ -29,7 +29,7 @@ from tests.everhook.storage.factories import Store, accepted, publication
 from tests.workflows.engine import time_skipping_server
 
 PARKED: dict[str, Any] = {"status": DeliveryStatus.PARKED, "parked_at": now()}
-BOUND = OrderDefaults().first_attempt_bound(DeliveryPolicy())
+BOUND = InputDefaults().first_attempt_bound(DeliveryPolicy())
 WITH_WORKFLOW: dict[str, Any] = PARKED | {"dispatched_at": now()}
 
 
@@ -44,25 +44,27 @@ def dispatched() -> Collected:
 
 
 @pytest.fixture
-def circuits(temporal: FakeTemporal, database: Database, dispatched: Collected) -> Circuits:
-    return Circuits(temporal.client, database, OrderDefaults(), dispatched)
+def circuits(temporal: FakeTemporal, database: Database, dispatched: Collected) -> CircuitActivities:
+    return CircuitActivities(temporal.client, database, InputDefaults(), dispatched)
 
 
-async def release(circuits: Circuits, endpoint: Endpoint, limit: int, reason: DeadLetterReason | None = None) -> bool:
+async def release(
+    circuits: CircuitActivities, endpoint: Endpoint, limit: int, reason: DeadLetterReason | None = None
+) -> bool:
     """Release so many at least; whether there are more."""
-    order = ReleaseOrder(endpoint.gid, limit, reason)
-    result: ReleaseResult = await ActivityEnvironment().run(circuits.release_parked, order)
+    input = ReleaseParkedInput(endpoint.gid, limit, reason)
+    result: ReleaseResult = await ActivityEnvironment().run(circuits.release_parked, input)
     assert result.released == limit
     return result.remaining
 
 
-def notes(temporal: FakeTemporal, *deliveries: Delivery) -> list[list[ReleaseNote]]:
+def notes(temporal: FakeTemporal, *deliveries: Delivery) -> list[list[ReleaseInput]]:
     """The releases that the workflows of these deliveries were sent; none where it never was started."""
     return [
         [
             note
             for start in temporal.starts
-            if start.order.delivery_gid == delivery.gid and start.options["start_signal"] == "release"
+            if start.input.delivery_gid == delivery.gid and start.options["start_signal"] == "release"
             for note in start.options["start_signal_args"]
         ]
         for delivery in deliveries
@@ -73,7 +75,7 @@ def notes(temporal: FakeTemporal, *deliveries: Delivery) -> list[list[ReleaseNot
 
 
 async def test_the_oldest_parked_deliveries_are_woken_and_no_longer_parked(
-    circuits: Circuits, store: Store, temporal: FakeTemporal, dispatched: Collected
+    circuits: CircuitActivities, store: Store, temporal: FakeTemporal, dispatched: Collected
 ) -> None:
     endpoint = await store.subscribed()
     parked = await store.deliveries(3, endpoint, **WITH_WORKFLOW, attempts=2)
@@ -85,7 +87,7 @@ async def test_the_oldest_parked_deliveries_are_woken_and_no_longer_parked(
         DeliveryStatus.PARKED,
         DeliveryStatus.PARKED,
     ]
-    assert notes(temporal, *parked, other) == [[ReleaseNote()], [ReleaseNote()], [], []]
+    assert notes(temporal, *parked, other) == [[ReleaseInput()], [ReleaseInput()], [], []]
     assert not await release(circuits, endpoint, 1)
     assert dispatched.deliveries == []
 
@@ -95,7 +97,7 @@ async def test_a_parked_delivery_whose_workflow_is_gone_gets_one_that_knows_of_i
 ) -> None:
     delivery = await store.delivery(**WITH_WORKFLOW)
     async with time_skipping_server() as env:
-        circuits = Circuits(env.client, database, OrderDefaults(), dispatched)
+        circuits = CircuitActivities(env.client, database, InputDefaults(), dispatched)
         await release(circuits, await endpoint_of(store, delivery), 1)
         handle: WorkflowHandle[Any, Any] = env.client.get_workflow_handle(delivery_workflow_id(delivery.gid))
         signals = [
@@ -107,7 +109,7 @@ async def test_a_parked_delivery_whose_workflow_is_gone_gets_one_that_knows_of_i
 
 
 async def test_one_that_parks_again_while_it_is_being_woken_stays_parked(
-    circuits: Circuits, store: Store, dispatched: Collected
+    circuits: CircuitActivities, store: Store, dispatched: Collected
 ) -> None:
     later = now() + timedelta(minutes=1)
     for fields in (WITH_WORKFLOW, PARKED):
@@ -118,7 +120,7 @@ async def test_one_that_parks_again_while_it_is_being_woken_stays_parked(
 
 
 async def test_nothing_is_marked_as_released_that_could_not_be_woken(
-    circuits: Circuits, store: Store, temporal: FakeTemporal
+    circuits: CircuitActivities, store: Store, temporal: FakeTemporal
 ) -> None:
     delivery = await store.delivery(**WITH_WORKFLOW)
     temporal.error = AWAY
@@ -131,26 +133,26 @@ async def test_nothing_is_marked_as_released_that_could_not_be_woken(
 
 
 async def test_deliveries_parked_without_a_workflow_are_attempted_by_this_process_once_the_circuit_is_closed(
-    circuits: Circuits, store: Store, temporal: FakeTemporal, dispatched: Collected
+    circuits: CircuitActivities, store: Store, temporal: FakeTemporal, dispatched: Collected
 ) -> None:
     endpoint = await store.subscribed()
     parked = await store.deliveries(3, endpoint, **PARKED)
     guarded = await store.delivery(endpoint, **WITH_WORKFLOW)
     before = now()
     assert await release(circuits, endpoint, 2)
-    assert [new.order.delivery_gid for new in dispatched.deliveries] == [parked[0].gid, parked[1].gid]
+    assert [new.input.delivery_gid for new in dispatched.deliveries] == [parked[0].gid, parked[1].gid]
     for delivery in parked[:2]:
         row = await store.read(delivery)
         assert (row.status, row.parked_at, row.dispatched_at) == (DeliveryStatus.ACCEPTED, None, None)
         # Should this process die, the reconciler takes it up after that.
         assert row.due_at is not None and before < row.due_at - BOUND <= now()
     assert not await release(circuits, endpoint, 2)
-    assert [new.order.delivery_gid for new in dispatched.deliveries[2:]] == [parked[2].gid]
-    assert notes(temporal, *parked, guarded) == [[], [], [], [ReleaseNote()]]
+    assert [new.input.delivery_gid for new in dispatched.deliveries[2:]] == [parked[2].gid]
+    assert notes(temporal, *parked, guarded) == [[], [], [], [ReleaseInput()]]
 
 
 async def test_what_is_accepted_again_begins_as_if_it_had_never_been_parked(
-    circuits: Circuits, store: Store, dispatched: Collected
+    circuits: CircuitActivities, store: Store, dispatched: Collected
 ) -> None:
     """Else the time for which it was parked would count towards its window when it parks another time."""
     endpoint = await store.subscribed()
@@ -160,7 +162,7 @@ async def test_what_is_accepted_again_begins_as_if_it_had_never_been_parked(
     await store.circuit(endpoint, state=CircuitState.CLOSED)
     await release(circuits, endpoint, 1)
     (new,) = dispatched.deliveries
-    assert (new.basis, new.order.attempt, new.order.previous, new.order.parked_since) == (None, 1, None, None)
+    assert (new.snapshot, new.input.attempt, new.input.previous, new.input.parked_since) == (None, 1, None, None)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +176,7 @@ async def test_what_is_accepted_again_begins_as_if_it_had_never_been_parked(
     ids=["the probe of a half-open circuit", "one that was paused again", "given up", "given up while closed"],
 )
 async def test_otherwise_a_workflow_is_started_that_knows_of_the_release(
-    circuits: Circuits,
+    circuits: CircuitActivities,
     store: Store,
     temporal: FakeTemporal,
     dispatched: Collected,
@@ -186,25 +188,25 @@ async def test_otherwise_a_workflow_is_started_that_knows_of_the_release(
     delivery = await store.delivery(endpoint, **(PARKED | {"parked_at": parked_at}))
     await store.circuit(endpoint, **circuit)
     await release(circuits, endpoint, 1, reason)
-    assert notes(temporal, delivery) == [[ReleaseNote(reason)]]
-    assert temporal.orders[0].parked_since == parked_at
+    assert notes(temporal, delivery) == [[ReleaseInput(reason)]]
+    assert temporal.inputs[0].parked_since == parked_at
     assert dispatched.deliveries == []
 
 
 async def test_a_release_that_runs_twice_dispatches_nothing_twice(
-    circuits: Circuits, store: Store, dispatched: Collected
+    circuits: CircuitActivities, store: Store, dispatched: Collected
 ) -> None:
     endpoint = await store.subscribed()
     await store.deliveries(3, endpoint, **PARKED)
     await release(circuits, endpoint, 3)
-    again: ReleaseResult = await ActivityEnvironment().run(circuits.release_parked, ReleaseOrder(endpoint.gid, 3))
+    again: ReleaseResult = await ActivityEnvironment().run(circuits.release_parked, ReleaseParkedInput(endpoint.gid, 3))
     assert again == ReleaseResult(released=0, remaining=False)
     assert len(dispatched.deliveries) == 3
 
 
 async def test_a_released_delivery_arrives(desk: Desk, temporal: FakeTemporal) -> None:
     dispatcher = desk.dispatcher(temporal)
-    circuits = Circuits(temporal.client, desk.store.database, OrderDefaults(), dispatcher)
+    circuits = CircuitActivities(temporal.client, desk.store.database, InputDefaults(), dispatcher)
     endpoint = await desk.endpoint()
     delivery = await desk.delivery(endpoint, **PARKED)
     await release(circuits, endpoint, 1)
@@ -213,17 +215,17 @@ async def test_a_released_delivery_arrives(desk: Desk, temporal: FakeTemporal) -
     assert await desk.store.status(delivery) is DeliveryStatus.DELIVERED
 
 
-# Circuits
+# CircuitActivities
 
 
-async def test_the_parked_deliveries_of_an_endpoint_are_counted(circuits: Circuits, store: Store) -> None:
+async def test_the_parked_deliveries_of_an_endpoint_are_counted(circuits: CircuitActivities, store: Store) -> None:
     endpoint = await store.subscribed()
     await store.deliveries(2, endpoint, **PARKED)
     await store.deliveries(1, endpoint, **WITH_WORKFLOW)
     assert await ActivityEnvironment().run(circuits.count_parked, endpoint.gid) == 3
 
 
-async def test_a_projected_circuit_is_the_one_that_is_loaded(circuits: Circuits, store: Store) -> None:
+async def test_a_projected_circuit_is_the_one_that_is_loaded(circuits: CircuitActivities, store: Store) -> None:
     endpoint = await store.endpoint()
     circuit = Circuit(CircuitState.OPEN, Hold.PAUSED, "", 5, now(), 1, now() + timedelta(seconds=30), version=4)
     await ActivityEnvironment().run(circuits.project_circuit, CircuitProjection(endpoint.gid, circuit))
@@ -231,7 +233,7 @@ async def test_a_projected_circuit_is_the_one_that_is_loaded(circuits: Circuits,
     assert await ActivityEnvironment().run(circuits.load_circuit, endpoint.gid) == circuit
 
 
-async def test_a_deleted_endpoint_has_no_circuit(circuits: Circuits, store: Store) -> None:
+async def test_a_deleted_endpoint_has_no_circuit(circuits: CircuitActivities, store: Store) -> None:
     endpoint = await store.endpoint()
     async with store.database.writing() as session:
         await endpoints.remove(session, await session.get_one(Endpoint, endpoint.gid))

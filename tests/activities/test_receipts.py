@@ -13,16 +13,16 @@ from sqlalchemy import delete, select
 from sqlmodel import col
 from temporalio.testing import ActivityEnvironment
 
-from activities.recording import Recording
+from activities.recording import RecordingActivities
 from everhook.circuit.machine import CircuitState
 from everhook.contracts import AttemptRecord, Verdict
-from everhook.delivery.inputs_store import OrderDefaults
+from everhook.delivery.inputs_store import InputDefaults
 from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.receipts.issuer import Issuer
 from everhook.receipts.keys import KeySet, NoReceiptKey, ReceiptKey, jwks
 from everhook.receipts.keys_store import IssuerCache
 from everhook.receipts.receipt import Receipt, signatures_digest, verify_receipt
-from everhook.storage.keyring import CannotOpen, KeyRing, new_master_key
+from everhook.storage.keyring import DecryptionError, KeyRing, new_master_key
 from everhook.storage.tables import Delivery, Endpoint, now
 from everhook.storage.tables import Receipt as ReceiptRow
 from tests.activities.desk import Desk
@@ -155,7 +155,7 @@ async def test_without_its_keys_nothing_is_sent(desk: Desk) -> None:
     delivery = await desk.delivery()
     await desk.issuers.get()
     other_ring = IssuerCache(desk.store.database, KeyRing([new_master_key()]), ISSUER)
-    with pytest.raises(CannotOpen):
+    with pytest.raises(DecryptionError):
         await desk.with_(issuers=other_ring).send(delivery)
     with pytest.raises(NoReceiptKey):
         await desk.with_(issuers=Fixed(ReceiptKey.generate(now() + timedelta(hours=1)))).send(delivery)
@@ -191,7 +191,7 @@ async def unrecorded(desk: Desk, delivery: Delivery) -> AttemptRecord:
 
 
 async def recorded_late(desk: Desk, record: AttemptRecord) -> None:
-    recording = Recording(desk.store.database, Recorder(desk.store.database), desk.issuers, OrderDefaults())
+    recording = RecordingActivities(desk.store.database, Recorder(desk.store.database), desk.issuers, InputDefaults())
     await ActivityEnvironment().run(recording.record_attempt, record)
 
 

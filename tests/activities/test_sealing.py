@@ -4,14 +4,14 @@ import asyncio
 
 from temporalio.testing import ActivityEnvironment
 
-from activities.sealing import Sealing
+from activities.sealing import SealingActivities
 from everhook.contracts import SealResult
 from everhook.storage.tables import OperationalEvent
 from tests.everhook.storage.factories import KEYRING, Store
 from tests.everhook.storage.receipt_factory import Log
 
 
-async def sealed(sealing: Sealing) -> SealResult:
+async def sealed(sealing: SealingActivities) -> SealResult:
     return await ActivityEnvironment().run(sealing.seal_receipts)
 
 
@@ -22,15 +22,15 @@ async def damage_events(store: Store) -> list[OperationalEvent]:
 async def test_a_pass_seals_what_there_is_of_all_tenants(store: Store) -> None:
     logs = [Log(store.database), Log(store.database, await store.tenant("acme"))]
     await asyncio.gather(logs[0].grow(3), logs[1].grow(2))
-    assert await sealed(Sealing(store.database, KEYRING)) == SealResult(receipts=5, checkpoints=2)
+    assert await sealed(SealingActivities(store.database, KEYRING)) == SealResult(receipts=5, checkpoints=2)
     assert [(await log.seals())[-1].size for log in logs] == [3, 2]
-    assert await sealed(Sealing(store.database, KEYRING)) == SealResult()
+    assert await sealed(SealingActivities(store.database, KEYRING)) == SealResult()
 
 
 async def test_a_backlog_is_sealed_in_one_pass_batch_by_batch(store: Store) -> None:
     log = Log(store.database)
     await log.grow(250)
-    result = await sealed(Sealing(store.database, KEYRING, batch=100))
+    result = await sealed(SealingActivities(store.database, KEYRING, batch=100))
     assert result == SealResult(receipts=250, checkpoints=3)
     assert [seal.size for seal in await log.seals()] == [100, 200, 250]
 
@@ -40,7 +40,7 @@ async def test_a_damaged_log_is_told_once_and_left_alone_while_the_others_go_on(
     await damaged.grown(2)
     await damaged.change('UPDATE receipt_hash SET "index" = 7 WHERE "index" = 1')
     await asyncio.gather(damaged.grow(1), sound.grow(1))
-    sealing = Sealing(store.database, KEYRING)
+    sealing = SealingActivities(store.database, KEYRING)
 
     result = await sealed(sealing)
 

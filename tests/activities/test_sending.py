@@ -22,7 +22,7 @@ from everhook.contracts import (
     DeadLetterReason,
     DeliveryStatus,
     FailureCode,
-    OperatorNote,
+    OperatorAction,
     OutcomeReport,
     Verdict,
 )
@@ -33,7 +33,7 @@ from everhook.delivery.store import open_round
 from everhook.egress import KEPT_BODY_BYTES
 from everhook.endpoints import store as endpoints
 from everhook.signing.schemes import SignatureScheme, new_secret, secret_key
-from everhook.signing.secrets_store import sealed
+from everhook.signing.secrets_store import encrypted_secret
 from everhook.storage.engine import Database
 from everhook.storage.tables import Endpoint, Message, now
 from tests.activities.desk import POLICY, Desk, order_for
@@ -167,7 +167,7 @@ async def test_every_secret_that_is_live_signs_and_no_other(desk: Desk) -> None:
     async with desk.store.database.writing() as session:
         for secret, seconds in ((leaving, 60), (gone, -60)):
             expires_at = now() + timedelta(seconds=seconds)
-            session.add(sealed(KEYRING, endpoint.gid, secret, expires_at=expires_at))
+            session.add(encrypted_secret(KEYRING, endpoint.gid, secret, expires_at=expires_at))
     await desk.send(await desk.delivery(endpoint))
     [arrival] = desk.receiver.arrivals
     for secret in (leaving, desk.secrets[endpoint.gid]):
@@ -317,7 +317,7 @@ async def test_a_replayed_delivery_is_sent_although_its_first_round_is_on_record
     delivery = await desk.delivery()
     await desk.send(delivery)
     async with desk.store.database.writing() as session:
-        await open_round(session, delivery.gid, 1, OperatorNote())
+        await open_round(session, delivery.gid, 1, OperatorAction())
     assert (await desk.send(delivery, round=2)).verdict is Verdict.DELIVERED
     assert [(a.round, a.number) for a in await desk.store.attempts(delivery)] == [(1, 1), (2, 1)]
 

@@ -15,7 +15,7 @@ from temporalio.service import RPCError
 from temporalio.testing import ActivityEnvironment
 
 from activities import upkeep as module
-from activities.upkeep import Upkeep
+from activities.upkeep import UpkeepActivities
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import (
     AttemptOutcome,
@@ -27,7 +27,7 @@ from everhook.contracts import (
     ReconcileShare,
     Verdict,
 )
-from everhook.delivery.inputs_store import OrderDefaults
+from everhook.delivery.inputs_store import InputDefaults
 from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.ids import Kind, gid_endings, new_gid
 from everhook.observability.metrics import REGISTRY
@@ -53,17 +53,17 @@ def entities() -> FakeEntities:
 
 
 @pytest.fixture
-def upkeep(temporal: FakeTemporal, database: Database, entities: FakeEntities) -> Upkeep:
-    return Upkeep(temporal.client, database, entities, OrderDefaults(), overdue_grace=GRACE)
+def upkeep(temporal: FakeTemporal, database: Database, entities: FakeEntities) -> UpkeepActivities:
+    return UpkeepActivities(temporal.client, database, entities, InputDefaults(), overdue_grace=GRACE)
 
 
-async def reconcile(upkeep: Upkeep, share: ReconcileShare = ReconcileShare()) -> ReconcileResult:
+async def reconcile(upkeep: UpkeepActivities, share: ReconcileShare = ReconcileShare()) -> ReconcileResult:
     result: ReconcileResult = await ActivityEnvironment().run(upkeep.reconcile, share)
     return result
 
 
 def reuse_policies(temporal: FakeTemporal) -> dict[str, WorkflowIDReusePolicy]:
-    return {start.order.delivery_gid: start.options["id_reuse_policy"] for start in temporal.starts}
+    return {start.input.delivery_gid: start.options["id_reuse_policy"] for start in temporal.starts}
 
 
 FIRST, AGAIN = WorkflowIDReusePolicy.REJECT_DUPLICATE, WorkflowIDReusePolicy.ALLOW_DUPLICATE
@@ -73,7 +73,7 @@ FIRST, AGAIN = WorkflowIDReusePolicy.REJECT_DUPLICATE, WorkflowIDReusePolicy.ALL
 
 
 async def test_a_delivery_that_a_process_left_behind_gets_its_workflow(
-    upkeep: Upkeep, store: Store, temporal: FakeTemporal
+    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal
 ) -> None:
     never_sent = await store.delivery()
     failed = await store.delivery(status=DeliveryStatus.RETRYING, attempts=1, last_status_code=503)
@@ -81,7 +81,7 @@ async def test_a_delivery_that_a_process_left_behind_gets_its_workflow(
     before = now()
     assert await reconcile(upkeep) == ReconcileResult(started=2)
     assert reuse_policies(temporal) == {never_sent.gid: FIRST, failed.gid: FIRST}
-    previous = {order.delivery_gid: order.previous for order in temporal.orders}
+    previous = {input.delivery_gid: input.previous for input in temporal.inputs}
     outcome = AttemptOutcome(Verdict.RETRY, status_code=503)
     assert previous == {never_sent.gid: None, failed.gid: PreviousAttempt(outcome, failed.due_at)}
     for delivery, status in ((never_sent, DeliveryStatus.SENDING), (failed, DeliveryStatus.RETRYING)):
@@ -92,7 +92,7 @@ async def test_a_delivery_that_a_process_left_behind_gets_its_workflow(
 
 
 async def test_a_delivery_whose_workflow_was_lost_gets_another(
-    upkeep: Upkeep, store: Store, temporal: FakeTemporal
+    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal
 ) -> None:
     lost = await store.delivery(dispatched_at=moment(), status=DeliveryStatus.SENDING)
     await store.delivery(dispatched_at=moment(), due_at=now() - GRACE / 2, status=DeliveryStatus.SENDING)
@@ -102,7 +102,9 @@ async def test_a_delivery_whose_workflow_was_lost_gets_another(
     assert row.dispatched_at == moment() and row.due_at is not None and row.due_at > now()
 
 
-async def test_a_pass_that_finds_nothing_does_nothing(upkeep: Upkeep, store: Store, temporal: FakeTemporal) -> None:
+async def test_a_pass_that_finds_nothing_does_nothing(
+    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal
+) -> None:
     await store.delivery(status=DeliveryStatus.DELIVERED, due_at=None, dispatched_at=moment())
     with capture_logs() as logs:
         assert await reconcile(upkeep) == NOTHING
@@ -110,7 +112,7 @@ async def test_a_pass_that_finds_nothing_does_nothing(upkeep: Upkeep, store: Sto
 
 
 async def test_deliveries_of_a_tenant_that_is_being_erased_are_not_started_and_hold_nothing_up(
-    upkeep: Upkeep, store: Store, temporal: FakeTemporal
+    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal
 ) -> None:
     endpoint = await store.endpoint(await store.tenant("acme"))
     await store.delivery(endpoint, dispatched_at=moment())
@@ -124,7 +126,7 @@ async def test_deliveries_of_a_tenant_that_is_being_erased_are_not_started_and_h
 
 @pytest.mark.parametrize("refusal", [INVALID, OVERLOADED], ids=["invalid", "overloaded"])
 async def test_a_start_that_temporal_refuses_fails_alone_and_is_tried_again_later(
-    upkeep: Upkeep, store: Store, temporal: FakeTemporal, refusal: RPCError
+    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal, refusal: RPCError
 ) -> None:
     rows = await store.deliveries(5)
     temporal.refused = {rows[1].gid: refusal}
@@ -139,7 +141,7 @@ async def test_a_start_that_temporal_refuses_fails_alone_and_is_tried_again_late
 
 @pytest.mark.parametrize("error", [AWAY, RuntimeError("cannot connect")], ids=["away", "never connected"])
 async def test_a_pass_fails_while_temporal_is_away_and_puts_nothing_off(
-    upkeep: Upkeep, store: Store, temporal: FakeTemporal, error: Exception
+    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal, error: Exception
 ) -> None:
     delivery = await store.delivery()
     temporal.error = error
@@ -153,7 +155,7 @@ async def test_a_pass_fails_while_temporal_is_away_and_puts_nothing_off(
 
 
 async def test_an_endpoint_with_very_many_does_not_delay_the_one_of_another(
-    upkeep: Upkeep, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
+    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BATCH", 20)
     monkeypatch.setattr(module, "ENDPOINT_SHARE", 5)
@@ -172,7 +174,7 @@ def second_a_start(temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.usefixtures("second_a_start")
 async def test_a_pass_ends_in_time_and_says_that_there_is_more(
-    upkeep: Upkeep, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
+    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PASS_S", 15.0)
     monkeypatch.setattr(module, "ENDPOINT_SHARE", 10)
@@ -186,15 +188,15 @@ async def test_a_pass_ends_in_time_and_says_that_there_is_more(
 
 
 async def test_the_shares_of_a_pass_are_disjoint_and_complete(
-    upkeep: Upkeep, store: Store, temporal: FakeTemporal
+    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal
 ) -> None:
     rows = [await store.delivery(await store.endpoint()) for _ in range(24)]
     started: list[str] = []
     for index in range(4):
         result = await reconcile(upkeep, ReconcileShare(index, 4))
-        of_share = temporal.orders[len(started) :]
+        of_share = temporal.inputs[len(started) :]
         assert result.started == len(of_share)
-        assert {order.endpoint_gid[-1] for order in of_share} <= set(gid_endings(index, 4))
+        assert {input.endpoint_gid[-1] for input in of_share} <= set(gid_endings(index, 4))
         started = temporal.started
     assert sorted(started) == sorted(row.gid for row in rows)
 
@@ -208,7 +210,7 @@ def test_each_endpoint_is_in_exactly_one_share(parts: int, gids: list[str]) -> N
 
 
 async def test_only_the_first_share_does_what_is_not_shared(
-    upkeep: Upkeep, store: Store, entities: FakeEntities, temporal: FakeTemporal
+    upkeep: UpkeepActivities, store: Store, entities: FakeEntities, temporal: FakeTemporal
 ) -> None:
     await everything(store)
     await reconcile(upkeep, ReconcileShare(1, 4))
@@ -219,7 +221,7 @@ async def test_only_the_first_share_does_what_is_not_shared(
 
 
 async def test_circuits_that_stand_still_and_endpoints_that_are_stranded_are_reported(
-    upkeep: Upkeep, store: Store, entities: FakeEntities
+    upkeep: UpkeepActivities, store: Store, entities: FakeEntities
 ) -> None:
     stalled, stranded = await store.endpoint(), await store.endpoint()
     long_ago = now() - HOUR
@@ -232,7 +234,7 @@ async def test_circuits_that_stand_still_and_endpoints_that_are_stranded_are_rep
 
 
 async def test_what_is_parked_at_a_paused_endpoint_past_its_window_goes_on_waiting_without_a_workflow(
-    upkeep: Upkeep, store: Store, temporal: FakeTemporal
+    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal
 ) -> None:
     paused = await store.endpoint()
     await store.circuit(paused, hold=Hold.PAUSED)
@@ -246,14 +248,14 @@ async def test_what_is_parked_at_a_paused_endpoint_past_its_window_goes_on_waiti
 
 
 async def test_what_is_parked_at_an_open_circuit_past_its_window_gets_a_workflow_that_knows_since_when(
-    upkeep: Upkeep, store: Store, temporal: FakeTemporal
+    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal
 ) -> None:
     broken = await store.endpoint()
     await store.circuit(broken, state=CircuitState.OPEN, updated_at=now())
     delivery = await store.delivery(broken, status=DeliveryStatus.PARKED, parked_at=moment(-9))
     assert await reconcile(upkeep) == ReconcileResult(started=1)
-    (order,) = temporal.orders
-    assert (order.delivery_gid, order.parked_since) == (delivery.gid, moment(-9))
+    (input,) = temporal.inputs
+    assert (input.delivery_gid, input.parked_since) == (delivery.gid, moment(-9))
 
 
 # History
@@ -277,20 +279,20 @@ def skipped() -> float:
 
 
 async def test_settled_workflows_that_a_process_did_not_start_are_started_and_very_late_ones_are_skipped(
-    upkeep: Upkeep, store: Store, temporal: FakeTemporal
+    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal
 ) -> None:
     before = skipped()
     young, late, too_late = [await settled(store, timedelta(minutes=minutes)) for minutes in (4, 6, 61)]
     assert await reconcile(upkeep) == ReconcileResult(history=1)
     (start,) = temporal.starts
-    assert start.order.delivery_gid == late.gid and start.order.is_delivered
+    assert start.input.delivery_gid == late.gid and start.input.is_delivered
     assert start.options["id_reuse_policy"] is FIRST
     assert (await pending(store), skipped() - before) == ([young.gid], 1)
     assert (await store.read(too_late)).status is DeliveryStatus.DELIVERED
 
 
 async def test_a_settled_workflow_that_temporal_refuses_is_skipped_and_counted(
-    upkeep: Upkeep, store: Store, temporal: FakeTemporal
+    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal
 ) -> None:
     before = skipped()
     rows = [await settled(store, timedelta(minutes=6)) for _ in range(2)]
@@ -300,7 +302,7 @@ async def test_a_settled_workflow_that_temporal_refuses_is_skipped_and_counted(
 
 
 async def test_a_backlog_of_settled_workflows_is_worked_off_in_batches(
-    upkeep: Upkeep, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
+    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "HISTORY_BATCH", 2)
     rows = [await settled(store, timedelta(minutes=6)) for _ in range(5)]
@@ -324,7 +326,7 @@ async def dead(store: Store, endpoint: Endpoint | None = None) -> Delivery:
 
 
 async def test_dead_letters_that_have_no_workflow_get_one_again(
-    upkeep: Upkeep, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
+    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BATCH", 2)
     rows = [await dead(store) for _ in range(5)]
@@ -336,7 +338,7 @@ async def test_dead_letters_that_have_no_workflow_get_one_again(
 
 
 async def test_dead_letters_whose_workflows_are_all_open_are_left_alone(
-    upkeep: Upkeep, store: Store, temporal: FakeTemporal
+    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal
 ) -> None:
     await dead(store)
     temporal.open_dead_letters = 1
@@ -345,7 +347,7 @@ async def test_dead_letters_whose_workflows_are_all_open_are_left_alone(
 
 @pytest.mark.usefixtures("second_a_start")
 async def test_very_many_dead_letters_are_restored_over_several_passes(
-    upkeep: Upkeep, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
+    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BATCH", 3)
     monkeypatch.setattr(module, "PASS_S", 5.0)
@@ -361,7 +363,7 @@ async def test_very_many_dead_letters_are_restored_over_several_passes(
 
 @pytest.mark.usefixtures("second_a_start")
 async def test_dead_letters_have_their_turn_once_a_pass_has_time_for_them(
-    upkeep: Upkeep, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
+    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PASS_S", 4.0)
     await dead(store)
@@ -392,7 +394,12 @@ STEPS = {
 
 @pytest.mark.parametrize(("place", "function", "others"), STEPS.values(), ids=STEPS)
 async def test_a_fault_in_one_step_stops_no_other(
-    upkeep: Upkeep, store: Store, monkeypatch: pytest.MonkeyPatch, place: str | None, function: str, others: Any
+    upkeep: UpkeepActivities,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str | None,
+    function: str,
+    others: Any,
 ) -> None:
     async def broken(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError
@@ -405,7 +412,7 @@ async def test_a_fault_in_one_step_stops_no_other(
 
 
 async def test_an_entity_that_cannot_be_reached_stops_no_other_step(
-    upkeep: Upkeep, store: Store, entities: FakeEntities
+    upkeep: UpkeepActivities, store: Store, entities: FakeEntities
 ) -> None:
     await everything(store)
     entities.failing = 1

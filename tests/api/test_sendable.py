@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from api.problems import Problem
 from api.routers.endpoints import checked_settings, checked_tls
 from api.schemas import EndpointIn, EndpointSettings, EventType
-from everhook.egress import EgressClient, EgressRules, Exchange, TlsExtras, Unsendable, header_fault
+from everhook.egress import EgressClient, EgressRules, Exchange, TlsExtras, UnsendableRequest, header_fault
 from everhook.egress.tcp import TcpBackend
 from everhook.ids import Kind, new_gid
 from everhook.observability.trace_context import parse
@@ -223,7 +223,7 @@ def test_the_rule_for_headers_is_the_senders_own(room: Room, name: str, value: s
         assert room.run(room.post("https://hooks.test/", [(name, value)])).status == 200
     else:
         before = room.arrivals
-        with pytest.raises(Unsendable) as refused:
+        with pytest.raises(UnsendableRequest) as refused:
             room.run(room.post("https://hooks.test/", [("X-Good", "a"), (name, value)]))
         assert fault in str(refused.value)
         assert len(value) < 4 or value not in str(refused.value).replace(repr(name), "")

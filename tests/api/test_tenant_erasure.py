@@ -7,7 +7,7 @@ from temporalio.client import WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
-from activities.retention import Retention
+from activities.retention import RetentionActivities
 from everhook.ids import delivery_workflow_id, endpoint_workflow_id, erasure_workflow_id
 from everhook.storage.bulk import Bulk
 from everhook.storage.tables import DEFAULT_TENANT_GID
@@ -152,7 +152,7 @@ async def test_retention_goes_on_with_an_erasure_whose_start_was_lost(live: Live
     await live.api.change_rows("UPDATE tenant SET erasing_since = '2026-01-01' WHERE gid = :gid", gid=gid)
     periods = RetentionPeriods(settle=timedelta(milliseconds=1))
 
-    await ActivityEnvironment().run(Retention(live.temporal, live.api.database, periods).resume_erasures)
+    await ActivityEnvironment().run(RetentionActivities(live.temporal, live.api.database, periods).resume_erasures)
 
     await live.temporal.get_workflow_handle(erasure_workflow_id(gid)).result()
     assert await live.api.rows("SELECT gid FROM tenant WHERE gid = :gid", gid=gid) == []

@@ -18,7 +18,7 @@ import pytest_asyncio
 from sqlalchemy import text
 
 from everhook.contracts import FailureCode
-from everhook.egress import EgressClient, EgressRules, Exchange, OurFault
+from everhook.egress import EgressClient, EgressRules, Exchange, LocalError
 from everhook.egress.dial import NOT_PUBLIC
 from everhook.egress.proxy import Proxy
 from everhook.egress.resolver import NameUnresolved, Resolver
@@ -259,17 +259,17 @@ async def test_what_the_proxy_says_of_the_endpoint_is_the_endpoints(behaviour: B
     ],
 )
 async def test_what_the_proxy_says_of_itself_is_our_fault(behaviour: Behaviour) -> None:
-    with pytest.raises(OurFault, match="egress proxy"):
+    with pytest.raises(LocalError, match="egress proxy"):
         await through(behaviour)
 
 
 async def test_a_proxy_where_nobody_listens_is_our_fault() -> None:
-    with pytest.raises(OurFault, match="ECONNREFUSED"):
+    with pytest.raises(LocalError, match="ECONNREFUSED"):
         await post("http://127.0.0.1:9999/", f"http://127.0.0.1:{free_port()}")
 
 
 async def test_a_proxy_whose_name_is_unknown_is_our_fault() -> None:
-    with pytest.raises(OurFault, match="does not resolve"):
+    with pytest.raises(LocalError, match="does not resolve"):
         await post("http://127.0.0.1:9999/", "http://proxy.test:3128")
 
 
@@ -287,7 +287,7 @@ async def test_a_proxy_that_does_not_take_connections_is_our_fault_however_short
         listener.listen(0)
         filler.setblocking(False)
         await asyncio.get_running_loop().sock_connect(filler, listener.getsockname())
-        with pytest.raises(OurFault, match="in time"):
+        with pytest.raises(LocalError, match="in time"):
             await post("http://127.0.0.1:9999/", f"http://127.0.0.1:{listener.getsockname()[1]}", within=0.3 * SECOND)
 
 

@@ -15,9 +15,9 @@ import pytest
 
 from everhook.receipts.bundle import (
     HELD,
+    BundleVerification,
     Consistency,
     UnknownBundle,
-    Verification,
     build,
     build_consistency,
     load,
@@ -27,7 +27,7 @@ from everhook.receipts.keys import KeySet, ReceiptKey, jwks
 from everhook.receipts.log.checkpoint import Checkpoint, origin_of, sign_checkpoint
 from everhook.receipts.log.merkle import consistency_ranges, inclusion_ranges, root_of
 from everhook.receipts.receipt import Receipt, ReceiptSigner, receipt_leaf
-from everhook.receipts.strict_json import NotJson, Wrong
+from everhook.receipts.strict_json import InvalidDocument, NotJson
 from tests.support.processes import REPOSITORY, clean_environment
 
 VECTORS = REPOSITORY / "tests/vectors/receipts"
@@ -41,7 +41,7 @@ LEAVES = [receipt_leaf(each["jws"]) for each in RECEIPTS]
 FULL = VALID["with all there is to check"]
 
 
-def check(case: dict[str, Any], bundle: object = None) -> Verification:
+def check(case: dict[str, Any], bundle: object = None) -> BundleVerification:
     body, keys = case["body"], case["jwks"]
     return verify(
         bundle if bundle is not None else case["bundle"],
@@ -250,7 +250,7 @@ def test_what_is_no_bundle_of_ours_is_not_judged(bundle: Any, place: str) -> Non
 
 
 def test_a_bundle_with_a_member_twice_is_wrong_and_one_that_is_no_json_is_none() -> None:
-    with pytest.raises(Wrong, match=r"^bundle: has the member 'seq' twice") as caught:
+    with pytest.raises(InvalidDocument, match=r"^bundle: has the member 'seq' twice") as caught:
         load('{"type":"x","seq":1,"seq":2}')
     assert not isinstance(caught.value, NotJson)
     with pytest.raises(NotJson):

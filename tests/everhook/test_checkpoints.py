@@ -21,7 +21,7 @@ from everhook.receipts.log.checkpoint import (
     verify_checkpoint,
 )
 from everhook.receipts.log.merkle import EMPTY_ROOT
-from everhook.receipts.strict_json import Wrong, decode_base64, parse_time
+from everhook.receipts.strict_json import InvalidDocument, decode_base64, parse_time
 
 VECTORS = Path(__file__).parents[1] / "vectors/receipts"
 KEYS = json.loads((VECTORS / "keys.json").read_text())
@@ -110,13 +110,13 @@ def test_of_several_signatures_by_known_keys_each_must_fit() -> None:
     first, second = both.partition("\n\n")[2].splitlines()
     assert verify_checkpoint(both, KNOWN)
     for note in (both.replace(first, first[:-8] + "AAAAAAA="), both.replace(second, second[:-8] + "AAAAAAA=")):
-        with pytest.raises(Wrong, match="does not fit the text"):
+        with pytest.raises(InvalidDocument, match="does not fit the text"):
             verify_checkpoint(note, KNOWN)
 
 
 def test_a_signature_in_another_name_does_not_count() -> None:
     note = NOTE.replace(f"— {ORIGIN} ", "— hooks.example.com ")
-    with pytest.raises(Wrong, match=r"^checkpoint\.signatures: none is by a known key"):
+    with pytest.raises(InvalidDocument, match=r"^checkpoint\.signatures: none is by a known key"):
         verify_checkpoint(note, KNOWN)
 
 
@@ -166,7 +166,7 @@ def test_a_checkpoint_that_was_altered_is_refused_and_the_place_is_named(
 ) -> None:
     changed = NOTE.replace(old, new)
     assert changed != NOTE
-    with pytest.raises(Wrong) as caught:
+    with pytest.raises(InvalidDocument) as caught:
         verify_checkpoint(changed, KNOWN)
     assert caught.value.place.removeprefix("checkpoint").removeprefix(".") == place
 
@@ -175,13 +175,13 @@ def test_no_character_of_a_checkpoint_can_be_changed() -> None:
     for index in range(len(NOTE)):
         for other in "0A \n":
             if NOTE[index] != other:
-                with pytest.raises(Wrong):
+                with pytest.raises(InvalidDocument):
                     verify_checkpoint(NOTE[:index] + other + NOTE[index + 1 :], KNOWN)
 
 
 @given(st.text())
 def test_any_text_at_all_is_refused_in_words(text: str) -> None:
-    with pytest.raises(Wrong):
+    with pytest.raises(InvalidDocument):
         parse_note(text)
 
 
@@ -200,14 +200,14 @@ def test_a_checkpoint_is_of_its_keys_time(time: datetime, fits: bool) -> None:
     if fits:
         assert verify_checkpoint(note, KNOWN).key.kid == OLD.kid
     else:
-        with pytest.raises(Wrong, match=r"^checkpoint\.time: "):
+        with pytest.raises(InvalidDocument, match=r"^checkpoint\.time: "):
             verify_checkpoint(note, KNOWN)
 
 
 def test_an_undated_checkpoint_is_believed_of_a_key_in_use_only() -> None:
     note = CASES["without a time"]["note"]
     assert verify_checkpoint(note, KNOWN).checkpoint.time is None
-    with pytest.raises(Wrong, match=r"^checkpoint\.time: is missing"):
+    with pytest.raises(InvalidDocument, match=r"^checkpoint\.time: is missing"):
         verify_checkpoint(note, KeySet.from_jwks(jwks([replace(NEW, retired_at=datetime(2026, 3, 1, tzinfo=UTC))])))
 
 

@@ -26,7 +26,7 @@ from everhook.egress import (
     EgressClient,
     EgressRules,
     Exchange,
-    OurFault,
+    LocalError,
     UrlRefused,
     normalise_url,
     parse_retry_after,
@@ -588,7 +588,7 @@ async def test_running_out_of_sockets_is_our_fault() -> None:
         held = [socket.socket() for _ in range(100)]  # fill the gaps, so that none is left below the limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(one.fileno() for one in held) + 1, hard))
         try:
-            with pytest.raises(OurFault, match="EMFILE"):
+            with pytest.raises(LocalError, match="EMFILE"):
                 await egress.post(receiver.url, HEADERS, BODY, SECOND)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -600,7 +600,7 @@ async def test_running_out_of_sockets_is_our_fault() -> None:
 @pytest.mark.parametrize("header", [("Host", "evil"), ("x-note", "é"), ("x-split", "a\r\nb: c"), ("bad name", "a")])
 async def test_a_header_that_cannot_be_sent_is_our_fault(header: tuple[str, str]) -> None:
     async with receiving(keeping_alive()) as receiver, client() as egress:
-        with pytest.raises(OurFault):
+        with pytest.raises(LocalError):
             await egress.post(receiver.url, [header], BODY, SECOND)
         assert receiver.requests == []
 

@@ -5,19 +5,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everhook.circuit.machine import CircuitState, Hold
-from everhook.health.score import Level, Tally, Window, judge
+from everhook.health.score import AttemptStats, Level, Window, score_endpoint
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
-NOTHING = Tally()
+NOTHING = AttemptStats()
 
 
 def tried(
     delivered: int, retried: int = 0, rejected: int = 0, *, quick: int = 0, slowish: int = 0, slow: int = 0
-) -> Tally:
+) -> AttemptStats:
     """Without bands, all that was delivered was answered at once."""
     if not quick + slowish + slow:
         quick = delivered
-    return Tally(delivered, retried, rejected, under_500=quick, under_2000=slowish, slower=slow)
+    return AttemptStats(delivered, retried, rejected, under_500=quick, under_2000=slowish, slower=slow)
 
 
 @pytest.mark.parametrize(
@@ -58,13 +58,15 @@ def tried(
         (tried(100, quick=50, slow=50), tried(100, quick=50, slow=50), CLOSED, None, 92, Level.HEALTHY),
     ],
 )  # fmt: skip
-def test_the_score(hour: Tally, day: Tally, state: CircuitState, hold: Hold | None, score: int, level: Level) -> None:
-    health = judge(hour, day, state, hold)
+def test_the_score(
+    hour: AttemptStats, day: AttemptStats, state: CircuitState, hold: Hold | None, score: int, level: Level
+) -> None:
+    health = score_endpoint(hour, day, state, hold)
     assert (health.score, health.level) == (score, level)
 
 
 def test_every_part_is_explained() -> None:
-    health = judge(tried(9, 1), tried(200, 2, 1, slowish=3, slow=4, quick=195), OPEN, None, failures=5)
+    health = score_endpoint(tried(9, 1), tried(200, 2, 1, slowish=3, slow=4, quick=195), OPEN, None, failures=5)
     assert [(part.name, part.why) for part in health.parts] == [
         ("success_1h", "9 of 10 attempts delivered in the last hour"),
         ("success_24h", "200 of 203 attempts delivered in the last 24 hours"),
@@ -79,20 +81,24 @@ def test_every_part_is_explained() -> None:
 
 
 def test_what_was_not_tried_does_not_count() -> None:
-    success, _, latency, _, circuit = judge(NOTHING, NOTHING, CLOSED, Hold.DISABLED).parts
+    success, _, latency, _, circuit = score_endpoint(NOTHING, NOTHING, CLOSED, Hold.DISABLED).parts
     assert (success.out_of, success.why) == (0, "nothing was tried in the last hour")
     assert (latency.out_of, latency.why) == (0, "no responses in the last hour")
     assert circuit.why == "the endpoint is disabled"
 
 
 counts = st.integers(0, 10_000)
-tallies = st.builds(Tally, counts, counts, counts, under_100=counts, under_500=counts, under_2000=counts, slower=counts)
+stats_by_endpoint = st.builds(
+    AttemptStats, counts, counts, counts, under_100=counts, under_500=counts, under_2000=counts, slower=counts
+)
 states, holds = st.sampled_from(CircuitState), st.sampled_from([None, *Hold])
 
 
-@given(tallies, tallies, states, holds)
-def test_a_score_is_what_its_parts_earn(hour: Tally, day: Tally, state: CircuitState, hold: Hold | None) -> None:
-    health = judge(hour, day, state, hold)
+@given(stats_by_endpoint, stats_by_endpoint, states, holds)
+def test_a_score_is_what_its_parts_earn(
+    hour: AttemptStats, day: AttemptStats, state: CircuitState, hold: Hold | None
+) -> None:
+    health = score_endpoint(hour, day, state, hold)
     assert 0 <= health.score <= 100
     assert all(0 <= part.points <= part.out_of for part in health.parts)
     earned = sum(part.points for part in health.parts) / sum(part.out_of for part in health.parts)
@@ -104,14 +110,14 @@ def test_a_failure_more_never_raises_the_score(attempts: int, failed: int, state
     failed = min(failed, attempts - 1)
     fewer = tried(attempts - failed, failed, quick=attempts)
     more = tried(attempts - failed - 1, failed + 1, quick=attempts)
-    assert judge(more, more, state).score <= judge(fewer, fewer, state).score
+    assert score_endpoint(more, more, state).score <= score_endpoint(fewer, fewer, state).score
 
 
 def test_a_sum_of_tallies_has_all_that_its_parts_have() -> None:
-    total = Tally.total([Tally(1, 2, 3, 40, 5, 6, 7, 8), Tally(1, 1, 1, 10, 1, 1, 1, 1)])
-    assert total == Tally(2, 3, 4, 50, 6, 7, 8, 9)
+    total = AttemptStats.total([AttemptStats(1, 2, 3, 40, 5, 6, 7, 8), AttemptStats(1, 1, 1, 10, 1, 1, 1, 1)])
+    assert total == AttemptStats(2, 3, 4, 50, 6, 7, 8, 9)
     assert (total.attempts, total.answers, total.success_rate, total.mean_ms) == (9, 30, 2 / 9, 50 / 30)
-    assert (NOTHING.success_rate, NOTHING.mean_ms, Tally.total([])) == (None, None, NOTHING)
+    assert (NOTHING.success_rate, NOTHING.mean_ms, AttemptStats.total([])) == (None, None, NOTHING)
 
 
 @pytest.mark.parametrize("window", Window)

@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from everhook.storage.keyring import KeyRing, NotOurBox, SealedWithUnknownKey, new_master_key
+from everhook.storage.keyring import KeyRing, TamperedCiphertext, UnknownMasterKey, new_master_key
 
 PLACE = ("endpoint_secret", "secret", "sec_1")
 
@@ -23,9 +23,9 @@ def test_two_boxes_of_one_secret_differ_and_show_nothing_of_it() -> None:
 
 def test_a_box_moved_to_another_row_does_not_open() -> None:
     ring = KeyRing([new_master_key()])
-    box = ring.seal("whsec_x", *PLACE)
-    with pytest.raises(NotOurBox):
-        ring.open(box, "endpoint_secret", "secret", "sec_2")
+    ciphertext = ring.seal("whsec_x", *PLACE)
+    with pytest.raises(TamperedCiphertext):
+        ring.open(ciphertext, "endpoint_secret", "secret", "sec_2")
 
 
 @pytest.mark.parametrize("position", [0, 5, -5])
@@ -34,14 +34,14 @@ def test_an_altered_box_does_not_open(position: int) -> None:
     version, key_id, encoded = ring.seal("whsec_x", *PLACE).split(".")
     blob = bytearray(base64.b64decode(encoded))
     blob[position] ^= 1
-    with pytest.raises(NotOurBox):
+    with pytest.raises(TamperedCiphertext):
         ring.open(f"{version}.{key_id}.{base64.b64encode(blob).decode()}", *PLACE)
 
 
 @pytest.mark.parametrize("box", ["", "v2.x.y", "plain text"])
-def test_what_is_no_box_is_refused(box: str) -> None:
-    with pytest.raises(NotOurBox):
-        KeyRing([new_master_key()]).open(box, *PLACE)
+def test_what_is_no_box_is_refused(ciphertext: str) -> None:
+    with pytest.raises(TamperedCiphertext):
+        KeyRing([new_master_key()]).open(ciphertext, *PLACE)
 
 
 def test_after_a_rotation_old_boxes_open_and_new_ones_are_sealed_with_the_new_key() -> None:
@@ -56,9 +56,9 @@ def test_after_a_rotation_old_boxes_open_and_new_ones_are_sealed_with_the_new_ke
 
 
 def test_a_missing_key_is_named_and_not_mistaken_for_damage() -> None:
-    box = KeyRing([new_master_key()]).seal("whsec_x", *PLACE)
-    with pytest.raises(SealedWithUnknownKey, match=box.split(".")[1]):
-        KeyRing([new_master_key()]).open(box, *PLACE)
+    ciphertext = KeyRing([new_master_key()]).seal("whsec_x", *PLACE)
+    with pytest.raises(UnknownMasterKey, match=ciphertext.split(".")[1]):
+        KeyRing([new_master_key()]).open(ciphertext, *PLACE)
 
 
 @pytest.mark.parametrize("keys", [[], ["short"], ["AAAA"], [base64.b64encode(b"x" * 31).decode()]])

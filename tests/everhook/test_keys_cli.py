@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from everhook.delivery.snapshot_store import Targets
+from everhook.delivery.snapshot_store import DestinationCache
 from everhook.storage.engine import Database
 from everhook.storage.keyring import KeyRing, new_master_key
 from everhook.storage.migrate import migrate
@@ -83,7 +83,7 @@ async def test_a_rotation_of_the_master_key_tells_how_many_and_when_the_old_key_
     assert "sealed anew by the first key: 3" in first and "the other keys may go" in first
     assert "sealed anew by the first key: 0" in again
     for end in ends:
-        assert (await Targets(database, KeyRing([new])).get(end.gid, 1)).live_keys(now())
+        assert (await DestinationCache(database, KeyRing([new])).get(end.gid, 1)).live_keys(now())
     await database.close()
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from everhook.receipts.keys import KeySet, NoReceiptKey, ReceiptKey, jwks, key_at, rotate, thumbprint
 from everhook.receipts.receipt import Receipt, ReceiptSigner, receipt_leaf, signatures_digest, verify_receipt
-from everhook.receipts.strict_json import Wrong, format_time, load_json, parse_time
+from everhook.receipts.strict_json import InvalidDocument, format_time, load_json, parse_time
 from everhook.signing.schemes import ALL_SCHEMES, signature_headers
 
 VECTORS = Path(__file__).parents[1] / "vectors/receipts"
@@ -144,7 +144,7 @@ def test_a_process_that_has_not_heard_of_a_rotation_signs_validly_through_the_ov
     known = KeySet.from_jwks(jwks(after))
     inside, outside = FEBRUARY + timedelta(minutes=59), FEBRUARY + timedelta(minutes=61)
     assert verify_receipt(ReceiptSigner([first]).sign(replace(ATTEMPT, ended_at=inside)), known)
-    with pytest.raises(Wrong, match=r"^receipt\.claims\.endedAt: .* was retired"):
+    with pytest.raises(InvalidDocument, match=r"^receipt\.claims\.endedAt: .* was retired"):
         verify_receipt(ReceiptSigner([first]).sign(replace(ATTEMPT, ended_at=outside)), known)
     assert verify_receipt(ReceiptSigner(after).sign(replace(ATTEMPT, ended_at=outside)), known).key.kid == after[0].kid
 
@@ -211,7 +211,7 @@ def broken(**changes: Any) -> Any:
     ],
 )
 def test_keys_that_cannot_be_used_are_refused_and_the_place_is_named(document: Any, place: str) -> None:
-    with pytest.raises(Wrong) as caught:
+    with pytest.raises(InvalidDocument) as caught:
         KeySet.from_jwks(document)
     assert caught.value.place == place
 
@@ -245,7 +245,7 @@ def test_no_claim_can_be_edited(name: str) -> None:
     header, claims, signature = RECEIPTS[7]["jws"].split(".")
     edited = {**decoded(claims), name: "other"}
     payload = base64.urlsafe_b64encode(json.dumps(edited).encode()).decode().rstrip("=")
-    with pytest.raises(Wrong) as caught:
+    with pytest.raises(InvalidDocument) as caught:
         verify_receipt(f"{header}.{payload}.{signature}", KNOWN)
     assert caught.value.place == "receipt.signature"
 
@@ -255,19 +255,19 @@ def test_no_character_of_a_receipt_can_be_changed() -> None:
     for index in range(len(receipt)):
         for other in "A.= \n":
             if receipt[index] != other:
-                with pytest.raises(Wrong):
+                with pytest.raises(InvalidDocument):
                     verify_receipt(receipt[:index] + other + receipt[index + 1 :], KNOWN)
 
 
 @pytest.mark.parametrize("change", [str.swapcase, lambda text: "", lambda text: text[:-1], lambda text: "é" + text])
 def test_what_is_no_receipt_is_refused_in_words(change: Callable[[str], str]) -> None:
-    with pytest.raises(Wrong, match=r"^receipt"):
+    with pytest.raises(InvalidDocument, match=r"^receipt"):
         verify_receipt(change(RECEIPTS[7]["jws"]), KNOWN)
 
 
 @given(st.text())
 def test_any_text_at_all_is_refused_in_words(text: str) -> None:
-    with pytest.raises(Wrong):
+    with pytest.raises(InvalidDocument):
         verify_receipt(text, KNOWN)
 
 
@@ -285,5 +285,5 @@ def test_any_text_at_all_is_refused_in_words(text: str) -> None:
     ],
 )
 def test_json_of_more_than_one_reading_is_refused(text: bytes) -> None:
-    with pytest.raises(Wrong, match=r"^here: "):
+    with pytest.raises(InvalidDocument, match=r"^here: "):
         load_json(text, "here")

@@ -13,7 +13,7 @@ import pytest
 
 from everhook.contracts import FailureCode
 from everhook.egress import EgressClient, EgressRules
-from everhook.egress.errors import OurFault
+from everhook.egress.errors import LocalError
 from everhook.egress.resolver import CachingResolver, FairQueue, Lookup, NameUnresolved, zone_of
 from tests.support.waiting import assert_eventually
 
@@ -135,7 +135,7 @@ async def test_a_lookup_that_nobody_waits_for_any_more_is_not_begun(servers: Nam
 async def test_a_silent_name_server_is_the_names_fault_and_a_lack_of_threads_is_ours(servers: NameServers) -> None:
     resolver = CachingResolver(servers.lookup, limit=0.1 * SECOND, threads=4)
     results = await asyncio.gather(*(resolver(name, "") for name in _silent(2)), return_exceptions=True)
-    assert [type(result) for result in results] == [NameUnresolved, OurFault]
+    assert [type(result) for result in results] == [NameUnresolved, LocalError]
 
 
 async def test_the_wait_for_a_thread_does_not_count_against_the_name_servers(servers: NameServers) -> None:
@@ -195,7 +195,7 @@ async def test_nothing_is_left_behind_and_nothing_is_reported_to_the_event_loop(
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
     resolver = CachingResolver(servers.lookup, limit=0.05 * SECOND)
     results = await asyncio.gather(*(resolver(name, "a") for name in _silent(80)), return_exceptions=True)
-    assert {type(result) for result in results} == {NameUnresolved, OurFault}
+    assert {type(result) for result in results} == {NameUnresolved, LocalError}
     async with asking(resolver, _silent(80), "b"):
         resolver.close()
     servers.release()
@@ -211,7 +211,7 @@ async def test_nothing_is_left_behind_and_nothing_is_reported_to_the_event_loop(
 async def test_too_many_waiting_names_of_one_tenant_are_refused_at_once(servers: NameServers) -> None:
     resolver = CachingResolver(servers.lookup, limit=LONG)
     async with asking(resolver, _silent(16 + 1024), "hostile"), asyncio.timeout(10):
-        with pytest.raises(OurFault, match="too many"):
+        with pytest.raises(LocalError, match="too many"):
             await resolver("one-more.test", "hostile")
         assert await resolver("prompt.test", "honest") == ADDRESS
 

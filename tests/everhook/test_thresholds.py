@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everhook.health.alerts import Threshold
+from everhook.health.alerts import AlertRule
 from everhook.notifications.events import EventKind
 
-MANY = Threshold(EventKind.DEAD_LETTERS, 100, 80)
-FEW = Threshold(EventKind.SUCCESS_RATE, 0.9, 0.95, low=True)
+MANY = AlertRule(EventKind.DEAD_LETTERS, 100, 80)
+FEW = AlertRule(EventKind.SUCCESS_RATE, 0.9, 0.95, low=True)
 
 
 @pytest.mark.parametrize(
@@ -21,17 +21,17 @@ FEW = Threshold(EventKind.SUCCESS_RATE, 0.9, 0.95, low=True)
         (FEW, False, None, None), (FEW, True, None, None),
     ],
 )  # fmt: skip
-def test_it_turns(threshold: Threshold, raised: bool, value: float | None, turned: bool | None) -> None:
-    assert threshold.turned(raised, value) is turned
+def test_it_turns(threshold: AlertRule, raised: bool, value: float | None, transition: bool | None) -> None:
+    assert threshold.transition(raised, value) is transition
 
 
 @given(st.lists(st.floats(0, 200)))
 def test_it_tells_alternately_and_never_on_the_edge(values: list[float]) -> None:
     raised, told = False, []
     for value in values:
-        turned = MANY.turned(raised, value)
-        if turned is not None:
-            told.append(turned)
-            raised = turned
-            assert MANY.turned(raised, value) is None
+        transition = MANY.transition(raised, value)
+        if transition is not None:
+            told.append(transition)
+            raised = transition
+            assert MANY.transition(raised, value) is None
     assert told == [n % 2 == 0 for n in range(len(told))]

@@ -3,14 +3,14 @@
 import pytest
 
 from everhook.contracts import DeadLetterReason, FailureCode, Verdict
-from everhook.delivery.classify import Judgement, classify
+from everhook.delivery.classify import Classification, classify
 
-DELIVERED = Judgement(Verdict.DELIVERED, healthy=True)
-FAILED = Judgement(Verdict.RETRY, healthy=False)
-ANSWERED_RETRY = Judgement(Verdict.RETRY, healthy=True)
-REJECTED = Judgement(Verdict.REJECTED, DeadLetterReason.REJECTED, healthy=True)
-GONE = Judgement(Verdict.REJECTED, DeadLetterReason.REJECTED, healthy=True, gone=True)
-BLOCKED = Judgement(Verdict.REJECTED, DeadLetterReason.BLOCKED)
+DELIVERED = Classification(Verdict.DELIVERED, healthy=True)
+FAILED = Classification(Verdict.RETRY, healthy=False)
+ANSWERED_RETRY = Classification(Verdict.RETRY, healthy=True)
+REJECTED = Classification(Verdict.REJECTED, DeadLetterReason.REJECTED, healthy=True)
+GONE = Classification(Verdict.REJECTED, DeadLetterReason.REJECTED, healthy=True, gone=True)
+BLOCKED = Classification(Verdict.REJECTED, DeadLetterReason.BLOCKED)
 
 LISTED = (408, 425)
 
@@ -23,13 +23,13 @@ TABLE = {
 }
 
 
-def rows(table: dict[Judgement, list[int]]) -> list[tuple[int, Judgement]]:
-    return [(status, judgement) for judgement, statuses in table.items() for status in statuses]
+def rows(table: dict[Classification, list[int]]) -> list[tuple[int, Classification]]:
+    return [(status, classification) for classification, statuses in table.items() for status in statuses]
 
 
 @pytest.mark.parametrize(("status", "judgement"), rows(TABLE))
-def test_a_status_means_the_same_whenever_it_comes(status: int, judgement: Judgement) -> None:
-    assert classify(status) == judgement
+def test_a_status_means_the_same_whenever_it_comes(status: int, classification: Classification) -> None:
+    assert classify(status) == classification
 
 
 @pytest.mark.parametrize("status", LISTED)
@@ -56,7 +56,7 @@ def test_no_answer_is_a_failure_of_the_endpoint_and_retried(failure: FailureCode
 
 
 def test_a_fault_of_ours_is_retried_and_not_charged_to_the_endpoint() -> None:
-    assert classify(None, FailureCode.UNSENDABLE) == Judgement(Verdict.RETRY, DeadLetterReason.UNSENDABLE)
+    assert classify(None, FailureCode.UNSENDABLE) == Classification(Verdict.RETRY, DeadLetterReason.UNSENDABLE)
 
 
 def test_a_blocked_address_is_dead_lettered_at_once_and_not_charged_to_the_endpoint() -> None:
@@ -72,9 +72,9 @@ def test_every_status_has_one_of_three_verdicts_and_only_rejections_have_a_reaso
     retry_statuses: tuple[int, ...],
 ) -> None:
     for status in range(100, 1000):
-        judgement = classify(status, retry_statuses=retry_statuses)
-        assert judgement.verdict in (Verdict.DELIVERED, Verdict.RETRY, Verdict.REJECTED)
-        assert (judgement.reason is not None) == (judgement.verdict is Verdict.REJECTED)
+        classification = classify(status, retry_statuses=retry_statuses)
+        assert classification.verdict in (Verdict.DELIVERED, Verdict.RETRY, Verdict.REJECTED)
+        assert (classification.reason is not None) == (classification.verdict is Verdict.REJECTED)
 
 
 def test_only_server_errors_are_charged_to_the_circuit() -> None:

@@ -22,10 +22,10 @@ from everhook.contracts import (
     AttemptOutcome,
     DeadLetterReason,
     DeliveryStatus,
-    OperatorNote,
+    OperatorAction,
     PreviousAttempt,
     ReconcileResult,
-    ReleaseNote,
+    ReleaseInput,
     TaskQueue,
 )
 from everhook.delivery.policy import DeliveryPolicy
@@ -49,7 +49,7 @@ from workflows.upkeep import EventsWorkflow, ReconcileWorkflow, RetentionWorkflo
 
 HERE = Path(__file__).parent
 POLICY = DeliveryPolicy(delays=(timedelta(seconds=1), timedelta(minutes=5)))
-NOTE = OperatorNote("ann", "the endpoint is mended")
+NOTE = OperatorAction("ann", "the endpoint is mended")
 
 
 class Album:
@@ -110,7 +110,7 @@ async def parked_before(engine: Engine, album: Album) -> None:
     parked_since = await engine.now() - timedelta(minutes=30)
     engine.fakes.script(PARKED)
     order = engine.order(parked_since=parked_since, policy=replace(POLICY, max_window=timedelta(hours=1)))
-    handle = await engine.start(order, signal="release", note=ReleaseNote())
+    handle = await engine.start(order, signal="release", note=ReleaseInput())
     await engine.until_parked(handle)
     await engine.skip(timedelta(minutes=45))
     await engine.until_dead(handle)
@@ -118,7 +118,7 @@ async def parked_before(engine: Engine, album: Album) -> None:
     await engine.result(handle)
     await album.keep("delivery-parked-before", handle)
 
-    note = ReleaseNote(DeadLetterReason.ENDPOINT_DELETED)
+    note = ReleaseInput(DeadLetterReason.ENDPOINT_DELETED)
     handle = await engine.start(engine.order(parked_since=parked_since), signal="release", note=note)
     await engine.until_dead(handle)
     await handle.signal("discard", NOTE)
@@ -138,7 +138,7 @@ async def long_way(engine: Engine, album: Album) -> None:
     await engine.until_retrying(handle, 3)
     await engine.skip(timedelta(minutes=7, seconds=57))
     await engine.until_parked(handle)
-    await handle.signal("release", ReleaseNote())
+    await handle.signal("release", ReleaseInput())
     await engine.until_dead(handle)
     runs = [await run_id(handle)]
     await handle.signal("replay", NOTE)

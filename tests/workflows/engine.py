@@ -29,27 +29,27 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from everhook.circuit.client import EndpointEntities
 from everhook.circuit.machine import Circuit, CircuitPolicy
 from everhook.contracts import (
-    AttemptOrder,
+    AttemptInput,
     AttemptOutcome,
     AttemptRecord,
     CircuitProjection,
-    DeadLetterNote,
+    DeadLetterInput,
     DeadLetterReason,
-    DeliveryOrder,
+    DeliveryInput,
     DeliveryResult,
     DeliveryState,
     DeliveryStatus,
-    DiscardNote,
+    DiscardInput,
     EventsResult,
     OpenDeadLetter,
     OutcomeReport,
     PreviousAttempt,
     ReconcileResult,
     ReconcileShare,
-    ReleaseOrder,
+    ReleaseParkedInput,
     ReleaseResult,
     RetentionResult,
-    RoundOrder,
+    RoundInput,
     SealResult,
     TaskQueue,
     TenantErasure,
@@ -97,13 +97,13 @@ PARKED = AttemptOutcome(Verdict.PARKED, DeadLetterReason.CIRCUIT_OPEN)
 PAUSED = AttemptOutcome(Verdict.PARKED)
 
 
-def unrecorded(outcome: AttemptOutcome, order: DeliveryOrder, number: int = 1) -> AttemptOutcome:
+def unrecorded(outcome: AttemptOutcome, input: DeliveryInput, number: int = 1) -> AttemptOutcome:
     """The same outcome of an attempt that the database could not take."""
     record = AttemptRecord(
         attempt_gid=new_gid(Kind.ATTEMPT),
-        delivery_gid=order.delivery_gid,
-        endpoint_gid=order.endpoint_gid,
-        round=order.round,
+        delivery_gid=input.delivery_gid,
+        endpoint_gid=input.endpoint_gid,
+        round=input.round,
         number=number,
         verdict=outcome.verdict,
         started_at=LONG_AGO,
@@ -164,7 +164,7 @@ class FakeActivities:
         self.finished: list[str] = []
         self.sends: Script[AttemptOutcome] = Script(DELIVERED)
         self.faults: defaultdict[str, list[Exception]] = defaultdict(list)
-        self.orders: dict[str, DeliveryOrder] = {}
+        self.inputs: dict[str, DeliveryInput] = {}
         self.circuit: Circuit | None = Circuit()
         self.parked = 0
         self.passes: Script[ReconcileResult] = Script(ReconcileResult(started=3, restarted=2, endpoints=1, history=4))
@@ -216,9 +216,9 @@ class FakeActivities:
             raise self.faults[name].pop(0)
 
     @activity.defn(name="send_attempt")
-    async def send_attempt(self, order: AttemptOrder) -> AttemptOutcome:
+    async def send_attempt(self, input: AttemptInput) -> AttemptOutcome:
         outcome = self.sends.next() if not self.faults["send_attempt"] else DELIVERED
-        await self._called("send_attempt", order)
+        await self._called("send_attempt", input)
         return outcome
 
     @activity.defn(name="record_attempt")
@@ -226,17 +226,17 @@ class FakeActivities:
         await self._called("record_attempt", record)
 
     @activity.defn(name="dead_letter")
-    async def dead_letter(self, note: DeadLetterNote) -> None:
+    async def dead_letter(self, note: DeadLetterInput) -> None:
         await self._called("dead_letter", note)
 
     @activity.defn(name="open_round")
-    async def open_round(self, order: RoundOrder) -> DeliveryOrder:
+    async def open_round(self, input: RoundInput) -> DeliveryInput:
         """The order registered for the delivery, or the one it was started with, in its next round."""
-        await self._called("open_round", order)
-        return replace(self.orders[order.delivery_gid], round=order.round + 1, attempt=1)
+        await self._called("open_round", input)
+        return replace(self.inputs[input.delivery_gid], round=input.round + 1, attempt=1)
 
     @activity.defn(name="discard")
-    async def discard(self, note: DiscardNote) -> None:
+    async def discard(self, note: DiscardInput) -> None:
         await self._called("discard", note)
 
     @activity.defn(name="load_circuit")
@@ -250,9 +250,9 @@ class FakeActivities:
         self.finished.append("project_circuit")
 
     @activity.defn(name="release_parked")
-    async def release_parked(self, order: ReleaseOrder) -> ReleaseResult:
-        await self._called("release_parked", order)
-        released = min(self.parked, order.limit)
+    async def release_parked(self, input: ReleaseParkedInput) -> ReleaseResult:
+        await self._called("release_parked", input)
+        released = min(self.parked, input.limit)
         self.parked -= released
         return ReleaseResult(released, remaining=self.parked > 0)
 
@@ -332,9 +332,9 @@ class Engine:
         """Let this much time pass, with all that happens in it."""
         await self.env.sleep(duration)
 
-    def order(self, **changes: Any) -> DeliveryOrder:
+    def input(self, **changes: Any) -> DeliveryInput:
         """A delivery order, without jitter unless `changes` say otherwise."""
-        order = DeliveryOrder(
+        input = DeliveryInput(
             delivery_gid=new_gid(Kind.DELIVERY),
             message_gid=new_gid(Kind.MESSAGE),
             endpoint_gid=new_gid(Kind.ENDPOINT),
@@ -343,31 +343,31 @@ class Engine:
             event_type="order.created",
             policy=DeliveryPolicy(jitter=0),
         )
-        return replace(order, **changes)
+        return replace(input, **changes)
 
-    def dead_order(self, **changes: Any) -> DeliveryOrder:
+    def dead_order(self, **changes: Any) -> DeliveryInput:
         """The order of a dead letter whose workflow was lost."""
-        return self.order(dead_letter=OpenDeadLetter(DeadLetterReason.REJECTED, LONG_AGO, 404), **changes)
+        return self.input(dead_letter=OpenDeadLetter(DeadLetterReason.REJECTED, LONG_AGO, 404), **changes)
 
     def order_after(
         self, outcome: AttemptOutcome, next_attempt_at: datetime | None = None, **changes: Any
-    ) -> DeliveryOrder:
+    ) -> DeliveryInput:
         """The order of a delivery whose first attempt was made before its workflow started."""
-        return self.order(previous=PreviousAttempt(outcome, next_attempt_at), **changes)
+        return self.input(previous=PreviousAttempt(outcome, next_attempt_at), **changes)
 
     async def start(
         self,
-        order: DeliveryOrder | None = None,
+        input: DeliveryInput | None = None,
         *,
         signal: str | None = None,
         note: Any = None,
         first: bool = False,
     ) -> DeliveryHandle:
         """Start a delivery as the product does."""
-        order = order or self.order()
-        self.fakes.orders.setdefault(order.delivery_gid, order)
-        await start_delivery(self.client, order, signal=signal, note=note, first=first)
-        return self.delivery(order.delivery_gid)
+        input = input or self.input()
+        self.fakes.inputs.setdefault(input.delivery_gid, input)
+        await start_delivery(self.client, input, signal=signal, note=note, first=first)
+        return self.delivery(input.delivery_gid)
 
     def delivery(self, delivery_gid: str) -> DeliveryHandle:
         workflow_id = delivery_workflow_id(delivery_gid)
@@ -498,12 +498,12 @@ class Endpoint:
 
         return await assert_eventually(as_wanted)
 
-    def releases(self) -> list[ReleaseOrder]:
-        orders: list[ReleaseOrder] = self._engine.fakes.arguments("release_parked")
-        return [order for order in orders if order.endpoint_gid == self.gid]
+    def releases(self) -> list[ReleaseParkedInput]:
+        inputs: list[ReleaseParkedInput] = self._engine.fakes.arguments("release_parked")
+        return [input for input in inputs if input.endpoint_gid == self.gid]
 
-    async def until_released(self, times: int) -> list[ReleaseOrder]:
-        def released() -> list[ReleaseOrder]:
+    async def until_released(self, times: int) -> list[ReleaseParkedInput]:
+        def released() -> list[ReleaseParkedInput]:
             assert len(self.releases()) >= times, self.releases()
             return self.releases()
 

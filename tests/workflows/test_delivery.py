@@ -12,18 +12,18 @@ from temporalio.api.sdk.v1 import WorkflowMetadata
 from temporalio.client import WorkflowExecutionStatus
 
 from everhook.contracts import (
-    AttemptOrder,
+    AttemptInput,
     AttemptOutcome,
-    DeadLetterNote,
+    DeadLetterInput,
     DeadLetterReason,
     DeliveryResult,
     DeliveryStatus,
-    DiscardNote,
+    DiscardInput,
     NewRateLimit,
-    OperatorNote,
+    OperatorAction,
     PreviousAttempt,
-    ReleaseNote,
-    RoundOrder,
+    ReleaseInput,
+    RoundInput,
     TaskQueue,
     Verdict,
 )
@@ -54,7 +54,7 @@ SECOND, MINUTE, HOUR, DAY = (timedelta(**{unit: 1}) for unit in ("seconds", "min
 ONCE = DeliveryPolicy(delays=(), jitter=0)
 """One attempt a round."""
 
-ANN = OperatorNote("ann", "the endpoint is mended")
+ANN = OperatorAction("ann", "the endpoint is mended")
 
 
 def delivered(attempts: int, round_: int = 1, outcome: AttemptOutcome = DELIVERED) -> DeliveryResult:
@@ -71,8 +71,8 @@ def delivered(attempts: int, round_: int = 1, outcome: AttemptOutcome = DELIVERE
 
 def numbers(engine: Engine) -> list[tuple[int, int]]:
     """Round and number of every attempt asked for, in order."""
-    orders: list[AttemptOrder] = engine.fakes.arguments("send_attempt")
-    return [(order.round, order.number) for order in orders]
+    inputs: list[AttemptInput] = engine.fakes.arguments("send_attempt")
+    return [(input.round, input.number) for input in inputs]
 
 
 def rests(engine: Engine) -> list[timedelta]:
@@ -84,7 +84,7 @@ def rests(engine: Engine) -> list[timedelta]:
 async def dead(engine: Engine, outcome: AttemptOutcome = FAILED, **changes: Any) -> DeliveryHandle:
     """A delivery that waits as a dead letter after one attempt."""
     engine.fakes.script(outcome)
-    handle = await engine.start(engine.order(policy=ONCE, **changes))
+    handle = await engine.start(engine.input(policy=ONCE, **changes))
     await engine.until_dead(handle)
     return handle
 
@@ -92,7 +92,7 @@ async def dead(engine: Engine, outcome: AttemptOutcome = FAILED, **changes: Any)
 async def parked(engine: Engine, outcome: AttemptOutcome = PARKED, **changes: Any) -> DeliveryHandle:
     """A delivery that is parked before its first attempt."""
     engine.fakes.script(outcome)
-    handle = await engine.start(engine.order(**changes))
+    handle = await engine.start(engine.input(**changes))
     await engine.until_parked(handle)
     return handle
 
@@ -131,13 +131,13 @@ async def test_the_result_names_the_attempt_that_delivered(engine: Engine) -> No
 
 
 async def test_a_first_start_runs_no_delivery_that_has_ended_and_a_restart_does(engine: Engine) -> None:
-    order = engine.order()
-    handle = await engine.start(order, first=True)
+    input = engine.input()
+    handle = await engine.start(input, first=True)
     await engine.result(handle)
     first_run = await run_id(handle)
-    await engine.start(order, first=True)
+    await engine.start(input, first=True)
     assert await run_id(handle) == first_run
-    await engine.start(order)
+    await engine.start(input)
     await engine.result(handle)
     assert await run_id(handle) != first_run
     assert numbers(engine) == [(1, 1), (1, 1)]
@@ -189,12 +189,12 @@ async def test_attempt_now_with_the_start_makes_the_second_attempt(engine: Engin
 async def test_a_delivery_without_a_second_attempt_starts_as_a_dead_letter(
     engine: Engine, outcome: AttemptOutcome, reason: DeadLetterReason
 ) -> None:
-    order = engine.order_after(outcome, policy=ONCE)
-    handle = await engine.start(order)
+    input = engine.order_after(outcome, policy=ONCE)
+    handle = await engine.start(input)
     state = await engine.until_dead(handle)
     assert (state.dead_letter_reason, state.attempt) == (reason, 1)
     assert engine.fakes.arguments("dead_letter") == [
-        DeadLetterNote(order.delivery_gid, reason, 1, order.dead_letter_retention)
+        DeadLetterInput(input.delivery_gid, reason, 1, input.dead_letter_retention)
     ]
     assert numbers(engine) == []
     assert await attribute(handle, sa.STATUS_CODE) == outcome.status_code
@@ -204,12 +204,12 @@ async def test_a_delivery_without_a_second_attempt_starts_as_a_dead_letter(
 async def test_a_first_attempt_that_the_database_could_not_take_is_recorded_by_the_workflow(
     engine: Engine, outcome: AttemptOutcome
 ) -> None:
-    order = engine.order()
-    made = unrecorded(outcome, order)
-    order = replace(order, previous=PreviousAttempt(made, await engine.now() + MINUTE))
+    input = engine.input()
+    made = unrecorded(outcome, input)
+    input = replace(input, previous=PreviousAttempt(made, await engine.now() + MINUTE))
     engine.fakes.fail("record_attempt", times=2)
     attempts = 1 if outcome is DELIVERED else 2
-    assert await engine.result(await engine.start(order)) == delivered(attempts)
+    assert await engine.result(await engine.start(input)) == delivered(attempts)
     assert engine.fakes.arguments("record_attempt") == [made.unrecorded] * 3
     assert numbers(engine) == [(1, 2)][: attempts - 1]
 
@@ -217,20 +217,20 @@ async def test_a_first_attempt_that_the_database_could_not_take_is_recorded_by_t
 @pytest.mark.parametrize("kind", ["not attempted", "parked", "first attempt failed"])
 async def test_a_discard_with_the_start_is_carried_out_before_any_attempt(engine: Engine, kind: str) -> None:
     now = await engine.now()
-    order = {
-        "not attempted": engine.order(),
-        "parked": engine.order(parked_since=now),
+    input = {
+        "not attempted": engine.input(),
+        "parked": engine.input(parked_since=now),
         "first attempt failed": engine.order_after(FAILED, now + HOUR),
     }[kind]
-    handle = await engine.start(order, signal="discard", note=ANN)
+    handle = await engine.start(input, signal="discard", note=ANN)
     assert (await engine.result(handle)).status is DeliveryStatus.DISCARDED
     assert [call.name for call in engine.fakes.calls] == ["discard"]
-    assert engine.fakes.arguments("discard") == [DiscardNote(order.delivery_gid, ANN)]
+    assert engine.fakes.arguments("discard") == [DiscardInput(input.delivery_gid, ANN)]
 
 
 async def test_a_delivery_that_is_given_up_with_its_start_is_a_dead_letter_before_any_attempt(engine: Engine) -> None:
-    note = ReleaseNote(DeadLetterReason.ENDPOINT_DELETED)
-    handle = await engine.start(engine.order(parked_since=await engine.now()), signal="release", note=note)
+    note = ReleaseInput(DeadLetterReason.ENDPOINT_DELETED)
+    handle = await engine.start(engine.input(parked_since=await engine.now()), signal="release", note=note)
     assert (await engine.until_dead(handle)).dead_letter_reason is DeadLetterReason.ENDPOINT_DELETED
     assert [call.name for call in engine.fakes.calls] == ["dead_letter"]
 
@@ -238,7 +238,7 @@ async def test_a_delivery_that_is_given_up_with_its_start_is_a_dead_letter_befor
 async def test_a_release_with_the_start_counts_for_the_first_attempt_only(engine: Engine) -> None:
     engine.fakes.script(PARKED)
     handle = await engine.start(
-        engine.order(parked_since=await engine.now(), park_check=DAY), signal="release", note=ReleaseNote()
+        engine.input(parked_since=await engine.now(), park_check=DAY), signal="release", note=ReleaseInput()
     )
     await engine.until_parked(handle)
     await engine.skip(HOUR)
@@ -259,28 +259,28 @@ async def test_the_temporal_ui_shows_the_attempt_before_the_workflow(engine: Eng
 
 
 async def test_an_attempt_goes_by_the_fair_queue_under_its_endpoints_key(engine: Engine) -> None:
-    order = engine.order()
-    await engine.result(await engine.start(order))
+    input = engine.input()
+    await engine.result(await engine.start(input))
     [call] = engine.fakes.calls
     assert call.queue == TaskQueue.SENDS
-    assert (call.priority.fairness_key, call.priority.fairness_weight) == (order.endpoint_gid, None)
+    assert (call.priority.fairness_key, call.priority.fairness_weight) == (input.endpoint_gid, None)
 
 
 async def test_a_rate_limited_attempt_goes_by_the_limited_queue_with_the_limit_as_its_weight(engine: Engine) -> None:
-    order = engine.order(rate_limit=7.5)
-    await engine.result(await engine.start(order))
+    input = engine.input(rate_limit=7.5)
+    await engine.result(await engine.start(input))
     [call] = engine.fakes.calls
     assert call.queue == TaskQueue.SENDS_LIMITED
-    assert (call.priority.fairness_key, call.priority.fairness_weight) == (order.endpoint_gid, 7.5)
+    assert (call.priority.fairness_key, call.priority.fairness_weight) == (input.endpoint_gid, 7.5)
 
 
 @pytest.mark.parametrize(("before", "now"), [(None, 3.0), (3.0, 50.0), (3.0, None)])
 async def test_the_next_attempt_goes_by_the_limit_that_the_last_one_reported(
     engine: Engine, before: float | None, now: float | None
 ) -> None:
-    order = engine.order(rate_limit=before)
+    input = engine.input(rate_limit=before)
     engine.fakes.script(replace(FAILED, new_rate_limit=NewRateLimit(now)), DELIVERED)
-    await engine.result(await engine.start(order))
+    await engine.result(await engine.start(input))
     first, second = engine.fakes.calls
     assert (first.argument.rate_limit, second.argument.rate_limit) == (before, now)
     assert (first.queue == TaskQueue.SENDS, second.queue == TaskQueue.SENDS) == (before is None, now is None)
@@ -289,13 +289,13 @@ async def test_the_next_attempt_goes_by_the_limit_that_the_last_one_reported(
 
 async def test_an_attempt_is_asked_for_with_all_that_decides_about_it(engine: Engine) -> None:
     policy = DeliveryPolicy(delays=(MINUTE,), jitter=0, timeout=timedelta(seconds=7), retry_statuses=(408, 425))
-    order = engine.order(policy=policy, park_check=timedelta(minutes=3))
+    input = engine.input(policy=policy, park_check=timedelta(minutes=3))
     engine.fakes.script(FAILED, DELIVERED)
-    await engine.result(await engine.start(order))
+    await engine.result(await engine.start(input))
     first, last = engine.fakes.arguments("send_attempt")
-    assert first == AttemptOrder(
-        delivery_gid=order.delivery_gid,
-        endpoint_gid=order.endpoint_gid,
+    assert first == AttemptInput(
+        delivery_gid=input.delivery_gid,
+        endpoint_gid=input.endpoint_gid,
         round=1,
         number=1,
         timeout=timedelta(seconds=7),
@@ -325,7 +325,7 @@ async def test_the_documented_schedule_is_kept_exactly_and_ends_in_a_dead_letter
 
 async def test_jitter_lengthens_rests_of_half_a_minute_or_more_by_up_to_a_tenth(engine: Engine) -> None:
     engine.fakes.script(FAILED)
-    handle = await engine.start(engine.order(policy=DeliveryPolicy()))
+    handle = await engine.start(engine.input(policy=DeliveryPolicy()))
     await engine.skip(3 * HOUR)
     await engine.until_dead(handle)
     drawn = list(zip((await timers(handle))[:5], DOCUMENTED, strict=True))
@@ -344,7 +344,7 @@ async def test_a_success_ends_the_schedule(engine: Engine) -> None:
 async def test_no_attempt_is_made_past_the_window(engine: Engine) -> None:
     engine.fakes.script(FAILED)
     policy = DeliveryPolicy(delays=(MINUTE, MINUTE, HOUR, MINUTE), jitter=0, max_window=30 * MINUTE)
-    handle = await engine.start(engine.order(policy=policy))
+    handle = await engine.start(engine.input(policy=policy))
     await engine.skip(2 * HOUR)
     assert (await engine.until_dead(handle)).dead_letter_reason is DeadLetterReason.EXHAUSTED
     assert numbers(engine) == [(1, 1), (1, 2), (1, 3)]
@@ -360,7 +360,7 @@ async def test_a_named_time_to_come_back_lengthens_the_rest_and_never_shortens_i
     engine: Engine, named: timedelta, waited: timedelta
 ) -> None:
     engine.fakes.script(AttemptOutcome(Verdict.RETRY, status_code=429, retry_after=named), DELIVERED)
-    handle = await engine.start(engine.order(policy=DeliveryPolicy(delays=(MINUTE,), jitter=0)))
+    handle = await engine.start(engine.input(policy=DeliveryPolicy(delays=(MINUTE,), jitter=0)))
     await engine.result(handle)
     assert await timers(handle) == [waited]
     assert waited <= rests(engine)[0] < waited + SECOND
@@ -369,7 +369,7 @@ async def test_a_named_time_to_come_back_lengthens_the_rest_and_never_shortens_i
 async def test_a_named_time_past_the_window_is_cut_to_it_and_the_attempt_then_is_the_last(engine: Engine) -> None:
     engine.fakes.script(AttemptOutcome(Verdict.RETRY, status_code=503, retry_after=5 * HOUR))
     policy = DeliveryPolicy(delays=(MINUTE,) * 5, jitter=0, max_window=HOUR)
-    handle = await engine.start(engine.order(policy=policy))
+    handle = await engine.start(engine.input(policy=policy))
     await engine.skip(2 * HOUR)
     assert (await engine.until_dead(handle)).dead_letter_reason is DeadLetterReason.EXHAUSTED
     [rest] = rests(engine)
@@ -392,13 +392,13 @@ async def test_a_rejected_delivery_is_a_dead_letter_at_once(
     engine: Engine, outcome: AttemptOutcome, reason: DeadLetterReason
 ) -> None:
     engine.fakes.script(outcome)
-    order = engine.order()
-    handle = await engine.start(order)
+    input = engine.input()
+    handle = await engine.start(input)
     state = await engine.until_dead(handle)
     assert (state.dead_letter_reason, state.attempt, state.next_attempt_at) == (reason, 1, None)
-    assert await timers(handle) == [order.dead_letter_retention]
+    assert await timers(handle) == [input.dead_letter_retention]
     [note] = engine.fakes.arguments("dead_letter")
-    assert note == DeadLetterNote(order.delivery_gid, reason, 1, order.dead_letter_retention)
+    assert note == DeadLetterInput(input.delivery_gid, reason, 1, input.dead_letter_retention)
 
 
 @pytest.mark.parametrize(
@@ -414,7 +414,7 @@ async def test_a_round_that_is_exhausted_ends_for_the_reason_of_its_last_attempt
     engine: Engine, outcomes: tuple[AttemptOutcome, ...], reason: DeadLetterReason
 ) -> None:
     engine.fakes.script(*outcomes)
-    handle = await engine.start(engine.order(policy=DeliveryPolicy(delays=(MINUTE,), jitter=0)))
+    handle = await engine.start(engine.input(policy=DeliveryPolicy(delays=(MINUTE,), jitter=0)))
     await engine.skip(2 * MINUTE)
     assert (await engine.until_dead(handle)).dead_letter_reason is reason
     assert numbers(engine) == [(1, 1), (1, 2)]
@@ -422,14 +422,14 @@ async def test_a_round_that_is_exhausted_ends_for_the_reason_of_its_last_attempt
 
 
 async def test_a_dead_letter_is_found_by_its_search_attributes(engine: Engine) -> None:
-    order = engine.order(policy=ONCE)
+    input = engine.input(policy=ONCE)
     engine.fakes.script(REJECTED)
-    handle = await engine.start(order)
+    handle = await engine.start(input)
     await engine.until_dead(handle)
-    assert await attribute(handle, sa.TENANT) == order.tenant
-    assert await attribute(handle, sa.ENDPOINT) == order.endpoint_gid
-    assert await attribute(handle, sa.CHANNEL) == order.channel
-    assert await attribute(handle, sa.EVENT_TYPE) == order.event_type
+    assert await attribute(handle, sa.TENANT) == input.tenant
+    assert await attribute(handle, sa.ENDPOINT) == input.endpoint_gid
+    assert await attribute(handle, sa.CHANNEL) == input.channel
+    assert await attribute(handle, sa.EVENT_TYPE) == input.event_type
     assert await attribute(handle, sa.DELIVERY_STATUS) == DeliveryStatus.DEAD_LETTERED
     assert await attribute(handle, sa.DEAD_LETTER_REASON) == DeadLetterReason.REJECTED
     assert await attribute(handle, sa.STATUS_CODE) == 404
@@ -455,15 +455,15 @@ async def test_the_database_knows_a_dead_letter_before_the_search_does(engine: E
 
 
 async def test_retention_discards_a_dead_letter_that_nobody_touched(engine: Engine) -> None:
-    order = engine.order(policy=ONCE, dead_letter_retention=30 * DAY)
+    input = engine.input(policy=ONCE, dead_letter_retention=30 * DAY)
     engine.fakes.script(FAILED)
-    handle = await engine.start(order)
+    handle = await engine.start(input)
     await engine.until_dead(handle)
     await engine.skip(29 * DAY)
     await engine.until_dead(handle)
     assert (await engine.result(handle)).status is DeliveryStatus.DISCARDED
     [note] = engine.fakes.arguments("discard")
-    assert (note.delivery_gid, note.note.who) == (order.delivery_gid, "retention")
+    assert (note.delivery_gid, note.note.who) == (input.delivery_gid, "retention")
     [died], [discarded] = engine.fakes.of("dead_letter"), engine.fakes.of("discard")
     assert 30 * DAY <= discarded.at - died.at < 30 * DAY + MINUTE
     assert await attribute(handle, sa.DELIVERY_STATUS) == DeliveryStatus.DISCARDED
@@ -473,16 +473,16 @@ async def test_retention_discards_a_dead_letter_that_nobody_touched(engine: Engi
 
 
 async def test_a_replay_opens_a_second_round_with_the_order_that_the_database_gives(engine: Engine) -> None:
-    order = engine.order(policy=ONCE, rate_limit=None)
-    mended = replace(order, policy=DeliveryPolicy(delays=(MINUTE,), jitter=0, timeout=3 * SECOND), rate_limit=2.0)
-    engine.fakes.orders[order.delivery_gid] = mended
+    input = engine.input(policy=ONCE, rate_limit=None)
+    mended = replace(input, policy=DeliveryPolicy(delays=(MINUTE,), jitter=0, timeout=3 * SECOND), rate_limit=2.0)
+    engine.fakes.inputs[input.delivery_gid] = mended
     engine.fakes.script(FAILED, FAILED, DELIVERED)
-    handle = await engine.start(order)
+    handle = await engine.start(input)
     await engine.until_dead(handle)
     first_run = await run_id(handle)
     await handle.signal("replay", ANN)
     assert await engine.result(handle) == delivered(attempts=2, round_=2)
-    assert engine.fakes.arguments("open_round") == [RoundOrder(order.delivery_gid, 1, ANN)]
+    assert engine.fakes.arguments("open_round") == [RoundInput(input.delivery_gid, 1, ANN)]
     assert numbers(engine) == [(1, 1), (2, 1), (2, 2)]
     second = engine.fakes.of("send_attempt")[1]
     assert (second.queue, second.argument.timeout) == (TaskQueue.SENDS_LIMITED, 3 * SECOND)
@@ -514,13 +514,13 @@ async def test_a_replay_without_an_input_works_as_the_temporal_cli_sends_it(engi
     handle = await dead(engine)
     await handle.signal("replay")
     await engine.until_dead(handle, round_=2)
-    [order] = engine.fakes.arguments("open_round")
-    assert order.note == OperatorNote(who="temporal", why="")
+    [input] = engine.fakes.arguments("open_round")
+    assert input.note == OperatorAction(who="temporal", why="")
 
 
 async def test_a_replay_before_the_round_is_over_is_ignored(engine: Engine) -> None:
     engine.fakes.script(FAILED)
-    handle = await engine.start(engine.order(policy=DeliveryPolicy(delays=(HOUR,), jitter=0)))
+    handle = await engine.start(engine.input(policy=DeliveryPolicy(delays=(HOUR,), jitter=0)))
     await engine.until_retrying(handle, 2)
     await handle.signal("replay", ANN)
     await engine.skip(2 * HOUR)
@@ -533,7 +533,7 @@ async def test_a_replay_before_the_round_is_over_is_ignored(engine: Engine) -> N
 async def test_a_replay_that_arrives_while_the_dead_letter_is_being_written_counts(engine: Engine) -> None:
     gate = engine.fakes.hold("dead_letter")
     engine.fakes.script(FAILED)
-    handle = await engine.start(engine.order(policy=ONCE))
+    handle = await engine.start(engine.input(policy=ONCE))
     await gate.entered.wait()
     await handle.signal("replay", ANN)
     gate.open()
@@ -574,17 +574,17 @@ async def test_a_dead_letter_that_is_taken_up_is_kept_for_what_is_left_of_its_re
 
 
 async def test_a_replay_starts_the_workflow_of_a_dead_letter_that_lost_it(engine: Engine) -> None:
-    order = engine.dead_order(round=3, attempt=7)
-    engine.fakes.orders[order.delivery_gid] = replace(order, dead_letter=None)
-    handle = await engine.start(order, signal="replay", note=ANN)
+    input = engine.dead_order(round=3, attempt=7)
+    engine.fakes.inputs[input.delivery_gid] = replace(input, dead_letter=None)
+    handle = await engine.start(input, signal="replay", note=ANN)
     assert await engine.result(handle) == delivered(attempts=1, round_=4)
-    assert engine.fakes.arguments("open_round") == [RoundOrder(order.delivery_gid, 3, ANN)]
+    assert engine.fakes.arguments("open_round") == [RoundInput(input.delivery_gid, 3, ANN)]
     assert engine.fakes.arguments("dead_letter") == []
 
 
 async def test_a_restarted_delivery_goes_on_where_its_round_was(engine: Engine) -> None:
     engine.fakes.script(FAILED)
-    handle = await engine.start(engine.order(round=2, attempt=5))
+    handle = await engine.start(engine.input(round=2, attempt=5))
     await engine.skip(3 * HOUR)
     await engine.until_dead(handle, round_=2)
     assert numbers(engine) == [(2, 5), (2, 6)]
@@ -604,7 +604,7 @@ async def test_a_dead_letter_is_discarded_on_command(engine: Engine) -> None:
 
 async def test_a_delivery_is_discarded_while_it_rests(engine: Engine) -> None:
     engine.fakes.script(FAILED)
-    handle = await engine.start(engine.order(policy=DeliveryPolicy(delays=(HOUR,), jitter=0)))
+    handle = await engine.start(engine.input(policy=DeliveryPolicy(delays=(HOUR,), jitter=0)))
     await engine.until_retrying(handle, 2)
     await handle.signal("discard", ANN)
     assert await engine.result(handle) == DeliveryResult(DeliveryStatus.DISCARDED, round=1, attempts=1)
@@ -656,7 +656,7 @@ async def test_a_discard_behind_a_replay_is_not_lost_with_the_run(engine: Engine
 
 async def test_attempt_now_cuts_a_rest_short(engine: Engine) -> None:
     engine.fakes.script(FAILED, DELIVERED)
-    handle = await engine.start(engine.order(policy=DeliveryPolicy(delays=(2 * HOUR,), jitter=0)))
+    handle = await engine.start(engine.input(policy=DeliveryPolicy(delays=(2 * HOUR,), jitter=0)))
     await engine.until_retrying(handle, 2)
     await handle.signal("attempt_now")
     await engine.until_called("send_attempt", 2)
@@ -667,7 +667,7 @@ async def test_attempt_now_cuts_a_rest_short(engine: Engine) -> None:
 async def test_attempt_now_during_an_attempt_asked_for_that_attempt(engine: Engine) -> None:
     gate = engine.fakes.hold("send_attempt")
     engine.fakes.script(FAILED)
-    handle = await engine.start(engine.order(policy=DeliveryPolicy(delays=(HOUR, HOUR), jitter=0)))
+    handle = await engine.start(engine.input(policy=DeliveryPolicy(delays=(HOUR, HOUR), jitter=0)))
     await gate.entered.wait()
     await handle.signal("attempt_now")
     gate.open()
@@ -679,7 +679,7 @@ async def test_attempt_now_during_an_attempt_asked_for_that_attempt(engine: Engi
 
 async def test_eight_times_attempt_now_make_one_attempt(engine: Engine) -> None:
     engine.fakes.script(FAILED)
-    handle = await engine.start(engine.order(policy=DeliveryPolicy(delays=(HOUR, HOUR), jitter=0)))
+    handle = await engine.start(engine.input(policy=DeliveryPolicy(delays=(HOUR, HOUR), jitter=0)))
     await engine.until_retrying(handle, 2)
     gate = engine.fakes.hold("send_attempt")
     await asyncio.gather(*(handle.signal("attempt_now") for _ in range(8)))
@@ -692,10 +692,10 @@ async def test_eight_times_attempt_now_make_one_attempt(engine: Engine) -> None:
 
 
 async def test_attempt_now_while_an_attempt_is_being_recorded_asks_for_the_next(engine: Engine) -> None:
-    order = engine.order(policy=DeliveryPolicy(delays=(HOUR,), jitter=0))
-    engine.fakes.script(unrecorded(FAILED, order), DELIVERED)
+    input = engine.input(policy=DeliveryPolicy(delays=(HOUR,), jitter=0))
+    engine.fakes.script(unrecorded(FAILED, input), DELIVERED)
     gate = engine.fakes.hold("record_attempt")
-    handle = await engine.start(order)
+    handle = await engine.start(input)
     await gate.entered.wait()
     await handle.signal("attempt_now")
     gate.open()
@@ -718,7 +718,7 @@ async def test_attempt_now_makes_a_parked_delivery_look_again(engine: Engine) ->
 async def test_a_parked_delivery_goes_on_when_released_and_the_parking_is_no_attempt(engine: Engine) -> None:
     handle = await parked(engine)
     engine.fakes.script(DELIVERED)
-    await handle.signal("release", ReleaseNote())
+    await handle.signal("release", ReleaseInput())
     await engine.until_called("send_attempt", 2)
     assert rests(engine)[0] < MINUTE
     assert await engine.result(handle) == delivered(attempts=1)
@@ -729,7 +729,7 @@ async def test_a_released_delivery_still_has_its_whole_schedule(engine: Engine) 
     engine.fakes.script(PARKED, FAILED, PARKED, FAILED)
     handle = await engine.start()
     await engine.until_parked(handle)
-    await handle.signal("release", ReleaseNote())
+    await handle.signal("release", ReleaseInput())
     await engine.skip(4 * HOUR)
     await engine.until_dead(handle)
     assert numbers(engine) == [(1, n) for n in (1, 1, 2, 2, 3, 4, 5, 6)]
@@ -737,7 +737,7 @@ async def test_a_released_delivery_still_has_its_whole_schedule(engine: Engine) 
 
 async def test_a_pause_longer_than_the_window_uses_up_none_of_it(engine: Engine) -> None:
     engine.fakes.script(PAUSED, FAILED)
-    handle = await engine.start(engine.order(park_check=100 * HOUR))
+    handle = await engine.start(engine.input(park_check=100 * HOUR))
     await engine.until_parked(handle)
     await engine.skip(130 * HOUR)
     await engine.until_dead(handle)
@@ -773,9 +773,9 @@ async def test_a_delivery_parked_past_its_window_is_a_dead_letter_and_not_before
 
 async def test_the_time_parked_before_the_workflow_counts_towards_the_window(engine: Engine) -> None:
     now = await engine.now()
-    order = engine.order(policy=DeliveryPolicy(max_window=HOUR), parked_since=now - 30 * MINUTE)
+    input = engine.input(policy=DeliveryPolicy(max_window=HOUR), parked_since=now - 30 * MINUTE)
     engine.fakes.script(PARKED)
-    handle = await engine.start(order)
+    handle = await engine.start(input)
     await engine.until_parked(handle)
     await engine.skip(45 * MINUTE)
     assert (await engine.until_dead(handle)).dead_letter_reason is DeadLetterReason.CIRCUIT_OPEN
@@ -788,7 +788,7 @@ async def test_a_delivery_parked_without_a_workflow_for_its_whole_window_is_trie
 ) -> None:
     engine.fakes.script(PARKED)
     policy = DeliveryPolicy(max_window=HOUR)
-    handle = await engine.start(engine.order(policy=policy, parked_since=await engine.now() - HOUR))
+    handle = await engine.start(engine.input(policy=policy, parked_since=await engine.now() - HOUR))
     assert (await engine.until_dead(handle)).dead_letter_reason is DeadLetterReason.CIRCUIT_OPEN
     assert numbers(engine) == [(1, 1)]
 
@@ -796,7 +796,7 @@ async def test_a_delivery_parked_without_a_workflow_for_its_whole_window_is_trie
 async def test_a_delivery_parked_without_a_workflow_by_a_pause_waits_on(engine: Engine) -> None:
     engine.fakes.script(PAUSED)
     policy = DeliveryPolicy(max_window=HOUR)
-    handle = await engine.start(engine.order(policy=policy, parked_since=await engine.now() - DAY))
+    handle = await engine.start(engine.input(policy=policy, parked_since=await engine.now() - DAY))
     await engine.until_parked(handle)
     assert engine.fakes.arguments("dead_letter") == []
 
@@ -806,7 +806,7 @@ async def test_a_delivery_parked_without_a_workflow_for_longer_than_its_window_s
 ) -> None:
     engine.fakes.script(FAILED)
     handle = await engine.start(
-        engine.order(parked_since=await engine.now() - 100 * HOUR), signal="release", note=ReleaseNote()
+        engine.input(parked_since=await engine.now() - 100 * HOUR), signal="release", note=ReleaseInput()
     )
     await engine.skip(4 * HOUR)
     await engine.until_dead(handle)
@@ -833,7 +833,7 @@ async def test_a_delivery_parked_by_a_pause_waits_for_ever(engine: Engine) -> No
 
 async def test_a_parked_delivery_whose_endpoint_is_given_up_is_a_dead_letter_with_that_reason(engine: Engine) -> None:
     handle = await parked(engine)
-    await handle.signal("release", ReleaseNote(DeadLetterReason.ENDPOINT_DELETED))
+    await handle.signal("release", ReleaseInput(DeadLetterReason.ENDPOINT_DELETED))
     state = await engine.until_dead(handle)
     assert state.dead_letter_reason is DeadLetterReason.ENDPOINT_DELETED
     [note] = engine.fakes.arguments("dead_letter")
@@ -846,7 +846,7 @@ async def test_a_release_that_overtakes_the_parking_is_not_lost(engine: Engine) 
     engine.fakes.script(PARKED, DELIVERED)
     handle = await engine.start()
     await gate.entered.wait()
-    await handle.signal("release", ReleaseNote())
+    await handle.signal("release", ReleaseInput())
     gate.open()
     await engine.until_called("send_attempt", 2)
     assert rests(engine)[0] < MINUTE
@@ -855,9 +855,9 @@ async def test_a_release_that_overtakes_the_parking_is_not_lost(engine: Engine) 
 
 async def test_a_release_of_an_earlier_parking_does_not_count_for_a_later_one(engine: Engine) -> None:
     engine.fakes.script(FAILED, PARKED)
-    handle = await engine.start(engine.order(policy=DeliveryPolicy(delays=(HOUR,), jitter=0), park_check=DAY))
+    handle = await engine.start(engine.input(policy=DeliveryPolicy(delays=(HOUR,), jitter=0), park_check=DAY))
     await engine.until_retrying(handle, 2)
-    await handle.signal("release", ReleaseNote())
+    await handle.signal("release", ReleaseInput())
     await engine.until_retrying(handle, 2)
     await engine.skip(2 * HOUR)
     await engine.until_parked(handle)
@@ -868,11 +868,11 @@ async def test_a_release_of_an_earlier_parking_does_not_count_for_a_later_one(en
 
 
 async def test_an_attempt_that_the_database_could_not_take_is_recorded_by_the_workflow(engine: Engine) -> None:
-    order = engine.order(policy=DeliveryPolicy(delays=(MINUTE,), jitter=0))
-    failed, delivered = unrecorded(FAILED, order, 1), unrecorded(DELIVERED, order, 2)
+    input = engine.input(policy=DeliveryPolicy(delays=(MINUTE,), jitter=0))
+    failed, delivered = unrecorded(FAILED, input, 1), unrecorded(DELIVERED, input, 2)
     engine.fakes.script(failed, delivered)
     engine.fakes.fail("record_attempt", times=3)
-    assert (await engine.result(await engine.start(order))).attempts == 2
+    assert (await engine.result(await engine.start(input))).attempts == 2
     assert engine.fakes.arguments("record_attempt") == [failed.unrecorded] * 4 + [delivered.unrecorded]
     names = [call.name for call in engine.fakes.calls]
     assert names == ["send_attempt", *["record_attempt"] * 4, "send_attempt", "record_attempt"]
@@ -886,7 +886,7 @@ async def test_a_recorded_attempt_is_not_recorded_again(engine: Engine) -> None:
 
 async def test_a_fault_of_our_own_is_retried_and_is_no_attempt(engine: Engine) -> None:
     engine.fakes.fail("send_attempt", times=5)
-    handle = await engine.start(engine.order(policy=ONCE))
+    handle = await engine.start(engine.input(policy=ONCE))
     assert await engine.result(handle) == delivered(attempts=1)
     assert numbers(engine) == [(1, 1)] * 6
 
@@ -895,7 +895,7 @@ async def test_a_fault_of_our_own_is_retried_and_is_no_attempt(engine: Engine) -
 async def test_what_the_database_must_know_is_told_until_it_holds(engine: Engine, name: str) -> None:
     engine.fakes.fail(name, times=4)
     engine.fakes.script(FAILED)
-    handle = await engine.start(engine.order(policy=ONCE))
+    handle = await engine.start(engine.input(policy=ONCE))
     await engine.skip(MINUTE)
     await engine.until_dead(handle)
     await handle.signal("replay", ANN)
@@ -906,7 +906,7 @@ async def test_what_the_database_must_know_is_told_until_it_holds(engine: Engine
     calls = engine.fakes.arguments(name)
     wanted = {"dead_letter": 6, "open_round": 5, "discard": 5}
     assert len(calls) == wanted[name]
-    assert isinstance(calls[0], DeadLetterNote | RoundOrder | DiscardNote)
+    assert isinstance(calls[0], DeadLetterInput | RoundInput | DiscardInput)
 
 
 # --- what operators see
@@ -915,7 +915,7 @@ async def test_what_the_database_must_know_is_told_until_it_holds(engine: Engine
 async def test_a_delivery_says_where_it_stands_at_every_step(engine: Engine) -> None:
     engine.fakes.script(FAILED, PARKED, REJECTED)
     gate = engine.fakes.hold("send_attempt")
-    handle = await engine.start(engine.order(policy=DeliveryPolicy(delays=(HOUR, HOUR), jitter=0)))
+    handle = await engine.start(engine.input(policy=DeliveryPolicy(delays=(HOUR, HOUR), jitter=0)))
     await gate.entered.wait()
     sending = await engine.until(handle, DeliveryStatus.SENDING, "the endpoint's response")
     assert (sending.round, sending.attempt, sending.next_attempt_at) == (1, 1, None)
@@ -925,7 +925,7 @@ async def test_a_delivery_says_where_it_stands_at_every_step(engine: Engine) -> 
     assert abs(resting.next_attempt_at - await engine.now() - HOUR) < MINUTE
     await handle.signal("attempt_now")
     assert (await engine.until_parked(handle)).attempt == 2
-    await handle.signal("release", ReleaseNote())
+    await handle.signal("release", ReleaseInput())
     assert (await engine.until_dead(handle)).dead_letter_reason is DeadLetterReason.REJECTED
     await handle.signal("discard", ANN)
     await engine.result(handle)
@@ -962,11 +962,11 @@ async def test_the_temporal_ui_tells_what_a_dead_letter_is_and_what_to_do_with_i
 
 
 async def test_starting_a_delivery_that_is_open_changes_nothing(engine: Engine) -> None:
-    order = engine.order(policy=ONCE)
+    input = engine.input(policy=ONCE)
     engine.fakes.script(FAILED)
-    handle = await engine.start(order)
+    handle = await engine.start(input)
     await engine.until_dead(handle)
-    await engine.start(order)
+    await engine.start(input)
     await engine.until_dead(handle)
     assert (await handle.describe()).status is WorkflowExecutionStatus.RUNNING
     assert numbers(engine) == [(1, 1)]

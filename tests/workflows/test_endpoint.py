@@ -14,7 +14,7 @@ from temporalio.client import WorkflowExecutionStatus
 from temporalio.testing import WorkflowEnvironment
 
 from everhook.circuit.machine import BY_OPERATOR, Circuit, CircuitPolicy, CircuitState, Hold
-from everhook.contracts import DeadLetterReason, ReleaseOrder, TaskQueue
+from everhook.contracts import DeadLetterReason, ReleaseParkedInput, TaskQueue
 from everhook.temporal import search_attributes as sa
 from everhook.temporal.client import PLUGIN
 from tests.support.waiting import assert_eventually
@@ -137,7 +137,7 @@ async def test_after_the_cooldown_exactly_one_parked_delivery_is_released_as_a_p
     await endpoint.until_released(1)
     await endpoint.until_projected(state=HALF_OPEN)
     await engine.skip(POLICY.probe_timeout - 3 * MOMENT)
-    assert endpoint.releases() == [ReleaseOrder(endpoint.gid, 1)]
+    assert endpoint.releases() == [ReleaseParkedInput(endpoint.gid, 1)]
     assert await attribute(endpoint.handle, sa.CIRCUIT_STATE) == HALF_OPEN
 
 
@@ -154,7 +154,7 @@ async def test_a_probe_that_never_reports_makes_room_for_another(engine: Engine)
     engine.fakes.parked = 3
     endpoint = await half_open(engine)
     await engine.skip(POLICY.probe_timeout)
-    assert await endpoint.until_released(2) == [ReleaseOrder(endpoint.gid, 1)] * 2
+    assert await endpoint.until_released(2) == [ReleaseParkedInput(endpoint.gid, 1)] * 2
     first, second = release_times(engine)
     assert rounded(second - first) == POLICY.probe_timeout
     await endpoint.until(state=HALF_OPEN)
@@ -209,7 +209,7 @@ async def test_closing_releases_the_parked_at_a_ramp_up_to_the_fastest_rate(engi
     await endpoint.until_projected(state=CLOSED)
     await engine.skip(10 * SECOND)
     await endpoint.until_released(9)
-    probe, *ramp = (order.limit for order in endpoint.releases())
+    probe, *ramp = (input.limit for input in endpoint.releases())
     assert probe == 1
     assert ramp == [5, 10, 20, 40, 80, 100, 100, 100]
     times = release_times(engine)[1:]
@@ -246,7 +246,7 @@ async def test_a_relapse_stops_the_release_and_the_next_closing_begins_slowly(en
     await endpoint.until_released(released + 1)
     await endpoint.report(succeeded=True)
     await endpoint.until_released(released + 2)
-    assert [order.limit for order in endpoint.releases()[released : released + 2]] == [1, 5]
+    assert [input.limit for input in endpoint.releases()[released : released + 2]] == [1, 5]
 
 
 async def test_failures_short_of_an_opening_slow_the_release_down(engine: Engine) -> None:
@@ -280,7 +280,7 @@ async def test_deliveries_that_are_stranded_under_a_closed_circuit_are_released(
     engine.fakes.parked = 12
     await endpoint.report(stranded=True)
     await engine.skip(2 * SECOND)
-    assert [order.limit for order in (await endpoint.until_released(3))[1:]] == [5, 10]
+    assert [input.limit for input in (await endpoint.until_released(3))[1:]] == [5, 10]
     assert engine.fakes.parked == 0
     assert endpoint.projections() == []
 
@@ -293,7 +293,7 @@ async def test_a_report_of_stranded_deliveries_does_not_restart_a_release(engine
         await endpoint.report(stranded=True)
         await endpoint.state()
     await engine.skip(1.2 * SECOND)
-    assert [order.limit for order in (await endpoint.until_released(5))[1:]] == [5, 10, 20, 40]
+    assert [input.limit for input in (await endpoint.until_released(5))[1:]] == [5, 10, 20, 40]
 
 
 @pytest.mark.parametrize("command", ["trip", "pause", "disable"])
@@ -441,7 +441,7 @@ async def test_an_operators_reset_releases_what_is_parked(engine: Engine) -> Non
     engine.fakes.parked = 3
     endpoint = await opened(engine)
     await endpoint.command("reset")
-    assert (await endpoint.until_released(1))[0] == ReleaseOrder(endpoint.gid, 5)
+    assert (await endpoint.until_released(1))[0] == ReleaseParkedInput(endpoint.gid, 5)
 
 
 async def test_a_disabled_endpoint_keeps_its_parked_deliveries_where_an_operator_did_it(engine: Engine) -> None:
@@ -452,7 +452,7 @@ async def test_a_disabled_endpoint_keeps_its_parked_deliveries_where_an_operator
     await engine.skip(HOUR)
     assert len(endpoint.releases()) == looked
     await endpoint.command("enable")
-    assert (await endpoint.until_released(looked + 1))[looked] == ReleaseOrder(endpoint.gid, 5)
+    assert (await endpoint.until_released(looked + 1))[looked] == ReleaseParkedInput(endpoint.gid, 5)
 
 
 # --- the end of an endpoint
@@ -464,7 +464,7 @@ async def test_an_endpoint_that_says_gone_is_disabled_and_its_parked_deliveries_
     await endpoint.report(succeeded=True, gone=True)
     circuit = await endpoint.until_projected(hold=Hold.DISABLED)
     assert "410" in circuit.hold_reason
-    given_up = ReleaseOrder(endpoint.gid, 500, DeadLetterReason.ENDPOINT_DISABLED)
+    given_up = ReleaseParkedInput(endpoint.gid, 500, DeadLetterReason.ENDPOINT_DISABLED)
     assert await endpoint.until_released(3) == [given_up] * 3
     assert engine.fakes.parked == 0
     assert (await endpoint.handle.describe()).status is WorkflowExecutionStatus.RUNNING
@@ -487,7 +487,7 @@ async def test_an_endpoint_that_fails_for_long_enough_is_disabled(engine: Engine
 
 
 def assert_given_up(endpoint: Endpoint, reason: DeadLetterReason) -> None:
-    assert endpoint.releases()[-1] == ReleaseOrder(endpoint.gid, 500, reason)
+    assert endpoint.releases()[-1] == ReleaseParkedInput(endpoint.gid, 500, reason)
 
 
 async def test_one_success_starts_the_time_to_disabling_afresh(engine: Engine) -> None:
@@ -507,7 +507,9 @@ async def test_a_deleted_endpoint_gives_up_what_is_parked_and_its_entity_ends(en
     engine.fakes.parked = 700
     assert (await endpoint.command("delete")).hold is not None
     await engine.result(endpoint.handle)
-    assert endpoint.releases()[looked:] == [ReleaseOrder(endpoint.gid, 500, DeadLetterReason.ENDPOINT_DELETED)] * 2
+    assert (
+        endpoint.releases()[looked:] == [ReleaseParkedInput(endpoint.gid, 500, DeadLetterReason.ENDPOINT_DELETED)] * 2
+    )
     assert engine.fakes.parked == 0
 
 
@@ -517,7 +519,7 @@ async def test_an_endpoint_that_is_disabled_can_be_deleted(engine: Engine) -> No
     engine.fakes.parked = 1
     await endpoint.command("delete")
     await engine.result(endpoint.handle)
-    assert endpoint.releases()[-1] == ReleaseOrder(endpoint.gid, 500, DeadLetterReason.ENDPOINT_DELETED)
+    assert endpoint.releases()[-1] == ReleaseParkedInput(endpoint.gid, 500, DeadLetterReason.ENDPOINT_DELETED)
     assert engine.fakes.parked == 0
 
 
@@ -526,7 +528,7 @@ async def test_the_entity_of_an_endpoint_that_the_database_does_not_know_gives_u
     endpoint = engine.endpoint()
     await endpoint.report(failures=1)
     await engine.result(endpoint.handle)
-    assert endpoint.releases() == [ReleaseOrder(endpoint.gid, 500, DeadLetterReason.ENDPOINT_DELETED)]
+    assert endpoint.releases() == [ReleaseParkedInput(endpoint.gid, 500, DeadLetterReason.ENDPOINT_DELETED)]
 
 
 # --- surviving
@@ -553,7 +555,7 @@ async def test_an_open_circuit_survives_the_loss_of_temporals_store(engine: Engi
     endpoint = engine.endpoint()
     await endpoint.report()
     await endpoint.until_projected(state=HALF_OPEN, version=8)
-    assert await endpoint.until_released(1) == [ReleaseOrder(endpoint.gid, 1)]
+    assert await endpoint.until_released(1) == [ReleaseParkedInput(endpoint.gid, 1)]
     await endpoint.report(failures=1)
     await endpoint.until_projected(state=OPEN, openings=3)
     assert cooldowns(engine, endpoint) == [2 * MINUTE]
@@ -564,7 +566,7 @@ async def test_a_probe_survives_the_loss_of_temporals_store(engine: Engine) -> N
     engine.fakes.circuit = Circuit(state=HALF_OPEN, failures=5, until=await engine.now() + HOUR, version=7)
     endpoint = engine.endpoint()
     await endpoint.report()
-    assert await endpoint.until_released(1) == [ReleaseOrder(endpoint.gid, 1)]
+    assert await endpoint.until_released(1) == [ReleaseParkedInput(endpoint.gid, 1)]
 
 
 async def test_a_release_survives_the_loss_of_temporals_store(engine: Engine) -> None:
@@ -573,7 +575,7 @@ async def test_a_release_survives_the_loss_of_temporals_store(engine: Engine) ->
     endpoint = engine.endpoint()
     await endpoint.report()
     await engine.skip(2 * SECOND)
-    assert [order.limit for order in await endpoint.until_released(2)] == [5, 10]
+    assert [input.limit for input in await endpoint.until_released(2)] == [5, 10]
 
 
 async def test_what_is_told_while_the_circuit_is_being_loaded_counts(engine: Engine) -> None:

@@ -28,7 +28,7 @@ from cli.dev import checks
 from cli.dev.feed_store import Feed
 from cli.dev.files import DATA_DIR, DATABASE_VARIABLE, ENVIRONMENT_FILE, TEMPORAL_VARIABLE, URL_FILE, environment_text
 from cli.dev.temporal import EmbeddedTemporal, temporal_command
-from cli.dev.terminal import Places, Terminal, TerminalErrors
+from cli.dev.terminal import DevUrls, Terminal, TerminalErrors
 from cli.errors import UsageError
 from everhook import event_loop as eventloop
 from everhook.serving.limits import Limits
@@ -67,7 +67,7 @@ class DevOptions:
 
 
 @dataclass(frozen=True)
-class Ground:
+class DevContext:
     """What was found in order before anything was started. `listener` holds the API's port already."""
 
     options: DevOptions
@@ -138,7 +138,7 @@ def run_dev(options: DevOptions) -> None:
 
 
 @contextlib.contextmanager
-def _checked(options: DevOptions) -> Iterator[Ground]:
+def _checked(options: DevOptions) -> Iterator[DevContext]:
     """Everything that may be wrong around us, looked at first, the likeliest cause of the others at the head."""
     ports = {
         "--port": options.port,
@@ -155,7 +155,7 @@ def _checked(options: DevOptions) -> Iterator[Ground]:
             checks.check_database(data_dir / name)
         settings = _settings(options, data_dir, checks.reachable(address))
         with bound_socket(address, options.port, "--port") as listener:
-            yield Ground(options, data_dir, address, binary, listener, settings)
+            yield DevContext(options, data_dir, address, binary, listener, settings)
 
 
 def _settings(options: DevOptions, data_dir: Path, host: str) -> Settings:
@@ -173,7 +173,7 @@ def _settings(options: DevOptions, data_dir: Path, host: str) -> Settings:
     return settings.model_copy(update={"egress_allow": [*settings.egress_allow, *LOOPBACK]})
 
 
-def _log_to_file(ground: Ground, terminal: Terminal) -> None:
+def _log_to_file(ground: DevContext, terminal: Terminal) -> None:
     """Logs go to files, and the terminal stays readable: of errors it shows one line each."""
     from everhook.observability.logging import configure_logging
 
@@ -187,7 +187,7 @@ def _log_to_file(ground: Ground, terminal: Terminal) -> None:
 class _Stack:
     """The parts that run together, the signals that end them, and the order in which they end."""
 
-    def __init__(self, ground: Ground, terminal: Terminal) -> None:
+    def __init__(self, ground: DevContext, terminal: Terminal) -> None:
         self._ground = ground
         self._settings = ground.settings
         self._terminal = terminal
@@ -326,7 +326,7 @@ class _Stack:
 
         ground = self._ground
         key = self._settings.api_key
-        places = Places(
+        places = DevUrls(
             api=ground.api_url,
             sign_in=self._sign_in_url,
             temporal_ui=ground.temporal_ui_url,

@@ -19,7 +19,7 @@ from everhook.receipts.log.merkle import Block, Frontier
 from everhook.receipts.log.sealing_store import check_seal
 from everhook.receipts.receipt import receipt_leaf, verify_receipt
 from everhook.receipts.store import StoredHashes, newest_seal, places_taken
-from everhook.receipts.strict_json import Wrong
+from everhook.receipts.strict_json import InvalidDocument
 from everhook.storage.keyring import KeyRing
 from everhook.storage.tables import Attempt, Receipt, ReceiptSeal
 
@@ -57,10 +57,12 @@ async def audit_log(session: AsyncSession, tenant_gid: str, keyring: KeyRing, ad
     head = await newest_seal(session, tenant_gid)
     size = head.size if head is not None else 0
     if places > size:  # a receipt gets its place together with the checkpoint, which was read later
-        raise Wrong(f"checkpoint {places}", f"is missing: {places} receipts have places, the last checkpoint is {size}")
+        raise InvalidDocument(
+            f"checkpoint {places}", f"is missing: {places} receipts have places, the last checkpoint is {size}"
+        )
     issuer = await load_issuer(await session.connection(), keyring)
     if issuer is None:
-        raise Wrong("receipt_key", "has no key, and there are receipts")
+        raise InvalidDocument("receipt_key", "has no key, and there are receipts")
     reader = _LogReader(session, tenant_gid, issuer, advance)
     return LogAudit(size, await reader.check_log(size), await reader.check_unsealed(begun))
 
@@ -89,7 +91,7 @@ async def check_attempts(session: AsyncSession, advance: Advance = _untold) -> i
             return count
         for row in found:
             if row.receipt is None:
-                raise Wrong(f"attempt {row.gid}", "has no receipt: it was removed")
+                raise InvalidDocument(f"attempt {row.gid}", "has no receipt: it was removed")
         count, after = count + len(found), found[-1].gid
         advance(len(found))
 
@@ -112,7 +114,7 @@ class _LogReader:
                 await self._check_receipts(seal.size)
                 check_seal(seal, self._issuer)
                 if self._frontier.root() != seal.root:
-                    raise Wrong(f"checkpoint {seal.size}", "is not of the receipts that are stored under it")
+                    raise InvalidDocument(f"checkpoint {seal.size}", "is not of the receipts that are stored under it")
                 count += 1
         return count
 
@@ -134,7 +136,9 @@ class _LogReader:
             leaves = [self._leaf(rows.get(seq), seq) for seq in range(start, stop)]
             for seq, leaf in enumerate(leaves, start):
                 if seq - start >= len(hashes) or hashes[seq - start] != leaf:
-                    raise Wrong(f"receipt {seq}", "is not the one that was sealed here, or its hash was altered")
+                    raise InvalidDocument(
+                        f"receipt {seq}", "is not the one that was sealed here, or its hash was altered"
+                    )
             for block in self._frontier.extend(leaves):
                 await self._check_block(block)
             self._advance(len(leaves))
@@ -149,7 +153,7 @@ class _LogReader:
 
     def _leaf(self, row: Receipt | None, seq: int) -> bytes:
         if row is None:
-            raise Wrong(f"receipt {seq}", "is missing, and there is a checkpoint over it")
+            raise InvalidDocument(f"receipt {seq}", "is missing, and there is a checkpoint over it")
         self._check_row(row, f"receipt {seq}")
         return receipt_leaf(row.jws)
 
@@ -160,11 +164,11 @@ class _LogReader:
         if of_row != (
             stated.gid, stated.tenant, stated.delivery_gid, stated.attempt_gid, stated.round, stated.number
         ):  # fmt: skip
-            raise Wrong(place, f"stands in the row of another, {row.gid}")
+            raise InvalidDocument(place, f"stands in the row of another, {row.gid}")
 
     async def _check_block(self, block: Block) -> None:
         if list(await self._stored.blocks(block.level, block.index, block.index + 1)) != [block.hash]:
-            raise Wrong(f"block {block.index} of level {block.level}", "is missing or was altered")
+            raise InvalidDocument(f"block {block.index} of level {block.level}", "is missing or was altered")
 
     async def check_unsealed(self, until: str) -> int:
         """Those made before `until`: a later one may have a key that we do not know yet."""

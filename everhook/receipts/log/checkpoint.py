@@ -22,7 +22,7 @@ from hashlib import sha256
 
 from everhook.receipts.keys import KeySet, PublicKey, ReceiptKey, key_at
 from everhook.receipts.log.merkle import EMPTY_ROOT, HASH_BYTES
-from everhook.receipts.strict_json import Wrong, decode_base64, encode_base64, format_time, parse_time, shown
+from everhook.receipts.strict_json import InvalidDocument, decode_base64, encode_base64, format_time, parse_time, shown
 
 _ED25519 = b"\x01"
 """The signature type of c2sp.org/signed-note for Ed25519."""
@@ -62,7 +62,7 @@ class NoteSignature:
 
 
 @dataclass(frozen=True)
-class Note:
+class SignedNote:
     """A checkpoint as it was read; nothing of it has been verified."""
 
     text: str
@@ -106,17 +106,17 @@ def sign_checkpoint(checkpoint: Checkpoint, keys: Iterable[ReceiptKey]) -> str:
     return f"{checkpoint.text}\n{_DASH}{checkpoint.origin} {encode_base64(signature)}\n"
 
 
-def parse_note(note: str, place: str = "checkpoint") -> Note:
+def parse_note(note: str, place: str = "checkpoint") -> SignedNote:
     """Read a note, strictly. Raises Wrong."""
     if len(note) > _MAX_NOTE:
-        raise Wrong(place, "is too long for a checkpoint")
+        raise InvalidDocument(place, "is too long for a checkpoint")
     if any(char < " " and char != "\n" for char in note):
-        raise Wrong(place, "has a control character other than the line feed")
+        raise InvalidDocument(place, "has a control character other than the line feed")
     text, separator, signatures = note.rpartition("\n\n")
     if not separator:
-        raise Wrong(place, "has no empty line between its text and its signatures")
+        raise InvalidDocument(place, "has no empty line between its text and its signatures")
     text += "\n"
-    return Note(text, _parse_text(text, place), _parse_signatures(signatures, f"{place}.signatures"))
+    return SignedNote(text, _parse_text(text, place), _parse_signatures(signatures, f"{place}.signatures"))
 
 
 def verify_checkpoint(note: str, keys: KeySet, place: str = "checkpoint") -> VerifiedCheckpoint:
@@ -131,7 +131,7 @@ def verify_checkpoint(note: str, keys: KeySet, place: str = "checkpoint") -> Ver
     return VerifiedCheckpoint(read.checkpoint, key)
 
 
-def _signer(note: Note, keys: KeySet, place: str) -> PublicKey:
+def _signer(note: SignedNote, keys: KeySet, place: str) -> PublicKey:
     signers: list[PublicKey] = []
     origin = note.checkpoint.origin
     ours = {key_id(origin, key.x): key for key in keys}
@@ -140,10 +140,12 @@ def _signer(note: Note, keys: KeySet, place: str) -> PublicKey:
         if signature.name != origin or key is None:
             continue
         if not key.verifies(signature.signature, note.text.encode()):
-            raise Wrong(place, f"the one of key {key.kid} does not fit the text: the checkpoint was altered")
+            raise InvalidDocument(place, f"the one of key {key.kid} does not fit the text: the checkpoint was altered")
         signers.append(key)
     if not signers:
-        raise Wrong(place, f"none is by a known key ({', '.join(key.kid for key in keys)}) in the name {shown(origin)}")
+        raise InvalidDocument(
+            place, f"none is by a known key ({', '.join(key.kid for key in keys)}) in the name {shown(origin)}"
+        )
     return signers[0]
 
 
@@ -151,27 +153,29 @@ def _check_date(checkpoint: Checkpoint, key: PublicKey, place: str) -> None:
     if checkpoint.time is not None:
         key.must_cover(checkpoint.time, place)
     elif key.not_after is not None:
-        raise Wrong(place, f"is missing, and its key {key.kid} is retired: it may have been signed since")
+        raise InvalidDocument(place, f"is missing, and its key {key.kid} is retired: it may have been signed since")
 
 
 def _parse_text(text: str, place: str) -> Checkpoint:
     lines = text.removesuffix("\n").split("\n")
     if len(lines) < 3 or not all(lines):
-        raise Wrong(place, "should have three lines: origin, size and root, and no empty one")
+        raise InvalidDocument(place, "should have three lines: origin, size and root, and no empty one")
     origin, size, root, *extensions = lines
     if not _is_name(origin):
-        raise Wrong(f"{place}.origin", f"cannot be the name of a log: {shown(origin)}")
+        raise InvalidDocument(f"{place}.origin", f"cannot be the name of a log: {shown(origin)}")
     if not _SIZE.fullmatch(size):
-        raise Wrong(f"{place}.size", f"should be a decimal number without leading zeros, and is {shown(size)}")
+        raise InvalidDocument(
+            f"{place}.size", f"should be a decimal number without leading zeros, and is {shown(size)}"
+        )
     return Checkpoint(origin, int(size), _parse_root(root, int(size), f"{place}.root"), _time(extensions, place))
 
 
 def _parse_root(text: str, size: int, place: str) -> bytes:
     root = decode_base64(text, place)
     if len(root) != HASH_BYTES:
-        raise Wrong(place, f"should be {HASH_BYTES} bytes, and is {len(root)}")
+        raise InvalidDocument(place, f"should be {HASH_BYTES} bytes, and is {len(root)}")
     if size == 0 and root != EMPTY_ROOT:
-        raise Wrong(place, "is not that of an empty log")
+        raise InvalidDocument(place, "is not that of an empty log")
     return root
 
 
@@ -179,24 +183,24 @@ def _time(extensions: list[str], place: str) -> datetime | None:
     """Extension lines of others are opaque to us (c2sp.org/tlog-checkpoint, "Note text")."""
     times = [line.removeprefix(_TIME) for line in extensions if line.startswith(_TIME)]
     if len(times) > 1:
-        raise Wrong(f"{place}.time", "is there twice")
+        raise InvalidDocument(f"{place}.time", "is there twice")
     return parse_time(times[0], f"{place}.time") if times else None
 
 
 def _parse_signatures(text: str, place: str) -> tuple[NoteSignature, ...]:
     lines = text.removesuffix("\n").split("\n")
     if not text.endswith("\n") or len(lines) > _MAX_SIGNATURES:
-        raise Wrong(place, f"should be 1 to {_MAX_SIGNATURES} lines, each ended by a line feed")
+        raise InvalidDocument(place, f"should be 1 to {_MAX_SIGNATURES} lines, each ended by a line feed")
     return tuple(_parse_signature(line, f"{place}[{number}]") for number, line in enumerate(lines))
 
 
 def _parse_signature(line: str, place: str) -> NoteSignature:
     name, _, encoded = line.removeprefix(_DASH).partition(" ")
     if not line.startswith(_DASH) or not _is_name(name):
-        raise Wrong(place, f"should be `{_DASH}name base64`, and is {shown(line)}")
+        raise InvalidDocument(place, f"should be `{_DASH}name base64`, and is {shown(line)}")
     signature = decode_base64(encoded, place)
     if len(signature) <= _KEY_ID_BYTES:
-        raise Wrong(place, "is too short for a key's id and a signature")
+        raise InvalidDocument(place, "is too short for a key's id and a signature")
     return NoteSignature(name, signature[:_KEY_ID_BYTES], signature[_KEY_ID_BYTES:])
 
 

@@ -21,7 +21,7 @@ from everhook.receipts.log.checkpoint import Checkpoint, origin_of, sign_checkpo
 from everhook.receipts.log.merkle import BLOCK, EMPTY_ROOT, Block, Frontier, MissingHashes
 from everhook.receipts.receipt import receipt_leaf
 from everhook.receipts.store import LEAVES, StoredHashes, newest_seal, places_taken
-from everhook.receipts.strict_json import Wrong
+from everhook.receipts.strict_json import InvalidDocument
 from everhook.storage.event_outbox import record_event
 from everhook.storage.keyring import KeyRing
 from everhook.storage.statements import lock, table_of
@@ -32,7 +32,7 @@ BATCH = 2_000
 
 
 @dataclass(frozen=True)
-class Sealed:
+class SealedBatch:
     """What one transaction did. `more`: others may be waiting behind this batch."""
 
     receipts: int
@@ -52,7 +52,7 @@ async def tenants_with_unsealed(connection: AsyncConnection) -> list[str]:
 
 async def seal_batch(
     session: AsyncSession, tenant_gid: str, keyring: KeyRing, moment: datetime, *, at_most: int
-) -> Sealed:
+) -> SealedBatch:
     """Take the oldest receipts without a place, whatever their age: one that was committed late comes late.
 
     Raises Wrong, with the place of the damage, where what is stored does not lead to the last checkpoint: a log that
@@ -62,16 +62,16 @@ async def seal_batch(
     await lock(connection, "receipts", tenant_gid)
     issuer = await load_issuer(connection, keyring)
     if issuer is None:
-        raise Wrong("receipt_key", "has no key, and there are receipts")
+        raise InvalidDocument("receipt_key", "has no key, and there are receipts")
     frontier = await _checked_frontier(session, tenant_gid, issuer)
     start = frontier.size
     leaves = await _number(session, tenant_gid, start, at_most)
     if not leaves:
-        return Sealed(0, start, more=False)
+        return SealedBatch(0, start, more=False)
     blocks = frontier.extend(leaves)
     await _keep_hashes(session, tenant_gid, start, leaves, blocks)
     _sign(session, tenant_gid, issuer, frontier, moment)
-    return Sealed(len(leaves), frontier.size, more=len(leaves) == at_most)
+    return SealedBatch(len(leaves), frontier.size, more=len(leaves) == at_most)
 
 
 async def _checked_frontier(session: AsyncSession, tenant_gid: str, issuer: Issuer) -> Frontier:
@@ -84,9 +84,9 @@ async def _checked_frontier(session: AsyncSession, tenant_gid: str, issuer: Issu
     try:
         frontier = await Frontier.load(StoredHashes(session, tenant_gid), size)
     except MissingHashes as error:
-        raise Wrong("receipt_hash", f"is short of what a log of {size} has: {error}") from error
+        raise InvalidDocument("receipt_hash", f"is short of what a log of {size} has: {error}") from error
     if frontier.root() != root:
-        raise Wrong("receipt_hash", f"does not lead to the root of checkpoint {size}")
+        raise InvalidDocument("receipt_hash", f"does not lead to the root of checkpoint {size}")
     return frontier
 
 
@@ -94,11 +94,15 @@ async def _check_ends(session: AsyncSession, tenant_gid: str, size: int) -> None
     """Receipts and hashes go no further than the last checkpoint, and receipts no less far. Raises Wrong."""
     places = await places_taken(session, tenant_gid)
     if places < size:
-        raise Wrong(f"receipt {places}", f"is missing, and all behind it: the last checkpoint counts {size}")
+        raise InvalidDocument(f"receipt {places}", f"is missing, and all behind it: the last checkpoint counts {size}")
     if places > size:
-        raise Wrong(f"checkpoint {places}", f"is missing: {places} receipts have places, the last checkpoint is {size}")
+        raise InvalidDocument(
+            f"checkpoint {places}", f"is missing: {places} receipts have places, the last checkpoint is {size}"
+        )
     if (stray := await _hash_beyond(session, tenant_gid, size)) is not None:
-        raise Wrong("receipt_hash", f"has level {stray.level}, index {stray.index}, behind the last checkpoint, {size}")
+        raise InvalidDocument(
+            "receipt_hash", f"has level {stray.level}, index {stray.index}, behind the last checkpoint, {size}"
+        )
 
 
 async def _hash_beyond(session: AsyncSession, tenant_gid: str, size: int) -> ReceiptHash | None:
@@ -120,7 +124,7 @@ def check_seal(seal: ReceiptSeal, issuer: Issuer) -> None:
     found = verify_checkpoint(seal.note, KeySet.from_jwks(jwks(issuer.keys)), place).checkpoint
     stated = (found.origin, found.size, found.root)
     if stated != (origin_of(issuer.name, seal.tenant_gid), seal.size, seal.root):
-        raise Wrong(place, f"is a row of another log, size or root than its note, which is of {found.origin}")
+        raise InvalidDocument(place, f"is a row of another log, size or root than its note, which is of {found.origin}")
 
 
 async def _number(session: AsyncSession, tenant_gid: str, start: int, at_most: int) -> list[bytes]:
@@ -147,7 +151,7 @@ def _leaf(row: Any) -> bytes:
     try:
         return receipt_leaf(row.jws)
     except UnicodeEncodeError as error:
-        raise Wrong(f"receipt {row.gid}", "is no JWS, which is ASCII") from error
+        raise InvalidDocument(f"receipt {row.gid}", "is no JWS, which is ASCII") from error
 
 
 async def _keep_hashes(

@@ -12,7 +12,7 @@ from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, Describe
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from everhook.contracts import DeliveryOrder
+from everhook.contracts import DeliveryInput
 from everhook.delivery.dispatcher import Dispatcher
 from everhook.delivery.inputs import NewDelivery
 from everhook.storage.engine import Database
@@ -31,7 +31,7 @@ INVALID = refusal(RPCStatusCode.INVALID_ARGUMENT)
 class Start:
     """A start that Temporal accepted, with its options."""
 
-    order: DeliveryOrder
+    input: DeliveryInput
     options: dict[str, Any]
 
 
@@ -67,15 +67,15 @@ class FakeTemporal:
         return cast(Client, self)
 
     @property
-    def orders(self) -> list[DeliveryOrder]:
-        return [start.order for start in self.starts]
+    def inputs(self) -> list[DeliveryInput]:
+        return [start.input for start in self.starts]
 
     @property
     def started(self) -> list[str]:
-        return [order.delivery_gid for order in self.orders]
+        return [input.delivery_gid for input in self.inputs]
 
-    async def start_workflow(self, workflow: str, order: DeliveryOrder, **options: Any) -> None:
-        self.tried.append(order.delivery_gid)
+    async def start_workflow(self, workflow: str, input: DeliveryInput, **options: Any) -> None:
+        self.tried.append(input.delivery_gid)
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
@@ -83,9 +83,9 @@ class FakeTemporal:
             await asyncio.sleep(0)
         finally:
             self.under_way -= 1
-        if (error := self.error or self.refused.get(order.delivery_gid)) is not None:
+        if (error := self.error or self.refused.get(input.delivery_gid)) is not None:
             raise error
-        self.starts.append(Start(order, options))
+        self.starts.append(Start(input, options))
 
     async def count_workflows(self, query: str) -> SimpleNamespace:
         assert "dead_lettered" in query

@@ -13,10 +13,10 @@ from structlog.testing import capture_logs
 from everhook.circuit import states_store as endpoint_states
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import (
-    AttemptOrder,
+    AttemptInput,
     AttemptRecord,
     DeadLetterReason,
-    DeliveryOrder,
+    DeliveryInput,
     DeliveryStatus,
     PreviousAttempt,
     Verdict,
@@ -27,9 +27,9 @@ from everhook.delivery.classify import classify
 from everhook.delivery.dispatcher import Dispatcher, LaneLimits
 from everhook.delivery.history import History, HistoryLimits
 from everhook.delivery.inputs import NewDelivery
-from everhook.delivery.inputs_store import OrderDefaults, load_order
+from everhook.delivery.inputs_store import InputDefaults, load_input
 from everhook.delivery.recorder_store import Recorder, Transcript
-from everhook.delivery.snapshot_store import Basis
+from everhook.delivery.snapshot_store import DeliverySnapshot
 from everhook.endpoints import store as endpoints
 from everhook.storage.engine import Database
 from everhook.storage.tables import Delivery, Endpoint, now
@@ -50,10 +50,10 @@ class Kept(History):
     """Keeps the orders of what this process delivered."""
 
     def __init__(self) -> None:
-        self.orders: list[DeliveryOrder] = []
+        self.inputs: list[DeliveryInput] = []
 
-    def add(self, order: DeliveryOrder) -> None:
-        self.orders.append(order)
+    def add(self, input: DeliveryInput) -> None:
+        self.inputs.append(input)
 
 
 @pytest.fixture
@@ -90,12 +90,12 @@ async def accept(desk: Desk, count: int = 1, content: Any = None) -> list[NewDel
 
 
 def gids(deliveries: list[NewDelivery]) -> list[str]:
-    return [new.order.delivery_gid for new in deliveries]
+    return [new.input.delivery_gid for new in deliveries]
 
 
 async def row_of(desk: Desk, new: NewDelivery) -> Delivery:
     async with desk.store.database.reading() as session:
-        return await session.get_one(Delivery, new.order.delivery_gid)
+        return await session.get_one(Delivery, new.input.delivery_gid)
 
 
 async def until_idle(dispatcher: Dispatcher) -> None:
@@ -110,7 +110,7 @@ def arrived(desk: Desk) -> list[str]:
 
 
 def messages(deliveries: list[NewDelivery]) -> list[str]:
-    return [new.order.message_gid for new in deliveries]
+    return [new.input.message_gid for new in deliveries]
 
 
 # The first attempt, and then the workflow
@@ -124,12 +124,12 @@ async def test_a_delivery_to_a_healthy_endpoint_is_made_at_once_and_its_workflow
     dispatcher.dispatch([new])
     await until_idle(dispatcher)
     attempt = await desk.attempt(await row_of(desk, new))
-    (order,) = kept.orders
-    assert order.is_delivered and order.previous is not None
-    assert (order.delivery_gid, order.attempt, order.previous.next_attempt_at) == (new.order.delivery_gid, 1, None)
-    outcome = order.previous.outcome
+    (input,) = kept.inputs
+    assert input.is_delivered and input.previous is not None
+    assert (input.delivery_gid, input.attempt, input.previous.next_attempt_at) == (new.input.delivery_gid, 1, None)
+    outcome = input.previous.outcome
     assert (outcome.attempt_gid, outcome.status_code, outcome.duration_ms) == (attempt.gid, 200, attempt.duration_ms)
-    assert (arrived(desk), temporal.tried) == ([new.order.message_gid], [])
+    assert (arrived(desk), temporal.tried) == ([new.input.message_gid], [])
     assert (await row_of(desk, new)).status is DeliveryStatus.DELIVERED
 
 
@@ -147,7 +147,7 @@ async def test_a_settled_workflow_is_started_with_the_attempt_that_delivered(
         assert sorted(temporal.started) == sorted(gids(deliveries))
 
     await assert_eventually(all_started)
-    assert all(order.is_delivered for order in temporal.orders)
+    assert all(input.is_delivered for input in temporal.inputs)
     await dispatcher.close()
     await history.close()
 
@@ -196,12 +196,12 @@ async def test_a_first_attempt_that_does_not_deliver_starts_a_workflow_that_goes
     dispatcher.dispatch([new])
     await until_idle(dispatcher)
     attempt = await desk.attempt(await row_of(desk, new))
-    (order,) = temporal.orders
-    assert order.attempt == 1 and order.previous is not None
-    assert (order.previous.outcome.verdict, order.previous.outcome.attempt_gid) == (verdict, attempt.gid)
-    assert order.previous.next_attempt_at == attempt.next_attempt_at
+    (input,) = temporal.inputs
+    assert input.attempt == 1 and input.previous is not None
+    assert (input.previous.outcome.verdict, input.previous.outcome.attempt_gid) == (verdict, attempt.gid)
+    assert input.previous.next_attempt_at == attempt.next_attempt_at
     assert (attempt.next_attempt_at is not None) == (verdict is Verdict.RETRY)
-    assert kept.orders == []
+    assert kept.inputs == []
 
 
 async def test_a_message_that_cannot_be_sent_starts_a_workflow_that_tries_again(
@@ -212,9 +212,9 @@ async def test_a_message_that_cannot_be_sent_starts_a_workflow_that_tries_again(
     dispatcher.dispatch(deliveries)
     await until_idle(dispatcher)
     assert sorted(temporal.started) == sorted(gids(deliveries))
-    for order in temporal.orders:
-        assert order.previous is not None and order.previous.next_attempt_at is not None
-        assert order.previous.outcome.reason is DeadLetterReason.UNSENDABLE
+    for input in temporal.inputs:
+        assert input.previous is not None and input.previous.next_attempt_at is not None
+        assert input.previous.outcome.reason is DeadLetterReason.UNSENDABLE
 
 
 # Where the workflow makes the first attempt
@@ -225,7 +225,7 @@ async def assert_left_to_workflows(dispatcher: Dispatcher, desk: Desk, temporal:
     dispatcher.dispatch(deliveries)
     await until_idle(dispatcher)
     assert sorted(temporal.started) == sorted(gids(deliveries))
-    assert all(order.previous is None for order in temporal.orders)
+    assert all(input.previous is None for input in temporal.inputs)
     assert desk.receiver.count == 0
 
 
@@ -261,7 +261,7 @@ async def test_the_probe_of_a_half_open_circuit_is_left_to_its_workflow(
     (probe,) = await accept(desk, 3)
     dispatcher.dispatch([probe])
     await until_idle(dispatcher)
-    assert (temporal.started, desk.receiver.count) == ([probe.order.delivery_gid], 0)
+    assert (temporal.started, desk.receiver.count) == ([probe.input.delivery_gid], 0)
 
 
 async def test_an_endpoint_with_a_rate_limit_does_not_take_the_lane(
@@ -286,8 +286,8 @@ async def test_a_limit_that_is_set_while_deliveries_wait_in_the_lane_counts_for_
             await endpoints.change(session, end, {"rate_limit": 5.0})
         await until_idle(dispatcher)
     assert desk.receiver.count == 2
-    assert {order.rate_limit for order in temporal.orders} == {5.0}
-    assert len(temporal.orders) == 6
+    assert {input.rate_limit for input in temporal.inputs} == {5.0}
+    assert len(temporal.inputs) == 6
 
 
 async def test_a_process_without_a_lane_sends_nothing(desk: Desk, temporal: FakeTemporal, kept: Kept) -> None:
@@ -308,7 +308,7 @@ async def test_a_burst_to_one_fast_endpoint_goes_through_the_lane(
     await until_idle(dispatcher)
     assert sorted(arrived(desk)) == sorted(messages(deliveries))
     assert desk.receiver.peak_in_flight <= LaneLimits().in_flight
-    assert (len(kept.orders), temporal.tried) == (200, [])
+    assert (len(kept.inputs), temporal.tried) == (200, [])
 
 
 async def test_an_endpoint_with_many_that_wait_does_not_hold_up_another(
@@ -372,7 +372,7 @@ async def test_what_waits_for_an_endpoint_that_stalls_is_handed_over(
 
         await assert_eventually(handed_over)
         assert sorted(arrived(desk)) == sorted(messages(deliveries[:2]))
-        assert all(order.previous is None for order in temporal.orders)
+        assert all(input.previous is None for input in temporal.inputs)
         await until_idle(dispatcher)
         large = await accept(desk, content="x" * 3 * deliveries[0].size)
         dispatcher.dispatch(large)  # there is room for their payloads again
@@ -450,7 +450,7 @@ async def test_nothing_is_sent_to_an_endpoint_that_was_deleted_meanwhile(
         await endpoints.remove(session, await session.get_one(Endpoint, endpoint.gid))
     dispatcher.dispatch([new])
     await until_idle(dispatcher)
-    assert (desk.receiver.count, temporal.started) == (0, [new.order.delivery_gid])
+    assert (desk.receiver.count, temporal.started) == (0, [new.input.delivery_gid])
 
 
 async def test_an_endpoint_that_fails_while_many_wait_is_spared_the_rest(
@@ -464,7 +464,7 @@ async def test_an_endpoint_that_fails_while_many_wait_is_spared_the_rest(
         await until_idle(dispatcher)
     assert arrived(desk) == messages(deliveries[:3])
     assert sorted(temporal.started) == sorted(gids(deliveries))
-    made = {order.delivery_gid for order in temporal.orders if order.previous is not None}
+    made = {input.delivery_gid for input in temporal.inputs if input.previous is not None}
     assert made == set(gids(deliveries[:3]))
 
 
@@ -473,16 +473,16 @@ async def test_an_endpoint_that_fails_while_many_wait_is_spared_the_rest(
 
 async def released(desk: Desk, delivery: Delivery) -> NewDelivery:
     async with desk.store.database.read_connection() as connection:
-        order = await load_order(connection, OrderDefaults(), delivery.gid)
-    assert order is not None
-    return NewDelivery(order)
+        input = await load_input(connection, InputDefaults(), delivery.gid)
+    assert input is not None
+    return NewDelivery(input)
 
 
 async def test_a_released_delivery_is_read_and_made(desk: Desk, dispatcher: Dispatcher, kept: Kept) -> None:
     delivery = await desk.delivery()
     dispatcher.dispatch([await released(desk, delivery)])
     await until_idle(dispatcher)
-    assert [order.delivery_gid for order in kept.orders] == [delivery.gid]
+    assert [input.delivery_gid for input in kept.inputs] == [delivery.gid]
 
 
 @pytest.mark.parametrize(
@@ -521,7 +521,7 @@ async def test_a_database_that_is_away_before_the_request_leaves_the_attempt_to_
     desk: Desk, temporal: FakeTemporal, kept: Kept
 ) -> None:
     class Away(type(desk.sender)):  # type: ignore[misc]
-        async def first_attempt(self, order: AttemptOrder, basis: Basis) -> PreviousAttempt | None:
+        async def first_attempt(self, input: AttemptInput, snapshot: DeliverySnapshot) -> PreviousAttempt | None:
             raise OperationalError("SELECT", {}, Exception("the database is away"))
 
     assert await left_to_the_workflow(desk, temporal, kept, Away) == []
@@ -531,7 +531,7 @@ async def test_an_unexpected_fault_is_logged_and_leaves_the_attempt_to_the_workf
     desk: Desk, temporal: FakeTemporal, kept: Kept
 ) -> None:
     class Broken(type(desk.sender)):  # type: ignore[misc]
-        async def first_attempt(self, order: AttemptOrder, basis: Basis) -> PreviousAttempt | None:
+        async def first_attempt(self, input: AttemptInput, snapshot: DeliverySnapshot) -> PreviousAttempt | None:
             raise ZeroDivisionError
 
     (line,) = await left_to_the_workflow(desk, temporal, kept, Broken)
@@ -547,8 +547,8 @@ async def left_to_the_workflow(desk: Desk, temporal: FakeTemporal, kept: Kept, b
         with capture_logs() as logs:
             dispatcher.dispatch([new])
             await until_idle(dispatcher)
-    assert temporal.started == [new.order.delivery_gid]
-    assert temporal.orders[0].previous is None
+    assert temporal.started == [new.input.delivery_gid]
+    assert temporal.inputs[0].previous is None
     return logs
 
 
@@ -570,10 +570,10 @@ async def test_an_attempt_that_could_not_be_recorded_is_left_to_the_workflow_to_
     async with running(refusing.dispatcher(temporal), kept) as dispatcher:
         dispatcher.dispatch([new])
         await until_idle(dispatcher)
-    (order,) = temporal.orders
-    assert order.previous is not None and order.previous.outcome.unrecorded is not None
-    assert order.previous.outcome.unrecorded.status_code == status
-    assert kept.orders == []
+    (input,) = temporal.inputs
+    assert input.previous is not None and input.previous.outcome.unrecorded is not None
+    assert input.previous.outcome.unrecorded.status_code == status
+    assert kept.inputs == []
 
 
 # The end of a process

@@ -6,7 +6,7 @@ import pytest
 
 from everhook.contracts import FailureCode
 from everhook.delivery import fitness
-from everhook.delivery.classify import Judgement, classify
+from everhook.delivery.classify import Classification, classify
 from everhook.delivery.fitness import UNFIT_FAILURES, EndpointFitness
 
 SLOW = timedelta(milliseconds=500)
@@ -48,7 +48,7 @@ def test_an_endpoint_that_is_quick_again_comes_back(known: EndpointFitness) -> N
 
 @pytest.mark.parametrize("failure", [FAILED, TIMED_OUT])
 def test_an_endpoint_leaves_the_lane_after_failures_in_a_row_and_comes_back_with_its_first_response(
-    known: EndpointFitness, failure: Judgement
+    known: EndpointFitness, failure: Classification
 ) -> None:
     for _ in range(UNFIT_FAILURES - 1):
         known.note("ep_1", QUICK, failure)

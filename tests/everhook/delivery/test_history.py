@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.service import RPCError
 
-from everhook.contracts import AttemptOutcome, DeliveryOrder, PreviousAttempt, Verdict
+from everhook.contracts import AttemptOutcome, DeliveryInput, PreviousAttempt, Verdict
 from everhook.delivery import history as module
 from everhook.delivery.history import History, HistoryLimits
 from everhook.ids import Kind, new_gid
@@ -41,11 +41,11 @@ def make(database: Database, temporal: FakeTemporal) -> Callable[..., History]:
     return made
 
 
-async def settled(database: Database, count: int) -> list[DeliveryOrder]:
+async def settled(database: Database, count: int) -> list[DeliveryInput]:
     """Orders of deliveries that were delivered before they had a workflow, and are noted as such."""
     outcome = AttemptOutcome(Verdict.DELIVERED, status_code=200, attempt_gid="att_1", duration_ms=5)
-    orders = [
-        DeliveryOrder(
+    inputs = [
+        DeliveryInput(
             new_gid(Kind.DELIVERY),
             "msg_1",
             "ep_1",
@@ -56,8 +56,8 @@ async def settled(database: Database, count: int) -> list[DeliveryOrder]:
         )
         for _ in range(count)
     ]
-    await keep(database, *(PendingHistory(delivery_gid=order.delivery_gid, settled_at=now()) for order in orders))
-    return orders
+    await keep(database, *(PendingHistory(delivery_gid=input.delivery_gid, settled_at=now()) for input in inputs))
+    return inputs
 
 
 async def pending(database: Database) -> list[str]:
@@ -68,13 +68,13 @@ async def pending(database: Database) -> list[str]:
         return list(found.scalars())
 
 
-def gids(orders: list[DeliveryOrder]) -> list[str]:
-    return [order.delivery_gid for order in orders]
+def gids(inputs: list[DeliveryInput]) -> list[str]:
+    return [input.delivery_gid for input in inputs]
 
 
-async def until_started(temporal: FakeTemporal, orders: list[DeliveryOrder]) -> None:
+async def until_started(temporal: FakeTemporal, inputs: list[DeliveryInput]) -> None:
     def all_started() -> None:
-        assert sorted(temporal.started) == sorted(gids(orders))
+        assert sorted(temporal.started) == sorted(gids(inputs))
 
     await assert_eventually(all_started)
 
@@ -82,14 +82,14 @@ async def until_started(temporal: FakeTemporal, orders: list[DeliveryOrder]) -> 
 async def test_delivered_deliveries_get_their_workflow_and_are_then_forgotten(
     database: Database, temporal: FakeTemporal, make: Callable[..., History]
 ) -> None:
-    orders = await settled(database, 5)
+    inputs = await settled(database, 5)
     history = make()
-    for order in orders[:4]:
-        history.add(order)
-    await until_started(temporal, orders[:4])
+    for input in inputs[:4]:
+        history.add(input)
+    await until_started(temporal, inputs[:4])
 
     async def forgotten() -> None:
-        assert await pending(database) == [orders[4].delivery_gid]
+        assert await pending(database) == [inputs[4].delivery_gid]
 
     await assert_eventually(forgotten)
     assert all(start.options["id_reuse_policy"] is WorkflowIDReusePolicy.REJECT_DUPLICATE for start in temporal.starts)
@@ -100,11 +100,11 @@ async def test_delivered_deliveries_get_their_workflow_and_are_then_forgotten(
 async def test_no_more_starts_are_in_flight_than_may_be(
     database: Database, temporal: FakeTemporal, make: Callable[..., History]
 ) -> None:
-    orders = await settled(database, 10)
+    inputs = await settled(database, 10)
     history = make(HistoryLimits(concurrency=2, per_second=1_000_000))
-    for order in orders:
-        history.add(order)
-    await until_started(temporal, orders)
+    for input in inputs:
+        history.add(input)
+    await until_started(temporal, inputs)
     assert temporal.most_under_way == 2
     await history.close()
 
@@ -112,12 +112,12 @@ async def test_no_more_starts_are_in_flight_than_may_be(
 async def test_no_more_are_started_in_a_second_than_may_be(
     database: Database, temporal: FakeTemporal, make: Callable[..., History]
 ) -> None:
-    orders = await settled(database, 11)
+    inputs = await settled(database, 11)
     history = make(HistoryLimits(concurrency=8, per_second=50))
     began = time.monotonic()
-    for order in orders:
-        history.add(order)
-    await until_started(temporal, orders)
+    for input in inputs:
+        history.add(input)
+    await until_started(temporal, inputs)
     assert time.monotonic() - began >= 10 / 50
     await history.close()
 
@@ -137,10 +137,10 @@ async def test_history_waits_for_the_process_to_have_nothing_else_to_do(
         looks += 1
         return busy
 
-    orders = await settled(database, 3)
+    inputs = await settled(database, 3)
     history = make(is_busy=is_busy)
-    for order in orders:
-        history.add(order)
+    for input in inputs:
+        history.add(input)
 
     def has_looked_often() -> None:
         assert looks > 10
@@ -148,7 +148,7 @@ async def test_history_waits_for_the_process_to_have_nothing_else_to_do(
     await assert_eventually(has_looked_often)
     assert temporal.tried == []
     busy = False
-    await until_started(temporal, orders)
+    await until_started(temporal, inputs)
     await history.close()
 
 
@@ -156,11 +156,11 @@ async def test_history_goes_on_although_the_process_is_always_busy(
     database: Database, temporal: FakeTemporal, make: Callable[..., History], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "GIVE_WAY_S", 0.05)
-    orders = await settled(database, 6)
+    inputs = await settled(database, 6)
     history = make(is_busy=lambda: True)
-    for order in orders:
-        history.add(order)
-    await until_started(temporal, orders)
+    for input in inputs:
+        history.add(input)
+    await until_started(temporal, inputs)
     await history.close()
 
 
@@ -170,8 +170,8 @@ async def test_what_lags_for_too_long_is_skipped_and_counted(
     before = skipped()
     monkeypatch.setattr(module, "MAX_LAG", timedelta())
     history = make()
-    for order in await settled(database, 3):
-        history.add(order)
+    for input in await settled(database, 3):
+        history.add(input)
 
     async def given_up() -> None:
         assert (skipped() - before, await pending(database)) == (3, [])
@@ -188,13 +188,13 @@ def skipped() -> float:
 async def test_what_finds_no_room_in_memory_is_left_to_the_reconciler(
     database: Database, temporal: FakeTemporal, make: Callable[..., History]
 ) -> None:
-    orders = await settled(database, 5)
+    inputs = await settled(database, 5)
     history = make(HistoryLimits(concurrency=1, per_second=1_000_000, waiting=3))
-    for order in orders:
-        history.add(order)
-    await until_started(temporal, orders[:3])
+    for input in inputs:
+        history.add(input)
+    await until_started(temporal, inputs[:3])
     await history.close()
-    assert await pending(database) == gids(orders[3:])
+    assert await pending(database) == gids(inputs[3:])
 
 
 # Temporal away
@@ -204,47 +204,47 @@ async def test_what_finds_no_room_in_memory_is_left_to_the_reconciler(
 async def test_history_goes_on_when_temporal_is_back(
     database: Database, temporal: FakeTemporal, make: Callable[..., History], error: RPCError
 ) -> None:
-    orders = await settled(database, 6)
+    inputs = await settled(database, 6)
     temporal.error = error
     history = make()
-    for order in orders:
-        history.add(order)
+    for input in inputs:
+        history.add(input)
 
     def tried() -> None:
         assert len(temporal.tried) > 8
 
     await assert_eventually(tried)
-    assert await pending(database) == gids(orders)
+    assert await pending(database) == gids(inputs)
     temporal.error = None
-    await until_started(temporal, orders)
+    await until_started(temporal, inputs)
     await history.close()
 
 
 async def test_one_that_is_refused_is_logged_and_the_others_are_started(
     database: Database, temporal: FakeTemporal, make: Callable[..., History]
 ) -> None:
-    orders = await settled(database, 3)
-    temporal.refused = {orders[0].delivery_gid: INVALID}
+    inputs = await settled(database, 3)
+    temporal.refused = {inputs[0].delivery_gid: INVALID}
     history = make(HistoryLimits(concurrency=1, per_second=1_000_000))
     with capture_logs() as logs:
-        for order in orders:
-            history.add(order)
-        await until_started(temporal, orders[1:])
+        for input in inputs:
+            history.add(input)
+        await until_started(temporal, inputs[1:])
     await history.close()
-    assert [(line["log_level"], line["delivery_gid"]) for line in logs] == [("error", orders[0].delivery_gid)]
-    assert temporal.tried.count(orders[0].delivery_gid) == 1
-    assert await pending(database) == [orders[0].delivery_gid]
+    assert [(line["log_level"], line["delivery_gid"]) for line in logs] == [("error", inputs[0].delivery_gid)]
+    assert temporal.tried.count(inputs[0].delivery_gid) == 1
+    assert await pending(database) == [inputs[0].delivery_gid]
 
 
 async def test_starts_under_way_are_finished_and_the_others_left_when_the_process_ends(
     database: Database, temporal: FakeTemporal, make: Callable[..., History], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "CONFIRM_INTERVAL_S", 600.0)
-    orders = await settled(database, 4)
+    inputs = await settled(database, 4)
     temporal.gate.clear()
     history = make(HistoryLimits(concurrency=2, per_second=1_000_000))
-    for order in orders:
-        history.add(order)
+    for input in inputs:
+        history.add(input)
 
     def two_under_way() -> None:
         assert temporal.under_way == 2
@@ -254,19 +254,19 @@ async def test_starts_under_way_are_finished_and_the_others_left_when_the_proces
     await asyncio.sleep(0)
     temporal.gate.set()
     await closing
-    assert temporal.started == gids(orders[:2])
-    assert await pending(database) == gids(orders[2:])
-    history.add(orders[2])
-    assert temporal.tried == gids(orders[:2])
+    assert temporal.started == gids(inputs[:2])
+    assert await pending(database) == gids(inputs[2:])
+    history.add(inputs[2])
+    assert temporal.tried == gids(inputs[:2])
 
 
 async def test_a_write_under_way_is_finished_when_the_process_ends(
     database: Database, held_database: HeldDatabase, temporal: FakeTemporal, make: Callable[..., History]
 ) -> None:
     """One that is cancelled while it connects may leak its connection, and the next one waits for that in vain."""
-    orders = await settled(database, 1)
+    inputs = await settled(database, 1)
     history = make(database=held_database)
-    history.add(orders[0])
+    history.add(inputs[0])
 
     def writing() -> None:
         assert held_database.waiting == 1
@@ -283,13 +283,13 @@ async def test_a_write_under_way_is_finished_when_the_process_ends(
 async def test_a_process_can_end_while_temporal_and_the_database_are_away(
     database: Database, lost_database: Database, temporal: FakeTemporal, make: Callable[..., History]
 ) -> None:
-    orders = await settled(database, 3)
+    inputs = await settled(database, 3)
     history = make(database=lost_database)
-    history.add(orders[0])
-    await until_started(temporal, orders[:1])
+    history.add(inputs[0])
+    await until_started(temporal, inputs[:1])
     temporal.error = AWAY
-    for order in orders[1:]:
-        history.add(order)
+    for input in inputs[1:]:
+        history.add(input)
     async with asyncio.timeout(5):
         await history.close()
-    assert await pending(database) == gids(orders)
+    assert await pending(database) == gids(inputs)

@@ -6,7 +6,7 @@ import pytest
 
 from everhook.circuit.reporter import OutcomeReporter, merge
 from everhook.contracts import FailureCode, OutcomeReport
-from everhook.delivery.classify import Judgement, classify
+from everhook.delivery.classify import Classification, classify
 from tests.activities.desk import FakeEntities
 from tests.support.waiting import assert_eventually
 
@@ -26,8 +26,8 @@ def reporter(entities: FakeEntities) -> OutcomeReporter:
 
 
 async def test_healthy_traffic_tells_nothing(entities: FakeEntities, reporter: OutcomeReporter) -> None:
-    for judgement in [DELIVERED, REJECTED, BLOCKED] * 20:
-        reporter.note("ep_1", "acme", judgement, in_streak=False)
+    for classification in [DELIVERED, REJECTED, BLOCKED] * 20:
+        reporter.note("ep_1", "acme", classification, in_streak=False)
     await reporter.close()
     assert entities.tries == 0
 
@@ -44,9 +44,9 @@ async def test_failures_at_the_same_time_are_told_in_one_report(
 
 @pytest.mark.parametrize("judgement", [DELIVERED, REJECTED], ids=["delivered", "rejected"])
 async def test_an_answer_that_ends_a_streak_of_the_circuit_is_told(
-    entities: FakeEntities, reporter: OutcomeReporter, judgement: Judgement
+    entities: FakeEntities, reporter: OutcomeReporter, classification: Classification
 ) -> None:
-    reporter.note("ep_1", "acme", judgement, in_streak=True)
+    reporter.note("ep_1", "acme", classification, in_streak=True)
     await reporter.close()
     assert entities.reports == [("ep_1", OutcomeReport(succeeded=True))]
 
@@ -54,8 +54,8 @@ async def test_an_answer_that_ends_a_streak_of_the_circuit_is_told(
 async def test_a_success_behind_a_failure_that_this_process_saw_is_told_once(
     entities: FakeEntities, reporter: OutcomeReporter
 ) -> None:
-    for judgement in (FAILED, DELIVERED, DELIVERED, DELIVERED):
-        reporter.note("ep_1", "acme", judgement, in_streak=False)
+    for classification in (FAILED, DELIVERED, DELIVERED, DELIVERED):
+        reporter.note("ep_1", "acme", classification, in_streak=False)
     await reporter.close()
     reporter.note("ep_1", "acme", DELIVERED, in_streak=False)
     await reporter.close()
@@ -63,17 +63,17 @@ async def test_a_success_behind_a_failure_that_this_process_saw_is_told_once(
 
 
 async def test_failures_behind_a_success_are_told_with_it(entities: FakeEntities, reporter: OutcomeReporter) -> None:
-    for judgement in (FAILED, FAILED, DELIVERED, FAILED, FAILED, FAILED):
-        reporter.note("ep_1", "acme", judgement, in_streak=False)
+    for classification in (FAILED, FAILED, DELIVERED, FAILED, FAILED, FAILED):
+        reporter.note("ep_1", "acme", classification, in_streak=False)
     await reporter.close()
     assert entities.reports == [("ep_1", OutcomeReport(succeeded=True, failures=3))]
 
 
 @pytest.mark.parametrize("judgement", [BLOCKED, UNSENDABLE], ids=["blocked", "unsendable"])
 async def test_our_own_policy_and_our_own_faults_say_nothing_of_the_endpoint(
-    entities: FakeEntities, reporter: OutcomeReporter, judgement: Judgement
+    entities: FakeEntities, reporter: OutcomeReporter, classification: Classification
 ) -> None:
-    reporter.note("ep_1", "acme", judgement, in_streak=True)
+    reporter.note("ep_1", "acme", classification, in_streak=True)
     await reporter.close()
     assert entities.tries == 0
 

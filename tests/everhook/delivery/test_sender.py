@@ -30,12 +30,12 @@ from everhook.delivery import sender as module
 from everhook.delivery.pacing import MISSES, Pacer
 from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.delivery.send_times_store import SendTime, SendTimes
-from everhook.delivery.snapshot_store import Basis
-from everhook.egress import EgressClient, Exchange, OurFault, TlsExtras
+from everhook.delivery.snapshot_store import DeliverySnapshot
+from everhook.egress import EgressClient, Exchange, LocalError, TlsExtras
 from everhook.endpoints import store as endpoints
 from everhook.receipts.keys import KeySet, jwks
 from everhook.receipts.receipt import verify_receipt
-from everhook.signing.secrets_store import sealed
+from everhook.signing.secrets_store import encrypted_secret
 from everhook.storage.engine import Database
 from everhook.storage.keyring import KeyRing, new_master_key
 from everhook.storage.tables import Delivery, Endpoint, EndpointMinute, EndpointSecret, PendingHistory, Receipt
@@ -49,9 +49,9 @@ SECRET = "s3cr3t-that-must-not-leak"
 
 async def first_attempt(desk: Desk, delivery: Delivery, **changes: Any) -> PreviousAttempt:
     """The first attempt as the process makes it that accepted the delivery."""
-    basis = await desk.sender.load_basis(delivery.gid)
-    assert basis is not None
-    made = await desk.sender.first_attempt(order_for(delivery, **changes), basis)
+    snapshot = await desk.sender.load_snapshot(delivery.gid)
+    assert snapshot is not None
+    made = await desk.sender.first_attempt(order_for(delivery, **changes), snapshot)
     assert made is not None
     return made
 
@@ -108,7 +108,7 @@ async def with_a_lost_master_key(desk: Desk, _: pytest.MonkeyPatch) -> tuple[Des
 async def with_a_secret_that_is_none(desk: Desk, _: pytest.MonkeyPatch) -> tuple[Desk, Endpoint]:
     endpoint = await desk.endpoint()
     async with desk.store.database.writing() as session:
-        session.add(sealed(KEYRING, endpoint.gid, SECRET))
+        session.add(encrypted_secret(KEYRING, endpoint.gid, SECRET))
     return desk, endpoint
 
 
@@ -139,7 +139,7 @@ FAULTS: dict[str, Faulty] = {
     "a header that is not the endpoint's to set": with_headers(**{"content-length": "1"}),
     "headers that are none": with_fields(headers=[SECRET]),
     "a scheme that there is not": with_fields(signatures=[SECRET]),
-    "no socket to be had": with_egress(OurFault("no socket to be had (EMFILE)")),
+    "no socket to be had": with_egress(LocalError("no socket to be had (EMFILE)")),
     "an unexpected error": with_egress(KeyError(SECRET)),
 }
 
@@ -217,10 +217,10 @@ async def test_a_secret_that_can_be_decrypted_again_is_used_after_a_while(
     endpoint = await desk.endpoint()
     async with desk.store.database.writing() as session:
         secret = (await session.execute(select(EndpointSecret))).scalar_one()
-        box, secret.secret = secret.secret, "v1.00000000.AAAA"
+        ciphertext, secret.secret = secret.secret, "v1.00000000.AAAA"
     assert (await desk.send(await desk.delivery(endpoint))).reason is DeadLetterReason.UNSENDABLE
     async with desk.store.database.writing() as session:
-        (await session.execute(select(EndpointSecret))).scalar_one().secret = box
+        (await session.execute(select(EndpointSecret))).scalar_one().secret = ciphertext
     assert (await desk.send(await desk.delivery(endpoint))).verdict is Verdict.DELIVERED
 
 
@@ -229,12 +229,12 @@ async def test_a_database_that_is_away_before_the_request_is_no_attempt(
     desk: Desk, lost_database: Database, path: str
 ) -> None:
     delivery = await desk.delivery()
-    basis = await desk.sender.load_basis(delivery.gid)
-    assert basis is not None
+    snapshot = await desk.sender.load_snapshot(delivery.gid)
+    assert snapshot is not None
     lost = desk.with_(store=Store(lost_database))
     with pytest.raises(OperationalError):
         if path == "before its workflow":
-            await lost.sender.first_attempt(order_for(delivery), basis)
+            await lost.sender.first_attempt(order_for(delivery), snapshot)
         else:
             await lost.send(delivery)
     assert desk.receiver.count == 0
@@ -280,11 +280,11 @@ async def test_a_first_attempt_to_an_endpoint_that_was_deleted_meanwhile_is_not_
     """Its secrets are gone: the request would not be signed."""
     endpoint = await desk.endpoint()
     delivery = await desk.delivery(endpoint)
-    basis = await desk.sender.load_basis(delivery.gid)
-    assert basis is not None
+    snapshot = await desk.sender.load_snapshot(delivery.gid)
+    assert snapshot is not None
     async with desk.store.database.writing() as session:
         await endpoints.remove(session, await session.get_one(Endpoint, endpoint.gid))
-    assert await desk.sender.first_attempt(order_for(delivery), basis) is None
+    assert await desk.sender.first_attempt(order_for(delivery), snapshot) is None
     assert desk.receiver.count == 0
     assert await desk.store.attempts(delivery) == []
 
@@ -294,15 +294,15 @@ async def test_an_endpoint_that_is_deleted_as_an_attempt_begins_gets_no_unsigned
 ) -> None:
     endpoint = await desk.endpoint()
     delivery = await desk.delivery(endpoint)
-    load = desk.sender._bases.load
+    load = desk.sender._snapshots.load
 
-    async def load_before_it_is_deleted(delivery_gid: str) -> Basis | None:
-        basis = await load(delivery_gid)
+    async def load_before_it_is_deleted(delivery_gid: str) -> DeliverySnapshot | None:
+        snapshot = await load(delivery_gid)
         async with desk.store.database.writing() as session:
             await endpoints.remove(session, await session.get_one(Endpoint, endpoint.gid))
-        return basis
+        return snapshot
 
-    monkeypatch.setattr(desk.sender._bases, "load", load_before_it_is_deleted)
+    monkeypatch.setattr(desk.sender._snapshots, "load", load_before_it_is_deleted)
     assert await desk.send(delivery) == AttemptOutcome(Verdict.REJECTED, DeadLetterReason.ENDPOINT_DELETED)
     assert desk.receiver.count == 0
 

@@ -15,9 +15,9 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.circuit.states_store import EndpointStates
 from everhook.circuit.store import EndpointState
-from everhook.contracts import AttemptOutcome, DeliveryOrder, DeliveryStatus, PreviousAttempt, TaskQueue, Verdict
+from everhook.contracts import AttemptOutcome, DeliveryInput, DeliveryStatus, PreviousAttempt, TaskQueue, Verdict
 from everhook.delivery import starter as module
-from everhook.delivery.inputs_store import OrderDefaults, load_order
+from everhook.delivery.inputs_store import InputDefaults, load_input
 from everhook.delivery.recorder_store import Recorder
 from everhook.delivery.starter import Starter, StarterLimits
 from everhook.delivery.store import accept_again
@@ -47,31 +47,31 @@ async def starter(desk: Desk, temporal: FakeTemporal) -> AsyncIterator[Starter]:
     await starter.close()
 
 
-async def order_of(store: Store, delivery: Delivery) -> DeliveryOrder:
+async def order_of(store: Store, delivery: Delivery) -> DeliveryInput:
     async with store.database.read_connection() as connection:
-        order = await load_order(connection, OrderDefaults(), delivery.gid)
-    assert order is not None
-    return order
+        input = await load_input(connection, InputDefaults(), delivery.gid)
+    assert input is not None
+    return input
 
 
-async def orders(store: Store, count: int, endpoint: Endpoint | None = None) -> list[DeliveryOrder]:
+async def inputs(store: Store, count: int, endpoint: Endpoint | None = None) -> list[DeliveryInput]:
     rows = await store.deliveries(count, endpoint, due_at=now() + HOUR)
     return [await order_of(store, row) for row in rows]
 
 
-def delivered(order: DeliveryOrder) -> DeliveryOrder:
+def delivered(input: DeliveryInput) -> DeliveryInput:
     outcome = AttemptOutcome(Verdict.DELIVERED, status_code=202, attempt_gid="att_1", duration_ms=17)
-    return replace(order, previous=PreviousAttempt(outcome))
+    return replace(input, previous=PreviousAttempt(outcome))
 
 
-async def read(store: Store, order: DeliveryOrder) -> Delivery:
+async def read(store: Store, input: DeliveryInput) -> Delivery:
     async with store.database.reading() as session:
-        return await session.get_one(Delivery, order.delivery_gid)
+        return await session.get_one(Delivery, input.delivery_gid)
 
 
-async def until_started(temporal: FakeTemporal, *wanted: DeliveryOrder) -> None:
+async def until_started(temporal: FakeTemporal, *wanted: DeliveryInput) -> None:
     def all_started() -> None:
-        assert set(temporal.started) >= {order.delivery_gid for order in wanted}
+        assert set(temporal.started) >= {input.delivery_gid for input in wanted}
 
     await assert_eventually(all_started)
 
@@ -82,12 +82,12 @@ async def until_started(temporal: FakeTemporal, *wanted: DeliveryOrder) -> None:
 async def test_a_first_start_never_runs_a_workflow_another_time(
     store: Store, starter: Starter, temporal: FakeTemporal
 ) -> None:
-    (order,) = await orders(store, 1)
-    starter.start_soon(order)
-    await until_started(temporal, order)
+    (input,) = await inputs(store, 1)
+    starter.start_soon(input)
+    await until_started(temporal, input)
     (start,) = temporal.starts
-    assert start.order == order
-    assert start.options["id"] == delivery_workflow_id(order.delivery_gid)
+    assert start.input == input
+    assert start.options["id"] == delivery_workflow_id(input.delivery_gid)
     assert start.options["task_queue"] is TaskQueue.DELIVERIES
     assert start.options["id_reuse_policy"] is WorkflowIDReusePolicy.REJECT_DUPLICATE
     assert start.options["id_conflict_policy"] is WorkflowIDConflictPolicy.USE_EXISTING
@@ -97,7 +97,7 @@ async def test_a_first_start_never_runs_a_workflow_another_time(
 async def test_a_workflow_that_has_ended_is_not_run_again_by_a_late_first_start(
     store: Store, desk: Desk, database: Database
 ) -> None:
-    first, late = await orders(store, 2)
+    first, late = await inputs(store, 2)
     async with time_skipping_server() as env:
         handle = env.client.get_workflow_handle(delivery_workflow_id(first.delivery_gid))
         runs: list[str] = []
@@ -122,13 +122,13 @@ async def until_idle(starter: Starter) -> None:
 
 
 async def test_a_start_is_confirmed_in_the_database(store: Store, starter: Starter, temporal: FakeTemporal) -> None:
-    started = await orders(store, 3)
-    for order in started:
-        starter.start_soon(order)
+    started = await inputs(store, 3)
+    for input in started:
+        starter.start_soon(input)
 
     async def confirmed() -> None:
-        for order in started:
-            row = await read(store, order)
+        for input in started:
+            row = await read(store, input)
             assert row.status is DeliveryStatus.SENDING and row.dispatched_at is not None
 
     await assert_eventually(confirmed)
@@ -137,21 +137,21 @@ async def test_a_start_is_confirmed_in_the_database(store: Store, starter: Start
 async def test_a_start_of_a_workflow_that_has_run_is_confirmed_as_well(
     store: Store, starter: Starter, temporal: FakeTemporal
 ) -> None:
-    (order,) = await orders(store, 1)
-    temporal.error = WorkflowAlreadyStartedError(order.delivery_gid, "Delivery")
-    starter.start_soon(order)
+    (input,) = await inputs(store, 1)
+    temporal.error = WorkflowAlreadyStartedError(input.delivery_gid, "Delivery")
+    starter.start_soon(input)
     await until_idle(starter)
     await starter.close()
-    assert (await read(store, order)).dispatched_at is not None
+    assert (await read(store, input)).dispatched_at is not None
 
 
 async def test_a_database_that_is_away_keeps_no_start_from_being_made(
     store: Store, desk: Desk, temporal: FakeTemporal, lost_database: Database
 ) -> None:
-    (order,) = await orders(store, 1)
+    (input,) = await inputs(store, 1)
     starter = Starter(temporal.client, lost_database, desk.recorder, desk.states)
-    starter.start_soon(order)
-    await until_started(temporal, order)
+    starter.start_soon(input)
+    await until_started(temporal, input)
     await starter.close()
 
 
@@ -159,10 +159,10 @@ async def test_one_endpoint_gets_its_share_of_the_starts_in_flight(
     store: Store, desk: Desk, temporal: FakeTemporal
 ) -> None:
     starter = desk.starter(temporal, StarterLimits(concurrency=32))
-    many, (one,) = await orders(store, 20), await orders(store, 1)
+    many, (one,) = await inputs(store, 20), await inputs(store, 1)
     temporal.gate.clear()
-    for order in [*many, one]:
-        starter.start_soon(order)
+    for input in [*many, one]:
+        starter.start_soon(input)
 
     def under_way() -> None:
         assert temporal.under_way == 3
@@ -177,13 +177,13 @@ async def test_one_endpoint_gets_its_share_of_the_starts_in_flight(
 
 async def test_what_finds_no_room_is_left_to_the_reconciler(store: Store, desk: Desk, temporal: FakeTemporal) -> None:
     starter = desk.starter(temporal, StarterLimits(concurrency=1, waiting=1))
-    given = await orders(store, 4)
-    for order in given:
-        starter.start_soon(order)
+    given = await inputs(store, 4)
+    for input in given:
+        starter.start_soon(input)
     await until_idle(starter)
     await starter.close()
-    assert temporal.started == [order.delivery_gid for order in given[:2]]
-    rows = [await read(store, order) for order in given]
+    assert temporal.started == [input.delivery_gid for input in given[:2]]
+    rows = [await read(store, input) for input in given]
     assert [row.dispatched_at is None for row in rows] == [False, False, True, True]
 
 
@@ -207,15 +207,15 @@ class Trouble:
 async def test_starts_wait_while_temporal_is_away_and_go_on_when_it_is_back(
     store: Store, starter: Starter, temporal: FakeTemporal, error: Exception
 ) -> None:
-    given = await orders(store, 5)
+    given = await inputs(store, 5)
     trouble = Trouble(temporal, error)
     with capture_logs() as logs:
-        for order in given:
-            starter.start_soon(order)
+        for input in given:
+            starter.start_soon(input)
         await assert_eventually(lambda: assert_tries(temporal, 8))
         trouble.ends()
         await until_started(temporal, *given)
-    assert sorted(temporal.started) == sorted(order.delivery_gid for order in given)
+    assert sorted(temporal.started) == sorted(input.delivery_gid for input in given)
     assert {line["log_level"] for line in logs} == {"warning"}
 
 
@@ -230,9 +230,9 @@ async def test_starts_wait_while_the_database_is_away(store: Store, desk: Desk, 
             return await super().get(endpoint_gid, fresh=fresh)
 
     starter = Starter(temporal.client, store.database, desk.recorder, Away(store.database))
-    (order,) = await orders(store, 1)
-    starter.start_soon(order)
-    await until_started(temporal, order)
+    (input,) = await inputs(store, 1)
+    starter.start_soon(input)
+    await until_started(temporal, input)
     await starter.close()
 
 
@@ -246,38 +246,38 @@ async def test_a_process_can_end_while_temporal_is_away(
     monkeypatch.setattr(module, "AWAY_PAUSE_S", 0.5)
     starter = desk.starter(temporal)
     temporal.error = AWAY
-    (order,) = await orders(store, 1)
-    starter.start_soon(order)
+    (input,) = await inputs(store, 1)
+    starter.start_soon(input)
     await assert_eventually(lambda: assert_tries(temporal, 1))
     async with asyncio.timeout(5):
         await starter.close()
-    assert (await read(store, order)).dispatched_at is None
+    assert (await read(store, input)).dispatched_at is None
 
 
 async def test_a_start_that_is_refused_is_logged_and_hurts_no_neighbour(
     store: Store, starter: Starter, temporal: FakeTemporal
 ) -> None:
     endpoint = await store.subscribed()
-    given = await orders(store, 6, endpoint)
+    given = await inputs(store, 6, endpoint)
     temporal.refused = {given[0].delivery_gid: INVALID, given[3].delivery_gid: INVALID}
     with capture_logs() as logs:
-        for order in given:
-            starter.start_soon(order)
+        for input in given:
+            starter.start_soon(input)
         await until_idle(starter)
     await starter.close()
     refused = [given[0], given[3]]
-    assert [line["delivery_gid"] for line in logs] == [order.delivery_gid for order in refused]
+    assert [line["delivery_gid"] for line in logs] == [input.delivery_gid for input in refused]
     assert {line["log_level"] for line in logs} == {"error"}
     assert len(temporal.tried) == 6
-    for order in given:
-        assert ((await read(store, order)).dispatched_at is None) == (order in refused)
+    for input in given:
+        assert ((await read(store, input)).dispatched_at is None) == (input in refused)
 
 
 async def test_starts_under_way_are_finished_and_others_left_when_the_process_ends(
     store: Store, desk: Desk, temporal: FakeTemporal
 ) -> None:
     starter = desk.starter(temporal, StarterLimits(concurrency=1))
-    first, second = await orders(store, 2)
+    first, second = await inputs(store, 2)
     temporal.gate.clear()
     starter.start_soon(first)
     starter.start_soon(second)
@@ -294,9 +294,9 @@ async def test_starts_under_way_are_finished_and_others_left_when_the_process_en
 async def test_a_write_under_way_is_finished_when_the_process_ends(
     store: Store, desk: Desk, temporal: FakeTemporal, held_database: HeldDatabase
 ) -> None:
-    (order,) = await orders(store, 1)
+    (input,) = await inputs(store, 1)
     starter = Starter(temporal.client, held_database, desk.recorder, desk.states)
-    starter.start_soon(order)
+    starter.start_soon(input)
 
     def writing() -> None:
         assert held_database.waiting == 1
@@ -308,7 +308,7 @@ async def test_a_write_under_way_is_finished_when_the_process_ends(
     held_database.gate.set()
     await closing
     assert held_database.cancelled == 0
-    assert (await read(store, order)).dispatched_at is not None
+    assert (await read(store, input)).dispatched_at is not None
 
 
 # What the Temporal UI shows
@@ -317,14 +317,14 @@ async def test_a_write_under_way_is_finished_when_the_process_ends(
 async def test_a_settled_workflow_says_so_and_has_the_lowest_priority(
     store: Store, starter: Starter, temporal: FakeTemporal
 ) -> None:
-    (order,) = await orders(store, 1)
-    starter.start_soon(delivered(order))
-    await until_started(temporal, order)
+    (input,) = await inputs(store, 1)
+    starter.start_soon(delivered(input))
+    await until_started(temporal, input)
     (start,) = temporal.starts
     assert start.options["priority"].priority_key == 5
-    assert start.options["priority"].fairness_key == order.endpoint_gid
+    assert start.options["priority"].fairness_key == input.endpoint_gid
     attributes = {pair.key.name: pair.value for pair in start.options["search_attributes"]}
-    assert (attributes["DeliveryStatus"], attributes["Endpoint"]) == ("delivered", order.endpoint_gid)
+    assert (attributes["DeliveryStatus"], attributes["Endpoint"]) == ("delivered", input.endpoint_gid)
     details = start.options["static_details"]
     assert all(part in details for part in ("att_1", "**delivered**", "HTTP 202", "17 ms"))
 
@@ -332,9 +332,9 @@ async def test_a_settled_workflow_says_so_and_has_the_lowest_priority(
 async def test_one_that_has_work_to_do_has_the_usual_priority(
     store: Store, starter: Starter, temporal: FakeTemporal
 ) -> None:
-    (order,) = await orders(store, 1)
-    starter.start_soon(order)
-    await until_started(temporal, order)
+    (input,) = await inputs(store, 1)
+    starter.start_soon(input)
+    await until_started(temporal, input)
     (start,) = temporal.starts
     assert (start.options["priority"].priority_key, start.options["static_details"]) == (None, None)
 
@@ -349,12 +349,12 @@ async def test_a_delivery_whose_endpoint_cannot_receive_by_then_is_parked_withou
     store: Store, starter: Starter, temporal: FakeTemporal, circuit: dict[str, Any]
 ) -> None:
     endpoint = await store.subscribed(policy={"maxWindowSeconds": 7_200})
-    (order,) = await orders(store, 1, endpoint)
+    (input,) = await inputs(store, 1, endpoint)
     await store.circuit(endpoint, **circuit)
     before = now()
-    starter.start_soon(order)
+    starter.start_soon(input)
     await until_idle(starter)
-    row = await read(store, order)
+    row = await read(store, input)
     assert (row.status, row.dispatched_at, temporal.tried) == (DeliveryStatus.PARKED, None, [])
     assert row.due_at is not None and before + 2 * HOUR <= row.due_at <= now() + 2 * HOUR
 
@@ -363,43 +363,43 @@ async def test_the_probe_of_a_half_open_circuit_is_started(
     store: Store, starter: Starter, temporal: FakeTemporal
 ) -> None:
     endpoint = await store.subscribed()
-    (order,) = await orders(store, 1, endpoint)
+    (input,) = await inputs(store, 1, endpoint)
     await store.circuit(endpoint, state=CircuitState.HALF_OPEN)
-    starter.start_soon(order)
-    await until_started(temporal, order)
+    starter.start_soon(input)
+    await until_started(temporal, input)
 
 
 async def test_a_delivery_whose_first_attempt_was_made_is_started_whatever_the_circuit(
     store: Store, starter: Starter, temporal: FakeTemporal
 ) -> None:
     endpoint = await store.subscribed()
-    (order,) = await orders(store, 1, endpoint)
+    (input,) = await inputs(store, 1, endpoint)
     await store.circuit(endpoint, state=CircuitState.OPEN)
     failed = PreviousAttempt(AttemptOutcome(Verdict.RETRY, status_code=503), now() + HOUR)
-    starter.start_soon(replace(order, previous=failed))
-    await until_started(temporal, order)
-    assert temporal.orders[0].previous == failed
+    starter.start_soon(replace(input, previous=failed))
+    await until_started(temporal, input)
+    assert temporal.inputs[0].previous == failed
 
 
 async def test_a_delivery_to_an_endpoint_that_is_gone_is_started_so_that_it_finds_out(
     store: Store, starter: Starter, temporal: FakeTemporal
 ) -> None:
-    (order,) = await orders(store, 1)
-    starter.start_soon(replace(order, endpoint_gid="ep_none"))
-    await until_started(temporal, order)
+    (input,) = await inputs(store, 1)
+    starter.start_soon(replace(input, endpoint_gid="ep_none"))
+    await until_started(temporal, input)
 
 
 async def test_a_circuit_that_closed_before_it_was_known_here_leaves_nothing_parked(
     store: Store, desk: Desk, starter: Starter, temporal: FakeTemporal
 ) -> None:
     endpoint = await store.subscribed()
-    (order,) = await orders(store, 1, endpoint)
+    (input,) = await inputs(store, 1, endpoint)
     await store.circuit(endpoint, state=CircuitState.OPEN)
     await desk.states.get(endpoint.gid)
     await store.circuit(endpoint, state=CircuitState.CLOSED)
-    starter.start_soon(order)
-    await until_started(temporal, order)
-    row = await read(store, order)
+    starter.start_soon(input)
+    await until_started(temporal, input)
+    row = await read(store, input)
     assert row.status in (DeliveryStatus.ACCEPTED, DeliveryStatus.SENDING) and row.parked_at is None
 
 
@@ -429,13 +429,13 @@ async def test_a_delivery_that_is_parked_as_the_circuit_closes_goes_on_exactly_o
                 taken.extend(await accept_again(connection, [delivery_gid], now(), HOUR))
 
     endpoint = await store.subscribed()
-    (order,) = await orders(store, 1, endpoint)
+    (input,) = await inputs(store, 1, endpoint)
     await store.circuit(endpoint, state=CircuitState.OPEN)
     recorder = Closing(store, endpoint, release)
     starter = Starter(temporal.client, store.database, recorder, EndpointStates(store.database))
-    starter.start_soon(order)
+    starter.start_soon(input)
     await until_idle(starter)
-    row = await read(store, order)
+    row = await read(store, input)
     await starter.close()
     assert row.status is not DeliveryStatus.PARKED
-    assert [*taken, *temporal.started] == [order.delivery_gid]
+    assert [*taken, *temporal.started] == [input.delivery_gid]

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from sqlmodel import SQLModel, col
 
 from everhook.contracts import AttemptRecord, DeliveryStatus, Verdict
-from everhook.delivery.inputs_store import OrderDefaults
+from everhook.delivery.inputs_store import InputDefaults
 from everhook.endpoints import store as endpoints
 from everhook.endpoints import subscriptions_store as subscriptions
 from everhook.ids import Kind, new_gid
@@ -88,7 +88,7 @@ class Store:
     keyring: KeyRing = KEYRING
 
     def acceptor(self, **defaults: Any) -> Acceptor:
-        return Acceptor(self.database, OrderDefaults(**defaults))
+        return Acceptor(self.database, InputDefaults(**defaults))
 
     async def channel(self, name: str = CHANNEL, policy: dict[str, Any] | None = None) -> str:
         async with self.database.writing() as session:

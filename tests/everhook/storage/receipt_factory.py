@@ -10,12 +10,12 @@ from sqlmodel import col
 from everhook.contracts import Verdict
 from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.ids import Kind, new_gid
-from everhook.receipts.bundle import Consistency, Verification, build, verify
-from everhook.receipts.issuer import Issuer, Subject, issue, url_digest
+from everhook.receipts.bundle import BundleVerification, Consistency, build, verify
+from everhook.receipts.issuer import Issuer, ReceiptContext, issue, url_digest
 from everhook.receipts.keys import KeySet, jwks
 from everhook.receipts.keys_store import IssuerCache
 from everhook.receipts.log.merkle import consistency_proof, inclusion_proof
-from everhook.receipts.log.sealing_store import Sealed, seal_batch
+from everhook.receipts.log.sealing_store import SealedBatch, seal_batch
 from everhook.receipts.store import StoredHashes, newest_seal
 from everhook.storage.engine import Database
 from everhook.storage.keyring import KeyRing
@@ -57,11 +57,11 @@ class Log:
                 "signatures_sha256": SIGNATURES,
             }
             record = attempt_record(delivery, **(fields | changes))
-            attempts.append((record, issue(record, Subject(self.tenant_gid, delivery.message_gid, URL), issuer)))
+            attempts.append((record, issue(record, ReceiptContext(self.tenant_gid, delivery.message_gid, URL), issuer)))
         await asyncio.gather(*(recorder.attempt(record, Transcript(receipt=receipt)) for record, receipt in attempts))
         return [receipt.gid for _, receipt in attempts]
 
-    async def seal(self, at_most: int = 1_000) -> Sealed:
+    async def seal(self, at_most: int = 1_000) -> SealedBatch:
         async with self.database.writing() as session:
             return await seal_batch(session, self.tenant_gid, self.keyring, now(), at_most=at_most)
 
@@ -111,7 +111,9 @@ class Log:
             proof = await inclusion_proof(store, seq, seal.size)
         return build(row.jws, seq, proof, seal.note, jwks((await self.issuer()).keys), growth)
 
-    async def verified(self, seq: int, held: ReceiptSeal | None = None, keys: KeySet | None = None) -> Verification:
+    async def verified(
+        self, seq: int, held: ReceiptSeal | None = None, keys: KeySet | None = None
+    ) -> BundleVerification:
         """What the check says of a receipt's bundle, to one who holds a checkpoint."""
         bundle = await self.bundle(seq, held.size if held is not None else None)
         return verify(bundle, since=held.note if held is not None else None, keys=keys)

@@ -10,7 +10,7 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import col
 
-from everhook.contracts import DeliveryOrder, DeliveryStatus
+from everhook.contracts import DeliveryInput, DeliveryStatus
 from everhook.delivery.policy import resolve
 from everhook.endpoints import store as endpoints
 from everhook.endpoints import subscriptions_store as subscriptions
@@ -74,7 +74,7 @@ async def test_the_orders_are_those_to_start_with_what_their_endpoints_ask_for(s
         await store.subscription(end)
     published = publication()
     answer = accepted(await store.acceptor().accept(published))
-    orders = {new.order.endpoint_gid: new.order for new in answer.new}
+    inputs = {new.input.endpoint_gid: new.input for new in answer.new}
     gids = {delivery.endpoint_gid: delivery.delivery_gid for delivery in answer.deliveries}
     common: dict[str, Any] = {
         "message_gid": published.message_gid,
@@ -85,15 +85,15 @@ async def test_the_orders_are_those_to_start_with_what_their_endpoints_ask_for(s
         "attempt": 1,
         "dead_letter": None,
     }
-    assert orders == {
-        limited.gid: DeliveryOrder(
+    assert inputs == {
+        limited.gid: DeliveryInput(
             delivery_gid=gids[limited.gid],
             endpoint_gid=limited.gid,
             policy=resolve({"preset": "brisk", "timeoutSeconds": 7}),
             rate_limit=2.0,
             **common,
         ),
-        plain.gid: DeliveryOrder(
+        plain.gid: DeliveryInput(
             delivery_gid=gids[plain.gid],
             endpoint_gid=plain.gid,
             policy=resolve({"preset": "brisk", "timeoutSeconds": 3}),
@@ -253,8 +253,8 @@ async def test_many_keys_through_two_processes_at_once_do_not_block_each_other(
     keys = [f"key-{n:03}" for n in range(100)]
 
     async def publish_all(number: int) -> list[Acceptance]:
-        order = keys if number % 2 else list(reversed(keys))
-        return list(await acceptors[number % 2].accept_all([publication(key=key) for key in order]))
+        input = keys if number % 2 else list(reversed(keys))
+        return list(await acceptors[number % 2].accept_all([publication(key=key) for key in input]))
 
     answers = [accepted(a) for batch in await asyncio.gather(*map(publish_all, range(8))) for a in batch]
     assert sum(not answer.duplicate for answer in answers) == len(keys)
@@ -424,7 +424,7 @@ async def test_policies_and_limits_changed_in_another_process_are_in_the_next_or
         assert channel is not None
         await channels.set_policy(session, channel, {"preset": "patient"})
     (new,) = accepted(await acceptor.accept(publication())).new
-    assert (new.order.policy, new.order.rate_limit) == (resolve({"preset": "patient"}, {"timeoutSeconds": 2}), 3.0)
+    assert (new.input.policy, new.input.rate_limit) == (resolve({"preset": "patient"}, {"timeoutSeconds": 2}), 3.0)
 
 
 async def test_a_change_that_was_rolled_back_is_not_seen(store: Store, other_database: Database) -> None:

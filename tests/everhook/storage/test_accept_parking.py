@@ -12,7 +12,7 @@ from everhook.circuit.machine import Circuit, CircuitState, Hold
 from everhook.circuit.store import EndpointState, endpoint_states
 from everhook.contracts import DeliveryStatus
 from everhook.delivery import store as deliveries
-from everhook.delivery.snapshot_store import Bases
+from everhook.delivery.snapshot_store import SnapshotLoader
 from everhook.delivery.store import Parked
 from everhook.publishing.store import Accepted
 from everhook.storage.engine import Database
@@ -97,7 +97,7 @@ async def test_what_a_new_delivery_knows_is_what_the_database_would_say_of_it(st
     await store.circuit(end, failures=2)
     published = publication({"käse": 1}, traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01")
     (new,) = accepted(await store.acceptor().accept(published)).new
-    assert new.basis == await Bases(store.database).load(new.order.delivery_gid)
+    assert new.snapshot == await SnapshotLoader(store.database).load(new.order.delivery_gid)
     assert new.size == len(published.payload)
 
 
@@ -160,7 +160,7 @@ async def test_what_is_accepted_while_a_circuit_closes_waits_for_it_and_is_not_p
         await assert_eventually(lambda: assert_somebody_waits(database))
     acceptance = accepted(await accepting)
     assert (statuses(acceptance), len(acceptance.new)) == ([ACCEPTED], 1)
-    assert acceptance.new[0].basis is not None and acceptance.new[0].basis.state is CircuitState.CLOSED
+    assert acceptance.new[0].snapshot is not None and acceptance.new[0].snapshot.state is CircuitState.CLOSED
 
 
 @on_postgres
@@ -219,7 +219,7 @@ async def test_publishers_and_the_reconciler_lock_circuits_in_the_same_order(
 
     async def wake() -> None:
         async with other_database.write_connection() as connection:
-            await circuits.mark_woken(connection, ["ep_2", "ep_1"])
+            await circuits.touch(connection, ["ep_2", "ep_1"])
 
     async with database.write_connection() as connection:
         await endpoint_states(connection, ["ep_1"], lock_held=True)

@@ -11,18 +11,18 @@ from sqlmodel import col
 
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.circuit.store import claim_probe
-from everhook.contracts import AttemptRecord, DeadLetterReason, DeliveryStatus, FailureCode, OperatorNote, Verdict
+from everhook.contracts import AttemptRecord, DeadLetterReason, DeliveryStatus, FailureCode, OperatorAction, Verdict
 from everhook.delivery import history_store as history
 from everhook.delivery import recorder_store as attempts
 from everhook.delivery import store as deliveries
 from everhook.delivery.body_formats import BodyFormat
 from everhook.delivery.recorder_store import Recorder, Transcript
-from everhook.delivery.snapshot_store import Bases, Targets
+from everhook.delivery.snapshot_store import DestinationCache, SnapshotLoader
 from everhook.endpoints import store as endpoints
 from everhook.ids import Kind, new_gid
 from everhook.receipts.issuer import SignedReceipt
 from everhook.signing.schemes import SignatureScheme, secret_key
-from everhook.signing.secrets_store import sealed
+from everhook.signing.secrets_store import encrypted_secret
 from everhook.storage.engine import Database, is_unavailable
 from everhook.storage.keyring import KeyRing, new_master_key
 from everhook.storage.tables import (
@@ -38,7 +38,7 @@ from everhook.storage.tables import (
 from tests.everhook.storage.factories import KEYRING, URL, Store, attempt_record, moment
 
 LEASE = timedelta(seconds=45)
-NOTE = OperatorNote("ada", "fixed")
+NOTE = OperatorAction("ada", "fixed")
 
 
 @pytest.fixture
@@ -349,22 +349,22 @@ async def test_the_basis_holds_what_decides_about_an_attempt(store: Store) -> No
     end = await store.subscribed()
     await store.circuit(end, state=CircuitState.HALF_OPEN, hold=Hold.PAUSED, failures=7)
     delivery = await store.delivery(end)
-    basis = await Bases(store.database).load(delivery.gid)
-    assert basis is not None
-    assert (basis.status, basis.message_gid, basis.payload) == (
+    snapshot = await SnapshotLoader(store.database).load(delivery.gid)
+    assert snapshot is not None
+    assert (snapshot.status, snapshot.message_gid, snapshot.payload) == (
         DeliveryStatus.ACCEPTED,
         delivery.message_gid,
         b'{"a":1}',
     )
-    assert (basis.channel, basis.event_type, basis.published_at) == ("orders", "order.created", moment())
-    assert (basis.state, basis.hold, basis.failures) == (CircuitState.HALF_OPEN, Hold.PAUSED, 7)
-    assert (basis.endpoint_version, basis.endpoint_deleted, basis.last_verdict) == (1, False, None)
-    assert not basis.has_recorded(1, 1)
-    assert not basis.is_settled
+    assert (snapshot.channel, snapshot.event_type, snapshot.published_at) == ("orders", "order.created", moment())
+    assert (snapshot.state, snapshot.hold, snapshot.failures) == (CircuitState.HALF_OPEN, Hold.PAUSED, 7)
+    assert (snapshot.endpoint_version, snapshot.endpoint_deleted, snapshot.last_verdict) == (1, False, None)
+    assert not snapshot.has_recorded(1, 1)
+    assert not snapshot.is_terminal
 
 
 async def test_the_basis_of_no_delivery_is_none(database: Database) -> None:
-    assert await Bases(database).load("dlv_none") is None
+    assert await SnapshotLoader(database).load("dlv_none") is None
 
 
 async def test_the_basis_tells_of_a_recorded_attempt(store: Store, recorder: Recorder) -> None:
@@ -372,16 +372,16 @@ async def test_the_basis_tells_of_a_recorded_attempt(store: Store, recorder: Rec
     await recorder.attempt(attempt_record(delivery, 1, status_code=500, next_attempt_at=moment(9)), Transcript())
     record = attempt_record(delivery, 2, status_code=503, error="http_503", next_attempt_at=moment(31))
     await recorder.attempt(record, Transcript())
-    basis = await Bases(store.database).load(delivery.gid)
-    assert basis is not None
-    assert (basis.last_verdict, basis.last_status_code, basis.last_error, basis.next_attempt_at) == (
+    snapshot = await SnapshotLoader(store.database).load(delivery.gid)
+    assert snapshot is not None
+    assert (snapshot.last_verdict, snapshot.last_status_code, snapshot.last_error, snapshot.next_attempt_at) == (
         Verdict.RETRY,
         503,
         "http_503",
         moment(31),
     )
-    assert [basis.has_recorded(1, number) for number in (1, 2, 3)] == [True, True, False]
-    assert not basis.has_recorded(2, 1)
+    assert [snapshot.has_recorded(1, number) for number in (1, 2, 3)] == [True, True, False]
+    assert not snapshot.has_recorded(2, 1)
 
 
 async def test_after_a_replay_the_basis_tells_of_no_attempt(store: Store, recorder: Recorder) -> None:
@@ -390,10 +390,10 @@ async def test_after_a_replay_the_basis_tells_of_no_attempt(store: Store, record
     async with store.database.writing() as session:
         await deliveries.dead_letter(session, delivery.gid, 1, DeadLetterReason.REJECTED, moment(99))
         await deliveries.open_round(session, delivery.gid, 1, NOTE)
-    basis = await Bases(store.database).load(delivery.gid)
-    assert basis is not None
-    assert (basis.round, basis.attempts, basis.last_verdict) == (2, 0, None)
-    assert not basis.has_recorded(2, 1)
+    snapshot = await SnapshotLoader(store.database).load(delivery.gid)
+    assert snapshot is not None
+    assert (snapshot.round, snapshot.attempts, snapshot.last_verdict) == (2, 0, None)
+    assert not snapshot.has_recorded(2, 1)
 
 
 @pytest.mark.parametrize(
@@ -402,8 +402,8 @@ async def test_after_a_replay_the_basis_tells_of_no_attempt(store: Store, record
 )
 async def test_only_delivered_and_discarded_are_settled(store: Store, status: DeliveryStatus, settled: bool) -> None:
     delivery = await store.delivery(status=status)
-    basis = await Bases(store.database).load(delivery.gid)
-    assert basis is not None and basis.is_settled is settled
+    snapshot = await SnapshotLoader(store.database).load(delivery.gid)
+    assert snapshot is not None and snapshot.is_terminal is settled
 
 
 async def test_the_basis_tells_of_a_deleted_endpoint(store: Store) -> None:
@@ -411,16 +411,16 @@ async def test_the_basis_tells_of_a_deleted_endpoint(store: Store) -> None:
     delivery = await store.delivery(end)
     async with store.database.writing() as session:
         await endpoints.remove(session, end)
-    basis = await Bases(store.database).load(delivery.gid)
-    assert basis is not None and basis.endpoint_deleted
+    snapshot = await SnapshotLoader(store.database).load(delivery.gid)
+    assert snapshot is not None and snapshot.endpoint_deleted
 
 
 async def test_many_bases_asked_for_at_once_are_each_callers_own(store: Store) -> None:
     rows = await store.deliveries(120)
-    bases = Bases(store.database)
-    found = await asyncio.gather(*(bases.load(gid) for row in rows for gid in (row.gid, "dlv_none", row.gid)))
+    snapshots = SnapshotLoader(store.database)
+    found = await asyncio.gather(*(snapshots.load(gid) for row in rows for gid in (row.gid, "dlv_none", row.gid)))
     expected = [gid for row in rows for gid in (row.gid, None, row.gid)]
-    assert [basis and basis.gid for basis in found] == expected
+    assert [snapshot and snapshot.gid for snapshot in found] == expected
 
 
 # Targets
@@ -429,7 +429,7 @@ async def test_many_bases_asked_for_at_once_are_each_callers_own(store: Store) -
 async def test_a_target_is_an_endpoint_as_senders_need_it(store: Store) -> None:
     tenant = await store.tenant("acme")
     end = await store.endpoint(tenant, format=BodyFormat.RAW, headers={"x-a": "1"}, signatures=["standard", "npayload"])
-    target = await Targets(store.database, KEYRING).get(end.gid, 1)
+    target = await DestinationCache(store.database, KEYRING).get(end.gid, 1)
     assert (target.url, target.tenant, target.format) == (URL, "acme", BodyFormat.RAW)
     assert target.headers == (("x-a", "1"),)
     assert target.schemes == {SignatureScheme.STANDARD, SignatureScheme.NPAYLOAD}
@@ -438,12 +438,12 @@ async def test_a_target_is_an_endpoint_as_senders_need_it(store: Store) -> None:
 
 async def test_a_target_is_kept_until_its_version_grows(store: Store) -> None:
     end = await store.endpoint()
-    targets = Targets(store.database, KEYRING)
-    first = await targets.get(end.gid, 1)
+    destinations = DestinationCache(store.database, KEYRING)
+    first = await destinations.get(end.gid, 1)
     async with store.database.writing() as session:
         await endpoints.change(session, end, {"url": "https://example.com/new"})
-    assert await targets.get(end.gid, 1) is first
-    assert (await targets.get(end.gid, end.version)).url == "https://example.com/new"
+    assert await destinations.get(end.gid, 1) is first
+    assert (await destinations.get(end.gid, end.version)).url == "https://example.com/new"
     assert end.version == 2
 
 
@@ -454,9 +454,9 @@ async def test_live_secrets_sign_newest_first_and_expired_ones_do_not(store: Sto
     async with store.database.writing() as session:
         for secret, seconds in zip(secrets, (-1, 60, None), strict=True):
             expires_at = start + timedelta(seconds=seconds) if seconds is not None else None
-            session.add(sealed(KEYRING, end.gid, secret, expires_at=expires_at))
+            session.add(encrypted_secret(KEYRING, end.gid, secret, expires_at=expires_at))
             await session.flush()
-    target = await Targets(store.database, KEYRING).get(end.gid, 1)
+    target = await DestinationCache(store.database, KEYRING).get(end.gid, 1)
     keys = [secret_key(secret) for secret in secrets]
     assert target.live_keys(start)[:2] == [keys[2], keys[1]]
     assert keys[0] not in target.live_keys(start)
@@ -468,16 +468,16 @@ async def test_a_target_whose_secret_was_sealed_with_a_key_that_is_gone_says_so_
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     end = await store.endpoint()
-    box = await stored_secret(store)
-    targets = Targets(store.database, KeyRing([new_master_key()]))
-    faulty = await targets.get(end.gid, 1)
-    assert faulty.fault is not None and box.split(".")[1] in faulty.fault and box not in faulty.fault
+    ciphertext = await stored_secret(store)
+    destinations = DestinationCache(store.database, KeyRing([new_master_key()]))
+    faulty = await destinations.get(end.gid, 1)
+    assert faulty.fault is not None and ciphertext.split(".")[1] in faulty.fault and ciphertext not in faulty.fault
     assert (faulty.url, faulty.live_keys(moment())) == (URL, [])
-    assert await targets.get(end.gid, 1) is faulty
+    assert await destinations.get(end.gid, 1) is faulty
     monkeypatch.setattr(attempts, "FAULTY_S", 0.0)
-    again = Targets(store.database, KeyRing([new_master_key()]))
+    again = DestinationCache(store.database, KeyRing([new_master_key()]))
     assert await again.get(end.gid, 1) is not await again.get(end.gid, 1)
-    well = await Targets(store.database, KEYRING).get(end.gid, 1)
+    well = await DestinationCache(store.database, KEYRING).get(end.gid, 1)
     assert well.fault is None and well.live_keys(moment())
 
 
@@ -489,9 +489,9 @@ async def test_a_secret_moved_to_another_endpoints_row_does_not_sign(store: Stor
         await session.execute(
             update(EndpointSecret).where(col(EndpointSecret.endpoint_gid) == other.gid).values(secret=stolen)
         )
-    target = await Targets(store.database, KEYRING).get(other.gid, 1)
+    target = await DestinationCache(store.database, KEYRING).get(other.gid, 1)
     assert target.fault is not None and target.live_keys(moment()) == []
-    assert (await Targets(store.database, KEYRING).get(end.gid, 1)).fault is None
+    assert (await DestinationCache(store.database, KEYRING).get(end.gid, 1)).fault is None
 
 
 async def stored_secret(store: Store) -> str:

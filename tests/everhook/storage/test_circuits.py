@@ -144,7 +144,7 @@ async def test_a_circuit_that_should_have_moved_on_is_found(
     end = await store.endpoint(await store.tenant("acme"))
     await store.circuit(end, **({"state": CircuitState.OPEN, "until": moment(50), "updated_at": moment(50)} | changes))
     async with database.read_connection() as connection:
-        left = await circuits.left_behind(connection, moment(100), timedelta(seconds=10))
+        left = await circuits.stalled_circuits(connection, moment(100), timedelta(seconds=10))
     assert list(left) == ([(end.gid, "acme")] if found else [])
 
 
@@ -154,18 +154,18 @@ async def test_a_deleted_endpoint_is_not_looked_for(store: Store, database: Data
     async with database.writing() as session:
         await endpoints.remove(session, end)
     async with database.read_connection() as connection:
-        assert list(await circuits.left_behind(connection, moment(100), timedelta())) == []
+        assert list(await circuits.stalled_circuits(connection, moment(100), timedelta())) == []
 
 
 async def test_one_that_was_woken_is_left_alone_for_a_while(store: Store, database: Database) -> None:
     end = await store.endpoint()
     await store.circuit(end, state=CircuitState.OPEN, until=moment(), updated_at=moment())
     async with database.write_connection() as connection:
-        await circuits.mark_woken(connection, [end.gid])
+        await circuits.touch(connection, [end.gid])
     async with database.read_connection() as connection:
-        assert list(await circuits.left_behind(connection, now(), timedelta(minutes=1))) == []
+        assert list(await circuits.stalled_circuits(connection, now(), timedelta(minutes=1))) == []
         later = now() + timedelta(minutes=2)
-        assert [gid for gid, _ in await circuits.left_behind(connection, later, timedelta(minutes=1))] == [end.gid]
+        assert [gid for gid, _ in await circuits.stalled_circuits(connection, later, timedelta(minutes=1))] == [end.gid]
 
 
 # Parked although the circuit is closed

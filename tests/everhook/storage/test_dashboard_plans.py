@@ -20,7 +20,7 @@ from everhook.publishing import store as messages
 from everhook.publishing.store import MessageFilter
 from everhook.storage.engine import Database
 from everhook.storage.tables import DEFAULT_TENANT_GID, now
-from everhook.storage.tenant_scope import Reach
+from everhook.storage.tenant_scope import TenantScope
 from tests.everhook.storage.factories import Store
 
 LARGE = ("delivery", "message", "attempt", "endpoint_minute", "endpoint_minute_error", "operational_event")
@@ -164,7 +164,7 @@ async def plan_of(database: Database, question: Question, tenant_gid: str | None
     def note(connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:
         asked.append((statement, parameters))
 
-    async with Reach(database, tenant_gid).reading() as session:
+    async with TenantScope(database, tenant_gid).reading() as session:
         connection = await session.connection()
         if not database.is_sqlite:  # tables this small are read whole, unless told otherwise
             await connection.execute(text("SET enable_seqscan = off"))

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from everhook.circuit.machine import CircuitState, Hold
-from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorNote
+from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorAction
 from everhook.delivery import store as deliveries
 from everhook.delivery.store import Overdue, Parked
 from everhook.storage.engine import Database
 from everhook.storage.tables import Delivery, now
 from tests.everhook.storage.factories import Store, moment
 
-NOTE = OperatorNote("ada", "fixed the receiver")
+NOTE = OperatorAction("ada", "fixed the receiver")
 OPEN = [
     DeliveryStatus.ACCEPTED,
     DeliveryStatus.SENDING,

@@ -7,9 +7,9 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from everhook.contracts import DeliveryStatus
-from everhook.delivery.inputs_store import OrderDefaults, load_orders
+from everhook.delivery.inputs_store import InputDefaults, load_inputs
 from everhook.delivery.recorder_store import Recorder, Transcript
-from everhook.publishing.erasure_store import erase_payload, finish_erasures, forget_answers, is_erased, still_to_send
+from everhook.publishing.erasure_store import erase_payload, erase_responses, finish_erasures, is_erased, still_to_send
 from everhook.storage.bulk import Bulk
 from everhook.storage.tables import Delivery, Message, PayloadErasure, now
 from tests.everhook.storage import past
@@ -22,7 +22,7 @@ SETTLE = timedelta(minutes=2)
 async def erase(store: Store, message: Message) -> bool:
     async with store.database.writing() as session:
         found = await erase_payload(session, message.gid)
-    await forget_answers(Bulk(store.database, rows=2), [message.gid])
+    await erase_responses(Bulk(store.database, rows=2), [message.gid])
     return found
 
 
@@ -100,6 +100,6 @@ async def test_deliveries_of_a_message_that_wait_for_an_attempt_are_known(store:
     async with store.database.writing() as session:
         await session.execute(update(Delivery).where(col(Delivery.gid) == delivery.gid).values(status=status))
     async with store.database.read_connection() as connection:
-        orders = await load_orders(connection, OrderDefaults(), still_to_send(message.gid), limit=10)
+        inputs = await load_inputs(connection, InputDefaults(), still_to_send(message.gid), limit=10)
     waiting = {DeliveryStatus.SENDING, DeliveryStatus.RETRYING, DeliveryStatus.PARKED}
-    assert [order.delivery_gid for order in orders] == ([delivery.gid] if status in waiting else [])
+    assert [input.delivery_gid for input in inputs] == ([delivery.gid] if status in waiting else [])

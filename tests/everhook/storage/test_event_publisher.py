@@ -13,7 +13,7 @@ from everhook.circuit import store as circuits
 from everhook.circuit.machine import Circuit, CircuitState, Hold
 from everhook.contracts import DeadLetterReason
 from everhook.delivery import store as deliveries
-from everhook.delivery.inputs_store import OrderDefaults
+from everhook.delivery.inputs_store import InputDefaults
 from everhook.notifications.events import EVENTS_CHANNEL, EventKind
 from everhook.notifications.publisher_store import ONCE_WITHIN, EventPublisher, Published
 from everhook.observability.metrics import REGISTRY
@@ -37,7 +37,7 @@ OPEN = Circuit(state=CircuitState.OPEN, failures=5, openings=1)
 
 
 def publisher(database: Database) -> EventPublisher:
-    return EventPublisher(database, Acceptor(database, OrderDefaults()))
+    return EventPublisher(database, Acceptor(database, InputDefaults()))
 
 
 async def publish(store: Store) -> Published:
@@ -100,7 +100,7 @@ async def test_an_event_becomes_a_message_with_its_deliveries(store: Store) -> N
     published = await publish(store)
     (event,) = await store.events()
     (message,) = await messages(store)
-    assert (published.events, [new.order.endpoint_gid for new in published.new]) == (1, [end.gid])
+    assert (published.events, [new.input.endpoint_gid for new in published.new]) == (1, [end.gid])
     assert event.published_at is not None and event.message_gid == message.gid
     assert (message.event_type, message.tenant_gid, message.idempotency_key) == (event.kind, acme, event.gid)
     assert message.published_at == event.created_at
@@ -138,7 +138,7 @@ async def test_nothing_is_published_by_halves(store: Store, monkeypatch: pytest.
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        await EventPublisher(store.database, Dying(store.database, OrderDefaults())).publish_some()
+        await EventPublisher(store.database, Dying(store.database, InputDefaults())).publish_some()
     assert (await messages(store), (await store.events())[0].published_at) == ([], None)
     assert len((await publish(store)).new) == 1
 
@@ -196,7 +196,7 @@ async def test_the_dead_letter_of_an_event_is_not_told(store: Store) -> None:
         await deliveries.dead_letter(session, delivery.gid, 1, DeadLetterReason.EXHAUSTED, moment(99))
     (new,) = (await publish(store)).new
     async with store.database.writing() as session:
-        await deliveries.dead_letter(session, new.order.delivery_gid, 1, DeadLetterReason.EXHAUSTED, moment(99))
+        await deliveries.dead_letter(session, new.input.delivery_gid, 1, DeadLetterReason.EXHAUSTED, moment(99))
     assert len(await store.events()) == 1
     assert await publish(store) == Published()
 

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
-from everhook.storage.batching import Grouped
+from everhook.storage.batching import BatchExecutor
 from everhook.storage.engine import Database, is_unavailable
 from everhook.storage.statements import table_of
 from everhook.storage.tables import Tenant
@@ -45,8 +45,8 @@ def inserts() -> Inserts:
 
 
 @pytest.fixture
-def group(database: Database, inserts: Inserts) -> Grouped[str, str]:
-    return Grouped(database.write_connection, inserts)
+def group(database: Database, inserts: Inserts) -> BatchExecutor[str, str]:
+    return BatchExecutor(database.write_connection, inserts)
 
 
 async def names_in(database: Database) -> set[str]:
@@ -59,30 +59,30 @@ def names(count: int) -> list[str]:
 
 
 async def test_a_lone_caller_is_answered_after_its_commit(
-    database: Database, group: Grouped[str, str], inserts: Inserts
+    database: Database, group: BatchExecutor[str, str], inserts: Inserts
 ) -> None:
     assert await group.submit("one") == "ONE"
     assert await names_in(database) == {"one"}
     assert inserts.groups == [["one"]]
 
 
-async def test_everyone_gets_their_own_result(database: Database, group: Grouped[str, str]) -> None:
+async def test_everyone_gets_their_own_result(database: Database, group: BatchExecutor[str, str]) -> None:
     assert await asyncio.gather(*map(group.submit, names(50))) == [name.upper() for name in names(50)]
     assert await names_in(database) == set(names(50))
 
 
-async def test_a_thousand_at_once_take_two_transactions(group: Grouped[str, str], inserts: Inserts) -> None:
+async def test_a_thousand_at_once_take_two_transactions(group: BatchExecutor[str, str], inserts: Inserts) -> None:
     await asyncio.gather(*map(group.submit, names(1_000)))
     assert [len(names) for names in inserts.groups] == [500, 500]
 
 
 async def test_no_group_is_larger_than_it_may_be(database: Database, inserts: Inserts) -> None:
-    group = Grouped(database.write_connection, inserts, at_most=7)
+    group = BatchExecutor(database.write_connection, inserts, at_most=7)
     await asyncio.gather(*map(group.submit, names(20)))
     assert [len(names) for names in inserts.groups] == [7, 7, 6]
 
 
-async def test_while_one_group_commits_the_next_gathers(group: Grouped[str, str], inserts: Inserts) -> None:
+async def test_while_one_group_commits_the_next_gathers(group: BatchExecutor[str, str], inserts: Inserts) -> None:
     inserts.gate.clear()
     first = asyncio.create_task(group.submit("first"))
     await inserts.started.wait()
@@ -95,7 +95,7 @@ async def test_while_one_group_commits_the_next_gathers(group: Grouped[str, str]
 
 @pytest.mark.parametrize("place", [0, 1, 24, 49])
 async def test_a_poisoned_row_fails_alone_and_all_others_are_committed(
-    database: Database, group: Grouped[str, str], place: int
+    database: Database, group: BatchExecutor[str, str], place: int
 ) -> None:
     good = names(49)
     answers = await asyncio.gather(*map(group.submit, [*good[:place], TAKEN, *good[place:]]), return_exceptions=True)
@@ -105,7 +105,7 @@ async def test_a_poisoned_row_fails_alone_and_all_others_are_committed(
 
 
 async def test_a_group_of_nothing_but_poison_fails_and_the_next_one_succeeds(
-    database: Database, group: Grouped[str, str]
+    database: Database, group: BatchExecutor[str, str]
 ) -> None:
     answers = await asyncio.gather(*(group.submit(TAKEN) for _ in range(5)), return_exceptions=True)
     assert all(isinstance(answer, IntegrityError) for answer in answers)
@@ -114,7 +114,7 @@ async def test_a_group_of_nothing_but_poison_fails_and_the_next_one_succeeds(
 
 
 async def test_an_error_that_is_not_the_databases_is_everyones_and_nothing_is_committed(
-    database: Database, group: Grouped[str, str], inserts: Inserts
+    database: Database, group: BatchExecutor[str, str], inserts: Inserts
 ) -> None:
     inserts.failures = [LookupError("a bug")]
     answers = await asyncio.gather(*map(group.submit, names(5)), return_exceptions=True)
@@ -125,7 +125,7 @@ async def test_an_error_that_is_not_the_databases_is_everyones_and_nothing_is_co
 
 
 async def test_an_unavailable_database_is_asked_once_a_group_and_tells_everyone(
-    group: Grouped[str, str], inserts: Inserts
+    group: BatchExecutor[str, str], inserts: Inserts
 ) -> None:
     inserts.failures = [OperationalError("INSERT", {}, Exception("away"))]
     answers = await asyncio.gather(*map(group.submit, names(200)), return_exceptions=True)
@@ -135,7 +135,7 @@ async def test_an_unavailable_database_is_asked_once_a_group_and_tells_everyone(
 
 
 async def test_everyone_is_told_where_there_is_no_connection(lost_database: Database, inserts: Inserts) -> None:
-    group = Grouped(lost_database.write_connection, inserts)
+    group = BatchExecutor(lost_database.write_connection, inserts)
     answers = await asyncio.gather(*map(group.submit, names(20)), return_exceptions=True)
     assert all(isinstance(answer, Exception) and is_unavailable(answer) for answer in answers)
     assert inserts.groups == []
@@ -148,13 +148,15 @@ async def test_a_commit_that_fails_is_told_to_everyone_in_it(database: Database,
             yield connection
             raise OperationalError("COMMIT", {}, Exception("gone"))
 
-    answers = await asyncio.gather(*map(Grouped(breaks_at_commit, inserts).submit, names(5)), return_exceptions=True)
+    answers = await asyncio.gather(
+        *map(BatchExecutor(breaks_at_commit, inserts).submit, names(5)), return_exceptions=True
+    )
     assert all(isinstance(answer, OperationalError) for answer in answers)
     assert await names_in(database) == set()
 
 
 async def test_what_was_submitted_is_committed_even_if_its_caller_leaves(
-    database: Database, group: Grouped[str, str], inserts: Inserts
+    database: Database, group: BatchExecutor[str, str], inserts: Inserts
 ) -> None:
     inserts.gate.clear()
     leaver, stayer = asyncio.create_task(group.submit("leaver")), asyncio.create_task(group.submit("stayer"))
@@ -167,7 +169,7 @@ async def test_what_was_submitted_is_committed_even_if_its_caller_leaves(
     assert await names_in(database) == {"leaver", "stayer"}
 
 
-async def test_an_error_whose_caller_left_disturbs_nobody(group: Grouped[str, str], inserts: Inserts) -> None:
+async def test_an_error_whose_caller_left_disturbs_nobody(group: BatchExecutor[str, str], inserts: Inserts) -> None:
     inserts.gate.clear()
     leaver = asyncio.create_task(group.submit(TAKEN))
     await inserts.started.wait()

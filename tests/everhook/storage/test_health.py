@@ -14,9 +14,9 @@ from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus
 from everhook.endpoints import store as endpoints
 from everhook.health import overview_store as health_board
-from everhook.health.backlog_store import standing
+from everhook.health.backlog_store import backlog
 from everhook.health.overview_store import HealthBoard, Overview
-from everhook.health.score import DAY, HOUR, Health, Level, Tally, Window, judge
+from everhook.health.score import DAY, HOUR, AttemptStats, Health, Level, Window, score_endpoint
 from everhook.health.store import EndpointHealth, endpoint_health
 from everhook.storage.tables import Endpoint, EndpointMinute, EndpointMinuteError, now
 from tests.everhook.storage.factories import Store, moment
@@ -71,7 +71,7 @@ async def test_another_endpoint_s_failures_are_not_charged(store: Store) -> None
     mine, other = await store.endpoint(), await store.endpoint()
     await minute(store, other, NOW, {"refused": 100}, retried=100)
     found = await health(store, mine)
-    assert (found.health.level, found.total, list(found.faults)) == (Level.IDLE, Tally(), [])
+    assert (found.health.level, found.total, list(found.faults)) == (Level.IDLE, AttemptStats(), [])
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,11 @@ async def test_a_chart_has_every_step_of_its_window(
     buckets = found.series
     assert (buckets[0].since, buckets[-1].since, len(buckets)) == (first, last, steps)
     assert {later.since - sooner.since for sooner, later in pairwise(buckets)} == {window.bucket}
-    assert (buckets[0].tally, buckets[-1].tally) == (Tally(retried=2), Tally(3, duration_ms=30, under_100=3))
-    assert found.total == Tally(3, 2, duration_ms=30, under_100=3)
+    assert (buckets[0].stats, buckets[-1].stats) == (
+        AttemptStats(retried=2),
+        AttemptStats(3, duration_ms=30, under_100=3),
+    )
+    assert found.total == AttemptStats(3, 2, duration_ms=30, under_100=3)
 
 
 async def test_what_happened_in_one_step_is_added_up(store: Store) -> None:
@@ -102,7 +105,7 @@ async def test_what_happened_in_one_step_is_added_up(store: Store) -> None:
     for minutes in range(3):
         await minute(store, end, moment(minutes * 60), delivered=1, duration_ms=7)
     last = (await health(store, end, Window.DAY, moment(14 * 60))).series[-1]
-    assert (last.since, last.tally) == (moment(), Tally(3, duration_ms=21))
+    assert (last.since, last.stats) == (moment(), AttemptStats(3, duration_ms=21))
 
 
 async def test_errors_are_counted_within_the_window_the_most_frequent_first(store: Store) -> None:
@@ -141,8 +144,8 @@ async def test_the_overview_puts_the_worst_first_and_leaves_idle_ones_out(store:
         (bad.gid, 29),
         (good.gid, 100),
     ]
-    assert found.worst[1].hour == Tally(retried=20)
-    assert found.standing.circuits == {"closed": 3, "disabled": 1}
+    assert found.worst[1].hour == AttemptStats(retried=20)
+    assert found.backlog.circuits == {"closed": 3, "disabled": 1}
     assert idle.gid not in {one.endpoint.gid for one in found.worst}
 
 
@@ -152,7 +155,7 @@ async def test_the_overview_adds_up_the_last_hour(store: Store) -> None:
         await minute(store, end, now(), delivered=5, under_500=5, duration_ms=1_000)
         await minute(store, end, now() - 2 * HOUR, retried=7)
     found = await overview(store)
-    assert found.hour == Tally(10, under_500=10, duration_ms=2_000)
+    assert found.hour == AttemptStats(10, under_500=10, duration_ms=2_000)
     assert len(found.series) == 60
 
 
@@ -180,11 +183,11 @@ async def test_the_overview_counts_what_waits_and_what_is_dead(store: Store) -> 
     await store.deliveries(1, **later, status=DeliveryStatus.RETRYING)
     found = await overview(store)
     assert old.dispatched_at is None
-    assert found.standing.overdue.count == 3, "the one not started, too"
-    assert (found.standing.undispatched.count, found.standing.parked.count) == (1, 3)
-    assert found.standing.undispatched.oldest == datetime.fromisoformat("1970-01-01T00:00Z")
-    assert found.standing.parked.oldest is not None and now() - found.standing.parked.oldest < MINUTE
-    assert list(found.standing.dead_letters.items()) == [
+    assert found.backlog.overdue.count == 3, "the one not started, too"
+    assert (found.backlog.undispatched.count, found.backlog.parked.count) == (1, 3)
+    assert found.backlog.undispatched.oldest == datetime.fromisoformat("1970-01-01T00:00Z")
+    assert found.backlog.parked.oldest is not None and now() - found.backlog.parked.oldest < MINUTE
+    assert list(found.backlog.dead_letters.items()) == [
         (DeadLetterReason.EXHAUSTED, 4),
         (DeadLetterReason.REJECTED, 2),
     ]
@@ -202,10 +205,10 @@ async def test_a_tenant_s_overview_is_of_its_own_endpoints_alone(store: Store) -
         await store.delivery(end, status=DeliveryStatus.PARKED)
     found = await overview(store, acme)
     assert [one.endpoint.gid for one in found.worst] == [mine.gid]
-    assert found.hour == Tally(retried=10)
+    assert found.hour == AttemptStats(retried=10)
     assert [(fault.count, fault.endpoints) for fault in found.faults] == [(10, 1)]
-    assert found.standing.circuits == {"open": 1}
-    assert (found.standing.parked.count, found.standing.dead_letter_count, found.accepted) == (1, 1, 3)
+    assert found.backlog.circuits == {"open": 1}
+    assert (found.backlog.parked.count, found.backlog.dead_letter_count, found.accepted) == (1, 1, 3)
 
 
 async def test_many_who_look_at_once_ask_the_database_once(store: Store) -> None:
@@ -231,9 +234,9 @@ async def test_the_day_of_a_score_has_the_newest_minutes_too(store: Store) -> No
 
 async def test_with_nothing_there_all_is_well(store: Store) -> None:
     found = await overview(store)
-    assert (found.accepted, list(found.worst), list(found.faults), found.hour) == (0, [], [], Tally())
-    assert (found.standing.circuits, found.standing.dead_letters) == ({}, {})
-    assert found.standing.parked.oldest is None
+    assert (found.accepted, list(found.worst), list(found.faults), found.hour) == (0, [], [], AttemptStats())
+    assert (found.backlog.circuits, found.backlog.dead_letters) == ({}, {})
+    assert found.backlog.parked.oldest is None
 
 
 @pytest.mark.parametrize(("question", "index"), [
@@ -252,7 +255,7 @@ async def test_what_waits_is_counted_by_an_index_that_holds_nothing_else(
         connection = await session.connection()
         asked: list[str] = []
         event.listen(connection.sync_connection, "before_cursor_execute", lambda *about: asked.append(about[2]))
-        await standing(session)
+        await backlog(session)
         (statement,) = (one for one in asked if question in one)
         plan = await session.execute(text("EXPLAIN QUERY PLAN " + re.sub(r"\?", "1", statement)))
         details = [row.detail for row in plan]
@@ -267,7 +270,7 @@ async def test_the_event_loop_goes_on_while_many_endpoints_are_scored(
 
     def judged(*counts: Any) -> Health:
         scored_in.append(threading.current_thread().name)
-        return judge(*counts)
+        return score_endpoint(*counts)
 
     await minute(store, await store.endpoint(), now(), delivered=1)
     monkeypatch.setattr(health_board, "judge", judged)

@@ -7,7 +7,7 @@ from sqlalchemy import update
 
 from everhook.storage import idempotency
 from everhook.storage.bulk import Bulk
-from everhook.storage.encryption import reseal
+from everhook.storage.encryption import reencrypt
 from everhook.storage.engine import Database
 from everhook.storage.idempotency import CLAIM_LIFETIME, LIFETIME, Call
 from everhook.storage.tables import IdempotentResponse, now
@@ -23,7 +23,7 @@ async def claim(database: Database, call: Call = CALL) -> bool:
         return await idempotency.claim(session, call)
 
 
-async def find(database: Database) -> idempotency.Kept | None:
+async def find(database: Database) -> idempotency.StoredResponse | None:
     async with database.read_connection() as connection:
         return await idempotency.find(connection, KEYRING, CALL)
 
@@ -96,6 +96,6 @@ async def test_a_response_is_sealed_and_sealed_anew(store: Store) -> None:
     assert await claim(store.database)
     await keep(store.database)
 
-    assert [batch async for batch in reseal(store.database, KEYRING)] == []
+    assert [batch async for batch in reencrypt(store.database, KEYRING)] == []
     found = await find(store.database)
-    assert found == idempotency.Kept(CALL.request_sha256, 201, '{"a": 1}')
+    assert found == idempotency.StoredResponse(CALL.request_sha256, 201, '{"a": 1}')

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from everhook.contracts import DeliveryStatus, OperatorNote
+from everhook.contracts import DeliveryStatus, OperatorAction
 from everhook.delivery import store as deliveries
 from everhook.delivery.policy import DeliveryPolicy, resolve
 from everhook.delivery.policy_history_store import policies_of, remove_policies
@@ -13,7 +13,7 @@ from everhook.endpoints import store as endpoints
 from everhook.publishing import channels_store as channels
 from everhook.storage.bulk import Bulk
 from everhook.storage.tables import Channel, Delivery, DeliveryRound, Endpoint, PastPolicy, now
-from everhook.storage.tenant_scope import Reach
+from everhook.storage.tenant_scope import TenantScope
 from everhook.tenants.retention_store import RetentionPeriods, remove_past
 from tests.everhook.storage import past
 from tests.everhook.storage.factories import CHANNEL, Store, accepted, publication
@@ -41,7 +41,7 @@ async def of_endpoint(store: Store, gid: str, policy: dict[str, Any] | None) -> 
 
 async def replayed(store: Store, gid: str, after: int) -> None:
     async with store.database.writing() as session:
-        await deliveries.open_round(session, gid, after, OperatorNote("ada"))
+        await deliveries.open_round(session, gid, after, OperatorAction("ada"))
 
 
 async def policies(store: Store, delivery: Delivery, *rounds: int) -> dict[int, DeliveryPolicy]:
@@ -124,7 +124,7 @@ async def test_a_tenant_reads_the_policies_of_its_endpoints_and_of_open_channels
     await store.channel("everhook.events")
     for end in (mine, theirs):
         await of_endpoint(store, end.gid, SLOW)
-    async with Reach(store.database, mine.tenant_gid).reading() as session:
+    async with TenantScope(store.database, mine.tenant_gid).reading() as session:
         rows = (await session.execute(select(PastPolicy))).scalars().all()
     assert {row.endpoint_gid or row.channel for row in rows} == {mine.gid, CHANNEL}
 

@@ -37,7 +37,7 @@ from everhook.storage.tables import (
     Subscription,
     Tenant,
 )
-from everhook.storage.tenant_scope import CLOSED, OPEN_TO_ALL, Reach, bounds, tenant_bound
+from everhook.storage.tenant_scope import CLOSED, OPEN_TO_ALL, TenantScope, bounds, tenant_bound
 from everhook.tenants import store as tenants
 from everhook.tenants.audit_store import Actor, record_audit
 from tests.everhook.storage.factories import CHANNEL, Store, accepted, moment, publication
@@ -64,8 +64,8 @@ async def sides(store: Store) -> tuple[Side, Side]:
 
 
 @pytest.fixture
-async def ours(database: Database, sides: tuple[Side, Side]) -> AsyncIterator[Reach]:
-    yield Reach(database, sides[0].tenant)
+async def ours(database: Database, sides: tuple[Side, Side]) -> AsyncIterator[TenantScope]:
+    yield TenantScope(database, sides[0].tenant)
 
 
 async def _side(store: Store, name: str) -> Side:
@@ -111,26 +111,26 @@ def test_every_table_says_whose_its_rows_are() -> None:
 
 
 async def test_without_a_tenant_everything_is_reached(database: Database, sides: tuple[Side, Side]) -> None:
-    async with Reach(database).reading() as session:
+    async with TenantScope(database).reading() as session:
         assert tenant_bound(session) is None
         for model in OF_TENANTS:
             assert len((await session.execute(select(model))).scalars().all()) >= 2, model
 
 
-async def test_of_every_table_a_tenant_sees_its_own_rows_alone(ours: Reach) -> None:
+async def test_of_every_table_a_tenant_sees_its_own_rows_alone(ours: TenantScope) -> None:
     async with ours.reading() as session:
         for model in OF_TENANTS:
             assert len((await session.execute(select(model))).scalars().all()) == 1, model
             assert (await session.execute(select(func.count()).select_from(model))).scalar_one() == 1, model
 
 
-async def test_of_what_the_system_keeps_for_itself_a_tenant_sees_nothing(ours: Reach) -> None:
+async def test_of_what_the_system_keeps_for_itself_a_tenant_sees_nothing(ours: TenantScope) -> None:
     async with ours.reading() as session:
         for model in CLOSED:
             assert (await session.execute(select(model))).scalars().all() == [], model
 
 
-async def test_a_row_of_another_is_not_got_by_its_key(ours: Reach, sides: tuple[Side, Side]) -> None:
+async def test_a_row_of_another_is_not_got_by_its_key(ours: TenantScope, sides: tuple[Side, Side]) -> None:
     own, other = sides
     async with ours.reading() as session:
         assert await session.get(Delivery, own.delivery.gid) is not None
@@ -140,7 +140,7 @@ async def test_a_row_of_another_is_not_got_by_its_key(ours: Reach, sides: tuple[
         assert await endpoints.view(session, other.endpoint.gid) is None
 
 
-async def test_columns_aliases_and_joins_are_bound_too(ours: Reach, sides: tuple[Side, Side]) -> None:
+async def test_columns_aliases_and_joins_are_bound_too(ours: TenantScope, sides: tuple[Side, Side]) -> None:
     own, _ = sides
     alias: Any = aliased(Delivery)
     async with ours.reading() as session:
@@ -165,7 +165,7 @@ async def test_columns_aliases_and_joins_are_bound_too(ours: Reach, sides: tuple
 
 
 async def test_updates_and_deletes_leave_the_rows_of_others_alone(
-    ours: Reach, store: Store, sides: tuple[Side, Side]
+    ours: TenantScope, store: Store, sides: tuple[Side, Side]
 ) -> None:
     own, other = sides
     async with ours.writing() as session:
@@ -176,7 +176,7 @@ async def test_updates_and_deletes_leave_the_rows_of_others_alone(
     assert await store.count(Subscription) == await store.count(EndpointSecret) == 1
 
 
-async def test_a_message_to_all_is_shown_with_ones_own_deliveries(ours: Reach, store: Store) -> None:
+async def test_a_message_to_all_is_shown_with_ones_own_deliveries(ours: TenantScope, store: Store) -> None:
     gid = accepted(await store.acceptor().accept(publication())).message_gid
     async with ours.reading() as session:
         assert await messages.get(session, gid) is not None
@@ -184,7 +184,7 @@ async def test_a_message_to_all_is_shown_with_ones_own_deliveries(ours: Reach, s
 
 
 async def test_a_message_for_one_tenant_is_its_own_though_nobody_subscribes(
-    ours: Reach, database: Database, sides: tuple[Side, Side]
+    ours: TenantScope, database: Database, sides: tuple[Side, Side]
 ) -> None:
     own, other = sides
     rows = [
@@ -200,7 +200,7 @@ async def test_a_message_for_one_tenant_is_its_own_though_nobody_subscribes(
         assert await messages.get(session, rows[1].gid) is None
 
 
-async def test_channels_are_seen_by_all_but_those_of_the_system(ours: Reach) -> None:
+async def test_channels_are_seen_by_all_but_those_of_the_system(ours: TenantScope) -> None:
     async with ours.reading() as session:
         page = await channels.page(session, after=None, limit=10)
         assert [row.name for row in page.rows] == [CHANNEL]
@@ -208,7 +208,7 @@ async def test_channels_are_seen_by_all_but_those_of_the_system(ours: Reach) -> 
 
 
 async def test_a_tenant_finds_itself_by_name_and_gid_and_makes_no_other(
-    ours: Reach, store: Store, sides: tuple[Side, Side]
+    ours: TenantScope, store: Store, sides: tuple[Side, Side]
 ) -> None:
     own, other = sides
     before = await store.count(Tenant)

@@ -11,7 +11,7 @@ from everhook.receipts.issuer import Issuer
 from everhook.receipts.keys import NoReceiptKey, key_at
 from everhook.receipts.keys_store import OVERLAP, IssuerCache, load_issuer, rotate_keys
 from everhook.storage.engine import Database
-from everhook.storage.keyring import KeyRing, NotOurBox, SealedWithUnknownKey, new_master_key
+from everhook.storage.keyring import KeyRing, TamperedCiphertext, UnknownMasterKey, new_master_key
 from everhook.storage.tables import now
 from tests.everhook.storage.factories import ISSUER, KEYRING
 
@@ -86,14 +86,14 @@ async def test_seeds_are_sealed_each_for_its_own_row(database: Database) -> None
     issuer = await IssuerCache(database, KEYRING, ISSUER).get()
     issuer = await rotated(database)
     async with database.read_connection() as connection:
-        boxes = list((await connection.execute(text("SELECT seed FROM receipt_key"))).scalars())
-    assert not any(key.seed.hex() in box for key in issuer.keys for box in boxes)
-    with pytest.raises(SealedWithUnknownKey):
+        ciphertexts = list((await connection.execute(text("SELECT seed FROM receipt_key"))).scalars())
+    assert not any(key.seed.hex() in ciphertext for key in issuer.keys for ciphertext in ciphertexts)
+    with pytest.raises(UnknownMasterKey):
         await loaded(database, KeyRing([new_master_key()]))
     async with database.write_connection() as connection:
         await connection.execute(
             text("UPDATE receipt_key SET seed = (SELECT seed FROM receipt_key WHERE kid = :one) WHERE kid = :other"),
             {"one": issuer.keys[0].kid, "other": issuer.keys[1].kid},
         )
-    with pytest.raises(NotOurBox):
+    with pytest.raises(TamperedCiphertext):
         await loaded(database)

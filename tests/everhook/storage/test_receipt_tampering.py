@@ -13,7 +13,7 @@ from everhook.receipts.issuer import Issuer
 from everhook.receipts.keys import ReceiptKey
 from everhook.receipts.log.audit_store import LogAudit, audit_log, check_attempts
 from everhook.receipts.receipt import ReceiptSigner, verify_receipt
-from everhook.receipts.strict_json import Wrong
+from everhook.receipts.strict_json import InvalidDocument
 from everhook.storage.engine import Database
 from everhook.storage.tables import now
 from tests.everhook.storage.factories import KEYRING
@@ -37,7 +37,7 @@ async def audited(log: Log) -> LogAudit:
 
 
 async def found_by_audit(log: Log) -> str:
-    with pytest.raises(Wrong) as caught:
+    with pytest.raises(InvalidDocument) as caught:
         await audited(log)
     return caught.value.place
 
@@ -141,7 +141,7 @@ async def test_an_attempt_whose_receipt_was_removed_before_it_was_sealed_is_miss
     await log.change("DELETE FROM receipt WHERE seq IS NULL")
     assert (await audited(log)).unsealed == 0
     async with log.database.reading() as session:
-        with pytest.raises(Wrong, match="has no receipt"):
+        with pytest.raises(InvalidDocument, match="has no receipt"):
             await check_attempts(session)
 
 

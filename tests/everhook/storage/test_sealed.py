@@ -2,17 +2,17 @@
 
 from sqlalchemy import update
 
-from everhook.delivery.snapshot_store import Targets
+from everhook.delivery.snapshot_store import DestinationCache
 from everhook.egress import TlsExtras
 from everhook.endpoints import store as endpoints
 from everhook.storage.encryption import (
+    ENCRYPTED_COLUMNS,
     ENDPOINT_TLS_KEY,
     RECEIPT_SEED,
-    SEALED_COLUMNS,
     _outdated,
     _reseal,
     count_outdated,
-    reseal,
+    reencrypt,
 )
 from everhook.storage.keyring import KeyRing, new_master_key
 from everhook.storage.tables import DEFAULT_TENANT_GID, Endpoint, ReceiptKeyRow, now
@@ -34,8 +34,8 @@ async def sealed_endpoint(store: Store, keyring: KeyRing) -> Endpoint:
 async def run(store: Store, keyring: KeyRing, at_once: int = 500, batches: int | None = None) -> list[tuple[int, int]]:
     """What each batch did: sealed, and left as it was. Stops after so many batches, as somebody who is impatient."""
     done: list[tuple[int, int]] = []
-    async for batch in reseal(store.database, keyring, at_once=at_once):
-        done.append((batch.resealed, len(batch.unopened)))
+    async for batch in reencrypt(store.database, keyring, at_once=at_once):
+        done.append((batch.reencrypted, len(batch.unopened)))
         if len(done) == batches:
             break
     return done
@@ -43,7 +43,7 @@ async def run(store: Store, keyring: KeyRing, at_once: int = 500, batches: int |
 
 async def assert_all_open(store: Store, keyring: KeyRing, *ends: Endpoint) -> None:
     for end in ends:
-        target = await Targets(store.database, keyring).get(end.gid, 1)
+        target = await DestinationCache(store.database, keyring).get(end.gid, 1)
         assert len(target.live_keys(now())) == len(target.live_ed25519_keys(now())) == 1
         assert target.tls == TlsExtras(certificate="certificate", key="key")
 
@@ -55,7 +55,7 @@ async def test_every_box_is_sealed_by_the_newest_key_and_opens_without_the_old_o
             ReceiptKeyRow(kid="k", seed=RECEIPT_SEED.seal(OLD_RING, "seed", "k"), issuer="us", created_at=now())
         )
     assert await count_outdated(store.database, BOTH) == 10
-    assert sum(resealed for resealed, _ in await run(store, BOTH)) == 10
+    assert sum(reencrypted for reencrypted, _ in await run(store, BOTH)) == 10
     assert await count_outdated(store.database, BOTH) == await count_outdated(store.database, NEW_RING) == 0
     await assert_all_open(store, NEW_RING, *ends)
     async with store.database.reading() as session:
@@ -98,12 +98,12 @@ async def test_a_box_replaced_between_reading_and_writing_is_not_overwritten(sto
         replaced = endpoints.tls_columns(OLD_RING, end.gid, TlsExtras(certificate="certificate", key="newer"))
         await connection.execute(update(Endpoint).values(replaced))
         await _reseal(connection, ENDPOINT_TLS_KEY, BOTH, stale)
-    target = await Targets(store.database, OLD_RING).get(end.gid, 1)
+    target = await DestinationCache(store.database, OLD_RING).get(end.gid, 1)
     assert target.tls == TlsExtras(certificate="certificate", key="newer")
 
 
 def test_every_sealed_column_is_in_the_list() -> None:
-    assert {f"{column.value.table.name}.{column.value.name}" for column in SEALED_COLUMNS} == {
+    assert {f"{column.value.table.name}.{column.value.name}" for column in ENCRYPTED_COLUMNS} == {
         "endpoint_secret.secret",
         "endpoint.tls_key",
         "receipt_key.seed",

@@ -20,7 +20,7 @@ from everhook.receipts.log.merkle import (
 from everhook.receipts.log.sealing_store import tenants_with_unsealed
 from everhook.receipts.receipt import receipt_leaf
 from everhook.receipts.store import StoredHashes
-from everhook.receipts.strict_json import Wrong, encode_base64
+from everhook.receipts.strict_json import InvalidDocument, encode_base64
 from everhook.storage.engine import Database
 from everhook.storage.tables import DEFAULT_TENANT_GID, now
 from tests.everhook.storage.factories import ISSUER, Store
@@ -182,7 +182,7 @@ async def test_a_log_that_was_tampered_with_is_not_signed_over(log: Log, name: s
         await log.change(statement, **({"note": forged} if ":note" in statement else {}))
     before = [seal.note for seal in await log.seals()]
 
-    with pytest.raises(Wrong) as caught:
+    with pytest.raises(InvalidDocument) as caught:
         await log.seal()
 
     assert caught.value.place == place
@@ -193,7 +193,7 @@ async def test_a_log_that_was_tampered_with_is_not_signed_over(log: Log, name: s
 async def test_a_receipt_that_is_none_is_not_sealed(log: Log) -> None:
     [gid] = await log.grow(1)
     await log.change("UPDATE receipt SET jws = 'ü'")
-    with pytest.raises(Wrong, match="no JWS") as caught:
+    with pytest.raises(InvalidDocument, match="no JWS") as caught:
         await log.seal()
     assert caught.value.place == f"receipt {gid}"
     assert await log.unsealed() == 1
@@ -210,6 +210,6 @@ async def test_a_root_by_which_the_edge_was_rewritten_as_well_is_refused_for_wan
         note = (await log.seals())[0].note
         forged = note.replace(encode_base64((await log.seals())[0].root), encode_base64(root))
         await connection.execute(text("UPDATE receipt_seal SET root = :root, note = :n"), {"root": root, "n": forged})
-    with pytest.raises(Wrong) as caught:
+    with pytest.raises(InvalidDocument) as caught:
         await log.seal()
     assert caught.value.place == "checkpoint 2.signatures"

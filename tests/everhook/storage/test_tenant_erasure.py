@@ -7,7 +7,7 @@ from sqlalchemy import func, select
 from sqlmodel import SQLModel
 
 from everhook.contracts import DeliveryStatus
-from everhook.delivery.inputs_store import OrderDefaults, load_order
+from everhook.delivery.inputs_store import InputDefaults, load_input
 from everhook.endpoints import store as endpoints
 from everhook.storage.bulk import Bulk
 from everhook.storage.statements import table_of
@@ -174,10 +174,10 @@ async def test_no_workflow_begins_anew_for_its_deliveries(store: Store) -> None:
     tenant_gid = await store.tenant("acme")
     delivery = await store.delivery(await store.subscribed(tenant_gid))
     async with store.database.read_connection() as connection:
-        assert await load_order(connection, OrderDefaults(), delivery.gid) is not None
+        assert await load_input(connection, InputDefaults(), delivery.gid) is not None
     await begun(store, tenant_gid)
     async with store.database.read_connection() as connection:
-        assert await load_order(connection, OrderDefaults(), delivery.gid) is None
+        assert await load_input(connection, InputDefaults(), delivery.gid) is None
 
 
 async def test_a_tenant_is_erased_once(store: Store) -> None:

@@ -8,7 +8,7 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from everhook.contracts import DeliveryStatus
-from everhook.health.alerts_store import Limits, ThresholdWatch
+from everhook.health.alerts_store import AlertEvaluator, Limits
 from everhook.notifications.events import EventKind
 from everhook.storage.tables import Delivery, EndpointMinute, now
 from tests.everhook.storage.factories import Store
@@ -23,7 +23,7 @@ LIMITS = Limits(
 
 
 async def look(store: Store, limits: Limits = LIMITS) -> list[EventKind]:
-    return list(await ThresholdWatch(store.database, limits).look())
+    return list(await AlertEvaluator(store.database, limits).evaluate())
 
 
 async def data(store: Store) -> list[dict[str, Any]]:
