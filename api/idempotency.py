@@ -1,5 +1,5 @@
 """`Idempotency-Key` on calls that create something or start a replay: the same key and call get the same response for
-24 hours. Publishing has keys of its own, which hold for longer: see `everhook/storage/messages.py`.
+24 hours. Publishing has keys of its own, which hold for longer: see `everhook/publishing/store.py`.
 """
 
 import re

@@ -9,7 +9,7 @@ from rich.status import Status
 from bench import cost, dashboard, egress, flow, neighbours, pages, parked, receipts, soak
 from bench.results import console, keep, measured, show
 from bench.tables import Table, Tell
-from everhook import event_loop as eventloop
+from everhook import event_loop
 
 # Each has a fresh stack, if it needs one: what one leaves must not slow down the next.
 BENCHMARKS: dict[str, Callable[[Tell], Awaitable[Table]]] = {
@@ -58,7 +58,7 @@ def main(
 ) -> None:
     if unknown := sorted(set(only or []) - set(ALL)):
         raise typer.BadParameter(f"no such benchmark: {', '.join(unknown)}", param_hint="--only")
-    tables = eventloop.run(run(only or list(BENCHMARKS)))
+    tables = event_loop.run(run(only or list(BENCHMARKS)))
     if only is None:
         keep(HEADING, ABOUT, tables)
 

@@ -14,7 +14,7 @@ from temporalio import activity, workflow
 from temporalio.client import Client
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
-from everhook import event_loop as eventloop
+from everhook import event_loop
 from everhook.temporal.client import connect
 
 TASK_QUEUE = "bench-baseline"
@@ -75,4 +75,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    eventloop.run(main())
+    event_loop.run(main())

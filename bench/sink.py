@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from typing import cast
 
-from everhook import event_loop as eventloop
+from everhook import event_loop
 
 RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 _LENGTH = b"content-length:"
@@ -74,4 +74,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    eventloop.run(main())
+    event_loop.run(main())

@@ -157,7 +157,7 @@ def serve(
     """Run the API, until SIGTERM or Ctrl-C; requests and attempts under way are finished first."""
     from cli import supervisor
     from cli.api_keys import require_a_key
-    from everhook import event_loop as eventloop
+    from everhook import event_loop
     from everhook.observability.logging import configure_logging
     from everhook.observability.metrics_page import require_metrics_port
     from everhook.receipts.issuer import issuer_name
@@ -191,8 +191,8 @@ def serve(
     from api.main import create_app
     from worker import working
 
-    eventloop.tune_gc()
-    eventloop.raise_file_limit()
+    event_loop.tune_gc()
+    event_loop.raise_file_limit()
     served = create_app(settings, beside=working if worker else None)
     dashboard.warm_up()
     http_server.run(served, sockets, Limits.from_settings(settings), lambda: dashboard.end_streams(served), ready)
@@ -205,7 +205,7 @@ def worker(
     ),
 ) -> None:
     """Run a worker, until SIGTERM or Ctrl-C; attempts in flight are finished first."""
-    from everhook import event_loop as eventloop
+    from everhook import event_loop
     from everhook.observability.logging import configure_logging
     from everhook.observability.metrics_page import require_metrics_port
     from everhook.receipts.issuer import issuer_name
@@ -219,7 +219,7 @@ def worker(
     configure_logging(settings.log_format, settings.log_level)
     import worker as workers
 
-    eventloop.run(workers.work(settings, workers.Role(role.value)))
+    event_loop.run(workers.work(settings, workers.Role(role.value)))
 
 
 @app.command(rich_help_panel=RUN, epilog=epilog(["dev", "dev --data-dir /tmp/everhook --port 9080 --no-demo"]))

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from cli.errors import UsageError
-from everhook import event_loop as eventloop
+from everhook import event_loop
 from everhook.observability.logging import configure_logging
 from everhook.observability.metrics_page import MetricsPage, free_loopback_port, metrics_listener
 from everhook.observability.process_metrics import ProcessMetrics
@@ -205,7 +205,7 @@ def supervise(settings: Settings, address: Address, processes: int) -> int:
     close_all(address.listen())  # alone: else a second Everhook would take its share of the first one's connections
     configure_logging(settings.log_format, settings.log_level)
     command = [sys.executable, "-m", "cli", *sys.argv[1:], "--listen-fds"]
-    return eventloop.run(Supervisor(address, command, settings).run(processes))
+    return event_loop.run(Supervisor(address, command, settings).run(processes))
 
 
 def _signal(process: asyncio.subprocess.Process | None, number: signal.Signals) -> None:

@@ -1,7 +1,7 @@
 """Settings: environment variables `EVERHOOK_…`, each with its reason. Built once in `main` and passed down.
 
 Temporal's own connection is configured by Temporal's own variables (`TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`,
-`TEMPORAL_API_KEY`, `TEMPORAL_TLS…`): see `everhook/temporal.py`.
+`TEMPORAL_API_KEY`, `TEMPORAL_TLS…`): see `everhook/temporal/client.py`.
 """
 
 import re

@@ -5,7 +5,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from temporalio import workflow
-from temporalio.common import Priority, RetryPolicy
+from temporalio.common import Priority
+
+from workflows.retry import RETRY_FOREVER
 
 with workflow.unsafe.imports_passed_through():
     from activities.recording import RecordingActivities
@@ -34,9 +36,6 @@ RECORDING_MARGIN = timedelta(seconds=12)
 """What `send_attempt` may take beyond its HTTP deadline: loading, and waiting for the database to record."""
 
 RECORD_TIMEOUT = timedelta(seconds=15)
-
-RETRY_FOREVER = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=20))
-"""Activities fail only by our own faults (no database, a bug): those are retried until they are fixed."""
 
 PARK_JITTER = 0.2
 

@@ -14,6 +14,8 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, is_cancelled_exception
 
+from workflows.retry import RETRY_FOREVER
+
 with workflow.unsafe.imports_passed_through():
     from activities.circuits import CircuitActivities
     from everhook.circuit import machine
@@ -31,8 +33,6 @@ with workflow.unsafe.imports_passed_through():
 
 ACTIVITY_TIMEOUT = timedelta(seconds=15)
 RELEASE_TIMEOUT = timedelta(minutes=2)
-RETRY_FOREVER = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
-
 RELEASE_PERIOD = timedelta(seconds=1)
 FIRST_COUNT, LONGEST_COUNT = timedelta(minutes=1), timedelta(hours=1)
 """While deliveries do not flow, those that are parked are counted after this long, and then less and less often."""

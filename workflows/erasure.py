@@ -5,7 +5,8 @@ from datetime import timedelta
 from typing import Any
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy
+
+from workflows.retry import RETRY_FOREVER
 
 with workflow.unsafe.imports_passed_through():
     from activities.erasure import ErasureActivities
@@ -14,8 +15,6 @@ with workflow.unsafe.imports_passed_through():
 TIMEOUT = timedelta(hours=24)
 STEP_TIMEOUT = timedelta(seconds=30)
 """Both activities beat after each step, and may be interrupted anywhere."""
-
-RETRY_FOREVER = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1))
 
 
 @workflow.defn(name=ERASE_TENANT_WORKFLOW)

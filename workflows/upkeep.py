@@ -6,6 +6,8 @@ from datetime import timedelta
 from temporalio import workflow
 from temporalio.common import RetryPolicy
 
+from workflows.retry import RETRY_A_FEW
+
 with workflow.unsafe.imports_passed_through():
     from activities.events import EventActivities
     from activities.retention import RetentionActivities
@@ -84,8 +86,6 @@ RETENTION_TIMEOUT = timedelta(hours=24)
 
 STEP_TIMEOUT = timedelta(seconds=30)
 """RetentionActivities beats after each of its steps, which take the writer's queue and a statement: seconds at most."""
-
-RETRY_A_FEW = RetryPolicy(maximum_attempts=5)
 
 
 @workflow.defn(name=RETENTION_WORKFLOW)

@@ -25,7 +25,7 @@ from bench.production.temporal import SHARDS, VERSION, built
 from bench.results import console, keep, measured, show
 from bench.stack import History
 from bench.tables import Table, Tell
-from everhook import event_loop as eventloop
+from everhook import event_loop
 
 WARM_UP = 100
 
@@ -114,7 +114,7 @@ def main(
     with console.status("bench-production", refresh_per_second=1) as status:
         tell: Callable[[str], None] = status.update
         benchmark = run_soak(shapes[0], wanted[0], options, tell) if soaked else run(shapes, wanted, options, tell)
-        tables = eventloop.run(benchmark)
+        tables = event_loop.run(benchmark)
     for table in tables:
         show(table)
     if not (only or history or soaked) and options == StoreOptions():

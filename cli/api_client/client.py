@@ -28,7 +28,7 @@ Waiting = Callable[[str], AbstractContextManager[None]]
 
 
 class Api:
-    """The API at a target. Raises ApiError and Unavailable. Threads may share it, unless calls are to show in `waiting`."""
+    """The API at a target. Raises ApiError and Unavailable. Threads may share it, unless `waiting` shows its calls."""
 
     def __init__(self, target: Target, waiting: Waiting | None = None) -> None:
         import httpx

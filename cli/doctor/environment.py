@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 from cli.doctor import run_check
 from cli.findings import Finding, ok, warning, wrong
-from everhook import event_loop as eventloop
+from everhook import event_loop
 from everhook.egress import EgressRules
 from everhook.settings import Settings
 
@@ -48,8 +48,8 @@ async def _proxy(rules: EgressRules) -> Finding:
 
 
 async def _files() -> Finding:
-    eventloop.raise_file_limit()
-    limit = eventloop.file_limit()
+    event_loop.raise_file_limit()
+    limit = event_loop.file_limit()
     if limit < ENOUGH_FILES:
         return warning("open files", f"{limit:,} at most: a socket for each request in flight", "ulimit -n 65536")
     return ok("open files", f"{limit:,} at most")

@@ -1,4 +1,4 @@
-"""What a response means. Pure; the table in `tests/everhook/test_verdict.py` is the specification."""
+"""What a response means. Pure; the table in `tests/delivery/test_classify.py` is the specification."""
 
 from collections.abc import Container
 from dataclasses import dataclass

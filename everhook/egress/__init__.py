@@ -130,7 +130,7 @@ class EgressClient:
         `timeout` is for everything together, name and body included, and 30 s at most. `tls` is what the endpoint has
         beyond the usual. `tenant` is whose share of the resolver's threads a look-up counts for.
 
-        Raises `LocalError` only, before a byte of the request was sent on the connection. Of those, `UnsendableRequest` says
+        Raises `LocalError` only, before a byte of the request was sent on the connection. Its `UnsendableRequest` says
         that the client refuses this request, and would again.
         """
         route = Route()

@@ -105,7 +105,7 @@ class Line:
     async def secured(
         self, stream: httpcore.AsyncNetworkStream, context: ssl.SSLContext, name: str
     ) -> httpcore.AsyncNetworkStream:
-        """TLS over `stream` with the server called `name`. Raises `EndpointFailure`, `UnsendableRequest`, `LocalError`."""
+        """TLS over `stream` with the server called `name`. Raises `EndpointFailure` and `LocalError`."""
         try:
             secure = TlsStream(stream, context, name)
         except ValueError:

@@ -1,4 +1,4 @@
-"""How well an endpoint does, from 0 to 100, and why. Pure; the table in `tests/everhook/test_health.py` specifies it.
+"""How well an endpoint does, from 0 to 100, and why. Pure; the table in `tests/health/test_score.py` specifies it.
 
 Four parts speak of the endpoint: how much of what was tried was delivered, in the last hour and the last day, how
 quickly it answered, and its circuit. Each earns points out of what it may earn; the score is what they earn together,

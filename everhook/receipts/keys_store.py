@@ -46,8 +46,8 @@ class IssuerCache:
         self._unreadable = False
 
     async def get(self) -> Issuer:
-        """Makes the first key where there is none. Raises DecryptionError where the ring lacks a key, which concerns every
-        delivery and is logged once."""
+        """Create the first key where there is none. Raises DecryptionError where the ring lacks a key: this concerns
+        every delivery and is logged once."""
         if self._known is not None and time.monotonic() < self._stale_at:
             return self._known
         async with self._reading:

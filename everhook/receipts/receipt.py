@@ -36,7 +36,7 @@ ACCEPTED = frozenset({SIGNED_WITH, "Ed25519"})
 SIGNATURE_HEADERS = frozenset(
     {"webhook-id", "webhook-timestamp", "webhook-signature", "x-webhook-signature", "x-npayload-signature"}
 )
-"""The request headers that `signatures_sha256` is about: all that `everhook.signing` makes."""
+"""The request headers that `signatures_sha256` is about: all that `everhook.signing.schemes` creates."""
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class KeyRing:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """The ring of `EVERHOOK_MASTER_KEYS`. Raises ConfigurationError where there is none, or none that can be used."""
+        """The ring of `EVERHOOK_MASTER_KEYS`. Raises ConfigurationError where it is missing or cannot be used."""
         keys = [key.get_secret_value() for key in settings.master_keys]
         if not keys:
             raise ConfigurationError(

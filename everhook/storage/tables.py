@@ -237,6 +237,8 @@ class Subscription(SQLModel, table=True):
 class CircuitRow(SQLModel, table=True):
     """What `EndpointWorkflow` last said of its endpoint, and the claim on the one probe of a half-open circuit."""
 
+    __tablename__ = "circuit"
+
     endpoint_gid: str = Field(primary_key=True, foreign_key="endpoint.gid")
     state: CircuitState = Field(default=CircuitState.CLOSED, sa_type=enum_text(CircuitState))
     hold: Hold | None = Field(default=None, sa_type=enum_text(Hold))
@@ -444,7 +446,7 @@ class Receipt(SQLModel, table=True):
 
 
 class ReceiptHash(SQLModel, table=True):
-    """A hash of a tenant's log: leaves at level 0, roots of complete blocks above (`everhook/merkle.py`)."""
+    """A hash of a tenant's log: leaves at level 0, roots of complete blocks above. See `receipts/log/merkle.py`."""
 
     __tablename__ = "receipt_hash"
 

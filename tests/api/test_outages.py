@@ -187,7 +187,7 @@ async def test_readiness_with_temporal_stopped_is_ready_and_says_so(api: Api) ->
 
 
 def log_all_that_the_product_may(caplog: pytest.LogCaptureFixture) -> None:
-    """Debug, as far as `everhook.telemetry` lets libraries speak at all: aiosqlite would log every parameter."""
+    """Debug, as far as `everhook.observability.logging` lets libraries log: aiosqlite would log every parameter."""
     caplog.set_level(logging.DEBUG)
     for name, level in QUIET.items():
         caplog.set_level(level, logger=name)

@@ -180,7 +180,7 @@ def refuse(event, arguments):
     if event.startswith(("socket.", "sqlite3.", "subprocess.", "os.system")):
         raise RuntimeError(f"not offline: {event}")
 sys.addaudithook(refuse)
-from everhook.cli import main
+from cli.main import main
 main(sys.argv[1:])
 """
 
@@ -200,7 +200,7 @@ def run(code: str, *arguments: str | Path, env: dict[str, str] | None = None) ->
 def everhook(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
     variables = {"EVERHOOK_DATABASE_URL": settings.database_url, "EVERHOOK_MASTER_KEYS": MASTER_KEY}
     return run(
-        "from everhook.cli import main; main()", *arguments, env=clean_environment({**variables, "EVERHOOK_DEV": "1"})
+        "from cli.main import main; main()", *arguments, env=clean_environment({**variables, "EVERHOOK_DEV": "1"})
     )
 
 

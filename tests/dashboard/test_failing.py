@@ -82,7 +82,7 @@ async def test_whatever_fails_is_a_page_that_one_gets_on_from(
         await expect(page.get_by_role("button", name="Pause")).to_be_visible()
 
         with monkeypatch.context() as broken:
-            broken.setattr("everhook.storage.messages.page", None)
+            broken.setattr("everhook.publishing.store.page", None)
             await goes(page, "/messages", 500)
         await page.get_by_role("link", name="Try again").click()
         await expect(page.get_by_role("heading", level=1)).to_have_text("Messages")

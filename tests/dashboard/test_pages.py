@@ -734,7 +734,7 @@ async def test_a_fault_of_ours_is_a_page_with_the_time_to_look_for_in_the_log(
         raise ZeroDivisionError("a secret detail")
 
     await pages.sign_in()
-    monkeypatch.setattr("everhook.storage.deliveries.page", broken)
+    monkeypatch.setattr("everhook.delivery.store.page", broken)
     answer = await pages.get("/deliveries?status=parked")
     assert answer.status_code == 500
     assert "our fault" in answer.text and " UTC" in answer.text and "a secret detail" not in answer.text

@@ -138,7 +138,7 @@ async def look_from_the_directory(dev: Dev, directory: Path) -> None:
     """Commands beside it need no configuration: not those that go to the API, nor those to database and Temporal."""
     (directory / ".everhook").symlink_to(dev.data_dir)
     assert (dev.data_dir / "environment").stat().st_mode & 0o777 == 0o600
-    everhook = f"{sys.executable} -m everhook.cli"
+    everhook = f"{sys.executable} -m cli"
 
     async def output(line: str) -> str:
         return await Process(["sh", "-c", line], log=directory / "beside.log", cwd=directory).run()

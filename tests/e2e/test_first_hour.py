@@ -20,7 +20,7 @@ from tests.support.processes import REPOSITORY, clean_environment, free_port
 from tests.support.waiting import assert_eventually
 
 README, CLI = REPOSITORY / "README.md", REPOSITORY / "docs/cli.md"
-EVERHOOK = f"{shlex.quote(sys.executable)} -m everhook.cli"
+EVERHOOK = f"{shlex.quote(sys.executable)} -m cli"
 SHORT = "--duration 2"
 """Nobody waits for 20 seconds here; the rate and all else is as printed."""
 

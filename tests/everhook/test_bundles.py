@@ -303,7 +303,8 @@ def test_the_worked_example_is_of_the_vectors() -> None:
 # The command
 
 MOUNTED = """
-from everhook import cli, receipts_cli
+from cli import main as cli
+from cli.commands import receipts as receipts_cli
 if not any(group.typer_instance is receipts_cli.app for group in cli.app.registered_groups):
     cli.app.add_typer(receipts_cli.app, name="receipts")
 cli.main()

@@ -7,10 +7,10 @@ PROGRAM = """
 import resource
 _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, min(hard, 4_096)))
-from everhook import eventloop
+from everhook import event_loop
 async def main():
-    print(resource.getrlimit(resource.RLIMIT_NOFILE)[0], min(hard, 4_096), eventloop.file_limit())
-eventloop.run(main())
+    print(resource.getrlimit(resource.RLIMIT_NOFILE)[0], min(hard, 4_096), event_loop.file_limit())
+event_loop.run(main())
 """
 
 

@@ -38,7 +38,7 @@ def test_an_altered_box_does_not_open(position: int) -> None:
         ring.open(f"{version}.{key_id}.{base64.b64encode(blob).decode()}", *PLACE)
 
 
-@pytest.mark.parametrize("box", ["", "v2.x.y", "plain text"])
+@pytest.mark.parametrize("ciphertext", ["", "v2.x.y", "plain text"])
 def test_what_is_no_box_is_refused(ciphertext: str) -> None:
     with pytest.raises(TamperedCiphertext):
         KeyRing([new_master_key()]).open(ciphertext, *PLACE)

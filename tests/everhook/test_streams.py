@@ -14,7 +14,7 @@ DEAD_API = "http://127.0.0.1:1"
 
 def everhook(directory: Path, line: str) -> subprocess.CompletedProcess[bytes]:
     """Run a line of shell in which `everhook` is the command."""
-    script = f'everhook() {{ "{sys.executable}" -m everhook.cli "$@"; }}\n{line}'
+    script = f'everhook() {{ "{sys.executable}" -m cli "$@"; }}\n{line}'
     return subprocess.run(
         ["bash", "-c", script], cwd=directory, env=clean_environment({"EVERHOOK_URL": DEAD_API}), capture_output=True
     )

@@ -9,12 +9,13 @@ from tests.support.waiting import assert_eventually
 
 PARENT = """
 import sys
-from everhook import eventloop, supervisor
+from cli import supervisor
+from everhook import event_loop
 from everhook.http_server import Address
 from everhook.settings import Settings
 
 address, command = Address("127.0.0.1", 0, "--port"), [sys.executable, "-c", sys.argv[1]]
-sys.exit(eventloop.run(supervisor.Supervisor(address, command, Settings(dev=True)).run(2)))
+sys.exit(event_loop.run(supervisor.Supervisor(address, command, Settings(dev=True)).run(2)))
 """
 READY = "import os, signal, socket, sys, time; channel = socket.socket(fileno=os.dup(0)); channel.send(b'r'); "
 STARTED = "print('I am up', flush=True); "

@@ -12,7 +12,7 @@ FEW = AlertRule(EventKind.SUCCESS_RATE, 0.9, 0.95, low=True)
 
 
 @pytest.mark.parametrize(
-    ("threshold", "raised", "value", "turned"),
+    ("threshold", "raised", "value", "transition"),
     [
         (MANY, False, 99, None), (MANY, False, 100, True), (MANY, False, 5000, True),
         (MANY, True, 100, None), (MANY, True, 81, None), (MANY, True, 80, False), (MANY, True, 0, False),

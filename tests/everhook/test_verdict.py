@@ -27,7 +27,7 @@ def rows(table: dict[Classification, list[int]]) -> list[tuple[int, Classificati
     return [(status, classification) for classification, statuses in table.items() for status in statuses]
 
 
-@pytest.mark.parametrize(("status", "judgement"), rows(TABLE))
+@pytest.mark.parametrize(("status", "classification"), rows(TABLE))
 def test_a_status_means_the_same_whenever_it_comes(status: int, classification: Classification) -> None:
     assert classify(status) == classification
 

@@ -91,10 +91,10 @@ async def failed_before(engine: Engine, album: Album) -> None:
     await engine.result(handle)
     await album.keep("delivery-failed-before", handle)
 
-    order = engine.order(policy=POLICY)
+    input = engine.input(policy=POLICY)
     due = await engine.now() + timedelta(minutes=20)
-    order = replace(order, previous=PreviousAttempt(unrecorded(FAILED, order), due))
-    handle = await engine.start(order, signal="attempt_now")
+    input = replace(input, previous=PreviousAttempt(unrecorded(FAILED, input), due))
+    handle = await engine.start(input, signal="attempt_now")
     await engine.result(handle)
     await album.keep("delivery-failed-before-attempt-now", handle)
 
@@ -109,8 +109,8 @@ async def parked_before(engine: Engine, album: Album) -> None:
     """Parked before the workflow started: released, parked again past the window, discarded; and given up at once."""
     parked_since = await engine.now() - timedelta(minutes=30)
     engine.fakes.script(PARKED)
-    order = engine.order(parked_since=parked_since, policy=replace(POLICY, max_window=timedelta(hours=1)))
-    handle = await engine.start(order, signal="release", note=ReleaseInput())
+    input = engine.input(parked_since=parked_since, policy=replace(POLICY, max_window=timedelta(hours=1)))
+    handle = await engine.start(input, signal="release", note=ReleaseInput())
     await engine.until_parked(handle)
     await engine.skip(timedelta(minutes=45))
     await engine.until_dead(handle)
@@ -119,7 +119,7 @@ async def parked_before(engine: Engine, album: Album) -> None:
     await album.keep("delivery-parked-before", handle)
 
     note = ReleaseInput(DeadLetterReason.ENDPOINT_DELETED)
-    handle = await engine.start(engine.order(parked_since=parked_since), signal="release", note=note)
+    handle = await engine.start(engine.input(parked_since=parked_since), signal="release", note=note)
     await engine.until_dead(handle)
     await handle.signal("discard", NOTE)
     await engine.result(handle)
@@ -128,11 +128,11 @@ async def parked_before(engine: Engine, album: Album) -> None:
 
 async def long_way(engine: Engine, album: Album) -> None:
     """Retried, parked, dead-lettered, replayed, parked too long, replayed on the limited queue."""
-    order = engine.order(policy=POLICY, park_check=timedelta(minutes=1))
-    unkept = unrecorded(FAILED, order)
+    input = engine.input(policy=POLICY, park_check=timedelta(minutes=1))
+    unkept = unrecorded(FAILED, input)
     engine.fakes.script(unkept, FAILED, PARKED, PARKED, PARKED, FAILED, PARKED)
-    engine.fakes.orders[order.delivery_gid] = replace(order, policy=replace(POLICY, max_window=timedelta(minutes=2)))
-    handle = await engine.start(order)
+    engine.fakes.inputs[input.delivery_gid] = replace(input, policy=replace(POLICY, max_window=timedelta(minutes=2)))
+    handle = await engine.start(input)
     await engine.until_retrying(handle, 2)
     await handle.signal("attempt_now")
     await engine.until_retrying(handle, 3)
@@ -145,7 +145,7 @@ async def long_way(engine: Engine, album: Album) -> None:
     await engine.skip(timedelta(minutes=5))
     await engine.until_dead(handle, round_=2)
     runs.append(await run_id(handle))
-    engine.fakes.orders[order.delivery_gid] = replace(order, policy=POLICY, rate_limit=5.0)
+    engine.fakes.inputs[input.delivery_gid] = replace(input, policy=POLICY, rate_limit=5.0)
     engine.fakes.script(FAILED, DELIVERED)
     await handle.signal("replay")
     await engine.result(handle)

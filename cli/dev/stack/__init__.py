@@ -30,7 +30,7 @@ from cli.dev.files import DATA_DIR, DATABASE_VARIABLE, ENVIRONMENT_FILE, TEMPORA
 from cli.dev.temporal import EmbeddedTemporal, temporal_command
 from cli.dev.terminal import DevUrls, Terminal, TerminalErrors
 from cli.errors import UsageError
-from everhook import event_loop as eventloop
+from everhook import event_loop
 from everhook.serving.limits import Limits
 from everhook.serving.server import bound_socket, serving
 from everhook.settings import Settings
@@ -134,7 +134,7 @@ def run_dev(options: DevOptions) -> None:
     terminal = Terminal(Console())
     with _checked(options) as ground, contextlib.suppress(asyncio.CancelledError):
         _log_to_file(ground, terminal)
-        eventloop.run(_Stack(ground, terminal).run())
+        event_loop.run(_Stack(ground, terminal).run())
 
 
 @contextlib.contextmanager

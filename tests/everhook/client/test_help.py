@@ -49,7 +49,7 @@ def _examples(command: Any) -> list[str]:
 
 
 def test_help_imports_nothing_that_does_the_work() -> None:
-    code = f"import sys, everhook.cli; print([name for name in {HEAVY} if name in sys.modules])"
+    code = f"import sys, cli.main; print([name for name in {HEAVY} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

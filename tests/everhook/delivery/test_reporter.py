@@ -42,7 +42,7 @@ async def test_failures_at_the_same_time_are_told_in_one_report(
     assert sorted(entities.reports) == [("ep_1", OutcomeReport(failures=7)), ("ep_2", OutcomeReport(failures=1))]
 
 
-@pytest.mark.parametrize("judgement", [DELIVERED, REJECTED], ids=["delivered", "rejected"])
+@pytest.mark.parametrize("classification", [DELIVERED, REJECTED], ids=["delivered", "rejected"])
 async def test_an_answer_that_ends_a_streak_of_the_circuit_is_told(
     entities: FakeEntities, reporter: OutcomeReporter, classification: Classification
 ) -> None:
@@ -69,7 +69,7 @@ async def test_failures_behind_a_success_are_told_with_it(entities: FakeEntities
     assert entities.reports == [("ep_1", OutcomeReport(succeeded=True, failures=3))]
 
 
-@pytest.mark.parametrize("judgement", [BLOCKED, UNSENDABLE], ids=["blocked", "unsendable"])
+@pytest.mark.parametrize("classification", [BLOCKED, UNSENDABLE], ids=["blocked", "unsendable"])
 async def test_our_own_policy_and_our_own_faults_say_nothing_of_the_endpoint(
     entities: FakeEntities, reporter: OutcomeReporter, classification: Classification
 ) -> None:

@@ -25,8 +25,8 @@ from everhook.contracts import (
     PreviousAttempt,
     Verdict,
 )
-from everhook.delivery import recorder_store as attempts
 from everhook.delivery import sender as module
+from everhook.delivery import snapshot_store
 from everhook.delivery.pacing import MISSES, Pacer
 from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.delivery.send_times_store import SendTime, SendTimes
@@ -213,7 +213,7 @@ async def test_a_fault_that_was_fixed_and_comes_back_is_logged_again(desk: Desk)
 async def test_a_secret_that_can_be_decrypted_again_is_used_after_a_while(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempts, "FAULTY_S", 0.0)
+    monkeypatch.setattr(snapshot_store, "FAULTY_S", 0.0)
     endpoint = await desk.endpoint()
     async with desk.store.database.writing() as session:
         secret = (await session.execute(select(EndpointSecret))).scalar_one()

@@ -89,7 +89,7 @@ async def test_of_one_message_each_endpoint_gets_what_its_own_circuit_allows(
     assert {delivery.endpoint_gid: delivery.status for delivery in acceptance.deliveries} == {
         end.gid: PARKED if end in ends[1:4] else ACCEPTED for end in ends
     }
-    assert {new.order.endpoint_gid for new in acceptance.new} == {ends[0].gid, ends[4].gid}
+    assert {new.input.endpoint_gid for new in acceptance.new} == {ends[0].gid, ends[4].gid}
 
 
 async def test_what_a_new_delivery_knows_is_what_the_database_would_say_of_it(store: Store) -> None:
@@ -97,7 +97,7 @@ async def test_what_a_new_delivery_knows_is_what_the_database_would_say_of_it(st
     await store.circuit(end, failures=2)
     published = publication({"käse": 1}, traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01")
     (new,) = accepted(await store.acceptor().accept(published)).new
-    assert new.snapshot == await SnapshotLoader(store.database).load(new.order.delivery_gid)
+    assert new.snapshot == await SnapshotLoader(store.database).load(new.input.delivery_gid)
     assert new.size == len(published.payload)
 
 

@@ -13,7 +13,7 @@ from everhook.circuit.machine import CircuitState, Hold
 from everhook.circuit.store import claim_probe
 from everhook.contracts import AttemptRecord, DeadLetterReason, DeliveryStatus, FailureCode, OperatorAction, Verdict
 from everhook.delivery import history_store as history
-from everhook.delivery import recorder_store as attempts
+from everhook.delivery import snapshot_store
 from everhook.delivery import store as deliveries
 from everhook.delivery.body_formats import BodyFormat
 from everhook.delivery.recorder_store import Recorder, Transcript
@@ -474,7 +474,7 @@ async def test_a_target_whose_secret_was_sealed_with_a_key_that_is_gone_says_so_
     assert faulty.fault is not None and ciphertext.split(".")[1] in faulty.fault and ciphertext not in faulty.fault
     assert (faulty.url, faulty.live_keys(moment())) == (URL, [])
     assert await destinations.get(end.gid, 1) is faulty
-    monkeypatch.setattr(attempts, "FAULTY_S", 0.0)
+    monkeypatch.setattr(snapshot_store, "FAULTY_S", 0.0)
     again = DestinationCache(store.database, KeyRing([new_master_key()]))
     assert await again.get(end.gid, 1) is not await again.get(end.gid, 1)
     well = await DestinationCache(store.database, KEYRING).get(end.gid, 1)

@@ -273,6 +273,6 @@ async def test_the_event_loop_goes_on_while_many_endpoints_are_scored(
         return score_endpoint(*counts)
 
     await minute(store, await store.endpoint(), now(), delivered=1)
-    monkeypatch.setattr(health_board, "judge", judged)
+    monkeypatch.setattr(health_board, "score_endpoint", judged)
     await overview(store)
     assert scored_in and threading.current_thread().name not in scored_in

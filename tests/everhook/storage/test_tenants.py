@@ -52,7 +52,7 @@ async def test_publishers_and_senders_see_the_new_name(database: Database, store
     await renamed(database, gid, "acme-inc")
 
     later = accepted(await acceptor.accept(publication(tenant_gid=gid)))
-    assert [new.order.tenant for new in later.new] == ["acme-inc"]
+    assert [new.input.tenant for new in later.new] == ["acme-inc"]
     async with database.reading() as session:
         changed = await session.get(Endpoint, endpoint.gid)
     assert changed is not None and changed.version > endpoint.version
