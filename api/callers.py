@@ -41,7 +41,7 @@ class Caller:
 @dataclass(frozen=True)
 class Access:
     """Which scopes open the routes of a router; `admin` opens them all. What a tenant sees there is bound elsewhere:
-    see `everhook/storage/scope.py`."""
+    see `everhook/storage/tenant_scope.py`."""
 
     reading: frozenset[Scope] = frozenset()
     changing: frozenset[Scope] = frozenset()

@@ -25,11 +25,11 @@ from everhook.storage.engine import Database
 from everhook.storage.keyring import KeyRing
 from everhook.storage.migrate import migrate
 from everhook.storage.tables import now
-from tests.api.driving import API_KEY, MASTER_KEY
+from testing.api import API_KEY, MASTER_KEY
+from testing.postgres_server import PostgresServer
+from testing.stack import async_url
 from tests.dashboard.conftest import ARGUMENTS, CHROMIUM, count_bytes, serve
 from tests.dashboard.scenery import Scenery
-from tests.support.postgres_server import PostgresServer
-from tests.support.stack import async_url
 
 SIZES = (100_000, 1_000_000)
 OPENINGS = 5

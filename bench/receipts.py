@@ -26,8 +26,8 @@ from everhook.storage.keyring import KeyRing, new_master_key
 from everhook.storage.migrate import migrate
 from everhook.storage.statements import table_of
 from everhook.storage.tables import DEFAULT_TENANT_GID, Receipt, now
-from tests.support.postgres_server import PostgresServer
-from tests.support.stack import async_url
+from testing.postgres_server import PostgresServer
+from testing.stack import async_url
 
 URL = "https://hooks.example.com/orders"
 BODY = b'{"text":"' + b"x" * 400 + b'"}'

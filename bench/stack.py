@@ -16,8 +16,8 @@ import psutil
 from bench.driver import Driver
 from bench.meters import Cpu, Meter, alone
 from bench.receiver import Receiver, receiver
-from tests.support.processes import Process, free_port
-from tests.support.publisher import create_channel, create_endpoint
+from testing.processes import Process, free_port
+from testing.publisher import create_channel, create_endpoint
 
 API_KEY = "bench-key-bench-key-bench-key"
 TEMPORAL = "Temporal"

@@ -26,7 +26,7 @@ def load_settings(**overrides: Any) -> "Settings":
 
 
 def require_temporal_options() -> None:
-    """Raise ConfigurationError, naming the `TEMPORAL_…` variable that is wrong: later it would be a traceback, or a long wait."""
+    """Raise ConfigurationError, naming a wrong `TEMPORAL_…` variable: later it would be a traceback or a wait."""
     from everhook.temporal.options import connect_options
 
     connect_options()

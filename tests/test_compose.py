@@ -18,7 +18,7 @@ from cli.main import app
 from everhook.receipts.issuer import issuer_name
 from everhook.settings import MIN_API_KEY_LENGTH, Settings
 from everhook.storage.keyring import KeyRing, new_master_key
-from tests.support import temporal_server
+from testing import temporal_server
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPOSE = ROOT / "docker-compose.yml"

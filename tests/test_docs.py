@@ -20,7 +20,7 @@ from everhook.notifications.events import EventKind
 from everhook.settings import Settings
 from everhook.signing.schemes import SignatureScheme, new_secret, secret_key, signature_headers
 from everhook.temporal import search_attributes
-from tests.everhook.client import test_help
+from tests.cli import test_help
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -41,10 +41,10 @@ from everhook.signing.schemes import (
     secret_key,
     signature_headers,
 )
-from tests.support.processes import Process, free_port
-from tests.support.publisher import sample_payload
-from tests.support.receiver import Receiver
-from tests.support.waiting import assert_eventually
+from testing.processes import Process, free_port
+from testing.publisher import sample_payload
+from testing.receiver import Receiver
+from testing.waiting import assert_eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -7,7 +7,7 @@ from types import ModuleType
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 
 from everhook.temporal import search_attributes
-from tests.support.temporal_server import NAMESPACE, TemporalServer
+from testing.temporal_server import NAMESPACE, TemporalServer
 
 SCRIPT = Path(__file__).resolve().parents[1] / "deploy/temporal/visibility_indexes.py"
 

@@ -20,9 +20,9 @@ from bench.stack import API_KEY, TEMPORAL, BenchStack, History, api_client
 from cli.main import app
 from everhook.settings import Settings
 from everhook.temporal.options import DEFAULT_NAMESPACE
-from tests.support.postgres_server import PostgresServer
-from tests.support.processes import REPOSITORY, Process, free_port
-from tests.support.stack import WORKER_READY
+from testing.postgres_server import PostgresServer
+from testing.processes import REPOSITORY, Process, free_port
+from testing.stack import WORKER_READY
 
 TEMPORAL_STORE, STORE = "PostgreSQL of Temporal", "PostgreSQL of Everhook"
 API, WORKER, BOTH = "API", "worker", "API and worker"

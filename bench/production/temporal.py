@@ -17,8 +17,8 @@ import asyncpg
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from tests.support.postgres_server import ROLE, PostgresServer
-from tests.support.processes import REPOSITORY, Process, ProcessFailed
+from testing.postgres_server import ROLE, PostgresServer
+from testing.processes import REPOSITORY, Process, ProcessFailed
 
 VERSION = "1.32.1"
 MODULE = "go.temporal.io/server"

@@ -11,9 +11,9 @@ import pytest
 from everhook.egress import EgressClient, EgressRules
 from everhook.storage.engine import Database
 from everhook.storage.migrate import migrate
+from testing.receiver import Receiver
 from tests.activities.desk import Desk, FakeEntities
-from tests.everhook.storage.factories import Store
-from tests.support.receiver import Receiver
+from tests.stores.factories import Store
 
 LOOPBACK = EgressRules((ip_network("127.0.0.0/8"),), http=True)
 

@@ -24,9 +24,9 @@ from everhook.signing.schemes import ALL_SCHEMES
 from everhook.storage.engine import Database
 from everhook.storage.keyring import KeyRing
 from everhook.storage.tables import DEFAULT_TENANT_GID, Attempt, Delivery, Endpoint
-from tests.everhook.delivery.fakes import FakeTemporal
-from tests.everhook.storage.factories import ISSUER, KEYRING, Store
-from tests.support.receiver import Receiver
+from testing.receiver import Receiver
+from tests.delivery.fakes import FakeTemporal
+from tests.stores.factories import ISSUER, KEYRING, Store
 
 PATH = "/hook"
 POLICY = DeliveryPolicy(jitter=0)

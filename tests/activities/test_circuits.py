@@ -24,8 +24,8 @@ from everhook.ids import delivery_workflow_id
 from everhook.storage.engine import Database
 from everhook.storage.tables import Delivery, Endpoint, now
 from tests.activities.desk import Desk
-from tests.everhook.delivery.fakes import AWAY, Collected, FakeTemporal
-from tests.everhook.storage.factories import Store, accepted, publication
+from tests.delivery.fakes import AWAY, Collected, FakeTemporal
+from tests.stores.factories import Store, accepted, publication
 from tests.workflows.engine import time_skipping_server
 
 PARKED: dict[str, Any] = {"status": DeliveryStatus.PARKED, "parked_at": now()}

@@ -25,9 +25,9 @@ from everhook.receipts.receipt import Receipt, signatures_digest, verify_receipt
 from everhook.storage.keyring import DecryptionError, KeyRing, new_master_key
 from everhook.storage.tables import Delivery, Endpoint, now
 from everhook.storage.tables import Receipt as ReceiptRow
+from testing.receiver import Fault, Response
 from tests.activities.desk import Desk
-from tests.everhook.storage.factories import ISSUER
-from tests.support.receiver import Fault, Response
+from tests.stores.factories import ISSUER
 
 CREDENTIAL = "t0p-secret"
 

@@ -7,8 +7,8 @@ from temporalio.testing import ActivityEnvironment
 from activities.sealing import SealingActivities
 from everhook.contracts import SealResult
 from everhook.storage.tables import OperationalEvent
-from tests.everhook.storage.factories import KEYRING, Store
-from tests.everhook.storage.receipt_factory import Log
+from tests.stores.factories import KEYRING, Store
+from tests.stores.receipt_factory import Log
 
 
 async def sealed(sealing: SealingActivities) -> SealResult:

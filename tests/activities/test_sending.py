@@ -36,10 +36,10 @@ from everhook.signing.schemes import SignatureScheme, new_secret, secret_key
 from everhook.signing.secrets_store import encrypted_secret
 from everhook.storage.engine import Database
 from everhook.storage.tables import Endpoint, Message, now
+from testing.receiver import Arrival, Fault, Response
+from testing.waiting import assert_eventually
 from tests.activities.desk import POLICY, Desk, order_for
-from tests.everhook.storage.factories import KEYRING, Store
-from tests.support.receiver import Arrival, Fault, Response
-from tests.support.waiting import assert_eventually
+from tests.stores.factories import KEYRING, Store
 
 PAYLOAD = '{ "käse" : [1.0, 2e3 ,"\\u00e9"],"n":12345678901234567890 }'.encode()
 """What any re-serialising would change."""

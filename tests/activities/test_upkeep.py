@@ -34,8 +34,8 @@ from everhook.observability.metrics import REGISTRY
 from everhook.storage.engine import Database
 from everhook.storage.tables import Delivery, Endpoint, PendingHistory, Tenant, now
 from tests.activities.desk import FakeEntities
-from tests.everhook.delivery.fakes import AWAY, INVALID, OVERLOADED, FakeTemporal
-from tests.everhook.storage.factories import Store, attempt_record, moment
+from tests.delivery.fakes import AWAY, INVALID, OVERLOADED, FakeTemporal
+from tests.stores.factories import Store, attempt_record, moment
 
 HOUR = timedelta(hours=1)
 GRACE = timedelta(minutes=3)

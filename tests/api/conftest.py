@@ -21,10 +21,10 @@ from everhook.storage.engine import Database
 from everhook.storage.migrate import alembic_config
 from everhook.temporal.client import connect
 from everhook.temporal.provisioning import setup
-from tests.api.driving import JSON, Api, ok, running_api, settings_for, sqlite_url
-from tests.support.receiver import Receiver
-from tests.support.temporal_server import NAMESPACE, TemporalServer
-from tests.support.waiting import assert_eventually
+from testing.api import JSON, Api, ok, running_api, settings_for, sqlite_url
+from testing.receiver import Receiver
+from testing.temporal_server import NAMESPACE, TemporalServer
+from testing.waiting import assert_eventually
 from worker import running_workers
 
 

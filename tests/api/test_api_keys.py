@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.driving import JSON, ON_SHARED, UNKNOWN_SUFFIX, Api, assert_problem, created, ok
+from testing.api import JSON, ON_SHARED, UNKNOWN_SUFFIX, Api, assert_problem, created, ok
 
 
 async def made(api: Api, **body: Any) -> JSON:

@@ -9,7 +9,7 @@ from everhook.contracts import Verdict
 from everhook.delivery.body_formats import BodyFormat, Content, render
 from everhook.ids import Kind, new_gid
 from everhook.storage.tables import Attempt, Message, Receipt, now
-from tests.api.driving import Api, assert_problem, ok
+from testing.api import Api, assert_problem, ok
 
 ROUNDS, IN_A_ROUND = 60, 3
 

@@ -11,9 +11,9 @@ from api.main import create_app
 from everhook.serving.server import serving
 from everhook.settings import Settings
 from everhook.temporal.client import connect
-from tests.api.driving import API_KEY, JSON, ON_SHARED, Api, assert_problem, created, ok, running_api
+from testing.api import API_KEY, JSON, ON_SHARED, Api, assert_problem, created, ok, running_api
+from testing.processes import free_port
 from tests.api.walking import make_world, operations
-from tests.support.processes import free_port
 
 OPERATIONS = {operation.name: operation for operation in operations(create_app(Settings(dev=True)).openapi())}
 CHANGES = [name for name, operation in OPERATIONS.items() if operation.is_change]

@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from everhook.settings import Settings
-from tests.api.driving import API_KEY, ON_SHARED, Api, assert_problem, ok, running_api
+from testing.api import API_KEY, ON_SHARED, Api, assert_problem, ok, running_api
 
 PLACEHOLDERS = {"{name}": "orders", "{gid}": "ep_01m83prhbfe23sdyzab24cmhby"}
 OPEN_TO_ALL = {"/livez", "/readyz", "/version", "/.well-known/jwks.json"}

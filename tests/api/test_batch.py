@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.driving import ON_SHARED, Api, accepted, assert_problem
+from testing.api import ON_SHARED, Api, accepted, assert_problem
 
 
 def message(n: int, **body: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from datetime import datetime
 
 import pytest
 
-from tests.api.driving import ON_SHARED, Api, assert_problem, created, ok
+from testing.api import ON_SHARED, Api, assert_problem, created, ok
 
 
 async def test_a_channel_is_created_and_shown(api: Api) -> None:

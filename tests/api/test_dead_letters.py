@@ -7,10 +7,10 @@ import pytest
 
 from everhook.contracts import DELIVERY_WORKFLOW
 from everhook.tenants.audit_store import Actor, record_audit
+from testing.api import JSON, UNKNOWN_SUFFIX, Api, accepted, assert_problem, ok
+from testing.receiver import Response
+from testing.waiting import assert_eventually
 from tests.api.conftest import Live
-from tests.api.driving import JSON, UNKNOWN_SUFFIX, Api, accepted, assert_problem, ok
-from tests.support.receiver import Response
-from tests.support.waiting import assert_eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

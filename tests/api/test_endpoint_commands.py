@@ -2,9 +2,9 @@
 
 import pytest
 
+from testing.api import JSON, UNKNOWN_SUFFIX, assert_problem, ok
+from testing.waiting import assert_eventually
 from tests.api.conftest import Live
-from tests.api.driving import JSON, UNKNOWN_SUFFIX, assert_problem, ok
-from tests.support.waiting import assert_eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

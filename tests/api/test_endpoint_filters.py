@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.api.driving import JSON, Api, assert_problem, ok
+from testing.api import JSON, Api, assert_problem, ok
 
 ENDPOINTS = {
     "https://hooks.acme.example/orders": "Order sync",

@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from everhook.settings import Settings
 from everhook.signing.schemes import secret_key
-from tests.api.driving import ON_SHARED, RECEIVER_URL, UNKNOWN_SUFFIX, Api, assert_problem, created, ok, running_api
+from testing.api import ON_SHARED, RECEIVER_URL, UNKNOWN_SUFFIX, Api, assert_problem, created, ok, running_api
 
 UNKNOWN = f"ep_{UNKNOWN_SUFFIX}"
 

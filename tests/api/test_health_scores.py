@@ -3,7 +3,7 @@
 from typing import Any
 
 from everhook.storage.tables import EndpointMinute, EndpointMinuteError, now
-from tests.api.driving import JSON, Api, assert_problem, ok
+from testing.api import JSON, Api, assert_problem, ok
 
 
 async def minute(api: Api, endpoint: JSON, errors: dict[str, int] | None = None, **counts: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from api.main import create_app
 from everhook.settings import Settings
-from tests.api.driving import JSON, Api, assert_problem, created, ok
+from testing.api import JSON, Api, assert_problem, created, ok
 from tests.api.walking import operations
 
 SECRET = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="

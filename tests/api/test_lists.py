@@ -9,7 +9,7 @@ import pytest
 from everhook.contracts import DeliveryStatus
 from everhook.ids import Kind, new_gid
 from everhook.storage.tables import Delivery
-from tests.api.driving import JSON, ON_SHARED, UNKNOWN_SUFFIX, Api, accepted, assert_problem, ok
+from testing.api import JSON, ON_SHARED, UNKNOWN_SUFFIX, Api, accepted, assert_problem, ok
 
 LISTS = ["endpoints", "subscriptions", "messages", "deliveries", "dead-letters"]
 

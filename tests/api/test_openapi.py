@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from everhook import __version__
-from tests.api.driving import JSON, Api, assert_problem, ok
+from testing.api import JSON, Api, assert_problem, ok
 
 OPERATIONS = {
     "GET /livez", "GET /readyz", "GET /version",

@@ -15,9 +15,9 @@ from temporalio.service import RPCError, RPCStatusCode
 from api import problems
 from everhook.observability.logging import _QUIET as QUIET
 from everhook.settings import Settings
-from tests.api.driving import API_KEY, UNKNOWN_SUFFIX, Api, assert_problem, ok, running_api, settings_for, sqlite_url
-from tests.support.processes import free_port
-from tests.support.waiting import assert_eventually
+from testing.api import API_KEY, UNKNOWN_SUFFIX, Api, assert_problem, ok, running_api, settings_for, sqlite_url
+from testing.processes import free_port
+from testing.waiting import assert_eventually
 
 SECRET_PAYLOAD = "card-4111111111111111"
 

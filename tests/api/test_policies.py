@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.driving import ON_SHARED, RECEIVER_URL, Api, assert_problem, created, ok
+from testing.api import ON_SHARED, RECEIVER_URL, Api, assert_problem, created, ok
 
 GOOD: list[dict[str, Any]] = [
     {},

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from everhook.observability.metrics import REGISTRY
-from tests.api.driving import JSON, Api, accepted, assert_problem, ok
+from testing.api import JSON, Api, accepted, assert_problem, ok
 
 PAYLOADS = [
     b'{ "b":1,\n\t"a" : [1, 2 ]}',

@@ -6,7 +6,7 @@ import pytest
 
 from everhook.errors import ConfigurationError
 from everhook.settings import Settings, load_settings
-from tests.api.driving import Api, accepted, assert_problem, running_api
+from testing.api import Api, accepted, assert_problem, running_api
 
 RATE = "5/hour"
 

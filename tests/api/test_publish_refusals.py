@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from api.publishing import ENVELOPE_ALLOWANCE
-from tests.api.driving import API_KEY, ON_SHARED, Api, assert_problem, ok
+from testing.api import API_KEY, ON_SHARED, Api, assert_problem, ok
 
 VALID = b'{"type":"a","payload":1}'
 PUBLISH = "/v1/channels/orders/messages"

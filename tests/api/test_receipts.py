@@ -16,13 +16,13 @@ from everhook.storage.tables import now
 from everhook.tenants import api_keys_store as api_keys
 from everhook.tenants import store as tenants
 from everhook.tenants.api_keys_store import Scope
+from testing.api import JSON, MASTER_KEY, Api, assert_problem, ok
+from testing.processes import REPOSITORY, clean_environment
+from testing.receiver import Response
+from testing.waiting import assert_eventually
 from tests.api.conftest import Live
-from tests.api.driving import JSON, MASTER_KEY, Api, assert_problem, ok
-from tests.everhook.storage.factories import ISSUER
-from tests.everhook.storage.receipt_factory import Log
-from tests.support.processes import REPOSITORY, clean_environment
-from tests.support.receiver import Response
-from tests.support.waiting import assert_eventually
+from tests.stores.factories import ISSUER
+from tests.stores.receipt_factory import Log
 
 LIVE = pytest.mark.asyncio(loop_scope="module")
 UNKNOWN = "rcp_01m83prhbfe23sdyzab24cmhby"

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from fastapi.routing import iter_route_contexts
 
-from tests.api.driving import ON_SHARED, Api, ok
+from testing.api import ON_SHARED, Api, ok
 
 
 @ON_SHARED

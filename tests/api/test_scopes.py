@@ -8,7 +8,7 @@ import pytest_asyncio
 from api.callers import client_address
 from api.main import create_app
 from everhook.settings import Settings
-from tests.api.driving import ON_SHARED, Api, assert_problem, ok
+from testing.api import ON_SHARED, Api, assert_problem, ok
 from tests.api.walking import PUBLISHING, Operation, World, make_world, operations
 
 OPERATIONS = {operation.name: operation for operation in operations(create_app(Settings(dev=True)).openapi())}

@@ -7,17 +7,8 @@ from typing import Any
 import pytest
 
 from everhook.signing.schemes import new_secret, secret_key
-from tests.api.driving import (
-    JSON,
-    ON_SHARED,
-    RECEIVER_URL,
-    UNKNOWN_SUFFIX,
-    Api,
-    assert_problem,
-    created,
-    ok,
-)
-from tests.support.certificates import Authority, Pair, encrypted, self_signed
+from testing.api import JSON, ON_SHARED, RECEIVER_URL, UNKNOWN_SUFFIX, Api, assert_problem, created, ok
+from testing.certificates import Authority, Pair, encrypted, self_signed
 
 DAY = timedelta(days=1)
 

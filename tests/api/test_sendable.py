@@ -24,8 +24,8 @@ from everhook.egress.tcp import TcpBackend
 from everhook.ids import Kind, new_gid
 from everhook.observability.trace_context import parse
 from everhook.signing.schemes import new_secret, secret_key, signature_headers
-from tests.support.certificates import Authority, encrypted, self_signed
-from tests.support.receiver import Receiver
+from testing.certificates import Authority, encrypted, self_signed
+from testing.receiver import Receiver
 
 Result = TypeVar("Result")
 

@@ -11,7 +11,7 @@ import pytest
 
 from everhook.egress import EgressClient, EgressRules
 from everhook.egress.resolver import CachingResolver
-from tests.api.driving import Api, created, ok
+from testing.api import Api, created, ok
 
 ENDPOINTS = 80
 

@@ -15,7 +15,7 @@ from api.main import create_app
 from api.routers import api_keys, tenants
 from everhook.settings import Settings
 from everhook.storage import tables  # noqa: F401 - the models
-from tests.api.driving import JSON, ON_SHARED, UNKNOWN_SUFFIX, Api, assert_problem, ok
+from testing.api import JSON, ON_SHARED, UNKNOWN_SUFFIX, Api, assert_problem, ok
 from tests.api.walking import operations
 
 DOCUMENT = create_app(Settings(dev=True)).openapi()

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.driving import JSON, UNKNOWN_SUFFIX, Api, accepted, assert_problem, created, ok
+from testing.api import JSON, UNKNOWN_SUFFIX, Api, accepted, assert_problem, created, ok
 
 
 async def subscribed(api: Api, **body: Any) -> JSON:

@@ -13,10 +13,10 @@ from everhook.storage.bulk import Bulk
 from everhook.storage.tables import DEFAULT_TENANT_GID
 from everhook.tenants.erasure_store import remove
 from everhook.tenants.retention_store import RetentionPeriods
+from testing.api import JSON, UNKNOWN_SUFFIX, Api, assert_problem, created, ok
+from testing.receiver import Response
+from testing.waiting import assert_eventually
 from tests.api.conftest import Live
-from tests.api.driving import JSON, UNKNOWN_SUFFIX, Api, assert_problem, created, ok
-from tests.support.receiver import Response
-from tests.support.waiting import assert_eventually
 
 on_module = pytest.mark.asyncio(loop_scope="module")
 

@@ -3,7 +3,7 @@
 import pytest
 
 from everhook.storage.tables import DEFAULT_TENANT_GID
-from tests.api.driving import ON_SHARED, UNKNOWN_SUFFIX, Api, assert_problem, created, ok
+from testing.api import ON_SHARED, UNKNOWN_SUFFIX, Api, assert_problem, created, ok
 
 
 async def test_a_tenant_is_made_shown_and_listed(api: Api) -> None:

@@ -12,7 +12,7 @@ from sqlmodel import SQLModel
 
 from api.main import create_app
 from everhook.settings import Settings
-from tests.api.driving import ON_SHARED, Api, ok
+from testing.api import ON_SHARED, Api, ok
 from tests.api.walking import World, make_world, of_nobody, operations
 
 OPERATIONS = {operation.name: operation for operation in operations(create_app(Settings(dev=True)).openapi())}

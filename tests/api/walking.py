@@ -13,7 +13,7 @@ from everhook.contracts import Verdict
 from everhook.ids import Kind, new_gid
 from everhook.storage.tables import Attempt, Receipt, now
 from everhook.tenants.audit_store import Actor, record_audit
-from tests.api.driving import JSON, Api, created, ok
+from testing.api import JSON, Api, created, ok
 
 KIND_OF_PATH = {
     "api-keys": "key",

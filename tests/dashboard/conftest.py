@@ -23,12 +23,12 @@ from everhook.storage.engine import Database
 from everhook.storage.keyring import KeyRing
 from everhook.temporal.client import connect
 from everhook.temporal.provisioning import setup
+from testing.api import API_KEY, MASTER_KEY, Api, running_api
+from testing.processes import Process, free_port
+from testing.receiver import Receiver
+from testing.temporal_server import NAMESPACE, TemporalServer
 from tests.api.conftest import copied, migrated_file
-from tests.api.driving import API_KEY, MASTER_KEY, Api, running_api
 from tests.dashboard.scenery import Scenery
-from tests.support.processes import Process, free_port
-from tests.support.receiver import Receiver
-from tests.support.temporal_server import NAMESPACE, TemporalServer
 from worker import running_workers
 
 __all__ = ["migrated_file"]

@@ -13,10 +13,10 @@ import pytest_asyncio
 from playwright.async_api import Page, Route, expect
 
 from everhook.receipts.bundle import verify
-from tests.api.driving import API_KEY, ok
+from testing.api import API_KEY, ok
+from testing.waiting import assert_eventually
 from tests.dashboard.conftest import DESKTOP, NARROW, PHONE, Stage, browsing
 from tests.dashboard.visits import CONTRAST_ALONE, Visit, obstacles_on, routes_of_pages, visits_to_all_pages
-from tests.support.waiting import assert_eventually
 
 LOOKED_AT_WITHIN_MS = 15_000
 SIZES = (NARROW, PHONE, (640, 450), DESKTOP)

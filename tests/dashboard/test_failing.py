@@ -10,10 +10,10 @@ from playwright.async_api import Page, expect
 
 from everhook.serving.server import serving
 from everhook.temporal.client import connect
+from testing.api import Api, running_api
+from testing.processes import free_port
 from tests.api.conftest import copied
-from tests.api.driving import Api, running_api
 from tests.dashboard.conftest import Stage, WithoutLifespan, browsing
-from tests.support.processes import free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

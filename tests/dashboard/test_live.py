@@ -13,10 +13,10 @@ from playwright.async_api import expect
 
 from api import dashboard
 from everhook.serving.server import GRACE_S, serving
+from testing.api import API_KEY
+from testing.waiting import assert_eventually
 from tests.api.conftest import copied
-from tests.api.driving import API_KEY
 from tests.dashboard.conftest import Pages, Stage, WithoutLifespan, serve
-from tests.support.waiting import assert_eventually
 
 PROMPTLY_S = 4
 """Less than either server would wait for requests under way."""

@@ -12,7 +12,7 @@ from api import dashboard
 from api.dashboard.pages import PORTAL
 from everhook.contracts import DeadLetterReason, DeliveryStatus
 from everhook.ids import Kind, new_gid
-from tests.api.driving import Api, assert_problem, created, running_api
+from testing.api import Api, assert_problem, created, running_api
 from tests.dashboard.conftest import Pages, browsing
 from tests.dashboard.scenery import gid_at
 

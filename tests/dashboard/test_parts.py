@@ -23,7 +23,7 @@ from everhook.circuit.machine import CircuitState, Hold
 from everhook.delivery.policy import DeliveryPolicy, resolve
 from everhook.health.score import Level
 from everhook.storage.tables import CircuitRow
-from tests.support.waiting import assert_eventually
+from testing.waiting import assert_eventually
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 

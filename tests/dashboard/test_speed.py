@@ -10,11 +10,11 @@ from playwright.async_api import expect
 
 from everhook.storage.keyring import KeyRing
 from everhook.temporal.client import connect
+from testing.api import API_KEY, running_api
+from testing.processes import free_port
 from tests.api.conftest import copied
-from tests.api.driving import API_KEY, running_api
 from tests.dashboard.conftest import Pages, Stage, browsing, count_bytes, serve
 from tests.dashboard.scenery import Scenery
-from tests.support.processes import free_port
 
 STORED = 100_000
 FIRST_PAGE_BYTES = 100 * 1024

@@ -13,9 +13,9 @@ from playwright.async_api import Page
 
 from api.dashboard.pages import PORTAL, PageRoute
 from api.dashboard.sign_in_link import make_link
-from tests.api.driving import created, ok
+from testing.api import created, ok
+from testing.waiting import assert_eventually
 from tests.dashboard.conftest import Stage
-from tests.support.waiting import assert_eventually
 
 NO_PAGES = ("/live", "/bundle", "/body")
 """What else is asked for by GET: a stream, and downloads."""

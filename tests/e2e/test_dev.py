@@ -20,11 +20,11 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from everhook.storage.keyring import new_master_key
-from tests.support.ledgers import compare
-from tests.support.processes import REPOSITORY, Process, free_port
-from tests.support.publisher import Publisher
-from tests.support.receiver import Receiver
-from tests.support.waiting import assert_eventually
+from testing.ledgers import compare
+from testing.processes import REPOSITORY, Process, free_port
+from testing.publisher import Publisher
+from testing.receiver import Receiver
+from testing.waiting import assert_eventually
 
 WELCOME = "Deliveries as they happen"
 # What takes a quarter of a minute by default: the reconciler's pass, and the deliveries it leaves to the dispatcher.

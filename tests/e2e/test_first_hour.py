@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from testing.processes import REPOSITORY, clean_environment, free_port
+from testing.waiting import assert_eventually
 from tests.e2e.test_dev import Dev, running
-from tests.support.processes import REPOSITORY, clean_environment, free_port
-from tests.support.waiting import assert_eventually
 
 README, CLI = REPOSITORY / "README.md", REPOSITORY / "docs/cli.md"
 EVERHOOK = f"{shlex.quote(sys.executable)} -m cli"

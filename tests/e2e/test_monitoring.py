@@ -11,11 +11,11 @@ import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.processes import REPOSITORY, Process, free_port
-from tests.support.prometheus import PrometheusServer, tool
-from tests.support.publisher import CreatedEndpoint, Publisher
-from tests.support.stack import QUICK, Stack
-from tests.support.waiting import assert_eventually
+from testing.processes import REPOSITORY, Process, free_port
+from testing.prometheus import PrometheusServer, tool
+from testing.publisher import CreatedEndpoint, Publisher
+from testing.stack import QUICK, Stack
+from testing.waiting import assert_eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -15,11 +15,11 @@ import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.api.driving import API_KEY, MASTER_KEY
+from testing.api import API_KEY, MASTER_KEY
+from testing.postgres_server import PostgresServer
+from testing.processes import Process, free_port
+from testing.waiting import assert_eventually
 from tests.limits.wire import Client
-from tests.support.postgres_server import PostgresServer
-from tests.support.processes import Process, free_port
-from tests.support.waiting import assert_eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -23,13 +23,13 @@ from everhook.signing.schemes import new_secret
 from everhook.storage.encryption import ENDPOINT_SECRET
 from everhook.storage.keyring import KeyRing, new_master_key
 from everhook.temporal.client import connect
-from tests.support.certificates import Authority
-from tests.support.ledgers import Ack, compare
-from tests.support.publisher import Publisher, sample_payload
-from tests.support.receiver import Arrival, Receiver, Response, Step
-from tests.support.stack import API_KEY, MASTER_KEY, QUICK, Stack
-from tests.support.temporal_server import NAMESPACE
-from tests.support.waiting import assert_eventually
+from testing.certificates import Authority
+from testing.ledgers import Ack, compare
+from testing.publisher import Publisher, sample_payload
+from testing.receiver import Arrival, Receiver, Response, Step
+from testing.stack import API_KEY, MASTER_KEY, QUICK, Stack
+from testing.temporal_server import NAMESPACE
+from testing.waiting import assert_eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

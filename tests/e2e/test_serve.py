@@ -3,8 +3,8 @@
 import signal
 from pathlib import Path
 
-from tests.support.stack import Stack
-from tests.support.waiting import assert_eventually
+from testing.stack import Stack
+from testing.waiting import assert_eventually
 
 POLICY = {"delaysSeconds": [0.2], "timeoutSeconds": 5}
 

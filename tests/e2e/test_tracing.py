@@ -7,9 +7,9 @@ import pytest
 import pytest_asyncio
 
 from everhook.observability.trace_context import TraceParent, parse
-from tests.support.collector import Collector
-from tests.support.stack import QUICK, Stack
-from tests.support.waiting import assert_eventually
+from testing.collector import Collector
+from testing.stack import QUICK, Stack
+from testing.waiting import assert_eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -14,10 +14,10 @@ import pytest_asyncio
 from standardwebhooks import Webhook
 
 from everhook import __version__
-from tests.support.ledgers import Ack
-from tests.support.publisher import CreatedEndpoint, Publisher, sample_payload
-from tests.support.receiver import Arrival, Receiver
-from tests.support.stack import QUICK, Stack
+from testing.ledgers import Ack
+from testing.publisher import CreatedEndpoint, Publisher, sample_payload
+from testing.receiver import Arrival, Receiver
+from testing.stack import QUICK, Stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

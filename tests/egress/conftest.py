@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from testing.processes import REPOSITORY, clean_environment
 from tests.egress import room
 from tests.egress.inside import REPORT
-from tests.support.processes import REPOSITORY, clean_environment
 
 Report = dict[str, Any]
 

@@ -15,12 +15,12 @@ from typing import Any
 import psutil
 from sqlalchemy import text
 
+from testing.certificates import Authority
+from testing.stack import Stack
+from testing.waiting import assert_eventually
 from tests.egress.corpus import FLIPS, NAMES, PUBLIC, URLS, Answer
 from tests.egress.name_server import NameServer
 from tests.egress.receivers import EMPTY, TIMEOUT, Receiver, answering, hostile_answers, hostile_handshakes
-from tests.support.certificates import Authority
-from tests.support.stack import Stack
-from tests.support.waiting import assert_eventually
 
 CANARY_PORTS = (443, 8443, 8080, 65535)
 SMALL = b'{"event":"test.small"}'

@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from tests.support.certificates import Authority, Pair, self_signed
+from testing.certificates import Authority, Pair, self_signed
 
 Result = TypeVar("Result")
 

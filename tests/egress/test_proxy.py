@@ -22,12 +22,12 @@ from everhook.egress import EgressClient, EgressRules, Exchange, LocalError
 from everhook.egress.dial import NOT_PUBLIC
 from everhook.egress.proxy import Proxy
 from everhook.egress.resolver import NameUnresolved, Resolver
-from tests.support.certificates import Authority
-from tests.support.processes import free_port
-from tests.support.receiver import Receiver
-from tests.support.script import Fault
-from tests.support.stack import QUICK, Stack
-from tests.support.waiting import assert_eventually
+from testing.certificates import Authority
+from testing.processes import free_port
+from testing.receiver import Receiver
+from testing.script import Fault
+from testing.stack import QUICK, Stack
+from testing.waiting import assert_eventually
 
 HEADERS = [("content-type", "application/json"), ("authorization", "Bearer of-the-endpoint")]
 BODY = b'{"hello":"world"}'

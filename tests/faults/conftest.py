@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.support.scene import SHARED, Scene
-from tests.support.stack import Stack
+from testing.scene import SHARED, Scene
+from testing.stack import Stack
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")

@@ -7,9 +7,9 @@ from functools import partial
 
 import pytest
 
-from tests.support.publisher import sample_payload
-from tests.support.scene import Scene, unanswered
-from tests.support.waiting import assert_eventually
+from testing.publisher import sample_payload
+from testing.scene import Scene, unanswered
+from testing.waiting import assert_eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

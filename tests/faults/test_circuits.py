@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from tests.support.arrivals import ArrivalLine
-from tests.support.scene import Scene
+from testing.arrivals import ArrivalLine
+from testing.scene import Scene
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.publisher import CreatedEndpoint
-from tests.support.scene import Scene
-from tests.support.stack import Process
+from testing.publisher import CreatedEndpoint
+from testing.scene import Scene
+from testing.stack import Process
 
 BIG = os.environ.get("EVERHOOK_BIG") == "1"
 

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from tests.support.publisher import Publisher
-from tests.support.scene import Scene, slowly
-from tests.support.stack import Process, free_port
+from testing.publisher import Publisher
+from testing.scene import Scene, slowly
+from testing.stack import Process, free_port
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from everhook.contracts import FailureCode
-from tests.support.scene import SHARED, Scene, slowly
-from tests.support.script import Fault, Step, redirect
+from testing.scene import SHARED, Scene, slowly
+from testing.script import Fault, Step, redirect
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

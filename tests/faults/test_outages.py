@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from tests.support.ledgers import Ack, Report
-from tests.support.scene import Scene, slowly
+from testing.ledgers import Ack, Report
+from testing.scene import Scene, slowly
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 

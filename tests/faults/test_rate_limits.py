@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.support.publisher import CreatedEndpoint
-from tests.support.scene import Scene, slowly
+from testing.publisher import CreatedEndpoint
+from testing.scene import Scene, slowly
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

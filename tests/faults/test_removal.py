@@ -11,9 +11,9 @@ from everhook.contracts import DeliveryStatus
 from everhook.ids import Kind, first_gid_at, new_gid
 from everhook.storage.statements import table_of
 from everhook.storage.tables import DEFAULT_TENANT_GID, Delivery, Message, now
-from tests.support.publisher import CreatedEndpoint
-from tests.support.scene import Scene
-from tests.support.waiting import assert_eventually
+from testing.publisher import CreatedEndpoint
+from testing.scene import Scene
+from testing.waiting import assert_eventually
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 

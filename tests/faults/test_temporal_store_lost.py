@@ -4,9 +4,9 @@ from collections import defaultdict
 
 import pytest
 
-from tests.support.publisher import CreatedEndpoint
-from tests.support.scene import Scene
-from tests.support.script import Response
+from testing.publisher import CreatedEndpoint
+from testing.scene import Scene
+from testing.script import Response
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tests.support.scene import Scene, slowly
+from testing.scene import Scene, slowly
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 

@@ -14,8 +14,8 @@ from fastapi.routing import iter_route_contexts
 from api.dashboard import FORMS_OF_STRANGERS, MAX_FORM_OF_STRANGERS
 from api.main import body_limits
 from api.middleware import MAX_BODY_BYTES
+from testing.api import ON_SHARED, Api, assert_problem, running_api
 from tests.api.conftest import copied, migrated_file
-from tests.api.driving import ON_SHARED, Api, assert_problem, running_api
 from tests.dashboard.conftest import browsing
 
 __all__ = ["migrated_file"]

@@ -17,8 +17,8 @@ from everhook.serving import limits as http_limits
 from everhook.serving import protocol as http_protocol
 from everhook.serving.limits import DEFAULT_LIMITS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_PIPELINED, Connections, Limits
 from everhook.settings import Settings
+from testing.waiting import assert_eventually
 from tests.limits.wire import GET, HEAD, POST, Client, Server, serving_app
-from tests.support.waiting import assert_eventually
 
 A_READ = 256 * 1024
 """So much the event loop reads at once."""

@@ -2,7 +2,7 @@
 
 import re
 
-from tests.support.processes import REPOSITORY
+from testing.processes import REPOSITORY
 
 PAGE = (REPOSITORY / "tests/limits/README.md").read_text()
 

@@ -60,7 +60,7 @@ from everhook.delivery.starts import start_delivery
 from everhook.ids import Kind, delivery_workflow_id, endpoint_workflow_id, new_gid
 from everhook.temporal import search_attributes
 from everhook.temporal.client import PLUGIN
-from tests.support.waiting import assert_eventually
+from testing.waiting import assert_eventually
 from workflows.delivery import DeliveryWorkflow
 from workflows.endpoint import EndpointWorkflow
 from workflows.erasure import EraseTenantWorkflow

@@ -17,7 +17,7 @@ from everhook.circuit.machine import BY_OPERATOR, Circuit, CircuitPolicy, Circui
 from everhook.contracts import DeadLetterReason, ReleaseParkedInput, TaskQueue
 from everhook.temporal import search_attributes as sa
 from everhook.temporal.client import PLUGIN
-from tests.support.waiting import assert_eventually
+from testing.waiting import assert_eventually
 from tests.workflows.engine import (
     BINARIES,
     PATIENCE_S,

@@ -1,0 +1,207 @@
+"""Driving the API in tests: an app as a context manager, a client that knows its way around, and what a problem is."""
+
+import json
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import text
+
+from api.dependencies import Services
+from api.main import create_app
+from everhook.settings import Settings
+from everhook.storage.engine import Database
+from everhook.temporal.client import connect
+from testing.processes import free_port
+from testing.waiting import assert_eventually
+
+API_KEY = "test-key-of-the-api-0123456789abcdef"
+MASTER_KEY = "dGVzdC1tYXN0ZXIta2V5LW9mLXRoZS1hcGktMDEyMzQ="
+UNKNOWN_SUFFIX = "01m83prhbfe23sdyzab24cmhby"
+RECEIVER_URL = "http://127.0.0.1:9999/hook"
+"""Nothing listens there, and with Temporal stopped nothing is sent."""
+
+JSON = dict[str, Any]
+
+ON_SHARED = pytest.mark.asyncio(loop_scope="module")
+"""For tests that take the fixture `shared`."""
+
+
+def sqlite_url(file: Path) -> str:
+    return f"sqlite+aiosqlite:///{file}"
+
+
+def settings_for(database_url: str, **overrides: Any) -> Settings:
+    return Settings(
+        **{
+            "dev": True,
+            "database_url": database_url,
+            "api_key": API_KEY,
+            "master_keys": MASTER_KEY,
+            "egress_allow": "127.0.0.0/8",
+            "egress_http": True,
+            "sandbox": True,
+            "erasure_settle_seconds": 0.5,
+            **overrides,
+        }
+    )
+
+
+class Api:
+    """The API over ASGI, with shorthands for what most tests need. Unknown exceptions pass through: they are bugs."""
+
+    def __init__(self, http: httpx.AsyncClient, app: FastAPI) -> None:
+        self.http = http
+        self.app = app
+        self.services: Services = app.state.services
+
+    @property
+    def database(self) -> Database:
+        return self.services.database
+
+    def presenting(self, key: str) -> "Api":
+        """The same API, called with another key."""
+        http = httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.app),
+            base_url=self.http.base_url,
+            headers={"authorization": f"Bearer {key}"},
+        )
+        return Api(http, self.app)
+
+    async def key(self, *scopes: str, tenant: str | None = None, name: str = "alice") -> "Api":
+        """Make a key; the API as its holder calls it."""
+        made = created(await self.post("/v1/api-keys", {"name": name, "scopes": scopes, "tenant": tenant}))
+        return self.presenting(made["key"])
+
+    async def get(self, path: str, **params: Any) -> httpx.Response:
+        return await self.http.get(path, params=params)
+
+    async def post(self, path: str, body: Any = None) -> httpx.Response:
+        return await self._send("POST", path, body)
+
+    async def patch(self, path: str, body: Any) -> httpx.Response:
+        return await self._send("PATCH", path, body)
+
+    async def _send(self, method: str, path: str, body: Any) -> httpx.Response:
+        """JSON as Python writes it, NaN and lone surrogates included: httpx itself would refuse to."""
+        if body is None:
+            return await self.http.request(method, path)
+        return await self.http.request(
+            method, path, content=json.dumps(body), headers={"content-type": "application/json"}
+        )
+
+    async def delete(self, path: str) -> httpx.Response:
+        return await self.http.delete(path)
+
+    async def channel(self, name: str = "orders", **body: Any) -> JSON:
+        return created(await self.post("/v1/channels", {"name": name, **body}))
+
+    async def endpoint(self, url: str = RECEIVER_URL, **body: Any) -> JSON:
+        return created(await self.post("/v1/endpoints", {"url": url, **body}))
+
+    async def publish(self, payload: Any = None, channel: str = "orders", **body: Any) -> JSON:
+        """Publish and be accepted; the type is `order.created` unless named."""
+        return accepted(await self.try_publish({"type": "order.created", "payload": payload, **body}, channel))
+
+    async def try_publish(
+        self, body: JSON | bytes, channel: str = "orders", headers: dict[str, str] | None = None
+    ) -> httpx.Response:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return await self.http.post(f"/v1/channels/{channel}/messages", content=content, headers=headers)
+
+    async def try_batch(self, messages: Any, channel: str = "orders") -> httpx.Response:
+        content = messages if isinstance(messages, bytes) else json.dumps({"messages": messages}).encode()
+        return await self.http.post(f"/v1/channels/{channel}/messages/batch", content=content)
+
+    async def rows(self, sql: str, **params: Any) -> list[Any]:
+        """What the database itself holds."""
+        async with self.database.read_connection() as connection:
+            return list((await connection.execute(text(sql), params)).all())
+
+    async def change_rows(self, sql: str, **params: Any) -> None:
+        async with self.database.write_connection() as connection:
+            await connection.execute(text(sql), params)
+
+    async def count(self, table: str) -> int:
+        return int((await self.rows(f"SELECT count(*) FROM {table}"))[0][0])
+
+    async def walk(self, path: str, **params: Any) -> list[JSON]:
+        """Every item of a list, page by page."""
+        items: list[JSON] = []
+        cursor: str | None = None
+        while True:
+            page = ok(await self.get(path, **params, **({"cursor": cursor} if cursor else {})))
+            items += page["data"]
+            cursor = page["nextCursor"]
+            if cursor is None:
+                return items
+
+
+@asynccontextmanager
+async def running_api(settings: Settings, temporal: Any = None) -> AsyncIterator[Api]:
+    """The app with its lifespan. Without `temporal` it is given a client to a port where nothing listens, and sends
+    nothing: its endpoints have addresses that are not ours."""
+    client = temporal
+    if client is None:
+        client = await connect(lazy=True, target_host=f"127.0.0.1:{free_port()}")
+        settings = settings.model_copy(update={"express": False})
+    app = create_app(settings, temporal=client)
+    before = _sqlite_threads()
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(app),
+            base_url="http://everhook.test",
+            headers={"authorization": f"Bearer {API_KEY}"},
+        ) as http,
+    ):
+        yield Api(http, app)
+    if temporal is None:
+        await assert_eventually(lambda: _assert_ended(_sqlite_threads() - before))
+
+
+def _sqlite_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if "_connection_worker_thread" in thread.name}
+
+
+def _assert_ended(threads: set[threading.Thread]) -> None:
+    """A file that could not be opened leaves aiosqlite's thread behind for a moment; it must not outlive the loop."""
+    assert not threads
+
+
+def ok(response: httpx.Response) -> JSON:
+    return _body(response, 200)
+
+
+def created(response: httpx.Response) -> JSON:
+    return _body(response, 201)
+
+
+def accepted(response: httpx.Response) -> JSON:
+    return _body(response, 202)
+
+
+def _body(response: httpx.Response, status: int) -> JSON:
+    assert response.status_code == status, f"{response.status_code}: {response.text}"
+    assert response.headers["content-type"] == "application/json"
+    body: JSON = response.json()
+    return body
+
+
+def assert_problem(response: httpx.Response, status: int, field: str | None = None) -> JSON:
+    """A problem document of that status which, where `field` is given, names that field and no other."""
+    assert response.status_code == status, f"{response.status_code}: {response.text}"
+    assert response.headers["content-type"] == "application/problem+json"
+    problem: JSON = response.json()
+    assert problem["status"] == status
+    assert problem["title"]
+    assert problem["detail"]
+    if field is not None:
+        assert [error["field"] for error in problem["errors"]] == [field]
+        assert field in problem["detail"]
+    return problem

@@ -1,0 +1,390 @@
+"""The checker behind "nothing accepted is ever lost": three ledgers that know nothing of each other, compared.
+
+What the publisher got `202` for, what arrived at the receiver (which ids, which bytes, answered how), and what the
+database says after the drain. `compare` reads the database and hands over to `check`, which is pure.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from testing.arrivals import ArrivalLine, place_of, read_arrivals, sha256
+
+_SHOWN = 5
+_DELIVERED = "delivered"
+_KEPT_OR_DROPPED = {"dead_lettered", "discarded"}
+_FINISHED = {_DELIVERED, *_KEPT_OR_DROPPED}
+
+
+@dataclass(frozen=True)
+class AckedDelivery:
+    delivery_gid: str
+    endpoint_gid: str
+    url: str
+
+
+@dataclass(frozen=True)
+class Ack:
+    """A publish that was answered `202`: what was promised. Times in seconds: wall clock, and monotonic.
+
+    `due` is when an open-loop schedule wanted it sent (else when it was sent first), `tries` the requests it took.
+    """
+
+    key: str
+    message_gid: str
+    payload_sha256: str
+    deliveries: tuple[AckedDelivery, ...]
+    duplicate: bool = False
+    tries: int = 1
+    due: float = 0.0
+    sent: float = 0.0
+    answered: float = 0.0
+    at: float = 0.0
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """A publish that never got an answer: it may or may not have been accepted, and may or may not arrive."""
+
+    key: str
+    payload_sha256: str
+    error: str
+
+
+@dataclass
+class PublisherLedger:
+    """What the publisher knows; with `path`, also appended to that file line by line."""
+
+    path: Path | None = None
+    acks: list[Ack] = field(default_factory=list)
+    unanswered: list[Unanswered] = field(default_factory=list)
+
+    def acked(self, ack: Ack) -> None:
+        self.acks.append(ack)
+        self._append({"acked": asdict(ack)})
+
+    def gave_up(self, unanswered: Unanswered) -> None:
+        self.unanswered.append(unanswered)
+        self._append({"unanswered": asdict(unanswered)})
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        if self.path is not None:
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+def read_publisher_ledger(path: Path) -> PublisherLedger:
+    """Inverse of what `PublisherLedger(path)` writes."""
+    ledger = PublisherLedger()
+    for line in path.read_text().splitlines():
+        entry = json.loads(line)
+        if "acked" in entry:
+            ack = entry["acked"]
+            deliveries = tuple(AckedDelivery(**delivery) for delivery in ack.pop("deliveries"))
+            ledger.acks.append(Ack(**ack, deliveries=deliveries))
+        else:
+            ledger.unanswered.append(Unanswered(**entry["unanswered"]))
+    return ledger
+
+
+@dataclass(frozen=True)
+class DeliveryRow:
+    gid: str
+    message_gid: str
+    endpoint_gid: str
+    status: str
+
+
+@dataclass(frozen=True)
+class AttemptRow:
+    delivery_gid: str
+    round: int
+    number: int
+    verdict: str
+    status_code: int | None
+
+
+@dataclass(frozen=True)
+class Database:
+    """What the database says: payload hashes by message gid, and the rows of deliveries and attempts."""
+
+    messages: Mapping[str, str]
+    deliveries: Sequence[DeliveryRow]
+    attempts: Sequence[AttemptRow]
+
+
+async def read_database(engine: AsyncEngine) -> Database:
+    """By plain SQL on purpose: the product's own queries are what is being checked."""
+    async with engine.connect() as connection:
+        messages = await connection.execute(text("SELECT gid, payload FROM message"))
+        deliveries = await connection.execute(text("SELECT gid, message_gid, endpoint_gid, status FROM delivery"))
+        attempts = await connection.execute(
+            text("SELECT delivery_gid, round, number, verdict, status_code FROM attempt")
+        )
+        return Database(
+            {row.gid: sha256(_bytes(row.payload)) for row in messages},
+            [DeliveryRow(row.gid, row.message_gid, row.endpoint_gid, row.status.lower()) for row in deliveries],
+            [AttemptRow(r.delivery_gid, r.round, r.number, r.verdict.lower(), r.status_code) for r in attempts],
+        )
+
+
+def _bytes(value: Any) -> bytes:
+    return value.encode() if isinstance(value, str) else bytes(value)
+
+
+class Pair(NamedTuple):
+    """One message to one endpoint: what is promised, and so what is counted. `place` is `host:port/path`."""
+
+    message_gid: str
+    place: str
+
+
+@dataclass(frozen=True)
+class Offence:
+    """One thing that must not be."""
+
+    message_gid: str
+    place: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.message_gid} -> {self.place}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """The comparison. `promised` counts the acknowledged (message, endpoint) pairs, `arrivals` all requests.
+
+    - `lost`: promised but not delivered, whichever ledger says so; or said to be delivered, and never arrived.
+    - `corrupt`: bytes other than the published ones arrived, or lie in the database.
+    - `unknown`: arrived though never promised (nor possibly accepted by a publish that got no answer).
+    - `unfinished`: delivery rows that are neither delivered, dead-lettered nor discarded.
+    - `dead_lettered`: promised pairs that ended as dead letters or discarded.
+    - `duplicated`: per pair, how often a receiver would have acted on it beyond the once. Requests that the script
+      refused (a status other than 2xx, or a fault) are retries and do not count.
+    - `unrecorded`: delivered rows without a delivered attempt on record, or with more arrivals than attempts.
+    """
+
+    promised: int
+    arrivals: int
+    lost: list[Offence]
+    corrupt: list[Offence]
+    unknown: list[Offence]
+    unfinished: list[Offence]
+    dead_lettered: list[Offence]
+    unrecorded: list[Offence]
+    duplicated: dict[Pair, int]
+
+    @property
+    def duplicates(self) -> int:
+        return sum(self.duplicated.values())
+
+    def assert_nothing_lost(self) -> None:
+        """Raise AssertionError naming the first few offenders of each kind that must not be."""
+        self._assert_none("lost", "corrupt", "unknown", "unfinished")
+
+    def assert_all_on_record(self) -> None:
+        """Each request has its attempt in the database. After `kill -9` in mid-request that is not promised."""
+        self._assert_none("unrecorded")
+
+    def assert_no_duplicates(self, allowed: Iterable[str] = ()) -> None:
+        """`allowed`: message gids that were in flight when something was killed."""
+        permitted = set(allowed)
+        offenders = [f"{p.message_gid} -> {p.place}: {n} too many" for p, n in self.duplicated.items()]
+        offenders = [line for line in offenders if line.partition(" ")[0] not in permitted]
+        if offenders:
+            raise AssertionError("\n".join([str(self), *_first("duplicated", offenders)]))
+
+    def _assert_none(self, *kinds: str) -> None:
+        found = [line for kind in kinds for line in _first(kind, getattr(self, kind))]
+        if found:
+            raise AssertionError("\n".join([str(self), *found]))
+
+    def __str__(self) -> str:
+        kinds = ("lost", "corrupt", "unknown", "unfinished", "dead_lettered", "unrecorded")
+        counts = ", ".join(f"{len(getattr(self, kind))} {kind}" for kind in kinds)
+        return f"{self.promised} promised, {self.arrivals} arrivals: {counts}, {self.duplicates} duplicated"
+
+
+def _first(kind: str, offenders: Sequence[object]) -> list[str]:
+    lines = [f"  {kind}: {offender}" for offender in offenders[:_SHOWN]]
+    more = len(offenders) - _SHOWN
+    return [*lines, f"  {kind}: … and {more} more"] if more > 0 else lines
+
+
+async def compare(
+    publisher: PublisherLedger | Iterable[Ack] | Path,
+    arrivals: Iterable[ArrivalLine] | Path,
+    engine: AsyncEngine,
+    *,
+    dead_letters_allowed: bool = False,
+    endpoints: Mapping[str, str] | None = None,
+) -> Report:
+    """Compare the three ledgers. Call it after the drain; a Path is a ledger file.
+
+    With `endpoints` (gid -> URL) only what concerns these: other tests have theirs on the same stack.
+    """
+    lines = read_arrivals(arrivals) if isinstance(arrivals, Path) else arrivals
+    database = await read_database(engine)
+    if endpoints is not None:
+        places = {place_of(url) for url in endpoints.values()}
+        lines = [line for line in lines if line.place in places]
+        database = replace(database, deliveries=[row for row in database.deliveries if row.endpoint_gid in endpoints])
+    return check(_publisher_ledger(publisher), lines, database, dead_letters_allowed=dead_letters_allowed)
+
+
+def _publisher_ledger(publisher: PublisherLedger | Iterable[Ack] | Path) -> PublisherLedger:
+    if isinstance(publisher, PublisherLedger):
+        return publisher
+    return read_publisher_ledger(publisher) if isinstance(publisher, Path) else PublisherLedger(acks=list(publisher))
+
+
+def check(
+    publisher: PublisherLedger,
+    arrivals: Iterable[ArrivalLine],
+    database: Database,
+    *,
+    dead_letters_allowed: bool = False,
+) -> Report:
+    """The comparison itself. With `dead_letters_allowed` a promised pair may end as a dead letter or discarded.
+
+    Raises ValueError if two endpoints of one message have the same URL: then an arrival does not say whose it is.
+    """
+    return _Check(publisher, list(arrivals), database, dead_letters_allowed).report()
+
+
+class _Check:
+    def __init__(
+        self, publisher: PublisherLedger, arrivals: list[ArrivalLine], database: Database, dead_letters_allowed: bool
+    ) -> None:
+        self._dead_letters_allowed = dead_letters_allowed
+        self._database = database
+        self._arrivals = arrivals
+        self._hashes = {ack.message_gid: ack.payload_sha256 for ack in publisher.acks}
+        self._perhaps = {publish.payload_sha256 for publish in publisher.unanswered}
+        self._promised = _promises(publisher.acks)
+        self._places = {d.endpoint_gid: place_of(d.url) for d in self._promised.values()}
+        self._rows = {row.gid: row for row in database.deliveries}
+        self._by_pair: dict[Pair, list[ArrivalLine]] = defaultdict(list)
+        for line in arrivals:
+            self._by_pair[Pair(line.id, line.place)].append(line)
+
+    def report(self) -> Report:
+        return Report(
+            promised=len(self._promised),
+            arrivals=len(self._arrivals),
+            lost=[*self._lost(), *self._never_arrived()],
+            corrupt=[*self._corrupt_arrivals(), *self._corrupt_messages()],
+            unknown=self._unknown(),
+            unfinished=[_offence(row, self._place(row), row.status) for row in self._unfinished()],
+            dead_lettered=self._dead_lettered(),
+            unrecorded=self._unrecorded(),
+            duplicated=self._duplicated(),
+        )
+
+    def _place(self, row: DeliveryRow) -> str:
+        return self._places.get(row.endpoint_gid, row.endpoint_gid)
+
+    def _arrived(self, pair: Pair) -> bool:
+        return any(line.accepted for line in self._by_pair.get(pair, ()))
+
+    def _lost(self) -> list[Offence]:
+        reasons = ((pair, self._why_lost(pair, delivery)) for pair, delivery in self._promised.items())
+        return [Offence(*pair, why) for pair, why in reasons if why]
+
+    def _why_lost(self, pair: Pair, delivery: AckedDelivery) -> str | None:
+        row = self._rows.get(delivery.delivery_gid)
+        if pair.message_gid not in self._database.messages:
+            return "no message row"
+        if row is None:
+            return f"no delivery row {delivery.delivery_gid}"
+        if (row.message_gid, row.endpoint_gid) != (pair.message_gid, delivery.endpoint_gid):
+            return f"row {row.gid} is of {row.message_gid} to {row.endpoint_gid}"
+        if self._dead_letters_allowed and row.status in _KEPT_OR_DROPPED:
+            return None
+        if not self._arrived(pair):
+            return f"no arrival answered 2xx ({len(self._by_pair.get(pair, ()))} in all); row {row.gid} is {row.status}"
+        return None if row.status == _DELIVERED else f"arrived, but row {row.gid} is {row.status}"
+
+    def _never_arrived(self) -> list[Offence]:
+        """Rows nobody was promised (their publisher got no answer) that claim a delivery which did not happen."""
+        known = {delivery.delivery_gid for delivery in self._promised.values()}
+        return [
+            _offence(row, self._place(row), f"row {row.gid} is delivered, and nothing arrived")
+            for row in self._database.deliveries
+            if row.gid not in known
+            and row.status == _DELIVERED
+            and not self._arrived(Pair(row.message_gid, self._place(row)))
+        ]
+
+    def _corrupt_arrivals(self) -> list[Offence]:
+        return [
+            Offence(line.id, line.place, f"payload sha256 {line.payload_sha256[:12]}… is not {expected[:12]}…")
+            for line in self._arrivals
+            if (expected := self._hashes.get(line.id, line.payload_sha256)) != line.payload_sha256
+        ]
+
+    def _corrupt_messages(self) -> list[Offence]:
+        stored = self._database.messages
+        return [
+            Offence(gid, "database", "the stored payload is not what was published")
+            for gid, published in self._hashes.items()
+            if gid in stored and stored[gid] != published
+        ]
+
+    def _unknown(self) -> list[Offence]:
+        return [
+            Offence(line.id, line.place, self._why_unknown(line))
+            for line in self._arrivals
+            if Pair(line.id, line.place) not in self._promised and not self._perhaps_accepted(line)
+        ]
+
+    def _why_unknown(self, line: ArrivalLine) -> str:
+        return "not an endpoint of this message" if line.id in self._hashes else "never acknowledged"
+
+    def _perhaps_accepted(self, line: ArrivalLine) -> bool:
+        return line.id not in self._hashes and line.payload_sha256 in self._perhaps
+
+    def _unfinished(self) -> list[DeliveryRow]:
+        return [row for row in self._database.deliveries if row.status not in _FINISHED]
+
+    def _dead_lettered(self) -> list[Offence]:
+        rows = ((pair, self._rows.get(delivery.delivery_gid)) for pair, delivery in self._promised.items())
+        return [Offence(*pair, row.status) for pair, row in rows if row and row.status in _KEPT_OR_DROPPED]
+
+    def _unrecorded(self) -> list[Offence]:
+        attempts = Counter(attempt.delivery_gid for attempt in self._database.attempts)
+        delivered = {attempt.delivery_gid for attempt in self._database.attempts if attempt.verdict == _DELIVERED}
+        offences = []
+        for row in self._database.deliveries:
+            arrived = len(self._by_pair.get(Pair(row.message_gid, self._place(row)), ()))
+            if row.status == _DELIVERED and row.gid not in delivered:
+                offences.append(_offence(row, self._place(row), f"row {row.gid} has no delivered attempt"))
+            elif arrived > attempts[row.gid]:
+                what = f"row {row.gid} has {attempts[row.gid]} attempts for {arrived} arrivals"
+                offences.append(_offence(row, self._place(row), what))
+        return offences
+
+    def _duplicated(self) -> dict[Pair, int]:
+        acted_on = {pair: sum(not line.refused for line in lines) for pair, lines in self._by_pair.items()}
+        return {pair: count - 1 for pair, count in acted_on.items() if count > 1}
+
+
+def _promises(acks: Iterable[Ack]) -> dict[Pair, AckedDelivery]:
+    promised: dict[Pair, AckedDelivery] = {}
+    for ack in acks:
+        for delivery in ack.deliveries:
+            pair = Pair(ack.message_gid, place_of(delivery.url))
+            if promised.setdefault(pair, delivery).endpoint_gid != delivery.endpoint_gid:
+                raise ValueError(f"two endpoints have the URL {delivery.url}: give each a path of its own")
+    return promised
+
+
+def _offence(row: DeliveryRow, place: str, what: str) -> Offence:
+    return Offence(row.message_gid, place, what)

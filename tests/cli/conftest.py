@@ -1,0 +1,142 @@
+"""A real API on a real port with a real Temporal, workers and a receiver, shared by a module; and commands that use it.
+
+Commands run in this process, in a thread: as `everhook` runs them, less the start of an interpreter.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from structlog.testing import capture_logs
+from temporalio.client import Client
+
+from cli.main import run
+from everhook.delivery.engine import delivery_engine
+from everhook.serving.server import bound_socket, serving
+from everhook.settings import Settings
+from everhook.storage.engine import Database
+from everhook.temporal.client import connect
+from everhook.temporal.provisioning import setup
+from testing.api import API_KEY, Api, running_api
+from testing.receiver import Receiver
+from testing.temporal_server import NAMESPACE, TemporalServer
+from tests.api.conftest import copied, migrated_file
+from worker import running_workers
+
+__all__ = ["migrated_file"]
+
+
+@dataclass(frozen=True)
+class Result:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The one document on standard output."""
+        return json.loads(self.out)
+
+    @property
+    def json_lines(self) -> list[Any]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+class Everhook:
+    """`everhook …` as a person in an empty directory runs it, who has set EVERHOOK_URL and EVERHOOK_API_KEY."""
+
+    def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
+        self._capture = capture
+
+    async def __call__(self, *arguments: str) -> Result:
+        self._capture.readouterr()
+        status = await asyncio.to_thread(run, list(arguments))
+        captured = self._capture.readouterr()
+        return Result(status, captured.out, captured.err)
+
+    async def ok(self, *arguments: str) -> Result:
+        result = await self(*arguments)
+        assert result.status == 0, result
+        return result
+
+    async def json(self, *arguments: str) -> Any:
+        """What a command that ends well answers with `--json`; on standard output there is nothing else."""
+        return (await self.ok(*arguments, "--json")).json
+
+
+@dataclass(frozen=True)
+class Live:
+    api: Api
+    url: str
+    receiver: Receiver
+    temporal: Client
+    temporal_address: str
+    settings: Settings
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def live(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Live]:
+    directory = tmp_path_factory.mktemp("client")
+    settings = copied(migrated_file, directory)
+    async with AsyncExitStack() as opened:
+        opened.enter_context(capture_logs())  # the workers' log would stand among what commands print
+        server = await opened.enter_async_context(TemporalServer(directory))
+        client = await connect(target_host=server.address, namespace=NAMESPACE)
+        await setup(client, settings)
+        receiver = await opened.enter_async_context(Receiver())
+        database = Database(settings.database_url)
+        opened.push_async_callback(database.close)
+        engine = await opened.enter_async_context(delivery_engine(client, database, settings))
+        await opened.enter_async_context(running_workers(engine))
+        api = await opened.enter_async_context(running_api(settings, client))
+        socket = bound_socket("127.0.0.1", 0, "port")
+        await opened.enter_async_context(serving(_WithoutLifespan(api.app), socket))
+        await api.channel()
+        yield Live(api, f"http://127.0.0.1:{socket.getsockname()[1]}", receiver, client, server.address, settings)
+
+
+class _WithoutLifespan:
+    """The lifespan is over the test's own: see `running_api`."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+        else:
+            await self._app(scope, receive, send)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty directory and an environment that says nothing."""
+    for name in ("EVERHOOK_URL", "EVERHOOK_API_KEY", "EVERHOOK_PROFILE", "COLUMNS", "WEBHOOK_SECRET"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+
+
+@pytest.fixture
+def plain(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> Everhook:
+    """Without any API."""
+    return Everhook(capsys)
+
+
+@pytest.fixture
+def everhook(
+    live: Live, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Everhook:
+    monkeypatch.setenv("EVERHOOK_URL", live.url)
+    monkeypatch.setenv("EVERHOOK_API_KEY", API_KEY)
+    return Everhook(capsys)

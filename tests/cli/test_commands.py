@@ -1,0 +1,618 @@
+"""Commands against a real API, Temporal, workers and receiver."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
+from uuid import uuid4
+
+import pytest
+
+from cli.api_client import shapes
+from everhook.signing.schemes import new_secret
+from testing.receiver import Response
+from testing.waiting import assert_eventually
+from tests.cli.conftest import Everhook, Live
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+UNKNOWN = "01m83prhbfe23sdyzab24cmhby"
+
+
+@pytest.fixture
+def path() -> str:
+    """A path of the receiver that is this test's own."""
+    return f"/{uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def channel(path: str) -> str:
+    return f"c{path[1:]}"
+
+
+@pytest.fixture
+def at(live: Live, path: str) -> str:
+    return live.receiver.url_for(path)
+
+
+async def make_endpoint(everhook: Everhook, at: str, channel: str, *options: str) -> Any:
+    await everhook.ok("channels", "create", channel)
+    return await everhook.json("endpoints", "create", at, "--channel", channel, *options)
+
+
+async def publish(everhook: Everhook, channel: str, payload: str = "{}", *options: str) -> Any:
+    return await everhook.json("publish", channel, payload, "--type", "order.created", *options)
+
+
+async def dead_lettered(everhook: Everhook, live: Live, channel: str, count: int = 1) -> list[str]:
+    """That many dead letters; the receiver must refuse."""
+    gids = [(await publish(everhook, channel))["deliveries"][0]["deliveryGid"] for _ in range(count)]
+    for gid in gids:
+        await everhook("deliveries", "watch", gid)
+    return gids
+
+
+async def test_a_channel_from_creation_to_deletion(everhook: Everhook, channel: str) -> None:
+    made = await everhook.json("channels", "create", channel, "--preset", "patient")
+    assert made["policy"] == {"preset": "patient"}
+    assert channel in [one["name"] for one in await everhook.json("channels", "list", "--limit", "500")]
+    changed = await everhook.json("channels", "update", channel, "--policy", '{"delaysSeconds": [1]}')
+    assert changed["policy"] == {"delaysSeconds": [1.0]}
+    assert (await everhook.json("channels", "update", channel, "--no-policy"))["policy"] is None
+    shown = await everhook.ok("channels", "show", channel)
+    assert channel in shown.out and "the default" in shown.out
+    assert await everhook.json("channels", "delete", channel, "--yes") == {"deleted": channel}
+    assert (await everhook("channels", "show", channel)).status == 1
+
+
+async def test_an_endpoint_from_creation_to_deletion(everhook: Everhook, at: str, channel: str, tmp_path: Path) -> None:
+    options = ["--event", "order.*", "--rate-limit", "5", "--signature", "standard", "--format", "raw"]
+    more = ["--header", "X-Mine: a: b", "--metadata", '{"a": 1}', "--description", "mine", "--preset", "brisk"]
+    made = await make_endpoint(everhook, at, channel, *options, *more)
+    gid = made["endpointGid"]
+    assert made["secret"].startswith("whsec_")
+    assert (made["headers"], made["metadata"], made["rateLimit"]) == ({"X-Mine": "a: b"}, {"a": 1}, 5.0)
+    assert (made["signatures"], made["format"], made["policy"]) == (["standard"], "raw", {"preset": "brisk"})
+    changed = await everhook.json("endpoints", "update", gid, "--no-rate-limit", "--description", "ours", "--no-policy")
+    assert (changed["rateLimit"], changed["description"], changed["policy"]) == (None, "ours", None)
+    assert changed["format"] == "raw"
+    listed = await everhook.ok("endpoints", "list")
+    assert gid in listed.out and "ours" in listed.out
+    secret = new_secret()
+    (tmp_path / "secret").write_text(secret + "\n")
+    rotated = await everhook.json("endpoints", "rotate-secret", gid, "--secret-file", "secret", "--grace-seconds", "60")
+    assert rotated["secret"] == secret and rotated["previousUntil"] is not None
+    await everhook.ok("endpoints", "delete", gid, "--yes")
+    assert (await everhook("endpoints", "show", gid)).status == 1
+
+
+async def test_the_url_of_an_endpoint_is_never_taken_for_that_of_the_api(
+    everhook: Everhook, live: Live, at: str, path: str, channel: str
+) -> None:
+    """The API key goes to the API's address, and a customer's URL must not become that."""
+    gid = (await make_endpoint(everhook, at, channel))["endpointGid"]
+    moved = f"{at}/moved"
+    changed = await everhook.json("endpoints", "update", gid, "--url", moved)
+    assert changed["url"] == moved
+    made = await everhook.json("endpoints", "create", "--url", moved)
+    assert made["url"] == moved
+    for command in (["endpoints", "show", gid], ["endpoints", "create", at], ["status"], ["publish", channel, "{}"]):
+        refused = await everhook(*command, "--url", moved)
+        assert refused.status == 2 and ("--url" in refused.err or "once" in refused.err)
+    assert live.receiver.at(path) == live.receiver.at(f"{path}/moved") == []
+
+
+async def test_every_command_to_a_circuit_is_answered_with_the_new_state(
+    everhook: Everhook, at: str, channel: str
+) -> None:
+    gid = (await make_endpoint(everhook, at, channel))["endpointGid"]
+    states = {}
+    for name in ("pause", "resume", "disable", "enable", "trip", "reset"):
+        endpoint = await everhook.json("endpoints", name, gid)
+        states[name] = (endpoint["status"], endpoint["circuit"]["state"])
+    assert states == {
+        "pause": ("paused", "closed"),
+        "resume": ("enabled", "closed"),
+        "disable": ("disabled", "closed"),
+        "enable": ("enabled", "closed"),
+        "trip": ("enabled", "open"),
+        "reset": ("enabled", "closed"),
+    }
+
+
+async def test_a_subscription_from_creation_to_deletion(everhook: Everhook, at: str, channel: str) -> None:
+    endpoint = await make_endpoint(everhook, at, channel)
+    created = await everhook.json(
+        "subscriptions", "create", endpoint["endpointGid"], channel, "--event", "a.*", "--filter", '{"n": {"$gt": 1}}'
+    )
+    gid = created["subscriptionGid"]
+    assert (created["events"], created["filter"]) == (["a.*"], {"n": {"$gt": 1}})
+    changed = await everhook.json("subscriptions", "update", gid, "--all-events", "--no-filter", "--disable")
+    assert (changed["events"], changed["filter"], changed["enabled"]) == ([], None, False)
+    listed = await everhook.json("subscriptions", "list", "--endpoint", endpoint["endpointGid"])
+    assert {one["subscriptionGid"] for one in listed} == {gid, endpoint["subscriptionGid"]}
+    assert "all (disabled)" in (await everhook.ok("subscriptions", "show", gid)).out
+    await everhook.ok("subscriptions", "delete", gid, "--yes")
+    assert (await everhook("subscriptions", "show", gid)).status == 1
+
+
+async def test_an_update_of_nothing_is_a_wrong_use(everhook: Everhook) -> None:
+    for command in ("channels", "endpoints", "subscriptions"):
+        result = await everhook(command, "update", "x")
+        assert result.status == 2 and "nothing to change" in result.err
+
+
+async def test_publishing_and_waiting_shows_every_delivery(
+    everhook: Everhook, live: Live, at: str, path: str, channel: str
+) -> None:
+    await make_endpoint(everhook, at, channel)
+    live.receiver.respond(Response(200, b"thank you"), path=path)
+    result = await everhook("publish", channel, '{"n": 1}', "--type", "order.created", "--wait")
+    assert result.status == 0
+    assert "✓ delivered" in result.out and "│ thank you" in result.out
+    assert json.loads(live.receiver.at(path)[0].body)["payload"] == {"n": 1}
+
+
+async def test_waiting_for_what_is_not_delivered_ends_with_status_1(
+    everhook: Everhook, live: Live, at: str, path: str, channel: str
+) -> None:
+    await make_endpoint(everhook, at, channel)
+    live.receiver.respond(400, path=path)
+    result = await everhook("publish", channel, "{}", "--type", "a", "--wait", "--json")
+    assert result.status == 1
+    (delivery,) = result.json["deliveries"]
+    assert delivery["deadLetterReason"] == "rejected"
+
+
+async def test_the_same_idempotency_key_publishes_once(everhook: Everhook, at: str, channel: str) -> None:
+    await make_endpoint(everhook, at, channel)
+    first = await publish(everhook, channel, "{}", "--idempotency-key", "k")
+    again = await publish(everhook, channel, "{}", "--idempotency-key", "k")
+    assert (again["messageGid"], again["duplicate"]) == (first["messageGid"], True)
+    other = await everhook("publish", channel, "[]", "--type", "order.created", "--idempotency-key", "k")
+    assert other.status == 1 and "(409)" in other.err
+
+
+async def test_a_payload_is_published_as_the_very_bytes_of_the_file(
+    everhook: Everhook, live: Live, at: str, path: str, channel: str, tmp_path: Path
+) -> None:
+    payload = b'{"a": 1.50, "a": 1e400, "big": 123456789012345678901234567890, "s": "\xc3\xa9\\u0007"}'
+    (tmp_path / "payload.json").write_bytes(payload)
+    await make_endpoint(everhook, at, channel, "--format", "raw")
+    result = await everhook("publish", channel, "--file", "payload.json", "--type", "a", "--wait")
+    assert result.status == 0, result
+    assert live.receiver.at(path)[0].body == payload
+
+
+@pytest.mark.parametrize("payload", ["", "{", '1, "tenant": "x"', "NaN1"])
+async def test_a_payload_that_is_no_json_is_refused_here(everhook: Everhook, payload: str) -> None:
+    result = await everhook("publish", "orders", payload)
+    assert result.status == 2 and "the payload is no JSON" in result.err
+
+
+async def test_deliveries_are_listed_by_filters_and_shown_with_their_payload(
+    everhook: Everhook, live: Live, at: str, path: str, channel: str
+) -> None:
+    endpoint = await make_endpoint(everhook, at, channel)
+    live.receiver.respond(503, path=path)
+    (delivery,) = (await publish(everhook, channel, '{"n": 7}'))["deliveries"]
+    gid = delivery["deliveryGid"]
+
+    async def retrying() -> None:
+        listed = await everhook.json("deliveries", "list", "--channel", channel, "--status", "retrying")
+        assert [one["deliveryGid"] for one in listed] == [gid]
+
+    await assert_eventually(retrying)
+    assert await everhook.json("deliveries", "list", "--endpoint", endpoint["endpointGid"], "--status", "parked") == []
+    shown = await everhook.ok("deliveries", "show", gid, "--payload", "--live")
+    assert '"n": 7' in shown.out and "503" in shown.out and "waits for" in shown.out
+    live.receiver.respond(200, path=path)
+    await everhook.ok("deliveries", "attempt-now", gid)
+    watched = await everhook("deliveries", "watch", gid, "--json")
+    assert watched.status == 0
+    assert watched.json_lines[-1]["status"] == "delivered"
+
+
+async def test_one_dead_letter_is_looked_at_replayed_and_discarded(
+    everhook: Everhook, live: Live, at: str, path: str, channel: str
+) -> None:
+    await make_endpoint(everhook, at, channel)
+    live.receiver.respond(Response(400, b"no such order"), path=path)
+    (gid,) = await dead_lettered(everhook, live, channel)
+    assert gid in (await everhook.ok("dead-letters", "list", "--channel", channel)).out
+    shown = await everhook.ok("dead-letters", "show", gid)
+    assert "│ no such order" in shown.out and "payload" in shown.out
+    live.receiver.respond(200, path=path)
+    await everhook.ok("dead-letters", "replay", gid, "--why", "they are back")
+
+    async def delivered() -> None:
+        assert (await everhook.json("deliveries", "show", gid))["status"] == "delivered"
+
+    await assert_eventually(delivered)
+    again = await everhook("dead-letters", "replay", gid)
+    assert again.status == 1 and "not a dead letter" in again.err
+
+
+async def test_a_bulk_replay_counts_asks_and_follows_the_batch(
+    everhook: Everhook, live: Live, at: str, path: str, channel: str
+) -> None:
+    await make_endpoint(everhook, at, channel)
+    live.receiver.respond(400, path=path)
+    gids = await dead_lettered(everhook, live, channel, 3)
+    assert await everhook.json("dead-letters", "replay", "--channel", channel, "--dry-run") == {
+        "matched": 3,
+        "skipped": 0,
+        "batchGid": None,
+    }
+    unasked = await everhook("dead-letters", "replay", "--channel", channel)
+    assert unasked.status == 2
+    assert re.search(rf"Replay 3 dead letters \(with channel {channel}\) at {live.url}\?.*--yes", unasked.err)
+    live.receiver.respond(200, path=path)
+    await _indexed(live, channel, 3)
+    batch = await everhook.json("dead-letters", "replay", "--channel", channel, "--reason", "rejected", "--yes")
+    assert (batch["state"], batch["total"], batch["failed"]) == ("completed", 3, 0)
+    again = await everhook.json("dead-letters", "batch", batch["batchGid"])
+    assert again["state"] == "completed"
+
+    async def all_delivered() -> None:
+        listed = await everhook.json("deliveries", "list", "--channel", channel, "--status", "delivered")
+        assert {one["deliveryGid"] for one in listed} == set(gids)
+
+    await assert_eventually(all_delivered, timeout=20)
+
+
+async def _indexed(live: Live, channel: str, count: int) -> None:
+    """Temporal's index follows a moment behind."""
+
+    async def found() -> None:
+        query = f'Channel = "{channel}" AND DeliveryStatus = "dead_lettered"'
+        assert (await live.temporal.count_workflows(query)).count == count
+
+    await assert_eventually(found, timeout=20)
+
+
+async def test_a_purge_of_some_leaves_the_others(
+    everhook: Everhook, live: Live, at: str, path: str, channel: str
+) -> None:
+    await make_endpoint(everhook, at, channel)
+    live.receiver.respond(400, path=path)
+    kept, *given_up = await dead_lettered(everhook, live, channel, 3)
+    answers = await everhook.json("dead-letters", "purge", *given_up, "--yes", "--why", "tests")
+    assert [answer["requested"] for answer in answers] == ["discard", "discard"]
+
+    async def only_one_left() -> None:
+        listed = await everhook.json("dead-letters", "list", "--channel", channel)
+        assert [one["deliveryGid"] for one in listed] == [kept]
+
+    await assert_eventually(only_one_left)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--all", "--channel", "x"], ["dlv_1", "--all"], ["dlv_1", "--type", "x"]])
+async def test_which_dead_letters_has_to_be_said_in_one_way(everhook: Everhook, arguments: list[str]) -> None:
+    result = await everhook("dead-letters", "purge", *arguments, "--yes")
+    assert result.status == 2 and "one of the three" in result.err
+
+
+async def test_an_endpoint_is_tested_by_a_message_to_it_alone(
+    everhook: Everhook, live: Live, at: str, path: str, channel: str
+) -> None:
+    gid = (await make_endpoint(everhook, at, channel))["endpointGid"]
+    live.receiver.respond(Response(500, b"not today"), 200, path=path)
+    failed = await everhook("endpoints", "test", gid)
+    assert failed.status == 1 and "│ not today" in failed.out
+    assert (await everhook.json("endpoints", "test", gid))["status"] == "delivered"
+
+
+# Is all well?
+
+
+async def test_health_says_which_endpoint_is_not_well_and_why(
+    everhook: Everhook, live: Live, at: str, path: str, channel: str
+) -> None:
+    gid = (await make_endpoint(everhook, at, channel, "--tenant", channel))["endpointGid"]
+    live.receiver.respond(410, path=path)
+    await dead_lettered(everhook, live, channel)
+
+    one = await everhook.ok("health", gid, "--window", "1h")
+    assert "failing" in one.out and "■ disabled" in one.out
+    assert "0.0% of 1 attempts" in one.out and re.search(r"failures +·*█", one.out)
+    assert "0 of 1 attempts delivered in the last hour" in one.out
+    assert re.search(r"http_410 +1 ", one.out)
+    assert (await everhook.json("health", gid))["window"] == "24h"
+
+    async def is_worst() -> None:  # the overview is a few seconds old
+        told = await everhook.ok("health", "--tenant", channel)
+        assert re.search(rf"failing +■ disabled +{gid} ", told.out), told.out
+        assert re.search(r"http_410 +1 +1 ", told.out), told.out
+
+    await assert_eventually(is_worst, timeout=15)
+    for arguments in ([gid, "--tenant", channel], ["--window", "1h"]):
+        assert (await everhook("health", *arguments)).status == 2
+
+
+async def test_status_of_a_stack_that_runs_says_what_waits_for_somebody(
+    everhook: Everhook, live: Live, at: str, path: str, channel: str
+) -> None:
+    gid = (await make_endpoint(everhook, at, channel))["endpointGid"]
+    live.receiver.respond(400, path=path)
+    await dead_lettered(everhook, live, channel)
+    await everhook.ok("endpoints", "trip", gid)
+    report = await everhook.json("status")
+    levels = {finding["name"]: finding["level"] for finding in report["findings"]}
+    assert report["ok"] is True
+    assert (levels["database"], levels["Temporal"]) == ("ok", "ok")
+    assert (levels["dead letters"], levels["endpoints"]) == ("warning", "warning")
+    shown = await everhook.ok("status")
+    assert "▲ dead letters" in shown.out
+    assert "everhook dead-letters list" in shown.out
+    await everhook.ok("endpoints", "delete", gid, "--yes")
+
+
+READY = {"ready": True, "database": "ok", "temporal": "ok"}
+
+
+@pytest.fixture
+def pretend(live: Live) -> Iterator[Callable[[str, int, Any], None]]:
+    """Have the receiver answer as an API in trouble would."""
+    paths: list[str] = []
+
+    def answer(path: str, status: int, document: Any) -> None:
+        paths.append(path)
+        live.receiver.respond(Response(status, json.dumps(document).encode()), path=path)
+
+    answer("/version", 200, {"version": "9"})
+    yield answer
+    for path in paths:
+        live.receiver.respond(200, path=path)
+
+
+async def test_status_with_temporal_down_is_wrong(plain: Everhook, live: Live, pretend: Any) -> None:
+    pretend("/readyz", 200, READY | {"temporal": "down"})
+    pretend("/v1/health/overview", 200, overview())
+    result = await plain("status", "--api-url", live.receiver.url)
+    assert result.status == 1
+    assert "✗ Temporal" in result.out and "1 wrong" in result.out
+
+
+async def test_status_with_the_database_down_asks_it_nothing_more(plain: Everhook, live: Live, pretend: Any) -> None:
+    pretend("/readyz", 503, READY | {"ready": False, "database": "down"})
+    result = await plain("status", "--api-url", live.receiver.url, "--json")
+    assert result.status == 1
+    assert [finding["name"] for finding in result.json["findings"]][-1] == "Temporal"
+
+
+async def test_status_tells_what_the_overview_tells(plain: Everhook, live: Live, pretend: Any) -> None:
+    pretend("/readyz", 200, READY)
+    pretend("/v1/health/overview", 200, overview(successRate=0.5, oldest="2026-01-31T12:00:00Z"))
+    result = await plain("status", "--api-url", live.receiver.url, "--json")
+    findings = {finding["name"]: finding for finding in result.json["findings"]}
+    assert findings["success rate"]["level"] == "warning"
+    assert "50.0% of 10 attempts" in findings["success rate"]["detail"]
+    assert "http_503 (5)" in findings["success rate"]["detail"]
+    assert findings["not yet started"]["level"] == "wrong"
+    assert "2 with an open circuit of 3" in findings["endpoints"]["detail"]
+    assert findings["dead letters"]["detail"] == "4: 4 exhausted"
+
+
+@pytest.mark.parametrize(
+    ("attempts", "temporal", "level", "told"),
+    [
+        (0, "ok", "wrong", "are workers running?"),
+        (0, "down", "wrong", "when Temporal is back"),
+        (7, "ok", "warning", "more workers"),
+    ],
+)
+async def test_status_tells_of_deliveries_that_do_not_go_on(
+    plain: Everhook, live: Live, pretend: Any, attempts: int, temporal: str, level: str, told: str
+) -> None:
+    """With no worker there everything else looks well: Temporal has taken the workflows, and no attempt fails."""
+    pretend("/readyz", 200, READY | {"temporal": temporal})
+    late = {"overdue": {"count": 420, "oldestAcceptedAt": "2026-01-31T12:00:00Z"}}
+    minutes = [{"attempts": 50}] * 57 + [{"attempts": attempts}] * 3
+    pretend("/v1/health/overview", 200, overview() | late | {"series": minutes})
+    result = await plain("status", "--api-url", live.receiver.url, "--json")
+    (found,) = (finding for finding in result.json["findings"] if finding["name"] == "overdue")
+    assert found["level"] == level and "420 deliveries" in found["detail"] and told in found["mend"]
+
+
+def overview(successRate: float = 1.0, oldest: str | None = None) -> dict[str, Any]:
+    """As `GET /v1/health/overview` answers, as far as it is read."""
+    waiting = {"count": int(oldest is not None), "oldestAcceptedAt": oldest}
+    return {
+        "lastHour": {"attempts": 10, "successRate": successRate},
+        "errors": [{"error": "http_503", "count": 5}],
+        "undispatched": waiting,
+        "parked": waiting,
+        "circuits": {"closed": 1, "open": 2, "halfOpen": 0, "paused": 0, "disabled": 0},
+        "endpoints": [],
+        "deadLetters": {"total": 4, "byReason": {"exhausted": 4}},
+    }
+
+
+# What goes wrong
+
+
+async def test_a_problem_names_its_fields(everhook: Everhook) -> None:
+    one = await everhook("endpoints", "create", "http://10.0.0.1/")
+    assert one.status == 1 and one.out == ""
+    assert one.err.startswith("everhook: url: ") and one.err.endswith(" (422)\n")
+    two = await everhook("endpoints", "create", "https://example.com", "--rate-limit", "0", "--signature", "morse")
+    assert two.err.splitlines()[0] == "everhook: Unprocessable Entity (422)"
+    assert [line.split(":")[0] for line in two.err.splitlines()[1:]] == ["  rateLimit", "  signatures[0]"]
+
+
+async def test_what_is_not_there_is_said(everhook: Everhook) -> None:
+    for command in ("endpoints", "subscriptions", "deliveries", "dead-letters"):
+        result = await everhook(command, "show", f"dlv_{UNKNOWN}")
+        assert result.status == 1 and UNKNOWN in result.err and "(404)" in result.err
+
+
+async def test_a_gid_that_is_a_path_reaches_nothing_else(everhook: Everhook) -> None:
+    for gid in ("", "..", "../channels", "x/../../channels"):
+        result = await everhook("endpoints", "show", gid)
+        assert result.status == 2 and "is no gid" in result.err
+    for gid in ("ep_1?limit=1", "ep_1#b", "ep_1%2fhealth"):
+        result = await everhook("endpoints", "show", gid)
+        assert result.status == 1 and f"There is no endpoint {gid}." in result.err
+
+
+async def test_a_key_that_is_refused_is_said_with_where_it_is_from(
+    everhook: Everhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVERHOOK_API_KEY", "wrong")
+    result = await everhook("channels", "list")
+    assert result.status == 1 and "the key is from EVERHOOK_API_KEY" in result.err and "wrong" not in result.err
+    monkeypatch.delenv("EVERHOOK_API_KEY")
+    assert "no key was given" in (await everhook("channels", "list")).err
+
+
+async def test_an_api_that_does_not_run_is_status_3_and_says_how_to_start_it(plain: Everhook) -> None:
+    result = await plain("channels", "list", "--api-url", "http://127.0.0.1:1")
+    assert result.status == 3
+    assert "nothing listens at http://127.0.0.1:1 (from --api-url)" in result.err and "`everhook dev`" in result.err
+
+
+async def test_something_else_at_that_address_is_told_from_everhook(plain: Everhook, live: Live) -> None:
+    live.receiver.respond(Response(404, b"<html>"))
+    result = await plain("channels", "list", "--api-url", live.receiver.url)
+    live.receiver.respond(200)
+    assert result.status == 1 and "not as Everhook does" in result.err
+
+
+# Strangers' text
+
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07[bold red]x[/] :boom: \x9b1m \u202eevil\r"
+
+
+async def test_what_an_endpoint_answers_does_not_reach_the_terminal_as_it_is(
+    everhook: Everhook, live: Live, at: str, path: str, channel: str
+) -> None:
+    await make_endpoint(everhook, at, channel)
+    live.receiver.respond(Response(400, HOSTILE.encode()), path=path)
+    message = json.dumps({"hostile": HOSTILE})
+    (delivery,) = (await publish(everhook, channel, message))["deliveries"]
+    gid = delivery["deliveryGid"]
+    await everhook("deliveries", "watch", gid)
+    for arguments in (["deliveries", "show", gid, "--payload"], ["dead-letters", "show", gid]):
+        shown = await everhook.ok(*arguments)
+        assert_harmless(shown.out)
+        assert "[bold red]x[/] :boom:" in shown.out
+        assert (await everhook.ok(*arguments, "--json")).out.isascii()
+    document = await everhook.json("dead-letters", "show", gid)
+    assert document["payload"] == {"hostile": HOSTILE}
+    assert document["attempts"][0]["responseBody"] == HOSTILE
+
+
+async def test_what_the_api_itself_says_does_not_reach_the_terminal_as_it_is(plain: Everhook, live: Live) -> None:
+    problem = json.dumps({"title": HOSTILE, "detail": HOSTILE, "errors": [{"field": HOSTILE, "message": HOSTILE}] * 2})
+    live.receiver.respond(Response(422, problem.encode(), (("content-type", "application/problem+json"),)))
+    result = await plain("channels", "list", "--api-url", live.receiver.url)
+    live.receiver.respond(200)
+    assert result.status == 1
+    assert_harmless(result.err)
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "arguments"),
+    [
+        ("/v1/endpoints/x", shapes.Endpoint, ["endpoints", "show", "x"]),
+        ("/v1/subscriptions/x", shapes.Subscription, ["subscriptions", "show", "x"]),
+        ("/v1/channels/x", shapes.Channel, ["channels", "show", "x"]),
+        ("/v1/deliveries/x", shapes.DeliveryDetail, ["deliveries", "show", "x"]),
+        ("/v1/dead-letters/x", shapes.DeadLetterDetail, ["dead-letters", "show", "x"]),
+        ("/v1/channels/x/messages", shapes.Accepted, ["publish", "x", "{}"]),
+        ("/v1/batches/x", shapes.Batch, ["dead-letters", "batch", "x"]),
+    ],
+)
+async def test_no_field_of_an_answer_reaches_the_terminal_as_it_is(
+    plain: Everhook, live: Live, pretend: Any, path: str, shape: Any, arguments: list[str]
+) -> None:
+    pretend(path, 200, hostile(shape))
+    result = await plain(*arguments, "--api-url", live.receiver.url)
+    assert "[bold red]x[/] :boom:" in result.out
+    assert_harmless(result.out)
+
+
+def hostile(kind: Any, name: str = "") -> Any:
+    """An answer of that shape with the worst in every text. Moments are moments: those are parsed."""
+    if name.endswith(("At", "Since", "Until", "until")):
+        return "2026-01-31T12:00:00Z"
+    if is_typeddict(kind):
+        return {field: hostile(of, field) for field, of in get_type_hints(kind).items()}
+    if get_origin(kind) is list:
+        return [hostile(get_args(kind)[0])]
+    if get_origin(kind) is dict:
+        return {HOSTILE: HOSTILE}
+    return {str: HOSTILE, int: 1, float: 1.0, bool: True, Any: HOSTILE}.get(_of_union(kind), HOSTILE)
+
+
+def _of_union(kind: Any) -> Any:
+    return get_args(kind)[0] if get_origin(kind) is UnionType else kind
+
+
+def assert_harmless(shown: str) -> None:
+    assert [char for char in shown if not char.isprintable() and char != "\n"] == []
+
+
+async def test_numbers_beyond_a_double_are_shown_as_they_are_in_json(
+    everhook: Everhook, live: Live, at: str, path: str, channel: str
+) -> None:
+    await make_endpoint(everhook, at, channel)
+    live.receiver.respond(400, path=path)
+    (gid,) = await _publish_and_reject(everhook, channel, '{"n": 1e400, "n": 1.10}')
+    assert '"n": 1e400, "n": 1.10' in (await everhook.ok("dead-letters", "show", gid, "--json")).out
+
+
+async def _publish_and_reject(everhook: Everhook, channel: str, payload: str) -> list[str]:
+    gids = [one["deliveryGid"] for one in (await publish(everhook, channel, payload))["deliveries"]]
+    for gid in gids:
+        await everhook("deliveries", "watch", gid)
+    return gids
+
+
+async def test_a_batch_that_is_not_there_is_not_said_to_go_on(everhook: Everhook) -> None:
+    result = await everhook("dead-letters", "batch", "bat_nope")
+    assert result.status == 1
+    assert "(404)" in result.err and "goes on" not in result.err
+
+
+async def test_deliveries_are_listed_by_the_url_of_their_endpoint(
+    everhook: Everhook, live: Live, at: str, channel: str
+) -> None:
+    await make_endpoint(everhook, at, channel, "--description", f"the books of {channel}")
+    (sent,) = (await publish(everhook, channel))["deliveries"]
+    for endpoint in (at, f"the books of {channel}"):
+        listed = await everhook.json("deliveries", "list", "--endpoint", endpoint)
+        assert [one["deliveryGid"] for one in listed] == [sent["deliveryGid"]]
+    several = await everhook("deliveries", "list", "--endpoint", "http://")
+    assert several.status == 1 and "several endpoints match" in several.err
+
+
+async def test_a_channel_that_is_not_there_is_told_with_the_command_that_creates_it(
+    everhook: Everhook, at: str
+) -> None:
+    published = await everhook("publish", "nowhere", "{}", "--type", "a")
+    assert published.status == 1 and "`everhook channels create nowhere`" in published.err
+    endpoint = await everhook.json("endpoints", "create", at)
+    for command in (
+        ["endpoints", "create", at, "--channel", "nowhere"],
+        ["subscriptions", "create", endpoint["endpointGid"], "nowhere"],
+    ):
+        refused = await everhook(*command)
+        assert refused.status == 1 and "`everhook channels create NAME`" in refused.err
+
+
+async def test_without_a_key_or_an_api_it_is_told_how_to_find_those_of_another_data_directory(
+    plain: Everhook, live: Live
+) -> None:
+    for url, status in ((live.url, 1), ("http://127.0.0.1:1", 3)):
+        result = await plain("channels", "list", "--api-url", url)
+        assert result.status == status and "`. DIR/environment`" in result.err
+
+
+async def test_nothing_but_json_is_on_standard_output_also_where_it_fails(everhook: Everhook) -> None:
+    result = await everhook("channels", "show", "nowhere", "--json")
+    assert (result.status, result.out) == (1, "")

@@ -1,0 +1,111 @@
+"""`everhook keys`, and the processes that do not start without master keys: as a person runs them."""
+
+import asyncio
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from everhook.delivery.snapshot_store import DestinationCache
+from everhook.storage.engine import Database
+from everhook.storage.keyring import KeyRing, new_master_key
+from everhook.storage.migrate import migrate
+from everhook.storage.tables import now
+from testing.processes import Process, ProcessFailed
+from tests.stores.factories import KEYRING, Store
+
+API_KEY = "k" * 24
+
+
+def everhook(directory: Path, *arguments: str, **env: str) -> Process:
+    clean = {"EVERHOOK_MASTER_KEYS": "", "EVERHOOK_API_KEY": API_KEY, "COLUMNS": "200", **env}
+    return Process([sys.executable, "-m", "cli", *arguments], log=directory / "everhook.log", env=clean)
+
+
+@pytest.fixture(scope="module")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("keys") / "everhook.db"
+    asyncio.run(migrate(f"sqlite+aiosqlite:///{path}"))
+    return path
+
+
+@pytest.fixture
+def database_url(migrated: Path, tmp_path: Path) -> str:
+    shutil.copy(migrated, tmp_path / "everhook.db")
+    return f"sqlite+aiosqlite:///{tmp_path / 'everhook.db'}"
+
+
+@pytest.mark.parametrize("command", [["serve"], ["worker"], ["keys", "rotate-master"]], ids=lambda command: command[-1])
+@pytest.mark.parametrize("keys", ["", "hunter2"], ids=["missing", "malformed"])
+async def test_without_master_keys_it_is_one_line_and_no_start(tmp_path: Path, command: list[str], keys: str) -> None:
+    process = everhook(tmp_path, *command, EVERHOOK_MASTER_KEYS=keys)
+    process.start()
+    assert await process.wait(timeout=20) == 2, process.tail()
+    (line,) = process.output().splitlines()
+    assert line.startswith("everhook: ") and "EVERHOOK_MASTER_KEYS" in line
+    assert "hunter2" not in line
+
+
+@pytest.mark.parametrize(
+    ("command", "setting"),
+    [("serve", "EVERHOOK_PORT"), ("serve", "EVERHOOK_METRICS_PORT"), ("worker", "EVERHOOK_METRICS_PORT")],
+)
+async def test_a_port_that_is_taken_is_one_line_and_no_start(tmp_path: Path, command: str, setting: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        env = {"EVERHOOK_MASTER_KEYS": new_master_key(), "EVERHOOK_ISSUER": "hooks.example.com", setting: str(port)}
+        process = everhook(tmp_path, command, **({"EVERHOOK_PORT": "0"} | env))
+        process.start()
+        assert await process.wait(timeout=20) == 2, process.tail()
+    (line,) = process.output().splitlines()
+    assert line.startswith("everhook: ") and f"127.0.0.1:{port}" in line and setting in line
+
+
+async def test_a_new_master_key_is_one_that_seals(tmp_path: Path) -> None:
+    printed = (await everhook(tmp_path, "keys", "new-master").run()).strip()
+    assert KeyRing([printed]).seal("x", "place")
+    assert printed != (await everhook(tmp_path, "keys", "new-master").run()).strip()
+
+
+async def test_a_rotation_of_the_master_key_tells_how_many_and_when_the_old_key_may_go(
+    tmp_path: Path, database_url: str
+) -> None:
+    old, new = new_master_key(), new_master_key()
+    database = Database(database_url)
+    ends = [await Store(database, KeyRing([old])).endpoint() for _ in range(3)]
+
+    keys = {"EVERHOOK_DATABASE_URL": database_url, "EVERHOOK_MASTER_KEYS": f"{new},{old}"}
+    first = await everhook(tmp_path, "keys", "rotate-master", **keys).run()
+    again = await everhook(tmp_path, "keys", "rotate-master", **keys).run()
+
+    assert "sealed anew by the first key: 3" in first and "the other keys may go" in first
+    assert "sealed anew by the first key: 0" in again
+    for end in ends:
+        assert (await DestinationCache(database, KeyRing([new])).get(end.gid, 1)).live_keys(now())
+    await database.close()
+
+
+async def test_what_is_left_is_told_with_the_key_that_is_missing(tmp_path: Path, database_url: str) -> None:
+    database = Database(database_url)
+    await Store(database).endpoint()
+    await database.close()
+
+    keys = {"EVERHOOK_DATABASE_URL": database_url, "EVERHOOK_MASTER_KEYS": new_master_key()}
+    process = everhook(tmp_path, "keys", "rotate-master", **keys)
+    with pytest.raises(ProcessFailed):
+        await process.run()
+
+    assert process.returncode == 1
+    missing = KEYRING.current.split(".")[1]
+    assert f"left as they are: 1 (no master key {missing} in the ring)" in process.output()
+    assert "keep the other keys: 1 " in process.output()
+
+
+async def test_a_database_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
+    keys = {"EVERHOOK_DATABASE_URL": f"sqlite:///{tmp_path}", "EVERHOOK_MASTER_KEYS": new_master_key()}
+    process = everhook(tmp_path, "keys", "rotate-master", **keys)
+    process.start()
+    assert await process.wait(timeout=20) == 2, process.tail()
+    assert "(EVERHOOK_DATABASE_URL) cannot be used" in process.output() and "Traceback" not in process.output()

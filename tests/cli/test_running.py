@@ -1,0 +1,356 @@
+"""Commands that run for a while, as real processes: what they print, how they end, and what they leave behind."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sqlite3
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from everhook.ids import Kind, new_gid
+from everhook.signing.schemes import new_secret, secret_key, signature_headers
+from everhook.storage.keyring import new_master_key
+from everhook.temporal.client import connect
+from everhook.temporal.provisioning import setup
+from testing.api import API_KEY, ok
+from testing.processes import clean_environment, free_port
+from testing.waiting import assert_eventually
+from tests.cli.conftest import Live
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+TIMEOUT_S = 60
+
+
+class Running:
+    """One `everhook …` with its two outputs apart."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.out: list[str] = []
+        self.err: list[str] = []
+        assert process.stdout is not None and process.stderr is not None
+        self._readers = [
+            asyncio.create_task(_read(process.stdout, self.out)),
+            asyncio.create_task(_read(process.stderr, self.err)),
+        ]
+
+    async def says(self, text: str, *, aside: bool = False) -> None:
+        """Wait until it has printed this."""
+        lines = self.err if aside else self.out
+
+        def said() -> None:
+            assert any(text in line for line in lines), (text, self.out, self.err)
+
+        await assert_eventually(said, timeout=30)
+
+    async def ended(self, *, by: signal.Signals | None = None) -> int:
+        """Its exit status. `by`: end it with that signal."""
+        if by is not None:
+            self.process.send_signal(by)
+        async with asyncio.timeout(TIMEOUT_S):
+            await self.process.wait()
+            await asyncio.gather(*self._readers)
+        assert self.process.returncode is not None
+        return self.process.returncode
+
+    @property
+    def documents(self) -> list[Any]:
+        return [json.loads(line) for line in self.out]
+
+
+async def _read(stream: asyncio.StreamReader, lines: list[str]) -> None:
+    async for line in stream:
+        lines.append(line.decode().rstrip("\n"))
+
+
+@contextlib.asynccontextmanager
+async def running(url: str, *arguments: str) -> AsyncIterator[Running]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "cli", *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=PIPE, stderr=PIPE,
+        env=clean_environment({"EVERHOOK_URL": url, "EVERHOOK_API_KEY": API_KEY}),
+    )  # fmt: skip
+    command = Running(process)
+    try:
+        yield command
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await command.ended()
+
+
+def signed(secret: str, body: bytes, at: int | None = None) -> dict[str, str]:
+    moment = int(time.time()) if at is None else at
+    return dict(signature_headers(new_gid(Kind.MESSAGE), moment, body, [secret_key(secret)]))
+
+
+# receive
+
+
+async def test_a_receiver_tells_genuine_requests_from_others_and_answers_as_told() -> None:
+    secret, port = new_secret(), free_port()
+    url, options = f"http://127.0.0.1:{port}/hook", ["--port", str(port), "--secret", secret, "--count", "4"]
+    async with running("http://127.0.0.1:1", "receive", *options, "--status", "500,200", "--json") as receiver:
+        await receiver.says("receiving at", aside=True)
+        async with httpx.AsyncClient(trust_env=False) as client:
+            headers = signed(secret, b'{"a": 1}')
+            statuses = [(await client.post(url, content=b'{"a": 1}', headers=headers)).status_code for _ in range(2)]
+            forged = await client.post(url, content=b'{"a": 2}', headers=headers)
+            unsigned = await client.post(url, content=b"\x1b[2J\xff")
+        assert (statuses, forged.status_code, unsigned.status_code) == ([500, 200], 401, 401)
+        assert await receiver.ended() == 0
+    assert [one["genuine"] for one in receiver.documents] == [True, True, False, False]
+    assert [one["status"] for one in receiver.documents] == [500, 200, 401, 401]
+    assert [one["request"] for one in receiver.documents] == [1, 2, 3, 1]
+    assert receiver.documents[3]["why"] == "it is not signed"
+    assert all(line.isascii() for line in receiver.out)
+
+
+async def test_a_receiver_prints_what_came_without_what_a_terminal_would_obey() -> None:
+    port = free_port()
+    async with running("http://127.0.0.1:1", "receive", "--port", str(port), "--count", "2") as receiver:
+        await receiver.says("not checking signatures", aside=True)
+        async with httpx.AsyncClient(trust_env=False) as client:
+            await client.post(
+                f"http://127.0.0.1:{port}/", content=b'{"orderId": 7}', headers={"x-webhook-event": "a.b"}
+            )
+            await client.post(f"http://127.0.0.1:{port}/", content=b"\x1b[2J [red]\xff")
+        assert await receiver.ended() == 0
+    printed = "\n".join(receiver.out)
+    assert "a.b" in printed and '"orderId": 7' in printed and "[red]" in printed
+    assert "\x1b" not in printed
+
+
+async def test_a_receiver_with_a_channel_makes_an_endpoint_checks_it_and_deletes_it(live: Live) -> None:
+    await live.api.channel("received")
+    port = str(free_port())
+    async with running(live.url, "receive", "--port", port, "--channel", "received", "--status", "500,200") as receiver:
+        await receiver.says("checking signatures", aside=True)
+        await live.api.publish({"n": 1}, "received")
+        await receiver.says("request 2")
+        assert await receiver.ended(by=signal.SIGINT) == 130
+    assert sum("✓ genuine" in line for line in receiver.out) == 2
+    assert "Traceback" not in "\n".join(receiver.err)
+    assert await _endpoints(live, "received") == []
+
+
+async def test_a_receiver_that_is_terminated_deletes_its_endpoint_too(live: Live) -> None:
+    await live.api.channel("terminated")
+    options = ["--port", str(free_port()), "--channel", "terminated"]
+    async with running(live.url, "receive", *options) as receiver:
+        await receiver.says("checking signatures", aside=True)
+        assert len(await _endpoints(live, "terminated")) == 1
+        assert await receiver.ended(by=signal.SIGTERM) == 0
+    assert await _endpoints(live, "terminated") == []
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--secret", "hunter2"], "--secret"),
+        (["--status", "99"], "--status"),
+        (["--status", "ok"], "--status"),
+        (["--event", "a.*"], "--event goes with --channel"),
+    ],
+)
+async def test_a_receiver_that_is_told_nonsense_does_not_start(options: list[str], told: str) -> None:
+    async with running("http://127.0.0.1:1", "receive", *options) as receiver:
+        assert await receiver.ended() == 2
+    (line,) = receiver.err
+    assert told in line and "hunter2" not in line
+
+
+async def _endpoints(live: Live, channel: str) -> list[str]:
+    subscriptions = ok(await live.api.get("/v1/subscriptions", channel=channel))["data"]
+    return [subscription["endpointGid"] for subscription in subscriptions]
+
+
+# simulate
+
+
+async def test_a_simulation_delivers_everything_measures_it_and_leaves_nothing(live: Live) -> None:
+    before = await _counts(live)
+    async with running(live.url, "simulate", "--rate", "20", "--count", "30", "--json") as simulation:
+        assert await simulation.ended() == 0
+    *_, result = simulation.documents
+    assert result["ended"] is True
+    assert (result["published"], result["messagesArrived"], result["forged"]) == (30, 30, 0)
+    assert result["deliveries"] == {"delivered": 30}
+    latency = result["latencyMs"]
+    assert 0 < latency["p50"] <= latency["p95"] <= latency["max"]
+    assert await _counts(live) == before
+
+
+async def test_a_simulation_of_trouble_ends_with_status_1_and_clears_up(live: Live) -> None:
+    before = await _counts(live)
+    options = ["--rate", "20", "--count", "4", "--status", "400", "--settle", "5"]
+    async with running(live.url, "simulate", *options) as simulation:
+        assert await simulation.ended() == 1
+    assert any("dead letter" in line and " 4 " in line for line in simulation.out)
+    assert await _counts(live) == before
+
+
+async def test_a_simulation_that_is_interrupted_says_what_it_saw(live: Live) -> None:
+    before = await _counts(live)
+    async with running(live.url, "simulate", "--rate", "5", "--duration", "600") as simulation:
+        await simulation.says("published")
+        assert await simulation.ended(by=signal.SIGINT) == 130
+    assert any(line.startswith("deliveries") for line in simulation.out)
+    assert "Traceback" not in "\n".join(simulation.err)
+    assert await _counts(live) == before
+
+
+async def test_a_simulation_may_publish_to_a_channel_that_is_there(live: Live) -> None:
+    await live.api.channel("lively")
+    await live.api.endpoint(live.receiver.url_for("/lively"), channel="lively")
+    async with running(live.url, "simulate", "--rate", "20", "--count", "5", "--channel", "lively", "--json") as run:
+        assert await run.ended() == 0
+    assert run.documents[-1]["deliveries"] == {"delivered": 5}
+    assert run.documents[-1]["messagesArrived"] is None, "it does not see what arrives elsewhere"
+    assert len(live.receiver.at("/lively")) == 5
+
+
+async def test_a_simulation_on_a_channel_that_is_not_there_says_so(live: Live) -> None:
+    async with running(live.url, "simulate", "--count", "1", "--channel", "nowhere") as simulation:
+        assert await simulation.ended() == 1
+    assert any("There is no channel nowhere. (404)" in line for line in simulation.out)
+
+
+async def _counts(live: Live) -> dict[str, int]:
+    """What a simulation must not leave behind."""
+    return {
+        "channels": await live.api.count("channel"),
+        "endpoints": len(await live.api.walk("/v1/endpoints", limit=500)),
+        "dead letters": len(await live.api.walk("/v1/dead-letters", limit=500)),
+        "open": len(await live.api.rows("SELECT gid FROM delivery WHERE status IN ('accepted','retrying','parked')")),
+    }
+
+
+# watch
+
+
+async def test_a_watch_prints_a_line_for_each_change_until_ctrl_c(live: Live) -> None:
+    await live.api.channel("watched")
+    await live.api.endpoint(live.receiver.url_for("/watched"), channel="watched")
+    live.receiver.respond(400, path="/watched")
+    (before,) = (await live.api.publish({"n": 0}, "watched"))["deliveries"]
+    await _ended(live, before["deliveryGid"])
+    async with running(live.url, "deliveries", "watch", "--channel", "watched", "--json") as watch:
+        await watch.says("watching", aside=True)
+        (delivery,) = (await live.api.publish({"n": 1}, "watched"))["deliveries"]
+        await watch.says('"status": "dead_lettered"')
+        assert await watch.ended(by=signal.SIGINT) == 130
+    assert {document["deliveryGid"] for document in watch.documents} == {delivery["deliveryGid"]}
+    assert "Traceback" not in "\n".join(watch.err)
+
+
+async def _ended(live: Live, delivery_gid: str) -> None:
+    async def has_ended() -> None:
+        assert ok(await live.api.get(f"/v1/deliveries/{delivery_gid}"))["status"] == "dead_lettered"
+
+    await assert_eventually(has_ended)
+
+
+# doctor
+
+
+def doctor_env(live: Live) -> dict[str, str]:
+    return {
+        "EVERHOOK_DATABASE_URL": live.settings.database_url,
+        "EVERHOOK_MASTER_KEYS": live.settings.master_keys[0].get_secret_value(),
+        "EVERHOOK_API_KEY": API_KEY,
+        "EVERHOOK_EGRESS_ALLOW": "127.0.0.0/8",
+        "EVERHOOK_EGRESS_HTTP": "true",
+        "TEMPORAL_ADDRESS": live.temporal_address,
+    }
+
+
+async def diagnose(tmp_path: Path, env: dict[str, str]) -> tuple[int, dict[str, Any]]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "cli", "doctor", "--json", stdout=PIPE, stderr=PIPE, env=clean_environment(env),
+        cwd=tmp_path,
+    )  # fmt: skip
+    out, err = await process.communicate()
+    assert process.returncode is not None and not err, err
+    return process.returncode, {finding["name"]: finding for finding in json.loads(out)["findings"]}
+
+
+async def test_a_doctor_finds_a_stack_that_runs_in_good_health(live: Live, tmp_path: Path) -> None:
+    status, findings = await diagnose(tmp_path, doctor_env(live))
+    assert status == 0, findings
+    assert {name for name, finding in findings.items() if finding["level"] != "ok"} == {"egress rules"}
+
+
+async def test_a_doctor_finds_what_is_missing_and_how_to_mend_it(live: Live, tmp_path: Path) -> None:
+    env = doctor_env(live)
+    env["TEMPORAL_ADDRESS"] = f"127.0.0.1:{free_port()}"
+    env["EVERHOOK_DATABASE_URL"] = "sqlite:///nowhere.db"
+    env["EVERHOOK_EGRESS_PROXY"] = f"http://user:hunter2@127.0.0.1:{free_port()}"
+    status, findings = await diagnose(tmp_path, env)
+    assert status == 1
+    assert {name for name, finding in findings.items() if finding["level"] == "wrong"} == {
+        "database", "Temporal", "egress proxy"
+    }  # fmt: skip
+    assert "everhook migrate" in findings["database"]["mend"]
+    assert findings["Temporal"]["detail"].endswith("cannot be reached: Connection refused")
+    assert "hunter2" not in json.dumps(findings)
+    assert os.listdir(tmp_path) == [], "it looks and makes nothing"
+
+
+async def test_a_doctor_finds_what_is_there_and_says_nothing(live: Live, tmp_path: Path) -> None:
+    """As a process that was stopped, or a disk that hangs: connections are taken, and that is all."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        database = f"postgresql://everhook@{address}/everhook"
+        env = doctor_env(live) | {"TEMPORAL_ADDRESS": address, "EVERHOOK_DATABASE_URL": database}
+        status, findings = await diagnose(tmp_path, env)
+    assert status == 1
+    for name, setting in (("database", "EVERHOOK_DATABASE_URL"), ("Temporal", "TEMPORAL_ADDRESS")):
+        assert address in findings[name]["detail"] and findings[name]["detail"].endswith("does not answer")
+        assert setting in findings[name]["mend"]
+
+
+async def test_a_doctor_finds_what_nobody_set_up(live: Live, tmp_path: Path) -> None:
+    env = doctor_env(live) | {"EVERHOOK_DATABASE_URL": "sqlite:///empty.db", "TEMPORAL_NAMESPACE": "nowhere"}
+    with contextlib.closing(sqlite3.connect(tmp_path / "empty.db")) as empty:
+        empty.execute("CREATE TABLE other (a)")
+    status, findings = await diagnose(tmp_path, env)
+    assert status == 1
+    assert mends(findings) == {
+        "migrations": "everhook migrate",
+        "namespace": "everhook setup, or mend TEMPORAL_NAMESPACE",
+    }
+    assert findings["workers"]["level"] == "skipped"
+
+
+async def test_a_doctor_finds_a_paused_schedule_missing_workers_and_a_lost_master_key(
+    live: Live, tmp_path: Path
+) -> None:
+    await live.api.endpoint(live.receiver.url)
+    namespace = f"idle-{new_gid(Kind.EVENT)}"
+    client = await connect(target_host=live.temporal_address, namespace=namespace)
+    await setup(client, live.settings)
+    await client.get_schedule_handle("reconcile").pause(note="a test")
+    env = doctor_env(live) | {"EVERHOOK_MASTER_KEYS": new_master_key(), "TEMPORAL_NAMESPACE": namespace}
+    status, findings = await diagnose(tmp_path, env)
+    assert status == 1
+    assert set(mends(findings)) == {"master keys", "schedules", "workers"}
+    assert "cannot be opened" in findings["master keys"]["detail"]
+    assert "reconcile is paused (a test)" in findings["schedules"]["detail"]
+    assert "--unpause" in findings["schedules"]["mend"]
+    assert "sends-limited" in findings["workers"]["detail"]
+    assert findings["workers"]["mend"] == "everhook worker"
+
+
+def mends(findings: dict[str, Any]) -> dict[str, str]:
+    return {name: finding["mend"] for name, finding in findings.items() if finding["level"] == "wrong"}

@@ -1,0 +1,59 @@
+"""`everhook` with the standard streams and the arguments that a shell may hand it: one line, and never a traceback."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from everhook.storage.keyring import new_master_key
+from testing.processes import clean_environment
+
+DEAD_API = "http://127.0.0.1:1"
+
+
+def everhook(directory: Path, line: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a line of shell in which `everhook` is the command."""
+    script = f'everhook() {{ "{sys.executable}" -m cli "$@"; }}\n{line}'
+    return subprocess.run(
+        ["bash", "-c", script], cwd=directory, env=clean_environment({"EVERHOOK_URL": DEAD_API}), capture_output=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "said"),
+    [
+        ("everhook --help > /dev/full", 1, b"the output cannot be written: No space left on device"),
+        ("everhook keys new-master > /dev/full", 1, b"No space left on device"),
+        ("everhook keys new-master >&-", 2, b"standard output is closed"),
+        ("everhook channels list >&- 2>&-", 2, b""),
+        ("everhook keys new-master 2>&-", 0, b""),
+        ("everhook publish c --file - <&-", 2, b"the payload is no JSON"),
+        ("everhook channels delete c <&-", 2, b"nobody to ask"),
+        ('everhook publish c $\'{"s":"\\xff"}\'', 2, b"argument 3 is not UTF-8, at its character 7"),
+        ("everhook keys create --name $'\\xff'", 2, b"argument 4 is not UTF-8"),
+        ("PYTHONIOENCODING=ascii everhook profile list", 0, b""),
+        ("everhook endpoints update ep_1 --rate-limit nan", 2, b"--rate-limit is a number"),
+    ],
+)
+def test_a_command_ends_with_a_line_that_says_what_is_wrong(
+    tmp_path: Path, line: str, status: int, said: bytes
+) -> None:
+    result = everhook(tmp_path, line)
+    assert said in result.stderr
+    assert b"Traceback" not in result.stderr
+    assert result.returncode == status
+
+
+def test_a_pipe_that_is_closed_early_is_no_failure_to_tell(tmp_path: Path) -> None:
+    assert everhook(tmp_path, "everhook --help | true").stderr == b""
+
+
+@pytest.mark.parametrize("command", ["keys list", "receipts audit"])
+def test_a_command_that_looks_at_no_database_leaves_none(tmp_path: Path, command: str) -> None:
+    settings = f"EVERHOOK_DATABASE_URL=sqlite:///new/here.db EVERHOOK_MASTER_KEYS={new_master_key()}"
+    line = f"{settings} everhook {command}"
+    result = everhook(tmp_path, line)
+    assert result.returncode == 2
+    assert b"there is no database new/here.db" in result.stderr and b"`everhook migrate` creates it" in result.stderr
+    assert list(tmp_path.iterdir()) == []

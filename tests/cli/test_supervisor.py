@@ -1,0 +1,61 @@
+"""The parent of several processes, with processes that misbehave as no server of ours would."""
+
+import signal
+import sys
+from pathlib import Path
+
+from testing.processes import Process
+from testing.waiting import assert_eventually
+
+PARENT = """
+import sys
+from cli import supervisor
+from everhook import event_loop
+from everhook.serving.server import Address
+from everhook.settings import Settings
+
+address, command = Address("127.0.0.1", 0, "--port"), [sys.executable, "-c", sys.argv[1]]
+sys.exit(event_loop.run(supervisor.Supervisor(address, command, Settings(dev=True)).run(2)))
+"""
+READY = "import os, signal, socket, sys, time; channel = socket.socket(fileno=os.dup(0)); channel.send(b'r'); "
+STARTED = "print('I am up', flush=True); "
+
+
+def parent_of(child: str, directory: Path) -> Process:
+    process = Process([sys.executable, "-c", PARENT, child], log=directory / "parent.log")
+    process.start()
+    return process
+
+
+async def test_processes_that_do_not_come_up_end_the_parent_with_their_status(tmp_path: Path) -> None:
+    parent = parent_of("import sys; sys.exit(3)", tmp_path)
+
+    assert await parent.wait() == 3
+
+
+async def test_a_process_that_ends_again_and_again_is_started_later_and_later(tmp_path: Path) -> None:
+    parent = parent_of(READY + STARTED + "sys.exit(1)", tmp_path)
+
+    await assert_eventually(lambda: _assert_output(parent, "I am up", 4))
+    await assert_eventually(lambda: _assert_output(parent, "starting another", 4))
+    parent.send_signal(signal.SIGTERM)
+
+    assert await parent.wait() == 0
+
+
+async def test_a_second_signal_kills_processes_that_do_not_drain(tmp_path: Path) -> None:
+    stubborn = "signal.signal(signal.SIGTERM, lambda *_: print('asked', flush=True)); "
+    parent = parent_of(READY + stubborn + STARTED + "\nwhile True: time.sleep(1)", tmp_path)
+    await assert_eventually(lambda: _assert_output(parent, "I am up", 2))
+
+    parent.send_signal(signal.SIGTERM)
+    await assert_eventually(lambda: _assert_output(parent, "asked", 2))
+    assert parent.running
+    parent.send_signal(signal.SIGTERM)
+
+    assert await parent.wait() == 1
+
+
+def _assert_output(process: Process, line: str, times: int) -> None:
+    process.check_alive()
+    assert process.output().count(line) >= times

@@ -1,0 +1,295 @@
+"""Settled workflows: in the background, at a bounded rate, giving way to everything else."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+from sqlmodel import col
+from structlog.testing import capture_logs
+from temporalio.common import WorkflowIDReusePolicy
+from temporalio.service import RPCError
+
+from everhook.contracts import AttemptOutcome, DeliveryInput, PreviousAttempt, Verdict
+from everhook.delivery import history as module
+from everhook.delivery.history import History, HistoryLimits
+from everhook.ids import Kind, new_gid
+from everhook.observability.metrics import REGISTRY
+from everhook.storage.engine import Database
+from everhook.storage.tables import PendingHistory, now
+from testing.waiting import assert_eventually
+from tests.delivery.fakes import AWAY, INVALID, OVERLOADED, FakeTemporal, HeldDatabase
+from tests.stores.past import keep
+
+UNBOUNDED = HistoryLimits(per_second=1_000_000)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "AWAY_PAUSE_S", 0.02)
+    monkeypatch.setattr(module, "CONFIRM_INTERVAL_S", 0.02)
+
+
+@pytest.fixture
+def make(database: Database, temporal: FakeTemporal) -> Callable[..., History]:
+    def made(limits: HistoryLimits = UNBOUNDED, is_busy: Callable[[], bool] = lambda: False, **changes: Any) -> History:
+        return History(temporal.client, changes.get("database", database), is_busy, limits)
+
+    return made
+
+
+async def settled(database: Database, count: int) -> list[DeliveryInput]:
+    """Orders of deliveries that were delivered before they had a workflow, and are noted as such."""
+    outcome = AttemptOutcome(Verdict.DELIVERED, status_code=200, attempt_gid="att_1", duration_ms=5)
+    inputs = [
+        DeliveryInput(
+            new_gid(Kind.DELIVERY),
+            "msg_1",
+            "ep_1",
+            "acme",
+            "orders",
+            "order.created",
+            previous=PreviousAttempt(outcome),
+        )
+        for _ in range(count)
+    ]
+    await keep(database, *(PendingHistory(delivery_gid=input.delivery_gid, settled_at=now()) for input in inputs))
+    return inputs
+
+
+async def pending(database: Database) -> list[str]:
+    async with database.reading() as session:
+        found = await session.execute(
+            select(col(PendingHistory.delivery_gid)).order_by(col(PendingHistory.delivery_gid))
+        )
+        return list(found.scalars())
+
+
+def gids(inputs: list[DeliveryInput]) -> list[str]:
+    return [input.delivery_gid for input in inputs]
+
+
+async def until_started(temporal: FakeTemporal, inputs: list[DeliveryInput]) -> None:
+    def all_started() -> None:
+        assert sorted(temporal.started) == sorted(gids(inputs))
+
+    await assert_eventually(all_started)
+
+
+async def test_delivered_deliveries_get_their_workflow_and_are_then_forgotten(
+    database: Database, temporal: FakeTemporal, make: Callable[..., History]
+) -> None:
+    inputs = await settled(database, 5)
+    history = make()
+    for input in inputs[:4]:
+        history.add(input)
+    await until_started(temporal, inputs[:4])
+
+    async def forgotten() -> None:
+        assert await pending(database) == [inputs[4].delivery_gid]
+
+    await assert_eventually(forgotten)
+    assert all(start.options["id_reuse_policy"] is WorkflowIDReusePolicy.REJECT_DUPLICATE for start in temporal.starts)
+    assert {start.options["priority"].priority_key for start in temporal.starts} == {5}
+    await history.close()
+
+
+async def test_no_more_starts_are_in_flight_than_may_be(
+    database: Database, temporal: FakeTemporal, make: Callable[..., History]
+) -> None:
+    inputs = await settled(database, 10)
+    history = make(HistoryLimits(concurrency=2, per_second=1_000_000))
+    for input in inputs:
+        history.add(input)
+    await until_started(temporal, inputs)
+    assert temporal.most_under_way == 2
+    await history.close()
+
+
+async def test_no_more_are_started_in_a_second_than_may_be(
+    database: Database, temporal: FakeTemporal, make: Callable[..., History]
+) -> None:
+    inputs = await settled(database, 11)
+    history = make(HistoryLimits(concurrency=8, per_second=50))
+    began = time.monotonic()
+    for input in inputs:
+        history.add(input)
+    await until_started(temporal, inputs)
+    assert time.monotonic() - began >= 10 / 50
+    await history.close()
+
+
+# Giving way
+
+
+async def test_history_waits_for_the_process_to_have_nothing_else_to_do(
+    database: Database, temporal: FakeTemporal, make: Callable[..., History], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "GIVE_WAY_S", 600.0)
+    looks = 0
+    busy = True
+
+    def is_busy() -> bool:
+        nonlocal looks
+        looks += 1
+        return busy
+
+    inputs = await settled(database, 3)
+    history = make(is_busy=is_busy)
+    for input in inputs:
+        history.add(input)
+
+    def has_looked_often() -> None:
+        assert looks > 10
+
+    await assert_eventually(has_looked_often)
+    assert temporal.tried == []
+    busy = False
+    await until_started(temporal, inputs)
+    await history.close()
+
+
+async def test_history_goes_on_although_the_process_is_always_busy(
+    database: Database, temporal: FakeTemporal, make: Callable[..., History], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "GIVE_WAY_S", 0.05)
+    inputs = await settled(database, 6)
+    history = make(is_busy=lambda: True)
+    for input in inputs:
+        history.add(input)
+    await until_started(temporal, inputs)
+    await history.close()
+
+
+async def test_what_lags_for_too_long_is_skipped_and_counted(
+    database: Database, temporal: FakeTemporal, make: Callable[..., History], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = skipped()
+    monkeypatch.setattr(module, "MAX_LAG", timedelta())
+    history = make()
+    for input in await settled(database, 3):
+        history.add(input)
+
+    async def given_up() -> None:
+        assert (skipped() - before, await pending(database)) == (3, [])
+
+    await assert_eventually(given_up)
+    assert temporal.tried == []
+    await history.close()
+
+
+def skipped() -> float:
+    return REGISTRY.get_sample_value("everhook_history_skipped_total") or 0.0
+
+
+async def test_what_finds_no_room_in_memory_is_left_to_the_reconciler(
+    database: Database, temporal: FakeTemporal, make: Callable[..., History]
+) -> None:
+    inputs = await settled(database, 5)
+    history = make(HistoryLimits(concurrency=1, per_second=1_000_000, waiting=3))
+    for input in inputs:
+        history.add(input)
+    await until_started(temporal, inputs[:3])
+    await history.close()
+    assert await pending(database) == gids(inputs[3:])
+
+
+# Temporal away
+
+
+@pytest.mark.parametrize("error", [AWAY, OVERLOADED], ids=["away", "overloaded"])
+async def test_history_goes_on_when_temporal_is_back(
+    database: Database, temporal: FakeTemporal, make: Callable[..., History], error: RPCError
+) -> None:
+    inputs = await settled(database, 6)
+    temporal.error = error
+    history = make()
+    for input in inputs:
+        history.add(input)
+
+    def tried() -> None:
+        assert len(temporal.tried) > 8
+
+    await assert_eventually(tried)
+    assert await pending(database) == gids(inputs)
+    temporal.error = None
+    await until_started(temporal, inputs)
+    await history.close()
+
+
+async def test_one_that_is_refused_is_logged_and_the_others_are_started(
+    database: Database, temporal: FakeTemporal, make: Callable[..., History]
+) -> None:
+    inputs = await settled(database, 3)
+    temporal.refused = {inputs[0].delivery_gid: INVALID}
+    history = make(HistoryLimits(concurrency=1, per_second=1_000_000))
+    with capture_logs() as logs:
+        for input in inputs:
+            history.add(input)
+        await until_started(temporal, inputs[1:])
+    await history.close()
+    assert [(line["log_level"], line["delivery_gid"]) for line in logs] == [("error", inputs[0].delivery_gid)]
+    assert temporal.tried.count(inputs[0].delivery_gid) == 1
+    assert await pending(database) == [inputs[0].delivery_gid]
+
+
+async def test_starts_under_way_are_finished_and_the_others_left_when_the_process_ends(
+    database: Database, temporal: FakeTemporal, make: Callable[..., History], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CONFIRM_INTERVAL_S", 600.0)
+    inputs = await settled(database, 4)
+    temporal.gate.clear()
+    history = make(HistoryLimits(concurrency=2, per_second=1_000_000))
+    for input in inputs:
+        history.add(input)
+
+    def two_under_way() -> None:
+        assert temporal.under_way == 2
+
+    await assert_eventually(two_under_way)
+    closing = asyncio.create_task(history.close())
+    await asyncio.sleep(0)
+    temporal.gate.set()
+    await closing
+    assert temporal.started == gids(inputs[:2])
+    assert await pending(database) == gids(inputs[2:])
+    history.add(inputs[2])
+    assert temporal.tried == gids(inputs[:2])
+
+
+async def test_a_write_under_way_is_finished_when_the_process_ends(
+    database: Database, held_database: HeldDatabase, temporal: FakeTemporal, make: Callable[..., History]
+) -> None:
+    """One that is cancelled while it connects may leak its connection, and the next one waits for that in vain."""
+    inputs = await settled(database, 1)
+    history = make(database=held_database)
+    history.add(inputs[0])
+
+    def writing() -> None:
+        assert held_database.waiting == 1
+
+    await assert_eventually(writing)
+    closing = asyncio.create_task(history.close())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    held_database.gate.set()
+    await closing
+    assert (await pending(database), held_database.cancelled) == ([], 0)
+
+
+async def test_a_process_can_end_while_temporal_and_the_database_are_away(
+    database: Database, lost_database: Database, temporal: FakeTemporal, make: Callable[..., History]
+) -> None:
+    inputs = await settled(database, 3)
+    history = make(database=lost_database)
+    history.add(inputs[0])
+    await until_started(temporal, inputs[:1])
+    temporal.error = AWAY
+    for input in inputs[1:]:
+        history.add(input)
+    async with asyncio.timeout(5):
+        await history.close()
+    assert await pending(database) == gids(inputs)

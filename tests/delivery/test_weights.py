@@ -1,0 +1,50 @@
+"""What Temporal is told of changed rate limits, by a real server."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from temporalio.client import Client
+
+from everhook.delivery import weights_store as weights
+from everhook.delivery.weights_store import LIFTED, apply_limit, sync_limits
+from everhook.endpoints import store as endpoints
+from everhook.temporal.client import connect
+from testing.temporal_server import NAMESPACE, TemporalServer
+from tests.stores.factories import Store
+
+
+@pytest.fixture
+async def client(tmp_path: Path) -> AsyncIterator[Client]:
+    async with TemporalServer(tmp_path) as server:
+        yield await connect(target_host=server.address, namespace=NAMESPACE)
+
+
+async def overrides(client: Client) -> dict[str, float]:
+    return dict(await weights._overrides(client))
+
+
+async def test_more_overrides_than_the_server_holds_make_room_for_the_latest(client: Client) -> None:
+    await weights._update(client, {f"ep_{number}": 5.0 for number in range(weights.MAX_OVERRIDES)})
+    await apply_limit(client, "ep_7", 9.0)
+    assert (await overrides(client))["ep_7"] == 9.0
+    await apply_limit(client, "ep_new", None)
+    left = await overrides(client)
+    assert left["ep_new"] == LIFTED
+    assert len(left) < 10
+
+
+async def test_limits_that_changed_while_temporal_was_away_are_made_good(store: Store, client: Client) -> None:
+    raised, kept, lifted = [await store.endpoint(rate_limit=0.3) for _ in range(3)]
+    for endpoint in (raised, kept, lifted):
+        await apply_limit(client, endpoint.gid, 0.3)
+    await apply_limit(client, "ep_gone", 5.0)
+    assert await sync_limits(client, store.database) == 1
+    async with store.database.writing() as session:
+        await endpoints.change(session, raised, {"rate_limit": 50.0})
+        await endpoints.change(session, lifted, {"rate_limit": None})
+
+    assert await sync_limits(client, store.database) == 2
+    expected = {raised.gid: 50.0, kept.gid: 0.3, lifted.gid: LIFTED}
+    assert await overrides(client) == pytest.approx(expected)
+    assert await sync_limits(client, store.database) == 0

@@ -1,0 +1,439 @@
+"""The transaction behind every 202: who gets a delivery, what a repeated key is answered, and all or nothing."""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlmodel import col
+
+from everhook.contracts import DeliveryInput, DeliveryStatus
+from everhook.delivery.policy import resolve
+from everhook.endpoints import store as endpoints
+from everhook.endpoints import subscriptions_store as subscriptions
+from everhook.publishing import channels_store as channels
+from everhook.publishing.store import Acceptance, Accepted, KeyReused, Publication, UnknownChannel
+from everhook.storage.engine import Database, is_unavailable
+from everhook.storage.statements import table_of
+from everhook.storage.tables import DEFAULT_TENANT_GID, Delivery, Endpoint, Message, Subscription
+from testing.waiting import assert_eventually
+from tests.stores.factories import Store, accepted, moment, publication
+
+
+def receivers(answer: Acceptance) -> set[str]:
+    return {delivery.endpoint_gid for delivery in accepted(answer).deliveries}
+
+
+async def deliveries_in(store: Store) -> list[Delivery]:
+    async with store.database.reading() as session:
+        return list((await session.execute(select(Delivery).order_by(col(Delivery.gid)))).scalars())
+
+
+# Fan-out
+
+
+async def test_a_message_and_one_delivery_for_each_endpoint_are_committed(store: Store) -> None:
+    ends = [await store.subscribed() for _ in range(3)]
+    published = publication({"n": 1}, key="k")
+    bounds = {"lane_wait": timedelta(seconds=2), "first_attempt_grace": timedelta(seconds=3)}
+    answer = accepted(await store.acceptor(**bounds).accept(published))
+    assert receivers(answer) == {end.gid for end in ends}
+    assert not answer.duplicate
+    rows = await deliveries_in(store)
+    assert [row.gid for row in rows] == sorted(d.delivery_gid for d in answer.deliveries)
+    for row in rows:
+        assert (row.message_gid, row.status, row.round, row.attempts) == (
+            published.message_gid,
+            DeliveryStatus.ACCEPTED,
+            1,
+            0,
+        )
+        assert (row.dispatched_at, row.due_at) == (None, row.accepted_at + timedelta(seconds=2 + 15 + 3))
+        assert (row.channel, row.event_type) == ("orders", "order.created")
+
+
+async def test_a_message_is_kept_as_the_very_bytes_that_came(store: Store) -> None:
+    await store.channel()
+    published = replace(publication({"a": 1}), payload=b' {"a" : 1.0e2, "\\u00e9": "\xc3\xa9"}\n')
+    await store.acceptor().accept(published)
+    async with store.database.reading() as session:
+        message = await session.get(Message, published.message_gid)
+    assert message is not None
+    assert (message.payload, message.published_at) == (published.payload, published.published_at)
+
+
+async def test_the_orders_are_those_to_start_with_what_their_endpoints_ask_for(store: Store) -> None:
+    tenant = await store.tenant("acme")
+    await store.channel(policy={"preset": "brisk", "timeoutSeconds": 3})
+    limited = await store.endpoint(tenant, rate_limit=2.0, policy={"timeoutSeconds": 7})
+    plain = await store.endpoint(tenant)
+    for end in (limited, plain):
+        await store.subscription(end)
+    published = publication()
+    answer = accepted(await store.acceptor().accept(published))
+    inputs = {new.input.endpoint_gid: new.input for new in answer.new}
+    gids = {delivery.endpoint_gid: delivery.delivery_gid for delivery in answer.deliveries}
+    common: dict[str, Any] = {
+        "message_gid": published.message_gid,
+        "tenant": "acme",
+        "channel": "orders",
+        "event_type": "order.created",
+        "round": 1,
+        "attempt": 1,
+        "dead_letter": None,
+    }
+    assert inputs == {
+        limited.gid: DeliveryInput(
+            delivery_gid=gids[limited.gid],
+            endpoint_gid=limited.gid,
+            policy=resolve({"preset": "brisk", "timeoutSeconds": 7}),
+            rate_limit=2.0,
+            **common,
+        ),
+        plain.gid: DeliveryInput(
+            delivery_gid=gids[plain.gid],
+            endpoint_gid=plain.gid,
+            policy=resolve({"preset": "brisk", "timeoutSeconds": 3}),
+            **common,
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    ("subscription", "event_type", "content", "delivered"),
+    [
+        ({}, "order.created", {}, True),
+        ({"events": ["order.*"]}, "order.created", {}, True),
+        ({"events": ["invoice.*"]}, "order.created", {}, False),
+        ({"filter": {"amount": {"$gt": 5}}}, "order.created", {"amount": 6}, True),
+        ({"filter": {"amount": {"$gt": 5}}}, "order.created", {"amount": 5}, False),
+        ({"events": ["order.*"], "filter": {"vip": True}}, "order.created", {"vip": False}, False),
+        ({"enabled": False}, "order.created", {}, False),
+    ],
+)
+async def test_a_subscription_takes_what_its_patterns_and_its_filter_let_through(
+    store: Store, subscription: dict[str, Any], event_type: str, content: Any, delivered: bool
+) -> None:
+    await store.channel()
+    await store.subscription(await store.endpoint(), **subscription)
+    answer = accepted(await store.acceptor().accept(publication(content, event_type=event_type)))
+    assert len(answer.deliveries) == len(await deliveries_in(store)) == delivered
+
+
+async def test_overlapping_subscriptions_of_one_endpoint_make_one_delivery(store: Store) -> None:
+    end = await store.subscribed()
+    await store.subscription(end, events=["order.*"])
+    await store.subscription(end, events=["order.created"])
+    answer = accepted(await store.acceptor().accept(publication()))
+    assert [delivery.endpoint_gid for delivery in answer.deliveries] == [end.gid]
+    assert len(await deliveries_in(store)) == 1
+
+
+async def test_a_message_for_one_tenant_reaches_its_endpoints_only(store: Store) -> None:
+    acme, globex = await store.tenant("acme"), await store.tenant("globex")
+    of_acme, of_globex, of_default = (
+        await store.subscribed(acme),
+        await store.subscribed(globex),
+        await store.subscribed(),
+    )
+    acceptor = store.acceptor()
+    assert receivers(await acceptor.accept(publication(tenant_gid=acme))) == {of_acme.gid}
+    assert receivers(await acceptor.accept(publication(tenant_gid=globex))) == {of_globex.gid}
+    assert receivers(await acceptor.accept(publication())) == {of_acme.gid, of_globex.gid, of_default.gid}
+    assert {row.tenant_gid for row in await deliveries_in(store)} == {acme, globex, DEFAULT_TENANT_GID}
+
+
+async def test_a_message_that_nobody_takes_is_accepted_all_the_same(store: Store) -> None:
+    await store.channel()
+    answer = accepted(await store.acceptor().accept(publication()))
+    assert (answer.deliveries, answer.new) == ((), ())
+    assert await store.count(Message) == 1
+
+
+async def test_an_unknown_channel_is_answered_so_and_nothing_is_kept(store: Store) -> None:
+    assert await store.acceptor().accept(publication(channel="nowhere")) == UnknownChannel("nowhere")
+    assert await store.count(Message) == 0
+
+
+async def test_a_channels_messages_do_not_reach_another_channels_subscribers(store: Store) -> None:
+    await store.subscribed()
+    await store.channel("invoices")
+    assert receivers(await store.acceptor().accept(publication(channel="invoices"))) == set()
+
+
+# Idempotency
+
+
+async def test_a_repeated_key_is_answered_with_the_first_message(store: Store) -> None:
+    await store.subscribed()
+    acceptor = store.acceptor()
+    first = accepted(await acceptor.accept(publication(key="k")))
+    again = accepted(await acceptor.accept(publication(key="k", published_at=first.published_at.replace(year=2030))))
+    assert again == replace(first, duplicate=True, new=())
+    assert (await store.count(Message), await store.count(Delivery)) == (1, 1)
+
+
+async def test_a_repeated_key_tells_where_its_deliveries_are_now(store: Store, database: Database) -> None:
+    await store.subscribed()
+    acceptor = store.acceptor()
+    await acceptor.accept(publication(key="k"))
+    async with database.write_connection() as connection:
+        await connection.execute(text("UPDATE delivery SET status = 'delivered'"))
+    again = accepted(await acceptor.accept(publication(key="k")))
+    assert [delivery.status for delivery in again.deliveries] == [DeliveryStatus.DELIVERED]
+
+
+async def test_a_key_with_another_body_is_refused_and_names_the_message_it_stands_for(store: Store) -> None:
+    await store.subscribed()
+    acceptor = store.acceptor()
+    first = accepted(await acceptor.accept(publication({"a": 1}, key="k")))
+    assert await acceptor.accept(publication({"a": 2}, key="k")) == KeyReused(first.message_gid)
+    assert (await store.count(Message), await store.count(Delivery)) == (1, 1)
+
+
+async def test_a_key_counts_within_its_channel_and_its_tenant(store: Store) -> None:
+    acme, globex = await store.tenant("acme"), await store.tenant("globex")
+    await store.channel()
+    await store.channel("invoices")
+    acceptor = store.acceptor()
+    places: list[dict[str, Any]] = [
+        {"key": "k"},
+        {"key": "k", "channel": "invoices"},
+        {"key": "k", "tenant_gid": acme},
+        {"key": "k", "tenant_gid": globex},
+        {"key": "K"},
+    ]
+    first = [accepted(await acceptor.accept(publication(**place))) for place in places]
+    assert not any(answer.duplicate for answer in first)
+    again = [accepted(await acceptor.accept(publication(**place))) for place in places]
+    assert [answer.message_gid for answer in again] == [answer.message_gid for answer in first]
+    assert all(answer.duplicate for answer in again)
+    assert await store.count(Message) == 5
+
+
+async def test_without_a_key_every_message_is_a_new_one(store: Store) -> None:
+    await store.channel()
+    acceptor = store.acceptor()
+    answers = await asyncio.gather(*(acceptor.accept(publication()) for _ in range(20)))
+    assert len({accepted(answer).message_gid for answer in answers}) == 20
+
+
+async def test_a_thousand_duplicates_at_once_make_one_message_and_one_set_of_deliveries(store: Store) -> None:
+    ends = {(await store.subscribed()).gid, (await store.subscribed()).gid}
+    acceptor = store.acceptor()
+    answers = [
+        accepted(answer)
+        for answer in await asyncio.gather(*(acceptor.accept(publication(key="k")) for _ in range(1_000)))
+    ]
+    assert (await store.count(Message), await store.count(Delivery)) == (1, 2)
+    _assert_one_message(answers, ends)
+
+
+async def test_duplicates_through_two_processes_at_once_make_one_message(
+    store: Store, other_database: Database
+) -> None:
+    ends = {(await store.subscribed()).gid, (await store.subscribed()).gid}
+    acceptors = [store.acceptor(), Store(other_database).acceptor()]
+    answers = [
+        accepted(answer)
+        for answer in await asyncio.gather(*(acceptors[n % 2].accept(publication(key="k")) for n in range(1_000)))
+    ]
+    assert (await store.count(Message), await store.count(Delivery)) == (1, 2)
+    _assert_one_message(answers, ends)
+
+
+async def test_many_keys_through_two_processes_at_once_do_not_block_each_other(
+    store: Store, other_database: Database
+) -> None:
+    await store.subscribed()
+    acceptors = [store.acceptor(), Store(other_database).acceptor()]
+    keys = [f"key-{n:03}" for n in range(100)]
+
+    async def publish_all(number: int) -> list[Acceptance]:
+        input = keys if number % 2 else list(reversed(keys))
+        return list(await acceptors[number % 2].accept_all([publication(key=key) for key in input]))
+
+    answers = [accepted(a) for batch in await asyncio.gather(*map(publish_all, range(8))) for a in batch]
+    assert sum(not answer.duplicate for answer in answers) == len(keys)
+    assert len({answer.message_gid for answer in answers}) == len(keys)
+    assert (await store.count(Message), await store.count(Delivery)) == (len(keys), len(keys))
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+async def test_keys_are_taken_in_their_order_so_that_processes_never_wait_in_a_circle(
+    store: Store, database: Database, other_database: Database
+) -> None:
+    await store.channel()
+    taken = publication(key="m")
+    async with database.write_connection() as holder:
+        await holder.execute(insert(table_of(Message)), [_row(taken)])
+        batch = [publication(key="z"), publication(key="m")]
+        waiting = asyncio.create_task(Store(other_database).acceptor().accept_all(batch))
+        await assert_eventually(lambda: _assert_somebody_waits(database))
+        async with asyncio.timeout(5):  # the one that waits for m has not taken z yet
+            last = accepted(await store.acceptor().accept(publication(key="z")))
+    assert not last.duplicate
+    assert [accepted(answer).message_gid for answer in await waiting] == [last.message_gid, taken.message_gid]
+
+
+def _row(published: Publication) -> dict[str, Any]:
+    fields = vars(published).items()
+    row = {k: v for k, v in fields if k not in ("message_gid", "content")}
+    return row | {"gid": published.message_gid, "idempotency_scope": "", "accepted_at": moment()}
+
+
+async def _assert_somebody_waits(database: Database) -> None:
+    async with database.read_connection() as connection:
+        assert (await connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))).scalar_one()
+
+
+def _assert_one_message(answers: list[Accepted], endpoints: set[str]) -> None:
+    assert [answer.duplicate for answer in answers].count(False) == 1
+    assert len({answer.message_gid for answer in answers}) == 1
+    assert len({frozenset(d.delivery_gid for d in answer.deliveries) for answer in answers}) == 1
+    assert all(receivers(answer) == endpoints for answer in answers)
+    assert sum(len(answer.new) for answer in answers) == len(endpoints)
+
+
+# Batches
+
+
+async def test_a_batch_is_answered_in_its_order_each_by_itself(store: Store) -> None:
+    await store.subscribed()
+    acceptor = store.acceptor()
+    before = accepted(await acceptor.accept(publication(key="before")))
+    batch = [
+        publication(),
+        publication(channel="nowhere"),
+        publication(key="new"),
+        publication(key="before"),
+        publication({"other": True}, key="before"),
+        publication(key="new"),
+        publication({"other": True}, key="new"),
+    ]
+    plain, unknown, new, known, reused, twin, rival = await acceptor.accept_all(batch)
+    assert accepted(plain).message_gid == batch[0].message_gid
+    assert unknown == UnknownChannel("nowhere")
+    assert (accepted(new).message_gid, accepted(new).duplicate) == (batch[2].message_gid, False)
+    assert (accepted(known).message_gid, accepted(known).duplicate) == (before.message_gid, True)
+    assert reused == KeyReused(before.message_gid)
+    assert twin == replace(accepted(new), duplicate=True, new=())
+    assert rival == KeyReused(batch[2].message_gid)
+    assert (await store.count(Message), await store.count(Delivery)) == (3, 3)
+
+
+async def test_a_batch_is_committed_whole_or_not_at_all(store: Store) -> None:
+    await store.subscribed()
+    acceptor = store.acceptor()
+    poisoned = publication(event_type=None)
+    with pytest.raises(DBAPIError):
+        await acceptor.accept_all([publication(), poisoned, publication()])
+    assert (await store.count(Message), await store.count(Delivery)) == (0, 0)
+    assert len(await acceptor.accept_all([publication(), publication()])) == 2
+    assert (await store.count(Message), await store.count(Delivery)) == (2, 2)
+
+
+async def test_an_empty_batch_is_answered_by_nothing(store: Store) -> None:
+    assert list(await store.acceptor().accept_all([])) == []
+
+
+async def test_one_message_that_the_database_refuses_does_not_take_others_with_it(store: Store) -> None:
+    await store.subscribed()
+    acceptor = store.acceptor()
+    good = [publication(key=f"k{n}") for n in range(40)]
+    answers = await asyncio.gather(
+        *(acceptor.accept(p) for p in [*good[:20], publication(event_type=None), *good[20:]]), return_exceptions=True
+    )
+    failed = [n for n, answer in enumerate(answers) if isinstance(answer, BaseException)]
+    assert failed == [20]
+    assert (await store.count(Message), await store.count(Delivery)) == (40, 40)
+
+
+async def test_publishing_says_so_while_the_database_is_away(lost_database: Database) -> None:
+    acceptor = Store(lost_database).acceptor()
+    answers = await asyncio.gather(*(acceptor.accept(publication()) for _ in range(20)), return_exceptions=True)
+    assert all(isinstance(answer, Exception) and is_unavailable(answer) for answer in answers), answers[0]
+
+
+# The route cache
+
+
+async def _rename(store: Store, end: Endpoint, subscription: Subscription) -> None:
+    async with store.database.writing() as session:
+        await subscriptions.change(session, subscription, {"events": ["invoice.*"]})
+
+
+async def _disable(store: Store, end: Endpoint, subscription: Subscription) -> None:
+    async with store.database.writing() as session:
+        await subscriptions.change(session, subscription, {"enabled": False})
+
+
+async def _unsubscribe(store: Store, end: Endpoint, subscription: Subscription) -> None:
+    async with store.database.writing() as session:
+        await subscriptions.remove(session, subscription)
+
+
+async def _delete(store: Store, end: Endpoint, subscription: Subscription) -> None:
+    async with store.database.writing() as session:
+        await endpoints.remove(session, end)
+
+
+@pytest.mark.parametrize("change", [_rename, _disable, _unsubscribe, _delete])
+async def test_a_change_in_another_process_counts_from_its_commit_on(
+    store: Store, other_database: Database, change: Any
+) -> None:
+    await store.channel()
+    end = await store.endpoint()
+    subscription = await store.subscription(end)
+    acceptor = Store(other_database).acceptor()
+    assert receivers(await acceptor.accept(publication())) == {end.gid}
+    await change(store, end, subscription)
+    assert receivers(await acceptor.accept(publication())) == set()
+
+
+async def test_a_subscription_made_in_another_process_gets_every_later_message(
+    store: Store, other_database: Database
+) -> None:
+    await store.channel()
+    acceptor = Store(other_database).acceptor()
+    assert receivers(await acceptor.accept(publication())) == set()
+    end = await store.endpoint()
+    await store.subscription(end)
+    assert receivers(await acceptor.accept(publication())) == {end.gid}
+
+
+async def test_a_channel_made_in_another_process_is_known_at_once(store: Store, other_database: Database) -> None:
+    acceptor = Store(other_database).acceptor()
+    assert isinstance(await acceptor.accept(publication()), UnknownChannel)
+    await store.channel()
+    assert isinstance(await acceptor.accept(publication()), Accepted)
+
+
+async def test_policies_and_limits_changed_in_another_process_are_in_the_next_order(
+    store: Store, other_database: Database
+) -> None:
+    end = await store.subscribed()
+    acceptor = Store(other_database).acceptor()
+    await acceptor.accept(publication())
+    async with store.database.writing() as session:
+        await endpoints.change(session, end, {"policy": {"timeoutSeconds": 2}, "rate_limit": 3.0})
+        channel = await channels.get(session, "orders")
+        assert channel is not None
+        await channels.set_policy(session, channel, {"preset": "patient"})
+    (new,) = accepted(await acceptor.accept(publication())).new
+    assert (new.input.policy, new.input.rate_limit) == (resolve({"preset": "patient"}, {"timeoutSeconds": 2}), 3.0)
+
+
+async def test_a_change_that_was_rolled_back_is_not_seen(store: Store, other_database: Database) -> None:
+    end = await store.subscribed()
+    gid = end.gid
+    acceptor = Store(other_database).acceptor()
+    await acceptor.accept(publication())
+    with pytest.raises(RuntimeError, match="after all not"):
+        async with store.database.writing() as session:
+            await endpoints.remove(session, end)
+            raise RuntimeError("after all not")
+    assert receivers(await acceptor.accept(publication())) == {gid}

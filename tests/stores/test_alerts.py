@@ -1,0 +1,104 @@
+"""Thresholds: what is on record is the state, and each crossing is told once."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+from sqlmodel import col
+
+from everhook.contracts import DeliveryStatus
+from everhook.health.alerts_store import AlertEvaluator, Limits
+from everhook.notifications.events import EventKind
+from everhook.storage.tables import Delivery, EndpointMinute, now
+from tests.stores.factories import Store
+
+LIMITS = Limits(
+    dead_letters=10,
+    undispatched=timedelta(minutes=2),
+    success_rate=0.9,
+    success_window=timedelta(minutes=5),
+    success_attempts=20,
+)
+
+
+async def look(store: Store, limits: Limits = LIMITS) -> list[EventKind]:
+    return list(await AlertEvaluator(store.database, limits).evaluate())
+
+
+async def data(store: Store) -> list[dict[str, Any]]:
+    return [event.data for event in await store.events()]
+
+
+async def change_all(store: Store, **values: Any) -> None:
+    async with store.database.writing() as session:
+        await session.execute(update(Delivery).values(**values))
+
+
+async def minute(store: Store, minutes_ago: int, **counts: int) -> None:
+    end = await store.endpoint()
+    at = (now() - timedelta(minutes=minutes_ago)).replace(second=0, microsecond=0)
+    async with store.database.writing() as session:
+        session.add(EndpointMinute(endpoint_gid=end.gid, minute=at, tenant_gid=end.tenant_gid, **counts))
+
+
+async def test_while_all_is_well_nothing_is_told(store: Store) -> None:
+    await store.deliveries(9, status=DeliveryStatus.DEAD_LETTERED, dispatched_at=now())
+    await minute(store, 1, delivered=100)
+    assert await look(store) == []
+    assert await store.events() == []
+
+
+async def test_dead_letters_are_told_when_there_are_so_many_and_again_only_after_there_were_fewer(store: Store) -> None:
+    rows = await store.deliveries(10, status=DeliveryStatus.DEAD_LETTERED, dispatched_at=now())
+    assert await look(store) == [EventKind.DEAD_LETTERS]
+    assert await look(store) == []
+    await store.deliveries(90, status=DeliveryStatus.DEAD_LETTERED, dispatched_at=now())
+    assert await look(store) == []
+    await change_all(store, status=DeliveryStatus.DISCARDED)
+    assert await look(store) == [EventKind.DEAD_LETTERS]
+    async with store.database.writing() as session:
+        gids = [row.gid for row in rows]
+        await session.execute(
+            update(Delivery).where(col(Delivery.gid).in_(gids)).values(status=DeliveryStatus.DEAD_LETTERED)
+        )
+    assert await look(store) == [EventKind.DEAD_LETTERS]
+    assert await data(store) == [
+        {"state": "raised", "value": 10.0, "threshold": 10},
+        {"state": "cleared", "value": 0.0, "threshold": 10},
+        {"state": "raised", "value": 10.0, "threshold": 10},
+    ]
+
+
+async def test_a_low_success_rate_is_told_of_enough_attempts(store: Store) -> None:
+    await minute(store, 1, retried=10, rejected=9)
+    await minute(store, 60, retried=1_000)
+    assert await look(store) == [], "19 attempts within the window are too few to say"
+    await minute(store, 1, delivered=1)
+    assert await look(store) == [EventKind.SUCCESS_RATE]
+    await minute(store, 1, delivered=200)
+    assert await look(store) == []
+    await minute(store, 1, delivered=200)
+    assert await look(store) == [EventKind.SUCCESS_RATE]
+    assert [(one["state"], one["threshold"]) for one in await data(store)] == [("raised", 0.9), ("cleared", 0.9)]
+    assert (await data(store))[0]["value"] == pytest.approx(0.05)
+
+
+async def test_an_old_delivery_that_nobody_started_is_told(store: Store) -> None:
+    await store.delivery(dispatched_at=now(), gid="dlv_" + "0" * 26)
+    await store.delivery()
+    assert await look(store) == []
+    await change_all(store, dispatched_at=None)
+    assert await look(store) == [EventKind.UNDISPATCHED]
+    await change_all(store, dispatched_at=now())
+    assert await look(store) == [EventKind.UNDISPATCHED]
+    assert [one["state"] for one in await data(store)] == ["raised", "cleared"]
+
+
+async def test_a_threshold_of_nought_is_off(store: Store) -> None:
+    await store.deliveries(200, status=DeliveryStatus.DEAD_LETTERED)
+    await store.delivery(gid="dlv_" + "0" * 26)
+    await minute(store, 1, retried=500)
+    off = Limits(dead_letters=0, undispatched=timedelta(), success_rate=0)
+    assert await look(store, off) == []
+    assert set(await look(store)) == {EventKind.DEAD_LETTERS, EventKind.SUCCESS_RATE, EventKind.UNDISPATCHED}

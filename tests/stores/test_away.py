@@ -1,0 +1,90 @@
+"""A PostgreSQL that is there and of no use: it hangs, starts, is full, or is a standby by now."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from everhook.storage.engine import Database, is_turned_away, is_unavailable
+from testing.postgres_server import PostgresServer
+from testing.processes import Process
+
+PATIENCE_S = 0.5
+LONG_S = 10.0
+"""Much longer than our patience and what the driver takes to leave a connection (2 s), and no test's whole time."""
+
+
+def url_of(server: PostgresServer, database: str = "postgres") -> str:
+    return server.url_of(database).replace("postgresql://", "postgresql+asyncpg://", 1)
+
+
+@pytest_asyncio.fixture
+async def away(postgres: PostgresServer) -> AsyncIterator[Database]:
+    """One connection, and little patience."""
+    database = Database(url_of(postgres), pool_size=1, answer_timeout=PATIENCE_S)
+    yield database
+    await database.close()
+
+
+async def raised(database: Database, statement: str) -> Exception:
+    with pytest.raises(Exception) as found:
+        async with database.write_connection() as connection:
+            await connection.execute(text(statement))
+    return found.value
+
+
+async def test_a_server_that_hangs_is_away_and_not_waited_for(postgres: PostgresServer, away: Database) -> None:
+    await away.ping()
+    postgres.suspend()
+    try:
+        async with asyncio.timeout(LONG_S):
+            assert is_unavailable(await raised(away, "SELECT 1"))
+    finally:
+        postgres.resume()
+    await away.ping()
+
+
+@pytest.mark.parametrize(
+    "state",
+    ["08006", "25006", "53100", "53200", "53300", "57014", "57P01", "57P02", "57P03", "58030"],
+)
+async def test_what_postgresql_says_of_itself_means_away(away: Database, state: str) -> None:
+    error = await raised(away, f"DO $$ BEGIN RAISE SQLSTATE '{state}'; END $$")
+    assert isinstance(error, DBAPIError) and is_unavailable(error) and not is_turned_away(error)
+
+
+@pytest.mark.parametrize("state", ["22012", "23505", "42601", "55000"])
+async def test_what_it_says_of_a_statement_does_not(away: Database, state: str) -> None:
+    assert not is_unavailable(await raised(away, f"DO $$ BEGIN RAISE SQLSTATE '{state}'; END $$"))
+
+
+async def test_a_database_or_a_user_that_is_not_there_is_another_matter(postgres: PostgresServer) -> None:
+    for url in (url_of(postgres, "nosuch"), url_of(postgres).replace("everhook@", "nobody@")):
+        database = Database(url)
+        error = await raised(database, "SELECT 1")
+        assert is_unavailable(error) and is_turned_away(error)
+        await database.close()
+
+
+async def test_a_connection_to_a_standby_is_not_used_again(away: Database) -> None:
+    """Behind a failover the name leads elsewhere, and the old connections still to what was the primary."""
+    await raised(away, "DO $$ BEGIN RAISE SQLSTATE '25006'; END $$")
+    async with away.write_connection() as connection:
+        first = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+    await raised(away, "DO $$ BEGIN RAISE SQLSTATE '25006'; END $$")
+    async with away.write_connection() as connection:
+        assert (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one() != first
+
+
+async def test_a_migration_that_is_not_let_in_is_one_line(postgres: PostgresServer, tmp_path: Path) -> None:
+    env = {"EVERHOOK_DATABASE_URL": postgres.url_of("nosuch"), "EVERHOOK_DEV": "true"}
+    process = Process([sys.executable, "-m", "cli", "migrate"], log=tmp_path / "migrate.log", env=env)
+    process.start()
+    assert await process.wait(timeout=20) == 2, process.tail()
+    (line,) = process.output().splitlines()
+    assert "nosuch" in line and "EVERHOOK_DATABASE_URL" in line

@@ -1,0 +1,105 @@
+"""What the reconciler, circuits and publishers ask again and again costs what it finds: never a look at every delivery.
+
+With many rows and statistics, so that the planners choose as they do in production.
+"""
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from everhook.circuit import store as circuits
+from everhook.circuit.machine import Hold
+from everhook.contracts import DeliveryStatus
+from everhook.delivery import store as deliveries
+from everhook.storage.engine import Database
+from everhook.storage.tables import Endpoint, now
+from tests.stores.factories import Store, moment
+from tests.stores.plans import plan_of, recorded
+
+MANY = 500
+HOUR = timedelta(hours=1)
+STRANDED = "who is stranded"
+
+Question = Callable[[AsyncConnection, Endpoint], Awaitable[Any]]
+
+QUESTIONS: dict[str, tuple[Question, str]] = {
+    "what is overdue": (
+        lambda connection, end: deliveries.oldest_overdue(connection, moment(), 500, but=[], endings=""),
+        "ix_delivery_due",
+    ),
+    "what is overdue of a share, but of those that had their turn": (
+        lambda connection, end: deliveries.oldest_overdue(connection, moment(), 500, but=[end.gid], endings="07abc"),
+        "ix_delivery_due",
+    ),
+    "what is parked at paused endpoints past its window": (
+        lambda connection, end: deliveries.defer_paused(connection, HOUR, 500),
+        "ix_delivery_due",
+    ),
+    "how many wait for a workflow": (
+        lambda connection, end: deliveries.count_undispatched(connection, 1_000),
+        "ix_delivery_undispatched",
+    ),
+    STRANDED: (lambda connection, end: circuits.stranded(connection, now()), "ix_delivery_parked"),
+    "the oldest parked of an endpoint": (
+        lambda connection, end: deliveries.oldest_parked(connection, end.gid, 100),
+        "ix_delivery_parked",
+    ),
+    "how many are parked at an endpoint": (
+        lambda connection, end: deliveries.count_parked(connection, end.gid),
+        "ix_delivery_parked",
+    ),
+}
+
+
+@pytest.fixture
+async def end(store: Store, database: Database) -> Endpoint:
+    """Of its deliveries few are parked, overdue or wait for a workflow, and very many are over."""
+    end, paused = await store.subscribed(), await store.subscribed()
+    await store.circuit(paused, hold=Hold.PAUSED)
+    later = now() + HOUR
+    await store.deliveries(MANY, end, status=DeliveryStatus.DELIVERED, due_at=None, dispatched_at=now())
+    await store.deliveries(MANY, end, status=DeliveryStatus.RETRYING, due_at=later, dispatched_at=now())
+    await store.deliveries(MANY, paused, status=DeliveryStatus.PARKED, due_at=later)
+    await store.deliveries(5, end, status=DeliveryStatus.PARKED, due_at=later)
+    await store.deliveries(5, end)
+    async with database.write_connection() as connection:
+        await connection.execute(text("ANALYZE"))
+    return end
+
+
+async def test_each_question_goes_by_the_index_that_holds_only_what_it_asks_for(
+    database: Database, end: Endpoint
+) -> None:
+    for name, (question, index) in QUESTIONS.items():
+        sql, parameters = await asked(database, question, end)
+        plan = await plan_of(database, sql, parameters)
+        assert index in plan, f"{name}\n{plan}"
+        assert "Sort" not in plan and "TEMP B-TREE FOR ORDER BY" not in plan, f"{name}\n{plan}"
+        if name == STRANDED:
+            await assert_one_look_at_each_endpoint(database, sql, parameters)
+
+
+async def assert_one_look_at_each_endpoint(database: Database, sql: str, parameters: Any) -> None:
+    """And not one at each parked delivery: a loose index scan."""
+    if database.is_sqlite:
+        assert "SCAN delivery" not in await plan_of(database, sql, parameters)
+        return
+    async with database.read_connection() as connection:
+        rows = await connection.exec_driver_sql(f"EXPLAIN (ANALYZE, TIMING OFF) {sql}", parameters)
+        steps = [str(row[0]) for row in rows if "on delivery" in str(row[0])]
+    assert steps
+    for step in steps:
+        read = float(step.partition("(actual rows=")[2].partition(" ")[0])
+        assert "ix_delivery_parked" in step and read <= 1, step
+
+
+async def asked(database: Database, question: Question, end: Endpoint) -> tuple[str, Any]:
+    statements = recorded(database)
+    async with database.write_connection() as connection:
+        await question(connection, end)
+    ((sql, parameters),) = [one for one in statements.items() if "delivery" in one[0]]
+    return sql, parameters

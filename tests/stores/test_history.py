@@ -1,0 +1,25 @@
+"""Which deliveries wait for the settled workflow that shows them."""
+
+from everhook.delivery import history_store as history
+from everhook.storage.engine import Database
+from everhook.storage.tables import PendingHistory
+from tests.stores.factories import Store, moment
+from tests.stores.past import keep
+
+
+async def test_the_oldest_come_first_and_those_of_a_moment_ago_are_left_to_the_process_that_delivered(
+    store: Store, database: Database
+) -> None:
+    rows = [PendingHistory(delivery_gid=f"dlv_{n}", settled_at=moment(n)) for n in range(5)]
+    await keep(database, *rows)
+    async with database.read_connection() as connection:
+        assert await history.pending(connection, moment(3), 10) == [(f"dlv_{n}", moment(n)) for n in range(3)]
+        assert await history.pending(connection, moment(3), 2) == [(f"dlv_{n}", moment(n)) for n in range(2)]
+
+
+async def test_what_was_shown_is_forgotten_and_nothing_else(store: Store, database: Database) -> None:
+    await keep(database, *(PendingHistory(delivery_gid=f"dlv_{n}", settled_at=moment()) for n in range(3)))
+    async with database.write_connection() as connection:
+        await history.forget(connection, ["dlv_0", "dlv_2", "dlv_none"])
+    async with database.read_connection() as connection:
+        assert [gid for gid, _ in await history.pending(connection, moment(1), 10)] == ["dlv_1"]

@@ -1,0 +1,91 @@
+"""`/metrics`: where it is offered, and what it does while the database is away."""
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from everhook.errors import ConfigurationError
+from everhook.serving.metrics_server import metrics_served, sdk_metrics_address
+from everhook.settings import Settings
+from everhook.storage.engine import Database
+from testing.postgres_server import PostgresServer
+from testing.processes import free_port
+from testing.stack import async_url
+from tests.stores.factories import Store
+
+
+def settings(**changes: Any) -> Settings:
+    return Settings(dev=True, **changes)
+
+
+@asynccontextmanager
+async def served(
+    database: Database, sdk_address: str | None = None, *, count_timeout: float = 4.0
+) -> AsyncIterator[httpx.AsyncClient]:
+    port = free_port()
+    async with (
+        metrics_served(settings(metrics_port=port), database, sdk_address, count_timeout=count_timeout),
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, verify=False) as client,
+    ):
+        yield client
+
+
+async def test_gauges_are_of_the_database_and_a_few_seconds_old_at_most(store: Store) -> None:
+    async with served(store.database) as client:
+        await store.deliveries(3)
+        assert "\neverhook_undispatched 3.0\n" in (await client.get("/metrics")).text
+        await store.deliveries(1)
+        assert "\neverhook_undispatched 3.0\n" in (await client.get("/metrics")).text, "asked no more often than that"
+
+
+async def test_while_the_database_is_away_there_are_counters_and_no_gauges(lost_database: Database) -> None:
+    async with served(lost_database) as client:
+        text = (await client.get("/metrics")).text
+    assert "everhook_attempts_total" in text
+    assert "everhook_undispatched" not in text
+
+
+async def test_while_the_database_hangs_it_answers_as_quickly(postgres: PostgresServer) -> None:
+    """Else Prometheus takes the process for dead, and the alert tells of the wrong trouble."""
+    database = Database(async_url(postgres.url_of("postgres")), answer_timeout=None)
+    await database.ping()
+    async with served(database, count_timeout=0.3) as client:
+        postgres.suspend()
+        try:
+            text = (await client.get("/metrics", timeout=4.5)).text
+        finally:
+            postgres.resume()
+    await database.close()
+    assert "everhook_attempts_total" in text
+    assert "everhook_undispatched" not in text
+
+
+async def test_without_the_sdk_s_metrics_there_are_ours(store: Store) -> None:
+    async with served(store.database, f"127.0.0.1:{free_port()}") as client:
+        response = await client.get("/metrics")
+    assert response.status_code == 200 and "everhook_build_info" in response.text
+
+
+async def test_nothing_else_is_there(store: Store) -> None:
+    async with served(store.database) as client:
+        assert (await client.get("/")).status_code == 404
+        assert (await client.post("/metrics")).status_code == 404
+
+
+async def test_without_a_port_nothing_is_offered(database: Database) -> None:
+    without = settings()
+    assert sdk_metrics_address(without) is None
+    async with metrics_served(without, database, None):
+        pass
+
+
+async def test_a_port_that_is_taken_is_named(database: Database) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=f"127.0.0.1:{port}.*EVERHOOK_METRICS_PORT"):
+            async with metrics_served(settings(metrics_port=port), database, None):
+                pass

@@ -1,0 +1,74 @@
+"""From nothing to this version's schema, on both databases."""
+
+import asyncio
+import sys
+
+from alembic import command
+from sqlalchemy import inspect, select
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlmodel import SQLModel
+
+from everhook.storage.engine import Database
+from everhook.storage.migrate import alembic_config, migrate
+from everhook.storage.tables import DEFAULT_TENANT_GID, Tenant
+from testing.processes import REPOSITORY, clean_environment
+
+MIGRATE = "import asyncio, sys; from everhook.storage.migrate import migrate; asyncio.run(migrate(sys.argv[1]))"
+
+
+async def tables_of(url: str) -> set[str]:
+    engine = create_async_engine(url)
+    async with engine.connect() as connection:
+        names = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
+    await engine.dispose()
+    return set(names)
+
+
+async def tenants_of(url: str) -> list[Tenant]:
+    database = Database(url)
+    async with database.reading() as session:
+        found = list((await session.execute(select(Tenant))).scalars())
+    await database.close()
+    return found
+
+
+async def test_the_migrations_make_exactly_what_the_models_describe(new_database_url: str) -> None:
+    await migrate(new_database_url)
+    assert await tables_of(new_database_url) == {*SQLModel.metadata.tables, "alembic_version"}
+    await asyncio.to_thread(command.check, alembic_config(new_database_url))
+
+
+async def test_migrating_makes_the_default_tenant(new_database_url: str) -> None:
+    await migrate(new_database_url)
+    assert [(tenant.gid, tenant.name) for tenant in await tenants_of(new_database_url)] == [
+        (DEFAULT_TENANT_GID, "default")
+    ]
+
+
+async def test_migrating_twice_changes_nothing(new_database_url: str) -> None:
+    await migrate(new_database_url)
+    first = await tenants_of(new_database_url)
+    await migrate(new_database_url)
+    assert await tenants_of(new_database_url) == first
+
+
+async def test_a_migration_can_be_taken_back_and_made_again(new_database_url: str) -> None:
+    await migrate(new_database_url)
+    await asyncio.to_thread(command.downgrade, alembic_config(new_database_url), "base")
+    assert await tables_of(new_database_url) <= {"alembic_version"}
+    await migrate(new_database_url)
+    assert len(await tenants_of(new_database_url)) == 1
+
+
+async def test_processes_that_migrate_at_once_all_find_it_done(new_database_url: str) -> None:
+    async def run() -> tuple[int | None, str]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", MIGRATE, new_database_url,
+            cwd=REPOSITORY, env=clean_environment(), stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        _, errors = await process.communicate()
+        return process.returncode, errors.decode()[-2000:]
+
+    for status, errors in await asyncio.gather(run(), run(), run()):
+        assert status == 0, errors
+    assert len(await tenants_of(new_database_url)) == 1

@@ -1,0 +1,245 @@
+"""A tenant that is erased is gone at once for everybody; then nothing is left of it, and nothing of others goes."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+from sqlmodel import SQLModel
+
+from everhook.contracts import DeliveryStatus
+from everhook.delivery.inputs_store import InputDefaults, load_input
+from everhook.endpoints import store as endpoints
+from everhook.storage.bulk import Bulk
+from everhook.storage.statements import table_of
+from everhook.storage.tables import (
+    DEFAULT_TENANT_GID,
+    ApiKey,
+    Attempt,
+    AuditEntry,
+    CircuitRow,
+    Delivery,
+    DeliveryRound,
+    Endpoint,
+    EndpointMinute,
+    EndpointMinuteError,
+    EndpointRate,
+    EndpointSecret,
+    IdempotentResponse,
+    Message,
+    OperationalEvent,
+    PastPolicy,
+    PendingHistory,
+    Receipt,
+    ReceiptHash,
+    ReceiptSeal,
+    Subscription,
+    Tenant,
+    now,
+)
+from everhook.tenants import store as tenants
+from everhook.tenants.erasure_store import begin, being_erased, open_deliveries_of, remove, shut
+from tests.stores import past
+from tests.stores.factories import Store, accepted, publication
+from tests.stores.past import interrupted_everywhere, keep
+from tests.stores.plans import plan_of, reads_whole, recorded
+
+ALL: tuple[type[SQLModel], ...] = (
+    Tenant,
+    ApiKey,
+    AuditEntry,
+    Endpoint,
+    EndpointSecret,
+    Subscription,
+    CircuitRow,
+    Message,
+    Delivery,
+    Attempt,
+    PendingHistory,
+    Receipt,
+    ReceiptHash,
+    ReceiptSeal,
+    EndpointMinute,
+    EndpointMinuteError,
+    EndpointRate,
+    OperationalEvent,
+    IdempotentResponse,
+    PastPolicy,
+    DeliveryRound,
+)
+
+
+async def peopled(store: Store, name: str, deliveries: int = 3) -> str:
+    """A tenant with something in every table, and deliveries of messages to it alone and to all; returns its gid."""
+    tenant_gid = await store.tenant(name)
+    endpoint = await store.subscribed(tenant_gid)
+    rows: list[SQLModel] = [
+        ApiKey(name=name, sha256="", scopes=[], tenant_gid=tenant_gid, created_by="test"),
+        AuditEntry(actor="ann", action="endpoint.created", subject=endpoint.gid, tenant_gid=tenant_gid),
+        ReceiptHash(tenant_gid=tenant_gid, level=0, index=0, hash=b"h"),
+        ReceiptHash(tenant_gid=tenant_gid, level=0, index=1, hash=b"h"),
+        ReceiptSeal(tenant_gid=tenant_gid, size=2, root=b"r", note="n"),
+        OperationalEvent(kind="endpoint.paused", tenant_gid=tenant_gid, endpoint_gid=endpoint.gid),
+        EndpointMinute(endpoint_gid=endpoint.gid, tenant_gid=tenant_gid, minute=now()),
+        EndpointMinuteError(endpoint_gid=endpoint.gid, minute=now(), error="dns"),
+        EndpointRate(endpoint_gid=endpoint.gid, last_at=0.0),
+        PastPolicy(endpoint_gid=endpoint.gid, until=now()),
+        IdempotentResponse(key_sha256=f"of {name}", request_sha256="", tenant_gid=tenant_gid),
+    ]
+    for number in range(deliveries):
+        alone = {"tenant_gid": tenant_gid, "idempotency_scope": tenant_gid} if number else {}
+        message = past.message(number, **alone)
+        delivery = past.delivery(message, endpoint, ended=None if number % 2 else 1)
+        attempt = past.attempt(delivery)
+        receipt = Receipt(
+            tenant_gid=tenant_gid, delivery_gid=delivery.gid, attempt_gid=attempt.gid, round=1, number=1, jws="j"
+        )
+        rows += [message, delivery, attempt, receipt, PendingHistory(delivery_gid=delivery.gid, settled_at=now())]
+        rows += [DeliveryRound(delivery_gid=delivery.gid, round=2, began_at=now())]
+    await keep(store.database, *rows)
+    return tenant_gid
+
+
+async def begun(store: Store, tenant_gid: str) -> bool:
+    async with store.database.writing() as session:
+        return await begin(session, tenant_gid)
+
+
+async def counts(store: Store) -> dict[str, int]:
+    async with store.database.read_connection() as connection:
+        return {
+            model.__name__: int(
+                (await connection.execute(select(func.count()).select_from(table_of(model)))).scalar_one()
+            )
+            for model in ALL
+        }
+
+
+async def test_everything_of_a_tenant_goes_and_nothing_of_another_whatever_the_moment_of_a_crash(store: Store) -> None:
+    await peopled(store, "other")
+    before = await counts(store)
+    tenant_gid = await peopled(store, "acme", deliveries=8)
+    assert all(count > before[name] for name, count in (await counts(store)).items())
+
+    assert await begun(store, tenant_gid)
+    runs = await interrupted_everywhere(lambda beat: remove(Bulk(store.database, beat, rows=3), tenant_gid))
+
+    assert runs > 15
+    assert await counts(store) == before | {"Message": before["Message"] + 1}  # the one that went to all tenants
+    async with store.database.reading() as session:
+        assert await session.get(Tenant, tenant_gid) is None
+
+
+async def test_an_entry_that_names_no_tenant_tells_that_it_was_erased(store: Store) -> None:
+    tenant_gid = await peopled(store, "acme")
+    await keep(store.database, AuditEntry(actor="ann", action="tenant.erased", subject=tenant_gid))
+    await begun(store, tenant_gid)
+    await remove(Bulk(store.database), tenant_gid)
+    async with store.database.reading() as session:
+        [entry] = (await session.execute(select(AuditEntry))).scalars()
+    assert (entry.action, entry.subject) == ("tenant.erased", tenant_gid)
+
+
+async def test_from_the_commit_on_nothing_is_published_to_it(store: Store) -> None:
+    tenant_gid = await store.tenant("acme")
+    endpoint = await store.subscribed(tenant_gid)
+    acceptor = store.acceptor()
+    assert len(accepted(await acceptor.accept(publication())).deliveries) == 1
+    await begun(store, tenant_gid)
+    assert accepted(await acceptor.accept(publication())).deliveries == ()
+    assert accepted(await acceptor.accept(publication(tenant_gid=tenant_gid))).deliveries == ()
+    async with store.database.reading() as session:
+        assert await endpoints.view(session, endpoint.gid) is None
+        changed = await session.get_one(Endpoint, endpoint.gid)
+    assert changed.version == endpoint.version + 1  # senders forget what they know of it
+
+
+async def test_its_name_is_free_and_its_keys_are_over_at_once(store: Store) -> None:
+    tenant_gid = await peopled(store, "acme")
+    before = now()
+    await begun(store, tenant_gid)
+    async with store.database.writing() as session:
+        assert await tenants.find_tenant(session, "acme") is None
+        successor = await tenants.ensure_tenant(session, "acme")
+        [key] = (await session.execute(select(ApiKey))).scalars()
+        row = await session.get_one(Tenant, tenant_gid)
+    assert successor is not None and successor.gid != tenant_gid
+    assert key.revoked_at is not None and key.revoked_at >= before
+    assert "acme" not in row.name
+    await remove(Bulk(store.database), tenant_gid)
+    async with store.database.reading() as session:
+        assert await session.get(Tenant, successor.gid) is not None
+
+
+async def test_no_workflow_begins_anew_for_its_deliveries(store: Store) -> None:
+    tenant_gid = await store.tenant("acme")
+    delivery = await store.delivery(await store.subscribed(tenant_gid))
+    async with store.database.read_connection() as connection:
+        assert await load_input(connection, InputDefaults(), delivery.gid) is not None
+    await begun(store, tenant_gid)
+    async with store.database.read_connection() as connection:
+        assert await load_input(connection, InputDefaults(), delivery.gid) is None
+
+
+async def test_a_tenant_is_erased_once(store: Store) -> None:
+    tenant_gid = await peopled(store, "acme")
+    assert not await begun(store, "ten_unknown")
+    assert await begun(store, tenant_gid)
+    assert not await begun(store, tenant_gid)
+    async with store.database.reading() as session:
+        assert await being_erased(session) == [tenant_gid]
+    await remove(Bulk(store.database), tenant_gid)
+    assert not await begun(store, tenant_gid)
+    async with store.database.reading() as session:
+        assert await being_erased(session) == []
+
+
+async def test_a_tenant_that_nobody_wants_erased_is_not_removed(store: Store) -> None:
+    await remove(Bulk(store.database), DEFAULT_TENANT_GID)
+    assert await store.count(Tenant) == 1
+
+
+async def test_an_endpoint_that_slipped_in_while_its_tenant_was_shut_is_shut_as_well(store: Store) -> None:
+    tenant_gid = await peopled(store, "acme")
+    await begun(store, tenant_gid)
+    late = await store.subscribed(tenant_gid)
+    async with store.database.writing() as session:
+        await shut(session, tenant_gid)
+    assert accepted(await store.acceptor().accept(publication())).deliveries == ()
+    await remove(Bulk(store.database), tenant_gid)
+    async with store.database.reading() as session:
+        assert await session.get(Endpoint, late.gid) is None
+
+
+@pytest.mark.parametrize("status", DeliveryStatus)
+async def test_the_workflows_to_end_are_those_of_deliveries_that_are_not_over(
+    store: Store, status: DeliveryStatus
+) -> None:
+    tenant_gid = await store.tenant("acme")
+    delivery = await store.delivery(await store.subscribed(tenant_gid), status=status)
+    await store.delivery()
+    found = await Bulk(store.database).find(open_deliveries_of(tenant_gid))
+    assert found == ([] if status in (DeliveryStatus.DELIVERED, DeliveryStatus.DISCARDED) else [delivery.gid])
+
+
+async def test_every_statement_goes_by_an_index(store: Store) -> None:
+    """As planned for tables of unknown size: what is small would be read whole."""
+    tenant_gid = await peopled(store, "acme", deliveries=20)
+    statements = recorded(store.database)
+    await begun(store, tenant_gid)
+    await Bulk(store.database).find(open_deliveries_of(tenant_gid))
+    await remove(Bulk(store.database, rows=10), tenant_gid)
+    plans: dict[str, Any] = {sql: await plan_of(store.database, sql, values) for sql, values in [*statements.items()]}
+    assert len(plans) > 20
+    few = {"tenant", "api_key"}  # looked through once, for references to the tenant
+    for sql, plan in plans.items():
+        for table in {table_of(model).name for model in ALL} - few:
+            assert not reads_whole(plan, table), f"{sql}\n{plan[:500]}"
+
+
+def test_every_table_that_names_a_tenant_or_an_endpoint_is_thought_of() -> None:
+    named = {
+        name
+        for name, table in SQLModel.metadata.tables.items()
+        if {"tenant_gid", "endpoint_gid", "delivery_gid"} & set(table.columns.keys())
+    }
+    assert named <= {table_of(model).name for model in ALL}

@@ -1,1 +1,0 @@
-"""What tests and benchmarks stand on: a scripted receiver, three ledgers and their checker, real processes."""

@@ -1,0 +1,88 @@
+"""What is set up in a namespace: in one that was made a moment ago, and in one that operators have changed."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import RateLimit
+from temporalio.api.taskqueue.v1 import TaskQueue as TaskQueueName
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, UpdateTaskQueueConfigRequest
+from temporalio.client import Client, ScheduleActionStartWorkflow
+from temporalio.service import RPCError, RPCStatusCode
+
+from everhook.contracts import TaskQueue
+from everhook.settings import Settings
+from everhook.temporal.client import connect
+from everhook.temporal.provisioning import ensure_runtime, once_known, setup
+from testing.temporal_server import NAMESPACE, TemporalServer
+
+
+class Step:
+    """Raises these, one a time, and then is done."""
+
+    def __init__(self, *statuses: RPCStatusCode) -> None:
+        self._statuses = list(statuses)
+
+    async def __call__(self) -> None:
+        if self._statuses:
+            raise RPCError("Namespace everhook is not found.", self._statuses.pop(0), b"")
+
+
+async def test_a_namespace_that_is_not_known_everywhere_yet_is_waited_for() -> None:
+    await once_known(Step(RPCStatusCode.NOT_FOUND, RPCStatusCode.NOT_FOUND))
+
+
+async def test_what_is_refused_for_another_reason_is_not() -> None:
+    with pytest.raises(RPCError):
+        await once_known(Step(RPCStatusCode.UNAVAILABLE))
+
+
+@pytest.fixture
+async def client(tmp_path: Path) -> AsyncIterator[Client]:
+    async with TemporalServer(tmp_path) as server:
+        yield await connect(target_host=server.address, namespace=NAMESPACE)
+
+
+async def test_what_operators_changed_stays_when_a_worker_starts(client: Client) -> None:
+    """A paused schedule, its note, and another limit on the queue outlive deploys; a changed setting takes effect."""
+    await setup(client, Settings(dev=True))
+    retention = client.get_schedule_handle("retention")
+    await retention.pause(note="legal hold")
+    await _set_queue_limit(client, 3.0)
+
+    told: list[str] = []
+    await ensure_runtime(client, Settings(dev=True, retention_every_seconds=60), told.append)
+
+    schedule = (await retention.describe()).schedule
+    assert (schedule.state.paused, schedule.state.note) == (True, "legal hold")
+    assert [interval.every for interval in schedule.spec.intervals] == [timedelta(seconds=60)]
+    assert isinstance(schedule.action, ScheduleActionStartWorkflow)
+    assert "schedule retention: up to date, paused by an operator" in told
+    assert await _queue_limit(client) == 3.0
+
+
+async def _set_queue_limit(client: Client, rate: float) -> None:
+    await client.workflow_service.update_task_queue_config(
+        UpdateTaskQueueConfigRequest(
+            namespace=client.namespace,
+            task_queue=TaskQueue.SENDS_LIMITED,
+            task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
+            update_fairness_key_rate_limit_default=UpdateTaskQueueConfigRequest.RateLimitUpdate(
+                rate_limit=RateLimit(requests_per_second=rate), reason="an operator"
+            ),
+        )
+    )
+
+
+async def _queue_limit(client: Client) -> float:
+    described = await client.workflow_service.describe_task_queue(
+        DescribeTaskQueueRequest(
+            namespace=client.namespace,
+            task_queue=TaskQueueName(name=TaskQueue.SENDS_LIMITED),
+            task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
+            report_config=True,
+        )
+    )
+    return described.config.fairness_keys_rate_limit_default.rate_limit.requests_per_second

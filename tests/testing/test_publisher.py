@@ -1,0 +1,81 @@
+"""The publisher retries with the same key, and writes down what it was promised and what it never learnt."""
+
+import json
+from itertools import pairwise
+
+import httpx
+import pytest
+
+from testing.arrivals import sha256
+from testing.publisher import Publisher, PublishRefused, sample_payload
+from testing.waiting import assert_eventually
+
+ANSWER = {"messageGid": "msg_1", "deliveries": [{"deliveryGid": "dlv_1", "endpointGid": "ep_1", "status": "accepted"}]}
+ENDPOINTS = {"ep_1": "http://127.0.0.1:9/in"}
+
+
+def publisher(*answers: httpx.Response | Exception, patience: float = 5.0) -> tuple[Publisher, list[httpx.Request]]:
+    requests: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        step = answers[min(len(requests), len(answers)) - 1]
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+    client = httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://api")
+    return Publisher(client, endpoints=ENDPOINTS, patience=patience), requests
+
+
+async def test_retries_with_the_same_key_until_it_is_answered() -> None:
+    subject, requests = publisher(httpx.ConnectError("down"), httpx.Response(503), httpx.Response(202, json=ANSWER))
+    ack = await subject.publish("orders", b'{"n": 1.0}')
+    assert ack is not None
+    assert (ack.tries, ack.payload_sha256) == (3, sha256(b'{"n": 1.0}'))
+    assert ack.deliveries[0].url == ENDPOINTS["ep_1"]
+    assert len({request.headers["idempotency-key"] for request in requests}) == 1
+    assert {request.content for request in requests} == {b'{"payload":{"n": 1.0}}'}
+
+
+async def test_gives_each_message_a_key_of_its_own() -> None:
+    subject, requests = publisher(httpx.Response(202, json=ANSWER))
+    await subject.publish_many("orders", 3)
+    assert len({request.headers["idempotency-key"] for request in requests}) == 3
+
+
+async def test_notes_what_was_never_answered() -> None:
+    subject, _ = publisher(httpx.Response(503), patience=0.01)
+    assert await subject.publish("orders", b"1") is None
+    assert [u.payload_sha256 for u in subject.ledger.unanswered] == [sha256(b"1")]
+
+
+async def test_does_not_retry_what_was_refused() -> None:
+    subject, requests = publisher(httpx.Response(404))
+    with pytest.raises(PublishRefused, match="404"):
+        await subject.publish("orders", b"1")
+    assert len(requests) == 1
+
+
+async def test_open_loop_counts_from_when_a_message_was_due() -> None:
+    subject, _ = publisher(httpx.Response(202, json=ANSWER))
+    acks = await subject.publish_many("orders", 5, rate=100, type="order.created")
+    gaps = [later.due - earlier.due for earlier, later in pairwise(acks)]
+    assert gaps == pytest.approx([0.01] * 4)
+    assert all(ack.answered >= ack.due for ack in acks)
+
+
+def test_sample_payloads_are_json_and_differ() -> None:
+    assert json.loads(sample_payload(7))["n"] == 7
+    assert sample_payload(1) != sample_payload(2)
+
+
+async def test_assert_eventually_gives_up_with_the_last_reason() -> None:
+    tries = iter(range(1000))
+
+    def never() -> None:
+        raise AssertionError(f"try {next(tries)}")
+
+    with pytest.raises(AssertionError, match=r"try [1-9]"):
+        await assert_eventually(never, timeout=0.1)
+    assert await assert_eventually(lambda: next(tries)) > 0
