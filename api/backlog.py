@@ -2,10 +2,10 @@
 
 import asyncio
 from contextlib import suppress
-from http import HTTPStatus
 
 import structlog
 
+from api import problem_types
 from api.problems import Problem
 from everhook.delivery.store import count_undispatched
 from everhook.storage.engine import Database, is_unavailable
@@ -29,7 +29,7 @@ class Backlog:
         """Raise 503 while the backlog is at its limit: what was accepted is safe, more is not taken on."""
         if self._full:
             raise Problem(
-                HTTPStatus.SERVICE_UNAVAILABLE,
+                problem_types.BACKLOG_FULL,
                 f"More than {self._limit} accepted deliveries wait to be started. Nothing was accepted; try later.",
                 headers={"retry-after": str(RETRY_AFTER_S)},
             )

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
+from api import problem_types
 from api.problems import Problem
 from everhook.tenants.api_keys_store import Holder, Scope
 from everhook.tenants.audit_store import Actor
@@ -50,7 +50,7 @@ class Access:
         """Raise 403, naming the scopes that would do."""
         if not self.admits(caller, method):
             named = " or ".join(f"`{_shown(scope)}`" for scope in sorted(self._enough(method)))
-            raise Problem(HTTPStatus.FORBIDDEN, f"This needs a key with the scope {named}.")
+            raise Problem(problem_types.FORBIDDEN, f"This needs a key with the scope {named}.")
 
     def admits(self, caller: Caller, method: str) -> bool:
         return not caller.scopes.isdisjoint(self._enough(method))

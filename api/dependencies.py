@@ -6,12 +6,12 @@ import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import Depends, Query, Request, params
 from temporalio.client import Client
 
+from api import problem_types
 from api.backlog import Backlog
 from api.callers import Access, Caller, client_address
 from api.problems import Problem, invalid
@@ -81,7 +81,7 @@ _WRONG_KEY = "This API key is not valid: it is unknown or incomplete, or was rev
 
 
 def _key_needed(detail: str) -> Problem:
-    return Problem(HTTPStatus.UNAUTHORIZED, detail, headers={"www-authenticate": "Bearer"})
+    return Problem(problem_types.UNAUTHENTICATED, detail, headers={"www-authenticate": "Bearer"})
 
 
 async def _caller(request: Request) -> Caller:

@@ -13,6 +13,7 @@ from fastapi import Depends, Header, Request, Response
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from api import problem_types
 from api.dependencies import Principal, Services, ServicesDep
 from api.problems import Problem, conflict, invalid, malformed
 from everhook.storage import idempotency
@@ -153,7 +154,7 @@ async def answer_again(_request: Request, error: Exception) -> Response:
 
 def _under_way() -> Problem:
     return Problem(
-        HTTPStatus.CONFLICT,
+        problem_types.IDEMPOTENT_CALL_RUNNING,
         f"{HEADER}: a call with this key is under way, or was cut off a moment ago. Try again.",
         headers={"retry-after": str(RETRY_AFTER_S)},
     )

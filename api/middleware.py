@@ -5,15 +5,14 @@ dependency, the others 1 us each.
 """
 
 from collections.abc import Callable, Mapping
-from http import HTTPStatus
 from typing import Any
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import problems
+from api import problem_types, problems
 from api.dependencies import authenticate
-from api.problems import Problem
+from api.problems import FieldError, Problem
 
 API = "/v1"
 MAX_BODY_BYTES = 256 * 1024
@@ -107,7 +106,7 @@ def _declared(scope: Scope) -> int:
 
 def _too_long(limit: int) -> Problem:
     return Problem(
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        problem_types.PAYLOAD_TOO_LARGE,
         f"body: the request has more than {limit} bytes.",
-        errors=[("body", f"at most {limit} bytes")],
+        errors=[FieldError(field="body", code="too_large", message=f"at most {limit} bytes")],
     )

@@ -1,9 +1,11 @@
 """Errors as RFC 9457 problem documents, all from here.
 
-`errors` names the fields of the request that are wrong: `[{"field": "policy.delaysSeconds", "message": "…"}]`.
+`type` is what programs branch on: see `api/problem_types.py`. `errors` names the fields of the request that are wrong,
+each with a `code`: `[{"field": "policy.delaysSeconds", "code": "missing", "message": "…"}]`.
 """
 
 import json
+import math
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -12,15 +14,17 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from pydantic.alias_generators import to_camel
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from temporalio.client import RPCTimeoutOrCancelledError
 from temporalio.service import RPCError, RPCStatusCode
 
-from api import patterns
+from api import patterns, problem_types
 from api.json_faults import why_not_json
+from api.problem_types import ProblemType
+from everhook.errors import DomainError, InvalidField, TryLater
 from everhook.storage.engine import is_unavailable, reason
 
 RETRY_AFTER_S = 5
@@ -29,17 +33,21 @@ log = structlog.get_logger()
 
 
 class FieldError(BaseModel):
-    field: str
-    message: str
+    field: str = Field(description="Where it is in the request.", examples=["policy.delaysSeconds[2]"])
+    code: str = Field(description="What is wrong, for programs.", examples=["greater_than_equal"])
+    message: str = Field(description="What is wrong, for people.")
 
 
 class ProblemDocument(BaseModel):
-    """What every error answers (`application/problem+json`)."""
+    """The response to every call that fails (`application/problem+json`)."""
 
-    type: str = "about:blank"
+    type: str = Field(
+        description="What kind of problem it is, for programs.",
+        json_schema_extra={"enum": [t.uri for t in problem_types.ALL]},
+    )
     title: str
     status: int
-    detail: str
+    detail: str = Field(description="What happened in this case, for people.")
     errors: list[FieldError] = []
 
 
@@ -57,65 +65,74 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
         "content": {"application/problem+json": {"schema": _schema()}},
     }
 }
-"""For OpenAPI: what every operation answers where it fails. FastAPI's own `model` would say `application/json`."""
+"""For OpenAPI: the response of every operation that fails. FastAPI's own `model` would say `application/json`."""
 
 
 class Problem(Exception):
-    """Raised anywhere below a route; becomes the answer."""
+    """Raised anywhere below a route; becomes the response."""
 
     def __init__(
         self,
-        status: HTTPStatus,
+        kind: ProblemType,
         detail: str,
         *,
-        errors: Sequence[tuple[str, str]] = (),
+        errors: Sequence[FieldError] = (),
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
-        self.status = status
+        self.kind = kind
+        self.status = kind.status
         self.detail = detail
-        self.errors = [FieldError(field=field, message=message) for field, message in errors]
+        self.errors = list(errors)
         self.headers = headers
 
     def document(self) -> ProblemDocument:
         return ProblemDocument(
-            title=self.status.phrase, status=self.status.value, detail=self.detail, errors=self.errors
+            type=self.kind.uri,
+            title=self.kind.title,
+            status=self.status.value,
+            detail=self.detail,
+            errors=self.errors,
         )
 
 
-def invalid(field: str, message: str) -> Problem:
+def invalid(field: str, message: str, code: str = "invalid") -> Problem:
     """One field of the request is wrong."""
-    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"{field}: {message}", errors=[(field, message)])
+    wrong = FieldError(field=field, code=code, message=message)
+    return Problem(problem_types.INVALID_REQUEST, f"{field}: {message}", errors=[wrong])
 
 
 def refuse_nulls(patch: BaseModel, but: Collection[str] = ()) -> None:
     """In a patch null is not the same as absent: it stands only where it means something."""
     for name in sorted(patch.model_fields_set.difference(but)):
         if getattr(patch, name) is None:
-            raise invalid(to_camel(name), "cannot be null")
+            raise invalid(to_camel(name), "cannot be null", "null")
 
 
 def malformed(message: str, field: str = "body") -> Problem:
     """The request is not JSON of the expected shape at all."""
-    return Problem(HTTPStatus.BAD_REQUEST, f"{field}: {message}", errors=[(field, message)])
+    wrong = FieldError(field=field, code="malformed", message=message)
+    return Problem(problem_types.MALFORMED_REQUEST, f"{field}: {message}", errors=[wrong])
 
 
 def not_found(what: str, name: str) -> Problem:
-    return Problem(HTTPStatus.NOT_FOUND, f"There is no {what} {name}.")
+    return Problem(problem_types.NOT_FOUND, f"There is no {what} {name}.")
 
 
 def conflict(detail: str) -> Problem:
-    return Problem(HTTPStatus.CONFLICT, detail)
+    return Problem(problem_types.CONFLICT, detail)
 
 
 def unavailable(detail: str) -> Problem:
-    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"retry-after": str(RETRY_AFTER_S)})
+    return Problem(problem_types.UNAVAILABLE, detail, headers={"retry-after": str(RETRY_AFTER_S)})
 
 
 def from_error(request: Request, error: Exception) -> Problem:
     """What any error of a route is to its caller."""
     if isinstance(error, Problem):
         return error
+    if isinstance(error, DomainError):
+        return _from_domain(error)
     if isinstance(error, RequestValidationError):
         return _from_validation(request, error.errors())
     if isinstance(error, HTTPException):
@@ -123,8 +140,24 @@ def from_error(request: Request, error: Exception) -> Problem:
             return malformed(why_not_json(_body_of(request), error.__cause__))
         if isinstance(error.__cause__, Problem):  # FastAPI's "there was an error parsing the body"
             return error.__cause__
-        return Problem(HTTPStatus(error.status_code), str(error.detail), headers=error.headers)
+        return Problem(_kind_of_status(error.status_code), str(error.detail), headers=error.headers)
     return _from_fault(request, error)
+
+
+def _from_domain(error: DomainError) -> Problem:
+    if isinstance(error, InvalidField):
+        return invalid(error.field, error.message, error.code)
+    headers = None
+    if isinstance(error, TryLater):
+        headers = {"retry-after": str(math.ceil(error.retry_after.total_seconds()))}
+    return Problem(problem_types.type_of(error), str(error), headers=headers)
+
+
+def _kind_of_status(status: int) -> ProblemType:
+    kind = problem_types.OF_STATUSES.get(status)
+    return kind or (
+        problem_types.CONFLICT if status < HTTPStatus.INTERNAL_SERVER_ERROR else problem_types.INTERNAL_ERROR
+    )
 
 
 def response(request: Request, error: Exception) -> Response:
@@ -136,7 +169,7 @@ Pages = Callable[[Request, Problem], Awaitable[Response | None]]
 
 
 def install(app: FastAPI, for_browsers: Pages | None = None) -> None:
-    """Have every error of the application answered as a problem document, or as the page that `for_browsers` makes."""
+    """Respond to every error of the application with a problem document, or the page that `for_browsers` renders."""
 
     async def answer(request: Request, error: Exception) -> Response:
         problem = from_error(request, error)
@@ -146,6 +179,7 @@ def install(app: FastAPI, for_browsers: Pages | None = None) -> None:
     # What is answered as `Exception` is raised again for the server to log: fit for bugs, not for outages.
     for kind in (
         Problem,
+        DomainError,
         RequestValidationError,
         HTTPException,
         SQLAlchemyError,
@@ -169,11 +203,11 @@ def _response(problem: Problem) -> Response:
 
 
 def _from_validation(request: Request, errors: Sequence[Any]) -> Problem:
-    fields = [(_field(error["loc"]), _message(error)) for error in errors]
+    fields = [FieldError(field=_field(error["loc"]), code=error["type"], message=_message(error)) for error in errors]
     if any(error["type"] == "json_invalid" for error in errors):
         return malformed(why_not_json(_body_of(request)))
-    detail = "; ".join(f"{field}: {message}" for field, message in fields[:5])
-    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=fields)
+    detail = "; ".join(f"{wrong.field}: {wrong.message}" for wrong in fields[:5])
+    return Problem(problem_types.INVALID_REQUEST, detail, errors=fields)
 
 
 def _body_of(request: Request) -> bytes:
@@ -213,7 +247,7 @@ def _from_fault(request: Request, error: Exception) -> Problem:
         log.error("temporal refused or is away", path=request.url.path, error=str(error))
         if error.status is RPCStatusCode.RESOURCE_EXHAUSTED:
             return Problem(
-                HTTPStatus.TOO_MANY_REQUESTS,
+                problem_types.TEMPORAL_BUSY,
                 "Temporal is busy. Try again.",
                 headers={"retry-after": str(RETRY_AFTER_S)},
             )
@@ -225,4 +259,4 @@ def _from_fault(request: Request, error: Exception) -> Problem:
         log.error("temporal is away", path=request.url.path, error=str(error))
         return unavailable("Temporal does not answer. Publishing goes on meanwhile; try this again.")
     log.error("unhandled error", path=request.url.path, exc_info=error)
-    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "That was our fault, and it is on record.")
+    return Problem(problem_types.INTERNAL_ERROR, "A fault of Everhook. It was logged.")

@@ -2,12 +2,12 @@
 
 import math
 import time
-from http import HTTPStatus
 
 from limits import parse
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
+from api import problem_types
 from api.callers import Caller
 from api.problems import Problem, invalid
 
@@ -42,7 +42,7 @@ class PublishRate:
         stats = await self._limiter.get_window_stats(self._rate, _whose(caller))
         wait = max(1, math.ceil(stats.reset_time - time.time()))
         return Problem(
-            HTTPStatus.TOO_MANY_REQUESTS,
+            problem_types.RATE_LIMITED,
             f"This key may publish {self._rate}. Nothing was accepted; try later.",
             headers={"retry-after": str(wait)},
         )

@@ -9,7 +9,6 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from http import HTTPStatus
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,8 +16,9 @@ import orjson
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
+from api import problem_types
 from api.json_faults import why_not_json
-from api.problems import Problem, invalid, malformed
+from api.problems import FieldError, Problem, invalid, malformed
 from everhook.delivery.body_formats import timestamp
 from everhook.ids import Kind, new_gid
 from everhook.observability.trace_context import TraceParent
@@ -100,9 +100,9 @@ def publication(
     payload = bytes(body.payload)
     if len(payload) > max_payload:
         raise Problem(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            problem_types.PAYLOAD_TOO_LARGE,
             f"{at}payload has {len(payload)} bytes; at most {max_payload} are accepted.",
-            errors=[(f"{at}payload", f"at most {max_payload} bytes")],
+            errors=[FieldError(field=f"{at}payload", code="too_large", message=f"at most {max_payload} bytes")],
         )
     content = _parsed(payload, f"{at}payload")
     event_type = _event_type(body.type, content, at)

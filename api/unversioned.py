@@ -1,13 +1,13 @@
 """Calls of the API without `/v1`: they would reach the dashboard, which sends them to its sign-in page."""
 
 from collections.abc import Sequence
-from http import HTTPStatus
 from typing import Any
 
 from starlette.datastructures import Headers, URLPath
 from starlette.routing import BaseRoute, Match, NoMatchFound
 from starlette.types import Receive, Scope, Send
 
+from api import problem_types
 from api.problems import Problem
 
 VERSION = "/v1"
@@ -32,7 +32,7 @@ class UnversionedCalls(BaseRoute):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         raise Problem(
-            HTTPStatus.NOT_FOUND, f"There is no {path[:200]}. The API is under {VERSION}: {VERSION}{path[:200]}"
+            problem_types.NOT_FOUND, f"There is no {path[:200]}. The API is under {VERSION}: {VERSION}{path[:200]}"
         )
 
     def _has_versioned(self, scope: Scope) -> bool:

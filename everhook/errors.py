@@ -1,9 +1,137 @@
-"""Errors that callers of the kernel catch.
+"""Errors that the callers of the kernel catch.
 
-ConfigurationError      a setting, or what surrounds the process, cannot be used
+    Exception
+    ├── ConfigurationError          a setting, or what surrounds the process, cannot be used
+    └── DomainError                 a call cannot be carried out, for a reason that its caller can act on
+        ├── InvalidField            a field has a value that is not allowed here
+        ├── NotFound                there is no such thing, or it is another tenant's
+        ├── Forbidden
+        │   └── ReservedChannel     the channel is Everhook's own
+        ├── Conflict                the state of things does not allow it
+        │   ├── ChannelExists, ChannelInUse
+        │   ├── EndpointDeleted, TooManySecrets
+        │   ├── QuotaExceeded
+        │   ├── IdempotencyKeyReused
+        │   ├── NotADeadLetter, NoAttemptDue, PayloadErased
+        │   └── TenantNameTaken, TenantInUse
+        └── TryLater                the same call may succeed in a while
+            ├── BulkOperationRunning
+            ├── BacklogFull
+            └── Unavailable         the database, Temporal, or name resolution does not respond
+
+`api/problem_types.py` maps each DomainError to the problem that HTTP callers get. Errors of single packages
+(`EndpointFailure`, `DecryptionError`, `InvalidDocument`, …) are defined where they are raised.
 """
+
+from datetime import timedelta
 
 
 class ConfigurationError(Exception):
     """A setting, or what surrounds the process (a port, a package), cannot be used. The text names the setting and
     says what to do. The command line prints it as one line and exits with status 2."""
+
+
+class DomainError(Exception):
+    """A call cannot be carried out. The text is one or two sentences for people and holds no secret."""
+
+
+class InvalidField(DomainError):
+    """A field has a value that is not allowed here. `field` is its path in the request: `policy.delaysSeconds[2]`."""
+
+    def __init__(self, field: str, message: str, code: str = "invalid") -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+        self.code = code
+
+
+class NotFound(DomainError):
+    """There is no such thing, or it belongs to another tenant: callers cannot tell which."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"There is no {kind} {name}.")
+        self.kind = kind
+        self.name = name
+
+
+class Forbidden(DomainError):
+    """The caller is known, and may not do this."""
+
+
+class ReservedChannel(Forbidden):
+    """Only Everhook publishes to this channel: its subscribers must be able to trust what they receive."""
+
+
+class Conflict(DomainError):
+    """The state of things does not allow it."""
+
+
+class ChannelExists(Conflict):
+    """There is a channel of this name."""
+
+
+class ChannelInUse(Conflict):
+    """Subscriptions lead from the channel, or Everhook itself needs it."""
+
+
+class EndpointDeleted(Conflict):
+    """There is nowhere to send to."""
+
+
+class TooManySecrets(Conflict):
+    """As many secrets as an endpoint may have sign already."""
+
+
+class QuotaExceeded(Conflict):
+    """The tenant, or the endpoint, has as many of these as it may have."""
+
+
+class IdempotencyKeyReused(Conflict):
+    """The key was used for another call."""
+
+
+class NotADeadLetter(Conflict):
+    """The delivery is not dead-lettered, so there is nothing to replay or discard."""
+
+
+class NoAttemptDue(Conflict):
+    """The delivery waits for no attempt that could be made now."""
+
+
+class PayloadErased(Conflict):
+    """There is nothing left to send."""
+
+
+class TenantNameTaken(Conflict):
+    """Another tenant has this name, or it reads like a gid."""
+
+
+class TenantInUse(Conflict):
+    """The default tenant owns what names no tenant: it cannot be erased."""
+
+
+class TryLater(DomainError):
+    """Nothing was changed; the same call may succeed after `retry_after`."""
+
+    retry_after = timedelta(seconds=5)
+
+    def __init__(self, detail: str, retry_after: timedelta | None = None) -> None:
+        super().__init__(detail)
+        if retry_after is not None:
+            self.retry_after = retry_after
+
+
+class BulkOperationRunning(TryLater):
+    """As many bulk operations as may run at once are running."""
+
+    retry_after = timedelta(seconds=10)
+
+
+class BacklogFull(TryLater):
+    """As many accepted deliveries as may wait are waiting to be started."""
+
+    retry_after = timedelta(seconds=30)
+
+
+class Unavailable(TryLater):
+    """Something that the call needs does not respond."""

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
 from urllib.parse import parse_qsl, urlsplit
 
 from fastapi import Request
 from pydantic import ValidationError
 
+from api import problem_types
 from api.problems import Problem, malformed
 
 MAX_FIELDS = 600
@@ -65,7 +65,7 @@ def refuse_foreign(request: Request) -> None:
     else:
         ours = origin is None or urlsplit(origin).netloc == request.headers.get("host")
     if not ours:
-        raise Problem(HTTPStatus.FORBIDDEN, "This form was sent from another site. Nothing was changed.")
+        raise Problem(problem_types.FORBIDDEN, "This form was sent from another site. Nothing was changed.")
 
 
 FIELDS = {

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from api import problems
+from api import problem_types, problems
 from api.callers import ADMINS, ENVIRONMENT, OWNED, SIGNED_IN, Access, Caller
 from api.dashboard import assets, charts, code, states, text
 from api.dashboard.advice import advice, page_behind, ways
@@ -253,7 +253,8 @@ def _form_of(access: Access) -> Any:
         form = await read_form(request)
         if not dashboard_of(request).sessions.is_form_token(viewer.session, form.get(TOKEN_FIELD)):
             raise Problem(
-                HTTPStatus.FORBIDDEN, "This form belongs to another session. Reload the page and submit it again."
+                problem_types.FORBIDDEN,
+                "This form belongs to another session. Reload the page and submit it again.",
             )
         access.check(viewer.caller, request.method)
         return form

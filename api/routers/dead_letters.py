@@ -10,7 +10,7 @@ from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio.service import RPCError, RPCStatusCode
 
-from api import render
+from api import problem_types, render
 from api.callers import Caller
 from api.dependencies import Paging, Principal, Services, ServicesDep, Store, Temporal
 from api.endpoint_choice import chosen_endpoints
@@ -255,7 +255,7 @@ async def _refuse_second(services: Services, session: AsyncSession, caller: Call
     running = await audit.latest_subject(session, caller.tenant_gid, _BULK_ACTIONS.values())
     if running is not None and await _is_running(services, running):
         raise Problem(
-            HTTPStatus.TOO_MANY_REQUESTS,
+            problem_types.BULK_OPERATION_RUNNING,
             f"Your bulk operation {running} is still running; nothing was begun.",
             headers={"retry-after": "10"},
         )
@@ -276,7 +276,7 @@ async def _start(services: Services, gid: str, query: str, signal: str, note: Op
     except RPCError as error:
         if error.status is RPCStatusCode.RESOURCE_EXHAUSTED:
             raise Problem(
-                HTTPStatus.TOO_MANY_REQUESTS,
+                problem_types.BULK_OPERATION_RUNNING,
                 "Temporal runs as many bulk operations as it may at once; nothing was begun.",
                 headers={"retry-after": "10"},
             ) from error

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio.service import RPCError, RPCStatusCode
 
-from api import render
+from api import problem_types, render
 from api.dependencies import Paging, Principal, Services, ServicesDep, Store, Temporal
 from api.endpoint_choice import chosen_endpoints
 from api.problems import Problem, conflict, invalid, not_found
@@ -124,7 +124,7 @@ async def get_sent_body(gid: Gid, store: Store) -> Response:
     body = sent_body(message, attempt)
     if body is None:
         why = "its payload was erased" if message.payload is None else "rendering the message again gives other bytes"
-        raise Problem(HTTPStatus.NOT_FOUND, f"The body of {gid} cannot be had: {why}.")
+        raise Problem(problem_types.NOT_FOUND, f"The body of {gid} cannot be had: {why}.")
     return Response(body, media_type="application/octet-stream", headers={"x-content-type-options": "nosniff"})
 
 

@@ -10,7 +10,7 @@ import orjson
 import structlog
 from fastapi import APIRouter, Request, Response
 
-from api import publishing, render
+from api import problem_types, publishing, render
 from api.dependencies import Paging, Principal, Services, ServicesDep, Store
 from api.idempotency import IdempotencyKey, check_key, refuse_second
 from api.problems import Problem, conflict, invalid, not_found
@@ -263,7 +263,7 @@ def _traced(request: Request) -> Iterator[TraceParent | None]:
 def _refuse_reserved(channel: str) -> None:
     """Whoever subscribes there must be able to believe what comes."""
     if is_reserved(channel):
-        raise Problem(HTTPStatus.FORBIDDEN, f"Only Everhook itself publishes to {channel}.")
+        raise Problem(problem_types.RESERVED_CHANNEL, f"Only Everhook itself publishes to {channel}.")
 
 
 async def _tenant_gid(store: TenantScope, named: str | None, field: str) -> str | None:

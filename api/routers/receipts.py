@@ -3,14 +3,13 @@
 import math
 import time
 from collections.abc import Awaitable
-from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from api import render
+from api import problem_types, render
 from api.dependencies import Paging, ServicesDep, Store
 from api.problems import Problem, invalid, not_found
 from api.routers.deliveries import find_delivery, position_behind
@@ -159,7 +158,7 @@ async def _find(session: AsyncSession, gid: str) -> Receipt:
 async def _checkpoint(session: AsyncSession, tenant_gid: str, size: int) -> ReceiptSeal:
     seal = await receipts.seal_at(session, tenant_gid, size)
     if seal is None:
-        raise Problem(HTTPStatus.NOT_FOUND, f"There is no checkpoint over {size} receipts in this log.")
+        raise Problem(problem_types.NOT_FOUND, f"There is no checkpoint over {size} receipts in this log.")
     return seal
 
 
@@ -174,7 +173,7 @@ async def _proven(proof: Awaitable[T]) -> T:
         return await proof
     except MissingHashes as error:
         raise Problem(
-            HTTPStatus.INTERNAL_SERVER_ERROR,
+            problem_types.INTERNAL_ERROR,
             f"This log was damaged, and there is no proof from it: {error}. `everhook receipts audit` names the place.",
         ) from error
 
@@ -183,7 +182,7 @@ def _not_sealed(gid: str, every_seconds: float) -> Problem:
     """Schedules tick at whole multiples of their interval."""
     wait = math.ceil(every_seconds - time.time() % every_seconds) + SEALING_TAKES_S
     return Problem(
-        HTTPStatus.SERVICE_UNAVAILABLE,
+        problem_types.UNAVAILABLE,
         f"{gid} is not under a checkpoint yet. The next is signed in {wait} seconds.",
         headers={"retry-after": str(wait)},
     )

@@ -439,7 +439,7 @@ async def test_a_problem_names_its_fields(everhook: Everhook) -> None:
     assert one.status == 1 and one.out == ""
     assert one.err.startswith("everhook: url: ") and one.err.endswith(" (422)\n")
     two = await everhook("endpoints", "create", "https://example.com", "--rate-limit", "0", "--signature", "morse")
-    assert two.err.splitlines()[0] == "everhook: Unprocessable Entity (422)"
+    assert two.err.splitlines()[0] == "everhook: Invalid request (422)"
     assert [line.split(":")[0] for line in two.err.splitlines()[1:]] == ["  rateLimit", "  signatures[0]"]
 
 

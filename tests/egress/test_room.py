@@ -117,6 +117,6 @@ def test_the_worker_takes_hardly_more_memory_than_before(report: Report) -> None
 def _refusal(report: Report, url: str) -> Any:
     answer = report["created"][url]
     assert answer["status"] == 422, answer
-    assert answer["body"]["title"] == "Unprocessable Entity"
+    assert answer["body"]["title"] == "Invalid request"
     [error] = answer["body"]["errors"]
     return error

@@ -1,0 +1,214 @@
+"""The kinds of problems that the API reports, each with a `type` that programs can branch on.
+
+`docs/problems.md` lists them, `/problems/{slug}` shows one, and OpenAPI names them. A type never changes its meaning.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from everhook import errors
+
+PATH = "/problems"
+
+
+@dataclass(frozen=True)
+class ProblemType:
+    """`slug` ends the URI of the type; `meaning` says what happened and what a caller can do."""
+
+    slug: str
+    status: HTTPStatus
+    title: str
+    meaning: str
+
+    @property
+    def uri(self) -> str:
+        """Relative to the API's address, so that it leads to a page that explains it."""
+        return f"{PATH}/{self.slug}"
+
+
+MALFORMED_REQUEST = ProblemType(
+    "malformed-request",
+    HTTPStatus.BAD_REQUEST,
+    "Malformed request",
+    "The body is not JSON in UTF-8, or a header that may be sent once was sent twice. `errors` says where.",
+)
+INVALID_REQUEST = ProblemType(
+    "invalid-request",
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    "Invalid request",
+    "A field or a parameter has a value that is not allowed, or is unknown. `errors` names each, with a `code`.",
+)
+UNAUTHENTICATED = ProblemType(
+    "unauthenticated",
+    HTTPStatus.UNAUTHORIZED,
+    "Not authenticated",
+    "No API key was sent, or one that is unknown, revoked or expired.",
+)
+FORBIDDEN = ProblemType(
+    "forbidden", HTTPStatus.FORBIDDEN, "Forbidden", "The API key is valid, and its scopes do not allow this call."
+)
+RESERVED_CHANNEL = ProblemType(
+    "reserved-channel",
+    HTTPStatus.FORBIDDEN,
+    "Reserved channel",
+    "Only Everhook itself publishes to channels whose names begin with `everhook.`.",
+)
+NOT_FOUND = ProblemType(
+    "not-found", HTTPStatus.NOT_FOUND, "Not found", "There is no such thing, or it belongs to another tenant."
+)
+METHOD_NOT_ALLOWED = ProblemType(
+    "method-not-allowed", HTTPStatus.METHOD_NOT_ALLOWED, "Method not allowed", "The header `Allow` names the methods."
+)
+PAYLOAD_TOO_LARGE = ProblemType(
+    "payload-too-large",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "Payload too large",
+    "The request, or the payload of a message, has more bytes than are accepted. `detail` names the limit.",
+)
+CONFLICT = ProblemType(
+    "conflict", HTTPStatus.CONFLICT, "Conflict", "The state of things does not allow it. `detail` says why."
+)
+CHANNEL_EXISTS = ProblemType(
+    "channel-exists", HTTPStatus.CONFLICT, "Channel exists", "There is a channel of this name. Use it, or change it."
+)
+CHANNEL_IN_USE = ProblemType(
+    "channel-in-use",
+    HTTPStatus.CONFLICT,
+    "Channel in use",
+    "Subscriptions lead from the channel: delete them first. Channels of Everhook's own cannot be deleted.",
+)
+TENANT_NAME_TAKEN = ProblemType(
+    "tenant-name-taken", HTTPStatus.CONFLICT, "Tenant name taken", "Another tenant has this name. Choose another."
+)
+TENANT_IN_USE = ProblemType(
+    "tenant-in-use", HTTPStatus.CONFLICT, "Tenant in use", "The default tenant cannot be erased."
+)
+TOO_MANY_SECRETS = ProblemType(
+    "too-many-secrets",
+    HTTPStatus.CONFLICT,
+    "Too many secrets",
+    "As many secrets as an endpoint may have sign already. Wait for one to end, or rotate without a grace period.",
+)
+QUOTA_EXCEEDED = ProblemType(
+    "quota-exceeded",
+    HTTPStatus.CONFLICT,
+    "Quota exceeded",
+    "The tenant or the endpoint has as many subscriptions as it may have. `detail` names the setting.",
+)
+IDEMPOTENCY_KEY_REUSED = ProblemType(
+    "idempotency-key-reused",
+    HTTPStatus.CONFLICT,
+    "Idempotency key reused",
+    "The idempotency key was used for another call, or another body. Use a new key for a new call.",
+)
+IDEMPOTENT_CALL_RUNNING = ProblemType(
+    "idempotent-call-running",
+    HTTPStatus.CONFLICT,
+    "Call with this key is running",
+    "A call with this idempotency key has not ended yet, or was cut off a moment ago. Send it again.",
+)
+NOT_A_DEAD_LETTER = ProblemType(
+    "not-a-dead-letter",
+    HTTPStatus.CONFLICT,
+    "Not a dead letter",
+    "The delivery is not dead-lettered (any more), so there is nothing to replay or discard.",
+)
+NO_ATTEMPT_DUE = ProblemType(
+    "no-attempt-due",
+    HTTPStatus.CONFLICT,
+    "No attempt is due",
+    "The delivery has ended, so no attempt can be made now. Replay a dead letter instead.",
+)
+PAYLOAD_ERASED = ProblemType(
+    "payload-erased",
+    HTTPStatus.CONFLICT,
+    "Payload erased",
+    "The payload of the message was erased, so nothing is left to send. Such a dead letter can be discarded.",
+)
+ENDPOINT_DELETED = ProblemType(
+    "endpoint-deleted",
+    HTTPStatus.CONFLICT,
+    "Endpoint deleted",
+    "The endpoint was deleted, so there is nowhere to send to. Such a dead letter can be discarded.",
+)
+NOT_CONFIGURED = ProblemType(
+    "not-configured",
+    HTTPStatus.CONFLICT,
+    "Not configured",
+    "The installation lacks a setting that this call needs. `detail` names it.",
+)
+RATE_LIMITED = ProblemType(
+    "rate-limited",
+    HTTPStatus.TOO_MANY_REQUESTS,
+    "Rate limited",
+    "This API key has published as much as it may for now. `Retry-After` says when to try again.",
+)
+BULK_OPERATION_RUNNING = ProblemType(
+    "bulk-operation-running",
+    HTTPStatus.TOO_MANY_REQUESTS,
+    "Bulk operation running",
+    "As many bulk operations as may run at once are running. Nothing was begun.",
+)
+TEMPORAL_BUSY = ProblemType(
+    "temporal-busy", HTTPStatus.TOO_MANY_REQUESTS, "Temporal is busy", "Nothing was changed. Try again."
+)
+BACKLOG_FULL = ProblemType(
+    "backlog-full",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "Backlog full",
+    "Too many accepted deliveries wait to be started. Nothing was accepted; publish again later.",
+)
+UNAVAILABLE = ProblemType(
+    "unavailable",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "Unavailable",
+    "The database or Temporal does not respond. `detail` says whether something was changed. Try again.",
+)
+INTERNAL_ERROR = ProblemType(
+    "internal-error", HTTPStatus.INTERNAL_SERVER_ERROR, "Internal error", "A fault of Everhook. It was logged."
+)
+
+ALL = tuple(value for value in vars().values() if isinstance(value, ProblemType))
+
+OF_ERRORS: Mapping[type[errors.DomainError], ProblemType] = {
+    errors.InvalidField: INVALID_REQUEST,
+    errors.NotFound: NOT_FOUND,
+    errors.Forbidden: FORBIDDEN,
+    errors.ReservedChannel: RESERVED_CHANNEL,
+    errors.Conflict: CONFLICT,
+    errors.ChannelExists: CHANNEL_EXISTS,
+    errors.ChannelInUse: CHANNEL_IN_USE,
+    errors.TenantNameTaken: TENANT_NAME_TAKEN,
+    errors.TenantInUse: TENANT_IN_USE,
+    errors.EndpointDeleted: ENDPOINT_DELETED,
+    errors.TooManySecrets: TOO_MANY_SECRETS,
+    errors.QuotaExceeded: QUOTA_EXCEEDED,
+    errors.IdempotencyKeyReused: IDEMPOTENCY_KEY_REUSED,
+    errors.NotADeadLetter: NOT_A_DEAD_LETTER,
+    errors.NoAttemptDue: NO_ATTEMPT_DUE,
+    errors.PayloadErased: PAYLOAD_ERASED,
+    errors.BulkOperationRunning: BULK_OPERATION_RUNNING,
+    errors.BacklogFull: BACKLOG_FULL,
+    errors.Unavailable: UNAVAILABLE,
+}
+"""What each domain error is to an HTTP caller. A test holds it complete."""
+
+OF_STATUSES: Mapping[int, ProblemType] = {
+    kind.status: kind
+    for kind in (
+        MALFORMED_REQUEST,
+        UNAUTHENTICATED,
+        FORBIDDEN,
+        NOT_FOUND,
+        METHOD_NOT_ALLOWED,
+        PAYLOAD_TOO_LARGE,
+        INVALID_REQUEST,
+    )
+}
+"""For errors that the framework raises with a status alone."""
+
+
+def type_of(error: errors.DomainError) -> ProblemType:
+    """The most specific type of an error."""
+    return next(OF_ERRORS[kind] for kind in type(error).__mro__ if kind in OF_ERRORS)
