@@ -12,12 +12,12 @@ from fastapi import Depends, Query, Request, params
 from temporalio.client import Client
 
 from api import problem_types
-from api.backlog import Backlog
 from api.callers import Access, Caller, client_address
+from api.health.readiness import ReadinessCheck
+from api.messages.backlog import Backlog
+from api.messages.publish_rate import PublishRate
 from api.problems import Problem, invalid
-from api.publish_rate import PublishRate
 from api.query import check_query
-from api.readiness import ReadinessCheck
 from everhook.circuit.client import EndpointEntities
 from everhook.delivery.dispatcher import Dispatcher
 from everhook.delivery.inputs_store import InputDefaults

@@ -7,28 +7,27 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from fastapi import FastAPI
 from temporalio.client import Client
 
-from api import dashboard, problems, publishing, reference
-from api.backlog import Backlog
+from api import dashboard, problems, reference
+from api.api_keys import router as api_keys
+from api.audit import router as audit
 from api.callers import ADMINS, OWNED, PUBLISHERS, SHARED
+from api.channels import router as channels
+from api.dead_letters import router as dead_letters
+from api.deliveries import router as deliveries
 from api.dependencies import Services, opened_by
+from api.endpoints import router as endpoints
+from api.health import probes as health
+from api.health import router as health_scores
+from api.health.readiness import readiness_check
 from api.idempotency import AnsweredBefore, answer_again
+from api.messages import publishing
+from api.messages import router as messages
+from api.messages.backlog import Backlog
+from api.messages.publish_rate import PublishRate
 from api.middleware import Authentication, BodyLimit, Route, Uncached
-from api.publish_rate import PublishRate
-from api.readiness import readiness_check
-from api.routers import (
-    api_keys,
-    audit,
-    channels,
-    dead_letters,
-    deliveries,
-    endpoints,
-    health,
-    health_scores,
-    messages,
-    receipts,
-    subscriptions,
-    tenants,
-)
+from api.receipts import router as receipts
+from api.subscriptions import router as subscriptions
+from api.tenants import router as tenants
 from api.unversioned import UnversionedCalls
 from everhook import __version__
 from everhook.delivery.engine import DeliveryEngine, delivery_engine

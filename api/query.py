@@ -10,8 +10,8 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from fastapi import Query, Request
 
+from api.dead_letters.schemas import MAX_VALUES
 from api.problems import invalid
-from api.schemas import MAX_VALUES
 
 _DIGITS = re.compile(r"-?[0-9]{1,20}")
 

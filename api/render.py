@@ -7,24 +7,13 @@ from typing import Any
 import orjson
 from fastapi import Response
 
-from api.schemas import (
-    ApiModel,
-    AttemptOut,
-    ChannelOut,
-    CheckpointOut,
-    CircuitOut,
-    DeliveryOut,
-    DeliverySummary,
-    EndpointOut,
-    MessageOut,
-    PublicKeyOut,
-    ReceiptOut,
-    RoundOut,
-    RoundPolicy,
-    SubscriptionOut,
-    TlsOut,
-    status_of,
-)
+from api.channels.schemas import ChannelOut
+from api.deliveries.schemas import AttemptOut, DeliveryOut, RoundOut, RoundPolicy
+from api.endpoints.schemas import CircuitOut, EndpointOut, PublicKeyOut, TlsOut, status_of
+from api.messages.schemas import DeliverySummary, MessageOut
+from api.receipts.schemas import CheckpointOut, ReceiptOut
+from api.schemas import ApiModel
+from api.subscriptions.schemas import SubscriptionOut
 from everhook.contracts import DeliveryStatus
 from everhook.delivery.policy import DeliveryPolicy
 from everhook.endpoints.store import EndpointView

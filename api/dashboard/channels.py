@@ -7,6 +7,8 @@ from http import HTTPStatus
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
+from api.channels import router as api
+from api.channels.schemas import ChannelIn, ChannelPatch
 from api.dashboard import charts, policy_form
 from api.dashboard.charts import Chart
 from api.dashboard.forms import Form, wrong_fields
@@ -23,8 +25,7 @@ from api.dashboard.pages import (
     see_other,
 )
 from api.problems import Problem, not_found
-from api.routers import channels as api
-from api.schemas import ChannelIn, ChannelPatch, Policy
+from api.schemas import Policy
 from everhook.delivery.policy import DeliveryPolicy, resolve
 from everhook.notifications.events import is_reserved
 from everhook.publishing import channels_store as channels

@@ -25,11 +25,11 @@ from api.dashboard.pages import (
     render,
     see_other,
 )
+from api.dead_letters import router as api
+from api.dead_letters.schemas import BatchOut, BulkRequest, DeadLetterSelection, Decision
+from api.deliveries.router import find_delivery
 from api.dependencies import Services, ServicesDep
 from api.problems import Problem, invalid
-from api.routers import dead_letters as api
-from api.routers.deliveries import find_delivery
-from api.schemas import BatchOut, BulkRequest, DeadLetterSelection, Decision
 from everhook.contracts import DeadLetterReason
 from everhook.dead_letters import store as dead_letters
 from everhook.storage.paging import Page

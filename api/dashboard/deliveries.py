@@ -24,13 +24,13 @@ from api.dashboard.pages import (
     render,
     see_other,
 )
+from api.dead_letters import router as dead_letters_api
+from api.dead_letters.schemas import Decision
+from api.deliveries import router as api
 from api.dependencies import Services, ServicesDep
-from api.endpoint_choice import chosen_endpoints
+from api.endpoints.choice import chosen_endpoints
 from api.problems import Problem, not_found
 from api.query import several
-from api.routers import dead_letters as dead_letters_api
-from api.routers import deliveries as api
-from api.schemas import Decision
 from everhook.contracts import TERMINAL_STATUSES, DeliveryStatus
 from everhook.delivery import (
     attempts_store as delivery_attempts,

@@ -30,10 +30,12 @@ from api.dashboard.pages import (
 )
 from api.dashboard.states import CircuitEvent
 from api.dependencies import ServicesDep
+from api.endpoints import router as api
+from api.endpoints.schemas import EndpointIn, EndpointPatch, SecretRotation
 from api.problems import Problem, invalid, not_found
-from api.routers import endpoints as api
-from api.routers import subscriptions as subscriptions_api
-from api.schemas import EndpointIn, EndpointPatch, Policy, SecretRotation, SubscriptionIn
+from api.schemas import Policy
+from api.subscriptions import router as subscriptions_api
+from api.subscriptions.schemas import SubscriptionIn
 from everhook.delivery.body_formats import BodyFormat
 from everhook.delivery.policy import resolve
 from everhook.endpoints import list_store as endpoint_list

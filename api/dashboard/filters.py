@@ -9,8 +9,9 @@ from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.dashboard.forms import wrong_fields
+from api.dead_letters.schemas import OneOrMore
 from api.problems import Problem
-from api.schemas import ApiModel, EndpointRef, EventType, Gid, Moment, Name, OneOrMore
+from api.schemas import ApiModel, EndpointRef, EventType, Gid, Moment, Name
 from everhook.contracts import DeliveryStatus
 from everhook.publishing import channels_store as channels
 

@@ -8,6 +8,8 @@ from http import HTTPStatus
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
+from api.api_keys import router as api
+from api.api_keys.router import ApiKeyCreated, ApiKeyIn
 from api.dashboard.forms import wrong_fields
 from api.dashboard.pages import (
     AdminDep,
@@ -22,8 +24,6 @@ from api.dashboard.pages import (
     see_other,
 )
 from api.problems import Problem, invalid
-from api.routers import api_keys as api
-from api.routers.api_keys import ApiKeyCreated, ApiKeyIn
 from everhook.storage.tables import ApiKey, now
 from everhook.storage.tenant_scope import TenantScope
 from everhook.tenants import api_keys_store as api_keys

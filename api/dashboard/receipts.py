@@ -10,8 +10,8 @@ from fastapi import APIRouter, Request, Response
 from api.dashboard.pages import PageRoute, StoreDep, ViewerDep, render
 from api.dependencies import ServicesDep
 from api.problems import Problem
-from api.routers import receipts as api
-from api.schemas import ReceiptOut
+from api.receipts import router as api
+from api.receipts.schemas import ReceiptOut
 from everhook.receipts import bundle as bundles
 from everhook.receipts.bundle import BundleFinding, BundleVerification
 from everhook.receipts.keys import KeySet

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from api.publishing import ENVELOPE_ALLOWANCE
+from api.messages.publishing import ENVELOPE_ALLOWANCE
 from testing.api import API_KEY, ON_SHARED, Api, assert_problem, ok
 
 VALID = b'{"type":"a","payload":1}'

@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from api.endpoints.router import checked_settings, checked_tls
+from api.endpoints.schemas import EndpointIn, EndpointSettings
 from api.problems import Problem
-from api.routers.endpoints import checked_settings, checked_tls
-from api.schemas import EndpointIn, EndpointSettings, EventType
+from api.schemas import EventType
 from everhook.egress import EgressClient, EgressRules, Exchange, TlsExtras, UnsendableRequest, header_fault
 from everhook.egress.tcp import TcpBackend
 from everhook.ids import Kind, new_gid

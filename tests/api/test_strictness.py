@@ -10,9 +10,15 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from sqlmodel import SQLModel
 
 from api import patterns, schemas
+from api.api_keys import router as api_keys
+from api.channels import schemas as channel_schemas
+from api.dead_letters.schemas import BulkRequest, Decision
 from api.dependencies import PageRequest, list_tag
+from api.endpoints import schemas as endpoint_schemas
+from api.endpoints.schemas import SecretRotation
 from api.main import create_app
-from api.routers import api_keys, tenants
+from api.subscriptions import schemas as subscription_schemas
+from api.tenants import router as tenants
 from everhook.settings import Settings
 from everhook.storage import tables  # noqa: F401 - the models
 from testing.api import JSON, ON_SHARED, UNKNOWN_SUFFIX, Api, assert_problem, ok
@@ -27,10 +33,10 @@ QUERIES = {
 LISTS = [name for name, parameters in QUERIES.items() if any(each["name"] == "cursor" for each in parameters)]
 BODIES = [
     model
-    for module in (schemas, api_keys, tenants)
+    for module in (channel_schemas, endpoint_schemas, subscription_schemas, api_keys, tenants)
     for model in vars(module).values()
     if isinstance(model, type) and issubclass(model, BaseModel) and model.__name__.endswith(("In", "Patch", "Settings"))
-] + [schemas.Policy, schemas.Exponential, schemas.SecretRotation, schemas.BulkRequest, schemas.Decision]
+] + [schemas.Policy, schemas.Exponential, SecretRotation, BulkRequest, Decision]
 BENT: dict[str, list[Any]] = {
     "integer": [True, "5", 5.5, "5.0"],
     "number": [True, "5", "1e3"],

@@ -7,8 +7,14 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import pytest
 from pydantic import BaseModel
 
-from api import health_schemas, schemas
-from api.readiness import Readiness
+from api.channels import schemas as channels_schemas
+from api.dead_letters import schemas as dead_letters_schemas
+from api.deliveries import schemas as deliveries_schemas
+from api.endpoints import schemas as endpoints_schemas
+from api.health import schemas as health_schemas
+from api.health.readiness import Readiness
+from api.messages import schemas as messages_schemas
+from api.subscriptions import schemas as subscriptions_schemas
 from cli import options
 from cli.api_client import shapes
 from cli.commands import dead_letters, deliveries, endpoints
@@ -17,22 +23,22 @@ from everhook.delivery.body_formats import BodyFormat
 from everhook.delivery.policy import PRESETS
 
 SCHEMAS: dict[type[Any], type[BaseModel]] = {
-    shapes.Channel: schemas.ChannelOut,
-    shapes.Circuit: schemas.CircuitOut,
-    shapes.PublicKey: schemas.PublicKeyOut,
-    shapes.Endpoint: schemas.EndpointOut,
-    shapes.EndpointCreated: schemas.EndpointCreated,
-    shapes.SecretRotated: schemas.SecretRotated,
-    shapes.TestSent: schemas.TestSent,
-    shapes.Subscription: schemas.SubscriptionOut,
-    shapes.DeliverySummary: schemas.DeliverySummary,
-    shapes.Delivery: schemas.DeliveryOut,
-    shapes.Attempt: schemas.AttemptOut,
-    shapes.DeliveryDetail: schemas.DeliveryDetail,
-    shapes.DeadLetterDetail: schemas.DeadLetterDetail,
-    shapes.LiveDelivery: schemas.LiveDelivery,
-    shapes.BulkAnswer: schemas.BulkAnswer,
-    shapes.Batch: schemas.BatchOut,
+    shapes.Channel: channels_schemas.ChannelOut,
+    shapes.Circuit: endpoints_schemas.CircuitOut,
+    shapes.PublicKey: endpoints_schemas.PublicKeyOut,
+    shapes.Endpoint: endpoints_schemas.EndpointOut,
+    shapes.EndpointCreated: endpoints_schemas.EndpointCreated,
+    shapes.SecretRotated: endpoints_schemas.SecretRotated,
+    shapes.TestSent: endpoints_schemas.TestSent,
+    shapes.Subscription: subscriptions_schemas.SubscriptionOut,
+    shapes.DeliverySummary: messages_schemas.DeliverySummary,
+    shapes.Delivery: deliveries_schemas.DeliveryOut,
+    shapes.Attempt: deliveries_schemas.AttemptOut,
+    shapes.DeliveryDetail: deliveries_schemas.DeliveryDetail,
+    shapes.DeadLetterDetail: dead_letters_schemas.DeadLetterDetail,
+    shapes.LiveDelivery: deliveries_schemas.LiveDelivery,
+    shapes.BulkAnswer: dead_letters_schemas.BulkAnswer,
+    shapes.Batch: dead_letters_schemas.BatchOut,
     shapes.Readiness: Readiness,
     shapes.AttemptStats: health_schemas.TallyOut,
     shapes.ScoreComponent: health_schemas.PartOut,

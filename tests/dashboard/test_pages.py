@@ -737,7 +737,7 @@ async def test_a_fault_of_ours_is_a_page_with_the_time_to_look_for_in_the_log(
     monkeypatch.setattr("everhook.delivery.store.page", broken)
     answer = await pages.get("/deliveries?status=parked")
     assert answer.status_code == 500
-    assert "our fault" in answer.text and " UTC" in answer.text and "a secret detail" not in answer.text
+    assert "A fault of Everhook" in answer.text and " UTC" in answer.text and "a secret detail" not in answer.text
     assert 'href="/deliveries?status=parked"' in answer.text
 
 

@@ -10,12 +10,14 @@ import orjson
 import structlog
 from fastapi import APIRouter, Request, Response
 
-from api import problem_types, publishing, render
+from api import problem_types, render
 from api.dependencies import Paging, Principal, Services, ServicesDep, Store
 from api.idempotency import IdempotencyKey, check_key, refuse_second
+from api.messages import publishing
+from api.messages.schemas import MessageDetail, MessageOut
 from api.problems import Problem, conflict, invalid, not_found
 from api.query import Several, several
-from api.schemas import EventType, Gid, ListOf, MessageDetail, MessageOut, Moment, Name
+from api.schemas import EventType, Gid, ListOf, Moment, Name
 from everhook.delivery import store as deliveries
 from everhook.delivery.body_formats import timestamp
 from everhook.delivery.inputs_store import load_inputs

@@ -10,19 +10,11 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api import problem_types, render
+from api.deliveries.router import find_delivery, position_behind
 from api.dependencies import Paging, ServicesDep, Store
 from api.problems import Problem, invalid, not_found
-from api.routers.deliveries import find_delivery, position_behind
-from api.schemas import (
-    CheckpointOut,
-    ConsistencyBundle,
-    Gid,
-    JsonWebKeySet,
-    ListOf,
-    Name,
-    ReceiptBundle,
-    ReceiptOut,
-)
+from api.receipts.schemas import CheckpointOut, ConsistencyBundle, JsonWebKeySet, ReceiptBundle, ReceiptOut
+from api.schemas import Gid, ListOf, Name
 from everhook.delivery import attempts_store as delivery_attempts
 from everhook.receipts import bundle as bundles
 from everhook.receipts import store as receipts

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Response
 
 from api.dependencies import ServicesDep
-from api.readiness import Readiness
+from api.health.readiness import Readiness
 from everhook import __version__
 
 router = APIRouter(tags=["health"])

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from api.dependencies import ServicesDep, Store
-from api.health_schemas import EndpointHealthOut, OverviewOut
+from api.health.schemas import EndpointHealthOut, OverviewOut
 from api.problems import invalid, not_found
 from api.schemas import Gid, Name
 from everhook.endpoints import store as endpoints

@@ -12,13 +12,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from api import problem_types, render
 from api.callers import Caller
-from api.dependencies import Paging, Principal, Services, ServicesDep, Store, Temporal
-from api.endpoint_choice import chosen_endpoints
-from api.idempotency import NOT_KEYED, OnceDep
-from api.problems import Problem, conflict, invalid, not_found
-from api.query import Several, several
-from api.routers.deliveries import find_delivery, newest_attempts
-from api.schemas import (
+from api.dead_letters.schemas import (
     MAX_VALUES,
     BatchOut,
     BulkAnswer,
@@ -26,15 +20,16 @@ from api.schemas import (
     DeadLetterDetail,
     DeadLetterSelection,
     Decision,
-    DeliveryOut,
-    EndpointRef,
-    EventType,
-    Gid,
-    ListOf,
-    Moment,
-    Name,
     SignalAccepted,
 )
+from api.deliveries.router import find_delivery, newest_attempts
+from api.deliveries.schemas import DeliveryOut
+from api.dependencies import Paging, Principal, Services, ServicesDep, Store, Temporal
+from api.endpoints.choice import chosen_endpoints
+from api.idempotency import NOT_KEYED, OnceDep
+from api.problems import Problem, conflict, invalid, not_found
+from api.query import Several, several
+from api.schemas import EndpointRef, EventType, Gid, ListOf, Moment, Name
 from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorAction
 from everhook.dead_letters import batches
 from everhook.dead_letters import store as dead_letters

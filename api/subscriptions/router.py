@@ -11,11 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api import render
 from api.callers import Caller
 from api.dependencies import Paging, Principal, ServicesDep, Store
-from api.endpoint_choice import chosen_endpoints
+from api.endpoints.choice import chosen_endpoints
 from api.idempotency import NOT_KEYED, OnceDep
 from api.problems import conflict, invalid, not_found, refuse_nulls
 from api.query import Several, several
-from api.schemas import EndpointRef, Gid, ListOf, Name, SubscriptionIn, SubscriptionOut, SubscriptionPatch
+from api.schemas import EndpointRef, Gid, ListOf, Name
+from api.subscriptions.schemas import SubscriptionIn, SubscriptionOut, SubscriptionPatch
 from everhook.endpoints import store as endpoints
 from everhook.endpoints import subscriptions_store as subscriptions
 from everhook.endpoints.quotas_store import QuotaExceeded, TooCostly

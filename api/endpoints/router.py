@@ -13,29 +13,27 @@ from pydantic.alias_generators import to_camel
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio.service import RPCError
 
-from api import publishing, render
+from api import render
 from api.callers import Caller
 from api.dependencies import Paging, Principal, Services, ServicesDep, Store
-from api.headers import check_custom_headers
-from api.idempotency import NOT_KEYED, OnceDep
-from api.problems import conflict, invalid, not_found, refuse_nulls, unavailable
-from api.query import Several
-from api.routers.subscriptions import quota_problems
-from api.schemas import (
+from api.endpoints.headers import check_custom_headers
+from api.endpoints.schemas import (
     EndpointCreated,
     EndpointIn,
     EndpointOut,
     EndpointPatch,
     EndpointSettings,
-    Gid,
-    ListOf,
-    Name,
-    Policy,
     SecretRotated,
     SecretRotation,
     TestSent,
     Tls,
 )
+from api.idempotency import NOT_KEYED, OnceDep
+from api.messages import publishing
+from api.problems import conflict, invalid, not_found, refuse_nulls, unavailable
+from api.query import Several
+from api.schemas import Gid, ListOf, Name, Policy
+from api.subscriptions.router import quota_problems
 from everhook.delivery.policy import resolve
 from everhook.delivery.weights_store import apply_limit
 from everhook.egress import EgressClient, LocalError, TlsExtras, TlsRefused, UrlRefused

@@ -7,10 +7,11 @@ from fastapi import APIRouter
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api import render
+from api.channels.schemas import ChannelIn, ChannelOut, ChannelPatch
 from api.dependencies import Paging, Principal, Store
 from api.idempotency import NOT_KEYED, OnceDep
 from api.problems import conflict, invalid, not_found
-from api.schemas import ChannelIn, ChannelOut, ChannelPatch, ListOf, Name, Policy
+from api.schemas import ListOf, Name, Policy
 from everhook.notifications.events import RESERVED, is_reserved
 from everhook.publishing import channels_store as channels
 from everhook.storage.tables import Channel

@@ -6,7 +6,8 @@ from typing import Literal, Self
 
 from pydantic import Field
 
-from api.schemas import ApiModel, CircuitOut, status_of
+from api.endpoints.schemas import CircuitOut, status_of
+from api.schemas import ApiModel
 from everhook.contracts import DeadLetterReason
 from everhook.endpoints.store import EndpointView
 from everhook.health.backlog_store import COUNT_AT_MOST, Backlog, Waiting

@@ -9,23 +9,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio.service import RPCError, RPCStatusCode
 
 from api import problem_types, render
+from api.dead_letters.schemas import SignalAccepted
+from api.deliveries.schemas import AttemptOut, DeliveryDetail, DeliveryOut, LiveDelivery
 from api.dependencies import Paging, Principal, Services, ServicesDep, Store, Temporal
-from api.endpoint_choice import chosen_endpoints
+from api.endpoints.choice import chosen_endpoints
 from api.problems import Problem, conflict, invalid, not_found
 from api.query import Several, several
-from api.schemas import (
-    AttemptOut,
-    DeliveryDetail,
-    DeliveryOut,
-    EndpointRef,
-    EventType,
-    Gid,
-    ListOf,
-    LiveDelivery,
-    Moment,
-    Name,
-    SignalAccepted,
-)
+from api.schemas import EndpointRef, EventType, Gid, ListOf, Moment, Name
 from everhook.contracts import TERMINAL_STATUSES, DeliveryState, DeliveryStatus
 from everhook.delivery import (
     attempts_store as delivery_attempts,

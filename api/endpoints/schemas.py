@@ -1,0 +1,191 @@
+"""Endpoints as they are sent and shown."""
+
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+)
+
+from api.schemas import ApiModel, Events, Flag, Integer, Metadata, Name, Number, Policy, Text
+from everhook.circuit.machine import CircuitState, Hold
+from everhook.delivery.body_formats import BodyFormat
+from everhook.egress import TlsExtras
+from everhook.signing.schemes import SignatureScheme, secret_key
+
+MAX_PEM = 32 * 1024
+
+
+MAX_GRACE = timedelta(days=7)
+
+
+DEFAULT_GRACE = timedelta(days=1)
+
+
+def _checked_secret(secret: SecretStr) -> SecretStr:
+    secret_key(secret.get_secret_value())
+    return secret
+
+
+def _checked_pem(pem: str) -> str:
+    if not pem.isascii() or "\0" in pem or not 0 < len(pem) <= MAX_PEM:
+        raise ValueError(f"is PEM: ASCII, {MAX_PEM} characters at most")
+    return pem
+
+
+def _checked_certificates(pem: str) -> str:
+    """Certificates are shown, and kept as they are: a key must not come along."""
+    if "PRIVATE KEY" in _checked_pem(pem):
+        raise ValueError("holds a private key; that belongs in clientKey")
+    return pem
+
+
+def _checked_key(pem: SecretStr) -> SecretStr:
+    _checked_pem(pem.get_secret_value())
+    return pem
+
+
+Pem = Annotated[str, AfterValidator(_checked_certificates)]
+
+
+PemKey = Annotated[SecretStr, AfterValidator(_checked_key)]
+
+
+Secret = Annotated[SecretStr, AfterValidator(_checked_secret)]
+
+
+class Tls(ApiModel):
+    """What an endpoint's TLS needs beyond the usual, in PEM. Given anew it replaces all that was there."""
+
+    ca: Pem | None = Field(None, description="Authorities that are trusted beside the system's.")
+    client_certificate: Pem | None = Field(None, description="Shown to the endpoint; the leaf first.")
+    client_key: PemKey | None = Field(None, description="Its key, not encrypted. Never shown.")
+
+    def extras(self) -> TlsExtras:
+        key = self.client_key.get_secret_value() if self.client_key is not None else None
+        return TlsExtras(self.ca, self.client_certificate, key)
+
+
+class TlsOut(ApiModel):
+    ca: str | None
+    client_certificate: str | None
+
+
+class PublicKeyOut(ApiModel):
+    public_key: str
+    expires_at: datetime | None = Field(description="Null for the current one.")
+
+
+class EndpointSettings(ApiModel):
+    """What can be changed later, too."""
+
+    url: str = Field(examples=["https://hooks.example.com/orders"])
+    description: Text = ""
+    policy: Policy | None = None
+    rate_limit: Number | None = Field(None, gt=0, le=1_000, description="Sends a second at most.")
+    signatures: list[SignatureScheme] = Field(default_factory=lambda: list(SignatureScheme), min_length=1)
+    format: BodyFormat = BodyFormat.ENVELOPE
+    headers: dict[str, str] = Field(default_factory=dict, max_length=20)
+    metadata: Metadata = Field(default_factory=dict)
+    ed25519: Flag = Field(False, description="Sign with Ed25519 too (`v1a`); needs the scheme `standard`.")
+    tls: Tls | None = None
+
+
+class EndpointIn(EndpointSettings):
+    """`channel` and `events` make the first subscription; `events` alone subscribe to the channel `default`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"url": "https://hooks.example.com/", "events": ["invoice.created", "invoice.paid"]}]
+        }
+    )
+
+    channel: Name | None = None
+    events: Events | None = None
+    tenant: Name | None = None
+    secret: Secret | None = Field(
+        None, description="Your own: `whsec_` and 24 to 64 bytes in base64; without it one is made."
+    )
+
+
+class EndpointPatch(ApiModel):
+    """Fields that are absent stay as they are."""
+
+    url: str | None = None
+    description: Text | None = None
+    policy: Policy | None = None
+    rate_limit: Number | None = Field(None, gt=0, le=1_000)
+    signatures: list[SignatureScheme] | None = Field(None, min_length=1)
+    format: BodyFormat | None = None
+    headers: dict[str, str] | None = Field(None, max_length=20)
+    metadata: Metadata | None = None
+    ed25519: Flag | None = None
+    tls: Tls | None = None
+
+
+class CircuitOut(ApiModel):
+    state: CircuitState
+    failures: int = Field(description="Failures in a row.")
+    failing_since: datetime | None
+    until: datetime | None = Field(description="When the cooldown, or the wait for a probe, ends.")
+
+
+class EndpointOut(ApiModel):
+    endpoint_gid: str
+    tenant: str
+    url: str
+    description: str
+    status: Literal["enabled", "paused", "disabled"]
+    status_reason: str
+    circuit: CircuitOut
+    policy: dict[str, Any] | None
+    rate_limit: float | None
+    signatures: list[SignatureScheme]
+    format: BodyFormat
+    headers: dict[str, str]
+    metadata: dict[str, Any]
+    ed25519: bool
+    public_keys: list[PublicKeyOut] = Field(description="For `v1a` signatures, newest first.")
+    tls: TlsOut | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class TestSent(ApiModel):
+    """A message that went to one endpoint alone."""
+
+    message_gid: str
+    delivery_gid: str
+
+
+class EndpointCreated(EndpointOut):
+    subscription_gid: str | None
+    secret: str = Field(description="Shown this once.")
+
+
+class SecretRotation(ApiModel):
+    secret: Secret | None = Field(
+        None, description="Your own: `whsec_` and 24 to 64 bytes in base64; without it one is made."
+    )
+    grace_period_seconds: Integer = Field(
+        int(DEFAULT_GRACE.total_seconds()),
+        ge=0,
+        le=int(MAX_GRACE.total_seconds()),
+        description="How long those before it go on signing.",
+    )
+
+
+class SecretRotated(ApiModel):
+    endpoint_gid: str
+    secret: str = Field(description="Shown this once.")
+    previous_until: datetime | None = Field(description="When the last one before it ends; null where all have.")
+    public_keys: list[PublicKeyOut]
+
+
+def status_of(hold: Hold | None) -> Literal["enabled", "paused", "disabled"]:
+    if hold is Hold.PAUSED:
+        return "paused"
+    return "disabled" if hold is Hold.DISABLED else "enabled"
