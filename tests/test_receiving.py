@@ -543,27 +543,27 @@ async def test_the_example_request_is_signed_with_the_secret_beside_it() -> None
     assert made[:3] == [(name, headers[name]) for name in ("webhook-id", "webhook-timestamp", "webhook-signature")]
 
 
-ANSWERS = {
+RESPONSES = {
     "`2xx`": [classify(200), classify(204)],
     "`5xx`": [classify(500), classify(599)],
-    "no answer (timeout, connection refused or reset, TLS, DNS)": [classify(None, FailureCode.TIMEOUT_TOTAL)],
+    "no response (timeout, connection refused or reset, TLS, DNS)": [classify(None, FailureCode.TIMEOUT_TOTAL)],
     "`429`": [classify(429)],
     "`503` with `Retry-After`": [classify(503)],
     "`3xx`": [classify(301), classify(308)],
     "`410`": [classify(410)],
     "any other `4xx`": [classify(400), classify(401), classify(409)],
 }
-WORDS = {Verdict.DELIVERED: "Delivered", Verdict.RETRY: "Tried again", Verdict.REJECTED: "Given up"}
+WORDS = {Verdict.DELIVERED: "Delivered", Verdict.RETRY: "Retried", Verdict.REJECTED: "Not retried"}
 
 
-async def test_answers_mean_what_the_table_says() -> None:
-    section = PAGE.read_text().split("\n## What your answer means\n")[1].split("\n## ")[0]
+async def test_responses_mean_what_the_table_says() -> None:
+    section = PAGE.read_text().split("\n## What your response means\n")[1].split("\n## ")[0]
     rows = dict(re.findall(r"^\| (.+?) \| (.+) \|$", section, re.MULTILINE)[1:])
-    assert rows.keys() == ANSWERS.keys()
-    for answer, judgements in ANSWERS.items():
-        for judgement in judgements:
-            assert rows[answer].startswith(WORDS[judgement.verdict]), answer
-            assert judgement.gone == ("disabled" in rows[answer])
+    assert rows.keys() == RESPONSES.keys()
+    for response, classifications in RESPONSES.items():
+        for classification in classifications:
+            assert rows[response].startswith(WORDS[classification.verdict]), response
+            assert classification.gone == ("disabled" in rows[response])
 
 
 async def test_the_numbers_are_those_of_the_product() -> None:
@@ -572,14 +572,14 @@ async def test_the_numbers_are_those_of_the_product() -> None:
     for sentence in (
         f"**{policy.timeout // seconds} seconds** in all",
         f"{MAX_TIMEOUT // seconds} seconds at most",
-        f"longer than {Settings.model_fields['express_slow_ms'].default} ms",
-        f"Tried again: {policy.attempts - 1} more times",
+        f"above {Settings.model_fields['express_slow_ms'].default} ms",
+        f"Retried: {policy.attempts - 1} more times",
         f"({MAX_RETRY_AFTER // timedelta(hours=1)} hours at most)",
         f"After {circuit.failure_threshold} failures in a row",
-        f"left alone for {circuit.cooldown // seconds} seconds, then longer, up to {circuit.cooldown_max // minutes} m",
+        f"no requests for {circuit.cooldown // seconds} seconds, then longer, up to {circuit.cooldown_max // minutes} m",
         f"fails for {circuit.disable_after.days} days",
-        f"kept ({KEPT_BODY_BYTES // 1024} KiB)",
-        f"kept for {KEEP_ALIVE // seconds} seconds",
+        f"stored ({KEPT_BODY_BYTES // 1024} KiB)",
+        f"kept open for {KEEP_ALIVE // seconds} seconds",
         f"less than {CONNECT_LIMIT // seconds} seconds",
         f"up to {Settings.model_fields['max_payload_bytes'].default // 1024} KiB",
         f"keep it, {Settings.model_fields['dead_letter_retention_days'].default} days",
