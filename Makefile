@@ -1,12 +1,12 @@
-# Each target sets up .venv by itself, once: all that must be there is make and python3 (3.11 or newer).
+# Each target sets up .venv when needed. Requirements: make and python3 (3.11 or newer).
 #
 #   make dev      the whole of Everhook on this machine; options: make dev ARGS='--port 9000 --no-demo'
 #   make test     the test suite;                        options: make test ARGS='tests/api -k publish'
-#   make check    style, types, import arrows
-#   make bench    the benchmarks; their tables go to bench/RESULTS.md
-#   make bench-production   the same for API, worker, Temporal and PostgreSQL apart (builds Temporal: needs Go)
-#   make lock     renew both locks from pyproject.toml (needs uv)
-#   make clean    remove .venv and caches; the data of `make dev` (.everhook) stays
+#   make check    style, types, import rules
+#   make bench    the benchmarks; they write their tables to bench/RESULTS.md
+#   make bench-production   the same with API, worker, Temporal and PostgreSQL as separate processes (builds Temporal: needs Go)
+#   make lock     update both lock files from pyproject.toml (needs uv)
+#   make clean    remove .venv and caches; keeps the data of `make dev` (.everhook)
 
 PYTHON ?= python3
 ARGS ?=
@@ -45,7 +45,7 @@ bench: $(READY)
 bench-production: $(READY)
 	$(BIN)/python -m bench.production $(ARGS)
 
-# What hashes pin, and nothing else; then this checkout, which needs no more than that.
+# Install exactly the pinned hashes, then this checkout without further dependencies.
 $(READY): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here; Everhook needs Python 3.11 or newer." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
