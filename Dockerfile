@@ -1,4 +1,4 @@
-# One image, two commands: `serve` (the API) and `worker`. `migrate` and `setup` are there as well.
+# One image, two commands: `serve` (the API) and `worker`. It also has `migrate` and `setup`.
 FROM python:3.11-slim-bookworm
 
 ENV PYTHONDONTWRITEBYTECODE=1 \
@@ -7,7 +7,7 @@ ENV PYTHONDONTWRITEBYTECODE=1 \
 
 WORKDIR /app
 
-# Wheels only, each with its hash: nothing is built, and nothing but what the lock names gets in.
+# Wheels only, each with its hash: nothing is built, and only packages from the lock file are installed.
 COPY requirements-runtime.lock ./
 RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes --only-binary :all: \
     --requirement requirements-runtime.lock
@@ -26,13 +26,13 @@ RUN python -m compileall -q . \
 
 USER 10001
 
-# The API listens on all of the container's addresses; what is published of it is the host's decision.
+# The API listens on all addresses of the container; the host decides which ports are published.
 ENV EVERHOOK_HOST=0.0.0.0 \
     EVERHOOK_PORT=8080
 EXPOSE 8080
 
-# For the API: is the process alive? (Restarting it would not mend a database, so this does not ask for /readyz.)
-# Workers listen on no port: switch it off for them.
+# For the API: is the process alive? (A restart would not fix a database, so this does not check /readyz.)
+# Workers listen on no port: disable it for them.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/livez', timeout=4)"]
 

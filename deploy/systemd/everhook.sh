@@ -1,5 +1,5 @@
 #!/bin/sh
-# The command `everhook`, of the checkout in /opt/everhook with its virtual environment: installed as
-# /usr/local/bin/everhook. `-P`: what lies in the current directory is not imported.
+# The command `everhook`: runs the checkout in /opt/everhook with its virtual environment. Install it as
+# /usr/local/bin/everhook. `-P`: do not import modules from the current directory.
 export PYTHONPATH=/opt/everhook
 exec /opt/everhook/.venv/bin/python -P -m cli "$@"

@@ -1,10 +1,10 @@
-"""Print SQL that leaves Temporal's visibility table in PostgreSQL with the indexes that Everhook needs, or with all.
+"""Print SQL that reduces the indexes of Temporal's visibility table in PostgreSQL to those needed, or restores all.
 
     export TEMPORAL_ADDRESS=temporal.internal:7233
     .venv/bin/python deploy/temporal/visibility_indexes.py needed | psql postgresql://…/temporal_visibility
     .venv/bin/python deploy/temporal/visibility_indexes.py all | psql postgresql://…/temporal_visibility
 
-Temporal's schema (visibility 1.14, of server 1.32) has an index for every attribute that anyone might search by, and
+Temporal's schema (visibility 1.14, of server 1.32) has an index for every attribute that can be searched, and
 each workflow writes to all of them. Queries by an attribute without an index still work; they read more rows.
 
 Which column holds a custom attribute differs from cluster to cluster. So `needed` asks Temporal, and keeps the indexes
@@ -40,13 +40,13 @@ KEPT = {
     "by_temporal_namespace_division",
     "by_temporal_scheduled_by_id",
 }
-"""What the UI, schedules and batch operations search by, besides custom attributes."""
+"""Used by the UI, schedules and batch operations, in addition to custom attributes."""
 
 PLAIN = (
     "execution_time", "workflow_id", "status", "history_length", "history_size_bytes", "execution_duration",
     "state_transition_count", "task_queue", "parent_workflow_id", "parent_run_id", "root_workflow_id", "root_run_id",
 )  # fmt: skip
-"""Columns of the server's own, in an index `by_` and their name."""
+"""Columns of the server itself, each with an index named `by_` and its name."""
 
 BTREE = {
     **{f"by_{column}": column for column in PLAIN},
