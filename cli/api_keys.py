@@ -1,4 +1,4 @@
-"""API keys without an API: made, listed and revoked in the database itself, for the first one and in need."""
+"""API keys without the API: create, list and revoke them in the database, for the first key and in emergencies."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,21 +21,21 @@ ALL_AT_ONCE = 10_000
 
 
 async def require_a_key(settings: Settings) -> None:
-    """Raise UsageError where nobody could call: no key in the environment, and none in the database that opens."""
+    """Raise UsageError if there is no valid API key: neither in the environment nor in the database."""
     if settings.dev or settings.api_key is not None:
         return
     async with opened_database(settings) as database:
         try:
             async with database.reading() as session:
-                anybody = await api_keys.has_usable(session)
+                has_key = await api_keys.has_usable(session)
         except Exception as error:
             if is_unavailable(error) and not is_turned_away(error) and not database.is_sqlite:
-                return  # it may be back in a moment; nobody is let in before
+                return  # it may be back soon; until then no call is authenticated
             raise
-    if not anybody:
+    if not has_key:
         raise UsageError(
-            "nobody has a key: make one with `everhook keys create`, "
-            "or set EVERHOOK_API_KEY, an admin's key of 24 characters at least"
+            "there is no API key: create one with `everhook keys create`, "
+            "or set EVERHOOK_API_KEY, an admin key of at least 24 characters"
         )
 
 
@@ -46,7 +46,7 @@ async def create(name: str, scopes: list[str], tenant: str | None, expires_in_da
         owner = await tenants.find_tenant(session, tenant) if tenant is not None else None
         if tenant is not None and owner is None:
             raise UsageError(f"there is no tenant {tenant}")
-        made = await api_keys.create(
+        created = await api_keys.create(
             session,
             name,
             [Scope(scope) for scope in scopes],
@@ -54,8 +54,8 @@ async def create(name: str, scopes: list[str], tenant: str | None, expires_in_da
             expires_at=now() + timedelta(days=expires_in_days) if expires_in_days is not None else None,
             created_by=ACTOR.name,
         )
-        api_keys.audit(session, ACTOR, "api_key.created", made[0])
-        return made
+        api_keys.audit(session, ACTOR, "api_key.created", created[0])
+        return created
 
 
 async def list_all() -> tuple[list[ApiKey], dict[str, str]]:

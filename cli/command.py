@@ -1,7 +1,7 @@
-"""How the client's commands are made: each has the options that say where the API is, `--json`, and examples.
+"""Definition of the client's commands: each has the options of the connection, `--json`, and examples.
 
-A command is a function whose first parameter is a Session. A parameter whose type is a dataclass stands for one option
-a field, so that options that several commands take are written once.
+A command is a function whose first parameter is a Session. A parameter whose type is a dataclass becomes one option
+per field, so that options of several commands are written once.
 """
 
 import functools
@@ -21,7 +21,7 @@ from cli.output import Output
 if TYPE_CHECKING:
     from cli.api_client.client import Api
 
-PANEL = "Where and how"
+PANEL = "Connection and output"
 
 P = ParamSpec("P")
 
@@ -38,12 +38,12 @@ class Connection:
     """The options of every command."""
 
     api_url: Annotated[
-        str | None, typer.Option(help="The API's address; else EVERHOOK_URL.", rich_help_panel=PANEL)
+        str | None, typer.Option(help="The API's address; by default EVERHOOK_URL.", rich_help_panel=PANEL)
     ] = None
     profile: Annotated[
         str | None,
         typer.Option(
-            help="A profile of the config file; else EVERHOOK_PROFILE.",
+            help="A profile of the config file; by default EVERHOOK_PROFILE.",
             rich_help_panel=PANEL,
             autocompletion=profile_names,
         ),
@@ -52,7 +52,7 @@ class Connection:
 
 
 class Session:
-    """What a command works with. The API is looked for, and connected to, once it is needed."""
+    """The target, the API client and the output of one command. The API is located and connected to on first use."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -82,8 +82,8 @@ class Session:
 def command(
     app: typer.Typer, name: str, *, examples: Sequence[str], help: str | None = None
 ) -> Callable[[Callable[Concatenate[Session, P], None]], Callable[..., None]]:
-    """Make a function a command of `app`. `examples` are command lines without the `everhook` at their head; `help` is
-    its docstring, unless given."""
+    """Register a function as a command of `app`. `examples` are command lines without the leading `everhook`; `help` is
+    its docstring by default."""
 
     def make(function: Callable[Concatenate[Session, P], None]) -> Callable[..., None]:
         groups, parameters = _options(function)
@@ -108,16 +108,16 @@ def command(
 
 
 def _check_numbers(given: dict[str, Any]) -> None:
-    """`nan` and `inf` pass the bounds of options, and nothing else that they are given to."""
+    """Reject `nan` and `inf`: they pass the bounds of options, and fail everywhere else."""
     for name, value in given.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise UsageError(f"--{name.replace('_', '-')} is a number, not {value}")
+            raise UsageError(f"--{name.replace('_', '-')} must be a number, not {value}")
         if is_dataclass(value) and not isinstance(value, type):
             _check_numbers(vars(value))
 
 
 def _options(function: Callable[..., None]) -> tuple[dict[str, type[Any]], list[inspect.Parameter]]:
-    """The groups among the parameters behind the first, and all parameters with the groups spread out."""
+    """The dataclass parameters after the first, and all parameters with these expanded into their fields."""
     groups: dict[str, type[Any]] = {}
     parameters: list[inspect.Parameter] = []
     _, *own = inspect.signature(function).parameters.values()
@@ -136,7 +136,7 @@ def _option(field: "Field[Any]") -> inspect.Parameter:
 
 
 def flowing(docstring: str) -> str:
-    """Paragraphs without the line breaks of the source, which fit no terminal."""
+    """Paragraphs without the line breaks of the source, so that the terminal wraps them."""
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in docstring.split("\n\n"))
 
 

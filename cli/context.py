@@ -1,4 +1,4 @@
-"""Settings and the database, for one command."""
+"""Settings and the database for one command."""
 
 import sqlite3
 from collections.abc import AsyncIterator
@@ -26,22 +26,22 @@ def load_settings(**overrides: Any) -> "Settings":
 
 
 def require_temporal_options() -> None:
-    """Raise ConfigurationError, naming a wrong `TEMPORAL_…` variable: later it would be a traceback or a wait."""
+    """Raise ConfigurationError for an invalid `TEMPORAL_…` variable, which would later be a traceback or a wait."""
     from everhook.temporal.options import connect_options
 
     connect_options()
 
 
 def load_settings_here() -> "Settings":
-    """The same for commands that look at a running Everhook: where the environment does not say which, the
-    `everhook dev` of this directory."""
+    """Settings for commands that inspect a running Everhook: unless the environment is set, those of the
+    `everhook dev` that runs in this directory."""
     adopt_environment()
     return load_settings()
 
 
 @asynccontextmanager
 async def opened_database(settings: "Settings") -> "AsyncIterator[Database]":
-    """The database of the settings, for one command. Raises UsageError where it cannot be used."""
+    """The database of the settings, for one command. Raises UsageError if it cannot be used."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from everhook.storage.engine import Database, reason
@@ -63,7 +63,7 @@ async def opened_database(settings: "Settings") -> "AsyncIterator[Database]":
 
 
 def _require_file(file: str | None) -> None:
-    """Looked at first: where the driver cannot open a file, its thread may outlive the event loop, and end in a
+    """Check the file first: if the driver cannot open it, its thread may outlive the event loop and end in a
     traceback."""
     if not file or file == ":memory:":
         return

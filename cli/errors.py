@@ -1,13 +1,13 @@
-"""How commands end when they fail: one line for people, and an exit status."""
+"""Errors of commands: one line for people, and an exit status."""
 
 
 class CommandError(Exception):
-    """Ends a command. The text says what is wrong, and what to do; `status` is the exit status."""
+    """Ends a command. The text says what is wrong and what to do; `status` is the exit status."""
 
     status = 1
 
 
 class UsageError(CommandError):
-    """The command was called wrongly, or what it needs around it is not there."""
+    """The command was called wrongly, or its environment lacks something."""
 
     status = 2

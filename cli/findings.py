@@ -1,4 +1,4 @@
-"""What `everhook status` and `everhook doctor` report: findings, each ok, worth attention, or wrong."""
+"""Findings of `everhook status` and `everhook doctor`: each is ok, a warning, wrong, or skipped."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -33,24 +33,24 @@ _MARKS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """`detail` says what was seen, `mend` what to do about it."""
+    """`detail` says what was found, `fix` what to do about it."""
 
     name: str
     level: Severity
     detail: str
-    mend: str = ""
+    fix: str = ""
 
 
 def ok(name: str, detail: str) -> Finding:
     return Finding(name, Severity.OK, detail)
 
 
-def warning(name: str, detail: str, mend: str = "") -> Finding:
-    return Finding(name, Severity.WARNING, detail, mend)
+def warning(name: str, detail: str, fix: str = "") -> Finding:
+    return Finding(name, Severity.WARNING, detail, fix)
 
 
-def wrong(name: str, detail: str, mend: str = "") -> Finding:
-    return Finding(name, Severity.WRONG, detail, mend)
+def wrong(name: str, detail: str, fix: str = "") -> Finding:
+    return Finding(name, Severity.WRONG, detail, fix)
 
 
 def skipped(name: str, why: str) -> Finding:
@@ -60,13 +60,13 @@ def skipped(name: str, why: str) -> Finding:
 def draw(finding: Finding) -> RenderableType:
     mark, style = _MARKS[finding.level]
     head = Text.assemble((f"{mark} ", style), (f"{finding.name:<{NAME_WIDTH}}", "bold"), printable(finding.detail))
-    if not finding.mend:
+    if not finding.fix:
         return head
-    return Group(head, Text(f"  {'':<{NAME_WIDTH}}→ {printable(finding.mend)}", style="cyan"))
+    return Group(head, Text(f"  {'':<{NAME_WIDTH}}→ {printable(finding.fix)}", style="cyan"))
 
 
 def conclude(out: Output, findings: Sequence[Finding], **more: Any) -> None:
-    """The last line, or the JSON document; exit status 1 where something is wrong."""
+    """Print the last line or the JSON document; exit with status 1 if something is wrong."""
     wrong_ones = [finding for finding in findings if finding.level is Severity.WRONG]
     warnings = [finding for finding in findings if finding.level is Severity.WARNING]
     if out.as_json:
@@ -79,8 +79,12 @@ def conclude(out: Output, findings: Sequence[Finding], **more: Any) -> None:
 
 def _sum(wrong_ones: int, warnings: int) -> Text:
     if wrong_ones:
-        rest = f", {warnings} to look at" if warnings else ""
+        rest = f", {_warnings(warnings)}" if warnings else ""
         return Text(f"{wrong_ones} wrong{rest}.", style="bold red")
     if warnings:
-        return Text(f"It works; {warnings} to look at.", style="yellow")
-    return Text("All is well.", style="bold green")
+        return Text(f"It works, with {_warnings(warnings)}.", style="yellow")
+    return Text("Everything is healthy.", style="bold green")
+
+
+def _warnings(count: int) -> str:
+    return f"{count} warning" if count == 1 else f"{count} warnings"

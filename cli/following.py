@@ -1,4 +1,4 @@
-"""Waiting for deliveries, and showing one with its attempts."""
+"""Wait for deliveries, and show one with its attempts."""
 
 import time
 from collections.abc import Sequence
@@ -9,24 +9,24 @@ from rich.text import Text
 
 from cli.api_client.client import Api
 from cli.api_client.shapes import Attempt, DeliveryDetail
-from cli.formatting import age, answer, clock, when
+from cli.formatting import age, clock, response, when
 from cli.output import lines, pairs
 from cli.terminal_states import state
 from cli.terminal_text import printable
 
 POLL_S = 0.2
-AT_REST = ("delivered", "dead_lettered", "discarded")
+TERMINAL = ("delivered", "dead_lettered", "discarded")
 
 FAILED = 1
 
 
-def at_rest(api: Api, gid: str, patience_s: float, *, first_attempt: bool = False) -> DeliveryDetail:
-    """The delivery once it needs nothing more of us (or has an attempt, or is parked); or as it is when time is up."""
+def wait_for_end(api: Api, gid: str, patience_s: float, *, first_attempt: bool = False) -> DeliveryDetail:
+    """The delivery when it has ended (or has an attempt, or is parked), or as it is after `patience_s`."""
     deadline = time.monotonic() + patience_s
     while True:
         delivery = api.delivery(gid)
-        settled = delivery["status"] in AT_REST
-        if settled or (first_attempt and (delivery["attempts"] or delivery["status"] == "parked")):
+        is_terminal = delivery["status"] in TERMINAL
+        if is_terminal or (first_attempt and (delivery["attempts"] or delivery["status"] == "parked")):
             return delivery
         if time.monotonic() >= deadline:
             return delivery
@@ -34,13 +34,13 @@ def at_rest(api: Api, gid: str, patience_s: float, *, first_attempt: bool = Fals
 
 
 def conclude(deliveries: Sequence[DeliveryDetail]) -> None:
-    """Exit status 1 unless all was delivered."""
+    """Exit with status 1 unless all were delivered."""
     if any(delivery["status"] != "delivered" for delivery in deliveries):
         raise typer.Exit(FAILED)
 
 
 def show_delivery(delivery: DeliveryDetail) -> RenderableType:
-    """A delivery with every attempt and what was answered."""
+    """A delivery with every attempt and its response."""
     card = pairs(
         [
             ("delivery", delivery["deliveryGid"]),
@@ -75,7 +75,7 @@ def _attempt(attempt: Attempt) -> list[RenderableType]:
         ("\n" + clock(attempt["startedAt"]), "dim"),
         f"  {round_}attempt {attempt['number']}  ",
         state(attempt["verdict"]),
-        f"  {printable(answer(attempt))}",
+        f"  {printable(response(attempt))}",
         (f"  {attempt['durationMs']:,} ms  {printable(attempt['peerAddress'] or '')}", "dim"),
     )
     parts: list[RenderableType] = [head, lines(attempt["url"], style="dim")]

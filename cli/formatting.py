@@ -1,4 +1,4 @@
-"""Moments and responses as people read them."""
+"""Format times and responses for people."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -19,8 +19,8 @@ def age(moment: str | None) -> str:
 
 
 def seen(minute: str) -> str:
-    """`within a minute`, `3 min ago`: of something that is counted by the minute. `minute` is the one that it was in,
-    so the seconds since its beginning say nothing."""
+    """`within a minute`, `3 min ago`: for something that is counted by the minute. `minute` is the start of the minute,
+    so the seconds since then mean nothing."""
     minutes = (datetime.now(UTC) - parse_moment(minute)) // timedelta(minutes=1)
     if minutes < 1:
         return "within a minute"
@@ -28,7 +28,7 @@ def seen(minute: str) -> str:
 
 
 def when(moment: str | None) -> str:
-    """`2026-01-31 12:00:00 UTC (3 min ago)`, in the zone of this machine."""
+    """`2026-01-31 12:00:00 UTC (3 min ago)`, in this machine's time zone."""
     if moment is None:
         return ""
     return f"{parse_moment(moment).astimezone():%Y-%m-%d %H:%M:%S %Z} ({age(moment)})"
@@ -39,11 +39,11 @@ def clock(moment: str | None) -> str:
     return f"{at.astimezone():%H:%M:%S}"
 
 
-def last_answer(delivery: Delivery) -> str:
+def last_response(delivery: Delivery) -> str:
     code = delivery["lastStatusCode"]
     return str(code) if code is not None else delivery["lastError"] or ""
 
 
-def answer(attempt: Attempt) -> str:
+def response(attempt: Attempt) -> str:
     code = attempt["statusCode"]
-    return str(code) if code is not None else attempt["error"] or "no answer"
+    return str(code) if code is not None else attempt["error"] or "no response"

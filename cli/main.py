@@ -1,4 +1,4 @@
-"""The command line: what each command is and takes. What it does is imported once it is run: `--help` is quick."""
+"""The command line: its commands and options. Commands import what they need when they run: `--help` is fast."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ from everhook.errors import ConfigurationError
 INTERRUPTED = 130
 
 RUN = "Run it"
-"""The panel of `--help` for what runs Everhook, beside what uses it."""
+"""The panel of `--help` for commands that run Everhook; the others use it."""
 
 app = typer.Typer(
     name="everhook",
@@ -48,8 +48,8 @@ class WorkerRole(StrEnum):
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run a command and leave without finalising the interpreter: the Temporal SDK's threads may abort it on the way
-    out (temporalio/sdk-python#300), behind a run in which all was well."""
+    """Run a command and exit without finalising the interpreter: the Temporal SDK's threads may abort the process
+    during finalisation (temporalio/sdk-python#300), after a successful run."""
     os._exit(_status_of(lambda: _run_and_flush(arguments)))
 
 
@@ -72,7 +72,7 @@ def _run(arguments: list[str] | None) -> int:
 
 
 def _status_of(what: Callable[[], int]) -> int:
-    """The exit status of what was done, with a line on standard error if it failed."""
+    """Run `what`; returns the exit status, and prints a line on standard error if it failed."""
     try:
         return what()
     except typer.Exit as error:
@@ -82,12 +82,12 @@ def _status_of(what: Callable[[], int]) -> int:
     except BrokenPipeError:
         return streams.BROKEN_PIPE_STATUS
     except CommandError as error:
-        return _told(error)
+        return _report(error)
     except ConfigurationError as error:
-        return _told(UsageError(str(error)))
+        return _report(UsageError(str(error)))
     except Exception as error:
         if isinstance(error, OSError) and (explained := streams.explained(error)) is not None:
-            return _told(explained)
+            return _report(explained)
         if (show := getattr(error, "show", None)) is not None:  # click's usage errors
             show()
             return UsageError.status
@@ -95,15 +95,15 @@ def _status_of(what: Callable[[], int]) -> int:
         return 1
 
 
-def _told(error: CommandError) -> int:
-    told = escape("\n".join(printable_lines(str(error))))
-    errors.print(f"[bold red]everhook:[/] {told}", highlight=False, emoji=False, soft_wrap=True)
+def _report(error: CommandError) -> int:
+    text = escape("\n".join(printable_lines(str(error))))
+    errors.print(f"[bold red]everhook:[/] {text}", highlight=False, emoji=False, soft_wrap=True)
     return error.status
 
 
 @app.command(rich_help_panel=RUN, epilog=epilog(["migrate"]))
 def migrate() -> None:
-    """Bring the database (EVERHOOK_DATABASE_URL) to this version's schema."""
+    """Migrate the database (EVERHOOK_DATABASE_URL) to this version's schema."""
     from everhook.storage.engine import is_unavailable, reason
     from everhook.storage.migrate import migrate as upgrade
 
@@ -119,7 +119,7 @@ def migrate() -> None:
 
 @app.command(rich_help_panel=RUN, epilog=epilog(["setup"]))
 def setup() -> None:
-    """Make what Everhook needs in Temporal: namespace, search attributes, schedules, queue limits. Idempotent."""
+    """Create what Everhook needs in Temporal: namespace, search attributes, schedules, queue limits. Idempotent."""
     from temporalio.service import RPCError
 
     from everhook.temporal.client import connect
@@ -136,7 +136,7 @@ def setup() -> None:
         try:
             await provision(client, settings, lambda line: console.print(line, highlight=False))
         except RPCError as error:
-            raise UsageError(f"Temporal refuses: {error}; `everhook doctor` says what is there") from error
+            raise UsageError(f"Temporal rejects the call: {error}; `everhook doctor` shows what exists") from error
 
     asyncio.run(run())
 
@@ -149,12 +149,12 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     worker: Annotated[bool, typer.Option("--worker", help="Also run a worker in each process.")] = False,
     send: Annotated[
-        bool, typer.Option(help="Make first attempts from here (EVERHOOK_EXPRESS); else workers send everything.")
+        bool, typer.Option(help="Make first attempts in this process (EVERHOOK_EXPRESS). Otherwise workers do.")
     ] = True,
-    processes: Annotated[int, typer.Option(min=1, help="Processes on this port; each uses one core.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Number of processes on this port; each uses one core.")] = 1,
     listen_fds: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Run the API, until SIGTERM or Ctrl-C; requests and attempts under way are finished first."""
+    """Run the API until SIGTERM or Ctrl-C. Requests and attempts in flight are finished first."""
     from cli import supervisor
     from cli.api_keys import require_a_key
     from everhook import event_loop
@@ -174,7 +174,7 @@ def serve(
         port if port is not None else settings.port,
         option="--host, --port (EVERHOOK_HOST, EVERHOOK_PORT)",
     )
-    # What is wrong with any of these is one line here, and a traceback within.
+    # Check these first: here an error is one line, and later it would be a traceback.
     KeyRing.from_settings(settings)
     asyncio.run(require_a_key(settings))
     issuer_name(settings)
@@ -200,11 +200,11 @@ def serve(
 
 @app.command(rich_help_panel=RUN, epilog=epilog(["worker", "worker --role sends"]))
 def worker(
-    role: Annotated[WorkerRole, typer.Option(help="What this process does; `sends` needs its own way out.")] = (
+    role: Annotated[WorkerRole, typer.Option(help="What this process does; `sends` needs access to endpoints.")] = (
         WorkerRole.ALL
     ),
 ) -> None:
-    """Run a worker, until SIGTERM or Ctrl-C; attempts in flight are finished first."""
+    """Run a worker until SIGTERM or Ctrl-C. Attempts in flight are finished first."""
     from everhook import event_loop
     from everhook.observability.logging import configure_logging
     from everhook.observability.metrics_page import require_metrics_port
@@ -224,16 +224,16 @@ def worker(
 
 @app.command(rich_help_panel=RUN, epilog=epilog(["dev", "dev --data-dir /tmp/everhook --port 9080 --no-demo"]))
 def dev(
-    data_dir: Annotated[Path, typer.Option(help="Where databases, the API key and the master key are kept.")] = Path(
+    data_dir: Annotated[Path, typer.Option(help="Directory of the databases, the API key and the master key.")] = Path(
         ".everhook"
     ),
-    host: Annotated[str, typer.Option(help="Address everything listens on.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address that everything listens on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API.")] = 8080,
     temporal_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Temporal.")] = 7233,
     temporal_ui_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the Temporal UI.")] = 8233,
-    demo: Annotated[bool, typer.Option(help="Run a small demo: a receiver, and messages of each fate.")] = True,
+    demo: Annotated[bool, typer.Option(help="Run a small demo: a receiver, and messages with each outcome.")] = True,
     api_key: Annotated[
-        str | None, typer.Option(help="The API key; else made once and kept in the data directory.")
+        str | None, typer.Option(help="The API key; by default generated once and kept in the data directory.")
     ] = None,
 ) -> None:
     """Run everything on this machine: Temporal with its UI, database, worker, API, and a small demo."""

@@ -1,4 +1,4 @@
-"""Options that several commands take, and how what is given becomes a part of a request."""
+"""Options that several commands share, and their conversion to parts of a request."""
 
 import json
 from dataclasses import dataclass
@@ -13,42 +13,42 @@ DEFAULT_LIMIT = 50
 STDIN = Path("-")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
-Limit = Annotated[int, typer.Option(min=1, help="How many at most.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Limit = Annotated[int, typer.Option(min=1, help="Maximum number of entries.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 Tenant = Annotated[str | None, typer.Option(help="A tenant, by name or gid.")]
-_AGAIN = "; may be given again, for any of several."
+_AGAIN = "; can be repeated to match any of several."
 Tenants = Annotated[list[str] | None, typer.Option("--tenant", help=f"A tenant, by name or gid{_AGAIN}")]
 ChannelNames = Annotated[list[str] | None, typer.Option("--channel", help=f"A channel, by name{_AGAIN}")]
 EndpointRefs = Annotated[
     list[str] | None,
     typer.Option(
         "--endpoint",
-        help=f"An endpoint: its gid (ep_…), or a part of its URL or description that no other has{_AGAIN}",
+        help=f"An endpoint: its gid (ep_…), or a unique part of its URL or description{_AGAIN}",
     ),
 ]
 EventTypes = Annotated[list[str] | None, typer.Option("--type", help=f"An event type, such as order.created{_AGAIN}")]
 EventType = Annotated[str | None, typer.Option(help="An event type, such as order.created.")]
 Events = Annotated[
-    list[str] | None, typer.Option("--event", help="A pattern of event types, such as order.*; may be given again.")
+    list[str] | None, typer.Option("--event", help="A pattern of event types, such as order.*; can be repeated.")
 ]
-Since = Annotated[str | None, typer.Option(help="From this moment on, such as 2026-01-31T12:00:00Z.")]
-Until = Annotated[str | None, typer.Option(help="Before this moment.")]
-Why = Annotated[str, typer.Option(help="Why; it goes on record.")]
+Since = Annotated[str | None, typer.Option(help="At or after this time, such as 2026-01-31T12:00:00Z.")]
+Until = Annotated[str | None, typer.Option(help="Before this time.")]
+Why = Annotated[str, typer.Option(help="The reason; it is recorded.")]
 
 
 @dataclass(frozen=True)
 class PolicyOptions:
-    """A delivery policy: one of the presets, or JSON as the API takes it."""
+    """A delivery policy: one of the presets, or JSON as in the API."""
 
-    preset: Annotated[
-        Literal["documented", "patient", "brisk"] | None, typer.Option(help="A schedule that is ready-made.")
-    ] = None
+    preset: Annotated[Literal["documented", "patient", "brisk"] | None, typer.Option(help="A predefined schedule.")] = (
+        None
+    )
     policy: Annotated[
         str | None, typer.Option(help='A policy as JSON, such as {"delaysSeconds": [1, 60], "timeoutSeconds": 5}.')
     ] = None
 
     def given(self) -> dict[str, Any]:
-        """The field of a request: nothing, where nothing was given."""
+        """The `policy` field of a request; empty if no option was given."""
         if self.preset is not None and self.policy is not None:
             raise UsageError("--preset and --policy: give one of them")
         if self.preset is not None:
@@ -60,13 +60,13 @@ def json_value(option: str, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{option} is no JSON: {error}") from error
+        raise UsageError(f"{option} is not JSON: {error}") from error
 
 
 def json_object(option: str, text: str) -> dict[str, Any]:
     value = json_value(option, text)
     if not isinstance(value, dict):
-        raise UsageError(f"{option} is a JSON object, in {{…}}")
+        raise UsageError(f"{option} must be a JSON object, in {{…}}")
     return value
 
 
@@ -82,11 +82,11 @@ def read_text(option: str, file: Path) -> str:
     try:
         return read_file(option, file).decode()
     except UnicodeDecodeError as error:
-        raise UsageError(f"{option}: {file} is no text in UTF-8") from error
+        raise UsageError(f"{option}: {file} is not text in UTF-8") from error
 
 
 def changed(body: dict[str, Any]) -> dict[str, Any]:
-    """Refuse an update that updates nothing."""
+    """The body of an update. Raises UsageError if it is empty."""
     if not body:
         raise UsageError("nothing to change: give at least one option; --help lists them")
     return body

@@ -1,7 +1,7 @@
-"""What commands print: tables for people, JSON for programs, and what is neither on standard error.
+"""Output of commands: tables for people or JSON for programs on standard output, everything else on standard error.
 
-What comes from the API may be strangers' text. It is printed without markup and without what a terminal would obey,
-and as JSON in ASCII.
+Text from the API is untrusted. It is printed without markup and control characters, and
+as JSON in ASCII.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 Document = TypeVar("Document")
 
 WIDE = 110
-"""From so many columns on, tables show all that they have."""
+"""Terminal width from which tables show all their columns."""
 
-WHOLE = ("delivery", "endpoint", "subscription", "status", "state", "answer", "age")
-"""Columns that are never broken: gids are there to be copied."""
+WHOLE = ("delivery", "endpoint", "subscription", "status", "state", "response", "age")
+"""Columns that are never wrapped, so that gids can be copied."""
 
 PATIENCE_S = 1.0
-"""What takes longer shows that it is under way."""
+"""Operations that take longer show a spinner."""
 
 
 class Output:
@@ -43,49 +43,49 @@ class Output:
         self.aside = _console(stderr=True)
 
     def show(self, document: Document, view: Callable[[Document], RenderableType]) -> None:
-        """One document: as JSON, or as `view` draws it."""
+        """Print one document: as JSON, or as rendered by `view`."""
         if self.as_json:
             self.json(document)
         else:
-            self.print(view(harmless(document)))
+            self.print(view(sanitized(document)))
 
     def show_text(self, text: str, view: Callable[[Any], RenderableType]) -> None:
-        """An answer that holds a payload: as JSON it keeps the very numbers and the repeated keys."""
+        """Print a response that holds a payload: as JSON it keeps numbers and repeated keys unchanged."""
         if self.as_json:
             self.raw_json(text)
         else:
             self.show(parsed(text), view)
 
     def json(self, document: Any) -> None:
-        """One line of JSON."""
+        """Print one line of JSON."""
         self.raw_json(json.dumps(document))
 
     def raw_json(self, text: str) -> None:
-        """JSON as the API wrote it, in ASCII."""
+        """Print JSON as the API wrote it, escaped to ASCII."""
         sys.stdout.write("".join(char if " " <= char <= "~" else _escaped(char) for char in text) + "\n")
         sys.stdout.flush()
 
     def print(self, what: RenderableType) -> None:
-        """For people only."""
+        """Print for people only; nothing with --json."""
         if not self.as_json:
             self.console.print(lines(what, indent="") if isinstance(what, str) else what)
 
     def note(self, line: str, style: str = "dim") -> None:
-        """An aside, on standard error."""
+        """Print a note on standard error."""
         self.aside.print(Text(printable(line), style=style))
 
     def confirm(self, question: str, *, yes: bool) -> None:
-        """Go on only if the person says so. Nobody is asked where nobody is there."""
+        """Continue only after a confirmation. Raises UsageError if standard input is not a terminal."""
         if yes:
             return
         if not sys.stdin.isatty():
-            raise UsageError(f"{question} Say so with --yes: there is nobody to ask.")
+            raise UsageError(f"{question} Confirm with --yes: standard input is not a terminal.")
         if not typer.confirm(printable(question), err=True):
             raise CommandError("nothing was changed")
 
     @contextlib.contextmanager
     def busy(self, doing: str) -> Iterator[None]:
-        """A sign of life, once something takes its time. On a terminal only."""
+        """A spinner for something that takes longer. On a terminal only."""
         if not self.aside.is_terminal:
             yield
             return
@@ -107,12 +107,12 @@ class Output:
         return Progress(*columns, console=self.aside, transient=False, disable=not self.aside.is_terminal)
 
     def table(self, *columns: str, wide: Sequence[str] = ()) -> "Rows":
-        """A table with these columns; those in `wide` are left out where the terminal is narrow."""
+        """A table with these columns; those in `wide` are left out on a narrow terminal."""
         return Rows([name for name in columns if self.console.width >= WIDE or name not in wide])
 
 
 class Rows:
-    """A table of texts from anywhere."""
+    """A table of untrusted texts."""
 
     def __init__(self, columns: Sequence[str]) -> None:
         self._columns = columns
@@ -121,24 +121,24 @@ class Rows:
             self.table.add_column(name, overflow="fold", no_wrap=name in WHOLE)
 
     def add(self, **cells: "str | Text") -> None:
-        """A row, by column; what is not shown may be given all the same."""
+        """Add a row, by column; cells of columns that are not shown are ignored."""
         self.table.add_row(*(_cell(cells.get(name.replace(" ", "_"), "")) for name in self._columns))
 
 
-def harmless(value: Document) -> Document:
-    """The same with every text in it made fit to be printed, its line breaks kept."""
-    made: Any = value
+def sanitized(value: Document) -> Document:
+    """The same document with every text made printable; line breaks are kept."""
+    safe: Any = value
     if isinstance(value, str):
-        made = "\n".join(printable_lines(value))
+        safe = "\n".join(printable_lines(value))
     elif isinstance(value, dict):
-        made = {harmless(name): harmless(item) for name, item in value.items()}
+        safe = {sanitized(name): sanitized(item) for name, item in value.items()}
     elif isinstance(value, list):
-        made = [harmless(item) for item in value]
-    return cast(Document, made)
+        safe = [sanitized(item) for item in value]
+    return cast(Document, safe)
 
 
 def pairs(rows: Sequence[tuple[str, "str | Text | None"]]) -> Table:
-    """Names and values, one a line. What is None or empty is left out."""
+    """Names and values, one per line. Empty values and None are left out."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -149,7 +149,7 @@ def pairs(rows: Sequence[tuple[str, "str | Text | None"]]) -> Table:
 
 
 def lines(text: str, indent: str = "  ", style: str = "") -> Text:
-    """A text of several lines from a stranger, indented."""
+    """An untrusted text of several lines, indented."""
     return Text("\n".join(indent + line for line in printable_lines(text)), style=style)
 
 
@@ -163,7 +163,7 @@ def _cell(value: "str | Text") -> Text:
 
 
 def _console(*, stderr: bool) -> Console:
-    """Where nobody looks at a terminal nothing is cut or wrapped."""
+    """A console that cuts and wraps nothing unless it is a terminal."""
     console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 10_000

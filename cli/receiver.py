@@ -1,4 +1,4 @@
-"""The local receiver behind `everhook receive` and `everhook simulate`: an ASGI application that answers as told."""
+"""The local receiver of `everhook receive` and `everhook simulate`: an ASGI application with planned responses."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ UNAUTHORIZED = 401
 
 @dataclass(frozen=True)
 class Arrival:
-    """A request and what was made of it. `verification` is None where there was no secret to check with."""
+    """A request and the response to it. `verification` is None if there is no secret."""
 
     method: str
     path: str
@@ -36,29 +36,29 @@ class Arrival:
 
 
 @dataclass
-class Answers:
-    """Statuses to answer with in order, of which the last repeats; each message goes through them by itself."""
+class ResponsePlan:
+    """Statuses of the responses in order, of which the last repeats; each message starts with the first."""
 
     statuses: Sequence[int]
     delay_s: float = 0.0
-    _made: OrderedDict[str, int] = field(default_factory=OrderedDict)
+    _requests: OrderedDict[str, int] = field(default_factory=OrderedDict)
 
     def next(self, message_gid: str) -> tuple[int, int]:
-        """The number of this request of its message, from 1 on, and the status that it gets."""
-        number = self._made.pop(message_gid, 0) + 1
-        self._made[message_gid] = number
-        if len(self._made) > REMEMBERED:
-            self._made.popitem(last=False)
+        """The number of this request for its message, from 1, and the status of its response."""
+        number = self._requests.pop(message_gid, 0) + 1
+        self._requests[message_gid] = number
+        if len(self._requests) > REMEMBERED:
+            self._requests.popitem(last=False)
         return number, self.statuses[min(number, len(self.statuses)) - 1]
 
 
 class Receiver:
-    """Answers 401 to what is not signed with one of the secrets, as receivers should; else what `answers` says."""
+    """Responds with 401 to requests that are not signed with one of the secrets, otherwise as `responses` says."""
 
-    def __init__(self, answers: Answers, secrets: Sequence[str], tell: Callable[[Arrival], None]) -> None:
-        self._answers = answers
+    def __init__(self, responses: ResponsePlan, secrets: Sequence[str], on_arrival: Callable[[Arrival], None]) -> None:
+        self._responses = responses
         self.secrets = list(secrets)
-        self._tell = tell
+        self._on_arrival = on_arrival
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -66,16 +66,16 @@ class Receiver:
         body = await _body(receive)
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         checked = verify(headers, body, self.secrets) if self.secrets else None
-        number, status = self._answers.next(headers.get("webhook-id", headers.get("x-idempotency-key", "")))
+        number, status = self._responses.next(headers.get("webhook-id", headers.get("x-idempotency-key", "")))
         if checked is not None and not checked.is_genuine:
             status = UNAUTHORIZED
-        self._tell(Arrival(scope["method"], scope["path"], headers, body, number, checked, status))
-        await asyncio.sleep(self._answers.delay_s)
-        await _answer(send, status)
+        self._on_arrival(Arrival(scope["method"], scope["path"], headers, body, number, checked, status))
+        await asyncio.sleep(self._responses.delay_s)
+        await _respond(send, status)
 
 
 async def _body(receive: Any) -> bytes:
-    """What is beyond the limit is read and forgotten."""
+    """Read the body; bytes beyond the limit are discarded."""
     body = bytearray()
     while True:
         message = await receive()
@@ -85,7 +85,7 @@ async def _body(receive: Any) -> bytes:
             return bytes(body[:MAX_BODY_BYTES])
 
 
-async def _answer(send: Any, status: int) -> None:
+async def _respond(send: Any, status: int) -> None:
     content = json.dumps({"from": "everhook receive", "status": status}).encode()
     if status in (204, 304):
         content = b""

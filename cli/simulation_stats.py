@@ -1,4 +1,4 @@
-"""What a simulation has seen so far, and how it looks."""
+"""The results of a simulation so far, and their display."""
 
 import time
 from collections import Counter
@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from cli.following import AT_REST
+from cli.following import TERMINAL
 from cli.output import pairs
 from cli.terminal_states import state
 from cli.terminal_text import printable
@@ -17,15 +17,15 @@ from cli.terminal_text import printable
 
 @dataclass
 class SimulationStats:
-    """What has happened so far. Latency is from the call of publish to the arrival of the first request.
+    """Counts and times. Latency is from the publish call to the arrival of the first request.
 
-    Without `receives` the requests go to receivers of others, and nothing is known of arrivals.
+    Without `receives` the requests go to other receivers, and arrivals are unknown.
     """
 
     receives: bool = True
     began: float = field(default_factory=time.monotonic)
     ended: float | None = None
-    """When the last was published."""
+    """When the last message was published."""
     published: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     published_at: dict[str, float] = field(default_factory=dict)
@@ -33,11 +33,11 @@ class SimulationStats:
     requests: int = 0
     forged: int = 0
     statuses: dict[str, str] = field(default_factory=dict)
-    """Of each delivery."""
+    """The status of each delivery."""
 
     @property
     def seconds(self) -> float:
-        """How long was published for."""
+        """Duration of the publishing."""
         return max((self.ended or time.monotonic()) - self.began, 0.001)
 
     @property
@@ -46,7 +46,7 @@ class SimulationStats:
 
     @property
     def open(self) -> list[str]:
-        return [gid for gid, status in self.statuses.items() if status not in AT_REST]
+        return [gid for gid, status in self.statuses.items() if status not in TERMINAL]
 
     @property
     def all_delivered(self) -> bool:
@@ -76,40 +76,40 @@ class SimulationStats:
 _PERCENTILES = {"p50": 0.5, "p95": 0.95, "max": 1.0}
 
 
-def picture(tally: SimulationStats) -> RenderableType:
+def picture(stats: SimulationStats) -> RenderableType:
     rows: list[tuple[str, str | Text | None]] = [
-        ("published", f"{tally.published:,}  ({tally.published / tally.seconds:,.1f} a second)"),
-        ("refused", _refused(tally)),
-        ("arrived", f"{len(tally.arrived_at):,} messages in {tally.requests:,} requests" if tally.requests else None),
-        ("forged", f"{tally.forged:,} requests were not signed as they should be" if tally.forged else None),
-        ("latency", _latency(tally)),
+        ("published", f"{stats.published:,}  ({stats.published / stats.seconds:,.1f} a second)"),
+        ("refused", _refused(stats)),
+        ("arrived", f"{len(stats.arrived_at):,} messages in {stats.requests:,} requests" if stats.requests else None),
+        ("forged", f"{stats.forged:,} requests had no valid signature" if stats.forged else None),
+        ("latency", _latency(stats)),
     ]
-    counts = tally.outcomes
+    counts = stats.outcomes
     rows += [("deliveries" if n == 0 else "", _outcome(s, counts[s])) for n, s in enumerate(sorted(counts))]
     return pairs(rows)
 
 
-def line(tally: SimulationStats) -> Text:
-    outcomes = ", ".join(f"{count:,} {status}" for status, count in sorted(tally.outcomes.items()))
-    latency = f"; {_latency(tally)}" if tally.arrived_at else ""
-    arrived = f", {len(tally.arrived_at):,} arrived" if tally.receives else ""
-    return Text(f"{tally.published:,} published{arrived}; {outcomes or 'none'}{latency}")
+def line(stats: SimulationStats) -> Text:
+    outcomes = ", ".join(f"{count:,} {status}" for status, count in sorted(stats.outcomes.items()))
+    latency = f"; {_latency(stats)}" if stats.arrived_at else ""
+    arrived = f", {len(stats.arrived_at):,} arrived" if stats.receives else ""
+    return Text(f"{stats.published:,} published{arrived}; {outcomes or 'none'}{latency}")
 
 
 def _outcome(status: str, count: int) -> Text:
     return Text.assemble(f"{count:>6,}  ", state(status))
 
 
-def _refused(tally: SimulationStats) -> Text | None:
-    if not tally.refused:
+def _refused(stats: SimulationStats) -> Text | None:
+    if not stats.refused:
         return None
-    (why, count), *_ = tally.refused.most_common(1)
-    return Text(f"{tally.refused.total():,}; {count:,} times: {printable(why)}", style="red")
+    (why, count), *_ = stats.refused.most_common(1)
+    return Text(f"{stats.refused.total():,}; {count:,} times: {printable(why)}", style="red")
 
 
-def _latency(tally: SimulationStats) -> str | None:
-    """From publish to arrival."""
-    latencies = tally.latencies_ms
+def _latency(stats: SimulationStats) -> str | None:
+    """Percentiles from publish to arrival."""
+    latencies = stats.latencies_ms
     if not latencies:
         return None
     return "  ".join(f"{name} {_percentile(latencies, part):,} ms" for name, part in _PERCENTILES.items())

@@ -1,4 +1,4 @@
-"""Standard streams and arguments as a shell may hand them over: closed, full, of another encoding."""
+"""Standard streams and arguments as a shell may pass them: closed, full, in another encoding."""
 
 import errno
 import io
@@ -10,18 +10,18 @@ from cli.errors import CommandError, UsageError
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 BROKEN_PIPE_STATUS = 141
-"""What a shell reports of a program that SIGPIPE ended."""
+"""The status that a shell reports for a program that SIGPIPE ended."""
 
 
 class CannotWrite(CommandError):
-    """The output has no room, or nowhere to go."""
+    """The output is full or closed."""
 
 
 def open_streams() -> None:
-    """Have three standard streams. Raises UsageError if standard output is closed: what a command prints, such as a new
-    key, may be had once only.
+    """Open missing standard streams. Raises UsageError if standard output is closed: what a command prints, such as a
+    new key, may be shown only once.
 
-    A closed descriptor is occupied, else the next file or socket would get its number, and what is printed with it.
+    A closed descriptor is replaced; otherwise the next file or socket would get its number, and the printed output.
     """
     is_closed = sys.stdout is None
     for descriptor in range(3):
@@ -34,13 +34,13 @@ def open_streams() -> None:
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # an encoding without our marks gets question marks
+            stream.reconfigure(errors="replace")  # an encoding without these characters gets question marks
     if is_closed:
-        raise UsageError("standard output is closed; send it to /dev/null if nobody is to read it")
+        raise UsageError("standard output is closed; redirect it to /dev/null if it is not needed")
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Raise UsageError for an argument that is not UTF-8: it could not be sent, stored or printed."""
+    """Raise UsageError for an argument that is not UTF-8, which cannot be sent, stored or printed."""
     for number, argument in enumerate(arguments, 1):
         try:
             argument.encode()
@@ -49,13 +49,13 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
 
 def flush() -> None:
-    """Write what is still buffered. Raises as writing does."""
+    """Write buffered output. Raises the errors of writing."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
 
 
 def explained(error: OSError) -> CannotWrite | None:
-    """What an error of writing means for the person at the terminal; None for other errors."""
+    """The error for people if writing the output failed; None for other errors."""
     if error.errno in UNWRITABLE:
         return CannotWrite(f"the output cannot be written: {error.strerror}")
     return None

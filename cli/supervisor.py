@@ -1,11 +1,11 @@
 """`everhook serve --processes N`: a parent that owns the port, and N whole servers. One Python process uses one core.
 
-Each process has a listening socket of its own on the one port (SO_REUSEPORT), so the kernel spreads connections evenly:
-a burst of 64 over two processes went 33 to 31, and 63 to 1 where both accepted from one socket. The parent opens the
-sockets and keeps them, so that connections which wait for a process that died are served by its successor.
+Each process has its own listening socket on the port (SO_REUSEPORT), so the kernel spreads connections evenly:
+a burst of 64 over two processes was split 33 to 31, and 63 to 1 if both accepted from one socket. The parent opens the
+sockets and keeps them, so that the successor of a dead process serves the connections that wait for it.
 
-A process is told of the parent's end by its standard input, a socket whose other end the parent alone holds: also a
-parent that was killed cannot leave processes behind. Over the same socket it reports that it serves.
+A process detects the parent's end by its standard input, a socket whose other end only the parent holds: even a killed
+parent leaves no processes behind. Over the same socket a process reports that it serves.
 """
 
 import asyncio
@@ -30,18 +30,18 @@ from everhook.serving.server import STARTUP_FAILED, Address, close_all, serving
 from everhook.settings import Settings
 
 DRAIN_S = 90.0
-"""Longer than any process may take to end. What has not ended by then is killed."""
+"""Longer than any process may take to end. Processes that have not ended by then are killed."""
 
 QUICK_S = 10.0
-"""A process that ended within this time is started again later and later, up to `MAX_PAUSE_S`."""
+"""A process that ended within this time is restarted with a growing pause, up to `MAX_PAUSE_S`."""
 
 MAX_PAUSE_S = 30.0
 
 MUST_NOT_REPEAT = (UsageError.status, STARTUP_FAILED)
-"""Statuses of a process that did not come up: of the first ones they are the parent's own."""
+"""Statuses of a process that did not start. If none has served yet, the parent exits with it."""
 
 DRAINED = (0, -signal.SIGTERM)
-"""What a process ends with that was asked to end; the latter where it had not come up yet."""
+"""Statuses of a process that was asked to end; the latter if it had not started yet."""
 
 READY = b"r"
 
@@ -50,7 +50,7 @@ log = structlog.get_logger()
 
 @dataclass
 class _Child:
-    """One of the processes: its place among them, which a successor takes."""
+    """One of the processes, or its successor with the same number."""
 
     number: int
     sockets: list[socket.socket]
@@ -63,7 +63,7 @@ class _Child:
 
 @dataclass
 class Supervisor:
-    """Starts processes with `command`, to which the file descriptors of their sockets are appended."""
+    """Runs processes with `command`, to which the file descriptors of their sockets are appended."""
 
     address: Address
     command: Sequence[str]
@@ -74,8 +74,8 @@ class Supervisor:
     _status: int = 0
 
     async def run(self, processes: int) -> int:
-        """Until SIGTERM or SIGINT, or until no process comes up; returns the exit status: 0 after a full drain."""
-        self._heed_signals()
+        """Run until SIGTERM or SIGINT, or until no process starts; returns the exit status: 0 after a full drain."""
+        self._install_signal_handlers()
         first = self.address.listen(shared=True)
         self.address = replace(self.address, port=first[0].getsockname()[1])  # it may have been 0
         others = [self.address.listen(shared=True) for _ in range(1, processes)]
@@ -85,13 +85,13 @@ class Supervisor:
         log.info("all processes ended", status=self._status)
         return self._status
 
-    def _heed_signals(self) -> None:
+    def _install_signal_handlers(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end)
 
     def _end(self) -> None:
-        """The first signal has the processes drain, and nobody connects any more; the second kills them."""
+        """On the first signal close the sockets and let the processes drain; on the second kill them."""
         number = signal.SIGKILL if self._stop.is_set() else signal.SIGTERM
         self._stop.set()
         for child in self.children:
@@ -99,7 +99,7 @@ class Supervisor:
             _signal(child.process, number)
 
     async def _keep(self, child: _Child) -> None:
-        """One process after another, until the end."""
+        """Run a process and its successors until the end."""
         while not self._stop.is_set():
             began = time.monotonic()
             status = await self._run_once(child)
@@ -118,7 +118,7 @@ class Supervisor:
             with theirs:
                 child.process = await self._started(child, theirs)
             log.info("process started", process=child.number, pid=child.process.pid)
-            if self._stop.is_set():  # in the very moment of its start
+            if self._stop.is_set():  # during its start
                 _signal(child.process, signal.SIGTERM)
             ready = asyncio.create_task(self._note_ready(child, ours))
             try:
@@ -142,7 +142,7 @@ class Supervisor:
             stdin=channel.fileno(),
             pass_fds=descriptors,
             env=environment,
-            start_new_session=True,  # Ctrl-C at a terminal is for the parent, which hands on SIGTERM
+            start_new_session=True,  # Ctrl-C at a terminal reaches the parent only, which sends SIGTERM
         )
 
     async def _ended(self, process: asyncio.subprocess.Process) -> int:
@@ -161,7 +161,7 @@ class Supervisor:
             child.is_ready = self._was_ready = True
 
     async def _pause(self, child: _Child, status: int, lived: float) -> None:
-        """Wait until it is started again: not at all, unless it ended quickly. Meanwhile nobody connects to it."""
+        """Wait before a restart if the process ended quickly. Its socket is closed meanwhile."""
         child.restarts += 1
         log.error("a process ended; starting another", process=child.number, status=status, seconds=round(lived, 1))
         if lived >= QUICK_S:
@@ -176,7 +176,7 @@ class Supervisor:
 
     @contextlib.asynccontextmanager
     async def _metrics(self) -> AsyncIterator[None]:
-        """The metrics of all processes on the port that is set, each under its `process`."""
+        """Serve the metrics of all processes on the configured port, each with its label `process`."""
         if self.settings.metrics_port is None:
             yield
             return
@@ -195,14 +195,16 @@ class Supervisor:
 
 
 def supervise(settings: Settings, address: Address, processes: int) -> int:
-    """Run this very command in several processes, on one port; returns the exit status. Raises UsageError."""
+    """Run this command in several processes on one port; returns the exit status. Raises UsageError."""
     if settings.database_url.startswith("sqlite"):
         raise UsageError(
-            f"--processes {processes}: several processes take PostgreSQL (EVERHOOK_DATABASE_URL); SQLite serves one"
+            f"--processes {processes}: several processes need PostgreSQL (EVERHOOK_DATABASE_URL); SQLite supports one"
         )
     if not hasattr(socket, "SO_REUSEPORT"):
         raise UsageError(f"--processes {processes}: this system has no SO_REUSEPORT")
-    close_all(address.listen())  # alone: else a second Everhook would take its share of the first one's connections
+    close_all(
+        address.listen()
+    )  # without SO_REUSEPORT: fails if another Everhook uses the port, instead of sharing its connections
     configure_logging(settings.log_format, settings.log_level)
     command = [sys.executable, "-m", "cli", *sys.argv[1:], "--listen-fds"]
     return event_loop.run(Supervisor(address, command, settings).run(processes))
@@ -215,12 +217,12 @@ def _signal(process: asyncio.subprocess.Process | None, number: signal.Signals) 
 
 
 def inherited_sockets(descriptors: str) -> list[socket.socket]:
-    """In a process: the sockets that the parent handed down."""
+    """In a process: the sockets inherited from the parent."""
     return [socket.socket(fileno=int(descriptor)) for descriptor in descriptors.split(",")]
 
 
 def end_with_parent() -> Callable[[], None]:
-    """In a process: end when the parent ends, in good order if possible. Returns what reports that this one serves."""
+    """In a process: end gracefully when the parent ends. Returns a function that reports that this process serves."""
     channel = socket.socket(fileno=os.dup(sys.stdin.fileno()))
 
     def watch() -> None:

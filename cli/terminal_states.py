@@ -1,4 +1,4 @@
-"""The words of states in a terminal, with their marks and styles: for the command line and for `everhook dev`."""
+"""Names of states in a terminal, with marks and styles, for the command line and `everhook dev`."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeliveryStatus, Verdict
 
 Shown = tuple[str, str]
-"""A word with its mark, and its style."""
+"""A name with its mark, and its style."""
 
 DELIVERIES: Mapping[str, Shown] = {
     DeliveryStatus.ACCEPTED: ("• accepted", ""),
@@ -38,7 +38,7 @@ _STATES: Mapping[str, Shown] = {
 
 
 def state(name: str) -> Text:
-    """A state of a delivery, an attempt, a circuit or an endpoint. One that this version does not know is shown as it
-    came."""
+    """A state of a delivery, an attempt, a circuit or an endpoint. A state that this version does not know is shown
+    unchanged."""
     shown, style = _STATES.get(name, (printable(name), ""))
     return Text(shown, style=style)

@@ -1,15 +1,15 @@
-"""Text for terminals: what strangers wrote, made harmless, and spans of time as people say them."""
+"""Text for terminals: sanitized untrusted text, and durations for people."""
 
 from datetime import timedelta
 
 
 def printable(text: str) -> str:
-    """One line from strangers. What could steer a terminal or turn its lines about is shown as a mark."""
+    """One line of untrusted text. Control characters and direction marks are shown as a replacement character."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def printable_lines(text: str) -> list[str]:
-    """The lines of a text from strangers, each by itself."""
+    """The lines of an untrusted text, each made printable."""
     return [printable(line.replace("\t", "    ").removesuffix("\r")) for line in text.split("\n")]
 
 

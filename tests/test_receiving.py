@@ -576,7 +576,7 @@ async def test_the_numbers_are_those_of_the_product() -> None:
         f"Retried: {policy.attempts - 1} more times",
         f"({MAX_RETRY_AFTER // timedelta(hours=1)} hours at most)",
         f"After {circuit.failure_threshold} failures in a row",
-        f"no requests for {circuit.cooldown // seconds} seconds, then longer, up to {circuit.cooldown_max // minutes} m",
+        f"no requests for {circuit.cooldown // seconds} seconds, then longer, up to {circuit.cooldown_max // minutes} ",
         f"fails for {circuit.disable_after.days} days",
         f"stored ({KEPT_BODY_BYTES // 1024} KiB)",
         f"kept open for {KEEP_ALIVE // seconds} seconds",

@@ -1,4 +1,4 @@
-"""A thin client of the API: paths and shapes. What it answers is handed on as it is."""
+"""A thin client of the API: paths and shapes. Responses are passed on unchanged."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ MAX_PAGE = 500
 NOT_FOUND = 404
 
 ELSEWHERE = "`. DIR/environment` for an `everhook dev --data-dir DIR`"
-"""What leads commands to a data directory that is not `.everhook` in this one."""
+"""The hint for a data directory other than `.everhook` in the current directory."""
 
 JSON = dict[str, Any]
 Waiting = Callable[[str], AbstractContextManager[None]]
@@ -42,7 +42,7 @@ class Api:
             base_url=target.url,
             headers=headers,
             timeout=httpx.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-            # Making a TLS context takes longer than a call, and a proxy has no business between us and this machine.
+            # Creating a TLS context takes longer than a call, and calls to this machine need no proxy.
             verify=target.url.startswith("https:"),
             trust_env=not target.is_here,
         )
@@ -51,7 +51,7 @@ class Api:
         self._http.close()
 
     def send(self, method: str, at: str, body: Any = None, **query: Any) -> str:
-        """One call; returns the answer's body, which is empty or JSON."""
+        """Make one call; returns the response body, which is empty or JSON."""
         content = None if body is None else json.dumps(body).encode()
         return self._send(method, at, content, query)
 
@@ -68,7 +68,7 @@ class Api:
         return parsed(self.send("DELETE", at, body))
 
     def walk(self, at: str, at_most: int, **query: Any) -> Iterator[Any]:
-        """Items of a list, page by page."""
+        """Iterate over the items of a list, page by page."""
         cursor: str | None = None
         left = at_most
         while left > 0:
@@ -80,7 +80,7 @@ class Api:
                 return
 
     def publish(self, channel: str, payload: bytes, **fields: str | None) -> shapes.Accepted:
-        """Publish JSON as the very bytes that it is."""
+        """Publish a JSON payload with its bytes unchanged."""
         members = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items() if value is not None]
         body = b"{" + "".join(f"{member}, " for member in members).encode() + b'"payload": ' + payload + b"}"
         try:
@@ -104,7 +104,7 @@ class Api:
         return cast(shapes.Batch, self.get(path("batches", gid)))
 
     def readiness(self) -> shapes.Readiness:
-        """What it says of itself, also where that is that it cannot accept messages."""
+        """The response of `/readyz`, also if the API cannot accept messages."""
         response = self._request("GET", "/readyz")
         if "ready" in (document := _document(response) or {}):
             return cast(shapes.Readiness, document)
@@ -135,21 +135,23 @@ def _silently(_doing: str) -> AbstractContextManager[None]:
 
 
 def path(*parts: str) -> str:
-    """`/v1/…` of gids and names. Raises UsageError for what is neither, and would lead elsewhere."""
+    """`/v1/…` with gids and names. Raises UsageError for parts that would change the path."""
     for part in parts:
         if not part or part in (".", "..") or "/" in part:
-            raise UsageError(f"{part!r} is no gid and no name")
+            raise UsageError(f"{part!r} is neither a gid nor a name")
     return "/".join(["/v1", *(quote(part, safe="") for part in parts)])
 
 
 def parsed(text: str) -> Any:
-    """JSON that may hold a payload, which is anybody's: numbers without end, nesting without end."""
+    """Parse JSON that may hold an untrusted payload, with numbers and nesting of any length."""
     if not text:
         return None
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ApiError(502, {"detail": "The answer is no JSON that could be read here; --json may show it."}) from error
+        raise ApiError(
+            502, {"detail": "The response is not JSON that can be parsed here; --json may show it."}
+        ) from error
 
 
 def _unreachable(target: Target, error: "httpx.TransportError") -> str:
@@ -157,11 +159,11 @@ def _unreachable(target: Target, error: "httpx.TransportError") -> str:
 
     where = f"{target.url} (from {target.source})"
     if isinstance(error, httpx.TimeoutException):
-        return f"{where} does not answer in time; try again, or see with `everhook status`"
+        return f"{where} does not respond in time; try again, or check with `everhook status`"
     if "refused" in str(error):
         start = "start it with `everhook dev` or `everhook serve`" if target.is_here else "is it running?"
-        say = f"say where it is with --api-url, EVERHOOK_URL or a profile, or {ELSEWHERE}"
-        return f"nothing listens at {where}: {start}; or {say}"
+        elsewhere = f"set its address with --api-url, EVERHOOK_URL or a profile, or {ELSEWHERE}"
+        return f"nothing listens at {where}: {start}; or {elsewhere}"
     return f"{where} cannot be reached: {error or type(error).__name__}; is the URL right?"
 
 
@@ -169,7 +171,7 @@ def _refusal(target: Target, response: "httpx.Response") -> ApiError | Unavailab
     document = _document(response)
     if document is None or "detail" not in document:
         return ApiError(
-            response.status_code, {"detail": f"{target.url} answers, but not as Everhook does; is the URL right?"}
+            response.status_code, {"detail": f"{target.url} responds, but not like Everhook; is the URL right?"}
         )
     if response.status_code in (429, 503):
         wait = response.headers.get("retry-after", "")
@@ -189,9 +191,9 @@ def _document(response: "httpx.Response") -> JSON | None:
 
 def _hint(target: Target, status_code: int, document: JSON) -> str:
     if status_code == 401 and target.api_key is None:
-        return f"no key was given: set {KEY_VARIABLE}, keep one with `everhook profile set`, or {ELSEWHERE}"
+        return f"no key was given: set {KEY_VARIABLE}, store one with `everhook profile set`, or {ELSEWHERE}"
     if status_code == 401:
-        return f"the key is from {target.key_source}; `everhook keys create` makes another"
+        return f"the key is from {target.key_source}; `everhook keys create` creates another"
     if status_code == 403:
         return f"the key is from {target.key_source}"
     if any(error["field"] == "channel" for error in fields_of(document)):

@@ -1,4 +1,4 @@
-"""The client's config file: named places where an API is, and the key for each.
+"""The client's config file: named addresses of APIs, each with its key.
 
 profile = "production"
 
@@ -34,20 +34,20 @@ class Profile:
 
 @dataclass(frozen=True)
 class Config:
-    """What the file says. `current` is the profile that is used where none is named."""
+    """The content of the file. `current` is the profile that is used if none is named."""
 
     current: str | None = None
     profiles: Mapping[str, Profile] = field(default_factory=dict)
 
     def profile(self, name: str) -> Profile:
-        """Raises UsageError where there is none of that name."""
+        """Raises UsageError if there is no profile of that name."""
         if name not in self.profiles:
             known = ", ".join(sorted(self.profiles)) or "none"
-            raise UsageError(f"there is no profile {name} (there are: {known}); make it with `everhook profile set`")
+            raise UsageError(f"there is no profile {name} (there are: {known}); create it with `everhook profile set`")
         return self.profiles[name]
 
     def with_profile(self, name: str, profile: Profile) -> "Config":
-        """The first profile becomes the current one."""
+        """A copy with the profile added. The first profile becomes the current one."""
         return replace(self, current=self.current or name, profiles={**self.profiles, name: profile})
 
     def without(self, name: str) -> "Config":
@@ -57,14 +57,14 @@ class Config:
 
 
 def config_file() -> Path:
-    """`~/.config/everhook/config.toml`, or where this platform keeps such files."""
+    """`~/.config/everhook/config.toml`, or the location for this platform."""
     if (home := os.environ.get("XDG_CONFIG_HOME")) and os.name == "posix":
         return Path(home) / "everhook" / "config.toml"
     return Path(typer.get_app_dir("everhook")) / "config.toml"
 
 
 def load() -> Config:
-    """Raises UsageError where the file is there and cannot be used."""
+    """Raises UsageError if the file exists and cannot be used."""
     file = config_file()
     try:
         with file.open("rb") as opened:
@@ -72,11 +72,11 @@ def load() -> Config:
     except FileNotFoundError:
         return Config()
     except (OSError, ValueError) as error:
-        raise UsageError(f"{file} cannot be used: {error}; mend it, or move it away") from error
+        raise UsageError(f"{file} cannot be used: {error}; fix it, or move it away") from error
 
 
 def save(config: Config) -> Path:
-    """Write the file, whole or not at all, for its owner alone; returns where it is."""
+    """Write the file atomically, readable for its owner only; returns its path."""
     file = config_file()
     draft = file.with_name(f"{file.name}.new")
     try:
@@ -91,7 +91,7 @@ def save(config: Config) -> Path:
 
 
 def is_open_to_others() -> bool:
-    """Whether somebody else on this machine may read the file."""
+    """Whether other users of this machine may read the file."""
     if os.name != "posix":
         return False
     try:
@@ -102,7 +102,7 @@ def is_open_to_others() -> bool:
 
 def check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise UsageError("a profile's name has letters, digits, - and _ (64 at most)")
+        raise UsageError("a profile's name may have letters, digits, - and _ (64 at most)")
     return name
 
 
@@ -110,21 +110,21 @@ def _parsed(document: Mapping[str, Any]) -> Config:
     profiles = document.get("profiles", {})
     current = document.get("profile")
     if not isinstance(profiles, dict) or not (current is None or isinstance(current, str)):
-        raise ValueError("`profile` is a name, and `profiles` are tables")
+        raise ValueError("`profile` must be a name, and `profiles` must be tables")
     return Config(current, {name: _parsed_profile(name, table) for name, table in profiles.items()})
 
 
 def _parsed_profile(name: str, table: Any) -> Profile:
     known = {"url", "api_key"}
     if not isinstance(table, dict) or not all(key in known and isinstance(table[key], str) for key in table):
-        raise ValueError(f"[profiles.{name}] takes `url` and `api_key`, both texts")
+        raise ValueError(f"[profiles.{name}] has `url` and `api_key`, both strings")
     if "url" not in table:
         raise ValueError(f"[profiles.{name}] has no `url`")
     return Profile(table["url"], table.get("api_key") or None)
 
 
 def _written(config: Config) -> str:
-    """TOML's texts are JSON's, where nothing in them needs a surrogate or is a control character."""
+    """The file in TOML. JSON strings are TOML strings if they have no surrogates and no control characters."""
     lines = [f"profile = {json.dumps(config.current)}", ""] if config.current else []
     for name, profile in config.profiles.items():
         lines += [f"[profiles.{name}]", f"url = {_text(profile.url)}"]
@@ -134,5 +134,5 @@ def _written(config: Config) -> str:
 
 def _text(text: str) -> str:
     if not text.isprintable():
-        raise UsageError("a URL and a key have printable characters only")
+        raise UsageError("a URL and a key may have printable characters only")
     return json.dumps(text, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""What the API answers, as far as the commands read it. A test holds these against the API's own schemas."""
+"""The parts of the API's responses that the commands read. A test compares them with the API's schemas."""
 
 from typing import Any, TypedDict
 
@@ -134,7 +134,7 @@ class LiveDelivery(TypedDict):
     nextAttemptAt: str | None
 
 
-class BulkAnswer(TypedDict):
+class BulkResult(TypedDict):
     matched: int
     skipped: int
     batchGid: str | None

@@ -3,8 +3,8 @@
 The URL is the first of: `--api-url`; `--profile`; `EVERHOOK_URL`; `EVERHOOK_PROFILE`; an `everhook dev` that runs in
 this directory; the current profile of the config file; http://127.0.0.1:8080.
 
-The key is `EVERHOOK_API_KEY`, unless `--profile` was given; else the one that belongs to the place the URL is from. So
-a key of the config file goes to no other address than the one it is kept with.
+The key is `EVERHOOK_API_KEY`, unless `--profile` is given; otherwise the key from the same source as the URL. So a key
+of the config file is sent only to the address that it is stored with.
 """
 
 import os
@@ -27,7 +27,7 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 
 @dataclass(frozen=True)
 class Target:
-    """`source` and `key_source` say where URL and key are from: people who are refused want to know."""
+    """`source` and `key_source` say where URL and key come from, for error messages."""
 
     url: str
     source: str
@@ -36,12 +36,12 @@ class Target:
 
     @property
     def is_here(self) -> bool:
-        """Whether it is on this machine."""
+        """Whether the API is on this machine."""
         return is_loopback(self.url)
 
 
 def find_target(url: str | None, profile: str | None, environment: Mapping[str, str] = os.environ) -> Target:
-    """Raises UsageError where what was given cannot be used."""
+    """The target of a command. Raises UsageError if an address or a key is invalid."""
     found = _place(url, profile, environment)
     key = environment.get(KEY_VARIABLE)
     if key and profile is None:
@@ -62,7 +62,7 @@ def _place(url: str | None, profile: str | None, environment: Mapping[str, str])
 
 
 def _named(name: str, by: str, url: str | None = None) -> Target:
-    """With `url` the profile's key goes there: both were asked for by name."""
+    """The target of a profile. With `url` the profile's key is sent there: both were given explicitly."""
     found = profiles.load().profile(name)
     place = f"profile {name}"
     return Target(url or found.url, f"{place} ({by})" if url is None else "--api-url", found.api_key, place)
@@ -78,7 +78,7 @@ def _current_profile() -> Target | None:
 
 
 def _dev_here(directory: Path) -> Target | None:
-    """No other machine is believed: a directory that came from elsewhere must not draw a key or a payload there."""
+    """Only loopback addresses are accepted: a directory from elsewhere must not redirect a key or a payload."""
     url = _first_line(directory / URL_FILE)
     if url is None or not is_loopback(url):
         return None
@@ -94,19 +94,19 @@ def _first_line(file: Path) -> str | None:
 
 
 def check_url(url: str, source: str) -> str:
-    """The URL as it is used. Raises UsageError, naming where it is from."""
+    """The normalized URL. Raises UsageError with its source."""
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         usable = False
     if not usable or parts.username is not None or parts.query or parts.fragment or not url.isprintable():
-        raise UsageError(f"{source}: an API's URL is http(s)://host:port, not {url[:200]!r}")
+        raise UsageError(f"{source}: an API's URL must be http(s)://host:port, not {url[:200]!r}")
     return url.rstrip("/")
 
 
 def _checked_key(target: Target) -> str | None:
     key = target.api_key
     if key is not None and (not key.isascii() or not key.isprintable() or " " in key):
-        raise UsageError(f"{target.key_source}: an API key is printable ASCII characters without spaces")
+        raise UsageError(f"{target.key_source}: an API key must be printable ASCII characters without spaces")
     return key

@@ -1,4 +1,4 @@
-"""The client commands: everything an operator or a developer asks of a running API, over HTTP."""
+"""The client commands: calls to a running API, for operators and developers."""
 
 import typer
 

@@ -33,7 +33,7 @@ def show_channel(session: Session, name: Name) -> None:
 
 @command(app, "create", examples=["channels create orders", "channels create orders --preset patient"])
 def create_channel(session: Session, name: Name, policy: PolicyOptions) -> None:
-    """Make a channel. From then on it can be published to."""
+    """Create a channel, so that messages can be published to it."""
     session.out.show(session.api.post(path("channels"), {"name": name, **policy.given()}), _card)
 
 
@@ -42,16 +42,16 @@ def update_channel(
     session: Session,
     name: Name,
     policy: PolicyOptions,
-    no_policy: Annotated[bool, typer.Option("--no-policy", help="Back to the default.")] = False,
+    no_policy: Annotated[bool, typer.Option("--no-policy", help="Use the default policy.")] = False,
 ) -> None:
-    """Change the policy. Rounds under way keep theirs."""
+    """Change the policy. Rounds that have started keep theirs."""
     body = changed({**policy.given(), **({"policy": None} if no_policy else {})})
     session.out.show(session.api.patch(path("channels", name), body), _card)
 
 
 @command(app, "delete", examples=["channels delete orders"])
 def delete_channel(session: Session, name: Name, yes: Yes = False) -> None:
-    """Delete a channel that no subscription leads from."""
+    """Delete a channel without subscriptions."""
     session.out.confirm(f"Delete the channel {name} at {session.target.url}?", yes=yes)
     session.api.delete(path("channels", name))
     session.out.show({"deleted": name}, lambda _: f"{name} is deleted")
@@ -59,7 +59,7 @@ def delete_channel(session: Session, name: Name, yes: Yes = False) -> None:
 
 def _table(out: Output, channels: list[Channel]) -> Table | str:
     if not channels:
-        return "There is no channel yet: everhook channels create orders"
+        return "There are no channels yet: everhook channels create orders"
     rows = out.table("name", "policy", "created")
     for channel in channels:
         rows.add(name=channel["name"], policy=_policy(channel), created=age(channel["createdAt"]))

@@ -10,39 +10,35 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.api_client.client import Api, parsed, path
-from cli.api_client.shapes import Batch, BulkAnswer, DeadLetterDetail, Delivery
+from cli.api_client.shapes import Batch, BulkResult, DeadLetterDetail, Delivery
 from cli.command import Session, command
 from cli.errors import UsageError
 from cli.following import FAILED, show_delivery
-from cli.formatting import age, last_answer
+from cli.formatting import age, last_response
 from cli.options import DEFAULT_LIMIT, ChannelNames, EndpointRefs, EventTypes, Limit, Since, Tenants, Until, Why, Yes
 from cli.output import Output, lines, pretty_json
 from everhook.contracts import DeadLetterReason
 
-app = typer.Typer(help="What could not be delivered: look, replay, discard.", no_args_is_help=True)
+app = typer.Typer(help="Messages that could not be delivered: list, replay, discard.", no_args_is_help=True)
 
 EXAMPLE = "dlv_…"
 ENDPOINT = "ep_…"
 PROGRESS_EVERY_S = 0.5
 
-Gids = Annotated[
-    list[str] | None, typer.Argument(help="These, by gid; else those the options select.", metavar="[GID]…")
-]
+Gids = Annotated[list[str] | None, typer.Argument(help="The gids; otherwise options select them.", metavar="[GID]…")]
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which dead letters: every part that is given must hold, by any of its values."""
+    """Which dead letters: options are combined with AND, repeated options match any value."""
 
     endpoint: EndpointRefs = None
     channel: ChannelNames = None
     type: EventTypes = None
     tenant: Tenants = None
-    reason: Annotated[
-        list[DeadLetterReason] | None, typer.Option(help="Why they were given up; may be given again.")
-    ] = None
+    reason: Annotated[list[DeadLetterReason] | None, typer.Option(help="The reason; can be repeated.")] = None
     status_code: Annotated[
-        list[int] | None, typer.Option(help="The last response, such as 401; may be given again.")
+        list[int] | None, typer.Option(help="The status of the last response, such as 401; can be repeated.")
     ] = None
     since: Since = None
     until: Until = None
@@ -61,18 +57,18 @@ def _any_of(value: Any) -> str:
 
 @dataclass(frozen=True)
 class BulkOptions:
-    """How they are decided on."""
+    """Options of a replay or purge."""
 
-    everything: Annotated[bool, typer.Option("--all", help="Every dead letter there is.")] = False
+    everything: Annotated[bool, typer.Option("--all", help="All dead letters.")] = False
     why: Why = ""
     yes: Yes = False
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False
-    detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the end.")] = False
+    detach: Annotated[bool, typer.Option("--detach", help="Do not wait until it has ended.")] = False
 
 
 @command(app, "list", examples=["dead-letters list", f"dead-letters list --endpoint {ENDPOINT} --status-code 401"])
 def list_dead_letters(session: Session, selection: Selection, limit: Limit = DEFAULT_LIMIT) -> None:
-    """List dead letters, the newest message first. --since and --until bound the time of dead-lettering."""
+    """List dead letters, the newest message first. --since and --until limit the time of dead-lettering."""
     found = list(session.api.walk(path("dead-letters"), limit, **selection.given()))
     session.out.show(cast(list[Delivery], found), lambda letters: _table(session.out, letters))
 
@@ -81,7 +77,7 @@ def list_dead_letters(session: Session, selection: Selection, limit: Limit = DEF
 def show_dead_letter(
     session: Session, gid: Annotated[str, typer.Argument(help="The delivery's gid (dlv_…).", show_default=False)]
 ) -> None:
-    """Show one dead letter: its payload, and its attempts with what was answered."""
+    """Show one dead letter: its payload, and its attempts with their responses."""
     text = session.api.send("GET", path("dead-letters", gid))
     session.out.show_text(text, _detail)
 
@@ -102,7 +98,7 @@ def replay(
     how: BulkOptions,
     gids: Gids = None,
 ) -> None:
-    """Begin a new round of attempts for dead letters. What an endpoint cannot take is parked, not lost."""
+    """Start a new round of attempts for dead letters. Deliveries that an endpoint cannot take are parked, not lost."""
     _decide(session, Decision("replay", "POST", ("replay",)), selection, how, gids)
 
 
@@ -120,7 +116,7 @@ def purge(
     how: BulkOptions,
     gids: Gids = None,
 ) -> None:
-    """Give dead letters up for good."""
+    """Discard dead letters permanently."""
     _decide(session, Decision("purge", "DELETE", ()), selection, how, gids)
 
 
@@ -128,13 +124,13 @@ def purge(
 def batch(
     session: Session, gid: Annotated[str, typer.Argument(help="The batch's gid (bat_…).", show_default=False)]
 ) -> None:
-    """Follow a bulk replay or purge to its end."""
+    """Follow a bulk replay or purge until it ends."""
     _follow(session, gid)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What is done with dead letters, and the call that does it to one of them."""
+    """A replay or a purge, and the call for one dead letter."""
 
     name: str
     method: str
@@ -157,18 +153,20 @@ def _decide(
     request = {**selection.given(), "why": how.why}
     counted = _bulk(session.api, decision, {**request, "dryRun": True})
     if how.dry_run or not counted["matched"]:
-        session.out.show(counted, lambda answer: f"{answer['matched']:,} dead letters match{_skipped(answer)}")
+        session.out.show(counted, lambda result: f"{result['matched']:,} dead letters match{_skipped(result)}")
         return
     if skipped := _skipped(counted):
         session.out.note(f"{counted['matched']:,} dead letters match{skipped}")
-    which = f"with {selection}" if selection.given() else "all there are"
+    which = f"with {selection}" if selection.given() else "all"
     letters = "dead letter" if counted["matched"] == 1 else "dead letters"
     session.out.confirm(
         f"{decision.name.title()} {counted['matched']:,} {letters} ({which}) at {session.target.url}?", yes=how.yes
     )
     started = _bulk(session.api, decision, request)
     if how.detach or started["batchGid"] is None:
-        session.out.show(started, lambda answer: f"begun: everhook dead-letters batch {answer['batchGid']} follows it")
+        session.out.show(
+            started, lambda result: f"started: everhook dead-letters batch {result['batchGid']} follows it"
+        )
         return
     _follow(session, started["batchGid"])
 
@@ -176,34 +174,34 @@ def _decide(
 def _each(session: Session, decision: Decision, how: BulkOptions, gids: list[str]) -> None:
     if how.dry_run:
         session.out.show(
-            {"matched": len(gids), "skipped": 0, "batchGid": None}, lambda _: f"{len(gids):,} dead letters are named"
+            {"matched": len(gids), "skipped": 0, "batchGid": None}, lambda _: f"{len(gids):,} dead letters are given"
         )
         return
     if len(gids) > 1 or decision.name == "purge":
-        session.out.confirm(f"{decision.name.title()} {len(gids):,} of them at {session.target.url}?", yes=how.yes)
-    answers = []
+        session.out.confirm(f"{decision.name.title()} {len(gids):,} dead letters at {session.target.url}?", yes=how.yes)
+    results = []
     for gid in gids:
         text = session.api.send(decision.method, path("dead-letters", gid, *decision.suffix), {"why": how.why})
-        session.out.print(f"{gid}: {decision.name} is asked for")
-        answers.append(parsed(text))
+        session.out.print(f"{gid}: {decision.name} requested")
+        results.append(parsed(text))
     if session.out.as_json:
-        session.out.json(answers)
+        session.out.json(results)
 
 
-def _skipped(answer: BulkAnswer) -> str:
-    skipped = answer.get("skipped", 0)  # an older API has none
-    return f"; {skipped:,} more are left alone: their endpoint was deleted" if skipped else ""
+def _skipped(result: BulkResult) -> str:
+    skipped = result.get("skipped", 0)  # absent in older versions of the API
+    return f"; {skipped:,} more are skipped: their endpoint was deleted" if skipped else ""
 
 
-def _bulk(api: Api, decision: Decision, request: dict[str, Any]) -> BulkAnswer:
-    return cast(BulkAnswer, api.post(path("dead-letters", decision.name), request))
+def _bulk(api: Api, decision: Decision, request: dict[str, Any]) -> BulkResult:
+    return cast(BulkResult, api.post(path("dead-letters", decision.name), request))
 
 
 def _follow(session: Session, gid: str) -> None:
-    """Until the batch ends. It does not need us to go on."""
+    """Show the progress of a batch until it ends. The batch continues without this command."""
     found = session.api.batch(gid)
     if found["state"] == "running":
-        session.out.note(f"{gid} goes on by itself; everhook dead-letters batch {gid} follows it")
+        session.out.note(f"{gid} runs in the background; everhook dead-letters batch {gid} follows it")
     with session.out.progress() as progress:
         task = progress.add_task("dead letters", total=None)
         while True:
@@ -225,14 +223,14 @@ def _ended(batch: Batch) -> Text:
 
 def _table(out: Output, letters: list[Delivery]) -> Table | str:
     if not letters:
-        return "There is no such dead letter."
+        return "No dead letters match."
     wide = ("channel", "endpoint")
-    rows = out.table("delivery", "reason", "answer", "type", "since", *wide, wide=wide)
+    rows = out.table("delivery", "reason", "response", "type", "since", *wide, wide=wide)
     for letter in letters:
         rows.add(
             delivery=letter["deliveryGid"],
             reason=letter["deadLetterReason"] or "",
-            answer=last_answer(letter),
+            response=last_response(letter),
             type=letter["type"],
             since=age(letter["deadLetteredAt"]),
             channel=letter["channelName"],

@@ -13,22 +13,22 @@ from rich.text import Text
 from cli.api_client.client import Api, path
 from cli.api_client.shapes import Delivery, LiveDelivery
 from cli.command import Session, command
-from cli.following import AT_REST, conclude, show_delivery
-from cli.formatting import age, clock, last_answer, when
+from cli.following import TERMINAL, conclude, show_delivery
+from cli.formatting import age, clock, last_response, when
 from cli.options import DEFAULT_LIMIT, ChannelNames, EndpointRefs, EventTypes, Limit, Since, Tenants, Until
 from cli.output import Output, lines, pairs, pretty_json
 from cli.terminal_states import state
 from cli.terminal_text import printable
 from everhook.contracts import DeliveryStatus
 
-app = typer.Typer(help="What became of each message at each endpoint.", no_args_is_help=True)
+app = typer.Typer(help="The delivery of each message to each endpoint.", no_args_is_help=True)
 
 Gid = Annotated[str, typer.Argument(help="The delivery's gid (dlv_…).", show_default=False)]
 EXAMPLE = "dlv_…"
 
 WATCH_EVERY_S = 0.5
 WATCHED = 500
-"""How many of the newest deliveries a watch looks at."""
+"""How many of the newest deliveries a watch reads."""
 
 Known = dict[str, tuple[Any, ...]]
 
@@ -37,11 +37,9 @@ Known = dict[str, tuple[Any, ...]]
 class Selection:
     """Which deliveries."""
 
-    status: Annotated[list[DeliveryStatus] | None, typer.Option(help="In this state; may be given again.")] = None
+    status: Annotated[list[DeliveryStatus] | None, typer.Option(help="In this state; can be repeated.")] = None
     endpoint: EndpointRefs = None
-    message: Annotated[list[str] | None, typer.Option(help="Of one message: its gid (msg_…); may be given again.")] = (
-        None
-    )
+    message: Annotated[list[str] | None, typer.Option(help="Of one message: its gid (msg_…); can be repeated.")] = None
     channel: ChannelNames = None
     type: EventTypes = None
     tenant: Tenants = None
@@ -60,17 +58,17 @@ def list_deliveries(
 ) -> None:
     """List deliveries, newest first."""
     found = list(session.api.deliveries(limit, since=since, until=until, **selection.query()))
-    session.out.show(found, lambda deliveries: table(session.out, deliveries, "There is no such delivery."))
+    session.out.show(found, lambda deliveries: table(session.out, deliveries, "No deliveries match."))
 
 
 @command(app, "show", examples=[f"deliveries show {EXAMPLE}", f"deliveries show {EXAMPLE} --payload --live"])
 def show(
     session: Session,
     gid: Gid,
-    payload: Annotated[bool, typer.Option("--payload", help="With what was published.")] = False,
+    payload: Annotated[bool, typer.Option("--payload", help="Include the payload.")] = False,
     live: Annotated[bool, typer.Option("--live", help="Ask its workflow what it waits for.")] = False,
 ) -> None:
-    """Show one delivery with every attempt and what was answered."""
+    """Show one delivery with every attempt and its response."""
     delivery = session.api.delivery(gid)
     shown: dict[str, Any] = {**delivery}
     if payload:
@@ -82,8 +80,8 @@ def show(
 
 @command(app, "attempt-now", examples=[f"deliveries attempt-now {EXAMPLE}"])
 def attempt_now(session: Session, gid: Gid) -> None:
-    """Do not wait for the next attempt's time. The circuit still rules."""
-    session.out.show(session.api.post(path("deliveries", gid, "attempt-now")), lambda _: f"{gid}: it is asked for")
+    """Make the next attempt now. An open circuit still parks it."""
+    session.out.show(session.api.post(path("deliveries", gid, "attempt-now")), lambda _: f"{gid}: attempt requested")
 
 
 @command(
@@ -100,7 +98,7 @@ def watch(
     selection: Selection,
     gid: Annotated[str | None, typer.Argument(help="One delivery: until it ends.", show_default=False)] = None,
 ) -> None:
-    """Print a line whenever something happens to a delivery, until Ctrl-C.
+    """Print a line for each change of a delivery, until Ctrl-C.
 
     One delivery is watched until it ends; exit status 1 unless it was delivered. With --json each line is a delivery.
     """
@@ -109,7 +107,7 @@ def watch(
         return
     query = selection.query()
     known = _known(session.api.deliveries(WATCHED, **query))
-    session.out.note(f"watching {session.target.url} (Ctrl-C ends it)")
+    session.out.note(f"watching {session.target.url} (Ctrl-C stops it)")
     for delivery in _changes(session.api, query, known):
         session.out.show(delivery, _line)
 
@@ -118,44 +116,44 @@ def _watch_one(session: Session, gid: str) -> None:
     seen: Any = None
     while True:
         delivery = session.api.delivery(gid)
-        if _standing(delivery) != seen:
-            seen = _standing(delivery)
+        if _state_of(delivery) != seen:
+            seen = _state_of(delivery)
             session.out.show(cast(Delivery, {**delivery}), _line)
-        if delivery["status"] in AT_REST:
+        if delivery["status"] in TERMINAL:
             conclude([delivery])
             return
         time.sleep(WATCH_EVERY_S)
 
 
 def _changes(api: Api, query: dict[str, Any], known: Known) -> Iterator[Delivery]:
-    """Deliveries that differ from what is known, oldest first, for ever."""
+    """Yield deliveries that changed, oldest first, without end."""
     while True:
         time.sleep(WATCH_EVERY_S)
         newest = list(api.deliveries(WATCHED, **query))
         for delivery in reversed(newest):
-            if known.get(delivery["deliveryGid"]) != _standing(delivery):
+            if known.get(delivery["deliveryGid"]) != _state_of(delivery):
                 yield delivery
         known = _known(newest)
 
 
 def _known(deliveries: Iterable[Delivery]) -> Known:
-    return {one["deliveryGid"]: _standing(one) for one in deliveries}
+    return {one["deliveryGid"]: _state_of(one) for one in deliveries}
 
 
-def _standing(delivery: Delivery) -> tuple[Any, ...]:
-    """What a person would call the same."""
+def _state_of(delivery: Delivery) -> tuple[Any, ...]:
+    """The parts of a delivery whose change is shown."""
     return (delivery["status"], delivery["round"], delivery["attemptsMade"], delivery["nextAttemptAt"])
 
 
 def _line(delivery: Delivery) -> Text:
-    """On a narrow terminal the end is cut off, which says the least."""
+    """One line; on a narrow terminal its end is cut off."""
     next_ = f", next {age(delivery['nextAttemptAt'])}" if delivery["nextAttemptAt"] else ""
     reason = f"  {delivery['deadLetterReason']}" if delivery["status"] == "dead_lettered" else ""
     line = Text.assemble(
         (f"{clock(None)}  ", "dim"),
         f"{delivery['deliveryGid']}  ",
         state(delivery["status"]),
-        f"  {printable(last_answer(delivery))}{reason}  ",
+        f"  {printable(last_response(delivery))}{reason}  ",
         (printable(delivery["type"]), "bold"),
         (f"  attempt {delivery['attemptsMade']}{next_}" if delivery["attemptsMade"] > 1 or next_ else "", "dim"),
     )
@@ -166,13 +164,13 @@ def _line(delivery: Delivery) -> Text:
 def table(out: Output, deliveries: list[Delivery], none: str) -> Table | str:
     if not deliveries:
         return none
-    rows = out.table("delivery", "status", "type", "answer", "age", "endpoint", wide=("endpoint",))
+    rows = out.table("delivery", "status", "type", "response", "age", "endpoint", wide=("endpoint",))
     for delivery in deliveries:
         rows.add(
             delivery=delivery["deliveryGid"],
             status=state(delivery["status"]),
             type=delivery["type"],
-            answer=last_answer(delivery),
+            response=last_response(delivery),
             age=age(delivery["acceptedAt"]),
             endpoint=delivery["endpointGid"],
         )
@@ -190,4 +188,4 @@ def _detail(shown: dict[str, Any]) -> Group:
 
 def _live(live: LiveDelivery) -> Table:
     waits = f"{live['waitingFor']} (attempt {live['attempt']} of round {live['round']})"
-    return pairs([("\nits workflow says", ""), ("waits for", waits), ("until", when(live["nextAttemptAt"]))])
+    return pairs([("\nworkflow", ""), ("waits for", waits), ("until", when(live["nextAttemptAt"]))])

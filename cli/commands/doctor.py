@@ -1,4 +1,4 @@
-"""`everhook doctor`: is everything there that Everhook stands on, and how to mend what is not."""
+"""`everhook doctor`: check everything that Everhook depends on, and show how to fix problems."""
 
 import asyncio
 
@@ -14,31 +14,31 @@ from cli.output import Output
 
 app = typer.Typer()
 
-HELP = """Look at everything Everhook stands on, and say how to mend what is wrong.
+HELP = """Check everything that Everhook depends on, and show how to fix problems.
 
 Run it where workers and API run, with their environment: database and migrations, master keys, Temporal with its
 namespace, search attributes, schedules and queue limits, workers, clocks, egress. It changes nothing. Exit status 1
-where something is wrong."""
+if something is wrong."""
 
 
 @app.command("doctor", help=flowing(HELP), epilog=epilog(["doctor", "doctor --json"]), rich_help_panel="Run it")
 def doctor(as_json: AsJson = False) -> None:
-    """Look at everything Everhook stands on, and say how to mend what is wrong."""
-    beside_dev = adopt_environment()
+    """Check everything that Everhook depends on, and show how to fix problems."""
+    of_dev = adopt_environment()
     settings = load_settings()
     require_temporal_options()
     out = Output(as_json)
     found: list[Finding] = []
 
-    async def look() -> None:
+    async def check() -> None:
         from cli.doctor import findings
 
         async for finding in findings(settings):
             found.append(finding)
             out.print(draw(finding))
 
-    configured_by = "the `everhook dev` of this directory" if beside_dev else "this environment"
+    configured_by = "the `everhook dev` of this directory" if of_dev else "this environment"
     out.print(Text(f"Everhook, as {configured_by} configures it", style="bold"))
-    with out.busy("looking …"):
-        asyncio.run(look())
+    with out.busy("checking …"):
+        asyncio.run(check())
     conclude(out, found)

@@ -14,7 +14,7 @@ from cli.api_client.client import path
 from cli.api_client.shapes import Endpoint, EndpointCreated, SecretRotated, TestSent
 from cli.command import Session, command
 from cli.errors import UsageError
-from cli.following import at_rest, conclude, show_delivery
+from cli.following import conclude, show_delivery, wait_for_end
 from cli.formatting import age, when
 from cli.options import DEFAULT_LIMIT, Events, Limit, PolicyOptions, Tenants, Yes, changed, json_object, read_text
 from cli.output import Output, pairs
@@ -22,7 +22,7 @@ from cli.terminal_states import state
 from cli.terminal_text import printable
 from everhook.delivery.body_formats import BodyFormat
 
-app = typer.Typer(help="Where your customers receive.", no_args_is_help=True)
+app = typer.Typer(help="The URLs where your customers receive.", no_args_is_help=True)
 
 Gid = Annotated[str, typer.Argument(help="The endpoint's gid (ep_…).", show_default=False)]
 EXAMPLE = "ep_…"
@@ -30,26 +30,26 @@ EXAMPLE = "ep_…"
 
 @dataclass(frozen=True)
 class Settings:
-    """What can be given when an endpoint is made, and changed later."""
+    """Options to create and update an endpoint."""
 
-    description: Annotated[str | None, typer.Option(help="For people.")] = None
-    rate_limit: Annotated[float | None, typer.Option(help="Sends a second at most.")] = None
+    description: Annotated[str | None, typer.Option(help="A description for people.")] = None
+    rate_limit: Annotated[float | None, typer.Option(help="Maximum number of requests per second.")] = None
     signatures: Annotated[
         list[str] | None,
-        typer.Option("--signature", help="standard, timestamped or npayload; may be given again. All, unless given."),
+        typer.Option("--signature", help="standard, timestamped or npayload; can be repeated. Default: all."),
     ] = None
-    format: Annotated[BodyFormat | None, typer.Option(help="What a body looks like.")] = None
+    format: Annotated[BodyFormat | None, typer.Option(help="The format of the body.")] = None
     headers: Annotated[
-        list[str] | None, typer.Option("--header", help="'Name: value', sent along; may be given again.")
+        list[str] | None, typer.Option("--header", help="An additional header 'Name: value'; can be repeated.")
     ] = None
-    metadata: Annotated[str | None, typer.Option(help="Yours, as a JSON object.")] = None
-    ed25519: Annotated[bool | None, typer.Option("--ed25519/--no-ed25519", help="Sign with Ed25519, too.")] = None
+    metadata: Annotated[str | None, typer.Option(help="Your metadata, as a JSON object.")] = None
+    ed25519: Annotated[bool | None, typer.Option("--ed25519/--no-ed25519", help="Also sign with Ed25519.")] = None
     tls_ca: Annotated[Path | None, typer.Option(help="A PEM file of authorities to trust.")] = None
-    tls_certificate: Annotated[Path | None, typer.Option(help="A PEM file: the certificate to show.")] = None
-    tls_key: Annotated[Path | None, typer.Option(help="A PEM file: its key.")] = None
+    tls_certificate: Annotated[Path | None, typer.Option(help="A PEM file: the client certificate.")] = None
+    tls_key: Annotated[Path | None, typer.Option(help="A PEM file: the key of the client certificate.")] = None
 
     def given(self) -> dict[str, Any]:
-        """Fields of a request; those that were not given are absent."""
+        """Fields of a request, without those that were not given."""
         body = {
             "description": self.description,
             "rateLimit": self.rate_limit,
@@ -93,20 +93,20 @@ def create_endpoint(
     settings: Settings,
     policy: PolicyOptions,
     at: Annotated[
-        str | None, typer.Argument(metavar="URL", help="Where messages are sent.", show_default=False)
+        str | None, typer.Argument(metavar="URL", help="The URL that messages are sent to.", show_default=False)
     ] = None,
-    url: Annotated[str | None, typer.Option(help="The same.")] = None,
+    url: Annotated[str | None, typer.Option(help="The same as an option.")] = None,
     channel: Annotated[str | None, typer.Option(help="Subscribe it to this channel.")] = None,
     events: Events = None,
-    tenant: Annotated[str | None, typer.Option(help="Whose it is; `default`, unless given.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Its tenant; `default` if not given.")] = None,
 ) -> None:
-    """Make an endpoint and, with --channel or --event, its first subscription. The secret is shown this once."""
+    """Create an endpoint and, with --channel or --event, its first subscription. The secret is shown only once."""
     if (at is None) == (url is None):
         raise UsageError("give the endpoint's URL, once: everhook endpoints create https://… --channel orders")
     subscription = {"channel": channel, "events": events or None, "tenant": tenant}
     given = {name: value for name, value in subscription.items() if value is not None}
-    made = session.api.post(path("endpoints"), {"url": at or url, **given, **settings.given(), **policy.given()})
-    session.out.show(cast(EndpointCreated, made), _created)
+    created = session.api.post(path("endpoints"), {"url": at or url, **given, **settings.given(), **policy.given()})
+    session.out.show(cast(EndpointCreated, created), _created)
 
 
 @command(
@@ -119,12 +119,12 @@ def update_endpoint(
     gid: Gid,
     settings: Settings,
     policy: PolicyOptions,
-    url: Annotated[str | None, typer.Option(help="Where messages are sent from now on.")] = None,
-    no_policy: Annotated[bool, typer.Option("--no-policy", help="Back to the channel's.")] = False,
-    no_rate_limit: Annotated[bool, typer.Option("--no-rate-limit", help="As fast as it goes.")] = False,
-    no_tls: Annotated[bool, typer.Option("--no-tls", help="Forget its certificates.")] = False,
+    url: Annotated[str | None, typer.Option(help="The new URL.")] = None,
+    no_policy: Annotated[bool, typer.Option("--no-policy", help="Use the channel's policy.")] = False,
+    no_rate_limit: Annotated[bool, typer.Option("--no-rate-limit", help="Remove the rate limit.")] = False,
+    no_tls: Annotated[bool, typer.Option("--no-tls", help="Remove its certificates.")] = False,
 ) -> None:
-    """Change an endpoint; what is not given stays."""
+    """Change an endpoint. Options that are not given stay unchanged."""
     cleared = {"policy": no_policy, "rateLimit": no_rate_limit, "tls": no_tls}
     body = {**settings.given(), **policy.given(), **{name: None for name, clear in cleared.items() if clear}}
     if url is not None:
@@ -143,19 +143,19 @@ def delete_endpoint(session: Session, gid: Gid, yes: Yes = False) -> None:
 
 
 def _control(name: str, what: str, *parts: str) -> None:
-    """A command to the endpoint's circuit."""
+    """Register a command to the endpoint's circuit."""
 
     @command(app, name, examples=[f"endpoints {name} {EXAMPLE}"], help=what)
     def control(session: Session, gid: Gid) -> None:
         session.out.show(session.api.post(path("endpoints", gid, *parts)), _card)
 
 
-_control("pause", "Park all its messages until `resume`, however long.", "pause")
+_control("pause", "Park all its messages until `resume`, without a time limit.", "pause")
 _control("resume", "End a pause.", "resume")
-_control("enable", "Lift a disabling, whoever did it. The circuit starts closed.", "enable")
-_control("disable", "Park its messages until `enable`; what waits for too long becomes a dead letter.", "disable")
-_control("trip", "Open the circuit by hand.", "circuit", "trip")
-_control("reset", "Close the circuit by hand, and release what is parked.", "circuit", "reset")
+_control("enable", "Enable a disabled endpoint. The circuit starts closed.", "enable")
+_control("disable", "Park its messages until `enable`; those that wait too long become dead letters.", "disable")
+_control("trip", "Open the circuit manually.", "circuit", "trip")
+_control("reset", "Close the circuit manually, and release parked deliveries.", "circuit", "reset")
 
 
 @command(
@@ -167,13 +167,14 @@ def rotate_secret(
     session: Session,
     gid: Gid,
     grace_seconds: Annotated[
-        int | None, typer.Option(min=0, help="How long the old secrets go on signing: 0 to 604800; a day by default.")
+        int | None, typer.Option(min=0, help="How long the old secrets still sign: 0 to 604800; a day by default.")
     ] = None,
     secret_file: Annotated[
-        Path | None, typer.Option(help="A file with a secret of your own (`-`: standard input); else one is made.")
+        Path | None,
+        typer.Option(help="A file with your own secret (`-`: standard input); by default one is generated."),
     ] = None,
 ) -> None:
-    """Give an endpoint a new secret, shown this once."""
+    """Give an endpoint a new secret, which is shown only once."""
     body: dict[str, Any] = {}
     if grace_seconds is not None:
         body["gracePeriodSeconds"] = grace_seconds
@@ -188,17 +189,17 @@ def test_endpoint(
     gid: Gid,
     wait_seconds: Annotated[float, typer.Option(min=0, help="How long to wait for the first attempt.")] = 30,
 ) -> None:
-    """Send a sample message to this endpoint alone, and show what it answers. Exit status 1 unless it is delivered."""
+    """Send a sample message to this endpoint only, and show its response. Exit status 1 unless it is delivered."""
     sent = cast(TestSent, session.api.post(path("endpoints", gid, "test")))
-    with session.out.busy(f"waiting for {gid} to answer …"):
-        delivery = at_rest(session.api, sent["deliveryGid"], wait_seconds, first_attempt=True)
+    with session.out.busy(f"waiting for the response of {gid} …"):
+        delivery = wait_for_end(session.api, sent["deliveryGid"], wait_seconds, first_attempt=True)
     session.out.show(delivery, show_delivery)
     conclude([delivery])
 
 
 def _table(out: Output, endpoints: list[Endpoint]) -> Table | str:
     if not endpoints:
-        return "There is no endpoint yet: everhook endpoints create https://… --channel orders"
+        return "There are no endpoints yet: everhook endpoints create https://… --channel orders"
     rows = out.table("endpoint", "state", "circuit", "tenant", "url", "description", wide=("tenant", "description"))
     for endpoint in endpoints:
         rows.add(
@@ -238,7 +239,7 @@ def _failing(endpoint: Endpoint) -> str:
     circuit = endpoint["circuit"]
     if not circuit["failures"]:
         return ""
-    until = f", rests until {when(circuit['until'])}" if circuit["until"] else ""
+    until = f", no requests until {when(circuit['until'])}" if circuit["until"] else ""
     return f"{circuit['failures']} failures in a row, failing since {age(circuit['failingSince'])}{until}"
 
 
@@ -256,14 +257,14 @@ def _rotated(rotated: SecretRotated) -> Table:
         [
             ("endpoint", rotated["endpointGid"]),
             ("secret", _secret(rotated["secret"])),
-            ("old ones sign until", when(rotated["previousUntil"])),
+            ("old secrets sign until", when(rotated["previousUntil"])),
             ("public keys", " ".join(key["publicKey"] for key in rotated["publicKeys"])),
         ]
     )
 
 
 def _secret(secret: str) -> Text:
-    return Text.assemble((secret, "bold"), ("  shown this once", "dim"))
+    return Text.assemble((secret, "bold"), ("  shown only once", "dim"))
 
 
 def _header(text: str) -> tuple[str, str]:

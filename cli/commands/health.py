@@ -1,4 +1,4 @@
-"""`everhook health`: which endpoints are not well, and why."""
+"""`everhook health`: unhealthy endpoints, and the reasons."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, cast
@@ -40,12 +40,14 @@ NO_BAR = "·"
 @command(app, "health", examples=["health", "health --tenant acme", "health ep_… --window 24h", "health --json"])
 def health(
     session: Session,
-    gid: Annotated[str | None, typer.Argument(help="An endpoint's gid (ep_…); else all.", show_default=False)] = None,
-    window: Annotated[Window | None, typer.Option(help="Of one endpoint; 24h, unless given.")] = (None),
+    gid: Annotated[
+        str | None, typer.Argument(help="An endpoint's gid (ep_…); all if not given.", show_default=False)
+    ] = None,
+    window: Annotated[Window | None, typer.Option(help="The period, for one endpoint; 24h if not given.")] = (None),
     tenant: Tenant = None,
-    limit: Annotated[int, typer.Option(min=1, max=100, help="How many endpoints at most.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Maximum number of endpoints.")] = 20,
 ) -> None:
-    """Which endpoints are not well, the worst first, and what goes wrong since when. With a gid: one, and why."""
+    """Show unhealthy endpoints, the worst first, and recurring errors. With a gid: one endpoint, and the reasons."""
     if gid is None:
         if window is not None:
             raise UsageError("--window is for one endpoint: everhook health ep_… --window 24h")
@@ -63,7 +65,7 @@ def _overview(out: Output, overview: HealthOverview) -> RenderableType:
         return "Nothing was sent within a day, and no circuit is open."
     parts: list[RenderableType] = [_endpoints(out, overview["endpoints"])]
     if overview["errors"]:
-        parts += ["", _faults(out, overview["errors"], across=True)]
+        parts += ["", _errors(out, overview["errors"], across=True)]
     return Group(*parts)
 
 
@@ -102,25 +104,25 @@ def _one(out: Output, health: EndpointHealth) -> RenderableType:
         reasons.add(points=f"{part['points']:g}", of=f"{part['outOf']:g}", why=part["why"])
     parts: list[RenderableType] = [card, "", reasons.table]
     if health["errors"]:
-        parts += ["", _faults(out, health["errors"], across=False)]
+        parts += ["", _errors(out, health["errors"], across=False)]
     return Group(*parts)
 
 
-def _faults(out: Output, faults: Sequence[RecurringError], *, across: bool) -> RenderableType:
+def _errors(out: Output, errors: Sequence[RecurringError], *, across: bool) -> RenderableType:
     rows = out.table("error", "times", *(["endpoints"] if across else []), "since", "last seen")
-    for fault in faults:
+    for error in errors:
         rows.add(
-            error=fault["error"],
-            times=f"{fault['count']:,}",
-            endpoints=f"{fault['endpoints']:,}",
-            since=age(fault["since"]),
-            last_seen=seen(fault["lastSeen"]),
+            error=error["error"],
+            times=f"{error['count']:,}",
+            endpoints=f"{error['endpoints']:,}",
+            since=age(error["since"]),
+            last_seen=seen(error["lastSeen"]),
         )
     return rows.table
 
 
 def bars(counts: Sequence[int], top: int) -> str:
-    """One character a count, as high as it is beside `top`; a dot for none."""
+    """One character per count, its height relative to `top`; a dot for zero."""
     return "".join(BARS[(len(BARS) - 1) * count // top] if count else NO_BAR for count in counts)
 
 
@@ -133,10 +135,10 @@ def _state(status: str, circuit: str) -> Text:
 
 
 def _rate(stats: AttemptStats) -> str:
-    return f"{stats['successRate']:.1%}" if stats["successRate"] is not None else "nothing tried"
+    return f"{stats['successRate']:.1%}" if stats["successRate"] is not None else "no attempts"
 
 
 def _worst_part(parts: Sequence[ScoreComponent]) -> str:
-    """What costs the score most."""
+    """The reason of the part that lowers the score most."""
     lost = max(parts, key=lambda part: part["outOf"] - part["points"])
     return lost["why"] if lost["outOf"] > lost["points"] else ""

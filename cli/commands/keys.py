@@ -1,4 +1,4 @@
-"""`everhook keys`: API keys, the master keys that seal secrets, and the keys of receipts; without an API that runs."""
+"""`everhook keys`: API keys, master keys, and the keys of receipts. Works without a running API."""
 
 import asyncio
 from collections import Counter
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 GID_LENGTH = 29
 LEFT_OVER = 1
-"""Exit status where something could not be sealed anew."""
+"""Exit status if something could not be encrypted again."""
 
 app = typer.Typer(name="keys", help="API keys, master keys, and the keys of receipts.", no_args_is_help=True)
 console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -41,21 +41,19 @@ def keys() -> None:
     )
 )
 def create(
-    name: Annotated[
-        str, typer.Option(help="Whose key it is: it goes on record with what they do.", show_default=False)
-    ],
+    name: Annotated[str, typer.Option(help="The name that is recorded with each action.", show_default=False)],
     scope: Annotated[
-        list[str] | None, typer.Option(help="admin, publish or read; may be given again.", show_default=False)
+        list[str] | None, typer.Option(help="admin, publish or read; can be repeated.", show_default=False)
     ] = None,
     tenant: Annotated[
-        str | None, typer.Option(help="Name or gid: the key reaches this tenant's things only.", show_default=False)
+        str | None, typer.Option(help="Name or gid: the key gives access to this tenant only.", show_default=False)
     ] = None,
     expires_in_days: Annotated[
-        float | None, typer.Option(min=0.001, max=36_500, help="Never, unless given.", show_default=False)
+        float | None, typer.Option(min=0.001, max=36_500, help="By default the key never expires.", show_default=False)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key. It is printed this once."""
+    """Create a key. It is printed only once."""
     from cli import api_keys as issuing
     from everhook.tenants.api_keys_store import shown_scopes
 
@@ -63,13 +61,13 @@ def create(
     if as_json:
         Output(as_json).json(_shown(row, tenant) | {"key": key})
         return
-    aside.print(f"{row.gid}, the key of {row.name}: {' '.join(shown_scopes(row))}. It is shown this once.")
+    aside.print(f"{row.gid}, the key of {row.name}: {' '.join(shown_scopes(row))}. It is shown only once.")
     console.print(key)
 
 
 @app.command("list", epilog=epilog(["keys list", "keys list --json"]))
 def list_keys(as_json: AsJson = False) -> None:
-    """List the keys, newest first; never the keys themselves."""
+    """List API keys, newest first, without the secret part."""
     from cli import api_keys as issuing
 
     rows, names = asyncio.run(issuing.list_all())
@@ -78,7 +76,7 @@ def list_keys(as_json: AsJson = False) -> None:
         Output(as_json).json(shown)
         return
     if not shown:
-        console.print("There is no key: everhook keys create --name … --scope admin")
+        console.print("There are no keys: everhook keys create --name … --scope admin")
         return
     table = Table(Column("key", min_width=GID_LENGTH), "name", "scopes", "tenant", "state", "expires")
     for one in shown:
@@ -91,11 +89,11 @@ def list_keys(as_json: AsJson = False) -> None:
 def revoke(
     gid: Annotated[str, typer.Argument(help="The key's gid, `ek_…`.", show_default=False)], as_json: AsJson = False
 ) -> None:
-    """Revoke a key, at once."""
+    """Revoke a key immediately."""
     from cli import api_keys as issuing
 
     asyncio.run(issuing.revoke(gid))
-    _tell(as_json, f"{gid} is revoked", {"keyGid": gid, "state": "revoked"})
+    _print(as_json, f"{gid} is revoked", {"keyGid": gid, "state": "revoked"})
 
 
 @app.command(epilog=epilog(["keys new-master"]))
@@ -104,23 +102,23 @@ def new_master(as_json: AsJson = False) -> None:
     from everhook.storage.keyring import new_master_key
 
     key = new_master_key()
-    _tell(as_json, key, {"masterKey": key})
+    _print(as_json, key, {"masterKey": key})
 
 
 @app.command(epilog=epilog(["keys rotate-master"]))
 def rotate_master(as_json: AsJson = False) -> None:
-    """Seal everything by the first key of EVERHOOK_MASTER_KEYS. It may be interrupted, and run again, at any time."""
+    """Encrypt everything with the first key of EVERHOOK_MASTER_KEYS. Can be interrupted and run again at any time."""
     from everhook.storage.keyring import KeyRing
 
     settings = load_settings_here()
-    left = asyncio.run(_reseal(settings, KeyRing.from_settings(settings), Output(as_json)))
+    left = asyncio.run(_reencrypt(settings, KeyRing.from_settings(settings), Output(as_json)))
     if left:
         raise typer.Exit(LEFT_OVER)
 
 
 @app.command("rotate-receipts", epilog=epilog(["keys rotate-receipts"]))
 def rotate_receipts(as_json: AsJson = False) -> None:
-    """Have a new key sign receipts and checkpoints. The old one stops in ten minutes, and stays published."""
+    """Create a new key that signs receipts and checkpoints. The old one stops in ten minutes and stays published."""
     asyncio.run(_rotate_receipts(as_json))
 
 
@@ -139,18 +137,18 @@ async def _rotate_receipts(as_json: bool) -> None:
         issuer = await rotate_keys(await session.connection(), keyring, name, now())
         new, *old = issuer.keys
         record_audit(session, ACTOR, "receipt_key.rotated", new.kid)
-    told = [f"{new.kid} signs for {issuer.name} within a minute"]
+    lines = [f"{new.kid} signs for {issuer.name} within a minute"]
     retired = [(key.kid, key.retired_at) for key in old[:1] if key.retired_at is not None]
-    told += [f"{kid} stops at {moment:%Y-%m-%d %H:%M:%S} UTC and stays published" for kid, moment in retired]
+    lines += [f"{kid} stops at {moment:%Y-%m-%d %H:%M:%S} UTC and stays published" for kid, moment in retired]
     document = {
         "kid": new.kid,
         "issuer": issuer.name,
         "retired": [{"kid": kid, "retiredAt": moment.isoformat()} for kid, moment in retired],
     }
-    _tell(as_json, "\n".join(told), document)
+    _print(as_json, "\n".join(lines), document)
 
 
-def _tell(as_json: bool, text: str, document: dict[str, Any]) -> None:
+def _print(as_json: bool, text: str, document: dict[str, Any]) -> None:
     if as_json:
         Output(as_json).json(document)
     else:
@@ -171,22 +169,24 @@ def _shown(row: "ApiKey", tenant: str | None) -> dict[str, Any]:
     }
 
 
-async def _reseal(settings: "Settings", keyring: "KeyRing", out: Output) -> int:
-    """How many boxes the newest key did not seal in the end; what was done, and why something was not, is told."""
+async def _reencrypt(settings: "Settings", keyring: "KeyRing", out: Output) -> int:
+    """Encrypt all secrets with the newest key and print a summary; returns how many are left with an older key."""
     from cli.context import opened_database
     from everhook.storage.encryption import count_outdated, reencrypt
 
     done, unopened = 0, Counter[str]()
     async with opened_database(settings) as database:
         with out.progress() as progress:
-            task = progress.add_task("sealing", total=await count_outdated(database, keyring))
+            task = progress.add_task("encrypting", total=await count_outdated(database, keyring))
             async for batch in reencrypt(database, keyring):
                 done += batch.reencrypted
                 unopened.update(batch.unopened)
                 progress.advance(task, batch.reencrypted + len(batch.unopened))
         left = await count_outdated(database, keyring)
-    told = [f"sealed anew by the first key: {done}"]
-    told += [f"left as they are: {count} ({why})" for why, count in unopened.items()]
-    told += ["the other keys may go" if left == 0 else f"keep the other keys: {left} are not sealed by the first"]
-    _tell(out.as_json, "\n".join(told), {"resealed": done, "left": left, "unopened": unopened})
+    lines = [f"encrypted with the first key: {done}"]
+    lines += [f"not changed: {count} ({why})" for why, count in unopened.items()]
+    lines += [
+        "the other keys are no longer needed" if left == 0 else f"keep the other keys: {left} secrets still need them"
+    ]
+    _print(out.as_json, "\n".join(lines), {"reencrypted": done, "left": left, "unopened": unopened})
     return left

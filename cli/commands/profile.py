@@ -12,7 +12,7 @@ from cli.command import Session, command
 from cli.errors import UsageError
 from cli.output import Output
 
-app = typer.Typer(help="Named places where an API is, each with its key.", no_args_is_help=True)
+app = typer.Typer(help="Named addresses of APIs, each with its key.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The profile's name.", show_default=False)]
 
@@ -26,21 +26,21 @@ Name = Annotated[str, typer.Argument(help="The profile's name.", show_default=Fa
     ],
 )
 def set_profile(session: Session, name: Name) -> None:
-    """Keep an address and a key. The key is asked for, or read from standard input; it may be empty.
+    """Store an address and a key. The key is prompted for, or read from standard input; it may be empty.
 
-    The first profile is used where nothing else says which API; `everhook profile use` takes another.
+    The first profile becomes the current one, which is used by default; `everhook profile use` selects another.
     """
     if session.connection.api_url is None:
         raise UsageError("give the API's address: --api-url")
     url = check_url(session.connection.api_url, "--api-url")
     config = profiles.load().with_profile(profiles.check_name(name), profiles.Profile(url, _key() or None))
     file = profiles.save(config)
-    session.out.show({"profile": name, "url": url, "file": str(file)}, lambda _: f"{name} is kept in {file}")
+    session.out.show({"profile": name, "url": url, "file": str(file)}, lambda _: f"{name} is stored in {file}")
 
 
 @command(app, "list", examples=["profile list"])
 def list_profiles(session: Session) -> None:
-    """List the profiles; never their keys."""
+    """List the profiles, without their keys."""
     config = profiles.load()
     shown = [
         {"name": name, "url": profile.url, "key": profile.api_key is not None, "current": name == config.current}
@@ -51,18 +51,18 @@ def list_profiles(session: Session) -> None:
 
 @command(app, "use", examples=["profile use production"])
 def use_profile(session: Session, name: Name) -> None:
-    """Use this one where nothing else says which API."""
+    """Make this profile the default."""
     config = profiles.load()
     config.profile(name)
     profiles.save(profiles.Config(name, config.profiles))
-    session.out.show({"profile": name}, lambda _: f"{name} is used from now on")
+    session.out.show({"profile": name}, lambda _: f"{name} is now the default")
 
 
 @command(app, "remove", examples=["profile remove staging"])
 def remove_profile(session: Session, name: Name) -> None:
-    """Forget an address and its key."""
+    """Remove a profile: its address and its key."""
     profiles.save(profiles.load().without(name))
-    session.out.show({"removed": name}, lambda _: f"{name} is forgotten")
+    session.out.show({"removed": name}, lambda _: f"{name} is removed")
 
 
 def _key() -> str:
@@ -74,13 +74,13 @@ def _key() -> str:
 
 def _table(out: Output, rows: list[dict[str, object]]) -> Table | str:
     if not rows:
-        return "There is no profile yet: everhook profile set production --api-url https://…"
+        return "There are no profiles yet: everhook profile set production --api-url https://…"
     table = out.table("profile", "url", "key", "current")
     for row in rows:
         table.add(
             profile=str(row["name"]),
             url=str(row["url"]),
-            key="kept" if row["key"] else "none",
+            key="stored" if row["key"] else "none",
             current="✓" if row["current"] else "",
         )
     return table.table

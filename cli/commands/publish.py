@@ -10,7 +10,7 @@ from rich.text import Text
 from cli.api_client.shapes import Accepted
 from cli.command import Session, command
 from cli.errors import UsageError
-from cli.following import at_rest, conclude, show_delivery
+from cli.following import conclude, show_delivery, wait_for_end
 from cli.options import EventType, json_value, read_file
 from cli.terminal_states import state
 from cli.terminal_text import printable
@@ -33,10 +33,14 @@ def publish(
     payload: Annotated[str | None, typer.Argument(help="The payload: any JSON.", show_default=False)] = None,
     file: Annotated[Path | None, typer.Option(help="A file with the payload; `-` is standard input.")] = None,
     type: EventType = None,
-    idempotency_key: Annotated[str | None, typer.Option(help="The same key again publishes nothing anew.")] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="If the key is used again, nothing is published twice.")
+    ] = None,
     tenant: Annotated[str | None, typer.Option(help="Deliver to this tenant's endpoints only.")] = None,
     published_at: Annotated[str | None, typer.Option(help="When it happened, such as 2026-01-31T12:00:00Z.")] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for all deliveries; status 1 unless all arrive.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for all deliveries; status 1 unless all are delivered.")
+    ] = False,
     wait_seconds: Annotated[float, typer.Option(min=0, help="How long --wait waits.")] = 60,
 ) -> None:
     """Publish a message. Its type is --type, or `event` in the payload."""
@@ -48,30 +52,30 @@ def publish(
         return
     session.out.print(_accepted(accepted))
     with session.out.busy("waiting for the deliveries …"):
-        ended = [at_rest(session.api, one["deliveryGid"], wait_seconds) for one in accepted["deliveries"]]
+        ended = [wait_for_end(session.api, one["deliveryGid"], wait_seconds) for one in accepted["deliveries"]]
     shown = {**accepted, "deliveries": ended}
     session.out.show(shown, lambda _: Group(*(part for one in ended for part in (Text(), show_delivery(one)))))
     conclude(ended)
 
 
 def _payload(text: str | None, file: Path | None) -> bytes:
-    """The very bytes; that they are JSON is checked, for they become a part of a request."""
+    """The payload's bytes, checked to be JSON because they become a part of a request."""
     if (text is None) == (file is None):
         raise UsageError("give the payload, or --file: one of them")
     content = text.encode() if text is not None else read_file("--file", file or Path("-"))
     try:
         json_value("the payload", content.decode())
     except UnicodeDecodeError as error:
-        raise UsageError("the payload is no JSON: it is not in UTF-8") from error
+        raise UsageError("the payload is not JSON: it is not in UTF-8") from error
     return content
 
 
 def _accepted(accepted: Accepted) -> RenderableType:
     parts = [Text(f"{accepted['messageGid']}  {printable(accepted['type'])} on {printable(accepted['channelName'])}")]
     if accepted["duplicate"]:
-        parts.append(Text("  published before: nothing was sent anew", style="yellow"))
+        parts.append(Text("  published before: nothing was sent again", style="yellow"))
     if not accepted["deliveries"]:
-        parts.append(Text("  nobody subscribes to it", style="yellow"))
+        parts.append(Text("  no subscription matches", style="yellow"))
     for one in accepted["deliveries"]:
         parts.append(Text.assemble(f"  {one['deliveryGid']} → {one['endpointGid']}  ", state(one["status"])))
     return Group(*parts)

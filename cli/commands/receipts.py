@@ -1,7 +1,7 @@
-"""`everhook receipts`: what a receiver, or anyone, checks without us, from files and nothing else (`verify`); and what
-the issuer checks of its own database (`audit`).
+"""`everhook receipts`: `verify` checks a bundle offline, from files only, for receivers and auditors; `audit` checks
+the issuer's own database.
 
-Exit status: 0 where all holds, 1 where something is wrong (the first thing is named), 2 where a file cannot be used.
+Exit status: 0 if everything is valid, 1 if something is wrong (the first error is named), 2 if a file cannot be used.
 """
 
 import asyncio
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 MAX_FILE = 16 * 1024 * 1024
 WRONG = 1
 NOT_YET = 503
-"""The status of a response for a receipt that is not under a checkpoint yet."""
+"""The status of the response for a receipt that has no checkpoint yet."""
 
 Found = TypeVar("Found")
 
-app = typer.Typer(name="receipts", help="Check delivery receipts.", no_args_is_help=True)
+app = typer.Typer(name="receipts", help="Verify delivery receipts.", no_args_is_help=True)
 console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 @app.callback()
 def receipts() -> None:
-    """Check delivery receipts."""
+    """Verify delivery receipts."""
 
 
 @app.command(
@@ -52,19 +52,17 @@ def receipts() -> None:
     )
 )
 def verify(
-    bundle: Annotated[
-        Path, typer.Argument(help="The bundle: of a receipt, or of two checkpoints.", show_default=False)
-    ],
+    bundle: Annotated[Path, typer.Argument(help="The bundle of a receipt, or of two checkpoints.", show_default=False)],
     body: Annotated[Path | None, typer.Option(help="The request's body as it was received, byte for byte.")] = None,
     since_checkpoint: Annotated[
         Path | None, typer.Option(help="A checkpoint that you hold: the log must not have been rewritten since.")
     ] = None,
     jwks: Annotated[
-        Path | None, typer.Option(help="The issuer's keys as you got them yourself, used instead of the bundle's.")
+        Path | None, typer.Option(help="The issuer's keys from a source that you trust, used instead of the bundle's.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a bundle, offline, and say what it proves and what it does not."""
+    """Verify a bundle offline, and print what it proves and what it does not."""
     from everhook.receipts.bundle import BundleFinding, BundleVerification, UnknownBundle, load
     from everhook.receipts.bundle import verify as check
     from everhook.receipts.strict_json import InvalidDocument, NotJson
@@ -91,12 +89,12 @@ def verify(
 
 
 def _refuse_problem(file: Path, document: object) -> None:
-    """Raise UsageError for the file of someone who saved an error of the API, and not a bundle."""
+    """Raise UsageError if the file is an error of the API that was saved instead of a bundle."""
     if isinstance(document, dict) and {"title", "status", "detail"} <= document.keys() and "type" in document:
-        again = "; ask for it again then" if document["status"] == NOT_YET else ""
+        again = "; request it again then" if document["status"] == NOT_YET else ""
         raise UsageError(
-            f"{file} is no bundle, but the error that the API answered with: "
-            f"{document['detail']} ({document['status']}){again}. With curl, --fail-with-body tells them apart."
+            f"{file} is not a bundle, but an error of the API: "
+            f"{document['detail']} ({document['status']}){again}. With curl, --fail-with-body detects this."
         )
 
 
@@ -114,7 +112,7 @@ def audit(as_json: AsJson = False) -> None:
 
 
 async def _audit(out: Output) -> dict[str, Any]:
-    """What became of each log, and of the attempts: as it is printed in JSON."""
+    """Check each log, and the attempts; returns the JSON document of the result."""
     from cli.context import load_settings_here, opened_database
     from everhook.receipts.log.audit_store import audit_log, check_attempts, tenants_with_receipts
     from everhook.storage.keyring import KeyRing
@@ -136,7 +134,7 @@ async def _audit(out: Output) -> dict[str, Any]:
 async def _watched(
     progress: "Progress", what: str, check: Callable[[Callable[[int], None]], Awaitable[Found]]
 ) -> tuple[Found | None, str | None]:
-    """What a check found, or what is wrong; `check` is handed what it tells of its progress."""
+    """The result of a check, or the error; `check` gets a callback for its progress."""
     from everhook.receipts.strict_json import InvalidDocument
 
     task = progress.add_task(what, total=None)
@@ -186,11 +184,11 @@ def _report(result: "BundleVerification") -> None:
 
 
 def _statement(receipt: "Receipt") -> str:
-    answer = f"HTTP {receipt.status_code}" if receipt.status_code is not None else receipt.error or "no answer"
+    response = f"HTTP {receipt.status_code}" if receipt.status_code is not None else receipt.error or "no response"
     return (
         f"attempt {receipt.number} of round {receipt.round} of delivery {receipt.delivery_gid} "
         f"(message {receipt.message_gid}) to {receipt.url} ended at {receipt.ended_at:%Y-%m-%d %H:%M:%S.%f} UTC "
-        f"with {answer}: {receipt.outcome}."
+        f"with {response}: {receipt.outcome}."
     )
 
 
@@ -199,12 +197,12 @@ def _say_wrong(text: str) -> None:
 
 
 def _say(line: str) -> None:
-    """Claims are strangers' text."""
+    """Print a line; claims are untrusted text."""
     console.print(printable(line))
 
 
 def _checkpoint(path: Path) -> str:
-    """A held checkpoint, which has at least to be one. Whether it is genuine is for the check."""
+    """Read a checkpoint from a file and check its format. `verify` checks whether it is genuine."""
     from everhook.receipts.log.checkpoint import parse_note
     from everhook.receipts.strict_json import InvalidDocument
 
@@ -212,7 +210,7 @@ def _checkpoint(path: Path) -> str:
         note = _read(path).decode()
         parse_note(note)
     except (UnicodeDecodeError, InvalidDocument) as error:
-        raise UsageError(f"{path} is no checkpoint: {error}") from error
+        raise UsageError(f"{path} is not a checkpoint: {error}") from error
     return note
 
 

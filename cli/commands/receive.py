@@ -27,19 +27,21 @@ app = typer.Typer()
 
 DEFAULT_PORT = 9000
 SHOWN_CHARACTERS = 4_000
-ANSWERED_S = 0.2
-"""The last answer has gone out after this."""
+LAST_RESPONSE_S = 0.2
+"""Time for the last response to be sent."""
 
 
 @dataclass(frozen=True)
 class ReceiverOptions:
-    """How a local receiver answers."""
+    """How a local receiver responds."""
 
     status: Annotated[
         str,
-        typer.Option(help="Statuses in order, such as 500,500,200: each message goes through them; the last stays."),
+        typer.Option(
+            help="Statuses in order, such as 500,500,200: each message gets them in order; the last one repeats."
+        ),
     ] = "200"
-    delay: Annotated[float, typer.Option(min=0, max=3_600, help="Seconds to wait before each answer.")] = 0
+    delay: Annotated[float, typer.Option(min=0, max=3_600, help="Seconds to wait before each response.")] = 0
 
     def statuses(self) -> list[int]:
         try:
@@ -47,7 +49,7 @@ class ReceiverOptions:
         except ValueError:
             found = []
         if not found or not all(200 <= status <= 599 for status in found):
-            raise UsageError(f"--status takes statuses from 200 to 599 with commas between them, not {self.status!r}")
+            raise UsageError(f"--status takes statuses from 200 to 599, separated by commas, not {self.status!r}")
         return found
 
 
@@ -66,29 +68,29 @@ def receive(
     port: Annotated[
         int | None,
         typer.Option(
-            min=0, max=65_535, help=f"Where to listen: {DEFAULT_PORT}, or any port with --channel, unless given."
+            min=0, max=65_535, help=f"Port to listen on. Default: {DEFAULT_PORT}, with --channel any free port."
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     secret: Annotated[
         list[str] | None,
-        typer.Option(help="Check signatures with it (whsec_…); may be given again.", envvar="WEBHOOK_SECRET"),
+        typer.Option(help="Secret to verify signatures with (whsec_…); can be repeated.", envvar="WEBHOOK_SECRET"),
     ] = None,
     channel: Annotated[
-        str | None, typer.Option(help="Make an endpoint on this channel, for as long as this runs.")
+        str | None, typer.Option(help="Create an endpoint on this channel while this command runs.")
     ] = None,
     events: Events = None,
-    count: Annotated[int | None, typer.Option(min=1, help="End after so many requests.")] = None,
-    body: Annotated[bool, typer.Option(help="Show what came.")] = True,
+    count: Annotated[int | None, typer.Option(min=1, help="Exit after this many requests.")] = None,
+    body: Annotated[bool, typer.Option(help="Print bodies.")] = True,
 ) -> None:
-    """Receive webhooks on this machine, check their signatures, and print them, until Ctrl-C.
+    """Receive webhooks on this machine, verify their signatures, and print them, until Ctrl-C.
 
-    What is not signed with the secret is answered 401. With --json each request is a line. With --channel an endpoint
-    of its own is made in the API, and deleted in the end: it has to be an Everhook that can reach this machine, such as
-    `everhook dev`. Its retries come quickly, so that one may watch them.
+    A request without a valid signature gets a 401. With --json each request is a line. --channel creates an endpoint in
+    the API, with quick retries, and deletes it at the end. This needs an Everhook that can reach this machine, such as
+    `everhook dev`.
     """
     if events and channel is None:
-        raise UsageError("--event goes with --channel")
+        raise UsageError("--event needs --channel")
     if port is None:
         port = DEFAULT_PORT if channel is None else 0
     asyncio.run(_Receiving(session, options, count, body).run(host, port, secret or [], channel, events or []))
@@ -96,11 +98,11 @@ def receive(
 
 class _Receiving:
     def __init__(self, session: Session, options: ReceiverOptions, count: int | None, body: bool) -> None:
-        from cli.receiver import Answers
+        from cli.receiver import ResponsePlan
 
         self._session = session
         self._out = session.out
-        self._answers = Answers(options.statuses(), options.delay)
+        self._responses = ResponsePlan(options.statuses(), options.delay)
         self._left = count
         self._body = body
         self._done = asyncio.Event()
@@ -114,14 +116,14 @@ class _Receiving:
             verify({}, b"", secrets)
         except ValueError as error:
             raise UsageError(f"--secret: {error}") from error
-        receiver = Receiver(self._answers, secrets, self._arrived)
+        receiver = Receiver(self._responses, secrets, self._arrived)
         socket = bound_socket(host, port, "--port")
         url = f"http://{host}:{socket.getsockname()[1]}/"
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._done.set)
-        async with serving(receiver, socket), self._endpoint(url, channel, events) as made:
-            receiver.secrets += [made["secret"]] if made is not None else []
-            checked = "checking signatures" if receiver.secrets else "not checking signatures: no --secret"
-            self._out.note(f"receiving at {url}, {checked} (Ctrl-C ends it)")
+        async with serving(receiver, socket), self._endpoint(url, channel, events) as created:
+            receiver.secrets += [created["secret"]] if created is not None else []
+            checked = "verifying signatures" if receiver.secrets else "not verifying signatures: no --secret"
+            self._out.note(f"receiving at {url}, {checked} (Ctrl-C stops it)")
             await self._done.wait()
 
     @contextlib.asynccontextmanager
@@ -131,11 +133,13 @@ class _Receiving:
         if channel is None:
             yield None
             return
-        made = await asyncio.to_thread(make_endpoint, self._session.api, url, channel, events, "everhook receive")
-        gid = made["endpointGid"]
-        self._out.note(f"made {gid} on {channel} at {self._session.target.url}; it is deleted in the end")
+        created = await asyncio.to_thread(
+            create_endpoint_for_receiver, self._session.api, url, channel, events, "everhook receive"
+        )
+        gid = created["endpointGid"]
+        self._out.note(f"created {gid} on {channel} at {self._session.target.url}; it is deleted at the end")
         try:
-            yield made
+            yield created
         finally:
             await asyncio.to_thread(self._session.api.delete, path("endpoints", gid))
             self._out.note(f"deleted {gid}")
@@ -150,11 +154,13 @@ class _Receiving:
         if self._left is not None:
             self._left -= 1
             if self._left == 0:
-                asyncio.get_running_loop().call_later(self._answers.delay_s + ANSWERED_S, self._done.set)
+                asyncio.get_running_loop().call_later(self._responses.delay_s + LAST_RESPONSE_S, self._done.set)
 
 
-def make_endpoint(api: Api, url: str, channel: str, events: list[str], description: str) -> EndpointCreated:
-    """An endpoint at a receiver of ours, with retries that one may watch."""
+def create_endpoint_for_receiver(
+    api: Api, url: str, channel: str, events: list[str], description: str
+) -> EndpointCreated:
+    """Create an endpoint for a local receiver, with quick retries."""
     wanted = {
         "url": url,
         "channel": channel,
@@ -168,7 +174,7 @@ def make_endpoint(api: Api, url: str, channel: str, events: list[str], descripti
 def _line(arrival: "Arrival") -> Text:
     checked = arrival.verification
     if checked is None:
-        verdict = ("? not checked", "dim")
+        verdict = ("? not verified", "dim")
     elif checked.is_genuine:
         verdict = ("✓ genuine", "green")
     else:
@@ -186,7 +192,7 @@ def _line(arrival: "Arrival") -> Text:
 
 
 def _readable(body: bytes) -> str:
-    """JSON is laid out for people; all else is shown as it is. The head of it, where it is long."""
+    """JSON with indentation, other text unchanged. Long text is cut."""
     text = body.decode(errors="replace")
     with contextlib.suppress(ValueError, RecursionError):
         text = pretty_json(json.loads(text))

@@ -1,4 +1,4 @@
-"""`everhook status`: one screen that says whether all is well."""
+"""`everhook status`: one screen that shows whether everything is healthy."""
 
 import time
 from collections import Counter
@@ -18,10 +18,10 @@ from cli.terminal_text import printable
 app = typer.Typer()
 
 AT_MOST = 500
-"""So much is counted where there is no overview; beyond, it is `or more`."""
+"""How many entries are counted if there is no overview."""
 
 LATE_S = 60
-"""Deliveries start within milliseconds; the reconciler starts what was left over within a quarter of a minute."""
+"""Deliveries start within milliseconds; the reconciler starts the rest within a quarter of a minute."""
 
 GOOD_RATE, NAMED = 0.95, 5
 NOT_FOUND = 404
@@ -30,10 +30,10 @@ FORBIDDEN = 403
 
 @command(app, "status", examples=["status", "status --profile production", "status --json"])
 def status(session: Session) -> None:
-    """Is all well? One screen. Exit status 1 where something is wrong, 3 where the API cannot be reached."""
+    """Show whether everything is healthy. Exit status 1 if something is wrong, 3 if the API cannot be reached."""
     session.out.print(Text(f"Everhook at {session.target.url} (from {session.target.source})", style="bold"))
     findings = []
-    with session.out.busy("looking …"):
+    with session.out.busy("checking …"):
         for finding in _findings(session.api):
             findings.append(finding)
             session.out.print(draw(finding))
@@ -44,15 +44,15 @@ def _findings(api: Api) -> Iterator[Finding]:
     yield _api(api)
     readiness = api.readiness()
     yield _dependency("database", readiness["database"], "nothing is accepted", "start it; see EVERHOOK_DATABASE_URL")
-    mend = "start it; if it runs, `everhook doctor` says what it lacks"
-    yield _dependency("Temporal", readiness["temporal"], "messages are accepted and wait", mend)
+    fix = "start it; if it runs, `everhook doctor` shows what is missing"
+    yield _dependency("Temporal", readiness["temporal"], "messages are accepted and wait", fix)
     if readiness["database"] == "down":
         return
     overview = _overview(api)
     if overview is not None:
         yield _success(overview)
         yield _undispatched(overview["undispatched"], readiness["temporal"])
-        if "overdue" in overview:  # not in the answers of older versions
+        if "overdue" in overview:  # absent in older versions
             yield _overdue(overview["overdue"], overview["series"], readiness["temporal"])
         yield _parked(overview["parked"])
         yield _circuits_counted(overview)
@@ -65,15 +65,15 @@ def _findings(api: Api) -> Iterator[Finding]:
 def _api(api: Api) -> Finding:
     began = time.monotonic()
     version = api.get("/version")["version"]
-    return ok("API", f"version {version}, answers in {(time.monotonic() - began) * 1_000:.0f} ms")
+    return ok("API", f"version {version}, responds in {(time.monotonic() - began) * 1_000:.0f} ms")
 
 
-def _dependency(name: str, state: str, so: str, mend: str) -> Finding:
-    return ok(name, "answers the API") if state == "ok" else wrong(name, f"does not answer the API: {so}", mend)
+def _dependency(name: str, state: str, effect: str, fix: str) -> Finding:
+    return ok(name, "responds") if state == "ok" else wrong(name, f"does not respond to the API: {effect}", fix)
 
 
 def _overview(api: Api) -> dict[str, Any] | None:
-    """None where this version has none, or the key is not for it."""
+    """None if this version has none, or the key lacks the scope."""
     try:
         found: dict[str, Any] = api.get(path("health", "overview"), limit=NAMED)
     except ApiError as error:
@@ -86,7 +86,7 @@ def _overview(api: Api) -> dict[str, Any] | None:
 def _success(overview: dict[str, Any]) -> Finding:
     hour = overview["lastHour"]
     if hour["successRate"] is None:
-        return ok("success rate", "nothing was tried in the last hour")
+        return ok("success rate", "no attempts in the last hour")
     detail = f"{hour['successRate']:.1%} of {hour['attempts']:,} attempts in the last hour"
     if hour["successRate"] >= GOOD_RATE:
         return ok("success rate", detail)
@@ -105,16 +105,16 @@ def _undispatched(waiting: dict[str, Any], temporal: str) -> Finding:
 def _overdue(waiting: dict[str, Any], series: list[dict[str, Any]], temporal: str) -> Finding:
     if not waiting["count"]:
         return ok("overdue", "none")
-    detail = f"{waiting['count']:,} deliveries should have gone on more than a minute ago"
+    detail = f"{waiting['count']:,} deliveries should have continued more than a minute ago"
     if any(minute["attempts"] for minute in series[-3:]):
-        return warning("overdue", f"{detail}; others do", "more workers, or a higher rateLimit, if that lasts")
+        return warning("overdue", f"{detail}; others are sent", "more workers, or a higher rateLimit, if that lasts")
     return wrong("overdue", f"{detail}, and nothing is sent", _what_is_missing(temporal))
 
 
 def _what_is_missing(temporal: str) -> str:
     if temporal != "ok":
-        return "they go on when Temporal is back"
-    return "are workers running? `everhook doctor`, where they run, says"
+        return "they continue when Temporal is back"
+    return "are workers running? run `everhook doctor` on their machine"
 
 
 def _parked(waiting: dict[str, Any]) -> Finding:
@@ -143,7 +143,7 @@ def _circuits_listed(api: Api) -> Finding:
 
 def _circuits(total: int, not_closed: dict[str, int], bad: list[dict[str, Any]]) -> Finding:
     if not not_closed:
-        return ok("endpoints", f"{total:,}, all of them open for business")
+        return ok("endpoints", f"{total:,}, all of them can receive")
     counts = ", ".join(f"{count:,} {_CIRCUITS.get(name, name)}" for name, count in not_closed.items())
     named = "; ".join(f"{one['endpointGid']} {one['url']}" for one in bad[:NAMED])
     return warning("endpoints", f"{counts} of {total:,}: {printable(named)}", "everhook endpoints show ep_…")

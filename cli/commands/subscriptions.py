@@ -13,7 +13,7 @@ from cli.formatting import when
 from cli.options import DEFAULT_LIMIT, ChannelNames, EndpointRefs, Events, Limit, Yes, changed, json_object
 from cli.output import Output, pairs
 
-app = typer.Typer(help="Which messages of a channel go to an endpoint.", no_args_is_help=True)
+app = typer.Typer(help="Which messages of a channel are sent to an endpoint.", no_args_is_help=True)
 
 Gid = Annotated[str, typer.Argument(help="The subscription's gid (sub_…).", show_default=False)]
 Filter = Annotated[
@@ -51,7 +51,7 @@ def create_subscription(
     events: Events = None,
     filter: Filter = None,
 ) -> None:
-    """Have matching messages of a channel go to an endpoint. Without --event: every type."""
+    """Send matching messages of a channel to an endpoint. Without --event: every type."""
     body: dict[str, Any] = {"endpointGid": endpoint, "channel": channel, "events": events or []}
     if filter is not None:
         body["filter"] = json_object("--filter", filter)
@@ -72,10 +72,10 @@ def update_subscription(
     events: Events = None,
     all_events: Annotated[bool, typer.Option("--all-events", help="Every type.")] = False,
     filter: Filter = None,
-    no_filter: Annotated[bool, typer.Option("--no-filter", help="Whatever the payload.")] = False,
-    enable: Annotated[bool | None, typer.Option("--enable/--disable", help="Whether it counts at all.")] = None,
+    no_filter: Annotated[bool, typer.Option("--no-filter", help="Remove the filter.")] = False,
+    enable: Annotated[bool | None, typer.Option("--enable/--disable", help="Enable or disable it.")] = None,
 ) -> None:
-    """Change a subscription; what is not given stays."""
+    """Change a subscription. Options that are not given stay unchanged."""
     body: dict[str, Any] = {}
     if events or all_events:
         body["events"] = [] if all_events else events
@@ -88,7 +88,7 @@ def update_subscription(
 
 @command(app, "delete", examples=["subscriptions delete sub_…"])
 def delete_subscription(session: Session, gid: Gid, yes: Yes = False) -> None:
-    """Delete a subscription. Deliveries accepted before go on."""
+    """Delete a subscription. Deliveries that were accepted before continue."""
     session.out.confirm(f"Delete {gid} at {session.target.url}?", yes=yes)
     session.api.delete(path("subscriptions", gid))
     session.out.show({"deleted": gid}, lambda _: f"{gid} is deleted")
@@ -96,7 +96,7 @@ def delete_subscription(session: Session, gid: Gid, yes: Yes = False) -> None:
 
 def _table(out: Output, subscriptions: list[Subscription]) -> Table | str:
     if not subscriptions:
-        return "There is no such subscription: everhook subscriptions create ep_… orders"
+        return "No subscriptions match: everhook subscriptions create ep_… orders"
     rows = out.table("subscription", "endpoint", "channel", "events", "filter", wide=("endpoint", "filter"))
     for one in subscriptions:
         rows.add(

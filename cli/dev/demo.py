@@ -1,6 +1,6 @@
-"""The demo of `everhook dev`: a receiver, a channel, three endpoints of different manners, and messages to them.
+"""The demo of `everhook dev`: a receiver, a channel, three endpoints with different behaviour, and messages to them.
 
-It uses the API as any service would, so what it does can be read as an example. Endpoints are made once: their
+It uses the API like any service, so it can be read as an example. Endpoints are created once: their
 secrets, which the API shows once, are kept in the data directory, so that the receiver can check signatures.
 """
 
@@ -30,7 +30,7 @@ CHANNEL = "orders"
 EVERY_S = 15.0
 STATE_FILE = "demo.json"
 MARK = "everhookDemo"
-"""The metadata key by which the demo knows its endpoints again."""
+"""The metadata key by which the demo recognizes its endpoints."""
 
 REMEMBERED = 1_000
 
@@ -39,7 +39,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class DemoEndpoint:
-    """One endpoint of the demo: its path at the receiver, what the terminal calls it, and what it subscribes to."""
+    """One endpoint of the demo: its path at the receiver, its name in the terminal, and its event types."""
 
     name: str
     description: str
@@ -55,7 +55,7 @@ EVENT_TYPES = ("order.created", "order.paid", "order.cancelled")
 
 
 class DemoReceiver:
-    """What the demo's customers run: checks each signature, and answers as its part demands."""
+    """The receiver of the demo's customers: verifies each signature, and responds as its path requires."""
 
     def __init__(self) -> None:
         self.secrets: dict[str, str] = {}
@@ -92,7 +92,7 @@ class DemoReceiver:
         return PlainTextResponse("cancellations are not our business", 400)
 
     async def _is_genuine(self, request: Request, part: DemoEndpoint) -> bool:
-        """Whether a request is signed with the part's secret, lately."""
+        """Whether a request has a valid and recent signature by the part's secret."""
         return verify(request.headers, await request.body(), [self.secrets[part.name]]).is_genuine
 
 
@@ -108,14 +108,14 @@ class Demo:
 
     @contextlib.asynccontextmanager
     async def ready(self) -> AsyncIterator[None]:
-        """Receiver and endpoints, up until the block ends."""
+        """Run the receiver and set up the endpoints, until the block ends."""
         socket = bound_socket("127.0.0.1", 0, "the demo's receiver")
         async with self._client, serving(self._receiver.app, socket):
             await self._set_up(f"http://127.0.0.1:{socket.getsockname()[1]}")
             yield
 
-    async def publish_for_ever(self) -> None:
-        """One message of each type at once, then one every now and then."""
+    async def publish_forever(self) -> None:
+        """Publish one message of each type, then one every `EVERY_S` seconds."""
         numbers = itertools.count(int(time.time()) % 1_000_000)
         for index, (number, event_type) in enumerate(zip(numbers, itertools.cycle(EVENT_TYPES), strict=False)):
             if index >= len(EVENT_TYPES):
@@ -136,7 +136,7 @@ class Demo:
     async def _set_up(self, receiver_url: str) -> None:
         await self._ensure_channel()
         known = self._known()
-        await self._remove_strangers({endpoint["gid"] for endpoint in known.values()})
+        await self._remove_unknown({endpoint["gid"] for endpoint in known.values()})
         for part in PARTS:
             url = f"{receiver_url}/{part.name}"
             if part.name not in known or not await self._moved(known[part.name]["gid"], url):
@@ -150,22 +150,22 @@ class Demo:
             created.raise_for_status()
 
     def _known(self) -> dict[str, dict[str, str]]:
-        """Gid and secret of each part made at an earlier start; nothing, where the file is gone or broken."""
+        """Gid and secret of each part from an earlier start; empty if the file is missing or invalid."""
         try:
             known: dict[str, dict[str, str]] = json.loads(self._state_file.read_text())
             return {part.name: known[part.name] for part in PARTS if {"gid", "secret"} == set(known.get(part.name, {}))}
         except (OSError, ValueError, AttributeError, TypeError):
             return {}
 
-    async def _remove_strangers(self, known: set[str]) -> None:
-        """Endpoints of an earlier demo whose secrets nobody has any more."""
+    async def _remove_unknown(self, known: set[str]) -> None:
+        """Delete endpoints of an earlier demo whose secrets are lost."""
         listed = (await self._client.get("/v1/endpoints", params={"limit": 500})).raise_for_status().json()["data"]
         for endpoint in listed:
             if MARK in endpoint["metadata"] and endpoint["endpointGid"] not in known:
                 (await self._client.delete(f"/v1/endpoints/{endpoint['endpointGid']}")).raise_for_status()
 
     async def _moved(self, gid: str, url: str) -> bool:
-        """Whether an endpoint is still there, and now receives at `url`: the receiver's port changes."""
+        """Update the URL of an endpoint, because the receiver's port changes. False if the endpoint does not exist."""
         response = await self._client.patch(f"/v1/endpoints/{gid}", json={"url": url})
         if response.status_code == httpx.codes.NOT_FOUND:
             return False
@@ -178,7 +178,7 @@ class Demo:
             "description": part.description,
             "channel": CHANNEL,
             "events": list(part.events),
-            # Quick retries, that one may watch: the documented schedule waits half a minute behind a second failure.
+            # Quick retries: the documented schedule waits half a minute after a second failure.
             "policy": {"preset": "brisk"},
             "metadata": {MARK: part.name},
         }

@@ -1,7 +1,7 @@
-"""What happened since one last looked: for the terminal of `everhook dev`, and so for SQLite alone.
+"""What happened since the last poll, for the terminal of `everhook dev`. SQLite only.
 
-SQLite numbers the rows of a table in the order of their commits (`rowid`), so a reader that asks for what lies behind
-the last number misses nothing. Ids would not do: one made early may be committed late.
+SQLite numbers the rows of a table in the order of their commits (`rowid`), so a reader that asks for rows after
+the last number misses nothing. Ids are not suitable: one that was created early may be committed late.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _event_row: ColumnElement[int] = literal_column("operational_event.rowid", Integ
 
 @dataclass(frozen=True)
 class AttemptNews:
-    """`next_attempt_at` is None behind a success, a rejection and the last attempt of a round."""
+    """One attempt. `next_attempt_at` is None after a success, a rejection and the last attempt of a round."""
 
     delivery_gid: str
     event_type: str
@@ -40,7 +40,7 @@ class AttemptNews:
 
 @dataclass(frozen=True)
 class EventNews:
-    """An operational event: of a delivery, then with its gid and type, or of an endpoint alone."""
+    """An operational event of a delivery, with its gid and type, or of an endpoint only."""
 
     kind: str
     created_at: datetime
@@ -53,7 +53,7 @@ class EventNews:
 
 @dataclass(frozen=True)
 class News:
-    """Oldest first. `skipped` more attempts happened than one wanted to read."""
+    """Attempts and events, oldest first. `skipped` is the number of attempts beyond the limit."""
 
     attempts: Sequence[AttemptNews]
     events: Sequence[EventNews]
@@ -61,24 +61,24 @@ class News:
 
 
 class Feed:
-    """News since the last. A look that finds none costs two look-ups by key."""
+    """Attempts and events since the last poll. A poll that finds none costs two look-ups by key."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._attempt = 0
         self._event = 0
 
-    async def skip_the_past(self) -> None:
-        """What is on record already is no news."""
+    async def skip_to_end(self) -> None:
+        """Start at the current end of the tables."""
         async with self._database.read_connection() as connection:
             self._attempt = await _newest(connection, _attempt_row, Attempt)
             self._event = await _newest(connection, _event_row, OperationalEvent)
 
     async def news(self, limit: int) -> News:
-        """At most `limit` attempts; those beyond are counted and skipped. Events are few: they come in turn."""
+        """At most `limit` attempts; more are counted and skipped. Events are few and never skipped."""
         async with self._database.read_connection() as connection:
-            attempts = await _behind(connection, _ATTEMPTS, self._attempt, limit)
-            events = await _behind(connection, _EVENTS, self._event, limit)
+            attempts = await _rows_after(connection, _ATTEMPTS, self._attempt, limit)
+            events = await _rows_after(connection, _EVENTS, self._event, limit)
             last = attempts[-1]["position"] if attempts else self._attempt
             newest = await _newest(connection, _attempt_row, Attempt) if len(attempts) == limit else last
         self._attempt = newest
@@ -95,7 +95,7 @@ async def _newest(connection: AsyncConnection, row: ColumnElement[int], table: t
     return int((await connection.execute(newest)).scalar_one())
 
 
-async def _behind(connection: AsyncConnection, news: Select[Any], row: int, limit: int) -> Sequence[RowMapping]:
+async def _rows_after(connection: AsyncConnection, news: Select[Any], row: int, limit: int) -> Sequence[RowMapping]:
     result: Result[Any] = await connection.execute(news.limit(limit), {"last": row})
     return result.mappings().all()
 

@@ -1,4 +1,4 @@
-"""What `everhook dev` keeps in its data directory for the commands that are run beside it."""
+"""Files of `everhook dev` in its data directory, for other commands on this machine."""
 
 import os
 import shlex
@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 DATA_DIR = ".everhook"
 KEY_FILE = "api-key"
 URL_FILE = "api-url"
-"""Where the API is. It is there for as long as `everhook dev` runs."""
+"""The API's address. The file exists while `everhook dev` runs."""
 
 ENVIRONMENT_FILE = "environment"
-"""Variables that lead other processes to its database and its Temporal, to be read by shells too. There as long."""
+"""Variables with its database and its Temporal, for other processes and shells. Exists while `everhook dev` runs."""
 
 DATABASE_VARIABLE = "EVERHOOK_DATABASE_URL"
 TEMPORAL_VARIABLE = "TEMPORAL_ADDRESS"
@@ -25,10 +25,10 @@ def environment_text(variables: Mapping[str, str]) -> str:
 
 
 def adopt_environment(environment: MutableMapping[str, str] = os.environ) -> bool:
-    """Take the variables of the `everhook dev` that runs in this directory, unless there are own ones that say where
-    database or Temporal are. Whether they were taken.
+    """Set the variables of the `everhook dev` that runs in this directory, unless the environment names a database or
+    Temporal. Returns whether they were set.
 
-    Only what is on this machine is believed: a directory that came from elsewhere must not lead a key away.
+    Only loopback addresses are accepted: a directory from elsewhere must not redirect a key.
     """
     if DATABASE_VARIABLE in environment or TEMPORAL_VARIABLE in environment:
         return False

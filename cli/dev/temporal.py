@@ -1,4 +1,4 @@
-"""The Temporal server inside `everhook dev`: the development server of the `temporal` program, kept alive by us."""
+"""The Temporal server of `everhook dev`: the development server of the `temporal` program, restarted if it dies."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ POLL_S = 0.05
 POLL_TIMEOUT = timedelta(seconds=2)
 STOP_TIMEOUT_S = 10.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
-"""How long we wait before starting a server again that died; doubling, while it does not stay up."""
+"""Pause before a restart of a dead server; it doubles while the server does not stay up."""
 
 STAYED_UP_S = 30.0
 
@@ -35,7 +35,7 @@ _DYNAMIC_CONFIG = {
     "matching.numTaskqueueWritePartitions": "1",
     "matching.useNewMatcher": "true",
     "matching.enableFairness": "true",
-    # Bulk replays and purges at once; the server's default is one, so that one tenant's would keep out all others'.
+    # Concurrent bulk replays and purges. The server's default is one, so one tenant's would block those of others.
     "frontend.MaxConcurrentBatchOperationPerNamespace": "20",
     # Workflows kept in memory, 45 KB each. The server's default is 128,000.
     "history.hostLevelCacheMaxSize": "2000",
@@ -43,7 +43,7 @@ _DYNAMIC_CONFIG = {
     "history.eventsCacheMaxSizeBytes": "131072",
     "history.xdcCacheMaxSizeBytes": "131072",
 }
-# Twice as fast as the defaults; a power cut may cost the last commits, which the reconciler then makes good.
+# Twice as fast as the defaults. A power cut may lose the last commits, which the reconciler then repairs.
 _SQLITE_PRAGMAS = {"journal_mode": "WAL", "synchronous": "NORMAL"}
 
 _DIE_WITH_PARENT = """
@@ -52,8 +52,8 @@ ctypes.CDLL(None).prctl(1, 9)
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
-"""Has the kernel kill us should our parent die (PR_SET_PDEATHSIG, SIGKILL), then becomes the command. In a process of
-its own instead of `preexec_fn`, which would run Python in a fork of a process full of the SDK's threads."""
+"""Makes the kernel kill this process if its parent dies (PR_SET_PDEATHSIG, SIGKILL), then becomes the command. In a
+separate process instead of `preexec_fn`, which would run Python in a fork of a process with the SDK's threads."""
 
 log = structlog.get_logger()
 
@@ -67,9 +67,9 @@ def temporal_command(
     address: str = "127.0.0.1",
     namespace: str = DEFAULT_NAMESPACE,
 ) -> list[str]:
-    """The command line of the server as we run it; without `ui_port` it serves no UI.
+    """The command line of the server; without `ui_port` it serves no UI.
 
-    The search attributes are named here and not only added later: the server would know late ones after a while only.
+    The search attributes are named here, because the server knows those added later only after a while.
     """
     options = ["--ip", address, "--port", str(port), "--db-filename", str(db_file), "--namespace", namespace]
     options += ["--headless"] if ui_port is None else ["--ui-port", str(ui_port), "--ui-disable-news-fetch"]
@@ -85,16 +85,16 @@ def temporal_command(
 
 
 def die_with_parent(command: Sequence[str]) -> list[str]:
-    """A command that does not outlive this process, however that ends. Linux only: elsewhere the command itself."""
+    """Wrap a command so that it does not outlive this process. Linux only: elsewhere the command is unchanged."""
     if sys.platform != "linux":
         return list(command)
     return [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
 
 
 class EmbeddedTemporal:
-    """One server process. `prepare` is run behind every start, and must leave the server fit for work.
+    """One server process. `prepare` runs after every start, and must make the server ready.
 
-    The process is in a session of its own, so that a Ctrl-C at the terminal reaches us and not it: workers that drain
+    The process has its own session, so that a Ctrl-C at the terminal does not reach it: workers that drain
     need their server.
     """
 
@@ -105,18 +105,18 @@ class EmbeddedTemporal:
         target: str,
         log_file: Path,
         prepare: Callable[[Client], Awaitable[None]],
-        tell: Callable[[str], None],
+        report: Callable[[str], None],
     ) -> None:
         self._command = command
         self._target = target
         self._log_file = log_file
         self._prepare = prepare
-        self._tell = tell
+        self._report = report
         self._client: Client | None = None
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> Client:
-        """Start the server; a client once it is prepared. Raises UsageError where it does not come up."""
+        """Start the server; returns a client when it is prepared. Raises UsageError if it does not start."""
         process = await self._spawn()
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
@@ -124,25 +124,25 @@ class EmbeddedTemporal:
         except TimeoutError:
             client = None
         if client is None:
-            raise UsageError(f"Temporal does not come up: {self._last_words()} (all of it: {self._log_file})")
+            raise UsageError(f"Temporal does not start: {self._last_log_line()} (full log: {self._log_file})")
         return client
 
     async def keep_alive(self) -> None:
-        """Start the server again whenever it ends, until cancelled."""
+        """Restart the server whenever it exits, until cancelled."""
         pause = FIRST_PAUSE_S
         while self._process is not None:
             began = time.monotonic()
             status = await self._process.wait()
             if time.monotonic() - began > STAYED_UP_S:
                 pause = FIRST_PAUSE_S
-            self._tell(f"Temporal ended ({_how(status)}); starting it again. Publishing goes on meanwhile.")
+            self._report(f"Temporal exited ({_how(status)}); restarting it. Publishing continues meanwhile.")
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
             if await self._prepared(await self._spawn()):
-                self._tell("Temporal is back; what waited is delivered now.")
+                self._report("Temporal is back; waiting messages are delivered now.")
 
     async def stop(self) -> None:
-        """End it in good order, or else by force."""
+        """Stop the server gracefully, or kill it after a timeout."""
         process = self._process
         if process is None or process.returncode is not None:
             return
@@ -154,7 +154,7 @@ class EmbeddedTemporal:
             await process.wait()
 
     def kill(self) -> None:
-        """End it at once. Its store survives that: it is a database."""
+        """Kill the server. Its store survives, because it is a database."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
@@ -173,7 +173,7 @@ class EmbeddedTemporal:
         return self._process
 
     async def _prepared(self, process: asyncio.subprocess.Process) -> Client | None:
-        """A client of the prepared server; None where it ended first."""
+        """A client of the prepared server; None if the server exited first."""
         while process.returncode is None:
             try:
                 client = await self._connected()
@@ -185,7 +185,7 @@ class EmbeddedTemporal:
         return None
 
     async def _connected(self) -> Client:
-        """The one client of this process. Raises RPCError or RuntimeError while the server does not answer."""
+        """The one client of this process. Raises RPCError or RuntimeError while the server does not respond."""
         if self._client is None:
             self._client = await Client.connect(
                 self._target, namespace=DEFAULT_NAMESPACE, plugins=[PLUGIN], runtime=sdk_runtime()
@@ -194,9 +194,9 @@ class EmbeddedTemporal:
         await self._client.workflow_service.describe_namespace(request, timeout=POLL_TIMEOUT)
         return self._client
 
-    def _last_words(self) -> str:
+    def _last_log_line(self) -> str:
         lines = self._log_file.read_text(errors="replace").strip().splitlines()
-        return lines[-1].strip() if lines else "it says nothing"
+        return lines[-1].strip() if lines else "its log is empty"
 
 
 def _how(status: int) -> str:

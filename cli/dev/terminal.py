@@ -1,4 +1,4 @@
-"""What `everhook dev` says to the person at the terminal: where everything is, and deliveries as they happen."""
+"""The terminal output of `everhook dev`: addresses, and deliveries as they happen."""
 
 import logging
 import shlex
@@ -26,7 +26,7 @@ from everhook.notifications.events import EventKind
 
 TYPE_WIDTH, ENDPOINT_WIDTH, VERDICT_WIDTH = 16, 20, 14
 SAME_ERROR_S = 30.0
-"""An error that comes again and again is shown this often."""
+"""Interval in seconds at which a repeated error is shown."""
 
 _GAVE_UP = ("✗ failed", "red")
 _EVENTS: Mapping[str, Shown | None] = {
@@ -43,22 +43,22 @@ _EVENTS: Mapping[str, Shown | None] = {
     EventKind.LOG_DAMAGED: ("✗ log damaged", "bold red"),
     EventKind.CHECKPOINT: None,
 }
-"""None: not shown. A checkpoint is signed twice a minute, and says nothing about a delivery."""
+"""None: not shown. A checkpoint is signed twice a minute, and is not about a delivery."""
 
 
 @dataclass(frozen=True)
 class DevUrls:
-    """Where everything is."""
+    """Addresses and files of a running `everhook dev`."""
 
     api: str
     sign_in: str
-    """Signs its first visitor in to the dashboard, for five minutes."""
+    """Signs in to the dashboard once, within five minutes."""
 
     temporal_ui: str
     temporal: str
     data_dir: Path
     environment: Path | None
-    """A file of variables that lead commands here; None if those in this directory find us by themselves."""
+    """A file of variables for commands; None if commands in this directory need none."""
 
     api_key: str
     channel: str
@@ -70,16 +70,16 @@ class DevUrls:
 
 
 class Terminal:
-    """Lines for people; colours and the frame only where somebody looks at a terminal."""
+    """Lines for people, with colours and a frame on a terminal only."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
     def busy(self, doing: str) -> AbstractContextManager[Status | None]:
-        """A sign of life while something takes its time."""
+        """A spinner while something takes long."""
         return self._console.status(doing)
 
-    def tell(self, line: str, style: str = "cyan") -> None:
+    def note(self, line: str, style: str = "cyan") -> None:
         self._line([_clock(datetime.now(UTC)), (line, style)])
 
     def welcome(self, urls: DevUrls, *, has_endpoints: bool) -> None:
@@ -96,10 +96,10 @@ class Terminal:
         for title, command in _examples(urls, has_endpoints=has_endpoints):
             self._console.print()
             self._console.print(Text(title, style="bold"))
-            # Neither framed nor wrapped nor padded, so that it can be copied: a space behind a backslash breaks it.
+            # Neither framed nor wrapped nor padded, so that it can be copied: a space after a backslash breaks it.
             self._console.print(Text(command, style="cyan"), soft_wrap=True)
         self._console.print()
-        self._console.print(Text("Deliveries as they happen (Ctrl-C stops; the next start carries on)", style="bold"))
+        self._console.print(Text("Deliveries as they happen (Ctrl-C stops; the next start continues)", style="bold"))
 
     def news(self, news: News) -> None:
         lines = [(attempt.started_at + _duration(attempt), _attempt_line(attempt)) for attempt in news.attempts]
@@ -107,14 +107,14 @@ class Terminal:
         for _, line in sorted(lines, key=lambda pair: pair[0]):
             self._line(line)
         if news.skipped:
-            self.tell(f"… and {news.skipped:,} more attempts", "dim")
+            self.note(f"… and {news.skipped:,} more attempts", "dim")
 
     def _line(self, parts: Iterable[tuple[str, str]]) -> None:
         self._console.print(Text.assemble(*parts), soft_wrap=True, highlight=False)
 
 
 class TerminalErrors(logging.Handler):
-    """Our own faults at a glance; the log has them in full."""
+    """Shows errors of Everhook in one line each; the log has the details."""
 
     def __init__(self, terminal: Terminal) -> None:
         super().__init__(logging.ERROR)
@@ -128,7 +128,7 @@ class TerminalErrors(logging.Handler):
         if moment - self._shown.get(text, float("-inf")) < SAME_ERROR_S:
             return
         self._shown[text] = moment
-        self._terminal.tell(f"error: {text} (see everhook.log)", "red")
+        self._terminal.note(f"error: {text} (see everhook.log)", "red")
 
 
 def _table(urls: DevUrls) -> Table:
@@ -158,7 +158,7 @@ def _examples(urls: DevUrls, *, has_endpoints: bool) -> list[tuple[str, str]]:
     if has_endpoints:
         return [("Publish a message", publish)]
     endpoint = _curl(urls, "/v1/endpoints", '{"url": "http://127.0.0.1:9000/webhooks", "events": ["order.*"]}')
-    return [("Make an endpoint (its secret is shown once)", endpoint), ("Publish a message to it", publish)]
+    return [("Create an endpoint (its secret is shown only once)", endpoint), ("Publish a message to it", publish)]
 
 
 def _curl(urls: DevUrls, path: str, body: str) -> str:
@@ -175,12 +175,12 @@ def _attempt_line(attempt: AttemptNews) -> list[tuple[str, str]]:
     gave_up = attempt.verdict is Verdict.RETRY and attempt.next_attempt_at is None
     verdict, style = _GAVE_UP if gave_up else ATTEMPTS[attempt.verdict]
     ended_at = attempt.started_at + _duration(attempt)
-    answer = str(attempt.status_code) if attempt.status_code is not None else attempt.error or ""
+    response = str(attempt.status_code) if attempt.status_code is not None else attempt.error or ""
     return [
         _clock(ended_at),
         *_subject(attempt.event_type, attempt.description or urlsplit(attempt.url).netloc),
         (_fit(verdict, VERDICT_WIDTH), style),
-        (f"{answer:<6} ", style),
+        (f"{response:<6} ", style),
         (f"{attempt.duration_ms:>6,} ms", "dim"),
         (_sequel(attempt, ended_at), "dim"),
     ]
@@ -201,7 +201,7 @@ def _unknown(event: EventNews) -> Shown:
 
 
 def _event_line(event: EventNews) -> list[tuple[str, str]]:
-    """Every event has a name in each column: those of no message and of no endpoint say what they are about."""
+    """One line per event. Without a message or an endpoint, the columns name the subject of the event."""
     shown, style = _EVENTS.get(event.kind) or _unknown(event)
     about = event.kind.partition(".")[0].replace("_", " ")
     endpoint = event.description or urlsplit(event.url or "").netloc or "all endpoints"

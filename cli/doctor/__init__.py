@@ -1,7 +1,6 @@
-"""What `everhook doctor` looks at, from the place and with the settings that workers and the API run with.
+"""The checks of `everhook doctor`, on the machine and with the settings of workers and the API.
 
-Each check is a coroutine that answers with a Finding. Whatever else happens in one is a finding, too: a doctor who
-faints helps nobody.
+Each check is a coroutine that returns a Finding. Exceptions and timeouts of a check become findings, too.
 """
 
 import asyncio
@@ -17,12 +16,12 @@ PATIENCE_S = 15.0
 
 
 async def run_check(name: str, check: Coroutine[Any, Any, Finding]) -> Finding:
-    """A check within bounds of time, and whatever it raises."""
+    """Run a check with a time limit; what it raises becomes a finding."""
     try:
         async with asyncio.timeout(PATIENCE_S):
             return await check
     except TimeoutError:
-        return wrong(name, f"no answer within {PATIENCE_S:g} s")
+        return wrong(name, f"no response within {PATIENCE_S:g} s")
     except (UsageError, ConfigurationError) as error:
         return wrong(name, str(error))
     except Exception as error:
@@ -34,11 +33,11 @@ def first_line(error: BaseException) -> str:
 
 
 async def findings(settings: Settings) -> AsyncIterator[Finding]:
-    """Everything, in the order in which things build on each other."""
+    """All findings, in the order of dependencies."""
     from cli.doctor.database import database_findings
-    from cli.doctor.environment import surroundings_findings
+    from cli.doctor.environment import environment_findings
     from cli.doctor.temporal import temporal_findings
 
-    for section in (database_findings, temporal_findings, surroundings_findings):
+    for section in (database_findings, temporal_findings, environment_findings):
         async for finding in section(settings):
             yield finding

@@ -1,4 +1,4 @@
-"""The database: is it there and current, does the key ring open it, does its clock agree, what waits in it."""
+"""Checks of the database: connection, clock, migrations, master keys, API keys, backlog, endpoints."""
 
 import asyncio
 import time
@@ -27,13 +27,13 @@ from everhook.tenants import api_keys_store as api_keys
 NEEDS_SCHEMA = ("master keys", "callers", "backlog", "endpoints")
 SKEW = timedelta(seconds=2)
 LATE = timedelta(minutes=1)
-"""Deliveries start within milliseconds; the reconciler starts what was left over within a quarter of a minute."""
+"""Deliveries start within milliseconds; the reconciler starts the rest within a quarter of a minute."""
 
 COUNTED_AT_MOST = 10_000
-LOOKED_AT = 50
-"""So many endpoints, the newest, are judged anew by the egress rules."""
+CHECKED = 50
+"""How many of the newest endpoints are checked against the egress rules."""
 
-START = "start it, or mend EVERHOOK_DATABASE_URL"
+START = "start it, or fix EVERHOOK_DATABASE_URL"
 
 
 async def database_findings(settings: Settings) -> AsyncIterator[Finding]:
@@ -63,8 +63,8 @@ async def database_findings(settings: Settings) -> AsyncIterator[Finding]:
 async def _reach(database: Database) -> Finding:
     shown = database.url.render_as_string(hide_password=True)
     file = database.url.database or ""
-    if database.is_sqlite and not Path(file).exists():  # noqa: ASYNC240 - opening it would make it
-        return wrong("database", f"there is no file {file}", "run `everhook migrate`, or mend EVERHOOK_DATABASE_URL")
+    if database.is_sqlite and not Path(file).exists():  # noqa: ASYNC240 - opening it would create it
+        return wrong("database", f"there is no file {file}", "run `everhook migrate`, or fix EVERHOOK_DATABASE_URL")
     try:
         async with database.read_connection() as connection:
             version = "sqlite_version()" if database.is_sqlite else "current_setting('server_version')"
@@ -74,7 +74,7 @@ async def _reach(database: Database) -> Finding:
             raise
         return wrong("database", f"{shown} cannot be reached: {reason(error)}", START)
     if database.is_sqlite:
-        return ok("database", f"SQLite {found}, {file}: for one machine, where one process does everything")
+        return ok("database", f"SQLite {found}, {file}: for one machine and a single process")
     return ok("database", f"PostgreSQL {found}, {shown}")
 
 
@@ -88,7 +88,7 @@ async def _clock(database: Database) -> Finding:
         way = timedelta(seconds=time.monotonic() - began)
     skew = abs(moment + way / 2 - datetime.now(UTC))
     if skew > SKEW + way:
-        return wrong(name, f"differs from this machine's by {span(skew)}", "have both synchronised by NTP")
+        return wrong(name, f"differs from this machine's by {span(skew)}", "synchronize both with NTP")
     return ok(name, "agrees with this machine's")
 
 
@@ -105,7 +105,7 @@ async def _migrations(database: Database, settings: Settings) -> Finding:
     if found is None:
         return wrong("migrations", "there is no schema yet", "everhook migrate")
     if found not in {script.revision for script in scripts.walk_revisions()}:
-        return wrong("migrations", f"at {found}, which this version does not know", "run the version that made it")
+        return wrong("migrations", f"at {found}, which this version does not know", "run the version that created it")
     return wrong("migrations", f"at {found}, and this version wants {head}", "everhook migrate")
 
 
@@ -114,12 +114,12 @@ async def _master_keys(database: Database, settings: Settings) -> Finding:
     found = await census(database, KeyRing.from_settings(settings))
     if found.unopened:
         why = ", ".join(f"{count:,} times: {reason}" for reason, count in found.unopened.items())
-        mend = "put the key that is missing back into EVERHOOK_MASTER_KEYS, behind the newest"
-        return wrong(name, f"{found.unopened.total():,} of {found.total:,} secrets cannot be opened; {why}", mend)
+        fix = "add the missing key to EVERHOOK_MASTER_KEYS, after the newest"
+        return wrong(name, f"{found.unopened.total():,} of {found.total:,} secrets cannot be decrypted; {why}", fix)
     if found.outdated:
-        detail = f"{found.outdated:,} of {found.total:,} secrets are sealed by an older key"
+        detail = f"{found.outdated:,} of {found.total:,} secrets are encrypted with an older key"
         return warning(name, detail, "everhook keys rotate-master")
-    return ok(name, f"the newest opens all there is: {found.total:,} secrets")
+    return ok(name, f"the newest decrypts all {found.total:,} secrets")
 
 
 async def _callers(database: Database, settings: Settings) -> Finding:
@@ -128,7 +128,9 @@ async def _callers(database: Database, settings: Settings) -> Finding:
     async with database.reading() as session:
         if await api_keys.has_usable(session):
             return ok("callers", "there are keys in the database")
-    return warning("callers", "nobody has a key, so nobody can publish", "everhook keys create --name … --scope admin")
+    return warning(
+        "callers", "there is no API key, so no one can publish", "everhook keys create --name … --scope admin"
+    )
 
 
 async def _backlog(database: Database) -> Finding:
@@ -141,7 +143,7 @@ async def _backlog(database: Database) -> Finding:
     waited = datetime.now(UTC) - oldest
     detail = f"{count:,} accepted deliveries are not started, the oldest for {span(waited)}"
     if waited > LATE:
-        return wrong("backlog", detail, "it starts once Temporal and a worker are there: see below")
+        return wrong("backlog", detail, "they start when Temporal and a worker run: see below")
     return ok("backlog", detail)
 
 
@@ -149,23 +151,23 @@ async def _endpoints(database: Database, settings: Settings) -> Finding:
     egress = EgressClient(EgressRules.from_settings(settings))
     try:
         async with database.reading() as session:
-            views, _ = await endpoints.page(session, tenant_gid=None, after=None, limit=LOOKED_AT)
-        judged = await asyncio.gather(*(_judge(egress, view.endpoint) for view in views))
+            views, _ = await endpoints.page(session, tenant_gid=None, after=None, limit=CHECKED)
+        refused = await asyncio.gather(*(_refusal(egress, view.endpoint) for view in views))
     finally:
         await egress.aclose()
-    bad = [f"{view.endpoint.gid} ({why})" for view, why in zip(views, judged, strict=True) if why]
+    bad = [f"{view.endpoint.gid} ({why})" for view, why in zip(views, refused, strict=True) if why]
     if bad:
-        mend = "change their URLs, or EVERHOOK_EGRESS_… of every process"
+        fix = "change their URLs, or EVERHOOK_EGRESS_… of every process"
         named = ", ".join(bad[:3])
-        return warning("endpoints", f"{len(bad)} of {len(views)} would be refused from here: {named}", mend)
-    return ok("endpoints", f"the rules allow the URLs of all {len(views)} looked at")
+        return warning("endpoints", f"{len(bad)} of {len(views)} would be refused here: {named}", fix)
+    return ok("endpoints", f"the rules allow the URLs of all {len(views)} that were checked")
 
 
-async def _judge(egress: EgressClient, endpoint: Endpoint) -> str:
+async def _refusal(egress: EgressClient, endpoint: Endpoint) -> str:
     try:
         await egress.check_url(endpoint.url, endpoint.tenant_gid)
     except UrlRefused as error:
         return error.rule
     except LocalError:
-        return ""  # no sign against the endpoint
+        return ""  # says nothing about the endpoint
     return ""

@@ -1,4 +1,4 @@
-"""Temporal: is it there, is it prepared, do workers poll, do schedules run, does its clock agree."""
+"""Checks of Temporal: connection, namespace, search attributes, schedules, queue limits, workers, clock."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -31,10 +31,10 @@ SETUP = "everhook setup"
 START_WORKERS = "everhook worker"
 
 REACH_S = 5.0
-"""A server that hangs takes the connection, and then says nothing."""
+"""A server that hangs accepts the connection and does not respond."""
 
 POLLS_EVERY = timedelta(minutes=2)
-"""A poll lasts a minute; a worker that was not seen for two is gone."""
+"""A poll lasts a minute; a worker without a poll for two minutes is gone."""
 
 WORKFLOW, ACTIVITY = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW, TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY
 QUEUES = (
@@ -79,10 +79,10 @@ async def _reach() -> tuple[Client | None, Finding]:
             client = await connect()
             info = await client.workflow_service.get_system_info(GetSystemInfoRequest())
     except TimeoutError:
-        return None, wrong("Temporal", f"{address} does not answer", "restart it, or mend TEMPORAL_ADDRESS")
+        return None, wrong("Temporal", f"{address} does not respond", "restart it, or fix TEMPORAL_ADDRESS")
     except (RuntimeError, RPCError) as error:
         why = in_words(first_line(error)).removeprefix("cannot connect to Temporal: ").removeprefix(f"{address}: ")
-        return None, wrong("Temporal", f"{address} cannot be reached: {why}", "start it, or mend TEMPORAL_ADDRESS")
+        return None, wrong("Temporal", f"{address} cannot be reached: {why}", "start it, or fix TEMPORAL_ADDRESS")
     return client, ok("Temporal", f"version {info.server_version or 'unknown'}, {address}")
 
 
@@ -91,10 +91,10 @@ async def _namespace(client: Client) -> Finding:
         found = await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
-            return wrong("namespace", f"there is no {client.namespace}", f"{SETUP}, or mend TEMPORAL_NAMESPACE")
+            return wrong("namespace", f"there is no {client.namespace}", f"{SETUP}, or fix TEMPORAL_NAMESPACE")
         raise
     kept = found.config.workflow_execution_retention_ttl.ToTimedelta()
-    return ok("namespace", f"{client.namespace}, which keeps closed workflows for {span(kept)}")
+    return ok("namespace", f"{client.namespace}, closed workflows are kept for {span(kept)}")
 
 
 async def _search_attributes(client: Client) -> Finding:
@@ -105,7 +105,7 @@ async def _search_attributes(client: Client) -> Finding:
     except RPCError as error:
         if error.status not in NOT_OURS:
             raise
-        return warning(name, "this Temporal does not say which there are", f"{SETUP} names those that are needed")
+        return warning(name, "this Temporal does not list them", f"{SETUP} creates or names them")
     missing = [key.name for key in search_attributes.ALL if key.name not in known]
     other = [
         key.name
@@ -115,8 +115,8 @@ async def _search_attributes(client: Client) -> Finding:
     if missing:
         return wrong(name, f"missing: {', '.join(missing)}", SETUP)
     if other:
-        return wrong(name, f"of another type than ours: {', '.join(other)}", "give Everhook a namespace of its own")
-    return ok(name, f"all {len(search_attributes.ALL)} are there")
+        return wrong(name, f"with another type than needed: {', '.join(other)}", "give Everhook a separate namespace")
+    return ok(name, f"all {len(search_attributes.ALL)} exist")
 
 
 async def _schedules(client: Client, settings: Settings) -> Finding:
@@ -142,7 +142,7 @@ async def _trouble(client: Client, job: ScheduledJob) -> tuple[Severity, str, st
         return (
             Severity.WRONG,
             f"{job.name} last ran {span(silent)} ago",
-            "is Temporal well? are workers there? see below",
+            "do Temporal and workers run? see below",
         )
     return None
 
@@ -157,7 +157,7 @@ async def _description(client: Client, job: ScheduledJob) -> ScheduleDescription
 
 
 def _last_run(info: ScheduleInfo) -> datetime:
-    """When it last did something, a run that still goes on included: overlapping ones are skipped."""
+    """The time of the last run; now if one is still running, because overlapping runs are skipped."""
     if info.running_actions:
         return datetime.now(UTC)
     runs = [action.started_at for action in info.recent_actions]
@@ -170,8 +170,8 @@ async def _queue_limits(client: Client) -> Finding:
     rate = found.config.fairness_keys_rate_limit_default.rate_limit.requests_per_second
     if rate == 1.0:
         return ok(name, f"set on {TaskQueue.SENDS_LIMITED}")
-    mend = f"{SETUP}; the server needs `matching.enableFairness`, see docs/deployment.md"
-    return warning(name, f"not set on {TaskQueue.SENDS_LIMITED}: keeping endpoints' rateLimit costs more", mend)
+    fix = f"{SETUP}; the server needs `matching.enableFairness`, see docs/deployment.md"
+    return warning(name, f"not set on {TaskQueue.SENDS_LIMITED}: enforcing endpoints' rateLimit costs more", fix)
 
 
 async def _workers(client: Client) -> Finding:
@@ -183,7 +183,7 @@ async def _workers(client: Client) -> Finding:
         if not polling:
             unserved.append(f"{queue} ({'workflows' if kind == WORKFLOW else 'activities'})")
     if unserved:
-        return wrong("workers", f"nobody polls {', '.join(unserved)}: nothing is sent there", START_WORKERS)
+        return wrong("workers", f"no worker polls {', '.join(unserved)}: its tasks wait", START_WORKERS)
     return ok("workers", f"{len(identities)} poll every queue: {', '.join(sorted(identities))}")
 
 
@@ -204,7 +204,7 @@ async def _queue(client: Client, queue: TaskQueue, kind: "TaskQueueType.ValueTyp
 
 
 async def _clock(client: Client, settings: Settings) -> Finding:
-    """No call tells Temporal's time. But its next run of a schedule lies in its future, within one interval."""
+    """No call returns Temporal's time. But the next run of a schedule is in Temporal's future, within one interval."""
     name = "Temporal's clock"
     job = min(scheduled_jobs(settings), key=lambda job: job.every)
     found = await _description(client, job)
@@ -213,5 +213,5 @@ async def _clock(client: Client, settings: Settings) -> Finding:
     now, next_ = datetime.now(UTC), found.info.next_action_times[0]
     slack = job.every + timedelta(seconds=5)
     if not -slack < next_ - now < job.every + slack:
-        return wrong(name, f"differs from this machine's by {span(abs(next_ - now))}", "have both synchronised by NTP")
+        return wrong(name, f"differs from this machine's by {span(abs(next_ - now))}", "synchronize both with NTP")
     return ok(name, f"agrees with this machine's, to within {span(slack)}")

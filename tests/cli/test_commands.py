@@ -37,7 +37,7 @@ def at(live: Live, path: str) -> str:
     return live.receiver.url_for(path)
 
 
-async def make_endpoint(everhook: Everhook, at: str, channel: str, *options: str) -> Any:
+async def create_endpoint_for_receiver(everhook: Everhook, at: str, channel: str, *options: str) -> Any:
     await everhook.ok("channels", "create", channel)
     return await everhook.json("endpoints", "create", at, "--channel", channel, *options)
 
@@ -70,7 +70,7 @@ async def test_a_channel_from_creation_to_deletion(everhook: Everhook, channel: 
 async def test_an_endpoint_from_creation_to_deletion(everhook: Everhook, at: str, channel: str, tmp_path: Path) -> None:
     options = ["--event", "order.*", "--rate-limit", "5", "--signature", "standard", "--format", "raw"]
     more = ["--header", "X-Mine: a: b", "--metadata", '{"a": 1}', "--description", "mine", "--preset", "brisk"]
-    made = await make_endpoint(everhook, at, channel, *options, *more)
+    made = await create_endpoint_for_receiver(everhook, at, channel, *options, *more)
     gid = made["endpointGid"]
     assert made["secret"].startswith("whsec_")
     assert (made["headers"], made["metadata"], made["rateLimit"]) == ({"X-Mine": "a: b"}, {"a": 1}, 5.0)
@@ -92,7 +92,7 @@ async def test_the_url_of_an_endpoint_is_never_taken_for_that_of_the_api(
     everhook: Everhook, live: Live, at: str, path: str, channel: str
 ) -> None:
     """The API key goes to the API's address, and a customer's URL must not become that."""
-    gid = (await make_endpoint(everhook, at, channel))["endpointGid"]
+    gid = (await create_endpoint_for_receiver(everhook, at, channel))["endpointGid"]
     moved = f"{at}/moved"
     changed = await everhook.json("endpoints", "update", gid, "--url", moved)
     assert changed["url"] == moved
@@ -107,7 +107,7 @@ async def test_the_url_of_an_endpoint_is_never_taken_for_that_of_the_api(
 async def test_every_command_to_a_circuit_is_answered_with_the_new_state(
     everhook: Everhook, at: str, channel: str
 ) -> None:
-    gid = (await make_endpoint(everhook, at, channel))["endpointGid"]
+    gid = (await create_endpoint_for_receiver(everhook, at, channel))["endpointGid"]
     states = {}
     for name in ("pause", "resume", "disable", "enable", "trip", "reset"):
         endpoint = await everhook.json("endpoints", name, gid)
@@ -123,7 +123,7 @@ async def test_every_command_to_a_circuit_is_answered_with_the_new_state(
 
 
 async def test_a_subscription_from_creation_to_deletion(everhook: Everhook, at: str, channel: str) -> None:
-    endpoint = await make_endpoint(everhook, at, channel)
+    endpoint = await create_endpoint_for_receiver(everhook, at, channel)
     created = await everhook.json(
         "subscriptions", "create", endpoint["endpointGid"], channel, "--event", "a.*", "--filter", '{"n": {"$gt": 1}}'
     )
@@ -147,7 +147,7 @@ async def test_an_update_of_nothing_is_a_wrong_use(everhook: Everhook) -> None:
 async def test_publishing_and_waiting_shows_every_delivery(
     everhook: Everhook, live: Live, at: str, path: str, channel: str
 ) -> None:
-    await make_endpoint(everhook, at, channel)
+    await create_endpoint_for_receiver(everhook, at, channel)
     live.receiver.respond(Response(200, b"thank you"), path=path)
     result = await everhook("publish", channel, '{"n": 1}', "--type", "order.created", "--wait")
     assert result.status == 0
@@ -158,7 +158,7 @@ async def test_publishing_and_waiting_shows_every_delivery(
 async def test_waiting_for_what_is_not_delivered_ends_with_status_1(
     everhook: Everhook, live: Live, at: str, path: str, channel: str
 ) -> None:
-    await make_endpoint(everhook, at, channel)
+    await create_endpoint_for_receiver(everhook, at, channel)
     live.receiver.respond(400, path=path)
     result = await everhook("publish", channel, "{}", "--type", "a", "--wait", "--json")
     assert result.status == 1
@@ -167,7 +167,7 @@ async def test_waiting_for_what_is_not_delivered_ends_with_status_1(
 
 
 async def test_the_same_idempotency_key_publishes_once(everhook: Everhook, at: str, channel: str) -> None:
-    await make_endpoint(everhook, at, channel)
+    await create_endpoint_for_receiver(everhook, at, channel)
     first = await publish(everhook, channel, "{}", "--idempotency-key", "k")
     again = await publish(everhook, channel, "{}", "--idempotency-key", "k")
     assert (again["messageGid"], again["duplicate"]) == (first["messageGid"], True)
@@ -180,7 +180,7 @@ async def test_a_payload_is_published_as_the_very_bytes_of_the_file(
 ) -> None:
     payload = b'{"a": 1.50, "a": 1e400, "big": 123456789012345678901234567890, "s": "\xc3\xa9\\u0007"}'
     (tmp_path / "payload.json").write_bytes(payload)
-    await make_endpoint(everhook, at, channel, "--format", "raw")
+    await create_endpoint_for_receiver(everhook, at, channel, "--format", "raw")
     result = await everhook("publish", channel, "--file", "payload.json", "--type", "a", "--wait")
     assert result.status == 0, result
     assert live.receiver.at(path)[0].body == payload
@@ -195,7 +195,7 @@ async def test_a_payload_that_is_no_json_is_refused_here(everhook: Everhook, pay
 async def test_deliveries_are_listed_by_filters_and_shown_with_their_payload(
     everhook: Everhook, live: Live, at: str, path: str, channel: str
 ) -> None:
-    endpoint = await make_endpoint(everhook, at, channel)
+    endpoint = await create_endpoint_for_receiver(everhook, at, channel)
     live.receiver.respond(503, path=path)
     (delivery,) = (await publish(everhook, channel, '{"n": 7}'))["deliveries"]
     gid = delivery["deliveryGid"]
@@ -218,7 +218,7 @@ async def test_deliveries_are_listed_by_filters_and_shown_with_their_payload(
 async def test_one_dead_letter_is_looked_at_replayed_and_discarded(
     everhook: Everhook, live: Live, at: str, path: str, channel: str
 ) -> None:
-    await make_endpoint(everhook, at, channel)
+    await create_endpoint_for_receiver(everhook, at, channel)
     live.receiver.respond(Response(400, b"no such order"), path=path)
     (gid,) = await dead_lettered(everhook, live, channel)
     assert gid in (await everhook.ok("dead-letters", "list", "--channel", channel)).out
@@ -238,7 +238,7 @@ async def test_one_dead_letter_is_looked_at_replayed_and_discarded(
 async def test_a_bulk_replay_counts_asks_and_follows_the_batch(
     everhook: Everhook, live: Live, at: str, path: str, channel: str
 ) -> None:
-    await make_endpoint(everhook, at, channel)
+    await create_endpoint_for_receiver(everhook, at, channel)
     live.receiver.respond(400, path=path)
     gids = await dead_lettered(everhook, live, channel, 3)
     assert await everhook.json("dead-letters", "replay", "--channel", channel, "--dry-run") == {
@@ -276,7 +276,7 @@ async def _indexed(live: Live, channel: str, count: int) -> None:
 async def test_a_purge_of_some_leaves_the_others(
     everhook: Everhook, live: Live, at: str, path: str, channel: str
 ) -> None:
-    await make_endpoint(everhook, at, channel)
+    await create_endpoint_for_receiver(everhook, at, channel)
     live.receiver.respond(400, path=path)
     kept, *given_up = await dead_lettered(everhook, live, channel, 3)
     answers = await everhook.json("dead-letters", "purge", *given_up, "--yes", "--why", "tests")
@@ -298,7 +298,7 @@ async def test_which_dead_letters_has_to_be_said_in_one_way(everhook: Everhook, 
 async def test_an_endpoint_is_tested_by_a_message_to_it_alone(
     everhook: Everhook, live: Live, at: str, path: str, channel: str
 ) -> None:
-    gid = (await make_endpoint(everhook, at, channel))["endpointGid"]
+    gid = (await create_endpoint_for_receiver(everhook, at, channel))["endpointGid"]
     live.receiver.respond(Response(500, b"not today"), 200, path=path)
     failed = await everhook("endpoints", "test", gid)
     assert failed.status == 1 and "│ not today" in failed.out
@@ -311,7 +311,7 @@ async def test_an_endpoint_is_tested_by_a_message_to_it_alone(
 async def test_health_says_which_endpoint_is_not_well_and_why(
     everhook: Everhook, live: Live, at: str, path: str, channel: str
 ) -> None:
-    gid = (await make_endpoint(everhook, at, channel, "--tenant", channel))["endpointGid"]
+    gid = (await create_endpoint_for_receiver(everhook, at, channel, "--tenant", channel))["endpointGid"]
     live.receiver.respond(410, path=path)
     await dead_lettered(everhook, live, channel)
 
@@ -335,7 +335,7 @@ async def test_health_says_which_endpoint_is_not_well_and_why(
 async def test_status_of_a_stack_that_runs_says_what_waits_for_somebody(
     everhook: Everhook, live: Live, at: str, path: str, channel: str
 ) -> None:
-    gid = (await make_endpoint(everhook, at, channel))["endpointGid"]
+    gid = (await create_endpoint_for_receiver(everhook, at, channel))["endpointGid"]
     live.receiver.respond(400, path=path)
     await dead_lettered(everhook, live, channel)
     await everhook.ok("endpoints", "trip", gid)
@@ -414,7 +414,7 @@ async def test_status_tells_of_deliveries_that_do_not_go_on(
     pretend("/v1/health/overview", 200, overview() | late | {"series": minutes})
     result = await plain("status", "--api-url", live.receiver.url, "--json")
     (found,) = (finding for finding in result.json["findings"] if finding["name"] == "overdue")
-    assert found["level"] == level and "420 deliveries" in found["detail"] and told in found["mend"]
+    assert found["level"] == level and "420 deliveries" in found["detail"] and told in found["fix"]
 
 
 def overview(successRate: float = 1.0, oldest: str | None = None) -> dict[str, Any]:
@@ -490,7 +490,7 @@ HOSTILE = "\x1b[2J\x1b]0;owned\x07[bold red]x[/] :boom: \x9b1m \u202eevil\r"
 async def test_what_an_endpoint_answers_does_not_reach_the_terminal_as_it_is(
     everhook: Everhook, live: Live, at: str, path: str, channel: str
 ) -> None:
-    await make_endpoint(everhook, at, channel)
+    await create_endpoint_for_receiver(everhook, at, channel)
     live.receiver.respond(Response(400, HOSTILE.encode()), path=path)
     message = json.dumps({"hostile": HOSTILE})
     (delivery,) = (await publish(everhook, channel, message))["deliveries"]
@@ -498,7 +498,7 @@ async def test_what_an_endpoint_answers_does_not_reach_the_terminal_as_it_is(
     await everhook("deliveries", "watch", gid)
     for arguments in (["deliveries", "show", gid, "--payload"], ["dead-letters", "show", gid]):
         shown = await everhook.ok(*arguments)
-        assert_harmless(shown.out)
+        assert_sanitized(shown.out)
         assert "[bold red]x[/] :boom:" in shown.out
         assert (await everhook.ok(*arguments, "--json")).out.isascii()
     document = await everhook.json("dead-letters", "show", gid)
@@ -512,7 +512,7 @@ async def test_what_the_api_itself_says_does_not_reach_the_terminal_as_it_is(pla
     result = await plain("channels", "list", "--api-url", live.receiver.url)
     live.receiver.respond(200)
     assert result.status == 1
-    assert_harmless(result.err)
+    assert_sanitized(result.err)
 
 
 @pytest.mark.parametrize(
@@ -533,7 +533,7 @@ async def test_no_field_of_an_answer_reaches_the_terminal_as_it_is(
     pretend(path, 200, hostile(shape))
     result = await plain(*arguments, "--api-url", live.receiver.url)
     assert "[bold red]x[/] :boom:" in result.out
-    assert_harmless(result.out)
+    assert_sanitized(result.out)
 
 
 def hostile(kind: Any, name: str = "") -> Any:
@@ -553,14 +553,14 @@ def _of_union(kind: Any) -> Any:
     return get_args(kind)[0] if get_origin(kind) is UnionType else kind
 
 
-def assert_harmless(shown: str) -> None:
+def assert_sanitized(shown: str) -> None:
     assert [char for char in shown if not char.isprintable() and char != "\n"] == []
 
 
 async def test_numbers_beyond_a_double_are_shown_as_they_are_in_json(
     everhook: Everhook, live: Live, at: str, path: str, channel: str
 ) -> None:
-    await make_endpoint(everhook, at, channel)
+    await create_endpoint_for_receiver(everhook, at, channel)
     live.receiver.respond(400, path=path)
     (gid,) = await _publish_and_reject(everhook, channel, '{"n": 1e400, "n": 1.10}')
     assert '"n": 1e400, "n": 1.10' in (await everhook.ok("dead-letters", "show", gid, "--json")).out
@@ -582,7 +582,7 @@ async def test_a_batch_that_is_not_there_is_not_said_to_go_on(everhook: Everhook
 async def test_deliveries_are_listed_by_the_url_of_their_endpoint(
     everhook: Everhook, live: Live, at: str, channel: str
 ) -> None:
-    await make_endpoint(everhook, at, channel, "--description", f"the books of {channel}")
+    await create_endpoint_for_receiver(everhook, at, channel, "--description", f"the books of {channel}")
     (sent,) = (await publish(everhook, channel))["deliveries"]
     for endpoint in (at, f"the books of {channel}"):
         listed = await everhook.json("deliveries", "list", "--endpoint", endpoint)

@@ -56,7 +56,7 @@ async def attempt(database: Database, number: int, gid: str | None = None) -> No
 async def test_each_attempt_is_told_once_and_the_past_not_at_all(database: Database) -> None:
     feed = Feed(database)
     await attempt(database, 1)
-    await feed.skip_the_past()
+    await feed.skip_to_end()
     await attempt(database, 2)
     assert [told.number for told in (await feed.news(10)).attempts] == [2]
     assert not (await feed.news(10)).attempts

@@ -193,7 +193,7 @@ async def test_a_simulation_delivers_everything_measures_it_and_leaves_nothing(l
 
 async def test_a_simulation_of_trouble_ends_with_status_1_and_clears_up(live: Live) -> None:
     before = await _counts(live)
-    options = ["--rate", "20", "--count", "4", "--status", "400", "--settle", "5"]
+    options = ["--rate", "20", "--count", "4", "--status", "400", "--drain", "5"]
     async with running(live.url, "simulate", *options) as simulation:
         assert await simulation.ended() == 1
     assert any("dead letter" in line and " 4 " in line for line in simulation.out)
@@ -301,7 +301,7 @@ async def test_a_doctor_finds_what_is_missing_and_how_to_mend_it(live: Live, tmp
     assert {name for name, finding in findings.items() if finding["level"] == "wrong"} == {
         "database", "Temporal", "egress proxy"
     }  # fmt: skip
-    assert "everhook migrate" in findings["database"]["mend"]
+    assert "everhook migrate" in findings["database"]["fix"]
     assert findings["Temporal"]["detail"].endswith("cannot be reached: Connection refused")
     assert "hunter2" not in json.dumps(findings)
     assert os.listdir(tmp_path) == [], "it looks and makes nothing"
@@ -317,7 +317,7 @@ async def test_a_doctor_finds_what_is_there_and_says_nothing(live: Live, tmp_pat
     assert status == 1
     for name, setting in (("database", "EVERHOOK_DATABASE_URL"), ("Temporal", "TEMPORAL_ADDRESS")):
         assert address in findings[name]["detail"] and findings[name]["detail"].endswith("does not answer")
-        assert setting in findings[name]["mend"]
+        assert setting in findings[name]["fix"]
 
 
 async def test_a_doctor_finds_what_nobody_set_up(live: Live, tmp_path: Path) -> None:
@@ -326,9 +326,9 @@ async def test_a_doctor_finds_what_nobody_set_up(live: Live, tmp_path: Path) -> 
         empty.execute("CREATE TABLE other (a)")
     status, findings = await diagnose(tmp_path, env)
     assert status == 1
-    assert mends(findings) == {
+    assert fixes(findings) == {
         "migrations": "everhook migrate",
-        "namespace": "everhook setup, or mend TEMPORAL_NAMESPACE",
+        "namespace": "everhook setup, or fix TEMPORAL_NAMESPACE",
     }
     assert findings["workers"]["level"] == "skipped"
 
@@ -344,13 +344,13 @@ async def test_a_doctor_finds_a_paused_schedule_missing_workers_and_a_lost_maste
     env = doctor_env(live) | {"EVERHOOK_MASTER_KEYS": new_master_key(), "TEMPORAL_NAMESPACE": namespace}
     status, findings = await diagnose(tmp_path, env)
     assert status == 1
-    assert set(mends(findings)) == {"master keys", "schedules", "workers"}
+    assert set(fixes(findings)) == {"master keys", "schedules", "workers"}
     assert "cannot be opened" in findings["master keys"]["detail"]
     assert "reconcile is paused (a test)" in findings["schedules"]["detail"]
-    assert "--unpause" in findings["schedules"]["mend"]
+    assert "--unpause" in findings["schedules"]["fix"]
     assert "sends-limited" in findings["workers"]["detail"]
-    assert findings["workers"]["mend"] == "everhook worker"
+    assert findings["workers"]["fix"] == "everhook worker"
 
 
-def mends(findings: dict[str, Any]) -> dict[str, str]:
-    return {name: finding["mend"] for name, finding in findings.items() if finding["level"] == "wrong"}
+def fixes(findings: dict[str, Any]) -> dict[str, str]:
+    return {name: finding["fix"] for name, finding in findings.items() if finding["level"] == "wrong"}

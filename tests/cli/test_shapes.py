@@ -37,7 +37,7 @@ SCHEMAS: dict[type[Any], type[BaseModel]] = {
     shapes.DeliveryDetail: deliveries_schemas.DeliveryDetail,
     shapes.DeadLetterDetail: dead_letters_schemas.DeadLetterDetail,
     shapes.LiveDelivery: deliveries_schemas.LiveDelivery,
-    shapes.BulkAnswer: dead_letters_schemas.BulkAnswer,
+    shapes.BulkResult: dead_letters_schemas.BulkAnswer,
     shapes.Batch: dead_letters_schemas.BatchOut,
     shapes.Readiness: Readiness,
     shapes.AttemptStats: health_schemas.TallyOut,

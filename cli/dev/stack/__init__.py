@@ -1,6 +1,6 @@
 """`everhook dev`: everything on one machine. Temporal with its UI as a child process; database, worker and API here.
 
-Worker and API share one client and one database, so that healthy deliveries start eagerly, as they do nowhere else.
+Worker and API share one client and one database, so that workflows start eagerly.
 """
 
 import asyncio
@@ -44,11 +44,11 @@ __all__ = ["DevOptions", "run_dev", "temporal_command"]
 
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 LOG_BYTES = 10_000_000
-LOOK_EVERY_S = 0.5
-LINES_A_LOOK = 15
+POLL_EVERY_S = 0.5
+LINES_PER_POLL = 15
 WORKER_PAUSE_S = 1.0
 FORCED = 130
-"""Exit status behind a second Ctrl-C."""
+"""Exit status after a second Ctrl-C."""
 
 log = structlog.get_logger()
 
@@ -68,7 +68,7 @@ class DevOptions:
 
 @dataclass(frozen=True)
 class DevContext:
-    """What was found in order before anything was started. `listener` holds the API's port already."""
+    """The result of the checks before the start. `listener` is already bound to the API's port."""
 
     options: DevOptions
     data_dir: Path
@@ -91,14 +91,14 @@ class DevContext:
 
     @property
     def temporal_ui_url(self) -> str:
-        """Where the UI shows our workflows."""
+        """The UI's page of Everhook's workflows."""
         return f"http://{self._host}:{self.options.temporal_ui_port}/namespaces/{DEFAULT_NAMESPACE}/workflows"
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process beside us needs to find what we run on, and to see it as we do."""
+        """Variables with which another process uses the same API, database and Temporal."""
         settings = self.settings
-        assert settings.api_key is not None  # made at the first start
+        assert settings.api_key is not None  # generated at the first start
         return {
             "EVERHOOK_URL": self.api_url,
             "EVERHOOK_API_KEY": settings.api_key.get_secret_value(),
@@ -127,19 +127,19 @@ class DevContext:
 
 
 def run_dev(options: DevOptions) -> None:
-    """Run until Ctrl-C or SIGTERM. Raises UsageError where something around us is wrong."""
+    """Run until Ctrl-C or SIGTERM. Raises UsageError if a check fails."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 gets question marks, and no traceback
-    os.umask(0o077)  # payloads and secrets lie in what we write
+    os.umask(0o077)  # the files hold payloads and secrets
     terminal = Terminal(Console())
-    with _checked(options) as ground, contextlib.suppress(asyncio.CancelledError):
-        _log_to_file(ground, terminal)
-        event_loop.run(_Stack(ground, terminal).run())
+    with _checked(options) as context, contextlib.suppress(asyncio.CancelledError):
+        _log_to_file(context, terminal)
+        event_loop.run(_Stack(context, terminal).run())
 
 
 @contextlib.contextmanager
 def _checked(options: DevOptions) -> Iterator[DevContext]:
-    """Everything that may be wrong around us, looked at first, the likeliest cause of the others at the head."""
+    """Run all checks, those whose failure causes others first."""
     ports = {
         "--port": options.port,
         "--temporal-port": options.temporal_port,
@@ -159,7 +159,7 @@ def _checked(options: DevOptions) -> Iterator[DevContext]:
 
 
 def _settings(options: DevOptions, data_dir: Path, host: str) -> Settings:
-    """What the options say; for all else the environment has its say, as everywhere."""
+    """Settings from the options, and otherwise from the environment."""
     settings = load_settings(
         dev=True,
         database_url=URL.create("sqlite+aiosqlite", database=str(data_dir / checks.DATABASE_FILE)).render_as_string(),
@@ -173,44 +173,44 @@ def _settings(options: DevOptions, data_dir: Path, host: str) -> Settings:
     return settings.model_copy(update={"egress_allow": [*settings.egress_allow, *LOOPBACK]})
 
 
-def _log_to_file(ground: DevContext, terminal: Terminal) -> None:
-    """Logs go to files, and the terminal stays readable: of errors it shows one line each."""
+def _log_to_file(context: DevContext, terminal: Terminal) -> None:
+    """Log to files, so that the terminal stays readable: it shows one line per error."""
     from everhook.observability.logging import configure_logging
 
-    file = RotatingFileHandler(ground.data_dir / "everhook.log", maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8")
-    configure_logging("json", ground.settings.log_level, handler=file)
+    file = RotatingFileHandler(context.data_dir / "everhook.log", maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8")
+    configure_logging("json", context.settings.log_level, handler=file)
     logging.getLogger().addHandler(TerminalErrors(terminal))
-    if ground.temporal_log.exists() and ground.temporal_log.stat().st_size > LOG_BYTES:
-        ground.temporal_log.replace(ground.temporal_log.with_suffix(".log.1"))
+    if context.temporal_log.exists() and context.temporal_log.stat().st_size > LOG_BYTES:
+        context.temporal_log.replace(context.temporal_log.with_suffix(".log.1"))
 
 
 class _Stack:
     """The parts that run together, the signals that end them, and the order in which they end."""
 
-    def __init__(self, ground: DevContext, terminal: Terminal) -> None:
-        self._ground = ground
-        self._settings = ground.settings
+    def __init__(self, context: DevContext, terminal: Terminal) -> None:
+        self._context = context
+        self._settings = context.settings
         self._terminal = terminal
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
         self._sign_in_url = ""
         self._temporal = EmbeddedTemporal(
-            ground.temporal_command,
-            target=ground.temporal_target,
-            log_file=ground.temporal_log,
+            context.temporal_command,
+            target=context.temporal_target,
+            log_file=context.temporal_log,
             prepare=self._provision,
-            tell=terminal.tell,
+            report=terminal.note,
         )
 
     async def run(self) -> None:
-        """Until a signal, or until a part fails for good: then that error is raised."""
+        """Run until a signal, or until a part fails; then that error is raised."""
         starting = asyncio.current_task()
         assert starting is not None
-        self._heed_signals(starting)
+        self._install_signal_handlers(starting)
         async with contextlib.AsyncExitStack() as parts:
             with self._terminal.busy("Starting Temporal, worker and API …"):
                 await self._start(parts)
-            self._heed_signals(None)
+            self._install_signal_handlers(None)
             self._welcome()
             await self._start_demo(parts)
             await self._stop.wait()
@@ -218,14 +218,14 @@ class _Stack:
             raise self._failure
 
     async def _start(self, parts: contextlib.AsyncExitStack) -> None:
-        """In the order of need. They end in the opposite order: nothing new, what is in flight, then the engine."""
+        """Start in the order of dependencies. Parts stop in the opposite order: first new work, then work in flight."""
         await self._migrate()
         database = Database(self._settings.database_url)
         parts.push_async_callback(database.close)
         parts.push_async_callback(self._temporal.stop)
         client = await self._temporal.start()
         await parts.enter_async_context(self._background(self._temporal.keep_alive()))
-        await parts.enter_async_context(self._telling(Feed(database)))
+        await parts.enter_async_context(self._reporting_news(Feed(database)))
         from everhook.delivery.engine import delivery_engine
 
         engine = await parts.enter_async_context(delivery_engine(client, database, self._settings))
@@ -241,7 +241,7 @@ class _Stack:
         try:
             await migrate(self._settings.database_url)
         except (CommandError, SQLAlchemyError) as error:
-            file = self._ground.data_dir / checks.DATABASE_FILE
+            file = self._context.data_dir / checks.DATABASE_FILE
             raise UsageError(
                 f"{file} cannot be used: {reason(error)}; move it away, or choose another --data-dir"
             ) from error
@@ -253,7 +253,7 @@ class _Stack:
 
     @contextlib.asynccontextmanager
     async def _working(self, engine: "DeliveryEngine") -> AsyncIterator[None]:
-        """A worker; another, should one give up: a server that came back with an empty store makes it do so."""
+        """Run a worker, and another if it fails: it fails if the server is back with an empty store."""
         ended = asyncio.Event()
         ready = asyncio.Event()
         task = self._watched(self._work(engine, ready, ended))
@@ -288,75 +288,75 @@ class _Stack:
         from api.main import create_app
 
         app = create_app(self._settings, engine=engine)
-        self._sign_in_url = dashboard.sign_in_link.make_link(app, self._ground.api_url)
+        self._sign_in_url = dashboard.sign_in_link.make_link(app, self._context.api_url)
         dashboard.warm_up()
         limits = Limits.from_settings(self._settings)
-        async with serving(app, self._ground.listener, lambda: dashboard.end_streams(app), limits):
+        async with serving(app, self._context.listener, lambda: dashboard.end_streams(app), limits):
             with self._findable():
                 yield
 
     @contextlib.contextmanager
     def _findable(self) -> Iterator[None]:
-        """Commands that are run in this directory find the API, the database and Temporal."""
-        ground = self._ground
-        files = {URL_FILE: ground.api_url + "\n", ENVIRONMENT_FILE: environment_text(ground.environment)}
+        """Write the files by which commands in this directory find the API, the database and Temporal."""
+        context = self._context
+        files = {URL_FILE: context.api_url + "\n", ENVIRONMENT_FILE: environment_text(context.environment)}
         for name, text in files.items():
-            checks.write_private(ground.data_dir / name, text)
+            checks.write_private(context.data_dir / name, text)
         try:
             yield
         finally:
             for name in files:
-                (ground.data_dir / name).unlink(missing_ok=True)
+                (context.data_dir / name).unlink(missing_ok=True)
 
     @contextlib.asynccontextmanager
-    async def _telling(self, feed: Feed) -> AsyncIterator[None]:
-        """News to the terminal; at the end once more, for what ended while the worker drained."""
-        await feed.skip_the_past()
-        async with self._background(self._tell_for_ever(feed)):
+    async def _reporting_news(self, feed: Feed) -> AsyncIterator[None]:
+        """Print news to the terminal, and once more at the end, for attempts that ended while the worker drained."""
+        await feed.skip_to_end()
+        async with self._background(self._report_news(feed)):
             yield
-        self._terminal.news(await feed.news(LINES_A_LOOK))
+        self._terminal.news(await feed.news(LINES_PER_POLL))
 
-    async def _tell_for_ever(self, feed: Feed) -> None:
+    async def _report_news(self, feed: Feed) -> None:
         while True:
-            await asyncio.sleep(LOOK_EVERY_S)
-            self._terminal.news(await feed.news(LINES_A_LOOK))
+            await asyncio.sleep(POLL_EVERY_S)
+            self._terminal.news(await feed.news(LINES_PER_POLL))
 
     def _welcome(self) -> None:
         from cli.dev.demo import CHANNEL
 
-        ground = self._ground
+        context = self._context
         key = self._settings.api_key
         places = DevUrls(
-            api=ground.api_url,
+            api=context.api_url,
             sign_in=self._sign_in_url,
-            temporal_ui=ground.temporal_ui_url,
-            temporal=f"{ground.temporal_target}, namespace {DEFAULT_NAMESPACE}",
-            data_dir=ground.data_dir,
-            environment=ground.data_dir / ENVIRONMENT_FILE if ground.data_dir != Path(DATA_DIR).absolute() else None,
+            temporal_ui=context.temporal_ui_url,
+            temporal=f"{context.temporal_target}, namespace {DEFAULT_NAMESPACE}",
+            data_dir=context.data_dir,
+            environment=context.data_dir / ENVIRONMENT_FILE if context.data_dir != Path(DATA_DIR).absolute() else None,
             api_key=key.get_secret_value() if key is not None else "",
-            channel=CHANNEL if ground.options.demo else "default",
+            channel=CHANNEL if context.options.demo else "default",
         )
-        self._terminal.welcome(places, has_endpoints=ground.options.demo)
+        self._terminal.welcome(places, has_endpoints=context.options.demo)
 
     async def _start_demo(self, parts: contextlib.AsyncExitStack) -> None:
-        """The demo is an extra: should it fail, the rest goes on."""
-        if not self._ground.options.demo:
+        """Start the demo. If it fails, everything else continues."""
+        if not self._context.options.demo:
             return
         from cli.dev.demo import Demo
 
         key = self._settings.api_key
         assert key is not None
-        demo = Demo(self._ground.api_url, key.get_secret_value(), self._ground.data_dir)
+        demo = Demo(self._context.api_url, key.get_secret_value(), self._context.data_dir)
         try:
             await parts.enter_async_context(demo.ready())
         except Exception as error:
             log.exception("the demo did not start", error=str(error))
             return
-        await parts.enter_async_context(self._background(demo.publish_for_ever()))
+        await parts.enter_async_context(self._background(demo.publish_forever()))
 
     @contextlib.asynccontextmanager
     async def _background(self, coroutine: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-        """A task for the time of the block."""
+        """Run a task until the block ends."""
         task = self._watched(coroutine)
         try:
             yield
@@ -365,7 +365,7 @@ class _Stack:
             await asyncio.wait([task])
 
     def _watched(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """A task whose failure ends everything, and is raised at the end."""
+        """Create a task whose failure stops everything, and is raised at the end."""
         task = asyncio.create_task(coroutine)
         task.add_done_callback(self._note_failure)
         return task
@@ -375,19 +375,19 @@ class _Stack:
             self._failure = self._failure or error
             self._stop.set()
 
-    def _heed_signals(self, starting: asyncio.Task[Any] | None) -> None:
+    def _install_signal_handlers(self, starting: asyncio.Task[Any] | None) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._heed, starting)
+            loop.add_signal_handler(number, self._on_signal, starting)
 
-    def _heed(self, starting: asyncio.Task[Any] | None) -> None:
-        """The first signal ends us in good order, the second at once."""
+    def _on_signal(self, starting: asyncio.Task[Any] | None) -> None:
+        """Stop gracefully on the first signal, immediately on the second."""
         if self._stop.is_set():
             self._temporal.kill()
             os._exit(FORCED)
         self._stop.set()
-        self._terminal.tell(
-            "Stopping: what is in flight is finished, the next start carries on (Ctrl-C again: at once)"
+        self._terminal.note(
+            "Stopping: attempts in flight are finished, the next start continues (Ctrl-C again: stop immediately)"
         )
         if starting is not None:
             starting.cancel()
