@@ -189,7 +189,7 @@ async def test_a_payload_is_published_as_the_very_bytes_of_the_file(
 @pytest.mark.parametrize("payload", ["", "{", '1, "tenant": "x"', "NaN1"])
 async def test_a_payload_that_is_no_json_is_refused_here(everhook: Everhook, payload: str) -> None:
     result = await everhook("publish", "orders", payload)
-    assert result.status == 2 and "the payload is no JSON" in result.err
+    assert result.status == 2 and "the payload is not JSON" in result.err
 
 
 async def test_deliveries_are_listed_by_filters_and_shown_with_their_payload(
@@ -452,7 +452,7 @@ async def test_what_is_not_there_is_said(everhook: Everhook) -> None:
 async def test_a_gid_that_is_a_path_reaches_nothing_else(everhook: Everhook) -> None:
     for gid in ("", "..", "../channels", "x/../../channels"):
         result = await everhook("endpoints", "show", gid)
-        assert result.status == 2 and "is no gid" in result.err
+        assert result.status == 2 and "is neither a gid" in result.err
     for gid in ("ep_1?limit=1", "ep_1#b", "ep_1%2fhealth"):
         result = await everhook("endpoints", "show", gid)
         assert result.status == 1 and f"There is no endpoint {gid}." in result.err
@@ -478,7 +478,7 @@ async def test_something_else_at_that_address_is_told_from_everhook(plain: Everh
     live.receiver.respond(Response(404, b"<html>"))
     result = await plain("channels", "list", "--api-url", live.receiver.url)
     live.receiver.respond(200)
-    assert result.status == 1 and "not as Everhook does" in result.err
+    assert result.status == 1 and "but not like Everhook" in result.err
 
 
 # Strangers' text

@@ -80,8 +80,8 @@ async def test_a_rotation_of_the_master_key_tells_how_many_and_when_the_old_key_
     first = await everhook(tmp_path, "keys", "rotate-master", **keys).run()
     again = await everhook(tmp_path, "keys", "rotate-master", **keys).run()
 
-    assert "sealed anew by the first key: 3" in first and "the other keys may go" in first
-    assert "sealed anew by the first key: 0" in again
+    assert "encrypted with the first key: 3" in first and "the other keys are no longer needed" in first
+    assert "encrypted with the first key: 0" in again
     for end in ends:
         assert (await DestinationCache(database, KeyRing([new])).get(end.gid, 1)).live_keys(now())
     await database.close()
@@ -99,7 +99,7 @@ async def test_what_is_left_is_told_with_the_key_that_is_missing(tmp_path: Path,
 
     assert process.returncode == 1
     missing = KEYRING.current.split(".")[1]
-    assert f"left as they are: 1 (no master key {missing} in the ring)" in process.output()
+    assert f"not changed: 1 (no master key {missing} in the ring)" in process.output()
     assert "keep the other keys: 1 " in process.output()
 
 

@@ -28,12 +28,12 @@ def everhook(directory: Path, line: str) -> subprocess.CompletedProcess[bytes]:
         ("everhook keys new-master >&-", 2, b"standard output is closed"),
         ("everhook channels list >&- 2>&-", 2, b""),
         ("everhook keys new-master 2>&-", 0, b""),
-        ("everhook publish c --file - <&-", 2, b"the payload is no JSON"),
-        ("everhook channels delete c <&-", 2, b"nobody to ask"),
+        ("everhook publish c --file - <&-", 2, b"the payload is not JSON"),
+        ("everhook channels delete c <&-", 2, b"Confirm with --yes"),
         ('everhook publish c $\'{"s":"\\xff"}\'', 2, b"argument 3 is not UTF-8, at its character 7"),
         ("everhook keys create --name $'\\xff'", 2, b"argument 4 is not UTF-8"),
         ("PYTHONIOENCODING=ascii everhook profile list", 0, b""),
-        ("everhook endpoints update ep_1 --rate-limit nan", 2, b"--rate-limit is a number"),
+        ("everhook endpoints update ep_1 --rate-limit nan", 2, b"--rate-limit must be a number"),
     ],
 )
 def test_a_command_ends_with_a_line_that_says_what_is_wrong(

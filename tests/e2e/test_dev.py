@@ -189,7 +189,7 @@ async def test_temporal_killed_while_publishing_comes_back_and_everything_is_del
         publishing = asyncio.create_task(publisher.publish_many("orders", 60, rate=30))
         await receiver.wait_for(20)
         dev.temporal().kill()
-        await dev.prints(r"Temporal ended \(SIGKILL\); starting it again")
+        await dev.prints(r"Temporal exited \(SIGKILL\); restarting it")
         await dev.prints("Temporal is back")
         assert len(await publishing) == 60
         await receiver.wait_for(60, timeout=30)

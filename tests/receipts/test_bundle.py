@@ -379,12 +379,12 @@ UNUSABLE = [
     (
         "bundle.json",
         b'{"type": "about:blank", "title": "x", "status": 503, "detail": "rcp_1 is not under a checkpoint yet."}',
-        "the error that the API answered with: rcp_1 is not under a checkpoint yet. (503); ask for it again then",
+        "an error of the API: rcp_1 is not under a checkpoint yet. (503); request it again then",
     ),
     ("bundle.json", b" " * (16 * 1024 * 1024 + 1), "is larger than 16 MiB"),
     ("body", None, "cannot be read: No such file or directory"),
-    ("since-checkpoint", b"\xff", "is no checkpoint"),
-    ("since-checkpoint", b"hello\n", "is no checkpoint: checkpoint: has no empty line"),
+    ("since-checkpoint", b"\xff", "is not a checkpoint"),
+    ("since-checkpoint", b"hello\n", "is not a checkpoint: checkpoint: has no empty line"),
     ("jwks", b'{"keys":[]}', "has no keys to check with: jwks.keys: has no Ed25519 key"),
     ("jwks", b"-----BEGIN", "has no keys to check with: jwks: is not JSON"),
 ]
