@@ -121,7 +121,7 @@ def test_keys_are_listed_without_themselves_and_revoked_at_once(run: Run, databa
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["create", "--name", "x"], "scopes"),
         (["create", "--name", "x", "--scope", "root"], "scopes"),
@@ -130,11 +130,11 @@ def test_keys_are_listed_without_themselves_and_revoked_at_once(run: Run, databa
         (["revoke", "ek_1"], "there is no key ek_1"),
     ],
 )
-def test_what_cannot_be_is_one_line_and_status_2(run: Run, arguments: list[str], told: str) -> None:
+def test_what_cannot_be_is_one_line_and_status_2(run: Run, arguments: list[str], message: str) -> None:
     status, _, err = run("keys", *arguments)
 
     assert status == 2
-    assert told in err and len(err.splitlines()) == 1
+    assert message in err and len(err.splitlines()) == 1
 
 
 def test_without_a_schema_it_says_what_to_do(run: Run, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_without_a_schema_it_says_what_to_do(run: Run, tmp_path: Path) -> None:
         assert "everhook migrate" in err and len(err.splitlines()) == 1
 
 
-def test_serve_refuses_to_start_where_nobody_has_a_key(run: Run) -> None:
+def test_serve_does_not_start_without_any_key(run: Run) -> None:
     key = run("keys", "create", "--name", "x", "--scope", "read")[1]
     run("keys", "revoke", key[:29])
 
@@ -156,9 +156,7 @@ def test_serve_refuses_to_start_where_nobody_has_a_key(run: Run) -> None:
     assert "everhook keys create" in err and "EVERHOOK_API_KEY" in err and len(err.splitlines()) == 1
 
 
-async def test_serve_starts_where_somebody_has_one_or_the_database_may_tell_later(
-    database_url: str, lost_url: str
-) -> None:
+async def test_serve_starts_with_a_key_or_while_the_database_is_unavailable(database_url: str, lost_url: str) -> None:
     await require_a_key(Settings(dev=True, database_url=database_url))
     await require_a_key(Settings(api_key=SecretStr("k" * MIN_API_KEY_LENGTH), database_url=database_url))
     await require_a_key(Settings(database_url=lost_url))

@@ -215,7 +215,7 @@ async def test_deliveries_are_listed_by_filters_and_shown_with_their_payload(
     assert watched.json_lines[-1]["status"] == "delivered"
 
 
-async def test_one_dead_letter_is_looked_at_replayed_and_discarded(
+async def test_one_dead_letter_is_shown_replayed_and_discarded(
     everhook: Everhook, live: Live, at: str, path: str, channel: str
 ) -> None:
     await create_endpoint_for_receiver(everhook, at, channel)
@@ -323,16 +323,16 @@ async def test_health_says_which_endpoint_is_not_well_and_why(
     assert (await everhook.json("health", gid))["window"] == "24h"
 
     async def is_worst() -> None:  # the overview is a few seconds old
-        told = await everhook.ok("health", "--tenant", channel)
-        assert re.search(rf"failing +■ disabled +{gid} ", told.out), told.out
-        assert re.search(r"http_410 +1 +1 ", told.out), told.out
+        message = await everhook.ok("health", "--tenant", channel)
+        assert re.search(rf"failing +■ disabled +{gid} ", message.out), message.out
+        assert re.search(r"http_410 +1 +1 ", message.out), message.out
 
     await assert_eventually(is_worst, timeout=15)
     for arguments in ([gid, "--tenant", channel], ["--window", "1h"]):
         assert (await everhook("health", *arguments)).status == 2
 
 
-async def test_status_of_a_stack_that_runs_says_what_waits_for_somebody(
+async def test_status_of_a_running_stack_reports_what_waits_for_an_operator(
     everhook: Everhook, live: Live, at: str, path: str, channel: str
 ) -> None:
     gid = (await create_endpoint_for_receiver(everhook, at, channel))["endpointGid"]
@@ -383,7 +383,7 @@ async def test_status_with_the_database_down_asks_it_nothing_more(plain: Everhoo
     assert [finding["name"] for finding in result.json["findings"]][-1] == "Temporal"
 
 
-async def test_status_tells_what_the_overview_tells(plain: Everhook, live: Live, pretend: Any) -> None:
+async def test_status_reports_what_the_overview_reports(plain: Everhook, live: Live, pretend: Any) -> None:
     pretend("/readyz", 200, READY)
     pretend("/v1/health/overview", 200, overview(successRate=0.5, oldest="2026-01-31T12:00:00Z"))
     result = await plain("status", "--api-url", live.receiver.url, "--json")
@@ -397,15 +397,15 @@ async def test_status_tells_what_the_overview_tells(plain: Everhook, live: Live,
 
 
 @pytest.mark.parametrize(
-    ("attempts", "temporal", "level", "told"),
+    ("attempts", "temporal", "level", "message"),
     [
         (0, "ok", "wrong", "are workers running?"),
         (0, "down", "wrong", "when Temporal is back"),
         (7, "ok", "warning", "more workers"),
     ],
 )
-async def test_status_tells_of_deliveries_that_do_not_go_on(
-    plain: Everhook, live: Live, pretend: Any, attempts: int, temporal: str, level: str, told: str
+async def test_status_reports_overdue_deliveries(
+    plain: Everhook, live: Live, pretend: Any, attempts: int, temporal: str, level: str, message: str
 ) -> None:
     """With no worker there everything else looks well: Temporal has taken the workflows, and no attempt fails."""
     pretend("/readyz", 200, READY | {"temporal": temporal})
@@ -414,7 +414,7 @@ async def test_status_tells_of_deliveries_that_do_not_go_on(
     pretend("/v1/health/overview", 200, overview() | late | {"series": minutes})
     result = await plain("status", "--api-url", live.receiver.url, "--json")
     (found,) = (finding for finding in result.json["findings"] if finding["name"] == "overdue")
-    assert found["level"] == level and "420 deliveries" in found["detail"] and told in found["fix"]
+    assert found["level"] == level and "420 deliveries" in found["detail"] and message in found["fix"]
 
 
 def overview(successRate: float = 1.0, oldest: str | None = None) -> dict[str, Any]:
@@ -474,7 +474,7 @@ async def test_an_api_that_does_not_run_is_status_3_and_says_how_to_start_it(pla
     assert "nothing listens at http://127.0.0.1:1 (from --api-url)" in result.err and "`everhook dev`" in result.err
 
 
-async def test_something_else_at_that_address_is_told_from_everhook(plain: Everhook, live: Live) -> None:
+async def test_another_server_at_that_address_is_detected(plain: Everhook, live: Live) -> None:
     live.receiver.respond(Response(404, b"<html>"))
     result = await plain("channels", "list", "--api-url", live.receiver.url)
     live.receiver.respond(200)
@@ -573,10 +573,10 @@ async def _publish_and_reject(everhook: Everhook, channel: str, payload: str) ->
     return gids
 
 
-async def test_a_batch_that_is_not_there_is_not_said_to_go_on(everhook: Everhook) -> None:
+async def test_an_unknown_batch_is_not_reported_as_running(everhook: Everhook) -> None:
     result = await everhook("dead-letters", "batch", "bat_nope")
     assert result.status == 1
-    assert "(404)" in result.err and "goes on" not in result.err
+    assert "(404)" in result.err and "runs in the background" not in result.err
 
 
 async def test_deliveries_are_listed_by_the_url_of_their_endpoint(
@@ -591,9 +591,7 @@ async def test_deliveries_are_listed_by_the_url_of_their_endpoint(
     assert several.status == 1 and "several endpoints match" in several.err
 
 
-async def test_a_channel_that_is_not_there_is_told_with_the_command_that_creates_it(
-    everhook: Everhook, at: str
-) -> None:
+async def test_an_unknown_channel_is_reported_with_the_command_that_creates_it(everhook: Everhook, at: str) -> None:
     published = await everhook("publish", "nowhere", "{}", "--type", "a")
     assert published.status == 1 and "`everhook channels create nowhere`" in published.err
     endpoint = await everhook.json("endpoints", "create", at)
@@ -605,9 +603,7 @@ async def test_a_channel_that_is_not_there_is_told_with_the_command_that_creates
         assert refused.status == 1 and "`everhook channels create NAME`" in refused.err
 
 
-async def test_without_a_key_or_an_api_it_is_told_how_to_find_those_of_another_data_directory(
-    plain: Everhook, live: Live
-) -> None:
+async def test_without_a_key_or_an_api_a_hint_names_other_data_directories(plain: Everhook, live: Live) -> None:
     for url, status in ((live.url, 1), ("http://127.0.0.1:1", 3)):
         result = await plain("channels", "list", "--api-url", url)
         assert result.status == status and "`. DIR/environment`" in result.err

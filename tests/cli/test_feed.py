@@ -1,4 +1,4 @@
-"""The feed behind `everhook dev`: what is new is told once, in the order of commits."""
+"""The feed behind `everhook dev`: news is reported once, in the order of commits."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -53,22 +53,22 @@ async def attempt(database: Database, number: int, gid: str | None = None) -> No
         )
 
 
-async def test_each_attempt_is_told_once_and_the_past_not_at_all(database: Database) -> None:
+async def test_each_attempt_is_reported_once_and_earlier_ones_not_at_all(database: Database) -> None:
     feed = Feed(database)
     await attempt(database, 1)
     await feed.skip_to_end()
     await attempt(database, 2)
-    assert [told.number for told in (await feed.news(10)).attempts] == [2]
+    assert [attempt.number for attempt in (await feed.news(10)).attempts] == [2]
     assert not (await feed.news(10)).attempts
 
 
-async def test_an_attempt_whose_id_is_old_is_told_when_it_is_committed(database: Database) -> None:
+async def test_an_attempt_with_an_old_id_is_reported_when_it_is_committed(database: Database) -> None:
     feed = Feed(database)
     early = new_gid(Kind.ATTEMPT)
     await attempt(database, 2)
     await feed.news(10)
     await attempt(database, 1, early)
-    assert [told.number for told in (await feed.news(10)).attempts] == [1]
+    assert [attempt.number for attempt in (await feed.news(10)).attempts] == [1]
 
 
 async def test_what_is_beyond_the_limit_is_counted_and_skipped(database: Database) -> None:
@@ -76,7 +76,7 @@ async def test_what_is_beyond_the_limit_is_counted_and_skipped(database: Databas
     for number in range(1, 6):
         await attempt(database, number)
     news = await feed.news(2)
-    assert [told.number for told in news.attempts] == [1, 2]
+    assert [attempt.number for attempt in news.attempts] == [1, 2]
     assert news.skipped == 3
     assert (await feed.news(2)).skipped == 0
 
@@ -92,7 +92,7 @@ async def test_an_event_comes_with_what_it_is_about(database: Database) -> None:
             delivery_gid=DELIVERY,
             data={"reason": DeadLetterReason.REJECTED.value},
         )
-    told = {event.kind: event for event in (await feed.news(10)).events}
-    assert told["endpoint.circuit_opened"].url == "http://x/"
-    assert told["delivery.dead_lettered"].event_type == "order.created"
+    events = {event.kind: event for event in (await feed.news(10)).events}
+    assert events["endpoint.circuit_opened"].url == "http://x/"
+    assert events["delivery.dead_lettered"].event_type == "order.created"
     assert not (await feed.news(10)).events

@@ -69,7 +69,7 @@ async def test_a_new_master_key_is_one_that_seals(tmp_path: Path) -> None:
     assert printed != (await everhook(tmp_path, "keys", "new-master").run()).strip()
 
 
-async def test_a_rotation_of_the_master_key_tells_how_many_and_when_the_old_key_may_go(
+async def test_a_rotation_of_the_master_key_reports_counts_and_when_old_keys_are_not_needed(
     tmp_path: Path, database_url: str
 ) -> None:
     old, new = new_master_key(), new_master_key()
@@ -87,7 +87,7 @@ async def test_a_rotation_of_the_master_key_tells_how_many_and_when_the_old_key_
     await database.close()
 
 
-async def test_what_is_left_is_told_with_the_key_that_is_missing(tmp_path: Path, database_url: str) -> None:
+async def test_what_is_left_is_reported_with_the_missing_key(tmp_path: Path, database_url: str) -> None:
     database = Database(database_url)
     await Store(database).endpoint()
     await database.close()

@@ -97,7 +97,7 @@ def signed(secret: str, body: bytes, at: int | None = None) -> dict[str, str]:
 # receive
 
 
-async def test_a_receiver_tells_genuine_requests_from_others_and_answers_as_told() -> None:
+async def test_a_receiver_verifies_requests_and_responds_as_configured() -> None:
     secret, port = new_secret(), free_port()
     url, options = f"http://127.0.0.1:{port}/hook", ["--port", str(port), "--secret", secret, "--count", "4"]
     async with running("http://127.0.0.1:1", "receive", *options, "--status", "500,200", "--json") as receiver:
@@ -155,7 +155,7 @@ async def test_a_receiver_that_is_terminated_deletes_its_endpoint_too(live: Live
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--secret", "hunter2"], "--secret"),
         (["--status", "99"], "--status"),
@@ -163,11 +163,11 @@ async def test_a_receiver_that_is_terminated_deletes_its_endpoint_too(live: Live
         (["--event", "a.*"], "--event needs --channel"),
     ],
 )
-async def test_a_receiver_that_is_told_nonsense_does_not_start(options: list[str], told: str) -> None:
+async def test_a_receiver_with_invalid_options_does_not_start(options: list[str], message: str) -> None:
     async with running("http://127.0.0.1:1", "receive", *options) as receiver:
         assert await receiver.ended() == 2
     (line,) = receiver.err
-    assert told in line and "hunter2" not in line
+    assert message in line and "hunter2" not in line
 
 
 async def _endpoints(live: Live, channel: str) -> list[str]:
@@ -291,7 +291,7 @@ async def test_a_doctor_finds_a_stack_that_runs_in_good_health(live: Live, tmp_p
     assert {name for name, finding in findings.items() if finding["level"] != "ok"} == {"egress rules"}
 
 
-async def test_a_doctor_finds_what_is_missing_and_how_to_mend_it(live: Live, tmp_path: Path) -> None:
+async def test_the_doctor_finds_what_is_missing_and_how_to_fix_it(live: Live, tmp_path: Path) -> None:
     env = doctor_env(live)
     env["TEMPORAL_ADDRESS"] = f"127.0.0.1:{free_port()}"
     env["EVERHOOK_DATABASE_URL"] = "sqlite:///nowhere.db"
@@ -307,7 +307,7 @@ async def test_a_doctor_finds_what_is_missing_and_how_to_mend_it(live: Live, tmp
     assert os.listdir(tmp_path) == [], "it looks and makes nothing"
 
 
-async def test_a_doctor_finds_what_is_there_and_says_nothing(live: Live, tmp_path: Path) -> None:
+async def test_the_doctor_finds_servers_that_do_not_respond(live: Live, tmp_path: Path) -> None:
     """As a process that was stopped, or a disk that hangs: connections are taken, and that is all."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
@@ -316,11 +316,12 @@ async def test_a_doctor_finds_what_is_there_and_says_nothing(live: Live, tmp_pat
         status, findings = await diagnose(tmp_path, env)
     assert status == 1
     for name, setting in (("database", "EVERHOOK_DATABASE_URL"), ("Temporal", "TEMPORAL_ADDRESS")):
-        assert address in findings[name]["detail"] and findings[name]["detail"].endswith(("does not respond", "does not answer"))
+        detail = findings[name]["detail"]
+        assert address in detail and detail.endswith(("does not respond", "does not answer"))
         assert setting in findings[name]["fix"]
 
 
-async def test_a_doctor_finds_what_nobody_set_up(live: Live, tmp_path: Path) -> None:
+async def test_the_doctor_finds_missing_setup(live: Live, tmp_path: Path) -> None:
     env = doctor_env(live) | {"EVERHOOK_DATABASE_URL": "sqlite:///empty.db", "TEMPORAL_NAMESPACE": "nowhere"}
     with contextlib.closing(sqlite3.connect(tmp_path / "empty.db")) as empty:
         empty.execute("CREATE TABLE other (a)")

@@ -50,7 +50,7 @@ def test_a_pipe_that_is_closed_early_is_no_failure_to_tell(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("command", ["keys list", "receipts audit"])
-def test_a_command_that_looks_at_no_database_leaves_none(tmp_path: Path, command: str) -> None:
+def test_a_command_without_a_database_creates_none(tmp_path: Path, command: str) -> None:
     settings = f"EVERHOOK_DATABASE_URL=sqlite:///new/here.db EVERHOOK_MASTER_KEYS={new_master_key()}"
     line = f"{settings} everhook {command}"
     result = everhook(tmp_path, line)
