@@ -272,7 +272,7 @@ async def test_a_database_without_the_key_of_its_secrets_is_refused(tmp_path: Pa
     with contextlib.closing(sqlite3.connect(dev.data_dir / "everhook.db")) as connection, connection:
         connection.execute("CREATE TABLE endpoint_secret (gid TEXT)")
     line = await refusal(dev.process)
-    assert f"{dev.data_dir / 'master-key'} is gone" in line and "EVERHOOK_MASTER_KEYS" in line
+    assert f"{dev.data_dir / 'master-key'} is missing" in line and "EVERHOOK_MASTER_KEYS" in line
 
 
 async def test_a_master_key_that_is_none_is_named_and_not_shown(tmp_path: Path) -> None:
