@@ -13,6 +13,7 @@ RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes --on
     --requirement requirements-runtime.lock
 
 COPY everhook everhook
+COPY cli cli
 COPY workflows workflows
 COPY activities activities
 COPY api api

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -236,10 +237,11 @@ def test_senders_have_the_name_that_they_issue_receipts_under(monkeypatch: pytes
     assert issuer_name(Settings()) == ENVIRONMENT["EVERHOOK_ISSUER"]
 
 
-def test_the_image_is_made_of_files_that_are_there() -> None:
+def test_the_image_holds_what_the_package_holds() -> None:
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     copied = re.findall(r"^COPY (\S+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
-    assert {"everhook", "workflows", "activities", "api", "migrations", "worker.py"} < set(copied)
+    assert set(copied) == {*wheel["only-include"], "requirements-runtime.lock"}
     assert set(copied) == {line[1:] for line in ignored if line.startswith("!")}
     assert all((ROOT / name).exists() for name in copied)
 

@@ -70,7 +70,7 @@ def test_help_is_of_one_piece_at_80_columns() -> None:
 def test_the_program_is_called_everhook_however_it_is_started(
     path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["/opt/everhook/everhook/cli.py", *path, "--help"])
+    monkeypatch.setattr(sys, "argv", ["/opt/everhook/cli/__main__.py", *path, "--help"])
     assert run() == 0
     shown = capsys.readouterr().out
     assert f"Usage: {' '.join(('everhook', *path))} " in " ".join(shown.split())
