@@ -17,7 +17,7 @@ from sqlmodel.sql.sqltypes import AutoString
 
 from everhook.storage import tables
 from everhook.storage.engine import Database
-from everhook.storage.online_schema import LOCK_TIMEOUT
+from everhook.storage.online_schema import LOCK_TIMEOUT, sort_ids_bytewise
 
 MIGRATION_LOCK = 4_719_008_823
 """The advisory lock that lets one process at a time migrate; any number that nothing else uses."""
@@ -73,6 +73,9 @@ def _run_on_postgres(connection: Connection) -> None:
     for attempt in range(1, TRIES + 1):
         try:
             _run(connection, transaction_per_migration=True)
+            for table in sort_ids_bytewise(connection):
+                _report(f"{table}: ids have the collation C")
+            connection.commit()
         except DBAPIError as error:
             connection.rollback()
             if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE or attempt == TRIES:

@@ -169,6 +169,41 @@ def _contract(table: str, columns: Sequence[str], replaced: Sequence[tuple[str, 
             op.execute(f'ALTER TABLE {table} ADD CONSTRAINT "{name}" {kind} USING INDEX "{name}{_WIDE}"')
 
 
+def sort_ids_bytewise(connection: sa.Connection) -> list[str]:
+    """Give columns with gids the collation `C` where the database's own does not sort gids bytewise, as Czech does not:
+    `dlv_01ch` comes after `dlv_01d0` there. Pages, time ranges and retention compare gids that Python has computed.
+
+    Returns the tables that were changed. Most databases sort gids bytewise, and nothing is done. In others it rebuilds
+    the indexes over those columns, and writers of the table wait meanwhile.
+    """
+    if connection.dialect.name != "postgresql" or connection.execute(sa.text(_SORTS_BYTEWISE)).scalar_one():
+        return []
+    columns: dict[str, list[str]] = {}
+    for table, column in connection.execute(sa.text(_GIDS_BY_DEFAULT_COLLATION)):
+        columns.setdefault(table, []).append(f'ALTER COLUMN "{column}" TYPE VARCHAR COLLATE "C"')
+    for table, changes in columns.items():
+        connection.execute(sa.text(f"ALTER TABLE {table} {', '.join(changes)}"))
+    return list(columns)
+
+
+_SORTS_BYTEWISE = """
+WITH letter AS (SELECT substr('0123456789_abcdefghijklmnopqrstuvwxyz', n, 1) AS one FROM generate_series(1, 37) n),
+text AS (SELECT a.one || b.one || c.one AS three FROM letter a, letter b, letter c)
+SELECT array_agg(three ORDER BY three) = array_agg(three ORDER BY three COLLATE "C") FROM text
+"""
+"""All sequences of three characters of gids: no language has longer ones that it sorts as one."""
+
+_GIDS_BY_DEFAULT_COLLATION = """
+SELECT c.relname, a.attname FROM pg_attribute a
+JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')
+JOIN pg_collation l ON l.oid = a.attcollation AND l.collname = 'default'
+WHERE c.relnamespace = current_schema()::regnamespace AND (a.attname = 'gid' OR a.attname LIKE '%\\_gid')
+AND a.attnum > 0 AND NOT a.attisdropped AND EXISTS (
+    SELECT 1 FROM pg_class WHERE relname = 'alembic_version' AND relnamespace = current_schema()::regnamespace
+) ORDER BY 1, 2
+"""
+
+
 @contextmanager
 def _unlocked() -> Iterator[None]:
     """Outside of a transaction and without a timeout: concurrent builds wait for the transactions of others, and nobody

@@ -18,6 +18,7 @@ from everhook.storage.batching import BatchExecutor
 from everhook.storage.engine import Database
 from everhook.storage.migrate import alembic_config, migrate
 from everhook.storage.tables import Channel
+from testing.postgres_server import PostgresServer
 
 ROWS = 3_000
 FIRST_SCHEMA = "0001"
@@ -169,6 +170,41 @@ async def test_a_process_that_runs_goes_on_after_a_migration_has_changed_its_tab
         assert await batches.submit(EVENTS_CHANNEL) == before
     finally:
         await database.close()
+
+
+# Collations
+
+
+async def test_gids_sort_bytewise_whatever_the_collation_of_the_database(postgres: PostgresServer) -> None:
+    """In Czech `ch` is a letter after `h`, so that `01ch` comes after `01d0`, which was created later."""
+    url = (await postgres.create_database("czech", icu_locale="cs-CZ")).replace("://", "+asyncpg://")
+    gids = ["dlv_01ch", "dlv_01d0", "dlv_01h0", "dlv_01i0"]
+    reported: list[str] = []
+    await migrate(url, reported.append)
+    async with connected(url) as connection:
+        assert await connection.fetchval("SELECT 'dlv_01d0' < 'dlv_01ch'")  # of the database itself
+        for gid in gids:
+            await connection.execute(
+                "INSERT INTO delivery_round (delivery_gid, round, began_at) VALUES ($1, 1, now())", gid
+            )
+        rows = await connection.fetch("SELECT delivery_gid FROM delivery_round ORDER BY delivery_gid")
+        assert [row["delivery_gid"] for row in rows] == gids
+        compared = await connection.fetch(
+            "SELECT c.relname, a.attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid "
+            "JOIN pg_collation l ON l.oid = a.attcollation WHERE c.relkind IN ('r', 'i') AND l.collname <> 'C' "
+            "AND c.relnamespace = 'public'::regnamespace AND (a.attname = 'gid' OR a.attname LIKE '%\\_gid')"
+        )
+        assert compared == []
+    assert "delivery: ids have the collation C" in reported
+    again: list[str] = []
+    await migrate(url, again.append)
+    assert again == []
+
+
+async def test_a_database_that_sorts_gids_bytewise_is_left_alone(new_postgres_url: str) -> None:
+    reported: list[str] = []
+    await migrate(new_postgres_url, reported.append)
+    assert [line for line in reported if "collation" in line] == []
 
 
 # The rule for migrations: what would keep writers waiting on a table that was there before
