@@ -109,7 +109,7 @@ def migrate() -> None:
 
     settings = load_settings()
     try:
-        asyncio.run(upgrade(settings.database_url))
+        asyncio.run(upgrade(settings.database_url, lambda line: console.print(line, highlight=False)))
     except Exception as error:
         if not is_unavailable(error):
             raise

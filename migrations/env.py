@@ -1,19 +1,33 @@
 """Alembic's entry. The database's URL comes from `everhook.storage.migrate`."""
 
 import asyncio
+import time
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from alembic import context
+from alembic.runtime.migration import MigrationInfo
+from alembic.script import Script
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
 from sqlmodel import SQLModel
 from sqlmodel.sql.sqltypes import AutoString
 
 from everhook.storage import tables
 from everhook.storage.engine import Database
+from everhook.storage.online_schema import LOCK_TIMEOUT, sort_ids_bytewise
 
 MIGRATION_LOCK = 4_719_008_823
-"""Any number, so long as it is ours: the advisory lock that lets one process at a time migrate."""
+"""The advisory lock that lets one process at a time migrate; any number that nothing else uses."""
+
+LOCK_POLL_S = 0.5
+LOCK_NOT_AVAILABLE = "55P03"
+TRIES = 120
+"""How often a migration is tried again after a lock was not granted. With the waits in between: about ten minutes."""
+
+TRY_AGAIN_S = 3.0
 
 
 def _render_item(kind: str, item: Any, _context: Any) -> str | Literal[False]:
@@ -27,25 +41,82 @@ def _render_item(kind: str, item: Any, _context: Any) -> str | Literal[False]:
     return "sa.String()" if isinstance(item, AutoString) else False
 
 
-def _run(connection: Connection) -> None:
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SET LOCAL statement_timeout = 0"))  # also for the wait that follows
-        connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
+def _report(line: str) -> None:
+    report = context.config.attributes.get("report")
+    if report is not None:
+        report(line)
+
+
+def _applied(ctx: Any, step: MigrationInfo, heads: Any, run_args: Any) -> None:
+    """Alembic's callback after each migration; it names its arguments."""
+    script = step.up_revision
+    if step.is_upgrade and isinstance(script, Script):
+        _report(f"{script.revision}: {script.doc}")
+
+
+def _run(connection: Connection, *, transaction_per_migration: bool) -> None:
     context.configure(
-        connection=connection, target_metadata=SQLModel.metadata, render_as_batch=True, render_item=_render_item
+        connection=connection,
+        target_metadata=SQLModel.metadata,
+        render_as_batch=True,
+        render_item=_render_item,
+        transaction_per_migration=transaction_per_migration,
+        on_version_apply=_applied,
     )
     with context.begin_transaction():
         context.run_migrations()
 
 
-async def _main() -> None:
-    """In one transaction that only one process at a time can be in: on SQLite it begins with the write lock."""
-    database = Database(context.config.attributes["database_url"], answer_timeout=None, create=True)
+def _run_on_postgres(connection: Connection) -> None:
+    """Each migration commits by itself. One that cannot get a lock in time is rolled back and tried again."""
+    _take_migration_lock(connection)
+    for attempt in range(1, TRIES + 1):
+        try:
+            _run(connection, transaction_per_migration=True)
+            for table in sort_ids_bytewise(connection):
+                _report(f"{table}: ids have the collation C")
+            connection.commit()
+        except DBAPIError as error:
+            connection.rollback()
+            if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE or attempt == TRIES:
+                raise
+            _report(f"a lock was not granted within {LOCK_TIMEOUT}; trying again ({attempt} of {TRIES})")
+            time.sleep(TRY_AGAIN_S)
+        else:
+            return
+
+
+def _take_migration_lock(connection: Connection) -> None:
+    """Polled, and not waited for: a waiting statement has a snapshot, and a concurrent index build of the process that
+    holds the lock would wait for it."""
+    statement = text(f"SELECT pg_try_advisory_lock({MIGRATION_LOCK})")
+    while not connection.execute(statement).scalar_one():
+        connection.commit()
+        time.sleep(LOCK_POLL_S)
+    connection.commit()
+
+
+async def _migrate_sqlite(url: str) -> None:
+    """In one transaction, which begins with the write lock: only one process at a time can be in it."""
+    database = Database(url, answer_timeout=None, create=True)
     try:
         async with database.write_connection() as connection:
-            await connection.run_sync(_run)
+            await connection.run_sync(lambda sync: _run(sync, transaction_per_migration=False))
     finally:
         await database.close()
 
 
-asyncio.run(_main())
+async def _migrate_postgres(url: str) -> None:
+    settings = {"application_name": "everhook migrate", "statement_timeout": "0", "lock_timeout": LOCK_TIMEOUT}
+    engine = create_async_engine(
+        url, poolclass=NullPool, hide_parameters=True, connect_args={"server_settings": settings}
+    )
+    try:
+        async with engine.connect() as connection:
+            await connection.run_sync(_run_on_postgres)
+    finally:
+        await engine.dispose()
+
+
+_url: str = context.config.attributes["database_url"]
+asyncio.run(_migrate_sqlite(_url) if sa.make_url(_url).get_backend_name() == "sqlite" else _migrate_postgres(_url))

@@ -21,7 +21,7 @@ from everhook.publishing.fan_out import Candidate, match
 from everhook.publishing.routes_store import RouteCache
 from everhook.publishing.routing import Audience, Route, Routes
 from everhook.storage.batching import BatchExecutor
-from everhook.storage.engine import Database
+from everhook.storage.engine import Database, once_more_if_outdated
 from everhook.storage.paging import Page, in_time, one_of, page_of
 from everhook.storage.statements import insert_ignoring, table_of
 from everhook.storage.tables import Delivery, Message, now
@@ -107,10 +107,13 @@ class Acceptor:
 
     async def accept_all(self, publications: Sequence[Publication]) -> Sequence[Acceptance]:
         """The messages of one call, in one transaction: all of them, or none."""
-        async with self._database.write_connection() as connection:
-            acceptances = await self._apply(connection, publications)
+        acceptances = await once_more_if_outdated(lambda: self._accept_at_once(publications))
         _count(acceptances)
         return acceptances
+
+    async def _accept_at_once(self, publications: Sequence[Publication]) -> Sequence[Acceptance]:
+        async with self._database.write_connection() as connection:
+            return await self._apply(connection, publications)
 
     async def accept_for(self, publication: Publication, route: Route) -> Accepted:
         """One message to one endpoint, whatever it subscribes to."""

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from everhook.storage.engine import is_unavailable
+from everhook.storage.engine import is_unavailable, once_more_if_outdated
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -56,8 +56,7 @@ class BatchExecutor(Generic[Item, Result]):
 
     async def _do(self, group: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         try:
-            async with self._connect() as connection:
-                results = await self._apply(connection, [item for item, _ in group])
+            results = await once_more_if_outdated(lambda: self._execute([item for item, _ in group]))
         except Exception as error:
             if len(group) > 1 and isinstance(error, DBAPIError) and not is_unavailable(error):
                 middle = len(group) // 2
@@ -70,6 +69,10 @@ class BatchExecutor(Generic[Item, Result]):
             for (_, future), result in zip(group, results, strict=True):
                 if not future.done():
                     future.set_result(result)
+
+    async def _execute(self, items: Sequence[Item]) -> Sequence[Result]:
+        async with self._connect() as connection:
+            return await self._apply(connection, items)
 
 
 def _resolve(future: "asyncio.Future[Result]", error: Exception) -> None:

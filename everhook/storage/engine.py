@@ -7,18 +7,21 @@ autocommit: a transaction around each would only add two round trips.
 """
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from asyncpg import PostgresError as AsyncpgError
 from sqlalchemy import URL, ExceptionContext, event, make_url, text
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+Result = TypeVar("Result")
 
 SQLITE_READERS = 4
 STATEMENT_TIMEOUT_MS = 10_000
@@ -52,8 +55,27 @@ def is_unavailable(error: BaseException) -> bool:
     if isinstance(error, UNAVAILABLE):
         return True
     return isinstance(error, DBAPIError) and (
-        error.connection_invalidated or _STATES_OF_THE_SERVER.fullmatch(_state(error.orig)) is not None
+        error.connection_invalidated
+        or is_outdated(error)
+        or _STATES_OF_THE_SERVER.fullmatch(_state(error.orig)) is not None
     )
+
+
+def is_outdated(error: BaseException) -> bool:
+    """Whether a prepared statement is older than a migration. SQLAlchemy prepares all of them anew after that."""
+    return isinstance(error, DBAPIError) and isinstance(
+        error.orig, AsyncAdapt_asyncpg_dbapi.InvalidCachedStatementError
+    )
+
+
+async def once_more_if_outdated(call: Callable[[], Awaitable[Result]]) -> Result:
+    """Run a transaction, and run it again if a migration has changed a table since its statements were prepared."""
+    try:
+        return await call()
+    except DBAPIError as error:
+        if not is_outdated(error):
+            raise
+        return await call()
 
 
 def is_turned_away(error: BaseException) -> bool:

@@ -1,6 +1,7 @@
 """Bringing the database to this version's schema, with Alembic's migrations in `migrations/`."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 from alembic import command
@@ -9,14 +10,19 @@ from alembic.config import Config
 MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 
 
-def alembic_config(database_url: str) -> Config:
+def alembic_config(database_url: str, report: Callable[[str], None] | None = None) -> Config:
     """Alembic's configuration, without a file of its own."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["database_url"] = database_url
+    config.attributes["report"] = report
     return config
 
 
-async def migrate(database_url: str) -> None:
-    """Upgrade to the newest revision. Two processes at once: one upgrades, the other waits and finds it done."""
-    await asyncio.to_thread(command.upgrade, alembic_config(database_url), "head")
+async def migrate(database_url: str, report: Callable[[str], None] | None = None) -> None:
+    """Upgrade to the newest revision. Two processes at once: one upgrades, the other waits and finds it done.
+
+    `report` gets a line for each migration that was applied, and for the progress of long ones; it is called in a
+    thread. On PostgreSQL each migration commits by itself, so after a failure run it again.
+    """
+    await asyncio.to_thread(command.upgrade, alembic_config(database_url, report), "head")

@@ -1,6 +1,6 @@
 """indexes for lists that are filtered by channel or by type"""
 
-from alembic import op
+from everhook.storage.online_schema import create_index, drop_index
 
 revision = "0002"
 down_revision = "0001"
@@ -16,9 +16,9 @@ INDEXES = (
 
 def upgrade() -> None:
     for name, table, column in INDEXES:
-        op.create_index(name, table, [column, "gid"], unique=False)
+        create_index(name, table, [column, "gid"])
 
 
 def downgrade() -> None:
     for name, table, _ in reversed(INDEXES):
-        op.drop_index(name, table_name=table)
+        drop_index(name, table)

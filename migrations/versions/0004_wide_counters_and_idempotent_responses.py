@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 import sqlalchemy as sa
 from alembic import op
 
+from everhook.storage.online_schema import create_index, drop_index, widen_integers
+
 revision = "0004"
 down_revision = "0003"
 branch_labels = None
@@ -25,7 +27,9 @@ COUNTERS: Mapping[str, Sequence[str]] = {
 
 
 def upgrade() -> None:
-    _alter_counters("BIGINT")
+    for table, columns in COUNTERS.items():
+        widen_integers(table, columns)
+    create_index("ix_subscription_tenant", "subscription", ["tenant_gid"])
     op.create_table(
         "idempotent_response",
         sa.Column("key_sha256", sa.String(), nullable=False),
@@ -41,21 +45,13 @@ def upgrade() -> None:
     op.add_column("subscription", sa.Column("cost", sa.Integer(), nullable=False, server_default="1"))
     # Roughly, until it is changed: conditions have some 16 characters, and take two steps.
     op.execute(sa.text("UPDATE subscription SET cost = 1 + length(CAST(filter AS TEXT)) / 8 WHERE filter IS NOT NULL"))
-    op.create_index("ix_subscription_tenant", "subscription", ["tenant_gid"])
 
 
 def downgrade() -> None:
-    op.drop_index("ix_subscription_tenant", table_name="subscription")
+    drop_index("ix_subscription_tenant", "subscription")
     with op.batch_alter_table("subscription") as batch_op:
         batch_op.drop_column("cost")
     op.drop_index("ix_idempotent_response_tenant", table_name="idempotent_response")
     op.drop_index("ix_idempotent_response_created", table_name="idempotent_response")
     op.drop_table("idempotent_response")
-    _alter_counters("INTEGER")
-
-
-def _alter_counters(to: str) -> None:
-    """One rewrite a table. SQLite's integers have 64 bits already."""
-    if op.get_bind().dialect.name == "postgresql":
-        for table, columns in COUNTERS.items():
-            op.execute(sa.text(f"ALTER TABLE {table} " + ", ".join(f'ALTER COLUMN "{c}" TYPE {to}' for c in columns)))
+    # Wide counters stay: a narrow one could be too small by now.

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from everhook.storage.online_schema import replace_index
+
 revision = "0006"
 down_revision = "0005"
 branch_labels = None
@@ -10,6 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    replace_index("ix_delivery_message", "delivery", ["message_gid", "gid"])
     op.create_table(
         "past_policy",
         sa.Column("endpoint_gid", sa.String(), nullable=False),
@@ -26,13 +29,10 @@ def upgrade() -> None:
         sa.Column("began_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("delivery_gid", "round"),
     )
-    op.drop_index("ix_delivery_message", table_name="delivery")
-    op.create_index("ix_delivery_message", "delivery", ["message_gid", "gid"], unique=False)
 
 
 def downgrade() -> None:
-    op.drop_index("ix_delivery_message", table_name="delivery")
-    op.create_index("ix_delivery_message", "delivery", ["message_gid"], unique=False)
+    replace_index("ix_delivery_message", "delivery", ["message_gid"])
     op.drop_table("delivery_round")
     op.drop_index("ix_past_policy_until", table_name="past_policy")
     op.drop_table("past_policy")
