@@ -18,11 +18,12 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from activities.circuits import CircuitActivities
 from activities.erasure import ErasureActivities
 from activities.events import EventActivities
+from activities.reconciling import ReconcilingActivities
 from activities.recording import RecordingActivities
+from activities.releasing import ReleasingActivities
 from activities.retention import RetentionActivities
 from activities.sealing import SealingActivities
 from activities.sending import SendingActivities
-from activities.upkeep import UpkeepActivities
 from everhook.contracts import TaskQueue
 from everhook.delivery.engine import DeliveryEngine, delivery_engine
 from everhook.health.alerts_store import AlertEvaluator, Limits
@@ -107,7 +108,8 @@ def _workflow_worker(engine: DeliveryEngine) -> Worker:
 def _recording(engine: DeliveryEngine) -> list[Activity]:
     """What deliveries and circuits ask for beside sending."""
     recording = RecordingActivities(engine.database, engine.recorder, engine.issuers, engine.defaults)
-    circuits = CircuitActivities(engine.client, engine.database, engine.defaults, engine.dispatcher)
+    circuits = CircuitActivities(engine.database)
+    releasing = ReleasingActivities(engine.client, engine.database, engine.defaults, engine.dispatcher)
     return [
         recording.record_attempt,
         recording.dead_letter,
@@ -115,18 +117,18 @@ def _recording(engine: DeliveryEngine) -> list[Activity]:
         recording.discard,
         circuits.load_circuit,
         circuits.project_circuit,
-        circuits.count_parked,
-        circuits.release_parked,
+        releasing.count_parked,
+        releasing.release_parked,
     ]
 
 
 def _upkeep(engine: DeliveryEngine) -> list[Activity]:
     """What runs on a schedule, and the erasure of tenants."""
     client, database, settings = engine.client, engine.database, engine.settings
-    upkeep = UpkeepActivities(
+    reconciling = ReconcilingActivities(
         client,
         database,
-        engine.entities,
+        engine.circuits,
         engine.defaults,
         overdue_grace=timedelta(seconds=settings.overdue_grace_seconds),
     )
@@ -135,7 +137,7 @@ def _upkeep(engine: DeliveryEngine) -> list[Activity]:
     retention = RetentionActivities(client, database, RetentionPeriods.from_settings(settings))
     erasure = ErasureActivities(client, database)
     return [
-        upkeep.reconcile,
+        reconciling.reconcile,
         events.publish_events,
         retention.resume_erasures,
         retention.remove_past,

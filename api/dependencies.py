@@ -18,7 +18,7 @@ from api.messages.backlog import Backlog
 from api.messages.publish_rate import PublishRate
 from api.problems import Problem, invalid
 from api.query import check_query
-from everhook.circuit.client import EndpointEntities
+from everhook.circuit.client import CircuitClient
 from everhook.delivery.dispatcher import Dispatcher
 from everhook.delivery.inputs_store import InputDefaults
 from everhook.egress import EgressClient
@@ -48,7 +48,7 @@ class Services:
     temporal: Client
     acceptor: Acceptor
     dispatcher: Dispatcher
-    entities: EndpointEntities
+    circuits: CircuitClient
     egress: EgressClient
     backlog: Backlog
     publish_rate: PublishRate

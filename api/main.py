@@ -164,7 +164,7 @@ def _services_on(engine: DeliveryEngine) -> Services:
         temporal=engine.client,
         acceptor=Acceptor(database, engine.defaults),
         dispatcher=engine.dispatcher,
-        entities=engine.entities,
+        circuits=engine.circuits,
         egress=engine.egress,
         backlog=Backlog(database, settings.undispatched_limit),
         publish_rate=PublishRate(settings.publish_rate),

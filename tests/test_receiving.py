@@ -28,7 +28,8 @@ from everhook.contracts import FailureCode, Verdict
 from everhook.delivery.body_formats import BodyFormat, Content, render
 from everhook.delivery.classify import classify
 from everhook.delivery.policy import MAX_TIMEOUT, DeliveryPolicy
-from everhook.egress import KEPT_BODY_BYTES, MAX_RETRY_AFTER, EgressClient, EgressRules
+from everhook.egress import KEPT_BODY_BYTES, EgressClient, EgressRules
+from everhook.egress.client import MAX_RETRY_AFTER
 from everhook.egress.connection import KEEP_ALIVE
 from everhook.egress.pool import CONNECT_LIMIT
 from everhook.ids import Kind, new_gid

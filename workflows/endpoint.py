@@ -18,6 +18,7 @@ from workflows.retry import RETRY_FOREVER
 
 with workflow.unsafe.imports_passed_through():
     from activities.circuits import CircuitActivities
+    from activities.releasing import ReleasingActivities
     from everhook.circuit import machine
     from everhook.circuit.machine import Circuit, Hold
     from everhook.contracts import (
@@ -206,7 +207,7 @@ class EndpointWorkflow:
             return
         try:
             self._parked = await workflow.execute_activity_method(
-                CircuitActivities.count_parked,
+                ReleasingActivities.count_parked,
                 self._input.endpoint_gid,
                 start_to_close_timeout=ACTIVITY_TIMEOUT,
                 retry_policy=RetryPolicy(maximum_attempts=1),
@@ -247,7 +248,7 @@ class EndpointWorkflow:
 
     async def _wake(self, limit: int, dead_letter: DeadLetterReason | None = None) -> ReleaseResult:
         return await workflow.execute_activity_method(
-            CircuitActivities.release_parked,
+            ReleasingActivities.release_parked,
             ReleaseParkedInput(self._input.endpoint_gid, limit, dead_letter),
             start_to_close_timeout=RELEASE_TIMEOUT,
             retry_policy=RETRY_FOREVER,

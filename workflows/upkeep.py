@@ -10,9 +10,9 @@ from workflows.retry import RETRY_A_FEW
 
 with workflow.unsafe.imports_passed_through():
     from activities.events import EventActivities
+    from activities.reconciling import ReconcilingActivities
     from activities.retention import RetentionActivities
     from activities.sealing import SealingActivities
-    from activities.upkeep import UpkeepActivities
     from everhook.contracts import (
         EVENTS_WORKFLOW,
         RECONCILE_WORKFLOW,
@@ -56,7 +56,7 @@ class ReconcileWorkflow:
 
     async def _reconcile(self, share: ReconcileShare) -> ReconcileResult:
         return await workflow.execute_activity_method(
-            UpkeepActivities.reconcile,
+            ReconcilingActivities.reconcile,
             share,
             start_to_close_timeout=RECONCILE_TIMEOUT,
             heartbeat_timeout=HEARTBEAT_TIMEOUT,

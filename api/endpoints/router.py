@@ -35,7 +35,7 @@ from api.query import Several
 from api.schemas import Gid, ListOf, Name, Policy
 from api.subscriptions.router import quota_problems
 from everhook.delivery.policy import resolve
-from everhook.delivery.weights_store import apply_limit
+from everhook.delivery.weights import apply_limit
 from everhook.egress import EgressClient, LocalError, TlsExtras, TlsRefused, UrlRefused
 from everhook.endpoints import store as endpoints
 from everhook.endpoints import subscriptions_store as subscriptions
@@ -152,7 +152,7 @@ async def delete_endpoint(gid: Gid, services: ServicesDep, store: Store, caller:
         _record(session, caller, "endpoint.deleted", view.endpoint)
     try:
         async with asyncio.timeout(2):
-            await services.entities.command(gid, view.tenant, "delete")
+            await services.circuits.command(gid, view.tenant, "delete")
     except Exception as error:
         # The deletion holds: deliveries find it out by themselves at their next step.
         log.warning("could not tell the endpoint's entity of its deletion", endpoint_gid=gid, error=str(error))
@@ -250,7 +250,7 @@ async def _command(services: Services, store: TenantScope, caller: Caller, gid: 
     async with store.reading() as session:
         view = await _view(session, gid)
     async with on_record(store, caller.actor, _ACTIONS[command], gid, tenant_gid=view.endpoint.tenant_gid):
-        await services.entities.command(gid, view.tenant, command)
+        await services.circuits.command(gid, view.tenant, command)
     async with store.reading() as session:
         return render.endpoint(await _view(session, gid))
 

@@ -17,7 +17,7 @@ AHEAD_OF_DELIVERIES = Priority(priority_key=1)
 """Behind a burst of deliveries the circuit would open too late to spare the endpoint any of them."""
 
 
-class EndpointEntities:
+class CircuitClient:
     def __init__(self, client: Client, policy: CircuitPolicy) -> None:
         self._client = client
         self._policy = policy

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import structlog
 
-from everhook.circuit.client import EndpointEntities
+from everhook.circuit.client import CircuitClient
 from everhook.contracts import OutcomeReport
 from everhook.delivery.classify import Classification
 
@@ -16,14 +16,14 @@ log = structlog.get_logger()
 
 
 class OutcomeReporter:
-    """Collects what this process sees of endpoints and tells their entities: failures, and successes that end a
+    """Collects what this process sees of endpoints and tells their circuits: failures, and successes that end a
     streak. Healthy traffic tells nothing.
 
     What is lost here, because the process dies, is a count in a streak; a lost probe's claim ends with its lease.
     """
 
-    def __init__(self, entities: EndpointEntities) -> None:
-        self._entities = entities
+    def __init__(self, circuits: CircuitClient) -> None:
+        self._circuits = circuits
         self._pending: dict[str, tuple[str, OutcomeReport]] = {}
         self._streaks: set[str] = set()
         self._flusher: asyncio.Task[None] | None = None
@@ -68,7 +68,7 @@ class OutcomeReporter:
 
     async def _tell(self, endpoint_gid: str, tenant: str, report: OutcomeReport) -> bool:
         try:
-            await self._entities.report(endpoint_gid, tenant, report)
+            await self._circuits.report(endpoint_gid, tenant, report)
             return True
         except Exception as error:
             log.warning("could not report to the endpoint's circuit", endpoint_gid=endpoint_gid, error=str(error))

@@ -5,9 +5,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from everhook.storage.engine import Database, is_unavailable
+from everhook.storage.engine import Connection, Database, is_unavailable
 
 BATCH = 500
 
@@ -24,7 +23,7 @@ class Confirmations:
     def __init__(
         self,
         database: Database,
-        write: Callable[[AsyncConnection, Sequence[str]], Awaitable[None]],
+        write: Callable[[Connection, Sequence[str]], Awaitable[None]],
         *,
         interval_s: float,
     ) -> None:

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from temporalio.client import Client
 
-from everhook.circuit.client import EndpointEntities
+from everhook.circuit.client import CircuitClient
 from everhook.circuit.reporter import OutcomeReporter
 from everhook.circuit.states_store import EndpointStates
 from everhook.delivery.dispatcher import Dispatcher, LaneLimits
@@ -36,7 +36,7 @@ class DeliveryEngine:
     keyring: KeyRing
     issuers: IssuerCache
     recorder: Recorder
-    entities: EndpointEntities
+    circuits: CircuitClient
     egress: EgressClient
     sender: Sender
     dispatcher: Dispatcher
@@ -49,8 +49,8 @@ async def delivery_engine(
     """Open the parts; when the block ends, finish what is under way. `sends`: this process may make first attempts."""
     keyring = KeyRing.from_settings(settings)
     issuers = IssuerCache(database, keyring, issuer_name(settings))
-    entities = EndpointEntities(client, settings.circuit_policy)
-    reporter = OutcomeReporter(entities)
+    circuits = CircuitClient(client, settings.circuit_policy)
+    reporter = OutcomeReporter(circuits)
     keeps_history = settings.temporal_history == "all"
     recorder = Recorder(database, keep_history=keeps_history)
     egress = EgressClient(EgressRules.from_settings(settings))
@@ -72,7 +72,7 @@ async def delivery_engine(
             keyring=keyring,
             issuers=issuers,
             recorder=recorder,
-            entities=entities,
+            circuits=circuits,
             egress=egress,
             sender=sender,
             dispatcher=dispatcher,

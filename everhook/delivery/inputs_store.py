@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Result, select
@@ -129,6 +129,25 @@ async def load_delivered(
         for input in inputs
         if (outcome := outcomes.get(input.delivery_gid)) is not None
     ]
+
+
+async def load_inputs_of(
+    connection: AsyncConnection, defaults: InputDefaults, delivery_gids: Sequence[str]
+) -> list[DeliveryInput]:
+    """The inputs of these deliveries, oldest first."""
+    return await load_inputs(connection, defaults, [col(Delivery.gid).in_(delivery_gids)], len(delivery_gids))
+
+
+async def load_dead_letters(
+    connection: AsyncConnection, defaults: InputDefaults, before: datetime, after: str, limit: int
+) -> list[DeliveryInput]:
+    """The inputs of dead letters older than a moment, in the order of their gids. `after` is the last gid read."""
+    where = [
+        col(Delivery.status) == DeliveryStatus.DEAD_LETTERED,
+        col(Delivery.dead_lettered_at) < before,
+        col(Delivery.gid) > after,
+    ]
+    return await load_inputs(connection, defaults, where, limit)
 
 
 async def load_input(connection: AsyncConnection, defaults: InputDefaults, delivery_gid: str) -> DeliveryInput | None:

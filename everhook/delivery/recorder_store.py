@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
-from sqlalchemy import Select, and_, bindparam, func, literal, null, select, update
+from sqlalchemy import and_, bindparam, func, literal, null, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
@@ -15,18 +15,7 @@ from everhook.receipts.issuer import SignedReceipt
 from everhook.storage.batching import BatchExecutor
 from everhook.storage.engine import Database
 from everhook.storage.statements import insert_ignoring, table_of
-from everhook.storage.tables import (
-    Attempt,
-    CircuitRow,
-    Delivery,
-    Endpoint,
-    Message,
-    PendingHistory,
-    Receipt,
-    now,
-)
-
-Key = TypeVar("Key")
+from everhook.storage.tables import Attempt, Delivery, PendingHistory, Receipt, now
 
 
 @dataclass(frozen=True)
@@ -43,46 +32,6 @@ class Transcript:
     url: str = ""
     request_headers: tuple[tuple[str, str], ...] = ()
     receipt: SignedReceipt | None = None
-
-
-_BASIS: Select[*tuple[Any, ...]] = (
-    select(
-        col(Delivery.gid),
-        col(Delivery.status),
-        col(Delivery.round),
-        col(Delivery.attempts),
-        col(Delivery.message_gid),
-        col(Delivery.channel),
-        col(Delivery.event_type),
-        col(Message.payload),
-        col(Message.published_at),
-        col(Delivery.accepted_at),
-        col(Message.traceparent),
-        col(Endpoint.version).label("endpoint_version"),
-        col(Endpoint.deleted_at).is_not(None).label("endpoint_deleted"),
-        col(CircuitRow.state),
-        col(CircuitRow.hold),
-        col(CircuitRow.failures),
-        col(Attempt.gid).label("last_attempt_gid"),
-        col(Attempt.verdict).label("last_verdict"),
-        col(Attempt.status_code).label("last_status_code"),
-        col(Attempt.error).label("last_error"),
-        col(Attempt.duration_ms).label("last_duration_ms"),
-        col(Attempt.next_attempt_at),
-    )
-    .join(Message, col(Message.gid) == col(Delivery.message_gid))
-    .join(Endpoint, col(Endpoint.gid) == col(Delivery.endpoint_gid))
-    .join(CircuitRow, col(CircuitRow.endpoint_gid) == col(Delivery.endpoint_gid))
-    .outerjoin(
-        Attempt,
-        and_(
-            col(Attempt.delivery_gid) == col(Delivery.gid),
-            col(Attempt.round) == col(Delivery.round),
-            col(Attempt.number) == col(Delivery.attempts),
-        ),
-    )
-    .where(col(Delivery.gid).in_(bindparam("gids", expanding=True)))
-)
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import Row, select
+from sqlalchemy import Row, Select, and_, bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import TERMINAL_STATUSES, DeliveryStatus, Verdict
 from everhook.delivery.body_formats import BodyFormat
-from everhook.delivery.recorder_store import _BASIS, Key
 from everhook.egress import TlsExtras
 from everhook.receipts.issuer import ReceiptContext
 from everhook.signing import secrets_store as secrets
@@ -25,18 +24,14 @@ from everhook.storage.batching import BatchExecutor
 from everhook.storage.encryption import ENDPOINT_TLS_KEY
 from everhook.storage.engine import Database
 from everhook.storage.keyring import DecryptionError, KeyRing
-from everhook.storage.tables import (
-    Delivery,
-    Endpoint,
-    Tenant,
-)
+from everhook.storage.tables import Attempt, CircuitRow, Delivery, Endpoint, Message, Tenant
 
-MAX_CACHED_TARGETS = 5_000
+Key = TypeVar("Key")
 
+MAX_CACHED_DESTINATIONS = 5_000
 
 FAULTY_S = 30.0
 """A secret that does not decrypt is looked at again this much later."""
-
 
 MAX_LOADED_TOGETHER = 50
 """Bounds the memory of one load: payloads come along."""
@@ -126,9 +121,49 @@ class SnapshotLoader:
 
 
 async def _load_snapshots(connection: AsyncConnection, gids: Sequence[str]) -> Sequence[DeliverySnapshot | None]:
-    rows = await connection.execute(_BASIS, {"gids": gids})
+    rows = await connection.execute(_SNAPSHOTS, {"gids": gids})
     found = {row.gid: DeliverySnapshot(**row._mapping) for row in rows}
     return [found.get(gid) for gid in gids]
+
+
+_SNAPSHOTS: Select[*tuple[Any, ...]] = (
+    select(
+        col(Delivery.gid),
+        col(Delivery.status),
+        col(Delivery.round),
+        col(Delivery.attempts),
+        col(Delivery.message_gid),
+        col(Delivery.channel),
+        col(Delivery.event_type),
+        col(Message.payload),
+        col(Message.published_at),
+        col(Delivery.accepted_at),
+        col(Message.traceparent),
+        col(Endpoint.version).label("endpoint_version"),
+        col(Endpoint.deleted_at).is_not(None).label("endpoint_deleted"),
+        col(CircuitRow.state),
+        col(CircuitRow.hold),
+        col(CircuitRow.failures),
+        col(Attempt.gid).label("last_attempt_gid"),
+        col(Attempt.verdict).label("last_verdict"),
+        col(Attempt.status_code).label("last_status_code"),
+        col(Attempt.error).label("last_error"),
+        col(Attempt.duration_ms).label("last_duration_ms"),
+        col(Attempt.next_attempt_at),
+    )
+    .join(Message, col(Message.gid) == col(Delivery.message_gid))
+    .join(Endpoint, col(Endpoint.gid) == col(Delivery.endpoint_gid))
+    .join(CircuitRow, col(CircuitRow.endpoint_gid) == col(Delivery.endpoint_gid))
+    .outerjoin(
+        Attempt,
+        and_(
+            col(Attempt.delivery_gid) == col(Delivery.gid),
+            col(Attempt.round) == col(Delivery.round),
+            col(Attempt.number) == col(Delivery.attempts),
+        ),
+    )
+    .where(col(Delivery.gid).in_(bindparam("gids", expanding=True)))
+)
 
 
 class DestinationCache:
@@ -146,7 +181,7 @@ class DestinationCache:
             return known[2]
         async with self._database.read_connection() as connection:
             destination = await _load_destination(connection, self._keyring, endpoint_gid)
-        if len(self._known) >= MAX_CACHED_TARGETS:
+        if len(self._known) >= MAX_CACHED_DESTINATIONS:
             self._known.pop(next(iter(self._known)))
         good_until = math.inf if destination.fault is None else time.monotonic() + FAULTY_S
         self._known[endpoint_gid] = (version, good_until, destination)
@@ -199,7 +234,7 @@ async def _load_destination(connection: AsyncConnection, keyring: KeyRing, endpo
 
 
 def _tls(keyring: KeyRing, endpoint_gid: str, row: Row[*tuple[Any, ...]]) -> TlsExtras | None:
-    key = ENDPOINT_TLS_KEY.open(keyring, row.tls_key, endpoint_gid) if row.tls_key is not None else None
+    key = ENDPOINT_TLS_KEY.decrypt(keyring, row.tls_key, endpoint_gid) if row.tls_key is not None else None
     extras = TlsExtras(row.tls_ca, row.tls_certificate, key)
     return extras if extras != TlsExtras() else None
 

@@ -12,9 +12,10 @@ from everhook.circuit.states_store import EndpointStates
 from everhook.contracts import DeliveryInput
 from everhook.delivery.confirmations import Confirmations
 from everhook.delivery.fair_pool import FairPool
+from everhook.delivery.parked_store import accept_again
 from everhook.delivery.recorder_store import Recorder
 from everhook.delivery.starts import is_away, is_overloaded, start_delivery
-from everhook.delivery.store import accept_again, mark_dispatched
+from everhook.delivery.store import mark_dispatched
 from everhook.storage.engine import Database, is_unavailable
 from everhook.storage.tables import now
 

@@ -2,29 +2,28 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import ColumnElement, and_, case, func, literal, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
-from everhook.circuit.machine import Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorAction
 from everhook.ids import Kind
 from everhook.notifications.events import EventKind, is_reserved
 from everhook.storage.event_outbox import record_event
 from everhook.storage.paging import Page, in_time, one_of, page_of
 from everhook.storage.statements import table_of
-from everhook.storage.tables import CircuitRow, Delivery, DeliveryRound, Message, now
+from everhook.storage.tables import Delivery, DeliveryRound, Message, now
 
-_UNDISPATCHED = col(Delivery.dispatched_at).is_(None)
+HAS_NO_WORKFLOW = col(Delivery.dispatched_at).is_(None)
 
 
 async def mark_dispatched(connection: AsyncConnection, gids: Sequence[str]) -> None:
     """These deliveries' workflows are known to have started."""
     await connection.execute(
         update(Delivery)
-        .where(col(Delivery.gid).in_(gids), _UNDISPATCHED)
+        .where(col(Delivery.gid).in_(gids), HAS_NO_WORKFLOW)
         .values(
             dispatched_at=now(),
             status=case(
@@ -123,142 +122,8 @@ async def discard(session: AsyncSession, gid: str, note: OperatorAction) -> None
     )
 
 
-@dataclass(frozen=True)
-class Parked:
-    """A parked delivery. One without a workflow was parked when it was accepted, or before its first attempt."""
-
-    gid: str
-    has_workflow: bool
-
-
-async def oldest_parked(connection: AsyncConnection, endpoint_gid: str, limit: int) -> list[Parked]:
-    rows = await connection.execute(
-        select(col(Delivery.gid), col(Delivery.dispatched_at).is_not(None))
-        .where(col(Delivery.endpoint_gid) == endpoint_gid, col(Delivery.status) == DeliveryStatus.PARKED)
-        .order_by(col(Delivery.gid))
-        .limit(limit)
-    )
-    return [Parked(row[0], bool(row[1])) for row in rows]
-
-
-COUNTED_PARKED = 100_000
-
-
-async def count_parked(connection: AsyncConnection, endpoint_gid: str) -> int:
-    """How many deliveries of an endpoint are parked, counted up to `COUNTED_PARKED`."""
-    parked = (
-        select(col(Delivery.gid))
-        .where(col(Delivery.endpoint_gid) == endpoint_gid, col(Delivery.status) == DeliveryStatus.PARKED)
-        .limit(COUNTED_PARKED)
-        .subquery()
-    )
-    return int((await connection.execute(select(func.count()).select_from(parked))).scalar_one())
-
-
-async def accept_again(
-    connection: AsyncConnection, gids: Sequence[str], seen_at: datetime, bound: timedelta
-) -> set[str]:
-    """Make parked deliveries without a workflow what they were when they were accepted. Returns those that are.
-
-    `bound` is how long their first attempts may take. One that has parked again since it was seen stays parked.
-    """
-    rows = await connection.execute(
-        update(Delivery)
-        .where(
-            col(Delivery.gid).in_(gids),
-            col(Delivery.status) == DeliveryStatus.PARKED,
-            col(Delivery.parked_at) <= seen_at,
-            _UNDISPATCHED,
-        )
-        .values(status=DeliveryStatus.ACCEPTED, due_at=now() + bound, parked_at=None)
-        .returning(col(Delivery.gid))
-    )
-    return set(rows.scalars())
-
-
-async def mark_released(connection: AsyncConnection, gids: Sequence[str], seen_at: datetime) -> None:
-    """These were woken. One that has parked again since it was seen stays parked."""
-    await connection.execute(
-        update(Delivery)
-        .where(
-            col(Delivery.gid).in_(gids),
-            col(Delivery.status) == DeliveryStatus.PARKED,
-            col(Delivery.parked_at) <= seen_at,
-        )
-        .values(status=DeliveryStatus.RETRYING, due_at=now(), parked_at=None)
-    )
-
-
-@dataclass(frozen=True)
-class Overdue:
-    """A delivery whose next step is late. `has_workflow`: it was started, so its workflow may have been lost."""
-
-    gid: str
-    endpoint_gid: str
-    has_workflow: bool
-
-
-async def oldest_overdue(
-    connection: AsyncConnection,
-    lost_before: datetime,
-    limit: int,
-    *,
-    but: Sequence[str] = (),
-    endings: str = "",
-) -> list[Overdue]:
-    """Deliveries that need a workflow, the longest overdue first.
-
-    - Not known to have started, and their step is due: the process that accepted them died, or Temporal was away.
-    - Started, and their step was due before `lost_before`: Temporal's store was lost, or restored from a backup.
-
-    `but`: not those of these endpoints. `endings`: only those of endpoints whose gid ends with one of these characters.
-    """
-    gid = col(Delivery.endpoint_gid)
-    statement = (
-        select(col(Delivery.gid), gid, col(Delivery.dispatched_at).is_not(None))
-        .where(col(Delivery.due_at) < now(), or_(_UNDISPATCHED, col(Delivery.due_at) < lost_before))
-        .order_by(col(Delivery.due_at))
-        .limit(limit)
-    )
-    if but:
-        statement = statement.where(gid.not_in(but))
-    if endings:
-        statement = statement.where(func.substr(gid, func.length(gid)).in_(list(endings)))
-    return [Overdue(row[0], row[1], bool(row[2])) for row in await connection.execute(statement)]
-
-
-async def defer_paused(connection: AsyncConnection, wait: timedelta, limit: int) -> int:
-    """Parked deliveries without a workflow whose window has ended while their endpoint is paused: a pause may last.
-    Returns how many were looked at again later."""
-    paused = select(col(CircuitRow.endpoint_gid)).where(col(CircuitRow.hold) == Hold.PAUSED)
-    due = (
-        select(col(Delivery.gid))
-        .where(
-            col(Delivery.due_at) < now(),
-            col(Delivery.status) == DeliveryStatus.PARKED,
-            _UNDISPATCHED,
-            col(Delivery.endpoint_gid).in_(paused),
-        )
-        .limit(limit)
-    )
-    result = await connection.execute(update(Delivery).where(col(Delivery.gid).in_(due)).values(due_at=now() + wait))
-    return int(result.rowcount)
-
-
-async def defer(connection: AsyncConnection, gids: Sequence[str], wait: timedelta) -> None:
-    """Check these again only after a while.
-
-    One that has meanwhile taken its next step is due when that step says. A dead letter whose date were overwritten
-    here would be taken for one at the end of its retention, and be discarded.
-    """
-    moment = now()
-    await connection.execute(
-        update(Delivery).where(col(Delivery.gid).in_(gids), col(Delivery.due_at) < moment).values(due_at=moment + wait)
-    )
-
-
 IS_UNDISPATCHED = and_(
-    _UNDISPATCHED,
+    HAS_NO_WORKFLOW,
     col(Delivery.status)
     != literal(DeliveryStatus.PARKED, type_=table_of(Delivery).c.status.type, literal_execute=True),
 )

@@ -64,7 +64,7 @@ def tls_columns(keyring: KeyRing, gid: str, extras: TlsExtras | None) -> dict[st
     return {
         "tls_ca": extras.ca,
         "tls_certificate": extras.certificate,
-        "tls_key": ENDPOINT_TLS_KEY.seal(keyring, extras.key, gid) if extras.key is not None else None,
+        "tls_key": ENDPOINT_TLS_KEY.encrypt(keyring, extras.key, gid) if extras.key is not None else None,
     }
 
 

@@ -111,10 +111,10 @@ async def rotate_keys(connection: AsyncConnection, keyring: KeyRing, name: str, 
 
 
 async def _insert(connection: AsyncConnection, keyring: KeyRing, key: ReceiptKey, issuer: str) -> None:
-    seed = RECEIPT_SEED.seal(keyring, encode_base64(key.seed), key.kid)
+    seed = RECEIPT_SEED.encrypt(keyring, encode_base64(key.seed), key.kid)
     row = {"kid": key.kid, "seed": seed, "issuer": issuer, "created_at": key.created_at, "retired_at": key.retired_at}
     await connection.execute(table_of(KeyRow).insert(), row)
 
 
 def _opened(keyring: KeyRing, kid: str, ciphertext: str) -> bytes:
-    return decode_base64(RECEIPT_SEED.open(keyring, ciphertext, kid), "receipt_key.seed")
+    return decode_base64(RECEIPT_SEED.decrypt(keyring, ciphertext, kid), "receipt_key.seed")

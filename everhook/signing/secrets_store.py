@@ -48,7 +48,7 @@ class EndpointPublicKey:
 def encrypted_secret(keyring: KeyRing, endpoint_gid: str, secret: str, **columns: Any) -> EndpointSecret:
     """A new secret's row."""
     gid = new_gid(Kind.SECRET)
-    ciphertext = ENDPOINT_SECRET.seal(keyring, secret, gid)
+    ciphertext = ENDPOINT_SECRET.encrypt(keyring, secret, gid)
     return EndpointSecret(gid=gid, endpoint_gid=endpoint_gid, secret=ciphertext, **columns)
 
 
@@ -72,7 +72,7 @@ async def signing_keys(connection: AsyncConnection, keyring: KeyRing, endpoint_g
         .where(col(EndpointSecret.endpoint_gid) == endpoint_gid, _is_live())
         .order_by(col(EndpointSecret.gid).desc())
     )
-    opened = [(row.kind, ENDPOINT_SECRET.open(keyring, row.secret, row.gid), row.expires_at) for row in rows]
+    opened = [(row.kind, ENDPOINT_SECRET.decrypt(keyring, row.secret, row.gid), row.expires_at) for row in rows]
     return SigningKeys(
         hmac=tuple((secret_key(secret), end) for kind, secret, end in opened if kind is SecretKind.HMAC),
         ed25519=tuple((ed25519_key(secret), end) for kind, secret, end in opened if kind is SecretKind.ED25519),
@@ -141,7 +141,7 @@ async def _rows(session: AsyncSession, endpoint_gid: str) -> Sequence[EndpointSe
 def _holds(keyring: KeyRing, row: EndpointSecret, secret: str) -> bool:
     """A box that does not open holds nothing that anybody could name: a rotation is the way out."""
     try:
-        return ENDPOINT_SECRET.open(keyring, row.secret, row.gid) == secret
+        return ENDPOINT_SECRET.decrypt(keyring, row.secret, row.gid) == secret
     except DecryptionError:
         return False
 

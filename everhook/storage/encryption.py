@@ -26,12 +26,12 @@ class EncryptedColumn:
         (key,) = self.value.table.primary_key
         return key
 
-    def seal(self, keyring: KeyRing, secret: str, row_key: str) -> str:
-        return keyring.seal(secret, *self._place(row_key))
+    def encrypt(self, keyring: KeyRing, secret: str, row_key: str) -> str:
+        return keyring.encrypt(secret, *self._place(row_key))
 
-    def open(self, keyring: KeyRing, ciphertext: str, row_key: str) -> str:
+    def decrypt(self, keyring: KeyRing, ciphertext: str, row_key: str) -> str:
         """Raises DecryptionError."""
-        return keyring.open(ciphertext, *self._place(row_key))
+        return keyring.decrypt(ciphertext, *self._place(row_key))
 
     def _place(self, row_key: str) -> tuple[str, str, str]:
         return (self.value.table.name, self.value.name, row_key)
@@ -77,7 +77,7 @@ async def census(database: Database, keyring: KeyRing) -> Census:
                 total += 1
                 outdated += not keyring.is_current(ciphertext)
                 try:
-                    column.open(keyring, ciphertext, row_key)
+                    column.decrypt(keyring, ciphertext, row_key)
                 except DecryptionError as error:
                     unopened[str(error)] += 1
     return Census(total, outdated, unopened)
@@ -105,11 +105,11 @@ async def _reseal(
     unopened: list[str] = []
     for row_key, ciphertext in ciphertexts:
         try:
-            secret = column.open(keyring, ciphertext, row_key)
+            secret = column.decrypt(keyring, ciphertext, row_key)
         except DecryptionError as error:
             unopened.append(str(error))
         else:
-            changes.append({"b_key": row_key, "b_old": ciphertext, "b_new": column.seal(keyring, secret, row_key)})
+            changes.append({"b_key": row_key, "b_old": ciphertext, "b_new": column.encrypt(keyring, secret, row_key)})
     if changes:
         statement = update(column.value.table).values({column.value: bindparam("b_new")})
         same = and_(column.row_key == bindparam("b_key"), column.value == bindparam("b_old"))

@@ -20,6 +20,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
+Session = AsyncSession
+Connection = AsyncConnection
+"""For modules without SQL of their own, which only pass a session or a connection on to a store."""
+
 SQLITE_READERS = 4
 STATEMENT_TIMEOUT_MS = 10_000
 ANSWER_TIMEOUT_S = 12.0

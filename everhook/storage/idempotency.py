@@ -53,7 +53,7 @@ async def find(connection: AsyncConnection, keyring: KeyRing, call: Call) -> Sto
     row = (await connection.execute(statement.where(_ROWS.c.key_sha256 == call.key_sha256, ~_is_over()))).one_or_none()
     if row is None:
         return None
-    body = IDEMPOTENT_RESPONSE.open(keyring, row.response, call.key_sha256) if row.response is not None else None
+    body = IDEMPOTENT_RESPONSE.decrypt(keyring, row.response, call.key_sha256) if row.response is not None else None
     return StoredResponse(row.request_sha256, row.status_code, body)
 
 
@@ -70,7 +70,7 @@ async def keep(
     session: AsyncSession, keyring: KeyRing, call: Call, status_code: int, body: str, tenant_gid: str | None
 ) -> None:
     """Keep the response to a call that has claimed its key. `tenant_gid`: whose things the response shows."""
-    ciphertext = IDEMPOTENT_RESPONSE.seal(keyring, body, call.key_sha256)
+    ciphertext = IDEMPOTENT_RESPONSE.encrypt(keyring, body, call.key_sha256)
     changed = update(_ROWS).where(_ROWS.c.key_sha256 == call.key_sha256)
     await session.execute(changed.values(status_code=status_code, response=ciphertext, tenant_gid=tenant_gid))
 

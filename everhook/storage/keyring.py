@@ -62,13 +62,13 @@ class KeyRing:
         except ValueError as error:
             raise ConfigurationError(f"EVERHOOK_MASTER_KEYS: {error}") from error
 
-    def seal(self, secret: str, *place: str) -> str:
+    def encrypt(self, secret: str, *place: str) -> str:
         """Seal a secret for `place`: table, column and row."""
         nonce = secrets.token_bytes(NONCE_BYTES)
         sealed = self._boxes[self._newest].encrypt(nonce, secret.encode(), _associated(place))
         return self.current + base64.b64encode(nonce + sealed).decode()
 
-    def open(self, ciphertext: str, *place: str) -> str:
+    def decrypt(self, ciphertext: str, *place: str) -> str:
         """The secret in a box. Raises UnknownMasterKey or TamperedCiphertext; neither tells what is inside."""
         version, _, rest = ciphertext.partition(".")
         key_id, _, encoded = rest.partition(".")

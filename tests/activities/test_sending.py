@@ -352,7 +352,7 @@ async def test_a_delivery_whose_payload_was_erased_is_rejected_unsent_whatever_t
     await desk.reporter.close()
     assert desk.receiver.count == 0
     assert await desk.store.attempts(delivery) == []
-    assert desk.entities.reports == []
+    assert desk.circuits.reports == []
     assert (await desk.store.circuit(endpoint)).probe_delivery_gid is None
 
 
@@ -476,7 +476,7 @@ async def test_the_circuit_is_told_of_failures_and_of_what_ends_a_streak_and_of_
     for endpoint in (failing, failing, streak, healthy):
         await desk.send(await desk.delivery(endpoint))
     await desk.reporter.close()
-    assert dict(desk.entities.reports) == {
+    assert dict(desk.circuits.reports) == {
         failing.gid: OutcomeReport(failures=2),
         streak.gid: OutcomeReport(succeeded=True),
     }

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
-from everhook.delivery import weights_store as weights
-from everhook.delivery.weights_store import LIFTED, apply_limit, sync_limits
+from everhook.delivery import weights
+from everhook.delivery.weights import LIFTED, apply_limit, sync_limits
 from everhook.endpoints import store as endpoints
 from everhook.temporal.client import connect
 from testing.temporal_server import NAMESPACE, TemporalServer

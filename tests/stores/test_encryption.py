@@ -52,7 +52,7 @@ async def test_every_box_is_sealed_by_the_newest_key_and_opens_without_the_old_o
     ends = [await sealed_endpoint(store, OLD_RING) for _ in range(3)]
     async with store.database.writing() as session:
         session.add(
-            ReceiptKeyRow(kid="k", seed=RECEIPT_SEED.seal(OLD_RING, "seed", "k"), issuer="us", created_at=now())
+            ReceiptKeyRow(kid="k", seed=RECEIPT_SEED.encrypt(OLD_RING, "seed", "k"), issuer="us", created_at=now())
         )
     assert await count_outdated(store.database, BOTH) == 10
     assert sum(reencrypted for reencrypted, _ in await run(store, BOTH)) == 10
@@ -60,7 +60,7 @@ async def test_every_box_is_sealed_by_the_newest_key_and_opens_without_the_old_o
     await assert_all_open(store, NEW_RING, *ends)
     async with store.database.reading() as session:
         key = await session.get_one(ReceiptKeyRow, "k")
-    assert RECEIPT_SEED.open(NEW_RING, key.seed, "k") == "seed"
+    assert RECEIPT_SEED.decrypt(NEW_RING, key.seed, "k") == "seed"
 
 
 async def test_batches_are_bounded_and_an_interruption_loses_nothing(store: Store) -> None:

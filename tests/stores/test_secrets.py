@@ -172,7 +172,7 @@ async def test_the_public_key_is_that_of_the_sealed_one(store: Store) -> None:
     end = await store.endpoint()
     await switch_ed25519(store, end, on=True)
     row = next(row for row in await rows(store, end) if row.kind is SecretKind.ED25519)
-    private_key = ENDPOINT_SECRET.open(KEYRING, row.secret, row.gid)
+    private_key = ENDPOINT_SECRET.decrypt(KEYRING, row.secret, row.gid)
     assert row.public_key == public_key(private_key)
     (key,) = (await destination(store, end)).live_ed25519_keys(now())
     assert key.private_bytes_raw() == ed25519_key(private_key).private_bytes_raw()

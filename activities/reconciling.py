@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
-from sqlmodel import col
 from temporalio import activity
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from everhook.circuit import store as circuits
-from everhook.circuit.client import EndpointEntities
+from everhook.circuit import store as circuit_store
+from everhook.circuit.client import CircuitClient
 from everhook.contracts import (
     DELIVERY_WORKFLOW,
     DeliveryInput,
@@ -25,16 +24,17 @@ from everhook.contracts import (
 )
 from everhook.dead_letters.store import count_older_than
 from everhook.delivery import history_store as history
-from everhook.delivery import store as deliveries
+from everhook.delivery import overdue_store as overdue
 from everhook.delivery.history import MAX_LAG
-from everhook.delivery.inputs_store import InputDefaults, load_delivered, load_inputs
+from everhook.delivery.inputs_store import InputDefaults, load_dead_letters, load_delivered, load_inputs_of
+from everhook.delivery.overdue_store import Overdue
 from everhook.delivery.starts import is_away, start_delivery
-from everhook.delivery.store import Overdue
-from everhook.delivery.weights_store import sync_limits
+from everhook.delivery.store import mark_dispatched
+from everhook.delivery.weights import sync_limits
 from everhook.ids import gid_endings
 from everhook.observability.metrics import HISTORY_SKIPPED
 from everhook.storage.engine import Database
-from everhook.storage.tables import Delivery, now
+from everhook.storage.tables import now
 from everhook.temporal.provisioning import NOT_OURS
 
 PASS_S = 12.0
@@ -77,19 +77,19 @@ class _PassSummary:
         return time.monotonic() >= self.until
 
 
-class UpkeepActivities:
+class ReconcilingActivities:
     def __init__(
         self,
         client: Client,
         database: Database,
-        entities: EndpointEntities,
+        circuits: CircuitClient,
         defaults: InputDefaults,
         *,
         overdue_grace: timedelta,
     ) -> None:
         self._client = client
         self._database = database
-        self._entities = entities
+        self._circuits = circuits
         self._defaults = defaults
         self._overdue_grace = overdue_grace
         self._dead_letters_due = 0.0
@@ -140,7 +140,7 @@ class UpkeepActivities:
         """Start deliveries that have no workflow. Endpoints take turns: each gets its share before any gets more."""
         if current.is_first:
             async with self._database.write_connection() as connection:
-                await deliveries.defer_paused(connection, PAUSE_LASTS, BATCH)
+                await overdue.defer_paused(connection, PAUSE_LASTS, BATCH)
         served: set[str] = set()
         while not current.is_over:
             found = await self._overdue(current, sorted(served))
@@ -162,18 +162,18 @@ class UpkeepActivities:
     async def _overdue(self, current: _PassSummary, but: Sequence[str]) -> list[Overdue]:
         async with self._database.read_connection() as connection:
             lost_before = now() - self._overdue_grace
-            return await deliveries.oldest_overdue(connection, lost_before, BATCH, but=but, endings=current.endings)
+            return await overdue.oldest_overdue(connection, lost_before, BATCH, but=but, endings=current.endings)
 
     async def _start_batch(self, current: _PassSummary, batch: Sequence[Overdue]) -> None:
         had_workflow = {one.gid for one in batch if one.has_workflow}
         async with self._database.read_connection() as connection:
             gids = [one.gid for one in batch]
-            inputs = await load_inputs(connection, self._defaults, [col(Delivery.gid).in_(gids)], len(gids))
+            inputs = await load_inputs_of(connection, self._defaults, gids)
         started = await self._start_all(inputs, first=lambda input: input.delivery_gid not in had_workflow)
         async with self._database.write_connection() as connection:
-            await deliveries.mark_dispatched(connection, sorted(started))
+            await mark_dispatched(connection, sorted(started))
             # Also those that could not be started, and those that are no longer there: the rest has its turn first.
-            await deliveries.defer(connection, gids, self._overdue_grace)
+            await overdue.defer(connection, gids, self._overdue_grace)
         current.restarted += len(started & had_workflow)
         current.started += len(started - had_workflow)
 
@@ -205,15 +205,16 @@ class UpkeepActivities:
         """Circuits that should have moved on, and parked deliveries that are not released: their entities are gone."""
         moment = now()
         async with self._database.read_connection() as connection:
-            stalled = await circuits.stalled_circuits(connection, moment - self._overdue_grace, self._overdue_grace)
-            stranded = await circuits.stranded(connection, moment - STRANDED_AFTER)
+            grace = self._overdue_grace
+            stalled = await circuit_store.stalled_circuits(connection, moment - grace, grace)
+            stranded = await circuit_store.stranded(connection, moment - STRANDED_AFTER)
         reports = {endpoint: OutcomeReport() for endpoint in stalled}
         reports |= {endpoint: OutcomeReport(stranded=True) for endpoint in stranded}
         for (endpoint_gid, tenant), report in reports.items():
-            await self._entities.report(endpoint_gid, tenant, report)
+            await self._circuits.report(endpoint_gid, tenant, report)
         if reports:
             async with self._database.write_connection() as connection:
-                await circuits.touch(connection, [gid for gid, _ in reports])
+                await circuit_store.touch(connection, [gid for gid, _ in reports])
         current.endpoints = len(reports)
 
     async def _restore_dead_letters(self, current: _PassSummary) -> None:
@@ -227,13 +228,8 @@ class UpkeepActivities:
             if not await self._lacks_dead_letters(before):
                 return
         while not current.is_over:
-            where = [
-                col(Delivery.status) == DeliveryStatus.DEAD_LETTERED,
-                col(Delivery.dead_lettered_at) < before,
-                col(Delivery.gid) > self._restored,
-            ]
             async with self._database.read_connection() as connection:
-                inputs = await load_inputs(connection, self._defaults, where, BATCH)
+                inputs = await load_dead_letters(connection, self._defaults, before, self._restored, BATCH)
             if not inputs:
                 self._restored = ""
                 return

@@ -7,8 +7,6 @@ it needs one only while attempts wait that were queued before the change.
 from collections.abc import Collection, Mapping
 from datetime import timedelta
 
-from sqlalchemy import select
-from sqlmodel import col
 from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue as TaskQueueName
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, UpdateTaskQueueConfigRequest
@@ -16,8 +14,8 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from everhook.contracts import TaskQueue
+from everhook.delivery.rate_limits_store import rate_limits
 from everhook.storage.engine import Database
-from everhook.storage.tables import Endpoint
 
 LIFTED = 1_000.0
 """The weight of an endpoint without a limit: the highest limit there is."""
@@ -55,12 +53,8 @@ async def sync_limits(client: Client, database: Database) -> int:
     if not overrides:
         return 0
     async with database.read_connection() as connection:
-        rows = await connection.execute(
-            select(col(Endpoint.gid), col(Endpoint.rate_limit)).where(
-                col(Endpoint.gid).in_(sorted(overrides)), col(Endpoint.deleted_at).is_(None)
-            )
-        )
-        weights = {gid: weight_of(limit) for gid, limit in rows}
+        limits = await rate_limits(connection, sorted(overrides))
+    weights = {gid: weight_of(limit) for gid, limit in limits.items()}
     wrong = {gid: weight for gid, weight in weights.items() if abs(overrides[gid] / weight - 1) > SAME}
     gone = overrides.keys() - weights.keys()
     if wrong or gone:
