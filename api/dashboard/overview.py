@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from async_lru import alru_cache
 from fastapi import APIRouter, FastAPI, Request, Response
 from jinja2 import Environment
 from markupsafe import Markup
@@ -19,7 +20,6 @@ from everhook.health.backlog_store import COUNT_AT_MOST, Backlog
 from everhook.health.overview_store import HealthBoard, Overview, ScoredEndpoint
 from everhook.health.score import AttemptStats, Level
 from everhook.health.store import Bucket, RecurringError
-from everhook.storage.ttl_cache import TtlCache
 
 REGIONS = ("headline", "figures", "traffic", "circuits", "dead", "faults")
 WORST_SHOWN, FAULTS_SHOWN = 10, 6
@@ -27,6 +27,7 @@ LONG_WAIT = timedelta(seconds=30)
 """A start that is this long in coming means that Temporal or its workers are away."""
 
 RENDERED_FOR_S = 1.0
+CACHED_SCOPES = 100
 
 SERIES = (("delivered", "ok"), ("to be retried", "warn"), ("rejected", "bad"))
 BANDS = (
@@ -93,10 +94,10 @@ class Overviews:
     def __init__(self, app: FastAPI, templates: Environment) -> None:
         self._app = app
         self._templates = templates
-        self._kept = TtlCache(self._render, RENDERED_FOR_S)
+        self._regions = alru_cache(maxsize=CACHED_SCOPES, ttl=RENDERED_FOR_S)(self._render)
 
     async def regions(self, scope: Scope) -> Regions:
-        return await self._kept.get(scope)
+        return await self._regions(scope)
 
     async def _render(self, scope: Scope) -> Regions:
         board: HealthBoard = self._app.state.services.board

@@ -18,7 +18,7 @@ async def livez() -> dict[str, str]:
 @router.get("/readyz", responses={503: {"model": Readiness}})
 async def readyz(services: ServicesDep, response: Response) -> Readiness:
     """Which dependency is down; `503` only where messages cannot be accepted."""
-    readiness = await services.readiness.get(None)
+    readiness = await services.readiness()
     if not readiness.ready:
         response.status_code = 503
     return readiness

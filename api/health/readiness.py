@@ -1,15 +1,15 @@
 """Whether this process can accept messages: what `/readyz` says."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
+from async_lru import alru_cache
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 
 from api.schemas import ApiModel
 from everhook.storage.engine import Database
-from everhook.storage.ttl_cache import TtlCache
 
 CHECK_TIMEOUT_S = 2.0
 CHECK_EVERY_S = 1.0
@@ -25,17 +25,18 @@ class Readiness(ApiModel):
     temporal: State
 
 
-ReadinessCheck = TtlCache[None, Readiness]
+ReadinessCheck = Callable[[], Awaitable[Readiness]]
 
 
 def readiness_check(database: Database, temporal: Client) -> ReadinessCheck:
     """Checks the dependencies once a second (single flight), however many ask: it takes no key to ask."""
 
-    async def check(_: None) -> Readiness:
+    @alru_cache(ttl=CHECK_EVERY_S)
+    async def check() -> Readiness:
         of_database, of_temporal = await asyncio.gather(_state(database.ping()), _state(_described(temporal)))
         return Readiness(ready=of_database == "ok", database=of_database, temporal=of_temporal)
 
-    return TtlCache(check, CHECK_EVERY_S)
+    return check
 
 
 async def _described(temporal: Client) -> None:

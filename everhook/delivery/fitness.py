@@ -1,8 +1,9 @@
 """Which endpoints are fit for the express lane, as far as this process has seen them."""
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import timedelta
+
+from cachetools import LRUCache
 
 from everhook.delivery.classify import Classification
 
@@ -28,7 +29,7 @@ class EndpointFitness:
 
     def __init__(self, slow: timedelta) -> None:
         self._slow_s = slow.total_seconds()
-        self._seen: OrderedDict[str, _Seen] = OrderedDict()
+        self._seen: LRUCache[str, _Seen] = LRUCache(MAX_ENDPOINTS)
 
     def is_fit(self, endpoint_gid: str) -> bool:
         """Whether the endpoint is neither slow nor failing."""
@@ -54,11 +55,7 @@ class EndpointFitness:
         seen.turn_s = _moved(seen.turn_s, seconds)
 
     def _of(self, endpoint_gid: str) -> _Seen:
-        seen = self._seen.pop(endpoint_gid, None) or _Seen()
-        self._seen[endpoint_gid] = seen
-        if len(self._seen) > MAX_ENDPOINTS:
-            self._seen.popitem(last=False)
-        return seen
+        return self._seen.setdefault(endpoint_gid, _Seen())
 
 
 def _moved(average: float, seconds: float) -> float:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
+from cachetools import LRUCache
 from temporalio.exceptions import ApplicationError
 
 from everhook import __version__
@@ -96,7 +97,7 @@ class Sender:
         self._snapshots = SnapshotLoader(database)
         self._destinations = DestinationCache(database, keyring)
         self._pacer = Pacer(SendTimes(database))
-        self._faults: dict[str, str] = {}
+        self._faults: LRUCache[str, str] = LRUCache(MAX_FAULTS_REMEMBERED)
 
     async def attempt(self, input: AttemptInput, tries: int = 1) -> AttemptOutcome:
         """An attempt that a workflow asks for, for the `tries`-th time. Returns once it is recorded.
@@ -250,8 +251,6 @@ class Sender:
         """Log a fault once for each endpoint. The text of an exception that is not ours may hold a secret."""
         detail = str(error) if isinstance(error, LocalError) else f"cannot be sent ({type(error).__name__})"
         if self._faults.get(endpoint_gid) != detail:
-            if len(self._faults) >= MAX_FAULTS_REMEMBERED:
-                self._faults.clear()
             self._faults[endpoint_gid] = detail
             where = "".join(traceback.format_tb(error.__traceback__)[-3:])
             log.error("messages to an endpoint cannot be sent", endpoint_gid=endpoint_gid, error=detail, where=where)

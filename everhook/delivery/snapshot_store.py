@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
+from cachetools import TLRUCache
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Row, Select, and_, bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -172,20 +173,23 @@ class DestinationCache:
     def __init__(self, database: Database, keyring: KeyRing) -> None:
         self._database = database
         self._keyring = keyring
-        self._known: dict[str, tuple[int, float, Destination]] = {}
+        self._cache: TLRUCache[tuple[str, int], Destination] = TLRUCache(
+            MAX_CACHED_DESTINATIONS, ttu=_good_until, timer=time.monotonic
+        )
 
     async def get(self, endpoint_gid: str, version: int) -> Destination:
         """One whose secrets do not decrypt has a `fault`, and is loaded again after half a minute."""
-        known = self._known.get(endpoint_gid)
-        if known is not None and known[0] == version and time.monotonic() < known[1]:
-            return known[2]
+        cached = self._cache.get((endpoint_gid, version))
+        if cached is not None:
+            return cached
         async with self._database.read_connection() as connection:
             destination = await _load_destination(connection, self._keyring, endpoint_gid)
-        if len(self._known) >= MAX_CACHED_DESTINATIONS:
-            self._known.pop(next(iter(self._known)))
-        good_until = math.inf if destination.fault is None else time.monotonic() + FAULTY_S
-        self._known[endpoint_gid] = (version, good_until, destination)
+        self._cache[endpoint_gid, version] = destination
         return destination
+
+
+def _good_until(_key: tuple[str, int], destination: Destination, moment: float) -> float:
+    return math.inf if destination.fault is None else moment + FAULTY_S
 
 
 async def _load_destination(connection: AsyncConnection, keyring: KeyRing, endpoint_gid: str) -> Destination:

@@ -64,6 +64,7 @@ class CachingResolver:
         self._keep_failure = keep_failure.total_seconds()
         self._keep_silence = keep_silence.total_seconds()
         self._queue = FairQueue(threads)
+        # Not `cachetools`: how long a result is kept depends on how long its lookup took.
         self._cache: OrderedDict[str, tuple[float, Result]] = OrderedDict()
         self._asked: dict[str, Lookup] = {}
         self._closed = False

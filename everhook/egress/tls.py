@@ -11,16 +11,17 @@ import os
 import ssl
 import sys
 import tempfile
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from cachetools import LRUCache
+
 from everhook.egress.errors import LocalError, TlsRefused
 
-KEPT_CONTEXTS = 128
+CACHED_CONTEXTS = 128
 
 
 @dataclass(frozen=True)
@@ -47,32 +48,29 @@ class Trust:
 class TlsContexts:
     """Contexts by what they are made of; those that were not used for longest give way."""
 
-    def __init__(self, usual: ssl.SSLContext, *, keep: int = KEPT_CONTEXTS) -> None:
+    def __init__(self, usual: ssl.SSLContext, *, keep: int = CACHED_CONTEXTS) -> None:
         self._usual = Trust(b"", usual)
-        self._keep = keep
-        self._kept: OrderedDict[bytes, Trust] = OrderedDict()
+        self._cache: LRUCache[bytes, Trust] = LRUCache(keep)
         self._one_at_a_time = asyncio.Lock()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._cache)
 
     async def get(self, extras: TlsExtras | None) -> Trust:
         """Raises `TlsRefused`, `LocalError`."""
         if extras is None or extras == TlsExtras():
             return self._usual
-        if extras.digest not in self._kept:
-            await self._make(extras)
-        self._kept.move_to_end(extras.digest)
-        return self._kept[extras.digest]
+        trust = self._cache.get(extras.digest)
+        return trust if trust is not None else await self._make(extras)
 
-    async def _make(self, extras: TlsExtras) -> None:
-        """In a thread: OpenSSL lets go of the interpreter while it reads certificates."""
+    async def _make(self, extras: TlsExtras) -> Trust:
+        """Make a context in a thread, because OpenSSL releases the interpreter's lock while it reads certificates."""
         async with self._one_at_a_time:
-            if extras.digest in self._kept:
-                return
-            self._kept[extras.digest] = Trust(extras.digest, await asyncio.to_thread(make_context, extras))
-            if len(self._kept) > self._keep:
-                self._kept.popitem(last=False)
+            trust = self._cache.get(extras.digest)
+            if trust is None:
+                trust = Trust(extras.digest, await asyncio.to_thread(make_context, extras))
+                self._cache[extras.digest] = trust
+            return trust
 
 
 def usual_context() -> ssl.SSLContext:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from async_lru import alru_cache
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -17,11 +18,12 @@ from everhook.health.store import Bucket, RecurringError, error_intervals, fault
 from everhook.ids import Kind, first_gid_at
 from everhook.storage.engine import Database
 from everhook.storage.tables import CircuitRow, Delivery, Endpoint, EndpointMinute, EndpointMinuteError, Tenant, now
-from everhook.storage.ttl_cache import TtlCache
 
-KEPT_S = 5.0
-PAST_KEPT_S = 60.0
-"""The last day is looked through only so often. What came since is added; what left it stays a minute too long."""
+CACHED_S = 5.0
+PAST_CACHED_S = 60.0
+"""The last day is summed up only once a minute. Newer minutes are added to it; older ones leave it a minute late."""
+
+CACHED_TENANTS = 100
 
 WORST = 100
 MINUTE = timedelta(minutes=1)
@@ -63,19 +65,21 @@ class _Past:
 
 
 class HealthBoard:
-    """Overviews by tenant. However many look and however often, the database is asked every few seconds at most, and
-    by readers: the hot path's writer is left alone."""
+    """Overviews by tenant, cached for a few seconds and loaded once for concurrent callers (single flight).
 
-    def __init__(self, database: Database, *, kept_seconds: float = KEPT_S) -> None:
+    The queries use the reading connections, so that they never wait for, or delay, the writer of the hot path.
+    """
+
+    def __init__(self, database: Database, *, cached_seconds: float = CACHED_S) -> None:
         self._database = database
-        self._overviews = TtlCache(self._look, kept_seconds)
-        self._pasts = TtlCache(self._look_back, PAST_KEPT_S)
+        self._overviews = alru_cache(maxsize=CACHED_TENANTS, ttl=cached_seconds)(self._load)
+        self._pasts = alru_cache(maxsize=CACHED_TENANTS, ttl=PAST_CACHED_S)(self._load_past)
 
     async def overview(self, tenant_gid: str | None) -> Overview:
         """Of one tenant; None: of all."""
-        return await self._overviews.get(tenant_gid)
+        return await self._overviews(tenant_gid)
 
-    async def _look_back(self, tenant_gid: str | None) -> _Past:
+    async def _load_past(self, tenant_gid: str | None) -> _Past:
         moment = now()
         since, until = moment - DAY, moment - HOUR
         older = [col(EndpointMinute.minute) < until, *_minutes_of(tenant_gid)]
@@ -86,8 +90,8 @@ class HealthBoard:
                 intervals=await error_intervals(session, since, Window.DAY.bucket, _errors_of(tenant_gid)),
             )
 
-    async def _look(self, tenant_gid: str | None) -> Overview:
-        past = await self._pasts.get(tenant_gid)
+    async def _load(self, tenant_gid: str | None) -> Overview:
+        past = await self._pasts(tenant_gid)
         moment = now()
         async with self._database.reading() as session:
             hour = await stats_by_endpoint(session, moment - HOUR, _minutes_of(tenant_gid))

@@ -1,11 +1,10 @@
 """The receipt keys at rest: seeds sealed by the key ring, the first made by whoever needs it first, and rotation."""
 
-import asyncio
-import time
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 import structlog
+from async_lru import alru_cache
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
@@ -40,21 +39,14 @@ class IssuerCache:
         self._database = database
         self._keyring = keyring
         self._name = name
-        self._known: Issuer | None = None
-        self._stale_at = 0.0
-        self._reading = asyncio.Lock()
+        self._cached = alru_cache(maxsize=1, ttl=CACHED_S)(self._read_or_log)
+        self._was_read = False
         self._unreadable = False
 
     async def get(self) -> Issuer:
-        """Create the first key where there is none. Raises DecryptionError where the ring lacks a key: this concerns
-        every delivery and is logged once."""
-        if self._known is not None and time.monotonic() < self._stale_at:
-            return self._known
-        async with self._reading:
-            if self._known is None or time.monotonic() >= self._stale_at:
-                self._known = await self._read_or_log()
-                self._stale_at = time.monotonic() + CACHED_S
-            return self._known
+        """The issuer. Creates the first key if there is none. Raises DecryptionError if a key cannot be decrypted: then
+        no delivery can be made, and the error is logged once."""
+        return await self._cached()
 
     async def _read_or_log(self) -> Issuer:
         try:
@@ -73,8 +65,9 @@ class IssuerCache:
         if found is None:
             async with self._database.write_connection() as connection:
                 found = await make_first_key(connection, self._keyring, self._name)
-        if found.name != self._name and self._known is None:
+        if found.name != self._name and not self._was_read:
             log.warning("receipts keep the issuer that they began with", issuer=found.name, configured=self._name)
+        self._was_read = True
         return found
 
 

@@ -7,6 +7,7 @@ from functools import cache
 
 import httpx
 import structlog
+from async_lru import alru_cache
 
 from everhook.health.backlog_store import Backlog, backlog
 from everhook.health.gauges import exposition
@@ -14,10 +15,9 @@ from everhook.observability.metrics_page import MetricsPage, free_loopback_port,
 from everhook.serving.server import serving
 from everhook.settings import Settings
 from everhook.storage.engine import Database, is_unavailable
-from everhook.storage.ttl_cache import TtlCache
 
-KEPT_S = 5.0
-"""However often it is scraped, and by how many, the database is asked no more often than this."""
+CACHED_S = 5.0
+"""The backlog is counted no more often than this, however many scrapers there are."""
 
 SDK_TIMEOUT_S = 2.0
 
@@ -63,7 +63,7 @@ class _Collector:
         self._client = client
         self._sdk_address = sdk_address
         self._count_timeout = count_timeout
-        self._backlog: TtlCache[None, Backlog] = TtlCache(self._look, KEPT_S)
+        self._backlog = alru_cache(ttl=CACHED_S)(self._load_backlog)
 
     async def metrics(self) -> bytes:
         backlog, of_the_sdk = await asyncio.gather(self._gauges(), self._sdk_metrics())
@@ -72,13 +72,13 @@ class _Collector:
     async def _gauges(self) -> Backlog | None:
         try:
             async with asyncio.timeout(self._count_timeout):
-                return await self._backlog.get(None)
+                return await self._backlog()
         except Exception as error:
             if not is_unavailable(error):
                 log.exception("could not count what waits")
             return None
 
-    async def _look(self, _key: None) -> Backlog:
+    async def _load_backlog(self) -> Backlog:
         async with self._database.reading() as session:
             return await backlog(session)
 

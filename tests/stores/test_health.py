@@ -219,7 +219,7 @@ async def test_many_who_look_at_once_ask_the_database_once(store: Store) -> None
 
 async def test_the_day_of_a_score_has_the_newest_minutes_too(store: Store) -> None:
     """What lies further back is looked at once a minute, what came since each time."""
-    board = HealthBoard(store.database, kept_seconds=0)
+    board = HealthBoard(store.database, cached_seconds=0)
     end = await store.endpoint()
     at = now()
     await minute(store, end, at - 2 * HOUR, delivered=5)
