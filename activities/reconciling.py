@@ -1,4 +1,4 @@
-"""`reconcile`: find deliveries that fell between commit and workflow, or lost their workflow, and start it."""
+"""`reconcile`: starts the workflows of deliveries that have none, or whose workflow was lost."""
 
 import asyncio
 import time
@@ -38,21 +38,21 @@ from everhook.storage.tables import now
 from everhook.temporal.provisioning import NOT_OURS
 
 PASS_S = 12.0
-"""A pass is short, so that each one begins with what is most urgent then."""
+"""A pass is short, so that each one begins with what is most urgent at that time."""
 
 BATCH = 500
 ENDPOINT_SHARE = 50
-"""One endpoint gets so many starts before the next has its turn."""
+"""How many deliveries of one endpoint are started before the next endpoint has its turn."""
 
 CONCURRENCY = 20
 DEAD_LETTER_AUDIT_S = 60.0
 DEAD_LETTER_SETTLED = timedelta(minutes=1)
-"""Younger dead letters may not have reached Temporal's visibility store yet."""
+"""Younger dead letters may not be in Temporal's visibility store yet."""
 
 STRANDED_AFTER = timedelta(seconds=20)
 PAUSE_LASTS = timedelta(hours=1)
 HISTORY_AFTER = timedelta(minutes=5)
-"""Younger settled workflows are left to the process that delivered."""
+"""The process that made the delivery starts younger ones itself."""
 
 HISTORY_BATCH = 200
 
@@ -61,7 +61,7 @@ log = structlog.get_logger()
 
 @dataclass
 class _PassSummary:
-    """One pass over a share of the endpoints. `restarted` are starts of deliveries that had been started before."""
+    """One pass over a share of the endpoints. `restarted` counts starts of deliveries that had been started before."""
 
     endings: str
     until: float
@@ -93,14 +93,14 @@ class ReconcilingActivities:
         self._defaults = defaults
         self._overdue_grace = overdue_grace
         self._dead_letters_due = 0.0
-        self._restored = ""  # up to this delivery, by a pass whose time was up
+        self._restored = ""  # the last dead letter that was restored, by a pass that ran out of time
 
     @activity.defn(name="reconcile")
     async def reconcile(self, share: ReconcileShare = ReconcileShare()) -> ReconcileResult:
         """One pass over a share of the endpoints, for a few seconds.
 
-        Its cost follows the trouble: every look-up is by an index that holds only what may need help. Its steps are
-        independent, and so are the deliveries of each: what fails is logged and the rest goes on.
+        The cost follows the amount of trouble: each query uses an index that holds only what may need help. The steps
+        are independent of each other, and so are the deliveries of a step: an error is logged and the rest continues.
         """
         current = _PassSummary(
             gid_endings(share.index, share.parts), time.monotonic() + PASS_S, is_first=share.index == 0
@@ -127,7 +127,7 @@ class ReconcilingActivities:
         )
         if current.started or current.restarted or current.endpoints or current.history:
             log.info(
-                "reconciled",
+                "reconcile pass done",
                 started=result.started,
                 restarted=result.restarted,
                 endpoints=result.endpoints,
@@ -137,7 +137,7 @@ class ReconcilingActivities:
         return result
 
     async def _start_overdue(self, current: _PassSummary) -> None:
-        """Start deliveries that have no workflow. Endpoints take turns: each gets its share before any gets more."""
+        """Start the workflows of overdue deliveries. Endpoints take turns: each gets its share before any gets more."""
         if current.is_first:
             async with self._database.write_connection() as connection:
                 await overdue.defer_paused(connection, PAUSE_LASTS, BATCH)
@@ -147,7 +147,7 @@ class ReconcilingActivities:
             if not found:
                 if not served:
                     return
-                served = set()  # each endpoint had its turn: another round
+                served = set()  # each endpoint had its turn: next round
                 continue
             counts: dict[str, int] = {}
             batch: list[Overdue] = []
@@ -172,7 +172,8 @@ class ReconcilingActivities:
         started = await self._start_all(inputs, first=lambda input: input.delivery_gid not in had_workflow)
         async with self._database.write_connection() as connection:
             await mark_dispatched(connection, sorted(started))
-            # Also those that could not be started, and those that are no longer there: the rest has its turn first.
+            # Also deliveries that could not be started and those that were deleted, so that the others have their turn
+            # first.
             await overdue.defer(connection, gids, self._overdue_grace)
         current.restarted += len(started & had_workflow)
         current.started += len(started - had_workflow)
@@ -180,8 +181,8 @@ class ReconcilingActivities:
     async def _start_all(
         self, inputs: Sequence[DeliveryInput], *, first: Callable[[DeliveryInput], bool] = lambda _: False
     ) -> set[str]:
-        """Start workflows, or find them open; returns whose. One that Temporal refuses is logged; raises only if
-        Temporal is away."""
+        """Start workflows that do not run yet. Returns the gids of those that run. A refusal by Temporal is logged;
+        raises only if Temporal is unavailable."""
         slots = asyncio.Semaphore(CONCURRENCY)
         started: set[str] = set()
 
@@ -202,7 +203,8 @@ class ReconcilingActivities:
         return started
 
     async def _wake_circuits(self, current: _PassSummary) -> None:
-        """Circuits that should have moved on, and parked deliveries that are not released: their entities are gone."""
+        """Wake the workflows of circuits that should have changed state, and of endpoints whose parked deliveries are
+        not released: these workflows may have been lost."""
         moment = now()
         async with self._database.read_connection() as connection:
             grace = self._overdue_grace
@@ -218,8 +220,9 @@ class ReconcilingActivities:
         current.endpoints = len(reports)
 
     async def _restore_dead_letters(self, current: _PassSummary) -> None:
-        """Dead letters have no next step for a month, so their workflows are counted now and then instead. They must
-        be there for replays by query; a replay of one finds it, or makes it, anyway."""
+        """Restart the workflows of dead letters if Temporal has fewer of them than the database. A dead letter has no
+        next step for a month, so a lost workflow would not be noticed. Replays by query need these workflows; a replay
+        of a single delivery starts its workflow if needed."""
         before = now() - DEAD_LETTER_SETTLED
         if not self._restored:
             if current.is_over or time.monotonic() < self._dead_letters_due:
@@ -250,7 +253,7 @@ class ReconcilingActivities:
         return stored > (await self._client.count_workflows(query)).count
 
     async def _start_history(self, current: _PassSummary) -> None:
-        """Settled workflows that a process that died, or fell far behind, did not start."""
+        """Start the history workflows that no other process started, because it died or lagged far behind."""
         moment = now()
         while not current.is_over:
             async with self._database.read_connection() as connection:
@@ -266,7 +269,7 @@ class ReconcilingActivities:
             current.history += len(started)
 
     async def _sync_limits(self, _: _PassSummary) -> None:
-        """Rate limits that changed while Temporal was away."""
+        """Send Temporal the rate limits that changed while it was unavailable."""
         try:
             corrected = await sync_limits(self._client, self._database)
         except RPCError as error:

@@ -1,4 +1,4 @@
-"""The parts of a process that deliver, built once and shared by API and worker."""
+"""The delivery engine: the parts that API and worker processes share."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,7 +27,7 @@ from everhook.storage.keyring import KeyRing
 
 @dataclass(frozen=True)
 class DeliveryEngine:
-    """What API and worker have in common. One a process: it holds its connections, caches and background tasks."""
+    """What API and worker processes share. One for each process: it holds connections, caches and background tasks."""
 
     client: Client
     database: Database
@@ -46,7 +46,8 @@ class DeliveryEngine:
 async def delivery_engine(
     client: Client, database: Database, settings: Settings, *, sends: bool = True
 ) -> AsyncIterator[DeliveryEngine]:
-    """Open the parts; when the block ends, finish what is under way. `sends`: this process may make first attempts."""
+    """Build the parts. At the end of the block, finish what is in progress. `sends`: this process may make first
+    attempts."""
     keyring = KeyRing.from_settings(settings)
     issuers = IssuerCache(database, keyring, issuer_name(settings))
     circuits = CircuitClient(client, settings.circuit_policy)

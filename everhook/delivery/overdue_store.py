@@ -1,4 +1,4 @@
-"""What the reconciler asks about deliveries: which ones have a next step that is late."""
+"""What the reconciler reads: deliveries whose next step is late."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from everhook.storage.tables import CircuitRow, Delivery, now
 
 @dataclass(frozen=True)
 class Overdue:
-    """A delivery whose next step is late. `has_workflow`: it was started, so its workflow may have been lost."""
+    """A delivery whose next step is late. `has_workflow`: its workflow was started, so it may have been lost."""
 
     gid: str
     endpoint_gid: str
@@ -33,10 +33,11 @@ async def oldest_overdue(
 ) -> list[Overdue]:
     """Deliveries that need a workflow, the longest overdue first.
 
-    - Not known to have started, and their step is due: the process that accepted them died, or Temporal was away.
+    - Not known to have a workflow, and their step is due: the process that accepted them died, or Temporal was
+      unavailable.
     - Started, and their step was due before `lost_before`: Temporal's store was lost, or restored from a backup.
 
-    `but`: not those of these endpoints. `endings`: only those of endpoints whose gid ends with one of these characters.
+    `but` excludes these endpoints. `endings`: only endpoints whose gid ends with one of these characters.
     """
     gid = col(Delivery.endpoint_gid)
     statement = (
@@ -53,8 +54,8 @@ async def oldest_overdue(
 
 
 async def defer_paused(connection: AsyncConnection, wait: timedelta, limit: int) -> int:
-    """Parked deliveries without a workflow whose window has ended while their endpoint is paused: a pause may last.
-    Returns how many were looked at again later."""
+    """Postpone the check of parked deliveries without a workflow whose window has ended while their endpoint is paused:
+    the pause may last long. Returns how many."""
     paused = select(col(CircuitRow.endpoint_gid)).where(col(CircuitRow.hold) == Hold.PAUSED)
     due = (
         select(col(Delivery.gid))
@@ -71,10 +72,10 @@ async def defer_paused(connection: AsyncConnection, wait: timedelta, limit: int)
 
 
 async def defer(connection: AsyncConnection, gids: Sequence[str], wait: timedelta) -> None:
-    """Check these again only after a while.
+    """Postpone the next check of these deliveries.
 
-    One that has meanwhile taken its next step is due when that step says. A dead letter whose date were overwritten
-    here would be taken for one at the end of its retention, and be discarded.
+    A delivery that has taken its next step meanwhile keeps its `due_at`. If that of a dead letter were overwritten
+    here, its retention would seem to be over, and it would be discarded.
     """
     moment = now()
     await connection.execute(

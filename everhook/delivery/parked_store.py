@@ -48,9 +48,10 @@ async def count_parked(connection: AsyncConnection, endpoint_gid: str) -> int:
 async def accept_again(
     connection: AsyncConnection, gids: Sequence[str], seen_at: datetime, bound: timedelta
 ) -> set[str]:
-    """Make parked deliveries without a workflow what they were when they were accepted. Returns those that are.
+    """Change parked deliveries without a workflow back to accepted, by compare-and-set. Returns those that were
+    changed.
 
-    `bound` is how long their first attempts may take. One that has parked again since it was seen stays parked.
+    `bound` is how long their first attempts may take. A delivery that was parked again after `seen_at` stays parked.
     """
     rows = await connection.execute(
         update(Delivery)
@@ -67,7 +68,7 @@ async def accept_again(
 
 
 async def mark_released(connection: AsyncConnection, gids: Sequence[str], seen_at: datetime) -> None:
-    """These were woken. One that has parked again since it was seen stays parked."""
+    """Mark deliveries as released. One that was parked again after `seen_at` stays parked."""
     await connection.execute(
         update(Delivery)
         .where(

@@ -1,4 +1,4 @@
-"""What a sender must know before it sends: the delivery with its message, and the endpoint with its secrets."""
+"""What a sender loads before it sends: the delivery with its message, and the endpoint with its secrets."""
 
 import math
 import time
@@ -32,18 +32,18 @@ Key = TypeVar("Key")
 MAX_CACHED_DESTINATIONS = 5_000
 
 FAULTY_S = 30.0
-"""A secret that does not decrypt is looked at again this much later."""
+"""An endpoint whose secret cannot be decrypted is loaded again after this time."""
 
 MAX_LOADED_TOGETHER = 50
-"""Bounds the memory of one load: payloads come along."""
+"""Bounds the memory of one load, because payloads are part of it."""
 
 
 @dataclass(frozen=True)
 class DeliverySnapshot:
-    """All that decides about one attempt, in one row.
+    """Everything that an attempt starts from, in one row.
 
-    `round` and `attempts` say which attempt was recorded last, `last_…` what it came to. `failures` are those that the
-    circuit counts now. `payload` is None once it was erased.
+    `round` and `attempts` say which attempt was recorded last, and `last_…` what its outcome was. `failures` are those
+    in a row that the circuit counts now. `payload` is None if it was erased.
     """
 
     gid: str
@@ -70,7 +70,7 @@ class DeliverySnapshot:
     next_attempt_at: datetime | None = None
 
     def has_recorded(self, round_: int, number: int) -> bool:
-        """Whether that attempt is on record; then it, or for a straggler a later one, is the last."""
+        """Whether this attempt is recorded. If so, it is the last one, or a later one is."""
         return (round_, number) <= (self.round, self.attempts)
 
     @property
@@ -80,10 +80,10 @@ class DeliverySnapshot:
 
 @dataclass(frozen=True)
 class Destination:
-    """An endpoint as senders need it. `fault` says why nothing can be sent to it: a secret does not decrypt.
-    `rate_limit` is in requests a second; None: no limit.
+    """An endpoint as senders need it.
 
-    The secrets of one that was `deleted` are gone: what is sent to it would not be signed.
+    `fault` says why nothing can be sent to it: a secret cannot be decrypted. `rate_limit` is in requests per second;
+    None means no limit. The secrets of a `deleted` endpoint are deleted, so nothing can be signed for it.
     """
 
     url: str
@@ -111,13 +111,13 @@ def _live(keys: Sequence[tuple[Key, datetime | None]], moment: datetime) -> list
 
 
 class SnapshotLoader:
-    """Loads what attempts start from, for concurrent ones in one query."""
+    """Loads snapshots; concurrent callers share one query."""
 
     def __init__(self, database: Database) -> None:
         self._group = BatchExecutor(database.read_connection, _load_snapshots, at_most=MAX_LOADED_TOGETHER)
 
     async def load(self, delivery_gid: str) -> DeliverySnapshot | None:
-        """None where there is no such delivery."""
+        """The snapshot; None if there is no such delivery."""
         return await self._group.submit(delivery_gid)
 
 
@@ -168,7 +168,7 @@ _SNAPSHOTS: Select[*tuple[Any, ...]] = (
 
 
 class DestinationCache:
-    """Endpoints by gid, kept for as long as their version stands; the version comes with each `DeliverySnapshot`."""
+    """Endpoints by gid and version. The current version comes with each `DeliverySnapshot`."""
 
     def __init__(self, database: Database, keyring: KeyRing) -> None:
         self._database = database
@@ -178,7 +178,7 @@ class DestinationCache:
         )
 
     async def get(self, endpoint_gid: str, version: int) -> Destination:
-        """One whose secrets do not decrypt has a `fault`, and is loaded again after half a minute."""
+        """The endpoint. If its secrets cannot be decrypted it has a `fault`, and is loaded again after half a minute."""
         cached = self._cache.get((endpoint_gid, version))
         if cached is not None:
             return cached
@@ -234,7 +234,7 @@ async def _load_destination(connection: AsyncConnection, keyring: KeyRing, endpo
     except DecryptionError as error:
         return replace(destination, fault=f"a secret cannot be decrypted: {error}")
     except (ValueError, TypeError, AttributeError) as error:  # their text may hold a secret
-        return replace(destination, fault=f"what is stored of the endpoint cannot be used ({type(error).__name__})")
+        return replace(destination, fault=f"the stored endpoint cannot be used ({type(error).__name__})")
 
 
 def _tls(keyring: KeyRing, endpoint_gid: str, row: Row[*tuple[Any, ...]]) -> TlsExtras | None:
@@ -244,7 +244,7 @@ def _tls(keyring: KeyRing, endpoint_gid: str, row: Row[*tuple[Any, ...]]) -> Tls
 
 
 async def load_receipt_context(connection: AsyncConnection, delivery_gid: str) -> ReceiptContext | None:
-    """What a late receipt tells of its delivery; None where that is gone."""
+    """What a receipt needs to know about its delivery; None if the delivery was deleted."""
     rows = await connection.execute(
         select(col(Delivery.tenant_gid), col(Delivery.message_gid), col(Endpoint.url))
         .join(Endpoint, col(Endpoint.gid) == col(Delivery.endpoint_gid))

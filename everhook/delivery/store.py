@@ -1,4 +1,4 @@
-"""Deliveries: their steps outside of attempts, the reconciler's questions, and reading them back."""
+"""Deliveries: changes of status apart from attempts, and reads for operators."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ HAS_NO_WORKFLOW = col(Delivery.dispatched_at).is_(None)
 
 
 async def mark_dispatched(connection: AsyncConnection, gids: Sequence[str]) -> None:
-    """These deliveries' workflows are known to have started."""
+    """Record that the workflows of these deliveries were started."""
     await connection.execute(
         update(Delivery)
         .where(col(Delivery.gid).in_(gids), HAS_NO_WORKFLOW)
@@ -34,9 +34,9 @@ async def mark_dispatched(connection: AsyncConnection, gids: Sequence[str]) -> N
 
 
 async def dead_letter(session: AsyncSession, gid: str, round_: int, reason: DeadLetterReason, until: datetime) -> None:
-    """Put a delivery in the dead letter queue, and tell operators. Running twice changes nothing.
+    """Dead-letter a delivery and record the event for operators. Running this twice changes nothing.
 
-    That operators could not be told of something is not told to them the same way.
+    A dead letter on a channel of Everhook itself is not an event: the event could not be delivered either.
     """
     changed = await session.execute(
         update(Delivery)
@@ -54,7 +54,7 @@ async def dead_letter(session: AsyncSession, gid: str, round_: int, reason: Dead
             parked_at=None,
             due_at=until,
         )
-        .returning(*(col(getattr(Delivery, name)) for name in _TOLD))
+        .returning(*(col(getattr(Delivery, name)) for name in _REPORTED))
     )
     row = changed.one_or_none()
     if row is not None and not is_reserved(row.channel):
@@ -76,12 +76,12 @@ async def dead_letter(session: AsyncSession, gid: str, round_: int, reason: Dead
         )
 
 
-_TOLD = ("tenant_gid", "endpoint_gid", "message_gid", "channel", "event_type", "last_status_code", "last_error")
-"""What is told of a dead letter."""
+_REPORTED = ("tenant_gid", "endpoint_gid", "message_gid", "channel", "event_type", "last_status_code", "last_error")
+"""The columns that the event reports."""
 
 
 async def open_round(session: AsyncSession, gid: str, after: int, note: OperatorAction) -> None:
-    """A replay: the round after `after` begins. Its attempts count from one; the old ones stay."""
+    """Open the round after `after`, for a replay. Its attempts count from one; those of earlier rounds stay."""
     opened = await session.execute(
         update(Delivery)
         .where(
@@ -106,7 +106,7 @@ async def open_round(session: AsyncSession, gid: str, after: int, note: Operator
 
 
 async def discard(session: AsyncSession, gid: str, note: OperatorAction) -> None:
-    """End a delivery undelivered, on somebody's word or by retention."""
+    """Give a delivery up, by decision of an operator or by retention."""
     await session.execute(
         update(Delivery)
         .where(col(Delivery.gid) == gid, col(Delivery.status) != DeliveryStatus.DELIVERED)
@@ -127,11 +127,11 @@ IS_UNDISPATCHED = and_(
     col(Delivery.status)
     != literal(DeliveryStatus.PARKED, type_=table_of(Delivery).c.status.type, literal_execute=True),
 )
-"""Under way in the process that accepted it, or waiting for its workflow to start; spelt as its index is."""
+"""In progress in the process that accepted it, or waiting for its workflow to start; written like its index."""
 
 
 async def count_undispatched(connection: AsyncConnection, at_most: int) -> int:
-    """How many deliveries are under way without a workflow or wait for one, counted up to `at_most`."""
+    """How many deliveries are in progress without a workflow or wait for one, counted up to `at_most`."""
     waiting = select(col(Delivery.gid)).where(IS_UNDISPATCHED).limit(at_most).subquery()
     return int((await connection.execute(select(func.count()).select_from(waiting))).scalar_one())
 
@@ -148,7 +148,8 @@ async def with_message(session: AsyncSession, delivery_gid: str) -> tuple[Delive
 
 @dataclass(frozen=True)
 class DeliveryFilter:
-    """Several values of a field mean any of them. `since` and `until` bound the time of acceptance: from, before."""
+    """Several values of a field mean any of them. `since` (inclusive) and `until` (exclusive) bound the time of
+    acceptance."""
 
     tenant_gid: str | tuple[str, ...] | None = None
     message_gid: str | tuple[str, ...] | None = None
@@ -164,7 +165,7 @@ _IMPLIES = {
     DeliveryStatus.ACCEPTED: IS_UNDISPATCHED,
     DeliveryStatus.SENDING: col(Delivery.due_at).is_not(None),
 }
-"""What is always so of a status, and has an index: few deliveries are in it at a time, among all those that were."""
+"""Conditions that a status implies and that have an index: few deliveries have the status at a time."""
 
 
 def _has_status(status: DeliveryStatus) -> ColumnElement[bool]:
@@ -190,7 +191,7 @@ async def page(session: AsyncSession, chosen: DeliveryFilter, *, after: str | No
 
 
 async def counts_of_message(session: AsyncSession, message_gid: str) -> dict[DeliveryStatus, int]:
-    """How many deliveries of a message are in each status; statuses of none are left out."""
+    """How many deliveries of a message are in each status; statuses without any are left out."""
     rows = await session.execute(
         select(col(Delivery.status), func.count())
         .where(col(Delivery.message_gid) == message_gid)

@@ -114,7 +114,7 @@ async def change(session: AsyncSession, endpoint: Endpoint, changes: dict[str, A
     """Senders and publishers see the change as soon as it is committed. The endpoint was viewed `for_change`: two
     changes at once would else be one version."""
     if changes.get("policy", endpoint.policy) != endpoint.policy:
-        await policy_history.keep(session, endpoint.policy, endpoint_gid=endpoint.gid)
+        await policy_history.record_policy(session, endpoint.policy, endpoint_gid=endpoint.gid)
     for name, value in changes.items():
         setattr(endpoint, name, value)
     endpoint.version += 1

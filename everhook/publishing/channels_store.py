@@ -21,7 +21,7 @@ async def create(session: AsyncSession, name: str, policy: dict[str, Any] | None
     created = (await session.execute(statement.values(row))).one_or_none()
     if created is None:
         return None
-    await policy_history.keep(session, None, channel=name)  # one of this name may have been deleted before
+    await policy_history.record_policy(session, None, channel=name)  # one of this name may have been deleted before
     return await get(session, name)
 
 
@@ -35,7 +35,7 @@ async def page(session: AsyncSession, *, after: str | None, limit: int) -> Page[
 
 async def set_policy(session: AsyncSession, channel: Channel, policy: dict[str, Any] | None) -> None:
     if policy != channel.policy:
-        await policy_history.keep(session, channel.policy, channel=channel.name)
+        await policy_history.record_policy(session, channel.policy, channel=channel.name)
     channel.policy = policy
     session.add(channel)
     await session.flush()
@@ -49,5 +49,5 @@ async def remove(session: AsyncSession, name: str) -> bool:
         return False
     removed = await session.execute(delete(Channel).where(col(Channel.name) == name).returning(col(Channel.policy)))
     for policy in removed.scalars():
-        await policy_history.keep(session, policy, channel=name)
+        await policy_history.record_policy(session, policy, channel=name)
     return True
