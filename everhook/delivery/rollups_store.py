@@ -54,7 +54,8 @@ async def roll_up(connection: AsyncConnection, attempts: Iterable[AttemptRecord]
 
 @cache
 def _add_minutes(dialect: str) -> Any:
-    """The upsert of minutes, which also looks up the tenant. Cached: building a statement takes longer than running it."""
+    """The upsert of minutes, which also looks up the tenant. Cached: building a statement takes longer than running
+    it."""
     given = [bindparam(f"b_{name}", type_=_MINUTES.c[name].type) for name in ("endpoint_gid", "minute", *_COUNTS)]
     rows = select(*given, col(Endpoint.tenant_gid)).where(col(Endpoint.gid) == bindparam("b_endpoint_gid"))
     statement = insert(dialect, _MINUTES).from_select(["endpoint_gid", "minute", *_COUNTS, "tenant_gid"], rows)

@@ -56,7 +56,8 @@ class SendTimes:
         self._batches = BatchExecutor(database.write_connection, _reserve_all, at_most=MAX_TOGETHER)
 
     async def reserve(self, endpoint_gid: str, limit: float) -> SendTime:
-        """Reserve the next send time, for a limit in requests per second. Nothing is reserved if it is too far ahead."""
+        """Reserve the next send time, for a limit in requests per second. Nothing is reserved if it is too far
+        ahead."""
         return await self._batches.submit(_Wanted(endpoint_gid, limit))
 
 

@@ -253,7 +253,8 @@ class Sender:
         return headers, body, exchange
 
     def _unsendable(self, endpoint_gid: str, error: Exception) -> Exchange:
-        """Log a local error once for each endpoint. The text of an unknown exception is left out: it may hold a secret."""
+        """Log a local error once for each endpoint. The text of an unknown exception is left out: it may hold a
+        secret."""
         detail = str(error) if isinstance(error, LocalError) else f"cannot be sent ({type(error).__name__})"
         if self._faults.get(endpoint_gid) != detail:
             self._faults[endpoint_gid] = detail
@@ -455,7 +456,8 @@ def _count_attempt(record: AttemptRecord, snapshot: DeliverySnapshot) -> None:
 
 
 def _facts(record: AttemptRecord, snapshot: DeliverySnapshot, destination: Destination) -> dict[str, Any]:
-    """The fields of the one canonical log line of an attempt, and of its span, named like the columns of the database."""
+    """The fields of the one canonical log line of an attempt, and of its span, named like the columns of the
+    database."""
     return {
         "attempt_gid": record.attempt_gid,
         "delivery_gid": record.delivery_gid,

@@ -178,7 +178,8 @@ class DestinationCache:
         )
 
     async def get(self, endpoint_gid: str, version: int) -> Destination:
-        """The endpoint. If its secrets cannot be decrypted it has a `fault`, and is loaded again after half a minute."""
+        """The endpoint. If its secrets cannot be decrypted it has a `fault`, and is loaded again after half a
+        minute."""
         cached = self._cache.get((endpoint_gid, version))
         if cached is not None:
             return cached

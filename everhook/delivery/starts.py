@@ -107,10 +107,6 @@ def _search_attributes(delivery: DeliveryInput) -> TypedSearchAttributes:
     )
 
 
-def _priority(delivery: DeliveryInput) -> Priority:
-    return Priority(priority_key=LOWEST if delivery.is_delivered else None, fairness_key=delivery.endpoint_gid)
-
-
 def _summary(delivery: DeliveryInput) -> str:
     return f"{delivery.event_type} on {delivery.channel} to {delivery.endpoint_gid} of {delivery.tenant}"
 

@@ -30,7 +30,8 @@ TOLERANCE = 1e-4
 
 
 def weight_of(limit: float | None) -> float:
-    """An endpoint's fairness weight on `sends-limited`, where the server dispatches one attempt per second and weight."""
+    """An endpoint's fairness weight on `sends-limited`, where the server dispatches one attempt per second and
+    weight."""
     return limit if limit is not None else UNLIMITED
 
 

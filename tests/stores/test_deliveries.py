@@ -318,7 +318,7 @@ async def test_the_parked_of_an_endpoint_are_counted(
     await store.delivery(end, status=DeliveryStatus.RETRYING)
     async with database.read_connection() as connection:
         assert await parked_store.count_parked(connection, end.gid) == 4
-        monkeypatch.setattr(deliveries, "COUNTED_PARKED", 3)
+        monkeypatch.setattr(parked_store, "COUNTED_PARKED", 3)
         assert await parked_store.count_parked(connection, end.gid) == 3
 
 
