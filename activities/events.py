@@ -23,9 +23,9 @@ class EventActivities:
     @activity.defn(name="publish_events")
     async def publish_events(self) -> EventsResult:
         """Evaluate the alert rules and publish pending events. If there are none, this costs a few queries."""
-        crossed = await self._alerts.evaluate()
-        if crossed:
-            log.warning("alerts raised or cleared", kinds=[kind.value for kind in crossed])
+        changed = await self._alerts.evaluate()
+        if changed:
+            log.warning("alerts raised or cleared", kinds=[kind.value for kind in changed])
         count = 0
         for _ in range(BATCHES):
             published = await self._publisher.publish_some()

@@ -85,7 +85,7 @@ class Once:
         """Keep the response to the call. `tenant_gid`: whose things it shows. Returns the response."""
         if self.call is not None and self.services is not None:
             body = response.model_dump_json(by_alias=True)
-            await idempotency.keep(session, self.services.keyring, self.call, status, body, tenant_gid)
+            await idempotency.save_response(session, self.services.keyring, self.call, status, body, tenant_gid)
         return response
 
     async def keep_asked(

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from cli.context import load_settings_here, opened_database
 from cli.errors import UsageError
 from everhook.settings import Settings
-from everhook.storage.engine import is_turned_away, is_unavailable
+from everhook.storage.engine import is_unavailable, refuses_connections
 from everhook.storage.tables import ApiKey, now
 from everhook.tenants import api_keys_store as api_keys
 from everhook.tenants import store as tenants
@@ -29,7 +29,7 @@ async def require_a_key(settings: Settings) -> None:
             async with database.reading() as session:
                 anybody = await api_keys.has_usable(session)
         except Exception as error:
-            if is_unavailable(error) and not is_turned_away(error) and not database.is_sqlite:
+            if is_unavailable(error) and not refuses_connections(error) and not database.is_sqlite:
                 return  # it may be back in a moment; nobody is let in before
             raise
     if not anybody:

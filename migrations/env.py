@@ -40,7 +40,7 @@ def _run(connection: Connection) -> None:
 
 async def _main() -> None:
     """In one transaction that only one process at a time can be in: on SQLite it begins with the write lock."""
-    database = Database(context.config.attributes["database_url"], answer_timeout=None, create=True)
+    database = Database(context.config.attributes["database_url"], response_timeout=None, create=True)
     try:
         async with database.write_connection() as connection:
             await connection.run_sync(_run)

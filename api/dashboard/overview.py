@@ -138,7 +138,7 @@ def _view(board: Overview) -> OverviewView:
         troubles=_troubles(backlog, board.at),
         accepted=board.accepted,
         hour=hour,
-        under_500=quick / hour.answers if hour.answers else None,
+        under_500=quick / hour.responses if hour.responses else None,
         backlog=backlog,
         oldest=min((oldest for oldest in waits if oldest is not None), default=None),
         traffic=traffic("Attempts a minute over the last hour", board.series),

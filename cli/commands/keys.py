@@ -182,8 +182,8 @@ async def _reseal(settings: "Settings", keyring: "KeyRing", out: Output) -> int:
             task = progress.add_task("sealing", total=await count_outdated(database, keyring))
             async for batch in reencrypt(database, keyring):
                 done += batch.reencrypted
-                unopened.update(batch.unopened)
-                progress.advance(task, batch.reencrypted + len(batch.unopened))
+                unopened.update(batch.undecrypted)
+                progress.advance(task, batch.reencrypted + len(batch.undecrypted))
         left = await count_outdated(database, keyring)
     told = [f"sealed anew by the first key: {done}"]
     told += [f"left as they are: {count} ({why})" for why, count in unopened.items()]

@@ -112,10 +112,10 @@ async def _migrations(database: Database, settings: Settings) -> Finding:
 async def _master_keys(database: Database, settings: Settings) -> Finding:
     name = "master keys"
     found = await census(database, KeyRing.from_settings(settings))
-    if found.unopened:
-        why = ", ".join(f"{count:,} times: {reason}" for reason, count in found.unopened.items())
+    if found.undecrypted:
+        why = ", ".join(f"{count:,} times: {reason}" for reason, count in found.undecrypted.items())
         mend = "put the key that is missing back into EVERHOOK_MASTER_KEYS, behind the newest"
-        return wrong(name, f"{found.unopened.total():,} of {found.total:,} secrets cannot be opened; {why}", mend)
+        return wrong(name, f"{found.undecrypted.total():,} of {found.total:,} secrets cannot be opened; {why}", mend)
     if found.outdated:
         detail = f"{found.outdated:,} of {found.total:,} secrets are sealed by an older key"
         return warning(name, detail, "everhook keys rotate-master")

@@ -1,6 +1,6 @@
-"""Bulk operations on dead letters: Temporal batch operations over the visibility query that an operator would type.
+"""Bulk operations on dead letters: Temporal batch operations over the visibility query that an operator would write.
 
-The server paces them and keeps their progress; nothing of ours loops over thousands of workflows.
+The server paces them and stores their progress, so no process of Everhook loops over thousands of workflows.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from everhook.dead_letters.store import DeadLetterFilter
 
 INDEX_PATIENCE_S, INDEX_POLL_S = 5.0, 0.25
 MAX_ENDPOINTS = 1_000
-"""So many gids make a query of 32 KB."""
+"""This many gids make a query of 32 KB."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Progress:
 def visibility_query(
     chosen: DeadLetterFilter, endpoints: Sequence[str] | None = None, *, but: Sequence[str] = ()
 ) -> str:
-    """The open dead letters that a filter selects, in Temporal's list filter language; only those of `endpoints`, where
-    they are given, and none of the endpoints `but`.
+    """The open dead letters that a filter selects, in Temporal's list filter language; only those of `endpoints`, if
+    given, and none of the endpoints `but`.
 
-    A filter that names a tenant must be given the tenant's `endpoints` that it concerns: names of tenants change hands,
-    gids of endpoints do not.
+    If the filter names a tenant, `endpoints` must be that tenant's: a tenant's name can change owner, the gid of an
+    endpoint cannot.
     """
     parts = [
         f'WorkflowType = "{DELIVERY_WORKFLOW}"',
@@ -73,8 +73,8 @@ def visibility_query(
 
 
 async def until_indexed(client: Client, query: str, matched: int) -> bool:
-    """Wait, for a few seconds at most, until Temporal's index finds as many as the database: it follows a moment
-    behind, and a batch reaches what it finds. False where it still finds fewer."""
+    """Wait for a few seconds until Temporal's index finds as many dead letters as the database: the index lags, and
+    a batch reaches only what it finds. False if it still finds fewer."""
     give_up_at = time.monotonic() + INDEX_PATIENCE_S
     while (await client.count_workflows(query)).count < matched:
         if time.monotonic() >= give_up_at:
@@ -84,8 +84,10 @@ async def until_indexed(client: Client, query: str, matched: int) -> bool:
 
 
 async def start_signal_batch(client: Client, gid: str, query: str, signal: str, note: OperatorAction) -> None:
-    """Begin the batch `gid`, which signals every workflow that `query` selects. RPCError where Temporal runs as
-    many batches as it may in this namespace (its default is one)."""
+    """Start the batch `gid`, which signals every workflow that `query` selects.
+
+    Raises RPCError if the namespace already runs as many batches as it may (one by default).
+    """
     payloads = await client.data_converter.encode([note])
     await client.workflow_service.start_batch_operation(
         StartBatchOperationRequest(
@@ -101,7 +103,7 @@ async def start_signal_batch(client: Client, gid: str, query: str, signal: str, 
 
 
 async def progress(client: Client, gid: str) -> Progress:
-    """How far a batch is. RPCError NOT_FOUND where Temporal knows none of that gid."""
+    """The progress of a batch. Raises RPCError NOT_FOUND if Temporal knows no batch of this gid."""
     found = await client.workflow_service.describe_batch_operation(
         DescribeBatchOperationRequest(namespace=client.namespace, job_id=gid)
     )
@@ -122,7 +124,7 @@ _STATES: dict[int, Literal["running", "completed", "failed"]] = {
 
 
 def _is_one_of(attribute: str, values: Sequence[str]) -> str:
-    """`values` are as they stand in a query."""
+    """`values` are written as in a query."""
     return f"{attribute} = {values[0]}" if len(values) == 1 else f"{attribute} IN ({', '.join(values)})"
 
 
@@ -131,9 +133,9 @@ def _gids(gids: Sequence[str]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Callers check their values against strict patterns; this makes sure of it."""
+    """Quote a value. Callers have checked it against a strict pattern; this makes sure of it."""
     if '"' in text or "\\" in text:
-        raise ValueError(f"{text!r} cannot stand in a query")
+        raise ValueError(f"{text!r} cannot be part of a query")
     return text
 
 

@@ -1,4 +1,4 @@
-"""The overview: everything that one glance must tell, of one tenant or of all."""
+"""The overview of a tenant or of all tenants: everything that the first page shows."""
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
@@ -40,8 +40,8 @@ class ScoredEndpoint:
 
 @dataclass(frozen=True)
 class Overview:
-    """As of `at`. `accepted` counts the deliveries accepted within the minute before; `worst` are the endpoints with
-    the lowest scores, at most `WORST`, the lowest first."""
+    """The state at `at`. `accepted` counts the deliveries accepted within the minute before it. `worst` are the
+    endpoints with the lowest scores, the lowest first, at most `WORST`."""
 
     at: datetime
     accepted: int
@@ -57,7 +57,7 @@ class Overview:
 
 @dataclass(frozen=True)
 class _Past:
-    """What the last day holds: its tallies up to `until`, an hour before it was looked at."""
+    """The last day: statistics up to `until`, an hour before they were loaded."""
 
     until: datetime
     stats_by_endpoint: Mapping[str, AttemptStats]
@@ -76,7 +76,7 @@ class HealthBoard:
         self._pasts = alru_cache(maxsize=CACHED_TENANTS, ttl=PAST_CACHED_S)(self._load_past)
 
     async def overview(self, tenant_gid: str | None) -> Overview:
-        """Of one tenant; None: of all."""
+        """The overview of one tenant; None: of all."""
         return await self._overviews(tenant_gid)
 
     async def _load_past(self, tenant_gid: str | None) -> _Past:
@@ -98,7 +98,7 @@ class HealthBoard:
             since_then = await stats_by_endpoint(session, past.until, _minutes_of(tenant_gid))
             troubled = await _troubled(session, tenant_gid)
             deleted = await _deleted_since(session, moment - DAY)
-            # Endpoints are many: half a second for 20,000 of them, which the event loop must not wait for.
+            # There may be many endpoints: 20,000 take half a second, which would block the event loop.
             scores = await asyncio.to_thread(_scores, hour, past.stats_by_endpoint, since_then, troubled, deleted)
             return Overview(
                 at=moment,
@@ -125,11 +125,11 @@ def _scores(
     troubled: Mapping[str, CircuitRow],
     deleted: Collection[str],
 ) -> Mapping[str, Health]:
-    """Of all endpoints that did anything within a day, or are not as they should be; the others are idle."""
-    day, nothing, untroubled = _added(past, since_then), AttemptStats(), CircuitRow(endpoint_gid="")
+    """The scores of all endpoints with attempts within a day, or with a problem; the others are idle."""
+    day, nothing, closed = _added(past, since_then), AttemptStats(), CircuitRow(endpoint_gid="")
     scores = {}
     for gid in {*hour, *day, *troubled} - set(deleted):
-        circuit = troubled.get(gid, untroubled)
+        circuit = troubled.get(gid, closed)
         scores[gid] = score_endpoint(
             hour.get(gid, nothing), day.get(gid, nothing), circuit.state, circuit.hold, circuit.failures
         )
@@ -137,7 +137,7 @@ def _scores(
 
 
 async def _troubled(session: AsyncSession, tenant_gid: str | None) -> Mapping[str, CircuitRow]:
-    """Circuits that are not closed, or held."""
+    """Circuits that are not closed, or whose endpoint is held."""
     statement = (
         select(CircuitRow)
         .join(Endpoint, col(Endpoint.gid) == col(CircuitRow.endpoint_gid))
@@ -152,7 +152,7 @@ async def _troubled(session: AsyncSession, tenant_gid: str | None) -> Mapping[st
 
 
 async def _deleted_since(session: AsyncSession, moment: datetime) -> set[str]:
-    """What was deleted before has no attempts since."""
+    """The endpoints that were deleted since a moment. Those deleted before it have no attempts since."""
     return set((await session.execute(select(col(Endpoint.gid)).where(col(Endpoint.deleted_at) >= moment))).scalars())
 
 
@@ -171,7 +171,8 @@ async def _worst(
 
 
 async def _accepted(session: AsyncSession, since: datetime, tenant_gid: str | None) -> int:
-    """Ids carry their time: the newest are at the end of an index."""
+    """How many deliveries were accepted since a moment. Gids contain their time, so the newest are at the end of an
+    index."""
     statement = select(col(Delivery.gid)).where(col(Delivery.gid) >= first_gid_at(Kind.DELIVERY, since))
     if tenant_gid is not None:
         statement = statement.where(col(Delivery.tenant_gid) == tenant_gid)

@@ -1,4 +1,4 @@
-"""Bringing the database to this version's schema, with Alembic's migrations in `migrations/`."""
+"""Upgrades the database to the schema of this version, with Alembic's migrations in `migrations/`."""
 
 import asyncio
 from pathlib import Path
@@ -10,7 +10,7 @@ MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 
 
 def alembic_config(database_url: str) -> Config:
-    """Alembic's configuration, without a file of its own."""
+    """Alembic's configuration, without an `alembic.ini`."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["database_url"] = database_url
@@ -18,5 +18,5 @@ def alembic_config(database_url: str) -> Config:
 
 
 async def migrate(database_url: str) -> None:
-    """Upgrade to the newest revision. Two processes at once: one upgrades, the other waits and finds it done."""
+    """Upgrade to the newest revision. If two processes do this, one upgrades, and the other waits and finds it done."""
     await asyncio.to_thread(command.upgrade, alembic_config(database_url), "head")

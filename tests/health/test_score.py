@@ -72,7 +72,7 @@ def test_every_part_is_explained() -> None:
         ("success_24h", "200 of 203 attempts delivered in the last 24 hours"),
         (
             "latency_1h",
-            "of 9 responses in the last hour, 9 came within 0.5 s, 0 within 2 s, 0 later; so few weigh little",
+            "of 9 responses in the last hour, 9 came within 0.5 s, 0 within 2 s, 0 later; so few count less",
         ),
         ("latency_24h", "of 202 responses in the last 24 hours, 195 came within 0.5 s, 3 within 2 s, 4 later"),
         ("circuit", "the circuit is open, 5 failures in a row"),
@@ -116,7 +116,7 @@ def test_a_failure_more_never_raises_the_score(attempts: int, failed: int, state
 def test_a_sum_of_tallies_has_all_that_its_parts_have() -> None:
     total = AttemptStats.total([AttemptStats(1, 2, 3, 40, 5, 6, 7, 8), AttemptStats(1, 1, 1, 10, 1, 1, 1, 1)])
     assert total == AttemptStats(2, 3, 4, 50, 6, 7, 8, 9)
-    assert (total.attempts, total.answers, total.success_rate, total.mean_ms) == (9, 30, 2 / 9, 50 / 30)
+    assert (total.attempts, total.responses, total.success_rate, total.mean_ms) == (9, 30, 2 / 9, 50 / 30)
     assert (NOTHING.success_rate, NOTHING.mean_ms, AttemptStats.total([])) == (None, None, NOTHING)
 
 

@@ -10,7 +10,7 @@ from everhook.storage.encryption import (
     ENDPOINT_TLS_KEY,
     RECEIPT_SEED,
     _outdated,
-    _reseal,
+    _reencrypt,
     count_outdated,
     reencrypt,
 )
@@ -35,7 +35,7 @@ async def run(store: Store, keyring: KeyRing, at_once: int = 500, batches: int |
     """What each batch did: sealed, and left as it was. Stops after so many batches, as somebody who is impatient."""
     done: list[tuple[int, int]] = []
     async for batch in reencrypt(store.database, keyring, at_once=at_once):
-        done.append((batch.reencrypted, len(batch.unopened)))
+        done.append((batch.reencrypted, len(batch.undecrypted)))
         if len(done) == batches:
             break
     return done
@@ -97,7 +97,7 @@ async def test_a_box_replaced_between_reading_and_writing_is_not_overwritten(sto
         stale = await _outdated(connection, ENDPOINT_TLS_KEY, BOTH, "", 10)
         replaced = endpoints.tls_columns(OLD_RING, end.gid, TlsExtras(certificate="certificate", key="newer"))
         await connection.execute(update(Endpoint).values(replaced))
-        await _reseal(connection, ENDPOINT_TLS_KEY, BOTH, stale)
+        await _reencrypt(connection, ENDPOINT_TLS_KEY, BOTH, stale)
     target = await DestinationCache(store.database, OLD_RING).get(end.gid, 1)
     assert target.tls == TlsExtras(certificate="certificate", key="newer")
 
