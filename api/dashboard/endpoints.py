@@ -168,7 +168,7 @@ def _begin(steps: int, minutes: int) -> datetime:
 
 async def _lines(session: AsyncSession, views: Sequence[EndpointRow], since: datetime) -> list[Line]:
     gids = [view.endpoint.gid for view in views]
-    doings = await endpoint_list.doings(session, gids, since)
+    traffic = await endpoint_list.traffic(session, gids, since)
     hours = await stats_by_endpoint(session, since, [col(EndpointMinute.endpoint_gid).in_(gids)])
     scores = await healths(session, [view.circuit for view in views], now())
     dead = await endpoint_list.dead_letters(session, gids)
@@ -177,16 +177,16 @@ async def _lines(session: AsyncSession, views: Sequence[EndpointRow], since: dat
             view=view,
             health=scores[gid],
             hour=hours.get(gid, AttemptStats()),
-            spark=_spark(doings.get(gid, []), since),
+            spark=_spark(traffic.get(gid, []), since),
             dead_letters=dead.get(gid, 0),
         )
         for gid, view in zip(gids, views, strict=True)
     ]
 
 
-def _spark(doings: Sequence[EndpointTraffic], since: datetime) -> Markup:
+def _spark(traffic: Sequence[EndpointTraffic], since: datetime) -> Markup:
     counts = [[0, 0] for _ in range(SPARK_STEPS)]
-    for each in doings:
+    for each in traffic:
         at = int((each.minute - since).total_seconds() // (60 * SPARK_MINUTES))
         if 0 <= at < SPARK_STEPS:
             counts[at][0] += each.delivered

@@ -1,7 +1,7 @@
-"""How many subscriptions a tenant may have, and how much matching they may cost each message.
+"""Quotas: how many subscriptions a tenant may have, and how much matching they may cost for each message.
 
-Every message of a channel is matched against all of its subscriptions, whoever made them: without limits one tenant
-could slow down the publishing of all.
+Every message of a channel is matched against all of its subscriptions, so without limits one tenant could slow down
+publishing for all.
 """
 
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ class TooCostly(QuotaExceeded):
 
 @dataclass(frozen=True)
 class Quotas:
-    """`cost` is the number of steps of matching. What a tenant may have does not bound the default tenant, which owns
-    the endpoints of publishers that have no tenants."""
+    """`cost` is the number of steps of matching. The limits per tenant do not apply to the default tenant, which
+    owns the endpoints of publishers without tenants."""
 
     subscriptions_per_endpoint: int = 100
     subscriptions_per_tenant: int = 1_000
@@ -45,8 +45,10 @@ class Quotas:
 
 
 async def check_quotas(session: AsyncSession, quotas: Quotas, subscription: Subscription) -> None:
-    """Raise QuotaExceeded where a new or changed subscription is over a limit. Until the transaction ends, no other of
-    the tenant is checked: two at once would each find room for one."""
+    """Raise QuotaExceeded if a new or changed subscription exceeds a limit.
+
+    The tenant is locked until the transaction ends: otherwise two concurrent calls could both find room for one.
+    """
     if subscription.cost > quotas.cost:
         raise TooCostly(
             f"costs {subscription.cost} steps a message; a subscription may cost {quotas.cost} "
