@@ -9,7 +9,7 @@ from everhook.storage.bulk import Bulk
 from everhook.storage.engine import Database
 from everhook.tenants.erasure import start_erasure
 from everhook.tenants.erasure_store import being_erased
-from everhook.tenants.retention_store import RetentionPeriods, remove_past
+from everhook.tenants.retention_store import RetentionPeriods, apply_retention
 
 log = structlog.get_logger()
 
@@ -31,7 +31,7 @@ class RetentionActivities:
     @activity.defn(name="remove_past")
     async def remove_past(self) -> RetentionResult:
         """One pass over all data. If it is interrupted it can be run again, and continues with what is left."""
-        result = await remove_past(Bulk(self._database, activity.heartbeat), self._periods)
+        result = await apply_retention(Bulk(self._database, activity.heartbeat), self._periods)
         if any(vars(result).values()):
             log.info("expired data deleted", **vars(result))
         return result

@@ -1,6 +1,7 @@
-"""Tenants: named by their publisher, made the first time an endpoint names them or beforehand.
+"""Tenants: named by their publisher, and created when an endpoint first names them, or beforehand.
 
-A tenant is named by its name or its gid; the name may change. One that is being erased does not exist any more.
+A tenant is referred to by its name or its gid; the name may change. A tenant that is being erased does not exist any
+more.
 """
 
 from collections.abc import Sequence
@@ -23,13 +24,13 @@ NOBODY = "nobody"
 
 
 async def find_tenant(session: AsyncSession, named: str) -> Tenant | None:
-    """By name or gid. A session that is bound to a tenant finds no other."""
+    """A tenant by name or gid. A session that is scoped to a tenant finds no other."""
     result = await session.execute(select(Tenant).where(_is_named(named), _EXISTS))
     return result.scalar_one_or_none()
 
 
 async def chosen_gid(session: AsyncSession, named: str | None) -> str | None:
-    """For filters: None chooses everybody's, and a tenant that is not there a gid that nobody has."""
+    """The tenant of a filter: None means all tenants. For an unknown tenant this is a gid that matches nothing."""
     if named is None:
         return None
     tenant = await find_tenant(session, named)
@@ -37,22 +38,25 @@ async def chosen_gid(session: AsyncSession, named: str | None) -> str | None:
 
 
 async def chosen_gids(session: AsyncSession, named: Sequence[str] | None) -> tuple[str, ...] | None:
-    """The same for several tenants, any of which is chosen."""
+    """The tenants of a filter, any of which matches."""
     if not named:
         return None
     return tuple(dict.fromkeys([await chosen_gid(session, name) or NOBODY for name in named]))
 
 
 async def ensure_tenant(session: AsyncSession, named: str) -> Tenant | None:
-    """The tenant of this name, made if need be; two callers at once get the same one. None where it cannot be made: for
-    a gid that nobody has, a tenant being erased, or a name that is not the tenant's own in a session bound to one."""
+    """The tenant of this name, created if needed; two concurrent callers get the same one.
+
+    None if it cannot be created: the name is an unknown gid, the tenant is being erased, or the session is scoped to
+    another tenant.
+    """
     if tenant_bound(session) is None:
         await create(session, named)
     return await find_tenant(session, named)
 
 
 async def create(session: AsyncSession, name: str) -> Tenant | None:
-    """None where the name is taken, or looks like a gid."""
+    """The new tenant; None if the name is taken, or looks like a gid."""
     if is_gid(name, Kind.TENANT):
         return None
     new = Tenant(name=name)
@@ -67,8 +71,11 @@ async def page(session: AsyncSession, *, after: str | None, limit: int) -> Page[
 
 
 async def rename(session: AsyncSession, tenant: Tenant, name: str) -> bool:
-    """False, and nothing changed, where the name is taken or looks like a gid. What was started before keeps the old
-    name in Temporal; senders and publishers see the new one as soon as it is committed."""
+    """Rename a tenant. False, and nothing is changed, if the name is taken or looks like a gid.
+
+    Workflows that were started before keep the old name. Senders and publishers see the new one as soon as it is
+    committed.
+    """
     if is_gid(name, Kind.TENANT):
         return False
     try:
