@@ -35,7 +35,7 @@ from everhook.ids import gid_endings
 from everhook.observability.metrics import HISTORY_SKIPPED
 from everhook.storage.engine import Database
 from everhook.storage.tables import now
-from everhook.temporal.provisioning import NOT_OURS
+from everhook.temporal.provisioning import NOT_PERMITTED
 
 PASS_S = 12.0
 """A pass is short, so that each one begins with what is most urgent at that time."""
@@ -273,7 +273,7 @@ class ReconcilingActivities:
         try:
             corrected = await sync_limits(self._client, self._database)
         except RPCError as error:
-            if error.status not in NOT_OURS:  # a server without fairness, or one that is configured elsewhere
+            if error.status not in NOT_PERMITTED:  # a server without fairness, or one that is configured elsewhere
                 raise
             return
         if corrected:

@@ -24,7 +24,7 @@ from everhook.settings import Settings
 from everhook.temporal import search_attributes
 from everhook.temporal.client import connect
 from everhook.temporal.options import connect_options
-from everhook.temporal.provisioning import NOT_OURS, ScheduledJob, scheduled_jobs
+from everhook.temporal.provisioning import NOT_PERMITTED, ScheduledJob, scheduled_jobs
 from everhook.temporal.sdk_errors import in_words
 
 SETUP = "everhook setup"
@@ -103,7 +103,7 @@ async def _search_attributes(client: Client) -> Finding:
         request = ListSearchAttributesRequest(namespace=client.namespace)
         known = (await client.operator_service.list_search_attributes(request)).custom_attributes
     except RPCError as error:
-        if error.status not in NOT_OURS:
+        if error.status not in NOT_PERMITTED:
             raise
         return warning(name, "this Temporal does not say which there are", f"{SETUP} names those that are needed")
     missing = [key.name for key in search_attributes.ALL if key.name not in known]

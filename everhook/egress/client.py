@@ -1,4 +1,4 @@
-"""The client that sends webhooks: one POST to an endpoint, and its outcome as a value.
+"""The client that sends webhooks: one POST to an endpoint, with its outcome as a value.
 
 If the endpoint fails, the outcome is an `Exchange` with a `failure`. If Everhook fails, the client raises a
 `LocalError`; its subclass `UnsendableRequest` means that the client refuses to send the request.
@@ -32,9 +32,10 @@ KEPT_HEADERS = 50
 KEPT_HEADER_BYTES = 8 * 1024
 MAX_RETRY_AFTER = timedelta(hours=24)
 MAX_TIMEOUT = timedelta(seconds=30)
-"""The Standard Webhooks specification asks for 15 to 30 s."""
+"""The Standard Webhooks specification recommends 15 to 30 s."""
 CHECKING_THREADS = 32
-"""For the names of URLs that are to be stored: apart from those of deliveries, so that neither waits for the other."""
+"""For names in URLs that are about to be stored: separate threads, so that these and deliveries do not wait for each
+other."""
 
 _UNSTORED = frozenset({"set-cookie", "set-cookie2"})
 
@@ -45,10 +46,10 @@ Headers = tuple[tuple[str, str], ...]
 class Exchange:
     """The outcome of one POST: either a `status` or a `failure`, never both.
 
-    `detail` is short, for people, and holds no secret and no address. `headers` are the response's, names in lower
-    case, at most 50 and 8 KB; `body` is its first 16 KiB as they came. `duration` is by the monotonic clock.
-    `peer_address` is the address that was connected to, or, with an egress proxy, the one the proxy was asked for.
-    `retry_after` is None if there was no such header, or none that can be read.
+    `detail` is short, for people, and contains no secret and no address. `headers` are those of the response, with
+    lower-case names, at most 50 and 8 KB; `body` is its first 16 KiB. `duration` is by the monotonic clock.
+    `peer_address` is the address that was connected to, or, with an egress proxy, the address that the proxy was asked
+    for. `retry_after` is None if there was no such header, or no valid one.
     """
 
     status: int | None
@@ -65,7 +66,7 @@ class Exchange:
 
 
 class EgressClient:
-    """Sends webhooks. One a process: it holds the connections, the TLS contexts and the resolvers' threads."""
+    """Sends webhooks. One for each process: it holds the connections, the TLS contexts and the resolvers' threads."""
 
     def __init__(
         self,
@@ -75,7 +76,7 @@ class EgressClient:
         ssl_context: ssl.SSLContext | None = None,
         backend: httpcore.AsyncNetworkBackend | None = None,
     ) -> None:
-        """All but `rules` have defaults: the system's resolver, its certificate authorities, and its TCP."""
+        """All arguments but `rules` have defaults: the system's resolver, its certificate authorities, and its TCP."""
         self.hints = RefusalHints()
         self._rules = rules
         self._resolvers = [] if resolver else [CachingResolver(), CachingResolver(threads=CHECKING_THREADS)]
@@ -86,19 +87,19 @@ class EgressClient:
         self._transport = Transport(Guard(rules, sending), usual, backend)
 
     async def check_url(self, url: str, tenant: str = "") -> str:
-        """`url` normalised, if an endpoint may have it as of now. Raises `UrlRefused`, `LocalError`.
+        """The normalised URL, if an endpoint may have it now. Raises `UrlRefused` and `LocalError`.
 
-        A name that does not resolve passes: it may not exist yet, and is judged again whenever it is dialled. `tenant`
-        is who asks: tenants do not wait for each other's name servers.
+        A name that does not resolve is accepted: it may not exist yet, and is checked whenever it is dialled. `tenant`
+        is the caller's: tenants do not wait for each other's name servers.
         """
         parsed = parse_url(url, self._rules)
         with suppress(NameUnresolved):
-            # `raw_host`: httpx turns `host` back from IDNA into what no name server knows.
+            # `raw_host`, because `host` of httpx is decoded from IDNA, which no name server knows.
             await self._checking.addresses(parsed.raw_host.decode("ascii"), tenant, plain=parsed.scheme == "http")
         return str(parsed)
 
     async def check_tls(self, extras: TlsExtras) -> None:
-        """Whether an endpoint may have these. Raises `TlsRefused`, `LocalError`."""
+        """Check that an endpoint may have these TLS settings. Raises `TlsRefused` and `LocalError`."""
         await asyncio.to_thread(make_context, extras)
 
     async def post(
@@ -112,11 +113,11 @@ class EgressClient:
     ) -> Exchange:
         """POST `body` with exactly `headers` plus `Host`, `Content-Length` and `Accept-Encoding: identity`.
 
-        `timeout` is for everything together, name and body included, and 30 s at most. `tls` is what the endpoint has
-        beyond the usual. `tenant` is whose share of the resolver's threads a look-up counts for.
+        `timeout` is for the whole exchange, including name resolution and the body, and at most 30 s. `tls` is the
+        endpoint's own TLS material. `tenant` is charged for the resolver's threads.
 
-        Raises `LocalError` only, before a byte of the request was sent on the connection. Its `UnsendableRequest` says
-        that the client refuses this request, and would again.
+        Raises only `LocalError`, before any byte of the request was sent. The subclass `UnsendableRequest` means that
+        the client refuses this request, and would refuse it again.
         """
         route = Route()
         started = time.monotonic()
@@ -130,7 +131,7 @@ class EgressClient:
             return _failed(failure.code, failure.detail, started, route)
         except TimeoutError:
             if route.at_proxy:
-                raise LocalError("the egress proxy did not accept our connection in time") from None
+                raise LocalError("the egress proxy did not accept the connection in time") from None
             return _failed(FailureCode.TIMEOUT_TOTAL, "no complete response in time", started, route)
         except LocalError:
             raise
@@ -139,7 +140,7 @@ class EgressClient:
                 raise UnsendableRequest(
                     f"the client failed before it sent anything ({type(error).__name__})"
                 ) from error
-            # A bug, but what follows an exception is another request: the first one is on record as a failure instead.
+            # A bug. It is recorded as a failure, because an exception would cause another request.
             detail = f"the client failed to read the response ({type(error).__name__})"
             return _failed(FailureCode.PROTOCOL, detail, started, route)
         return _exchange(response, started, route)
@@ -207,13 +208,13 @@ def _exchange(response: Response, started: float, route: Route) -> Exchange:
 
 
 def _retry_after(headers: Sequence[tuple[bytes, bytes]]) -> timedelta | None:
-    """None if the response has none, one that cannot be read, or several."""
+    """The header's value; None if the response has none, an invalid one, or several."""
     values = [value for name, value in headers if name.lower() == b"retry-after"]
     return parse_retry_after(values[0].decode("latin-1"), datetime.now(UTC)) if len(values) == 1 else None
 
 
 def _status_detail(status: int) -> str:
-    """Our words, not the endpoint's reason phrase, which may say anything."""
+    """A fixed text, not the endpoint's reason phrase, which may contain anything."""
     if 300 <= status < 400:
         return f"HTTP {status} (redirects are not followed)"
     return f"HTTP {status} {PHRASES.get(status, '')}".rstrip()

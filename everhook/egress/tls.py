@@ -1,8 +1,8 @@
-"""What an endpoint's TLS may need beyond the usual: a certificate authority of its own, a certificate of ours.
+"""TLS contexts for endpoints with their own certificate authority or a client certificate.
 
-Contexts are dear (16 ms of CPU and 0.85 MB each, nearly all of it the system's authorities), so they are kept by the
-hash of what they were made of. That hash is part of the key of a kept-alive connection too: what one endpoint's
-authority vouched for, or one endpoint's certificate opened, is never used for another.
+Contexts are expensive (16 ms of CPU and 0.85 MB each, mostly for the system's authorities), so they are cached by the
+hash of their material. That hash is also part of the key of a keep-alive connection, so a connection that was
+authenticated with one endpoint's authority or certificate is never used for another endpoint.
 """
 
 import asyncio
@@ -26,7 +26,8 @@ CACHED_CONTEXTS = 128
 
 @dataclass(frozen=True)
 class TlsExtras:
-    """All PEM. `ca` adds to the system's authorities; `certificate` (leaf first) and `key` go together."""
+    """The TLS material of an endpoint, in PEM. `ca` is added to the system's authorities; `certificate` (leaf first)
+    and `key` belong together."""
 
     ca: str | None = None
     certificate: str | None = None
@@ -39,14 +40,14 @@ class TlsExtras:
 
 @dataclass(frozen=True)
 class Trust:
-    """A context, and what tells it from others: empty for the usual one."""
+    """A context and its key; the key of the default context is empty."""
 
     key: bytes
     context: ssl.SSLContext
 
 
 class TlsContexts:
-    """Contexts by what they are made of; those that were not used for longest give way."""
+    """Contexts by their material; the least recently used ones are dropped."""
 
     def __init__(self, usual: ssl.SSLContext, *, keep: int = CACHED_CONTEXTS) -> None:
         self._usual = Trust(b"", usual)
@@ -57,7 +58,7 @@ class TlsContexts:
         return len(self._cache)
 
     async def get(self, extras: TlsExtras | None) -> Trust:
-        """Raises `TlsRefused`, `LocalError`."""
+        """The context for an endpoint. Raises `TlsRefused` and `LocalError`."""
         if extras is None or extras == TlsExtras():
             return self._usual
         trust = self._cache.get(extras.digest)
@@ -74,14 +75,14 @@ class TlsContexts:
 
 
 def usual_context() -> ssl.SSLContext:
-    """The system's authorities, TLS 1.2 and later, HTTP/1.1."""
+    """The default context: the system's authorities, TLS 1.2 and later, HTTP/1.1."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     return context
 
 
 def make_context(extras: TlsExtras) -> ssl.SSLContext:
-    """Raises `TlsRefused` if `extras` cannot be used, `LocalError` if we could not try."""
+    """Create a context. Raises `TlsRefused` if `extras` cannot be used, `LocalError` if they could not be tried."""
     context = usual_context()
     if extras.ca is not None:
         _trust(context, extras.ca)
@@ -108,17 +109,18 @@ def _present(context: ssl.SSLContext, certificate: str, key: str) -> None:
         what = "the key is not the certificate's" if known else "the certificate or its key is not usable PEM"
         raise TlsRefused(f"{what} ({error.reason or 'no reason given'})") from None
     except OSError as error:
-        raise LocalError(f"no file to hand a certificate to OpenSSL ({error.strerror})") from error
+        raise LocalError(f"cannot create a file for OpenSSL ({error.strerror})") from error
 
 
 def _no_password() -> str:
-    """Without this OpenSSL would ask for one at the terminal of the worker."""
+    """Refuse encrypted keys: otherwise OpenSSL would ask for the password at the worker's terminal."""
     raise TlsRefused("the key is encrypted")
 
 
 @contextmanager
 def _as_file(text: str) -> Iterator[str]:
-    """`ssl` takes certificates of ours from files only. In memory where that can be: no key belongs on a disk."""
+    """A file with this text, because `ssl` reads client certificates only from files. In memory where possible,
+    since a key should not be on disk."""
     if sys.platform == "linux":
         with os.fdopen(os.memfd_create("everhook-tls"), "w") as memory:
             memory.write(text)

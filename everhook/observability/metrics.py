@@ -1,7 +1,7 @@
-"""What Everhook counts, for Prometheus. No label names a tenant or an endpoint: there may be any number of those.
+"""The metrics of Everhook, for Prometheus. No label names a tenant or an endpoint: their number is unbounded.
 
-Counters and histograms are of this process, gauges of the database and so the same in every process: sum the former,
-take the `max` of the latter.
+Counters and histograms are those of this process. Gauges come from the database and are the same in every process: sum
+the former, take the `max` of the latter.
 """
 
 from collections.abc import Iterable
@@ -44,7 +44,7 @@ HISTORY_SKIPPED = Counter(
 )
 
 for _verdict in (Verdict.DELIVERED, Verdict.RETRY, Verdict.REJECTED):
-    ATTEMPTS.labels(_verdict)  # there from the beginning: a rate needs a value before the first
+    ATTEMPTS.labels(_verdict)  # exists from the start: a rate needs a value before the first increment
 
 
 class _Build(Collector):
