@@ -1,4 +1,4 @@
-"""Alembic's entry. The database's URL comes from `everhook.storage.migrate`."""
+"""Alembic's environment. The URL of the database comes from `everhook.storage.migrate`."""
 
 import asyncio
 from typing import Any, Literal
@@ -13,11 +13,11 @@ from everhook.storage import tables
 from everhook.storage.engine import Database
 
 MIGRATION_LOCK = 4_719_008_823
-"""Any number, so long as it is ours: the advisory lock that lets one process at a time migrate."""
+"""The key of the advisory lock that lets one process at a time migrate; an arbitrary number."""
 
 
 def _render_item(kind: str, item: Any, _context: Any) -> str | Literal[False]:
-    """Plain SQL types in migrations, so that old ones do not change with the code."""
+    """Render plain SQL types in migrations, so that old migrations do not change with the code."""
     if kind != "type":
         return False
     if isinstance(item, tables.UtcDateTime):
@@ -29,7 +29,7 @@ def _render_item(kind: str, item: Any, _context: Any) -> str | Literal[False]:
 
 def _run(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
-        connection.execute(text("SET LOCAL statement_timeout = 0"))  # also for the wait that follows
+        connection.execute(text("SET LOCAL statement_timeout = 0"))  # also for the wait for the lock
         connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
     context.configure(
         connection=connection, target_metadata=SQLModel.metadata, render_as_batch=True, render_item=_render_item
@@ -39,7 +39,7 @@ def _run(connection: Connection) -> None:
 
 
 async def _main() -> None:
-    """In one transaction that only one process at a time can be in: on SQLite it begins with the write lock."""
+    """Migrate in one transaction that only one process at a time can be in: on SQLite it begins with the write lock."""
     database = Database(context.config.attributes["database_url"], response_timeout=None, create=True)
     try:
         async with database.write_connection() as connection:
