@@ -127,7 +127,7 @@ class ReconcilingActivities:
         )
         if current.started or current.restarted or current.endpoints or current.history:
             log.info(
-                "reconcile pass done",
+                "reconciled",
                 started=result.started,
                 restarted=result.restarted,
                 endpoints=result.endpoints,

@@ -287,10 +287,7 @@ class Sender:
                     log.exception("could not record an attempt", attempt_gid=record.attempt_gid)
                     return None
                 if time.monotonic() >= give_up_at:
-                    log.warning(
-                        "the database is unavailable; the workflow will record the attempt",
-                        attempt_gid=record.attempt_gid,
-                    )
+                    log.warning("the database is unavailable; the workflow will record", attempt_gid=record.attempt_gid)
                     return None
             await asyncio.sleep(RECORD_RETRY_S)
 
