@@ -44,7 +44,7 @@ class SealingActivities:
         activity.heartbeat()
         try:
             async with self._database.writing() as session:
-                sealed = await seal_batch(session, tenant_gid, self._keyring, now(), at_most=self._batch)
+                batch = await seal_batch(session, tenant_gid, self._keyring, now(), at_most=self._batch)
         except InvalidDocument as damage:
             summary.damaged.append(tenant_gid)
             await self._report(tenant_gid, damage)
@@ -52,12 +52,12 @@ class SealingActivities:
         except Exception as error:
             if is_unavailable(error) or isinstance(error, DecryptionError):
                 raise
-            log.exception("receipts could not be sealed", tenant_gid=tenant_gid)
+            log.exception("cannot seal receipts", tenant_gid=tenant_gid)
             return False
         self._damaged.pop(tenant_gid, None)
-        summary.receipts += sealed.receipts
-        summary.checkpoints += bool(sealed.receipts)
-        return sealed.more
+        summary.receipts += batch.receipts
+        summary.checkpoints += bool(batch.receipts)
+        return batch.more
 
     async def _report(self, tenant_gid: str, damage: InvalidDocument) -> None:
         """Report a damaged log once, not at every pass."""

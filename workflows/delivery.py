@@ -115,10 +115,10 @@ class DeliveryWorkflow:
                 previous = None
             else:
                 plan = self._plan()
-                made = await self._attempt(plan)
-                if not isinstance(made, AttemptOutcome):
-                    return made
-                outcome, wait = made, plan.wait(made.retry_after) if plan else None
+                result = await self._attempt(plan)
+                if not isinstance(result, AttemptOutcome):
+                    return result
+                outcome, wait = result, plan.wait(result.retry_after) if plan else None
             if self._status is DeliveryStatus.DELIVERED:
                 return None
             if outcome.verdict is Verdict.REJECTED:
@@ -221,7 +221,7 @@ class DeliveryWorkflow:
         self._waiting_for = "the endpoint's circuit"
         workflow.set_current_details(
             f"Parked before attempt {self._number}: the endpoint's circuit is open, or the endpoint is paused or "
-            "disabled. It goes on by itself. Signals: `attempt_now`, `discard`."
+            "disabled. It continues by itself. Signals: `attempt_now`, `discard`."
         )
         check = self._input.park_check * (1 + PARK_JITTER * workflow.random().random())
         await self._wait(
@@ -229,7 +229,7 @@ class DeliveryWorkflow:
         )
 
     async def _record_dead_letter(self, reason: DeadLetterReason) -> None:
-        """Record the dead letter before it can be found by search, so that whoever finds it can read it."""
+        """Record the dead letter before it can be found by search, so that it can be read as soon as it is found."""
         input = self._input
         await workflow.execute_activity_method(
             RecordingActivities.dead_letter,

@@ -115,7 +115,7 @@ class EndpointWorkflow:
         self._giving_up = DeadLetterReason.ENDPOINT_DELETED
         return await self._change(lambda circuit: machine.disable(circuit, "deleted"))
 
-    @workflow.query(description="The circuit as the entity knows it")
+    @workflow.query(description="The circuit as the workflow knows it")
     def state(self) -> Circuit:
         return self._circuit
 
@@ -152,7 +152,7 @@ class EndpointWorkflow:
             if report.stranded and self._release_rate is None:
                 self._begin_release_if_flowing()
             if report.gone:
-                self._become(machine.disable(self._circuit, "the endpoint answered 410 Gone"))
+                self._become(machine.disable(self._circuit, "the endpoint responded 410 Gone"))
 
     def _pass_time(self) -> None:
         before = self._circuit

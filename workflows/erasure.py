@@ -23,10 +23,10 @@ class EraseTenantWorkflow:
     async def run(self, erasure: TenantErasure) -> None:
         """Terminate the tenant's workflows twice, with a pause, before its data is deleted: attempts in flight may
         still be recorded, and deliveries that were just accepted may still be started."""
-        await self._do(ErasureActivities.end_workflows, erasure, "end what is under way")
-        await workflow.sleep(erasure.settle, summary="until what was in flight is on record")
-        await self._do(ErasureActivities.end_workflows, erasure, "end what was started since")
-        await self._do(ErasureActivities.remove_tenant, erasure, "remove what is stored")
+        await self._do(ErasureActivities.end_workflows, erasure, "terminate running workflows")
+        await workflow.sleep(erasure.settle, summary="until attempts in flight are recorded")
+        await self._do(ErasureActivities.end_workflows, erasure, "terminate workflows started since")
+        await self._do(ErasureActivities.remove_tenant, erasure, "delete the data")
 
     @staticmethod
     async def _do(

@@ -5,14 +5,14 @@ connects to the address that was checked. `client` sends one POST, within bounds
 """
 
 from everhook.egress.client import EgressClient, Exchange, parse_retry_after
-from everhook.egress.connection import KEPT_BODY_BYTES
+from everhook.egress.connection import STORED_BODY_BYTES
 from everhook.egress.errors import LocalError, TlsRefused, UnsendableRequest, UrlRefused
 from everhook.egress.request import header_fault
 from everhook.egress.tls import TlsExtras
 from everhook.egress.url import EgressRules, normalise_url
 
 __all__ = [
-    "KEPT_BODY_BYTES",
+    "STORED_BODY_BYTES",
     "EgressClient",
     "EgressRules",
     "Exchange",

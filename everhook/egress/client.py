@@ -28,8 +28,8 @@ from everhook.egress.resolver import CachingResolver, NameUnresolved, Resolver
 from everhook.egress.tls import TlsContexts, TlsExtras, make_context, usual_context
 from everhook.egress.url import EgressRules, parse_url
 
-KEPT_HEADERS = 50
-KEPT_HEADER_BYTES = 8 * 1024
+STORED_HEADERS = 50
+STORED_HEADER_BYTES = 8 * 1024
 MAX_RETRY_AFTER = timedelta(hours=24)
 MAX_TIMEOUT = timedelta(seconds=30)
 """The Standard Webhooks specification recommends 15 to 30 s."""
@@ -197,7 +197,7 @@ def _exchange(response: Response, started: float, route: Route) -> Exchange:
         failure=None,
         detail=_status_detail(response.status),
         duration=_since(started),
-        headers=_kept_headers(response.headers),
+        headers=_stored_headers(response.headers),
         body=response.body,
         body_truncated=response.truncated,
         peer_address=route.peer_address,
@@ -220,16 +220,16 @@ def _status_detail(status: int) -> str:
     return f"HTTP {status} {PHRASES.get(status, '')}".rstrip()
 
 
-def _kept_headers(raw: Sequence[tuple[bytes, bytes]]) -> Headers:
-    kept: list[tuple[str, str]] = []
+def _stored_headers(raw: Sequence[tuple[bytes, bytes]]) -> Headers:
+    stored: list[tuple[str, str]] = []
     size = 0
     for name, value in ((name.decode("ascii").lower(), value.decode("latin-1")) for name, value in raw):
         size += len(name) + len(value)
-        if len(kept) == KEPT_HEADERS or size > KEPT_HEADER_BYTES:
+        if len(stored) == STORED_HEADERS or size > STORED_HEADER_BYTES:
             break
         if name not in _UNSTORED:
-            kept.append((name, value))
-    return tuple(kept)
+            stored.append((name, value))
+    return tuple(stored)
 
 
 def _since(started: float) -> timedelta:

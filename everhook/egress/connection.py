@@ -27,7 +27,7 @@ from everhook.egress.tls_stream import TLS_RECORD
 KEEP_ALIVE = timedelta(seconds=4)
 """Shorter than the 5 s after which Node and uvicorn close: it is better that this side closes, and not during a
 request."""
-KEPT_BODY_BYTES = 16 * 1024
+STORED_BODY_BYTES = 16 * 1024
 MAX_HEAD_BYTES = 100 * 1024
 MAX_RECEIVED = 256 * 1024
 """Limit of one exchange. h11 limits one block of headers, but not the number of informational responses before it."""
@@ -157,9 +157,9 @@ class Connection:
             elif not isinstance(event, (h11.InformationalResponse, h11.EndOfMessage)):
                 # h11 paused, or the connection ended: neither continues.
                 raise EndpointFailure(FailureCode.PROTOCOL, "the response is not valid HTTP/1.1")
-            if head is not None and (isinstance(event, h11.EndOfMessage) or len(body) > KEPT_BODY_BYTES):
-                kept = bytes(body[:KEPT_BODY_BYTES])
-                return Response(head.status_code, head.headers.raw_items(), kept, len(body) > KEPT_BODY_BYTES)
+            if head is not None and (isinstance(event, h11.EndOfMessage) or len(body) > STORED_BODY_BYTES):
+                stored = bytes(body[:STORED_BODY_BYTES])
+                return Response(head.status_code, head.headers.raw_items(), stored, len(body) > STORED_BODY_BYTES)
 
     async def _receive(self, stream: httpcore.AsyncNetworkStream) -> bytes:
         """The next bytes of the response; empty at its end.

@@ -34,7 +34,7 @@ class TcpBackend(httpcore.AsyncNetworkBackend):
 
 
 class TcpStream(asyncio.Protocol, httpcore.AsyncNetworkStream):
-    """One connection, for one reader and one writer at a time. It also receives while nobody reads."""
+    """One connection, for one reader and one writer at a time. It also receives data while it is not being read."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport

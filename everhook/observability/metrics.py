@@ -18,12 +18,10 @@ ProcessCollector(registry=REGISTRY)
 
 MESSAGES_ACCEPTED = Counter(
     "everhook_messages_accepted",
-    "Messages answered with 202 and new: no duplicates, and no operational events.",
+    "Messages accepted with 202, without duplicates and operational events.",
     registry=REGISTRY,
 )
-ATTEMPTS = Counter(
-    "everhook_attempts", "Requests made to endpoints, by what they came to.", ["verdict"], registry=REGISTRY
-)
+ATTEMPTS = Counter("everhook_attempts", "Requests to endpoints, by verdict.", ["verdict"], registry=REGISTRY)
 ATTEMPT_SECONDS = Histogram(
     "everhook_attempt_seconds",
     "How long requests to endpoints took, timeouts and refusals included.",

@@ -18,7 +18,7 @@ from everhook.serving.protocol import BoundedProtocol, ServerConfig
 
 GRACE_S = 5
 PRODUCTION_GRACE_S = 20
-"""How long requests in flight may take after the server was told to stop."""
+"""How many seconds requests in flight may take after the start of a shutdown."""
 
 STARTUP_FAILED = 3
 

@@ -53,7 +53,7 @@ def _why_not(
         return "it has no timestamp"
     expected = [_signature(scheme, headers, timestamp, body, key) for key in keys]
     parts = presented.split(" " if scheme is SignatureScheme.STANDARD else ",")
-    # All are compared, whatever the earlier results, so that the time does not depend on them.
+    # All are compared, so that the time does not depend on which one matches.
     matches = [hmac.compare_digest(part.encode(), wanted.encode()) for part in parts for wanted in expected]
     if not any(matches):
         return "no signature matches the secret"

@@ -1,7 +1,7 @@
 """Retention: deletes expired data by ranges of keys, in small transactions.
 
-Nothing of a message is deleted before all of its deliveries are over, dead letters included: whoever may still have to
-send it needs all of it. Receipts and the audit trail are never deleted.
+Nothing of a message is deleted before all of its deliveries are over, dead letters included, because a replay needs all
+of it. Receipts and the audit trail are never deleted.
 
 Expired data is found by keys alone, since ids sort by time, and through indexes that hold only what can still be
 deleted: the cost of a pass depends on what it deletes, and on expired messages that are still in progress.

@@ -30,7 +30,7 @@ from everhook.delivery import sender
 from everhook.delivery.body_formats import BodyFormat
 from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.delivery.store import open_round
-from everhook.egress import KEPT_BODY_BYTES
+from everhook.egress import STORED_BODY_BYTES
 from everhook.endpoints import store as endpoints
 from everhook.signing.schemes import SignatureScheme, new_secret, secret_key
 from everhook.signing.secrets_store import encrypted_secret
@@ -233,8 +233,8 @@ async def test_of_a_long_answer_the_first_16_kib_are_kept(desk: Desk) -> None:
     delivery = await desk.delivery()
     await desk.send(delivery)
     attempt = await desk.attempt(delivery)
-    assert attempt.response_body == body[:KEPT_BODY_BYTES]
-    assert attempt.response_size == KEPT_BODY_BYTES
+    assert attempt.response_body == body[:STORED_BODY_BYTES]
+    assert attempt.response_size == STORED_BODY_BYTES
 
 
 async def test_nul_characters_in_an_answer_are_kept_out_of_text_and_in_the_body(desk: Desk) -> None:

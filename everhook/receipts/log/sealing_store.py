@@ -53,7 +53,7 @@ async def tenants_with_unsealed(connection: AsyncConnection) -> list[str]:
 async def seal_batch(
     session: AsyncSession, tenant_gid: str, keyring: KeyRing, moment: datetime, *, at_most: int
 ) -> SealedBatch:
-    """Seal the oldest receipts without an index, whatever their age: a receipt that was committed late is sealed late.
+    """Seal the oldest receipts without an index. A receipt that is committed late is sealed late.
 
     Raises InvalidDocument, with the place of the damage, if the stored hashes do not lead to the last checkpoint: no
     checkpoint is signed over a log that was rewritten.
