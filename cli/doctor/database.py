@@ -12,8 +12,8 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from cli.doctor import run_check
 from cli.findings import Finding, Severity, ok, skipped, warning, wrong
-from cli.terminal_text import span
 from everhook.delivery.store import IS_UNDISPATCHED
+from everhook.durations import rough_duration
 from everhook.egress import EgressClient, EgressRules, LocalError, UrlRefused
 from everhook.endpoints import store as endpoints
 from everhook.settings import Settings
@@ -88,7 +88,7 @@ async def _clock(database: Database) -> Finding:
         way = timedelta(seconds=time.monotonic() - began)
     skew = abs(moment + way / 2 - datetime.now(UTC))
     if skew > SKEW + way:
-        return wrong(name, f"differs from this machine's by {span(skew)}", "have both synchronised by NTP")
+        return wrong(name, f"differs from this machine's by {rough_duration(skew)}", "have both synchronised by NTP")
     return ok(name, "agrees with this machine's")
 
 
@@ -139,7 +139,7 @@ async def _backlog(database: Database) -> Finding:
     if not count:
         return ok("backlog", "every accepted delivery was started")
     waited = datetime.now(UTC) - oldest
-    detail = f"{count:,} accepted deliveries are not started, the oldest for {span(waited)}"
+    detail = f"{count:,} accepted deliveries are not started, the oldest for {rough_duration(waited)}"
     if waited > LATE:
         return wrong("backlog", detail, "it starts once Temporal and a worker are there: see below")
     return ok("backlog", detail)
