@@ -26,7 +26,7 @@ class RetentionActivities:
         async with self._database.reading() as session:
             tenants = await being_erased(session)
         for tenant_gid in tenants:
-            await start_erasure(self._client, tenant_gid, self._periods.settle)
+            await start_erasure(self._client, tenant_gid, self._periods.erasure_grace)
 
     @activity.defn(name="remove_past")
     async def remove_past(self) -> RetentionResult:

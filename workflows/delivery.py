@@ -78,18 +78,18 @@ class DeliveryWorkflow:
         return DeliveryResult(self._status, self._input.round, self._number)
 
     @workflow.signal(description="Begin a new round of attempts of a dead letter; optional input {who, why}")
-    def replay(self, note: OperatorAction = OperatorAction()) -> None:
+    def replay(self, action: OperatorAction = OperatorAction()) -> None:
         """Takes effect once the round is over. A replay of a delivery that is still in progress is ignored."""
         if self._reason is not None:
-            self._replay = note
+            self._replay = action
 
     @workflow.signal(description="Give the delivery up for good; optional input {who, why}")
-    def discard(self, note: OperatorAction = OperatorAction()) -> None:
-        self._discard = note
+    def discard(self, action: OperatorAction = OperatorAction()) -> None:
+        self._discard = action
 
     @workflow.signal(description="Leave the parking: the circuit allows it, or the endpoint is gone for good")
-    def release(self, note: ReleaseInput = ReleaseInput()) -> None:
-        self._release = note
+    def release(self, input: ReleaseInput = ReleaseInput()) -> None:
+        self._release = input
 
     @workflow.signal(description="Do not wait for the next attempt's time: make it now")
     def attempt_now(self) -> None:
@@ -268,25 +268,25 @@ class DeliveryWorkflow:
         if not decided:
             self._discard = OperatorAction(who="retention", why=f"untouched for {retention.days} days")
 
-    async def _end_discarded(self, note: OperatorAction) -> None:
+    async def _end_discarded(self, action: OperatorAction) -> None:
         await workflow.execute_activity_method(
             RecordingActivities.discard,
-            DiscardInput(self._input.delivery_gid, note),
+            DiscardInput(self._input.delivery_gid, action),
             start_to_close_timeout=RECORD_TIMEOUT,
             retry_policy=RETRY_FOREVER,
-            summary=f"discarded by {note.who}",
+            summary=f"discarded by {action.who}",
         )
         self._status, self._waiting_for = DeliveryStatus.DISCARDED, "nothing"
         workflow.upsert_search_attributes([sa.DELIVERY_STATUS.value_set(DeliveryStatus.DISCARDED)])
-        workflow.set_current_details(f"Discarded by {note.who}. {note.why}")
+        workflow.set_current_details(f"Discarded by {action.who}. {action.why}")
 
-    async def _open_next_round(self, note: OperatorAction) -> None:
+    async def _open_next_round(self, action: OperatorAction) -> None:
         input = await workflow.execute_activity_method(
             RecordingActivities.open_round,
-            RoundInput(self._input.delivery_gid, self._input.round, note),
+            RoundInput(self._input.delivery_gid, self._input.round, action),
             start_to_close_timeout=RECORD_TIMEOUT,
             retry_policy=RETRY_FOREVER,
-            summary=f"replayed by {note.who}",
+            summary=f"replayed by {action.who}",
         )
         workflow.upsert_search_attributes(
             [

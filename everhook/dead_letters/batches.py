@@ -83,18 +83,18 @@ async def until_indexed(client: Client, query: str, matched: int) -> bool:
     return True
 
 
-async def start_signal_batch(client: Client, gid: str, query: str, signal: str, note: OperatorAction) -> None:
+async def start_signal_batch(client: Client, gid: str, query: str, signal: str, action: OperatorAction) -> None:
     """Start the batch `gid`, which signals every workflow that `query` selects.
 
     Raises RPCError if the namespace already runs as many batches as it may (one by default).
     """
-    payloads = await client.data_converter.encode([note])
+    payloads = await client.data_converter.encode([action])
     await client.workflow_service.start_batch_operation(
         StartBatchOperationRequest(
             namespace=client.namespace,
             visibility_query=query,
             job_id=gid,
-            reason=f"{signal} by {note.who}: {note.why}",
+            reason=f"{signal} by {action.who}: {action.why}",
             signal_operation=BatchOperationSignal(
                 signal=signal, input=Payloads(payloads=payloads), identity=client.identity
             ),

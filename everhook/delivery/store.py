@@ -80,7 +80,7 @@ _REPORTED = ("tenant_gid", "endpoint_gid", "message_gid", "channel", "event_type
 """The columns that the event reports."""
 
 
-async def open_round(session: AsyncSession, gid: str, after: int, note: OperatorAction) -> None:
+async def open_round(session: AsyncSession, gid: str, after: int, action: OperatorAction) -> None:
     """Open the round after `after`, for a replay. Its attempts count from one; those of earlier rounds stay."""
     opened = await session.execute(
         update(Delivery)
@@ -96,8 +96,8 @@ async def open_round(session: AsyncSession, gid: str, after: int, note: Operator
             reason=None,
             dead_lettered_at=None,
             due_at=now(),
-            decided_by=note.who,
-            decided_why=note.why,
+            decided_by=action.who,
+            decided_why=action.why,
         )
         .returning(col(Delivery.gid))
     )
@@ -105,7 +105,7 @@ async def open_round(session: AsyncSession, gid: str, after: int, note: Operator
         session.add(DeliveryRound(delivery_gid=gid, round=after + 1, began_at=now()))
 
 
-async def discard(session: AsyncSession, gid: str, note: OperatorAction) -> None:
+async def discard(session: AsyncSession, gid: str, action: OperatorAction) -> None:
     """Give a delivery up, by decision of an operator or by retention."""
     await session.execute(
         update(Delivery)
@@ -116,8 +116,8 @@ async def discard(session: AsyncSession, gid: str, note: OperatorAction) -> None
             dispatched_at=func.coalesce(col(Delivery.dispatched_at), now()),
             due_at=None,
             parked_at=None,
-            decided_by=note.who,
-            decided_why=note.why,
+            decided_by=action.who,
+            decided_why=action.why,
         )
     )
 

@@ -49,12 +49,12 @@ async def erase_responses(bulk: Bulk, message_gids: Sequence[str]) -> None:
         )
 
 
-async def finish_erasures(bulk: Bulk, settle: timedelta) -> None:
+async def finish_erasures(bulk: Bulk, grace: timedelta) -> None:
     """Erase the responses to attempts that were in flight when the payload of their message was erased.
 
-    `settle` is the time after which those attempts are recorded: an attempt takes 30 s at most, its recording seconds.
+    `grace` is the time after which those attempts are recorded: an attempt takes 30 s at most, its recording seconds.
     """
-    requested = select(col(PayloadErasure.message_gid)).where(col(PayloadErasure.requested_at) < now() - settle)
+    requested = select(col(PayloadErasure.message_gid)).where(col(PayloadErasure.requested_at) < now() - grace)
     async for gids in bulk.pages(requested):
         await erase_responses(bulk, gids)
         await bulk.delete(PayloadErasure, col(PayloadErasure.message_gid).in_(gids))

@@ -45,14 +45,15 @@ API_KEYS_SHOWN = timedelta(days=30)
 
 @dataclass(frozen=True)
 class RetentionPeriods:
-    """How long data is kept; None: for ever. `settle`: how long attempts in flight may still record responses."""
+    """How long data is kept; None: for ever. `erasure_grace`: how long attempts in flight may still record
+    responses."""
 
     payloads: timedelta | None = timedelta(days=30)
     deliveries: timedelta | None = timedelta(days=90)
     idempotency_keys: timedelta | None = timedelta(days=30)
     events: timedelta | None = timedelta(days=90)
     health: timedelta | None = timedelta(days=30)
-    settle: timedelta = timedelta(minutes=2)
+    erasure_grace: timedelta = timedelta(minutes=2)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "RetentionPeriods":
@@ -62,7 +63,7 @@ class RetentionPeriods:
             idempotency_keys=_period(settings.idempotency_retention_days),
             events=_period(settings.event_retention_days),
             health=_period(settings.health_retention_days),
-            settle=timedelta(seconds=settings.erasure_settle_seconds),
+            erasure_grace=timedelta(seconds=settings.erasure_settle_seconds),
         )
 
 
@@ -73,7 +74,7 @@ def _period(days: float) -> timedelta | None:
 async def apply_retention(bulk: Bulk, periods: RetentionPeriods) -> RetentionResult:
     """One pass over all data. It can be interrupted at any point; the next pass continues with what is left."""
     moment = now()
-    await finish_erasures(bulk, periods.settle)
+    await finish_erasures(bulk, periods.erasure_grace)
     return RetentionResult(
         messages=await remove_messages(bulk, moment - periods.deliveries) if periods.deliveries else 0,
         payloads=await erase_payloads(bulk, moment - periods.payloads) if periods.payloads else 0,
