@@ -182,6 +182,20 @@ def test_what_checks_receipts_imports_nothing_of_ours_but_ids_and_errors() -> No
     assert [str(f) for f in wrong] == []
 
 
+def test_sql_is_in_stores_only() -> None:
+    """`sqlalchemy` and `sqlmodel` are imported under `everhook/storage/`, and by files called `store` or `…_store`."""
+    below_the_front_ends = {"everhook", "activities", "workflows", "worker"}
+    wrong = [
+        str(found)
+        for found in imports()
+        if found.top in {"sqlalchemy", "sqlmodel"}
+        and package_of(found.file) in below_the_front_ends
+        and not found.file.startswith("everhook/storage/")
+        and not found.file.endswith(("/store.py", "_store.py"))
+    ]
+    assert wrong == []
+
+
 def test_packages_of_the_kernel_form_no_circle() -> None:
     """Any package may import a pure module of any other. Between modules with effects, packages have an order."""
     edges = {(f.file, f.module) for f in imports() if f.file.startswith("everhook/") and f.top == "everhook"}
