@@ -17,11 +17,11 @@ from everhook.storage.tables import DEFAULT_TENANT_GID, Subscription
 
 
 class QuotaExceeded(Exception):
-    """One subscription more, or a more costly one, is over a limit. The message names the limit."""
+    """A new or changed subscription exceeds a limit. The message names the limit."""
 
 
 class TooCostly(QuotaExceeded):
-    """A subscription costs too much by itself."""
+    """A single subscription costs too much."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ async def check_quotas(session: AsyncSession, quotas: Quotas, subscription: Subs
     if count >= quotas.subscriptions_per_endpoint:
         raise QuotaExceeded(
             f"An endpoint may have {quotas.subscriptions_per_endpoint} subscriptions "
-            "(EVERHOOK_SUBSCRIPTIONS_PER_ENDPOINT), and this one has as many."
+            "(EVERHOOK_SUBSCRIPTIONS_PER_ENDPOINT), and this one has that many."
         )
     if subscription.tenant_gid != DEFAULT_TENANT_GID:
         await _check_tenant(session, quotas, subscription)
@@ -75,7 +75,7 @@ async def _check_tenant(session: AsyncSession, quotas: Quotas, subscription: Sub
     if count >= quotas.subscriptions_per_tenant:
         raise QuotaExceeded(
             f"A tenant may have {quotas.subscriptions_per_tenant} subscriptions "
-            "(EVERHOOK_SUBSCRIPTIONS_PER_TENANT), and this one has as many."
+            "(EVERHOOK_SUBSCRIPTIONS_PER_TENANT), and this one has that many."
         )
     if (cost or 0) + subscription.cost > quotas.cost_per_tenant:
         raise QuotaExceeded(

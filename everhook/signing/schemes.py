@@ -70,13 +70,13 @@ def _check_base64(encoded: str) -> None:
     digits = encoded.rstrip("=")
     for position, character in enumerate(digits, start=len(SECRET_PREFIX) + 1):
         if character in "-_":
-            raise ValueError("must be in the usual base64, with `+` and `/`, not in the URL-safe one with `-` and `_`")
+            raise ValueError("must be standard base64, with `+` and `/`, not URL-safe base64 with `-` and `_`")
         if character == "=":
-            raise ValueError(f"has `=` at character {position}, but in base64 it can only stand at the end")
+            raise ValueError(f"has `=` at character {position}, but in base64 it is allowed only at the end")
         if character not in _BASE64:
             raise ValueError(f"has a character at position {position} that is not in the alphabet of base64")
     if len(digits) % 4 == 1:
-        raise ValueError("is incomplete: a character of its base64 is missing, or one is too many")
+        raise ValueError("is not valid base64: a character is missing, or there is one too many")
     missing = -len(digits) % 4
     if len(encoded) - len(digits) != missing:
         wanted = f"with {missing} `=`" if missing else "without `=`"
