@@ -30,6 +30,7 @@ from everhook.storage.tables import (
     Endpoint,
     EndpointMinute,
     EndpointMinuteError,
+    EndpointRate,
     EndpointSecret,
     IdempotentResponse,
     Message,
@@ -59,7 +60,7 @@ BY_TENANT: tuple[Any, ...] = (
 )
 BY_ENDPOINT: tuple[Any, ...] = (CircuitRow, EndpointMinuteError, EndpointSecret)
 OPEN_TO_ALL: tuple[Any, ...] = (ReceiptKeyRow,)
-CLOSED: tuple[Any, ...] = (IdempotentResponse, PayloadErasure, PendingHistory)
+CLOSED: tuple[Any, ...] = (EndpointRate, IdempotentResponse, PayloadErasure, PendingHistory)
 """Tables of no tenant: internal to the system."""
 
 _TENANT = "tenant_gid"
