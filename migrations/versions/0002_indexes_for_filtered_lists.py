@@ -1,4 +1,4 @@
-"""indexes for lists that are filtered by channel or by type"""
+"""Indexes for lists filtered by channel or by type"""
 
 from alembic import op
 
