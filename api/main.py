@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 
 from fastapi import FastAPI
 from temporalio.client import Client
@@ -30,16 +31,23 @@ from api.subscriptions import router as subscriptions
 from api.tenants import router as tenants
 from api.unversioned import UnversionedCalls
 from everhook import __version__
+from everhook.channels.service import ChannelService
 from everhook.delivery.engine import DeliveryEngine, delivery_engine
 from everhook.endpoints.quotas_store import Quotas
+from everhook.endpoints.service import EndpointService
+from everhook.endpoints.subscriptions import SubscriptionService
 from everhook.health.overview_store import HealthBoard
+from everhook.health.service import HealthService
 from everhook.observability.tracing import tracing
 from everhook.publishing.store import Acceptor
 from everhook.serving.metrics_server import metrics_served, sdk_metrics_address
 from everhook.settings import Settings
 from everhook.storage.engine import Database
+from everhook.storage.idempotency import ResponseStore
 from everhook.temporal.client import connect
 from everhook.tenants.api_keys_store import ApiKeys
+from everhook.tenants.service import TenantService
+from everhook.tenants.sessions import SessionService
 
 DESCRIPTION = """Everhook delivers messages to other people's systems and can prove that it did.
 
@@ -156,21 +164,36 @@ async def _services(
 
 
 def _services_on(engine: DeliveryEngine) -> Services:
-    settings, database = engine.settings, engine.database
+    settings, database, quotas = engine.settings, engine.database, Quotas.from_settings(engine.settings)
+    acceptor, board = Acceptor(database, engine.defaults), HealthBoard(database)
     return Services(
         settings=settings,
         database=database,
         api_keys=ApiKeys(database),
         temporal=engine.client,
-        acceptor=Acceptor(database, engine.defaults),
+        acceptor=acceptor,
         dispatcher=engine.dispatcher,
         entities=engine.entities,
         egress=engine.egress,
         backlog=Backlog(database, settings.undispatched_limit),
         publish_rate=PublishRate(settings.publish_rate),
-        board=HealthBoard(database),
+        board=board,
         readiness=readiness_check(database, engine.client),
         defaults=engine.defaults,
         keyring=engine.keyring,
-        quotas=Quotas.from_settings(settings),
+        endpoints=EndpointService(
+            egress=engine.egress,
+            keyring=engine.keyring,
+            quotas=quotas,
+            acceptor=acceptor,
+            dispatcher=engine.dispatcher,
+            entities=engine.entities,
+            temporal=engine.client,
+        ),
+        subscriptions=SubscriptionService(quotas),
+        channels=ChannelService(),
+        tenants=TenantService(engine.client, timedelta(seconds=settings.erasure_settle_seconds)),
+        health=HealthService(board),
+        sessions=SessionService(database),
+        responses=ResponseStore(database, engine.keyring),
     )

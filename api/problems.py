@@ -33,13 +33,15 @@ log = structlog.get_logger()
 
 
 class FieldError(BaseModel):
+    """One field of the request that is wrong."""
+
     field: str = Field(description="Where it is in the request.", examples=["policy.delaysSeconds[2]"])
     code: str = Field(description="What is wrong, for programs.", examples=["greater_than_equal"])
     message: str = Field(description="What is wrong, for people.")
 
 
 class ProblemDocument(BaseModel):
-    """The response to every call that fails (`application/problem+json`)."""
+    """The response to every call that fails (`application/problem+json`, RFC 9457)."""
 
     type: str = Field(
         description="What kind of problem it is, for programs.",
@@ -51,21 +53,36 @@ class ProblemDocument(BaseModel):
     errors: list[FieldError] = []
 
 
-def _schema() -> dict[str, Any]:
-    """In one piece: references would have to point into the components of the whole document."""
-    schema = ProblemDocument.model_json_schema()
-    del schema["$defs"]
-    schema["properties"]["errors"]["items"] = FieldError.model_json_schema()
-    return schema
-
+PROBLEM_JSON = "application/problem+json"
+_REFERENCE = {"$ref": "#/components/schemas/Problem"}
 
 DOCUMENTED: dict[int | str, dict[str, Any]] = {
-    "default": {
-        "description": "A problem document (RFC 9457)",
-        "content": {"application/problem+json": {"schema": _schema()}},
-    }
+    "default": {"description": "A problem document (RFC 9457)", "content": {PROBLEM_JSON: {"schema": _REFERENCE}}}
 }
 """For OpenAPI: the response of every operation that fails. FastAPI's own `model` would say `application/json`."""
+
+
+def schemas() -> dict[str, Any]:
+    """For OpenAPI's components: `Problem` and `FieldError`."""
+    problem = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {"Problem": {**problem, "title": "Problem"}, **problem.pop("$defs")}
+
+
+def documents(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
+    """For `responses=` of a route: the problems that it can have besides those that every route can have."""
+    found: dict[int | str, dict[str, Any]] = {}
+    for kind in kinds:
+        add_documented(found, kind.status.value, kind)
+    return found
+
+
+def add_documented(responses: dict[Any, dict[str, Any]], status: int | str, kind: ProblemType) -> None:
+    """Add a problem to the documented responses of an operation, with an example that shows its `type`."""
+    empty = {"description": "", "content": {PROBLEM_JSON: {"schema": _REFERENCE, "examples": {}}}}
+    response = responses.setdefault(status, empty)
+    examples = response["content"][PROBLEM_JSON]["examples"]
+    examples[kind.slug] = {"summary": kind.title, "value": Problem(kind, kind.meaning).document().model_dump()}
+    response["description"] = " ".join(f"`{slug}`: {one['value']['detail']}" for slug, one in examples.items())
 
 
 class Problem(Exception):

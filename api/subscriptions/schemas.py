@@ -1,4 +1,4 @@
-"""Subscriptions as they are sent and shown."""
+"""Subscriptions as requests and responses show them."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -8,12 +8,12 @@ from pydantic import (
     Field,
 )
 
-from api.schemas import ApiModel, Events, Flag, Gid, Name, _free_json
+from api.schemas import ApiModel, Events, Flag, Gid, Name, check_free_json
 from everhook.publishing.matching import check_filter
 
 
 def _checked_filter(conditions: dict[str, Any]) -> dict[str, Any]:
-    check_filter(_free_json(conditions))
+    check_filter(check_free_json(conditions))
     return conditions
 
 
@@ -23,7 +23,9 @@ PayloadFilter = Annotated[dict[str, Any], AfterValidator(_checked_filter)]
 class SubscriptionIn(ApiModel):
     endpoint_gid: Gid
     channel: Name
-    events: Events = Field(default_factory=list, description="None at all means every type.", examples=[["order.*"]])
+    events: Events = Field(
+        default_factory=list, description="Patterns of types; none: every type.", examples=[["order.*"]]
+    )
     filter: PayloadFilter | None = Field(None, examples=[{"data.amount": {"$gt": 1000}}])
 
 

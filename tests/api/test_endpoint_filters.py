@@ -28,10 +28,10 @@ async def gids(api: Api) -> JSON:
     return found
 
 
-LISTS = ["/v1/deliveries", "/v1/dead-letters", "/v1/subscriptions"]
+LISTS = [("/v1/deliveries", "endpoint"), ("/v1/dead-letters", "endpoint"), ("/v1/subscriptions", "endpointGid")]
 
 
-@pytest.mark.parametrize("path", LISTS)
+@pytest.mark.parametrize(("path", "name"), LISTS)
 @pytest.mark.parametrize(
     ("wanted", "url"),
     [
@@ -43,23 +43,25 @@ LISTS = ["/v1/deliveries", "/v1/dead-letters", "/v1/subscriptions"]
         ("Order sync", "https://hooks.acme.example/orders"),
     ],
 )
-async def test_a_url_or_a_name_selects_as_a_gid_does(api: Api, gids: JSON, path: str, wanted: str, url: str) -> None:
-    (found,) = ok(await api.get(path, endpoint=wanted))["data"]
+async def test_a_url_or_a_name_selects_as_a_gid_does(
+    api: Api, gids: JSON, path: str, name: str, wanted: str, url: str
+) -> None:
+    (found,) = ok(await api.get(path, **{name: wanted}))["data"]
     assert found["endpointGid"] == gids[url]
-    assert ok(await api.get(path, endpoint=gids[url]))["data"] == [found]
+    assert ok(await api.get(path, **{name: gids[url]}))["data"] == [found]
 
 
-@pytest.mark.parametrize("path", LISTS)
-async def test_what_several_endpoints_have_names_them(api: Api, gids: JSON, path: str) -> None:
-    problem = assert_problem(await api.get(path, endpoint="acme"), 422, "endpoint")
+@pytest.mark.parametrize(("path", "name"), LISTS)
+async def test_what_several_endpoints_have_names_them(api: Api, gids: JSON, path: str, name: str) -> None:
+    problem = assert_problem(await api.get(path, **{name: "acme"}), 422, name)
     for url in list(ENDPOINTS)[:2]:
         assert gids[url] in problem["errors"][0]["message"]
 
 
-@pytest.mark.parametrize("path", LISTS)
-async def test_what_no_endpoint_has_is_refused(api: Api, gids: JSON, path: str) -> None:
+@pytest.mark.parametrize(("path", "name"), LISTS)
+async def test_what_no_endpoint_has_is_refused(api: Api, gids: JSON, path: str, name: str) -> None:
     for wanted in ("nobody", "%", "_"):
-        assert_problem(await api.get(path, endpoint=wanted), 422, "endpoint")
+        assert_problem(await api.get(path, **{name: wanted}), 422, name)
 
 
 async def test_a_tenant_finds_its_own_endpoints_alone(api: Api, gids: JSON) -> None:
