@@ -26,6 +26,7 @@ from api.json_faults import why_not_json
 from api.problem_types import ProblemType
 from everhook.errors import DomainError, InvalidField, TryLater
 from everhook.storage.engine import is_unavailable, reason
+from everhook.temporal.client import NotConnected
 
 RETRY_AFTER_S = 5
 
@@ -203,7 +204,7 @@ def install(app: FastAPI, for_browsers: Pages | None = None) -> None:
         RPCError,
         RPCTimeoutOrCancelledError,
         OSError,
-        RuntimeError,
+        NotConnected,
         Exception,
     ):
         app.add_exception_handler(kind, answer)
@@ -256,10 +257,10 @@ def _message(error: Mapping[str, Any]) -> str:
 
 
 def _from_fault(request: Request, error: Exception) -> Problem:
-    """Faults of ours, and of what we stand on: logged once, here."""
+    """Bugs, and faults of the database and of Temporal: logged once, here."""
     if is_unavailable(error):
         log.error("the database is away", path=request.url.path, error=reason(error))
-        return unavailable("The database does not answer; nothing was changed. Try again.")
+        return unavailable("The database does not respond; nothing was changed. Try again.")
     if isinstance(error, RPCError):
         log.error("temporal refused or is away", path=request.url.path, error=str(error))
         if error.status is RPCStatusCode.RESOURCE_EXHAUSTED:
@@ -268,12 +269,12 @@ def _from_fault(request: Request, error: Exception) -> Problem:
                 "Temporal is busy. Try again.",
                 headers={"retry-after": str(RETRY_AFTER_S)},
             )
-        return unavailable("Temporal does not answer. Publishing goes on meanwhile; try this again.")
+        return unavailable("Temporal does not respond. Publishing works meanwhile; try this again.")
     if isinstance(error, RPCTimeoutOrCancelledError):
-        log.error("no worker answered in time", path=request.url.path, error=str(error))
-        return unavailable("No worker answered in time; what was asked for may still be done. Look, and try again.")
-    if isinstance(error, RuntimeError) and "connect" in str(error).lower():
+        log.error("no worker responded in time", path=request.url.path, error=str(error))
+        return unavailable("No worker responded in time; the call may still take effect. Check, and try again.")
+    if isinstance(error, NotConnected):
         log.error("temporal is away", path=request.url.path, error=str(error))
-        return unavailable("Temporal does not answer. Publishing goes on meanwhile; try this again.")
+        return unavailable("Temporal does not respond. Publishing works meanwhile; try this again.")
     log.error("unhandled error", path=request.url.path, exc_info=error)
     return Problem(problem_types.INTERNAL_ERROR, "A fault of Everhook. It was logged.")
