@@ -16,7 +16,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 from pydantic.alias_generators import to_camel
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from temporalio.client import RPCTimeoutOrCancelledError
 from temporalio.service import RPCError, RPCStatusCode
@@ -25,7 +24,7 @@ from api import patterns, problem_types
 from api.json_faults import why_not_json
 from api.problem_types import ProblemType
 from everhook.errors import DomainError, InvalidField, TryLater
-from everhook.storage.engine import is_unavailable, reason
+from everhook.storage.engine import DatabaseError, is_unavailable, reason
 from everhook.temporal.client import NotConnected
 
 RETRY_AFTER_S = 5
@@ -150,7 +149,7 @@ def from_error(request: Request, error: Exception) -> Problem:
     if isinstance(error, Problem):
         return error
     if isinstance(error, DomainError):
-        return _from_domain(error)
+        return from_domain(error)
     if isinstance(error, RequestValidationError):
         return _from_validation(request, error.errors())
     if isinstance(error, HTTPException):
@@ -162,9 +161,11 @@ def from_error(request: Request, error: Exception) -> Problem:
     return _from_fault(request, error)
 
 
-def _from_domain(error: DomainError) -> Problem:
+def from_domain(error: DomainError) -> Problem:
+    """The problem that a domain error is to an HTTP caller."""
     if isinstance(error, InvalidField):
-        return invalid(error.field, error.message, error.code)
+        wrong = FieldError(field=error.field, code=error.code, message=error.message)
+        return Problem(problem_types.type_of(error), str(error), errors=[wrong])
     headers = None
     if isinstance(error, TryLater):
         headers = {"retry-after": str(math.ceil(error.retry_after.total_seconds()))}
@@ -200,7 +201,7 @@ def install(app: FastAPI, for_browsers: Pages | None = None) -> None:
         DomainError,
         RequestValidationError,
         HTTPException,
-        SQLAlchemyError,
+        DatabaseError,
         RPCError,
         RPCTimeoutOrCancelledError,
         OSError,

@@ -2,28 +2,27 @@
 
 from collections.abc import Sequence
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from api.problems import Problem, invalid
 from everhook.endpoints import list_store as endpoint_list
 from everhook.ids import Kind, is_gid
-from everhook.storage.engine import Session
 
 NAMED = 3
-"""How many of several endpoints that match are named in the problem."""
+"""So many of several that match are named."""
 
 
-async def chosen_endpoints(
-    session: Session, wanted: Sequence[str] | None, field: str = "endpoint"
-) -> tuple[str, ...] | None:
-    """The gids of the endpoints that a filter names; None where it names none. `field` is the filter's name."""
+async def chosen_endpoints(session: AsyncSession, wanted: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The gids of the endpoints that a filter names; None where it names none."""
     if not wanted:
         return None
-    found = [await chosen_endpoint(session, one, field) for one in wanted]
+    found = [await chosen_endpoint(session, one) for one in wanted]
     return tuple(dict.fromkeys(gid for gid in found if gid is not None))
 
 
-async def chosen_endpoint(session: Session, wanted: str | None, field: str = "endpoint") -> str | None:
-    """The gid of the endpoint that a filter names, among those of the session's tenant. An endpoint whose whole URL or
-    description is given wins over those that contain it. 422 if there is none, or if there are several."""
+async def chosen_endpoint(session: AsyncSession, wanted: str | None) -> str | None:
+    """The gid of the endpoint that a filter names, as far as the session reaches. One that has the very URL or
+    description wins over those that contain it. 422 if there is none, or if there are several."""
     if wanted is None or is_gid(wanted, Kind.ENDPOINT):
         return wanted
     found = await endpoint_list.named(session, wanted, limit=NAMED + 1)
@@ -32,11 +31,11 @@ async def chosen_endpoint(session: Session, wanted: str | None, field: str = "en
         case [endpoint]:
             return endpoint.gid
         case []:
-            raise invalid(field, "there is no endpoint with this gid, or with this in its URL or description")
+            raise invalid("endpoint", "there is no endpoint with this gid, or with this in its URL or description")
         case several:
-            raise _ambiguous(field, [f"{endpoint.gid} {endpoint.url}" for endpoint in several])
+            raise _ambiguous([f"{endpoint.gid} {endpoint.url}" for endpoint in several])
 
 
-def _ambiguous(field: str, several: list[str]) -> Problem:
+def _ambiguous(several: list[str]) -> Problem:
     named = ", ".join(several[:NAMED]) + (", …" if len(several) > NAMED else "")
-    return invalid(field, f"several endpoints match: {named}. Give one's gid, or more of its URL")
+    return invalid("endpoint", f"several endpoints match: {named}. Give one's gid, or more of its URL")

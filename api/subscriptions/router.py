@@ -1,18 +1,16 @@
 """Subscriptions: which messages of a channel go to an endpoint."""
 
 from http import HTTPStatus
-from typing import Annotated, cast
+from typing import cast
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 
 from api import render
-from api.dead_letters.schemas import MAX_VALUES
 from api.dependencies import Paging, Principal, ServicesDep, Store
-from api.endpoints.choice import chosen_endpoints
 from api.idempotency import OnceDep
 from api.problems import refuse_nulls
-from api.query import Several, several
-from api.schemas import EndpointRef, Gid, ListOf, Name
+from api.query import EndpointGids, Several
+from api.schemas import Gid, ListOf, Name
 from api.subscriptions.schemas import SubscriptionIn, SubscriptionOut, SubscriptionPatch
 from everhook.endpoints.subscriptions import NewSubscription, SubscriptionChanges
 
@@ -36,18 +34,15 @@ async def list_subscriptions(
     paging: Paging,
     services: ServicesDep,
     store: Store,
-    endpoint_gid: Annotated[
-        list[EndpointRef] | None,
-        Query(alias="endpointGid", max_length=MAX_VALUES, description="Given several times: any of the values."),
-    ] = None,
+    endpoint_gid: EndpointGids = None,
     channel: Several[Name] = None,
 ) -> ListOf[SubscriptionOut]:
     """List subscriptions, newest first."""
     async with store.reading() as session:
         page = await services.subscriptions.page(
             session,
-            endpoint_gid=await chosen_endpoints(session, endpoint_gid, "endpointGid"),
-            channel=several(channel),
+            endpoints=endpoint_gid,
+            channels=channel,
             after=paging.after,
             limit=paging.limit,
         )

@@ -6,6 +6,7 @@ from typing import Any, TypedDict
 
 from everhook.endpoints import store as endpoints
 from everhook.endpoints import subscriptions_store as subscriptions
+from everhook.endpoints.choice import chosen_endpoints
 from everhook.endpoints.quotas_store import Quotas
 from everhook.errors import InvalidField, NotFound
 from everhook.publishing import channels_store as channels
@@ -70,13 +71,20 @@ class SubscriptionService:
         self,
         session: Session,
         *,
-        endpoint_gid: tuple[str, ...] | None,
-        channel: tuple[str, ...] | None,
+        endpoints: Sequence[str] | None,
+        channels: Sequence[str] | None,
         after: str | None,
         limit: int,
     ) -> Page[Subscription]:
-        """One page, newest first. Several values of a filter mean any of them."""
-        return await subscriptions.page(session, endpoint_gid=endpoint_gid, channel=channel, after=after, limit=limit)
+        """One page, newest first. Several values of a filter mean any of them; see `chosen_endpoints` for `endpoints`.
+        Raises InvalidField."""
+        return await subscriptions.page(
+            session,
+            endpoint_gid=await chosen_endpoints(session, endpoints),
+            channel=tuple(channels) if channels else None,
+            after=after,
+            limit=limit,
+        )
 
     async def change(self, session: Session, actor: Actor, gid: str, changes: SubscriptionChanges) -> Subscription:
         """Raises NotFound, InvalidField and QuotaExceeded."""
