@@ -8,7 +8,7 @@ from datetime import timedelta
 from fastapi import FastAPI
 from temporalio.client import Client
 
-from api import dashboard, problems, reference
+from api import dashboard, openapi, problems, reference
 from api.api_keys import router as api_keys
 from api.audit import router as audit
 from api.callers import ADMINS, OWNED, PUBLISHERS, SHARED
@@ -104,6 +104,7 @@ def create_app(
         description=DESCRIPTION,
         lifespan=lifespan,
         responses=problems.DOCUMENTED,
+        generate_unique_id_function=openapi.operation_id,
         openapi_url=None,
         docs_url=None,
         redoc_url=None,

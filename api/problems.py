@@ -78,9 +78,9 @@ def documents(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
 
 def add_documented(responses: dict[Any, dict[str, Any]], status: int | str, kind: ProblemType) -> None:
     """Add a problem to the documented responses of an operation, with an example that shows its `type`."""
-    empty = {"description": "", "content": {PROBLEM_JSON: {"schema": _REFERENCE, "examples": {}}}}
-    response = responses.setdefault(status, empty)
-    examples = response["content"][PROBLEM_JSON]["examples"]
+    response = responses.setdefault(status, {})
+    media = response.setdefault("content", {}).setdefault(PROBLEM_JSON, {"schema": _REFERENCE})
+    examples = media.setdefault("examples", {})
     examples[kind.slug] = {"summary": kind.title, "value": Problem(kind, kind.meaning).document().model_dump()}
     response["description"] = " ".join(f"`{slug}`: {one['value']['detail']}" for slug, one in examples.items())
 

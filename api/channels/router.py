@@ -4,16 +4,17 @@ from http import HTTPStatus
 
 from fastapi import APIRouter
 
-from api import render
+from api import problem_types, render
 from api.channels.schemas import ChannelIn, ChannelOut, ChannelPatch
 from api.dependencies import Paging, Principal, ServicesDep, Store
 from api.idempotency import OnceDep
+from api.problems import documents
 from api.schemas import ListOf, Name, spec_of
 
 router = APIRouter(prefix="/channels", tags=["channels"])
 
 
-@router.post("", status_code=HTTPStatus.CREATED)
+@router.post("", status_code=HTTPStatus.CREATED, responses=documents(problem_types.CHANNEL_EXISTS))
 async def create_channel(
     body: ChannelIn, services: ServicesDep, store: Store, caller: Principal, once: OnceDep
 ) -> ChannelOut:
@@ -47,7 +48,7 @@ async def update_channel(
         return render.channel(await services.channels.set_policy(session, caller.actor, name, spec_of(body.policy)))
 
 
-@router.delete("/{name}", status_code=HTTPStatus.NO_CONTENT)
+@router.delete("/{name}", status_code=HTTPStatus.NO_CONTENT, responses=documents(problem_types.CHANNEL_IN_USE))
 async def delete_channel(name: Name, services: ServicesDep, store: Store, caller: Principal) -> None:
     """Delete a channel that has no subscriptions. Deliveries that were accepted before go on."""
     async with store.writing() as session:

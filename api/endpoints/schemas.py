@@ -19,12 +19,32 @@ from everhook.endpoints.service import EndpointChanges, NewEndpoint
 from everhook.signing.schemes import SignatureScheme, secret_key
 
 MAX_PEM = 32 * 1024
-
-
 MAX_GRACE = timedelta(days=7)
-
-
 DEFAULT_GRACE = timedelta(days=1)
+
+CIRCUIT: dict[str, Any] = {"state": "closed", "failures": 0}
+ENDPOINT: dict[str, Any] = {
+    "endpointGid": "ep_01m83prhbfe23sdyzab24cmhby",
+    "tenant": "acme",
+    "url": "https://hooks.example.com/orders",
+    "description": "Order sync",
+    "status": "enabled",
+    "statusReason": "",
+    "circuit": CIRCUIT,
+    "policy": {"preset": "patient"},
+    "rateLimit": 50,
+    "signatures": ["standard"],
+    "format": "envelope",
+    "headers": {"x-team": "orders"},
+    "metadata": {"plan": "gold"},
+    "ed25519": False,
+    "publicKeys": [],
+    "createdAt": "2026-01-31T12:00:00Z",
+    "updatedAt": "2026-01-31T12:00:00Z",
+}
+"""Examples for OpenAPI. Fields that are absent are null."""
+
+_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - an example
 
 
 def _checked_secret(secret: SecretStr) -> SecretStr:
@@ -123,6 +143,8 @@ class EndpointIn(EndpointSettings):
 class EndpointPatch(ApiModel):
     """Fields that are absent stay as they are."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"description": "Order sync", "rateLimit": 50}]})
+
     url: str | None = None
     description: Text | None = None
     policy: Policy | None = None
@@ -164,6 +186,8 @@ class EndpointStatus(StrEnum):
 
 
 class EndpointOut(ApiModel):
+    model_config = ConfigDict(json_schema_extra={"examples": [ENDPOINT]})
+
     endpoint_gid: str
     tenant: str
     url: str
@@ -187,16 +211,39 @@ class EndpointOut(ApiModel):
 class TestSent(ApiModel):
     """A message that went to one endpoint alone."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "messageGid": "msg_01m83prhbfe23sdyzab24cmhby",
+                    "deliveryGid": "dlv_01m83prhbfe23sdyzab24cmhbz",
+                }
+            ]
+        }
+    )
+
     message_gid: str
     delivery_gid: str
 
 
 class EndpointCreated(EndpointOut):
+    """A new endpoint, with its secret."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{**ENDPOINT, "subscriptionGid": "sub_01m83prhbfe23sdyzab24cmhby", "secret": _SECRET}]
+        }
+    )
+
     subscription_gid: str | None
     secret: str = Field(description="Shown this once.")
 
 
 class SecretRotation(ApiModel):
+    """How to rotate the secret of an endpoint."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"gracePeriodSeconds": 3600}]})
+
     secret: Secret | None = Field(
         None, description="Your own: `whsec_` and 24 to 64 bytes in base64; without it one is generated."
     )
@@ -209,6 +256,21 @@ class SecretRotation(ApiModel):
 
 
 class SecretRotated(ApiModel):
+    """The new secret of an endpoint."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "endpointGid": ENDPOINT["endpointGid"],
+                    "secret": _SECRET,
+                    "previousUntil": "2026-02-01T12:00:00Z",
+                    "publicKeys": [],
+                }
+            ]
+        }
+    )
+
     endpoint_gid: str
     secret: str = Field(description="Shown this once.")
     previous_until: datetime | None = Field(description="When the last earlier secret ends; null if all have ended.")

@@ -5,10 +5,10 @@ from typing import cast
 
 from fastapi import APIRouter
 
-from api import render
+from api import problem_types, render
 from api.dependencies import Paging, Principal, ServicesDep, Store
 from api.idempotency import OnceDep
-from api.problems import refuse_nulls
+from api.problems import documents, refuse_nulls
 from api.query import EndpointGids, Several
 from api.schemas import Gid, ListOf, Name
 from api.subscriptions.schemas import SubscriptionIn, SubscriptionOut, SubscriptionPatch
@@ -17,7 +17,7 @@ from everhook.endpoints.subscriptions import NewSubscription, SubscriptionChange
 router = APIRouter(prefix="/subscriptions", tags=["subscriptions"])
 
 
-@router.post("", status_code=HTTPStatus.CREATED)
+@router.post("", status_code=HTTPStatus.CREATED, responses=documents(problem_types.QUOTA_EXCEEDED))
 async def create_subscription(
     body: SubscriptionIn, services: ServicesDep, store: Store, caller: Principal, once: OnceDep
 ) -> SubscriptionOut:
@@ -56,7 +56,7 @@ async def get_subscription(gid: Gid, services: ServicesDep, store: Store) -> Sub
         return render.subscription(await services.subscriptions.get(session, gid))
 
 
-@router.patch("/{gid}")
+@router.patch("/{gid}", responses=documents(problem_types.QUOTA_EXCEEDED))
 async def update_subscription(
     gid: Gid, body: SubscriptionPatch, services: ServicesDep, store: Store, caller: Principal
 ) -> SubscriptionOut:

@@ -3,10 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    Field,
-)
+from pydantic import AfterValidator, ConfigDict, Field
 
 from api.schemas import ApiModel, Events, Flag, Gid, Name, check_free_json
 from everhook.publishing.matching import check_filter
@@ -20,7 +17,17 @@ def _checked_filter(conditions: dict[str, Any]) -> dict[str, Any]:
 PayloadFilter = Annotated[dict[str, Any], AfterValidator(_checked_filter)]
 
 
+_EXAMPLE: dict[str, Any] = {
+    "endpointGid": "ep_01m83prhbfe23sdyzab24cmhby",
+    "channel": "orders",
+    "events": ["order.*"],
+    "filter": {"data.amount": {"$gt": 1000}},
+}
+
+
 class SubscriptionIn(ApiModel):
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
     endpoint_gid: Gid
     channel: Name
     events: Events = Field(
@@ -30,12 +37,29 @@ class SubscriptionIn(ApiModel):
 
 
 class SubscriptionPatch(ApiModel):
+    """Fields that are absent stay as they are."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"events": ["order.created", "order.paid"]}]})
+
     events: Events | None = None
     filter: PayloadFilter | None = None
     enabled: Flag | None = None
 
 
 class SubscriptionOut(ApiModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "subscriptionGid": "sub_01m83prhbfe23sdyzab24cmhby",
+                    **_EXAMPLE,
+                    "enabled": True,
+                    "createdAt": "2026-01-31T12:00:00Z",
+                }
+            ]
+        }
+    )
+
     subscription_gid: str
     endpoint_gid: str
     channel: str

@@ -2,10 +2,12 @@
 
 from http import HTTPStatus
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
+from api import problem_types
 from api.dependencies import Paging, Principal, ServicesDep, Store
 from api.idempotency import OnceDep
+from api.problems import documents
 from api.schemas import Gid, ListOf
 from api.tenants.schemas import TenantIn, TenantOut
 from everhook.storage.tables import Tenant
@@ -13,7 +15,7 @@ from everhook.storage.tables import Tenant
 router = APIRouter(prefix="/tenants", tags=["tenants"])
 
 
-@router.post("", status_code=HTTPStatus.CREATED)
+@router.post("", status_code=HTTPStatus.CREATED, responses=documents(problem_types.TENANT_NAME_TAKEN))
 async def create_tenant(
     body: TenantIn, services: ServicesDep, store: Store, caller: Principal, once: OnceDep
 ) -> TenantOut:
@@ -38,14 +40,16 @@ async def get_tenant(gid: Gid, services: ServicesDep, store: Store) -> TenantOut
         return _shown(await services.tenants.get(session, gid))
 
 
-@router.patch("/{gid}")
+@router.patch("/{gid}", responses=documents(problem_types.TENANT_NAME_TAKEN))
 async def rename_tenant(gid: Gid, body: TenantIn, services: ServicesDep, store: Store, caller: Principal) -> TenantOut:
     """Give a tenant another name. Workflows that are running keep the old name in Temporal."""
     async with store.writing() as session:
         return _shown(await services.tenants.rename(session, caller.actor, gid, body.name))
 
 
-@router.delete("/{gid}", status_code=HTTPStatus.ACCEPTED)
+@router.delete(
+    "/{gid}", status_code=HTTPStatus.ACCEPTED, response_class=Response, responses=documents(problem_types.TENANT_IN_USE)
+)
 async def erase_tenant(gid: Gid, services: ServicesDep, store: Store, caller: Principal) -> None:
     """Erase a tenant with everything that is stored of it. At once it does not exist any more, its keys are refused and
     nothing more is sent to it; its rows are deleted in the background, within minutes."""
