@@ -92,7 +92,7 @@ async def start_signal_batch(client: Client, gid: str, query: str, signal: str, 
             namespace=client.namespace,
             visibility_query=query,
             job_id=gid,
-            reason=f"{signal} by {note.who}: {note.why}",
+            reason=f"{signal} by {note.by}: {note.because}",
             signal_operation=BatchOperationSignal(
                 signal=signal, input=Payloads(payloads=payloads), identity=client.identity
             ),

@@ -97,8 +97,8 @@ async def open_round(session: AsyncSession, gid: str, after: int, note: Operator
             reason=None,
             dead_lettered_at=None,
             due_at=now(),
-            decided_by=note.who,
-            decided_why=note.why,
+            decided_by=note.by,
+            decided_why=note.because,
         )
         .returning(col(Delivery.gid))
     )
@@ -117,8 +117,8 @@ async def discard(session: AsyncSession, gid: str, note: OperatorAction) -> None
             dispatched_at=func.coalesce(col(Delivery.dispatched_at), now()),
             due_at=None,
             parked_at=None,
-            decided_by=note.who,
-            decided_why=note.why,
+            decided_by=note.by,
+            decided_why=note.because,
         )
     )
 
