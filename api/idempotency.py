@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api import problem_types
 from api.dependencies import Principal, Services, ServicesDep
 from api.problems import Problem, conflict, invalid, malformed
+from everhook.errors import IdempotencyKeyReused
 from everhook.storage import idempotency
 from everhook.storage.idempotency import Call
 from everhook.storage.keyring import DecryptionError
@@ -109,7 +110,7 @@ class Once:
         if kept is None:
             return
         if kept.request_sha256 != self.call.request_sha256:
-            raise conflict(f"{HEADER}: was used for another call. Nothing was changed.")
+            raise IdempotencyKeyReused(f"{HEADER}: was used for another call. Nothing was changed.")
         if kept.body is None or kept.status_code is None:
             raise _under_way()
         headers = {REPLAYED: "true"}

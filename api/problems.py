@@ -22,9 +22,9 @@ from temporalio.client import RPCTimeoutOrCancelledError
 from temporalio.service import RPCError, RPCStatusCode
 
 from api import patterns, problem_types
-from api.json_faults import why_not_json
 from api.problem_types import ProblemType
 from everhook.errors import DomainError, InvalidField, TryLater
+from everhook.publishing.json_faults import why_not_json
 from everhook.storage.engine import is_unavailable, reason
 
 RETRY_AFTER_S = 5
@@ -132,7 +132,7 @@ def from_error(request: Request, error: Exception) -> Problem:
     if isinstance(error, Problem):
         return error
     if isinstance(error, DomainError):
-        return _from_domain(error)
+        return from_domain(error)
     if isinstance(error, RequestValidationError):
         return _from_validation(request, error.errors())
     if isinstance(error, HTTPException):
@@ -144,9 +144,11 @@ def from_error(request: Request, error: Exception) -> Problem:
     return _from_fault(request, error)
 
 
-def _from_domain(error: DomainError) -> Problem:
+def from_domain(error: DomainError) -> Problem:
+    """The problem that a domain error is to an HTTP caller."""
     if isinstance(error, InvalidField):
-        return invalid(error.field, error.message, error.code)
+        wrong = FieldError(field=error.field, code=error.code, message=error.message)
+        return Problem(problem_types.type_of(error), str(error), errors=[wrong])
     headers = None
     if isinstance(error, TryLater):
         headers = {"retry-after": str(math.ceil(error.retry_after.total_seconds()))}

@@ -195,7 +195,9 @@ def test_packages_of_the_kernel_form_no_circle() -> None:
 
 
 def _capability(module: str) -> str:
-    return ".".join(module.split(".")[:2])
+    """The package of a module. Use cases are a layer above all packages: each `service` is a node of its own."""
+    parts = module.split(".")
+    return ".".join(parts[:3] if parts[2:] == ["service"] else parts[:2])
 
 
 def _pure_modules() -> set[str]:

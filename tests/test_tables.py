@@ -42,7 +42,7 @@ PARTIAL: Mapping[str, Collection[Any]] = {
     "api.dashboard.keys.SCOPES": GIVEN_SCOPES,
     "api.dashboard.states.CIRCUIT_EVENTS": endpoint_list.CIRCUIT_EVENTS,
     "api.dashboard.states.WORDS": SOME,
-    "api.api_keys.router.ApiKeyIn.scopes": GIVEN_SCOPES,
+    "api.api_keys.schemas.ApiKeyIn.scopes": GIVEN_SCOPES,
     "api.messages.schemas.MessageDetail.delivery_counts": SOME,
     "everhook.delivery.store._IMPLIES": SOME,
     "everhook.delivery.rollups_store._VERDICTS": ON_RECORD,

@@ -271,6 +271,10 @@ async def count_undispatched(connection: AsyncConnection, at_most: int) -> int:
     return int((await connection.execute(select(func.count()).select_from(waiting))).scalar_one())
 
 
+async def get(session: AsyncSession, gid: str) -> Delivery | None:
+    return await session.get(Delivery, gid)
+
+
 async def with_message(session: AsyncSession, delivery_gid: str) -> tuple[Delivery, Message] | None:
     result = await session.execute(
         select(Delivery, Message)

@@ -10,7 +10,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from asyncpg import PostgresError as AsyncpgError
@@ -19,6 +19,9 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+Session: TypeAlias = AsyncSession
+"""For what passes sessions on and writes no SQL: use cases and routes."""
 
 SQLITE_READERS = 4
 STATEMENT_TIMEOUT_MS = 10_000
