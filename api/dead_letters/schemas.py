@@ -106,9 +106,8 @@ class BulkRequest(DeadLetterSelection):
             "examples": [
                 {
                     "endpointGid": ENDPOINT_GID,
-                    "deadLetterReason": ["endpoint_disabled", "exhausted"],
-                    "reason": "they are back",
-                    "dryRun": True,
+                    "deadLetterReason": ["rejected", "exhausted"],
+                    "reason": "they fixed their parser",
                 }
             ]
         }

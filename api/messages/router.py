@@ -10,10 +10,10 @@ from api import render
 from api.dependencies import Paging, Principal, ServicesDep, Store
 from api.idempotency import IdempotencyKey, check_key, refuse_second
 from api.messages import publishing
-from api.messages.schemas import Message, MessageDetail, PublishedMessage, PublishedMessages
+from api.messages.schemas import PUBLISHED_EXAMPLE, Message, MessageDetail, PublishedMessage, PublishedMessages
 from api.problems import from_domain
 from api.query import Several
-from api.schemas import EventType, Gid, ListOf, Moment, Name
+from api.schemas import ApiModel, EventType, Gid, ListOf, Moment, Name
 from everhook.delivery.body_formats import timestamp
 from everhook.errors import IdempotencyKeyReused
 from everhook.observability.trace_context import parse
@@ -51,10 +51,16 @@ def _body(schema: dict[str, Any], example: Any) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}}
 
 
+def _committed(model: type[ApiModel], example: Any) -> dict[int | str, dict[str, Any]]:
+    """The documentation of a response that is written raw."""
+    content = {"application/json": {"example": example}}
+    return {HTTPStatus.ACCEPTED.value: {"model": model, "description": "Committed", "content": content}}
+
+
 @publishing_router.post(
     "/channels/{name}/messages",
     status_code=HTTPStatus.ACCEPTED,
-    responses={HTTPStatus.ACCEPTED: {"model": PublishedMessage, "description": "Committed"}},
+    responses=_committed(PublishedMessage, PUBLISHED_EXAMPLE),
     openapi_extra=_body(_MESSAGE_SCHEMA, _EXAMPLE),
 )
 async def publish_message(
@@ -81,7 +87,7 @@ async def publish_message(
 @publishing_router.post(
     "/channels/{name}/messages/batch",
     status_code=HTTPStatus.ACCEPTED,
-    responses={HTTPStatus.ACCEPTED: {"model": PublishedMessages, "description": "Committed"}},
+    responses=_committed(PublishedMessages, {"data": [PUBLISHED_EXAMPLE]}),
     openapi_extra=_body(
         {
             "title": "NewMessages",

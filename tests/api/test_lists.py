@@ -121,7 +121,9 @@ async def test_a_message_that_went_to_very_many_shows_some_and_counts_all(api: A
     shown = ok(await api.get(f"/v1/messages/{message['messageGid']}"))
 
     assert shown["deliveryCounts"] == {"accepted": 1, "parked": copies} and shown["moreDeliveries"]
-    listed = [each["deliveryGid"] for each in await api.walk("/v1/deliveries", limit=50, message=shown["messageGid"])]
+    listed = [
+        each["deliveryGid"] for each in await api.walk("/v1/deliveries", limit=50, messageGid=shown["messageGid"])
+    ]
     assert len(listed) == copies + 1
     assert [each["deliveryGid"] for each in shown["deliveries"]] == listed[:100]
 
@@ -143,7 +145,7 @@ async def test_deliveries_are_filtered(api: Api) -> None:
 
     living = {delivery["deliveryGid"] for delivery in one["deliveries"]}
     assert await found() == living | {dead}
-    assert await found(channel="a") == await found(type="x") == await found(message=one["messageGid"]) == living
+    assert await found(channel="a") == await found(type="x") == await found(messageGid=one["messageGid"]) == living
     assert await found(endpointGid=endpoint["endpointGid"]) == {dead}
     assert await found(status="dead_lettered") == {dead}
     assert await found(status="accepted") == await found(until=middle) == living

@@ -20,7 +20,7 @@ OPERATIONS = {
     "GET /v1/messages", "GET /v1/messages/{gid}",
     "GET /v1/deliveries", "GET /v1/deliveries/{gid}", "GET /v1/deliveries/{gid}/live",
     "POST /v1/deliveries/{gid}/attempt-now",
-    "GET /v1/dead-letters", "GET /v1/dead-letters/{gid}", "DELETE /v1/dead-letters/{gid}",
+    "GET /v1/dead-letters", "GET /v1/dead-letters/{gid}", "POST /v1/dead-letters/{gid}/discard",
     "POST /v1/dead-letters/{gid}/replay", "POST /v1/dead-letters/replay", "POST /v1/dead-letters/purge",
     "GET /v1/batches/{gid}",
 }  # fmt: skip

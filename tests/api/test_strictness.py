@@ -10,7 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from sqlmodel import SQLModel
 
 from api import patterns, schemas
-from api.api_keys.schemas import ApiKeyIn
+from api.api_keys import schemas as api_key_schemas
 from api.channels import schemas as channel_schemas
 from api.dead_letters.schemas import BulkRequest, Decision
 from api.dependencies import PageRequest, list_tag
@@ -33,7 +33,7 @@ QUERIES = {
 LISTS = [name for name, parameters in QUERIES.items() if any(each["name"] == "cursor" for each in parameters)]
 BODIES = [
     model
-    for module in (channel_schemas, endpoint_schemas, subscription_schemas, api_keys, tenants)
+    for module in (channel_schemas, endpoint_schemas, subscription_schemas, api_key_schemas, tenants)
     for model in vars(module).values()
     if isinstance(model, type) and issubclass(model, BaseModel) and model.__name__.endswith(("In", "Patch", "Settings"))
 ] + [schemas.Policy, schemas.Exponential, SecretRotation, BulkRequest, Decision]

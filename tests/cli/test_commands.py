@@ -251,7 +251,9 @@ async def test_a_bulk_replay_counts_asks_and_follows_the_batch(
     assert re.search(rf"Replay 3 dead letters \(with channel {channel}\) at {live.url}\?.*--yes", unasked.err)
     live.receiver.respond(200, path=path)
     await _indexed(live, channel, 3)
-    batch = await everhook.json("dead-letters", "replay", "--channel", channel, "--dead-letter-reason", "rejected", "--yes")
+    batch = await everhook.json(
+        "dead-letters", "replay", "--channel", channel, "--dead-letter-reason", "rejected", "--yes"
+    )
     assert (batch["state"], batch["total"], batch["failed"]) == ("completed", 3, 0)
     again = await everhook.json("dead-letters", "batch", batch["batchGid"])
     assert again["state"] == "completed"
