@@ -1,4 +1,4 @@
-"""What routes are handed: annotated types, resolved by FastAPI."""
+"""What routes are given: annotated types, which FastAPI resolves."""
 
 import hashlib
 import hmac
@@ -16,24 +16,30 @@ from api.callers import Access, Caller, client_address
 from api.health.readiness import ReadinessCheck
 from api.problems import Problem, invalid
 from api.query import check_query
+from everhook.channels.service import ChannelService
 from everhook.circuit.client import EndpointEntities
 from everhook.dead_letters.service import DeadLetterService
 from everhook.delivery.dispatcher import Dispatcher
 from everhook.delivery.inputs_store import InputDefaults
 from everhook.delivery.service import DeliveryService
 from everhook.egress import EgressClient
-from everhook.endpoints.quotas_store import Quotas
+from everhook.endpoints.service import EndpointService
+from everhook.endpoints.subscriptions import SubscriptionService
 from everhook.health.overview_store import HealthBoard
+from everhook.health.service import HealthService
 from everhook.publishing.backlog import Backlog
 from everhook.publishing.service import MessageService
 from everhook.publishing.store import Acceptor
 from everhook.receipts.service import ReceiptService
 from everhook.settings import Settings
 from everhook.storage.engine import Database
+from everhook.storage.idempotency import ResponseStore
 from everhook.storage.keyring import KeyRing
 from everhook.storage.tenant_scope import TenantScope
 from everhook.tenants.api_keys import ApiKeyService
 from everhook.tenants.audit import AuditService
+from everhook.tenants.service import TenantService
+from everhook.tenants.sessions import SessionService
 
 DEFAULT_PAGE, MAX_PAGE = 50, 500
 
@@ -43,8 +49,8 @@ _KEY = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 @dataclass(frozen=True)
 class Services:
-    """All that the API stands on; built once, in the lifespan. Routes read and write through `Store`, which is bound
-    to their caller, and not through `database`."""
+    """The parts of the API, built once, in the lifespan. Routes call the use cases with a `Store`, which is bound to
+    their caller's tenant; they do not touch `database`."""
 
     settings: Settings
     database: Database
@@ -64,17 +70,27 @@ class Services:
     readiness: ReadinessCheck
     defaults: InputDefaults
     keyring: KeyRing
-    quotas: Quotas
+    endpoints: EndpointService
+    subscriptions: SubscriptionService
+    channels: ChannelService
+    tenants: TenantService
+    health: HealthService
+    sessions: SessionService
+    responses: ResponseStore
+
+    def scope_of(self, tenant_gid: str | None) -> TenantScope:
+        """The database as a tenant may see it; None: all of it."""
+        return TenantScope(self.database, tenant_gid)
 
 
-# Coroutines, all of these: FastAPI would run plain functions in threads, at the price of a switch each.
+# All of these are coroutines: FastAPI would run plain functions in threads, at the cost of a switch each.
 async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 
 
 async def authenticate(request: Request) -> Caller:
-    """The caller who presents a bearer key. Raises 401 without one. Reads nothing of the request's body."""
+    """The caller that a bearer key belongs to. Raises 401 without a valid one. Does not read the request's body."""
     services = await _services(request)
     scheme, _, presented = request.headers.get("authorization", "").partition(" ")
     is_bearer = scheme.lower() == "bearer"
@@ -117,7 +133,7 @@ def address_of(request: Request, settings: Settings) -> str | None:
 async def _store(
     services: Annotated[Services, Depends(_services)], caller: Annotated[Caller, Depends(_caller)]
 ) -> TenantScope:
-    return TenantScope(services.database, caller.tenant_gid)
+    return services.scope_of(caller.tenant_gid)
 
 
 def opened_by(access: Access) -> params.Depends:

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 
 from fastapi import FastAPI
 from temporalio.client import Client
 
-from api import dashboard, problems, reference
+from api import dashboard, openapi, problems, reference
 from api.api_keys import router as api_keys
 from api.audit import router as audit
 from api.callers import ADMINS, OWNED, PUBLISHERS, SHARED
@@ -28,11 +29,15 @@ from api.subscriptions import router as subscriptions
 from api.tenants import router as tenants
 from api.unversioned import UnversionedCalls
 from everhook import __version__
+from everhook.channels.service import ChannelService
 from everhook.dead_letters.service import DeadLetterService
 from everhook.delivery.engine import DeliveryEngine, delivery_engine
 from everhook.delivery.service import DeliveryService
 from everhook.endpoints.quotas_store import Quotas
+from everhook.endpoints.service import EndpointService
+from everhook.endpoints.subscriptions import SubscriptionService
 from everhook.health.overview_store import HealthBoard
+from everhook.health.service import HealthService
 from everhook.observability.tracing import tracing
 from everhook.publishing.backlog import Backlog
 from everhook.publishing.publish_rate import PublishRate
@@ -42,9 +47,12 @@ from everhook.receipts.service import ReceiptService
 from everhook.serving.metrics_server import metrics_served, sdk_metrics_address
 from everhook.settings import Settings
 from everhook.storage.engine import Database
+from everhook.storage.idempotency import ResponseStore
 from everhook.temporal.client import connect
 from everhook.tenants.api_keys import ApiKeyService
 from everhook.tenants.audit import AuditService
+from everhook.tenants.service import TenantService
+from everhook.tenants.sessions import SessionService
 
 DESCRIPTION = """Everhook delivers messages to other people's systems and can prove that it did.
 
@@ -101,6 +109,7 @@ def create_app(
         description=DESCRIPTION,
         lifespan=lifespan,
         responses=problems.DOCUMENTED,
+        generate_unique_id_function=openapi.operation_id,
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
@@ -161,8 +170,8 @@ async def _services(
 
 
 def _services_on(engine: DeliveryEngine) -> Services:
-    settings, database = engine.settings, engine.database
-    acceptor = Acceptor(database, engine.defaults)
+    settings, database, quotas = engine.settings, engine.database, Quotas.from_settings(engine.settings)
+    acceptor, board = Acceptor(database, engine.defaults), HealthBoard(database)
     backlog = Backlog(database, settings.undispatched_limit)
     deliveries = DeliveryService(database, engine.client, engine.defaults)
     messages = MessageService(
@@ -190,9 +199,23 @@ def _services_on(engine: DeliveryEngine) -> Services:
         entities=engine.entities,
         egress=engine.egress,
         backlog=backlog,
-        board=HealthBoard(database),
+        board=board,
         readiness=readiness_check(database, engine.client),
         defaults=engine.defaults,
         keyring=engine.keyring,
-        quotas=Quotas.from_settings(settings),
+        endpoints=EndpointService(
+            egress=engine.egress,
+            keyring=engine.keyring,
+            quotas=quotas,
+            acceptor=acceptor,
+            dispatcher=engine.dispatcher,
+            entities=engine.entities,
+            temporal=engine.client,
+        ),
+        subscriptions=SubscriptionService(quotas),
+        channels=ChannelService(),
+        tenants=TenantService(engine.client, timedelta(seconds=settings.erasure_settle_seconds)),
+        health=HealthService(board),
+        sessions=SessionService(database),
+        responses=ResponseStore(database, engine.keyring),
     )

@@ -35,10 +35,15 @@ class ApiModel(BaseModel):
 
 
 class ListOf(ApiModel, Generic[Item]):
-    """One page. `nextCursor` is null on the last."""
+    """One page of a list. `nextCursor` is null on the last page."""
 
     data: list[Item]
     next_cursor: str | None
+
+    @classmethod
+    def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
+        """`EndpointList` for a list of `EndpointOut`: generated clients have it as the name of a class."""
+        return "".join(param.__name__.removesuffix("Out") for param in params) + "List"
 
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d.*", re.DOTALL)
@@ -65,7 +70,7 @@ def _aware(moment: datetime) -> datetime:
         raise ValueError("lies outside the years 1 to 9999 in UTC") from error
 
 
-def _free_json(content: dict[str, Any]) -> dict[str, Any]:
+def check_free_json(content: dict[str, Any]) -> dict[str, Any]:
     """Python reads more as JSON than databases keep and other parsers read: NaN, lone surrogates, endless nesting."""
     try:
         size = len(json.dumps(content, ensure_ascii=False, allow_nan=False).encode())
@@ -91,7 +96,7 @@ Name = Annotated[str, StringConstraints(pattern=patterns.NAME)]
 EventType = Annotated[str, StringConstraints(pattern=patterns.EVENT_TYPE)]
 EventPattern = Annotated[str, StringConstraints(pattern=patterns.EVENT_PATTERN)]
 Events = Annotated[list[EventPattern], Field(max_length=MAX_EVENTS)]
-Metadata = Annotated[dict[str, Any], Field(max_length=MAX_METADATA_KEYS), AfterValidator(_free_json)]
+Metadata = Annotated[dict[str, Any], Field(max_length=MAX_METADATA_KEYS), AfterValidator(check_free_json)]
 Gid = Annotated[str, StringConstraints(pattern=patterns.GID)]
 """Any text that may be looked up: one that is no gid is simply not found. PostgreSQL cannot take a NUL."""
 EndpointRef = Annotated[
@@ -138,3 +143,8 @@ class Policy(ApiModel):
     def spec(self) -> dict[str, Any]:
         """As it is stored."""
         return self.model_dump(by_alias=True, exclude_none=True)
+
+
+def spec_of(policy: Policy | None) -> dict[str, Any] | None:
+    """A policy as it is stored. None: that of the channel, or the default."""
+    return policy.spec() if policy is not None else None

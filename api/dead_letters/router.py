@@ -6,12 +6,13 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Query, Response
 from pydantic import Field
 
-from api import render
+from api import problem_types, render
 from api.callers import Caller
 from api.dead_letters.schemas import MAX_VALUES, Batch, BulkOperation, BulkRequest, DeadLetterDetail, Decision
 from api.deliveries.schemas import MAX_ATTEMPTS, Delivery, SignalAccepted
 from api.dependencies import Paging, Principal, Services, ServicesDep, Store
 from api.idempotency import NOT_KEYED, OnceDep
+from api.problems import documents
 from api.query import EndpointGids, Several
 from api.schemas import EventType, Gid, ListOf, Moment, Name
 from everhook.contracts import DeadLetterReason
@@ -66,7 +67,13 @@ async def get_dead_letter(gid: Gid, services: ServicesDep, store: Store) -> Resp
     return render.with_payload(detail, message.payload)
 
 
-@router.post("/dead-letters/replay", status_code=HTTPStatus.ACCEPTED)
+@router.post(
+    "/dead-letters/replay",
+    status_code=HTTPStatus.ACCEPTED,
+    responses=documents(
+        problem_types.ENDPOINT_DELETED, problem_types.BULK_OPERATION_RUNNING, problem_types.TEMPORAL_BUSY
+    ),
+)
 async def replay_dead_letters(
     body: BulkRequest, services: ServicesDep, store: Store, caller: Principal, once: OnceDep = NOT_KEYED
 ) -> BulkOperation:
@@ -77,7 +84,11 @@ async def replay_dead_letters(
     return await once.keep_asked(store, response, HTTPStatus.ACCEPTED, caller.tenant_gid)
 
 
-@router.post("/dead-letters/purge", status_code=HTTPStatus.ACCEPTED)
+@router.post(
+    "/dead-letters/purge",
+    status_code=HTTPStatus.ACCEPTED,
+    responses=documents(problem_types.BULK_OPERATION_RUNNING, problem_types.TEMPORAL_BUSY),
+)
 async def purge_dead_letters(
     body: BulkRequest, services: ServicesDep, store: Store, caller: Principal, once: OnceDep = NOT_KEYED
 ) -> BulkOperation:
@@ -87,7 +98,16 @@ async def purge_dead_letters(
     return await once.keep_asked(store, response, HTTPStatus.ACCEPTED, caller.tenant_gid)
 
 
-@router.post("/dead-letters/{gid}/replay", status_code=HTTPStatus.ACCEPTED)
+@router.post(
+    "/dead-letters/{gid}/replay",
+    status_code=HTTPStatus.ACCEPTED,
+    responses=documents(
+        problem_types.NOT_A_DEAD_LETTER,
+        problem_types.PAYLOAD_ERASED,
+        problem_types.ENDPOINT_DELETED,
+        problem_types.TEMPORAL_BUSY,
+    ),
+)
 async def replay_dead_letter(
     gid: Gid,
     services: ServicesDep,
@@ -104,7 +124,11 @@ async def replay_dead_letter(
     return await once.keep_asked(store, response, HTTPStatus.ACCEPTED, row.tenant_gid)
 
 
-@router.post("/dead-letters/{gid}/discard", status_code=HTTPStatus.ACCEPTED)
+@router.post(
+    "/dead-letters/{gid}/discard",
+    status_code=HTTPStatus.ACCEPTED,
+    responses=documents(problem_types.NOT_A_DEAD_LETTER, problem_types.TEMPORAL_BUSY),
+)
 async def discard_dead_letter(
     gid: Gid,
     services: ServicesDep,

@@ -4,6 +4,7 @@ from http import HTTPStatus
 
 from fastapi import APIRouter, Response
 
+from api import problem_types
 from api.deliveries.schemas import (
     MAX_ATTEMPTS,
     Attempt,
@@ -14,6 +15,7 @@ from api.deliveries.schemas import (
     attempts,
 )
 from api.dependencies import Paging, Principal, ServicesDep, Store
+from api.problems import documents
 from api.query import EndpointGids, MessageGids, Several
 from api.schemas import EventType, Gid, ListOf, Moment, Name
 from everhook.contracts import DeliveryStatus
@@ -97,7 +99,11 @@ async def get_live_delivery(gid: Gid, services: ServicesDep, store: Store) -> Li
     return LiveDelivery.model_validate(await services.deliveries.live(store, gid))
 
 
-@router.post("/{gid}/attempt-now", status_code=HTTPStatus.ACCEPTED)
+@router.post(
+    "/{gid}/attempt-now",
+    status_code=HTTPStatus.ACCEPTED,
+    responses=documents(problem_types.NO_ATTEMPT_DUE, problem_types.TEMPORAL_BUSY),
+)
 async def attempt_delivery_now(gid: Gid, services: ServicesDep, store: Store, caller: Principal) -> SignalAccepted:
     """Make the next attempt now instead of at its time. The circuit still rules. During an attempt this changes
     nothing."""

@@ -3,25 +3,19 @@
 `payload` stays the very bytes that came: msgspec hands out a member raw, while a pydantic model would write it anew.
 """
 
-import hashlib
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TypeVar
 
 import msgspec
-import orjson
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from api.problems import Problem, invalid, malformed
-from everhook.delivery.body_formats import timestamp
-from everhook.ids import Kind, new_gid
 from everhook.publishing.json_faults import why_not_json
 from everhook.publishing.service import NewMessage
-from everhook.publishing.store import Publication
 
-TEST = "everhook.test"
 MAX_BATCH = 500
 MAX_BATCH_BYTES = 16 * 1024 * 1024
 ENVELOPE_ALLOWANCE = 16 * 1024
@@ -51,22 +45,6 @@ class BatchBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True, froz
 
 _decode_one = msgspec.json.Decoder(PublishBody)
 _decode_batch = msgspec.json.Decoder(BatchBody)
-
-
-def test_message() -> Publication:
-    """What an endpoint is tried out with. Its channel is one that nobody can publish to."""
-    moment = datetime.now(UTC)
-    content = {"event": TEST, "sentAt": timestamp(moment), "note": "A test message from Everhook. Answer with 2xx."}
-    payload = orjson.dumps(content)
-    return Publication(
-        message_gid=new_gid(Kind.MESSAGE),
-        channel=TEST,
-        event_type=TEST,
-        payload=payload,
-        content=content,
-        body_sha256=hashlib.sha256(payload).hexdigest(),
-        published_at=moment,
-    )
 
 
 async def read_one(request: Request) -> PublishBody:

@@ -6,12 +6,12 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from api import render
+from api import problem_types, render
 from api.dependencies import Paging, Principal, ServicesDep, Store
 from api.idempotency import IdempotencyKey, check_key, refuse_second
 from api.messages import publishing
 from api.messages.schemas import PUBLISHED_EXAMPLE, Message, MessageDetail, PublishedMessage, PublishedMessages
-from api.problems import from_domain
+from api.problems import documents, from_domain
 from api.query import Several
 from api.schemas import ApiModel, EventType, Gid, ListOf, Moment, Name
 from everhook.delivery.body_formats import timestamp
@@ -51,16 +51,24 @@ def _body(schema: dict[str, Any], example: Any) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}}
 
 
-def _committed(model: type[ApiModel], example: Any) -> dict[int | str, dict[str, Any]]:
-    """The documentation of a response that is written raw."""
+def _responses(model: type[ApiModel], example: Any) -> dict[int | str, dict[str, Any]]:
+    """The documentation of a response that is written raw, and of the problems that publishing can have."""
     content = {"application/json": {"example": example}}
-    return {HTTPStatus.ACCEPTED.value: {"model": model, "description": "Committed", "content": content}}
+    return {
+        HTTPStatus.ACCEPTED.value: {"model": model, "description": "Committed", "content": content},
+        **documents(
+            problem_types.RESERVED_CHANNEL,
+            problem_types.PAYLOAD_TOO_LARGE,
+            problem_types.RATE_LIMITED,
+            problem_types.BACKLOG_FULL,
+        ),
+    }
 
 
 @publishing_router.post(
     "/channels/{name}/messages",
     status_code=HTTPStatus.ACCEPTED,
-    responses=_committed(PublishedMessage, PUBLISHED_EXAMPLE),
+    responses=_responses(PublishedMessage, PUBLISHED_EXAMPLE),
     openapi_extra=_body(_MESSAGE_SCHEMA, _EXAMPLE),
 )
 async def publish_message(
@@ -87,7 +95,7 @@ async def publish_message(
 @publishing_router.post(
     "/channels/{name}/messages/batch",
     status_code=HTTPStatus.ACCEPTED,
-    responses=_committed(PublishedMessages, {"data": [PUBLISHED_EXAMPLE]}),
+    responses=_responses(PublishedMessages, {"data": [PUBLISHED_EXAMPLE]}),
     openapi_extra=_body(
         {
             "title": "NewMessages",

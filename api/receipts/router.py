@@ -5,7 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 
+from api import problem_types
 from api.dependencies import Paging, ServicesDep, Store
+from api.problems import documents
 from api.receipts.schemas import Checkpoint, ConsistencyBundle, JsonWebKeySet, Receipt, ReceiptBundle
 from api.schemas import Gid, ListOf, Name
 from everhook.receipts.service import MAX_SIZE
@@ -75,12 +77,14 @@ async def get_receipt(gid: Gid, services: ServicesDep, store: Store) -> Receipt:
 @router.get(
     "/receipts/{gid}/bundle",
     response_model_exclude_none=True,
-    responses={503: {"description": "Not under a checkpoint yet: `Retry-After` says when it will be."}},
+    responses=documents(problem_types.UNAVAILABLE),
 )
 async def get_receipt_bundle(
     gid: Gid, services: ServicesDep, store: Store, since: Annotated[Size | None, Query()] = None
 ) -> ReceiptBundle:
     """One file with all that it takes to check a receipt offline: `everhook receipts verify`.
+
+    `503` while the receipt is not under a checkpoint yet: `Retry-After` says when it will be.
 
     With `since`, it also shows that the log was only added to since your checkpoint of that size.
     """

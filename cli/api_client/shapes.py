@@ -157,7 +157,7 @@ class AttemptStats(TypedDict):
 class ScoreComponent(TypedDict):
     points: float
     outOf: float
-    why: str
+    reason: str
 
 
 class RecurringError(TypedDict):

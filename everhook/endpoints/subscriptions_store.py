@@ -14,7 +14,7 @@ from everhook.storage.tables import Subscription
 
 
 async def create(session: AsyncSession, subscription: Subscription, quotas: Quotas | None = None) -> None:
-    """Raises QuotaExceeded, where there are quotas."""
+    """Raises QuotaExceeded and InvalidField, where there are quotas."""
     await _weigh(session, subscription, quotas)
     session.add(subscription)
     await session.flush()
@@ -42,7 +42,7 @@ async def page(
 async def change(
     session: AsyncSession, subscription: Subscription, changes: dict[str, Any], quotas: Quotas | None = None
 ) -> None:
-    """Raises QuotaExceeded, where there are quotas."""
+    """Raises QuotaExceeded and InvalidField, where there are quotas."""
     for name, value in changes.items():
         setattr(subscription, name, value)
     if not changes.keys().isdisjoint(("events", "filter")):

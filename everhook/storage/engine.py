@@ -15,13 +15,16 @@ from urllib.parse import quote
 
 from asyncpg import PostgresError as AsyncpgError
 from sqlalchemy import URL, ExceptionContext, event, make_url, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 Session: TypeAlias = AsyncSession
 """For what passes sessions on and writes no SQL: use cases and routes."""
+
+DatabaseError = SQLAlchemyError
+"""For what handles every error of the database alike."""
 
 SQLITE_READERS = 4
 STATEMENT_TIMEOUT_MS = 10_000

@@ -11,6 +11,9 @@ ENDPOINTS = {
 }
 
 
+LISTS = ["/v1/deliveries", "/v1/dead-letters", "/v1/subscriptions"]
+
+
 @pytest.fixture
 async def gids(api: Api) -> JSON:
     """By URL; each with one delivery, which is a dead letter, and one subscription."""
@@ -28,9 +31,6 @@ async def gids(api: Api) -> JSON:
     return found
 
 
-LISTS = {"/v1/deliveries": "endpointGid", "/v1/dead-letters": "endpointGid", "/v1/subscriptions": "endpoint"}
-
-
 @pytest.mark.parametrize("path", LISTS)
 @pytest.mark.parametrize(
     ("wanted", "url"),
@@ -44,14 +44,14 @@ LISTS = {"/v1/deliveries": "endpointGid", "/v1/dead-letters": "endpointGid", "/v
     ],
 )
 async def test_a_url_or_a_name_selects_as_a_gid_does(api: Api, gids: JSON, path: str, wanted: str, url: str) -> None:
-    (found,) = ok(await api.get(path, **{LISTS[path]: wanted}))["data"]
+    (found,) = ok(await api.get(path, endpointGid=wanted))["data"]
     assert found["endpointGid"] == gids[url]
-    assert ok(await api.get(path, **{LISTS[path]: gids[url]}))["data"] == [found]
+    assert ok(await api.get(path, endpointGid=gids[url]))["data"] == [found]
 
 
 @pytest.mark.parametrize("path", LISTS)
 async def test_what_several_endpoints_have_names_them(api: Api, gids: JSON, path: str) -> None:
-    problem = assert_problem(await api.get(path, **{LISTS[path]: "acme"}), 422, LISTS[path])
+    problem = assert_problem(await api.get(path, endpointGid="acme"), 422, "endpointGid")
     for url in list(ENDPOINTS)[:2]:
         assert gids[url] in problem["errors"][0]["message"]
 
@@ -59,7 +59,7 @@ async def test_what_several_endpoints_have_names_them(api: Api, gids: JSON, path
 @pytest.mark.parametrize("path", LISTS)
 async def test_what_no_endpoint_has_is_refused(api: Api, gids: JSON, path: str) -> None:
     for wanted in ("nobody", "%", "_"):
-        assert_problem(await api.get(path, **{LISTS[path]: wanted}), 422, LISTS[path])
+        assert_problem(await api.get(path, endpointGid=wanted), 422, "endpointGid")
 
 
 async def test_a_tenant_finds_its_own_endpoints_alone(api: Api, gids: JSON) -> None:

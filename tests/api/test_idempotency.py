@@ -38,8 +38,13 @@ CREATIONS = [
 NOT_CREATING = {
     "POST /v1/channels/{name}/messages": "has a key that holds for longer",
     "POST /v1/channels/{name}/messages/batch": "has a key that holds for longer",
-    "POST /v1/endpoints/{gid}/{command}": "twice is as good as once",
-    "POST /v1/endpoints/{gid}/circuit/{command}": "twice is as good as once",
+    **dict.fromkeys(
+        (
+            f"POST /v1/endpoints/{{gid}}/{command}"
+            for command in ("pause", "resume", "enable", "disable", "circuit/trip", "circuit/reset")
+        ),
+        "twice is as good as once",
+    ),
     "POST /v1/deliveries/{gid}/attempt-now": "twice is as good as once",
     "POST /v1/tenants/{gid}/portal-link": "a link works once and for minutes: another harms nobody",
 }

@@ -166,7 +166,7 @@ async def test_commands_with_temporal_stopped_are_503_and_change_nothing(api: Ap
 
     problem = assert_problem(response, 503)
     assert int(response.headers["retry-after"]) > 0
-    assert problem["detail"].startswith("Temporal does not answer")
+    assert problem["detail"].startswith("Temporal does not respond")
     assert [await api.rows(f"SELECT * FROM {table}") for table in ("delivery", "circuit")] == before
 
 

@@ -697,7 +697,7 @@ async def test_what_needs_temporal_says_so_and_leads_back_to_its_page(pages: Pag
         headers={"referer": f"http://everhook.test/endpoints/{gid}?window=24h"},
     )
     assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
-    assert "Temporal does not answer" in answer.text
+    assert "Temporal does not respond" in answer.text
     assert f'href="/endpoints/{gid}?window=24h"' in answer.text
     assert f'href="/endpoints/{gid}/pause"' not in answer.text
     assert f'name="back" value="/endpoints/{gid}?window=24h"' in answer.text
@@ -724,7 +724,7 @@ async def test_with_the_database_away_pages_say_so(pages: Pages) -> None:
     for path in ("/", "/deliveries"):
         answer = await pages.get(path)
         assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
-        assert "database does not answer" in answer.text and "Try again" in answer.text
+        assert "database does not respond" in answer.text and "Try again" in answer.text
 
 
 async def test_a_fault_of_ours_is_a_page_with_the_time_to_look_for_in_the_log(
