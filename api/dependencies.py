@@ -14,26 +14,30 @@ from temporalio.client import Client
 from api import problem_types
 from api.callers import Access, Caller, client_address
 from api.health.readiness import ReadinessCheck
-from api.messages.backlog import Backlog
-from api.messages.publish_rate import PublishRate
 from api.problems import Problem, invalid
 from api.query import check_query
 from everhook.channels.service import ChannelService
 from everhook.circuit.client import EndpointEntities
+from everhook.dead_letters.service import DeadLetterService
 from everhook.delivery.dispatcher import Dispatcher
 from everhook.delivery.inputs_store import InputDefaults
+from everhook.delivery.service import DeliveryService
 from everhook.egress import EgressClient
 from everhook.endpoints.service import EndpointService
 from everhook.endpoints.subscriptions import SubscriptionService
 from everhook.health.overview_store import HealthBoard
 from everhook.health.service import HealthService
+from everhook.publishing.backlog import Backlog
+from everhook.publishing.service import MessageService
 from everhook.publishing.store import Acceptor
+from everhook.receipts.service import ReceiptService
 from everhook.settings import Settings
 from everhook.storage.engine import Database
 from everhook.storage.idempotency import ResponseStore
 from everhook.storage.keyring import KeyRing
 from everhook.storage.tenant_scope import TenantScope
-from everhook.tenants.api_keys_store import ApiKeys
+from everhook.tenants.api_keys import ApiKeyService
+from everhook.tenants.audit import AuditService
 from everhook.tenants.service import TenantService
 from everhook.tenants.sessions import SessionService
 
@@ -50,14 +54,18 @@ class Services:
 
     settings: Settings
     database: Database
-    api_keys: ApiKeys
+    api_keys: ApiKeyService
+    messages: MessageService
+    deliveries: DeliveryService
+    dead_letters: DeadLetterService
+    receipts: ReceiptService
+    audit: AuditService
     temporal: Client
     acceptor: Acceptor
     dispatcher: Dispatcher
     entities: EndpointEntities
     egress: EgressClient
     backlog: Backlog
-    publish_rate: PublishRate
     board: HealthBoard
     readiness: ReadinessCheck
     defaults: InputDefaults

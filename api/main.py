@@ -23,8 +23,6 @@ from api.health.readiness import readiness_check
 from api.idempotency import AnsweredBefore, answer_again
 from api.messages import publishing
 from api.messages import router as messages
-from api.messages.backlog import Backlog
-from api.messages.publish_rate import PublishRate
 from api.middleware import Authentication, BodyLimit, Route, Uncached
 from api.receipts import router as receipts
 from api.subscriptions import router as subscriptions
@@ -32,20 +30,27 @@ from api.tenants import router as tenants
 from api.unversioned import UnversionedCalls
 from everhook import __version__
 from everhook.channels.service import ChannelService
+from everhook.dead_letters.service import DeadLetterService
 from everhook.delivery.engine import DeliveryEngine, delivery_engine
+from everhook.delivery.service import DeliveryService
 from everhook.endpoints.quotas_store import Quotas
 from everhook.endpoints.service import EndpointService
 from everhook.endpoints.subscriptions import SubscriptionService
 from everhook.health.overview_store import HealthBoard
 from everhook.health.service import HealthService
 from everhook.observability.tracing import tracing
+from everhook.publishing.backlog import Backlog
+from everhook.publishing.publish_rate import PublishRate
+from everhook.publishing.service import MessageService
 from everhook.publishing.store import Acceptor
+from everhook.receipts.service import ReceiptService
 from everhook.serving.metrics_server import metrics_served, sdk_metrics_address
 from everhook.settings import Settings
 from everhook.storage.engine import Database
 from everhook.storage.idempotency import ResponseStore
 from everhook.temporal.client import connect
-from everhook.tenants.api_keys_store import ApiKeys
+from everhook.tenants.api_keys import ApiKeyService
+from everhook.tenants.audit import AuditService
 from everhook.tenants.service import TenantService
 from everhook.tenants.sessions import SessionService
 
@@ -128,8 +133,8 @@ def create_app(
 def body_limits(settings: Settings) -> dict[Route, int]:
     """The routes whose bodies may be longer than others, or that take one from strangers; in bytes."""
     return {
-        messages.publish: settings.max_payload_bytes + publishing.ENVELOPE_ALLOWANCE,
-        messages.publish_batch: publishing.MAX_BATCH_BYTES,
+        messages.publish_message: settings.max_payload_bytes + publishing.ENVELOPE_ALLOWANCE,
+        messages.publish_messages: publishing.MAX_BATCH_BYTES,
         **dict.fromkeys(dashboard.FORMS_OF_STRANGERS, dashboard.MAX_FORM_OF_STRANGERS),
     }
 
@@ -167,17 +172,33 @@ async def _services(
 def _services_on(engine: DeliveryEngine) -> Services:
     settings, database, quotas = engine.settings, engine.database, Quotas.from_settings(engine.settings)
     acceptor, board = Acceptor(database, engine.defaults), HealthBoard(database)
+    backlog = Backlog(database, settings.undispatched_limit)
+    deliveries = DeliveryService(database, engine.client, engine.defaults)
+    messages = MessageService(
+        database,
+        engine.client,
+        acceptor,
+        engine.dispatcher,
+        engine.defaults,
+        backlog,
+        PublishRate(settings.publish_rate),
+        max_payload_bytes=settings.max_payload_bytes,
+    )
     return Services(
         settings=settings,
         database=database,
-        api_keys=ApiKeys(database),
+        api_keys=ApiKeyService(database),
+        messages=messages,
+        deliveries=deliveries,
+        dead_letters=DeadLetterService(engine.client, deliveries),
+        receipts=ReceiptService(database, engine.keyring, seal_every_s=settings.seal_receipts_every_seconds),
+        audit=AuditService(),
         temporal=engine.client,
         acceptor=acceptor,
         dispatcher=engine.dispatcher,
         entities=engine.entities,
         egress=engine.egress,
-        backlog=Backlog(database, settings.undispatched_limit),
-        publish_rate=PublishRate(settings.publish_rate),
+        backlog=backlog,
         board=board,
         readiness=readiness_check(database, engine.client),
         defaults=engine.defaults,

@@ -230,7 +230,10 @@ BY_SLUG: Mapping[str, ProblemType] = {kind.slug: kind for kind in ALL}
 
 OF_ERRORS: Mapping[type[errors.DomainError], ProblemType] = {
     errors.InvalidField: INVALID_REQUEST,
+    errors.MalformedPayload: MALFORMED_REQUEST,
+    errors.PayloadTooLarge: PAYLOAD_TOO_LARGE,
     errors.NotFound: NOT_FOUND,
+    errors.BodyUnavailable: NOT_FOUND,
     errors.Forbidden: FORBIDDEN,
     errors.ReservedChannel: RESERVED_CHANNEL,
     errors.Conflict: CONFLICT,
@@ -245,9 +248,12 @@ OF_ERRORS: Mapping[type[errors.DomainError], ProblemType] = {
     errors.NotADeadLetter: NOT_A_DEAD_LETTER,
     errors.NoAttemptDue: NO_ATTEMPT_DUE,
     errors.PayloadErased: PAYLOAD_ERASED,
+    errors.LogDamaged: INTERNAL_ERROR,
     errors.BulkOperationRunning: BULK_OPERATION_RUNNING,
+    errors.RateLimited: RATE_LIMITED,
     errors.BacklogFull: BACKLOG_FULL,
     errors.Unavailable: UNAVAILABLE,
+    errors.NotSealed: UNAVAILABLE,
 }
 """The problem that each domain error is to an HTTP caller. A test checks that no error is missing."""
 

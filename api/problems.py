@@ -21,9 +21,9 @@ from temporalio.client import RPCTimeoutOrCancelledError
 from temporalio.service import RPCError, RPCStatusCode
 
 from api import patterns, problem_types
-from api.json_faults import why_not_json
 from api.problem_types import ProblemType
 from everhook.errors import DomainError, InvalidField, TryLater
+from everhook.publishing.json_faults import why_not_json
 from everhook.storage.engine import DatabaseError, is_unavailable, reason
 from everhook.temporal.client import NotConnected
 

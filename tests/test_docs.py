@@ -165,7 +165,13 @@ def test_dead_letter_filters_are_all_named() -> None:
     line = next(
         line for line in _text(ROOT / "docs/api.md").splitlines() if line.startswith("| `GET /v1/dead-letters` ")
     )
-    names = {"tenant_gid": "tenant", "endpoint_gid": "endpoint", "event_type": "type", "status_code": "statusCode"}
+    names = {
+        "tenant_gid": "tenant",
+        "endpoint_gid": "endpointGid",
+        "event_type": "type",
+        "reason": "deadLetterReason",
+        "status_code": "lastStatusCode",
+    }
     fields = set(DeadLetterFilter.__dataclass_fields__) - {"of_deleted"}
     assert {names.get(name, name) for name in fields} == set(_INLINE.findall(line)[1:])
 

@@ -54,33 +54,6 @@ EFFECTS = {*SQL, "temporalio", "asyncio", "httpx", "h11", "uvicorn", "structlog"
 FORBIDDEN_TEXTS = ("pypi" + ".org", "python" + "hosted.org", "/wo" + "rk/", "/ro" + "ot/")
 
 
-NOT_YET_WITHOUT_ROUTERS = {
-    "api/dashboard/dead_letters.py",
-    "api/dashboard/deliveries.py",
-    "api/dashboard/keys.py",
-    "api/dashboard/receipts.py",
-    "api/dead_letters/router.py",
-    "api/receipts/router.py",
-}
-NOT_YET_WITHOUT_SQL = {
-    "api/api_keys/router.py",
-    "api/dashboard/dead_letters.py",
-    "api/dashboard/deliveries.py",
-    "api/dashboard/filters.py",
-    "api/dashboard/messages.py",
-    "api/dead_letters/router.py",
-    "api/deliveries/router.py",
-    "api/endpoints/choice.py",
-    "api/receipts/router.py",
-}
-NOT_YET_WITHOUT_DATABASE = {
-    "api/dead_letters/router.py",
-    "api/deliveries/router.py",
-    "api/messages/router.py",
-    "api/receipts/router.py",
-}
-
-
 @dataclass(frozen=True)
 class Import:
     """One imported module. `in_function` and `passed_through` (`imports_passed_through`) say where the import is."""
@@ -216,12 +189,12 @@ def _is_router(module: str) -> bool:
 def test_nothing_but_the_application_imports_a_router() -> None:
     """What a route does, others call as a use case."""
     wrong = {f.file for f in imports() if _is_router(f.module) and f.file != "api/main.py"}
-    assert wrong == NOT_YET_WITHOUT_ROUTERS
+    assert wrong == set()
 
 
 def test_the_api_holds_no_sql() -> None:
     wrong = {f.file for f in imports() if package_of(f.file) == "api" and f.top in SQL}
-    assert wrong == NOT_YET_WITHOUT_SQL
+    assert wrong == set()
 
 
 def test_no_route_holds_the_unscoped_database() -> None:
@@ -232,7 +205,7 @@ def test_no_route_holds_the_unscoped_database() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if package_of(name_of(path)) == "api" and isinstance(node, ast.Attribute) and node.attr == "database"
     }
-    assert wrong - {"api/main.py", "api/dependencies.py"} == NOT_YET_WITHOUT_DATABASE
+    assert wrong - {"api/main.py", "api/dependencies.py"} == set()
 
 
 def test_the_modules_of_the_api_form_no_circle() -> None:

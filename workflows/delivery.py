@@ -77,13 +77,13 @@ class DeliveryWorkflow:
             await self._open_next_round(self._replay)
         return DeliveryResult(self._status, self._input.round, self._number)
 
-    @workflow.signal(description="Begin a new round of attempts of a dead letter; optional input {who, why}")
+    @workflow.signal(description="Begin a new round of attempts of a dead letter; optional input {actor, reason}")
     def replay(self, note: OperatorAction = OperatorAction()) -> None:
         """Counts once the round is over; a replay of a delivery that is still under way is nothing new."""
         if self._reason is not None:
             self._replay = note
 
-    @workflow.signal(description="Give the delivery up for good; optional input {who, why}")
+    @workflow.signal(description="Give the delivery up for good; optional input {actor, reason}")
     def discard(self, note: OperatorAction = OperatorAction()) -> None:
         self._discard = note
 
@@ -263,7 +263,7 @@ class DeliveryWorkflow:
             lambda: self._replay is not None or self._discard is not None, retention, "kept for an operator"
         )
         if not decided:
-            self._discard = OperatorAction(who="retention", why=f"untouched for {retention.days} days")
+            self._discard = OperatorAction("retention", f"untouched for {retention.days} days")
 
     async def _end_discarded(self, note: OperatorAction) -> None:
         await workflow.execute_activity_method(
@@ -271,11 +271,11 @@ class DeliveryWorkflow:
             DiscardInput(self._input.delivery_gid, note),
             start_to_close_timeout=RECORD_TIMEOUT,
             retry_policy=RETRY_FOREVER,
-            summary=f"discarded by {note.who}",
+            summary=f"discarded by {note.by}",
         )
         self._status, self._waiting_for = DeliveryStatus.DISCARDED, "nothing"
         workflow.upsert_search_attributes([sa.DELIVERY_STATUS.value_set(DeliveryStatus.DISCARDED)])
-        workflow.set_current_details(f"Discarded by {note.who}. {note.why}")
+        workflow.set_current_details(f"Discarded by {note.by}. {note.because}")
 
     async def _open_next_round(self, note: OperatorAction) -> None:
         input = await workflow.execute_activity_method(
@@ -283,7 +283,7 @@ class DeliveryWorkflow:
             RoundInput(self._input.delivery_gid, self._input.round, note),
             start_to_close_timeout=RECORD_TIMEOUT,
             retry_policy=RETRY_FOREVER,
-            summary=f"replayed by {note.who}",
+            summary=f"replayed by {note.by}",
         )
         workflow.upsert_search_attributes(
             [
