@@ -15,9 +15,9 @@ STDIN = Path("-")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Limit = Annotated[int, typer.Option(min=1, help="How many at most.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Tenant = Annotated[str | None, typer.Option(help="A tenant, by name or gid.")]
+Tenant = Annotated[str | None, typer.Option(help="A tenant, by name.")]
 _AGAIN = "; may be given again, for any of several."
-Tenants = Annotated[list[str] | None, typer.Option("--tenant", help=f"A tenant, by name or gid{_AGAIN}")]
+Tenants = Annotated[list[str] | None, typer.Option("--tenant", help=f"A tenant, by name{_AGAIN}")]
 ChannelNames = Annotated[list[str] | None, typer.Option("--channel", help=f"A channel, by name{_AGAIN}")]
 EndpointRefs = Annotated[
     list[str] | None,
@@ -33,7 +33,7 @@ Events = Annotated[
 ]
 Since = Annotated[str | None, typer.Option(help="From this moment on, such as 2026-01-31T12:00:00Z.")]
 Until = Annotated[str | None, typer.Option(help="Before this moment.")]
-Why = Annotated[str, typer.Option(help="Why; it goes on record.")]
+Reason = Annotated[str, typer.Option(help="The reason for it; recorded.")]
 
 
 @dataclass(frozen=True)

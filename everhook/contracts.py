@@ -258,13 +258,24 @@ class DeadLetterInput:
 
 @dataclass(frozen=True)
 class OperatorAction:
-    """Who requested a replay or a discard, and why; the argument of these signals.
+    """Who asked for a replay or a discard, and the reason; the argument of those signals. Read `by` and `because`.
 
     Every field has a default so that `temporal workflow signal --name replay` works without an input.
     """
 
-    who: str = "temporal"
+    actor: str = ""
+    reason: str = ""
+    # In inputs that earlier versions recorded:
+    who: str = ""
     why: str = ""
+
+    @property
+    def by(self) -> str:
+        return self.actor or self.who or "temporal"
+
+    @property
+    def because(self) -> str:
+        return self.reason or self.why
 
 
 @dataclass(frozen=True)

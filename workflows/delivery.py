@@ -77,13 +77,13 @@ class DeliveryWorkflow:
             await self._open_next_round(self._replay)
         return DeliveryResult(self._status, self._input.round, self._number)
 
-    @workflow.signal(description="Begin a new round of attempts of a dead letter; optional input {who, why}")
+    @workflow.signal(description="Begin a new round of attempts of a dead letter; optional input {actor, reason}")
     def replay(self, action: OperatorAction = OperatorAction()) -> None:
         """Takes effect once the round is over. A replay of a delivery that is still in progress is ignored."""
         if self._reason is not None:
             self._replay = action
 
-    @workflow.signal(description="Give the delivery up for good; optional input {who, why}")
+    @workflow.signal(description="Give the delivery up for good; optional input {actor, reason}")
     def discard(self, action: OperatorAction = OperatorAction()) -> None:
         self._discard = action
 
@@ -266,7 +266,7 @@ class DeliveryWorkflow:
             lambda: self._replay is not None or self._discard is not None, retention, "waiting for an operator"
         )
         if not decided:
-            self._discard = OperatorAction(who="retention", why=f"untouched for {retention.days} days")
+            self._discard = OperatorAction("retention", f"untouched for {retention.days} days")
 
     async def _end_discarded(self, action: OperatorAction) -> None:
         await workflow.execute_activity_method(
@@ -274,11 +274,11 @@ class DeliveryWorkflow:
             DiscardInput(self._input.delivery_gid, action),
             start_to_close_timeout=RECORD_TIMEOUT,
             retry_policy=RETRY_FOREVER,
-            summary=f"discarded by {action.who}",
+            summary=f"discarded by {action.by}",
         )
         self._status, self._waiting_for = DeliveryStatus.DISCARDED, "nothing"
         workflow.upsert_search_attributes([sa.DELIVERY_STATUS.value_set(DeliveryStatus.DISCARDED)])
-        workflow.set_current_details(f"Discarded by {action.who}. {action.why}")
+        workflow.set_current_details(f"Discarded by {action.by}. {action.because}")
 
     async def _open_next_round(self, action: OperatorAction) -> None:
         input = await workflow.execute_activity_method(
@@ -286,7 +286,7 @@ class DeliveryWorkflow:
             RoundInput(self._input.delivery_gid, self._input.round, action),
             start_to_close_timeout=RECORD_TIMEOUT,
             retry_policy=RETRY_FOREVER,
-            summary=f"replayed by {action.who}",
+            summary=f"replayed by {action.by}",
         )
         workflow.upsert_search_attributes(
             [

@@ -10,12 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.api_client.client import Api, parsed, path
-from cli.api_client.shapes import Batch, BulkAnswer, DeadLetterDetail, Delivery
+from cli.api_client.shapes import Batch, BulkOperation, DeadLetterDetail, Delivery
 from cli.command import Session, command
 from cli.errors import UsageError
 from cli.following import FAILED, show_delivery
 from cli.formatting import age, last_answer
-from cli.options import DEFAULT_LIMIT, ChannelNames, EndpointRefs, EventTypes, Limit, Since, Tenants, Until, Why, Yes
+from cli.options import DEFAULT_LIMIT, ChannelNames, EndpointRefs, EventTypes, Limit, Reason, Since, Tenants, Until, Yes
 from cli.output import Output, lines, pretty_json
 from everhook.contracts import DeadLetterReason
 
@@ -38,8 +38,8 @@ class Selection:
     channel: ChannelNames = None
     type: EventTypes = None
     tenant: Tenants = None
-    reason: Annotated[
-        list[DeadLetterReason] | None, typer.Option(help="Why they were given up; may be given again.")
+    dead_letter_reason: Annotated[
+        list[DeadLetterReason] | None, typer.Option(help="Why they became dead letters; may be given again.")
     ] = None
     status_code: Annotated[
         list[int] | None, typer.Option(help="The last response, such as 401; may be given again.")
@@ -48,11 +48,14 @@ class Selection:
     until: Until = None
 
     def given(self) -> dict[str, Any]:
-        names = {"status_code": "statusCode"}
-        return {names.get(name, name): value for name, value in vars(self).items() if value}
+        """The parts that are given, as the API names them."""
+        return {_NAMES.get(name, name): value for name, value in vars(self).items() if value}
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {_any_of(value)}" for name, value in self.given().items())
+        return ", ".join(f"{name.replace('_', ' ')} {_any_of(value)}" for name, value in vars(self).items() if value)
+
+
+_NAMES = {"endpoint": "endpointGid", "dead_letter_reason": "deadLetterReason", "status_code": "lastStatusCode"}
 
 
 def _any_of(value: Any) -> str:
@@ -64,7 +67,7 @@ class BulkOptions:
     """How they are decided on."""
 
     everything: Annotated[bool, typer.Option("--all", help="Every dead letter there is.")] = False
-    why: Why = ""
+    reason: Reason = ""
     yes: Yes = False
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the end.")] = False
@@ -90,9 +93,9 @@ def show_dead_letter(
     app,
     "replay",
     examples=[
-        f"dead-letters replay {EXAMPLE} --why 'they fixed their parser'",
+        f"dead-letters replay {EXAMPLE} --reason 'they fixed their parser'",
         "dead-letters replay --status-code 401 --status-code 403 --dry-run",
-        f"dead-letters replay --endpoint {ENDPOINT} --reason endpoint_disabled --why 'they are back'",
+        f"dead-letters replay --endpoint {ENDPOINT} --dead-letter-reason endpoint_disabled --reason 'they are back'",
         "dead-letters replay --channel orders --dry-run",
     ],
 )
@@ -103,15 +106,15 @@ def replay(
     gids: Gids = None,
 ) -> None:
     """Begin a new round of attempts for dead letters. What an endpoint cannot take is parked, not lost."""
-    _decide(session, Decision("replay", "POST", ("replay",)), selection, how, gids)
+    _decide(session, Decision("replay", "replay"), selection, how, gids)
 
 
 @command(
     app,
     "purge",
     examples=[
-        f"dead-letters purge {EXAMPLE} --why 'a test'",
-        f"dead-letters purge --endpoint {ENDPOINT} --reason rejected --yes",
+        f"dead-letters purge {EXAMPLE} --reason 'a test'",
+        f"dead-letters purge --endpoint {ENDPOINT} --dead-letter-reason rejected --yes",
     ],
 )
 def purge(
@@ -121,7 +124,7 @@ def purge(
     gids: Gids = None,
 ) -> None:
     """Give dead letters up for good."""
-    _decide(session, Decision("purge", "DELETE", ()), selection, how, gids)
+    _decide(session, Decision("purge", "discard"), selection, how, gids)
 
 
 @command(app, "batch", examples=["dead-letters batch bat_…"])
@@ -134,11 +137,10 @@ def batch(
 
 @dataclass(frozen=True)
 class Decision:
-    """What is done with dead letters, and the call that does it to one of them."""
+    """What is done with dead letters: the command on all that match, and on one."""
 
     name: str
-    method: str
-    suffix: tuple[str, ...]
+    of_one: str
 
 
 def _decide(
@@ -154,7 +156,7 @@ def _decide(
     if gids:
         _each(session, decision, how, gids)
         return
-    request = {**selection.given(), "why": how.why}
+    request = {**selection.given(), "reason": how.reason}
     counted = _bulk(session.api, decision, {**request, "dryRun": True})
     if how.dry_run or not counted["matched"]:
         session.out.show(counted, lambda answer: f"{answer['matched']:,} dead letters match{_skipped(answer)}")
@@ -183,20 +185,20 @@ def _each(session: Session, decision: Decision, how: BulkOptions, gids: list[str
         session.out.confirm(f"{decision.name.title()} {len(gids):,} of them at {session.target.url}?", yes=how.yes)
     answers = []
     for gid in gids:
-        text = session.api.send(decision.method, path("dead-letters", gid, *decision.suffix), {"why": how.why})
-        session.out.print(f"{gid}: {decision.name} is asked for")
+        text = session.api.send("POST", path("dead-letters", gid, decision.of_one), {"reason": how.reason})
+        session.out.print(f"{gid}: {decision.of_one} requested")
         answers.append(parsed(text))
     if session.out.as_json:
         session.out.json(answers)
 
 
-def _skipped(answer: BulkAnswer) -> str:
-    skipped = answer.get("skipped", 0)  # an older API has none
+def _skipped(operation: BulkOperation) -> str:
+    skipped = operation.get("skipped", 0)  # an older API has none
     return f"; {skipped:,} more are left alone: their endpoint was deleted" if skipped else ""
 
 
-def _bulk(api: Api, decision: Decision, request: dict[str, Any]) -> BulkAnswer:
-    return cast(BulkAnswer, api.post(path("dead-letters", decision.name), request))
+def _bulk(api: Api, decision: Decision, request: dict[str, Any]) -> BulkOperation:
+    return cast(BulkOperation, api.post(path("dead-letters", decision.name), request))
 
 
 def _follow(session: Session, gid: str) -> None:
@@ -235,7 +237,7 @@ def _table(out: Output, letters: list[Delivery]) -> Table | str:
             answer=last_answer(letter),
             type=letter["type"],
             since=age(letter["deadLetteredAt"]),
-            channel=letter["channelName"],
+            channel=letter["channel"],
             endpoint=letter["endpointGid"],
         )
     return rows.table

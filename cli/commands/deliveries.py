@@ -47,7 +47,11 @@ class Selection:
     tenant: Tenants = None
 
     def query(self) -> dict[str, Any]:
-        return vars(self)
+        """The parts, as the API names them."""
+        return {_NAMES.get(name, name): value for name, value in vars(self).items()}
+
+
+_NAMES = {"endpoint": "endpointGid", "message": "messageGid"}
 
 
 @command(
@@ -83,7 +87,9 @@ def show(
 @command(app, "attempt-now", examples=[f"deliveries attempt-now {EXAMPLE}"])
 def attempt_now(session: Session, gid: Gid) -> None:
     """Do not wait for the next attempt's time. The circuit still rules."""
-    session.out.show(session.api.post(path("deliveries", gid, "attempt-now")), lambda _: f"{gid}: it is asked for")
+    session.out.show(
+        session.api.post(path("deliveries", gid, "attempt-now")), lambda _: f"{gid}: an attempt is requested"
+    )
 
 
 @command(

@@ -67,7 +67,7 @@ def _payload(text: str | None, file: Path | None) -> bytes:
 
 
 def _accepted(accepted: Accepted) -> RenderableType:
-    parts = [Text(f"{accepted['messageGid']}  {printable(accepted['type'])} on {printable(accepted['channelName'])}")]
+    parts = [Text(f"{accepted['messageGid']}  {printable(accepted['type'])} on {printable(accepted['channel'])}")]
     if accepted["duplicate"]:
         parts.append(Text("  published before: nothing was sent anew", style="yellow"))
     if not accepted["deliveries"]:

@@ -1,6 +1,6 @@
 """Bulk operations on dead letters: Temporal batch operations over the visibility query that an operator would write.
 
-The server paces them and stores their progress, so no process of Everhook loops over thousands of workflows.
+The server paces them and keeps their progress: no process of Everhook loops over thousands of workflows.
 """
 
 import asyncio
@@ -18,9 +18,11 @@ from temporalio.api.workflowservice.v1 import (
     StartBatchOperationRequest,
 )
 from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
 
 from everhook.contracts import DELIVERY_WORKFLOW, DeliveryStatus, OperatorAction
 from everhook.dead_letters.store import DeadLetterFilter
+from everhook.errors import BulkOperationRunning
 
 INDEX_PATIENCE_S, INDEX_POLL_S = 5.0, 0.25
 MAX_ENDPOINTS = 1_000
@@ -84,29 +86,38 @@ async def until_indexed(client: Client, query: str, matched: int) -> bool:
 
 
 async def start_signal_batch(client: Client, gid: str, query: str, signal: str, action: OperatorAction) -> None:
-    """Start the batch `gid`, which signals every workflow that `query` selects.
-
-    Raises RPCError if the namespace already runs as many batches as it may (one by default).
-    """
+    """Start the batch `gid`, which signals every workflow that `query` selects. Raises BulkOperationRunning if
+    Temporal runs as many batches as it may in this namespace (its default is one)."""
     payloads = await client.data_converter.encode([action])
-    await client.workflow_service.start_batch_operation(
-        StartBatchOperationRequest(
-            namespace=client.namespace,
-            visibility_query=query,
-            job_id=gid,
-            reason=f"{signal} by {action.who}: {action.why}",
-            signal_operation=BatchOperationSignal(
-                signal=signal, input=Payloads(payloads=payloads), identity=client.identity
-            ),
+    request = StartBatchOperationRequest(
+        namespace=client.namespace,
+        visibility_query=query,
+        job_id=gid,
+        reason=f"{signal} by {action.by}: {action.because}",
+        signal_operation=BatchOperationSignal(
+            signal=signal, input=Payloads(payloads=payloads), identity=client.identity
+        ),
+    )
+    try:
+        await client.workflow_service.start_batch_operation(request)
+    except RPCError as error:
+        if error.status is RPCStatusCode.RESOURCE_EXHAUSTED:
+            raise BulkOperationRunning(
+                "Temporal runs as many bulk operations as it may at once; nothing was started."
+            ) from error
+        raise
+
+
+async def progress(client: Client, gid: str) -> Progress | None:
+    """How far a batch is. None if Temporal knows no batch of that gid."""
+    try:
+        found = await client.workflow_service.describe_batch_operation(
+            DescribeBatchOperationRequest(namespace=client.namespace, job_id=gid)
         )
-    )
-
-
-async def progress(client: Client, gid: str) -> Progress:
-    """The progress of a batch. Raises RPCError NOT_FOUND if Temporal knows no batch of this gid."""
-    found = await client.workflow_service.describe_batch_operation(
-        DescribeBatchOperationRequest(namespace=client.namespace, job_id=gid)
-    )
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return None
+        raise
     return Progress(
         state=_STATES.get(found.state, "running"),
         total=found.total_operation_count,

@@ -1,4 +1,4 @@
-"""Starts the workflow of a delivery. Used by API, workers and replays alike.
+"""Starting, signalling and querying the workflow of a delivery: used by API, workers and replays alike.
 
 The workflow id is derived from the delivery gid, so a start that finds the workflow running changes nothing: when in
 doubt, start again.
@@ -19,7 +19,14 @@ from temporalio.common import (
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from everhook.contracts import DELIVERY_WORKFLOW, AttemptOutcome, DeliveryInput, DeliveryStatus, TaskQueue
+from everhook.contracts import (
+    DELIVERY_WORKFLOW,
+    AttemptOutcome,
+    DeliveryInput,
+    DeliveryState,
+    DeliveryStatus,
+    TaskQueue,
+)
 from everhook.ids import delivery_workflow_id
 from everhook.temporal import search_attributes as sa
 
@@ -92,6 +99,18 @@ async def start_delivery(
 async def wake_delivery(client: Client, delivery: DeliveryInput) -> None:
     """Make a delivery take its next step now. Signal-with-start, so that a delivery without a workflow gets one."""
     await start_delivery(client, delivery, signal="attempt_now")
+
+
+async def delivery_state(client: Client, delivery_gid: str) -> DeliveryState | None:
+    """What the workflow of a delivery says of itself. None where there is no such workflow."""
+    try:
+        handle = client.get_workflow_handle(delivery_workflow_id(delivery_gid))
+        state: DeliveryState = await handle.query("status", result_type=DeliveryState)
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return None
+        raise
+    return state
 
 
 def _search_attributes(delivery: DeliveryInput) -> TypedSearchAttributes:

@@ -96,8 +96,8 @@ async def open_round(session: AsyncSession, gid: str, after: int, action: Operat
             reason=None,
             dead_lettered_at=None,
             due_at=now(),
-            decided_by=action.who,
-            decided_why=action.why,
+            decided_by=action.by,
+            decided_why=action.because,
         )
         .returning(col(Delivery.gid))
     )
@@ -116,8 +116,8 @@ async def discard(session: AsyncSession, gid: str, action: OperatorAction) -> No
             dispatched_at=func.coalesce(col(Delivery.dispatched_at), now()),
             due_at=None,
             parked_at=None,
-            decided_by=action.who,
-            decided_why=action.why,
+            decided_by=action.by,
+            decided_why=action.because,
         )
     )
 
@@ -134,6 +134,10 @@ async def count_undispatched(connection: AsyncConnection, at_most: int) -> int:
     """How many deliveries are in progress without a workflow or wait for one, counted up to `at_most`."""
     waiting = select(col(Delivery.gid)).where(IS_UNDISPATCHED).limit(at_most).subquery()
     return int((await connection.execute(select(func.count()).select_from(waiting))).scalar_one())
+
+
+async def get(session: AsyncSession, gid: str) -> Delivery | None:
+    return await session.get(Delivery, gid)
 
 
 async def with_message(session: AsyncSession, delivery_gid: str) -> tuple[Delivery, Message] | None:

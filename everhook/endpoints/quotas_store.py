@@ -1,7 +1,7 @@
 """Quotas: how many subscriptions a tenant may have, and how much matching they may cost for each message.
 
-Every message of a channel is matched against all of its subscriptions, so without limits one tenant could slow down
-publishing for all.
+Every message of a channel is matched against all of its subscriptions, those of every tenant: without limits one tenant
+could slow down publishing for all.
 """
 
 from dataclasses import dataclass
@@ -11,23 +11,16 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from everhook.errors import InvalidField, QuotaExceeded
 from everhook.settings import Settings
 from everhook.storage.statements import lock, total
 from everhook.storage.tables import DEFAULT_TENANT_GID, Subscription
 
 
-class QuotaExceeded(Exception):
-    """A new or changed subscription exceeds a limit. The message names the limit."""
-
-
-class TooCostly(QuotaExceeded):
-    """A single subscription costs too much."""
-
-
 @dataclass(frozen=True)
 class Quotas:
-    """`cost` is the number of steps of matching. The limits per tenant do not apply to the default tenant, which
-    owns the endpoints of publishers without tenants."""
+    """`cost` is the number of steps of matching. Quotas of tenants do not apply to the default tenant, which owns the
+    endpoints of publishers that have no tenants."""
 
     subscriptions_per_endpoint: int = 100
     subscriptions_per_tenant: int = 1_000
@@ -45,14 +38,14 @@ class Quotas:
 
 
 async def check_quotas(session: AsyncSession, quotas: Quotas, subscription: Subscription) -> None:
-    """Raise QuotaExceeded if a new or changed subscription exceeds a limit.
-
-    The tenant is locked until the transaction ends: otherwise two concurrent calls could both find room for one.
-    """
+    """Raise QuotaExceeded where a new or changed subscription exceeds a limit, InvalidField where it costs too much by
+    itself. Until the transaction ends, no other subscription of the tenant is checked: two at once would each find room
+    for one."""
     if subscription.cost > quotas.cost:
-        raise TooCostly(
+        raise InvalidField(
+            "filter",
             f"costs {subscription.cost} steps a message; a subscription may cost {quotas.cost} "
-            "(EVERHOOK_SUBSCRIPTION_COST)"
+            "(EVERHOOK_SUBSCRIPTION_COST)",
         )
     await lock(await session.connection(), "subscriptions", subscription.tenant_gid)
     others = col(Subscription.gid) != subscription.gid

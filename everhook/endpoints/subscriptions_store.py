@@ -14,7 +14,7 @@ from everhook.storage.tables import Subscription
 
 
 async def create(session: AsyncSession, subscription: Subscription, quotas: Quotas | None = None) -> None:
-    """Create a subscription. Raises QuotaExceeded if `quotas` are given and exceeded."""
+    """Raises QuotaExceeded and InvalidField, where there are quotas."""
     await _weigh(session, subscription, quotas)
     session.add(subscription)
     await session.flush()
@@ -42,7 +42,7 @@ async def page(
 async def change(
     session: AsyncSession, subscription: Subscription, changes: dict[str, Any], quotas: Quotas | None = None
 ) -> None:
-    """Change a subscription. Raises QuotaExceeded if `quotas` are given and exceeded."""
+    """Raises QuotaExceeded and InvalidField, where there are quotas."""
     for name, value in changes.items():
         setattr(subscription, name, value)
     if not changes.keys().isdisjoint(("events", "filter")):

@@ -1,9 +1,8 @@
-"""The health score of an endpoint, from 0 to 100, with its reasons. Pure; the table in `tests/health/test_score.py` is
-the specification.
+"""How well an endpoint works, from 0 to 100, and the reasons. Pure. `tests/health/test_score.py` has the specification.
 
-Four components: the success rate of the last hour and of the last day, the response times, and the circuit. Each earns
-points out of a maximum; the score is the percentage of the points earned. A component with little evidence has a
-smaller maximum, and one without evidence does not count.
+Five components make up the score: the share of attempts that were delivered and the response times, each in the last
+hour and in the last day, and the circuit. Each earns points out of a maximum; the score is the sum of the points in
+percent of the sum of the maxima. A component with little evidence weighs less, one without any does not count.
 """
 
 from collections.abc import Iterable
@@ -25,7 +24,7 @@ HEALTHY_FROM, DEGRADED_FROM = 90, 60
 
 
 class Level(StrEnum):
-    """The score in a word. `IDLE`: no attempts within a day, and no known problem."""
+    """The score in a word. `IDLE`: no attempts within a day, and nothing is known to be wrong."""
 
     HEALTHY = "healthy"
     DEGRADED = "degraded"
@@ -34,7 +33,7 @@ class Level(StrEnum):
 
 
 class Window(StrEnum):
-    """The time range of statistics. `bucket` is the resolution of its chart."""
+    """How far to look back. `bucket` is the length of a step in charts."""
 
     HOUR = "1h"
     DAY = "24h"
@@ -88,12 +87,12 @@ class AttemptStats:
 
 @dataclass(frozen=True)
 class ScoreComponent:
-    """One reason for a score: `points` earned out of `out_of`. `why` is a sentence for people."""
+    """One reason for a score: `points` earned of `out_of`. `reason` is for people."""
 
     name: str
     points: float
     out_of: float
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -131,8 +130,8 @@ def _success(name: str, out_of: float, stats: AttemptStats, span: str) -> ScoreC
         return ScoreComponent(name, 0.0, 0.0, f"nothing was tried in the last {span}")
     earned = min(1.0, max(0.0, (stats.success_rate - BAD_RATE) / (GOOD_RATE - BAD_RATE)))
     weighed = _weighed(out_of, stats.attempts)
-    why = f"{stats.delivered} of {stats.attempts} attempts delivered in the last {span}"
-    return ScoreComponent(name, earned * weighed, weighed, why + _note(weighed, out_of))
+    reason = f"{stats.delivered} of {stats.attempts} attempts delivered in the last {span}"
+    return ScoreComponent(name, earned * weighed, weighed, reason + _note(weighed, out_of))
 
 
 def _latency(name: str, out_of: float, stats: AttemptStats, span: str) -> ScoreComponent:
@@ -142,20 +141,20 @@ def _latency(name: str, out_of: float, stats: AttemptStats, span: str) -> ScoreC
     quick = stats.under_100 + stats.under_500
     earned = (quick + stats.under_2000 / 2) / stats.responses
     weighed = _weighed(out_of, stats.responses)
-    why = (
+    reason = (
         f"of {stats.responses} responses in the last {span}, {quick} came within 0.5 s, {stats.under_2000} within 2 s, "
         f"{stats.slower} later"
     )
-    return ScoreComponent(name, earned * weighed, weighed, why + _note(weighed, out_of))
+    return ScoreComponent(name, earned * weighed, weighed, reason + _note(weighed, out_of))
 
 
 def _circuit(out_of: float, state: CircuitState, hold: Hold | None, failures: int) -> ScoreComponent:
     """The component of the circuit. A pause is an operator's decision and says nothing about the endpoint."""
     shares = {CircuitState.CLOSED: 1.0, CircuitState.HALF_OPEN: 0.4, CircuitState.OPEN: 0.0}
     share = 0.0 if hold is Hold.DISABLED else shares[state]
-    why = "the endpoint is disabled" if hold is Hold.DISABLED else f"the circuit is {state.value.replace('_', '-')}"
+    reason = "the endpoint is disabled" if hold is Hold.DISABLED else f"the circuit is {state.value.replace('_', '-')}"
     return ScoreComponent(
-        "circuit", share * out_of, out_of, f"{why}, {failures} failures in a row" if failures else why
+        "circuit", share * out_of, out_of, f"{reason}, {failures} failures in a row" if failures else reason
     )
 
 
@@ -168,7 +167,7 @@ def _note(weighed: float, out_of: float) -> str:
 
 
 QUIET = timedelta(minutes=15)
-"""An error that did not occur for longer than this is a new one when it returns."""
+"""An error that recurs after a longer pause counts as a new one."""
 
 
 @dataclass(frozen=True)

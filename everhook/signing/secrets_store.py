@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, delete, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
+from everhook.errors import TooManySecrets
 from everhook.ids import Kind, new_gid
 from everhook.signing.schemes import SecretKind, ed25519_key, new_private_key, public_key, secret_key
 from everhook.storage.encryption import ENDPOINT_SECRET
@@ -23,10 +24,6 @@ from everhook.storage.tables import EndpointSecret, now
 
 MAX_LIVE = 10
 """The limit for each kind: every live secret signs every request, and servers refuse headers that grow too long."""
-
-
-class TooManySecrets(Exception):
-    """The endpoint has the maximum number of live secrets."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,10 @@ async def rotate(
         else:
             staying.append(row)
     if any(count >= MAX_LIVE for count in Counter(row.kind for row in staying).values()):
-        raise TooManySecrets
+        raise TooManySecrets(
+            f"{MAX_LIVE} secrets of this endpoint sign already. Wait for one to end, or end all of them at once with "
+            "gracePeriodSeconds 0."
+        )
     session.add(encrypted_secret(keyring, endpoint_gid, secret))
     if any(row.kind is SecretKind.ED25519 for row in before):
         session.add(new_key_pair(keyring, endpoint_gid))

@@ -10,19 +10,22 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from asyncpg import PostgresError as AsyncpgError
 from sqlalchemy import URL, ExceptionContext, event, make_url, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
-Session = AsyncSession
-Connection = AsyncConnection
+Session: TypeAlias = AsyncSession
+Connection: TypeAlias = AsyncConnection
 """For modules without SQL, which only pass a session or a connection to a store."""
+
+DatabaseError = SQLAlchemyError
+"""For code that handles every error of the database alike."""
 
 SQLITE_READERS = 4
 STATEMENT_TIMEOUT_MS = 10_000

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, and_, delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from everhook.storage.encryption import IDEMPOTENT_RESPONSE
+from everhook.storage.engine import Database
 from everhook.storage.keyring import KeyRing
 from everhook.storage.statements import insert_ignoring, table_of
 from everhook.storage.tables import IdempotentResponse, now
@@ -44,6 +45,25 @@ class StoredResponse:
     request_sha256: str
     status_code: int | None
     body: str | None
+
+
+class ResponseStore:
+    """The responses that are kept, as routes use them."""
+
+    def __init__(self, database: Database, keyring: KeyRing) -> None:
+        self._database = database
+        self._keyring = keyring
+
+    async def find(self, call: Call) -> StoredResponse | None:
+        """What is kept for the call's key. Raises DecryptionError."""
+        async with self._database.read_connection() as connection:
+            return await find(connection, self._keyring, call)
+
+    async def keep(
+        self, session: AsyncSession, call: Call, status_code: int, body: str, tenant_gid: str | None
+    ) -> None:
+        """Keep the response to a call in the transaction of what it changed."""
+        await save_response(session, self._keyring, call, status_code, body, tenant_gid)
 
 
 async def find(connection: AsyncConnection, keyring: KeyRing, call: Call) -> StoredResponse | None:

@@ -16,6 +16,7 @@ WRITTEN_WITHIN = timedelta(hours=1)
 _FIRST, _LAST = datetime(1970, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
 
 Row = TypeVar("Row")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ async def page_of(
     rows = (await session.execute(ordered)).scalars().all()
     more = len(rows) > limit
     return Page(rows[:limit], getattr(rows[limit - 1], key.key) if more else None)
+
+
+def any_of(values: Sequence[Value] | None) -> tuple[Value, ...] | None:
+    """The values of a filter, each once; None where none was given."""
+    return tuple(dict.fromkeys(values)) if values else None
 
 
 def one_of(column: Any, wanted: Any) -> list[ColumnElement[bool]]:

@@ -1,6 +1,7 @@
 """The connection to Temporal: one plugin (the pydantic data converter) for clients, workers, replayers and tests."""
 
 import logging
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -17,9 +18,11 @@ from temporalio.runtime import (
     TelemetryConfig,
     TelemetryFilter,
 )
+from temporalio.service import ConnectConfig, ServiceClient
 
 from everhook.observability.tracing import interceptors
 from everhook.temporal.options import connect_options
+from everhook.temporal.sdk_errors import in_words
 
 _ENCODINGS = tuple(PydanticPayloadConverter().converters.values())
 
@@ -35,7 +38,54 @@ class SharedPayloadConverter(CompositePayloadConverter):
         super().__init__(*_ENCODINGS)
 
 
-PLUGIN = SimplePlugin("everhook", data_converter=DataConverter(payload_converter_class=SharedPayloadConverter))
+class NotConnected(RuntimeError):
+    """A lazy client has not reached Temporal yet. It tries again at the next call."""
+
+
+class LazyServiceClient(ServiceClient):
+    """Raises NotConnected where the SDK's own client raises a plain RuntimeError: for a connection that fails. Once it
+    is connected, the SDK raises RPCError for a server that does not respond."""
+
+    def __init__(self, inner: ServiceClient) -> None:
+        super().__init__(inner.config)
+        self._inner = inner
+        self._is_connected = False
+
+    @property
+    def worker_service_client(self) -> Any:
+        """The SDK's own client, which workers need."""
+        return self._inner.worker_service_client
+
+    def update_rpc_metadata(self, metadata: Mapping[str, str | bytes]) -> None:
+        self._inner.update_rpc_metadata(metadata)
+
+    def update_api_key(self, api_key: str | None) -> None:
+        self._inner.update_api_key(api_key)
+
+    async def _rpc_call(self, *args: Any, **options: Any) -> Any:
+        try:
+            response = await self._inner._rpc_call(*args, **options)
+        except RuntimeError as error:
+            if self._is_connected:
+                raise
+            raise NotConnected(in_words(str(error))) from error
+        self._is_connected = True
+        return response
+
+
+class EverhookPlugin(SimplePlugin):
+    """The data converter, and typed errors of connections."""
+
+    def __init__(self) -> None:
+        super().__init__("everhook", data_converter=DataConverter(payload_converter_class=SharedPayloadConverter))
+
+    async def connect_service_client(
+        self, config: ConnectConfig, next: Callable[[ConnectConfig], Awaitable[ServiceClient]]
+    ) -> ServiceClient:
+        return LazyServiceClient(await next(config))
+
+
+PLUGIN = EverhookPlugin()
 
 
 @cache

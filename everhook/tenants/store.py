@@ -1,7 +1,6 @@
-"""Tenants: named by their publisher, and created when an endpoint first names them, or beforehand.
+"""Tenants: created by a call, or when an endpoint first names them.
 
-A tenant is referred to by its name or its gid; the name may change. A tenant that is being erased does not exist any
-more.
+Calls refer to a tenant by its name, which may change, or its gid. A tenant that is being erased is not found any more.
 """
 
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ async def find_tenant(session: AsyncSession, named: str) -> Tenant | None:
 
 
 async def chosen_gid(session: AsyncSession, named: str | None) -> str | None:
-    """The tenant of a filter: None means all tenants. For an unknown tenant this is a gid that matches nothing."""
+    """For filters: None means all tenants; a tenant that does not exist becomes a gid that matches nothing."""
     if named is None:
         return None
     tenant = await find_tenant(session, named)
@@ -45,18 +44,15 @@ async def chosen_gids(session: AsyncSession, named: Sequence[str] | None) -> tup
 
 
 async def ensure_tenant(session: AsyncSession, named: str) -> Tenant | None:
-    """The tenant of this name, created if needed; two concurrent callers get the same one.
-
-    None if it cannot be created: the name is an unknown gid, the tenant is being erased, or the session is scoped to
-    another tenant.
-    """
+    """The tenant of this name, created if there is none; two callers at once get the same one. None if it cannot be
+    created: for an unknown gid, a tenant being erased, or another tenant's name in a session that is bound to one."""
     if tenant_bound(session) is None:
         await create(session, named)
     return await find_tenant(session, named)
 
 
 async def create(session: AsyncSession, name: str) -> Tenant | None:
-    """The new tenant; None if the name is taken, or looks like a gid."""
+    """None if the name is taken, or looks like a gid."""
     if is_gid(name, Kind.TENANT):
         return None
     new = Tenant(name=name)

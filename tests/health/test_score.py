@@ -67,7 +67,7 @@ def test_the_score(
 
 def test_every_part_is_explained() -> None:
     health = score_endpoint(tried(9, 1), tried(200, 2, 1, slowish=3, slow=4, quick=195), OPEN, None, failures=5)
-    assert [(part.name, part.why) for part in health.parts] == [
+    assert [(part.name, part.reason) for part in health.parts] == [
         ("success_1h", "9 of 10 attempts delivered in the last hour"),
         ("success_24h", "200 of 203 attempts delivered in the last 24 hours"),
         (
@@ -82,9 +82,9 @@ def test_every_part_is_explained() -> None:
 
 def test_what_was_not_tried_does_not_count() -> None:
     success, _, latency, _, circuit = score_endpoint(NOTHING, NOTHING, CLOSED, Hold.DISABLED).parts
-    assert (success.out_of, success.why) == (0, "nothing was tried in the last hour")
-    assert (latency.out_of, latency.why) == (0, "no responses in the last hour")
-    assert circuit.why == "the endpoint is disabled"
+    assert (success.out_of, success.reason) == (0, "nothing was tried in the last hour")
+    assert (latency.out_of, latency.reason) == (0, "no responses in the last hour")
+    assert circuit.reason == "the endpoint is disabled"
 
 
 counts = st.integers(0, 10_000)

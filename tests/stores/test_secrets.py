@@ -10,9 +10,10 @@ from sqlmodel import col
 
 from everhook.delivery.snapshot_store import Destination, DestinationCache
 from everhook.endpoints import store as endpoints
+from everhook.errors import TooManySecrets
 from everhook.signing import secrets_store as secrets
 from everhook.signing.schemes import SecretKind, ed25519_key, new_secret, public_key, secret_key
-from everhook.signing.secrets_store import MAX_LIVE, EndpointPublicKey, TooManySecrets
+from everhook.signing.secrets_store import MAX_LIVE, EndpointPublicKey
 from everhook.storage.encryption import ENDPOINT_SECRET
 from everhook.storage.keyring import KeyRing, new_master_key
 from everhook.storage.tables import Endpoint, EndpointSecret, now
