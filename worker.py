@@ -18,11 +18,12 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from activities.circuits import CircuitActivities
 from activities.erasure import ErasureActivities
 from activities.events import EventActivities
+from activities.reconciling import ReconcilingActivities
 from activities.recording import RecordingActivities
+from activities.releasing import ReleasingActivities
 from activities.retention import RetentionActivities
 from activities.sealing import SealingActivities
 from activities.sending import SendingActivities
-from activities.upkeep import UpkeepActivities
 from everhook.contracts import TaskQueue
 from everhook.delivery.engine import DeliveryEngine, delivery_engine
 from everhook.health.alerts_store import AlertEvaluator, Limits
@@ -51,7 +52,7 @@ WORKFLOWS: Sequence[type] = [
 ]
 
 GRACE = timedelta(seconds=45)
-"""On SIGTERM attempts in flight get this long: the longest deadline of one (30 s), and the time to record it."""
+"""How long attempts in flight may take after SIGTERM: the longest deadline (30 s), and the time to record."""
 
 RECONNECT_S = 2.0
 
@@ -61,7 +62,8 @@ log = structlog.get_logger()
 
 
 class Role(StrEnum):
-    """What a worker process does: `sends` may sit on machines of their own, with their own way out."""
+    """What a worker process does. Processes with the role `sends` can run on separate machines with their own
+    network."""
 
     ALL = "all"
     WORKFLOWS = "workflows"
@@ -70,7 +72,7 @@ class Role(StrEnum):
 
 @asynccontextmanager
 async def running_workers(engine: DeliveryEngine, role: Role = Role.ALL) -> AsyncIterator[Sequence[Worker]]:
-    """Workers for a role, polling until the block ends; then they drain."""
+    """Run the workers of a role until the block ends; then drain them."""
     async with AsyncExitStack() as stack:
         workers = _workers(engine, role)
         for worker in workers:
@@ -78,7 +80,7 @@ async def running_workers(engine: DeliveryEngine, role: Role = Role.ALL) -> Asyn
         log.info("worker started", role=role.value, namespace=engine.client.namespace)
         yield workers
         log.info("worker draining")
-        # Together, not one after the other: each may take the whole grace.
+        # Concurrently, because each may take the whole grace period.
         await asyncio.gather(*(worker.shutdown() for worker in workers))
 
 
@@ -105,9 +107,10 @@ def _workflow_worker(engine: DeliveryEngine) -> Worker:
 
 
 def _recording(engine: DeliveryEngine) -> list[Activity]:
-    """What deliveries and circuits ask for beside sending."""
+    """The activities of deliveries and circuits, except sending."""
     recording = RecordingActivities(engine.database, engine.recorder, engine.issuers, engine.defaults)
-    circuits = CircuitActivities(engine.client, engine.database, engine.defaults, engine.dispatcher)
+    circuits = CircuitActivities(engine.database)
+    releasing = ReleasingActivities(engine.client, engine.database, engine.defaults, engine.dispatcher)
     return [
         recording.record_attempt,
         recording.dead_letter,
@@ -115,27 +118,27 @@ def _recording(engine: DeliveryEngine) -> list[Activity]:
         recording.discard,
         circuits.load_circuit,
         circuits.project_circuit,
-        circuits.count_parked,
-        circuits.release_parked,
+        releasing.count_parked,
+        releasing.release_parked,
     ]
 
 
 def _upkeep(engine: DeliveryEngine) -> list[Activity]:
-    """What runs on a schedule, and the erasure of tenants."""
+    """The activities that run on schedules, and those that erase tenants."""
     client, database, settings = engine.client, engine.database, engine.settings
-    upkeep = UpkeepActivities(
+    reconciling = ReconcilingActivities(
         client,
         database,
-        engine.entities,
+        engine.circuits,
         engine.defaults,
         overdue_grace=timedelta(seconds=settings.overdue_grace_seconds),
     )
-    watch = AlertEvaluator(database, Limits.from_settings(settings))
-    events = EventActivities(EventPublisher(database, Acceptor(database, engine.defaults)), watch, engine.dispatcher)
+    alerts = AlertEvaluator(database, Limits.from_settings(settings))
+    events = EventActivities(EventPublisher(database, Acceptor(database, engine.defaults)), alerts, engine.dispatcher)
     retention = RetentionActivities(client, database, RetentionPeriods.from_settings(settings))
     erasure = ErasureActivities(client, database)
     return [
-        upkeep.reconcile,
+        reconciling.reconcile,
         events.publish_events,
         retention.resume_erasures,
         retention.remove_past,
@@ -161,7 +164,7 @@ def _send_workers(engine: DeliveryEngine) -> list[Worker]:
 
 
 async def work(settings: Settings, role: Role) -> None:
-    """Connect, see that schedules and limits are there, and work until SIGTERM or SIGINT."""
+    """Connect, make sure that schedules and queue limits exist, and work until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -186,9 +189,9 @@ async def _work(client: Client, settings: Settings, role: Role, stop: asyncio.Ev
 
 @asynccontextmanager
 async def working(engine: DeliveryEngine) -> AsyncIterator[None]:
-    """Workers beside the API of the same process (`everhook serve --worker`), until the block ends; then they drain.
+    """Run workers in the process of the API (`everhook serve --worker`) until the block ends; then drain them.
 
-    They begin once Temporal can be reached, and again should they fail: publishing does not wait for them.
+    They start when Temporal can be reached, and restart if they fail; publishing does not wait for them.
     """
     stop = asyncio.Event()
     task = asyncio.create_task(_keep_working(engine, stop))
@@ -207,22 +210,22 @@ async def _keep_working(engine: DeliveryEngine, stop: asyncio.Event) -> None:
             async with running_workers(engine):
                 await stop.wait()
         except (RPCError, RuntimeError) as error:
-            log.warning("workers wait for temporal (is the namespace there? `everhook setup`)", error=str(error))
+            log.warning("workers wait for temporal (if the namespace is missing: `everhook setup`)", error=str(error))
         except Exception:
-            log.exception("the workers failed; starting others")
+            log.exception("the workers failed; restarting them")
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), RECONNECT_S)
 
 
 async def _connected(settings: Settings, stop: asyncio.Event) -> Client | None:
-    """A connection to a provisioned namespace, waited for as long as it takes; None where we are stopped first."""
+    """Connect to a provisioned namespace, waiting as long as needed; None if the process is stopped first."""
     while not stop.is_set():
         try:
             client = await connect(metrics_address=sdk_metrics_address(settings))
             await ensure_runtime(client, settings)
             return client
         except (RPCError, RuntimeError) as error:
-            log.warning("waiting for temporal (is the namespace there? `everhook setup`)", error=str(error))
+            log.warning("waiting for temporal (if the namespace is missing: `everhook setup`)", error=str(error))
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), RECONNECT_S)
     return None

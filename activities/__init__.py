@@ -1,1 +1,1 @@
-"""All I/O that workflows ask for. Each class holds its clients and is handed them by `worker.py`."""
+"""The activities: all I/O of the workflows. Each class holds the clients that it needs; `worker.py` builds them."""

@@ -1,4 +1,5 @@
-"""What erasing a tenant asks for. Each may be interrupted anywhere and run again: it finds what is left."""
+"""The activities that erase a tenant. Each can be interrupted at any point and run again: it continues with what is
+left."""
 
 import asyncio
 from collections.abc import Iterable
@@ -23,8 +24,10 @@ class ErasureActivities:
 
     @activity.defn(name="end_tenant_workflows")
     async def end_workflows(self, erasure: TenantErasure) -> None:
-        """Shut the tenant, again: something may have come in while it was being shut. Then end the workflows of its
-        open deliveries and of its endpoints."""
+        """End the workflows of a tenant's open deliveries and of its endpoints.
+
+        The tenant is shut once more before, because something may have been accepted while it was being shut.
+        """
         async with self._database.writing() as session:
             await tenant_erasure.shut(session, erasure.tenant_gid)
         bulk = Bulk(self._database, activity.heartbeat)
@@ -43,7 +46,7 @@ class ErasureActivities:
         async def terminate(workflow_id: str) -> None:
             async with slots:
                 try:
-                    await self._client.get_workflow_handle(workflow_id).terminate(reason="its tenant is erased")
+                    await self._client.get_workflow_handle(workflow_id).terminate(reason="the tenant is being erased")
                 except RPCError as error:
                     if error.status is not RPCStatusCode.NOT_FOUND:
                         raise

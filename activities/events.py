@@ -1,4 +1,4 @@
-"""`publish_events`: operators are told what happened."""
+"""`publish_events`: notifies operators of what happened."""
 
 import structlog
 from temporalio import activity
@@ -9,23 +9,23 @@ from everhook.health.alerts_store import AlertEvaluator
 from everhook.notifications.publisher_store import EventPublisher
 
 BATCHES = 10
-"""A pass is to be short: what is left, the next one publishes."""
+"""A pass is short. The next pass publishes the rest."""
 
 log = structlog.get_logger()
 
 
 class EventActivities:
-    def __init__(self, publisher: EventPublisher, watch: AlertEvaluator, dispatcher: Dispatcher) -> None:
+    def __init__(self, publisher: EventPublisher, alerts: AlertEvaluator, dispatcher: Dispatcher) -> None:
         self._publisher = publisher
-        self._watch = watch
+        self._alerts = alerts
         self._dispatcher = dispatcher
 
     @activity.defn(name="publish_events")
     async def publish_events(self) -> EventsResult:
-        """Look at the thresholds, and publish what is not published; where there is nothing, a few look-ups."""
-        crossed = await self._watch.evaluate()
-        if crossed:
-            log.warning("a threshold was crossed", kinds=[kind.value for kind in crossed])
+        """Evaluate the alert rules and publish pending events. If there are none, this costs a few queries."""
+        changed = await self._alerts.evaluate()
+        if changed:
+            log.warning("alerts raised or cleared", kinds=[kind.value for kind in changed])
         count = 0
         for _ in range(BATCHES):
             published = await self._publisher.publish_some()

@@ -1,4 +1,4 @@
-"""What the database must know of a delivery beyond its attempts. Each may run twice and then changes nothing."""
+"""The activities that record what happens to a delivery. Running one of them twice changes nothing."""
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
@@ -23,9 +23,9 @@ class RecordingActivities:
 
     @activity.defn(name="record_attempt")
     async def record_attempt(self, record: AttemptRecord) -> None:
-        """Record an attempt that was made while the database was away, with its receipt.
+        """Record, with its receipt, an attempt that was made while the database was unavailable.
 
-        Its response body is gone; the hash is not. Nothing is left to record where the delivery was erased meanwhile.
+        The response body is lost; its hash is in the record. If the delivery was erased meanwhile, nothing is recorded.
         """
         issuer = await self._issuers.get()
         async with self._database.read_connection() as connection:
@@ -35,13 +35,13 @@ class RecordingActivities:
             await self._recorder.attempt(record, late)
 
     @activity.defn(name="dead_letter")
-    async def dead_letter(self, note: DeadLetterInput) -> None:
+    async def dead_letter(self, input: DeadLetterInput) -> None:
         async with self._database.writing() as session:
-            await dead_letter(session, note.delivery_gid, note.round, note.reason, now() + note.retention)
+            await dead_letter(session, input.delivery_gid, input.round, input.reason, now() + input.retention)
 
     @activity.defn(name="open_round")
     async def open_round(self, input: RoundInput) -> DeliveryInput:
-        """Begin the next round of a dead letter; returns its order, with the policy as it is now."""
+        """Open the next round of a dead letter. Returns the input of its new workflow run, with the current policy."""
         async with self._database.writing() as session:
             await open_round(session, input.delivery_gid, input.round, input.note)
         async with self._database.read_connection() as connection:
@@ -51,6 +51,6 @@ class RecordingActivities:
         return opened
 
     @activity.defn(name="discard")
-    async def discard(self, note: DiscardInput) -> None:
+    async def discard(self, input: DiscardInput) -> None:
         async with self._database.writing() as session:
-            await discard(session, note.delivery_gid, note.note)
+            await discard(session, input.delivery_gid, input.note)

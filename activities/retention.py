@@ -1,4 +1,4 @@
-"""What the schedule `retention` asks for: what is past its time goes, and erasures that were begun are carried on."""
+"""The activities of the schedule `retention`: delete expired data, and resume erasures that were not completed."""
 
 import structlog
 from temporalio import activity
@@ -9,7 +9,7 @@ from everhook.storage.bulk import Bulk
 from everhook.storage.engine import Database
 from everhook.tenants.erasure import start_erasure
 from everhook.tenants.erasure_store import being_erased
-from everhook.tenants.retention_store import RetentionPeriods, remove_past
+from everhook.tenants.retention_store import RetentionPeriods, apply_retention
 
 log = structlog.get_logger()
 
@@ -22,16 +22,16 @@ class RetentionActivities:
 
     @activity.defn(name="resume_erasures")
     async def resume_erasures(self) -> None:
-        """Start the workflows of tenants that are being erased; those that are under way stay as they are."""
+        """Start the workflows of tenants that are being erased. Those that are running are left alone."""
         async with self._database.reading() as session:
             tenants = await being_erased(session)
         for tenant_gid in tenants:
-            await start_erasure(self._client, tenant_gid, self._periods.settle)
+            await start_erasure(self._client, tenant_gid, self._periods.erasure_grace)
 
     @activity.defn(name="remove_past")
     async def remove_past(self) -> RetentionResult:
-        """One pass. Interrupted, it is simply run again: it finds what is left."""
-        result = await remove_past(Bulk(self._database, activity.heartbeat), self._periods)
+        """One pass over all data. If it is interrupted it can be run again, and continues with what is left."""
+        result = await apply_retention(Bulk(self._database, activity.heartbeat), self._periods)
         if any(vars(result).values()):
-            log.info("removed what was past its time", **vars(result))
+            log.info("expired data deleted", **vars(result))
         return result

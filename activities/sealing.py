@@ -1,4 +1,4 @@
-"""`seal_receipts`: put every receipt under a checkpoint."""
+"""`seal_receipts`: adds receipts to their tenant's log, and signs a checkpoint over it."""
 
 from dataclasses import dataclass, field
 
@@ -26,42 +26,44 @@ class SealingActivities:
 
     @activity.defn(name="seal_receipts")
     async def seal_receipts(self) -> SealResult:
-        """One pass over all tenants with unsealed receipts, a batch of each at a time, so that none waits for another.
+        """One pass over all tenants with unsealed receipts, one batch of each tenant at a time, so that they take
+        turns.
 
-        A log that is damaged is left alone, and its receipts with it, until people have looked.
+        A damaged log is skipped, with its receipts, until an operator has repaired it.
         """
         async with self._database.read_connection() as connection:
             waiting = await tenants_with_unsealed(connection)
-        tally = _PassSummary()
+        summary = _PassSummary()
         while waiting:
-            waiting = [tenant_gid for tenant_gid in waiting if await self._seal(tenant_gid, tally)]
-        return SealResult(tally.receipts, tally.checkpoints, tuple(tally.damaged))
+            waiting = [tenant_gid for tenant_gid in waiting if await self._seal(tenant_gid, summary)]
+        return SealResult(summary.receipts, summary.checkpoints, tuple(summary.damaged))
 
-    async def _seal(self, tenant_gid: str, tally: "_PassSummary") -> bool:
-        """One batch of a tenant's; whether there may be more. One tenant's trouble is not the others'."""
+    async def _seal(self, tenant_gid: str, summary: "_PassSummary") -> bool:
+        """Seal one batch of a tenant. Returns whether there may be more. An error of one tenant does not stop the
+        others."""
         activity.heartbeat()
         try:
             async with self._database.writing() as session:
-                sealed = await seal_batch(session, tenant_gid, self._keyring, now(), at_most=self._batch)
+                batch = await seal_batch(session, tenant_gid, self._keyring, now(), at_most=self._batch)
         except InvalidDocument as damage:
-            tally.damaged.append(tenant_gid)
+            summary.damaged.append(tenant_gid)
             await self._report(tenant_gid, damage)
             return False
         except Exception as error:
             if is_unavailable(error) or isinstance(error, DecryptionError):
                 raise
-            log.exception("receipts could not be sealed", tenant_gid=tenant_gid)
+            log.exception("cannot seal receipts", tenant_gid=tenant_gid)
             return False
         self._damaged.pop(tenant_gid, None)
-        tally.receipts += sealed.receipts
-        tally.checkpoints += bool(sealed.receipts)
-        return sealed.more
+        summary.receipts += batch.receipts
+        summary.checkpoints += bool(batch.receipts)
+        return batch.more
 
     async def _report(self, tenant_gid: str, damage: InvalidDocument) -> None:
-        """Say it once, not at every pass."""
+        """Report a damaged log once, not at every pass."""
         if self._damaged.get(tenant_gid) == str(damage):
             return
-        log.error("a log of receipts is damaged and is not signed over", tenant_gid=tenant_gid, damage=str(damage))
+        log.error("a log of receipts is damaged; no checkpoint is signed", tenant_gid=tenant_gid, damage=str(damage))
         async with self._database.writing() as session:
             record_event(
                 session,
@@ -74,7 +76,7 @@ class SealingActivities:
 
 @dataclass
 class _PassSummary:
-    """What a pass did so far."""
+    """What a pass has done so far."""
 
     receipts: int = 0
     checkpoints: int = 0

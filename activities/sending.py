@@ -1,4 +1,4 @@
-"""`send_attempt`: an attempt that a delivery's workflow asks for."""
+"""`send_attempt`: makes one attempt of a delivery."""
 
 from temporalio import activity
 
@@ -8,7 +8,7 @@ from everhook.delivery.slots import SlotShare
 
 
 class SendingActivities:
-    """The sends of one worker. `slots` is how many it makes at once."""
+    """The attempts of one worker. `slots` is how many it makes concurrently."""
 
     def __init__(self, sender: Sender, slots: int) -> None:
         self._sender = sender
@@ -16,11 +16,11 @@ class SendingActivities:
 
     @activity.defn(name="send_attempt")
     async def send_attempt(self, input: AttemptInput) -> AttemptOutcome:
-        """Make one attempt and return once it is recorded; an attempt that is recorded already is not made again.
+        """Make one attempt. Returns once it is recorded. An attempt that is already recorded is not made again.
 
-        Raises while nothing can be known or recorded, because the database is away: Temporal then asks again. Raises
-        as well where the attempt is to be made later: its endpoint's rate limit does not allow it yet, or its endpoint
-        hangs and holds its share of slots.
+        Raises if the database is unavailable; Temporal then retries. Raises an error with a retry delay if the attempt
+        is to be made later: the rate limit of the endpoint does not allow it yet, or earlier attempts of the endpoint
+        hang and hold its share of slots.
         """
         tries = activity.info().attempt
         with self._share.taken(input.endpoint_gid, tries):

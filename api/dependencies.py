@@ -1,4 +1,4 @@
-"""What routes are handed: annotated types, resolved by FastAPI."""
+"""What routes are given: annotated types, which FastAPI resolves."""
 
 import hashlib
 import hmac
@@ -14,22 +14,27 @@ from temporalio.client import Client
 from api import problem_types
 from api.callers import Access, Caller, client_address
 from api.health.readiness import ReadinessCheck
-from api.messages.backlog import Backlog
-from api.messages.publish_rate import PublishRate
 from api.problems import Problem, invalid
 from api.query import check_query
-from everhook.circuit.client import EndpointEntities
-from everhook.delivery.dispatcher import Dispatcher
-from everhook.delivery.inputs_store import InputDefaults
+from everhook.channels.service import ChannelService
+from everhook.dead_letters.service import DeadLetterService
+from everhook.delivery.service import DeliveryService
 from everhook.egress import EgressClient
-from everhook.endpoints.quotas_store import Quotas
-from everhook.health.overview_store import HealthBoard
-from everhook.publishing.store import Acceptor
+from everhook.endpoints.service import EndpointService
+from everhook.endpoints.subscriptions import SubscriptionService
+from everhook.health.service import HealthService
+from everhook.publishing.backlog import Backlog
+from everhook.publishing.service import MessageService
+from everhook.receipts.service import ReceiptService
 from everhook.settings import Settings
 from everhook.storage.engine import Database
+from everhook.storage.idempotency import ResponseStore
 from everhook.storage.keyring import KeyRing
 from everhook.storage.tenant_scope import TenantScope
-from everhook.tenants.api_keys_store import ApiKeys
+from everhook.tenants.api_keys import ApiKeyService
+from everhook.tenants.audit import AuditService
+from everhook.tenants.service import TenantService
+from everhook.tenants.sessions import SessionService
 
 DEFAULT_PAGE, MAX_PAGE = 50, 500
 
@@ -39,34 +44,43 @@ _KEY = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 @dataclass(frozen=True)
 class Services:
-    """All that the API stands on; built once, in the lifespan. Routes read and write through `Store`, which is bound
-    to their caller, and not through `database`."""
+    """The parts of the API, built once, in the lifespan. Routes call the use cases with a `Store`, which is bound to
+    their caller's tenant; they do not touch `database`."""
 
     settings: Settings
     database: Database
-    api_keys: ApiKeys
+    api_keys: ApiKeyService
+    messages: MessageService
+    deliveries: DeliveryService
+    dead_letters: DeadLetterService
+    receipts: ReceiptService
+    audit: AuditService
     temporal: Client
-    acceptor: Acceptor
-    dispatcher: Dispatcher
-    entities: EndpointEntities
     egress: EgressClient
     backlog: Backlog
-    publish_rate: PublishRate
-    board: HealthBoard
     readiness: ReadinessCheck
-    defaults: InputDefaults
     keyring: KeyRing
-    quotas: Quotas
+    endpoints: EndpointService
+    subscriptions: SubscriptionService
+    channels: ChannelService
+    tenants: TenantService
+    health: HealthService
+    sessions: SessionService
+    responses: ResponseStore
+
+    def scope_of(self, tenant_gid: str | None) -> TenantScope:
+        """The database as a tenant may see it; None: all of it."""
+        return TenantScope(self.database, tenant_gid)
 
 
-# Coroutines, all of these: FastAPI would run plain functions in threads, at the price of a switch each.
+# All of these are coroutines: FastAPI would run plain functions in threads, at the cost of a switch each.
 async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 
 
 async def authenticate(request: Request) -> Caller:
-    """The caller who presents a bearer key. Raises 401 without one. Reads nothing of the request's body."""
+    """The caller that a bearer key belongs to. Raises 401 without a valid one. Does not read the request's body."""
     services = await _services(request)
     scheme, _, presented = request.headers.get("authorization", "").partition(" ")
     is_bearer = scheme.lower() == "bearer"
@@ -109,7 +123,7 @@ def address_of(request: Request, settings: Settings) -> str | None:
 async def _store(
     services: Annotated[Services, Depends(_services)], caller: Annotated[Caller, Depends(_caller)]
 ) -> TenantScope:
-    return TenantScope(services.database, caller.tenant_gid)
+    return services.scope_of(caller.tenant_gid)
 
 
 def opened_by(access: Access) -> params.Depends:
@@ -121,10 +135,6 @@ def opened_by(access: Access) -> params.Depends:
 
     dependency: params.Depends = Depends(check)
     return dependency
-
-
-async def _temporal(services: Annotated[Services, Depends(_services)]) -> Client:
-    return services.temporal
 
 
 @dataclass(frozen=True)
@@ -194,5 +204,4 @@ def _no_cursor() -> Problem:
 ServicesDep = Annotated[Services, Depends(_services)]
 Principal = Annotated[Caller, Depends(_caller)]
 Store = Annotated[TenantScope, Depends(_store)]
-Temporal = Annotated[Client, Depends(_temporal)]
 Paging = Annotated[PageRequest, Depends(_page_request)]

@@ -11,13 +11,14 @@ from typing import Annotated, TypeVar
 
 from fastapi import Depends, Header, Request, Response
 from pydantic import BaseModel
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from api import problem_types
-from api.dependencies import Principal, Services, ServicesDep
+from api.dependencies import Principal, ServicesDep
 from api.problems import Problem, conflict, invalid, malformed
+from everhook.errors import IdempotencyKeyReused
 from everhook.storage import idempotency
-from everhook.storage.idempotency import Call
+from everhook.storage.engine import Session
+from everhook.storage.idempotency import Call, ResponseStore
 from everhook.storage.keyring import DecryptionError
 from everhook.storage.tenant_scope import TenantScope
 
@@ -48,11 +49,11 @@ class _Taken(Exception):
 class Once:
     """Carries out a call once, if it came with a key. Without `call` it adds nothing."""
 
-    services: Services | None = None
+    responses: ResponseStore | None = None
     call: Call | None = None
 
     @asynccontextmanager
-    async def writing(self, store: TenantScope) -> AsyncIterator[AsyncSession]:
+    async def writing(self, store: TenantScope) -> AsyncIterator[Session]:
         """A transaction that creates something; `keep` its response before it ends."""
         try:
             async with store.writing() as session:
@@ -79,13 +80,11 @@ class Once:
                     await idempotency.release(session, self.call)
             raise
 
-    async def keep(
-        self, session: AsyncSession, response: Model, status: HTTPStatus, tenant_gid: str | None = None
-    ) -> Model:
+    async def keep(self, session: Session, response: Model, status: HTTPStatus, tenant_gid: str | None = None) -> Model:
         """Keep the response to the call. `tenant_gid`: whose things it shows. Returns the response."""
-        if self.call is not None and self.services is not None:
+        if self.call is not None and self.responses is not None:
             body = response.model_dump_json(by_alias=True)
-            await idempotency.keep(session, self.services.keyring, self.call, status, body, tenant_gid)
+            await self.responses.keep(session, self.call, status, body, tenant_gid)
         return response
 
     async def keep_asked(
@@ -99,17 +98,16 @@ class Once:
 
     async def raise_if_answered(self) -> None:
         """Raise AnsweredBefore, or a Problem where the key stands for another call or for one that is under way."""
-        if self.call is None or self.services is None:
+        if self.call is None or self.responses is None:
             return
         try:
-            async with self.services.database.read_connection() as connection:
-                kept = await idempotency.find(connection, self.services.keyring, self.call)
+            kept = await self.responses.find(self.call)
         except DecryptionError as error:
             raise conflict(f"{HEADER}: the response kept for this key cannot be read; use another key.") from error
         if kept is None:
             return
         if kept.request_sha256 != self.call.request_sha256:
-            raise conflict(f"{HEADER}: was used for another call. Nothing was changed.")
+            raise IdempotencyKeyReused(f"{HEADER}: was used for another call. Nothing was changed.")
         if kept.body is None or kept.status_code is None:
             raise _under_way()
         headers = {REPLAYED: "true"}
@@ -117,7 +115,7 @@ class Once:
 
 
 NOT_KEYED = Once()
-"""For callers of route functions that have no request."""
+"""Of calls without a key."""
 
 
 async def _once(
@@ -128,7 +126,7 @@ async def _once(
     check_key(request, idempotency_key)
     body = await request.body()
     target = f"{request.method} {request.url.path}?{request.url.query}"
-    once = Once(services, Call.of(caller.tenant_gid or "", idempotency_key, target.encode(), body))
+    once = Once(services.responses, Call.of(caller.tenant_gid or "", idempotency_key, target.encode(), body))
     await once.raise_if_answered()
     return once
 

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 
 from fastapi import FastAPI
 from temporalio.client import Client
 
-from api import dashboard, problems, reference
+from api import dashboard, openapi, problems, reference
 from api.api_keys import router as api_keys
 from api.audit import router as audit
 from api.callers import ADMINS, OWNED, PUBLISHERS, SHARED
@@ -22,24 +23,36 @@ from api.health.readiness import readiness_check
 from api.idempotency import AnsweredBefore, answer_again
 from api.messages import publishing
 from api.messages import router as messages
-from api.messages.backlog import Backlog
-from api.messages.publish_rate import PublishRate
 from api.middleware import Authentication, BodyLimit, Route, Uncached
 from api.receipts import router as receipts
 from api.subscriptions import router as subscriptions
 from api.tenants import router as tenants
 from api.unversioned import UnversionedCalls
 from everhook import __version__
+from everhook.channels.service import ChannelService
+from everhook.dead_letters.service import DeadLetterService
 from everhook.delivery.engine import DeliveryEngine, delivery_engine
+from everhook.delivery.service import DeliveryService
 from everhook.endpoints.quotas_store import Quotas
+from everhook.endpoints.service import EndpointService
+from everhook.endpoints.subscriptions import SubscriptionService
 from everhook.health.overview_store import HealthBoard
+from everhook.health.service import HealthService
 from everhook.observability.tracing import tracing
+from everhook.publishing.backlog import Backlog
+from everhook.publishing.publish_rate import PublishRate
+from everhook.publishing.service import MessageService
 from everhook.publishing.store import Acceptor
+from everhook.receipts.service import ReceiptService
 from everhook.serving.metrics_server import metrics_served, sdk_metrics_address
 from everhook.settings import Settings
 from everhook.storage.engine import Database
+from everhook.storage.idempotency import ResponseStore
 from everhook.temporal.client import connect
-from everhook.tenants.api_keys_store import ApiKeys
+from everhook.tenants.api_keys import ApiKeyService
+from everhook.tenants.audit import AuditService
+from everhook.tenants.service import TenantService
+from everhook.tenants.sessions import SessionService
 
 DESCRIPTION = """Everhook delivers messages to other people's systems and can prove that it did.
 
@@ -64,7 +77,7 @@ ROUTERS = (
     (api_keys.router, ADMINS),
     (dashboard.portal.api_router, ADMINS),
 )
-"""All that stands under `/v1`, and whom it is open to."""
+"""The routers under `/v1`, each with the scopes that open it."""
 
 
 def create_app(
@@ -75,9 +88,9 @@ def create_app(
     engine: DeliveryEngine | None = None,
     beside: Beside | None = None,
 ) -> FastAPI:
-    """The API. It opens its own connections unless it is handed `engine`, or `temporal` and `database`.
+    """The API. It opens its own connections unless it is given `engine`, or `temporal` and `database`.
 
-    `beside` is what else runs in the process on the same engine: its workers.
+    `beside` opens what runs in the same process on the same engine: the workers.
     """
     settings = settings or Settings()
 
@@ -96,6 +109,7 @@ def create_app(
         description=DESCRIPTION,
         lifespan=lifespan,
         responses=problems.DOCUMENTED,
+        generate_unique_id_function=openapi.operation_id,
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
@@ -119,8 +133,8 @@ def create_app(
 def body_limits(settings: Settings) -> dict[Route, int]:
     """The routes whose bodies may be longer than others, or that take one from strangers; in bytes."""
     return {
-        messages.publish: settings.max_payload_bytes + publishing.ENVELOPE_ALLOWANCE,
-        messages.publish_batch: publishing.MAX_BATCH_BYTES,
+        messages.publish_message: settings.max_payload_bytes + publishing.ENVELOPE_ALLOWANCE,
+        messages.publish_messages: publishing.MAX_BATCH_BYTES,
         **dict.fromkeys(dashboard.FORMS_OF_STRANGERS, dashboard.MAX_FORM_OF_STRANGERS),
     }
 
@@ -156,21 +170,47 @@ async def _services(
 
 
 def _services_on(engine: DeliveryEngine) -> Services:
-    settings, database = engine.settings, engine.database
+    settings, database, quotas = engine.settings, engine.database, Quotas.from_settings(engine.settings)
+    acceptor = Acceptor(database, engine.defaults)
+    backlog = Backlog(database, settings.undispatched_limit)
+    deliveries = DeliveryService(database, engine.client, engine.defaults)
+    messages = MessageService(
+        database,
+        engine.client,
+        acceptor,
+        engine.dispatcher,
+        engine.defaults,
+        backlog,
+        PublishRate(settings.publish_rate),
+        max_payload_bytes=settings.max_payload_bytes,
+    )
     return Services(
         settings=settings,
         database=database,
-        api_keys=ApiKeys(database),
+        api_keys=ApiKeyService(database),
+        messages=messages,
+        deliveries=deliveries,
+        dead_letters=DeadLetterService(engine.client, deliveries),
+        receipts=ReceiptService(database, engine.keyring, seal_every_s=settings.seal_receipts_every_seconds),
+        audit=AuditService(),
         temporal=engine.client,
-        acceptor=Acceptor(database, engine.defaults),
-        dispatcher=engine.dispatcher,
-        entities=engine.entities,
         egress=engine.egress,
-        backlog=Backlog(database, settings.undispatched_limit),
-        publish_rate=PublishRate(settings.publish_rate),
-        board=HealthBoard(database),
+        backlog=backlog,
         readiness=readiness_check(database, engine.client),
-        defaults=engine.defaults,
         keyring=engine.keyring,
-        quotas=Quotas.from_settings(settings),
+        endpoints=EndpointService(
+            egress=engine.egress,
+            keyring=engine.keyring,
+            quotas=quotas,
+            acceptor=acceptor,
+            dispatcher=engine.dispatcher,
+            circuits=engine.circuits,
+            temporal=engine.client,
+        ),
+        subscriptions=SubscriptionService(quotas),
+        channels=ChannelService(),
+        tenants=TenantService(engine.client, timedelta(seconds=settings.erasure_settle_seconds)),
+        health=HealthService(HealthBoard(database)),
+        sessions=SessionService(database),
+        responses=ResponseStore(database, engine.keyring),
     )

@@ -16,16 +16,16 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 from pydantic.alias_generators import to_camel
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from temporalio.client import RPCTimeoutOrCancelledError
 from temporalio.service import RPCError, RPCStatusCode
 
 from api import patterns, problem_types
-from api.json_faults import why_not_json
 from api.problem_types import ProblemType
 from everhook.errors import DomainError, InvalidField, TryLater
-from everhook.storage.engine import is_unavailable, reason
+from everhook.publishing.json_faults import why_not_json
+from everhook.storage.engine import DatabaseError, is_unavailable, reason
+from everhook.temporal.client import NotConnected
 
 RETRY_AFTER_S = 5
 
@@ -33,13 +33,15 @@ log = structlog.get_logger()
 
 
 class FieldError(BaseModel):
+    """One field of the request that is wrong."""
+
     field: str = Field(description="Where it is in the request.", examples=["policy.delaysSeconds[2]"])
     code: str = Field(description="What is wrong, for programs.", examples=["greater_than_equal"])
     message: str = Field(description="What is wrong, for people.")
 
 
 class ProblemDocument(BaseModel):
-    """The response to every call that fails (`application/problem+json`)."""
+    """The response to every call that fails (`application/problem+json`, RFC 9457)."""
 
     type: str = Field(
         description="What kind of problem it is, for programs.",
@@ -51,21 +53,36 @@ class ProblemDocument(BaseModel):
     errors: list[FieldError] = []
 
 
-def _schema() -> dict[str, Any]:
-    """In one piece: references would have to point into the components of the whole document."""
-    schema = ProblemDocument.model_json_schema()
-    del schema["$defs"]
-    schema["properties"]["errors"]["items"] = FieldError.model_json_schema()
-    return schema
-
+PROBLEM_JSON = "application/problem+json"
+_REFERENCE = {"$ref": "#/components/schemas/Problem"}
 
 DOCUMENTED: dict[int | str, dict[str, Any]] = {
-    "default": {
-        "description": "A problem document (RFC 9457)",
-        "content": {"application/problem+json": {"schema": _schema()}},
-    }
+    "default": {"description": "A problem document (RFC 9457)", "content": {PROBLEM_JSON: {"schema": _REFERENCE}}}
 }
 """For OpenAPI: the response of every operation that fails. FastAPI's own `model` would say `application/json`."""
+
+
+def schemas() -> dict[str, Any]:
+    """For OpenAPI's components: `Problem` and `FieldError`."""
+    problem = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {"Problem": {**problem, "title": "Problem"}, **problem.pop("$defs")}
+
+
+def documents(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
+    """For `responses=` of a route: the problems that it can have besides those that every route can have."""
+    found: dict[int | str, dict[str, Any]] = {}
+    for kind in kinds:
+        add_documented(found, kind.status.value, kind)
+    return found
+
+
+def add_documented(responses: dict[Any, dict[str, Any]], status: int | str, kind: ProblemType) -> None:
+    """Add a problem to the documented responses of an operation, with an example that shows its `type`."""
+    response = responses.setdefault(status, {})
+    media = response.setdefault("content", {}).setdefault(PROBLEM_JSON, {"schema": _REFERENCE})
+    examples = media.setdefault("examples", {})
+    examples[kind.slug] = {"summary": kind.title, "value": Problem(kind, kind.meaning).document().model_dump()}
+    response["description"] = " ".join(f"`{slug}`: {one['value']['detail']}" for slug, one in examples.items())
 
 
 class Problem(Exception):
@@ -132,7 +149,7 @@ def from_error(request: Request, error: Exception) -> Problem:
     if isinstance(error, Problem):
         return error
     if isinstance(error, DomainError):
-        return _from_domain(error)
+        return from_domain(error)
     if isinstance(error, RequestValidationError):
         return _from_validation(request, error.errors())
     if isinstance(error, HTTPException):
@@ -144,9 +161,11 @@ def from_error(request: Request, error: Exception) -> Problem:
     return _from_fault(request, error)
 
 
-def _from_domain(error: DomainError) -> Problem:
+def from_domain(error: DomainError) -> Problem:
+    """The problem that a domain error is to an HTTP caller."""
     if isinstance(error, InvalidField):
-        return invalid(error.field, error.message, error.code)
+        wrong = FieldError(field=error.field, code=error.code, message=error.message)
+        return Problem(problem_types.type_of(error), str(error), errors=[wrong])
     headers = None
     if isinstance(error, TryLater):
         headers = {"retry-after": str(math.ceil(error.retry_after.total_seconds()))}
@@ -182,11 +201,11 @@ def install(app: FastAPI, for_browsers: Pages | None = None) -> None:
         DomainError,
         RequestValidationError,
         HTTPException,
-        SQLAlchemyError,
+        DatabaseError,
         RPCError,
         RPCTimeoutOrCancelledError,
         OSError,
-        RuntimeError,
+        NotConnected,
         Exception,
     ):
         app.add_exception_handler(kind, answer)
@@ -239,10 +258,10 @@ def _message(error: Mapping[str, Any]) -> str:
 
 
 def _from_fault(request: Request, error: Exception) -> Problem:
-    """Faults of ours, and of what we stand on: logged once, here."""
+    """Bugs, and faults of the database and of Temporal: logged once, here."""
     if is_unavailable(error):
         log.error("the database is away", path=request.url.path, error=reason(error))
-        return unavailable("The database does not answer; nothing was changed. Try again.")
+        return unavailable("The database does not respond; nothing was changed. Try again.")
     if isinstance(error, RPCError):
         log.error("temporal refused or is away", path=request.url.path, error=str(error))
         if error.status is RPCStatusCode.RESOURCE_EXHAUSTED:
@@ -251,12 +270,12 @@ def _from_fault(request: Request, error: Exception) -> Problem:
                 "Temporal is busy. Try again.",
                 headers={"retry-after": str(RETRY_AFTER_S)},
             )
-        return unavailable("Temporal does not answer. Publishing goes on meanwhile; try this again.")
+        return unavailable("Temporal does not respond. Publishing works meanwhile; try this again.")
     if isinstance(error, RPCTimeoutOrCancelledError):
-        log.error("no worker answered in time", path=request.url.path, error=str(error))
-        return unavailable("No worker answered in time; what was asked for may still be done. Look, and try again.")
-    if isinstance(error, RuntimeError) and "connect" in str(error).lower():
+        log.error("no worker responded in time", path=request.url.path, error=str(error))
+        return unavailable("No worker responded in time; the call may still take effect. Check, and try again.")
+    if isinstance(error, NotConnected):
         log.error("temporal is away", path=request.url.path, error=str(error))
-        return unavailable("Temporal does not answer. Publishing goes on meanwhile; try this again.")
+        return unavailable("Temporal does not respond. Publishing works meanwhile; try this again.")
     log.error("unhandled error", path=request.url.path, exc_info=error)
     return Problem(problem_types.INTERNAL_ERROR, "A fault of Everhook. It was logged.")

@@ -12,12 +12,25 @@ from fastapi import Query, Request
 
 from api.dead_letters.schemas import MAX_VALUES
 from api.problems import invalid
+from api.schemas import EndpointRef, Gid
 
 _DIGITS = re.compile(r"-?[0-9]{1,20}")
 
 Value = TypeVar("Value")
 Several = Annotated[
     list[Value] | None, Query(max_length=MAX_VALUES, description="Given several times: any of the values.")
+]
+EndpointGids = Annotated[
+    list[EndpointRef] | None,
+    Query(
+        alias="endpointGid",
+        max_length=MAX_VALUES,
+        description="A gid, or as much of a URL or a description as one endpoint alone has. Given several times: any.",
+    ),
+]
+MessageGids = Annotated[
+    list[Gid] | None,
+    Query(alias="messageGid", max_length=MAX_VALUES, description="Given several times: any of the values."),
 ]
 
 

@@ -1,7 +1,7 @@
-"""The API's description of itself: `/openapi.json`, and `/docs`, a page to read and try it.
+"""The pages of the reference: `/openapi.json`, and `/docs`, to read and try the API.
 
-The page runs Swagger UI, which is other people's script on the dashboard's own origin. So it comes from here and from
-nowhere else, and the page's content policy lets it load and call nothing else.
+`/docs` runs Swagger UI, a third-party script, on the origin of the dashboard. So its files are served from here, and
+the content policy of the page allows it to load and call nothing else.
 """
 
 import json
@@ -10,13 +10,12 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.requests import Request
 from starlette.routing import Route
 
 from api.dashboard import assets
-from api.middleware import API
+from api.openapi import document
 
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -49,19 +48,17 @@ _PAGE = """<!doctype html>
 </html>
 """
 
-SCHEME = {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer <key>`"}
-
 
 def install(app: FastAPI) -> None:
-    """Add them. The application is made without FastAPI's own pages, which load their scripts from a CDN."""
+    """Add them. The application is created without FastAPI's own pages, which load their scripts from a CDN."""
 
     @cache
     def openapi() -> dict[str, Any]:
-        return _document(app)
+        return document(app)
 
     @cache
     def written() -> bytes:
-        """Once and not for each request: it takes 5 ms, and anybody may ask."""
+        """Once and not for each request: it takes 5 ms, and the page needs no key."""
         return json.dumps(openapi()).encode()
 
     async def show_document(_: Request) -> Response:
@@ -70,16 +67,6 @@ def install(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign] # FastAPI's own way to extend it
     for path, show in (("/openapi.json", show_document), ("/docs", _show_page), ("/redoc", _to_page)):
         app.router.routes.append(Route(path, show, include_in_schema=False))
-
-
-def _document(app: FastAPI) -> dict[str, Any]:
-    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    document["components"]["securitySchemes"] = {"key": SCHEME}
-    for path, operations in document["paths"].items():
-        if path.startswith(f"{API}/"):
-            for operation in operations.values():
-                operation["security"] = [{"key": []}]
-    return document
 
 
 async def _show_page(_: Request) -> Response:

@@ -1,9 +1,10 @@
-"""What goes in and out, in camelCase JSON. Unknown fields are refused: a misspelt option must not be lost."""
+"""Models that all resources share, in camelCase JSON. Unknown fields are refused: a misspelt option is not lost."""
 
 import json
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+from enum import StrEnum
+from typing import Annotated, Any, Generic, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -35,10 +36,15 @@ class ApiModel(BaseModel):
 
 
 class ListOf(ApiModel, Generic[Item]):
-    """One page. `nextCursor` is null on the last."""
+    """One page of a list. `nextCursor` is null on the last page."""
 
     data: list[Item]
     next_cursor: str | None
+
+    @classmethod
+    def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
+        """`EndpointList` for a list of `EndpointOut`: generated clients have it as the name of a class."""
+        return "".join(param.__name__.removesuffix("Out") for param in params) + "List"
 
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d.*", re.DOTALL)
@@ -65,7 +71,7 @@ def _aware(moment: datetime) -> datetime:
         raise ValueError("lies outside the years 1 to 9999 in UTC") from error
 
 
-def _free_json(content: dict[str, Any]) -> dict[str, Any]:
+def check_free_json(content: dict[str, Any]) -> dict[str, Any]:
     """Python reads more as JSON than databases keep and other parsers read: NaN, lone surrogates, endless nesting."""
     try:
         size = len(json.dumps(content, ensure_ascii=False, allow_nan=False).encode())
@@ -91,7 +97,7 @@ Name = Annotated[str, StringConstraints(pattern=patterns.NAME)]
 EventType = Annotated[str, StringConstraints(pattern=patterns.EVENT_TYPE)]
 EventPattern = Annotated[str, StringConstraints(pattern=patterns.EVENT_PATTERN)]
 Events = Annotated[list[EventPattern], Field(max_length=MAX_EVENTS)]
-Metadata = Annotated[dict[str, Any], Field(max_length=MAX_METADATA_KEYS), AfterValidator(_free_json)]
+Metadata = Annotated[dict[str, Any], Field(max_length=MAX_METADATA_KEYS), AfterValidator(check_free_json)]
 Gid = Annotated[str, StringConstraints(pattern=patterns.GID)]
 """Any text that may be looked up: one that is no gid is simply not found. PostgreSQL cannot take a NUL."""
 EndpointRef = Annotated[
@@ -104,18 +110,28 @@ Delay = Annotated[Number, Field(ge=0, le=rules.MAX_DELAY.total_seconds())]
 
 
 class Exponential(ApiModel):
+    """Waits that grow by a factor, up to a cap."""
+
     initial_seconds: Delay
     factor: Number = Field(2, ge=1, le=100)
     cap_seconds: Delay
     attempts: Integer = Field(ge=1, le=rules.MAX_ATTEMPTS)
 
 
+class PolicyPreset(StrEnum):
+    """A schedule by name."""
+
+    DOCUMENTED = "documented"
+    PATIENT = "patient"
+    BRISK = "brisk"
+
+
 class Policy(ApiModel):
     """When a failed attempt is followed by another. At most one of `preset`, `delaysSeconds` and `exponential`."""
 
-    preset: Literal["documented", "patient", "brisk"] | None = None
+    preset: PolicyPreset | None = None
     delays_seconds: list[Delay] | None = Field(
-        None, max_length=rules.MAX_ATTEMPTS - 1, description="Waits behind the first, second, … attempt."
+        None, max_length=rules.MAX_ATTEMPTS - 1, description="Waits after the first, second, … attempt."
     )
     exponential: Exponential | None = None
     jitter: Number | None = Field(None, ge=0, le=1, description="Fraction added at random to delays of 30 s and more.")
@@ -137,4 +153,9 @@ class Policy(ApiModel):
 
     def spec(self) -> dict[str, Any]:
         """As it is stored."""
-        return self.model_dump(by_alias=True, exclude_none=True)
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def spec_of(policy: Policy | None) -> dict[str, Any] | None:
+    """A policy as it is stored. None: that of the channel, or the default."""
+    return policy.spec() if policy is not None else None

@@ -1,1 +1,1 @@
-"""The benchmarks behind `make bench`. Ratios are what counts: machines differ."""
+"""The benchmarks of `make bench`. Compare ratios: machines differ."""

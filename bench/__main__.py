@@ -1,4 +1,4 @@
-"""Run the benchmarks, print their tables, and keep them in RESULTS.md; with `--only NAME` nothing is kept."""
+"""Run the benchmarks, print their tables, and write them to RESULTS.md; with `--only NAME` nothing is written."""
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated
@@ -11,7 +11,7 @@ from bench.results import console, keep, measured, show
 from bench.tables import Table, Tell
 from everhook import event_loop
 
-# Each has a fresh stack, if it needs one: what one leaves must not slow down the next.
+# Each has a fresh stack, if it needs one, so that one does not slow down the next.
 BENCHMARKS: dict[str, Callable[[Tell], Awaitable[Table]]] = {
     "cost": cost.cost,
     "burst": flow.burst,

@@ -1,7 +1,7 @@
-"""What the engine costs without Everhook: (a) an empty workflow, started eagerly; (b) one no-op regular activity.
+"""The cost of Temporal without Everhook: (a) an empty workflow, started eagerly; (b) one no-op regular activity.
 
-Run as a process of its own, so that its CPU can be told from the engine's: it reads orders from standard input
-(`{"workflow": "Empty", "count": 500, "concurrency": 20}`) and answers each with a line of JSON.
+Run as a separate process, so that its CPU is measured separately. It reads jobs from standard input (`{"workflow":
+"Empty", "count": 500, "concurrency": 20}`) and writes a line of JSON for each.
 """
 
 import asyncio

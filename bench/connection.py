@@ -1,5 +1,4 @@
-"""One kept-alive HTTP connection for the benchmarks, on a bare socket: httpx takes 2 to 3 ms of CPU a request, as much
-as a delivery may cost."""
+"""One keep-alive HTTP connection on a plain socket: httpx takes 2 to 3 ms of CPU per request, as much as a delivery."""
 
 import asyncio
 from typing import Self, cast
@@ -22,7 +21,7 @@ class Connection(asyncio.Protocol):
         return connection
 
     async def send(self, request: bytes) -> tuple[int, bytes]:
-        """Status and body of the response. Raises ConnectionError where the server closes the connection first."""
+        """The status and the body of the response. Raises ConnectionError if the server closes the connection first."""
         self._waiting = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         return await self._waiting

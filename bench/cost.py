@@ -1,4 +1,4 @@
-"""What a delivery costs in CPU, beside what the engine costs without Everhook."""
+"""The CPU cost of a delivery, compared with the cost of Temporal without Everhook."""
 
 import asyncio
 import json
@@ -33,8 +33,10 @@ EXCEPTIONS_MS = 3.5
 
 @dataclass(frozen=True)
 class Cost:
-    """Of `items`: seconds until the last was through, and CPU seconds until everything was written, without what the
-    stack uses when idle. `driver`, `receiver`: CPU seconds of the benchmark itself. `events`: length of one history.
+    """The cost of `items`: seconds until the last was done, and CPU seconds until everything was written, minus what
+    the idle stack uses.
+
+    `driver`, `receiver`: CPU seconds of the benchmark itself. `events`: the length of one history.
     """
 
     items: int
@@ -73,14 +75,14 @@ class Cost:
 
 
 Measure = Callable[[int], Awaitable[Cost]]
-"""Runs so many items and returns what they cost."""
+"""Runs this many items and returns their cost."""
 
 
 async def cost(tell: Tell) -> Table:
     """An empty workflow, a naive one, and deliveries with each kind of history, in turns.
 
-    In turns, since the engine's cost grows with its store, and each until the stack has come to rest: much of what is
-    done for an item is done after its end.
+    In turns, because the cost of Temporal grows with its store, and each until the stack is idle: much of the work for
+    an item is done after its end.
     """
     async with embedded_stack("all") as stack, Baseline.started(stack) as baseline:
         deliveries = await Deliveries.prepared(stack)
@@ -210,7 +212,7 @@ class Deliveries:
 
 
 async def _history_events(stack: BenchStack, delivery_gid: str) -> int:
-    """How long the history of a delivery's workflow is; 0 where it has no workflow."""
+    """The length of the history of a delivery's workflow; 0 if it has no workflow."""
     client = await connect(target_host=stack.temporal)
     try:
         history = await client.get_workflow_handle(delivery_workflow_id(delivery_gid)).fetch_history()

@@ -1,4 +1,4 @@
-"""What deliveries lose to people who watch: the same messages with the overview opened all the time, and without."""
+"""The cost of an open dashboard for deliveries: the same messages with the overview open, and without."""
 
 import asyncio
 import contextlib
@@ -57,7 +57,7 @@ async def _deliver(stack: EmbeddedStack, endpoint: Endpoint, sent: int) -> int:
 
 @contextlib.asynccontextmanager
 async def _opening(stack: EmbeddedStack) -> AsyncIterator[list[float]]:
-    """Open the overview at a steady rate while the block runs; how long each took is in what it yields."""
+    """Open the overview at a steady rate during the block; yields the list of response times."""
     signed_in = await stack.client.post("/sign-in", data={"key": API_KEY})
     cookie = signed_in.cookies["everhook_session"]
     seconds: list[float] = []

@@ -1,4 +1,4 @@
-"""A publisher that costs next to nothing, so that a benchmark measures Everhook and not its own HTTP client."""
+"""A publisher with very little overhead, so that a benchmark measures Everhook and not its HTTP client."""
 
 import asyncio
 import itertools
@@ -36,7 +36,7 @@ class Driver:
         self._idle: list[Connection] = []
 
     async def publish(self, channel: str, count: int, connections: int = CONNECTIONS) -> list[Published]:
-        """Publish `count` messages one by one, as fast as so many connections can."""
+        """Publish `count` messages one by one, as fast as this many connections can."""
         numbers = iter(range(count))
         published: list[Published] = []
 
@@ -48,7 +48,7 @@ class Driver:
         return published
 
     async def publish_at(self, channel: str, rate: float, count: int) -> list[Published]:
-        """Open loop: message i is sent i / rate seconds from now, whatever became of those before it."""
+        """Open loop: message i is sent i / rate seconds from now, whether or not earlier ones have been accepted."""
         start = time.monotonic()
 
         async def one(number: int) -> Published:
@@ -59,7 +59,7 @@ class Driver:
         return await asyncio.gather(*(one(number) for number in range(count)))
 
     async def publish_batches(self, channel: str, count: int, connections: int = 2) -> None:
-        """Publish `count` messages in batches, as fast as so many connections can."""
+        """Publish `count` messages in batches, as fast as this many connections can."""
         starts = iter(range(0, count, BATCH))
 
         async def run() -> None:
@@ -107,5 +107,5 @@ def _message(number: int) -> bytes:
 
 
 def seconds_to_arrival(published: Sequence[Published], arrivals: dict[str, float]) -> Iterator[float]:
-    """For each message the time from when it was due to its first arrival; infinity where it has not arrived."""
+    """For each message the time from its scheduled publication to its first arrival; infinity if it has not arrived."""
     return (arrivals.get(message.message_gid, float("inf")) - message.due for message in published)

@@ -1,6 +1,6 @@
-"""The guarded transport beside plain httpx, in the same run: requests a second and CPU a request, over many hosts.
+"""The egress transport compared with plain httpx: requests per second and CPU per request, over many hosts.
 
-Hosts are loopback addresses. The receiver is a process of its own that costs next to nothing. No stack is needed.
+Hosts are loopback addresses. The receiver is a separate process with very little overhead. No stack is needed.
 """
 
 import asyncio
@@ -104,7 +104,7 @@ CLIENTS: dict[str, tuple[Client, int]] = {
 
 
 async def _best(client: Client, urls: Sequence[str], count: int) -> Speed:
-    """The fastest of several rounds, behind one in which every connection is made."""
+    """The fastest of several rounds, after one round that opens all connections."""
     async with client() as post:
         await _round(post, urls, max(len(urls), CONCURRENCY))
         return max([await _round(post, urls, count) for _ in range(REPEATS)], key=lambda speed: speed.rate)

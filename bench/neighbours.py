@@ -1,4 +1,4 @@
-"""A quiet endpoint next to one that makes trouble: slow responses, messages that cannot be sent, a long queue."""
+"""A quiet endpoint while another one causes trouble: slow responses, messages that cannot be sent, a long queue."""
 
 import asyncio
 import math
@@ -34,7 +34,7 @@ async def slow(tell: Tell) -> Table:
 
 
 async def poison(tell: Tell) -> Table:
-    """600 messages that cannot be signed: the endpoint's secret does not decrypt."""
+    """600 messages that cannot be signed: the endpoint's secret cannot be decrypted."""
     title = f"Poison neighbour: {POISON_MESSAGES} messages to an endpoint whose stored secret does not decrypt"
 
     async def trouble(stack: EmbeddedStack, endpoint: Endpoint) -> None:
@@ -56,7 +56,7 @@ async def paused(tell: Tell) -> Table:
 
 
 async def _beside(tell: Tell, title: str, path: str, trouble: Trouble) -> Table:
-    """Quiet traffic alone, then while the trouble is published and after it."""
+    """Quiet traffic alone, then during and after the trouble."""
     async with embedded_stack() as stack:
         neighbour = await stack.endpoint("neighbour", path)
         await stack.endpoint("warm-up")

@@ -1,6 +1,6 @@
-"""How long people wait for the dashboard: its first page with nothing kept, and its lists, over a great many rows.
+"""Load times of the dashboard: its first page with cold caches, and its lists, over very many rows.
 
-The database is filled behind the product's back; the server is a cold `everhook serve`, and the browser Chromium.
+The rows are inserted into the database directly. The server is a cold `everhook serve`, the browser Chromium.
 """
 
 import asyncio
@@ -189,7 +189,7 @@ def _rows(size: int, endpoints: list[tuple[str, str]]) -> Iterator[tuple[str, tu
 
 @contextlib.asynccontextmanager
 async def _server(database_url: str) -> AsyncIterator[str]:
-    """A cold one, and where it is."""
+    """A cold server and its URL."""
     with tempfile.TemporaryDirectory(prefix="everhook-bench-") as directory:
         async with serve(database_url, Path(directory)) as (_, url):
             yield url

@@ -1,4 +1,4 @@
-"""50,000 deliveries to a paused endpoint: how fast they are parked, what they cost in memory, and how they leave."""
+"""50,000 deliveries to a paused endpoint: how fast they are parked, their memory, and how they are released."""
 
 import asyncio
 import sqlite3

@@ -1,4 +1,4 @@
-"""What a receipt adds to the cost of its delivery, and how long it takes to seal many."""
+"""The cost of receipts: for each delivery, and for sealing many."""
 
 import asyncio
 import statistics
@@ -145,7 +145,7 @@ async def _record(recorder: Recorder, headers: Iterable[tuple[str, str]], issuer
 
 
 async def sealing_time(database: Database, count: int) -> timedelta:
-    """To put `count` receipts of one tenant under checkpoints. They are as long as real ones, and say nothing."""
+    """The time to seal `count` receipts of one tenant. They are as long as real ones."""
     await IssuerCache(database, KEYRING, "hooks.example.com").get()
     for start in range(0, count, INSERTED_TOGETHER):
         async with database.write_connection() as connection:

@@ -1,4 +1,4 @@
-"""`bench.sink` in a process of its own, and what has arrived there."""
+"""`bench.sink` in a separate process, and what has arrived there."""
 
 import asyncio
 import sys

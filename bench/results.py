@@ -1,4 +1,4 @@
-"""How tables are shown at the terminal, and kept in RESULTS.md."""
+"""Tables at the terminal and in RESULTS.md."""
 
 import os
 import platform
@@ -20,7 +20,7 @@ console = Console()
 
 
 async def measured(benchmark: Callable[[Tell], Awaitable[Table]], tell: Tell) -> Table:
-    """Run a benchmark; its table says as well how busy other processes kept the machine."""
+    """Run a benchmark. Its table also says how busy other processes kept the machine."""
     async with Others() as others:
         table = await benchmark(tell)
     used = f"Other processes used {others.cores:.2f} of {os.cpu_count()} cores meanwhile."

@@ -11,7 +11,7 @@ AN_HOUR = 100_000
 MINUTES = 10
 SAMPLE_S = 5.0
 MOST_SHARE, MOST_MB = 0.05, 8.0
-"""Growth beyond both is growth; less is what a garbage collector leaves lying about."""
+"""Growth beyond both counts; less is normal between garbage collections."""
 
 
 async def embedded(tell: Tell) -> Table:

@@ -1,4 +1,4 @@
-"""The stacks that are measured: the product as users run it, a receiver beside it, a driver, and a meter."""
+"""The measured stacks: the product as users run it, a receiver, a driver, and a meter."""
 
 import asyncio
 import sys
@@ -25,7 +25,7 @@ EVERHOOK = "Everhook"
 TEMPORAL_PROGRAM = "temporal"
 
 QUIET_CPU, QUIET_S, SETTLE_S = 0.15, 2.0, 300.0
-"""A stack is settled when no group uses more than this share of a core for so long; it is given up after the last."""
+"""A stack is idle when no group uses more than this share of a core for this long; waiting ends after the last."""
 
 History = Literal["all", "exceptions"]
 
@@ -66,7 +66,7 @@ class BenchStack:
         (await self.client.post(f"/v1/endpoints/{endpoint.gid}/{command}")).raise_for_status()
 
     async def settled(self) -> None:
-        """Wait until what was started has been written: marks, settled workflows, cache evictions, log lines."""
+        """Wait until all pending work is written: confirmations, history workflows, cache evictions, log lines."""
         give_up_at = time.monotonic() + SETTLE_S
         before = self.meter.cpu()
         while time.monotonic() < give_up_at:
@@ -124,6 +124,6 @@ async def embedded_stack(history: History = "all", **extra_env: str) -> AsyncIte
 
 
 def api_client(port: int) -> httpx.AsyncClient:
-    """For the few requests that set a benchmark up."""
+    """For the few requests that set up a benchmark."""
     headers = {"authorization": f"Bearer {API_KEY}"}
     return httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60, trust_env=False)

@@ -1,4 +1,4 @@
-"""What the benchmarks have in common: a table, targets, and how figures are written."""
+"""Shared by the benchmarks: tables, targets, and the format of figures."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Table:
-    """What is printed and kept in RESULTS.md. `notes` list the targets, missed ones included."""
+    """A table for the terminal and RESULTS.md. `notes` list the targets, including missed ones."""
 
     title: str
     columns: tuple[str, ...]

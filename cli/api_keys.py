@@ -1,19 +1,16 @@
 """API keys without the API: create, list and revoke them in the database, for the first key and in emergencies."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from cli.context import load_settings_here, opened_database
 from cli.errors import UsageError
+from everhook.errors import DomainError
 from everhook.settings import Settings
-from everhook.storage.engine import is_turned_away, is_unavailable
-from everhook.storage.tables import ApiKey, now
-from everhook.tenants import api_keys_store as api_keys
-from everhook.tenants import store as tenants
-from everhook.tenants.api_keys_store import Scope
+from everhook.storage.engine import Session, is_unavailable, refuses_connections
+from everhook.storage.tables import now
+from everhook.tenants.api_keys import ApiKeyService, ApiKeyView, CreatedApiKey, NewApiKey
 from everhook.tenants.audit_store import Actor
 
 ACTOR = Actor("command line")
@@ -27,9 +24,9 @@ async def require_a_key(settings: Settings) -> None:
     async with opened_database(settings) as database:
         try:
             async with database.reading() as session:
-                has_key = await api_keys.has_usable(session)
+                has_key = await ApiKeyService(database).has_usable(session)
         except Exception as error:
-            if is_unavailable(error) and not is_turned_away(error) and not database.is_sqlite:
+            if is_unavailable(error) and not refuses_connections(error) and not database.is_sqlite:
                 return  # it may be back soon; until then no call is authenticated
             raise
     if not has_key:
@@ -39,41 +36,30 @@ async def require_a_key(settings: Settings) -> None:
         )
 
 
-async def create(name: str, scopes: list[str], tenant: str | None, expires_in_days: float | None) -> tuple[ApiKey, str]:
-    if (wrong := api_keys.why_refused(name, scopes, has_tenant=tenant is not None)) is not None:
-        raise UsageError(": ".join(wrong))
-    async with _writing() as session:
-        owner = await tenants.find_tenant(session, tenant) if tenant is not None else None
-        if tenant is not None and owner is None:
-            raise UsageError(f"there is no tenant {tenant}")
-        created = await api_keys.create(
-            session,
-            name,
-            [Scope(scope) for scope in scopes],
-            tenant_gid=owner.gid if owner is not None else None,
-            expires_at=now() + timedelta(days=expires_in_days) if expires_in_days is not None else None,
-            created_by=ACTOR.name,
-        )
-        api_keys.audit(session, ACTOR, "api_key.created", created[0])
-        return created
+async def create(name: str, scopes: list[str], tenant: str | None, expires_in_days: float | None) -> CreatedApiKey:
+    """Raises UsageError."""
+    expires_at = now() + timedelta(days=expires_in_days) if expires_in_days is not None else None
+    async with _writing() as (service, session):
+        return await service.create(session, ACTOR, NewApiKey(name, scopes, tenant, expires_at))
 
 
-async def list_all() -> tuple[list[ApiKey], dict[str, str]]:
-    async with _writing() as session:
-        rows = list((await api_keys.page(session, after=None, limit=ALL_AT_ONCE)).rows)
-        return rows, await tenants.names(session, {row.tenant_gid for row in rows if row.tenant_gid})
+async def list_all() -> Sequence[ApiKeyView]:
+    """Newest first. Raises UsageError."""
+    async with _writing() as (service, session):
+        return (await service.page(session, after=None, limit=ALL_AT_ONCE)).rows
 
 
 async def revoke(gid: str) -> None:
-    async with _writing() as session:
-        row = await api_keys.get(session, gid)
-        if row is None:
-            raise UsageError(f"there is no key {gid}")
-        await api_keys.revoke(session, row)
-        api_keys.audit(session, ACTOR, "api_key.revoked", row)
+    """Raises UsageError."""
+    async with _writing() as (service, session):
+        await service.revoke(session, ACTOR, gid)
 
 
 @asynccontextmanager
-async def _writing() -> AsyncIterator[AsyncSession]:
-    async with opened_database(load_settings_here()) as database, database.writing() as session:
-        yield session
+async def _writing() -> AsyncIterator[tuple[ApiKeyService, Session]]:
+    async with opened_database(load_settings_here()) as database:
+        try:
+            async with database.writing() as session:
+                yield ApiKeyService(database), session
+        except DomainError as error:
+            raise UsageError(str(error)) from error

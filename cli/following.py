@@ -45,12 +45,12 @@ def show_delivery(delivery: DeliveryDetail) -> RenderableType:
         [
             ("delivery", delivery["deliveryGid"]),
             ("status", _status(delivery)),
-            ("message", f"{delivery['messageGid']}  {delivery['type']} on {delivery['channelName']}"),
+            ("message", f"{delivery['messageGid']}  {delivery['type']} on {delivery['channel']}"),
             ("endpoint", delivery["endpointGid"]),
             ("accepted", when(delivery["acceptedAt"])),
             ("next attempt", when(delivery["nextAttemptAt"])),
             ("ended", when(delivery["completedAt"])),
-            ("decided", _decided(delivery)),
+            ("resolved", _resolved(delivery)),
         ]
     )
     return Group(card, *(part for attempt in delivery["attempts"] for part in _attempt(attempt)))
@@ -63,10 +63,11 @@ def _status(delivery: DeliveryDetail) -> Text:
     return shown
 
 
-def _decided(delivery: DeliveryDetail) -> str | None:
-    if not delivery["decidedBy"]:
+def _resolved(delivery: DeliveryDetail) -> str | None:
+    if not delivery["resolvedBy"]:
         return None
-    return f"by {delivery['decidedBy']}" + (f": {delivery['decidedWhy']}" if delivery["decidedWhy"] else "")
+    reason = f": {delivery['resolutionReason']}" if delivery["resolutionReason"] else ""
+    return f"by {delivery['resolvedBy']}{reason}"
 
 
 def _attempt(attempt: Attempt) -> list[RenderableType]:

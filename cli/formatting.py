@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from cli.api_client.shapes import Attempt, Delivery
-from cli.terminal_text import span
+from everhook.durations import rough_duration
 
 
 def parse_moment(moment: str) -> datetime:
@@ -15,7 +15,7 @@ def age(moment: str | None) -> str:
     if moment is None:
         return ""
     passed = datetime.now(UTC) - parse_moment(moment)
-    return f"{span(passed)} ago" if passed >= timedelta() else f"in {span(-passed)}"
+    return f"{rough_duration(passed)} ago" if passed >= timedelta() else f"in {rough_duration(-passed)}"
 
 
 def seen(minute: str) -> str:

@@ -15,9 +15,9 @@ STDIN = Path("-")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Limit = Annotated[int, typer.Option(min=1, help="Maximum number of entries.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
-Tenant = Annotated[str | None, typer.Option(help="A tenant, by name or gid.")]
+Tenant = Annotated[str | None, typer.Option(help="A tenant, by name.")]
 _AGAIN = "; can be repeated to match any of several."
-Tenants = Annotated[list[str] | None, typer.Option("--tenant", help=f"A tenant, by name or gid{_AGAIN}")]
+Tenants = Annotated[list[str] | None, typer.Option("--tenant", help=f"A tenant, by name{_AGAIN}")]
 ChannelNames = Annotated[list[str] | None, typer.Option("--channel", help=f"A channel, by name{_AGAIN}")]
 EndpointRefs = Annotated[
     list[str] | None,
@@ -33,7 +33,7 @@ Events = Annotated[
 ]
 Since = Annotated[str | None, typer.Option(help="At or after this time, such as 2026-01-31T12:00:00Z.")]
 Until = Annotated[str | None, typer.Option(help="Before this time.")]
-Why = Annotated[str, typer.Option(help="The reason; it is recorded.")]
+Reason = Annotated[str, typer.Option(help="The reason; it is recorded.")]
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ CLEAR_S = 30
 MOST_READ, MOST_NUDGED = 5_000, 500
 
 EVENT_TYPES = ("order.created", "order.paid", "order.shipped")
-WHY = "end of a simulation"
+REASON = "end of a simulation"
 PARKED = (
     "Parked: failures in a row, with no success between them, opened an endpoint's circuit (5, unless configured "
     "otherwise). At a lower --rate retries succeed in between."
@@ -208,7 +208,7 @@ class Simulation:
 
     async def _purge(self, endpoint_gid: str) -> None:
         """Purge until none is left. Temporal's index is updated with a delay, and one batch runs at a time."""
-        request = {"endpoint": endpoint_gid, "why": WHY}
+        request = {"endpointGid": endpoint_gid, "reason": REASON}
         while True:
             with contextlib.suppress(Unavailable):
                 result = await self._call(self._api.post, path("dead-letters", "purge"), request)
@@ -219,7 +219,9 @@ class Simulation:
 
     async def _unfinished(self, endpoint_gid: str) -> AsyncIterator[str]:
         for status in ("accepted", "sending", "retrying", "parked"):
-            listed = await self._call(self._api.get, path("deliveries"), status=status, endpoint=endpoint_gid, limit=1)
+            listed = await self._call(
+                self._api.get, path("deliveries"), status=status, endpointGid=endpoint_gid, limit=1
+            )
             for delivery in listed["data"]:
                 yield delivery["deliveryGid"]
 

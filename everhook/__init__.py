@@ -1,3 +1,4 @@
-"""The kernel of Everhook. It imports nothing of `api`, `workflows`, `activities` or `worker`."""
+"""The kernel of Everhook: one package for each capability. It imports nothing from `api`, `cli`, `workflows` or
+`activities`."""
 
 __version__ = "0.1.0"

@@ -1,7 +1,7 @@
-"""What crosses Temporal: enumerations and frozen dataclasses, standard library only.
+"""What crosses Temporal: enumerations and frozen dataclasses; only the standard library.
 
-Workflow histories are read by every later version of this code, so the rule is: new fields get defaults,
-names never change, and nothing here holds a payload, a secret or a response body.
+Every later version of this code reads the histories of workflows, so new fields get defaults, names never change, and
+nothing here holds a payload, a secret or a response body.
 """
 
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ SEAL_RECEIPTS_WORKFLOW = "SealReceipts"
 
 
 class TaskQueue(StrEnum):
-    """Where work waits. On `SENDS_LIMITED` the server hands out each endpoint's attempts at about its rate limit."""
+    """The task queues. On `SENDS_LIMITED` the server dispatches each endpoint's attempts at about its rate limit."""
 
     DELIVERIES = "deliveries"
     SENDS = "sends"
@@ -29,9 +29,9 @@ class TaskQueue(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What one try means for its delivery.
+    """What one attempt means for its delivery.
 
-    `PARKED` says that no request was made because the circuit does not allow one.
+    `PARKED`: no request was made because the circuit does not allow one.
     """
 
     DELIVERED = "delivered"
@@ -54,7 +54,7 @@ TERMINAL_STATUSES = frozenset({DeliveryStatus.DELIVERED, DeliveryStatus.DISCARDE
 
 
 class DeadLetterReason(StrEnum):
-    """Why a round ended without a delivery."""
+    """Why a round ended without delivering."""
 
     EXHAUSTED = "exhausted"
     REJECTED = "rejected"
@@ -69,8 +69,8 @@ class DeadLetterReason(StrEnum):
 class FailureCode(StrEnum):
     """How a request failed without an HTTP status.
 
-    `BLOCKED` is our policy and `UNSENDABLE` a fault on our side before the first byte. All others are the endpoint's
-    doing.
+    `BLOCKED` is a refusal by policy, and `UNSENDABLE` a local error before the first byte. All others are failures of
+    the endpoint.
     """
 
     DNS = "dns"
@@ -87,7 +87,7 @@ class FailureCode(StrEnum):
 
 @dataclass(frozen=True)
 class OpenDeadLetter:
-    """A dead letter that waits for an operator, as its workflow is to take it up."""
+    """A dead letter that waits for an operator, for its workflow to continue with."""
 
     reason: DeadLetterReason
     since: datetime
@@ -96,8 +96,8 @@ class OpenDeadLetter:
 
 @dataclass(frozen=True)
 class AttemptInput:
-    """One try. `retry` is what follows should it fail (None: this is the round's last attempt). `rate_limit` is the one
-    that the workflow knows."""
+    """The input of one attempt. `retry` is what follows if it fails (None: this is the round's last attempt).
+    `rate_limit` is the one that the workflow knows."""
 
     delivery_gid: str
     endpoint_gid: str
@@ -112,17 +112,19 @@ class AttemptInput:
 
 @dataclass(frozen=True)
 class NewRateLimit:
-    """An endpoint's rate limit, in requests a second, that differs from the one a workflow knows; None: lifted."""
+    """An endpoint's rate limit, in requests per second, that differs from the one that a workflow knows; None: no
+    limit."""
 
     per_second: float | None
 
 
 @dataclass(frozen=True)
 class AttemptRecord:
-    """An attempt as the database keeps it, less the response body: this may travel through a workflow's history.
+    """An attempt as stored in the database, without the response body, because it may travel through a workflow's
+    history.
 
-    Of the URL, which may hold credentials, and of the signature headers it has the SHA-256: what a receipt needs that
-    is issued later, from the database.
+    For receipts that are issued later it has the SHA-256 of the URL, which may hold credentials, and of the signature
+    headers.
     """
 
     attempt_gid: str
@@ -148,12 +150,13 @@ class AttemptRecord:
 
 @dataclass(frozen=True)
 class AttemptOutcome:
-    """What a try came to. `unrecorded` is set when the database was away: the workflow then has it recorded.
+    """The outcome of an attempt. `unrecorded` is set if the database was unavailable: the workflow then has it
+    recorded.
 
-    `reason` says why the delivery is dead-lettered: where it is rejected, where no other attempt follows (None:
-    `exhausted`), or where it stays parked for longer than its window (None: an operator's pause, which may last).
-    `attempt_gid` and `duration_ms` name the attempt on record; they are None where no request was made.
-    `new_rate_limit` is for the next attempt's queue; None: unchanged, or not known.
+    `reason` says why the delivery is dead-lettered: if it is rejected, if no other attempt follows (None: `exhausted`),
+    or if it is parked for longer than its window (None: an operator's pause, which may last long). `attempt_gid` and
+    `duration_ms` are those of the recorded attempt; None if no request was made. `new_rate_limit` is for the next
+    attempt's queue; None: unchanged or unknown.
     """
 
     verdict: Verdict
@@ -174,9 +177,9 @@ class AttemptOutcome:
 
 @dataclass(frozen=True)
 class PreviousAttempt:
-    """An attempt that was made before its delivery's workflow started, and what it came to.
+    """An attempt that was made before the workflow of its delivery started, with its outcome.
 
-    `next_attempt_at` is when the next one is due; None where no other follows.
+    `next_attempt_at` is when the next one is due; None if there is none.
     """
 
     outcome: AttemptOutcome
@@ -185,11 +188,11 @@ class PreviousAttempt:
 
 @dataclass(frozen=True)
 class DeliveryInput:
-    """All that `DeliveryWorkflow` needs to know; built from the database, at publish and at every restart alike.
+    """The input of `DeliveryWorkflow`; built from the database at publish and at every restart.
 
     - `previous`: attempt `attempt` was made already. If it delivered, the workflow completes in its first task.
-    - `parked_since`: the delivery was parked without a workflow; the time counts towards the policy's window.
-    - `dead_letter`: take up waiting for an operator, for `dead_letter_retention` from the workflow's start.
+    - `parked_since`: the delivery was parked without a workflow; this time counts towards the policy's window.
+    - `dead_letter`: wait for an operator, for `dead_letter_retention` from the start of the workflow.
     """
 
     delivery_gid: str
@@ -209,7 +212,7 @@ class DeliveryInput:
     dead_letter_retention: timedelta = timedelta(days=30)
 
     def attempt_input(self, number: int, retry: RetryPlan | None) -> AttemptInput:
-        """Attempt `number` of this round; `retry` is what follows should it fail."""
+        """The input of attempt `number` of this round. `retry` is what follows if it fails."""
         return AttemptInput(
             delivery_gid=self.delivery_gid,
             endpoint_gid=self.endpoint_gid,
@@ -224,15 +227,15 @@ class DeliveryInput:
 
     @property
     def is_delivered(self) -> bool:
-        """The attempt before the workflow delivered: nothing is left to do."""
+        """Whether the attempt before the workflow delivered: then nothing is left to do."""
         return self.previous is not None and self.previous.outcome.verdict is Verdict.DELIVERED
 
 
 @dataclass(frozen=True)
 class DeliveryResult:
-    """How a delivery ended: `DELIVERED` or `DISCARDED`, after how many rounds and attempts of the last round.
+    """How a delivery ended: `DELIVERED` or `DISCARDED`, after this many rounds, and attempts of the last round.
 
-    The last three describe the attempt that delivered; they are None for a discarded delivery.
+    The last three fields describe the attempt that delivered; they are None for a discarded delivery.
     """
 
     status: DeliveryStatus
@@ -245,7 +248,7 @@ class DeliveryResult:
 
 @dataclass(frozen=True)
 class DeadLetterInput:
-    """`replayable_until` is how long the dead letter stays open, counted by the workflow's clock."""
+    """The input of `dead_letter`. `retention` is how long the dead letter stays open, by the workflow's clock."""
 
     delivery_gid: str
     reason: DeadLetterReason
@@ -255,25 +258,36 @@ class DeadLetterInput:
 
 @dataclass(frozen=True)
 class OperatorAction:
-    """Who asked for a replay or a discard, and why; the argument of those signals.
+    """Who asked for a replay or a discard, and the reason; the argument of those signals. Read `by` and `because`.
 
     Every field has a default so that `temporal workflow signal --name replay` works without an input.
     """
 
-    who: str = "temporal"
+    actor: str = ""
+    reason: str = ""
+    # In inputs that earlier versions recorded:
+    who: str = ""
     why: str = ""
+
+    @property
+    def by(self) -> str:
+        return self.actor or self.who or "temporal"
+
+    @property
+    def because(self) -> str:
+        return self.reason or self.why
 
 
 @dataclass(frozen=True)
 class ReleaseInput:
-    """The argument of the signal `release`. With a `dead_letter` reason the delivery is given up instead."""
+    """The argument of the signal `release`. With a `dead_letter` reason the delivery is dead-lettered instead."""
 
     dead_letter: DeadLetterReason | None = None
 
 
 @dataclass(frozen=True)
 class RoundInput:
-    """Open the round after `round`, because of `note`."""
+    """The input of `open_round`: open the round after `round`. `note` says who replays it and why."""
 
     delivery_gid: str
     round: int
@@ -288,7 +302,7 @@ class DiscardInput:
 
 @dataclass(frozen=True)
 class DeliveryState:
-    """Answer to the query `status`: what the workflow itself says."""
+    """The result of the query `status`: the state as the workflow knows it."""
 
     status: DeliveryStatus
     round: int
@@ -300,7 +314,7 @@ class DeliveryState:
 
 @dataclass(frozen=True)
 class EndpointInput:
-    """Input of `EndpointWorkflow`. `circuit` is carried across continue-as-new; None means: load it."""
+    """The input of `EndpointWorkflow`. `circuit` is passed on by continue-as-new; None: load it."""
 
     endpoint_gid: str
     tenant: str
@@ -311,9 +325,9 @@ class EndpointInput:
 
 @dataclass(frozen=True)
 class OutcomeReport:
-    """What one process saw of an endpoint since its last report, oldest first: any success, then failures in a row.
+    """What one process saw of an endpoint since its last report: any success, then failures in a row.
 
-    `stranded`: deliveries are parked although the circuit is closed; release them.
+    `stranded`: deliveries are parked although the circuit is closed, and have to be released.
     """
 
     succeeded: bool = False
@@ -330,7 +344,7 @@ class CircuitProjection:
 
 @dataclass(frozen=True)
 class ReleaseParkedInput:
-    """Wake up to `limit` of an endpoint's parked deliveries, oldest first."""
+    """The input of `release_parked`: release up to `limit` of an endpoint's parked deliveries, oldest first."""
 
     endpoint_gid: str
     limit: int
@@ -347,7 +361,7 @@ class ReleaseResult:
 
 @dataclass(frozen=True)
 class ReconcileShare:
-    """One pass of the reconciler over part `index` of `parts` of the endpoints."""
+    """The input of `reconcile`: a pass over part `index` of `parts` of the endpoints."""
 
     index: int = 0
     parts: int = 1
@@ -355,7 +369,7 @@ class ReconcileShare:
 
 @dataclass(frozen=True)
 class ReconcileResult:
-    """What a pass of the reconciler did. `more`: its time was up before all was done."""
+    """What a pass of the reconciler did. `more`: it ran out of time before everything was done."""
 
     started: int = 0
     restarted: int = 0
@@ -366,7 +380,8 @@ class ReconcileResult:
 
 @dataclass(frozen=True)
 class RetentionResult:
-    """How much one pass of retention removed: messages with all that hangs on them, payloads alone, and so on."""
+    """How much one pass of retention deleted: messages with everything that belongs to them, payloads alone, and so
+    on."""
 
     messages: int = 0
     payloads: int = 0
@@ -379,7 +394,8 @@ class RetentionResult:
 
 @dataclass(frozen=True)
 class TenantErasure:
-    """Input of `EraseTenantWorkflow`. After `settle` whatever was in flight when the tenant was shut is on record."""
+    """The input of `EraseTenantWorkflow`. After `settle`, everything that was in flight when the tenant was shut is
+    recorded."""
 
     tenant_gid: str
     settle: timedelta = timedelta(minutes=2)
@@ -387,7 +403,7 @@ class TenantErasure:
 
 @dataclass(frozen=True)
 class SealResult:
-    """How many receipts went under how many checkpoints, and whose logs were found damaged and left alone."""
+    """How many receipts were sealed under how many checkpoints, and the tenants whose damaged logs were skipped."""
 
     receipts: int = 0
     checkpoints: int = 0
@@ -396,6 +412,6 @@ class SealResult:
 
 @dataclass(frozen=True)
 class EventsResult:
-    """How many operational events were dealt with."""
+    """How many operational events were processed."""
 
     published: int = 0

@@ -4,7 +4,10 @@
     ├── ConfigurationError          a setting, or what surrounds the process, cannot be used
     └── DomainError                 a call cannot be carried out, for a reason that its caller can act on
         ├── InvalidField            a field has a value that is not allowed here
+        │   ├── MalformedPayload    the payload cannot be parsed
+        │   └── PayloadTooLarge     the payload has more bytes than are accepted
         ├── NotFound                there is no such thing, or it is another tenant's
+        │   └── BodyUnavailable     the body of an attempt cannot be rendered again
         ├── Forbidden
         │   └── ReservedChannel     the channel is Everhook's own
         ├── Conflict                the state of things does not allow it
@@ -14,10 +17,13 @@
         │   ├── IdempotencyKeyReused
         │   ├── NotADeadLetter, NoAttemptDue, PayloadErased
         │   └── TenantNameTaken, TenantInUse
+        ├── LogDamaged              a log of receipts lacks hashes, so nothing can be proven from it
         └── TryLater                the same call may succeed in a while
             ├── BulkOperationRunning
+            ├── RateLimited
             ├── BacklogFull
             └── Unavailable         the database, Temporal, or name resolution does not respond
+                └── NotSealed       the receipt is not under a checkpoint yet
 
 `api/problem_types.py` maps each DomainError to the problem that HTTP callers get. Errors of single packages
 (`EndpointFailure`, `DecryptionError`, `InvalidDocument`, …) are defined where they are raised.
@@ -45,6 +51,14 @@ class InvalidField(DomainError):
         self.code = code
 
 
+class MalformedPayload(InvalidField):
+    """The payload is not JSON that can be parsed here, such as one that is nested too deeply."""
+
+
+class PayloadTooLarge(InvalidField):
+    """The payload has more bytes than are accepted."""
+
+
 class NotFound(DomainError):
     """There is no such thing, or it belongs to another tenant: callers cannot tell which."""
 
@@ -52,6 +66,15 @@ class NotFound(DomainError):
         super().__init__(f"There is no {kind} {name}.")
         self.kind = kind
         self.name = name
+
+
+class BodyUnavailable(NotFound):
+    """The body of an attempt's request cannot be rendered again."""
+
+    def __init__(self, attempt_gid: str, reason: str) -> None:
+        DomainError.__init__(self, f"The body of {attempt_gid} is not available: {reason}.")
+        self.kind = "body"
+        self.name = attempt_gid
 
 
 class Forbidden(DomainError):
@@ -110,6 +133,10 @@ class TenantInUse(Conflict):
     """The default tenant owns what names no tenant: it cannot be erased."""
 
 
+class LogDamaged(DomainError):
+    """A log of receipts lacks hashes, so nothing can be proven from it. `everhook receipts audit` finds the place."""
+
+
 class TryLater(DomainError):
     """Nothing was changed; the same call may succeed after `retry_after`."""
 
@@ -127,6 +154,10 @@ class BulkOperationRunning(TryLater):
     retry_after = timedelta(seconds=10)
 
 
+class RateLimited(TryLater):
+    """The key has published as much as it may for now."""
+
+
 class BacklogFull(TryLater):
     """As many accepted deliveries as may wait are waiting to be started."""
 
@@ -135,3 +166,7 @@ class BacklogFull(TryLater):
 
 class Unavailable(TryLater):
     """Something that the call needs does not respond."""
+
+
+class NotSealed(Unavailable):
+    """The receipt is not under a checkpoint yet. `retry_after` is when it will be."""

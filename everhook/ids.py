@@ -1,6 +1,6 @@
 """Ids: TypeIDs (`msg_01k…`: a prefix and a UUIDv7 in Crockford base 32, so ids sort by time), and workflow ids.
 
-Every id is made and taken apart here; each maker has its inverse.
+All ids are built and parsed here; each builder has its inverse.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -32,18 +32,18 @@ class Kind(StrEnum):
 
 
 def new_gid(kind: Kind) -> str:
-    """A new id. Ids made later sort later, to the millisecond between processes."""
+    """A new id. Ids that are created later sort later, to the millisecond across processes."""
     return _gid(kind, uuid7().int)
 
 
 def first_gid_at(kind: Kind, moment: datetime) -> str:
-    """The least id of a moment: whatever was made before it sorts before, to the millisecond. So a range of time is a
-    range of keys."""
+    """The smallest id of a moment: ids created before it sort before it, to the millisecond. A range of time is thus
+    a range of keys."""
     return _gid(kind, max(0, (moment - _EPOCH) // timedelta(milliseconds=1)) << _TIME_SHIFT)
 
 
 def moment_of(gid: str) -> datetime:
-    """When an id was made, to the millisecond; inverse of `first_gid_at`."""
+    """When an id was created, to the millisecond; inverse of `first_gid_at`."""
     return _EPOCH + timedelta(milliseconds=_number(gid) >> _TIME_SHIFT)
 
 
@@ -53,13 +53,13 @@ def is_gid(text: str, kind: Kind) -> bool:
 
 
 def gid_endings(part: int, parts: int) -> str:
-    """The last characters of those ids that are part `part` of `parts`, which are about equal; "" for all of them. The
-    end of an id is random."""
+    """The last characters of the ids in part `part` of `parts`, which are about equal; "" for all ids. The end of an
+    id is random."""
     return "" if parts == 1 else _ALPHABET[part::parts]
 
 
 def trace_id(gid: str) -> str:
-    """The 32 hex digits behind an id: a message's trace carries its own number (W3C Trace Context)."""
+    """The UUID of an id as 32 hex digits: the trace id of a message (W3C Trace Context)."""
     return f"{_number(gid):032x}"
 
 

@@ -1,7 +1,7 @@
-"""Settings: environment variables `EVERHOOK_…`, each with its reason. Built once in `main` and passed down.
+"""Settings: environment variables `EVERHOOK_…`, each with a description. Built once in `main` and passed down.
 
-Temporal's own connection is configured by Temporal's own variables (`TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`,
-`TEMPORAL_API_KEY`, `TEMPORAL_TLS…`): see `everhook/temporal/client.py`.
+Temporal's connection is configured by Temporal's own variables (`TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`,
+`TEMPORAL_API_KEY`, `TEMPORAL_TLS…`): see `everhook/temporal/options.py`.
 """
 
 import re
@@ -29,7 +29,7 @@ def _comma_separated(value: object) -> object:
 
 
 def _with_async_driver(url: str) -> str:
-    """Accept the URLs people have (`postgresql://…?sslmode=require`, `sqlite:///`) and name the driver we use."""
+    """Accept the usual URLs (`postgresql://…?sslmode=require`, `sqlite:///`) and add the driver."""
     for scheme, driver in (
         ("postgres://", "postgresql+asyncpg://"),
         ("postgresql://", "postgresql+asyncpg://"),
@@ -37,7 +37,7 @@ def _with_async_driver(url: str) -> str:
     ):
         if url.startswith(scheme):
             url = driver + url.removeprefix(scheme)
-    # libpq's name for it, which is what people copy; asyncpg calls it `ssl` and takes the same values
+    # libpq's name of the parameter; asyncpg calls it `ssl` and takes the same values
     return url.replace("?sslmode=", "?ssl=").replace("&sslmode=", "&ssl=")
 
 
@@ -48,11 +48,11 @@ def _rate(text: str) -> str:
 
 
 def _proxy_url(url: SecretStr) -> SecretStr:
-    """Says what is wrong without showing the value, which may hold a password."""
+    """Check a proxy's URL. The error does not contain the value, which may hold a password."""
     try:
         parts = urlsplit(url.get_secret_value())
         usable = parts.scheme == "http" and bool(parts.hostname and parts.port) and parts.path in ("", "/")
-    except ValueError:  # a port that is no number, a bracket that is not closed
+    except ValueError:  # an invalid port, or a bracket that is not closed
         usable = False
     if not usable or parts.query or parts.fragment:
         raise ValueError("not http://host:port or http://user:password@host:port")
@@ -60,31 +60,31 @@ def _proxy_url(url: SecretStr) -> SecretStr:
 
 
 def _issuer(name: str) -> str:
-    """A name that a log of receipts can have."""
+    """Check that a log of receipts can have this name."""
     origin_of(name, "ten_0")
     return name
 
 
 def _web_address(url: str) -> str:
-    """It becomes a link: nothing but http and https may."""
+    """Check a URL that becomes a link: only http and https are allowed."""
     if not re.fullmatch(r"https?://[^\s\"'<>]+", url):
         raise ValueError("not an http or https URL")
     return url.rstrip("/")
 
 
 def _origin(text: str) -> str:
-    """It becomes part of a header."""
+    """Check an origin that becomes part of a header."""
     if not re.fullmatch(r"https?://[A-Za-z0-9.*-]+(:\d+)?", text):
         raise ValueError("not an origin, such as https://app.example.com")
     return text
 
 
 class Settings(BaseSettings):
-    """Every option of API and worker. `docs/configuration.md` is checked against this class."""
+    """Every setting of API and worker. A test checks that `docs/configuration.md` lists them all."""
 
     model_config = SettingsConfigDict(env_prefix="EVERHOOK_", extra="ignore", hide_input_in_errors=True)
 
-    dev: bool = Field(False, description="Relaxes what only a development machine may: plain-HTTP endpoints, no key.")
+    dev: bool = Field(False, description="For development machines only: allows plain-HTTP endpoints, and short keys.")
     log_format: Literal["json", "console"] = Field("json", description="`console` is for people at a terminal.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level written.")
 
@@ -96,10 +96,10 @@ class Settings(BaseSettings):
 
     master_keys: Annotated[list[SecretStr], NoDecode] = Field(
         default_factory=list,
-        description="Keys that secrets are sealed with at rest, comma-separated, the newest first: 32 bytes in base64.",
+        description="Keys that encrypt secrets at rest, comma-separated, newest first: 32 bytes in base64.",
     )
     api_key: SecretStr | None = Field(
-        None, description="An admin's key that needs no database: for the first steps, and where one key is enough."
+        None, description="An admin key that is not in the database: for the first steps, and if one key is enough."
     )
     trusted_proxies: Annotated[list[IPv4Network | IPv6Network], NoDecode] = Field(
         default_factory=list,
@@ -107,15 +107,16 @@ class Settings(BaseSettings):
     )
     issuer: Annotated[str, AfterValidator(_issuer)] | None = Field(
         None,
-        description="Who issues the receipts: a URL without its scheme, `hooks.example.com`. It stays for good.",
+        description="The permanent name of the issuer of receipts: a URL without its scheme, `hooks.example.com`.",
     )
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8080, ge=0, le=65535, description="Port the API listens on.")
     public_url: Annotated[str, AfterValidator(_web_address)] | None = Field(
-        None, description="Where browsers reach the API, `https://hooks.example.com`: links to the portal begin so."
+        None,
+        description="The URL of the API for browsers, `https://hooks.example.com`; used for links to the portal.",
     )
     keep_alive_seconds: float = Field(
-        75, gt=0, description="Idle connections to the API are kept so long: longer than a load balancer keeps them."
+        75, gt=0, description="How long idle connections to the API are kept: longer than the load balancer keeps them."
     )
     header_timeout_seconds: float = Field(10, gt=0, description="A request's headers must arrive within this time.")
     body_timeout_seconds: float = Field(60, gt=0, description="A request's body must arrive within this time.")
@@ -123,19 +124,20 @@ class Settings(BaseSettings):
     max_connections_per_address: int = Field(
         512, ge=1, description="The same from one address (IPv6: from one /64), unless it is a trusted proxy."
     )
-    metrics_host: str = Field("127.0.0.1", description="Address that `/metrics` is offered on, without a key.")
+    metrics_host: str = Field("127.0.0.1", description="Address that `/metrics` is served on, without a key.")
     metrics_port: int | None = Field(
-        None, ge=1, le=65535, description="Port for `/metrics` of this process, API or worker; without it, none."
+        None, ge=1, le=65535, description="Port of `/metrics` of this process, API or worker; unset: not served."
     )
     max_payload_bytes: int = Field(256 * 1024, ge=1, description="A larger payload is refused with 413.")
 
     publish_rate: Annotated[str, AfterValidator(_rate)] = Field(
-        "", description="Messages that one key may publish, such as `1000/second`, at each API process; empty: any."
+        "",
+        description="Messages that one key may publish, such as `1000/second`, at each API process; empty: no limit.",
     )
 
     subscriptions_per_endpoint: int = Field(100, ge=1, description="Subscriptions that one endpoint may have.")
     subscriptions_per_tenant: int = Field(
-        1_000, ge=1, description="Subscriptions that one tenant may have; the tenant `default` may have any number."
+        1_000, ge=1, description="Subscriptions that one tenant may have; the tenant `default` has no limit."
     )
     subscription_cost: int = Field(
         1_000, ge=1, description="Steps of matching that one subscription may cost each message."
@@ -150,92 +152,114 @@ class Settings(BaseSettings):
         "deliver (`exceptions`).",
     )
     history_rate: float = Field(
-        200, gt=0, description="Workflows a second, at most, that only show a delivered delivery; at each process."
+        200,
+        gt=0,
+        description="History workflows started per second at each process, for deliveries that are delivered.",
     )
-    history_concurrency: int = Field(4, ge=1, description="Starts of such workflows in flight at once a process.")
+    history_concurrency: int = Field(4, ge=1, description="Starts of history workflows in flight for each process.")
 
     express: bool = Field(
         True,
         description="The process that accepts a message makes the first attempt itself, if the endpoint is healthy.",
     )
     express_in_flight: int = Field(
-        32, ge=1, description="First attempts at once an endpoint and process; others wait for their turn."
+        32, ge=1, description="Concurrent first attempts for each endpoint and process; others wait."
     )
-    express_in_flight_in_all: int = Field(256, ge=1, description="First attempts at once a process.")
+    express_in_flight_in_all: int = Field(256, ge=1, description="Concurrent first attempts for each process.")
     express_waiting: int = Field(
-        5_000, ge=0, description="First attempts that wait an endpoint and process; beyond, workflows make them."
+        5_000, ge=0, description="First attempts that wait, for each endpoint and process; workflows make the others."
     )
-    express_waiting_in_all: int = Field(20_000, ge=0, description="First attempts that wait in a process.")
+    express_waiting_in_all: int = Field(20_000, ge=0, description="First attempts that wait, for each process.")
     express_wait_seconds: float = Field(
-        10, gt=0, description="First attempts that would wait longer than this for their turn, workflows make."
+        10, gt=0, description="First attempts that would wait longer than this are made by workflows."
     )
     first_attempt_grace_seconds: float = Field(
         10,
         gt=0,
-        description="What a first attempt may take beyond its deadline before the reconciler takes the delivery over.",
+        description="How long after its deadline a first attempt is taken over by the reconciler.",
     )
     express_memory_mb: int = Field(
-        64, ge=1, description="Megabytes of payloads that first attempts keep in memory; beyond, workflows make them."
+        64, ge=1, description="Megabytes of payloads held in memory for first attempts; workflows make the others."
     )
     express_slow_ms: int = Field(
-        750, ge=1, description="Workflows make the first attempts to an endpoint that responds more slowly than this."
+        750, ge=1, description="The first attempts to an endpoint that is slower than this are made by workflows."
     )
     max_concurrent_sends: int = Field(
         200,
         ge=1,
-        description="Attempts from each fair queue at once a process; an endpoint that hangs gets no more than it "
-        "leaves free.",
+        description="Concurrent attempts from each fair queue and process; an endpoint that hangs holds no more "
+        "than it leaves free.",
     )
 
-    workflow_tasks: int = Field(200, ge=2, description="Workflow tasks at once a worker process.")
+    workflow_tasks: int = Field(200, ge=2, description="Concurrent workflow tasks of a worker process.")
     cached_workflows: int = Field(
         400,
         ge=2,
-        description="Workflows that a worker process keeps in memory; at least as many as `EVERHOOK_WORKFLOW_TASKS`.",
+        description="Workflows that a worker process caches; at least as many as `EVERHOOK_WORKFLOW_TASKS`.",
     )
-    workflow_pollers: int = Field(5, ge=2, description="Polls for workflow tasks at once a worker process.")
-    activity_pollers: int = Field(5, ge=1, description="Polls for activities at once a worker process and queue.")
+    workflow_pollers: int = Field(5, ge=2, description="Concurrent polls for workflow tasks of a worker process.")
+    activity_pollers: int = Field(5, ge=1, description="Concurrent polls for activities of a worker process and queue.")
 
-    dispatch_concurrency: int = Field(64, ge=1, description="Workflow starts in flight at once a process.")
+    dispatch_concurrency: int = Field(64, ge=1, description="Workflow starts in flight for each process.")
     dispatch_queue: int = Field(
         10_000,
         ge=1,
-        description="Starts that wait in memory, a fifth of them for one endpoint; others are left to the reconciler.",
+        description="Starts that wait in memory, at most a fifth for one endpoint; the reconciler makes the others.",
     )
     undispatched_limit: int = Field(
-        500_000, ge=1, description="Publishing answers 503 while more deliveries than this wait to be started."
+        500_000, ge=1, description="Publishing returns 503 while more deliveries than this wait to be started."
     )
-    reconcile_every_seconds: float = Field(15, gt=0, description="How often undispatched deliveries are looked for.")
+    reconcile_every_seconds: float = Field(
+        15, gt=0, description="How often the reconciler looks for undispatched deliveries."
+    )
     seal_receipts_every_seconds: float = Field(
-        30, gt=0, le=60, description="How often receipts are put under a checkpoint."
+        30, gt=0, le=60, description="How often receipts are sealed under a checkpoint."
     )
     overdue_grace_seconds: float = Field(
-        180, gt=0, description="A delivery whose next step lies this far in the past may have lost its workflow."
+        180, gt=0, description="A delivery whose next step is this late may have lost its workflow."
     )
 
-    park_check_seconds: float = Field(600, gt=0, description="How often a parked delivery looks again by itself.")
-    dead_letter_retention_days: float = Field(30, gt=0, description="Then an untouched dead letter is discarded.")
+    park_check_seconds: float = Field(
+        600, gt=0, description="How often a parked delivery checks by itself whether it can be sent."
+    )
+    dead_letter_retention_days: float = Field(
+        30, gt=0, description="After this time an untouched dead letter is discarded."
+    )
 
-    retention_every_seconds: float = Field(3600, gt=0, description="How often what is past its time is removed.")
+    retention_every_seconds: float = Field(3600, gt=0, description="How often expired data is deleted.")
     payload_retention_days: float = Field(
-        30, ge=0, le=MAX_RETENTION_DAYS, description="Then a message's payload is erased, and what was answered to it."
+        30,
+        ge=0,
+        le=MAX_RETENTION_DAYS,
+        description="After this time a message's payload and the responses to it are erased.",
     )
     delivery_retention_days: float = Field(
-        90, ge=0, le=MAX_RETENTION_DAYS, description="Deliveries that ended so long ago go, with message and attempts."
+        90,
+        ge=0,
+        le=MAX_RETENTION_DAYS,
+        description="Deliveries that ended this long ago are deleted, with message and attempts.",
     )
     idempotency_retention_days: float = Field(
-        30, ge=0, le=MAX_RETENTION_DAYS, description="Then an idempotency key may be used anew."
+        30, ge=0, le=MAX_RETENTION_DAYS, description="After this time an idempotency key can be used again."
     )
-    event_retention_days: float = Field(90, ge=0, le=MAX_RETENTION_DAYS, description="Then operational events go.")
-    health_retention_days: float = Field(30, ge=0, le=MAX_RETENTION_DAYS, description="Then minutes of health go.")
+    event_retention_days: float = Field(
+        90, ge=0, le=MAX_RETENTION_DAYS, description="Operational events are deleted after this time."
+    )
+    health_retention_days: float = Field(
+        30, ge=0, le=MAX_RETENTION_DAYS, description="Health statistics are deleted after this time."
+    )
     erasure_settle_seconds: float = Field(
-        120, gt=0, description="So long after an erasure began, what was in flight then is on record, and erased too."
+        120, gt=0, description="How long after the start of an erasure attempts in flight are recorded, and erased too."
     )
 
     circuit_failure_threshold: int = Field(5, ge=1, description="Failures in a row that open a circuit.")
-    circuit_cooldown_seconds: float = Field(30, gt=0, description="First rest of an open circuit; doubles on relapse.")
-    circuit_cooldown_max_seconds: float = Field(600, gt=0, description="Longest rest of an open circuit.")
-    circuit_disable_after_hours: float = Field(120, gt=0, description="Failing this long without one success disables.")
+    circuit_cooldown_seconds: float = Field(
+        30, gt=0, description="First cooldown of an open circuit; doubles with each relapse."
+    )
+    circuit_cooldown_max_seconds: float = Field(600, gt=0, description="Longest cooldown of an open circuit.")
+    circuit_disable_after_hours: float = Field(
+        120, gt=0, description="An endpoint that fails for this long without a success is disabled."
+    )
     release_rate: float = Field(5, gt=0, description="Parked deliveries released in the first second after closing.")
     release_rate_max: float = Field(100, gt=0, description="The release rate doubles each second up to this.")
 
@@ -244,20 +268,22 @@ class Settings(BaseSettings):
     )
     events_every_seconds: float = Field(5, gt=0, description="How often operational events are published.")
     alert_dead_letters: int = Field(
-        100, ge=0, le=100_000, description="`dead_letters.threshold` is told at so many dead letters; 0: never."
+        100, ge=0, le=100_000, description="Number of dead letters that raises `dead_letters.threshold`; 0: never."
     )
     alert_undispatched_seconds: float = Field(
-        120, ge=0, description="`dispatch.oldest_undispatched` is told when a delivery waits so long; 0: never."
+        120, ge=0, description="Waiting time of a delivery that raises `dispatch.oldest_undispatched`; 0: never."
     )
     alert_success_rate: float = Field(
-        0.9, ge=0, lt=1, description="`health.success_rate_low` is told when no more of attempts succeed; 0: never."
+        0.9, ge=0, lt=1, description="Fraction of successful attempts that raises `health.success_rate_low`; 0: never."
     )
-    alert_success_minutes: float = Field(10, ge=1, le=1440, description="Over how many minutes that is.")
-    alert_success_attempts: int = Field(50, ge=1, description="Of fewer attempts than these nothing is told.")
+    alert_success_minutes: float = Field(
+        10, ge=1, le=1440, description="The time range of `EVERHOOK_ALERT_SUCCESS_RATE`."
+    )
+    alert_success_attempts: int = Field(50, ge=1, description="With fewer attempts than this the alert is not raised.")
 
     egress_allow: Annotated[list[IPv4Network | IPv6Network], NoDecode] = Field(
         default_factory=list,
-        description="Networks that endpoints may lie in although they are not public, comma-separated.",
+        description="Networks that are not public and may contain endpoints, comma-separated.",
     )
     egress_ports: Annotated[list[int], NoDecode] = Field(
         default_factory=list,
@@ -267,11 +293,11 @@ class Settings(BaseSettings):
 
     egress_proxy: Annotated[SecretStr, AfterValidator(_proxy_url)] | None = Field(
         None,
-        description="`http://user:password@host:port`: everything to endpoints goes through this proxy, by CONNECT.",
+        description="`http://user:password@host:port`: all requests to endpoints go through this proxy, by CONNECT.",
     )
 
     temporal_ui_url: Annotated[str, AfterValidator(_web_address)] | None = Field(
-        None, description="Where people open the Temporal UI; the dashboard then links to each delivery's workflow."
+        None, description="URL of the Temporal UI; the dashboard then links to each delivery's workflow."
     )
     portal_frame_ancestors: Annotated[list[Annotated[str, AfterValidator(_origin)]], NoDecode] = Field(
         default_factory=list,
@@ -280,7 +306,7 @@ class Settings(BaseSettings):
 
     sandbox: bool = Field(
         False,
-        description="Run workflows in the SDK's sandbox: +5 ms CPU a delivery. Tests always do; production need not.",
+        description="Run workflows in the SDK's sandbox, for +5 ms of CPU per delivery. Only tests need it.",
     )
 
     @model_validator(mode="before")
@@ -289,8 +315,8 @@ class Settings(BaseSettings):
         return {name: _comma_separated(value) if name in _LISTS else value for name, value in values.items()}
 
     @model_validator(mode="after")
-    def _refuse_a_small_cache(self) -> Self:
-        """A workflow that is evicted while its task runs is rebuilt from its history for each task."""
+    def _require_cache_for_tasks(self) -> Self:
+        """A workflow that is evicted while its task runs would be rebuilt from its history for each task."""
         if self.cached_workflows < self.workflow_tasks:
             raise ValueError("EVERHOOK_CACHED_WORKFLOWS must be at least EVERHOOK_WORKFLOW_TASKS")
         return self
@@ -319,7 +345,7 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Settings from the environment. Raises ConfigurationError, naming each variable that is wrong."""
+    """Load the settings from the environment. Raises ConfigurationError, which names each invalid variable."""
     try:
         return Settings(**overrides)
     except ValidationError as error:

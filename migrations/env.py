@@ -1,4 +1,4 @@
-"""Alembic's entry. The database's URL comes from `everhook.storage.migrate`."""
+"""Alembic's environment. The URL of the database comes from `everhook.storage.migrate`."""
 
 import asyncio
 import time
@@ -31,7 +31,7 @@ TRY_AGAIN_S = 3.0
 
 
 def _render_item(kind: str, item: Any, _context: Any) -> str | Literal[False]:
-    """Plain SQL types in migrations, so that old ones do not change with the code."""
+    """Render plain SQL types in migrations, so that old migrations do not change with the code."""
     if kind != "type":
         return False
     if isinstance(item, tables.UtcDateTime):
@@ -98,7 +98,7 @@ def _take_migration_lock(connection: Connection) -> None:
 
 async def _migrate_sqlite(url: str) -> None:
     """In one transaction, which begins with the write lock: only one process at a time can be in it."""
-    database = Database(url, answer_timeout=None, create=True)
+    database = Database(url, response_timeout=None, create=True)
     try:
         async with database.write_connection() as connection:
             await connection.run_sync(lambda sync: _run(sync, transaction_per_migration=False))

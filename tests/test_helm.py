@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
+import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import typer.main
 import yaml
@@ -68,7 +68,7 @@ def test_every_manifest_is_one_that_kubernetes_takes(values: Mapping[str, Any], 
     for (kind, _), manifest in manifests.items():
         if kind not in CRDS:
             kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
-    assert CRDS <= {kind for kind, _ in manifests} or values is REQUIRED
+    assert {kind for kind, _ in manifests} >= CRDS or values is REQUIRED
 
 
 def test_the_issuer_must_be_named(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_the_issuer_must_be_named(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_values_are_refused(wrong: Mapping[str, Any], tmp_path: Path) -> None:
-    assert helm("template", "hooks", values=REQUIRED | wrong, tmp_path=tmp_path).returncode != 0
+    assert helm("template", "hooks", values={**REQUIRED, **wrong}, tmp_path=tmp_path).returncode != 0
 
 
 def test_containers_run_commands_and_set_variables_that_exist(tmp_path: Path) -> None:

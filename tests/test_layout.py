@@ -182,6 +182,58 @@ def test_what_checks_receipts_imports_nothing_of_ours_but_ids_and_errors() -> No
     assert [str(f) for f in wrong] == []
 
 
+def test_sql_is_in_stores_only() -> None:
+    """`sqlalchemy` and `sqlmodel` are imported under `everhook/storage/`, and by files called `store` or `…_store`."""
+    below_the_front_ends = {"everhook", "activities", "workflows", "worker"}
+    wrong = [
+        str(found)
+        for found in imports()
+        if found.top in {"sqlalchemy", "sqlmodel"}
+        and package_of(found.file) in below_the_front_ends
+        and not found.file.startswith("everhook/storage/")
+        and not found.file.endswith(("/store.py", "_store.py"))
+    ]
+    assert wrong == []
+
+
+def _is_router(module: str) -> bool:
+    return module.startswith("api.") and module.endswith(".router")
+
+
+def test_nothing_but_the_application_imports_a_router() -> None:
+    """What a route does, others call as a use case."""
+    wrong = {f.file for f in imports() if _is_router(f.module) and f.file != "api/main.py"}
+    assert wrong == set()
+
+
+def test_the_api_holds_no_sql() -> None:
+    wrong = {f.file for f in imports() if package_of(f.file) == "api" and f.top in SQL}
+    assert wrong == set()
+
+
+def test_no_route_holds_the_unscoped_database() -> None:
+    """Routes and pages read and write through the scope of their caller, or call a use case."""
+    wrong = {
+        name_of(path)
+        for path in product_files()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if package_of(name_of(path)) == "api" and isinstance(node, ast.Attribute) and node.attr == "database"
+    }
+    assert wrong - {"api/main.py", "api/dependencies.py"} == set()
+
+
+def test_the_modules_of_the_api_form_no_circle() -> None:
+    graph: dict[str, set[str]] = defaultdict(set)
+    for f in imports():
+        if package_of(f.file) == "api" and f.top == "api":
+            graph[module_of(f.file)].add(f.module)
+    assert circle_in(graph) is None
+
+
+def test_the_api_imports_nothing_inside_functions() -> None:
+    assert [str(f) for f in imports() if package_of(f.file) == "api" and f.in_function] == []
+
+
 def test_packages_of_the_kernel_form_no_circle() -> None:
     """Any package may import a pure module of any other. Between modules with effects, packages have an order."""
     edges = {(f.file, f.module) for f in imports() if f.file.startswith("everhook/") and f.top == "everhook"}
@@ -195,7 +247,9 @@ def test_packages_of_the_kernel_form_no_circle() -> None:
 
 
 def _capability(module: str) -> str:
-    return ".".join(module.split(".")[:2])
+    """The package of a module. Use cases are a layer above all packages: each `service` is a node of its own."""
+    parts = module.split(".")
+    return ".".join(parts[:3] if parts[2:] == ["service"] else parts[:2])
 
 
 def _pure_modules() -> set[str]:

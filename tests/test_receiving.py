@@ -28,7 +28,8 @@ from everhook.contracts import FailureCode, Verdict
 from everhook.delivery.body_formats import BodyFormat, Content, render
 from everhook.delivery.classify import classify
 from everhook.delivery.policy import MAX_TIMEOUT, DeliveryPolicy
-from everhook.egress import KEPT_BODY_BYTES, MAX_RETRY_AFTER, EgressClient, EgressRules
+from everhook.egress import STORED_BODY_BYTES, EgressClient, EgressRules
+from everhook.egress.client import MAX_RETRY_AFTER
 from everhook.egress.connection import KEEP_ALIVE
 from everhook.egress.pool import CONNECT_LIMIT
 from everhook.ids import Kind, new_gid
@@ -578,7 +579,7 @@ async def test_the_numbers_are_those_of_the_product() -> None:
         f"After {circuit.failure_threshold} failures in a row",
         f"no requests for {circuit.cooldown // seconds} seconds, then longer, up to {circuit.cooldown_max // minutes} ",
         f"fails for {circuit.disable_after.days} days",
-        f"stored ({KEPT_BODY_BYTES // 1024} KiB)",
+        f"stored ({STORED_BODY_BYTES // 1024} KiB)",
         f"kept open for {KEEP_ALIVE // seconds} seconds",
         f"less than {CONNECT_LIMIT // seconds} seconds",
         f"up to {Settings.model_fields['max_payload_bytes'].default // 1024} KiB",

@@ -151,8 +151,8 @@ def test_master_keys_are_a_list_newest_first_and_never_shown(monkeypatch: pytest
     shown = repr(settings) + str(settings) + settings.model_dump_json()
     assert new not in shown and old not in shown
     ring = KeyRing.from_settings(settings)
-    assert ring.is_current(KeyRing([new]).seal("x", "place"))
-    assert ring.open(KeyRing([old]).seal("x", "place"), "place") == "x"
+    assert ring.is_current(KeyRing([new]).encrypt("x", "place"))
+    assert ring.decrypt(KeyRing([old]).encrypt("x", "place"), "place") == "x"
 
 
 @pytest.mark.parametrize("keys", ["", ",", "short", f"{base64.b64encode(bytes(32)).decode()},c2hvcnQ="])

@@ -21,6 +21,7 @@ from api.dashboard import states
 from cli import main as cli
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus, FailureCode, TaskQueue, Verdict
+from everhook.dead_letters.service import Decision
 from everhook.delivery.body_formats import BodyFormat
 from everhook.endpoints import list_store as endpoint_list
 from everhook.health.score import Level, Window
@@ -42,7 +43,7 @@ PARTIAL: Mapping[str, Collection[Any]] = {
     "api.dashboard.keys.SCOPES": GIVEN_SCOPES,
     "api.dashboard.states.CIRCUIT_EVENTS": endpoint_list.CIRCUIT_EVENTS,
     "api.dashboard.states.WORDS": SOME,
-    "api.api_keys.router.ApiKeyIn.scopes": GIVEN_SCOPES,
+    "api.api_keys.schemas.ApiKeyIn.scopes": GIVEN_SCOPES,
     "api.messages.schemas.MessageDetail.delivery_counts": SOME,
     "everhook.delivery.store._IMPLIES": SOME,
     "everhook.delivery.rollups_store._VERDICTS": ON_RECORD,
@@ -204,6 +205,7 @@ IN_PROSE = {Verdict}
 """Most of these words stand in tables of something else."""
 
 NOT_SHOWN = {
+    Decision: "a command each",
     Kind: "prefixes of gids",
     Phase: "what a connection waits for, inside of the HTTP server",
     Scope: "`tenant` is written `tenant:<gid>`",

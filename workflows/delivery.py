@@ -33,7 +33,7 @@ with workflow.unsafe.imports_passed_through():
     from everhook.temporal import search_attributes as sa
 
 RECORDING_MARGIN = timedelta(seconds=12)
-"""What `send_attempt` may take beyond its HTTP deadline: loading, and waiting for the database to record."""
+"""How long `send_attempt` may take after its HTTP deadline: loading, and waiting for the database to record."""
 
 RECORD_TIMEOUT = timedelta(seconds=15)
 
@@ -61,7 +61,7 @@ class DeliveryWorkflow:
 
     @workflow.run
     async def run(self, input: DeliveryInput) -> DeliveryResult:
-        """One round of attempts, then whatever an operator decides. A replay continues as a new run."""
+        """One round of attempts; if it fails, wait for an operator's decision. A replay continues as a new run."""
         if input.dead_letter is None:
             self._reason = await self._round()
             if self._reason is not None:
@@ -70,26 +70,26 @@ class DeliveryWorkflow:
             self._show_dead_letter(self._reason)
             await self._await_operator()
         if self._status is DeliveryStatus.DELIVERED:
-            return self._delivered()  # a discard that came during the attempt came too late
+            return self._delivered()  # a discard during the attempt came too late
         if self._discard is not None:
             await self._end_discarded(self._discard)
         elif self._replay is not None:
             await self._open_next_round(self._replay)
         return DeliveryResult(self._status, self._input.round, self._number)
 
-    @workflow.signal(description="Begin a new round of attempts of a dead letter; optional input {who, why}")
-    def replay(self, note: OperatorAction = OperatorAction()) -> None:
-        """Counts once the round is over; a replay of a delivery that is still under way is nothing new."""
+    @workflow.signal(description="Begin a new round of attempts of a dead letter; optional input {actor, reason}")
+    def replay(self, action: OperatorAction = OperatorAction()) -> None:
+        """Takes effect once the round is over. A replay of a delivery that is still in progress is ignored."""
         if self._reason is not None:
-            self._replay = note
+            self._replay = action
 
-    @workflow.signal(description="Give the delivery up for good; optional input {who, why}")
-    def discard(self, note: OperatorAction = OperatorAction()) -> None:
-        self._discard = note
+    @workflow.signal(description="Give the delivery up for good; optional input {actor, reason}")
+    def discard(self, action: OperatorAction = OperatorAction()) -> None:
+        self._discard = action
 
     @workflow.signal(description="Leave the parking: the circuit allows it, or the endpoint is gone for good")
-    def release(self, note: ReleaseInput = ReleaseInput()) -> None:
-        self._release = note
+    def release(self, input: ReleaseInput = ReleaseInput()) -> None:
+        self._release = input
 
     @workflow.signal(description="Do not wait for the next attempt's time: make it now")
     def attempt_now(self) -> None:
@@ -107,18 +107,18 @@ class DeliveryWorkflow:
         )
 
     async def _round(self) -> DeadLetterReason | None:
-        """Attempts on the schedule. Returns why the round ended, None where it was delivered or discarded."""
+        """Make attempts on the schedule. Returns why the round ended; None if it was delivered or discarded."""
         previous = self._input.previous
         while True:
             if previous is not None:
-                outcome, wait = await self._take_up(previous)
+                outcome, wait = await self._continue_after(previous)
                 previous = None
             else:
                 plan = self._plan()
-                made = await self._attempt(plan)
-                if not isinstance(made, AttemptOutcome):
-                    return made
-                outcome, wait = made, plan.wait(made.retry_after) if plan else None
+                result = await self._attempt(plan)
+                if not isinstance(result, AttemptOutcome):
+                    return result
+                outcome, wait = result, plan.wait(result.retry_after) if plan else None
             if self._status is DeliveryStatus.DELIVERED:
                 return None
             if outcome.verdict is Verdict.REJECTED:
@@ -133,22 +133,24 @@ class DeliveryWorkflow:
     def _plan(self) -> RetryPlan | None:
         return self._input.policy.plan(self._number, workflow.now() - self._round_began, workflow.random().random())
 
-    async def _take_up(self, previous: PreviousAttempt) -> tuple[AttemptOutcome, timedelta | None]:
-        """Go on after an attempt that was made before this workflow started: its outcome, and the wait that is left."""
-        await self._settle(previous.outcome)
+    async def _continue_after(self, previous: PreviousAttempt) -> tuple[AttemptOutcome, timedelta | None]:
+        """Continue after an attempt that was made before this workflow started. Returns its outcome and the
+        remaining wait."""
+        await self._take_outcome(previous.outcome)
         due = previous.next_attempt_at
         return previous.outcome, max(due - workflow.now(), timedelta()) if due is not None else None
 
     async def _attempt(self, plan: RetryPlan | None) -> AttemptOutcome | DeadLetterReason | None:
-        """One attempt, made as soon as the circuit allows it; or why it was given up; or None: discarded."""
+        """Make one attempt as soon as the circuit allows it. Returns its outcome; or why it was given up; or None:
+        discarded."""
         while self._discard is None:
             if self._release is not None and self._release.dead_letter is not None:
                 return self._release.dead_letter
             outcome = await self._send(plan)
             if outcome.verdict is not Verdict.PARKED:
-                self._attempt_now = False  # one that arrived during the attempt asked for this attempt
+                self._attempt_now = False  # a signal during the attempt was for this attempt
                 self._end_parking()
-                await self._settle(outcome)
+                await self._take_outcome(outcome)
                 return outcome
             self._parked_since = self._parked_since or workflow.now()
             too_long = workflow.now() - self._parked_since >= self._input.policy.max_window
@@ -158,13 +160,13 @@ class DeliveryWorkflow:
         return None
 
     def _end_parking(self) -> None:
-        """The window bounds how long attempts may go on failing; while the delivery was parked, none was made."""
+        """End the parking. The time parked does not count for the window, which bounds how long attempts may fail."""
         if self._parked_since is not None:
             self._round_began += workflow.now() - max(self._parked_since, self._round_began)
             self._parked_since = None
 
-    async def _settle(self, outcome: AttemptOutcome) -> None:
-        """Take note of an attempt that was made, and have it recorded if the database was away."""
+    async def _take_outcome(self, outcome: AttemptOutcome) -> None:
+        """Take an attempt into account, and have it recorded if the database was unavailable."""
         if outcome.unrecorded is not None:
             await self._record(outcome)
         self._last = outcome
@@ -172,10 +174,11 @@ class DeliveryWorkflow:
             self._status, self._waiting_for = DeliveryStatus.DELIVERED, "nothing"
 
     async def _send(self, plan: RetryPlan | None) -> AttemptOutcome:
-        """One try on the fair queue, or on the one where the server hands out attempts at the endpoint's rate limit."""
+        """One attempt on the fair queue, or on the queue where the server dispatches attempts at the endpoint's rate
+        limit."""
         input = self._input
         self._waiting_for, self._next_attempt_at = "the endpoint's response", None
-        # Cleared here and not where it is waited for: a release that comes while we send must not be lost.
+        # Cleared here and not where it is awaited: a release that arrives during the attempt must not be lost.
         self._release, self._attempt_now = None, False
         outcome = await workflow.execute_activity_method(
             SendingActivities.send_attempt,
@@ -213,12 +216,12 @@ class DeliveryWorkflow:
         await self._wait(lambda: self._attempt_now or self._discard is not None, delay, f"next: {self._waiting_for}")
 
     async def _park(self) -> None:
-        """Wait until released; and look again after a while in any case."""
+        """Wait for the release, and check again after a while in any case."""
         self._show(DeliveryStatus.PARKED)
         self._waiting_for = "the endpoint's circuit"
         workflow.set_current_details(
             f"Parked before attempt {self._number}: the endpoint's circuit is open, or the endpoint is paused or "
-            "disabled. It goes on by itself. Signals: `attempt_now`, `discard`."
+            "disabled. It continues by itself. Signals: `attempt_now`, `discard`."
         )
         check = self._input.park_check * (1 + PARK_JITTER * workflow.random().random())
         await self._wait(
@@ -226,7 +229,7 @@ class DeliveryWorkflow:
         )
 
     async def _record_dead_letter(self, reason: DeadLetterReason) -> None:
-        """Before it is shown: whoever finds a dead letter by search can also read it."""
+        """Record the dead letter before it can be found by search, so that it can be read as soon as it is found."""
         input = self._input
         await workflow.execute_activity_method(
             RecordingActivities.dead_letter,
@@ -260,30 +263,30 @@ class DeliveryWorkflow:
     async def _await_operator(self) -> None:
         retention = self._input.dead_letter_retention
         decided = await self._wait(
-            lambda: self._replay is not None or self._discard is not None, retention, "kept for an operator"
+            lambda: self._replay is not None or self._discard is not None, retention, "waiting for an operator"
         )
         if not decided:
-            self._discard = OperatorAction(who="retention", why=f"untouched for {retention.days} days")
+            self._discard = OperatorAction("retention", f"untouched for {retention.days} days")
 
-    async def _end_discarded(self, note: OperatorAction) -> None:
+    async def _end_discarded(self, action: OperatorAction) -> None:
         await workflow.execute_activity_method(
             RecordingActivities.discard,
-            DiscardInput(self._input.delivery_gid, note),
+            DiscardInput(self._input.delivery_gid, action),
             start_to_close_timeout=RECORD_TIMEOUT,
             retry_policy=RETRY_FOREVER,
-            summary=f"discarded by {note.who}",
+            summary=f"discarded by {action.by}",
         )
         self._status, self._waiting_for = DeliveryStatus.DISCARDED, "nothing"
         workflow.upsert_search_attributes([sa.DELIVERY_STATUS.value_set(DeliveryStatus.DISCARDED)])
-        workflow.set_current_details(f"Discarded by {note.who}. {note.why}")
+        workflow.set_current_details(f"Discarded by {action.by}. {action.because}")
 
-    async def _open_next_round(self, note: OperatorAction) -> None:
+    async def _open_next_round(self, action: OperatorAction) -> None:
         input = await workflow.execute_activity_method(
             RecordingActivities.open_round,
-            RoundInput(self._input.delivery_gid, self._input.round, note),
+            RoundInput(self._input.delivery_gid, self._input.round, action),
             start_to_close_timeout=RECORD_TIMEOUT,
             retry_policy=RETRY_FOREVER,
-            summary=f"replayed by {note.who}",
+            summary=f"replayed by {action.by}",
         )
         workflow.upsert_search_attributes(
             [
@@ -294,7 +297,7 @@ class DeliveryWorkflow:
             ]
         )
         await workflow.wait_condition(workflow.all_handlers_finished)
-        if self._discard is not None:  # it came behind the replay, and a new run would not know of it
+        if self._discard is not None:  # it came after the replay, and a new run would not know of it
             await self._end_discarded(self._discard)
             return
         workflow.continue_as_new(input)
@@ -311,7 +314,8 @@ class DeliveryWorkflow:
         )
 
     def _show(self, status: DeliveryStatus) -> None:
-        """Set the state, and the search attribute on the first retry and the first parking only: upserts cost."""
+        """Set the status. The search attribute is set only at the first retry and the first parking, because upserts
+        cost."""
         self._status = status
         if self._shown_status is not status:
             self._shown_status = status
@@ -319,7 +323,7 @@ class DeliveryWorkflow:
 
     @staticmethod
     async def _wait(until: Callable[[], bool], timeout: timedelta, summary: str) -> bool:
-        """False where the time ran out first."""
+        """Wait for a condition. False if the time ran out first."""
         try:
             await workflow.wait_condition(until, timeout=timeout, timeout_summary=summary)
         except TimeoutError:

@@ -1,7 +1,7 @@
-"""The entity of one endpoint: it holds the circuit, from the first failure or command until the endpoint is deleted.
+"""The workflow of one endpoint. It owns the circuit, from the first failure or command until the endpoint is deleted.
 
-All changes go through the pure state machine in `everhook/circuit.py`; the main loop alone writes the projection that
-senders read, wakes parked deliveries, and so needs no lock.
+All changes go through the pure state machine in `everhook/circuit/machine.py`. Only the main loop writes the projection
+that senders read, and releases parked deliveries, so no lock is needed.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from workflows.retry import RETRY_FOREVER
 
 with workflow.unsafe.imports_passed_through():
     from activities.circuits import CircuitActivities
+    from activities.releasing import ReleasingActivities
     from everhook.circuit import machine
     from everhook.circuit.machine import Circuit, Hold
     from everhook.contracts import (
@@ -35,11 +36,11 @@ ACTIVITY_TIMEOUT = timedelta(seconds=15)
 RELEASE_TIMEOUT = timedelta(minutes=2)
 RELEASE_PERIOD = timedelta(seconds=1)
 FIRST_COUNT, LONGEST_COUNT = timedelta(minutes=1), timedelta(hours=1)
-"""While deliveries do not flow, those that are parked are counted after this long, and then less and less often."""
+"""While deliveries are held, the parked ones are counted after the first interval, and then less and less often."""
 
 GIVE_UP_BATCH = 500
 MAX_UPDATES = 1_000
-"""A run takes 2,000 updates at most (Temporal's limit); begin a new one well before."""
+"""Temporal's limit is 2,000 updates for each run; continue as new well before it."""
 
 
 @workflow.defn(name=ENDPOINT_WORKFLOW)
@@ -114,12 +115,12 @@ class EndpointWorkflow:
         self._giving_up = DeadLetterReason.ENDPOINT_DELETED
         return await self._change(lambda circuit: machine.disable(circuit, "deleted"))
 
-    @workflow.query(description="The circuit as the entity knows it")
+    @workflow.query(description="The circuit as the workflow knows it")
     def state(self) -> Circuit:
         return self._circuit
 
     async def _load(self) -> None:
-        """Take up what the database last knew: a pause outlives even the loss of Temporal's store."""
+        """Load the circuit from the database: a pause outlives even the loss of Temporal's store."""
         if self._loaded:
             return
         known = await workflow.execute_activity_method(
@@ -127,7 +128,7 @@ class EndpointWorkflow:
             self._input.endpoint_gid,
             start_to_close_timeout=ACTIVITY_TIMEOUT,
             retry_policy=RETRY_FOREVER,
-            summary="take up the circuit",
+            summary="load the circuit",
         )
         if known is None:
             self._deleted = True
@@ -145,13 +146,13 @@ class EndpointWorkflow:
             if report.succeeded:
                 self._become(machine.succeed(self._circuit))
             if report.failures:
-                if self._release_rate is not None:  # not so fast: the opening, should it come to that, ends the release
+                if self._release_rate is not None:  # slow down; if the circuit opens, the release ends
                     self._release_rate = self._policy.release_rate
                 self._become(machine.fail(self._circuit, report.failures, workflow.now(), self._policy, self._draw()))
             if report.stranded and self._release_rate is None:
                 self._begin_release_if_flowing()
             if report.gone:
-                self._become(machine.disable(self._circuit, "the endpoint answered 410 Gone"))
+                self._become(machine.disable(self._circuit, "the endpoint responded 410 Gone"))
 
     def _pass_time(self) -> None:
         before = self._circuit
@@ -160,7 +161,7 @@ class EndpointWorkflow:
             self._probe_due = self._circuit.probes
 
     def _become(self, circuit: Circuit) -> None:
-        """Take on a state, and see what it means for the parked deliveries."""
+        """Change to a state, and start what it means for the parked deliveries."""
         before, self._circuit = self._circuit, circuit
         if not before.sends and circuit.sends:
             self._begin_release_if_flowing()
@@ -178,14 +179,14 @@ class EndpointWorkflow:
         """Apply an operator's change and wait until senders can read it."""
         self._updates += 1
         await workflow.wait_condition(lambda: self._loaded)
-        self._take_reports()  # they came before the change: a reset clears their failures as well
+        self._take_reports()  # they came before the change, so that a reset clears their failures too
         self._become(transition(self._circuit))
         wanted = self._circuit
         await workflow.wait_condition(lambda: self._projected >= wanted.version)
         return wanted
 
     async def _project(self) -> None:
-        """Write the state where senders read it, until what is written is what is."""
+        """Write the circuit where senders read it, until the latest version is written."""
         while self._projected < self._circuit.version:
             circuit = self._circuit
             await workflow.execute_activity_method(
@@ -201,18 +202,18 @@ class EndpointWorkflow:
             self._show(circuit)
 
     async def _count_parked(self) -> None:
-        """For the person in the Temporal UI: parked deliveries have no workflows that could be counted there."""
+        """Count the parked deliveries for the Temporal UI: those without a workflow cannot be counted there."""
         if not self._count_is_due():
             return
         try:
             self._parked = await workflow.execute_activity_method(
-                CircuitActivities.count_parked,
+                ReleasingActivities.count_parked,
                 self._input.endpoint_gid,
                 start_to_close_timeout=ACTIVITY_TIMEOUT,
                 retry_policy=RetryPolicy(maximum_attempts=1),
                 summary="count the parked deliveries",
             )
-        except ActivityError as error:  # the number is informative: it must not block the circuit
+        except ActivityError as error:  # the number is only informative and must not block the circuit
             if is_cancelled_exception(error):
                 raise
         self._count_wait = min(self._count_wait * 2, LONGEST_COUNT)
@@ -223,7 +224,8 @@ class EndpointWorkflow:
         return self._count_at is not None and workflow.now() >= self._count_at
 
     async def _serve_parked(self) -> None:
-        """Wake those parked deliveries whose turn it is: one probe, the next of a release, or all to give up."""
+        """Release the parked deliveries whose turn it is: one probe, the next part of a release, or all of an
+        endpoint that is given up."""
         if self._giving_up is not None:
             result = await self._wake(GIVE_UP_BATCH, self._giving_up)
             if not result.remaining:
@@ -236,7 +238,8 @@ class EndpointWorkflow:
             await self._release_some()
 
     async def _release_some(self) -> None:
-        """One second's worth. The next second gets twice as many; a relapse ends it, the next closing starts afresh."""
+        """Release the deliveries of one second. The next second gets twice as many. A relapse ends the release; the
+        next closing starts it again."""
         assert self._release_rate is not None
         result = await self._wake(max(1, round(self._release_rate)))
         if not result.remaining or not self._circuit.sends:
@@ -247,7 +250,7 @@ class EndpointWorkflow:
 
     async def _wake(self, limit: int, dead_letter: DeadLetterReason | None = None) -> ReleaseResult:
         return await workflow.execute_activity_method(
-            CircuitActivities.release_parked,
+            ReleasingActivities.release_parked,
             ReleaseParkedInput(self._input.endpoint_gid, limit, dead_letter),
             start_to_close_timeout=RELEASE_TIMEOUT,
             retry_policy=RETRY_FOREVER,
@@ -258,7 +261,7 @@ class EndpointWorkflow:
         return self._circuit.sends and self._release_at is not None and workflow.now() >= self._release_at
 
     def _is_idle(self) -> bool:
-        """Nothing to do right now."""
+        """Whether there is nothing to do now."""
         busy = (
             self._reports
             or self._projected < self._circuit.version
@@ -270,7 +273,7 @@ class EndpointWorkflow:
         return not busy
 
     async def _rest(self) -> None:
-        """Until something is told, or the next step is due."""
+        """Wait for a report or an update, or until the next step is due."""
         with suppress(TimeoutError):
             await workflow.wait_condition(
                 lambda: not self._is_idle() or self._ends_run(),
@@ -288,11 +291,11 @@ class EndpointWorkflow:
         return min(waits, default=None)
 
     def _ends_run(self) -> bool:
-        """The endpoint is gone for good, or the history grows long."""
+        """Whether the run ends: the endpoint was deleted, or the history has become long."""
         return self._deleted or workflow.info().is_continue_as_new_suggested() or self._updates >= MAX_UPDATES
 
     async def _handlers_finished(self) -> bool:
-        """False where there is something to do first: a handler may be waiting for nothing but this loop to do it."""
+        """Wait for all handlers. False if there is work first: a handler may be waiting for this loop to do it."""
         await workflow.wait_condition(lambda: workflow.all_handlers_finished() or not self._is_idle())
         return self._is_idle()
 
@@ -300,12 +303,12 @@ class EndpointWorkflow:
         workflow.continue_as_new(replace(self._input, circuit=self._circuit, release_rate=self._release_rate))
 
     def _show_known(self) -> None:
-        """Show a circuit that was loaded or carried over from the last run, which is not projected again."""
+        """Show a circuit that was loaded, or passed on by the last run: it is not projected again."""
         self._count_at = None if self._circuit.sends else workflow.now() + FIRST_COUNT
         self._show(self._circuit)
 
     def _show(self, circuit: Circuit) -> None:
-        """Tell the person in the Temporal UI; the search attribute only when it changes."""
+        """Show the circuit in the Temporal UI. The search attribute is set only if it changed."""
         shown = self._search_value(circuit)
         if shown != self._shown:
             self._shown = shown
@@ -317,7 +320,8 @@ class EndpointWorkflow:
 
     @staticmethod
     def _search_value(circuit: Circuit) -> str:
-        """The search attribute. An entity starts with that of a closed circuit, a new run with that of the last run."""
+        """The search attribute. A new workflow starts with that of a closed circuit, a new run with that of the last
+        run."""
         return circuit.hold.value if circuit.hold else circuit.state.value
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Removing a tenant that was marked as being erased: from then on nothing is sent to it, and nobody can see it."""
+"""Erases a tenant that is marked for it: nothing is sent to it any more, and no caller can see it."""
 
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
@@ -14,19 +14,19 @@ with workflow.unsafe.imports_passed_through():
 
 TIMEOUT = timedelta(hours=24)
 STEP_TIMEOUT = timedelta(seconds=30)
-"""Both activities beat after each step, and may be interrupted anywhere."""
+"""Both activities heartbeat after each step, and can be interrupted at any point."""
 
 
 @workflow.defn(name=ERASE_TENANT_WORKFLOW)
 class EraseTenantWorkflow:
     @workflow.run
     async def run(self, erasure: TenantErasure) -> None:
-        """What was in flight may still record its attempt, and what was just accepted may still be started: so there is
-        a pause, and a second look, before anything is removed."""
-        await self._do(ErasureActivities.end_workflows, erasure, "end what is under way")
-        await workflow.sleep(erasure.settle, summary="until what was in flight is on record")
-        await self._do(ErasureActivities.end_workflows, erasure, "end what was started since")
-        await self._do(ErasureActivities.remove_tenant, erasure, "remove what is stored")
+        """Terminate the tenant's workflows twice, with a pause, before its data is deleted: attempts in flight may
+        still be recorded, and deliveries that were just accepted may still be started."""
+        await self._do(ErasureActivities.end_workflows, erasure, "terminate running workflows")
+        await workflow.sleep(erasure.settle, summary="until attempts in flight are recorded")
+        await self._do(ErasureActivities.end_workflows, erasure, "terminate workflows started since")
+        await self._do(ErasureActivities.remove_tenant, erasure, "delete the data")
 
     @staticmethod
     async def _do(

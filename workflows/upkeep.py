@@ -1,4 +1,4 @@
-"""What runs on a Temporal Schedule."""
+"""The workflows that run on Temporal Schedules."""
 
 import asyncio
 from datetime import timedelta
@@ -10,9 +10,9 @@ from workflows.retry import RETRY_A_FEW
 
 with workflow.unsafe.imports_passed_through():
     from activities.events import EventActivities
+    from activities.reconciling import ReconcilingActivities
     from activities.retention import RetentionActivities
     from activities.sealing import SealingActivities
-    from activities.upkeep import UpkeepActivities
     from everhook.contracts import (
         EVENTS_WORKFLOW,
         RECONCILE_WORKFLOW,
@@ -29,14 +29,14 @@ RECONCILE_TIMEOUT = timedelta(minutes=2)
 RECONCILE_PARTS = 4
 SEAL_TIMEOUT = timedelta(minutes=30)
 HEARTBEAT_TIMEOUT = timedelta(seconds=30)
-"""No pass begins while one is lost with its worker. Each start beats; a query may take 15 s."""
+"""A pass that was lost with its worker delays the next one by this. Each start heartbeats; a query may take 15 s."""
 
 
 @workflow.defn(name=RECONCILE_WORKFLOW)
 class ReconcileWorkflow:
-    """One pass of the reconciler; where much is left to do, another by all workers together.
+    """One pass of the reconciler. If much is left to do, another pass is shared by all workers.
 
-    A failed pass is not repeated: the schedule brings the next one soon enough.
+    A failed pass is not retried: the schedule soon starts the next one.
     """
 
     @workflow.run
@@ -56,7 +56,7 @@ class ReconcileWorkflow:
 
     async def _reconcile(self, share: ReconcileShare) -> ReconcileResult:
         return await workflow.execute_activity_method(
-            UpkeepActivities.reconcile,
+            ReconcilingActivities.reconcile,
             share,
             start_to_close_timeout=RECONCILE_TIMEOUT,
             heartbeat_timeout=HEARTBEAT_TIMEOUT,
@@ -69,8 +69,8 @@ EVENTS_TIMEOUT = timedelta(seconds=60)
 
 @workflow.defn(name=EVENTS_WORKFLOW)
 class EventsWorkflow:
-    """Tell operators what happened since the last pass. It runs every few seconds and mostly finds nothing, hence a
-    local activity."""
+    """Publishes operational events since the last pass. It runs every few seconds and mostly finds nothing, so it
+    uses a local activity."""
 
     @workflow.run
     async def run(self) -> EventsResult:
@@ -82,15 +82,16 @@ class EventsWorkflow:
 
 
 RETENTION_TIMEOUT = timedelta(hours=24)
-"""The first pass over an old database may take hours; while it runs, the schedule begins no other."""
+"""The first pass over an old database may take hours; while it runs, the schedule starts no other."""
 
 STEP_TIMEOUT = timedelta(seconds=30)
-"""RetentionActivities beats after each of its steps, which take the writer's queue and a statement: seconds at most."""
+"""RetentionActivities heartbeats after each of its steps. A step waits for the writer and runs a statement: seconds
+at most."""
 
 
 @workflow.defn(name=RETENTION_WORKFLOW)
 class RetentionWorkflow:
-    """One pass of retention. Where a worker dies in the middle, another goes on with what is left."""
+    """One pass of retention. If its worker dies, another continues with what is left."""
 
     @workflow.run
     async def run(self) -> RetentionResult:
@@ -107,7 +108,7 @@ class RetentionWorkflow:
 
 @workflow.defn(name=SEAL_RECEIPTS_WORKFLOW)
 class SealReceiptsWorkflow:
-    """One pass of the sealer. As with the reconciler, what a failed pass left is the next one's."""
+    """One pass of the sealer. As with the reconciler, the next pass does what a failed one did not."""
 
     @workflow.run
     async def run(self) -> SealResult:

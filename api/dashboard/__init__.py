@@ -1,7 +1,7 @@
 """The dashboard at `/`, and the same pages for one tenant at `/portal`: rendered here, live by server-sent events.
 
 View models are dataclasses, templates are Jinja2 with macros as components, charts are SVG. Reading and acting take
-no JavaScript. Actions call the very functions behind the API's routes.
+no JavaScript. Actions call the same use cases as the API's routes.
 """
 
 from fastapi import FastAPI
@@ -17,6 +17,7 @@ from api.dashboard import (
     messages,
     overview,
     portal,
+    problem_pages,
     receipts,
     sign_in,
     sign_in_link,
@@ -45,11 +46,12 @@ def install(app: FastAPI, settings: Settings) -> None:
         sessions=Sessions(settings),
         templates=environment,
         broadcaster=Broadcaster(),
-        overviews=overview.Overviews(app, environment),
-        sign_ins=sign_in.SignInLimit(),
     )
+    overview.install(app, environment)
+    sign_in.install(app)
     app.include_router(assets.router)
     app.include_router(portal.router)
+    app.include_router(problem_pages.router)
     sign_in_link.install(app)
     for section in (*FOR_OPERATORS, *FOR_TENANTS):
         app.include_router(section.router)

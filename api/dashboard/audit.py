@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request, Response
 
 from api.dashboard.pages import AdminDep, Pager, PageRoute, StoreDep, after, pager, render
+from api.dependencies import ServicesDep
 from everhook.ids import Kind, is_gid
 from everhook.storage.tables import AuditEntry
-from everhook.tenants import audit_store as audit
-from everhook.tenants import store as tenants
-from everhook.tenants.audit_store import AuditFilter
+from everhook.tenants.audit import AuditQuery, AuditView
 
 PAGE = 50
 PAGES_OF = {Kind.ENDPOINT: "/endpoints", Kind.DELIVERY: "/deliveries", Kind.BATCH: "/batches"}
@@ -35,19 +34,31 @@ class ListView:
 
 @router.get("")
 async def show_list(
-    request: Request, viewer: AdminDep, store: StoreDep, subject: str = "", action: str = "", cursor: str = ""
+    request: Request,
+    viewer: AdminDep,
+    services: ServicesDep,
+    store: StoreDep,
+    subject: str = "",
+    action: str = "",
+    cursor: str = "",
 ) -> Response:
     chosen = {"subject": subject.strip(), "action": action.strip()}
-    wanted = AuditFilter(subject=chosen["subject"] or None, action=chosen["action"] or None)
+    wanted = AuditQuery(
+        subjects=[chosen["subject"]] if chosen["subject"] else None,
+        actions=[chosen["action"]] if chosen["action"] else None,
+    )
     async with store.reading() as session:
-        page = await audit.page(session, wanted, after=after("/audit", chosen, cursor), limit=PAGE)
-        names = await tenants.names(session, {row.tenant_gid for row in page.rows if row.tenant_gid})
+        page = await services.audit.page(session, wanted, after=after("/audit", chosen, cursor), limit=PAGE)
     view = ListView(
-        lines=tuple(Line(row, names.get(row.tenant_gid or ""), _page_of(row.subject)) for row in page.rows),
+        lines=tuple(_line(each) for each in page.rows),
         chosen=chosen,
         pager=pager("/audit", chosen, cursor, page.next_key),
     )
     return render(request, "audit.html", viewer, title="Audit", nav="audit", v=view)
+
+
+def _line(view: AuditView) -> Line:
+    return Line(view.entry, view.tenant, _page_of(view.entry.subject))
 
 
 def _page_of(subject: str) -> str | None:

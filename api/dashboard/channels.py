@@ -7,11 +7,10 @@ from http import HTTPStatus
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
-from api.channels import router as api
-from api.channels.schemas import ChannelIn, ChannelPatch
+from api.channels.schemas import ChannelIn
 from api.dashboard import charts, policy_form
 from api.dashboard.charts import Chart
-from api.dashboard.forms import Form, wrong_fields
+from api.dashboard.forms import Form, FormError, wrong_fields
 from api.dashboard.pages import (
     AdminFormDep,
     OperatorDep,
@@ -24,11 +23,12 @@ from api.dashboard.pages import (
     render,
     see_other,
 )
-from api.problems import Problem, not_found
-from api.schemas import Policy
+from api.dependencies import ServicesDep
+from api.problems import Problem
+from api.schemas import Policy, spec_of
 from everhook.delivery.policy import DeliveryPolicy, resolve
+from everhook.errors import DomainError, NotFound
 from everhook.notifications.events import is_reserved
-from everhook.publishing import channels_store as channels
 from everhook.storage.tables import Channel
 
 PAGE = 25
@@ -63,9 +63,11 @@ class ListView:
 
 
 @router.get("")
-async def show_list(request: Request, viewer: OperatorDep, store: StoreDep, cursor: str = "") -> Response:
+async def show_list(
+    request: Request, viewer: OperatorDep, services: ServicesDep, store: StoreDep, cursor: str = ""
+) -> Response:
     async with store.reading() as session:
-        page = await channels.page(session, after=after("/channels", {}, cursor), limit=PAGE)
+        page = await services.channels.page(session, after=after("/channels", {}, cursor), limit=PAGE)
     view = ListView(
         lines=tuple(_line(row) for row in page.rows),
         pager=pager("/channels", {}, cursor, page.next_key),
@@ -84,39 +86,48 @@ async def ask_new(request: Request, viewer: OperatorDep) -> Response:
 
 
 @router.post("/new")
-async def create(request: Request, viewer: OperatorDep, store: StoreDep, form: AdminFormDep) -> Response:
+async def create(
+    request: Request, viewer: OperatorDep, services: ServicesDep, store: StoreDep, form: AdminFormDep
+) -> Response:
     try:
-        await api.create_channel(ChannelIn(name=form.get("name"), policy=_policy(form)), store, viewer.caller)
-    except (ValidationError, Problem) as error:
+        new = ChannelIn(name=form.get("name"), policy=_policy(form))
+        async with store.writing() as session:
+            await services.channels.create(session, viewer.caller.actor, new.name, spec_of(new.policy))
+    except (ValidationError, Problem, DomainError) as error:
         return _form(request, viewer, form.values, error=error)
     return see_other(viewer, "/channels", "created")
 
 
 @router.get("/{name}/edit")
-async def ask_edit(name: str, request: Request, viewer: OperatorDep, store: StoreDep) -> Response:
+async def ask_edit(
+    name: str, request: Request, viewer: OperatorDep, services: ServicesDep, store: StoreDep
+) -> Response:
     async with store.reading() as session:
-        channel = await channels.get(session, name)
-    if channel is None:
-        raise not_found("channel", name)
+        channel = await services.channels.get(session, name)
     return _form(request, viewer, policy_form.fields(channel.policy), name)
 
 
 @router.post("/{name}/edit")
-async def edit(name: str, request: Request, viewer: OperatorDep, store: StoreDep, form: AdminFormDep) -> Response:
+async def edit(
+    name: str, request: Request, viewer: OperatorDep, services: ServicesDep, store: StoreDep, form: AdminFormDep
+) -> Response:
     try:
-        await api.change_channel(name, ChannelPatch(policy=_policy(form)), store, viewer.caller)
-    except ValidationError as error:
+        policy = spec_of(_policy(form))
+        async with store.writing() as session:
+            await services.channels.set_policy(session, viewer.caller.actor, name, policy)
+    except NotFound:
+        raise
+    except (ValidationError, Problem, DomainError) as error:
         return _form(request, viewer, form.values, name, error)
-    except Problem as problem:
-        if problem.status is HTTPStatus.NOT_FOUND:
-            raise
-        return _form(request, viewer, form.values, name, problem)
     return see_other(viewer, "/channels", "saved")
 
 
 @router.post("/{name}/delete")
-async def delete(name: str, viewer: OperatorDep, store: StoreDep, form: AdminFormDep) -> Response:
-    await api.delete_channel(name, store, viewer.caller)
+async def delete(
+    name: str, viewer: OperatorDep, services: ServicesDep, store: StoreDep, form: AdminFormDep
+) -> Response:
+    async with store.writing() as session:
+        await services.channels.delete(session, viewer.caller.actor, name)
     return see_other(viewer, "/channels", "deleted")
 
 
@@ -130,7 +141,7 @@ def _form(
     viewer: Viewer,
     values: Mapping[str, str],
     name: str | None = None,
-    error: ValidationError | Problem | None = None,
+    error: FormError | None = None,
 ) -> Response:
     return render(
         request,

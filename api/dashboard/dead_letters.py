@@ -3,10 +3,8 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.dashboard import filters
 from api.dashboard.deliveries import Line, lines_of
@@ -25,13 +23,12 @@ from api.dashboard.pages import (
     render,
     see_other,
 )
-from api.dead_letters import router as api
-from api.dead_letters.schemas import BatchOut, BulkRequest, DeadLetterSelection, Decision
-from api.deliveries.router import find_delivery
+from api.dead_letters.schemas import DeadLetterSelection
 from api.dependencies import Services, ServicesDep
-from api.problems import Problem, invalid
 from everhook.contracts import DeadLetterReason
-from everhook.dead_letters import store as dead_letters
+from everhook.dead_letters.batches import Progress
+from everhook.dead_letters.service import BulkOperation, Decision
+from everhook.errors import InvalidField
 from everhook.storage.paging import Page
 from everhook.storage.tables import Delivery
 from everhook.storage.tenant_scope import TenantScope
@@ -39,8 +36,7 @@ from everhook.storage.tenant_scope import TenantScope
 PAGE = 50
 AT_ONCE = 10
 
-Action = Literal["replay", "discard"]
-WORDS: Mapping[str, str] = {"replay": "Replay", "discard": "Discard"}
+WORDS: Mapping[Decision, str] = {Decision.REPLAY: "Replay", Decision.DISCARD: "Discard"}
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
@@ -55,7 +51,8 @@ class ListView:
 
 @dataclass(frozen=True)
 class BatchView:
-    batch: BatchOut
+    batch_gid: str
+    batch: Progress
     share: float | None
 
     @property
@@ -64,16 +61,22 @@ class BatchView:
 
 
 @router.get("/dead-letters")
-async def show_list(request: Request, viewer: ViewerDep, store: StoreDep, cursor: str = "") -> Response:
+async def show_list(
+    request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep, cursor: str = ""
+) -> Response:
     asked = filters.read(DeadLetterSelection, request.query_params)
     behind = after("/dead-letters", asked.chosen, cursor)
+    page: Page[Delivery] = Page((), None)
+    matched = 0
     async with store.reading() as session:
         names = await filters.channel_names(session)
         try:
-            page, matched = await _page(session, asked.choice, behind)
-        except Problem as problem:
-            asked = asked.refused(problem)
-            page, matched = Page((), None), 0
+            if asked.choice is not None:
+                query = asked.choice.query()
+                page = await services.dead_letters.page(session, query, after=behind, limit=PAGE)
+                matched = await services.dead_letters.count(session, query)
+        except InvalidField as error:
+            asked = asked.refused(error)
         lines = await lines_of(session, page.rows)
     view = ListView(
         lines=lines,
@@ -94,35 +97,20 @@ async def show_list(request: Request, viewer: ViewerDep, store: StoreDep, cursor
     )
 
 
-async def _page(
-    session: AsyncSession, selection: DeadLetterSelection | None, behind: str | None
-) -> tuple[Page[Delivery], int]:
-    """A page, and how many match. Nothing where it is not clear what is wanted; a Problem for what is not there."""
-    if selection is None:
-        return Page((), None), 0
-    conditions = await api.dead_letter_filter(session, selection)
-    page = await dead_letters.page(session, conditions, after=behind, limit=PAGE)
-    return page, await dead_letters.count(session, conditions)
-
-
-def _chosen(values: Mapping[str, str]) -> dict[str, str]:
-    return filters.chosen_of(DeadLetterSelection, values)
-
-
 @router.post("/dead-letters/selected")
 async def act_on_selected(
     request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep
 ) -> Response:
     """Replay or discard those that are ticked. What cannot be undone is asked again."""
-    action, gids = _action(form), form.all("gid")
-    chosen = _chosen(form.values)
+    decision, gids = _decision(form), form.all("gid")
+    chosen = filters.chosen_of(DeadLetterSelection, form.values)
     back = "/dead-letters" + query(chosen)
     if not gids:
-        raise invalid("gid", "tick at least one dead letter")
+        raise InvalidField("gid", "tick at least one dead letter")
     async with store.reading() as session:
-        rows = [await find_delivery(session, gid) for gid in gids]
+        rows = [await services.deliveries.find(session, gid) for gid in gids]
         lines = await lines_of(session, rows)
-    if action == "discard" and "sure" not in form:
+    if decision is Decision.DISCARD and "sure" not in form:
         return render(
             request,
             "dead_letters_selected.html",
@@ -132,18 +120,18 @@ async def act_on_selected(
             lines=lines,
             chosen=chosen,
         )
-    decide = api.replay_one if action == "replay" else api.discard_one
+    decide = services.dead_letters.replay if decision is Decision.REPLAY else services.dead_letters.discard
     slots = asyncio.Semaphore(AT_ONCE)
 
     async def one(gid: str) -> None:
         async with slots:
-            await decide(gid, services, store, viewer.caller, Decision(why=form.get("why")))
+            await decide(store, viewer.caller.actor, gid, form.get("reason"))
 
     results = await asyncio.gather(*(one(gid) for gid in gids), return_exceptions=True)
     failures = [result for result in results if isinstance(result, BaseException)]
     if len(failures) == len(gids):
         raise failures[0]
-    return see_other(viewer, back, action)
+    return see_other(viewer, back, decision)
 
 
 @router.get("/dead-letters/all")
@@ -151,57 +139,59 @@ async def ask_all(
     request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep, action: str = "replay"
 ) -> Response:
     """Count before acting."""
-    chosen = _chosen(request.query_params)
-    counted = await _bulk(viewer, services, store, action, chosen, dry_run=True)
+    chosen = filters.chosen_of(DeadLetterSelection, request.query_params)
+    decision = Decision.DISCARD if action == Decision.DISCARD else Decision.REPLAY
+    counted = await _decide_all(decision, viewer, services, store, chosen, dry_run=True)
     return render(
         request,
         "dead_letters_all.html",
         viewer,
-        title=f"{WORDS.get(action, 'Replay')} dead letters",
+        title=f"{WORDS[decision]} dead letters",
         nav="dead-letters",
         matched=counted.matched,
         skipped=counted.skipped,
         chosen=chosen,
-        action=action if action in WORDS else "replay",
-        word=WORDS.get(action, "Replay"),
+        action=decision.value,
+        word=WORDS[decision],
     )
 
 
 @router.post("/dead-letters/all")
 async def act_on_all(viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep) -> Response:
     """Replay or discard all that match, as a batch that Temporal paces."""
-    answer = await _bulk(viewer, services, store, _action(form), _chosen(form.values), why=form.get("why"))
-    if answer.batch_gid is None:
+    decision, chosen = _decision(form), filters.chosen_of(DeadLetterSelection, form.values)
+    started = await _decide_all(decision, viewer, services, store, chosen, reason=form.get("reason"))
+    if started.batch_gid is None:
         return see_other(viewer, "/dead-letters")
-    return see_other(viewer, f"/batches/{answer.batch_gid}")
+    return see_other(viewer, f"/batches/{started.batch_gid}")
 
 
-async def _bulk(
+async def _decide_all(
+    decision: Decision,
     viewer: Viewer,
     services: Services,
     store: TenantScope,
-    action: str,
     chosen: Mapping[str, str],
     *,
-    why: str = "",
+    reason: str = "",
     dry_run: bool = False,
-) -> Any:
-    selection = filters.choice_of(DeadLetterSelection, chosen)
-    body = BulkRequest(**selection.model_dump(), why=why, dry_run=dry_run)
-    run = api.replay_many if action == "replay" else api.purge_many
-    return await run(body, services, store, viewer.caller)
+) -> BulkOperation:
+    query = filters.choice_of(DeadLetterSelection, chosen).query()
+    return await services.dead_letters.decide_all(
+        decision, store, viewer.caller.actor, query, reason=reason, dry_run=dry_run
+    )
 
 
-def _action(form: Form) -> str:
-    action = form.get("action")
-    if action not in WORDS:
-        raise invalid("action", "is replay or discard")
-    return action
+def _decision(form: Form) -> Decision:
+    try:
+        return Decision(form.get("action"))
+    except ValueError as error:
+        raise InvalidField("action", "is replay or discard") from error
 
 
 @router.get("/batches/{gid}")
 async def show_batch(gid: str, request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep) -> Response:
-    batch = await api.get_batch(gid, store, services.temporal)
+    batch = await services.dead_letters.progress(store, gid)
     share = (batch.completed + batch.failed) / batch.total if batch.total else None
-    view = BatchView(batch, share)
+    view = BatchView(gid, batch, share)
     return render(request, "batch.html", viewer, title="Batch", nav="dead-letters", v=view)

@@ -6,7 +6,6 @@ from datetime import datetime
 from itertools import groupby
 
 from fastapi import APIRouter, Request, Response
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.dashboard import charts, filters, states
 from api.dashboard.charts import Chart
@@ -24,32 +23,18 @@ from api.dashboard.pages import (
     render,
     see_other,
 )
-from api.dead_letters import router as dead_letters_api
-from api.dead_letters.schemas import Decision
-from api.deliveries import router as api
 from api.dependencies import Services, ServicesDep
-from api.endpoints.choice import chosen_endpoints
-from api.problems import Problem, not_found
-from api.query import several
 from everhook.contracts import TERMINAL_STATUSES, DeliveryStatus
-from everhook.delivery import (
-    attempts_store as delivery_attempts,
-)
-from everhook.delivery import (
-    policy_history_store as policy_history,
-)
-from everhook.delivery import (
-    store as deliveries,
-)
 from everhook.delivery.policy import resolve
-from everhook.delivery.store import DeliveryFilter
+from everhook.delivery.service import DeliveryService, rendered_body
 from everhook.endpoints import store as endpoints
+from everhook.errors import InvalidField, NotFound
 from everhook.ids import delivery_workflow_id
 from everhook.publishing import channels_store as channels
+from everhook.storage.engine import Session
 from everhook.storage.paging import Page
 from everhook.storage.tables import Attempt, Delivery, Endpoint, Message, Receipt
 from everhook.storage.tenant_scope import TenantScope
-from everhook.tenants import store as tenants
 
 PAGE = 50
 ATTEMPTS = 20
@@ -115,22 +100,25 @@ class DetailView:
     may_replay: bool
 
 
-async def lines_of(session: AsyncSession, rows: Collection[Delivery]) -> tuple[Line, ...]:
+async def lines_of(session: Session, rows: Collection[Delivery]) -> tuple[Line, ...]:
     known = await endpoints.by_gid(session, {row.endpoint_gid for row in rows})
     return tuple(Line(row, known.get(row.endpoint_gid)) for row in rows)
 
 
 @router.get("")
-async def show_list(request: Request, viewer: ViewerDep, store: StoreDep, cursor: str = "") -> Response:
+async def show_list(
+    request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep, cursor: str = ""
+) -> Response:
     asked = filters.read(DeliveryChoice, request.query_params)
     behind = after("/deliveries", asked.chosen, cursor)
+    page: Page[Delivery] = Page((), None)
     async with store.reading() as session:
         names = await filters.channel_names(session)
         try:
-            page = await _page(session, asked.choice, behind)
-        except Problem as problem:
-            asked = asked.refused(problem)
-            page = Page((), None)
+            if asked.choice is not None:
+                page = await services.deliveries.page(session, asked.choice.query(), after=behind, limit=PAGE)
+        except InvalidField as error:
+            asked = asked.refused(error)
         lines = await lines_of(session, page.rows)
     view = ListView(
         lines=lines,
@@ -148,23 +136,6 @@ async def show_list(request: Request, viewer: ViewerDep, store: StoreDep, cursor
         channels=names,
         statuses=STATUSES,
     )
-
-
-async def _page(session: AsyncSession, choice: DeliveryChoice | None, behind: str | None) -> Page[Delivery]:
-    """Nothing where it is not clear what is wanted; a Problem for what is not there."""
-    if choice is None:
-        return Page((), None)
-    chosen = DeliveryFilter(
-        tenant_gid=await tenants.chosen_gids(session, choice.tenant),
-        message_gid=several(choice.message),
-        endpoint_gid=await chosen_endpoints(session, choice.endpoint),
-        channel=several(choice.channel),
-        event_type=several(choice.type),
-        status=several(choice.status),
-        since=choice.since,
-        until=choice.until,
-    )
-    return await deliveries.page(session, chosen, after=behind, limit=PAGE)
 
 
 @router.get("/{gid}")
@@ -185,32 +156,32 @@ async def show_one(
 
 
 @router.get("/{gid}/body")
-async def download_body(gid: str, viewer: ViewerDep, store: StoreDep, attempt: str = "") -> Response:
+async def download_body(
+    gid: str, viewer: ViewerDep, services: ServicesDep, store: StoreDep, attempt: str = ""
+) -> Response:
     """The body of an attempt as a file, for `everhook receipts verify --body`."""
     async with store.reading() as session:
-        if await _shown_attempt(session, gid, attempt) is None:
-            raise not_found("attempt", attempt)
-    response = await api.get_sent_body(attempt, store)
-    response.headers["content-disposition"] = f'attachment; filename="{attempt}.bin"'
-    return response
+        if await _shown_attempt(services.deliveries, session, gid, attempt) is None:
+            raise NotFound("attempt", attempt)
+        body = await services.deliveries.sent_body(session, attempt)
+    headers = {
+        "content-disposition": f'attachment; filename="{attempt}.bin"',
+        "x-content-type-options": "nosniff",
+    }
+    return Response(body.content, media_type="application/octet-stream", headers=headers)
 
 
 async def _detail(
     gid: str, request: Request, viewer: Viewer, services: Services, store: TenantScope, cursor: str, attempt: str
 ) -> DetailView:
-    before = api.position_behind(after(f"/deliveries/{gid}", {}, cursor))
+    behind = after(f"/deliveries/{gid}", {}, cursor)
     async with store.reading() as session:
-        found = await deliveries.with_message(session, gid)
-        if found is None:
-            raise not_found("delivery", gid)
-        delivery, message = found
-        page = await delivery_attempts.newest_attempts(session, gid, before=before, limit=ATTEMPTS)
-        stated = await delivery_attempts.receipts_of(session, gid, page.rows)
-        shown = await _shown_attempt(session, gid, attempt) or next(iter(page.rows), None)
+        delivery, message = await services.deliveries.find_with_message(session, gid)
+        view = await services.deliveries.view(session, delivery, after=behind, limit=ATTEMPTS)
+        page = view.page
+        shown = await _shown_attempt(services.deliveries, session, gid, attempt) or next(iter(page.attempts), None)
         known = await endpoints.by_gid(session, {delivery.endpoint_gid})
-        numbers = {delivery.round, *(attempt.round for attempt in page.rows)}
-        past = await policy_history.policies_of(session, delivery, numbers)
-        policies = {number: policy for number, (_, policy) in past.items()}
+        policies = {number: policy for number, (_, policy) in view.rounds.items()}
         channel = await channels.get(session, delivery.channel)
     endpoint = known.get(delivery.endpoint_gid)
     status = delivery.status
@@ -221,8 +192,8 @@ async def _detail(
         delivery=delivery,
         message=message,
         endpoint=endpoint,
-        rounds=_rounds(page.rows, schedules),
-        receipts=stated,
+        rounds=_rounds(page.attempts, schedules),
+        receipts=page.receipts,
         cursor=cursor,
         pager=pager(f"/deliveries/{gid}", {}, cursor, page.next_key),
         sent=_sent(message, shown),
@@ -236,10 +207,10 @@ async def _detail(
     )
 
 
-async def _shown_attempt(session: AsyncSession, gid: str, attempt: str) -> Attempt | None:
+async def _shown_attempt(deliveries: DeliveryService, session: Session, gid: str, attempt: str) -> Attempt | None:
     """The attempt of a delivery that an address names."""
-    found = await delivery_attempts.find(session, attempt) if attempt else None
-    return found[0] if found is not None and found[0].delivery_gid == gid else None
+    found = await deliveries.find_attempt(session, attempt) if attempt else None
+    return found if found is not None and found.delivery_gid == gid else None
 
 
 def _rounds(attempts: Sequence[Attempt], schedules: Mapping[int, Chart]) -> tuple[Round, ...]:
@@ -251,7 +222,7 @@ def _rounds(attempts: Sequence[Attempt], schedules: Mapping[int, Chart]) -> tupl
 def _sent(message: Message, attempt: Attempt | None) -> SentBody | None:
     if attempt is None or not attempt.request_sha256:
         return None
-    return SentBody(attempt, api.sent_body(message, attempt))
+    return SentBody(attempt, rendered_body(message, attempt))
 
 
 def _workflow_url(request: Request, viewer: Viewer, services: Services, gid: str) -> str | None:
@@ -265,17 +236,17 @@ def _workflow_url(request: Request, viewer: Viewer, services: Services, gid: str
 
 @router.post("/{gid}/attempt-now")
 async def attempt_now(gid: str, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep) -> Response:
-    await api.attempt_now(gid, services, store, viewer.caller)
+    await services.deliveries.attempt_now(store, viewer.caller.actor, gid)
     return see_other(viewer, f"/deliveries/{gid}", "attempt-now")
 
 
 @router.post("/{gid}/replay")
 async def replay(gid: str, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep) -> Response:
-    await dead_letters_api.replay_one(gid, services, store, viewer.caller, Decision(why=form.get("why")))
+    await services.dead_letters.replay(store, viewer.caller.actor, gid, form.get("reason"))
     return see_other(viewer, f"/deliveries/{gid}", "replay")
 
 
 @router.post("/{gid}/discard")
 async def discard(gid: str, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep) -> Response:
-    await dead_letters_api.discard_one(gid, services, store, viewer.caller, Decision(why=form.get("why")))
+    await services.dead_letters.discard(store, viewer.caller.actor, gid, form.get("reason"))
     return see_other(viewer, f"/deliveries/{gid}", "discard")

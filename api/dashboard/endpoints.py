@@ -9,13 +9,11 @@ from typing import Any, Literal, get_args
 from fastapi import APIRouter, Request, Response
 from markupsafe import Markup
 from pydantic import ValidationError
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlmodel import col
 
 from api.dashboard import charts, overview, policy_form, states
 from api.dashboard.charts import Chart, Column, Span
 from api.dashboard.filters import channel_names
-from api.dashboard.forms import Form, wrong_fields
+from api.dashboard.forms import Form, FormError, wrong_fields
 from api.dashboard.pages import (
     FormDep,
     Pager,
@@ -29,25 +27,26 @@ from api.dashboard.pages import (
     see_other,
 )
 from api.dashboard.states import CircuitEvent
-from api.dependencies import ServicesDep
-from api.endpoints import router as api
+from api.dependencies import Services, ServicesDep
 from api.endpoints.schemas import EndpointIn, EndpointPatch, SecretRotation
-from api.problems import Problem, invalid, not_found
+from api.problems import Problem, invalid
 from api.schemas import Policy
-from api.subscriptions import router as subscriptions_api
 from api.subscriptions.schemas import SubscriptionIn
 from everhook.delivery.body_formats import BodyFormat
 from everhook.delivery.policy import resolve
 from everhook.endpoints import list_store as endpoint_list
-from everhook.endpoints import store as endpoints
 from everhook.endpoints.list_store import AttemptRow, EndpointFilter, EndpointRow, EndpointTraffic, Sort, State
+from everhook.endpoints.service import EndpointCommand
 from everhook.endpoints.store import EndpointView
+from everhook.endpoints.subscriptions import NewSubscription
+from everhook.errors import DomainError, NotFound
 from everhook.health.score import AttemptStats, Health, Window
-from everhook.health.store import RecurringError, endpoint_health, healths, stats_by_endpoint
+from everhook.health.store import RecurringError, healths, stats_of_endpoints
 from everhook.notifications.events import EventKind
 from everhook.settings import Settings
 from everhook.signing.schemes import SignatureScheme
-from everhook.storage.tables import EndpointMinute, OperationalEvent, Subscription, now
+from everhook.storage.engine import Session
+from everhook.storage.tables import OperationalEvent, Subscription, now
 from everhook.storage.tenant_scope import TenantScope
 
 PAGE = 50
@@ -166,10 +165,10 @@ def _begin(steps: int, minutes: int) -> datetime:
     return newest - timedelta(minutes=minutes * (steps - 1))
 
 
-async def _lines(session: AsyncSession, views: Sequence[EndpointRow], since: datetime) -> list[Line]:
+async def _lines(session: Session, views: Sequence[EndpointRow], since: datetime) -> list[Line]:
     gids = [view.endpoint.gid for view in views]
-    doings = await endpoint_list.doings(session, gids, since)
-    hours = await stats_by_endpoint(session, since, [col(EndpointMinute.endpoint_gid).in_(gids)])
+    traffic = await endpoint_list.traffic(session, gids, since)
+    hours = await stats_of_endpoints(session, since, gids)
     scores = await healths(session, [view.circuit for view in views], now())
     dead = await endpoint_list.dead_letters(session, gids)
     return [
@@ -177,16 +176,16 @@ async def _lines(session: AsyncSession, views: Sequence[EndpointRow], since: dat
             view=view,
             health=scores[gid],
             hour=hours.get(gid, AttemptStats()),
-            spark=_spark(doings.get(gid, []), since),
+            spark=_spark(traffic.get(gid, []), since),
             dead_letters=dead.get(gid, 0),
         )
         for gid, view in zip(gids, views, strict=True)
     ]
 
 
-def _spark(doings: Sequence[EndpointTraffic], since: datetime) -> Markup:
+def _spark(traffic: Sequence[EndpointTraffic], since: datetime) -> Markup:
     counts = [[0, 0] for _ in range(SPARK_STEPS)]
-    for each in doings:
+    for each in traffic:
         at = int((each.minute - since).total_seconds() // (60 * SPARK_MINUTES))
         if 0 <= at < SPARK_STEPS:
             counts[at][0] += each.delivered
@@ -208,18 +207,25 @@ async def create(
 ) -> Response:
     try:
         body = EndpointIn(**_settings(form), **_first_subscription(form, viewer))
-        made = await api.create_endpoint(body, services, store, viewer.caller)
-    except (ValidationError, Problem) as error:
+        checked = await services.endpoints.check(body.new(), viewer.tenant_gid)
+        async with store.writing() as session:
+            created = await services.endpoints.create(session, viewer.caller.actor, checked)
+    except (ValidationError, Problem, DomainError) as error:
         return await _form(request, viewer, store, form.values, form.all("signatures"), error=error)
-    view = await _detail(store, made.endpoint_gid, secret=made.secret)
+    view = await _detail(services, store, created.view.endpoint.gid, secret=created.secret)
     return _page(request, viewer, view, HTTPStatus.CREATED)
 
 
 @router.get("/{gid}")
 async def show_one(
-    gid: str, request: Request, viewer: ViewerDep, store: StoreDep, window: str = Window.HOUR
+    gid: str,
+    request: Request,
+    viewer: ViewerDep,
+    services: ServicesDep,
+    store: StoreDep,
+    window: str = Window.HOUR,
 ) -> Response:
-    view = await _detail(store, gid, Window(window) if window in set(Window) else Window.HOUR)
+    view = await _detail(services, store, gid, Window(window) if window in set(Window) else Window.HOUR)
     return _page(request, viewer, view)
 
 
@@ -237,14 +243,14 @@ def _page(request: Request, viewer: Viewer, view: DetailView, status: HTTPStatus
     )
 
 
-async def _detail(store: TenantScope, gid: str, window: Window = Window.HOUR, secret: str | None = None) -> DetailView:
+async def _detail(
+    services: Services, store: TenantScope, gid: str, window: Window = Window.HOUR, secret: str | None = None
+) -> DetailView:
     moment = now()
     begin, told = moment - window.length, WINDOWS[window]
     async with store.reading() as session:
-        view = await endpoints.view(session, gid)
-        if view is None:
-            raise not_found("endpoint", gid)
-        found = await endpoint_health(session, view.circuit, window, moment)
+        scored = await services.health.endpoint(session, gid, window)
+        view, found = scored.view, scored.health
         events = await endpoint_list.circuit_events(session, gid, begin, limit=200)
         recent = await endpoint_list.recent_attempts(session, gid, deliveries=RECENT_DELIVERIES, limit=RECENT_ATTEMPTS)
         subscriptions = await endpoint_list.subscriptions_of(session, gid)
@@ -286,7 +292,7 @@ def _states(view: EndpointView, events: Sequence[OperationalEvent], begin: datet
 
 @router.post("/{gid}/test")
 async def send_test(gid: str, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep) -> Response:
-    sent = await api.send_test(gid, services, store, viewer.caller)
+    sent = await services.endpoints.send_test(store, viewer.caller.actor, gid)
     return see_other(viewer, f"/deliveries/{sent.delivery_gid}", "test")
 
 
@@ -294,22 +300,24 @@ async def send_test(gid: str, viewer: ViewerDep, services: ServicesDep, store: S
 async def rotate_secret(
     gid: str, request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep
 ) -> Response:
-    """The new secret is shown in the answer, and never again: so this one is no redirect."""
+    """The new secret is shown in the response, and never again: so this one does not redirect."""
     rotation = SecretRotation(grace_period_seconds=int(_number(form.get("grace"), "grace") or 0))
-    rotated = await api.rotate_secret(gid, services, store, viewer.caller, rotation)
-    view = await _detail(store, gid, secret=rotated.secret)
+    grace = timedelta(seconds=rotation.grace_period_seconds)
+    async with store.writing() as session:
+        rotated = await services.endpoints.rotate_secret(session, viewer.caller.actor, gid, secret=None, grace=grace)
+    view = await _detail(services, store, gid, secret=rotated.secret)
     return _page(request, viewer, view)
 
 
 @router.post("/{gid}/delete")
 async def delete(gid: str, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep) -> Response:
-    await api.delete_endpoint(gid, services, store, viewer.caller)
+    await services.endpoints.delete(store, viewer.caller.actor, gid)
     return see_other(viewer, "/endpoints", "deleted")
 
 
 @router.get("/{gid}/edit")
-async def ask_edit(gid: str, request: Request, viewer: ViewerDep, store: StoreDep) -> Response:
-    view = await _view(store, gid)
+async def ask_edit(gid: str, request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep) -> Response:
+    view = await _view(services, store, gid)
     endpoint = view.endpoint
     values = {
         "url": endpoint.url,
@@ -326,25 +334,32 @@ async def ask_edit(gid: str, request: Request, viewer: ViewerDep, store: StoreDe
 async def edit(
     gid: str, request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep
 ) -> Response:
-    view = await _view(store, gid)
+    view = await _view(services, store, gid)
     try:
-        await api.change_endpoint(gid, EndpointPatch(**_settings(form)), services, store, viewer.caller)
-    except (ValidationError, Problem) as error:
+        changes = EndpointPatch(**_settings(form)).changes()
+        await services.endpoints.change(store, viewer.caller.actor, gid, changes)
+    except NotFound:
+        raise
+    except (ValidationError, Problem, DomainError) as error:
         return await _form(request, viewer, store, form.values, form.all("signatures"), view, error)
     return see_other(viewer, f"/endpoints/{gid}", "saved")
 
 
 @router.post("/{gid}/subscriptions")
 async def subscribe(gid: str, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep) -> Response:
-    await _view(store, gid)
+    await _view(services, store, gid)
     body = SubscriptionIn(endpoint_gid=gid, channel=form.get("channel"), events=form.get("events").split())
-    await subscriptions_api.create_subscription(body, services, store, viewer.caller)
+    async with store.writing() as session:
+        await services.subscriptions.create(session, viewer.caller.actor, NewSubscription(**body.model_dump()))
     return see_other(viewer, f"/endpoints/{gid}", "saved")
 
 
 @router.post("/{gid}/subscriptions/{subscription}/delete")
-async def unsubscribe(gid: str, subscription: str, viewer: ViewerDep, store: StoreDep, form: FormDep) -> Response:
-    await subscriptions_api.delete_subscription(subscription, store, viewer.caller)
+async def unsubscribe(
+    gid: str, subscription: str, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep
+) -> Response:
+    async with store.writing() as session:
+        await services.subscriptions.delete(session, viewer.caller.actor, subscription)
     return see_other(viewer, f"/endpoints/{gid}", "deleted")
 
 
@@ -357,25 +372,27 @@ async def command_circuit(
     store: StoreDep,
     form: FormDep,
 ) -> Response:
-    await api.command_circuit(gid, command, services, store, viewer.caller)
+    await services.endpoints.command(store, viewer.caller.actor, gid, EndpointCommand(command))
     return see_other(viewer, f"/endpoints/{gid}", command)
 
 
 @router.post("/{gid}/{command}")
-async def command(
-    gid: str, command: api.Command, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep
+async def command_endpoint(
+    gid: str,
+    command: Literal["pause", "resume", "enable", "disable"],
+    viewer: ViewerDep,
+    services: ServicesDep,
+    store: StoreDep,
+    form: FormDep,
 ) -> Response:
-    await api.command_endpoint(gid, command, services, store, viewer.caller)
+    await services.endpoints.command(store, viewer.caller.actor, gid, EndpointCommand(command))
     return see_other(viewer, f"/endpoints/{gid}", command)
 
 
-async def _view(store: TenantScope, gid: str) -> EndpointView:
-    """404 for what is not there, or is another tenant's."""
+async def _view(services: Services, store: TenantScope, gid: str) -> EndpointView:
+    """404 for an endpoint that does not exist, or is another tenant's."""
     async with store.reading() as session:
-        view = await endpoints.view(session, gid)
-    if view is None:
-        raise not_found("endpoint", gid)
-    return view
+        return await services.endpoints.get(session, gid)
 
 
 async def _form(
@@ -385,7 +402,7 @@ async def _form(
     values: Mapping[str, str],
     signatures: Sequence[str],
     view: EndpointView | None = None,
-    error: ValidationError | Problem | None = None,
+    error: FormError | None = None,
 ) -> Response:
     async with store.reading() as session:
         names = await channel_names(session)

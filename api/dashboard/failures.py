@@ -3,8 +3,7 @@
 import structlog
 from fastapi import Request, Response
 
-from api.dashboard import identity
-from api.dashboard.pages import error_page, secure_headers
+from api.dashboard.pages import error_page, secure_headers, viewer_of
 from api.problems import Problem
 
 NO_PAGES = ("/v1", "/assets", "/.well-known", "/livez", "/readyz", "/version", "/openapi.json")
@@ -31,6 +30,6 @@ async def _find_viewer(request: Request) -> None:
     if hasattr(request.state, "viewer"):
         return
     try:
-        await identity.viewer_of(request, request.app.state.services)
+        await viewer_of(request, request.app.state.services)
     except Exception as error:
         log.info("nobody is known to look at an error page", error=str(error))

@@ -6,24 +6,26 @@ from http import HTTPStatus
 from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.dashboard.forms import wrong_fields
 from api.dead_letters.schemas import OneOrMore
-from api.problems import Problem
 from api.schemas import ApiModel, EndpointRef, EventType, Gid, Moment, Name
 from everhook.contracts import DeliveryStatus
+from everhook.delivery.service import DeliveryQuery
+from everhook.errors import InvalidField
 from everhook.publishing import channels_store as channels
+from everhook.publishing.service import MessageQuery
+from everhook.storage.engine import Session
 
 CHANNELS_AT_MOST = 500
 MOMENTS = ("since", "until")
-LISTED = ("channel", "type", "tenant", "status", "message", "reason", "statusCode")
+LISTED = ("channel", "type", "tenant", "status", "messageGid", "deadLetterReason", "lastStatusCode")
 """Filters that take several values, with commas between them. A URL may have a comma of its own."""
 
 Choice = TypeVar("Choice", bound=ApiModel)
 
 
-class MessageChoice(ApiModel):
+class _InTime(ApiModel):
     """`since` and `until` bound the time of acceptance."""
 
     channel: OneOrMore[Name] = None
@@ -33,10 +35,27 @@ class MessageChoice(ApiModel):
     until: Moment | None = None
 
 
-class DeliveryChoice(MessageChoice):
+class MessageChoice(_InTime):
+    def query(self) -> MessageQuery:
+        return MessageQuery(self.tenant, self.channel, self.type, self.since, self.until)
+
+
+class DeliveryChoice(_InTime):
     status: OneOrMore[DeliveryStatus] = None
-    endpoint: OneOrMore[EndpointRef] = None
-    message: OneOrMore[Gid] = None
+    endpoint_gid: OneOrMore[EndpointRef] = None
+    message_gid: OneOrMore[Gid] = None
+
+    def query(self) -> DeliveryQuery:
+        return DeliveryQuery(
+            tenants=self.tenant,
+            endpoints=self.endpoint_gid,
+            messages=self.message_gid,
+            channels=self.channel,
+            types=self.type,
+            statuses=self.status,
+            since=self.since,
+            until=self.until,
+        )
 
 
 @dataclass(frozen=True)
@@ -48,9 +67,9 @@ class Filters(Generic[Choice]):
     choice: Choice | None
     wrong: Mapping[str, str]
 
-    def refused(self, problem: Problem) -> "Filters[Choice]":
+    def refused(self, error: InvalidField) -> "Filters[Choice]":
         """The same, if what was asked for is well-formed and is not there."""
-        return Filters(self.chosen, None, wrong_fields(problem))
+        return Filters(self.chosen, None, {error.field: error.message})
 
     @property
     def status(self) -> HTTPStatus:
@@ -84,6 +103,6 @@ def choice_of(model: type[Choice], chosen: Mapping[str, str]) -> Choice:
     return model(**given)
 
 
-async def channel_names(session: AsyncSession) -> list[str]:
+async def channel_names(session: Session) -> list[str]:
     """To choose from."""
     return [row.name for row in (await channels.page(session, after=None, limit=CHANNELS_AT_MOST)).rows]

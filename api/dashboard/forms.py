@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from api import problem_types
 from api.problems import Problem, malformed
+from everhook.errors import DomainError, InvalidField
 
 MAX_FIELDS = 600
 PLAIN = {
@@ -85,8 +86,16 @@ FIELDS = {
 """Fields of our forms that go by another name in the API, or stand deeper."""
 
 
-def wrong_fields(error: ValidationError | Problem) -> Mapping[str, str]:
-    """What is wrong, by the field of the form."""
+FormError = ValidationError | Problem | DomainError
+"""What is wrong with a form, or keeps it from being carried out."""
+
+
+def wrong_fields(error: FormError) -> Mapping[str, str]:
+    """What is wrong, by the field of the form; under the empty name what concerns all of it."""
+    if isinstance(error, InvalidField):
+        return {_field(re.split(r"[.\[]", error.field)): error.message}
+    if isinstance(error, DomainError):
+        return {"": str(error)}
     if isinstance(error, Problem):
         return {_field(re.split(r"[.\[]", each.field)): each.message for each in error.errors} or {"": error.detail}
     return {

@@ -1,58 +1,45 @@
-"""From a cookie to who looks. The key that signed in is looked up each time: a session dies with it."""
+"""From a cookie to who is signed in. The key that signed in is looked up each time: revoking it ends its sessions."""
 
 import hashlib
+from dataclasses import dataclass
 
 from fastapi import Request
 
 from api.callers import Caller
-from api.dashboard.pages import PORTAL, PORTAL_COOKIE, SESSION_COOKIE, Viewer, dashboard_of, in_portal
-from api.dashboard.sessions import DASHBOARD, PORTAL_SESSION, Session
+from api.dashboard.sessions import DASHBOARD, PORTAL_COOKIE, PORTAL_SESSION, SESSION_COOKIE, Session, Sessions
 from api.dependencies import Services, address_of
-from everhook.storage.engine import Database
-from everhook.tenants import store as tenants
 from everhook.tenants.api_keys_store import Scope
-from everhook.tenants.audit_store import is_entry, record_once
 
 
-async def viewer_of(request: Request, services: Services) -> Viewer | None:
-    """None where nobody is signed in, or no longer. Error pages find the viewer in the request's state."""
-    viewer = await (_of_portal if in_portal(request) else _of_key)(request, services)
-    if viewer is not None and await _is_ended(services.database, viewer.session):
-        viewer = None
-    request.state.viewer = viewer
-    return viewer
+@dataclass(frozen=True)
+class Identity:
+    """Who is signed in. `tenant` is a tenant's name, if the session is bound to one."""
+
+    caller: Caller
+    session: Session
+    tenant: str | None = None
 
 
-async def end_session(database: Database, viewer: Viewer) -> None:
-    """Sign out: from the commit on the session is over for every process."""
-    caller = viewer.caller
-    subject = caller.key_gid or caller.tenant_gid or caller.name
-    await record_once(
-        database, viewer.session.number, caller.actor, "session.ended", subject, tenant_gid=caller.tenant_gid
-    )
-
-
-async def _is_ended(database: Database, session: Session) -> bool:
-    async with database.reading() as reading:
-        return await is_entry(reading, session.number)
-
-
-async def _of_key(request: Request, services: Services) -> Viewer | None:
-    sessions = dashboard_of(request).sessions
+async def of_dashboard(request: Request, services: Services, sessions: Sessions) -> Identity | None:
+    """Who signed in to the dashboard with an API key. None if nobody did, or the session has ended."""
     session = sessions.read(DASHBOARD, request.cookies.get(SESSION_COOKIE, ""))
-    caller = await _caller_of(request, services, session.subject) if session is not None else None
-    if session is None or caller is None:
+    if session is None or await services.sessions.is_ended(session.number):
         return None
-    tenant = await _tenant(services, caller.tenant_gid) if caller.tenant_gid is not None else None
-    return Viewer(caller, session, sessions.form_token(session), tenant=tenant)
+    caller = await _caller_of(request, services, session.subject)
+    if caller is None:
+        return None
+    tenant = await services.sessions.tenant_name(caller.tenant_gid) if caller.tenant_gid is not None else None
+    return Identity(caller, session, tenant)
 
 
-async def _of_portal(request: Request, services: Services) -> Viewer | None:
-    """A link to the portal makes a caller who may do what the tenant's own key may, and whose name says so."""
-    sessions = dashboard_of(request).sessions
+async def of_portal(request: Request, services: Services, sessions: Sessions) -> Identity | None:
+    """The tenant that a link signed in to the portal. It may do what the tenant's own key may; its name in the audit
+    log says that it used the portal."""
     session = sessions.read(PORTAL_SESSION, request.cookies.get(PORTAL_COOKIE, ""))
-    tenant = await _tenant(services, session.subject) if session is not None else None
-    if session is None or tenant is None:
+    if session is None or await services.sessions.is_ended(session.number):
+        return None
+    tenant = await services.sessions.tenant_name(session.subject)
+    if tenant is None:
         return None
     caller = Caller(
         name=f"portal of {tenant}",
@@ -60,11 +47,17 @@ async def _of_portal(request: Request, services: Services) -> Viewer | None:
         tenant_gid=session.subject,
         address=address_of(request, services.settings),
     )
-    return Viewer(caller, session, sessions.form_token(session), base=PORTAL, tenant=tenant)
+    return Identity(caller, session, tenant)
+
+
+async def end_session(services: Services, caller: Caller, session: Session) -> None:
+    """Sign out: from the commit on the session is over for every process."""
+    subject = caller.key_gid or caller.tenant_gid or caller.name
+    await services.sessions.end(session.number, caller.actor, subject, caller.tenant_gid)
 
 
 def subject_of(services: Services, caller: Caller) -> str:
-    """How a session names whoever signed in."""
+    """How a session refers to the caller who signed in."""
     return caller.key_gid or _environment(services)
 
 
@@ -76,14 +69,7 @@ async def _caller_of(request: Request, services: Services, subject: str) -> Call
     return Caller.of_key(holder, address) if holder is not None else None
 
 
-async def _tenant(services: Services, gid: str) -> str | None:
-    """The name of a tenant that exists; one that is being erased does not."""
-    async with services.database.reading() as session:
-        tenant = await tenants.find_tenant(session, gid)
-    return tenant.name if tenant is not None else None
-
-
 def _environment(services: Services) -> str:
-    """Names the environment's key without telling of it: with another key, sessions of the one before are over."""
+    """Refers to the environment's key without revealing it. Changing the key ends the sessions that it opened."""
     key = services.settings.api_key.get_secret_value() if services.settings.api_key is not None else ""
     return f"environment-{hashlib.sha256(key.encode()).hexdigest()[:16]}"

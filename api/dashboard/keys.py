@@ -8,8 +8,7 @@ from http import HTTPStatus
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
-from api.api_keys import router as api
-from api.api_keys.router import ApiKeyCreated, ApiKeyIn
+from api.api_keys.schemas import ApiKeyIn
 from api.dashboard.forms import wrong_fields
 from api.dashboard.pages import (
     AdminDep,
@@ -23,11 +22,12 @@ from api.dashboard.pages import (
     render,
     see_other,
 )
-from api.problems import Problem, invalid
+from api.dependencies import Services, ServicesDep
+from api.problems import from_domain
+from everhook.errors import InvalidField
 from everhook.storage.tables import ApiKey, now
 from everhook.storage.tenant_scope import TenantScope
-from everhook.tenants import api_keys_store as api_keys
-from everhook.tenants import store as tenants
+from everhook.tenants.api_keys import ApiKeyView, CreatedApiKey
 from everhook.tenants.api_keys_store import Scope
 
 PAGE = 50
@@ -52,16 +52,20 @@ class Line:
 class ListView:
     lines: tuple[Line, ...]
     pager: Pager
-    new_key: ApiKeyCreated | None
+    new_key: CreatedApiKey | None
 
 
 @router.get("")
-async def show_list(request: Request, viewer: AdminDep, store: StoreDep, cursor: str = "") -> Response:
-    return await _page(request, viewer, store, cursor=cursor)
+async def show_list(
+    request: Request, viewer: AdminDep, services: ServicesDep, store: StoreDep, cursor: str = ""
+) -> Response:
+    return await _page(request, viewer, services, store, cursor=cursor)
 
 
 @router.post("")
-async def create(request: Request, viewer: AdminDep, store: StoreDep, form: AdminFormDep) -> Response:
+async def create(
+    request: Request, viewer: AdminDep, services: ServicesDep, store: StoreDep, form: AdminFormDep
+) -> Response:
     try:
         body = ApiKeyIn(
             name=form.get("name"),
@@ -69,34 +73,36 @@ async def create(request: Request, viewer: AdminDep, store: StoreDep, form: Admi
             tenant=form.get("tenant") or None,
             expires_at=now() + timedelta(days=_days(form.get("days"))) if "days" in form else None,
         )
-        new_key = await api.create_api_key(body, store, viewer.caller)
-    except (ValidationError, Problem) as error:
-        return await _page(request, viewer, store, values=form.values, chosen=form.all("scopes"), error=error)
-    return await _page(request, viewer, store, new_key=new_key)
+        async with store.writing() as session:
+            new_key = await services.api_keys.create(session, viewer.caller.actor, body.new())
+    except (ValidationError, InvalidField) as error:
+        return await _page(request, viewer, services, store, values=form.values, chosen=form.all("scopes"), error=error)
+    return await _page(request, viewer, services, store, new_key=new_key)
 
 
 @router.post("/{gid}/revoke")
-async def revoke(gid: str, viewer: AdminDep, store: StoreDep, form: AdminFormDep) -> Response:
-    await api.revoke_api_key(gid, store, viewer.caller)
+async def revoke(gid: str, viewer: AdminDep, services: ServicesDep, store: StoreDep, form: AdminFormDep) -> Response:
+    async with store.writing() as session:
+        await services.api_keys.revoke(session, viewer.caller.actor, gid)
     return see_other(viewer, "/keys", "revoked")
 
 
 async def _page(
     request: Request,
     viewer: Viewer,
+    services: Services,
     store: TenantScope,
     *,
     cursor: str = "",
-    new_key: ApiKeyCreated | None = None,
+    new_key: CreatedApiKey | None = None,
     values: Mapping[str, str] | None = None,
     chosen: list[str] | None = None,
-    error: ValidationError | Problem | None = None,
+    error: ValidationError | InvalidField | None = None,
 ) -> Response:
     async with store.reading() as session:
-        page = await api_keys.page(session, after=after("/keys", {}, cursor), limit=PAGE)
-        names = await tenants.names(session, {row.tenant_gid for row in page.rows if row.tenant_gid})
+        page = await services.api_keys.page(session, after=after("/keys", {}, cursor), limit=PAGE)
     view = ListView(
-        lines=tuple(_line(row, names) for row in page.rows),
+        lines=tuple(_line(view) for view in page.rows),
         pager=pager("/keys", {}, cursor, page.next_key),
         new_key=new_key,
     )
@@ -111,19 +117,26 @@ async def _page(
         values=values or {},
         chosen=chosen or [],
         scopes=[(scope.value, told) for scope, told in SCOPES.items()],
-        wrong=wrong_fields(error) if error is not None else {},
+        wrong=_wrong(error),
     )
 
 
-def _line(row: ApiKey, names: Mapping[str, str]) -> Line:
-    return Line(row, api_keys.state_of(row), tuple(api_keys.shown_scopes(row)), names.get(row.tenant_gid or ""))
+def _wrong(error: ValidationError | InvalidField | None) -> Mapping[str, str]:
+    """What is wrong, by the field of the form."""
+    if error is None:
+        return {}
+    return wrong_fields(error if isinstance(error, ValidationError) else from_domain(error))
+
+
+def _line(view: ApiKeyView) -> Line:
+    return Line(view.row, view.state, tuple(view.scopes), view.tenant)
 
 
 def _days(written: str) -> float:
     try:
         days = float(written)
     except ValueError as error:
-        raise invalid("days", "is not a number") from error
+        raise InvalidField("days", "is not a number") from error
     if not 0 < days <= 3_650:
-        raise invalid("days", "takes up to 3650 days")
+        raise InvalidField("days", "takes up to 3650 days")
     return days

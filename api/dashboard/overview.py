@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from async_lru import alru_cache
 from fastapi import APIRouter, FastAPI, Request, Response
 from jinja2 import Environment
 from markupsafe import Markup
@@ -13,20 +14,21 @@ from api.dashboard import charts, live, states, text
 from api.dashboard.charts import Band, Chart, Column
 from api.dashboard.live import Regions
 from api.dashboard.pages import PageRoute, Viewer, ViewerDep, dashboard_of, render
+from api.dependencies import Services
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason
 from everhook.health.backlog_store import COUNT_AT_MOST, Backlog
-from everhook.health.overview_store import HealthBoard, Overview, ScoredEndpoint
+from everhook.health.overview_store import Overview, ScoredEndpoint
 from everhook.health.score import AttemptStats, Level
 from everhook.health.store import Bucket, RecurringError
-from everhook.storage.ttl_cache import TtlCache
 
 REGIONS = ("headline", "figures", "traffic", "circuits", "dead", "faults")
 WORST_SHOWN, FAULTS_SHOWN = 10, 6
 LONG_WAIT = timedelta(seconds=30)
-"""A start that is this long in coming means that Temporal or its workers are away."""
+"""A delivery that waits to be started for longer means that Temporal or its workers are down."""
 
 RENDERED_FOR_S = 1.0
+CACHED_SCOPES = 100
 
 SERIES = (("delivered", "ok"), ("to be retried", "warn"), ("rejected", "bad"))
 BANDS = (
@@ -53,7 +55,7 @@ class Scope:
 
 @dataclass(frozen=True)
 class Trouble:
-    """One thing that is wrong, and the page on which it is mended."""
+    """One thing that is wrong, and the page on which it can be fixed."""
 
     what: str
     path: str
@@ -87,20 +89,20 @@ class OverviewView:
 
 
 class Overviews:
-    """The page's regions, the same for everybody who sees the same things: rendered once a second at most, from what
-    the board looks at every few seconds at most."""
+    """The page's regions, shared by all viewers of the same scope: rendered once a second at most, from figures that
+    the board reads every few seconds at most."""
 
     def __init__(self, app: FastAPI, templates: Environment) -> None:
         self._app = app
         self._templates = templates
-        self._kept = TtlCache(self._render, RENDERED_FOR_S)
+        self._regions = alru_cache(maxsize=CACHED_SCOPES, ttl=RENDERED_FOR_S)(self._render)
 
     async def regions(self, scope: Scope) -> Regions:
-        return await self._kept.get(scope)
+        return await self._regions(scope)
 
     async def _render(self, scope: Scope) -> Regions:
-        board: HealthBoard = self._app.state.services.board
-        view = _view(await board.overview(scope.tenant_gid))
+        services: Services = self._app.state.services
+        view = _view(await services.health.overview(services.scope_of(scope.tenant_gid)))
         return {
             region: self._templates.get_template(f"overview/{region}.html").render(
                 v=view, base=scope.base, of_tenant=scope.tenant_gid is not None, now=datetime.now(UTC)
@@ -109,9 +111,19 @@ class Overviews:
         }
 
 
+def install(app: FastAPI, templates: Environment) -> None:
+    """Begin to keep the rendered regions. The routes are included with those of the other pages."""
+    app.state.overviews = Overviews(app, templates)
+
+
+def _overviews(request: Request) -> Overviews:
+    overviews: Overviews = request.app.state.overviews
+    return overviews
+
+
 @router.get("/")
 async def show(request: Request, viewer: ViewerDep) -> Response:
-    regions = await dashboard_of(request).overviews.regions(Scope.of(viewer))
+    regions = await _overviews(request).regions(Scope.of(viewer))
     shown = {name: Markup(html) for name, html in regions.items()}  # noqa: S704 - our own templates' markup
     return render(request, "overview.html", viewer, title="Overview", nav="overview", regions=shown)
 
@@ -119,12 +131,12 @@ async def show(request: Request, viewer: ViewerDep) -> Response:
 @router.get("/live")
 async def follow(request: Request, viewer: ViewerDep) -> Response:
     """The regions of the overview, whenever they change."""
-    dashboard, scope = dashboard_of(request), Scope.of(viewer)
+    overviews, scope = _overviews(request), Scope.of(viewer)
 
-    async def look() -> Regions:
-        return await dashboard.overviews.regions(scope)
+    async def load() -> Regions:
+        return await overviews.regions(scope)
 
-    stream = dashboard.broadcaster.stream(str(scope), look, request.headers.get("last-event-id"))
+    stream = dashboard_of(request).broadcaster.stream(str(scope), load, request.headers.get("last-event-id"))
     return EventSourceResponse(stream, ping=live.PING_EVERY_S)
 
 
@@ -137,7 +149,7 @@ def _view(board: Overview) -> OverviewView:
         troubles=_troubles(backlog, board.at),
         accepted=board.accepted,
         hour=hour,
-        under_500=quick / hour.answers if hour.answers else None,
+        under_500=quick / hour.responses if hour.responses else None,
         backlog=backlog,
         oldest=min((oldest for oldest in waits if oldest is not None), default=None),
         traffic=traffic("Attempts a minute over the last hour", board.series),

@@ -1,11 +1,11 @@
-"""What every page has in common: who looks at it, how it is rendered, and how it fails."""
+"""What every page has in common: who is signed in, how it is rendered, and how it fails."""
 
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
 from fastapi import Depends, Request
@@ -17,21 +17,17 @@ from starlette.exceptions import HTTPException
 
 from api import problem_types, problems
 from api.callers import ADMINS, ENVIRONMENT, OWNED, SIGNED_IN, Access, Caller
-from api.dashboard import assets, charts, code, states, text
+from api.dashboard import assets, charts, code, identity, states, text
 from api.dashboard.advice import advice, page_behind, ways
 from api.dashboard.forms import TOKEN_FIELD, Form, read_form, refuse_foreign, wrong_fields
 from api.dashboard.live import Broadcaster
 from api.dashboard.sessions import Session, Sessions
-from api.dependencies import ServicesDep, decode_cursor, encode_cursor, list_tag
+from api.dependencies import Services, ServicesDep, decode_cursor, encode_cursor, list_tag
 from api.problems import Problem, invalid
 from everhook.settings import Settings
 from everhook.storage.tenant_scope import TenantScope
 
-if TYPE_CHECKING:
-    from api.dashboard.overview import Overviews
-    from api.dashboard.sign_in import SignInLimit
-
-SESSION_COOKIE, PORTAL_COOKIE, THEME_COOKIE = "everhook_session", "everhook_portal", "everhook_theme"
+THEME_COOKIE = "everhook_theme"
 PORTAL = "/portal"
 THEMES = ("light", "dark")
 
@@ -55,8 +51,8 @@ class SignInNeeded(Exception):
 
 @dataclass(frozen=True)
 class Viewer:
-    """Who looks. `base` is what all addresses begin with: nothing, or `/portal`. `tenant` names whose things they
-    are, where they are one tenant's alone."""
+    """Who is signed in. `base` is what all addresses begin with: nothing, or `/portal`. `tenant` is the name of the
+    tenant that the viewer is bound to, if any."""
 
     caller: Caller
     session: Session
@@ -88,13 +84,11 @@ class Viewer:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """What the pages stand on beside the API's own services; built once, with the application."""
+    """What all pages share in addition to the API's services; built once, with the application."""
 
     sessions: Sessions
     templates: Environment
     broadcaster: Broadcaster
-    overviews: "Overviews"
-    sign_ins: "SignInLimit"
     settings: Settings
 
 
@@ -120,7 +114,9 @@ def templates() -> Environment:
         token_field=TOKEN_FIELD,
         environment_key=ENVIRONMENT,
     )
-    environment.filters.update(query=query, as_url=code.url_markup, as_moment=datetime.fromisoformat)
+    environment.filters.update(
+        query=query, as_url=code.url_markup, with_code=code.with_code, as_moment=datetime.fromisoformat
+    )
     return environment
 
 
@@ -214,14 +210,25 @@ def in_portal(request: Request) -> bool:
 
 
 def is_local(request: Request) -> bool:
-    """A machine of one's own, where there is no TLS and a `Secure` cookie would be lost."""
+    """Whether the request comes from this machine, without TLS: browsers would drop a `Secure` cookie."""
     return dashboard_of(request).settings.dev or request.url.hostname in ("127.0.0.1", "::1", "localhost")
 
 
-async def _viewer(request: Request, services: ServicesDep) -> Viewer:
-    from api.dashboard import identity
+async def viewer_of(request: Request, services: Services) -> Viewer | None:
+    """None if nobody is signed in, or the session has ended. Error pages find the viewer in the request's state."""
+    sessions = dashboard_of(request).sessions
+    is_portal = in_portal(request)
+    found = await (identity.of_portal if is_portal else identity.of_dashboard)(request, services, sessions)
+    viewer = None
+    if found is not None:
+        form_token, base = sessions.form_token(found.session), PORTAL if is_portal else ""
+        viewer = Viewer(found.caller, found.session, form_token, base, found.tenant)
+    request.state.viewer = viewer
+    return viewer
 
-    viewer = await identity.viewer_of(request, services)
+
+async def _viewer(request: Request, services: ServicesDep) -> Viewer:
+    viewer = await viewer_of(request, services)
     if viewer is None:
         raise SignInNeeded
     OWNED.check(viewer.caller, "GET")
@@ -229,8 +236,8 @@ async def _viewer(request: Request, services: ServicesDep) -> Viewer:
 
 
 async def _store(viewer: Annotated[Viewer, Depends(_viewer)], services: ServicesDep) -> TenantScope:
-    """The database as far as the viewer reaches."""
-    return TenantScope(services.database, viewer.tenant_gid)
+    """The database as the viewer may see it."""
+    return services.scope_of(viewer.tenant_gid)
 
 
 async def _operator(viewer: Annotated[Viewer, Depends(_viewer)]) -> Viewer:

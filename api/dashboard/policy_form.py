@@ -31,14 +31,14 @@ def fields(policy: Mapping[str, Any] | None) -> dict[str, str]:
         schedule = "exponential"
     return {
         "schedule": schedule,
-        "delays": ", ".join(text.exactly(seconds) for seconds in policy.get("delaysSeconds", [])),
-        "initial": text.exactly(exponential["initialSeconds"]) if exponential else "",
+        "delays": ", ".join(text.exact_duration(seconds) for seconds in policy.get("delaysSeconds", [])),
+        "initial": text.exact_duration(exponential["initialSeconds"]) if exponential else "",
         "factor": f"{exponential.get('factor', 2):g}" if exponential else "",
-        "cap": text.exactly(exponential["capSeconds"]) if exponential else "",
+        "cap": text.exact_duration(exponential["capSeconds"]) if exponential else "",
         "attempts": str(exponential.get("attempts", "")),
         "jitter": f"{policy['jitter']:g}" if "jitter" in policy else "",
-        "timeout": text.exactly(policy["timeoutSeconds"]) if "timeoutSeconds" in policy else "",
-        "window": text.exactly(policy["maxWindowSeconds"]) if "maxWindowSeconds" in policy else "",
+        "timeout": text.exact_duration(policy["timeoutSeconds"]) if "timeoutSeconds" in policy else "",
+        "window": text.exact_duration(policy["maxWindowSeconds"]) if "maxWindowSeconds" in policy else "",
         "statuses": ", ".join(str(status) for status in policy.get("retryStatuses", [])),
     }
 

@@ -1,22 +1,22 @@
 """The way into the portal: a link for one tenant, signed, short-lived, and good for one visit.
 
-`POST /v1/tenants/{gid}/portal-link` makes it; opening it shows a page with one button, which exchanges it for a
-session. The exchange is a form, for links are also fetched by whatever looks at mail and chats beforehand.
+`POST /v1/tenants/{gid}/portal-link` creates it; opening it shows a page with one button, which exchanges it for a
+session. The exchange is a form, because programs that scan mail and chats also fetch links.
 """
 
 from datetime import datetime, timedelta
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
+from api import problem_types
 from api.dashboard.forms import read_form, refuse_foreign
 from api.dashboard.identity import end_session
 from api.dashboard.pages import (
     PORTAL,
-    PORTAL_COOKIE,
     PageRoute,
     SignOutFormDep,
     ViewerDep,
@@ -24,13 +24,11 @@ from api.dashboard.pages import (
     is_local,
     render,
 )
-from api.dashboard.sessions import PORTAL_LIFETIME, PORTAL_LINK, PORTAL_SESSION
+from api.dashboard.sessions import PORTAL_COOKIE, PORTAL_LIFETIME, PORTAL_LINK, PORTAL_SESSION
 from api.dependencies import Principal, ServicesDep, Store, address_of
-from api.problems import conflict, not_found
+from api.problems import Problem, documents
 from api.schemas import ApiModel, Gid, Integer
-from everhook.storage.engine import Database
-from everhook.tenants import store as tenants
-from everhook.tenants.audit_store import Actor, record_audit, record_once
+from everhook.tenants.audit_store import Actor
 
 LINK_LIFETIME = timedelta(minutes=5)
 
@@ -38,33 +36,47 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False, prefix=PORTAL
 api_router = APIRouter(prefix="/tenants", tags=["tenants"])
 
 
+_EXAMPLE: dict[str, Any] = {
+    "url": "https://everhook.example.com/portal/open/eyJhbGciOiJIUzI1NiJ9",
+    "expiresAt": "2026-01-31T12:05:00Z",
+}
+
+
 class PortalLinkIn(ApiModel):
-    """How long the session lasts that the link opens."""
+    """How long the session that the link opens lasts."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"sessionSeconds": 3600}]})
 
     session_seconds: Annotated[Integer, Field(ge=60, le=PORTAL_LIFETIME.total_seconds())] = int(
         PORTAL_LIFETIME.total_seconds()
     )
 
 
-class PortalLink(ApiModel):
+class PortalLinkOut(ApiModel):
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
     url: str = Field(description="Send the tenant's browser there, or open it in a frame. It works once.")
     expires_at: datetime = Field(description="Until then the link must have been opened.")
 
 
-@api_router.post("/{gid}/portal-link", status_code=HTTPStatus.CREATED)
-async def make_portal_link(
-    gid: Gid, request: Request, store: Store, caller: Principal, body: PortalLinkIn | None = None
-) -> PortalLink:
-    """A link that signs a tenant in to its own portal: its endpoints, deliveries and receipts, and nobody else's."""
+@api_router.post(
+    "/{gid}/portal-link", status_code=HTTPStatus.CREATED, responses=documents(problem_types.NOT_CONFIGURED)
+)
+async def create_portal_link(
+    gid: Gid,
+    request: Request,
+    services: ServicesDep,
+    store: Store,
+    caller: Principal,
+    body: PortalLinkIn | None = None,
+) -> PortalLinkOut:
+    """Create a link that signs a tenant in to its portal, where it sees its own endpoints, deliveries and receipts."""
     seconds = (body or PortalLinkIn()).session_seconds
     base = _public_url(request)
     async with store.writing() as session:
-        tenant = await tenants.find_tenant(session, gid)
-        if tenant is None:
-            raise not_found("tenant", gid)
-        record_audit(session, caller.actor, "portal_link.created", tenant.gid, tenant_gid=tenant.gid)
+        tenant = await services.tenants.grant_portal_link(session, caller.actor, gid)
     token, link = dashboard_of(request).sessions.issue(PORTAL_LINK, f"{tenant.gid} {seconds}", LINK_LIFETIME)
-    return PortalLink(url=base + request.app.url_path_for("open_portal", token=token), expires_at=link.expires_at)
+    return PortalLinkOut(url=base + request.app.url_path_for("open_portal", token=token), expires_at=link.expires_at)
 
 
 def _public_url(request: Request) -> str:
@@ -74,7 +86,10 @@ def _public_url(request: Request) -> str:
         return settings.public_url
     if settings.dev:
         return str(request.base_url).rstrip("/")
-    raise conflict("EVERHOOK_PUBLIC_URL is not set: a link to the portal begins with the address of this API.")
+    raise Problem(
+        problem_types.NOT_CONFIGURED,
+        "EVERHOOK_PUBLIC_URL is not set: a link to the portal begins with the address of this API.",
+    )
 
 
 @router.get("/open/{token}")
@@ -86,15 +101,15 @@ async def open_portal(token: str, request: Request) -> Response:
 
 @router.post("/open")
 async def exchange(request: Request, services: ServicesDep) -> Response:
-    """From a link to a session, once: the record that it was opened has the link's own number for its key."""
+    """Exchange a link for a session, once."""
     refuse_foreign(request)
     dashboard = dashboard_of(request)
     link = dashboard.sessions.read(PORTAL_LINK, (await read_form(request)).get("token"))
     if link is None:
         return render(request, "portal_ended.html", status=HTTPStatus.UNAUTHORIZED)
     tenant_gid, seconds = link.subject.split(" ")
-    address = address_of(request, services.settings)
-    if not await _opened(services.database, link.number, tenant_gid, address):
+    visitor = Actor("portal", address_of(request, services.settings))
+    if not await services.sessions.use_link(link.number, visitor, tenant_gid):
         return render(request, "portal_ended.html", status=HTTPStatus.UNAUTHORIZED)
     token, _ = dashboard.sessions.issue(PORTAL_SESSION, tenant_gid, timedelta(seconds=int(seconds)))
     response = RedirectResponse(f"{PORTAL}/", HTTPStatus.SEE_OTHER)
@@ -105,16 +120,10 @@ async def exchange(request: Request, services: ServicesDep) -> Response:
 @router.post("/sign-out")
 async def sign_out(request: Request, services: ServicesDep, viewer: ViewerDep, form: SignOutFormDep) -> Response:
     """End the session for good: its cookie opens nothing any more, wherever it may have been copied to."""
-    await end_session(services.database, viewer)
+    await end_session(services, viewer.caller, viewer.session)
     response = RedirectResponse(f"{PORTAL}/", HTTPStatus.SEE_OTHER)
     response.headers.append("set-cookie", _cookie(request, "", 0))
     return response
-
-
-async def _opened(database: Database, number: str, tenant_gid: str, address: str | None) -> bool:
-    """Put the visit on record. False where this link was used before, at whichever process."""
-    actor = Actor("portal", address)
-    return await record_once(database, number, actor, "portal_link.opened", tenant_gid, tenant_gid=tenant_gid)
 
 
 def _cookie(request: Request, token: str, seconds: int) -> str:

@@ -1,7 +1,6 @@
 """A receipt: what it states, whether it holds, and the file with which a stranger checks it."""
 
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -9,9 +8,8 @@ from fastapi import APIRouter, Request, Response
 
 from api.dashboard.pages import PageRoute, StoreDep, ViewerDep, render
 from api.dependencies import ServicesDep
-from api.problems import Problem
-from api.receipts import router as api
-from api.receipts.schemas import ReceiptOut
+from api.receipts.schemas import Receipt
+from everhook.errors import NotSealed
 from everhook.receipts import bundle as bundles
 from everhook.receipts.bundle import BundleFinding, BundleVerification
 from everhook.receipts.keys import KeySet
@@ -25,7 +23,7 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False, prefix="/rece
 class ReceiptView:
     """`is_sealed`: it is under a checkpoint, so its place in the log was checked, too."""
 
-    receipt: ReceiptOut
+    receipt: Receipt
     verification: BundleVerification
     is_sealed: bool
 
@@ -37,32 +35,27 @@ class ReceiptView:
 @router.get("/{gid}")
 async def show(gid: str, request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep) -> Response:
     """Verified each time it is looked at, as `everhook receipts verify` does it."""
-    receipt = await api.get_receipt(gid, store)
-    try:
-        bundle = await _bundle(gid, services, store)
-    except Problem as problem:
-        if problem.status is not HTTPStatus.SERVICE_UNAVAILABLE:
-            raise
-        async with store.reading() as session:
-            keys = await api.key_set(session, services.keyring)
-        view = ReceiptView(receipt, _of_signature(receipt.receipt, keys), is_sealed=False)
-    else:
-        view = ReceiptView(receipt, bundles.verify(bundle), is_sealed=True)
+    async with store.reading() as session:
+        receipt = Receipt.of(await services.receipts.get(session, gid))
+        try:
+            bundle = await services.receipts.bundle(session, gid)
+        except NotSealed:
+            keys = await services.receipts.keys(session)
+            view = ReceiptView(receipt, _of_signature(receipt.receipt, keys), is_sealed=False)
+        else:
+            view = ReceiptView(receipt, bundles.verify(bundle), is_sealed=True)
     return render(request, "receipt.html", viewer, title="Receipt", nav="deliveries", v=view)
 
 
 @router.get("/{gid}/bundle")
 async def download(gid: str, viewer: ViewerDep, services: ServicesDep, store: StoreDep) -> Response:
+    async with store.reading() as session:
+        bundle = await services.receipts.bundle(session, gid)
     return Response(
-        orjson.dumps(await _bundle(gid, services, store), option=orjson.OPT_INDENT_2),
+        orjson.dumps(bundle, option=orjson.OPT_INDENT_2),
         media_type="application/json",
         headers={"content-disposition": f'attachment; filename="{gid}.json"'},
     )
-
-
-async def _bundle(gid: str, services: ServicesDep, store: StoreDep) -> dict[str, Any]:
-    bundle = await api.get_bundle(gid, store, services)
-    return bundle.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def _of_signature(receipt: str, keys: dict[str, Any]) -> BundleVerification:

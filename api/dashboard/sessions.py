@@ -22,6 +22,7 @@ from everhook.settings import Settings
 
 LIFETIME = timedelta(hours=12)
 PORTAL_LIFETIME = timedelta(hours=1)
+SESSION_COOKIE, PORTAL_COOKIE = "everhook_session", "everhook_portal"
 DASHBOARD, PORTAL_SESSION, PORTAL_LINK = "dashboard", "portal", "portal-link"
 """The kinds of tokens. One is never taken for another."""
 

@@ -2,7 +2,7 @@
 
 from http import HTTPStatus
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
 from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage
@@ -12,7 +12,6 @@ from api.callers import OWNED
 from api.dashboard import identity
 from api.dashboard.forms import read_form, refuse_foreign
 from api.dashboard.pages import (
-    SESSION_COOKIE,
     THEME_COOKIE,
     THEMES,
     PageRoute,
@@ -22,7 +21,7 @@ from api.dashboard.pages import (
     is_local,
     render,
 )
-from api.dashboard.sessions import DASHBOARD, LIFETIME
+from api.dashboard.sessions import DASHBOARD, LIFETIME, SESSION_COOKIE
 from api.dependencies import ServicesDep, address_of, caller_behind
 
 A_MINUTE = RateLimitItemPerMinute(10)
@@ -41,6 +40,11 @@ class SignInLimit:
         return await self._window.hit(A_MINUTE, address)
 
 
+def install(app: FastAPI) -> None:
+    """Begin to count attempts. The routes are included with those of the other pages."""
+    app.state.sign_in_limit = SignInLimit()
+
+
 @router.get("/sign-in")
 async def ask(request: Request, next: str = "/") -> Response:
     return render(request, "sign_in.html", title="Sign in", next=_inside(next), wrong=None)
@@ -52,7 +56,8 @@ async def sign_in(request: Request, services: ServicesDep) -> Response:
     form = await read_form(request)
     target = _inside(form.get("next", "/"))
     address = address_of(request, services.settings)
-    if not await dashboard_of(request).sign_ins.allows(address or ""):
+    limit: SignInLimit = request.app.state.sign_in_limit
+    if not await limit.allows(address or ""):
         return _again(request, target, "Too many attempts. Wait a minute.", HTTPStatus.TOO_MANY_REQUESTS)
     caller = await caller_behind(form.get("key"), services, address)
     if caller is None:
@@ -80,7 +85,7 @@ def start_session(request: Request, subject: str, target: str) -> Response:
 @router.post("/sign-out")
 async def sign_out(request: Request, services: ServicesDep, viewer: ViewerDep, form: SignOutFormDep) -> Response:
     """End the session for good: its cookie opens nothing any more, wherever it may have been copied to."""
-    await identity.end_session(services.database, viewer)
+    await identity.end_session(services, viewer.caller, viewer.session)
     response = RedirectResponse("/sign-in", HTTPStatus.SEE_OTHER)
     response.delete_cookie(SESSION_COOKIE)
     return response

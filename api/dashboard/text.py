@@ -1,8 +1,10 @@
 """How figures, durations and moments read. Pure; every moment is in UTC and says so."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
-_UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+from everhook.durations import UNITS
+from everhook.durations import duration as duration
+from everhook.durations import exact_duration as exact_duration
 
 
 def count(number: int, at_most: int | None = None) -> str:
@@ -27,26 +29,10 @@ def milliseconds(ms: float | None) -> str:
     return f"{ms:.0f} ms" if ms < 1_000 else f"{ms / 1_000:.1f} s"
 
 
-def duration(span: timedelta | float) -> str:
-    """The two largest units: `2 h 5 min`, `30 s`, `0.3 s`."""
-    seconds = span.total_seconds() if isinstance(span, timedelta) else span
-    if 0 < seconds < 1:
-        return f"{seconds:.1g} s"
-    left = round(seconds)
-    parts: list[str] = []
-    for size, unit in _UNITS:
-        if left >= size and len(parts) < 2:
-            parts.append(f"{left // size} {unit}")
-            left %= size
-        elif parts:
-            break
-    return " ".join(parts) or "0 s"
-
-
 def age(moment: datetime, now: datetime) -> str:
     """`3 min ago`, `in 2 h`, `now`: one unit, as `static/times.js` goes on to count it."""
     seconds = (now - moment).total_seconds()
-    for size, unit in _UNITS:
+    for size, unit in UNITS:
         if abs(seconds) >= size:
             span = f"{int(abs(seconds) // size)} {unit}"
             return f"{span} ago" if seconds > 0 else f"in {span}"
@@ -55,11 +41,3 @@ def age(moment: datetime, now: datetime) -> str:
 
 def clock(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def exactly(seconds: float) -> str:
-    """A length of time in its largest whole unit, so that nothing is lost: `90 min`, `36 h`, `0.5 s`."""
-    for size, unit in _UNITS:
-        if seconds and seconds % size == 0:
-            return f"{seconds / size:g} {unit}"
-    return f"{seconds:g} s"

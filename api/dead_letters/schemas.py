@@ -3,21 +3,17 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Field,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-)
+from pydantic import ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import InitErrorDetails
 
-from api.deliveries.schemas import DeliveryDetail
+from api.deliveries.schemas import DETAIL_EXAMPLE, ENDPOINT_GID, DeliveryDetail
 from api.schemas import ApiModel, EndpointRef, EventType, Flag, Integer, Item, Moment, Name, Text
 from everhook.contracts import DeadLetterReason
+from everhook.dead_letters.service import DeadLetterQuery
 
 
 def _listed(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-    """A single value as a list of one. What is wrong with it is said of the field, not of an element."""
+    """A single value as a list of one. Errors name the field, not an element of the list."""
     if value is None or isinstance(value, list):
         return validate(value)
     try:
@@ -46,15 +42,34 @@ OneOrMore = Annotated[
 ]
 
 
+BATCH_GID = "bat_01m83prhbfe23sdyzab24cmhc2"
+
+
 class DeadLetterDetail(DeliveryDetail):
+    """A dead letter with its payload and its attempts."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    **DETAIL_EXAMPLE,
+                    "payload": {"orderId": 1042, "amount": 99.5},
+                    "payloadErasedAt": None,
+                }
+            ]
+        }
+    )
+
     payload: Any = Field(description="Null once it was erased; then the dead letter cannot be replayed.")
     payload_erased_at: datetime | None
 
 
 class Decision(ApiModel):
-    """Why; it goes on record."""
+    """The reason for a replay or a discard."""
 
-    why: Text = ""
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "they fixed their parser"}]})
+
+    reason: Text = Field("", description="Recorded with the delivery and in the audit trail.")
 
 
 class DeadLetterSelection(ApiModel):
@@ -63,29 +78,77 @@ class DeadLetterSelection(ApiModel):
 
     tenant: OneOrMore[Name] = None
     channel: OneOrMore[Name] = None
-    endpoint: OneOrMore[EndpointRef] = None
+    endpoint_gid: OneOrMore[EndpointRef] = None
     type: OneOrMore[EventType] = None
-    reason: OneOrMore[DeadLetterReason] = None
-    status_code: OneOrMore[Annotated[int, Field(ge=100, le=599)]] = None
+    dead_letter_reason: OneOrMore[DeadLetterReason] = None
+    last_status_code: OneOrMore[Annotated[int, Field(ge=100, le=599)]] = None
     since: Moment | None = None
     until: Moment | None = None
 
+    def query(self) -> DeadLetterQuery:
+        return DeadLetterQuery(
+            tenants=self.tenant,
+            channels=self.channel,
+            endpoints=self.endpoint_gid,
+            types=self.type,
+            reasons=self.dead_letter_reason,
+            status_codes=self.last_status_code,
+            since=self.since,
+            until=self.until,
+        )
+
 
 class BulkRequest(DeadLetterSelection):
-    status_code: OneOrMore[Annotated[Integer, Field(ge=100, le=599)]] = None
-    why: Text = ""
+    """Which dead letters, and the reason for the decision."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "endpointGid": ENDPOINT_GID,
+                    "deadLetterReason": ["rejected", "exhausted"],
+                    "reason": "they fixed their parser",
+                }
+            ]
+        }
+    )
+
+    last_status_code: OneOrMore[Annotated[Integer, Field(ge=100, le=599)]] = None
+    reason: Text = Field("", description="The reason for the decision; recorded with the deliveries.")
     dry_run: Flag = Field(False, description="Only count.")
 
 
-class BulkAnswer(ApiModel):
+class BulkOperation(ApiModel):
+    """A replay or a purge of all dead letters that match."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"matched": 120, "skipped": 3, "batchGid": BATCH_GID}]})
+
     matched: int
     skipped: int = Field(
         description="Further dead letters that match, and that a replay leaves alone: their endpoint was deleted."
     )
-    batch_gid: str | None = Field(description="Null for a dry run.")
+    batch_gid: str | None = Field(description="Null for a dry run, and where nothing matched.")
 
 
-class BatchOut(ApiModel):
+class Batch(ApiModel):
+    """The progress of a bulk operation."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "batchGid": BATCH_GID,
+                    "state": "running",
+                    "total": 120,
+                    "completed": 80,
+                    "failed": 0,
+                    "startedAt": "2026-01-31T12:00:00Z",
+                    "closedAt": None,
+                }
+            ]
+        }
+    )
+
     batch_gid: str
     state: Literal["running", "completed", "failed"]
     total: int
@@ -93,8 +156,3 @@ class BatchOut(ApiModel):
     failed: int
     started_at: datetime | None
     closed_at: datetime | None
-
-
-class SignalAccepted(ApiModel):
-    delivery_gid: str
-    requested: Literal["replay", "discard", "attempt_now"]

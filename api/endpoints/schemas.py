@@ -1,7 +1,8 @@
-"""Endpoints as they are sent and shown."""
+"""Endpoints as requests and responses show them."""
 
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+from enum import StrEnum
+from typing import Annotated, Any, cast
 
 from pydantic import (
     AfterValidator,
@@ -10,19 +11,40 @@ from pydantic import (
     SecretStr,
 )
 
-from api.schemas import ApiModel, Events, Flag, Integer, Metadata, Name, Number, Policy, Text
+from api.schemas import ApiModel, Events, Flag, Integer, Metadata, Name, Number, Policy, Text, spec_of
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.delivery.body_formats import BodyFormat
 from everhook.egress import TlsExtras
+from everhook.endpoints.service import EndpointChanges, NewEndpoint
 from everhook.signing.schemes import SignatureScheme, secret_key
 
 MAX_PEM = 32 * 1024
-
-
 MAX_GRACE = timedelta(days=7)
-
-
 DEFAULT_GRACE = timedelta(days=1)
+
+CIRCUIT: dict[str, Any] = {"state": "closed", "failures": 0}
+ENDPOINT: dict[str, Any] = {
+    "endpointGid": "ep_01m83prhbfe23sdyzab24cmhby",
+    "tenant": "acme",
+    "url": "https://hooks.example.com/orders",
+    "description": "Order sync",
+    "status": "enabled",
+    "statusReason": "",
+    "circuit": CIRCUIT,
+    "policy": {"preset": "patient"},
+    "rateLimit": 50,
+    "signatures": ["standard"],
+    "format": "envelope",
+    "headers": {"x-team": "orders"},
+    "metadata": {"plan": "gold"},
+    "ed25519": False,
+    "publicKeys": [],
+    "createdAt": "2026-01-31T12:00:00Z",
+    "updatedAt": "2026-01-31T12:00:00Z",
+}
+"""Examples for OpenAPI. Fields that are absent are null."""
+
+_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - an example
 
 
 def _checked_secret(secret: SecretStr) -> SecretStr:
@@ -37,7 +59,7 @@ def _checked_pem(pem: str) -> str:
 
 
 def _checked_certificates(pem: str) -> str:
-    """Certificates are shown, and kept as they are: a key must not come along."""
+    """Certificates are shown, and stored unencrypted: they must not contain a key."""
     if "PRIVATE KEY" in _checked_pem(pem):
         raise ValueError("holds a private key; that belongs in clientKey")
     return pem
@@ -58,9 +80,9 @@ Secret = Annotated[SecretStr, AfterValidator(_checked_secret)]
 
 
 class Tls(ApiModel):
-    """What an endpoint's TLS needs beyond the usual, in PEM. Given anew it replaces all that was there."""
+    """TLS settings of an endpoint, in PEM. What is given replaces all of them."""
 
-    ca: Pem | None = Field(None, description="Authorities that are trusted beside the system's.")
+    ca: Pem | None = Field(None, description="Authorities that are trusted in addition to the system's.")
     client_certificate: Pem | None = Field(None, description="Shown to the endpoint; the leaf first.")
     client_key: PemKey | None = Field(None, description="Its key, not encrypted. Never shown.")
 
@@ -80,12 +102,12 @@ class PublicKeyOut(ApiModel):
 
 
 class EndpointSettings(ApiModel):
-    """What can be changed later, too."""
+    """All settings. They can be changed later."""
 
     url: str = Field(examples=["https://hooks.example.com/orders"])
     description: Text = ""
     policy: Policy | None = None
-    rate_limit: Number | None = Field(None, gt=0, le=1_000, description="Sends a second at most.")
+    rate_limit: Number | None = Field(None, gt=0, le=1_000, description="Requests a second at most.")
     signatures: list[SignatureScheme] = Field(default_factory=lambda: list(SignatureScheme), min_length=1)
     format: BodyFormat = BodyFormat.ENVELOPE
     headers: dict[str, str] = Field(default_factory=dict, max_length=20)
@@ -95,7 +117,7 @@ class EndpointSettings(ApiModel):
 
 
 class EndpointIn(EndpointSettings):
-    """`channel` and `events` make the first subscription; `events` alone subscribe to the channel `default`."""
+    """`channel` and `events` create the first subscription; `events` alone subscribe to the channel `default`."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -107,12 +129,21 @@ class EndpointIn(EndpointSettings):
     events: Events | None = None
     tenant: Name | None = None
     secret: Secret | None = Field(
-        None, description="Your own: `whsec_` and 24 to 64 bytes in base64; without it one is made."
+        None, description="Your own: `whsec_` and 24 to 64 bytes in base64; without it one is generated."
     )
+
+    def new(self) -> NewEndpoint:
+        """As the use case takes it."""
+        return NewEndpoint(
+            **_plain(self, self.model_dump(exclude={"secret"})),
+            secret=self.secret.get_secret_value() if self.secret is not None else None,
+        )
 
 
 class EndpointPatch(ApiModel):
     """Fields that are absent stay as they are."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"description": "Order sync", "rateLimit": 50}]})
 
     url: str | None = None
     description: Text | None = None
@@ -125,6 +156,19 @@ class EndpointPatch(ApiModel):
     ed25519: Flag | None = None
     tls: Tls | None = None
 
+    def changes(self) -> EndpointChanges:
+        """As the use case takes them: what was given, and nothing else."""
+        return cast(EndpointChanges, _plain(self, self.model_dump(exclude_unset=True)))
+
+
+def _plain(model: EndpointSettings | EndpointPatch, values: dict[str, Any]) -> dict[str, Any]:
+    """Values of settings without API models among them."""
+    if "policy" in values:
+        values["policy"] = spec_of(model.policy)
+    if "tls" in values:
+        values["tls"] = model.tls.extras() if model.tls is not None else None
+    return values
+
 
 class CircuitOut(ApiModel):
     state: CircuitState
@@ -133,12 +177,22 @@ class CircuitOut(ApiModel):
     until: datetime | None = Field(description="When the cooldown, or the wait for a probe, ends.")
 
 
+class EndpointStatus(StrEnum):
+    """Whether an operator, or Everhook after days of failures, holds back what is sent to an endpoint."""
+
+    ENABLED = "enabled"
+    PAUSED = "paused"
+    DISABLED = "disabled"
+
+
 class EndpointOut(ApiModel):
+    model_config = ConfigDict(json_schema_extra={"examples": [ENDPOINT]})
+
     endpoint_gid: str
     tenant: str
     url: str
     description: str
-    status: Literal["enabled", "paused", "disabled"]
+    status: EndpointStatus
     status_reason: str
     circuit: CircuitOut
     policy: dict[str, Any] | None
@@ -157,35 +211,71 @@ class EndpointOut(ApiModel):
 class TestSent(ApiModel):
     """A message that went to one endpoint alone."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "messageGid": "msg_01m83prhbfe23sdyzab24cmhby",
+                    "deliveryGid": "dlv_01m83prhbfe23sdyzab24cmhbz",
+                }
+            ]
+        }
+    )
+
     message_gid: str
     delivery_gid: str
 
 
 class EndpointCreated(EndpointOut):
+    """A new endpoint, with its secret."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{**ENDPOINT, "subscriptionGid": "sub_01m83prhbfe23sdyzab24cmhby", "secret": _SECRET}]
+        }
+    )
+
     subscription_gid: str | None
     secret: str = Field(description="Shown this once.")
 
 
 class SecretRotation(ApiModel):
+    """How to rotate the secret of an endpoint."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"gracePeriodSeconds": 3600}]})
+
     secret: Secret | None = Field(
-        None, description="Your own: `whsec_` and 24 to 64 bytes in base64; without it one is made."
+        None, description="Your own: `whsec_` and 24 to 64 bytes in base64; without it one is generated."
     )
     grace_period_seconds: Integer = Field(
         int(DEFAULT_GRACE.total_seconds()),
         ge=0,
         le=int(MAX_GRACE.total_seconds()),
-        description="How long those before it go on signing.",
+        description="How long earlier secrets go on signing.",
     )
 
 
 class SecretRotated(ApiModel):
+    """The new secret of an endpoint."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "endpointGid": ENDPOINT["endpointGid"],
+                    "secret": _SECRET,
+                    "previousUntil": "2026-02-01T12:00:00Z",
+                    "publicKeys": [],
+                }
+            ]
+        }
+    )
+
     endpoint_gid: str
     secret: str = Field(description="Shown this once.")
-    previous_until: datetime | None = Field(description="When the last one before it ends; null where all have.")
+    previous_until: datetime | None = Field(description="When the last earlier secret ends; null if all have ended.")
     public_keys: list[PublicKeyOut]
 
 
-def status_of(hold: Hold | None) -> Literal["enabled", "paused", "disabled"]:
-    if hold is Hold.PAUSED:
-        return "paused"
-    return "disabled" if hold is Hold.DISABLED else "enabled"
+def status_of(hold: Hold | None) -> EndpointStatus:
+    return EndpointStatus(hold.value) if hold is not None else EndpointStatus.ENABLED

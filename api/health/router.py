@@ -1,4 +1,4 @@
-"""How well endpoints do: one of them, or all at a glance."""
+"""The health of endpoints: of one, or an overview."""
 
 from typing import Annotated
 
@@ -6,42 +6,33 @@ from fastapi import APIRouter, Query
 
 from api.dependencies import ServicesDep, Store
 from api.health.schemas import EndpointHealthOut, OverviewOut
-from api.problems import invalid, not_found
 from api.schemas import Gid, Name
-from everhook.endpoints import store as endpoints
 from everhook.health.overview_store import WORST
 from everhook.health.score import Window
-from everhook.health.store import endpoint_health
-from everhook.storage.tables import now
-from everhook.tenants import store as tenants
 
 router = APIRouter(tags=["health"])
 
 
 @router.get("/endpoints/{gid}/health")
-async def get_endpoint_health(gid: Gid, store: Store, window: Window = Window.DAY) -> EndpointHealthOut:
-    """Its score and what the score is made of; and what it did within the window, for charts.
+async def get_endpoint_health(
+    gid: Gid, services: ServicesDep, store: Store, window: Window = Window.DAY
+) -> EndpointHealthOut:
+    """Get the score of an endpoint with its parts, and its attempts within the window, for charts.
 
-    The score is of this moment, whatever the window: it looks at the last hour and the last day.
+    The score is of this moment, whatever the window: it covers the last hour and the last day.
     """
     async with store.reading() as session:
-        view = await endpoints.view(session, gid)
-        if view is None:
-            raise not_found("endpoint", gid)
-        found = await endpoint_health(session, view.circuit, window, now())
-    return EndpointHealthOut.shown(view, window, found)
+        found = await services.health.endpoint(session, gid, window)
+    return EndpointHealthOut.shown(found.view, window, found.health)
 
 
 @router.get("/health/overview")
-async def get_overview(
-    services: ServicesDep, store: Store, tenant: Name | None = None, limit: Annotated[int, Query(ge=1, le=WORST)] = 20
+async def get_health_overview(
+    services: ServicesDep,
+    store: Store,
+    tenant: Name | None = None,
+    limit: Annotated[int, Query(ge=1, le=WORST, description="How many endpoints at most.")] = 20,
 ) -> OverviewOut:
-    """Everything that one glance must tell: of one tenant, or of all that the caller reaches."""
-    tenant_gid = store.tenant_gid
-    if tenant is not None:
-        async with store.reading() as session:
-            found = await tenants.find_tenant(session, tenant)
-        if found is None:
-            raise invalid("tenant", f"there is no tenant {tenant}")
-        tenant_gid = found.gid
-    return OverviewOut.of(await services.board.overview(tenant_gid), limit)
+    """Get the endpoints with the lowest scores, the errors and what waits: of one tenant, or of all that the caller may
+    see."""
+    return OverviewOut.of(await services.health.overview(store, tenant), limit)

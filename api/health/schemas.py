@@ -1,12 +1,12 @@
-"""Health as it is answered."""
+"""Health as responses show it."""
 
-from dataclasses import asdict
 from datetime import datetime, timedelta
-from typing import Literal, Self
+from enum import StrEnum
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from api.endpoints.schemas import CircuitOut, status_of
+from api.endpoints.schemas import CIRCUIT, ENDPOINT, CircuitOut, EndpointStatus, status_of
 from api.schemas import ApiModel
 from everhook.contracts import DeadLetterReason
 from everhook.endpoints.store import EndpointView
@@ -15,9 +15,41 @@ from everhook.health.overview_store import WORST, Overview, ScoredEndpoint
 from everhook.health.score import AttemptStats, Health, Level, Window
 from everhook.health.store import Bucket, EndpointHealth, RecurringError
 
+_STATS: dict[str, Any] = {
+    "attempts": 2400,
+    "delivered": 2328,
+    "retried": 70,
+    "rejected": 2,
+    "successRate": 0.97,
+    "meanMs": 180.2,
+    "latency": {"under100Ms": 611, "under500Ms": 1702, "under2000Ms": 60, "slower": 27},
+}
+_SCORE: dict[str, Any] = {
+    "score": 88,
+    "level": "degraded",
+    "parts": [
+        {
+            "name": "success_1h",
+            "points": 32.3,
+            "outOf": 40,
+            "reason": "90 of 100 attempts delivered in the last hour",
+        }
+    ],
+}
+_ERROR: dict[str, Any] = {
+    "error": "http_503",
+    "count": 70,
+    "endpoints": 1,
+    "since": "2026-01-31T11:20:00Z",
+    "lastSeen": "2026-01-31T11:59:00Z",
+}
+_BUCKET: dict[str, Any] = {"since": "2026-01-31T11:45:00Z", **_STATS}
+_ENDPOINT: dict[str, Any] = {"endpointGid": ENDPOINT["endpointGid"], "status": "enabled", "circuit": CIRCUIT, **_SCORE}
+_WAITING: dict[str, Any] = {"count": 3, "oldestAcceptedAt": "2026-01-31T11:59:58Z"}
+
 
 class LatencyBands(ApiModel):
-    """How many answers took how long."""
+    """How many responses took how long."""
 
     under_100_ms: int
     under_500_ms: int
@@ -25,15 +57,15 @@ class LatencyBands(ApiModel):
     slower: int
 
 
-class TallyOut(ApiModel):
-    """What attempts came to. `retried` failures allow of another try, `rejected` ones do not."""
+class AttemptStatsOut(ApiModel):
+    """Attempts by their outcome. After a `retried` failure another attempt follows, after a `rejected` one none."""
 
     attempts: int
     delivered: int
     retried: int
     rejected: int
-    success_rate: float | None = Field(description="Null where nothing was tried.")
-    mean_ms: float | None = Field(description="Of answers; null where there were none.")
+    success_rate: float | None = Field(description="Null without attempts.")
+    mean_ms: float | None = Field(description="Mean response time; null without responses.")
     latency: LatencyBands
 
     @classmethod
@@ -54,40 +86,56 @@ class TallyOut(ApiModel):
         )
 
 
-class BucketOut(TallyOut):
+class BucketOut(AttemptStatsOut):
     since: datetime
 
     @classmethod
     def at(cls, bucket: Bucket) -> Self:
-        return cls(since=bucket.since, **TallyOut.of(bucket.stats).model_dump())
+        return cls(since=bucket.since, **AttemptStatsOut.of(bucket.stats).model_dump())
 
 
-class PartOut(ApiModel):
-    name: Literal["success_1h", "success_24h", "latency_1h", "latency_24h", "circuit"]
+class ScoreComponentName(StrEnum):
+    """What a part of the score measures, and over which time."""
+
+    SUCCESS_1H = "success_1h"
+    SUCCESS_24H = "success_24h"
+    LATENCY_1H = "latency_1h"
+    LATENCY_24H = "latency_24h"
+    CIRCUIT = "circuit"
+
+
+class ScoreComponentOut(ApiModel):
+    """A part of the score."""
+
+    name: ScoreComponentName
     points: float
-    out_of: float = Field(description="Less where there is little evidence, 0 where there is none.")
-    why: str
+    out_of: float = Field(description="Less with little evidence, 0 with none.")
+    reason: str = Field(description="For people.")
 
 
 class HealthOut(ApiModel):
-    """`score` is what the parts earn of what they may earn, in percent."""
+    """`score` is the sum of the points of all parts, in percent of what they could earn."""
 
     score: int = Field(ge=0, le=100)
     level: Level
-    parts: list[PartOut]
+    parts: list[ScoreComponentOut]
 
     @classmethod
     def of(cls, health: Health) -> Self:
-        return cls(score=health.score, level=health.level, parts=[PartOut(**asdict(part)) for part in health.parts])
+        return cls(
+            score=health.score,
+            level=health.level,
+            parts=[ScoreComponentOut.model_validate(part) for part in health.parts],
+        )
 
 
-class FaultOut(ApiModel):
-    """`since`: when it began, without a pause of more than a quarter of an hour since. Errors are counted by the
-    minute: both moments are the beginnings of minutes."""
+class RecurringErrorOut(ApiModel):
+    """`since`: when the error began to recur without a pause of more than 15 minutes. Errors are counted by the minute:
+    both times are starts of minutes."""
 
     error: str = Field(examples=["timeout_total", "http_503"])
     count: int
-    endpoints: int = Field(description="To how many it happened.")
+    endpoints: int = Field(description="How many endpoints had it.")
     since: datetime
     last_seen: datetime
 
@@ -99,14 +147,31 @@ class FaultOut(ApiModel):
 
 
 class EndpointHealthOut(HealthOut):
+    """The health of an endpoint now, and its attempts within a window."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    **_ENDPOINT,
+                    "window": "24h",
+                    "total": _STATS,
+                    "errors": [_ERROR],
+                    "bucketSeconds": 900,
+                    "series": [_BUCKET],
+                }
+            ]
+        }
+    )
+
     endpoint_gid: str
-    status: Literal["enabled", "paused", "disabled"]
+    status: EndpointStatus
     circuit: CircuitOut
     window: Window
-    total: TallyOut = Field(description="Within the window.")
-    errors: list[FaultOut] = Field(description="Within the window, the most frequent first.")
+    total: AttemptStatsOut = Field(description="Within the window.")
+    errors: list[RecurringErrorOut] = Field(description="Within the window, the most frequent first.")
     bucket_seconds: int
-    series: list[BucketOut] = Field(description="The window in steps, oldest first; the last is under way.")
+    series: list[BucketOut] = Field(description="The window in steps, oldest first; the last step is not over.")
 
     @classmethod
     def shown(cls, view: EndpointView, window: Window, found: EndpointHealth) -> Self:
@@ -116,8 +181,8 @@ class EndpointHealthOut(HealthOut):
             status=status_of(view.circuit.hold),
             circuit=CircuitOut.model_validate(view.circuit, extra="ignore"),
             window=window,
-            total=TallyOut.of(found.total),
-            errors=[FaultOut.of(fault) for fault in found.faults],
+            total=AttemptStatsOut.of(found.total),
+            errors=[RecurringErrorOut.of(fault) for fault in found.faults],
             bucket_seconds=window.bucket // timedelta(seconds=1),
             series=[BucketOut.at(bucket) for bucket in found.series],
         )
@@ -128,9 +193,9 @@ class ScoredEndpointOut(HealthOut):
     tenant: str
     url: str
     description: str
-    status: Literal["enabled", "paused", "disabled"]
+    status: EndpointStatus
     circuit: CircuitOut
-    last_hour: TallyOut
+    last_hour: AttemptStatsOut
 
     @classmethod
     def shown(cls, scored: ScoredEndpoint) -> Self:
@@ -142,12 +207,12 @@ class ScoredEndpointOut(HealthOut):
             description=scored.endpoint.description,
             status=status_of(scored.circuit.hold),
             circuit=CircuitOut.model_validate(scored.circuit, extra="ignore"),
-            last_hour=TallyOut.of(scored.hour),
+            last_hour=AttemptStatsOut.of(scored.hour),
         )
 
 
 class CircuitCounts(ApiModel):
-    """Endpoints by the state of their circuit; those that are held count as that instead."""
+    """Endpoints by the state of their circuit. One that is paused or disabled counts only as that."""
 
     closed: int = 0
     open: int = 0
@@ -171,17 +236,47 @@ class DeadLetterCounts(ApiModel):
 
 
 class OverviewOut(ApiModel):
-    at: datetime = Field(description="It is a few seconds old at most.")
+    """The health of many endpoints at a glance."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "at": "2026-01-31T12:00:00Z",
+                    "acceptedLastMinute": 120,
+                    "lastHour": _STATS,
+                    "series": [_BUCKET],
+                    "endpoints": [
+                        {
+                            **_ENDPOINT,
+                            "tenant": ENDPOINT["tenant"],
+                            "url": ENDPOINT["url"],
+                            "description": ENDPOINT["description"],
+                            "lastHour": _STATS,
+                        }
+                    ],
+                    "errors": [_ERROR],
+                    "circuits": {"closed": 40, "open": 1, "halfOpen": 0, "paused": 1, "disabled": 0},
+                    "deadLetters": {"total": 2, "byReason": {"exhausted": 2}},
+                    "undispatched": _WAITING,
+                    "overdue": {"count": 0},
+                    "parked": _WAITING,
+                }
+            ]
+        }
+    )
+
+    at: datetime = Field(description="When it was computed: a few seconds ago at most.")
     accepted_last_minute: int = Field(description="Deliveries.")
-    last_hour: TallyOut
+    last_hour: AttemptStatsOut
     series: list[BucketOut] = Field(description="The last hour, minute by minute.")
-    endpoints: list[ScoredEndpointOut] = Field(description=f"Worst first, at most {WORST}; idle ones are left out.")
-    errors: list[FaultOut] = Field(description="Of the last hour, the most frequent first.")
+    endpoints: list[ScoredEndpointOut] = Field(description=f"Worst first, at most {WORST}; idle ones are omitted.")
+    errors: list[RecurringErrorOut] = Field(description="Of the last hour, the most frequent first.")
     circuits: CircuitCounts
     dead_letters: DeadLetterCounts
-    undispatched: WaitingOut = Field(description="Accepted, and not known to have been started.")
+    undispatched: WaitingOut = Field(description="Accepted, and not yet known to be started.")
     overdue: WaitingOut = Field(
-        description="Their next step was due more than a minute ago, the start included: with no worker there, all."
+        description="Their start or next step was due more than a minute ago. Without a worker: all."
     )
     parked: WaitingOut
 
@@ -190,10 +285,10 @@ class OverviewOut(ApiModel):
         return cls(
             at=overview.at,
             accepted_last_minute=overview.accepted,
-            last_hour=TallyOut.of(overview.hour),
+            last_hour=AttemptStatsOut.of(overview.hour),
             series=[BucketOut.at(bucket) for bucket in overview.series],
             endpoints=[ScoredEndpointOut.shown(scored) for scored in overview.worst[:limit]],
-            errors=[FaultOut.of(fault) for fault in overview.faults],
+            errors=[RecurringErrorOut.of(fault) for fault in overview.faults],
             **_backlog(overview.backlog),
         )
 

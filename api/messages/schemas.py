@@ -1,25 +1,80 @@
 """Messages as they are shown."""
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
-from pydantic import (
-    Field,
-)
+from pydantic import ConfigDict, Field
 
+from api.deliveries.schemas import DELIVERY_GID, ENDPOINT_GID, MESSAGE_GID
+from api.problems import ProblemDocument
 from api.schemas import ApiModel
 from everhook.contracts import DeliveryStatus
+from everhook.publishing.service import MessageDetail as DetailView
+from everhook.publishing.service import MessageView
+from everhook.storage import tables
+
+SUMMARY_EXAMPLE: dict[str, Any] = {"deliveryGid": DELIVERY_GID, "endpointGid": ENDPOINT_GID, "status": "accepted"}
+PUBLISHED_EXAMPLE: dict[str, Any] = {
+    "messageGid": MESSAGE_GID,
+    "channel": "orders",
+    "type": "order.created",
+    "publishedAt": "2026-01-31T12:00:00.000Z",
+    "duplicate": False,
+    "deliveries": [SUMMARY_EXAMPLE],
+}
+MESSAGE_EXAMPLE: dict[str, Any] = {
+    "messageGid": MESSAGE_GID,
+    "channel": "orders",
+    "type": "order.created",
+    "tenant": "acme",
+    "idempotencyKey": "order-1042",
+    "publishedAt": "2026-01-31T12:00:00Z",
+    "acceptedAt": "2026-01-31T12:00:00.004Z",
+    "payloadErasedAt": None,
+}
 
 
 class DeliverySummary(ApiModel):
+    """A delivery, in the response that names its message."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [SUMMARY_EXAMPLE]})
+
     delivery_gid: str
     endpoint_gid: str
     status: DeliveryStatus
 
 
-class MessageOut(ApiModel):
+class PublishedMessage(ApiModel):
+    """A message that was accepted, with one delivery for each matching endpoint."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [PUBLISHED_EXAMPLE]})
+
     message_gid: str
-    channel_name: str
+    channel: str
+    type: str
+    published_at: datetime
+    duplicate: bool = Field(description="Whether its idempotency key was used before; then nothing new was published.")
+    deliveries: list[DeliverySummary]
+
+
+class PublishedMessages(ApiModel):
+    """What became of each message of a batch, in their order."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"data": [PUBLISHED_EXAMPLE]}]})
+
+    data: list[PublishedMessage | ProblemDocument] = Field(
+        description="A problem document stands for a message whose idempotency key was used with another body."
+    )
+
+
+class Message(ApiModel):
+    """A message without its payload."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [MESSAGE_EXAMPLE]})
+
+    message_gid: str
+    channel: str
     type: str
     tenant: str | None
     idempotency_key: str | None
@@ -27,13 +82,60 @@ class MessageOut(ApiModel):
     accepted_at: datetime
     payload_erased_at: datetime | None
 
+    @classmethod
+    def of(cls, view: MessageView | DetailView, **more: Any) -> Self:
+        """`more` are the further fields of a subclass."""
+        row = view.message
+        return cls(
+            message_gid=row.gid,
+            channel=row.channel,
+            type=row.event_type,
+            tenant=view.tenant,
+            idempotency_key=row.idempotency_key,
+            published_at=row.published_at,
+            accepted_at=row.accepted_at,
+            payload_erased_at=row.payload_erased_at,
+            **more,
+        )
 
-class MessageDetail(MessageOut):
+
+class MessageDetail(Message):
+    """A message with its payload and its deliveries."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    **MESSAGE_EXAMPLE,
+                    "payload": {"orderId": 1042, "amount": 99.5},
+                    "deliveryCounts": {"delivered": 1},
+                    "deliveries": [{**SUMMARY_EXAMPLE, "status": "delivered"}],
+                    "moreDeliveries": False,
+                }
+            ]
+        }
+    )
+
     payload: Any = Field(description="Null once it was erased.")
     delivery_counts: dict[DeliveryStatus, int] = Field(
         description="How many of all its deliveries are in which status.", examples=[{"delivered": 120, "retrying": 2}]
     )
     deliveries: list[DeliverySummary] = Field(description="Newest first; of more than 100, the newest 100.")
     more_deliveries: bool = Field(
-        description="Whether there are others: `GET /v1/deliveries?message={gid}` lists all of them."
+        description="Whether there are others: `GET /v1/deliveries?messageGid={gid}` lists all of them."
     )
+
+    @classmethod
+    def of_detail(cls, view: DetailView) -> "MessageDetail":
+        """Without the payload, which is not to be parsed and written again."""
+        return cls.of(
+            view,
+            payload=None,
+            delivery_counts=view.counts,
+            deliveries=summaries(view.deliveries),
+            more_deliveries=view.has_more_deliveries,
+        )
+
+
+def summaries(rows: Sequence[tables.Delivery]) -> list[DeliverySummary]:
+    return [DeliverySummary(delivery_gid=row.gid, endpoint_gid=row.endpoint_gid, status=row.status) for row in rows]

@@ -1,39 +1,65 @@
-"""Subscriptions as they are sent and shown."""
+"""Subscriptions as requests and responses show them."""
 
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    Field,
-)
+from pydantic import AfterValidator, ConfigDict, Field
 
-from api.schemas import ApiModel, Events, Flag, Gid, Name, _free_json
+from api.schemas import ApiModel, Events, Flag, Gid, Name, check_free_json
 from everhook.publishing.matching import check_filter
 
 
 def _checked_filter(conditions: dict[str, Any]) -> dict[str, Any]:
-    check_filter(_free_json(conditions))
+    check_filter(check_free_json(conditions))
     return conditions
 
 
 PayloadFilter = Annotated[dict[str, Any], AfterValidator(_checked_filter)]
 
 
+_EXAMPLE: dict[str, Any] = {
+    "endpointGid": "ep_01m83prhbfe23sdyzab24cmhby",
+    "channel": "orders",
+    "events": ["order.*"],
+    "filter": {"data.amount": {"$gt": 1000}},
+}
+
+
 class SubscriptionIn(ApiModel):
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
     endpoint_gid: Gid
     channel: Name
-    events: Events = Field(default_factory=list, description="None at all means every type.", examples=[["order.*"]])
+    events: Events = Field(
+        default_factory=list, description="Patterns of types; none: every type.", examples=[["order.*"]]
+    )
     filter: PayloadFilter | None = Field(None, examples=[{"data.amount": {"$gt": 1000}}])
 
 
 class SubscriptionPatch(ApiModel):
+    """Fields that are absent stay as they are."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"events": ["order.created", "order.paid"]}]})
+
     events: Events | None = None
     filter: PayloadFilter | None = None
     enabled: Flag | None = None
 
 
 class SubscriptionOut(ApiModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "subscriptionGid": "sub_01m83prhbfe23sdyzab24cmhby",
+                    **_EXAMPLE,
+                    "enabled": True,
+                    "createdAt": "2026-01-31T12:00:00Z",
+                }
+            ]
+        }
+    )
+
     subscription_gid: str
     endpoint_gid: str
     channel: str

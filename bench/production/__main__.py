@@ -1,4 +1,4 @@
-"""Measure the production shapes, print the tables, and keep them in RESULTS.md; with any option nothing is kept."""
+"""Measure the production shapes, print the tables, and write them to RESULTS.md; with any option nothing is written."""
 
 import tempfile
 from collections.abc import Callable

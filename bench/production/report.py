@@ -1,4 +1,4 @@
-"""What was measured of the production shapes, and its tables."""
+"""The measurements of the production shapes, and their tables."""
 
 from dataclasses import dataclass
 from statistics import median

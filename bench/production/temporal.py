@@ -1,6 +1,6 @@
-"""A Temporal server as people run it themselves: built from its source, its store in PostgreSQL.
+"""A self-hosted Temporal server: built from its source, with its store in PostgreSQL.
 
-The build takes about 6 minutes of CPU, once: its programs are kept in the user's cache directory.
+The build takes about 6 minutes of CPU, once: its programs are cached in the user's cache directory.
 """
 
 import asyncio

@@ -74,7 +74,7 @@ class DeliverySummary(TypedDict):
 
 class Accepted(TypedDict):
     messageGid: str
-    channelName: str
+    channel: str
     type: str
     publishedAt: str
     duplicate: bool
@@ -85,7 +85,7 @@ class Delivery(TypedDict):
     deliveryGid: str
     messageGid: str
     endpointGid: str
-    channelName: str
+    channel: str
     type: str
     status: str
     round: int
@@ -97,8 +97,8 @@ class Delivery(TypedDict):
     deadLetterReason: str | None
     lastStatusCode: int | None
     lastError: str | None
-    decidedBy: str | None
-    decidedWhy: str | None
+    resolvedBy: str | None
+    resolutionReason: str | None
 
 
 class Attempt(TypedDict):
@@ -134,7 +134,7 @@ class LiveDelivery(TypedDict):
     nextAttemptAt: str | None
 
 
-class BulkResult(TypedDict):
+class BulkOperation(TypedDict):
     matched: int
     skipped: int
     batchGid: str | None
@@ -157,7 +157,7 @@ class AttemptStats(TypedDict):
 class ScoreComponent(TypedDict):
     points: float
     outOf: float
-    why: str
+    reason: str
 
 
 class RecurringError(TypedDict):

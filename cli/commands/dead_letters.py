@@ -10,12 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.api_client.client import Api, parsed, path
-from cli.api_client.shapes import Batch, BulkResult, DeadLetterDetail, Delivery
+from cli.api_client.shapes import Batch, BulkOperation, DeadLetterDetail, Delivery
 from cli.command import Session, command
 from cli.errors import UsageError
 from cli.following import FAILED, show_delivery
 from cli.formatting import age, last_response
-from cli.options import DEFAULT_LIMIT, ChannelNames, EndpointRefs, EventTypes, Limit, Since, Tenants, Until, Why, Yes
+from cli.options import DEFAULT_LIMIT, ChannelNames, EndpointRefs, EventTypes, Limit, Reason, Since, Tenants, Until, Yes
 from cli.output import Output, lines, pretty_json
 from everhook.contracts import DeadLetterReason
 
@@ -36,7 +36,9 @@ class Selection:
     channel: ChannelNames = None
     type: EventTypes = None
     tenant: Tenants = None
-    reason: Annotated[list[DeadLetterReason] | None, typer.Option(help="The reason; can be repeated.")] = None
+    dead_letter_reason: Annotated[
+        list[DeadLetterReason] | None, typer.Option(help="Why they became dead letters; can be repeated.")
+    ] = None
     status_code: Annotated[
         list[int] | None, typer.Option(help="The status of the last response, such as 401; can be repeated.")
     ] = None
@@ -44,11 +46,14 @@ class Selection:
     until: Until = None
 
     def given(self) -> dict[str, Any]:
-        names = {"status_code": "statusCode"}
-        return {names.get(name, name): value for name, value in vars(self).items() if value}
+        """The parts that are given, as the API names them."""
+        return {_NAMES.get(name, name): value for name, value in vars(self).items() if value}
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {_any_of(value)}" for name, value in self.given().items())
+        return ", ".join(f"{name.replace('_', ' ')} {_any_of(value)}" for name, value in vars(self).items() if value)
+
+
+_NAMES = {"endpoint": "endpointGid", "dead_letter_reason": "deadLetterReason", "status_code": "lastStatusCode"}
 
 
 def _any_of(value: Any) -> str:
@@ -60,7 +65,7 @@ class BulkOptions:
     """Options of a replay or purge."""
 
     everything: Annotated[bool, typer.Option("--all", help="All dead letters.")] = False
-    why: Why = ""
+    reason: Reason = ""
     yes: Yes = False
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait until it has ended.")] = False
@@ -86,9 +91,9 @@ def show_dead_letter(
     app,
     "replay",
     examples=[
-        f"dead-letters replay {EXAMPLE} --why 'they fixed their parser'",
+        f"dead-letters replay {EXAMPLE} --reason 'they fixed their parser'",
         "dead-letters replay --status-code 401 --status-code 403 --dry-run",
-        f"dead-letters replay --endpoint {ENDPOINT} --reason endpoint_disabled --why 'they are back'",
+        f"dead-letters replay --endpoint {ENDPOINT} --dead-letter-reason endpoint_disabled --reason 'they are back'",
         "dead-letters replay --channel orders --dry-run",
     ],
 )
@@ -99,15 +104,15 @@ def replay(
     gids: Gids = None,
 ) -> None:
     """Start a new round of attempts for dead letters. Deliveries that an endpoint cannot take are parked, not lost."""
-    _decide(session, Decision("replay", "POST", ("replay",)), selection, how, gids)
+    _decide(session, Decision("replay", "replay"), selection, how, gids)
 
 
 @command(
     app,
     "purge",
     examples=[
-        f"dead-letters purge {EXAMPLE} --why 'a test'",
-        f"dead-letters purge --endpoint {ENDPOINT} --reason rejected --yes",
+        f"dead-letters purge {EXAMPLE} --reason 'a test'",
+        f"dead-letters purge --endpoint {ENDPOINT} --dead-letter-reason rejected --yes",
     ],
 )
 def purge(
@@ -117,7 +122,7 @@ def purge(
     gids: Gids = None,
 ) -> None:
     """Discard dead letters permanently."""
-    _decide(session, Decision("purge", "DELETE", ()), selection, how, gids)
+    _decide(session, Decision("purge", "discard"), selection, how, gids)
 
 
 @command(app, "batch", examples=["dead-letters batch bat_…"])
@@ -130,11 +135,10 @@ def batch(
 
 @dataclass(frozen=True)
 class Decision:
-    """A replay or a purge, and the call for one dead letter."""
+    """A replay or a purge: the call for all that match, and the call for one dead letter."""
 
     name: str
-    method: str
-    suffix: tuple[str, ...]
+    of_one: str
 
 
 def _decide(
@@ -150,7 +154,7 @@ def _decide(
     if gids:
         _each(session, decision, how, gids)
         return
-    request = {**selection.given(), "why": how.why}
+    request = {**selection.given(), "reason": how.reason}
     counted = _bulk(session.api, decision, {**request, "dryRun": True})
     if how.dry_run or not counted["matched"]:
         session.out.show(counted, lambda result: f"{result['matched']:,} dead letters match{_skipped(result)}")
@@ -181,20 +185,20 @@ def _each(session: Session, decision: Decision, how: BulkOptions, gids: list[str
         session.out.confirm(f"{decision.name.title()} {len(gids):,} dead letters at {session.target.url}?", yes=how.yes)
     results = []
     for gid in gids:
-        text = session.api.send(decision.method, path("dead-letters", gid, *decision.suffix), {"why": how.why})
-        session.out.print(f"{gid}: {decision.name} requested")
+        text = session.api.send("POST", path("dead-letters", gid, decision.of_one), {"reason": how.reason})
+        session.out.print(f"{gid}: {decision.of_one} requested")
         results.append(parsed(text))
     if session.out.as_json:
         session.out.json(results)
 
 
-def _skipped(result: BulkResult) -> str:
-    skipped = result.get("skipped", 0)  # absent in older versions of the API
+def _skipped(operation: BulkOperation) -> str:
+    skipped = operation.get("skipped", 0)  # absent in older versions of the API
     return f"; {skipped:,} more are skipped: their endpoint was deleted" if skipped else ""
 
 
-def _bulk(api: Api, decision: Decision, request: dict[str, Any]) -> BulkResult:
-    return cast(BulkResult, api.post(path("dead-letters", decision.name), request))
+def _bulk(api: Api, decision: Decision, request: dict[str, Any]) -> BulkOperation:
+    return cast(BulkOperation, api.post(path("dead-letters", decision.name), request))
 
 
 def _follow(session: Session, gid: str) -> None:
@@ -233,7 +237,7 @@ def _table(out: Output, letters: list[Delivery]) -> Table | str:
             response=last_response(letter),
             type=letter["type"],
             since=age(letter["deadLetteredAt"]),
-            channel=letter["channelName"],
+            channel=letter["channel"],
             endpoint=letter["endpointGid"],
         )
     return rows.table

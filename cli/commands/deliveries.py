@@ -45,7 +45,11 @@ class Selection:
     tenant: Tenants = None
 
     def query(self) -> dict[str, Any]:
-        return vars(self)
+        """The parts, as the API names them."""
+        return {_NAMES.get(name, name): value for name, value in vars(self).items()}
+
+
+_NAMES = {"endpoint": "endpointGid", "message": "messageGid"}
 
 
 @command(

@@ -70,7 +70,7 @@ def _overview(out: Output, overview: HealthOverview) -> RenderableType:
 
 
 def _endpoints(out: Output, endpoints: Sequence[ScoredEndpoint]) -> RenderableType:
-    rows = out.table("score", "state", "endpoint", "tenant", "success 1h", "why", "url", wide=["tenant", "url"])
+    rows = out.table("score", "state", "endpoint", "tenant", "success 1h", "reason", "url", wide=["tenant", "url"])
     for one in endpoints:
         rows.add(
             score=_score(one["score"], one["level"]),
@@ -78,7 +78,7 @@ def _endpoints(out: Output, endpoints: Sequence[ScoredEndpoint]) -> RenderableTy
             endpoint=one["endpointGid"],
             tenant=one["tenant"],
             success_1h=_rate(one["lastHour"]),
-            why=_worst_part(one["parts"]),
+            reason=_worst_part(one["parts"]),
             url=one["url"],
         )
     return rows.table
@@ -99,9 +99,9 @@ def _one(out: Output, health: EndpointHealth) -> RenderableType:
             ("failures", bars(failures, max(attempts, default=0))),
         ]
     )
-    reasons = out.table("points", "of", "why")
+    reasons = out.table("points", "of", "reason")
     for part in health["parts"]:
-        reasons.add(points=f"{part['points']:g}", of=f"{part['outOf']:g}", why=part["why"])
+        reasons.add(points=f"{part['points']:g}", of=f"{part['outOf']:g}", reason=part["reason"])
     parts: list[RenderableType] = [card, "", reasons.table]
     if health["errors"]:
         parts += ["", _errors(out, health["errors"], across=False)]
@@ -141,4 +141,4 @@ def _rate(stats: AttemptStats) -> str:
 def _worst_part(parts: Sequence[ScoreComponent]) -> str:
     """The reason of the part that lowers the score most."""
     lost = max(parts, key=lambda part: part["outOf"] - part["points"])
-    return lost["why"] if lost["outOf"] > lost["points"] else ""
+    return lost["reason"] if lost["outOf"] > lost["points"] else ""

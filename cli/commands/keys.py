@@ -16,7 +16,7 @@ from cli.output import Output
 if TYPE_CHECKING:
     from everhook.settings import Settings
     from everhook.storage.keyring import KeyRing
-    from everhook.storage.tables import ApiKey
+    from everhook.tenants.api_keys import ApiKeyView
 
 GID_LENGTH = 29
 LEFT_OVER = 1
@@ -54,24 +54,22 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Create a key. It is printed only once."""
-    from cli import api_keys as issuing
-    from everhook.tenants.api_keys_store import shown_scopes
+    from cli import api_keys
 
-    row, key = asyncio.run(issuing.create(name, scope or [], tenant, expires_in_days))
+    created = asyncio.run(api_keys.create(name, scope or [], tenant, expires_in_days))
     if as_json:
-        Output(as_json).json(_shown(row, tenant) | {"key": key})
+        Output(as_json).json(_shown(created) | {"key": created.key})
         return
-    aside.print(f"{row.gid}, the key of {row.name}: {' '.join(shown_scopes(row))}. It is shown only once.")
-    console.print(key)
+    aside.print(f"{created.row.gid}, the key of {name}: {' '.join(created.scopes)}. It is shown only once.")
+    console.print(created.key)
 
 
 @app.command("list", epilog=epilog(["keys list", "keys list --json"]))
 def list_keys(as_json: AsJson = False) -> None:
     """List API keys, newest first, without the secret part."""
-    from cli import api_keys as issuing
+    from cli import api_keys
 
-    rows, names = asyncio.run(issuing.list_all())
-    shown = [_shown(row, names.get(row.tenant_gid or "")) for row in rows]
+    shown = [_shown(key) for key in asyncio.run(api_keys.list_all())]
     if as_json:
         Output(as_json).json(shown)
         return
@@ -90,9 +88,9 @@ def revoke(
     gid: Annotated[str, typer.Argument(help="The key's gid, `ek_…`.", show_default=False)], as_json: AsJson = False
 ) -> None:
     """Revoke a key immediately."""
-    from cli import api_keys as issuing
+    from cli import api_keys
 
-    asyncio.run(issuing.revoke(gid))
+    asyncio.run(api_keys.revoke(gid))
     _print(as_json, f"{gid} is revoked", {"keyGid": gid, "state": "revoked"})
 
 
@@ -155,15 +153,14 @@ def _print(as_json: bool, text: str, document: dict[str, Any]) -> None:
         console.print(text)
 
 
-def _shown(row: "ApiKey", tenant: str | None) -> dict[str, Any]:
-    from everhook.tenants import api_keys_store as api_keys
-
+def _shown(view: "ApiKeyView") -> dict[str, Any]:
+    row = view.row
     return {
         "keyGid": row.gid,
         "name": row.name,
-        "scopes": api_keys.shown_scopes(row),
-        "tenant": tenant,
-        "state": api_keys.state_of(row),
+        "scopes": view.scopes,
+        "tenant": view.tenant,
+        "state": view.state,
         "createdAt": row.created_at.isoformat(),
         "expiresAt": row.expires_at.isoformat() if row.expires_at is not None else None,
     }
@@ -180,8 +177,8 @@ async def _reencrypt(settings: "Settings", keyring: "KeyRing", out: Output) -> i
             task = progress.add_task("encrypting", total=await count_outdated(database, keyring))
             async for batch in reencrypt(database, keyring):
                 done += batch.reencrypted
-                unopened.update(batch.unopened)
-                progress.advance(task, batch.reencrypted + len(batch.unopened))
+                unopened.update(batch.undecrypted)
+                progress.advance(task, batch.reencrypted + len(batch.undecrypted))
         left = await count_outdated(database, keyring)
     lines = [f"encrypted with the first key: {done}"]
     lines += [f"not changed: {count} ({why})" for why, count in unopened.items()]

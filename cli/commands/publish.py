@@ -71,7 +71,7 @@ def _payload(text: str | None, file: Path | None) -> bytes:
 
 
 def _accepted(accepted: Accepted) -> RenderableType:
-    parts = [Text(f"{accepted['messageGid']}  {printable(accepted['type'])} on {printable(accepted['channelName'])}")]
+    parts = [Text(f"{accepted['messageGid']}  {printable(accepted['type'])} on {printable(accepted['channel'])}")]
     if accepted["duplicate"]:
         parts.append(Text("  published before: nothing was sent again", style="yellow"))
     if not accepted["deliveries"]:

@@ -26,7 +26,7 @@ def list_subscriptions(
     session: Session, endpoint: EndpointRefs = None, channel: ChannelNames = None, limit: Limit = DEFAULT_LIMIT
 ) -> None:
     """List subscriptions, newest first."""
-    found = list(session.api.walk(path("subscriptions"), limit, endpoint=endpoint, channel=channel))
+    found = list(session.api.walk(path("subscriptions"), limit, endpointGid=endpoint, channel=channel))
     session.out.show(cast(list[Subscription], found), lambda subscriptions: _table(session.out, subscriptions))
 
 

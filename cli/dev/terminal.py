@@ -18,10 +18,11 @@ from rich.text import Text
 
 from cli.dev.feed_store import AttemptNews, EventNews, News
 from cli.terminal_states import ATTEMPTS, DELIVERIES, HOLDS, Shown
-from cli.terminal_text import printable, span
+from cli.terminal_text import printable
 from everhook import __version__
 from everhook.circuit.machine import Hold
 from everhook.contracts import DeliveryStatus, Verdict
+from everhook.durations import rough_duration
 from everhook.notifications.events import EventKind
 
 TYPE_WIDTH, ENDPOINT_WIDTH, VERDICT_WIDTH = 16, 20, 14
@@ -188,7 +189,7 @@ def _attempt_line(attempt: AttemptNews) -> list[tuple[str, str]]:
 
 def _sequel(attempt: AttemptNews, ended_at: datetime) -> str:
     if attempt.next_attempt_at is not None:
-        return f"  attempt {attempt.number}, next in {span(attempt.next_attempt_at - ended_at)}"
+        return f"  attempt {attempt.number}, next in {rough_duration(attempt.next_attempt_at - ended_at)}"
     return f"  attempt {attempt.number}" if attempt.number > 1 else ""
 
 

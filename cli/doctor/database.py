@@ -12,8 +12,8 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from cli.doctor import run_check
 from cli.findings import Finding, Severity, ok, skipped, warning, wrong
-from cli.terminal_text import span
 from everhook.delivery.store import IS_UNDISPATCHED
+from everhook.durations import rough_duration
 from everhook.egress import EgressClient, EgressRules, LocalError, UrlRefused
 from everhook.endpoints import store as endpoints
 from everhook.settings import Settings
@@ -88,7 +88,7 @@ async def _clock(database: Database) -> Finding:
         way = timedelta(seconds=time.monotonic() - began)
     skew = abs(moment + way / 2 - datetime.now(UTC))
     if skew > SKEW + way:
-        return wrong(name, f"differs from this machine's by {span(skew)}", "synchronize both with NTP")
+        return wrong(name, f"differs from this machine's by {rough_duration(skew)}", "synchronize both with NTP")
     return ok(name, "agrees with this machine's")
 
 
@@ -112,10 +112,10 @@ async def _migrations(database: Database, settings: Settings) -> Finding:
 async def _master_keys(database: Database, settings: Settings) -> Finding:
     name = "master keys"
     found = await census(database, KeyRing.from_settings(settings))
-    if found.unopened:
-        why = ", ".join(f"{count:,} times: {reason}" for reason, count in found.unopened.items())
+    if found.undecrypted:
+        why = ", ".join(f"{count:,} times: {reason}" for reason, count in found.undecrypted.items())
         fix = "add the missing key to EVERHOOK_MASTER_KEYS, after the newest"
-        return wrong(name, f"{found.unopened.total():,} of {found.total:,} secrets cannot be decrypted; {why}", fix)
+        return wrong(name, f"{found.undecrypted.total():,} of {found.total:,} secrets cannot be decrypted; {why}", fix)
     if found.outdated:
         detail = f"{found.outdated:,} of {found.total:,} secrets are encrypted with an older key"
         return warning(name, detail, "everhook keys rotate-master")
@@ -141,7 +141,7 @@ async def _backlog(database: Database) -> Finding:
     if not count:
         return ok("backlog", "every accepted delivery was started")
     waited = datetime.now(UTC) - oldest
-    detail = f"{count:,} accepted deliveries are not started, the oldest for {span(waited)}"
+    detail = f"{count:,} accepted deliveries are not started, the oldest for {rough_duration(waited)}"
     if waited > LATE:
         return wrong("backlog", detail, "they start when Temporal and a worker run: see below")
     return ok("backlog", detail)

@@ -18,13 +18,13 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from cli.doctor import first_line, run_check
 from cli.findings import Finding, Severity, ok, skipped, warning, wrong
-from cli.terminal_text import span
 from everhook.contracts import TaskQueue
+from everhook.durations import rough_duration
 from everhook.settings import Settings
 from everhook.temporal import search_attributes
 from everhook.temporal.client import connect
 from everhook.temporal.options import connect_options
-from everhook.temporal.provisioning import NOT_OURS, ScheduledJob, scheduled_jobs
+from everhook.temporal.provisioning import NOT_PERMITTED, ScheduledJob, scheduled_jobs
 from everhook.temporal.sdk_errors import in_words
 
 SETUP = "everhook setup"
@@ -94,7 +94,7 @@ async def _namespace(client: Client) -> Finding:
             return wrong("namespace", f"there is no {client.namespace}", f"{SETUP}, or fix TEMPORAL_NAMESPACE")
         raise
     kept = found.config.workflow_execution_retention_ttl.ToTimedelta()
-    return ok("namespace", f"{client.namespace}, closed workflows are kept for {span(kept)}")
+    return ok("namespace", f"{client.namespace}, closed workflows are kept for {rough_duration(kept)}")
 
 
 async def _search_attributes(client: Client) -> Finding:
@@ -103,7 +103,7 @@ async def _search_attributes(client: Client) -> Finding:
         request = ListSearchAttributesRequest(namespace=client.namespace)
         known = (await client.operator_service.list_search_attributes(request)).custom_attributes
     except RPCError as error:
-        if error.status not in NOT_OURS:
+        if error.status not in NOT_PERMITTED:
             raise
         return warning(name, "this Temporal does not list them", f"{SETUP} creates or names them")
     missing = [key.name for key in search_attributes.ALL if key.name not in known]
@@ -136,12 +136,12 @@ async def _trouble(client: Client, job: ScheduledJob) -> tuple[Severity, str, st
         unpause = f"temporal schedule toggle --schedule-id {job.name} --unpause --reason 'well again'"
         return Severity.WRONG, f"{job.name} is paused ({found.schedule.state.note})", unpause
     if [interval.every for interval in found.schedule.spec.intervals] != [job.every]:
-        return Severity.WARNING, f"{job.name} has another interval than {span(job.every)}", SETUP
+        return Severity.WARNING, f"{job.name} has another interval than {rough_duration(job.every)}", SETUP
     silent = datetime.now(UTC) - _last_run(found.info)
     if silent > 3 * job.every + timedelta(seconds=30):
         return (
             Severity.WRONG,
-            f"{job.name} last ran {span(silent)} ago",
+            f"{job.name} last ran {rough_duration(silent)} ago",
             "do Temporal and workers run? see below",
         )
     return None
@@ -213,5 +213,7 @@ async def _clock(client: Client, settings: Settings) -> Finding:
     now, next_ = datetime.now(UTC), found.info.next_action_times[0]
     slack = job.every + timedelta(seconds=5)
     if not -slack < next_ - now < job.every + slack:
-        return wrong(name, f"differs from this machine's by {span(abs(next_ - now))}", "synchronize both with NTP")
-    return ok(name, f"agrees with this machine's, to within {span(slack)}")
+        return wrong(
+            name, f"differs from this machine's by {rough_duration(abs(next_ - now))}", "synchronize both with NTP"
+        )
+    return ok(name, f"agrees with this machine's, to within {rough_duration(slack)}")

@@ -1,1 +1,1 @@
-"""The circuit breaker of each endpoint: the state machine, its projection in the database, its client."""
+"""The circuit breaker of each endpoint: the state machine, its row in the database, and the client of its workflow."""

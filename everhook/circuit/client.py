@@ -1,4 +1,5 @@
-"""Talking to endpoint entities. Whoever speaks first starts the entity: it is there as soon as anybody needs it."""
+"""The client of endpoint workflows. Each call starts the workflow if it does not run (signal- and
+update-with-start)."""
 
 from datetime import timedelta
 from typing import Any
@@ -14,16 +15,16 @@ from everhook.temporal import search_attributes as sa
 RPC_TIMEOUT = timedelta(seconds=10)
 
 AHEAD_OF_DELIVERIES = Priority(priority_key=1)
-"""Behind a burst of deliveries the circuit would open too late to spare the endpoint any of them."""
+"""Before deliveries in the queue: after a burst of them, the circuit would open too late to spare the endpoint any."""
 
 
-class EndpointEntities:
+class CircuitClient:
     def __init__(self, client: Client, policy: CircuitPolicy) -> None:
         self._client = client
         self._policy = policy
 
     async def report(self, endpoint_gid: str, tenant: str, report: OutcomeReport) -> None:
-        """Tell an endpoint's entity what was seen of it. An empty report just wakes it."""
+        """Report outcomes to an endpoint's workflow. An empty report only wakes it."""
         await self._client.start_workflow(
             ENDPOINT_WORKFLOW,
             self._input(endpoint_gid, tenant),
@@ -39,7 +40,7 @@ class EndpointEntities:
         )
 
     async def command(self, endpoint_gid: str, tenant: str, update: str, *args: Any) -> Circuit:
-        """Have the entity carry out an operator's update; returns its new state, already on record."""
+        """Execute an operator's update. Returns the circuit after it, which is already in the database."""
         start: WithStartWorkflowOperation[Any, Any] = WithStartWorkflowOperation(
             ENDPOINT_WORKFLOW,
             self._input(endpoint_gid, tenant),

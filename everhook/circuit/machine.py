@@ -4,8 +4,8 @@
                                                      ^                     |
                                                      +------failure--------+
 
-Beside the state stands a *hold*: an operator paused the endpoint, or it was disabled. A hold parks messages whatever
-the state is; it never drops them.
+In addition to the state there is a *hold*: an operator paused the endpoint, or it was disabled. A hold parks messages
+in every state; it never drops them.
 """
 
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ class Hold(StrEnum):
 
 @dataclass(frozen=True)
 class CircuitPolicy:
-    """`cooldown` doubles with each relapse up to `cooldown_max`; `probe_timeout` is how long one probe may take."""
+    """`cooldown` doubles with each relapse up to `cooldown_max`. `probe_timeout` is how long one probe may take."""
 
     failure_threshold: int = 5
     cooldown: timedelta = timedelta(seconds=30)
@@ -42,7 +42,7 @@ class CircuitPolicy:
 
 @dataclass(frozen=True)
 class Circuit:
-    """`until` is when the cooldown (open) or the probe (half-open) ends. `version` grows with every transition."""
+    """`until` is when the cooldown (open) or the probe (half-open) ends. `version` increases with every transition."""
 
     state: CircuitState = CircuitState.CLOSED
     hold: Hold | None = None
@@ -55,18 +55,21 @@ class Circuit:
 
     @property
     def sends(self) -> bool:
-        """Deliveries flow."""
+        """Whether deliveries are sent."""
         return self.state is CircuitState.CLOSED and self.hold is None
 
     @property
     def probes(self) -> bool:
-        """One delivery at a time may try."""
+        """Whether one delivery at a time may be sent as a probe."""
         return self.state is CircuitState.HALF_OPEN and self.hold is None
 
 
 def fail(circuit: Circuit, count: int, now: datetime, policy: CircuitPolicy, draw: float) -> Circuit:
-    """`count` failures in a row. `draw` in [0, 1) jitters the cooldown. Late news while open changes nothing but
-    the count: requests that were in flight when it opened must not lengthen the cooldown."""
+    """Count `count` failures in a row. `draw` in [0, 1) is the jitter of the cooldown.
+
+    While the circuit is open only the count changes: requests that were in flight when it opened must not lengthen the
+    cooldown.
+    """
     failing = replace(
         circuit,
         failures=circuit.failures + count,
@@ -83,65 +86,66 @@ def fail(circuit: Circuit, count: int, now: datetime, policy: CircuitPolicy, dra
 
 
 def succeed(circuit: Circuit) -> Circuit:
-    """The endpoint answered: any state closes."""
+    """The endpoint responded: close the circuit."""
     if circuit.state is CircuitState.CLOSED and not circuit.failures:
         return circuit
     return _closed(circuit)
 
 
 def tick(circuit: Circuit, now: datetime, policy: CircuitPolicy) -> Circuit:
-    """Time has passed: a finished cooldown half-opens, a probe that never reported makes room for another."""
+    """Let time pass: an open circuit becomes half-open after its cooldown, and a probe without a result is replaced
+    by another."""
     if circuit.until is None or now < circuit.until or circuit.hold is not None:
         return circuit
-    turned = circuit.state is CircuitState.OPEN
+    was_open = circuit.state is CircuitState.OPEN
     return replace(
         circuit,
         state=CircuitState.HALF_OPEN,
         until=now + policy.probe_timeout,
-        version=circuit.version + 1 if turned else circuit.version,
+        version=circuit.version + 1 if was_open else circuit.version,
     )
 
 
 def await_traffic(circuit: Circuit, now: datetime, policy: CircuitPolicy) -> Circuit:
-    """Half-open with nothing parked: the next delivery that comes along claims the probe, so there is no hurry."""
+    """Half-open without parked deliveries: wait for a new delivery to claim the probe."""
     if circuit.state is not CircuitState.HALF_OPEN:
         return circuit
     return replace(circuit, until=now + policy.cooldown_max)
 
 
 def trip(circuit: Circuit, now: datetime, policy: CircuitPolicy, draw: float) -> Circuit:
-    """An operator opens the circuit."""
+    """Open the circuit by hand."""
     return _open(replace(circuit, version=circuit.version + 1), now, policy, draw)
 
 
 def reset(circuit: Circuit) -> Circuit:
-    """An operator closes the circuit."""
+    """Close the circuit by hand."""
     return _closed(circuit)
 
 
 def pause(circuit: Circuit) -> Circuit:
-    """Hold everything until `resume`. A disabled endpoint stays disabled."""
+    """Hold all deliveries until `resume`. A disabled endpoint stays disabled."""
     if circuit.hold is not None:
         return circuit
     return replace(circuit, hold=Hold.PAUSED, hold_reason="", version=circuit.version + 1)
 
 
 def resume(circuit: Circuit) -> Circuit:
-    """End a pause. It does not enable a disabled endpoint: that takes `enable`."""
+    """End a pause. A disabled endpoint stays disabled until `enable`."""
     if circuit.hold is not Hold.PAUSED:
         return circuit
     return replace(circuit, hold=None, hold_reason="", version=circuit.version + 1)
 
 
 def disable(circuit: Circuit, reason: str = BY_OPERATOR) -> Circuit:
-    """Hold everything until `enable`."""
+    """Hold all deliveries until `enable`."""
     if circuit.hold is Hold.DISABLED:
         return circuit
     return replace(circuit, hold=Hold.DISABLED, hold_reason=reason, version=circuit.version + 1)
 
 
 def enable(circuit: Circuit) -> Circuit:
-    """Lift a disabling and start afresh: what failed before no longer counts."""
+    """Enable a disabled endpoint with a closed circuit: earlier failures no longer count."""
     if circuit.hold is not Hold.DISABLED:
         return circuit
     return _closed(replace(circuit, hold=None, hold_reason=""))

@@ -1,11 +1,11 @@
-"""How processes report to the circuits of endpoints what they saw of them."""
+"""Reports from processes to the circuits of endpoints."""
 
 import asyncio
 from dataclasses import replace
 
 import structlog
 
-from everhook.circuit.client import EndpointEntities
+from everhook.circuit.client import CircuitClient
 from everhook.contracts import OutcomeReport
 from everhook.delivery.classify import Classification
 
@@ -16,21 +16,22 @@ log = structlog.get_logger()
 
 
 class OutcomeReporter:
-    """Collects what this process sees of endpoints and tells their entities: failures, and successes that end a
-    streak. Healthy traffic tells nothing.
+    """Collects outcomes of attempts and reports them to circuits: failures, and successes that end a streak of
+    failures. Healthy traffic is not reported.
 
-    What is lost here, because the process dies, is a count in a streak; a lost probe's claim ends with its lease.
+    If the process dies, counts of a streak are lost; the claim of a lost probe ends with its lease.
     """
 
-    def __init__(self, entities: EndpointEntities) -> None:
-        self._entities = entities
+    def __init__(self, circuits: CircuitClient) -> None:
+        self._circuits = circuits
         self._pending: dict[str, tuple[str, OutcomeReport]] = {}
         self._streaks: set[str] = set()
         self._flusher: asyncio.Task[None] | None = None
         self._closing = False
 
     def note(self, endpoint_gid: str, tenant: str, classification: Classification, *, in_streak: bool) -> None:
-        """`in_streak`: the circuit was not closed, or counted failures, when the attempt began."""
+        """Take an outcome into account. `in_streak`: the circuit was not closed, or counted failures, when the
+        attempt began."""
         report = self._report(endpoint_gid, classification, in_streak)
         if report is None:
             return
@@ -40,7 +41,7 @@ class OutcomeReporter:
             self._flusher = asyncio.create_task(self._flush())
 
     async def close(self) -> None:
-        """Tell what is left to tell; once only where Temporal is away, for a worker must be able to end."""
+        """Report what is left. If Temporal is unavailable this is tried once only, so that the worker can end."""
         self._closing = True
         if self._flusher is not None:
             await self._flusher
@@ -60,15 +61,15 @@ class OutcomeReporter:
         await asyncio.sleep(COALESCE_S)
         while self._pending:
             pending, self._pending = self._pending, {}
-            told = all(await asyncio.gather(*(self._tell(gid, *report) for gid, report in pending.items())))
-            if self._closing and not told:
+            sent = all(await asyncio.gather(*(self._send(gid, *report) for gid, report in pending.items())))
+            if self._closing and not sent:
                 break
-            await asyncio.sleep(COALESCE_S if told else RETRY_S)
+            await asyncio.sleep(COALESCE_S if sent else RETRY_S)
         self._flusher = None
 
-    async def _tell(self, endpoint_gid: str, tenant: str, report: OutcomeReport) -> bool:
+    async def _send(self, endpoint_gid: str, tenant: str, report: OutcomeReport) -> bool:
         try:
-            await self._entities.report(endpoint_gid, tenant, report)
+            await self._circuits.report(endpoint_gid, tenant, report)
             return True
         except Exception as error:
             log.warning("could not report to the endpoint's circuit", endpoint_gid=endpoint_gid, error=str(error))
@@ -78,7 +79,7 @@ class OutcomeReporter:
 
 
 def merge(older: OutcomeReport, newer: OutcomeReport) -> OutcomeReport:
-    """Two reports as one: failures before a success no longer count."""
+    """Merge two reports into one: failures before a success no longer count."""
     gone = older.gone or newer.gone
     if newer.succeeded:
         return replace(newer, gone=gone)

@@ -1,8 +1,10 @@
-"""The states of endpoints, kept for a moment: what waits in a process must not go out on old knowledge."""
+"""The states of endpoints, cached for a moment: a delivery that waits in a process checks them before it is sent."""
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
+from cachetools import TTLCache
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from everhook.circuit.store import EndpointState, endpoint_states
@@ -10,26 +12,24 @@ from everhook.storage.batching import BatchExecutor
 from everhook.storage.engine import Database
 
 FRESH_S = 0.2
-"""A burst of first attempts goes on for up to twice as long after an endpoint was paused, moved or given a limit."""
+"""A burst of first attempts continues for up to twice this time after an endpoint was paused, changed or limited."""
+
 MAX_CACHED = 10_000
 
 
 class EndpointStates:
-    """Reads states in batches, for concurrent callers in one query."""
+    """Reads the states that concurrent callers ask for in one query, and caches them for `FRESH_S`."""
 
     def __init__(self, database: Database) -> None:
         self._batches = BatchExecutor(database.read_connection, _load)
-        self._known: dict[str, tuple[float, EndpointState | None]] = {}
+        self._cache: TTLCache[str, EndpointState | None] = TTLCache(MAX_CACHED, FRESH_S, timer=time.monotonic)
 
     async def get(self, endpoint_gid: str, *, fresh: bool = False) -> EndpointState | None:
-        """At most `FRESH_S` old, or read now if `fresh`; None where there is no such endpoint."""
-        known = self._known.get(endpoint_gid)
-        if known is not None and not fresh and time.monotonic() < known[0]:
-            return known[1]
-        state = await self._batches.submit(endpoint_gid)
-        if len(self._known) >= MAX_CACHED:
-            self._known.clear()
-        self._known[endpoint_gid] = (time.monotonic() + FRESH_S, state)
+        """The state, at most `FRESH_S` old, or read now if `fresh`; None if there is no such endpoint."""
+        if not fresh:
+            with suppress(KeyError):
+                return self._cache[endpoint_gid]
+        state = self._cache[endpoint_gid] = await self._batches.submit(endpoint_gid)
         return state
 
 

@@ -1,4 +1,4 @@
-"""The projection of each endpoint's circuit: written by its entity workflow alone, read by publishers and senders."""
+"""The circuits in the database: written by the endpoint workflows only, read by publishers and senders."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ from everhook.storage.tables import (
 class EndpointState:
     """What decides about the next delivery to an endpoint: its version, its rate limit, and its circuit.
 
-    `failures` are those that the circuit counts now; `probe_until` is when the claim on the one probe of a half-open
-    circuit ends.
+    `failures` are those in a row that the circuit counts now. `probe_until` is when the claim on the one probe of a
+    half-open circuit ends.
     """
 
     version: int
@@ -40,11 +40,11 @@ class EndpointState:
 
     @property
     def sends(self) -> bool:
-        """Deliveries flow."""
+        """Whether deliveries are sent."""
         return self.state is CircuitState.CLOSED and self.hold is None
 
     def may_probe(self, moment: datetime) -> bool:
-        """The circuit is half-open and its probe is not claimed."""
+        """Whether the circuit is half-open and its probe is not claimed."""
         free = self.probe_until is None or self.probe_until < moment
         return self.state is CircuitState.HALF_OPEN and self.hold is None and free
 
@@ -57,9 +57,9 @@ async def endpoint_states(
 ) -> dict[str, EndpointState]:
     """The states of those endpoints that exist.
 
-    `lock_held`: keep the state of those that do not send now as it is until the transaction ends, with `FOR SHARE`.
-    What is parked in it is then committed before the circuit can close, and so is found by those who release what is
-    parked. (SQLite needs no lock: its one writer takes turns.)
+    `lock_held`: lock the states that do not allow sending until the transaction ends (`FOR SHARE`). A delivery that is
+    parked because of such a state is then committed before the circuit can close, so the release finds it. SQLite needs
+    no lock, because it has only one writer.
     """
     found: dict[str, EndpointState] = {}
     for start in range(0, len(endpoint_gids), MAX_STATES):
@@ -95,7 +95,7 @@ _LOCKED_STATES = _STATES.order_by(col(CircuitRow.endpoint_gid)).with_for_update(
 
 
 async def load_circuit(session: AsyncSession, endpoint_gid: str) -> Circuit | None:
-    """None where there is no such endpoint, or no longer."""
+    """The circuit; None if there is no such endpoint, or if it was deleted."""
     result = await session.execute(
         select(CircuitRow)
         .join(Endpoint, col(Endpoint.gid) == col(CircuitRow.endpoint_gid))
@@ -119,7 +119,8 @@ def as_circuit(row: CircuitRow) -> Circuit:
 
 
 async def project(session: AsyncSession, endpoint_gid: str, circuit: Circuit) -> None:
-    """Write what the entity says, unless something newer is there; a new state frees the probe's claim."""
+    """Write the circuit, unless the stored version is newer, and record the event. A new state frees the claim on
+    the probe."""
     before = await session.get(CircuitRow, endpoint_gid, with_for_update=True)
     if before is None or before.version >= circuit.version:
         return
@@ -154,17 +155,21 @@ def _transitions(before: Circuit, after: Circuit) -> list[EventKind]:
         kinds.append(EventKind.CIRCUIT_CLOSED)
     if before.hold is not after.hold:
         lifted = EventKind.ENDPOINT_RESUMED if before.hold is Hold.PAUSED else EventKind.ENDPOINT_ENABLED
-        told = {Hold.DISABLED: EventKind.ENDPOINT_DISABLED, Hold.PAUSED: EventKind.ENDPOINT_PAUSED, None: lifted}
-        kinds.append(told[after.hold])
+        kind_by_hold = {
+            Hold.DISABLED: EventKind.ENDPOINT_DISABLED,
+            Hold.PAUSED: EventKind.ENDPOINT_PAUSED,
+            None: lifted,
+        }
+        kinds.append(kind_by_hold[after.hold])
     return kinds
 
 
 async def stalled_circuits(
     connection: AsyncConnection, moment: datetime, quiet: timedelta
 ) -> Sequence[tuple[str, str]]:
-    """Endpoints whose circuit should have moved on by `moment` and did not: (endpoint gid, tenant).
+    """Endpoints whose circuit should have changed state by `moment` and did not: (endpoint gid, tenant).
 
-    Their entity workflows may be gone. One that was woken within `quiet` is left alone.
+    Their workflows may be lost. An endpoint that was woken within `quiet` is left out.
     """
     rows: Result[Any] = await connection.execute(
         select(col(CircuitRow.endpoint_gid), col(Tenant.name).label("tenant"))
@@ -182,11 +187,11 @@ async def stalled_circuits(
 
 
 async def stranded(connection: AsyncConnection, moment: datetime) -> Sequence[tuple[str, str]]:
-    """Endpoints with parked deliveries although their circuit has been closed since before `moment`:
-    (endpoint gid, tenant). The process that was to release them is gone.
+    """Endpoints with parked deliveries although their circuit has been closed since before `moment`: (endpoint gid,
+    tenant). The workflow that was releasing them is lost.
 
-    The endpoints with parked deliveries are found by a loose index scan, so the cost follows their number and not that
-    of the parked deliveries.
+    The endpoints are found by a loose index scan, so the cost depends on the number of endpoints and not on that of
+    parked deliveries.
     """
     first = select(func.min(col(Delivery.endpoint_gid)).label("gid")).where(_PARKED)
     endpoints = first.cte("endpoints", recursive=True)
@@ -216,7 +221,8 @@ _PARKED = col(Delivery.status) == literal(
 
 
 async def touch(connection: AsyncConnection, endpoint_gids: Sequence[str]) -> None:
-    """One by one in their order, as publishers lock them: else the two could wait for each other in a circle."""
+    """Mark circuits as woken. Rows are locked in sorted order, as publishers lock them; otherwise the two could
+    deadlock."""
     statement = update(table_of(CircuitRow)).where(col(CircuitRow.endpoint_gid) == bindparam("b_gid"))
     moment = now()
     rows = [{"b_gid": gid, "b_now": moment} for gid in sorted(endpoint_gids)]

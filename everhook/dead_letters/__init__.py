@@ -1,1 +1,1 @@
-"""Deliveries that could not be made: finding them, and bulk replay and purge."""
+"""Dead letters: finding them, and bulk replay and purge."""

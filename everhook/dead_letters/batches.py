@@ -1,6 +1,6 @@
-"""Bulk operations on dead letters: Temporal batch operations over the visibility query that an operator would type.
+"""Bulk operations on dead letters: Temporal batch operations over the visibility query that an operator would write.
 
-The server paces them and keeps their progress; nothing of ours loops over thousands of workflows.
+The server paces them and keeps their progress: no process of Everhook loops over thousands of workflows.
 """
 
 import asyncio
@@ -18,13 +18,15 @@ from temporalio.api.workflowservice.v1 import (
     StartBatchOperationRequest,
 )
 from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
 
 from everhook.contracts import DELIVERY_WORKFLOW, DeliveryStatus, OperatorAction
 from everhook.dead_letters.store import DeadLetterFilter
+from everhook.errors import BulkOperationRunning
 
 INDEX_PATIENCE_S, INDEX_POLL_S = 5.0, 0.25
 MAX_ENDPOINTS = 1_000
-"""So many gids make a query of 32 KB."""
+"""This many gids make a query of 32 KB."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,11 @@ class Progress:
 def visibility_query(
     chosen: DeadLetterFilter, endpoints: Sequence[str] | None = None, *, but: Sequence[str] = ()
 ) -> str:
-    """The open dead letters that a filter selects, in Temporal's list filter language; only those of `endpoints`, where
-    they are given, and none of the endpoints `but`.
+    """The open dead letters that a filter selects, in Temporal's list filter language; only those of `endpoints`, if
+    given, and none of the endpoints `but`.
 
-    A filter that names a tenant must be given the tenant's `endpoints` that it concerns: names of tenants change hands,
-    gids of endpoints do not.
+    If the filter names a tenant, `endpoints` must be that tenant's: a tenant's name can change owner, the gid of an
+    endpoint cannot.
     """
     parts = [
         f'WorkflowType = "{DELIVERY_WORKFLOW}"',
@@ -73,8 +75,8 @@ def visibility_query(
 
 
 async def until_indexed(client: Client, query: str, matched: int) -> bool:
-    """Wait, for a few seconds at most, until Temporal's index finds as many as the database: it follows a moment
-    behind, and a batch reaches what it finds. False where it still finds fewer."""
+    """Wait for a few seconds until Temporal's index finds as many dead letters as the database: the index lags, and
+    a batch reaches only what it finds. False if it still finds fewer."""
     give_up_at = time.monotonic() + INDEX_PATIENCE_S
     while (await client.count_workflows(query)).count < matched:
         if time.monotonic() >= give_up_at:
@@ -83,28 +85,39 @@ async def until_indexed(client: Client, query: str, matched: int) -> bool:
     return True
 
 
-async def start_signal_batch(client: Client, gid: str, query: str, signal: str, note: OperatorAction) -> None:
-    """Begin the batch `gid`, which signals every workflow that `query` selects. RPCError where Temporal runs as
-    many batches as it may in this namespace (its default is one)."""
-    payloads = await client.data_converter.encode([note])
-    await client.workflow_service.start_batch_operation(
-        StartBatchOperationRequest(
-            namespace=client.namespace,
-            visibility_query=query,
-            job_id=gid,
-            reason=f"{signal} by {note.who}: {note.why}",
-            signal_operation=BatchOperationSignal(
-                signal=signal, input=Payloads(payloads=payloads), identity=client.identity
-            ),
+async def start_signal_batch(client: Client, gid: str, query: str, signal: str, action: OperatorAction) -> None:
+    """Start the batch `gid`, which signals every workflow that `query` selects. Raises BulkOperationRunning if
+    Temporal runs as many batches as it may in this namespace (its default is one)."""
+    payloads = await client.data_converter.encode([action])
+    request = StartBatchOperationRequest(
+        namespace=client.namespace,
+        visibility_query=query,
+        job_id=gid,
+        reason=f"{signal} by {action.by}: {action.because}",
+        signal_operation=BatchOperationSignal(
+            signal=signal, input=Payloads(payloads=payloads), identity=client.identity
+        ),
+    )
+    try:
+        await client.workflow_service.start_batch_operation(request)
+    except RPCError as error:
+        if error.status is RPCStatusCode.RESOURCE_EXHAUSTED:
+            raise BulkOperationRunning(
+                "Temporal runs as many bulk operations as it may at once; nothing was started."
+            ) from error
+        raise
+
+
+async def progress(client: Client, gid: str) -> Progress | None:
+    """How far a batch is. None if Temporal knows no batch of that gid."""
+    try:
+        found = await client.workflow_service.describe_batch_operation(
+            DescribeBatchOperationRequest(namespace=client.namespace, job_id=gid)
         )
-    )
-
-
-async def progress(client: Client, gid: str) -> Progress:
-    """How far a batch is. RPCError NOT_FOUND where Temporal knows none of that gid."""
-    found = await client.workflow_service.describe_batch_operation(
-        DescribeBatchOperationRequest(namespace=client.namespace, job_id=gid)
-    )
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return None
+        raise
     return Progress(
         state=_STATES.get(found.state, "running"),
         total=found.total_operation_count,
@@ -122,7 +135,7 @@ _STATES: dict[int, Literal["running", "completed", "failed"]] = {
 
 
 def _is_one_of(attribute: str, values: Sequence[str]) -> str:
-    """`values` are as they stand in a query."""
+    """`values` are written as in a query."""
     return f"{attribute} = {values[0]}" if len(values) == 1 else f"{attribute} IN ({', '.join(values)})"
 
 
@@ -131,9 +144,9 @@ def _gids(gids: Sequence[str]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Callers check their values against strict patterns; this makes sure of it."""
+    """Quote a value. Callers have checked it against a strict pattern; this makes sure of it."""
     if '"' in text or "\\" in text:
-        raise ValueError(f"{text!r} cannot stand in a query")
+        raise ValueError(f"{text!r} cannot be part of a query")
     return text
 
 

@@ -1,4 +1,4 @@
-"""Dead letters: finding them by what operators filter by."""
+"""Dead letters: finding them by the filters of operators."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,8 +16,9 @@ _IS_DEAD = col(Delivery.status) == DeliveryStatus.DEAD_LETTERED
 
 @dataclass(frozen=True)
 class DeadLetterFilter:
-    """Every part given must hold; several values of a part mean any of them. `since` and `until` bound the time of
-    dead-lettering: from, and before. `of_deleted`: only those whose endpoint was deleted, or none of them."""
+    """All given parts must match; several values of a part mean any of them. `since` (inclusive) and `until`
+    (exclusive) bound the time of dead-lettering. `of_deleted`: True for those whose endpoint was deleted, False for
+    the others."""
 
     tenant_gid: tuple[str, ...] | None = None
     channel: tuple[str, ...] | None = None

@@ -1,1 +1,1 @@
-"""From a committed message to its first attempt and its workflow: what API and worker processes share."""
+"""Delivery: from a committed message to its first attempt and its workflow. Shared by API and worker processes."""

@@ -1,7 +1,7 @@
 """The attempts of one delivery and their receipts, page by page.
 
-A round has at most `policy.MAX_ATTEMPTS` attempts, but a delivery may be replayed any number of times, and each attempt
-may hold 16 KiB of a response: no page and no response holds all of them.
+A round has at most `policy.MAX_ATTEMPTS` attempts, but a delivery can be replayed any number of times, and each attempt
+can hold 16 KiB of a response. So no query loads all of them.
 """
 
 import re
@@ -16,7 +16,7 @@ from everhook.storage.paging import Page
 from everhook.storage.tables import Attempt, Delivery, Message, Receipt
 
 Position = tuple[int, int]
-"""Round and number: what orders the attempts of a delivery."""
+"""Round and number: the order of the attempts of a delivery."""
 
 _KEY = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})")
 
@@ -24,12 +24,12 @@ _KEY = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})")
 async def newest_attempts(
     session: AsyncSession, delivery_gid: str, *, before: Position | None = None, limit: int
 ) -> Page[Attempt]:
-    """The newest first; of those that were made before `before`, where it is given."""
+    """Newest first; only attempts before `before`, if it is given."""
     return await _page(session, Attempt, delivery_gid, before, limit, newest_first=True)
 
 
 async def find(session: AsyncSession, gid: str) -> tuple[Attempt, Message] | None:
-    """An attempt, and the message that it was to deliver."""
+    """An attempt and its message."""
     rows = await session.execute(
         select(Attempt, Message)
         .join(Delivery, col(Delivery.gid) == col(Attempt.delivery_gid))
@@ -58,12 +58,12 @@ async def receipts_of(session: AsyncSession, delivery_gid: str, attempts: Sequen
 
 
 def key_of(position: Position) -> str:
-    """What a cursor holds: `2.7` is the seventh attempt of the second round."""
+    """The key in a cursor: `2.7` is the seventh attempt of the second round."""
     return f"{position[0]}.{position[1]}"
 
 
 def position_of(key: str) -> Position:
-    """The inverse. ValueError for what is no such key."""
+    """Inverse of `key_of`. Raises ValueError for anything else."""
     found = _KEY.fullmatch(key)
     if found is None:
         raise ValueError(f"{key!r} is not the key of an attempt")
@@ -79,7 +79,7 @@ async def _page(
     *,
     newest_first: bool,
 ) -> Page[Any]:
-    """By the index of (delivery, round, number)."""
+    """One page, by the index on (delivery, round, number)."""
     key = tuple_(col(model.round), col(model.number))
     statement: Select[Any] = select(model).where(col(model.delivery_gid) == delivery_gid)
     if beyond is not None:

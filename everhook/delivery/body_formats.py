@@ -1,4 +1,4 @@
-"""A message as a request body, in each payload format. Byte-exact: the payload is embedded as it came."""
+"""A message as a request body, in each body format. Byte-exact: the payload is embedded unchanged."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ class BodyFormat(StrEnum):
 
 @dataclass(frozen=True)
 class Content:
-    """What a body is made of; `attempt` is the number within its round."""
+    """The parts of a body. `attempt` is the number within its round."""
 
     message_gid: str
     channel: str
@@ -28,14 +28,17 @@ class Content:
 
 
 def render(body_format: BodyFormat, content: Content) -> tuple[str, bytes]:
-    """Content type and body."""
+    """The content type and the body."""
     media_type, build = _FORMATS[body_format]
     return media_type, build(content)
 
 
 def find_body(content: Content, sha256: str) -> tuple[str, bytes] | None:
-    """Content type and body of the request whose body has this SHA-256 (hex). Bodies are not kept: they are rendered
-    again, in each format, for an endpoint may have another format today. None if none of them has that hash."""
+    """The content type and body whose SHA-256 (hex) this is; None if no format renders to it.
+
+    Bodies are not stored: they are rendered again. Every format is tried, because the endpoint's format may have
+    changed.
+    """
     for body_format in BodyFormat:
         media_type, body = render(body_format, content)
         if hashlib.sha256(body).hexdigest() == sha256:

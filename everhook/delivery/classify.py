@@ -1,4 +1,4 @@
-"""What a response means. Pure; the table in `tests/delivery/test_classify.py` is the specification."""
+"""What the response to an attempt means. Pure; the table in `tests/delivery/test_classify.py` is the specification."""
 
 from collections.abc import Container
 from dataclasses import dataclass
@@ -8,14 +8,15 @@ from everhook.contracts import DeadLetterReason, FailureCode, Verdict
 GONE = 410
 TOO_MANY_REQUESTS = 429
 RETRY_AFTER_STATUSES = frozenset({429, 503})
-"""Where a `Retry-After` header makes sense: RFC 6585 section 4, RFC 9110 section 15.6.4."""
+"""The statuses for which `Retry-After` is honoured: RFC 6585 section 4, RFC 9110 section 15.6.4."""
 
 
 @dataclass(frozen=True)
 class Classification:
-    """`reason` is why the delivery is dead-lettered, now or once no other attempt follows.
+    """`reason` is why the delivery is dead-lettered, now or once no attempt is left.
 
-    `healthy` is what the circuit is told: True, False, or None where the attempt says nothing about the endpoint.
+    `healthy` is what is reported to the circuit: True, False, or None if the attempt says nothing about the endpoint.
+    `gone` disables the endpoint.
     """
 
     verdict: Verdict
@@ -30,9 +31,9 @@ def classify(
     *,
     retry_statuses: Container[int] = (),
 ) -> Classification:
-    """Judge one attempt: an HTTP `status`, or a `failure` where there was no response.
+    """Classify one attempt: an HTTP `status`, or a `failure` if there was no response.
 
-    `retry_statuses` are those the policy adds. A 429 asks to come back, whether or not it says when.
+    `retry_statuses` are those that the policy adds. A 429 is retried with or without `Retry-After`.
     """
     if status is None:
         if failure is FailureCode.BLOCKED:

@@ -1,13 +1,12 @@
-"""Writing down in batches, a little later, that workflows were started."""
+"""Batched confirmations that workflows were started."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from everhook.storage.engine import Database, is_unavailable
+from everhook.storage.engine import Connection, Database, is_unavailable
 
 BATCH = 500
 
@@ -15,16 +14,16 @@ log = structlog.get_logger()
 
 
 class Confirmations:
-    """Collects the gids of deliveries whose workflows were started, and has `write` record them every `interval_s`.
+    """Collects the gids of deliveries whose workflows were started. `write` records them every `interval_s` seconds.
 
-    While the database is away they are kept and tried again. Those that a process takes with it are found by the
-    reconciler, for a start that is repeated changes nothing.
+    While the database is unavailable they are kept and retried. If the process dies they are lost, and the reconciler
+    starts those workflows again, which changes nothing.
     """
 
     def __init__(
         self,
         database: Database,
-        write: Callable[[AsyncConnection, Sequence[str]], Awaitable[None]],
+        write: Callable[[Connection, Sequence[str]], Awaitable[None]],
         *,
         interval_s: float,
     ) -> None:
@@ -42,7 +41,7 @@ class Confirmations:
             self._writer = asyncio.create_task(self._write_later())
 
     async def close(self) -> None:
-        """Write what is left; once only if the database is away, for a process must be able to end."""
+        """Write what is left. If the database is unavailable this is tried once only, so that the process can end."""
         self._closing.set()
         if self._writer is not None:
             await self._writer
@@ -50,7 +49,7 @@ class Confirmations:
 
     async def _write_later(self) -> None:
         while self._gids and not self._closing.is_set():
-            with suppress(TimeoutError):  # the end waits for this task: one that is cancelled may leak its connection
+            with suppress(TimeoutError):  # `close` waits for this task: a cancelled one may leak its connection
                 await asyncio.wait_for(self._closing.wait(), self._interval_s)
             await self._write_all()
         self._writer = None

@@ -1,8 +1,8 @@
-"""From a committed delivery to its first attempt, its workflow, or both.
+"""Dispatching committed deliveries: to a first attempt in the express lane, to a workflow, or to both.
 
-A workflow starts when there is something to guard. The process that commits a message makes the first attempt itself,
-in the express lane, if the endpoint is healthy and the lane has room, and starts the workflow with the outcome. Else
-the workflow starts at once and makes the attempt on the fair queue.
+If the endpoint is healthy and the lane has room, the process that commits a message makes the first attempt itself. A
+workflow is started with the outcome, unless the attempt delivered. Otherwise the workflow is started at once and makes
+the attempt on the fair queue.
 """
 
 import asyncio
@@ -30,15 +30,15 @@ from everhook.storage.tables import now
 
 SWEEP_S = 0.5
 DRAIN_S = 5.0
-"""How long a process that ends goes on with what waits in its lane; the rest is left to the reconciler."""
+"""How many seconds a process that shuts down keeps working on its lane. The rest is left to the reconciler."""
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
 class LaneLimits:
-    """Of the express lane: attempts in flight for each endpoint and in all, deliveries that wait, for how long, and the
-    bytes of their payloads."""
+    """Limits of the express lane: attempts in flight for each endpoint and in all, waiting deliveries, how long they
+    wait, and the bytes of their payloads."""
 
     in_flight: int = 32
     in_flight_in_all: int = 256
@@ -49,10 +49,10 @@ class LaneLimits:
 
 
 class Dispatcher:
-    """Sends committed deliveries on their way, in the background of the process that committed them.
+    """Dispatches committed deliveries, in the background of the process that committed them.
 
-    Nothing is kept only in memory: a delivery whose process dies has `dispatched_at` null and a `due_at` that passes,
-    and the reconciler starts its workflow.
+    No delivery exists in memory only: if the process dies, its `dispatched_at` is null and its `due_at` passes, and the
+    reconciler starts its workflow.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Dispatcher:
         fitness: EndpointFitness,
         lane: LaneLimits | None,
     ) -> None:
-        """`lane` is None where this process sends nothing."""
+        """`lane` is None if this process sends nothing."""
         self._sender = sender
         self._starter = starter
         self._states = states
@@ -86,17 +86,17 @@ class Dispatcher:
         return self._lane.is_idle and self._starter.is_idle
 
     def keep_history(self, history: History) -> None:
-        """Have deliveries that this process delivered shown in Temporal by settled workflows."""
+        """Start a workflow for each delivery that this process delivered, so that Temporal shows it."""
         self._history = history
 
     def dispatch(self, deliveries: Iterable[NewDelivery]) -> None:
-        """Send deliveries on their way. Returns at once."""
+        """Dispatch deliveries. Returns at once."""
         for new in deliveries:
             if not self._enter_lane(new):
                 self._starter.start_soon(new.input)
 
     async def close(self) -> None:
-        """Finish the attempts under way. What still waits after a few seconds is left to the reconciler."""
+        """Finish the attempts in flight. What still waits after a few seconds is left to the reconciler."""
         try:
             await asyncio.wait_for(self._lane.drain(), DRAIN_S)
         except TimeoutError:
@@ -108,7 +108,7 @@ class Dispatcher:
         await self._starter.close()
 
     def _enter_lane(self, new: NewDelivery) -> bool:
-        """False where the endpoint is not fit for the lane, or would wait in it for too long."""
+        """Add a delivery to the lane. False if the endpoint is not fit for it, or the wait would be too long."""
         gid = new.input.endpoint_gid
         fit = self._has_lane and new.input.rate_limit is None and _is_healthy(new) and self._fitness.is_fit(gid)
         if not fit or self._bytes + new.size > self._limits.memory_bytes or self._wait_s(gid) > self._limits.wait_s:
@@ -121,11 +121,11 @@ class Dispatcher:
         return True
 
     def _wait_s(self, endpoint_gid: str) -> float:
-        """How long a delivery that came now would wait, by the rate at which this endpoint's attempts finish."""
+        """How many seconds a new delivery would wait, given the rate at which attempts of this endpoint finish."""
         return self._lane.waiting_of(endpoint_gid) * self._fitness.turn_s(endpoint_gid) / self._limits.in_flight
 
     async def _sweep(self) -> None:
-        """Hand over to workflows what has waited for too long: the endpoint no longer responds as it did."""
+        """Start workflows for deliveries that have waited too long: the endpoint has become slower."""
         while self._lane.waiting:
             await asyncio.sleep(SWEEP_S)
             for new in self._lane.withdraw(self._limits.wait_s):
@@ -134,51 +134,53 @@ class Dispatcher:
         self._sweeper = None
 
     async def _run(self, new: NewDelivery) -> None:
-        began = time.monotonic()
+        started = time.monotonic()
         try:
-            made = await self._first_attempt(new)
+            attempted = await self._first_attempt(new)
         except Exception as error:
-            if not is_unavailable(error) and not isinstance(error, DecryptionError):  # both are logged where they occur
+            if not is_unavailable(error) and not isinstance(error, DecryptionError):  # those are logged already
                 log.error(
                     "a first attempt failed before the request", delivery_gid=new.input.delivery_gid, exc_info=error
                 )
-            made = None
+            attempted = None
         finally:
             self._bytes -= new.size
-        self._fitness.note_turn(new.input.endpoint_gid, time.monotonic() - began)
-        input = replace(new.input, previous=made)
-        if made is None or made.outcome.unrecorded is not None or not input.is_delivered:
-            self._starter.start_soon(input)
+        self._fitness.note_turn(new.input.endpoint_gid, time.monotonic() - started)
+        delivery = replace(new.input, previous=attempted)
+        if attempted is None or attempted.outcome.unrecorded is not None or not delivery.is_delivered:
+            self._starter.start_soon(delivery)
         elif self._history is not None:
-            self._history.add(input)
+            self._history.add(delivery)
 
     async def _first_attempt(self, new: NewDelivery) -> PreviousAttempt | None:
-        """None where nothing was sent, and the workflow is to make the attempt, or to park."""
+        """Make the first attempt. None if nothing was sent, and the workflow has to make the attempt or to park the
+        delivery."""
         snapshot = await self._current_snapshot(new)
         if snapshot is None:
             return None
-        input = new.input
-        plan = input.policy.plan(input.attempt, timedelta(), random.random())  # noqa: S311 - jitter
-        return await self._sender.first_attempt(input.attempt_input(input.attempt, plan), snapshot)
+        delivery = new.input
+        plan = delivery.policy.plan(delivery.attempt, timedelta(), random.random())  # noqa: S311 - jitter
+        return await self._sender.first_attempt(delivery.attempt_input(delivery.attempt, plan), snapshot)
 
     async def _current_snapshot(self, new: NewDelivery) -> DeliverySnapshot | None:
-        """What the attempt starts from; None where it is not to be made here. What has waited is checked again."""
-        input, snapshot = new.input, new.snapshot
-        if not self._fitness.is_fit(input.endpoint_gid):
+        """The snapshot to send from; None if the attempt cannot be made here. After waiting, the endpoint is checked
+        again."""
+        delivery, snapshot = new.input, new.snapshot
+        if not self._fitness.is_fit(delivery.endpoint_gid):
             return None
         if snapshot is None:
-            snapshot = await self._sender.load_snapshot(input.delivery_gid)
-            return snapshot if snapshot is not None and _can_be_sent(snapshot, input.attempt) else None
+            snapshot = await self._sender.load_snapshot(delivery.delivery_gid)
+            return snapshot if snapshot is not None and _can_be_sent(snapshot, delivery.attempt) else None
         if (now() - snapshot.accepted_at).total_seconds() < FRESH_S:
             return snapshot
-        state = await self._states.get(input.endpoint_gid)
+        state = await self._states.get(delivery.endpoint_gid)
         if state is None or not state.sends:
             return None
         return replace(snapshot, endpoint_version=state.version, failures=state.failures)
 
 
 def _is_healthy(new: NewDelivery) -> bool:
-    """By what was read when the delivery was accepted. One that is read later is checked then."""
+    """Whether the endpoint was healthy when the delivery was accepted. Without a snapshot this is checked later."""
     snapshot = new.snapshot
     return snapshot is None or (snapshot.state is CircuitState.CLOSED and snapshot.failures < UNFIT_FAILURES)
 

@@ -1,4 +1,4 @@
-"""The parts of a process that deliver, built once and shared by API and worker."""
+"""The delivery engine: the parts that API and worker processes share."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from temporalio.client import Client
 
-from everhook.circuit.client import EndpointEntities
+from everhook.circuit.client import CircuitClient
 from everhook.circuit.reporter import OutcomeReporter
 from everhook.circuit.states_store import EndpointStates
 from everhook.delivery.dispatcher import Dispatcher, LaneLimits
@@ -27,7 +27,7 @@ from everhook.storage.keyring import KeyRing
 
 @dataclass(frozen=True)
 class DeliveryEngine:
-    """What API and worker have in common. One a process: it holds its connections, caches and background tasks."""
+    """What API and worker processes share. One for each process: it holds connections, caches and background tasks."""
 
     client: Client
     database: Database
@@ -36,7 +36,7 @@ class DeliveryEngine:
     keyring: KeyRing
     issuers: IssuerCache
     recorder: Recorder
-    entities: EndpointEntities
+    circuits: CircuitClient
     egress: EgressClient
     sender: Sender
     dispatcher: Dispatcher
@@ -46,11 +46,12 @@ class DeliveryEngine:
 async def delivery_engine(
     client: Client, database: Database, settings: Settings, *, sends: bool = True
 ) -> AsyncIterator[DeliveryEngine]:
-    """Open the parts; when the block ends, finish what is under way. `sends`: this process may make first attempts."""
+    """Build the parts. At the end of the block, finish what is in progress. `sends`: this process may make first
+    attempts."""
     keyring = KeyRing.from_settings(settings)
     issuers = IssuerCache(database, keyring, issuer_name(settings))
-    entities = EndpointEntities(client, settings.circuit_policy)
-    reporter = OutcomeReporter(entities)
+    circuits = CircuitClient(client, settings.circuit_policy)
+    reporter = OutcomeReporter(circuits)
     keeps_history = settings.temporal_history == "all"
     recorder = Recorder(database, keep_history=keeps_history)
     egress = EgressClient(EgressRules.from_settings(settings))
@@ -72,7 +73,7 @@ async def delivery_engine(
             keyring=keyring,
             issuers=issuers,
             recorder=recorder,
-            entities=entities,
+            circuits=circuits,
             egress=egress,
             sender=sender,
             dispatcher=dispatcher,

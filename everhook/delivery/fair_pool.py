@@ -17,7 +17,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class _Waiting(Generic[Job]):
-    """`context` is that of the caller: what a job logs and traces belongs to the call that offered it."""
+    """`context` is that of the caller, so that logs and traces of a job belong to the call that offered it."""
 
     job: Job
     since: float
@@ -27,9 +27,9 @@ class _Waiting(Generic[Job]):
 class FairPool(Generic[Job]):
     """Runs jobs, at most `at_most` at a time and `per_key` at a time for each key.
 
-    Jobs that find no room wait, at most `waiting` in all and `waiting_per_key` for each key, oldest first within a
-    key. The keys with waiting jobs take turns, so that one key with thousands of jobs delays another by one job.
-    Adding, starting and finishing a job cost O(1).
+    Jobs that find no room wait: at most `waiting` in all and `waiting_per_key` for each key, oldest first within a key.
+    Keys with waiting jobs take turns, so that one key with thousands of jobs delays another key by one job. Adding,
+    starting and finishing a job cost O(1).
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class FairPool(Generic[Job]):
         waiting: int,
         waiting_per_key: int,
     ) -> None:
-        """`run` handles its own errors: an exception that leaves it is logged and ends that job alone."""
+        """`run` handles its own errors. An exception that leaves it is logged and ends only that job."""
         self._run = run
         self._at_most = at_most
         self._per_key = per_key
@@ -69,7 +69,7 @@ class FairPool(Generic[Job]):
         return len(self._waiting.get(key, ()))
 
     def offer(self, key: str, job: Job) -> bool:
-        """Start a job, or have it wait. False where there is no room for it to wait."""
+        """Start a job, or let it wait. False if there is no room for it to wait."""
         if len(self._tasks) < self._at_most and self._running[key] < self._per_key and key not in self._waiting:
             self._start(key, job)
             return True
@@ -84,7 +84,7 @@ class FairPool(Generic[Job]):
         return True
 
     def withdraw(self, longer_than_s: float = 0.0) -> list[Job]:
-        """Take out the jobs that have waited for at least so many seconds."""
+        """Remove and return the jobs that have waited for at least this many seconds."""
         before = time.monotonic() - longer_than_s
         withdrawn: list[Job] = []
         for key in list(self._waiting):
@@ -97,7 +97,7 @@ class FairPool(Generic[Job]):
         return withdrawn
 
     async def drain(self) -> None:
-        """Return once nothing runs and nothing waits."""
+        """Wait until nothing runs and nothing waits."""
         while not self.is_idle:
             await asyncio.wait(self._tasks)
 
@@ -115,7 +115,7 @@ class FairPool(Generic[Job]):
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a background job failed", exc_info=error)
         if key in self._waiting and self._running[key] == self._per_key - 1:
-            self._turns.append(key)  # it was not taking turns while all of its share ran
+            self._turns.append(key)  # it took no turns while it ran its full share
         self._start_waiting()
 
     def _start_waiting(self) -> None:

@@ -1,22 +1,24 @@
-"""Which endpoints are fit for the express lane, as far as this process has seen them."""
+"""Which endpoints are fit for the express lane, as seen by this process."""
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import timedelta
+
+from cachetools import LRUCache
 
 from everhook.delivery.classify import Classification
 
 MAX_ENDPOINTS = 10_000
 LATENCY_WEIGHT = 0.3
-"""How much one response counts in an endpoint's moving latency: three slow responses in a row leave the lane."""
+"""Weight of one response in the moving average: after three slow responses in a row an endpoint leaves the lane."""
 
 UNFIT_FAILURES = 3
-"""So many failures in a row leave the lane: one failure among many must not send a whole burst to the engine."""
+"""An endpoint leaves the lane after this many failures in a row: one failure must not move a whole burst to Temporal.
+"""
 
 
 @dataclass
 class _Seen:
-    """Moving averages, in seconds: of responses, and of whole turns in the lane, recording included."""
+    """Moving averages in seconds: of responses, and of whole turns in the lane including the recording."""
 
     latency_s: float = 0.0
     turn_s: float = 0.0
@@ -24,11 +26,11 @@ class _Seen:
 
 
 class EndpointFitness:
-    """Latencies and failures in a row, by endpoint. Nothing depends on it knowing more than this process saw."""
+    """Latencies and failures in a row by endpoint, for the endpoints that were used most recently."""
 
     def __init__(self, slow: timedelta) -> None:
         self._slow_s = slow.total_seconds()
-        self._seen: OrderedDict[str, _Seen] = OrderedDict()
+        self._seen: LRUCache[str, _Seen] = LRUCache(MAX_ENDPOINTS)
 
     def is_fit(self, endpoint_gid: str) -> bool:
         """Whether the endpoint is neither slow nor failing."""
@@ -36,12 +38,12 @@ class EndpointFitness:
         return seen is None or (seen.latency_s < self._slow_s and seen.failures < UNFIT_FAILURES)
 
     def turn_s(self, endpoint_gid: str) -> float:
-        """How many seconds a delivery to the endpoint takes in the lane; 0 where nothing is known."""
+        """How many seconds a delivery to the endpoint takes in the lane; 0 if nothing is known."""
         seen = self._seen.get(endpoint_gid)
         return seen.turn_s if seen is not None else 0.0
 
     def note(self, endpoint_gid: str, duration: timedelta, classification: Classification) -> None:
-        """Learn from an attempt of the lane or of a workflow. A fault on our side says nothing about the endpoint."""
+        """Take an attempt into account. A local error says nothing about the endpoint."""
         if classification.healthy is None:
             return
         seen = self._of(endpoint_gid)
@@ -49,16 +51,12 @@ class EndpointFitness:
         seen.failures = 0 if classification.healthy else seen.failures + 1
 
     def note_turn(self, endpoint_gid: str, seconds: float) -> None:
-        """Learn how long a delivery took in the lane: what waits there moves at this pace."""
+        """Take into account how long a delivery took in the lane."""
         seen = self._of(endpoint_gid)
         seen.turn_s = _moved(seen.turn_s, seconds)
 
     def _of(self, endpoint_gid: str) -> _Seen:
-        seen = self._seen.pop(endpoint_gid, None) or _Seen()
-        self._seen[endpoint_gid] = seen
-        if len(self._seen) > MAX_ENDPOINTS:
-            self._seen.popitem(last=False)
-        return seen
+        return self._seen.setdefault(endpoint_gid, _Seen())
 
 
 def _moved(average: float, seconds: float) -> float:

@@ -1,4 +1,4 @@
-"""Settled workflows: what the Temporal UI shows of deliveries that were delivered before they had a workflow."""
+"""History workflows: they show in the Temporal UI the deliveries that were delivered before they had a workflow."""
 
 import asyncio
 import time
@@ -19,11 +19,11 @@ from everhook.observability.metrics import HISTORY_SKIPPED
 from everhook.storage.engine import Database
 
 MAX_LAG = timedelta(hours=1)
-"""A settled workflow that is later than this is skipped: under sustained overload history gives way."""
+"""A history workflow that is later than this is skipped: under sustained overload, history gives way."""
 
 GIVE_WAY_S = 0.5
 GIVE_WAY_STEP_S = 0.02
-"""How long a start waits for the process to have nothing else to do. It goes on then, so that history never stops."""
+"""How long a start waits for the process to be idle. After that it is made anyway, so that history never stops."""
 
 AWAY_PAUSE_S = 1.0
 CONFIRM_INTERVAL_S = 1.0
@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class HistoryLimits:
-    """`per_second`: starts a second at most. `waiting`: orders kept in memory; others are left to the reconciler."""
+    """`per_second`: starts per second at most. `waiting`: inputs in memory; the others are left to the reconciler."""
 
     concurrency: int = 4
     per_second: float = 200.0
@@ -41,9 +41,9 @@ class HistoryLimits:
 
 
 class History:
-    """Starts settled workflows in the background, at a bounded rate, giving way to everything else in the process.
+    """Starts history workflows in the background, at a bounded rate, giving way to all other work of the process.
 
-    Nothing depends on it: what it does not start stays in the table `pending_history` for the reconciler.
+    Deliveries whose workflow was not started stay in the table `pending_history`, and the reconciler starts them.
     """
 
     def __init__(
@@ -58,18 +58,18 @@ class History:
         self._closing = asyncio.Event()
         self._confirmations = Confirmations(database, forget, interval_s=CONFIRM_INTERVAL_S)
 
-    def add(self, input: DeliveryInput) -> None:
+    def add(self, delivery: DeliveryInput) -> None:
         """Start the workflow of a delivered delivery when there is time for it."""
         if self._closing.is_set() or len(self._queue) >= self._limits.waiting:
             return
-        self._queue.append((time.monotonic(), input, copy_context()))
+        self._queue.append((time.monotonic(), delivery, copy_context()))
         if len(self._workers) < self._limits.concurrency:
             task = asyncio.create_task(self._work())
             self._workers.add(task)
             task.add_done_callback(self._workers.discard)
 
     async def close(self) -> None:
-        """Finish the starts under way; leave the others to the reconciler."""
+        """Finish the starts in flight and leave the others to the reconciler."""
         self._closing.set()
         self._queue.clear()
         await asyncio.gather(*self._workers, return_exceptions=True)
@@ -80,12 +80,12 @@ class History:
             await self._give_way()
             if not self._queue:
                 return
-            added_at, input, context = self._queue.popleft()
+            added_at, delivery, context = self._queue.popleft()
             if time.monotonic() - added_at > MAX_LAG.total_seconds():
                 HISTORY_SKIPPED.inc()
-                self._confirmations.add(input.delivery_gid)
-            elif not await asyncio.create_task(self._start(input), context=context):
-                self._queue.append((added_at, input, context))
+                self._confirmations.add(delivery.delivery_gid)
+            elif not await asyncio.create_task(self._start(delivery), context=context):
+                self._queue.append((added_at, delivery, context))
                 await asyncio.sleep(AWAY_PAUSE_S)
 
     async def _give_way(self) -> None:
@@ -96,14 +96,14 @@ class History:
         self._next_start_at = max(self._next_start_at, moment) + 1 / self._limits.per_second
         await asyncio.sleep(self._next_start_at - 1 / self._limits.per_second - moment)
 
-    async def _start(self, input: DeliveryInput) -> bool:
-        """False where it is to be tried again."""
+    async def _start(self, delivery: DeliveryInput) -> bool:
+        """False if the start has to be tried again."""
         try:
-            await start_delivery(self._client, input, first=True, eager=True)
+            await start_delivery(self._client, delivery, first=True, eager=True)
         except Exception as error:
             if is_away(error) or is_overloaded(error):
                 return False
-            log.error("a settled workflow cannot be started", delivery_gid=input.delivery_gid, error=str(error))
+            log.error("a history workflow cannot be started", delivery_gid=delivery.delivery_gid, error=str(error))
             return True
-        self._confirmations.add(input.delivery_gid)
+        self._confirmations.add(delivery.delivery_gid)
         return True

@@ -1,4 +1,4 @@
-"""Which delivered deliveries still wait for the settled workflow that shows them in Temporal."""
+"""The delivered deliveries whose history workflow is not started yet."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,12 +12,12 @@ from everhook.storage.tables import PendingHistory
 
 
 async def forget(connection: AsyncConnection, delivery_gids: Sequence[str]) -> None:
-    """These have their workflow, or never get one."""
+    """Remove deliveries that have their workflow, or never get one."""
     await connection.execute(delete(PendingHistory).where(col(PendingHistory.delivery_gid).in_(delivery_gids)))
 
 
 async def pending(connection: AsyncConnection, before: datetime, limit: int) -> list[tuple[str, datetime]]:
-    """The oldest that were settled before a moment: (delivery gid, settled at)."""
+    """The oldest ones that were delivered before a moment: (delivery gid, delivered at)."""
     rows: Result[Any] = await connection.execute(
         select(col(PendingHistory.delivery_gid), col(PendingHistory.settled_at))
         .where(col(PendingHistory.settled_at) < before)

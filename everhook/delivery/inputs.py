@@ -1,4 +1,4 @@
-"""A delivery that was just committed, as the dispatcher takes it."""
+"""A new delivery, as the dispatcher takes it."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,9 @@ from everhook.delivery.snapshot_store import DeliverySnapshot
 
 @dataclass(frozen=True)
 class NewDelivery:
-    """A delivery that was just committed, with what its first attempt needs: nothing of it has to be read back.
+    """A delivery that was just committed, with what its first attempt needs, so that nothing has to be read back.
 
-    `snapshot` is what the database would say of it now. None: read it, it was not just accepted.
+    `snapshot` is what the database holds of it now. None: the delivery is older, and has to be read.
     """
 
     input: DeliveryInput
@@ -18,5 +18,5 @@ class NewDelivery:
 
     @property
     def size(self) -> int:
-        """Bytes of payload that it keeps in memory."""
+        """Bytes of payload held in memory."""
         return len(self.snapshot.payload) if self.snapshot is not None and self.snapshot.payload is not None else 0

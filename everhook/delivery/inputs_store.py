@@ -1,8 +1,8 @@
-"""Delivery orders: what a delivery's workflow is started with, built from what the database knows."""
+"""The inputs of delivery workflows, built from the database."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Result, select
@@ -25,10 +25,10 @@ from everhook.storage.tables import Attempt, Channel, Delivery, Endpoint, Tenant
 
 @dataclass(frozen=True)
 class InputDefaults:
-    """What settings contribute to every order.
+    """What settings contribute to every input.
 
-    `lane_wait` is how long a delivery may wait in the express lane; `first_attempt_grace` what a first attempt may take
-    beyond its deadline: loading, signing, and a database that is away for a moment.
+    `lane_wait` is how long a delivery may wait in the express lane. `first_attempt_grace` is what a first attempt may
+    take beyond its deadline: loading, signing, and a short outage of the database.
     """
 
     lane_wait: timedelta = timedelta(seconds=10)
@@ -46,15 +46,15 @@ class InputDefaults:
         )
 
     def first_attempt_bound(self, policy: DeliveryPolicy) -> timedelta:
-        """How long after its acceptance the first attempt of a delivery must be over and recorded. Until then the
-        reconciler leaves the delivery to the process that accepted it."""
+        """How long after its acceptance the first attempt of a delivery has to be recorded. Until then the reconciler
+        leaves the delivery to the process that accepted it."""
         return self.lane_wait + policy.timeout + self.first_attempt_grace
 
 
 def first_input(
     delivery_gid: str, message_gid: str, channel: str, event_type: str, route: Route, defaults: InputDefaults
 ) -> DeliveryInput:
-    """The order of a delivery that was just accepted."""
+    """The input of a delivery that was just accepted."""
     return DeliveryInput(
         delivery_gid=delivery_gid,
         message_gid=message_gid,
@@ -72,8 +72,11 @@ def first_input(
 async def load_inputs(
     connection: AsyncConnection, defaults: InputDefaults, where: Sequence[ColumnElement[bool]], limit: int
 ) -> list[DeliveryInput]:
-    """Orders for stored deliveries, oldest first, that take up where the rows say they were. None for deliveries of a
-    tenant that is being erased: their workflows are ended, and must not begin anew."""
+    """Inputs for stored deliveries, oldest first, that continue where the rows say the deliveries were.
+
+    Deliveries of a tenant that is being erased are left out: their workflows were terminated and must not be started
+    again.
+    """
     rows: Result[Any] = await connection.execute(
         select(
             col(Delivery.gid),
@@ -108,7 +111,7 @@ async def load_inputs(
 async def load_delivered(
     connection: AsyncConnection, defaults: InputDefaults, delivery_gids: Sequence[str]
 ) -> list[DeliveryInput]:
-    """Orders for deliveries that were delivered, with the attempt that did, to start the workflows that show them."""
+    """Inputs of history workflows: for delivered deliveries, with the attempt that delivered."""
     inputs = await load_inputs(
         connection,
         defaults,
@@ -129,6 +132,25 @@ async def load_delivered(
         for input in inputs
         if (outcome := outcomes.get(input.delivery_gid)) is not None
     ]
+
+
+async def load_inputs_of(
+    connection: AsyncConnection, defaults: InputDefaults, delivery_gids: Sequence[str]
+) -> list[DeliveryInput]:
+    """The inputs of these deliveries, oldest first."""
+    return await load_inputs(connection, defaults, [col(Delivery.gid).in_(delivery_gids)], len(delivery_gids))
+
+
+async def load_dead_letters(
+    connection: AsyncConnection, defaults: InputDefaults, before: datetime, after: str, limit: int
+) -> list[DeliveryInput]:
+    """The inputs of dead letters older than a moment, in the order of their gids. `after` is the last gid read."""
+    where = [
+        col(Delivery.status) == DeliveryStatus.DEAD_LETTERED,
+        col(Delivery.dead_lettered_at) < before,
+        col(Delivery.gid) > after,
+    ]
+    return await load_inputs(connection, defaults, where, limit)
 
 
 async def load_input(connection: AsyncConnection, defaults: InputDefaults, delivery_gid: str) -> DeliveryInput | None:
@@ -157,7 +179,7 @@ def _input(row: Any, defaults: InputDefaults) -> DeliveryInput:
 
 
 def _previous(row: Any) -> PreviousAttempt | None:
-    """A delivery that waits for its next attempt keeps that attempt's time."""
+    """A delivery that waits for its next attempt keeps the time of that attempt."""
     if row.status is not DeliveryStatus.RETRYING or not row.attempts:
         return None
     outcome = AttemptOutcome(Verdict.RETRY, status_code=row.last_status_code, error=row.last_error)
@@ -179,11 +201,11 @@ def _retention_left(row: Any, defaults: InputDefaults) -> timedelta:
 
 
 def _attempt(status: DeliveryStatus, attempts: int) -> int:
-    """The attempt to take up with: the one after those on record, except
+    """The attempt to continue with: the one after those that are recorded, with two exceptions.
 
-    - while it waits for its next attempt: the last one, as `previous`;
-    - where its round is over but not yet dead-lettered: the last one is asked for again, `send_attempt` returns what
-      is recorded, and the workflow draws the same conclusion once more.
+    - A delivery that waits for its next attempt continues with the last one, as `previous`.
+    - If its round is over but it is not dead-lettered yet, the last attempt is requested again: `send_attempt` returns
+      what is recorded, and the workflow reaches the same conclusion once more.
     """
-    takes_up_the_last = status in (DeliveryStatus.RETRYING, DeliveryStatus.SENDING) and attempts > 0
-    return attempts if takes_up_the_last else attempts + 1
+    repeats_the_last = status in (DeliveryStatus.RETRYING, DeliveryStatus.SENDING) and attempts > 0
+    return attempts if repeats_the_last else attempts + 1

@@ -1,4 +1,4 @@
-"""Rate limits of endpoints, in the process that sends: an attempt waits for a send time, or comes back later."""
+"""Rate limits of endpoints, in the process that sends: an attempt waits for its send time, or is retried later."""
 
 import asyncio
 import time
@@ -7,27 +7,26 @@ from everhook.delivery.send_times_store import SendTimes
 from everhook.temporal.postponing import back_off, postponed
 
 LATE_S = 0.03
-"""A send time that is missed by more than this is given up for another: less than `SLACK` allows for."""
+"""An attempt that is later than this gives up its send time and reserves another. Less than what `SLACK` allows for."""
 
 MISSES = 3
-"""So many send times in a row may be missed. Then the machine is overloaded, and an attempt that is late must do."""
+"""After this many missed send times in a row the machine is overloaded, and a late attempt is sent anyway."""
 
 FIRST_BACK_OFF_S, LONGEST_BACK_OFF_S = 1.0, 60.0
 
 
 class Pacer:
-    """Has attempts wait for their endpoint's send times. It is not asked for endpoints without a limit.
+    """Makes attempts wait for the send times of their endpoint. Only for endpoints with a rate limit.
 
-    What is spaced is the beginning of requests: a connection that takes long to open delays one request and not the
-    next.
+    The beginnings of requests are spaced: a connection that takes long to open delays one request and not the next.
     """
 
     def __init__(self, times: SendTimes) -> None:
         self._times = times
 
     async def reserve(self, endpoint_gid: str, limit: float, tries: int) -> float:
-        """Reserve a send time, by `time.monotonic()`, of the next second or so. Raises an error that has Temporal ask
-        again later where none is so near; `tries` counts how often it was asked already, this time included."""
+        """Reserve a send time, by `time.monotonic()`, within about a second. If there is none, raises an error with a
+        retry delay. `tries` counts the calls for this attempt, including this one."""
         found = await self._times.reserve(endpoint_gid, limit)
         if found.reserved:
             return found.at
@@ -38,6 +37,6 @@ class Pacer:
 
     @staticmethod
     async def wait(until: float) -> bool:
-        """Wait for a send time. False where it was missed."""
+        """Wait for a send time. False if it was missed."""
         await asyncio.sleep(until - time.monotonic())
         return time.monotonic() - until <= LATE_S

@@ -1,8 +1,8 @@
 """Delivery policies: when a failed attempt is followed by another. Pure.
 
-A policy as people write it (`PolicySpec`, kept on channels and endpoints) names a schedule in one of three ways: a
-preset, a list of delays, or an exponential. `resolve` folds the channel's and the endpoint's into one
-`DeliveryPolicy`, which knows delays only.
+A policy as people write it (`PolicySpec`, stored on channels and endpoints) names a schedule in one of three ways: a
+preset, a list of delays, or an exponential. `resolve` merges the channel's and the endpoint's into one
+`DeliveryPolicy`, which knows only delays.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any, TypedDict
 
 JITTER_FROM = timedelta(seconds=30)
-"""Shorter delays get no jitter: they are meant to be quick, and spreading them gains nothing."""
+"""Shorter delays have no jitter: they are meant to be quick, and spreading them gains nothing."""
 
 MAX_ATTEMPTS = 50
 MAX_DELAY = timedelta(days=7)
@@ -34,13 +34,13 @@ PRESETS = {"documented": DOCUMENTED, "patient": PATIENT, "brisk": BRISK}
 
 @dataclass(frozen=True)
 class RetryPlan:
-    """What follows a failed attempt: the wait, and how much of the round's window is left."""
+    """What follows a failed attempt: the wait, and what is left of the round's window."""
 
     delay: timedelta
     window_left: timedelta
 
     def wait(self, retry_after: timedelta | None) -> timedelta:
-        """The delay, or longer where the endpoint named a time to come back; never past the window."""
+        """The delay, or longer if the endpoint sent `Retry-After`; never longer than the window."""
         if retry_after is None:
             return self.delay
         return max(self.delay, min(retry_after, self.window_left))
@@ -61,10 +61,10 @@ class DeliveryPolicy:
         return len(self.delays) + 1
 
     def next_delay(self, number: int, draw: float) -> timedelta | None:
-        """The wait after attempt `number` (from 1), None after the last.
+        """The wait after attempt `number` (from 1); None after the last.
 
-        `draw` in [0, 1) is the random part. Jitter is added, never subtracted: an endpoint is promised at least the
-        documented rest.
+        `draw` in [0, 1) is the random part. Jitter is only added, so an endpoint always gets at least the documented
+        wait.
         """
         if number > len(self.delays):
             return None
@@ -72,7 +72,7 @@ class DeliveryPolicy:
         return delay * (1 + self.jitter * draw) if delay >= JITTER_FROM else delay
 
     def plan(self, number: int, elapsed: timedelta, draw: float) -> RetryPlan | None:
-        """What follows attempt `number` of a round begun `elapsed` ago, should it fail; None: nothing."""
+        """What follows if attempt `number` fails, in a round that started `elapsed` ago; None: no other attempt."""
         delay = self.next_delay(number, draw)
         window_left = self.max_window - elapsed
         if delay is None or delay > window_left:
@@ -103,7 +103,7 @@ SCHEDULE_KEYS = ("preset", "delaysSeconds", "exponential")
 
 
 def resolve(*specs: Mapping[str, Any] | None) -> DeliveryPolicy:
-    """Fold policies into one, later ones overriding earlier ones key by key; a schedule overrides a schedule whole."""
+    """Merge policies into one: later ones override earlier ones key by key; a schedule replaces a whole schedule."""
     merged: dict[str, Any] = {}
     for spec in specs:
         if not spec:
@@ -130,7 +130,7 @@ def _delays(spec: Mapping[str, Any]) -> tuple[timedelta, ...]:
 
 
 def exponential(*, initialSeconds: float, factor: float, capSeconds: float, attempts: int) -> tuple[timedelta, ...]:
-    """Delays of `attempts - 1` waits: the initial one, each next `factor` times as long, up to the cap."""
+    """`attempts - 1` delays: the initial one, each next one `factor` times as long, up to the cap."""
     delays: list[timedelta] = []
     seconds = initialSeconds
     for _ in range(attempts - 1):

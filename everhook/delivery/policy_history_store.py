@@ -1,7 +1,7 @@
-"""The policies of channels and endpoints as they were: a round of attempts keeps the policy that it began with.
+"""Earlier policies of channels and endpoints: a round of attempts keeps the policy that it started with.
 
-Nothing is written when a message is accepted or an attempt is made. A change of a policy keeps the one before, with the
-moment at which it ended, and a replay keeps the moment at which its round began.
+Nothing is written when a message is accepted or an attempt is made. A change of a policy stores the previous one with
+the time at which it ended, and a replay stores the time at which its round started.
 """
 
 from collections.abc import Collection, Mapping
@@ -19,10 +19,10 @@ from everhook.storage.statements import insert_ignoring
 from everhook.storage.tables import Channel, Delivery, DeliveryRound, Endpoint, Message, PastPolicy, now
 
 
-async def keep(
+async def record_policy(
     session: AsyncSession, policy: dict[str, Any] | None, *, endpoint_gid: str = "", channel: str = ""
 ) -> None:
-    """Record that this was the policy of an endpoint, or of a channel, until now."""
+    """Record that this was the policy of an endpoint or of a channel until now."""
     row = {"endpoint_gid": endpoint_gid, "channel": channel, "until": now(), "policy": policy}
     connection = await session.connection()
     await session.execute(insert_ignoring(connection, PastPolicy, "endpoint_gid", "channel", "until").values(row))
@@ -31,9 +31,10 @@ async def keep(
 async def policies_of(
     session: AsyncSession, delivery: Delivery, rounds: Collection[int]
 ) -> dict[int, tuple[datetime, DeliveryPolicy]]:
-    """When each of these rounds of a delivery began, and its policy.
+    """When each of these rounds of a delivery started, and its policy, by round.
 
-    A replay that was opened by a release without this history has no record, and is left out."""
+    Rounds that were opened by a release without this history are left out.
+    """
     began = await _beginnings(session, delivery, rounds)
     channel = await session.get(Channel, delivery.channel)
     endpoint = await session.get(Endpoint, delivery.endpoint_gid)
@@ -46,7 +47,7 @@ async def policies_of(
 
 
 async def remove_policies(bulk: Bulk) -> int:
-    """Remove the policies that ended before every message that is still stored was accepted. Returns how many."""
+    """Delete the policies that ended before the oldest stored message was accepted. Returns how many."""
     oldest = select(func.min(col(Message.gid))).scalar_subquery()
     found = await bulk.find(select(col(Message.accepted_at)).where(col(Message.gid) == oldest))
     needed_from = (found[0] if found else now()) - WRITTEN_WITHIN
@@ -69,7 +70,7 @@ async def _at(
     current: dict[str, Any] | None,
     moments: Collection[datetime],
 ) -> Mapping[datetime, dict[str, Any] | None]:
-    """The policy at each of these moments, which ascend: of those that ended after it, the one that ended first."""
+    """The policy at each of these moments, which ascend: among those that ended later, the one that ended first."""
     found: dict[datetime, dict[str, Any] | None] = {}
     row: PastPolicy | None = None
     is_current = False

@@ -1,11 +1,11 @@
-"""Attempts: what a sender must know before it sends, and what must be on record before it reports."""
+"""The recorder: attempts with their receipts, and parked deliveries, written in batches."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
-from sqlalchemy import Select, and_, bindparam, func, literal, null, select, update
+from sqlalchemy import and_, bindparam, func, literal, null, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
@@ -15,26 +15,15 @@ from everhook.receipts.issuer import SignedReceipt
 from everhook.storage.batching import BatchExecutor
 from everhook.storage.engine import Database
 from everhook.storage.statements import insert_ignoring, table_of
-from everhook.storage.tables import (
-    Attempt,
-    CircuitRow,
-    Delivery,
-    Endpoint,
-    Message,
-    PendingHistory,
-    Receipt,
-    now,
-)
-
-Key = TypeVar("Key")
+from everhook.storage.tables import Attempt, Delivery, PendingHistory, Receipt, now
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """What is kept of an exchange beyond the `AttemptRecord`; it never leaves the database.
+    """What is stored of an exchange in addition to the `AttemptRecord`. It never leaves the database.
 
-    `headers` and `body` are the answer's. `request_headers` are as sent, without the values of an endpoint's own.
-    `receipt` is recorded with the attempt, or with it is not, where another record of it came first.
+    `headers` and `body` are those of the response. `request_headers` are as sent, except the values of the endpoint's
+    own headers. `receipt` is stored together with the attempt; neither is stored if the attempt is recorded already.
     """
 
     detail: str | None = None
@@ -43,46 +32,6 @@ class Transcript:
     url: str = ""
     request_headers: tuple[tuple[str, str], ...] = ()
     receipt: SignedReceipt | None = None
-
-
-_BASIS: Select[*tuple[Any, ...]] = (
-    select(
-        col(Delivery.gid),
-        col(Delivery.status),
-        col(Delivery.round),
-        col(Delivery.attempts),
-        col(Delivery.message_gid),
-        col(Delivery.channel),
-        col(Delivery.event_type),
-        col(Message.payload),
-        col(Message.published_at),
-        col(Delivery.accepted_at),
-        col(Message.traceparent),
-        col(Endpoint.version).label("endpoint_version"),
-        col(Endpoint.deleted_at).is_not(None).label("endpoint_deleted"),
-        col(CircuitRow.state),
-        col(CircuitRow.hold),
-        col(CircuitRow.failures),
-        col(Attempt.gid).label("last_attempt_gid"),
-        col(Attempt.verdict).label("last_verdict"),
-        col(Attempt.status_code).label("last_status_code"),
-        col(Attempt.error).label("last_error"),
-        col(Attempt.duration_ms).label("last_duration_ms"),
-        col(Attempt.next_attempt_at),
-    )
-    .join(Message, col(Message.gid) == col(Delivery.message_gid))
-    .join(Endpoint, col(Endpoint.gid) == col(Delivery.endpoint_gid))
-    .join(CircuitRow, col(CircuitRow.endpoint_gid) == col(Delivery.endpoint_gid))
-    .outerjoin(
-        Attempt,
-        and_(
-            col(Attempt.delivery_gid) == col(Delivery.gid),
-            col(Attempt.round) == col(Delivery.round),
-            col(Attempt.number) == col(Delivery.attempts),
-        ),
-    )
-    .where(col(Delivery.gid).in_(bindparam("gids", expanding=True)))
-)
 
 
 @dataclass(frozen=True)
@@ -100,9 +49,9 @@ class _Attempted:
 
 
 class Recorder:
-    """Records attempts and parkings, those of concurrent callers in one transaction (group commit).
+    """Records attempts and parkings; concurrent callers share one transaction (group commit).
 
-    `keep_history`: deliveries that are delivered before they have a workflow are to get a settled one.
+    `keep_history`: deliveries that are delivered before they have a workflow get a history workflow later.
     """
 
     def __init__(self, database: Database, *, keep_history: bool = True) -> None:
@@ -110,13 +59,17 @@ class Recorder:
         self._batches = BatchExecutor(database.write_connection, self._record)
 
     async def attempt(self, record: AttemptRecord, transcript: Transcript, *, before_workflow: bool = False) -> bool:
-        """Record an attempt and what it means for its delivery; False where it was recorded already, which changes
-        nothing. `before_workflow`: the delivery has no workflow yet."""
+        """Record an attempt and what it means for its delivery. False if it was recorded already; then nothing changes.
+
+        `before_workflow`: the delivery has no workflow yet.
+        """
         return await self._batches.submit(_Attempted(record, transcript, before_workflow))
 
     async def parked(self, delivery_gid: str, due_at: datetime, *, has_workflow: bool = True) -> bool:
-        """Record that a delivery is parked. `due_at` is its next step: the workflow's next check, or the end of the
-        window for one without a workflow."""
+        """Record that a delivery is parked.
+
+        `due_at` is its next step: the next check by its workflow, or the end of the window if it has no workflow.
+        """
         return await self._batches.submit(_Parking(delivery_gid, due_at, has_workflow))
 
     async def _record(self, connection: AsyncConnection, items: Sequence[_Attempted | _Parking]) -> Sequence[bool]:
@@ -137,7 +90,10 @@ class Recorder:
 
 
 async def _expect_history(connection: AsyncConnection, new: Sequence[_Attempted]) -> None:
-    """A narrow table of its own: a second update of `delivery`, with its indexes, would cost more than the first."""
+    """Queue deliveries for a history workflow.
+
+    This is a narrow table: a second update of `delivery`, with its indexes, would cost more than the first.
+    """
     rows = [
         {"delivery_gid": item.record.delivery_gid, "settled_at": _ended_at(item.record)}
         for item in new
@@ -148,7 +104,8 @@ async def _expect_history(connection: AsyncConnection, new: Sequence[_Attempted]
 
 
 async def _record_receipts(connection: AsyncConnection, new: Sequence[_Attempted]) -> None:
-    """Of those attempts alone that are now on record: where two made one at once, the other's receipt tells of none."""
+    """Store the receipts of the attempts that were inserted. If two processes made the same attempt, one receipt is
+    stored."""
     moment = now()
     rows = [
         {
@@ -169,7 +126,7 @@ async def _record_receipts(connection: AsyncConnection, new: Sequence[_Attempted
 
 
 async def _insert_attempts(connection: AsyncConnection, attempted: Sequence[_Attempted]) -> list[_Attempted]:
-    """Insert, and say which were new: once each, though one may be asked for twice at once."""
+    """Insert attempts and return those that were new."""
     insert = insert_ignoring(connection, Attempt, "delivery_gid", "round", "number").returning(col(Attempt.gid))
     inserted = (await connection.execute(insert, [_attempt_row(item) for item in attempted])).scalars()
     items = {item.record.attempt_gid: item for item in attempted}
@@ -178,7 +135,7 @@ async def _insert_attempts(connection: AsyncConnection, attempted: Sequence[_Att
 
 def _attempt_row(item: _Attempted) -> dict[str, Any]:
     row = asdict(item.record)
-    del row["url_sha256"], row["signatures_sha256"]  # for its receipt alone
+    del row["url_sha256"], row["signatures_sha256"]  # used only for the receipt
     row["gid"] = row.pop("attempt_gid")
     row["error_detail"] = item.transcript.detail
     row["url"] = item.transcript.url
@@ -189,10 +146,11 @@ def _attempt_row(item: _Attempted) -> dict[str, Any]:
 
 
 def _attempted_delivery(item: _Attempted) -> dict[str, Any]:
-    """What an attempt makes of its delivery. A round that ended badly is `sending`, and due, until dead-lettered.
+    """How an attempt changes its delivery. After the last failed attempt of a round the delivery is `sending`, and due,
+    until it is dead-lettered.
 
-    An attempt proves that the workflow runs, whether or not its start was confirmed; one that was made before the
-    workflow makes a workflow unnecessary if it delivered, and leaves its start to be confirmed if it did not.
+    An attempt proves that the workflow runs, whether or not its start was confirmed. An attempt made before the
+    workflow makes a workflow unnecessary if it delivered; otherwise the start still has to be confirmed.
     """
     record = item.record
     ended_at = _ended_at(record)
@@ -229,8 +187,8 @@ def _ended_at(record: AttemptRecord) -> datetime:
 
 
 _DELIVERY = table_of(Delivery)
-_UNDER_WAY = and_(
-    # spelt out, since `NOT IN` cannot be executed for many rows at once
+_IN_PROGRESS = and_(
+    # written out, because `NOT IN` cannot be executed for many rows at once
     *(_DELIVERY.c.status != over for over in [*TERMINAL_STATUSES, DeliveryStatus.DEAD_LETTERED])
 )
 _DISPATCHED = func.coalesce(
@@ -243,7 +201,7 @@ _ATTEMPTED = (
         col(Delivery.gid) == bindparam("b_gid"),
         col(Delivery.round) == bindparam("b_round"),
         col(Delivery.attempts) < bindparam("b_number"),
-        _UNDER_WAY,
+        _IN_PROGRESS,
     )
     .values(
         status=bindparam("b_status"),
@@ -259,7 +217,7 @@ _ATTEMPTED = (
 
 _PARKED = (
     update(_DELIVERY)
-    .where(col(Delivery.gid) == bindparam("b_gid"), _UNDER_WAY)
+    .where(col(Delivery.gid) == bindparam("b_gid"), _IN_PROGRESS)
     .values(
         status=literal(DeliveryStatus.PARKED, type_=_DELIVERY.c.status.type),
         due_at=bindparam("b_due_at"),

@@ -1,6 +1,6 @@
-"""Roll-ups: what each endpoint did in each minute, counted as its attempts are recorded.
+"""Roll-ups: what each endpoint did in each minute, counted when its attempts are recorded.
 
-Health and charts read these alone: nothing ever scans attempts.
+Health and charts read only these: no query scans attempts.
 """
 
 from collections import Counter
@@ -26,10 +26,10 @@ _VERDICTS = {Verdict.DELIVERED: "delivered", Verdict.RETRY: "retried", Verdict.R
 
 
 async def roll_up(connection: AsyncConnection, attempts: Iterable[AttemptRecord]) -> None:
-    """Count attempts. They must be new: what is counted twice is there twice.
+    """Add attempts to the counts. They must be new: an attempt that is counted twice appears twice.
 
-    Sorted, and last in its transaction: two processes that serve one endpoint lock the same row, in the same order
-    and for no longer than a commit takes.
+    Rows are sorted, and this is the last step of its transaction: two processes that serve one endpoint lock the same
+    rows in the same order, and for no longer than a commit takes.
     """
     minutes: dict[tuple[str, datetime], Counter[str]] = {}
     errors: Counter[tuple[str, datetime, str]] = Counter()
@@ -54,7 +54,8 @@ async def roll_up(connection: AsyncConnection, attempts: Iterable[AttemptRecord]
 
 @cache
 def _add_minutes(dialect: str) -> Any:
-    """Kept, like the other: to put it together takes longer than to run it. The tenant is looked up on the way."""
+    """The upsert of minutes, which also looks up the tenant. Cached: building a statement takes longer than running
+    it."""
     given = [bindparam(f"b_{name}", type_=_MINUTES.c[name].type) for name in ("endpoint_gid", "minute", *_COUNTS)]
     rows = select(*given, col(Endpoint.tenant_gid)).where(col(Endpoint.gid) == bindparam("b_endpoint_gid"))
     statement = insert(dialect, _MINUTES).from_select(["endpoint_gid", "minute", *_COUNTS, "tenant_gid"], rows)
@@ -67,13 +68,14 @@ def _add_errors(dialect: str) -> Any:
 
 
 def _minute_of(record: AttemptRecord) -> datetime:
-    """The minute in which it ended."""
+    """The minute in which the attempt ended."""
     ended_at = record.started_at + timedelta(milliseconds=record.duration_ms)
     return ended_at.replace(second=0, microsecond=0)
 
 
 def _counts(record: AttemptRecord) -> dict[str, int]:
-    """Times are those of answers: a refused connection would make a dead endpoint look quick."""
+    """Only attempts with a response count for response times: a refused connection would make a dead endpoint look
+    fast."""
     verdict = {_VERDICTS[record.verdict]: 1}
     if record.status_code is None:
         return verdict

@@ -1,7 +1,7 @@
-"""Send times of endpoints with a rate limit: spaced by the limit, over all processes, in one row an endpoint.
+"""Send times of endpoints with a rate limit: spaced by the limit, across all processes, with one row for each endpoint.
 
-The row holds the last time that was reserved, and not the next one that is free: a limit that changes then counts for
-the next reservation. Times are by the database's clock, so that the clocks of processes do not matter.
+The row holds the last reserved time, not the next free one, so that a changed limit applies to the next reservation.
+Times are by the database's clock, so the clocks of processes do not matter.
 """
 
 import math
@@ -19,25 +19,25 @@ from everhook.storage.statements import insert, table_of
 from everhook.storage.tables import EndpointRate
 
 SLACK = 0.05
-"""Requests are spaced a little wider than the limit says, so that one which leaves late by less than this share of a
-second does not share a second with one request too many."""
+"""Requests are spaced a little wider than the limit says, so that a request that is late by less than this fraction of
+a second does not put one too many into the same second."""
 
 HORIZON_S = 0.5
-"""A send time is reserved only if the first one that is free is no farther away."""
+"""A send time is reserved only if the first free one is at most this far ahead."""
 
 SLEEPERS = 10
-"""About as many attempts of an endpoint wait for their time at once, at most, if its limit allows less than 200/s."""
+"""About how many attempts of an endpoint wait for their send time at once, if its limit is less than 200/s."""
 
 LEAST_HORIZON_S = 0.05
 CLOCK_STEPPED_S = 5.0
-"""No reservation lies so far ahead: the database's clock was set back, or another server took over."""
+"""No reservation is this far ahead: if one is, the database's clock was set back, or another server took over."""
 
 MAX_TOGETHER = 200
 
 
 @dataclass(frozen=True)
 class SendTime:
-    """A time to send at, by `time.monotonic()`; if it is not `reserved`, one before which none can be had."""
+    """A time to send at, by `time.monotonic()`. If it is not `reserved`, no send time before it is available."""
 
     at: float
     reserved: bool
@@ -50,13 +50,14 @@ class _Wanted:
 
 
 class SendTimes:
-    """Reserves send times, those that concurrent attempts ask for in one transaction."""
+    """Reserves send times; concurrent attempts share one transaction."""
 
     def __init__(self, database: Database) -> None:
         self._batches = BatchExecutor(database.write_connection, _reserve_all, at_most=MAX_TOGETHER)
 
     async def reserve(self, endpoint_gid: str, limit: float) -> SendTime:
-        """Reserve the next send time, for a limit in requests a second. Nothing is reserved where it is far away."""
+        """Reserve the next send time, for a limit in requests per second. Nothing is reserved if it is too far
+        ahead."""
         return await self._batches.submit(_Wanted(endpoint_gid, limit))
 
 
@@ -71,7 +72,7 @@ def horizon(limit: float) -> float:
 
 
 async def _reserve_all(connection: AsyncConnection, items: Sequence[_Wanted]) -> Sequence[SendTime]:
-    """Endpoints in one order, since two transactions that lock rows in different orders would deadlock."""
+    """Reserve for endpoints in sorted order: transactions that lock rows in different orders would deadlock."""
     wanted: dict[_Wanted, int] = {}
     for item in items:
         wanted[item] = wanted.get(item, 0) + 1
@@ -83,7 +84,7 @@ async def _reserve_all(connection: AsyncConnection, items: Sequence[_Wanted]) ->
 
 
 async def _reserve(connection: AsyncConnection, item: _Wanted, wanted: int) -> list[SendTime]:
-    """As many send times as are wanted, the soonest last; those that cannot be reserved come before."""
+    """As many send times as are wanted, the soonest last; those that could not be reserved come first."""
     step, ahead = spacing(item.limit), horizon(item.limit)
     count = min(wanted, math.floor(ahead / step) + 1)
     values = {"gid": item.endpoint_gid, "step": step, "ahead": ahead, "rest": (count - 1) * step}
@@ -104,9 +105,9 @@ def _clock_value(dialect: str) -> dict[str, float]:
 
 _TABLE = table_of(EndpointRate)
 _CLOCKS: Mapping[str, ColumnElement[float]] = {
-    # All processes are on one machine with an SQLite file, whose own clock knows milliseconds only.
+    # With SQLite all processes share one machine. SQLite's own clock has a resolution of milliseconds only.
     "sqlite": bindparam("now", type_=Double()),
-    # The time of the statement is not enough: it may have waited for the row.
+    # The start of the statement is not enough: it may have waited for the row.
     "postgresql": cast(func.extract("epoch", func.clock_timestamp()), Double()),
 }
 _STEP: ColumnElement[float] = bindparam("step", type_=Double())
@@ -115,7 +116,7 @@ _REST: ColumnElement[float] = bindparam("rest", type_=Double())
 
 
 def _reserving(dialect: str) -> Any:
-    """The upsert: no row is returned where the first time that is free lies beyond the horizon."""
+    """The upsert. It returns no row if the first free time is beyond the horizon."""
     clock, last_at = _CLOCKS[dialect], _TABLE.c.last_at
     free_at = last_at + _STEP
     stepped = last_at > clock + CLOCK_STEPPED_S

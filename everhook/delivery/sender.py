@@ -1,5 +1,5 @@
-"""One attempt of a delivery, from what the database knows to what it must know: the steps that the express lane and
-the activity `send_attempt` share."""
+"""The sender: one attempt of a delivery, from loading it to recording it. The express lane and the activity
+`send_attempt` share it."""
 
 import asyncio
 import hashlib
@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
+from cachetools import LRUCache
 from temporalio.exceptions import ApplicationError
 
 from everhook import __version__
@@ -48,12 +49,12 @@ from everhook.storage.engine import Database, is_unavailable
 from everhook.storage.keyring import KeyRing
 
 RECORD_PATIENCE_S = 5.0
-"""How long a finished attempt waits here for the database, before the workflow is asked to have it recorded."""
+"""How long a finished attempt waits here for the database. After that the workflow has to record it."""
 
 RECORD_RETRY_S = 0.25
 
 RELOAD_S = 0.05
-"""An attempt that waited for its endpoint's rate limit looks at its endpoint again this long before it sends."""
+"""An attempt that waited for a send time loads its endpoint again this long before it sends."""
 
 PROBE_LEASE_MARGIN = timedelta(seconds=30)
 
@@ -69,11 +70,12 @@ log = structlog.get_logger()
 
 
 class Sender:
-    """Makes attempts: load, sign, post, classify, record with its receipt, report to the circuit.
+    """Makes attempts: load, sign, post, classify, record with a receipt, report to the circuit.
 
-    What an endpoint does is a value. A fault of our own before the first byte (a secret that does not decrypt, a
-    header that the HTTP client refuses, no socket) is an attempt with the error `unsendable`. Only a database that is
-    away, and receipt keys that cannot be read, raise: they concern every delivery, and no attempt could be recorded.
+    A failure of the endpoint is a value. A local error before the first byte (a secret that cannot be decrypted, a
+    header that the HTTP client refuses, no socket) is an attempt with the error `unsendable`. Only an unavailable
+    database and receipt keys that cannot be decrypted raise: they affect every delivery, and no attempt could be
+    recorded.
     """
 
     def __init__(
@@ -96,13 +98,13 @@ class Sender:
         self._snapshots = SnapshotLoader(database)
         self._destinations = DestinationCache(database, keyring)
         self._pacer = Pacer(SendTimes(database))
-        self._faults: dict[str, str] = {}
+        self._faults: LRUCache[str, str] = LRUCache(MAX_FAULTS_REMEMBERED)
 
     async def attempt(self, input: AttemptInput, tries: int = 1) -> AttemptOutcome:
-        """An attempt that a workflow asks for, for the `tries`-th time. Returns once it is recorded.
+        """Make an attempt that a workflow requested, for the `tries`-th time. Returns once it is recorded.
 
-        One that is recorded already (the engine lost our response and asks again) is not made again. Raises an error
-        that has Temporal ask again later where the endpoint's rate limit does not allow a request soon.
+        An attempt that is recorded already is not made again: its response to Temporal was lost. Raises an error with a
+        retry delay if the endpoint's rate limit does not allow a request soon.
         """
         ready = await self._ready(input)
         misses = 0
@@ -118,17 +120,18 @@ class Sender:
         if isinstance(ready, AttemptOutcome):
             return ready
         snapshot, destination = ready
-        made = await self._finish(input, snapshot, destination, before_workflow=False)
-        return _with_limit(made.outcome, input, destination)
+        attempted = await self._finish(input, snapshot, destination, before_workflow=False)
+        return _with_limit(attempted.outcome, input, destination)
 
     async def _ready(self, input: AttemptInput) -> tuple[DeliverySnapshot, Destination] | AttemptOutcome:
-        """What to send, and where, if a request is to be made; else the outcome without one."""
+        """What to send and where, if a request has to be made; otherwise the outcome without a request."""
         snapshot, destination = await self._load(input)
         if (known := _known_outcome(input, snapshot)) is not None:
             return _with_limit(known, input, destination)
         if not await self._may_send(input, snapshot):
             await self._recorder.parked(input.delivery_gid, datetime.now(UTC) + input.park_check)
-            # The circuit may have closed, and the parked deliveries been released, while we were parking: check again.
+            # The circuit may have closed, and the parked deliveries may have been released, while this one was being
+            # parked: check again.
             snapshot, destination = await self._load(input)
             if (known := _known_outcome(input, snapshot)) is not None:
                 return _with_limit(known, input, destination)
@@ -137,23 +140,25 @@ class Sender:
         return snapshot, destination
 
     async def first_attempt(self, input: AttemptInput, snapshot: DeliverySnapshot) -> PreviousAttempt | None:
-        """The first attempt of a delivery that has no workflow yet, by a process that has it in memory and knows that
-        the circuit is closed. None where the endpoint was deleted, or was given a rate limit: nothing is sent."""
+        """Make the first attempt of a delivery that has no workflow yet. The caller has it in memory and has checked
+        that the circuit is closed. None if nothing was sent, because the endpoint was deleted or has a rate limit."""
         destination = await self._destinations.get(input.endpoint_gid, snapshot.endpoint_version)
         if destination.deleted or destination.rate_limit is not None:
             return None
         return await self._finish(input, snapshot, destination, before_workflow=True)
 
     async def load_snapshot(self, delivery_gid: str) -> DeliverySnapshot | None:
-        """What the database knows of a delivery; None where there is no such delivery."""
+        """The delivery as the database has it; None if there is no such delivery."""
         return await self._snapshots.load(delivery_gid)
 
     async def _finish(
         self, input: AttemptInput, snapshot: DeliverySnapshot, destination: Destination, *, before_workflow: bool
     ) -> PreviousAttempt:
-        """Finish and record an attempt that was begun, also where the caller is cancelled: a worker that shuts down
-        cancels its activities, and the engine asks for the same attempt again. Then the one under way answers, or its
-        record, and nothing is sent twice."""
+        """Make an attempt and record it, even if the caller is cancelled.
+
+        A worker that shuts down cancels its activities, and Temporal requests the same attempt again. That second
+        request gets the outcome of the attempt in flight, or its record, so nothing is sent twice.
+        """
         attempt = (input.delivery_gid, input.round, input.number)
         task = self._under_way.get(attempt)
         if task is None:
@@ -203,11 +208,11 @@ class Sender:
         record = _record(input, exchange, classification, started_at, destination.url, headers, body, retry_after)
         context = ReceiptContext(destination.tenant_gid, snapshot.message_gid, destination.url)
         transcript = _transcript(exchange, destination, headers)
-        recorded = await self._put_on_record(record, transcript, context, issuer, before_workflow=before_workflow)
+        recorded = await self._record_attempt(record, transcript, context, issuer, before_workflow=before_workflow)
         if recorded is False:
-            made = await self._recorded_before(input)
-            if made is not None and made.outcome.attempt_gid != record.attempt_gid:
-                return made
+            earlier = await self._recorded_before(input)
+            if earlier is not None and earlier.outcome.attempt_gid != record.attempt_gid:
+                return earlier
         self._fitness.note(input.endpoint_gid, exchange.duration, classification)
         in_streak = snapshot.failures > 0 or snapshot.state is not CircuitState.CLOSED
         self._reporter.note(input.endpoint_gid, destination.tenant, classification, in_streak=in_streak)
@@ -230,7 +235,8 @@ class Sender:
     async def _post(
         self, input: AttemptInput, snapshot: DeliverySnapshot, destination: Destination, moment: datetime, span: Span
     ) -> tuple[Sequence[tuple[str, str]], bytes, Exchange]:
-        """Headers and body as sent, and what came of it. What raises before the first byte is `unsendable`."""
+        """The headers and the body as sent, and the exchange. Anything that raises before the first byte is
+        `unsendable`."""
         headers: Sequence[tuple[str, str]] = ()
         body = b""
         try:
@@ -247,17 +253,16 @@ class Sender:
         return headers, body, exchange
 
     def _unsendable(self, endpoint_gid: str, error: Exception) -> Exchange:
-        """Log a fault once for each endpoint. The text of an exception that is not ours may hold a secret."""
+        """Log a local error once for each endpoint. The text of an unknown exception is left out: it may hold a
+        secret."""
         detail = str(error) if isinstance(error, LocalError) else f"cannot be sent ({type(error).__name__})"
         if self._faults.get(endpoint_gid) != detail:
-            if len(self._faults) >= MAX_FAULTS_REMEMBERED:
-                self._faults.clear()
             self._faults[endpoint_gid] = detail
             where = "".join(traceback.format_tb(error.__traceback__)[-3:])
             log.error("messages to an endpoint cannot be sent", endpoint_gid=endpoint_gid, error=detail, where=where)
         return Exchange(status=None, failure=FailureCode.UNSENDABLE, detail=detail, duration=timedelta())
 
-    async def _put_on_record(
+    async def _record_attempt(
         self,
         record: AttemptRecord,
         transcript: Transcript,
@@ -266,25 +271,29 @@ class Sender:
         *,
         before_workflow: bool,
     ) -> bool | None:
-        """Sign the receipt and record, trying for a few seconds. False: this very attempt was recorded before. None:
-        it is not recorded. Never an exception: that would have the request made again."""
+        """Sign the receipt and record the attempt, retrying for a few seconds.
+
+        False: this attempt was recorded before. None: it could not be recorded. Never raises: after an exception
+        Temporal would have the request made again.
+        """
         give_up_at = time.monotonic() + RECORD_PATIENCE_S
         while True:
             try:
-                stated = replace(transcript, receipt=issue(record, context, issuer))
-                recording = self._recorder.attempt(record, stated, before_workflow=before_workflow)
+                with_receipt = replace(transcript, receipt=issue(record, context, issuer))
+                recording = self._recorder.attempt(record, with_receipt, before_workflow=before_workflow)
                 return await asyncio.wait_for(recording, RECORD_PATIENCE_S)
             except Exception as error:
                 if not is_unavailable(error) and not isinstance(error, TimeoutError):
                     log.exception("could not record an attempt", attempt_gid=record.attempt_gid)
                     return None
                 if time.monotonic() >= give_up_at:
-                    log.warning("the database is away, the workflow will record", attempt_gid=record.attempt_gid)
+                    log.warning("the database is unavailable; the workflow will record", attempt_gid=record.attempt_gid)
                     return None
             await asyncio.sleep(RECORD_RETRY_S)
 
     async def _recorded_before(self, input: AttemptInput) -> PreviousAttempt | None:
-        """What is recorded of an attempt that another process recorded first, or this one without learning of it."""
+        """The record of an attempt that another process recorded first, or that this process recorded without a
+        confirmation."""
         try:
             snapshot = await self._snapshots.load(input.delivery_gid)
         except Exception as error:
@@ -296,15 +305,16 @@ class Sender:
 
 
 def _with_limit(outcome: AttemptOutcome, input: AttemptInput, destination: Destination) -> AttemptOutcome:
-    """Report a rate limit that was changed since the workflow was given it: the next attempt's queue depends on it."""
+    """Add the endpoint's rate limit to the outcome if it differs from the workflow's: it decides the next attempt's
+    queue."""
     if destination.rate_limit == input.rate_limit:
         return outcome
     return replace(outcome, new_rate_limit=NewRateLimit(destination.rate_limit))
 
 
 def _known_outcome(input: AttemptInput, snapshot: DeliverySnapshot) -> AttemptOutcome | None:
-    """What is certain without a request: this attempt's recorded outcome, a delivery that is over, a deleted
-    endpoint, an erased payload."""
+    """The outcome if it is known without a request: this attempt is recorded, the delivery is over, the endpoint was
+    deleted, or the payload was erased."""
     if snapshot.has_recorded(input.round, input.number) and snapshot.last_verdict is not None:
         return AttemptOutcome(
             verdict=snapshot.last_verdict,
@@ -339,8 +349,8 @@ def _time_left(moment: datetime | None) -> timedelta | None:
 def _request(
     input: AttemptInput, snapshot: DeliverySnapshot, destination: Destination, moment: datetime, span: Span
 ) -> tuple[Sequence[tuple[str, str]], bytes]:
-    """Headers and body. What is signed is what is sent: the body is made once."""
-    assert snapshot.payload is not None  # else its outcome was known
+    """The headers and the body. The signed bytes are the sent bytes: the body is rendered once."""
+    assert snapshot.payload is not None  # else its outcome is known
     media_type, body = render(
         destination.format,
         Content(
@@ -412,14 +422,15 @@ def _record(
 
 
 def _error(exchange: Exchange, classification: Classification) -> str | None:
-    """The failure's name in the attempt's record: `timeout_total`, `http_503`; None where it was delivered."""
+    """The error in the attempt's record: `timeout_total`, `http_503`; None if the attempt delivered."""
     if exchange.failure is not None:
         return exchange.failure.value
     return None if classification.verdict is Verdict.DELIVERED else f"http_{exchange.status}"
 
 
 def _transcript(exchange: Exchange, destination: Destination, request_headers: Sequence[tuple[str, str]]) -> Transcript:
-    """NUL is the one character PostgreSQL cannot keep in text. An endpoint's own headers may hold credentials."""
+    """The transcript of an exchange. NUL is removed, because PostgreSQL cannot store it in text. The values of the
+    endpoint's own headers are left out: they may hold credentials."""
     own = destination.headers if request_headers else ()
     sent = request_headers[: len(request_headers) - len(own)]
     return Transcript(
@@ -442,7 +453,8 @@ def _count_attempt(record: AttemptRecord, snapshot: DeliverySnapshot) -> None:
 
 
 def _facts(record: AttemptRecord, snapshot: DeliverySnapshot, destination: Destination) -> dict[str, Any]:
-    """What the one canonical log line of an attempt says, and its span, with the names of the database row."""
+    """The fields of the one canonical log line of an attempt, and of its span, named like the columns of the
+    database."""
     return {
         "attempt_gid": record.attempt_gid,
         "delivery_gid": record.delivery_gid,

@@ -1,21 +1,21 @@
-"""What a sender must know before it sends: the delivery with its message, and the endpoint with its secrets."""
+"""What a sender loads before it sends: the delivery with its message, and the endpoint with its secrets."""
 
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
+from cachetools import TLRUCache
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import Row, select
+from sqlalchemy import Row, Select, and_, bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import TERMINAL_STATUSES, DeliveryStatus, Verdict
 from everhook.delivery.body_formats import BodyFormat
-from everhook.delivery.recorder_store import _BASIS, Key
 from everhook.egress import TlsExtras
 from everhook.receipts.issuer import ReceiptContext
 from everhook.signing import secrets_store as secrets
@@ -25,29 +25,25 @@ from everhook.storage.batching import BatchExecutor
 from everhook.storage.encryption import ENDPOINT_TLS_KEY
 from everhook.storage.engine import Database
 from everhook.storage.keyring import DecryptionError, KeyRing
-from everhook.storage.tables import (
-    Delivery,
-    Endpoint,
-    Tenant,
-)
+from everhook.storage.tables import Attempt, CircuitRow, Delivery, Endpoint, Message, Tenant
 
-MAX_CACHED_TARGETS = 5_000
+Key = TypeVar("Key")
 
+MAX_CACHED_DESTINATIONS = 5_000
 
 FAULTY_S = 30.0
-"""A secret that does not decrypt is looked at again this much later."""
-
+"""An endpoint whose secret cannot be decrypted is loaded again after this time."""
 
 MAX_LOADED_TOGETHER = 50
-"""Bounds the memory of one load: payloads come along."""
+"""Bounds the memory of one load, because payloads are part of it."""
 
 
 @dataclass(frozen=True)
 class DeliverySnapshot:
-    """All that decides about one attempt, in one row.
+    """Everything that an attempt starts from, in one row.
 
-    `round` and `attempts` say which attempt was recorded last, `last_…` what it came to. `failures` are those that the
-    circuit counts now. `payload` is None once it was erased.
+    `round` and `attempts` say which attempt was recorded last, and `last_…` what its outcome was. `failures` are those
+    in a row that the circuit counts now. `payload` is None if it was erased.
     """
 
     gid: str
@@ -74,7 +70,7 @@ class DeliverySnapshot:
     next_attempt_at: datetime | None = None
 
     def has_recorded(self, round_: int, number: int) -> bool:
-        """Whether that attempt is on record; then it, or for a straggler a later one, is the last."""
+        """Whether this attempt is recorded. If so, it is the last one, or a later one is."""
         return (round_, number) <= (self.round, self.attempts)
 
     @property
@@ -84,10 +80,10 @@ class DeliverySnapshot:
 
 @dataclass(frozen=True)
 class Destination:
-    """An endpoint as senders need it. `fault` says why nothing can be sent to it: a secret does not decrypt.
-    `rate_limit` is in requests a second; None: no limit.
+    """An endpoint as senders need it.
 
-    The secrets of one that was `deleted` are gone: what is sent to it would not be signed.
+    `fault` says why nothing can be sent to it: a secret cannot be decrypted. `rate_limit` is in requests per second;
+    None means no limit. The secrets of a `deleted` endpoint are deleted, so nothing can be signed for it.
     """
 
     url: str
@@ -115,42 +111,86 @@ def _live(keys: Sequence[tuple[Key, datetime | None]], moment: datetime) -> list
 
 
 class SnapshotLoader:
-    """Loads what attempts start from, for concurrent ones in one query."""
+    """Loads snapshots; concurrent callers share one query."""
 
     def __init__(self, database: Database) -> None:
         self._group = BatchExecutor(database.read_connection, _load_snapshots, at_most=MAX_LOADED_TOGETHER)
 
     async def load(self, delivery_gid: str) -> DeliverySnapshot | None:
-        """None where there is no such delivery."""
+        """The snapshot; None if there is no such delivery."""
         return await self._group.submit(delivery_gid)
 
 
 async def _load_snapshots(connection: AsyncConnection, gids: Sequence[str]) -> Sequence[DeliverySnapshot | None]:
-    rows = await connection.execute(_BASIS, {"gids": gids})
+    rows = await connection.execute(_SNAPSHOTS, {"gids": gids})
     found = {row.gid: DeliverySnapshot(**row._mapping) for row in rows}
     return [found.get(gid) for gid in gids]
 
 
+_SNAPSHOTS: Select[*tuple[Any, ...]] = (
+    select(
+        col(Delivery.gid),
+        col(Delivery.status),
+        col(Delivery.round),
+        col(Delivery.attempts),
+        col(Delivery.message_gid),
+        col(Delivery.channel),
+        col(Delivery.event_type),
+        col(Message.payload),
+        col(Message.published_at),
+        col(Delivery.accepted_at),
+        col(Message.traceparent),
+        col(Endpoint.version).label("endpoint_version"),
+        col(Endpoint.deleted_at).is_not(None).label("endpoint_deleted"),
+        col(CircuitRow.state),
+        col(CircuitRow.hold),
+        col(CircuitRow.failures),
+        col(Attempt.gid).label("last_attempt_gid"),
+        col(Attempt.verdict).label("last_verdict"),
+        col(Attempt.status_code).label("last_status_code"),
+        col(Attempt.error).label("last_error"),
+        col(Attempt.duration_ms).label("last_duration_ms"),
+        col(Attempt.next_attempt_at),
+    )
+    .join(Message, col(Message.gid) == col(Delivery.message_gid))
+    .join(Endpoint, col(Endpoint.gid) == col(Delivery.endpoint_gid))
+    .join(CircuitRow, col(CircuitRow.endpoint_gid) == col(Delivery.endpoint_gid))
+    .outerjoin(
+        Attempt,
+        and_(
+            col(Attempt.delivery_gid) == col(Delivery.gid),
+            col(Attempt.round) == col(Delivery.round),
+            col(Attempt.number) == col(Delivery.attempts),
+        ),
+    )
+    .where(col(Delivery.gid).in_(bindparam("gids", expanding=True)))
+)
+
+
 class DestinationCache:
-    """Endpoints by gid, kept for as long as their version stands; the version comes with each `DeliverySnapshot`."""
+    """Endpoints by gid and version. The current version comes with each `DeliverySnapshot`."""
 
     def __init__(self, database: Database, keyring: KeyRing) -> None:
         self._database = database
         self._keyring = keyring
-        self._known: dict[str, tuple[int, float, Destination]] = {}
+        self._cache: TLRUCache[tuple[str, int], Destination] = TLRUCache(
+            MAX_CACHED_DESTINATIONS, ttu=_good_until, timer=time.monotonic
+        )
 
     async def get(self, endpoint_gid: str, version: int) -> Destination:
-        """One whose secrets do not decrypt has a `fault`, and is loaded again after half a minute."""
-        known = self._known.get(endpoint_gid)
-        if known is not None and known[0] == version and time.monotonic() < known[1]:
-            return known[2]
+        """The endpoint. If its secrets cannot be decrypted it has a `fault`, and is loaded again after half a
+        minute."""
+        cached = self._cache.get((endpoint_gid, version))
+        if cached is not None:
+            return cached
         async with self._database.read_connection() as connection:
             destination = await _load_destination(connection, self._keyring, endpoint_gid)
-        if len(self._known) >= MAX_CACHED_TARGETS:
-            self._known.pop(next(iter(self._known)))
-        good_until = math.inf if destination.fault is None else time.monotonic() + FAULTY_S
-        self._known[endpoint_gid] = (version, good_until, destination)
+        self._cache[endpoint_gid, version] = destination
         return destination
+
+
+def _good_until(_key: tuple[str, int], destination: Destination, moment: float) -> float:
+    return math.inf if destination.fault is None else moment + FAULTY_S
 
 
 async def _load_destination(connection: AsyncConnection, keyring: KeyRing, endpoint_gid: str) -> Destination:
@@ -195,17 +235,17 @@ async def _load_destination(connection: AsyncConnection, keyring: KeyRing, endpo
     except DecryptionError as error:
         return replace(destination, fault=f"a secret cannot be decrypted: {error}")
     except (ValueError, TypeError, AttributeError) as error:  # their text may hold a secret
-        return replace(destination, fault=f"what is stored of the endpoint cannot be used ({type(error).__name__})")
+        return replace(destination, fault=f"the stored endpoint cannot be used ({type(error).__name__})")
 
 
 def _tls(keyring: KeyRing, endpoint_gid: str, row: Row[*tuple[Any, ...]]) -> TlsExtras | None:
-    key = ENDPOINT_TLS_KEY.open(keyring, row.tls_key, endpoint_gid) if row.tls_key is not None else None
+    key = ENDPOINT_TLS_KEY.decrypt(keyring, row.tls_key, endpoint_gid) if row.tls_key is not None else None
     extras = TlsExtras(row.tls_ca, row.tls_certificate, key)
     return extras if extras != TlsExtras() else None
 
 
 async def load_receipt_context(connection: AsyncConnection, delivery_gid: str) -> ReceiptContext | None:
-    """What a late receipt tells of its delivery; None where that is gone."""
+    """What a receipt needs to know about its delivery; None if the delivery was deleted."""
     rows = await connection.execute(
         select(col(Delivery.tenant_gid), col(Delivery.message_gid), col(Endpoint.url))
         .join(Endpoint, col(Endpoint.gid) == col(Delivery.endpoint_gid))

@@ -1,7 +1,7 @@
-"""Starting the workflow of a delivery: used by API, workers and replays alike.
+"""Starting, signalling and querying the workflow of a delivery: used by API, workers and replays alike.
 
-The workflow id is derived from the delivery gid, so a start that finds the workflow open changes nothing: in doubt,
-start again.
+The workflow id is derived from the delivery gid, so a start that finds the workflow running changes nothing: when in
+doubt, start again.
 """
 
 from contextlib import suppress
@@ -19,14 +19,21 @@ from temporalio.common import (
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from everhook.contracts import DELIVERY_WORKFLOW, AttemptOutcome, DeliveryInput, DeliveryStatus, TaskQueue
+from everhook.contracts import (
+    DELIVERY_WORKFLOW,
+    AttemptOutcome,
+    DeliveryInput,
+    DeliveryState,
+    DeliveryStatus,
+    TaskQueue,
+)
 from everhook.ids import delivery_workflow_id
 from everhook.temporal import search_attributes as sa
 
 START_TIMEOUT = timedelta(seconds=5)
 
 LOWEST = 5
-"""Temporal's lowest priority: a settled workflow only shows what happened, and never delays one that has work to do."""
+"""Temporal's lowest priority. A history workflow only shows what happened, and never delays one that has work to do."""
 
 _AWAY = frozenset(
     {
@@ -34,13 +41,13 @@ _AWAY = frozenset(
         RPCStatusCode.DEADLINE_EXCEEDED,
         RPCStatusCode.CANCELLED,
         RPCStatusCode.ABORTED,
-        RPCStatusCode.NOT_FOUND,  # the namespace: a store that was lost is being set up again
+        RPCStatusCode.NOT_FOUND,  # the namespace is missing: Temporal's store was lost and is being set up again
     }
 )
 
 
 def is_away(error: BaseException) -> bool:
-    """Whether Temporal cannot be reached, rather than that it refuses this one request."""
+    """Whether Temporal is unavailable, rather than refusing this one request."""
     if isinstance(error, RPCError):
         return error.status in _AWAY
     return isinstance(error, RuntimeError)  # a lazy client that cannot connect
@@ -53,33 +60,35 @@ def is_overloaded(error: BaseException) -> bool:
 
 async def start_delivery(
     client: Client,
-    input: DeliveryInput,
+    delivery: DeliveryInput,
     *,
     signal: str | None = None,
     note: Any = None,
     first: bool = False,
     eager: bool = False,
 ) -> None:
-    """Start a delivery's workflow, or find it open; with `signal` either way (signal-with-start).
+    """Start a delivery's workflow, or find it running; with `signal`, signal it in either case (signal-with-start).
 
-    `first`: this is the delivery's first start, so a workflow that has completed already is not run again. A lost
-    workflow is restarted without it. `eager`: a worker of this process may take the first task at once. Raises RPCError
-    or RuntimeError.
+    `first`: this is the delivery's first start, so a workflow that has completed is not run again. Without it a lost
+    workflow is restarted. `eager`: a worker of this process may take the first task at once. `note` is the argument of
+    the signal. Raises RPCError or RuntimeError.
     """
-    with suppress(WorkflowAlreadyStartedError):  # it has run
+    with suppress(WorkflowAlreadyStartedError):  # it has completed
         await client.start_workflow(
             DELIVERY_WORKFLOW,
-            input,
-            id=delivery_workflow_id(input.delivery_gid),
+            delivery,
+            id=delivery_workflow_id(delivery.delivery_gid),
             task_queue=TaskQueue.DELIVERIES,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
             id_reuse_policy=(
                 WorkflowIDReusePolicy.REJECT_DUPLICATE if first else WorkflowIDReusePolicy.ALLOW_DUPLICATE
             ),
-            search_attributes=_search_attributes(input),
-            static_summary=f"{input.event_type} on {input.channel} to {input.endpoint_gid} of {input.tenant}",
-            static_details=_details(input),
-            priority=Priority(priority_key=LOWEST if input.is_delivered else None, fairness_key=input.endpoint_gid),
+            search_attributes=_search_attributes(delivery),
+            static_summary=_summary(delivery),
+            static_details=_details(delivery),
+            priority=Priority(
+                priority_key=LOWEST if delivery.is_delivered else None, fairness_key=delivery.endpoint_gid
+            ),
             start_signal=signal,
             start_signal_args=[] if note is None else [note],
             request_eager_start=eager and signal is None,
@@ -87,34 +96,50 @@ async def start_delivery(
         )
 
 
-async def wake_delivery(client: Client, input: DeliveryInput) -> None:
-    """Have a delivery take its next step now. Signal-with-start, so that one without a workflow gets one."""
-    await start_delivery(client, input, signal="attempt_now")
+async def wake_delivery(client: Client, delivery: DeliveryInput) -> None:
+    """Make a delivery take its next step now. Signal-with-start, so that a delivery without a workflow gets one."""
+    await start_delivery(client, delivery, signal="attempt_now")
 
 
-def _search_attributes(input: DeliveryInput) -> TypedSearchAttributes:
-    status = DeliveryStatus.DELIVERED if input.is_delivered else DeliveryStatus.SENDING
+async def delivery_state(client: Client, delivery_gid: str) -> DeliveryState | None:
+    """What the workflow of a delivery says of itself. None where there is no such workflow."""
+    try:
+        handle = client.get_workflow_handle(delivery_workflow_id(delivery_gid))
+        state: DeliveryState = await handle.query("status", result_type=DeliveryState)
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return None
+        raise
+    return state
+
+
+def _search_attributes(delivery: DeliveryInput) -> TypedSearchAttributes:
+    status = DeliveryStatus.DELIVERED if delivery.is_delivered else DeliveryStatus.SENDING
     return TypedSearchAttributes(
         [
-            SearchAttributePair(sa.TENANT, input.tenant),
-            SearchAttributePair(sa.ENDPOINT, input.endpoint_gid),
-            SearchAttributePair(sa.CHANNEL, input.channel),
-            SearchAttributePair(sa.EVENT_TYPE, input.event_type),
+            SearchAttributePair(sa.TENANT, delivery.tenant),
+            SearchAttributePair(sa.ENDPOINT, delivery.endpoint_gid),
+            SearchAttributePair(sa.CHANNEL, delivery.channel),
+            SearchAttributePair(sa.EVENT_TYPE, delivery.event_type),
             SearchAttributePair(sa.DELIVERY_STATUS, status.value),
         ]
     )
 
 
-def _details(input: DeliveryInput) -> str | None:
-    """What the Temporal UI tells of an attempt that was made before the workflow started."""
-    if input.previous is None:
+def _summary(delivery: DeliveryInput) -> str:
+    return f"{delivery.event_type} on {delivery.channel} to {delivery.endpoint_gid} of {delivery.tenant}"
+
+
+def _details(delivery: DeliveryInput) -> str | None:
+    """What the Temporal UI shows of an attempt that was made before the workflow started."""
+    if delivery.previous is None:
         return None
-    outcome = input.previous.outcome
-    return _in_words(input, outcome) if outcome.attempt_gid is not None else None
+    outcome = delivery.previous.outcome
+    return _in_words(delivery, outcome) if outcome.attempt_gid is not None else None
 
 
-def _in_words(input: DeliveryInput, outcome: AttemptOutcome) -> str:
+def _in_words(delivery: DeliveryInput, outcome: AttemptOutcome) -> str:
     return (
-        f"Attempt {input.attempt} of {input.policy.attempts} ({outcome.attempt_gid}) was made before this workflow "
-        f"started: **{outcome.verdict}**, {outcome.response} after {outcome.duration_ms} ms."
+        f"Attempt {delivery.attempt} of {delivery.policy.attempts} ({outcome.attempt_gid}) was made before this "
+        f"workflow started: **{outcome.verdict}**, {outcome.response} after {outcome.duration_ms} ms."
     )

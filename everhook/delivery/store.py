@@ -1,30 +1,29 @@
-"""Deliveries: their steps outside of attempts, the reconciler's questions, and reading them back."""
+"""Deliveries: changes of status apart from attempts, and reads for operators."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import ColumnElement, and_, case, func, literal, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
-from everhook.circuit.machine import Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorAction
 from everhook.ids import Kind
 from everhook.notifications.events import EventKind, is_reserved
 from everhook.storage.event_outbox import record_event
 from everhook.storage.paging import Page, in_time, one_of, page_of
 from everhook.storage.statements import table_of
-from everhook.storage.tables import CircuitRow, Delivery, DeliveryRound, Message, now
+from everhook.storage.tables import Delivery, DeliveryRound, Message, now
 
-_UNDISPATCHED = col(Delivery.dispatched_at).is_(None)
+HAS_NO_WORKFLOW = col(Delivery.dispatched_at).is_(None)
 
 
 async def mark_dispatched(connection: AsyncConnection, gids: Sequence[str]) -> None:
-    """These deliveries' workflows are known to have started."""
+    """Record that the workflows of these deliveries were started."""
     await connection.execute(
         update(Delivery)
-        .where(col(Delivery.gid).in_(gids), _UNDISPATCHED)
+        .where(col(Delivery.gid).in_(gids), HAS_NO_WORKFLOW)
         .values(
             dispatched_at=now(),
             status=case(
@@ -35,9 +34,9 @@ async def mark_dispatched(connection: AsyncConnection, gids: Sequence[str]) -> N
 
 
 async def dead_letter(session: AsyncSession, gid: str, round_: int, reason: DeadLetterReason, until: datetime) -> None:
-    """Put a delivery in the dead letter queue, and tell operators. Running twice changes nothing.
+    """Dead-letter a delivery and record the event for operators. Running this twice changes nothing.
 
-    That operators could not be told of something is not told to them the same way.
+    A dead letter on a channel of Everhook itself is not an event: the event could not be delivered either.
     """
     changed = await session.execute(
         update(Delivery)
@@ -55,7 +54,7 @@ async def dead_letter(session: AsyncSession, gid: str, round_: int, reason: Dead
             parked_at=None,
             due_at=until,
         )
-        .returning(*(col(getattr(Delivery, name)) for name in _TOLD))
+        .returning(*(col(getattr(Delivery, name)) for name in _REPORTED))
     )
     row = changed.one_or_none()
     if row is not None and not is_reserved(row.channel):
@@ -77,12 +76,12 @@ async def dead_letter(session: AsyncSession, gid: str, round_: int, reason: Dead
         )
 
 
-_TOLD = ("tenant_gid", "endpoint_gid", "message_gid", "channel", "event_type", "last_status_code", "last_error")
-"""What is told of a dead letter."""
+_REPORTED = ("tenant_gid", "endpoint_gid", "message_gid", "channel", "event_type", "last_status_code", "last_error")
+"""The columns that the event reports."""
 
 
-async def open_round(session: AsyncSession, gid: str, after: int, note: OperatorAction) -> None:
-    """A replay: the round after `after` begins. Its attempts count from one; the old ones stay."""
+async def open_round(session: AsyncSession, gid: str, after: int, action: OperatorAction) -> None:
+    """Open the round after `after`, for a replay. Its attempts count from one; those of earlier rounds stay."""
     opened = await session.execute(
         update(Delivery)
         .where(
@@ -97,8 +96,8 @@ async def open_round(session: AsyncSession, gid: str, after: int, note: Operator
             reason=None,
             dead_lettered_at=None,
             due_at=now(),
-            decided_by=note.who,
-            decided_why=note.why,
+            decided_by=action.by,
+            decided_why=action.because,
         )
         .returning(col(Delivery.gid))
     )
@@ -106,8 +105,8 @@ async def open_round(session: AsyncSession, gid: str, after: int, note: Operator
         session.add(DeliveryRound(delivery_gid=gid, round=after + 1, began_at=now()))
 
 
-async def discard(session: AsyncSession, gid: str, note: OperatorAction) -> None:
-    """End a delivery undelivered, on somebody's word or by retention."""
+async def discard(session: AsyncSession, gid: str, action: OperatorAction) -> None:
+    """Give a delivery up, by decision of an operator or by retention."""
     await session.execute(
         update(Delivery)
         .where(col(Delivery.gid) == gid, col(Delivery.status) != DeliveryStatus.DELIVERED)
@@ -117,158 +116,28 @@ async def discard(session: AsyncSession, gid: str, note: OperatorAction) -> None
             dispatched_at=func.coalesce(col(Delivery.dispatched_at), now()),
             due_at=None,
             parked_at=None,
-            decided_by=note.who,
-            decided_why=note.why,
+            decided_by=action.by,
+            decided_why=action.because,
         )
-    )
-
-
-@dataclass(frozen=True)
-class Parked:
-    """A parked delivery. One without a workflow was parked when it was accepted, or before its first attempt."""
-
-    gid: str
-    has_workflow: bool
-
-
-async def oldest_parked(connection: AsyncConnection, endpoint_gid: str, limit: int) -> list[Parked]:
-    rows = await connection.execute(
-        select(col(Delivery.gid), col(Delivery.dispatched_at).is_not(None))
-        .where(col(Delivery.endpoint_gid) == endpoint_gid, col(Delivery.status) == DeliveryStatus.PARKED)
-        .order_by(col(Delivery.gid))
-        .limit(limit)
-    )
-    return [Parked(row[0], bool(row[1])) for row in rows]
-
-
-COUNTED_PARKED = 100_000
-
-
-async def count_parked(connection: AsyncConnection, endpoint_gid: str) -> int:
-    """How many deliveries of an endpoint are parked, counted up to `COUNTED_PARKED`."""
-    parked = (
-        select(col(Delivery.gid))
-        .where(col(Delivery.endpoint_gid) == endpoint_gid, col(Delivery.status) == DeliveryStatus.PARKED)
-        .limit(COUNTED_PARKED)
-        .subquery()
-    )
-    return int((await connection.execute(select(func.count()).select_from(parked))).scalar_one())
-
-
-async def accept_again(
-    connection: AsyncConnection, gids: Sequence[str], seen_at: datetime, bound: timedelta
-) -> set[str]:
-    """Make parked deliveries without a workflow what they were when they were accepted. Returns those that are.
-
-    `bound` is how long their first attempts may take. One that has parked again since it was seen stays parked.
-    """
-    rows = await connection.execute(
-        update(Delivery)
-        .where(
-            col(Delivery.gid).in_(gids),
-            col(Delivery.status) == DeliveryStatus.PARKED,
-            col(Delivery.parked_at) <= seen_at,
-            _UNDISPATCHED,
-        )
-        .values(status=DeliveryStatus.ACCEPTED, due_at=now() + bound, parked_at=None)
-        .returning(col(Delivery.gid))
-    )
-    return set(rows.scalars())
-
-
-async def mark_released(connection: AsyncConnection, gids: Sequence[str], seen_at: datetime) -> None:
-    """These were woken. One that has parked again since it was seen stays parked."""
-    await connection.execute(
-        update(Delivery)
-        .where(
-            col(Delivery.gid).in_(gids),
-            col(Delivery.status) == DeliveryStatus.PARKED,
-            col(Delivery.parked_at) <= seen_at,
-        )
-        .values(status=DeliveryStatus.RETRYING, due_at=now(), parked_at=None)
-    )
-
-
-@dataclass(frozen=True)
-class Overdue:
-    """A delivery whose next step is late. `has_workflow`: it was started, so its workflow may have been lost."""
-
-    gid: str
-    endpoint_gid: str
-    has_workflow: bool
-
-
-async def oldest_overdue(
-    connection: AsyncConnection,
-    lost_before: datetime,
-    limit: int,
-    *,
-    but: Sequence[str] = (),
-    endings: str = "",
-) -> list[Overdue]:
-    """Deliveries that need a workflow, the longest overdue first.
-
-    - Not known to have started, and their step is due: the process that accepted them died, or Temporal was away.
-    - Started, and their step was due before `lost_before`: Temporal's store was lost, or restored from a backup.
-
-    `but`: not those of these endpoints. `endings`: only those of endpoints whose gid ends with one of these characters.
-    """
-    gid = col(Delivery.endpoint_gid)
-    statement = (
-        select(col(Delivery.gid), gid, col(Delivery.dispatched_at).is_not(None))
-        .where(col(Delivery.due_at) < now(), or_(_UNDISPATCHED, col(Delivery.due_at) < lost_before))
-        .order_by(col(Delivery.due_at))
-        .limit(limit)
-    )
-    if but:
-        statement = statement.where(gid.not_in(but))
-    if endings:
-        statement = statement.where(func.substr(gid, func.length(gid)).in_(list(endings)))
-    return [Overdue(row[0], row[1], bool(row[2])) for row in await connection.execute(statement)]
-
-
-async def defer_paused(connection: AsyncConnection, wait: timedelta, limit: int) -> int:
-    """Parked deliveries without a workflow whose window has ended while their endpoint is paused: a pause may last.
-    Returns how many were looked at again later."""
-    paused = select(col(CircuitRow.endpoint_gid)).where(col(CircuitRow.hold) == Hold.PAUSED)
-    due = (
-        select(col(Delivery.gid))
-        .where(
-            col(Delivery.due_at) < now(),
-            col(Delivery.status) == DeliveryStatus.PARKED,
-            _UNDISPATCHED,
-            col(Delivery.endpoint_gid).in_(paused),
-        )
-        .limit(limit)
-    )
-    result = await connection.execute(update(Delivery).where(col(Delivery.gid).in_(due)).values(due_at=now() + wait))
-    return int(result.rowcount)
-
-
-async def defer(connection: AsyncConnection, gids: Sequence[str], wait: timedelta) -> None:
-    """Check these again only after a while.
-
-    One that has meanwhile taken its next step is due when that step says. A dead letter whose date were overwritten
-    here would be taken for one at the end of its retention, and be discarded.
-    """
-    moment = now()
-    await connection.execute(
-        update(Delivery).where(col(Delivery.gid).in_(gids), col(Delivery.due_at) < moment).values(due_at=moment + wait)
     )
 
 
 IS_UNDISPATCHED = and_(
-    _UNDISPATCHED,
+    HAS_NO_WORKFLOW,
     col(Delivery.status)
     != literal(DeliveryStatus.PARKED, type_=table_of(Delivery).c.status.type, literal_execute=True),
 )
-"""Under way in the process that accepted it, or waiting for its workflow to start; spelt as its index is."""
+"""In progress in the process that accepted it, or waiting for its workflow to start; written like its index."""
 
 
 async def count_undispatched(connection: AsyncConnection, at_most: int) -> int:
-    """How many deliveries are under way without a workflow or wait for one, counted up to `at_most`."""
+    """How many deliveries are in progress without a workflow or wait for one, counted up to `at_most`."""
     waiting = select(col(Delivery.gid)).where(IS_UNDISPATCHED).limit(at_most).subquery()
     return int((await connection.execute(select(func.count()).select_from(waiting))).scalar_one())
+
+
+async def get(session: AsyncSession, gid: str) -> Delivery | None:
+    return await session.get(Delivery, gid)
 
 
 async def with_message(session: AsyncSession, delivery_gid: str) -> tuple[Delivery, Message] | None:
@@ -283,7 +152,8 @@ async def with_message(session: AsyncSession, delivery_gid: str) -> tuple[Delive
 
 @dataclass(frozen=True)
 class DeliveryFilter:
-    """Several values of a field mean any of them. `since` and `until` bound the time of acceptance: from, before."""
+    """Several values of a field mean any of them. `since` (inclusive) and `until` (exclusive) bound the time of
+    acceptance."""
 
     tenant_gid: str | tuple[str, ...] | None = None
     message_gid: str | tuple[str, ...] | None = None
@@ -299,7 +169,7 @@ _IMPLIES = {
     DeliveryStatus.ACCEPTED: IS_UNDISPATCHED,
     DeliveryStatus.SENDING: col(Delivery.due_at).is_not(None),
 }
-"""What is always so of a status, and has an index: few deliveries are in it at a time, among all those that were."""
+"""Conditions that a status implies and that have an index: few deliveries have the status at a time."""
 
 
 def _has_status(status: DeliveryStatus) -> ColumnElement[bool]:
@@ -325,7 +195,7 @@ async def page(session: AsyncSession, chosen: DeliveryFilter, *, after: str | No
 
 
 async def counts_of_message(session: AsyncSession, message_gid: str) -> dict[DeliveryStatus, int]:
-    """How many deliveries of a message are in each status; statuses of none are left out."""
+    """How many deliveries of a message are in each status; statuses without any are left out."""
     rows = await session.execute(
         select(col(Delivery.status), func.count())
         .where(col(Delivery.message_gid) == message_gid)

@@ -1,10 +1,10 @@
-"""Which addresses a webhook may not be sent to, as data.
+"""The addresses that requests must not go to (SSRF protection), as data.
 
 `ipaddress.is_global` is not enough: on Python 3.11.7 it passes 192.0.0.192 (Oracle's metadata service), 224.0.0.1,
-::7f00:1, 64:ff9b::7f00:1 (NAT64 of 127.0.0.1), 2002:7f00:1::, fec0::1 and more. So the table is spelled out: the
-IANA special-purpose registries for IPv4 and IPv6 whole (even their globally reachable anycast corners: no webhook
-receiver lives there), multicast, withdrawn ranges, cloud metadata addresses, and every form that embeds an IPv4
-address in an IPv6 one. IPv6 outside 2000::/3 is refused even where no row names it, for IANA has not assigned it.
+::7f00:1, 64:ff9b::7f00:1 (NAT64 of 127.0.0.1), 2002:7f00:1::, fec0::1 and more. So the table is explicit: the IANA
+special-purpose registries for IPv4 and IPv6 in full (including their globally reachable anycast ranges, where no
+webhook receiver is), multicast, withdrawn ranges, cloud metadata addresses, and every form that embeds an IPv4 address
+in an IPv6 one. IPv6 outside 2000::/3 is refused even where no row names it, because IANA has not assigned it.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ SCOPED = "zone id"
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 
 TABLE: tuple[tuple[str, str], ...] = (
-    # Single metadata addresses come first: the first row that matches gives the name, and theirs says most.
+    # Metadata addresses come first: the first matching row gives the name, and theirs is the most specific.
     ("169.254.169.254/32", "cloud metadata"),
     ("169.254.170.2/32", "cloud metadata (Amazon ECS)"),
     ("169.254.170.23/32", "cloud metadata (Amazon EKS)"),
@@ -49,7 +49,7 @@ TABLE: tuple[tuple[str, str], ...] = (
     ("224.0.0.0/4", "multicast"),
     ("255.255.255.255/32", "broadcast"),
     ("240.0.0.0/4", "reserved"),
-    # IPv6 that embeds IPv4, after the two addresses that would otherwise look like such.
+    # IPv6 that embeds IPv4, after two addresses that would match these rows as well.
     ("::/128", "unspecified"),
     ("::1/128", "loopback"),
     ("::ffff:0:0/96", "IPv4-mapped"),
@@ -79,8 +79,8 @@ _RULES: tuple[tuple[Network, str], ...] = tuple((ip_network(block), name) for bl
 def refusal(address: Address, allow: Sequence[Network] = ()) -> str | None:
     """The name of the rule that forbids `address`, or None.
 
-    A network of `allow` wins over the table, and only literally: allowing 10.0.0.0/8 does not allow ::ffff:10.0.0.1,
-    because an embedding is never an honest way to write a receiver's address.
+    A network of `allow` takes precedence over the table, but only literally: allowing 10.0.0.0/8 does not allow
+    ::ffff:10.0.0.1, because no receiver needs an embedded address.
     """
     if isinstance(address, IPv6Address) and address.scope_id is not None:
         return SCOPED

@@ -1,8 +1,8 @@
-"""One HTTP/1.1 connection, over h11: one exchange at a time, and what is certain about the connection after it.
+"""One HTTP/1.1 connection over h11: one exchange at a time, and whether the connection can be used again after it.
 
-httpcore's connection would do, except that it does not show what h11 has received beyond the response. Receivers send
-that: a body with a 204, more body than announced, a line break after the body, a second response. Left in the buffer
-it became the beginning of the next response.
+httpcore's connection would be enough, but it does not show what h11 received beyond the response. Servers send such
+data: a body with a 204, more body than announced, a line break after the body, a second response. If it stayed in the
+buffer, it would become the beginning of the next response.
 """
 
 import re
@@ -25,11 +25,12 @@ from everhook.egress.tls import Trust
 from everhook.egress.tls_stream import TLS_RECORD
 
 KEEP_ALIVE = timedelta(seconds=4)
-"""Below the 5 s after which Node and uvicorn hang up: better that we do than they, in the middle of a request."""
-KEPT_BODY_BYTES = 16 * 1024
+"""Shorter than the 5 s after which Node and uvicorn close: it is better that this side closes, and not during a
+request."""
+STORED_BODY_BYTES = 16 * 1024
 MAX_HEAD_BYTES = 100 * 1024
 MAX_RECEIVED = 256 * 1024
-"""Of one exchange. h11 bounds one block of headers, but not how many informational responses come before it."""
+"""Limit of one exchange. h11 limits one block of headers, but not the number of informational responses before it."""
 
 _READ_BYTES = 64 * 1024
 _SHOWN_BYTES = 40
@@ -37,7 +38,7 @@ _HTTP = re.compile(rb"HTTP/\d")
 _PYTHON_BYTES = re.compile(r"""(bytearray\()?b(?P<quote>['"])(?P<text>(?:\\.|(?!(?P=quote)).)*)(?P=quote)(?(1)\))""")
 
 OriginKey = tuple[str, bytes, int | None, bytes]
-"""Scheme, host and port, and whom the connection trusts and what it presents (`Trust.key`)."""
+"""Scheme, host, port, and the TLS trust and client certificate of the connection (`Trust.key`)."""
 
 
 def origin_key(url: httpx.URL, trust: Trust) -> OriginKey:
@@ -46,10 +47,11 @@ def origin_key(url: httpx.URL, trust: Trust) -> OriginKey:
 
 @dataclass
 class Route:
-    """How a request travelled, filled in on the way. All but `redialed` and `sent` is of the last connection tried.
+    """The path of a request, filled in as it is sent. All fields except `redialed` and `sent` describe the last
+    connection.
 
-    `at_proxy` if the egress proxy had not accepted the connection when the request ended. `sent` once a byte of the
-    request was handed to any connection.
+    `at_proxy`: the egress proxy had not accepted the connection when the request ended. `sent`: a byte of the request
+    was given to a connection.
     """
 
     peer_address: str | None = None
@@ -61,7 +63,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Response:
-    """`headers` as they came. `body` is its first 16 KiB, never inflated; `truncated` if there was more."""
+    """A response. `body` is its first 16 KiB, never decompressed; `truncated` if there was more."""
 
     status: int
     headers: Sequence[tuple[bytes, bytes]]
@@ -70,7 +72,7 @@ class Response:
 
 
 class Connection:
-    """Dials at its first exchange. `line` is what it dials with."""
+    """A connection that dials at its first exchange, with `line`."""
 
     def __init__(self, url: httpx.URL, line: Line, trust: Trust) -> None:
         self.key = origin_key(url, trust)
@@ -85,9 +87,9 @@ class Connection:
         self._expires_at = 0.0
 
     async def exchange(self, request: Request, route: Route) -> Response:
-        """Send a request and read its response. Raises `EndpointFailure`, `LocalError`.
+        """Send a request and read its response. Raises `EndpointFailure` and `LocalError`.
 
-        After a failure `response_began` says whether a byte of the response had come.
+        After a failure `response_began` says whether a byte of the response was received.
         """
         self._received, self._beginning = 0, b""
         with self._explained():
@@ -102,10 +104,11 @@ class Connection:
         return bool(self._beginning)
 
     def is_reusable(self) -> bool:
-        """Whether another request may follow now; if so, the connection waits for it from here on.
+        """Whether another request can follow. If so, the connection waits for it from now on.
 
-        It may not if one side ended the connection, if it is not certain where the response ended, or if anything was
-        received that is not part of it, wherever that is: in h11, the TLS layer, the stream, the operating system.
+        It cannot if one side ended the connection, if it is not certain where the response ended, or if anything was
+        received that is not part of the response, wherever it is: in h11, the TLS layer, the stream, or the operating
+        system.
         """
         done = self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
         if not done or self._ambiguous or self._h11.trailing_data[0] or self._has_input():
@@ -116,7 +119,7 @@ class Connection:
         return True
 
     def has_expired(self) -> bool:
-        """Whether it has waited for too long, or the server has hung up or sent something meanwhile."""
+        """Whether it has waited too long, or the server has closed it or sent something meanwhile."""
         return time.monotonic() > self._expires_at or self._has_input()
 
     async def aclose(self) -> None:
@@ -129,7 +132,8 @@ class Connection:
         return await self.line.secured(stream, self._trust.context, host) if secure else stream
 
     async def _write(self, stream: httpcore.AsyncNetworkStream, request: Request, route: Route) -> None:
-        """In one piece. A server may refuse a request before it has read it, so a failed write ends nothing."""
+        """Write the request in one piece. A failed write is not an error: a server may refuse a request before it
+        has read it."""
         state = self._h11
         data = (state.send(request.head), state.send(h11.Data(request.body)), state.send(h11.EndOfMessage()))
         route.sent = True
@@ -151,17 +155,17 @@ class Connection:
             elif isinstance(event, h11.Data):
                 body += event.data
             elif not isinstance(event, (h11.InformationalResponse, h11.EndOfMessage)):
-                # h11 pauses, or sees the end of the connection: neither goes on by itself.
+                # h11 paused, or the connection ended: neither continues.
                 raise EndpointFailure(FailureCode.PROTOCOL, "the response is not valid HTTP/1.1")
-            if head is not None and (isinstance(event, h11.EndOfMessage) or len(body) > KEPT_BODY_BYTES):
-                kept = bytes(body[:KEPT_BODY_BYTES])
-                return Response(head.status_code, head.headers.raw_items(), kept, len(body) > KEPT_BODY_BYTES)
+            if head is not None and (isinstance(event, h11.EndOfMessage) or len(body) > STORED_BODY_BYTES):
+                stored = bytes(body[:STORED_BODY_BYTES])
+                return Response(head.status_code, head.headers.raw_items(), stored, len(body) > STORED_BODY_BYTES)
 
     async def _receive(self, stream: httpcore.AsyncNetworkStream) -> bytes:
-        """The next bytes of the response; none at its end.
+        """The next bytes of the response; empty at its end.
 
-        On a connection that is used again, line breaks before the response belong to the one before it: some servers
-        write one after a body.
+        On a reused connection, line breaks before the response belong to the previous one: some servers write one after
+        a body.
         """
         data = await self._next_bytes(stream)
         while self._reused and not self._beginning and data and not (data := data.lstrip(b"\r\n")):
@@ -185,7 +189,7 @@ class Connection:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn what goes wrong in an exchange, once there is a connection, into `EndpointFailure`."""
+        """Convert errors of an exchange on an open connection to `EndpointFailure`."""
         try:
             yield
         except h11.RemoteProtocolError as error:
@@ -201,7 +205,7 @@ class Connection:
         return EndpointFailure(FailureCode.RESET, "connection closed without a response")
 
     def _not_http(self, error: h11.RemoteProtocolError) -> str:
-        """What is wrong with a response, for the people who run the server."""
+        """What is wrong with a response, for the operators of the server."""
         beginning = self._beginning
         if TLS_RECORD.match(beginning):
             return "the server speaks TLS on this port, not plain HTTP: use https"
@@ -215,7 +219,7 @@ class Connection:
 
 
 def _is_ambiguous(head: h11.Response) -> bool:
-    """Whether servers differ on where such a response ends, so that the rest of it may come at any later time.
+    """Whether it is ambiguous where a response ends, so that more of it may arrive later.
 
     A 204 or 304 has no body even if it announces one (RFC 9112 section 6.3), and of two framings one is wrong.
     """
@@ -224,5 +228,5 @@ def _is_ambiguous(head: h11.Response) -> bool:
 
 
 def _in_quotes(python: re.Match[str]) -> str:
-    """h11 writes what it received as Python does: `bytearray(b'...')`."""
+    """Replace Python's notation of bytes in h11's messages: `bytearray(b'...')`."""
     return '"' + python["text"] + '"'

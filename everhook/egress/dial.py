@@ -1,8 +1,8 @@
-"""Dialling: resolve, judge every address, connect to the literal address, check the peer once more.
+"""Dialling: resolve the name, check every address, connect to a checked address, check the peer once more.
 
-A name is resolved here and nowhere else, and the address that was judged is the one that is dialled, so a name that
-changes between check and use (DNS rebinding) changes nothing. TLS still gets the *name*: server name indication,
-certificate check and `Host` stay the endpoint's.
+Names are resolved only here, and the address that was checked is the one that is dialled, so a name whose addresses
+change between check and use (DNS rebinding) has no effect. TLS still uses the *name*: server name indication,
+certificate verification and `Host` are the endpoint's.
 """
 
 import ssl
@@ -45,16 +45,17 @@ _TLS_REASONS = {
 
 @dataclass(frozen=True)
 class Guard:
-    """The rules and the resolver: everything that decides where a request may go."""
+    """The SSRF guard: the rules and the resolver, which decide where a request may go."""
 
     rules: EgressRules
     resolver: Resolver
 
     async def addresses(self, host: str, tenant: str, *, plain: bool) -> tuple[Address, ...]:
-        """Every address of `host`, all of them allowed. `plain` asks for plain HTTP; `tenant` is who asks.
+        """All addresses of `host`, each of them allowed. `plain`: the request is plain HTTP. `tenant` is charged for
+        the look-up.
 
-        One forbidden address refuses the whole set: an honest name has none, and picking the good ones would let the
-        resolver's owner steer us. Raises `UrlRefused`, `NameUnresolved`, `LocalError`.
+        One forbidden address refuses the name: an honest name has none, and choosing among the addresses would let the
+        owner of the name server influence the destination. Raises `UrlRefused`, `NameUnresolved` and `LocalError`.
         """
         literal = literal_address(host)
         if literal is not None:
@@ -76,7 +77,7 @@ class Guard:
 
 
 class Line:
-    """Dials one connection, and keeps what is known of it; each connection has its own."""
+    """Dials one connection and holds what is known about it. Each connection has its own."""
 
     def __init__(
         self, guard: Guard, inner: httpcore.AsyncNetworkBackend, *, plain: bool, limit: timedelta, tenant: str = ""
@@ -91,7 +92,7 @@ class Line:
 
     @property
     def at_proxy(self) -> bool:
-        """The egress proxy has not accepted the connection yet."""
+        """Whether the egress proxy has not accepted the connection yet."""
         return isinstance(self._inner, ConnectBackend) and self._inner.at_proxy
 
     async def connect(self, host: str, port: int) -> httpcore.AsyncNetworkStream:
@@ -105,12 +106,12 @@ class Line:
     async def secured(
         self, stream: httpcore.AsyncNetworkStream, context: ssl.SSLContext, name: str
     ) -> httpcore.AsyncNetworkStream:
-        """TLS over `stream` with the server called `name`. Raises `EndpointFailure` and `LocalError`."""
+        """TLS over `stream` with the server `name`. Raises `EndpointFailure` and `LocalError`."""
         try:
             secure = TlsStream(stream, context, name)
         except ValueError:
             await stream.aclose()
-            raise UnsendableRequest("TLS cannot ask for the host name of the URL") from None
+            raise UnsendableRequest("TLS does not support the host name of the URL") from None
         try:
             await secure.shake_hands(self._time_left)
         except BaseException as error:
@@ -123,7 +124,7 @@ class Line:
 
     @property
     def _time_left(self) -> float:
-        """Seconds until connect and TLS handshake together have taken too long."""
+        """The seconds that are left for connecting and the TLS handshake together."""
         return max(self._connect_by - time.monotonic(), 0.0)
 
     async def _allowed(self, host: str, port: int) -> tuple[Address, ...]:
@@ -137,9 +138,10 @@ class Line:
             raise EndpointFailure(FailureCode.DNS, f"the name does not resolve: {unresolved}") from None
 
     async def _dial_first(self, addresses: tuple[Address, ...], port: int) -> httpcore.AsyncNetworkStream:
-        """The first address that accepts. Each gets its share of the time left: a silent one leaves some.
+        """Connect to the first address that accepts. Each gets its share of the time left, so that a silent one leaves
+        some.
 
-        If none does, the first failure is reported: the system sorts addresses it has no route to last.
+        If none accepts, the first failure is reported: the system sorts addresses without a route last.
         """
         failures: list[EndpointFailure] = []
         for tried, address in enumerate(addresses):
@@ -158,7 +160,7 @@ class Line:
             raise dial_failure(error, ipv6=address.version == 6) from error
 
     async def _checked_peer(self, stream: httpcore.AsyncNetworkStream) -> str:
-        """A second line of defence, in case `inner` connected to another address than the one it was given."""
+        """The address of the peer, checked again, in case `inner` connected to another address than the given one."""
         peer = str(stream.get_extra_info("server_addr")[0])
         try:
             self._guard.check_address(_address(peer), plain=self._plain, named=True)
@@ -169,7 +171,7 @@ class Line:
 
 
 def _tls_failure(error: BaseException) -> EndpointFailure | None:
-    """Everything that ends a handshake is a TLS failure, a reset too: that is how many servers refuse a name."""
+    """The failure of a TLS handshake. A reset counts as well: many servers refuse a name that way."""
     if isinstance(error, TimeoutError):
         return EndpointFailure(FailureCode.TIMEOUT_CONNECT, "the TLS handshake took too long")
     if isinstance(error, LocalError) or not isinstance(error, Exception):
@@ -178,7 +180,7 @@ def _tls_failure(error: BaseException) -> EndpointFailure | None:
 
 
 def tls_detail(error: BaseException | None) -> str:
-    """What went wrong with TLS, for the people who run the server; in OpenSSL's own words where they say it best."""
+    """What went wrong with TLS, for the operators of the server; in OpenSSL's words if they are clear."""
     while error is not None:
         if isinstance(error, NotTls):
             return str(error)
@@ -195,4 +197,4 @@ def _address(text: str) -> Address:
     try:
         return ip_address(text)
     except ValueError:
-        raise NameUnresolved("an address that is none") from None
+        raise NameUnresolved("not a valid address") from None

@@ -1,4 +1,4 @@
-"""What can go wrong on the way out, divided by who is responsible: the URL, the endpoint, or Everhook itself."""
+"""Errors of egress, divided by who is responsible: the URL, the endpoint, or Everhook itself."""
 
 from __future__ import annotations
 
@@ -6,26 +6,25 @@ import errno
 
 from everhook.contracts import FailureCode
 
-_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_LOCAL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _NO_LOCAL_PORT = errno.EADDRNOTAVAIL
 
 
 class LocalError(Exception):
-    """The request could not even be tried: no file descriptor, local port, resolver thread or proxy. Never charged."""
+    """The request could not be tried: no file descriptor, local port, resolver thread or proxy. The endpoint is not
+    charged."""
 
 
 class UnsendableRequest(LocalError):
-    """The client refuses this request before a byte of it was sent, and will refuse it again as long as it is the same.
-
-    Such as a header value that begins with a blank. The message holds no header value and no secret.
-    """
+    """The client refuses this request before sending a byte of it, and will refuse it again while it is unchanged:
+    for example, a header value begins with a blank. The message contains no header value and no secret."""
 
 
 class UrlRefused(ValueError):
     """A URL that nothing is sent to. `rule` says why, as the predicate of a sentence about the URL.
 
-    It never says what a name resolved to, so callers may see it. `setting` is the one that would permit the URL, if
-    there is one: for operators.
+    It never says what a name resolved to, so callers may see it. `setting` is the setting that would permit the URL, if
+    there is one; it is for operators.
     """
 
     def __init__(self, rule: str, setting: str | None = None) -> None:
@@ -35,7 +34,7 @@ class UrlRefused(ValueError):
 
 
 class TlsRefused(ValueError):
-    """A CA, certificate or key of an endpoint that cannot be used. `rule` says why and holds none of them."""
+    """A CA, certificate or key of an endpoint that cannot be used. `rule` says why and contains none of them."""
 
     def __init__(self, rule: str) -> None:
         super().__init__(f"TLS settings refused: {rule}")
@@ -54,11 +53,11 @@ class EndpointFailure(Exception):
 def dial_failure(error: BaseException, *, ipv6: bool) -> EndpointFailure | LocalError:
     """What a failed TCP connect means.
 
-    ENETUNREACH is charged to the endpoint: a machine without IPv6 reports it too for an endpoint that has nothing
-    else. EADDRNOTAVAIL is ours (no local port left), except for IPv6, where it also means that the machine has none.
+    ENETUNREACH is charged to the endpoint: a machine without IPv6 also reports it for an endpoint with IPv6 only.
+    EADDRNOTAVAIL is a local error (no port left), except for IPv6, where it also means that the machine has no address.
     """
     number = error_number(error)
-    if number in _OURS or (number == _NO_LOCAL_PORT and not ipv6):
+    if number in _LOCAL or (number == _NO_LOCAL_PORT and not ipv6):
         return LocalError(f"no socket available ({errno.errorcode[number]})")
     match number:
         case errno.ECONNREFUSED:
@@ -72,12 +71,12 @@ def dial_failure(error: BaseException, *, ipv6: bool) -> EndpointFailure | Local
             return EndpointFailure(FailureCode.UNREACHABLE, f"cannot be reached ({name})")
 
 
-def is_ours(error: OSError) -> bool:
-    return error.errno in _OURS
+def is_local(error: OSError) -> bool:
+    return error.errno in _LOCAL
 
 
 def error_number(error: BaseException | None) -> int | None:
-    """The first error number along the chain of causes: backends wrap the socket's error."""
+    """The first error number in the chain of causes: backends wrap the error of the socket."""
     while error is not None:
         if isinstance(error, OSError) and error.errno is not None:
             return error.errno
@@ -86,5 +85,5 @@ def error_number(error: BaseException | None) -> int | None:
 
 
 def quoted(received: bytes) -> str:
-    """Bytes from outside in a message for people: printable ASCII as it is, everything else escaped."""
+    """Received bytes for a message: printable ASCII as it is, everything else escaped."""
     return '"' + received.decode("latin-1").encode("unicode_escape").decode("ascii") + '"'

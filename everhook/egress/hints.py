@@ -1,4 +1,4 @@
-"""For operators: which setting would have permitted a URL that was refused. Callers are not told: it is not theirs."""
+"""Hints for operators: which setting would permit a refused URL. Callers do not see them."""
 
 from urllib.parse import urlsplit
 
@@ -13,13 +13,13 @@ log = structlog.get_logger()
 
 
 class RefusalHints:
-    """Writes one line a minute, at most, for each tenant."""
+    """Writes at most one line a minute for each tenant."""
 
     def __init__(self) -> None:
         self._seldom = Seldom(EVERY_S)
 
     def note(self, url: str, tenant: str, refused: UrlRefused) -> None:
-        """Log the refusal if a setting would permit the URL: its host, and nothing else of it."""
+        """Log a refusal if a setting would permit the URL: only the host is logged."""
         if refused.setting is None:
             return
         left_out = self._seldom.due(tenant)

@@ -1,20 +1,20 @@
-"""The egress proxy: every request leaves through a CONNECT tunnel of its own.
+"""The egress proxy: every request is sent through its own CONNECT tunnel.
 
-The proxy is asked for an address that was judged here, never for a name: it resolves nothing, so the guard holds
-even if the proxy forbids nothing. Its own address is the operator's choice and is not judged.
+The proxy is given a checked address and never a name: it resolves nothing, so the SSRF guard works even if the proxy
+forbids nothing. The address of the proxy is configured by the operator and is not checked.
 
-Whose fault it is when there is no tunnel:
+Who is charged when there is no tunnel:
 
-| what the proxy does | whose | because |
+| what the proxy does | charged | because |
 |---|---|---|
-| cannot be reached, hangs up, sends nonsense, 401, 407, 503, all other statuses | ours | it is about the proxy |
-| 502 | the endpoint's, `unreachable` | RFC 9110: the fault lies upstream; most proxies say so |
-| 504, or no response to CONNECT in time | the endpoint's, `timeout_connect` | a silent endpoint looks like this |
-| 403 | policy, `blocked` | it forbids the destination, as our own rules do |
+| cannot be reached, closes, sends invalid data, 401, 407, 503, all other statuses | Everhook | the proxy is at fault |
+| 502 | the endpoint, `unreachable` | RFC 9110: the fault is upstream; most proxies use it so |
+| 504, or no response to CONNECT in time | the endpoint, `timeout_connect` | a silent endpoint looks like this |
+| 403 | policy, `blocked` | it forbids the destination, like Everhook's own rules |
 
-502, 503 and 504 are ambiguous, so a header that is exact wins over the status: `Proxy-Status` (RFC 9209), and
-`X-Squid-Error`, since Squid says 503 when an endpoint refuses. Once the tunnel stands, every failure in it is the
-endpoint's: from this end a proxy that dies looks like an endpoint that hangs up.
+502, 503 and 504 are ambiguous, so a specific header takes precedence over the status: `Proxy-Status` (RFC 9209), and
+`X-Squid-Error`, because Squid responds 503 when an endpoint refuses. Once the tunnel is open, every failure is charged
+to the endpoint: a proxy that fails cannot be distinguished from an endpoint that closes.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ _STATUSES = {
     502: (FailureCode.UNREACHABLE, "the egress proxy cannot reach it"),
     504: (FailureCode.TIMEOUT_CONNECT, "the egress proxy got no response from it in time"),
 }
-_OURS_WHATEVER_IS_SAID = (401, 407)
+_ALWAYS_LOCAL = (401, 407)
 
 _ERRORS = {
     "dns_error": FailureCode.DNS,
@@ -58,10 +58,10 @@ _ERRORS = {
     "err_dns_fail": FailureCode.DNS,
     "err_access_denied": FailureCode.BLOCKED,
 }
-"""RFC 9209 section 2.3, and Squid's. An error that is not here is the proxy's own."""
+"""The errors of RFC 9209 section 2.3 and of Squid. An error that is not listed is the proxy's own."""
 
 _OPERATOR = "(operator)"
-"""In place of a tenant, in the resolver's shares: all tenants use the proxy."""
+"""Charged for look-ups instead of a tenant, because all tenants use the proxy."""
 
 _PROXY_STATUS = re.compile(rb'; *error *= *"?([a-z_]{1,40})')
 _SQUID_ERROR = re.compile(rb"(ERR_[A-Z_]{1,40})")
@@ -69,7 +69,7 @@ _SQUID_ERROR = re.compile(rb"(ERR_[A-Z_]{1,40})")
 
 @dataclass(frozen=True)
 class Proxy:
-    """Where the proxy is, and the value of `Proxy-Authorization`, if it wants one."""
+    """The address of the proxy, and the value of `Proxy-Authorization`, if it requires one."""
 
     host: str
     port: int
@@ -77,7 +77,7 @@ class Proxy:
 
     @classmethod
     def from_url(cls, url: str) -> Self:
-        """`http://[user:password@]host:port`, percent-encoded, as the settings have checked it."""
+        """Parse `http://[user:password@]host:port`, percent-encoded, as validated by the settings."""
         parts = urlsplit(url)
         if parts.hostname is None or parts.port is None:
             raise ValueError("not the URL of a proxy")
@@ -88,9 +88,9 @@ class Proxy:
 
 
 class ConnectBackend(httpcore.AsyncNetworkBackend):
-    """Opens tunnels where another backend opens connections; each connection has its own.
+    """Opens tunnels instead of connections; each connection has its own.
 
-    `at_proxy` while the proxy has not taken our connection: should time run out then, it is not the endpoint's doing.
+    `at_proxy` is True until the proxy has accepted the connection: a timeout until then is not charged to the endpoint.
     """
 
     def __init__(self, proxy: Proxy, inner: httpcore.AsyncNetworkBackend, resolver: Resolver) -> None:
@@ -107,10 +107,10 @@ class ConnectBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """A tunnel to `host`, a literal address. Raises `EndpointFailure`, `LocalError`."""
+        """Open a tunnel to `host`, a literal address. Raises `EndpointFailure` and `LocalError`."""
         give_up_at = None if timeout is None else time.monotonic() + timeout
         self.at_proxy = True
-        stream = await self._scope(timeout)
+        stream = await self._connect(timeout)
         self.at_proxy = False
         try:
             async with asyncio.timeout(None if give_up_at is None else give_up_at - time.monotonic()):
@@ -125,8 +125,8 @@ class ConnectBackend(httpcore.AsyncNetworkBackend):
     async def sleep(self, seconds: float) -> None:
         await self._inner.sleep(seconds)
 
-    async def _scope(self, timeout: float | None) -> httpcore.AsyncNetworkStream:
-        """A connection to the first address of the proxy that takes one."""
+    async def _connect(self, timeout: float | None) -> httpcore.AsyncNetworkStream:
+        """Connect to the first address of the proxy that accepts."""
         addresses = await self._addresses()
         for address in addresses[:-1]:
             try:
@@ -172,18 +172,18 @@ class ConnectBackend(httpcore.AsyncNetworkBackend):
 
 
 def connect_failure(status: int, headers: Sequence[tuple[bytes, bytes]]) -> EndpointFailure | LocalError:
-    """What a refused CONNECT means; the table is at the head of this file."""
-    ours = LocalError(f"the egress proxy responded to CONNECT with {status}")
-    if status in _OURS_WHATEVER_IS_SAID:
-        return ours
-    said = _said(headers)
-    if said is None:
-        return EndpointFailure(*_STATUSES[status]) if status in _STATUSES else ours
-    code = _ERRORS.get(said)
-    return ours if code is None else EndpointFailure(code, f"the egress proxy says: {said}")
+    """What a failed CONNECT means; see the table at the top of this file."""
+    local = LocalError(f"the egress proxy responded to CONNECT with {status}")
+    if status in _ALWAYS_LOCAL:
+        return local
+    named = _named_error(headers)
+    if named is None:
+        return EndpointFailure(*_STATUSES[status]) if status in _STATUSES else local
+    code = _ERRORS.get(named)
+    return local if code is None else EndpointFailure(code, f"the egress proxy reports: {named}")
 
 
-def _said(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
+def _named_error(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
     for name, value in headers:
         pattern = {b"proxy-status": _PROXY_STATUS, b"x-squid-error": _SQUID_ERROR}.get(name.lower())
         if pattern is not None and (found := pattern.search(value)):
@@ -196,7 +196,7 @@ def _authority(host: str, port: int) -> bytes:
 
 
 class _Tunnel(httpcore.AsyncNetworkStream):
-    """`server_addr` is the far end, as far as can be known from here: whom the proxy was asked for."""
+    """A tunnel. `server_addr` is the address that the proxy was asked for."""
 
     def __init__(self, inner: httpcore.AsyncNetworkStream, host: str, port: int) -> None:
         self._inner = inner

@@ -1,6 +1,6 @@
-"""Requests as they go out, and what makes one impossible to send.
+"""Requests as they are sent, and the check whether one can be sent.
 
-`header_fault` is the rule of the sender itself, so that a header that cannot be sent is refused when it is stored.
+`header_fault` uses the rules of the client itself, so that a header that cannot be sent is refused when it is stored.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from everhook.egress.errors import UnsendableRequest
 _OWN = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "accept-encoding", "upgrade", "expect"}
 )  # fmt: skip
-"""Headers that only the client itself sets: they decide where a message ends and what the connection is."""
+"""Headers that only the client sets: they define the framing of the message and the connection."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A request that h11 has accepted: nothing in it can fail before its first byte is sent."""
+    """A request that h11 has accepted: it cannot fail before its first byte is sent."""
 
     url: httpx.URL
     head: h11.Request
@@ -27,9 +27,9 @@ class Request:
 
 
 def compose(url: httpx.URL, headers: Sequence[tuple[str, str]], body: bytes) -> Request:
-    """A POST with exactly `headers` plus `Host`, `Content-Length` and `Accept-Encoding: identity`.
+    """Compose a POST with exactly `headers` plus `Host`, `Content-Length` and `Accept-Encoding: identity`.
 
-    Raises `UnsendableRequest`, which names the header that is at fault.
+    Raises `UnsendableRequest`, which names the invalid header.
     """
     try:
         given = [(_name(name), value.encode("ascii")) for name, value in headers]
@@ -39,12 +39,12 @@ def compose(url: httpx.URL, headers: Sequence[tuple[str, str]], body: bytes) -> 
     except (ValueError, h11.LocalProtocolError):
         faults = ((name, header_fault(name, value)) for name, value in headers)
         wrong = [f"the header {name[:100]!r} {fault}" for name, fault in faults if fault is not None]
-        # Without its cause: h11's message quotes the value, which may be a secret.
+        # Without the cause: h11's message quotes the value, which may be a secret.
         raise UnsendableRequest(wrong[0] if wrong else "the URL cannot be written as a request line") from None
 
 
 def header_fault(name: str, value: str) -> str | None:
-    """Why the client would refuse to send this header, as the predicate of a sentence; None if it would send it."""
+    """Why the client would refuse this header, as the predicate of a sentence; None if it would send it."""
     if name.lower() in _OWN:
         return "is set by Everhook itself"
     if not name.isascii() or not value.isascii():

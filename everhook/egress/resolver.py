@@ -1,13 +1,14 @@
-"""Names to addresses, so that no slow name server delays anyone but its own tenant.
+"""Name resolution in which a slow name server delays only its own tenant.
 
-The event loop's own `getaddrinfo` shares the default executor: six threads on two cores, and six stalled names stop
-every tenant. Here lookups have threads of their own. A thread that waits for a silent name server cannot be stopped
-(glibc gives up after 10 s or more), so what is bounded is how many of them one tenant, and one name server, can hold:
+The event loop's `getaddrinfo` uses the default executor: it has six threads on two cores, so six stalled names stop
+every tenant. Here look-ups have their own threads. A thread that waits for a silent name server cannot be stopped
+(glibc gives up after 10 s or more), so the number of threads that one tenant, and one name server, can hold is limited:
 
-- a tenant has at most a quarter of the threads, a zone at most an eighth. Lookups beyond that wait, first in, first
-  out for each tenant, and tenants take turns;
-- a name is looked up once for all who ask (single flight), and its result is kept, failures too (negative caching);
-- a lookup has 5 s. Those who ask for a name whose lookup has been silent for longer get the failure at once.
+- A tenant has at most a quarter of the threads, a zone at most an eighth. Further look-ups wait, first in, first out
+  for each tenant, and tenants take turns.
+- A name is looked up once for all concurrent callers (single flight), and its result is cached, failures too (negative
+  caching).
+- A look-up has 5 s. Callers who ask for a name whose look-up has taken longer get the failure at once.
 """
 
 import asyncio
@@ -20,17 +21,17 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
 
-from everhook.egress.errors import LocalError, is_ours
+from everhook.egress.errors import LocalError, is_local
 
 Resolver = Callable[[str, str], Awaitable[tuple[str, ...]]]
-"""All addresses of a name, for a tenant. Raises `NameUnresolved`, or `LocalError` if we could not ask."""
+"""Resolves a name for a tenant. Raises `NameUnresolved`, or `LocalError` if the name could not be looked up."""
 
 THREADS = 64
 CACHED_NAMES = 4096
 MAX_WAITING = 1024
-"""Names of one tenant that wait for a thread: beyond that the next one is refused at once."""
+"""Names of one tenant that may wait for a thread; more are refused at once."""
 
-_OUR_GAI_ERRORS = (socket.EAI_MEMORY,)
+_LOCAL_GAI_ERRORS = (socket.EAI_MEMORY,)
 _REGISTRY = re.compile(r"[a-z]{2,3}\.[a-z]{2}")
 
 
@@ -42,10 +43,10 @@ Result = tuple[str, ...] | NameUnresolved | LocalError
 
 
 class CachingResolver:
-    """`Resolver` over `lookup`, a blocking function.
+    """A `Resolver` over `lookup`, a blocking function.
 
-    `limit` bounds the wait for a thread, and then the lookup. Addresses are kept for `keep`, failures for
-    `keep_failure`, and those that took longer than `limit` for `keep_silence`, since each cost a thread that long.
+    `limit` bounds the wait for a thread, and then the look-up. Addresses are cached for `keep`, failures for
+    `keep_failure`, and failures that took longer than `limit` for `keep_silence`, because each held a thread that long.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class CachingResolver:
         self._keep_failure = keep_failure.total_seconds()
         self._keep_silence = keep_silence.total_seconds()
         self._queue = FairQueue(threads)
+        # Not `cachetools`: how long a result is kept depends on how long its lookup took.
         self._cache: OrderedDict[str, tuple[float, Result]] = OrderedDict()
         self._asked: dict[str, Lookup] = {}
         self._closed = False
@@ -73,11 +75,13 @@ class CachingResolver:
         if result is None:
             result = await self._ask(name, tenant)
         if isinstance(result, Exception):
-            raise type(result)(*result.args)  # a copy: waiters would pile their tracebacks onto one instance
+            raise type(result)(
+                *result.args
+            )  # a copy: otherwise the tracebacks of all waiters would accumulate on one instance
         return result
 
     def close(self) -> None:
-        """Does not wait for stalled lookups: nothing ends a thread inside `getaddrinfo`."""
+        """Close without waiting for stalled look-ups: a thread inside `getaddrinfo` cannot be stopped."""
         self._closed = True
 
     def _cached(self, name: str) -> Result | None:
@@ -85,7 +89,7 @@ class CachingResolver:
         return result if time.monotonic() < expires else None
 
     async def _ask(self, name: str, tenant: str) -> Result:
-        """Join the one lookup of `name`, which outlives those who give up on it once it has a thread."""
+        """Join the one look-up of `name`. Once it has a thread, it continues even if its callers give up."""
         lookup = self._asked.get(name)
         if lookup is None:
             lookup = self._asked[name] = Lookup(name)
@@ -119,11 +123,11 @@ class CachingResolver:
         while not self._closed and (lookup := self._queue.take()) is not None:
             lookup.began_at = loop.time()
             lookup.begun.set_result(None)
-            # A thread of its own costs 0.1 to 0.2 ms. Unlike a pool's it does not hold up the end of the process.
+            # A new thread costs 0.1 to 0.2 ms. Unlike one of a pool, it does not delay the end of the process.
             threading.Thread(target=self._run, args=(lookup, loop), name="everhook-dns", daemon=True).start()
 
     def _run(self, lookup: "Lookup", loop: asyncio.AbstractEventLoop) -> None:
-        """In a thread."""
+        """Run a look-up; called in a thread."""
         result = looked_up(self._lookup, lookup.name)
         with suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(self._finish, lookup, result)
@@ -150,7 +154,7 @@ class CachingResolver:
 
 
 class Lookup:
-    """One lookup. `tenants` are those in whose turn it may begin; it counts for the one in whose turn it did."""
+    """One look-up. `tenants` are those in whose turn it may start; it is charged to the one in whose turn it did."""
 
     def __init__(self, name: str) -> None:
         loop = asyncio.get_running_loop()
@@ -165,7 +169,7 @@ class Lookup:
 
 
 class FairQueue:
-    """Lookups that wait for one of `slots`: tenants take turns, and neither a tenant nor a zone exceeds its share."""
+    """Look-ups that wait for one of `slots`: tenants take turns, and no tenant or zone exceeds its share."""
 
     def __init__(self, slots: int) -> None:
         self._free = slots
@@ -176,7 +180,7 @@ class FairQueue:
         self._of_zone: Counter[str] = Counter()
 
     def add(self, lookup: Lookup, tenant: str) -> bool:
-        """False if too many of the tenant's wait already. One that waits for another tenant may wait for this too."""
+        """Add a look-up. False if too many of the tenant's wait already. It may wait for several tenants at once."""
         line = self._waiting.setdefault(tenant, {})
         if lookup not in line:
             if len(line) >= MAX_WAITING:
@@ -186,7 +190,7 @@ class FairQueue:
         return True
 
     def take(self) -> Lookup | None:
-        """The next that may begin, which now occupies a slot until `finished`."""
+        """The next look-up that may start. It occupies a slot until `finished`."""
         if not self._free:
             return None
         for tenant in self._waiting:
@@ -222,35 +226,35 @@ class FairQueue:
 
 
 def zone_of(name: str) -> str:
-    """What stands for the name servers of `name`: its last two labels, or three in the likes of `example.co.uk`.
+    """The zone of a name: its last two labels, or three in names such as `example.co.uk`.
 
-    An approximation of the registered domain that needs no list of public suffixes. Where it is too coarse, the names
-    of one registry share an eighth of the threads; where too fine (`hooks.abc.de`), a tenant's share still holds.
+    This approximates the registered domain without a list of public suffixes. If it is too coarse, the names of one
+    registry share an eighth of the threads; if too fine (`hooks.abc.de`), a tenant's share still applies.
     """
     labels = name.lower().split(".")
     return ".".join(labels[-3 if _REGISTRY.fullmatch(".".join(labels[-2:])) else -2 :])
 
 
 def looked_up(lookup: Callable[[str], tuple[str, ...]], name: str) -> Result:
-    """What `lookup` returns or raises, as a value: an abandoned one must not become a warning."""
+    """The result or the error of `lookup` as a value: an abandoned look-up must not cause a warning."""
     try:
         return lookup(name) or NameUnresolved("no address")
     except (NameUnresolved, LocalError) as result:
         return result
     except socket.gaierror as error:
-        ours = error.errno in _OUR_GAI_ERRORS
-        return LocalError("the resolver is out of memory") if ours else NameUnresolved("no address")
+        out_of_memory = error.errno in _LOCAL_GAI_ERRORS
+        return LocalError("the resolver is out of memory") if out_of_memory else NameUnresolved("no address")
     except OSError as error:
-        return LocalError("no socket for the resolver") if is_ours(error) else NameUnresolved("no address")
+        return LocalError("no socket for the resolver") if is_local(error) else NameUnresolved("no address")
     except Exception as error:
         return LocalError(f"the resolver failed ({type(error).__name__})")
 
 
 def getaddrinfo(name: str) -> tuple[str, ...]:
-    """All addresses of `name`, each once, in the system's order of preference.
+    """All addresses of `name`, without duplicates, in the system's order of preference.
 
-    Passed as bytes because for `str` Python applies the IDNA of 2003 a second time. Without AI_ADDRCONFIG: an address
-    that this machine could not dial is judged all the same.
+    The name is passed as bytes because Python would apply IDNA 2003 to a `str`. Without AI_ADDRCONFIG: addresses that
+    this machine cannot dial are checked all the same.
     """
     found = socket.getaddrinfo(name.encode("ascii"), None, type=socket.SOCK_STREAM)
     return tuple(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))

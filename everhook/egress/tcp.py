@@ -1,7 +1,7 @@
-"""TCP connections on asyncio's own transports.
+"""TCP connections on asyncio's transports.
 
-httpcore's backend over anyio would do, except that it does not show what was received and not read yet. A
-connection with unread bytes must not be used for another request, for they would be taken for its response.
+httpcore's backend over anyio would be enough, but it does not show received data that is not read yet. A connection
+with unread data must not be reused, because the data would be taken for the next response.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from typing import Any, cast
 import httpcore
 
 MAX_UNREAD = 64 * 1024
-"""Above this a stream stops receiving until it is read."""
+"""Above this, a stream stops receiving until it is read."""
 
 
 class TcpBackend(httpcore.AsyncNetworkBackend):
@@ -34,7 +34,7 @@ class TcpBackend(httpcore.AsyncNetworkBackend):
 
 
 class TcpStream(asyncio.Protocol, httpcore.AsyncNetworkStream):
-    """One connection, for one reader and one writer at a time. It also receives while it is not being read."""
+    """One connection, for one reader and one writer at a time. It also receives data while it is not being read."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport
@@ -59,7 +59,7 @@ class TcpStream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         _wake(self._reader)
 
     def eof_received(self) -> None:
-        """The transport closes itself after this, so a server that hangs up frees the file descriptor at once."""
+        """The transport closes itself after this, so a closed connection frees its file descriptor at once."""
         self._ended = True
         _wake(self._reader)
 
@@ -79,7 +79,7 @@ class TcpStream(asyncio.Protocol, httpcore.AsyncNetworkStream):
     # --- httpcore.AsyncNetworkStream
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """At most `max_bytes`; nothing at the end of the stream. Raises `httpcore.ReadError`, `ReadTimeout`."""
+        """At most `max_bytes`; empty at the end of the stream. Raises `httpcore.ReadError` and `ReadTimeout`."""
         if not self._unread and not self._ended:
             await self._more(timeout)
         if not self._unread and self._error is not None:
@@ -92,7 +92,8 @@ class TcpStream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Returns when all but little is with the operating system. Raises `httpcore.WriteError`, `WriteTimeout`."""
+        """Write; returns when nearly all of it is with the operating system. Raises `httpcore.WriteError` and
+        `WriteTimeout`."""
         if self._lost or self._transport.is_closing():
             raise httpcore.WriteError from self._error
         self._transport.write(buffer)
@@ -106,7 +107,7 @@ class TcpStream(asyncio.Protocol, httpcore.AsyncNetworkStream):
                 raise httpcore.WriteError from self._error
 
     async def aclose(self) -> None:
-        """At once: what was not sent yet is dropped, for a receiver that does not read would hold the socket."""
+        """Close at once. Unsent data is dropped, because a receiver that does not read would keep the socket open."""
         self._transport.abort()
 
     def get_extra_info(self, info: str) -> Any:
@@ -134,7 +135,7 @@ def _wake(waiting: asyncio.Future[None] | None) -> None:
 
 
 def _has_input(sock: Any) -> bool:
-    """Whether the operating system has bytes, or the end of the stream, that the event loop has not seen yet."""
+    """Whether the operating system has data, or the end of the stream, that the event loop has not seen yet."""
     if sock is None or not hasattr(select, "poll"):  # Windows
         return False
     poll = select.poll()

@@ -1,8 +1,8 @@
-"""What an endpoint's TLS may need beyond the usual: a certificate authority of its own, a certificate of ours.
+"""TLS contexts for endpoints with their own certificate authority or a client certificate.
 
-Contexts are dear (16 ms of CPU and 0.85 MB each, nearly all of it the system's authorities), so they are kept by the
-hash of what they were made of. That hash is part of the key of a kept-alive connection too: what one endpoint's
-authority vouched for, or one endpoint's certificate opened, is never used for another.
+Contexts are expensive (16 ms of CPU and 0.85 MB each, mostly for the system's authorities), so they are cached by the
+hash of their material. That hash is also part of the key of a keep-alive connection, so a connection that was
+authenticated with one endpoint's authority or certificate is never used for another endpoint.
 """
 
 import asyncio
@@ -11,21 +11,23 @@ import os
 import ssl
 import sys
 import tempfile
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from cachetools import LRUCache
+
 from everhook.egress.errors import LocalError, TlsRefused
 
-KEPT_CONTEXTS = 128
+CACHED_CONTEXTS = 128
 
 
 @dataclass(frozen=True)
 class TlsExtras:
-    """All PEM. `ca` adds to the system's authorities; `certificate` (leaf first) and `key` go together."""
+    """The TLS material of an endpoint, in PEM. `ca` is added to the system's authorities; `certificate` (leaf first)
+    and `key` belong together."""
 
     ca: str | None = None
     certificate: str | None = None
@@ -38,52 +40,49 @@ class TlsExtras:
 
 @dataclass(frozen=True)
 class Trust:
-    """A context, and what tells it from others: empty for the usual one."""
+    """A context and its key; the key of the default context is empty."""
 
     key: bytes
     context: ssl.SSLContext
 
 
 class TlsContexts:
-    """Contexts by what they are made of; those that were not used for longest give way."""
+    """Contexts by their material; the least recently used ones are dropped."""
 
-    def __init__(self, usual: ssl.SSLContext, *, keep: int = KEPT_CONTEXTS) -> None:
+    def __init__(self, usual: ssl.SSLContext, *, keep: int = CACHED_CONTEXTS) -> None:
         self._usual = Trust(b"", usual)
-        self._keep = keep
-        self._kept: OrderedDict[bytes, Trust] = OrderedDict()
+        self._cache: LRUCache[bytes, Trust] = LRUCache(keep)
         self._one_at_a_time = asyncio.Lock()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._cache)
 
     async def get(self, extras: TlsExtras | None) -> Trust:
-        """Raises `TlsRefused`, `LocalError`."""
+        """The context for an endpoint. Raises `TlsRefused` and `LocalError`."""
         if extras is None or extras == TlsExtras():
             return self._usual
-        if extras.digest not in self._kept:
-            await self._make(extras)
-        self._kept.move_to_end(extras.digest)
-        return self._kept[extras.digest]
+        trust = self._cache.get(extras.digest)
+        return trust if trust is not None else await self._make(extras)
 
-    async def _make(self, extras: TlsExtras) -> None:
-        """In a thread: OpenSSL lets go of the interpreter while it reads certificates."""
+    async def _make(self, extras: TlsExtras) -> Trust:
+        """Make a context in a thread, because OpenSSL releases the interpreter's lock while it reads certificates."""
         async with self._one_at_a_time:
-            if extras.digest in self._kept:
-                return
-            self._kept[extras.digest] = Trust(extras.digest, await asyncio.to_thread(make_context, extras))
-            if len(self._kept) > self._keep:
-                self._kept.popitem(last=False)
+            trust = self._cache.get(extras.digest)
+            if trust is None:
+                trust = Trust(extras.digest, await asyncio.to_thread(make_context, extras))
+                self._cache[extras.digest] = trust
+            return trust
 
 
 def usual_context() -> ssl.SSLContext:
-    """The system's authorities, TLS 1.2 and later, HTTP/1.1."""
+    """The default context: the system's authorities, TLS 1.2 and later, HTTP/1.1."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     return context
 
 
 def make_context(extras: TlsExtras) -> ssl.SSLContext:
-    """Raises `TlsRefused` if `extras` cannot be used, `LocalError` if we could not try."""
+    """Create a context. Raises `TlsRefused` if `extras` cannot be used, `LocalError` if they could not be tried."""
     context = usual_context()
     if extras.ca is not None:
         _trust(context, extras.ca)
@@ -110,17 +109,18 @@ def _present(context: ssl.SSLContext, certificate: str, key: str) -> None:
         what = "the key is not the certificate's" if known else "the certificate or its key is not usable PEM"
         raise TlsRefused(f"{what} ({error.reason or 'no reason given'})") from None
     except OSError as error:
-        raise LocalError(f"no file to hand a certificate to OpenSSL ({error.strerror})") from error
+        raise LocalError(f"cannot create a file for OpenSSL ({error.strerror})") from error
 
 
 def _no_password() -> str:
-    """Without this OpenSSL would ask for one at the terminal of the worker."""
+    """Refuse encrypted keys: otherwise OpenSSL would ask for the password at the worker's terminal."""
     raise TlsRefused("the key is encrypted")
 
 
 @contextmanager
 def _as_file(text: str) -> Iterator[str]:
-    """`ssl` takes certificates of ours from files only. In memory where that can be: no key belongs on a disk."""
+    """A file with this text, because `ssl` reads client certificates only from files. In memory where possible,
+    since a key should not be on disk."""
     if sys.platform == "linux":
         with os.fdopen(os.memfd_create("everhook-tls"), "w") as memory:
             memory.write(text)

@@ -1,10 +1,10 @@
-"""TLS over any network stream, by Python's own `ssl` alone.
+"""TLS over any network stream, with Python's `ssl`.
 
-httpcore's and anyio's streams would do, were it not for client certificates: in TLS 1.3 the client is done before the
-server has looked at the client's certificate, so a request would leave, whole, for a server that refuses it, and the
-refusal would often arrive as a mere reset. OpenSSL puts each message of a handshake into a record of its own, so the
-number of records in our last flight tells whether the server asked for a certificate. If it did, its first word after
-the handshake (a session ticket or an alert) is awaited before anything is sent.
+httpcore's and anyio's streams would be enough without client certificates. In TLS 1.3 the client finishes the handshake
+before the server has checked the client's certificate, so a whole request would be sent to a server that refuses it,
+and the refusal would often arrive as a plain reset. OpenSSL puts each handshake message into its own record, so the
+number of records in the client's last flight shows whether the server requested a certificate. If it did, the server's
+first message after the handshake (a session ticket or an alert) is awaited before anything is sent.
 """
 
 import asyncio
@@ -26,19 +26,19 @@ _ENCRYPTED_RECORD = 23
 _HEADER_BYTES = 5
 _SHOWN_BYTES = 40
 TLS_RECORD = re.compile(rb"[\x14-\x17]\x03[\x00-\x04]")
-"""What TLS begins with: a record's type and version."""
+"""The beginning of TLS data: the type and version of a record."""
 
 
 class HandshakeEnded(Exception):
-    """The other side hung up during the handshake, or instead of its first message after it."""
+    """The server closed the connection during the handshake, or instead of its first message after it."""
 
 
 class NotTls(Exception):
-    """The other side speaks, but not TLS. The message says what, for people."""
+    """The server does not speak TLS. The message says what it sent, for people."""
 
 
 class TlsStream(httpcore.AsyncNetworkStream):
-    """For one reader and one writer who take turns, as in HTTP/1.1."""
+    """A TLS stream for one reader and one writer that take turns, as in HTTP/1.1."""
 
     def __init__(self, inner: httpcore.AsyncNetworkStream, context: ssl.SSLContext, name: str | None) -> None:
         self._inner = inner
@@ -48,9 +48,9 @@ class TlsStream(httpcore.AsyncNetworkStream):
         self._beginning = b""
 
     async def shake_hands(self, limit: float) -> None:
-        """Before anything else, within `limit` seconds.
+        """Do the handshake, within `limit` seconds. It comes before anything else.
 
-        Raises `ssl.SSLError`, `NotTls`, `HandshakeEnded`, `TimeoutError`, `httpcore.NetworkError`.
+        Raises `ssl.SSLError`, `NotTls`, `HandshakeEnded`, `TimeoutError` and `httpcore.NetworkError`.
         """
         began = time.monotonic()
         async with asyncio.timeout(limit):
@@ -65,7 +65,7 @@ class TlsStream(httpcore.AsyncNetworkStream):
         try:
             return await self._call(lambda: self._tls.read(max_bytes))
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-            return b""  # many servers end without TLS's own farewell; HTTP's framing tells what is whole
+            return b""  # many servers send no close_notify; HTTP's framing shows what is complete
         except ssl.SSLError as error:
             if "UNEXPECTED_EOF_WHILE_READING" in (error.reason or ""):
                 return b""
@@ -97,7 +97,7 @@ class TlsStream(httpcore.AsyncNetworkStream):
                 await self._feed()
 
     async def _shake_hands(self) -> bytes:
-        """Our last flight, sent."""
+        """Do the handshake. Returns the client's last flight, which was sent."""
         while True:
             try:
                 self._tls.do_handshake()
@@ -108,7 +108,7 @@ class TlsStream(httpcore.AsyncNetworkStream):
                     raise HandshakeEnded from None
             except ssl.SSLError:
                 with suppress(httpcore.NetworkError):
-                    await self._flush()  # the alert that tells the other side why
+                    await self._flush()  # the alert that tells the server why
                 if not TLS_RECORD.match(self._beginning):
                     raise NotTls(_not_tls(self._beginning)) from None
                 raise
@@ -117,9 +117,9 @@ class TlsStream(httpcore.AsyncNetworkStream):
         return last_flight
 
     async def _await_first_message(self, patience: float) -> None:
-        """A server that issues no tickets says nothing; it has had time to refuse.
+        """Wait for the server's first message. A server without session tickets sends none; it then had time to refuse.
 
-        Raises `ssl.SSLError` for a refusal. Data before any request is kept: HTTP shall judge it.
+        Raises `ssl.SSLError` for a refusal. Data that arrives before any request is kept for HTTP to reject.
         """
         try:
             async with asyncio.timeout(patience):

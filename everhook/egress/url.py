@@ -1,8 +1,8 @@
-"""Which URLs an endpoint may have, by their text alone.
+"""The URLs that an endpoint may have, by their text alone (the first part of SSRF protection).
 
-`normalise_url` runs when a URL is stored and again whenever it is used, so rules that became stricter also hold for
-URLs stored before. It refuses rather than repairs: `0177.0.0.1`, `127.1`, `①②⑦.0.0.1` and `0x7f000001` have no
-honest use, and every parser that repairs them repairs them differently.
+`normalise_url` runs when a URL is stored and again whenever it is used, so stricter rules also apply to URLs stored
+earlier. It refuses rather than repairs: `0177.0.0.1`, `127.1`, `①②⑦.0.0.1` and `0x7f000001` have no legitimate use, and
+parsers that accept them disagree on their meaning.
 """
 
 import re
@@ -20,7 +20,7 @@ from everhook.egress.proxy import Proxy
 from everhook.settings import Settings
 
 ALLOW, HTTP, PORTS = "EVERHOOK_EGRESS_ALLOW", "EVERHOOK_EGRESS_HTTP", "EVERHOOK_EGRESS_PORTS"
-"""The settings that permit what is refused without them."""
+"""The settings that permit URLs which are refused by default."""
 
 MAX_URL_LENGTH = 2048
 MAX_NAME_LENGTH = 253
@@ -36,11 +36,11 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 @dataclass(frozen=True)
 class EgressRules:
-    """Where requests may go: public addresses on the usual ports, and what the operator adds to that.
+    """Where requests may go: public addresses on the usual ports, plus what the operator adds.
 
-    `allow` are networks that endpoints may lie in although they are not public; `ports` is exhaustive, and empty
-    stands for 443, 8443 and everything above 1023; `http` allows plain HTTP, and only to addresses inside `allow`.
-    All of it holds with a `proxy` too, which everything then goes through, and for everything but the proxy itself.
+    `allow` are networks with endpoints that are not public. `ports` is exhaustive; empty means 443, 8443 and everything
+    above 1023. `http` allows plain HTTP, but only to addresses in `allow`. With a `proxy` all requests go through it,
+    and all rules apply to them, but not to the proxy itself.
     """
 
     allow: tuple[Network, ...] = ()
@@ -66,20 +66,20 @@ class EgressRules:
 
 
 def normalise_url(url: str, rules: EgressRules) -> str:
-    """The one form of `url` to store and to send to; idempotent.
+    """The normal form of `url` to store and to send to; idempotent.
 
-    Lower-case scheme and host, IDNA 2008 applied, default port dropped. Judges addresses written out in the URL;
-    what a name resolves to is judged when it is dialled. Raises `UrlRefused`.
+    Lower-case scheme and host, IDNA 2008 applied, default port removed. Addresses written in the URL are checked; those
+    that a name resolves to are checked when it is dialled. Raises `UrlRefused`.
     """
     return str(parse_url(url, rules))
 
 
 @lru_cache(maxsize=4096)
 def parse_url(url: str, rules: EgressRules) -> httpx.URL:
-    """As `normalise_url`, parsed. Cached: it runs for every request, and there are few endpoints among many of those.
+    """As `normalise_url`, parsed. Cached, because it runs for every request, and there are far fewer endpoints.
 
-    The shape is read by the strict patterns above and then by httpx's parser; should the two ever disagree on the host
-    or the port, the URL is refused.
+    The URL is parsed by the strict patterns above and by httpx; if they disagree on the host or the port, it is
+    refused.
     """
     _check_text(url)
     shape = _SHAPE.fullmatch(url)
@@ -95,7 +95,7 @@ def parse_url(url: str, rules: EgressRules) -> httpx.URL:
 
 
 def literal_address(host: str) -> Address | None:
-    """The address that `host` is, unless it is a name. `host` is normalised: brackets are optional."""
+    """The address that `host` is, or None if it is a name. `host` is normalised; brackets are optional."""
     try:
         return IPv6Address(host.strip("[]")) if ":" in host else IPv4Address(host)
     except AddressValueError:
@@ -103,12 +103,12 @@ def literal_address(host: str) -> Address | None:
 
 
 def address_not_allowed(rule: str) -> str:
-    """`rule` of `address_rules`, as the predicate of a sentence about the URL that names such an address."""
+    """A rule of `address_rules` as the predicate of a sentence about the URL."""
     return f"has an address that is not allowed: {rule}"
 
 
 def permitting(rule: str) -> str | None:
-    """The setting that permits an address which this rule of `address_rules` forbids; None: no setting does."""
+    """The setting that permits an address which this rule of `address_rules` forbids; None if no setting does."""
     return None if rule == SCOPED else ALLOW
 
 
@@ -142,7 +142,7 @@ def _port(named: str | None, scheme: str, rules: EgressRules) -> int:
     port = int(named) if named else _DEFAULT_PORTS[scheme]
     if rules.allows_port(port):
         return port
-    if scheme == "http" and named is None:  # a message about port 80 would be about what the URL does not say
+    if scheme == "http" and named is None:  # port 80 is not in the URL, so the message does not mention it
         where = f"addresses inside EVERHOOK_EGRESS_ALLOW and port {rules.ports_in_words}"
         raise UrlRefused(f"uses plain http, which is only for {where}; use https", PORTS)
     raise UrlRefused(
@@ -171,7 +171,7 @@ def _ipv6(text: str) -> str:
 
 
 def _ipv4(text: str) -> str:
-    """A host whose last label is a number is an IPv4 address in some parser's eyes: only the plain form passes."""
+    """A host whose last label is a number is an IPv4 address for some parsers: only the canonical form is accepted."""
     try:
         return str(IPv4Address(text))
     except AddressValueError:
@@ -196,7 +196,7 @@ def _name(name: str) -> str:
 
 
 def _survives_idna(label: str) -> bool:
-    """Whether an encoded label is what IDNA 2008 makes of some text. Many libraries decode it, and fail where not."""
+    """Whether an encoded label is valid in IDNA 2008. Many libraries decode it, and fail if it is not."""
     try:
         return idna.alabel(idna.ulabel(label)) == label.encode()
     except (idna.IDNAError, UnicodeError):

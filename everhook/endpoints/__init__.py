@@ -1,1 +1,1 @@
-"""Endpoints: where tenants receive, with their secrets, subscriptions and quotas."""
+"""Endpoints: where tenants receive webhooks, with their secrets, subscriptions and quotas."""

@@ -1,6 +1,6 @@
-"""Endpoints as a dashboard lists them: searched, sorted, with what they did of late.
+"""Endpoints as the dashboard lists them: searched, sorted, with their recent traffic.
 
-Endpoints are some thousands at most, so a search looks at each of them; their deliveries are never looked at.
+There are some thousands of endpoints at most, so a search scans all of them; their deliveries are never scanned.
 """
 
 from collections import defaultdict
@@ -50,7 +50,7 @@ class EndpointFilter:
 
 @dataclass(frozen=True)
 class EndpointRow:
-    """An endpoint as lists show it."""
+    """One row of a list of endpoints."""
 
     endpoint: Endpoint
     circuit: CircuitRow
@@ -59,7 +59,7 @@ class EndpointRow:
 
 @dataclass(frozen=True)
 class EndpointTraffic:
-    """What an endpoint did in a minute."""
+    """The traffic of an endpoint in one minute."""
 
     minute: datetime
     delivered: int
@@ -68,7 +68,7 @@ class EndpointTraffic:
 
 @dataclass(frozen=True)
 class AttemptRow:
-    """An attempt, and the delivery that it belongs to."""
+    """An attempt and its delivery."""
 
     attempt: Attempt
     delivery: Delivery
@@ -77,7 +77,7 @@ class AttemptRow:
 async def page(
     session: AsyncSession, chosen: EndpointFilter, sort: Sort, *, since: datetime, skip: int, limit: int
 ) -> tuple[list[EndpointRow], bool]:
-    """One page, and whether there are more. `health` and `traffic` are those since `since`."""
+    """One page of endpoints, and whether there are more. `health` and `traffic` are computed since `since`."""
     statement = listed().where(*_conditions(chosen))
     if sort in ("health", "traffic"):
         totals = _totals(since)
@@ -94,7 +94,7 @@ async def page(
 
 
 async def named(session: AsyncSession, wanted: str, *, limit: int) -> Sequence[Endpoint]:
-    """Endpoints with this in their URL or description; those of which it is all come first, then the newest."""
+    """Endpoints whose URL or description contains a text; exact matches first, then the newest."""
     url, description = col(Endpoint.url), col(Endpoint.description)
     is_exact = case((or_(url == wanted, description == wanted), 0), else_=1)
     rows = await session.execute(
@@ -148,8 +148,8 @@ def _totals(since: datetime) -> Any:
     )
 
 
-async def doings(session: AsyncSession, gids: Sequence[str], since: datetime) -> Mapping[str, list[EndpointTraffic]]:
-    """What these endpoints did since then, minute by minute."""
+async def traffic(session: AsyncSession, gids: Sequence[str], since: datetime) -> Mapping[str, list[EndpointTraffic]]:
+    """The traffic of these endpoints since a moment, minute by minute."""
     minute = EndpointMinute
     rows: Result[Any] = await session.execute(
         select(
@@ -175,7 +175,7 @@ async def dead_letters(session: AsyncSession, gids: Sequence[str]) -> Mapping[st
 
 
 async def circuit_events(session: AsyncSession, gid: str, since: datetime, limit: int) -> list[OperationalEvent]:
-    """What happened to an endpoint's circuit, oldest first; the last before `since` comes along."""
+    """The events of an endpoint's circuit since a moment, oldest first, after the last one before it."""
     of_endpoint = (col(OperationalEvent.endpoint_gid) == gid, col(OperationalEvent.kind).in_(CIRCUIT_EVENTS))
     first = first_gid_at(Kind.EVENT, since)
     newest = select(OperationalEvent).order_by(col(OperationalEvent.gid).desc())

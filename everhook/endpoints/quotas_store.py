@@ -1,7 +1,7 @@
-"""How many subscriptions a tenant may have, and how much matching they may cost each message.
+"""Quotas: how many subscriptions a tenant may have, and how much matching they may cost for each message.
 
-Every message of a channel is matched against all of its subscriptions, whoever made them: without limits one tenant
-could slow down the publishing of all.
+Every message of a channel is matched against all of its subscriptions, those of every tenant: without limits one tenant
+could slow down publishing for all.
 """
 
 from dataclasses import dataclass
@@ -11,23 +11,16 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from everhook.errors import InvalidField, QuotaExceeded
 from everhook.settings import Settings
 from everhook.storage.statements import lock, total
 from everhook.storage.tables import DEFAULT_TENANT_GID, Subscription
 
 
-class QuotaExceeded(Exception):
-    """One subscription more, or a more costly one, is over a limit. The message names the limit."""
-
-
-class TooCostly(QuotaExceeded):
-    """A subscription costs too much by itself."""
-
-
 @dataclass(frozen=True)
 class Quotas:
-    """`cost` is the number of steps of matching. What a tenant may have does not bound the default tenant, which owns
-    the endpoints of publishers that have no tenants."""
+    """`cost` is the number of steps of matching. Quotas of tenants do not apply to the default tenant, which owns the
+    endpoints of publishers that have no tenants."""
 
     subscriptions_per_endpoint: int = 100
     subscriptions_per_tenant: int = 1_000
@@ -45,12 +38,14 @@ class Quotas:
 
 
 async def check_quotas(session: AsyncSession, quotas: Quotas, subscription: Subscription) -> None:
-    """Raise QuotaExceeded where a new or changed subscription is over a limit. Until the transaction ends, no other of
-    the tenant is checked: two at once would each find room for one."""
+    """Raise QuotaExceeded where a new or changed subscription exceeds a limit, InvalidField where it costs too much by
+    itself. Until the transaction ends, no other subscription of the tenant is checked: two at once would each find room
+    for one."""
     if subscription.cost > quotas.cost:
-        raise TooCostly(
+        raise InvalidField(
+            "filter",
             f"costs {subscription.cost} steps a message; a subscription may cost {quotas.cost} "
-            "(EVERHOOK_SUBSCRIPTION_COST)"
+            "(EVERHOOK_SUBSCRIPTION_COST)",
         )
     await lock(await session.connection(), "subscriptions", subscription.tenant_gid)
     others = col(Subscription.gid) != subscription.gid
@@ -59,7 +54,7 @@ async def check_quotas(session: AsyncSession, quotas: Quotas, subscription: Subs
     if count >= quotas.subscriptions_per_endpoint:
         raise QuotaExceeded(
             f"An endpoint may have {quotas.subscriptions_per_endpoint} subscriptions "
-            "(EVERHOOK_SUBSCRIPTIONS_PER_ENDPOINT), and this one has as many."
+            "(EVERHOOK_SUBSCRIPTIONS_PER_ENDPOINT), and this one has that many."
         )
     if subscription.tenant_gid != DEFAULT_TENANT_GID:
         await _check_tenant(session, quotas, subscription)
@@ -73,7 +68,7 @@ async def _check_tenant(session: AsyncSession, quotas: Quotas, subscription: Sub
     if count >= quotas.subscriptions_per_tenant:
         raise QuotaExceeded(
             f"A tenant may have {quotas.subscriptions_per_tenant} subscriptions "
-            "(EVERHOOK_SUBSCRIPTIONS_PER_TENANT), and this one has as many."
+            "(EVERHOOK_SUBSCRIPTIONS_PER_TENANT), and this one has that many."
         )
     if (cost or 0) + subscription.cost > quotas.cost_per_tenant:
         raise QuotaExceeded(

@@ -1,4 +1,4 @@
-"""Endpoints, with their circuit and secrets. A deleted endpoint stays as a row: its deliveries tell of it."""
+"""Endpoints, with their circuit and secrets. A deleted endpoint stays as a row: its deliveries refer to it."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ _VIEW: Select[Endpoint, CircuitRow, str] = (
 
 @dataclass(frozen=True)
 class EndpointView:
-    """An endpoint as it is shown."""
+    """An endpoint with everything that the API shows of it."""
 
     endpoint: Endpoint
     circuit: CircuitRow
@@ -45,7 +45,7 @@ async def create(
     ed25519: bool = False,
     secret: str | None = None,
 ) -> str:
-    """Store an endpoint with a closed circuit and `secret`, or a new one; returns the secret."""
+    """Store an endpoint with a closed circuit and `secret`, or a new secret. Returns the secret."""
     secret = secret or new_secret()
     for name, value in tls_columns(keyring, endpoint.gid, tls).items():
         setattr(endpoint, name, value)
@@ -59,17 +59,17 @@ async def create(
 
 
 def tls_columns(keyring: KeyRing, gid: str, extras: TlsExtras | None) -> dict[str, str | None]:
-    """TLS settings as an endpoint's row holds them, with the key sealed for it."""
+    """TLS settings as an endpoint's row holds them, with the key encrypted for it."""
     extras = extras or TlsExtras()
     return {
         "tls_ca": extras.ca,
         "tls_certificate": extras.certificate,
-        "tls_key": ENDPOINT_TLS_KEY.seal(keyring, extras.key, gid) if extras.key is not None else None,
+        "tls_key": ENDPOINT_TLS_KEY.encrypt(keyring, extras.key, gid) if extras.key is not None else None,
     }
 
 
 async def view(session: AsyncSession, gid: str, *, for_change: bool = False) -> EndpointView | None:
-    """None where there is none, or no longer. Of those who want it `for_change`, one at a time gets it."""
+    """None if there is no such endpoint, or it was deleted. `for_change` locks its row until the transaction ends."""
     statement = _VIEW.where(col(Endpoint.gid) == gid, col(Endpoint.deleted_at).is_(None))
     if for_change:
         statement = statement.with_for_update(of=Endpoint)
@@ -92,7 +92,7 @@ async def is_deleted(session: AsyncSession, gid: str) -> bool:
 
 
 async def by_gid(session: AsyncSession, gids: Collection[str]) -> dict[str, Endpoint]:
-    """Deleted ones, too: deliveries tell of them."""
+    """Deleted ones, too: deliveries refer to them."""
     rows = await session.execute(select(Endpoint).where(col(Endpoint.gid).in_(gids)))
     return {endpoint.gid: endpoint for endpoint in rows.scalars()}
 
@@ -111,10 +111,12 @@ async def page(
 
 
 async def change(session: AsyncSession, endpoint: Endpoint, changes: dict[str, Any]) -> None:
-    """Senders and publishers see the change as soon as it is committed. The endpoint was viewed `for_change`: two
-    changes at once would else be one version."""
+    """Change an endpoint. Senders and publishers see the change as soon as it is committed.
+
+    The endpoint must have been read `for_change`: otherwise two concurrent changes could get the same version.
+    """
     if changes.get("policy", endpoint.policy) != endpoint.policy:
-        await policy_history.keep(session, endpoint.policy, endpoint_gid=endpoint.gid)
+        await policy_history.record_policy(session, endpoint.policy, endpoint_gid=endpoint.gid)
     for name, value in changes.items():
         setattr(endpoint, name, value)
     endpoint.version += 1

@@ -1,4 +1,4 @@
-"""Subscriptions."""
+"""Subscriptions: each lets an endpoint take the matching messages of a channel."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from everhook.storage.tables import Subscription
 
 
 async def create(session: AsyncSession, subscription: Subscription, quotas: Quotas | None = None) -> None:
-    """Raises QuotaExceeded, where there are quotas."""
+    """Raises QuotaExceeded and InvalidField, where there are quotas."""
     await _weigh(session, subscription, quotas)
     session.add(subscription)
     await session.flush()
@@ -33,7 +33,7 @@ async def page(
     after: str | None,
     limit: int,
 ) -> Page[Subscription]:
-    """Several values of a filter mean any of them."""
+    """One page of subscriptions, newest first. Several values of a filter mean any of them."""
     conditions = one_of(col(Subscription.endpoint_gid), endpoint_gid) + one_of(col(Subscription.channel), channel)
     statement = select(Subscription).where(*conditions)
     return await page_of(session, statement, col(Subscription.gid), after=after, limit=limit)
@@ -42,7 +42,7 @@ async def page(
 async def change(
     session: AsyncSession, subscription: Subscription, changes: dict[str, Any], quotas: Quotas | None = None
 ) -> None:
-    """Raises QuotaExceeded, where there are quotas."""
+    """Raises QuotaExceeded and InvalidField, where there are quotas."""
     for name, value in changes.items():
         setattr(subscription, name, value)
     if not changes.keys().isdisjoint(("events", "filter")):

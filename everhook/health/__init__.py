@@ -1,1 +1,1 @@
-"""How well endpoints do: scores, the overview, the backlog and alerts."""
+"""Health of endpoints: scores, the overview, the backlog and alerts."""

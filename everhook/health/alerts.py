@@ -1,4 +1,4 @@
-"""Thresholds that tell when they are crossed, once each way. Pure."""
+"""Alert rules: thresholds with hysteresis. Pure."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,9 @@ from everhook.notifications.events import EventKind
 
 @dataclass(frozen=True)
 class AlertRule:
-    """Raised when a value reaches `raise_at`, and cleared when it is back at `clear_at`: in between nothing changes, so
-    that a value on the edge does not raise it again and again. With `low` small values are the bad ones."""
+    """An alert is raised when its value reaches `raise_at`, and cleared when it is back at `clear_at`. In between
+    nothing changes, so that a value near the threshold does not raise it again and again. `low`: small values are
+    bad."""
 
     kind: EventKind
     raise_at: float
@@ -16,7 +17,7 @@ class AlertRule:
     low: bool = False
 
     def transition(self, raised: bool, value: float | None) -> bool | None:
-        """Whether it is raised now, where that changed; None where it did not, or nothing is known."""
+        """The new state, if it changed; None if it did not change or if the value is unknown."""
         if value is None:
             return None
         sign = -1 if self.low else 1

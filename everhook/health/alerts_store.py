@@ -1,4 +1,4 @@
-"""The values that thresholds look at, and the crossings on record."""
+"""The values of alert rules, and their recorded transitions."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -21,14 +21,15 @@ from everhook.storage.event_outbox import record_event
 from everhook.storage.tables import Delivery, OperationalEvent, now
 
 CLEARED_BELOW = 0.8
-"""Of the value that raises it, for thresholds that large values cross."""
+"""The fraction of `raise_at` at which an alert is cleared, where large values are bad."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """When operators are told. 0 switches a threshold off.
+    """When alerts are raised. 0 disables an alert.
 
-    `success_rate` is over all endpoints and the last `success_window`, and asked of `success_attempts` and more.
+    `success_rate` is computed over all endpoints and the last `success_window`, if there were at least
+    `success_attempts`.
     """
 
     dead_letters: int = 100
@@ -49,18 +50,18 @@ class Limits:
 
 
 class AlertEvaluator:
-    """Records an event whenever a value crosses its threshold, in either direction. What was recorded last is the
-    state: whoever looks next, in whichever process, goes on from there."""
+    """Records an event whenever an alert is raised or cleared. The last recorded event is the state, so any process
+    can continue from it."""
 
     def __init__(self, database: Database, limits: Limits) -> None:
         self._database = database
         self._limits = limits
-        self._watched = tuple(_watched(limits))
+        self._rules = tuple(_rules(limits))
 
     async def evaluate(self) -> Sequence[EventKind]:
-        """Look once; returns the kinds that were crossed. The writer is touched only for these."""
-        crossed: list[EventKind] = []
-        for rule, measure in self._watched:
+        """Evaluate all rules once. Returns the kinds that were raised or cleared; only those need the writer."""
+        changed: list[EventKind] = []
+        for rule, measure in self._rules:
             async with self._database.reading() as session:
                 raised = await _is_raised(session, rule.kind)
                 value = await measure(session, self._limits)
@@ -68,14 +69,14 @@ class AlertEvaluator:
             if transition is not None:
                 async with self._database.writing() as session:
                     record_event(session, rule.kind, data=_data(rule, transition, value))
-                crossed.append(rule.kind)
-        return crossed
+                changed.append(rule.kind)
+        return changed
 
 
 Measure = Callable[[AsyncSession, Limits], Awaitable[float | None]]
 
 
-def _watched(limits: Limits) -> list[tuple[AlertRule, Measure]]:
+def _rules(limits: Limits) -> list[tuple[AlertRule, Measure]]:
     count, seconds, rate = limits.dead_letters, limits.undispatched.total_seconds(), limits.success_rate
     found: list[tuple[AlertRule, Measure]] = []
     if count:
@@ -83,7 +84,7 @@ def _watched(limits: Limits) -> list[tuple[AlertRule, Measure]]:
     if seconds:
         found.append((AlertRule(EventKind.UNDISPATCHED, seconds, seconds * CLEARED_BELOW), _undispatched_seconds))
     if rate:
-        # Half of the way back to where nothing fails: 0.9 is cleared at 0.95.
+        # Half of the way to a perfect rate: 0.9 is cleared at 0.95.
         found.append((AlertRule(EventKind.SUCCESS_RATE, rate, (1 + rate) / 2, low=True), _success_rate))
     return found
 
@@ -100,7 +101,7 @@ async def _is_raised(session: AsyncSession, kind: EventKind) -> bool:
 
 
 async def _dead_letters(session: AsyncSession, limits: Limits) -> float:
-    """Counted no further than needed."""
+    """Counted only up to the limit."""
     some = select(col(Delivery.gid)).where(DEAD).limit(limits.dead_letters).subquery()
     return float((await session.execute(select(func.count()).select_from(some))).scalar_one())
 

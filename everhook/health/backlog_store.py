@@ -1,6 +1,6 @@
-"""What waits, what is stuck and what stands still at this moment, counted by indexes that hold nothing else.
+"""The backlog: what waits and what is stuck at this moment, counted by indexes that hold nothing else.
 
-Counts stop at `COUNT_AT_MOST`: whoever has so many does not need to know how many exactly, and the look stays cheap.
+Counts stop at `COUNT_AT_MOST`: beyond that the exact number does not matter, and the query stays cheap.
 """
 
 from collections.abc import Mapping
@@ -21,12 +21,12 @@ from everhook.storage.tables import CircuitRow, Delivery, Endpoint, now
 COUNT_AT_MOST = 100_000
 
 LATE = timedelta(minutes=1)
-"""Workers take a step within milliseconds of when it is due. What is as late as this waits for a worker, for Temporal,
-or its turn at an endpoint with a rate limit."""
+"""Workers take a step within milliseconds of its time. A step that is this late waits for a worker, for Temporal, or
+for its turn at an endpoint with a rate limit."""
 
 
 def has_status(status: DeliveryStatus) -> ColumnElement[bool]:
-    """The status as part of the statement's text: a planner takes a partial index only where it sees the value."""
+    """The status as a literal in the statement: the planner uses a partial index only if it sees the value."""
     return col(Delivery.status) == literal(status, type_=table_of(Delivery).c.status.type, literal_execute=True)
 
 
@@ -36,7 +36,7 @@ DEAD = has_status(DeliveryStatus.DEAD_LETTERED)
 
 @dataclass(frozen=True)
 class Waiting:
-    """How many wait, and since when the oldest was accepted."""
+    """How many deliveries wait, and when the oldest was accepted."""
 
     count: int
     oldest: datetime | None
@@ -44,7 +44,8 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Backlog:
-    """`circuits` counts endpoints by `closed`, `open`, `half_open`; those held, by `paused` and `disabled` instead."""
+    """`circuits` counts endpoints by `closed`, `open` and `half_open`, or by `paused` and `disabled` if they are
+    held."""
 
     undispatched: Waiting
     overdue: Waiting
@@ -58,7 +59,7 @@ class Backlog:
 
 
 async def backlog(session: AsyncSession, tenant_gid: str | None = None) -> Backlog:
-    """Of one tenant, or of all."""
+    """The backlog of one tenant, or of all."""
     return Backlog(
         undispatched=await waiting(session, IS_UNDISPATCHED, tenant_gid),
         overdue=await waiting(session, col(Delivery.due_at) < now() - LATE, tenant_gid),
@@ -75,7 +76,7 @@ async def waiting(session: AsyncSession, condition: ColumnElement[bool], tenant_
 
 
 async def dead_letters(session: AsyncSession, tenant_gid: str | None = None) -> Mapping[DeadLetterReason, int]:
-    """How many, by reason; the most frequent first."""
+    """How many dead letters, by reason; the most frequent first."""
     found = _of(select(col(Delivery.reason)).where(DEAD), Delivery, tenant_gid).limit(COUNT_AT_MOST).subquery()
     number = func.count()
     rows = await session.execute(select(found.c.reason, number).group_by(found.c.reason).order_by(number.desc()))
@@ -83,7 +84,7 @@ async def dead_letters(session: AsyncSession, tenant_gid: str | None = None) -> 
 
 
 async def circuits(session: AsyncSession, tenant_gid: str | None = None) -> Mapping[str, int]:
-    """Endpoints grow by hand and not with traffic: all of their circuits are counted."""
+    """How many endpoints are in each state. They are all counted, because their number does not grow with traffic."""
     shown = func.coalesce(cast(col(CircuitRow.hold), String), cast(col(CircuitRow.state), String)).label("shown")
     statement = (
         select(shown, func.count())

@@ -1,4 +1,4 @@
-"""Gauges of the backlog, for Prometheus, and the whole exposition of a process."""
+"""Prometheus gauges of the backlog, and the whole exposition of a process."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ _CIRCUIT_STATES = [*CircuitState, *Hold]
 
 
 class _BacklogCollector(Collector):
-    """Gauges as of one look at the database; none, rather than old ones, where it could not be looked at."""
+    """Gauges of one backlog. If it could not be counted there are none, rather than old ones."""
 
     def __init__(self, backlog: Backlog | None) -> None:
         self._backlog = backlog
@@ -44,7 +44,7 @@ def _gauge(name: str, help_: str, value: float) -> Metric:
 
 
 def exposition(backlog: Backlog | None) -> bytes:
-    """Everything, in Prometheus' text format."""
+    """All metrics in Prometheus' text format."""
     gauges = CollectorRegistry()
     gauges.register(_BacklogCollector(backlog))
     return generate_latest(REGISTRY) + generate_latest(gauges)

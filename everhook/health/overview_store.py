@@ -1,4 +1,4 @@
-"""The overview: everything that one glance must tell, of one tenant or of all."""
+"""The overview of a tenant or of all tenants: everything that the first page shows."""
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from async_lru import alru_cache
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -17,11 +18,12 @@ from everhook.health.store import Bucket, RecurringError, error_intervals, fault
 from everhook.ids import Kind, first_gid_at
 from everhook.storage.engine import Database
 from everhook.storage.tables import CircuitRow, Delivery, Endpoint, EndpointMinute, EndpointMinuteError, Tenant, now
-from everhook.storage.ttl_cache import TtlCache
 
-KEPT_S = 5.0
-PAST_KEPT_S = 60.0
-"""The last day is looked through only so often. What came since is added; what left it stays a minute too long."""
+CACHED_S = 5.0
+PAST_CACHED_S = 60.0
+"""The last day is summed up only once a minute. Newer minutes are added to it; older ones leave it a minute late."""
+
+CACHED_TENANTS = 100
 
 WORST = 100
 MINUTE = timedelta(minutes=1)
@@ -38,8 +40,8 @@ class ScoredEndpoint:
 
 @dataclass(frozen=True)
 class Overview:
-    """As of `at`. `accepted` counts the deliveries accepted within the minute before; `worst` are the endpoints with
-    the lowest scores, at most `WORST`, the lowest first."""
+    """The state at `at`. `accepted` counts the deliveries accepted within the minute before it. `worst` are the
+    endpoints with the lowest scores, the lowest first, at most `WORST`."""
 
     at: datetime
     accepted: int
@@ -55,7 +57,7 @@ class Overview:
 
 @dataclass(frozen=True)
 class _Past:
-    """What the last day holds: its tallies up to `until`, an hour before it was looked at."""
+    """The last day: statistics up to `until`, an hour before they were loaded."""
 
     until: datetime
     stats_by_endpoint: Mapping[str, AttemptStats]
@@ -63,19 +65,21 @@ class _Past:
 
 
 class HealthBoard:
-    """Overviews by tenant. However many look and however often, the database is asked every few seconds at most, and
-    by readers: the hot path's writer is left alone."""
+    """Overviews by tenant, cached for a few seconds and loaded once for concurrent callers (single flight).
 
-    def __init__(self, database: Database, *, kept_seconds: float = KEPT_S) -> None:
+    The queries use the reading connections, so that they never wait for, or delay, the writer of the hot path.
+    """
+
+    def __init__(self, database: Database, *, cached_seconds: float = CACHED_S) -> None:
         self._database = database
-        self._overviews = TtlCache(self._look, kept_seconds)
-        self._pasts = TtlCache(self._look_back, PAST_KEPT_S)
+        self._overviews = alru_cache(maxsize=CACHED_TENANTS, ttl=cached_seconds)(self._load)
+        self._pasts = alru_cache(maxsize=CACHED_TENANTS, ttl=PAST_CACHED_S)(self._load_past)
 
     async def overview(self, tenant_gid: str | None) -> Overview:
-        """Of one tenant; None: of all."""
-        return await self._overviews.get(tenant_gid)
+        """The overview of one tenant; None: of all."""
+        return await self._overviews(tenant_gid)
 
-    async def _look_back(self, tenant_gid: str | None) -> _Past:
+    async def _load_past(self, tenant_gid: str | None) -> _Past:
         moment = now()
         since, until = moment - DAY, moment - HOUR
         older = [col(EndpointMinute.minute) < until, *_minutes_of(tenant_gid)]
@@ -86,15 +90,15 @@ class HealthBoard:
                 intervals=await error_intervals(session, since, Window.DAY.bucket, _errors_of(tenant_gid)),
             )
 
-    async def _look(self, tenant_gid: str | None) -> Overview:
-        past = await self._pasts.get(tenant_gid)
+    async def _load(self, tenant_gid: str | None) -> Overview:
+        past = await self._pasts(tenant_gid)
         moment = now()
         async with self._database.reading() as session:
             hour = await stats_by_endpoint(session, moment - HOUR, _minutes_of(tenant_gid))
             since_then = await stats_by_endpoint(session, past.until, _minutes_of(tenant_gid))
             troubled = await _troubled(session, tenant_gid)
             deleted = await _deleted_since(session, moment - DAY)
-            # Endpoints are many: half a second for 20,000 of them, which the event loop must not wait for.
+            # There may be many endpoints: 20,000 take half a second, which would block the event loop.
             scores = await asyncio.to_thread(_scores, hour, past.stats_by_endpoint, since_then, troubled, deleted)
             return Overview(
                 at=moment,
@@ -121,11 +125,11 @@ def _scores(
     troubled: Mapping[str, CircuitRow],
     deleted: Collection[str],
 ) -> Mapping[str, Health]:
-    """Of all endpoints that did anything within a day, or are not as they should be; the others are idle."""
-    day, nothing, untroubled = _added(past, since_then), AttemptStats(), CircuitRow(endpoint_gid="")
+    """The scores of all endpoints with attempts within a day, or with a problem; the others are idle."""
+    day, nothing, closed = _added(past, since_then), AttemptStats(), CircuitRow(endpoint_gid="")
     scores = {}
     for gid in {*hour, *day, *troubled} - set(deleted):
-        circuit = troubled.get(gid, untroubled)
+        circuit = troubled.get(gid, closed)
         scores[gid] = score_endpoint(
             hour.get(gid, nothing), day.get(gid, nothing), circuit.state, circuit.hold, circuit.failures
         )
@@ -133,7 +137,7 @@ def _scores(
 
 
 async def _troubled(session: AsyncSession, tenant_gid: str | None) -> Mapping[str, CircuitRow]:
-    """Circuits that are not closed, or held."""
+    """Circuits that are not closed, or whose endpoint is held."""
     statement = (
         select(CircuitRow)
         .join(Endpoint, col(Endpoint.gid) == col(CircuitRow.endpoint_gid))
@@ -148,7 +152,7 @@ async def _troubled(session: AsyncSession, tenant_gid: str | None) -> Mapping[st
 
 
 async def _deleted_since(session: AsyncSession, moment: datetime) -> set[str]:
-    """What was deleted before has no attempts since."""
+    """The endpoints that were deleted since a moment. Those deleted before it have no attempts since."""
     return set((await session.execute(select(col(Endpoint.gid)).where(col(Endpoint.deleted_at) >= moment))).scalars())
 
 
@@ -167,7 +171,8 @@ async def _worst(
 
 
 async def _accepted(session: AsyncSession, since: datetime, tenant_gid: str | None) -> int:
-    """Ids carry their time: the newest are at the end of an index."""
+    """How many deliveries were accepted since a moment. Gids contain their time, so the newest are at the end of an
+    index."""
     statement = select(col(Delivery.gid)).where(col(Delivery.gid) >= first_gid_at(Kind.DELIVERY, since))
     if tenant_gid is not None:
         statement = statement.where(col(Delivery.tenant_gid) == tenant_gid)

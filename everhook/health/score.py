@@ -1,8 +1,8 @@
-"""How well an endpoint does, from 0 to 100, and why. Pure; the table in `tests/health/test_score.py` specifies it.
+"""How well an endpoint works, from 0 to 100, and the reasons. Pure. `tests/health/test_score.py` has the specification.
 
-Four parts speak of the endpoint: how much of what was tried was delivered, in the last hour and the last day, how
-quickly it answered, and its circuit. Each earns points out of what it may earn; the score is what they earn together,
-in percent. What there is little evidence for weighs little, and what there is none for does not count.
+Five components make up the score: the share of attempts that were delivered and the response times, each in the last
+hour and in the last day, and the circuit. Each earns points out of a maximum; the score is the sum of the points in
+percent of the sum of the maxima. A component with little evidence weighs less, one without any does not count.
 """
 
 from collections.abc import Iterable
@@ -15,16 +15,16 @@ from everhook.circuit.machine import CircuitState, Hold
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
 ENOUGH_ATTEMPTS = 10
-"""With fewer in its window a part weighs proportionally less: one failure of two attempts is no trend."""
+"""With fewer attempts in its window a component weighs proportionally less: one failure of two attempts is no trend."""
 
 GOOD_RATE, BAD_RATE = 0.995, 0.5
-"""A success rate of this or better earns everything, of this or worse nothing; straight in between."""
+"""A success rate of at least the first earns all points, of at most the second none; linear in between."""
 
 HEALTHY_FROM, DEGRADED_FROM = 90, 60
 
 
 class Level(StrEnum):
-    """The score in a word. `IDLE`: nothing was tried within a day, and nothing is known to be wrong."""
+    """The score in a word. `IDLE`: no attempts within a day, and nothing is known to be wrong."""
 
     HEALTHY = "healthy"
     DEGRADED = "degraded"
@@ -33,7 +33,7 @@ class Level(StrEnum):
 
 
 class Window(StrEnum):
-    """How far to look back. `bucket` is the resolution at which a chart of it is drawn."""
+    """How far to look back. `bucket` is the length of a step in charts."""
 
     HOUR = "1h"
     DAY = "24h"
@@ -51,7 +51,7 @@ class Window(StrEnum):
 
 @dataclass(frozen=True)
 class AttemptStats:
-    """What attempts came to: a roll-up, or the sum of many. See `EndpointMinute` for what is in it."""
+    """Outcomes of attempts: one roll-up, or the sum of many. See `EndpointMinute` for the fields."""
 
     delivered: int = 0
     retried: int = 0
@@ -67,7 +67,7 @@ class AttemptStats:
         return self.delivered + self.retried + self.rejected
 
     @property
-    def answers(self) -> int:
+    def responses(self) -> int:
         return self.under_100 + self.under_500 + self.under_2000 + self.slower
 
     @property
@@ -76,8 +76,8 @@ class AttemptStats:
 
     @property
     def mean_ms(self) -> float | None:
-        """Of answers; None where there were none."""
-        return self.duration_ms / self.answers if self.answers else None
+        """The mean response time; None if there were no responses."""
+        return self.duration_ms / self.responses if self.responses else None
 
     @classmethod
     def total(cls, stats_by_endpoint: Iterable["AttemptStats"]) -> "AttemptStats":
@@ -87,12 +87,12 @@ class AttemptStats:
 
 @dataclass(frozen=True)
 class ScoreComponent:
-    """One reason for a score: `points` earned of `out_of`. `why` is for people."""
+    """One reason for a score: `points` earned of `out_of`. `reason` is for people."""
 
     name: str
     points: float
     out_of: float
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ class Health:
 def score_endpoint(
     hour: AttemptStats, day: AttemptStats, state: CircuitState, hold: Hold | None = None, failures: int = 0
 ) -> Health:
-    """`hour` and `day` are what the endpoint did within so long; `failures` are those in a row that its circuit
-    counts now."""
+    """The score of an endpoint. `hour` and `day` are its statistics of the last hour and day; `failures` are those
+    in a row that its circuit counts now."""
     parts = (
         _success("success_1h", 40, hour, "hour"),
         _success("success_24h", 20, day, "24 hours"),
@@ -130,31 +130,31 @@ def _success(name: str, out_of: float, stats: AttemptStats, span: str) -> ScoreC
         return ScoreComponent(name, 0.0, 0.0, f"nothing was tried in the last {span}")
     earned = min(1.0, max(0.0, (stats.success_rate - BAD_RATE) / (GOOD_RATE - BAD_RATE)))
     weighed = _weighed(out_of, stats.attempts)
-    why = f"{stats.delivered} of {stats.attempts} attempts delivered in the last {span}"
-    return ScoreComponent(name, earned * weighed, weighed, why + _note(weighed, out_of))
+    reason = f"{stats.delivered} of {stats.attempts} attempts delivered in the last {span}"
+    return ScoreComponent(name, earned * weighed, weighed, reason + _note(weighed, out_of))
 
 
 def _latency(name: str, out_of: float, stats: AttemptStats, span: str) -> ScoreComponent:
-    """Answers within half a second earn everything, within two seconds half, later ones nothing."""
-    if not stats.answers:
+    """Responses within half a second earn all points, within two seconds half, later ones none."""
+    if not stats.responses:
         return ScoreComponent(name, 0.0, 0.0, f"no responses in the last {span}")
     quick = stats.under_100 + stats.under_500
-    earned = (quick + stats.under_2000 / 2) / stats.answers
-    weighed = _weighed(out_of, stats.answers)
-    why = (
-        f"of {stats.answers} responses in the last {span}, {quick} came within 0.5 s, {stats.under_2000} within 2 s, "
+    earned = (quick + stats.under_2000 / 2) / stats.responses
+    weighed = _weighed(out_of, stats.responses)
+    reason = (
+        f"of {stats.responses} responses in the last {span}, {quick} came within 0.5 s, {stats.under_2000} within 2 s, "
         f"{stats.slower} later"
     )
-    return ScoreComponent(name, earned * weighed, weighed, why + _note(weighed, out_of))
+    return ScoreComponent(name, earned * weighed, weighed, reason + _note(weighed, out_of))
 
 
 def _circuit(out_of: float, state: CircuitState, hold: Hold | None, failures: int) -> ScoreComponent:
-    """A pause is an operator's will and says nothing of the endpoint."""
+    """The component of the circuit. A pause is an operator's decision and says nothing about the endpoint."""
     shares = {CircuitState.CLOSED: 1.0, CircuitState.HALF_OPEN: 0.4, CircuitState.OPEN: 0.0}
     share = 0.0 if hold is Hold.DISABLED else shares[state]
-    why = "the endpoint is disabled" if hold is Hold.DISABLED else f"the circuit is {state.value.replace('_', '-')}"
+    reason = "the endpoint is disabled" if hold is Hold.DISABLED else f"the circuit is {state.value.replace('_', '-')}"
     return ScoreComponent(
-        "circuit", share * out_of, out_of, f"{why}, {failures} failures in a row" if failures else why
+        "circuit", share * out_of, out_of, f"{reason}, {failures} failures in a row" if failures else reason
     )
 
 
@@ -163,16 +163,16 @@ def _weighed(out_of: float, evidence: int) -> float:
 
 
 def _note(weighed: float, out_of: float) -> str:
-    return "; so few weigh little" if weighed < out_of else ""
+    return "; so few count less" if weighed < out_of else ""
 
 
 QUIET = timedelta(minutes=15)
-"""An error that was not seen for longer than this is a new one when it comes back."""
+"""An error that recurs after a longer pause counts as a new one."""
 
 
 @dataclass(frozen=True)
 class ErrorInterval:
-    """An error was seen `count` times between two moments."""
+    """An error occurred `count` times between two moments."""
 
     first: datetime
     last: datetime
@@ -180,7 +180,7 @@ class ErrorInterval:
 
 
 def ongoing_since(intervals: Iterable[ErrorInterval]) -> datetime:
-    """Since when the latest of these has gone on, without a longer pause than `QUIET`."""
+    """When the latest of these intervals began, without a pause longer than `QUIET`."""
     latest_first = sorted(intervals, key=lambda interval: interval.last, reverse=True)
     since = latest_first[0].first
     for interval in latest_first[1:]:

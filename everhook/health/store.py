@@ -19,7 +19,7 @@ COUNTS = tuple(field.name for field in fields(AttemptStats))
 
 @dataclass(frozen=True)
 class Bucket:
-    """What was done in one step of a chart, from `since` on."""
+    """The statistics of one step of a chart, which starts at `since`."""
 
     since: datetime
     stats: AttemptStats
@@ -27,7 +27,8 @@ class Bucket:
 
 @dataclass(frozen=True)
 class RecurringError:
-    """An error, how often it came, and since when without a longer pause. `endpoints`: to how many it happened."""
+    """An error, how often it occurred, and since when without a longer pause. `endpoints`: how many endpoints it
+    affected."""
 
     error: str
     count: int
@@ -50,7 +51,7 @@ class EndpointHealth:
 async def endpoint_health(
     session: AsyncSession, circuit: CircuitRow, window: Window, moment: datetime
 ) -> EndpointHealth:
-    """One endpoint: its score at this moment, and what it did within `window`."""
+    """The health of one endpoint: its score at this moment, and its statistics within `window`."""
     gid = circuit.endpoint_gid
     scores = await healths(session, [circuit], moment)
     mine = [col(EndpointMinuteError.endpoint_gid) == gid]
@@ -63,7 +64,7 @@ async def endpoint_health(
 
 
 async def healths(session: AsyncSession, circuits: Sequence[CircuitRow], moment: datetime) -> Mapping[str, Health]:
-    """The scores of some endpoints, by gid: those of one page of a list, for instance."""
+    """The scores of these endpoints by gid, for example of one page of a list."""
     mine = [col(EndpointMinute.endpoint_gid).in_([circuit.endpoint_gid for circuit in circuits])]
     day = await stats_by_endpoint(session, moment - DAY, mine)
     hour = await stats_by_endpoint(session, moment - HOUR, mine)
@@ -82,17 +83,22 @@ async def healths(session: AsyncSession, circuits: Sequence[CircuitRow], moment:
 async def stats_by_endpoint(
     session: AsyncSession, since: datetime, where: Sequence[ColumnElement[bool]] = ()
 ) -> Mapping[str, AttemptStats]:
-    """What each endpoint did since a moment; those that did nothing are not in it."""
+    """The statistics of each endpoint since a moment; endpoints without attempts are left out."""
     gid = col(EndpointMinute.endpoint_gid)
     statement = select(gid, *_sums()).where(col(EndpointMinute.minute) >= since, *where).group_by(gid)
     rows = (await session.execute(statement)).all()
-    return await asyncio.to_thread(lambda: {row[0]: _tally(row) for row in rows})
+    return await asyncio.to_thread(lambda: {row[0]: _stats(row) for row in rows})
+
+
+async def stats_of_endpoints(session: AsyncSession, since: datetime, gids: Sequence[str]) -> Mapping[str, AttemptStats]:
+    """The same for some endpoints."""
+    return await stats_by_endpoint(session, since, [col(EndpointMinute.endpoint_gid).in_(gids)])
 
 
 async def series(
     session: AsyncSession, window: Window, moment: datetime, where: Sequence[ColumnElement[bool]] = ()
 ) -> Sequence[Bucket]:
-    """Every bucket of the window, the empty ones as well; the last is the one under way."""
+    """All buckets of the window, including empty ones. The last one is incomplete."""
     step = window.bucket
     last = _number(moment, step)
     first = last - window.length // step + 1
@@ -100,14 +106,14 @@ async def series(
     statement = (
         select(bucket, *_sums()).where(col(EndpointMinute.minute) >= _moment(first, step), *where).group_by(bucket.name)
     )
-    found = {row[0]: _tally(row) for row in await session.execute(statement)}
+    found = {row[0]: _stats(row) for row in await session.execute(statement)}
     return [Bucket(_moment(number, step), found.get(number, AttemptStats())) for number in range(first, last + 1)]
 
 
 async def error_intervals(
     session: AsyncSession, since: datetime, step: timedelta, where: Sequence[ColumnElement[bool]] = ()
 ) -> Mapping[str, Sequence[ErrorInterval]]:
-    """When each error was seen since a moment, in steps."""
+    """When each error occurred since a moment, in steps."""
     minute, error = col(EndpointMinuteError.minute), col(EndpointMinuteError.error)
     bucket = _bucket(EndpointMinuteError.minute, step)
     statement = (
@@ -126,7 +132,7 @@ def faults(
     endpoints: Mapping[str, int] | None = None,
     earlier: Mapping[str, Sequence[ErrorInterval]] | None = None,
 ) -> Sequence[RecurringError]:
-    """The most frequent first. `earlier` spells are not counted, but tell since when it has gone on."""
+    """The recurring errors, the most frequent first. `earlier` intervals are not counted; they only extend `since`."""
     found = [
         RecurringError(
             error=error,
@@ -144,7 +150,7 @@ def _sums() -> list[ColumnElement[int]]:
     return [total(col(getattr(EndpointMinute, name))) for name in COUNTS]
 
 
-def _tally(row: Row[*tuple[Any, ...]]) -> AttemptStats:
+def _stats(row: Row[*tuple[Any, ...]]) -> AttemptStats:
     return AttemptStats(*row[1:])
 
 
@@ -157,7 +163,7 @@ def _seconds(step: timedelta) -> int:
 
 
 def _number(moment: datetime, step: timedelta) -> int:
-    """Which bucket a moment is in, counted from 1970."""
+    """The number of the bucket that contains a moment, counted from 1970."""
     return int(moment.timestamp()) // _seconds(step)
 
 

@@ -1,1 +1,1 @@
-"""Operational events: what operators are notified of, published as messages."""
+"""Notifications: operational events, published to operators as messages."""

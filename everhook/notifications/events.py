@@ -1,4 +1,4 @@
-"""Operational events: what operators should hear of, as messages on a channel of our own."""
+"""Operational events for operators, published as messages on a channel of Everhook itself."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Any
 from everhook.delivery.body_formats import timestamp
 
 RESERVED = "everhook."
-"""Channels whose names begin so are ours: nobody else makes, publishes to or deletes them."""
+"""The prefix of Everhook's own channels: callers cannot create, delete or publish to them."""
 
 EVENTS_CHANNEL = "everhook.events"
 
@@ -19,7 +19,7 @@ def is_reserved(channel: str) -> bool:
 
 
 class EventKind(StrEnum):
-    """The type of an event's message, for subscriptions to choose by."""
+    """The kind of an event, which is the type of its message: subscriptions can filter by it."""
 
     CIRCUIT_OPENED = "endpoint.circuit_opened"
     CIRCUIT_CLOSED = "endpoint.circuit_closed"
@@ -40,7 +40,7 @@ CIRCUIT_KINDS = frozenset({EventKind.CIRCUIT_OPENED, EventKind.CIRCUIT_CLOSED})
 
 @dataclass(frozen=True)
 class Event:
-    """An event as it is told. `tenant_gid` is whom it concerns; None: the publisher alone."""
+    """An event. `tenant_gid` is the tenant that it concerns; None: it concerns the publisher only."""
 
     gid: str
     kind: str
@@ -57,16 +57,16 @@ class Event:
 
     @property
     def is_orphaned(self) -> bool:
-        """Its tenant is being erased, or gone."""
+        """Whether its tenant is being erased, or was erased."""
         return self.tenant_gid is not None and self.tenant is None
 
     @property
     def is_relapse(self) -> bool:
-        """A circuit opened again at its probe. That is kept for its history, and told to nobody a second time."""
+        """Whether a circuit opened again after a failed probe. Such an event is stored but not published."""
         return self.kind == EventKind.CIRCUIT_OPENED and self.data.get("openings", 1) > 1
 
     def payload(self) -> dict[str, Any]:
-        """What subscribers get."""
+        """The payload of the event's message."""
         return {
             "eventGid": self.gid,
             "kind": self.kind,

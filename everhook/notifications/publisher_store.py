@@ -1,4 +1,5 @@
-"""Publishing operational events: each becomes a message on the channel `everhook.events`, delivered like any other."""
+"""Publishes operational events from the outbox: each becomes a message on the channel `everhook.events`, delivered
+like any other message."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -32,28 +33,30 @@ from everhook.storage.tables import (
 BATCH = 500
 
 ONCE_WITHIN = timedelta(days=1)
-"""How often the circuit of an endpoint that itself takes events is told of. What is told about it makes deliveries that
-may fail in their turn: this is what ends two broken ones telling each other of it for ever."""
+"""How often a circuit event is published about an endpoint that itself receives operational events. Such an event
+causes deliveries that may fail in turn: without this limit, two broken endpoints would generate events about each
+other for ever."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """`events` are done with; `new` are the deliveries that they led to, committed and still to be attempted."""
+    """`events` is how many were processed. `new` are the deliveries that resulted: committed, and still to be
+    attempted."""
 
     events: int = 0
     new: tuple[NewDelivery, ...] = ()
 
 
 class EventPublisher:
-    """Publishes what was recorded. A message, its deliveries and the mark on the event are one transaction, so each
-    event is published once, whoever dies meanwhile; its gid is the idempotency key beside that."""
+    """Publishes recorded events. The message, its deliveries and the mark on the event are one transaction, so each
+    event is published once. Its gid is also the idempotency key of the message."""
 
     def __init__(self, database: Database, acceptor: Acceptor) -> None:
         self._database = database
         self._acceptor = acceptor
 
     async def publish_some(self) -> Published:
-        """The oldest unpublished events, a batch at most. Where there are none the writer is not touched."""
+        """Publish the oldest unpublished events, one batch at most. If there are none, the writer is not used."""
         async with self._database.read_connection() as connection:
             if not await _unpublished(connection, 1):
                 return Published()
@@ -61,8 +64,8 @@ class EventPublisher:
             return await self._publish(connection, await _unpublished(connection, BATCH, claim=True))
 
     async def _publish(self, connection: AsyncConnection, events: Sequence[Event]) -> Published:
-        told = await _worth_telling(connection, events)
-        publications = {event.gid: _publication(event) for event in told}
+        to_publish = await _to_publish(connection, events)
+        publications = {event.gid: _publication(event) for event in to_publish}
         accepted = [
             acceptance
             for acceptance in await self._acceptor.accept_within(connection, list(publications.values()))
@@ -74,7 +77,7 @@ class EventPublisher:
 
 
 async def _unpublished(connection: AsyncConnection, limit: int, *, claim: bool = False) -> Sequence[Event]:
-    """Oldest first. `claim`: those that no other process is publishing."""
+    """Unpublished events, oldest first. `claim`: lock them, and skip those that another process is publishing."""
     event = OperationalEvent
     statement = (
         select(
@@ -98,33 +101,34 @@ async def _unpublished(connection: AsyncConnection, limit: int, *, claim: bool =
     return [Event(**row._mapping) for row in rows]
 
 
-async def _worth_telling(connection: AsyncConnection, events: Sequence[Event]) -> Sequence[Event]:
-    """Not where nobody listens, and not what comes of telling: that would feed itself."""
-    listeners = await _listeners(connection)
-    if not listeners:
+async def _to_publish(connection: AsyncConnection, events: Sequence[Event]) -> Sequence[Event]:
+    """The events to publish: none if there are no subscribers, and none that only result from publishing events,
+    since that would never end."""
+    subscribers = await _subscribers(connection)
+    if not subscribers:
         return []
-    worth: list[Event] = []
+    chosen: list[Event] = []
     for event in events:
-        if event.kind in CIRCUIT_KINDS and event.endpoint_gid in listeners:
-            repeats = any(_is_same_news(event, other) for other in worth) or await _was_told(connection, event)
+        if event.kind in CIRCUIT_KINDS and event.endpoint_gid in subscribers:
+            repeats = any(_is_repeated(event, other) for other in chosen) or await _was_published(connection, event)
         else:
-            repeats = event.kind == EventKind.CHECKPOINT and await _seals_tellings_alone(connection, event)
+            repeats = event.kind == EventKind.CHECKPOINT and await _covers_only_event_receipts(connection, event)
         if not repeats and not event.is_relapse and not event.is_orphaned:
-            worth.append(event)
-    return worth
+            chosen.append(event)
+    return chosen
 
 
-def _is_same_news(event: Event, other: Event) -> bool:
+def _is_repeated(event: Event, other: Event) -> bool:
     return (event.kind, event.endpoint_gid) == (other.kind, other.endpoint_gid)
 
 
-async def _listeners(connection: AsyncConnection) -> set[str]:
-    """Endpoints that take operational events."""
+async def _subscribers(connection: AsyncConnection) -> set[str]:
+    """Endpoints that receive operational events."""
     statement = select(col(Subscription.endpoint_gid)).where(col(Subscription.channel) == EVENTS_CHANNEL)
     return set((await connection.execute(statement)).scalars())
 
 
-async def _was_told(connection: AsyncConnection, event: Event) -> bool:
+async def _was_published(connection: AsyncConnection, event: Event) -> bool:
     row = OperationalEvent
     statement = select(col(row.gid)).where(
         col(row.endpoint_gid) == event.endpoint_gid,
@@ -135,8 +139,9 @@ async def _was_told(connection: AsyncConnection, event: Event) -> bool:
     return (await connection.execute(statement.limit(1))).first() is not None
 
 
-async def _seals_tellings_alone(connection: AsyncConnection, event: Event) -> bool:
-    """Whether a checkpoint has nothing new but receipts of deliveries of events, such as the last checkpoint's."""
+async def _covers_only_event_receipts(connection: AsyncConnection, event: Event) -> bool:
+    """Whether a checkpoint adds only receipts of deliveries of events, for example of the event about the last
+    checkpoint."""
     size = int(event.data["size"])
     before = select(func.max(col(ReceiptSeal.size))).where(
         col(ReceiptSeal.tenant_gid) == event.tenant_gid, col(ReceiptSeal.size) < size
@@ -156,8 +161,8 @@ async def _seals_tellings_alone(connection: AsyncConnection, event: Event) -> bo
 
 
 def _publication(event: Event) -> Publication:
-    """Operators, whose endpoints belong to the default tenant, hear of everything, a tenant of its own things. How an
-    endpoint fares is not told to that very endpoint."""
+    """The message of an event. Operators, whose endpoints belong to the default tenant, receive all events; a tenant
+    receives its own. An endpoint does not receive events about itself."""
     content = event.payload()
     payload = orjson.dumps(content)
     tenants = {DEFAULT_TENANT_GID} if event.tenant_gid is None else {DEFAULT_TENANT_GID, event.tenant_gid}

@@ -1,1 +1,1 @@
-"""Logs, metrics and traces."""
+"""Observability: logs, metrics and traces."""

@@ -1,4 +1,4 @@
-"""Logs: structlog, JSON in production and coloured lines in dev; libraries' own loggers come out the same way."""
+"""Logging: structlog, JSON in production and coloured lines in dev; the loggers of libraries use the same format."""
 
 import logging
 import re
@@ -13,14 +13,14 @@ from everhook.observability.seldom import Seldom
 from everhook.temporal.sdk_errors import in_words
 
 _QUIET = {
-    # httpx and httpcore log full URLs, queries and all.
+    # httpx and httpcore log full URLs, including queries.
     "httpx": logging.WARNING,
     "httpcore": logging.WARNING,
     "aiosqlite": logging.WARNING,
     "alembic": logging.WARNING,
     "uvicorn.access": logging.WARNING,
     "uvicorn.error": logging.WARNING,
-    # The SDK logs each failed try of an activity with its traceback; what matters of it we log ourselves.
+    # The SDK logs each failed try of an activity with its traceback; Everhook logs the relevant ones itself.
     "temporalio.activity": logging.ERROR,
 }
 
@@ -29,14 +29,14 @@ SDK_CORE = "temporalio.core"
 SAME_LINE_S = 60.0
 
 _WITH_DIGITS = re.compile(r"[\w-]*\d[\w-]*")
-"""A number, an id such as `dlv_01m8…`, a run id."""
+"""A number, an id such as `dlv_01m8…`, or a run id."""
 
 
 def configure_logging(log_format: str, level: str, *, handler: logging.Handler | None = None) -> None:
-    """Send every log line of this process to one place in one form: to `handler`, else to standard error."""
+    """Send all log lines of this process to one handler in one format: to `handler`, or to standard error."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
-        _say_in_words,
+        _make_readable,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -45,7 +45,7 @@ def configure_logging(log_format: str, level: str, *, handler: logging.Handler |
         structlog.processors.JSONRenderer()
         if json
         else structlog.dev.ConsoleRenderer(
-            exception_formatter=structlog.dev.plain_traceback  # the other one shows locals, secrets among them
+            exception_formatter=structlog.dev.plain_traceback  # the other one shows locals
         )
     )
     structlog.configure(
@@ -67,14 +67,14 @@ def configure_logging(log_format: str, level: str, *, handler: logging.Handler |
     root.setLevel(level.upper())
     for name, quiet in _QUIET.items():
         logging.getLogger(name).setLevel(quiet)
-    _thin_out(logging.getLogger(SDK_CORE))
+    _limit_repetition(logging.getLogger(SDK_CORE))
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
 
 
-def _say_in_words(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """What the SDK's core says comes as values of Rust, in our own lines and in those that it writes."""
+def _make_readable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Replace the Rust values of the SDK's core in messages and errors."""
     for name in ("event", "error"):
         if isinstance(value := event.get(name), str):
             event[name] = in_words(value)
@@ -82,10 +82,10 @@ def _say_in_words(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
 
 
 class OnceAMinute(logging.Filter):
-    """Lets one line of a kind through a minute; the next one says how many were left out.
+    """Lets one line of a kind through each minute; the next one says how many were suppressed.
 
-    Each poller, and each call for a delivery, reports for itself that Temporal is away. Two lines are of one kind when
-    the SDK's core has the same message, whatever its numbers, ids and fields (which hold the error) are.
+    While Temporal is unavailable each poller and each call reports it. Two lines are of one kind if the SDK's core has
+    the same message, apart from numbers, ids and fields (which hold the error).
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -95,7 +95,7 @@ class OnceAMinute(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         left_out = self._seldom.due(_kind_of(record))
         if left_out:
-            record.msg, record.args = f"{record.getMessage()} ({left_out} more like it were left out)", ()
+            record.msg, record.args = f"{record.getMessage()} ({left_out} similar lines suppressed)", ()
         return left_out is not None
 
 
@@ -105,5 +105,5 @@ def _kind_of(record: logging.LogRecord) -> str:
     return _WITH_DIGITS.sub("0", text)
 
 
-def _thin_out(logger: logging.Logger) -> None:
+def _limit_repetition(logger: logging.Logger) -> None:
     logger.filters = [OnceAMinute()]

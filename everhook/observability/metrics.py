@@ -1,7 +1,7 @@
-"""What Everhook counts, for Prometheus. No label names a tenant or an endpoint: there may be any number of those.
+"""The metrics of Everhook, for Prometheus. No label names a tenant or an endpoint: their number is unbounded.
 
-Counters and histograms are of this process, gauges of the database and so the same in every process: sum the former,
-take the `max` of the latter.
+Counters and histograms are those of this process. Gauges come from the database and are the same in every process: sum
+the former, take the `max` of the latter.
 """
 
 from collections.abc import Iterable
@@ -18,12 +18,10 @@ ProcessCollector(registry=REGISTRY)
 
 MESSAGES_ACCEPTED = Counter(
     "everhook_messages_accepted",
-    "Messages answered with 202 and new: no duplicates, and no operational events.",
+    "Messages accepted with 202, without duplicates and operational events.",
     registry=REGISTRY,
 )
-ATTEMPTS = Counter(
-    "everhook_attempts", "Requests made to endpoints, by what they came to.", ["verdict"], registry=REGISTRY
-)
+ATTEMPTS = Counter("everhook_attempts", "Requests to endpoints, by verdict.", ["verdict"], registry=REGISTRY)
 ATTEMPT_SECONDS = Histogram(
     "everhook_attempt_seconds",
     "How long requests to endpoints took, timeouts and refusals included.",
@@ -44,7 +42,7 @@ HISTORY_SKIPPED = Counter(
 )
 
 for _verdict in (Verdict.DELIVERED, Verdict.RETRY, Verdict.REJECTED):
-    ATTEMPTS.labels(_verdict)  # there from the beginning: a rate needs a value before the first
+    ATTEMPTS.labels(_verdict)  # exists from the start: a rate needs a value before the first increment
 
 
 class _Build(Collector):

@@ -1,4 +1,4 @@
-"""The page `/metrics` and its port: what each process with metrics has, whatever it counts."""
+"""The page `/metrics` and its port."""
 
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -24,7 +24,7 @@ class MetricsPage:
         if scope["type"] != "http":
             return
         found = (scope["method"], scope["path"]) == ("GET", "/metrics")
-        body = await self._collect() if found else b"GET /metrics is all there is\n"
+        body = await self._collect() if found else b"Only GET /metrics is served here.\n"
         content_type = CONTENT_TYPE_PLAIN_0_0_4 if found else "text/plain"
         headers = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 200 if found else 404, "headers": headers})
@@ -32,24 +32,25 @@ class MetricsPage:
 
 
 def require_metrics_port(settings: Settings) -> None:
-    """Raise ConfigurationError where the port cannot be had: at the start, where it is one line and a status."""
+    """Raise ConfigurationError if the port is not available. Called at start, where this is one line and an exit
+    status."""
     if settings.metrics_port is not None:
         metrics_listener(settings.metrics_host, settings.metrics_port).close()
 
 
 def metrics_listener(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises ConfigurationError."""
+    """A listening socket. Raises ConfigurationError."""
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        why = (error.strerror or str(error)).partition(" (")[0]  # it names the address once more
+        why = (error.strerror or str(error)).partition(" (")[0]  # the message repeats the address
         raise ConfigurationError(
             f"cannot listen on {host}:{port} (EVERHOOK_METRICS_HOST, EVERHOOK_METRICS_PORT): {why}"
         ) from error
 
 
 def free_loopback_port() -> int:
-    """A port of 127.0.0.1 that is free now; who takes it first has it."""
+    """A port of 127.0.0.1 that is free now. Another process may still take it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""The metrics of several processes on one page: what each offers, with the label `process`."""
+"""The metrics of several processes on one page, with the label `process`."""
 
 import asyncio
 import contextlib
@@ -13,13 +13,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 TIMEOUT_S = 8.0
-"""Prometheus waits 10 s. A process that hangs must not take the others with it."""
+"""Prometheus waits 10 s, so one process that hangs must not delay the others."""
 
 log = structlog.get_logger()
 
 
 class ProcessMetrics:
-    """Fetches the page of each process. `ports` says where on this machine; None for one that does not serve."""
+    """Fetches the page of each process. `ports` maps processes to ports on this machine; None for one that is not
+    serving."""
 
     def __init__(
         self, ports: Callable[[], Mapping[int, int | None]], restarts: Callable[[], Mapping[int, int]]
@@ -34,11 +35,11 @@ class ProcessMetrics:
             yield self
 
     async def page(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """The merged page in Prometheus' text format."""
         ports = self._ports()
         pages = dict(zip(ports, await asyncio.gather(*(self._fetch(port) for port in ports.values())), strict=True))
         registry = CollectorRegistry()
-        registry.register(_Together(pages, self._restarts()))
+        registry.register(_MergedCollector(pages, self._restarts()))
         return generate_latest(registry)
 
     async def _fetch(self, port: int | None) -> str | None:
@@ -47,11 +48,11 @@ class ProcessMetrics:
         try:
             return (await self._client.get(f"http://127.0.0.1:{port}/metrics")).raise_for_status().text
         except httpx.HTTPError as error:
-            log.warning("the metrics of a process cannot be had", error=str(error) or type(error).__name__)
+            log.warning("cannot fetch the metrics of a process", error=str(error) or type(error).__name__)
             return None
 
 
-class _Together(Collector):
+class _MergedCollector(Collector):
     def __init__(self, pages: Mapping[int, str | None], restarts: Mapping[int, int]) -> None:
         self._pages = pages
         self._restarts = restarts

@@ -1,4 +1,4 @@
-"""A limit on repeated log lines: one of a kind in a while, and how many were left out since the last one."""
+"""Rate limit for log lines: one of each kind in an interval, with the number of suppressed ones since the last."""
 
 import time
 from collections.abc import Callable, Hashable
@@ -14,7 +14,7 @@ class _Kind:
 
 
 class Seldom:
-    """Says for each kind of line whether it is time for another. Remembers `MAX_KINDS` kinds at most."""
+    """Decides for each kind of line whether to write it. Remembers `MAX_KINDS` kinds at most."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
@@ -22,7 +22,7 @@ class Seldom:
         self._kinds: dict[Hashable, _Kind] = {}
 
     def due(self, kind: Hashable) -> int | None:
-        """How many of the kind were left out since the last one that was due; None: leave out this one too."""
+        """How many lines of the kind were suppressed since the last one; None: suppress this one too."""
         now = self._clock()
         known = self._kinds.get(kind)
         if known is not None and now - known.last < self._seconds:

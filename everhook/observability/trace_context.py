@@ -1,4 +1,4 @@
-"""The trace that a message belongs to, as it travels: the header `traceparent` (W3C Trace Context, section 3.2)."""
+"""The trace of a message, as it travels: the header `traceparent` (W3C Trace Context, section 3.2)."""
 
 import re
 import secrets
@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from everhook.ids import trace_id
 
 _HEADER = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
-"""Versions to come may append to it: what is known of them is what stands here (section 3.2.4)."""
+"""Later versions may append to it; the known part stays the same (section 3.2.4)."""
 
 
 @dataclass(frozen=True)
 class TraceParent:
-    """`span_id` is whoever did what comes before, `flags` whether that is recorded."""
+    """`span_id` is the parent span, `flags` whether it is recorded."""
 
     trace_id: str
     span_id: str
@@ -22,16 +22,16 @@ class TraceParent:
         return f"00-{self.trace_id}-{self.span_id}-{self.flags}"
 
     def child(self) -> "TraceParent":
-        """The next span of the same trace."""
+        """A new span of the same trace."""
         return replace(self, span_id=secrets.token_hex(8))
 
 
 def parse(header: str | None) -> TraceParent | None:
-    """None where there is none, or no valid one: then a trace begins here."""
+    """Parse the header; None if it is missing or invalid: then a new trace begins here."""
     found = _HEADER.fullmatch(header or "")
     return TraceParent(*found.groups()) if found else None
 
 
 def of_message(message_gid: str, stored: str | None) -> TraceParent:
-    """The trace of the call that published a message; else one of the message's own, with the number of its gid."""
+    """The trace of the call that published a message, or a new trace derived from the message's gid."""
     return parse(stored) or TraceParent(trace_id(message_gid), secrets.token_hex(8))

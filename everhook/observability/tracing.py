@@ -1,8 +1,8 @@
-"""Traces, for whoever has OpenTelemetry (`EVERHOOK_OTEL`): a publish, its workflows, each attempt, in one trace.
+"""OpenTelemetry traces (`EVERHOOK_OTEL`): a publish, its workflows and each attempt form one trace.
 
-The trace is kept with the message, so attempts belong to it whoever makes them and whenever: after hours, after a
-replay, after the loss of Temporal's store. While this is off nothing of OpenTelemetry is imported, and next to nothing
-done.
+The trace is stored with the message, so all attempts belong to it, whichever process makes them and however late: after
+hours, after a replay, after the loss of Temporal's store. While tracing is off, OpenTelemetry is not imported, and the
+overhead is negligible.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _tracer: "trace.Tracer | None" = None
 
 @asynccontextmanager
 async def tracing(settings: Settings, service: str) -> AsyncIterator[None]:
-    """Send spans for the time of the block, to where OpenTelemetry's own variables say; what is left, at its end."""
+    """Export spans during the block, to the address in OpenTelemetry's own variables, and flush them at its end."""
     global _tracer
     if not settings.otel:
         yield
@@ -50,7 +50,7 @@ async def tracing(settings: Settings, service: str) -> AsyncIterator[None]:
 
 
 def interceptors() -> Sequence[Any]:
-    """For Temporal's client and, by it, for workers: spans of starts, workflows and activities."""
+    """The interceptors of Temporal's client, and through it of workers: spans of starts, workflows and activities."""
     if _tracer is None:
         return []
     from temporalio.contrib.opentelemetry import TracingInterceptor
@@ -60,13 +60,13 @@ def interceptors() -> Sequence[Any]:
 
 @dataclass(frozen=True)
 class Span:
-    """What is under way. Without OpenTelemetry it has no `traceparent`, and notes nothing."""
+    """A span. Without OpenTelemetry it has no `traceparent`, and `note` does nothing."""
 
     traceparent: TraceParent | None = None
     _span: "trace.Span | None" = None
 
     def note(self, facts: dict[str, Any], *, failed: bool = False) -> None:
-        """Attributes; None is none."""
+        """Add attributes; those with the value None are left out."""
         if self._span is None:
             return
         from opentelemetry.trace import StatusCode
@@ -81,7 +81,8 @@ _NOTHING = Span()
 
 @contextmanager
 def span(name: str, parent: TraceParent | None, *, serves: bool = False) -> Iterator[Span]:
-    """A span behind `parent`, or within what is under way, if that is of the same trace. `serves`: of a call to us."""
+    """A span with the given parent, or within the current span if that is of the same trace. `serves`: the span of a
+    server."""
     if _tracer is None:
         yield _NOTHING
         return
@@ -95,7 +96,7 @@ def span(name: str, parent: TraceParent | None, *, serves: bool = False) -> Iter
 
 
 def _context(parent: TraceParent | None) -> "Context | None":
-    """None: what is current."""
+    """The context of the parent; None: the current one."""
     from opentelemetry import trace
 
     if parent is None or trace.get_current_span().get_span_context().trace_id == int(parent.trace_id, 16):

@@ -1,1 +1,1 @@
-"""Accepting messages: matching, fan-out to endpoints, idempotency, and the transaction behind every 202."""
+"""Publishing: accepting messages, matching, fan-out to endpoints, idempotency, and the transaction of every 202."""

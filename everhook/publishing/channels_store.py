@@ -1,4 +1,4 @@
-"""Channels."""
+"""Channels, with their policies."""
 
 from typing import Any
 
@@ -14,14 +14,15 @@ from everhook.storage.tables import Channel, Subscription, now
 
 
 async def create(session: AsyncSession, name: str, policy: dict[str, Any] | None) -> Channel | None:
-    """None where the name is taken."""
+    """The new channel; None if the name is taken."""
     connection = await session.connection()
     statement = insert_ignoring(connection, Channel, "name").returning(col(Channel.name))
     row = {"name": name, "policy": policy, "routes_version": 0, "created_at": now()}
     created = (await session.execute(statement.values(row))).one_or_none()
     if created is None:
         return None
-    await policy_history.keep(session, None, channel=name)  # one of this name may have been deleted before
+    # A channel of this name may have been deleted before.
+    await policy_history.record_policy(session, None, channel=name)
     return await get(session, name)
 
 
@@ -35,7 +36,7 @@ async def page(session: AsyncSession, *, after: str | None, limit: int) -> Page[
 
 async def set_policy(session: AsyncSession, channel: Channel, policy: dict[str, Any] | None) -> None:
     if policy != channel.policy:
-        await policy_history.keep(session, channel.policy, channel=channel.name)
+        await policy_history.record_policy(session, channel.policy, channel=channel.name)
     channel.policy = policy
     session.add(channel)
     await session.flush()
@@ -43,11 +44,11 @@ async def set_policy(session: AsyncSession, channel: Channel, policy: dict[str, 
 
 
 async def remove(session: AsyncSession, name: str) -> bool:
-    """False, and nothing changed, while subscriptions lead from it."""
+    """Delete a channel. False, and nothing is changed, while it has subscriptions."""
     subscriptions = select(func.count()).select_from(Subscription).where(col(Subscription.channel) == name)
     if (await session.execute(subscriptions)).scalar_one():
         return False
     removed = await session.execute(delete(Channel).where(col(Channel.name) == name).returning(col(Channel.policy)))
     for policy in removed.scalars():
-        await policy_history.keep(session, policy, channel=name)
+        await policy_history.record_policy(session, policy, channel=name)
     return True

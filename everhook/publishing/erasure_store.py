@@ -1,4 +1,4 @@
-"""Erasing the content of messages: payloads, and what endpoints answered to them. Hashes and receipts stay."""
+"""Erases the content of messages: payloads, and the responses of endpoints to them. Hashes and receipts stay."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -14,9 +14,9 @@ from everhook.storage.tables import Attempt, Delivery, Message, PayloadErasure, 
 
 
 async def erase_payload(session: AsyncSession, message_gid: str) -> bool:
-    """Erase a message's payload; `erase_responses` is to follow. False where there is no such message.
+    """Erase the payload of a message; the caller then calls `erase_responses`. False if there is no such message.
 
-    Whoever does not come to that, and attempts that are in flight right now, are seen to by `finish_erasures`.
+    If the caller dies before that, and for attempts that are in flight, `finish_erasures` does it.
     """
     found = await session.execute(select(col(Message.gid)).where(col(Message.gid) == message_gid))
     if found.one_or_none() is None:
@@ -32,7 +32,7 @@ async def erase_payload(session: AsyncSession, message_gid: str) -> bool:
 
 
 async def erase_responses(bulk: Bulk, message_gids: Sequence[str]) -> None:
-    """Erase what endpoints answered to the deliveries of these messages: it may repeat what was sent."""
+    """Erase the responses of endpoints to these messages: they may repeat what was sent."""
     deliveries = select(col(Delivery.gid)).where(col(Delivery.message_gid).in_(message_gids))
     async for gids in bulk.batches(deliveries):
         await bulk.change(
@@ -49,22 +49,25 @@ async def erase_responses(bulk: Bulk, message_gids: Sequence[str]) -> None:
         )
 
 
-async def finish_erasures(bulk: Bulk, settle: timedelta) -> None:
-    """Erase the answers to attempts that were in flight when their message's payload was erased; after `settle` they
-    are on record: an attempt takes 30 s at most, and its recording seconds."""
-    requested = select(col(PayloadErasure.message_gid)).where(col(PayloadErasure.requested_at) < now() - settle)
+async def finish_erasures(bulk: Bulk, grace: timedelta) -> None:
+    """Erase the responses to attempts that were in flight when the payload of their message was erased.
+
+    `grace` is the time after which those attempts are recorded: an attempt takes 30 s at most, its recording seconds.
+    """
+    requested = select(col(PayloadErasure.message_gid)).where(col(PayloadErasure.requested_at) < now() - grace)
     async for gids in bulk.pages(requested):
         await erase_responses(bulk, gids)
         await bulk.delete(PayloadErasure, col(PayloadErasure.message_gid).in_(gids))
 
 
 async def is_erased(session: AsyncSession, message_gid: str) -> bool:
-    """Whether a message has no payload any more."""
+    """Whether the payload of a message was erased."""
     erased = select(col(Message.gid)).where(col(Message.gid) == message_gid, col(Message.payload).is_(None))
     return (await session.execute(erased)).one_or_none() is not None
 
 
 def still_to_send(message_gid: str) -> list[ColumnElement[bool]]:
-    """Deliveries of a message that wait for an attempt. The first attempt of one that is `accepted` is under way."""
+    """The condition for deliveries of a message that wait for an attempt. An `accepted` one has its first attempt in
+    flight."""
     others = [*TERMINAL_STATUSES, DeliveryStatus.DEAD_LETTERED, DeliveryStatus.ACCEPTED]
     return [col(Delivery.message_gid) == message_gid, col(Delivery.status).not_in(others)]

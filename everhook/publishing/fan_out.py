@@ -1,4 +1,5 @@
-"""Fan-out: which routes take a message. A long evaluation of filters leaves the event loop to others."""
+"""Fan-out: which routes take a message. A long evaluation of filters runs in a thread, so that it does not block the
+loop."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,12 +11,12 @@ from everhook.publishing.matching import ListIndex, has_long_integer, parse_exac
 from everhook.publishing.routing import Audience, Route, Routes
 
 LOOP_BUDGET = 10_000
-"""So many steps of matching are made on the event loop, 1 to 3 ms; what takes more is done in a thread."""
+"""How many steps of matching run on the event loop, which takes 1 to 3 ms; more steps run in a thread."""
 
 
-@dataclass(slots=True)  # made for every message: a frozen one takes longer to make
+@dataclass(slots=True)  # one for every message: frozen dataclasses take longer to create
 class Candidate:
-    """A message to be matched against the routes of its channel."""
+    """A message to match against the routes of its channel."""
 
     audience: Audience
     event_type: str
@@ -28,7 +29,7 @@ class Candidate:
         return self.routes.cost + (len(self.payload) // 2 if self.routes.search_lists else 0)
 
     def taken_by(self) -> list[Route]:
-        """One route an endpoint, however many of its subscriptions match."""
+        """The routes that take the message, one for each endpoint, even if several of its subscriptions match."""
         taking: dict[str, Route] = {}
         lists, content = ListIndex(), self._content()
         for route in self.routes:
@@ -37,9 +38,9 @@ class Candidate:
         return list(taking.values())
 
     def _content(self) -> Any:
-        """With integers as they are, if filters compare them."""
+        """The parsed payload, with exact integers if filters compare them."""
         if self.routes.have_filters and has_long_integer(self.payload):
-            with suppress(RecursionError):  # nested more deeply than this parser takes
+            with suppress(RecursionError):  # nested too deeply for this parser
                 return parse_exactly(self.payload)
         return self.content
 

@@ -5,13 +5,13 @@ A filter is an object of paths and conditions, all of which must hold:
     {"data.amount": {"$gt": 1000}, "data.currency": "EUR", "$any": [{"vip": true}, {"data.tags": {"$contains": "new"}}]}
 
 A plain value means equality. Operators: `$eq $ne $in $gt $gte $lt $lte $exists $prefix $contains`, and `$any`, `$all`,
-`$not` over filters. In a path a backslash takes the next `.`, `$` or `\` as part of a key: `prices.v1\.2`, `\$ref`.
+`$not` over filters. In a path a backslash escapes the next `.`, `$` or `\`: `prices.v1\.2`, `\$ref`.
 
-Integers are compared exactly, however large. A number written with a fraction or an exponent is a double, and so is
-what it is compared with.
+Integers are compared exactly, however large. A number with a fraction or an exponent is a double, and so is the number
+that it is compared with.
 
-There are no loops and no expressions of the user's own: a filter takes `cost` steps at most, and `$contains` reads each
-list of a payload once, whatever the number of filters that search it.
+There are no loops and no user-defined expressions: a filter takes `cost` steps at most, and `$contains` reads each list
+of a payload once, however many filters search it.
 """
 
 import json
@@ -29,24 +29,24 @@ _EXACT_AS_DOUBLE = 2**53
 _ESCAPE, _ESCAPABLE = "\\", frozenset(".$\\")
 _MISSING = object()
 _COMPOSITE = 10
-"""A comparison with a list or an object takes as long as so many steps."""
+"""A comparison with a list or an object counts as this many steps."""
 
 _DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
 _LONG_INTEGER = b"0" * 19
-"""An integer of more than 64 bits has so many digits."""
+"""An integer of more than 64 bits has at least this many digits."""
 
 _MAX_DIGITS = 4_300
-"""Python refuses longer integers: reading them takes time that grows with the square of their length."""
+"""Python refuses to parse longer integers: the time grows with the square of their length."""
 
 
 def parse_exactly(payload: bytes) -> Any:
-    """Parse JSON with integers as they are, where faster parsers round those of more than 64 bits, and with infinities
-    for what is beyond doubles. Raises ValueError and RecursionError."""
+    """Parse JSON with exact integers, where faster parsers round those of more than 64 bits, and with infinity for
+    numbers beyond doubles. Raises ValueError and RecursionError."""
     return json.loads(payload.decode(), parse_int=_integer, parse_constant=_refuse_constant)
 
 
 def has_long_integer(payload: bytes) -> bool:
-    """Whether a payload may hold an integer of more than 64 bits. It takes 0.7 ns a byte."""
+    """Whether a payload may contain an integer of more than 64 bits. Takes 0.7 ns per byte."""
     return _LONG_INTEGER in payload.translate(_DIGITS)
 
 
@@ -59,9 +59,9 @@ def _refuse_constant(name: str) -> None:
 
 
 def matches_type(event_type: str, patterns: Sequence[str]) -> bool:
-    """Whether a type fits one of the patterns; none at all means every type.
+    """Whether an event type matches one of the patterns; no patterns match every type.
 
-    `*` alone fits everything, `order.*` fits `order.created` and `order.item.added`, else the type itself.
+    `*` matches everything, `order.*` matches `order.created` and `order.item.added`, any other pattern only itself.
     """
     return not patterns or any(
         pattern in ("*", event_type) or (pattern.endswith(".*") and event_type.startswith(pattern[:-1]))
@@ -70,7 +70,8 @@ def matches_type(event_type: str, patterns: Sequence[str]) -> bool:
 
 
 class ListIndex:
-    """The scalars of the lists of one payload, each list read once. It lives as long as the payload is matched."""
+    """The scalars of the lists of one payload, so that each list is read once. It lives while the payload is
+    matched."""
 
     def __init__(self) -> None:
         self._known: dict[int, _Scalars] = {}
@@ -83,12 +84,12 @@ class ListIndex:
 
 
 Test = Callable[[Any, ListIndex], bool]
-"""Of a payload, or of the value at a path."""
+"""A test of a payload, or of the value at a path."""
 
 
 @dataclass(frozen=True)
 class Filter:
-    """A filter, compiled. `cost`: how many steps a match takes at most. `searches_lists`: it uses `$contains`."""
+    """A compiled filter. `cost` is the maximum number of steps of a match. `searches_lists`: it uses `$contains`."""
 
     holds: Test
     cost: int
@@ -100,17 +101,17 @@ class Filter:
 
 
 def compile_filter(conditions: Mapping[str, Any] | None) -> Filter | None:
-    """A filter that passed `check_filter`, ready to be matched. None where there is none to match."""
+    """Compile a filter that passed `check_filter`; None if there is nothing to match."""
     return _compiled(conditions) if conditions else None
 
 
 def matching_cost(events: Sequence[str], conditions: Filter | None) -> int:
-    """How many steps it takes at most to match a message against a subscription."""
+    """The maximum number of steps to match a message against a subscription."""
     return 1 + len(events) + (conditions.cost if conditions is not None else 0)
 
 
 def check_filter(conditions: Any, depth: int = 0) -> None:
-    """Raise ValueError with the place and the reason where a filter is not one."""
+    """Raise ValueError, with the path and the reason, if this is not a valid filter."""
     if not isinstance(conditions, Mapping):
         raise ValueError("a filter is an object of paths and conditions")
     if depth > MAX_FILTER_DEPTH or len(conditions) > MAX_FILTER_CONDITIONS:
@@ -133,13 +134,13 @@ def _check_path(path: str) -> None:
     if len(path) > MAX_PATH:
         raise ValueError(f"a path has {MAX_PATH} characters at most")
     if path.startswith("$"):
-        raise ValueError(rf"{path} is not an operator that stands here; a key that begins with $ is written \{path}")
+        raise ValueError(rf"{path} is not an operator here; a key that begins with $ is written \{path}")
     split_path(path, strict=True)
 
 
 def _check_operators(path: str, conditions: Mapping[str, Any]) -> None:
     if not conditions:
-        raise ValueError(f"{path}: an empty object says nothing; equality with one is {{'$eq': {{}}}}")
+        raise ValueError(f"{path}: an empty object has no meaning; equality with one is {{'$eq': {{}}}}")
     for name, operand in conditions.items():
         if name not in _OPERANDS:
             hint = "" if name.startswith("$") else f"; a member of an object is the path {path}.{name}"
@@ -169,7 +170,7 @@ def _all(parts: Sequence[Filter]) -> Filter:
     tests = tuple(part.holds for part in parts)
 
     def hold(payload: Any, lists: ListIndex) -> bool:
-        for test in tests:  # noqa: SIM110 - a generator takes half as long again
+        for test in tests:  # noqa: SIM110 - a generator takes 1.5 times as long
             if not test(payload, lists):
                 return False
         return True
@@ -216,7 +217,7 @@ def _at_path(path: Sequence[str], operations: Mapping[str, Any]) -> Filter:
 
 
 def split_path(path: str, *, strict: bool = False) -> list[str]:
-    """The keys of a path. A backslash that escapes nothing stands for itself; where `strict`, it is a ValueError."""
+    """The keys of a path. A backslash that escapes nothing stands for itself; with `strict` it is a ValueError."""
     keys, key, chars = list[str](), "", iter(path)
     for char in chars:
         if char == ".":
@@ -226,7 +227,7 @@ def split_path(path: str, *, strict: bool = False) -> list[str]:
             following = next(chars, "")
             escapes = following in _ESCAPABLE
             if strict and not escapes:
-                raise ValueError(rf"{path}: a backslash stands before . $ or \ only")
+                raise ValueError(rf"{path}: a backslash can only stand before . $ or \ only")
             key += following if escapes else char + following
         else:
             key += char
@@ -238,7 +239,7 @@ def _is_index(part: str) -> bool:
 
 
 def _steps(name: str, operand: Any) -> int:
-    """How many steps an operator takes at most. The scalars of `$in` are looked up in a set."""
+    """The maximum number of steps of an operator. The scalars of `$in` are looked up in a set."""
     if name == "$in":
         return 1 + sum(_size(one) for one in operand if not _is_scalar(one))
     return _size(operand)
@@ -270,7 +271,7 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _comparable(one: Any, other: Any) -> tuple[Any, Any]:
-    """Two numbers as they are compared: integers exactly, anything else as doubles."""
+    """Two numbers in the form in which they are compared: integers exactly, anything else as doubles."""
     if isinstance(one, int) and isinstance(other, float):
         return _double(one), other
     if isinstance(one, float) and isinstance(other, int):
@@ -308,7 +309,7 @@ def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Any], Test]:
             return lambda found, _: isinstance(found, str) and compare(found, wanted)
         if _is_number(wanted):
             return lambda found, _: _is_number(found) and compare(*_comparable(found, wanted))
-        return lambda _found, _: False  # was accepted once, and never holds
+        return lambda _found, _: False  # accepted by an earlier version; never matches
 
     return operation
 
@@ -351,4 +352,4 @@ _OPERANDS: dict[str, Operand] = {
     "$prefix": (lambda operand: isinstance(operand, str), "a string"),
     "$contains": (_is_scalar, "a string, a number, true, false or null"),
 }
-"""What each operator takes, and how that is said."""
+"""The operand of each operator: its check, and its description."""

@@ -1,9 +1,9 @@
-"""Which endpoints a channel leads to.
+"""The routes of channels, cached.
 
-Read on every publish, changed by hand: so each process keeps the routes of a channel for as long as the channel's
-`routes_version` stands. Whoever changes a subscription, an endpoint's policy or a channel's bumps the version in the
-same transaction, and a publish compares it in *its* transaction: a subscription that was answered with `201` gets
-every message published after.
+They are read for every message and changed by hand, so each process caches the routes of a channel until the channel's
+`routes_version` changes. A change of a subscription, an endpoint's policy or a channel's policy bumps the version in
+the same transaction, and a publish compares it in its own transaction: a subscription that was created with `201` gets
+every message published later.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ from everhook.storage.tables import Channel, Endpoint, Subscription, Tenant
 
 
 class RouteCache:
-    """Routes by channel, current as of the transaction of the connection they are asked on."""
+    """Routes by channel, as of the transaction of the given connection."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[int, Routes]] = {}
 
     async def routes(self, connection: AsyncConnection, channels: Sequence[str]) -> dict[str, Routes]:
-        """The routes of those of `channels` that exist."""
+        """The routes of those channels that exist."""
         versions = await connection.execute(
             select(col(Channel.name), col(Channel.routes_version)).where(col(Channel.name).in_(channels))
         )
@@ -40,14 +40,14 @@ class RouteCache:
 
 
 async def bump(session: AsyncSession, *channels: str) -> None:
-    """Tell every process that the routes of these channels changed."""
+    """Invalidate the cached routes of these channels in all processes."""
     await session.execute(
         update(Channel).where(col(Channel.name).in_(channels)).values(routes_version=Channel.routes_version + 1)
     )
 
 
 async def bump_endpoint(session: AsyncSession, endpoint_gid: str) -> None:
-    """The same for all channels that lead to an endpoint."""
+    """Invalidate the cached routes of all channels that the endpoint subscribes to."""
     channels = select(col(Subscription.channel)).where(col(Subscription.endpoint_gid) == endpoint_gid)
     await session.execute(
         update(Channel).where(col(Channel.name).in_(channels)).values(routes_version=Channel.routes_version + 1)

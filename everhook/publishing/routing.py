@@ -1,4 +1,4 @@
-"""Which endpoints a channel leads to, and which of them take a message. Pure."""
+"""Routing: which endpoints of a channel take a message. Pure."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +10,7 @@ from everhook.publishing.matching import Filter, ListIndex, matches_type, matchi
 
 @dataclass(frozen=True)
 class Route:
-    """One subscription, with what a delivery over it needs to know of its endpoint."""
+    """One subscription, with what its deliveries need to know of the endpoint."""
 
     endpoint_gid: str
     tenant_gid: str
@@ -30,7 +30,7 @@ class Route:
 
     @property
     def cost(self) -> int:
-        """How many steps `takes` needs at most."""
+        """The maximum number of steps of `takes`."""
         return matching_cost(self.events, self.filter)
 
 
@@ -39,7 +39,7 @@ class Routes(tuple[Route, ...]):
 
     @cached_property
     def cost(self) -> int:
-        """How many steps it takes at most to match a message against all of them."""
+        """The maximum number of steps to match a message against all routes."""
         return sum(route.cost for route in self)
 
     @cached_property
@@ -53,7 +53,7 @@ class Routes(tuple[Route, ...]):
 
 @dataclass(frozen=True)
 class Audience:
-    """Whose endpoints may take a message: those of some tenants (None: of all), but for one endpoint."""
+    """The endpoints that may take a message: those of some tenants (None: of all), except one endpoint."""
 
     tenants: frozenset[str] | None = None
     but: str | None = None

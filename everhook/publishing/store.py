@@ -1,4 +1,4 @@
-"""Accepting messages: the transaction behind every `202`, and reading them back."""
+"""Accepting messages: the transaction of every `202`, and reading messages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,9 +29,9 @@ from everhook.storage.tables import Delivery, Message, now
 
 @dataclass(frozen=True)
 class Publication:
-    """A message on its way in. `content` is the parsed payload, for filters; `payload` the bytes, for receivers.
+    """A message to be published. `content` is the parsed payload, for filters; `payload` the bytes, for receivers.
 
-    It goes to the endpoints of its tenant, of all tenants where it has none, or to `audience`.
+    It goes to the endpoints of its tenant, of all tenants if it has none, or to `audience`.
     """
 
     message_gid: str
@@ -48,7 +48,7 @@ class Publication:
 
     @property
     def key(self) -> tuple[str, str, str] | None:
-        """What makes publishing idempotent: scope, channel, key."""
+        """The idempotency key: scope, channel, key."""
         if self.idempotency_key is None:
             return None
         return (self.tenant_gid or "", self.channel, self.idempotency_key)
@@ -63,8 +63,8 @@ class AcceptedDelivery:
 
 @dataclass(frozen=True)
 class Accepted:
-    """Committed. `new` are the deliveries whose first attempt is to be made: none for a duplicate, and none that were
-    parked because their endpoint cannot receive now."""
+    """A committed message. `new` are the deliveries whose first attempt is to be made: none for a duplicate, and
+    none that were parked because their endpoint cannot receive now."""
 
     message_gid: str
     channel: str
@@ -82,7 +82,7 @@ class UnknownChannel:
 
 @dataclass(frozen=True)
 class KeyReused:
-    """The idempotency key was used before, with another body; `message_gid` is the message it stands for."""
+    """The idempotency key was used before, with another body. `message_gid` is the message that has the key."""
 
     message_gid: str
 
@@ -91,7 +91,7 @@ Acceptance = Accepted | UnknownChannel | KeyReused
 
 
 class Acceptor:
-    """Commits messages with one delivery for each matching endpoint."""
+    """Commits messages, with one delivery for each matching endpoint."""
 
     def __init__(self, database: Database, defaults: InputDefaults) -> None:
         self._database = database
@@ -100,13 +100,14 @@ class Acceptor:
         self._group = BatchExecutor(database.write_connection, self._apply)
 
     async def accept(self, publication: Publication) -> Acceptance:
-        """Returns once the message and its deliveries are committed, together with whatever else is being accepted."""
+        """Accept a message. Returns once it is committed with its deliveries; concurrent messages share a
+        transaction (group commit)."""
         acceptance = await self._group.submit(publication)
         _count([acceptance])
         return acceptance
 
     async def accept_all(self, publications: Sequence[Publication]) -> Sequence[Acceptance]:
-        """The messages of one call, in one transaction: all of them, or none."""
+        """Accept the messages of one call in one transaction: all or none."""
         acceptances = await once_more_if_outdated(lambda: self._accept_at_once(publications))
         _count(acceptances)
         return acceptances
@@ -116,7 +117,7 @@ class Acceptor:
             return await self._apply(connection, publications)
 
     async def accept_for(self, publication: Publication, route: Route) -> Accepted:
-        """One message to one endpoint, whatever it subscribes to."""
+        """Accept a message for one endpoint, regardless of its subscriptions."""
         legs = [(publication, route)]
         async with self._database.write_connection() as connection:
             await _insert_messages(connection, [publication])
@@ -127,8 +128,8 @@ class Acceptor:
     async def accept_within(
         self, connection: AsyncConnection, publications: Sequence[Publication]
     ) -> Sequence[Acceptance]:
-        """The same in a transaction of the caller's: they are committed with what else is done in it. Nobody asked for
-        them and they were answered to nobody, so they do not count as accepted."""
+        """Accept messages in the transaction of the caller. They are not counted as accepted, because no caller
+        published them."""
         return await self._apply(connection, publications)
 
     async def _apply(self, connection: AsyncConnection, publications: Sequence[Publication]) -> Sequence[Acceptance]:
@@ -139,13 +140,13 @@ class Acceptor:
         taken = await match([_candidate(p, routes[p.channel]) for p in new])
         legs = [(p, route) for p, taking in zip(new, taken, strict=True) for route in taking]
         accepted = await self._commit_deliveries(connection, new, legs)
-        answers: dict[str, Acceptance] = {one.message_gid: one for one in accepted}
-        answers |= await _answer_repeats(connection, [p for p in known if p.message_gid not in inserted])
-        if freed := [p for p in known if p.message_gid not in answers]:
-            # Retention let go of their keys just behind the insert that found them taken.
+        results: dict[str, Acceptance] = {one.message_gid: one for one in accepted}
+        results |= await _resolve_repeats(connection, [p for p in known if p.message_gid not in inserted])
+        if freed := [p for p in known if p.message_gid not in results]:
+            # Retention released their keys just after the insert that found them taken.
             again = await self._apply(connection, freed)
-            answers |= {p.message_gid: answer for p, answer in zip(freed, again, strict=True)}
-        return [answers.get(p.message_gid) or UnknownChannel(p.channel) for p in publications]
+            results |= {p.message_gid: result for p, result in zip(freed, again, strict=True)}
+        return [results.get(p.message_gid) or UnknownChannel(p.channel) for p in publications]
 
     async def _commit_deliveries(
         self, connection: AsyncConnection, publications: Sequence[Publication], legs: Sequence["_Leg"]
@@ -161,16 +162,18 @@ class Acceptor:
         for publication, route in legs:
             state = states.get(route.endpoint_gid)
             if state is None:
-                continue  # deleted for good a moment ago
-            input = self._input(publication, route)
+                continue  # deleted meanwhile
+            delivery = self._input(publication, route)
             goes_out = state.sends or route.endpoint_gid in may_probe
             may_probe.discard(route.endpoint_gid)
-            bound = self._defaults.first_attempt_bound(input.policy) if goes_out else input.policy.max_window
-            rows.append(_delivery_row(input, route.tenant_gid, moment, due_at=moment + bound, parked=not goes_out))
+            bound = self._defaults.first_attempt_bound(delivery.policy) if goes_out else delivery.policy.max_window
+            rows.append(_delivery_row(delivery, route.tenant_gid, moment, due_at=moment + bound, parked=not goes_out))
             status = DeliveryStatus.ACCEPTED if goes_out else DeliveryStatus.PARKED
-            deliveries[publication.message_gid].append(AcceptedDelivery(input.delivery_gid, input.endpoint_gid, status))
+            accepted = AcceptedDelivery(delivery.delivery_gid, delivery.endpoint_gid, status)
+            deliveries[publication.message_gid].append(accepted)
             if goes_out:
-                new[publication.message_gid].append(NewDelivery(input, _basis(input, publication, state, moment)))
+                snapshot = _snapshot(delivery, publication, state, moment)
+                new[publication.message_gid].append(NewDelivery(delivery, snapshot))
         if rows:
             await connection.execute(insert(table_of(Delivery)), rows)
         return [
@@ -197,7 +200,7 @@ class Acceptor:
 
 
 _Leg = tuple[Publication, Route]
-"""A new message, and a route that takes it."""
+"""A new message and a route that takes it."""
 
 
 def _candidate(publication: Publication, routes: Routes) -> Candidate:
@@ -210,17 +213,17 @@ def _count(acceptances: Sequence[Acceptance]) -> None:
 
 
 def _delivery_row(
-    input: DeliveryInput, tenant_gid: str, moment: datetime, *, due_at: datetime, parked: bool
+    delivery: DeliveryInput, tenant_gid: str, moment: datetime, *, due_at: datetime, parked: bool
 ) -> dict[str, Any]:
     return {
-        "gid": input.delivery_gid,
+        "gid": delivery.delivery_gid,
         "tenant_gid": tenant_gid,
-        "message_gid": input.message_gid,
-        "endpoint_gid": input.endpoint_gid,
-        "channel": input.channel,
-        "event_type": input.event_type,
+        "message_gid": delivery.message_gid,
+        "endpoint_gid": delivery.endpoint_gid,
+        "channel": delivery.channel,
+        "event_type": delivery.event_type,
         "status": DeliveryStatus.PARKED if parked else DeliveryStatus.ACCEPTED,
-        "round": input.round,
+        "round": delivery.round,
         "attempts": 0,
         "accepted_at": moment,
         "due_at": due_at,
@@ -228,11 +231,13 @@ def _delivery_row(
     }
 
 
-def _basis(input: DeliveryInput, publication: Publication, state: EndpointState, moment: datetime) -> DeliverySnapshot:
+def _snapshot(
+    delivery: DeliveryInput, publication: Publication, state: EndpointState, moment: datetime
+) -> DeliverySnapshot:
     return DeliverySnapshot(
-        gid=input.delivery_gid,
+        gid=delivery.delivery_gid,
         status=DeliveryStatus.ACCEPTED,
-        round=input.round,
+        round=delivery.round,
         attempts=0,
         message_gid=publication.message_gid,
         channel=publication.channel,
@@ -250,7 +255,8 @@ def _basis(input: DeliveryInput, publication: Publication, state: EndpointState,
 
 
 async def _insert_messages(connection: AsyncConnection, publications: Sequence[Publication]) -> set[str]:
-    """Insert, and say which were new. Sorted by key, so that two processes never wait for each other in a circle."""
+    """Insert messages and return the gids of those that were new. Rows are sorted by key, so that two processes
+    cannot deadlock."""
     if not publications:
         return set()
     accepted_at = now()
@@ -278,9 +284,9 @@ async def _insert_messages(connection: AsyncConnection, publications: Sequence[P
     return set(result.scalars())
 
 
-async def _answer_repeats(connection: AsyncConnection, repeats: Sequence[Publication]) -> dict[str, Acceptance]:
-    """Answer publications whose key is taken: with the first message, or a refusal where the body is another. No answer
-    where it is taken no longer."""
+async def _resolve_repeats(connection: AsyncConnection, repeats: Sequence[Publication]) -> dict[str, Acceptance]:
+    """Resolve publications whose key is taken: to the first message with the key, or to `KeyReused` if its body
+    differs. Those whose key was released meanwhile are left out."""
     if not repeats:
         return {}
     scope, channel, key = col(Message.idempotency_scope), col(Message.channel), col(Message.idempotency_key)
@@ -297,15 +303,15 @@ async def _answer_repeats(connection: AsyncConnection, repeats: Sequence[Publica
     )
     first = {(row.idempotency_scope, row.channel, row.idempotency_key): row for row in rows}
     deliveries = await _deliveries_of(connection, [row.gid for row in first.values()])
-    answers: dict[str, Acceptance] = {}
+    results: dict[str, Acceptance] = {}
     for p in repeats:
         row = first.get(p.key or ("", "", ""))
         if row is None:
             continue
         if row.body_sha256 != p.body_sha256:
-            answers[p.message_gid] = KeyReused(row.gid)
+            results[p.message_gid] = KeyReused(row.gid)
             continue
-        answers[p.message_gid] = Accepted(
+        results[p.message_gid] = Accepted(
             message_gid=row.gid,
             channel=row.channel,
             event_type=row.event_type,
@@ -313,7 +319,7 @@ async def _answer_repeats(connection: AsyncConnection, repeats: Sequence[Publica
             deliveries=tuple(deliveries.get(row.gid, ())),
             duplicate=True,
         )
-    return answers
+    return results
 
 
 async def _deliveries_of(connection: AsyncConnection, message_gids: Sequence[str]) -> dict[str, list[AcceptedDelivery]]:
@@ -330,7 +336,8 @@ async def _deliveries_of(connection: AsyncConnection, message_gids: Sequence[str
 
 @dataclass(frozen=True)
 class MessageFilter:
-    """Several values of a field mean any of them. `since` and `until` bound the time of acceptance: from, before."""
+    """Several values of a field mean any of them. `since` (inclusive) and `until` (exclusive) bound the time of
+    acceptance."""
 
     tenant_gid: str | tuple[str, ...] | None = None
     channel: str | tuple[str, ...] | None = None
@@ -344,7 +351,7 @@ async def get(session: AsyncSession, gid: str) -> Message | None:
 
 
 async def page(session: AsyncSession, chosen: MessageFilter, *, after: str | None, limit: int) -> Page[Message]:
-    """Without payloads."""
+    """One page of messages, newest first, without payloads."""
     statement = select(Message).options(defer(Message.payload))  # type: ignore[arg-type]
     statement = statement.where(
         *one_of(col(Message.tenant_gid), chosen.tenant_gid),

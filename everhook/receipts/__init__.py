@@ -1,1 +1,1 @@
-"""Receipts of attempts: what they state, the keys that sign them, and checking them offline."""
+"""Receipts of attempts: their content, the keys that sign them, and verifying them offline."""

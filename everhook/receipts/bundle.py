@@ -1,11 +1,11 @@
-"""Bundles: one JSON file with all that a receipt needs to be checked offline, and the check.
+"""Bundles: one JSON file with everything that is needed to verify a receipt offline, and the verification.
 
 | type | what it shows |
 |---|---|
-| `everhook.receipt-bundle` | a receipt, its place in the log of a checkpoint, and that log's growth if asked for |
-| `everhook.consistency-bundle` | two checkpoints, and that the log of the one begins with that of the other |
+| `everhook.receipt-bundle` | a receipt, its place in the log of a checkpoint, and that log's growth if requested |
+| `everhook.consistency-bundle` | two checkpoints, and that the log of one begins with that of the other |
 
-A check stops at the first thing that is wrong and names its place; what was proven until then is kept.
+The verification stops at the first fault and names its place; what was proven before is kept.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,16 +23,16 @@ VERSION = 1
 RECEIPT_BUNDLE = "everhook.receipt-bundle"
 CONSISTENCY_BUNDLE = "everhook.consistency-bundle"
 HELD = "held checkpoint"
-"""The place of what is wrong with the checkpoint that the reader brought along."""
+"""The place of faults in the checkpoint that the reader holds."""
 
 
 class UnknownBundle(InvalidDocument):
-    """Not a bundle, or of a later version: nothing can be said of it."""
+    """Not a bundle, or one of a later version: nothing can be said about it."""
 
 
 @dataclass(frozen=True)
 class Consistency:
-    """Proof that a log of `new_size` begins with the whole log of `old_size`."""
+    """The proof that a log of `new_size` begins with the whole log of `old_size`."""
 
     old_size: int
     new_size: int
@@ -41,7 +41,7 @@ class Consistency:
 
 @dataclass(frozen=True)
 class BundleFinding:
-    """`place` is the member of the bundle (or the file) that `text`, a sentence, is about."""
+    """One finding. `place` is the member of the bundle (or the file) that `text`, a sentence, is about."""
 
     place: str
     text: str
@@ -52,10 +52,10 @@ class BundleFinding:
 
 @dataclass(frozen=True)
 class BundleVerification:
-    """What a bundle proves. `wrong` is the first fault; nothing behind it was looked at.
+    """What a bundle proves. `wrong` is the first fault; nothing after it was verified.
 
-    `unproven` says what even a faultless bundle leaves open, given what it was checked against. `receipt` and
-    `checkpoint` (the newer one) are there once their signatures hold.
+    `unproven` lists what even a faultless bundle does not prove, given what it was verified against. `receipt` and
+    `checkpoint` (the newer one) are set once their signatures are verified.
     """
 
     proven: tuple[BundleFinding, ...]
@@ -77,8 +77,8 @@ def build(
     jwks: Mapping[str, Any],
     consistency: Consistency | None = None,
 ) -> dict[str, Any]:
-    """A receipt's bundle. `proof` is for leaf `seq` in the log of `checkpoint`; `consistency` has that log's size as
-    one of its two."""
+    """Build the bundle of a receipt. `proof` is for leaf `seq` in the log of `checkpoint`; one of the two sizes of
+    `consistency` is that log's."""
     bundle: dict[str, Any] = {
         "type": RECEIPT_BUNDLE,
         "version": VERSION,
@@ -98,7 +98,7 @@ def build(
 
 
 def build_consistency(old: str, new: str, proof: Sequence[bytes], jwks: Mapping[str, Any]) -> dict[str, Any]:
-    """The bundle that shows two checkpoints to be of one log that only grew."""
+    """Build the bundle that shows that two checkpoints are of one log that only grew."""
     return {
         "type": CONSISTENCY_BUNDLE,
         "version": VERSION,
@@ -110,17 +110,17 @@ def build_consistency(old: str, new: str, proof: Sequence[bytes], jwks: Mapping[
 
 
 def load(text: str | bytes) -> object:
-    """A bundle's JSON. Raises NotJson, or Wrong for JSON that has two meanings."""
+    """Parse the JSON of a bundle. Raises NotJson, or InvalidDocument for JSON with two meanings."""
     return load_json(text, "bundle")
 
 
 def verify(
     bundle: object, *, body: bytes | None = None, since: str | None = None, keys: KeySet | None = None
 ) -> BundleVerification:
-    """Check a bundle, offline.
+    """Verify a bundle, offline.
 
-    `body` is what the receiver got; `since` a checkpoint (the note) that one holds; `keys` those that one got from the
-    issuer oneself, used instead of the bundle's own. Raises UnknownBundle.
+    `body` is the body that the receiver got. `since` is a checkpoint (the note) that the reader holds. `keys` are those
+    that the reader got from the issuer directly, used instead of the bundle's own. Raises UnknownBundle.
     """
     members = _open(bundle)
     kind = _ReceiptCheck if members.text("type") == RECEIPT_BUNDLE else _ConsistencyCheck
@@ -141,7 +141,7 @@ def _open(bundle: object) -> Members:
 
 
 class _Check:
-    """One run through a bundle. Steps are findings in order; the first fault ends them."""
+    """One verification of a bundle. Its steps yield findings in order; the first fault ends it."""
 
     oldest = "this checkpoint"
     receipt: VerifiedReceipt | None = None
@@ -158,7 +158,7 @@ class _Check:
         wrong: BundleFinding | None = None
         try:
             for finding in self.steps(self.pinned or KeySet.from_jwks(self.bundle.any("jwks"))):
-                proven.append(finding)  # one by one: what holds is kept when a later step fails
+                proven.append(finding)  # one by one: what is proven is kept if a later step fails
         except InvalidDocument as error:
             wrong = BundleFinding(error.place, error.what)
         return BundleVerification(
@@ -182,7 +182,7 @@ class _Check:
         return verify_checkpoint(self.bundle.text(name), keys, name)
 
     def _held(self, keys: KeySet, log: Checkpoint, place: str) -> Checkpoint | None:
-        """The reader's own checkpoint, if there is one: signed, and of this log."""
+        """The reader's own checkpoint, if there is one, verified to be of this log."""
         if self.since is None:
             return None
         held = verify_checkpoint(self.since, keys, HELD).checkpoint
@@ -289,7 +289,7 @@ _TWO_LOGS = "differs from that of the checkpoint you hold, both of {size}: the l
 
 
 def _grown(head: Checkpoint, held: Checkpoint, consistency: Consistency | None) -> BundleFinding:
-    """That the log of the bundle and the one whose checkpoint is held are one. Either may be the newer."""
+    """Verify that the log of the bundle and that of the held checkpoint are one log. Either may be the newer one."""
     if held.size == head.size:
         if held.root != head.root:
             raise InvalidDocument("checkpoint.root", _TWO_LOGS.format(size=_receipts(held.size)))

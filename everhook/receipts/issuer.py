@@ -1,4 +1,4 @@
-"""Issuing: from an attempt that is over to the receipt that states it."""
+"""Issues receipts: from a finished attempt to its signed receipt."""
 
 from base64 import urlsafe_b64encode
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from everhook.settings import Settings
 
 @dataclass(frozen=True)
 class Issuer:
-    """Who states receipts: a name, and all the keys that ever signed under it, newest first."""
+    """The issuer of receipts: a name, and all keys that ever signed for it, newest first."""
 
     name: str
     keys: tuple[ReceiptKey, ...]
@@ -26,13 +26,14 @@ class Issuer:
         return ReceiptSigner(self.keys)
 
     def must_sign_at(self, moment: datetime) -> None:
-        """Raises NoReceiptKey: this machine's clock is far behind that of the one that made the first key."""
+        """Raise NoReceiptKey if no key signs at this moment: the clock of this machine is far behind that of the
+        machine that created the first key."""
         key_at(self.keys, moment)
 
 
 @dataclass(frozen=True)
 class ReceiptContext:
-    """What a receipt tells beyond the attempt's record."""
+    """What a receipt contains in addition to the attempt's record."""
 
     tenant_gid: str
     message_gid: str
@@ -47,10 +48,11 @@ class SignedReceipt:
 
 
 def issuer_name(settings: Settings) -> str:
-    """Raises ConfigurationError: receipts bear the name for good, so outside dev there is no default."""
+    """The configured issuer. Raises ConfigurationError if it is not set: receipts bear this name permanently, so
+    there is no default outside of dev."""
     if settings.issuer is None:
         raise ConfigurationError(
-            "set EVERHOOK_ISSUER, the name that receipts are issued under for good: hooks.example.com"
+            "set EVERHOOK_ISSUER, the permanent name of the issuer of receipts, such as hooks.example.com"
         )
     return settings.issuer
 
@@ -60,7 +62,7 @@ def url_digest(url: str) -> str:
 
 
 def issue(record: AttemptRecord, context: ReceiptContext, issuer: Issuer) -> SignedReceipt:
-    """State an attempt. Raises NoReceiptKey."""
+    """Issue the receipt of an attempt. Raises NoReceiptKey."""
     receipt = Receipt(
         gid=new_gid(Kind.RECEIPT),
         issuer=issuer.name,
@@ -86,8 +88,8 @@ def issue(record: AttemptRecord, context: ReceiptContext, issuer: Issuer) -> Sig
 
 
 def url_of(record: AttemptRecord, url: str) -> str:
-    """Where the attempt went. An endpoint that was changed before a late record could be made has another URL by now,
-    and of the old one the hash is left, which RFC 6920 makes a URL of."""
+    """The URL of an attempt. If the endpoint was changed before a late record was made, only the hash of the old URL
+    is known; RFC 6920 defines a URL for a hash."""
     if url_digest(url) == record.url_sha256:
         return url
     digest = urlsafe_b64encode(bytes.fromhex(record.url_sha256)).decode().rstrip("=")

@@ -1,10 +1,10 @@
 """The keys that sign receipts and checkpoints: Ed25519 (RFC 8032), published as a JWK Set (RFC 7517, RFC 8037).
 
 A key signs from `created_at` to `retired_at`; both are published (`nbf`, `exp`), and a retired key stays published
-for as long as there are receipts of it. What bears a date outside its key's time is refused, so a key that is stolen
-after it was retired makes nothing new; what it could backdate, the log betrays.
+while there are receipts that it signed. A document dated outside its key's time is refused, so a key that is stolen
+after it was retired can only sign backdated documents, which the log reveals.
 
-A key is known by its thumbprint (RFC 7638), so a document cannot pass another key off under a known name.
+A key is identified by its thumbprint (RFC 7638), so a document cannot present another key under a known name.
 """
 
 import json
@@ -35,7 +35,7 @@ def thumbprint(public: bytes) -> str:
 
 @dataclass(frozen=True)
 class ReceiptKey:
-    """A key that signs. `seed` is the private key of RFC 8032 section 5.1.5, to be kept encrypted."""
+    """A key that signs. `seed` is the private key of RFC 8032 section 5.1.5, to be stored encrypted."""
 
     seed: bytes = field(repr=False)
     created_at: datetime
@@ -62,11 +62,11 @@ class ReceiptKey:
 
 
 class NoReceiptKey(LookupError):
-    """No key is for this time."""
+    """No key signs at this time."""
 
 
 def key_at(keys: Iterable[ReceiptKey], moment: datetime) -> ReceiptKey:
-    """The newest key that signs what is dated `moment`. Raises NoReceiptKey."""
+    """The newest key that signs documents dated `moment`. Raises NoReceiptKey."""
     fitting = [key for key in keys if key.signs_at(moment)]
     if not fitting:
         raise NoReceiptKey(f"no receipt key signs at {moment:%Y-%m-%d %H:%M:%S} UTC")
@@ -74,10 +74,10 @@ def key_at(keys: Iterable[ReceiptKey], moment: datetime) -> ReceiptKey:
 
 
 def rotate(keys: Sequence[ReceiptKey], now: datetime, overlap: timedelta) -> list[ReceiptKey]:
-    """Newest first: a new key, and the old ones, retired after `overlap` at the latest.
+    """A new key and the old ones, newest first. The old ones are retired after `overlap` at the latest.
 
-    In the overlap both sign, so that a process that has not yet heard of the new key makes no invalid receipt: it is
-    to be longer than any process goes without reading the keys again.
+    During the overlap both sign, so that a process that does not know the new key yet makes no invalid receipt: the
+    overlap must be longer than the time for which processes cache keys.
     """
     end = now + overlap
     retired = [replace(key, retired_at=min(key.retired_at or end, end)) for key in keys]
@@ -87,9 +87,9 @@ def rotate(keys: Sequence[ReceiptKey], now: datetime, overlap: timedelta) -> lis
 def jwks(keys: Iterable[ReceiptKey]) -> dict[str, Any]:
     """The JWK Set (RFC 7517 section 5) of all keys ever, newest first.
 
-    `nbf` and `exp` are in whole seconds since 1970, and named as in the historical keys of OpenID Federation 1.0; they
-    enclose the time in which the key signs. A key in use has no `exp`. There is no `alg`: the key serves both
-    `EdDSA` (RFC 8037) and its new name `Ed25519` (RFC 9864).
+    `nbf` and `exp` are in whole seconds since 1970, named as in the historical keys of OpenID Federation 1.0; they
+    enclose the time in which the key signs. A key in use has no `exp`. There is no `alg`: the key serves both `EdDSA`
+    (RFC 8037) and its new name `Ed25519` (RFC 9864).
     """
     return {"keys": [_jwk(key) for key in sorted(keys, key=lambda key: key.created_at, reverse=True)]}
 
@@ -107,7 +107,7 @@ def _jwk(key: ReceiptKey) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class PublicKey:
-    """A key that verifies, as a JWK Set has it. `not_after` is None while it is in use."""
+    """A key that verifies, from a JWK Set. `not_after` is None while it is in use."""
 
     x: bytes
     not_before: datetime
@@ -130,10 +130,10 @@ class PublicKey:
         return True
 
     def must_cover(self, moment: datetime, place: str) -> None:
-        """Raises Wrong where something of this date cannot be this key's."""
+        """Raise InvalidDocument if this key cannot have signed a document of this date."""
         if moment < self.not_before:
             raise InvalidDocument(
-                place, f"{_day(moment)} is before its key {self.kid} was made ({_day(self.not_before)})"
+                place, f"{_day(moment)} is before its key {self.kid} was created ({_day(self.not_before)})"
             )
         if self.not_after is not None and moment >= self.not_after:
             raise InvalidDocument(
@@ -151,7 +151,7 @@ class KeySet:
         return iter(self._keys.values())
 
     def find(self, kid: str, place: str) -> PublicKey:
-        """Raises Wrong for a key that is not in the set."""
+        """The key of this `kid`. Raises InvalidDocument if it is not in the set."""
         if kid not in self._keys:
             known = ", ".join(self._keys) or "none"
             raise InvalidDocument(place, f"{shown(kid)} is not among the known keys ({known})")
@@ -159,7 +159,7 @@ class KeySet:
 
     @classmethod
     def from_jwks(cls, document: object, place: str = "jwks") -> Self:
-        """Read a JWK Set. Keys of other kinds are passed over (RFC 7517 section 5). Raises Wrong."""
+        """Read a JWK Set. Keys of other types are skipped (RFC 7517 section 5). Raises InvalidDocument."""
         listed = Members(document, place).items("keys")
         read = [_read(Members(item, f"{place}.keys[{number}]")) for number, item in enumerate(listed)]
         keys = [key for key in read if key is not None]

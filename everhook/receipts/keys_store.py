@@ -1,11 +1,10 @@
-"""The receipt keys at rest: seeds sealed by the key ring, the first made by whoever needs it first, and rotation."""
+"""The receipt keys in the database: encrypted seeds, the creation of the first key, and rotation."""
 
-import asyncio
-import time
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 import structlog
+from async_lru import alru_cache
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
@@ -22,46 +21,40 @@ from everhook.storage.tables import now
 
 CACHED_S = 60.0
 OVERLAP = timedelta(minutes=10)
-"""For how long a rotated key goes on signing. Longer than `CACHED_S`, the longest attempt and what clocks are apart."""
+"""How long a rotated key continues to sign: longer than `CACHED_S`, the longest attempt and the difference of clocks
+together."""
 
 CLOCKS_APART = timedelta(minutes=5)
-"""The first key is good from a little before it was made: other processes' clocks may be behind."""
+"""The first key is valid from this long before its creation: the clocks of other processes may be behind."""
 
 log = structlog.get_logger()
 
 
 class IssuerCache:
-    """The issuer, read again every minute: senders sign with what is at hand.
+    """The issuer, cached for a minute.
 
-    `name` counts for the first key alone. Later the name that receipts were issued under stays, and is warned of.
+    `name` is used for the first key only. Later the name of the stored keys counts; a different setting is logged.
     """
 
     def __init__(self, database: Database, keyring: KeyRing, name: str) -> None:
         self._database = database
         self._keyring = keyring
         self._name = name
-        self._known: Issuer | None = None
-        self._stale_at = 0.0
-        self._reading = asyncio.Lock()
+        self._cached = alru_cache(maxsize=1, ttl=CACHED_S)(self._read_or_log)
+        self._was_read = False
         self._unreadable = False
 
     async def get(self) -> Issuer:
-        """Create the first key where there is none. Raises DecryptionError where the ring lacks a key: this concerns
-        every delivery and is logged once."""
-        if self._known is not None and time.monotonic() < self._stale_at:
-            return self._known
-        async with self._reading:
-            if self._known is None or time.monotonic() >= self._stale_at:
-                self._known = await self._read_or_log()
-                self._stale_at = time.monotonic() + CACHED_S
-            return self._known
+        """The issuer. Creates the first key if there is none. Raises DecryptionError if a key cannot be decrypted: then
+        no delivery can be made, and the error is logged once."""
+        return await self._cached()
 
     async def _read_or_log(self) -> Issuer:
         try:
             issuer = await self._read()
         except DecryptionError as error:
             if not self._unreadable:
-                log.error("the receipt keys cannot be decrypted, deliveries wait", error=str(error))
+                log.error("the receipt keys cannot be decrypted; deliveries wait", error=str(error))
             self._unreadable = True
             raise
         self._unreadable = False
@@ -72,37 +65,38 @@ class IssuerCache:
             found = await load_issuer(connection, self._keyring)
         if found is None:
             async with self._database.write_connection() as connection:
-                found = await make_first_key(connection, self._keyring, self._name)
-        if found.name != self._name and self._known is None:
-            log.warning("receipts keep the issuer that they began with", issuer=found.name, configured=self._name)
+                found = await create_first_key(connection, self._keyring, self._name)
+        if found.name != self._name and not self._was_read:
+            log.warning("receipts keep the issuer of the first key", issuer=found.name, configured=self._name)
+        self._was_read = True
         return found
 
 
 async def load_issuer(connection: AsyncConnection, keyring: KeyRing) -> Issuer | None:
-    """None before the first key was made."""
+    """The issuer; None before the first key is created."""
     rows = (await connection.execute(select(table_of(KeyRow)).order_by(col(KeyRow.created_at).desc()))).all()
-    keys = tuple(ReceiptKey(_opened(keyring, row.kid, row.seed), row.created_at, row.retired_at) for row in rows)
+    keys = tuple(ReceiptKey(_decrypted(keyring, row.kid, row.seed), row.created_at, row.retired_at) for row in rows)
     return Issuer(rows[0].issuer, keys) if rows else None
 
 
-async def make_first_key(connection: AsyncConnection, keyring: KeyRing, name: str) -> Issuer:
-    """Two processes at once: one makes it, the other finds it."""
+async def create_first_key(connection: AsyncConnection, keyring: KeyRing, name: str) -> Issuer:
+    """Create the first key. If two processes do this, one creates it and the other finds it."""
     await lock(connection, "receipt_key")
     found = await load_issuer(connection, keyring)
     if found is not None:
         return found
     first = ReceiptKey.generate(now() - CLOCKS_APART)
     await _insert(connection, keyring, first, name)
-    log.info("the first receipt key was made", kid=first.kid, issuer=name)
+    log.info("first receipt key created", kid=first.kid, issuer=name)
     return Issuer(name, (first,))
 
 
 async def rotate_keys(connection: AsyncConnection, keyring: KeyRing, name: str, moment: datetime) -> Issuer:
-    """Have a new key sign; those before it stop after the overlap, and stay published."""
+    """Rotate the key: a new one signs from now on; earlier ones stop after the overlap, and stay published."""
     await lock(connection, "receipt_key")
     issuer = await load_issuer(connection, keyring)
     if issuer is None:
-        return await make_first_key(connection, keyring, name)
+        return await create_first_key(connection, keyring, name)
     new, *old = rotate(issuer.keys, moment, OVERLAP)
     await _insert(connection, keyring, new, issuer.name)
     for key in old:
@@ -111,10 +105,10 @@ async def rotate_keys(connection: AsyncConnection, keyring: KeyRing, name: str, 
 
 
 async def _insert(connection: AsyncConnection, keyring: KeyRing, key: ReceiptKey, issuer: str) -> None:
-    seed = RECEIPT_SEED.seal(keyring, encode_base64(key.seed), key.kid)
+    seed = RECEIPT_SEED.encrypt(keyring, encode_base64(key.seed), key.kid)
     row = {"kid": key.kid, "seed": seed, "issuer": issuer, "created_at": key.created_at, "retired_at": key.retired_at}
     await connection.execute(table_of(KeyRow).insert(), row)
 
 
-def _opened(keyring: KeyRing, kid: str, ciphertext: str) -> bytes:
-    return decode_base64(RECEIPT_SEED.open(keyring, ciphertext, kid), "receipt_key.seed")
+def _decrypted(keyring: KeyRing, kid: str, ciphertext: str) -> bytes:
+    return decode_base64(RECEIPT_SEED.decrypt(keyring, ciphertext, kid), "receipt_key.seed")

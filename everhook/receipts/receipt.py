@@ -1,10 +1,10 @@
-"""Receipts: what we state of one finished attempt, signed so that it cannot be altered unseen.
+"""Receipts: the signed statement of one finished attempt.
 
-A receipt is a compact JWS (RFC 7515) with the algorithm EdDSA (RFC 8037). The header has `alg`, `kid` and `typ` and
-nothing else; the payload is the JSON object that `Receipt.to_claims` makes. The JWS itself travels and is hashed into
-the log, so nobody needs canonical JSON.
+A receipt is a compact JWS (RFC 7515) with the algorithm EdDSA (RFC 8037). Its header has exactly `alg`, `kid` and
+`typ`; its payload is the JSON object of `Receipt.to_claims`. The JWS itself is sent and hashed into the log, so no
+canonical JSON is needed.
 
-The wire format is written down, byte for byte, in `docs/receipts.md`.
+`docs/receipts.md` specifies the wire format byte for byte.
 """
 
 from collections.abc import Iterable
@@ -24,11 +24,10 @@ from everhook.receipts.log.merkle import leaf_hash
 from everhook.receipts.strict_json import InvalidDocument, Members, decode_base64url, format_time, load_json, shown
 
 TYPE = "everhook-receipt+jwt"
-"""`typ` (RFC 7515 section 4.1.9): what a signature of ours was meant to say cannot be mistaken (RFC 8725 section
-3.11)."""
+"""`typ` (RFC 7515 section 4.1.9): the purpose of a signature cannot be confused (RFC 8725 section 3.11)."""
 
 SIGNED_WITH = "EdDSA"
-"""RFC 8037 section 3.1. RFC 9864 renames it `Ed25519`, which many verifiers do not know yet."""
+"""RFC 8037 section 3.1. RFC 9864 renames it to `Ed25519`, which many verifiers do not know yet."""
 
 ACCEPTED = frozenset({SIGNED_WITH, "Ed25519"})
 """Two names of one algorithm. Nothing else: no `none`, no MAC (RFC 8725 section 3.1)."""
@@ -36,17 +35,16 @@ ACCEPTED = frozenset({SIGNED_WITH, "Ed25519"})
 SIGNATURE_HEADERS = frozenset(
     {"webhook-id", "webhook-timestamp", "webhook-signature", "x-webhook-signature", "x-npayload-signature"}
 )
-"""The request headers that `signatures_sha256` is about: all that `everhook.signing.schemes` creates."""
+"""The request headers that `signatures_sha256` covers: all that `everhook.signing.schemes` creates."""
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """What happened in one attempt, as we saw it.
+    """The content of a receipt: one attempt, as Everhook saw it.
 
     The hashes are SHA-256 in hex: of the request's body, of its signature headers (`signatures_digest`), and of the
-    part of the answer's body that was kept. `outcome` is the verdict. Without an answer, `status_code` and
-    `response_sha256` are None and `error` says why. `issuer` is the name of who states this, without a scheme
-    (`hooks.example.com`).
+    stored part of the response body. `outcome` is the verdict. Without a response, `status_code` and `response_sha256`
+    are None and `error` says why. `issuer` is the name of the issuer without a scheme (`hooks.example.com`).
     """
 
     gid: str
@@ -70,7 +68,7 @@ class Receipt:
     peer_address: str | None = None
 
     def to_claims(self) -> dict[str, Any]:
-        """The payload. Every member is always there."""
+        """The payload of the JWS. Every member is always present."""
         return {
             "receiptGid": self.gid,
             "issuer": self.issuer,
@@ -95,7 +93,8 @@ class Receipt:
 
     @classmethod
     def from_claims(cls, claims: object, place: str = "receipt.claims") -> "Receipt":
-        """Inverse of `to_claims`. Members of later versions are passed over (RFC 7519 section 4). Raises Wrong."""
+        """Inverse of `to_claims`. Members of later versions are ignored (RFC 7519 section 4). Raises
+        InvalidDocument."""
         members = Members(claims, place)
         return cls(
             gid=members.text("receiptGid"),
@@ -127,10 +126,10 @@ class VerifiedReceipt:
 
 
 def signatures_digest(headers: Iterable[tuple[str, str]]) -> str:
-    """SHA-256 in hex of the signature headers of a request, other headers aside.
+    """SHA-256 in hex of the signature headers of a request; other headers are ignored.
 
-    Each is the line `name: value` with the name in small letters, ended by a line feed; the lines are in the order of
-    their bytes, so a receiver need not know in which order they came.
+    Each header is the line `name: value` with the name in lower case, ended by a line feed. The lines are sorted by
+    their bytes, so a receiver need not know their order.
     """
     lines = sorted(
         f"{name.lower()}: {value}\n".encode() for name, value in headers if name.lower() in SIGNATURE_HEADERS
@@ -139,7 +138,7 @@ def signatures_digest(headers: Iterable[tuple[str, str]]) -> str:
 
 
 def claims_of(receipt: str) -> dict[str, Any] | None:
-    """What a receipt says, unverified, for people to read; None for what is no receipt."""
+    """The claims of a receipt, unverified, for display; None if it is not a receipt."""
     try:
         _, claims, _ = receipt.split(".")
         return Members(load_json(decode_base64url(claims, "claims"), "claims"), "claims").all()
@@ -153,21 +152,22 @@ def receipt_leaf(receipt: str) -> bytes:
 
 
 class ReceiptSigner:
-    """Signs with the newest of the keys that is for the receipt's date. About 40 µs a receipt."""
+    """Signs with the newest key that is valid at the receipt's date. About 40 µs for each receipt."""
 
     def __init__(self, keys: Iterable[ReceiptKey]) -> None:
         self._keys = tuple(keys)
         self._ready = {key.kid: OKPKey.import_key(key.private) for key in self._keys}
 
     def sign(self, receipt: Receipt) -> str:
-        """The compact JWS. Raises NoReceiptKey where no key is for the time at which the attempt ended."""
+        """The compact JWS. Raises NoReceiptKey if no key is valid at the time at which the attempt ended."""
         kid = key_at(self._keys, receipt.ended_at).kid
         header = {"alg": SIGNED_WITH, "kid": kid, "typ": TYPE}
         return jws.serialize_compact(header, orjson.dumps(receipt.to_claims()), self._ready[kid], registry=_REGISTRY)
 
 
 def verify_receipt(receipt: str, keys: KeySet, place: str = "receipt") -> VerifiedReceipt:
-    """Check a receipt: its form, algorithm, key, signature, members and date. Raises Wrong at the first fault."""
+    """Verify a receipt: its format, algorithm, key, signature, members and date. Raises InvalidDocument at the first
+    fault."""
     header, claims = _header_and_claims(receipt, place)
     key = _key_of(header, keys, f"{place}.header")
     _check_signature(receipt, key, f"{place}.signature")
@@ -189,7 +189,8 @@ def _header_and_claims(receipt: str, place: str) -> tuple[bytes, bytes]:
 
 
 def _key_of(encoded: bytes, keys: KeySet, place: str) -> PublicKey:
-    """What the header may say is fixed; that it brings no key of its own (`jwk`, `jku`, `x5u`) follows from it."""
+    """The key that the header names. The members of the header are fixed, so it cannot bring a key of its own
+    (`jwk`, `jku`, `x5u`)."""
     header = Members(load_json(encoded, place), place)
     if (algorithm := header.text("alg")) not in ACCEPTED:
         raise InvalidDocument(
@@ -198,7 +199,7 @@ def _key_of(encoded: bytes, keys: KeySet, place: str) -> PublicKey:
     if (typ := header.text("typ")) != TYPE:
         raise InvalidDocument(header.at("typ"), f"should be {TYPE}, and is {shown(typ)}")
     if unknown := header.names() - {"alg", "kid", "typ"}:
-        raise InvalidDocument(header.at(min(unknown)), "has no place in the header of a receipt")
+        raise InvalidDocument(header.at(min(unknown)), "is not allowed in the header of a receipt")
     return keys.find(header.text("kid"), header.at("kid"))
 
 
@@ -211,7 +212,7 @@ def _check_signature(receipt: str, key: PublicKey, place: str) -> None:
 
 
 class _Registry(JWSRegistry):
-    """joserfc's own, less the warning at every use of the name `EdDSA`, which RFC 9864 deprecates."""
+    """joserfc's registry without its warning at every use of the name `EdDSA`, which RFC 9864 deprecates."""
 
     def get_alg(self, name: str) -> Any:
         if name not in ACCEPTED:

@@ -1,4 +1,4 @@
-"""Receipts and their logs, read back: rows, checkpoints, and the hashes that proofs are made of."""
+"""Receipts and their logs: rows, checkpoints, and the hashes that proofs consist of."""
 
 from collections.abc import Sequence
 
@@ -56,14 +56,14 @@ async def seal_at(session: AsyncSession, tenant_gid: str, size: int) -> ReceiptS
 
 
 async def places_taken(session: AsyncSession, tenant_gid: str) -> int:
-    """How long the log is by the last place that a receipt has in it."""
+    """The length of the log according to the last index that a receipt has."""
     last = await session.execute(select(func.max(col(Receipt.seq))).where(col(Receipt.tenant_gid) == tenant_gid))
     seq = last.scalar_one()
     return 0 if seq is None else int(seq) + 1
 
 
 async def page_of_seals(session: AsyncSession, tenant_gid: str, *, before: int | None, limit: int) -> Page[ReceiptSeal]:
-    """Checkpoints of one log, newest first; `before` is a size."""
+    """One page of the checkpoints of a log, newest first; `before` is a size."""
     statement = select(ReceiptSeal).where(col(ReceiptSeal.tenant_gid) == tenant_gid)
     if before is not None:
         statement = statement.where(col(ReceiptSeal.size) < before)

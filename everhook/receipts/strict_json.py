@@ -1,7 +1,7 @@
-"""Reading what others may have tampered with: JSON and base64 of one meaning only, complaints that name the place.
+"""Strict readers for JSON and base64 from untrusted sources: one meaning for each document, errors that name the place.
 
-JSON as RFC 8259 reads it and I-JSON (RFC 7493) narrows it: UTF-8, no member twice, no half a surrogate pair, no NaN.
-Base64 as RFC 4648 writes it: no other alphabet, no white space, no stray bits, so that one value has one text.
+JSON as in RFC 8259, restricted as in I-JSON (RFC 7493): UTF-8, no duplicate members, no half surrogate pairs, no NaN.
+Base64 as in RFC 4648: one alphabet, no white space, no stray bits, so that each value has exactly one encoding.
 """
 
 import base64
@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 
 
 class InvalidDocument(ValueError):
-    """The first thing that is wrong: `place` is where (`receipt.header.alg`), `what` is a sentence about it."""
+    """The first fault of a document: `place` is where (`receipt.header.alg`), `what` is a sentence about it."""
 
     def __init__(self, place: str, what: str) -> None:
         super().__init__(f"{place}: {what}")
@@ -28,11 +28,11 @@ class InvalidDocument(ValueError):
 
 
 class NotJson(InvalidDocument):
-    """Not tampered with, as far as one can tell: no JSON at all."""
+    """Not JSON at all, as opposed to JSON that was tampered with."""
 
 
 def load_json(text: str | bytes, place: str) -> object:
-    """Raises NotJson; and Wrong for what parsers read differently."""
+    """Parse JSON. Raises NotJson, or InvalidDocument for what parsers interpret differently."""
     try:
         value: object = json.loads(
             text if isinstance(text, str) else text.decode(),
@@ -47,7 +47,7 @@ def load_json(text: str | bytes, place: str) -> object:
 
 
 class Members:
-    """The members of a JSON object, read by name and type. Raises Wrong."""
+    """The members of a JSON object, read by name and type. Methods raise InvalidDocument."""
 
     def __init__(self, value: object, place: str) -> None:
         if not isinstance(value, dict):
@@ -73,7 +73,7 @@ class Members:
         return self._members[name]
 
     def text(self, name: str) -> str:
-        """A string that is not empty."""
+        """A non-empty string."""
         value = self.any(name)
         if not isinstance(value, str) or not value:
             raise InvalidDocument(self.at(name), f"should be a text, and is {_kind(value)}")
@@ -110,12 +110,12 @@ class Members:
 
 
 def format_time(moment: datetime) -> str:
-    """RFC 3339, in the one form that receipts and checkpoints know: UTC, microseconds, `Z`."""
+    """RFC 3339, in the one format of receipts and checkpoints: UTC, microseconds, `Z`."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def parse_time(text: str, place: str) -> datetime:
-    """Inverse of `format_time`. Raises Wrong."""
+    """Inverse of `format_time`. Raises InvalidDocument."""
     try:
         if _TIME.fullmatch(text):
             return datetime.fromisoformat(text)
@@ -125,14 +125,14 @@ def parse_time(text: str, place: str) -> datetime:
 
 
 def decode_base64url(text: str, place: str) -> bytes:
-    """RFC 4648 section 5 without padding, as JOSE has it (RFC 7515 section 2). Raises Wrong."""
+    """RFC 4648 section 5 without padding, as JOSE has it (RFC 7515 section 2). Raises InvalidDocument."""
     if "=" in text:
         raise InvalidDocument(place, f"is not base64url without padding: {shown(text)}")
     return _decoded(text + "=" * (-len(text) % 4), b"-_", place, "base64url without padding")
 
 
 def decode_base64(text: str, place: str) -> bytes:
-    """RFC 4648 section 4, padded. Raises Wrong."""
+    """RFC 4648 section 4, padded. Raises InvalidDocument."""
     return _decoded(text, b"+/", place, "base64")
 
 
@@ -145,7 +145,7 @@ def encode_base64(data: bytes) -> str:
 
 
 def shown(text: str) -> str:
-    """A text of strangers in a message: quoted, unprintable characters escaped, cut where it is long."""
+    """An untrusted text for a message: quoted, with escapes for unprintable characters, truncated if long."""
     return ascii(text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…")
 
 

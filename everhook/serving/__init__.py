@@ -1,1 +1,1 @@
-"""HTTP servers: uvicorn with bounds on what a connection may cost."""
+"""HTTP servers: uvicorn with limits on the cost of a connection."""

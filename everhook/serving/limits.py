@@ -1,4 +1,4 @@
-"""What a connection to one of our HTTP servers may cost, and how many of them a server accepts."""
+"""Limits on the cost of a connection to an HTTP server, and on the number of connections."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     from everhook.settings import Settings
 
 MAX_HEAD_BYTES = 64 * 1024
-"""Request line and headers of one request; also trailers, and what a chunk says of itself."""
+"""Request line and headers of one request; also of trailers and chunk extensions."""
 
 MAX_HEADERS = 100
 
 MAX_PIPELINED = 16
-"""Requests that wait on a connection for the one before them. Each is parsed before it is its turn: 256 KiB of short
-ones are 14,000, and took 45 MiB."""
+"""Pipelined requests that wait on a connection. Each is parsed before its turn: 256 KiB of short ones are 14,000
+requests, and took 45 MiB."""
 
 STALLED_S = 30.0
-"""A client that takes nothing of what is written to it for so long is disconnected."""
+"""A client that reads nothing for this long is disconnected."""
 
 LINGER_S = 5.0
-"""For so long the rest of a refused request is read and dropped, for a client that reads nothing until it has sent
-everything: closing at once would reset the connection, and the response might be lost with it."""
+"""How long the rest of a refused request is read and dropped. Some clients read nothing until they have sent
+everything: closing at once would reset the connection, and the response might be lost."""
 
 REPORT_EVERY_S = 10.0
 
@@ -35,7 +35,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Limits:
-    """Times in seconds. `trusted` are networks of proxies, to which `connections_per_address` does not apply."""
+    """Times in seconds. `trusted` are networks of proxies, which `connections_per_address` does not apply to."""
 
     keep_alive: float = 75.0
     head_timeout: float = 10.0
@@ -60,14 +60,14 @@ DEFAULT_LIMITS = Limits()
 
 
 class Idle(Protocol):
-    """A kept-alive connection without a request."""
+    """A keep-alive connection without a request."""
 
     def close(self) -> None: ...
 
 
 @dataclass
 class Connections:
-    """The connections of one server: which one more is admitted, and which idle one gives way to it."""
+    """The connections of one server: whether another one is admitted, and which idle one is closed for it."""
 
     limits: Limits
     _open: int = 0
@@ -77,11 +77,11 @@ class Connections:
     _reported: float = -REPORT_EVERY_S
 
     def __post_init__(self) -> None:
-        # Half of the file descriptors stay for what requests need: the database, endpoints, Temporal.
+        # Half of the file descriptors are reserved for requests: the database, endpoints, Temporal.
         self._at_most = min(self.limits.connections, file_limit() // 2)
 
     def admit(self, key: str | None) -> bool:
-        """Count a connection; False where it is one too many. `key` is what `key_of` returned for its address."""
+        """Admit a connection; False if it exceeds a limit. `key` is the result of `key_of` for its address."""
         if self._open >= self._at_most and not self._make_room():
             self.note_refused("too many connections")
             return False
@@ -94,7 +94,7 @@ class Connections:
         return True
 
     def release(self, key: str | None) -> None:
-        """Forget an admitted connection that was closed."""
+        """Release an admitted connection that was closed."""
         self._open -= 1
         if key is not None:
             self._by_address[key] -= 1
@@ -102,8 +102,8 @@ class Connections:
                 del self._by_address[key]
 
     def key_of(self, host: str | None) -> str | None:
-        """What connections from this address are counted under: of IPv6 the /64, which is one customer's. None for
-        trusted proxies, and for sockets without addresses."""
+        """The key under which connections from this address are counted: for IPv6 the /64, which belongs to one
+        customer. None for trusted proxies, and for sockets without addresses."""
         if host is None:
             return None
         address = ip_address(host.partition("%")[0])
@@ -123,14 +123,14 @@ class Connections:
         self._refused[why] += 1
 
     def report(self, now: float) -> None:
-        """Log what was refused since the last time: one line, however many there were."""
+        """Log what was refused since the last report, in one line."""
         if self._refused and now - self._reported >= REPORT_EVERY_S:
             log.warning("requests or connections refused", refused=dict(self._refused))
             self._refused.clear()
             self._reported = now
 
     def _make_room(self) -> bool:
-        """Close the connection that has been idle for longest."""
+        """Close the connection that has been idle the longest."""
         longest = next(iter(self._idle), None)
         if longest is None:
             return False

@@ -1,4 +1,4 @@
-"""`/metrics` on a port of its own, so that it is never where the API is published: it needs no key."""
+"""Serves `/metrics` on its own port: it needs no key, so it must not be reachable where the API is."""
 
 import asyncio
 import contextlib
@@ -7,6 +7,7 @@ from functools import cache
 
 import httpx
 import structlog
+from async_lru import alru_cache
 
 from everhook.health.backlog_store import Backlog, backlog
 from everhook.health.gauges import exposition
@@ -14,21 +15,21 @@ from everhook.observability.metrics_page import MetricsPage, free_loopback_port,
 from everhook.serving.server import serving
 from everhook.settings import Settings
 from everhook.storage.engine import Database, is_unavailable
-from everhook.storage.ttl_cache import TtlCache
 
-KEPT_S = 5.0
-"""However often it is scraped, and by how many, the database is asked no more often than this."""
+CACHED_S = 5.0
+"""The backlog is counted at most once in this time, however many scrapers there are."""
 
 SDK_TIMEOUT_S = 2.0
 
 COUNT_TIMEOUT_S = 4.0
-"""A database that hangs must not take the page with it: Prometheus waits 10 s, and takes a silent process for dead."""
+"""A database that hangs must not block the page: Prometheus waits 10 s, and then considers the process dead."""
 
 log = structlog.get_logger()
 
 
 def sdk_metrics_address(settings: Settings) -> str | None:
-    """Where the SDK is to offer its own metrics, for us to fetch: a port of this machine; None: nowhere."""
+    """The address on this machine where the SDK serves its metrics for `/metrics` to include; None if there is no
+    port."""
     return _free_loopback_address() if settings.metrics_port is not None else None
 
 
@@ -41,7 +42,7 @@ def _free_loopback_address() -> str:
 async def metrics_served(
     settings: Settings, database: Database, sdk_address: str | None, *, count_timeout: float = COUNT_TIMEOUT_S
 ) -> AsyncIterator[None]:
-    """For the time of the block, where a port is set."""
+    """Serve `/metrics` during the block, if a port is configured."""
     if settings.metrics_port is None:
         yield
         return
@@ -54,7 +55,7 @@ async def metrics_served(
 
 
 class _Collector:
-    """What this process counts, what the database says, and what Temporal's SDK counts here."""
+    """The metrics of this process, of the database, and of Temporal's SDK."""
 
     def __init__(
         self, database: Database, client: httpx.AsyncClient, sdk_address: str | None, count_timeout: float
@@ -63,7 +64,7 @@ class _Collector:
         self._client = client
         self._sdk_address = sdk_address
         self._count_timeout = count_timeout
-        self._backlog: TtlCache[None, Backlog] = TtlCache(self._look, KEPT_S)
+        self._backlog = alru_cache(ttl=CACHED_S)(self._load_backlog)
 
     async def metrics(self) -> bytes:
         backlog, of_the_sdk = await asyncio.gather(self._gauges(), self._sdk_metrics())
@@ -72,22 +73,22 @@ class _Collector:
     async def _gauges(self) -> Backlog | None:
         try:
             async with asyncio.timeout(self._count_timeout):
-                return await self._backlog.get(None)
+                return await self._backlog()
         except Exception as error:
             if not is_unavailable(error):
-                log.exception("could not count what waits")
+                log.exception("cannot count the backlog")
             return None
 
-    async def _look(self, _key: None) -> Backlog:
+    async def _load_backlog(self) -> Backlog:
         async with self._database.reading() as session:
             return await backlog(session)
 
     async def _sdk_metrics(self) -> bytes:
-        """What Temporal's SDK counts. It offers them itself, on a port that only this process knows of."""
+        """The metrics of Temporal's SDK, which serves them on a port that only this process knows."""
         if self._sdk_address is None:
             return b""
         try:
             return (await self._client.get(f"http://{self._sdk_address}/metrics")).content
         except httpx.HTTPError as error:
-            log.warning("the SDK's metrics cannot be had", error=str(error))
+            log.warning("cannot fetch the metrics of the SDK", error=str(error))
             return b""

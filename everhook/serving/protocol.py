@@ -1,9 +1,9 @@
-"""HTTP/1.1 as all our servers speak it: uvicorn's protocol on httptools, with bounds on what a connection may cost.
+"""The HTTP/1.1 protocol of all servers: uvicorn's on httptools, with limits on the cost of a connection.
 
-uvicorn has a timeout for idle connections and none for a request that arrives slowly or never, and no bound on headers:
-one header of 300 MiB took 81 s of CPU, for httptools joins its parts anew with each read. A connection here has one
-deadline, set anew as it moves from phase to phase, and the server looks at all of them once a second (`sweep`): a timer
-a request would cost more than the request's own bookkeeping.
+uvicorn has a timeout for idle connections but none for a request that arrives slowly or never, and no limit on headers:
+one header of 300 MiB took 81 s of CPU, because httptools joins its parts at each read. Here a connection has one
+deadline, which is reset as it moves from phase to phase, and the server checks all of them once a second (`sweep`): a
+timer for each request would cost more than the rest of its bookkeeping.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from everhook.serving.limits import (
 
 
 class Phase(StrEnum):
-    """What a connection waits for. Only the wait for a response has no deadline: it is up to the application."""
+    """What a connection waits for. Only the wait for a response has no deadline: that is up to the application."""
 
     HEAD = auto()
     BODY = auto()
@@ -40,10 +40,10 @@ class Phase(StrEnum):
 
 
 class ServerConfig(uvicorn.Config):
-    """uvicorn's configuration, with the limits and the connections of the server that it is for."""
+    """uvicorn's configuration, with the limits and the connections of its server."""
 
     def __init__(self, app: Any, limits: Limits, **others: Any) -> None:
-        # Nothing here is a websocket: an upgrade would hand the connection to a protocol without these bounds.
+        # No websockets: an upgrade would hand the connection to a protocol without limits.
         super().__init__(app, http=BoundedProtocol, ws="none", **others)
         self.bounded = Connections(limits)
         self.seconds = {
@@ -56,7 +56,7 @@ class ServerConfig(uvicorn.Config):
 
 
 class RequestRefused(Exception):
-    """Raised in the parser's callbacks, to end parsing: what is wrong with a request, before any route sees it."""
+    """Raised in the parser's callbacks to end parsing: the request is refused before any route sees it."""
 
     def __init__(self, status: HTTPStatus, detail: str) -> None:
         super().__init__(detail)
@@ -82,7 +82,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_admitted = False
         self._discards = False
         self._unparsed = 0
-        """Bytes since something was last complete: they may all lie in the parser."""
+        """Bytes since the last complete element; they may all be in the parser's buffer."""
         self._head_bytes = 0
         self._enter(Phase.HEAD)
         self._write_deadline = inf
@@ -133,7 +133,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes += len(name) + len(value)
         if self._head_bytes > MAX_HEAD_BYTES or len(self.headers) >= MAX_HEADERS:
             raise _too_large(self._phase)
-        if self._phase is not Phase.BODY:  # else it is a trailer, which nothing here reads
+        if self._phase is not Phase.BODY:  # otherwise it is a trailer, which nothing reads
             name = name.lower()
             if name == b"expect" and value.lower() == b"100-continue":
                 self.expect_100_continue = True
@@ -147,7 +147,7 @@ class BoundedProtocol(HttpToolsProtocol):
             raise RequestRefused(HTTPStatus.TOO_MANY_REQUESTS, f"more than {MAX_PIPELINED} wait on one connection")
         is_upgrade = self.parser.should_upgrade()
         if is_upgrade and _has_body(self.headers):
-            # httptools takes what follows for the other protocol, so the body would be lost.
+            # httptools takes the rest for the other protocol, so the body would be lost.
             raise RequestRefused(
                 HTTPStatus.BAD_REQUEST, "this server speaks HTTP/1.1 only, so leave out the header Upgrade"
             )
@@ -171,7 +171,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._enter(Phase.RESPONSE)
 
     def on_response_complete(self) -> None:
-        """Start the next request of the pipeline, or wait for one. (uvicorn's own arms a timer for each wait.)"""
+        """Start the next pipelined request, or wait for one. (uvicorn's method would start a timer for each wait.)"""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
@@ -180,7 +180,7 @@ class BoundedProtocol(HttpToolsProtocol):
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
         elif self._discards:
-            pass  # the last request, and its response closes or has closed the connection
+            pass  # the last request; its response closes the connection
         elif self._phase is Phase.BODY:
             self._enter(Phase.LINGERING)
         else:
@@ -195,11 +195,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._write_deadline = inf
 
     def sweep(self, now: float) -> None:
-        """Called once a second: end the connection if it is late."""
+        """Called once a second: end the connection if its deadline has passed."""
         if now >= self._write_deadline:
             self.transport.abort()
         elif self.transport.is_closing():
-            # What was written last may wait for a client that takes nothing.
+            # The last response may wait for a client that does not read.
             self._write_deadline = min(self._write_deadline, now + STALLED_S)
         elif now >= self._deadline:
             self._expire()
@@ -232,7 +232,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _expire(self) -> None:
         if self._phase is Phase.BODY and self.flow.read_paused:
-            self._enter(Phase.BODY)  # the application is late, which has not taken what is there
+            self._enter(Phase.BODY)  # the application is slow and has not read what arrived
         elif self._phase is Phase.BODY or (self._phase is Phase.HEAD and self._unparsed):
             what = "body" if self._phase is Phase.BODY else "headers"
             self._refuse(RequestRefused(HTTPStatus.REQUEST_TIMEOUT, f"its {what} took too long to arrive"))
@@ -240,12 +240,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, refused: RequestRefused) -> None:
-        """Take no more requests, and respond in place of the application where it has not begun to."""
+        """Accept no more requests, and respond instead of the application unless it has begun to."""
         self._bounded.note_refused(f"{refused.status.value} {refused.status.phrase}")
         self._discards = True
         cycle = self.cycle if self.cycle is not None and not self.cycle.response_complete else None
         if cycle is not None and self._phase is Phase.RESPONSE:
-            cycle.keep_alive = False  # the fault is in a later request: those before it are served
+            cycle.keep_alive = False  # the fault is in a later request; earlier ones are served
             return
         if self._phase is Phase.LINGERING or (cycle is not None and (cycle.response_started or self.pipeline)):
             self.transport.close()
@@ -258,7 +258,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 class _LingeringTransport(asyncio.Transport):
-    """What a request that ends its connection is answered on."""
+    """The transport for the response of the last request of a connection."""
 
     def __init__(self, protocol: BoundedProtocol) -> None:
         super().__init__()
@@ -288,7 +288,7 @@ def _has_body(headers: list[tuple[bytes, bytes]]) -> bool:
 
 
 def _response(status: HTTPStatus, detail: str, *, retry: bool = False) -> bytes:
-    """A problem document, and the end of the connection."""
+    """A problem document that ends the connection."""
     problem = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail}
     body = json.dumps({**problem, "errors": []}).encode()
     head = b"content-type: application/problem+json\r\nconnection: close\r\ncontent-length: %d\r\n" % len(body)

@@ -1,4 +1,4 @@
-"""HTTP servers: uvicorn, with bounded connections, and an announcement before it waits for requests under way."""
+"""HTTP servers: uvicorn, with limited connections, and with a callback before it waits for requests in flight."""
 
 import asyncio
 import contextlib
@@ -18,14 +18,14 @@ from everhook.serving.protocol import BoundedProtocol, ServerConfig
 
 GRACE_S = 5
 PRODUCTION_GRACE_S = 20
-"""How long requests under way may take once the server is to end."""
+"""How many seconds requests in flight may take after the start of a shutdown."""
 
 STARTUP_FAILED = 3
 
 BACKLOG = 2048
 
 SWEEP_EVERY_TICKS = 10
-"""Of uvicorn's ticks, which are 0.1 s apart."""
+"""In uvicorn's ticks of 0.1 s."""
 
 
 log = structlog.get_logger()
@@ -36,8 +36,8 @@ def _nothing() -> None:
 
 
 class _Server(uvicorn.Server):
-    """`ending` is called first of all when it is to end: what would answer for as long as somebody listens ends then,
-    and nobody waits for it."""
+    """A uvicorn server. `ending` is called first at shutdown, to end responses that would otherwise last as long as
+    the client listens, such as event streams."""
 
     config: ServerConfig
 
@@ -62,16 +62,16 @@ class _Server(uvicorn.Server):
 
 
 class _Guest(_Server):
-    """One inside an event loop that is ours."""
+    """A server inside an event loop that the caller owns."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Signals are the business of whoever owns the loop."""
+        """Leave signals to the owner of the loop."""
         yield
 
 
 class _Main(_Server):
-    """The main business of its process."""
+    """A server that is the main task of its process."""
 
     def __init__(self, config: ServerConfig, ending: Callable[[], None], ready: Callable[[], None]) -> None:
         super().__init__(config, ending)
@@ -88,7 +88,7 @@ class _Main(_Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Ends with status 0 after a drain. (uvicorn's own raises the signal again, and the process dies of it.)"""
+        """Exit with status 0 after a drain. (uvicorn raises the signal again, which kills the process.)"""
         before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
@@ -103,9 +103,10 @@ def _shown(sock: socket.socket) -> str:
 
 
 def bound_socket(address: str, port: int, option: str) -> socket.socket:
-    """A socket bound to the port (0: any): the surest check is to take it.
+    """A socket bound to the port (0: any). Binding is the reliable check whether it is free.
 
-    It says outright that it is TCP: else asyncio does not set TCP_NODELAY on what it accepts, and answers take 40 ms.
+    The protocol is given explicitly: otherwise asyncio does not set TCP_NODELAY on accepted connections, and responses
+    take 40 ms.
     """
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
@@ -120,16 +121,16 @@ def bound_socket(address: str, port: int, option: str) -> socket.socket:
 
 @dataclass(frozen=True)
 class Address:
-    """Where to listen: on each address that the host has. `option` is named where that cannot be."""
+    """An address to listen on, at each IP address of the host. `option` is named in error messages."""
 
     host: str
     port: int
     option: str
 
     def listen(self, *, shared: bool = False) -> list[socket.socket]:
-        """Listening sockets; with port 0 on one that is free. Raises ConfigurationError.
+        """Listening sockets; with port 0, all on one free port. Raises ConfigurationError.
 
-        `shared`: others may listen on the same port, and the kernel spreads connections over all (SO_REUSEPORT).
+        `shared`: other processes may listen on the same port, and the kernel distributes connections (SO_REUSEPORT).
         """
         found: list[socket.socket] = []
         try:
@@ -174,10 +175,10 @@ def run(
     ending: Callable[[], None],
     ready: Callable[[], None] | None = None,
 ) -> None:
-    """Serve on listening sockets until SIGTERM or Ctrl-C, as the process's main business.
+    """Serve on listening sockets until SIGTERM or Ctrl-C, as the main task of the process.
 
-    `ready` is called when it serves. It returns when the requests under way are over, or their grace is; it exits where
-    the server does not come up.
+    `ready` is called when it serves. Returns when the requests in flight are finished or their grace period is over;
+    exits if the server does not start.
     """
     server = _Main(_config(app, PRODUCTION_GRACE_S, limits), ending, ready or _nothing)
     server.run(sockets)
@@ -189,14 +190,14 @@ def run(
 async def serving(
     app: Any, listener: socket.socket, ending: Callable[[], None] = _nothing, limits: Limits = DEFAULT_LIMITS
 ) -> AsyncIterator[None]:
-    """Serve an ASGI application on a bound socket until the block ends. RuntimeError where it does not come up."""
+    """Serve an ASGI application on a bound socket until the block ends. Raises RuntimeError if it does not start."""
     server = _Guest(_config(app, GRACE_S, limits), ending)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         while not server.started:
             if task.done():
                 await task
-                raise RuntimeError("the HTTP server did not come up; the log says why")
+                raise RuntimeError("the HTTP server did not start; see the log")
             await asyncio.sleep(0.01)
         yield
     finally:
@@ -211,6 +212,6 @@ def _config(app: Any, grace_seconds: int, limits: Limits) -> ServerConfig:
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # whom to believe is our setting, `EVERHOOK_TRUSTED_PROXIES`
+        proxy_headers=False,  # trusted proxies are Everhook's own setting, `EVERHOOK_TRUSTED_PROXIES`
         timeout_graceful_shutdown=grace_seconds,
     )

@@ -1,1 +1,1 @@
-"""Signatures of requests: making them, and checking them as a receiver does."""
+"""Signatures of requests: signing them, and verifying them as a receiver does."""

@@ -1,4 +1,4 @@
-"""The three signature schemes, over the very bytes that are sent.
+"""The three signature schemes, over the bytes that are sent.
 
 | scheme | header | signed bytes |
 |---|---|---|
@@ -6,7 +6,7 @@
 | `timestamped` | `x-webhook-signature: t=<unix>,v1=<hex>[,v1=…]` | `timestamp.body` |
 | `npayload` | `x-npayload-signature: sha256=<hex>[,sha256=…]` | `body` |
 
-All are HMAC-SHA256 under the decoded part of a secret after `whsec_`, except `v1a`, which is Ed25519. During a rotation
+All are HMAC-SHA256 with the decoded part of a secret after `whsec_`, except `v1a`, which is Ed25519. During a rotation
 every live secret and key signs.
 """
 
@@ -51,7 +51,7 @@ def new_secret() -> str:
 
 
 def secret_key(secret: str) -> bytes:
-    """The key bytes of a `whsec_…` secret. Raises ValueError, which says what is wrong and quotes nothing of it."""
+    """The key bytes of a `whsec_…` secret. Raises ValueError, which says what is wrong without quoting the secret."""
     if not secret.startswith(SECRET_PREFIX):
         kind = (
             f" ({secret[:5]}… is an Ed25519 key)" if secret.startswith((PRIVATE_KEY_PREFIX, PUBLIC_KEY_PREFIX)) else ""
@@ -66,17 +66,17 @@ def secret_key(secret: str) -> bytes:
 
 
 def _check_base64(encoded: str) -> None:
-    """Python's own decoder does not say which of these it is."""
+    """Raise ValueError with the exact fault, which Python's decoder does not report."""
     digits = encoded.rstrip("=")
     for position, character in enumerate(digits, start=len(SECRET_PREFIX) + 1):
         if character in "-_":
-            raise ValueError("must be in the usual base64, with `+` and `/`, not in the URL-safe one with `-` and `_`")
+            raise ValueError("must be standard base64, with `+` and `/`, not URL-safe base64 with `-` and `_`")
         if character == "=":
-            raise ValueError(f"has `=` at character {position}, but in base64 it can only stand at the end")
+            raise ValueError(f"has `=` at character {position}, but in base64 it is allowed only at the end")
         if character not in _BASE64:
             raise ValueError(f"has a character at position {position} that is not in the alphabet of base64")
     if len(digits) % 4 == 1:
-        raise ValueError("is incomplete: a character of its base64 is missing, or one is too many")
+        raise ValueError("is not valid base64: a character is missing, or there is one too many")
     missing = -len(digits) % 4
     if len(encoded) - len(digits) != missing:
         wanted = f"with {missing} `=`" if missing else "without `=`"
@@ -84,13 +84,13 @@ def _check_base64(encoded: str) -> None:
 
 
 def new_private_key() -> str:
-    """An Ed25519 key as Standard Webhooks writes it: `whsk_`, and seed and public key in base64."""
+    """A new Ed25519 key in the format of Standard Webhooks: `whsk_`, then seed and public key in base64."""
     key = Ed25519PrivateKey.generate()
     return PRIVATE_KEY_PREFIX + _base64(key.private_bytes_raw() + key.public_key().public_bytes_raw())
 
 
 def ed25519_key(private_key: str) -> Ed25519PrivateKey:
-    """The key of a `whsk_…` that we made."""
+    """The key of a `whsk_…` that Everhook created."""
     seed = base64.b64decode(private_key.removeprefix(PRIVATE_KEY_PREFIX))[:SEED_BYTES]
     return Ed25519PrivateKey.from_private_bytes(seed)
 
@@ -108,7 +108,7 @@ def signature_headers(
     schemes: Collection[SignatureScheme] = ALL_SCHEMES,
     ed25519_keys: Sequence[Ed25519PrivateKey] = (),
 ) -> list[tuple[str, str]]:
-    """The headers that prove a request. `timestamp` is the attempt's, in Unix seconds; keys come newest first."""
+    """The signature headers of a request. `timestamp` is the attempt's, in Unix seconds; keys are newest first."""
     headers: list[tuple[str, str]] = []
     if SignatureScheme.STANDARD in schemes:
         signed = f"{message_gid}.{timestamp}.".encode() + body

@@ -1,7 +1,7 @@
-"""Signing secrets of endpoints. At rest each is sealed for its own row, and opened only to sign.
+"""Signing secrets of endpoints. Each is encrypted for its own row, and decrypted only to sign.
 
-A rotation adds a secret and gives those before it an end. Until then all of them sign, so that a receiver may put the
-new one in place at any time.
+A rotation adds a secret and sets an expiry on earlier ones. Until then all of them sign, so a receiver can switch to
+the new one at any time.
 """
 
 from collections import Counter, defaultdict
@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, delete, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
+from everhook.errors import TooManySecrets
 from everhook.ids import Kind, new_gid
 from everhook.signing.schemes import SecretKind, ed25519_key, new_private_key, public_key, secret_key
 from everhook.storage.encryption import ENDPOINT_SECRET
@@ -22,16 +23,12 @@ from everhook.storage.keyring import DecryptionError, KeyRing
 from everhook.storage.tables import EndpointSecret, now
 
 MAX_LIVE = 10
-"""Of each kind: every one of them signs every request, and servers refuse headers that grow too long."""
-
-
-class TooManySecrets(Exception):
-    """As many secrets of an endpoint are live as may be."""
+"""The limit for each kind: every live secret signs every request, and servers refuse headers that grow too long."""
 
 
 @dataclass(frozen=True)
 class SigningKeys:
-    """What signs for an endpoint, newest first, each with its end."""
+    """The signing keys of an endpoint, newest first, each with its expiry."""
 
     hmac: tuple[tuple[bytes, datetime | None], ...] = field(repr=False)
     ed25519: tuple[tuple[Ed25519PrivateKey, datetime | None], ...]
@@ -39,16 +36,16 @@ class SigningKeys:
 
 @dataclass(frozen=True)
 class EndpointPublicKey:
-    """What receivers verify `v1a` signatures with; `expires_at` is None for the current one."""
+    """The key that receivers verify `v1a` signatures with. `expires_at` is None for the current one."""
 
     public_key: str
     expires_at: datetime | None
 
 
 def encrypted_secret(keyring: KeyRing, endpoint_gid: str, secret: str, **columns: Any) -> EndpointSecret:
-    """A new secret's row."""
+    """The row of a new secret."""
     gid = new_gid(Kind.SECRET)
-    ciphertext = ENDPOINT_SECRET.seal(keyring, secret, gid)
+    ciphertext = ENDPOINT_SECRET.encrypt(keyring, secret, gid)
     return EndpointSecret(gid=gid, endpoint_gid=endpoint_gid, secret=ciphertext, **columns)
 
 
@@ -61,7 +58,7 @@ def new_key_pair(keyring: KeyRing, endpoint_gid: str) -> EndpointSecret:
 
 
 async def signing_keys(connection: AsyncConnection, keyring: KeyRing, endpoint_gid: str) -> SigningKeys:
-    """What is live, opened. Raises DecryptionError: a fault of ours, not the endpoint's."""
+    """The live secrets, decrypted. Raises DecryptionError: a fault of the installation, not of the endpoint."""
     rows = await connection.execute(
         select(
             col(EndpointSecret.gid),
@@ -72,15 +69,15 @@ async def signing_keys(connection: AsyncConnection, keyring: KeyRing, endpoint_g
         .where(col(EndpointSecret.endpoint_gid) == endpoint_gid, _is_live())
         .order_by(col(EndpointSecret.gid).desc())
     )
-    opened = [(row.kind, ENDPOINT_SECRET.open(keyring, row.secret, row.gid), row.expires_at) for row in rows]
+    decrypted = [(row.kind, ENDPOINT_SECRET.decrypt(keyring, row.secret, row.gid), row.expires_at) for row in rows]
     return SigningKeys(
-        hmac=tuple((secret_key(secret), end) for kind, secret, end in opened if kind is SecretKind.HMAC),
-        ed25519=tuple((ed25519_key(secret), end) for kind, secret, end in opened if kind is SecretKind.ED25519),
+        hmac=tuple((secret_key(secret), end) for kind, secret, end in decrypted if kind is SecretKind.HMAC),
+        ed25519=tuple((ed25519_key(secret), end) for kind, secret, end in decrypted if kind is SecretKind.ED25519),
     )
 
 
 async def public_keys(session: AsyncSession, endpoint_gids: Collection[str]) -> dict[str, list[EndpointPublicKey]]:
-    """The live ones of those endpoints that have any, newest first."""
+    """The live public keys of those endpoints that have any, newest first."""
     rows = await session.execute(
         select(col(EndpointSecret.endpoint_gid), col(EndpointSecret.public_key), col(EndpointSecret.expires_at))
         .where(
@@ -99,10 +96,11 @@ async def public_keys(session: AsyncSession, endpoint_gids: Collection[str]) -> 
 async def rotate(
     session: AsyncSession, keyring: KeyRing, endpoint_gid: str, secret: str, grace: timedelta
 ) -> datetime | None:
-    """Sign with `secret` from now on, and with those before it until `grace` is over; with Ed25519, if on, likewise.
+    """Sign with `secret` from now on, and with earlier secrets until `grace` is over. If Ed25519 is on, its key is
+    rotated too.
 
-    A secret that is live already takes the place of its older self, so a repetition makes nothing worse. What has ended
-    is deleted. Returns when the last one before it ends, None where all have. Raises TooManySecrets.
+    A live secret that is set again replaces its earlier row, so that a repeated call is harmless. Expired secrets are
+    deleted. Returns when the last earlier secret expires; None if all have. Raises TooManySecrets.
     """
     moment = now()
     end = moment + grace
@@ -115,7 +113,10 @@ async def rotate(
         else:
             staying.append(row)
     if any(count >= MAX_LIVE for count in Counter(row.kind for row in staying).values()):
-        raise TooManySecrets
+        raise TooManySecrets(
+            f"{MAX_LIVE} secrets of this endpoint sign already. Wait for one to end, or end all of them at once with "
+            "gracePeriodSeconds 0."
+        )
     session.add(encrypted_secret(keyring, endpoint_gid, secret))
     if any(row.kind is SecretKind.ED25519 for row in before):
         session.add(new_key_pair(keyring, endpoint_gid))
@@ -124,7 +125,7 @@ async def rotate(
 
 
 async def set_ed25519(session: AsyncSession, keyring: KeyRing, endpoint_gid: str, *, on: bool) -> None:
-    """See that there is a key pair, or none: switched off, Ed25519 keys end at once."""
+    """Create a key pair if there is none, or delete it: switched off, Ed25519 keys end at once."""
     pairs = col(EndpointSecret.endpoint_gid) == endpoint_gid, col(EndpointSecret.kind) == SecretKind.ED25519
     if not on:
         await session.execute(delete(EndpointSecret).where(*pairs))
@@ -139,9 +140,10 @@ async def _rows(session: AsyncSession, endpoint_gid: str) -> Sequence[EndpointSe
 
 
 def _holds(keyring: KeyRing, row: EndpointSecret, secret: str) -> bool:
-    """A box that does not open holds nothing that anybody could name: a rotation is the way out."""
+    """Whether a row holds this secret. A row that cannot be decrypted holds no known secret, so a rotation can
+    replace it."""
     try:
-        return ENDPOINT_SECRET.open(keyring, row.secret, row.gid) == secret
+        return ENDPOINT_SECRET.decrypt(keyring, row.secret, row.gid) == secret
     except DecryptionError:
         return False
 

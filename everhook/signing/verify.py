@@ -1,4 +1,4 @@
-"""What a receiver checks: that a request bears our signature, made lately. Compared in constant time."""
+"""The check of a receiver: that a request has a valid, recent signature. Compared in constant time."""
 
 import hmac
 import time
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from everhook.signing.schemes import SignatureScheme, secret_key, signature_headers
 
 TOLERANCE_S = 300
-"""A request signed longer ago is refused, as Standard Webhooks asks of receivers; one from the future too."""
+"""A request that was signed longer ago, or further in the future, is refused, as Standard Webhooks recommends."""
 
 _HEADERS = {
     SignatureScheme.STANDARD: "webhook-signature",
@@ -19,7 +19,7 @@ _HEADERS = {
 
 @dataclass(frozen=True)
 class Verification:
-    """`schemes` are those that hold. `why` says what is wrong, and is empty where nothing is."""
+    """`schemes` are those that verified. `why` says what is wrong, and is empty if nothing is."""
 
     schemes: Sequence[SignatureScheme]
     why: str = ""
@@ -30,9 +30,9 @@ class Verification:
 
 
 def verify(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now: float | None = None) -> Verification:
-    """Check every scheme that a request is signed in: all of them must hold for one of the secrets.
+    """Verify every scheme that a request is signed with: each must match one of the secrets.
 
-    `headers` has names in lower case. Raises ValueError for a secret that is none.
+    `headers` has lower-case names. Raises ValueError for an invalid secret.
     """
     keys = [secret_key(secret) for secret in secrets]
     signed = [scheme for scheme, header in _HEADERS.items() if header in headers]
@@ -53,17 +53,17 @@ def _why_not(
         return "it has no timestamp"
     expected = [_signature(scheme, headers, timestamp, body, key) for key in keys]
     parts = presented.split(" " if scheme is SignatureScheme.STANDARD else ",")
-    # Each is compared with each, whatever the others said.
+    # All are compared, so that the time does not depend on which one matches.
     matches = [hmac.compare_digest(part.encode(), wanted.encode()) for part in parts for wanted in expected]
     if not any(matches):
-        return "no signature is right for the secret"
+        return "no signature matches the secret"
     if scheme is not SignatureScheme.NPAYLOAD and abs(now - timestamp) > TOLERANCE_S:
         return f"it was signed {now - timestamp:,.0f} s ago"
     return ""
 
 
 def _timestamp(scheme: SignatureScheme, headers: Mapping[str, str], presented: str) -> int | None:
-    """The scheme `npayload` has none, and needs none."""
+    """The timestamp of a signature; 0 for the scheme `npayload`, which has none."""
     if scheme is SignatureScheme.NPAYLOAD:
         return 0
     text = headers.get("webhook-timestamp", "")
@@ -73,6 +73,6 @@ def _timestamp(scheme: SignatureScheme, headers: Mapping[str, str], presented: s
 
 
 def _signature(scheme: SignatureScheme, headers: Mapping[str, str], timestamp: int, body: bytes, key: bytes) -> str:
-    """What `key` signs, as it stands in the header of the scheme."""
-    made = dict(signature_headers(headers.get("webhook-id", ""), timestamp, body, [key], {scheme}))
-    return made[_HEADERS[scheme]].removeprefix(f"t={timestamp},")
+    """The signature by `key`, as it is written in the header of the scheme."""
+    headers_of_key = dict(signature_headers(headers.get("webhook-id", ""), timestamp, body, [key], {scheme}))
+    return headers_of_key[_HEADERS[scheme]].removeprefix(f"t={timestamp},")

@@ -1,1 +1,1 @@
-"""All SQL. `tables` and `engine`, then one small module of queries a resource."""
+"""Storage: the tables, the engine, and what all stores share. The SQL of each capability is in its `store.py` files."""

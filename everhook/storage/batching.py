@@ -1,7 +1,8 @@
-"""Grouping: what concurrent callers ask of the database at the same time is done at once.
+"""Group commit: what concurrent callers read or write is done in one query or one transaction.
 
-Row by row a database commits 650-1,500 rows a second here, grouped 18,000-27,000, with the same durability. While one
-group is under way the next one gathers, so a lone caller waits for nobody, and each returns after its own commit.
+Row by row this database commits 650-1,500 rows a second, in groups 18,000-27,000, with the same durability. While one
+group is being executed the next one collects, so a single caller never waits for others to arrive, and each call
+returns after its own commit.
 """
 
 import asyncio
@@ -19,10 +20,11 @@ Result = TypeVar("Result")
 
 
 class BatchExecutor(Generic[Item, Result]):
-    """Collects items and has `apply` read or write them on one connection; it answers with one result each, in order.
+    """Collects items. `apply` reads or writes a group of them on one connection, and returns one result for each, in
+    order.
 
-    `apply` must be able to run again for the same items: a group that fails because of one of them is split, until
-    that one fails alone and all others are committed.
+    `apply` must be repeatable for the same items: a group that fails because of one item is split, until that item
+    fails alone and all others are committed.
     """
 
     def __init__(
@@ -39,7 +41,7 @@ class BatchExecutor(Generic[Item, Result]):
         self._drainer: asyncio.Task[None] | None = None
 
     async def submit(self, item: Item) -> Result:
-        """Have one item done. Returns once its transaction is committed; raises what the database raised for it."""
+        """Execute one item. Returns once its transaction is committed; raises what the database raised for it."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if self._drainer is None:
@@ -50,18 +52,18 @@ class BatchExecutor(Generic[Item, Result]):
         try:
             while self._waiting:
                 group, self._waiting = self._waiting[: self._at_most], self._waiting[self._at_most :]
-                await self._do(group)
+                await self._execute(group)
         finally:
             self._drainer = None
 
-    async def _do(self, group: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+    async def _execute(self, group: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         try:
-            results = await once_more_if_outdated(lambda: self._execute([item for item, _ in group]))
+            results = await once_more_if_outdated(lambda: self._transact([item for item, _ in group]))
         except Exception as error:
             if len(group) > 1 and isinstance(error, DBAPIError) and not is_unavailable(error):
                 middle = len(group) // 2
-                await self._do(group[:middle])
-                await self._do(group[middle:])
+                await self._execute(group[:middle])
+                await self._execute(group[middle:])
                 return
             for _, future in group:
                 _resolve(future, error)
@@ -70,7 +72,7 @@ class BatchExecutor(Generic[Item, Result]):
                 if not future.done():
                     future.set_result(result)
 
-    async def _execute(self, items: Sequence[Item]) -> Sequence[Result]:
+    async def _transact(self, items: Sequence[Item]) -> Sequence[Result]:
         async with self._connect() as connection:
             return await self._apply(connection, items)
 
@@ -78,4 +80,4 @@ class BatchExecutor(Generic[Item, Result]):
 def _resolve(future: "asyncio.Future[Result]", error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
-        future.exception()  # mark as seen: its caller may have been cancelled meanwhile
+        future.exception()  # mark as retrieved: its caller may have been cancelled meanwhile

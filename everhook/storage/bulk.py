@@ -1,4 +1,4 @@
-"""Changing many rows without being in anybody's way: small transactions, with rests between them."""
+"""Bulk changes in small transactions with pauses between them, so that other writers are not blocked."""
 
 import asyncio
 import time
@@ -15,38 +15,38 @@ from everhook.storage.statements import table_of
 Found = TypeVar("Found")
 
 ROWS = 1_000
-"""Changed in one transaction; what hangs on them comes on top."""
+"""Rows changed in one transaction, not counting rows that depend on them."""
 
 
 class Bulk:
-    """Finds rows by key, outside of the transactions that change them, and rests after each for as long as it took:
-    so half of the writer's time, at least, is left to those who send and publish.
+    """Finds rows by key outside of the transactions that change them. After each transaction it pauses for as long as
+    that took, which leaves at least half of the writer's time to others.
 
-    Nothing is remembered between two steps. Whoever is interrupted begins again, and finds what is left.
+    No state is kept between two steps: after an interruption, start again, and it finds what is left.
     """
 
-    def __init__(self, database: Database, beat: Callable[[], None] = lambda: None, *, rows: int = ROWS) -> None:
-        """`beat` is called after each step."""
+    def __init__(self, database: Database, heartbeat: Callable[[], None] = lambda: None, *, rows: int = ROWS) -> None:
+        """`heartbeat` is called after each step."""
         self._database = database
-        self._beat = beat
+        self._heartbeat = heartbeat
         self._rows = rows
 
     async def find(self, statement: Select[Found]) -> list[Found]:
         """All keys that a statement selects."""
         async with self._database.read_connection() as connection:
             found = list((await connection.execute(statement)).scalars())
-        self._beat()
+        self._heartbeat()
         return found
 
     async def batches(self, statement: Select[str]) -> AsyncIterator[list[str]]:
-        """The keys that a statement selects, all found at once: for what is bounded, and not to be had in order by the
-        index that finds it."""
+        """The keys that a statement selects, all found at once: for bounded sets that their index does not return in
+        key order."""
         keys = await self.find(statement)
         for start in range(0, len(keys), self._rows):
             yield keys[start : start + self._rows]
 
     async def pages(self, keys: Select[str], rows: int | None = None) -> AsyncIterator[list[str]]:
-        """The keys that a statement selects, in their order, page by page. They may be removed meanwhile."""
+        """The keys that a statement selects, in key order, page by page. Rows may be deleted meanwhile."""
         [key] = keys.selected_columns
         rows, after = rows or self._rows, ""
         while page := await self.find(keys.where(key > after).order_by(key).limit(rows)):
@@ -54,17 +54,17 @@ class Bulk:
             after = page[-1]
 
     async def change(self, *statements: Update | Delete) -> int:
-        """Execute statements in one transaction; returns how many rows the last one changed."""
-        began, changed = time.monotonic(), 0
+        """Execute statements in one transaction. Returns how many rows the last one changed."""
+        started, changed = time.monotonic(), 0
         async with self._database.write_connection() as connection:
             for statement in statements:
                 changed = (await connection.execute(statement)).rowcount
-        self._beat()
-        await asyncio.sleep(time.monotonic() - began)
+        self._heartbeat()
+        await asyncio.sleep(time.monotonic() - started)
         return changed
 
     async def delete(self, model: type[SQLModel], *where: ColumnElement[bool]) -> int:
-        """Delete all rows of a table that meet the conditions; returns how many there were."""
+        """Delete all rows of a table that meet the conditions. Returns how many."""
         table, removed = table_of(model), 0
         key = list(table.primary_key.columns)
         some: Select[Any] = select(*key).where(*where).limit(self._rows)

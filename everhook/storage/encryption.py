@@ -1,4 +1,4 @@
-"""Where the database holds boxes of the key ring, and how they are sealed anew by its newest key."""
+"""The encrypted columns of the database, and their re-encryption with the newest key of the key ring."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -17,7 +17,8 @@ BATCH = 500
 
 @dataclass(frozen=True)
 class EncryptedColumn:
-    """A column whose values are boxes, each sealed for its own row. Renaming one means sealing all of it anew."""
+    """A column whose values are encrypted, each for its own row. After renaming the column all of it must be
+    re-encrypted."""
 
     value: Column[str]
 
@@ -26,12 +27,12 @@ class EncryptedColumn:
         (key,) = self.value.table.primary_key
         return key
 
-    def seal(self, keyring: KeyRing, secret: str, row_key: str) -> str:
-        return keyring.seal(secret, *self._place(row_key))
+    def encrypt(self, keyring: KeyRing, secret: str, row_key: str) -> str:
+        return keyring.encrypt(secret, *self._place(row_key))
 
-    def open(self, keyring: KeyRing, ciphertext: str, row_key: str) -> str:
-        """Raises DecryptionError."""
-        return keyring.open(ciphertext, *self._place(row_key))
+    def decrypt(self, keyring: KeyRing, ciphertext: str, row_key: str) -> str:
+        """The secret. Raises DecryptionError."""
+        return keyring.decrypt(ciphertext, *self._place(row_key))
 
     def _place(self, row_key: str) -> tuple[str, str, str]:
         return (self.value.table.name, self.value.name, row_key)
@@ -46,30 +47,32 @@ ENCRYPTED_COLUMNS = (ENDPOINT_SECRET, ENDPOINT_TLS_KEY, RECEIPT_SEED, IDEMPOTENT
 
 @dataclass(frozen=True)
 class Batch:
-    """What was done in one transaction. `unopened` were left as they are, each with the reason."""
+    """What one transaction did. `undecrypted` are the reasons why values could not be decrypted; these are left
+    unchanged."""
 
     reencrypted: int
-    unopened: Sequence[str]
+    undecrypted: Sequence[str]
 
 
 async def count_outdated(database: Database, keyring: KeyRing) -> int:
-    """How many boxes there are that the newest key did not seal."""
+    """How many values are not encrypted with the newest key."""
     async with database.read_connection() as connection:
         return sum([await _count(connection, column, keyring) for column in ENCRYPTED_COLUMNS])
 
 
 @dataclass(frozen=True)
 class Census:
-    """Boxes in all, those that the newest key did not seal, and why some do not open."""
+    """How many encrypted values there are, how many of them not with the newest key, and why some cannot be
+    decrypted."""
 
     total: int
     outdated: int
-    unopened: Counter[str]
+    undecrypted: Counter[str]
 
 
 async def census(database: Database, keyring: KeyRing) -> Census:
-    """Open every box there is."""
-    total, outdated, unopened = 0, 0, Counter[str]()
+    """Decrypt every encrypted value."""
+    total, outdated, undecrypted = 0, 0, Counter[str]()
     async with database.read_connection() as connection:
         for column in ENCRYPTED_COLUMNS:
             rows = await connection.execute(select(column.row_key, column.value).where(column.value.is_not(None)))
@@ -77,14 +80,15 @@ async def census(database: Database, keyring: KeyRing) -> Census:
                 total += 1
                 outdated += not keyring.is_current(ciphertext)
                 try:
-                    column.open(keyring, ciphertext, row_key)
+                    column.decrypt(keyring, ciphertext, row_key)
                 except DecryptionError as error:
-                    unopened[str(error)] += 1
-    return Census(total, outdated, unopened)
+                    undecrypted[str(error)] += 1
+    return Census(total, outdated, undecrypted)
 
 
 async def reencrypt(database: Database, keyring: KeyRing, *, at_once: int = BATCH) -> AsyncIterator[Batch]:
-    """Seal every outdated box by the newest key, batch by batch. What was done before an interruption stays done."""
+    """Re-encrypt all outdated values with the newest key, batch by batch. Batches before an interruption are
+    committed."""
     for column in ENCRYPTED_COLUMNS:
         after = ""
         while True:
@@ -92,29 +96,29 @@ async def reencrypt(database: Database, keyring: KeyRing, *, at_once: int = BATC
                 ciphertexts = await _outdated(connection, column, keyring, after, at_once)
                 if not ciphertexts:
                     break
-                batch = await _reseal(connection, column, keyring, ciphertexts)
+                batch = await _reencrypt(connection, column, keyring, ciphertexts)
             yield batch
             after, _ = ciphertexts[-1]
 
 
-async def _reseal(
+async def _reencrypt(
     connection: AsyncConnection, column: EncryptedColumn, keyring: KeyRing, ciphertexts: list[tuple[str, str]]
 ) -> Batch:
-    """A box that somebody replaced meanwhile is not overwritten."""
+    """Re-encrypt one batch. A value that was replaced meanwhile is not overwritten."""
     changes: list[dict[str, str]] = []
-    unopened: list[str] = []
+    undecrypted: list[str] = []
     for row_key, ciphertext in ciphertexts:
         try:
-            secret = column.open(keyring, ciphertext, row_key)
+            secret = column.decrypt(keyring, ciphertext, row_key)
         except DecryptionError as error:
-            unopened.append(str(error))
+            undecrypted.append(str(error))
         else:
-            changes.append({"b_key": row_key, "b_old": ciphertext, "b_new": column.seal(keyring, secret, row_key)})
+            changes.append({"b_key": row_key, "b_old": ciphertext, "b_new": column.encrypt(keyring, secret, row_key)})
     if changes:
         statement = update(column.value.table).values({column.value: bindparam("b_new")})
         same = and_(column.row_key == bindparam("b_key"), column.value == bindparam("b_old"))
         await connection.execute(statement.where(same), changes)
-    return Batch(len(changes), unopened)
+    return Batch(len(changes), undecrypted)
 
 
 async def _outdated(
@@ -131,5 +135,5 @@ async def _count(connection: AsyncConnection, column: EncryptedColumn, keyring: 
 
 
 def _is_outdated(column: EncryptedColumn, keyring: KeyRing) -> ColumnElement[bool]:
-    """Null, where there is nothing to seal, is neither."""
+    """Whether a value is not encrypted with the newest key. NULL is neither outdated nor current."""
     return ~column.value.startswith(keyring.current, autoescape=True)

@@ -1,48 +1,55 @@
 """The database: one writer and many readers, on SQLite and PostgreSQL alike.
 
-SQLite has one writer at a time whatever we do, so all writes of a process go through a pool of one connection that
-begins `IMMEDIATE` (a read transaction cannot become a writing one once another has committed); readers have their
-own pool and never wait, as WAL allows. On PostgreSQL both share one pool. Reads are single statements and run in
-autocommit: a transaction around each would only add two round trips.
+SQLite has only one writer at a time, so all writes of a process use a pool of one connection that begins with
+`IMMEDIATE` (a read transaction cannot become a write transaction once another has committed). Readers have their own
+pool and never wait (WAL). On PostgreSQL both share one pool. Reads are single statements in autocommit mode: a
+transaction around each would only add two round trips.
 """
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import quote
 
 from asyncpg import PostgresError as AsyncpgError
 from sqlalchemy import URL, ExceptionContext, event, make_url, text
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+Session: TypeAlias = AsyncSession
+Connection: TypeAlias = AsyncConnection
+"""For modules without SQL, which only pass a session or a connection to a store."""
+
+DatabaseError = SQLAlchemyError
+"""For code that handles every error of the database alike."""
 
 Result = TypeVar("Result")
 
 SQLITE_READERS = 4
 STATEMENT_TIMEOUT_MS = 10_000
-ANSWER_TIMEOUT_S = 12.0
-"""A server that answers at all has cancelled the statement by then. One that hangs says nothing, for ever."""
+RESPONSE_TIMEOUT_S = 12.0
+"""A server that is alive has cancelled the statement by then. One that hangs never responds."""
 
 CONNECT_TIMEOUT_S = 5
 
 UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeoutError, OSError)
-"""What a database that is away raises. `is_unavailable` also knows connections that broke in mid-statement, and what
-PostgreSQL says of itself."""
+"""The errors of an unavailable database. `is_unavailable` also recognises connections that broke during a statement,
+and PostgreSQL's own states."""
 
 READ_ONLY = "25006"
-"""A standby, or what was the primary until a moment ago."""
+"""A standby, or a server that was the primary until a moment ago."""
 
 _STATES_OF_THE_SERVER = re.compile(
     r"08...|"  # the connection
-    r"28...|3D000|"  # nobody by that name, no such database: how we are to connect
+    r"28...|3D000|"  # authentication, or no such database
     r"53...|"  # out of disk, memory or connections
-    r"57...|"  # starting up, shutting down, a statement cancelled because it took too long
-    r"58...|" + READ_ONLY  # an input or output error
+    r"57...|"  # starting up, shutting down, or a statement cancelled because it took too long
+    r"58...|" + READ_ONLY  # an I/O error
 )
 
 _ASYNCPG_VALUE = re.compile(r"(invalid input for query argument \$\d+): .*", re.DOTALL)
@@ -51,7 +58,7 @@ _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreig
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Whether an error says that the database is away or overloaded, rather than that a statement was wrong."""
+    """Whether an error means that the database is unavailable or overloaded, rather than that a statement was wrong."""
     if isinstance(error, UNAVAILABLE):
         return True
     return isinstance(error, DBAPIError) and (
@@ -78,45 +85,45 @@ async def once_more_if_outdated(call: Callable[[], Awaitable[Result]]) -> Result
         return await call()
 
 
-def is_turned_away(error: BaseException) -> bool:
-    """Whether the database is there and lets nobody in as we come: user, password, or a database that is not."""
+def refuses_connections(error: BaseException) -> bool:
+    """Whether the database responds but refuses the connection: wrong user or password, or no such database."""
     return isinstance(error, DBAPIError) and _state(error.orig).startswith(("28", "3D"))
 
 
 def reason(error: BaseException) -> str:
-    """What the driver says of it, without the statement; one that waited in vain says nothing."""
-    return str(error).partition("\n")[0] or "it does not answer"
+    """The driver's message without the statement. A timeout has no message."""
+    return str(error).partition("\n")[0] or "it does not respond"
 
 
 def _state(error: BaseException | None) -> str:
-    """PostgreSQL's code of an error (SQLSTATE): its driver has one class for most of them."""
+    """PostgreSQL's error code (SQLSTATE). The driver has one class for most errors."""
     return getattr(error, "sqlstate", None) or ""
 
 
-def _leave_the_standby(context: ExceptionContext) -> None:
-    """A connection to what is no primary any more is of no use, nor are the others of its age: connect anew."""
+def _disconnect_from_standby(context: ExceptionContext) -> None:
+    """After a failover, drop the connections to the old primary: all of them are as useless as this one."""
     if _state(context.original_exception) == READ_ONLY:
         context.is_disconnect = True
 
 
-def _without_values(context: ExceptionContext) -> None:
-    """PostgreSQL repeats the row that it refuses, and asyncpg the value: payloads and secrets, on their way to logs."""
+def _redact(context: ExceptionContext) -> None:
+    """Remove values from an error before it is logged: PostgreSQL repeats the refused row, and asyncpg the value.
+    They may be payloads or secrets."""
     error: BaseException | None = context.sqlalchemy_exception or context.original_exception
     while error is not None:
         if isinstance(error, AsyncpgError):
             error.detail = None
         if error.args and isinstance(error.args[0], str):
-            told = error.args[0].partition("\n")[0]
-            error.args = (_ASYNCPG_VALUE.sub(r"\1", told), *error.args[1:])
+            first_line = error.args[0].partition("\n")[0]
+            error.args = (_ASYNCPG_VALUE.sub(r"\1", first_line), *error.args[1:])
         error = error.__cause__ or error.__context__ or getattr(error, "orig", None)
 
 
 class Database:
-    """Connections and sessions. Closing a `writing` block commits; an exception rolls back.
+    """Connections and sessions. Leaving a `writing` block commits; an exception rolls back.
 
-    `answer_timeout`: how many seconds a PostgreSQL may take over one statement; None: as long as it likes. With
-    `create` the file of an SQLite database is created if there is none: that is for migrations alone, so that nothing
-    else leaves an empty file behind.
+    `response_timeout`: how many seconds PostgreSQL may take for one statement; None: no limit. `create`: create the
+    file of an SQLite database if it does not exist. Only migrations do this, so that nothing else leaves an empty file.
     """
 
     def __init__(
@@ -124,7 +131,7 @@ class Database:
         url: str,
         *,
         pool_size: int = 10,
-        answer_timeout: float | None = ANSWER_TIMEOUT_S,
+        response_timeout: float | None = RESPONSE_TIMEOUT_S,
         create: bool = False,
     ) -> None:
         self.url = make_url(url)
@@ -134,11 +141,11 @@ class Database:
             self._writer = _sqlite_engine(file, pool_size=1, begin="BEGIN IMMEDIATE")
             self._reader = _sqlite_engine(file, pool_size=SQLITE_READERS, begin=None)
         else:
-            self._writer = _postgres_engine(url, pool_size, answer_timeout)
+            self._writer = _postgres_engine(url, pool_size, response_timeout)
             self._reader = self._writer.execution_options(isolation_level="AUTOCOMMIT")
         for engine in (self._writer, self._reader):
-            event.listen(engine.sync_engine, "handle_error", _leave_the_standby)
-            event.listen(engine.sync_engine, "handle_error", _without_values)
+            event.listen(engine.sync_engine, "handle_error", _disconnect_from_standby)
+            event.listen(engine.sync_engine, "handle_error", _redact)
         self._write_session = async_sessionmaker(self._writer, class_=AsyncSession, expire_on_commit=False)
         self._read_session = async_sessionmaker(self._reader, class_=AsyncSession, expire_on_commit=False)
 
@@ -154,18 +161,18 @@ class Database:
 
     @asynccontextmanager
     async def read_connection(self) -> AsyncIterator[AsyncConnection]:
-        """A bare connection for the hot path."""
+        """A plain connection for the hot path."""
         async with self._reader.connect() as connection:
             yield connection
 
     @asynccontextmanager
     async def write_connection(self) -> AsyncIterator[AsyncConnection]:
-        """A bare connection in a transaction, for the hot path."""
+        """A plain connection in a transaction, for the hot path."""
         async with self._writer.begin() as connection:
             yield connection
 
     async def ping(self) -> None:
-        """Raise where the database does not answer."""
+        """Raise if the database does not respond."""
         async with self.read_connection() as connection:
             await connection.execute(text("SELECT 1"))
 
@@ -175,7 +182,8 @@ class Database:
 
 
 def _sqlite_file(url: URL, *, create: bool) -> URL:
-    """The URL that opens a file, and creates it only if told to: SQLite itself would create any file it is to open."""
+    """The URL that opens a file, and creates it only with `create`. By default SQLite creates any file that it
+    opens."""
     if not url.database or url.database == ":memory:":
         return url
     if create:
@@ -197,7 +205,7 @@ def _sqlite_engine(url: URL, *, pool_size: int, begin: str | None) -> AsyncEngin
 
     @event.listens_for(engine.sync_engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # the driver begins nothing by itself; `_begin` does
+        connection.isolation_level = None  # the driver starts no transaction by itself; `_begin` does
         cursor = connection.cursor()
         for pragma in _PRAGMAS:
             cursor.execute(f"PRAGMA {pragma}")
@@ -212,7 +220,7 @@ def _sqlite_engine(url: URL, *, pool_size: int, begin: str | None) -> AsyncEngin
     return engine
 
 
-def _postgres_engine(url: str, pool_size: int, answer_timeout: float | None) -> AsyncEngine:
+def _postgres_engine(url: str, pool_size: int, response_timeout: float | None) -> AsyncEngine:
     return create_async_engine(
         url,
         pool_size=pool_size,
@@ -223,7 +231,7 @@ def _postgres_engine(url: str, pool_size: int, answer_timeout: float | None) -> 
         hide_parameters=True,  # payloads and secrets are parameters, and errors are logged
         connect_args={
             "timeout": CONNECT_TIMEOUT_S,
-            "command_timeout": answer_timeout,
+            "command_timeout": response_timeout,
             "server_settings": {"application_name": "everhook", "statement_timeout": str(STATEMENT_TIMEOUT_MS)},
         },
     )

@@ -1,4 +1,5 @@
-"""Operational events: what operators should hear of, written with the change that it tells."""
+"""The transactional outbox of operational events: an event is written in the transaction of the change that it
+reports."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Bringing the database to this version's schema, with Alembic's migrations in `migrations/`."""
+"""Upgrades the database to the schema of this version, with Alembic's migrations in `migrations/`."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,7 +11,7 @@ MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 
 
 def alembic_config(database_url: str, report: Callable[[str], None] | None = None) -> Config:
-    """Alembic's configuration, without a file of its own."""
+    """Alembic's configuration, without an `alembic.ini`."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["database_url"] = database_url
@@ -20,7 +20,7 @@ def alembic_config(database_url: str, report: Callable[[str], None] | None = Non
 
 
 async def migrate(database_url: str, report: Callable[[str], None] | None = None) -> None:
-    """Upgrade to the newest revision. Two processes at once: one upgrades, the other waits and finds it done.
+    """Upgrade to the newest revision. If two processes do this, one upgrades, and the other waits and finds it done.
 
     `report` gets a line for each migration that was applied, and for the progress of long ones; it is called in a
     thread. On PostgreSQL each migration commits by itself, so after a failure run it again.

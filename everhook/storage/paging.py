@@ -1,4 +1,4 @@
-"""Lists by key: each page takes up behind the last key of the one before, so its cost does not grow with depth."""
+"""Keyset pagination: each page starts after the last key of the page before, so its cost does not grow with depth."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,16 +11,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from everhook.ids import Kind, first_gid_at
 
 WRITTEN_WITHIN = timedelta(hours=1)
-"""How long after its gid was made a row is written at most: generous, for it only bounds what is looked at."""
+"""How long after its gid was created a row is written at most. Generous, because it only bounds the range of keys."""
 
 _FIRST, _LAST = datetime(1970, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
 
 Row = TypeVar("Row")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class Page(Generic[Row]):
-    """`next_key` is None on the last page."""
+    """One page of rows. `next_key` is None on the last page."""
 
     rows: Sequence[Row]
     next_key: str | None
@@ -29,7 +30,7 @@ class Page(Generic[Row]):
 async def page_of(
     session: AsyncSession, statement: Select[Any], key: Any, *, after: str | None, limit: int, newest_first: bool = True
 ) -> Page[Any]:
-    """One page of `statement`, which selects one entity, in the order of its column `key`."""
+    """One page of `statement`, which selects one entity, ordered by its column `key`."""
     if after is not None:
         statement = statement.where(key < after if newest_first else key > after)
     ordered = statement.order_by(key.desc() if newest_first else key).limit(limit + 1)
@@ -38,8 +39,14 @@ async def page_of(
     return Page(rows[:limit], getattr(rows[limit - 1], key.key) if more else None)
 
 
+def any_of(values: Sequence[Value] | None) -> tuple[Value, ...] | None:
+    """The values of a filter, each once; None where none was given."""
+    return tuple(dict.fromkeys(values)) if values else None
+
+
 def one_of(column: Any, wanted: Any) -> list[ColumnElement[bool]]:
-    """Condition that a column has the wanted value, or one of several in a tuple. None, or no value, wants any."""
+    """The condition that a column has the wanted value, or one of several in a tuple. None or an empty tuple means
+    any."""
     if wanted is None or wanted == ():
         return []
     if isinstance(wanted, tuple):
@@ -50,8 +57,8 @@ def one_of(column: Any, wanted: Any) -> list[ColumnElement[bool]]:
 def in_time(
     moment: Any, key: Any, kind: Kind, since: datetime | None, until: datetime | None
 ) -> list[ColumnElement[bool]]:
-    """Conditions that `moment` is not before `since`, and before `until`. Gids grow with time: they bound the range of
-    keys, else the database would go through everything that is newer."""
+    """The conditions that `moment` is in [`since`, `until`). Gids increase with time, so the range of keys is
+    bounded too: otherwise the database would scan everything that is newer."""
     conditions: list[ColumnElement[bool]] = []
     if since is not None:
         conditions += [moment >= since, key >= first_gid_at(kind, max(since, _FIRST) - WRITTEN_WITHIN)]

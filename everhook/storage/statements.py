@@ -1,4 +1,4 @@
-"""Statements that the two databases spell differently."""
+"""Statements that differ between the two databases."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from sqlmodel import SQLModel
 
 
 def table_of(model: type[SQLModel]) -> Table:
-    """The Core table behind a model: hot paths insert lists of rows, not objects."""
+    """The Core table of a model: hot paths insert lists of rows, not objects."""
     table: Table = model.__table__  # type: ignore[attr-defined]
     return table
 
 
 def insert(dialect: str, table: Table) -> Any:
-    """An insert that knows `ON CONFLICT`, as the database of that dialect spells it."""
+    """An insert with `ON CONFLICT` for the dialect."""
     return (sqlite if dialect == "sqlite" else postgresql).insert(table)
 
 
@@ -35,14 +35,15 @@ def adding(statement: Any, *counts: str) -> Any:
 
 
 def total(column: Any) -> ColumnElement[int]:
-    """The sum of a column as an integer: of 64-bit columns PostgreSQL makes a decimal."""
+    """The sum of a column as an integer: for 64-bit columns PostgreSQL returns a decimal."""
     return cast(func.sum(column), BigInteger)
 
 
 async def lock(connection: AsyncConnection, *name: str) -> None:
-    """Have one transaction at a time do what goes by this name, in whichever process. It is held until the end.
+    """Let one transaction at a time, across processes, hold the lock of this name. It is held until the transaction
+    ends.
 
-    SQLite needs none: a transaction that may write keeps all other writers out from its beginning.
+    SQLite needs no lock: a transaction that may write excludes all other writers from its beginning.
     """
     if connection.dialect.name == "postgresql":
         await connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended("/".join(name), 0))))

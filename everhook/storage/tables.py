@@ -1,7 +1,12 @@
-"""The data model. Payloads, secrets and response bodies live here and nowhere else.
+"""The tables. Payloads, secrets and response bodies are stored here and nowhere else.
 
-The hot tables (`message`, `delivery`, `attempt`) carry no foreign keys: their rows are made in one transaction by one
-piece of code each, and the checks cost a lookup a row on the path every message takes.
+The hot tables (`message`, `delivery`, `attempt`) have no foreign keys: their rows are inserted in one transaction by
+one piece of code each, and the checks would cost a look-up per row for every message.
+
+Stores write `col(Model.field)` where they build expressions: for mypy, SQLModel's class attributes have the types of
+their values, and `col` gives them that of a column. Core columns (`table_of(Model).c.field`) would need no `col`, but
+their names and types are not checked, and statements on Core tables are outside of the tenant scope, which applies to
+mapped classes only (`tenant_scope`). They are used only where no session is involved.
 """
 
 from datetime import UTC, datetime
@@ -21,7 +26,7 @@ from everhook.ids import Kind, new_gid
 from everhook.signing.schemes import SecretKind
 
 DEFAULT_TENANT_GID = "ten_00000000000000000000000000"
-"""Owner of endpoints that name no tenant; made by the first migration."""
+"""The owner of endpoints without a tenant; created by the first migration."""
 
 
 def now() -> datetime:
@@ -29,7 +34,7 @@ def now() -> datetime:
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware datetime in UTC on both databases; SQLite knows no zones and gets plain UTC."""
+    """An aware datetime in UTC on both databases. SQLite has no time zones and stores plain UTC."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -38,7 +43,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError("a naive datetime: Everhook knows UTC only")
+            raise ValueError("a naive datetime; Everhook uses UTC only")
         value = value.astimezone(UTC)
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 
@@ -47,15 +52,15 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 def enum_text(enum: type[Enum]) -> SqlEnum:
-    """An enumeration stored as its text, so that adding a value needs no migration."""
+    """An enumeration stored as text, so that a new value needs no migration."""
     return SqlEnum(
         enum, native_enum=False, create_constraint=False, length=32, values_callable=lambda e: [m.value for m in e]
     )
 
 
 class ShownEnum(TypeDecorator[StrEnum]):
-    """An enumeration that is only displayed, stored as its text. A value that this version does not know, from a newer
-    one, is read as it is; of an enumeration that decides anything an unknown value is an error: see `enum_text`."""
+    """An enumeration that is only displayed, stored as text. A value from a newer version, unknown to this one, is
+    read as it is. If code depends on the value, use `enum_text`, for which an unknown value is an error."""
 
     impl = String(32)
     cache_ok = True
@@ -79,7 +84,7 @@ class ShownEnum(TypeDecorator[StrEnum]):
 
 
 _WIDE = BigInteger().with_variant(Integer(), "sqlite")
-"""64 bits, for what grows with traffic. SQLite's integers have as many, and a column of its own name."""
+"""64 bits, for numbers that grow with traffic. SQLite's integers have 64 bits already, under another name."""
 
 
 def _count(**options: Any) -> Any:
@@ -91,7 +96,8 @@ def _when(**options: Any) -> Any:
 
 
 class Tenant(SQLModel, table=True):
-    """`erasing_since` is set once a tenant is being erased: from then on it does not exist for any caller."""
+    """`erasing_since` is set when the erasure of a tenant starts: from then on the tenant does not exist for any
+    caller."""
 
     gid: str = Field(default_factory=lambda: new_gid(Kind.TENANT), primary_key=True)
     name: str = Field(unique=True)
@@ -100,7 +106,7 @@ class Tenant(SQLModel, table=True):
 
 
 class ApiKey(SQLModel, table=True):
-    """A caller's key, `<gid>_<random>`: only the SHA-256 of the whole is kept."""
+    """An API key, `<gid>_<random>`: only the SHA-256 of the whole key is stored."""
 
     __tablename__ = "api_key"
 
@@ -118,7 +124,7 @@ class ApiKey(SQLModel, table=True):
 class AuditEntry(SQLModel, table=True):
     """Who changed what, when and from where; written in the transaction of the change. `detail` holds no secret.
 
-    `actor` is the name of a key, and `key_gid` says which one of that name.
+    `actor` is the name of a key, and `key_gid` identifies the key among those with that name.
     """
 
     __tablename__ = "audit_entry"
@@ -139,7 +145,7 @@ class AuditEntry(SQLModel, table=True):
 
 
 class Channel(SQLModel, table=True):
-    """`routes_version` grows with every change that a publish must see: see `storage/routes.py`."""
+    """`routes_version` increases with every change that affects publishing: see `publishing/routes_store.py`."""
 
     name: str = Field(primary_key=True)
     policy: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
@@ -148,7 +154,7 @@ class Channel(SQLModel, table=True):
 
 
 class PastPolicy(SQLModel, table=True):
-    """The policy that a channel or an endpoint had until a moment; one of `endpoint_gid` and `channel` is empty."""
+    """The policy that a channel or an endpoint had until a moment. One of `endpoint_gid` and `channel` is empty."""
 
     __tablename__ = "past_policy"
     __table_args__ = (Index("ix_past_policy_until", "until"),)
@@ -160,7 +166,8 @@ class PastPolicy(SQLModel, table=True):
 
 
 class Endpoint(SQLModel, table=True):
-    """`version` grows with every change, so that senders know when what they cached is old. `tls_key` is sealed."""
+    """`version` increases with every change, so that senders notice when their cached endpoint is old. `tls_key` is
+    encrypted."""
 
     __table_args__ = (Index("ix_endpoint_tenant", "tenant_gid", "gid"),)
 
@@ -184,8 +191,8 @@ class Endpoint(SQLModel, table=True):
 
 
 class EndpointRate(SQLModel, table=True):
-    """The last send time that was reserved of an endpoint with a rate limit, in seconds of the database's clock: see
-    `storage/endpoint_rates.py`."""
+    """The last reserved send time of an endpoint with a rate limit, in seconds of the database's clock: see
+    `delivery/send_times_store.py`."""
 
     __tablename__ = "endpoint_rate"
 
@@ -194,9 +201,9 @@ class EndpointRate(SQLModel, table=True):
 
 
 class EndpointSecret(SQLModel, table=True):
-    """A signing secret, sealed by the key ring. Every row that has not expired signs, newest first.
+    """A signing secret, encrypted. Every row that has not expired signs, newest first.
 
-    `public_key` (`whpk_…`) is there for Ed25519 keys alone.
+    `public_key` (`whpk_…`) is set for Ed25519 keys only.
     """
 
     __tablename__ = "endpoint_secret"
@@ -219,7 +226,7 @@ class EndpointSecret(SQLModel, table=True):
 
 
 class Subscription(SQLModel, table=True):
-    """`cost`: how many steps it takes at most to match a message against it."""
+    """`cost` is the maximum number of steps to match a message against it."""
 
     __table_args__ = (Index("ix_subscription_tenant", "tenant_gid"),)
 
@@ -235,7 +242,7 @@ class Subscription(SQLModel, table=True):
 
 
 class CircuitRow(SQLModel, table=True):
-    """What `EndpointWorkflow` last said of its endpoint, and the claim on the one probe of a half-open circuit."""
+    """The circuit as `EndpointWorkflow` last wrote it, and the claim on the one probe of a half-open circuit."""
 
     __tablename__ = "circuit"
 
@@ -254,10 +261,9 @@ class CircuitRow(SQLModel, table=True):
 
 
 class Message(SQLModel, table=True):
-    """`payload` holds the very bytes that came; None once it was erased.
+    """`payload` holds the bytes as they were published; None after it was erased.
 
-    `idempotency_scope` is the tenant, or empty for the publisher. `traceparent` names the trace of the
-    call that brought it.
+    `idempotency_scope` is the tenant, or empty for the publisher. `traceparent` is the trace of the publishing request.
     """
 
     __table_args__ = (
@@ -293,7 +299,7 @@ class Message(SQLModel, table=True):
 
 
 class PayloadErasure(SQLModel, table=True):
-    """A payload that was erased on request, until the answers to attempts then in flight are gone as well."""
+    """A payload that was erased on request, until the responses to attempts then in flight are erased too."""
 
     __tablename__ = "payload_erasure"
 
@@ -301,21 +307,21 @@ class PayloadErasure(SQLModel, table=True):
     requested_at: datetime = _when(default_factory=now)
 
 
-_ASTRAY = text("status = 'retrying' OR status = 'parked' OR status = 'dead_lettered' OR status = 'discarded'")
-"""What a healthy delivery never is: looking for it costs those nothing."""
+_NOT_HEALTHY = text("status = 'retrying' OR status = 'parked' OR status = 'dead_lettered' OR status = 'discarded'")
+"""Statuses that a delivery without problems never has, so the index on them costs it nothing."""
 
 
 _UNDISPATCHED = text("dispatched_at IS NULL AND status <> 'parked'")
-"""Under way in the process that accepted it, or waiting for its workflow to start."""
+"""In progress in the process that accepted it, or waiting for its workflow to start."""
 
 
 class Delivery(SQLModel, table=True):
     """One message to one endpoint.
 
-    `due_at` is when its next step is due: the end of the first attempt, the next attempt, the next
-    check of a parked delivery or the end of its window, the end of a dead letter's retention. The reconciler looks for
-    rows whose step is overdue. `dispatched_at` is null until a workflow is known to guard the delivery, or until it was
-    delivered without one. `attempts` counts those of the current round.
+    `due_at` is when its next step is due: the end of the first attempt, the next attempt, the next check of a parked
+    delivery or the end of its window, the end of a dead letter's retention. The reconciler looks for rows whose step is
+    overdue. `dispatched_at` is null until a workflow is known to guard the delivery, or until it was delivered without
+    one. `attempts` counts those of the current round.
     """
 
     __table_args__ = (
@@ -338,7 +344,7 @@ class Delivery(SQLModel, table=True):
             postgresql_where=text("status = 'parked'"),
             sqlite_where=text("status = 'parked'"),
         ),
-        Index("ix_delivery_astray", "status", "gid", postgresql_where=_ASTRAY, sqlite_where=_ASTRAY),
+        Index("ix_delivery_astray", "status", "gid", postgresql_where=_NOT_HEALTHY, sqlite_where=_NOT_HEALTHY),
         Index(
             "ix_delivery_dead",
             "endpoint_gid",
@@ -372,7 +378,7 @@ class Delivery(SQLModel, table=True):
 
 
 class DeliveryRound(SQLModel, table=True):
-    """When a replay opened a round of a delivery. The first round began with the acceptance, and has no row."""
+    """When a replay opened a round of a delivery. The first round started with the acceptance, and has no row."""
 
     __tablename__ = "delivery_round"
 
@@ -382,7 +388,7 @@ class DeliveryRound(SQLModel, table=True):
 
 
 class PendingHistory(SQLModel, table=True):
-    """A delivery that was delivered before it had a workflow, until the settled workflow that shows it is started."""
+    """A delivery that was delivered before it had a workflow, until its history workflow is started."""
 
     __tablename__ = "pending_history"
 
@@ -391,7 +397,7 @@ class PendingHistory(SQLModel, table=True):
 
 
 class Attempt(SQLModel, table=True):
-    """One try. `url` and `request_headers` are as they were sent; of an endpoint's own headers the names alone."""
+    """One attempt. `url` and `request_headers` are as sent, but of the endpoint's own headers only the names."""
 
     __table_args__ = (UniqueConstraint("delivery_gid", "round", "number", name="uq_attempt_natural"),)
 
@@ -420,7 +426,8 @@ class Attempt(SQLModel, table=True):
 
 
 class Receipt(SQLModel, table=True):
-    """The signed statement of an attempt, written with it. `seq` is its place in the tenant's log, once sealed."""
+    """The signed statement of an attempt, inserted with it. `seq` is its index in the tenant's log, once it is
+    sealed."""
 
     __table_args__ = (
         UniqueConstraint("delivery_gid", "round", "number", name="uq_receipt_natural"),
@@ -469,9 +476,9 @@ class ReceiptSeal(SQLModel, table=True):
 
 
 class ReceiptKeyRow(SQLModel, table=True):
-    """A key that signs receipts and checkpoints: `seed` is sealed by the key ring.
+    """A key that signs receipts and checkpoints. `seed` is encrypted.
 
-    `issuer` is the name that it signs under: the same in all rows, for the logs are named after it.
+    `issuer` is the name that it signs for. It is the same in all rows, because the logs are named after it.
     """
 
     __tablename__ = "receipt_key"
@@ -484,11 +491,11 @@ class ReceiptKeyRow(SQLModel, table=True):
 
 
 class EndpointMinute(SQLModel, table=True):
-    """What an endpoint did in one minute, kept by the recorder in the transaction of the attempts.
+    """What an endpoint did in one minute; written by the recorder in the transaction of the attempts.
 
-    `retried` are failures that allow of another try, `rejected` those that do not. `duration_ms` is the time that
-    answers took together, whatever they said; `under_…` count those that took less than so many milliseconds and more
-    than the band below. An attempt without an answer is in no band.
+    `retried` counts failures that can be retried, `rejected` those that cannot. `duration_ms` is the sum of the
+    response times, whatever the status; `under_…` counts responses that took less than that many milliseconds and more
+    than the band below. An attempt without a response is in no band.
     """
 
     __tablename__ = "endpoint_minute"
@@ -508,7 +515,7 @@ class EndpointMinute(SQLModel, table=True):
 
 
 class EndpointMinuteError(SQLModel, table=True):
-    """How often which error came in one minute: `timeout_total`, `http_503`."""
+    """How often an error occurred in one minute: `timeout_total`, `http_503`."""
 
     __tablename__ = "endpoint_minute_error"
     __table_args__ = (Index("ix_endpoint_minute_error_minute", "minute"),)
@@ -520,9 +527,9 @@ class EndpointMinuteError(SQLModel, table=True):
 
 
 class OperationalEvent(SQLModel, table=True):
-    """What operators should hear of. Written in the transaction of the change that it tells.
+    """An event for operators, written in the transaction of the change that it reports (transactional outbox).
 
-    `message_gid` is the message on the system channel that tells subscribers of it.
+    `message_gid` is the message on the system channel that notifies subscribers.
     """
 
     __tablename__ = "operational_event"
@@ -550,10 +557,11 @@ class OperationalEvent(SQLModel, table=True):
 
 
 class IdempotentResponse(SQLModel, table=True):
-    """The response to a call that came with an `Idempotency-Key`, for those who send the call again.
+    """The response to a call with an `Idempotency-Key`, for repeated calls.
 
-    `key_sha256` is of the caller's scope and the key, `request_sha256` of the call. `response` is sealed by the key
-    ring, for it may hold a secret; None while the call is under way. `tenant_gid`: whose things it shows.
+    `key_sha256` is the hash of the caller's scope and the key, `request_sha256` that of the call. `response` is
+    encrypted, because it may hold a secret; None while the call is in progress. `tenant_gid` is the tenant whose data
+    it shows.
     """
 
     __tablename__ = "idempotent_response"

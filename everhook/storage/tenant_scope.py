@@ -1,9 +1,9 @@
-"""Whose things a caller reaches: everybody's, or those of one tenant. Every query of a bound session takes the tenant.
+"""Tenant scope: what a caller can access, everything or the data of one tenant.
 
-The session itself puts the bound on each statement (`with_loader_criteria` in `do_orm_execute`, SQLAlchemy's own
-recipe), so no query can forget it: lists, joins, counts, `session.get`, bulk updates and deletes alike. What belongs to
-others is not there, and costs what a thing that is not there costs. Statements over bare tables are not bound, and
-connections are not handed out here.
+A scoped session adds the condition to each statement itself (`with_loader_criteria` in `do_orm_execute`, SQLAlchemy's
+own recipe), so no query can forget it: lists, joins, counts, `session.get`, bulk updates and deletes alike. Data of
+other tenants does not exist for it. Statements on Core tables are not scoped, and no plain connections are handed out
+here.
 """
 
 from collections.abc import AsyncIterator
@@ -30,6 +30,7 @@ from everhook.storage.tables import (
     Endpoint,
     EndpointMinute,
     EndpointMinuteError,
+    EndpointRate,
     EndpointSecret,
     IdempotentResponse,
     Message,
@@ -59,8 +60,8 @@ BY_TENANT: tuple[Any, ...] = (
 )
 BY_ENDPOINT: tuple[Any, ...] = (CircuitRow, EndpointMinuteError, EndpointSecret)
 OPEN_TO_ALL: tuple[Any, ...] = (ReceiptKeyRow,)
-CLOSED: tuple[Any, ...] = (IdempotentResponse, PayloadErasure, PendingHistory)
-"""No tenant's: what the system keeps for itself."""
+CLOSED: tuple[Any, ...] = (EndpointRate, IdempotentResponse, PayloadErasure, PendingHistory)
+"""Tables of no tenant: internal to the system."""
 
 _TENANT = "tenant_gid"
 
@@ -89,14 +90,17 @@ class TenantScope:
 
 
 def tenant_bound(session: AsyncSession) -> str | None:
-    """The tenant that a session is bound to."""
+    """The tenant that a session is scoped to."""
     tenant_gid: str | None = session.info.get(_TENANT)
     return tenant_gid
 
 
 def bounds(tenant_gid: str) -> dict[type[SQLModel], ColumnElement[bool]]:
-    """What a row of each table must satisfy to be a tenant's, or to be shown to all of them."""
-    endpoint, delivery = table_of(Endpoint).alias().c, table_of(Delivery).alias().c  # apart from those of the statement
+    """The condition that a row of each table belongs to a tenant, or may be shown to every tenant."""
+    endpoint, delivery = (
+        table_of(Endpoint).alias().c,
+        table_of(Delivery).alias().c,
+    )  # distinct from those of the statement
     of_message = exists().where(delivery.message_gid == col(Message.gid), delivery.tenant_gid == tenant_gid)
     of_attempt = exists().where(delivery.gid == col(Attempt.delivery_gid), delivery.tenant_gid == tenant_gid)
     of_round = exists().where(delivery.gid == col(DeliveryRound.delivery_gid), delivery.tenant_gid == tenant_gid)

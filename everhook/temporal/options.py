@@ -1,7 +1,7 @@
-"""How to reach Temporal: its own variables (`TEMPORAL_…`) and its own profile file, checked before they are used.
+"""The connection options of Temporal: its own variables (`TEMPORAL_…`) and its own profile file, validated before use.
 
-What the SDK does with a wrong one is a traceback, a connection that is tried for ever, or nothing at all: it takes
-`TEMPORAL_TLS=no` for yes, and ignores a configuration file that is not there.
+The SDK reacts to a wrong option with a traceback, with endless connection attempts, or not at all: it takes
+`TEMPORAL_TLS=no` for yes, and ignores a missing configuration file.
 """
 
 import os
@@ -29,9 +29,9 @@ _FILES = ("CLIENT_CERT", "CLIENT_KEY", "SERVER_CA_CERT")
 
 
 def connect_options() -> dict[str, Any]:
-    """Options of `Client.connect` as this environment has them. Raises ConfigurationError, which names the variable.
+    """The options of `Client.connect` from the environment. Raises ConfigurationError, which names the variable.
 
-    An empty variable counts as one that is not set. No value is part of a message: one may be a secret.
+    An empty variable counts as unset. No value is part of a message, because it may be a secret.
     """
     variables = {name: value for name, value in os.environ.items() if value or not name.startswith("TEMPORAL_")}
     _check_variables(variables)
@@ -45,17 +45,17 @@ def connect_options() -> dict[str, Any]:
 def _loaded(variables: Mapping[str, str]) -> dict[str, Any]:
     try:
         return dict(ClientConfig.load_client_connect_config(override_env_vars=variables))
-    except OSError as error:  # only a file that the profile names: those of variables were read before
+    except OSError as error:  # only a file that the profile names; files of variables were read before
         raise _unusable(_PROFILE, f"cannot read {error.filename}: {error.strerror}") from error
     except (RuntimeError, ValueError) as error:
-        # Of a file that is not TOML the SDK quotes a line, and that may be a key.
+        # If the file is not TOML, the SDK's message quotes a line, which may be a key.
         raise _unusable(_PROFILE, str(error).partition("\n")[0]) from error
 
 
 def _check_variables(variables: Mapping[str, str]) -> None:
-    """What the SDK would not report, or only as the number of a missing file."""
+    """Check what the SDK would not report, or would report only as an error number."""
     if variables.get("TEMPORAL_TLS", "true").lower() not in _SWITCH:
-        raise _unusable("TEMPORAL_TLS", "neither true nor false")
+        raise _unusable("TEMPORAL_TLS", "must be true or false")
     for name in ("TEMPORAL_CONFIG_FILE", *(f"TEMPORAL_TLS_{file}_PATH" for file in _FILES)):
         if name in variables:
             _check_file(name, Path(variables[name]))
@@ -103,7 +103,8 @@ def _is_ipv6(text: str) -> bool:
 
 
 def _check_tls(tls: TLSConfig) -> None:
-    """Whether the parts can be read. Whether the server takes them is known once it is asked."""
+    """Check that the certificates and the key can be read. Whether the server accepts them is known only after
+    connecting."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
     from cryptography.x509 import load_pem_x509_certificates
@@ -119,7 +120,7 @@ def _check_tls(tls: TLSConfig) -> None:
             raise _unusable(_either(file), "no certificate in PEM format") from error
     try:
         load_pem_private_key(tls.client_private_key, None) if tls.client_private_key is not None else None
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it has a password
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: the key has a password
         raise _unusable(_either("CLIENT_KEY"), "no private key in PEM format without a password") from error
 
 

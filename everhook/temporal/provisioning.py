@@ -1,7 +1,7 @@
-"""What Everhook needs of a Temporal cluster: namespace, search attributes, schedules, queue limits. Idempotent.
+"""Provisions a Temporal cluster: namespace, search attributes, schedules, queue limits. Idempotent.
 
-Run by `everhook setup`; workers see to the parts that need no operator's rights (`ensure_runtime`) at every start,
-so that a cluster whose store was lost is whole again.
+`everhook setup` runs all of it. Workers run the parts that need no operator's rights (`ensure_runtime`) at every start,
+so that a cluster whose store was lost is provisioned again.
 """
 
 import asyncio
@@ -45,26 +45,26 @@ from everhook.settings import Settings
 from everhook.temporal import search_attributes
 
 RETENTION = timedelta(days=7)
-"""How long Temporal keeps closed workflows: comfort for debugging; delivery history lives in the database."""
+"""How long Temporal keeps closed workflows, for debugging only: the history of deliveries is in the database."""
 
-NOT_OURS = (RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNAUTHENTICATED, RPCStatusCode.UNIMPLEMENTED)
-"""How a managed Temporal, such as Temporal Cloud, answers what is done in its own UI there."""
+NOT_PERMITTED = (RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNAUTHENTICATED, RPCStatusCode.UNIMPLEMENTED)
+"""The responses of a managed Temporal, such as Temporal Cloud, to what has to be done in its own UI."""
 
 KNOWN_WITHIN_S, KNOWN_RETRY_S = 45.0, 0.5
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
-async def setup(client: Client, settings: Settings, tell: Tell = lambda line: None) -> None:
-    """Everything, namespace included. `tell` is given a line for people about each step."""
-    await ensure_namespace(client, tell)
-    await once_known(lambda: ensure_search_attributes(client, tell))
-    await once_known(lambda: ensure_schedules(client, settings, tell))
-    await once_known(lambda: ensure_queue_limits(client, tell))
+async def setup(client: Client, settings: Settings, report: Report = lambda line: None) -> None:
+    """Provision everything, including the namespace. `report` is called with a line of text about each step."""
+    await ensure_namespace(client, report)
+    await once_known(lambda: ensure_search_attributes(client, report))
+    await once_known(lambda: ensure_schedules(client, settings, report))
+    await once_known(lambda: ensure_queue_limits(client, report))
 
 
 async def once_known(step: Callable[[], Awaitable[None]]) -> None:
-    """A namespace that was just made is not known to all of a server's parts for some seconds."""
+    """Retry a step while the namespace is not known yet: a new one takes seconds to reach all parts of a server."""
     give_up_at = time.monotonic() + KNOWN_WITHIN_S
     while True:
         try:
@@ -75,14 +75,14 @@ async def once_known(step: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(KNOWN_RETRY_S)
 
 
-async def ensure_runtime(client: Client, settings: Settings, tell: Tell = lambda line: None) -> None:
-    """Schedules and queue limits: what an ordinary client may set."""
-    await ensure_schedules(client, settings, tell)
-    await ensure_queue_limits(client, tell)
+async def ensure_runtime(client: Client, settings: Settings, report: Report = lambda line: None) -> None:
+    """Provision schedules and queue limits: everything that an ordinary client may set."""
+    await ensure_schedules(client, settings, report)
+    await ensure_queue_limits(client, report)
 
 
-async def ensure_namespace(client: Client, tell: Tell) -> None:
-    """Register the namespace where there is none of its name."""
+async def ensure_namespace(client: Client, report: Report) -> None:
+    """Register the namespace if it does not exist."""
     request = RegisterNamespaceRequest(
         namespace=client.namespace,
         description="Everhook deliveries",
@@ -90,18 +90,19 @@ async def ensure_namespace(client: Client, tell: Tell) -> None:
     )
     try:
         await client.workflow_service.register_namespace(request)
-        tell(f"namespace {client.namespace}: created")
+        report(f"namespace {client.namespace}: created")
     except RPCError as error:
-        if error.status in NOT_OURS:
-            tell(f"namespace {client.namespace}: not ours to make here, see that it exists")
+        if error.status in NOT_PERMITTED:
+            report(f"namespace {client.namespace}: cannot be created here; make sure that it exists")
         elif error.status is RPCStatusCode.ALREADY_EXISTS:
-            tell(f"namespace {client.namespace}: there")
+            report(f"namespace {client.namespace}: exists")
         else:
             raise
 
 
-async def ensure_search_attributes(client: Client, tell: Tell) -> None:
-    """Add those that are missing. On Temporal Cloud they are made in its own UI: then this says which."""
+async def ensure_search_attributes(client: Client, report: Report) -> None:
+    """Add missing search attributes. On Temporal Cloud they are created in its UI: then report which ones are
+    needed."""
     try:
         known = await client.operator_service.list_search_attributes(
             ListSearchAttributesRequest(namespace=client.namespace)
@@ -117,23 +118,24 @@ async def ensure_search_attributes(client: Client, tell: Tell) -> None:
                 )
             )
     except RPCError as error:
-        if error.status not in NOT_OURS:
+        if error.status not in NOT_PERMITTED:
             raise
         names = ", ".join(f"{key.name} ({key.indexed_value_type.name.title()})" for key in search_attributes.ALL)
-        tell(f"search attributes: not ours to add here, see that these exist: {names}")
+        report(f"search attributes: cannot be added here; make sure that these exist: {names}")
         return
-    tell(f"search attributes: {len(missing)} added, {len(search_attributes.ALL) - len(missing)} there")
+    report(f"search attributes: {len(missing)} added, {len(search_attributes.ALL) - len(missing)} exist")
 
 
-async def ensure_schedules(client: Client, settings: Settings, tell: Tell) -> None:
-    """Make each schedule what this version wants of it."""
+async def ensure_schedules(client: Client, settings: Settings, report: Report) -> None:
+    """Create or update each schedule to what this version needs."""
     for job in scheduled_jobs(settings):
-        await _ensure_schedule(client, job, tell)
+        await _ensure_schedule(client, job, report)
 
 
 @dataclass(frozen=True)
 class ScheduledJob:
-    """A workflow without input that a Temporal Schedule starts every so often. Its runs are named after the job."""
+    """A workflow without input that a Temporal Schedule starts at an interval. The ids of its runs start with its
+    name."""
 
     name: str
     workflow: str
@@ -145,7 +147,7 @@ class ScheduledJob:
         return Schedule(
             action=ScheduleActionStartWorkflow(self.workflow, id=self.name, task_queue=TaskQueue.DELIVERIES),
             spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=self.every)]),
-            # Passes that an outage swallowed are not made up for: the next one finds everything.
+            # Passes missed during an outage are not made up for: the next pass finds everything.
             policy=SchedulePolicy(overlap=self.overlap, catchup_window=timedelta(seconds=10)),
         )
 
@@ -159,40 +161,43 @@ def scheduled_jobs(settings: Settings) -> list[ScheduledJob]:
     ]
 
 
-async def _ensure_schedule(client: Client, job: ScheduledJob, tell: Tell) -> None:
-    """Make the schedule, or bring it to what the settings say. Its state belongs to operators: a schedule that was
-    paused, for a legal hold perhaps, stays paused, with its note."""
+async def _ensure_schedule(client: Client, job: ScheduledJob, report: Report) -> None:
+    """Create the schedule, or update it to the settings. Its state belongs to operators: a schedule that was paused,
+    perhaps for a legal hold, stays paused and keeps its note."""
     try:
         await client.create_schedule(job.name, job.schedule)
-        tell(f"schedule {job.name}: created")
+        report(f"schedule {job.name}: created")
     except ScheduleAlreadyRunningError:
         paused = False
 
-        def keeping_its_state(current: ScheduleUpdateInput) -> ScheduleUpdate | None:
+        def with_its_state(current: ScheduleUpdateInput) -> ScheduleUpdate | None:
             nonlocal paused
             before = current.description.schedule
             paused = before.state.paused
-            same = _essence(before) == _essence(job.schedule)
+            same = _definition(before) == _definition(job.schedule)
             return None if same else ScheduleUpdate(replace(job.schedule, state=before.state))
 
-        await client.get_schedule_handle(job.name).update(keeping_its_state)
-        tell(f"schedule {job.name}: up to date" + (", paused by an operator" if paused else ""))
+        await client.get_schedule_handle(job.name).update(with_its_state)
+        report(f"schedule {job.name}: up to date" + (", paused by an operator" if paused else ""))
 
 
-def _essence(schedule: Schedule) -> tuple[object, ...]:
-    """What this version and its settings want of a schedule."""
+def _definition(schedule: Schedule) -> tuple[object, ...]:
+    """What this version and its settings define of a schedule."""
     action = schedule.action
     assert isinstance(action, ScheduleActionStartWorkflow)
     return action.workflow, action.task_queue, schedule.spec.intervals, schedule.policy
 
 
-async def ensure_queue_limits(client: Client, tell: Tell) -> None:
-    """One send a second for each fairness key on `sends-limited`; a key's weight, its endpoint's own limit,
-    multiplies that. A limit that is there already stays as it is. A server without fairness says so: senders keep
-    rate limits anyway, but are handed attempts that they must put off."""
+async def ensure_queue_limits(client: Client, report: Report) -> None:
+    """Limit `sends-limited` to one send per second and fairness key. The weight of a key, which is its endpoint's rate
+    limit, multiplies this.
+
+    An existing limit is not changed. A server without fairness reports that: senders apply rate limits anyway, but are
+    given attempts that they must postpone.
+    """
     try:
         if await _has_queue_limit(client):
-            tell(f"queue limits on {TaskQueue.SENDS_LIMITED}: there")
+            report(f"queue limits on {TaskQueue.SENDS_LIMITED}: exists")
             return
         await client.workflow_service.update_task_queue_config(
             UpdateTaskQueueConfigRequest(
@@ -205,11 +210,11 @@ async def ensure_queue_limits(client: Client, tell: Tell) -> None:
                 ),
             )
         )
-        tell(f"queue limits on {TaskQueue.SENDS_LIMITED}: set")
+        report(f"queue limits on {TaskQueue.SENDS_LIMITED}: set")
     except RPCError as error:
-        if error.status not in NOT_OURS:
+        if error.status not in NOT_PERMITTED:
             raise
-        tell(f"queue limits on {TaskQueue.SENDS_LIMITED}: this server has none, keeping rateLimit costs more")
+        report(f"queue limits on {TaskQueue.SENDS_LIMITED}: not supported by this server; rate limits cost more")
 
 
 async def _has_queue_limit(client: Client) -> bool:

@@ -1,4 +1,4 @@
-"""What Temporal's SDK says of a failed connection, in words. Its core is written in Rust and prints its values whole:
+"""Readable messages for connection errors of Temporal's SDK. Its core is written in Rust and prints whole values:
 
 Failed client connect: Server connection error: tonic::transport::Error(Transport, ConnectError(ConnectError("tcp
 connect error", 127.0.0.1:7233, Os { code: 111, kind: ConnectionRefused, message: "Connection refused" })))
@@ -15,7 +15,7 @@ _KNOWN = {"InvalidContentType": "the server does not speak TLS"}
 
 
 def in_words(text: str) -> str:
-    """The text with each of its Rust values replaced by the innermost message in it, and by the address.
+    """The text with each Rust value replaced by its innermost message and by the address.
 
     `cannot connect to Temporal: 127.0.0.1:7233: Connection refused`
     """
@@ -23,13 +23,13 @@ def in_words(text: str) -> str:
     at = 0
     while (found := _VALUE.search(text, at)) is not None:
         end = _end_of_value(text, found.end())
-        parts += [text[at : found.start()], _said(text[found.start() : end])]
+        parts += [text[at : found.start()], _message(text[found.start() : end])]
         at = end
     plain = "".join([*parts, text[at:]])
     return _PREFIX.sub("cannot connect to Temporal: ", plain) if parts else plain
 
 
-def _said(value: str) -> str:
+def _message(value: str) -> str:
     quoted = _QUOTED.findall(value)
     name = _NAME.findall(value)[-1]
     message = quoted[-1] if quoted else _KNOWN.get(name, name)
@@ -38,7 +38,7 @@ def _said(value: str) -> str:
 
 
 def _end_of_value(text: str, at: int) -> int:
-    """Where the bracket is closed that was opened before `at`; the end of a text that was cut."""
+    """The end of the value whose bracket was opened before `at`, or the end of a truncated text."""
     depth, quoted = 1, False
     while at < len(text) and depth:
         char = text[at]

@@ -1,4 +1,4 @@
-"""The search attributes of the namespace: one list for set-up, workflows, tests and docs."""
+"""The search attributes of the namespace: one list for provisioning, workflows, tests and docs."""
 
 from temporalio.common import SearchAttributeKey
 

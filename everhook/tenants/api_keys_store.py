@@ -1,6 +1,6 @@
-"""API keys, `<gid>_<random>`: shown once when made, kept as the SHA-256 of the whole.
+"""API keys, `<gid>_<random>`: shown once when created, stored as the SHA-256 of the whole key.
 
-A key is 32 random bytes, so a fast hash is enough: there is nothing to guess.
+A key has 32 random bytes, so a fast hash is enough: it cannot be guessed.
 """
 
 import hashlib
@@ -26,12 +26,12 @@ from everhook.tenants.audit_store import Actor, record_audit
 
 _KEY = re.compile(r"(ek_[0-7][0-9a-hjkmnp-tv-z]{25})_[A-Za-z0-9_-]{43}")
 NAME = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
-_NOBODYS = hashlib.sha256(secrets.token_bytes(32)).hexdigest()
-"""Compared against where no key has the id, so that an unknown id takes as long as a wrong key."""
+_NO_KEY = hashlib.sha256(secrets.token_bytes(32)).hexdigest()
+"""Compared with the presented key if no key has its id, so that an unknown id takes as long as a wrong key."""
 
 
 class Scope(StrEnum):
-    """What a caller may do. `tenant` is shown as `tenant:<gid>`: everything of that tenant's, and nothing else."""
+    """What a caller may do. `tenant` is shown as `tenant:<gid>`: everything of that tenant, and nothing else."""
 
     ADMIN = "admin"
     PUBLISH = "publish"
@@ -40,12 +40,12 @@ class Scope(StrEnum):
 
 
 GIVEN_SCOPES = frozenset({Scope.ADMIN, Scope.PUBLISH, Scope.READ})
-"""`tenant` is given by naming one."""
+"""The scopes that can be granted. The scope `tenant` is granted by naming a tenant."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who a key belongs to."""
+    """The holder of a key."""
 
     gid: str
     name: str
@@ -54,26 +54,26 @@ class Holder:
 
 
 class ApiKeys:
-    """Whose keys are presented: one read by primary key, those of concurrent requests in one query.
+    """Looks up presented keys: one read by primary key; concurrent requests share one query.
 
-    Nothing is kept, so a revocation counts from its commit on. The read costs a lone request 0.7 ms of CPU, and each of
-    fifty at once 0.03 ms: keeping keys for a second would save little where it matters, and be late.
+    Nothing is cached, so a revocation takes effect with its commit. The read costs a single request 0.7 ms of CPU, and
+    each of fifty concurrent ones 0.03 ms: a cache would save little under load, and be late.
     """
 
     def __init__(self, database: Database) -> None:
         self._group = BatchExecutor(database.read_connection, _load)
 
     async def holder(self, presented: str) -> Holder | None:
-        """None for a key that nobody made, that was altered, revoked, or has expired."""
+        """The holder of a key; None if the key does not exist, was altered or revoked, or has expired."""
         shape = _KEY.fullmatch(presented)
         if shape is None:
             return None
         row = await self._group.submit(shape[1])
-        is_right = hmac.compare_digest(_sha256(presented), row.sha256 if row is not None else _NOBODYS)
+        is_right = hmac.compare_digest(_sha256(presented), row.sha256 if row is not None else _NO_KEY)
         return _holder(row) if is_right else None
 
     async def holder_of(self, gid: str) -> Holder | None:
-        """Of a key that was presented before, and is named since then. None once it opens nothing."""
+        """The holder of a key that was presented earlier, by its gid; None once the key is no longer valid."""
         return _holder(await self._group.submit(gid))
 
 
@@ -115,20 +115,20 @@ def state_of(row: Any, moment: datetime | None = None) -> Literal["active", "exp
 
 
 def shown_scopes(row: ApiKey) -> list[str]:
-    """As they are told to people: a tenant's key names the tenant."""
+    """The scopes as people see them: a tenant's key names the tenant."""
     return [f"tenant:{row.tenant_gid}" if scope == Scope.TENANT else scope for scope in row.scopes]
 
 
 def why_refused(name: str, scopes: Collection[str], *, has_tenant: bool) -> tuple[str, str] | None:
-    """The field that is wrong with a key that is asked for, and why."""
+    """The invalid field of a request for a key, and the reason; None if all fields are valid."""
     if not NAME.fullmatch(name):
         return "name", "takes 1 to 100 characters, none of them a control character"
     known = {Scope.PUBLISH} if has_tenant else GIVEN_SCOPES
     if not known.issuperset(scopes):
-        why = "to a tenant's key only publish can be added" if has_tenant else "takes admin, publish and read"
+        why = "of a tenant's key can only be publish" if has_tenant else "can be admin, publish and read"
         return "scopes", why
     if not scopes and not has_tenant:
-        return "scopes", "names none, and without a tenant such a key opens nothing"
+        return "scopes", "must name at least one scope, or a tenant"
     return None
 
 
@@ -151,7 +151,7 @@ async def create(
     expires_at: datetime | None = None,
     created_by: str,
 ) -> tuple[ApiKey, str]:
-    """Make a key; returns its row and the key itself, which cannot be had again."""
+    """Create a key. Returns its row and the key itself, which is not stored."""
     gid = new_gid(Kind.API_KEY)
     key = f"{gid}_{secrets.token_urlsafe(32)}"
     row = ApiKey(
@@ -173,7 +173,7 @@ async def get(session: AsyncSession, gid: str) -> ApiKey | None:
 
 
 async def in_tenant_scope(session: AsyncSession, gids: Collection[str]) -> set[str]:
-    """Those of these keys that the session sees: a tenant's sees its own."""
+    """Those of these keys that the session can see: the session of a tenant sees its own."""
     found = await session.execute(select(col(ApiKey.gid)).where(col(ApiKey.gid).in_(gids)))
     return set(found.scalars())
 
@@ -183,19 +183,19 @@ async def page(session: AsyncSession, *, after: str | None, limit: int) -> Page[
 
 
 async def revoke(session: AsyncSession, key: ApiKey) -> None:
-    """From the commit on it opens nothing. Revoking twice keeps the first time."""
+    """Revoke a key. It is invalid from the commit on. Revoking it twice keeps the first time."""
     key.revoked_at = key.revoked_at or now()
     session.add(key)
     await session.flush()
 
 
 def audit(session: AsyncSession, actor: Actor, action: str, key: ApiKey) -> None:
-    """Put on record that a key was made or revoked."""
+    """Record in the audit trail that a key was created or revoked."""
     detail = {"name": key.name, "scopes": shown_scopes(key)}
     record_audit(session, actor, action, key.gid, tenant_gid=key.tenant_gid, detail=detail)
 
 
 async def has_usable(session: AsyncSession) -> bool:
-    """Whether anybody could call at all."""
+    """Whether any valid key exists."""
     found = await session.execute(select(col(ApiKey.gid)).where(_usable(now())).limit(1))
     return found.scalar_one_or_none() is not None

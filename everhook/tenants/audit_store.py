@@ -1,4 +1,4 @@
-"""The audit trail: who changed what, when and from where; written with the change."""
+"""The audit trail: who changed what, when and from where; written in the transaction of the change."""
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -17,7 +17,7 @@ from everhook.storage.tables import AuditEntry
 
 @dataclass(frozen=True)
 class Actor:
-    """Who acts: the name of a key, and the address that it was presented from."""
+    """The actor: the name of a key, and the address that it was presented from."""
 
     name: str
     address: str | None = None
@@ -54,8 +54,8 @@ def record_audit(
 async def record_once(
     store: Writer, gid: str, actor: Actor, action: str, subject: str, *, tenant_gid: str | None = None
 ) -> bool:
-    """For what happens once at most, at whichever process: its entry has a gid that was chosen beforehand. False where
-    it has happened already."""
+    """Record an action that can happen only once, at whichever process: the gid of its entry is chosen beforehand.
+    False if it happened before."""
     try:
         async with store.writing() as session:
             record_audit(session, actor, action, subject, tenant_gid=tenant_gid).gid = gid
@@ -65,7 +65,7 @@ async def record_once(
 
 
 async def is_entry(session: AsyncSession, gid: str) -> bool:
-    """Whether there is an entry of this gid."""
+    """Whether there is an entry with this gid."""
     found = await session.execute(select(col(AuditEntry.gid)).where(col(AuditEntry.gid) == gid))
     return found.scalar_one_or_none() is not None
 
@@ -80,8 +80,8 @@ async def on_record(
     tenant_gid: str | None = None,
     detail: dict[str, Any] | None = None,
 ) -> AsyncIterator[None]:
-    """For what Temporal carries out: the entry is committed before the block asks for it, so that nothing is done
-    unrecorded. Where the block fails the entry says so (`failed`), unless the database has gone away as well."""
+    """For actions that Temporal executes: the entry is committed before the block, so that no action is unrecorded.
+    If the block fails, the entry is marked as `failed`, unless the database is unavailable as well."""
     async with store.writing() as session:
         entry = record_audit(session, actor, action, subject, tenant_gid=tenant_gid, detail=detail)
     try:
@@ -96,7 +96,8 @@ async def on_record(
 
 @dataclass(frozen=True)
 class AuditFilter:
-    """Several values of a field mean any of them. `since` and `until` bound the time of the entry: from, and before."""
+    """Several values of a field mean any of them. `since` (inclusive) and `until` (exclusive) bound the time of the
+    entry."""
 
     actor: str | tuple[str, ...] | None = None
     action: str | tuple[str, ...] | None = None
@@ -123,7 +124,7 @@ async def page(session: AsyncSession, chosen: AuditFilter, *, after: str | None,
 
 
 async def latest_subject(session: AsyncSession, tenant_gid: str, actions: Collection[str]) -> str | None:
-    """The subject of the last of these actions that concerned a tenant."""
+    """The subject of the last of these actions on a tenant."""
     entry = AuditEntry
     found = await session.execute(
         select(col(entry.subject))
@@ -135,6 +136,6 @@ async def latest_subject(session: AsyncSession, tenant_gid: str, actions: Collec
 
 
 async def is_recorded(session: AsyncSession, subject: str) -> bool:
-    """Whether anything was done to, or began, this subject within the session's reach."""
+    """Whether the session can see an entry about this subject."""
     found = await session.execute(select(col(AuditEntry.gid)).where(col(AuditEntry.subject) == subject).limit(1))
     return found.scalar_one_or_none() is not None

@@ -1,4 +1,4 @@
-"""Starting the erasure of a tenant: used by the API, and by retention for those whose start was lost."""
+"""Starts the erasure of a tenant. Used by the API, and by retention for erasures that were not started."""
 
 from datetime import timedelta
 
@@ -11,11 +11,11 @@ from everhook.ids import erasure_workflow_id
 START_TIMEOUT = timedelta(seconds=5)
 
 
-async def start_erasure(client: Client, tenant_gid: str, settle: timedelta) -> None:
-    """Start to remove a tenant that is marked as being erased. Where that is under way, nothing changes."""
+async def start_erasure(client: Client, tenant_gid: str, grace: timedelta) -> None:
+    """Start the erasure of a tenant that is marked for it. If the erasure is running, nothing changes."""
     await client.start_workflow(
         ERASE_TENANT_WORKFLOW,
-        TenantErasure(tenant_gid, settle),
+        TenantErasure(tenant_gid, settle=grace),
         id=erasure_workflow_id(tenant_gid),
         task_queue=TaskQueue.DELIVERIES,
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,

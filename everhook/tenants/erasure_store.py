@@ -1,4 +1,4 @@
-"""Erasing a tenant: in one transaction it ceases to exist for everybody, then what is stored of it is removed."""
+"""Erases a tenant: one transaction makes it inaccessible, then all its data is deleted."""
 
 from typing import Any
 
@@ -40,13 +40,13 @@ _OF_ENDPOINTS: tuple[Any, ...] = (
 _OF_TENANTS: tuple[Any, ...] = (
     Endpoint, ApiKey, OperationalEvent, AuditEntry, IdempotentResponse, Receipt, ReceiptHash, ReceiptSeal
 )  # fmt: skip
-"""Each before what it refers to. The log of receipts last: what is being sealed is sealed by then."""
+"""Each table before those that it refers to. The log of receipts comes last, because it may be being sealed."""
 
 
 async def begin(session: AsyncSession, tenant_gid: str) -> bool:
-    """Mark a tenant as being erased and shut it. False where there is none, or none any more.
+    """Mark a tenant as being erased and shut it. False if there is no such tenant.
 
-    Its name goes at once: no caller can give a name with a space in it, and another tenant may take the old one.
+    Its name is replaced by one that no caller can use (it has a space), so that another tenant can take the name.
     """
     marked = await session.execute(
         update(Tenant)
@@ -61,8 +61,7 @@ async def begin(session: AsyncSession, tenant_gid: str) -> bool:
 
 
 async def shut(session: AsyncSession, tenant_gid: str) -> None:
-    """Nothing goes to it any more, and nobody comes in by its keys: senders find its endpoints deleted, and channels
-    lead to them no longer."""
+    """Shut a tenant: its endpoints are deleted for senders, its subscriptions are removed, and its keys are revoked."""
     moment = now()
     its_endpoints = endpoints_of(tenant_gid)
     its_channels = select(col(Subscription.channel)).where(col(Subscription.endpoint_gid).in_(its_endpoints))
@@ -82,7 +81,7 @@ async def shut(session: AsyncSession, tenant_gid: str) -> None:
 
 
 async def being_erased(session: AsyncSession) -> list[str]:
-    """Gids of tenants whose erasure is not complete."""
+    """The gids of tenants whose erasure is not complete."""
     found = await session.execute(select(col(Tenant.gid)).where(col(Tenant.erasing_since).is_not(None)))
     return list(found.scalars())
 
@@ -100,9 +99,9 @@ def endpoints_of(tenant_gid: str) -> Select[str]:
 
 
 async def remove(bulk: Bulk, tenant_gid: str) -> None:
-    """Remove all that is stored of a tenant, itself last. It may be interrupted anywhere, and run again.
+    """Delete all data of a tenant, its own row last. It can be interrupted at any point and run again.
 
-    Messages that went to all tenants stay, as do those of its audit entries that name no tenant: that it was erased.
+    Messages that went to all tenants stay, and so do audit entries that name no tenant, such as that of the erasure.
     """
     async for gids in bulk.pages(deliveries_of(tenant_gid)):
         await bulk.change(

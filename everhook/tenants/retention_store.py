@@ -1,10 +1,10 @@
-"""Retention: what is past its time goes, by ranges of keys, in small transactions.
+"""Retention: deletes expired data by ranges of keys, in small transactions.
 
-Nothing of a message goes before each of its deliveries is over, dead letters among those that are not: whoever may
-still have to send it has all there is. Receipts and the audit trail are not touched at all.
+Nothing of a message is deleted before all of its deliveries are over, dead letters included, because a replay needs all
+of it. Receipts and the audit trail are never deleted.
 
-What is due is found by keys alone, since ids sort by time, and through indexes that hold only what is still there to
-remove: the cost of a pass follows what it removes, and the messages that are past their time but still under way.
+Expired data is found by keys alone, since ids sort by time, and through indexes that hold only what can still be
+deleted: the cost of a pass depends on what it deletes, and on expired messages that are still in progress.
 """
 
 from collections.abc import AsyncIterator
@@ -37,22 +37,23 @@ from everhook.storage.tables import (
 )
 
 MESSAGES = 100
-"""Looked at together; each may have many deliveries."""
+"""Messages in one batch; each may have many deliveries."""
 
 API_KEYS_SHOWN = timedelta(days=30)
-"""An expired or revoked key is listed for so long: one may want to know whose it was."""
+"""How long an expired or revoked key is still listed, so that its owner can be looked up."""
 
 
 @dataclass(frozen=True)
 class RetentionPeriods:
-    """How long each is kept. None: for ever. `settle`: how long attempts in flight may still bring back answers."""
+    """How long data is kept; None: for ever. `erasure_grace`: how long attempts in flight may still record
+    responses."""
 
     payloads: timedelta | None = timedelta(days=30)
     deliveries: timedelta | None = timedelta(days=90)
     idempotency_keys: timedelta | None = timedelta(days=30)
     events: timedelta | None = timedelta(days=90)
     health: timedelta | None = timedelta(days=30)
-    settle: timedelta = timedelta(minutes=2)
+    erasure_grace: timedelta = timedelta(minutes=2)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "RetentionPeriods":
@@ -62,7 +63,7 @@ class RetentionPeriods:
             idempotency_keys=_period(settings.idempotency_retention_days),
             events=_period(settings.event_retention_days),
             health=_period(settings.health_retention_days),
-            settle=timedelta(seconds=settings.erasure_settle_seconds),
+            erasure_grace=timedelta(seconds=settings.erasure_settle_seconds),
         )
 
 
@@ -70,10 +71,10 @@ def _period(days: float) -> timedelta | None:
     return timedelta(days=days) if days else None
 
 
-async def remove_past(bulk: Bulk, periods: RetentionPeriods) -> RetentionResult:
-    """One pass over everything. It may be interrupted anywhere: the next one finds what is left."""
+async def apply_retention(bulk: Bulk, periods: RetentionPeriods) -> RetentionResult:
+    """One pass over all data. It can be interrupted at any point; the next pass continues with what is left."""
     moment = now()
-    await finish_erasures(bulk, periods.settle)
+    await finish_erasures(bulk, periods.erasure_grace)
     return RetentionResult(
         messages=await remove_messages(bulk, moment - periods.deliveries) if periods.deliveries else 0,
         payloads=await erase_payloads(bulk, moment - periods.payloads) if periods.payloads else 0,
@@ -88,9 +89,9 @@ async def remove_past(bulk: Bulk, periods: RetentionPeriods) -> RetentionResult:
 
 
 async def remove_messages(bulk: Bulk, before: datetime) -> int:
-    """Remove messages accepted before a moment, with their deliveries and attempts, if all of those ended before it."""
+    """Delete messages accepted before a moment, with their deliveries and attempts, if all of those ended before it."""
     removed = 0
-    async for gids in _over(bulk, _made_before(before), ended_before=before):
+    async for gids in _completed(bulk, _created_before(before), ended_before=before):
         async for deliveries in bulk.batches(select(col(Delivery.gid)).where(col(Delivery.message_gid).in_(gids))):
             await bulk.change(
                 delete(Attempt).where(col(Attempt.delivery_gid).in_(deliveries)),
@@ -102,10 +103,12 @@ async def remove_messages(bulk: Bulk, before: datetime) -> int:
 
 
 async def erase_payloads(bulk: Bulk, before: datetime) -> int:
-    """Erase the payloads of messages accepted before a moment whose deliveries are over, and the answers to them."""
+    """Erase the payloads of messages accepted before a moment whose deliveries are over, and the responses to them."""
     erased = 0
-    async for gids in _over(bulk, with_payload(before)):
-        await erase_responses(bulk, gids)  # first: what still has a payload is found again, should we be interrupted
+    async for gids in _completed(bulk, with_payload(before)):
+        await erase_responses(
+            bulk, gids
+        )  # first: if this is interrupted, messages that still have a payload are found again
         erased += await bulk.change(
             update(Message).where(col(Message.gid).in_(gids)).values(payload=None, payload_erased_at=now())
         )
@@ -113,11 +116,11 @@ async def erase_payloads(bulk: Bulk, before: datetime) -> int:
 
 
 async def release_idempotency_keys(bulk: Bulk, before: datetime) -> int:
-    """Let the idempotency keys of messages accepted before a moment be used anew."""
-    freed = 0
+    """Release the idempotency keys of messages accepted before a moment, so that they can be used again."""
+    released = 0
     async for gids in bulk.pages(with_key(before)):
-        freed += await bulk.change(update(Message).where(col(Message.gid).in_(gids)).values(idempotency_key=None))
-    return freed
+        released += await bulk.change(update(Message).where(col(Message.gid).in_(gids)).values(idempotency_key=None))
+    return released
 
 
 async def remove_events(bulk: Bulk, before: datetime) -> int:
@@ -130,8 +133,8 @@ async def remove_minutes(bulk: Bulk, before: datetime) -> int:
 
 
 async def remove_credentials(bulk: Bulk, moment: datetime) -> int:
-    """Remove signing secrets that sign no more, API keys that have not been valid for a while, and the responses kept
-    for idempotency keys, which may hold either."""
+    """Delete expired signing secrets, API keys that have been invalid for a while, and responses to idempotent
+    calls, which may hold either."""
     secrets = await bulk.delete(EndpointSecret, col(EndpointSecret.expires_at) < moment)
     secrets += await bulk.delete(IdempotentResponse, col(IdempotentResponse.created_at) < moment - RESPONSES_KEPT)
     shown_from = moment - API_KEYS_SHOWN
@@ -139,30 +142,34 @@ async def remove_credentials(bulk: Bulk, moment: datetime) -> int:
     return secrets + await bulk.delete(ApiKey, over)
 
 
-def _made_before(moment: datetime) -> Select[str]:
+def _created_before(moment: datetime) -> Select[str]:
     return select(col(Message.gid)).where(col(Message.gid) < first_gid_at(Kind.MESSAGE, moment))
 
 
 def with_payload(before: datetime) -> Select[str]:
-    """Messages made before a moment that still have their payload: by an index of those alone."""
-    return _made_before(before).where(col(Message.payload).is_not(None))
+    """Messages created before a moment that still have their payload; by an index of only those."""
+    return _created_before(before).where(col(Message.payload).is_not(None))
 
 
 def with_key(before: datetime) -> Select[str]:
-    """Messages made before a moment that still have their idempotency key: by an index of those alone."""
-    return _made_before(before).where(col(Message.idempotency_key).is_not(None))
+    """Messages created before a moment that still have their idempotency key; by an index of only those."""
+    return _created_before(before).where(col(Message.idempotency_key).is_not(None))
 
 
-async def _over(bulk: Bulk, messages: Select[str], *, ended_before: datetime | None = None) -> AsyncIterator[list[str]]:
-    """Those of the messages whose deliveries are over, page by page; with a moment, only if all ended before it.
+async def _completed(
+    bulk: Bulk, messages: Select[str], *, ended_before: datetime | None = None
+) -> AsyncIterator[list[str]]:
+    """Those of the messages whose deliveries are over, page by page; with `ended_before`, only if all ended before it.
 
-    A delivery that is over stays so, and no message gets more deliveries: what is true here will be true later.
+    A delivery that is over stays so, and no message gets more deliveries, so the result stays true.
     """
-    under_way: ColumnElement[bool] = col(Delivery.status).not_in(TERMINAL_STATUSES)
+    in_progress: ColumnElement[bool] = col(Delivery.status).not_in(TERMINAL_STATUSES)
     if ended_before is not None:
-        under_way = or_(under_way, col(Delivery.completed_at) >= ended_before)
+        in_progress = or_(in_progress, col(Delivery.completed_at) >= ended_before)
     async for gids in bulk.pages(messages, MESSAGES):
-        statement: Select[Any] = select(col(Delivery.message_gid)).where(col(Delivery.message_gid).in_(gids), under_way)
-        kept = set(await bulk.find(statement.distinct()))
-        if over := [gid for gid in gids if gid not in kept]:
-            yield over
+        statement: Select[Any] = select(col(Delivery.message_gid)).where(
+            col(Delivery.message_gid).in_(gids), in_progress
+        )
+        unfinished = set(await bulk.find(statement.distinct()))
+        if completed := [gid for gid in gids if gid not in unfinished]:
+            yield completed

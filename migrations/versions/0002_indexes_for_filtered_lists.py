@@ -1,4 +1,4 @@
-"""indexes for lists that are filtered by channel or by type"""
+"""Indexes for lists filtered by channel or by type"""
 
 from everhook.storage.online_schema import create_index, drop_index
 

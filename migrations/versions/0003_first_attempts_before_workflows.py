@@ -1,4 +1,5 @@
-"""first attempts before workflows: what waits for a settled workflow, and parked deliveries without one"""
+"""First attempts before workflows: deliveries that wait for a history workflow, and parked deliveries without a
+workflow"""
 
 import sqlalchemy as sa
 from alembic import op

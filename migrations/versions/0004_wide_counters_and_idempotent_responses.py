@@ -1,4 +1,4 @@
-"""64-bit counters, responses to calls with an idempotency key, and what subscriptions cost"""
+"""64-bit counters, responses to calls with an idempotency key, and the cost of subscriptions"""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Policies as they were, when replays began, and a message's deliveries in their order"""
+"""Earlier policies, the start of replays, and the deliveries of a message in their order"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -12,7 +12,7 @@ from everhook.egress import EgressClient, EgressRules
 from everhook.storage.engine import Database
 from everhook.storage.migrate import migrate
 from testing.receiver import Receiver
-from tests.activities.desk import Desk, FakeEntities
+from tests.activities.desk import Desk, FakeCircuits
 from tests.stores.factories import Store
 
 LOOPBACK = EgressRules((ip_network("127.0.0.0/8"),), http=True)
@@ -63,6 +63,6 @@ async def egress() -> AsyncIterator[EgressClient]:
 
 @pytest.fixture
 async def desk(store: Store, receiver: Receiver, egress: EgressClient) -> AsyncIterator[Desk]:
-    desk = Desk(store, receiver, egress, FakeEntities())
+    desk = Desk(store, receiver, egress, FakeCircuits())
     yield desk
     await desk.reporter.close()

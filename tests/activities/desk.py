@@ -7,7 +7,7 @@ from typing import Any
 from temporalio.testing import ActivityEnvironment
 
 from activities.sending import SendingActivities
-from everhook.circuit.client import EndpointEntities
+from everhook.circuit.client import CircuitClient
 from everhook.circuit.reporter import OutcomeReporter
 from everhook.circuit.states_store import EndpointStates
 from everhook.contracts import AttemptInput, AttemptOutcome, OutcomeReport
@@ -32,7 +32,7 @@ PATH = "/hook"
 POLICY = DeliveryPolicy(jitter=0)
 
 
-class FakeEntities(EndpointEntities):
+class FakeCircuits(CircuitClient):
     """Keeps the reports; fails as often as it is told to."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Desk:
         store: Store,
         receiver: Receiver,
         egress: EgressClient,
-        entities: FakeEntities,
+        circuits: FakeCircuits,
         *,
         slow: timedelta = timedelta(seconds=30),
         recorder: Callable[[Database], Recorder] = Recorder,
@@ -63,8 +63,8 @@ class Desk:
     ) -> None:
         self.store = store
         self.receiver = receiver
-        self.entities = entities
-        self.reporter = OutcomeReporter(entities)
+        self.circuits = circuits
+        self.reporter = OutcomeReporter(circuits)
         self.secrets: dict[str, str] = {}
         self.egress = egress
         self.fitness = EndpointFitness(slow)
@@ -77,7 +77,7 @@ class Desk:
     def with_(self, **changes: Any) -> "Desk":
         """The same with another store, recorder, issuer, key ring, way out or idea of what is slow."""
         options: dict[str, Any] = {"store": self.store, "egress": self.egress}
-        return Desk(receiver=self.receiver, entities=self.entities, **(options | changes))
+        return Desk(receiver=self.receiver, circuits=self.circuits, **(options | changes))
 
     def starter(self, temporal: FakeTemporal, limits: StarterLimits = StarterLimits()) -> Starter:
         return Starter(temporal.client, self.store.database, self.recorder, self.states, limits)

@@ -1,228 +1,22 @@
-"""What endpoint entities ask for: their circuit, and the release of parked deliveries."""
+"""The circuit of an endpoint, between its workflow and the database."""
 
 from datetime import timedelta
-from typing import Any
 
 import pytest
-from temporalio.client import WorkflowHandle
 from temporalio.testing import ActivityEnvironment
 
 from activities.circuits import CircuitActivities
 from everhook.circuit.machine import Circuit, CircuitState, Hold
-from everhook.contracts import (
-    CircuitProjection,
-    DeadLetterReason,
-    DeliveryStatus,
-    ReleaseInput,
-    ReleaseParkedInput,
-    ReleaseResult,
-)
-from everhook.delivery.inputs_store import InputDefaults
-from everhook.delivery.policy import DeliveryPolicy
+from everhook.contracts import CircuitProjection
 from everhook.endpoints import store as endpoints
-from everhook.ids import delivery_workflow_id
 from everhook.storage.engine import Database
-from everhook.storage.tables import Delivery, Endpoint, now
-from tests.activities.desk import Desk
-from tests.delivery.fakes import AWAY, Collected, FakeTemporal
-from tests.stores.factories import Store, accepted, publication
-from tests.workflows.engine import time_skipping_server
-
-PARKED: dict[str, Any] = {"status": DeliveryStatus.PARKED, "parked_at": now()}
-BOUND = InputDefaults().first_attempt_bound(DeliveryPolicy())
-WITH_WORKFLOW: dict[str, Any] = PARKED | {"dispatched_at": now()}
+from everhook.storage.tables import Endpoint, now
+from tests.stores.factories import Store
 
 
 @pytest.fixture
-def temporal() -> FakeTemporal:
-    return FakeTemporal()
-
-
-@pytest.fixture
-def dispatched() -> Collected:
-    return Collected()
-
-
-@pytest.fixture
-def circuits(temporal: FakeTemporal, database: Database, dispatched: Collected) -> CircuitActivities:
-    return CircuitActivities(temporal.client, database, InputDefaults(), dispatched)
-
-
-async def release(
-    circuits: CircuitActivities, endpoint: Endpoint, limit: int, reason: DeadLetterReason | None = None
-) -> bool:
-    """Release so many at least; whether there are more."""
-    input = ReleaseParkedInput(endpoint.gid, limit, reason)
-    result: ReleaseResult = await ActivityEnvironment().run(circuits.release_parked, input)
-    assert result.released == limit
-    return result.remaining
-
-
-def notes(temporal: FakeTemporal, *deliveries: Delivery) -> list[list[ReleaseInput]]:
-    """The releases that the workflows of these deliveries were sent; none where it never was started."""
-    return [
-        [
-            note
-            for start in temporal.starts
-            if start.input.delivery_gid == delivery.gid and start.options["start_signal"] == "release"
-            for note in start.options["start_signal_args"]
-        ]
-        for delivery in deliveries
-    ]
-
-
-# Parked with a workflow
-
-
-async def test_the_oldest_parked_deliveries_are_woken_and_no_longer_parked(
-    circuits: CircuitActivities, store: Store, temporal: FakeTemporal, dispatched: Collected
-) -> None:
-    endpoint = await store.subscribed()
-    parked = await store.deliveries(3, endpoint, **WITH_WORKFLOW, attempts=2)
-    (other,) = await store.deliveries(1, await store.endpoint(), **WITH_WORKFLOW)
-    assert await release(circuits, endpoint, 2)
-    assert [await store.status(delivery) for delivery in [*parked, other]] == [
-        DeliveryStatus.RETRYING,
-        DeliveryStatus.RETRYING,
-        DeliveryStatus.PARKED,
-        DeliveryStatus.PARKED,
-    ]
-    assert notes(temporal, *parked, other) == [[ReleaseInput()], [ReleaseInput()], [], []]
-    assert not await release(circuits, endpoint, 1)
-    assert dispatched.deliveries == []
-
-
-async def test_a_parked_delivery_whose_workflow_is_gone_gets_one_that_knows_of_its_release(
-    store: Store, database: Database, dispatched: Collected
-) -> None:
-    delivery = await store.delivery(**WITH_WORKFLOW)
-    async with time_skipping_server() as env:
-        circuits = CircuitActivities(env.client, database, InputDefaults(), dispatched)
-        await release(circuits, await endpoint_of(store, delivery), 1)
-        handle: WorkflowHandle[Any, Any] = env.client.get_workflow_handle(delivery_workflow_id(delivery.gid))
-        signals = [
-            event.workflow_execution_signaled_event_attributes.signal_name
-            for event in (await handle.fetch_history()).events
-            if event.HasField("workflow_execution_signaled_event_attributes")
-        ]
-    assert signals == ["release"]
-
-
-async def test_one_that_parks_again_while_it_is_being_woken_stays_parked(
-    circuits: CircuitActivities, store: Store, dispatched: Collected
-) -> None:
-    later = now() + timedelta(minutes=1)
-    for fields in (WITH_WORKFLOW, PARKED):
-        delivery = await store.delivery(**(fields | {"parked_at": later}))
-        await release(circuits, await endpoint_of(store, delivery), 1)
-        assert await store.status(delivery) is DeliveryStatus.PARKED
-    assert dispatched.deliveries == []
-
-
-async def test_nothing_is_marked_as_released_that_could_not_be_woken(
-    circuits: CircuitActivities, store: Store, temporal: FakeTemporal
-) -> None:
-    delivery = await store.delivery(**WITH_WORKFLOW)
-    temporal.error = AWAY
-    with pytest.raises(type(AWAY)):
-        await release(circuits, await endpoint_of(store, delivery), 1)
-    assert await store.status(delivery) is DeliveryStatus.PARKED
-
-
-# Parked without a workflow
-
-
-async def test_deliveries_parked_without_a_workflow_are_attempted_by_this_process_once_the_circuit_is_closed(
-    circuits: CircuitActivities, store: Store, temporal: FakeTemporal, dispatched: Collected
-) -> None:
-    endpoint = await store.subscribed()
-    parked = await store.deliveries(3, endpoint, **PARKED)
-    guarded = await store.delivery(endpoint, **WITH_WORKFLOW)
-    before = now()
-    assert await release(circuits, endpoint, 2)
-    assert [new.input.delivery_gid for new in dispatched.deliveries] == [parked[0].gid, parked[1].gid]
-    for delivery in parked[:2]:
-        row = await store.read(delivery)
-        assert (row.status, row.parked_at, row.dispatched_at) == (DeliveryStatus.ACCEPTED, None, None)
-        # Should this process die, the reconciler takes it up after that.
-        assert row.due_at is not None and before < row.due_at - BOUND <= now()
-    assert not await release(circuits, endpoint, 2)
-    assert [new.input.delivery_gid for new in dispatched.deliveries[2:]] == [parked[2].gid]
-    assert notes(temporal, *parked, guarded) == [[], [], [], [ReleaseInput()]]
-
-
-async def test_what_is_accepted_again_begins_as_if_it_had_never_been_parked(
-    circuits: CircuitActivities, store: Store, dispatched: Collected
-) -> None:
-    """Else the time for which it was parked would count towards its window when it parks another time."""
-    endpoint = await store.subscribed()
-    await store.circuit(endpoint, state=CircuitState.OPEN)
-    acceptance = accepted(await store.acceptor().accept(publication()))
-    assert [delivery.status for delivery in acceptance.deliveries] == [DeliveryStatus.PARKED]
-    await store.circuit(endpoint, state=CircuitState.CLOSED)
-    await release(circuits, endpoint, 1)
-    (new,) = dispatched.deliveries
-    assert (new.snapshot, new.input.attempt, new.input.previous, new.input.parked_since) == (None, 1, None, None)
-
-
-@pytest.mark.parametrize(
-    ("circuit", "reason"),
-    [
-        ({"state": CircuitState.HALF_OPEN}, None),
-        ({"hold": Hold.PAUSED}, None),
-        ({"hold": Hold.DISABLED}, DeadLetterReason.ENDPOINT_DISABLED),
-        ({}, DeadLetterReason.ENDPOINT_DELETED),
-    ],
-    ids=["the probe of a half-open circuit", "one that was paused again", "given up", "given up while closed"],
-)
-async def test_otherwise_a_workflow_is_started_that_knows_of_the_release(
-    circuits: CircuitActivities,
-    store: Store,
-    temporal: FakeTemporal,
-    dispatched: Collected,
-    circuit: dict[str, Any],
-    reason: DeadLetterReason | None,
-) -> None:
-    endpoint = await store.subscribed()
-    parked_at = now() - timedelta(hours=3)
-    delivery = await store.delivery(endpoint, **(PARKED | {"parked_at": parked_at}))
-    await store.circuit(endpoint, **circuit)
-    await release(circuits, endpoint, 1, reason)
-    assert notes(temporal, delivery) == [[ReleaseInput(reason)]]
-    assert temporal.inputs[0].parked_since == parked_at
-    assert dispatched.deliveries == []
-
-
-async def test_a_release_that_runs_twice_dispatches_nothing_twice(
-    circuits: CircuitActivities, store: Store, dispatched: Collected
-) -> None:
-    endpoint = await store.subscribed()
-    await store.deliveries(3, endpoint, **PARKED)
-    await release(circuits, endpoint, 3)
-    again: ReleaseResult = await ActivityEnvironment().run(circuits.release_parked, ReleaseParkedInput(endpoint.gid, 3))
-    assert again == ReleaseResult(released=0, remaining=False)
-    assert len(dispatched.deliveries) == 3
-
-
-async def test_a_released_delivery_arrives(desk: Desk, temporal: FakeTemporal) -> None:
-    dispatcher = desk.dispatcher(temporal)
-    circuits = CircuitActivities(temporal.client, desk.store.database, InputDefaults(), dispatcher)
-    endpoint = await desk.endpoint()
-    delivery = await desk.delivery(endpoint, **PARKED)
-    await release(circuits, endpoint, 1)
-    await dispatcher.close()
-    assert [arrival.id for arrival in desk.receiver.arrivals] == [delivery.message_gid]
-    assert await desk.store.status(delivery) is DeliveryStatus.DELIVERED
-
-
-# CircuitActivities
-
-
-async def test_the_parked_deliveries_of_an_endpoint_are_counted(circuits: CircuitActivities, store: Store) -> None:
-    endpoint = await store.subscribed()
-    await store.deliveries(2, endpoint, **PARKED)
-    await store.deliveries(1, endpoint, **WITH_WORKFLOW)
-    assert await ActivityEnvironment().run(circuits.count_parked, endpoint.gid) == 3
+def circuits(database: Database) -> CircuitActivities:
+    return CircuitActivities(database)
 
 
 async def test_a_projected_circuit_is_the_one_that_is_loaded(circuits: CircuitActivities, store: Store) -> None:
@@ -238,8 +32,3 @@ async def test_a_deleted_endpoint_has_no_circuit(circuits: CircuitActivities, st
     async with store.database.writing() as session:
         await endpoints.remove(session, await session.get_one(Endpoint, endpoint.gid))
     assert await ActivityEnvironment().run(circuits.load_circuit, endpoint.gid) is None
-
-
-async def endpoint_of(store: Store, delivery: Delivery) -> Endpoint:
-    async with store.database.reading() as session:
-        return await session.get_one(Endpoint, delivery.endpoint_gid)

@@ -30,7 +30,7 @@ from everhook.delivery import sender
 from everhook.delivery.body_formats import BodyFormat
 from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.delivery.store import open_round
-from everhook.egress import KEPT_BODY_BYTES
+from everhook.egress import STORED_BODY_BYTES
 from everhook.endpoints import store as endpoints
 from everhook.signing.schemes import SignatureScheme, new_secret, secret_key
 from everhook.signing.secrets_store import encrypted_secret
@@ -233,8 +233,8 @@ async def test_of_a_long_answer_the_first_16_kib_are_kept(desk: Desk) -> None:
     delivery = await desk.delivery()
     await desk.send(delivery)
     attempt = await desk.attempt(delivery)
-    assert attempt.response_body == body[:KEPT_BODY_BYTES]
-    assert attempt.response_size == KEPT_BODY_BYTES
+    assert attempt.response_body == body[:STORED_BODY_BYTES]
+    assert attempt.response_size == STORED_BODY_BYTES
 
 
 async def test_nul_characters_in_an_answer_are_kept_out_of_text_and_in_the_body(desk: Desk) -> None:
@@ -352,7 +352,7 @@ async def test_a_delivery_whose_payload_was_erased_is_rejected_unsent_whatever_t
     await desk.reporter.close()
     assert desk.receiver.count == 0
     assert await desk.store.attempts(delivery) == []
-    assert desk.entities.reports == []
+    assert desk.circuits.reports == []
     assert (await desk.store.circuit(endpoint)).probe_delivery_gid is None
 
 
@@ -476,7 +476,7 @@ async def test_the_circuit_is_told_of_failures_and_of_what_ends_a_streak_and_of_
     for endpoint in (failing, failing, streak, healthy):
         await desk.send(await desk.delivery(endpoint))
     await desk.reporter.close()
-    assert dict(desk.entities.reports) == {
+    assert dict(desk.circuits.reports) == {
         failing.gid: OutcomeReport(failures=2),
         streak.gid: OutcomeReport(succeeded=True),
     }

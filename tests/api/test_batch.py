@@ -79,7 +79,7 @@ async def test_a_conflict_is_answered_in_its_place_and_the_others_are_accepted(a
         await api.try_batch([message(1), message(2, idempotencyKey="k"), message(0, idempotencyKey="k"), message(3)])
     )["data"]
 
-    assert (conflict["status"], conflict["title"]) == (409, "Conflict")
+    assert (conflict["status"], conflict["title"]) == (409, "Idempotency key reused")
     assert first["messageGid"] in conflict["detail"]
     assert (repeat["messageGid"], repeat["duplicate"]) == (first["messageGid"], True)
     assert not good["duplicate"] and not other["duplicate"]

@@ -63,7 +63,7 @@ async def test_a_payload_arrives_as_the_very_bytes_that_were_published(live: Liv
 async def test_a_replay_opens_a_round_keeps_the_old_attempts_and_can_be_repeated(live: Live) -> None:
     gid = await refused(live)
 
-    answer = accepted(await live.api.post(f"/v1/dead-letters/{gid}/replay", {"why": "they said try again"}))
+    answer = accepted(await live.api.post(f"/v1/dead-letters/{gid}/replay", {"reason": "they said try again"}))
     assert answer == {"deliveryGid": gid, "requested": "replay"}
     await live.receiver.wait_for(2, path=live.path)
 
@@ -73,7 +73,7 @@ async def test_a_replay_opens_a_round_keeps_the_old_attempts_and_can_be_repeated
         return delivery
 
     again = await assert_eventually(is_dead_again)
-    assert (again["decidedBy"], again["decidedWhy"]) == ("environment", "they said try again")
+    assert (again["resolvedBy"], again["resolutionReason"]) == ("environment", "they said try again")
 
     live.receiver.respond(200, path=live.path)
     accepted(await live.api.post(f"/v1/dead-letters/{gid}/replay"))
@@ -115,13 +115,13 @@ async def test_a_replay_works_where_temporal_has_lost_the_workflow(live: Live) -
 async def test_a_discarded_dead_letter_is_over_and_says_by_whom_and_why(live: Live) -> None:
     gid = await refused(live)
 
-    response = await live.api.http.request("DELETE", f"/v1/dead-letters/{gid}", json={"why": "obsolete"})
+    response = await live.api.post(f"/v1/dead-letters/{gid}/discard", {"reason": "obsolete"})
 
     assert accepted(response) == {"deliveryGid": gid, "requested": "discard"}
     delivery = await live.wait_for_status(gid, "discarded")
-    assert (delivery["decidedBy"], delivery["decidedWhy"]) == ("environment", "obsolete")
+    assert (delivery["resolvedBy"], delivery["resolutionReason"]) == ("environment", "obsolete")
     assert delivery["completedAt"] is not None
-    assert_problem(await live.api.delete(f"/v1/dead-letters/{gid}"), 409)
+    assert_problem(await live.api.post(f"/v1/dead-letters/{gid}/discard"), 409)
     assert len(live.receiver.at(live.path)) == 1
 
 
@@ -167,11 +167,11 @@ async def test_the_next_attempt_is_made_at_once_when_asked_for(live: Live) -> No
 
 SELECTIONS: dict[str, Callable[[JSON, Live], JSON]] = {
     "tenant": lambda letter, live: {"tenant": live.name},
-    "channel": lambda letter, live: {"channel": letter["channelName"]},
-    "endpoint": lambda letter, live: {"endpoint": letter["endpointGid"]},
+    "channel": lambda letter, live: {"channel": letter["channel"]},
+    "endpointGid": lambda letter, live: {"endpointGid": letter["endpointGid"]},
     "type": lambda letter, live: {"type": letter["type"]},
-    "reason": lambda letter, live: {"reason": letter["deadLetterReason"]},
-    "statusCode": lambda letter, live: {"statusCode": letter["lastStatusCode"]},
+    "deadLetterReason": lambda letter, live: {"deadLetterReason": letter["deadLetterReason"]},
+    "lastStatusCode": lambda letter, live: {"lastStatusCode": letter["lastStatusCode"]},
     "since": lambda letter, live: {"since": letter["attempts"][0]["startedAt"]},
     "until": lambda letter, live: {"until": letter["attempts"][0]["startedAt"]},
 }
@@ -190,7 +190,7 @@ async def test_all_that_a_filter_selects_are_replayed_and_nothing_else(live: Liv
     chosen, spared = (bystander, live) if part == "until" else (live, bystander)
 
     assert await bulk(live, "replay", {**selection, "dryRun": True}) == {"matched": 1, "skipped": 0, "batchGid": None}
-    answer = await bulk(live, "replay", {**selection, "why": "mended"})
+    answer = await bulk(live, "replay", {**selection, "reason": "mended"})
 
     assert answer["matched"] == 1
     done = await completed(live, answer["batchGid"])
@@ -212,7 +212,7 @@ async def test_many_are_purged_together_with_progress_until_completed(live: Live
     gids += [await live.dead_letter(live.name) for _ in range(4)]
     await visible(live, *gids)
 
-    answer = await bulk(live, "purge", {"channel": live.name, "why": "obsolete"})
+    answer = await bulk(live, "purge", {"channel": live.name, "reason": "obsolete"})
 
     assert answer["matched"] == 5
     done = await completed(live, answer["batchGid"])
@@ -220,7 +220,7 @@ async def test_many_are_purged_together_with_progress_until_completed(live: Live
     assert done["startedAt"] <= done["closedAt"]
     for gid in gids:
         delivery = await live.wait_for_status(gid, "discarded")
-        assert (delivery["decidedBy"], delivery["decidedWhy"]) == ("environment", "obsolete")
+        assert (delivery["resolvedBy"], delivery["resolutionReason"]) == ("environment", "obsolete")
     assert await bulk(live, "purge", {"channel": live.name}) == {"matched": 0, "skipped": 0, "batchGid": None}
 
 
@@ -236,10 +236,10 @@ async def test_of_several_values_any_is_replayed_but_not_to_a_deleted_endpoint(l
 
     selection = {
         "channel": [live.name, second.name, third.name],
-        "reason": ["rejected", "exhausted"],
-        "statusCode": [422, 503],
+        "deadLetterReason": ["rejected", "exhausted"],
+        "lastStatusCode": [422, 503],
     }
-    answer = await bulk(live, "replay", {**selection, "why": "they are back"})
+    answer = await bulk(live, "replay", {**selection, "reason": "they are back"})
 
     assert (answer["matched"], answer["skipped"]) == (2, 1)
     assert (await completed(live, answer["batchGid"]))["total"] == 2
@@ -254,17 +254,17 @@ async def test_a_tenants_key_replays_its_own_together_and_nothing_else(live: Liv
     theirs = await live.api.key(tenant=live.name, name="operator of ours")
     strangers = await live.api.key(tenant=neighbour.name)
 
-    answer = await bulk(live, "replay", {"why": "all of mine"}, theirs)
+    answer = await bulk(live, "replay", {"reason": "all of mine"}, theirs)
 
     assert answer["matched"] == 1
     assert (await completed(live, answer["batchGid"], theirs))["total"] == 1
     assert_problem(await strangers.get(f"/v1/batches/{answer['batchGid']}"), 404)
     await live.receiver.wait_for(2, path=live.path)
-    assert ok(await live.api.get(f"/v1/deliveries/{own}"))["decidedBy"] == "operator of ours"
+    assert ok(await live.api.get(f"/v1/deliveries/{own}"))["resolvedBy"] == "operator of ours"
     assert len(live.receiver.at(neighbour.path)) == 1
     (entry,) = await theirs.walk("/v1/audit", subject=answer["batchGid"])
     assert (entry["actor"], entry["action"]) == ("operator of ours", "dead_letters.replayed")
-    assert entry["detail"] == {"why": "all of mine", "matched": 1}
+    assert entry["detail"] == {"reason": "all of mine", "matched": 1}
 
 
 async def test_a_name_that_was_anothers_gives_no_hold_on_what_that_one_left(live: Live) -> None:
@@ -288,11 +288,11 @@ async def test_what_was_carried_out_is_on_record_as_such(live: Live) -> None:
     gid = await refused(live)
     alice = await live.api.key("admin", name="alice")
 
-    accepted(await alice.post(f"/v1/dead-letters/{gid}/replay", {"why": "they said so"}))
+    accepted(await alice.post(f"/v1/dead-letters/{gid}/replay", {"reason": "they said so"}))
 
     (entry,) = await live.api.walk("/v1/audit", subject=gid)
     assert (entry["actor"], entry["action"], entry["tenant"]) == ("alice", "dead_letter.replayed", live.name)
-    assert entry["detail"] == {"why": "they said so"}
+    assert entry["detail"] == {"reason": "they said so"}
 
 
 async def test_a_batch_that_temporal_never_saw_is_not_found(live: Live) -> None:

@@ -11,6 +11,9 @@ ENDPOINTS = {
 }
 
 
+LISTS = ["/v1/deliveries", "/v1/dead-letters", "/v1/subscriptions"]
+
+
 @pytest.fixture
 async def gids(api: Api) -> JSON:
     """By URL; each with one delivery, which is a dead letter, and one subscription."""
@@ -28,9 +31,6 @@ async def gids(api: Api) -> JSON:
     return found
 
 
-LISTS = ["/v1/deliveries", "/v1/dead-letters", "/v1/subscriptions"]
-
-
 @pytest.mark.parametrize("path", LISTS)
 @pytest.mark.parametrize(
     ("wanted", "url"),
@@ -44,14 +44,14 @@ LISTS = ["/v1/deliveries", "/v1/dead-letters", "/v1/subscriptions"]
     ],
 )
 async def test_a_url_or_a_name_selects_as_a_gid_does(api: Api, gids: JSON, path: str, wanted: str, url: str) -> None:
-    (found,) = ok(await api.get(path, endpoint=wanted))["data"]
+    (found,) = ok(await api.get(path, endpointGid=wanted))["data"]
     assert found["endpointGid"] == gids[url]
-    assert ok(await api.get(path, endpoint=gids[url]))["data"] == [found]
+    assert ok(await api.get(path, endpointGid=gids[url]))["data"] == [found]
 
 
 @pytest.mark.parametrize("path", LISTS)
 async def test_what_several_endpoints_have_names_them(api: Api, gids: JSON, path: str) -> None:
-    problem = assert_problem(await api.get(path, endpoint="acme"), 422, "endpoint")
+    problem = assert_problem(await api.get(path, endpointGid="acme"), 422, "endpointGid")
     for url in list(ENDPOINTS)[:2]:
         assert gids[url] in problem["errors"][0]["message"]
 
@@ -59,15 +59,15 @@ async def test_what_several_endpoints_have_names_them(api: Api, gids: JSON, path
 @pytest.mark.parametrize("path", LISTS)
 async def test_what_no_endpoint_has_is_refused(api: Api, gids: JSON, path: str) -> None:
     for wanted in ("nobody", "%", "_"):
-        assert_problem(await api.get(path, endpoint=wanted), 422, "endpoint")
+        assert_problem(await api.get(path, endpointGid=wanted), 422, "endpointGid")
 
 
 async def test_a_tenant_finds_its_own_endpoints_alone(api: Api, gids: JSON) -> None:
     theirs = await api.key(tenant="globex")
-    assert len(ok(await theirs.get("/v1/deliveries", endpoint="example"))["data"]) == 1
-    assert_problem(await theirs.get("/v1/deliveries", endpoint="acme"), 422, "endpoint")
+    assert len(ok(await theirs.get("/v1/deliveries", endpointGid="example"))["data"]) == 1
+    assert_problem(await theirs.get("/v1/deliveries", endpointGid="acme"), 422, "endpointGid")
 
 
 async def test_a_bulk_operation_takes_a_url(api: Api, gids: JSON) -> None:
-    answer = await api.post("/v1/dead-letters/replay", {"endpoint": "globex", "dryRun": True})
+    answer = await api.post("/v1/dead-letters/replay", {"endpointGid": "globex", "dryRun": True})
     assert answer.json()["matched"] == 1

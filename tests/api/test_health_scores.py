@@ -26,7 +26,7 @@ async def test_the_health_of_an_endpoint_is_told_with_its_reasons(api: Api) -> N
         "name": "success_1h",
         "points": health["parts"][0]["points"],
         "outOf": 40,
-        "why": "90 of 100 attempts delivered in the last hour",
+        "reason": "90 of 100 attempts delivered in the last hour",
     }
     assert health["circuit"] == {"state": "closed", "failures": 0, "failingSince": None, "until": None}
     assert health["total"] == {

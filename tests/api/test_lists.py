@@ -121,7 +121,9 @@ async def test_a_message_that_went_to_very_many_shows_some_and_counts_all(api: A
     shown = ok(await api.get(f"/v1/messages/{message['messageGid']}"))
 
     assert shown["deliveryCounts"] == {"accepted": 1, "parked": copies} and shown["moreDeliveries"]
-    listed = [each["deliveryGid"] for each in await api.walk("/v1/deliveries", limit=50, message=shown["messageGid"])]
+    listed = [
+        each["deliveryGid"] for each in await api.walk("/v1/deliveries", limit=50, messageGid=shown["messageGid"])
+    ]
     assert len(listed) == copies + 1
     assert [each["deliveryGid"] for each in shown["deliveries"]] == listed[:100]
 
@@ -143,13 +145,13 @@ async def test_deliveries_are_filtered(api: Api) -> None:
 
     living = {delivery["deliveryGid"] for delivery in one["deliveries"]}
     assert await found() == living | {dead}
-    assert await found(channel="a") == await found(type="x") == await found(message=one["messageGid"]) == living
-    assert await found(endpoint=endpoint["endpointGid"]) == {dead}
+    assert await found(channel="a") == await found(type="x") == await found(messageGid=one["messageGid"]) == living
+    assert await found(endpointGid=endpoint["endpointGid"]) == {dead}
     assert await found(status="dead_lettered") == {dead}
     assert await found(status="accepted") == await found(until=middle) == living
     assert await found(since=middle) == {dead}
     assert len(await found(tenant="acme")) == 2
-    assert await found(tenant="nobody") == await found(endpoint=f"ep_{UNKNOWN_SUFFIX}") == set()
+    assert await found(tenant="nobody") == await found(endpointGid=f"ep_{UNKNOWN_SUFFIX}") == set()
 
 
 async def test_a_delivery_is_shown_before_its_first_attempt(api: Api) -> None:
@@ -181,17 +183,17 @@ async def test_dead_letters_are_filtered(api: Api) -> None:
     for params in [
         {"tenant": "of-a"},
         {"channel": "a"},
-        {"endpoint": one["endpointGid"]},
+        {"endpointGid": one["endpointGid"]},
         {"type": "type.a"},
-        {"reason": "rejected"},
-        {"statusCode": 422},
+        {"deadLetterReason": "rejected"},
+        {"lastStatusCode": 422},
         {"until": "2026-01-02T12:00:00Z"},
         {"since": "2026-01-01T12:00:00Z", "until": "2026-01-01T12:00:01Z"},
-        {"tenant": "of-a", "reason": "rejected", "statusCode": 422},
+        {"tenant": "of-a", "deadLetterReason": "rejected", "lastStatusCode": 422},
     ]:
         assert await found(**params) == [one["deliveryGid"]], params
     assert await found(since="2026-01-01T13:00:00+01:00") == [two["deliveryGid"], one["deliveryGid"]]
-    assert await found(tenant="of-a", reason="exhausted") == []
+    assert await found(tenant="of-a", deadLetterReason="exhausted") == []
     assert_problem(await api.get(f"/v1/dead-letters/{living['deliveryGid']}"), 404)
 
 
@@ -207,14 +209,14 @@ async def test_dead_letters_are_filtered(api: Api) -> None:
         ("messages", {"type": "a\n"}, "type"),
         ("messages", {"tenant": "\x00"}, "tenant"),
         ("deliveries", {"status": "lost"}, "status"),
-        ("deliveries", {"endpoint": "\x00"}, "endpoint"),
-        ("deliveries", {"message": "\x00"}, "message"),
+        ("deliveries", {"endpointGid": "\x00"}, "endpointGid"),
+        ("deliveries", {"messageGid": "\x00"}, "messageGid"),
         ("subscriptions", {"endpoint": "\x00"}, "endpoint"),
-        ("dead-letters", {"reason": "bad luck"}, "reason"),
-        ("dead-letters", {"statusCode": 99}, "statusCode"),
-        ("dead-letters", {"statusCode": 600}, "statusCode"),
-        ("dead-letters", {"statusCode": "x"}, "statusCode"),
-        ("dead-letters", {"endpoint": "ep_x"}, "endpoint"),
+        ("dead-letters", {"deadLetterReason": "bad luck"}, "deadLetterReason"),
+        ("dead-letters", {"lastStatusCode": 99}, "lastStatusCode"),
+        ("dead-letters", {"lastStatusCode": 600}, "lastStatusCode"),
+        ("dead-letters", {"lastStatusCode": "x"}, "lastStatusCode"),
+        ("dead-letters", {"endpointGid": "ep_x"}, "endpointGid"),
         ("dead-letters", {"tenant": "nobody"}, "tenant"),
         ("dead-letters", {"since": "0001-01-01T00:00:00+14:00"}, "since"),
     ],
@@ -249,9 +251,9 @@ async def test_only_dead_letters_are_replayed_and_discarded(api: Api) -> None:
     gid = (await api.publish())["deliveries"][0]["deliveryGid"]
 
     assert_problem(await api.post(f"/v1/dead-letters/{gid}/replay"), 409)
-    assert_problem(await api.delete(f"/v1/dead-letters/{gid}"), 409)
+    assert_problem(await api.post(f"/v1/dead-letters/{gid}/discard"), 409)
     assert_problem(await api.post(f"/v1/dead-letters/dlv_{UNKNOWN_SUFFIX}/replay"), 404)
-    assert_problem(await api.delete(f"/v1/dead-letters/dlv_{UNKNOWN_SUFFIX}"), 404)
+    assert_problem(await api.post(f"/v1/dead-letters/dlv_{UNKNOWN_SUFFIX}/discard"), 404)
 
 
 @pytest.mark.parametrize("status", ["delivered", "discarded", "dead_lettered"])
@@ -269,18 +271,18 @@ async def test_no_attempt_is_due_of_what_is_over(api: Api, status: str) -> None:
     ("body", "named"),
     [
         ({"reson": "rejected"}, "reson"),
-        ({"reason": "bad luck"}, "reason"),
-        ({"endpoint": 'ep_x" OR "a" = "a'}, "endpoint"),
+        ({"deadLetterReason": "bad luck"}, "deadLetterReason"),
+        ({"endpointGid": 'ep_x" OR "a" = "a'}, "endpointGid"),
         ({"channel": 'a" OR "a" = "a'}, "channel"),
         ({"type": 'a" OR "a" = "a'}, "type"),
         ({"tenant": 'a" OR "a" = "a'}, "tenant"),
         ({"tenant": "nobody"}, "tenant"),
-        ({"statusCode": 99}, "statusCode"),
-        ({"statusCode": [503, 99]}, "statusCode[1]"),
-        ({"reason": ["rejected", "bad luck"]}, "reason[1]"),
+        ({"lastStatusCode": 99}, "lastStatusCode"),
+        ({"lastStatusCode": [503, 99]}, "lastStatusCode[1]"),
+        ({"deadLetterReason": ["rejected", "bad luck"]}, "deadLetterReason[1]"),
         ({"type": ["x"] * 21}, "type"),
         ({"since": "2026-01-31T12:00:00"}, "since"),
-        ({"why": "x" * 1001}, "why"),
+        ({"reason": "x" * 1001}, "reason"),
         ({"dryRun": "perhaps"}, "dryRun"),
     ],
 )
@@ -332,8 +334,8 @@ async def test_a_dead_letter_of_a_deleted_endpoint_is_not_replayed(api: Api) -> 
 
     problem = assert_problem(await api.post(f"/v1/dead-letters/{gid}/replay"), 409)
     assert endpoint in problem["detail"] and "deleted" in problem["detail"]
-    assert_problem(await api.post("/v1/dead-letters/replay", {"endpoint": endpoint}), 409)
-    assert accepted(await api.post("/v1/dead-letters/purge", {"endpoint": endpoint, "dryRun": True}))["matched"] == 1
+    assert_problem(await api.post("/v1/dead-letters/replay", {"endpointGid": endpoint}), 409)
+    assert accepted(await api.post("/v1/dead-letters/purge", {"endpointGid": endpoint, "dryRun": True}))["matched"] == 1
 
 
 async def test_a_bulk_replay_leaves_the_dead_letters_of_deleted_endpoints_alone(api: Api) -> None:
@@ -348,10 +350,10 @@ async def test_a_bulk_replay_leaves_the_dead_letters_of_deleted_endpoints_alone(
         return answer["matched"], answer["skipped"]
 
     assert await counted("replay") == (1, 1)
-    assert await counted("replay", endpoint=[gone, there]) == (1, 1)
-    assert await counted("replay", endpoint=there) == (1, 0)
+    assert await counted("replay", endpointGid=[gone, there]) == (1, 1)
+    assert await counted("replay", endpointGid=there) == (1, 0)
     assert await counted("purge") == (2, 0)
-    assert_problem(await api.post("/v1/dead-letters/replay", {"endpoint": [gone]}), 409)
+    assert_problem(await api.post("/v1/dead-letters/replay", {"endpointGid": [gone]}), 409)
 
 
 async def test_several_values_of_a_filter_mean_any_of_them(api: Api) -> None:
@@ -367,16 +369,16 @@ async def test_several_values_of_a_filter_mean_any_of_them(api: Api) -> None:
     async def found(path: str, **params: Any) -> set[str]:
         rows = await api.walk(f"/v1/{path}", limit=1, **params)
         names = {gid: name for name, gid in of.items()}
-        return {names[row["endpointGid"]] if "endpointGid" in row else row["channelName"] for row in rows}
+        return {names[row["endpointGid"]] if "endpointGid" in row else row["channel"] for row in rows}
 
     for path, params in [
         ("deliveries", {"status": ["dead_lettered", "parked"], "channel": ["a", "b"]}),
-        ("deliveries", {"endpoint": [of["a"], of["b"]]}),
+        ("deliveries", {"endpointGid": [of["a"], of["b"]]}),
         ("deliveries", {"type": ["type.a", "type.b"], "tenant": ["of-a", "of-b", "of-c"]}),
         ("deliveries", {"tenant": ["of-a", "of-b", "nobody"]}),
-        ("dead-letters", {"reason": ["rejected", "exhausted"]}),
-        ("dead-letters", {"statusCode": [422, 503]}),
-        ("dead-letters", {"endpoint": [of["a"], of["b"]], "tenant": ["of-a", "of-b"]}),
+        ("dead-letters", {"deadLetterReason": ["rejected", "exhausted"]}),
+        ("dead-letters", {"lastStatusCode": [422, 503]}),
+        ("dead-letters", {"endpointGid": [of["a"], of["b"]], "tenant": ["of-a", "of-b"]}),
         ("dead-letters", {"channel": ["a", "b"], "type": ["type.a", "type.b"]}),
         ("messages", {"channel": ["a", "b"]}),
         ("messages", {"type": ["type.a", "type.b"]}),
@@ -423,4 +425,4 @@ async def test_a_reason_of_a_newer_version_is_shown_as_it_is(api: Api) -> None:
     shown = ok(await api.get(f"/v1/deliveries/{gid}"))
 
     assert listed["deadLetterReason"] == shown["deadLetterReason"] == "of_a_newer_version"
-    assert_problem(await api.get("/v1/dead-letters", reason="of_a_newer_version"), 422, "reason")
+    assert_problem(await api.get("/v1/dead-letters", deadLetterReason="of_a_newer_version"), 422, "deadLetterReason")

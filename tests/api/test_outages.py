@@ -135,7 +135,7 @@ async def test_below_the_limit_publishing_goes_on(settings: Settings) -> None:
         ("GET", "/v1/deliveries/{delivery}/live"),
         ("POST", "/v1/deliveries/{delivery}/attempt-now"),
         ("POST", "/v1/dead-letters/{dead}/replay"),
-        ("DELETE", "/v1/dead-letters/{dead}"),
+        ("POST", "/v1/dead-letters/{dead}/discard"),
         ("POST", "/v1/dead-letters/replay"),
         ("POST", "/v1/dead-letters/purge"),
         ("GET", f"/v1/batches/bat_{UNKNOWN_SUFFIX}"),
@@ -166,7 +166,7 @@ async def test_commands_with_temporal_stopped_are_503_and_change_nothing(api: Ap
 
     problem = assert_problem(response, 503)
     assert int(response.headers["retry-after"]) > 0
-    assert problem["detail"].startswith("Temporal does not answer")
+    assert problem["detail"].startswith("Temporal does not respond")
     assert [await api.rows(f"SELECT * FROM {table}") for table in ("delivery", "circuit")] == before
 
 

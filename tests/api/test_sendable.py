@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import httpcore
 import pytest
@@ -16,12 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from api.endpoints.router import checked_settings, checked_tls
 from api.endpoints.schemas import EndpointIn, EndpointSettings
-from api.problems import Problem
 from api.schemas import EventType
 from everhook.egress import EgressClient, EgressRules, Exchange, TlsExtras, UnsendableRequest, header_fault
 from everhook.egress.tcp import TcpBackend
+from everhook.endpoints.service import EndpointChanges, check_tls, checked_settings
+from everhook.errors import InvalidField
 from everhook.ids import Kind, new_gid
 from everhook.observability.trace_context import parse
 from everhook.signing.schemes import new_secret, secret_key, signature_headers
@@ -150,8 +150,9 @@ async def _accepted(room: Room, url: str, headers: dict[str, str]) -> dict[str, 
     """The columns of an endpoint with these, as the database would give them back; None if the API refuses them."""
     try:
         body = EndpointIn.model_validate({"url": url, "headers": headers})
-        columns = await checked_settings(room.egress, body.model_dump(include=SETTINGS), None, "")
-    except (ValidationError, Problem):
+        changes = cast(EndpointChanges, body.model_dump(include=SETTINGS))
+        columns = await checked_settings(room.egress, changes, "")
+    except (ValidationError, InvalidField):
         return None
     accepted: dict[str, Any] = json.loads(json.dumps({"url": columns["url"], "headers": columns["headers"]}))
     return accepted
@@ -210,10 +211,10 @@ async def _assert_arrives(room: Room, url: str, headers: dict[str, str]) -> bool
 def test_what_the_sender_would_refuse_is_refused_when_it_is_written(
     room: Room, field: str, body: dict[str, Any]
 ) -> None:
-    columns = {"url": "https://hooks.test/", "headers": {}} | body
-    with pytest.raises(Problem) as problem:
-        room.run(checked_settings(room.egress, columns, None, ""))
-    assert [error.field for error in problem.value.errors] == [field]
+    changes = cast(EndpointChanges, {"url": "https://hooks.test/", "headers": {}} | body)
+    with pytest.raises(InvalidField) as refused:
+        room.run(checked_settings(room.egress, changes, ""))
+    assert refused.value.field == field
 
 
 @settings(max_examples=300, deadline=None)
@@ -326,8 +327,9 @@ def test_tls_settings_that_the_api_accepts_can_be_used(room: Room, tls: dict[str
 async def _is_accepted_and_usable(room: Room, tls: dict[str, str]) -> bool:
     try:
         body = EndpointIn.model_validate({"url": "https://hooks.test/", "tls": tls})
-        extras = await checked_tls(room.egress, body.tls)
-    except (ValidationError, Problem):
+        extras = body.tls.extras() if body.tls is not None else None
+        await check_tls(room.egress, extras)
+    except (ValidationError, InvalidField):
         return False
     exchange = await room.post("https://hooks.test/", [], extras)
     assert not exchange.detail.startswith("the endpoint's TLS settings"), exchange.detail

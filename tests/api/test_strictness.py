@@ -10,7 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from sqlmodel import SQLModel
 
 from api import patterns, schemas
-from api.api_keys import router as api_keys
+from api.api_keys import schemas as api_key_schemas
 from api.channels import schemas as channel_schemas
 from api.dead_letters.schemas import BulkRequest, Decision
 from api.dependencies import PageRequest, list_tag
@@ -33,7 +33,7 @@ QUERIES = {
 LISTS = [name for name, parameters in QUERIES.items() if any(each["name"] == "cursor" for each in parameters)]
 BODIES = [
     model
-    for module in (channel_schemas, endpoint_schemas, subscription_schemas, api_keys, tenants)
+    for module in (channel_schemas, endpoint_schemas, subscription_schemas, api_key_schemas, tenants)
     for model in vars(module).values()
     if isinstance(model, type) and issubclass(model, BaseModel) and model.__name__.endswith(("In", "Patch", "Settings"))
 ] + [schemas.Policy, schemas.Exponential, SecretRotation, BulkRequest, Decision]
@@ -98,7 +98,7 @@ def test_the_walk_over_types_meets_them_all() -> None:
         ("/v1/endpoints", {"url": "https://example.com/", "rateLimit": True}, "rateLimit"),
         ("/v1/endpoints/ep_1/secret/rotate", {"gracePeriodSeconds": "60"}, "gracePeriodSeconds"),
         ("/v1/api-keys", {"name": "a", "scopes": ["read"], "expiresAt": 4102444800}, "expiresAt"),
-        ("/v1/dead-letters/replay", {"statusCode": "503"}, "statusCode"),
+        ("/v1/dead-letters/replay", {"lastStatusCode": "503"}, "lastStatusCode"),
         ("/v1/dead-letters/replay", {"dryRun": 1}, "dryRun"),
     ],
 )
@@ -155,7 +155,7 @@ async def test_no_number_in_a_query_is_more_than_the_database_takes(shared: Api,
         (f"/v1/receipts/rcp_{UNKNOWN_SUFFIX}/bundle?since=", "since"),
         ("/v1/endpoints?limit=", "limit"),
         ("/v1/health/overview?limit=", "limit"),
-        ("/v1/dead-letters?statusCode=", "statusCode"),
+        ("/v1/dead-letters?lastStatusCode=", "lastStatusCode"),
     ):
         response = await shared.http.get(path + quote(value))
         assert response.status_code in (404, 422), response.text
@@ -242,7 +242,7 @@ def test_every_pattern_has_words() -> None:
         ("/v1/subscriptions", {"endpointGid": "ep_x", "channel": "orders", "events": ["or der"]}, "events[0]"),
         ("/v1/subscriptions", {"endpointGid": "\x00", "channel": "orders"}, "endpointGid"),
         ("/v1/dead-letters/replay", {"type": "or der"}, "type"),
-        ("/v1/dead-letters/replay", {"why": "\x00"}, "why"),
+        ("/v1/dead-letters/replay", {"reason": "\x00"}, "reason"),
     ],
 )
 async def test_nobody_is_shown_a_regular_expression(shared: Api, path: str, body: JSON, named: str) -> None:

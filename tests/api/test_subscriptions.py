@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from testing.api import JSON, UNKNOWN_SUFFIX, Api, accepted, assert_problem, created, ok
+from everhook.settings import Settings
+from testing.api import JSON, UNKNOWN_SUFFIX, Api, accepted, assert_problem, created, ok, running_api
 
 
 async def subscribed(api: Api, **body: Any) -> JSON:
@@ -203,16 +204,25 @@ async def test_subscriptions_are_listed_newest_first_by_endpoint_and_channel(api
         return [s["subscriptionGid"] for s in await api.walk("/v1/subscriptions", limit=1, **params)]
 
     assert await listed() == list(gids.values())[::-1]
-    assert await listed(endpoint=endpoints[0]) == [gids[endpoints[0], "b"], gids[endpoints[0], "a"]]
+    assert await listed(endpointGid=endpoints[0]) == [gids[endpoints[0], "b"], gids[endpoints[0], "a"]]
     assert await listed(channel="b") == [gids[endpoints[1], "b"], gids[endpoints[0], "b"]]
-    assert await listed(endpoint=endpoints[1], channel="a") == [gids[endpoints[1], "a"]]
-    assert await listed(endpoint=f"ep_{UNKNOWN_SUFFIX}") == []
+    assert await listed(endpointGid=endpoints[1], channel="a") == [gids[endpoints[1], "a"]]
+    assert await listed(endpointGid=f"ep_{UNKNOWN_SUFFIX}") == []
 
 
-async def test_subscriptions_are_within_the_quotas_of_the_settings(api: Api) -> None:
+async def test_subscriptions_are_within_the_quotas_of_the_settings(settings: Settings) -> None:
+    quotas = {
+        "subscriptions_per_endpoint": 1,
+        "subscriptions_per_tenant": 2,
+        "subscription_cost": 20,
+        "subscription_cost_per_tenant": 1_000,
+    }
+    async with running_api(settings.model_copy(update=quotas)) as api:
+        await _assert_quotas_hold(api)
+
+
+async def _assert_quotas_hold(api: Api) -> None:
     await api.channel()
-    services = api.services
-    api.app.state.services = type(services)(**{**vars(services), "quotas": type(services.quotas)(1, 2, 20, 1_000)})
     ours = await api.key(tenant=created(await api.post("/v1/tenants", {"name": "ours"}))["name"])
     gids = [(await ours.endpoint())["endpointGid"] for _ in range(3)]
 

@@ -150,7 +150,7 @@ async def test_retention_goes_on_with_an_erasure_whose_start_was_lost(live: Live
     await live.api.endpoint(live.url, channel=live.name, tenant=live.name)
     gid = await gid_of(live.api, live.name)
     await live.api.change_rows("UPDATE tenant SET erasing_since = '2026-01-01' WHERE gid = :gid", gid=gid)
-    periods = RetentionPeriods(settle=timedelta(milliseconds=1))
+    periods = RetentionPeriods(erasure_grace=timedelta(milliseconds=1))
 
     await ActivityEnvironment().run(RetentionActivities(live.temporal, live.api.database, periods).resume_erasures)
 

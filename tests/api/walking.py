@@ -33,15 +33,15 @@ KIND_OF_PATH = {
 KIND_OF_FIELD = {
     "endpoint": "endpoint",
     "endpointGid": "endpoint",
-    "message": "message",
+    "messageGid": "message",
     "subject": "endpoint",
     "tenant": "tenant",
 }
 """Which query parameters and fields of bodies name things of tenants."""
 
 NEUTRAL_PARAMETERS = {
-    "action", "actor", "channel", "cursor", "from", "Idempotency-Key", "limit", "reason", "since", "status",
-    "statusCode", "to", "type", "until", "window",
+    "action", "actor", "channel", "cursor", "from", "Idempotency-Key", "limit", "deadLetterReason", "since", "status",
+    "lastStatusCode", "to", "type", "until", "window",
 }  # fmt: skip
 SAMPLES: JSON = {
     "channel": "orders", "from": 1, "payload": {"n": 1}, "policy": None, "to": 1, "type": "order.created",

@@ -249,8 +249,8 @@ def test_holds_are_set_and_lifted_by_their_own_commands_only(
 
 
 def test_disabling_says_why_and_enabling_forgets_it_with_all_that_failed() -> None:
-    disabled = machine.disable(OPEN, "the endpoint answered 410 Gone")
-    assert disabled.hold_reason == "the endpoint answered 410 Gone"
+    disabled = machine.disable(OPEN, "the endpoint responded 410 Gone")
+    assert disabled.hold_reason == "the endpoint responded 410 Gone"
     assert machine.disable(CLOSED).hold_reason == BY_OPERATOR
     assert machine.enable(disabled) == Circuit(version=7)
 

@@ -127,7 +127,7 @@ def test_keys_are_listed_without_themselves_and_revoked_at_once(run: Run, databa
         (["create", "--name", "x", "--scope", "root"], "scopes"),
         (["create", "--name", "", "--scope", "read"], "name"),
         (["create", "--name", "x", "--tenant", "nobody"], "there is no tenant nobody"),
-        (["revoke", "ek_1"], "there is no key ek_1"),
+        (["revoke", "ek_1"], "There is no API key ek_1"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_status_2(run: Run, arguments: list[str], message: str) -> None:

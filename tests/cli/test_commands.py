@@ -225,7 +225,7 @@ async def test_one_dead_letter_is_shown_replayed_and_discarded(
     shown = await everhook.ok("dead-letters", "show", gid)
     assert "│ no such order" in shown.out and "payload" in shown.out
     live.receiver.respond(200, path=path)
-    await everhook.ok("dead-letters", "replay", gid, "--why", "they are back")
+    await everhook.ok("dead-letters", "replay", gid, "--reason", "they are back")
 
     async def delivered() -> None:
         assert (await everhook.json("deliveries", "show", gid))["status"] == "delivered"
@@ -251,7 +251,9 @@ async def test_a_bulk_replay_counts_asks_and_follows_the_batch(
     assert re.search(rf"Replay 3 dead letters \(with channel {channel}\) at {live.url}\?.*--yes", unasked.err)
     live.receiver.respond(200, path=path)
     await _indexed(live, channel, 3)
-    batch = await everhook.json("dead-letters", "replay", "--channel", channel, "--reason", "rejected", "--yes")
+    batch = await everhook.json(
+        "dead-letters", "replay", "--channel", channel, "--dead-letter-reason", "rejected", "--yes"
+    )
     assert (batch["state"], batch["total"], batch["failed"]) == ("completed", 3, 0)
     again = await everhook.json("dead-letters", "batch", batch["batchGid"])
     assert again["state"] == "completed"
@@ -279,7 +281,7 @@ async def test_a_purge_of_some_leaves_the_others(
     await create_endpoint_for_receiver(everhook, at, channel)
     live.receiver.respond(400, path=path)
     kept, *given_up = await dead_lettered(everhook, live, channel, 3)
-    answers = await everhook.json("dead-letters", "purge", *given_up, "--yes", "--why", "tests")
+    answers = await everhook.json("dead-letters", "purge", *given_up, "--yes", "--reason", "tests")
     assert [answer["requested"] for answer in answers] == ["discard", "discard"]
 
     async def only_one_left() -> None:

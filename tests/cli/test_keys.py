@@ -65,7 +65,7 @@ async def test_a_port_that_is_taken_is_one_line_and_no_start(tmp_path: Path, com
 
 async def test_a_new_master_key_is_one_that_seals(tmp_path: Path) -> None:
     printed = (await everhook(tmp_path, "keys", "new-master").run()).strip()
-    assert KeyRing([printed]).seal("x", "place")
+    assert KeyRing([printed]).encrypt("x", "place")
     assert printed != (await everhook(tmp_path, "keys", "new-master").run()).strip()
 
 

@@ -69,7 +69,7 @@ async def test_whatever_fails_is_a_page_that_one_gets_on_from(
         await page.get_by_role("button", name="Pause").click()
         await page.get_by_role("dialog", name="Pause").get_by_role("button", name="Pause").click()
         await _is_a_page_of_ours(page, 503)
-        await expect(page.get_by_text("Temporal does not answer")).to_be_visible()
+        await expect(page.get_by_text("Temporal does not respond")).to_be_visible()
         await page.get_by_role("button", name="Dark").click()
         await expect(page.get_by_role("button", name="Trip circuit")).to_be_visible()
 
@@ -89,7 +89,7 @@ async def test_whatever_fails_is_a_page_that_one_gets_on_from(
 
         await api.change_rows("ALTER TABLE message RENAME TO message_away")
         await goes(page, "/messages", 503)
-        await expect(page.get_by_text("The database does not answer")).to_be_visible()
+        await expect(page.get_by_text("The database does not respond")).to_be_visible()
         await api.change_rows("ALTER TABLE message_away RENAME TO message")
         await page.get_by_role("link", name="Try again").click()
         await expect(page.get_by_text("No messages yet")).to_be_visible()

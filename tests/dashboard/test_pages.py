@@ -240,7 +240,7 @@ async def test_deliveries_are_filtered_by_tenant_message_and_status(pages: Pages
     (message,) = await pages.api.rows("SELECT message_gid AS gid FROM delivery WHERE event_type = 'order.paid'")
     for filtered, count in (
         ("tenant=of-orders", 2),
-        (f"message={message.gid}", 1),
+        (f"messageGid={message.gid}", 1),
         ("status=accepted&tenant=of-invoices", 1),
         ("status=parked", 0),
     ):
@@ -255,9 +255,9 @@ async def test_deliveries_are_filtered_by_tenant_message_and_status(pages: Pages
         ("/messages?channel=a%20b", "channel"),
         ("/deliveries?status=lost", "status"),
         ("/deliveries?type=%00", "type"),
-        ("/dead-letters?statusCode=many", "statusCode"),
-        ("/dead-letters?endpoint=none", "endpoint"),
-        ("/deliveries?endpoint=none", "endpoint"),
+        ("/dead-letters?lastStatusCode=many", "lastStatusCode"),
+        ("/dead-letters?endpointGid=none", "endpointGid"),
+        ("/deliveries?endpointGid=none", "endpointGid"),
     ],
 )
 async def test_a_filter_that_means_nothing_is_marked_and_leads_out(pages: Pages, path: str, marked: str) -> None:
@@ -279,7 +279,7 @@ async def test_lists_are_filtered_by_the_url_or_the_name_of_an_endpoint(pages: P
     )
     await pages.sign_in()
     for wanted in ("https://hooks.acme.example/in", "acme.example", "Ledger of Acme"):
-        page = await pages.get(f"/{list_of}?endpoint={wanted}")
+        page = await pages.get(f"/{list_of}?endpointGid={wanted}")
         assert page.status_code == 200
         assert page.text.count('class="strong clamp" href="/deliveries/') == 1, wanted
 
@@ -300,7 +300,7 @@ async def test_a_filter_takes_several_values_with_commas_between_them(pages: Pag
     assert page.count(link) == sum(one.count(link) for one in both) > 1
     assert "<option selected>orders,invoices</option>" in page
     if list_of == "dead-letters":
-        asked = (await pages.get("/dead-letters/all?statusCode=401,503&reason=rejected,exhausted")).text
+        asked = (await pages.get("/dead-letters/all?lastStatusCode=401,503&deadLetterReason=rejected,exhausted")).text
         assert "<h1>Replay 3 dead letters</h1>" in asked
 
 
@@ -326,7 +326,7 @@ async def test_the_page_of_a_message_counts_its_deliveries_and_leads_to_all(page
     await pages.sign_in()
     page = (await pages.get(f"/messages/{message}")).text
     assert page.count('class="strong clamp" href="/deliveries/') == 50
-    assert "60 accepted" in page and f'href="/deliveries?message={message}">All 60 deliveries</a>' in page
+    assert "60 accepted" in page and f'href="/deliveries?messageGid={message}">All 60 deliveries</a>' in page
 
 
 async def test_a_cursor_belongs_to_its_list_and_its_filters(pages: Pages) -> None:
@@ -697,7 +697,7 @@ async def test_what_needs_temporal_says_so_and_leads_back_to_its_page(pages: Pag
         headers={"referer": f"http://everhook.test/endpoints/{gid}?window=24h"},
     )
     assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
-    assert "Temporal does not answer" in answer.text
+    assert "Temporal does not respond" in answer.text
     assert f'href="/endpoints/{gid}?window=24h"' in answer.text
     assert f'href="/endpoints/{gid}/pause"' not in answer.text
     assert f'name="back" value="/endpoints/{gid}?window=24h"' in answer.text
@@ -724,7 +724,7 @@ async def test_with_the_database_away_pages_say_so(pages: Pages) -> None:
     for path in ("/", "/deliveries"):
         answer = await pages.get(path)
         assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
-        assert "database does not answer" in answer.text and "Try again" in answer.text
+        assert "database does not respond" in answer.text and "Try again" in answer.text
 
 
 async def test_a_fault_of_ours_is_a_page_with_the_time_to_look_for_in_the_log(

@@ -163,17 +163,18 @@ async def test_without_a_history_what_is_delivered_at_once_costs_temporal_nothin
 
 
 async def test_a_first_attempt_reads_nothing_back_that_the_process_has_in_memory(
-    desk: Desk, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, temporal: FakeTemporal, kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "FRESH_S", 60.0)
     monkeypatch.setattr(endpoint_states, "FRESH_S", 0.0)
     await subscribed(desk)
-    dispatcher.dispatch(await accept(desk))
-    await until_idle(dispatcher)
-    later = await accept(desk, 3)
-    statements = executed(desk.store.database)
-    dispatcher.dispatch(later)
-    await until_idle(dispatcher)
+    async with running(desk.dispatcher(temporal), kept) as dispatcher:
+        dispatcher.dispatch(await accept(desk))
+        await until_idle(dispatcher)
+        later = await accept(desk, 3)
+        statements = executed(desk.store.database)
+        dispatcher.dispatch(later)
+        await until_idle(dispatcher)
     assert statements and not [sql for sql in statements if sql.lstrip().upper().startswith("SELECT")]
 
 

@@ -85,9 +85,10 @@ def test_the_lane_moves_at_the_pace_of_its_latest_turns_whatever_the_responses_s
 
 
 def test_what_is_known_stays_bounded_and_endpoints_not_seen_for_longest_are_forgotten(
-    known: EndpointFitness, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(fitness, "MAX_ENDPOINTS", 3)
+    known = EndpointFitness(SLOW)
     for gid in ("ep_0", "ep_1", "ep_2", "ep_0", "ep_new"):
         known.note(gid, SLOW, DELIVERED)
     assert [known.is_fit(gid) for gid in ("ep_0", "ep_1", "ep_2", "ep_new")] == [False, True, False, False]

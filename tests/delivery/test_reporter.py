@@ -8,7 +8,7 @@ from everhook.circuit.reporter import OutcomeReporter, merge
 from everhook.contracts import FailureCode, OutcomeReport
 from everhook.delivery.classify import Classification, classify
 from testing.waiting import assert_eventually
-from tests.activities.desk import FakeEntities
+from tests.activities.desk import FakeCircuits
 
 DELIVERED, FAILED, REJECTED, GONE = (classify(status) for status in (200, 503, 404, 410))
 BLOCKED = classify(None, FailureCode.BLOCKED)
@@ -16,98 +16,98 @@ UNSENDABLE = classify(None, FailureCode.UNSENDABLE)
 
 
 @pytest.fixture
-def entities() -> FakeEntities:
-    return FakeEntities()
+def circuits() -> FakeCircuits:
+    return FakeCircuits()
 
 
 @pytest.fixture
-def reporter(entities: FakeEntities) -> OutcomeReporter:
-    return OutcomeReporter(entities)
+def reporter(circuits: FakeCircuits) -> OutcomeReporter:
+    return OutcomeReporter(circuits)
 
 
-async def test_healthy_traffic_tells_nothing(entities: FakeEntities, reporter: OutcomeReporter) -> None:
+async def test_healthy_traffic_tells_nothing(circuits: FakeCircuits, reporter: OutcomeReporter) -> None:
     for classification in [DELIVERED, REJECTED, BLOCKED] * 20:
         reporter.note("ep_1", "acme", classification, in_streak=False)
     await reporter.close()
-    assert entities.tries == 0
+    assert circuits.tries == 0
 
 
 async def test_failures_at_the_same_time_are_told_in_one_report(
-    entities: FakeEntities, reporter: OutcomeReporter
+    circuits: FakeCircuits, reporter: OutcomeReporter
 ) -> None:
     for _ in range(7):
         reporter.note("ep_1", "acme", FAILED, in_streak=False)
     reporter.note("ep_2", "acme", FAILED, in_streak=False)
     await reporter.close()
-    assert sorted(entities.reports) == [("ep_1", OutcomeReport(failures=7)), ("ep_2", OutcomeReport(failures=1))]
+    assert sorted(circuits.reports) == [("ep_1", OutcomeReport(failures=7)), ("ep_2", OutcomeReport(failures=1))]
 
 
 @pytest.mark.parametrize("classification", [DELIVERED, REJECTED], ids=["delivered", "rejected"])
 async def test_an_answer_that_ends_a_streak_of_the_circuit_is_told(
-    entities: FakeEntities, reporter: OutcomeReporter, classification: Classification
+    circuits: FakeCircuits, reporter: OutcomeReporter, classification: Classification
 ) -> None:
     reporter.note("ep_1", "acme", classification, in_streak=True)
     await reporter.close()
-    assert entities.reports == [("ep_1", OutcomeReport(succeeded=True))]
+    assert circuits.reports == [("ep_1", OutcomeReport(succeeded=True))]
 
 
 async def test_a_success_behind_a_failure_that_this_process_saw_is_told_once(
-    entities: FakeEntities, reporter: OutcomeReporter
+    circuits: FakeCircuits, reporter: OutcomeReporter
 ) -> None:
     for classification in (FAILED, DELIVERED, DELIVERED, DELIVERED):
         reporter.note("ep_1", "acme", classification, in_streak=False)
     await reporter.close()
     reporter.note("ep_1", "acme", DELIVERED, in_streak=False)
     await reporter.close()
-    assert entities.reports == [("ep_1", OutcomeReport(succeeded=True))]
+    assert circuits.reports == [("ep_1", OutcomeReport(succeeded=True))]
 
 
-async def test_failures_behind_a_success_are_told_with_it(entities: FakeEntities, reporter: OutcomeReporter) -> None:
+async def test_failures_behind_a_success_are_told_with_it(circuits: FakeCircuits, reporter: OutcomeReporter) -> None:
     for classification in (FAILED, FAILED, DELIVERED, FAILED, FAILED, FAILED):
         reporter.note("ep_1", "acme", classification, in_streak=False)
     await reporter.close()
-    assert entities.reports == [("ep_1", OutcomeReport(succeeded=True, failures=3))]
+    assert circuits.reports == [("ep_1", OutcomeReport(succeeded=True, failures=3))]
 
 
 @pytest.mark.parametrize("classification", [BLOCKED, UNSENDABLE], ids=["blocked", "unsendable"])
 async def test_our_own_policy_and_our_own_faults_say_nothing_of_the_endpoint(
-    entities: FakeEntities, reporter: OutcomeReporter, classification: Classification
+    circuits: FakeCircuits, reporter: OutcomeReporter, classification: Classification
 ) -> None:
     reporter.note("ep_1", "acme", classification, in_streak=True)
     await reporter.close()
-    assert entities.tries == 0
+    assert circuits.tries == 0
 
 
-async def test_gone_is_told_of_a_healthy_endpoint_too(entities: FakeEntities, reporter: OutcomeReporter) -> None:
+async def test_gone_is_told_of_a_healthy_endpoint_too(circuits: FakeCircuits, reporter: OutcomeReporter) -> None:
     reporter.note("ep_1", "acme", GONE, in_streak=False)
     await reporter.close()
-    assert entities.reports == [("ep_1", OutcomeReport(succeeded=True, gone=True))]
+    assert circuits.reports == [("ep_1", OutcomeReport(succeeded=True, gone=True))]
 
 
 async def test_a_report_that_fails_is_told_later_together_with_what_came_since(
-    entities: FakeEntities, reporter: OutcomeReporter
+    circuits: FakeCircuits, reporter: OutcomeReporter
 ) -> None:
-    entities.failing = 1
+    circuits.failing = 1
     for _ in range(2):
         reporter.note("ep_1", "acme", FAILED, in_streak=False)
-    await assert_eventually(lambda: assert_tries(entities, 1))
+    await assert_eventually(lambda: assert_tries(circuits, 1))
     for _ in range(3):
         reporter.note("ep_1", "acme", FAILED, in_streak=False)
-    await assert_eventually(lambda: assert_tries(entities, 2))
+    await assert_eventually(lambda: assert_tries(circuits, 2))
     await reporter.close()
-    assert entities.reports == [("ep_1", OutcomeReport(failures=5))]
+    assert circuits.reports == [("ep_1", OutcomeReport(failures=5))]
 
 
-async def test_a_worker_can_end_while_temporal_is_away(entities: FakeEntities, reporter: OutcomeReporter) -> None:
-    entities.failing = 1_000
+async def test_a_worker_can_end_while_temporal_is_away(circuits: FakeCircuits, reporter: OutcomeReporter) -> None:
+    circuits.failing = 1_000
     reporter.note("ep_1", "acme", FAILED, in_streak=False)
     async with asyncio.timeout(5):
         await reporter.close()
-    assert 1 <= entities.tries <= 2
+    assert 1 <= circuits.tries <= 2
 
 
-def assert_tries(entities: FakeEntities, tries: int) -> None:
-    assert entities.tries >= tries
+def assert_tries(circuits: FakeCircuits, tries: int) -> None:
+    assert circuits.tries >= tries
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ async def test_what_fails_before_the_first_byte_is_a_recorded_attempt_and_is_not
             )
     await faulty.reporter.close()
     assert desk.receiver.count == 0
-    assert (faulty.entities.reports, await desk.store.count(EndpointMinute)) == ([], 0)
+    assert (faulty.circuits.reports, await desk.store.count(EndpointMinute)) == ([], 0)
     assert faulty.fitness.is_fit(endpoint.gid)
     for delivery in deliveries:
         await assert_recorded_as_unsendable(desk, delivery)
@@ -325,7 +325,7 @@ async def test_of_a_first_attempt_and_the_workflows_attempt_1_at_once_both_repor
     assert attempt.status_code == counted.status_code == made.outcome.status_code == 503
     assert attempt.gid == counted.attempt_gid == made.outcome.attempt_gid
     assert made.next_attempt_at == attempt.next_attempt_at
-    assert desk.entities.reports == [(delivery.endpoint_gid, OutcomeReport(failures=1))]
+    assert desk.circuits.reports == [(delivery.endpoint_gid, OutcomeReport(failures=1))]
 
 
 class Forgetful(Recorder):
@@ -353,7 +353,7 @@ async def test_an_attempt_that_was_recorded_without_our_hearing_of_it_counts_in_
     attempt = await desk.attempt(delivery)
     assert (made.outcome.attempt_gid, made.outcome.unrecorded) == (attempt.gid, None)
     assert made.next_attempt_at == attempt.next_attempt_at
-    assert desk.entities.reports == [(delivery.endpoint_gid, OutcomeReport(failures=1))]
+    assert desk.circuits.reports == [(delivery.endpoint_gid, OutcomeReport(failures=1))]
     assert [line["attempt_gid"] for line in logs if line["event"] == "attempt"] == [attempt.gid]
 
 

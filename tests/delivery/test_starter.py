@@ -18,9 +18,9 @@ from everhook.circuit.store import EndpointState
 from everhook.contracts import AttemptOutcome, DeliveryInput, DeliveryStatus, PreviousAttempt, TaskQueue, Verdict
 from everhook.delivery import starter as module
 from everhook.delivery.inputs_store import InputDefaults, load_input
+from everhook.delivery.parked_store import accept_again
 from everhook.delivery.recorder_store import Recorder
 from everhook.delivery.starter import Starter, StarterLimits
-from everhook.delivery.store import accept_again
 from everhook.ids import delivery_workflow_id
 from everhook.storage.engine import Database
 from everhook.storage.tables import Delivery, Endpoint, now

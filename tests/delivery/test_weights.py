@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
-from everhook.delivery import weights_store as weights
-from everhook.delivery.weights_store import LIFTED, apply_limit, sync_limits
+from everhook.delivery import weights
+from everhook.delivery.weights import UNLIMITED, apply_limit, sync_limits
 from everhook.endpoints import store as endpoints
 from everhook.temporal.client import connect
 from testing.temporal_server import NAMESPACE, TemporalServer
@@ -30,7 +30,7 @@ async def test_more_overrides_than_the_server_holds_make_room_for_the_latest(cli
     assert (await overrides(client))["ep_7"] == 9.0
     await apply_limit(client, "ep_new", None)
     left = await overrides(client)
-    assert left["ep_new"] == LIFTED
+    assert left["ep_new"] == UNLIMITED
     assert len(left) < 10
 
 
@@ -45,6 +45,6 @@ async def test_limits_that_changed_while_temporal_was_away_are_made_good(store: 
         await endpoints.change(session, lifted, {"rate_limit": None})
 
     assert await sync_limits(client, store.database) == 2
-    expected = {raised.gid: 50.0, kept.gid: 0.3, lifted.gid: LIFTED}
+    expected = {raised.gid: 50.0, kept.gid: 0.3, lifted.gid: UNLIMITED}
     assert await overrides(client) == pytest.approx(expected)
     assert await sync_limits(client, store.database) == 0

@@ -313,7 +313,7 @@ async def test_no_secret_is_written_down_anywhere(stack: Stack, told: Told) -> N
     ring = KeyRing([MASTER_KEY])
     async with stack.engine.connect() as connection:
         rows = await connection.execute(text("SELECT gid, secret FROM endpoint_secret"))
-        opened = [told.secret(ENDPOINT_SECRET.open(ring, box, gid)) for gid, box in rows]
+        opened = [told.secret(ENDPOINT_SECRET.decrypt(ring, box, gid)) for gid, box in rows]
     assert {secret.partition("_")[0] for secret in opened} == {"whsec", "whsk"}
     places = {
         "logs": b"".join(log.read_bytes() for log in stack.directory.glob("*.log")),

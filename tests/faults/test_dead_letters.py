@@ -75,7 +75,7 @@ async def test_a_bulk_replay_to_an_endpoint_that_is_down_again_parks_instead_of_
     await scene.findable(dead_letters_of(endpoint), MANY, patience)
     before, began = len(scene.arrivals()), time.monotonic()
     await scene.respond(500)
-    assert await scene.replay_all(endpoint=endpoint.gid) == MANY
+    assert await scene.replay_all(endpointGid=endpoint.gid) == MANY
     await scene.has_statuses(endpoint, patience, parked=MANY)
     hammered = len(scene.arrivals()) - before
     probes = time.monotonic() - began

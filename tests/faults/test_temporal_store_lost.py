@@ -79,7 +79,7 @@ async def _assert_attempts_continued(scene: Scene, busy: CreatedEndpoint) -> Non
 
 
 async def _assert_dead_letters_are_replayable(scene: Scene, dead: CreatedEndpoint) -> None:
-    one = (await scene.get("/v1/dead-letters", endpoint=dead.gid, limit=1))["data"][0]["deliveryGid"]
+    one = (await scene.get("/v1/dead-letters", endpointGid=dead.gid, limit=1))["data"][0]["deliveryGid"]
     await scene.post(f"/v1/dead-letters/{one}/replay")
     await scene.has_statuses(dead, delivered=1, dead_lettered=EACH - 1)
     # Young ones may just not be visible yet, so the audit minds those of a minute and more; and it looks once a

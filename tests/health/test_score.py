@@ -67,12 +67,12 @@ def test_the_score(
 
 def test_every_part_is_explained() -> None:
     health = score_endpoint(tried(9, 1), tried(200, 2, 1, slowish=3, slow=4, quick=195), OPEN, None, failures=5)
-    assert [(part.name, part.why) for part in health.parts] == [
+    assert [(part.name, part.reason) for part in health.parts] == [
         ("success_1h", "9 of 10 attempts delivered in the last hour"),
         ("success_24h", "200 of 203 attempts delivered in the last 24 hours"),
         (
             "latency_1h",
-            "of 9 responses in the last hour, 9 came within 0.5 s, 0 within 2 s, 0 later; so few weigh little",
+            "of 9 responses in the last hour, 9 came within 0.5 s, 0 within 2 s, 0 later; so few count less",
         ),
         ("latency_24h", "of 202 responses in the last 24 hours, 195 came within 0.5 s, 3 within 2 s, 4 later"),
         ("circuit", "the circuit is open, 5 failures in a row"),
@@ -82,9 +82,9 @@ def test_every_part_is_explained() -> None:
 
 def test_what_was_not_tried_does_not_count() -> None:
     success, _, latency, _, circuit = score_endpoint(NOTHING, NOTHING, CLOSED, Hold.DISABLED).parts
-    assert (success.out_of, success.why) == (0, "nothing was tried in the last hour")
-    assert (latency.out_of, latency.why) == (0, "no responses in the last hour")
-    assert circuit.why == "the endpoint is disabled"
+    assert (success.out_of, success.reason) == (0, "nothing was tried in the last hour")
+    assert (latency.out_of, latency.reason) == (0, "no responses in the last hour")
+    assert circuit.reason == "the endpoint is disabled"
 
 
 counts = st.integers(0, 10_000)
@@ -116,7 +116,7 @@ def test_a_failure_more_never_raises_the_score(attempts: int, failed: int, state
 def test_a_sum_of_tallies_has_all_that_its_parts_have() -> None:
     total = AttemptStats.total([AttemptStats(1, 2, 3, 40, 5, 6, 7, 8), AttemptStats(1, 1, 1, 10, 1, 1, 1, 1)])
     assert total == AttemptStats(2, 3, 4, 50, 6, 7, 8, 9)
-    assert (total.attempts, total.answers, total.success_rate, total.mean_ms) == (9, 30, 2 / 9, 50 / 30)
+    assert (total.attempts, total.responses, total.success_rate, total.mean_ms) == (9, 30, 2 / 9, 50 / 30)
     assert (NOTHING.success_rate, NOTHING.mean_ms, AttemptStats.total([])) == (None, None, NOTHING)
 
 

@@ -11,9 +11,10 @@ from everhook.circuit import store as circuits
 from everhook.circuit.machine import Circuit, CircuitState, Hold
 from everhook.circuit.store import EndpointState, endpoint_states
 from everhook.contracts import DeliveryStatus
+from everhook.delivery import parked_store
 from everhook.delivery import store as deliveries
+from everhook.delivery.parked_store import Parked
 from everhook.delivery.snapshot_store import SnapshotLoader
-from everhook.delivery.store import Parked
 from everhook.publishing.store import Accepted
 from everhook.storage.engine import Database
 from everhook.storage.tables import Delivery, Endpoint, now
@@ -173,7 +174,7 @@ async def test_a_circuit_closes_after_what_is_being_parked_is_committed_so_that_
         async with other_database.writing() as session:
             await circuits.project(session, end.gid, closed)
         async with other_database.read_connection() as connection:
-            return await deliveries.oldest_parked(connection, end.gid, 10)
+            return await parked_store.oldest_parked(connection, end.gid, 10)
 
     async with database.write_connection() as connection:
         (acceptance,) = await store.acceptor().accept_within(connection, [publication()])
@@ -233,7 +234,7 @@ async def test_the_deliveries_of_an_endpoint_are_in_the_order_in_which_they_are_
     end, _ = await opened(store)
     acceptances = [accepted(await store.acceptor().accept(publication())) for _ in range(3)]
     async with store.database.read_connection() as connection:
-        parked = await deliveries.oldest_parked(connection, end.gid, 10)
+        parked = await parked_store.oldest_parked(connection, end.gid, 10)
     assert [one.gid for one in parked] == [acceptance.deliveries[0].delivery_gid for acceptance in acceptances]
 
 

@@ -10,7 +10,7 @@ import pytest_asyncio
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from everhook.storage.engine import Database, is_turned_away, is_unavailable
+from everhook.storage.engine import Database, is_unavailable, refuses_connections
 from testing.postgres_server import PostgresServer
 from testing.processes import Process
 
@@ -26,7 +26,7 @@ def url_of(server: PostgresServer, database: str = "postgres") -> str:
 @pytest_asyncio.fixture
 async def away(postgres: PostgresServer) -> AsyncIterator[Database]:
     """One connection, and little patience."""
-    database = Database(url_of(postgres), pool_size=1, answer_timeout=PATIENCE_S)
+    database = Database(url_of(postgres), pool_size=1, response_timeout=PATIENCE_S)
     yield database
     await database.close()
 
@@ -55,7 +55,7 @@ async def test_a_server_that_hangs_is_away_and_not_waited_for(postgres: Postgres
 )
 async def test_what_postgresql_says_of_itself_means_away(away: Database, state: str) -> None:
     error = await raised(away, f"DO $$ BEGIN RAISE SQLSTATE '{state}'; END $$")
-    assert isinstance(error, DBAPIError) and is_unavailable(error) and not is_turned_away(error)
+    assert isinstance(error, DBAPIError) and is_unavailable(error) and not refuses_connections(error)
 
 
 @pytest.mark.parametrize("state", ["22012", "23505", "42601", "55000"])
@@ -67,7 +67,7 @@ async def test_a_database_or_a_user_that_is_not_there_is_another_matter(postgres
     for url in (url_of(postgres, "nosuch"), url_of(postgres).replace("everhook@", "nobody@")):
         database = Database(url)
         error = await raised(database, "SELECT 1")
-        assert is_unavailable(error) and is_turned_away(error)
+        assert is_unavailable(error) and refuses_connections(error)
         await database.close()
 
 

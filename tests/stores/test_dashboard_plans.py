@@ -49,7 +49,7 @@ QUESTIONS: dict[str, Question] = {
     "dead letters of a channel": _dead(channel="orders", status_code=503),
     "how many dead letters": lambda session: dead_letters.count(session, DeadLetterFilter()),
     "dead letters by endpoint": lambda session: endpoint_list.dead_letters(session, ["ep_1", "ep_2"]),
-    "what endpoints did": lambda session: endpoint_list.doings(session, ["ep_1", "ep_2"], now()),
+    "what endpoints did": lambda session: endpoint_list.traffic(session, ["ep_1", "ep_2"], now()),
     "a circuit's history": lambda session: endpoint_list.circuit_events(session, "ep_1", now(), 50),
     "recent attempts": lambda session: endpoint_list.recent_attempts(session, "ep_1", deliveries=20, limit=15),
     "a delivery": lambda session: deliveries.with_message(session, "dlv_1"),

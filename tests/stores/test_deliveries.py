@@ -9,8 +9,10 @@ import pytest
 
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorAction
+from everhook.delivery import overdue_store, parked_store
 from everhook.delivery import store as deliveries
-from everhook.delivery.store import Overdue, Parked
+from everhook.delivery.overdue_store import Overdue
+from everhook.delivery.parked_store import Parked
 from everhook.storage.engine import Database
 from everhook.storage.tables import Delivery, now
 from tests.stores.factories import Store, moment
@@ -204,7 +206,7 @@ async def test_the_undispatched_are_counted_up_to_a_limit(store: Store, database
 async def overdue(database: Database, **chosen: Any) -> list[Overdue]:
     """Those found at `moment(100)` by a reconciler that takes a workflow for lost after 50 s."""
     async with database.read_connection() as connection:
-        return await deliveries.oldest_overdue(connection, moment(50), 10, **chosen)
+        return await overdue_store.oldest_overdue(connection, moment(50), 10, **chosen)
 
 
 async def test_the_reconciler_finds_what_was_never_started_and_what_may_have_lost_its_workflow(
@@ -248,7 +250,7 @@ async def test_what_was_dealt_with_is_checked_again_later_unless_it_is_over(stor
     over = await store.delivery(due_at=None, status=DeliveryStatus.DELIVERED)
     before = now()
     async with database.write_connection() as connection:
-        await deliveries.defer(connection, [overdue.gid, over.gid], HOUR)
+        await overdue_store.defer(connection, [overdue.gid, over.gid], HOUR)
     row = await store.read(overdue)
     assert row.due_at is not None and before + HOUR <= row.due_at <= now() + HOUR
     assert (row.status, row.dispatched_at) == (DeliveryStatus.ACCEPTED, None)
@@ -262,7 +264,7 @@ async def test_what_took_its_next_step_while_it_was_looked_for_keeps_its_date(st
     async with database.writing() as session:
         await deliveries.dead_letter(session, delivery.gid, 1, DeadLetterReason.EXHAUSTED, until)
     async with database.write_connection() as connection:
-        await deliveries.defer(connection, [delivery.gid], HOUR)
+        await overdue_store.defer(connection, [delivery.gid], HOUR)
     assert (await store.read(delivery)).due_at == until
 
 
@@ -282,8 +284,8 @@ async def test_of_parked_deliveries_whose_window_ended_only_those_without_a_work
     ]
     before = now()
     async with database.write_connection() as connection:
-        assert await deliveries.defer_paused(connection, HOUR, 10) == 1
-        assert await deliveries.defer_paused(connection, HOUR, 10) == 0
+        assert await overdue_store.defer_paused(connection, HOUR, 10) == 1
+        assert await overdue_store.defer_paused(connection, HOUR, 10) == 0
     row = await store.read(waiting)
     assert row.due_at is not None and before + HOUR <= row.due_at <= now() + HOUR
     assert (row.status, row.dispatched_at) == (DeliveryStatus.PARKED, None)
@@ -300,10 +302,11 @@ async def test_the_oldest_parked_of_an_endpoint_come_first(store: Store, databas
     await store.delivery(end, status=DeliveryStatus.RETRYING)
     started = await store.delivery(end, status=DeliveryStatus.PARKED, dispatched_at=moment())
     async with database.read_connection() as connection:
-        assert await deliveries.oldest_parked(connection, end.gid, 3) == [
+        assert await parked_store.oldest_parked(connection, end.gid, 3) == [
             Parked(row.gid, has_workflow=False) for row in rows[:3]
         ]
-        assert (await deliveries.oldest_parked(connection, end.gid, 9))[4:] == [Parked(started.gid, has_workflow=True)]
+        found = await parked_store.oldest_parked(connection, end.gid, 9)
+        assert found[4:] == [Parked(started.gid, has_workflow=True)]
 
 
 async def test_the_parked_of_an_endpoint_are_counted(
@@ -314,16 +317,16 @@ async def test_the_parked_of_an_endpoint_are_counted(
     await store.delivery(await store.subscribed(), status=DeliveryStatus.PARKED)
     await store.delivery(end, status=DeliveryStatus.RETRYING)
     async with database.read_connection() as connection:
-        assert await deliveries.count_parked(connection, end.gid) == 4
-        monkeypatch.setattr(deliveries, "COUNTED_PARKED", 3)
-        assert await deliveries.count_parked(connection, end.gid) == 3
+        assert await parked_store.count_parked(connection, end.gid) == 4
+        monkeypatch.setattr(parked_store, "COUNTED_PARKED", 3)
+        assert await parked_store.count_parked(connection, end.gid) == 3
 
 
 async def test_parked_deliveries_without_a_workflow_are_accepted_again(store: Store, database: Database) -> None:
     delivery = await store.delivery(status=DeliveryStatus.PARKED, parked_at=moment())
     before = now()
     async with database.write_connection() as connection:
-        assert await deliveries.accept_again(connection, [delivery.gid], moment(1), HOUR) == {delivery.gid}
+        assert await parked_store.accept_again(connection, [delivery.gid], moment(1), HOUR) == {delivery.gid}
     row = await store.read(delivery)
     assert (row.status, row.parked_at, row.dispatched_at) == (DeliveryStatus.ACCEPTED, None, None)
     assert row.due_at is not None and before + HOUR <= row.due_at <= now() + HOUR
@@ -347,7 +350,7 @@ async def test_what_moved_on_since_it_was_seen_parked_is_not_accepted_again(
     delivery = await store.delivery(**(fields | changes))
     before = (await store.read(delivery)).model_dump()
     async with database.write_connection() as connection:
-        assert await deliveries.accept_again(connection, [delivery.gid], moment(1), HOUR) == set()
+        assert await parked_store.accept_again(connection, [delivery.gid], moment(1), HOUR) == set()
     assert (await store.read(delivery)).model_dump() == before
 
 
@@ -355,7 +358,7 @@ async def test_the_released_are_due_at_once(store: Store, database: Database) ->
     delivery = await store.delivery(status=DeliveryStatus.PARKED, parked_at=moment(), attempts=2)
     before = now()
     async with database.write_connection() as connection:
-        await deliveries.mark_released(connection, [delivery.gid], moment(1))
+        await parked_store.mark_released(connection, [delivery.gid], moment(1))
     row = await store.read(delivery)
     assert (row.status, row.parked_at, row.attempts) == (DeliveryStatus.RETRYING, None, 2)
     assert row.due_at is not None and row.due_at >= before
@@ -376,5 +379,5 @@ async def test_what_moved_on_since_it_was_woken_is_left_alone(
     delivery = await store.delivery(status=status, parked_at=parked_at)
     before = (await store.read(delivery)).model_dump()
     async with database.write_connection() as connection:
-        await deliveries.mark_released(connection, [delivery.gid], moment(1))
+        await parked_store.mark_released(connection, [delivery.gid], moment(1))
     assert (await store.read(delivery)).model_dump() == before

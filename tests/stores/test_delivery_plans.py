@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from everhook.circuit import store as circuits
 from everhook.circuit.machine import Hold
 from everhook.contracts import DeliveryStatus
+from everhook.delivery import overdue_store, parked_store
 from everhook.delivery import store as deliveries
 from everhook.storage.engine import Database
 from everhook.storage.tables import Endpoint, now
@@ -28,15 +29,15 @@ Question = Callable[[AsyncConnection, Endpoint], Awaitable[Any]]
 
 QUESTIONS: dict[str, tuple[Question, str]] = {
     "what is overdue": (
-        lambda connection, end: deliveries.oldest_overdue(connection, moment(), 500, but=[], endings=""),
+        lambda connection, end: overdue_store.oldest_overdue(connection, moment(), 500, but=[], endings=""),
         "ix_delivery_due",
     ),
     "what is overdue of a share, but of those that had their turn": (
-        lambda connection, end: deliveries.oldest_overdue(connection, moment(), 500, but=[end.gid], endings="07abc"),
+        lambda connection, end: overdue_store.oldest_overdue(connection, moment(), 500, but=[end.gid], endings="07abc"),
         "ix_delivery_due",
     ),
     "what is parked at paused endpoints past its window": (
-        lambda connection, end: deliveries.defer_paused(connection, HOUR, 500),
+        lambda connection, end: overdue_store.defer_paused(connection, HOUR, 500),
         "ix_delivery_due",
     ),
     "how many wait for a workflow": (
@@ -45,11 +46,11 @@ QUESTIONS: dict[str, tuple[Question, str]] = {
     ),
     STRANDED: (lambda connection, end: circuits.stranded(connection, now()), "ix_delivery_parked"),
     "the oldest parked of an endpoint": (
-        lambda connection, end: deliveries.oldest_parked(connection, end.gid, 100),
+        lambda connection, end: parked_store.oldest_parked(connection, end.gid, 100),
         "ix_delivery_parked",
     ),
     "how many are parked at an endpoint": (
-        lambda connection, end: deliveries.count_parked(connection, end.gid),
+        lambda connection, end: parked_store.count_parked(connection, end.gid),
         "ix_delivery_parked",
     ),
 }

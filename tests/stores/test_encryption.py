@@ -10,7 +10,7 @@ from everhook.storage.encryption import (
     ENDPOINT_TLS_KEY,
     RECEIPT_SEED,
     _outdated,
-    _reseal,
+    _reencrypt,
     count_outdated,
     reencrypt,
 )
@@ -35,7 +35,7 @@ async def run(store: Store, keyring: KeyRing, at_once: int = 500, batches: int |
     """What each batch did: sealed, and left as it was. Stops after so many batches, as somebody who is impatient."""
     done: list[tuple[int, int]] = []
     async for batch in reencrypt(store.database, keyring, at_once=at_once):
-        done.append((batch.reencrypted, len(batch.unopened)))
+        done.append((batch.reencrypted, len(batch.undecrypted)))
         if len(done) == batches:
             break
     return done
@@ -52,7 +52,7 @@ async def test_every_box_is_sealed_by_the_newest_key_and_opens_without_the_old_o
     ends = [await sealed_endpoint(store, OLD_RING) for _ in range(3)]
     async with store.database.writing() as session:
         session.add(
-            ReceiptKeyRow(kid="k", seed=RECEIPT_SEED.seal(OLD_RING, "seed", "k"), issuer="us", created_at=now())
+            ReceiptKeyRow(kid="k", seed=RECEIPT_SEED.encrypt(OLD_RING, "seed", "k"), issuer="us", created_at=now())
         )
     assert await count_outdated(store.database, BOTH) == 10
     assert sum(reencrypted for reencrypted, _ in await run(store, BOTH)) == 10
@@ -60,7 +60,7 @@ async def test_every_box_is_sealed_by_the_newest_key_and_opens_without_the_old_o
     await assert_all_open(store, NEW_RING, *ends)
     async with store.database.reading() as session:
         key = await session.get_one(ReceiptKeyRow, "k")
-    assert RECEIPT_SEED.open(NEW_RING, key.seed, "k") == "seed"
+    assert RECEIPT_SEED.decrypt(NEW_RING, key.seed, "k") == "seed"
 
 
 async def test_batches_are_bounded_and_an_interruption_loses_nothing(store: Store) -> None:
@@ -97,7 +97,7 @@ async def test_a_box_replaced_between_reading_and_writing_is_not_overwritten(sto
         stale = await _outdated(connection, ENDPOINT_TLS_KEY, BOTH, "", 10)
         replaced = endpoints.tls_columns(OLD_RING, end.gid, TlsExtras(certificate="certificate", key="newer"))
         await connection.execute(update(Endpoint).values(replaced))
-        await _reseal(connection, ENDPOINT_TLS_KEY, BOTH, stale)
+        await _reencrypt(connection, ENDPOINT_TLS_KEY, BOTH, stale)
     target = await DestinationCache(store.database, OLD_RING).get(end.gid, 1)
     assert target.tls == TlsExtras(certificate="certificate", key="newer")
 

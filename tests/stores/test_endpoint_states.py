@@ -18,10 +18,11 @@ def states(database: Database) -> EndpointStates:
 
 
 async def test_a_state_is_kept_for_a_moment_and_read_now_for_those_who_ask(
-    store: Store, states: EndpointStates, monkeypatch: pytest.MonkeyPatch
+    store: Store, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    end = await store.endpoint()
     monkeypatch.setattr(endpoint_states, "FRESH_S", 60.0)
+    states = EndpointStates(database)
+    end = await store.endpoint()
     first = await states.get(end.gid)
     assert first is not None and first.sends
     await store.circuit(end, hold=Hold.PAUSED)
@@ -31,11 +32,10 @@ async def test_a_state_is_kept_for_a_moment_and_read_now_for_those_who_ask(
     assert await states.get(end.gid) is fresh
 
 
-async def test_what_is_older_is_read_again(
-    store: Store, states: EndpointStates, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    end = await store.endpoint()
+async def test_what_is_older_is_read_again(store: Store, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint_states, "FRESH_S", 0.0)
+    states = EndpointStates(database)
+    end = await store.endpoint()
     await states.get(end.gid)
     await store.circuit(end, state=CircuitState.OPEN, failures=5)
     again = await states.get(end.gid)
@@ -58,10 +58,9 @@ async def test_many_that_ask_at_once_are_answered_by_few_queries(
     assert len(queries) <= 2
 
 
-async def test_what_is_known_stays_bounded(
-    store: Store, states: EndpointStates, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_cache_stays_bounded(store: Store, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint_states, "MAX_CACHED", 2)
+    states = EndpointStates(database)
     for _ in range(5):
         await states.get((await store.endpoint()).gid)
-    assert len(states._known) <= 2
+    assert len(states._cache) <= 2

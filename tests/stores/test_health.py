@@ -57,7 +57,7 @@ async def test_the_score_looks_at_an_hour_a_day_and_the_circuit(store: Store) ->
     await minute(store, end, NOW - 2 * HOUR, retried=10)
     await minute(store, end, NOW - 25 * HOUR, rejected=1000)
     found = (await health(store, end)).health
-    assert [part.why for part in found.parts] == [
+    assert [part.reason for part in found.parts] == [
         "10 of 10 attempts delivered in the last hour",
         "10 of 20 attempts delivered in the last 24 hours",
         "of 10 responses in the last hour, 10 came within 0.5 s, 0 within 2 s, 0 later",
@@ -219,14 +219,14 @@ async def test_many_who_look_at_once_ask_the_database_once(store: Store) -> None
 
 async def test_the_day_of_a_score_has_the_newest_minutes_too(store: Store) -> None:
     """What lies further back is looked at once a minute, what came since each time."""
-    board = HealthBoard(store.database, kept_seconds=0)
+    board = HealthBoard(store.database, cached_seconds=0)
     end = await store.endpoint()
     at = now()
     await minute(store, end, at - 2 * HOUR, delivered=5)
     await board.overview(None)
     await minute(store, end, at, retried=10)
     (worst,) = (await board.overview(None)).worst
-    assert [part.why for part in worst.health.parts][:2] == [
+    assert [part.reason for part in worst.health.parts][:2] == [
         "0 of 10 attempts delivered in the last hour",
         "5 of 15 attempts delivered in the last 24 hours",
     ]

@@ -30,7 +30,7 @@ async def find(database: Database) -> idempotency.StoredResponse | None:
 
 async def keep(database: Database) -> None:
     async with database.writing() as session:
-        await idempotency.keep(session, KEYRING, CALL, 201, '{"a": 1}', None)
+        await idempotency.save_response(session, KEYRING, CALL, 201, '{"a": 1}', None)
 
 
 async def age(database: Database, by: timedelta) -> None:
@@ -50,7 +50,7 @@ async def test_a_claim_that_waits_for_another_loses_where_that_is_committed(
         assert await idempotency.claim(session, CALL)
         other = asyncio.create_task(claim(other_database))
         await asyncio.sleep(0.05)
-        await idempotency.keep(session, KEYRING, CALL, 201, "{}", None)
+        await idempotency.save_response(session, KEYRING, CALL, 201, "{}", None)
     assert await other is False
     found = await find(store.database)
     assert found is not None and found.body == "{}"

@@ -51,7 +51,7 @@ async def test_while_the_database_is_away_there_are_counters_and_no_gauges(lost_
 
 async def test_while_the_database_hangs_it_answers_as_quickly(postgres: PostgresServer) -> None:
     """Else Prometheus takes the process for dead, and the alert tells of the wrong trouble."""
-    database = Database(async_url(postgres.url_of("postgres")), answer_timeout=None)
+    database = Database(async_url(postgres.url_of("postgres")), response_timeout=None)
     await database.ping()
     async with served(database, count_timeout=0.3) as client:
         postgres.suspend()

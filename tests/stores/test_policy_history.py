@@ -14,7 +14,7 @@ from everhook.publishing import channels_store as channels
 from everhook.storage.bulk import Bulk
 from everhook.storage.tables import Channel, Delivery, DeliveryRound, Endpoint, PastPolicy, now
 from everhook.storage.tenant_scope import TenantScope
-from everhook.tenants.retention_store import RetentionPeriods, remove_past
+from everhook.tenants.retention_store import RetentionPeriods, apply_retention
 from tests.stores import past
 from tests.stores.factories import CHANNEL, Store, accepted, publication
 from tests.stores.plans import plan_of, reads_whole, recorded
@@ -115,7 +115,7 @@ async def test_the_rounds_of_a_message_go_with_it(store: Store) -> None:
     await past.keep(
         store.database, message, delivery, DeliveryRound(delivery_gid=delivery.gid, round=2, began_at=now())
     )
-    await remove_past(Bulk(store.database), RetentionPeriods())
+    await apply_retention(Bulk(store.database), RetentionPeriods())
     assert await store.count(DeliveryRound) == 0
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from everhook.endpoints import subscriptions_store as subscriptions
-from everhook.endpoints.quotas_store import QuotaExceeded, Quotas, TooCostly
+from everhook.endpoints.quotas_store import Quotas
+from everhook.errors import InvalidField, QuotaExceeded
 from everhook.storage.engine import Database
 from everhook.storage.tables import DEFAULT_TENANT_GID, Endpoint, Subscription
 from tests.stores.factories import CHANNEL, Store
@@ -55,7 +56,7 @@ async def test_a_subscription_costs_what_its_events_and_its_filter_do(store: Sto
     dear = await create(store.database, Quotas(), subscription(endpoint, events=["a", "b"], filter=FILTER))
 
     assert dear.cost > max(cheap.cost + 2, FILTER_COST)
-    with pytest.raises(TooCostly, match="EVERHOOK_SUBSCRIPTION_COST"):
+    with pytest.raises(InvalidField, match="EVERHOOK_SUBSCRIPTION_COST"):
         await create(
             store.database, Quotas(cost=dear.cost - 1), subscription(endpoint, events=["a", "b"], filter=FILTER)
         )

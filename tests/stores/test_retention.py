@@ -26,7 +26,7 @@ from everhook.storage.tables import (
     Receipt,
     now,
 )
-from everhook.tenants.retention_store import RetentionPeriods, remove_past
+from everhook.tenants.retention_store import RetentionPeriods, apply_retention
 from tests.stores import past
 from tests.stores.factories import Store, accepted, publication
 from tests.stores.past import has_answers, interrupted_everywhere, keep, message_of
@@ -38,7 +38,7 @@ OPEN = [status for status in DeliveryStatus if status not in (DeliveryStatus.DEL
 
 
 async def passed(store: Store, periods: RetentionPeriods = PERIODS, *, rows: int = 1_000) -> RetentionResult:
-    return await remove_past(Bulk(store.database, rows=rows), periods)
+    return await apply_retention(Bulk(store.database, rows=rows), periods)
 
 
 async def history(store: Store, days: float, *, ended: float | None, **changes: Any) -> Delivery:
@@ -202,7 +202,7 @@ async def test_a_pass_that_is_interrupted_anywhere_is_taken_up_by_the_next(store
     recent = past.message(40, idempotency_key="recent")
     delivery = past.delivery(recent, endpoint, ended=40)
     await keep(store.database, recent, delivery, past.attempt(delivery))
-    passes = await interrupted_everywhere(lambda beat: remove_past(Bulk(store.database, beat, rows=3), PERIODS))
+    passes = await interrupted_everywhere(lambda beat: apply_retention(Bulk(store.database, beat, rows=3), PERIODS))
     assert passes > 10
     assert [await store.count(table) for table in (Message, Delivery, Attempt)] == [1, 1, 1]
     kept = await message_of(store.database, recent)
@@ -222,7 +222,7 @@ async def test_a_step_changes_a_bounded_number_of_rows_and_beats_after_each(stor
             return counts[-1]
 
     beats: list[None] = []
-    await remove_past(Counting(store.database, lambda: beats.append(None), rows=4), PERIODS)
+    await apply_retention(Counting(store.database, lambda: beats.append(None), rows=4), PERIODS)
     assert [count for count in counts if count] == [4, 4, 2]
     assert len(beats) >= len(counts)
 
@@ -239,7 +239,7 @@ async def test_rows_without_anything_to_remove_cost_no_write(store: Store, days:
             assert not tables & {"message", "delivery", "attempt"}
             return 0
 
-    await remove_past(Refusing(store.database), PERIODS)
+    await apply_retention(Refusing(store.database), PERIODS)
 
 
 # --- plans

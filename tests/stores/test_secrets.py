@@ -10,9 +10,10 @@ from sqlmodel import col
 
 from everhook.delivery.snapshot_store import Destination, DestinationCache
 from everhook.endpoints import store as endpoints
+from everhook.errors import TooManySecrets
 from everhook.signing import secrets_store as secrets
 from everhook.signing.schemes import SecretKind, ed25519_key, new_secret, public_key, secret_key
-from everhook.signing.secrets_store import MAX_LIVE, EndpointPublicKey, TooManySecrets
+from everhook.signing.secrets_store import MAX_LIVE, EndpointPublicKey
 from everhook.storage.encryption import ENDPOINT_SECRET
 from everhook.storage.keyring import KeyRing, new_master_key
 from everhook.storage.tables import Endpoint, EndpointSecret, now
@@ -172,7 +173,7 @@ async def test_the_public_key_is_that_of_the_sealed_one(store: Store) -> None:
     end = await store.endpoint()
     await switch_ed25519(store, end, on=True)
     row = next(row for row in await rows(store, end) if row.kind is SecretKind.ED25519)
-    private_key = ENDPOINT_SECRET.open(KEYRING, row.secret, row.gid)
+    private_key = ENDPOINT_SECRET.decrypt(KEYRING, row.secret, row.gid)
     assert row.public_key == public_key(private_key)
     (key,) = (await destination(store, end)).live_ed25519_keys(now())
     assert key.private_bytes_raw() == ed25519_key(private_key).private_bytes_raw()

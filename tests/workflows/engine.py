@@ -26,7 +26,7 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
-from everhook.circuit.client import EndpointEntities
+from everhook.circuit.client import CircuitClient
 from everhook.circuit.machine import Circuit, CircuitPolicy
 from everhook.contracts import (
     AttemptInput,
@@ -456,7 +456,7 @@ class Endpoint:
     def __init__(self, engine: Engine, gid: str, policy: CircuitPolicy) -> None:
         self.gid = gid
         self._engine = engine
-        self._entities = EndpointEntities(engine.client, policy)
+        self._circuits = CircuitClient(engine.client, policy)
         self.handle: EndpointHandle = engine.client.get_workflow_handle_for(
             EndpointWorkflow.run, endpoint_workflow_id(gid)
         )
@@ -464,10 +464,10 @@ class Endpoint:
     async def report(
         self, *, succeeded: bool = False, failures: int = 0, gone: bool = False, stranded: bool = False
     ) -> None:
-        await self._entities.report(self.gid, TENANT, OutcomeReport(succeeded, failures, gone, stranded))
+        await self._circuits.report(self.gid, TENANT, OutcomeReport(succeeded, failures, gone, stranded))
 
     async def command(self, update: str) -> Circuit:
-        return await self._entities.command(self.gid, TENANT, update)
+        return await self._circuits.command(self.gid, TENANT, update)
 
     async def state(self) -> Circuit:
         return await self.handle.query(EndpointWorkflow.state)

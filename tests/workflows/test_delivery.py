@@ -463,7 +463,7 @@ async def test_retention_discards_a_dead_letter_that_nobody_touched(engine: Engi
     await engine.until_dead(handle)
     assert (await engine.result(handle)).status is DeliveryStatus.DISCARDED
     [note] = engine.fakes.arguments("discard")
-    assert (note.delivery_gid, note.note.who) == (input.delivery_gid, "retention")
+    assert (note.delivery_gid, note.note.by) == (input.delivery_gid, "retention")
     [died], [discarded] = engine.fakes.of("dead_letter"), engine.fakes.of("discard")
     assert 30 * DAY <= discarded.at - died.at < 30 * DAY + MINUTE
     assert await attribute(handle, sa.DELIVERY_STATUS) == DeliveryStatus.DISCARDED
@@ -515,7 +515,15 @@ async def test_a_replay_without_an_input_works_as_the_temporal_cli_sends_it(engi
     await handle.signal("replay")
     await engine.until_dead(handle, round_=2)
     [input] = engine.fakes.arguments("open_round")
-    assert input.note == OperatorAction(who="temporal", why="")
+    assert (input.note.by, input.note.because) == ("temporal", "")
+
+
+async def test_a_replay_in_the_words_of_earlier_versions_says_the_same(engine: Engine) -> None:
+    handle = await dead(engine)
+    await handle.signal("replay", {"who": "ann", "why": "they fixed it"})
+    await engine.until_dead(handle, round_=2)
+    [input] = engine.fakes.arguments("open_round")
+    assert (input.note.by, input.note.because) == ("ann", "they fixed it")
 
 
 async def test_a_replay_before_the_round_is_over_is_ignored(engine: Engine) -> None:

@@ -1,7 +1,7 @@
-"""The audit of a log: all that is stored of it is read, and must be what its checkpoints say.
+"""The audit of a log: everything stored of it is read and verified against its checkpoints.
 
-The sealer looks at the log's edge only, before it goes on; a stranger's check looks at one receipt. This looks at all:
-each receipt and its row, each hash, each checkpoint, that none is missing, and that no attempt is without a receipt.
+Before sealing, only the edge of the log is checked; a recipient verifies one receipt. The audit verifies everything:
+each receipt and its row, each hash, each checkpoint, that none is missing, and that every attempt has a receipt.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,16 +26,16 @@ from everhook.storage.tables import Attempt, Receipt, ReceiptSeal
 CHUNK = 1_000
 
 Advance = Callable[[int], None]
-"""Told after each chunk how many more were looked at."""
+"""Called after each chunk with the number of items verified."""
 
 
-def _untold(_more: int) -> None:
+def _ignore(_more: int) -> None:
     pass
 
 
 @dataclass(frozen=True)
 class LogAudit:
-    """A log that holds. `unsealed` receipts wait for the next checkpoint."""
+    """The result for a valid log. `unsealed` receipts wait for the next checkpoint."""
 
     receipts: int
     checkpoints: int
@@ -43,20 +43,21 @@ class LogAudit:
 
 
 async def tenants_with_receipts(session: AsyncSession) -> list[str]:
-    """Those with a log, or about to have one."""
+    """The tenants with a log, or with receipts that will be in one."""
     found = await session.execute(
         select(col(Receipt.tenant_gid)).union(select(col(ReceiptSeal.tenant_gid))).order_by("tenant_gid")
     )
     return list(found.scalars())
 
 
-async def audit_log(session: AsyncSession, tenant_gid: str, keyring: KeyRing, advance: Advance = _untold) -> LogAudit:
-    """Read a whole log. Raises Wrong at the first thing that is, with its place. Sealing may go on meanwhile."""
+async def audit_log(session: AsyncSession, tenant_gid: str, keyring: KeyRing, advance: Advance = _ignore) -> LogAudit:
+    """Verify a whole log. Raises InvalidDocument for the first fault, with its place. Sealing may continue
+    meanwhile."""
     begun = new_gid(Kind.RECEIPT)
     places = await places_taken(session, tenant_gid)
     head = await newest_seal(session, tenant_gid)
     size = head.size if head is not None else 0
-    if places > size:  # a receipt gets its place together with the checkpoint, which was read later
+    if places > size:  # a receipt gets its place in the transaction of the checkpoint, which is read later
         raise InvalidDocument(
             f"checkpoint {places}", f"is missing: {places} receipts have places, the last checkpoint is {size}"
         )
@@ -67,8 +68,8 @@ async def audit_log(session: AsyncSession, tenant_gid: str, keyring: KeyRing, ad
     return LogAudit(size, await reader.check_log(size), await reader.check_unsealed(begun))
 
 
-async def check_attempts(session: AsyncSession, advance: Advance = _untold) -> int:
-    """How many attempts there are, each with a receipt. Raises Wrong for one without."""
+async def check_attempts(session: AsyncSession, advance: Advance = _ignore) -> int:
+    """How many attempts there are, each with a receipt. Raises InvalidDocument for an attempt without one."""
     count, after = 0, ""
     while True:
         page = (
@@ -107,7 +108,7 @@ class _LogReader:
         self._frontier = Frontier()
 
     async def check_log(self, size: int) -> int:
-        """From checkpoint to checkpoint; returns how many there are."""
+        """Verify the log from checkpoint to checkpoint. Returns how many there are."""
         count = 0
         while self._frontier.size < size:
             for seal in await self._next_seals():
@@ -128,7 +129,7 @@ class _LogReader:
         return rows.scalars().all()
 
     async def _check_receipts(self, end: int) -> None:
-        """Receipts and hashes up to a checkpoint."""
+        """Verify receipts and hashes up to a checkpoint."""
         for start in range(self._frontier.size, end, CHUNK):
             stop = min(start + CHUNK, end)
             rows = await self._receipts(start, stop)
@@ -158,7 +159,7 @@ class _LogReader:
         return receipt_leaf(row.jws)
 
     def _check_row(self, row: Receipt, place: str) -> None:
-        """The receipt is ours, unaltered, and the row's own."""
+        """Verify that the receipt is genuine, unaltered, and that of this row."""
         stated = verify_receipt(row.jws, self._keys, place).receipt
         of_row = (row.gid, row.tenant_gid, row.delivery_gid, row.attempt_gid, row.round, row.number)
         if of_row != (
@@ -171,7 +172,8 @@ class _LogReader:
             raise InvalidDocument(f"block {block.index} of level {block.level}", "is missing or was altered")
 
     async def check_unsealed(self, until: str) -> int:
-        """Those made before `until`: a later one may have a key that we do not know yet."""
+        """Verify the unsealed receipts created before `until`: a later one may be signed with a key that was not
+        loaded."""
         count, after = 0, ""
         while True:
             rows = await self._session.execute(

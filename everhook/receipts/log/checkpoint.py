@@ -1,17 +1,17 @@
-"""Checkpoints: how long a tenant's log of receipts is, and its root, signed.
+"""Checkpoints: the signed size and root of a tenant's log of receipts.
 
-A checkpoint is a signed note of C2SP (c2sp.org/signed-note, c2sp.org/tlog-checkpoint), so witnesses and tools made
-for transparency logs read it:
+A checkpoint is a signed note of C2SP (c2sp.org/signed-note, c2sp.org/tlog-checkpoint), so witnesses and tools for
+transparency logs can read it:
 
     hooks.example.com/receipts/ten_01k…       the origin: which log this is
     4711                                       how many receipts it has
     CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2=    the root over them, in base64
-    time 2026-01-31T12:00:00.000000Z           an extension line of ours: when it was signed
+    time 2026-01-31T12:00:00.000000Z           an extension line: when it was signed
 
     — hooks.example.com/receipts/ten_01k… Az3grl…
 
-The text is signed with Ed25519 by a receipt key, in the name of the origin. Note text ends in a line feed and a JWS
-has none, so no signature of one can be taken for the other.
+The text is signed with Ed25519 by a receipt key, in the name of the origin. The text of a note ends with a line feed
+and a JWS has none, so a signature of one can never be valid for the other.
 """
 
 import re
@@ -38,7 +38,7 @@ _MAX_SIGNATURES = 100
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The head of a log. `time` is when it was signed; None in a note that does not say."""
+    """The head of a log. `time` is when it was signed; None if the note has no time."""
 
     origin: str
     size: int
@@ -47,7 +47,7 @@ class Checkpoint:
 
     @property
     def text(self) -> str:
-        """What is signed."""
+        """The signed text."""
         lines = [self.origin, str(self.size), encode_base64(self.root)]
         if self.time is not None:
             lines.append(_TIME + format_time(self.time))
@@ -63,7 +63,7 @@ class NoteSignature:
 
 @dataclass(frozen=True)
 class SignedNote:
-    """A checkpoint as it was read; nothing of it has been verified."""
+    """A parsed note; nothing of it is verified."""
 
     text: str
     checkpoint: Checkpoint
@@ -79,7 +79,7 @@ class VerifiedCheckpoint:
 def origin_of(issuer: str, tenant: str) -> str:
     """The name of a tenant's log. `issuer` is a URL without its scheme, as c2sp.org/tlog-checkpoint recommends.
 
-    Raises ValueError for what cannot be (in) the name of a key: white space, `+`.
+    Raises ValueError for characters that are not allowed in the name of a key: white space, `+`.
     """
     origin = f"{issuer}/receipts/{tenant}"
     if "://" in issuer or not issuer or not tenant or not _is_name(origin):
@@ -93,21 +93,21 @@ def key_id(origin: str, public: bytes) -> bytes:
 
 
 def verifier_key(origin: str, public: bytes) -> str:
-    """The key in the form that Go's `sumdb/note` and the tools around it take: `name+id+base64`."""
+    """The key in the format of Go's `sumdb/note` and its tools: `name+id+base64`."""
     return f"{origin}+{key_id(origin, public).hex()}+{encode_base64(_ED25519 + public)}"
 
 
 def sign_checkpoint(checkpoint: Checkpoint, keys: Iterable[ReceiptKey]) -> str:
-    """The note, signed with the newest key for its time, which it has to bear. Raises NoReceiptKey."""
+    """The signed note. The newest key for the checkpoint's time signs; the time is required. Raises NoReceiptKey."""
     if checkpoint.time is None:
-        raise ValueError("a checkpoint that we sign says when")
+        raise ValueError("a checkpoint needs a time to be signed")
     key = key_at(keys, checkpoint.time)
     signature = key_id(checkpoint.origin, key.public) + key.private.sign(checkpoint.text.encode())
     return f"{checkpoint.text}\n{_DASH}{checkpoint.origin} {encode_base64(signature)}\n"
 
 
 def parse_note(note: str, place: str = "checkpoint") -> SignedNote:
-    """Read a note, strictly. Raises Wrong."""
+    """Parse a note, strictly. Raises InvalidDocument."""
     if len(note) > _MAX_NOTE:
         raise InvalidDocument(place, "is too long for a checkpoint")
     if any(char < " " and char != "\n" for char in note):
@@ -120,10 +120,10 @@ def parse_note(note: str, place: str = "checkpoint") -> SignedNote:
 
 
 def verify_checkpoint(note: str, keys: KeySet, place: str = "checkpoint") -> VerifiedCheckpoint:
-    """Check a note's form, signature and date. Whose log it is, is for the caller to compare. Raises Wrong.
+    """Verify the format, signature and date of a note. The caller compares its origin. Raises InvalidDocument.
 
-    Signatures by unknown keys are passed over: they are for others, as of a witness. One of ours must be there, and
-    each of ours must verify (c2sp.org/signed-note, "Signatures").
+    Signatures by unknown keys, such as those of witnesses, are skipped. At least one signature must be by a known key,
+    and all such signatures must verify (c2sp.org/signed-note, "Signatures").
     """
     read = parse_note(note, place)
     key = _signer(read, keys, f"{place}.signatures")
@@ -134,9 +134,9 @@ def verify_checkpoint(note: str, keys: KeySet, place: str = "checkpoint") -> Ver
 def _signer(note: SignedNote, keys: KeySet, place: str) -> PublicKey:
     signers: list[PublicKey] = []
     origin = note.checkpoint.origin
-    ours = {key_id(origin, key.x): key for key in keys}
+    known = {key_id(origin, key.x): key for key in keys}
     for signature in note.signatures:
-        key = ours.get(signature.key_id)
+        key = known.get(signature.key_id)
         if signature.name != origin or key is None:
             continue
         if not key.verifies(signature.signature, note.text.encode()):
@@ -180,7 +180,7 @@ def _parse_root(text: str, size: int, place: str) -> bytes:
 
 
 def _time(extensions: list[str], place: str) -> datetime | None:
-    """Extension lines of others are opaque to us (c2sp.org/tlog-checkpoint, "Note text")."""
+    """The time of the checkpoint. Other extension lines are opaque (c2sp.org/tlog-checkpoint, "Note text")."""
     times = [line.removeprefix(_TIME) for line in extensions if line.startswith(_TIME)]
     if len(times) > 1:
         raise InvalidDocument(f"{place}.time", "is there twice")
@@ -205,5 +205,5 @@ def _parse_signature(line: str, place: str) -> NoteSignature:
 
 
 def _is_name(text: str) -> bool:
-    """What c2sp.org/signed-note lets be the name of a key."""
+    """Whether c2sp.org/signed-note allows this as the name of a key."""
     return bool(_NAME.fullmatch(text)) and text.isprintable()

@@ -1,10 +1,10 @@
 """The Merkle tree of RFC 9162 section 2.1 (SHA-256): roots, inclusion proofs, consistency proofs.
 
-A proof is the roots of a few ranges of leaves (`inclusion_ranges`, `consistency_ranges`). They are answered from a
-`HashStore`, which keeps the hash of every leaf, and the root of every complete *block*: 256 leaves at level 1, 256
-blocks of level 1 at level 2, and so on (the tiles of C2SP tlog-tiles). A proof over 10 million leaves so reads fewer
-than a thousand hashes in half a dozen queries. `Frontier` is the other side: it appends, and says which blocks are
-complete now.
+A proof consists of the roots of a few ranges of leaves (`inclusion_ranges`, `consistency_ranges`). They are computed
+from a `HashStore`, which stores the hash of every leaf, and the root of every complete *block*: 256 leaves at level 1,
+256 blocks of level 1 at level 2, and so on (the tiles of C2SP tlog-tiles). A proof over 10 million leaves then reads
+fewer than a thousand hashes in half a dozen queries. `Frontier` is the other side: it appends leaves, and returns the
+blocks that are complete.
 
 Sizes and indices count leaves from 0; ranges are half open.
 """
@@ -19,11 +19,11 @@ EMPTY_ROOT = sha256().digest()
 """The root of a tree without leaves: RFC 9162 section 2.1.1."""
 
 BLOCK = 256
-"""How many hashes of one level make one of the next."""
+"""How many hashes of one level make one hash of the next."""
 
 
 class MissingHashes(LookupError):
-    """The store lacks hashes that a log of this size has: it was truncated, or never that long."""
+    """The store lacks hashes of a log of this size: it was truncated, or was never that long."""
 
 
 class LeafRange(NamedTuple):
@@ -32,18 +32,19 @@ class LeafRange(NamedTuple):
 
 
 class HashStore(Protocol):
-    """What keeps a log's hashes. A range that reaches beyond what there is answers what there is of it."""
+    """The stored hashes of a log. For a range beyond the end, the existing part is returned."""
 
     async def leaves(self, start: int, end: int) -> Sequence[bytes]:
-        """Leaf hashes, by their place in the log."""
+        """Leaf hashes by their index in the log."""
 
     async def blocks(self, level: int, start: int, end: int) -> Sequence[bytes]:
-        """Roots of complete blocks: block i of a level has the leaves from i * 256**level to (i + 1) * 256**level."""
+        """Roots of complete blocks: block i of a level covers the leaves from i * 256**level to (i + 1) *
+        256**level."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """The root of a complete block: what a store keeps of it."""
+    """The root of a complete block, as a store keeps it."""
 
     level: int
     index: int
@@ -88,7 +89,7 @@ def inclusion_ranges(index: int, size: int) -> list[LeafRange]:
 def consistency_ranges(old: int, new: int) -> list[LeafRange]:
     """The ranges whose roots prove that a tree of `new` begins with that of `old`: RFC 9162 section 2.1.4.1.
 
-    None where the sizes are the same or `old` is 0: there is nothing to prove but that the roots are what they are.
+    No ranges if the sizes are equal or `old` is 0: then only the roots are compared.
     """
     if not 0 <= old <= new:
         raise ValueError(f"a tree of {new} does not begin with one of {old}")
@@ -104,7 +105,7 @@ def consistency_ranges(old: int, new: int) -> list[LeafRange]:
         else:
             ranges.append(LeafRange(start, middle))
             start = middle
-    # The old tree itself needs no telling: its root is known.
+    # The root of the old tree itself is known.
     if start:
         ranges.append(LeafRange(start, end))
     return ranges[::-1]
@@ -135,15 +136,15 @@ async def range_root(store: HashStore, start: int, end: int) -> bytes:
 
 
 async def range_roots(store: HashStore, ranges: Iterable[LeafRange]) -> list[bytes]:
-    """The root of each range. A range is a subtree: it starts at a multiple of a power of two not below its length,
-    as the ranges of proofs do. Raises MissingHashes."""
+    """The root of each range. A range must be a subtree: it starts at a multiple of a power of two that is at least
+    its length, as the ranges of proofs do. Raises MissingHashes."""
     covers = [_cover(start, end) for start, end in ranges]
     hashes = await _read(store, {piece for cover in covers for piece in cover})
     return [_bag([peak for piece in cover for peak in _peaks(hashes[piece])]) for cover in covers]
 
 
 class _Piece(NamedTuple):
-    """Neighbouring hashes of one level; level 0 is the leaves."""
+    """Adjacent hashes of one level; level 0 is the leaves."""
 
     level: int
     start: int
@@ -151,7 +152,8 @@ class _Piece(NamedTuple):
 
 
 def _cover(start: int, end: int) -> list[_Piece]:
-    """A range as the fewest stored hashes, left to right: large blocks first, as the range's start is aligned."""
+    """A range as the fewest stored hashes, left to right: large blocks first, because the start of the range is
+    aligned."""
     if start % (1 << max(end - start - 1, 0).bit_length()) or end <= start:
         raise ValueError(f"leaves {start} to {end} are no subtree")
     level = 0
@@ -176,7 +178,7 @@ async def _read(store: HashStore, pieces: Iterable[_Piece]) -> dict[_Piece, Sequ
 
 
 def _runs(pieces: Iterable[_Piece]) -> list[tuple[_Piece, list[_Piece]]]:
-    """Pieces joined into what one query reads. A gap of one is read along: it is the proven leaf, or its block."""
+    """Join pieces that one query can read. A gap of one is read too: it is the proven leaf, or its block."""
     runs: list[tuple[_Piece, list[_Piece]]] = []
     for piece in sorted(pieces):
         if runs and (run := runs[-1][0]).level == piece.level and piece.start <= run.end + 1:
@@ -199,7 +201,7 @@ async def _fetch(store: HashStore, piece: _Piece) -> Sequence[bytes]:
 
 
 class Frontier:
-    """The right edge of a log: all that is needed to append, at most 255 hashes a level."""
+    """The right edge of a log: everything that is needed to append, at most 255 hashes for each level."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -207,7 +209,7 @@ class Frontier:
 
     @classmethod
     async def load(cls, store: HashStore, size: int) -> Self:
-        """The edge of a stored log. Raises MissingHashes."""
+        """Load the edge of a stored log. Raises MissingHashes."""
         frontier = cls()
         frontier.size = size
         pieces = _edge_pieces(size)
@@ -216,7 +218,7 @@ class Frontier:
         return frontier
 
     def extend(self, leaf_hashes: Iterable[bytes]) -> list[Block]:
-        """Append leaves. Returns the blocks that this completed, which the store has to keep."""
+        """Append leaves. Returns the blocks that this completed, which the store has to save."""
         completed: list[Block] = []
         for hashed in leaf_hashes:
             self.size += 1
@@ -239,7 +241,7 @@ class Frontier:
 
 
 def _edge_pieces(size: int) -> list[_Piece]:
-    """Of each level, the hashes that no complete block of the next has."""
+    """The hashes of each level that are in no complete block of the next level."""
     pieces = [_Piece(0, size - size % BLOCK, size)]
     while count := size // BLOCK ** len(pieces):
         pieces.append(_Piece(len(pieces), count - count % BLOCK, count))
@@ -247,7 +249,7 @@ def _edge_pieces(size: int) -> list[_Piece]:
 
 
 def _peaks(hashes: Sequence[bytes]) -> Iterator[bytes]:
-    """The roots of the perfect subtrees that hashes of one level fall into, largest and leftmost first."""
+    """The roots of the perfect subtrees of hashes of one level, largest and leftmost first."""
     start = 0
     while left := len(hashes) - start:
         width = 1 << left.bit_length() - 1
@@ -262,7 +264,7 @@ def _perfect_root(hashes: Sequence[bytes]) -> bytes:
 
 
 def _bag(peaks: list[bytes]) -> bytes:
-    """Perfect subtrees, largest first, joined from the right: that is RFC 9162's split at the largest power of two."""
+    """Join perfect subtrees, largest first, from the right: this is RFC 9162's split at the largest power of two."""
     root = peaks[-1]
     for peak in reversed(peaks[:-1]):
         root = node_hash(peak, root)
@@ -273,7 +275,7 @@ def _bag(peaks: list[bytes]) -> bytes:
 
 
 def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> bool:
-    """Whether the leaf of this hash is number `index` in the tree of `size` and `root`: RFC 9162 section 2.1.3.2."""
+    """Whether the leaf with this hash is number `index` in the tree of `size` and `root`: RFC 9162 section 2.1.3.2."""
     if not 0 <= index < size or not _are_hashes(leaf, root, *proof):
         return False
     node, last, computed = index, size - 1, leaf
@@ -305,7 +307,7 @@ def verify_consistency(old_size: int, old_root: bytes, new_size: int, new_root: 
 
 
 def _climb(node: int, last: int, path: Sequence[bytes]) -> tuple[bytes, bytes] | None:
-    """Steps 5 to 7 of the section: old and new root as the path has them; None where its length is wrong."""
+    """Steps 5 to 7 of the section: the old and the new root that the path leads to; None if its length is wrong."""
     old = new = path[0]
     for sibling in path[1:]:
         if last == 0:
@@ -320,7 +322,8 @@ def _climb(node: int, last: int, path: Sequence[bytes]) -> tuple[bytes, bytes] |
 
 
 def _past_zeros(node: int, last: int) -> tuple[int, int]:
-    """Up past the levels where the node stands alone at the right edge: until it is a right child, or the first."""
+    """Move up past the levels where the node has no sibling at the right edge: to a right child, or to the first
+    node."""
     while node and not node & 1:
         node, last = node >> 1, last >> 1
     return node, last

@@ -1,7 +1,7 @@
-"""Sealing: unsealed receipts get their places in their tenant's log, and a checkpoint is signed over it.
+"""Sealing: unsealed receipts get their index in their tenant's log, and a checkpoint is signed over it.
 
-One transaction a batch. A log has one writer at a time (`lock`); were there two after all, the unique places of
-receipts, hashes and checkpoints would have the second fail rather than fork the log.
+One transaction for each batch. A log has one writer at a time (`lock`). If there were two, the unique constraints of
+receipts, hashes and checkpoints would make the second fail rather than fork the log.
 """
 
 from collections.abc import Sequence
@@ -28,12 +28,12 @@ from everhook.storage.statements import lock, table_of
 from everhook.storage.tables import Receipt, ReceiptHash, ReceiptSeal, Tenant
 
 BATCH = 2_000
-"""Bounds how long recorders wait on SQLite, where there is one writer at a time."""
+"""Bounds how long recorders wait on SQLite, which has one writer at a time."""
 
 
 @dataclass(frozen=True)
 class SealedBatch:
-    """What one transaction did. `more`: others may be waiting behind this batch."""
+    """What one transaction did. `more`: more receipts may be waiting."""
 
     receipts: int
     size: int
@@ -53,10 +53,10 @@ async def tenants_with_unsealed(connection: AsyncConnection) -> list[str]:
 async def seal_batch(
     session: AsyncSession, tenant_gid: str, keyring: KeyRing, moment: datetime, *, at_most: int
 ) -> SealedBatch:
-    """Take the oldest receipts without a place, whatever their age: one that was committed late comes late.
+    """Seal the oldest receipts without an index. A receipt that is committed late is sealed late.
 
-    Raises Wrong, with the place of the damage, where what is stored does not lead to the last checkpoint: a log that
-    was rewritten is not signed over.
+    Raises InvalidDocument, with the place of the damage, if the stored hashes do not lead to the last checkpoint: no
+    checkpoint is signed over a log that was rewritten.
     """
     connection = await session.connection()
     await lock(connection, "receipts", tenant_gid)
@@ -69,13 +69,13 @@ async def seal_batch(
     if not leaves:
         return SealedBatch(0, start, more=False)
     blocks = frontier.extend(leaves)
-    await _keep_hashes(session, tenant_gid, start, leaves, blocks)
+    await _store_hashes(session, tenant_gid, start, leaves, blocks)
     _sign(session, tenant_gid, issuer, frontier, moment)
     return SealedBatch(len(leaves), frontier.size, more=len(leaves) == at_most)
 
 
 async def _checked_frontier(session: AsyncSession, tenant_gid: str, issuer: Issuer) -> Frontier:
-    """The right edge of the log, if all that is stored of it ends where the last checkpoint says, with its root."""
+    """The right edge of the log, verified: everything stored of it ends at the last checkpoint, with its root."""
     seal = await newest_seal(session, tenant_gid)
     size, root = (seal.size, seal.root) if seal is not None else (0, EMPTY_ROOT)
     if seal is not None:
@@ -91,17 +91,17 @@ async def _checked_frontier(session: AsyncSession, tenant_gid: str, issuer: Issu
 
 
 async def _check_ends(session: AsyncSession, tenant_gid: str, size: int) -> None:
-    """Receipts and hashes go no further than the last checkpoint, and receipts no less far. Raises Wrong."""
+    """Verify that receipts end exactly at the last checkpoint, and hashes not after it. Raises InvalidDocument."""
     places = await places_taken(session, tenant_gid)
     if places < size:
-        raise InvalidDocument(f"receipt {places}", f"is missing, and all behind it: the last checkpoint counts {size}")
+        raise InvalidDocument(f"receipt {places}", f"is missing, and all after it: the last checkpoint counts {size}")
     if places > size:
         raise InvalidDocument(
             f"checkpoint {places}", f"is missing: {places} receipts have places, the last checkpoint is {size}"
         )
     if (stray := await _hash_beyond(session, tenant_gid, size)) is not None:
         raise InvalidDocument(
-            "receipt_hash", f"has level {stray.level}, index {stray.index}, behind the last checkpoint, {size}"
+            "receipt_hash", f"has level {stray.level}, index {stray.index}, after the last checkpoint, {size}"
         )
 
 
@@ -115,11 +115,12 @@ async def _hash_beyond(session: AsyncSession, tenant_gid: str, size: int) -> Rec
 
 
 _LEVELS = 4
-"""Leaves, and the blocks that a log of up to a trillion has."""
+"""Leaves, and the block levels of a log of up to a trillion receipts."""
 
 
 def check_seal(seal: ReceiptSeal, issuer: Issuer) -> None:
-    """Whether a stored checkpoint is one that we signed, over what its row says. Raises Wrong."""
+    """Verify that a stored checkpoint was signed by this issuer, and states what its row says. Raises
+    InvalidDocument."""
     place = f"checkpoint {seal.size}"
     found = verify_checkpoint(seal.note, KeySet.from_jwks(jwks(issuer.keys)), place).checkpoint
     stated = (found.origin, found.size, found.root)
@@ -128,7 +129,8 @@ def check_seal(seal: ReceiptSeal, issuer: Issuer) -> None:
 
 
 async def _number(session: AsyncSession, tenant_gid: str, start: int, at_most: int) -> list[bytes]:
-    """Give the next receipts their places, and answer with their leaves. One statement: no other can come between."""
+    """Assign the next indexes to receipts and return their leaves. One statement, so that no other writer can
+    interfere."""
     waiting = (
         select(col(Receipt.gid))
         .where(col(Receipt.tenant_gid) == tenant_gid, col(Receipt.seq).is_(None))
@@ -154,7 +156,7 @@ def _leaf(row: Any) -> bytes:
         raise InvalidDocument(f"receipt {row.gid}", "is no JWS, which is ASCII") from error
 
 
-async def _keep_hashes(
+async def _store_hashes(
     session: AsyncSession, tenant_gid: str, start: int, leaves: Sequence[bytes], blocks: Sequence[Block]
 ) -> None:
     def row(level: int, index: int, hashed: bytes) -> dict[str, Any]:
@@ -166,7 +168,7 @@ async def _keep_hashes(
 
 
 def _sign(session: AsyncSession, tenant_gid: str, issuer: Issuer, frontier: Frontier, moment: datetime) -> None:
-    """The checkpoint, and the event that brings it into other hands."""
+    """Sign and store the checkpoint, and record the event that publishes it."""
     head = Checkpoint(origin_of(issuer.name, tenant_gid), frontier.size, frontier.root(), moment)
     note = sign_checkpoint(head, issuer.keys)
     session.add(ReceiptSeal(tenant_gid=tenant_gid, size=head.size, root=head.root, note=note, created_at=moment))

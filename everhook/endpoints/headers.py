@@ -3,8 +3,8 @@
 import re
 from collections.abc import Mapping
 
-from api.problems import invalid
 from everhook.egress import header_fault
+from everhook.errors import InvalidField
 
 MAX_TOTAL_BYTES = 4_096
 
@@ -25,25 +25,25 @@ _DENIED_PREFIXES = ("webhook-", "x-webhook-", "x-forwarded-", "x-everhook-", "pr
 
 
 def check_custom_headers(headers: Mapping[str, str]) -> None:
-    """Raise a problem that names the header which is ours to set, or could not be sent safely."""
+    """Raise InvalidField for a header that Everhook sets itself, or that could not be sent safely."""
     if sum(len(name) + len(value) for name, value in headers.items()) > MAX_TOTAL_BYTES:
-        raise invalid("headers", f"take more than {MAX_TOTAL_BYTES} bytes")
+        raise InvalidField("headers", f"take more than {MAX_TOTAL_BYTES} bytes")
     for name, value in headers.items():
         field = f"headers.{name[:100]}"
         if not _NAME.fullmatch(name):
-            raise invalid("headers", "a name has characters that no header name has")
+            raise InvalidField("headers", "a name has characters that no header name has")
         folded = _fold(name)
         if folded in _DENIED or folded.startswith(_DENIED_PREFIXES):
-            raise invalid(field, "is set by Everhook, or by proxies" + _spelt(name, folded))
+            raise InvalidField(field, "is set by Everhook, or by proxies" + _spelt(name, folded))
         if not _VALUE.fullmatch(value):
-            raise invalid(field, "may have printable ASCII characters only")
+            raise InvalidField(field, "may have printable ASCII characters only")
         if fault := header_fault(name, value):
-            raise invalid(field, fault)
+            raise InvalidField(field, fault)
 
 
 def _fold(name: str) -> str:
-    """As receivers may see the name: CGI, WSGI and PHP put `_` for every character that is no letter or digit, so
-    `X_Forwarded.For` arrives there as what a proxy says of the client."""
+    """The name as receivers may read it: CGI, WSGI and PHP replace every character that is not a letter or a digit by
+    `_`, so `X_Forwarded.For` would pass there for a header of a proxy."""
     return _FOLDED.sub("-", name.lower())
 
 

@@ -5,19 +5,17 @@ from contextlib import suppress
 
 import structlog
 
-from api import problem_types
-from api.problems import Problem
 from everhook.delivery.store import count_undispatched
+from everhook.errors import BacklogFull
 from everhook.storage.engine import Database, is_unavailable
 
-LOOK_EVERY_S = 5.0
-RETRY_AFTER_S = 30
+COUNT_EVERY_S = 5.0
 
 log = structlog.get_logger()
 
 
 class Backlog:
-    """Counted every few seconds beside the traffic, so that a publish pays nothing for it."""
+    """Counts every few seconds in a task of its own, so that publishing pays nothing for it."""
 
     def __init__(self, database: Database, limit: int) -> None:
         self._database = database
@@ -26,26 +24,24 @@ class Backlog:
         self._closing = asyncio.Event()
 
     def refuse_if_full(self) -> None:
-        """Raise 503 while the backlog is at its limit: what was accepted is safe, more is not taken on."""
+        """Raise BacklogFull while the backlog is at its limit: what was accepted is safe, and no more is accepted."""
         if self._full:
-            raise Problem(
-                problem_types.BACKLOG_FULL,
-                f"More than {self._limit} accepted deliveries wait to be started. Nothing was accepted; try later.",
-                headers={"retry-after": str(RETRY_AFTER_S)},
+            raise BacklogFull(
+                f"More than {self._limit} accepted deliveries wait to be started. Nothing was accepted; try later."
             )
 
     async def watch(self) -> None:
-        """Until `close`. It is not to be cancelled: cut off in mid-query it would leave a connection behind."""
+        """Count until `close`. Do not cancel it: a cancelled query would leave its connection open."""
         while not self._closing.is_set():
-            await self._look()
+            await self._count()
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY_S):
+                async with asyncio.timeout(COUNT_EVERY_S):
                     await self._closing.wait()
 
     def close(self) -> None:
         self._closing.set()
 
-    async def _look(self) -> None:
+    async def _count(self) -> None:
         try:
             async with self._database.read_connection() as connection:
                 self._full = await count_undispatched(connection, self._limit) >= self._limit

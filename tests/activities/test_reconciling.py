@@ -14,8 +14,8 @@ from temporalio.common import WorkflowIDReusePolicy
 from temporalio.service import RPCError
 from temporalio.testing import ActivityEnvironment
 
-from activities import upkeep as module
-from activities.upkeep import UpkeepActivities
+from activities import reconciling as module
+from activities.reconciling import ReconcilingActivities
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import (
     AttemptOutcome,
@@ -33,7 +33,7 @@ from everhook.ids import Kind, gid_endings, new_gid
 from everhook.observability.metrics import REGISTRY
 from everhook.storage.engine import Database
 from everhook.storage.tables import Delivery, Endpoint, PendingHistory, Tenant, now
-from tests.activities.desk import FakeEntities
+from tests.activities.desk import FakeCircuits
 from tests.delivery.fakes import AWAY, INVALID, OVERLOADED, FakeTemporal
 from tests.stores.factories import Store, attempt_record, moment
 
@@ -48,17 +48,17 @@ def temporal() -> FakeTemporal:
 
 
 @pytest.fixture
-def entities() -> FakeEntities:
-    return FakeEntities()
+def circuits() -> FakeCircuits:
+    return FakeCircuits()
 
 
 @pytest.fixture
-def upkeep(temporal: FakeTemporal, database: Database, entities: FakeEntities) -> UpkeepActivities:
-    return UpkeepActivities(temporal.client, database, entities, InputDefaults(), overdue_grace=GRACE)
+def reconciling(temporal: FakeTemporal, database: Database, circuits: FakeCircuits) -> ReconcilingActivities:
+    return ReconcilingActivities(temporal.client, database, circuits, InputDefaults(), overdue_grace=GRACE)
 
 
-async def reconcile(upkeep: UpkeepActivities, share: ReconcileShare = ReconcileShare()) -> ReconcileResult:
-    result: ReconcileResult = await ActivityEnvironment().run(upkeep.reconcile, share)
+async def reconcile(reconciling: ReconcilingActivities, share: ReconcileShare = ReconcileShare()) -> ReconcileResult:
+    result: ReconcileResult = await ActivityEnvironment().run(reconciling.reconcile, share)
     return result
 
 
@@ -73,13 +73,13 @@ FIRST, AGAIN = WorkflowIDReusePolicy.REJECT_DUPLICATE, WorkflowIDReusePolicy.ALL
 
 
 async def test_a_delivery_that_a_process_left_behind_gets_its_workflow(
-    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal
+    reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal
 ) -> None:
     never_sent = await store.delivery()
     failed = await store.delivery(status=DeliveryStatus.RETRYING, attempts=1, last_status_code=503)
     await store.delivery(due_at=now() + HOUR)
     before = now()
-    assert await reconcile(upkeep) == ReconcileResult(started=2)
+    assert await reconcile(reconciling) == ReconcileResult(started=2)
     assert reuse_policies(temporal) == {never_sent.gid: FIRST, failed.gid: FIRST}
     previous = {input.delivery_gid: input.previous for input in temporal.inputs}
     outcome = AttemptOutcome(Verdict.RETRY, status_code=503)
@@ -88,31 +88,31 @@ async def test_a_delivery_that_a_process_left_behind_gets_its_workflow(
         row = await store.read(delivery)
         assert row.status is status and row.dispatched_at is not None
         assert row.due_at is not None and before + GRACE <= row.due_at <= now() + GRACE
-    assert await reconcile(upkeep) == NOTHING
+    assert await reconcile(reconciling) == NOTHING
 
 
 async def test_a_delivery_whose_workflow_was_lost_gets_another(
-    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal
+    reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal
 ) -> None:
     lost = await store.delivery(dispatched_at=moment(), status=DeliveryStatus.SENDING)
     await store.delivery(dispatched_at=moment(), due_at=now() - GRACE / 2, status=DeliveryStatus.SENDING)
-    assert await reconcile(upkeep) == ReconcileResult(restarted=1)
+    assert await reconcile(reconciling) == ReconcileResult(restarted=1)
     assert reuse_policies(temporal) == {lost.gid: AGAIN}
     row = await store.read(lost)
     assert row.dispatched_at == moment() and row.due_at is not None and row.due_at > now()
 
 
 async def test_a_pass_that_finds_nothing_does_nothing(
-    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal
+    reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal
 ) -> None:
     await store.delivery(status=DeliveryStatus.DELIVERED, due_at=None, dispatched_at=moment())
     with capture_logs() as logs:
-        assert await reconcile(upkeep) == NOTHING
+        assert await reconcile(reconciling) == NOTHING
     assert (temporal.tried, logs) == ([], [])
 
 
 async def test_deliveries_of_a_tenant_that_is_being_erased_are_not_started_and_hold_nothing_up(
-    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal
+    reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal
 ) -> None:
     endpoint = await store.endpoint(await store.tenant("acme"))
     await store.delivery(endpoint, dispatched_at=moment())
@@ -120,18 +120,18 @@ async def test_deliveries_of_a_tenant_that_is_being_erased_are_not_started_and_h
     other = await store.delivery(due_at=moment(9))
     async with store.database.writing() as session:
         await session.execute(update(Tenant).where(col(Tenant.name) == "acme").values(erasing_since=now()))
-    assert await reconcile(upkeep) == ReconcileResult(started=1)
+    assert await reconcile(reconciling) == ReconcileResult(started=1)
     assert temporal.started == [other.gid]
 
 
 @pytest.mark.parametrize("refusal", [INVALID, OVERLOADED], ids=["invalid", "overloaded"])
 async def test_a_start_that_temporal_refuses_fails_alone_and_is_tried_again_later(
-    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal, refusal: RPCError
+    reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal, refusal: RPCError
 ) -> None:
     rows = await store.deliveries(5)
     temporal.refused = {rows[1].gid: refusal}
     with capture_logs() as logs:
-        assert await reconcile(upkeep) == ReconcileResult(started=4)
+        assert await reconcile(reconciling) == ReconcileResult(started=4)
     assert [line["delivery_gid"] for line in logs if line["log_level"] == "error"] == [rows[1].gid]
     assert sorted(temporal.started) == sorted(row.gid for row in rows if row is not rows[1])
     refused = await store.read(rows[1])
@@ -141,12 +141,12 @@ async def test_a_start_that_temporal_refuses_fails_alone_and_is_tried_again_late
 
 @pytest.mark.parametrize("error", [AWAY, RuntimeError("cannot connect")], ids=["away", "never connected"])
 async def test_a_pass_fails_while_temporal_is_away_and_puts_nothing_off(
-    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal, error: Exception
+    reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal, error: Exception
 ) -> None:
     delivery = await store.delivery()
     temporal.error = error
     with pytest.raises(type(error)):
-        await reconcile(upkeep)
+        await reconcile(reconciling)
     row = await store.read(delivery)
     assert (row.dispatched_at, row.due_at) == (None, moment())
 
@@ -155,13 +155,13 @@ async def test_a_pass_fails_while_temporal_is_away_and_puts_nothing_off(
 
 
 async def test_an_endpoint_with_very_many_does_not_delay_the_one_of_another(
-    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
+    reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BATCH", 20)
     monkeypatch.setattr(module, "ENDPOINT_SHARE", 5)
     many = await store.deliveries(120, await store.subscribed())
     others = [await store.delivery(await store.subscribed(), due_at=moment(9)) for _ in range(2)]
-    assert await reconcile(upkeep) == ReconcileResult(started=122)
+    assert await reconcile(reconciling) == ReconcileResult(started=122)
     assert {row.gid for row in others} <= set(temporal.started[:7])
     assert sorted(temporal.started) == sorted(row.gid for row in [*many, *others])
 
@@ -174,26 +174,26 @@ def second_a_start(temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.usefixtures("second_a_start")
 async def test_a_pass_ends_in_time_and_says_that_there_is_more(
-    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
+    reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PASS_S", 15.0)
     monkeypatch.setattr(module, "ENDPOINT_SHARE", 10)
     rows = await store.deliveries(100)
-    results = [await reconcile(upkeep)]
+    results = [await reconcile(reconciling)]
     assert results == [ReconcileResult(started=20, more=True)]
     while results[-1].more:
-        results.append(await reconcile(upkeep))
+        results.append(await reconcile(reconciling))
     assert sum(result.started for result in results) == 100
     assert sorted(temporal.started) == sorted(row.gid for row in rows)
 
 
 async def test_the_shares_of_a_pass_are_disjoint_and_complete(
-    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal
+    reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal
 ) -> None:
     rows = [await store.delivery(await store.endpoint()) for _ in range(24)]
     started: list[str] = []
     for index in range(4):
-        result = await reconcile(upkeep, ReconcileShare(index, 4))
+        result = await reconcile(reconciling, ReconcileShare(index, 4))
         of_share = temporal.inputs[len(started) :]
         assert result.started == len(of_share)
         assert {input.endpoint_gid[-1] for input in of_share} <= set(gid_endings(index, 4))
@@ -210,36 +210,36 @@ def test_each_endpoint_is_in_exactly_one_share(parts: int, gids: list[str]) -> N
 
 
 async def test_only_the_first_share_does_what_is_not_shared(
-    upkeep: UpkeepActivities, store: Store, entities: FakeEntities, temporal: FakeTemporal
+    reconciling: ReconcilingActivities, store: Store, circuits: FakeCircuits, temporal: FakeTemporal
 ) -> None:
     await everything(store)
-    await reconcile(upkeep, ReconcileShare(1, 4))
-    assert entities.reports == [] and await store.count(PendingHistory) == 1
+    await reconcile(reconciling, ReconcileShare(1, 4))
+    assert circuits.reports == [] and await store.count(PendingHistory) == 1
 
 
 # Circuits and parked deliveries
 
 
 async def test_circuits_that_stand_still_and_endpoints_that_are_stranded_are_reported(
-    upkeep: UpkeepActivities, store: Store, entities: FakeEntities
+    reconciling: ReconcilingActivities, store: Store, circuits: FakeCircuits
 ) -> None:
     stalled, stranded = await store.endpoint(), await store.endpoint()
     long_ago = now() - HOUR
     await store.circuit(stalled, state=CircuitState.OPEN, until=long_ago, updated_at=long_ago)
     await store.delivery(stranded, status=DeliveryStatus.PARKED, due_at=now() + HOUR)
     await store.circuit(stranded, updated_at=long_ago)
-    assert await reconcile(upkeep) == ReconcileResult(endpoints=2)
-    assert dict(entities.reports) == {stalled.gid: OutcomeReport(), stranded.gid: OutcomeReport(stranded=True)}
-    assert await reconcile(upkeep) == NOTHING
+    assert await reconcile(reconciling) == ReconcileResult(endpoints=2)
+    assert dict(circuits.reports) == {stalled.gid: OutcomeReport(), stranded.gid: OutcomeReport(stranded=True)}
+    assert await reconcile(reconciling) == NOTHING
 
 
 async def test_what_is_parked_at_a_paused_endpoint_past_its_window_goes_on_waiting_without_a_workflow(
-    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal
+    reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal
 ) -> None:
     paused = await store.endpoint()
     await store.circuit(paused, hold=Hold.PAUSED)
     rows = await store.deliveries(3, paused, status=DeliveryStatus.PARKED, parked_at=moment())
-    assert await reconcile(upkeep) == NOTHING
+    assert await reconcile(reconciling) == NOTHING
     assert temporal.tried == []
     for delivery in rows:
         row = await store.read(delivery)
@@ -248,12 +248,12 @@ async def test_what_is_parked_at_a_paused_endpoint_past_its_window_goes_on_waiti
 
 
 async def test_what_is_parked_at_an_open_circuit_past_its_window_gets_a_workflow_that_knows_since_when(
-    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal
+    reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal
 ) -> None:
     broken = await store.endpoint()
     await store.circuit(broken, state=CircuitState.OPEN, updated_at=now())
     delivery = await store.delivery(broken, status=DeliveryStatus.PARKED, parked_at=moment(-9))
-    assert await reconcile(upkeep) == ReconcileResult(started=1)
+    assert await reconcile(reconciling) == ReconcileResult(started=1)
     (input,) = temporal.inputs
     assert (input.delivery_gid, input.parked_since) == (delivery.gid, moment(-9))
 
@@ -279,11 +279,11 @@ def skipped() -> float:
 
 
 async def test_settled_workflows_that_a_process_did_not_start_are_started_and_very_late_ones_are_skipped(
-    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal
+    reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal
 ) -> None:
     before = skipped()
     young, late, too_late = [await settled(store, timedelta(minutes=minutes)) for minutes in (4, 6, 61)]
-    assert await reconcile(upkeep) == ReconcileResult(history=1)
+    assert await reconcile(reconciling) == ReconcileResult(history=1)
     (start,) = temporal.starts
     assert start.input.delivery_gid == late.gid and start.input.is_delivered
     assert start.options["id_reuse_policy"] is FIRST
@@ -292,21 +292,21 @@ async def test_settled_workflows_that_a_process_did_not_start_are_started_and_ve
 
 
 async def test_a_settled_workflow_that_temporal_refuses_is_skipped_and_counted(
-    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal
+    reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal
 ) -> None:
     before = skipped()
     rows = [await settled(store, timedelta(minutes=6)) for _ in range(2)]
     temporal.refused = {rows[0].gid: INVALID}
-    assert await reconcile(upkeep) == ReconcileResult(history=1)
+    assert await reconcile(reconciling) == ReconcileResult(history=1)
     assert (temporal.started, await pending(store), skipped() - before) == ([rows[1].gid], [], 1)
 
 
 async def test_a_backlog_of_settled_workflows_is_worked_off_in_batches(
-    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
+    reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "HISTORY_BATCH", 2)
     rows = [await settled(store, timedelta(minutes=6)) for _ in range(5)]
-    assert await reconcile(upkeep) == ReconcileResult(history=5)
+    assert await reconcile(reconciling) == ReconcileResult(history=5)
     assert sorted(temporal.started) == sorted(row.gid for row in rows)
     assert await pending(store) == []
 
@@ -326,50 +326,50 @@ async def dead(store: Store, endpoint: Endpoint | None = None) -> Delivery:
 
 
 async def test_dead_letters_that_have_no_workflow_get_one_again(
-    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
+    reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BATCH", 2)
     rows = [await dead(store) for _ in range(5)]
     temporal.open_dead_letters = 4
-    assert await reconcile(upkeep) == ReconcileResult(restarted=5)
+    assert await reconcile(reconciling) == ReconcileResult(restarted=5)
     assert sorted(temporal.started) == sorted(row.gid for row in rows)
     assert set(reuse_policies(temporal).values()) == {AGAIN}
-    assert await reconcile(upkeep) == NOTHING  # they are counted once a minute
+    assert await reconcile(reconciling) == NOTHING  # they are counted once a minute
 
 
 async def test_dead_letters_whose_workflows_are_all_open_are_left_alone(
-    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal
+    reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal
 ) -> None:
     await dead(store)
     temporal.open_dead_letters = 1
-    assert await reconcile(upkeep) == NOTHING
+    assert await reconcile(reconciling) == NOTHING
 
 
 @pytest.mark.usefixtures("second_a_start")
 async def test_very_many_dead_letters_are_restored_over_several_passes(
-    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
+    reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BATCH", 3)
     monkeypatch.setattr(module, "PASS_S", 5.0)
     endpoint = await store.endpoint()
     rows = [await dead(store, endpoint) for _ in range(20)]
-    results = [await reconcile(upkeep)]
+    results = [await reconcile(reconciling)]
     assert results == [ReconcileResult(restarted=6, more=True)]
     while results[-1].more:
-        results.append(await reconcile(upkeep))
+        results.append(await reconcile(reconciling))
     assert sorted(temporal.started) == sorted(row.gid for row in rows)
     assert sum(result.restarted for result in results) == 20
 
 
 @pytest.mark.usefixtures("second_a_start")
 async def test_dead_letters_have_their_turn_once_a_pass_has_time_for_them(
-    upkeep: UpkeepActivities, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
+    reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PASS_S", 4.0)
     await dead(store)
     await store.deliveries(5, await store.endpoint())
-    assert await reconcile(upkeep) == ReconcileResult(started=5, more=True)
-    assert await reconcile(upkeep) == ReconcileResult(restarted=1)
+    assert await reconcile(reconciling) == ReconcileResult(started=5, more=True)
+    assert await reconcile(reconciling) == ReconcileResult(restarted=1)
 
 
 # Faults
@@ -385,8 +385,8 @@ async def everything(store: Store) -> None:
 
 
 STEPS = {
-    "overdue": ("deliveries", "oldest_overdue", ReconcileResult(restarted=1, endpoints=1, history=1)),
-    "circuits": ("circuits", "stranded", ReconcileResult(started=1, restarted=1, history=1)),
+    "overdue": ("overdue", "oldest_overdue", ReconcileResult(restarted=1, endpoints=1, history=1)),
+    "circuits": ("circuit_store", "stranded", ReconcileResult(started=1, restarted=1, history=1)),
     "dead letters": (None, "count_older_than", ReconcileResult(started=1, endpoints=1, history=1)),
     "history": ("history", "pending", ReconcileResult(started=1, restarted=1, endpoints=1)),
 }
@@ -394,7 +394,7 @@ STEPS = {
 
 @pytest.mark.parametrize(("place", "function", "others"), STEPS.values(), ids=STEPS)
 async def test_a_fault_in_one_step_stops_no_other(
-    upkeep: UpkeepActivities,
+    reconciling: ReconcilingActivities,
     store: Store,
     monkeypatch: pytest.MonkeyPatch,
     place: str | None,
@@ -407,14 +407,14 @@ async def test_a_fault_in_one_step_stops_no_other(
     await everything(store)
     monkeypatch.setattr(getattr(module, place) if place else module, function, broken)
     with capture_logs() as logs:
-        assert await reconcile(upkeep) == others
+        assert await reconcile(reconciling) == others
     assert len([line for line in logs if line["log_level"] == "error"]) == 1
 
 
 async def test_an_entity_that_cannot_be_reached_stops_no_other_step(
-    upkeep: UpkeepActivities, store: Store, entities: FakeEntities
+    reconciling: ReconcilingActivities, store: Store, circuits: FakeCircuits
 ) -> None:
     await everything(store)
-    entities.failing = 1
-    assert await reconcile(upkeep) == ReconcileResult(started=1, restarted=1, history=1)
-    assert (await reconcile(upkeep)).endpoints == 1
+    circuits.failing = 1
+    assert await reconcile(reconciling) == ReconcileResult(started=1, restarted=1, history=1)
+    assert (await reconcile(reconciling)).endpoints == 1

@@ -1,14 +1,13 @@
-"""Changed rate limits, in Temporal: attempts that wait on `sends-limited` carry the limit of the time they were queued.
+"""Fairness weights on `sends-limited`: they give Temporal the current rate limits of endpoints.
 
-An override of an endpoint's fairness weight counts for all of them at once. The server holds 1,000 overrides at most;
-it needs one only while attempts wait that were queued before the change.
+An attempt that waits on the queue has the weight of the time at which it was queued. An override of its endpoint's
+weight applies to all of its waiting attempts at once. The server holds at most 1,000 overrides; one is needed only
+while attempts wait that were queued before the change.
 """
 
 from collections.abc import Collection, Mapping
 from datetime import timedelta
 
-from sqlalchemy import select
-from sqlmodel import col
 from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue as TaskQueueName
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, UpdateTaskQueueConfigRequest
@@ -16,56 +15,56 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from everhook.contracts import TaskQueue
+from everhook.delivery.rate_limits_store import rate_limits
 from everhook.storage.engine import Database
-from everhook.storage.tables import Endpoint
 
-LIFTED = 1_000.0
-"""The weight of an endpoint without a limit: the highest limit there is."""
+UNLIMITED = 1_000.0
+"""The weight of an endpoint without a limit: the highest possible limit."""
 
 MAX_OVERRIDES = 1_000
-"""The server's default for `matching.maxFairnessKeyWeightOverrides`, and for one request."""
+"""The server's default for `matching.maxFairnessKeyWeightOverrides`, and the maximum of one request."""
 
 RPC_TIMEOUT = timedelta(seconds=2)
-SAME = 1e-4
-"""Weights come back as 32-bit floats."""
+TOLERANCE = 1e-4
+"""Weights are returned as 32-bit floats."""
 
 
 def weight_of(limit: float | None) -> float:
-    """An endpoint's fairness weight on `sends-limited`, where the server hands out one attempt a second and weight."""
-    return limit if limit is not None else LIFTED
+    """An endpoint's fairness weight on `sends-limited`, where the server dispatches one attempt per second and
+    weight."""
+    return limit if limit is not None else UNLIMITED
 
 
 async def apply_limit(client: Client, endpoint_gid: str, limit: float | None) -> None:
-    """Have what waits for an endpoint handed out at its new limit. Raises RPCError where Temporal is away, or is one
-    that lacks fairness: then the attempts that wait keep their pace. What is sent keeps to the new limit anyway."""
+    """Apply a new limit to the waiting attempts of an endpoint.
+
+    Raises RPCError if Temporal is unavailable or has no fairness: then waiting attempts keep their pace. Senders apply
+    the new limit in any case.
+    """
     weights = {endpoint_gid: weight_of(limit)}
     try:
         await _update(client, weights)
     except RPCError as error:
         if error.status is not RPCStatusCode.INVALID_ARGUMENT:
             raise
-        # There is no room for another. All that wait for the others were probably handed out long ago.
+        # There is no room for another override. The attempts that the others are for were probably dispatched long ago.
         await _update(client, weights, without=(await _overrides(client)).keys() - weights.keys())
 
 
 async def sync_limits(client: Client, database: Database) -> int:
-    """Correct the overrides that differ from their endpoints' limits, because Temporal was away when these changed;
-    remove those of deleted endpoints. Returns how many there were of both."""
+    """Correct the overrides that differ from the limits of their endpoints, because Temporal was unavailable when these
+    changed, and remove those of deleted endpoints. Returns how many there were of both."""
     overrides = await _overrides(client)
     if not overrides:
         return 0
     async with database.read_connection() as connection:
-        rows = await connection.execute(
-            select(col(Endpoint.gid), col(Endpoint.rate_limit)).where(
-                col(Endpoint.gid).in_(sorted(overrides)), col(Endpoint.deleted_at).is_(None)
-            )
-        )
-        weights = {gid: weight_of(limit) for gid, limit in rows}
-    wrong = {gid: weight for gid, weight in weights.items() if abs(overrides[gid] / weight - 1) > SAME}
-    gone = overrides.keys() - weights.keys()
-    if wrong or gone:
-        await _update(client, wrong, without=gone)
-    return len(wrong) + len(gone)
+        limits = await rate_limits(connection, sorted(overrides))
+    weights = {gid: weight_of(limit) for gid, limit in limits.items()}
+    wrong = {gid: weight for gid, weight in weights.items() if abs(overrides[gid] / weight - 1) > TOLERANCE}
+    deleted = overrides.keys() - weights.keys()
+    if wrong or deleted:
+        await _update(client, wrong, without=deleted)
+    return len(wrong) + len(deleted)
 
 
 async def _overrides(client: Client) -> Mapping[str, float]:

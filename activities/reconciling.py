@@ -1,4 +1,4 @@
-"""`reconcile`: find deliveries that fell between commit and workflow, or lost their workflow, and start it."""
+"""`reconcile`: starts the workflows of deliveries that have none, or whose workflow was lost."""
 
 import asyncio
 import time
@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
-from sqlmodel import col
 from temporalio import activity
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from everhook.circuit import store as circuits
-from everhook.circuit.client import EndpointEntities
+from everhook.circuit import store as circuit_store
+from everhook.circuit.client import CircuitClient
 from everhook.contracts import (
     DELIVERY_WORKFLOW,
     DeliveryInput,
@@ -25,34 +24,35 @@ from everhook.contracts import (
 )
 from everhook.dead_letters.store import count_older_than
 from everhook.delivery import history_store as history
-from everhook.delivery import store as deliveries
+from everhook.delivery import overdue_store as overdue
 from everhook.delivery.history import MAX_LAG
-from everhook.delivery.inputs_store import InputDefaults, load_delivered, load_inputs
+from everhook.delivery.inputs_store import InputDefaults, load_dead_letters, load_delivered, load_inputs_of
+from everhook.delivery.overdue_store import Overdue
 from everhook.delivery.starts import is_away, start_delivery
-from everhook.delivery.store import Overdue
-from everhook.delivery.weights_store import sync_limits
+from everhook.delivery.store import mark_dispatched
+from everhook.delivery.weights import sync_limits
 from everhook.ids import gid_endings
 from everhook.observability.metrics import HISTORY_SKIPPED
 from everhook.storage.engine import Database
-from everhook.storage.tables import Delivery, now
-from everhook.temporal.provisioning import NOT_OURS
+from everhook.storage.tables import now
+from everhook.temporal.provisioning import NOT_PERMITTED
 
 PASS_S = 12.0
-"""A pass is short, so that each one begins with what is most urgent then."""
+"""A pass is short, so that each one begins with what is most urgent at that time."""
 
 BATCH = 500
 ENDPOINT_SHARE = 50
-"""One endpoint gets so many starts before the next has its turn."""
+"""How many deliveries of one endpoint are started before the next endpoint has its turn."""
 
 CONCURRENCY = 20
 DEAD_LETTER_AUDIT_S = 60.0
 DEAD_LETTER_SETTLED = timedelta(minutes=1)
-"""Younger dead letters may not have reached Temporal's visibility store yet."""
+"""Younger dead letters may not be in Temporal's visibility store yet."""
 
 STRANDED_AFTER = timedelta(seconds=20)
 PAUSE_LASTS = timedelta(hours=1)
 HISTORY_AFTER = timedelta(minutes=5)
-"""Younger settled workflows are left to the process that delivered."""
+"""The process that made the delivery starts younger ones itself."""
 
 HISTORY_BATCH = 200
 
@@ -61,7 +61,7 @@ log = structlog.get_logger()
 
 @dataclass
 class _PassSummary:
-    """One pass over a share of the endpoints. `restarted` are starts of deliveries that had been started before."""
+    """One pass over a share of the endpoints. `restarted` counts starts of deliveries that had been started before."""
 
     endings: str
     until: float
@@ -77,30 +77,30 @@ class _PassSummary:
         return time.monotonic() >= self.until
 
 
-class UpkeepActivities:
+class ReconcilingActivities:
     def __init__(
         self,
         client: Client,
         database: Database,
-        entities: EndpointEntities,
+        circuits: CircuitClient,
         defaults: InputDefaults,
         *,
         overdue_grace: timedelta,
     ) -> None:
         self._client = client
         self._database = database
-        self._entities = entities
+        self._circuits = circuits
         self._defaults = defaults
         self._overdue_grace = overdue_grace
         self._dead_letters_due = 0.0
-        self._restored = ""  # up to this delivery, by a pass whose time was up
+        self._restored = ""  # the last dead letter that was restored, by a pass that ran out of time
 
     @activity.defn(name="reconcile")
     async def reconcile(self, share: ReconcileShare = ReconcileShare()) -> ReconcileResult:
         """One pass over a share of the endpoints, for a few seconds.
 
-        Its cost follows the trouble: every look-up is by an index that holds only what may need help. Its steps are
-        independent, and so are the deliveries of each: what fails is logged and the rest goes on.
+        The cost follows the amount of trouble: each query uses an index that holds only what may need help. The steps
+        are independent of each other, and so are the deliveries of a step: an error is logged and the rest continues.
         """
         current = _PassSummary(
             gid_endings(share.index, share.parts), time.monotonic() + PASS_S, is_first=share.index == 0
@@ -137,17 +137,17 @@ class UpkeepActivities:
         return result
 
     async def _start_overdue(self, current: _PassSummary) -> None:
-        """Start deliveries that have no workflow. Endpoints take turns: each gets its share before any gets more."""
+        """Start the workflows of overdue deliveries. Endpoints take turns: each gets its share before any gets more."""
         if current.is_first:
             async with self._database.write_connection() as connection:
-                await deliveries.defer_paused(connection, PAUSE_LASTS, BATCH)
+                await overdue.defer_paused(connection, PAUSE_LASTS, BATCH)
         served: set[str] = set()
         while not current.is_over:
             found = await self._overdue(current, sorted(served))
             if not found:
                 if not served:
                     return
-                served = set()  # each endpoint had its turn: another round
+                served = set()  # each endpoint had its turn: next round
                 continue
             counts: dict[str, int] = {}
             batch: list[Overdue] = []
@@ -162,26 +162,27 @@ class UpkeepActivities:
     async def _overdue(self, current: _PassSummary, but: Sequence[str]) -> list[Overdue]:
         async with self._database.read_connection() as connection:
             lost_before = now() - self._overdue_grace
-            return await deliveries.oldest_overdue(connection, lost_before, BATCH, but=but, endings=current.endings)
+            return await overdue.oldest_overdue(connection, lost_before, BATCH, but=but, endings=current.endings)
 
     async def _start_batch(self, current: _PassSummary, batch: Sequence[Overdue]) -> None:
         had_workflow = {one.gid for one in batch if one.has_workflow}
         async with self._database.read_connection() as connection:
             gids = [one.gid for one in batch]
-            inputs = await load_inputs(connection, self._defaults, [col(Delivery.gid).in_(gids)], len(gids))
+            inputs = await load_inputs_of(connection, self._defaults, gids)
         started = await self._start_all(inputs, first=lambda input: input.delivery_gid not in had_workflow)
         async with self._database.write_connection() as connection:
-            await deliveries.mark_dispatched(connection, sorted(started))
-            # Also those that could not be started, and those that are no longer there: the rest has its turn first.
-            await deliveries.defer(connection, gids, self._overdue_grace)
+            await mark_dispatched(connection, sorted(started))
+            # Also deliveries that could not be started and those that were deleted, so that the others have their turn
+            # first.
+            await overdue.defer(connection, gids, self._overdue_grace)
         current.restarted += len(started & had_workflow)
         current.started += len(started - had_workflow)
 
     async def _start_all(
         self, inputs: Sequence[DeliveryInput], *, first: Callable[[DeliveryInput], bool] = lambda _: False
     ) -> set[str]:
-        """Start workflows, or find them open; returns whose. One that Temporal refuses is logged; raises only if
-        Temporal is away."""
+        """Start workflows that do not run yet. Returns the gids of those that run. A refusal by Temporal is logged;
+        raises only if Temporal is unavailable."""
         slots = asyncio.Semaphore(CONCURRENCY)
         started: set[str] = set()
 
@@ -202,23 +203,26 @@ class UpkeepActivities:
         return started
 
     async def _wake_circuits(self, current: _PassSummary) -> None:
-        """Circuits that should have moved on, and parked deliveries that are not released: their entities are gone."""
+        """Wake the workflows of circuits that should have changed state, and of endpoints whose parked deliveries are
+        not released: these workflows may have been lost."""
         moment = now()
         async with self._database.read_connection() as connection:
-            stalled = await circuits.stalled_circuits(connection, moment - self._overdue_grace, self._overdue_grace)
-            stranded = await circuits.stranded(connection, moment - STRANDED_AFTER)
+            grace = self._overdue_grace
+            stalled = await circuit_store.stalled_circuits(connection, moment - grace, grace)
+            stranded = await circuit_store.stranded(connection, moment - STRANDED_AFTER)
         reports = {endpoint: OutcomeReport() for endpoint in stalled}
         reports |= {endpoint: OutcomeReport(stranded=True) for endpoint in stranded}
         for (endpoint_gid, tenant), report in reports.items():
-            await self._entities.report(endpoint_gid, tenant, report)
+            await self._circuits.report(endpoint_gid, tenant, report)
         if reports:
             async with self._database.write_connection() as connection:
-                await circuits.touch(connection, [gid for gid, _ in reports])
+                await circuit_store.touch(connection, [gid for gid, _ in reports])
         current.endpoints = len(reports)
 
     async def _restore_dead_letters(self, current: _PassSummary) -> None:
-        """Dead letters have no next step for a month, so their workflows are counted now and then instead. They must
-        be there for replays by query; a replay of one finds it, or makes it, anyway."""
+        """Restart the workflows of dead letters if Temporal has fewer of them than the database. A dead letter has no
+        next step for a month, so a lost workflow would not be noticed. Replays by query need these workflows; a replay
+        of a single delivery starts its workflow if needed."""
         before = now() - DEAD_LETTER_SETTLED
         if not self._restored:
             if current.is_over or time.monotonic() < self._dead_letters_due:
@@ -227,13 +231,8 @@ class UpkeepActivities:
             if not await self._lacks_dead_letters(before):
                 return
         while not current.is_over:
-            where = [
-                col(Delivery.status) == DeliveryStatus.DEAD_LETTERED,
-                col(Delivery.dead_lettered_at) < before,
-                col(Delivery.gid) > self._restored,
-            ]
             async with self._database.read_connection() as connection:
-                inputs = await load_inputs(connection, self._defaults, where, BATCH)
+                inputs = await load_dead_letters(connection, self._defaults, before, self._restored, BATCH)
             if not inputs:
                 self._restored = ""
                 return
@@ -254,7 +253,7 @@ class UpkeepActivities:
         return stored > (await self._client.count_workflows(query)).count
 
     async def _start_history(self, current: _PassSummary) -> None:
-        """Settled workflows that a process that died, or fell far behind, did not start."""
+        """Start the history workflows that no other process started, because it died or lagged far behind."""
         moment = now()
         while not current.is_over:
             async with self._database.read_connection() as connection:
@@ -270,11 +269,11 @@ class UpkeepActivities:
             current.history += len(started)
 
     async def _sync_limits(self, _: _PassSummary) -> None:
-        """Rate limits that changed while Temporal was away."""
+        """Send Temporal the rate limits that changed while it was unavailable."""
         try:
             corrected = await sync_limits(self._client, self._database)
         except RPCError as error:
-            if error.status not in NOT_OURS:  # a server without fairness, or one that is configured elsewhere
+            if error.status not in NOT_PERMITTED:  # a server without fairness, or one that is configured elsewhere
                 raise
             return
         if corrected:

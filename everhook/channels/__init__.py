@@ -1,0 +1,1 @@
+"""Channels: the named streams that services publish to, each with a default delivery policy."""

@@ -1,0 +1,200 @@
+"""Use cases of deliveries: list and show them, and ask for the next attempt now.
+
+Methods that take a session read the database alone, in the caller's transaction; those that take a scope also talk to
+Temporal.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from temporalio.client import Client
+
+from everhook.contracts import TERMINAL_STATUSES, DeliveryInput, DeliveryState, DeliveryStatus
+from everhook.delivery import attempts_store, policy_history_store
+from everhook.delivery import store as deliveries
+from everhook.delivery.attempts_store import Position, position_of
+from everhook.delivery.body_formats import Content, find_body
+from everhook.delivery.inputs_store import InputDefaults, load_input
+from everhook.delivery.policy import DeliveryPolicy
+from everhook.delivery.starts import delivery_state, wake_delivery
+from everhook.delivery.store import DeliveryFilter
+from everhook.endpoints.choice import chosen_endpoints
+from everhook.errors import BodyUnavailable, InvalidField, NoAttemptDue, NotFound
+from everhook.storage.engine import Database, Session
+from everhook.storage.paging import Page, any_of
+from everhook.storage.tables import Attempt, Delivery, Message, Receipt, now
+from everhook.storage.tenant_scope import TenantScope
+from everhook.tenants import store as tenants
+from everhook.tenants.audit_store import Actor, on_record
+
+NOTHING = "nothing"
+
+
+@dataclass(frozen=True)
+class DeliveryQuery:
+    """Which deliveries: every part given must hold, by any of its values. `tenants` are names, `endpoints` gids or
+    parts of URLs or descriptions. `since` and `until` bound the time of acceptance: from, and before."""
+
+    tenants: Sequence[str] | None = None
+    endpoints: Sequence[str] | None = None
+    messages: Sequence[str] | None = None
+    channels: Sequence[str] | None = None
+    types: Sequence[str] | None = None
+    statuses: Sequence[DeliveryStatus] | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True)
+class AttemptsPage:
+    """Attempts, newest first, and their receipts by the gids of the attempts. `next_key` is None on the last page."""
+
+    attempts: Sequence[Attempt]
+    receipts: Mapping[str, Receipt]
+    next_key: str | None
+
+
+@dataclass(frozen=True)
+class DeliveryView:
+    """A delivery with a page of its attempts. `rounds`: when the current round and those of the attempts began, and
+    the policy of each; a round that a release without this history opened is left out."""
+
+    delivery: Delivery
+    page: AttemptsPage
+    rounds: Mapping[int, tuple[datetime, DeliveryPolicy]]
+
+
+@dataclass(frozen=True)
+class SentBody:
+    """The body of an attempt's request, byte for byte."""
+
+    attempt: Attempt
+    content: bytes
+
+
+class DeliveryService:
+    def __init__(self, database: Database, temporal: Client, defaults: InputDefaults) -> None:
+        self._database = database
+        self._temporal = temporal
+        self._defaults = defaults
+
+    async def page(self, session: Session, query: DeliveryQuery, *, after: str | None, limit: int) -> Page[Delivery]:
+        """Newest first. Raises InvalidField for an endpoint that is not clear."""
+        chosen = DeliveryFilter(
+            tenant_gid=await tenants.chosen_gids(session, query.tenants),
+            message_gid=any_of(query.messages),
+            endpoint_gid=await chosen_endpoints(session, query.endpoints),
+            channel=any_of(query.channels),
+            event_type=any_of(query.types),
+            status=any_of(query.statuses),
+            since=query.since,
+            until=query.until,
+        )
+        return await deliveries.page(session, chosen, after=after, limit=limit)
+
+    async def find(self, session: Session, gid: str) -> Delivery:
+        """The delivery alone. Raises NotFound."""
+        delivery = await deliveries.get(session, gid)
+        if delivery is None:
+            raise NotFound("delivery", gid)
+        return delivery
+
+    async def find_with_message(self, session: Session, gid: str) -> tuple[Delivery, Message]:
+        """Raises NotFound."""
+        found = await deliveries.with_message(session, gid)
+        if found is None:
+            raise NotFound("delivery", gid)
+        return found
+
+    async def view(self, session: Session, delivery: Delivery, *, after: str | None = None, limit: int) -> DeliveryView:
+        """A delivery with at most `limit` of its attempts, newest first. Raises InvalidField for a foreign cursor."""
+        page = await self.attempts(session, delivery, after=after, limit=limit)
+        numbers = {delivery.round, *(attempt.round for attempt in page.attempts)}
+        rounds = await policy_history_store.policies_of(session, delivery, numbers)
+        return DeliveryView(delivery, page, rounds)
+
+    async def attempts(
+        self, session: Session, delivery: Delivery, *, after: str | None = None, limit: int
+    ) -> AttemptsPage:
+        """Attempts of all rounds, newest first. Raises InvalidField for a foreign cursor."""
+        found = await attempts_store.newest_attempts(session, delivery.gid, before=attempt_position(after), limit=limit)
+        receipts = await attempts_store.receipts_of(session, delivery.gid, found.rows)
+        return AttemptsPage(found.rows, receipts, found.next_key)
+
+    async def find_attempt(self, session: Session, gid: str) -> Attempt | None:
+        """One attempt, of any delivery."""
+        found = await attempts_store.find(session, gid)
+        return found[0] if found is not None else None
+
+    async def sent_body(self, session: Session, attempt_gid: str) -> SentBody:
+        """What an attempt sent. Bodies are not stored: the message is rendered again, and counts only if its SHA-256 is
+        the recorded one. Raises NotFound, and BodyUnavailable once the payload was erased."""
+        found = await attempts_store.find(session, attempt_gid)
+        if found is None:
+            raise NotFound("attempt", attempt_gid)
+        attempt, message = found
+        content = rendered_body(message, attempt)
+        if content is None:
+            erased = message.payload is None
+            reason = "its payload was erased" if erased else "rendering the message again gives other bytes"
+            raise BodyUnavailable(attempt_gid, reason)
+        return SentBody(attempt, content)
+
+    async def live(self, scope: TenantScope, gid: str) -> DeliveryState:
+        """What the delivery's workflow waits for. A delivery that is over waits for nothing, and no workflow is asked.
+        Raises NotFound, also where there is no workflow at this moment."""
+        async with scope.reading() as session:
+            row = await self.find(session, gid)
+        if row.status in TERMINAL_STATUSES:
+            return DeliveryState(row.status, row.round, row.attempts, NOTHING, dead_letter_reason=row.reason)
+        state = await delivery_state(self._temporal, gid)
+        if state is None:
+            raise NotFound("workflow for delivery", gid)
+        if state.status in TERMINAL_STATUSES:  # a workflow that has ended reports what it last waited for
+            return replace(state, waiting_for=NOTHING, next_attempt_at=None)
+        return state
+
+    async def attempt_now(self, scope: TenantScope, actor: Actor, gid: str) -> Delivery:
+        """Make the next attempt now instead of at its time. During an attempt this changes nothing. Raises NotFound and
+        NoAttemptDue."""
+        async with scope.reading() as session:
+            row = await self.find(session, gid)
+        if row.status in TERMINAL_STATUSES or row.status is DeliveryStatus.DEAD_LETTERED:
+            raise NoAttemptDue(f"{gid} is {row.status}: no attempt is due. A dead letter can be replayed instead.")
+        async with on_record(scope, actor, "delivery.attempt_requested", gid, tenant_gid=row.tenant_gid):
+            if not _is_under_way(row):
+                await wake_delivery(self._temporal, await self.input(gid))
+        return row
+
+    async def input(self, gid: str) -> DeliveryInput:
+        """What the delivery's workflow is started with. Raises NotFound while its tenant is being erased."""
+        async with self._database.read_connection() as connection:
+            found = await load_input(connection, self._defaults, gid)
+        if found is None:
+            raise NotFound("delivery", gid)
+        return found
+
+
+def attempt_position(key: str | None) -> Position | None:
+    """The attempt that a cursor names. Raises InvalidField for the cursor of another list."""
+    try:
+        return position_of(key) if key is not None else None
+    except ValueError as error:
+        raise InvalidField("cursor", "is not a cursor of this list; send `nextCursor` unchanged") from error
+
+
+def rendered_body(message: Message, attempt: Attempt) -> bytes | None:
+    """The body of an attempt's request, rendered again. None if that does not give the bytes that were sent."""
+    if message.payload is None:
+        return None
+    content = Content(
+        message.gid, message.channel, message.event_type, message.payload, message.published_at, attempt.number
+    )
+    found = find_body(content, attempt.request_sha256)
+    return found[1] if found is not None else None
+
+
+def _is_under_way(row: Delivery) -> bool:
+    """Whether the process that accepted it is making its first attempt."""
+    return row.status is DeliveryStatus.ACCEPTED and row.due_at is not None and row.due_at > now()

@@ -1,0 +1,44 @@
+"""Durations as text for people: the one formatter of the dashboard, the portal and the command line. Pure."""
+
+from datetime import timedelta
+
+UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+"""Seconds and symbol of each unit, largest first."""
+
+
+def duration(span: timedelta | float) -> str:
+    """The two largest units: `2 h 5 min`, `30 s`, `0.3 s`."""
+    seconds = _seconds(span)
+    if 0 < seconds < 1:
+        return f"{seconds:.1g} s"
+    left = round(seconds)
+    parts: list[str] = []
+    for size, unit in UNITS:
+        if left >= size and len(parts) < 2:
+            parts.append(f"{left // size} {unit}")
+            left %= size
+        elif parts:
+            break
+    return " ".join(parts) or "0 s"
+
+
+def rough_duration(span: timedelta | float) -> str:
+    """One unit, for terminals: `12 s`, `4 min`, `2.6 h`, `3 d`. A negative duration is 0."""
+    seconds = max(0.0, _seconds(span))
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5_400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3_600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} d"
+
+
+def exact_duration(seconds: float) -> str:
+    """The largest unit that has a whole number, so that nothing is lost: `90 min`, `36 h`, `0.5 s`."""
+    for size, unit in UNITS:
+        if seconds and seconds % size == 0:
+            return f"{seconds / size:g} {unit}"
+    return f"{seconds:g} s"
+
+
+def _seconds(span: timedelta | float) -> float:
+    return span.total_seconds() if isinstance(span, timedelta) else span

@@ -1,0 +1,394 @@
+"""Use cases of endpoints: create, change, delete, rotate the secret, try out, and command the circuit.
+
+Methods that take a session need the database alone, so that the caller's transaction can hold more. Methods that take a
+TenantScope run transactions of their own, because they also resolve names or call Temporal.
+"""
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, TypedDict
+
+import structlog
+from pydantic.alias_generators import to_camel
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from everhook.circuit.client import CircuitClient
+from everhook.delivery.body_formats import BodyFormat
+from everhook.delivery.dispatcher import Dispatcher
+from everhook.delivery.policy import resolve
+from everhook.delivery.weights import apply_limit
+from everhook.egress import EgressClient, LocalError, TlsExtras, TlsRefused, UrlRefused
+from everhook.endpoints import store as endpoints
+from everhook.endpoints import subscriptions_store as subscriptions
+from everhook.endpoints.headers import check_custom_headers
+from everhook.endpoints.quotas_store import Quotas
+from everhook.endpoints.sample import sample_message
+from everhook.endpoints.store import EndpointView
+from everhook.errors import InvalidField, NotFound, Unavailable
+from everhook.publishing import channels_store as channels
+from everhook.publishing.routing import Route
+from everhook.publishing.store import Acceptor
+from everhook.signing import secrets_store as secrets
+from everhook.signing.schemes import SignatureScheme, new_secret
+from everhook.storage.engine import Session
+from everhook.storage.keyring import KeyRing
+from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Endpoint, Subscription
+from everhook.storage.tenant_scope import TenantScope, tenant_bound
+from everhook.tenants import store as tenants
+from everhook.tenants.audit_store import Actor, on_record, record_audit
+
+DEFAULT_CHANNEL = "default"
+TEMPORAL_TIMEOUT_S = 2.0
+"""For what Temporal is asked after a change was committed: the caller does not wait for longer."""
+
+log = structlog.get_logger()
+
+
+class EndpointCommand(StrEnum):
+    """What an operator has the circuit do. The values are the names of the entity workflow's updates."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    ENABLE = "enable"
+    DISABLE = "disable"
+    TRIP = "trip"
+    RESET = "reset"
+
+
+_ACTIONS: Mapping[EndpointCommand, str] = {
+    EndpointCommand.PAUSE: "endpoint.paused",
+    EndpointCommand.RESUME: "endpoint.resumed",
+    EndpointCommand.ENABLE: "endpoint.enabled",
+    EndpointCommand.DISABLE: "endpoint.disabled",
+    EndpointCommand.TRIP: "circuit.tripped",
+    EndpointCommand.RESET: "circuit.reset",
+}
+"""What the audit log calls them."""
+
+
+class EndpointChanges(TypedDict, total=False):
+    """New values of settings; settings that are absent stay as they are. `policy` is as a request spells it."""
+
+    url: str
+    description: str
+    policy: dict[str, Any] | None
+    rate_limit: float | None
+    signatures: Sequence[SignatureScheme]
+    format: BodyFormat
+    headers: Mapping[str, str]
+    metadata: Mapping[str, Any]
+    ed25519: bool
+    tls: TlsExtras | None
+
+
+@dataclass(frozen=True)
+class EndpointSettings:
+    """All settings of an endpoint that can be changed later. `rate_limit` is in requests a second."""
+
+    url: str
+    description: str = ""
+    policy: dict[str, Any] | None = None
+    rate_limit: float | None = None
+    signatures: Sequence[SignatureScheme] = tuple(SignatureScheme)
+    format: BodyFormat = BodyFormat.ENVELOPE
+    headers: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    ed25519: bool = False
+    tls: TlsExtras | None = None
+
+
+@dataclass(frozen=True)
+class NewEndpoint(EndpointSettings):
+    """`channel` or `events` add a first subscription. `tenant` is a name or a gid; `secret` None: generate one."""
+
+    channel: str | None = None
+    events: Sequence[str] | None = None
+    tenant: str | None = None
+    secret: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class CheckedEndpoint:
+    """A new endpoint whose settings were found to be usable. `columns` are those of its row."""
+
+    new: NewEndpoint
+    columns: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class CreatedEndpoint:
+    """`secret` is not shown again."""
+
+    view: EndpointView
+    subscription_gid: str | None
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class RotatedSecret:
+    """`previous_until`: when the last of the earlier secrets stops signing; None if none signs any more."""
+
+    view: EndpointView
+    previous_until: datetime | None
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class SentTest:
+    """A message that went to one endpoint alone, whatever its subscriptions are."""
+
+    message_gid: str
+    delivery_gid: str
+    tenant_gid: str
+
+
+class EndpointService:
+    """One for each process."""
+
+    def __init__(
+        self,
+        *,
+        egress: EgressClient,
+        keyring: KeyRing,
+        quotas: Quotas,
+        acceptor: Acceptor,
+        dispatcher: Dispatcher,
+        circuits: CircuitClient,
+        temporal: Client,
+    ) -> None:
+        self._egress = egress
+        self._keyring = keyring
+        self._quotas = quotas
+        self._acceptor = acceptor
+        self._dispatcher = dispatcher
+        self._circuits = circuits
+        self._temporal = temporal
+
+    async def check(self, new: NewEndpoint, tenant_gid: str | None = None) -> CheckedEndpoint:
+        """Check all that needs no transaction: the URL (which may take a DNS lookup), TLS settings, headers, schemes.
+
+        `tenant_gid` is the caller's tenant. Raises InvalidField and Unavailable.
+        """
+        settings: EndpointChanges = {
+            "url": new.url,
+            "description": new.description,
+            "policy": new.policy,
+            "rate_limit": new.rate_limit,
+            "signatures": new.signatures,
+            "format": new.format,
+            "headers": new.headers,
+            "metadata": new.metadata,
+        }
+        columns = await checked_settings(self._egress, settings, tenant_gid or new.tenant or "")
+        await check_tls(self._egress, new.tls)
+        _check_ed25519(new.signatures, on=new.ed25519, name="ed25519")
+        return CheckedEndpoint(new, columns)
+
+    async def create(self, session: Session, actor: Actor, checked: CheckedEndpoint) -> CreatedEndpoint:
+        """Create an endpoint and its first subscription. Raises InvalidField for an unknown tenant or channel, and
+        QuotaExceeded."""
+        new = checked.new
+        channel = await _first_channel(session, new)
+        tenant_gid = await _owner(session, new.tenant)
+        endpoint = Endpoint(tenant_gid=tenant_gid, **checked.columns)
+        secret = await endpoints.create(
+            session, self._keyring, endpoint, tls=new.tls, ed25519=new.ed25519, secret=new.secret
+        )
+        subscription_gid = None
+        if channel is not None:
+            subscription = Subscription(
+                tenant_gid=tenant_gid, endpoint_gid=endpoint.gid, channel=channel.name, events=list(new.events or ())
+            )
+            await subscriptions.create(session, subscription, self._quotas)
+            subscription_gid = subscription.gid
+        detail = {"subscriptionGid": subscription_gid, "channel": channel.name if channel is not None else None}
+        _record(session, actor, "endpoint.created", endpoint, detail)
+        return CreatedEndpoint(await self.get(session, endpoint.gid), subscription_gid, secret)
+
+    async def get(self, session: Session, gid: str, *, for_change: bool = False) -> EndpointView:
+        """Raises NotFound. With `for_change` the row is locked until the transaction ends."""
+        view = await endpoints.view(session, gid, for_change=for_change)
+        if view is None:
+            raise NotFound("endpoint", gid)
+        return view
+
+    async def page(
+        self, session: Session, *, tenants_named: Sequence[str] | None, after: str | None, limit: int
+    ) -> tuple[list[EndpointView], str | None]:
+        """One page, newest first, and the key of the next. `tenants_named`: names or gids, of which any matches."""
+        chosen = await tenants.chosen_gids(session, tenants_named)
+        return await endpoints.page(session, tenant_gid=chosen, after=after, limit=limit)
+
+    async def change(self, scope: TenantScope, actor: Actor, gid: str, changes: EndpointChanges) -> EndpointView:
+        """Change settings. Attempts that begin after the commit use the new ones. Raises NotFound, InvalidField and
+        Unavailable."""
+        async with scope.reading() as session:
+            owner = (await self.get(session, gid)).endpoint.tenant_gid
+        columns = await checked_settings(self._egress, changes, owner)
+        if "tls" in changes:
+            await check_tls(self._egress, changes["tls"])
+            columns |= endpoints.tls_columns(self._keyring, gid, changes["tls"])
+        async with scope.writing() as session:
+            view = await self.get(session, gid, for_change=True)
+            _check_ed25519_change(view, changes)
+            if "ed25519" in changes:
+                await secrets.set_ed25519(session, self._keyring, gid, on=changes["ed25519"])
+            old_limit = view.endpoint.rate_limit
+            await endpoints.change(session, view.endpoint, columns)
+            changed = sorted(to_camel(name) for name in changes)
+            _record(session, actor, "endpoint.changed", view.endpoint, {"changed": changed})
+            view = await self.get(session, gid)
+        if view.endpoint.rate_limit != old_limit:
+            await self._apply_limit(gid, view.endpoint.rate_limit)
+        return view
+
+    async def delete(self, scope: TenantScope, actor: Actor, gid: str) -> None:
+        """Delete an endpoint with its subscriptions and secrets. Its open deliveries are dead-lettered when they take
+        their next step; the entity workflow is told, so that parked ones take it now. Raises NotFound."""
+        async with scope.writing() as session:
+            view = await self.get(session, gid, for_change=True)
+            await endpoints.remove(session, view.endpoint)
+            _record(session, actor, "endpoint.deleted", view.endpoint)
+        try:
+            async with asyncio.timeout(TEMPORAL_TIMEOUT_S):
+                await self._circuits.command(gid, view.tenant, "delete")
+        except Exception as error:
+            # The endpoint is deleted all the same: its deliveries notice it at their next step.
+            log.warning("an endpoint's workflow was not told of its deletion", endpoint_gid=gid, error=str(error))
+
+    async def rotate_secret(
+        self, session: Session, actor: Actor, gid: str, *, secret: str | None, grace: timedelta
+    ) -> RotatedSecret:
+        """Sign with `secret`, or with a new one. Earlier secrets sign for `grace` longer. Raises NotFound and
+        TooManySecrets."""
+        secret = secret or new_secret()
+        view = await self.get(session, gid, for_change=True)
+        until = await secrets.rotate(session, self._keyring, gid, secret, grace)
+        await endpoints.change(session, view.endpoint, {})
+        detail = {"gracePeriodSeconds": int(grace.total_seconds())}
+        _record(session, actor, "endpoint.secret_rotated", view.endpoint, detail)
+        return RotatedSecret(await self.get(session, gid), until, secret)
+
+    async def send_test(self, scope: TenantScope, actor: Actor, gid: str) -> SentTest:
+        """Send a message of type `everhook.test` to one endpoint. Raises NotFound."""
+        async with scope.reading() as session:
+            view = await self.get(session, gid)
+        owner = view.endpoint.tenant_gid
+        async with on_record(scope, actor, "endpoint.tested", gid, tenant_gid=owner):
+            accepted = await self._acceptor.accept_for(sample_message(), _route_to(view))
+        self._dispatcher.dispatch(accepted.new)
+        (delivery,) = accepted.deliveries
+        return SentTest(accepted.message_gid, delivery.delivery_gid, owner)
+
+    async def command(self, scope: TenantScope, actor: Actor, gid: str, command: EndpointCommand) -> EndpointView:
+        """Have the entity workflow carry out a command; returns the endpoint with its new state. Raises NotFound, and
+        what Temporal's client raises when it or the workers are not reachable."""
+        async with scope.reading() as session:
+            view = await self.get(session, gid)
+        async with on_record(scope, actor, _ACTIONS[command], gid, tenant_gid=view.endpoint.tenant_gid):
+            await self._circuits.command(gid, view.tenant, command.value)
+        async with scope.reading() as session:
+            return await self.get(session, gid)
+
+    async def _apply_limit(self, gid: str, limit: float | None) -> None:
+        try:
+            async with asyncio.timeout(TEMPORAL_TIMEOUT_S):
+                await apply_limit(self._temporal, gid, limit)
+        except (RPCError, RuntimeError, TimeoutError) as error:
+            # Senders keep to the new limit all the same. Only attempts that wait already keep the old pace.
+            log.warning("an endpoint's new rate limit was not applied in Temporal", endpoint_gid=gid, error=str(error))
+
+
+async def checked_settings(egress: EgressClient, changes: EndpointChanges, tenant: str) -> dict[str, Any]:
+    """Settings as columns of the endpoint's row, without `tls` and `ed25519`. What passes can be sent.
+
+    Raises InvalidField, and Unavailable where the URL's host could not be looked up.
+    """
+    columns: dict[str, Any] = {name: value for name, value in changes.items() if name not in ("tls", "ed25519")}
+    if "url" in changes:
+        columns["url"] = await _checked_url(egress, changes["url"], tenant)
+    if "signatures" in changes:
+        columns["signatures"] = list(changes["signatures"])
+    if "headers" in changes:
+        check_custom_headers(changes["headers"])
+    if "metadata" in changes:
+        columns["details"] = columns.pop("metadata")
+    return columns
+
+
+async def _checked_url(egress: EgressClient, url: str, tenant: str) -> str:
+    try:
+        return await egress.check_url(url, tenant)
+    except UrlRefused as error:
+        egress.hints.note(url, tenant, error)
+        raise InvalidField("url", error.rule) from error
+    except LocalError as error:
+        raise Unavailable(f"The URL could not be checked ({error}); nothing was changed. Try again.") from error
+
+
+async def check_tls(egress: EgressClient, tls: TlsExtras | None) -> None:
+    """Raise InvalidField for TLS settings that the sender cannot use."""
+    if tls is None:
+        return
+    for name, part in (("ca", TlsExtras(ca=tls.ca)), ("clientCertificate", replace(tls, ca=None))):
+        try:
+            await egress.check_tls(part)
+        except TlsRefused as error:
+            raise InvalidField(f"tls.{name}", error.rule) from error
+
+
+def _check_ed25519_change(view: EndpointView, changes: EndpointChanges) -> None:
+    on = changes.get("ed25519", bool(view.public_keys))
+    name = "ed25519" if "ed25519" in changes else "signatures"
+    _check_ed25519(changes.get("signatures") or view.endpoint.signatures, on=on, name=name)
+
+
+def _check_ed25519(signatures: Collection[str], *, on: bool, name: str) -> None:
+    if on and SignatureScheme.STANDARD not in signatures:
+        raise InvalidField(name, "Ed25519 signs in the scheme `standard`, which this endpoint does not use")
+
+
+async def _owner(session: Session, named: str | None) -> str:
+    """The tenant that a new endpoint belongs to."""
+    if named is None:
+        return tenant_bound(session) or DEFAULT_TENANT_GID
+    tenant = await tenants.ensure_tenant(session, named)
+    if tenant is None:
+        raise InvalidField("tenant", f"there is no tenant {named}")
+    return tenant.gid
+
+
+async def _first_channel(session: Session, new: NewEndpoint) -> Channel | None:
+    """The channel of the first subscription. The default channel is created when it is first needed."""
+    if new.channel is None and new.events is None:
+        return None
+    name = new.channel or DEFAULT_CHANNEL
+    channel = await channels.get(session, name)
+    if channel is None and new.channel is None:
+        channel = await channels.create(session, name, None) or await channels.get(session, name)
+    if channel is None:
+        raise InvalidField("channel", f"there is no channel {name}")
+    return channel
+
+
+def _route_to(view: EndpointView) -> Route:
+    endpoint = view.endpoint
+    return Route(
+        endpoint_gid=endpoint.gid,
+        tenant_gid=endpoint.tenant_gid,
+        tenant=view.tenant,
+        events=(),
+        filter=None,
+        policy=resolve(endpoint.policy),
+        rate_limit=endpoint.rate_limit,
+    )
+
+
+def _record(
+    session: Session, actor: Actor, action: str, endpoint: Endpoint, detail: dict[str, Any] | None = None
+) -> None:
+    record_audit(session, actor, action, endpoint.gid, tenant_gid=endpoint.tenant_gid, detail=detail)

@@ -1,0 +1,104 @@
+"""Use cases of subscriptions. All of them need the database alone, so they take a session."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+from everhook.endpoints import store as endpoints
+from everhook.endpoints import subscriptions_store as subscriptions
+from everhook.endpoints.choice import chosen_endpoints
+from everhook.endpoints.quotas_store import Quotas
+from everhook.errors import InvalidField, NotFound
+from everhook.publishing import channels_store as channels
+from everhook.storage.engine import Session
+from everhook.storage.paging import Page
+from everhook.storage.tables import Subscription
+from everhook.tenants.audit_store import Actor, record_audit
+
+
+@dataclass(frozen=True)
+class NewSubscription:
+    """`events` are patterns of types; none of them: every type. `filter` holds conditions on the payload."""
+
+    endpoint_gid: str
+    channel: str
+    events: Sequence[str] = field(default_factory=tuple)
+    filter: Mapping[str, Any] | None = None
+
+
+class SubscriptionChanges(TypedDict, total=False):
+    """New values; what is absent stays as it is."""
+
+    events: Sequence[str]
+    filter: Mapping[str, Any] | None
+    enabled: bool
+
+
+class SubscriptionService:
+    """One for each process."""
+
+    def __init__(self, quotas: Quotas) -> None:
+        self._quotas = quotas
+
+    async def create(self, session: Session, actor: Actor, new: NewSubscription) -> Subscription:
+        """Every matching message that is accepted after the commit goes to the endpoint. Raises InvalidField and
+        QuotaExceeded."""
+        view = await endpoints.view(session, new.endpoint_gid)
+        if view is None:
+            raise InvalidField("endpointGid", "there is no such endpoint")
+        if await channels.get(session, new.channel) is None:
+            raise InvalidField("channel", f"there is no channel {new.channel}")
+        subscription = Subscription(
+            tenant_gid=view.endpoint.tenant_gid,
+            endpoint_gid=new.endpoint_gid,
+            channel=new.channel,
+            events=list(new.events),
+            filter=dict(new.filter) if new.filter is not None else None,
+        )
+        await subscriptions.create(session, subscription, self._quotas)
+        detail = {"endpointGid": subscription.endpoint_gid, "channel": subscription.channel}
+        _record(session, actor, "subscription.created", subscription, detail)
+        return subscription
+
+    async def get(self, session: Session, gid: str) -> Subscription:
+        """Raises NotFound."""
+        subscription = await subscriptions.get(session, gid)
+        if subscription is None:
+            raise NotFound("subscription", gid)
+        return subscription
+
+    async def page(
+        self,
+        session: Session,
+        *,
+        endpoints: Sequence[str] | None,
+        channels: Sequence[str] | None,
+        after: str | None,
+        limit: int,
+    ) -> Page[Subscription]:
+        """One page, newest first. Several values of a filter mean any of them; see `chosen_endpoints` for `endpoints`.
+        Raises InvalidField."""
+        return await subscriptions.page(
+            session,
+            endpoint_gid=await chosen_endpoints(session, endpoints),
+            channel=tuple(channels) if channels else None,
+            after=after,
+            limit=limit,
+        )
+
+    async def change(self, session: Session, actor: Actor, gid: str, changes: SubscriptionChanges) -> Subscription:
+        """Raises NotFound, InvalidField and QuotaExceeded."""
+        subscription = await self.get(session, gid)
+        await subscriptions.change(session, subscription, dict(changes), self._quotas)
+        _record(session, actor, "subscription.changed", subscription, {"changed": sorted(changes)})
+        return subscription
+
+    async def delete(self, session: Session, actor: Actor, gid: str) -> None:
+        """Deliveries that were accepted before go on. Raises NotFound."""
+        subscription = await self.get(session, gid)
+        await subscriptions.remove(session, subscription)
+        _record(session, actor, "subscription.deleted", subscription, {"endpointGid": subscription.endpoint_gid})
+
+
+def _record(session: Session, actor: Actor, action: str, subscription: Subscription, detail: dict[str, Any]) -> None:
+    record_audit(session, actor, action, subscription.gid, tenant_gid=subscription.tenant_gid, detail=detail)

@@ -1,0 +1,46 @@
+"""Use cases of health: the score of one endpoint, and the overview of many."""
+
+from dataclasses import dataclass
+
+from everhook.endpoints import store as endpoints
+from everhook.endpoints.store import EndpointView
+from everhook.errors import InvalidField, NotFound
+from everhook.health.overview_store import HealthBoard, Overview
+from everhook.health.score import Window
+from everhook.health.store import EndpointHealth, endpoint_health
+from everhook.storage.engine import Session
+from everhook.storage.tables import now
+from everhook.storage.tenant_scope import TenantScope
+from everhook.tenants import store as tenants
+
+
+@dataclass(frozen=True)
+class ScoredView:
+    """An endpoint with its health within a window."""
+
+    view: EndpointView
+    health: EndpointHealth
+
+
+class HealthService:
+    """One for each process: it shares the board, which reads the figures of the overview every few seconds."""
+
+    def __init__(self, board: HealthBoard) -> None:
+        self._board = board
+
+    async def endpoint(self, session: Session, gid: str, window: Window) -> ScoredView:
+        """Raises NotFound."""
+        view = await endpoints.view(session, gid)
+        if view is None:
+            raise NotFound("endpoint", gid)
+        return ScoredView(view, await endpoint_health(session, view.circuit, window, now()))
+
+    async def overview(self, scope: TenantScope, tenant: str | None = None) -> Overview:
+        """Of one tenant, or of everything that the scope covers. Raises InvalidField for an unknown tenant."""
+        if tenant is None:
+            return await self._board.overview(scope.tenant_gid)
+        async with scope.reading() as session:
+            found = await tenants.find_tenant(session, tenant)
+        if found is None:
+            raise InvalidField("tenant", f"there is no tenant {tenant}")
+        return await self._board.overview(found.gid)

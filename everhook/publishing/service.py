@@ -1,0 +1,336 @@
+"""Use cases of messages: publish them, list and show them, erase what they hold."""
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import structlog
+from temporalio.client import Client
+
+from everhook.contracts import DeliveryStatus
+from everhook.delivery import store as deliveries
+from everhook.delivery.dispatcher import Dispatcher
+from everhook.delivery.inputs_store import InputDefaults, load_inputs
+from everhook.delivery.starts import wake_delivery
+from everhook.delivery.store import DeliveryFilter
+from everhook.errors import (
+    IdempotencyKeyReused,
+    InvalidField,
+    MalformedPayload,
+    NotFound,
+    PayloadTooLarge,
+    ReservedChannel,
+)
+from everhook.ids import Kind, new_gid
+from everhook.notifications.events import is_reserved
+from everhook.observability.trace_context import TraceParent
+from everhook.observability.tracing import span
+from everhook.publishing import erasure_store as erasure
+from everhook.publishing import store as messages
+from everhook.publishing.backlog import Backlog
+from everhook.publishing.json_faults import why_not_json
+from everhook.publishing.matching import parse_exactly
+from everhook.publishing.publish_rate import PublishRate
+from everhook.publishing.store import Accepted, Acceptor, KeyReused, MessageFilter, Publication, UnknownChannel
+from everhook.storage.bulk import Bulk
+from everhook.storage.engine import Database, Session
+from everhook.storage.paging import Page, any_of
+from everhook.storage.tables import Delivery, Message
+from everhook.storage.tenant_scope import TenantScope
+from everhook.tenants import store as tenants
+from everhook.tenants.audit_store import Actor, record_audit
+
+WOKEN = 200
+WAKE_TIMEOUT_S = 2.0
+"""After an erasure this many deliveries of the message are woken, for at most this long; the others find out at their
+next step."""
+
+# For `fullmatch`: `$` would accept a line feed at the end, and types become headers.
+_EVENT_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
+_KEY = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """A message to publish. `payload` is JSON, delivered as these very bytes; `tenant` is a name or a gid."""
+
+    payload: bytes
+    type: str | None = None
+    idempotency_key: str | None = None
+    tenant: str | None = None
+    published_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class MessageQuery:
+    """Which messages: every part given must hold, by any of its values. `tenants` are names. `since` and `until` bound
+    the time of acceptance: from, and before."""
+
+    tenants: Sequence[str] | None = None
+    channels: Sequence[str] | None = None
+    types: Sequence[str] | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True)
+class MessageView:
+    """A message with the name of the tenant that it is for."""
+
+    message: Message
+    tenant: str | None
+
+
+@dataclass(frozen=True)
+class MessageDetail:
+    """A message with its newest deliveries; `counts` are of all, by status."""
+
+    message: Message
+    tenant: str | None
+    counts: Mapping[DeliveryStatus, int]
+    deliveries: Sequence[Delivery]
+    has_more_deliveries: bool
+
+
+class MessageService:
+    def __init__(
+        self,
+        database: Database,
+        temporal: Client,
+        acceptor: Acceptor,
+        dispatcher: Dispatcher,
+        defaults: InputDefaults,
+        backlog: Backlog,
+        rate: PublishRate,
+        *,
+        max_payload_bytes: int,
+    ) -> None:
+        self._database = database
+        self._temporal = temporal
+        self._acceptor = acceptor
+        self._dispatcher = dispatcher
+        self._defaults = defaults
+        self._backlog = backlog
+        self._rate = rate
+        self._max_payload_bytes = max_payload_bytes
+
+    async def admit(self, actor: Actor, channel: str) -> None:
+        """Count one message of the actor, before it is read. Raises ReservedChannel, BacklogFull and RateLimited."""
+        _require_open(channel)
+        self._backlog.refuse_if_full()
+        await self._rate.take(_rate_key(actor))
+
+    async def admit_batch(self, actor: Actor, channel: str) -> None:
+        """The same before a batch is read, which `publish_all` counts. Raises what `admit` raises."""
+        _require_open(channel)
+        self._backlog.refuse_if_full()
+        await self._rate.refuse_if_spent(_rate_key(actor))
+
+    async def publish(
+        self, scope: TenantScope, channel: str, message: NewMessage, parent: TraceParent | None = None
+    ) -> Accepted:
+        """Publish one message that was admitted. Returns once it and its deliveries are committed.
+
+        `parent`: the trace of the call. Raises NotFound for the channel, InvalidField, MalformedPayload,
+        PayloadTooLarge, and IdempotencyKeyReused.
+        """
+        tenant_gid = await self._tenant_gid(scope, message.tenant, "tenant")
+        with _traced(parent) as trace:
+            publication = self._publication(channel, message, tenant_gid, trace)
+            acceptance = await self._acceptor.accept(publication)
+            if not isinstance(acceptance, Accepted):
+                raise _refusal(acceptance, "idempotencyKey", "Nothing was published.")
+            self._dispatcher.dispatch(acceptance.new)
+        return acceptance
+
+    async def publish_all(
+        self,
+        scope: TenantScope,
+        actor: Actor,
+        channel: str,
+        new: Sequence[NewMessage],
+        parent: TraceParent | None = None,
+    ) -> Sequence[Accepted | IdempotencyKeyReused]:
+        """Publish messages in one transaction; returns what became of each, in their order.
+
+        A message whose idempotency key was used with another body is not published, and the others are. Raises what
+        `publish` raises for everything else, and RateLimited; then nothing is published.
+        """
+        await self._rate.take(_rate_key(actor), len(new))
+        first = {message.tenant: index for index, message in reversed(list(enumerate(new)))}
+        gids = {
+            tenant: await self._tenant_gid(scope, tenant, f"messages[{index}].tenant")
+            for tenant, index in first.items()
+        }
+        with _traced(parent) as trace:
+            publications = [
+                self._publication(channel, message, gids[message.tenant], trace, f"messages[{index}].")
+                for index, message in enumerate(new)
+            ]
+            acceptances = await self._acceptor.accept_all(publications)
+            for acceptance in acceptances:
+                if isinstance(acceptance, UnknownChannel):
+                    raise NotFound("channel", acceptance.channel)
+            for acceptance in acceptances:
+                if isinstance(acceptance, Accepted):
+                    self._dispatcher.dispatch(acceptance.new)
+        return [_outcome(acceptance, index) for index, acceptance in enumerate(acceptances)]
+
+    async def page(self, session: Session, query: MessageQuery, *, after: str | None, limit: int) -> Page[MessageView]:
+        """Newest first, without payloads."""
+        tenant_gids = await tenants.chosen_gids(session, query.tenants)
+        chosen = MessageFilter(tenant_gids, any_of(query.channels), any_of(query.types), query.since, query.until)
+        page = await messages.page(session, chosen, after=after, limit=limit)
+        names = await tenants.names(session, {row.tenant_gid for row in page.rows if row.tenant_gid})
+        return Page([MessageView(row, names.get(row.tenant_gid or "")) for row in page.rows], page.next_key)
+
+    async def get(self, session: Session, gid: str, *, max_deliveries: int) -> MessageDetail:
+        """Raises NotFound."""
+        row = await messages.get(session, gid)
+        if row is None:
+            raise NotFound("message", gid)
+        names = await tenants.names(session, {row.tenant_gid} if row.tenant_gid else set())
+        page = await deliveries.page(session, DeliveryFilter(message_gid=gid), after=None, limit=max_deliveries)
+        return MessageDetail(
+            message=row,
+            tenant=names.get(row.tenant_gid or ""),
+            counts=await deliveries.counts_of_message(session, gid),
+            deliveries=page.rows,
+            has_more_deliveries=page.next_key is not None,
+        )
+
+    async def erase_payload(self, scope: TenantScope, actor: Actor, gid: str) -> None:
+        """Erase a message's payload and the responses to it, and wake its deliveries, which become dead letters. Raises
+        NotFound."""
+        async with scope.writing() as session:
+            if not await erasure.erase_payload(session, gid):
+                raise NotFound("message", gid)
+            record_audit(session, actor, "message.payload_erased", gid)
+        await erasure.erase_responses(Bulk(self._database), [gid])
+        await self._wake(gid)
+
+    async def _wake(self, message_gid: str) -> None:
+        """Have a message's deliveries find out now that its payload was erased, instead of at their next step."""
+        async with self._database.read_connection() as connection:
+            waiting = await load_inputs(connection, self._defaults, erasure.still_to_send(message_gid), WOKEN)
+        try:
+            async with asyncio.timeout(WAKE_TIMEOUT_S):
+                results: Sequence[BaseException | None] = await asyncio.gather(
+                    *(wake_delivery(self._temporal, input) for input in waiting), return_exceptions=True
+                )
+        except TimeoutError as error:
+            results = [error]
+        if failed := [result for result in results if result is not None]:
+            log.info("some deliveries find out later that their payload was erased", error=str(failed[0]))
+
+    async def _tenant_gid(self, scope: TenantScope, named: str | None, field: str) -> str | None:
+        """Whom a message is for; what a tenant's key publishes is for that tenant."""
+        if named is None:
+            return scope.tenant_gid
+        async with scope.reading() as session:
+            tenant = await tenants.find_tenant(session, named)
+        if tenant is None:
+            raise InvalidField(field, f"there is no tenant {named[:100]!r}")
+        return tenant.gid
+
+    def _publication(
+        self, channel: str, message: NewMessage, tenant_gid: str | None, trace: TraceParent | None, at: str = ""
+    ) -> Publication:
+        """Check a message. `at` is where it stands in its request, for the names of fields in errors."""
+        payload, limit = message.payload, self._max_payload_bytes
+        if len(payload) > limit:
+            raise PayloadTooLarge(
+                f"{at}payload", f"has {len(payload)} bytes; at most {limit} are accepted", "too_large"
+            )
+        content = _parsed(payload, f"{at}payload")
+        event_type = _event_type(message.type, content, f"{at}type")
+        return Publication(
+            message_gid=new_gid(Kind.MESSAGE),
+            channel=channel,
+            event_type=event_type,
+            payload=payload,
+            content=content,
+            body_sha256=hashlib.sha256(event_type.encode() + b"\0" + payload).hexdigest(),
+            published_at=_published_at(message.published_at, f"{at}publishedAt"),
+            tenant_gid=tenant_gid,
+            idempotency_key=_key(message.idempotency_key, f"{at}idempotencyKey"),
+            traceparent=str(trace) if trace is not None else None,
+        )
+
+
+@contextmanager
+def _traced(parent: TraceParent | None) -> Iterator[TraceParent | None]:
+    """The trace that what is published here belongs to: the caller's, with a span of its own where spans are sent."""
+    with span("publish", parent, serves=True) as current:
+        yield current.traceparent or parent
+
+
+def _require_open(channel: str) -> None:
+    if is_reserved(channel):
+        raise ReservedChannel(f"Only Everhook itself publishes to {channel}.")
+
+
+def _rate_key(actor: Actor) -> str:
+    return actor.key_gid or actor.name
+
+
+def _outcome(acceptance: Accepted | UnknownChannel | KeyReused, index: int) -> Accepted | IdempotencyKeyReused:
+    if isinstance(acceptance, Accepted):
+        return acceptance
+    assert isinstance(acceptance, KeyReused)
+    return _key_reused(acceptance, f"messages[{index}].idempotencyKey", "This message was not published.")
+
+
+def _refusal(acceptance: UnknownChannel | KeyReused, field: str, consequence: str) -> NotFound | IdempotencyKeyReused:
+    if isinstance(acceptance, UnknownChannel):
+        return NotFound("channel", acceptance.channel)
+    return _key_reused(acceptance, field, consequence)
+
+
+def _key_reused(acceptance: KeyReused, field: str, consequence: str) -> IdempotencyKeyReused:
+    return IdempotencyKeyReused(f"{field}: was used for {acceptance.message_gid} with another body. {consequence}")
+
+
+def _parsed(payload: bytes, field: str) -> Any:
+    """Parse for filters and the type. What cannot be parsed here, such as a nesting bomb, no receiver could parse."""
+    try:
+        return orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        with suppress(ValueError, RecursionError):
+            return parse_exactly(payload)  # `1e400` is JSON, and kept as it came; orjson alone refuses it
+        raise MalformedPayload(field, why_not_json(payload, error), "malformed") from error
+
+
+def _event_type(given: str | None, content: Any, field: str) -> str:
+    if given is None and isinstance(content, dict) and isinstance(content.get("event"), str):
+        given = content["event"]
+    if given is None:
+        raise InvalidField(field, "is required where the payload has no text `event`")
+    if not _EVENT_TYPE.fullmatch(given):
+        raise InvalidField(field, "takes letters, digits and . _ / : - (128 at most)")
+    return given
+
+
+def _published_at(given: datetime | None, field: str) -> datetime:
+    if given is None:
+        return datetime.now(UTC)
+    if given.tzinfo is None:
+        raise InvalidField(field, "must name its offset from UTC, such as `Z`")
+    try:
+        return given.astimezone(UTC)
+    except OverflowError as error:
+        raise InvalidField(field, "lies outside the years 1 to 9999 in UTC") from error
+
+
+def _key(given: str | None, field: str) -> str | None:
+    if given is not None and not _KEY.fullmatch(given):
+        raise InvalidField(field, "takes 1 to 255 characters, none of them a control character")
+    return given

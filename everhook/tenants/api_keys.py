@@ -1,0 +1,117 @@
+"""Use cases of API keys: created, shown once, listed, revoked; and whose key a caller presents."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from everhook.errors import InvalidField, NotFound
+from everhook.storage.engine import Database, Session
+from everhook.storage.paging import Page
+from everhook.storage.tables import ApiKey, Tenant, now
+from everhook.tenants import api_keys_store as store
+from everhook.tenants import store as tenants
+from everhook.tenants.api_keys_store import ApiKeys, Holder, Scope
+from everhook.tenants.audit_store import Actor
+
+
+@dataclass(frozen=True)
+class NewApiKey:
+    """A key that is asked for. `tenant`, a name or a gid, makes it reach that tenant only."""
+
+    name: str
+    scopes: Collection[str] = ()
+    tenant: str | None = None
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class ApiKeyView:
+    """A key with the name of its tenant. `scopes` are as people see them: a tenant's key names its tenant."""
+
+    row: ApiKey
+    tenant: str | None
+
+    @property
+    def scopes(self) -> list[str]:
+        return store.shown_scopes(self.row)
+
+    @property
+    def state(self) -> Literal["active", "expired", "revoked"]:
+        return store.state_of(self.row)
+
+
+@dataclass(frozen=True)
+class CreatedApiKey(ApiKeyView):
+    """`key` cannot be shown again: only its hash is stored."""
+
+    key: str
+
+
+class ApiKeyService:
+    """Creates, lists and revokes keys, and finds the holder of one that is presented."""
+
+    def __init__(self, database: Database) -> None:
+        self._keys = ApiKeys(database)
+
+    async def holder(self, presented: str) -> Holder | None:
+        """None for a key that was never created, was altered or revoked, or has expired."""
+        return await self._keys.holder(presented)
+
+    async def holder_of(self, gid: str) -> Holder | None:
+        """The holder of a key that was presented before. None once it opens nothing."""
+        return await self._keys.holder_of(gid)
+
+    async def create(self, session: Session, actor: Actor, new: NewApiKey) -> CreatedApiKey:
+        """Raises InvalidField."""
+        if (wrong := store.why_refused(new.name, new.scopes, has_tenant=new.tenant is not None)) is not None:
+            raise InvalidField(*wrong)
+        if new.expires_at is not None and new.expires_at <= now():
+            raise InvalidField("expiresAt", "lies in the past")
+        tenant = await _owner(session, new.tenant)
+        row, key = await store.create(
+            session,
+            new.name,
+            [Scope(scope) for scope in new.scopes],
+            tenant_gid=tenant.gid if tenant is not None else None,
+            expires_at=new.expires_at,
+            created_by=actor.name,
+        )
+        store.audit(session, actor, "api_key.created", row)
+        return CreatedApiKey(row, tenant.name if tenant is not None else None, key)
+
+    async def page(self, session: Session, *, after: str | None, limit: int) -> Page[ApiKeyView]:
+        """Newest first, expired and revoked ones included."""
+        page = await store.page(session, after=after, limit=limit)
+        names = await tenants.names(session, {row.tenant_gid for row in page.rows if row.tenant_gid})
+        return Page([ApiKeyView(row, names.get(row.tenant_gid or "")) for row in page.rows], page.next_key)
+
+    async def get(self, session: Session, gid: str) -> ApiKeyView:
+        """Raises NotFound."""
+        row = await _find(session, gid)
+        names = await tenants.names(session, {row.tenant_gid} if row.tenant_gid else set())
+        return ApiKeyView(row, names.get(row.tenant_gid or ""))
+
+    async def revoke(self, session: Session, actor: Actor, gid: str) -> None:
+        """From the commit on it opens nothing, at any process. Raises NotFound."""
+        row = await _find(session, gid)
+        await store.revoke(session, row)
+        store.audit(session, actor, "api_key.revoked", row)
+
+    async def has_usable(self, session: Session) -> bool:
+        """Whether any key opens anything."""
+        return await store.has_usable(session)
+
+
+async def _find(session: Session, gid: str) -> ApiKey:
+    row = await store.get(session, gid)
+    if row is None:
+        raise NotFound("API key", gid)
+    return row
+
+
+async def _owner(session: Session, named: str | None) -> Tenant | None:
+    tenant = await tenants.find_tenant(session, named) if named is not None else None
+    if named is not None and tenant is None:
+        raise InvalidField("tenant", f"there is no tenant {named}")
+    return tenant

@@ -1,0 +1,86 @@
+"""Use cases of tenants: create, rename, erase, and let one into its portal."""
+
+import asyncio
+from datetime import timedelta
+
+import structlog
+from temporalio.client import Client
+
+from everhook.errors import NotFound, TenantInUse, TenantNameTaken
+from everhook.storage.engine import Session
+from everhook.storage.paging import Page
+from everhook.storage.tables import DEFAULT_TENANT_GID, Tenant
+from everhook.storage.tenant_scope import TenantScope
+from everhook.tenants import erasure_store as erasure
+from everhook.tenants import store as tenants
+from everhook.tenants.audit_store import Actor, record_audit
+from everhook.tenants.erasure import start_erasure
+
+START_TIMEOUT_S = 2.0
+
+log = structlog.get_logger()
+
+
+class TenantService:
+    """A tenant is named by its name or its gid. `grace` is how long an erasure lets deliveries in flight end."""
+
+    def __init__(self, temporal: Client, grace: timedelta) -> None:
+        self._temporal = temporal
+        self._grace = grace
+
+    async def create(self, session: Session, actor: Actor, name: str) -> Tenant:
+        """Raises TenantNameTaken."""
+        tenant = await tenants.create(session, name)
+        if tenant is None:
+            raise _name_taken(name)
+        detail = {"name": tenant.name}
+        record_audit(session, actor, "tenant.created", tenant.gid, tenant_gid=tenant.gid, detail=detail)
+        return tenant
+
+    async def get(self, session: Session, named: str) -> Tenant:
+        """Raises NotFound, also for a tenant that is being erased."""
+        tenant = await tenants.find_tenant(session, named)
+        if tenant is None:
+            raise NotFound("tenant", named)
+        return tenant
+
+    async def page(self, session: Session, *, after: str | None, limit: int) -> Page[Tenant]:
+        """One page, newest first."""
+        return await tenants.page(session, after=after, limit=limit)
+
+    async def rename(self, session: Session, actor: Actor, named: str, name: str) -> Tenant:
+        """Workflows that are running keep the old name in Temporal. Raises NotFound and TenantNameTaken."""
+        tenant = await self.get(session, named)
+        before = tenant.name
+        if not await tenants.rename(session, tenant, name):
+            raise _name_taken(name)
+        detail = {"from": before, "to": tenant.name}
+        record_audit(session, actor, "tenant.renamed", tenant.gid, tenant_gid=tenant.gid, detail=detail)
+        return tenant
+
+    async def erase(self, scope: TenantScope, actor: Actor, gid: str) -> None:
+        """Shut a tenant out at once, and start the workflow that deletes its rows. If Temporal is not reachable,
+        retention starts it later. Takes a gid only. Raises NotFound and TenantInUse."""
+        if gid == DEFAULT_TENANT_GID:
+            raise TenantInUse(
+                "The default tenant owns what names no tenant; it cannot be erased. Delete its endpoints instead."
+            )
+        async with scope.writing() as session:
+            if not await erasure.begin(session, gid):
+                raise NotFound("tenant", gid)
+            record_audit(session, actor, "tenant.erased", gid)
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await start_erasure(self._temporal, gid, self._grace)
+        except Exception as error:
+            log.warning("retention will start the erasure of a tenant", tenant_gid=gid, error=str(error))
+
+    async def grant_portal_link(self, session: Session, actor: Actor, named: str) -> Tenant:
+        """Record that a link to the portal was created, and return whose portal it opens. Raises NotFound."""
+        tenant = await self.get(session, named)
+        record_audit(session, actor, "portal_link.created", tenant.gid, tenant_gid=tenant.gid)
+        return tenant
+
+
+def _name_taken(name: str) -> TenantNameTaken:
+    return TenantNameTaken(f"name: {name} is another tenant's, or looks like a gid.")

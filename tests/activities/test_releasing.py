@@ -1,0 +1,229 @@
+"""The release of parked deliveries."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from temporalio.client import WorkflowHandle
+from temporalio.testing import ActivityEnvironment
+
+from activities.releasing import ReleasingActivities
+from everhook.circuit.machine import CircuitState, Hold
+from everhook.contracts import (
+    DeadLetterReason,
+    DeliveryStatus,
+    ReleaseInput,
+    ReleaseParkedInput,
+    ReleaseResult,
+)
+from everhook.delivery.inputs_store import InputDefaults
+from everhook.delivery.policy import DeliveryPolicy
+from everhook.ids import delivery_workflow_id
+from everhook.storage.engine import Database
+from everhook.storage.tables import Delivery, Endpoint, now
+from tests.activities.desk import Desk
+from tests.delivery.fakes import AWAY, Collected, FakeTemporal
+from tests.stores.factories import Store, accepted, publication
+from tests.workflows.engine import time_skipping_server
+
+PARKED: dict[str, Any] = {"status": DeliveryStatus.PARKED, "parked_at": now()}
+BOUND = InputDefaults().first_attempt_bound(DeliveryPolicy())
+WITH_WORKFLOW: dict[str, Any] = PARKED | {"dispatched_at": now()}
+
+
+@pytest.fixture
+def temporal() -> FakeTemporal:
+    return FakeTemporal()
+
+
+@pytest.fixture
+def dispatched() -> Collected:
+    return Collected()
+
+
+@pytest.fixture
+def releasing(temporal: FakeTemporal, database: Database, dispatched: Collected) -> ReleasingActivities:
+    return ReleasingActivities(temporal.client, database, InputDefaults(), dispatched)
+
+
+async def release(
+    releasing: ReleasingActivities, endpoint: Endpoint, limit: int, reason: DeadLetterReason | None = None
+) -> bool:
+    """Release so many at least; whether there are more."""
+    input = ReleaseParkedInput(endpoint.gid, limit, reason)
+    result: ReleaseResult = await ActivityEnvironment().run(releasing.release_parked, input)
+    assert result.released == limit
+    return result.remaining
+
+
+def notes(temporal: FakeTemporal, *deliveries: Delivery) -> list[list[ReleaseInput]]:
+    """The releases that the workflows of these deliveries were sent; none where it never was started."""
+    return [
+        [
+            note
+            for start in temporal.starts
+            if start.input.delivery_gid == delivery.gid and start.options["start_signal"] == "release"
+            for note in start.options["start_signal_args"]
+        ]
+        for delivery in deliveries
+    ]
+
+
+# Parked with a workflow
+
+
+async def test_the_oldest_parked_deliveries_are_woken_and_no_longer_parked(
+    releasing: ReleasingActivities, store: Store, temporal: FakeTemporal, dispatched: Collected
+) -> None:
+    endpoint = await store.subscribed()
+    parked = await store.deliveries(3, endpoint, **WITH_WORKFLOW, attempts=2)
+    (other,) = await store.deliveries(1, await store.endpoint(), **WITH_WORKFLOW)
+    assert await release(releasing, endpoint, 2)
+    assert [await store.status(delivery) for delivery in [*parked, other]] == [
+        DeliveryStatus.RETRYING,
+        DeliveryStatus.RETRYING,
+        DeliveryStatus.PARKED,
+        DeliveryStatus.PARKED,
+    ]
+    assert notes(temporal, *parked, other) == [[ReleaseInput()], [ReleaseInput()], [], []]
+    assert not await release(releasing, endpoint, 1)
+    assert dispatched.deliveries == []
+
+
+async def test_a_parked_delivery_whose_workflow_is_gone_gets_one_that_knows_of_its_release(
+    store: Store, database: Database, dispatched: Collected
+) -> None:
+    delivery = await store.delivery(**WITH_WORKFLOW)
+    async with time_skipping_server() as env:
+        releasing = ReleasingActivities(env.client, database, InputDefaults(), dispatched)
+        await release(releasing, await endpoint_of(store, delivery), 1)
+        handle: WorkflowHandle[Any, Any] = env.client.get_workflow_handle(delivery_workflow_id(delivery.gid))
+        signals = [
+            event.workflow_execution_signaled_event_attributes.signal_name
+            for event in (await handle.fetch_history()).events
+            if event.HasField("workflow_execution_signaled_event_attributes")
+        ]
+    assert signals == ["release"]
+
+
+async def test_one_that_parks_again_while_it_is_being_woken_stays_parked(
+    releasing: ReleasingActivities, store: Store, dispatched: Collected
+) -> None:
+    later = now() + timedelta(minutes=1)
+    for fields in (WITH_WORKFLOW, PARKED):
+        delivery = await store.delivery(**(fields | {"parked_at": later}))
+        await release(releasing, await endpoint_of(store, delivery), 1)
+        assert await store.status(delivery) is DeliveryStatus.PARKED
+    assert dispatched.deliveries == []
+
+
+async def test_nothing_is_marked_as_released_that_could_not_be_woken(
+    releasing: ReleasingActivities, store: Store, temporal: FakeTemporal
+) -> None:
+    delivery = await store.delivery(**WITH_WORKFLOW)
+    temporal.error = AWAY
+    with pytest.raises(type(AWAY)):
+        await release(releasing, await endpoint_of(store, delivery), 1)
+    assert await store.status(delivery) is DeliveryStatus.PARKED
+
+
+# Parked without a workflow
+
+
+async def test_deliveries_parked_without_a_workflow_are_attempted_by_this_process_once_the_circuit_is_closed(
+    releasing: ReleasingActivities, store: Store, temporal: FakeTemporal, dispatched: Collected
+) -> None:
+    endpoint = await store.subscribed()
+    parked = await store.deliveries(3, endpoint, **PARKED)
+    guarded = await store.delivery(endpoint, **WITH_WORKFLOW)
+    before = now()
+    assert await release(releasing, endpoint, 2)
+    assert [new.input.delivery_gid for new in dispatched.deliveries] == [parked[0].gid, parked[1].gid]
+    for delivery in parked[:2]:
+        row = await store.read(delivery)
+        assert (row.status, row.parked_at, row.dispatched_at) == (DeliveryStatus.ACCEPTED, None, None)
+        # Should this process die, the reconciler takes it up after that.
+        assert row.due_at is not None and before < row.due_at - BOUND <= now()
+    assert not await release(releasing, endpoint, 2)
+    assert [new.input.delivery_gid for new in dispatched.deliveries[2:]] == [parked[2].gid]
+    assert notes(temporal, *parked, guarded) == [[], [], [], [ReleaseInput()]]
+
+
+async def test_what_is_accepted_again_begins_as_if_it_had_never_been_parked(
+    releasing: ReleasingActivities, store: Store, dispatched: Collected
+) -> None:
+    """Else the time for which it was parked would count towards its window when it parks another time."""
+    endpoint = await store.subscribed()
+    await store.circuit(endpoint, state=CircuitState.OPEN)
+    acceptance = accepted(await store.acceptor().accept(publication()))
+    assert [delivery.status for delivery in acceptance.deliveries] == [DeliveryStatus.PARKED]
+    await store.circuit(endpoint, state=CircuitState.CLOSED)
+    await release(releasing, endpoint, 1)
+    (new,) = dispatched.deliveries
+    assert (new.snapshot, new.input.attempt, new.input.previous, new.input.parked_since) == (None, 1, None, None)
+
+
+@pytest.mark.parametrize(
+    ("circuit", "reason"),
+    [
+        ({"state": CircuitState.HALF_OPEN}, None),
+        ({"hold": Hold.PAUSED}, None),
+        ({"hold": Hold.DISABLED}, DeadLetterReason.ENDPOINT_DISABLED),
+        ({}, DeadLetterReason.ENDPOINT_DELETED),
+    ],
+    ids=["the probe of a half-open circuit", "one that was paused again", "given up", "given up while closed"],
+)
+async def test_otherwise_a_workflow_is_started_that_knows_of_the_release(
+    releasing: ReleasingActivities,
+    store: Store,
+    temporal: FakeTemporal,
+    dispatched: Collected,
+    circuit: dict[str, Any],
+    reason: DeadLetterReason | None,
+) -> None:
+    endpoint = await store.subscribed()
+    parked_at = now() - timedelta(hours=3)
+    delivery = await store.delivery(endpoint, **(PARKED | {"parked_at": parked_at}))
+    await store.circuit(endpoint, **circuit)
+    await release(releasing, endpoint, 1, reason)
+    assert notes(temporal, delivery) == [[ReleaseInput(reason)]]
+    assert temporal.inputs[0].parked_since == parked_at
+    assert dispatched.deliveries == []
+
+
+async def test_a_release_that_runs_twice_dispatches_nothing_twice(
+    releasing: ReleasingActivities, store: Store, dispatched: Collected
+) -> None:
+    endpoint = await store.subscribed()
+    await store.deliveries(3, endpoint, **PARKED)
+    await release(releasing, endpoint, 3)
+    repeated = ReleaseParkedInput(endpoint.gid, 3)
+    again: ReleaseResult = await ActivityEnvironment().run(releasing.release_parked, repeated)
+    assert again == ReleaseResult(released=0, remaining=False)
+    assert len(dispatched.deliveries) == 3
+
+
+async def test_a_released_delivery_arrives(desk: Desk, temporal: FakeTemporal) -> None:
+    dispatcher = desk.dispatcher(temporal)
+    releasing = ReleasingActivities(temporal.client, desk.store.database, InputDefaults(), dispatcher)
+    endpoint = await desk.endpoint()
+    delivery = await desk.delivery(endpoint, **PARKED)
+    await release(releasing, endpoint, 1)
+    await dispatcher.close()
+    assert [arrival.id for arrival in desk.receiver.arrivals] == [delivery.message_gid]
+    assert await desk.store.status(delivery) is DeliveryStatus.DELIVERED
+
+
+# Counting
+
+
+async def test_the_parked_deliveries_of_an_endpoint_are_counted(releasing: ReleasingActivities, store: Store) -> None:
+    endpoint = await store.subscribed()
+    await store.deliveries(2, endpoint, **PARKED)
+    await store.deliveries(1, endpoint, **WITH_WORKFLOW)
+    assert await ActivityEnvironment().run(releasing.count_parked, endpoint.gid) == 3
+
+
+async def endpoint_of(store: Store, delivery: Delivery) -> Endpoint:
+    async with store.database.reading() as session:
+        return await session.get_one(Endpoint, delivery.endpoint_gid)
