@@ -19,7 +19,6 @@ from api.query import check_query
 from everhook.channels.service import ChannelService
 from everhook.dead_letters.service import DeadLetterService
 from everhook.delivery.service import DeliveryService
-from everhook.egress import EgressClient
 from everhook.endpoints.service import EndpointService
 from everhook.endpoints.subscriptions import SubscriptionService
 from everhook.health.service import HealthService
@@ -56,7 +55,6 @@ class Services:
     receipts: ReceiptService
     audit: AuditService
     temporal: Client
-    egress: EgressClient
     backlog: Backlog
     readiness: ReadinessCheck
     keyring: KeyRing
