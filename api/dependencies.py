@@ -19,7 +19,6 @@ from api.query import check_query
 from everhook.channels.service import ChannelService
 from everhook.dead_letters.service import DeadLetterService
 from everhook.delivery.service import DeliveryService
-from everhook.egress import EgressClient
 from everhook.endpoints.service import EndpointService
 from everhook.endpoints.subscriptions import SubscriptionService
 from everhook.health.service import HealthService
@@ -56,7 +55,6 @@ class Services:
     receipts: ReceiptService
     audit: AuditService
     temporal: Client
-    egress: EgressClient
     backlog: Backlog
     readiness: ReadinessCheck
     keyring: KeyRing
@@ -99,7 +97,7 @@ def _key_needed(detail: str) -> Problem:
 
 
 async def _caller(request: Request) -> Caller:
-    """Whom the middleware `Authentication` found; nobody outside of the API, for it looks nowhere else."""
+    """The caller that the middleware `Authentication` found. It runs for paths of the API only."""
     caller: Caller | None = getattr(request.state, "caller", None)
     if caller is None:
         raise _key_needed(_NO_KEY)
@@ -107,7 +105,7 @@ async def _caller(request: Request) -> Caller:
 
 
 async def caller_behind(presented: str, services: Services, address: str | None) -> Caller | None:
-    """Whoever presents this key. None for a key that opens nothing."""
+    """The caller that a key belongs to. None for a key that is unknown, revoked or expired."""
     key = services.settings.api_key
     if key is not None and hmac.compare_digest(presented.encode(), key.get_secret_value().encode()):
         return Caller.of_environment(address)
@@ -127,7 +125,7 @@ async def _store(
 
 
 def opened_by(access: Access) -> params.Depends:
-    """Let only those in whom `access` admits. Every router under `/v1` is included with one."""
+    """Raise 403 for callers whom `access` does not admit. Every router under `/v1` is included with one."""
 
     async def check(request: Request, caller: Annotated[Caller, Depends(_caller)]) -> None:
         access.check(caller, request.method)

@@ -194,7 +194,6 @@ def _services_on(engine: DeliveryEngine) -> Services:
         receipts=ReceiptService(database, engine.keyring, seal_every_s=settings.seal_receipts_every_seconds),
         audit=AuditService(),
         temporal=engine.client,
-        egress=engine.egress,
         backlog=backlog,
         readiness=readiness_check(database, engine.client),
         keyring=engine.keyring,

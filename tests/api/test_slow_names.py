@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from copy import copy
 from dataclasses import replace
 from datetime import timedelta
 
@@ -26,15 +27,17 @@ async def silent_names(api: Api) -> AsyncIterator[None]:
             released.wait(30)
         return ("127.0.0.1",)
 
-    usual = api.services.egress
+    usual = api.services.endpoints
     resolver = CachingResolver(lookup, limit=timedelta(minutes=1))
     egress = EgressClient(EgressRules.from_settings(api.services.settings), resolver=resolver)
-    api.app.state.services = replace(api.services, egress=egress)
+    endpoints = copy(usual)
+    endpoints._egress = egress
+    api.app.state.services = replace(api.services, endpoints=endpoints)
     try:
         yield
     finally:
         released.set()
-        api.app.state.services = replace(api.services, egress=usual)
+        api.app.state.services = replace(api.services, endpoints=usual)
         await egress.aclose()
 
 

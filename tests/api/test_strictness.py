@@ -18,7 +18,7 @@ from api.endpoints import schemas as endpoint_schemas
 from api.endpoints.schemas import SecretRotation
 from api.main import create_app
 from api.subscriptions import schemas as subscription_schemas
-from api.tenants import router as tenants
+from api.tenants import schemas as tenants
 from everhook.settings import Settings
 from everhook.storage import tables  # noqa: F401 - the models
 from testing.api import JSON, ON_SHARED, UNKNOWN_SUFFIX, Api, assert_problem, ok
