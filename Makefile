@@ -45,7 +45,8 @@ bench: $(READY)
 bench-production: $(READY)
 	$(BIN)/python -m bench.production $(ARGS)
 
-# What hashes pin, and nothing else; then this checkout, which needs no more than that.
+# What hashes pin, and nothing else (`--no-deps`: the lock is complete, and overrides a bound: see pyproject.toml); then
+# this checkout, which needs no more than that.
 $(READY): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here; Everhook needs Python 3.11 or newer." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -56,7 +57,7 @@ $(READY): requirements.lock pyproject.toml
 		exit 1; }
 	@echo "Setting up $(VENV) (once; again when requirements.lock changes) …"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 

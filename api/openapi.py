@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -52,6 +52,7 @@ def document(app: FastAPI) -> JSON:
     found["components"]["securitySchemes"] = {"key": SCHEME}
     schemas = found["components"]["schemas"]
     schemas |= problems.schemas()
+    _name_objects(schemas)
     for path, operation in _operations(found):
         if path.startswith(f"{API}/"):
             operation["security"] = [{"key": []}]
@@ -65,6 +66,24 @@ def _with_list_names(found: JSON) -> JSON:
     """`EndpointList` instead of `ListOf_EndpointOut_`, as pydantic calls the component."""
     renamed: JSON = json.loads(re.sub(r"\bListOf_(\w+?)(?:Out)?_\b", r"\1List", json.dumps(found)))
     return renamed
+
+
+_OBJECTS: Mapping[str, JSON] = {
+    "JsonObject": {"title": "JsonObject", "type": "object", "additionalProperties": True},
+    "Headers": {"title": "Headers", "type": "object", "additionalProperties": {"type": "string"}, "maxProperties": 20},
+}
+
+
+def _name_objects(schemas: JSON) -> None:
+    """Refer to a component where a field is a plain object or null: generated clients would have a class for each."""
+    for model in list(schemas.values()):
+        for field in model.get("properties", {}).values():
+            for option in field.get("anyOf", ()):
+                for name, plain in _OBJECTS.items():
+                    if option.get("additionalProperties") == plain["additionalProperties"]:
+                        option.clear()
+                        option["$ref"] = f"#/components/schemas/{name}"
+    schemas.update(_OBJECTS)
 
 
 def _operations(found: JSON) -> Iterator[tuple[str, JSON]]:

@@ -14,12 +14,13 @@ PATH = "/problems"
 
 @dataclass(frozen=True)
 class ProblemType:
-    """`slug` ends the URI of the type; `meaning` says what happened and what a caller can do."""
+    """`slug` ends the URI of the type. `meaning` says what happened, `action` what the caller can do."""
 
     slug: str
     status: HTTPStatus
     title: str
     meaning: str
+    action: str
 
     @property
     def uri(self) -> str:
@@ -31,145 +32,201 @@ MALFORMED_REQUEST = ProblemType(
     "malformed-request",
     HTTPStatus.BAD_REQUEST,
     "Malformed request",
-    "The body is not JSON in UTF-8, or a header that may be sent once was sent twice. `errors` says where.",
+    "The body is not JSON in UTF-8, or a header that may be sent once was sent twice.",
+    "Correct what `errors` names. The same request fails again.",
 )
 INVALID_REQUEST = ProblemType(
     "invalid-request",
     HTTPStatus.UNPROCESSABLE_ENTITY,
     "Invalid request",
-    "A field or a parameter has a value that is not allowed, or is unknown. `errors` names each, with a `code`.",
+    "A field or a parameter is unknown, is missing, or has a value that is not allowed.",
+    "Correct what `errors` names; each has a `code` for programs. The same request fails again.",
 )
 UNAUTHENTICATED = ProblemType(
     "unauthenticated",
     HTTPStatus.UNAUTHORIZED,
     "Not authenticated",
     "No API key was sent, or one that is unknown, revoked or expired.",
+    "Send a valid key as `Authorization: Bearer <key>`.",
 )
 FORBIDDEN = ProblemType(
-    "forbidden", HTTPStatus.FORBIDDEN, "Forbidden", "The API key is valid, and its scopes do not allow this call."
+    "forbidden",
+    HTTPStatus.FORBIDDEN,
+    "Forbidden",
+    "The API key is valid, and its scopes do not allow this call.",
+    "Use a key with one of the scopes that `detail` names.",
 )
 RESERVED_CHANNEL = ProblemType(
     "reserved-channel",
     HTTPStatus.FORBIDDEN,
     "Reserved channel",
     "Only Everhook itself publishes to channels whose names begin with `everhook.`.",
+    "Publish to a channel of your own.",
 )
 NOT_FOUND = ProblemType(
-    "not-found", HTTPStatus.NOT_FOUND, "Not found", "There is no such thing, or it belongs to another tenant."
+    "not-found",
+    HTTPStatus.NOT_FOUND,
+    "Not found",
+    "There is no such thing, or it belongs to another tenant.",
+    "Check the path and the gid. What was deleted or has passed its retention is gone.",
 )
 METHOD_NOT_ALLOWED = ProblemType(
-    "method-not-allowed", HTTPStatus.METHOD_NOT_ALLOWED, "Method not allowed", "The header `Allow` names the methods."
+    "method-not-allowed",
+    HTTPStatus.METHOD_NOT_ALLOWED,
+    "Method not allowed",
+    "The path exists and has no such method.",
+    "Use one of the methods in the header `Allow`.",
 )
 PAYLOAD_TOO_LARGE = ProblemType(
     "payload-too-large",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "Payload too large",
-    "The request, or the payload of a message, has more bytes than are accepted. `detail` names the limit.",
+    "The request, or the payload of a message, has more bytes than are accepted.",
+    "Send fewer bytes; `detail` names the limit.",
 )
 CONFLICT = ProblemType(
-    "conflict", HTTPStatus.CONFLICT, "Conflict", "The state of things does not allow it. `detail` says why."
+    "conflict",
+    HTTPStatus.CONFLICT,
+    "Conflict",
+    "The current state does not allow the call.",
+    "`detail` says what is in the way.",
 )
 CHANNEL_EXISTS = ProblemType(
-    "channel-exists", HTTPStatus.CONFLICT, "Channel exists", "There is a channel of this name. Use it, or change it."
+    "channel-exists",
+    HTTPStatus.CONFLICT,
+    "Channel exists",
+    "There is a channel of this name already.",
+    "Use it, or change its policy.",
 )
 CHANNEL_IN_USE = ProblemType(
     "channel-in-use",
     HTTPStatus.CONFLICT,
     "Channel in use",
-    "Subscriptions lead from the channel: delete them first. Channels of Everhook's own cannot be deleted.",
+    "Subscriptions lead from the channel, or it is one of Everhook's own.",
+    "Delete the subscriptions first. Everhook's own channels cannot be deleted.",
 )
 TENANT_NAME_TAKEN = ProblemType(
-    "tenant-name-taken", HTTPStatus.CONFLICT, "Tenant name taken", "Another tenant has this name. Choose another."
+    "tenant-name-taken",
+    HTTPStatus.CONFLICT,
+    "Tenant name taken",
+    "Another tenant has this name, or it looks like a gid.",
+    "Choose another name.",
 )
 TENANT_IN_USE = ProblemType(
-    "tenant-in-use", HTTPStatus.CONFLICT, "Tenant in use", "The default tenant cannot be erased."
+    "tenant-in-use",
+    HTTPStatus.CONFLICT,
+    "Tenant in use",
+    "The default tenant cannot be erased.",
+    "Delete its endpoints instead.",
 )
 TOO_MANY_SECRETS = ProblemType(
     "too-many-secrets",
     HTTPStatus.CONFLICT,
     "Too many secrets",
-    "As many secrets as an endpoint may have sign already. Wait for one to end, or rotate without a grace period.",
+    "The endpoint has as many signing secrets as it may have.",
+    "Wait for one to end, or rotate with `gracePeriodSeconds` 0.",
 )
 QUOTA_EXCEEDED = ProblemType(
     "quota-exceeded",
     HTTPStatus.CONFLICT,
     "Quota exceeded",
-    "The tenant or the endpoint has as many subscriptions as it may have. `detail` names the setting.",
+    "The tenant or the endpoint has as many subscriptions as it may have.",
+    "Delete some, or raise the setting that `detail` names.",
 )
 IDEMPOTENCY_KEY_REUSED = ProblemType(
     "idempotency-key-reused",
     HTTPStatus.CONFLICT,
     "Idempotency key reused",
-    "The idempotency key was used for another call, or another body. Use a new key for a new call.",
+    "The idempotency key was used for another call, or with another body.",
+    "Use a new key for each new call.",
 )
 IDEMPOTENT_CALL_RUNNING = ProblemType(
     "idempotent-call-running",
     HTTPStatus.CONFLICT,
     "Call with this key is running",
-    "A call with this idempotency key has not ended yet, or was cut off a moment ago. Send it again.",
+    "A call with this idempotency key has not ended yet, or was cut off a moment ago.",
+    "Send the same call again after `Retry-After`.",
 )
 NOT_A_DEAD_LETTER = ProblemType(
     "not-a-dead-letter",
     HTTPStatus.CONFLICT,
     "Not a dead letter",
-    "The delivery is not dead-lettered (any more), so there is nothing to replay or discard.",
+    "The delivery is not dead-lettered, or not any more.",
+    "Nothing: there is nothing to replay or discard.",
 )
 NO_ATTEMPT_DUE = ProblemType(
     "no-attempt-due",
     HTTPStatus.CONFLICT,
     "No attempt is due",
-    "The delivery has ended, so no attempt can be made now. Replay a dead letter instead.",
+    "The delivery has ended, so no attempt can be made now.",
+    "Replay it, if it is a dead letter.",
 )
 PAYLOAD_ERASED = ProblemType(
     "payload-erased",
     HTTPStatus.CONFLICT,
     "Payload erased",
-    "The payload of the message was erased, so nothing is left to send. Such a dead letter can be discarded.",
+    "The payload of the message was erased, so nothing is left to send.",
+    "Discard the dead letter.",
 )
 ENDPOINT_DELETED = ProblemType(
     "endpoint-deleted",
     HTTPStatus.CONFLICT,
     "Endpoint deleted",
-    "The endpoint was deleted, so there is nowhere to send to. Such a dead letter can be discarded.",
+    "The endpoint was deleted, so there is nowhere to send to.",
+    "Discard the dead letter, or publish the message again for another endpoint.",
 )
 NOT_CONFIGURED = ProblemType(
     "not-configured",
     HTTPStatus.CONFLICT,
     "Not configured",
-    "The installation lacks a setting that this call needs. `detail` names it.",
+    "The installation lacks a setting that this call needs.",
+    "Set what `detail` names.",
 )
 RATE_LIMITED = ProblemType(
     "rate-limited",
     HTTPStatus.TOO_MANY_REQUESTS,
     "Rate limited",
-    "This API key has published as much as it may for now. `Retry-After` says when to try again.",
+    "This API key has published as many messages as it may for now.",
+    "Send the same call again after `Retry-After`.",
 )
 BULK_OPERATION_RUNNING = ProblemType(
     "bulk-operation-running",
     HTTPStatus.TOO_MANY_REQUESTS,
     "Bulk operation running",
-    "As many bulk operations as may run at once are running. Nothing was begun.",
+    "As many bulk operations as may run at once are running. Nothing was started.",
+    "Send the same call again after `Retry-After`.",
 )
 TEMPORAL_BUSY = ProblemType(
-    "temporal-busy", HTTPStatus.TOO_MANY_REQUESTS, "Temporal is busy", "Nothing was changed. Try again."
+    "temporal-busy",
+    HTTPStatus.TOO_MANY_REQUESTS,
+    "Temporal is busy",
+    "Temporal takes no more calls at the moment. Nothing was changed.",
+    "Send the same call again after `Retry-After`.",
 )
 BACKLOG_FULL = ProblemType(
     "backlog-full",
     HTTPStatus.SERVICE_UNAVAILABLE,
     "Backlog full",
-    "Too many accepted deliveries wait to be started. Nothing was accepted; publish again later.",
+    "Too many accepted deliveries wait to be started. Nothing was accepted.",
+    "Publish again after `Retry-After`.",
 )
 UNAVAILABLE = ProblemType(
     "unavailable",
     HTTPStatus.SERVICE_UNAVAILABLE,
     "Unavailable",
-    "The database or Temporal does not respond. `detail` says whether something was changed. Try again.",
+    "The database or Temporal does not respond. `detail` says whether something may have been changed.",
+    "Send the same call again after `Retry-After`.",
 )
 INTERNAL_ERROR = ProblemType(
-    "internal-error", HTTPStatus.INTERNAL_SERVER_ERROR, "Internal error", "A fault of Everhook. It was logged."
+    "internal-error",
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    "Internal error",
+    "A fault of Everhook. It was logged.",
+    "Report it, with the time and what the log says.",
 )
 
 ALL = tuple(value for value in vars().values() if isinstance(value, ProblemType))
+BY_SLUG: Mapping[str, ProblemType] = {kind.slug: kind for kind in ALL}
 
 OF_ERRORS: Mapping[type[errors.DomainError], ProblemType] = {
     errors.InvalidField: INVALID_REQUEST,
@@ -198,7 +255,7 @@ OF_ERRORS: Mapping[type[errors.DomainError], ProblemType] = {
     errors.Unavailable: UNAVAILABLE,
     errors.NotSealed: UNAVAILABLE,
 }
-"""What each domain error is to an HTTP caller. A test holds it complete."""
+"""The problem that each domain error is to an HTTP caller. A test checks that no error is missing."""
 
 OF_STATUSES: Mapping[int, ProblemType] = {
     kind.status: kind

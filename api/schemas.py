@@ -1,9 +1,10 @@
-"""What goes in and out, in camelCase JSON. Unknown fields are refused: a misspelt option must not be lost."""
+"""Models that all resources share, in camelCase JSON. Unknown fields are refused: a misspelt option is not lost."""
 
 import json
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+from enum import StrEnum
+from typing import Annotated, Any, Generic, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -109,18 +110,28 @@ Delay = Annotated[Number, Field(ge=0, le=rules.MAX_DELAY.total_seconds())]
 
 
 class Exponential(ApiModel):
+    """Waits that grow by a factor, up to a cap."""
+
     initial_seconds: Delay
     factor: Number = Field(2, ge=1, le=100)
     cap_seconds: Delay
     attempts: Integer = Field(ge=1, le=rules.MAX_ATTEMPTS)
 
 
+class PolicyPreset(StrEnum):
+    """A schedule by name."""
+
+    DOCUMENTED = "documented"
+    PATIENT = "patient"
+    BRISK = "brisk"
+
+
 class Policy(ApiModel):
     """When a failed attempt is followed by another. At most one of `preset`, `delaysSeconds` and `exponential`."""
 
-    preset: Literal["documented", "patient", "brisk"] | None = None
+    preset: PolicyPreset | None = None
     delays_seconds: list[Delay] | None = Field(
-        None, max_length=rules.MAX_ATTEMPTS - 1, description="Waits behind the first, second, … attempt."
+        None, max_length=rules.MAX_ATTEMPTS - 1, description="Waits after the first, second, … attempt."
     )
     exponential: Exponential | None = None
     jitter: Number | None = Field(None, ge=0, le=1, description="Fraction added at random to delays of 30 s and more.")
@@ -142,7 +153,7 @@ class Policy(ApiModel):
 
     def spec(self) -> dict[str, Any]:
         """As it is stored."""
-        return self.model_dump(by_alias=True, exclude_none=True)
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def spec_of(policy: Policy | None) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from api.dashboard import (
     messages,
     overview,
     portal,
+    problem_pages,
     receipts,
     sign_in,
     sign_in_link,
@@ -50,6 +51,7 @@ def install(app: FastAPI, settings: Settings) -> None:
     sign_in.install(app)
     app.include_router(assets.router)
     app.include_router(portal.router)
+    app.include_router(problem_pages.router)
     sign_in_link.install(app)
     for section in (*FOR_OPERATORS, *FOR_TENANTS):
         app.include_router(section.router)

@@ -81,6 +81,12 @@ def _line(depth: int) -> str:
     return "\n" + "  " * min(depth, MAX_INDENT)
 
 
+def with_code(text: str) -> Markup:
+    """A text in which what stands between backticks is code."""
+    parts = [f"<code>{escape(part)}</code>" if n % 2 else escape(part) for n, part in enumerate(text.split("`"))]
+    return Markup("").join(Markup(part) for part in parts)  # noqa: S704 - each part is escaped
+
+
 def url_markup(url: str) -> Markup:
     """A URL that may be broken after each slash. That of the rule, `https`, is left out."""
     parts = url.removeprefix("https://").split("/")

@@ -114,7 +114,9 @@ def templates() -> Environment:
         token_field=TOKEN_FIELD,
         environment_key=ENVIRONMENT,
     )
-    environment.filters.update(query=query, as_url=code.url_markup, as_moment=datetime.fromisoformat)
+    environment.filters.update(
+        query=query, as_url=code.url_markup, with_code=code.with_code, as_moment=datetime.fromisoformat
+    )
     return environment
 
 

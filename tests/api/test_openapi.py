@@ -1,10 +1,12 @@
 """The OpenAPI document, as somebody who has nothing else reads it."""
 
 import re
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from api.schemas import ApiModel
 from everhook import __version__
 from testing.api import JSON, Api, assert_problem, ok
 
@@ -26,6 +28,9 @@ OPERATIONS = {
     "POST /v1/dead-letters/{gid}/replay", "POST /v1/dead-letters/replay", "POST /v1/dead-letters/purge",
     "GET /v1/batches/{gid}",
 }  # fmt: skip
+
+
+DOCS = Path(__file__).resolve().parents[2] / "docs/api.md"
 
 
 @pytest.fixture
@@ -57,8 +62,172 @@ async def test_every_operation_promises_problem_documents(document: JSON) -> Non
     for name, operation in operations_of(document).items():
         content = operation["responses"]["default"]["content"]
         assert list(content) == ["application/problem+json"], name
-        properties = content["application/problem+json"]["schema"]["properties"]
-        assert {"type", "title", "status", "detail", "errors"} == properties.keys()
+        assert content["application/problem+json"]["schema"] == {"$ref": "#/components/schemas/Problem"}, name
+    properties = document["components"]["schemas"]["Problem"]["properties"]
+    assert {"type", "title", "status", "detail", "errors"} == properties.keys()
+
+
+async def test_operations_are_named_after_functions(document: JSON) -> None:
+    names = [operation["operationId"] for operation in operations_of(document).values()]
+    assert len(set(names)) == len(names)
+    assert [name for name in names if not re.fullmatch(r"[a-z]+([A-Z][a-z]+)*", name)] == []
+    assert {"createEndpoint", "pauseEndpoint", "resetCircuit", "updateChannel", "getHealthOverview"} <= set(names)
+
+
+async def test_every_tag_has_a_description_and_is_used(document: JSON) -> None:
+    used = {tag for operation in operations_of(document).values() for tag in operation["tags"]}
+    assert {tag["name"] for tag in document["tags"]} == used
+    assert all(tag["description"].endswith(".") for tag in document["tags"])
+
+
+async def test_no_path_has_a_command_as_a_parameter(document: JSON) -> None:
+    assert [path for path in document["paths"] if re.search(r"\{(?!gid|name)", path)] == []
+
+
+async def test_operations_document_the_problems_that_their_shape_implies(document: JSON) -> None:
+    for name, operation in operations_of(document).items():
+        if "/v1/" not in name:
+            continue
+        expected = {"unauthenticated", "forbidden", "unavailable"}
+        expected |= {"not-found"} if "{" in name else set()
+        expected |= {"invalid-request"} if operation.get("parameters") or "requestBody" in operation else set()
+        if any(parameter["name"] == "Idempotency-Key" for parameter in operation.get("parameters", [])):
+            expected |= {"idempotency-key-reused", "idempotent-call-running"}
+        assert expected <= problems_of(operation), name
+
+
+@pytest.mark.parametrize(
+    ("name", "slug"),
+    [
+        ("POST /v1/channels", "channel-exists"),
+        ("DELETE /v1/channels/{name}", "channel-in-use"),
+        ("POST /v1/endpoints", "quota-exceeded"),
+        ("POST /v1/subscriptions", "quota-exceeded"),
+        ("PATCH /v1/subscriptions/{gid}", "quota-exceeded"),
+        ("POST /v1/endpoints/{gid}/secret/rotate", "too-many-secrets"),
+        ("POST /v1/endpoints/{gid}/pause", "temporal-busy"),
+        ("POST /v1/endpoints/{gid}/circuit/reset", "temporal-busy"),
+        ("POST /v1/tenants", "tenant-name-taken"),
+        ("PATCH /v1/tenants/{gid}", "tenant-name-taken"),
+        ("DELETE /v1/tenants/{gid}", "tenant-in-use"),
+        ("POST /v1/tenants/{gid}/portal-link", "not-configured"),
+    ],
+)
+async def test_operations_document_problems_of_their_own(document: JSON, name: str, slug: str) -> None:
+    assert slug in problems_of(operations_of(document)[name])
+
+
+def problems_of(operation: JSON) -> set[str]:
+    """The slugs of the problems that an operation documents."""
+    return {
+        slug
+        for response in operation["responses"].values()
+        for slug in response.get("content", {}).get("application/problem+json", {}).get("examples", {})
+    }
+
+
+async def test_every_operation_has_an_example_of_what_it_takes_and_responds_with(document: JSON) -> None:
+    without = {
+        operation["operationId"]
+        for operation in operations_of(document).values()
+        for part in (operation.get("requestBody", {}), *operation["responses"].values())
+        if (media := part.get("content", {}).get("application/json")) is not None
+        and "example" not in media
+        and "examples" not in media
+    }
+    assert without == set()
+
+
+def api_models() -> list[type[ApiModel]]:
+    """All models with an example; importing the application has defined them."""
+    found, waiting = [], [ApiModel]
+    while waiting:
+        waiting += (subclasses := waiting.pop().__subclasses__())
+        found += [
+            model
+            for model in subclasses
+            if "examples" in (model.__dict__.get("model_config") or {}).get("json_schema_extra", {})
+        ]
+    return found
+
+
+@pytest.mark.parametrize("model", api_models(), ids=lambda model: model.__name__)
+def test_an_example_is_one_of_its_model(model: type[ApiModel]) -> None:
+    extra = model.model_config["json_schema_extra"]
+    assert isinstance(extra, dict)
+    nulls = {
+        field.alias: None
+        for field in model.model_fields.values()
+        if field.is_required() and "None" in str(field.annotation)
+    }
+    for example in cast(list[JSON], extra["examples"]):
+        model.model_validate(_completed(nulls | example))
+
+
+def _completed(example: Any) -> Any:
+    """With the nulls that examples of circuits leave out."""
+    if isinstance(example, dict):
+        example = {name: _completed(value) for name, value in example.items()}
+        if "failures" in example and "state" in example:
+            return {"failingSince": None, "until": None, **example}
+        if set(example) == {"count"}:
+            return {"oldestAcceptedAt": None, **example}
+    return [_completed(item) for item in example] if isinstance(example, list) else example
+
+
+# Names: docs/api.md has the table
+
+
+def named_in_docs() -> set[str]:
+    section = DOCS.read_text().partition("### Names")[2].partition("###")[0]
+    rows = re.findall(r"^\| (`.+?`) \|", section, re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+
+
+async def test_the_table_of_names_has_every_parameter_and_nothing_else(document: JSON) -> None:
+    parameters = {
+        parameter["name"]
+        for operation in operations_of(document).values()
+        for parameter in operation.get("parameters", [])
+        if parameter["in"] == "query"
+    }
+    fields = {name for schema in document["components"]["schemas"].values() for name in schema.get("properties", {})}
+    assert parameters - named_in_docs() == set()
+    assert named_in_docs() - parameters - fields == set()
+
+
+async def test_a_filter_is_named_like_the_field_that_it_filters(document: JSON) -> None:
+    schemas, wrong = document["components"]["schemas"], set()
+    for operation in operations_of(document).values():
+        if not operation["operationId"].startswith("list"):
+            continue
+        schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
+        page = schemas[schema["$ref"].rpartition("/")[2]]
+        item = schemas[page["properties"]["data"]["items"]["$ref"].rpartition("/")[2]]
+        wrong |= {
+            f"{operation['operationId']} {parameter['name']}"
+            for parameter in operation.get("parameters", [])
+            if parameter["in"] == "query"
+            and parameter["name"] not in item["properties"]
+            and parameter["name"] not in ("tenant", "since", "until", "limit", "cursor")
+        }
+    assert wrong == set()
+
+
+async def test_no_field_has_a_name_that_was_given_up(document: JSON) -> None:
+    wrong = {
+        f"{model}.{name}"
+        for model, schema in document["components"]["schemas"].items()
+        for name in schema.get("properties", {})
+        if name in ("why", "who", "channelName", "decidedBy", "decidedWhy", "endpoint", "message")
+    }
+    assert wrong - {"FieldError.message"} == set()
+
+
+async def test_models_have_names_that_programs_can_read(document: JSON) -> None:
+    names = list(document["components"]["schemas"])
+    assert [name for name in names if not re.fullmatch(r"([A-Z][a-z0-9]+)+", name)] == []
+    assert "EndpointList" in names
 
 
 async def test_every_reference_leads_somewhere(document: JSON) -> None:
