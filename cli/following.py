@@ -21,7 +21,7 @@ FAILED = 1
 
 
 def at_rest(api: Api, gid: str, patience_s: float, *, first_attempt: bool = False) -> DeliveryDetail:
-    """The delivery once it needs nothing more of us (or has an attempt, or is parked); or as it is when time is up."""
+    """The delivery once it has ended (or has an attempt, or is parked); or as it is when time is up."""
     deadline = time.monotonic() + patience_s
     while True:
         delivery = api.delivery(gid)
@@ -40,7 +40,7 @@ def conclude(deliveries: Sequence[DeliveryDetail]) -> None:
 
 
 def show_delivery(delivery: DeliveryDetail) -> RenderableType:
-    """A delivery with every attempt and what was answered."""
+    """A delivery with every attempt and its response."""
     card = pairs(
         [
             ("delivery", delivery["deliveryGid"]),

@@ -84,7 +84,7 @@ def list_dead_letters(session: Session, selection: Selection, limit: Limit = DEF
 def show_dead_letter(
     session: Session, gid: Annotated[str, typer.Argument(help="The delivery's gid (dlv_…).", show_default=False)]
 ) -> None:
-    """Show one dead letter: its payload, and its attempts with what was answered."""
+    """Show one dead letter: its payload, and its attempts with their responses."""
     text = session.api.send("GET", path("dead-letters", gid))
     session.out.show_text(text, _detail)
 
@@ -159,7 +159,7 @@ def _decide(
     request = {**selection.given(), "reason": how.reason}
     counted = _bulk(session.api, decision, {**request, "dryRun": True})
     if how.dry_run or not counted["matched"]:
-        session.out.show(counted, lambda answer: f"{answer['matched']:,} dead letters match{_skipped(answer)}")
+        session.out.show(counted, lambda count: f"{count['matched']:,} dead letters match{_skipped(count)}")
         return
     if skipped := _skipped(counted):
         session.out.note(f"{counted['matched']:,} dead letters match{skipped}")
@@ -170,7 +170,7 @@ def _decide(
     )
     started = _bulk(session.api, decision, request)
     if how.detach or started["batchGid"] is None:
-        session.out.show(started, lambda answer: f"begun: everhook dead-letters batch {answer['batchGid']} follows it")
+        session.out.show(started, lambda batch: f"started: everhook dead-letters batch {batch['batchGid']} follows it")
         return
     _follow(session, started["batchGid"])
 
@@ -183,13 +183,13 @@ def _each(session: Session, decision: Decision, how: BulkOptions, gids: list[str
         return
     if len(gids) > 1 or decision.name == "purge":
         session.out.confirm(f"{decision.name.title()} {len(gids):,} of them at {session.target.url}?", yes=how.yes)
-    answers = []
+    accepted = []
     for gid in gids:
         text = session.api.send("POST", path("dead-letters", gid, decision.of_one), {"reason": how.reason})
         session.out.print(f"{gid}: {decision.of_one} requested")
-        answers.append(parsed(text))
+        accepted.append(parsed(text))
     if session.out.as_json:
-        session.out.json(answers)
+        session.out.json(accepted)
 
 
 def _skipped(operation: BulkOperation) -> str:

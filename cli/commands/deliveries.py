@@ -74,7 +74,7 @@ def show(
     payload: Annotated[bool, typer.Option("--payload", help="With what was published.")] = False,
     live: Annotated[bool, typer.Option("--live", help="Ask its workflow what it waits for.")] = False,
 ) -> None:
-    """Show one delivery with every attempt and what was answered."""
+    """Show one delivery with every attempt and its response."""
     delivery = session.api.delivery(gid)
     shown: dict[str, Any] = {**delivery}
     if payload:

@@ -41,9 +41,7 @@ def keys() -> None:
     )
 )
 def create(
-    name: Annotated[
-        str, typer.Option(help="Whose key it is: it goes on record with what they do.", show_default=False)
-    ],
+    name: Annotated[str, typer.Option(help="Whose key it is; recorded with what they do.", show_default=False)],
     scope: Annotated[
         list[str] | None, typer.Option(help="admin, publish or read; may be given again.", show_default=False)
     ] = None,

@@ -71,7 +71,7 @@ def _accepted(accepted: Accepted) -> RenderableType:
     if accepted["duplicate"]:
         parts.append(Text("  published before: nothing was sent anew", style="yellow"))
     if not accepted["deliveries"]:
-        parts.append(Text("  nobody subscribes to it", style="yellow"))
+        parts.append(Text("  no endpoint subscribes to it", style="yellow"))
     for one in accepted["deliveries"]:
         parts.append(Text.assemble(f"  {one['deliveryGid']} → {one['endpointGid']}  ", state(one["status"])))
     return Group(*parts)

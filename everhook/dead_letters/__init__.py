@@ -1,1 +1,1 @@
-"""Deliveries that could not be made: finding them, and bulk replay and purge."""
+"""Deliveries that were given up: find them, replay or discard one, or all that match."""

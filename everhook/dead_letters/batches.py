@@ -75,8 +75,8 @@ def visibility_query(
 
 
 async def until_indexed(client: Client, query: str, matched: int) -> bool:
-    """Wait, for a few seconds at most, until Temporal's index finds as many as the database: it follows a moment
-    behind, and a batch reaches what it finds. False where it still finds fewer."""
+    """Wait, for a few seconds at most, until Temporal's index finds as many as the database: the index lags, and a
+    batch reaches only what the index has. False if it still has fewer."""
     give_up_at = time.monotonic() + INDEX_PATIENCE_S
     while (await client.count_workflows(query)).count < matched:
         if time.monotonic() >= give_up_at:

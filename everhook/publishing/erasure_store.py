@@ -1,4 +1,4 @@
-"""Erasing the content of messages: payloads, and what endpoints answered to them. Hashes and receipts stay."""
+"""Erase the content of messages: payloads, and the responses of endpoints to them. Hashes and receipts stay."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -14,9 +14,9 @@ from everhook.storage.tables import Attempt, Delivery, Message, PayloadErasure, 
 
 
 async def erase_payload(session: AsyncSession, message_gid: str) -> bool:
-    """Erase a message's payload; `erase_responses` is to follow. False where there is no such message.
+    """Erase a message's payload; call `erase_responses` next. False if there is no such message.
 
-    Whoever does not come to that, and attempts that are in flight right now, are seen to by `finish_erasures`.
+    `finish_erasures` completes erasures that were interrupted, and covers attempts that are in flight now.
     """
     found = await session.execute(select(col(Message.gid)).where(col(Message.gid) == message_gid))
     if found.one_or_none() is None:
@@ -32,7 +32,7 @@ async def erase_payload(session: AsyncSession, message_gid: str) -> bool:
 
 
 async def erase_responses(bulk: Bulk, message_gids: Sequence[str]) -> None:
-    """Erase what endpoints answered to the deliveries of these messages: it may repeat what was sent."""
+    """Erase the responses to the deliveries of these messages: they may repeat what was sent."""
     deliveries = select(col(Delivery.gid)).where(col(Delivery.message_gid).in_(message_gids))
     async for gids in bulk.batches(deliveries):
         await bulk.change(
@@ -50,8 +50,8 @@ async def erase_responses(bulk: Bulk, message_gids: Sequence[str]) -> None:
 
 
 async def finish_erasures(bulk: Bulk, settle: timedelta) -> None:
-    """Erase the answers to attempts that were in flight when their message's payload was erased; after `settle` they
-    are on record: an attempt takes 30 s at most, and its recording seconds."""
+    """Erase the responses to attempts that were in flight when their message's payload was erased; after `settle` they
+    are recorded: an attempt takes 30 s at most, and recording it takes seconds."""
     requested = select(col(PayloadErasure.message_gid)).where(col(PayloadErasure.requested_at) < now() - settle)
     async for gids in bulk.pages(requested):
         await erase_responses(bulk, gids)

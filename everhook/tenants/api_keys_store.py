@@ -1,4 +1,4 @@
-"""API keys, `<gid>_<random>`: shown once when made, kept as the SHA-256 of the whole.
+"""API keys, `<gid>_<random>`: shown once when created, stored as the SHA-256 of the whole.
 
 A key is 32 random bytes, so a fast hash is enough: there is nothing to guess.
 """
@@ -64,7 +64,7 @@ class ApiKeys:
         self._group = BatchExecutor(database.read_connection, _load)
 
     async def holder(self, presented: str) -> Holder | None:
-        """None for a key that nobody made, that was altered, revoked, or has expired."""
+        """None for a key that was never created, was altered or revoked, or has expired."""
         shape = _KEY.fullmatch(presented)
         if shape is None:
             return None
@@ -115,7 +115,7 @@ def state_of(row: Any, moment: datetime | None = None) -> Literal["active", "exp
 
 
 def shown_scopes(row: ApiKey) -> list[str]:
-    """As they are told to people: a tenant's key names the tenant."""
+    """As people see them: a tenant's key names its tenant."""
     return [f"tenant:{row.tenant_gid}" if scope == Scope.TENANT else scope for scope in row.scopes]
 
 
@@ -190,7 +190,7 @@ async def revoke(session: AsyncSession, key: ApiKey) -> None:
 
 
 def audit(session: AsyncSession, actor: Actor, action: str, key: ApiKey) -> None:
-    """Put on record that a key was made or revoked."""
+    """Record that a key was created or revoked."""
     detail = {"name": key.name, "scopes": shown_scopes(key)}
     record_audit(session, actor, action, key.gid, tenant_gid=key.tenant_gid, detail=detail)
 
