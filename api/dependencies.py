@@ -17,19 +17,14 @@ from api.health.readiness import ReadinessCheck
 from api.problems import Problem, invalid
 from api.query import check_query
 from everhook.channels.service import ChannelService
-from everhook.circuit.client import EndpointEntities
 from everhook.dead_letters.service import DeadLetterService
-from everhook.delivery.dispatcher import Dispatcher
-from everhook.delivery.inputs_store import InputDefaults
 from everhook.delivery.service import DeliveryService
 from everhook.egress import EgressClient
 from everhook.endpoints.service import EndpointService
 from everhook.endpoints.subscriptions import SubscriptionService
-from everhook.health.overview_store import HealthBoard
 from everhook.health.service import HealthService
 from everhook.publishing.backlog import Backlog
 from everhook.publishing.service import MessageService
-from everhook.publishing.store import Acceptor
 from everhook.receipts.service import ReceiptService
 from everhook.settings import Settings
 from everhook.storage.engine import Database
@@ -61,14 +56,9 @@ class Services:
     receipts: ReceiptService
     audit: AuditService
     temporal: Client
-    acceptor: Acceptor
-    dispatcher: Dispatcher
-    entities: EndpointEntities
     egress: EgressClient
     backlog: Backlog
-    board: HealthBoard
     readiness: ReadinessCheck
-    defaults: InputDefaults
     keyring: KeyRing
     endpoints: EndpointService
     subscriptions: SubscriptionService
@@ -147,10 +137,6 @@ def opened_by(access: Access) -> params.Depends:
     return dependency
 
 
-async def _temporal(services: Annotated[Services, Depends(_services)]) -> Client:
-    return services.temporal
-
-
 @dataclass(frozen=True)
 class PageRequest:
     """Which page of a list: at most `limit` rows after the key `after`. `list_tag` names the list with its filters."""
@@ -218,5 +204,4 @@ def _no_cursor() -> Problem:
 ServicesDep = Annotated[Services, Depends(_services)]
 Principal = Annotated[Caller, Depends(_caller)]
 Store = Annotated[TenantScope, Depends(_store)]
-Temporal = Annotated[Client, Depends(_temporal)]
 Paging = Annotated[PageRequest, Depends(_page_request)]

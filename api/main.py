@@ -77,7 +77,7 @@ ROUTERS = (
     (api_keys.router, ADMINS),
     (dashboard.portal.api_router, ADMINS),
 )
-"""All that stands under `/v1`, and whom it is open to."""
+"""The routers under `/v1`, each with the scopes that open it."""
 
 
 def create_app(
@@ -88,9 +88,9 @@ def create_app(
     engine: DeliveryEngine | None = None,
     beside: Beside | None = None,
 ) -> FastAPI:
-    """The API. It opens its own connections unless it is handed `engine`, or `temporal` and `database`.
+    """The API. It opens its own connections unless it is given `engine`, or `temporal` and `database`.
 
-    `beside` is what else runs in the process on the same engine: its workers.
+    `beside` opens what runs in the same process on the same engine: the workers.
     """
     settings = settings or Settings()
 
@@ -171,7 +171,7 @@ async def _services(
 
 def _services_on(engine: DeliveryEngine) -> Services:
     settings, database, quotas = engine.settings, engine.database, Quotas.from_settings(engine.settings)
-    acceptor, board = Acceptor(database, engine.defaults), HealthBoard(database)
+    acceptor = Acceptor(database, engine.defaults)
     backlog = Backlog(database, settings.undispatched_limit)
     deliveries = DeliveryService(database, engine.client, engine.defaults)
     messages = MessageService(
@@ -194,14 +194,9 @@ def _services_on(engine: DeliveryEngine) -> Services:
         receipts=ReceiptService(database, engine.keyring, seal_every_s=settings.seal_receipts_every_seconds),
         audit=AuditService(),
         temporal=engine.client,
-        acceptor=acceptor,
-        dispatcher=engine.dispatcher,
-        entities=engine.entities,
         egress=engine.egress,
         backlog=backlog,
-        board=board,
         readiness=readiness_check(database, engine.client),
-        defaults=engine.defaults,
         keyring=engine.keyring,
         endpoints=EndpointService(
             egress=engine.egress,
@@ -215,7 +210,7 @@ def _services_on(engine: DeliveryEngine) -> Services:
         subscriptions=SubscriptionService(quotas),
         channels=ChannelService(),
         tenants=TenantService(engine.client, timedelta(seconds=settings.erasure_settle_seconds)),
-        health=HealthService(board),
+        health=HealthService(HealthBoard(database)),
         sessions=SessionService(database),
         responses=ResponseStore(database, engine.keyring),
     )

@@ -48,7 +48,7 @@ def document(app: FastAPI) -> JSON:
         routes=app.routes,
         tags=[{"name": name, "description": description} for name, description in TAGS.items()],
     )
-    found = _with_list_names(found)
+    found = _renamed(found)
     found["components"]["securitySchemes"] = {"key": SCHEME}
     schemas = found["components"]["schemas"]
     schemas |= problems.schemas()
@@ -62,9 +62,11 @@ def document(app: FastAPI) -> JSON:
     return found
 
 
-def _with_list_names(found: JSON) -> JSON:
-    """`EndpointList` instead of `ListOf_EndpointOut_`, as pydantic calls the component."""
-    renamed: JSON = json.loads(re.sub(r"\bListOf_(\w+?)(?:Out)?_\b", r"\1List", json.dumps(found)))
+def _renamed(found: JSON) -> JSON:
+    """`EndpointList` instead of `ListOf_EndpointOut_`, as pydantic calls the component; `Problem` for the document of
+    one."""
+    text = re.sub(r"\bListOf_(\w+?)(?:Out)?_\b", r"\1List", json.dumps(found))
+    renamed: JSON = json.loads(re.sub(r"\bProblemDocument\b", "Problem", text))
     return renamed
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-from pydantic import ConfigDict, Field, WithJsonSchema
+from pydantic import ConfigDict, Field
 
 from api.deliveries.schemas import DELIVERY_GID, ENDPOINT_GID, MESSAGE_GID
+from api.problems import ProblemDocument
 from api.schemas import ApiModel
 from everhook.contracts import DeliveryStatus
 from everhook.publishing.service import MessageDetail as DetailView
@@ -57,16 +58,12 @@ class PublishedMessage(ApiModel):
     deliveries: list[DeliverySummary]
 
 
-_PROBLEM = WithJsonSchema({"$ref": "#/components/schemas/Problem"})
-"""As the whole document calls it."""
-
-
 class PublishedMessages(ApiModel):
     """What became of each message of a batch, in their order."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"data": [PUBLISHED_EXAMPLE]}]})
 
-    data: list[PublishedMessage | Annotated[dict[str, Any], _PROBLEM]] = Field(
+    data: list[PublishedMessage | ProblemDocument] = Field(
         description="A problem document stands for a message whose idempotency key was used with another body."
     )
 

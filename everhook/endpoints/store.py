@@ -1,4 +1,4 @@
-"""Endpoints, with their circuit and secrets. A deleted endpoint stays as a row: its deliveries tell of it."""
+"""Endpoints, with their circuit and secrets. A deleted endpoint stays as a row: its deliveries refer to it."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ async def create(
 
 
 def tls_columns(keyring: KeyRing, gid: str, extras: TlsExtras | None) -> dict[str, str | None]:
-    """TLS settings as an endpoint's row holds them, with the key sealed for it."""
+    """TLS settings as an endpoint's row holds them, with the key encrypted for it."""
     extras = extras or TlsExtras()
     return {
         "tls_ca": extras.ca,
@@ -69,7 +69,7 @@ def tls_columns(keyring: KeyRing, gid: str, extras: TlsExtras | None) -> dict[st
 
 
 async def view(session: AsyncSession, gid: str, *, for_change: bool = False) -> EndpointView | None:
-    """None where there is none, or no longer. Of those who want it `for_change`, one at a time gets it."""
+    """None if there is no such endpoint, or it was deleted. `for_change` locks its row until the transaction ends."""
     statement = _VIEW.where(col(Endpoint.gid) == gid, col(Endpoint.deleted_at).is_(None))
     if for_change:
         statement = statement.with_for_update(of=Endpoint)
@@ -92,7 +92,7 @@ async def is_deleted(session: AsyncSession, gid: str) -> bool:
 
 
 async def by_gid(session: AsyncSession, gids: Collection[str]) -> dict[str, Endpoint]:
-    """Deleted ones, too: deliveries tell of them."""
+    """Deleted ones, too: deliveries refer to them."""
     rows = await session.execute(select(Endpoint).where(col(Endpoint.gid).in_(gids)))
     return {endpoint.gid: endpoint for endpoint in rows.scalars()}
 

@@ -1,6 +1,6 @@
-"""Tenants: named by their publisher, made the first time an endpoint names them or beforehand.
+"""Tenants: created by a call, or when an endpoint first names them.
 
-A tenant is named by its name or its gid; the name may change. One that is being erased does not exist any more.
+Calls refer to a tenant by its name, which may change, or its gid. A tenant that is being erased is not found any more.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ async def find_tenant(session: AsyncSession, named: str) -> Tenant | None:
 
 
 async def chosen_gid(session: AsyncSession, named: str | None) -> str | None:
-    """For filters: None chooses everybody's, and a tenant that is not there a gid that nobody has."""
+    """For filters: None means all tenants; a tenant that does not exist becomes a gid that matches nothing."""
     if named is None:
         return None
     tenant = await find_tenant(session, named)
@@ -44,15 +44,15 @@ async def chosen_gids(session: AsyncSession, named: Sequence[str] | None) -> tup
 
 
 async def ensure_tenant(session: AsyncSession, named: str) -> Tenant | None:
-    """The tenant of this name, made if need be; two callers at once get the same one. None where it cannot be made: for
-    a gid that nobody has, a tenant being erased, or a name that is not the tenant's own in a session bound to one."""
+    """The tenant of this name, created if there is none; two callers at once get the same one. None if it cannot be
+    created: for an unknown gid, a tenant being erased, or another tenant's name in a session that is bound to one."""
     if tenant_bound(session) is None:
         await create(session, named)
     return await find_tenant(session, named)
 
 
 async def create(session: AsyncSession, name: str) -> Tenant | None:
-    """None where the name is taken, or looks like a gid."""
+    """None if the name is taken, or looks like a gid."""
     if is_gid(name, Kind.TENANT):
         return None
     new = Tenant(name=name)
