@@ -211,7 +211,7 @@ async def test_dead_letters_are_filtered(api: Api) -> None:
         ("deliveries", {"status": "lost"}, "status"),
         ("deliveries", {"endpointGid": "\x00"}, "endpointGid"),
         ("deliveries", {"messageGid": "\x00"}, "messageGid"),
-        ("subscriptions", {"endpoint": "\x00"}, "endpoint"),
+        ("subscriptions", {"endpointGid": "\x00"}, "endpointGid"),
         ("dead-letters", {"deadLetterReason": "bad luck"}, "deadLetterReason"),
         ("dead-letters", {"lastStatusCode": 99}, "lastStatusCode"),
         ("dead-letters", {"lastStatusCode": 600}, "lastStatusCode"),
@@ -385,7 +385,7 @@ async def test_several_values_of_a_filter_mean_any_of_them(api: Api) -> None:
         ("messages", {"channel": ["a", "b"]}),
         ("messages", {"type": ["type.a", "type.b"]}),
         ("subscriptions", {"channel": ["a", "b"]}),
-        ("subscriptions", {"endpoint": [of["a"], of["b"]]}),
+        ("subscriptions", {"endpointGid": [of["a"], of["b"]]}),
         ("endpoints", {"tenant": ["of-a", "of-b"]}),
     ]:
         assert await found(path, **params) == {"a", "b"}, (path, params)
