@@ -18,12 +18,17 @@ import pytest
 
 import worker
 from api.dashboard import states
+from api.endpoints.schemas import EndpointStatus
+from api.health.readiness import DependencyState
+from api.health.schemas import ScoreComponentName
+from api.schemas import PolicyPreset
 from cli import main as cli
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus, FailureCode, TaskQueue, Verdict
 from everhook.dead_letters.service import Decision
 from everhook.delivery.body_formats import BodyFormat
 from everhook.endpoints import list_store as endpoint_list
+from everhook.endpoints.service import EndpointCommand
 from everhook.health.score import Level, Window
 from everhook.ids import Kind
 from everhook.notifications.events import EventKind
@@ -40,6 +45,8 @@ SOME: Collection[Any] = ()
 
 PARTIAL: Mapping[str, Collection[Any]] = {
     "api.dashboard.audit.PAGES_OF": SOME,
+    "api.dashboard.endpoints.command_circuit": SOME,
+    "api.dashboard.endpoints.command_endpoint": SOME,
     "api.dashboard.keys.SCOPES": GIVEN_SCOPES,
     "api.dashboard.states.CIRCUIT_EVENTS": endpoint_list.CIRCUIT_EVENTS,
     "api.dashboard.states.WORDS": SOME,
@@ -205,7 +212,12 @@ IN_PROSE = {Verdict}
 """Most of these words stand in tables of something else."""
 
 NOT_SHOWN = {
-    Decision: "a command each",
+    Decision: "a call each",
+    DependencyState: "values of `/readyz`",
+    EndpointCommand: "a call each",
+    EndpointStatus: "what the calls `pause` and `disable` result in",
+    PolicyPreset: "the presets, of which `tests/test_docs.py` checks the description",
+    ScoreComponentName: "parts of a score, each with a reason in words",
     Kind: "prefixes of gids",
     Phase: "what a connection waits for, inside of the HTTP server",
     Scope: "`tenant` is written `tenant:<gid>`",

@@ -65,7 +65,7 @@ async def show_list(
     request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep, cursor: str = ""
 ) -> Response:
     asked = filters.read(DeadLetterSelection, request.query_params)
-    behind = after("/dead-letters", asked.chosen, cursor)
+    previous = after("/dead-letters", asked.chosen, cursor)
     page: Page[Delivery] = Page((), None)
     matched = 0
     async with store.reading() as session:
@@ -73,7 +73,7 @@ async def show_list(
         try:
             if asked.choice is not None:
                 query = asked.choice.query()
-                page = await services.dead_letters.page(session, query, after=behind, limit=PAGE)
+                page = await services.dead_letters.page(session, query, after=previous, limit=PAGE)
                 matched = await services.dead_letters.count(session, query)
         except InvalidField as error:
             asked = asked.refused(error)

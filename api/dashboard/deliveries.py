@@ -110,13 +110,13 @@ async def show_list(
     request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep, cursor: str = ""
 ) -> Response:
     asked = filters.read(DeliveryChoice, request.query_params)
-    behind = after("/deliveries", asked.chosen, cursor)
+    previous = after("/deliveries", asked.chosen, cursor)
     page: Page[Delivery] = Page((), None)
     async with store.reading() as session:
         names = await filters.channel_names(session)
         try:
             if asked.choice is not None:
-                page = await services.deliveries.page(session, asked.choice.query(), after=behind, limit=PAGE)
+                page = await services.deliveries.page(session, asked.choice.query(), after=previous, limit=PAGE)
         except InvalidField as error:
             asked = asked.refused(error)
         lines = await lines_of(session, page.rows)
@@ -174,10 +174,10 @@ async def download_body(
 async def _detail(
     gid: str, request: Request, viewer: Viewer, services: Services, store: TenantScope, cursor: str, attempt: str
 ) -> DetailView:
-    behind = after(f"/deliveries/{gid}", {}, cursor)
+    previous = after(f"/deliveries/{gid}", {}, cursor)
     async with store.reading() as session:
         delivery, message = await services.deliveries.find_with_message(session, gid)
-        view = await services.deliveries.view(session, delivery, after=behind, limit=ATTEMPTS)
+        view = await services.deliveries.view(session, delivery, after=previous, limit=ATTEMPTS)
         page = view.page
         shown = await _shown_attempt(services.deliveries, session, gid, attempt) or next(iter(page.attempts), None)
         known = await endpoints.by_gid(session, {delivery.endpoint_gid})
@@ -216,7 +216,7 @@ async def _shown_attempt(deliveries: DeliveryService, session: Session, gid: str
 def _rounds(attempts: Sequence[Attempt], schedules: Mapping[int, Chart]) -> tuple[Round, ...]:
     """`attempts` are the newest first, and so are the rounds."""
     by_round = groupby(attempts, key=lambda attempt: attempt.round)
-    return tuple(Round(number, tuple(made), schedules.get(number)) for number, made in by_round)
+    return tuple(Round(number, tuple(rows), schedules.get(number)) for number, rows in by_round)
 
 
 def _sent(message: Message, attempt: Attempt | None) -> SentBody | None:

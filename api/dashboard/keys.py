@@ -116,7 +116,7 @@ async def _page(
         v=view,
         values=values or {},
         chosen=chosen or [],
-        scopes=[(scope.value, told) for scope, told in SCOPES.items()],
+        scopes=[(scope.value, meaning) for scope, meaning in SCOPES.items()],
         wrong=_wrong(error),
     )
 

@@ -47,8 +47,8 @@ async def show_list(
     async with store.reading() as session:
         names = await filters.channel_names(session)
         if asked.choice is not None:
-            behind = after("/messages", asked.chosen, cursor)
-            page = await services.messages.page(session, asked.choice.query(), after=behind, limit=PAGE)
+            previous = after("/messages", asked.chosen, cursor)
+            page = await services.messages.page(session, asked.choice.query(), after=previous, limit=PAGE)
     view = ListView(
         messages=tuple(page.rows),
         filters=asked,

@@ -244,7 +244,7 @@ class LiveDelivery(ApiModel):
 
 
 class SignalAccepted(ApiModel):
-    """The delivery's workflow was told; it acts as soon as it can."""
+    """The signal was sent to the delivery's workflow, which acts as soon as it can."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"deliveryGid": DELIVERY_GID, "requested": "attempt_now"}]}

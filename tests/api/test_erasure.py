@@ -111,6 +111,7 @@ async def test_a_dead_letter_of_it_cannot_be_replayed_and_says_why_but_can_be_di
     assert letter["deadLetterReason"] == "rejected" and not answered(letter)
     problem = assert_problem(await live.api.post(f"/v1/dead-letters/{gid}/replay"), 409)
     assert f"payload of {message_gid} was erased" in problem["detail"]
+    assert problem["type"] == "/problems/payload-erased"
     assert ok(await live.api.get(f"/v1/deliveries/{gid}"))["round"] == 1
     accepted(await live.api.post(f"/v1/dead-letters/{gid}/discard"))
     await live.wait_for_status(gid, "discarded")

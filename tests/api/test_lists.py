@@ -211,7 +211,7 @@ async def test_dead_letters_are_filtered(api: Api) -> None:
         ("deliveries", {"status": "lost"}, "status"),
         ("deliveries", {"endpointGid": "\x00"}, "endpointGid"),
         ("deliveries", {"messageGid": "\x00"}, "messageGid"),
-        ("subscriptions", {"endpoint": "\x00"}, "endpoint"),
+        ("subscriptions", {"endpointGid": "\x00"}, "endpointGid"),
         ("dead-letters", {"deadLetterReason": "bad luck"}, "deadLetterReason"),
         ("dead-letters", {"lastStatusCode": 99}, "lastStatusCode"),
         ("dead-letters", {"lastStatusCode": 600}, "lastStatusCode"),
@@ -250,8 +250,9 @@ async def test_only_dead_letters_are_replayed_and_discarded(api: Api) -> None:
     await api.endpoint(channel="orders")
     gid = (await api.publish())["deliveries"][0]["deliveryGid"]
 
-    assert_problem(await api.post(f"/v1/dead-letters/{gid}/replay"), 409)
-    assert_problem(await api.post(f"/v1/dead-letters/{gid}/discard"), 409)
+    for decision in ("replay", "discard"):
+        problem = assert_problem(await api.post(f"/v1/dead-letters/{gid}/{decision}"), 409)
+        assert problem["type"] == "/problems/not-a-dead-letter"
     assert_problem(await api.post(f"/v1/dead-letters/dlv_{UNKNOWN_SUFFIX}/replay"), 404)
     assert_problem(await api.post(f"/v1/dead-letters/dlv_{UNKNOWN_SUFFIX}/discard"), 404)
 
@@ -263,7 +264,8 @@ async def test_no_attempt_is_due_of_what_is_over(api: Api, status: str) -> None:
     gid = (await api.publish())["deliveries"][0]["deliveryGid"]
     await api.change_rows("UPDATE delivery SET status = :status", status=status)
 
-    assert_problem(await api.post(f"/v1/deliveries/{gid}/attempt-now"), 409)
+    problem = assert_problem(await api.post(f"/v1/deliveries/{gid}/attempt-now"), 409)
+    assert problem["type"] == "/problems/no-attempt-due"
 
 
 @ON_SHARED
@@ -333,7 +335,7 @@ async def test_a_dead_letter_of_a_deleted_endpoint_is_not_replayed(api: Api) -> 
     assert (await api.delete(f"/v1/endpoints/{endpoint}")).status_code == 204
 
     problem = assert_problem(await api.post(f"/v1/dead-letters/{gid}/replay"), 409)
-    assert endpoint in problem["detail"] and "deleted" in problem["detail"]
+    assert endpoint in problem["detail"] and problem["type"] == "/problems/endpoint-deleted"
     assert_problem(await api.post("/v1/dead-letters/replay", {"endpointGid": endpoint}), 409)
     assert accepted(await api.post("/v1/dead-letters/purge", {"endpointGid": endpoint, "dryRun": True}))["matched"] == 1
 
@@ -383,7 +385,7 @@ async def test_several_values_of_a_filter_mean_any_of_them(api: Api) -> None:
         ("messages", {"channel": ["a", "b"]}),
         ("messages", {"type": ["type.a", "type.b"]}),
         ("subscriptions", {"channel": ["a", "b"]}),
-        ("subscriptions", {"endpoint": [of["a"], of["b"]]}),
+        ("subscriptions", {"endpointGid": [of["a"], of["b"]]}),
         ("endpoints", {"tenant": ["of-a", "of-b"]}),
     ]:
         assert await found(path, **params) == {"a", "b"}, (path, params)

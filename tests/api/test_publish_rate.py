@@ -29,6 +29,7 @@ async def test_beyond_the_rate_it_is_429_and_nothing_is_accepted(limited: Api) -
     response = await limited.try_publish(message(5))
 
     problem = assert_problem(response, 429)
+    assert problem["type"] == "/problems/rate-limited"
     assert "5 per 1 hour" in problem["detail"]
     assert 1 <= int(response.headers["retry-after"]) <= 3600
     assert await limited.count("message") == 5
