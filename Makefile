@@ -15,6 +15,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+TEST_PROCESSES ?= 4
+
+# Bytecode is kept even where the environment says otherwise: the tests start over a hundred Python processes.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help dev test check bench bench-production lock clean
 
@@ -24,11 +29,12 @@ help:
 dev: $(READY)
 	@$(BIN)/python -m cli dev $(ARGS)
 
-# The fault tests come last and alone: they kill servers under load, and want the machine to themselves.
+# Four processes keep two cores busy, for many tests wait.
+# Tests that are marked `alone` measure time, and come last with the machine to themselves.
 test: $(READY)
 ifeq ($(ARGS),)
-	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore tests/faults
-	$(BIN)/python -m pytest tests/faults
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not alone"
+	$(BIN)/python -m pytest -m alone
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif

@@ -1,4 +1,4 @@
-"""What all tests share: temporary files in memory, and collection without the garbage collector."""
+"""What all tests share: temporary files in memory, quick collection, and the order of a run in several processes."""
 
 import gc
 import os
@@ -8,6 +8,8 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+
+from testing.schedule import ByGroup, in_order
 
 MEMORY = Path("/dev/shm")
 ENOUGH_BYTES = 4 * 1024**3
@@ -38,3 +40,15 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        items[:] = in_order(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config) -> ByGroup:
+    config.option.loadscopereorder = False
+    return ByGroup(config)
