@@ -1,5 +1,10 @@
-"""What all tests share: temporary files in memory, quick collection, and the order of a run in several processes."""
+"""What all tests share.
 
+Temporary files are in memory, one throwaway certificate authority is all that is trusted, tests are collected without
+the garbage collector, and a run in several processes has an order of its own.
+"""
+
+import atexit
 import gc
 import os
 import shutil
@@ -9,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from testing.certificates import Authority
 from testing.schedule import ByGroup, in_order
 
 MEMORY = Path("/dev/shm")
@@ -28,7 +34,22 @@ def _keep_temporary_files_in_memory() -> None:
     os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
 
 
+def _trust_one_throwaway_authority() -> None:
+    """To read the hundred and more certificates of the system takes 20 ms for each context, in each client and process.
+
+    No test connects to a server that one of them has signed.
+    """
+    if "SSL_CERT_FILE" in os.environ:  # in each further process of a run, too
+        return
+    directory = tempfile.TemporaryDirectory(prefix="everhook-ca-")
+    atexit.register(directory.cleanup)
+    file = Path(directory.name) / "ca.pem"
+    file.write_text(Authority("Throwaway CA").pem)
+    os.environ["SSL_CERT_FILE"] = str(file)
+
+
 _keep_temporary_files_in_memory()
+_trust_one_throwaway_authority()
 
 
 @pytest.hookimpl(wrapper=True)
