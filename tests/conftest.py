@@ -70,6 +70,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config) -> ByGroup:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByGroup:
     config.option.loadscopereorder = False
-    return ByGroup(config)
+    return ByGroup(config, log)
