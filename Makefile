@@ -1,7 +1,8 @@
 # Each target sets up .venv by itself, once: all that must be there is make and python3 (3.11 or newer).
 #
 #   make dev      the whole of Everhook on this machine; options: make dev ARGS='--port 9000 --no-demo'
-#   make test     the test suite;                        options: make test ARGS='tests/api -k publish'
+#   make test     the test suite;                        options: make test ARGS='tests/api -k publish';
+#                 with many more examples where they are made up: EVERHOOK_HYPOTHESIS=thorough make test
 #   make check    style, types, import arrows
 #   make bench    the benchmarks; their tables go to bench/RESULTS.md
 #   make bench-production   the same for API, worker, Temporal and PostgreSQL apart (builds Temporal: needs Go)

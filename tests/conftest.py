@@ -13,6 +13,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from testing.certificates import Authority
 from testing.schedule import ByGroup, in_order
@@ -48,6 +49,14 @@ def _trust_one_throwaway_authority() -> None:
     os.environ["SSL_CERT_FILE"] = str(file)
 
 
+def _choose_how_many_examples() -> None:
+    """`EVERHOOK_HYPOTHESIS=thorough` searches for long; a test that names a number of examples keeps it."""
+    settings.register_profile("quick", max_examples=50, deadline=None)
+    settings.register_profile("thorough", max_examples=2_000, deadline=None)
+    settings.load_profile(os.environ.get("EVERHOOK_HYPOTHESIS", "quick"))
+
+
+_choose_how_many_examples()
 _keep_temporary_files_in_memory()
 _trust_one_throwaway_authority()
 
