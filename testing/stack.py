@@ -184,11 +184,9 @@ class Stack:
         )
         self.engine: AsyncEngine = create_async_engine(async_url(self.database_url), poolclass=NullPool)
         self._exits.push_async_callback(self.engine.dispose)
-        await self.command("migrate")
-        await self.command("setup")
+        await asyncio.gather(self.command("migrate"), self.command("setup"))
         self.api = self._process("api", [sys.executable, "-m", "cli", "serve", *self._serve])
-        await self.start_api()
-        await asyncio.gather(*(self.start_worker() for _ in range(self._worker_count)))
+        await asyncio.gather(self.start_api(), *(self.start_worker() for _ in range(self._worker_count)))
         self.client = await self._exits.enter_async_context(self._client())
 
     async def _start_database(self) -> str:

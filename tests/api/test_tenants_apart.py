@@ -30,7 +30,7 @@ IN_THE_BACKGROUND = "SELECT circuit.endpoint_gid, endpoint.version"
 pytestmark = ON_SHARED
 
 
-_WATCHED = re.compile(r"dispatched_at IS NULL\s+LIMIT")
+_WATCHED = re.compile(r"^SELECT count\(.*dispatched_at IS NULL.*\sLIMIT", re.DOTALL)
 """What the process asks every few seconds by itself: how much waits to be started."""
 
 
