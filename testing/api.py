@@ -55,7 +55,7 @@ def settings_for(database_url: str, **overrides: Any) -> Settings:
 
 @functools.cache
 def openapi_document() -> JSON:
-    """The OpenAPI document of the API. To make one takes half a second; nobody may change it."""
+    """The OpenAPI document of the API. Creating one takes half a second; do not change it."""
     return create_app(Settings(dev=True)).openapi()
 
 

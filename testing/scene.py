@@ -21,7 +21,7 @@ from testing.script import Response, Step
 from testing.stack import QUICK, Process, Stack
 from testing.waiting import assert_eventually
 
-# A parked delivery that looks again by itself would hide a release that does not come.
+# A parked delivery that checks its circuit by itself would hide a release that does not come.
 SHARED = {
     **QUICK,
     "EVERHOOK_RECONCILE_EVERY_SECONDS": "2",
@@ -197,7 +197,7 @@ async def revive(stack: Stack) -> None:
 
 @asynccontextmanager
 async def unanswered(stack: Stack, path: str, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[None]:
-    """A POST whose answer nobody reads: what a publisher sees when the API dies behind its commit."""
+    """A POST whose response is not read: what a publisher sees when the API dies after its commit."""
     _, writer = await asyncio.open_connection("127.0.0.1", stack.api_port)
     request = httpx.Request("POST", stack.url + path, content=body, headers={**stack.client.headers, **headers})
     lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in request.headers.items()), "", ""]

@@ -22,7 +22,7 @@ KEPT_BODY = 16 * 1024
 KEPT_HEADERS = 12 * 1024
 """8 KB, and what it takes to write them as JSON."""
 HELLO = 4 * 1024
-"""More than any handshake of ours, and a small part of a request."""
+"""More than any of our handshakes, and a small part of a request."""
 
 RULES = {**dict(URLS), **{name.url: NOT_PUBLIC for name in NAMES}}
 

@@ -55,7 +55,7 @@ async def test_the_command_line_of_temporal_replays_dead_letters_by_query(sqlite
     await scene.respond(200)
     binary = Path(sys.executable).parent / "temporal"
     place = ["--address", scene.stack.temporal.address, "--namespace", "everhook"]
-    query = ["--query", dead_letters_of(endpoint), "--reason", "the receiver was mended", "--yes"]
+    query = ["--query", dead_letters_of(endpoint), "--reason", "the receiver was fixed", "--yes"]
     await Process([binary, "workflow", "signal", *place, "--name", "replay", *query], log=tmp_path / "cli.log").run()
     await scene.has_statuses(endpoint, delivered=20)
     report = await scene.finish()

@@ -139,7 +139,7 @@ def _long_lived(url: str, _name: str) -> Database:
 
 @pytest.fixture
 async def lost_database() -> AsyncIterator[Database]:
-    """A PostgreSQL that is away: nobody listens on that port."""
+    """A PostgreSQL that is away: no process listens on that port."""
     database = Database(f"postgresql+asyncpg://everhook@127.0.0.1:{free_port()}/everhook")
     yield database
     await database.close()
