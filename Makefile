@@ -3,7 +3,7 @@
 #   make dev      the whole of Everhook on this machine; options: make dev ARGS='--port 9000 --no-demo'
 #   make test     the test suite;                        options: make test ARGS='tests/api -k publish';
 #                 with many more examples where they are made up: EVERHOOK_HYPOTHESIS=thorough make test
-#   make check    style, types, import arrows
+#   make check    style, types, import arrows, and words to avoid
 #   make bench    the benchmarks; their tables go to bench/RESULTS.md
 #   make bench-production   the same for API, worker, Temporal and PostgreSQL apart (builds Temporal: needs Go)
 #   make lock     renew both locks from pyproject.toml (needs uv)
@@ -44,7 +44,7 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_layout.py
+	$(BIN)/python -m pytest -q tests/test_layout.py tests/test_language.py
 
 bench: $(READY)
 	$(BIN)/python -m bench $(ARGS)
