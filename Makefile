@@ -1,8 +1,9 @@
 # Each target sets up .venv when needed. Requirements: make and python3 (3.11 or newer).
 #
 #   make dev      the whole of Everhook on this machine; options: make dev ARGS='--port 9000 --no-demo'
-#   make test     the test suite;                        options: make test ARGS='tests/api -k publish'
-#   make check    style, types, import rules
+#   make test     the test suite;                        options: make test ARGS='tests/api -k publish';
+#                 more Hypothesis examples: EVERHOOK_HYPOTHESIS=thorough make test
+#   make check    style, types, import rules, words to avoid
 #   make bench    the benchmarks; they write their tables to bench/RESULTS.md
 #   make bench-production   the same with API, worker, Temporal and PostgreSQL as separate processes (builds Temporal: needs Go)
 #   make lock     update both lock files from pyproject.toml (needs uv)
@@ -15,6 +16,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+TEST_PROCESSES ?= 4
+
+# Bytecode is kept even where the environment says otherwise: the tests start over a hundred Python processes.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help dev test check bench bench-production lock clean
 
@@ -24,11 +30,12 @@ help:
 dev: $(READY)
 	@$(BIN)/python -m cli dev $(ARGS)
 
-# The fault tests come last and alone: they kill servers under load, and want the machine to themselves.
+# Four processes keep two cores busy, for many tests wait.
+# Tests that are marked `alone` measure time, and come last with the machine to themselves.
 test: $(READY)
 ifeq ($(ARGS),)
-	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore tests/faults
-	$(BIN)/python -m pytest tests/faults
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not alone"
+	$(BIN)/python -m pytest -m alone
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
@@ -37,7 +44,7 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_layout.py
+	$(BIN)/python -m pytest -q tests/test_layout.py tests/test_language.py
 
 bench: $(READY)
 	$(BIN)/python -m bench $(ARGS)

@@ -1,5 +1,6 @@
 """Driving the API in tests: an app as a context manager, a client that knows its way around, and what a problem is."""
 
+import functools
 import json
 import threading
 from collections.abc import AsyncIterator
@@ -50,6 +51,12 @@ def settings_for(database_url: str, **overrides: Any) -> Settings:
             **overrides,
         }
     )
+
+
+@functools.cache
+def openapi_document() -> JSON:
+    """The OpenAPI document of the API. Creating one takes half a second; do not change it."""
+    return create_app(Settings(dev=True)).openapi()
 
 
 class Api:

@@ -313,7 +313,7 @@ class _Check:
         return None if row.status == _DELIVERED else f"arrived, but row {row.gid} is {row.status}"
 
     def _never_arrived(self) -> list[Offence]:
-        """Rows nobody was promised (their publisher got no answer) that claim a delivery which did not happen."""
+        """Rows that no publisher was promised (it got no response) and that claim a delivery which did not happen."""
         known = {delivery.delivery_gid for delivery in self._promised.values()}
         return [
             _offence(row, self._place(row), f"row {row.gid} is delivered, and nothing arrived")

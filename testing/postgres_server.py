@@ -50,7 +50,7 @@ def identity() -> Identity:
         except KeyError:
             continue
         return Identity(entry.pw_uid, entry.pw_gid)
-    raise ProcessFailed("running as root, and there is neither a user postgres nor nobody to run PostgreSQL as")
+    raise ProcessFailed('running as root, and there is no user "postgres" or "nobody" to run PostgreSQL as')
 
 
 def binaries() -> list[Path]:
@@ -79,7 +79,7 @@ def _wheel_binaries() -> list[Path]:
 def _reachable(package: Path, binaries: Path) -> Path:
     """The wheel's binaries where the server's user can run them.
 
-    Root's virtualenv may lie where nobody else may look (`/root`): then the server and the libraries that the wheel
+    Root's virtualenv may lie where no other user may look (`/root`): then the server and the libraries that the wheel
     keeps beside the package are copied out, once a test run.
     """
     who = identity()
@@ -165,7 +165,7 @@ class PostgresServer:
         return f"postgresql://{ROLE}@127.0.0.1:{self.port}/{database}"
 
     async def create_database(self, name: str, icu_locale: str | None = None) -> str:
-        """A new, empty database; returns its URL. It sorts bytewise, or as a language does."""
+        """Create an empty database and return its URL. It sorts bytewise, or as a language does."""
         sorted_by = f" TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE '{icu_locale}'" if icu_locale else ""
         connection = await self._connect()
         try:

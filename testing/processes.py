@@ -33,7 +33,7 @@ _given_out: set[int] = set()
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on, and that this process has not given out before."""
+    """A TCP port of 127.0.0.1 that no process listens on, and that this process has not given out before."""
     while True:
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
@@ -165,7 +165,7 @@ class Process:
             raise ProcessFailed(f"{self.name} ended with status {self.returncode}\n{self.tail()}")
 
     async def wait(self, timeout: float = 60.0) -> int:
-        """Wait until it has ended; answers with its status. ProcessFailed if it is late."""
+        """Wait until it has ended and return its status. ProcessFailed if it is late."""
         deadline = time.monotonic() + timeout
         while self.running:
             if time.monotonic() > deadline:
@@ -187,7 +187,7 @@ class Process:
         await assert_eventually(lambda: _assert_gone(family), interval=_POLL_SECONDS)
 
     def kill_now(self) -> list[psutil.Process]:
-        """SIGKILL it and all its descendants without waiting; answers with the descendants."""
+        """SIGKILL it and all its descendants without waiting, and return the descendants."""
         if self._popen is None or self._popen.poll() is not None:
             return []
         family = _descendants(self._popen.pid)
@@ -213,7 +213,7 @@ class Process:
         os.kill(self.pid, number)
 
     def suspend(self) -> None:
-        """SIGSTOP it and all its descendants: they hold their sockets and answer nobody."""
+        """SIGSTOP it and all its descendants: they hold their sockets and do not respond."""
         self._signal_family(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -255,7 +255,7 @@ def _assert_gone(family: Sequence[psutil.Process]) -> None:
 
 
 def _is_gone(process: psutil.Process) -> bool:
-    """Ended, though perhaps not reaped: that is for whoever adopted it to do."""
+    """Ended, though perhaps not reaped: that is for its new parent to do."""
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

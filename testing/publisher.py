@@ -158,7 +158,7 @@ class Publisher:
 
 
 def ack_of(answer: Mapping[str, Any], payload: bytes, key: str, endpoints: Mapping[str, str]) -> Ack:
-    """The promise in the body of a `202` (or in one answer of a batch). KeyError: an endpoint nobody made here."""
+    """The promise in the body of a `202` (or in one answer of a batch). KeyError: an endpoint not created here."""
     deliveries = tuple(
         AckedDelivery(delivery["deliveryGid"], delivery["endpointGid"], endpoints[delivery["endpointGid"]])
         for delivery in answer["deliveries"]

@@ -122,7 +122,7 @@ class Receiver:
             self._scripts[path] = script
 
     async def wait_for(self, n: int, timeout: float = 10.0, *, path: str | None = None) -> list[Arrival]:
-        """Wait until `n` requests have arrived in all (at `path`); answers with them. TimeoutError: how many did."""
+        """Wait until `n` requests have arrived in all (at `path`) and return them. TimeoutError: how many did."""
         if self._count(path) < n:
             waiter = _Waiter(n, path, asyncio.get_running_loop().create_future())
             self._waiters.append(waiter)

@@ -21,7 +21,7 @@ from testing.script import Response, Step
 from testing.stack import QUICK, Process, Stack
 from testing.waiting import assert_eventually
 
-# A parked delivery that looks again by itself would hide a release that does not come.
+# A parked delivery that checks its circuit by itself would hide a release that does not come.
 SHARED = {
     **QUICK,
     "EVERHOOK_RECONCILE_EVERY_SECONDS": "2",
@@ -32,6 +32,8 @@ SHARED = {
     "EVERHOOK_ERASURE_SETTLE_SECONDS": "1",
 }
 PATIENT = {"delaysSeconds": [0.3, 0.5, *[1] * 20], "timeoutSeconds": 5}
+PATIENCE_S = 120.0
+"""How long a test waits for what has no limit of its own: these tests run beside others on few cores."""
 JUST_BEFORE_S = 1.0
 """A request that arrived this long before a kill may not have been on record by then."""
 
@@ -68,7 +70,7 @@ class Scene:
     ) -> list[Ack]:
         return await self.publisher.publish_many(channel or self.channel, n, rate=rate, type=type)
 
-    async def arrived(self, n: int, name: str = "", timeout: float = 60.0) -> None:
+    async def arrived(self, n: int, name: str = "", timeout: float = PATIENCE_S) -> None:
         """Wait until `n` requests have come to an endpoint since the receiver was started."""
         await self.receiver.wait_for(n, timeout, path=self.path(name))
 
@@ -98,7 +100,7 @@ class Scene:
             if any(kill - JUST_BEFORE_S <= line.monotonic <= kill + 0.1 for kill in self.kills)
         }
 
-    async def finish(self, timeout: float = 60.0, *, dead_letters_allowed: bool = False) -> Report:
+    async def finish(self, timeout: float = PATIENCE_S, *, dead_letters_allowed: bool = False) -> Report:
         """Wait for the drain, compare the three ledgers, print what they say; nothing may be lost."""
         await self.stack.drained(timeout, of=self.publisher)
         report = await self.stack.compare(self.publisher, dead_letters_allowed=dead_letters_allowed, shared=True)
@@ -129,7 +131,7 @@ class Scene:
         )
         return {str(status): int(count) for status, count in rows}
 
-    async def has_statuses(self, endpoint: CreatedEndpoint, timeout: float = 60.0, **expected: int) -> None:
+    async def has_statuses(self, endpoint: CreatedEndpoint, timeout: float = PATIENCE_S, **expected: int) -> None:
         """Wait until an endpoint's deliveries have exactly these statuses."""
 
         async def as_expected() -> None:
@@ -165,7 +167,7 @@ class Scene:
 
         return await assert_eventually(begun, 30, interval=0.2)
 
-    async def findable(self, query: str, n: int, timeout: float = 60.0) -> None:
+    async def findable(self, query: str, n: int, timeout: float = PATIENCE_S) -> None:
         """Wait until Temporal's visibility store, which lags, finds `n` workflows."""
         client = await self.stack.temporal.client()
 
@@ -195,7 +197,7 @@ async def revive(stack: Stack) -> None:
 
 @asynccontextmanager
 async def unanswered(stack: Stack, path: str, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[None]:
-    """A POST whose answer nobody reads: what a publisher sees when the API dies behind its commit."""
+    """A POST whose response is not read: what a publisher sees when the API dies after its commit."""
     _, writer = await asyncio.open_connection("127.0.0.1", stack.api_port)
     request = httpx.Request("POST", stack.url + path, content=body, headers={**stack.client.headers, **headers})
     lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in request.headers.items()), "", ""]

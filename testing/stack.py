@@ -101,7 +101,7 @@ class ReceiverProcess:
         await self.control({"delay_ms": seconds * 1000})
 
     async def wait_for(self, n: int, timeout: float = 30.0, *, path: str | None = None) -> list[ArrivalLine]:
-        """Wait until `n` requests have arrived (at `path`) since it was started; answers with the whole ledger."""
+        """Wait until `n` requests have arrived (at `path`) since it was started; returns the whole ledger."""
         order: dict[str, Any] = {"wait_for": n, "timeout_ms": timeout * 1000}
         await self.control(order if path is None else {**order, "path": path}, timeout=timeout + 5)
         return self.arrivals()
@@ -184,11 +184,9 @@ class Stack:
         )
         self.engine: AsyncEngine = create_async_engine(async_url(self.database_url), poolclass=NullPool)
         self._exits.push_async_callback(self.engine.dispose)
-        await self.command("migrate")
-        await self.command("setup")
+        await asyncio.gather(self.command("migrate"), self.command("setup"))
         self.api = self._process("api", [sys.executable, "-m", "cli", "serve", *self._serve])
-        await self.start_api()
-        await asyncio.gather(*(self.start_worker() for _ in range(self._worker_count)))
+        await asyncio.gather(self.start_api(), *(self.start_worker() for _ in range(self._worker_count)))
         self.client = await self._exits.enter_async_context(self._client())
 
     async def _start_database(self) -> str:
@@ -240,7 +238,7 @@ class Stack:
         return self.workers[0]
 
     async def command(self, *arguments: str, timeout: float = 60.0) -> str:
-        """Run `everhook …` to its end; answers with its output. ProcessFailed on any status but 0."""
+        """Run `everhook …` to its end and return its output. ProcessFailed on any status but 0."""
         process = self._process(f"everhook-{arguments[0]}", [sys.executable, "-m", "cli", *arguments])
         return await process.run(timeout)
 

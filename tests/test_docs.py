@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import typer.main
 
-from api.main import create_app
 from cli.api_client import target
 from cli.main import app
 from everhook.dead_letters.store import DeadLetterFilter
@@ -20,6 +19,7 @@ from everhook.notifications.events import EventKind
 from everhook.settings import Settings
 from everhook.signing.schemes import SignatureScheme, new_secret, secret_key, signature_headers
 from everhook.temporal import search_attributes
+from testing.api import openapi_document
 from tests.cli import test_help
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -121,9 +121,7 @@ def _generic(path: str) -> str:
 def _calls() -> set[tuple[str, str]]:
     """All calls of the API, (method, path)."""
     return {
-        (method.upper(), _generic(path))
-        for path, methods in create_app(Settings(dev=True)).openapi()["paths"].items()
-        for method in methods
+        (method.upper(), _generic(path)) for path, methods in openapi_document()["paths"].items() for method in methods
     }
 
 

@@ -11,11 +11,11 @@ from api.main import create_app
 from everhook.serving.server import serving
 from everhook.settings import Settings
 from everhook.temporal.client import connect
-from testing.api import API_KEY, JSON, ON_SHARED, Api, assert_problem, created, ok, running_api
+from testing.api import API_KEY, JSON, ON_SHARED, Api, assert_problem, created, ok, openapi_document, running_api
 from testing.processes import free_port
 from tests.api.walking import make_world, operations
 
-OPERATIONS = {operation.name: operation for operation in operations(create_app(Settings(dev=True)).openapi())}
+OPERATIONS = {operation.name: operation for operation in operations(openapi_document())}
 CHANGES = [name for name, operation in OPERATIONS.items() if operation.is_change]
 OF_TENANTS = ("/v1/endpoints/{gid}", "/v1/subscriptions/{gid}", "/v1/deliveries/{gid}", "/v1/dead-letters/{gid}")
 

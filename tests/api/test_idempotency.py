@@ -8,9 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api.main import create_app
-from everhook.settings import Settings
-from testing.api import JSON, Api, assert_problem, created, ok
+from testing.api import JSON, Api, assert_problem, created, ok, openapi_document
 from tests.api.walking import operations
 
 SECRET = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
@@ -66,10 +64,10 @@ async def ready(api: Api, creation: Creation) -> tuple[str, JSON | None]:
 def test_every_creating_call_takes_a_key() -> None:
     takers = {
         operation.name
-        for operation in operations(create_app(Settings(dev=True)).openapi())
+        for operation in operations(openapi_document())
         if any(parameter["name"] == "Idempotency-Key" for parameter in operation.spec.get("parameters", []))
     }
-    posts = {o.name for o in operations(create_app(Settings(dev=True)).openapi()) if o.method == "POST"}
+    posts = {o.name for o in operations(openapi_document()) if o.method == "POST"}
     publishing = {name for name in NOT_CREATING if "/messages" in name}
     assert takers == (posts - NOT_CREATING.keys()) | publishing
 

@@ -8,7 +8,7 @@ import pytest
 
 from api.schemas import ApiModel
 from everhook import __version__
-from testing.api import JSON, Api, assert_problem, ok
+from testing.api import JSON, Api, assert_problem, ok, openapi_document
 
 OPERATIONS = {
     "GET /livez", "GET /readyz", "GET /version",
@@ -34,8 +34,8 @@ DOCS = Path(__file__).resolve().parents[2] / "docs/api.md"
 
 
 @pytest.fixture
-async def document(api: Api) -> JSON:
-    return ok(await api.get("/openapi.json"))
+def document() -> JSON:
+    return openapi_document()
 
 
 def operations_of(document: JSON) -> dict[str, JSON]:
@@ -44,6 +44,10 @@ def operations_of(document: JSON) -> dict[str, JSON]:
         for path, operations in document["paths"].items()
         for method, operation in operations.items()
     }
+
+
+async def test_the_document_is_served(api: Api, document: JSON) -> None:
+    assert ok(await api.get("/openapi.json")) == document
 
 
 async def test_the_document_has_every_operation_of_the_design(document: JSON) -> None:

@@ -6,12 +6,10 @@ import pytest
 import pytest_asyncio
 
 from api.callers import client_address
-from api.main import create_app
-from everhook.settings import Settings
-from testing.api import ON_SHARED, Api, assert_problem, ok
+from testing.api import ON_SHARED, Api, assert_problem, ok, openapi_document
 from tests.api.walking import PUBLISHING, Operation, World, make_world, operations
 
-OPERATIONS = {operation.name: operation for operation in operations(create_app(Settings(dev=True)).openapi())}
+OPERATIONS = {operation.name: operation for operation in operations(openapi_document())}
 FOR_ADMINS = ("/v1/tenants", "/v1/api-keys")
 OF_TENANTS = ("/v1/endpoints", "/v1/subscriptions", "/v1/deliveries", "/v1/dead-letters", "/v1/batches", "/v1/audit")
 KEYS = ["publish", "read", "tenant"]

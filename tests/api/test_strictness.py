@@ -16,15 +16,13 @@ from api.dead_letters.schemas import BulkRequest, Decision
 from api.dependencies import PageRequest, list_tag
 from api.endpoints import schemas as endpoint_schemas
 from api.endpoints.schemas import SecretRotation
-from api.main import create_app
 from api.subscriptions import schemas as subscription_schemas
 from api.tenants import schemas as tenants
-from everhook.settings import Settings
 from everhook.storage import tables  # noqa: F401 - the models
-from testing.api import JSON, ON_SHARED, UNKNOWN_SUFFIX, Api, assert_problem, ok
+from testing.api import JSON, ON_SHARED, UNKNOWN_SUFFIX, Api, assert_problem, ok, openapi_document
 from tests.api.walking import operations
 
-DOCUMENT = create_app(Settings(dev=True)).openapi()
+DOCUMENT = openapi_document()
 OPERATIONS = {operation.name: operation for operation in operations(DOCUMENT)}
 QUERIES = {
     name: [parameter for parameter in operation.spec.get("parameters", []) if parameter["in"] == "query"]

@@ -66,7 +66,7 @@ class Everhook:
         return result
 
     async def json(self, *arguments: str) -> Any:
-        """What a command that ends well answers with `--json`; on standard output there is nothing else."""
+        """What a command that succeeds prints with `--json`; on standard output there is nothing else."""
         return (await self.ok(*arguments, "--json")).json
 
 

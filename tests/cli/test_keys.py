@@ -13,10 +13,30 @@ from everhook.storage.engine import Database
 from everhook.storage.keyring import KeyRing, new_master_key
 from everhook.storage.migrate import migrate
 from everhook.storage.tables import now
-from testing.processes import Process, ProcessFailed
+from testing.processes import Process
+from tests.cli.conftest import Everhook, Result
 from tests.stores.factories import KEYRING, Store
 
 API_KEY = "k" * 24
+
+
+class Here:
+    """`everhook …` in this process, in an empty directory."""
+
+    def __init__(self, command: Everhook, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._command = command
+        self._monkeypatch = monkeypatch
+
+    async def __call__(self, *arguments: str, **env: str) -> Result:
+        for name, value in {"EVERHOOK_MASTER_KEYS": "", "EVERHOOK_API_KEY": API_KEY, "COLUMNS": "200", **env}.items():
+            self._monkeypatch.setenv(name, value)
+        return await self._command(*arguments)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    monkeypatch.chdir(tmp_path)
+    return Here(Everhook(capsys), monkeypatch)
 
 
 def everhook(directory: Path, *arguments: str, **env: str) -> Process:
@@ -63,44 +83,43 @@ async def test_a_port_that_is_taken_is_one_line_and_no_start(tmp_path: Path, com
     assert line.startswith("everhook: ") and f"127.0.0.1:{port}" in line and setting in line
 
 
-async def test_a_new_master_key_is_one_that_seals(tmp_path: Path) -> None:
-    printed = (await everhook(tmp_path, "keys", "new-master").run()).strip()
+async def test_a_new_master_key_is_one_that_encrypts(here: Here) -> None:
+    printed = (await here("keys", "new-master")).out.strip()
     assert KeyRing([printed]).encrypt("x", "place")
-    assert printed != (await everhook(tmp_path, "keys", "new-master").run()).strip()
+    assert printed != (await here("keys", "new-master")).out.strip()
 
 
 async def test_a_rotation_of_the_master_key_reports_counts_and_when_old_keys_are_not_needed(
-    tmp_path: Path, database_url: str
+    here: Here, database_url: str
 ) -> None:
     old, new = new_master_key(), new_master_key()
     database = Database(database_url)
     ends = [await Store(database, KeyRing([old])).endpoint() for _ in range(3)]
 
     keys = {"EVERHOOK_DATABASE_URL": database_url, "EVERHOOK_MASTER_KEYS": f"{new},{old}"}
-    first = await everhook(tmp_path, "keys", "rotate-master", **keys).run()
-    again = await everhook(tmp_path, "keys", "rotate-master", **keys).run()
+    first = await here("keys", "rotate-master", **keys)
+    again = await here("keys", "rotate-master", **keys)
 
-    assert "encrypted with the first key: 3" in first and "the other keys are no longer needed" in first
-    assert "encrypted with the first key: 0" in again
+    assert (first.status, again.status) == (0, 0)
+    assert "encrypted with the first key: 3" in first.out and "the other keys are no longer needed" in first.out
+    assert "encrypted with the first key: 0" in again.out
     for end in ends:
         assert (await DestinationCache(database, KeyRing([new])).get(end.gid, 1)).live_keys(now())
     await database.close()
 
 
-async def test_what_is_left_is_reported_with_the_missing_key(tmp_path: Path, database_url: str) -> None:
+async def test_what_is_left_is_reported_with_the_missing_key(here: Here, database_url: str) -> None:
     database = Database(database_url)
     await Store(database).endpoint()
     await database.close()
 
     keys = {"EVERHOOK_DATABASE_URL": database_url, "EVERHOOK_MASTER_KEYS": new_master_key()}
-    process = everhook(tmp_path, "keys", "rotate-master", **keys)
-    with pytest.raises(ProcessFailed):
-        await process.run()
+    result = await here("keys", "rotate-master", **keys)
 
-    assert process.returncode == 1
+    assert result.status == 1
     missing = KEYRING.current.split(".")[1]
-    assert f"not changed: 1 (no master key {missing} in the ring)" in process.output()
-    assert "keep the other keys: 1 " in process.output()
+    assert f"not changed: 1 (no master key {missing} in the ring)" in result.out + result.err
+    assert "keep the other keys: 1 " in result.out + result.err
 
 
 async def test_a_database_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ class Pages:
         return (await self.get(path)).text.partition('name="form_token" value="')[2].partition('"')[0]
 
     async def send(self, path: str, **fields: Any) -> httpx.Response:
-        """A form of ours, as our pages send it."""
+        """A form, as the dashboard's pages send it."""
         page = "/portal/endpoints/new" if path.startswith("/portal") else "/"
         return await self.http.post(path, data={"form_token": await self.token(page), **fields})
 

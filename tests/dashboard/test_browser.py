@@ -105,6 +105,7 @@ async def test_a_key_signs_in_and_its_owner_signs_out(stage: Stage) -> None:
         await page.keyboard.press("Enter")
         await expect(page.get_by_role("heading", level=1)).to_have_text("Deliveries")
         await page.get_by_role("button", name="Sign out").click()
+        await expect(page.get_by_label("API key")).to_be_visible()
         await page.goto("/")
         await expect(page).to_have_url(re.compile("/sign-in"))
 
@@ -399,6 +400,7 @@ async def test_the_next_attempt_is_made_now(stage: Stage, page: Page) -> None:
     await page.goto(f"/deliveries/{gid}")
     await expect(page.get_by_text("Next attempt")).to_be_visible()
     await page.get_by_role("button", name="Attempt now").click()
+    await expect(page.get_by_text("The next attempt is being made")).to_be_visible()
     await until(stage, gid, "delivered")
     await page.reload()
     await expect(page.get_by_text("HTTP 200", exact=True)).to_be_visible()
@@ -413,6 +415,7 @@ async def test_one_dead_letter_is_replayed_with_a_reason(stage: Stage, page: Pag
     dialog = page.get_by_role("dialog", name="Replay")
     await dialog.get_by_label("Reason").fill("they mended it")
     await dialog.get_by_role("button", name="Replay").click()
+    await expect(page.get_by_text("Replay requested")).to_be_visible()
     await until(stage, gid, "delivered")
     await page.reload()
     await expect(page.get_by_text("they mended it")).to_be_visible()
@@ -434,6 +437,7 @@ async def test_selected_dead_letters_are_discarded(stage: Stage, page: Page) -> 
         await until(stage, gid, "dead_lettered")
     await page.get_by_label("Reason").fill("they asked us to")
     await page.get_by_role("button", name="Discard 2").click()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Dead letters")
     for gid in gids[:2]:
         await until(stage, gid, "discarded")
     await page.goto(f"/deliveries/{gids[0]}")

@@ -17,7 +17,7 @@ from testing.certificates import Authority, Pair, self_signed
 Result = TypeVar("Result")
 
 ENOUGH = 1 << 30
-"""Bytes after which a flood ends: whoever has read that many will read all."""
+"""Bytes after which a flood ends: a client that has read that many reads all."""
 
 EMPTY = b"\r\ncontent-length: 0\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"

@@ -1,7 +1,7 @@
 """A room without a door: a network namespace in which every address on earth is this machine.
 
-Whatever a process inside dials, 8.8.8.8 or 169.254.169.254, arrives at whoever listens here, so that a test can see
-each connection that it should never have made; and name servers are asked on 127.0.0.1. Linux only; it needs no
+Whatever a process inside dials, 8.8.8.8 or 169.254.169.254, arrives at a server that listens here, so that a test can
+see each connection that it should never have made; and name servers are asked on 127.0.0.1. Linux only; it needs no
 privileges where the kernel allows user namespaces.
 """
 

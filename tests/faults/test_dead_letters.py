@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from testing.publisher import CreatedEndpoint
-from testing.scene import Scene
+from testing.scene import PATIENCE_S, Scene
 from testing.stack import Process
 
 BIG = os.environ.get("EVERHOOK_BIG") == "1"
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(3600 if BIG else 120)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(3600 if BIG else 300)]
 
 MANY = 10_000 if BIG else 120
 """`EVERHOOK_BIG=1` for the ten thousand; that takes minutes."""
@@ -55,7 +55,7 @@ async def test_the_command_line_of_temporal_replays_dead_letters_by_query(sqlite
     await scene.respond(200)
     binary = Path(sys.executable).parent / "temporal"
     place = ["--address", scene.stack.temporal.address, "--namespace", "everhook"]
-    query = ["--query", dead_letters_of(endpoint), "--reason", "the receiver was mended", "--yes"]
+    query = ["--query", dead_letters_of(endpoint), "--reason", "the receiver was fixed", "--yes"]
     await Process([binary, "workflow", "signal", *place, "--name", "replay", *query], log=tmp_path / "cli.log").run()
     await scene.has_statuses(endpoint, delivered=20)
     report = await scene.finish()
@@ -67,7 +67,7 @@ async def test_the_command_line_of_temporal_replays_dead_letters_by_query(sqlite
 
 
 async def test_a_bulk_replay_to_an_endpoint_that_is_down_again_parks_instead_of_hammering(postgres: Scene) -> None:
-    scene, patience = postgres, 60.0 * (MANY / 120)
+    scene, patience = postgres, PATIENCE_S * (MANY / 120)
     endpoint = await scene.endpoint()
     await scene.respond(404)
     await scene.publish(MANY)

@@ -13,7 +13,7 @@ from testing.publisher import Publisher
 from testing.scene import Scene, slowly
 from testing.stack import Process, free_port
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
 MORE_THAN_THE_LANE_SENDS_AT_ONCE = 120
 BURST = 800

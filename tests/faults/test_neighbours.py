@@ -65,7 +65,7 @@ HOSTILE: dict[str, tuple[Step, str | None]] = {
     "close-silently": (Fault.CLOSE_SILENTLY, None),
     "close-on-reuse": (Fault.CLOSE_ON_REUSE, None),
 }
-"""What each does, and the error that goes on record: none where it was delivered all the same."""
+"""What each does, and the error that is recorded: none where it was delivered all the same."""
 
 TIMEOUT_S = 1.5
 

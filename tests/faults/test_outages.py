@@ -9,7 +9,7 @@ import pytest
 from testing.ledgers import Ack, Report
 from testing.scene import Scene, slowly
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
 OUTAGE_S = 20.0
 PROMPTLY_S = 3.0

@@ -9,7 +9,7 @@ import pytest
 from testing.publisher import CreatedEndpoint
 from testing.scene import Scene, slowly
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.alone]
 
 WINDOW_S = 0.9
 """A second, less what requests may take to arrive on a busy machine."""

@@ -5,7 +5,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from cli.main import run as cli
 from everhook.receipts.bundle import (
     HELD,
     BundleVerification,
@@ -302,18 +303,27 @@ def test_the_worked_example_is_of_the_vectors() -> None:
 
 # The command
 
-MOUNTED = """
-from cli import main as cli
-from cli.commands import receipts as receipts_cli
-if not any(group.typer_instance is receipts_cli.app for group in cli.app.registered_groups):
-    cli.app.add_typer(receipts_cli.app, name="receipts")
-cli.main()
-"""
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """`everhook receipts verify …` in this process."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def verifying(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        words = ["receipts", "verify", *map(str, arguments)]
+        status = cli(words)
+        captured = capsys.readouterr()
+        return subprocess.CompletedProcess(words, status, captured.out, captured.err)
+
+    return verifying
+
+
+def run_process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """The same in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-c", MOUNTED, "receipts", "verify", *arguments],
+        [sys.executable, "-m", "cli", "receipts", "verify", *arguments],
         capture_output=True,
         text=True,
         encoding="utf-8",
@@ -342,7 +352,7 @@ def saved(directory: Path, case: dict[str, Any]) -> list[str | Path]:
 
 
 def test_the_command_says_in_words_what_is_proven_and_what_is_not(tmp_path: Path) -> None:
-    done = run(*saved(tmp_path, FULL))
+    done = run_process(*saved(tmp_path, FULL))
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0].startswith("hooks.example.com states: attempt 2 of round 1 of delivery dlv_")
@@ -351,20 +361,20 @@ def test_the_command_says_in_words_what_is_proven_and_what_is_not(tmp_path: Path
     assert "that the receiver agrees" in lines[6]
 
 
-def test_the_command_names_the_first_fault_and_exits_with_1(tmp_path: Path) -> None:
+def test_the_command_names_the_first_fault_and_exits_with_1(tmp_path: Path, run: Command) -> None:
     done = run(*saved(tmp_path, REFUSED["a log rewritten before the held checkpoint"]))
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.splitlines()[-1].startswith("WRONG       consistency.proof: fails between 6 receipts, of which")
     assert "All that" not in done.stdout
 
 
-def test_the_command_refuses_a_bundle_of_two_readings(tmp_path: Path) -> None:
+def test_the_command_refuses_a_bundle_of_two_readings(tmp_path: Path, run: Command) -> None:
     (tmp_path / "bundle.json").write_text('{"type":"everhook.receipt-bundle","type":"x","version":1}')
     done = run(tmp_path / "bundle.json")
     assert (done.returncode, done.stdout) == (1, "WRONG       bundle: has the member 'type' twice\n")
 
 
-def test_the_command_checks_with_pinned_keys(tmp_path: Path) -> None:
+def test_the_command_checks_with_pinned_keys(tmp_path: Path, run: Command) -> None:
     forgery = REFUSED["keys of a stranger who forged it all, pinned"]
     assert run(*saved(tmp_path, {**forgery, "jwks": None})).returncode == 0, "a forger's own keys"
     done = run(*saved(tmp_path, forgery))
@@ -392,7 +402,7 @@ UNUSABLE = [
 
 @pytest.mark.parametrize(("name", "content", "said"), UNUSABLE, ids=lambda value: str(value)[:20])
 def test_a_file_that_cannot_be_used_is_one_line_and_status_2(
-    tmp_path: Path, name: str, content: bytes | None, said: str
+    tmp_path: Path, run: Command, name: str, content: bytes | None, said: str
 ) -> None:
     arguments = saved(tmp_path, FULL)
     if content is None:
@@ -405,7 +415,7 @@ def test_a_file_that_cannot_be_used_is_one_line_and_status_2(
     assert said in done.stderr
 
 
-def test_a_strangers_text_cannot_steer_the_terminal(tmp_path: Path) -> None:
+def test_a_strangers_text_cannot_steer_the_terminal(tmp_path: Path, run: Command) -> None:
     """Not even a receipt that is signed and in its log."""
     key = ReceiptKey.generate(datetime(2026, 1, 1, tzinfo=UTC))
     stated = replace(Receipt.from_claims(RECEIPTS[7]["claims"]), url="https://x/\x1b[2J\u202e\n[red]All of it holds.")

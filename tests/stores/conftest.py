@@ -1,15 +1,20 @@
-"""Every test of the store runs on SQLite and on a real PostgreSQL, on a database of its own."""
+"""Every test of the store runs on SQLite and on a real PostgreSQL, on a database of its own.
+
+Engines live as long as the session, for they keep the statements that they have compiled; their connections end with
+each test. Databases are emptied or copied before each test.
+"""
 
 import asyncio
+import functools
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
 
+import asyncpg
 import pytest
 import pytest_asyncio
-from sqlalchemy import delete, text
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import SQLModel
 
 from everhook.notifications.events import EVENTS_CHANNEL
@@ -21,6 +26,8 @@ from testing.processes import free_port
 from tests.stores.factories import Store
 
 SQLITE, POSTGRES = "sqlite", "postgres"
+WITHOUT_DURABILITY = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+"""No test of the store cuts the server's power."""
 
 
 def _with_driver(url: str) -> str:
@@ -29,16 +36,33 @@ def _with_driver(url: str) -> str:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[PostgresServer]:
-    async with PostgresServer(tmp_path_factory.mktemp("postgres") / "postgres.log") as server:
+    log = tmp_path_factory.mktemp("postgres") / "postgres.log"
+    async with PostgresServer(log, options=WITHOUT_DURABILITY) as server:
         yield server
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def migrated_postgres(postgres: PostgresServer) -> str:
-    """One migrated database, emptied before each test: much quicker than one a test."""
-    url = _with_driver(await postgres.create_database("store"))
-    await migrate(url)
-    return url
+class EmptyPostgres:
+    """One migrated database, emptied before each test by one statement on a connection that stays open."""
+
+    def __init__(self, url: str) -> None:
+        self.url = _with_driver(url)
+        self._loop = asyncio.new_event_loop()
+        self._loop.run_until_complete(migrate(self.url))
+        self._connection = self._loop.run_until_complete(asyncpg.connect(url))
+
+    def empty(self) -> None:
+        self._loop.run_until_complete(self._connection.execute(_empty_all_tables()))
+
+    def close(self) -> None:
+        self._loop.run_until_complete(self._connection.close())
+        self._loop.close()
+
+
+@pytest.fixture(scope="session")
+def empty_postgres(postgres: PostgresServer) -> Iterator[EmptyPostgres]:
+    database = EmptyPostgres(asyncio.run(postgres.create_database("store")))
+    yield database
+    database.close()
 
 
 @pytest.fixture(scope="session")
@@ -50,15 +74,18 @@ def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=[SQLITE, POSTGRES])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def database_url(request: pytest.FixtureRequest) -> str:
     """A migrated database that holds the default tenant, the channel of events, and nothing else."""
     if request.param == SQLITE:
-        path = tmp_path / "everhook.db"
-        shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
+        migrated: Path = request.getfixturevalue("migrated_sqlite")
+        path = migrated.with_name("everhook.db")
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        shutil.copy(migrated, path)
         return f"sqlite+aiosqlite:///{path}"
-    url: str = request.getfixturevalue("migrated_postgres")
-    asyncio.run(_empty(url))
-    return url
+    database: EmptyPostgres = request.getfixturevalue("empty_postgres")
+    database.empty()
+    return database.url
 
 
 @pytest.fixture(params=[SQLITE, POSTGRES])
@@ -77,22 +104,42 @@ def new_postgres_url(postgres: PostgresServer) -> str:
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    database = Database(database_url)
-    yield database
-    await database.close()
+    async with _reused(database_url, "database") as database:
+        yield database
 
 
 @pytest.fixture
 async def other_database(database_url: str) -> AsyncIterator[Database]:
     """The same data, as another process sees it."""
-    database = Database(database_url)
+    async with _reused(database_url, "other_database") as database:
+        yield database
+
+
+@asynccontextmanager
+async def _reused(url: str, name: str) -> AsyncIterator[Database]:
+    """Closing a Database ends its connections; it opens new ones, in another event loop, when it is used again.
+
+    What a test listens for (`before_cursor_execute`, no other event) ends with the test.
+    """
+    database = _long_lived(url, name)
+    engines = {database._writer.sync_engine, database._reader.sync_engine}
     yield database
     await database.close()
+    for engine in engines:
+        listeners = engine.dispatch.before_cursor_execute
+        own = getattr(listeners, "local", listeners)  # an engine with options has its own and those of its parent
+        if own:
+            own.clear()
+
+
+@functools.cache
+def _long_lived(url: str, _name: str) -> Database:
+    return Database(url)
 
 
 @pytest.fixture
 async def lost_database() -> AsyncIterator[Database]:
-    """A PostgreSQL that is away: nobody listens on that port."""
+    """A PostgreSQL that is away: no process listens on that port."""
     database = Database(f"postgresql+asyncpg://everhook@127.0.0.1:{free_port()}/everhook")
     yield database
     await database.close()
@@ -103,16 +150,18 @@ def store(database: Database) -> Store:
     return Store(database)
 
 
-async def _empty(url: str) -> None:
-    engine = create_async_engine(url)
-    async with engine.begin() as connection:
-        # No test waits behind another's connection: what still holds a lock fails here, by name.
-        await connection.execute(text("SET LOCAL lock_timeout = '5s'"))
-        for table in reversed(SQLModel.metadata.sorted_tables):
-            statement = delete(table)
-            if table.name == Tenant.__tablename__:
-                statement = statement.where(table.c.gid != DEFAULT_TENANT_GID)
-            if table.name == Channel.__tablename__:
-                statement = statement.where(table.c.name != EVENTS_CHANNEL)
-            await connection.execute(statement)
-    await engine.dispose()
+@functools.cache
+def _empty_all_tables() -> str:
+    """One statement that touches only tables with rows.
+
+    No test waits for another's connection: what still holds a lock fails here, by name.
+    """
+    kept = {
+        Tenant.__tablename__: f"gid <> '{DEFAULT_TENANT_GID}'",
+        Channel.__tablename__: f"name <> '{EVENTS_CHANNEL}'",
+    }
+    steps = []
+    for table in reversed(SQLModel.metadata.sorted_tables):
+        where = f'"{table.name}" WHERE {kept.get(table.name, "true")}'
+        steps.append(f"IF EXISTS (SELECT FROM {where}) THEN DELETE FROM {where}; END IF;")
+    return f"DO $$ BEGIN SET LOCAL lock_timeout = '5s'; {' '.join(steps)} END $$"

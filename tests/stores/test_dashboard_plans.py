@@ -102,6 +102,8 @@ async def test_rare_statuses_are_found_among_many_deliveries_by_indexes_of_their
     for status in OWN_INDEXES:
         await store.delivery(end, status=status, dispatched_at=None if status is DeliveryStatus.ACCEPTED else now())
     async with database.write_connection() as connection:
+        if not database.is_sqlite:  # what earlier tests deleted is still in the indexes, and makes some look large
+            await connection.execute(text("REINDEX TABLE delivery"))
         await connection.execute(text("ANALYZE"))
     for status, index in OWN_INDEXES.items():
         steps = await plan_of(database, _deliveries(status=status), None)

@@ -1,0 +1,67 @@
+"""Which tests run in one process, one after the other, and which of these groups start first.
+
+A group is a file, so that the servers that a module starts are started once; but the fault tests, which mostly wait,
+are two groups, for each group of them starts two stacks of processes.
+"""
+
+from collections.abc import Iterable
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+FAULTS = {
+    "api": 1,
+    "neighbours": 1,
+    "removal": 1,
+    "workers": 1,
+    "circuits": 2,
+    "dead_letters": 2,
+    "first_attempts": 2,
+    "outages": 2,
+    "temporal_store_lost": 2,
+}
+"""The group of each file of fault tests: together those of one take as long as those of the other."""
+
+LONGEST_FIRST = (
+    "faults-1",
+    "faults-2",
+    "tests/e2e/test_dev.py",
+    "tests/dashboard/test_browser.py",
+    "tests/test_receiving.py",
+    "tests/egress/test_room.py",
+    "tests/workflows/test_delivery.py",
+    "tests/workflows/test_endpoint.py",
+    "tests/e2e/test_first_hour.py",
+    "tests/e2e/test_monitoring.py",
+    "tests/e2e/test_secrets.py",
+    "tests/e2e/test_processes.py",
+    "tests/stores/test_sealing.py",
+    "tests/stores/test_recorder.py",
+    "tests/stores/test_retention.py",
+    "tests/cli/test_commands.py",
+    "tests/cli/test_running.py",
+)
+"""Groups that take long; the others follow by their number of tests."""
+
+
+class ByGroup(LoadScopeScheduling):  # type: ignore[misc]
+    """As `--dist loadfile`, with the groups of this module."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
+
+
+def group_of(nodeid: str) -> str:
+    file = nodeid.partition("::")[0]
+    name = file.removeprefix("tests/faults/test_").removesuffix(".py")
+    return f"faults-{FAULTS[name]}" if name in FAULTS else file
+
+
+def in_order(items: Iterable[pytest.Item]) -> list[pytest.Item]:
+    """The tests group by group, the longest groups first; within a group they keep their order."""
+    groups: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        groups.setdefault(group_of(item.nodeid), []).append(item)
+    rank = {group: place for place, group in enumerate(LONGEST_FIRST)}
+    names = sorted(groups, key=lambda name: (rank.get(name, len(rank)), -len(groups[name])))
+    return [item for name in names for item in groups[name]]
