@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from playwright.async_api import Page
 
+from api import problem_types
 from api.dashboard.pages import PORTAL, PageRoute
 from api.dashboard.sign_in_link import make_link
 from testing.api import created, ok
@@ -72,7 +73,13 @@ async def visits_to_all_pages(stage: Stage) -> list[Visit]:
 
 def _paths(route: str, ids: dict[str, str]) -> Iterator[str]:
     section = route.removeprefix(PORTAL).split("/")[1]
-    own = {"gid": ids.get(section, ""), "name": ids["channels"], "token": ids["token"], "link": ids["link"]}
+    own = {
+        "gid": ids.get(section, ""),
+        "name": ids["channels"],
+        "token": ids["token"],
+        "link": ids["link"],
+        "slug": problem_types.NOT_FOUND.slug,
+    }
     yield route.format(**own)
 
 

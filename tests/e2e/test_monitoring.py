@@ -50,7 +50,7 @@ class Watched:
 
     async def told(self) -> list[dict[str, Any]]:
         """The events that were delivered."""
-        chosen: dict[str, str | int] = {"endpoint": self.alerts.gid, "status": "delivered", "limit": 500}
+        chosen: dict[str, str | int] = {"endpointGid": self.alerts.gid, "status": "delivered", "limit": 500}
         deliveries = (await self.stack.client.get("/v1/deliveries", params=chosen)).json()["data"]
         paths = [f"/v1/messages/{delivery['messageGid']}" for delivery in deliveries]
         return [(await self.stack.client.get(path)).json()["payload"] for path in paths]
@@ -108,7 +108,7 @@ async def test_a_dead_endpoint_for_events_makes_no_events_about_them(watched: Wa
         assert await about_it() == ["endpoint.circuit_opened"]
 
     async def what_comes_later_is_parked() -> None:
-        rows = await watched.stack.client.get("/v1/deliveries", params={"endpoint": watched.dead_alerts.gid})
+        rows = await watched.stack.client.get("/v1/deliveries", params={"endpointGid": watched.dead_alerts.gid})
         assert {row["status"] for row in rows.json()["data"]} == {"dead_lettered", "parked"}
 
     async def about_it() -> list[str]:
