@@ -17,7 +17,7 @@ READS = frozenset({"GET", "HEAD"})
 
 @dataclass(frozen=True)
 class Caller:
-    """Who calls: `name` goes on record with what they do. `tenant_gid` bounds what they reach."""
+    """The client of a request. `name` is recorded with its actions. `tenant_gid` limits what it can reach."""
 
     name: str
     scopes: frozenset[Scope]

@@ -37,7 +37,7 @@ async def watched(tell: Tell) -> Table:
             opened += seconds
     lost = 1 - median(looked_at) / median(alone)
     rows = [
-        ("nobody looks", f"{median(alone):.0f}", ""),
+        ("no openings", f"{median(alone):.0f}", ""),
         (f"{OPENINGS_A_SECOND} openings a second", f"{median(looked_at):.0f}", f"{median(opened) * 1000:.0f}"),
     ]
     notes = [target("deliveries lost to the overview, %", lost * 100, lost < MOST_LOST, f"< {MOST_LOST * 100:.0f}")]

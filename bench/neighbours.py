@@ -12,7 +12,7 @@ from bench.tables import Table, Tell, percentile, target
 
 QUIET_RATE, QUIET_MESSAGES = 10.0, 200
 PATIENCE_S = 60.0
-"""A quiet message that has not arrived so long after the last was published counts as not in time."""
+"""A quiet message that has not arrived this long after the last publish counts as not in time."""
 
 MOST_RATIO, MOST_S = 2.0, 0.1
 SLOW_MESSAGES, SLOW_MS = 500, 2_000

@@ -60,7 +60,7 @@ def install(app: FastAPI, settings: Settings) -> None:
 
 
 def warm_up() -> None:
-    """Compile all templates, else whoever comes first waits for it: 50 ms for the overview, 170 for all pages."""
+    """Compile all templates, else the first visitor waits for it: 50 ms for the overview, 170 for all pages."""
     environment = templates()
     for name in environment.list_templates():
         environment.get_template(name)

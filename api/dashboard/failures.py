@@ -7,7 +7,7 @@ from api.dashboard.pages import error_page, secure_headers, viewer_of
 from api.problems import Problem
 
 NO_PAGES = ("/v1", "/assets", "/.well-known", "/livez", "/readyz", "/version", "/openapi.json")
-"""What stands beside the dashboard. Whoever asks there is a program, even from within a browser."""
+"""Paths that are not pages of the dashboard. Their clients are programs, even from within a browser."""
 
 log = structlog.get_logger()
 
@@ -26,7 +26,7 @@ async def for_browsers(request: Request, problem: Problem) -> Response | None:
 
 
 async def _find_viewer(request: Request) -> None:
-    """Whoever is signed in keeps the navigation. What has failed once may fail here again."""
+    """A signed-in viewer keeps the navigation. What has failed once may fail here again."""
     if hasattr(request.state, "viewer"):
         return
     try:

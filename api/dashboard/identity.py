@@ -21,7 +21,7 @@ class Identity:
 
 
 async def of_dashboard(request: Request, services: Services, sessions: Sessions) -> Identity | None:
-    """Who signed in to the dashboard with an API key. None if nobody did, or the session has ended."""
+    """Who signed in to the dashboard with an API key. None if no one did, or the session has ended."""
     session = sessions.read(DASHBOARD, request.cookies.get(SESSION_COOKIE, ""))
     if session is None or await services.sessions.is_ended(session.number):
         return None

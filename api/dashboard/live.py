@@ -1,7 +1,7 @@
 """The parts of a page that keep themselves up to date: server-sent events, one look at the database for all tabs.
 
-A look answers with regions of a page as markup. Nothing in them is of one session, so everybody who sees the same
-things is sent the same. Nobody looks while nobody listens.
+A look returns regions of a page as markup. They contain nothing of a single session, so all clients with the same
+view receive the same markup. No look runs while no client listens.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from sse_starlette import ServerSentEvent
 LOOK_EVERY_S = 2.0
 PING_EVERY_S = 15
 STREAM_FOR_S = 60.0
-"""Then the browser connects again, and whoever is no longer signed in is turned away."""
+"""Then the browser connects again, and the server refuses a client that is no longer signed in."""
 
 RETRY_MS = 2_000
 
@@ -51,13 +51,13 @@ class Broadcaster:
         return len(self._watches)
 
     def end(self) -> None:
-        """All streams end now, and new ones at once: the server waits for whoever still listens."""
+        """End all streams now, and new ones at once: the server waits for clients that still listen."""
         self._ended = True
         for watch in self._watches.values():
             watch.changed.set()
 
     async def stream(self, scope: str, look: Look, last_event_id: str | None) -> AsyncGenerator[ServerSentEvent]:
-        """What changes in `scope`, for a minute. Whoever has seen the newest gets nothing until there is news."""
+        """What changes in `scope`, for a minute. A client that has the newest state gets nothing until it changes."""
         watch = self._join(scope, look)
         sent: Regions = watch.regions if last_event_id == self._id(watch) else {}
         ends_at = asyncio.get_running_loop().time() + STREAM_FOR_S

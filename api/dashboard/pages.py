@@ -215,7 +215,7 @@ def is_local(request: Request) -> bool:
 
 
 async def viewer_of(request: Request, services: Services) -> Viewer | None:
-    """None if nobody is signed in, or the session has ended. Error pages find the viewer in the request's state."""
+    """None if no one is signed in, or the session has ended. Error pages find the viewer in the request's state."""
     sessions = dashboard_of(request).sessions
     is_portal = in_portal(request)
     found = await (identity.of_portal if is_portal else identity.of_dashboard)(request, services, sessions)
@@ -253,7 +253,7 @@ async def _admin(viewer: Annotated[Viewer, Depends(_operator)]) -> Viewer:
 
 
 def _form_of(access: Access) -> Any:
-    """The form that somebody who may do so sent from a page of ours. 403 for any other, and nothing is changed."""
+    """The form that a viewer with this access sent from one of our pages. 403 for any other, and nothing changes."""
 
     async def read(request: Request, viewer: Annotated[Viewer, Depends(_viewer)]) -> Form:
         refuse_foreign(request)

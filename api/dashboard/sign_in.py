@@ -109,6 +109,6 @@ def _again(request: Request, target: str, wrong: str, status: HTTPStatus = HTTPS
 
 
 def _inside(target: str) -> str:
-    """A page of ours: never the way to another site."""
+    """One of our pages: never a URL of another site."""
     ours = target.startswith("/") and not target.startswith(("//", "/\\")) and target.isprintable()
     return target if ours else "/"

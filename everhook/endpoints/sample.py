@@ -10,7 +10,7 @@ from everhook.ids import Kind, new_gid
 from everhook.publishing.store import Publication
 
 TEST = "everhook.test"
-"""Its type and its channel. The name is reserved, so nobody else can publish such a message."""
+"""Its type and its channel. The name is reserved, so no client can publish such a message."""
 
 
 def sample_message() -> Publication:

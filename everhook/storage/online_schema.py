@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from alembic import op
 
 LOCK_TIMEOUT = "2s"
-"""Whoever waits for a table's lock keeps all later writers of that table waiting as well."""
+"""A statement that waits for a table's lock keeps all later writers of that table waiting as well."""
 
 PAGES_A_BATCH = 500
 """4 MB of a table are backfilled in one transaction."""
@@ -206,8 +206,8 @@ AND a.attnum > 0 AND NOT a.attisdropped AND EXISTS (
 
 @contextmanager
 def _unlocked() -> Iterator[None]:
-    """Outside of a transaction and without a timeout: concurrent builds wait for the transactions of others, and nobody
-    waits for them."""
+    """Outside of a transaction and without a timeout: concurrent builds wait for the transactions of others, and no
+    transaction waits for them."""
     with op.get_context().autocommit_block():
         op.execute("SET lock_timeout = 0")
         try:

@@ -19,7 +19,7 @@ from everhook.storage.tenant_scope import tenant_bound
 
 _EXISTS = col(Tenant.erasing_since).is_(None)
 
-NOBODY = "nobody"
+NO_TENANT = "nobody"
 
 
 async def find_tenant(session: AsyncSession, named: str) -> Tenant | None:
@@ -33,14 +33,14 @@ async def chosen_gid(session: AsyncSession, named: str | None) -> str | None:
     if named is None:
         return None
     tenant = await find_tenant(session, named)
-    return tenant.gid if tenant is not None else NOBODY
+    return tenant.gid if tenant is not None else NO_TENANT
 
 
 async def chosen_gids(session: AsyncSession, named: Sequence[str] | None) -> tuple[str, ...] | None:
     """The tenants of a filter, any of which matches."""
     if not named:
         return None
-    return tuple(dict.fromkeys([await chosen_gid(session, name) or NOBODY for name in named]))
+    return tuple(dict.fromkeys([await chosen_gid(session, name) or NO_TENANT for name in named]))
 
 
 async def ensure_tenant(session: AsyncSession, named: str) -> Tenant | None:

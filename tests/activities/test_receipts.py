@@ -139,8 +139,8 @@ async def test_an_attempt_that_is_asked_for_again_keeps_its_receipt(desk: Desk) 
     assert await receipt_of(desk, delivery) == before
 
 
-async def test_of_two_that_make_one_attempt_at_once_the_receipt_is_of_the_one_on_record(desk: Desk) -> None:
-    """The engine may think a worker lost, and ask another. Both send; one is put on record, with its own receipt."""
+async def test_of_two_that_make_one_attempt_at_once_the_receipt_is_of_the_recorded_one(desk: Desk) -> None:
+    """The engine may think a worker lost, and ask another. Both send; one is recorded, with its own receipt."""
     desk.receiver.respond(Response(200, delay=0.1))
     for delivery in await desk.store.deliveries(5, await desk.endpoint()):
         await asyncio.gather(*(worker.send(delivery) for worker in (desk, desk.with_(), desk.with_())))

@@ -262,7 +262,7 @@ async def test_what_is_parked_at_an_open_circuit_past_its_window_gets_a_workflow
 
 
 async def settled(store: Store, ago: timedelta) -> Delivery:
-    """A delivery that was delivered so long ago, before it had a workflow."""
+    """A delivery that was delivered this long ago, before it had a workflow."""
     delivery = await store.delivery()
     record = attempt_record(delivery, verdict=Verdict.DELIVERED, status_code=200, started_at=now() - ago, duration_ms=3)
     await Recorder(store.database).attempt(record, Transcript(), before_workflow=True)

@@ -402,7 +402,7 @@ async def test_a_delivery_is_parked_unsent_while_its_endpoint_takes_nothing(
 
 
 class Closing(Recorder):
-    """The circuit closes just as a delivery is parked, too late for whoever releases those that are."""
+    """The circuit closes just as a delivery is parked, too late for the release of parked deliveries."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)

@@ -113,7 +113,7 @@ async def test_the_address_is_what_trusted_proxies_say_and_nobody_else(settings:
 
 
 async def test_the_server_itself_believes_no_header(settings: Settings) -> None:
-    """uvicorn would, of whoever connects from this machine."""
+    """By default uvicorn believes it of any client that connects from this machine."""
     app = create_app(settings, temporal=await connect(lazy=True, target_host=f"127.0.0.1:{free_port()}"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -190,7 +190,7 @@ async def test_all_that_a_filter_selects_are_replayed_and_nothing_else(live: Liv
     chosen, spared = (bystander, live) if part == "until" else (live, bystander)
 
     assert await bulk(live, "replay", {**selection, "dryRun": True}) == {"matched": 1, "skipped": 0, "batchGid": None}
-    answer = await bulk(live, "replay", {**selection, "reason": "mended"})
+    answer = await bulk(live, "replay", {**selection, "reason": "fixed"})
 
     assert answer["matched"] == 1
     done = await completed(live, answer["batchGid"])
@@ -251,7 +251,7 @@ async def test_of_several_values_any_is_replayed_but_not_to_a_deleted_endpoint(l
 async def test_a_tenants_key_replays_its_own_together_and_nothing_else(live: Live) -> None:
     own, other = await refused(live), await refused(neighbour := another(live))
     await visible(live, own, other)
-    theirs = await live.api.key(tenant=live.name, name="operator of ours")
+    theirs = await live.api.key(tenant=live.name, name="our operator")
     strangers = await live.api.key(tenant=neighbour.name)
 
     answer = await bulk(live, "replay", {"reason": "all of mine"}, theirs)
@@ -260,10 +260,10 @@ async def test_a_tenants_key_replays_its_own_together_and_nothing_else(live: Liv
     assert (await completed(live, answer["batchGid"], theirs))["total"] == 1
     assert_problem(await strangers.get(f"/v1/batches/{answer['batchGid']}"), 404)
     await live.receiver.wait_for(2, path=live.path)
-    assert ok(await live.api.get(f"/v1/deliveries/{own}"))["resolvedBy"] == "operator of ours"
+    assert ok(await live.api.get(f"/v1/deliveries/{own}"))["resolvedBy"] == "our operator"
     assert len(live.receiver.at(neighbour.path)) == 1
     (entry,) = await theirs.walk("/v1/audit", subject=answer["batchGid"])
-    assert (entry["actor"], entry["action"]) == ("operator of ours", "dead_letters.replayed")
+    assert (entry["actor"], entry["action"]) == ("our operator", "dead_letters.replayed")
     assert entry["detail"] == {"reason": "all of mine", "matched": 1}
 
 

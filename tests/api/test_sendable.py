@@ -320,7 +320,7 @@ def test_tls_settings_that_can_be_used_are_accepted(room: Room, tls: dict[str, s
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(tls=TLS)
 def test_tls_settings_that_the_api_accepts_can_be_used(room: Room, tls: dict[str, str]) -> None:
-    """They may not satisfy the server; but a handshake begins, and nothing of ours fails before it."""
+    """They may not satisfy the server; but a handshake begins, and our code does not fail before it."""
     room.run(_is_accepted_and_usable(room, tls))
 
 

@@ -25,7 +25,7 @@ UNANSWERED = {
 """What Temporal, which is stopped here, or a checkpoint, which there is none of, would have to answer."""
 
 IN_THE_BACKGROUND = "SELECT circuit.endpoint_gid, endpoint.version"
-"""Asked for deliveries that wait for Temporal, whoever calls meanwhile."""
+"""A query for deliveries that wait for Temporal, independent of which client calls meanwhile."""
 
 pytestmark = ON_SHARED
 
@@ -39,7 +39,7 @@ class Sides:
 
     def __init__(self, admin: Api, own: World, other: World, api: Api) -> None:
         self.admin, self.own, self.other, self.api = admin, own, other, api
-        self.nobody = of_nobody("nobody")
+        self.absent = of_nobody("nobody")
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -83,7 +83,7 @@ async def test_what_is_anothers_is_answered_as_what_nobody_has(sides: Sides, nam
     before = await everything(sides.admin)
 
     answers, asked = [], []
-    for world in (sides.other, sides.nobody):
+    for world in (sides.other, sides.absent):
         request = operation.request(world, place, own=sides.own)
         with statements(sides.api) as noted:
             response = await request.send(sides.api)

@@ -59,7 +59,7 @@ _numbers = count(1)
 
 @dataclass(frozen=True)
 class World:
-    """One tenant with one of everything. Without rows: the same ids of nobody."""
+    """One tenant with one of everything. Without rows: the same ids, which no tenant has."""
 
     ids: dict[str, str]
 
@@ -97,7 +97,7 @@ class Operation:
         return self.method != "GET" and self.path not in PUBLISHING
 
     def places(self) -> list[str]:
-        """Where ids of tenants' things stand: `path`, `query.endpoint`, `body.tenant`. Fails where nobody can tell."""
+        """Where ids of tenants' objects are: `path`, `query.endpoint`, `body.tenant`. Fails if this is not known."""
         found = ["path"] if "{gid}" in self.path else []
         for parameter in self.spec.get("parameters", []):
             name = parameter["name"]
@@ -232,7 +232,7 @@ async def make_world(api: Api, tenant: str) -> World:
 
 
 def of_nobody(tenant: str) -> World:
-    """Ids of the same form that nobody has. Names are as long as those they are compared with."""
+    """Ids of the same form that no tenant has. Names are as long as those they are compared with."""
     kinds = {
         "attempt": Kind.ATTEMPT,
         "batch": Kind.BATCH,

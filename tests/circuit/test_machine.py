@@ -331,7 +331,7 @@ class AnySequence(RuleBasedStateMachine):
         if replace(after, until=None, version=0) != replace(before, until=None, version=0):
             assert after.version > before.version, "senders would not hear of this change"
         if after.until != before.until and after.version == before.version:
-            assert before.state is after.state is CircuitState.HALF_OPEN, "a cooldown that nobody hears of"
+            assert before.state is after.state is CircuitState.HALF_OPEN, "no sender hears of this cooldown"
 
     @precondition(lambda self: self.circuit.version == 0)
     @rule(policy=_POLICIES)

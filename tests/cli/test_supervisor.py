@@ -1,4 +1,4 @@
-"""The parent of several processes, with processes that misbehave as no server of ours would."""
+"""The parent of several processes, with processes that misbehave in ways that our servers do not."""
 
 import signal
 import sys

@@ -70,7 +70,7 @@ class Scenery:
         await self._endpoint("umbrella", "https://events.umbrella.example/", "", 0.99, channel="shipments")
         await self._endpoint(
             "hooli",
-            "https://hooks.hooli.example/very/long/path/that/nobody/wanted/but/is/there",
+            "https://hooks.hooli.example/very/long/path/that/no-one/wanted/but/is/there",
             "",
             0.6,
             state=CircuitState.HALF_OPEN,

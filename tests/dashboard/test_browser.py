@@ -56,7 +56,7 @@ async def visits(stage: Stage) -> list[Visit]:
 
 @pytest_asyncio.fixture(loop_scope="session", scope="module")
 async def portal(stage: Stage, visits: list[Visit]) -> str:
-    """The cookie of whoever has opened a portal."""
+    """The cookie of a visitor who has opened a portal."""
     (link,) = [visit.path.rpartition("/")[2] for visit in visits if visit.route == "/portal/open/{token}"]
     async with browsing(stage.api) as visitor:
         opened = await visitor.http.post("/portal/open", data={"token": link})
@@ -110,7 +110,7 @@ async def test_a_key_signs_in_and_its_owner_signs_out(stage: Stage) -> None:
         await expect(page).to_have_url(re.compile("/sign-in"))
 
 
-# For everybody
+# For all viewers
 
 
 @contextlib.asynccontextmanager
@@ -413,12 +413,12 @@ async def test_one_dead_letter_is_replayed_with_a_reason(stage: Stage, page: Pag
     await page.goto(f"/deliveries/{gid}")
     await page.get_by_role("button", name="Replay").click()
     dialog = page.get_by_role("dialog", name="Replay")
-    await dialog.get_by_label("Reason").fill("they mended it")
+    await dialog.get_by_label("Reason").fill("they fixed it")
     await dialog.get_by_role("button", name="Replay").click()
     await expect(page.get_by_text("Replay requested")).to_be_visible()
     await until(stage, gid, "delivered")
     await page.reload()
-    await expect(page.get_by_text("they mended it")).to_be_visible()
+    await expect(page.get_by_text("they fixed it")).to_be_visible()
     await expect(page.get_by_role("heading", name="Round 2", exact=True)).to_be_visible()
 
 

@@ -23,8 +23,8 @@ async def an_api_without_temporal(
     migrated_file: Path, directory: Path, stage: Stage
 ) -> AsyncIterator[tuple[Api, Page]]:
     """It, and a tab that is signed in to it."""
-    nobody = await connect(lazy=True, target_host=f"127.0.0.1:{free_port()}")
-    async with running_api(copied(migrated_file, directory), nobody) as api, browsing(api) as visitor:
+    unreachable = await connect(lazy=True, target_host=f"127.0.0.1:{free_port()}")
+    async with running_api(copied(migrated_file, directory), unreachable) as api, browsing(api) as visitor:
         cookie = (await visitor.sign_in()).cookies["everhook_session"]
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))

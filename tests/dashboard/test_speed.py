@@ -37,8 +37,8 @@ MULTIPLY = """
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def full(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pages]:
     settings = copied(migrated_file, tmp_path_factory.mktemp("full"))
-    nobody = await connect(lazy=True, target_host=f"127.0.0.1:{free_port()}")
-    async with running_api(settings, nobody) as api, browsing(api) as pages:
+    unreachable = await connect(lazy=True, target_host=f"127.0.0.1:{free_port()}")
+    async with running_api(settings, unreachable) as api, browsing(api) as pages:
         await Scenery(api.database, KeyRing.from_settings(settings)).build()
         await api.change_rows(MULTIPLY, count=STORED)
         await pages.sign_in()

@@ -37,7 +37,7 @@ async def stack(collector: Collector, tmp_path_factory: pytest.TempPathFactory) 
 
 
 async def publish(stack: Stack, traceparent: str | None = None) -> dict[str, Any]:
-    """Publish one message; answers with its delivery, once that is over."""
+    """Publish one message; return its delivery, once that is over."""
     headers = {"traceparent": traceparent} if traceparent is not None else {}
     body = {"type": "order.created", "payload": 1}
     response = await stack.client.post("/v1/channels/orders/messages", json=body, headers=headers)

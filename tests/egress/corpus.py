@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 (characters that are taken for others are what this is about)
-"""Hostile URLs and names, as data. Whoever finds another way in adds a line here.
+"""Hostile URLs and names, as data. Anyone who finds another way in adds a line here.
 
 `URLS` are refused for their text. `NAMES` look honest; what they resolve to is not.
 """
@@ -334,7 +334,7 @@ TRICKS: tuple[Name, ...] = (
 )
 
 FLIPS = Name("flips.test", (_OLD, _OLD, _a("127.0.0.1")), refused_at_creation=False)
-"""Public when it is judged, and loopback for whoever asks once more: it must be dialled where it was judged."""
+"""Public when it is judged, and loopback at the next lookup: the judged address must be the one that is dialled."""
 
 
 def _bracketed(address: str) -> str:

@@ -489,9 +489,9 @@ def _unknown(name: str) -> tuple[str, ...]:
 
 async def test_a_name_that_does_not_resolve_is_a_dns_failure_but_may_be_stored() -> None:
     async with client(resolver=CachingResolver(_unknown)) as egress:
-        exchange = await egress.post("https://nobody.invalid/", HEADERS, BODY, SECOND)
+        exchange = await egress.post("https://unknown.invalid/", HEADERS, BODY, SECOND)
         assert exchange.failure is FailureCode.DNS
-        assert await egress.check_url("https://nobody.invalid") == "https://nobody.invalid/"
+        assert await egress.check_url("https://unknown.invalid") == "https://unknown.invalid/"
 
 
 async def test_a_name_that_turns_inward_after_the_check_is_not_dialled() -> None:

@@ -1,4 +1,4 @@
-"""What an attempt's error says: why it failed, for the people who run the server, without the internals of ours."""
+"""What an attempt's error says: why it failed, for the people who run the server, without our internals."""
 
 import asyncio
 import ssl

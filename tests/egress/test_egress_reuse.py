@@ -1,4 +1,4 @@
-"""When a connection serves a second request, against real servers: never with bytes in it that nobody has read."""
+"""When a connection serves a second request, against real servers: never with unread bytes in it."""
 
 import asyncio
 import ssl

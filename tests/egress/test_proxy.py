@@ -152,7 +152,7 @@ async def post(
 
 
 async def through(behaviour: Behaviour, within: timedelta = 5 * SECOND) -> Exchange:
-    """A request by a proxy that behaves so, to a port where nobody listens."""
+    """A request by a proxy with this behaviour, to a port where no server listens."""
     async with ScriptedProxy(behaviour).listening() as proxy:
         return await post(f"http://127.0.0.1:{free_port()}/", f"http://127.0.0.1:{proxy.port}", within=within)
 

@@ -1,4 +1,4 @@
-"""What one connection may cost, and how many there may be: for everybody who reaches the port, with a key or without.
+"""What one connection may cost, and how many there may be: for all clients that reach the port, with a key or without.
 
 Times are only compared with one another: what is late is ended, what is not late goes on.
 """

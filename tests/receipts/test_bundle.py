@@ -284,7 +284,7 @@ def test_the_verifier_in_the_documentation_agrees_with_ours(tmp_path: Path) -> N
 
 
 def is_beyond_it(case: dict[str, Any]) -> bool:
-    """What the short verifier does not look at: the form of what an issuer signed, a body, growth nobody asked for."""
+    """What the short verifier does not look at: the form of what an issuer signed, a body, growth not asked for."""
     place: str = case["place"]
     unasked = place.startswith("consistency.") and case["since"] is None
     undated = case["name"].endswith("undated")

@@ -1,4 +1,4 @@
-"""Grouping: one transaction for what is asked at once, and nobody pays for another's poison."""
+"""Grouping: one transaction for what is asked at once, and no request fails because of another's poison."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence

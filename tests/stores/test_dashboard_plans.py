@@ -69,7 +69,7 @@ QUESTIONS: dict[str, Question] = {
 }
 
 
-@pytest.mark.parametrize("tenant_gid", [None, DEFAULT_TENANT_GID], ids=["everybody's", "a tenant's"])
+@pytest.mark.parametrize("tenant_gid", [None, DEFAULT_TENANT_GID], ids=["all tenants'", "a tenant's"])
 @pytest.mark.parametrize("name", QUESTIONS)
 async def test_an_index_answers(store: Store, database: Database, name: str, tenant_gid: str | None) -> None:
     await store.deliveries(3)

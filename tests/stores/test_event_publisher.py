@@ -128,7 +128,7 @@ async def test_each_event_is_published_once_however_many_try(store: Store, other
 
 
 async def test_nothing_is_published_by_halves(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever dies before the commit has published nothing, and the next one publishes everything."""
+    """A publisher that dies before the commit has published nothing, and the next one publishes everything."""
     await listener(store)
     await record(store)
 

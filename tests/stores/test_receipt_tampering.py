@@ -200,7 +200,7 @@ async def test_a_log_that_a_backup_made_shorter_and_that_forked_is_caught_by_who
     await restore(log)
     shorter = await log.verified(2)
     assert shorter.ok and shorter.checkpoint is not None and shorter.checkpoint.size < held.size
-    assert (await audited(log)).receipts == 8  # in itself the database is in order: nobody else can tell
+    assert (await audited(log)).receipts == 8  # in itself the database is in order: no other check can tell
     wrong = verify(await log.bundle(2), since=held.note).wrong
     assert wrong is not None and wrong.place == "consistency"  # nothing shows the held one to be of this log
 

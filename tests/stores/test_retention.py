@@ -51,7 +51,7 @@ async def history(store: Store, days: float, *, ended: float | None, **changes: 
 
 async def test_a_message_goes_with_its_deliveries_and_attempts_once_they_ended_long_ago(store: Store) -> None:
     await history(store, 91, ended=90.5)
-    await keep(store.database, past.message(91))  # nobody subscribed to it
+    await keep(store.database, past.message(91))  # no endpoint subscribed to it
     assert (await passed(store)).messages == 2
     assert [await store.count(table) for table in (Message, Delivery, Attempt)] == [0, 0, 0]
 

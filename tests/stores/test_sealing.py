@@ -200,7 +200,7 @@ async def test_a_receipt_that_is_none_is_not_sealed(log: Log) -> None:
 
 
 async def test_a_root_by_which_the_edge_was_rewritten_as_well_is_refused_for_want_of_a_signature(log: Log) -> None:
-    """Whoever rewrites the log consistently still needs our key."""
+    """An attacker who rewrites the log consistently still needs our key."""
     await log.grown(2)
     await log.grow(1)
     hashed = receipt_leaf("another.receipt.altogether")

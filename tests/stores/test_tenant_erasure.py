@@ -1,4 +1,4 @@
-"""A tenant that is erased is gone at once for everybody; then nothing is left of it, and nothing of others goes."""
+"""An erased tenant is gone at once for all clients; then nothing of it is left, and nothing of others is removed."""
 
 from typing import Any
 

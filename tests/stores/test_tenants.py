@@ -1,4 +1,4 @@
-"""Tenants: one name each, whoever asks at the same time."""
+"""Tenants: one name each, even if several clients ask at the same time."""
 
 import asyncio
 

@@ -118,7 +118,7 @@ EndpointHandle = WorkflowHandle[EndpointWorkflow, None]
 
 
 class DatabaseAway(Exception):
-    """A fault of ours."""
+    """A fault on our side."""
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ SECOND, MINUTE, HOUR, DAY = (timedelta(**{unit: 1}) for unit in ("seconds", "min
 ONCE = DeliveryPolicy(delays=(), jitter=0)
 """One attempt a round."""
 
-ANN = OperatorAction("ann", "the endpoint is mended")
+ANN = OperatorAction("ann", "the endpoint is fixed")
 
 
 def delivered(attempts: int, round_: int = 1, outcome: AttemptOutcome = DELIVERED) -> DeliveryResult:
@@ -474,8 +474,8 @@ async def test_retention_discards_a_dead_letter_that_nobody_touched(engine: Engi
 
 async def test_a_replay_opens_a_second_round_with_the_order_that_the_database_gives(engine: Engine) -> None:
     input = engine.input(policy=ONCE, rate_limit=None)
-    mended = replace(input, policy=DeliveryPolicy(delays=(MINUTE,), jitter=0, timeout=3 * SECOND), rate_limit=2.0)
-    engine.fakes.inputs[input.delivery_gid] = mended
+    changed = replace(input, policy=DeliveryPolicy(delays=(MINUTE,), jitter=0, timeout=3 * SECOND), rate_limit=2.0)
+    engine.fakes.inputs[input.delivery_gid] = changed
     engine.fakes.script(FAILED, FAILED, DELIVERED)
     handle = await engine.start(input)
     await engine.until_dead(handle)

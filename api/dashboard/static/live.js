@@ -55,7 +55,7 @@ function show(sign, state, words) {
 }
 
 /**
- * Put new markup of ours in place; what is open stays open, and what has the focus keeps it.
+ * Replace a region with new markup from our server; what is open stays open, and what has the focus keeps it.
  * @param {Document} page
  * @param {string} name
  * @param {string} markup
