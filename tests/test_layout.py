@@ -182,6 +182,24 @@ def test_what_checks_receipts_imports_nothing_of_ours_but_ids_and_errors() -> No
     assert [str(f) for f in wrong] == []
 
 
+WITHOUT_TEMPORAL = ("storage", "signing", "receipts", "health", "egress", "serving", "endpoints/store", "tenants/store")
+
+
+def test_temporal_is_used_by_use_cases_and_clients_alone() -> None:
+    """Stores, routers, pages, and packages that have nothing to wait for know nothing of Temporal."""
+    wrong = [
+        str(found)
+        for found in imports()
+        if found.top == "temporalio"
+        and (
+            found.file.startswith(tuple(f"everhook/{name}" for name in WITHOUT_TEMPORAL))
+            or found.file.endswith(("store.py", "/router.py"))
+            or found.file.startswith("api/dashboard/")
+        )
+    ]
+    assert wrong == []
+
+
 def test_sql_is_in_stores_only() -> None:
     """`sqlalchemy` and `sqlmodel` are imported under `everhook/storage/`, and by files called `store` or `…_store`."""
     below_the_front_ends = {"everhook", "activities", "workflows", "worker"}

@@ -16,7 +16,7 @@ from testing.stack import Process, free_port
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
 MORE_THAN_THE_LANE_SENDS_AT_ONCE = 120
-BURST = 800
+BURST = 500
 """Two APIs and two workers share them."""
 
 DRAIN_S = 60.0
@@ -61,7 +61,7 @@ async def test_a_burst_through_two_publishing_processes_and_two_workers_makes_on
         publisher.endpoints.update(postgres.publisher.endpoints)
         await asyncio.gather(postgres.publish(BURST // 2), publisher.publish_many(postgres.channel, BURST // 2))
         postgres.publisher.acks.extend(publisher.acks)
-        await postgres.stack.drained(120, of=postgres.publisher)
+        await postgres.stack.drained(240, of=postgres.publisher)
         for one in (endpoint, flaky):
             await postgres.findable(f'WorkflowType="Delivery" AND Endpoint="{one.gid}"', BURST, timeout=120)
         report = await postgres.finish()
