@@ -33,11 +33,11 @@ Model = TypeVar("Model", bound=BaseModel)
 IdempotencyKey = Annotated[str | None, Header(alias=HEADER, description="1 to 255 characters, new for each call.")]
 
 
-class AnsweredBefore(Exception):
-    """The call was answered before; `response` is what it was answered."""
+class RespondedBefore(Exception):
+    """The same call was made before; `response` is the response to it."""
 
     def __init__(self, response: Response) -> None:
-        super().__init__("answered before")
+        super().__init__("a call with this key has a response")
         self.response = response
 
 
@@ -61,7 +61,7 @@ class Once:
                     raise _Taken
                 yield session
         except _Taken:
-            await self.raise_if_answered()
+            await self.raise_if_responded()
             raise _under_way() from None
 
     @asynccontextmanager
@@ -96,8 +96,8 @@ class Once:
                 await self.keep(session, response, status, tenant_gid)
         return response
 
-    async def raise_if_answered(self) -> None:
-        """Raise AnsweredBefore, or a Problem where the key stands for another call or for one that is under way."""
+    async def raise_if_responded(self) -> None:
+        """Raise RespondedBefore, or a Problem where the key stands for another call or for one that is under way."""
         if self.call is None or self.responses is None:
             return
         try:
@@ -111,7 +111,7 @@ class Once:
         if kept.body is None or kept.status_code is None:
             raise _under_way()
         headers = {REPLAYED: "true"}
-        raise AnsweredBefore(Response(kept.body, kept.status_code, headers, media_type="application/json"))
+        raise RespondedBefore(Response(kept.body, kept.status_code, headers, media_type="application/json"))
 
 
 NOT_KEYED = Once()
@@ -127,7 +127,7 @@ async def _once(
     body = await request.body()
     target = f"{request.method} {request.url.path}?{request.url.query}"
     once = Once(services.responses, Call.of(caller.tenant_gid or "", idempotency_key, target.encode(), body))
-    await once.raise_if_answered()
+    await once.raise_if_responded()
     return once
 
 
@@ -144,9 +144,9 @@ def refuse_second(request: Request) -> None:
         raise malformed("was sent more than once", HEADER)
 
 
-async def answer_again(_request: Request, error: Exception) -> Response:
-    """The handler of AnsweredBefore."""
-    assert isinstance(error, AnsweredBefore)
+async def respond_again(_request: Request, error: Exception) -> Response:
+    """The handler of RespondedBefore."""
+    assert isinstance(error, RespondedBefore)
     return error.response
 
 

@@ -20,7 +20,7 @@ from api.endpoints import router as endpoints
 from api.health import probes as health
 from api.health import router as health_scores
 from api.health.readiness import readiness_check
-from api.idempotency import AnsweredBefore, answer_again
+from api.idempotency import RespondedBefore, respond_again
 from api.messages import publishing
 from api.messages import router as messages
 from api.middleware import Authentication, BodyLimit, Route, Uncached
@@ -59,7 +59,7 @@ DESCRIPTION = """Everhook delivers messages to other people's systems and can pr
 A `202` means that the message and one delivery for each matching endpoint are committed. From then on each delivery
 ends as `delivered`, `dead_lettered` (kept and replayable) or `discarded`."""
 
-Beside = Callable[[DeliveryEngine], AbstractAsyncContextManager[None]]
+Alongside = Callable[[DeliveryEngine], AbstractAsyncContextManager[None]]
 
 ROUTERS = (
     (channels.router, SHARED),
@@ -86,11 +86,11 @@ def create_app(
     temporal: Client | None = None,
     database: Database | None = None,
     engine: DeliveryEngine | None = None,
-    beside: Beside | None = None,
+    alongside: Alongside | None = None,
 ) -> FastAPI:
     """The API. It opens its own connections unless it is given `engine`, or `temporal` and `database`.
 
-    `beside` opens what runs in the same process on the same engine: the workers.
+    `alongside` opens what runs in the same process on the same engine: the workers.
     """
     settings = settings or Settings()
 
@@ -98,7 +98,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with (
             tracing(settings, "everhook-api"),
-            _services(settings, temporal, database, engine, beside) as services,
+            _services(settings, temporal, database, engine, alongside) as services,
         ):
             app.state.services = services
             yield
@@ -115,7 +115,7 @@ def create_app(
         redoc_url=None,
     )
     problems.install(app, dashboard.for_browsers)
-    app.add_exception_handler(AnsweredBefore, answer_again)
+    app.add_exception_handler(RespondedBefore, respond_again)
     # The last one added is the first that a request passes.
     app.add_middleware(BodyLimit, limits=body_limits(settings))
     app.add_middleware(Authentication)
@@ -145,7 +145,7 @@ async def _services(
     temporal: Client | None,
     database: Database | None,
     engine: DeliveryEngine | None,
-    beside: Beside | None,
+    alongside: Alongside | None,
 ) -> AsyncIterator[Services]:
     async with AsyncExitStack() as stack:
         sdk_address = None
@@ -157,8 +157,8 @@ async def _services(
                 sdk_address = sdk_metrics_address(settings)
                 temporal = await connect(lazy=True, metrics_address=sdk_address)
             engine = await stack.enter_async_context(delivery_engine(temporal, database, settings))
-        if beside is not None:
-            await stack.enter_async_context(beside(engine))
+        if alongside is not None:
+            await stack.enter_async_context(alongside(engine))
         services = _services_on(engine)
         watcher = asyncio.create_task(services.backlog.watch())
         try:

@@ -18,7 +18,7 @@ API = "/v1"
 MAX_BODY_BYTES = 256 * 1024
 
 Route = Callable[..., Any]
-"""The function behind a route."""
+"""The function of a route."""
 
 _UNCACHED = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 

@@ -151,7 +151,7 @@ def _with_nulls(example: Any, schema: JSON, schemas: JSON) -> Any:
 
 
 def _resolved(schema: JSON, schemas: JSON) -> JSON:
-    """The schema behind a reference, also behind one that may be null."""
+    """Resolve a reference to its schema, also one that may be null."""
     if "anyOf" in schema:
         schema = next((option for option in schema["anyOf"] if "$ref" in option), schema)
     name = schema.get("$ref", "").rpartition("/")[2]

@@ -190,12 +190,12 @@ Pages = Callable[[Request, Problem], Awaitable[Response | None]]
 def install(app: FastAPI, for_browsers: Pages | None = None) -> None:
     """Respond to every error of the application with a problem document, or the page that `for_browsers` renders."""
 
-    async def answer(request: Request, error: Exception) -> Response:
+    async def respond(request: Request, error: Exception) -> Response:
         problem = from_error(request, error)
         page = await for_browsers(request, problem) if for_browsers is not None else None
         return page or _response(problem)
 
-    # What is answered as `Exception` is raised again for the server to log: fit for bugs, not for outages.
+    # Starlette raises what is handled as `Exception` again, for the server to log: fit for bugs, not for outages.
     for kind in (
         Problem,
         DomainError,
@@ -208,7 +208,7 @@ def install(app: FastAPI, for_browsers: Pages | None = None) -> None:
         NotConnected,
         Exception,
     ):
-        app.add_exception_handler(kind, answer)
+        app.add_exception_handler(kind, respond)
 
 
 def _response(problem: Problem) -> Response:

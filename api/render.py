@@ -1,4 +1,4 @@
-"""Rows as answers."""
+"""Database rows as response models."""
 
 import orjson
 from fastapi import Response

@@ -193,7 +193,7 @@ def serve(
 
     event_loop.tune_gc()
     event_loop.raise_file_limit()
-    served = create_app(settings, beside=working if worker else None)
+    served = create_app(settings, alongside=working if worker else None)
     dashboard.warm_up()
     http_server.run(served, sockets, Limits.from_settings(settings), lambda: dashboard.end_streams(served), ready)
 

@@ -67,6 +67,6 @@ def warm_up() -> None:
 
 
 def end_streams(app: FastAPI) -> None:
-    """The server ends: pages that follow by themselves are told, and connect again where it comes back."""
+    """Close the live streams of pages when the server ends; they reconnect when it is back."""
     dashboard: Dashboard = app.state.dashboard
     dashboard.broadcaster.end()

@@ -35,7 +35,7 @@ def advice(problem: Problem) -> str:
 
 
 def page_behind(request: Request, base: str) -> str:
-    """The address of what is looked at; behind a form, of the page that it was sent from."""
+    """The address of the page; after a form, of the page that it was submitted from."""
     if request.method in ("GET", "HEAD"):
         path, query, is_ours = request.url.path, request.url.query, True
     else:

@@ -48,7 +48,7 @@ class Line:
         return is_reserved(self.channel.name)
 
     @property
-    def told(self) -> str:
+    def label(self) -> str:
         """Which schedule it is, in a word."""
         written = self.channel.policy or {}
         if "delaysSeconds" in written:

@@ -61,11 +61,11 @@ def columns(label: str, series: Sequence[tuple[str, str]], steps: Sequence[Colum
             parts.append(Markup('<path class="{}" d="{}"/>').format(kind, path))
     names = [name for name, _ in series]
     for at, step in enumerate(steps):
-        told = ", ".join(f"{count} {name}" for count, name in zip(step.counts, names, strict=True) if count)
-        if told:
+        described = ", ".join(f"{count} {name}" for count, name in zip(step.counts, names, strict=True) if count)
+        if described:
             parts.append(
                 Markup('<rect class="hit" x="{}" width="{}" height="{}"><title>{} UTC: {}</title></rect>').format(
-                    _n(at * width), _n(width), HEIGHT, f"{step.at:%H:%M}", told
+                    _n(at * width), _n(width), HEIGHT, f"{step.at:%H:%M}", described
                 )
             )
     return Chart(
@@ -198,7 +198,7 @@ def schedule(policy: DeliveryPolicy, width: int = 320) -> Chart:
 
 
 def _schedule_labels(places: Sequence[float], moments: Sequence[float], width: int) -> list[Markup]:
-    """As many as there is room for; the last is always told."""
+    """As many labels as there is room for; the last one is always shown."""
     labels: list[Markup] = []
     last = len(places) - 1
     free_from = -math.inf

@@ -59,7 +59,7 @@ STATES = (("", "Any state"), ("failing", "Circuit open"), ("paused", "Paused"), 
 WINDOWS = {Window.HOUR: "the last hour", Window.DAY: "the last 24 hours", Window.WEEK: "the last 7 days"}
 
 GRACES = ((86_400, "a day"), (604_800, "a week"), (3_600, "an hour"), (0, "no time at all: it stops now"))
-"""For how many seconds the old secret goes on signing."""
+"""For how many seconds the old secret still signs."""
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False, prefix="/endpoints")
 
@@ -90,7 +90,7 @@ class ListView:
 
 @dataclass(frozen=True)
 class EventLine:
-    told: CircuitEvent
+    label: CircuitEvent
     event: OperationalEvent
 
 
@@ -247,7 +247,7 @@ async def _detail(
     services: Services, store: TenantScope, gid: str, window: Window = Window.HOUR, secret: str | None = None
 ) -> DetailView:
     moment = now()
-    begin, told = moment - window.length, WINDOWS[window]
+    begin, label = moment - window.length, WINDOWS[window]
     async with store.reading() as session:
         scored = await services.health.endpoint(session, gid, window)
         view, found = scored.view, scored.health
@@ -262,9 +262,9 @@ async def _detail(
         health=found.health,
         window=window,
         total=found.total,
-        traffic=overview.traffic(f"Attempts over {told}", found.series),
-        latency=overview.latency(f"Response time over {told}", found.total),
-        states=_states(view, events, begin, told),
+        traffic=overview.traffic(f"Attempts over {label}", found.series),
+        latency=overview.latency(f"Response time over {label}", found.total),
+        states=_states(view, events, begin, label),
         events=tuple(
             EventLine(states.CIRCUIT_EVENTS[EventKind(event.kind)], event)
             for event in reversed(events)
@@ -281,13 +281,13 @@ async def _detail(
     )
 
 
-def _states(view: EndpointView, events: Sequence[OperationalEvent], begin: datetime, told: str) -> Chart:
+def _states(view: EndpointView, events: Sequence[OperationalEvent], begin: datetime, label: str) -> Chart:
     """From events to states: before the first it was closed, which is how every endpoint begins."""
     spans = [Span("closed", min(view.endpoint.created_at, begin), "ok")]
     for event in events:
         change = states.CIRCUIT_EVENTS[EventKind(event.kind)]
         spans.append(Span(change.state, event.created_at, change.tone))
-    return charts.states(f"States of the circuit over {told}", spans, begin, now())
+    return charts.states(f"States of the circuit over {label}", spans, begin, now())
 
 
 @router.post("/{gid}/test")
@@ -448,7 +448,7 @@ def _settings(form: Form) -> dict[str, Any]:
 
 
 def _first_subscription(form: Form, viewer: Viewer) -> dict[str, Any]:
-    """Tenants make endpoints of their own, whatever a form of theirs says."""
+    """Tenants create endpoints of their own tenant only; the form cannot change that."""
     chosen: dict[str, Any] = {"tenant": form.get("tenant") or None} if viewer.tenant_gid is None else {}
     if "channel" in form:
         chosen |= {"channel": form.get("channel"), "events": form.get("events").split()}

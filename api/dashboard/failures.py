@@ -13,7 +13,7 @@ log = structlog.get_logger()
 
 
 async def for_browsers(request: Request, problem: Problem) -> Response | None:
-    """None where a problem document is the answer."""
+    """None where a problem document is the response."""
     path = request.url.path
     if any(path == prefix or path.startswith(f"{prefix}/") for prefix in NO_PAGES):
         return None

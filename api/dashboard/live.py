@@ -92,7 +92,7 @@ class Broadcaster:
             self._watches.pop(scope, None)
 
     async def _watch(self, watch: _Watch) -> None:
-        """It ends by itself: cut off in mid-query it would leave a connection behind."""
+        """Not cancelled: a query that is cut off would leak its connection."""
         while watch.listeners:
             try:
                 regions = await watch.look()

@@ -65,7 +65,7 @@ class Trouble:
 @dataclass(frozen=True)
 class Reason:
     reason: DeadLetterReason
-    told: str
+    label: str
     count: int
     share: float
 

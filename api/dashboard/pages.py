@@ -191,11 +191,11 @@ NOTICES = {
     "deleted": "Deleted.",
     "revoked": "Revoked. Sessions that signed in with this key have ended.",
 }
-"""What a page says behind a form that was carried out; by name, so that no text comes in by the address."""
+"""What a page says after a form was submitted; by name, so that no text comes from the address."""
 
 
 def see_other(viewer: Viewer, path: str, notice: str | None = None) -> Response:
-    """Behind a form: a page that may be loaded again without sending it twice."""
+    """Post/Redirect/Get: after a form, a page that can be reloaded without submitting the form again."""
     if notice is not None:
         path += ("&" if "?" in path else "?") + urlencode({"notice": notice})
     return RedirectResponse(viewer.base + path, HTTPStatus.SEE_OTHER)
@@ -279,7 +279,7 @@ SignOutFormDep = Annotated[Form, _form_of(SIGNED_IN)]
 
 
 class PageRoute(APIRoute):
-    """A route whose failures are pages, and whose answers tell browsers what they may do with them."""
+    """A route that responds to failures with pages, and to all requests with security headers."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         inner = super().get_route_handler()

@@ -25,7 +25,7 @@ from api.dashboard.sessions import DASHBOARD, LIFETIME, SESSION_COOKIE
 from api.dependencies import ServicesDep, address_of, caller_behind
 
 A_MINUTE = RateLimitItemPerMinute(10)
-"""Keys cannot be guessed at any rate; what this saves is the work of answering."""
+"""Keys cannot be guessed. This limits what a stranger can cost."""
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 

@@ -30,7 +30,7 @@ def milliseconds(ms: float | None) -> str:
 
 
 def age(moment: datetime, now: datetime) -> str:
-    """`3 min ago`, `in 2 h`, `now`: one unit, as `static/times.js` goes on to count it."""
+    """`3 min ago`, `in 2 h`, `now`: one unit, which `static/times.js` keeps current."""
     seconds = (now - moment).total_seconds()
     for size, unit in UNITS:
         if abs(seconds) >= size:

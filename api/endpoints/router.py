@@ -106,7 +106,7 @@ async def rotate_secret(
 
 @router.post("/{gid}/test", status_code=HTTPStatus.ACCEPTED)
 async def test_endpoint(gid: Gid, services: ServicesDep, store: Store, caller: Principal, once: OnceDep) -> TestSent:
-    """Send a message of type `everhook.test` to this endpoint alone, whatever it subscribes to."""
+    """Send a message of type `everhook.test` to this endpoint only, regardless of its subscriptions."""
     async with once.asking(store):
         sent = await services.endpoints.send_test(store, caller.actor, gid)
     response = TestSent(message_gid=sent.message_gid, delivery_gid=sent.delivery_gid)

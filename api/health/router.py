@@ -19,7 +19,7 @@ async def get_endpoint_health(
 ) -> EndpointHealthOut:
     """Get the score of an endpoint with its parts, and its attempts within the window, for charts.
 
-    The score is of this moment, whatever the window: it covers the last hour and the last day.
+    The score does not depend on the window: it covers the last hour and the last day.
     """
     async with store.reading() as session:
         found = await services.health.endpoint(session, gid, window)

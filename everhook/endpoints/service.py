@@ -139,7 +139,7 @@ class RotatedSecret:
 
 @dataclass(frozen=True)
 class SentTest:
-    """A message that went to one endpoint alone, whatever its subscriptions are."""
+    """A message to one endpoint only, regardless of its subscriptions."""
 
     message_gid: str
     delivery_gid: str
@@ -248,7 +248,7 @@ class EndpointService:
 
     async def delete(self, scope: TenantScope, actor: Actor, gid: str) -> None:
         """Delete an endpoint with its subscriptions and secrets. Its open deliveries are dead-lettered when they take
-        their next step; the entity workflow is told, so that parked ones take it now. Raises NotFound."""
+        their next step; the entity workflow is notified, so that parked ones take it now. Raises NotFound."""
         async with scope.writing() as session:
             view = await self.get(session, gid, for_change=True)
             await endpoints.remove(session, view.endpoint)
@@ -258,7 +258,7 @@ class EndpointService:
                 await self._circuits.command(gid, view.tenant, "delete")
         except Exception as error:
             # The endpoint is deleted all the same: its deliveries notice it at their next step.
-            log.warning("an endpoint's workflow was not told of its deletion", endpoint_gid=gid, error=str(error))
+            log.warning("an endpoint's workflow was not notified of its deletion", endpoint_gid=gid, error=str(error))
 
     async def rotate_secret(
         self, session: Session, actor: Actor, gid: str, *, secret: str | None, grace: timedelta

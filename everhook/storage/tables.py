@@ -494,8 +494,8 @@ class EndpointMinute(SQLModel, table=True):
     """What an endpoint did in one minute; written by the recorder in the transaction of the attempts.
 
     `retried` counts failures that can be retried, `rejected` those that cannot. `duration_ms` is the sum of the
-    response times, whatever the status; `under_…` counts responses that took less than that many milliseconds and more
-    than the band below. An attempt without a response is in no band.
+    response times, regardless of the status; `under_…` counts responses that took less than that many milliseconds and
+    more than the band below. An attempt without a response is in no band.
     """
 
     __tablename__ = "endpoint_minute"
