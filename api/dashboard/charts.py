@@ -23,10 +23,6 @@ class Chart:
     labels: tuple[str, ...] = ()
     top: str = ""
 
-    @property
-    def is_empty(self) -> bool:
-        return not self.rows
-
 
 @dataclass(frozen=True)
 class Column:

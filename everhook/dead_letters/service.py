@@ -214,14 +214,7 @@ async def _chosen(session: Session, query: DeadLetterQuery) -> DeadLetterFilter:
 
 async def _tenant_gids(session: Session, names: Sequence[str] | None) -> tuple[str, ...] | None:
     """A tenant that is not there is refused: a bulk operation for a misspelt name must not seem to have worked."""
-    return any_of([await _tenant_gid(session, name) for name in names or ()])
-
-
-async def _tenant_gid(session: Session, name: str) -> str:
-    tenant = await tenants.find_tenant(session, name)
-    if tenant is None:
-        raise InvalidField("tenant", f"there is no tenant {name}")
-    return tenant.gid
+    return any_of([(await tenants.named_tenant(session, name)).gid for name in names or ()])
 
 
 async def _require_sendable(session: Session, row: Delivery) -> None:

@@ -358,7 +358,7 @@ async def _owner(session: Session, named: str | None) -> str:
         return tenant_bound(session) or DEFAULT_TENANT_GID
     tenant = await tenants.ensure_tenant(session, named)
     if tenant is None:
-        raise InvalidField("tenant", f"there is no tenant {named}")
+        raise tenants.unknown_tenant(named)
     return tenant.gid
 
 

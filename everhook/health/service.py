@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from everhook.endpoints import store as endpoints
 from everhook.endpoints.store import EndpointView
-from everhook.errors import InvalidField, NotFound
+from everhook.errors import NotFound
 from everhook.health.overview_store import HealthBoard, Overview
 from everhook.health.score import Window
 from everhook.health.store import EndpointHealth, endpoint_health
@@ -40,7 +40,5 @@ class HealthService:
         if tenant is None:
             return await self._board.overview(scope.tenant_gid)
         async with scope.reading() as session:
-            found = await tenants.find_tenant(session, tenant)
-        if found is None:
-            raise InvalidField("tenant", f"there is no tenant {tenant}")
+            found = await tenants.named_tenant(session, tenant)
         return await self._board.overview(found.gid)

@@ -236,10 +236,7 @@ class MessageService:
         if named is None:
             return scope.tenant_gid
         async with scope.reading() as session:
-            tenant = await tenants.find_tenant(session, named)
-        if tenant is None:
-            raise InvalidField(field, f"there is no tenant {named[:100]!r}")
-        return tenant.gid
+            return (await tenants.named_tenant(session, named, field)).gid
 
     def _publication(
         self, channel: str, message: NewMessage, tenant_gid: str | None, trace: TraceParent | None, at: str = ""

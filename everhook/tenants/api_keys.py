@@ -111,7 +111,4 @@ async def _find(session: Session, gid: str) -> ApiKey:
 
 
 async def _owner(session: Session, named: str | None) -> Tenant | None:
-    tenant = await tenants.find_tenant(session, named) if named is not None else None
-    if named is not None and tenant is None:
-        raise InvalidField("tenant", f"there is no tenant {named}")
-    return tenant
+    return await tenants.named_tenant(session, named) if named is not None else None

@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from everhook.errors import InvalidField
 from everhook.ids import Kind, is_gid
 from everhook.publishing.routes_store import bump
 from everhook.storage.paging import Page, page_of
@@ -26,6 +27,19 @@ async def find_tenant(session: AsyncSession, named: str) -> Tenant | None:
     """A tenant by name or gid. A session that is scoped to a tenant finds no other."""
     result = await session.execute(select(Tenant).where(_is_named(named), _EXISTS))
     return result.scalar_one_or_none()
+
+
+async def named_tenant(session: AsyncSession, named: str, field: str = "tenant") -> Tenant:
+    """A tenant by name or gid that must exist. Raises InvalidField, for the field of the request that names it."""
+    tenant = await find_tenant(session, named)
+    if tenant is None:
+        raise unknown_tenant(named, field)
+    return tenant
+
+
+def unknown_tenant(named: str, field: str = "tenant") -> InvalidField:
+    """The error for a tenant that does not exist, or that the caller cannot see."""
+    return InvalidField(field, f"there is no tenant {named[:100]}")
 
 
 async def chosen_gid(session: AsyncSession, named: str | None) -> str | None:
