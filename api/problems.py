@@ -132,10 +132,6 @@ def malformed(message: str, field: str = "body") -> Problem:
     return Problem(problem_types.MALFORMED_REQUEST, f"{field}: {message}", errors=[wrong])
 
 
-def not_found(what: str, name: str) -> Problem:
-    return Problem(problem_types.NOT_FOUND, f"There is no {what} {name}.")
-
-
 def conflict(detail: str) -> Problem:
     return Problem(problem_types.CONFLICT, detail)
 

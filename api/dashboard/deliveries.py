@@ -24,13 +24,13 @@ from api.dashboard.pages import (
     see_other,
 )
 from api.dependencies import Services, ServicesDep
+from everhook.channels import store as channels
 from everhook.contracts import TERMINAL_STATUSES, DeliveryStatus
 from everhook.delivery.policy import resolve
 from everhook.delivery.service import DeliveryService, rendered_body
 from everhook.endpoints import store as endpoints
 from everhook.errors import InvalidField, NotFound
 from everhook.ids import delivery_workflow_id
-from everhook.publishing import channels_store as channels
 from everhook.storage.engine import Session
 from everhook.storage.paging import Page
 from everhook.storage.tables import Attempt, Delivery, Endpoint, Message, Receipt

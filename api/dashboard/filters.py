@@ -10,10 +10,10 @@ from pydantic import ValidationError
 from api.dashboard.forms import wrong_fields
 from api.dead_letters.schemas import OneOrMore
 from api.schemas import ApiModel, EndpointRef, EventType, Gid, Moment, Name
+from everhook.channels import store as channels
 from everhook.contracts import DeliveryStatus
 from everhook.delivery.service import DeliveryQuery
 from everhook.errors import InvalidField
-from everhook.publishing import channels_store as channels
 from everhook.publishing.service import MessageQuery
 from everhook.storage.engine import Session
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from everhook.channels import store as channels
 from everhook.errors import ChannelExists, ChannelInUse, InvalidField, NotFound
 from everhook.notifications.events import RESERVED, is_reserved
-from everhook.publishing import channels_store as channels
 from everhook.storage.engine import Session
 from everhook.storage.paging import Page
 from everhook.storage.tables import Channel

@@ -16,6 +16,7 @@ from pydantic.alias_generators import to_camel
 from temporalio.client import Client
 from temporalio.service import RPCError
 
+from everhook.channels import store as channels
 from everhook.circuit.client import CircuitClient
 from everhook.delivery.body_formats import BodyFormat
 from everhook.delivery.dispatcher import Dispatcher
@@ -29,7 +30,6 @@ from everhook.endpoints.quotas_store import Quotas
 from everhook.endpoints.sample import sample_message
 from everhook.endpoints.store import EndpointView
 from everhook.errors import InvalidField, NotFound, Unavailable
-from everhook.publishing import channels_store as channels
 from everhook.publishing.routing import Route
 from everhook.publishing.store import Acceptor
 from everhook.signing import secrets_store as secrets

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
+from everhook.channels import store as channels
 from everhook.endpoints import store as endpoints
 from everhook.endpoints import subscriptions_store as subscriptions
 from everhook.endpoints.choice import chosen_endpoints
 from everhook.endpoints.quotas_store import Quotas
 from everhook.errors import InvalidField, NotFound
-from everhook.publishing import channels_store as channels
 from everhook.storage.engine import Session
 from everhook.storage.paging import Page
 from everhook.storage.tables import Subscription

@@ -6,13 +6,13 @@ import random
 from datetime import datetime, timedelta
 from typing import Any
 
+from everhook.channels import store as channels
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus, Verdict
 from everhook.delivery.body_formats import BodyFormat, Content, render
 from everhook.endpoints import store as endpoints
 from everhook.endpoints import subscriptions_store as subscriptions
 from everhook.ids import Kind, first_gid_at, new_gid
-from everhook.publishing import channels_store as channels
 from everhook.storage.engine import Database
 from everhook.storage.keyring import KeyRing
 from everhook.storage.tables import (

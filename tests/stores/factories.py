@@ -10,12 +10,12 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlmodel import SQLModel, col
 
+from everhook.channels import store as channels
 from everhook.contracts import AttemptRecord, DeliveryStatus, Verdict
 from everhook.delivery.inputs_store import InputDefaults
 from everhook.endpoints import store as endpoints
 from everhook.endpoints import subscriptions_store as subscriptions
 from everhook.ids import Kind, new_gid
-from everhook.publishing import channels_store as channels
 from everhook.publishing.store import Acceptance, Accepted, Acceptor, Publication
 from everhook.storage.engine import Database
 from everhook.storage.keyring import KeyRing, new_master_key

@@ -10,11 +10,11 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import col
 
+from everhook.channels import store as channels
 from everhook.contracts import DeliveryInput, DeliveryStatus
 from everhook.delivery.policy import resolve
 from everhook.endpoints import store as endpoints
 from everhook.endpoints import subscriptions_store as subscriptions
-from everhook.publishing import channels_store as channels
 from everhook.publishing.store import Acceptance, Accepted, KeyReused, Publication, UnknownChannel
 from everhook.storage.engine import Database, is_unavailable
 from everhook.storage.statements import table_of

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from sqlmodel import col
 
+from everhook.channels import store as channels
 from everhook.contracts import (
     AttemptOutcome,
     DeadLetterReason,
@@ -21,7 +22,6 @@ from everhook.delivery.inputs_store import InputDefaults, load_delivered, load_i
 from everhook.delivery.policy import resolve
 from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.endpoints import store as endpoints
-from everhook.publishing import channels_store as channels
 from everhook.settings import Settings
 from everhook.storage.engine import Database
 from everhook.storage.tables import Delivery, now

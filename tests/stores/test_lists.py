@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from everhook.channels import store as channels
 from everhook.contracts import DeadLetterReason, DeliveryStatus
 from everhook.dead_letters import store as dead_letters
 from everhook.dead_letters.store import DeadLetterFilter
@@ -14,7 +15,6 @@ from everhook.endpoints import store as endpoints
 from everhook.endpoints import subscriptions_store as subscriptions
 from everhook.ids import Kind, first_gid_at
 from everhook.notifications.events import EVENTS_CHANNEL
-from everhook.publishing import channels_store as channels
 from everhook.publishing import store as messages
 from everhook.publishing.store import MessageFilter
 from everhook.storage.engine import Database

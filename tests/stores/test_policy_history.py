@@ -5,12 +5,12 @@ from typing import Any
 
 from sqlalchemy import select
 
+from everhook.channels import store as channels
 from everhook.contracts import DeliveryStatus, OperatorAction
 from everhook.delivery import store as deliveries
 from everhook.delivery.policy import DeliveryPolicy, resolve
 from everhook.delivery.policy_history_store import policies_of, remove_policies
 from everhook.endpoints import store as endpoints
-from everhook.publishing import channels_store as channels
 from everhook.storage.bulk import Bulk
 from everhook.storage.tables import Channel, Delivery, DeliveryRound, Endpoint, PastPolicy, now
 from everhook.storage.tenant_scope import TenantScope

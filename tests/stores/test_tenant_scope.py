@@ -9,10 +9,10 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import aliased
 from sqlmodel import SQLModel, col
 
+from everhook.channels import store as channels
 from everhook.contracts import Verdict
 from everhook.delivery import store as deliveries
 from everhook.endpoints import store as endpoints
-from everhook.publishing import channels_store as channels
 from everhook.publishing import store as messages
 from everhook.storage.engine import Database
 from everhook.storage.tables import (
