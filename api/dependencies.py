@@ -28,7 +28,6 @@ from everhook.receipts.service import ReceiptService
 from everhook.settings import Settings
 from everhook.storage.engine import Database
 from everhook.storage.idempotency import ResponseStore
-from everhook.storage.keyring import KeyRing
 from everhook.storage.tenant_scope import TenantScope
 from everhook.tenants.api_keys import ApiKeyService
 from everhook.tenants.audit import AuditService
@@ -57,7 +56,6 @@ class Services:
     temporal: Client
     backlog: Backlog
     readiness: ReadinessCheck
-    keyring: KeyRing
     endpoints: EndpointService
     subscriptions: SubscriptionService
     channels: ChannelService

@@ -196,7 +196,6 @@ def _services_on(engine: DeliveryEngine) -> Services:
         temporal=engine.client,
         backlog=backlog,
         readiness=readiness_check(database, engine.client),
-        keyring=engine.keyring,
         endpoints=EndpointService(
             egress=engine.egress,
             keyring=engine.keyring,

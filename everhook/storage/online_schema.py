@@ -1,4 +1,4 @@
-"""Changes of the schema that do not keep anybody waiting, for migrations.
+"""Changes of the schema for migrations, which do not keep writers waiting.
 
 On PostgreSQL a table that is written all the time is locked for a moment at most. Indexes are created CONCURRENTLY.
 Integers are widened by expand and contract: a second column, a trigger that fills it, a backfill in batches, a swap.

@@ -12,6 +12,7 @@ from everhook.receipts.bundle import verify
 from everhook.receipts.keys import KeySet
 from everhook.receipts.keys_store import rotate_keys
 from everhook.settings import Settings
+from everhook.storage.keyring import KeyRing
 from everhook.storage.tables import now
 from everhook.tenants import api_keys_store as api_keys
 from everhook.tenants import store as tenants
@@ -30,7 +31,7 @@ UNKNOWN = "rcp_01m83prhbfe23sdyzab24cmhby"
 
 @pytest.fixture
 def log(api: Api) -> Log:
-    return Log(api.database, keyring=api.services.keyring)
+    return Log(api.database, keyring=KeyRing.from_settings(api.services.settings))
 
 
 async def keys_of(api: Api) -> KeySet:
@@ -104,7 +105,7 @@ async def test_checkpoints_are_listed_newest_first_and_in_pages(api: Api, log: L
 
 async def test_each_log_has_checkpoints_of_its_own(api: Api, log: Log) -> None:
     await log.grown(1)
-    acme = await Log(api.database, await tenant_of(api, "acme"), api.services.keyring).grown(2)
+    acme = await Log(api.database, await tenant_of(api, "acme"), KeyRing.from_settings(api.services.settings)).grown(2)
     for named in ("acme", acme.tenant_gid):
         [checkpoint] = ok(await api.get("/v1/receipts/checkpoints", tenant=named))["data"]
         assert checkpoint["size"] == 2
@@ -139,7 +140,7 @@ async def test_the_keys_are_for_everybody_and_for_caches_and_retired_ones_stay(a
     assert (await api.http.get("/.well-known/jwks.json")).json() == {"keys": []}
     await log.grown(1)
     async with api.database.write_connection() as connection:
-        issuer = await rotate_keys(connection, api.services.keyring, ISSUER, now())
+        issuer = await rotate_keys(connection, KeyRing.from_settings(api.services.settings), ISSUER, now())
     answer = await api.http.get("/.well-known/jwks.json")
     assert answer.headers["content-type"] == "application/jwk-set+json"
     assert answer.headers["cache-control"] == "public, max-age=60"
@@ -151,7 +152,7 @@ async def test_the_keys_are_for_everybody_and_for_caches_and_retired_ones_stay(a
 
 async def test_a_tenants_key_reaches_its_own_log_and_no_other(api: Api, log: Log) -> None:
     await log.grown(1, 2)
-    acme = await Log(api.database, await tenant_of(api, "acme"), api.services.keyring).grown(3)
+    acme = await Log(api.database, await tenant_of(api, "acme"), KeyRing.from_settings(api.services.settings)).grown(3)
     others, own = (await log.receipts())[0], (await acme.receipts())[0]
     await _as_tenant(api, acme.tenant_gid)
     assert [each["size"] for each in ok(await api.get("/v1/receipts/checkpoints"))["data"]] == [3]
