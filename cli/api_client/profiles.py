@@ -7,7 +7,6 @@ url = "https://everhook.example.com"
 api_key = "ek_…"
 """
 
-import json
 import os
 import re
 import tomllib
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 import typer
 
 from cli.errors import UsageError
@@ -124,15 +124,14 @@ def _parsed_profile(name: str, table: Any) -> Profile:
 
 
 def _written(config: Config) -> str:
-    """The file in TOML. JSON strings are TOML strings if they have no surrogates and no control characters."""
-    lines = [f"profile = {json.dumps(config.current)}", ""] if config.current else []
-    for name, profile in config.profiles.items():
-        lines += [f"[profiles.{name}]", f"url = {_text(profile.url)}"]
-        lines += [f"api_key = {_text(profile.api_key)}", ""] if profile.api_key else [""]
-    return "\n".join(lines)
+    """The file in TOML."""
+    profiles = {name: _table(profile) for name, profile in config.profiles.items()}
+    current = {"profile": config.current} if config.current else {}
+    return tomli_w.dumps({**current, "profiles": profiles})
 
 
-def _text(text: str) -> str:
-    if not text.isprintable():
+def _table(profile: Profile) -> dict[str, str]:
+    table = {"url": profile.url} | ({"api_key": profile.api_key} if profile.api_key else {})
+    if not all(text.isprintable() for text in table.values()):
         raise UsageError("a URL and a key may have printable characters only")
-    return json.dumps(text, ensure_ascii=False)
+    return table
