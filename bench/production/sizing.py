@@ -30,7 +30,7 @@ AUDIT_ENTRIES = 1_000
 HEADING = "Sizing (`python -m bench.production.sizing`)"
 ABOUT = (
     f"Temporal {VERSION}, two PostgreSQL servers (one is Temporal's), two `everhook serve --worker`, payloads of about "
-    "100 bytes, one endpoint per message, one receipt per attempt."
+    "420 bytes, one endpoint."
 )
 
 _ROW_SIZES = """

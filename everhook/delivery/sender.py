@@ -75,9 +75,7 @@ def delivery_missing(delivery_gid: str) -> ApplicationError:
     Not retryable, so that the workflow ends. If the row exists after all (the worker used another database), the
     reconciler starts the workflow again.
     """
-    return ApplicationError(
-        f"{delivery_gid} is not in the database", type="DeliveryMissing", non_retryable=True
-    )
+    return ApplicationError(f"{delivery_gid} is not in the database", type="DeliveryMissing", non_retryable=True)
 
 
 class Sender:

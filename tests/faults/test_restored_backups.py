@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from everhook.contracts import DELIVERY_WORKFLOW
 from testing.postgres_server import ARCHIVING, PostgresServer
 from testing.scene import Scene
 from testing.script import Response
@@ -16,19 +17,21 @@ from testing.waiting import assert_eventually
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 
 EACH = 5
-RUNNING = 'WorkflowType="DeliveryWorkflow" AND ExecutionStatus="{}" AND Channel="{}"'
+OF_STATUS = f'WorkflowType="{DELIVERY_WORKFLOW}" AND ExecutionStatus="{{}}" AND Channel="{{}}"'
 BUSY = Response(429, headers=(("retry-after", "1"),))
-POLICY = {"delaysSeconds": [1] * 60, "timeoutSeconds": 5}
+POLICY = {"delaysSeconds": [1] * 40, "timeoutSeconds": 5}
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def archived(tmp_path: Path) -> AsyncIterator[tuple[Scene, PostgresServer]]:
     """A scene whose PostgreSQL archives its WAL."""
-    async with PostgresServer(tmp_path / "postgres.log", options=ARCHIVING) as server:
-        async with Stack(tmp_path / "stack", database=server, extra_env=QUICK) as stack:
-            scene = Scene(stack)
-            await scene.open(POLICY)
-            yield scene, server
+    async with (
+        PostgresServer(tmp_path / "postgres.log", options=ARCHIVING) as server,
+        Stack(tmp_path / "stack", database=server, extra_env=QUICK) as stack,
+    ):
+        scene = Scene(stack)
+        await scene.open(POLICY)
+        yield scene, server
 
 
 async def test_the_database_is_restored_to_a_point_in_time_while_temporal_is_ahead(
@@ -51,7 +54,7 @@ async def test_the_database_is_restored_to_a_point_in_time_while_temporal_is_ahe
     for name in ("busy", "dead"):
         await scene.respond(200, name=name)
     await scene.has_statuses(busy, delivered=EACH)
-    await scene.findable(RUNNING.format("Running", scene.channel) + ' AND DeliveryStatus="dead_lettered"', EACH)
+    await scene.findable(OF_STATUS.format("Running", scene.channel) + ' AND DeliveryStatus="dead_lettered"', EACH)
     await scene.replay_all(endpointGid=dead.gid)
     await scene.has_statuses(dead, delivered=EACH)
 
@@ -65,7 +68,7 @@ async def test_the_database_is_restored_to_a_point_in_time_while_temporal_is_ahe
 
     # What happens if Temporal is not emptied: workflows of deliveries that are gone end.
     await stack.restart_worker()
-    await scene.findable(RUNNING.format("Failed", scene.channel), 1)
+    await scene.findable(OF_STATUS.format("Failed", scene.channel), 1)
     await stack.worker.terminate()
 
     # 3. and 4.
@@ -94,7 +97,7 @@ async def test_the_store_of_temporal_is_restored_while_the_database_is_ahead(pos
         await scene.publish(EACH, type=kind)
     await scene.has_statuses(busy, retrying=EACH)
     await scene.has_statuses(dead, dead_lettered=EACH)
-    await scene.findable(RUNNING.format("Running", scene.channel), 2 * EACH)
+    await scene.findable(OF_STATUS.format("Running", scene.channel), 2 * EACH)
     await stack.temporal.stop()
     stack.temporal.back_up()
     await stack.temporal.start()
@@ -111,14 +114,16 @@ async def test_the_store_of_temporal_is_restored_while_the_database_is_ahead(pos
     await stack.temporal.start()
     await scene.respond(200, name="new")
     await scene.has_statuses(new, delivered=EACH)  # their workflows are not in the backup
-    await scene.findable(RUNNING.format("Running", scene.channel), EACH)  # those of the dead letters, already replayed
+    await scene.findable(
+        OF_STATUS.format("Running", scene.channel), EACH
+    )  # those of the dead letters, already replayed
     report = await scene.finish(90)
     report.assert_no_duplicates()
 
     client = await stack.temporal.client()  # a replay by query signals them too: nothing is sent again
-    async for execution in client.list_workflows(RUNNING.format("Running", scene.channel)):
+    async for execution in client.list_workflows(OF_STATUS.format("Running", scene.channel)):
         await client.get_workflow_handle(execution.id).signal("replay")
-    await scene.findable(RUNNING.format("Running", scene.channel), 0)
+    await scene.findable(OF_STATUS.format("Running", scene.channel), 0)
     (await scene.finish(90)).assert_no_duplicates()
 
 
