@@ -1,11 +1,11 @@
 """The activities that record what happens to a delivery. Running one of them twice changes nothing."""
 
 from temporalio import activity
-from temporalio.exceptions import ApplicationError
 
 from everhook.contracts import AttemptRecord, DeadLetterInput, DeliveryInput, DiscardInput, RoundInput
 from everhook.delivery.inputs_store import InputDefaults, load_input
 from everhook.delivery.recorder_store import Recorder, Transcript
+from everhook.delivery.sender import delivery_missing
 from everhook.delivery.snapshot_store import load_receipt_context
 from everhook.delivery.store import dead_letter, discard, open_round
 from everhook.receipts.issuer import issue, url_of
@@ -47,7 +47,7 @@ class RecordingActivities:
         async with self._database.read_connection() as connection:
             opened = await load_input(connection, self._defaults, input.delivery_gid)
         if opened is None:
-            raise ApplicationError(f"{input.delivery_gid} is not in the database", type="DeliveryMissing")
+            raise delivery_missing(input.delivery_gid)
         return opened
 
     @activity.defn(name="discard")

@@ -31,6 +31,8 @@ _OPTIONS = {
     "max_wal_size": "256MB",
     "timezone": "UTC",
 }
+ARCHIVING = {"archive_mode": "on", "archive_command": "mkdir -p ../archive && cp %p ../archive/%f"}
+"""Options of a server that can be restored to a point in time. Commands run in the data directory."""
 
 
 @dataclass(frozen=True)
@@ -229,6 +231,44 @@ class PostgresServer:
     async def restart(self, *, kill: bool = False) -> None:
         await (self.kill9() if kill else self.stop())
         await self.start()
+
+    async def base_backup(self) -> None:
+        """Take the backup that `restore` starts from."""
+        options = ["-h", "127.0.0.1", "-p", str(self.port), "-U", ROLE, "-c", "fast", "--no-sync"]
+        log = self._log.with_name(f"{self._log.stem}-backup.log")
+        await self._make("backup", ["pg_basebackup", "-D", str(self.directory / "base"), *options], log).run()
+
+    async def restore(self, moment: str) -> None:
+        """Restore the base backup and the archived WAL up to a moment (`clock_timestamp()` as text), and start.
+        Needs the options `ARCHIVING`."""
+        connection = await self._connect()
+        try:
+            await connection.execute("SELECT txid_current()")  # a commit after the moment ends the recovery
+            await connection.execute("SELECT pg_switch_wal()")
+        finally:
+            await connection.close()
+        await self.stop()
+        shutil.rmtree(self.data)
+        (self.directory / "base").rename(self.data)
+        settings = f"restore_command = 'cp ../archive/%f %p'\nrecovery_target_time = '{moment}'\n"
+        with (self.data / "postgresql.auto.conf").open("a") as file:
+            file.write(settings + "recovery_target_action = 'promote'\n")
+        (self.data / "recovery.signal").touch()
+        await self.start()
+        await self._wait_until_writable()
+
+    async def _wait_until_writable(self, timeout: float = 30.0) -> None:
+        """Wait until the recovery has ended: meanwhile it is a standby."""
+        deadline = time.monotonic() + timeout
+        while True:
+            connection = await self._connect()
+            recovering = await connection.fetchval("SELECT pg_is_in_recovery()")
+            await connection.close()
+            if not recovering:
+                return
+            if time.monotonic() > deadline:
+                raise ProcessFailed(f"PostgreSQL did not end its recovery\n{self.process.tail()}")
+            await asyncio.sleep(0.05)
 
     async def close(self) -> None:
         """Stop it at once and remove its data."""

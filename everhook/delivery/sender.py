@@ -69,6 +69,15 @@ _PARKED_TOO_LONG = {
 log = structlog.get_logger()
 
 
+def delivery_missing(delivery_gid: str) -> ApplicationError:
+    """For a delivery that the database does not have: it was restored to an earlier time, or the tenant was erased.
+
+    Not retryable, so that the workflow ends. If the row exists after all (the worker used another database), the
+    reconciler starts the workflow again.
+    """
+    return ApplicationError(f"{delivery_gid} is not in the database", type="DeliveryMissing", non_retryable=True)
+
+
 class Sender:
     """Makes attempts: load, sign, post, classify, record with a receipt, report to the circuit.
 
@@ -170,7 +179,7 @@ class Sender:
     async def _load(self, input: AttemptInput) -> tuple[DeliverySnapshot, Destination]:
         snapshot = await self._snapshots.load(input.delivery_gid)
         if snapshot is None:
-            raise ApplicationError(f"{input.delivery_gid} is not in the database", type="DeliveryMissing")
+            raise delivery_missing(input.delivery_gid)
         destination = await self._destinations.get(input.endpoint_gid, snapshot.endpoint_version)
         return replace(snapshot, endpoint_deleted=snapshot.endpoint_deleted or destination.deleted), destination
 

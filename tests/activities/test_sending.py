@@ -364,11 +364,11 @@ async def test_an_attempt_that_is_on_record_is_known_although_its_payload_was_er
     assert desk.receiver.count == 1
 
 
-async def test_a_delivery_that_the_database_does_not_know_is_a_fault_of_ours(desk: Desk) -> None:
+async def test_a_delivery_that_the_database_does_not_have_is_not_retried(desk: Desk) -> None:
     delivery = await desk.delivery()
     with pytest.raises(ApplicationError) as raised:
         await ActivityEnvironment().run(desk.sending.send_attempt, order_for(delivery, delivery_gid="dlv_unknown"))
-    assert (raised.value.type, raised.value.non_retryable) == ("DeliveryMissing", False)
+    assert (raised.value.type, raised.value.non_retryable) == ("DeliveryMissing", True)
 
 
 # --- the circuit

@@ -1,0 +1,154 @@
+"""PostgreSQL or Temporal's store is restored from a backup while the other one is ahead. The steps are those of the
+runbook "A restored backup" in docs/operating.md."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from everhook.contracts import DELIVERY_WORKFLOW
+from testing.postgres_server import ARCHIVING, PostgresServer
+from testing.scene import Scene
+from testing.script import Response
+from testing.stack import QUICK, Stack
+from testing.waiting import assert_eventually
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
+
+EACH = 5
+OF_STATUS = f'WorkflowType="{DELIVERY_WORKFLOW}" AND ExecutionStatus="{{}}" AND Channel="{{}}"'
+BUSY = Response(429, headers=(("retry-after", "1"),))
+POLICY = {"delaysSeconds": [1] * 40, "timeoutSeconds": 5}
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def archived(tmp_path: Path) -> AsyncIterator[tuple[Scene, PostgresServer]]:
+    """A scene whose PostgreSQL archives its WAL."""
+    async with (
+        PostgresServer(tmp_path / "postgres.log", options=ARCHIVING) as server,
+        Stack(tmp_path / "stack", database=server, extra_env=QUICK) as stack,
+    ):
+        scene = Scene(stack)
+        await scene.open(POLICY)
+        yield scene, server
+
+
+async def test_the_database_is_restored_to_a_point_in_time_while_temporal_is_ahead(
+    archived: tuple[Scene, PostgresServer],
+) -> None:
+    scene, server = archived
+    stack = scene.stack
+    await scene.respond(BUSY, name="busy")
+    await scene.respond(404, name="dead")
+    await scene.respond(BUSY, name="lost")
+    well, busy, dead, _ = [await scene.endpoint(name, events=[name]) for name in ("well", "busy", "dead", "lost")]
+    await server.base_backup()
+    for kind in ("well", "busy", "dead"):
+        await scene.publish(EACH, type=kind)
+    await scene.has_statuses(well, delivered=EACH)
+    await scene.has_statuses(busy, retrying=EACH)
+    await scene.has_statuses(dead, dead_lettered=EACH)
+    [[moment]] = await scene.sql("SELECT clock_timestamp()::text")
+    after = {await _publish(scene, type) for type in ("well", "lost")}
+    for name in ("busy", "dead"):
+        await scene.respond(200, name=name)
+    await scene.has_statuses(busy, delivered=EACH)
+    await scene.findable(OF_STATUS.format("Running", scene.channel) + ' AND DeliveryStatus="dead_lettered"', EACH)
+    await scene.replay_all(endpointGid=dead.gid)
+    await scene.has_statuses(dead, delivered=EACH)
+
+    # 1. and 2. of the runbook
+    await stack.api.terminate()
+    await stack.worker.terminate()
+    await stack.engine.dispose()
+    await server.restore(moment)
+    assert await scene.statuses(busy) == {"retrying": EACH}
+    assert await scene.statuses(dead) == {"dead_lettered": EACH}
+
+    # What happens if Temporal is not emptied: workflows of deliveries that are gone end.
+    await stack.restart_worker()
+    await scene.findable(OF_STATUS.format("Failed", scene.channel), 1)
+    await stack.worker.terminate()
+
+    # 3. and 4.
+    await stack.temporal.restart(kill=True, delete_store=True)
+    await stack.command("setup")
+    await stack.restart_worker()
+    await stack.start_api()
+    await scene.has_statuses(busy, delivered=EACH)
+    one = (await scene.get("/v1/dead-letters", endpointGid=dead.gid, limit=1))["data"][0]["deliveryGid"]
+    await scene.post(f"/v1/dead-letters/{one}/replay")
+    await scene.has_statuses(dead, delivered=1, dead_lettered=EACH - 1)
+
+    _assert_sent_again_with_the_same_id(scene, "busy", EACH)
+    assert len(scene.arrivals("well")) == EACH + 1  # what was delivered before the moment was not sent again
+    await _assert_lost(scene, after)
+    assert {await _publish(scene, type) for type in ("well", "lost")}.isdisjoint(after)
+
+
+async def test_the_store_of_temporal_is_restored_while_the_database_is_ahead(postgres: Scene) -> None:
+    scene, stack = postgres, postgres.stack
+    await scene.respond(BUSY, name="busy")
+    await scene.respond(BUSY, name="new")
+    await scene.respond(404, name="dead")
+    busy, dead, new = [await scene.endpoint(name, events=[name], policy=POLICY) for name in ("busy", "dead", "new")]
+    for kind in ("busy", "dead"):
+        await scene.publish(EACH, type=kind)
+    await scene.has_statuses(busy, retrying=EACH)
+    await scene.has_statuses(dead, dead_lettered=EACH)
+    await scene.findable(OF_STATUS.format("Running", scene.channel), 2 * EACH)
+    await stack.temporal.stop()
+    stack.temporal.back_up()
+    await stack.temporal.start()
+    await scene.publish(EACH, type="new")
+    await scene.has_statuses(new, retrying=EACH)
+    for name in ("busy", "dead"):
+        await scene.respond(200, name=name)
+    await scene.has_statuses(busy, delivered=EACH)
+    await scene.replay_all(endpointGid=dead.gid)
+    await scene.has_statuses(dead, delivered=EACH)
+
+    await stack.temporal.kill9()
+    stack.temporal.restore()
+    await stack.temporal.start()
+    await scene.respond(200, name="new")
+    await scene.has_statuses(new, delivered=EACH)  # their workflows are not in the backup
+    await scene.findable(
+        OF_STATUS.format("Running", scene.channel), EACH
+    )  # those of the dead letters, already replayed
+    report = await scene.finish(90)
+    report.assert_no_duplicates()
+
+    client = await stack.temporal.client()  # a replay by query signals them too: nothing is sent again
+    async for execution in client.list_workflows(OF_STATUS.format("Running", scene.channel)):
+        await client.get_workflow_handle(execution.id).signal("replay")
+    await scene.findable(OF_STATUS.format("Running", scene.channel), 0)
+    (await scene.finish(90)).assert_no_duplicates()
+
+
+async def _publish(scene: Scene, type: str) -> str:
+    """Publish one message with an idempotency key; returns its gid once it has arrived."""
+    before = len(scene.arrivals(type))
+    body = {"payload": {"type": type}, "type": type, "idempotencyKey": f"again-{type}"}
+    sent = await scene.post(f"/v1/channels/{scene.channel}/messages", body)
+
+    async def arrived() -> None:
+        assert len(scene.arrivals(type)) > before
+
+    await assert_eventually(arrived, 30, interval=0.05)
+    assert not sent["duplicate"]
+    return str(sent["messageGid"])
+
+
+def _assert_sent_again_with_the_same_id(scene: Scene, name: str, count: int) -> None:
+    """Each message was answered with 200 twice."""
+    answered = [line.id for line in scene.arrivals(name) if line.status == 200]
+    assert len(set(answered)) == count
+    assert len(answered) == 2 * count
+
+
+async def _assert_lost(scene: Scene, messages: set[str]) -> None:
+    """The restored database has none of these."""
+    for gid in messages:
+        assert (await scene.stack.client.get(f"/v1/messages/{gid}")).status_code == 404
