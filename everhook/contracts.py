@@ -97,7 +97,8 @@ class OpenDeadLetter:
 @dataclass(frozen=True)
 class AttemptInput:
     """The input of one attempt. `retry` is what follows if it fails (None: this is the round's last attempt).
-    `rate_limit` is the one that the workflow knows."""
+    `park_check`: if the delivery is parked, its workflow checks again within this time. `rate_limit` is the one that
+    the workflow knows."""
 
     delivery_gid: str
     endpoint_gid: str
@@ -187,12 +188,24 @@ class PreviousAttempt:
 
 
 @dataclass(frozen=True)
+class ParkedRound:
+    """The round of a parked delivery, passed on by continue-as-new. `check` is the interval of its next check, `last`
+    the outcome of its last attempt."""
+
+    began: datetime
+    check: timedelta
+    last: AttemptOutcome | None = None
+
+
+@dataclass(frozen=True)
 class DeliveryInput:
     """The input of `DeliveryWorkflow`; built from the database at publish and at every restart.
 
     - `previous`: attempt `attempt` was made already. If it delivered, the workflow completes in its first task.
-    - `parked_since`: the delivery was parked without a workflow; this time counts towards the policy's window.
+    - `parked_since`: the delivery was parked before this run; this time counts towards the policy's window.
     - `dead_letter`: wait for an operator, for `dead_letter_retention` from the start of the workflow.
+    - `park_check`: the interval of the first check of a parked delivery. It doubles with each check.
+    - `parked_round`: the round continues from an earlier run.
     """
 
     delivery_gid: str
@@ -210,9 +223,11 @@ class DeliveryInput:
     dead_letter: OpenDeadLetter | None = None
     park_check: timedelta = timedelta(minutes=10)
     dead_letter_retention: timedelta = timedelta(days=30)
+    parked_round: ParkedRound | None = None
 
-    def attempt_input(self, number: int, retry: RetryPlan | None) -> AttemptInput:
-        """The input of attempt `number` of this round. `retry` is what follows if it fails."""
+    def attempt_input(self, number: int, retry: RetryPlan | None, park_check: timedelta | None = None) -> AttemptInput:
+        """The input of attempt `number` of this round. `retry` is what follows if it fails, `park_check` the interval
+        after which the workflow checks again if it is parked."""
         return AttemptInput(
             delivery_gid=self.delivery_gid,
             endpoint_gid=self.endpoint_gid,
@@ -221,7 +236,7 @@ class DeliveryInput:
             timeout=self.policy.timeout,
             retry=retry,
             retry_statuses=self.policy.retry_statuses,
-            park_check=self.park_check,
+            park_check=self.park_check if park_check is None else park_check,
             rate_limit=self.rate_limit,
         )
 

@@ -220,7 +220,9 @@ class Settings(BaseSettings):
     )
 
     park_check_seconds: float = Field(
-        600, gt=0, description="How often a parked delivery checks by itself whether it can be sent."
+        600,
+        gt=0,
+        description="When a parked delivery first checks by itself whether it can be sent; the interval doubles each time.",
     )
     dead_letter_retention_days: float = Field(
         30, gt=0, description="After this time an untouched dead letter is discarded."

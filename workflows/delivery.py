@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import NoReturn
 
 from temporalio import workflow
 from temporalio.common import Priority
@@ -23,6 +24,7 @@ with workflow.unsafe.imports_passed_through():
         DeliveryStatus,
         DiscardInput,
         OperatorAction,
+        ParkedRound,
         PreviousAttempt,
         ReleaseInput,
         RoundInput,
@@ -37,7 +39,12 @@ RECORDING_MARGIN = timedelta(seconds=12)
 
 RECORD_TIMEOUT = timedelta(seconds=15)
 
+LONGEST_PARK_CHECK = timedelta(hours=6)
 PARK_JITTER = 0.2
+"""Subtracted from the interval of a check. The attempt has written the whole interval to `due_at`, so that the
+reconciler does not take the delivery for overdue."""
+
+PARK_BACK_OFF = "park-back-off"
 
 
 @workflow.defn(name=DELIVERY_WORKFLOW)
@@ -47,13 +54,16 @@ class DeliveryWorkflow:
         self._input = input
         self._number = input.attempt
         self._status = DeliveryStatus.SENDING
-        self._last: AttemptOutcome | None = None
+        parked = input.parked_round
+        self._last: AttemptOutcome | None = parked.last if parked else None
         self._reason = input.dead_letter.reason if input.dead_letter else None
-        self._round_began = workflow.now()
+        self._round_began = parked.began if parked else workflow.now()
         self._parked_since = input.parked_since
+        self._park_check = parked.check if parked else input.park_check
+        self._park_checks = 0
         self._next_attempt_at: datetime | None = None
         self._waiting_for = "the first attempt"
-        self._shown_status = DeliveryStatus.SENDING
+        self._shown_status = DeliveryStatus.PARKED if parked else DeliveryStatus.SENDING
         self._attempt_now = False
         self._release: ReleaseInput | None = None
         self._replay: OperatorAction | None = None
@@ -164,6 +174,7 @@ class DeliveryWorkflow:
         if self._parked_since is not None:
             self._round_began += workflow.now() - max(self._parked_since, self._round_began)
             self._parked_since = None
+            self._park_check = self._input.park_check
 
     async def _take_outcome(self, outcome: AttemptOutcome) -> None:
         """Take an attempt into account, and have it recorded if the database was unavailable."""
@@ -182,7 +193,7 @@ class DeliveryWorkflow:
         self._release, self._attempt_now = None, False
         outcome = await workflow.execute_activity_method(
             SendingActivities.send_attempt,
-            input.attempt_input(self._number, plan),
+            input.attempt_input(self._number, plan, self._park_check),
             task_queue=TaskQueue.SENDS_LIMITED if input.rate_limit is not None else TaskQueue.SENDS,
             priority=Priority(fairness_key=input.endpoint_gid, fairness_weight=input.rate_limit),
             start_to_close_timeout=input.policy.timeout + RECORDING_MARGIN,
@@ -223,9 +234,56 @@ class DeliveryWorkflow:
             f"Parked before attempt {self._number}: the endpoint's circuit is open, or the endpoint is paused or "
             "disabled. It continues by itself. Signals: `attempt_now`, `discard`."
         )
-        check = self._input.park_check * (1 + PARK_JITTER * workflow.random().random())
-        await self._wait(
-            lambda: self._release is not None or self._attempt_now or self._discard is not None, check, "parked"
+        if not self._backs_off():
+            check = self._input.park_check * (1 + PARK_JITTER * workflow.random().random())
+        elif self._is_continued():
+            self._continue_parked()
+        else:
+            check = self._next_check()
+        await self._wait(self._is_woken, check, "parked")
+
+    def _is_woken(self) -> bool:
+        return self._release is not None or self._attempt_now or self._discard is not None
+
+    def _backs_off(self) -> bool:
+        """Whether the checks of this run back off. A run whose first checks were made by code that did not, continues
+        as new at its first check by this code: `patched` stays false for an id that was asked for in a replay, so each
+        further check has an id of its own. One marker is written at most."""
+        self._park_checks += 1
+        if workflow.patched(PARK_BACK_OFF):
+            return True
+        if not self._is_woken() and workflow.patched(f"{PARK_BACK_OFF}-{self._park_checks}"):
+            self._continue_parked()
+        return False
+
+    def _is_continued(self) -> bool:
+        """Whether the history is long. What has woken the delivery is done first: a new run would not know of it."""
+        return workflow.info().is_continue_as_new_suggested() and not self._is_woken()
+
+    def _next_check(self) -> timedelta:
+        """How long to wait for the next check: twice as long each time, but no longer than the window, so that a
+        delivery that cannot be sent is not dead-lettered hours late."""
+        check = self._park_check * (1 - PARK_JITTER * workflow.random().random())
+        self._park_check = max(min(self._park_check * 2, LONGEST_PARK_CHECK), self._input.park_check)
+        parked_for = workflow.now() - (self._parked_since or workflow.now())
+        left = self._input.policy.max_window - parked_for
+        return min(check, left) if left > timedelta() else check
+
+    def _continue_parked(self) -> NoReturn:
+        """Continue as new in the middle of a round. The new run begins with a check.
+
+        The signals that have arrived are handled (`_is_woken`); if another one arrives now, Temporal rejects the
+        command, and this code runs again with the signal.
+        """
+        round_ = ParkedRound(self._round_began, self._park_check, self._last)
+        workflow.continue_as_new(
+            replace(
+                self._input,
+                attempt=self._number,
+                previous=None,
+                parked_since=self._parked_since,
+                parked_round=round_,
+            )
         )
 
     async def _record_dead_letter(self, reason: DeadLetterReason) -> None:

@@ -126,6 +126,17 @@ async def parked_before(engine: Engine, album: Album) -> None:
     await album.keep("delivery-parked-before-given-up", handle)
 
 
+async def parked_for_long(engine: Engine, album: Album) -> None:
+    """Parked by a pause: checked less and less often, then released and delivered."""
+    engine.fakes.script(PARKED, PARKED, PARKED, PARKED, DELIVERED)
+    handle = await engine.start(engine.input(park_check=timedelta(minutes=10)))
+    await engine.skip(timedelta(minutes=90))
+    await engine.until_parked(handle)
+    await handle.signal("release", ReleaseInput())
+    await engine.result(handle)
+    await album.keep("delivery-parked-for-long", handle)
+
+
 async def long_way(engine: Engine, album: Album) -> None:
     """Retried, parked, dead-lettered, replayed, parked too long, replayed on the limited queue."""
     input = engine.input(policy=POLICY, park_check=timedelta(minutes=1))
@@ -136,7 +147,7 @@ async def long_way(engine: Engine, album: Album) -> None:
     await engine.until_retrying(handle, 2)
     await handle.signal("attempt_now")
     await engine.until_retrying(handle, 3)
-    await engine.skip(timedelta(minutes=7, seconds=57))
+    await engine.skip(timedelta(minutes=8, seconds=57))
     await engine.until_parked(handle)
     await handle.signal("release", ReleaseInput())
     await engine.until_dead(handle)
@@ -293,6 +304,7 @@ TAKES = (
     healthy,
     failed_before,
     parked_before,
+    parked_for_long,
     long_way,
     discarded,
     taken_up,

@@ -319,8 +319,9 @@ class FakeActivities:
 class Engine:
     """A Temporal with our workflows and the fake activities, and the means to drive one through the other."""
 
-    def __init__(self, env: WorkflowEnvironment) -> None:
+    def __init__(self, env: WorkflowEnvironment, delivery: type[DeliveryWorkflow] = DeliveryWorkflow) -> None:
         self.env = env
+        self._delivery = delivery
         self.client: Client = env.client
         self.fakes = FakeActivities(self.now)
         self._opened: list[str] = []
@@ -426,6 +427,10 @@ class Engine:
 
         return await assert_eventually(called)
 
+    def keep(self) -> None:
+        """Leave the workflows open, for the next engine to go on with."""
+        self._opened.clear()
+
     async def close(self) -> None:
         """End what the test left open, so that no later test meets it.
 
@@ -441,10 +446,19 @@ class Engine:
 
     def workers(self) -> list[Worker]:
         return [
-            self.worker(TaskQueue.DELIVERIES, workflows=WORKFLOWS, activities=self.fakes.all),
+            self.worker(
+                TaskQueue.DELIVERIES,
+                workflows=self._workflows(),
+                activities=self.fakes.all,
+                # Without a cache there is no sticky queue, so the next engine gets the tasks at once.
+                max_cached_workflows=1_000 if self._delivery is DeliveryWorkflow else 0,
+            ),
             self.worker(TaskQueue.SENDS, activities=[self.fakes.send_attempt]),
             self.worker(TaskQueue.SENDS_LIMITED, activities=[self.fakes.send_attempt]),
         ]
+
+    def _workflows(self) -> list[type]:
+        return [self._delivery if each is DeliveryWorkflow else each for each in WORKFLOWS]
 
     def worker(self, queue: str, **options: Any) -> Worker:
         return Worker(self.client, task_queue=queue, workflow_runner=SandboxedWorkflowRunner(), **options)
@@ -540,8 +554,11 @@ async def time_skipping_server() -> AsyncIterator[WorkflowEnvironment]:
 
 
 @asynccontextmanager
-async def running_engine(env: WorkflowEnvironment) -> AsyncIterator[Engine]:
-    engine = Engine(env)
+async def running_engine(
+    env: WorkflowEnvironment, delivery: type[DeliveryWorkflow] = DeliveryWorkflow
+) -> AsyncIterator[Engine]:
+    """`delivery` is the code that runs deliveries."""
+    engine = Engine(env, delivery)
     async with AsyncExitStack() as stack:
         for worker in engine.workers():
             await stack.enter_async_context(worker)
