@@ -21,6 +21,7 @@ from cli.context import load_settings, require_temporal_options
 from cli.errors import CommandError, UsageError
 from cli.terminal_text import printable_lines
 from everhook.errors import ConfigurationError
+from everhook.event_loop import tune_gc_for_imports
 
 INTERRUPTED = 130
 
@@ -59,6 +60,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _run_and_flush(arguments: list[str] | None) -> int:
+    tune_gc_for_imports()
     streams.open_streams()
     status = run(arguments)
     streams.flush()

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
+from starlette.routing import BaseRoute
 
 from api.dependencies import Services
 from api.main import create_app
@@ -158,6 +159,7 @@ async def running_api(settings: Settings, temporal: Any = None) -> AsyncIterator
         client = await connect(lazy=True, target_host=f"127.0.0.1:{free_port()}")
         settings = settings.model_copy(update={"express": False})
     app = create_app(settings, temporal=client)
+    app.router.routes[:] = _shared_routes()
     before = _sqlite_threads()
     async with (
         app.router.lifespan_context(app),
@@ -170,6 +172,13 @@ async def running_api(settings: Settings, temporal: Any = None) -> AsyncIterator
         yield Api(http, app)
     if temporal is None:
         await assert_eventually(lambda: _assert_ended(_sqlite_threads() - before))
+
+
+@functools.cache
+def _shared_routes() -> list[BaseRoute]:
+    """The routes of an application, which are the same for all settings: what differs is in `app.state`, the lifespan
+    and the middleware. FastAPI resolves each route at its first request, which takes longer than the request."""
+    return create_app(Settings(dev=True)).router.routes
 
 
 def _sqlite_threads() -> set[threading.Thread]:

@@ -20,6 +20,7 @@ from testing.schedule import ByGroup, in_order
 
 MEMORY = Path("/dev/shm")
 ENOUGH_BYTES = 4 * 1024**3
+_OUR_AUTHORITY = "TEST_AUTHORITY_FILE"
 
 
 def _keep_temporary_files_in_memory() -> None:
@@ -38,15 +39,17 @@ def _keep_temporary_files_in_memory() -> None:
 def _trust_one_throwaway_authority() -> None:
     """To read the hundred and more certificates of the system takes 20 ms for each context, in each client and process.
 
-    No test connects to a server that one of them has signed.
+    No test connects to a server that one of them has signed. What the environment names is replaced: a shell that sets
+    `SSL_CERT_FILE` to the system's certificates would make each context cost these 20 ms again.
     """
-    if "SSL_CERT_FILE" in os.environ:  # in each further process of a run, too
+    if _OUR_AUTHORITY in os.environ:  # in each further process of a run, too
         return
     directory = tempfile.TemporaryDirectory(prefix="everhook-ca-")
     atexit.register(directory.cleanup)
     file = Path(directory.name) / "ca.pem"
     file.write_text(Authority("Throwaway CA").pem)
-    os.environ["SSL_CERT_FILE"] = str(file)
+    os.environ["SSL_CERT_FILE"] = os.environ[_OUR_AUTHORITY] = str(file)
+    os.environ["SSL_CERT_DIR"] = directory.name
 
 
 def _choose_how_many_examples() -> None:

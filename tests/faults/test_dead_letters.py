@@ -15,7 +15,7 @@ BIG = os.environ.get("EVERHOOK_BIG") == "1"
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(3600 if BIG else 300)]
 
-MANY = 10_000 if BIG else 120
+MANY = 10_000 if BIG else 80
 """`EVERHOOK_BIG=1` for the ten thousand; that takes minutes."""
 
 THRESHOLD, LANE = 5, 20

@@ -16,7 +16,7 @@ from testing.stack import Process, free_port
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
 MORE_THAN_THE_LANE_SENDS_AT_ONCE = 120
-BURST = 500
+BURST = 240
 """Two APIs and two workers share them."""
 
 DRAIN_S = 60.0

@@ -10,7 +10,7 @@ from testing.scene import Scene, slowly
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
 GRACE_S = 40.0
-KILLS = 3
+KILLS = 2
 
 
 async def test_a_worker_killed_in_mid_request_loses_nothing_on_either_database(postgres: Scene, sqlite: Scene) -> None:
