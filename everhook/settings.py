@@ -222,7 +222,7 @@ class Settings(BaseSettings):
     park_check_seconds: float = Field(
         600,
         gt=0,
-        description="When a parked delivery first checks by itself whether it can be sent; the interval doubles each time.",
+        description="When a parked delivery first checks whether it can be sent; the interval doubles each time.",
     )
     dead_letter_retention_days: float = Field(
         30, gt=0, description="After this time an untouched dead letter is discarded."

@@ -164,6 +164,12 @@ def _transitions(before: Circuit, after: Circuit) -> list[EventKind]:
     return kinds
 
 
+NOT_CLOSED = col(CircuitRow.state) != literal(
+    CircuitState.CLOSED, type_=table_of(CircuitRow).c.state.type, literal_execute=True
+)
+"""Written like the condition of its index."""
+
+
 async def stalled_circuits(
     connection: AsyncConnection, moment: datetime, quiet: timedelta
 ) -> Sequence[tuple[str, str]]:
@@ -176,7 +182,7 @@ async def stalled_circuits(
         .join(Endpoint, col(Endpoint.gid) == col(CircuitRow.endpoint_gid))
         .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
         .where(
-            col(CircuitRow.state) != CircuitState.CLOSED,
+            NOT_CLOSED,
             col(CircuitRow.until) < moment,
             col(CircuitRow.updated_at) < moment - quiet,
             col(Endpoint.deleted_at).is_(None),

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from everhook.circuit.machine import CircuitState, Hold
+from everhook.circuit.store import NOT_CLOSED
 from everhook.contracts import DeliveryStatus
 from everhook.ids import Kind, first_gid_at
 from everhook.storage.statements import total
@@ -39,7 +40,7 @@ CIRCUIT_EVENTS = (
     "endpoint.disabled",
     "endpoint.enabled",
 )
-HELD_OR_NOT_CLOSED = or_(col(CircuitRow.state) != CircuitState.CLOSED, col(CircuitRow.hold).is_not(None))
+HELD_OR_NOT_CLOSED = or_(NOT_CLOSED, col(CircuitRow.hold).is_not(None))
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _conditions(chosen: EndpointFilter) -> list[ColumnElement[bool]]:
         case "closed":
             conditions += [col(CircuitRow.state) == CircuitState.CLOSED, col(CircuitRow.hold).is_(None)]
         case "failing":
-            conditions += [col(CircuitRow.state) != CircuitState.CLOSED, col(CircuitRow.hold).is_(None)]
+            conditions += [NOT_CLOSED, col(CircuitRow.hold).is_(None)]
         case "paused" | "disabled":
             conditions.append(col(CircuitRow.hold) == Hold(chosen.state))
     return conditions

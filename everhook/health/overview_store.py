@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from everhook.circuit.machine import CircuitState
+from everhook.circuit.store import NOT_CLOSED
 from everhook.health.backlog_store import COUNT_AT_MOST, Backlog, backlog
 from everhook.health.score import DAY, HOUR, AttemptStats, ErrorInterval, Health, Window, score_endpoint
 from everhook.health.store import Bucket, RecurringError, error_intervals, faults, series, stats_by_endpoint
@@ -96,7 +96,7 @@ class HealthBoard:
         async with self._database.reading() as session:
             hour = await stats_by_endpoint(session, moment - HOUR, _minutes_of(tenant_gid))
             since_then = await stats_by_endpoint(session, past.until, _minutes_of(tenant_gid))
-            troubled = await _troubled(session, tenant_gid)
+            troubled = await troubled_circuits(session, tenant_gid)
             deleted = await _deleted_since(session, moment - DAY)
             # There may be many endpoints: 20,000 take half a second, which would block the event loop.
             scores = await asyncio.to_thread(_scores, hour, past.stats_by_endpoint, since_then, troubled, deleted)
@@ -136,14 +136,14 @@ def _scores(
     return scores
 
 
-async def _troubled(session: AsyncSession, tenant_gid: str | None) -> Mapping[str, CircuitRow]:
+async def troubled_circuits(session: AsyncSession, tenant_gid: str | None) -> Mapping[str, CircuitRow]:
     """Circuits that are not closed, or whose endpoint is held."""
     statement = (
         select(CircuitRow)
         .join(Endpoint, col(Endpoint.gid) == col(CircuitRow.endpoint_gid))
         .where(
             col(Endpoint.deleted_at).is_(None),
-            or_(col(CircuitRow.state) != CircuitState.CLOSED, col(CircuitRow.hold).is_not(None)),
+            or_(NOT_CLOSED, col(CircuitRow.hold).is_not(None)),
         )
     )
     if tenant_gid is not None:

@@ -241,10 +241,19 @@ class Subscription(SQLModel, table=True):
     created_at: datetime = _when(default_factory=now)
 
 
+_NOT_CLOSED = text("state <> 'closed'")
+_HELD = text("hold IS NOT NULL")
+"""Few circuits at a time: those of healthy endpoints are closed and not held."""
+
+
 class CircuitRow(SQLModel, table=True):
     """The circuit as `EndpointWorkflow` last wrote it, and the claim on the one probe of a half-open circuit."""
 
     __tablename__ = "circuit"
+    __table_args__ = (
+        Index("ix_circuit_until", "until", postgresql_where=_NOT_CLOSED, sqlite_where=_NOT_CLOSED),
+        Index("ix_circuit_hold", "hold", postgresql_where=_HELD, sqlite_where=_HELD),
+    )
 
     endpoint_gid: str = Field(primary_key=True, foreign_key="endpoint.gid")
     state: CircuitState = Field(default=CircuitState.CLOSED, sa_type=enum_text(CircuitState))

@@ -16,9 +16,11 @@ from everhook.circuit.machine import Hold
 from everhook.contracts import DeliveryStatus
 from everhook.delivery import overdue_store, parked_store
 from everhook.delivery import store as deliveries
+from everhook.health.overview_store import troubled_circuits
 from everhook.storage.engine import Database
-from everhook.storage.tables import Endpoint, now
+from everhook.storage.tables import CircuitRow, Endpoint, now
 from tests.stores.factories import Store, moment
+from tests.stores.past import keep
 from tests.stores.plans import plan_of, recorded
 
 MANY = 500
@@ -104,3 +106,25 @@ async def asked(database: Database, question: Question, end: Endpoint) -> tuple[
         await question(connection, end)
     ((sql, parameters),) = [one for one in statements.items() if "delivery" in one[0]]
     return sql, parameters
+
+
+async def test_circuits_that_are_not_closed_are_found_without_a_look_at_the_others(
+    database: Database, store: Store
+) -> None:
+    """The reconciler and the overview ask every few seconds, also with 100,000 endpoints."""
+    tenant_gid = (await store.subscribed()).tenant_gid
+    endpoints = [Endpoint(tenant_gid=tenant_gid, url="https://a.example/", signatures=[]) for _ in range(MANY)]
+    await keep(database, *endpoints)
+    await keep(database, *(CircuitRow(endpoint_gid=each.gid) for each in endpoints))
+    async with database.write_connection() as connection:
+        await connection.execute(text("ANALYZE"))
+    statements = recorded(database)
+    async with database.read_connection() as connection:
+        await circuits.stalled_circuits(connection, now(), HOUR)
+    async with database.reading() as session:
+        await troubled_circuits(session, None)
+    stalled, troubled = [one for one in statements.items() if "circuit" in one[0]]
+    assert "ix_circuit_until" in await plan_of(database, *stalled)
+    if not database.is_sqlite:  # which reads the table for an OR of two conditions
+        plan = await plan_of(database, *troubled)
+        assert "ix_circuit_until" in plan and "ix_circuit_hold" in plan, plan
