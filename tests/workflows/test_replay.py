@@ -20,6 +20,7 @@ from everhook.contracts import (
     SEAL_RECEIPTS_WORKFLOW,
 )
 from everhook.temporal.client import PLUGIN
+from tests.histories.commands import commands_of, saved_commands
 from tests.histories.record import HERE, record
 from tests.workflows.engine import WORKFLOWS
 
@@ -43,6 +44,12 @@ def recorded(directory: Path) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
 async def test_a_saved_history_replays(path: Path) -> None:
     await replay(load(path))
+
+
+@pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
+async def test_the_code_makes_the_same_commands_as_before(path: Path) -> None:
+    """Down to each timeout, queue, policy and input. See `tests/histories/commands.py` if a difference is wanted."""
+    assert await commands_of(load(path)) == saved_commands(path).read_text()
 
 
 @pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
