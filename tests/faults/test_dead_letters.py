@@ -67,7 +67,7 @@ async def test_the_command_line_of_temporal_replays_dead_letters_by_query(sqlite
 
 
 async def test_a_bulk_replay_to_an_endpoint_that_is_down_again_parks_instead_of_hammering(postgres: Scene) -> None:
-    scene, patience = postgres, PATIENCE_S * (MANY / 120)
+    scene, patience = postgres, PATIENCE_S * max(1, MANY / 120)
     endpoint = await scene.endpoint()
     await scene.respond(404)
     await scene.publish(MANY)
