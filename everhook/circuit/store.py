@@ -169,6 +169,8 @@ NOT_CLOSED = col(CircuitRow.state) != literal(
 )
 """Written like the condition of its index."""
 
+HELD_OR_NOT_CLOSED = or_(NOT_CLOSED, col(CircuitRow.hold).is_not(None))
+
 
 async def stalled_circuits(
     connection: AsyncConnection, moment: datetime, quiet: timedelta

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from everhook.circuit.machine import CircuitState, Hold
-from everhook.circuit.store import NOT_CLOSED
+from everhook.circuit.store import HELD_OR_NOT_CLOSED, NOT_CLOSED
 from everhook.contracts import DeliveryStatus
 from everhook.ids import Kind, first_gid_at
 from everhook.storage.statements import total
@@ -40,7 +40,6 @@ CIRCUIT_EVENTS = (
     "endpoint.disabled",
     "endpoint.enabled",
 )
-HELD_OR_NOT_CLOSED = or_(NOT_CLOSED, col(CircuitRow.hold).is_not(None))
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from async_lru import alru_cache
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from everhook.circuit.store import NOT_CLOSED
+from everhook.circuit.store import HELD_OR_NOT_CLOSED
 from everhook.health.backlog_store import COUNT_AT_MOST, Backlog, backlog
 from everhook.health.score import DAY, HOUR, AttemptStats, ErrorInterval, Health, Window, score_endpoint
 from everhook.health.store import Bucket, RecurringError, error_intervals, faults, series, stats_by_endpoint
@@ -143,7 +143,7 @@ async def troubled_circuits(session: AsyncSession, tenant_gid: str | None) -> Ma
         .join(Endpoint, col(Endpoint.gid) == col(CircuitRow.endpoint_gid))
         .where(
             col(Endpoint.deleted_at).is_(None),
-            or_(NOT_CLOSED, col(CircuitRow.hold).is_not(None)),
+            HELD_OR_NOT_CLOSED,
         )
     )
     if tenant_gid is not None:
