@@ -104,14 +104,22 @@ def _report(error: CommandError) -> int:
 
 
 @app.command(rich_help_panel=RUN, epilog=epilog(["migrate"]))
-def migrate() -> None:
+def migrate(
+    partition: Annotated[
+        bool,
+        typer.Option(
+            "--partition", help="Convert the tables of an older PostgreSQL database to partitions by month as well."
+        ),
+    ] = False,
+) -> None:
     """Migrate the database (EVERHOOK_DATABASE_URL) to this version's schema."""
     from everhook.storage.engine import is_unavailable, reason
     from everhook.storage.migrate import migrate as upgrade
 
     settings = load_settings()
     try:
-        asyncio.run(upgrade(settings.database_url, lambda line: console.print(line, highlight=False)))
+        report = lambda line: console.print(line, highlight=False)  # noqa: E731
+        asyncio.run(upgrade(settings.database_url, report, partition=partition))
     except Exception as error:
         if not is_unavailable(error):
             raise

@@ -1,6 +1,7 @@
 """Alembic's environment. The URL of the database comes from `everhook.storage.migrate`."""
 
 import asyncio
+import re
 import time
 from typing import Any, Literal
 
@@ -15,12 +16,9 @@ from sqlalchemy.pool import NullPool
 from sqlmodel import SQLModel
 from sqlmodel.sql.sqltypes import AutoString
 
-from everhook.storage import tables
+from everhook.storage import partitions, tables
 from everhook.storage.engine import Database
 from everhook.storage.online_schema import LOCK_TIMEOUT, sort_ids_bytewise
-
-MIGRATION_LOCK = 4_719_008_823
-"""The advisory lock that lets one process at a time migrate; any number that nothing else uses."""
 
 LOCK_POLL_S = 0.5
 LOCK_NOT_AVAILABLE = "55P03"
@@ -39,6 +37,20 @@ def _render_item(kind: str, item: Any, _context: Any) -> str | Literal[False]:
     if isinstance(item, sa.Enum):
         return f"sa.String(length={item.length})"
     return "sa.String()" if isinstance(item, AutoString) else False
+
+
+def _is_compared(_item: Any, name: str | None, _kind: str, reflected: bool, _other: Any) -> bool:
+    """Whether `alembic check` compares an item with the models. See `partitions.REPLACED_BY_PARTITIONS`; and on SQLite
+    a unique constraint cannot be dropped without a copy of the table."""
+    if reflected:
+        return name not in {*partitions.REPLACED_BY_PARTITIONS, "uq_receipt_seq"}
+    return name != "ix_receipt_seq" or context.get_context().dialect.name != "sqlite"
+
+
+def _is_named(name: str | None, kind: str, _parents: Any) -> bool:
+    """Whether a name in the database is one of Everhook's models, and not that of a partition."""
+    tables_with_months = "|".join(partitions.PARTITIONED)
+    return kind != "table" or re.fullmatch(rf"({tables_with_months})_(past|\d{{6}})", name or "") is None
 
 
 def _report(line: str) -> None:
@@ -60,6 +72,8 @@ def _run(connection: Connection, *, transaction_per_migration: bool) -> None:
         target_metadata=SQLModel.metadata,
         render_as_batch=True,
         render_item=_render_item,
+        include_object=_is_compared,
+        include_name=_is_named,
         transaction_per_migration=transaction_per_migration,
         on_version_apply=_applied,
     )
@@ -76,6 +90,7 @@ def _run_on_postgres(connection: Connection) -> None:
             for table in sort_ids_bytewise(connection):
                 _report(f"{table}: ids have the collation C")
             connection.commit()
+            _partition(connection)
         except DBAPIError as error:
             connection.rollback()
             if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE or attempt == TRIES:
@@ -86,10 +101,20 @@ def _run_on_postgres(connection: Connection) -> None:
             return
 
 
+def _partition(connection: Connection) -> None:
+    """Create partitions ahead; before that convert the tables, if that was asked for or if they are not in use yet."""
+    asked_for: bool | None = context.config.attributes.get("partition")
+    if asked_for is None:
+        return
+    if asked_for or not partitions.in_use(connection):
+        partitions.convert(connection, _report)
+    partitions.roll_over(connection, tables.now(), _report)
+
+
 def _take_migration_lock(connection: Connection) -> None:
     """Polled, and not waited for: a waiting statement has a snapshot, and a concurrent index build of the process that
     holds the lock would wait for it."""
-    statement = text(f"SELECT pg_try_advisory_lock({MIGRATION_LOCK})")
+    statement = text(f"SELECT pg_try_advisory_lock({partitions.MIGRATION_LOCK})")
     while not connection.execute(statement).scalar_one():
         connection.commit()
         time.sleep(LOCK_POLL_S)

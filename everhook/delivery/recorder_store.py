@@ -14,7 +14,7 @@ from everhook.delivery.rollups_store import roll_up
 from everhook.receipts.issuer import SignedReceipt
 from everhook.storage.batching import BatchExecutor
 from everhook.storage.engine import Database
-from everhook.storage.statements import insert_ignoring, table_of
+from everhook.storage.statements import insert_ignoring, plan_once, table_of
 from everhook.storage.tables import Attempt, Delivery, PendingHistory, Receipt, now
 
 
@@ -75,6 +75,7 @@ class Recorder:
     async def _record(self, connection: AsyncConnection, items: Sequence[_Attempted | _Parking]) -> Sequence[bool]:
         attempted = sorted((i for i in items if isinstance(i, _Attempted)), key=lambda i: i.record.delivery_gid)
         parkings = sorted((i for i in items if isinstance(i, _Parking)), key=lambda i: i.delivery_gid)
+        await plan_once(connection)
         new: list[_Attempted] = []
         if attempted:
             new = await _insert_attempts(connection, attempted)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert, select, tuple_
+from sqlalchemy import delete, exists, insert, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import defer
 from sqlmodel import col
@@ -24,7 +24,7 @@ from everhook.storage.batching import BatchExecutor
 from everhook.storage.engine import Database, once_more_if_outdated
 from everhook.storage.paging import Page, in_time, one_of, page_of
 from everhook.storage.statements import insert_ignoring, table_of
-from everhook.storage.tables import Delivery, Message, now
+from everhook.storage.tables import Delivery, Message, MessageKey, now
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Acceptor:
         results: dict[str, Acceptance] = {one.message_gid: one for one in accepted}
         results |= await _resolve_repeats(connection, [p for p in known if p.message_gid not in inserted])
         if freed := [p for p in known if p.message_gid not in results]:
-            # Retention released their keys just after the insert that found them taken.
+            await _release_keys(connection, freed)
             again = await self._apply(connection, freed)
             results |= {p.message_gid: result for p, result in zip(freed, again, strict=True)}
         return [results.get(p.message_gid) or UnknownChannel(p.channel) for p in publications]
@@ -255,9 +255,10 @@ def _snapshot(
 
 
 async def _insert_messages(connection: AsyncConnection, publications: Sequence[Publication]) -> set[str]:
-    """Insert messages and return the gids of those that were new. Rows are sorted by key, so that two processes
-    cannot deadlock."""
-    if not publications:
+    """Insert messages and return the gids of those that were new."""
+    taken = await _take_keys(connection, [p for p in publications if p.key is not None])
+    new = [p for p in publications if p.key is None or p.message_gid in taken]
+    if not new:
         return set()
     accepted_at = now()
     rows = [
@@ -274,22 +275,42 @@ async def _insert_messages(connection: AsyncConnection, publications: Sequence[P
             "accepted_at": accepted_at,
             "traceparent": p.traceparent,
         }
-        for p in sorted(publications, key=lambda p: p.key or ("", "", ""))
+        for p in sorted(new, key=lambda p: p.key or ("", "", ""))
     ]
-    if all(p.idempotency_key is None for p in publications):
-        await connection.execute(insert(table_of(Message)), rows)
-        return {p.message_gid for p in publications}
-    statement = insert_ignoring(connection, Message, "idempotency_scope", "channel", "idempotency_key")
-    result = await connection.execute(statement.returning(col(Message.gid)), rows)
-    return set(result.scalars())
+    await connection.execute(insert(table_of(Message)), rows)
+    return {p.message_gid for p in new}
+
+
+async def _take_keys(connection: AsyncConnection, keyed: Sequence[Publication]) -> set[str]:
+    """Insert idempotency keys and return the gids of the messages whose key was free. Rows are sorted by key, so that
+    two processes cannot deadlock."""
+    rows = [
+        {"idempotency_scope": scope, "channel": channel, "idempotency_key": key, "message_gid": gid}
+        for (scope, channel, key), gid in sorted((p.key, p.message_gid) for p in keyed if p.key is not None)
+    ]
+    if not rows:
+        return set()
+    statement = insert_ignoring(connection, MessageKey, "idempotency_scope", "channel", "idempotency_key")
+    return set((await connection.execute(statement.returning(col(MessageKey.message_gid)), rows)).scalars())
+
+
+async def _release_keys(connection: AsyncConnection, publications: Sequence[Publication]) -> None:
+    """Release keys whose message was deleted."""
+    taken = tuple_(col(MessageKey.idempotency_scope), col(MessageKey.channel), col(MessageKey.idempotency_key))
+    await connection.execute(
+        delete(MessageKey).where(
+            taken.in_(sorted({p.key for p in publications if p.key is not None})),
+            ~exists().where(col(Message.gid) == col(MessageKey.message_gid)),
+        )
+    )
 
 
 async def _resolve_repeats(connection: AsyncConnection, repeats: Sequence[Publication]) -> dict[str, Acceptance]:
     """Resolve publications whose key is taken: to the first message with the key, or to `KeyReused` if its body
-    differs. Those whose key was released meanwhile are left out."""
+    differs. Those whose key was released, or whose first message was deleted, are left out."""
     if not repeats:
         return {}
-    scope, channel, key = col(Message.idempotency_scope), col(Message.channel), col(Message.idempotency_key)
+    scope, channel, key = col(MessageKey.idempotency_scope), col(MessageKey.channel), col(MessageKey.idempotency_key)
     rows = await connection.execute(
         select(
             scope,
@@ -299,7 +320,9 @@ async def _resolve_repeats(connection: AsyncConnection, repeats: Sequence[Public
             col(Message.event_type),
             col(Message.body_sha256),
             col(Message.published_at),
-        ).where(tuple_(scope, channel, key).in_({p.key for p in repeats}))
+        )
+        .join(Message, col(Message.gid) == col(MessageKey.message_gid))
+        .where(tuple_(scope, channel, key).in_({p.key for p in repeats}))
     )
     first = {(row.idempotency_scope, row.channel, row.idempotency_key): row for row in rows}
     deliveries = await _deliveries_of(connection, [row.gid for row in first.values()])

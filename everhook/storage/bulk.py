@@ -27,15 +27,15 @@ class Bulk:
 
     def __init__(self, database: Database, heartbeat: Callable[[], None] = lambda: None, *, rows: int = ROWS) -> None:
         """`heartbeat` is called after each step."""
-        self._database = database
-        self._heartbeat = heartbeat
+        self.database = database
+        self.heartbeat = heartbeat
         self._rows = rows
 
     async def find(self, statement: Select[Found]) -> list[Found]:
         """All keys that a statement selects."""
-        async with self._database.read_connection() as connection:
+        async with self.database.read_connection() as connection:
             found = list((await connection.execute(statement)).scalars())
-        self._heartbeat()
+        self.heartbeat()
         return found
 
     async def batches(self, statement: Select[str]) -> AsyncIterator[list[str]]:
@@ -56,10 +56,10 @@ class Bulk:
     async def change(self, *statements: Update | Delete) -> int:
         """Execute statements in one transaction. Returns how many rows the last one changed."""
         started, changed = time.monotonic(), 0
-        async with self._database.write_connection() as connection:
+        async with self.database.write_connection() as connection:
             for statement in statements:
                 changed = (await connection.execute(statement)).rowcount
-        self._heartbeat()
+        self.heartbeat()
         await asyncio.sleep(time.monotonic() - started)
         return changed
 

@@ -9,7 +9,7 @@ nothing else runs: there the plain statements are used.
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,6 +20,9 @@ LOCK_TIMEOUT = "2s"
 
 PAGES_A_BATCH = 500
 """4 MB of a table are backfilled in one transaction."""
+
+ROWS_A_BATCH = 10_000
+"""Narrow rows are copied by so many in one transaction."""
 
 _WIDE = "__wide"
 
@@ -61,6 +64,27 @@ def replace_index(name: str, table: str, columns: Sequence[str], *, where: str |
     create_index(f"{name}__new", table, columns, where=where)
     drop_index(name, table)
     op.execute(f'ALTER INDEX "{name}__new" RENAME TO "{name}"')
+
+
+def drop_constraint(name: str, table: str) -> None:
+    """Drop a constraint of a table, on PostgreSQL."""
+    op.execute(f'ALTER TABLE {table} DROP CONSTRAINT IF EXISTS "{name}"')
+
+
+def backfill_by_key(insert: str, source: str, key: str, *, only: str) -> None:
+    """Run `INSERT … SELECT … FROM source WHERE …` for ranges of a key, each in a transaction of its own on PostgreSQL.
+    What was inserted already is left alone. `only`: the condition of an index on the key."""
+    step = sa.text(
+        f"SELECT max(k) FROM (SELECT {key} AS k FROM {source} WHERE {key} > :after AND {only} "  # noqa: S608
+        f"ORDER BY {key} LIMIT {ROWS_A_BATCH}) AS batch"
+    )
+    rows = sa.text(f"{insert} AND {key} > :after AND {key} <= :last ON CONFLICT DO NOTHING")
+    after = ""
+    with op.get_context().autocommit_block() if _is_postgres() else nullcontext():
+        while last := op.get_bind().execute(step, {"after": after}).scalar_one():
+            op.get_bind().execute(rows, {"after": after, "last": last})
+            _report(f"{source}: up to {last}")
+            after = last
 
 
 def widen_integers(table: str, columns: Sequence[str]) -> None:

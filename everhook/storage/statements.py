@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Table, cast, func, select
+from sqlalchemy import BigInteger, ColumnElement, Table, cast, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import SQLModel
@@ -32,6 +32,16 @@ def adding(statement: Any, *counts: str) -> Any:
         index_elements=list(table.primary_key),
         set_={name: table.c[name] + statement.excluded[name] for name in counts},
     )
+
+
+async def plan_once(connection: AsyncConnection) -> None:
+    """Let PostgreSQL plan each statement of this transaction once, and not for each row.
+
+    For a partitioned table it would plan each execution, since a plan for all partitions seems expensive; but that plan
+    only opens the one partition with the row. Measured with 13 partitions: 60 µs an update instead of 33.
+    """
+    if connection.dialect.name == "postgresql":
+        await connection.execute(text("SET LOCAL plan_cache_mode = force_generic_plan"))
 
 
 def total(column: Any) -> ColumnElement[int]:

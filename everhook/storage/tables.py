@@ -1,7 +1,8 @@
 """The tables. Payloads, secrets and response bodies are stored here and nowhere else.
 
 The hot tables (`message`, `delivery`, `attempt`) have no foreign keys: their rows are inserted in one transaction by
-one piece of code each, and the checks would cost a look-up per row for every message.
+one piece of code each, and the checks would cost a look-up per row for every message. On PostgreSQL they and `receipt`
+are partitioned by month (`partitions.py`), and the primary keys of `attempt` and `receipt` end with `delivery_gid` there.
 
 Stores write `col(Model.field)` where they build expressions: for mypy, SQLModel's class attributes have the types of
 their values, and `col` gives them that of a column. Core columns (`table_of(Model).c.field`) would need no `col`, but
@@ -272,24 +273,25 @@ class CircuitRow(SQLModel, table=True):
 class Message(SQLModel, table=True):
     """`payload` holds the bytes as they were published; None after it was erased.
 
-    `idempotency_scope` is the tenant, or empty for the publisher. `traceparent` is the trace of the publishing request.
+    `idempotency_scope` is the tenant, or empty for the publisher; `MessageKey` makes the key unique. `traceparent` is the
+    trace of the publishing request.
     """
 
     __table_args__ = (
-        UniqueConstraint("idempotency_scope", "channel", "idempotency_key", name="uq_message_idempotency"),
         Index("ix_message_channel", "channel", "gid"),
         Index("ix_message_type", "event_type", "gid"),
+        Index(
+            "ix_message_tenant",
+            "tenant_gid",
+            "gid",
+            postgresql_where=text("tenant_gid IS NOT NULL"),
+            sqlite_where=text("tenant_gid IS NOT NULL"),
+        ),
         Index(
             "ix_message_payload",
             "gid",
             postgresql_where=text("payload IS NOT NULL"),
             sqlite_where=text("payload IS NOT NULL"),
-        ),
-        Index(
-            "ix_message_keyed",
-            "gid",
-            postgresql_where=text("idempotency_key IS NOT NULL"),
-            sqlite_where=text("idempotency_key IS NOT NULL"),
         ),
     )
 
@@ -305,6 +307,22 @@ class Message(SQLModel, table=True):
     accepted_at: datetime = _when(default_factory=now)
     traceparent: str | None = None
     payload_erased_at: datetime | None = _when(default=None)
+
+
+class MessageKey(SQLModel, table=True):
+    """An idempotency key and the message that was published with it.
+
+    It has a table of its own because a unique key of a partitioned table must contain the column that the table is
+    partitioned by. A row is inserted before its message, in the same transaction.
+    """
+
+    __tablename__ = "message_key"
+    __table_args__ = (Index("ix_message_key_message", "message_gid"),)
+
+    idempotency_scope: str = Field(primary_key=True)
+    channel: str = Field(primary_key=True)
+    idempotency_key: str = Field(primary_key=True)
+    message_gid: str
 
 
 class PayloadErasure(SQLModel, table=True):
@@ -436,11 +454,11 @@ class Attempt(SQLModel, table=True):
 
 class Receipt(SQLModel, table=True):
     """The signed statement of an attempt, inserted with it. `seq` is its index in the tenant's log, once it is
-    sealed."""
+    sealed. The primary key of `ReceiptHash` makes it unique: both are written in one transaction."""
 
     __table_args__ = (
         UniqueConstraint("delivery_gid", "round", "number", name="uq_receipt_natural"),
-        UniqueConstraint("tenant_gid", "seq", name="uq_receipt_seq"),
+        Index("ix_receipt_seq", "tenant_gid", "seq", postgresql_where=text("seq IS NOT NULL")),
         Index(
             "ix_receipt_unsealed",
             "tenant_gid",

@@ -34,6 +34,7 @@ from everhook.storage.tables import (
     EndpointSecret,
     IdempotentResponse,
     Message,
+    MessageKey,
     OperationalEvent,
     PastPolicy,
     PayloadErasure,
@@ -60,7 +61,7 @@ BY_TENANT: tuple[Any, ...] = (
 )
 BY_ENDPOINT: tuple[Any, ...] = (CircuitRow, EndpointMinuteError, EndpointSecret)
 OPEN_TO_ALL: tuple[Any, ...] = (ReceiptKeyRow,)
-CLOSED: tuple[Any, ...] = (EndpointRate, IdempotentResponse, PayloadErasure, PendingHistory)
+CLOSED: tuple[Any, ...] = (EndpointRate, IdempotentResponse, MessageKey, PayloadErasure, PendingHistory)
 """Tables of no tenant: internal to the system."""
 
 _TENANT = "tenant_gid"

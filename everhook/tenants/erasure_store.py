@@ -23,6 +23,7 @@ from everhook.storage.tables import (
     EndpointSecret,
     IdempotentResponse,
     Message,
+    MessageKey,
     OperationalEvent,
     PastPolicy,
     PendingHistory,
@@ -110,7 +111,8 @@ async def remove(bulk: Bulk, tenant_gid: str) -> None:
             delete(PendingHistory).where(col(PendingHistory.delivery_gid).in_(gids)),
             delete(Delivery).where(col(Delivery.gid).in_(gids)),
         )
-    await bulk.delete(Message, col(Message.idempotency_scope) == tenant_gid)
+    await bulk.delete(Message, col(Message.tenant_gid) == tenant_gid)
+    await bulk.delete(MessageKey, col(MessageKey.idempotency_scope) == tenant_gid)
     for model in _OF_ENDPOINTS:
         await bulk.delete(model, model.endpoint_gid.in_(endpoints_of(tenant_gid)))
     for model in _OF_TENANTS:

@@ -32,12 +32,17 @@ from everhook.storage.tables import (
     EndpointSecret,
     IdempotentResponse,
     Message,
+    MessageKey,
     OperationalEvent,
     now,
 )
+from everhook.tenants.months_store import apply_to_months
 
 MESSAGES = 100
 """Messages in one batch; each may have many deliveries."""
+
+LATE = timedelta(days=62)
+"""How long after its retention a message may be deleted, because it is dropped with its month."""
 
 API_KEYS_SHOWN = timedelta(days=30)
 """How long an expired or revoked key is still listed, so that its owner can be looked up."""
@@ -76,7 +81,7 @@ async def apply_retention(bulk: Bulk, periods: RetentionPeriods) -> RetentionRes
     moment = now()
     await finish_erasures(bulk, periods.erasure_grace)
     return RetentionResult(
-        messages=await remove_messages(bulk, moment - periods.deliveries) if periods.deliveries else 0,
+        messages=await _remove_old_messages(bulk, moment, periods.deliveries),
         payloads=await erase_payloads(bulk, moment - periods.payloads) if periods.payloads else 0,
         idempotency_keys=await release_idempotency_keys(bulk, moment - periods.idempotency_keys)
         if periods.idempotency_keys
@@ -88,17 +93,37 @@ async def apply_retention(bulk: Bulk, periods: RetentionPeriods) -> RetentionRes
     )
 
 
-async def remove_messages(bulk: Bulk, before: datetime) -> int:
-    """Delete messages accepted before a moment, with their deliveries and attempts, if all of those ended before it."""
+async def _remove_old_messages(bulk: Bulk, moment: datetime, period: timedelta | None) -> int:
+    """Drop whole months, where there are partitions, and delete what they leave.
+
+    A month with many deliveries that ended late stays until these ended long enough ago. Its messages are not deleted
+    one by one until `LATE` has passed, unless they are to be kept for a short time only.
+    """
+    months = await apply_to_months(bulk, moment - period if period else None)
+    if period is None:
+        return 0
+    before = moment - period
+    if months.first_end is not None and period >= LATE:
+        return months.removed + await remove_messages(bulk, before, created=max(before - LATE, months.first_end))
+    return months.removed + await remove_messages(bulk, before)
+
+
+async def remove_messages(bulk: Bulk, before: datetime, *, created: datetime | None = None) -> int:
+    """Delete messages accepted before a moment, with their deliveries and attempts, if all of those ended before it.
+    `created`: only messages that were created before this."""
     removed = 0
-    async for gids in _completed(bulk, _created_before(before), ended_before=before):
+    messages = _created_before(min(before, created or before))
+    async for gids in _completed(bulk, messages, ended_before=before):
         async for deliveries in bulk.batches(select(col(Delivery.gid)).where(col(Delivery.message_gid).in_(gids))):
             await bulk.change(
                 delete(Attempt).where(col(Attempt.delivery_gid).in_(deliveries)),
                 delete(DeliveryRound).where(col(DeliveryRound.delivery_gid).in_(deliveries)),
                 delete(Delivery).where(col(Delivery.gid).in_(deliveries)),
             )
-        removed += await bulk.change(delete(Message).where(col(Message.gid).in_(gids)))
+        removed += await bulk.change(
+            delete(MessageKey).where(col(MessageKey.message_gid).in_(gids)),
+            delete(Message).where(col(Message.gid).in_(gids)),
+        )
     return removed
 
 
@@ -119,7 +144,10 @@ async def release_idempotency_keys(bulk: Bulk, before: datetime) -> int:
     """Release the idempotency keys of messages accepted before a moment, so that they can be used again."""
     released = 0
     async for gids in bulk.pages(with_key(before)):
-        released += await bulk.change(update(Message).where(col(Message.gid).in_(gids)).values(idempotency_key=None))
+        released += await bulk.change(
+            update(Message).where(col(Message.gid).in_(gids)).values(idempotency_key=None),
+            delete(MessageKey).where(col(MessageKey.message_gid).in_(gids)),
+        )
     return released
 
 
@@ -153,7 +181,8 @@ def with_payload(before: datetime) -> Select[str]:
 
 def with_key(before: datetime) -> Select[str]:
     """Messages created before a moment that still have their idempotency key; by an index of only those."""
-    return _created_before(before).where(col(Message.idempotency_key).is_not(None))
+    gid = col(MessageKey.message_gid)
+    return select(gid).where(gid < first_gid_at(Kind.MESSAGE, before))
 
 
 async def _completed(

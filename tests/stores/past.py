@@ -11,7 +11,7 @@ from sqlmodel import SQLModel
 from everhook.contracts import DeliveryStatus, Verdict
 from everhook.ids import Kind, first_gid_at, new_gid
 from everhook.storage.engine import Database
-from everhook.storage.tables import Attempt, Delivery, Endpoint, Message, now
+from everhook.storage.tables import Attempt, Delivery, Endpoint, Message, MessageKey, now
 from tests.stores.factories import CHANNEL, moment
 
 _RANDOM = 16
@@ -69,9 +69,22 @@ def attempt(of: Delivery, number: int = 1) -> Attempt:
     )
 
 
+def _is_keyed(row: SQLModel) -> bool:
+    return isinstance(row, Message) and row.idempotency_key is not None
+
+
+def _key_of(row: Any) -> MessageKey:
+    return MessageKey(
+        idempotency_scope=row.idempotency_scope,
+        channel=row.channel,
+        idempotency_key=row.idempotency_key,
+        message_gid=row.gid,
+    )
+
+
 async def keep(database: Database, *rows: SQLModel) -> None:
     async with database.writing() as session:
-        session.add_all(rows)
+        session.add_all([*rows, *map(_key_of, filter(_is_keyed, rows))])
 
 
 async def message_of(database: Database, row: Message | Delivery) -> Message | None:

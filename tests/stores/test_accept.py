@@ -18,7 +18,7 @@ from everhook.endpoints import subscriptions_store as subscriptions
 from everhook.publishing.store import Acceptance, Accepted, KeyReused, Publication, UnknownChannel
 from everhook.storage.engine import Database, is_unavailable
 from everhook.storage.statements import table_of
-from everhook.storage.tables import DEFAULT_TENANT_GID, Delivery, Endpoint, Message, Subscription
+from everhook.storage.tables import DEFAULT_TENANT_GID, Delivery, Endpoint, Message, MessageKey, Subscription
 from testing.waiting import assert_eventually
 from tests.stores.factories import Store, accepted, moment, publication
 
@@ -269,6 +269,7 @@ async def test_keys_are_taken_in_their_order_so_that_processes_never_wait_in_a_c
     await store.channel()
     taken = publication(key="m")
     async with database.write_connection() as holder:
+        await holder.execute(insert(table_of(MessageKey)), [_key_row(taken)])
         await holder.execute(insert(table_of(Message)), [_row(taken)])
         batch = [publication(key="z"), publication(key="m")]
         waiting = asyncio.create_task(Store(other_database).acceptor().accept_all(batch))
@@ -277,6 +278,11 @@ async def test_keys_are_taken_in_their_order_so_that_processes_never_wait_in_a_c
             last = accepted(await store.acceptor().accept(publication(key="z")))
     assert not last.duplicate
     assert [accepted(answer).message_gid for answer in await waiting] == [last.message_gid, taken.message_gid]
+
+
+def _key_row(published: Publication) -> dict[str, Any]:
+    names = ("idempotency_scope", "channel", "idempotency_key")
+    return {"message_gid": published.message_gid, **dict(zip(names, published.key or (), strict=True))}
 
 
 def _row(published: Publication) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """From nothing to this version's schema, on both databases."""
 
 import asyncio
+import re
 import sys
 
 from alembic import command
@@ -17,11 +18,12 @@ MIGRATE = "import asyncio, sys; from everhook.storage.migrate import migrate; as
 
 
 async def tables_of(url: str) -> set[str]:
+    """Without partitions."""
     engine = create_async_engine(url)
     async with engine.connect() as connection:
         names = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
     await engine.dispose()
-    return set(names)
+    return {name for name in names if re.search(r"_past$|_\d{6}$", name) is None}
 
 
 async def tenants_of(url: str) -> list[Tenant]:

@@ -224,7 +224,7 @@ def hazards(statements: Iterable[str]) -> list[str]:
     created: set[str] = set()
     found: list[str] = []
     for sql in statements:
-        if (new := re.match(r"CREATE TABLE (\w+)", sql)) is not None:
+        if (new := re.match(r"CREATE TABLE (?:IF NOT EXISTS )?(\w+)", sql)) is not None:
             created.add(new.group(1))
         table = re.search(r"\b(?:ON|TABLE|UPDATE) (\w+)", sql)
         if table is None or table.group(1) not in created:

@@ -284,7 +284,7 @@ async def test_every_statement_of_a_pass_goes_by_an_index(full: Store) -> None:
             assert not reads_whole(plan, table), f"{sql[:200]}\n{plan[:500]}"
     for part, index in {
         "message.payload IS NOT NULL": "ix_message_payload",
-        "message.idempotency_key IS NOT NULL": "ix_message_keyed",
+        "message_key.message_gid <": "ix_message_key_message",
         "delivery.message_gid IN": "ix_delivery_message",
         "endpoint_minute.minute <": "ix_endpoint_minute_minute",
         "endpoint_minute_error.minute <": "ix_endpoint_minute_error_minute",
@@ -308,7 +308,7 @@ async def test_a_key_that_expires_in_the_very_moment_of_a_repeat_publishes_anew(
         nonlocal expired
         if not expired and statement.startswith("SELECT") and "body_sha256" in statement:
             expired = True
-            connection.exec_driver_sql("UPDATE message SET idempotency_key = NULL")
+            connection.exec_driver_sql("DELETE FROM message_key")
 
     event.listen(store.database._writer.sync_engine, "before_cursor_execute", expire)
     repeat = accepted(await acceptor.accept(publication(key="k")))

@@ -1,0 +1,300 @@
+"""Partitions by month on PostgreSQL: created ahead, dropped when past, and converted from tables that are in use."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+import sqlalchemy as sa
+from alembic import command
+
+from everhook.contracts import DeliveryStatus
+from everhook.ids import Kind, first_gid_at, new_gid
+from everhook.storage import partitions
+from everhook.storage.bulk import Bulk
+from everhook.storage.engine import Database
+from everhook.storage.migrate import alembic_config, migrate
+from everhook.storage.partition_upkeep import change_partitions
+from everhook.storage.partitions import PARTITIONED, Partition, partitions_of, roll_over
+from everhook.storage.tables import Attempt, Delivery, Message, now
+from everhook.tenants import months_store
+from everhook.tenants.retention_store import RetentionPeriods, apply_retention
+from tests.stores import past
+from tests.stores.factories import Store, accepted, publication
+from tests.stores.past import keep
+from tests.stores.test_online_schema import _CutOff, connected, cut_off_at, statements_seen, upgrade_to
+
+BEFORE_PARTITIONS = "0006"
+YEAR_AGO = timedelta(days=365)
+
+
+async def on(database: Database, change: Callable[[sa.Connection], Any]) -> Any:
+    return await change_partitions(database, change, lambda: None)
+
+
+async def months(database: Database, table: str) -> list[Partition]:
+    found: list[Partition] = await on(database, lambda connection: partitions_of(connection, table))
+    return found
+
+
+@asynccontextmanager
+async def migrated(url: str, moment: datetime | None = None) -> AsyncIterator[Database]:
+    """A new database, as it was created at a moment."""
+    await migrate(url)
+    database = Database(url)
+    try:
+        if moment is not None:
+            await on(database, lambda connection: _as_of(connection, moment))
+        yield database
+    finally:
+        await database.close()
+
+
+def _as_of(connection: sa.Connection, moment: datetime) -> None:
+    for table in PARTITIONED:
+        for each in partitions_of(connection, table)[:-1]:
+            connection.execute(sa.text(f"DROP TABLE {each.name}"))
+        [last] = partitions_of(connection, table)
+        connection.execute(sa.text(f"ALTER TABLE {table} DETACH PARTITION {last.name}"))
+        connection.execute(sa.text(f"ALTER TABLE {last.name} RENAME TO {table}_past"))
+        connection.execute(
+            sa.text(f"ALTER TABLE {table} ATTACH PARTITION {table}_past FOR VALUES FROM (MINVALUE) TO (MAXVALUE)")
+        )
+    while moment < now():
+        roll_over(connection, moment)
+        moment += timedelta(days=28)
+    roll_over(connection, now())
+
+
+@pytest.mark.parametrize("table", PARTITIONED)
+async def test_partitions_are_created_ahead_and_leave_no_gap(new_postgres_url: str, table: str) -> None:
+    async with migrated(new_postgres_url) as database:
+        found = await months(database, table)
+        assert (found[0].lower, found[-1].upper) == (None, None)
+        assert [each.upper for each in found[:-1]] == [each.lower for each in found[1:]]
+        _, kind = PARTITIONED[table]
+        assert found[-1].lower is not None and found[-1].lower > first_gid_at(kind, now() + partitions.AHEAD)
+        await on(database, lambda connection: roll_over(connection, now()))
+        assert await months(database, table) == found
+
+
+async def test_no_row_is_refused_however_wrong_its_clock_is(new_postgres_url: str) -> None:
+    async with migrated(new_postgres_url) as database:
+        clocks = [datetime(1999, 1, 1, tzinfo=UTC), now(), now() + timedelta(days=90), datetime(2099, 1, 1, tzinfo=UTC)]
+        for moment in clocks:
+            gid = first_gid_at(Kind.MESSAGE, moment)[:-16] + new_gid(Kind.MESSAGE)[-16:]
+            await keep(database, past.message(0, gid=gid))
+        await on(database, lambda connection: roll_over(connection, now() + YEAR_AGO))  # leaves those of 2099 alone
+        assert await Store(database).count(Message) == len(clocks)
+
+
+async def test_a_last_partition_in_use_is_closed_without_a_scan_under_a_lock(new_postgres_url: str) -> None:
+    """As after months in which no process created partitions."""
+    async with migrated(new_postgres_url) as database:
+        last = (await months(database, "message"))[-1]
+        assert last.lower is not None
+        late = now() + timedelta(days=120)
+        await keep(database, past.message(-119))
+        statements: list[str] = []
+        with statements_seen(statements.append):
+            await on(database, lambda connection: roll_over(connection, late))
+        validated = next(n for n, sql in enumerate(statements) if "VALIDATE" in sql and "message_until" in sql)
+        attached = next(n for n, sql in enumerate(statements) if f"ATTACH PARTITION {last.name}" in sql)
+        assert validated < attached
+        assert await Store(database).count(Message) == 1
+        assert not any("until" in name for name in await _checks(new_postgres_url))
+
+
+async def _checks(url: str) -> list[str]:
+    async with connected(url) as connection:
+        return [row[0] for row in await connection.fetch("SELECT conname FROM pg_constraint WHERE contype = 'c'")]
+
+
+async def test_past_months_are_dropped_and_unfinished_messages_stay(new_postgres_url: str) -> None:
+    async with migrated(new_postgres_url, now() - YEAR_AGO) as database:
+        store = Store(database)
+        endpoint = await store.subscribed()
+        old, dead, late = past.message(300), past.message(301, idempotency_key="k"), past.message(250)
+        recent = past.message(20)
+        over = past.delivery(old, endpoint, ended=299, gid=past.gid_of(Kind.DELIVERY, 300))
+        waits = past.delivery(
+            dead, endpoint, ended=None, status=DeliveryStatus.DEAD_LETTERED, gid=past.gid_of(Kind.DELIVERY, 301)
+        )
+        other = past.delivery(dead, endpoint, ended=300, gid=past.gid_of(Kind.DELIVERY, 301))
+        ended_late = past.delivery(late, endpoint, ended=10, gid=past.gid_of(Kind.DELIVERY, 250))
+        young = past.delivery(recent, endpoint, ended=19, gid=past.gid_of(Kind.DELIVERY, 20))
+        deliveries = [over, waits, other, ended_late, young]
+        await keep(database, old, dead, late, recent, *deliveries, *map(past.attempt, deliveries))
+        before = [each.name for each in await months(database, "message")]
+        await apply_retention(Bulk(database), RetentionPeriods(idempotency_keys=None, payloads=None))
+        kept = [waits, other, ended_late, young]
+        assert await _gids(database, "message") == {dead.gid, late.gid, recent.gid}
+        assert await _gids(database, "delivery") == {each.gid for each in kept}
+        assert await _gids(database, "attempt", "delivery_gid") == {each.gid for each in kept}
+        after = [each.name for each in await months(database, "message")]
+        assert len(after) < len(before) - 6 and after[0] == "message_past"
+        assert await on(database, partitions.dropped) == []
+        again = accepted(await store.acceptor().accept(publication(key="k", body_sha256="")))
+        assert again.duplicate and again.message_gid == dead.gid
+
+
+async def _gids(database: Database, table: str, column: str = "gid") -> set[str]:
+    async with database.read_connection() as connection:
+        return set((await connection.execute(sa.text(f"SELECT {column} FROM {table}"))).scalars())
+
+
+async def test_a_month_with_too_many_unfinished_messages_stays(
+    new_postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(months_store, "KEPT", 1)
+    async with migrated(new_postgres_url, now() - YEAR_AGO) as database:
+        endpoint = await Store(database).subscribed()
+        for days in (121, 122):
+            message = past.message(days)
+            gid = past.gid_of(Kind.DELIVERY, days)
+            await keep(database, message, past.delivery(message, endpoint, ended=1, gid=gid))
+        before = await months(database, "message")
+        await apply_retention(Bulk(database), RetentionPeriods())
+        assert await months(database, "message") == before
+        assert len(await _gids(database, "message")) == 2
+
+
+@pytest.mark.parametrize("statement", [1, 3, 5, 8, 12, 16, 20])
+async def test_dropping_months_that_was_cut_off_is_completed_by_the_next_pass(
+    new_postgres_url: str, statement: int
+) -> None:
+    async with migrated(new_postgres_url, now() - timedelta(days=200)) as database:
+        endpoint = await Store(database).subscribed()
+        messages = [past.message(days, idempotency_key=str(days)) for days in (150, 160)]
+        ended: list[float | None] = [149, None]
+        deliveries = [
+            past.delivery(each, endpoint, ended=at, gid=past.gid_of(Kind.DELIVERY, 150 + 10 * n))
+            for n, (each, at) in enumerate(zip(messages, ended, strict=True))
+        ]
+        await keep(database, *messages, *deliveries, *map(past.attempt, deliveries))
+        with statements_seen(cut_off_at(statement)), pytest.raises(_CutOff):
+            await apply_retention(Bulk(database), RetentionPeriods())
+        await apply_retention(Bulk(database), RetentionPeriods())
+        assert await _gids(database, "message") == {messages[1].gid}
+        assert await _gids(database, "delivery") == {deliveries[1].gid}
+        assert await _gids(database, "attempt", "delivery_gid") == {deliveries[1].gid}
+        assert await on(database, partitions.dropped) == []
+
+
+# Conversion of a database from before partitions
+
+OLD_PUBLISH = (
+    "INSERT INTO message (gid, channel, event_type, body_sha256, idempotency_scope, idempotency_key, published_at, "
+    "accepted_at) VALUES ($1, 'orders', 'order.created', '', '', $2, now(), now()) "
+    "ON CONFLICT (idempotency_scope, channel, idempotency_key) DO NOTHING RETURNING gid"
+)
+"""As the release before partitions publishes."""
+
+OLD_ATTEMPT = (
+    "INSERT INTO attempt (gid, delivery_gid, endpoint_gid, round, number, verdict, started_at, duration_ms, url, "
+    "request_sha256, connection_reused, redialed) VALUES ($1, $2, 'ep_1', 1, 1, 'delivered', now(), 1, '', '', false, "
+    "false) ON CONFLICT (delivery_gid, round, number) DO NOTHING RETURNING gid"
+)
+
+
+@pytest.fixture
+async def old_url(new_postgres_url: str) -> str:
+    await upgrade_to(new_postgres_url, BEFORE_PARTITIONS)
+    async with connected(new_postgres_url) as connection:
+        await connection.execute("INSERT INTO channel (name, routes_version, created_at) VALUES ('orders', 0, now())")
+        for number in range(200):
+            await connection.fetch(OLD_PUBLISH, new_gid(Kind.MESSAGE), f"old-{number}" if number % 2 else None)
+            await connection.fetch(OLD_ATTEMPT, new_gid(Kind.ATTEMPT), new_gid(Kind.DELIVERY))
+    return new_postgres_url
+
+
+async def test_processes_of_the_release_before_go_on_after_the_migration(old_url: str) -> None:
+    """Both releases find each other's idempotency keys."""
+    await migrate(old_url)
+    database = Database(old_url)
+    try:
+        acceptor = Store(database).acceptor()
+        async with connected(old_url) as old:
+            gid = new_gid(Kind.MESSAGE)
+            assert await old.fetchval(OLD_PUBLISH, gid, "by old") == gid
+            repeat = accepted(await acceptor.accept(publication(key="by old", body_sha256="")))
+            assert repeat.duplicate and repeat.message_gid == gid
+            assert accepted(await acceptor.accept(publication(key="old-1", body_sha256=""))).duplicate
+            assert not accepted(await acceptor.accept(publication(key="by new"))).duplicate
+            assert await old.fetchval(OLD_PUBLISH, new_gid(Kind.MESSAGE), "by new") is None
+    finally:
+        await database.close()
+    assert (await _relkind(old_url)) == "r"
+    await asyncio.to_thread(command.check, alembic_config(old_url))
+
+
+async def _relkind(url: str) -> str:
+    async with connected(url) as connection:
+        found: str = await connection.fetchval("SELECT relkind::text FROM pg_class WHERE relname = 'message'")
+        return found
+
+
+async def test_publishing_goes_on_while_tables_are_converted(old_url: str) -> None:
+    await migrate(old_url)
+    done = asyncio.Event()
+    database = Database(old_url)
+    published: list[str] = []
+
+    async def publish() -> None:
+        acceptor = Store(database).acceptor()
+        while not done.is_set():
+            key = f"new-{len(published)}"
+            published.append(accepted(await acceptor.accept(publication(key=key))).message_gid)
+
+    publisher = asyncio.create_task(publish())
+    try:
+        await migrate(old_url, partition=True)
+    finally:
+        done.set()
+        await publisher
+    assert set(published) <= await _gids(database, "message")
+    assert len(await _gids(database, "message")) == 200 + len(published)
+    async with connected(old_url) as old:
+        gid = new_gid(Kind.DELIVERY)
+        assert await old.fetchval(OLD_ATTEMPT, new_gid(Kind.ATTEMPT), gid)
+        assert await old.fetchval(OLD_ATTEMPT, new_gid(Kind.ATTEMPT), gid) is None
+    assert accepted(await Store(database).acceptor().accept(publication(key="old-3", body_sha256=""))).duplicate
+    await database.close()
+    await asyncio.to_thread(command.check, alembic_config(old_url))
+
+
+@pytest.mark.parametrize("statement", range(1, 90, 9))
+async def test_a_conversion_that_was_cut_off_anywhere_can_be_run_again(old_url: str, statement: int) -> None:
+    await migrate(old_url)
+    with statements_seen(cut_off_at(statement)), pytest.raises(_CutOff):
+        await migrate(old_url, partition=True)
+    await migrate(old_url, partition=True)
+    assert await _relkind(old_url) == "p"
+    async with connected(old_url) as connection:
+        assert await connection.fetchval("SELECT count(*) FROM attempt") == 200
+    await asyncio.to_thread(command.check, alembic_config(old_url))
+
+
+async def test_rights_are_kept_by_a_conversion(old_url: str) -> None:
+    await migrate(old_url)
+    async with connected(old_url) as connection:
+        await connection.execute("DROP ROLE IF EXISTS reader")
+        await connection.execute("CREATE ROLE reader")
+        await connection.execute("GRANT SELECT, INSERT ON message TO reader")
+        await migrate(old_url, partition=True)
+        assert await connection.fetchval("SELECT has_table_privilege('reader', 'message', 'SELECT, INSERT')")
+        with pytest.raises(asyncpg.exceptions.UndefinedObjectError):
+            await connection.execute("REVOKE SELECT ON message FROM nothing_like_it")
+
+
+async def test_a_statement_by_gid_opens_one_partition(new_postgres_url: str) -> None:
+    """With a plan that is made once for all executions."""
+    async with migrated(new_postgres_url), connected(new_postgres_url, plan_cache_mode="force_generic_plan") as one:
+        await one.execute("PREPARE by_gid (text) AS UPDATE delivery SET attempts = 1 WHERE gid = $1")
+        plan = await one.fetch(f"EXPLAIN (ANALYZE) EXECUTE by_gid ('{new_gid(Kind.DELIVERY)}')")
+        text = "\n".join(row[0] for row in plan)
+        assert "Subplans Removed" in text and text.count("Index Scan") == 1
+        assert (Attempt.__tablename__, Delivery.__tablename__) == ("attempt", "delivery")
