@@ -13,7 +13,7 @@ MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 def alembic_config(
     database_url: str, report: Callable[[str], None] | None = None, *, partition: bool | None = None
 ) -> Config:
-    """Alembic's configuration, without an `alembic.ini`. `partition` as in `migrate`; None: partitions stay as they are."""
+    """Alembic's configuration, without an `alembic.ini`. `partition` as in `migrate`; None: no partition is changed."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["database_url"] = database_url
@@ -22,16 +22,14 @@ def alembic_config(
     return config
 
 
-async def migrate(
-    database_url: str, report: Callable[[str], None] | None = None, *, partition: bool = False
-) -> None:
+async def migrate(database_url: str, report: Callable[[str], None] | None = None, *, partition: bool = False) -> None:
     """Upgrade to the newest revision. If two processes do this, one upgrades, and the other waits and finds it done.
 
     `report` gets a line for each migration that was applied, and for the progress of long ones; it is called in a
     thread. On PostgreSQL each migration commits by itself, so after a failure run it again.
 
-    On PostgreSQL a new database has partitions by month. `partition` converts the tables of an older one, which needs that
-    no process of the release before partitions is running.
+    On PostgreSQL a new database has partitions by month. `partition` converts the tables of an older one. No process of
+    the release before partitions may be running then.
     """
     config = alembic_config(database_url, report, partition=partition)
     await asyncio.to_thread(command.upgrade, config, "head")

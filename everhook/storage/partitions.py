@@ -1,8 +1,8 @@
 """Partitions by month of the tables that grow with traffic, on PostgreSQL.
 
 Ids sort by time, so a month is a range of ids, and deleting a month is dropping a table. Attempts and receipts are
-partitioned by the gid of their delivery. Adjoining ranges cover all ids: the first partition begins at MINVALUE, and the
-last one ends at MAXVALUE. So no row is ever refused, however wrong a clock is and however long no process has
+partitioned by the gid of their delivery. Adjoining ranges cover all ids: the first partition begins at MINVALUE, and
+the last one ends at MAXVALUE. So no row is ever refused, however wrong a clock is and however long no process has
 created partitions. A default partition would do the same, but each new partition would have to scan it.
 
 The last partition is closed at the start of a month, well before that month begins and usually while it is empty, and
@@ -270,7 +270,6 @@ def drop_months(
 
     The old partitions still exist after that, with names that end with `DROPPED`.
     """
-    key, _ = PARTITIONED[table]
     execute = _executor(connection)
     columns = ", ".join(f'"{column}"' for column in _columns(connection, table))
     rows = sum(_rows(connection, month.name) for month in months)
@@ -298,9 +297,9 @@ def drop_months(
 
 def dropped(connection: sa.Connection) -> list[str]:
     """The partitions that were detached to be dropped."""
-    like = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE '%\\_\\_dropped' AND pg_table_is_visible(oid)"
-    found = connection.execute(sa.text(like)).scalars()
-    return [name for name in found if name.split("_")[0] in PARTITIONED]
+    names = "SELECT relname FROM pg_class WHERE relkind = 'r' AND pg_table_is_visible(oid) AND relname LIKE :pattern"
+    found = connection.execute(sa.text(names), {"pattern": f"%{DROPPED}"}).scalars()
+    return [name for name in found if name.endswith(DROPPED) and name.split("_")[0] in PARTITIONED]
 
 
 def drop(connection: sa.Connection, names: Sequence[str]) -> None:

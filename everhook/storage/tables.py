@@ -2,7 +2,7 @@
 
 The hot tables (`message`, `delivery`, `attempt`) have no foreign keys: their rows are inserted in one transaction by
 one piece of code each, and the checks would cost a look-up per row for every message. On PostgreSQL they and `receipt`
-are partitioned by month (`partitions.py`), and the primary keys of `attempt` and `receipt` end with `delivery_gid` there.
+are partitioned by month (`partitions.py`); there the primary keys of `attempt` and `receipt` end with `delivery_gid`.
 
 Stores write `col(Model.field)` where they build expressions: for mypy, SQLModel's class attributes have the types of
 their values, and `col` gives them that of a column. Core columns (`table_of(Model).c.field`) would need no `col`, but
@@ -273,8 +273,8 @@ class CircuitRow(SQLModel, table=True):
 class Message(SQLModel, table=True):
     """`payload` holds the bytes as they were published; None after it was erased.
 
-    `idempotency_scope` is the tenant, or empty for the publisher; `MessageKey` makes the key unique. `traceparent` is the
-    trace of the publishing request.
+    `idempotency_scope` is the tenant, or empty for the publisher; `MessageKey` makes the key unique. `traceparent` is
+    the trace of the publishing request.
     """
 
     __table_args__ = (

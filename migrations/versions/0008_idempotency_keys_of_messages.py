@@ -7,7 +7,7 @@ from everhook.storage.online_schema import backfill_by_key, create_index, drop_c
 from everhook.storage.partitions import PARTITIONED, is_partitioned
 
 revision = "0008"
-down_revision = "0006"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 

@@ -27,7 +27,7 @@ from tests.stores.factories import Store, accepted, publication
 from tests.stores.past import keep
 from tests.stores.test_online_schema import _CutOff, connected, cut_off_at, statements_seen, upgrade_to
 
-BEFORE_PARTITIONS = "0006"
+BEFORE_PARTITIONS = "0007"
 YEAR_AGO = timedelta(days=365)
 
 

@@ -308,6 +308,7 @@ async def test_a_key_that_expires_in_the_very_moment_of_a_repeat_publishes_anew(
         nonlocal expired
         if not expired and statement.startswith("SELECT") and "body_sha256" in statement:
             expired = True
+            connection.exec_driver_sql("UPDATE message SET idempotency_key = NULL")
             connection.exec_driver_sql("DELETE FROM message_key")
 
     event.listen(store.database._writer.sync_engine, "before_cursor_execute", expire)
