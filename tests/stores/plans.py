@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import event, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from everhook.storage.engine import Database
 
@@ -38,7 +39,19 @@ async def plan_of(database: Database, sql: str, parameters: Any) -> str:
             await connection.execute(text("SET LOCAL enable_seqscan = off"))
         explain = "EXPLAIN QUERY PLAN" if database.is_sqlite else "EXPLAIN"
         rows = await connection.exec_driver_sql(f"{explain} {sql}", parameters)
-        return "\n".join(str(row[-1]) for row in rows)
+        plan = "\n".join(str(row[-1]) for row in rows)
+        return plan if database.is_sqlite else await without_partitions(connection, plan)
+
+
+_OF_PARTITIONS = "SELECT inhrelid::regclass::text, inhparent::regclass::text FROM pg_inherits"
+
+
+async def without_partitions(connection: AsyncConnection, plan: str) -> str:
+    """A plan with the names of tables and their indexes in place of those of their partitions. A Merge Append has a
+    sort key, and sorts nothing."""
+    names = {row[0]: row[1] for row in await connection.execute(text(_OF_PARTITIONS))}
+    named = re.sub(r"\w+", lambda word: names.get(word.group(), word.group()), plan)
+    return re.sub(r"Merge Append.*\n +Sort Key:.*", "Merge Append", named)
 
 
 def reads_whole(plan: str, table: str) -> bool:

@@ -22,6 +22,7 @@ from everhook.storage.engine import Database
 from everhook.storage.tables import DEFAULT_TENANT_GID, now
 from everhook.storage.tenant_scope import TenantScope
 from tests.stores.factories import Store
+from tests.stores.plans import without_partitions
 
 LARGE = ("delivery", "message", "attempt", "endpoint_minute", "endpoint_minute_error", "operational_event")
 """What grows with every message. Endpoints, circuits and channels do not."""
@@ -101,7 +102,7 @@ async def test_rare_statuses_are_found_among_many_deliveries_by_indexes_of_their
     await store.deliveries(1_000, end, status=DeliveryStatus.DELIVERED, due_at=None, dispatched_at=now())
     for status in OWN_INDEXES:
         await store.delivery(end, status=status, dispatched_at=None if status is DeliveryStatus.ACCEPTED else now())
-    async with database.write_connection() as connection:
+    async with database.read_connection() as connection:
         if not database.is_sqlite:  # what earlier tests deleted is still in the indexes, and makes some look large
             await connection.execute(text("REINDEX TABLE delivery"))
         await connection.execute(text("ANALYZE"))
@@ -177,7 +178,8 @@ async def plan_of(database: Database, question: Question, tenant_gid: str | None
         steps = []
         for statement, parameters in asked:
             plan = await connection.exec_driver_sql(explain + statement, parameters)
-            steps += [str(row[-1]) for row in plan]
+            lines = "\n".join(str(row[-1]) for row in plan)
+            steps += (lines if database.is_sqlite else await without_partitions(connection, lines)).splitlines()
         if not database.is_sqlite:
             await connection.execute(text("RESET enable_seqscan"))
     assert steps

@@ -3,6 +3,7 @@
 With many rows and statistics, so that the planners choose as they do in production.
 """
 
+import re
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
@@ -58,6 +59,10 @@ QUESTIONS: dict[str, tuple[Question, str]] = {
 }
 
 
+SORTED = re.compile(r"""TEMP B-TREE FOR ORDER BY|Sort Key: (?!\(\("ANY_subquery"\.gid\))""")
+"""The few rows that an update has found may be sorted, to find each once."""
+
+
 @pytest.fixture
 async def end(store: Store, database: Database) -> Endpoint:
     """Of its deliveries few are parked, overdue or wait for a workflow, and very many are over."""
@@ -81,7 +86,7 @@ async def test_each_question_goes_by_the_index_that_holds_only_what_it_asks_for(
         sql, parameters = await asked(database, question, end)
         plan = await plan_of(database, sql, parameters)
         assert index in plan, f"{name}\n{plan}"
-        assert "Sort" not in plan and "TEMP B-TREE FOR ORDER BY" not in plan, f"{name}\n{plan}"
+        assert SORTED.search(plan) is None, f"{name}\n{plan}"
         if name == STRANDED:
             await assert_one_look_at_each_endpoint(database, sql, parameters)
 

@@ -129,7 +129,6 @@ async def test_two_sealers_at_once_make_one_log(log: Log, other_database: Databa
 @pytest.mark.parametrize(
     "statement",
     [
-        "UPDATE receipt SET seq = 1 WHERE seq = 0",
         "UPDATE receipt_seal SET size = 2 WHERE size = 1",
         'UPDATE receipt_hash SET "index" = 1 WHERE level = 0 AND "index" = 0',
     ],
