@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import asyncpg
 import pytest
 import sqlalchemy as sa
 from alembic import command
@@ -19,7 +18,7 @@ from everhook.storage.engine import Database
 from everhook.storage.migrate import alembic_config, migrate
 from everhook.storage.partition_upkeep import change_partitions
 from everhook.storage.partitions import PARTITIONED, Partition, partitions_of, roll_over
-from everhook.storage.tables import Attempt, Delivery, Message, now
+from everhook.storage.tables import Message, now
 from everhook.tenants import months_store
 from everhook.tenants.retention_store import RetentionPeriods, apply_retention
 from tests.stores import past
@@ -286,8 +285,6 @@ async def test_rights_are_kept_by_a_conversion(old_url: str) -> None:
         await connection.execute("GRANT SELECT, INSERT ON message TO reader")
         await migrate(old_url, partition=True)
         assert await connection.fetchval("SELECT has_table_privilege('reader', 'message', 'SELECT, INSERT')")
-        with pytest.raises(asyncpg.exceptions.UndefinedObjectError):
-            await connection.execute("REVOKE SELECT ON message FROM nothing_like_it")
 
 
 async def test_a_statement_by_gid_opens_one_partition(new_postgres_url: str) -> None:
@@ -297,4 +294,3 @@ async def test_a_statement_by_gid_opens_one_partition(new_postgres_url: str) -> 
         plan = await one.fetch(f"EXPLAIN (ANALYZE) EXECUTE by_gid ('{new_gid(Kind.DELIVERY)}')")
         text = "\n".join(row[0] for row in plan)
         assert "Subplans Removed" in text and text.count("Index Scan") == 1
-        assert (Attempt.__tablename__, Delivery.__tablename__) == ("attempt", "delivery")
