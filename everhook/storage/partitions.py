@@ -8,6 +8,8 @@ created partitions. A default partition would do the same, but each new partitio
 The last partition is closed at the start of a month, well before that month begins and usually while it is empty, and
 a new last one follows. If it has rows, a CHECK constraint is validated first, while writers go on, so that PostgreSQL
 need not read it under a lock. Every lock that writers wait for is given up after `LOCK_TIMEOUT` and tried again.
+`DETACH … CONCURRENTLY` is not used: it cannot be in one transaction with what takes the partition's place, and between
+the two a row of that month would be refused.
 
 A table that is not partitioned yet becomes the first partition, and the last one too. No row is copied.
 """

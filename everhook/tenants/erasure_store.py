@@ -39,9 +39,12 @@ _OF_ENDPOINTS: tuple[Any, ...] = (
     Subscription, EndpointSecret, EndpointRate, CircuitRow, EndpointMinute, EndpointMinuteError, PastPolicy
 )  # fmt: skip
 _OF_TENANTS: tuple[Any, ...] = (
-    Endpoint, ApiKey, OperationalEvent, AuditEntry, IdempotentResponse, Receipt, ReceiptHash, ReceiptSeal
+    Endpoint, ApiKey, OperationalEvent, AuditEntry, IdempotentResponse
 )  # fmt: skip
-"""Each table before those that it refers to. The log of receipts comes last, because it may be being sealed."""
+"""Each table before those that it refers to."""
+
+_LOG: tuple[Any, ...] = (ReceiptHash, ReceiptSeal)
+"""What belongs to the log of receipts comes last, because it may be being sealed."""
 
 
 async def begin(session: AsyncSession, tenant_gid: str) -> bool:
@@ -116,5 +119,9 @@ async def remove(bulk: Bulk, tenant_gid: str) -> None:
     for model in _OF_ENDPOINTS:
         await bulk.delete(model, model.endpoint_gid.in_(endpoints_of(tenant_gid)))
     for model in _OF_TENANTS:
+        await bulk.delete(model, model.tenant_gid == tenant_gid)
+    for sealed in (col(Receipt.seq).is_(None), col(Receipt.seq).is_not(None)):  # each has an index
+        await bulk.delete(Receipt, col(Receipt.tenant_gid) == tenant_gid, sealed)
+    for model in _LOG:
         await bulk.delete(model, model.tenant_gid == tenant_gid)
     await bulk.delete(Tenant, col(Tenant.gid) == tenant_gid, col(Tenant.erasing_since).is_not(None))

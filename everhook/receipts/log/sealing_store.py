@@ -132,17 +132,18 @@ async def _number(session: AsyncSession, tenant_gid: str, start: int, at_most: i
     """Assign the next indexes to receipts and return their leaves. One statement, so that no other writer can
     interfere."""
     waiting = (
-        select(col(Receipt.gid))
+        select(col(Receipt.gid), col(Receipt.delivery_gid))
         .where(col(Receipt.tenant_gid) == tenant_gid, col(Receipt.seq).is_(None))
         .order_by(col(Receipt.gid))
         .limit(at_most)
         .subquery()
     )
     nth = func.row_number().over(order_by=waiting.c.gid)
-    places = select(waiting.c.gid, (start - 1 + nth).label("seq")).subquery()
+    places = select(waiting.c.gid, waiting.c.delivery_gid, (start - 1 + nth).label("seq")).subquery()
     numbered = await session.execute(
         update(table_of(Receipt))
-        .where(col(Receipt.gid) == places.c.gid)
+        # By both columns: the second is what receipts are partitioned by, so that only the months in question are read.
+        .where(col(Receipt.gid) == places.c.gid, col(Receipt.delivery_gid) == places.c.delivery_gid)
         .values(seq=places.c.seq)
         .returning(col(Receipt.gid), col(Receipt.seq), col(Receipt.jws))
     )
