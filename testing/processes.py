@@ -13,11 +13,12 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 import httpx
 import psutil
 
+from testing.forks import Forked, fork
 from testing.waiting import assert_eventually
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -63,6 +64,7 @@ def _die_with_parent() -> tuple[str, ...]:
 class Process:
     """One child process in a group of its own, its output in a log file that grows over restarts.
 
+    `forked`: a command of the product, started in a fork of a process that has imported it (`testing.forks`).
     Start it from the main thread: the kernel ends it with the thread that started it.
     """
 
@@ -76,6 +78,7 @@ class Process:
         user: int | None = None,
         group: int | None = None,
         cwd: Path = REPOSITORY,
+        forked: bool = False,
     ) -> None:
         self.name = name or log.stem
         self.log = log
@@ -83,7 +86,8 @@ class Process:
         self._command = [str(part) for part in command]
         self._identity = (user, group)
         self._cwd = cwd
-        self._popen: subprocess.Popen[bytes] | None = None
+        self._forked = forked
+        self._popen: subprocess.Popen[bytes] | Forked | None = None
         self._log_start = 0
 
     async def __aenter__(self) -> Self:
@@ -111,22 +115,29 @@ class Process:
         if self.running:
             raise ProcessFailed(f"{self.name} is running already")
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        user, group = self._identity
         with self.log.open("ab") as output:
             self._log_start = output.tell()
-            self._popen = subprocess.Popen(
-                [*self._prefix(), *self._command],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=clean_environment(self.env),
-                cwd=self._cwd,
-                start_new_session=True,
-                user=user,
-                group=group,
-                extra_groups=None if user is None else [],
-            )
+            environment = clean_environment(self.env)
+            if self._forked:
+                self._popen = fork(self._command, log=self.log, env=environment, cwd=self._cwd)
+            else:
+                self._popen = self._spawn(output, environment)
         _started.add(self)
+
+    def _spawn(self, output: BinaryIO, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+        user, group = self._identity
+        return subprocess.Popen(
+            [*self._prefix(), *self._command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=self._cwd,
+            start_new_session=True,
+            user=user,
+            group=group,
+            extra_groups=None if user is None else [],
+        )
 
     def _prefix(self) -> tuple[str, ...]:
         return _die_with_parent()

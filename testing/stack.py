@@ -67,7 +67,7 @@ class ReceiverProcess:
         self.ledger = directory / f"{name}.jsonl"
         options = ["--port", str(self.port), "--ledger", str(self.ledger)]
         command = [sys.executable, "-m", "testing.receiver", *options]
-        self.process = Process(command, log=directory / f"{name}.log")
+        self.process = Process(command, log=directory / f"{name}.log", forked=True)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -207,7 +207,9 @@ class Stack:
         )
 
     def _process(self, name: str, command: list[str], extra_env: Mapping[str, str] | None = None) -> Process:
-        process = Process(command, log=self.directory / f"{name}.log", env={**self.env, **(extra_env or {})})
+        process = Process(
+            command, log=self.directory / f"{name}.log", env={**self.env, **(extra_env or {})}, forked=True
+        )
         self._exits.push_async_callback(process.kill9)
         return process
 

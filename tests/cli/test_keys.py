@@ -41,7 +41,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 def everhook(directory: Path, *arguments: str, **env: str) -> Process:
     clean = {"EVERHOOK_MASTER_KEYS": "", "EVERHOOK_API_KEY": API_KEY, "COLUMNS": "200", **env}
-    return Process([sys.executable, "-m", "cli", *arguments], log=directory / "everhook.log", env=clean)
+    return Process([sys.executable, "-m", "cli", *arguments], log=directory / "everhook.log", env=clean, forked=True)
 
 
 @pytest.fixture(scope="module")

@@ -183,7 +183,7 @@ async def serve(database_url: str, directory: Path) -> AsyncIterator[tuple[Proce
         "TEMPORAL_ADDRESS": f"127.0.0.1:{free_port()}",
     }
     command = [sys.executable, "-m", "cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
-    async with Process(command, log=directory / "serve.log", env=env) as process:
+    async with Process(command, log=directory / "serve.log", env=env, forked=True) as process:
         await process.wait_ready(url=f"http://127.0.0.1:{port}/sign-in")
         yield process, f"http://127.0.0.1:{port}"
 

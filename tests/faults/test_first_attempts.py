@@ -73,7 +73,7 @@ async def _second_api(scene: Scene) -> AsyncIterator[Publisher]:
     """Another process of the same stack, and a publisher that knows only it."""
     stack, port = scene.stack, free_port()
     command = [sys.executable, "-m", "cli", "serve", "--port", str(port)]
-    process = Process(command, log=stack.directory / "api-2.log", env=stack.env)
+    process = Process(command, log=stack.directory / "api-2.log", env=stack.env, forked=True)
     process.start()
     try:
         url = f"http://127.0.0.1:{port}"

@@ -1,0 +1,170 @@
+"""Processes of the product, forked from one that has imported it.
+
+Importing the product takes more than a second of CPU, and the tests start it hundreds of times. Here one process
+imports it once and forks a child for each start: an API and a worker then use 0.5 s of CPU until they are ready, and
+not 3 s. The child is as real as any: it has a session, a log, an environment and a pid of its own, runs the same entry
+point, and is stopped and killed like others. Tests of the commands themselves start these without a fork.
+
+`python -m testing.forks` is the process that forks. It has one thread, no event loop and no connection, so that nothing
+is shared that must not be. It reads requests as lines of JSON and writes a line for each. Its children end with it.
+"""
+
+import contextlib
+import ctypes
+import functools
+import gc
+import importlib
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PRELOADED = (
+    "aiosqlite",
+    "api.main",
+    "asyncpg",
+    "cli.commands.status",
+    "cli.main",
+    "everhook.event_loop",
+    "everhook.serving.server",
+    "everhook.storage.migrate",
+    "sqlalchemy.dialects.postgresql.asyncpg",
+    "sqlalchemy.dialects.sqlite.aiosqlite",
+    "testing.receiver",
+    "uvicorn",
+    "worker",
+)
+
+_DEATH_SIGNAL = 1
+"""`PR_SET_PDEATHSIG` of prctl(2): the kernel ends a child whose parent was killed."""
+
+
+class Forked:
+    """A child, with what `testing.processes` needs of `subprocess.Popen`."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._status: int | None = None
+
+    def poll(self) -> int | None:
+        """The exit status, or minus the signal that ended it; None while it runs."""
+        if self._status is None:
+            self._status = _ask({"poll": self.pid}).get("status")
+        return self._status
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+
+def fork(command: Sequence[str], *, log: Path, env: Mapping[str, str], cwd: Path) -> Forked:
+    """Start a command of Python. Its output is appended to `log`."""
+    arguments = [str(part) for part in command[1:]]
+    return Forked(_ask({"start": arguments, "log": str(log), "env": dict(env), "cwd": str(cwd)})["pid"])
+
+
+def _ask(request: Mapping[str, Any]) -> dict[str, Any]:
+    process = _parent()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(json.dumps(request).encode() + b"\n")
+        process.stdin.flush()
+        response: dict[str, Any] = json.loads(process.stdout.readline() or b"{}")
+    except (BrokenPipeError, ValueError):
+        response = {}
+    return response or {"status": -signal.SIGKILL}  # it is gone, and its children with it
+
+
+@functools.cache
+def _parent() -> "subprocess.Popen[bytes]":
+    """The process that forks: one for each process of the tests, started when it is first needed."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "testing.forks"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).resolve().parents[1],
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        start_new_session=True,
+    )
+
+
+def _serve() -> None:
+    for module in PRELOADED:
+        importlib.import_module(module)
+    gc.collect()
+    gc.freeze()
+    ended: dict[int, int] = {}
+    requests, responses = sys.stdin.buffer, sys.stdout.buffer
+    for line in iter(requests.readline, b""):
+        request = json.loads(line)
+        if "poll" in request:
+            response = {"status": _status_of(request["poll"], ended)}
+        else:
+            pid = os.fork()
+            if pid == 0:
+                _run(request)
+            response = {"pid": pid}
+        responses.write(json.dumps(response).encode() + b"\n")
+        responses.flush()
+
+
+def _status_of(pid: int, ended: dict[int, int]) -> int | None:
+    if pid not in ended:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found == 0:
+            return None
+        ended[pid] = os.waitstatus_to_exitcode(status)
+    return ended[pid]
+
+
+def _run(request: dict[str, Any]) -> None:
+    """Become the process that was asked for, and never return."""
+    status = 1
+    try:
+        os.setsid()
+        with contextlib.suppress(AttributeError, OSError):
+            ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+        output = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for source, target in ((nothing, 0), (output, 1), (output, 2)):
+            os.dup2(source, target)
+        os.closerange(3, max(output, nothing) + 1)
+        os.chdir(request["cwd"])
+        os.environ.clear()
+        os.environ.update(request["env"])
+        gc.unfreeze()
+        status = _run_python(request["start"])
+    except BaseException:  # as the interpreter does
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _run_python(arguments: list[str]) -> int:
+    """Run `-m module …` or `script.py …`, as the interpreter would. Returns the exit status."""
+    try:
+        if arguments[0] == "-m":
+            sys.argv = arguments[1:]
+            runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = arguments
+            runpy.run_path(arguments[0], run_name="__main__")
+    except SystemExit as error:
+        if error.code is None or isinstance(error.code, int):
+            return error.code or 0
+        sys.stderr.write(f"{error.code}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    _serve()
