@@ -3,18 +3,17 @@
 from collections.abc import AsyncIterator
 
 import pytest_asyncio
-from temporalio.testing import WorkflowEnvironment
 
-from tests.workflows.engine import Engine, running_engine, time_skipping_server
+from tests.workflows.engine import Engine, TimeSkippingServers, running_engine
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def env() -> AsyncIterator[WorkflowEnvironment]:
-    async with time_skipping_server() as environment:
-        yield environment
+async def servers() -> AsyncIterator[TimeSkippingServers]:
+    async with TimeSkippingServers() as servers:
+        yield servers
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def engine(env: WorkflowEnvironment) -> AsyncIterator[Engine]:
-    async with running_engine(env) as running:
+async def engine(servers: TimeSkippingServers) -> AsyncIterator[Engine]:
+    async with running_engine(await servers.ready()) as running:
         yield running
