@@ -16,7 +16,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-TEST_PROCESSES ?= 4
+TEST_PROCESSES ?= 5
+
+# `make check test` does both at once: the tests often wait, and the checks do not.
+MAKEFLAGS += --jobs=2
 
 # Bytecode is kept even where the environment says otherwise: the tests start over a hundred Python processes.
 unexport PYTHONDONTWRITEBYTECODE
@@ -30,7 +33,7 @@ help:
 dev: $(READY)
 	@$(BIN)/python -m cli dev $(ARGS)
 
-# Four processes keep two cores busy, for many tests wait.
+# Five processes keep two cores busy, for many tests wait.
 # Tests that are marked `alone` measure time, and come last with the machine to themselves.
 test: $(READY)
 ifeq ($(ARGS),)

@@ -5,6 +5,7 @@ import asyncio
 import gc
 import sys
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 if sys.platform != "win32":
@@ -61,3 +62,9 @@ def run(main: Coroutine[Any, Any, Result]) -> Result:
         return asyncio.run(main)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(main)
+
+
+async def sleep_unless(ending: asyncio.Event, seconds: float) -> None:
+    """Sleep, but no longer than until the event is set: a process that ends does not wait for its next attempt."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(ending.wait(), seconds)

@@ -8,6 +8,7 @@ import structlog
 from everhook.circuit.client import CircuitClient
 from everhook.contracts import OutcomeReport
 from everhook.delivery.classify import Classification
+from everhook.event_loop import sleep_unless
 
 COALESCE_S = 0.1
 RETRY_S = 1.0
@@ -27,7 +28,7 @@ class OutcomeReporter:
         self._pending: dict[str, tuple[str, OutcomeReport]] = {}
         self._streaks: set[str] = set()
         self._flusher: asyncio.Task[None] | None = None
-        self._closing = False
+        self._closing = asyncio.Event()
 
     def note(self, endpoint_gid: str, tenant: str, classification: Classification, *, in_streak: bool) -> None:
         """Take an outcome into account. `in_streak`: the circuit was not closed, or counted failures, when the
@@ -42,7 +43,7 @@ class OutcomeReporter:
 
     async def close(self) -> None:
         """Report what is left. If Temporal is unavailable this is tried once only, so that the worker can end."""
-        self._closing = True
+        self._closing.set()
         if self._flusher is not None:
             await self._flusher
 
@@ -58,13 +59,13 @@ class OutcomeReporter:
         return None
 
     async def _flush(self) -> None:
-        await asyncio.sleep(COALESCE_S)
+        await sleep_unless(self._closing, COALESCE_S)
         while self._pending:
             pending, self._pending = self._pending, {}
             sent = all(await asyncio.gather(*(self._send(gid, *report) for gid, report in pending.items())))
-            if self._closing and not sent:
+            if self._closing.is_set() and not sent:
                 break
-            await asyncio.sleep(COALESCE_S if sent else RETRY_S)
+            await sleep_unless(self._closing, COALESCE_S if sent else RETRY_S)
         self._flusher = None
 
     async def _send(self, endpoint_gid: str, tenant: str, report: OutcomeReport) -> bool:

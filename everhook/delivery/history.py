@@ -15,6 +15,7 @@ from everhook.contracts import DeliveryInput
 from everhook.delivery.confirmations import Confirmations
 from everhook.delivery.history_store import forget
 from everhook.delivery.starts import is_away, is_overloaded, start_delivery
+from everhook.event_loop import sleep_unless
 from everhook.observability.metrics import HISTORY_SKIPPED
 from everhook.storage.engine import Database
 
@@ -86,7 +87,7 @@ class History:
                 self._confirmations.add(delivery.delivery_gid)
             elif not await asyncio.create_task(self._start(delivery), context=context):
                 self._queue.append((added_at, delivery, context))
-                await asyncio.sleep(AWAY_PAUSE_S)
+                await sleep_unless(self._closing, AWAY_PAUSE_S)
 
     async def _give_way(self) -> None:
         until = time.monotonic() + GIVE_WAY_S

@@ -16,6 +16,7 @@ from everhook.delivery.parked_store import accept_again
 from everhook.delivery.recorder_store import Recorder
 from everhook.delivery.starts import is_away, is_overloaded, start_delivery
 from everhook.delivery.store import mark_dispatched
+from everhook.event_loop import sleep_unless
 from everhook.storage.engine import Database, is_unavailable
 from everhook.storage.tables import now
 
@@ -103,9 +104,9 @@ class Starter:
                 return
 
     async def _while_away(self) -> None:
-        while (wait := self._away_until - time.monotonic()) > 0 and not self._closing.is_set():  # noqa: ASYNC110 - it moves on
+        while (wait := self._away_until - time.monotonic()) > 0 and not self._closing.is_set():
             # Random, so that waiting starts do not all begin at once (thundering herd).
-            await asyncio.sleep(min(wait * (1 + random.random()), AWAY_PAUSE_S))  # noqa: S311
+            await sleep_unless(self._closing, min(wait * (1 + random.random()), AWAY_PAUSE_S))  # noqa: S311
 
     async def _may_try_again(self, delivery: DeliveryInput, error: Exception) -> bool:
         """Whether to try again. Temporal or the database may be unavailable for all starts, or refuse this one."""
