@@ -28,6 +28,21 @@ class TaskQueue(StrEnum):
     SENDS_LIMITED = "sends-limited"
 
 
+class DeliveryMode(StrEnum):
+    """How an endpoint receives. `STREAM` and `POLL` are one queue with leases; they differ only in what is expected."""
+
+    HTTP = "http"
+    STREAM = "stream"
+    POLL = "poll"
+    INBOX = "inbox"
+    INTERNAL = "internal"
+
+    @property
+    def is_pulled(self) -> bool:
+        """Whether receivers fetch their deliveries from the pull queue."""
+        return self in (DeliveryMode.STREAM, DeliveryMode.POLL)
+
+
 class Verdict(StrEnum):
     """What one attempt means for its delivery.
 
@@ -41,10 +56,19 @@ class Verdict(StrEnum):
 
 
 class DeliveryStatus(StrEnum):
+    """The status of a delivery.
+
+    `AVAILABLE`: in the pull queue, leased or not. `AWAITING_DECISION`: a person has to decide. `GATED`: waits for the
+    decisions of a gate.
+    """
+
     ACCEPTED = "accepted"
     SENDING = "sending"
     RETRYING = "retrying"
     PARKED = "parked"
+    AVAILABLE = "available"
+    AWAITING_DECISION = "awaiting_decision"
+    GATED = "gated"
     DELIVERED = "delivered"
     DEAD_LETTERED = "dead_lettered"
     DISCARDED = "discarded"
@@ -54,7 +78,10 @@ TERMINAL_STATUSES = frozenset({DeliveryStatus.DELIVERED, DeliveryStatus.DISCARDE
 
 
 class DeadLetterReason(StrEnum):
-    """Why a round ended without delivering."""
+    """Why a round ended without delivering.
+
+    `UNCLAIMED`: no consumer took it within the window. `EXPIRED`: no person decided in time.
+    """
 
     EXHAUSTED = "exhausted"
     REJECTED = "rejected"
@@ -64,13 +91,15 @@ class DeadLetterReason(StrEnum):
     ENDPOINT_DELETED = "endpoint_deleted"
     PAYLOAD_ERASED = "payload_erased"
     UNSENDABLE = "unsendable"
+    UNCLAIMED = "unclaimed"
+    EXPIRED = "expired"
 
 
 class FailureCode(StrEnum):
-    """How a request failed without an HTTP status.
+    """How an attempt failed without an HTTP status.
 
     `BLOCKED` is a refusal by policy, and `UNSENDABLE` a local error before the first byte. All others are failures of
-    the endpoint.
+    the endpoint. `NACKED` and `LEASE_EXPIRED`: a consumer returned a pulled delivery, or let its lease expire.
     """
 
     DNS = "dns"
@@ -83,6 +112,8 @@ class FailureCode(StrEnum):
     PROTOCOL = "protocol"
     BLOCKED = "blocked"
     UNSENDABLE = "unsendable"
+    NACKED = "nacked"
+    LEASE_EXPIRED = "lease_expired"
 
 
 @dataclass(frozen=True)
@@ -206,6 +237,7 @@ class DeliveryInput:
     - `dead_letter`: wait for an operator, for `dead_letter_retention` from the start of the workflow.
     - `park_check`: the interval of the first check of a parked delivery. It doubles with each check.
     - `parked_round`: the round continues from an earlier run.
+    - `mode`: how the endpoint receives.
     """
 
     delivery_gid: str
@@ -224,6 +256,7 @@ class DeliveryInput:
     park_check: timedelta = timedelta(minutes=10)
     dead_letter_retention: timedelta = timedelta(days=30)
     parked_round: ParkedRound | None = None
+    mode: DeliveryMode = DeliveryMode.HTTP
 
     def attempt_input(self, number: int, retry: RetryPlan | None, park_check: timedelta | None = None) -> AttemptInput:
         """The input of attempt `number` of this round. `retry` is what follows if it fails, `park_check` the interval

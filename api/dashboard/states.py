@@ -21,6 +21,9 @@ DELIVERY_TONES = {
     DeliveryStatus.SENDING: INFO,
     DeliveryStatus.RETRYING: WARN,
     DeliveryStatus.PARKED: PARK,
+    DeliveryStatus.AVAILABLE: INFO,
+    DeliveryStatus.AWAITING_DECISION: INFO,
+    DeliveryStatus.GATED: PARK,
     DeliveryStatus.DELIVERED: OK,
     DeliveryStatus.DEAD_LETTERED: BAD,
     DeliveryStatus.DISCARDED: IDLE,
@@ -42,7 +45,11 @@ OTHER_TONES = {
 _TABLES: tuple[Mapping[Any, str], ...] = (DELIVERY_TONES, VERDICT_TONES, LEVEL_TONES, HOLD_TONES, OTHER_TONES)
 TONES: Mapping[str, str] = {str(state): tone for table in _TABLES for state, tone in table.items()}
 
-WORDS: Mapping[str, str] = {DeliveryStatus.DEAD_LETTERED: "dead letter", Verdict.RETRY: "failed"}
+WORDS: Mapping[str, str] = {
+    DeliveryStatus.DEAD_LETTERED: "dead letter",
+    DeliveryStatus.AWAITING_DECISION: "awaiting decision",
+    Verdict.RETRY: "failed",
+}
 """Of states that go by another name in pages."""
 
 CIRCUIT_WORDS = {CircuitState.CLOSED: "closed", CircuitState.OPEN: "open", CircuitState.HALF_OPEN: "half-open"}
@@ -56,6 +63,8 @@ REASONS = {
     DeadLetterReason.ENDPOINT_DELETED: "the endpoint was deleted",
     DeadLetterReason.PAYLOAD_ERASED: "the payload was erased",
     DeadLetterReason.UNSENDABLE: "an internal error of Everhook",
+    DeadLetterReason.UNCLAIMED: "no consumer took it",
+    DeadLetterReason.EXPIRED: "no decision in time",
 }
 
 WAITING_FOR = {
@@ -65,6 +74,9 @@ WAITING_FOR = {
     DeliveryStatus.SENDING: "An attempt is being made.",
     DeliveryStatus.RETRYING: "The last attempt failed; the next is on the schedule.",
     DeliveryStatus.PARKED: "The endpoint's circuit is open, or it is paused or disabled. It is sent when that ends.",
+    DeliveryStatus.AVAILABLE: "It is in the queue of the endpoint until a consumer takes and acknowledges it.",
+    DeliveryStatus.AWAITING_DECISION: "A person has to decide.",
+    DeliveryStatus.GATED: "It is sent when the decisions before it are made.",
     DeliveryStatus.DELIVERED: "",
     DeliveryStatus.DEAD_LETTERED: "No attempt is due. Replay it to begin a new round, or discard it.",
     DeliveryStatus.DISCARDED: "",

@@ -21,7 +21,7 @@ from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
 
 from everhook.circuit.machine import CircuitState, Hold
-from everhook.contracts import DeadLetterReason, DeliveryStatus, Verdict
+from everhook.contracts import DeadLetterReason, DeliveryMode, DeliveryStatus, Verdict
 from everhook.delivery.body_formats import BodyFormat
 from everhook.ids import Kind, new_gid
 from everhook.signing.schemes import SecretKind
@@ -168,12 +168,18 @@ class PastPolicy(SQLModel, table=True):
 
 class Endpoint(SQLModel, table=True):
     """`version` increases with every change, so that senders notice when their cached endpoint is old. `tls_key` is
-    encrypted."""
+    encrypted.
+
+    `mode` never changes. Only endpoints of mode `http` have a `url`; of others it is empty. `options` are those of the
+    mode, in the spelling of the API.
+    """
 
     __table_args__ = (Index("ix_endpoint_tenant", "tenant_gid", "gid"),)
 
     gid: str = Field(default_factory=lambda: new_gid(Kind.ENDPOINT), primary_key=True)
     tenant_gid: str = Field(foreign_key="tenant.gid")
+    mode: DeliveryMode = Field(default=DeliveryMode.HTTP, sa_type=enum_text(DeliveryMode))
+    options: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     url: str
     description: str = ""
     policy: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
@@ -274,7 +280,8 @@ class Message(SQLModel, table=True):
     """`payload` holds the bytes as they were published; None after it was erased.
 
     `idempotency_scope` is the tenant, or empty for the publisher; `MessageKey` makes the key unique. `traceparent` is
-    the trace of the publishing request.
+    the trace of the publishing request. `published_by` is the gid of the publisher's key; None for the key of the
+    environment, and for Everhook itself.
     """
 
     __table_args__ = (
@@ -306,6 +313,7 @@ class Message(SQLModel, table=True):
     published_at: datetime = _when()
     accepted_at: datetime = _when(default_factory=now)
     traceparent: str | None = None
+    published_by: str | None = None
     payload_erased_at: datetime | None = _when(default=None)
 
 
@@ -414,13 +422,63 @@ class DeliveryRound(SQLModel, table=True):
     began_at: datetime = _when()
 
 
+class PullItem(SQLModel, table=True):
+    """An open pulled delivery, from its acceptance until it is acknowledged, dead-lettered or discarded.
+
+    `available_at` in the future is lease and back-off in one: the end of the lease and the delay after it. `number`
+    counts the leases of this round. `consumer` is set from the hand-out until the end of the lease is recorded;
+    `leased_at`, `lease_until`, `position` (in the consumer's stream), `consumer_address` and `item_sha256` are those
+    of the newest lease. `is_last`: no other lease follows in this round, which ends at `window_until`. `guarded_at`: a
+    workflow guards the delivery.
+    """
+
+    __tablename__ = "pull_queue"
+    __table_args__ = (
+        Index("ix_pull_queue_available", "endpoint_gid", "available_at"),
+        Index(
+            "ix_pull_queue_leased",
+            "endpoint_gid",
+            "lease_until",
+            postgresql_where=text("consumer IS NOT NULL"),
+            sqlite_where=text("consumer IS NOT NULL"),
+        ),
+        Index(
+            "ix_pull_queue_unguarded",
+            "queued_at",
+            postgresql_where=text("guarded_at IS NULL"),
+            sqlite_where=text("guarded_at IS NULL"),
+        ),
+    )
+
+    delivery_gid: str = Field(primary_key=True)
+    endpoint_gid: str
+    round: int = 1
+    number: int = 0
+    queued_at: datetime = _when()
+    available_at: datetime = _when()
+    window_until: datetime = _when()
+    guarded_at: datetime | None = _when(default=None)
+    leased_at: datetime | None = _when(default=None)
+    lease_until: datetime | None = _when(default=None)
+    consumer: str | None = None
+    consumer_address: str | None = None
+    position: int | None = _count(default=None)
+    item_sha256: str | None = None
+    is_last: bool = False
+
+
 class PendingHistory(SQLModel, table=True):
-    """A delivery that was delivered before it had a workflow, until its history workflow is started."""
+    """A delivery whose workflow has to be started, or signalled, because of what the database holds.
+
+    Without `signal` it was delivered before it had a workflow, and its history workflow only shows that. With `signal`
+    it is a pulled delivery whose workflow has to look at it again.
+    """
 
     __tablename__ = "pending_history"
 
     delivery_gid: str = Field(primary_key=True)
     settled_at: datetime = _when()
+    signal: bool = False
 
 
 class Attempt(SQLModel, table=True):
