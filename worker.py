@@ -18,6 +18,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from activities.circuits import CircuitActivities
 from activities.erasure import ErasureActivities
 from activities.events import EventActivities
+from activities.pulling import PullingActivities
 from activities.reconciling import ReconcilingActivities
 from activities.recording import RecordingActivities
 from activities.releasing import ReleasingActivities
@@ -25,7 +26,7 @@ from activities.retention import RetentionActivities
 from activities.sealing import SealingActivities
 from activities.sending import SendingActivities
 from everhook.contracts import TaskQueue
-from everhook.delivery.engine import DeliveryEngine, delivery_engine
+from everhook.engine import DeliveryEngine, delivery_engine
 from everhook.health.alerts_store import AlertEvaluator, Limits
 from everhook.notifications.publisher_store import EventPublisher
 from everhook.observability.tracing import tracing
@@ -116,6 +117,7 @@ def _recording(engine: DeliveryEngine) -> list[Activity]:
         recording.dead_letter,
         recording.open_round,
         recording.discard,
+        PullingActivities(engine.pulls).check_pulled,
         circuits.load_circuit,
         circuits.project_circuit,
         releasing.count_parked,

@@ -25,6 +25,7 @@ from everhook.contracts import (
 from everhook.dead_letters.store import count_older_than
 from everhook.delivery import history_store as history
 from everhook.delivery import overdue_store as overdue
+from everhook.delivery.guards import SIGNAL as SETTLED
 from everhook.delivery.history import MAX_LAG
 from everhook.delivery.inputs_store import InputDefaults, load_dead_letters, load_delivered, load_inputs_of
 from everhook.delivery.overdue_store import Overdue
@@ -33,6 +34,7 @@ from everhook.delivery.store import mark_dispatched
 from everhook.delivery.weights import sync_limits
 from everhook.ids import gid_endings
 from everhook.observability.metrics import HISTORY_SKIPPED
+from everhook.pulling import queue_store as queue
 from everhook.storage.engine import Database
 from everhook.storage.tables import now
 from everhook.temporal.provisioning import NOT_PERMITTED
@@ -55,6 +57,8 @@ HISTORY_AFTER = timedelta(minutes=5)
 """The process that made the delivery starts younger ones itself."""
 
 HISTORY_BATCH = 200
+GUARD_AFTER = timedelta(seconds=60)
+"""A pulled delivery that waits for longer gets its workflow, so that operators see it in Temporal."""
 
 log = structlog.get_logger()
 
@@ -70,6 +74,7 @@ class _PassSummary:
     restarted: int = 0
     endpoints: int = 0
     history: int = 0
+    guarded: int = 0
     more: bool = False
 
     @property
@@ -112,6 +117,7 @@ class ReconcilingActivities:
                 self._start_overdue,
                 self._restore_dead_letters,
                 self._start_history,
+                self._guard_pulled,
                 self._sync_limits,
             ]
         for step in steps:
@@ -123,15 +129,21 @@ class ReconcilingActivities:
                 log.exception("a step of the reconciler failed", step=step.__name__.strip("_"))
             activity.heartbeat()
         result = ReconcileResult(
-            current.started, current.restarted, current.endpoints, current.history, more=current.more
+            current.started,
+            current.restarted,
+            current.endpoints,
+            current.history,
+            more=current.more,
+            guarded=current.guarded,
         )
-        if current.started or current.restarted or current.endpoints or current.history:
+        if current.started or current.restarted or current.endpoints or current.history or current.guarded:
             log.info(
                 "reconciled",
                 started=result.started,
                 restarted=result.restarted,
                 endpoints=result.endpoints,
                 history=result.history,
+                guarded=result.guarded,
                 more=result.more,
             )
         return result
@@ -179,9 +191,14 @@ class ReconcilingActivities:
         current.started += len(started - had_workflow)
 
     async def _start_all(
-        self, inputs: Sequence[DeliveryInput], *, first: Callable[[DeliveryInput], bool] = lambda _: False
+        self,
+        inputs: Sequence[DeliveryInput],
+        *,
+        first: Callable[[DeliveryInput], bool] = lambda _: False,
+        signal: str | None = None,
     ) -> set[str]:
-        """Start workflows that do not run yet. Returns the gids of those that run. A refusal by Temporal is logged;
+        """Start workflows that do not run yet; with `signal`, signal all of them. Returns the gids of those that run. A
+        refusal by Temporal is logged;
         raises only if Temporal is unavailable."""
         slots = asyncio.Semaphore(CONCURRENCY)
         started: set[str] = set()
@@ -189,7 +206,7 @@ class ReconcilingActivities:
         async def start(input: DeliveryInput) -> None:
             async with slots:
                 try:
-                    await start_delivery(self._client, input, first=first(input))
+                    await start_delivery(self._client, input, first=first(input), signal=signal)
                     started.add(input.delivery_gid)
                 except Exception as error:
                     if is_away(error):
@@ -258,15 +275,34 @@ class ReconcilingActivities:
         while not current.is_over:
             async with self._database.read_connection() as connection:
                 found = await history.pending(connection, moment - HISTORY_AFTER, HISTORY_BATCH)
-                late = {gid for gid, settled_at in found if settled_at < moment - MAX_LAG}
-                inputs = await load_delivered(connection, self._defaults, [gid for gid, _ in found if gid not in late])
+                signalled = [each.delivery_gid for each in found if each.signal]
+                late = {each.delivery_gid for each in found if each.settled_at < moment - MAX_LAG} - set(signalled)
+                shown = [each.delivery_gid for each in found if each.delivery_gid not in late and not each.signal]
+                inputs = await load_delivered(connection, self._defaults, shown)
+                to_signal = await load_inputs_of(connection, self._defaults, signalled)
             if not found:
                 return
             started = await self._start_all(inputs, first=lambda _: True)
             HISTORY_SKIPPED.inc(len(late) + len(inputs) - len(started))
+            await self._start_all(to_signal, signal=SETTLED)
             async with self._database.write_connection() as connection:
-                await history.forget(connection, [gid for gid, _ in found])
+                await history.forget(connection, [each.delivery_gid for each in found])
             current.history += len(started)
+
+    async def _guard_pulled(self, current: _PassSummary) -> None:
+        """Start the workflows of deliveries that wait for a consumer for a while. They are marked first, so that an
+        acknowledgement either sees the mark and signals, or came first. If this process dies in between, the workflow
+        is started when the round ends."""
+        while not current.is_over:
+            async with self._database.read_connection() as connection:
+                found = await queue.unguarded(connection, now() - GUARD_AFTER, BATCH)
+            if not found:
+                return
+            async with self._database.write_connection() as connection:
+                marked = await queue.mark_guarded(connection, found)
+                inputs = await load_inputs_of(connection, self._defaults, sorted(marked))
+            current.guarded += len(await self._start_all(inputs))
+        current.more = True
 
     async def _sync_limits(self, _: _PassSummary) -> None:
         """Send Temporal the rate limits that changed while it was unavailable."""

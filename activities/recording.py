@@ -8,6 +8,7 @@ from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.delivery.sender import delivery_missing
 from everhook.delivery.snapshot_store import load_receipt_context
 from everhook.delivery.store import dead_letter, discard, open_round
+from everhook.pulling.queue_store import requeue, withdraw
 from everhook.receipts.issuer import issue, url_of
 from everhook.receipts.keys_store import IssuerCache
 from everhook.storage.engine import Database
@@ -43,7 +44,8 @@ class RecordingActivities:
     async def open_round(self, input: RoundInput) -> DeliveryInput:
         """Open the next round of a dead letter. Returns the input of its new workflow run, with the current policy."""
         async with self._database.writing() as session:
-            await open_round(session, input.delivery_gid, input.round, input.note)
+            if await open_round(session, input.delivery_gid, input.round, input.note):
+                await requeue(session, input.delivery_gid)
         async with self._database.read_connection() as connection:
             opened = await load_input(connection, self._defaults, input.delivery_gid)
         if opened is None:
@@ -53,4 +55,5 @@ class RecordingActivities:
     @activity.defn(name="discard")
     async def discard(self, input: DiscardInput) -> None:
         async with self._database.writing() as session:
+            await withdraw(session, input.delivery_gid)
             await discard(session, input.delivery_gid, input.note)

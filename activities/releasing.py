@@ -15,6 +15,7 @@ from everhook.delivery.inputs import NewDelivery
 from everhook.delivery.inputs_store import InputDefaults, load_inputs_of
 from everhook.delivery.parked_store import accept_again, count_parked, mark_released, oldest_parked
 from everhook.delivery.starts import start_delivery
+from everhook.pulling import queue_store as queue
 from everhook.storage.engine import Database
 from everhook.storage.tables import now
 
@@ -59,7 +60,21 @@ class ReleasingActivities:
             # Deliveries of a tenant that is being erased have no input, but are marked too: else the next call would
             # find them again.
             await mark_released(connection, [gid for gid in gids if gid not in without_workflow], seen_at)
-        return ReleaseResult(released=len(batch), remaining=len(found) > len(batch))
+        given_up = await self._give_up_pulled(input) if input.dead_letter is not None and not found else 0
+        return ReleaseResult(
+            released=len(batch) + given_up, remaining=len(found) > len(batch) or given_up == input.limit
+        )
+
+    async def _give_up_pulled(self, input: ReleaseParkedInput) -> int:
+        """Have queued deliveries of an endpoint that is given up dead-lettered by their workflows. Those that were
+        signalled are handed out no more, and are not found again."""
+        async with self._database.read_connection() as connection:
+            gids = await queue.queued_of(connection, input.endpoint_gid, input.limit)
+            deliveries = await load_inputs_of(connection, self._defaults, gids) if gids else []
+        await self._signal(deliveries, ReleaseInput(dead_letter=input.dead_letter))
+        async with self._database.write_connection() as connection:
+            await queue.close_rounds(connection, gids)
+        return len(gids)
 
     async def _accept_again(self, deliveries: Sequence[DeliveryInput], seen_at: datetime) -> None:
         """Mark deliveries as accepted, then dispatch them. Marked first: if this process dies, the reconciler starts

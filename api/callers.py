@@ -65,6 +65,8 @@ SHARED = Access(reading=frozenset({Scope.READ, Scope.TENANT}))
 """What tenants may look at, and operators change."""
 OWNED = Access(reading=frozenset({Scope.READ, Scope.TENANT}), changing=frozenset({Scope.TENANT}))
 """What belongs to tenants."""
+CONSUMERS = Access(reading=frozenset({Scope.TENANT}), changing=frozenset({Scope.TENANT}))
+"""What takes deliveries out of a queue: a key that only reads must not."""
 SIGNED_IN = Access(changing=frozenset({Scope.READ, Scope.TENANT}))
 """What each caller who is signed in to the dashboard may do."""
 

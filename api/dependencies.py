@@ -24,6 +24,7 @@ from everhook.endpoints.subscriptions import SubscriptionService
 from everhook.health.service import HealthService
 from everhook.publishing.backlog import Backlog
 from everhook.publishing.service import MessageService
+from everhook.pulling.service import PullQueue
 from everhook.receipts.service import ReceiptService
 from everhook.settings import Settings
 from everhook.storage.engine import Database
@@ -63,6 +64,7 @@ class Services:
     health: HealthService
     sessions: SessionService
     responses: ResponseStore
+    pulls: PullQueue
 
     def scope_of(self, tenant_gid: str | None) -> TenantScope:
         """The database as a tenant may see it; None: all of it."""

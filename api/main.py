@@ -11,7 +11,7 @@ from temporalio.client import Client
 from api import dashboard, openapi, problems, reference
 from api.api_keys import router as api_keys
 from api.audit import router as audit
-from api.callers import ADMINS, OWNED, PUBLISHERS, SHARED
+from api.callers import ADMINS, CONSUMERS, OWNED, PUBLISHERS, SHARED
 from api.channels import router as channels
 from api.dead_letters import router as dead_letters
 from api.deliveries import router as deliveries
@@ -24,6 +24,8 @@ from api.idempotency import RespondedBefore, respond_again
 from api.messages import publishing
 from api.messages import router as messages
 from api.middleware import Authentication, BodyLimit, Route, Uncached
+from api.pulling import acks as pull_acks
+from api.pulling import router as pulling
 from api.receipts import router as receipts
 from api.subscriptions import router as subscriptions
 from api.tenants import router as tenants
@@ -31,11 +33,11 @@ from api.unversioned import UnversionedCalls
 from everhook import __version__
 from everhook.channels.service import ChannelService
 from everhook.dead_letters.service import DeadLetterService
-from everhook.delivery.engine import DeliveryEngine, delivery_engine
 from everhook.delivery.service import DeliveryService
 from everhook.endpoints.quotas_store import Quotas
 from everhook.endpoints.service import EndpointService
 from everhook.endpoints.subscriptions import SubscriptionService
+from everhook.engine import DeliveryEngine, delivery_engine
 from everhook.health.overview_store import HealthBoard
 from everhook.health.service import HealthService
 from everhook.observability.tracing import tracing
@@ -64,6 +66,8 @@ Alongside = Callable[[DeliveryEngine], AbstractAsyncContextManager[None]]
 ROUTERS = (
     (channels.router, SHARED),
     (endpoints.router, OWNED),
+    (pulling.router, CONSUMERS),
+    (pulling.view_router, OWNED),
     (subscriptions.router, OWNED),
     (messages.publishing_router, PUBLISHERS),
     (messages.router, SHARED),
@@ -135,6 +139,7 @@ def body_limits(settings: Settings) -> dict[Route, int]:
     return {
         messages.publish_message: settings.max_payload_bytes + publishing.ENVELOPE_ALLOWANCE,
         messages.publish_messages: publishing.MAX_BATCH_BYTES,
+        pulling.acknowledge: pull_acks.MAX_BYTES,
         **dict.fromkeys(dashboard.FORMS_OF_STRANGERS, dashboard.MAX_FORM_OF_STRANGERS),
     }
 
@@ -171,7 +176,7 @@ async def _services(
 
 def _services_on(engine: DeliveryEngine) -> Services:
     settings, database, quotas = engine.settings, engine.database, Quotas.from_settings(engine.settings)
-    acceptor = Acceptor(database, engine.defaults)
+    acceptor = Acceptor(database, engine.defaults, engine.wake_ups.wake)
     backlog = Backlog(database, settings.undispatched_limit)
     deliveries = DeliveryService(database, engine.client, engine.defaults)
     messages = MessageService(
@@ -211,4 +216,5 @@ def _services_on(engine: DeliveryEngine) -> Services:
         health=HealthService(HealthBoard(database)),
         sessions=SessionService(database),
         responses=ResponseStore(database, engine.keyring),
+        pulls=engine.pulls,
     )

@@ -161,6 +161,13 @@ NO_ATTEMPT_DUE = ProblemType(
     "The delivery has ended, so no attempt can be made now.",
     "Replay it, if it is a dead letter.",
 )
+NOT_PULLED = ProblemType(
+    "not-pulled",
+    HTTPStatus.CONFLICT,
+    "Not pulled",
+    "The endpoint receives in another mode, so its deliveries cannot be polled, streamed or acknowledged.",
+    "Create an endpoint with the mode `poll` or `stream`.",
+)
 PAYLOAD_ERASED = ProblemType(
     "payload-erased",
     HTTPStatus.CONFLICT,
@@ -247,6 +254,7 @@ OF_ERRORS: Mapping[type[errors.DomainError], ProblemType] = {
     errors.IdempotencyKeyReused: IDEMPOTENCY_KEY_REUSED,
     errors.NotADeadLetter: NOT_A_DEAD_LETTER,
     errors.NoAttemptDue: NO_ATTEMPT_DUE,
+    errors.NotPulled: NOT_PULLED,
     errors.PayloadErased: PAYLOAD_ERASED,
     errors.LogDamaged: INTERNAL_ERROR,
     errors.BulkOperationRunning: BULK_OPERATION_RUNNING,

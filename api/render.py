@@ -4,7 +4,7 @@ import orjson
 from fastapi import Response
 
 from api.channels.schemas import ChannelOut
-from api.endpoints.schemas import CircuitOut, EndpointOut, PublicKeyOut, TlsOut, status_of
+from api.endpoints.schemas import CircuitOut, EndpointMode, EndpointOut, PublicKeyOut, PullOptions, TlsOut, status_of
 from api.schemas import ApiModel
 from api.subscriptions.schemas import SubscriptionOut
 from everhook.endpoints.store import EndpointView
@@ -20,7 +20,9 @@ def endpoint(view: EndpointView) -> EndpointOut:
     return EndpointOut(
         endpoint_gid=row.gid,
         tenant=view.tenant,
-        url=row.url,
+        mode=EndpointMode(row.mode),
+        url=row.url or None,
+        options=PullOptions.model_validate(row.options) if row.mode.is_pulled else None,
         description=row.description,
         status=status_of(circuit.hold),
         status_reason=circuit.hold_reason,

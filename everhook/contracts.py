@@ -274,6 +274,13 @@ class DeliveryInput:
         )
 
     @property
+    def status_at_start(self) -> DeliveryStatus:
+        """The status that a workflow with this input is found by when it starts."""
+        if self.is_delivered:
+            return DeliveryStatus.DELIVERED
+        return DeliveryStatus.AVAILABLE if self.mode.is_pulled else DeliveryStatus.SENDING
+
+    @property
     def is_delivered(self) -> bool:
         """Whether the attempt before the workflow delivered: then nothing is left to do."""
         return self.previous is not None and self.previous.outcome.verdict is Verdict.DELIVERED
@@ -302,6 +309,32 @@ class DeadLetterInput:
     reason: DeadLetterReason
     round: int
     retention: timedelta
+
+
+@dataclass(frozen=True)
+class PullCheck:
+    """The input of `check_pulled`. `retention` is for a dead letter that results from it, by the workflow's clock.
+    `give_up`: dead-letter the delivery for this reason, unless it is over."""
+
+    delivery_gid: str
+    round: int
+    retention: timedelta
+    give_up: DeadLetterReason | None = None
+
+
+@dataclass(frozen=True)
+class PulledState:
+    """The result of `check_pulled`: what became of a delivery that consumers pull.
+
+    `attempts` are those of the round, `last` is the outcome of the last one. While the delivery is `AVAILABLE`,
+    `check_at` is when its round may be over.
+    """
+
+    status: DeliveryStatus
+    attempts: int = 0
+    reason: DeadLetterReason | None = None
+    check_at: datetime | None = None
+    last: AttemptOutcome | None = None
 
 
 @dataclass(frozen=True)
@@ -424,6 +457,7 @@ class ReconcileResult:
     endpoints: int = 0
     history: int = 0
     more: bool = False
+    guarded: int = 0
 
 
 @dataclass(frozen=True)

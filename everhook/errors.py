@@ -15,7 +15,7 @@
         │   ├── EndpointDeleted, TooManySecrets
         │   ├── QuotaExceeded
         │   ├── IdempotencyKeyReused
-        │   ├── NotADeadLetter, NoAttemptDue, PayloadErased
+        │   ├── NotADeadLetter, NoAttemptDue, PayloadErased, NotPulled
         │   └── TenantNameTaken, TenantInUse
         ├── LogDamaged              a log of receipts lacks hashes, so nothing can be proven from it
         └── TryLater                the same call may succeed in a while
@@ -115,6 +115,10 @@ class IdempotencyKeyReused(Conflict):
 
 class NotADeadLetter(Conflict):
     """The delivery is not dead-lettered, so there is nothing to replay or discard."""
+
+
+class NotPulled(Conflict):
+    """The deliveries of an endpoint cannot be pulled, because it receives in another mode."""
 
 
 class NoAttemptDue(Conflict):

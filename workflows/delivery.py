@@ -11,6 +11,7 @@ from temporalio.common import Priority
 from workflows.retry import RETRY_FOREVER
 
 with workflow.unsafe.imports_passed_through():
+    from activities.pulling import PullingActivities
     from activities.recording import RecordingActivities
     from activities.sending import SendingActivities
     from everhook.contracts import (
@@ -26,6 +27,8 @@ with workflow.unsafe.imports_passed_through():
         OperatorAction,
         ParkedRound,
         PreviousAttempt,
+        PullCheck,
+        PulledState,
         ReleaseInput,
         RoundInput,
         TaskQueue,
@@ -68,13 +71,17 @@ class DeliveryWorkflow:
         self._release: ReleaseInput | None = None
         self._replay: OperatorAction | None = None
         self._discard: OperatorAction | None = None
+        self._settled = False
+        if self._is_pulled():
+            self._status = self._shown_status = DeliveryStatus.AVAILABLE
+            self._waiting_for = "a consumer"
 
     @workflow.run
     async def run(self, input: DeliveryInput) -> DeliveryResult:
         """One round of attempts; if it fails, wait for an operator's decision. A replay continues as a new run."""
         if input.dead_letter is None:
-            self._reason = await self._round()
-            if self._reason is not None:
+            self._reason = await (self._pulled_round() if self._is_pulled() else self._round())
+            if self._reason is not None and not self._is_pulled():
                 await self._record_dead_letter(self._reason)
         if self._reason is not None:
             self._show_dead_letter(self._reason)
@@ -104,6 +111,10 @@ class DeliveryWorkflow:
     @workflow.signal(description="Do not wait for the next attempt's time: make it now")
     def attempt_now(self) -> None:
         self._attempt_now = True
+
+    @workflow.signal(description="A consumer acknowledged the delivery, or its round is over: check the database")
+    def settled(self) -> None:
+        self._settled = True
 
     @workflow.query(description="Where the delivery stands, and what it waits for")
     def status(self) -> DeliveryState:
@@ -139,6 +150,54 @@ class DeliveryWorkflow:
             if self._discard is not None:
                 return None
             self._number += 1
+
+    def _is_pulled(self) -> bool:
+        """Whether the database knows what becomes of the delivery, and this workflow only guards it. A delivery
+        that was acknowledged before its workflow started needs no guard."""
+        return self._input.mode.is_pulled and not self._input.is_delivered
+
+    async def _pulled_round(self) -> DeadLetterReason | None:
+        """Guard a delivery that consumers pull. Returns why the round ended; None if it was delivered or discarded."""
+        give_up: DeadLetterReason | None = None
+        while self._discard is None:
+            if self._release is not None:
+                give_up = self._release.dead_letter or give_up
+            self._release, self._settled, self._attempt_now = None, False, False
+            state = await self._check_pulled(give_up)
+            self._number, self._last = max(state.attempts, 1), state.last
+            if state.status in (DeliveryStatus.DELIVERED, DeliveryStatus.DISCARDED):
+                self._status, self._waiting_for = state.status, "nothing"
+                return None
+            if state.status is DeliveryStatus.DEAD_LETTERED:
+                return state.reason or DeadLetterReason.EXHAUSTED
+            await self._await_consumers(state)
+        return None
+
+    async def _check_pulled(self, give_up: DeadLetterReason | None) -> PulledState:
+        input = self._input
+        return await workflow.execute_activity_method(
+            PullingActivities.check_pulled,
+            PullCheck(input.delivery_gid, input.round, input.dead_letter_retention, give_up),
+            start_to_close_timeout=RECORD_TIMEOUT,
+            retry_policy=RETRY_FOREVER,
+            summary="check the pull queue",
+        )
+
+    async def _await_consumers(self, state: PulledState) -> None:
+        """Wait until a consumer has acknowledged the delivery, or its round may be over."""
+        check_at = state.check_at or workflow.now() + LONGEST_PARK_CHECK
+        last = f"; the last attempt: {state.last.response}" if state.last is not None else ""
+        workflow.set_current_details(
+            f"Waits to be pulled by a consumer. {state.attempts} of {self._input.policy.attempts} attempts in round "
+            f"{self._input.round}{last}. Next check at {check_at:%Y-%m-%d %H:%M:%S} UTC. Signal: `discard`."
+        )
+        if workflow.info().is_continue_as_new_suggested() and not self._has_news():
+            workflow.continue_as_new(replace(self._input, previous=None))
+        delay = max(check_at - workflow.now(), timedelta(seconds=1))
+        await self._wait(self._has_news, delay, "a consumer")
+
+    def _has_news(self) -> bool:
+        return self._settled or self._is_woken()
 
     def _plan(self) -> RetryPlan | None:
         return self._input.policy.plan(self._number, workflow.now() - self._round_began, workflow.random().random())
@@ -348,7 +407,7 @@ class DeliveryWorkflow:
         )
         workflow.upsert_search_attributes(
             [
-                sa.DELIVERY_STATUS.value_set(DeliveryStatus.SENDING),
+                sa.DELIVERY_STATUS.value_set(input.status_at_start),
                 sa.DEAD_LETTER_REASON.value_unset(),
                 sa.DEAD_LETTERED_AT.value_unset(),
                 sa.STATUS_CODE.value_unset(),

@@ -13,6 +13,7 @@ from pydantic import (
 
 from api.schemas import ApiModel, Events, Flag, Integer, Metadata, Name, Number, Policy, Text, spec_of
 from everhook.circuit.machine import CircuitState, Hold
+from everhook.contracts import DeliveryMode
 from everhook.delivery.body_formats import BodyFormat
 from everhook.egress import TlsExtras
 from everhook.endpoints.service import EndpointChanges, NewEndpoint
@@ -26,6 +27,7 @@ CIRCUIT: dict[str, Any] = {"state": "closed", "failures": 0}
 ENDPOINT: dict[str, Any] = {
     "endpointGid": "ep_01m83prhbfe23sdyzab24cmhby",
     "tenant": "acme",
+    "mode": "http",
     "url": "https://hooks.example.com/orders",
     "description": "Order sync",
     "status": "enabled",
@@ -101,10 +103,28 @@ class PublicKeyOut(ApiModel):
     expires_at: datetime | None = Field(description="Null for the current one.")
 
 
+class EndpointMode(StrEnum):
+    """How an endpoint receives: Everhook sends webhooks (`http`), or consumers take deliveries out of a queue. `stream`
+    and `poll` are one queue; they differ in what the dashboard expects to see."""
+
+    HTTP = "http"
+    STREAM = "stream"
+    POLL = "poll"
+
+
+class PullOptions(ApiModel):
+    """Options of the modes `poll` and `stream`."""
+
+    lease_seconds: Integer = Field(60, ge=5, le=43_200, description="How long a consumer has for a delivery.")
+    max_in_flight: Integer = Field(1_000, ge=1, le=100_000, description="Open leases at most, of all consumers.")
+
+
 class EndpointSettings(ApiModel):
     """All settings. They can be changed later."""
 
-    url: str = Field(examples=["https://hooks.example.com/orders"])
+    url: str | None = Field(
+        None, examples=["https://hooks.example.com/orders"], description="Required in the mode `http`, and only there."
+    )
     description: Text = ""
     policy: Policy | None = None
     rate_limit: Number | None = Field(None, gt=0, le=1_000, description="Requests a second at most.")
@@ -114,6 +134,7 @@ class EndpointSettings(ApiModel):
     metadata: Metadata = Field(default_factory=dict)
     ed25519: Flag = Field(False, description="Sign with Ed25519 too (`v1a`); needs the scheme `standard`.")
     tls: Tls | None = None
+    options: PullOptions | None = Field(None, description="Those of the mode.")
 
 
 class EndpointIn(EndpointSettings):
@@ -125,6 +146,7 @@ class EndpointIn(EndpointSettings):
         }
     )
 
+    mode: EndpointMode = Field(EndpointMode.HTTP, description="How the endpoint receives. It cannot be changed later.")
     channel: Name | None = None
     events: Events | None = None
     tenant: Name | None = None
@@ -155,6 +177,7 @@ class EndpointPatch(ApiModel):
     metadata: Metadata | None = None
     ed25519: Flag | None = None
     tls: Tls | None = None
+    options: PullOptions | None = None
 
     def changes(self) -> EndpointChanges:
         """As the use case takes them: what was given, and nothing else."""
@@ -165,6 +188,12 @@ def _plain(model: EndpointSettings | EndpointPatch, values: dict[str, Any]) -> d
     """Values of settings without API models among them."""
     if "policy" in values:
         values["policy"] = spec_of(model.policy)
+    if "url" in values:
+        values["url"] = model.url or ""
+    if "options" in values:
+        values["options"] = model.options.model_dump(by_alias=True) if model.options is not None else {}
+    if "mode" in values:
+        values["mode"] = DeliveryMode(values["mode"])
     if "tls" in values:
         values["tls"] = model.tls.extras() if model.tls is not None else None
     return values
@@ -190,7 +219,9 @@ class EndpointOut(ApiModel):
 
     endpoint_gid: str
     tenant: str
-    url: str
+    mode: EndpointMode
+    url: str | None = Field(description="Null in modes other than `http`.")
+    options: PullOptions | None = Field(description="Null in the mode `http`.")
     description: str
     status: EndpointStatus
     status_reason: str

@@ -38,7 +38,7 @@ from everhook.storage.engine import Database, reason
 from everhook.temporal.options import DEFAULT_NAMESPACE
 
 if TYPE_CHECKING:
-    from everhook.delivery.engine import DeliveryEngine
+    from everhook.engine import DeliveryEngine
 
 __all__ = ["DevOptions", "run_dev", "temporal_command"]
 
@@ -226,7 +226,7 @@ class _Stack:
         client = await self._temporal.start()
         await parts.enter_async_context(self._background(self._temporal.keep_alive()))
         await parts.enter_async_context(self._reporting_news(Feed(database)))
-        from everhook.delivery.engine import delivery_engine
+        from everhook.engine import delivery_engine
 
         engine = await parts.enter_async_context(delivery_engine(client, database, self._settings))
         await parts.enter_async_context(self._working(engine))

@@ -1,6 +1,7 @@
 """The delivered deliveries whose history workflow is not started yet."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -16,12 +17,21 @@ async def forget(connection: AsyncConnection, delivery_gids: Sequence[str]) -> N
     await connection.execute(delete(PendingHistory).where(col(PendingHistory.delivery_gid).in_(delivery_gids)))
 
 
-async def pending(connection: AsyncConnection, before: datetime, limit: int) -> list[tuple[str, datetime]]:
-    """The oldest ones that were delivered before a moment: (delivery gid, delivered at)."""
+@dataclass(frozen=True)
+class Pending:
+    """A delivery whose workflow has to be started; with `signal`, signalled too."""
+
+    delivery_gid: str
+    settled_at: datetime
+    signal: bool
+
+
+async def pending(connection: AsyncConnection, before: datetime, limit: int) -> list[Pending]:
+    """The oldest ones of before a moment."""
     rows: Result[Any] = await connection.execute(
-        select(col(PendingHistory.delivery_gid), col(PendingHistory.settled_at))
+        select(col(PendingHistory.delivery_gid), col(PendingHistory.settled_at), col(PendingHistory.signal))
         .where(col(PendingHistory.settled_at) < before)
         .order_by(col(PendingHistory.delivery_gid))
         .limit(limit)
     )
-    return [(row.delivery_gid, row.settled_at) for row in rows]
+    return [Pending(row.delivery_gid, row.settled_at, row.signal) for row in rows]

@@ -64,6 +64,7 @@ def first_input(
         event_type=event_type,
         policy=route.policy,
         rate_limit=route.rate_limit,
+        mode=route.mode,
         park_check=defaults.park_check,
         dead_letter_retention=defaults.dead_letter_retention,
     )
@@ -97,6 +98,7 @@ async def load_inputs(
             col(Channel.policy).label("channel_policy"),
             col(Endpoint.policy).label("endpoint_policy"),
             col(Endpoint.rate_limit),
+            col(Endpoint.mode),
         )
         .join(Endpoint, col(Endpoint.gid) == col(Delivery.endpoint_gid))
         .join(Tenant, col(Tenant.gid) == col(Delivery.tenant_gid))
@@ -168,6 +170,7 @@ def _input(row: Any, defaults: InputDefaults) -> DeliveryInput:
         event_type=row.event_type,
         policy=resolve(row.channel_policy, row.endpoint_policy),
         rate_limit=row.rate_limit,
+        mode=row.mode,
         round=row.round,
         attempt=_attempt(row.status, row.attempts),
         previous=_previous(row),

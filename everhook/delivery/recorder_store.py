@@ -42,10 +42,16 @@ class _Parking:
 
 
 @dataclass(frozen=True)
-class _Attempted:
+class Attempted:
+    """An attempt to be recorded. `before_workflow`: its delivery has no workflow yet.
+
+    `pulled_until`: consumers pull the delivery, and its round ends at this time unless it is over now.
+    """
+
     record: AttemptRecord
     transcript: Transcript
-    before_workflow: bool
+    before_workflow: bool = False
+    pulled_until: datetime | None = None
 
 
 class Recorder:
@@ -63,7 +69,7 @@ class Recorder:
 
         `before_workflow`: the delivery has no workflow yet.
         """
-        return await self._batches.submit(_Attempted(record, transcript, before_workflow))
+        return await self._batches.submit(Attempted(record, transcript, before_workflow))
 
     async def parked(self, delivery_gid: str, due_at: datetime, *, has_workflow: bool = True) -> bool:
         """Record that a delivery is parked.
@@ -72,25 +78,35 @@ class Recorder:
         """
         return await self._batches.submit(_Parking(delivery_gid, due_at, has_workflow))
 
-    async def _record(self, connection: AsyncConnection, items: Sequence[_Attempted | _Parking]) -> Sequence[bool]:
-        attempted = sorted((i for i in items if isinstance(i, _Attempted)), key=lambda i: i.record.delivery_gid)
+    async def _record(self, connection: AsyncConnection, items: Sequence[Attempted | _Parking]) -> Sequence[bool]:
+        attempted = [item for item in items if isinstance(item, Attempted)]
         parkings = sorted((i for i in items if isinstance(i, _Parking)), key=lambda i: i.delivery_gid)
         await plan_once(connection)
-        new: list[_Attempted] = []
-        if attempted:
-            new = await _insert_attempts(connection, attempted)
-            await _record_receipts(connection, new)
-            await connection.execute(_ATTEMPTED, [_attempted_delivery(item) for item in attempted])
-            if self._keep_history:
-                await _expect_history(connection, new)
         if parkings:
             await connection.execute(_PARKED, [_parked_delivery(parking) for parking in parkings])
-        await roll_up(connection, [i.record for i in new if i.record.error != FailureCode.UNSENDABLE])
+        new = await record_attempts(connection, attempted, keep_history=self._keep_history)
         recorded = {item.record.attempt_gid for item in new}
         return [isinstance(item, _Parking) or item.record.attempt_gid in recorded for item in items]
 
 
-async def _expect_history(connection: AsyncConnection, new: Sequence[_Attempted]) -> None:
+async def record_attempts(
+    connection: AsyncConnection, attempted: Sequence[Attempted], *, keep_history: bool
+) -> Sequence[Attempted]:
+    """Record attempts with their receipts, and what they mean for their deliveries, as the last step of the caller's
+    transaction. Returns those that were not recorded before."""
+    if not attempted:
+        return ()
+    ordered = sorted(attempted, key=lambda item: item.record.delivery_gid)
+    new = await _insert_attempts(connection, ordered)
+    await _record_receipts(connection, new)
+    await connection.execute(_ATTEMPTED, [_attempted_delivery(item) for item in ordered])
+    if keep_history:
+        await _expect_history(connection, new)
+    await roll_up(connection, [item.record for item in new if item.record.error != FailureCode.UNSENDABLE])
+    return new
+
+
+async def _expect_history(connection: AsyncConnection, new: Sequence[Attempted]) -> None:
     """Queue deliveries for a history workflow.
 
     This is a narrow table: a second update of `delivery`, with its indexes, would cost more than the first.
@@ -104,7 +120,7 @@ async def _expect_history(connection: AsyncConnection, new: Sequence[_Attempted]
         await connection.execute(insert_ignoring(connection, PendingHistory, "delivery_gid"), rows)
 
 
-async def _record_receipts(connection: AsyncConnection, new: Sequence[_Attempted]) -> None:
+async def _record_receipts(connection: AsyncConnection, new: Sequence[Attempted]) -> None:
     """Store the receipts of the attempts that were inserted. If two processes made the same attempt, one receipt is
     stored."""
     moment = now()
@@ -126,7 +142,7 @@ async def _record_receipts(connection: AsyncConnection, new: Sequence[_Attempted
         await connection.execute(insert_ignoring(connection, Receipt, "delivery_gid", "round", "number"), rows)
 
 
-async def _insert_attempts(connection: AsyncConnection, attempted: Sequence[_Attempted]) -> list[_Attempted]:
+async def _insert_attempts(connection: AsyncConnection, attempted: Sequence[Attempted]) -> list[Attempted]:
     """Insert attempts and return those that were new."""
     insert = insert_ignoring(connection, Attempt, "delivery_gid", "round", "number").returning(col(Attempt.gid))
     inserted = (await connection.execute(insert, [_attempt_row(item) for item in attempted])).scalars()
@@ -134,7 +150,7 @@ async def _insert_attempts(connection: AsyncConnection, attempted: Sequence[_Att
     return [items[gid] for gid in inserted]
 
 
-def _attempt_row(item: _Attempted) -> dict[str, Any]:
+def _attempt_row(item: Attempted) -> dict[str, Any]:
     row = asdict(item.record)
     del row["url_sha256"], row["signatures_sha256"]  # used only for the receipt
     row["gid"] = row.pop("attempt_gid")
@@ -146,7 +162,7 @@ def _attempt_row(item: _Attempted) -> dict[str, Any]:
     return row
 
 
-def _attempted_delivery(item: _Attempted) -> dict[str, Any]:
+def _attempted_delivery(item: Attempted) -> dict[str, Any]:
     """How an attempt changes its delivery. After the last failed attempt of a round the delivery is `sending`, and due,
     until it is dead-lettered.
 
@@ -156,8 +172,12 @@ def _attempted_delivery(item: _Attempted) -> dict[str, Any]:
     record = item.record
     ended_at = _ended_at(record)
     delivered = record.verdict is Verdict.DELIVERED
+    due_at = record.next_attempt_at or ended_at
     if delivered:
         status = DeliveryStatus.DELIVERED
+    elif item.pulled_until is not None:
+        # No workflow takes the next step: it is due when the round ends.
+        status, due_at = DeliveryStatus.AVAILABLE, item.pulled_until if record.next_attempt_at else ended_at
     else:
         status = DeliveryStatus.RETRYING if record.next_attempt_at else DeliveryStatus.SENDING
     return {
@@ -165,7 +185,7 @@ def _attempted_delivery(item: _Attempted) -> dict[str, Any]:
         "b_round": record.round,
         "b_number": record.number,
         "b_status": status,
-        "b_due_at": None if delivered else record.next_attempt_at or ended_at,
+        "b_due_at": None if delivered else due_at,
         "b_completed_at": ended_at if delivered else None,
         "b_status_code": record.status_code,
         "b_error": record.error,

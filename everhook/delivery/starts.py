@@ -24,7 +24,6 @@ from everhook.contracts import (
     AttemptOutcome,
     DeliveryInput,
     DeliveryState,
-    DeliveryStatus,
     TaskQueue,
 )
 from everhook.ids import delivery_workflow_id
@@ -114,14 +113,13 @@ async def delivery_state(client: Client, delivery_gid: str) -> DeliveryState | N
 
 
 def _search_attributes(delivery: DeliveryInput) -> TypedSearchAttributes:
-    status = DeliveryStatus.DELIVERED if delivery.is_delivered else DeliveryStatus.SENDING
     return TypedSearchAttributes(
         [
             SearchAttributePair(sa.TENANT, delivery.tenant),
             SearchAttributePair(sa.ENDPOINT, delivery.endpoint_gid),
             SearchAttributePair(sa.CHANNEL, delivery.channel),
             SearchAttributePair(sa.EVENT_TYPE, delivery.event_type),
-            SearchAttributePair(sa.DELIVERY_STATUS, status.value),
+            SearchAttributePair(sa.DELIVERY_STATUS, delivery.status_at_start.value),
         ]
     )
 

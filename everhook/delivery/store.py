@@ -80,8 +80,9 @@ _REPORTED = ("tenant_gid", "endpoint_gid", "message_gid", "channel", "event_type
 """The columns that the event reports."""
 
 
-async def open_round(session: AsyncSession, gid: str, after: int, action: OperatorAction) -> None:
-    """Open the round after `after`, for a replay. Its attempts count from one; those of earlier rounds stay."""
+async def open_round(session: AsyncSession, gid: str, after: int, action: OperatorAction) -> bool:
+    """Open the round after `after`, for a replay. Its attempts count from one; those of earlier rounds stay. False
+    if it was opened before."""
     opened = await session.execute(
         update(Delivery)
         .where(
@@ -101,8 +102,10 @@ async def open_round(session: AsyncSession, gid: str, after: int, action: Operat
         )
         .returning(col(Delivery.gid))
     )
-    if opened.one_or_none() is not None:
-        session.add(DeliveryRound(delivery_gid=gid, round=after + 1, began_at=now()))
+    if opened.one_or_none() is None:
+        return False
+    session.add(DeliveryRound(delivery_gid=gid, round=after + 1, began_at=now()))
+    return True
 
 
 async def discard(session: AsyncSession, gid: str, action: OperatorAction) -> None:

@@ -18,6 +18,7 @@ from temporalio.service import RPCError
 
 from everhook.channels import store as channels
 from everhook.circuit.client import CircuitClient
+from everhook.contracts import DeliveryMode
 from everhook.delivery.body_formats import BodyFormat
 from everhook.delivery.dispatcher import Dispatcher
 from everhook.delivery.policy import resolve
@@ -29,9 +30,10 @@ from everhook.endpoints.headers import check_custom_headers
 from everhook.endpoints.quotas_store import Quotas
 from everhook.endpoints.sample import sample_message
 from everhook.endpoints.store import EndpointView
-from everhook.errors import InvalidField, NotFound, Unavailable
+from everhook.errors import InvalidField, NotFound, NotPulled, Unavailable
 from everhook.publishing.routing import Route
 from everhook.publishing.store import Acceptor
+from everhook.pulling.service import PulledEndpoint, pull_options
 from everhook.signing import secrets_store as secrets
 from everhook.signing.schemes import SignatureScheme, new_secret
 from everhook.storage.engine import Session
@@ -83,13 +85,15 @@ class EndpointChanges(TypedDict, total=False):
     metadata: Mapping[str, Any]
     ed25519: bool
     tls: TlsExtras | None
+    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class EndpointSettings:
-    """All settings of an endpoint that can be changed later. `rate_limit` is in requests a second."""
+    """All settings of an endpoint that can be changed later. `rate_limit` is in requests a second. `options` are those
+    of the mode, as the API spells them."""
 
-    url: str
+    url: str = ""
     description: str = ""
     policy: dict[str, Any] | None = None
     rate_limit: float | None = None
@@ -99,12 +103,16 @@ class EndpointSettings:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     ed25519: bool = False
     tls: TlsExtras | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class NewEndpoint(EndpointSettings):
-    """`channel` or `events` add a first subscription. `tenant` is a name or a gid; `secret` None: generate one."""
+    """`mode` cannot be changed later.
 
+    `channel` or `events` add a first subscription. `tenant` is a name or a gid; `secret` None: generate one."""
+
+    mode: DeliveryMode = DeliveryMode.HTTP
     channel: str | None = None
     events: Sequence[str] | None = None
     tenant: str | None = None
@@ -173,6 +181,7 @@ class EndpointService:
 
         `tenant_gid` is the caller's tenant. Raises InvalidField and Unavailable.
         """
+        check_mode(new.mode, new)
         settings: EndpointChanges = {
             "url": new.url,
             "description": new.description,
@@ -182,11 +191,14 @@ class EndpointService:
             "format": new.format,
             "headers": new.headers,
             "metadata": new.metadata,
+            "options": new.options,
         }
+        if new.mode is not DeliveryMode.HTTP:
+            del settings["url"]
         columns = await checked_settings(self._egress, settings, tenant_gid or new.tenant or "")
         await check_tls(self._egress, new.tls)
         _check_ed25519(new.signatures, on=new.ed25519, name="ed25519")
-        return CheckedEndpoint(new, columns)
+        return CheckedEndpoint(new, {"url": "", **columns, "mode": new.mode})
 
     async def create(self, session: Session, actor: Actor, checked: CheckedEndpoint) -> CreatedEndpoint:
         """Create an endpoint and its first subscription. Raises InvalidField for an unknown tenant or channel, and
@@ -227,7 +239,9 @@ class EndpointService:
         """Change settings. Attempts that begin after the commit use the new ones. Raises NotFound, InvalidField and
         Unavailable."""
         async with scope.reading() as session:
-            owner = (await self.get(session, gid)).endpoint.tenant_gid
+            endpoint = (await self.get(session, gid)).endpoint
+            owner = endpoint.tenant_gid
+        _check_mode_of_change(endpoint.mode, changes)
         columns = await checked_settings(self._egress, changes, owner)
         if "tls" in changes:
             await check_tls(self._egress, changes["tls"])
@@ -284,6 +298,14 @@ class EndpointService:
         (delivery,) = accepted.deliveries
         return SentTest(accepted.message_gid, delivery.delivery_gid, owner)
 
+    async def pulled(self, session: Session, gid: str) -> PulledEndpoint:
+        """An endpoint whose deliveries are pulled. Raises NotFound, and NotPulled for one that receives otherwise."""
+        view = await self.get(session, gid)
+        row = view.endpoint
+        if not row.mode.is_pulled:
+            raise NotPulled(f"{gid} receives in the mode {row.mode}: its deliveries cannot be pulled.")
+        return PulledEndpoint(row.gid, row.tenant_gid, view.tenant, **pull_options(row.options))
+
     async def command(self, scope: TenantScope, actor: Actor, gid: str, command: EndpointCommand) -> EndpointView:
         """Have the entity workflow carry out a command; returns the endpoint with its new state. Raises NotFound, and
         what Temporal's client raises when it or the workers are not reachable."""
@@ -301,6 +323,35 @@ class EndpointService:
         except (RPCError, RuntimeError, TimeoutError) as error:
             # Senders keep to the new limit all the same. Only attempts that wait already keep the old pace.
             log.warning("an endpoint's new rate limit was not applied in Temporal", endpoint_gid=gid, error=str(error))
+
+
+_OF_HTTP = ("url", "rate_limit", "signatures", "format", "headers", "ed25519", "tls", "secret")
+"""Settings that have a meaning for webhooks only."""
+
+
+def check_mode(mode: DeliveryMode, new: NewEndpoint) -> None:
+    """Raise InvalidField for a setting that the mode does not have, and for one that it needs."""
+    if mode is DeliveryMode.HTTP:
+        if not new.url:
+            raise InvalidField("url", "is required for the mode http", "missing")
+        if new.options:
+            raise InvalidField("options", "the mode http has none")
+        return
+    plain, new = NewEndpoint(), replace(new, signatures=tuple(new.signatures))
+    _refuse_of_http(mode, [name for name in _OF_HTTP if getattr(new, name) != getattr(plain, name)])
+
+
+def _check_mode_of_change(mode: DeliveryMode, changes: EndpointChanges) -> None:
+    if mode is DeliveryMode.HTTP:
+        if changes.get("options"):
+            raise InvalidField("options", "the mode http has none")
+        return
+    _refuse_of_http(mode, [name for name in _OF_HTTP if name in changes])
+
+
+def _refuse_of_http(mode: DeliveryMode, given: Sequence[str]) -> None:
+    if given:
+        raise InvalidField(to_camel(given[0]), f"has no meaning for an endpoint of the mode {mode}")
 
 
 async def checked_settings(egress: EgressClient, changes: EndpointChanges, tenant: str) -> dict[str, Any]:
@@ -385,6 +436,7 @@ def _route_to(view: EndpointView) -> Route:
         filter=None,
         policy=resolve(endpoint.policy),
         rate_limit=endpoint.rate_limit,
+        mode=endpoint.mode,
     )
 
 

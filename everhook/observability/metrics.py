@@ -35,6 +35,12 @@ DELIVERY_SECONDS = Histogram(
     registry=REGISTRY,
 )
 
+LEASES_EXPIRED = Counter(
+    "everhook_leases_expired",
+    "Leases of pulled deliveries that ended without an acknowledgement.",
+    registry=REGISTRY,
+)
+
 HISTORY_SKIPPED = Counter(
     "everhook_history_skipped",
     "Delivered deliveries without a workflow in Temporal's history, because it lagged by more than an hour.",

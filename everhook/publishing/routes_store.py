@@ -65,6 +65,7 @@ async def _load(connection: AsyncConnection, channel: str) -> Routes:
             col(Channel.policy).label("channel_policy"),
             col(Endpoint.policy).label("endpoint_policy"),
             col(Endpoint.rate_limit),
+            col(Endpoint.mode),
         )
         .join(Endpoint, col(Endpoint.gid) == col(Subscription.endpoint_gid))
         .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
@@ -85,6 +86,7 @@ async def _load(connection: AsyncConnection, channel: str) -> Routes:
             filter=compile_filter(row.filter),
             policy=resolve(row.channel_policy, row.endpoint_policy),
             rate_limit=row.rate_limit,
+            mode=row.mode,
         )
         for row in rows
     )

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from everhook.contracts import DeliveryMode
 from everhook.delivery.policy import DeliveryPolicy
 from everhook.publishing.matching import Filter, ListIndex, matches_type, matching_cost
 
@@ -19,6 +20,7 @@ class Route:
     filter: Filter | None
     policy: DeliveryPolicy
     rate_limit: float | None
+    mode: DeliveryMode = DeliveryMode.HTTP
 
     def takes(self, audience: "Audience", event_type: str, payload: Any, lists: ListIndex) -> bool:
         return (

@@ -1,6 +1,6 @@
 """Accepting messages: the transaction of every `202`, and reading messages."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,6 +20,7 @@ from everhook.observability.metrics import MESSAGES_ACCEPTED
 from everhook.publishing.fan_out import Candidate, match
 from everhook.publishing.routes_store import RouteCache
 from everhook.publishing.routing import Audience, Route, Routes
+from everhook.pulling.queue_store import enqueue, queue_row
 from everhook.storage.batching import BatchExecutor
 from everhook.storage.engine import Database, once_more_if_outdated
 from everhook.storage.paging import Page, in_time, one_of, page_of
@@ -93,9 +94,13 @@ Acceptance = Accepted | UnknownChannel | KeyReused
 class Acceptor:
     """Commits messages, with one delivery for each matching endpoint."""
 
-    def __init__(self, database: Database, defaults: InputDefaults) -> None:
+    def __init__(
+        self, database: Database, defaults: InputDefaults, on_queued: Callable[[Collection[str]], None] | None = None
+    ) -> None:
+        """`on_queued` is called with the endpoints for which deliveries were queued, after the commit."""
         self._database = database
         self._defaults = defaults
+        self._on_queued = on_queued
         self._routes = RouteCache()
         self._group = BatchExecutor(database.write_connection, self._apply)
 
@@ -103,13 +108,13 @@ class Acceptor:
         """Accept a message. Returns once it is committed with its deliveries; concurrent messages share a
         transaction (group commit)."""
         acceptance = await self._group.submit(publication)
-        _count([acceptance])
+        self._committed([acceptance])
         return acceptance
 
     async def accept_all(self, publications: Sequence[Publication]) -> Sequence[Acceptance]:
         """Accept the messages of one call in one transaction: all or none."""
         acceptances = await once_more_if_outdated(lambda: self._accept_at_once(publications))
-        _count(acceptances)
+        self._committed(acceptances)
         return acceptances
 
     async def _accept_at_once(self, publications: Sequence[Publication]) -> Sequence[Acceptance]:
@@ -122,7 +127,7 @@ class Acceptor:
         async with self._database.write_connection() as connection:
             await _insert_messages(connection, [publication])
             [accepted] = await self._commit_deliveries(connection, [publication], legs)
-        _count([accepted])
+        self._committed([accepted])
         return accepted
 
     async def accept_within(
@@ -151,12 +156,14 @@ class Acceptor:
     async def _commit_deliveries(
         self, connection: AsyncConnection, publications: Sequence[Publication], legs: Sequence["_Leg"]
     ) -> list[Accepted]:
-        """Insert one delivery for each leg; those to an endpoint that cannot receive now are parked at once."""
+        """Insert one delivery for each leg. Those to an endpoint that cannot receive now are parked at once; those that
+        consumers pull are queued."""
         endpoint_gids = sorted({route.endpoint_gid for _, route in legs})
         states = await endpoint_states(connection, endpoint_gids, lock_held=True) if legs else {}
         moment = now()
         may_probe = {gid for gid, state in states.items() if state.may_probe(moment)}
         rows: list[dict[str, Any]] = []
+        queued: list[dict[str, Any]] = []
         deliveries: dict[str, list[AcceptedDelivery]] = {p.message_gid: [] for p in publications}
         new: dict[str, list[NewDelivery]] = {p.message_gid: [] for p in publications}
         for publication, route in legs:
@@ -164,6 +171,12 @@ class Acceptor:
             if state is None:
                 continue  # deleted meanwhile
             delivery = self._input(publication, route)
+            if route.mode.is_pulled:
+                rows.append(_pulled_row(delivery, route.tenant_gid, moment))
+                queued.append(queue_row(delivery.delivery_gid, route.endpoint_gid, moment, delivery.policy))
+                accepted = AcceptedDelivery(delivery.delivery_gid, route.endpoint_gid, DeliveryStatus.AVAILABLE)
+                deliveries[publication.message_gid].append(accepted)
+                continue
             goes_out = state.sends or route.endpoint_gid in may_probe
             may_probe.discard(route.endpoint_gid)
             bound = self._defaults.first_attempt_bound(delivery.policy) if goes_out else delivery.policy.max_window
@@ -176,6 +189,8 @@ class Acceptor:
                 new[publication.message_gid].append(NewDelivery(delivery, snapshot))
         if rows:
             await connection.execute(insert(table_of(Delivery)), rows)
+        if queued:
+            await enqueue(connection, queued)
         return [
             Accepted(
                 message_gid=p.message_gid,
@@ -187,6 +202,15 @@ class Acceptor:
             )
             for p in publications
         ]
+
+    def _committed(self, acceptances: Sequence[Acceptance]) -> None:
+        new = [one for one in acceptances if isinstance(one, Accepted) and not one.duplicate]
+        MESSAGES_ACCEPTED.inc(len(new))
+        if self._on_queued is not None:
+            queued = {
+                each.endpoint_gid for one in new for each in one.deliveries if each.status is DeliveryStatus.AVAILABLE
+            }
+            self._on_queued(queued)
 
     def _input(self, publication: Publication, route: Route) -> DeliveryInput:
         return first_input(
@@ -208,10 +232,6 @@ def _candidate(publication: Publication, routes: Routes) -> Candidate:
     return Candidate(audience, publication.event_type, publication.payload, publication.content, routes)
 
 
-def _count(acceptances: Sequence[Acceptance]) -> None:
-    MESSAGES_ACCEPTED.inc(sum(isinstance(one, Accepted) and not one.duplicate for one in acceptances))
-
-
 def _delivery_row(
     delivery: DeliveryInput, tenant_gid: str, moment: datetime, *, due_at: datetime, parked: bool
 ) -> dict[str, Any]:
@@ -227,8 +247,15 @@ def _delivery_row(
         "attempts": 0,
         "accepted_at": moment,
         "due_at": due_at,
+        "dispatched_at": None,
         "parked_at": moment if parked else None,
     }
+
+
+def _pulled_row(delivery: DeliveryInput, tenant_gid: str, moment: datetime) -> dict[str, Any]:
+    """The row of a pulled delivery. It counts as dispatched, because it waits for a consumer and for no workflow."""
+    row = _delivery_row(delivery, tenant_gid, moment, due_at=moment + delivery.policy.max_window, parked=False)
+    return row | {"status": DeliveryStatus.AVAILABLE, "dispatched_at": moment}
 
 
 def _snapshot(

@@ -39,6 +39,7 @@ from everhook.storage.tables import (
     PastPolicy,
     PayloadErasure,
     PendingHistory,
+    PullItem,
     Receipt,
     ReceiptHash,
     ReceiptKeyRow,
@@ -59,7 +60,7 @@ BY_TENANT: tuple[Any, ...] = (
     ReceiptSeal,
     Subscription,
 )
-BY_ENDPOINT: tuple[Any, ...] = (CircuitRow, EndpointMinuteError, EndpointSecret)
+BY_ENDPOINT: tuple[Any, ...] = (CircuitRow, EndpointMinuteError, EndpointSecret, PullItem)
 OPEN_TO_ALL: tuple[Any, ...] = (ReceiptKeyRow,)
 CLOSED: tuple[Any, ...] = (EndpointRate, IdempotentResponse, MessageKey, PayloadErasure, PendingHistory)
 """Tables of no tenant: internal to the system."""

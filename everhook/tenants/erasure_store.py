@@ -27,6 +27,7 @@ from everhook.storage.tables import (
     OperationalEvent,
     PastPolicy,
     PendingHistory,
+    PullItem,
     Receipt,
     ReceiptHash,
     ReceiptSeal,
@@ -110,6 +111,7 @@ async def remove(bulk: Bulk, tenant_gid: str) -> None:
     async for gids in bulk.pages(deliveries_of(tenant_gid)):
         await bulk.change(
             delete(Attempt).where(col(Attempt.delivery_gid).in_(gids)),
+            delete(PullItem).where(col(PullItem.delivery_gid).in_(gids)),
             delete(DeliveryRound).where(col(DeliveryRound.delivery_gid).in_(gids)),
             delete(PendingHistory).where(col(PendingHistory.delivery_gid).in_(gids)),
             delete(Delivery).where(col(Delivery.gid).in_(gids)),

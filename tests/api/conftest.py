@@ -15,7 +15,7 @@ import pytest_asyncio
 from alembic import command
 from temporalio.client import Client
 
-from everhook.delivery.engine import delivery_engine
+from everhook.engine import delivery_engine
 from everhook.settings import Settings
 from everhook.storage.engine import Database
 from everhook.storage.migrate import alembic_config

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from temporalio.client import Client
 
 from cli.main import run
-from everhook.delivery.engine import delivery_engine
+from everhook.engine import delivery_engine
 from everhook.serving.server import bound_socket, serving
 from everhook.settings import Settings
 from everhook.storage.engine import Database

@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, CDPSession, Page, async_playwright
 
-from everhook.delivery.engine import delivery_engine
+from everhook.engine import delivery_engine
 from everhook.serving.server import serving
 from everhook.storage.engine import Database
 from everhook.storage.keyring import KeyRing

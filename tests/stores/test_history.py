@@ -1,6 +1,7 @@
 """Which deliveries wait for the settled workflow that shows them."""
 
 from everhook.delivery import history_store as history
+from everhook.delivery.history_store import Pending
 from everhook.storage.engine import Database
 from everhook.storage.tables import PendingHistory
 from tests.stores.factories import Store, moment
@@ -12,9 +13,10 @@ async def test_the_oldest_come_first_and_those_of_a_moment_ago_are_left_to_the_p
 ) -> None:
     rows = [PendingHistory(delivery_gid=f"dlv_{n}", settled_at=moment(n)) for n in range(5)]
     await keep(database, *rows)
+    expected = [Pending(f"dlv_{n}", moment(n), signal=False) for n in range(3)]
     async with database.read_connection() as connection:
-        assert await history.pending(connection, moment(3), 10) == [(f"dlv_{n}", moment(n)) for n in range(3)]
-        assert await history.pending(connection, moment(3), 2) == [(f"dlv_{n}", moment(n)) for n in range(2)]
+        assert await history.pending(connection, moment(3), 10) == expected
+        assert await history.pending(connection, moment(3), 2) == expected[:2]
 
 
 async def test_what_was_shown_is_forgotten_and_nothing_else(store: Store, database: Database) -> None:
@@ -22,4 +24,4 @@ async def test_what_was_shown_is_forgotten_and_nothing_else(store: Store, databa
     async with database.write_connection() as connection:
         await history.forget(connection, ["dlv_0", "dlv_2", "dlv_none"])
     async with database.read_connection() as connection:
-        assert [gid for gid, _ in await history.pending(connection, moment(1), 10)] == ["dlv_1"]
+        assert [each.delivery_gid for each in await history.pending(connection, moment(1), 10)] == ["dlv_1"]

@@ -16,6 +16,7 @@ from everhook.delivery import history_store as history
 from everhook.delivery import snapshot_store
 from everhook.delivery import store as deliveries
 from everhook.delivery.body_formats import BodyFormat
+from everhook.delivery.history_store import Pending
 from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.delivery.snapshot_store import DestinationCache, SnapshotLoader
 from everhook.endpoints import store as endpoints
@@ -243,7 +244,7 @@ async def test_a_settled_workflow_is_due_to_what_was_delivered_before_it_had_one
     async with database.read_connection() as connection:
         found = await history.pending(connection, moment(2), 10)
     due = keep_history and before_workflow and verdict is Verdict.DELIVERED
-    assert found == ([(delivery.gid, moment(1.5))] if due else [])
+    assert found == ([Pending(delivery.gid, moment(1.5), signal=False)] if due else [])
 
 
 async def test_recording_says_whether_the_attempt_was_new(store: Store, recorder: Recorder) -> None:

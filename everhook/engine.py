@@ -12,12 +12,15 @@ from everhook.circuit.reporter import OutcomeReporter
 from everhook.circuit.states_store import EndpointStates
 from everhook.delivery.dispatcher import Dispatcher, LaneLimits
 from everhook.delivery.fitness import EndpointFitness
+from everhook.delivery.guards import GuardStarter
 from everhook.delivery.history import History, HistoryLimits
 from everhook.delivery.inputs_store import InputDefaults
 from everhook.delivery.recorder_store import Recorder
 from everhook.delivery.sender import Sender
 from everhook.delivery.starter import Starter, StarterLimits
 from everhook.egress import EgressClient, EgressRules
+from everhook.pulling.service import PullQueue
+from everhook.pulling.wake_ups import WakeUps
 from everhook.receipts.issuer import issuer_name
 from everhook.receipts.keys_store import IssuerCache
 from everhook.settings import Settings
@@ -40,6 +43,8 @@ class DeliveryEngine:
     egress: EgressClient
     sender: Sender
     dispatcher: Dispatcher
+    pulls: PullQueue
+    wake_ups: WakeUps
 
 
 @asynccontextmanager
@@ -64,12 +69,25 @@ async def delivery_engine(
     history = History(client, database, lambda: not dispatcher.is_idle, _history_limits(settings))
     if keeps_history:
         dispatcher.keep_history(history)
+    defaults = InputDefaults.from_settings(settings)
+    guards = GuardStarter(client, database)
+    wake_ups = WakeUps(database)
+    pulls = PullQueue(
+        database,
+        defaults,
+        issuers,
+        reporter,
+        history if keeps_history else None,
+        guards,
+        wake_ups,
+        settings.circuit_policy,
+    )
     try:
         yield DeliveryEngine(
             client=client,
             database=database,
             settings=settings,
-            defaults=InputDefaults.from_settings(settings),
+            defaults=defaults,
             keyring=keyring,
             issuers=issuers,
             recorder=recorder,
@@ -77,9 +95,13 @@ async def delivery_engine(
             egress=egress,
             sender=sender,
             dispatcher=dispatcher,
+            pulls=pulls,
+            wake_ups=wake_ups,
         )
     finally:
+        await wake_ups.close()
         await dispatcher.close()
+        await guards.close()
         await history.close()
         await reporter.close()
         await egress.aclose()

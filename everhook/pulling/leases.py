@@ -1,0 +1,138 @@
+"""Leases, and the items that consumers are handed out. Pure."""
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from everhook.delivery.body_formats import timestamp
+
+_LEASE = re.compile(r"(dlv_[0-7][0-9a-hjkmnp-tv-z]{25})\.([1-9][0-9]{0,8})\.([1-9][0-9]{0,8})")
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The hand-out of a delivery to one consumer: `<deliveryGid>.<round>.<number>`.
+
+    It is no secret, because the caller is authorised for the endpoint. `number` counts the leases of the round, and
+    fences: only the newest lease can be returned or extended.
+    """
+
+    delivery_gid: str
+    round: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.delivery_gid}.{self.round}.{self.number}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Lease | None":
+        """The lease that a text names; None if it names none."""
+        found = _LEASE.fullmatch(text)
+        return cls(found[1], int(found[2]), int(found[3])) if found is not None else None
+
+
+@dataclass(frozen=True)
+class Content:
+    """The message of an item. `payload` is JSON, embedded byte for byte."""
+
+    message_gid: str
+    channel: str
+    event_type: str
+    payload: bytes
+    published_at: datetime
+
+
+@dataclass(frozen=True)
+class Item:
+    """A leased delivery. `body` is the JSON as it is sent."""
+
+    lease: Lease
+    lease_until: datetime
+    body: bytes
+
+
+def render_item(lease: Lease, lease_until: datetime, content: Content) -> bytes:
+    """The JSON of an item."""
+    return (
+        b'{"lease":%b,"leaseUntil":%b,"deliveryGid":%b,"messageGid":%b,"channelName":%b,"type":%b,"payload":%b,'
+        b'"metadata":{"publishedAt":%b,"round":%d,"attempt":%d}}' % (
+            _string(str(lease)),
+            _string(timestamp(lease_until)),
+            _string(lease.delivery_gid),
+            _string(content.message_gid),
+            _string(content.channel),
+            _string(content.event_type),
+            content.payload,
+            _string(timestamp(content.published_at)),
+            lease.round,
+            lease.number,
+        )
+    )  # fmt: skip
+
+
+def _string(text: str) -> bytes:
+    return json.dumps(text, ensure_ascii=False).encode()
+
+
+class Held(StrEnum):
+    """Why an endpoint hands nothing out."""
+
+    PAUSED = "paused"
+    DISABLED = "disabled"
+    CIRCUIT_OPEN = "circuit_open"
+    MAX_IN_FLIGHT = "max_in_flight"
+
+
+@dataclass(frozen=True)
+class Ack:
+    """The delivery is done. `result` is JSON for whoever waits for the outcome of the message."""
+
+    lease: str
+    result: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Nack:
+    """The delivery failed. It follows the policy's schedule, or comes back later after `retry_after`. With
+    `dead_letter` it does not come back."""
+
+    lease: str
+    reason: str = ""
+    retry_after: timedelta | None = None
+    dead_letter: bool = False
+
+
+@dataclass(frozen=True)
+class Extend:
+    """The lease ends this long from now."""
+
+    lease: str
+    by: timedelta
+
+
+class LeaseStatus(StrEnum):
+    """What an ack, a nack or an extension did.
+
+    `LOST`: the lease is not the current one; nothing changed. `CONFLICT`: the delivery is a dead letter or was
+    discarded. `UNKNOWN`: this endpoint has no such delivery, or the text is no lease.
+    """
+
+    ACKED = "acked"
+    NACKED = "nacked"
+    EXTENDED = "extended"
+    LOST = "lost"
+    CONFLICT = "conflict"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class LeaseResult:
+    """`duplicate`: the delivery was acknowledged before. `detail` explains a conflict."""
+
+    lease: str
+    status: LeaseStatus
+    lease_until: datetime | None = None
+    duplicate: bool = False
+    detail: str | None = None

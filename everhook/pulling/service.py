@@ -1,0 +1,694 @@
+"""Use cases of the pull queue: hand deliveries out, take acknowledgements, and find out what became of a delivery.
+
+The database is the truth of a pulled delivery. Each lease that ends (ack, nack, expiry) is recorded as an attempt, with
+its receipt, in the transaction that ends it.
+"""
+
+import hashlib
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+from cachetools import LRUCache
+
+from everhook.circuit.machine import CircuitPolicy, CircuitState, Hold
+from everhook.circuit.reporter import OutcomeReporter
+from everhook.circuit.store import EndpointState, claim_probe, endpoint_states
+from everhook.contracts import (
+    AttemptOutcome,
+    AttemptRecord,
+    DeadLetterReason,
+    DeliveryInput,
+    DeliveryStatus,
+    FailureCode,
+    PreviousAttempt,
+    PullCheck,
+    PulledState,
+    Verdict,
+)
+from everhook.delivery.classify import Classification
+from everhook.delivery.guards import GuardStarter
+from everhook.delivery.history import History
+from everhook.delivery.inputs_store import InputDefaults, load_inputs_of
+from everhook.delivery.recorder_store import Attempted, Transcript, record_attempts
+from everhook.delivery.sender import delivery_missing
+from everhook.delivery.store import dead_letter
+from everhook.ids import Kind, moment_of, new_gid
+from everhook.observability.metrics import ATTEMPT_SECONDS, ATTEMPTS, DELIVERY_SECONDS, LEASES_EXPIRED
+from everhook.pulling import queue_store as queue
+from everhook.pulling.leases import (
+    Ack,
+    Extend,
+    Held,
+    Item,
+    Lease,
+    LeaseResult,
+    LeaseStatus,
+    Nack,
+    render_item,
+)
+from everhook.pulling.queue_store import Claimable, PulledDelivery, QueueRow, QueueView
+from everhook.pulling.wake_ups import WakeUps
+from everhook.receipts.issuer import Issuer, ReceiptContext, issue, url_digest
+from everhook.receipts.keys_store import IssuerCache
+from everhook.receipts.receipt import signatures_digest
+from everhook.storage.engine import Connection, Database, Session, once_more_if_outdated
+
+MAX_BYTES = 4 * 1024 * 1024
+"""Payloads in one batch of items. A single larger one is handed out alone."""
+
+SWEEP = 100
+"""Expired leases that one claim records."""
+
+HELD_CHECK_S = 1.0
+HELD_AFTER_FAILURES_S = 5.0
+"""How long a process hands nothing out after as many failures in a row as open a circuit: the circuit is opened by a
+workflow, which may be late, or away."""
+
+PAUSED_CHECK = timedelta(hours=6)
+"""How long a workflow waits for the end of an operator's pause before it checks again."""
+
+PROBE_MARGIN = timedelta(seconds=30)
+
+MAX_ENDPOINTS_REMEMBERED = 10_000
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class PulledEndpoint:
+    """An endpoint whose deliveries are pulled."""
+
+    gid: str
+    tenant_gid: str
+    tenant: str
+    lease: timedelta = timedelta(seconds=60)
+    max_in_flight: int = 1_000
+
+    @property
+    def url(self) -> str:
+        """What receipts name in place of a URL."""
+        return f"everhook:{self.gid}"
+
+
+def pull_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of an endpoint's row, as fields of `PulledEndpoint`; absent ones have their defaults."""
+    fields: dict[str, Any] = {}
+    if "leaseSeconds" in options:
+        fields["lease"] = timedelta(seconds=options["leaseSeconds"])
+    if "maxInFlight" in options:
+        fields["max_in_flight"] = options["maxInFlight"]
+    return fields
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a consumer asks for. `lease` None: the endpoint's. `position`: of the first item in the consumer's
+    stream."""
+
+    consumer: str
+    limit: int = 10
+    lease: timedelta | None = None
+    address: str | None = None
+    position: int | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What was handed out. `more`: there may be more. `held`: why nothing comes. `next_in`: when the next delivery is
+    available, in seconds."""
+
+    items: Sequence[Item] = ()
+    more: bool = False
+    held: Held | None = None
+    next_in: float | None = None
+
+
+@dataclass
+class _Aftermath:
+    """What to do once the transaction is committed: attempts to report, workflows to start and to signal."""
+
+    in_streak: bool = False
+    attempted: list[tuple[Attempted, DeliveryInput]] = field(default_factory=list)
+    delivered: list[DeliveryInput] = field(default_factory=list)
+    guarded: list[DeliveryInput] = field(default_factory=list)
+    signalled: list[DeliveryInput] = field(default_factory=list)
+
+    def take(self, attempted: Attempted, row: QueueRow, delivery: DeliveryInput) -> None:
+        """Take an attempt into account. The first that failed starts the workflow that guards its delivery; the end of
+        a guarded delivery, or of a round, is signalled."""
+        self.attempted.append((attempted, delivery))
+        record = attempted.record
+        if record.verdict is Verdict.DELIVERED:
+            delivered = _as_delivered(delivery, record)
+            (self.delivered if row.guarded_at is None else self.signalled).append(delivered)
+        elif record.next_attempt_at is None:
+            self.signalled.append(delivery)
+        elif row.guarded_at is None:
+            self.guarded.append(delivery)
+
+
+class PullQueue:
+    """One for each process."""
+
+    def __init__(
+        self,
+        database: Database,
+        defaults: InputDefaults,
+        issuers: IssuerCache,
+        reporter: OutcomeReporter,
+        history: History | None,
+        guards: GuardStarter,
+        wake_ups: WakeUps,
+        circuit_policy: CircuitPolicy,
+    ) -> None:
+        """`history` is None if healthy deliveries get no workflow."""
+        self._database = database
+        self._defaults = defaults
+        self._issuers = issuers
+        self._reporter = reporter
+        self._history = history
+        self._guards = guards
+        self._wake_ups = wake_ups
+        self._threshold = circuit_policy.failure_threshold
+        self._streaks: LRUCache[str, tuple[int, float]] = LRUCache(MAX_ENDPOINTS_REMEMBERED)
+
+    async def poll(
+        self,
+        endpoint: PulledEndpoint,
+        request: Request,
+        wait_s: float,
+        has_left: Callable[[], Awaitable[bool]],
+    ) -> Claim:
+        """Hand deliveries out; if there are none, wait for some. `has_left`: whether the consumer is still there, so
+        that nothing is leased to a closed connection."""
+        until = time.monotonic() + wait_s
+        with self._wake_ups.waiting(endpoint.gid) as waiter:
+            while True:
+                claim = await self.claim(endpoint, request)
+                left = until - time.monotonic()
+                if claim.items or left <= 0:
+                    return claim
+                soonest = [left, claim.next_in, HELD_CHECK_S if claim.held is not None else None]
+                await waiter.wait(min(each for each in soonest if each is not None))
+                if await has_left():
+                    return Claim()
+
+    async def claim(self, endpoint: PulledEndpoint, request: Request) -> Claim:
+        """Hand out up to `request.limit` deliveries, and record the leases that expired. A claim that finds nothing
+        costs two reads."""
+        async with self._database.read_connection() as connection:
+            held = await self._held(connection, endpoint)
+            moment, available_at = await queue.next_available(connection, endpoint.gid)
+        if available_at is None or available_at > moment:
+            next_in = (available_at - moment).total_seconds() if available_at is not None else None
+            return Claim(held=held, next_in=next_in)
+        if held is not None and held is not Held.MAX_IN_FLIGHT:
+            return Claim(held=held)
+        issuer = await self._issuers.get()
+        claim, after = await once_more_if_outdated(lambda: self._claim(endpoint, request, issuer))
+        self._conclude(endpoint, after)
+        return claim
+
+    async def acknowledge(
+        self, endpoint: PulledEndpoint, lines: Sequence[Ack | Nack | Extend], address: str | None
+    ) -> Sequence[LeaseResult]:
+        """Take acknowledgements, in one transaction; the results are in the same order. A lease that is not current
+        fails none of the others. Repeating the call changes nothing more."""
+        issuer = await self._issuers.get()
+        results, after = await once_more_if_outdated(lambda: self._acknowledge(endpoint, lines, address, issuer))
+        self._conclude(endpoint, after)
+        return results
+
+    async def release(self, endpoint: PulledEndpoint, consumer: str, after: int) -> int:
+        """Take back leases that a consumer never received: those after a position of its stream. They do not count as
+        attempts. Returns how many."""
+        async with self._database.write_connection() as connection:
+            rows = await queue.lock_consumer(connection, endpoint.gid, consumer, after)
+            moment = await queue.database_time(connection)
+            await queue.change(
+                connection,
+                [
+                    queue.changed(row, number=row.number - 1, available_at=moment, consumer=None, is_last=False)
+                    for row in rows
+                ],
+            )
+        if rows:
+            self._wake_ups.wake([endpoint.gid])
+        return len(rows)
+
+    async def view(self, session: Session, endpoint: PulledEndpoint) -> QueueView:
+        """What is queued, and who holds leases."""
+        return await queue.queue_view(session, endpoint.gid)
+
+    async def check(self, check: PullCheck) -> PulledState:
+        """Find out, for its workflow, what became of a delivery; dead-letter it if its round is over. What ends the
+        round and what dead-letters it is one transaction, so that no consumer can take the delivery in between."""
+        issuer = await self._issuers.get()
+        after = _Aftermath(in_streak=True)
+        async with self._database.writing() as session:
+            connection = await session.connection()
+            row = (await queue.lock_rows(connection, None, [check.delivery_gid])).get(check.delivery_gid)
+            delivery = await queue.pulled_delivery(session, check.delivery_gid)
+            if delivery is None:
+                raise delivery_missing(check.delivery_gid)
+            if row is None:
+                return _state(delivery)
+            moment = await queue.database_time(connection)
+            endpoint = PulledEndpoint(delivery.endpoint_gid, delivery.tenant_gid, delivery.tenant)
+            if row.is_leased and row.is_last and _expired(row, moment):
+                await self._end_expired(connection, endpoint, [row], moment, issuer, after)
+                await record_attempts(connection, [each for each, _ in after.attempted], keep_history=False)
+                row = replace(row, consumer=None)
+                delivery = await queue.pulled_delivery(session, check.delivery_gid) or delivery
+            state = _state(delivery)
+            reason = check.give_up or _why_over(row, delivery, moment)
+            if reason is None:
+                return replace(state, check_at=_check_at(row, moment))
+            await queue.remove(connection, [check.delivery_gid])
+            await dead_letter(session, check.delivery_gid, check.round, reason, moment + check.retention)
+        self._report(endpoint, after)
+        return replace(state, status=DeliveryStatus.DEAD_LETTERED, reason=reason)
+
+    async def _held(self, connection: Connection, endpoint: PulledEndpoint) -> Held | None:
+        state = (await endpoint_states(connection, [endpoint.gid])).get(endpoint.gid)
+        leased = await queue.count_leased(connection, endpoint.gid, endpoint.max_in_flight)
+        if (reason := self._why_held(endpoint, state, moment=None)) is not None:
+            return reason
+        return Held.MAX_IN_FLIGHT if leased >= endpoint.max_in_flight else None
+
+    def _why_held(
+        self, endpoint: PulledEndpoint, state: EndpointState | None, *, moment: datetime | None
+    ) -> Held | None:
+        """Why an endpoint hands nothing out. `moment`: its circuit may also be half-open with a free probe."""
+        if state is None or state.hold is Hold.DISABLED:
+            return Held.DISABLED
+        if state.hold is Hold.PAUSED:
+            return Held.PAUSED
+        if state.state is CircuitState.OPEN:
+            return Held.CIRCUIT_OPEN
+        failures, last = self._streaks.get(endpoint.gid, (0, 0.0))
+        is_failing = failures >= self._threshold and time.monotonic() - last < HELD_AFTER_FAILURES_S
+        if state.state is CircuitState.CLOSED and is_failing:
+            return Held.CIRCUIT_OPEN
+        if state.state is CircuitState.HALF_OPEN and moment is not None and not state.may_probe(moment):
+            return Held.CIRCUIT_OPEN
+        return None
+
+    async def _claim(self, endpoint: PulledEndpoint, request: Request, issuer: Issuer) -> tuple[Claim, _Aftermath]:
+        async with self._database.write_connection() as connection:
+            moment = await queue.database_time(connection)
+            state = (await endpoint_states(connection, [endpoint.gid])).get(endpoint.gid)
+            after = _Aftermath(in_streak=_in_streak(state))
+            expired = await queue.lock_expired(connection, endpoint.gid, moment, SWEEP)
+            await self._end_expired(connection, endpoint, expired, moment, issuer, after)
+            claim = await self._hand_out_if_allowed(connection, endpoint, request, state, moment)
+            await self._record(connection, after, moment)
+        return claim, after
+
+    async def _hand_out_if_allowed(
+        self,
+        connection: Connection,
+        endpoint: PulledEndpoint,
+        request: Request,
+        state: EndpointState | None,
+        moment: datetime,
+    ) -> Claim:
+        held = self._why_held(endpoint, state, moment=moment)
+        if held is not None or state is None:
+            return Claim(held=held)
+        room = endpoint.max_in_flight - await queue.count_leased(connection, endpoint.gid, endpoint.max_in_flight)
+        if room <= 0:
+            return Claim(held=Held.MAX_IN_FLIGHT)
+        limit = min(request.limit, room) if state.sends else 1
+        found = await queue.lock_claimable(connection, endpoint.gid, moment, limit)
+        chosen = _within(found, MAX_BYTES)
+        if not chosen or (not state.sends and not await self._claims_probe(connection, endpoint, request, chosen[0])):
+            return Claim()
+        items = await self._hand_out(connection, endpoint, request, chosen, moment)
+        return Claim(items, more=state.sends and (len(found) == limit or len(chosen) < len(found)))
+
+    @staticmethod
+    async def _claims_probe(
+        connection: Connection, endpoint: PulledEndpoint, request: Request, probe: Claimable
+    ) -> bool:
+        lease = (request.lease or endpoint.lease) + PROBE_MARGIN
+        return await claim_probe(connection, endpoint.gid, probe.delivery_gid, lease)
+
+    async def _hand_out(
+        self,
+        connection: Connection,
+        endpoint: PulledEndpoint,
+        request: Request,
+        chosen: Sequence[Claimable],
+        moment: datetime,
+    ) -> Sequence[Item]:
+        lease_until = moment + (request.lease or endpoint.lease)
+        contents = await queue.contents(connection, [each.message_gid for each in chosen])
+        items: list[Item] = []
+        rows: list[dict[str, Any]] = []
+        for each in chosen:
+            content = contents.get(each.message_gid)
+            if content is None:
+                continue  # its payload was erased just now
+            lease = Lease(each.delivery_gid, each.round, each.number + 1)
+            item = Item(lease, lease_until, render_item(lease, lease_until, content))
+            delay = each.policy.next_delay(lease.number, random.random())  # noqa: S311 - jitter
+            rows.append(
+                {
+                    "delivery_gid": each.delivery_gid,
+                    "number": lease.number,
+                    "available_at": lease_until + (delay or timedelta()),
+                    "leased_at": moment,
+                    "lease_until": lease_until,
+                    "consumer": request.consumer,
+                    "consumer_address": request.address,
+                    "position": request.position + len(items) if request.position is not None else None,
+                    "item_sha256": hashlib.sha256(item.body).hexdigest(),
+                    "is_last": delay is None or lease_until + delay > each.window_until,
+                }
+            )
+            items.append(item)
+        if rows:
+            await queue.lease(connection, rows)
+        return items
+
+    async def _end_expired(
+        self,
+        connection: Connection,
+        endpoint: PulledEndpoint,
+        expired: Sequence[QueueRow],
+        moment: datetime,
+        issuer: Issuer,
+        after: "_Aftermath",
+    ) -> None:
+        """End leases that expired. Their attempts are recorded later in the transaction."""
+        if not expired:
+            return
+        inputs = await self._inputs(connection, [row.delivery_gid for row in expired])
+        ended = [(row, inputs[row.delivery_gid]) for row in expired if row.delivery_gid in inputs]
+        for row, delivery in ended:  # those left out are of a tenant that is being erased
+            after.take(_attempted(endpoint, row, delivery, issuer, _expiry(row)), row, delivery)
+        changes = [queue.changed(row, consumer=None, guarded_at=row.guarded_at or moment) for row, _ in ended]
+        await queue.change(connection, changes)
+        LEASES_EXPIRED.inc(len(ended))
+
+    async def _acknowledge(
+        self, endpoint: PulledEndpoint, lines: Sequence[Ack | Nack | Extend], address: str | None, issuer: Issuer
+    ) -> tuple[Sequence[LeaseResult], _Aftermath]:
+        leases = [Lease.parse(line.lease) for line in lines]
+        gids = {lease.delivery_gid for lease in leases if lease is not None}
+        after = _Aftermath()
+        async with self._database.write_connection() as connection:
+            rows = await queue.lock_rows(connection, endpoint.gid, gids)
+            moment = await queue.database_time(connection)
+            inputs = await self._inputs(connection, rows)
+            over = await queue.statuses(connection, endpoint.gid, gids - rows.keys())
+            state = (await endpoint_states(connection, [endpoint.gid])).get(endpoint.gid)
+            after.in_streak = _in_streak(state)
+            desk = _Desk(endpoint, rows, inputs, over, moment, address, issuer)
+            results = [desk.take(line, lease) for line, lease in zip(lines, leases, strict=True)]
+            await queue.remove(connection, desk.acked)
+            await queue.change(connection, list(desk.changes.values()))
+            for row, attempted in desk.attempted:
+                after.take(attempted, row, inputs[row.delivery_gid])
+            await self._record(connection, after, moment)
+        return results, after
+
+    async def _inputs(
+        self, connection: Connection, gids: Sequence[str] | dict[str, QueueRow]
+    ) -> dict[str, DeliveryInput]:
+        inputs = await load_inputs_of(connection, self._defaults, list(gids)) if gids else []
+        return {input.delivery_gid: input for input in inputs}
+
+    async def _record(self, connection: Connection, after: _Aftermath, moment: datetime) -> None:
+        await queue.expect_signal(connection, [each.delivery_gid for each in after.signalled], moment)
+        attempted = [each for each, _ in after.attempted]
+        await record_attempts(connection, attempted, keep_history=self._history is not None)
+
+    def _conclude(self, endpoint: PulledEndpoint, after: _Aftermath) -> None:
+        """Start and signal workflows, and report to the circuit, after the commit."""
+        for delivery in after.delivered:
+            if self._history is not None:
+                self._history.add(delivery)
+        for delivery in after.guarded:
+            self._guards.start(delivery)
+        for delivery in after.signalled:
+            self._guards.signal(delivery)
+        self._report(endpoint, after)
+
+    def _report(self, endpoint: PulledEndpoint, after: _Aftermath) -> None:
+        for attempted, _ in after.attempted:
+            record = attempted.record
+            healthy = record.verdict is not Verdict.RETRY
+            failures, _ = self._streaks.get(endpoint.gid, (0, 0.0))
+            self._streaks[endpoint.gid] = (0, 0.0) if healthy else (failures + 1, time.monotonic())
+            classification = Classification(record.verdict, healthy=healthy)
+            self._reporter.note(endpoint.gid, endpoint.tenant, classification, in_streak=after.in_streak)
+            duration = timedelta(milliseconds=record.duration_ms)
+            ATTEMPTS.labels(record.verdict).inc()
+            ATTEMPT_SECONDS.observe(duration.total_seconds())
+            if record.verdict is Verdict.DELIVERED:
+                waited = record.started_at + duration - moment_of(record.delivery_gid)
+                DELIVERY_SECONDS.observe(max(waited.total_seconds(), 0))
+            log.info("attempt", **_facts(record, endpoint))
+
+
+class _Desk:
+    """Takes the lines of one call, in order, on locked rows. Pure."""
+
+    def __init__(
+        self,
+        endpoint: PulledEndpoint,
+        rows: dict[str, QueueRow],
+        inputs: dict[str, DeliveryInput],
+        over: dict[str, DeliveryStatus],
+        moment: datetime,
+        address: str | None,
+        issuer: Issuer,
+    ) -> None:
+        """`over` are the statuses of deliveries that are not queued."""
+        self._endpoint = endpoint
+        self._rows = dict(rows)
+        self._inputs = inputs
+        self._over = dict(over)
+        self._moment = moment
+        self._address = address
+        self._issuer = issuer
+        self.acked: list[str] = []
+        self.changes: dict[str, dict[str, Any]] = {}
+        self.attempted: list[tuple[QueueRow, Attempted]] = []
+
+    def take(self, line: Ack | Nack | Extend, lease: Lease | None) -> LeaseResult:
+        """What one line does."""
+        row = self._rows.get(lease.delivery_gid) if lease is not None else None
+        if lease is None or (row is None and lease.delivery_gid not in self._over):
+            return LeaseResult(line.lease, LeaseStatus.UNKNOWN)
+        if row is None:
+            return self._take_late(line, self._over[lease.delivery_gid])
+        if lease.delivery_gid not in self._inputs or lease.round > row.round:
+            return LeaseResult(line.lease, LeaseStatus.UNKNOWN)
+        if isinstance(line, Ack):
+            return self._ack(line, row)
+        if not row.is_leased or (lease.round, lease.number) != (row.round, row.number):
+            return LeaseResult(line.lease, LeaseStatus.LOST)
+        return self._nack(line, row) if isinstance(line, Nack) else self._extend(line, row)
+
+    def _take_late(self, line: Ack | Nack | Extend, status: DeliveryStatus) -> LeaseResult:
+        if status is DeliveryStatus.DELIVERED:
+            if isinstance(line, Ack):
+                return LeaseResult(line.lease, LeaseStatus.ACKED, duplicate=True)
+            return LeaseResult(line.lease, LeaseStatus.LOST)
+        return LeaseResult(line.lease, LeaseStatus.CONFLICT, detail=f"the delivery is {status}")
+
+    def _ack(self, ack: Ack, row: QueueRow) -> LeaseResult:
+        """An acknowledgement counts whoever holds the delivery now: the work was done, and refusing it would have it
+        done again."""
+        number = row.number if row.is_leased else row.number + 1
+        ended = _Ended(Verdict.DELIVERED, number, self._moment, address=self._address, result=ack.result)
+        self._end(row, ended)
+        del self._rows[row.delivery_gid]
+        self._over[row.delivery_gid] = DeliveryStatus.DELIVERED
+        self.changes.pop(row.delivery_gid, None)
+        self.acked.append(row.delivery_gid)
+        return LeaseResult(ack.lease, LeaseStatus.ACKED)
+
+    def _nack(self, nack: Nack, row: QueueRow) -> LeaseResult:
+        assert row.lease_until is not None
+        delay = max(row.available_at - row.lease_until, nack.retry_after or timedelta())
+        next_at = min(self._moment + delay, row.window_until)
+        is_over = row.is_last or nack.dead_letter
+        ended = _Ended(
+            Verdict.REJECTED if nack.dead_letter else Verdict.RETRY,
+            row.number,
+            self._moment,
+            next_at=None if is_over else next_at,
+            error=FailureCode.NACKED,
+            detail=nack.reason,
+            address=self._address,
+        )
+        self._end(row, ended)
+        self.changes[row.delivery_gid] = queue.changed(
+            row,
+            consumer=None,
+            available_at=self._moment if is_over else next_at,
+            is_last=is_over,
+            guarded_at=row.guarded_at or self._moment,
+        )
+        self._rows[row.delivery_gid] = replace(row, consumer=None, guarded_at=row.guarded_at or self._moment)
+        return LeaseResult(nack.lease, LeaseStatus.NACKED)
+
+    def _extend(self, extend: Extend, row: QueueRow) -> LeaseResult:
+        assert row.lease_until is not None
+        until = self._moment + extend.by
+        extended = replace(row, lease_until=until, available_at=until + (row.available_at - row.lease_until))
+        self.changes[row.delivery_gid] = queue.changed(extended)
+        self._rows[row.delivery_gid] = extended
+        return LeaseResult(extend.lease, LeaseStatus.EXTENDED, lease_until=until)
+
+    def _end(self, row: QueueRow, ended: "_Ended") -> None:
+        delivery = self._inputs[row.delivery_gid]
+        self.attempted.append((row, _attempted(self._endpoint, row, delivery, self._issuer, ended)))
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """How a lease ended. `next_at`: when the delivery is available again; None: its round is over."""
+
+    verdict: Verdict
+    number: int
+    at: datetime
+    next_at: datetime | None = None
+    error: FailureCode | None = None
+    detail: str = ""
+    address: str | None = None
+    result: bytes | None = None
+
+
+def _expiry(row: QueueRow) -> _Ended:
+    assert row.lease_until is not None
+    return _Ended(
+        Verdict.RETRY,
+        row.number,
+        row.lease_until,
+        next_at=None if row.is_last else row.available_at,
+        error=FailureCode.LEASE_EXPIRED,
+        address=row.consumer_address,
+    )
+
+
+def _attempted(
+    endpoint: PulledEndpoint, row: QueueRow, delivery: DeliveryInput, issuer: Issuer, ended: _Ended
+) -> Attempted:
+    """A lease as an attempt, with its receipt."""
+    started_at = row.leased_at or ended.at
+    record = AttemptRecord(
+        attempt_gid=new_gid(Kind.ATTEMPT),
+        delivery_gid=row.delivery_gid,
+        endpoint_gid=endpoint.gid,
+        round=row.round,
+        number=ended.number,
+        verdict=ended.verdict,
+        started_at=started_at,
+        duration_ms=max(0, round((ended.at - started_at) / timedelta(milliseconds=1))),
+        error=ended.error,
+        request_sha256=row.item_sha256 or hashlib.sha256(b"").hexdigest(),
+        response_sha256=hashlib.sha256(ended.result).hexdigest() if ended.result is not None else None,
+        response_size=len(ended.result) if ended.result is not None else None,
+        peer_address=ended.address,
+        next_attempt_at=ended.next_at,
+        url_sha256=url_digest(endpoint.url),
+        signatures_sha256=signatures_digest(()),
+    )
+    context = ReceiptContext(endpoint.tenant_gid, delivery.message_gid, endpoint.url)
+    transcript = Transcript(
+        detail=ended.detail.replace("\0", "") or None,
+        body=ended.result,
+        url=endpoint.url,
+        receipt=issue(record, context, issuer),
+    )
+    return Attempted(record, transcript, before_workflow=row.guarded_at is None, pulled_until=row.window_until)
+
+
+def _as_delivered(delivery: DeliveryInput, record: AttemptRecord) -> DeliveryInput:
+    """The input of the workflow of a delivery that is acknowledged: it completes in its first task."""
+    outcome = AttemptOutcome(Verdict.DELIVERED, attempt_gid=record.attempt_gid, duration_ms=record.duration_ms)
+    return replace(delivery, attempt=record.number, previous=PreviousAttempt(outcome))
+
+
+def _within(found: Sequence[Claimable], max_bytes: int) -> Sequence[Claimable]:
+    """The first of these whose payloads have at most so many bytes together; at least one."""
+    total = 0
+    for index, each in enumerate(found):
+        total += each.size
+        if total > max_bytes and index:
+            return found[:index]
+    return found
+
+
+def _expired(row: QueueRow, moment: datetime) -> bool:
+    return row.lease_until is not None and row.lease_until <= moment
+
+
+def _why_over(row: QueueRow, delivery: PulledDelivery, moment: datetime) -> DeadLetterReason | None:
+    """Why the round of a queued delivery is over; None if it is not."""
+    if row.is_leased and not _expired(row, moment):
+        return None  # a consumer works on it
+    if delivery.endpoint_deleted:
+        return DeadLetterReason.ENDPOINT_DELETED
+    if delivery.payload_erased:
+        return DeadLetterReason.PAYLOAD_ERASED
+    attempt = delivery.attempt
+    if row.is_last and not row.is_leased:
+        rejected = attempt is not None and attempt.verdict is Verdict.REJECTED
+        return DeadLetterReason.REJECTED if rejected else DeadLetterReason.EXHAUSTED
+    if row.window_until > moment or delivery.hold is Hold.PAUSED:
+        return None
+    if delivery.hold is Hold.DISABLED:
+        return DeadLetterReason.ENDPOINT_DISABLED
+    if row.number:
+        return DeadLetterReason.EXHAUSTED
+    return DeadLetterReason.UNCLAIMED if delivery.state is CircuitState.CLOSED else DeadLetterReason.CIRCUIT_OPEN
+
+
+def _check_at(row: QueueRow, moment: datetime) -> datetime:
+    """When the round of a queued delivery may be over."""
+    at = row.window_until
+    if row.is_leased and row.lease_until is not None and (row.is_last or row.lease_until > at):
+        at = row.lease_until
+    if at <= moment:  # a pause may last long
+        return moment + PAUSED_CHECK
+    return at
+
+
+def _state(delivery: PulledDelivery) -> PulledState:
+    attempt = delivery.attempt
+    last = None
+    if attempt is not None:
+        last = AttemptOutcome(
+            attempt.verdict, error=attempt.error, attempt_gid=attempt.gid, duration_ms=attempt.duration_ms
+        )
+    return PulledState(delivery.status, delivery.attempts, delivery.reason, last=last)
+
+
+def _in_streak(state: EndpointState | None) -> bool:
+    return state is not None and (state.failures > 0 or state.state is not CircuitState.CLOSED)
+
+
+def _facts(record: AttemptRecord, endpoint: PulledEndpoint) -> dict[str, Any]:
+    """The fields of the log line of an attempt, named as for webhooks."""
+    return {
+        "attempt_gid": record.attempt_gid,
+        "delivery_gid": record.delivery_gid,
+        "endpoint_gid": record.endpoint_gid,
+        "tenant": endpoint.tenant,
+        "round": record.round,
+        "number": record.number,
+        "verdict": record.verdict.value,
+        "error": record.error,
+        "duration_ms": record.duration_ms,
+    }
