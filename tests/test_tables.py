@@ -18,13 +18,13 @@ import pytest
 
 import worker
 from api.dashboard import states
-from api.endpoints.schemas import EndpointStatus
+from api.endpoints.schemas import EndpointMode, EndpointStatus
 from api.health.readiness import DependencyState
 from api.health.schemas import ScoreComponentName
 from api.schemas import PolicyPreset
 from cli import main as cli
 from everhook.circuit.machine import CircuitState, Hold
-from everhook.contracts import DeadLetterReason, DeliveryStatus, FailureCode, TaskQueue, Verdict
+from everhook.contracts import DeadLetterReason, DeliveryMode, DeliveryStatus, FailureCode, TaskQueue, Verdict
 from everhook.dead_letters.service import Decision
 from everhook.delivery.body_formats import BodyFormat
 from everhook.endpoints import list_store as endpoint_list
@@ -32,6 +32,7 @@ from everhook.endpoints.service import EndpointCommand
 from everhook.health.score import Level, Window
 from everhook.ids import Kind
 from everhook.notifications.events import EventKind
+from everhook.pulling.leases import Held, LeaseStatus
 from everhook.serving.protocol import Phase
 from everhook.signing.schemes import SecretKind, SignatureScheme
 from everhook.tenants.api_keys_store import GIVEN_SCOPES, Scope
@@ -195,12 +196,15 @@ def test_the_command_line_knows_the_roles_of_workers() -> None:
 
 DESCRIBED_IN: Mapping[type[Enum], str] = {
     BodyFormat: "docs/api.md",
+    EndpointMode: "docs/api.md",
     CircuitState: "docs/deployment.md",
     DeadLetterReason: "docs/operating.md",
     DeliveryStatus: "docs/operating.md",
     EventKind: "docs/operating.md",
     FailureCode: "docs/operating.md",
+    Held: "docs/api.md",
     Hold: "docs/deployment.md",
+    LeaseStatus: "docs/api.md",
     Level: "docs/api.md",
     SignatureScheme: "README.md",
     TaskQueue: "docs/operating.md",
@@ -213,6 +217,7 @@ IN_PROSE = {Verdict}
 
 NOT_SHOWN = {
     Decision: "a call each",
+    DeliveryMode: "`EndpointMode` has those that can be created",
     DependencyState: "values of `/readyz`",
     EndpointCommand: "a call each",
     EndpointStatus: "what the calls `pause` and `disable` result in",

@@ -43,6 +43,7 @@ NOT_CREATING = {
         ),
         "twice is as good as once",
     ),
+    "POST /v1/endpoints/{gid}/acks": "twice is as good as once",
     "POST /v1/deliveries/{gid}/attempt-now": "twice is as good as once",
     "POST /v1/tenants/{gid}/portal-link": "a link works once and for minutes: another harms nobody",
 }

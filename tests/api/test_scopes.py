@@ -7,7 +7,7 @@ import pytest_asyncio
 
 from api.callers import client_address
 from testing.api import ON_SHARED, Api, assert_problem, ok, openapi_document
-from tests.api.walking import PUBLISHING, Operation, World, make_world, operations
+from tests.api.walking import PUBLISHING, RECEIVING, Operation, World, make_world, operations
 
 OPERATIONS = {operation.name: operation for operation in operations(openapi_document())}
 FOR_ADMINS = ("/v1/tenants", "/v1/api-keys")
@@ -20,6 +20,8 @@ def is_open(operation: Operation, key: str) -> bool:
         return key == "publish"
     if operation.path.startswith(FOR_ADMINS) or key == "publish":
         return False
+    if operation.path in RECEIVING:
+        return key == "tenant"
     return operation.method == "GET" or (key == "tenant" and operation.path.startswith(OF_TENANTS))
 
 

@@ -40,7 +40,7 @@ KIND_OF_FIELD = {
 """Which query parameters and fields of bodies name things of tenants."""
 
 NEUTRAL_PARAMETERS = {
-    "action", "actor", "channel", "cursor", "from", "Idempotency-Key", "limit", "deadLetterReason", "since", "status",
+    "action", "consumer", "leaseSeconds", "waitSeconds", "actor", "channel", "cursor", "from", "Idempotency-Key", "limit", "deadLetterReason", "since", "status",
     "lastStatusCode", "to", "type", "until", "window",
 }  # fmt: skip
 SAMPLES: JSON = {
@@ -49,6 +49,10 @@ SAMPLES: JSON = {
 """Values for what must be given and has no example in the document."""
 
 PUBLISHING = {"/v1/channels/{name}/messages", "/v1/channels/{name}/messages/batch"}
+PULLING = "/v1/endpoints/{gid}/"
+RECEIVING = {PULLING + "poll", PULLING + "acks"}
+"""What consumers do: it changes deliveries as their receivers do, not as operators do."""
+OF_PULLED = RECEIVING | {PULLING + "queue"}
 TELLTALE = ("gid", "tenant", "endpoint", "delivery")
 """A field of a body with one of these in its name must be in `KIND_OF_FIELD`, or be known to be no id."""
 
@@ -94,7 +98,7 @@ class Operation:
 
     @property
     def is_change(self) -> bool:
-        return self.method != "GET" and self.path not in PUBLISHING
+        return self.method != "GET" and self.path not in PUBLISHING | RECEIVING
 
     def places(self) -> list[str]:
         """Where ids of tenants' objects are: `path`, `query.endpoint`, `body.tenant`. Fails if this is not known."""
@@ -126,7 +130,7 @@ class Operation:
         parts = self.path.split("/")
         for at, part in enumerate(parts):
             if part in ("{gid}", "{name}"):
-                kind = KIND_OF_PATH.get(parts[at - 1])
+                kind = "pulled" if self.path in OF_PULLED else KIND_OF_PATH.get(parts[at - 1])
                 assert kind is not None, f"{self.name}: whose gid is it?"
                 parts[at] = world.ids["subscribed" if self.path in PUBLISHING else kind]
             elif part == "{command}":
@@ -194,6 +198,7 @@ async def make_world(api: Api, tenant: str) -> World:
     endpoint = await api.endpoint(channel="orders", tenant=tenant)
     gid = ok(await api.get(f"/v1/tenants/{tenant}"))["tenantGid"]
     key = created(await api.post("/v1/api-keys", {"name": tenant, "tenant": tenant}))
+    pulled = created(await api.post("/v1/endpoints", {"mode": "poll", "tenant": tenant}))
     messages = [await api.publish({"n": n}, tenant=tenant) for n in range(2)]
     under_way, dead = [message["deliveries"][0]["deliveryGid"] for message in messages]
     await api.change_rows("UPDATE delivery SET status = 'dead_lettered', reason = 'rejected' WHERE gid = :g", g=dead)
@@ -222,6 +227,7 @@ async def make_world(api: Api, tenant: str) -> World:
             "endpoint": endpoint["endpointGid"],
             "key": key["keyGid"],
             "message": messages[0]["messageGid"],
+            "pulled": pulled["endpointGid"],
             "receipt": receipt.gid,
             "subscribed": "orders",
             "subscription": endpoint["subscriptionGid"],
@@ -241,6 +247,7 @@ def of_nobody(tenant: str) -> World:
         "endpoint": Kind.ENDPOINT,
         "key": Kind.API_KEY,
         "message": Kind.MESSAGE,
+        "pulled": Kind.ENDPOINT,
         "receipt": Kind.RECEIPT,
         "subscription": Kind.SUBSCRIPTION,
         "tenant_gid": Kind.TENANT,

@@ -101,5 +101,11 @@ async def test_deliveries_of_a_message_that_wait_for_an_attempt_are_known(store:
         await session.execute(update(Delivery).where(col(Delivery.gid) == delivery.gid).values(status=status))
     async with store.database.read_connection() as connection:
         inputs = await load_inputs(connection, InputDefaults(), still_to_send(message.gid), limit=10)
-    waiting = {DeliveryStatus.SENDING, DeliveryStatus.RETRYING, DeliveryStatus.PARKED}
+    waiting = {
+        DeliveryStatus.SENDING,
+        DeliveryStatus.RETRYING,
+        DeliveryStatus.PARKED,
+        DeliveryStatus.AVAILABLE,
+        DeliveryStatus.AWAITING_DECISION,
+    }
     assert [input.delivery_gid for input in inputs] == ([delivery.gid] if status in waiting else [])

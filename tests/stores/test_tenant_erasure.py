@@ -29,6 +29,7 @@ from everhook.storage.tables import (
     OperationalEvent,
     PastPolicy,
     PendingHistory,
+    PullItem,
     Receipt,
     ReceiptHash,
     ReceiptSeal,
@@ -55,6 +56,7 @@ ALL: tuple[type[SQLModel], ...] = (
     Delivery,
     Attempt,
     PendingHistory,
+    PullItem,
     Receipt,
     ReceiptHash,
     ReceiptSeal,
@@ -95,6 +97,15 @@ async def peopled(store: Store, name: str, deliveries: int = 3) -> str:
         )
         rows += [message, delivery, attempt, receipt, PendingHistory(delivery_gid=delivery.gid, settled_at=now())]
         rows += [DeliveryRound(delivery_gid=delivery.gid, round=2, began_at=now())]
+        rows += [
+            PullItem(
+                delivery_gid=delivery.gid,
+                endpoint_gid=endpoint.gid,
+                queued_at=now(),
+                available_at=now(),
+                window_until=now(),
+            )
+        ]
     await keep(store.database, *rows)
     return tenant_gid
 
