@@ -87,7 +87,7 @@ class Held(StrEnum):
 
 @dataclass(frozen=True)
 class Ack:
-    """The delivery is done. `result` is JSON for whoever waits for the outcome of the message."""
+    """The delivery is done. `result` is JSON for the sender of the message."""
 
     lease: str
     result: bytes | None = None

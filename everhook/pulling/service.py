@@ -289,11 +289,11 @@ class PullQueue:
             return Held.DISABLED
         if state.hold is Hold.PAUSED:
             return Held.PAUSED
-        if state.state is CircuitState.OPEN:
-            return Held.CIRCUIT_OPEN
+        if state.state is not CircuitState.CLOSED:
+            self._streaks.pop(endpoint.gid, None)  # the circuit knows of them
         failures, last = self._streaks.get(endpoint.gid, (0, 0.0))
         is_failing = failures >= self._threshold and time.monotonic() - last < HELD_AFTER_FAILURES_S
-        if state.state is CircuitState.CLOSED and is_failing:
+        if state.state is CircuitState.OPEN or is_failing:
             return Held.CIRCUIT_OPEN
         if state.state is CircuitState.HALF_OPEN and moment is not None and not state.may_probe(moment):
             return Held.CIRCUIT_OPEN
@@ -506,7 +506,7 @@ class _Desk:
         return LeaseResult(line.lease, LeaseStatus.CONFLICT, detail=f"the delivery is {status}")
 
     def _ack(self, ack: Ack, row: QueueRow) -> LeaseResult:
-        """An acknowledgement counts whoever holds the delivery now: the work was done, and refusing it would have it
+        """An acknowledgement counts even if another consumer holds the delivery now: the work was done, and refusing it would have it
         done again."""
         number = row.number if row.is_leased else row.number + 1
         ended = _Ended(Verdict.DELIVERED, number, self._moment, address=self._address, result=ack.result)

@@ -40,7 +40,8 @@ KIND_OF_FIELD = {
 """Which query parameters and fields of bodies name things of tenants."""
 
 NEUTRAL_PARAMETERS = {
-    "action", "consumer", "leaseSeconds", "waitSeconds", "actor", "channel", "cursor", "from", "Idempotency-Key", "limit", "deadLetterReason", "since", "status",
+    "action", "actor", "consumer", "leaseSeconds", "waitSeconds",
+    "channel", "cursor", "from", "Idempotency-Key", "limit", "deadLetterReason", "since", "status",
     "lastStatusCode", "to", "type", "until", "window",
 }  # fmt: skip
 SAMPLES: JSON = {

@@ -1,0 +1,176 @@
+"""The pull queue on both databases: competing consumers, late acknowledgements, and what a crash leaves behind."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+from sqlmodel import col
+from temporalio.client import Client
+
+from everhook.circuit.client import CircuitClient
+from everhook.circuit.machine import CircuitPolicy
+from everhook.circuit.reporter import OutcomeReporter
+from everhook.contracts import DeadLetterReason, DeliveryMode, DeliveryStatus, PullCheck, Verdict
+from everhook.delivery.guards import GuardStarter
+from everhook.delivery.inputs_store import InputDefaults
+from everhook.pulling.leases import Ack, Extend, Item, LeaseStatus, Nack
+from everhook.pulling.service import PulledEndpoint, PullQueue, Request
+from everhook.pulling.wake_ups import WakeUps
+from everhook.receipts.keys_store import IssuerCache
+from everhook.storage.engine import Database
+from everhook.storage.tables import Delivery, PullItem, Receipt, now
+from everhook.temporal.client import connect
+from testing.processes import free_port
+from tests.stores.factories import ISSUER, KEYRING, Store, accepted, publication
+
+RETENTION = timedelta(days=30)
+
+
+async def no_temporal() -> Client:
+    return await connect(lazy=True, target_host=f"127.0.0.1:{free_port()}")
+
+
+async def queue_of(database: Database) -> PullQueue:
+    """What one process has. Temporal is away, and nothing waits for it."""
+    client = await no_temporal()
+    policy = CircuitPolicy(failure_threshold=1_000)
+    return PullQueue(
+        database,
+        InputDefaults(),
+        IssuerCache(database, KEYRING, ISSUER),
+        OutcomeReporter(CircuitClient(client, policy)),
+        None,
+        GuardStarter(client, database),
+        WakeUps(database),
+        policy,
+    )
+
+
+async def pulled(store: Store, **changes: Any) -> PulledEndpoint:
+    endpoint = await store.subscribed(mode=DeliveryMode.POLL, url="", **changes)
+    return PulledEndpoint(endpoint.gid, endpoint.tenant_gid, "default")
+
+
+async def publish(store: Store, count: int) -> list[str]:
+    messages = await store.acceptor().accept_all([publication({"n": n}) for n in range(count)])
+    return [delivery.delivery_gid for each in messages for delivery in accepted(each).deliveries]
+
+
+async def statuses(store: Store) -> Counter[DeliveryStatus]:
+    async with store.database.reading() as session:
+        return Counter((await session.execute(select(col(Delivery.status)))).scalars())
+
+
+async def change_queue(store: Store, **values: Any) -> None:
+    """Change all rows of the queue."""
+    async with store.database.writing() as session:
+        await session.execute(update(PullItem).values(**values))
+
+
+async def test_two_processes_never_hand_out_a_delivery_twice(
+    store: Store, database: Database, other_database: Database
+) -> None:
+    endpoint = await pulled(store)
+    published = await publish(store, 200)
+    queues = [await queue_of(database), await queue_of(other_database)]
+    taken: list[Item] = []
+
+    async def consume(queue: PullQueue, name: str) -> None:
+        while claim := (await queue.claim(endpoint, Request(name, limit=7))).items:
+            taken.extend(claim)
+            await queue.acknowledge(endpoint, [Ack(str(item.lease)) for item in claim], None)
+
+    await asyncio.gather(*(consume(queue, f"c{n}") for n in range(2) for queue in queues))
+    assert sorted(item.lease.delivery_gid for item in taken) == sorted(published)
+    assert await statuses(store) == {DeliveryStatus.DELIVERED: 200}
+    assert (await store.count(PullItem), await store.count(Receipt)) == (0, 200)
+
+
+async def test_acknowledgements_at_once_are_one(store: Store, database: Database, other_database: Database) -> None:
+    endpoint = await pulled(store)
+    await publish(store, 1)
+    queues = [await queue_of(database), await queue_of(other_database)]
+    (item,) = (await queues[0].claim(endpoint, Request("c"))).items
+    lines = [Ack(str(item.lease))]
+    results = await asyncio.gather(*(queue.acknowledge(endpoint, lines, None) for queue in queues * 3))
+    assert sorted(result.duplicate for (result,) in results) == [False] + [True] * 5
+    assert await store.count(Receipt) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [(Nack("{}"), LeaseStatus.LOST), (Extend("{}", timedelta(60)), LeaseStatus.LOST), (Ack("{}"), LeaseStatus.ACKED)],
+    ids=["nack", "extend", "ack"],
+)
+async def test_the_number_of_a_lease_fences(
+    store: Store, database: Database, line: Ack | Nack | Extend, status: LeaseStatus
+) -> None:
+    endpoint = await pulled(store)
+    await publish(store, 1)
+    queue = await queue_of(database)
+    first = await _taken(queue, endpoint)
+    await _expire(store)
+    await _taken(queue, endpoint)
+    (result,) = await queue.acknowledge(endpoint, [type(line)(**vars(line) | {"lease": str(first.lease)})], None)
+    assert result.status is status
+
+
+async def test_what_a_stream_never_delivered_is_released_and_does_not_count(store: Store, database: Database) -> None:
+    endpoint = await pulled(store)
+    await publish(store, 3)
+    queue = await queue_of(database)
+    items = (await queue.claim(endpoint, Request("con_1", position=1))).items
+    assert await queue.release(endpoint, "con_1", after=1) == 2
+    again = (await queue.claim(endpoint, Request("con_2"))).items
+    assert [str(each.lease) for each in again] == [str(each.lease) for each in items[1:]]
+
+
+@pytest.mark.parametrize(
+    ("minutes", "nacks", "reason"),
+    [
+        (0, (), None),
+        (-1, (), DeadLetterReason.UNCLAIMED),
+        (-1, (Verdict.RETRY,), DeadLetterReason.EXHAUSTED),
+        (0, (Verdict.REJECTED,), DeadLetterReason.REJECTED),
+    ],
+)
+async def test_a_round_is_over_for_a_reason(
+    store: Store, database: Database, minutes: int, nacks: Sequence[Verdict], reason: DeadLetterReason | None
+) -> None:
+    endpoint = await pulled(store)
+    (gid,) = await publish(store, 1)
+    queue = await queue_of(database)
+    for verdict in nacks:
+        item = await _taken(queue, endpoint)
+        await queue.acknowledge(endpoint, [Nack(str(item.lease), dead_letter=verdict is Verdict.REJECTED)], None)
+    if minutes:
+        await change_queue(store, window_until=now() + timedelta(minutes=minutes))
+    state = await queue.check(PullCheck(gid, 1, RETENTION))
+    assert state.reason is reason
+    assert await statuses(store) == {DeliveryStatus.DEAD_LETTERED if reason else DeliveryStatus.AVAILABLE: 1}
+    assert await store.count(PullItem) == (0 if reason else 1)
+    assert await queue.check(PullCheck(gid, 1, RETENTION)) == state  # asked twice is as good as once
+
+
+async def test_a_delivery_that_a_consumer_works_on_is_not_dead_lettered(store: Store, database: Database) -> None:
+    endpoint = await pulled(store)
+    (gid,) = await publish(store, 1)
+    queue = await queue_of(database)
+    item = await _taken(queue, endpoint)
+    await change_queue(store, window_until=now() - timedelta(minutes=1))
+    state = await queue.check(PullCheck(gid, 1, RETENTION))
+    assert (state.status, state.check_at) == (DeliveryStatus.AVAILABLE, item.lease_until)
+
+
+async def _taken(queue: PullQueue, endpoint: PulledEndpoint) -> Item:
+    (item,) = (await queue.claim(endpoint, Request("c"))).items
+    return item
+
+
+async def _expire(store: Store) -> None:
+    past = now() - timedelta(minutes=1)
+    await change_queue(store, lease_until=past, available_at=past)
