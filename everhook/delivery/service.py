@@ -21,6 +21,7 @@ from everhook.delivery.starts import delivery_state, wake_delivery
 from everhook.delivery.store import DeliveryFilter
 from everhook.endpoints.choice import chosen_endpoints
 from everhook.errors import BodyUnavailable, InvalidField, NoAttemptDue, NotFound
+from everhook.pulling.queue_store import make_available
 from everhook.storage.engine import Database, Session
 from everhook.storage.paging import Page, any_of
 from everhook.storage.tables import Attempt, Delivery, Message, Receipt, now
@@ -156,14 +157,17 @@ class DeliveryService:
         return state
 
     async def attempt_now(self, scope: TenantScope, actor: Actor, gid: str) -> Delivery:
-        """Make the next attempt now instead of at its time. During an attempt this changes nothing. Raises NotFound and
-        NoAttemptDue."""
+        """Make the next attempt now instead of at its time; a delivery that is pulled can be handed out now. During an
+        attempt, or while a consumer has it, this changes nothing. Raises NotFound and NoAttemptDue."""
         async with scope.reading() as session:
             row = await self.find(session, gid)
         if row.status in TERMINAL_STATUSES or row.status is DeliveryStatus.DEAD_LETTERED:
             raise NoAttemptDue(f"{gid} is {row.status}: no attempt is due. A dead letter can be replayed instead.")
         async with on_record(scope, actor, "delivery.attempt_requested", gid, tenant_gid=row.tenant_gid):
-            if not _is_under_way(row):
+            if row.status is DeliveryStatus.AVAILABLE:
+                async with scope.writing() as session:
+                    await make_available(session, gid)
+            elif not _is_under_way(row):
                 await wake_delivery(self._temporal, await self.input(gid))
         return row
 

@@ -67,7 +67,7 @@ async def is_erased(session: AsyncSession, message_gid: str) -> bool:
 
 
 def still_to_send(message_gid: str) -> list[ColumnElement[bool]]:
-    """The condition for deliveries of a message whose workflows wait. An `accepted` one has its first attempt in flight,
-    and a `gated` one has no workflow."""
+    """The condition for deliveries of a message whose workflows wait. An `accepted` one has its first attempt in
+    flight, and a `gated` one has no workflow."""
     others = [*TERMINAL_STATUSES, DeliveryStatus.DEAD_LETTERED, DeliveryStatus.ACCEPTED, DeliveryStatus.GATED]
     return [col(Delivery.message_gid) == message_gid, col(Delivery.status).not_in(others)]

@@ -506,8 +506,8 @@ class _Desk:
         return LeaseResult(line.lease, LeaseStatus.CONFLICT, detail=f"the delivery is {status}")
 
     def _ack(self, ack: Ack, row: QueueRow) -> LeaseResult:
-        """An acknowledgement counts even if another consumer holds the delivery now: the work was done, and refusing it would have it
-        done again."""
+        """An acknowledgement counts even if another consumer holds the delivery now: the work was done,
+        and refusing it would have it done again."""
         number = row.number if row.is_leased else row.number + 1
         ended = _Ended(Verdict.DELIVERED, number, self._moment, address=self._address, result=ack.result)
         self._end(row, ended)
