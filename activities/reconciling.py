@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import structlog
 from temporalio import activity
@@ -14,25 +14,22 @@ from temporalio.service import RPCError
 from everhook.circuit import store as circuit_store
 from everhook.circuit.client import CircuitClient
 from everhook.contracts import (
-    DELIVERY_WORKFLOW,
     DeliveryInput,
-    DeliveryStatus,
     OutcomeReport,
     ReconcileResult,
     ReconcileShare,
     TaskQueue,
 )
-from everhook.dead_letters.store import count_older_than
 from everhook.delivery import history_store as history
 from everhook.delivery import overdue_store as overdue
 from everhook.delivery.guards import SIGNAL as SETTLED
 from everhook.delivery.history import MAX_LAG
 from everhook.delivery.inputs_store import InputDefaults, load_dead_letters, load_delivered, load_inputs_of
-from everhook.delivery.overdue_store import Overdue
+from everhook.delivery.overdue_store import Overdue, Position, Window, overdue_window
 from everhook.delivery.starts import is_away, start_delivery
 from everhook.delivery.store import mark_dispatched
 from everhook.delivery.weights import sync_limits
-from everhook.ids import gid_endings
+from everhook.ids import delivery_workflow_id, gid_endings
 from everhook.observability.metrics import HISTORY_SKIPPED
 from everhook.pulling import queue_store as queue
 from everhook.storage.engine import Database
@@ -43,11 +40,18 @@ PASS_S = 12.0
 """A pass is short, so that each one begins with what is most urgent at that time."""
 
 BATCH = 500
+WINDOW = 10_000
+"""Overdue deliveries that are read at a time: 10 ms, and a few megabytes."""
+
 ENDPOINT_SHARE = 50
 """How many deliveries of one endpoint are started before the next endpoint has its turn."""
 
 CONCURRENCY = 20
 DEAD_LETTER_AUDIT_S = 60.0
+DEAD_LETTER_PAGE = 100
+DEAD_LETTER_PAGES = 10
+"""Queries of Temporal's visibility store in a minute: it allows 10 a second for all clients."""
+
 DEAD_LETTER_SETTLED = timedelta(minutes=1)
 """Younger dead letters may not be in Temporal's visibility store yet."""
 
@@ -98,7 +102,7 @@ class ReconcilingActivities:
         self._defaults = defaults
         self._overdue_grace = overdue_grace
         self._dead_letters_due = 0.0
-        self._restored = ""  # the last dead letter that was restored, by a pass that ran out of time
+        self._checked = ""  # the last dead letter whose workflow was looked for; empty: begin with the newest
 
     @activity.defn(name="reconcile")
     async def reconcile(self, share: ReconcileShare = ReconcileShare()) -> ReconcileResult:
@@ -153,28 +157,24 @@ class ReconcilingActivities:
         if current.is_first:
             async with self._database.write_connection() as connection:
                 await overdue.defer_paused(connection, PAUSE_LASTS, BATCH)
-        served: set[str] = set()
+        after: Position | None = None
         while not current.is_over:
-            found = await self._overdue(current, sorted(served))
-            if not found:
-                if not served:
-                    return
-                served = set()  # each endpoint had its turn: next round
-                continue
-            counts: dict[str, int] = {}
-            batch: list[Overdue] = []
-            for one in found:
-                counts[one.endpoint_gid] = counts.get(one.endpoint_gid, 0) + 1
-                if counts[one.endpoint_gid] <= ENDPOINT_SHARE:
-                    batch.append(one)
-            served |= {gid for gid, count in counts.items() if count >= ENDPOINT_SHARE}
-            await self._start_batch(current, batch)
+            window = await self._overdue(current, after)
+            for start in range(0, len(window.overdue), BATCH):
+                await self._start_batch(current, window.overdue[start : start + BATCH])
+                if current.is_over:
+                    break
+            if not window.overdue and after is None:
+                return
+            after = window.end  # None: from the beginning again, for what the endpoints' shares left
         current.more = True
 
-    async def _overdue(self, current: _PassSummary, but: Sequence[str]) -> list[Overdue]:
+    async def _overdue(self, current: _PassSummary, after: Position | None) -> Window:
         async with self._database.read_connection() as connection:
             lost_before = now() - self._overdue_grace
-            return await overdue.oldest_overdue(connection, lost_before, BATCH, but=but, endings=current.endings)
+            return await overdue_window(
+                connection, lost_before, after, rows=WINDOW, share=ENDPOINT_SHARE, endings=current.endings
+            )
 
     async def _start_batch(self, current: _PassSummary, batch: Sequence[Overdue]) -> None:
         had_workflow = {one.gid for one in batch if one.has_workflow}
@@ -237,37 +237,45 @@ class ReconcilingActivities:
         current.endpoints = len(reports)
 
     async def _restore_dead_letters(self, current: _PassSummary) -> None:
-        """Restart the workflows of dead letters if Temporal has fewer of them than the database. A dead letter has no
-        next step for a month, so a lost workflow would not be noticed. Replays by query need these workflows; a replay
-        of a single delivery starts its workflow if needed."""
-        before = now() - DEAD_LETTER_SETTLED
-        if not self._restored:
-            if current.is_over or time.monotonic() < self._dead_letters_due:
-                return
-            self._dead_letters_due = time.monotonic() + DEAD_LETTER_AUDIT_S
-            if not await self._lacks_dead_letters(before):
-                return
-        while not current.is_over:
-            async with self._database.read_connection() as connection:
-                inputs = await load_dead_letters(connection, self._defaults, before, self._restored, BATCH)
-            if not inputs:
-                self._restored = ""
-                return
-            current.restarted += len(await self._start_all(inputs))
-            self._restored = inputs[-1].delivery_gid
-        current.more = True
+        """Restart the workflows of dead letters that Temporal does not have. A dead letter has no next step for a
+        month, so a lost workflow would not be noticed. Replays by query need these workflows; a replay of a single
+        delivery starts its workflow if needed.
 
-    async def _lacks_dead_letters(self, before: datetime) -> bool:
-        """Whether Temporal has fewer workflows of dead letters than there are dead letters."""
+        Each minute a few pages are checked, newest first, and the next ones in the next minute. While pages lack
+        workflows, the check goes on at once.
+        """
+        if time.monotonic() < self._dead_letters_due:
+            return
+        for _ in range(DEAD_LETTER_PAGES):
+            if current.is_over:
+                return
+            while await self._restore_page(current):
+                if current.is_over:
+                    current.more = True
+                    return
+            if not self._checked:
+                break  # all were checked
+        self._dead_letters_due = time.monotonic() + DEAD_LETTER_AUDIT_S
+
+    async def _restore_page(self, current: _PassSummary) -> bool:
+        """Check the next page of dead letters. Returns whether workflows were missing."""
         async with self._database.read_connection() as connection:
-            stored = await count_older_than(connection, before)
-        if not stored:
-            return False
-        query = (
-            f'WorkflowType="{DELIVERY_WORKFLOW}" AND ExecutionStatus="Running" '
-            f'AND DeliveryStatus="{DeliveryStatus.DEAD_LETTERED}"'
-        )
-        return stored > (await self._client.count_workflows(query)).count
+            before = now() - DEAD_LETTER_SETTLED
+            inputs = await load_dead_letters(connection, self._defaults, before, self._checked, DEAD_LETTER_PAGE)
+        self._checked = inputs[-1].delivery_gid if len(inputs) == DEAD_LETTER_PAGE else ""
+        missing = await self._without_workflow(inputs)
+        current.restarted += len(await self._start_all(missing))
+        return bool(missing) and bool(self._checked)
+
+    async def _without_workflow(self, inputs: Sequence[DeliveryInput]) -> list[DeliveryInput]:
+        """Those whose workflow does not run."""
+        if not inputs:
+            return []
+        ids = ", ".join(f"'{delivery_workflow_id(input.delivery_gid)}'" for input in inputs)
+        query = f"ExecutionStatus = 'Running' AND WorkflowId IN ({ids})"
+        found = self._client.list_workflows(query, page_size=DEAD_LETTER_PAGE)
+        running = {each.id async for each in found}
+        return [input for input in inputs if delivery_workflow_id(input.delivery_gid) not in running]
 
     async def _start_history(self, current: _PassSummary) -> None:
         """Start the history workflows that no other process started, because it died or lagged far behind."""

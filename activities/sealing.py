@@ -1,5 +1,6 @@
 """`seal_receipts`: adds receipts to their tenant's log, and signs a checkpoint over it."""
 
+import asyncio
 from dataclasses import dataclass, field
 
 import structlog
@@ -14,6 +15,9 @@ from everhook.storage.event_outbox import record_event
 from everhook.storage.keyring import DecryptionError, KeyRing
 from everhook.storage.tables import now
 
+CONCURRENCY = 6
+"""Of the connections of a process, which are ten: the others stay free for attempts."""
+
 log = structlog.get_logger()
 
 
@@ -27,15 +31,24 @@ class SealingActivities:
     @activity.defn(name="seal_receipts")
     async def seal_receipts(self) -> SealResult:
         """One pass over all tenants with unsealed receipts, one batch of each tenant at a time, so that they take
-        turns.
+        turns. On PostgreSQL several logs are extended at once; each has one writer.
 
         A damaged log is skipped, with its receipts, until an operator has repaired it.
         """
         async with self._database.read_connection() as connection:
             waiting = await tenants_with_unsealed(connection)
         summary = _PassSummary()
+        slots = asyncio.Semaphore(1 if self._database.is_sqlite else CONCURRENCY)
+
+        async def seal(tenant_gid: str) -> bool:
+            async with slots:
+                return await self._seal(tenant_gid, summary)
+
         while waiting:
-            waiting = [tenant_gid for tenant_gid in waiting if await self._seal(tenant_gid, summary)]
+            results = await asyncio.gather(*map(seal, waiting), return_exceptions=True)
+            if failed := [result for result in results if isinstance(result, BaseException)]:
+                raise failed[0]
+            waiting = [tenant_gid for tenant_gid, more in zip(waiting, results, strict=True) if more]
         return SealResult(summary.receipts, summary.checkpoints, tuple(summary.damaged))
 
     async def _seal(self, tenant_gid: str, summary: "_PassSummary") -> bool:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, func, select
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from everhook.contracts import DeadLetterReason, DeliveryStatus
@@ -66,8 +66,3 @@ async def endpoints_of(session: AsyncSession, chosen: DeadLetterFilter, *, at_mo
 async def page(session: AsyncSession, chosen: DeadLetterFilter, *, after: str | None, limit: int) -> Page[Delivery]:
     statement = select(Delivery).where(*chosen.conditions())
     return await page_of(session, statement, col(Delivery.gid), after=after, limit=limit)
-
-
-async def count_older_than(connection: AsyncConnection, moment: datetime) -> int:
-    statement = select(func.count()).select_from(Delivery).where(_IS_DEAD, col(Delivery.dead_lettered_at) < moment)
-    return int((await connection.execute(statement)).scalar_one())

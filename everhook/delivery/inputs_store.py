@@ -71,9 +71,14 @@ def first_input(
 
 
 async def load_inputs(
-    connection: AsyncConnection, defaults: InputDefaults, where: Sequence[ColumnElement[bool]], limit: int
+    connection: AsyncConnection,
+    defaults: InputDefaults,
+    where: Sequence[ColumnElement[bool]],
+    limit: int,
+    *,
+    newest_first: bool = False,
 ) -> list[DeliveryInput]:
-    """Inputs for stored deliveries, oldest first, that continue where the rows say the deliveries were.
+    """Inputs for stored deliveries, oldest first by default, that continue where the rows say the deliveries were.
 
     Deliveries of a tenant that is being erased are left out: their workflows were terminated and must not be started
     again.
@@ -104,7 +109,7 @@ async def load_inputs(
         .join(Tenant, col(Tenant.gid) == col(Delivery.tenant_gid))
         .outerjoin(Channel, col(Channel.name) == col(Delivery.channel))
         .where(col(Tenant.erasing_since).is_(None), *where)
-        .order_by(col(Delivery.gid))
+        .order_by(col(Delivery.gid).desc() if newest_first else col(Delivery.gid))
         .limit(limit)
     )
     return [_input(row, defaults) for row in rows]
@@ -146,13 +151,11 @@ async def load_inputs_of(
 async def load_dead_letters(
     connection: AsyncConnection, defaults: InputDefaults, before: datetime, after: str, limit: int
 ) -> list[DeliveryInput]:
-    """The inputs of dead letters older than a moment, in the order of their gids. `after` is the last gid read."""
-    where = [
-        col(Delivery.status) == DeliveryStatus.DEAD_LETTERED,
-        col(Delivery.dead_lettered_at) < before,
-        col(Delivery.gid) > after,
-    ]
-    return await load_inputs(connection, defaults, where, limit)
+    """The inputs of dead letters older than a moment, newest gid first. `after` is the last gid read; empty: begin."""
+    where = [col(Delivery.status) == DeliveryStatus.DEAD_LETTERED, col(Delivery.dead_lettered_at) < before]
+    if after:
+        where.append(col(Delivery.gid) < after)
+    return await load_inputs(connection, defaults, where, limit, newest_first=True)
 
 
 async def load_input(connection: AsyncConnection, defaults: InputDefaults, delivery_gid: str) -> DeliveryInput | None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import func, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
@@ -23,34 +23,56 @@ class Overdue:
     has_workflow: bool
 
 
-async def oldest_overdue(
+Position = tuple[datetime, str]
+"""Where a window ended: the due time and the gid of its last delivery."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of the overdue deliveries. `end` is None if there are none after it."""
+
+    overdue: Sequence[Overdue]
+    end: Position | None
+
+
+async def overdue_window(
     connection: AsyncConnection,
     lost_before: datetime,
-    limit: int,
+    after: Position | None,
     *,
-    but: Sequence[str] = (),
+    rows: int,
+    share: int,
     endings: str = "",
-) -> list[Overdue]:
-    """Deliveries that need a workflow, the longest overdue first.
+) -> Window:
+    """Deliveries that need a workflow, among the next `rows` overdue ones after a position: the first `share` of each
+    endpoint, endpoints in turns.
 
     - Not known to have a workflow, and their step is due: the process that accepted them died, or Temporal was
       unavailable.
     - Started, and their step was due before `lost_before`: Temporal's store was lost, or restored from a backup.
 
-    `but` excludes these endpoints. `endings`: only endpoints whose gid ends with one of these characters.
+    `endings`: only endpoints whose gid ends with one of these characters. The cost is that of reading `rows` entries of
+    the index, however many deliveries are overdue.
     """
-    gid = col(Delivery.endpoint_gid)
+    endpoint, due = col(Delivery.endpoint_gid), col(Delivery.due_at)
     statement = (
-        select(col(Delivery.gid), gid, col(Delivery.dispatched_at).is_not(None))
-        .where(col(Delivery.due_at) < now(), or_(HAS_NO_WORKFLOW, col(Delivery.due_at) < lost_before))
-        .order_by(col(Delivery.due_at))
-        .limit(limit)
+        select(col(Delivery.gid), endpoint, due, col(Delivery.dispatched_at).is_not(None).label("has_workflow"))
+        .where(due < now(), or_(HAS_NO_WORKFLOW, due < lost_before))
+        .order_by(due, col(Delivery.gid))
+        .limit(rows)
     )
-    if but:
-        statement = statement.where(gid.not_in(but))
+    if after is not None:
+        # The first condition bounds the range of the index, which has no gids.
+        statement = statement.where(due >= after[0], tuple_(due, col(Delivery.gid)) > after)
     if endings:
-        statement = statement.where(func.substr(gid, func.length(gid)).in_(list(endings)))
-    return [Overdue(row[0], row[1], bool(row[2])) for row in await connection.execute(statement)]
+        statement = statement.where(func.substr(endpoint, func.length(endpoint)).in_(list(endings)))
+    window = statement.subquery()
+    turn = func.row_number().over(partition_by=window.c.endpoint_gid, order_by=(window.c.due_at, window.c.gid))
+    turns = select(window, turn.label("turn")).subquery()
+    found = (await connection.execute(select(turns).order_by(turns.c.turn, turns.c.due_at))).all()
+    overdue = [Overdue(row.gid, row.endpoint_gid, bool(row.has_workflow)) for row in found if row.turn <= share]
+    end = max(((row.due_at, row.gid) for row in found), default=None)
+    return Window(overdue, end if len(found) == rows else None)
 
 
 async def defer_paused(connection: AsyncConnection, wait: timedelta, limit: int) -> int:

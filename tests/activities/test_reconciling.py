@@ -325,31 +325,37 @@ async def dead(store: Store, endpoint: Endpoint | None = None) -> Delivery:
     )
 
 
-async def test_dead_letters_that_have_no_workflow_get_one_again(
+async def test_only_dead_letters_without_a_workflow_get_one_again(
     reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BATCH", 2)
-    rows = [await dead(store) for _ in range(5)]
-    temporal.open_dead_letters = 4
-    assert await reconcile(reconciling) == ReconcileResult(restarted=5)
-    assert sorted(temporal.started) == sorted(row.gid for row in rows)
+    monkeypatch.setattr(module, "DEAD_LETTER_PAGE", 2)
+    rows = [await dead(store) for _ in range(7)]
+    temporal.running = {row.gid for row in rows[2:6]}
+    assert await reconcile(reconciling) == ReconcileResult(restarted=3)
+    assert sorted(temporal.started) == sorted([rows[0].gid, rows[1].gid, rows[6].gid])
     assert set(reuse_policies(temporal).values()) == {AGAIN}
-    assert await reconcile(reconciling) == NOTHING  # they are counted once a minute
-
-
-async def test_dead_letters_whose_workflows_are_all_open_are_left_alone(
-    reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal
-) -> None:
     await dead(store)
-    temporal.open_dead_letters = 1
+    assert await reconcile(reconciling) == NOTHING  # they are checked once a minute
+
+
+async def test_a_minute_checks_a_bounded_number_of_dead_letters_and_the_next_one_goes_on(
+    reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DEAD_LETTER_PAGE", 1)
+    monkeypatch.setattr(module, "DEAD_LETTER_PAGES", 2)
+    monkeypatch.setattr(module, "DEAD_LETTER_AUDIT_S", 0.0)
+    rows = [await dead(store) for _ in range(4)]
+    temporal.running = {row.gid for row in rows[1:]}
     assert await reconcile(reconciling) == NOTHING
+    assert await reconcile(reconciling) == ReconcileResult(restarted=1)
+    assert temporal.started == [rows[0].gid]
 
 
 @pytest.mark.usefixtures("second_a_start")
 async def test_very_many_dead_letters_are_restored_over_several_passes(
     reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BATCH", 3)
+    monkeypatch.setattr(module, "DEAD_LETTER_PAGE", 3)
     monkeypatch.setattr(module, "PASS_S", 5.0)
     endpoint = await store.endpoint()
     rows = [await dead(store, endpoint) for _ in range(20)]
@@ -385,9 +391,9 @@ async def everything(store: Store) -> None:
 
 
 STEPS = {
-    "overdue": ("overdue", "oldest_overdue", ReconcileResult(restarted=1, endpoints=1, history=1)),
+    "overdue": (None, "overdue_window", ReconcileResult(restarted=1, endpoints=1, history=1)),
     "circuits": ("circuit_store", "stranded", ReconcileResult(started=1, restarted=1, history=1)),
-    "dead letters": (None, "count_older_than", ReconcileResult(started=1, endpoints=1, history=1)),
+    "dead letters": (None, "load_dead_letters", ReconcileResult(started=1, endpoints=1, history=1)),
     "history": ("history", "pending", ReconcileResult(started=1, restarted=1, endpoints=1)),
 }
 

@@ -1,6 +1,7 @@
 """A client of Temporal that records starts or fails as scripted, and a dispatcher that sends nothing."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from everhook.contracts import DeliveryInput
 from everhook.delivery.dispatcher import Dispatcher
 from everhook.delivery.inputs import NewDelivery
+from everhook.ids import delivery_workflow_id
 from everhook.storage.engine import Database
 
 
@@ -46,7 +48,7 @@ class FakeTemporal:
     """A client that records the starts of deliveries.
 
     `error` is raised for every start, `refused` for starts of that delivery. Starts wait until `gate` is set.
-    `open_dead_letters` is how many running workflows of dead letters it reports.
+    `running` are the gids of deliveries whose workflows run, apart from those that were started here.
     """
 
     def __init__(self) -> None:
@@ -54,7 +56,7 @@ class FakeTemporal:
         self.tried: list[str] = []
         self.error: Exception | None = None
         self.refused: dict[str, Exception] = {}
-        self.open_dead_letters = 0
+        self.running: set[str] = set()
         self.gate = asyncio.Event()
         self.gate.set()
         self.under_way = 0
@@ -87,11 +89,14 @@ class FakeTemporal:
             raise error
         self.starts.append(Start(input, options))
 
-    async def count_workflows(self, query: str) -> SimpleNamespace:
-        assert "dead_lettered" in query
+    async def list_workflows(self, query: str, **_: Any) -> AsyncIterator[SimpleNamespace]:
+        """Those of a query for workflows by their ids."""
         if self.error is not None:
             raise self.error
-        return SimpleNamespace(count=self.open_dead_letters)
+        asked = re.findall(r"'(delivery/\w+)'", query)
+        running = {delivery_workflow_id(gid) for gid in self.running.union(self.started)}
+        for id in running.intersection(asked):
+            yield SimpleNamespace(id=id)
 
 
 class HeldDatabase(Database):

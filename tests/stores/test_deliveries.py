@@ -11,7 +11,7 @@ from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorAction
 from everhook.delivery import overdue_store, parked_store
 from everhook.delivery import store as deliveries
-from everhook.delivery.overdue_store import Overdue
+from everhook.delivery.overdue_store import Overdue, Position, Window
 from everhook.delivery.parked_store import Parked
 from everhook.storage.engine import Database
 from everhook.storage.tables import Delivery, now
@@ -203,10 +203,10 @@ async def test_the_undispatched_are_counted_up_to_a_limit(store: Store, database
         assert await deliveries.count_undispatched(connection, 2) == 2
 
 
-async def overdue(database: Database, **chosen: Any) -> list[Overdue]:
-    """Those found at `moment(100)` by a reconciler that takes a workflow for lost after 50 s."""
+async def window(database: Database, after: Position | None = None, **chosen: Any) -> Window:
+    """What is found by a reconciler that takes a workflow for lost after 50 s."""
     async with database.read_connection() as connection:
-        return await overdue_store.oldest_overdue(connection, moment(50), 10, **chosen)
+        return await overdue_store.overdue_window(connection, moment(50), after, **({"rows": 10, "share": 10} | chosen))
 
 
 async def test_the_reconciler_finds_what_was_never_started_and_what_may_have_lost_its_workflow(
@@ -222,7 +222,7 @@ async def test_the_reconciler_finds_what_was_never_started_and_what_may_have_los
     await store.delivery(end, due_at=later)
     await store.delivery(end, due_at=later, status=DeliveryStatus.PARKED)
     await store.delivery(end, due_at=None, status=DeliveryStatus.DELIVERED, dispatched_at=moment())
-    assert await overdue(database) == [
+    assert (await window(database)).overdue == [
         Overdue(lost.gid, end.gid, has_workflow=True),
         Overdue(window_over.gid, end.gid, has_workflow=False),
         Overdue(failed.gid, end.gid, has_workflow=False),
@@ -230,19 +230,25 @@ async def test_the_reconciler_finds_what_was_never_started_and_what_may_have_los
     ]
 
 
-async def test_the_reconciler_leaves_out_endpoints_that_had_their_turn_and_those_of_other_shares(
-    store: Store, database: Database
-) -> None:
+async def test_the_reconciler_leaves_out_endpoints_of_other_shares(store: Store, database: Database) -> None:
     ends = [await store.endpoint(gid=f"ep_{n}{ending}") for n, ending in enumerate("07az")]
     rows = [await store.delivery(end, due_at=moment(n)) for n, end in enumerate(ends)]
+    found = await window(database, endings="7z")
+    assert [one.gid for one in found.overdue] == [rows[1].gid, rows[3].gid]
 
-    async def found(**chosen: Any) -> list[str]:
-        return [one.gid for one in await overdue(database, **chosen)]
 
-    assert await found() == [row.gid for row in rows]
-    assert await found(but=[ends[0].gid, ends[2].gid]) == [rows[1].gid, rows[3].gid]
-    assert await found(endings="7z") == [rows[1].gid, rows[3].gid]
-    assert await found(but=[ends[1].gid], endings="7z") == [rows[3].gid]
+async def test_endpoints_take_turns_within_a_window_and_the_next_window_follows(
+    store: Store, database: Database
+) -> None:
+    """However many deliveries of one endpoint are overdue, another gets its share."""
+    busy, quiet = await store.subscribed(), await store.endpoint()
+    busy_rows = [await store.delivery(busy, due_at=moment(n)) for n in range(5)]
+    quiet_rows = [await store.delivery(quiet, due_at=moment(4 + n)) for n in range(2)]
+    first = await window(database, rows=6, share=2)
+    assert [one.gid for one in first.overdue] == [busy_rows[0].gid, quiet_rows[0].gid, busy_rows[1].gid]
+    assert first.end is not None
+    second = await window(database, first.end, rows=6, share=2)
+    assert ([one.gid for one in second.overdue], second.end) == ([quiet_rows[1].gid], None)
 
 
 async def test_what_was_dealt_with_is_checked_again_later_unless_it_is_over(store: Store, database: Database) -> None:

@@ -127,13 +127,6 @@ async def test_only_dead_letters_are_dead_letters(store: Store, database: Databa
         assert await dead_letters.count(session, DeadLetterFilter()) == 0
 
 
-async def test_dead_letters_older_than_a_moment_are_counted(store: Store, database: Database) -> None:
-    for seconds in (0, 5, 10):
-        await store.delivery(status=DEAD, dead_lettered_at=moment(seconds))
-    async with database.read_connection() as connection:
-        assert await dead_letters.count_older_than(connection, moment(10)) == 2
-
-
 @pytest.mark.parametrize(
     ("chosen", "kept"),
     [
