@@ -11,8 +11,9 @@ from typing import Any
 
 import structlog
 from temporalio.client import Client
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.service import RPCError
-from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymentConfig
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from activities.circuits import CircuitActivities
@@ -40,13 +41,22 @@ from everhook.tenants.retention_store import RetentionPeriods
 from workflows.delivery import DeliveryWorkflow
 from workflows.endpoint import EndpointWorkflow
 from workflows.erasure import EraseTenantWorkflow
-from workflows.upkeep import EventsWorkflow, ReconcileWorkflow, RetentionWorkflow, SealReceiptsWorkflow
+from workflows.upkeep import (
+    EventsLoopWorkflow,
+    EventsWorkflow,
+    ReconcileLoopWorkflow,
+    ReconcileWorkflow,
+    RetentionWorkflow,
+    SealReceiptsWorkflow,
+)
 
 WORKFLOWS: Sequence[type] = [
     DeliveryWorkflow,
     EndpointWorkflow,
     ReconcileWorkflow,
+    ReconcileLoopWorkflow,
     EventsWorkflow,
+    EventsLoopWorkflow,
     RetentionWorkflow,
     EraseTenantWorkflow,
     SealReceiptsWorkflow,
@@ -104,6 +114,19 @@ def _workflow_worker(engine: DeliveryEngine) -> Worker:
         max_concurrent_activities=100,
         max_concurrent_activity_task_polls=settings.activity_pollers,
         graceful_shutdown_timeout=GRACE,
+        deployment_config=_deployment(settings),
+    )
+
+
+def _deployment(settings: Settings) -> WorkerDeploymentConfig | None:
+    """The version that the workers carry; None: workers are not versioned. A workflow moves to the current version with
+    its next task."""
+    if settings.worker_deployment is None or settings.build_id is None:
+        return None
+    return WorkerDeploymentConfig(
+        version=WorkerDeploymentVersion(settings.worker_deployment, settings.build_id),
+        use_worker_versioning=True,
+        default_versioning_behavior=VersioningBehavior.AUTO_UPGRADE,
     )
 
 
@@ -134,9 +157,15 @@ def _upkeep(engine: DeliveryEngine) -> list[Activity]:
         engine.circuits,
         engine.defaults,
         overdue_grace=timedelta(seconds=settings.overdue_grace_seconds),
+        every=timedelta(seconds=settings.reconcile_every_seconds),
     )
     alerts = AlertEvaluator(database, Limits.from_settings(settings))
-    events = EventActivities(EventPublisher(database, Acceptor(database, engine.defaults)), alerts, engine.dispatcher)
+    events = EventActivities(
+        EventPublisher(database, Acceptor(database, engine.defaults, engine.wake_ups.wake)),
+        alerts,
+        engine.dispatcher,
+        every=timedelta(seconds=settings.events_every_seconds),
+    )
     retention = RetentionActivities(client, database, RetentionPeriods.from_settings(settings))
     erasure = ErasureActivities(client, database)
     return [
@@ -160,6 +189,7 @@ def _send_workers(engine: DeliveryEngine) -> list[Worker]:
             max_concurrent_activities=slots,
             max_concurrent_activity_task_polls=engine.settings.activity_pollers,
             graceful_shutdown_timeout=GRACE,
+            deployment_config=_deployment(engine.settings),
         )
         for queue in (TaskQueue.SENDS, TaskQueue.SENDS_LIMITED)
     ]

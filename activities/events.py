@@ -1,5 +1,7 @@
 """`publish_events`: notifies operators of what happened."""
 
+from datetime import timedelta
+
 import structlog
 from temporalio import activity
 
@@ -15,10 +17,18 @@ log = structlog.get_logger()
 
 
 class EventActivities:
-    def __init__(self, publisher: EventPublisher, alerts: AlertEvaluator, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self,
+        publisher: EventPublisher,
+        alerts: AlertEvaluator,
+        dispatcher: Dispatcher,
+        every: timedelta = timedelta(seconds=5),
+    ) -> None:
+        """`every`: how long after a pass the next one is due."""
         self._publisher = publisher
         self._alerts = alerts
         self._dispatcher = dispatcher
+        self._every = every
 
     @activity.defn(name="publish_events")
     async def publish_events(self) -> EventsResult:
@@ -33,4 +43,4 @@ class EventActivities:
             count += published.events
             if not published.events:
                 break
-        return EventsResult(count)
+        return EventsResult(count, self._every)

@@ -95,12 +95,15 @@ class ReconcilingActivities:
         defaults: InputDefaults,
         *,
         overdue_grace: timedelta,
+        every: timedelta = timedelta(seconds=15),
     ) -> None:
+        """`every`: how long after a pass the next one is due."""
         self._client = client
         self._database = database
         self._circuits = circuits
         self._defaults = defaults
         self._overdue_grace = overdue_grace
+        self._every = every
         self._dead_letters_due = 0.0
         self._checked = ""  # the last dead letter whose workflow was looked for; empty: begin with the newest
 
@@ -139,6 +142,7 @@ class ReconcilingActivities:
             current.history,
             more=current.more,
             guarded=current.guarded,
+            every=self._every,
         )
         if current.started or current.restarted or current.endpoints or current.history or current.guarded:
             log.info(

@@ -15,9 +15,16 @@ DELIVERY_WORKFLOW = "Delivery"
 ENDPOINT_WORKFLOW = "Endpoint"
 RECONCILE_WORKFLOW = "Reconcile"
 EVENTS_WORKFLOW = "Events"
+RECONCILE_LOOP_WORKFLOW = "ReconcileLoop"
+EVENTS_LOOP_WORKFLOW = "EventsLoop"
 RETENTION_WORKFLOW = "Retention"
 ERASE_TENANT_WORKFLOW = "EraseTenant"
 SEAL_RECEIPTS_WORKFLOW = "SealReceipts"
+
+
+LOOP_LENGTH = timedelta(minutes=5)
+"""How long one workflow makes passes of the reconciler, or of events, one after the other. A workflow for each pass
+would leave 23,000 closed ones a day."""
 
 
 class TaskQueue(StrEnum):
@@ -450,7 +457,8 @@ class ReconcileShare:
 
 @dataclass(frozen=True)
 class ReconcileResult:
-    """What a pass of the reconciler did. `more`: it ran out of time before everything was done."""
+    """What a pass of the reconciler did. `more`: it ran out of time before everything was done. `every`: how long after
+    it the next one is due."""
 
     started: int = 0
     restarted: int = 0
@@ -458,6 +466,19 @@ class ReconcileResult:
     history: int = 0
     more: bool = False
     guarded: int = 0
+    every: timedelta = timedelta(seconds=15)
+
+    def plus(self, other: "ReconcileResult") -> "ReconcileResult":
+        """Both together, of which the other is the later one."""
+        return ReconcileResult(
+            started=self.started + other.started,
+            restarted=self.restarted + other.restarted,
+            endpoints=self.endpoints + other.endpoints,
+            history=self.history + other.history,
+            guarded=self.guarded + other.guarded,
+            more=other.more,
+            every=other.every,
+        )
 
 
 @dataclass(frozen=True)
@@ -494,6 +515,7 @@ class SealResult:
 
 @dataclass(frozen=True)
 class EventsResult:
-    """How many operational events were processed."""
+    """How many operational events were processed. `every`: how long after the pass the next one is due."""
 
     published: int = 0
+    every: timedelta = timedelta(seconds=5)

@@ -306,6 +306,17 @@ class Settings(BaseSettings):
         description="Origins that may show the portal in a frame, such as `https://app.example.com`, comma-separated.",
     )
 
+    worker_deployment: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_-]{1,100}$",
+        description="Name of the Temporal worker deployment; set it together with `EVERHOOK_BUILD_ID`.",
+    )
+    build_id: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9._-]{1,100}$",
+        description="Version of this release within the worker deployment, such as the tag of its image.",
+    )
+
     sandbox: bool = Field(
         False,
         description="Run workflows in the SDK's sandbox, for +5 ms of CPU per delivery. Only tests need it.",
@@ -321,6 +332,12 @@ class Settings(BaseSettings):
         """A workflow that is evicted while its task runs would be rebuilt from its history for each task."""
         if self.cached_workflows < self.workflow_tasks:
             raise ValueError("EVERHOOK_CACHED_WORKFLOWS must be at least EVERHOOK_WORKFLOW_TASKS")
+        return self
+
+    @model_validator(mode="after")
+    def _require_whole_version(self) -> Self:
+        if (self.worker_deployment is None) != (self.build_id is None):
+            raise ValueError("EVERHOOK_WORKER_DEPLOYMENT and EVERHOOK_BUILD_ID must be set together")
         return self
 
     @model_validator(mode="after")

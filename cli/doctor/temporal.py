@@ -138,7 +138,7 @@ async def _trouble(client: Client, job: ScheduledJob) -> tuple[Severity, str, st
     if [interval.every for interval in found.schedule.spec.intervals] != [job.every]:
         return Severity.WARNING, f"{job.name} has another interval than {rough_duration(job.every)}", SETUP
     silent = datetime.now(UTC) - _last_run(found.info)
-    if silent > 3 * job.every + timedelta(seconds=30):
+    if silent > (2 if job.is_loop else 3) * job.every + timedelta(seconds=30):
         return (
             Severity.WRONG,
             f"{job.name} last ran {rough_duration(silent)} ago",

@@ -35,8 +35,9 @@ from temporalio.client import (
 from temporalio.service import RPCError, RPCStatusCode
 
 from everhook.contracts import (
-    EVENTS_WORKFLOW,
-    RECONCILE_WORKFLOW,
+    EVENTS_LOOP_WORKFLOW,
+    LOOP_LENGTH,
+    RECONCILE_LOOP_WORKFLOW,
     RETENTION_WORKFLOW,
     SEAL_RECEIPTS_WORKFLOW,
     TaskQueue,
@@ -135,12 +136,16 @@ async def ensure_schedules(client: Client, settings: Settings, report: Report) -
 @dataclass(frozen=True)
 class ScheduledJob:
     """A workflow without input that a Temporal Schedule starts at an interval. The ids of its runs start with its
-    name."""
+    name.
+
+    `is_loop`: the workflow makes passes until about the next start. It starts at once when the schedule is created, and
+    a start that is due before it has ended waits for its end.
+    """
 
     name: str
     workflow: str
     every: timedelta
-    overlap: ScheduleOverlapPolicy = ScheduleOverlapPolicy.SKIP
+    is_loop: bool = False
 
     @property
     def schedule(self) -> Schedule:
@@ -148,36 +153,48 @@ class ScheduledJob:
             action=ScheduleActionStartWorkflow(self.workflow, id=self.name, task_queue=TaskQueue.DELIVERIES),
             spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=self.every)]),
             # Passes missed during an outage are not made up for: the next pass finds everything.
-            policy=SchedulePolicy(overlap=self.overlap, catchup_window=timedelta(seconds=10)),
+            policy=SchedulePolicy(overlap=self._overlap, catchup_window=timedelta(seconds=10)),
         )
+
+    @property
+    def _overlap(self) -> ScheduleOverlapPolicy:
+        return ScheduleOverlapPolicy.BUFFER_ONE if self.is_loop else ScheduleOverlapPolicy.SKIP
 
 
 def scheduled_jobs(settings: Settings) -> list[ScheduledJob]:
     return [
-        ScheduledJob("reconcile", RECONCILE_WORKFLOW, timedelta(seconds=settings.reconcile_every_seconds)),
-        ScheduledJob("events", EVENTS_WORKFLOW, timedelta(seconds=settings.events_every_seconds)),
+        _loop("reconcile", RECONCILE_LOOP_WORKFLOW, settings.reconcile_every_seconds),
+        _loop("events", EVENTS_LOOP_WORKFLOW, settings.events_every_seconds),
         ScheduledJob("retention", RETENTION_WORKFLOW, timedelta(seconds=settings.retention_every_seconds)),
         ScheduledJob("seal-receipts", SEAL_RECEIPTS_WORKFLOW, timedelta(seconds=settings.seal_receipts_every_seconds)),
     ]
+
+
+def _loop(name: str, workflow: str, every_seconds: float) -> ScheduledJob:
+    """The activities know how often passes are due. If that is seldom, each run is one pass."""
+    return ScheduledJob(name, workflow, max(LOOP_LENGTH, timedelta(seconds=every_seconds)), is_loop=True)
 
 
 async def _ensure_schedule(client: Client, job: ScheduledJob, report: Report) -> None:
     """Create the schedule, or update it to the settings. Its state belongs to operators: a schedule that was paused,
     perhaps for a legal hold, stays paused and keeps its note."""
     try:
-        await client.create_schedule(job.name, job.schedule)
+        await client.create_schedule(job.name, job.schedule, trigger_immediately=job.is_loop)
         report(f"schedule {job.name}: created")
     except ScheduleAlreadyRunningError:
-        paused = False
+        paused = changed = False
 
         def with_its_state(current: ScheduleUpdateInput) -> ScheduleUpdate | None:
-            nonlocal paused
+            nonlocal paused, changed
             before = current.description.schedule
             paused = before.state.paused
-            same = _definition(before) == _definition(job.schedule)
-            return None if same else ScheduleUpdate(replace(job.schedule, state=before.state))
+            changed = _definition(before) != _definition(job.schedule)
+            return ScheduleUpdate(replace(job.schedule, state=before.state)) if changed else None
 
-        await client.get_schedule_handle(job.name).update(with_its_state)
+        handle = client.get_schedule_handle(job.name)
+        await handle.update(with_its_state)
+        if job.is_loop and changed and not paused:
+            await handle.trigger()
         report(f"schedule {job.name}: up to date" + (", paused by an operator" if paused else ""))
 
 

@@ -21,9 +21,11 @@ from everhook.circuit.machine import CircuitPolicy, CircuitState
 from everhook.contracts import (
     AttemptOutcome,
     DeadLetterReason,
+    DeliveryMode,
     DeliveryStatus,
     OperatorAction,
     PreviousAttempt,
+    PulledState,
     ReconcileResult,
     ReleaseInput,
     TaskQueue,
@@ -45,7 +47,14 @@ from tests.workflows.engine import (
     unrecorded,
     until_at_rest,
 )
-from workflows.upkeep import EventsWorkflow, ReconcileWorkflow, RetentionWorkflow, SealReceiptsWorkflow
+from workflows.upkeep import (
+    EventsLoopWorkflow,
+    EventsWorkflow,
+    ReconcileLoopWorkflow,
+    ReconcileWorkflow,
+    RetentionWorkflow,
+    SealReceiptsWorkflow,
+)
 
 HERE = Path(__file__).parent
 POLICY = DeliveryPolicy(delays=(timedelta(seconds=1), timedelta(minutes=5)))
@@ -271,6 +280,49 @@ async def events(engine: Engine, album: Album) -> None:
     await album.keep("events", handle)
 
 
+async def pulled(engine: Engine, album: Album) -> None:
+    """Guarded until it is acknowledged; and used up, replayed, and never taken."""
+    waiting = PulledState(DeliveryStatus.AVAILABLE, check_at=await engine.now() + timedelta(hours=1))
+    done = PulledState(DeliveryStatus.DELIVERED, attempts=2, last=named(DELIVERED))
+    engine.fakes.pulls = Script(waiting, done)
+    handle = await engine.start(engine.input(mode=DeliveryMode.POLL))
+    await engine.until(handle, DeliveryStatus.AVAILABLE, "a consumer")
+    await engine.until_called("check_pulled", 1)
+    await handle.signal("settled")
+    await engine.result(handle)
+    await album.keep("delivery-pulled", handle)
+
+    dead = PulledState(DeliveryStatus.DEAD_LETTERED, attempts=3, reason=DeadLetterReason.EXHAUSTED, last=named(FAILED))
+    engine.fakes.pulls = Script(dead, replace(dead, reason=DeadLetterReason.UNCLAIMED))
+    handle = await engine.start(engine.input(mode=DeliveryMode.STREAM))
+    await engine.until(handle, DeliveryStatus.DEAD_LETTERED)
+    first_run = await run_id(handle)
+    await handle.signal("replay", NOTE)
+    await engine.until(handle, DeliveryStatus.DEAD_LETTERED, round_=2)
+    await album.keep("delivery-pulled-used-up", engine.client.get_workflow_handle(handle.id, run_id=first_run))
+    await handle.signal("discard", NOTE)
+    await engine.result(handle)
+    await album.keep("delivery-pulled-unclaimed", handle)
+
+
+async def loops(engine: Engine, album: Album) -> None:
+    """Passes one after the other: of the reconciler one with shares and one that fails."""
+    engine.fakes.passes = Script(
+        ReconcileResult(started=1, more=True, every=timedelta(minutes=2)), ReconcileResult(every=timedelta(minutes=2))
+    )
+    run = ReconcileLoopWorkflow.run
+    handle = await engine.client.start_workflow(run, id="reconcile-loop", task_queue=TaskQueue.DELIVERIES)
+    await engine.until_called("reconcile", 5)
+    engine.fakes.fail("reconcile", times=1)
+    await engine.result(handle)
+    await album.keep("reconcile-loop", handle)
+    looping = await engine.client.start_workflow(
+        EventsLoopWorkflow.run, id="events-loop", task_queue=TaskQueue.DELIVERIES
+    )
+    await engine.result(looping)
+    await album.keep("events-loop", looping)
+
+
 async def retention(engine: Engine, album: Album) -> None:
     handle = await engine.client.start_workflow(RetentionWorkflow.run, id="retention", task_queue=TaskQueue.DELIVERIES)
     await handle.result()
@@ -313,6 +365,8 @@ TAKES = (
     endpoint_deleted,
     reconcile,
     events,
+    loops,
+    pulled,
     retention,
     erasure,
     seal_receipts,

@@ -44,6 +44,8 @@ from everhook.contracts import (
     OpenDeadLetter,
     OutcomeReport,
     PreviousAttempt,
+    PullCheck,
+    PulledState,
     ReconcileResult,
     ReconcileShare,
     ReleaseParkedInput,
@@ -64,7 +66,14 @@ from testing.waiting import assert_eventually
 from workflows.delivery import DeliveryWorkflow
 from workflows.endpoint import EndpointWorkflow
 from workflows.erasure import EraseTenantWorkflow
-from workflows.upkeep import EventsWorkflow, ReconcileWorkflow, RetentionWorkflow, SealReceiptsWorkflow
+from workflows.upkeep import (
+    EventsLoopWorkflow,
+    EventsWorkflow,
+    ReconcileLoopWorkflow,
+    ReconcileWorkflow,
+    RetentionWorkflow,
+    SealReceiptsWorkflow,
+)
 
 T = TypeVar("T")
 
@@ -72,8 +81,10 @@ WORKFLOWS: Sequence[type] = [
     DeliveryWorkflow,
     EndpointWorkflow,
     ReconcileWorkflow,
+    ReconcileLoopWorkflow,
     RetentionWorkflow,
     EventsWorkflow,
+    EventsLoopWorkflow,
     EraseTenantWorkflow,
     SealReceiptsWorkflow,
 ]
@@ -168,6 +179,7 @@ class FakeActivities:
         self.circuit: Circuit | None = Circuit()
         self.parked = 0
         self.passes: Script[ReconcileResult] = Script(ReconcileResult(started=3, restarted=2, endpoints=1, history=4))
+        self.pulls: Script[PulledState] = Script(PulledState(DeliveryStatus.DELIVERED, attempts=1))
         self._clock = clock
         self._gates: defaultdict[str, list[Gate]] = defaultdict(list)
         self._running = 0
@@ -234,6 +246,11 @@ class FakeActivities:
         """The order registered for the delivery, or the one it was started with, in its next round."""
         await self._called("open_round", input)
         return replace(self.inputs[input.delivery_gid], round=input.round + 1, attempt=1)
+
+    @activity.defn(name="check_pulled")
+    async def check_pulled(self, check: PullCheck) -> PulledState:
+        await self._called("check_pulled", check)
+        return self.pulls.next()
 
     @activity.defn(name="discard")
     async def discard(self, note: DiscardInput) -> None:
@@ -302,6 +319,7 @@ class FakeActivities:
             self.dead_letter,
             self.open_round,
             self.discard,
+            self.check_pulled,
             self.load_circuit,
             self.project_circuit,
             self.release_parked,

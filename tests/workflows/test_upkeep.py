@@ -7,8 +7,8 @@ import pytest
 from temporalio.client import WorkflowFailureError, WorkflowHandle
 
 from everhook.contracts import ReconcileResult, ReconcileShare, RetentionResult, TaskQueue
-from tests.workflows.engine import PATIENCE_S, Engine, Script
-from workflows.upkeep import ReconcileWorkflow, RetentionWorkflow
+from tests.workflows.engine import PATIENCE_S, Engine, Script, until_at_rest
+from workflows.upkeep import EventsLoopWorkflow, ReconcileLoopWorkflow, ReconcileWorkflow, RetentionWorkflow
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -107,3 +107,39 @@ async def test_a_pass_of_the_reconciler_that_fails_is_not_repeated(engine: Engin
         await engine.result_without_skipping(handle)
     await engine.fakes.open_all()
     assert len(engine.fakes.of("reconcile")) == (1 if failing == 1 else 5)
+
+
+# --- loops
+
+
+async def looping(engine: Engine, *results: ReconcileResult) -> WorkflowHandle[ReconcileLoopWorkflow, ReconcileResult]:
+    engine.fakes.passes = Script(*results)
+    run = ReconcileLoopWorkflow.run
+    return await engine.client.start_workflow(run, id="reconcile-loop", task_queue=TaskQueue.DELIVERIES)
+
+
+async def test_a_loop_makes_passes_until_the_schedule_starts_the_next_one(engine: Engine) -> None:
+    every = timedelta(minutes=1)
+    handle = await looping(engine, ReconcileResult(started=1, every=every))
+    assert await engine.result(handle) == ReconcileResult(started=5, every=every)
+    passes = [call.at for call in engine.fakes.of("reconcile")]
+    assert [round((at - passes[0]) / every) for at in passes] == [0, 1, 2, 3, 4]
+
+
+async def test_a_pass_of_a_loop_that_fails_is_followed_by_the_next_one(engine: Engine) -> None:
+    engine.fakes.fail("reconcile", times=1)
+    handle = await looping(engine, ReconcileResult(started=1, every=timedelta(minutes=2)))
+    assert (await engine.result(handle)).started == 3
+    assert len(engine.fakes.of("reconcile")) == 4
+
+
+async def test_a_loop_whose_passes_are_seldom_is_one_pass(engine: Engine) -> None:
+    handle = await looping(engine, ReconcileResult(started=1, every=timedelta(hours=1)))
+    assert (await engine.result(handle)).started == 1
+
+
+async def test_events_are_published_pass_by_pass(engine: Engine) -> None:
+    run = EventsLoopWorkflow.run
+    handle = await engine.client.start_workflow(run, id="events-loop", task_queue=TaskQueue.DELIVERIES)
+    assert (await engine.result(handle)).published == 60 * 4
+    assert (await until_at_rest(handle)).events[-1].event_id < 1_000
