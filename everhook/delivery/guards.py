@@ -11,6 +11,7 @@ from everhook.delivery.confirmations import Confirmations
 from everhook.delivery.fair_pool import FairPool
 from everhook.delivery.history_store import forget
 from everhook.delivery.starts import is_away, is_overloaded, start_delivery
+from everhook.event_loop import sleep_unless
 from everhook.storage.engine import Database
 
 SIGNAL = "settled"
@@ -74,7 +75,7 @@ class GuardStarter:
                 if not is_away(error) and not is_overloaded(error):
                     log.error("a workflow cannot be started", delivery_gid=delivery.delivery_gid, error=str(error))
                     return
-                await asyncio.sleep(AWAY_PAUSE_S)
+                await sleep_unless(self._closing, AWAY_PAUSE_S)
             else:
                 if start.signals:
                     self._confirmations.add(delivery.delivery_gid)
