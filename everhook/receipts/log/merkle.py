@@ -225,8 +225,12 @@ class Frontier:
             completed += self._carry(hashed)
         return completed
 
+    def peaks(self) -> list[bytes]:
+        """The roots of the perfect subtrees that the log consists of, largest and leftmost first."""
+        return [peak for edge in reversed(self._edges) for peak in _peaks(edge)]
+
     def root(self) -> bytes:
-        peaks = [peak for edge in reversed(self._edges) for peak in _peaks(edge)]
+        peaks = self.peaks()
         return _bag(peaks) if peaks else EMPTY_ROOT
 
     def _carry(self, hashed: bytes) -> Iterator[Block]:
@@ -238,6 +242,27 @@ class Frontier:
             edge.clear()
             yield Block(level + 1, self.size // BLOCK ** (level + 1) - 1, hashed)
         self._edges.append([hashed])
+
+
+class Peaks:
+    """A log as the roots of its perfect subtrees, one for each bit of its size: enough to append and for the root,
+    without a store."""
+
+    def __init__(self, size: int, peaks: Sequence[bytes]) -> None:
+        self.size = size
+        self._peaks = list(peaks)
+
+    def append(self, leaf: bytes) -> None:
+        self._peaks.append(leaf)
+        bits = self.size
+        while bits & 1:
+            right, left = self._peaks.pop(), self._peaks.pop()
+            self._peaks.append(node_hash(left, right))
+            bits >>= 1
+        self.size += 1
+
+    def root(self) -> bytes:
+        return _bag(self._peaks) if self._peaks else EMPTY_ROOT
 
 
 def _edge_pieces(size: int) -> list[_Piece]:
