@@ -168,6 +168,13 @@ NOT_PULLED = ProblemType(
     "The endpoint receives in another mode, so its deliveries cannot be polled, streamed or acknowledged.",
     "Create an endpoint with the mode `poll` or `stream`.",
 )
+RECEIPT_ARCHIVED = ProblemType(
+    "receipt-archived",
+    HTTPStatus.GONE,
+    "Receipt archived",
+    "The receipt is not in the database, and receipts of its time were moved to files.",
+    "Ask the operators for the file. `everhook receipts extract` takes the bundle of a receipt out of it.",
+)
 PAYLOAD_ERASED = ProblemType(
     "payload-erased",
     HTTPStatus.CONFLICT,
@@ -257,6 +264,7 @@ OF_ERRORS: Mapping[type[errors.DomainError], ProblemType] = {
     errors.NotPulled: NOT_PULLED,
     errors.PayloadErased: PAYLOAD_ERASED,
     errors.LogDamaged: INTERNAL_ERROR,
+    errors.ReceiptArchived: RECEIPT_ARCHIVED,
     errors.BulkOperationRunning: BULK_OPERATION_RUNNING,
     errors.RateLimited: RATE_LIMITED,
     errors.BacklogFull: BACKLOG_FULL,

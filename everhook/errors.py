@@ -17,6 +17,7 @@
         │   ├── IdempotencyKeyReused
         │   ├── NotADeadLetter, NoAttemptDue, PayloadErased, NotPulled
         │   └── TenantNameTaken, TenantInUse
+        ├── ReceiptArchived             it was moved to a file, which is not here
         ├── LogDamaged              a log of receipts lacks hashes, so nothing can be proven from it
         └── TryLater                the same call may succeed in a while
             ├── BulkOperationRunning
@@ -135,6 +136,10 @@ class TenantNameTaken(Conflict):
 
 class TenantInUse(Conflict):
     """The default tenant owns what names no tenant: it cannot be erased."""
+
+
+class ReceiptArchived(DomainError):
+    """A receipt was moved from the database to a file, or there never was one with this gid."""
 
 
 class LogDamaged(DomainError):

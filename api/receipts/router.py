@@ -67,7 +67,7 @@ async def get_consistency_proof(
     return ConsistencyBundle.model_validate(bundle)
 
 
-@router.get("/receipts/{gid}")
+@router.get("/receipts/{gid}", responses=documents(problem_types.RECEIPT_ARCHIVED))
 async def get_receipt(gid: Gid, services: ServicesDep, store: Store) -> Receipt:
     """One receipt, as it was signed and in words."""
     async with store.reading() as session:
@@ -77,7 +77,7 @@ async def get_receipt(gid: Gid, services: ServicesDep, store: Store) -> Receipt:
 @router.get(
     "/receipts/{gid}/bundle",
     response_model_exclude_none=True,
-    responses=documents(problem_types.UNAVAILABLE),
+    responses=documents(problem_types.UNAVAILABLE, problem_types.RECEIPT_ARCHIVED),
 )
 async def get_receipt_bundle(
     gid: Gid, services: ServicesDep, store: Store, since: Annotated[Size | None, Query()] = None

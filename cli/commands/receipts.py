@@ -1,21 +1,23 @@
-"""`everhook receipts`: `verify` checks a bundle offline, from files only, for receivers and auditors; `audit` checks
-the issuer's own database.
+"""`everhook receipts`: `verify` and `extract` work offline, from files only, for receivers and auditors; `audit` checks
+the issuer's own database, and `archive` moves old receipts out of it.
 
 Exit status: 0 if everything is valid, 1 if something is wrong (the first error is named), 2 if a file cannot be used.
 """
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
 
 from cli.command import epilog
-from cli.errors import UsageError
+from cli.errors import CommandError, UsageError
 from cli.options import AsJson
 from cli.output import Output
 from cli.terminal_text import printable
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from everhook.receipts.bundle import BundleVerification
     from everhook.receipts.keys import KeySet
     from everhook.receipts.receipt import Receipt
+    from everhook.storage.engine import Database
+    from everhook.storage.keyring import KeyRing
 
 MAX_FILE = 16 * 1024 * 1024
 WRONG = 1
@@ -52,7 +56,10 @@ def receipts() -> None:
     )
 )
 def verify(
-    bundle: Annotated[Path, typer.Argument(help="The bundle of a receipt, or of two checkpoints.", show_default=False)],
+    bundle: Annotated[
+        Path,
+        typer.Argument(help="The bundle of a receipt, or of two checkpoints; or an archive.", show_default=False),
+    ],
     body: Annotated[Path | None, typer.Option(help="The request's body as it was received, byte for byte.")] = None,
     since_checkpoint: Annotated[
         Path | None, typer.Option(help="A checkpoint that you hold: the log must not have been rewritten since.")
@@ -62,12 +69,17 @@ def verify(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Verify a bundle offline, and print what it proves and what it does not."""
+    """Verify a bundle or an archive offline, and print what it proves and what it does not."""
+    from everhook.receipts.archive import verify_archive
     from everhook.receipts.bundle import BundleFinding, BundleVerification, UnknownBundle, load
     from everhook.receipts.bundle import verify as check
     from everhook.receipts.strict_json import InvalidDocument, NotJson
 
     try:
+        if _is_archive(bundle):
+            if body is not None or since_checkpoint is not None:
+                raise UsageError("--body and --since-checkpoint are for bundles: `receipts extract` takes one out")
+            _finish(verify_archive(bundle, _keys(jwks) if jwks else None), as_json)
         document = load(_read(bundle))
         _refuse_problem(bundle, document)
         result = check(
@@ -80,12 +92,24 @@ def verify(
         raise UsageError(f"{bundle}: {error}") from error
     except InvalidDocument as error:
         result = BundleVerification(proven=(), wrong=BundleFinding(error.place, error.what))
+    _finish(result, as_json)
+
+
+def _finish(result: "BundleVerification", as_json: bool) -> NoReturn:
     if as_json:
         Output(as_json).json(_as_json(result))
     else:
         _report(result)
-    if not result.ok:
-        raise typer.Exit(WRONG)
+    raise typer.Exit(0 if result.ok else WRONG)
+
+
+def _is_archive(path: Path) -> bool:
+    from everhook.receipts.archive import is_archive
+
+    try:
+        return is_archive(path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _refuse_problem(file: Path, document: object) -> None:
@@ -96,6 +120,129 @@ def _refuse_problem(file: Path, document: object) -> None:
             f"{file} is not a bundle, but an error of the API: "
             f"{document['detail']} ({document['status']}){again}. With curl, --fail-with-body detects this."
         )
+
+
+@app.command(epilog=epilog(["receipts extract 000000000000-000000100000.receipts.gz rcp_… > bundle.json"]))
+def extract(
+    archive: Annotated[Path, typer.Argument(help="A file of `receipts archive`.", show_default=False)],
+    receipt: Annotated[str, typer.Argument(help="The receipt.", metavar="GID", show_default=False)],
+) -> None:
+    """Print the bundle of one archived receipt, for `receipts verify`."""
+    from everhook.receipts.archive import bundle_from
+    from everhook.receipts.strict_json import InvalidDocument
+
+    if not _is_archive(archive):
+        raise UsageError(f"{archive} is not an archive of receipts")
+    try:
+        bundle = bundle_from(archive, receipt)
+    except InvalidDocument as error:
+        raise UsageError(f"{archive} cannot be used: {error}") from error
+    if bundle is None:
+        raise UsageError(f"{receipt} is not in {archive}")
+    Output(True).json(bundle)
+
+
+@app.command(
+    epilog=epilog(
+        [
+            "receipts archive --before 2026-01-01 --to /var/lib/everhook/receipts --dry-run",
+            "receipts archive --before 2026-01-01 --to /var/lib/everhook/receipts --tenant acme",
+        ]
+    )
+)
+def archive(
+    before: Annotated[
+        datetime,
+        typer.Option(help="Archive what is under checkpoints signed before this day (UTC).", formats=["%Y-%m-%d"]),
+    ],
+    to: Annotated[Path, typer.Option(help="The directory for the files, one directory in it for each tenant.")],
+    tenant: Annotated[str | None, typer.Option(help="This tenant only: a name or a gid.")] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Move nothing; say how many receipts the first file of each log would have."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Move old receipts from the database to files that verify on their own.
+
+    Hashes and checkpoints stay, so every proof still works. Receipts whose attempts are still in the database stay
+    there. The command can be interrupted and run again.
+    """
+    moment = before.replace(tzinfo=UTC)
+    if moment > datetime.now(UTC):
+        raise UsageError("--before lies in the future")
+    if not dry_run and not (to.is_dir() and os.access(to, os.W_OK)):
+        raise UsageError(f"{to} is not a directory that can be written to")
+    out = Output(as_json)
+    moved = asyncio.run(_archive(out, moment, to, tenant, dry_run=dry_run))
+    if as_json:
+        out.json({"receipts": moved, "dryRun": dry_run})
+    else:
+        _say(f"{moved} receipts would be moved" if dry_run else f"{moved} receipts moved to {to}")
+
+
+async def _archive(out: Output, moment: datetime, to: Path, tenant: str | None, *, dry_run: bool) -> int:
+    """Returns how many receipts were moved, or would be."""
+    from cli.context import load_settings_here, opened_database
+    from everhook.storage.keyring import KeyRing
+
+    settings = load_settings_here()
+    keyring = KeyRing.from_settings(settings)
+    moved = 0
+    async with opened_database(settings) as database:
+        logs = await _logs(database, tenant)
+        with out.progress() as progress:
+            for tenant_gid in logs:
+                task = progress.add_task(f"receipts of {tenant_gid}", total=None)
+                advance = partial(progress.advance, task)
+                moved += await _archive_log(database, keyring, tenant_gid, moment, None if dry_run else to, advance)
+                progress.update(task, total=progress.tasks[task].completed)
+    return moved
+
+
+async def _logs(database: "Database", tenant: str | None) -> list[str]:
+    """The tenants whose receipts are to be moved."""
+    from everhook.receipts.log.audit_store import tenants_with_receipts
+    from everhook.tenants.store import find_tenant
+
+    async with database.reading() as session:
+        if tenant is None:
+            return await tenants_with_receipts(session)
+        found = await find_tenant(session, tenant)
+    if found is None:
+        raise UsageError(f"there is no tenant {tenant}")
+    return [found.gid]
+
+
+async def _archive_log(
+    database: "Database",
+    keyring: "KeyRing",
+    tenant_gid: str,
+    moment: datetime,
+    to: Path | None,
+    advance: Callable[[int], None],
+) -> int:
+    """Move one log's receipts, file by file; without a directory count those of the first file."""
+    from everhook.receipts.log.archive_store import archive, delete_archived, next_range
+    from everhook.receipts.strict_json import InvalidDocument
+
+    moved = 0
+    if to is not None:
+        await delete_archived(database, tenant_gid)  # what a run that died had recorded
+    while True:
+        async with database.reading() as session:
+            chosen = await next_range(session, tenant_gid, moment)
+        if chosen is None:
+            return moved
+        moved += chosen.end - chosen.start
+        if to is None:
+            return moved
+        try:
+            await archive(database, keyring, chosen, to, advance)
+        except InvalidDocument as error:
+            raise CommandError(f"the log of {tenant_gid} is damaged; nothing was deleted: {error}") from error
+        except OSError as error:
+            raise UsageError(f"{to} cannot be written to: {error.strerror or error}") from error
 
 
 @app.command(epilog=epilog(["receipts audit", "receipts audit --json"]))

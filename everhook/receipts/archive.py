@@ -8,6 +8,7 @@ the log. The header has the checkpoint at the end of the range, and the roots of
 import gzip
 import json
 import os
+import secrets
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ def file_name(start: int, end: int) -> str:
 
 def write_archive(path: Path, header: ArchiveHeader, receipts: Iterable[str]) -> str:
     """Write an archive and return its SHA-256. It has its name only once it is complete and on disk."""
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     with partial.open("wb") as raw:
         with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as file:
             for line in (header.to_json(), *receipts):
@@ -209,8 +210,8 @@ def verify_archive(path: Path, pinned: KeySet | None = None) -> BundleVerificati
             ),
             BundleFinding(
                 "receipts",
-                f"these {header.end - header.start} are numbers {header.start} to {header.end - 1} of that log, counted "
-                "from 0; each is signed and unaltered, and none is missing",
+                f"these {header.end - header.start} are numbers {header.start} to {header.end - 1} of that log, "
+                "counted from 0; each is signed and unaltered, and none is missing",
             ),
         ),
         unproven=() if pinned else (unproven,),

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from everhook.delivery import attempts_store
 from everhook.delivery import store as deliveries
 from everhook.delivery.service import attempt_position
-from everhook.errors import InvalidField, LogDamaged, NotFound, NotSealed
+from everhook.errors import InvalidField, LogDamaged, NotFound, NotSealed, ReceiptArchived
+from everhook.ids import Kind, is_gid, moment_of
 from everhook.receipts import bundle as bundles
 from everhook.receipts import store as receipts
 from everhook.receipts.bundle import Consistency
@@ -65,11 +66,15 @@ class ReceiptService:
         return await receipts.page_of_seals(session, tenant_gid, before=_size(after), limit=limit)
 
     async def get(self, session: Session, gid: str) -> Receipt:
-        """Raises NotFound."""
+        """Raises NotFound, and ReceiptArchived if the receipt may be in an archive."""
         row = await receipts.find(session, gid)
-        if row is None:
-            raise NotFound("receipt", gid)
-        return row
+        if row is not None:
+            return row
+        if is_gid(gid, Kind.RECEIPT) and await receipts.archived_since(session, moment_of(gid)):
+            raise ReceiptArchived(
+                f"{gid} is not in the database. Receipts of its time were archived: the operators have the files."
+            )
+        raise NotFound("receipt", gid)
 
     async def bundle(self, session: Session, gid: str, *, since: int | None = None) -> dict[str, Any]:
         """A receipt with all that it takes to check it offline. With `since`, also a proof that the log was only added

@@ -1,13 +1,14 @@
 """Receipts and their logs: rows, checkpoints, and the hashes that proofs consist of."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
 from everhook.storage.paging import Page
-from everhook.storage.tables import Receipt, ReceiptHash, ReceiptSeal
+from everhook.storage.tables import Receipt, ReceiptArchive, ReceiptHash, ReceiptSeal
 
 LEAVES = 0
 """The level of leaf hashes."""
@@ -56,10 +57,34 @@ async def seal_at(session: AsyncSession, tenant_gid: str, size: int) -> ReceiptS
 
 
 async def places_taken(session: AsyncSession, tenant_gid: str) -> int:
-    """The length of the log according to the last index that a receipt has."""
+    """The length of the log according to the last index that a receipt has or had."""
     last = await session.execute(select(func.max(col(Receipt.seq))).where(col(Receipt.tenant_gid) == tenant_gid))
     seq = last.scalar_one()
-    return 0 if seq is None else int(seq) + 1
+    return int(seq) + 1 if seq is not None else await archived_size(session, tenant_gid)
+
+
+async def archived_size(session: AsyncSession, tenant_gid: str) -> int:
+    """How many receipts of a log, counted from the first one, were moved to files."""
+    newest = await newest_archive(session, tenant_gid)
+    return newest.end if newest is not None else 0
+
+
+async def newest_archive(session: AsyncSession, tenant_gid: str) -> ReceiptArchive | None:
+    rows = await session.execute(
+        select(ReceiptArchive)
+        .where(col(ReceiptArchive.tenant_gid) == tenant_gid)
+        .order_by(col(ReceiptArchive.start).desc())
+        .limit(1)
+    )
+    return rows.scalar_one_or_none()
+
+
+async def archived_since(session: AsyncSession, moment: datetime) -> bool:
+    """Whether receipts that were issued at a moment may have been archived, as far as the session reaches."""
+    rows = await session.execute(
+        select(col(ReceiptArchive.file)).where(col(ReceiptArchive.newest_at) >= moment).limit(1)
+    )
+    return rows.first() is not None
 
 
 async def page_of_seals(session: AsyncSession, tenant_gid: str, *, before: int | None, limit: int) -> Page[ReceiptSeal]:

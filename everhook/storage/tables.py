@@ -560,6 +560,25 @@ class ReceiptSeal(SQLModel, table=True):
     created_at: datetime = _when(default_factory=now)
 
 
+class ReceiptArchive(SQLModel, table=True):
+    """A range of a tenant's log, from `start` to before `end`, whose receipts were moved to a file. Their hashes and
+    checkpoints stay.
+
+    `file` is the name of the file without its directory, `sha256` its hash. `newest_at` is when the checkpoint at the
+    end was signed: no receipt in the file is newer.
+    """
+
+    __tablename__ = "receipt_archive"
+
+    tenant_gid: str = Field(primary_key=True)
+    start: int = _count(primary_key=True)
+    end: int = _count()
+    file: str
+    sha256: str
+    newest_at: datetime = _when()
+    archived_at: datetime = _when(default_factory=now)
+
+
 class ReceiptKeyRow(SQLModel, table=True):
     """A key that signs receipts and checkpoints. `seed` is encrypted.
 

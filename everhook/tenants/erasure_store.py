@@ -29,6 +29,7 @@ from everhook.storage.tables import (
     PendingHistory,
     PullItem,
     Receipt,
+    ReceiptArchive,
     ReceiptHash,
     ReceiptSeal,
     Subscription,
@@ -44,7 +45,7 @@ _OF_TENANTS: tuple[Any, ...] = (
 )  # fmt: skip
 """Each table before those that it refers to."""
 
-_LOG: tuple[Any, ...] = (ReceiptHash, ReceiptSeal)
+_LOG: tuple[Any, ...] = (ReceiptHash, ReceiptSeal, ReceiptArchive)
 """What belongs to the log of receipts comes last, because it may be being sealed."""
 
 
