@@ -1,13 +1,17 @@
 """Receipts over HTTP: what is answered is what a stranger can check."""
 
+import asyncio
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cli.main import run as cli
+from everhook.ids import Kind, first_gid_at
 from everhook.receipts.bundle import verify
 from everhook.receipts.keys import KeySet
 from everhook.receipts.keys_store import rotate_keys
@@ -198,7 +202,7 @@ def run(code: str, *arguments: str | Path, env: dict[str, str] | None = None) ->
     )
 
 
-def everhook(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+def everhook(settings: Settings, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     variables = {"EVERHOOK_DATABASE_URL": settings.database_url, "EVERHOOK_MASTER_KEYS": MASTER_KEY}
     return run(
         "from cli.main import main; main()", *arguments, env=clean_environment({**variables, "EVERHOOK_DEV": "1"})
@@ -295,3 +299,43 @@ async def test_the_commands_audit_the_logs_and_rotate_their_keys(live: Live) -> 
     audited = json.loads(everhook(settings, "receipts", "audit", "--json").stdout)
     assert audited["ok"] and audited["attempts"] >= 1
     assert audited["logs"][0]["receipts"] >= 1 and audited["logs"][0]["wrong"] is None
+
+
+async def test_archived_receipts_are_in_the_file_and_gone_from_the_api(
+    api: Api,
+    settings: Settings,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("EVERHOOK_DATABASE_URL", settings.database_url)
+    monkeypatch.setenv("EVERHOOK_MASTER_KEYS", MASTER_KEY)
+    monkeypatch.setenv("EVERHOOK_DEV", "1")
+
+    async def receipts(*arguments: str | Path) -> tuple[int, str]:
+        """Run the command in this process; its status and output."""
+        status = await asyncio.to_thread(cli, ["receipts", *map(str, arguments)])
+        shown = capsys.readouterr()
+        return status, shown.out + shown.err
+
+    log = Log(api.database, keyring=KeyRing.from_settings(settings))
+    await log.grown(2, 5)
+    gid = (await log.receipts())[1].gid
+    before = [datetime.now(UTC) + timedelta(days=days) for days in (1, 0)]
+    tomorrow, today = (["archive", "--to", tmp_path, "--before", f"{day:%Y-%m-%d}"] for day in before)
+    status, shown = await receipts(*tomorrow)
+    assert (status, "lies in the future" in shown) == (2, True)
+    await api.change_rows("UPDATE receipt_seal SET created_at = :past", past="2026-01-01 00:00:00.000000")
+    assert await receipts(*today) == (0, f"0 receipts moved to {tmp_path}\n")  # their attempts are still there
+    await api.change_rows("DELETE FROM attempt")
+    assert await receipts(*today, "--dry-run") == (0, "5 receipts would be moved\n")
+    assert await receipts(*today) == (0, f"5 receipts moved to {tmp_path}\n")
+    await api.change_rows("UPDATE receipt_archive SET newest_at = :now", now=f"{before[1]:%Y-%m-%d %H:%M:%S.%f}")
+    assert_problem(await api.get(f"/v1/receipts/{gid}"), 410)
+    assert_problem(await api.get(f"/v1/receipts/{gid}/bundle"), 410)
+    assert_problem(await api.get(f"/v1/receipts/{first_gid_at(Kind.RECEIPT, before[0])}"), 404)
+    file = tmp_path / log.tenant_gid / "000000000000-000000000005.receipts.gz"
+    assert (await receipts("verify", file))[0] == 0
+    status, bundle = await receipts("extract", file, gid)
+    assert verify(json.loads(bundle)).ok
+    assert (await receipts("audit"))[0] == 0
