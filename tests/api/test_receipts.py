@@ -322,7 +322,7 @@ async def test_archived_receipts_are_in_the_file_and_gone_from_the_api(
     await log.grown(2, 5)
     gid = (await log.receipts())[1].gid
     before = [datetime.now(UTC) + timedelta(days=days) for days in (1, 0)]
-    tomorrow, today = (["archive", "--to", tmp_path, "--before", f"{day:%Y-%m-%d}"] for day in before)
+    tomorrow, today = (["archive", "--to", str(tmp_path), "--before", f"{day:%Y-%m-%d}"] for day in before)
     status, shown = await receipts(*tomorrow)
     assert (status, "lies in the future" in shown) == (2, True)
     await api.change_rows("UPDATE receipt_seal SET created_at = :past", past="2026-01-01 00:00:00.000000")
