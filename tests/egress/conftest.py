@@ -22,7 +22,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     directory = tmp_path_factory.mktemp("room")
     command = room.inside([sys.executable, "-m", "tests.egress.inside", str(directory)], directory)
     done = subprocess.run(
-        command, cwd=REPOSITORY, env=clean_environment(), capture_output=True, text=True, timeout=170, check=False
+        command, cwd=REPOSITORY, env=clean_environment(), capture_output=True, text=True, timeout=290, check=False
     )
     if done.returncode != 0:
         pytest.fail(f"the exercise failed:\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}")

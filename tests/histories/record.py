@@ -312,14 +312,14 @@ async def loops(engine: Engine, album: Album) -> None:
     )
     run = ReconcileLoopWorkflow.run
     handle = await engine.client.start_workflow(run, id="reconcile-loop", task_queue=TaskQueue.DELIVERIES)
-    await engine.until_called("reconcile", 5)
+    await engine.passed(handle, "reconcile", 5, timedelta(minutes=2))
     engine.fakes.fail("reconcile", times=1)
-    await engine.result(handle)
+    await engine.passed(handle, "reconcile", 7, timedelta(minutes=2))
     await album.keep("reconcile-loop", handle)
     looping = await engine.client.start_workflow(
         EventsLoopWorkflow.run, id="events-loop", task_queue=TaskQueue.DELIVERIES
     )
-    await engine.result(looping)
+    await engine.passed(looping, "publish_events", 60, timedelta(seconds=5))
     await album.keep("events-loop", looping)
 
 

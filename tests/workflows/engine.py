@@ -351,6 +351,17 @@ class Engine:
         """Let this much time pass, with all that happens in it."""
         await self.env.sleep(duration)
 
+    async def passed(self, handle: WorkflowHandle[Any, Any], name: str, calls: int, every: timedelta) -> None:
+        """Let a loop make passes until an activity was called so many times. No time is skipped during a call: it would
+        end for want of a heartbeat."""
+        while True:
+            done = len(self.fakes.of(name))
+            await until_at_rest(handle)
+            if done >= calls:
+                return
+            await self.skip(every)
+            await self.until_called(name, done + 1)
+
     def input(self, **changes: Any) -> DeliveryInput:
         """A delivery order, without jitter unless `changes` say otherwise."""
         input = DeliveryInput(
