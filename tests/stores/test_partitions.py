@@ -1,6 +1,7 @@
 """Partitions by month on PostgreSQL: created ahead, dropped when past, and converted from tables that are in use."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,8 @@ from everhook.tenants.retention_store import RetentionPeriods, apply_retention
 from tests.stores import past
 from tests.stores.factories import Store, accepted, publication
 from tests.stores.past import keep
+from tests.stores.plans import recorded
+from tests.stores.receipt_factory import Log
 from tests.stores.test_online_schema import _CutOff, connected, cut_off_at, statements_seen, upgrade_to
 
 BEFORE_PARTITIONS = "0007"
@@ -294,3 +297,20 @@ async def test_a_statement_by_gid_opens_one_partition(new_postgres_url: str) -> 
         plan = await one.fetch(f"EXPLAIN (ANALYZE) EXECUTE by_gid ('{new_gid(Kind.DELIVERY)}')")
         text = "\n".join(row[0] for row in plan)
         assert "Subplans Removed" in text and text.count("Index Scan") == 1
+
+
+async def test_sealing_reads_only_the_months_of_its_receipts(new_postgres_url: str) -> None:
+    """Also by a hash join, which PostgreSQL chooses for many receipts, and which reads all partitions without bounds."""
+    async with migrated(new_postgres_url, now() - YEAR_AGO) as database:
+        log = Log(database)
+        await log.grow(2)
+        statements = recorded(database)
+        await log.seal()
+        [(sql, parameters)] = [each for each in statements.items() if "UPDATE receipt" in each[0]]
+        await log.grow(2)
+        async with database.write_connection() as connection:
+            await connection.execute(sa.text("SET LOCAL enable_nestloop = off"))
+            plan = await connection.exec_driver_sql(f"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) {sql}", parameters)
+            lines = [row[0] for row in plan]
+        joined = "\n".join(lines).partition("Join")[2]
+        assert len(re.findall(r" on receipt_\w+ receipt_\d+ \(actual", joined)) == 1, "\n".join(lines)

@@ -136,14 +136,19 @@ async def _number(session: AsyncSession, tenant_gid: str, start: int, at_most: i
         .where(col(Receipt.tenant_gid) == tenant_gid, col(Receipt.seq).is_(None))
         .order_by(col(Receipt.gid))
         .limit(at_most)
-        .subquery()
+        .cte("waiting")
     )
     nth = func.row_number().over(order_by=waiting.c.gid)
     places = select(waiting.c.gid, waiting.c.delivery_gid, (start - 1 + nth).label("seq")).subquery()
     numbered = await session.execute(
         update(table_of(Receipt))
-        # By both columns: the second is what receipts are partitioned by, so that only the months in question are read.
-        .where(col(Receipt.gid) == places.c.gid, col(Receipt.delivery_gid) == places.c.delivery_gid)
+        .where(
+            col(Receipt.gid) == places.c.gid,
+            col(Receipt.delivery_gid) == places.c.delivery_gid,
+            # Receipts are partitioned by it: with bounds, a hash join reads only the months in question.
+            col(Receipt.delivery_gid) >= select(func.min(waiting.c.delivery_gid)).scalar_subquery(),
+            col(Receipt.delivery_gid) <= select(func.max(waiting.c.delivery_gid)).scalar_subquery(),
+        )
         .values(seq=places.c.seq)
         .returning(col(Receipt.gid), col(Receipt.seq), col(Receipt.jws))
     )
