@@ -300,7 +300,7 @@ async def test_a_statement_by_gid_opens_one_partition(new_postgres_url: str) -> 
 
 
 async def test_sealing_reads_only_the_months_of_its_receipts(new_postgres_url: str) -> None:
-    """Also by a hash join, which PostgreSQL chooses for many receipts, and which reads all partitions without bounds."""
+    """Also by a hash join, which PostgreSQL chooses for many receipts."""
     async with migrated(new_postgres_url, now() - YEAR_AGO) as database:
         log = Log(database)
         await log.grow(2)
