@@ -1,0 +1,82 @@
+"""Responses of server-sent events (HTML Living Standard, section 9.2).
+
+`sse-starlette` cancels the generator when the client disconnects or the server ends, possibly in the middle of a
+transaction. Here nothing is cancelled: the source learns that its client has left, and ends by itself.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Protocol
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+KEEP_ALIVE_S = 15.0
+"""A source writes `KEEP_ALIVE` when it wrote nothing for this long, so that proxies keep the connection open and a dead
+client is noticed."""
+
+KEEP_ALIVE = b": keep-alive\n\n"
+
+HEADERS = {"x-accel-buffering": "no"}
+"""Proxies must not buffer. `Cache-Control: no-store` is set for the whole API."""
+
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+
+
+class EventSource(Protocol):
+    """What generates the events of one stream."""
+
+    def events(self) -> AsyncGenerator[bytes]:
+        """The events as they are written. When the generator continues, the last one was written. It ends soon after
+        `leave`."""
+
+    def leave(self) -> None:
+        """The client has left, or the response is over. Called at least once."""
+
+
+def event(data: bytes, *, name: str, id: str | None = None, retry_ms: int | None = None) -> bytes:
+    """One event. A client sees line ends in `data` as line feeds."""
+    lines = [b"retry: %d" % retry_ms] if retry_ms is not None else []
+    if id is not None:
+        lines.append(b"id: " + id.encode())
+    lines.append(b"event: " + name.encode())
+    lines += [b"data: " + line for line in _LINE_END.split(data)]
+    return b"\n".join(lines) + b"\n\n"
+
+
+class EventStream(Response):
+    """A response that lasts until its source ends or the client leaves.
+
+    A write waits while more than the server's buffer is unsent. A client that reads nothing for 30 s is disconnected by
+    the server: see `STALLED_S` in everhook/serving/limits.py.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, source: EventSource) -> None:
+        super().__init__(headers=HEADERS)
+        del self.headers["content-length"]
+        self._source = source
+        self._has_left = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        watching = asyncio.create_task(self._watch(receive))
+        try:
+            async with aclosing(self._source.events()) as events:
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                async for chunk in events:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    if self._has_left:  # the chunk may not have been written
+                        return
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            self._source.leave()
+            watching.cancel()
+
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._has_left = True
+        self._source.leave()
