@@ -25,6 +25,7 @@ from everhook.health.service import HealthService
 from everhook.publishing.backlog import Backlog
 from everhook.publishing.service import MessageService
 from everhook.pulling.service import PullQueue
+from everhook.pulling.streams import PullStreams
 from everhook.receipts.service import ReceiptService
 from everhook.settings import Settings
 from everhook.storage.engine import Database
@@ -65,6 +66,7 @@ class Services:
     sessions: SessionService
     responses: ResponseStore
     pulls: PullQueue
+    streams: PullStreams
 
     def scope_of(self, tenant_gid: str | None) -> TenantScope:
         """The database as a tenant may see it; None: all of it."""

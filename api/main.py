@@ -134,6 +134,13 @@ def create_app(
     return app
 
 
+def end_streams(app: FastAPI) -> None:
+    """End the responses that last as long as their client listens. Servers call it when they shut down."""
+    dashboard.end_streams(app)
+    services: Services = app.state.services
+    services.streams.end()
+
+
 def body_limits(settings: Settings) -> dict[Route, int]:
     """The routes whose bodies may be longer than others, or that take one from strangers; in bytes."""
     return {
@@ -217,4 +224,5 @@ def _services_on(engine: DeliveryEngine) -> Services:
         sessions=SessionService(database),
         responses=ResponseStore(database, engine.keyring),
         pulls=engine.pulls,
+        streams=engine.streams,
     )

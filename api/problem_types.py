@@ -203,6 +203,13 @@ RATE_LIMITED = ProblemType(
     "This API key has published as many messages as it may for now.",
     "Send the same call again after `Retry-After`.",
 )
+TOO_MANY_STREAMS = ProblemType(
+    "too-many-streams",
+    HTTPStatus.TOO_MANY_REQUESTS,
+    "Too many streams",
+    "The endpoint, or the process that took the call, has as many streams as it may have.",
+    "Connect again after `Retry-After`. One stream with a larger `prefetch` does the work of several.",
+)
 BULK_OPERATION_RUNNING = ProblemType(
     "bulk-operation-running",
     HTTPStatus.TOO_MANY_REQUESTS,
@@ -267,6 +274,7 @@ OF_ERRORS: Mapping[type[errors.DomainError], ProblemType] = {
     errors.ReceiptArchived: RECEIPT_ARCHIVED,
     errors.BulkOperationRunning: BULK_OPERATION_RUNNING,
     errors.RateLimited: RATE_LIMITED,
+    errors.TooManyStreams: TOO_MANY_STREAMS,
     errors.BacklogFull: BACKLOG_FULL,
     errors.Unavailable: UNAVAILABLE,
     errors.NotSealed: UNAVAILABLE,

@@ -198,14 +198,14 @@ def serve(
         raise typer.Exit(supervisor.supervise(settings, address, processes))
     configure_logging(settings.log_format, settings.log_level)
     from api import dashboard
-    from api.main import create_app
+    from api.main import create_app, end_streams
     from worker import working
 
     event_loop.tune_gc()
     event_loop.raise_file_limit()
     served = create_app(settings, alongside=working if worker else None)
     dashboard.warm_up()
-    http_server.run(served, sockets, Limits.from_settings(settings), lambda: dashboard.end_streams(served), ready)
+    http_server.run(served, sockets, Limits.from_settings(settings), lambda: end_streams(served), ready)
 
 
 @app.command(rich_help_panel=RUN, epilog=epilog(["worker", "worker --role sends"]))

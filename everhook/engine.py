@@ -20,6 +20,7 @@ from everhook.delivery.sender import Sender
 from everhook.delivery.starter import Starter, StarterLimits
 from everhook.egress import EgressClient, EgressRules
 from everhook.pulling.service import PullQueue
+from everhook.pulling.streams import PullStreams
 from everhook.pulling.wake_ups import WakeUps
 from everhook.receipts.issuer import issuer_name
 from everhook.receipts.keys_store import IssuerCache
@@ -45,6 +46,7 @@ class DeliveryEngine:
     dispatcher: Dispatcher
     pulls: PullQueue
     wake_ups: WakeUps
+    streams: PullStreams
 
 
 @asynccontextmanager
@@ -97,6 +99,7 @@ async def delivery_engine(
             dispatcher=dispatcher,
             pulls=pulls,
             wake_ups=wake_ups,
+            streams=PullStreams(pulls, wake_ups),
         )
     finally:
         await wake_ups.close()

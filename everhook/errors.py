@@ -22,6 +22,7 @@
         └── TryLater                the same call may succeed in a while
             ├── BulkOperationRunning
             ├── RateLimited
+            ├── TooManyStreams
             ├── BacklogFull
             └── Unavailable         the database, Temporal, or name resolution does not respond
                 └── NotSealed       the receipt is not under a checkpoint yet
@@ -165,6 +166,10 @@ class BulkOperationRunning(TryLater):
 
 class RateLimited(TryLater):
     """The key has published as much as it may for now."""
+
+
+class TooManyStreams(TryLater):
+    """The endpoint, or the process, has as many streams as it may have."""
 
 
 class BacklogFull(TryLater):

@@ -29,6 +29,7 @@ class Kind(StrEnum):
     API_KEY = "ek"
     AUDIT = "aud"
     BATCH = "bat"
+    CONSUMER = "con"
 
 
 def new_gid(kind: Kind) -> str:

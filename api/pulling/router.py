@@ -1,13 +1,14 @@
-"""Polling and acknowledging: how consumers receive the deliveries of an endpoint in the mode `poll` or `stream`."""
+"""Polling, streaming and acknowledging: how consumers receive the deliveries of endpoints that are pulled."""
 
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 
 from api import problem_types
 from api.dependencies import Principal, ServicesDep, Store
+from api.event_stream import EventStream
 from api.problems import documents
 from api.pulling.acks import read_lines
 from api.pulling.schemas import (
@@ -18,9 +19,11 @@ from api.pulling.schemas import (
     PulledItems,
     QueueOut,
 )
+from api.pulling.streaming import STREAM_EXAMPLE, RenderedStream
 from api.schemas import Gid, Name
 from everhook.pulling.service import Claim
 from everhook.pulling.service import Request as PullRequest
+from everhook.pulling.streams import StreamRequest
 
 router = APIRouter(prefix="/endpoints/{gid}", tags=["pulling"])
 view_router = APIRouter(prefix="/endpoints/{gid}", tags=["pulling"])
@@ -37,6 +40,11 @@ WaitSeconds = Annotated[
 LeaseSeconds = Annotated[
     int | None,
     Query(alias="leaseSeconds", ge=5, le=43_200, description="How long they are yours. Without it: the endpoint's."),
+]
+Prefetch = Annotated[int, Query(ge=1, le=500, description="How many deliveries may be unacknowledged at a time.")]
+LastEventId = Annotated[
+    str | None,
+    Header(alias="Last-Event-ID", max_length=200, description="The id of the last event of the stream before."),
 ]
 ConsumerName = Annotated[Name | None, Query(description="Your name, for operators. Without it: the name of your key.")]
 
@@ -106,6 +114,52 @@ async def acknowledge(
         endpoint = await services.endpoints.pulled(session, gid)
     results = await services.pulls.acknowledge(endpoint, lines, caller.address)
     return LeaseResults(data=[LeaseResultOut.of(result) for result in results])
+
+
+@router.get(
+    "/stream",
+    response_class=EventStream,
+    responses={
+        HTTPStatus.OK.value: {
+            "description": "Events: `hello`, `message`, `bye`",
+            "content": {"text/event-stream": {"schema": {"type": "string"}, "example": STREAM_EXAMPLE}},
+        },
+        **documents(problem_types.NOT_PULLED, problem_types.TOO_MANY_STREAMS),
+    },
+)
+async def stream_endpoint(
+    gid: Gid,
+    services: ServicesDep,
+    store: Store,
+    caller: Principal,
+    prefetch: Prefetch = 16,
+    lease_seconds: LeaseSeconds = None,
+    consumer: ConsumerName = None,
+    last_event_id: LastEventId = None,
+) -> EventStream:
+    """Receive deliveries as server-sent events, each under a lease, as soon as they are available.
+
+    At most `prefetch` of them are unacknowledged at a time. A stream ends after some minutes with the event `bye`:
+    reconnect, with the id of the last event in the header `Last-Event-ID`. Events after that one never arrived, and are
+    delivered again at once.
+    """
+    async with store.reading() as session:
+        endpoint = await services.endpoints.pulled(session, gid)
+
+    async def may_continue() -> bool:
+        if caller.key_gid is not None and await services.api_keys.holder_of(caller.key_gid) is None:
+            return False
+        async with store.reading() as session:
+            return await services.endpoints.can_be_pulled(session, gid)
+
+    asked = StreamRequest(
+        name=consumer or caller.name,
+        prefetch=prefetch,
+        lease=timedelta(seconds=lease_seconds) if lease_seconds is not None else None,
+        address=caller.address,
+        last_event_id=last_event_id,
+    )
+    return EventStream(RenderedStream(services.streams.open(endpoint, asked, may_continue)))
 
 
 @view_router.get("/queue", **NOT_PULLED)

@@ -285,13 +285,13 @@ class _Stack:
     @contextlib.asynccontextmanager
     async def _api(self, engine: "DeliveryEngine") -> AsyncIterator[None]:
         from api import dashboard
-        from api.main import create_app
+        from api.main import create_app, end_streams
 
         app = create_app(self._settings, engine=engine)
         self._sign_in_url = dashboard.sign_in_link.make_link(app, self._context.api_url)
         dashboard.warm_up()
         limits = Limits.from_settings(self._settings)
-        async with serving(app, self._context.listener, lambda: dashboard.end_streams(app), limits):
+        async with serving(app, self._context.listener, lambda: end_streams(app), limits):
             with self._findable():
                 yield
 

@@ -306,6 +306,11 @@ class EndpointService:
             raise NotPulled(f"{gid} receives in the mode {row.mode}: its deliveries cannot be pulled.")
         return PulledEndpoint(row.gid, row.tenant_gid, view.tenant, **pull_options(row.options))
 
+    async def can_be_pulled(self, session: Session, gid: str) -> bool:
+        """Whether an endpoint and its tenant still exist; those of a tenant that is being erased do not."""
+        view = await endpoints.view(session, gid)
+        return view is not None and await tenants.find_tenant(session, view.endpoint.tenant_gid) is not None
+
     async def command(self, scope: TenantScope, actor: Actor, gid: str, command: EndpointCommand) -> EndpointView:
         """Have the entity workflow carry out a command; returns the endpoint with its new state. Raises NotFound, and
         what Temporal's client raises when it or the workers are not reachable."""

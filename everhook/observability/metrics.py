@@ -6,7 +6,7 @@ the former, take the `max` of the latter.
 
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -40,6 +40,8 @@ LEASES_EXPIRED = Counter(
     "Leases of pulled deliveries that ended without an acknowledgement.",
     registry=REGISTRY,
 )
+
+STREAMS = Gauge("everhook_streams", "Open streams of pulled deliveries at this process.", registry=REGISTRY)
 
 HISTORY_SKIPPED = Counter(
     "everhook_history_skipped",

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from everhook.delivery.body_formats import timestamp
+from everhook.ids import Kind, is_gid
 
 _LEASE = re.compile(r"(dlv_[0-7][0-9a-hjkmnp-tv-z]{25})\.([1-9][0-9]{0,8})\.([1-9][0-9]{0,8})")
 
@@ -54,7 +55,7 @@ class Item:
 
 
 def render_item(lease: Lease, lease_until: datetime, content: Content) -> bytes:
-    """The JSON of an item."""
+    """The JSON of an item. A carriage return would not survive an event stream; in JSON it can only be whitespace."""
     return (
         b'{"lease":%b,"leaseUntil":%b,"deliveryGid":%b,"messageGid":%b,"channelName":%b,"type":%b,"payload":%b,'
         b'"metadata":{"publishedAt":%b,"round":%d,"attempt":%d}}' % (
@@ -64,7 +65,7 @@ def render_item(lease: Lease, lease_until: datetime, content: Content) -> bytes:
             _string(content.message_gid),
             _string(content.channel),
             _string(content.event_type),
-            content.payload,
+            content.payload.replace(b"\r", b" "),
             _string(timestamp(content.published_at)),
             lease.round,
             lease.number,
@@ -74,6 +75,21 @@ def render_item(lease: Lease, lease_until: datetime, content: Content) -> bytes:
 
 def _string(text: str) -> bytes:
     return json.dumps(text, ensure_ascii=False).encode()
+
+
+def stream_consumer(gid: str, name: str) -> str:
+    """The consumer that holds the leases of a stream: the id of the stream, and a name for operators."""
+    return f"{gid} {name}"
+
+
+def consumer_name(consumer: str) -> str:
+    """The name that operators see."""
+    first, _, name = consumer.partition(" ")
+    return name if name and is_gid(first, Kind.CONSUMER) else consumer
+
+
+def is_stream(consumer: str) -> bool:
+    return is_gid(consumer.partition(" ")[0], Kind.CONSUMER)
 
 
 class Held(StrEnum):

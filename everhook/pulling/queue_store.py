@@ -17,7 +17,7 @@ from sqlmodel import col
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus
 from everhook.delivery.policy import DeliveryPolicy, resolve
-from everhook.pulling.leases import Content
+from everhook.pulling.leases import Content, consumer_name
 from everhook.storage.statements import insert_ignoring, table_of
 from everhook.storage.tables import (
     Attempt,
@@ -201,6 +201,17 @@ async def count_leased(connection: AsyncConnection, endpoint_gid: str, at_most: 
     return int((await connection.execute(select(func.count()).select_from(leased))).scalar_one())
 
 
+async def count_held_by(connection: AsyncConnection, endpoint_gid: str, consumer: str) -> int:
+    """How many leases a consumer has that did not expire."""
+    moment = now() if connection.dialect.name == "sqlite" else func.clock_timestamp()
+    held = select(func.count()).where(
+        col(PullItem.endpoint_gid) == endpoint_gid,
+        col(PullItem.consumer) == consumer,
+        col(PullItem.lease_until) > moment,
+    )
+    return int((await connection.execute(held)).scalar_one())
+
+
 @dataclass(frozen=True)
 class QueueRow:
     """A locked row of the queue."""
@@ -257,12 +268,12 @@ async def lock_rows(
 
 
 async def lock_consumer(connection: AsyncConnection, endpoint_gid: str, consumer: str, after: int) -> list[QueueRow]:
-    """Lock the leases of one consumer that were written after a position of its stream."""
+    """Lock the leases of one stream after a position in it."""
     rows = await connection.execute(
         select(*_COLUMNS)
         .where(
             col(PullItem.endpoint_gid) == endpoint_gid,
-            col(PullItem.consumer) == consumer,
+            col(PullItem.consumer).startswith(f"{consumer} ", autoescape=True),
             col(PullItem.position) > after,
         )
         .order_by(col(PullItem.delivery_gid))
@@ -495,7 +506,7 @@ async def queue_view(session: AsyncSession, endpoint_gid: str) -> QueueView:
         .group_by(col(PullItem.consumer))
         .order_by(col(PullItem.consumer))
     )
-    found = [Consumer(row[0] or "", row[1], row[2] or moment, int(row[3])) for row in consumers]
+    found = [Consumer(consumer_name(row[0] or ""), row[1], row[2] or moment, int(row[3])) for row in consumers]
     return QueueView(
         available=await _count(session, *free, col(PullItem.available_at) <= moment),
         waiting=await _count(session, *free, col(PullItem.available_at) > moment),

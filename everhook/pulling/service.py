@@ -130,18 +130,22 @@ class Claim:
 
 @dataclass
 class _Aftermath:
-    """What to do once the transaction is committed: attempts to report, workflows to start and to signal."""
+    """What to do once the transaction is committed: attempts to report, workflows to start and to signal, consumers
+    whose leases ended."""
 
     in_streak: bool = False
     attempted: list[tuple[Attempted, DeliveryInput]] = field(default_factory=list)
     delivered: list[DeliveryInput] = field(default_factory=list)
     guarded: list[DeliveryInput] = field(default_factory=list)
+    freed: set[str] = field(default_factory=set)
     signalled: list[DeliveryInput] = field(default_factory=list)
 
     def take(self, attempted: Attempted, row: QueueRow, delivery: DeliveryInput) -> None:
         """Take an attempt into account. The first that failed starts the workflow that guards its delivery; the end of
         a guarded delivery, or of a round, is signalled."""
         self.attempted.append((attempted, delivery))
+        if row.consumer is not None:
+            self.freed.add(row.consumer)
         record = attempted.record
         if record.verdict is Verdict.DELIVERED:
             delivered = _as_delivered(delivery, record)
@@ -175,6 +179,7 @@ class PullQueue:
         self._guards = guards
         self._wake_ups = wake_ups
         self._threshold = circuit_policy.failure_threshold
+        self._is_ending = False
         self._streaks: LRUCache[str, tuple[int, float]] = LRUCache(MAX_ENDPOINTS_REMEMBERED)
 
     async def poll(
@@ -195,7 +200,7 @@ class PullQueue:
                     return claim
                 soonest = [left, claim.next_in, HELD_CHECK_S if claim.held is not None else None]
                 await waiter.wait(min(each for each in soonest if each is not None))
-                if await has_left():
+                if self._is_ending or await has_left():
                     return Claim()
 
     async def claim(self, endpoint: PulledEndpoint, request: Request) -> Claim:
@@ -224,11 +229,21 @@ class PullQueue:
         self._conclude(endpoint, after)
         return results
 
-    async def release(self, endpoint: PulledEndpoint, consumer: str, after: int) -> int:
-        """Take back leases that a consumer never received: those after a position of its stream. They do not count as
+    async def in_flight(self, endpoint: PulledEndpoint, consumer: str) -> int:
+        """How many leases a consumer has."""
+        async with self._database.read_connection() as connection:
+            return await queue.count_held_by(connection, endpoint.gid, consumer)
+
+    def end(self) -> None:
+        """Hand out nothing to polls that wait: they respond now."""
+        self._is_ending = True
+        self._wake_ups.wake_all()
+
+    async def release(self, endpoint: PulledEndpoint, consumer_gid: str, after: int) -> int:
+        """Take back leases that a client never received: those after a position of its stream. They do not count as
         attempts. Returns how many."""
         async with self._database.write_connection() as connection:
-            rows = await queue.lock_consumer(connection, endpoint.gid, consumer, after)
+            rows = await queue.lock_consumer(connection, endpoint.gid, consumer_gid, after)
             moment = await queue.database_time(connection)
             await queue.change(
                 connection,
@@ -439,6 +454,7 @@ class PullQueue:
             self._guards.start(delivery)
         for delivery in after.signalled:
             self._guards.signal(delivery)
+        self._wake_ups.free(endpoint.gid, after.freed)
         self._report(endpoint, after)
 
     def _report(self, endpoint: PulledEndpoint, after: _Aftermath) -> None:

@@ -39,18 +39,24 @@ class WakeUps:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._waiters: dict[str, set[Waiter]] = {}
+        self._streams: dict[str, Waiter] = {}
         self._watcher: asyncio.Task[None] | None = None
 
     @contextmanager
-    def waiting(self, endpoint_gid: str) -> Iterator[Waiter]:
-        """Wait for deliveries of an endpoint. Holds no connection of the database."""
-        waiter = Waiter()
+    def waiting(self, endpoint_gid: str, consumer: str | None = None, waiter: Waiter | None = None) -> Iterator[Waiter]:
+        """Wait for deliveries of an endpoint, and for the end of leases of a stream's consumer. Holds no connection of
+        the database."""
+        waiter = waiter or Waiter()
         self._waiters.setdefault(endpoint_gid, set()).add(waiter)
+        if consumer is not None:
+            self._streams[consumer] = waiter
         if self._watcher is None:
             self._watcher = asyncio.create_task(self._watch())
         try:
             yield waiter
         finally:
+            if consumer is not None:
+                del self._streams[consumer]
             waiters = self._waiters[endpoint_gid]
             waiters.discard(waiter)
             if not waiters:
@@ -62,13 +68,22 @@ class WakeUps:
             for waiter in self._waiters.get(gid, ()):
                 waiter.wake()
 
+    def free(self, endpoint_gid: str, consumers: Iterable[str]) -> None:
+        """Leases of these consumers ended: their streams may have credit now."""
+        for consumer in consumers:
+            if consumer in self._streams:
+                self._streams[consumer].wake()
+
+    def wake_all(self) -> None:
+        self.wake(list(self._waiters))
+
     async def close(self) -> None:
         """Stop checking, and wake all waiters."""
         if self._watcher is not None:
             self._watcher.cancel()
             with suppress(asyncio.CancelledError):
                 await self._watcher
-        self.wake(list(self._waiters))
+        self.wake_all()
 
     async def _watch(self) -> None:
         while self._waiters:

@@ -1,0 +1,63 @@
+"""The events of a stream of deliveries, as they are written."""
+
+import json
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from api.event_stream import KEEP_ALIVE, event
+from api.pulling.schemas import ITEM
+from everhook.pulling.streams import Bye, Hello, Messages, PullStream, StreamEvent
+
+
+class RenderedStream:
+    """A stream of deliveries as bytes."""
+
+    def __init__(self, stream: PullStream) -> None:
+        self._stream = stream
+
+    async def events(self) -> AsyncGenerator[bytes]:
+        async with aclosing(self._stream.events()) as events:
+            async for each in events:
+                yield rendered(each)
+
+    def leave(self) -> None:
+        self._stream.leave()
+
+
+def rendered(each: StreamEvent) -> bytes:
+    if isinstance(each, Hello):
+        hello = {
+            "consumer": each.consumer,
+            "prefetch": each.prefetch,
+            "leaseSeconds": round(each.lease.total_seconds()),
+            "released": each.released,
+        }
+        return event(_json(hello), name="hello", retry_ms=round(each.retry.total_seconds() * 1_000))
+    if isinstance(each, Messages):
+        return b"".join(
+            event(item.body, name="message", id=f"{each.consumer}.{each.position + index}")
+            for index, item in enumerate(each.items)
+        )
+    if isinstance(each, Bye):
+        return event(_json({"reason": each.reason.value}), name="bye")
+    return KEEP_ALIVE
+
+
+def _json(data: Mapping[str, Any]) -> bytes:
+    return json.dumps(data, separators=(",", ":")).encode()
+
+
+_CONSUMER = "con_01m83prhbfe23sdyzab24cmhbx"
+STREAM_EXAMPLE = b"".join(
+    (
+        event(
+            _json({"consumer": _CONSUMER, "prefetch": 16, "leaseSeconds": 60, "released": 0}),
+            name="hello",
+            retry_ms=3_120,
+        ),
+        event(_json(ITEM), name="message", id=f"{_CONSUMER}.1"),
+        KEEP_ALIVE,
+        event(_json({"reason": "rotate"}), name="bye"),
+    )
+).decode()

@@ -1,0 +1,314 @@
+"""Streams: deliveries are handed out to a consumer as long as it has credit.
+
+A stream has at most `prefetch` open leases. The next batch is claimed when the last one was written, so that no lease
+ages in a buffer of this process. Acknowledgements may arrive at another process, so the database says how many leases
+are open.
+"""
+
+import random
+import re
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+import structlog
+
+from everhook.errors import TooManyStreams
+from everhook.ids import Kind, is_gid, new_gid
+from everhook.observability.metrics import STREAMS
+from everhook.pulling.leases import Item, stream_consumer
+from everhook.pulling.service import Claim, PulledEndpoint, PullQueue, Request
+from everhook.pulling.wake_ups import Waiter, WakeUps
+from everhook.storage.engine import is_unavailable
+
+MAX_BATCH = 100
+WRITTEN_AT_ONCE = 64 * 1024
+"""Bytes of items in one write."""
+
+HELD_CHECK_S = 2.0
+OUTAGE_PAUSE_S = 1.0
+
+_EVENT_ID = re.compile(r"([a-z]+_[0-9a-z]{26})\.([0-9]{1,15})")
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class StreamLimits:
+    """Times in seconds. The lifetime of a stream, and the time after which a client should reconnect, are random
+    between two values, so that clients do not reconnect all at once."""
+
+    per_endpoint: int = 100
+    in_all: int = 2_000
+    keep_alive: float = 15.0
+    check: float = 15.0
+    lifetime: tuple[float, float] = (240.0, 360.0)
+    reconnect: tuple[float, float] = (1.0, 5.0)
+
+
+@dataclass(frozen=True)
+class StreamRequest:
+    """What a consumer asks for. `last_event_id`: of the last event that it received on an earlier stream."""
+
+    name: str
+    prefetch: int = 16
+    lease: timedelta | None = None
+    address: str | None = None
+    last_event_id: str | None = None
+
+
+class ByeReason(StrEnum):
+    """Why a stream ends. `CLOSED`: the key is no longer valid, or the endpoint no longer exists."""
+
+    ROTATE = "rotate"
+    SHUTDOWN = "shutdown"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True)
+class Hello:
+    """The first event. `released`: leases that an earlier stream had written and the client never received."""
+
+    consumer: str
+    prefetch: int
+    lease: timedelta
+    released: int
+    retry: timedelta
+
+
+@dataclass(frozen=True)
+class Messages:
+    """Items; `position` is that of the first one in the stream."""
+
+    consumer: str
+    position: int
+    items: Sequence[Item]
+
+
+@dataclass(frozen=True)
+class KeepAlive:
+    """Nothing was written for a while."""
+
+
+@dataclass(frozen=True)
+class Bye:
+    """The last event."""
+
+    reason: ByeReason
+
+
+StreamEvent = Hello | Messages | KeepAlive | Bye
+
+
+class PullStreams:
+    """The streams of a process."""
+
+    def __init__(self, pulls: PullQueue, wake_ups: WakeUps, limits: StreamLimits | None = None) -> None:
+        self.limits = limits or StreamLimits()
+        self._pulls = pulls
+        self._wake_ups = wake_ups
+        self._open: dict[str, PullStream] = {}
+        self._per_endpoint: Counter[str] = Counter()
+        self.is_ending = False
+
+    def open(
+        self, endpoint: PulledEndpoint, request: StreamRequest, may_continue: Callable[[], Awaitable[bool]]
+    ) -> "PullStream":
+        """Open a stream; it counts until its `leave`. `may_continue`: whether the caller may still have it. Raises
+        TooManyStreams."""
+        limits = self.limits
+        if len(self._open) >= limits.in_all:
+            raise _too_many(f"This process has {limits.in_all} streams already.")
+        if self._per_endpoint[endpoint.gid] >= limits.per_endpoint:
+            raise _too_many(f"{endpoint.gid} has {limits.per_endpoint} streams already.")
+        stream = PullStream(self, self._pulls, self._wake_ups, endpoint, request, may_continue)
+        self._open[stream.gid] = stream
+        self._per_endpoint[endpoint.gid] += 1
+        STREAMS.inc()
+        return stream
+
+    def leave(self, gid: str) -> None:
+        """The client of a stream has left, or reconnected."""
+        if gid in self._open:
+            self._open[gid].leave()
+
+    def forget(self, stream: "PullStream") -> None:
+        if self._open.pop(stream.gid, None) is not None:
+            self._per_endpoint[stream.endpoint.gid] -= 1
+            if not self._per_endpoint[stream.endpoint.gid]:
+                del self._per_endpoint[stream.endpoint.gid]
+            STREAMS.dec()
+
+    def end(self) -> None:
+        """End all streams, and polls that wait: the server waits for their responses."""
+        self.is_ending = True
+        self._pulls.end()
+
+
+class PullStream:
+    """One stream. `gid` is that of its consumer."""
+
+    def __init__(
+        self,
+        streams: PullStreams,
+        pulls: PullQueue,
+        wake_ups: WakeUps,
+        endpoint: PulledEndpoint,
+        request: StreamRequest,
+        may_continue: Callable[[], Awaitable[bool]],
+    ) -> None:
+        self.gid = new_gid(Kind.CONSUMER)
+        self.endpoint = endpoint
+        self._streams = streams
+        self._pulls = pulls
+        self._wake_ups = wake_ups
+        self._request = request
+        self._may_continue = may_continue
+        self._consumer = stream_consumer(self.gid, request.name)
+        self._waiter = Waiter()
+        self._has_left = False
+        self._handed_out = self._written = 0
+        self._in_flight = 0
+        self._is_unsure = False
+
+    def leave(self) -> None:
+        """The client has left: `events` ends soon."""
+        self._has_left = True
+        self._streams.forget(self)
+        self._waiter.wake()
+
+    async def events(self) -> AsyncGenerator[StreamEvent]:
+        """The events. When the generator continues, the last one was written. At the end, leases that were not written
+        are released."""
+        limits = self._streams.limits
+        try:
+            yield Hello(
+                consumer=self.gid,
+                prefetch=self._request.prefetch,
+                lease=self._request.lease or self.endpoint.lease,
+                released=await self._release_undelivered(),
+                retry=timedelta(seconds=_between(limits.reconnect)),
+            )
+            with self._wake_ups.waiting(self.endpoint.gid, self._consumer, self._waiter):
+                async with aclosing(self._deliver(limits)) as delivered:
+                    async for event in delivered:
+                        yield event
+        finally:
+            self.leave()
+            await self._release_unwritten()
+
+    async def _deliver(self, limits: StreamLimits) -> AsyncGenerator[StreamEvent]:
+        clock = time.monotonic
+        silent_since = clock()
+        ends_at, check_at = silent_since + _between(limits.lifetime), silent_since + limits.check
+        while not self._has_left:
+            if self._streams.is_ending:
+                yield Bye(ByeReason.SHUTDOWN)
+                return
+            if clock() >= ends_at:
+                yield Bye(ByeReason.ROTATE)
+                return
+            if clock() >= check_at:
+                if not await self._is_still_allowed():
+                    yield Bye(ByeReason.CLOSED)
+                    return
+                check_at = clock() + limits.check
+            claim, pause = await self._claim()
+            for messages in self._chunks(claim.items):
+                if self._has_left or self._streams.is_ending:
+                    break
+                yield messages
+                self._written += len(messages.items)
+                silent_since = clock()
+            if claim.items:
+                continue
+            if clock() - silent_since >= limits.keep_alive:
+                yield KeepAlive()
+                silent_since = clock()
+            soonest = min(ends_at, check_at, silent_since + limits.keep_alive) - clock()
+            await self._waiter.wait(max(0.0, min(soonest, pause)))
+
+    async def _claim(self) -> tuple[Claim, float]:
+        """Claim as much as there is credit for. Also how long to wait if nothing was handed out, at most; infinite if
+        a wake-up comes."""
+        request = self._request
+        try:
+            if self._is_unsure:
+                await self._release_unwritten()
+            if self._in_flight:
+                self._in_flight = await self._pulls.in_flight(self.endpoint, self._consumer)
+            credit = request.prefetch - self._in_flight
+            if credit <= 0:
+                return Claim(), float("inf")
+            self._is_unsure = True
+            claim = await self._pulls.claim(
+                self.endpoint,
+                Request(
+                    consumer=self._consumer,
+                    limit=min(credit, MAX_BATCH),
+                    lease=request.lease,
+                    address=request.address,
+                    position=self._written + 1,
+                ),
+            )
+        except Exception as error:
+            if not is_unavailable(error):
+                log.exception("a stream could not claim deliveries", endpoint_gid=self.endpoint.gid)
+            return Claim(), OUTAGE_PAUSE_S
+        self._is_unsure = False
+        self._in_flight += len(claim.items)
+        self._handed_out = self._written + len(claim.items)
+        if claim.held is not None:
+            return claim, HELD_CHECK_S
+        return claim, claim.next_in if claim.next_in is not None else float("inf")
+
+    def _chunks(self, items: Sequence[Item]) -> Iterator[Messages]:
+        chunk: list[Item] = []
+        size = 0
+        for item in items:
+            if chunk and size + len(item.body) > WRITTEN_AT_ONCE:
+                yield Messages(self.gid, self._written + 1, chunk)
+                chunk, size = [], 0
+            chunk.append(item)
+            size += len(item.body)
+        if chunk:
+            yield Messages(self.gid, self._written + 1, chunk)
+
+    async def _is_still_allowed(self) -> bool:
+        try:
+            return await self._may_continue()
+        except Exception as error:
+            if not is_unavailable(error):
+                raise
+            return True
+
+    async def _release_undelivered(self) -> int:
+        """Release what an earlier stream had written and the client never received."""
+        found = _EVENT_ID.fullmatch(self._request.last_event_id or "")
+        if found is None or not is_gid(found[1], Kind.CONSUMER):
+            return 0
+        self._streams.leave(found[1])
+        return await self._pulls.release(self.endpoint, found[1], int(found[2]))
+
+    async def _release_unwritten(self) -> None:
+        if self._handed_out <= self._written and not self._is_unsure:
+            return
+        try:
+            await self._pulls.release(self.endpoint, self.gid, self._written)
+        except Exception as error:  # then the leases expire
+            if not is_unavailable(error):
+                log.exception("a stream could not release leases", endpoint_gid=self.endpoint.gid)
+        else:
+            self._handed_out, self._is_unsure = self._written, False
+
+
+def _between(bounds: tuple[float, float]) -> float:
+    return random.uniform(*bounds)  # noqa: S311 - spreads load
+
+
+def _too_many(detail: str) -> TooManyStreams:
+    return TooManyStreams(detail, timedelta(seconds=random.uniform(1, 10)))  # noqa: S311 - spreads load

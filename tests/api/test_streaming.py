@@ -1,0 +1,259 @@
+"""Streams of deliveries over real sockets: credit, reconnects, slow clients, and the end of a server."""
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from api.main import end_streams
+from everhook.serving import protocol
+from everhook.serving.server import GRACE_S, serving
+from testing.api import API_KEY, JSON, Api, assert_problem
+from testing.waiting import assert_eventually
+from tests.api.test_pulling import acks, poll, pull_endpoint
+from tests.dashboard.conftest import WithoutLifespan
+
+
+@dataclass
+class Event:
+    name: str
+    id: str | None
+    data: JSON
+
+
+@dataclass
+class Stream:
+    """A client of a stream."""
+
+    response: httpx.Response
+    comments: int = 0
+    seen: list[Event] = field(default_factory=list)
+    arrived: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+
+    async def read(self) -> None:
+        fields: dict[str, str] = {}
+        async for line in self.response.aiter_lines():
+            if line.startswith(":"):
+                self.comments += 1
+            elif line:
+                name, _, value = line.partition(": ")
+                fields[name] = value
+            elif fields:
+                self.arrived.put_nowait(Event(fields["event"], fields.get("id"), json.loads(fields["data"])))
+                fields = {}
+
+    async def next(self, timeout: float = 5) -> Event:
+        event = await asyncio.wait_for(self.arrived.get(), timeout)
+        self.seen.append(event)
+        return event
+
+    async def take(self, count: int) -> list[Event]:
+        events = [await self.next() for _ in range(count)]
+        assert {event.name for event in events} == {"message"}
+        return events
+
+    async def is_silent(self, seconds: float = 0.4) -> bool:
+        try:
+            await self.next(seconds)
+        except TimeoutError:
+            return True
+        return False
+
+
+@dataclass
+class Server:
+    api: Api
+    port: int
+
+    @asynccontextmanager
+    async def stream(
+        self, gid: str, last_event_id: str | None = None, **params: Any
+    ) -> AsyncIterator[tuple[Stream, JSON]]:
+        """Connect, and read the first event."""
+        headers = {"authorization": f"Bearer {API_KEY}"}
+        if last_event_id is not None:
+            headers["last-event-id"] = last_event_id
+        async with (
+            httpx.AsyncClient(timeout=30, trust_env=False, headers=headers) as http,
+            http.stream("GET", f"http://127.0.0.1:{self.port}/v1/endpoints/{gid}/stream", params=params) as response,
+        ):
+            assert response.status_code == 200, (await response.aread()).decode()
+            stream = Stream(response)
+            reading = asyncio.create_task(stream.read())
+            try:
+                hello = await stream.next()
+                assert hello.name == "hello"
+                yield stream, hello.data
+            finally:
+                reading.cancel()
+                await asyncio.wait([reading])
+
+    def limit(self, **limits: Any) -> None:
+        streams = self.api.services.streams
+        streams.limits = replace(streams.limits, **limits)
+
+
+@pytest_asyncio.fixture
+async def server(api: Api) -> AsyncIterator[Server]:
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(
+            serving(WithoutLifespan(api.app), listener, ending=lambda: end_streams(api.app))
+        )
+        await api.channel()
+        yield Server(api, listener.getsockname()[1])
+
+
+async def publish(api: Api, count: int) -> None:
+    for n in range(count):
+        await api.publish({"n": n})
+
+
+async def test_a_stream_hands_out_as_much_as_it_has_credit_for(server: Server) -> None:
+    api = server.api
+    gid = await pull_endpoint(api, "stream")
+    await publish(api, 5)
+    async with server.stream(gid, prefetch=2, leaseSeconds=120, consumer="worker-3") as (stream, hello):
+        assert stream.response.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert stream.response.headers["cache-control"] == "no-store"
+        assert stream.response.headers["x-accel-buffering"] == "no"
+        assert (hello["prefetch"], hello["leaseSeconds"], hello["released"]) == (2, 120, 0)
+        first, second = await stream.take(2)
+        assert [event.id for event in (first, second)] == [f"{hello['consumer']}.1", f"{hello['consumer']}.2"]
+        assert [event.data["payload"] for event in (first, second)] == [{"n": 0}, {"n": 1}]
+        assert await stream.is_silent()
+        (consumer,) = (await api.get(f"/v1/endpoints/{gid}/queue")).json()["consumers"]
+        assert (consumer["name"], consumer["inFlight"]) == ("worker-3", 2)
+    leased = await api.rows("SELECT count(*) AS n FROM pull_queue WHERE consumer IS NOT NULL")
+    assert leased[0].n == 2  # the client has them, and may still acknowledge them
+
+
+async def test_an_acknowledgement_and_a_new_message_wake_a_stream(server: Server) -> None:
+    api = server.api
+    gid = await pull_endpoint(api, "stream")
+    await publish(api, 2)
+    async with server.stream(gid, prefetch=1) as (stream, _):
+        (first,) = await stream.take(1)
+        await acks(api, gid, acks=[{"lease": first.data["lease"]}])
+        (second,) = await stream.take(1)
+        assert second.data["payload"] == {"n": 1}
+        await acks(api, gid, nacks=[{"lease": second.data["lease"], "deadLetter": True}])
+        assert await stream.is_silent(0.2)
+        began = time.monotonic()
+        await api.publish({"n": 2})
+        (third,) = await stream.take(1)
+        assert third.data["payload"] == {"n": 2}
+        assert time.monotonic() - began < 0.9  # earlier than the check once a second
+
+
+async def test_a_client_that_reconnects_gets_again_what_never_arrived(server: Server) -> None:
+    api = server.api
+    gid = await pull_endpoint(api, "stream")
+    await publish(api, 3)
+    async with server.stream(gid) as (stream, hello):
+        events = await stream.take(3)
+        async with server.stream(gid, last_event_id=events[0].id) as (again, second_hello):
+            assert second_hello["released"] == 2
+            assert second_hello["consumer"] != hello["consumer"]
+            assert [event.data["payload"] for event in await again.take(2)] == [{"n": 1}, {"n": 2}]
+            assert [event.data["metadata"]["attempt"] for event in again.seen[1:]] == [1, 1]
+    async with server.stream(gid, last_event_id="nonsense") as (_, third_hello):
+        assert third_hello["released"] == 0
+
+
+async def test_a_stream_is_kept_alive_and_ends_after_its_lifetime(server: Server) -> None:
+    gid = await pull_endpoint(server.api, "stream")
+    server.limit(keep_alive=0.05, lifetime=(0.3, 0.4))
+    async with server.stream(gid) as (stream, _):
+        bye = await stream.next()
+        assert (bye.name, bye.data) == ("bye", {"reason": "rotate"})
+        assert stream.comments >= 2
+
+
+async def test_a_revoked_key_and_a_deleted_endpoint_end_a_stream(server: Server) -> None:
+    api = server.api
+    server.limit(check=0.1)
+    gid = await pull_endpoint(api, "stream")
+    async with server.stream(gid) as (stream, _):
+        assert (await api.delete(f"/v1/endpoints/{gid}")).status_code in (204, 503)
+        await api.change_rows("UPDATE endpoint SET deleted_at = :now WHERE gid = :gid", now="2026-01-01", gid=gid)
+        assert (await stream.next()).data == {"reason": "closed"}
+
+
+async def test_streams_of_a_tenant_that_is_erased_end(server: Server) -> None:
+    api = server.api
+    server.limit(check=0.1)
+    gid = await pull_endpoint(api, "stream", tenant="acme")
+    async with server.stream(gid) as (stream, _):
+        await api.change_rows("UPDATE tenant SET erasing_since = :now WHERE name = 'acme'", now="2026-01-01 00:00:00.0")
+        assert (await stream.next()).data == {"reason": "closed"}
+
+
+async def test_the_number_of_streams_is_bounded(server: Server) -> None:
+    api = server.api
+    gid, other = await pull_endpoint(api, "stream"), await pull_endpoint(api, "stream")
+    server.limit(per_endpoint=1)
+    async with server.stream(gid):
+        refused = await api.get(f"/v1/endpoints/{gid}/stream")
+        assert gid in assert_problem(refused, 429)["detail"]
+        assert 1 <= int(refused.headers["retry-after"]) <= 10
+        server.limit(in_all=1)
+        assert_problem(await api.get(f"/v1/endpoints/{other}/stream"), 429)
+    await assert_eventually(lambda: _assert_open(api, 0))
+    async with server.stream(gid):
+        pass
+
+
+def _assert_open(api: Api, count: int) -> None:
+    assert len(api.services.streams._open) == count
+
+
+async def test_a_client_that_does_not_read_is_disconnected_and_the_rest_is_handed_to_another(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "STALLED_S", 1.0)
+    api = server.api
+    gid = await pull_endpoint(api, "stream")
+    for n in range(40):
+        await api.publish({"n": n, "filler": "x" * 200_000})
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        client.connect(("127.0.0.1", server.port))
+        head = f"GET /v1/endpoints/{gid}/stream?prefetch=500 HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {API_KEY}"
+        client.sendall(f"{head}\r\n\r\n".encode())
+        await assert_eventually(lambda: _assert_open(api, 1))
+        leased = len(await poll(api, gid, limit=100))
+        assert leased >= 40 - 25  # a batch has 4 MiB; nothing more is claimed while it is not written
+        await assert_eventually(lambda: _assert_open(api, 0), timeout=10)
+
+    async def is_released() -> None:
+        assert await poll(api, gid, limit=1)
+
+    await assert_eventually(is_released)
+
+
+async def test_a_server_that_ends_says_goodbye_and_releases_what_it_did_not_send(api: Api) -> None:
+    await api.channel()
+    gid = await pull_endpoint(api, "stream")
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    began = 0.0
+    async with AsyncExitStack() as stack:
+        async with serving(WithoutLifespan(api.app), listener, ending=lambda: end_streams(api.app)):
+            server = Server(api, listener.getsockname()[1])
+            stream, _ = await stack.enter_async_context(server.stream(gid))
+            polled = asyncio.create_task(poll(api, gid, waitSeconds=50))
+            await asyncio.sleep(0.1)
+            began = time.monotonic()
+        assert (await stream.next()).data == {"reason": "shutdown"}
+        assert await polled == []
+    assert time.monotonic() - began < GRACE_S / 2
