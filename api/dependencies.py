@@ -25,12 +25,12 @@ from everhook.health.service import HealthService
 from everhook.publishing.backlog import Backlog
 from everhook.publishing.service import MessageService
 from everhook.pulling.service import PullQueue
-from everhook.pulling.streams import PullStreams
 from everhook.receipts.service import ReceiptService
 from everhook.settings import Settings
 from everhook.storage.engine import Database
 from everhook.storage.idempotency import ResponseStore
 from everhook.storage.tenant_scope import TenantScope
+from everhook.streaming.service import PullStreams
 from everhook.tenants.api_keys import ApiKeyService
 from everhook.tenants.audit import AuditService
 from everhook.tenants.service import TenantService

@@ -20,13 +20,13 @@ from everhook.delivery.sender import Sender
 from everhook.delivery.starter import Starter, StarterLimits
 from everhook.egress import EgressClient, EgressRules
 from everhook.pulling.service import PullQueue
-from everhook.pulling.streams import PullStreams
 from everhook.pulling.wake_ups import WakeUps
 from everhook.receipts.issuer import issuer_name
 from everhook.receipts.keys_store import IssuerCache
 from everhook.settings import Settings
 from everhook.storage.engine import Database
 from everhook.storage.keyring import KeyRing
+from everhook.streaming.service import PullStreams
 
 
 @dataclass(frozen=True)

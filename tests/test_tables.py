@@ -35,6 +35,7 @@ from everhook.notifications.events import EventKind
 from everhook.pulling.leases import Held, LeaseStatus
 from everhook.serving.protocol import Phase
 from everhook.signing.schemes import SecretKind, SignatureScheme
+from everhook.streaming.service import ByeReason
 from everhook.tenants.api_keys_store import GIVEN_SCOPES, Scope
 from tests.test_layout import REPOSITORY, name_of, product_files
 
@@ -196,6 +197,7 @@ def test_the_command_line_knows_the_roles_of_workers() -> None:
 
 DESCRIBED_IN: Mapping[type[Enum], str] = {
     BodyFormat: "docs/api.md",
+    ByeReason: "docs/api.md",
     EndpointMode: "docs/api.md",
     CircuitState: "docs/deployment.md",
     DeadLetterReason: "docs/operating.md",

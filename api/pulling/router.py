@@ -23,7 +23,7 @@ from api.pulling.streaming import STREAM_EXAMPLE, RenderedStream
 from api.schemas import Gid, Name
 from everhook.pulling.service import Claim
 from everhook.pulling.service import Request as PullRequest
-from everhook.pulling.streams import StreamRequest
+from everhook.streaming.service import StreamRequest
 
 router = APIRouter(prefix="/endpoints/{gid}", tags=["pulling"])
 view_router = APIRouter(prefix="/endpoints/{gid}", tags=["pulling"])
@@ -118,6 +118,7 @@ async def acknowledge(
 
 @router.get(
     "/stream",
+    status_code=HTTPStatus.OK,
     response_class=EventStream,
     responses={
         HTTPStatus.OK.value: {

@@ -7,7 +7,7 @@ from typing import Any
 
 from api.event_stream import KEEP_ALIVE, event
 from api.pulling.schemas import ITEM
-from everhook.pulling.streams import Bye, Hello, Messages, PullStream, StreamEvent
+from everhook.streaming.service import Bye, Hello, Messages, PullStream, StreamEvent
 
 
 class RenderedStream:

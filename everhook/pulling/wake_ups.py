@@ -1,17 +1,23 @@
 """Wake-ups: those who wait for deliveries of an endpoint check the queue when there may be some."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import structlog
 
+from everhook.pulling.leases import is_stream
 from everhook.pulling.queue_store import with_available
 from everhook.storage.engine import Database, is_unavailable
+from everhook.storage.notifications import Notifications
 
 CHECK_S = 1.0
-"""A process checks this often for all endpoints with waiters, in one query: a hint may be lost, and another process may
-have accepted the delivery."""
+"""A process checks this often for all endpoints with waiters, in one query: a hint may be lost."""
+
+CHECK_WITHOUT_HINTS_S = 0.25
+"""The same while hints of other processes do not arrive."""
+
+CHANNEL = "everhook"
 
 log = structlog.get_logger()
 
@@ -34,10 +40,12 @@ class Waiter:
 
 
 class WakeUps:
-    """Hints from those who accept deliveries to those who wait for them, within this process."""
+    """Hints from those who accept deliveries to those who wait for them, in this process and, on PostgreSQL, in
+    others."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._others = Notifications(database, CHANNEL, self._wake_here) if not database.is_sqlite else None
         self._waiters: dict[str, set[Waiter]] = {}
         self._streams: dict[str, Waiter] = {}
         self._watcher: asyncio.Task[None] | None = None
@@ -48,6 +56,8 @@ class WakeUps:
         the database."""
         waiter = waiter or Waiter()
         self._waiters.setdefault(endpoint_gid, set()).add(waiter)
+        if self._others is not None:
+            self._others.listen()
         if consumer is not None:
             self._streams[consumer] = waiter
         if self._watcher is None:
@@ -62,8 +72,13 @@ class WakeUps:
             if not waiters:
                 del self._waiters[endpoint_gid]
 
-    def wake(self, endpoint_gids: Iterable[str]) -> None:
+    def wake(self, endpoint_gids: Collection[str]) -> None:
         """Deliveries of these endpoints were committed."""
+        self._wake_here(endpoint_gids)
+        if self._others is not None:
+            self._others.send(endpoint_gids)
+
+    def _wake_here(self, endpoint_gids: Iterable[str]) -> None:
         for gid in endpoint_gids:
             for waiter in self._waiters.get(gid, ()):
                 waiter.wake()
@@ -73,9 +88,11 @@ class WakeUps:
         for consumer in consumers:
             if consumer in self._streams:
                 self._streams[consumer].wake()
+            elif is_stream(consumer) and self._others is not None:
+                self._others.send([endpoint_gid])  # its stream is at another process
 
     def wake_all(self) -> None:
-        self.wake(list(self._waiters))
+        self._wake_here(list(self._waiters))
 
     async def close(self) -> None:
         """Stop checking, and wake all waiters."""
@@ -83,13 +100,16 @@ class WakeUps:
             self._watcher.cancel()
             with suppress(asyncio.CancelledError):
                 await self._watcher
+        if self._others is not None:
+            await self._others.close()
         self.wake_all()
 
     async def _watch(self) -> None:
         while self._waiters:
-            await asyncio.sleep(CHECK_S)
+            hears = self._others is None or self._others.arrive
+            await asyncio.sleep(CHECK_S if hears else CHECK_WITHOUT_HINTS_S)
             try:
-                self.wake(await self._with_available(sorted(self._waiters)))
+                self._wake_here(await self._with_available(sorted(self._waiters)))
             except Exception as error:
                 if not is_unavailable(error):
                     log.exception("could not check which endpoints have deliveries to pull")

@@ -135,6 +135,8 @@ class Database:
         create: bool = False,
     ) -> None:
         self.url = make_url(url)
+        self._url = url
+        self._response_timeout = response_timeout
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite:
             file = _sqlite_file(self.url, create=create)
@@ -170,6 +172,16 @@ class Database:
         """A plain connection in a transaction, for the hot path."""
         async with self._writer.begin() as connection:
             yield connection
+
+    @asynccontextmanager
+    async def dedicated_connection(self) -> AsyncIterator[Any]:
+        """A connection of the driver (asyncpg's) outside the pool, for PostgreSQL only. It may be terminated."""
+        engine = _postgres_engine(self._url, pool_size=1, response_timeout=self._response_timeout)
+        try:
+            async with engine.connect() as connection:
+                yield (await connection.get_raw_connection()).driver_connection
+        finally:
+            await engine.dispose()
 
     async def ping(self) -> None:
         """Raise if the database does not respond."""

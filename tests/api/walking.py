@@ -12,6 +12,7 @@ import httpx
 from everhook.contracts import Verdict
 from everhook.ids import Kind, new_gid
 from everhook.storage.tables import Attempt, Receipt, now
+from everhook.streaming.service import StreamLimits
 from everhook.tenants.audit_store import Actor, record_audit
 from testing.api import JSON, Api, created, ok
 
@@ -40,7 +41,7 @@ KIND_OF_FIELD = {
 """Which query parameters and fields of bodies name things of tenants."""
 
 NEUTRAL_PARAMETERS = {
-    "action", "actor", "consumer", "leaseSeconds", "waitSeconds",
+    "action", "actor", "consumer", "leaseSeconds", "waitSeconds", "prefetch", "Last-Event-ID",
     "channel", "cursor", "from", "Idempotency-Key", "limit", "deadLetterReason", "since", "status",
     "lastStatusCode", "to", "type", "until", "window",
 }  # fmt: skip
@@ -51,7 +52,7 @@ SAMPLES: JSON = {
 
 PUBLISHING = {"/v1/channels/{name}/messages", "/v1/channels/{name}/messages/batch"}
 PULLING = "/v1/endpoints/{gid}/"
-RECEIVING = {PULLING + "poll", PULLING + "acks"}
+RECEIVING = {PULLING + "poll", PULLING + "acks", PULLING + "stream"}
 """What consumers do: it changes deliveries as their receivers do, not as operators do."""
 OF_PULLED = RECEIVING | {PULLING + "queue"}
 TELLTALE = ("gid", "tenant", "endpoint", "delivery")
@@ -194,6 +195,7 @@ def operations(document: JSON) -> Iterator[Operation]:
 
 async def make_world(api: Api, tenant: str) -> World:
     """A tenant with an endpoint, a subscription, a delivery under way, a dead letter, a key and a batch."""
+    api.services.streams.limits = StreamLimits(lifetime=(0, 0))  # streams end at once
     await api.post("/v1/channels", {"name": "orders"})
     quiet = await api.channel(f"quiet-{next(_numbers)}")
     endpoint = await api.endpoint(channel="orders", tenant=tenant)

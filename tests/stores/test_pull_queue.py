@@ -17,7 +17,8 @@ from everhook.circuit.reporter import OutcomeReporter
 from everhook.contracts import DeadLetterReason, DeliveryMode, DeliveryStatus, PullCheck, Verdict
 from everhook.delivery.guards import GuardStarter
 from everhook.delivery.inputs_store import InputDefaults
-from everhook.pulling.leases import Ack, Extend, Item, LeaseStatus, Nack
+from everhook.ids import Kind, new_gid
+from everhook.pulling.leases import Ack, Extend, Item, LeaseStatus, Nack, stream_consumer
 from everhook.pulling.service import PulledEndpoint, PullQueue, Request
 from everhook.pulling.wake_ups import WakeUps
 from everhook.receipts.keys_store import IssuerCache
@@ -123,9 +124,11 @@ async def test_what_a_stream_never_delivered_is_released_and_does_not_count(stor
     endpoint = await pulled(store)
     await publish(store, 3)
     queue = await queue_of(database)
-    items = (await queue.claim(endpoint, Request("con_1", position=1))).items
-    assert await queue.release(endpoint, "con_1", after=1) == 2
-    again = (await queue.claim(endpoint, Request("con_2"))).items
+    stream = new_gid(Kind.CONSUMER)
+    items = (await queue.claim(endpoint, Request(stream_consumer(stream, "a b"), position=1))).items
+    assert await queue.release(endpoint, new_gid(Kind.CONSUMER), after=1) == 0
+    assert await queue.release(endpoint, stream, after=1) == 2
+    again = (await queue.claim(endpoint, Request("worker-3"))).items
     assert [str(each.lease) for each in again] == [str(each.lease) for each in items[1:]]
 
 

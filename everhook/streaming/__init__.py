@@ -1,0 +1,1 @@
+"""Streams of deliveries: server-sent events for consumers that stay connected."""
