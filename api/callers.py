@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from api import problem_types
 from api.problems import Problem
-from everhook.tenants.api_keys_store import Holder, Scope
+from everhook.tenants.api_keys_store import BOUND_SCOPES, BoundScope, Holder, Scope
 from everhook.tenants.audit_store import Actor
 
 ENVIRONMENT = "environment"
@@ -17,13 +17,15 @@ READS = frozenset({"GET", "HEAD"})
 
 @dataclass(frozen=True)
 class Caller:
-    """The client of a request. `name` is recorded with its actions. `tenant_gid` limits what it can reach."""
+    """The client of a request. `name` is recorded with its actions. `tenant_gid` limits what it can reach. `bound` are
+    scopes for one endpoint each."""
 
     name: str
     scopes: frozenset[Scope]
     tenant_gid: str | None = None
     key_gid: str | None = None
     address: str | None = None
+    bound: frozenset[BoundScope] = frozenset()
 
     @property
     def actor(self) -> Actor:
@@ -35,25 +37,29 @@ class Caller:
 
     @classmethod
     def of_key(cls, holder: Holder, address: str | None) -> "Caller":
-        return cls(holder.name, holder.scopes, holder.tenant_gid, holder.gid, address)
+        return cls(holder.name, holder.scopes, holder.tenant_gid, holder.gid, address, holder.bound)
 
 
 @dataclass(frozen=True)
 class Access:
     """Which scopes open the routes of a router; `admin` opens them all. What a tenant sees there is bound elsewhere:
-    see `everhook/storage/tenant_scope.py`."""
+    see `everhook/storage/tenant_scope.py`. `bound` opens those of one endpoint to its holder."""
 
     reading: frozenset[Scope] = frozenset()
     changing: frozenset[Scope] = frozenset()
+    bound: Scope | None = None
 
-    def check(self, caller: Caller, method: str) -> None:
-        """Raise 403, naming the scopes that would do."""
-        if not self.admits(caller, method):
-            named = " or ".join(f"`{_shown(scope)}`" for scope in sorted(self._enough(method)))
+    def check(self, caller: Caller, method: str, gid: str | None = None) -> None:
+        """Raise 403, naming the scopes that would do. `gid` is that in the path."""
+        if not self.admits(caller, method, gid):
+            scopes = self._enough(method) | ({self.bound} if self.bound is not None else set())
+            named = " or ".join(f"`{_shown(scope)}`" for scope in sorted(scopes))
             raise Problem(problem_types.FORBIDDEN, f"This needs a key with the scope {named}.")
 
-    def admits(self, caller: Caller, method: str) -> bool:
-        return not caller.scopes.isdisjoint(self._enough(method))
+    def admits(self, caller: Caller, method: str, gid: str | None = None) -> bool:
+        if not caller.scopes.isdisjoint(self._enough(method)):
+            return True
+        return self.bound is not None and gid is not None and BoundScope(self.bound, gid) in caller.bound
 
     def _enough(self, method: str) -> frozenset[Scope]:
         return frozenset({Scope.ADMIN}) | (self.reading if method in READS else self.changing)
@@ -65,14 +71,14 @@ SHARED = Access(reading=frozenset({Scope.READ, Scope.TENANT}))
 """What tenants may look at, and operators change."""
 OWNED = Access(reading=frozenset({Scope.READ, Scope.TENANT}), changing=frozenset({Scope.TENANT}))
 """What belongs to tenants."""
-CONSUMERS = Access(reading=frozenset({Scope.TENANT}), changing=frozenset({Scope.TENANT}))
+CONSUMERS = Access(reading=frozenset({Scope.TENANT}), changing=frozenset({Scope.TENANT}), bound=Scope.RECEIVE)
 """What takes deliveries out of a queue: a key that only reads must not."""
 SIGNED_IN = Access(changing=frozenset({Scope.READ, Scope.TENANT}))
 """What each caller who is signed in to the dashboard may do."""
 
 
 def _shown(scope: Scope) -> str:
-    return "tenant:<gid>" if scope is Scope.TENANT else scope.value
+    return f"{scope}:<gid>" if scope in (Scope.TENANT, *BOUND_SCOPES) else scope.value
 
 
 def client_address(

@@ -130,7 +130,7 @@ def opened_by(access: Access) -> params.Depends:
     """Raise 403 for callers whom `access` does not admit. Every router under `/v1` is included with one."""
 
     async def check(request: Request, caller: Annotated[Caller, Depends(_caller)]) -> None:
-        access.check(caller, request.method)
+        access.check(caller, request.method, request.path_params.get("gid"))
         check_query(request)
 
     dependency: params.Depends = Depends(check)

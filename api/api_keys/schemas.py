@@ -1,12 +1,13 @@
 """API keys as they are asked for and shown."""
 
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field
 
 from api.schemas import ApiModel, Moment, Name
 from everhook.tenants.api_keys import ApiKeyView, CreatedApiKey, NewApiKey
+from everhook.tenants.api_keys_store import SCOPE_PATTERN
 
 API_KEY_EXAMPLE: dict[str, Any] = {
     "keyGid": "ek_01m83prhbfe23sdyzab24cmhby",
@@ -22,7 +23,8 @@ API_KEY_EXAMPLE: dict[str, Any] = {
 
 
 class ApiKeyIn(ApiModel):
-    """A key with `tenant` reaches that tenant only, and `publish` is the one scope that can be added to it."""
+    """A key with `tenant` reaches that tenant only, and `publish` is the one scope that can be added to it. With a
+    scope for one endpoint it reaches that endpoint only."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -31,7 +33,13 @@ class ApiKeyIn(ApiModel):
     )
 
     name: str = Field(description="Whose key it is; recorded with what they do.")
-    scopes: list[Literal["admin", "publish", "read"]] = Field(default_factory=list)
+    scopes: list[Annotated[str, Field(pattern=SCOPE_PATTERN)]] = Field(
+        default_factory=list,
+        description=(
+            "`admin`, `publish` and `read`. Or `receive:<endpoint gid>`: to poll, stream and acknowledge the deliveries "
+            "of this endpoint, and nothing else."
+        ),
+    )
     tenant: Name | None = Field(None, description="The tenant's name.")
     expires_at: Moment | None = None
 

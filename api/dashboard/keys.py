@@ -69,7 +69,7 @@ async def create(
     try:
         body = ApiKeyIn(
             name=form.get("name"),
-            scopes=form.all("scopes"),
+            scopes=[*form.all("scopes"), *(f"{Scope.RECEIVE}:{gid}" for gid in form.get("receive").split())],
             tenant=form.get("tenant") or None,
             expires_at=now() + timedelta(days=_days(form.get("days"))) if "days" in form else None,
         )

@@ -36,6 +36,7 @@ def keys() -> None:
     epilog=epilog(
         [
             "keys create --name billing --scope publish",
+            "keys create --name worker --scope receive:ep_01k2x3y4z5e6f7g8h9j0kamnpq",
             "keys create --name 'support of acme' --tenant acme --expires-in-days 90",
         ]
     )
@@ -43,7 +44,8 @@ def keys() -> None:
 def create(
     name: Annotated[str, typer.Option(help="The name that is recorded with each action.", show_default=False)],
     scope: Annotated[
-        list[str] | None, typer.Option(help="admin, publish or read; can be repeated.", show_default=False)
+        list[str] | None,
+        typer.Option(help="admin, publish, read, or receive:<endpoint gid>; can be repeated.", show_default=False),
     ] = None,
     tenant: Annotated[
         str | None, typer.Option(help="Name or gid: the key gives access to this tenant only.", show_default=False)

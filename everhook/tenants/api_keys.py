@@ -11,7 +11,7 @@ from everhook.storage.paging import Page
 from everhook.storage.tables import ApiKey, Tenant, now
 from everhook.tenants import api_keys_store as store
 from everhook.tenants import store as tenants
-from everhook.tenants.api_keys_store import ApiKeys, Holder, Scope
+from everhook.tenants.api_keys_store import ApiKeys, BoundScope, Holder
 from everhook.tenants.audit_store import Actor
 
 
@@ -69,16 +69,20 @@ class ApiKeyService:
         if new.expires_at is not None and new.expires_at <= now():
             raise InvalidField("expiresAt", "lies in the past")
         tenant = await _owner(session, new.tenant)
+        tenant_gid = tenant.gid if tenant is not None else None
+        if bound := [scope for scope in map(BoundScope.parse, new.scopes) if scope is not None]:
+            tenant_gid = await _owner_of(session, bound, tenant_gid)
         row, key = await store.create(
             session,
             new.name,
-            [Scope(scope) for scope in new.scopes],
-            tenant_gid=tenant.gid if tenant is not None else None,
+            new.scopes,
+            tenant_gid=tenant_gid,
             expires_at=new.expires_at,
             created_by=actor.name,
         )
         store.audit(session, actor, "api_key.created", row)
-        return CreatedApiKey(row, tenant.name if tenant is not None else None, key)
+        names = await tenants.names(session, {tenant_gid} if tenant_gid is not None else set())
+        return CreatedApiKey(row, names.get(tenant_gid or ""), key)
 
     async def page(self, session: Session, *, after: str | None, limit: int) -> Page[ApiKeyView]:
         """Newest first, expired and revoked ones included."""
@@ -108,6 +112,19 @@ async def _find(session: Session, gid: str) -> ApiKey:
     if row is None:
         raise NotFound("API key", gid)
     return row
+
+
+async def _owner_of(session: Session, bound: Collection[BoundScope], tenant_gid: str | None) -> str:
+    """The tenant that owns the endpoints of these scopes. Raises InvalidField."""
+    owners = await store.pulled_endpoints(session, {scope.endpoint_gid for scope in bound})
+    for scope in bound:
+        owner = owners.get(scope.endpoint_gid)
+        if owner is None or tenant_gid not in (None, owner):
+            where = "there is" if tenant_gid is None else "this tenant has"
+            raise InvalidField("scopes", f"{where} no endpoint {scope.endpoint_gid} whose deliveries are pulled")
+    if len(set(owners.values())) > 1:
+        raise InvalidField("scopes", "name endpoints of more than one tenant")
+    return owners[next(iter(bound)).endpoint_gid]
 
 
 async def _owner(session: Session, named: str | None) -> Tenant | None:

@@ -17,11 +17,11 @@ from sqlalchemy import ColumnElement, Select, and_, bindparam, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
-from everhook.ids import Kind, new_gid
+from everhook.ids import Kind, is_gid, new_gid
 from everhook.storage.batching import BatchExecutor
 from everhook.storage.engine import Database
 from everhook.storage.paging import Page, page_of
-from everhook.storage.tables import ApiKey, Tenant, now
+from everhook.storage.tables import ApiKey, Endpoint, Tenant, now
 from everhook.tenants.audit_store import Actor, record_audit
 
 _KEY = re.compile(r"(ek_[0-7][0-9a-hjkmnp-tv-z]{25})_[A-Za-z0-9_-]{43}")
@@ -31,26 +31,51 @@ _NO_KEY = hashlib.sha256(secrets.token_bytes(32)).hexdigest()
 
 
 class Scope(StrEnum):
-    """What a caller may do. `tenant` is shown as `tenant:<gid>`: everything of that tenant, and nothing else."""
+    """What a caller may do. `tenant` is shown as `tenant:<gid>`: everything of that tenant, and nothing else.
+    `receive` is granted for one endpoint, as `receive:<gid>`: take and acknowledge its deliveries, and nothing else."""
 
     ADMIN = "admin"
     PUBLISH = "publish"
     READ = "read"
     TENANT = "tenant"
+    RECEIVE = "receive"
 
 
 GIVEN_SCOPES = frozenset({Scope.ADMIN, Scope.PUBLISH, Scope.READ})
 """The scopes that can be granted. The scope `tenant` is granted by naming a tenant."""
 
+BOUND_SCOPES = frozenset({Scope.RECEIVE})
+"""Those that are granted for one endpoint. A key with one has no other scopes than such."""
+
+SCOPE_PATTERN = rf"^({'|'.join(sorted(GIVEN_SCOPES))}|({'|'.join(sorted(BOUND_SCOPES))}):ep_[0-9a-z]{{26}})$"
+"""A scope, as a request for a key names it."""
+
+
+@dataclass(frozen=True)
+class BoundScope:
+    """A scope for one endpoint, written `receive:<gid>`."""
+
+    scope: Scope
+    endpoint_gid: str
+
+    @classmethod
+    def parse(cls, text: str) -> "BoundScope | None":
+        """None for any other scope."""
+        name, separator, gid = text.partition(":")
+        if not separator or name not in BOUND_SCOPES or not is_gid(gid, Kind.ENDPOINT):
+            return None
+        return cls(Scope(name), gid)
+
 
 @dataclass(frozen=True)
 class Holder:
-    """The holder of a key."""
+    """The holder of a key. `bound` are the scopes for one endpoint each, `scopes` all others."""
 
     gid: str
     name: str
     scopes: frozenset[Scope]
     tenant_gid: str | None
+    bound: frozenset[BoundScope] = frozenset()
 
 
 class ApiKeys:
@@ -80,7 +105,14 @@ class ApiKeys:
 def _holder(row: Any) -> Holder | None:
     if row is None or not _is_usable(row, now()):
         return None
-    return Holder(row.gid, row.name, frozenset(Scope(scope) for scope in row.scopes), row.tenant_gid)
+    bound = {scope: BoundScope.parse(scope) for scope in row.scopes}
+    return Holder(
+        row.gid,
+        row.name,
+        frozenset(Scope(text) for text, scope in bound.items() if scope is None),
+        row.tenant_gid,
+        frozenset(scope for scope in bound.values() if scope is not None),
+    )
 
 
 async def _load(connection: AsyncConnection, gids: Sequence[str]) -> Sequence[Any]:
@@ -123,8 +155,11 @@ def why_refused(name: str, scopes: Collection[str], *, has_tenant: bool) -> tupl
     """The invalid field of a request for a key, and the reason; None if all fields are valid."""
     if not NAME.fullmatch(name):
         return "name", "takes 1 to 100 characters, none of them a control character"
+    others = [scope for scope in scopes if BoundScope.parse(scope) is None]
+    if others and len(others) < len(scopes):
+        return "scopes", "for one endpoint open nothing else: leave out the others"
     known = {Scope.PUBLISH} if has_tenant else GIVEN_SCOPES
-    if not known.issuperset(scopes):
+    if not known.issuperset(others):
         why = "of a tenant's key can only be publish" if has_tenant else "can be admin, publish and read"
         return "scopes", why
     if not scopes and not has_tenant:
@@ -145,20 +180,22 @@ def _sha256(key: str) -> str:
 async def create(
     session: AsyncSession,
     name: str,
-    scopes: Collection[Scope],
+    scopes: Collection[str],
     *,
     tenant_gid: str | None = None,
     expires_at: datetime | None = None,
     created_by: str,
 ) -> tuple[ApiKey, str]:
-    """Create a key. Returns its row and the key itself, which is not stored."""
+    """Create a key. A tenant's key may do everything in its tenant, unless its scopes are for single endpoints.
+    Returns its row and the key itself, which is not stored."""
     gid = new_gid(Kind.API_KEY)
     key = f"{gid}_{secrets.token_urlsafe(32)}"
+    is_bound = any(BoundScope.parse(scope) is not None for scope in scopes)
     row = ApiKey(
         gid=gid,
         name=name,
         sha256=_sha256(key),
-        scopes=sorted({*scopes, Scope.TENANT} if tenant_gid is not None else scopes),
+        scopes=sorted({*scopes, Scope.TENANT} if tenant_gid is not None and not is_bound else set(scopes)),
         tenant_gid=tenant_gid,
         created_by=created_by,
         expires_at=expires_at,
@@ -166,6 +203,16 @@ async def create(
     session.add(row)
     await session.flush()
     return row, key
+
+
+async def pulled_endpoints(session: AsyncSession, gids: Collection[str]) -> dict[str, str]:
+    """The tenants of those of these endpoints that exist and whose deliveries are pulled."""
+    rows = await session.execute(
+        select(col(Endpoint.gid), col(Endpoint.tenant_gid), col(Endpoint.mode)).where(
+            col(Endpoint.gid).in_(gids), col(Endpoint.deleted_at).is_(None)
+        )
+    )
+    return {row.gid: row.tenant_gid for row in rows if row.mode.is_pulled}
 
 
 async def get(session: AsyncSession, gid: str) -> ApiKey | None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from testing.api import JSON, ON_SHARED, UNKNOWN_SUFFIX, Api, assert_problem, created, ok
+from tests.api.test_pulling import acks, poll, pull_endpoint
 
 
 async def made(api: Api, **body: Any) -> JSON:
@@ -96,3 +97,40 @@ async def test_a_key_that_is_not_there_is_not_found(shared: Api) -> None:
 async def test_the_example_works_as_it_stands(api: Api) -> None:
     schema = api.app.openapi()["components"]["schemas"]["ApiKeyIn"]
     assert created(await api.post("/v1/api-keys", schema["examples"][0]))["key"]
+
+
+async def test_a_key_to_receive_takes_the_deliveries_of_one_endpoint_and_opens_nothing_else(api: Api) -> None:
+    await api.channel()
+    mine = await pull_endpoint(api, tenant="acme")
+    other = await pull_endpoint(api, tenant="acme")
+    key = await made(api, scopes=[f"receive:{mine}"])
+    assert (key["scopes"], key["tenant"]) == ([f"receive:{mine}"], "acme")
+    consumer = api.presenting(key["key"])
+    await api.publish({"n": 1}, tenant="acme")
+    (item,) = await poll(consumer, mine)
+    assert [each["status"] for each in await acks(consumer, mine, acks=[{"lease": item["lease"]}])] == ["acked"]
+    problem = assert_problem(await consumer.get(f"/v1/endpoints/{other}/poll"), 403)
+    assert "`receive:<gid>`" in problem["detail"]
+    for path in ("", f"/{mine}", f"/{mine}/queue"):
+        assert_problem(await consumer.get(f"/v1/endpoints{path}"), 403)
+    assert_problem(await consumer.try_publish({"type": "order.created", "payload": 1}), 403)
+    await api.change_rows("UPDATE endpoint SET deleted_at = '2026-01-01 00:00:00.000000' WHERE gid = :gid", gid=mine)
+    assert_problem(await consumer.get(f"/v1/endpoints/{mine}/poll"), 404)
+
+
+async def test_a_key_to_receive_names_an_endpoint_that_is_pulled_and_of_the_tenant(api: Api) -> None:
+    await api.channel()
+    await api.post("/v1/tenants", {"name": "globex"})
+    mine, webhook = await pull_endpoint(api, tenant="acme"), (await api.endpoint())["endpointGid"]
+    default = await pull_endpoint(api)
+    bad: list[JSON] = [
+        {"scopes": [f"receive:ep_{UNKNOWN_SUFFIX}"]},
+        {"scopes": [f"receive:{webhook}"]},
+        {"scopes": [f"receive:{mine}"], "tenant": "globex"},
+        {"scopes": [f"receive:{mine}", f"receive:{default}"]},
+        {"scopes": [f"receive:{mine}", "read"]},
+        {"scopes": [f"receive:{mine}", "publish"], "tenant": "acme"},
+    ]
+    for body in bad:
+        assert_problem(await api.post("/v1/api-keys", {"name": "x", **body}), 422, "scopes")
+    assert_problem(await api.post("/v1/api-keys", {"name": "x", "scopes": ["receive:ep_1"]}), 422, "scopes[0]")
