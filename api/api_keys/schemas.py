@@ -36,8 +36,8 @@ class ApiKeyIn(ApiModel):
     scopes: list[Annotated[str, Field(pattern=SCOPE_PATTERN)]] = Field(
         default_factory=list,
         description=(
-            "`admin`, `publish` and `read`. Or `receive:<endpoint gid>`: to poll, stream and acknowledge the deliveries "
-            "of this endpoint, and nothing else."
+            "`admin`, `publish` and `read`. Or `receive:<endpoint gid>`: to poll, stream and acknowledge the "
+            "deliveries of this endpoint, and nothing else."
         ),
     )
     tenant: Name | None = Field(None, description="The tenant's name.")

@@ -38,17 +38,30 @@ class Api:
         headers = {"user-agent": f"everhook/{__version__}", "accept": "application/json"}
         if target.api_key is not None:
             headers["authorization"] = f"Bearer {target.api_key}"
-        self._http = httpx.Client(
-            base_url=target.url,
-            headers=headers,
-            timeout=httpx.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+        self._options: dict[str, Any] = {
+            "base_url": target.url,
+            "headers": headers,
             # Creating a TLS context takes longer than a call, and calls to this machine need no proxy.
-            verify=target.url.startswith("https:"),
-            trust_env=not target.is_here,
-        )
+            "verify": target.url.startswith("https:"),
+            "trust_env": not target.is_here,
+        }
+        self._http = httpx.Client(timeout=httpx.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S), **self._options)
 
     def close(self) -> None:
         self._http.close()
+
+    def asynchronous(self, timeout_s: float) -> "httpx.AsyncClient":
+        """A client for calls that last, or that are made at the same time."""
+        import httpx
+
+        return httpx.AsyncClient(timeout=httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S), **self._options)
+
+    def refusal(self, response: "httpx.Response") -> ApiError | Unavailable:
+        """The error of a response that was read and is no success."""
+        return _refusal(self.target, response)
+
+    def unreachable(self, error: "httpx.TransportError") -> Unavailable:
+        return Unavailable(_unreachable(self.target, error))
 
     def send(self, method: str, at: str, body: Any = None, **query: Any) -> str:
         """Make one call; returns the response body, which is empty or JSON."""

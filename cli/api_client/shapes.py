@@ -24,7 +24,9 @@ class PublicKey(TypedDict):
 class Endpoint(TypedDict):
     endpointGid: str
     tenant: str
-    url: str
+    mode: str
+    options: dict[str, Any] | None
+    url: str | None
     description: str
     status: str
     statusReason: str

@@ -7,6 +7,7 @@ def add_commands(app: typer.Typer) -> None:
     """Add them to the command line."""
     from cli.commands import (
         channels,
+        consume,
         dead_letters,
         deliveries,
         doctor,
@@ -37,7 +38,7 @@ def add_commands(app: typer.Typer) -> None:
         "dead-letters": dead_letters.app,
         "profile": profile_commands.app,
     }
-    for single in (simulating, receiving, status, health, doctor):
+    for single in (simulating, receiving, consume, status, health, doctor):
         app.add_typer(single.app)
     for name, group in groups.items():
         app.add_typer(group, name=name)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -22,10 +23,18 @@ from cli.terminal_states import state
 from cli.terminal_text import printable
 from everhook.delivery.body_formats import BodyFormat
 
-app = typer.Typer(help="The URLs where your customers receive.", no_args_is_help=True)
+app = typer.Typer(help="Where your customers receive: URLs, and queues that they pull from.", no_args_is_help=True)
 
 Gid = Annotated[str, typer.Argument(help="The endpoint's gid (ep_…).", show_default=False)]
 EXAMPLE = "ep_…"
+
+
+class Mode(StrEnum):
+    """How an endpoint that is created receives."""
+
+    HTTP = "http"
+    POLL = "poll"
+    STREAM = "stream"
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,7 @@ def show_endpoint(session: Session, gid: Gid) -> None:
     examples=[
         "endpoints create https://hooks.example.com/ --channel orders --event 'order.*'",
         "endpoints create http://127.0.0.1:9000/webhooks --channel orders --preset brisk",
+        "endpoints create --mode poll --channel orders",
     ],
 )
 def create_endpoint(
@@ -99,13 +109,33 @@ def create_endpoint(
     channel: Annotated[str | None, typer.Option(help="Subscribe it to this channel.")] = None,
     events: Events = None,
     tenant: Annotated[str | None, typer.Option(help="Its tenant; `default` if not given.")] = None,
+    mode: Annotated[
+        Mode,
+        typer.Option(help="Webhooks to a URL, or a queue that consumers poll or stream from."),
+    ] = Mode.HTTP,
+    lease_seconds: Annotated[
+        int | None, typer.Option(help="Of a queue: how long a consumer has a message; 60 by default.")
+    ] = None,
+    max_in_flight: Annotated[
+        int | None, typer.Option(help="Of a queue: how many messages all consumers together may have; 1000 by default.")
+    ] = None,
 ) -> None:
     """Create an endpoint and, with --channel or --event, its first subscription. The secret is shown only once."""
-    if (at is None) == (url is None):
+    if mode is not Mode.HTTP and (at or url):
+        raise UsageError(f"--mode {mode} has no URL: consumers take its messages with `everhook consume`")
+    if mode is Mode.HTTP and (at is None) == (url is None):
         raise UsageError("give the endpoint's URL, once: everhook endpoints create https://… --channel orders")
-    subscription = {"channel": channel, "events": events or None, "tenant": tenant}
-    given = {name: value for name, value in subscription.items() if value is not None}
-    created = session.api.post(path("endpoints"), {"url": at or url, **given, **settings.given(), **policy.given()})
+    options = {"leaseSeconds": lease_seconds, "maxInFlight": max_in_flight}
+    fields = {
+        "url": at or url,
+        "mode": mode if mode is not Mode.HTTP else None,
+        "options": {name: value for name, value in options.items() if value is not None} or None,
+        "channel": channel,
+        "events": events or None,
+        "tenant": tenant,
+    }
+    given = {name: value for name, value in fields.items() if value is not None}
+    created = session.api.post(path("endpoints"), {**given, **settings.given(), **policy.given()})
     session.out.show(cast(EndpointCreated, created), _created)
 
 
@@ -137,7 +167,7 @@ def delete_endpoint(session: Session, gid: Gid, yes: Yes = False) -> None:
     """Delete an endpoint and its subscriptions. Its open deliveries become dead letters."""
     if not yes:
         endpoint = session.api.endpoint(gid)
-        session.out.confirm(f"Delete {gid} ({endpoint['url']}) at {session.target.url}?", yes=yes)
+        session.out.confirm(f"Delete {gid} ({_where(endpoint)}) at {session.target.url}?", yes=yes)
     session.api.delete(path("endpoints", gid))
     session.out.show({"deleted": gid}, lambda _: f"{gid} is deleted")
 
@@ -207,7 +237,7 @@ def _table(out: Output, endpoints: list[Endpoint]) -> Table | str:
             state=state(endpoint["status"]),
             circuit=state(endpoint["circuit"]["state"]),
             tenant=endpoint["tenant"],
-            url=endpoint["url"],
+            url=_where(endpoint),
             description=endpoint["description"],
         )
     return rows.table
@@ -218,7 +248,8 @@ def _card(endpoint: Endpoint) -> Table:
     return pairs(
         [
             ("endpoint", endpoint["endpointGid"]),
-            ("url", endpoint["url"]),
+            ("url", endpoint["url"] or None),
+            ("mode", _mode(endpoint) if endpoint["mode"] != Mode.HTTP else None),
             ("description", endpoint["description"]),
             ("tenant", endpoint["tenant"]),
             ("state", _with(state(endpoint["status"]), endpoint["statusReason"])),
@@ -235,6 +266,16 @@ def _card(endpoint: Endpoint) -> Table:
     )
 
 
+def _where(endpoint: Endpoint) -> str:
+    """Its URL, or that consumers pull from it."""
+    return endpoint["url"] or f"({endpoint['mode']})"
+
+
+def _mode(endpoint: Endpoint) -> str:
+    options = "".join(f", {name} {value}" for name, value in (endpoint["options"] or {}).items())
+    return f"{endpoint['mode']}{options}; consumers: everhook consume --endpoint {endpoint['endpointGid']}"
+
+
 def _failing(endpoint: Endpoint) -> str:
     circuit = endpoint["circuit"]
     if not circuit["failures"]:
@@ -248,7 +289,9 @@ def _with(shown: Text, more: str) -> Text:
 
 
 def _created(endpoint: EndpointCreated) -> Group:
-    once = [("subscription", endpoint["subscriptionGid"]), ("secret", _secret(endpoint["secret"]))]
+    once: list[tuple[str, Text | str | None]] = [("subscription", endpoint["subscriptionGid"])]
+    if endpoint["secret"]:
+        once.append(("secret", _secret(endpoint["secret"])))
     return Group(_card(endpoint), pairs(once))
 
 

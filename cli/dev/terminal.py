@@ -38,6 +38,7 @@ _EVENTS: Mapping[str, Shown | None] = {
     EventKind.ENDPOINT_PAUSED: HOLDS[Hold.PAUSED],
     EventKind.ENDPOINT_RESUMED: ("▶ resumed", "green"),
     EventKind.ENDPOINT_ENABLED: ("▶ enabled", "green"),
+    EventKind.UNCLAIMED: ("▲ no consumer", "yellow"),
     EventKind.DEAD_LETTERS: ("▲ dead letters", "yellow"),
     EventKind.SUCCESS_RATE: ("▲ success rate", "yellow"),
     EventKind.UNDISPATCHED: ("▲ not started", "yellow"),

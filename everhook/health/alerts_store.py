@@ -1,5 +1,6 @@
 """The values of alert rules, and their recorded transitions."""
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,6 +15,7 @@ from everhook.health.alerts import AlertRule
 from everhook.health.backlog_store import DEAD, waiting
 from everhook.health.score import AttemptStats
 from everhook.health.store import stats_by_endpoint
+from everhook.health.unclaimed_store import report_unclaimed
 from everhook.notifications.events import EventKind
 from everhook.settings import Settings
 from everhook.storage.engine import Database
@@ -22,6 +24,10 @@ from everhook.storage.tables import Delivery, OperationalEvent, now
 
 CLEARED_BELOW = 0.8
 """The fraction of `raise_at` at which an alert is cleared, where large values are bad."""
+
+
+UNCLAIMED_EVERY_S = 60.0
+"""How often endpoints without consumers are looked for: the query reads all endpoints that are pulled."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ class AlertEvaluator:
         self._database = database
         self._limits = limits
         self._rules = tuple(_rules(limits))
+        self._next_unclaimed = 0.0
 
     async def evaluate(self) -> Sequence[EventKind]:
         """Evaluate all rules once. Returns the kinds that were raised or cleared; only those need the writer."""
@@ -70,6 +77,10 @@ class AlertEvaluator:
                 async with self._database.writing() as session:
                     record_event(session, rule.kind, data=_data(rule, transition, value))
                 changed.append(rule.kind)
+        if time.monotonic() >= self._next_unclaimed:
+            self._next_unclaimed = time.monotonic() + UNCLAIMED_EVERY_S
+            if await report_unclaimed(self._database):
+                changed.append(EventKind.UNCLAIMED)
         return changed
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, cast, func, literal, select
+from sqlalchemy import ColumnElement, String, case, cast, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -16,7 +16,7 @@ from everhook.contracts import DeadLetterReason, DeliveryStatus
 from everhook.delivery.store import IS_UNDISPATCHED
 from everhook.ids import moment_of
 from everhook.storage.statements import table_of
-from everhook.storage.tables import CircuitRow, Delivery, Endpoint, now
+from everhook.storage.tables import CircuitRow, Delivery, Endpoint, PullItem, now
 
 COUNT_AT_MOST = 100_000
 
@@ -43,6 +43,15 @@ class Waiting:
 
 
 @dataclass(frozen=True)
+class PullBacklog:
+    """Deliveries in queues: how many are `available`, `waiting` for their next attempt, and `leased`. `oldest` is when
+    the oldest available one was queued."""
+
+    counts: Mapping[str, int]
+    oldest: datetime | None
+
+
+@dataclass(frozen=True)
 class Backlog:
     """`circuits` counts endpoints by `closed`, `open` and `half_open`, or by `paused` and `disabled` if they are
     held."""
@@ -52,6 +61,7 @@ class Backlog:
     parked: Waiting
     dead_letters: Mapping[DeadLetterReason, int]
     circuits: Mapping[str, int]
+    pulls: PullBacklog
 
     @property
     def dead_letter_count(self) -> int:
@@ -66,6 +76,7 @@ async def backlog(session: AsyncSession, tenant_gid: str | None = None) -> Backl
         parked=await waiting(session, PARKED, tenant_gid),
         dead_letters=await dead_letters(session, tenant_gid),
         circuits=await circuits(session, tenant_gid),
+        pulls=await pulls(session, tenant_gid),
     )
 
 
@@ -81,6 +92,27 @@ async def dead_letters(session: AsyncSession, tenant_gid: str | None = None) -> 
     number = func.count()
     rows = await session.execute(select(found.c.reason, number).group_by(found.c.reason).order_by(number.desc()))
     return {row[0]: row[1] for row in rows}
+
+
+async def pulls(session: AsyncSession, tenant_gid: str | None = None) -> PullBacklog:
+    """The queues of all endpoints together: of the deliveries that were accepted first, up to `COUNT_AT_MOST`."""
+    item = PullItem
+    state = case(
+        (col(item.consumer).is_not(None), "leased"), (col(item.available_at) <= now(), "available"), else_="waiting"
+    ).label("state")
+    statement = select(state, col(item.queued_at))
+    if tenant_gid is not None:
+        owned = select(col(Endpoint.gid)).where(col(Endpoint.tenant_gid) == tenant_gid)
+        statement = statement.where(col(item.endpoint_gid).in_(owned))
+    found = statement.order_by(col(item.delivery_gid)).limit(COUNT_AT_MOST).subquery()
+    rows = await session.execute(
+        select(found.c.state, func.count(), func.min(found.c.queued_at)).group_by(found.c.state)
+    )
+    by_state = {row[0]: (row[1], row[2]) for row in rows}
+    return PullBacklog(
+        {name: by_state.get(name, (0, None))[0] for name in ("available", "waiting", "leased")},
+        by_state.get("available", (0, None))[1],
+    )
 
 
 async def circuits(session: AsyncSession, tenant_gid: str | None = None) -> Mapping[str, int]:

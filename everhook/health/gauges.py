@@ -1,6 +1,7 @@
 """Prometheus gauges of the backlog, and the whole exposition of a process."""
 
 from collections.abc import Iterator
+from datetime import datetime
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -24,19 +25,38 @@ class _BacklogCollector(Collector):
         backlog = self._backlog
         if backlog is None:
             return
-        oldest = backlog.undispatched.oldest
-        age = max(0.0, (now() - oldest).total_seconds()) if oldest is not None else 0.0
         yield _gauge("dead_letters", "Dead letters that wait for an operator.", backlog.dead_letter_count)
         yield _gauge("parked", "Deliveries that wait for a circuit, or for a paused endpoint.", backlog.parked.count)
         yield _gauge("undispatched", "Accepted deliveries not known to be started.", backlog.undispatched.count)
         yield _gauge("overdue", "Deliveries whose next step was due more than a minute ago.", backlog.overdue.count)
-        yield _gauge("oldest_undispatched_seconds", "How long the oldest of those has waited; 0: none does.", age)
+        yield _gauge(
+            "oldest_undispatched_seconds",
+            "How long the oldest of those has waited; 0: none does.",
+            _age(backlog.undispatched.oldest),
+        )
         circuits = GaugeMetricFamily(
             "everhook_circuits", "Endpoints by the state of their circuit, or held.", labels=["state"]
         )
         for state in _CIRCUIT_STATES:
             circuits.add_metric([state.value], backlog.circuits.get(state.value, 0))
         yield circuits
+        queue = GaugeMetricFamily(
+            "everhook_pull_queue",
+            "Deliveries in queues, from which consumers pull.",
+            labels=["state"],
+        )
+        for name, count in backlog.pulls.counts.items():
+            queue.add_metric([name], count)
+        yield queue
+        yield _gauge(
+            "pull_oldest_seconds",
+            "How long the oldest delivery that could be pulled has been queued; 0: there is none.",
+            _age(backlog.pulls.oldest),
+        )
+
+
+def _age(moment: datetime | None) -> float:
+    return max(0.0, (now() - moment).total_seconds()) if moment is not None else 0.0
 
 
 def _gauge(name: str, help_: str, value: float) -> Metric:

@@ -27,6 +27,7 @@ class EventKind(StrEnum):
     ENDPOINT_RESUMED = "endpoint.resumed"
     ENDPOINT_DISABLED = "endpoint.disabled"
     ENDPOINT_ENABLED = "endpoint.enabled"
+    UNCLAIMED = "endpoint.unclaimed"
     DEAD_LETTERED = "delivery.dead_lettered"
     DEAD_LETTERS = "dead_letters.threshold"
     SUCCESS_RATE = "health.success_rate_low"

@@ -9,9 +9,11 @@ from sqlmodel import col
 
 from everhook.contracts import DeliveryStatus
 from everhook.health.alerts_store import AlertEvaluator, Limits
+from everhook.health.backlog_store import backlog
 from everhook.notifications.events import EventKind
-from everhook.storage.tables import Delivery, EndpointMinute, now
+from everhook.storage.tables import Delivery, EndpointMinute, PullItem, now
 from tests.stores.factories import Store
+from tests.stores.test_pull_queue import change_queue, publish, pulled
 
 LIMITS = Limits(
     dead_letters=10,
@@ -102,3 +104,47 @@ async def test_a_threshold_of_nought_is_off(store: Store) -> None:
     off = Limits(dead_letters=0, undispatched=timedelta(), success_rate=0)
     assert await look(store, off) == []
     assert set(await look(store)) == {EventKind.DEAD_LETTERS, EventKind.SUCCESS_RATE, EventKind.UNDISPATCHED}
+
+
+async def test_an_endpoint_whose_deliveries_no_consumer_takes_is_reported_once_in_each_direction(store: Store) -> None:
+    endpoint = await pulled(store)
+    await publish(store, 2)
+    early = now() - timedelta(minutes=11)
+    assert await look(store) == []
+    await change_queue(store, queued_at=early)
+    assert await look(store) == []  # a consumer may just be about to take them
+    await change_queue(store, available_at=now() - timedelta(minutes=6))
+    assert await look(store) == [EventKind.UNCLAIMED]
+    assert await look(store) == []
+    await change_queue(store, consumer="worker-3", lease_until=now() + timedelta(minutes=1))
+    assert await look(store) == [EventKind.UNCLAIMED]
+    assert [(event.endpoint_gid, event.data["state"]) for event in await store.events()] == [
+        (endpoint.gid, "raised"),
+        (endpoint.gid, "cleared"),
+    ]
+
+
+async def test_an_endpoint_whose_consumers_are_slow_is_not_unclaimed(store: Store) -> None:
+    endpoint = await pulled(store)
+    await publish(store, 1)
+    await change_queue(store, queued_at=now() - timedelta(minutes=30), available_at=now() - timedelta(minutes=30))
+    async with store.database.writing() as session:
+        session.add(
+            EndpointMinute(
+                endpoint_gid=endpoint.gid, minute=now().replace(second=0), tenant_gid=endpoint.tenant_gid, delivered=1
+            )
+        )
+    assert await look(store) == []
+
+
+async def test_the_queues_are_counted_by_state(store: Store) -> None:
+    await pulled(store)
+    gids = await publish(store, 3)
+    changes: list[dict[str, Any]] = [{"consumer": "a"}, {"available_at": now() + timedelta(hours=1)}]
+    for gid, values in zip(gids, changes, strict=False):
+        async with store.database.writing() as session:
+            await session.execute(update(PullItem).where(col(PullItem.delivery_gid) == gid).values(**values))
+    async with store.database.reading() as session:
+        found = (await backlog(session)).pulls
+    assert found.counts == {"available": 1, "waiting": 1, "leased": 1}
+    assert found.oldest is not None
