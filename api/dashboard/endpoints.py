@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from api.dashboard import charts, overview, policy_form, states
 from api.dashboard.charts import Chart, Column, Span
+from api.dashboard.endpoint_names import MODES
 from api.dashboard.filters import channel_names
 from api.dashboard.forms import Form, FormError, wrong_fields
 from api.dashboard.pages import (
@@ -32,6 +33,7 @@ from api.endpoints.schemas import EndpointIn, EndpointPatch, SecretRotation
 from api.problems import Problem, invalid
 from api.schemas import Policy
 from api.subscriptions.schemas import SubscriptionIn
+from everhook.contracts import DeliveryMode
 from everhook.delivery.body_formats import BodyFormat
 from everhook.delivery.policy import resolve
 from everhook.endpoints import list_store as endpoint_list
@@ -43,6 +45,7 @@ from everhook.errors import DomainError, NotFound
 from everhook.health.score import AttemptStats, Health, Window
 from everhook.health.store import RecurringError, healths, stats_of_endpoints
 from everhook.notifications.events import EventKind
+from everhook.pulling.queue_store import QueueView
 from everhook.settings import Settings
 from everhook.signing.schemes import SignatureScheme
 from everhook.storage.engine import Session
@@ -113,6 +116,7 @@ class DetailView:
     schedule: Chart
     timeout: timedelta
     dead_letters: int
+    queue: QueueView | None = None
     secret: str | None = None
 
     @property
@@ -197,7 +201,7 @@ def _spark(traffic: Sequence[EndpointTraffic], since: datetime) -> Markup:
 
 @router.get("/new")
 async def ask_new(request: Request, viewer: ViewerDep, store: StoreDep) -> Response:
-    values = {"format": BodyFormat.ENVELOPE.value, "schedule": "", "channel": ""}
+    values = {"mode": DeliveryMode.HTTP.value, "format": BodyFormat.ENVELOPE.value, "schedule": "", "channel": ""}
     return await _form(request, viewer, store, values, [scheme.value for scheme in SignatureScheme])
 
 
@@ -206,13 +210,14 @@ async def create(
     request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep
 ) -> Response:
     try:
-        body = EndpointIn(**_settings(form), **_first_subscription(form, viewer))
+        mode = form.get("mode", DeliveryMode.HTTP.value)
+        body = EndpointIn(mode=mode, **_settings(form, mode), **_first_subscription(form, viewer))
         checked = await services.endpoints.check(body.new(), viewer.tenant_gid)
         async with store.writing() as session:
             created = await services.endpoints.create(session, viewer.caller.actor, checked)
     except (ValidationError, Problem, DomainError) as error:
         return await _form(request, viewer, store, form.values, form.all("signatures"), error=error)
-    view = await _detail(services, store, created.view.endpoint.gid, secret=created.secret)
+    view = await _detail(services, store, created.view.endpoint.gid, secret=created.secret if body.url else None)
     return _page(request, viewer, view, HTTPStatus.CREATED)
 
 
@@ -235,7 +240,7 @@ def _page(request: Request, viewer: Viewer, view: DetailView, status: HTTPStatus
         "endpoint.html",
         viewer,
         status=status,
-        title=view.view.endpoint.url,
+        title=view.view.endpoint.url or f"{view.view.endpoint.mode}: {view.view.endpoint.gid}",
         nav="endpoints",
         v=view,
         windows=WINDOWS,
@@ -256,6 +261,8 @@ async def _detail(
         subscriptions = await endpoint_list.subscriptions_of(session, gid)
         names = await channel_names(session)
         dead = await endpoint_list.dead_letters(session, [gid])
+        pulled = view.endpoint.mode.is_pulled
+        queue = await services.pulls.view(session, await services.endpoints.pulled(session, gid)) if pulled else None
     policy = resolve(view.endpoint.policy)
     return DetailView(
         view=view,
@@ -277,6 +284,7 @@ async def _detail(
         schedule=charts.schedule(policy),
         timeout=policy.timeout,
         dead_letters=dead.get(gid, 0),
+        queue=queue,
         secret=secret,
     )
 
@@ -320,6 +328,9 @@ async def ask_edit(gid: str, request: Request, viewer: ViewerDep, services: Serv
     view = await _view(services, store, gid)
     endpoint = view.endpoint
     values = {
+        "mode": endpoint.mode.value,
+        "leaseSeconds": str(endpoint.options.get("leaseSeconds", "")),
+        "maxInFlight": str(endpoint.options.get("maxInFlight", "")),
         "url": endpoint.url,
         "description": endpoint.description,
         "rateLimit": f"{endpoint.rate_limit:g}" if endpoint.rate_limit is not None else "",
@@ -336,7 +347,7 @@ async def edit(
 ) -> Response:
     view = await _view(services, store, gid)
     try:
-        changes = EndpointPatch(**_settings(form)).changes()
+        changes = EndpointPatch(**_settings(form, view.endpoint.mode.value)).changes()
         await services.endpoints.change(store, viewer.caller.actor, gid, changes)
     except NotFound:
         raise
@@ -422,6 +433,7 @@ async def _form(
         schemes=[scheme.value for scheme in SignatureScheme],
         formats=[(each.value, each.value) for each in BodyFormat],
         schedules=policy_form.SCHEDULES,
+        modes=[(mode.value, label) for mode, label in MODES.items()],
     )
 
 
@@ -433,9 +445,16 @@ def _url_hint(settings: Settings) -> str:
     return f"Where messages are sent: {scheme}, and {addresses}"
 
 
-def _settings(form: Form) -> dict[str, Any]:
-    """What can be changed later, too, as the API takes it."""
+def _settings(form: Form, mode: str) -> dict[str, Any]:
+    """What can be changed later, too, as the API takes it. What only webhooks have is ignored in other modes."""
     spec = policy_form.policy(form)
+    if mode != DeliveryMode.HTTP:
+        options = {name: _number(form.get(name), name) for name in ("leaseSeconds", "maxInFlight")}
+        return {
+            "description": form.get("description"),
+            "policy": Policy(**spec) if spec is not None else None,
+            "options": {name: int(number) for name, number in options.items() if number is not None},
+        }
     return {
         "url": form.get("url"),
         "description": form.get("description"),

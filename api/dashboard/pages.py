@@ -19,6 +19,7 @@ from api import problem_types, problems
 from api.callers import ADMINS, ENVIRONMENT, OWNED, SIGNED_IN, Access, Caller
 from api.dashboard import assets, charts, code, identity, states, text
 from api.dashboard.advice import advice, page_behind, ways
+from api.dashboard.endpoint_names import endpoint_name
 from api.dashboard.forms import TOKEN_FIELD, Form, read_form, refuse_foreign, wrong_fields
 from api.dashboard.live import Broadcaster
 from api.dashboard.sessions import Session, Sessions
@@ -115,7 +116,11 @@ def templates() -> Environment:
         environment_key=ENVIRONMENT,
     )
     environment.filters.update(
-        query=query, as_url=code.url_markup, with_code=code.with_code, as_moment=datetime.fromisoformat
+        query=query,
+        as_url=code.url_markup,
+        as_endpoint=endpoint_name,
+        with_code=code.with_code,
+        as_moment=datetime.fromisoformat,
     )
     return environment
 
