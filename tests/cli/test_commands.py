@@ -542,13 +542,14 @@ def hostile(kind: Any, name: str = "") -> Any:
     """An answer of that shape with the worst in every text. Moments are moments: those are parsed."""
     if name.endswith(("At", "Since", "Until", "until")):
         return "2026-01-31T12:00:00Z"
+    kind = _of_union(kind)
     if is_typeddict(kind):
         return {field: hostile(of, field) for field, of in get_type_hints(kind).items()}
     if get_origin(kind) is list:
         return [hostile(get_args(kind)[0])]
     if get_origin(kind) is dict:
         return {HOSTILE: HOSTILE}
-    return {str: HOSTILE, int: 1, float: 1.0, bool: True, Any: HOSTILE}.get(_of_union(kind), HOSTILE)
+    return {str: HOSTILE, int: 1, float: 1.0, bool: True, Any: HOSTILE}.get(kind, HOSTILE)
 
 
 def _of_union(kind: Any) -> Any:
