@@ -118,10 +118,10 @@ class _Consuming:
         async with self._api.asynchronous(READ_TIMEOUT_S) as http:
             how = "streaming" if stream else "polling"
             self._out.note(f"{how} from {self._endpoint} at {self._api.target.url} (Ctrl-C stops it)")
-            messages = self._connected(http, stream)
-            async with contextlib.aclosing(messages):
-                while self._left != 0 and (message := await self._unless_stopped(anext(messages))) is not None:
-                    await self._handle(http, message)
+            source = self._connected(http, stream)
+            async with contextlib.aclosing(source):
+                while self._left != 0 and (messages := await self._unless_stopped(anext(source))) is not None:
+                    await self._handle(http, messages)
 
     def _interrupted(self) -> None:
         if self._stop.is_set():
@@ -147,17 +147,17 @@ class _Consuming:
             return None
         return await waiting
 
-    async def _connected(self, http: "httpx.AsyncClient", stream: bool) -> AsyncGenerator[Message]:
+    async def _connected(self, http: "httpx.AsyncClient", stream: bool) -> AsyncGenerator[list[Message]]:
         """Messages, as long as the API hands them out. Connections that are lost are made again, once there was one."""
         has_connected = False
         while True:
             try:
                 source = self._streamed(http) if stream else self._polled(http)
                 async with contextlib.aclosing(source):
-                    async for message in source:
+                    async for messages in source:
                         has_connected = True
-                        if message is not None:
-                            yield message
+                        if messages:
+                            yield messages
             except Unavailable as error:
                 if not has_connected:
                     raise
@@ -165,8 +165,8 @@ class _Consuming:
                 self._retry_s = min(self._retry_s * 2, MAX_PAUSE_S)
             await asyncio.sleep(self._retry_s * random.uniform(0.5, 1))  # noqa: S311 - spreads load
 
-    async def _streamed(self, http: "httpx.AsyncClient") -> AsyncGenerator[Message | None]:
-        """The messages of one stream. None: it is open."""
+    async def _streamed(self, http: "httpx.AsyncClient") -> AsyncGenerator[list[Message]]:
+        """The messages of one stream, as they arrive. An empty list: it is open."""
         import httpx
 
         headers = {"last-event-id": self._last_event_id} if self._last_event_id is not None else {}
@@ -177,19 +177,19 @@ class _Consuming:
                 if not response.is_success:
                     await response.aread()
                     raise self._api.refusal(response)
-                fields: dict[str, list[str]] = {}
-                async for line in response.aiter_lines():
-                    name, _, value = line.partition(": ")
-                    if name:
-                        fields.setdefault(name, []).append(value)
-                        continue
-                    yield self._read(fields)
-                    fields = {}
+                rest = ""
+                async for text in response.aiter_text():
+                    *events, rest = (rest + text).split("\n\n")
+                    yield [message for event in events if (message := self._read(event)) is not None]
         except httpx.TransportError as error:
             raise self._api.unreachable(error) from error
 
-    def _read(self, fields: dict[str, list[str]]) -> Message | None:
+    def _read(self, event: str) -> Message | None:
         """The message of an event, if it is one."""
+        fields: dict[str, list[str]] = {}
+        for line in event.split("\n"):
+            name, _, value = line.partition(": ")
+            fields.setdefault(name, []).append(value)
         if "retry" in fields:
             self._retry_s = int(fields["retry"][0]) / 1_000
         if fields.get("event") != ["message"]:
@@ -197,8 +197,8 @@ class _Consuming:
         self._last_event_id = fields["id"][0]
         return Message.of("\n".join(fields["data"]).encode())
 
-    async def _polled(self, http: "httpx.AsyncClient") -> AsyncGenerator[Message | None]:
-        """Messages, asked for again and again. None: the queue is empty."""
+    async def _polled(self, http: "httpx.AsyncClient") -> AsyncGenerator[list[Message]]:
+        """Messages, asked for again and again. An empty list: there are none."""
         import msgspec
 
         at = path("endpoints", self._endpoint, "poll")
@@ -210,13 +210,10 @@ class _Consuming:
             )
             self._retry_s = 1.0
             items: list[Any] = msgspec.json.decode(body, type=page).data  # type: ignore[attr-defined]
-            for item in items:
-                yield Message.of(bytes(item))
-            if not items:
-                yield None
-                if (reason := parsed(body.decode()).get("held")) != held:
-                    held = reason
-                    self._out.note(f"nothing is handed out: {held}" if held else "messages are handed out again")
+            yield [Message.of(bytes(item)) for item in items]
+            if not items and (reason := parsed(body.decode()).get("held")) != held:
+                held = reason
+                self._out.note(f"nothing is handed out: {held}" if held else "messages are handed out again")
 
     async def _call(self, http: "httpx.AsyncClient", method: str, at: str, **more: Any) -> bytes:
         import httpx
@@ -229,27 +226,29 @@ class _Consuming:
             raise self._api.refusal(response)
         return response.content
 
-    async def _handle(self, http: "httpx.AsyncClient", message: Message) -> None:
+    async def _handle(self, http: "httpx.AsyncClient", messages: list[Message]) -> None:
         began = time.monotonic()
         if self._execute is None:
-            self._print(message)
-            failure = None
+            sys.stdout.write("".join(f"{message.line.decode()}\n" for message in messages))
+            sys.stdout.flush()
+            await self._conclude(http, messages, None, began)
         else:
-            failure = await self._run(http, self._execute, message)
-        lines = {"acks": [{"lease": message.lease}]}
-        if failure is not None:
-            lines = {"nacks": [{"lease": message.lease, "reason": failure}]}
-        result = (await self._settle(http, lines))["data"][0]
-        how = result["status"] if failure is None else f"{result['status']}: {failure}"
-        style = "dim" if result["status"] == "acked" else "yellow"
-        self._out.note(f"{message.shown}: {how} after {time.monotonic() - began:.1f} s", style)
-        if self._left is not None:
-            self._left -= 1
+            for message in messages:
+                await self._conclude(http, [message], await self._run(http, self._execute, message), began)
 
-    @staticmethod
-    def _print(message: Message) -> None:
-        sys.stdout.write(message.line.decode() + "\n")
-        sys.stdout.flush()
+    async def _conclude(
+        self, http: "httpx.AsyncClient", messages: list[Message], failure: str | None, began: float
+    ) -> None:
+        """Acknowledge messages, or return them with the reason of the failure."""
+        reason = {"reason": failure} if failure is not None else {}
+        lines = {"nacks" if failure else "acks": [{"lease": message.lease, **reason} for message in messages]}
+        results = (await self._settle(http, lines))["data"]
+        for message, result in zip(messages, results, strict=True):
+            how = result["status"] if failure is None else f"{result['status']}: {failure}"
+            style = "dim" if result["status"] == "acked" else "yellow"
+            self._out.note(f"{message.shown}: {how} after {time.monotonic() - began:.1f} s", style)
+        if self._left is not None:
+            self._left -= len(messages)
 
     async def _run(self, http: "httpx.AsyncClient", execute: str, message: Message) -> str | None:
         """Run the command for one message. Returns why it failed; None if it succeeded."""

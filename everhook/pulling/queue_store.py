@@ -145,6 +145,9 @@ async def lock_claimable(
 
 
 _MOMENT = bindparam("moment", type_=_QUEUE.c.available_at.type)
+_POLICY = select(col(Endpoint.policy)).where(col(Endpoint.gid) == bindparam("endpoint")).scalar_subquery()
+"""Not a join: SQLite would begin with a small table of endpoints, and sort the whole queue."""
+
 _CLAIMABLE = (
     select(
         col(PullItem.delivery_gid),
@@ -153,12 +156,11 @@ _CLAIMABLE = (
         col(PullItem.window_until),
         col(Delivery.message_gid),
         col(Channel.policy).label("channel_policy"),
-        col(Endpoint.policy).label("endpoint_policy"),
+        _POLICY.label("endpoint_policy"),
         func.length(col(Message.payload)).label("size"),
     )
     .join(Delivery, col(Delivery.gid) == col(PullItem.delivery_gid))
     .join(Message, col(Message.gid) == col(Delivery.message_gid))
-    .join(Endpoint, col(Endpoint.gid) == col(PullItem.endpoint_gid))
     .outerjoin(Channel, col(Channel.name) == col(Delivery.channel))
     .where(
         col(PullItem.endpoint_gid) == bindparam("endpoint"),
