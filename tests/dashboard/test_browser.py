@@ -308,6 +308,30 @@ async def test_an_endpoint_is_made_its_secret_shown_once_changed_and_deleted(sta
     await expect(page.get_by_text("Deleted.")).to_be_visible()
 
 
+async def test_an_endpoint_without_a_url_shows_its_queue_and_consumers(stage: Stage, page: Page) -> None:
+    channel = await a_channel(stage)
+    await page.goto("/endpoints/new")
+    await page.get_by_label("How it receives").select_option("poll")
+    await page.get_by_label("Channel").select_option(channel)
+    await page.get_by_label("Lease in seconds").fill("300")
+    await page.get_by_role("button", name="Create endpoint").click()
+    await expect(page.get_by_role("heading", name="poll: ep_")).to_be_visible()
+    await expect(page.get_by_text("whsec_")).to_have_count(0)
+    gid = (await page.get_by_role("heading", level=1).inner_text()).split()[-1]
+    for n in range(2):
+        await stage.api.publish({"n": n}, channel)
+    await stage.api.get(f"/v1/endpoints/{gid}/poll", limit=1, consumer="worker-3")
+    await page.goto(f"/endpoints/{gid}")
+    await expect(page.get_by_role("row", name="worker-3")).to_be_visible()
+    assert await obstacles_on(page) == []
+    await page.emulate_media(color_scheme="dark")
+    assert await obstacles_on(page, CONTRAST_ALONE) == []
+    await page.goto(f"/endpoints/{gid}/edit")
+    await page.get_by_label("Messages leased at most").fill("5")
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_text("Saved.")).to_be_visible()
+
+
 async def test_a_secret_is_rotated_and_the_new_one_shown_once(stage: Stage, page: Page) -> None:
     gid, _ = await an_endpoint(stage, await a_channel(stage), 200)
     await page.goto(f"/endpoints/{gid}")
