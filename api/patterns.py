@@ -1,5 +1,7 @@
 """Patterns of fields, each with the words that a refusal says instead of the regular expression."""
 
+from everhook.tenants.api_keys_store import SCOPE_PATTERN as SCOPE
+
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 EVENT_TYPE = r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$"
 EVENT_PATTERN = r"^(\*|[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}(\.\*)?)$"
@@ -14,4 +16,5 @@ WORDS = {
     GID: "takes 1 to 100 characters, none of them NUL (U+0000)",
     NO_NUL: "has a NUL character (U+0000)",
     NO_CONTROL: "has a control character, such as a line break",
+    SCOPE: "can be admin, publish, read, or receive:<endpoint gid>",
 }

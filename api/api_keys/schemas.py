@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field
 
+from api import patterns
 from api.schemas import ApiModel, Moment, Name
 from everhook.tenants.api_keys import ApiKeyView, CreatedApiKey, NewApiKey
-from everhook.tenants.api_keys_store import SCOPE_PATTERN
 
 API_KEY_EXAMPLE: dict[str, Any] = {
     "keyGid": "ek_01m83prhbfe23sdyzab24cmhby",
@@ -33,7 +33,7 @@ class ApiKeyIn(ApiModel):
     )
 
     name: str = Field(description="Whose key it is; recorded with what they do.")
-    scopes: list[Annotated[str, Field(pattern=SCOPE_PATTERN)]] = Field(
+    scopes: list[Annotated[str, Field(pattern=patterns.SCOPE)]] = Field(
         default_factory=list,
         description=(
             "`admin`, `publish` and `read`. Or `receive:<endpoint gid>`: to poll, stream and acknowledge the "
