@@ -104,6 +104,7 @@ class _Consuming:
         self._process: asyncio.subprocess.Process | None = None
         self._last_event_id: str | None = None
         self._retry_s = 1.0
+        self._source: AsyncGenerator[list[Message]]
 
     @property
     def _at_once(self) -> int:
@@ -118,10 +119,13 @@ class _Consuming:
         async with self._api.asynchronous(READ_TIMEOUT_S) as http:
             how = "streaming" if stream else "polling"
             self._out.note(f"{how} from {self._endpoint} at {self._api.target.url} (Ctrl-C stops it)")
-            source = self._connected(http, stream)
-            async with contextlib.aclosing(source):
-                while self._left != 0 and (messages := await self._unless_stopped(anext(source))) is not None:
+            self._source = self._connected(http, stream)
+            async with contextlib.aclosing(self._source):
+                while self._left != 0 and (messages := await self._next()) is not None:
                     await self._handle(http, messages)
+
+    async def _next(self) -> list[Message] | None:
+        return None if self._stop.is_set() else await self._unless_stopped(anext(self._source))
 
     def _interrupted(self) -> None:
         if self._stop.is_set():
@@ -239,7 +243,10 @@ class _Consuming:
     async def _conclude(
         self, http: "httpx.AsyncClient", messages: list[Message], failure: str | None, began: float
     ) -> None:
-        """Acknowledge messages, or return them with the reason of the failure."""
+        """Acknowledge messages, or return them with the reason of the failure. Before the last ones the stream is
+        closed: an acknowledgement would have it hand out more."""
+        if self._stop.is_set() or self._left == len(messages):
+            await self._source.aclose()
         reason = {"reason": failure} if failure is not None else {}
         lines = {"nacks" if failure else "acks": [{"lease": message.lease, **reason} for message in messages]}
         results = (await self._settle(http, lines))["data"]
