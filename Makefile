@@ -6,6 +6,7 @@
 #   make check    style, types, import rules, words to avoid
 #   make bench    the benchmarks; they write their tables to bench/RESULTS.md
 #   make bench-production   the same with API, worker, Temporal and PostgreSQL as separate processes (builds Temporal: needs Go)
+#   make bench-large  what a PostgreSQL database with 1,000,000 deliveries costs, and its upgrade from the first schema
 #   make lock     update both lock files from pyproject.toml (needs uv)
 #   make clean    remove .venv and caches; keeps the data of `make dev` (.everhook)
 
@@ -25,7 +26,7 @@ MAKEFLAGS += --jobs=2
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test check bench bench-production lock clean
+.PHONY: help dev test check bench bench-large bench-production lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -51,6 +52,9 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m bench $(ARGS)
+
+bench-large: $(READY)
+	$(BIN)/python -m bench.large $(ARGS)
 
 bench-production: $(READY)
 	$(BIN)/python -m bench.production $(ARGS)
