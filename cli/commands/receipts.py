@@ -122,7 +122,7 @@ def _refuse_problem(file: Path, document: object) -> None:
         )
 
 
-@app.command(epilog=epilog(["receipts extract 000000000000-000000100000.receipts.gz rcp_… > bundle.json"]))
+@app.command(epilog=epilog(["receipts extract 000000000000-000000100000.receipts.gz rcp_…"]))
 def extract(
     archive: Annotated[Path, typer.Argument(help="A file of `receipts archive`.", show_default=False)],
     receipt: Annotated[str, typer.Argument(help="The receipt.", metavar="GID", show_default=False)],
