@@ -182,8 +182,8 @@ def archive(
         return
     for each in held_back:
         _say(
-            f"{each.tenant_gid}: receipt {each.seq} and all later ones stay, because the attempt of {each.delivery_gid} "
-            "is still in the database"
+            f"{each.tenant_gid}: receipt {each.seq} and all later ones stay, because the attempt of "
+            f"{each.delivery_gid} is still in the database"
         )
     _say(f"{moved} receipts would be moved" if dry_run else f"{moved} receipts moved to {to}")
 
@@ -236,8 +236,8 @@ async def _archive_log(
 ) -> "tuple[int, HeldBack | None]":
     """Move one log's receipts, file by file; without a directory only count them."""
     from everhook.receipts.log.archive_store import archive, delete_archived, held_back, next_range
-    from everhook.receipts.strict_json import InvalidDocument
     from everhook.receipts.store import archived_size
+    from everhook.receipts.strict_json import InvalidDocument
 
     moved = 0
     if to is not None:

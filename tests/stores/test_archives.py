@@ -36,8 +36,8 @@ async def forget_attempts(log: Log) -> None:
     await log.change("DELETE FROM attempt")
 
 
-def files_in(directory: Path) -> list[Path]:
-    return sorted(directory.rglob("*.gz"))
+def files_in(directory: Path, named: str = "*.gz") -> list[Path]:
+    return sorted(directory.rglob(named))
 
 
 async def archived(log: Log, directory: Path) -> list[Path]:
@@ -219,7 +219,7 @@ async def test_another_file_of_the_same_name_is_never_replaced(log: Log, tmp_pat
     with pytest.raises(FileExistsError):
         await archived(log, tmp_path)
     assert file.read_bytes() == b"the only copy"
-    assert list(tmp_path.rglob("*.partial")) == []
+    assert files_in(tmp_path, "*.partial") == []
     assert len(await log.receipts()) == 3
 
 
@@ -253,7 +253,7 @@ async def test_a_run_that_is_late_leaves_the_files_of_the_other(
         first, second = files_in(tmp_path)
         assert verify_archive(first).ok and verify_archive(second).ok
         assert await log.count("receipt_archive") == 2
-    assert list(tmp_path.rglob("*.partial")) == []
+    assert files_in(tmp_path, "*.partial") == []
     assert await audited(log) == 6
 
 

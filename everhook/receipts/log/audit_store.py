@@ -39,9 +39,9 @@ class LogAudit:
     `unsealed` receipts wait for the next checkpoint."""
 
     receipts: int
-    archived: int
     checkpoints: int
     unsealed: int
+    archived: int = 0
 
 
 async def tenants_with_receipts(session: AsyncSession) -> list[str]:
@@ -71,7 +71,7 @@ async def audit_log(session: AsyncSession, tenant_gid: str, keyring: KeyRing, ad
         raise InvalidDocument("receipt_key", "has no key, and there are receipts")
     reader = _LogReader(session, tenant_gid, issuer, advance)
     checkpoints = await reader.check_log(size)
-    return LogAudit(size, reader.archived, checkpoints, await reader.check_unsealed(begun))
+    return LogAudit(size, checkpoints, await reader.check_unsealed(begun), reader.archived)
 
 
 async def check_attempts(session: AsyncSession, advance: Advance = _ignore) -> int:
