@@ -3,11 +3,16 @@
 import asyncio
 from datetime import timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
+from temporalio.testing import ActivityEnvironment
 
+from activities import sealing
+from activities.sealing import CONCURRENCY
+from everhook.contracts import SealResult
 from everhook.receipts.keys import ReceiptKey
 from everhook.receipts.log.checkpoint import Checkpoint, origin_of, sign_checkpoint, verify_checkpoint
 from everhook.receipts.log.merkle import (
@@ -17,13 +22,13 @@ from everhook.receipts.log.merkle import (
     verify_consistency,
     verify_inclusion,
 )
-from everhook.receipts.log.sealing_store import tenants_with_unsealed
+from everhook.receipts.log.sealing_store import seal_batch, tenants_with_unsealed
 from everhook.receipts.receipt import receipt_leaf
 from everhook.receipts.store import StoredHashes
 from everhook.receipts.strict_json import InvalidDocument, encode_base64
 from everhook.storage.engine import Database
 from everhook.storage.tables import DEFAULT_TENANT_GID, now
-from tests.stores.factories import ISSUER, Store
+from tests.stores.factories import ISSUER, KEYRING, Store
 from tests.stores.plans import plan_of, recorded, without_partitions
 from tests.stores.receipt_factory import Log
 
@@ -142,6 +147,30 @@ async def test_tenants_with_unsealed_receipts_are_found_without_reading_each_rec
     for step in steps:
         read = float(step.partition("(actual rows=")[2].partition(" ")[0])
         assert "ix_receipt_unsealed" in step and read <= 1, plan
+
+
+async def test_a_pass_extends_several_logs_at_once_on_postgresql_and_one_on_sqlite(
+    database: Database, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = [Log(database, await store.tenant(f"tenant-{number}")) for number in range(CONCURRENCY + 2)]
+    await asyncio.gather(*(log.grow(1) for log in logs))
+    under_way: list[str] = []
+    most = 0
+
+    async def seal(session: Any, tenant_gid: str, *arguments: Any, **options: Any) -> Any:
+        nonlocal most
+        under_way.append(tenant_gid)
+        most = max(most, len(under_way))
+        try:
+            await asyncio.sleep(0.05)
+            return await seal_batch(session, tenant_gid, *arguments, **options)
+        finally:
+            under_way.remove(tenant_gid)
+
+    monkeypatch.setattr(sealing, "seal_batch", seal)
+    result = await ActivityEnvironment().run(sealing.SealingActivities(database, KEYRING).seal_receipts)
+    assert result == SealResult(receipts=len(logs), checkpoints=len(logs))
+    assert most == (1 if database.is_sqlite else CONCURRENCY)
 
 
 async def test_two_sealers_at_once_make_one_log(log: Log, other_database: Database) -> None:
