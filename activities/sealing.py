@@ -39,7 +39,6 @@ class SealingActivities:
             waiting = await tenants_with_unsealed(connection)
         summary = _PassSummary()
         slots = asyncio.Semaphore(1 if self._database.is_sqlite else CONCURRENCY)
-
         failures: list[Exception] = []
 
         async def seal(tenant_gid: str) -> bool:

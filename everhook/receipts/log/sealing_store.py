@@ -41,7 +41,10 @@ class SealedBatch:
 
 
 async def tenants_with_unsealed(connection: AsyncConnection) -> list[str]:
-    """By a loose index scan, so the cost depends on the number of these tenants and not on that of their receipts."""
+    """Tenants with receipts that have no index in the log yet, except those that are being erased.
+
+    A loose index scan: the cost depends on the number of these tenants and not on that of their receipts.
+    """
     # The order is that of the index of unsealed receipts: SQLite would look for a minimum in the index of all receipts.
     tenant = col(Receipt.tenant_gid)
     unsealed = select(tenant).where(col(Receipt.seq).is_(None)).order_by(tenant, col(Receipt.gid)).limit(1)
