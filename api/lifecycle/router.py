@@ -8,11 +8,10 @@ from fastapi import APIRouter, Query, Request, Response
 from api import problem_types
 from api.callers import Caller
 from api.dependencies import Paging, Principal, ServicesDep, Store
-from api.event_stream import EventStream
+from api.event_stream import EventStream, LastEventId
 from api.lifecycle import render
 from api.lifecycle.schemas import ANSWER_EXAMPLE, LifecycleEventOut, MessageAnswer
 from api.problems import documents
-from api.pulling.router import UNSTORED, LastEventId
 from api.schemas import Gid, ListOf
 from everhook.lifecycle.service import Until, Viewer
 from everhook.tenants.api_keys_store import Scope
@@ -57,7 +56,7 @@ async def wait_for_message(
     found = await services.lifecycle.wait(
         store, viewer_of(caller), gid, timeout_s=timeout_seconds, until=until, has_left=request.is_disconnected
     )
-    return Response(render.answer(found), media_type="application/json", headers=UNSTORED)
+    return Response(render.answer(found), media_type="application/json")
 
 
 @router.get("/events")

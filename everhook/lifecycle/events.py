@@ -22,7 +22,7 @@ OPENED, ENDED, DISCARDED = 0, 1_000_000, 1_000_001
 """The first step of a round, and its last ones. Attempt `n` is step `n`."""
 
 SETTLED_STATUSES = frozenset({DeliveryStatus.DELIVERED, DeliveryStatus.DEAD_LETTERED, DeliveryStatus.DISCARDED})
-"""Statuses of deliveries for which nobody has to wait. A dead letter is settled until it is replayed."""
+"""Statuses of deliveries that a sender waits for no longer. A dead letter is settled until it is replayed."""
 
 
 class LifecycleKind(StrEnum):

@@ -14,7 +14,7 @@ import structlog
 
 from everhook.contracts import DeliveryStatus
 from everhook.delivery.policy import MAX_ATTEMPTS
-from everhook.errors import NotFound, TooManyDeliveries, TooManyStreams
+from everhook.errors import InvalidField, NotFound, TooManyDeliveries, TooManyStreams
 from everhook.lifecycle import store
 from everhook.lifecycle.events import (
     DISCARDED,
@@ -175,7 +175,7 @@ class LifecycleService:
         self, session: Session, viewer: Viewer, gid: str, *, after: str | None, limit: int
     ) -> Page[LifecycleEvent]:
         """The events of a message: its acceptance, those of its deliveries, one delivery after the other, and that it
-        is settled. Raises NotFound, and ValueError for a key of no page."""
+        is settled. Raises NotFound, and InvalidField for a key of no page."""
         row = await self._visible(session, viewer, gid)
         found = [of_message(row)] if after is None else []
         position = _position_of(after) if after not in (None, _OF_ACCEPTANCE) else None
@@ -402,7 +402,7 @@ def _key(delivery_gid: str, position: Position) -> str:
 def _position_of(key: str | None) -> tuple[str, Position]:
     found = _KEY.fullmatch(key or "")
     if found is None:
-        raise ValueError(f"{key!r} is not the key of an event")
+        raise InvalidField("cursor", "is not a cursor of this list; send `nextCursor` unchanged")
     return found[1], (int(found[2]), int(found[3]))
 
 

@@ -8,7 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from everhook.contracts import DeliveryStatus
+from api.dependencies import encode_cursor, list_tag
+from everhook.contracts import TERMINAL_STATUSES, DeliveryStatus
+from everhook.lifecycle.events import SETTLED_STATUSES
 from everhook.lifecycle.watch import CHECK_S
 from testing.api import JSON, Api, assert_problem, ok
 from tests.api.test_pulling import acks, end_lease, poll, pull_endpoint
@@ -247,8 +249,10 @@ async def test_a_round_that_was_replayed(api: Api) -> None:
 async def test_a_bad_cursor_is_refused(api: Api) -> None:
     await api.channel()
     gid = (await api.publish({"n": 1}))["messageGid"]
-    problem = assert_problem(await api.get(f"/v1/messages/{gid}/events", cursor="eA"), 422)
-    assert problem["errors"][0]["field"] == "cursor"
+    path = f"/v1/messages/{gid}/events"
+    for cursor in ("eA", encode_cursor("msg_x", list_tag(path, ()))):
+        problem = assert_problem(await api.get(path, cursor=cursor), 422)
+        assert problem["errors"][0]["field"] == "cursor"
 
 
 async def follow(http: httpx.AsyncClient, gid: str, last: str | None = None) -> tuple[Stream, asyncio.Task[None]]:
@@ -339,7 +343,4 @@ async def test_a_message_with_very_many_deliveries_is_listed_but_not_followed(
 
 
 def test_statuses_that_settle_are_all_that_end() -> None:
-    from everhook.contracts import TERMINAL_STATUSES
-    from everhook.lifecycle.events import SETTLED_STATUSES
-
-    assert SETTLED_STATUSES == TERMINAL_STATUSES | {DeliveryStatus.DEAD_LETTERED}
+    assert TERMINAL_STATUSES | {DeliveryStatus.DEAD_LETTERED} == SETTLED_STATUSES
