@@ -4,14 +4,14 @@ import asyncio
 
 import pytest
 
-from testing.api import ON_SHARED, accepted
+from testing.api import JSON, ON_SHARED, accepted
 from testing.receiver import Response
 from tests.api.conftest import Live
 from tests.api.test_waiting import events, follow_kinds, wait
 
 pytestmark = ON_SHARED
 
-ONCE = {"delaysSeconds": []}
+ONCE: JSON = {"delaysSeconds": []}
 LIMIT = 16 * 1024
 
 
