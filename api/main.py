@@ -11,7 +11,7 @@ from temporalio.client import Client
 from api import dashboard, openapi, problems, reference
 from api.api_keys import router as api_keys
 from api.audit import router as audit
-from api.callers import ADMINS, CONSUMERS, OWNED, PUBLISHERS, SHARED
+from api.callers import ADMINS, CONSUMERS, OWNED, PUBLISHERS, SENDERS, SHARED
 from api.channels import router as channels
 from api.dead_letters import router as dead_letters
 from api.deliveries import router as deliveries
@@ -21,6 +21,7 @@ from api.health import probes as health
 from api.health import router as health_scores
 from api.health.readiness import readiness_check
 from api.idempotency import RespondedBefore, respond_again
+from api.lifecycle import router as lifecycle
 from api.messages import publishing
 from api.messages import router as messages
 from api.middleware import Authentication, BodyLimit, Route, Uncached
@@ -71,6 +72,7 @@ ROUTERS = (
     (subscriptions.router, OWNED),
     (messages.publishing_router, PUBLISHERS),
     (messages.router, SHARED),
+    (lifecycle.router, SENDERS),
     (deliveries.router, OWNED),
     (deliveries.attempts_router, OWNED),
     (dead_letters.router, OWNED),
@@ -139,6 +141,7 @@ def end_streams(app: FastAPI) -> None:
     dashboard.end_streams(app)
     services: Services = app.state.services
     services.streams.end()
+    services.lifecycle.end()
 
 
 def body_limits(settings: Settings) -> dict[Route, int]:
@@ -225,4 +228,5 @@ def _services_on(engine: DeliveryEngine) -> Services:
         responses=ResponseStore(database, engine.keyring),
         pulls=engine.pulls,
         streams=engine.streams,
+        lifecycle=engine.lifecycle,
     )

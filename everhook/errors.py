@@ -15,7 +15,8 @@
         │   ├── EndpointDeleted, TooManySecrets
         │   ├── QuotaExceeded
         │   ├── IdempotencyKeyReused
-        │   ├── NotADeadLetter, NoAttemptDue, PayloadErased, NotPulled
+        │   ├── NotADeadLetter, NoAttemptDue, PayloadErased, NotPulled,
+        │   │   TooManyDeliveries
         │   └── TenantNameTaken, TenantInUse
         ├── ReceiptArchived             it was moved to a file, which is not here
         ├── LogDamaged              a log of receipts lacks hashes, so nothing can be proven from it
@@ -121,6 +122,10 @@ class NotADeadLetter(Conflict):
 
 class NotPulled(Conflict):
     """The deliveries of an endpoint cannot be pulled, because it receives in another mode."""
+
+
+class TooManyDeliveries(Conflict):
+    """A message has too many deliveries to stream their events."""
 
 
 class NoAttemptDue(Conflict):

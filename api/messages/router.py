@@ -88,7 +88,9 @@ async def publish_message(
         refuse_second(request)
     await services.messages.admit(caller.actor, name)
     message = publishing.new_message(await publishing.read_one(request), idempotency_key)
-    accepted = await services.messages.publish(store, name, message, parse(request.headers.get("traceparent")))
+    accepted = await services.messages.publish(
+        store, caller.actor, name, message, parse(request.headers.get("traceparent"))
+    )
     return _response(_shown(accepted))
 
 

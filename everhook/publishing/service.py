@@ -37,7 +37,15 @@ from everhook.publishing.backlog import Backlog
 from everhook.publishing.json_faults import why_not_json
 from everhook.publishing.matching import parse_exactly
 from everhook.publishing.publish_rate import PublishRate
-from everhook.publishing.store import Accepted, Acceptor, KeyReused, MessageFilter, Publication, UnknownChannel
+from everhook.publishing.store import (
+    Accepted,
+    Acceptor,
+    KeyReused,
+    MessageFilter,
+    Publication,
+    Publisher,
+    UnknownChannel,
+)
 from everhook.storage.bulk import Bulk
 from everhook.storage.engine import Database, Session
 from everhook.storage.paging import Page, any_of
@@ -135,7 +143,12 @@ class MessageService:
         await self._rate.refuse_if_spent(_rate_key(actor))
 
     async def publish(
-        self, scope: TenantScope, channel: str, message: NewMessage, parent: TraceParent | None = None
+        self,
+        scope: TenantScope,
+        actor: Actor,
+        channel: str,
+        message: NewMessage,
+        parent: TraceParent | None = None,
     ) -> Accepted:
         """Publish one message that was admitted. Returns once it and its deliveries are committed.
 
@@ -144,7 +157,7 @@ class MessageService:
         """
         tenant_gid = await self._tenant_gid(scope, message.tenant, "tenant")
         with _traced(parent) as trace:
-            publication = self._publication(channel, message, tenant_gid, trace)
+            publication = self._publication(actor, channel, message, tenant_gid, trace)
             acceptance = await self._acceptor.accept(publication)
             if not isinstance(acceptance, Accepted):
                 raise _refusal(acceptance, "idempotencyKey", "Nothing was published.")
@@ -172,7 +185,7 @@ class MessageService:
         }
         with _traced(parent) as trace:
             publications = [
-                self._publication(channel, message, gids[message.tenant], trace, f"messages[{index}].")
+                self._publication(actor, channel, message, gids[message.tenant], trace, f"messages[{index}].")
                 for index, message in enumerate(new)
             ]
             acceptances = await self._acceptor.accept_all(publications)
@@ -239,7 +252,13 @@ class MessageService:
             return (await tenants.named_tenant(session, named, field)).gid
 
     def _publication(
-        self, channel: str, message: NewMessage, tenant_gid: str | None, trace: TraceParent | None, at: str = ""
+        self,
+        actor: Actor,
+        channel: str,
+        message: NewMessage,
+        tenant_gid: str | None,
+        trace: TraceParent | None,
+        at: str = "",
     ) -> Publication:
         """Check a message. `at` is where it stands in its request, for the names of fields in errors."""
         payload, limit = message.payload, self._max_payload_bytes
@@ -260,6 +279,7 @@ class MessageService:
             tenant_gid=tenant_gid,
             idempotency_key=_key(message.idempotency_key, f"{at}idempotencyKey"),
             traceparent=str(trace) if trace is not None else None,
+            publisher=Publisher(actor.key_gid, actor.name),
         )
 
 

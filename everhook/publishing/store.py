@@ -1,7 +1,7 @@
 """Accepting messages: the transaction of every `202`, and reading messages."""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -29,6 +29,15 @@ from everhook.storage.tables import Delivery, Message, MessageKey, now
 
 
 @dataclass(frozen=True)
+class Publisher:
+    """The key that a message was published with: its gid and its name. Both are None for what Everhook publishes, and
+    the key of the environment has no gid."""
+
+    key_gid: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True)
 class Publication:
     """A message to be published. `content` is the parsed payload, for filters; `payload` the bytes, for receivers.
 
@@ -46,6 +55,7 @@ class Publication:
     idempotency_key: str | None = None
     audience: Audience | None = None
     traceparent: str | None = None
+    publisher: Publisher = field(default_factory=lambda: Publisher())
 
     @property
     def key(self) -> tuple[str, str, str] | None:
@@ -301,6 +311,7 @@ async def _insert_messages(connection: AsyncConnection, publications: Sequence[P
             "published_at": p.published_at,
             "accepted_at": accepted_at,
             "traceparent": p.traceparent,
+            "published_by": p.publisher.key_gid,
         }
         for p in sorted(new, key=lambda p: p.key or ("", "", ""))
     ]
