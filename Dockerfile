@@ -18,6 +18,7 @@ COPY workflows workflows
 COPY activities activities
 COPY api api
 COPY migrations migrations
+COPY sdk/python/everhook_client everhook_client
 COPY worker.py ./
 
 RUN python -m compileall -q . \

@@ -7,6 +7,7 @@
 #   make bench    the benchmarks; they write their tables to bench/RESULTS.md
 #   make bench-production   the same with API, worker, Temporal and PostgreSQL as separate processes (builds Temporal: needs Go)
 #   make bench-large  what a PostgreSQL database with 1,000,000 deliveries costs, and its upgrade from the first schema
+#   make client-models   generate the models of the Python client from the OpenAPI document
 #   make lock     update both lock files from pyproject.toml (needs uv)
 #   make clean    remove .venv and caches; keeps the data of `make dev` (.everhook)
 
@@ -26,7 +27,7 @@ MAKEFLAGS += --jobs=2
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test check bench bench-large bench-production lock clean
+.PHONY: help dev test check bench bench-large bench-production client-models lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -59,9 +60,12 @@ bench-large: $(READY)
 bench-production: $(READY)
 	$(BIN)/python -m bench.production $(ARGS)
 
+client-models: $(READY)
+	$(BIN)/python -m testing.client_models
+
 # What hashes pin, and nothing else (`--no-deps`: the lock is complete, and overrides a bound: see pyproject.toml); then
-# this checkout, which needs no more than that.
-$(READY): requirements.lock pyproject.toml
+# this checkout and its client, which need no more than that.
+$(READY): requirements.lock pyproject.toml sdk/python/pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here; Everhook needs Python 3.11 or newer." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Everhook needs Python 3.11 or newer; \`$(PYTHON)\` is `$(PYTHON) --version 2>&1`. Name another: make PYTHON=python3.12 …" >&2; \
@@ -72,15 +76,15 @@ $(READY): requirements.lock pyproject.toml
 	@echo "Setting up $(VENV) (once; again when requirements.lock changes) …"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e sdk/python -e .
 	@touch $@
 
 lock:
 	@command -v uv >/dev/null || { echo "make lock needs uv (https://docs.astral.sh/uv/)" >&2; exit 1; }
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-emit-find-links --group dev --all-extras \
-		pyproject.toml -o requirements.lock
+		--no-emit-package everhook-client pyproject.toml -o requirements.lock
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
-		pyproject.toml -o requirements-runtime.lock
+		--no-emit-package everhook-client pyproject.toml -o requirements-runtime.lock
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -13,6 +13,10 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+CLIENT = "everhook_client"
+CLIENT_MAY_IMPORT = {CLIENT, "httpx", "standardwebhooks", *sys.stdlib_module_names}
+"""What the Python client may import; its module for FastAPI also FastAPI."""
+
 OURS = ("worker", "cli", "api", "workflows", "activities", "everhook")
 TESTS_AND_TOOLS = ("tests", "testing", "bench", "migrations")
 
@@ -137,6 +141,16 @@ def test_imports_go_one_way() -> None:
 
 def test_the_product_does_not_import_its_tests_or_tools() -> None:
     assert [str(found) for found in imports() if found.top in TESTS_AND_TOOLS] == []
+
+
+def test_the_client_stands_alone_and_the_command_line_uses_it() -> None:
+    """`sdk/python` is installed without the product."""
+    files = sorted((REPOSITORY / "sdk/python" / CLIENT).rglob("*.py"))
+    found = [each for path in files for each in imports_of(path.read_text(), path.name)]
+    assert len(files) > 5 and {each.top for each in found} >= {"httpx", "everhook_client"}
+    wrong = [f for f in found if f.top not in CLIENT_MAY_IMPORT and (f.file, f.top) != ("fastapi.py", "fastapi")]
+    assert [str(f) for f in wrong] == []
+    assert {package_of(f.file) for f in imports() if f.top == CLIENT} <= {"cli"}
 
 
 def test_workflows_import_contracts_and_activities_and_only_passed_through() -> None:

@@ -1,0 +1,359 @@
+"""The calls of the API as values: what is sent, and the type of what is received. Pure.
+
+Each operation is one function, which both clients have as a method.
+"""
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypedDict, TypeVar, Unpack
+from urllib.parse import quote
+
+from everhook_client import models
+
+JSON_TYPE = {"content-type": "application/json"}
+MAX_WAIT_S = 55.0
+
+T = TypeVar("T")
+Several = str | Sequence[str] | None
+"""One value, or several of which any matches."""
+
+
+class RawJson(bytes):
+    """JSON that is sent byte for byte, for instance as a payload."""
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """A request, and the type of the JSON in its response. `is_repeatable`: to repeat it changes nothing more.
+    `waits_s`: how long the API may take before it responds, in addition to the usual time."""
+
+    method: str
+    path: str
+    query: Mapping[str, Any] = field(default_factory=dict)
+    content: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    is_repeatable: bool = True
+    waits_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Listing(Generic[T]):
+    """A list that is read page by page."""
+
+    path: str
+    query: Mapping[str, Any]
+
+    def page(self, cursor: str | None, limit: int | None = None) -> Call[dict[str, Any]]:
+        return Call("GET", self.path, {**self.query, "limit": limit, "cursor": cursor})
+
+
+def path(*parts: str) -> str:
+    """`/v1/…` with gids and names. Raises ValueError for parts that would change the path."""
+    for part in parts:
+        if not part or part in (".", "..") or "/" in part:
+            raise ValueError(f"{part!r} is neither a gid nor a name")
+    return "/".join(["/v1", *(quote(part, safe="") for part in parts)])
+
+
+def given(query: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that have a value."""
+    return {name: value for name, value in query.items() if value is not None and value != []}
+
+
+def camel(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(other.title() for other in others)
+
+
+def gid_of(message: str | models.PublishedMessage) -> str:
+    return message if isinstance(message, str) else message["messageGid"]
+
+
+def _get(*parts: str, **query: Any) -> Call[Any]:
+    return Call("GET", path(*parts), given(query))
+
+
+def _post_once(*parts: str, body: Any = None) -> Call[Any]:
+    """A call that creates or starts something, with a key so that it can be repeated."""
+    content = None if body is None else json.dumps(body).encode()
+    headers = {"idempotency-key": uuid.uuid4().hex, **(JSON_TYPE if content is not None else {})}
+    return Call("POST", path(*parts), content=content, headers=headers)
+
+
+def _command(*parts: str) -> Call[Any]:
+    """A command that sets a state: to repeat it changes nothing more."""
+    return Call("POST", path(*parts))
+
+
+def _patch(*parts: str, body: Any) -> Call[Any]:
+    return Call("PATCH", path(*parts), content=json.dumps(body).encode(), headers=JSON_TYPE)
+
+
+def _delete(*parts: str) -> Call[None]:
+    return Call("DELETE", path(*parts), is_repeatable=False)
+
+
+def _list(*parts: str, **query: Any) -> Listing[Any]:
+    return Listing(path(*parts), given({camel(name): value for name, value in query.items()}))
+
+
+# Messages
+
+
+def publish(
+    channel: str,
+    payload: Any,
+    *,
+    type: str | None = None,
+    idempotency_key: str | None = None,
+    tenant: str | None = None,
+    published_at: str | None = None,
+) -> Call[models.PublishedMessage]:
+    """Publish a message. When it returns, the message and a delivery to each matching endpoint are committed.
+
+    The payload is any JSON. `type` falls back to `event` in the payload. Without `idempotency_key` one is generated, so
+    that a repeated request never publishes twice; give your own to be safe across restarts of your program as well.
+    `published_at` is a time in RFC 3339.
+    """
+    members = {
+        "type": type,
+        "idempotencyKey": idempotency_key or uuid.uuid4().hex,
+        "tenant": tenant,
+        "publishedAt": published_at,
+    }
+    written = [f"{json.dumps(name)}: {json.dumps(value)}, ".encode() for name, value in given(members).items()]
+    raw = payload if isinstance(payload, RawJson) else json.dumps(payload, allow_nan=False).encode()
+    content = b'{%b"payload": %b}' % (b"".join(written), raw)
+    return Call("POST", path("channels", channel, "messages"), content=content, headers=JSON_TYPE)
+
+
+def wait_once(
+    message: str | models.PublishedMessage, timeout: float, until: models.Until
+) -> Call[models.MessageAnswer]:
+    """Wait for a message in one request, up to 55 s."""
+    seconds = max(0.0, min(timeout, MAX_WAIT_S))
+    query = {"timeoutSeconds": round(seconds, 3), "until": until}
+    return Call("GET", path("messages", gid_of(message), "wait"), query, waits_s=seconds)
+
+
+def list_messages(
+    *, channel: Several = None, type: Several = None, tenant: Several = None, since: str | None = None,
+    until: str | None = None,
+) -> Listing[models.Message]:  # fmt: skip
+    """Messages without their payloads, newest first. `since` and `until` bound the time of acceptance."""
+    return _list("messages", channel=channel, type=type, tenant=tenant, since=since, until=until)
+
+
+def get_message(gid: str) -> Call[models.MessageDetail]:
+    """A message with its payload, and its newest deliveries."""
+    return _get("messages", gid)
+
+
+def list_message_events(gid: str) -> Listing[models.LifecycleEvent]:
+    """What happened to a message, delivery by delivery."""
+    return _list("messages", gid, "events")
+
+
+# Channels
+
+
+def list_channels() -> Listing[models.Channel]:
+    """Channels, by name."""
+    return _list("channels")
+
+
+def create_channel(channel: models.ChannelIn) -> Call[models.Channel]:
+    """Create a channel, so that messages can be published to it."""
+    return _post_once("channels", body=channel)
+
+
+def get_channel(name: str) -> Call[models.Channel]:
+    """A channel with its policy."""
+    return _get("channels", name)
+
+
+def update_channel(name: str, changes: models.ChannelPatch) -> Call[models.Channel]:
+    """Change the fields that are given."""
+    return _patch("channels", name, body=changes)
+
+
+def delete_channel(name: str) -> Call[None]:
+    """Delete a channel without subscriptions."""
+    return _delete("channels", name)
+
+
+# Endpoints
+
+
+def list_endpoints(*, tenant: Several = None) -> Listing[models.Endpoint]:
+    """Endpoints, newest first."""
+    return _list("endpoints", tenant=tenant)
+
+
+def create_endpoint(endpoint: models.EndpointIn) -> Call[models.EndpointCreated]:
+    """Create an endpoint and, with `channel` or `events`, its first subscription. Its secret is shown this once."""
+    return _post_once("endpoints", body=endpoint)
+
+
+def get_endpoint(gid: str) -> Call[models.Endpoint]:
+    """An endpoint with the state of its circuit."""
+    return _get("endpoints", gid)
+
+
+def update_endpoint(gid: str, changes: models.EndpointPatch) -> Call[models.Endpoint]:
+    """Change the fields that are given."""
+    return _patch("endpoints", gid, body=changes)
+
+
+def delete_endpoint(gid: str) -> Call[None]:
+    """Delete an endpoint and its subscriptions. Its open deliveries become dead letters."""
+    return _delete("endpoints", gid)
+
+
+def pause_endpoint(gid: str) -> Call[models.Endpoint]:
+    """Send nothing until it is resumed. Its messages are parked, not dropped."""
+    return _command("endpoints", gid, "pause")
+
+
+def resume_endpoint(gid: str) -> Call[models.Endpoint]:
+    """End the pause."""
+    return _command("endpoints", gid, "resume")
+
+
+def enable_endpoint(gid: str) -> Call[models.Endpoint]:
+    """Enable an endpoint that was disabled."""
+    return _command("endpoints", gid, "enable")
+
+
+def disable_endpoint(gid: str) -> Call[models.Endpoint]:
+    """Send nothing until it is enabled."""
+    return _command("endpoints", gid, "disable")
+
+
+def rotate_secret(gid: str, rotation: models.SecretRotation | None = None) -> Call[models.SecretRotated]:
+    """Give an endpoint a new secret, shown this once. Earlier ones go on signing for the grace period."""
+    return _post_once("endpoints", gid, "secret", "rotate", body=rotation or {})
+
+
+def test_endpoint(gid: str) -> Call[models.TestSent]:
+    """Send a message of type `everhook.test` to this endpoint only."""
+    return _post_once("endpoints", gid, "test")
+
+
+def get_queue(gid: str) -> Call[models.Queue]:
+    """How many deliveries wait for consumers of an endpoint, and which consumers hold leases."""
+    return _get("endpoints", gid, "queue")
+
+
+# Subscriptions
+
+
+def list_subscriptions(*, endpoint_gid: str | None = None, channel: str | None = None) -> Listing[models.Subscription]:
+    """Subscriptions, newest first."""
+    return _list("subscriptions", endpoint_gid=endpoint_gid, channel=channel)
+
+
+def create_subscription(subscription: models.SubscriptionIn) -> Call[models.Subscription]:
+    """Subscribe an endpoint to messages of a channel."""
+    return _post_once("subscriptions", body=subscription)
+
+
+def get_subscription(gid: str) -> Call[models.Subscription]:
+    """A subscription with its filter."""
+    return _get("subscriptions", gid)
+
+
+def update_subscription(gid: str, changes: models.SubscriptionPatch) -> Call[models.Subscription]:
+    """Change the fields that are given."""
+    return _patch("subscriptions", gid, body=changes)
+
+
+def delete_subscription(gid: str) -> Call[None]:
+    """Delete a subscription. Deliveries that it caused continue."""
+    return _delete("subscriptions", gid)
+
+
+# Deliveries
+
+
+def list_deliveries(
+    *, status: Several = None, endpoint_gid: Several = None, message_gid: Several = None, channel: Several = None,
+    type: Several = None, tenant: Several = None, since: str | None = None, until: str | None = None,
+) -> Listing[models.Delivery]:  # fmt: skip
+    """Deliveries, newest first. `since` and `until` bound the time of acceptance."""
+    return _list(
+        "deliveries", status=status, endpoint_gid=endpoint_gid, message_gid=message_gid, channel=channel, type=type,
+        tenant=tenant, since=since, until=until,
+    )  # fmt: skip
+
+
+def get_delivery(gid: str) -> Call[models.DeliveryDetail]:
+    """A delivery with its attempts."""
+    return _get("deliveries", gid)
+
+
+def attempt_now(gid: str) -> Call[models.SignalAccepted]:
+    """Make the next attempt now. An open circuit still parks the delivery."""
+    return _command("deliveries", gid, "attempt-now")
+
+
+# Dead letters
+
+
+class DeadLetterFilter(TypedDict, total=False):
+    """Which dead letters: parts are combined with AND, a list matches any of its values. `since` and `until` bound the
+    time of dead-lettering."""
+
+    tenant: Several
+    channel: Several
+    endpoint_gid: Several
+    type: Several
+    dead_letter_reason: Several
+    last_status_code: int | Sequence[int] | None
+    since: str | None
+    until: str | None
+
+
+def list_dead_letters(**filter: Unpack[DeadLetterFilter]) -> Listing[models.Delivery]:
+    """Dead letters, newest message first."""
+    return _list("dead-letters", **filter)
+
+
+def get_dead_letter(gid: str) -> Call[models.DeadLetterDetail]:
+    """A dead letter with its payload and its attempts."""
+    return _get("dead-letters", gid)
+
+
+def replay(gid: str, *, reason: str = "") -> Call[models.SignalAccepted]:
+    """Start a new round of attempts for one dead letter."""
+    return _post_once("dead-letters", gid, "replay", body={"reason": reason})
+
+
+def discard(gid: str, *, reason: str = "") -> Call[models.SignalAccepted]:
+    """Discard one dead letter permanently."""
+    return _post_once("dead-letters", gid, "discard", body={"reason": reason})
+
+
+def replay_all(
+    *, reason: str = "", dry_run: bool = False, **filter: Unpack[DeadLetterFilter]
+) -> Call[models.BulkOperation]:
+    """Replay all dead letters that match. `dry_run` only counts them."""
+    return _bulk("replay", reason, dry_run, filter)
+
+
+def purge(*, reason: str = "", dry_run: bool = False, **filter: Unpack[DeadLetterFilter]) -> Call[models.BulkOperation]:
+    """Discard all dead letters that match, permanently. `dry_run` only counts them."""
+    return _bulk("purge", reason, dry_run, filter)
+
+
+def _bulk(name: str, reason: str, dry_run: bool, filter: DeadLetterFilter) -> Call[models.BulkOperation]:
+    parts: Mapping[str, Any] = {**filter}
+    body = {camel(part): value for part, value in given(parts).items()}
+    return _post_once("dead-letters", name, body={**body, "reason": reason, "dryRun": dry_run})
+
+
+def get_batch(gid: str) -> Call[models.Batch]:
+    """The progress of a replay or a purge."""
+    return _get("batches", gid)

@@ -1,0 +1,1622 @@
+"""The JSON of the API as typed dictionaries.
+
+Generated from its OpenAPI document by `make client-models`; do not edit. Times are text in RFC 3339.
+"""
+
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
+
+
+class ApiKey(TypedDict):
+    """
+    A key without the key itself.
+    """
+
+    keyGid: str
+    name: str
+    scopes: list[str]
+    tenant: str | None
+    state: Literal["active", "expired", "revoked"]
+    createdBy: str
+    createdAt: str
+    expiresAt: str | None
+    revokedAt: str | None
+
+
+class ApiKeyCreated(TypedDict):
+    """
+    A new key, with the key itself.
+    """
+
+    keyGid: str
+    name: str
+    scopes: list[str]
+    tenant: str | None
+    state: Literal["active", "expired", "revoked"]
+    createdBy: str
+    createdAt: str
+    expiresAt: str | None
+    revokedAt: str | None
+    key: str
+    """
+    Shown this once.
+    """
+
+
+class ApiKeyIn(TypedDict):
+    """
+    A key with `tenant` reaches that tenant only, and `publish` is the one scope that can be added to it. With a
+    scope for one endpoint it reaches that endpoint only.
+    """
+
+    name: str
+    """
+    Whose key it is; recorded with what they do.
+    """
+    scopes: NotRequired[list[str]]
+    """
+    `admin`, `publish` and `read`. Or `receive:<endpoint gid>`: to poll, stream and acknowledge the deliveries of this endpoint, and nothing else.
+    """
+    tenant: NotRequired[str | None]
+    """
+    The tenant's name.
+    """
+    expiresAt: NotRequired[str | None]
+
+
+class AuditEntry(TypedDict):
+    """
+    One thing that somebody did.
+    """
+
+    auditGid: str
+    actor: str
+    """
+    The name of the key.
+    """
+    keyGid: str | None
+    """
+    The key of that name; null for the environment's key and for commands.
+    """
+    action: str
+    subject: str
+    """
+    The gid or name of what was acted on.
+    """
+    tenant: str | None
+    address: str | None
+    """
+    Where the call came from.
+    """
+    detail: dict[str, Any]
+    createdAt: str
+
+
+class Batch(TypedDict):
+    """
+    The progress of a bulk operation.
+    """
+
+    batchGid: str
+    state: Literal["running", "completed", "failed"]
+    total: int
+    completed: int
+    failed: int
+    startedAt: str | None
+    closedAt: str | None
+
+
+BodyFormat: TypeAlias = Literal["envelope", "event", "raw", "cloudevents"]
+
+
+class BulkOperation(TypedDict):
+    """
+    A replay or a purge of all dead letters that match.
+    """
+
+    matched: int
+    skipped: int
+    """
+    Further dead letters that match, and that a replay leaves alone: their endpoint was deleted.
+    """
+    batchGid: str | None
+    """
+    Null for a dry run, and where nothing matched.
+    """
+
+
+class Channel(TypedDict):
+    name: str
+    policy: dict[str, Any] | None
+    createdAt: str
+
+
+class Checkpoint(TypedDict):
+    """
+    The size of a log and its root, signed.
+    """
+
+    size: int
+    """
+    How many receipts are under it.
+    """
+    root: str
+    checkpoint: str
+    """
+    A signed note (c2sp.org/tlog-checkpoint): keep it.
+    """
+    createdAt: str
+
+
+class CircuitCounts(TypedDict):
+    """
+    Endpoints by the state of their circuit. One that is paused or disabled counts only as that.
+    """
+
+    closed: NotRequired[int]
+    open: NotRequired[int]
+    halfOpen: NotRequired[int]
+    paused: NotRequired[int]
+    disabled: NotRequired[int]
+
+
+CircuitState: TypeAlias = Literal["closed", "open", "half_open"]
+
+
+class ConsistencyBundle(TypedDict):
+    """
+    Two checkpoints with the proof that the log was only added to between them. Save it as it is.
+    """
+
+    type: Literal["everhook.consistency-bundle"]
+    version: Literal[1]
+    oldCheckpoint: str
+    """
+    A signed note (c2sp.org/tlog-checkpoint): keep it.
+    """
+    newCheckpoint: str
+    """
+    A signed note (c2sp.org/tlog-checkpoint): keep it.
+    """
+    consistencyProof: list[str]
+    """
+    Hashes in base64.
+    """
+    jwks: dict[str, Any]
+
+
+class Consumer(TypedDict):
+    name: str
+    address: str | None
+    since: str
+    """
+    When the oldest of its open leases was handed out.
+    """
+    inFlight: int
+
+
+class DeadLetterCounts(TypedDict):
+    total: int
+    """
+    Counted up to 100000.
+    """
+    byReason: dict["DeadLetterReason", int]
+
+
+DeadLetterReason: TypeAlias = Literal[
+    "exhausted",
+    "rejected",
+    "blocked",
+    "circuit_open",
+    "endpoint_disabled",
+    "endpoint_deleted",
+    "payload_erased",
+    "unsendable",
+    "unclaimed",
+    "expired",
+]
+"""
+Why a round ended without delivering.
+
+`UNCLAIMED`: no consumer took it within the window. `EXPIRED`: no person decided in time.
+"""
+
+
+class Decision(TypedDict):
+    """
+    The reason for a replay or a discard.
+    """
+
+    reason: NotRequired[str]
+    """
+    Recorded with the delivery and in the audit trail.
+    """
+
+
+DeliveryMode: TypeAlias = Literal["http", "stream", "poll", "inbox", "internal"]
+"""
+How an endpoint receives. `STREAM` and `POLL` are one queue with leases; they differ only in what is expected.
+"""
+
+
+DeliveryStatus: TypeAlias = Literal[
+    "accepted",
+    "sending",
+    "retrying",
+    "parked",
+    "available",
+    "awaiting_decision",
+    "gated",
+    "delivered",
+    "dead_lettered",
+    "discarded",
+]
+"""
+The status of a delivery.
+
+`AVAILABLE`: in the pull queue, leased or not. `AWAITING_DECISION`: a person has to decide. `GATED`: waits for the
+decisions of a gate.
+"""
+
+
+class DeliverySummary(TypedDict):
+    """
+    A delivery, in the response that names its message.
+    """
+
+    deliveryGid: str
+    endpointGid: str
+    status: DeliveryStatus
+
+
+DependencyState: TypeAlias = Literal["ok", "down"]
+"""
+Whether a dependency responded to the last check.
+"""
+
+
+EndpointMode: TypeAlias = Literal["http", "stream", "poll"]
+"""
+How an endpoint receives: Everhook sends webhooks (`http`), or consumers take deliveries out of a queue. `stream`
+and `poll` are one queue; they differ in what the dashboard expects to see.
+"""
+
+
+EndpointStatus: TypeAlias = Literal["enabled", "paused", "disabled"]
+"""
+Whether an operator, or Everhook after days of failures, holds back what is sent to an endpoint.
+"""
+
+
+class Exponential(TypedDict):
+    """
+    Waits that grow by a factor, up to a cap.
+    """
+
+    initialSeconds: float
+    factor: NotRequired[float]
+    capSeconds: float
+    attempts: int
+
+
+class FieldError(TypedDict):
+    """
+    One field of the request that is wrong.
+    """
+
+    field: str
+    """
+    Where it is in the request.
+    """
+    code: str
+    """
+    What is wrong, for programs.
+    """
+    message: str
+    """
+    What is wrong, for people.
+    """
+
+
+class Growth(TypedDict):
+    """
+    Proof that a log was only added to between two sizes.
+    """
+
+    oldSize: int
+    newSize: int
+    proof: list[str]
+    """
+    Hashes in base64.
+    """
+
+
+Held: TypeAlias = Literal["paused", "disabled", "circuit_open", "max_in_flight"]
+"""
+Why an endpoint hands nothing out.
+"""
+
+
+class JsonWebKeySet(TypedDict):
+    """
+    Public keys (RFC 7517).
+    """
+
+    keys: list[dict[str, Any]]
+
+
+class LatencyBands(TypedDict):
+    """
+    How many responses took how long.
+    """
+
+    under100Ms: int
+    under500Ms: int
+    under2000Ms: int
+    slower: int
+
+
+LeaseStatus: TypeAlias = Literal["acked", "nacked", "extended", "lost", "conflict", "unknown"]
+"""
+What an ack, a nack or an extension did.
+
+`LOST`: the lease is not the current one; nothing changed. `CONFLICT`: the delivery is a dead letter or was
+discarded. `UNKNOWN`: this endpoint has no such delivery, or the text is no lease.
+"""
+
+
+Level: TypeAlias = Literal["healthy", "degraded", "failing", "idle"]
+"""
+The score in a word. `IDLE`: no attempts within a day, and nothing is known to be wrong.
+"""
+
+
+LifecycleKind: TypeAlias = Literal[
+    "message.accepted",
+    "message.settled",
+    "delivery.available",
+    "delivery.attempted",
+    "delivery.delivered",
+    "delivery.dead_lettered",
+    "delivery.replayed",
+    "delivery.discarded",
+]
+
+
+class ApiKeyList(TypedDict):
+    data: list[ApiKey]
+    nextCursor: str | None
+
+
+class AuditEntryList(TypedDict):
+    data: list[AuditEntry]
+    nextCursor: str | None
+
+
+class ChannelList(TypedDict):
+    data: list[Channel]
+    nextCursor: str | None
+
+
+class CheckpointList(TypedDict):
+    data: list[Checkpoint]
+    nextCursor: str | None
+
+
+class LiveDelivery(TypedDict):
+    """
+    What the delivery's workflow reports.
+    """
+
+    status: DeliveryStatus
+    round: int
+    attempt: int
+    waitingFor: str
+    """
+    `nothing` once it was delivered or discarded.
+    """
+    nextAttemptAt: str | None
+    deadLetterReason: DeadLetterReason | None
+
+
+class Liveness(TypedDict):
+    """
+    The process runs and its event loop responds.
+    """
+
+    status: NotRequired[Literal["ok"]]
+
+
+class Message(TypedDict):
+    """
+    A message without its payload.
+    """
+
+    messageGid: str
+    channel: str
+    type: str
+    tenant: str | None
+    idempotencyKey: str | None
+    publishedAt: str
+    acceptedAt: str
+    payloadErasedAt: str | None
+
+
+class MessageDetail(TypedDict):
+    """
+    A message with its payload and its deliveries.
+    """
+
+    messageGid: str
+    channel: str
+    type: str
+    tenant: str | None
+    idempotencyKey: str | None
+    publishedAt: str
+    acceptedAt: str
+    payloadErasedAt: str | None
+    payload: Any
+    """
+    Null once it was erased.
+    """
+    deliveryCounts: dict[DeliveryStatus, int]
+    """
+    How many of all its deliveries are in which status.
+    """
+    deliveries: list[DeliverySummary]
+    """
+    Newest first; of more than 100, the newest 100.
+    """
+    moreDeliveries: bool
+    """
+    Whether there are others: `GET /v1/deliveries?messageGid={gid}` lists all of them.
+    """
+
+
+Outcome: TypeAlias = Literal["delivered", "partly", "dead_lettered", "discarded", "declined"]
+"""
+What became of a message all of whose deliveries are settled. `DECLINED`: a person refused it.
+"""
+
+
+PolicyPreset: TypeAlias = Literal["documented", "patient", "brisk"]
+"""
+A schedule by name.
+"""
+
+
+class PortalLinkIn(TypedDict):
+    """
+    How long the session that the link opens lasts.
+    """
+
+    sessionSeconds: NotRequired[int]
+
+
+class PortalLink(TypedDict):
+    url: str
+    """
+    Send the tenant's browser there, or open it in a frame. It works once.
+    """
+    expiresAt: str
+    """
+    Until then the link must have been opened.
+    """
+
+
+class Problem(TypedDict):
+    """
+    The response to every call that fails (`application/problem+json`, RFC 9457).
+    """
+
+    type: Literal[
+        "/problems/malformed-request",
+        "/problems/invalid-request",
+        "/problems/unauthenticated",
+        "/problems/forbidden",
+        "/problems/reserved-channel",
+        "/problems/not-found",
+        "/problems/method-not-allowed",
+        "/problems/payload-too-large",
+        "/problems/conflict",
+        "/problems/channel-exists",
+        "/problems/channel-in-use",
+        "/problems/tenant-name-taken",
+        "/problems/tenant-in-use",
+        "/problems/too-many-secrets",
+        "/problems/quota-exceeded",
+        "/problems/idempotency-key-reused",
+        "/problems/idempotent-call-running",
+        "/problems/not-a-dead-letter",
+        "/problems/no-attempt-due",
+        "/problems/not-pulled",
+        "/problems/too-many-deliveries",
+        "/problems/receipt-archived",
+        "/problems/payload-erased",
+        "/problems/endpoint-deleted",
+        "/problems/not-configured",
+        "/problems/rate-limited",
+        "/problems/too-many-streams",
+        "/problems/bulk-operation-running",
+        "/problems/temporal-busy",
+        "/problems/backlog-full",
+        "/problems/unavailable",
+        "/problems/internal-error",
+    ]
+    """
+    What kind of problem it is, for programs.
+    """
+    title: str
+    status: int
+    detail: str
+    """
+    What happened in this case, for people.
+    """
+    errors: NotRequired[list[FieldError]]
+
+
+class PublicKey(TypedDict):
+    publicKey: str
+    expiresAt: str | None
+    """
+    Null for the current one.
+    """
+
+
+class PublishedMessage(TypedDict):
+    """
+    A message that was accepted, with one delivery for each matching endpoint.
+    """
+
+    messageGid: str
+    channel: str
+    type: str
+    publishedAt: str
+    duplicate: bool
+    """
+    Whether its idempotency key was used before; then nothing new was published.
+    """
+    deliveries: list[DeliverySummary]
+
+
+class PublishedMessages(TypedDict):
+    """
+    What became of each message of a batch, in their order.
+    """
+
+    data: list[PublishedMessage | Problem]
+    """
+    A problem document stands for a message whose idempotency key was used with another body.
+    """
+
+
+class PullOptions(TypedDict):
+    """
+    Options of the modes `poll` and `stream`.
+    """
+
+    leaseSeconds: NotRequired[int]
+    """
+    How long a consumer has for a delivery.
+    """
+    maxInFlight: NotRequired[int]
+    """
+    Open leases at most, of all consumers.
+    """
+
+
+class PulledMetadata(TypedDict):
+    publishedAt: str
+    round: int
+    attempt: int
+
+
+class Queue(TypedDict):
+    """
+    The queue of an endpoint. Each number is counted up to 100,000.
+    """
+
+    available: int
+    """
+    Deliveries that can be handed out now.
+    """
+    waiting: int
+    """
+    Those that wait for their next attempt.
+    """
+    leased: int
+    oldestSeconds: float | None
+    """
+    The age of the oldest one; null if the queue is empty.
+    """
+    consumers: list[Consumer]
+    """
+    Those that hold leases.
+    """
+
+
+class Readiness(TypedDict):
+    """
+    `ready`: can accept messages. That takes the database alone; with Temporal down, deliveries wait.
+    """
+
+    ready: bool
+    database: DependencyState
+    temporal: DependencyState
+
+
+class Receipt(TypedDict):
+    """
+    A signed statement about one attempt.
+    """
+
+    receiptGid: str
+    deliveryGid: str
+    attemptGid: str
+    round: int
+    number: int
+    seq: int | None
+    """
+    Its place in the tenant's log, once it is under a checkpoint.
+    """
+    receipt: str
+    """
+    As it was signed: a compact JWS.
+    """
+    statement: dict[str, Any] | None
+    """
+    Its claims, to be read. Null where the row was damaged.
+    """
+    createdAt: str
+
+
+class ReceiptBundle(TypedDict):
+    """
+    A receipt with the proof of its place in the log of a checkpoint. Save it as it is.
+    """
+
+    type: Literal["everhook.receipt-bundle"]
+    version: Literal[1]
+    receipt: str
+    seq: int
+    inclusionProof: list[str]
+    """
+    Hashes in base64.
+    """
+    checkpoint: str
+    """
+    A signed note (c2sp.org/tlog-checkpoint): keep it.
+    """
+    consistency: NotRequired[Growth | None]
+    """
+    With `since`.
+    """
+    jwks: dict[str, Any]
+
+
+class RecurringError(TypedDict):
+    """
+    `since`: when the error began to recur without a pause of more than 15 minutes. Errors are counted by the minute:
+    both times are starts of minutes.
+    """
+
+    error: str
+    count: int
+    endpoints: int
+    """
+    How many endpoints had it.
+    """
+    since: str
+    lastSeen: str
+
+
+class RoundPolicy(TypedDict):
+    """
+    A policy with its schedule as delays. An attempt that fails is followed by the next after its delay.
+    """
+
+    delaysSeconds: list[float]
+    """
+    Waits after the first, second, … attempt.
+    """
+    jitter: float
+    timeoutSeconds: float
+    maxWindowSeconds: float
+    retryStatuses: list[int]
+
+
+ScoreComponentName: TypeAlias = Literal["success_1h", "success_24h", "latency_1h", "latency_24h", "circuit"]
+"""
+What a part of the score measures, and over which time.
+"""
+
+
+class ScoreComponent(TypedDict):
+    """
+    A part of the score.
+    """
+
+    name: ScoreComponentName
+    points: float
+    outOf: float
+    """
+    Less with little evidence, 0 with none.
+    """
+    reason: str
+    """
+    For people.
+    """
+
+
+class SecretRotated(TypedDict):
+    """
+    The new secret of an endpoint.
+    """
+
+    endpointGid: str
+    secret: str
+    """
+    Shown this once.
+    """
+    previousUntil: str | None
+    """
+    When the last earlier secret ends; null if all have ended.
+    """
+    publicKeys: list[PublicKey]
+
+
+class SecretRotation(TypedDict):
+    """
+    How to rotate the secret of an endpoint.
+    """
+
+    secret: NotRequired[str | None]
+    """
+    Your own: `whsec_` and 24 to 64 bytes in base64; without it one is generated.
+    """
+    gracePeriodSeconds: NotRequired[int]
+    """
+    How long earlier secrets go on signing.
+    """
+
+
+class SignalAccepted(TypedDict):
+    """
+    The signal was sent to the delivery's workflow, which acts as soon as it can.
+    """
+
+    deliveryGid: str
+    requested: Literal["replay", "discard", "attempt_now"]
+
+
+SignatureScheme: TypeAlias = Literal["standard", "timestamped", "npayload"]
+
+
+class SubscriptionIn(TypedDict):
+    endpointGid: str
+    channel: str
+    events: NotRequired[list[str]]
+    """
+    Patterns of types; none: every type.
+    """
+    filter: NotRequired[dict[str, Any] | None]
+
+
+class Subscription(TypedDict):
+    subscriptionGid: str
+    endpointGid: str
+    channel: str
+    events: list[str]
+    filter: dict[str, Any] | None
+    enabled: bool
+    createdAt: str
+
+
+class SubscriptionPatch(TypedDict):
+    """
+    Fields that are absent stay as they are.
+    """
+
+    events: NotRequired[list[str] | None]
+    filter: NotRequired[dict[str, Any] | None]
+    enabled: NotRequired[bool | None]
+
+
+class TenantIn(TypedDict):
+    name: str
+
+
+class Tenant(TypedDict):
+    tenantGid: str
+    name: str
+    createdAt: str
+
+
+class TestSent(TypedDict):
+    """
+    A message that went to one endpoint alone.
+    """
+
+    messageGid: str
+    deliveryGid: str
+
+
+class Tls(TypedDict):
+    ca: str | None
+    clientCertificate: str | None
+
+
+Until: TypeAlias = Literal["settled", "first"]
+"""
+`SETTLED`: all deliveries are settled. `FIRST`: one of them is.
+"""
+
+
+Verdict: TypeAlias = Literal["delivered", "retry", "rejected", "parked"]
+"""
+What one attempt means for its delivery.
+
+`PARKED`: no request was made because the circuit does not allow one.
+"""
+
+
+class Version(TypedDict):
+    """
+    Which version of Everhook this is.
+    """
+
+    version: str
+
+
+class Waiting(TypedDict):
+    count: int
+    """
+    Counted up to 100000.
+    """
+    oldestAcceptedAt: str | None
+
+
+Window: TypeAlias = Literal["1h", "24h", "7d"]
+"""
+How far to look back. `bucket` is the length of a step in charts.
+"""
+
+
+Headers: TypeAlias = dict[str, str]
+
+
+class NewMessage(TypedDict):
+    payload: Any
+    """
+    Any JSON; delivered as the very bytes that came.
+    """
+    type: NotRequired[str]
+    """
+    Falls back to `payload.event`.
+    """
+    idempotencyKey: NotRequired[str]
+    """
+    Or the header `Idempotency-Key`.
+    """
+    tenant: NotRequired[str]
+    """
+    Deliver to this tenant's endpoints only.
+    """
+    publishedAt: NotRequired[str]
+
+
+class Ack(TypedDict):
+    lease: str
+    result: NotRequired[Any]
+    """
+    Any JSON, up to 16 KiB, for the sender of the message.
+    """
+
+
+class Nack(TypedDict):
+    lease: str
+    reason: NotRequired[str]
+    retryAfterSeconds: NotRequired[float]
+    """
+    Come back no earlier. Without it the policy's schedule applies.
+    """
+    deadLetter: NotRequired[bool]
+    """
+    Do not deliver it again: a dead letter.
+    """
+
+
+class Extend(TypedDict):
+    lease: str
+    seconds: int
+    """
+    From now.
+    """
+
+
+class AnswerOfDelivery(TypedDict):
+    """
+    What became of one delivery.
+    """
+
+    deliveryGid: str
+    endpointGid: str
+    mode: DeliveryMode
+    status: DeliveryStatus
+    result: NotRequired[Any]
+    """
+    What the receiver responded: the `result` of its acknowledgement, or the body of its 2xx response if that is JSON of less than 16 KiB. Absent without one.
+    """
+    replayable: NotRequired[bool]
+    """
+    True for a dead letter: it may be delivered yet. Else absent.
+    """
+    completedAt: str | None
+    """
+    When it was settled. Null before.
+    """
+
+
+class Attempt(TypedDict):
+    """
+    One request to an endpoint, and the response.
+    """
+
+    attemptGid: str
+    receiptGid: str | None
+    """
+    Its receipt: `GET /v1/receipts/{gid}`.
+    """
+    round: int
+    number: int
+    verdict: Verdict
+    startedAt: str
+    durationMs: int
+    statusCode: int | None
+    error: str | None
+    errorDetail: str | None
+    url: str
+    """
+    Where it was sent.
+    """
+    requestHeaders: list[list[str]] | None
+    """
+    Of the endpoint's own headers the names alone.
+    """
+    requestSha256: str
+    responseHeaders: list[list[str]] | None
+    responseBody: str | None
+    """
+    Up to 16 KiB, as text; bytes that are not UTF-8 are replaced.
+    """
+    responseSha256: str | None
+    peerAddress: str | None
+    nextAttemptAt: str | None
+
+
+class AttemptStats(TypedDict):
+    """
+    Attempts by their outcome. After a `retried` failure another attempt follows, after a `rejected` one none.
+    """
+
+    attempts: int
+    delivered: int
+    retried: int
+    rejected: int
+    successRate: float | None
+    """
+    Null without attempts.
+    """
+    meanMs: float | None
+    """
+    Mean response time; null without responses.
+    """
+    latency: LatencyBands
+
+
+class Bucket(TypedDict):
+    attempts: int
+    delivered: int
+    retried: int
+    rejected: int
+    successRate: float | None
+    """
+    Null without attempts.
+    """
+    meanMs: float | None
+    """
+    Mean response time; null without responses.
+    """
+    latency: LatencyBands
+    since: str
+
+
+class BulkRequest(TypedDict):
+    """
+    Which dead letters, and the reason for the decision.
+    """
+
+    tenant: NotRequired[str | list[str] | None]
+    """
+    A list means any of its values.
+    """
+    channel: NotRequired[str | list[str] | None]
+    """
+    A list means any of its values.
+    """
+    endpointGid: NotRequired[str | list[str] | None]
+    """
+    A list means any of its values.
+    """
+    type: NotRequired[str | list[str] | None]
+    """
+    A list means any of its values.
+    """
+    deadLetterReason: NotRequired[DeadLetterReason | list[DeadLetterReason] | None]
+    """
+    A list means any of its values.
+    """
+    lastStatusCode: NotRequired[int | list[int] | None]
+    """
+    A list means any of its values.
+    """
+    since: NotRequired[str | None]
+    until: NotRequired[str | None]
+    reason: NotRequired[str]
+    """
+    The reason for the decision; recorded with the deliveries.
+    """
+    dryRun: NotRequired[bool]
+    """
+    Only count.
+    """
+
+
+class Circuit(TypedDict):
+    state: CircuitState
+    failures: int
+    """
+    Failures in a row.
+    """
+    failingSince: str | None
+    until: str | None
+    """
+    When the cooldown, or the wait for a probe, ends.
+    """
+
+
+class Delivery(TypedDict):
+    """
+    One message on its way to one endpoint.
+    """
+
+    deliveryGid: str
+    messageGid: str
+    endpointGid: str
+    channel: str
+    type: str
+    status: DeliveryStatus
+    round: int
+    attemptsMade: int
+    """
+    In the current round.
+    """
+    acceptedAt: str
+    nextAttemptAt: str | None
+    completedAt: str | None
+    deadLetteredAt: str | None
+    deadLetterReason: DeadLetterReason | None
+    lastStatusCode: int | None
+    lastError: str | None
+    resolvedBy: str | None
+    """
+    Who asked for the last replay, or for the discard.
+    """
+    resolutionReason: str | None
+    """
+    The reason that they gave.
+    """
+
+
+class EndpointCreated(TypedDict):
+    """
+    A new endpoint, with its secret.
+    """
+
+    endpointGid: str
+    tenant: str
+    mode: EndpointMode
+    url: str | None
+    """
+    Null in modes other than `http`.
+    """
+    options: PullOptions | None
+    """
+    Null in the mode `http`.
+    """
+    description: str
+    status: EndpointStatus
+    statusReason: str
+    circuit: Circuit
+    policy: dict[str, Any] | None
+    rateLimit: float | None
+    signatures: list[SignatureScheme]
+    format: BodyFormat
+    headers: dict[str, str]
+    metadata: dict[str, Any]
+    ed25519: bool
+    publicKeys: list[PublicKey]
+    """
+    For `v1a` signatures, newest first.
+    """
+    tls: Tls | None
+    createdAt: str
+    updatedAt: str
+    subscriptionGid: str | None
+    secret: str
+    """
+    Shown this once.
+    """
+
+
+class EndpointHealth(TypedDict):
+    """
+    The health of an endpoint now, and its attempts within a window.
+    """
+
+    score: int
+    level: Level
+    parts: list[ScoreComponent]
+    endpointGid: str
+    status: EndpointStatus
+    circuit: Circuit
+    window: Window
+    total: AttemptStats
+    """
+    Within the window.
+    """
+    errors: list[RecurringError]
+    """
+    Within the window, the most frequent first.
+    """
+    bucketSeconds: int
+    series: list[Bucket]
+    """
+    The window in steps, oldest first; the last step is not over.
+    """
+
+
+class Endpoint(TypedDict):
+    endpointGid: str
+    tenant: str
+    mode: EndpointMode
+    url: str | None
+    """
+    Null in modes other than `http`.
+    """
+    options: PullOptions | None
+    """
+    Null in the mode `http`.
+    """
+    description: str
+    status: EndpointStatus
+    statusReason: str
+    circuit: Circuit
+    policy: dict[str, Any] | None
+    rateLimit: float | None
+    signatures: list[SignatureScheme]
+    format: BodyFormat
+    headers: dict[str, str]
+    metadata: dict[str, Any]
+    ed25519: bool
+    publicKeys: list[PublicKey]
+    """
+    For `v1a` signatures, newest first.
+    """
+    tls: Tls | None
+    createdAt: str
+    updatedAt: str
+
+
+class LeaseResult(TypedDict):
+    """
+    What one line did.
+    """
+
+    lease: str
+    status: LeaseStatus
+    leaseUntil: NotRequired[str | None]
+    """
+    After an extension.
+    """
+    duplicate: NotRequired[bool]
+    """
+    Whether the delivery was acknowledged before.
+    """
+    detail: NotRequired[str | None]
+
+
+class LeaseResults(TypedDict):
+    """
+    The results, in the order of the lines: acks, nacks, extends.
+    """
+
+    data: list[LeaseResult]
+
+
+class LifecycleEvent(TypedDict):
+    """
+    Something that happened to a message, or to one of its deliveries.
+    """
+
+    id: str
+    """
+    Always the same for the same event.
+    """
+    kind: LifecycleKind
+    at: str
+    messageGid: str
+    deliveryGid: str | None
+    """
+    Null for events of the message.
+    """
+    endpointGid: str | None
+    data: dict[str, Any]
+    """
+    Depends on the kind, such as `round`, `verdict`, `statusCode`, `reason`.
+    """
+
+
+class AttemptList(TypedDict):
+    data: list[Attempt]
+    nextCursor: str | None
+
+
+class DeliveryList(TypedDict):
+    data: list[Delivery]
+    nextCursor: str | None
+
+
+class EndpointList(TypedDict):
+    data: list[Endpoint]
+    nextCursor: str | None
+
+
+class LifecycleEventList(TypedDict):
+    data: list[LifecycleEvent]
+    nextCursor: str | None
+
+
+class MessageList(TypedDict):
+    data: list[Message]
+    nextCursor: str | None
+
+
+class ReceiptList(TypedDict):
+    data: list[Receipt]
+    nextCursor: str | None
+
+
+class SubscriptionList(TypedDict):
+    data: list[Subscription]
+    nextCursor: str | None
+
+
+class TenantList(TypedDict):
+    data: list[Tenant]
+    nextCursor: str | None
+
+
+class MessageAnswer(TypedDict):
+    """
+    What became of a message.
+    """
+
+    messageGid: str
+    state: Literal["settled", "pending"]
+    """
+    `settled`: each delivery is delivered, dead-lettered or discarded.
+    """
+    outcome: Outcome | None
+    """
+    Null while the message is pending, and if it went to no endpoint. `partly`: some deliveries are delivered, the others are dead letters or discarded.
+    """
+    deliveries: list[AnswerOfDelivery]
+    """
+    Of more than 100, the first 100.
+    """
+    moreDeliveries: bool
+    """
+    Whether there are others: `GET /v1/deliveries?messageGid={gid}` lists all of them.
+    """
+
+
+class Policy(TypedDict):
+    """
+    When a failed attempt is followed by another. At most one of `preset`, `delaysSeconds` and `exponential`.
+    """
+
+    preset: NotRequired[PolicyPreset | None]
+    delaysSeconds: NotRequired[list[float] | None]
+    """
+    Waits after the first, second, … attempt.
+    """
+    exponential: NotRequired[Exponential | None]
+    jitter: NotRequired[float | None]
+    """
+    Fraction added at random to delays of 30 s and more.
+    """
+    timeoutSeconds: NotRequired[float | None]
+    maxWindowSeconds: NotRequired[float | None]
+    retryStatuses: NotRequired[list[int] | None]
+    """
+    Further statuses to retry, such as 408 and 425; 429 always is.
+    """
+
+
+class PulledItem(TypedDict):
+    """
+    A delivery that was handed out until `leaseUntil`.
+    """
+
+    lease: str
+    """
+    What an acknowledgement names.
+    """
+    leaseUntil: str
+    deliveryGid: str
+    messageGid: str
+    channelName: str
+    type: str
+    payload: Any
+    metadata: PulledMetadata
+
+
+class PulledItems(TypedDict):
+    """
+    What was handed out. `held` says why nothing comes.
+    """
+
+    data: list[PulledItem]
+    more: bool
+    """
+    Whether there may be more now.
+    """
+    held: NotRequired[Held | None]
+
+
+class Round(TypedDict):
+    """
+    The attempts from acceptance, or from a replay, to the end of a policy's schedule.
+    """
+
+    round: int
+    beganAt: str
+    policy: RoundPolicy
+    """
+    As it was when the round began; the round keeps it.
+    """
+
+
+class ScoredEndpoint(TypedDict):
+    score: int
+    level: Level
+    parts: list[ScoreComponent]
+    endpointGid: str
+    tenant: str
+    url: str
+    description: str
+    status: EndpointStatus
+    circuit: Circuit
+    lastHour: AttemptStats
+
+
+class Acknowledgements(TypedDict):
+    """
+    At most 500 lines in all.
+    """
+
+    acks: NotRequired[list[Ack]]
+    nacks: NotRequired[list[Nack]]
+    extends: NotRequired[list[Extend]]
+
+
+class ChannelIn(TypedDict):
+    name: str
+    policy: NotRequired[Policy | None]
+
+
+class ChannelPatch(TypedDict):
+    policy: Policy | None
+
+
+class DeadLetterDetail(TypedDict):
+    """
+    A dead letter with its payload and its attempts.
+    """
+
+    deliveryGid: str
+    messageGid: str
+    endpointGid: str
+    channel: str
+    type: str
+    status: DeliveryStatus
+    round: int
+    attemptsMade: int
+    """
+    In the current round.
+    """
+    acceptedAt: str
+    nextAttemptAt: str | None
+    completedAt: str | None
+    deadLetteredAt: str | None
+    deadLetterReason: DeadLetterReason | None
+    lastStatusCode: int | None
+    lastError: str | None
+    resolvedBy: str | None
+    """
+    Who asked for the last replay, or for the discard.
+    """
+    resolutionReason: str | None
+    """
+    The reason that they gave.
+    """
+    rounds: list[Round]
+    """
+    The current round, and those of `attempts`; oldest first.
+    """
+    attempts: list[Attempt]
+    """
+    Oldest first; of more than 100, the newest 100.
+    """
+    earlierAttempts: bool
+    """
+    Whether there are older ones: `GET /v1/deliveries/{gid}/attempts` lists all of them.
+    """
+    payload: Any
+    """
+    Null once it was erased; then the dead letter cannot be replayed.
+    """
+    payloadErasedAt: str | None
+
+
+class DeliveryDetail(TypedDict):
+    """
+    A delivery with its attempts.
+    """
+
+    deliveryGid: str
+    messageGid: str
+    endpointGid: str
+    channel: str
+    type: str
+    status: DeliveryStatus
+    round: int
+    attemptsMade: int
+    """
+    In the current round.
+    """
+    acceptedAt: str
+    nextAttemptAt: str | None
+    completedAt: str | None
+    deadLetteredAt: str | None
+    deadLetterReason: DeadLetterReason | None
+    lastStatusCode: int | None
+    lastError: str | None
+    resolvedBy: str | None
+    """
+    Who asked for the last replay, or for the discard.
+    """
+    resolutionReason: str | None
+    """
+    The reason that they gave.
+    """
+    rounds: list[Round]
+    """
+    The current round, and those of `attempts`; oldest first.
+    """
+    attempts: list[Attempt]
+    """
+    Oldest first; of more than 100, the newest 100.
+    """
+    earlierAttempts: bool
+    """
+    Whether there are older ones: `GET /v1/deliveries/{gid}/attempts` lists all of them.
+    """
+
+
+class EndpointIn(TypedDict):
+    """
+    `channel` and `events` create the first subscription; `events` alone subscribe to the channel `default`.
+    """
+
+    url: NotRequired[str | None]
+    """
+    Required in the mode `http`, and only there.
+    """
+    description: NotRequired[str]
+    policy: NotRequired[Policy | None]
+    rateLimit: NotRequired[float | None]
+    """
+    Requests a second at most.
+    """
+    signatures: NotRequired[list[SignatureScheme]]
+    format: NotRequired[BodyFormat]
+    headers: NotRequired[dict[str, str]]
+    metadata: NotRequired[dict[str, Any]]
+    ed25519: NotRequired[bool]
+    """
+    Sign with Ed25519 too (`v1a`); needs the scheme `standard`.
+    """
+    tls: NotRequired[Tls | None]
+    options: NotRequired[PullOptions | None]
+    """
+    Those of the mode.
+    """
+    mode: NotRequired[EndpointMode]
+    """
+    How the endpoint receives. It cannot be changed later.
+    """
+    channel: NotRequired[str | None]
+    events: NotRequired[list[str] | None]
+    tenant: NotRequired[str | None]
+    secret: NotRequired[str | None]
+    """
+    Your own: `whsec_` and 24 to 64 bytes in base64; without it one is generated.
+    """
+
+
+class EndpointPatch(TypedDict):
+    """
+    Fields that are absent stay as they are.
+    """
+
+    url: NotRequired[str | None]
+    description: NotRequired[str | None]
+    policy: NotRequired[Policy | None]
+    rateLimit: NotRequired[float | None]
+    signatures: NotRequired[list[SignatureScheme] | None]
+    format: NotRequired[BodyFormat | None]
+    headers: NotRequired[Headers | None]
+    metadata: NotRequired[dict[str, Any] | None]
+    ed25519: NotRequired[bool | None]
+    tls: NotRequired[Tls | None]
+    options: NotRequired[PullOptions | None]
+
+
+class Overview(TypedDict):
+    """
+    The health of many endpoints at a glance.
+    """
+
+    at: str
+    """
+    When it was computed: a few seconds ago at most.
+    """
+    acceptedLastMinute: int
+    """
+    Deliveries.
+    """
+    lastHour: AttemptStats
+    series: list[Bucket]
+    """
+    The last hour, minute by minute.
+    """
+    endpoints: list[ScoredEndpoint]
+    """
+    Worst first, at most 100; idle ones are omitted.
+    """
+    errors: list[RecurringError]
+    """
+    Of the last hour, the most frequent first.
+    """
+    circuits: CircuitCounts
+    deadLetters: DeadLetterCounts
+    undispatched: Waiting
+    """
+    Accepted, and not yet known to be started.
+    """
+    overdue: Waiting
+    """
+    Their start or next step was due more than a minute ago. Without a worker: all.
+    """
+    parked: Waiting

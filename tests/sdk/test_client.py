@@ -1,0 +1,184 @@
+"""Both clients against the real API: publish, wait, lists, errors, and calls that are repeated."""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+from everhook_client import ApiError, Client, ConnectionFailed, EverhookError, RawJson, Retries, calls
+from everhook_client.errors import AuthenticationFailed, Conflict, InvalidRequest, NotFound, RateLimited, ServerError
+
+from testing.api import ON_SHARED, ok
+from testing.processes import free_port
+from tests.sdk.conftest import QUICK, Server, cutting, in_thread, responding
+
+pytestmark = ON_SHARED
+
+Publish = Callable[..., Awaitable[Any]]
+
+
+@asynccontextmanager
+async def publisher(server: Server, kind: str) -> AsyncIterator[Publish]:
+    """`publish` of a client that blocks, or of one that does not."""
+    async with server.async_client() as client:
+        with server.client() as blocking:
+            if kind == "async":
+                yield client.publish
+            else:
+                yield lambda *args, **options: in_thread(blocking.publish, *args, **options)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize(
+    "fault", [responding(503, {"retry-after": "0"}, after=True), responding(500, after=True), cutting()]
+)
+async def test_a_publish_that_is_repeated_does_not_publish_twice(server: Server, kind: str, fault: Any) -> None:
+    channel, _ = await server.endpoint()
+    server.proxy.fail("/messages", fault, fault)
+    async with publisher(server, kind) as publish:
+        published = await publish(channel, {"n": 1}, type="order.created")
+    assert published["duplicate"] is True  # the first request was committed, and its response was lost
+    assert server.proxy.requests == ["POST messages"] * 3
+    listed = ok(await server.api.get("/v1/messages", channel=channel))["data"]
+    assert [each["messageGid"] for each in listed] == [published["messageGid"]]
+
+
+async def test_what_cannot_succeed_is_not_repeated_and_says_which_field_is_wrong(server: Server) -> None:
+    channel, _ = await server.endpoint()
+    async with server.async_client() as client:
+        with pytest.raises(InvalidRequest) as caught:
+            await client.publish(channel, {}, type="order created")
+        assert (caught.value.status, caught.value.slug) == (422, "invalid-request")
+        assert list(caught.value.errors_by_field) == ["type"]
+        assert caught.value.title and caught.value.detail in str(caught.value)
+        with pytest.raises(NotFound):
+            await client.publish("nowhere", {}, type="t")
+        await client.publish(channel, {"n": 1}, type="t", idempotency_key="k")
+        with pytest.raises(Conflict) as conflict:
+            await client.publish(channel, {"n": 2}, type="t", idempotency_key="k")
+        assert conflict.value.slug == "idempotency-key-reused"
+    async with server.async_client("ek_wrong") as stranger:
+        with pytest.raises(AuthenticationFailed):
+            await stranger.publish(channel, {})
+    assert server.proxy.requests == ["POST messages"] * 5
+
+
+pauses: list[float] = []
+
+
+class Hurried(Retries):
+    """Notes each pause, and makes none."""
+
+    def pause(self, failures: int, error: EverhookError, *, is_repeatable: bool) -> float | None:
+        pause = super().pause(failures, error, is_repeatable=is_repeatable)
+        if pause is not None:
+            pauses.append(pause)
+        return 0 if pause is not None else None
+
+
+async def test_repeating_is_bounded_and_honours_retry_after(server: Server) -> None:
+    channel, _ = await server.endpoint()
+    pauses.clear()
+    async with server.async_client(retries=Hurried(limit=3)) as client:
+        server.proxy.fail("/messages", responding(429, {"retry-after": "7"}), *[responding(502)] * 3)
+        with pytest.raises(ServerError) as caught:
+            await client.publish(channel, {})
+        assert (caught.value.status, caught.value.is_problem) == (502, False)
+        assert 7 <= pauses[0] <= 7.25
+        assert 0.25 <= pauses[1] <= 0.5 <= pauses[2] <= 1
+        server.proxy.fail("/messages", responding(429, {"retry-after": "3600"}))
+        with pytest.raises(RateLimited) as limited:
+            await client.publish(channel, {})
+        assert limited.value.retry_after == 3600
+    assert len(pauses) == 3
+
+
+async def test_a_call_with_an_effect_is_repeated_only_with_a_key(server: Server) -> None:
+    channel, gid = await server.endpoint()
+    async with server.async_client() as client:
+        server.proxy.fail("/endpoints", cutting())
+        made = await client.endpoints.create({"mode": "poll", "channel": channel})
+        listed = [each["endpointGid"] async for each in client.endpoints.list()]
+        assert listed.count(made["endpointGid"]) == 1 and listed.index(made["endpointGid"]) == 0
+        assert listed.index(gid) == 1  # it was created once
+        server.proxy.fail(f"/{channel}", cutting())
+        with pytest.raises(ConnectionFailed):
+            await client.channels.delete(channel)
+
+
+async def test_nothing_that_listens_is_an_error_of_its_own() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    with Client(url, "key", retries=QUICK) as client, pytest.raises(ConnectionFailed) as caught:
+        await in_thread(client.publish, "orders", {})
+    assert caught.value.was_sent is False
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_waiting_returns_the_outcome_and_what_the_receiver_responded(server: Server, kind: str) -> None:
+    channel, gid = await server.endpoint(mode="poll")
+    async with server.async_client() as client, AsyncExitStack() as opened:
+        blocking = opened.enter_context(server.client())
+        published = await client.publish(channel, {"orderId": 1042}, type="order.created")
+        assert (await client.wait_for(published, timeout=0.05))["state"] == "pending"
+        waiting = asyncio.create_task(
+            client.wait_for(published) if kind == "async" else in_thread(blocking.wait_for, published["messageGid"])
+        )
+        (item,) = ok(await server.api.get(f"/v1/endpoints/{gid}/poll"))["data"]
+        lines = {"acks": [{"lease": item["lease"], "result": {"invoice": "2026-0042"}}]}
+        ok(await server.api.post(f"/v1/endpoints/{gid}/acks", lines))
+        answer = await waiting
+        assert (answer["state"], answer["outcome"]) == ("settled", "delivered")
+        assert answer["deliveries"][0]["result"] == {"invoice": "2026-0042"}
+        events = [event["kind"] async for event in client.messages.events(published["messageGid"])]
+        assert (events[0], events[-1]) == ("message.accepted", "message.settled")
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_lists_are_read_page_by_page(server: Server, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    channel, gid = await server.endpoint()
+    async with server.async_client() as client:
+        sent = [(await client.publish(channel, n, type="t"))["messageGid"] for n in range(5)]
+        page = calls.Listing.page
+        monkeypatch.setattr(calls.Listing, "page", lambda self, cursor: page(self, cursor, 2))
+        server.proxy.requests.clear()
+        if kind == "async":
+            found = [each["messageGid"] async for each in client.messages.list(channel=[channel, "other"])]
+        else:
+            with server.client() as blocking:
+                listed = await in_thread(lambda: list(blocking.messages.list(channel=channel)))
+            found = [each["messageGid"] for each in listed]
+        assert found == sent[::-1]
+        assert server.proxy.requests == ["GET messages"] * 3
+        assert [d["status"] async for d in client.deliveries.list(endpoint_gid=gid)] == ["available"] * 5
+        assert [d async for d in client.dead_letters.list(endpoint_gid=gid, last_status_code=[401, 403])] == []
+
+
+async def test_a_payload_is_sent_byte_for_byte(server: Server) -> None:
+    channel, gid = await server.endpoint()
+    async with server.async_client() as client:
+        await client.publish(channel, RawJson(b'{"price":  1.10, "n": 12345678901234567890.5}'), type="t")
+        (item,) = (await server.api.http.get(f"/v1/endpoints/{gid}/poll")).content.split(b'"data":[')[1:]
+        assert b'"payload":{"price":  1.10, "n": 12345678901234567890.5}' in item
+        with pytest.raises(ValueError, match="JSON"):
+            await client.publish(channel, float("nan"))
+
+
+async def test_a_name_cannot_change_the_path(server: Server) -> None:
+    async with server.async_client() as client:
+        for name in ("", "..", "a/b"):
+            with pytest.raises(ValueError, match="neither a gid nor a name"):
+                await client.channels.get(name)
+
+
+async def test_a_response_that_is_no_json_is_an_error(server: Server) -> None:
+    server.proxy.fail("/channels", responding(200, body=b"<html>"))
+    with pytest.raises(ApiError, match="not JSON"):
+        async with server.async_client() as client:
+            [_ async for _ in client.channels.list()]
+
+
+async def test_methods_keep_the_signature_and_the_description_of_the_call() -> None:
+    assert Client.publish.__doc__ == calls.publish.__doc__
+    assert inspect.signature(Client.publish, follow_wrapped=True) == inspect.signature(calls.publish)
