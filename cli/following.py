@@ -4,11 +4,12 @@ import time
 from collections.abc import Sequence
 
 import typer
+from everhook_client import calls
+from everhook_client.models import Attempt, DeliveryDetail
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from cli.api_client.client import Api
-from cli.api_client.shapes import Attempt, DeliveryDetail
 from cli.formatting import age, clock, response, when
 from cli.output import lines, pairs
 from cli.terminal_states import state
@@ -24,7 +25,7 @@ def wait_for_end(api: Api, gid: str, patience_s: float, *, first_attempt: bool =
     """The delivery when it has ended (or has an attempt, or is parked), or as it is after `patience_s`."""
     deadline = time.monotonic() + patience_s
     while True:
-        delivery = api.delivery(gid)
+        delivery = api.call(calls.get_delivery(gid))
         is_terminal = delivery["status"] in TERMINAL
         if is_terminal or (first_attempt and (delivery["attempts"] or delivery["status"] == "parked")):
             return delivery

@@ -2,7 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from cli.api_client.shapes import Attempt, Delivery
+from everhook_client.models import Attempt, Delivery, DeliveryDetail
+
 from everhook.durations import rough_duration
 
 
@@ -39,7 +40,7 @@ def clock(moment: str | None) -> str:
     return f"{at.astimezone():%H:%M:%S}"
 
 
-def last_response(delivery: Delivery) -> str:
+def last_response(delivery: Delivery | DeliveryDetail) -> str:
     code = delivery["lastStatusCode"]
     return str(code) if code is not None else delivery["lastError"] or ""
 

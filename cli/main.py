@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+from everhook_client.errors import InvalidName
 from rich.console import Console
 from rich.markup import escape
 
@@ -85,7 +86,7 @@ def _status_of(what: Callable[[], int]) -> int:
         return streams.BROKEN_PIPE_STATUS
     except CommandError as error:
         return _report(error)
-    except ConfigurationError as error:
+    except (ConfigurationError, InvalidName) as error:
         return _report(UsageError(str(error)))
     except Exception as error:
         if isinstance(error, OSError) and (explained := streams.explained(error)) is not None:

@@ -85,8 +85,8 @@ def read_text(option: str, file: Path) -> str:
         raise UsageError(f"{option}: {file} is not text in UTF-8") from error
 
 
-def changed(body: dict[str, Any]) -> dict[str, Any]:
-    """The body of an update. Raises UsageError if it is empty."""
+def changed(body: dict[str, Any]) -> Any:
+    """The body of an update, of any resource. Raises UsageError if it is empty."""
     if not body:
         raise UsageError("nothing to change: give at least one option; --help lists them")
     return body

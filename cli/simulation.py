@@ -13,9 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from everhook_client import calls
 from rich.live import Live
 
-from cli.api_client.client import Api, path
+from cli.api_client.client import Api
 from cli.api_client.errors import ApiError, Unavailable
 from cli.command import Session
 from cli.commands.receive import create_endpoint_for_receiver
@@ -94,7 +95,7 @@ class Simulation:
         socket = bound_socket("127.0.0.1", 0, "the receiver's port")
         url = f"http://127.0.0.1:{socket.getsockname()[1]}/"
         async with serving(receiver, socket):
-            await self._call(self._api.post, path("channels"), {"name": channel})
+            await self._call(self._api.call, calls.create_channel({"name": channel}))
             try:
                 endpoint = await self._call(
                     create_endpoint_for_receiver, self._api, url, channel, [], "everhook simulate"
@@ -106,7 +107,7 @@ class Simulation:
                     await self._clear(endpoint["endpointGid"])
             finally:
                 with contextlib.suppress(ApiError):
-                    await self._call(self._api.delete, path("channels", channel))
+                    await self._call(self._api.call, calls.delete_channel(channel))
 
     async def _publish_all(self, channel: str) -> None:
         """Publish at the plan's rate, or more slowly if the API is slower."""
@@ -145,7 +146,7 @@ class Simulation:
         key, began = f"simulation-{secrets.token_hex(8)}", time.monotonic()
         try:
             accepted = await self._call(
-                self._api.publish, channel, payload, type=event_type, idempotencyKey=key, tenant=self._plan.tenant
+                self._api.publish, channel, payload, type=event_type, idempotency_key=key, tenant=self._plan.tenant
             )
         except (Unavailable, ApiError) as error:
             self.stats.refused[str(error)] += 1
@@ -181,7 +182,7 @@ class Simulation:
         found: dict[str, str] = {}
         if oldest is None:
             return found
-        for delivery in self._api.deliveries(MOST_READ, channel=channel):
+        for delivery in self._api.items(calls.list_deliveries(channel=channel), MOST_READ):
             if delivery["deliveryGid"] < oldest:
                 break
             found[delivery["deliveryGid"]] = delivery["status"]
@@ -189,7 +190,7 @@ class Simulation:
 
     async def _clear(self, endpoint_gid: str) -> None:
         """Delete the endpoint of this run, and discard its dead letters."""
-        await self._call(self._api.delete, path("endpoints", endpoint_gid))
+        await self._call(self._api.call, calls.delete_endpoint(endpoint_gid))
         if not self.stats.open and not self.stats.outcomes["dead_lettered"]:
             return
         with self._session.out.busy("cleaning up …"), contextlib.suppress(TimeoutError):
@@ -204,14 +205,14 @@ class Simulation:
         """Make waiting deliveries attempt now: the attempt finds that the endpoint was deleted."""
         for gid in self.stats.open[:MOST_NUDGED]:
             with contextlib.suppress(ApiError, Unavailable):
-                await self._call(self._api.post, path("deliveries", gid, "attempt-now"))
+                await self._call(self._api.call, calls.attempt_now(gid))
 
     async def _purge(self, endpoint_gid: str) -> None:
         """Purge until none is left. Temporal's index is updated with a delay, and one batch runs at a time."""
-        request = {"endpointGid": endpoint_gid, "reason": REASON}
+        purge = functools.partial(calls.purge, endpoint_gid=endpoint_gid, reason=REASON)
         while True:
             with contextlib.suppress(Unavailable):
-                result = await self._call(self._api.post, path("dead-letters", "purge"), request)
+                result = await self._call(self._api.call, purge())
                 opened = [one async for one in self._unfinished(endpoint_gid)]
                 if not result["matched"] and not opened:
                     return
@@ -219,9 +220,8 @@ class Simulation:
 
     async def _unfinished(self, endpoint_gid: str) -> AsyncIterator[str]:
         for status in ("accepted", "sending", "retrying", "parked"):
-            listed = await self._call(
-                self._api.get, path("deliveries"), status=status, endpointGid=endpoint_gid, limit=1
-            )
+            listing = calls.list_deliveries(status=status, endpoint_gid=endpoint_gid)
+            listed = await self._call(self._api.call, listing.page(None, 1))
             for delivery in listed["data"]:
                 yield delivery["deliveryGid"]
 

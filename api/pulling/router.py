@@ -41,7 +41,9 @@ LeaseSeconds = Annotated[
     int | None,
     Query(alias="leaseSeconds", ge=5, le=43_200, description="How long they are yours. Without it: the endpoint's."),
 ]
-Prefetch = Annotated[int, Query(ge=1, le=500, description="How many deliveries may be unacknowledged at a time.")]
+Prefetch = Annotated[
+    int, Query(ge=0, le=500, description="How many deliveries may be unacknowledged at a time; 0 hands none out.")
+]
 ConsumerName = Annotated[Name | None, Query(description="Your name, for operators. Without it: the name of your key.")]
 
 

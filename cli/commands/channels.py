@@ -1,13 +1,13 @@
 """`everhook channels`."""
 
 import json
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
+from everhook_client import calls
+from everhook_client.models import Channel
 from rich.table import Table
 
-from cli.api_client.client import path
-from cli.api_client.shapes import Channel
 from cli.command import Session, command
 from cli.formatting import age, when
 from cli.options import DEFAULT_LIMIT, Limit, PolicyOptions, Yes, changed
@@ -21,20 +21,20 @@ Name = Annotated[str, typer.Argument(help="The channel's name.", show_default=Fa
 @command(app, "list", examples=["channels list"])
 def list_channels(session: Session, limit: Limit = DEFAULT_LIMIT) -> None:
     """List channels, by name."""
-    found = cast(list[Channel], list(session.api.walk(path("channels"), limit)))
+    found = list(session.api.items(calls.list_channels(), limit))
     session.out.show(found, lambda channels: _table(session.out, channels))
 
 
 @command(app, "show", examples=["channels show orders"])
 def show_channel(session: Session, name: Name) -> None:
     """Show one channel with its policy."""
-    session.out.show(session.api.get(path("channels", name)), _card)
+    session.out.show(session.api.call(calls.get_channel(name)), _card)
 
 
 @command(app, "create", examples=["channels create orders", "channels create orders --preset patient"])
 def create_channel(session: Session, name: Name, policy: PolicyOptions) -> None:
     """Create a channel, so that messages can be published to it."""
-    session.out.show(session.api.post(path("channels"), {"name": name, **policy.given()}), _card)
+    session.out.show(session.api.call(calls.create_channel(changed({"name": name, **policy.given()}))), _card)
 
 
 @command(app, "update", examples=["channels update orders --preset brisk", "channels update orders --no-policy"])
@@ -46,14 +46,14 @@ def update_channel(
 ) -> None:
     """Change the policy. Rounds that have started keep theirs."""
     body = changed({**policy.given(), **({"policy": None} if no_policy else {})})
-    session.out.show(session.api.patch(path("channels", name), body), _card)
+    session.out.show(session.api.call(calls.update_channel(name, body)), _card)
 
 
 @command(app, "delete", examples=["channels delete orders"])
 def delete_channel(session: Session, name: Name, yes: Yes = False) -> None:
     """Delete a channel without subscriptions."""
     session.out.confirm(f"Delete the channel {name} at {session.target.url}?", yes=yes)
-    session.api.delete(path("channels", name))
+    session.api.call(calls.delete_channel(name))
     session.out.show({"deleted": name}, lambda _: f"{name} is deleted")
 
 

@@ -1,16 +1,19 @@
 """`everhook dead-letters`."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
+from everhook_client import calls
+from everhook_client.calls import Call
+from everhook_client.models import Batch, BulkOperation, DeadLetterDetail, Delivery, SignalAccepted
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from cli.api_client.client import Api, parsed, path
-from cli.api_client.shapes import Batch, BulkOperation, DeadLetterDetail, Delivery
+from cli.api_client.client import parsed
 from cli.command import Session, command
 from cli.errors import UsageError
 from cli.following import FAILED, show_delivery
@@ -46,14 +49,14 @@ class Selection:
     until: Until = None
 
     def given(self) -> dict[str, Any]:
-        """The parts that are given, as the API names them."""
+        """The parts that are given, as the client names them."""
         return {_NAMES.get(name, name): value for name, value in vars(self).items() if value}
 
     def __str__(self) -> str:
         return ", ".join(f"{name.replace('_', ' ')} {_any_of(value)}" for name, value in vars(self).items() if value)
 
 
-_NAMES = {"endpoint": "endpointGid", "dead_letter_reason": "deadLetterReason", "status_code": "lastStatusCode"}
+_NAMES = {"endpoint": "endpoint_gid", "status_code": "last_status_code"}
 
 
 def _any_of(value: Any) -> str:
@@ -74,8 +77,8 @@ class BulkOptions:
 @command(app, "list", examples=["dead-letters list", f"dead-letters list --endpoint {ENDPOINT} --status-code 401"])
 def list_dead_letters(session: Session, selection: Selection, limit: Limit = DEFAULT_LIMIT) -> None:
     """List dead letters, the newest message first. --since and --until limit the time of dead-lettering."""
-    found = list(session.api.walk(path("dead-letters"), limit, **selection.given()))
-    session.out.show(cast(list[Delivery], found), lambda letters: _table(session.out, letters))
+    found = list(session.api.items(calls.list_dead_letters(**selection.given()), limit))
+    session.out.show(found, lambda letters: _table(session.out, letters))
 
 
 @command(app, "show", examples=[f"dead-letters show {EXAMPLE}"])
@@ -83,7 +86,7 @@ def show_dead_letter(
     session: Session, gid: Annotated[str, typer.Argument(help="The delivery's gid (dlv_…).", show_default=False)]
 ) -> None:
     """Show one dead letter: its payload, and its attempts with their responses."""
-    text = session.api.send("GET", path("dead-letters", gid))
+    text = session.api.text(calls.get_dead_letter(gid))
     session.out.show_text(text, _detail)
 
 
@@ -104,7 +107,7 @@ def replay(
     gids: Gids = None,
 ) -> None:
     """Start a new round of attempts for dead letters. Deliveries that an endpoint cannot take are parked, not lost."""
-    _decide(session, Decision("replay", "replay"), selection, how, gids)
+    _decide(session, Decision("replay", "replay", calls.replay_all, calls.replay), selection, how, gids)
 
 
 @command(
@@ -122,7 +125,7 @@ def purge(
     gids: Gids = None,
 ) -> None:
     """Discard dead letters permanently."""
-    _decide(session, Decision("purge", "discard"), selection, how, gids)
+    _decide(session, Decision("purge", "discard", calls.purge, calls.discard), selection, how, gids)
 
 
 @command(app, "batch", examples=["dead-letters batch bat_…"])
@@ -135,10 +138,12 @@ def batch(
 
 @dataclass(frozen=True)
 class Decision:
-    """A replay or a purge: the call for all that match, and the call for one dead letter."""
+    """A replay or a purge: its name, its name for one dead letter, and the calls for all that match and for one."""
 
     name: str
     of_one: str
+    call_all: Callable[..., Call[BulkOperation]]
+    call_one: Callable[..., Call[SignalAccepted]]
 
 
 def _decide(
@@ -155,7 +160,7 @@ def _decide(
         _each(session, decision, how, gids)
         return
     request = {**selection.given(), "reason": how.reason}
-    counted = _bulk(session.api, decision, {**request, "dryRun": True})
+    counted = session.api.call(decision.call_all(**request, dry_run=True))
     if how.dry_run or not counted["matched"]:
         session.out.show(counted, lambda result: f"{result['matched']:,} dead letters match{_skipped(result)}")
         return
@@ -166,7 +171,7 @@ def _decide(
     session.out.confirm(
         f"{decision.name.title()} {counted['matched']:,} {letters} ({which}) at {session.target.url}?", yes=how.yes
     )
-    started = _bulk(session.api, decision, request)
+    started = session.api.call(decision.call_all(**request))
     if how.detach or started["batchGid"] is None:
         session.out.show(
             started, lambda result: f"started: everhook dead-letters batch {result['batchGid']} follows it"
@@ -185,7 +190,7 @@ def _each(session: Session, decision: Decision, how: BulkOptions, gids: list[str
         session.out.confirm(f"{decision.name.title()} {len(gids):,} dead letters at {session.target.url}?", yes=how.yes)
     results = []
     for gid in gids:
-        text = session.api.send("POST", path("dead-letters", gid, decision.of_one), {"reason": how.reason})
+        text = session.api.text(decision.call_one(gid, reason=how.reason))
         session.out.print(f"{gid}: {decision.of_one} requested")
         results.append(parsed(text))
     if session.out.as_json:
@@ -197,13 +202,9 @@ def _skipped(operation: BulkOperation) -> str:
     return f"; {skipped:,} more are skipped: their endpoint was deleted" if skipped else ""
 
 
-def _bulk(api: Api, decision: Decision, request: dict[str, Any]) -> BulkOperation:
-    return cast(BulkOperation, api.post(path("dead-letters", decision.name), request))
-
-
 def _follow(session: Session, gid: str) -> None:
     """Show the progress of a batch until it ends. The batch continues without this command."""
-    found = session.api.batch(gid)
+    found = session.api.call(calls.get_batch(gid))
     if found["state"] == "running":
         session.out.note(f"{gid} runs in the background; everhook dead-letters batch {gid} follows it")
     with session.out.progress() as progress:
@@ -213,7 +214,7 @@ def _follow(session: Session, gid: str) -> None:
             if found["state"] != "running":
                 break
             time.sleep(PROGRESS_EVERY_S)
-            found = session.api.batch(gid)
+            found = session.api.call(calls.get_batch(gid))
     session.out.show(found, _ended)
     if found["state"] == "failed" or found["failed"]:
         raise typer.Exit(FAILED)

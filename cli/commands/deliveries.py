@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
 import typer
+from everhook_client import calls
+from everhook_client.models import Delivery, LiveDelivery
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cli.api_client.client import Api, path
-from cli.api_client.shapes import Delivery, LiveDelivery
+from cli.api_client.client import Api
 from cli.command import Session, command
 from cli.following import TERMINAL, conclude, show_delivery
 from cli.formatting import age, clock, last_response, when
@@ -45,11 +46,11 @@ class Selection:
     tenant: Tenants = None
 
     def query(self) -> dict[str, Any]:
-        """The parts, as the API names them."""
+        """The parts, as the client names them."""
         return {_NAMES.get(name, name): value for name, value in vars(self).items()}
 
 
-_NAMES = {"endpoint": "endpointGid", "message": "messageGid"}
+_NAMES = {"endpoint": "endpoint_gid", "message": "message_gid"}
 
 
 @command(
@@ -61,7 +62,7 @@ def list_deliveries(
     session: Session, selection: Selection, since: Since = None, until: Until = None, limit: Limit = DEFAULT_LIMIT
 ) -> None:
     """List deliveries, newest first."""
-    found = list(session.api.deliveries(limit, since=since, until=until, **selection.query()))
+    found = list(session.api.items(calls.list_deliveries(since=since, until=until, **selection.query()), limit))
     session.out.show(found, lambda deliveries: table(session.out, deliveries, "No deliveries match."))
 
 
@@ -73,19 +74,19 @@ def show(
     live: Annotated[bool, typer.Option("--live", help="Ask its workflow what it waits for.")] = False,
 ) -> None:
     """Show one delivery with every attempt and its response."""
-    delivery = session.api.delivery(gid)
+    delivery = session.api.call(calls.get_delivery(gid))
     shown: dict[str, Any] = {**delivery}
     if payload:
-        shown["payload"] = session.api.get(path("messages", delivery["messageGid"]))["payload"]
+        shown["payload"] = session.api.call(calls.get_message(delivery["messageGid"]))["payload"]
     if live:
-        shown["live"] = session.api.get(path("deliveries", gid, "live"))
+        shown["live"] = session.api.call(calls.get_live_delivery(gid))
     session.out.show(shown, _detail)
 
 
 @command(app, "attempt-now", examples=[f"deliveries attempt-now {EXAMPLE}"])
 def attempt_now(session: Session, gid: Gid) -> None:
     """Make the next attempt now. An open circuit still parks it."""
-    session.out.show(session.api.post(path("deliveries", gid, "attempt-now")), lambda _: f"{gid}: attempt requested")
+    session.out.show(session.api.call(calls.attempt_now(gid)), lambda _: f"{gid}: attempt requested")
 
 
 @command(
@@ -110,7 +111,7 @@ def watch(
         _watch_one(session, gid)
         return
     query = selection.query()
-    known = _known(session.api.deliveries(WATCHED, **query))
+    known = _known(session.api.items(calls.list_deliveries(**query), WATCHED))
     session.out.note(f"watching {session.target.url} (Ctrl-C stops it)")
     for delivery in _changes(session.api, query, known):
         session.out.show(delivery, _line)
@@ -119,7 +120,7 @@ def watch(
 def _watch_one(session: Session, gid: str) -> None:
     seen: Any = None
     while True:
-        delivery = session.api.delivery(gid)
+        delivery = session.api.call(calls.get_delivery(gid))
         if _state_of(delivery) != seen:
             seen = _state_of(delivery)
             session.out.show(cast(Delivery, {**delivery}), _line)
@@ -133,7 +134,7 @@ def _changes(api: Api, query: dict[str, Any], known: Known) -> Iterator[Delivery
     """Yield deliveries that changed, oldest first, without end."""
     while True:
         time.sleep(WATCH_EVERY_S)
-        newest = list(api.deliveries(WATCHED, **query))
+        newest = list(api.items(calls.list_deliveries(**query), WATCHED))
         for delivery in reversed(newest):
             if known.get(delivery["deliveryGid"]) != _state_of(delivery):
                 yield delivery

@@ -1,18 +1,20 @@
 """`everhook endpoints`."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
+from everhook_client import calls
+from everhook_client.calls import Call
+from everhook_client.models import Endpoint, EndpointCreated, SecretRotated, SecretRotation
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from cli.api_client.client import path
-from cli.api_client.shapes import Endpoint, EndpointCreated, SecretRotated, TestSent
 from cli.command import Session, command
 from cli.errors import UsageError
 from cli.following import conclude, show_delivery, wait_for_end
@@ -79,14 +81,14 @@ class Settings:
 @command(app, "list", examples=["endpoints list", "endpoints list --tenant acme --json"])
 def list_endpoints(session: Session, tenant: Tenants = None, limit: Limit = DEFAULT_LIMIT) -> None:
     """List endpoints with their state, newest first."""
-    found = cast(list[Endpoint], list(session.api.walk(path("endpoints"), limit, tenant=tenant)))
+    found = list(session.api.items(calls.list_endpoints(tenant=tenant), limit))
     session.out.show(found, lambda endpoints: _table(session.out, endpoints))
 
 
 @command(app, "show", examples=[f"endpoints show {EXAMPLE}"])
 def show_endpoint(session: Session, gid: Gid) -> None:
     """Show one endpoint with its circuit. Its secret is not shown again."""
-    session.out.show(session.api.endpoint(gid), _card)
+    session.out.show(session.api.call(calls.get_endpoint(gid)), _card)
 
 
 @command(
@@ -134,9 +136,10 @@ def create_endpoint(
         "events": events or None,
         "tenant": tenant,
     }
-    given = {name: value for name, value in fields.items() if value is not None}
-    created = session.api.post(path("endpoints"), {**given, **settings.given(), **policy.given()})
-    session.out.show(cast(EndpointCreated, created), _created)
+    own = {name: value for name, value in fields.items() if value is not None}
+    given: Any = {**own, **settings.given(), **policy.given()}
+    created = session.api.call(calls.create_endpoint(given))
+    session.out.show(created, _created)
 
 
 @command(
@@ -159,33 +162,35 @@ def update_endpoint(
     body = {**settings.given(), **policy.given(), **{name: None for name, clear in cleared.items() if clear}}
     if url is not None:
         body["url"] = url
-    session.out.show(session.api.patch(path("endpoints", gid), changed(body)), _card)
+    session.out.show(session.api.call(calls.update_endpoint(gid, changed(body))), _card)
 
 
 @command(app, "delete", examples=[f"endpoints delete {EXAMPLE}"])
 def delete_endpoint(session: Session, gid: Gid, yes: Yes = False) -> None:
     """Delete an endpoint and its subscriptions. Its open deliveries become dead letters."""
     if not yes:
-        endpoint = session.api.endpoint(gid)
+        endpoint = session.api.call(calls.get_endpoint(gid))
         session.out.confirm(f"Delete {gid} ({_where(endpoint)}) at {session.target.url}?", yes=yes)
-    session.api.delete(path("endpoints", gid))
+    session.api.call(calls.delete_endpoint(gid))
     session.out.show({"deleted": gid}, lambda _: f"{gid} is deleted")
 
 
-def _control(name: str, what: str, *parts: str) -> None:
+def _control(name: str, what: str, call: Callable[[str], Call[Endpoint]]) -> None:
     """Register a command to the endpoint's circuit."""
 
     @command(app, name, examples=[f"endpoints {name} {EXAMPLE}"], help=what)
     def control(session: Session, gid: Gid) -> None:
-        session.out.show(session.api.post(path("endpoints", gid, *parts)), _card)
+        session.out.show(session.api.call(call(gid)), _card)
 
 
-_control("pause", "Park all its messages until `resume`, without a time limit.", "pause")
-_control("resume", "End a pause.", "resume")
-_control("enable", "Enable a disabled endpoint. The circuit starts closed.", "enable")
-_control("disable", "Park its messages until `enable`; those that wait too long become dead letters.", "disable")
-_control("trip", "Open the circuit manually.", "circuit", "trip")
-_control("reset", "Close the circuit manually, and release parked deliveries.", "circuit", "reset")
+_control("pause", "Park all its messages until `resume`, without a time limit.", calls.pause_endpoint)
+_control("resume", "End a pause.", calls.resume_endpoint)
+_control("enable", "Enable a disabled endpoint. The circuit starts closed.", calls.enable_endpoint)
+_control(
+    "disable", "Park its messages until `enable`; those that wait too long become dead letters.", calls.disable_endpoint
+)
+_control("trip", "Open the circuit manually.", calls.trip_circuit)
+_control("reset", "Close the circuit manually, and release parked deliveries.", calls.reset_circuit)
 
 
 @command(
@@ -205,12 +210,12 @@ def rotate_secret(
     ] = None,
 ) -> None:
     """Give an endpoint a new secret, which is shown only once."""
-    body: dict[str, Any] = {}
+    body: SecretRotation = {}
     if grace_seconds is not None:
         body["gracePeriodSeconds"] = grace_seconds
     if secret_file is not None:
         body["secret"] = read_text("--secret-file", secret_file).strip()
-    session.out.show(session.api.post(path("endpoints", gid, "secret", "rotate"), body), _rotated)
+    session.out.show(session.api.call(calls.rotate_secret(gid, body)), _rotated)
 
 
 @command(app, "test", examples=[f"endpoints test {EXAMPLE}"])
@@ -220,7 +225,7 @@ def test_endpoint(
     wait_seconds: Annotated[float, typer.Option(min=0, help="How long to wait for the first attempt.")] = 30,
 ) -> None:
     """Send a sample message to this endpoint only, and show its response. Exit status 1 unless it is delivered."""
-    sent = cast(TestSent, session.api.post(path("endpoints", gid, "test")))
+    sent = session.api.call(calls.test_endpoint(gid))
     with session.out.busy(f"waiting for the response of {gid} …"):
         delivery = wait_for_end(session.api, sent["deliveryGid"], wait_seconds, first_attempt=True)
     session.out.show(delivery, show_delivery)
@@ -249,7 +254,7 @@ def _card(endpoint: Endpoint) -> Table:
         [
             ("endpoint", endpoint["endpointGid"]),
             ("url", endpoint["url"] or None),
-            ("mode", _mode(endpoint) if endpoint["mode"] != Mode.HTTP else None),
+            ("mode", _mode(endpoint) if endpoint["mode"] != "http" else None),
             ("description", endpoint["description"]),
             ("tenant", endpoint["tenant"]),
             ("state", _with(state(endpoint["status"]), endpoint["statusReason"])),

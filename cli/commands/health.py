@@ -1,21 +1,21 @@
 """`everhook health`: unhealthy endpoints, and the reasons."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
-from rich.console import Group, RenderableType
-from rich.text import Text
-
-from cli.api_client.client import path
-from cli.api_client.shapes import (
+from everhook_client import calls
+from everhook_client.models import (
     AttemptStats,
     EndpointHealth,
-    HealthOverview,
+    Overview,
     RecurringError,
     ScoreComponent,
     ScoredEndpoint,
 )
+from rich.console import Group, RenderableType
+from rich.text import Text
+
 from cli.command import Session, command
 from cli.errors import UsageError
 from cli.formatting import age, seen
@@ -51,16 +51,16 @@ def health(
     if gid is None:
         if window is not None:
             raise UsageError("--window is for one endpoint: everhook health ep_… --window 24h")
-        overview = session.api.get(path("health", "overview"), tenant=tenant, limit=limit)
-        session.out.show(cast(HealthOverview, overview), lambda shown: _overview(session.out, shown))
+        overview = session.api.call(calls.get_health_overview(tenant=tenant, limit=limit))
+        session.out.show(overview, lambda shown: _overview(session.out, shown))
         return
     if tenant is not None:
         raise UsageError("give a gid or --tenant: one of the two")
-    one = session.api.get(path("endpoints", gid, "health"), window=window)
-    session.out.show(cast(EndpointHealth, one), lambda shown: _one(session.out, shown))
+    one = session.api.call(calls.get_endpoint_health(gid, window=window.value if window is not None else None))
+    session.out.show(one, lambda shown: _one(session.out, shown))
 
 
-def _overview(out: Output, overview: HealthOverview) -> RenderableType:
+def _overview(out: Output, overview: Overview) -> RenderableType:
     if not overview["endpoints"]:
         return "Nothing was sent within a day, and no circuit is open."
     parts: list[RenderableType] = [_endpoints(out, overview["endpoints"])]

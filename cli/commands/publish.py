@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from everhook_client.models import PublishedMessage
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from cli.api_client.shapes import Accepted
 from cli.command import Session, command
 from cli.errors import UsageError
 from cli.following import conclude, show_delivery, wait_for_end
@@ -45,7 +45,7 @@ def publish(
 ) -> None:
     """Publish a message. Its type is --type, or `event` in the payload."""
     content = _payload(payload, file)
-    fields = {"type": type, "idempotencyKey": idempotency_key, "tenant": tenant, "publishedAt": published_at}
+    fields = {"type": type, "idempotency_key": idempotency_key, "tenant": tenant, "published_at": published_at}
     accepted = session.api.publish(channel, content, **fields)
     if not wait:
         session.out.show(accepted, _accepted)
@@ -70,7 +70,7 @@ def _payload(text: str | None, file: Path | None) -> bytes:
     return content
 
 
-def _accepted(accepted: Accepted) -> RenderableType:
+def _accepted(accepted: PublishedMessage) -> RenderableType:
     parts = [Text(f"{accepted['messageGid']}  {printable(accepted['type'])} on {printable(accepted['channel'])}")]
     if accepted["duplicate"]:
         parts.append(Text("  published before: nothing was sent again", style="yellow"))

@@ -6,13 +6,14 @@ import json
 import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from everhook_client import calls
+from everhook_client.models import EndpointCreated, EndpointIn
 from rich.text import Text
 
-from cli.api_client.client import Api, path
-from cli.api_client.shapes import EndpointCreated
+from cli.api_client.client import Api
 from cli.command import Session, command
 from cli.errors import UsageError
 from cli.formatting import clock
@@ -141,7 +142,7 @@ class _Receiving:
         try:
             yield created
         finally:
-            await asyncio.to_thread(self._session.api.delete, path("endpoints", gid))
+            await asyncio.to_thread(self._session.api.call, calls.delete_endpoint(gid))
             self._out.note(f"deleted {gid}")
 
     def _arrived(self, arrival: "Arrival") -> None:
@@ -161,14 +162,14 @@ def create_endpoint_for_receiver(
     api: Api, url: str, channel: str, events: list[str], description: str
 ) -> EndpointCreated:
     """Create an endpoint for a local receiver, with quick retries."""
-    wanted = {
+    wanted: EndpointIn = {
         "url": url,
         "channel": channel,
         "events": events,
         "description": description,
         "policy": {"preset": "brisk"},
     }
-    return cast(EndpointCreated, api.post(path("endpoints"), wanted))
+    return api.call(calls.create_endpoint(wanted))
 
 
 def _line(arrival: "Arrival") -> Text:

@@ -2,13 +2,15 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
 import typer
+from everhook_client import calls
+from everhook_client.models import Bucket, DeadLetterReason, Endpoint, Overview, ScoredEndpoint, Waiting
 from rich.text import Text
 
-from cli.api_client.client import Api, path
+from cli.api_client.client import Api
 from cli.api_client.errors import ApiError
 from cli.command import Session, command
 from cli.findings import Finding, conclude, draw, ok, warning, wrong
@@ -64,7 +66,7 @@ def _findings(api: Api) -> Iterator[Finding]:
 
 def _api(api: Api) -> Finding:
     began = time.monotonic()
-    version = api.get("/version")["version"]
+    version = api.call(calls.get_version())["version"]
     return ok("API", f"version {version}, responds in {(time.monotonic() - began) * 1_000:.0f} ms")
 
 
@@ -72,18 +74,17 @@ def _dependency(name: str, state: str, effect: str, fix: str) -> Finding:
     return ok(name, "responds") if state == "ok" else wrong(name, f"does not respond to the API: {effect}", fix)
 
 
-def _overview(api: Api) -> dict[str, Any] | None:
+def _overview(api: Api) -> Overview | None:
     """None if this version has none, or the key lacks the scope."""
     try:
-        found: dict[str, Any] = api.get(path("health", "overview"), limit=NAMED)
+        return api.call(calls.get_health_overview(limit=NAMED))
     except ApiError as error:
         if error.status_code in (NOT_FOUND, FORBIDDEN):
             return None
         raise
-    return found
 
 
-def _success(overview: dict[str, Any]) -> Finding:
+def _success(overview: Overview) -> Finding:
     hour = overview["lastHour"]
     if hour["successRate"] is None:
         return ok("success rate", "no attempts in the last hour")
@@ -94,7 +95,7 @@ def _success(overview: dict[str, Any]) -> Finding:
     return warning("success rate", f"{detail}; {errors}", "everhook health")
 
 
-def _undispatched(waiting: dict[str, Any], temporal: str) -> Finding:
+def _undispatched(waiting: Waiting, temporal: str) -> Finding:
     name, oldest = "not yet started", waiting["oldestAcceptedAt"]
     detail = f"{waiting['count']:,} deliveries" + (f", the oldest accepted {age(oldest)}" if oldest else "")
     if oldest and time.time() - parse_moment(oldest).timestamp() > LATE_S:
@@ -102,7 +103,7 @@ def _undispatched(waiting: dict[str, Any], temporal: str) -> Finding:
     return ok(name, detail)
 
 
-def _overdue(waiting: dict[str, Any], series: list[dict[str, Any]], temporal: str) -> Finding:
+def _overdue(waiting: Waiting, series: Sequence[Bucket], temporal: str) -> Finding:
     if not waiting["count"]:
         return ok("overdue", "none")
     detail = f"{waiting['count']:,} deliveries should have continued more than a minute ago"
@@ -117,22 +118,22 @@ def _what_is_missing(temporal: str) -> str:
     return "are workers running? run `everhook doctor` on their machine"
 
 
-def _parked(waiting: dict[str, Any]) -> Finding:
+def _parked(waiting: Waiting) -> Finding:
     if not waiting["count"]:
         return ok("parked", "none")
     detail = f"{waiting['count']:,} deliveries, the oldest accepted {age(waiting['oldestAcceptedAt'])}"
     return warning("parked", detail, "everhook deliveries list --status parked")
 
 
-def _circuits_counted(overview: dict[str, Any]) -> Finding:
-    counts = overview["circuits"]
+def _circuits_counted(overview: Overview) -> Finding:
+    counts = cast(Mapping[str, int], overview["circuits"])
     not_closed = {name: count for name, count in counts.items() if name != "closed" and count}
     bad = [one for one in overview["endpoints"] if one["status"] != "enabled" or one["circuit"]["state"] != "closed"]
     return _circuits(sum(counts.values()), not_closed, bad)
 
 
 def _circuits_listed(api: Api) -> Finding:
-    endpoints = list(api.walk(path("endpoints"), AT_MOST))
+    endpoints = list(api.items(calls.list_endpoints(), AT_MOST))
     bad = [one for one in endpoints if one["status"] != "enabled" or one["circuit"]["state"] != "closed"]
     counts = Counter(
         one["status"] if one["status"] != "enabled" else str(one["circuit"]["state"]).replace("half_open", "halfOpen")
@@ -141,7 +142,7 @@ def _circuits_listed(api: Api) -> Finding:
     return _circuits(len(endpoints), counts, bad)
 
 
-def _circuits(total: int, not_closed: dict[str, int], bad: list[dict[str, Any]]) -> Finding:
+def _circuits(total: int, not_closed: dict[str, int], bad: Sequence[Endpoint | ScoredEndpoint]) -> Finding:
     if not not_closed:
         return ok("endpoints", f"{total:,}, all of them can receive")
     counts = ", ".join(f"{count:,} {_CIRCUITS.get(name, name)}" for name, count in not_closed.items())
@@ -153,11 +154,11 @@ _CIRCUITS = {"open": "with an open circuit", "halfOpen": "half-open"}
 
 
 def _dead_letters_listed(api: Api) -> Finding:
-    letters = list(api.walk(path("dead-letters"), AT_MOST))
+    letters = list(api.items(calls.list_dead_letters(), AT_MOST))
     return _dead_letters(len(letters), Counter(str(letter["deadLetterReason"]) for letter in letters))
 
 
-def _dead_letters(total: int, by_reason: dict[str, int]) -> Finding:
+def _dead_letters(total: int, by_reason: Mapping[DeadLetterReason, int] | Mapping[str, int]) -> Finding:
     if not total:
         return ok("dead letters", "none")
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in by_reason.items() if count)

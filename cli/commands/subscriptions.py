@@ -1,13 +1,13 @@
 """`everhook subscriptions`."""
 
 import json
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
+from everhook_client import calls
+from everhook_client.models import Subscription, SubscriptionIn
 from rich.table import Table
 
-from cli.api_client.client import path
-from cli.api_client.shapes import Subscription
 from cli.command import Session, command
 from cli.formatting import when
 from cli.options import DEFAULT_LIMIT, ChannelNames, EndpointRefs, Events, Limit, Yes, changed, json_object
@@ -26,14 +26,14 @@ def list_subscriptions(
     session: Session, endpoint: EndpointRefs = None, channel: ChannelNames = None, limit: Limit = DEFAULT_LIMIT
 ) -> None:
     """List subscriptions, newest first."""
-    found = list(session.api.walk(path("subscriptions"), limit, endpointGid=endpoint, channel=channel))
-    session.out.show(cast(list[Subscription], found), lambda subscriptions: _table(session.out, subscriptions))
+    found = list(session.api.items(calls.list_subscriptions(endpoint_gid=endpoint, channel=channel), limit))
+    session.out.show(found, lambda subscriptions: _table(session.out, subscriptions))
 
 
 @command(app, "show", examples=["subscriptions show sub_…"])
 def show_subscription(session: Session, gid: Gid) -> None:
     """Show one subscription."""
-    session.out.show(session.api.get(path("subscriptions", gid)), _card)
+    session.out.show(session.api.call(calls.get_subscription(gid)), _card)
 
 
 @command(
@@ -52,10 +52,10 @@ def create_subscription(
     filter: Filter = None,
 ) -> None:
     """Send matching messages of a channel to an endpoint. Without --event: every type."""
-    body: dict[str, Any] = {"endpointGid": endpoint, "channel": channel, "events": events or []}
+    body: SubscriptionIn = {"endpointGid": endpoint, "channel": channel, "events": events or []}
     if filter is not None:
         body["filter"] = json_object("--filter", filter)
-    session.out.show(session.api.post(path("subscriptions"), body), _card)
+    session.out.show(session.api.call(calls.create_subscription(body)), _card)
 
 
 @command(
@@ -83,14 +83,14 @@ def update_subscription(
         body["filter"] = json_object("--filter", filter) if filter is not None and not no_filter else None
     if enable is not None:
         body["enabled"] = enable
-    session.out.show(session.api.patch(path("subscriptions", gid), changed(body)), _card)
+    session.out.show(session.api.call(calls.update_subscription(gid, changed(body))), _card)
 
 
 @command(app, "delete", examples=["subscriptions delete sub_…"])
 def delete_subscription(session: Session, gid: Gid, yes: Yes = False) -> None:
     """Delete a subscription. Deliveries that were accepted before continue."""
     session.out.confirm(f"Delete {gid} at {session.target.url}?", yes=yes)
-    session.api.delete(path("subscriptions", gid))
+    session.api.call(calls.delete_subscription(gid))
     session.out.show({"deleted": gid}, lambda _: f"{gid} is deleted")
 
 

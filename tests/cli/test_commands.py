@@ -9,8 +9,8 @@ from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 from uuid import uuid4
 
 import pytest
+from everhook_client import models
 
-from cli.api_client import shapes
 from everhook.signing.schemes import new_secret
 from testing.receiver import Response
 from testing.waiting import assert_eventually
@@ -520,13 +520,13 @@ async def test_what_the_api_itself_says_does_not_reach_the_terminal_as_it_is(pla
 @pytest.mark.parametrize(
     ("path", "shape", "arguments"),
     [
-        ("/v1/endpoints/x", shapes.Endpoint, ["endpoints", "show", "x"]),
-        ("/v1/subscriptions/x", shapes.Subscription, ["subscriptions", "show", "x"]),
-        ("/v1/channels/x", shapes.Channel, ["channels", "show", "x"]),
-        ("/v1/deliveries/x", shapes.DeliveryDetail, ["deliveries", "show", "x"]),
-        ("/v1/dead-letters/x", shapes.DeadLetterDetail, ["dead-letters", "show", "x"]),
-        ("/v1/channels/x/messages", shapes.Accepted, ["publish", "x", "{}"]),
-        ("/v1/batches/x", shapes.Batch, ["dead-letters", "batch", "x"]),
+        ("/v1/endpoints/x", models.Endpoint, ["endpoints", "show", "x"]),
+        ("/v1/subscriptions/x", models.Subscription, ["subscriptions", "show", "x"]),
+        ("/v1/channels/x", models.Channel, ["channels", "show", "x"]),
+        ("/v1/deliveries/x", models.DeliveryDetail, ["deliveries", "show", "x"]),
+        ("/v1/dead-letters/x", models.DeadLetterDetail, ["dead-letters", "show", "x"]),
+        ("/v1/channels/x/messages", models.PublishedMessage, ["publish", "x", "{}"]),
+        ("/v1/batches/x", models.Batch, ["dead-letters", "batch", "x"]),
     ],
 )
 async def test_no_field_of_an_answer_reaches_the_terminal_as_it_is(

@@ -64,10 +64,11 @@ def responding(
 
 
 def cutting(*, after_chunks: int = 0) -> Fault:
-    """Let the API do what is asked; then cut the connection, after so many parts of the response."""
+    """Cut the connection after so many parts of the response; without any: once the API has done what was asked."""
 
     async def fault(app: Any, scope: Any, receive: Any, send: Any) -> None:
         left = after_chunks
+        is_cut = asyncio.Event()
 
         async def passed_on(message: Any) -> None:
             nonlocal left
@@ -76,10 +77,19 @@ def cutting(*, after_chunks: int = 0) -> Fault:
             elif left:
                 left -= 1
                 await send({**message, "more_body": True})
-            elif message.get("more_body"):
-                raise ConnectionError("cut")
+                if not left:
+                    is_cut.set()
 
-        await app(scope, receive, passed_on)
+        async def received() -> Any:
+            receiving, cutting = asyncio.ensure_future(receive()), asyncio.ensure_future(is_cut.wait())
+            await asyncio.wait([receiving, cutting], return_when=asyncio.FIRST_COMPLETED)
+            cutting.cancel()
+            if receiving.done():
+                return receiving.result()
+            receiving.cancel()
+            return {"type": "http.disconnect"}
+
+        await app(scope, received, passed_on)
         raise ConnectionError("cut")
 
     return fault
@@ -136,6 +146,7 @@ async def running(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture
 def server(running: Server) -> Iterator[Server]:
     running.proxy.requests.clear()
+    running.proxy.faults.clear()
     yield running
     assert running.proxy.faults == [], "a fault did not happen"
 

@@ -10,9 +10,14 @@ if TYPE_CHECKING:
     from everhook_client.calls import RawJson as RawJson
     from everhook_client.client import AsyncClient as AsyncClient
     from everhook_client.client import Client as Client
+    from everhook_client.consumer import Consumer as Consumer
+    from everhook_client.consumer import Reject as Reject
+    from everhook_client.consumer import Retry as Retry
     from everhook_client.errors import ApiError as ApiError
     from everhook_client.errors import ConnectionFailed as ConnectionFailed
     from everhook_client.errors import EverhookError as EverhookError
+    from everhook_client.messages import Message as Message
+    from everhook_client.observing import Observer as Observer
     from everhook_client.retries import Retries as Retries
 
 __version__ = "0.1.0"
@@ -22,9 +27,14 @@ _HOMES = {
     "AsyncClient": "client",
     "Client": "client",
     "ConnectionFailed": "errors",
+    "Consumer": "consumer",
     "EverhookError": "errors",
+    "Message": "messages",
+    "Observer": "observing",
     "RawJson": "calls",
+    "Reject": "consumer",
     "Retries": "retries",
+    "Retry": "consumer",
 }
 __all__ = [*_HOMES, "__version__"]
 

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypedDict, TypeVar, Unpack
 from urllib.parse import quote
 
 from everhook_client import models
+from everhook_client.errors import InvalidName
 
 JSON_TYPE = {"content-type": "application/json"}
 MAX_WAIT_S = 55.0
@@ -50,10 +51,10 @@ class Listing(Generic[T]):
 
 
 def path(*parts: str) -> str:
-    """`/v1/…` with gids and names. Raises ValueError for parts that would change the path."""
+    """`/v1/…` with gids and names. Raises InvalidName for parts that would change the path."""
     for part in parts:
         if not part or part in (".", "..") or "/" in part:
-            raise ValueError(f"{part!r} is neither a gid nor a name")
+            raise InvalidName(f"{part!r} is neither a gid nor a name")
     return "/".join(["/v1", *(quote(part, safe="") for part in parts)])
 
 
@@ -232,6 +233,16 @@ def disable_endpoint(gid: str) -> Call[models.Endpoint]:
     return _command("endpoints", gid, "disable")
 
 
+def trip_circuit(gid: str) -> Call[models.Endpoint]:
+    """Open the circuit by hand. After its cooldown the endpoint is probed as usual."""
+    return _command("endpoints", gid, "circuit", "trip")
+
+
+def reset_circuit(gid: str) -> Call[models.Endpoint]:
+    """Close the circuit by hand. Parked deliveries are released gradually."""
+    return _command("endpoints", gid, "circuit", "reset")
+
+
 def rotate_secret(gid: str, rotation: models.SecretRotation | None = None) -> Call[models.SecretRotated]:
     """Give an endpoint a new secret, shown this once. Earlier ones go on signing for the grace period."""
     return _post_once("endpoints", gid, "secret", "rotate", body=rotation or {})
@@ -242,6 +253,11 @@ def test_endpoint(gid: str) -> Call[models.TestSent]:
     return _post_once("endpoints", gid, "test")
 
 
+def get_endpoint_health(gid: str, *, window: models.Window | None = None) -> Call[models.EndpointHealth]:
+    """How well an endpoint works: its score with the reasons, and its errors."""
+    return _get("endpoints", gid, "health", window=window)
+
+
 def get_queue(gid: str) -> Call[models.Queue]:
     """How many deliveries wait for consumers of an endpoint, and which consumers hold leases."""
     return _get("endpoints", gid, "queue")
@@ -250,7 +266,7 @@ def get_queue(gid: str) -> Call[models.Queue]:
 # Subscriptions
 
 
-def list_subscriptions(*, endpoint_gid: str | None = None, channel: str | None = None) -> Listing[models.Subscription]:
+def list_subscriptions(*, endpoint_gid: Several = None, channel: Several = None) -> Listing[models.Subscription]:
     """Subscriptions, newest first."""
     return _list("subscriptions", endpoint_gid=endpoint_gid, channel=channel)
 
@@ -292,6 +308,11 @@ def list_deliveries(
 def get_delivery(gid: str) -> Call[models.DeliveryDetail]:
     """A delivery with its attempts."""
     return _get("deliveries", gid)
+
+
+def get_live_delivery(gid: str) -> Call[models.LiveDelivery]:
+    """What the workflow of a delivery waits for."""
+    return _get("deliveries", gid, "live")
 
 
 def attempt_now(gid: str) -> Call[models.SignalAccepted]:
@@ -357,3 +378,21 @@ def _bulk(name: str, reason: str, dry_run: bool, filter: DeadLetterFilter) -> Ca
 def get_batch(gid: str) -> Call[models.Batch]:
     """The progress of a replay or a purge."""
     return _get("batches", gid)
+
+
+# Everhook itself
+
+
+def get_health_overview(*, tenant: str | None = None, limit: int | None = None) -> Call[models.Overview]:
+    """The endpoints that work worst, recurring errors, and what waits."""
+    return _get("health", "overview", tenant=tenant, limit=limit)
+
+
+def get_readiness() -> Call[models.Readiness]:
+    """Whether the API can accept messages. If not, it responds with 503."""
+    return Call("GET", "/readyz")
+
+
+def get_version() -> Call[models.Version]:
+    """The version of Everhook."""
+    return Call("GET", "/version")

@@ -4,17 +4,18 @@ import asyncio
 import itertools
 import json
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
 from everhook_client import __version__, calls, models, resources
 from everhook_client.calls import Call
+from everhook_client.consumer import Consumer, ConsumerOptions, Handler
 from everhook_client.errors import ApiError, ConnectionFailed, EverhookError, error_of
 from everhook_client.resources import awaitable, blocking
 from everhook_client.retries import Retries
@@ -46,6 +47,11 @@ class Connection:
         defaults = {"verify": self.base_url.startswith("https:"), "timeout": self.time_limits(0.0)}
         return {**defaults, "base_url": self.base_url, "headers": headers, **given}
 
+    def async_client(self) -> "AsyncClient":
+        return AsyncClient(
+            self.base_url, self.api_key, timeout=self.timeout, retries=self.retries, http_options=self.http_options
+        )
+
     def time_limits(self, waits_s: float) -> httpx.Timeout:
         return httpx.Timeout(self.timeout + waits_s, connect=CONNECT_TIMEOUT_S)
 
@@ -68,7 +74,10 @@ class Connection:
         """The response if it is a success. Raises ApiError otherwise."""
         if response.is_success:
             return response
-        raise error_of(
+        raise self.refusal(response)
+
+    def refusal(self, response: httpx.Response) -> ApiError:
+        return error_of(
             response.status_code,
             document_of(response) or {},
             retry_after=_retry_after(response.headers.get("retry-after")),
@@ -136,6 +145,7 @@ class Client:
         self.dead_letters = resources.DeadLetters(self)
 
     publish = blocking(calls.publish)
+    health_overview = blocking(calls.get_health_overview)
 
     def wait_for(
         self,
@@ -177,6 +187,14 @@ class Client:
             raise self._connection.failed(error) from error
         return self._connection.checked(response)
 
+    def consumer(self, endpoint: str, handler: Handler, **options: Unpack[ConsumerOptions]) -> "BlockingConsumer":
+        """A consumer of an endpoint: `run` it, and `stop` it from a thread or a signal handler."""
+        return BlockingConsumer(self._connection.async_client(), endpoint, handler, options)
+
+    def consume(self, endpoint: str, handler: Handler, **options: Unpack[ConsumerOptions]) -> None:
+        """Hand the messages of an endpoint to a handler, until Ctrl-C. `consumer` can be stopped."""
+        self.consumer(endpoint, handler, **options).run()
+
     def close(self) -> None:
         self._http.close()
 
@@ -210,6 +228,7 @@ class AsyncClient:
         self.dead_letters = resources.AsyncDeadLetters(self)
 
     publish = awaitable(calls.publish)
+    health_overview = awaitable(calls.get_health_overview)
 
     async def wait_for(
         self,
@@ -236,7 +255,7 @@ class AsyncClient:
         """Make a call; the response, which is a success."""
         for failures in itertools.count(1):
             try:
-                return await self._exchange_once(call)
+                return await self.exchange_once(call)
             except EverhookError as error:
                 pause = self._connection.retries.pause(failures, error, is_repeatable=call.is_repeatable)
                 if pause is None:
@@ -244,12 +263,38 @@ class AsyncClient:
             await asyncio.sleep(pause)
         raise AssertionError
 
-    async def _exchange_once(self, call: Call[Any]) -> httpx.Response:
+    async def exchange_once(self, call: Call[Any]) -> httpx.Response:
+        """The same without repetition."""
         try:
             response = await self._http.request(**self._connection.arguments(call))
         except httpx.TransportError as error:
             raise self._connection.failed(error) from error
         return self._connection.checked(response)
+
+    @asynccontextmanager
+    async def streaming(self, call: Call[Any], *, read_timeout: float) -> AsyncIterator[httpx.Response]:
+        """A response that is read while it comes, whatever its status. Raises errors of httpx."""
+        limits = httpx.Timeout(self._connection.timeout, connect=CONNECT_TIMEOUT_S, read=read_timeout)
+        arguments = {**self._connection.arguments(call), "timeout": limits}
+        async with self._http.stream(**arguments) as response:
+            yield response
+
+    async def refusal(self, response: httpx.Response) -> ApiError:
+        """The error of a response that is streamed and is no success."""
+        await response.aread()
+        return self._connection.refusal(response)
+
+    def failed(self, error: httpx.TransportError) -> ConnectionFailed:
+        """The error of this package for one of httpx."""
+        return self._connection.failed(error)
+
+    def consumer(self, endpoint: str, handler: Handler, **options: Unpack[ConsumerOptions]) -> Consumer:
+        """A consumer of an endpoint: `run` it, and `stop` it from anywhere."""
+        return Consumer(self, endpoint, handler, **options)
+
+    async def consume(self, endpoint: str, handler: Handler, **options: Unpack[ConsumerOptions]) -> None:
+        """Hand the messages of an endpoint to a handler, until this is cancelled. `consumer` can be stopped."""
+        await self.consumer(endpoint, handler, **options).run()
 
     async def aclose(self) -> None:
         await self._http.aclose()
@@ -259,3 +304,24 @@ class AsyncClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+class BlockingConsumer:
+    """A consumer that blocks its thread while it runs. The handler runs in threads, unless it is a coroutine
+    function."""
+
+    def __init__(self, client: AsyncClient, endpoint: str, handler: Handler, options: ConsumerOptions) -> None:
+        self._client = client
+        self._consumer = Consumer(client, endpoint, handler, **options)
+
+    def run(self) -> None:
+        """Consume until `stop`, or until all of `limit` are handled."""
+        asyncio.run(self._run())
+
+    def stop(self) -> None:
+        """Take no more messages; `run` returns once those that are being handled are settled."""
+        self._consumer.stop()
+
+    async def _run(self) -> None:
+        async with self._client:
+            await self._consumer.run()

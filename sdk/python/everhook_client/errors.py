@@ -1,6 +1,7 @@
 """Errors of calls.
 
 EverhookError
+├── InvalidName                 a gid or a name that cannot be in a path; nothing was sent
 ├── ConnectionFailed            no response: refused, reset, timed out, TLS
 └── ApiError                    a response that is no success, with its problem document (RFC 9457)
     ├── InvalidRequest          400, 413, 422
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 class EverhookError(Exception):
     """Any error of this package."""
+
+
+class InvalidName(EverhookError, ValueError):
+    """A gid or a name that would change the path of a call. Nothing was sent."""
 
 
 class ConnectionFailed(EverhookError):

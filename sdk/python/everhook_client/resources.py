@@ -128,8 +128,11 @@ class Endpoints(_Group):
     resume = blocking(calls.resume_endpoint)
     enable = blocking(calls.enable_endpoint)
     disable = blocking(calls.disable_endpoint)
+    trip_circuit = blocking(calls.trip_circuit)
+    reset_circuit = blocking(calls.reset_circuit)
     rotate_secret = blocking(calls.rotate_secret)
     test = blocking(calls.test_endpoint)
+    health = blocking(calls.get_endpoint_health)
     queue = blocking(calls.get_queue)
 
 
@@ -143,8 +146,11 @@ class AsyncEndpoints(_AsyncGroup):
     resume = awaitable(calls.resume_endpoint)
     enable = awaitable(calls.enable_endpoint)
     disable = awaitable(calls.disable_endpoint)
+    trip_circuit = awaitable(calls.trip_circuit)
+    reset_circuit = awaitable(calls.reset_circuit)
     rotate_secret = awaitable(calls.rotate_secret)
     test = awaitable(calls.test_endpoint)
+    health = awaitable(calls.get_endpoint_health)
     queue = awaitable(calls.get_queue)
 
 
@@ -167,12 +173,14 @@ class AsyncSubscriptions(_AsyncGroup):
 class Deliveries(_Group):
     list = pages(calls.list_deliveries)
     get = blocking(calls.get_delivery)
+    live = blocking(calls.get_live_delivery)
     attempt_now = blocking(calls.attempt_now)
 
 
 class AsyncDeliveries(_AsyncGroup):
     list = async_pages(calls.list_deliveries)
     get = awaitable(calls.get_delivery)
+    live = awaitable(calls.get_live_delivery)
     attempt_now = awaitable(calls.attempt_now)
 
 
