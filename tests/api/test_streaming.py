@@ -166,6 +166,11 @@ async def test_a_client_that_reconnects_gets_again_what_never_arrived(server: Se
             assert second_hello["consumer"] != hello["consumer"]
             assert [event.data["payload"] for event in await again.take(2)] == [{"n": 1}, {"n": 2}]
             assert [event.data["metadata"]["attempt"] for event in again.seen[1:]] == [1, 1]
+            async with server.stream(gid, last_event_id=again.seen[-1].id, prefetch=0) as (idle, idle_hello):
+                assert idle_hello["released"] == 0
+            async with server.stream(gid, last_event_id=again.seen[1].id, prefetch=0) as (idle, idle_hello):
+                assert idle_hello["released"] == 1
+                assert await idle.is_silent(0.2)  # it gave back, and takes nothing
     async with server.stream(gid, last_event_id="nonsense") as (_, third_hello):
         assert third_hello["released"] == 0
 

@@ -11,8 +11,6 @@ from everhook_client.models import PulledItem
 _LEASE = re.compile(rb'"lease"\s*:\s*"([^"\\]+)"')
 _DATA = re.compile(rb'"data"\s*:\s*\[')
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]')
-MAX_INT_DIGITS = 4_000
-"""Python refuses to parse longer ones."""
 
 
 @dataclass(frozen=True)
@@ -71,16 +69,12 @@ class Unreadable:
 
 def read_message(raw: bytes, event_id: str | None = None) -> Message | Unreadable:
     try:
-        return Message(json.loads(raw, parse_int=_parse_int), raw, event_id)
+        return Message(json.loads(raw), raw, event_id)
     except (ValueError, RecursionError) as error:
         lease = _LEASE.search(raw)
         if lease is None:
             raise
         return Unreadable(lease[1].decode(), f"{type(error).__name__}: {error}")
-
-
-def _parse_int(text: str) -> int | float:
-    return int(text) if len(text) <= MAX_INT_DIGITS else float(text)
 
 
 def items_in(page: bytes) -> Iterator[bytes]:
