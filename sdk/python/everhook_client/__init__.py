@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from everhook_client.messages import Message as Message
     from everhook_client.observing import Observer as Observer
     from everhook_client.retries import Retries as Retries
+    from everhook_client.seen import Seen as Seen
+    from everhook_client.webhook import InvalidSignature as InvalidSignature
+    from everhook_client.webhook import Webhook as Webhook
+    from everhook_client.webhook import WebhookMessage as WebhookMessage
 
 __version__ = "0.1.0"
 
@@ -29,12 +33,16 @@ _HOMES = {
     "ConnectionFailed": "errors",
     "Consumer": "consumer",
     "EverhookError": "errors",
+    "InvalidSignature": "webhook",
     "Message": "messages",
     "Observer": "observing",
     "RawJson": "calls",
     "Reject": "consumer",
     "Retries": "retries",
     "Retry": "consumer",
+    "Seen": "seen",
+    "Webhook": "webhook",
+    "WebhookMessage": "webhook",
 }
 __all__ = [*_HOMES, "__version__"]
 
