@@ -54,7 +54,7 @@ class Seen:
         statement = f"INSERT INTO {self._table} (gid, seen_at) VALUES ({values}) ON CONFLICT DO NOTHING"  # noqa: S608
         return self._execute(connection, statement, (gid, int(time.time()))) == 1
 
-    def forget(self, connection: Connection, older_than: timedelta = timedelta(days=40)) -> int:
+    def forget(self, connection: Connection, older_than: timedelta = timedelta(days=60)) -> int:
         """Delete what was seen longer ago. Returns how many. A dead letter may be replayed for 30 days, unless the
         publisher keeps them for longer."""
         before = int(time.time() - older_than.total_seconds())
