@@ -4,8 +4,6 @@ import time
 from collections.abc import Sequence
 
 import typer
-from everhook_client import calls
-from everhook_client.models import Attempt, DeliveryDetail
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -14,6 +12,8 @@ from cli.formatting import age, clock, response, when
 from cli.output import lines, pairs
 from cli.terminal_states import state
 from cli.terminal_text import printable
+from everhook_client import calls
+from everhook_client.models import Attempt, DeliveryDetail
 
 POLL_S = 0.2
 TERMINAL = ("delivered", "dead_lettered", "discarded")

@@ -2,9 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from everhook_client.models import Attempt, Delivery, DeliveryDetail
-
 from everhook.durations import rough_duration
+from everhook_client.models import Attempt, Delivery, DeliveryDetail
 
 
 def parse_moment(moment: str) -> datetime:

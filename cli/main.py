@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from everhook_client.errors import InvalidName
 from rich.console import Console
 from rich.markup import escape
 
@@ -23,6 +22,7 @@ from cli.errors import CommandError, UsageError
 from cli.terminal_text import printable_lines
 from everhook.errors import ConfigurationError
 from everhook.event_loop import tune_gc_for_imports
+from everhook_client.errors import InvalidName
 
 INTERRUPTED = 130
 

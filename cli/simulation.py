@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from everhook_client import calls
 from rich.live import Live
 
 from cli.api_client.client import Api
@@ -23,6 +22,7 @@ from cli.commands.receive import create_endpoint_for_receiver
 from cli.receiver import Arrival, Receiver, ResponsePlan
 from cli.simulation_stats import SimulationStats, line, picture
 from everhook.serving.server import bound_socket, serving
+from everhook_client import calls
 
 PUBLISHERS = 16
 POLL_EVERY_S = 1.0

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from everhook_client import calls, models
-from everhook_client.calls import Call, Listing, RawJson
-
 from cli.api_client.errors import ApiError, Unavailable, fields_of
 from cli.api_client.target import KEY_VARIABLE, Target
 from everhook import __version__
+from everhook_client import calls, models
+from everhook_client.calls import Call, Listing, RawJson
 
 if TYPE_CHECKING:
     from everhook_client import AsyncClient, EverhookError

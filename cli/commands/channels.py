@@ -4,14 +4,14 @@ import json
 from typing import Annotated
 
 import typer
-from everhook_client import calls
-from everhook_client.models import Channel
 from rich.table import Table
 
 from cli.command import Session, command
 from cli.formatting import age, when
 from cli.options import DEFAULT_LIMIT, Limit, PolicyOptions, Yes, changed
 from cli.output import Output, pairs
+from everhook_client import calls
+from everhook_client.models import Channel
 
 app = typer.Typer(help="Streams that services publish to, each with its delivery policy.", no_args_is_help=True)
 

@@ -8,11 +8,11 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from everhook_client.models import LeaseResult
-from everhook_client.observing import Observer, Transport
 
 from cli.command import Session, command
 from cli.errors import CommandError
+from everhook_client.models import LeaseResult
+from everhook_client.observing import Observer, Transport
 
 if TYPE_CHECKING:
     from everhook_client import Consumer, EverhookError, Message

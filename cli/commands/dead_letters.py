@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
-from everhook_client import calls
-from everhook_client.calls import Call
-from everhook_client.models import Batch, BulkOperation, DeadLetterDetail, Delivery, SignalAccepted
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -21,6 +18,9 @@ from cli.formatting import age, last_response
 from cli.options import DEFAULT_LIMIT, ChannelNames, EndpointRefs, EventTypes, Limit, Reason, Since, Tenants, Until, Yes
 from cli.output import Output, lines, pretty_json
 from everhook.contracts import DeadLetterReason
+from everhook_client import calls
+from everhook_client.calls import Call
+from everhook_client.models import Batch, BulkOperation, DeadLetterDetail, Delivery, SignalAccepted
 
 app = typer.Typer(help="Messages that could not be delivered: list, replay, discard.", no_args_is_help=True)
 

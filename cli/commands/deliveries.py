@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
 import typer
-from everhook_client import calls
-from everhook_client.models import Delivery, LiveDelivery
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -21,6 +19,8 @@ from cli.output import Output, lines, pairs, pretty_json
 from cli.terminal_states import state
 from cli.terminal_text import printable
 from everhook.contracts import DeliveryStatus
+from everhook_client import calls
+from everhook_client.models import Delivery, LiveDelivery
 
 app = typer.Typer(help="The delivery of each message to each endpoint.", no_args_is_help=True)
 

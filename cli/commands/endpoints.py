@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from everhook_client import calls
-from everhook_client.calls import Call
-from everhook_client.models import Endpoint, EndpointCreated, SecretRotated, SecretRotation
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +21,9 @@ from cli.output import Output, pairs
 from cli.terminal_states import state
 from cli.terminal_text import printable
 from everhook.delivery.body_formats import BodyFormat
+from everhook_client import calls
+from everhook_client.calls import Call
+from everhook_client.models import Endpoint, EndpointCreated, SecretRotated, SecretRotation
 
 app = typer.Typer(help="Where your customers receive: URLs, and queues that they pull from.", no_args_is_help=True)
 

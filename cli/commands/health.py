@@ -4,15 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
-from everhook_client import calls
-from everhook_client.models import (
-    AttemptStats,
-    EndpointHealth,
-    Overview,
-    RecurringError,
-    ScoreComponent,
-    ScoredEndpoint,
-)
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -24,6 +15,15 @@ from cli.output import Output, pairs
 from cli.terminal_states import state
 from cli.terminal_text import printable
 from everhook.health.score import Level, Window
+from everhook_client import calls
+from everhook_client.models import (
+    AttemptStats,
+    EndpointHealth,
+    Overview,
+    RecurringError,
+    ScoreComponent,
+    ScoredEndpoint,
+)
 
 app = typer.Typer()
 

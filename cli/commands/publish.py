@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from everhook_client.models import PublishedMessage
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -14,6 +13,7 @@ from cli.following import conclude, show_delivery, wait_for_end
 from cli.options import EventType, json_value, read_file
 from cli.terminal_states import state
 from cli.terminal_text import printable
+from everhook_client.models import PublishedMessage
 
 app = typer.Typer()
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from everhook_client import calls
-from everhook_client.models import EndpointCreated, EndpointIn
 from rich.text import Text
 
 from cli.api_client.client import Api
@@ -20,6 +18,8 @@ from cli.formatting import clock
 from cli.options import Events
 from cli.output import lines, pretty_json
 from cli.terminal_text import printable
+from everhook_client import calls
+from everhook_client.models import EndpointCreated, EndpointIn
 
 if TYPE_CHECKING:
     from cli.receiver import Arrival

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 import typer
-from everhook_client import calls
-from everhook_client.models import Bucket, DeadLetterReason, Endpoint, Overview, ScoredEndpoint, Waiting
 from rich.text import Text
 
 from cli.api_client.client import Api
@@ -16,6 +14,8 @@ from cli.command import Session, command
 from cli.findings import Finding, conclude, draw, ok, warning, wrong
 from cli.formatting import age, parse_moment
 from cli.terminal_text import printable
+from everhook_client import calls
+from everhook_client.models import Bucket, DeadLetterReason, Endpoint, Overview, ScoredEndpoint, Waiting
 
 app = typer.Typer()
 

@@ -4,14 +4,14 @@ import json
 from typing import Annotated, Any
 
 import typer
-from everhook_client import calls
-from everhook_client.models import Subscription, SubscriptionIn
 from rich.table import Table
 
 from cli.command import Session, command
 from cli.formatting import when
 from cli.options import DEFAULT_LIMIT, ChannelNames, EndpointRefs, Events, Limit, Yes, changed, json_object
 from cli.output import Output, pairs
+from everhook_client import calls
+from everhook_client.models import Subscription, SubscriptionIn
 
 app = typer.Typer(help="Which messages of a channel are sent to an endpoint.", no_args_is_help=True)
 

@@ -9,9 +9,9 @@ from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 from uuid import uuid4
 
 import pytest
-from everhook_client import models
 
 from everhook.signing.schemes import new_secret
+from everhook_client import models
 from testing.receiver import Response
 from testing.waiting import assert_eventually
 from tests.cli.conftest import Everhook, Live

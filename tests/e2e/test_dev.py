@@ -302,6 +302,9 @@ async def test_a_missing_temporal_is_said_with_the_remedy(tmp_path: Path) -> Non
     process = Process(
         [python, "-m", "cli", "dev", *dev.options],
         log=tmp_path / "dev.log",
-        env={"PATH": str(python.parent), "PYTHONPATH": f"{REPOSITORY}:{sysconfig.get_path('purelib')}"},
+        env={
+            "PATH": str(python.parent),
+            "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY}/sdk/python:{sysconfig.get_path('purelib')}",
+        },
     )
     assert "pip install 'everhook[embedded]'" in await refusal(process)

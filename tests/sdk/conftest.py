@@ -10,10 +10,10 @@ from uuid import uuid4
 
 import pytest
 import pytest_asyncio
-from everhook_client import AsyncClient, Client, Retries
 
 from api.main import end_streams
 from everhook.serving.server import bound_socket, serving
+from everhook_client import AsyncClient, Client, Retries
 from testing.api import API_KEY, JSON, Api, created, ok, running_api
 from tests.api.conftest import copied, migrated_file
 

@@ -7,9 +7,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
+
 from everhook_client import ApiError, Client, ConnectionFailed, EverhookError, RawJson, Retries, calls
 from everhook_client.errors import AuthenticationFailed, Conflict, InvalidRequest, NotFound, RateLimited, ServerError
-
 from testing.api import ON_SHARED, ok
 from testing.processes import free_port
 from tests.sdk.conftest import QUICK, Server, cutting, in_thread, responding

@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from everhook_client import AsyncClient, Consumer, Message, Observer, Reject, Retry
 from everhook_client.consumer import Timing
 from everhook_client.errors import AuthenticationFailed, EverhookError, NotFound
 from everhook_client.messages import read_message
 from everhook_client.models import LeaseResult
-
 from testing.api import ON_SHARED, ok
 from testing.waiting import assert_eventually
 from tests.sdk.conftest import Fault, Server, cutting, in_thread, responding
@@ -243,7 +243,7 @@ class TooSoon(Exception):
 @pytest.mark.parametrize(
     ("raised", "verdict", "detail"),
     [
-        (TooSoon("try later"), "retry", "TooSoon: try later"),
+        (TooSoon("try \ud800 later"), "retry", "TooSoon: try ? later"),
         (Retry("busy", after=60), "retry", "busy"),
         (Reject("no such order"), "rejected", "no such order"),
     ],
@@ -265,7 +265,9 @@ async def test_a_handler_that_raises_returns_the_message(
     assert bool(row.is_last) == (verdict == "rejected")
 
 
-@pytest.mark.parametrize("result", ["x" * 20_000, float("nan"), object()], ids=["too large", "nan", "no json"])
+@pytest.mark.parametrize(
+    "result", ["x" * 20_000, float("nan"), object(), "\ud800"], ids=["too large", "nan", "no json", "no text"]
+)
 async def test_a_result_that_cannot_be_sent_is_a_failure(server: Server, result: Any) -> None:
     channel, gid = await server.endpoint()
     await publish(server, channel, 1)
@@ -359,8 +361,11 @@ async def test_what_does_not_pass_ends_a_consumer(server: Server) -> None:
                 await client.consume("ep_01m83prhbfe23sdyzab24cmhby", print, mode=mode)
             with pytest.raises(AuthenticationFailed):
                 await stranger.consume(gid, print, mode=mode)
-    with pytest.raises(ValueError, match="concurrency"):
-        Consumer(client, gid, print, concurrency=0)
+    for options in ({"concurrency": 0}, {"limit": 0}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            Consumer(client, gid, print, **options)
+    with pytest.raises(ValueError, match="after"):
+        Retry(after=float("nan"))
 
 
 async def test_an_observer_that_raises_ends_a_consumer(server: Server) -> None:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from everhook_client.event_stream import Event, EventParser
 from everhook_client.messages import Message, Unreadable, items_in, read_message
 

@@ -12,16 +12,16 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any
 
-import everhook_client
 import pytest
-from everhook_client import InvalidSignature, Seen, Webhook, WebhookMessage
-from everhook_client.fastapi import verified
 from fastapi import Depends, FastAPI
 
+import everhook_client
 from everhook.delivery.body_formats import BodyFormat
 from everhook.egress import EgressClient, EgressRules
 from everhook.serving.server import bound_socket, serving
 from everhook.signing.schemes import new_secret
+from everhook_client import InvalidSignature, Seen, Webhook, WebhookMessage
+from everhook_client.fastapi import verified
 from tests.test_receiving import FORGERIES, Sent, signed
 
 

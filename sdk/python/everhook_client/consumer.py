@@ -40,6 +40,7 @@ Mode = Literal["auto", "poll"]
 MAX_LINES = 100
 MAX_RESULT_BYTES = 16 * 1024
 MAX_REASON = 1_000
+MAX_RETRY_AFTER_S = 7 * 24 * 3_600
 MAX_PREFETCH = 500
 MAX_POLLED = 100
 POLL_S = 20.0
@@ -53,6 +54,8 @@ class Retry(Exception):
     """Raised by a handler: deliver the message again, `after` so many seconds or on the policy's schedule."""
 
     def __init__(self, reason: str = "", *, after: float | None = None) -> None:
+        if after is not None and not 0 <= after <= MAX_RETRY_AFTER_S:
+            raise ValueError(f"after: must be 0 to {MAX_RETRY_AFTER_S} seconds")
         super().__init__(reason)
         self.after = after
 
@@ -127,6 +130,8 @@ class Consumer:
         many messages."""
         if concurrency < 1:
             raise ValueError("concurrency: must be 1 or more")
+        if limit is not None and limit < 1:
+            raise ValueError("limit: must be 1 or more")
         self._client = client
         self._observer = observer or Observer()
         self._at = functools.partial(path, "endpoints", endpoint)
@@ -241,7 +246,7 @@ class Consumer:
     def _arrived(self, raw: bytes, event_id: str | None = None) -> None:
         message = read_message(raw, event_id)
         if isinstance(message, Unreadable):
-            body = {"lease": message.lease, "reason": message.reason[:MAX_REASON], "deadLetter": True}
+            body = {"lease": message.lease, **_reason(message.reason), "deadLetter": True}
             self._add_line(_Line("nacks", body, lambda _: None))
             return
         self._waiting.append(message)
@@ -277,12 +282,12 @@ class Consumer:
             kind = "acks"
         except Retry as error:
             after = {"retryAfterSeconds": error.after} if error.after is not None else {}
-            body = {**body, "reason": str(error)[:MAX_REASON], **after}
+            body = {**body, **_reason(str(error)), **after}
         except Reject as error:
-            body = {**body, "reason": str(error)[:MAX_REASON], "deadLetter": True}
+            body = {**body, **_reason(str(error)), "deadLetter": True}
         except Exception as error:
             self._observer.handler_raised(message, error)
-            body = {**body, "reason": f"{type(error).__name__}: {error}"[:MAX_REASON]}
+            body = {**body, **_reason(f"{type(error).__name__}: {error}")}
         reason = body.get("reason")
 
         def report(result: LeaseResult) -> None:
@@ -311,6 +316,7 @@ class Consumer:
             while self._lines:
                 batch = [self._lines.popleft() for _ in range(min(len(self._lines), MAX_LINES))]
                 await self._send(batch)
+                self._changed.set()
             if self._is_closing:
                 return
 
@@ -318,7 +324,7 @@ class Consumer:
         kinds = ("acks", "nacks", "extends")
         ordered = sorted(batch, key=lambda line: kinds.index(line.kind))
         body = {kind: [line.body for line in ordered if line.kind == kind] for kind in kinds}
-        content = json.dumps(body).encode()
+        content = json.dumps(body, ensure_ascii=False).encode()
         call: Call[LeaseResults] = Call("POST", self._at("acks"), content=content, headers=JSON_TYPE)
         response = await self._repeated(lambda: self._client.exchange_once(call))
         results: LeaseResults = json.loads(response.content)
@@ -389,8 +395,8 @@ class Consumer:
         return self._polls_always or time.monotonic() < self._polls_until
 
     async def _room(self) -> None:
-        """Wait until no message waits, and another could begin."""
-        while self._waiting or len(self._running) >= self._concurrency:
+        """Wait until no message waits, another could begin, and what was handled is settled by and large."""
+        while self._waiting or len(self._running) >= self._concurrency or len(self._lines) >= MAX_LINES:
             self._changed.clear()
             await self._changed.wait()
 
@@ -502,10 +508,15 @@ def _result(value: Any) -> dict[str, Any]:
     """The result of a handler, as a part of an acknowledgement. Raises ValueError and TypeError if it cannot be one."""
     if value is None:
         return {}
-    size = len(json.dumps(value, allow_nan=False).encode())
+    size = len(json.dumps(value, allow_nan=False, ensure_ascii=False).encode())
     if size > MAX_RESULT_BYTES:
         raise ValueError(f"the result has {size} bytes; at most {MAX_RESULT_BYTES} are accepted")
     return {"result": value}
+
+
+def _reason(text: str) -> dict[str, Any]:
+    """Why a message is returned, in text that UTF-8 can hold."""
+    return {"reason": text.encode(errors="replace").decode()[:MAX_REASON]}
 
 
 def _is_lasting(error: EverhookError) -> bool:
