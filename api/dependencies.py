@@ -22,6 +22,7 @@ from everhook.delivery.service import DeliveryService
 from everhook.endpoints.service import EndpointService
 from everhook.endpoints.subscriptions import SubscriptionService
 from everhook.health.service import HealthService
+from everhook.inbox.service import TaskService
 from everhook.publishing.backlog import Backlog
 from everhook.publishing.service import MessageService
 from everhook.pulling.service import PullQueue
@@ -67,6 +68,7 @@ class Services:
     responses: ResponseStore
     pulls: PullQueue
     streams: PullStreams
+    tasks: TaskService
 
     def scope_of(self, tenant_gid: str | None) -> TenantScope:
         """The database as a tenant may see it; None: all of it."""

@@ -15,6 +15,7 @@
         │   ├── EndpointDeleted, TooManySecrets
         │   ├── QuotaExceeded
         │   ├── IdempotencyKeyReused
+    │   ├── AlreadyDecided, TaskChanged
         │   ├── NotADeadLetter, NoAttemptDue, PayloadErased, NotPulled
         │   └── TenantNameTaken, TenantInUse
         ├── ReceiptArchived             it was moved to a file, which is not here
@@ -121,6 +122,14 @@ class NotADeadLetter(Conflict):
 
 class NotPulled(Conflict):
     """The deliveries of an endpoint cannot be pulled, because it receives in another mode."""
+
+
+class AlreadyDecided(Conflict):
+    """The task is not open, or this person has decided."""
+
+
+class TaskChanged(Conflict):
+    """What the person read is not what is asked now."""
 
 
 class NoAttemptDue(Conflict):

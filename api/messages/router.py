@@ -41,6 +41,7 @@ _MESSAGE_SCHEMA: dict[str, Any] = {
         "idempotencyKey": {"type": "string", "description": "Or the header `Idempotency-Key`."},
         "tenant": {"type": "string", "description": "Deliver to this tenant's endpoints only."},
         "publishedAt": {"type": "string", "format": "date-time"},
+        "task": {"type": "object", "description": "What inboxes among the endpoints ask people; see docs/approvals.md."},
     },
     "examples": [_EXAMPLE],
 }
@@ -88,7 +89,9 @@ async def publish_message(
         refuse_second(request)
     await services.messages.admit(caller.actor, name)
     message = publishing.new_message(await publishing.read_one(request), idempotency_key)
-    accepted = await services.messages.publish(store, name, message, parse(request.headers.get("traceparent")))
+    accepted = await services.messages.publish(
+        store, caller.actor, name, message, parse(request.headers.get("traceparent"))
+    )
     return _response(_shown(accepted))
 
 

@@ -30,6 +30,7 @@ from everhook.endpoints.headers import check_custom_headers
 from everhook.endpoints.quotas_store import Quotas
 from everhook.endpoints.sample import sample_message
 from everhook.endpoints.store import EndpointView
+from everhook.inbox.tasks import parse_spec
 from everhook.errors import InvalidField, NotFound, NotPulled, Unavailable
 from everhook.publishing.routing import Route
 from everhook.publishing.store import Acceptor
@@ -344,6 +345,7 @@ def check_mode(mode: DeliveryMode, new: NewEndpoint) -> None:
         return
     plain, new = NewEndpoint(), replace(new, signatures=tuple(new.signatures))
     _refuse_of_http(mode, [name for name in _OF_HTTP if getattr(new, name) != getattr(plain, name)])
+    _check_options(mode, new.options)
 
 
 def _check_mode_of_change(mode: DeliveryMode, changes: EndpointChanges) -> None:
@@ -352,6 +354,23 @@ def _check_mode_of_change(mode: DeliveryMode, changes: EndpointChanges) -> None:
             raise InvalidField("options", "the mode http has none")
         return
     _refuse_of_http(mode, [name for name in _OF_HTTP if name in changes])
+    if "options" in changes:
+        _check_options(mode, changes["options"])
+
+
+_OPTIONS_OF_INBOXES = ("name", "task", "groups")
+
+
+def _check_options(mode: DeliveryMode, options: Mapping[str, Any]) -> None:
+    """Raise InvalidField for an option that the mode does not have, and for one that it needs."""
+    is_inbox = mode is DeliveryMode.INBOX
+    for name in options:
+        if (name in _OPTIONS_OF_INBOXES) is not is_inbox:
+            raise InvalidField(f"options.{name}", f"has no meaning for an endpoint of the mode {mode}")
+    if is_inbox:
+        if not options.get("name"):
+            raise InvalidField("options.name", "is required for the mode inbox", "missing")
+        parse_spec(options.get("task") or {}, "options.task")
 
 
 def _refuse_of_http(mode: DeliveryMode, given: Sequence[str]) -> None:
@@ -442,6 +461,7 @@ def _route_to(view: EndpointView) -> Route:
         policy=resolve(endpoint.policy),
         rate_limit=endpoint.rate_limit,
         mode=endpoint.mode,
+        options=endpoint.options,
     )
 
 

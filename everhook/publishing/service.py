@@ -28,6 +28,7 @@ from everhook.errors import (
     ReservedChannel,
 )
 from everhook.ids import Kind, new_gid
+from everhook.inbox.tasks import parse_spec
 from everhook.notifications.events import is_reserved
 from everhook.observability.trace_context import TraceParent
 from everhook.observability.tracing import span
@@ -37,7 +38,15 @@ from everhook.publishing.backlog import Backlog
 from everhook.publishing.json_faults import why_not_json
 from everhook.publishing.matching import parse_exactly
 from everhook.publishing.publish_rate import PublishRate
-from everhook.publishing.store import Accepted, Acceptor, KeyReused, MessageFilter, Publication, UnknownChannel
+from everhook.publishing.store import (
+    Accepted,
+    Acceptor,
+    KeyReused,
+    MessageFilter,
+    Publication,
+    Publisher,
+    UnknownChannel,
+)
 from everhook.storage.bulk import Bulk
 from everhook.storage.engine import Database, Session
 from everhook.storage.paging import Page, any_of
@@ -60,13 +69,16 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
-    """A message to publish. `payload` is JSON, delivered as these very bytes; `tenant` is a name or a gid."""
+    """A message to publish. `payload` is JSON, delivered as these very bytes; `tenant` is a name or a gid.
+
+    `task` is for the inboxes among its endpoints: see `everhook/inbox/tasks.py`."""
 
     payload: bytes
     type: str | None = None
     idempotency_key: str | None = None
     tenant: str | None = None
     published_at: datetime | None = None
+    task: Any = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +147,12 @@ class MessageService:
         await self._rate.refuse_if_spent(_rate_key(actor))
 
     async def publish(
-        self, scope: TenantScope, channel: str, message: NewMessage, parent: TraceParent | None = None
+        self,
+        scope: TenantScope,
+        actor: Actor,
+        channel: str,
+        message: NewMessage,
+        parent: TraceParent | None = None,
     ) -> Accepted:
         """Publish one message that was admitted. Returns once it and its deliveries are committed.
 
@@ -144,7 +161,7 @@ class MessageService:
         """
         tenant_gid = await self._tenant_gid(scope, message.tenant, "tenant")
         with _traced(parent) as trace:
-            publication = self._publication(channel, message, tenant_gid, trace)
+            publication = self._publication(actor, channel, message, tenant_gid, trace)
             acceptance = await self._acceptor.accept(publication)
             if not isinstance(acceptance, Accepted):
                 raise _refusal(acceptance, "idempotencyKey", "Nothing was published.")
@@ -172,7 +189,7 @@ class MessageService:
         }
         with _traced(parent) as trace:
             publications = [
-                self._publication(channel, message, gids[message.tenant], trace, f"messages[{index}].")
+                self._publication(actor, channel, message, gids[message.tenant], trace, f"messages[{index}].")
                 for index, message in enumerate(new)
             ]
             acceptances = await self._acceptor.accept_all(publications)
@@ -239,7 +256,13 @@ class MessageService:
             return (await tenants.named_tenant(session, named, field)).gid
 
     def _publication(
-        self, channel: str, message: NewMessage, tenant_gid: str | None, trace: TraceParent | None, at: str = ""
+        self,
+        actor: Actor,
+        channel: str,
+        message: NewMessage,
+        tenant_gid: str | None,
+        trace: TraceParent | None,
+        at: str = "",
     ) -> Publication:
         """Check a message. `at` is where it stands in its request, for the names of fields in errors."""
         payload, limit = message.payload, self._max_payload_bytes
@@ -249,17 +272,23 @@ class MessageService:
             )
         content = _parsed(payload, f"{at}payload")
         event_type = _event_type(message.type, content, f"{at}type")
+        task = parse_spec(message.task, f"{at}task").document() if message.task is not None else {}
+        body = event_type.encode() + b"\0" + payload
+        if task:
+            body += b"\0" + orjson.dumps(task, option=orjson.OPT_SORT_KEYS)
         return Publication(
             message_gid=new_gid(Kind.MESSAGE),
             channel=channel,
             event_type=event_type,
             payload=payload,
             content=content,
-            body_sha256=hashlib.sha256(event_type.encode() + b"\0" + payload).hexdigest(),
+            body_sha256=hashlib.sha256(body).hexdigest(),
             published_at=_published_at(message.published_at, f"{at}publishedAt"),
             tenant_gid=tenant_gid,
             idempotency_key=_key(message.idempotency_key, f"{at}idempotencyKey"),
             traceparent=str(trace) if trace is not None else None,
+            task=task,
+            published_by=Publisher(actor.key_gid, actor.name),
         )
 
 

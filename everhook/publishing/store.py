@@ -1,8 +1,8 @@
 """Accepting messages: the transaction of every `202`, and reading messages."""
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import delete, exists, insert, select, tuple_
@@ -11,11 +11,12 @@ from sqlalchemy.orm import defer
 from sqlmodel import col
 
 from everhook.circuit.store import EndpointState, endpoint_states
-from everhook.contracts import DeliveryInput, DeliveryStatus
+from everhook.contracts import DeliveryInput, DeliveryMode, DeliveryStatus
 from everhook.delivery.inputs import NewDelivery
 from everhook.delivery.inputs_store import InputDefaults, first_input
 from everhook.delivery.snapshot_store import DeliverySnapshot
 from everhook.ids import Kind, new_gid
+from everhook.inbox.tasks import filled
 from everhook.observability.metrics import MESSAGES_ACCEPTED
 from everhook.publishing.fan_out import Candidate, match
 from everhook.publishing.routes_store import RouteCache
@@ -25,7 +26,16 @@ from everhook.storage.batching import BatchExecutor
 from everhook.storage.engine import Database, once_more_if_outdated
 from everhook.storage.paging import Page, in_time, one_of, page_of
 from everhook.storage.statements import insert_ignoring, table_of
-from everhook.storage.tables import Delivery, Message, MessageKey, now
+from everhook.storage.tables import Delivery, Message, MessageKey, Task, TaskState, now
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """The key that a message was published with: its gid and its name. Both are None for what Everhook publishes, and
+    the key of the environment has no gid."""
+
+    key_gid: str | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,8 @@ class Publication:
     idempotency_key: str | None = None
     audience: Audience | None = None
     traceparent: str | None = None
+    task: Mapping[str, Any] = field(default_factory=dict)
+    published_by: Publisher = field(default_factory=lambda: Publisher())
 
     @property
     def key(self) -> tuple[str, str, str] | None:
@@ -164,6 +176,7 @@ class Acceptor:
         may_probe = {gid for gid, state in states.items() if state.may_probe(moment)}
         rows: list[dict[str, Any]] = []
         queued: list[dict[str, Any]] = []
+        tasks: list[dict[str, Any]] = []
         deliveries: dict[str, list[AcceptedDelivery]] = {p.message_gid: [] for p in publications}
         new: dict[str, list[NewDelivery]] = {p.message_gid: [] for p in publications}
         for publication, route in legs:
@@ -171,6 +184,15 @@ class Acceptor:
             if state is None:
                 continue  # deleted meanwhile
             delivery = self._input(publication, route)
+            if route.mode is DeliveryMode.INBOX:
+                task = new_task(delivery, route, publication.task, publication.published_by, moment)
+                rows.append(_asked_row(delivery, route.tenant_gid, moment))
+                tasks.append(task)
+                accepted = AcceptedDelivery(
+                    delivery.delivery_gid, route.endpoint_gid, DeliveryStatus.AWAITING_DECISION
+                )
+                deliveries[publication.message_gid].append(accepted)
+                continue
             if route.mode.is_pulled:
                 rows.append(_pulled_row(delivery, route.tenant_gid, moment))
                 queued.append(queue_row(delivery.delivery_gid, route.endpoint_gid, moment, delivery.policy))
@@ -191,6 +213,8 @@ class Acceptor:
             await connection.execute(insert(table_of(Delivery)), rows)
         if queued:
             await enqueue(connection, queued)
+        if tasks:
+            await connection.execute(insert(table_of(Task)), tasks)
         return [
             Accepted(
                 message_gid=p.message_gid,
@@ -232,6 +256,31 @@ def _candidate(publication: Publication, routes: Routes) -> Candidate:
     return Candidate(audience, publication.event_type, publication.payload, publication.content, routes)
 
 
+def new_task(
+    delivery: DeliveryInput, route: Route, given: Mapping[str, Any], publisher: Publisher, moment: datetime
+) -> dict[str, Any]:
+    """The row of the task of a delivery to an inbox."""
+    title = f"{route.options.get('name', 'Inbox')}: {delivery.event_type}"
+    document = filled(given, route.options.get("task") or {}, title)
+    return {
+        "gid": new_gid(Kind.TASK),
+        "tenant_gid": route.tenant_gid,
+        "delivery_gid": delivery.delivery_gid,
+        "message_gid": delivery.message_gid,
+        "endpoint_gid": route.endpoint_gid,
+        "document": document,
+        "assignees": document["assignees"],
+        "requested_by": publisher.name,
+        "requester_key_gid": publisher.key_gid,
+        "state": TaskState.OPEN,
+        "version": 1,
+        "created_at": moment,
+        "due_at": moment + timedelta(seconds=document["dueSeconds"]),
+        "reminders_sent": 0,
+        "notes": [],
+    }
+
+
 def _delivery_row(
     delivery: DeliveryInput, tenant_gid: str, moment: datetime, *, due_at: datetime, parked: bool
 ) -> dict[str, Any]:
@@ -256,6 +305,12 @@ def _pulled_row(delivery: DeliveryInput, tenant_gid: str, moment: datetime) -> d
     """The row of a pulled delivery. It counts as dispatched, because it waits for a consumer and for no workflow."""
     row = _delivery_row(delivery, tenant_gid, moment, due_at=moment + delivery.policy.max_window, parked=False)
     return row | {"status": DeliveryStatus.AVAILABLE, "dispatched_at": moment}
+
+
+def _asked_row(delivery: DeliveryInput, tenant_gid: str, moment: datetime) -> dict[str, Any]:
+    """The row of a delivery to an inbox. It counts as dispatched, because it waits for a person."""
+    row = _delivery_row(delivery, tenant_gid, moment, due_at=moment, parked=False)
+    return row | {"status": DeliveryStatus.AWAITING_DECISION, "dispatched_at": moment, "due_at": None}
 
 
 def _snapshot(
@@ -301,6 +356,7 @@ async def _insert_messages(connection: AsyncConnection, publications: Sequence[P
             "published_at": p.published_at,
             "accepted_at": accepted_at,
             "traceparent": p.traceparent,
+            "published_by": p.published_by.key_gid,
         }
         for p in sorted(new, key=lambda p: p.key or ("", "", ""))
     ]
