@@ -4,7 +4,15 @@ import orjson
 from fastapi import Response
 
 from api.channels.schemas import ChannelOut
-from api.endpoints.schemas import CircuitOut, EndpointMode, EndpointOptions, EndpointOut, PublicKeyOut, TlsOut, status_of
+from api.endpoints.schemas import (
+    CircuitOut,
+    EndpointMode,
+    EndpointOptions,
+    EndpointOut,
+    PublicKeyOut,
+    TlsOut,
+    status_of,
+)
 from api.schemas import ApiModel
 from api.subscriptions.schemas import SubscriptionOut
 from everhook.contracts import DeliveryMode

@@ -287,6 +287,8 @@ class DeliveryInput:
         """The status that a workflow with this input is found by when it starts."""
         if self.is_delivered:
             return DeliveryStatus.DELIVERED
+        if self.mode is DeliveryMode.INBOX:
+            return DeliveryStatus.AWAITING_DECISION
         return DeliveryStatus.AVAILABLE if self.mode.is_pulled else DeliveryStatus.SENDING
 
     @property

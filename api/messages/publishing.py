@@ -54,7 +54,12 @@ def new_message(body: PublishBody, header_key: str | None) -> NewMessage:
     if key is not None and header_key is not None and key != header_key:
         raise invalid("idempotencyKey", "differs from the header Idempotency-Key")
     return NewMessage(
-        bytes(body.payload), body.type, key if key is not None else header_key, body.tenant, body.published_at, body.task
+        bytes(body.payload),
+        body.type,
+        key if key is not None else header_key,
+        body.tenant,
+        body.published_at,
+        body.task,
     )
 
 

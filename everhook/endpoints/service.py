@@ -30,8 +30,8 @@ from everhook.endpoints.headers import check_custom_headers
 from everhook.endpoints.quotas_store import Quotas
 from everhook.endpoints.sample import sample_message
 from everhook.endpoints.store import EndpointView
-from everhook.inbox.tasks import parse_spec
 from everhook.errors import InvalidField, NotFound, NotPulled, Unavailable
+from everhook.inbox.tasks import parse_spec
 from everhook.publishing.routing import Route
 from everhook.publishing.store import Acceptor
 from everhook.pulling.service import PulledEndpoint, pull_options

@@ -14,7 +14,15 @@ import orjson
 
 from everhook.contracts import AttemptRecord, Verdict
 from everhook.delivery.recorder_store import Attempted, Transcript, record_attempts
-from everhook.errors import AlreadyDecided, Forbidden, InvalidField, NotFound, PayloadErased, PayloadTooLarge, TaskChanged
+from everhook.errors import (
+    AlreadyDecided,
+    Forbidden,
+    InvalidField,
+    NotFound,
+    PayloadErased,
+    PayloadTooLarge,
+    TaskChanged,
+)
 from everhook.ids import Kind, new_gid
 from everhook.inbox import store as tasks
 from everhook.inbox.store import TaskFilter, TaskRow
@@ -27,6 +35,7 @@ from everhook.inbox.tasks import (
     is_assignee,
     outcome_of,
 )
+from everhook.pulling.queue_store import expect_signal
 from everhook.receipts.issuer import Issuer, ReceiptContext, issue, url_digest
 from everhook.receipts.keys_store import IssuerCache
 from everhook.receipts.receipt import signatures_digest
@@ -84,9 +93,7 @@ class TaskService:
         issuer = await self._issuers.get()
         return await once_more_if_outdated(lambda: self._decide(scope, person, gid, answer, issuer))
 
-    async def _decide(
-        self, scope: TenantScope, person: Person, gid: str, answer: Answer, issuer: Issuer
-    ) -> TaskView:
+    async def _decide(self, scope: TenantScope, person: Person, gid: str, answer: Answer, issuer: Issuer) -> TaskView:
         async with scope.writing() as session:
             row = await _found(session, gid, for_change=True)
             made = await tasks.decisions(session, gid)
@@ -150,6 +157,8 @@ class TaskService:
             number = attempted.record.number
             await tasks.discard_declined(session, row.delivery, number, person.name, comment)
         await record_attempts(await session.connection(), [attempted], keep_history=False)
+        if row.delivery.round > 1:  # a replay left a workflow that waits
+            await expect_signal(await session.connection(), [task.delivery_gid], moment)
         session.expire_all()
 
     async def delegate(self, scope: TenantScope, person: Person, gid: str, to: str, comment: str) -> TaskView:

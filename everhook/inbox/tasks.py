@@ -53,7 +53,6 @@ class OnDue(StrEnum):
 
     EXPIRE = "expire"
     DECLINE = "decline"
-    PASS = "pass"  # noqa: S105 - not a password
 
 
 class _Part(BaseModel):

@@ -186,11 +186,9 @@ class Acceptor:
             delivery = self._input(publication, route)
             if route.mode is DeliveryMode.INBOX:
                 task = new_task(delivery, route, publication.task, publication.published_by, moment)
-                rows.append(_asked_row(delivery, route.tenant_gid, moment))
+                rows.append(_asked_row(delivery, route.tenant_gid, moment, task["due_at"]))
                 tasks.append(task)
-                accepted = AcceptedDelivery(
-                    delivery.delivery_gid, route.endpoint_gid, DeliveryStatus.AWAITING_DECISION
-                )
+                accepted = AcceptedDelivery(delivery.delivery_gid, route.endpoint_gid, DeliveryStatus.AWAITING_DECISION)
                 deliveries[publication.message_gid].append(accepted)
                 continue
             if route.mode.is_pulled:
@@ -307,10 +305,11 @@ def _pulled_row(delivery: DeliveryInput, tenant_gid: str, moment: datetime) -> d
     return row | {"status": DeliveryStatus.AVAILABLE, "dispatched_at": moment}
 
 
-def _asked_row(delivery: DeliveryInput, tenant_gid: str, moment: datetime) -> dict[str, Any]:
-    """The row of a delivery to an inbox. It counts as dispatched, because it waits for a person."""
-    row = _delivery_row(delivery, tenant_gid, moment, due_at=moment, parked=False)
-    return row | {"status": DeliveryStatus.AWAITING_DECISION, "dispatched_at": moment, "due_at": None}
+def _asked_row(delivery: DeliveryInput, tenant_gid: str, moment: datetime, due_at: datetime) -> dict[str, Any]:
+    """The row of a delivery to an inbox. It counts as dispatched, because it waits for a person. The reconciler starts
+    its workflow after the due date."""
+    row = _delivery_row(delivery, tenant_gid, moment, due_at=due_at, parked=False)
+    return row | {"status": DeliveryStatus.AWAITING_DECISION, "dispatched_at": moment}
 
 
 def _snapshot(

@@ -38,6 +38,7 @@ from everhook.delivery.recorder_store import Attempted, Transcript, record_attem
 from everhook.delivery.sender import delivery_missing
 from everhook.delivery.store import dead_letter
 from everhook.ids import Kind, moment_of, new_gid
+from everhook.inbox.deadlines_store import check_task
 from everhook.observability.metrics import ATTEMPT_SECONDS, ATTEMPTS, DELIVERY_SECONDS, LEASES_EXPIRED
 from everhook.pulling import queue_store as queue
 from everhook.pulling.leases import (
@@ -271,6 +272,8 @@ class PullQueue:
             delivery = await queue.pulled_delivery(session, check.delivery_gid)
             if delivery is None:
                 raise delivery_missing(check.delivery_gid)
+            if row is None and delivery.status is DeliveryStatus.AWAITING_DECISION:
+                return await check_task(session, check, _state(delivery))
             if row is None:
                 return _state(delivery)
             moment = await queue.database_time(connection)

@@ -44,7 +44,8 @@ class Receipt:
 
     The hashes are SHA-256 in hex: of the request's body, of its signature headers (`signatures_digest`), and of the
     stored part of the response body. `outcome` is the verdict. Without a response, `status_code` and `response_sha256`
-    are None and `error` says why. `decision` is a person's decision on the delivery, if it went to an inbox. `issuer` is the name of the issuer without a scheme (`hooks.example.com`).
+    are None and `error` says why. `issuer` is the name of the issuer without a scheme (`hooks.example.com`).
+    `decision` is a person's decision, if the delivery went to an inbox.
     """
 
     gid: str

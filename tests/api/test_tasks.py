@@ -1,11 +1,14 @@
 """Tasks of inboxes: asked, decided, refused. Temporal is stopped in all of these tests: nothing here needs it."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
 
+from everhook.contracts import DeadLetterReason, DeliveryStatus, PullCheck
+from everhook.inbox.deadlines_store import ask_again
 from everhook.receipts.receipt import claims_of
 from testing.api import JSON, Api, assert_problem, created, ok
 
@@ -77,7 +80,7 @@ async def test_a_rejection_discards_the_delivery_as_declined(api: Api) -> None:
     assert_problem(await decide(api, gid, {"outcome": "rejected", "version": 1}), 422, "comment")
     ok(await decide(api, gid, REJECT))
     delivery = await delivery_of(api, gid)
-    assert (delivery["status"], delivery["reason"]) == ("discarded", "declined")
+    assert (delivery["status"], delivery["deadLetterReason"]) == ("discarded", "declined")
     assert len(delivery["attempts"]) == 1
     assert await api.count("operational_event") == 0  # it is no failure
 
@@ -104,11 +107,11 @@ async def test_only_assignees_decide_and_never_the_requester(api: Api) -> None:
     gid = await ask(api, assignees=["ann", "group:finance", "environment"], excludeRequester=True)
     for name, status in (("eve", 403), ("bo", 200)):
         assert (await decide(await api.key("admin", name=name), gid, APPROVE)).status_code == status
-    again = await ask_again(api, assignees=["environment"], excludeRequester=True)
+    again = await publish_another(api, assignees=["environment"], excludeRequester=True)
     assert "published" in assert_problem(await decide(api, again, APPROVE), 403)["detail"]
 
 
-async def ask_again(api: Api, **task: Any) -> str:
+async def publish_another(api: Api, **task: Any) -> str:
     published = await api.publish({"orderId": 1043}, task=task)
     tasks = ok(await api.get("/v1/tasks"))["data"]
     return next(str(each["taskGid"]) for each in tasks if each["messageGid"] == published["messageGid"])
@@ -185,3 +188,36 @@ async def test_an_erased_payload_cannot_be_approved(api: Api) -> None:
     version = ok(await api.get(f"/v1/tasks/{gid}"))["version"]
     refused = assert_problem(await decide(api, gid, APPROVE | {"version": version}), 409)
     assert refused["type"] == "/problems/payload-erased"
+
+
+async def be_due(api: Api, gid: str) -> PullCheck:
+    """Let the due date of a task be past. Returns what its workflow asks."""
+    await api.change_rows("UPDATE task SET due_at = '2026-01-01 00:00:00.000000' WHERE gid = :gid", gid=gid)
+    task = ok(await api.get(f"/v1/tasks/{gid}"))
+    return PullCheck(task["deliveryGid"], 1, timedelta(days=30))
+
+
+async def test_without_a_decision_in_time_it_expires_and_a_replay_asks_again(api: Api) -> None:
+    gid = await ask(api)
+    check = await be_due(api, gid)
+    assert len(ok(await api.get("/v1/tasks", overdue=True))["data"]) == 1
+    state = await api.services.pulls.check(check)
+    assert (state.status, state.reason) == (DeliveryStatus.DEAD_LETTERED, DeadLetterReason.EXPIRED)
+    assert_problem(await decide(api, gid, APPROVE), 409)
+    async with api.database.writing() as session:
+        await ask_again(session, check.delivery_gid)
+    shown = ok(await api.get(f"/v1/tasks/{gid}"))
+    assert (shown["state"], shown["version"], shown["overdue"]) == ("open", 3, False)
+    ok(await decide(api, gid, APPROVE | {"version": 3}))
+
+
+async def test_a_task_can_be_declined_by_its_due_date(api: Api) -> None:
+    gid = await ask(api, onDue="decline")
+    assert (await api.services.pulls.check(await be_due(api, gid))).status is DeliveryStatus.DISCARDED
+    assert (await delivery_of(api, gid))["deadLetterReason"] == "declined"
+
+
+async def test_a_timer_beside_a_decision_does_nothing(api: Api) -> None:
+    gid = await ask(api)
+    ok(await decide(api, gid, APPROVE))
+    assert (await api.services.pulls.check(await be_due(api, gid))).status is DeliveryStatus.DELIVERED
