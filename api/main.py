@@ -78,7 +78,7 @@ ROUTERS = (
     (dead_letters.router, OWNED),
     (receipts.router, OWNED),
     (health_scores.router, OWNED),
-    (tasks.router, CONSUMERS),
+    (tasks.router, OWNED),
     (audit.router, OWNED),
     (tenants.router, ADMINS),
     (api_keys.router, ADMINS),

@@ -34,7 +34,7 @@ Assignee = Annotated[str, StringConstraints(min_length=1, max_length=200, patter
 Data = Annotated[dict[str, Any], AfterValidator(check_free_json)]
 
 
-class Decision(ApiModel):
+class TaskAnswer(ApiModel):
     """A person's decision. `version` is that of the task that was read."""
 
     model_config = ConfigDict(

@@ -273,6 +273,9 @@ class PullQueue:
             if delivery is None:
                 raise delivery_missing(check.delivery_gid)
             if row is None and delivery.status is DeliveryStatus.AWAITING_DECISION:
+                if delivery.endpoint_deleted or delivery.payload_erased:
+                    lost = "endpoint_deleted" if delivery.endpoint_deleted else "payload_erased"
+                    check = replace(check, give_up=check.give_up or DeadLetterReason(lost))
                 return await check_task(session, check, _state(delivery))
             if row is None:
                 return _state(delivery)

@@ -221,3 +221,11 @@ async def test_a_timer_beside_a_decision_does_nothing(api: Api) -> None:
     gid = await ask(api)
     ok(await decide(api, gid, APPROVE))
     assert (await api.services.pulls.check(await be_due(api, gid))).status is DeliveryStatus.DELIVERED
+
+
+async def test_a_task_whose_payload_was_erased_ends_when_its_workflow_asks(api: Api) -> None:
+    gid = await ask(api)
+    task = ok(await api.get(f"/v1/tasks/{gid}"))
+    assert (await api.delete(f"/v1/messages/{task['messageGid']}/payload")).status_code == 204
+    state = await api.services.pulls.check(PullCheck(task["deliveryGid"], 1, timedelta(days=30)))
+    assert state.reason is DeadLetterReason.PAYLOAD_ERASED
