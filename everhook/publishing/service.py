@@ -288,7 +288,7 @@ class MessageService:
             idempotency_key=_key(message.idempotency_key, f"{at}idempotencyKey"),
             traceparent=str(trace) if trace is not None else None,
             task=task,
-            published_by=Publisher(actor.key_gid, actor.name),
+            publisher=Publisher(actor.key_gid, actor.name),
         )
 
 

@@ -57,7 +57,7 @@ class Publication:
     audience: Audience | None = None
     traceparent: str | None = None
     task: Mapping[str, Any] = field(default_factory=dict)
-    published_by: Publisher = field(default_factory=lambda: Publisher())
+    publisher: Publisher = field(default_factory=lambda: Publisher())
 
     @property
     def key(self) -> tuple[str, str, str] | None:
@@ -185,7 +185,7 @@ class Acceptor:
                 continue  # deleted meanwhile
             delivery = self._input(publication, route)
             if route.mode is DeliveryMode.INBOX:
-                task = new_task(delivery, route, publication.task, publication.published_by, moment)
+                task = new_task(delivery, route, publication.task, publication.publisher, moment)
                 rows.append(_asked_row(delivery, route.tenant_gid, moment, task["due_at"]))
                 tasks.append(task)
                 accepted = AcceptedDelivery(delivery.delivery_gid, route.endpoint_gid, DeliveryStatus.AWAITING_DECISION)
@@ -355,7 +355,7 @@ async def _insert_messages(connection: AsyncConnection, publications: Sequence[P
             "published_at": p.published_at,
             "accepted_at": accepted_at,
             "traceparent": p.traceparent,
-            "published_by": p.published_by.key_gid,
+            "published_by": p.publisher.key_gid,
         }
         for p in sorted(new, key=lambda p: p.key or ("", "", ""))
     ]
