@@ -17,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-TEST_PROCESSES ?= 5
+TEST_PROCESSES ?= 4
 
 # `make check test` does both at once: the tests often wait, and the checks do not.
 MAKEFLAGS += --jobs=2
@@ -34,7 +34,7 @@ help:
 dev: $(READY)
 	@$(BIN)/python -m cli dev $(ARGS)
 
-# Five processes keep two cores busy, for many tests wait.
+# Four processes keep two cores busy, for many tests wait.
 # Tests that are marked `alone` measure time, and come last with the machine to themselves.
 test: $(READY)
 ifeq ($(ARGS),)

@@ -266,9 +266,10 @@ class ReconcilingActivities:
         async with self._database.read_connection() as connection:
             before = now() - DEAD_LETTER_SETTLED
             inputs = await load_dead_letters(connection, self._defaults, before, self._checked, DEAD_LETTER_PAGE)
-        self._checked = inputs[-1].delivery_gid if len(inputs) == DEAD_LETTER_PAGE else ""
         missing = await self._without_workflow(inputs)
         current.restarted += len(await self._start_all(missing))
+        # Only now: if Temporal becomes unavailable meanwhile, the page is checked again.
+        self._checked = inputs[-1].delivery_gid if len(inputs) == DEAD_LETTER_PAGE else ""
         return bool(missing) and bool(self._checked)
 
     async def _without_workflow(self, inputs: Sequence[DeliveryInput]) -> list[DeliveryInput]:

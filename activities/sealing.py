@@ -39,15 +39,22 @@ class SealingActivities:
             waiting = await tenants_with_unsealed(connection)
         summary = _PassSummary()
         slots = asyncio.Semaphore(1 if self._database.is_sqlite else CONCURRENCY)
+        failures: list[Exception] = []
 
         async def seal(tenant_gid: str) -> bool:
             async with slots:
-                return await self._seal(tenant_gid, summary)
+                if failures:  # what fails for one tenant here fails for all
+                    return False
+                try:
+                    return await self._seal(tenant_gid, summary)
+                except Exception as error:
+                    failures.append(error)
+                    return False
 
         while waiting:
-            results = await asyncio.gather(*map(seal, waiting), return_exceptions=True)
-            if failed := [result for result in results if isinstance(result, BaseException)]:
-                raise failed[0]
+            results = await asyncio.gather(*map(seal, waiting))
+            if failures:
+                raise failures[0]
             waiting = [tenant_gid for tenant_gid, more in zip(waiting, results, strict=True) if more]
         return SealResult(summary.receipts, summary.checkpoints, tuple(summary.damaged))
 

@@ -23,6 +23,7 @@ from everhook.endpoints.service import EndpointService
 from everhook.endpoints.subscriptions import SubscriptionService
 from everhook.health.service import HealthService
 from everhook.inbox.service import TaskService
+from everhook.lifecycle.service import LifecycleService
 from everhook.publishing.backlog import Backlog
 from everhook.publishing.service import MessageService
 from everhook.pulling.service import PullQueue
@@ -69,6 +70,7 @@ class Services:
     pulls: PullQueue
     streams: PullStreams
     tasks: TaskService
+    lifecycle: LifecycleService
 
     def scope_of(self, tenant_gid: str | None) -> TenantScope:
         """The database as a tenant may see it; None: all of it."""

@@ -8,8 +8,9 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Protocol
+from typing import Annotated, Protocol
 
+from fastapi import Header
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -21,6 +22,11 @@ KEEP_ALIVE = b": keep-alive\n\n"
 
 HEADERS = {"x-accel-buffering": "no"}
 """Proxies must not buffer. `Cache-Control: no-store` is set for the whole API."""
+
+LastEventId = Annotated[
+    str | None,
+    Header(alias="Last-Event-ID", max_length=200, description="The id of the last event of the stream before."),
+]
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 

@@ -11,7 +11,7 @@ from temporalio.client import Client
 from api import dashboard, openapi, problems, reference
 from api.api_keys import router as api_keys
 from api.audit import router as audit
-from api.callers import ADMINS, CONSUMERS, OWNED, PUBLISHERS, SHARED
+from api.callers import ADMINS, CONSUMERS, OWNED, PUBLISHERS, SENDERS, SHARED
 from api.channels import router as channels
 from api.dead_letters import router as dead_letters
 from api.deliveries import router as deliveries
@@ -21,6 +21,7 @@ from api.health import probes as health
 from api.health import router as health_scores
 from api.health.readiness import readiness_check
 from api.idempotency import RespondedBefore, respond_again
+from api.lifecycle import router as lifecycle
 from api.messages import publishing
 from api.messages import router as messages
 from api.middleware import Authentication, BodyLimit, Route, Uncached
@@ -73,6 +74,7 @@ ROUTERS = (
     (subscriptions.router, OWNED),
     (messages.publishing_router, PUBLISHERS),
     (messages.router, SHARED),
+    (lifecycle.router, SENDERS),
     (deliveries.router, OWNED),
     (deliveries.attempts_router, OWNED),
     (dead_letters.router, OWNED),
@@ -142,6 +144,7 @@ def end_streams(app: FastAPI) -> None:
     dashboard.end_streams(app)
     services: Services = app.state.services
     services.streams.end()
+    services.lifecycle.end()
 
 
 def body_limits(settings: Settings) -> dict[Route, int]:
@@ -229,4 +232,5 @@ def _services_on(engine: DeliveryEngine) -> Services:
         pulls=engine.pulls,
         streams=engine.streams,
         tasks=TaskService(engine.issuers),
+        lifecycle=engine.lifecycle,
     )

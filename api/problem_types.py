@@ -168,6 +168,13 @@ NOT_PULLED = ProblemType(
     "The endpoint receives in another mode, so its deliveries cannot be polled, streamed or acknowledged.",
     "Create an endpoint with the mode `poll` or `stream`.",
 )
+TOO_MANY_DELIVERIES = ProblemType(
+    "too-many-deliveries",
+    HTTPStatus.CONFLICT,
+    "Too many deliveries",
+    "The message has more deliveries than a stream of events follows.",
+    "List the events, or the deliveries of the message.",
+)
 RECEIPT_ARCHIVED = ProblemType(
     "receipt-archived",
     HTTPStatus.GONE,
@@ -221,8 +228,8 @@ TOO_MANY_STREAMS = ProblemType(
     "too-many-streams",
     HTTPStatus.TOO_MANY_REQUESTS,
     "Too many streams",
-    "The endpoint, or the process that took the call, has as many streams as it may have.",
-    "Connect again after `Retry-After`. One stream with a larger `prefetch` does the work of several.",
+    "The endpoint, or the process that took the call, has as many streams, or calls that wait, as it may have.",
+    "Call again after `Retry-After`. One stream with a larger `prefetch` does the work of several.",
 )
 BULK_OPERATION_RUNNING = ProblemType(
     "bulk-operation-running",
@@ -285,6 +292,7 @@ OF_ERRORS: Mapping[type[errors.DomainError], ProblemType] = {
     errors.NotPulled: NOT_PULLED,
     errors.AlreadyDecided: ALREADY_DECIDED,
     errors.TaskChanged: TASK_CHANGED,
+    errors.TooManyDeliveries: TOO_MANY_DELIVERIES,
     errors.PayloadErased: PAYLOAD_ERASED,
     errors.LogDamaged: INTERNAL_ERROR,
     errors.ReceiptArchived: RECEIPT_ARCHIVED,

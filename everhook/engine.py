@@ -19,6 +19,8 @@ from everhook.delivery.recorder_store import Recorder
 from everhook.delivery.sender import Sender
 from everhook.delivery.starter import Starter, StarterLimits
 from everhook.egress import EgressClient, EgressRules
+from everhook.lifecycle.service import LifecycleService
+from everhook.lifecycle.watch import MessageWatch
 from everhook.pulling.service import PullQueue
 from everhook.pulling.wake_ups import WakeUps
 from everhook.receipts.issuer import issuer_name
@@ -47,6 +49,7 @@ class DeliveryEngine:
     pulls: PullQueue
     wake_ups: WakeUps
     streams: PullStreams
+    lifecycle: LifecycleService
 
 
 @asynccontextmanager
@@ -64,7 +67,8 @@ async def delivery_engine(
     egress = EgressClient(EgressRules.from_settings(settings))
     fitness = EndpointFitness(timedelta(milliseconds=settings.express_slow_ms))
     states = EndpointStates(database)
-    sender = Sender(database, recorder, issuers, egress, reporter, fitness, keyring)
+    watch = MessageWatch(database)
+    sender = Sender(database, recorder, issuers, egress, reporter, fitness, keyring, watch.wake)
     starter = Starter(client, database, recorder, states, _starter_limits(settings))
     lane = _lane_limits(settings) if sends and settings.express else None
     dispatcher = Dispatcher(sender, starter, states, fitness, lane)
@@ -83,6 +87,7 @@ async def delivery_engine(
         guards,
         wake_ups,
         settings.circuit_policy,
+        watch.wake,
     )
     try:
         yield DeliveryEngine(
@@ -100,8 +105,10 @@ async def delivery_engine(
             pulls=pulls,
             wake_ups=wake_ups,
             streams=PullStreams(pulls, wake_ups),
+            lifecycle=LifecycleService(watch),
         )
     finally:
+        await watch.close()
         await wake_ups.close()
         await dispatcher.close()
         await guards.close()

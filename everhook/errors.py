@@ -15,8 +15,9 @@
         │   ├── EndpointDeleted, TooManySecrets
         │   ├── QuotaExceeded
         │   ├── IdempotencyKeyReused
-    │   ├── AlreadyDecided, TaskChanged
-        │   ├── NotADeadLetter, NoAttemptDue, PayloadErased, NotPulled
+        │   ├── AlreadyDecided, TaskChanged
+        │   ├── NotADeadLetter, NoAttemptDue, PayloadErased, NotPulled,
+        │   │   TooManyDeliveries
         │   └── TenantNameTaken, TenantInUse
         ├── ReceiptArchived             it was moved to a file, which is not here
         ├── LogDamaged              a log of receipts lacks hashes, so nothing can be proven from it
@@ -130,6 +131,10 @@ class AlreadyDecided(Conflict):
 
 class TaskChanged(Conflict):
     """What the person read is not what is asked now."""
+
+
+class TooManyDeliveries(Conflict):
+    """A message has too many deliveries to stream their events."""
 
 
 class NoAttemptDue(Conflict):

@@ -31,6 +31,8 @@ from everhook.endpoints import list_store as endpoint_list
 from everhook.endpoints.service import EndpointCommand
 from everhook.health.score import Level, Window
 from everhook.ids import Kind
+from everhook.lifecycle.events import LifecycleKind
+from everhook.lifecycle.service import Outcome, Until
 from everhook.notifications.events import EventKind
 from everhook.pulling.leases import Held, LeaseStatus
 from everhook.serving.protocol import Phase
@@ -203,6 +205,9 @@ DESCRIBED_IN: Mapping[type[Enum], str] = {
     DeadLetterReason: "docs/operating.md",
     DeliveryStatus: "docs/operating.md",
     EventKind: "docs/operating.md",
+    LifecycleKind: "docs/api.md",
+    Outcome: "docs/api.md",
+    Until: "docs/api.md",
     FailureCode: "docs/operating.md",
     Held: "docs/api.md",
     Hold: "docs/deployment.md",

@@ -202,8 +202,6 @@ def _plain(model: EndpointSettings | EndpointPatch, values: dict[str, Any]) -> d
     """Values of settings without API models among them."""
     if "policy" in values:
         values["policy"] = spec_of(model.policy)
-    if "url" in values:
-        values["url"] = model.url or ""
     if "options" in values:
         values["options"] = options_of(model.options)
     if "mode" in values:

@@ -4,11 +4,11 @@ from datetime import timedelta
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from api import problem_types
 from api.dependencies import Principal, ServicesDep, Store
-from api.event_stream import EventStream
+from api.event_stream import EventStream, LastEventId
 from api.problems import documents
 from api.pulling.acks import read_lines
 from api.pulling.schemas import (
@@ -42,10 +42,6 @@ LeaseSeconds = Annotated[
     Query(alias="leaseSeconds", ge=5, le=43_200, description="How long they are yours. Without it: the endpoint's."),
 ]
 Prefetch = Annotated[int, Query(ge=1, le=500, description="How many deliveries may be unacknowledged at a time.")]
-LastEventId = Annotated[
-    str | None,
-    Header(alias="Last-Event-ID", max_length=200, description="The id of the last event of the stream before."),
-]
 ConsumerName = Annotated[Name | None, Query(description="Your name, for operators. Without it: the name of your key.")]
 
 

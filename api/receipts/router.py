@@ -35,7 +35,7 @@ async def get_receipt_keys(services: ServicesDep) -> Response:
     return JwksResponse(keys, headers={"cache-control": f"public, max-age={KEYS_MAX_AGE_S}"})
 
 
-@router.get("/deliveries/{gid}/receipts")
+@router.get("/deliveries/{gid}/receipts", responses=documents(problem_types.RECEIPT_ARCHIVED))
 async def list_delivery_receipts(gid: Gid, paging: Paging, services: ServicesDep, store: Store) -> ListOf[Receipt]:
     """The receipts of a delivery: one for each attempt that has ended, in the order of the attempts."""
     async with store.reading() as session:

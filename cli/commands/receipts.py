@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from everhook.receipts.bundle import BundleVerification
     from everhook.receipts.keys import KeySet
+    from everhook.receipts.log.archive_store import HeldBack
     from everhook.receipts.receipt import Receipt
     from everhook.storage.engine import Database
     from everhook.storage.keyring import KeyRing
@@ -122,7 +123,7 @@ def _refuse_problem(file: Path, document: object) -> None:
         )
 
 
-@app.command(epilog=epilog(["receipts extract 000000000000-000000100000.receipts.gz rcp_… > bundle.json"]))
+@app.command(epilog=epilog(["receipts extract 000000000000-000000100000.receipts.gz rcp_…"]))
 def extract(
     archive: Annotated[Path, typer.Argument(help="A file of `receipts archive`.", show_default=False)],
     receipt: Annotated[str, typer.Argument(help="The receipt.", metavar="GID", show_default=False)],
@@ -159,14 +160,14 @@ def archive(
     tenant: Annotated[str | None, typer.Option(help="This tenant only: a name or a gid.")] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Move nothing; say how many receipts the first file of each log would have."),
+        typer.Option("--dry-run", help="Move nothing; say how many receipts would be moved."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Move old receipts from the database to files that verify on their own.
 
-    Hashes and checkpoints stay, so every proof still works. Receipts whose attempts are still in the database stay
-    there. The command can be interrupted and run again.
+    Hashes and checkpoints stay, so every proof still works. A receipt whose attempt is still in the database stays, and
+    with it all later ones of its tenant. The command can be interrupted and run again.
     """
     moment = before.replace(tzinfo=UTC)
     if moment > datetime.now(UTC):
@@ -174,30 +175,41 @@ def archive(
     if not dry_run and not (to.is_dir() and os.access(to, os.W_OK)):
         raise UsageError(f"{to} is not a directory that can be written to")
     out = Output(as_json)
-    moved = asyncio.run(_archive(out, moment, to, tenant, dry_run=dry_run))
+    moved, held_back = asyncio.run(_archive(out, moment, to, tenant, dry_run=dry_run))
     if as_json:
-        out.json({"receipts": moved, "dryRun": dry_run})
-    else:
-        _say(f"{moved} receipts would be moved" if dry_run else f"{moved} receipts moved to {to}")
+        held = [{"tenantGid": each.tenant_gid, "seq": each.seq, "deliveryGid": each.delivery_gid} for each in held_back]
+        out.json({"receipts": moved, "dryRun": dry_run, "heldBack": held})
+        return
+    for each in held_back:
+        _say(
+            f"{each.tenant_gid}: receipt {each.seq} and all later ones stay, because the attempt of "
+            f"{each.delivery_gid} is still in the database"
+        )
+    _say(f"{moved} receipts would be moved" if dry_run else f"{moved} receipts moved to {to}")
 
 
-async def _archive(out: Output, moment: datetime, to: Path, tenant: str | None, *, dry_run: bool) -> int:
-    """Returns how many receipts were moved, or would be."""
+async def _archive(
+    out: Output, moment: datetime, to: Path, tenant: str | None, *, dry_run: bool
+) -> "tuple[int, list[HeldBack]]":
+    """Returns how many receipts were moved, or would be, and what keeps others in the database."""
     from cli.context import load_settings_here, opened_database
     from everhook.storage.keyring import KeyRing
 
     settings = load_settings_here()
     keyring = KeyRing.from_settings(settings)
-    moved = 0
+    moved, held_back = 0, []
     async with opened_database(settings) as database:
         logs = await _logs(database, tenant)
         with out.progress() as progress:
             for tenant_gid in logs:
                 task = progress.add_task(f"receipts of {tenant_gid}", total=None)
                 advance = partial(progress.advance, task)
-                moved += await _archive_log(database, keyring, tenant_gid, moment, None if dry_run else to, advance)
+                directory = None if dry_run else to
+                count, held = await _archive_log(database, keyring, tenant_gid, moment, directory, advance)
                 progress.update(task, total=progress.tasks[task].completed)
-    return moved
+                moved += count
+                held_back += [held] if held is not None else []
+    return moved, held_back
 
 
 async def _logs(database: "Database", tenant: str | None) -> list[str]:
@@ -221,28 +233,36 @@ async def _archive_log(
     moment: datetime,
     to: Path | None,
     advance: Callable[[int], None],
-) -> int:
-    """Move one log's receipts, file by file; without a directory count those of the first file."""
-    from everhook.receipts.log.archive_store import archive, delete_archived, next_range
+) -> "tuple[int, HeldBack | None]":
+    """Move one log's receipts, file by file; without a directory only count them."""
+    from everhook.receipts.log.archive_store import archive, delete_archived, held_back, next_range
+    from everhook.receipts.store import archived_size
     from everhook.receipts.strict_json import InvalidDocument
 
     moved = 0
     if to is not None:
         await delete_archived(database, tenant_gid)  # what a run that died had recorded
+    async with database.reading() as session:
+        start = await archived_size(session, tenant_gid)
     while True:
         async with database.reading() as session:
-            chosen = await next_range(session, tenant_gid, moment)
-        if chosen is None:
-            return moved
-        moved += chosen.end - chosen.start
+            chosen = await next_range(session, tenant_gid, moment, start)
+            if chosen is None:
+                return moved, await held_back(session, tenant_gid, moment, start)
+        start, count = chosen.end, chosen.end - chosen.start
         if to is None:
-            return moved
+            moved += count
+            continue
         try:
-            await archive(database, keyring, chosen, to, advance)
+            moved += count if await archive(database, keyring, chosen, to, advance) else 0
         except InvalidDocument as error:
-            raise CommandError(f"the log of {tenant_gid} is damaged; nothing was deleted: {error}") from error
+            raise CommandError(
+                f"the log of {tenant_gid} is damaged, and its receipts from {chosen.start} on stay: {error}"
+            ) from error
         except OSError as error:
-            raise UsageError(f"{to} cannot be written to: {error.strerror or error}") from error
+            raise UsageError(f"{error.filename or to} cannot be written to: {error.strerror or error}") from error
+        async with database.reading() as session:
+            start = await archived_size(session, tenant_gid)  # further, if another run archives the same log
 
 
 @app.command(epilog=epilog(["receipts audit", "receipts audit --json"]))
@@ -299,7 +319,8 @@ def _report_audit(found: dict[str, Any]) -> None:
             _say_wrong(f"{log['tenantGid']}: {log['wrong']}")
             continue
         waiting = f", {log['unsealed']} wait for the next" if log["unsealed"] else ""
-        counted = f"{log['receipts']} receipts under {log['checkpoints']} checkpoints{waiting}"
+        in_files = f", {log['archived']} of them in archives, not read" if log["archived"] else ""
+        counted = f"{log['receipts']} receipts under {log['checkpoints']} checkpoints{in_files}{waiting}"
         _say(f"holds       {log['tenantGid']}: {counted}")
     if found["wrong"] is not None:
         _say_wrong(found["wrong"])

@@ -5,7 +5,7 @@ import asyncio
 import hashlib
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -96,8 +96,11 @@ class Sender:
         reporter: OutcomeReporter,
         fitness: EndpointFitness,
         keyring: KeyRing,
+        on_change: Callable[[Collection[str]], None] | None = None,
     ) -> None:
+        """`on_change` is called with the message of an attempt that was recorded, after the commit."""
         self._database = database
+        self._on_change = on_change
         self._recorder = recorder
         self._issuers = issuers
         self._egress = egress
@@ -222,6 +225,8 @@ class Sender:
             earlier = await self._recorded_before(input)
             if earlier is not None and earlier.outcome.attempt_gid != record.attempt_gid:
                 return earlier
+        if self._on_change is not None:
+            self._on_change([snapshot.message_gid])
         self._fitness.note(input.endpoint_gid, exchange.duration, classification)
         in_streak = snapshot.failures > 0 or snapshot.state is not CircuitState.CLOSED
         self._reporter.note(input.endpoint_gid, destination.tenant, classification, in_streak=in_streak)

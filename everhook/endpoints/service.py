@@ -94,7 +94,7 @@ class EndpointSettings:
     """All settings of an endpoint that can be changed later. `rate_limit` is in requests a second. `options` are those
     of the mode, as the API spells them."""
 
-    url: str = ""
+    url: str | None = None
     description: str = ""
     policy: dict[str, Any] | None = None
     rate_limit: float | None = None
@@ -184,7 +184,6 @@ class EndpointService:
         """
         check_mode(new.mode, new)
         settings: EndpointChanges = {
-            "url": new.url,
             "description": new.description,
             "policy": new.policy,
             "rate_limit": new.rate_limit,
@@ -194,8 +193,8 @@ class EndpointService:
             "metadata": new.metadata,
             "options": new.options,
         }
-        if new.mode is not DeliveryMode.HTTP:
-            del settings["url"]
+        if new.url is not None:
+            settings["url"] = new.url
         columns = await checked_settings(self._egress, settings, tenant_gid or new.tenant or "")
         await check_tls(self._egress, new.tls)
         _check_ed25519(new.signatures, on=new.ed25519, name="ed25519")
@@ -338,7 +337,7 @@ _OF_HTTP = ("url", "rate_limit", "signatures", "format", "headers", "ed25519", "
 def check_mode(mode: DeliveryMode, new: NewEndpoint) -> None:
     """Raise InvalidField for a setting that the mode does not have, and for one that it needs."""
     if mode is DeliveryMode.HTTP:
-        if not new.url:
+        if new.url is None:
             raise InvalidField("url", "is required for the mode http", "missing")
         if new.options:
             raise InvalidField("options", "the mode http has none")

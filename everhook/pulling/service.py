@@ -7,7 +7,7 @@ its receipt, in the transaction that ends it.
 import hashlib
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -170,8 +170,10 @@ class PullQueue:
         guards: GuardStarter,
         wake_ups: WakeUps,
         circuit_policy: CircuitPolicy,
+        on_change: Callable[[Collection[str]], None] | None = None,
     ) -> None:
-        """`history` is None if healthy deliveries get no workflow."""
+        """`history` is None if healthy deliveries get no workflow. `on_change` is called with the messages of attempts
+        that were recorded, after the commit."""
         self._database = database
         self._defaults = defaults
         self._issuers = issuers
@@ -180,6 +182,7 @@ class PullQueue:
         self._guards = guards
         self._wake_ups = wake_ups
         self._threshold = circuit_policy.failure_threshold
+        self._on_change = on_change
         self._is_ending = False
         self._streaks: LRUCache[str, tuple[int, float]] = LRUCache(MAX_ENDPOINTS_REMEMBERED)
 
@@ -461,6 +464,8 @@ class PullQueue:
         for delivery in after.signalled:
             self._guards.signal(delivery)
         self._wake_ups.free(endpoint.gid, after.freed)
+        if self._on_change is not None:
+            self._on_change({delivery.message_gid for _, delivery in after.attempted})
         self._report(endpoint, after)
 
     def _report(self, endpoint: PulledEndpoint, after: _Aftermath) -> None:

@@ -31,12 +31,14 @@ class Waiter:
     def wake(self) -> None:
         self._event.set()
 
-    async def wait(self, timeout: float) -> None:
-        """Return when woken, or after `timeout` seconds. Call it after a check of the queue; a wake-up since the last
-        call is not lost."""
+    async def wait(self, timeout: float) -> bool:
+        """Return when woken, or after `timeout` seconds; whether it was woken. Call it after a check of what is waited
+        for; a wake-up since the last call is not lost."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._event.wait(), timeout)
+        woken = self._event.is_set()
         self._event.clear()
+        return woken
 
 
 class WakeUps:

@@ -8,11 +8,11 @@ the log. The header has the checkpoint at the end of the range, and the roots of
 import gzip
 import json
 import os
-import secrets
 import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ VERSION = 1
 GZIP = b"\x1f\x8b"
 MAX_LINE = 1024 * 1024
 SUFFIX = ".receipts.gz"
+ADVANCE = 1_000
+"""Receipts from one report of progress to the next."""
 
 
 @dataclass(frozen=True)
@@ -93,22 +95,25 @@ def file_name(start: int, end: int) -> str:
     return f"{start:012d}-{end:012d}{SUFFIX}"
 
 
-def write_archive(path: Path, header: ArchiveHeader, receipts: Iterable[str]) -> str:
-    """Write an archive and return its SHA-256. It has its name only once it is complete and on disk."""
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
-    with partial.open("wb") as raw:
+def write_archive(path: Path, header: ArchiveHeader, receipts: Iterable[str]) -> None:
+    """Write an archive to a new file, and to disk. Raises OSError, also if there is a file of this name."""
+    with path.open("xb") as raw:
         with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as file:
             for line in (header.to_json(), *receipts):
                 file.write(line.encode() + b"\n")
         raw.flush()
         os.fsync(raw.fileno())
-    partial.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-    return digest(path)
+
+
+def rename_on_disk(old: Path, new: Path) -> None:
+    """Rename a file within its directory. The name, and that of the directory, are on disk when this returns."""
+    old.replace(new)
+    for directory in (new.parent, new.parent.parent):
+        opened = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def digest(path: Path) -> str:
@@ -117,6 +122,19 @@ def digest(path: Path) -> str:
         while chunk := file.read(1 << 20):
             hashed.update(chunk)
     return hashed.hexdigest()
+
+
+def have_same_receipts(one: Path, other: Path) -> bool:
+    """Whether two archives have the same range of the same log. Their keys and compression may differ. Raises
+    OSError."""
+    try:
+        header, receipts = read_archive(one)
+        its_header, its_receipts = read_archive(other)
+        return replace(header, jwks={}) == replace(its_header, jwks={}) and all(
+            mine == its for mine, its in zip_longest(receipts, its_receipts)
+        )
+    except InvalidDocument:
+        return False
 
 
 def is_archive(path: Path) -> bool:
@@ -189,13 +207,18 @@ class ArchiveCheck:
             )
 
 
-def verify_archive(path: Path, pinned: KeySet | None = None) -> BundleVerification:
-    """Verify a whole archive, offline. Raises OSError."""
+def verify_archive(
+    path: Path, pinned: KeySet | None = None, advance: Callable[[int], None] = lambda _more: None
+) -> BundleVerification:
+    """Verify a whole archive, offline. `advance` is called with the number of receipts verified since the last call.
+    Raises OSError."""
     try:
         header, receipts = read_archive(path)
         check = ArchiveCheck(header, pinned)
-        for jws in receipts:
-            check.take(jws)
+        while some := list(islice(receipts, ADVANCE)):
+            for jws in some:
+                check.take(jws)
+            advance(len(some))
         check.finish()
     except InvalidDocument as error:
         return BundleVerification(proven=(), wrong=BundleFinding(error.place, error.what))

@@ -26,6 +26,9 @@ from everhook.storage.tenant_scope import tenant_bound
 from everhook.tenants import store as tenants
 
 MAX_SIZE = 2**63 - 1
+NAMED_ARCHIVES = 3
+"""So many files are named at most. A tenant has one; only an operator sees those of several tenants."""
+
 SEALING_TAKES_S = 2
 """What a pass of the sealer may take."""
 
@@ -51,10 +54,11 @@ class ReceiptService:
         return jwks(issuer.keys if issuer is not None else ())
 
     async def of_delivery(self, session: Session, gid: str, *, after: str | None, limit: int) -> Page[Receipt]:
-        """One receipt for each attempt that has ended, in the order of the attempts. Raises NotFound and InvalidField
-        for a foreign cursor."""
+        """One receipt for each attempt that has ended, in the order of the attempts. Raises NotFound, ReceiptArchived
+        if they may be in an archive, and InvalidField for a foreign cursor."""
         page = await attempts_store.receipts_in_order(session, gid, after=attempt_position(after), limit=limit)
         if not page.rows and await deliveries.get(session, gid) is None:
+            await _refuse_if_archived(session, gid, Kind.DELIVERY)
             raise NotFound("delivery", gid)
         return page
 
@@ -70,10 +74,7 @@ class ReceiptService:
         row = await receipts.find(session, gid)
         if row is not None:
             return row
-        if is_gid(gid, Kind.RECEIPT) and await receipts.archived_since(session, moment_of(gid)):
-            raise ReceiptArchived(
-                f"{gid} is not in the database. Receipts of its time were archived: the operators have the files."
-            )
+        await _refuse_if_archived(session, gid, Kind.RECEIPT)
         raise NotFound("receipt", gid)
 
     async def bundle(self, session: Session, gid: str, *, since: int | None = None) -> dict[str, Any]:
@@ -107,6 +108,19 @@ class ReceiptService:
         wait = math.ceil(self._seal_every_s - time.time() % self._seal_every_s) + SEALING_TAKES_S
         detail = f"{gid} is not under a checkpoint yet. The next is signed in {wait} seconds."
         return NotSealed(detail, timedelta(seconds=wait))
+
+
+async def _refuse_if_archived(session: Session, gid: str, kind: Kind) -> None:
+    """Raise ReceiptArchived if receipts of the time of this id, which is not in the database, were moved to files."""
+    if not is_gid(gid, kind):
+        return
+    files = await receipts.archives_after(session, moment_of(gid), limit=NAMED_ARCHIVES + 1)
+    if files:
+        more = ", or of another tenant" if len(files) > NAMED_ARCHIVES else ""
+        raise ReceiptArchived(
+            f"{gid} is not in the database. Receipts of its time were archived to files, which the operators have: "
+            f"look first in {' or '.join(files[:NAMED_ARCHIVES])}{more}."
+        )
 
 
 async def _log_of(session: Session, tenant: str | None) -> str:

@@ -79,12 +79,18 @@ async def newest_archive(session: AsyncSession, tenant_gid: str) -> ReceiptArchi
     return rows.scalar_one_or_none()
 
 
-async def archived_since(session: AsyncSession, moment: datetime) -> bool:
-    """Whether receipts that were issued at a moment may have been archived, as far as the session reaches."""
+async def archives_after(session: AsyncSession, moment: datetime, limit: int) -> Sequence[str]:
+    """The first file of each log, as far as the session reaches, that ends after a moment: a receipt that was issued
+    then is in one of them, or in the next if it was sealed late."""
+    first = func.min(col(ReceiptArchive.file))  # the names of a log's files sort by their ranges
     rows = await session.execute(
-        select(col(ReceiptArchive.file)).where(col(ReceiptArchive.newest_at) >= moment).limit(1)
+        select(first)
+        .where(col(ReceiptArchive.newest_at) >= moment)
+        .group_by(col(ReceiptArchive.tenant_gid))
+        .order_by(first)
+        .limit(limit)
     )
-    return rows.first() is not None
+    return rows.scalars().all()
 
 
 async def page_of_seals(session: AsyncSession, tenant_gid: str, *, before: int | None, limit: int) -> Page[ReceiptSeal]:

@@ -47,9 +47,9 @@ async def metrics_served(
         yield
         return
     async with httpx.AsyncClient(trust_env=False, verify=False, timeout=SDK_TIMEOUT_S) as client:  # noqa: S501 - plain HTTP
-        page = MetricsPage(_Collector(database, client, sdk_address, count_timeout).metrics)
+        collector = _Collector(database, client, sdk_address, count_timeout)
         with contextlib.closing(metrics_listener(settings.metrics_host, settings.metrics_port)) as listener:
-            async with serving(page, listener):
+            async with contextlib.aclosing(collector), serving(MetricsPage(collector.metrics), listener):
                 log.info("serving metrics", address=f"{settings.metrics_host}:{settings.metrics_port}")
                 yield
 
@@ -66,6 +66,13 @@ class _Collector:
         self._count_timeout = count_timeout
         self._backlog = alru_cache(ttl=CACHED_S)(self._load_backlog)
 
+    async def aclose(self) -> None:
+        """Wait for a count under way, at most as long as the database may take for a statement.
+
+        A count is never cancelled: a connection whose use is cancelled closes later, perhaps after its event loop.
+        """
+        await self._backlog.cache_close(wait=True)
+
     async def metrics(self) -> bytes:
         backlog, of_the_sdk = await asyncio.gather(self._gauges(), self._sdk_metrics())
         return exposition(backlog) + of_the_sdk
@@ -73,7 +80,7 @@ class _Collector:
     async def _gauges(self) -> Backlog | None:
         try:
             async with asyncio.timeout(self._count_timeout):
-                return await self._backlog()
+                return await asyncio.shield(self._backlog())
         except Exception as error:
             if not is_unavailable(error):
                 log.exception("cannot count the backlog")

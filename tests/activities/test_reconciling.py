@@ -351,6 +351,20 @@ async def test_a_minute_checks_a_bounded_number_of_dead_letters_and_the_next_one
     assert temporal.started == [rows[0].gid]
 
 
+async def test_a_page_of_dead_letters_is_checked_again_if_temporal_was_away_for_its_starts(
+    reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DEAD_LETTER_PAGE", 2)
+    rows = [await dead(store) for _ in range(4)]
+    temporal.running = {row.gid for row in rows[:2]}
+    temporal.refused = {rows[3].gid: AWAY}
+    with pytest.raises(RPCError):
+        await reconcile(reconciling)
+    temporal.refused = {}
+    await reconcile(reconciling)
+    assert sorted(temporal.started) == [rows[2].gid, rows[3].gid]
+
+
 @pytest.mark.usefixtures("second_a_start")
 async def test_very_many_dead_letters_are_restored_over_several_passes(
     reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch

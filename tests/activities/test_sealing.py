@@ -1,11 +1,16 @@
 """The sealing pass: all tenants, batch by batch; one log's damage is told once and is not the others' trouble."""
 
 import asyncio
+from typing import Any
 
+import pytest
 from temporalio.testing import ActivityEnvironment
 
+from activities import sealing as module
 from activities.sealing import SealingActivities
 from everhook.contracts import SealResult
+from everhook.receipts.log.sealing_store import seal_batch
+from everhook.storage.keyring import DecryptionError, KeyRing, new_master_key
 from everhook.storage.tables import OperationalEvent
 from tests.stores.factories import KEYRING, Store
 from tests.stores.receipt_factory import Log
@@ -56,3 +61,20 @@ async def test_a_damaged_log_is_told_once_and_left_alone_while_the_others_go_on(
     await damaged.grow(1)
     await sealed(sealing)
     assert len(await damage_events(store)) == 2
+
+
+async def test_a_pass_without_the_master_key_stops_at_the_first_tenant(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = [Log(store.database), Log(store.database, await store.tenant("acme"))]
+    await asyncio.gather(*(log.grow(1) for log in logs))
+    tried: list[str] = []
+
+    async def seal(session: Any, tenant_gid: str, *arguments: Any, **options: Any) -> Any:
+        tried.append(tenant_gid)
+        return await seal_batch(session, tenant_gid, *arguments, **options)
+
+    monkeypatch.setattr(module, "seal_batch", seal)
+    with pytest.raises(DecryptionError):
+        await sealed(SealingActivities(store.database, KeyRing([new_master_key()])))
+    assert len(tried) == 1

@@ -320,18 +320,22 @@ async def test_archived_receipts_are_in_the_file_and_gone_from_the_api(
 
     log = Log(api.database, keyring=KeyRing.from_settings(settings))
     await log.grown(2, 5)
-    gid = (await log.receipts())[1].gid
+    gid, delivery_gid = (await log.receipts())[1].gid, (await log.receipts())[0].delivery_gid
     before = [datetime.now(UTC) + timedelta(days=days) for days in (1, 0)]
     tomorrow, today = (["archive", "--to", str(tmp_path), "--before", f"{day:%Y-%m-%d}"] for day in before)
     status, shown = await receipts(*tomorrow)
     assert (status, "lies in the future" in shown) == (2, True)
     await api.change_rows("UPDATE receipt_seal SET created_at = :past", past="2026-01-01 00:00:00.000000")
-    assert await receipts(*today) == (0, f"0 receipts moved to {tmp_path}\n")  # their attempts are still there
+    status, shown = await receipts(*today)
+    assert "receipt 0 and all later ones stay" in shown and shown.endswith(f"0 receipts moved to {tmp_path}\n")
+    status, shown = await receipts(*today, "--json")
+    assert json.loads(shown)["heldBack"] == [{"tenantGid": log.tenant_gid, "seq": 0, "deliveryGid": delivery_gid}]
     await api.change_rows("DELETE FROM attempt")
     assert await receipts(*today, "--dry-run") == (0, "5 receipts would be moved\n")
     assert await receipts(*today) == (0, f"5 receipts moved to {tmp_path}\n")
     await api.change_rows("UPDATE receipt_archive SET newest_at = :now", now=f"{before[1]:%Y-%m-%d %H:%M:%S.%f}")
-    assert_problem(await api.get(f"/v1/receipts/{gid}"), 410)
+    assert "000000000000-000000000005" in assert_problem(await api.get(f"/v1/receipts/{gid}"), 410)["detail"]
+    assert_problem(await api.get(f"/v1/deliveries/{delivery_gid}/receipts"), 410)
     assert_problem(await api.get(f"/v1/receipts/{gid}/bundle"), 410)
     assert_problem(await api.get(f"/v1/receipts/{first_gid_at(Kind.RECEIPT, before[0])}"), 404)
     file = tmp_path / log.tenant_gid / "000000000000-000000000005.receipts.gz"

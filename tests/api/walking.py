@@ -11,6 +11,7 @@ import httpx
 
 from everhook.contracts import Verdict
 from everhook.ids import Kind, new_gid
+from everhook.lifecycle.service import LifecycleLimits
 from everhook.storage.tables import Attempt, Receipt, now
 from everhook.streaming.service import StreamLimits
 from everhook.tenants.audit_store import Actor, record_audit
@@ -41,7 +42,7 @@ KIND_OF_FIELD = {
 """Which query parameters and fields of bodies name things of tenants."""
 
 NEUTRAL_PARAMETERS = {
-    "action", "actor", "consumer", "leaseSeconds", "waitSeconds", "prefetch", "Last-Event-ID",
+    "action", "actor", "consumer", "leaseSeconds", "waitSeconds", "timeoutSeconds", "prefetch", "Last-Event-ID",
     "channel", "cursor", "from", "Idempotency-Key", "limit", "deadLetterReason", "since", "status",
     "lastStatusCode", "to", "type", "until", "window",
 }  # fmt: skip
@@ -55,6 +56,10 @@ PULLING = "/v1/endpoints/{gid}/"
 RECEIVING = {PULLING + "poll", PULLING + "acks", PULLING + "stream"}
 """What consumers do: it changes deliveries as their receivers do, not as operators do."""
 OF_PULLED = RECEIVING | {PULLING + "queue"}
+FOLLOWING = "/v1/messages/{gid}/"
+WAITING = {FOLLOWING + "wait"}
+OF_SENDERS = WAITING | {FOLLOWING + "events", FOLLOWING + "events/stream"}
+"""What a publisher may read, of its own messages."""
 TELLTALE = ("gid", "tenant", "endpoint", "delivery")
 """A field of a body with one of these in its name must be in `KIND_OF_FIELD`, or be known to be no id."""
 
@@ -145,7 +150,7 @@ class Operation:
         required = [p["name"] for p in self.spec.get("parameters", []) if p["in"] == "query" and p["required"]]
         unknown = [name for name in required if name not in SAMPLES]
         assert unknown == [], f"{self.name}: what can stand in the parameters {unknown}?"
-        return {name: SAMPLES[name] for name in required}
+        return {name: SAMPLES[name] for name in required} | ({"timeoutSeconds": 0} if self.path in WAITING else {})
 
     def _is_id(self, name: str) -> bool:
         if name in KIND_OF_FIELD:
@@ -196,6 +201,7 @@ def operations(document: JSON) -> Iterator[Operation]:
 async def make_world(api: Api, tenant: str) -> World:
     """A tenant with an endpoint, a subscription, a delivery under way, a dead letter, a key and a batch."""
     api.services.streams.limits = StreamLimits(lifetime=(0, 0))  # streams end at once
+    api.services.lifecycle.limits = LifecycleLimits(lifetime=(0, 0))
     await api.post("/v1/channels", {"name": "orders"})
     quiet = await api.channel(f"quiet-{next(_numbers)}")
     endpoint = await api.endpoint(channel="orders", tenant=tenant)

@@ -823,3 +823,16 @@ async def test_an_endpoint_shows_how_it_does_as_its_state_and_its_circuit_as_a_d
         page = (await pages.get(path)).text
         assert re.search(rf'<span class="pill \w+">{state}</span>', page), path
         assert re.findall(r'<div class="quiet">(circuit [\w-]+)</div>', page) == ([detail] if detail else [])
+
+
+async def test_the_page_of_an_archived_receipt_names_its_file(pages: Pages) -> None:
+    receipt = new_gid(Kind.RECEIPT)
+    await pages.sign_in()
+    assert (await pages.get(f"/receipts/{receipt}")).status_code == 404
+    await pages.api.change_rows(
+        'INSERT INTO receipt_archive (tenant_gid, start, "end", file, sha256, newest_at, archived_at) '
+        "VALUES ('ten_x', 0, 5, 'ten_x/old.receipts.gz', '', '2999-01-01 00:00:00.000000', CURRENT_TIMESTAMP)"
+    )
+    for path in (f"/receipts/{receipt}", f"/receipts/{receipt}/bundle"):
+        answer = await pages.get(path)
+        assert answer.status_code == 410 and "ten_x/old.receipts.gz" in answer.text

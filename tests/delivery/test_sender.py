@@ -396,10 +396,10 @@ async def test_an_endpoint_without_a_limit_asks_for_no_send_time(desk: Desk, mon
 
 async def test_an_attempt_leaves_at_its_send_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     endpoint = await desk.endpoint(rate_limit=2.0)
-    times = paced(desk, monkeypatch, Times(0.4))
+    times = paced(desk, monkeypatch, Times(0.4, 0.0, 0.0))  # the others if this machine misses the first
     began = time.monotonic()
     outcome = await desk.send(await desk.delivery(endpoint), rate_limit=2.0)
-    assert (outcome.verdict, outcome.new_rate_limit, times.limits) == (Verdict.DELIVERED, None, [2.0])
+    assert (outcome.verdict, outcome.new_rate_limit, set(times.limits)) == (Verdict.DELIVERED, None, {2.0})
     assert desk.receiver.arrivals[0].monotonic - began >= 0.4
 
 
@@ -450,6 +450,6 @@ async def test_an_endpoint_that_is_paused_while_an_attempt_waits_gets_none(
     async def pause() -> None:
         await desk.store.circuit(endpoint, hold=Hold.PAUSED)
 
-    paced(desk, monkeypatch, Times(0.2, before=pause))
+    paced(desk, monkeypatch, Times(0.4, 0.4, 0.4, before=pause))
     outcome = await desk.send(await desk.delivery(endpoint))
     assert (outcome.verdict, desk.receiver.count) == (Verdict.PARKED, 0)

@@ -16,7 +16,7 @@ from tests.egress.corpus import FLIPS, NAMES, NOT_PUBLIC, PUBLIC, URLS
 from tests.egress.inside import EVERY_URL, LARGE, ROUNDS
 from tests.egress.receivers import ANSWERS, HANDSHAKES, TIMEOUT
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 KEPT_BODY = 16 * 1024
 STORED_HEADERS = 12 * 1024

@@ -114,16 +114,17 @@ async def test_the_store_of_temporal_is_restored_while_the_database_is_ahead(pos
     await stack.temporal.start()
     await scene.respond(200, name="new")
     await scene.has_statuses(new, delivered=EACH)  # their workflows are not in the backup
-    await scene.findable(
-        OF_STATUS.format("Running", scene.channel), EACH
-    )  # those of the dead letters, already replayed
+    # Those of the dead letters, already replayed. Some of the backup had not got that far, and a replay of a delivery
+    # that is under way is ignored.
+    running = OF_STATUS.format("Running", scene.channel)
+    await scene.findable(f"{running} AND DeliveryStatus='dead_lettered'", EACH)
     report = await scene.finish(90)
     report.assert_no_duplicates()
 
     client = await stack.temporal.client()  # a replay by query signals them too: nothing is sent again
-    async for execution in client.list_workflows(OF_STATUS.format("Running", scene.channel)):
+    async for execution in client.list_workflows(running):
         await client.get_workflow_handle(execution.id).signal("replay")
-    await scene.findable(OF_STATUS.format("Running", scene.channel), 0)
+    await scene.findable(running, 0)
     (await scene.finish(90)).assert_no_duplicates()
 
 

@@ -17,6 +17,7 @@ from everhook.circuit.machine import Hold
 from everhook.contracts import DeliveryStatus
 from everhook.delivery import overdue_store, parked_store
 from everhook.delivery import store as deliveries
+from everhook.delivery.inputs_store import InputDefaults, load_dead_letters
 from everhook.health.overview_store import troubled_circuits
 from everhook.storage.engine import Database
 from everhook.storage.tables import CircuitRow, Endpoint, now
@@ -42,6 +43,10 @@ QUESTIONS: dict[str, tuple[Question, str]] = {
             connection, moment(), (moment(), "dlv_"), rows=500, share=50, endings="07abc"
         ),
         "ix_delivery_due",
+    ),
+    "dead letters, page by page": (
+        lambda connection, end: load_dead_letters(connection, InputDefaults(), now(), "dlv_z", 100),
+        "ix_delivery_astray",
     ),
     "what is parked at paused endpoints past its window": (
         lambda connection, end: overdue_store.defer_paused(connection, HOUR, 500),

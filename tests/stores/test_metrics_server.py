@@ -1,5 +1,6 @@
 """`/metrics`: where it is offered, and what it does while the database is away."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,9 +10,10 @@ import httpx
 import pytest
 
 from everhook.errors import ConfigurationError
+from everhook.health.backlog_store import Backlog
 from everhook.serving.metrics_server import metrics_served, sdk_metrics_address
 from everhook.settings import Settings
-from everhook.storage.engine import Database
+from everhook.storage.engine import Database, Session
 from testing.postgres_server import PostgresServer
 from testing.processes import free_port
 from testing.stack import async_url
@@ -62,6 +64,22 @@ async def test_while_the_database_hangs_it_answers_as_quickly(postgres: Postgres
     await database.close()
     assert "everhook_attempts_total" in text
     assert "everhook_undispatched" not in text
+
+
+async def test_a_count_that_is_late_ends_before_the_database_is_closed(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = []
+
+    async def late(_session: Session) -> Backlog:
+        await asyncio.sleep(0.3)
+        ended.append(True)
+        raise TimeoutError
+
+    monkeypatch.setattr("everhook.serving.metrics_server.backlog", late)
+    async with served(database, count_timeout=0.01) as client:
+        assert "everhook_undispatched" not in (await client.get("/metrics")).text
+    assert ended == [True]
 
 
 async def test_without_the_sdk_s_metrics_there_are_ours(store: Store) -> None:

@@ -3,11 +3,16 @@
 import asyncio
 from datetime import timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
+from temporalio.testing import ActivityEnvironment
 
+from activities import sealing
+from activities.sealing import CONCURRENCY
+from everhook.contracts import SealResult
 from everhook.receipts.keys import ReceiptKey
 from everhook.receipts.log.checkpoint import Checkpoint, origin_of, sign_checkpoint, verify_checkpoint
 from everhook.receipts.log.merkle import (
@@ -17,13 +22,14 @@ from everhook.receipts.log.merkle import (
     verify_consistency,
     verify_inclusion,
 )
-from everhook.receipts.log.sealing_store import tenants_with_unsealed
+from everhook.receipts.log.sealing_store import seal_batch, tenants_with_unsealed
 from everhook.receipts.receipt import receipt_leaf
 from everhook.receipts.store import StoredHashes
 from everhook.receipts.strict_json import InvalidDocument, encode_base64
 from everhook.storage.engine import Database
 from everhook.storage.tables import DEFAULT_TENANT_GID, now
-from tests.stores.factories import ISSUER, Store
+from tests.stores.factories import ISSUER, KEYRING, Store
+from tests.stores.plans import plan_of, recorded, without_partitions
 from tests.stores.receipt_factory import Log
 
 OTHERS = ReceiptKey.generate(now() - timedelta(days=1))
@@ -113,6 +119,58 @@ async def test_a_tenant_that_is_being_erased_is_left_alone(log: Log, store: Stor
     await log.change("UPDATE tenant SET erasing_since = created_at WHERE name = 'acme'")
     async with log.database.read_connection() as connection:
         assert await tenants_with_unsealed(connection) == [log.tenant_gid]
+
+
+async def test_tenants_with_unsealed_receipts_are_found_without_reading_each_receipt(
+    log: Log, store: Store, database: Database
+) -> None:
+    other = Log(database, await store.tenant("acme"))
+    await asyncio.gather(log.grown(300), other.grown(300))  # most receipts are sealed
+    await asyncio.gather(log.grow(20), other.grow(20))
+    if not database.is_sqlite:  # which has no statistics in production either
+        async with database.write_connection() as connection:
+            await connection.execute(text("ANALYZE"))
+    statements = recorded(database)
+    async with database.read_connection() as connection:
+        assert await tenants_with_unsealed(connection) == sorted([log.tenant_gid, other.tenant_gid])
+    ((sql, parameters),) = [one for one in statements.items() if "receipt" in one[0]]
+    plan = await plan_of(database, sql, parameters)
+    assert "ix_receipt_unsealed" in plan, plan
+    if database.is_sqlite:
+        assert "autoindex_receipt" not in plan and "RECURSIVE STEP" in plan, plan
+        return
+    async with database.read_connection() as connection:
+        explained = await connection.exec_driver_sql(f"EXPLAIN (ANALYZE, TIMING OFF) {sql}", parameters)
+        plan = await without_partitions(connection, "\n".join(str(row[0]) for row in explained))
+    steps = [step for step in plan.splitlines() if "on receipt" in step]
+    assert steps
+    for step in steps:
+        read = float(step.partition("(actual rows=")[2].partition(" ")[0])
+        assert "ix_receipt_unsealed" in step and read <= 1, plan
+
+
+async def test_a_pass_extends_several_logs_at_once_on_postgresql_and_one_on_sqlite(
+    database: Database, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = [Log(database, await store.tenant(f"tenant-{number}")) for number in range(CONCURRENCY + 2)]
+    await asyncio.gather(*(log.grow(1) for log in logs))
+    under_way: list[str] = []
+    most = 0
+
+    async def seal(session: Any, tenant_gid: str, *arguments: Any, **options: Any) -> Any:
+        nonlocal most
+        under_way.append(tenant_gid)
+        most = max(most, len(under_way))
+        try:
+            await asyncio.sleep(0.05)
+            return await seal_batch(session, tenant_gid, *arguments, **options)
+        finally:
+            under_way.remove(tenant_gid)
+
+    monkeypatch.setattr(sealing, "seal_batch", seal)
+    result = await ActivityEnvironment().run(sealing.SealingActivities(database, KEYRING).seal_receipts)
+    assert result == SealResult(receipts=len(logs), checkpoints=len(logs))
+    assert most == (1 if database.is_sqlite else CONCURRENCY)
 
 
 async def test_two_sealers_at_once_make_one_log(log: Log, other_database: Database) -> None:

@@ -9,14 +9,22 @@ from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import RateLimit
 from temporalio.api.taskqueue.v1 import TaskQueue as TaskQueueName
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, UpdateTaskQueueConfigRequest
-from temporalio.client import Client, ScheduleActionStartWorkflow
+from temporalio.client import Client, ScheduleActionStartWorkflow, ScheduleDescription
 from temporalio.service import RPCError, RPCStatusCode
 
-from everhook.contracts import TaskQueue
+from everhook.contracts import EVENTS_WORKFLOW, RECONCILE_WORKFLOW, TaskQueue
 from everhook.settings import Settings
 from everhook.temporal.client import connect
-from everhook.temporal.provisioning import ensure_runtime, once_known, setup
+from everhook.temporal.provisioning import (
+    ScheduledJob,
+    _definition,
+    ensure_runtime,
+    once_known,
+    scheduled_jobs,
+    setup,
+)
 from testing.temporal_server import NAMESPACE, TemporalServer
+from testing.waiting import assert_eventually
 
 
 class Step:
@@ -61,6 +69,30 @@ async def test_what_operators_changed_stays_when_a_worker_starts(client: Client)
     assert isinstance(schedule.action, ScheduleActionStartWorkflow)
     assert "schedule retention: up to date, paused by an operator" in told
     assert await _queue_limit(client) == 3.0
+
+
+async def test_schedules_of_an_earlier_release_become_loops_in_place(client: Client) -> None:
+    """One that runs starts its first loop at once. One that was paused stays paused, and starts none."""
+    for name, workflow in (("reconcile", RECONCILE_WORKFLOW), ("events", EVENTS_WORKFLOW)):
+        job = ScheduledJob(name, workflow, timedelta(days=365))
+        await client.create_schedule(name, job.schedule)
+    await client.get_schedule_handle("events").pause(note="maintenance")
+
+    await setup(client, Settings(dev=True))
+    await ensure_runtime(client, Settings(dev=True))
+
+    async def has_started() -> ScheduleDescription:
+        described = await client.get_schedule_handle("reconcile").describe()
+        assert described.info.num_actions == 1
+        return described
+
+    reconcile = await assert_eventually(has_started)
+    events = await client.get_schedule_handle("events").describe()
+    assert [_definition(each.schedule) for each in (reconcile, events)] == [
+        _definition(job.schedule) for job in scheduled_jobs(Settings(dev=True)) if job.is_loop
+    ]
+    assert (events.schedule.state.paused, events.schedule.state.note) == (True, "maintenance")
+    assert events.info.num_actions == 0
 
 
 async def _set_queue_limit(client: Client, rate: float) -> None:

@@ -91,6 +91,7 @@ WORKFLOWS: Sequence[type] = [
 BINARIES = Path(sys.prefix) / "bin"
 TENANT = "acme"
 PATIENCE_S = 10.0
+LONGEST_STEP = timedelta(days=10)
 LONG_AGO = datetime(2026, 1, 31, tzinfo=UTC)
 ENDS_OF_ACTIVITIES = (
     EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED,
@@ -348,7 +349,13 @@ class Engine:
         return await self.env.get_current_time()
 
     async def skip(self, duration: timedelta) -> None:
-        """Let this much time pass, with all that happens in it."""
+        """Let this much time pass, with all that happens in it.
+
+        In steps, because the server responds when all that happens in a step has happened, and a call has a deadline.
+        """
+        while duration > LONGEST_STEP:
+            await self.env.sleep(LONGEST_STEP)
+            duration -= LONGEST_STEP
         await self.env.sleep(duration)
 
     async def passed(self, handle: WorkflowHandle[Any, Any], name: str, calls: int, every: timedelta) -> None:

@@ -1,26 +1,37 @@
 """Moves old receipts from the database to files. Their hashes and checkpoints stay, so every proof still works.
 
-A file holds a range of one tenant's log that ends at a checkpoint. Receipts are deleted only once their file is
-written, on disk, read back and verified, and recorded. Whatever dies in between, the next run continues: a file that is
-not recorded is written again, and what is recorded is deleted.
+A file holds a range of one tenant's log that ends at a checkpoint. It is written under a temporary name, read back and
+verified, gets its name and is recorded. Only then are its receipts deleted. Whatever dies in between, the next run
+continues: a file that is not recorded is written again, and what is recorded is deleted.
 
 A receipt whose attempt is still in the database stays: people look at both together.
 """
 
+import secrets
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime
+from errno import EEXIST
 from pathlib import Path
 
 from sqlalchemy import and_, exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from everhook.receipts.archive import ArchiveHeader, file_name, verify_archive, write_archive
+from everhook.receipts.archive import (
+    ArchiveHeader,
+    digest,
+    file_name,
+    have_same_receipts,
+    rename_on_disk,
+    verify_archive,
+    write_archive,
+)
 from everhook.receipts.keys import KeySet, jwks
 from everhook.receipts.keys_store import load_issuer
 from everhook.receipts.log.merkle import Frontier
-from everhook.receipts.store import StoredHashes, newest_archive, seal_at
+from everhook.receipts.receipt import receipt_leaf
+from everhook.receipts.store import StoredHashes, archived_size, newest_archive, seal_at
 from everhook.receipts.strict_json import InvalidDocument
 from everhook.storage.bulk import Bulk
 from everhook.storage.engine import Database
@@ -47,12 +58,25 @@ class Range:
     newest_at: datetime
 
 
-async def next_range(session: AsyncSession, tenant_gid: str, before: datetime) -> Range | None:
+@dataclass(frozen=True)
+class HeldBack:
+    """The first receipt that is old enough, and stays because its attempt is in the database. All later ones stay
+    too."""
+
+    tenant_gid: str
+    seq: int
+    delivery_gid: str
+
+
+async def next_range(
+    session: AsyncSession, tenant_gid: str, before: datetime, start: int | None = None
+) -> Range | None:
     """The next receipts to archive: all under checkpoints that were signed before a moment, and none with an attempt
-    in the database. None if there are none."""
-    newest = await newest_archive(session, tenant_gid)
-    start = newest.end if newest is not None else 0
-    bound = await _first_with_attempt(session, tenant_gid, start, start + PER_FILE)
+    in the database. None if there are none. `start`: from this place on, rather than after the last archive."""
+    if start is None:
+        start = await archived_size(session, tenant_gid)
+    first = await _first_with_attempt(session, tenant_gid, start)
+    bound = first.seq if first is not None else start + PER_FILE
     rows = await session.execute(
         select(col(ReceiptSeal.size), col(ReceiptSeal.created_at))
         .where(
@@ -68,58 +92,107 @@ async def next_range(session: AsyncSession, tenant_gid: str, before: datetime) -
     return Range(tenant_gid, start, row.size, row.created_at) if row is not None else None
 
 
-async def _first_with_attempt(session: AsyncSession, tenant_gid: str, start: int, end: int) -> int:
-    """The first place from `start` on whose attempt is in the database; `end` if there is none before it."""
+async def held_back(session: AsyncSession, tenant_gid: str, before: datetime, start: int) -> HeldBack | None:
+    """What ends the last range, if it is a receipt of an attempt that is in the database, and not the date."""
+    first = await _first_with_attempt(session, tenant_gid, start)
+    if first is None:
+        return None
+    rows = await session.execute(
+        select(col(ReceiptSeal.created_at))
+        .where(col(ReceiptSeal.tenant_gid) == tenant_gid, col(ReceiptSeal.size) > first.seq)
+        .order_by(col(ReceiptSeal.size))
+        .limit(1)
+    )
+    signed_at = rows.scalar_one_or_none()
+    return first if signed_at is not None and signed_at < before else None
+
+
+async def _first_with_attempt(session: AsyncSession, tenant_gid: str, start: int) -> HeldBack | None:
+    """The first receipt whose attempt is in the database, among as many from `start` on as one file holds."""
     attempt = and_(
         col(Attempt.delivery_gid) == col(Receipt.delivery_gid),
         col(Attempt.round) == col(Receipt.round),
         col(Attempt.number) == col(Receipt.number),
     )
     rows = await session.execute(
-        select(col(Receipt.seq))
+        select(col(Receipt.seq), col(Receipt.delivery_gid))
         .where(
             col(Receipt.tenant_gid) == tenant_gid,
             col(Receipt.seq) >= start,
-            col(Receipt.seq) < end,
+            col(Receipt.seq) < start + PER_FILE,
             exists().where(attempt),
         )
         .order_by(col(Receipt.seq))
         .limit(1)
     )
-    found: int | None = rows.scalar()
-    return end if found is None else found
+    row = rows.one_or_none()
+    return HeldBack(tenant_gid, row.seq, row.delivery_gid) if row is not None else None
 
 
-async def archive(database: Database, keyring: KeyRing, chosen: Range, directory: Path, advance: Advance) -> None:
-    """Write, verify and record the file of a range, then delete its receipts. Raises OSError, and InvalidDocument if
-    the log is damaged; then nothing is deleted."""
+async def archive(database: Database, keyring: KeyRing, chosen: Range, directory: Path, advance: Advance) -> bool:
+    """Write, verify and record the file of a range, then delete its receipts. False: another run was faster.
+
+    Raises OSError, also if another file has this name, and InvalidDocument if the log is damaged; then nothing is
+    deleted.
+    """
     path = directory / chosen.tenant_gid / file_name(chosen.start, chosen.end)
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        await _write(database, keyring, chosen, partial, advance)
+        if path.exists():
+            _must_be_the_same(path, partial)
+        recorded = await _record(database, chosen, partial, path)
+    except InvalidDocument:
+        async with database.reading() as session:
+            if await archived_size(session, chosen.tenant_gid) <= chosen.start:
+                raise
+        recorded = False  # the receipts were deleted while this run read them
+    finally:
+        partial.unlink(missing_ok=True)
+    await delete_archived(database, chosen.tenant_gid)
+    return recorded
+
+
+async def _write(database: Database, keyring: KeyRing, chosen: Range, path: Path, advance: Advance) -> None:
+    """Write the file of a range, and verify it as it is on disk."""
     async with database.reading() as session:
         header, keys = await _header(session, keyring, chosen)
-        receipts = [jws async for jws in _receipts(session, chosen, advance)]
-    digest = write_archive(path, header, receipts)
-    found = verify_archive(path, keys)
+        receipts = [jws async for jws in _receipts(session, chosen)]
+    write_archive(path, header, receipts)
+    found = verify_archive(path, keys, advance)
     if found.wrong is not None:
-        path.unlink()
         raise InvalidDocument(found.wrong.place, found.wrong.text)
-    row = ReceiptArchive(
-        tenant_gid=chosen.tenant_gid,
-        start=chosen.start,
-        end=chosen.end,
-        file=f"{chosen.tenant_gid}/{path.name}",
-        sha256=digest,
-        newest_at=chosen.newest_at,
-    )
+
+
+def _must_be_the_same(path: Path, written: Path) -> None:
+    """Raise FileExistsError unless a run that died left this file. Another one may be the only copy of its receipts:
+    those that a database lost when it was restored from a backup."""
+    if not have_same_receipts(path, written):
+        raise FileExistsError(EEXIST, "it exists already, and has other receipts; move it elsewhere", str(path))
+
+
+async def _record(database: Database, chosen: Range, partial: Path, path: Path) -> bool:
+    """Give the file its name and record it, unless another run has archived these receipts.
+
+    Under the lock of the sealer, so that a log is changed by one at a time. A file with its name is never removed: it
+    may be recorded, and its receipts deleted.
+    """
     async with database.writing() as session:
-        # As the sealer, so that a log is changed by one at a time.
         await lock(await session.connection(), "receipts", chosen.tenant_gid)
-        known = await newest_archive(session, chosen.tenant_gid)
-        if known is None or known.end == chosen.start:
-            session.add(row)
-        elif (known.start, known.end) != (chosen.start, chosen.end):
-            path.unlink()  # another run has archived these, and more or less of them in a file of another name
-    await delete_archived(database, chosen.tenant_gid)
+        if await archived_size(session, chosen.tenant_gid) != chosen.start:
+            return False
+        row = ReceiptArchive(
+            tenant_gid=chosen.tenant_gid,
+            start=chosen.start,
+            end=chosen.end,
+            file=f"{chosen.tenant_gid}/{path.name}",
+            sha256=digest(partial),
+            newest_at=chosen.newest_at,
+        )
+        rename_on_disk(partial, path)
+        session.add(row)
+    return True
 
 
 async def delete_archived(database: Database, tenant_gid: str) -> None:
@@ -153,16 +226,21 @@ async def _header(session: AsyncSession, keyring: KeyRing, chosen: Range) -> tup
     return header, KeySet.from_jwks(public)
 
 
-async def _receipts(session: AsyncSession, chosen: Range, advance: Advance) -> AsyncIterator[str]:
+async def _receipts(session: AsyncSession, chosen: Range) -> AsyncIterator[str]:
+    """The receipts of a range, each compared with its hash, which stays when the receipt is deleted."""
+    stored = StoredHashes(session, chosen.tenant_gid)
     for start in range(chosen.start, chosen.end, CHUNK):
         stop = min(start + CHUNK, chosen.end)
+        hashes = await stored.leaves(start, stop)
         rows = await session.execute(
-            select(col(Receipt.seq), col(Receipt.jws))
-            .where(col(Receipt.tenant_gid) == chosen.tenant_gid, col(Receipt.seq) >= start, col(Receipt.seq) < stop)
-            .order_by(col(Receipt.seq))
+            select(col(Receipt.seq), col(Receipt.jws)).where(
+                col(Receipt.tenant_gid) == chosen.tenant_gid, col(Receipt.seq) >= start, col(Receipt.seq) < stop
+            )
         )
-        for expected, row in enumerate(rows, start):
-            if row.seq != expected:
-                raise InvalidDocument(f"receipt {expected}", "is missing, and there is a checkpoint over it")
-            yield row.jws
-        advance(stop - start)
+        found = {row.seq: row.jws for row in rows}
+        for seq in range(start, stop):
+            if seq not in found:
+                raise InvalidDocument(f"receipt {seq}", "is missing, and there is a checkpoint over it")
+            if seq - start >= len(hashes) or receipt_leaf(found[seq]) != hashes[seq - start]:
+                raise InvalidDocument(f"receipt {seq}", "is not the one that was sealed here, or its hash was altered")
+            yield found[seq]

@@ -35,11 +35,13 @@ def _ignore(_more: int) -> None:
 
 @dataclass(frozen=True)
 class LogAudit:
-    """The result for a valid log. `unsealed` receipts wait for the next checkpoint."""
+    """The result for a valid log. `archived` ones of the receipts are in files, and only their hashes were verified.
+    `unsealed` receipts wait for the next checkpoint."""
 
     receipts: int
     checkpoints: int
     unsealed: int
+    archived: int = 0
 
 
 async def tenants_with_receipts(session: AsyncSession) -> list[str]:
@@ -67,8 +69,9 @@ async def audit_log(session: AsyncSession, tenant_gid: str, keyring: KeyRing, ad
     issuer = await load_issuer(await session.connection(), keyring)
     if issuer is None:
         raise InvalidDocument("receipt_key", "has no key, and there are receipts")
-    reader = _LogReader(session, tenant_gid, issuer, advance, await archived_size(session, tenant_gid))
-    return LogAudit(size, await reader.check_log(size), await reader.check_unsealed(begun))
+    reader = _LogReader(session, tenant_gid, issuer, advance)
+    checkpoints = await reader.check_log(size)
+    return LogAudit(size, checkpoints, await reader.check_unsealed(begun), reader.archived)
 
 
 async def check_attempts(session: AsyncSession, advance: Advance = _ignore) -> int:
@@ -101,10 +104,8 @@ async def check_attempts(session: AsyncSession, advance: Advance = _ignore) -> i
 
 
 class _LogReader:
-    def __init__(self, session: AsyncSession, tenant_gid: str, issuer: Issuer, advance: Advance, archived: int) -> None:
-        """`archived`: so many receipts at the beginning were moved to files, which verify on their own. Their hashes
-        are verified here."""
-        self._archived = archived
+    def __init__(self, session: AsyncSession, tenant_gid: str, issuer: Issuer, advance: Advance) -> None:
+        self.archived = 0
         self._session = session
         self._tenant_gid = tenant_gid
         self._issuer = issuer
@@ -139,9 +140,11 @@ class _LogReader:
         for start in range(self._frontier.size, end, CHUNK):
             stop = min(start + CHUNK, end)
             rows = await self._receipts(start, stop)
+            if len(rows) < stop - start:  # archives are recorded before their receipts are deleted, also meanwhile
+                self.archived = await archived_size(self._session, self._tenant_gid)
             hashes = await self._stored.leaves(start, stop)
             leaves = [
-                self._leaf(rows.get(seq), seq) if seq >= self._archived or seq in rows else _stored(hashes, seq - start)
+                self._leaf(rows.get(seq), seq) if seq >= self.archived or seq in rows else _stored(hashes, seq - start)
                 for seq in range(start, stop)
             ]
             for seq, leaf in enumerate(leaves, start):

@@ -1,0 +1,194 @@
+"""What became of messages: the reads behind waiting and lifecycle events. None of them reads a payload."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, func, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlmodel import col
+
+from everhook.contracts import DeliveryMode, DeliveryStatus, Verdict
+from everhook.ids import Kind, first_gid_at, moment_of
+from everhook.lifecycle.events import (
+    SETTLED_STATUSES,
+    AttemptRow,
+    DeliveryHistory,
+    DeliveryRow,
+    MessageRow,
+    Position,
+)
+from everhook.storage.paging import WRITTEN_WITHIN
+from everhook.storage.tables import Attempt, Delivery, DeliveryRound, Endpoint, Message
+
+Fingerprint = tuple[tuple[str, int, int, int], ...]
+"""For each status: how many deliveries of a message have it, and the sums of their rounds and attempts. It differs
+after every change that has an event."""
+
+
+async def message(session: AsyncSession, gid: str) -> MessageRow | None:
+    columns = (col(Message.gid), col(Message.accepted_at), col(Message.published_by))
+    row = (await session.execute(select(*columns).where(col(Message.gid) == gid))).one_or_none()
+    return MessageRow(row.gid, row.accepted_at, row.published_by) if row is not None else None
+
+
+async def fingerprints(connection: AsyncConnection, message_gids: Collection[str]) -> dict[str, Fingerprint]:
+    """Those of many messages, in one query. Messages without deliveries are left out."""
+    found: dict[str, list[tuple[str, int, int, int]]] = {}
+    for row in await connection.execute(_fingerprints(message_gids)):
+        found.setdefault(row[0], []).append((row[1].value, int(row[2]), int(row[3]), int(row[4])))
+    return {gid: tuple(sorted(parts)) for gid, parts in found.items()}
+
+
+def _fingerprints(message_gids: Collection[str]) -> Select[*tuple[Any, ...]]:
+    return (
+        select(
+            col(Delivery.message_gid),
+            col(Delivery.status),
+            func.count(),
+            func.sum(col(Delivery.round)),
+            func.sum(col(Delivery.attempts)),
+        )
+        .where(*_of_messages(message_gids))
+        .group_by(col(Delivery.message_gid), col(Delivery.status))
+    )
+
+
+def _of_messages(message_gids: Collection[str]) -> tuple[ColumnElement[bool], ...]:
+    """A delivery is created with its message, so the range of keys is known: PostgreSQL reads the partitions of these
+    months only."""
+    moments = [moment_of(gid) for gid in message_gids]
+    return (
+        col(Delivery.message_gid).in_(sorted(message_gids)),
+        col(Delivery.gid) >= first_gid_at(Kind.DELIVERY, min(moments) - WRITTEN_WITHIN),
+        col(Delivery.gid) < first_gid_at(Kind.DELIVERY, max(moments) + WRITTEN_WITHIN),
+    )
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many deliveries of a message are in which status, and when the last one was settled."""
+
+    counts: dict[DeliveryStatus, int]
+    last_at: datetime | None
+
+    @property
+    def settled(self) -> int:
+        return sum(count for status, count in self.counts.items() if status in SETTLED_STATUSES)
+
+    @property
+    def is_settled(self) -> bool:
+        return self.settled == sum(self.counts.values())
+
+
+async def tally(session: AsyncSession, message_gid: str) -> Tally:
+    dead, completed = col(Delivery.dead_lettered_at), col(Delivery.completed_at)
+    rows = await session.execute(
+        select(col(Delivery.status), func.count(), func.max(dead), func.max(completed))
+        .where(*_of_messages([message_gid]))
+        .group_by(col(Delivery.status))
+    )
+    found = rows.all()
+    moments = [
+        row[2] if row[0] is DeliveryStatus.DEAD_LETTERED else row[3] for row in found if row[0] in SETTLED_STATUSES
+    ]
+    last_at = max((moment for moment in moments if moment is not None), default=None)
+    return Tally({row[0]: int(row[1]) for row in found}, last_at)
+
+
+async def deliveries(
+    session: AsyncSession, message_gid: str, *, since_gid: str | None = None, limit: int
+) -> Sequence[DeliveryRow]:
+    """In the order of their gids; from `since_gid` on, if it is given."""
+    statement = (
+        select(*(col(getattr(Delivery, name)) for name in _OF_DELIVERY), col(Endpoint.mode))
+        .join(Endpoint, col(Endpoint.gid) == col(Delivery.endpoint_gid))
+        .where(*_of_messages([message_gid]))
+        .order_by(col(Delivery.gid))
+        .limit(limit)
+    )
+    if since_gid is not None:
+        statement = statement.where(col(Delivery.gid) >= since_gid)
+    return [DeliveryRow(**row._mapping) for row in await session.execute(statement)]
+
+
+_OF_DELIVERY = (
+    "gid", "message_gid", "endpoint_gid", "status", "round", "attempts", "accepted_at", "dead_lettered_at",
+    "completed_at", "reason", "decided_by", "decided_why",
+)  # fmt: skip
+_OF_ATTEMPT = (
+    "gid", "delivery_gid", "round", "number", "verdict", "started_at", "duration_ms", "status_code", "error",
+    "next_attempt_at",
+)  # fmt: skip
+
+
+async def histories(
+    session: AsyncSession,
+    rows: Sequence[DeliveryRow],
+    *,
+    after: tuple[str, Position] | None = None,
+    limit: int | None = None,
+) -> Sequence[DeliveryHistory]:
+    """Deliveries with their attempts and rounds. `after`: of the first delivery, only those from the round of
+    this position on. `limit`: at most so many attempts, and so many rounds, in all."""
+    gids = [row.gid for row in rows]
+    attempts = select(*(col(getattr(Attempt, name)) for name in _OF_ATTEMPT)).where(col(Attempt.delivery_gid).in_(gids))
+    attempts = attempts.order_by(col(Attempt.delivery_gid), col(Attempt.round), col(Attempt.number)).limit(limit)
+    rounds = select(col(DeliveryRound.delivery_gid), col(DeliveryRound.round), col(DeliveryRound.began_at)).where(
+        col(DeliveryRound.delivery_gid).in_(gids)
+    )
+    rounds = rounds.order_by(col(DeliveryRound.delivery_gid), col(DeliveryRound.round)).limit(limit)
+    if after is not None:
+        gid, (round_, _) = after
+        attempts = attempts.where(tuple_(col(Attempt.delivery_gid), col(Attempt.round)) >= (gid, round_))
+        rounds = rounds.where(tuple_(col(DeliveryRound.delivery_gid), col(DeliveryRound.round)) >= (gid, round_))
+    made: dict[str, list[AttemptRow]] = {gid: [] for gid in gids}
+    for row in await session.execute(attempts):
+        made[row.delivery_gid].append(AttemptRow(**row._mapping))
+    replays: dict[str, dict[int, datetime]] = {gid: {} for gid in gids}
+    for row in await session.execute(rounds):
+        replays[row.delivery_gid][row.round] = row.began_at
+    return [DeliveryHistory(row, made[row.gid], replays[row.gid]) for row in rows]
+
+
+@dataclass(frozen=True)
+class DeliveryAnswer:
+    """A delivery, and what its receiver responded: the body as stored, if it is JSON or may be."""
+
+    delivery_gid: str
+    endpoint_gid: str
+    mode: DeliveryMode
+    status: DeliveryStatus
+    completed_at: datetime | None
+    status_code: int | None = None
+    body: bytes | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        return self.status in SETTLED_STATUSES
+
+
+async def answers(session: AsyncSession, message_gid: str, limit: int) -> Sequence[DeliveryAnswer]:
+    """In the order of their gids. A delivered one has the body of its delivering attempt."""
+    rows = await deliveries(session, message_gid, limit=limit)
+    delivered = [row.gid for row in rows if row.status is DeliveryStatus.DELIVERED]
+    bodies: dict[str, Any] = {}
+    if delivered:
+        found = await session.execute(
+            select(col(Attempt.delivery_gid), col(Attempt.status_code), col(Attempt.response_body)).where(
+                and_(col(Attempt.delivery_gid).in_(delivered), col(Attempt.verdict) == Verdict.DELIVERED)
+            )
+        )
+        bodies = {row.delivery_gid: row for row in found}
+    return [
+        DeliveryAnswer(
+            row.gid,
+            row.endpoint_gid,
+            row.mode,
+            row.status,
+            row.dead_lettered_at if row.status is DeliveryStatus.DEAD_LETTERED else row.completed_at,
+            *((bodies[row.gid].status_code, bodies[row.gid].response_body) if row.gid in bodies else ()),
+        )
+        for row in rows
+    ]
