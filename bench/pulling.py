@@ -22,6 +22,7 @@ TAKEN = 5_000
 STREAMS = 500
 MOST_OF_EMPTY, MOST_OF_WEBHOOK = 1.15, 1.0
 TIMEOUT_S = 300.0
+ACK_EVERY_S = 0.1
 
 
 async def pulled(tell: Tell) -> Table:
@@ -144,15 +145,26 @@ async def _latencies(stack: BenchStack, tell: Tell) -> tuple[list[float], list[f
 async def _read(
     client: httpx.AsyncClient, gid: str, response: httpx.Response, arrivals: dict[str, float], count: int
 ) -> None:
-    acks: set[asyncio.Task[None]] = set()
+    """Read messages, and acknowledge them together every now and then, as `everhook consume` does."""
+    unacknowledged: list[dict[str, Any]] = []
+
+    async def flush() -> None:
+        while True:
+            await asyncio.sleep(ACK_EVERY_S)
+            items = unacknowledged.copy()
+            unacknowledged.clear()
+            await acknowledge(client, gid, items)
+
+    flusher = asyncio.create_task(flush())
     async for line in response.aiter_lines():
         if line.startswith('data: {"lease"'):
             item = orjson.loads(line[6:])
             arrivals.setdefault(item["messageGid"], time.monotonic())
-            acks.add(asyncio.create_task(acknowledge(client, gid, [item])))
+            unacknowledged.append(item)
             if len(arrivals) == count:
                 break
-    await asyncio.gather(*acks)
+    flusher.cancel()
+    await acknowledge(client, gid, unacknowledged)
 
 
 @asynccontextmanager
