@@ -34,7 +34,8 @@ from everhook.errors import InvalidField, NotFound, NotPulled, Unavailable
 from everhook.inbox.tasks import parse_spec
 from everhook.publishing.routing import Route
 from everhook.publishing.store import Acceptor
-from everhook.pulling.service import PulledEndpoint, pull_options
+from everhook.pulling.leases import PulledEndpoint
+from everhook.pulling.service import pull_options
 from everhook.signing import secrets_store as secrets
 from everhook.signing.schemes import SignatureScheme, new_secret
 from everhook.storage.engine import Session
