@@ -8,6 +8,7 @@ from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.delivery.sender import delivery_missing
 from everhook.delivery.snapshot_store import load_receipt_context
 from everhook.delivery.store import dead_letter, discard, open_round
+from everhook.inbox.deadlines_store import ask_again, cancel
 from everhook.pulling.queue_store import requeue, withdraw
 from everhook.receipts.issuer import issue, url_of
 from everhook.receipts.keys_store import IssuerCache
@@ -46,6 +47,7 @@ class RecordingActivities:
         async with self._database.writing() as session:
             if await open_round(session, input.delivery_gid, input.round, input.note):
                 await requeue(session, input.delivery_gid)
+                await ask_again(session, input.delivery_gid)
         async with self._database.read_connection() as connection:
             opened = await load_input(connection, self._defaults, input.delivery_gid)
         if opened is None:
@@ -56,4 +58,5 @@ class RecordingActivities:
     async def discard(self, input: DiscardInput) -> None:
         async with self._database.writing() as session:
             await withdraw(session, input.delivery_gid)
+            await cancel(session, input.delivery_gid)
             await discard(session, input.delivery_gid, input.note)

@@ -22,6 +22,7 @@ from everhook.delivery.service import DeliveryService
 from everhook.endpoints.service import EndpointService
 from everhook.endpoints.subscriptions import SubscriptionService
 from everhook.health.service import HealthService
+from everhook.inbox.service import TaskService
 from everhook.lifecycle.service import LifecycleService
 from everhook.publishing.backlog import Backlog
 from everhook.publishing.service import MessageService
@@ -68,6 +69,7 @@ class Services:
     responses: ResponseStore
     pulls: PullQueue
     streams: PullStreams
+    tasks: TaskService
     lifecycle: LifecycleService
 
     def scope_of(self, tenant_gid: str | None) -> TenantScope:

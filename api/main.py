@@ -29,6 +29,7 @@ from api.pulling import acks as pull_acks
 from api.pulling import router as pulling
 from api.receipts import router as receipts
 from api.subscriptions import router as subscriptions
+from api.tasks import router as tasks
 from api.tenants import router as tenants
 from api.unversioned import UnversionedCalls
 from everhook import __version__
@@ -41,6 +42,7 @@ from everhook.endpoints.subscriptions import SubscriptionService
 from everhook.engine import DeliveryEngine, delivery_engine
 from everhook.health.overview_store import HealthBoard
 from everhook.health.service import HealthService
+from everhook.inbox.service import TaskService
 from everhook.observability.tracing import tracing
 from everhook.publishing.backlog import Backlog
 from everhook.publishing.publish_rate import PublishRate
@@ -78,6 +80,7 @@ ROUTERS = (
     (dead_letters.router, OWNED),
     (receipts.router, OWNED),
     (health_scores.router, OWNED),
+    (tasks.router, OWNED),
     (audit.router, OWNED),
     (tenants.router, ADMINS),
     (api_keys.router, ADMINS),
@@ -186,7 +189,7 @@ async def _services(
 
 def _services_on(engine: DeliveryEngine) -> Services:
     settings, database, quotas = engine.settings, engine.database, Quotas.from_settings(engine.settings)
-    acceptor = Acceptor(database, engine.defaults, engine.wake_ups.wake)
+    acceptor = Acceptor(database, engine.defaults, engine.wake_ups.wake, engine.direct)
     backlog = Backlog(database, settings.undispatched_limit)
     deliveries = DeliveryService(database, engine.client, engine.defaults)
     messages = MessageService(
@@ -228,5 +231,6 @@ def _services_on(engine: DeliveryEngine) -> Services:
         responses=ResponseStore(database, engine.keyring),
         pulls=engine.pulls,
         streams=engine.streams,
+        tasks=TaskService(engine.issuers),
         lifecycle=engine.lifecycle,
     )

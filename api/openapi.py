@@ -21,6 +21,7 @@ SCHEME = {"type": "http", "scheme": "bearer", "description": "`Authorization: Be
 TAGS = {
     "channels": "Named streams of messages, each with a default delivery policy.",
     "endpoints": "Where tenants receive messages, with secrets, TLS settings and circuits.",
+    "tasks": "What inboxes ask people, and their decisions.",
     "pulling": "Take deliveries out of the queue of an endpoint, and acknowledge them.",
     "subscriptions": "Which messages of a channel go to an endpoint.",
     "messages": "Publish messages, and look at what was published.",

@@ -182,6 +182,20 @@ RECEIPT_ARCHIVED = ProblemType(
     "The receipt is not in the database, and receipts of its time were moved to files.",
     "Ask the operators for the file. `everhook receipts extract` takes the bundle of a receipt out of it.",
 )
+ALREADY_DECIDED = ProblemType(
+    "already-decided",
+    HTTPStatus.CONFLICT,
+    "Already decided",
+    "The task is decided, expired or cancelled, or you have decided already.",
+    "Nothing: read the task to see the decision.",
+)
+TASK_CHANGED = ProblemType(
+    "task-changed",
+    HTTPStatus.CONFLICT,
+    "Task changed",
+    "What is asked, or who is asked, has changed since you read the task.",
+    "Read the task again, and decide with its new `version`.",
+)
 PAYLOAD_ERASED = ProblemType(
     "payload-erased",
     HTTPStatus.CONFLICT,
@@ -276,6 +290,8 @@ OF_ERRORS: Mapping[type[errors.DomainError], ProblemType] = {
     errors.NotADeadLetter: NOT_A_DEAD_LETTER,
     errors.NoAttemptDue: NO_ATTEMPT_DUE,
     errors.NotPulled: NOT_PULLED,
+    errors.AlreadyDecided: ALREADY_DECIDED,
+    errors.TaskChanged: TASK_CHANGED,
     errors.TooManyDeliveries: TOO_MANY_DELIVERIES,
     errors.PayloadErased: PAYLOAD_ERASED,
     errors.LogDamaged: INTERNAL_ERROR,

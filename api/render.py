@@ -4,9 +4,18 @@ import orjson
 from fastapi import Response
 
 from api.channels.schemas import ChannelOut
-from api.endpoints.schemas import CircuitOut, EndpointMode, EndpointOut, PublicKeyOut, PullOptions, TlsOut, status_of
+from api.endpoints.schemas import (
+    CircuitOut,
+    EndpointMode,
+    EndpointOptions,
+    EndpointOut,
+    PublicKeyOut,
+    TlsOut,
+    status_of,
+)
 from api.schemas import ApiModel
 from api.subscriptions.schemas import SubscriptionOut
+from everhook.contracts import DeliveryMode
 from everhook.endpoints.store import EndpointView
 from everhook.storage.tables import Channel, Endpoint, Subscription
 
@@ -22,7 +31,7 @@ def endpoint(view: EndpointView) -> EndpointOut:
         tenant=view.tenant,
         mode=EndpointMode(row.mode),
         url=row.url or None,
-        options=PullOptions.model_validate(row.options) if row.mode.is_pulled else None,
+        options=_options(row),
         description=row.description,
         status=status_of(circuit.hold),
         status_reason=circuit.hold_reason,
@@ -39,6 +48,13 @@ def endpoint(view: EndpointView) -> EndpointOut:
         created_at=row.created_at,
         updated_at=row.updated_at,
     )
+
+
+def _options(row: Endpoint) -> EndpointOptions | None:
+    if row.mode is DeliveryMode.HTTP:
+        return None
+    defaults = {"leaseSeconds": 60, "maxInFlight": 1_000} if row.mode.is_pulled else {}
+    return EndpointOptions.model_validate(defaults | row.options)
 
 
 def public_keys(view: EndpointView) -> list[PublicKeyOut]:

@@ -87,7 +87,8 @@ TERMINAL_STATUSES = frozenset({DeliveryStatus.DELIVERED, DeliveryStatus.DISCARDE
 class DeadLetterReason(StrEnum):
     """Why a round ended without delivering.
 
-    `UNCLAIMED`: no consumer took it within the window. `EXPIRED`: no person decided in time.
+    `UNCLAIMED`: no consumer took it within the window. `EXPIRED`: no person decided in time. `DECLINED`: a person
+    declined it, so it was discarded; this is no dead letter.
     """
 
     EXHAUSTED = "exhausted"
@@ -100,6 +101,7 @@ class DeadLetterReason(StrEnum):
     UNSENDABLE = "unsendable"
     UNCLAIMED = "unclaimed"
     EXPIRED = "expired"
+    DECLINED = "declined"
 
 
 class FailureCode(StrEnum):
@@ -285,6 +287,8 @@ class DeliveryInput:
         """The status that a workflow with this input is found by when it starts."""
         if self.is_delivered:
             return DeliveryStatus.DELIVERED
+        if self.mode is DeliveryMode.INBOX:
+            return DeliveryStatus.AWAITING_DECISION
         return DeliveryStatus.AVAILABLE if self.mode.is_pulled else DeliveryStatus.SENDING
 
     @property

@@ -15,6 +15,7 @@
         │   ├── EndpointDeleted, TooManySecrets
         │   ├── QuotaExceeded
         │   ├── IdempotencyKeyReused
+        │   ├── AlreadyDecided, TaskChanged
         │   ├── NotADeadLetter, NoAttemptDue, PayloadErased, NotPulled,
         │   │   TooManyDeliveries
         │   └── TenantNameTaken, TenantInUse
@@ -122,6 +123,14 @@ class NotADeadLetter(Conflict):
 
 class NotPulled(Conflict):
     """The deliveries of an endpoint cannot be pulled, because it receives in another mode."""
+
+
+class AlreadyDecided(Conflict):
+    """The task is not open, or this person has decided."""
+
+
+class TaskChanged(Conflict):
+    """What the person read is not what is asked now."""
 
 
 class TooManyDeliveries(Conflict):

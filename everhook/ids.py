@@ -30,6 +30,8 @@ class Kind(StrEnum):
     AUDIT = "aud"
     BATCH = "bat"
     CONSUMER = "con"
+    TASK = "tsk"
+    GATE = "gat"
 
 
 def new_gid(kind: Kind) -> str:

@@ -56,7 +56,7 @@ def test_an_id_is_its_prefix_and_a_uuid7_of_now(kind: Kind) -> None:
 
 
 def test_the_prefixes_are_those_of_the_design() -> None:
-    expected = {"ten", "msg", "ep", "sec", "sub", "dlv", "att", "rcp", "evt", "bat", "ek", "aud", "con"}
+    expected = {"ten", "msg", "ep", "sec", "sub", "dlv", "att", "rcp", "evt", "bat", "ek", "aud", "con", "tsk", "gat"}
     assert {str(kind) for kind in Kind} == expected
 
 

@@ -20,6 +20,7 @@ with workflow.unsafe.imports_passed_through():
         DeadLetterInput,
         DeadLetterReason,
         DeliveryInput,
+        DeliveryMode,
         DeliveryResult,
         DeliveryState,
         DeliveryStatus,
@@ -73,8 +74,8 @@ class DeliveryWorkflow:
         self._discard: OperatorAction | None = None
         self._settled = False
         if self._is_pulled():
-            self._status = self._shown_status = DeliveryStatus.AVAILABLE
-            self._waiting_for = "a consumer"
+            self._status = self._shown_status = input.status_at_start
+            self._waiting_for = self._taker
 
     @workflow.run
     async def run(self, input: DeliveryInput) -> DeliveryResult:
@@ -154,7 +155,13 @@ class DeliveryWorkflow:
     def _is_pulled(self) -> bool:
         """Whether the database knows what becomes of the delivery, and this workflow only guards it. A delivery
         that was acknowledged before its workflow started needs no guard."""
-        return self._input.mode.is_pulled and not self._input.is_delivered
+        mode = self._input.mode
+        return (mode.is_pulled or mode is DeliveryMode.INBOX) and not self._input.is_delivered
+
+    @property
+    def _taker(self) -> str:
+        """Who ends a delivery that this workflow only guards."""
+        return "a person" if self._input.mode is DeliveryMode.INBOX else "a consumer"
 
     async def _pulled_round(self) -> DeadLetterReason | None:
         """Guard a delivery that consumers pull. Returns why the round ended; None if it was delivered or discarded."""
@@ -188,13 +195,13 @@ class DeliveryWorkflow:
         check_at = state.check_at or workflow.now() + LONGEST_PARK_CHECK
         last = f"; the last attempt: {state.last.response}" if state.last is not None else ""
         workflow.set_current_details(
-            f"Waits to be pulled by a consumer. {state.attempts} of {self._input.policy.attempts} attempts in round "
+            f"Waits for {self._taker}. {state.attempts} of {self._input.policy.attempts} attempts in round "
             f"{self._input.round}{last}. Next check at {check_at:%Y-%m-%d %H:%M:%S} UTC. Signal: `discard`."
         )
         if workflow.info().is_continue_as_new_suggested() and not self._has_news():
             workflow.continue_as_new(replace(self._input, previous=None))
         delay = max(check_at - workflow.now(), timedelta(seconds=1))
-        await self._wait(self._has_news, delay, "a consumer")
+        await self._wait(self._has_news, delay, self._taker)
 
     def _has_news(self) -> bool:
         return self._settled or self._is_woken()

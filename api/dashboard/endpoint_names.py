@@ -12,6 +12,7 @@ MODES = {
     EndpointMode.HTTP: "Webhooks to a URL",
     EndpointMode.POLL: "Consumers poll",
     EndpointMode.STREAM: "Consumers stream",
+    EndpointMode.INBOX: "People decide",
 }
 
 

@@ -65,6 +65,7 @@ REASONS = {
     DeadLetterReason.UNSENDABLE: "an internal error of Everhook",
     DeadLetterReason.UNCLAIMED: "no consumer took it",
     DeadLetterReason.EXPIRED: "no decision in time",
+    DeadLetterReason.DECLINED: "a person declined it",
 }
 
 WAITING_FOR = {

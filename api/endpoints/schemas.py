@@ -9,8 +9,12 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
 )
 
+from api import patterns
 from api.schemas import ApiModel, Events, Flag, Integer, Metadata, Name, Number, Policy, Text, spec_of
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeliveryMode
@@ -110,13 +114,30 @@ class EndpointMode(StrEnum):
     HTTP = "http"
     STREAM = "stream"
     POLL = "poll"
+    INBOX = "inbox"
 
 
-class PullOptions(ApiModel):
-    """Options of the modes `poll` and `stream`."""
+class EndpointOptions(ApiModel):
+    """Options of the mode: the first two of `poll` and `stream`, the others of `inbox`."""
 
-    lease_seconds: Integer = Field(60, ge=5, le=43_200, description="How long a consumer has for a delivery.")
-    max_in_flight: Integer = Field(1_000, ge=1, le=100_000, description="Open leases at most, of all consumers.")
+    lease_seconds: Integer | None = Field(
+        None, ge=5, le=43_200, description="How long a consumer has for a delivery; 60 by default."
+    )
+    max_in_flight: Integer | None = Field(
+        None, ge=1, le=100_000, description="Open leases at most, of all consumers; 1,000 by default."
+    )
+    name: Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=patterns.NO_CONTROL)] | None = Field(
+        None, description="What people see. Required for an inbox."
+    )
+    task: dict[str, Any] | None = Field(None, description="Defaults of the inbox for the fields of its tasks.")
+    groups: dict[str, list[str]] | None = Field(
+        None, max_length=50, description="Who belongs to `group:<name>`, by the names of their keys."
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_those_of_other_modes(self, serialize: SerializerFunctionWrapHandler):  # type: ignore[no-untyped-def]
+        # No annotation of what it returns: OpenAPI keeps the fields.
+        return {name: value for name, value in serialize(self).items() if value is not None}
 
 
 class EndpointSettings(ApiModel):
@@ -134,7 +155,7 @@ class EndpointSettings(ApiModel):
     metadata: Metadata = Field(default_factory=dict)
     ed25519: Flag = Field(False, description="Sign with Ed25519 too (`v1a`); needs the scheme `standard`.")
     tls: Tls | None = None
-    options: PullOptions | None = Field(None, description="Those of the mode.")
+    options: EndpointOptions | None = Field(None, description="Those of the mode.")
 
 
 class EndpointIn(EndpointSettings):
@@ -177,7 +198,7 @@ class EndpointPatch(ApiModel):
     metadata: Metadata | None = None
     ed25519: Flag | None = None
     tls: Tls | None = None
-    options: PullOptions | None = None
+    options: EndpointOptions | None = None
 
     def changes(self) -> EndpointChanges:
         """As the use case takes them: what was given, and nothing else."""
@@ -189,12 +210,17 @@ def _plain(model: EndpointSettings | EndpointPatch, values: dict[str, Any]) -> d
     if "policy" in values:
         values["policy"] = spec_of(model.policy)
     if "options" in values:
-        values["options"] = model.options.model_dump(by_alias=True) if model.options is not None else {}
+        values["options"] = options_of(model.options)
     if "mode" in values:
         values["mode"] = DeliveryMode(values["mode"])
     if "tls" in values:
         values["tls"] = model.tls.extras() if model.tls is not None else None
     return values
+
+
+def options_of(options: EndpointOptions | None) -> dict[str, Any] | None:
+    """Options as they are stored: those that were given."""
+    return options.model_dump(by_alias=True) if options is not None else None
 
 
 class CircuitOut(ApiModel):
@@ -219,7 +245,7 @@ class EndpointOut(ApiModel):
     tenant: str
     mode: EndpointMode
     url: str | None = Field(description="Null in modes other than `http`.")
-    options: PullOptions | None = Field(description="Null in the mode `http`.")
+    options: EndpointOptions | None = Field(description="Null in the mode `http`.")
     description: str
     status: EndpointStatus
     status_reason: str

@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 import msgspec
 from fastapi import Request
@@ -25,6 +26,7 @@ class PublishBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True, fr
     idempotency_key: str | None = None
     tenant: str | None = None
     published_at: datetime | None = None
+    task: dict[str, Any] | None = None
 
 
 class BatchBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True, frozen=True):
@@ -52,7 +54,12 @@ def new_message(body: PublishBody, header_key: str | None) -> NewMessage:
     if key is not None and header_key is not None and key != header_key:
         raise invalid("idempotencyKey", "differs from the header Idempotency-Key")
     return NewMessage(
-        bytes(body.payload), body.type, key if key is not None else header_key, body.tenant, body.published_at
+        bytes(body.payload),
+        body.type,
+        key if key is not None else header_key,
+        body.tenant,
+        body.published_at,
+        body.task,
     )
 
 

@@ -41,6 +41,10 @@ _MESSAGE_SCHEMA: dict[str, Any] = {
         "idempotencyKey": {"type": "string", "description": "Or the header `Idempotency-Key`."},
         "tenant": {"type": "string", "description": "Deliver to this tenant's endpoints only."},
         "publishedAt": {"type": "string", "format": "date-time"},
+        "task": {
+            "type": "object",
+            "description": "What inboxes among the endpoints ask people; see docs/approvals.md.",
+        },
     },
     "examples": [_EXAMPLE],
 }

@@ -163,6 +163,8 @@ class DeliveryService:
             row = await self.find(session, gid)
         if row.status in TERMINAL_STATUSES or row.status is DeliveryStatus.DEAD_LETTERED:
             raise NoAttemptDue(f"{gid} is {row.status}: no attempt is due. A dead letter can be replayed instead.")
+        if row.status in (DeliveryStatus.AWAITING_DECISION, DeliveryStatus.GATED):
+            raise NoAttemptDue(f"{gid} waits for a person: no attempt is due.")
         async with on_record(scope, actor, "delivery.attempt_requested", gid, tenant_gid=row.tenant_gid):
             if row.status is DeliveryStatus.AVAILABLE:
                 async with scope.writing() as session:

@@ -31,9 +31,11 @@ from everhook.endpoints.quotas_store import Quotas
 from everhook.endpoints.sample import sample_message
 from everhook.endpoints.store import EndpointView
 from everhook.errors import InvalidField, NotFound, NotPulled, Unavailable
+from everhook.inbox.tasks import parse_spec
 from everhook.publishing.routing import Route
 from everhook.publishing.store import Acceptor
-from everhook.pulling.service import PulledEndpoint, pull_options
+from everhook.pulling.leases import PulledEndpoint
+from everhook.pulling.service import pull_options
 from everhook.signing import secrets_store as secrets
 from everhook.signing.schemes import SignatureScheme, new_secret
 from everhook.storage.engine import Session
@@ -85,7 +87,7 @@ class EndpointChanges(TypedDict, total=False):
     metadata: Mapping[str, Any]
     ed25519: bool
     tls: TlsExtras | None
-    options: Mapping[str, Any]
+    options: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class EndpointSettings:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     ed25519: bool = False
     tls: TlsExtras | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ class EndpointService:
             "format": new.format,
             "headers": new.headers,
             "metadata": new.metadata,
-            "options": new.options,
+            "options": new.options or {},
         }
         if new.url is not None:
             settings["url"] = new.url
@@ -338,19 +340,37 @@ def check_mode(mode: DeliveryMode, new: NewEndpoint) -> None:
     if mode is DeliveryMode.HTTP:
         if new.url is None:
             raise InvalidField("url", "is required for the mode http", "missing")
-        if new.options:
+        if new.options is not None:
             raise InvalidField("options", "the mode http has none")
         return
     plain, new = NewEndpoint(), replace(new, signatures=tuple(new.signatures))
     _refuse_of_http(mode, [name for name in _OF_HTTP if getattr(new, name) != getattr(plain, name)])
+    _check_options(mode, new.options or {})
 
 
 def _check_mode_of_change(mode: DeliveryMode, changes: EndpointChanges) -> None:
     if mode is DeliveryMode.HTTP:
-        if changes.get("options"):
+        if changes.get("options") is not None:
             raise InvalidField("options", "the mode http has none")
         return
     _refuse_of_http(mode, [name for name in _OF_HTTP if name in changes])
+    if "options" in changes:
+        _check_options(mode, changes["options"] or {})
+
+
+_OPTIONS_OF_INBOXES = ("name", "task", "groups")
+
+
+def _check_options(mode: DeliveryMode, options: Mapping[str, Any]) -> None:
+    """Raise InvalidField for an option that the mode does not have, and for one that it needs."""
+    is_inbox = mode is DeliveryMode.INBOX
+    for name in options:
+        if (name in _OPTIONS_OF_INBOXES) is not is_inbox:
+            raise InvalidField(f"options.{name}", f"has no meaning for an endpoint of the mode {mode}")
+    if is_inbox:
+        if not options.get("name"):
+            raise InvalidField("options.name", "is required for the mode inbox", "missing")
+        parse_spec(options.get("task") or {}, "options.task")
 
 
 def _refuse_of_http(mode: DeliveryMode, given: Sequence[str]) -> None:
@@ -364,6 +384,8 @@ async def checked_settings(egress: EgressClient, changes: EndpointChanges, tenan
     Raises InvalidField, and Unavailable where the URL's host could not be looked up.
     """
     columns: dict[str, Any] = {name: value for name, value in changes.items() if name not in ("tls", "ed25519")}
+    if "options" in changes:
+        columns["options"] = changes["options"] or {}
     if "url" in changes:
         columns["url"] = await _checked_url(egress, changes["url"], tenant)
     if "signatures" in changes:
@@ -441,6 +463,7 @@ def _route_to(view: EndpointView) -> Route:
         policy=resolve(endpoint.policy),
         rate_limit=endpoint.rate_limit,
         mode=endpoint.mode,
+        options=endpoint.options,
     )
 
 

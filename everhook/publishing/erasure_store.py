@@ -10,7 +10,7 @@ from sqlmodel import col
 from everhook.contracts import TERMINAL_STATUSES, DeliveryStatus
 from everhook.storage.bulk import Bulk
 from everhook.storage.statements import insert_ignoring
-from everhook.storage.tables import Attempt, Delivery, Message, PayloadErasure, now
+from everhook.storage.tables import Attempt, Delivery, Message, PayloadErasure, Task, TaskDecision, now
 
 
 async def erase_payload(session: AsyncSession, message_gid: str) -> bool:
@@ -45,7 +45,13 @@ async def erase_responses(bulk: Bulk, message_gids: Sequence[str]) -> None:
                     col(Attempt.error_detail).is_not(None),
                 ),
             )
-            .values(response_body=None, response_headers=None, error_detail=None)
+            .values(response_body=None, response_headers=None, error_detail=None),
+            update(Task)
+            .where(col(Task.delivery_gid).in_(gids))
+            .values(comment=None, data=None, notes=[], version=Task.version + 1),
+            update(TaskDecision)
+            .where(col(TaskDecision.task_gid).in_(select(col(Task.gid)).where(col(Task.delivery_gid).in_(gids))))
+            .values(comment=None, data=None),
         )
 
 

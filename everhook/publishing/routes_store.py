@@ -66,6 +66,7 @@ async def _load(connection: AsyncConnection, channel: str) -> Routes:
             col(Endpoint.policy).label("endpoint_policy"),
             col(Endpoint.rate_limit),
             col(Endpoint.mode),
+            col(Endpoint.options),
         )
         .join(Endpoint, col(Endpoint.gid) == col(Subscription.endpoint_gid))
         .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
@@ -87,6 +88,7 @@ async def _load(connection: AsyncConnection, channel: str) -> Routes:
             policy=resolve(row.channel_policy, row.endpoint_policy),
             rate_limit=row.rate_limit,
             mode=row.mode,
+            options=row.options,
         )
         for row in rows
     )

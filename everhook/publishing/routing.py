@@ -1,6 +1,7 @@
 """Routing: which endpoints of a channel take a message. Pure."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +22,7 @@ class Route:
     policy: DeliveryPolicy
     rate_limit: float | None
     mode: DeliveryMode = DeliveryMode.HTTP
+    options: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def takes(self, audience: "Audience", event_type: str, payload: Any, lists: ListIndex) -> bool:
         return (

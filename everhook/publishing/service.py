@@ -28,6 +28,7 @@ from everhook.errors import (
     ReservedChannel,
 )
 from everhook.ids import Kind, new_gid
+from everhook.inbox.tasks import parse_spec
 from everhook.notifications.events import is_reserved
 from everhook.observability.trace_context import TraceParent
 from everhook.observability.tracing import span
@@ -68,13 +69,16 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
-    """A message to publish. `payload` is JSON, delivered as these very bytes; `tenant` is a name or a gid."""
+    """A message to publish. `payload` is JSON, delivered as these very bytes; `tenant` is a name or a gid.
+
+    `task` is for the inboxes among its endpoints: see `everhook/inbox/tasks.py`."""
 
     payload: bytes
     type: str | None = None
     idempotency_key: str | None = None
     tenant: str | None = None
     published_at: datetime | None = None
+    task: Any = None
 
 
 @dataclass(frozen=True)
@@ -268,17 +272,22 @@ class MessageService:
             )
         content = _parsed(payload, f"{at}payload")
         event_type = _event_type(message.type, content, f"{at}type")
+        task = parse_spec(message.task, f"{at}task").document() if message.task is not None else {}
+        body = event_type.encode() + b"\0" + payload
+        if task:
+            body += b"\0" + orjson.dumps(task, option=orjson.OPT_SORT_KEYS)
         return Publication(
             message_gid=new_gid(Kind.MESSAGE),
             channel=channel,
             event_type=event_type,
             payload=payload,
             content=content,
-            body_sha256=hashlib.sha256(event_type.encode() + b"\0" + payload).hexdigest(),
+            body_sha256=hashlib.sha256(body).hexdigest(),
             published_at=_published_at(message.published_at, f"{at}publishedAt"),
             tenant_gid=tenant_gid,
             idempotency_key=_key(message.idempotency_key, f"{at}idempotencyKey"),
             traceparent=str(trace) if trace is not None else None,
+            task=task,
             publisher=Publisher(actor.key_gid, actor.name),
         )
 

@@ -1,8 +1,9 @@
 """Accepting messages: the transaction of every `202`, and reading messages."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import delete, exists, insert, select, tuple_
@@ -11,21 +12,24 @@ from sqlalchemy.orm import defer
 from sqlmodel import col
 
 from everhook.circuit.store import EndpointState, endpoint_states
-from everhook.contracts import DeliveryInput, DeliveryStatus
+from everhook.contracts import DeliveryInput, DeliveryMode, DeliveryStatus
 from everhook.delivery.inputs import NewDelivery
 from everhook.delivery.inputs_store import InputDefaults, first_input
 from everhook.delivery.snapshot_store import DeliverySnapshot
 from everhook.ids import Kind, new_gid
+from everhook.inbox.tasks import filled
 from everhook.observability.metrics import MESSAGES_ACCEPTED
 from everhook.publishing.fan_out import Candidate, match
 from everhook.publishing.routes_store import RouteCache
 from everhook.publishing.routing import Audience, Route, Routes
+from everhook.pulling.direct import DirectHandOut
+from everhook.pulling.leases import Content
 from everhook.pulling.queue_store import enqueue, queue_row
 from everhook.storage.batching import BatchExecutor
 from everhook.storage.engine import Database, once_more_if_outdated
 from everhook.storage.paging import Page, in_time, one_of, page_of
 from everhook.storage.statements import insert_ignoring, table_of
-from everhook.storage.tables import Delivery, Message, MessageKey, now
+from everhook.storage.tables import Delivery, Message, MessageKey, Task, TaskState, now
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Publication:
     idempotency_key: str | None = None
     audience: Audience | None = None
     traceparent: str | None = None
+    task: Mapping[str, Any] = field(default_factory=dict)
     publisher: Publisher = field(default_factory=lambda: Publisher())
 
     @property
@@ -75,7 +80,8 @@ class AcceptedDelivery:
 @dataclass(frozen=True)
 class Accepted:
     """A committed message. `new` are the deliveries whose first attempt is to be made: none for a duplicate, and
-    none that were parked because their endpoint cannot receive now."""
+    none that were parked because their endpoint cannot receive now. `queued` are the endpoints whose consumers have to
+    claim a delivery."""
 
     message_gid: str
     channel: str
@@ -83,6 +89,7 @@ class Accepted:
     published_at: datetime
     deliveries: tuple[AcceptedDelivery, ...]
     new: tuple[NewDelivery, ...] = ()
+    queued: frozenset[str] = frozenset()
     duplicate: bool = False
 
 
@@ -105,14 +112,23 @@ class Acceptor:
     """Commits messages, with one delivery for each matching endpoint."""
 
     def __init__(
-        self, database: Database, defaults: InputDefaults, on_queued: Callable[[Collection[str]], None] | None = None
+        self,
+        database: Database,
+        defaults: InputDefaults,
+        on_queued: Callable[[Collection[str]], None] | None = None,
+        direct: DirectHandOut | None = None,
     ) -> None:
-        """`on_queued` is called with the endpoints for which deliveries were queued, after the commit."""
+        """`on_queued` is called with the endpoints for which deliveries were queued, after the commit. `direct`: to
+        the streams of this process."""
         self._database = database
         self._defaults = defaults
         self._on_queued = on_queued
+        self._direct = direct or DirectHandOut()
         self._routes = RouteCache()
-        self._group = BatchExecutor(database.write_connection, self._apply)
+        self._group = BatchExecutor(self._transaction, self._apply)
+
+    def _transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self._direct.transaction(self._database)
 
     async def accept(self, publication: Publication) -> Acceptance:
         """Accept a message. Returns once it is committed with its deliveries; concurrent messages share a
@@ -128,13 +144,13 @@ class Acceptor:
         return acceptances
 
     async def _accept_at_once(self, publications: Sequence[Publication]) -> Sequence[Acceptance]:
-        async with self._database.write_connection() as connection:
+        async with self._transaction() as connection:
             return await self._apply(connection, publications)
 
     async def accept_for(self, publication: Publication, route: Route) -> Accepted:
         """Accept a message for one endpoint, regardless of its subscriptions."""
         legs = [(publication, route)]
-        async with self._database.write_connection() as connection:
+        async with self._transaction() as connection:
             await _insert_messages(connection, [publication])
             [accepted] = await self._commit_deliveries(connection, [publication], legs)
         self._committed([accepted])
@@ -174,16 +190,28 @@ class Acceptor:
         may_probe = {gid for gid, state in states.items() if state.may_probe(moment)}
         rows: list[dict[str, Any]] = []
         queued: list[dict[str, Any]] = []
+        tasks: list[dict[str, Any]] = []
         deliveries: dict[str, list[AcceptedDelivery]] = {p.message_gid: [] for p in publications}
         new: dict[str, list[NewDelivery]] = {p.message_gid: [] for p in publications}
+        to_claim: dict[str, set[str]] = {p.message_gid: set() for p in publications}
         for publication, route in legs:
             state = states.get(route.endpoint_gid)
             if state is None:
                 continue  # deleted meanwhile
             delivery = self._input(publication, route)
+            if route.mode is DeliveryMode.INBOX:
+                task = new_task(delivery, route, publication.task, publication.publisher, moment)
+                rows.append(_asked_row(delivery, route.tenant_gid, moment, task["due_at"]))
+                tasks.append(task)
+                accepted = AcceptedDelivery(delivery.delivery_gid, route.endpoint_gid, DeliveryStatus.AWAITING_DECISION)
+                deliveries[publication.message_gid].append(accepted)
+                continue
             if route.mode.is_pulled:
                 rows.append(_pulled_row(delivery, route.tenant_gid, moment))
-                queued.append(queue_row(delivery.delivery_gid, route.endpoint_gid, moment, delivery.policy))
+                row = queue_row(delivery.delivery_gid, route.endpoint_gid, moment, delivery.policy)
+                if not await self._direct.lease(connection, state, delivery, _content(publication), row):
+                    to_claim[publication.message_gid].add(route.endpoint_gid)
+                queued.append(row)
                 accepted = AcceptedDelivery(delivery.delivery_gid, route.endpoint_gid, DeliveryStatus.AVAILABLE)
                 deliveries[publication.message_gid].append(accepted)
                 continue
@@ -201,6 +229,8 @@ class Acceptor:
             await connection.execute(insert(table_of(Delivery)), rows)
         if queued:
             await enqueue(connection, queued)
+        if tasks:
+            await connection.execute(insert(table_of(Task)), tasks)
         return [
             Accepted(
                 message_gid=p.message_gid,
@@ -209,6 +239,7 @@ class Acceptor:
                 published_at=p.published_at,
                 deliveries=tuple(deliveries[p.message_gid]),
                 new=tuple(new[p.message_gid]),
+                queued=frozenset(to_claim[p.message_gid]),
             )
             for p in publications
         ]
@@ -217,10 +248,7 @@ class Acceptor:
         new = [one for one in acceptances if isinstance(one, Accepted) and not one.duplicate]
         MESSAGES_ACCEPTED.inc(len(new))
         if self._on_queued is not None:
-            queued = {
-                each.endpoint_gid for one in new for each in one.deliveries if each.status is DeliveryStatus.AVAILABLE
-            }
-            self._on_queued(queued)
+            self._on_queued({gid for one in new for gid in one.queued})
 
     def _input(self, publication: Publication, route: Route) -> DeliveryInput:
         return first_input(
@@ -240,6 +268,41 @@ _Leg = tuple[Publication, Route]
 def _candidate(publication: Publication, routes: Routes) -> Candidate:
     audience = publication.audience or Audience.of(publication.tenant_gid)
     return Candidate(audience, publication.event_type, publication.payload, publication.content, routes)
+
+
+def new_task(
+    delivery: DeliveryInput, route: Route, given: Mapping[str, Any], publisher: Publisher, moment: datetime
+) -> dict[str, Any]:
+    """The row of the task of a delivery to an inbox."""
+    title = f"{route.options.get('name', 'Inbox')}: {delivery.event_type}"
+    document = filled(given, route.options.get("task") or {}, title)
+    return {
+        "gid": new_gid(Kind.TASK),
+        "tenant_gid": route.tenant_gid,
+        "delivery_gid": delivery.delivery_gid,
+        "message_gid": delivery.message_gid,
+        "endpoint_gid": route.endpoint_gid,
+        "document": document,
+        "assignees": document["assignees"],
+        "requested_by": publisher.name,
+        "requester_key_gid": publisher.key_gid,
+        "state": TaskState.OPEN,
+        "version": 1,
+        "created_at": moment,
+        "due_at": moment + timedelta(seconds=document["dueSeconds"]),
+        "reminders_sent": 0,
+        "notes": [],
+    }
+
+
+def _content(publication: Publication) -> Content:
+    return Content(
+        publication.message_gid,
+        publication.channel,
+        publication.event_type,
+        publication.payload,
+        publication.published_at,
+    )
 
 
 def _delivery_row(
@@ -266,6 +329,13 @@ def _pulled_row(delivery: DeliveryInput, tenant_gid: str, moment: datetime) -> d
     """The row of a pulled delivery. It counts as dispatched, because it waits for a consumer and for no workflow."""
     row = _delivery_row(delivery, tenant_gid, moment, due_at=moment + delivery.policy.max_window, parked=False)
     return row | {"status": DeliveryStatus.AVAILABLE, "dispatched_at": moment}
+
+
+def _asked_row(delivery: DeliveryInput, tenant_gid: str, moment: datetime, due_at: datetime) -> dict[str, Any]:
+    """The row of a delivery to an inbox. It counts as dispatched, because it waits for a person. The reconciler starts
+    its workflow after the due date."""
+    row = _delivery_row(delivery, tenant_gid, moment, due_at=due_at, parked=False)
+    return row | {"status": DeliveryStatus.AWAITING_DECISION, "dispatched_at": moment}
 
 
 def _snapshot(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from hashlib import sha256
+from typing import Any
 
 from everhook.contracts import AttemptRecord
 from everhook.errors import ConfigurationError
@@ -38,6 +39,7 @@ class ReceiptContext:
     tenant_gid: str
     message_gid: str
     url: str
+    decision: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ def issue(record: AttemptRecord, context: ReceiptContext, issuer: Issuer) -> Sig
         error=record.error,
         response_sha256=record.response_sha256,
         peer_address=record.peer_address,
+        decision=context.decision,
     )
     return SignedReceipt(receipt.gid, receipt.tenant, issuer.signer.sign(receipt))
 

@@ -45,6 +45,7 @@ class Receipt:
     The hashes are SHA-256 in hex: of the request's body, of its signature headers (`signatures_digest`), and of the
     stored part of the response body. `outcome` is the verdict. Without a response, `status_code` and `response_sha256`
     are None and `error` says why. `issuer` is the name of the issuer without a scheme (`hooks.example.com`).
+    `decision` is a person's decision, if the delivery went to an inbox.
     """
 
     gid: str
@@ -66,10 +67,13 @@ class Receipt:
     error: str | None = None
     response_sha256: str | None = None
     peer_address: str | None = None
+    decision: dict[str, Any] | None = None
 
     def to_claims(self) -> dict[str, Any]:
-        """The payload of the JWS. Every member is always present."""
+        """The payload of the JWS. Every member is always present, except `decision`."""
+        decision = {"decision": self.decision} if self.decision is not None else {}
         return {
+            **decision,
             "receiptGid": self.gid,
             "issuer": self.issuer,
             "tenant": self.tenant,
@@ -116,6 +120,7 @@ class Receipt:
             started_at=members.time("startedAt"),
             ended_at=members.time("endedAt"),
             peer_address=members.nullable(members.text, "peerAddress"),
+            decision=members.object("decision").all() if members.has("decision") else None,
         )
 
 

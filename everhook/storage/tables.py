@@ -481,6 +481,87 @@ class PendingHistory(SQLModel, table=True):
     signal: bool = False
 
 
+_OPEN_TASK = text("state = 'open'")
+
+
+class TaskState(StrEnum):
+    OPEN = "open"
+    DECIDED = "decided"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+
+class Task(SQLModel, table=True):
+    """What an inbox asks people about one delivery. `document` is the whole task, as it was when the message was
+    accepted; `assignees` are those who are asked now.
+
+    `version` increases when what is asked, or who is asked, changes. `notes` are comments and delegations, oldest
+    first. `requested_by` and `requester_key_gid` are the name and the gid of the publisher's key. `outcome` to
+    `decided_at` are those of the decision.
+    """
+
+    __table_args__ = (
+        Index("uq_task_delivery", "delivery_gid", unique=True),
+        Index("ix_task_message", "message_gid"),
+        Index("ix_task_tenant", "tenant_gid", "gid"),
+        Index("ix_task_endpoint", "endpoint_gid", "gid"),
+        Index("ix_task_open", "due_at", postgresql_where=_OPEN_TASK, sqlite_where=_OPEN_TASK),
+    )
+
+    gid: str = Field(default_factory=lambda: new_gid(Kind.TASK), primary_key=True)
+    tenant_gid: str
+    delivery_gid: str
+    message_gid: str
+    endpoint_gid: str
+    document: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    assignees: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    requested_by: str | None = None
+    requester_key_gid: str | None = None
+    state: TaskState = Field(default=TaskState.OPEN, sa_type=enum_text(TaskState))
+    version: int = _count(default=1)
+    created_at: datetime = _when(default_factory=now)
+    due_at: datetime = _when()
+    reminders_sent: int = 0
+    notes: list[dict[str, Any]] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    outcome: str | None = None
+    comment: str | None = None
+    data: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    decided_by: str | None = None
+    decided_at: datetime | None = _when(default=None)
+
+
+class TaskDecision(SQLModel, table=True):
+    """One person's decision on a task; a quorum needs several."""
+
+    __tablename__ = "task_decision"
+
+    task_gid: str = Field(primary_key=True)
+    actor: str = Field(primary_key=True)
+    outcome: str
+    comment: str | None = None
+    data: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    decided_at: datetime = _when(default_factory=now)
+
+
+class GateState(StrEnum):
+    OPEN = "open"
+    PASSED = "passed"
+    DECLINED = "declined"
+
+
+class Gate(SQLModel, table=True):
+    """The decisions that the deliveries of a message wait for. `step` is the index of the current one of `steps`."""
+
+    __table_args__ = (Index("uq_gate_message", "message_gid", unique=True),)
+
+    gid: str = Field(default_factory=lambda: new_gid(Kind.GATE), primary_key=True)
+    message_gid: str
+    steps: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
+    step: int = 0
+    state: GateState = Field(default=GateState.OPEN, sa_type=enum_text(GateState))
+    created_at: datetime = _when(default_factory=now)
+
+
 class Attempt(SQLModel, table=True):
     """One attempt. `url` and `request_headers` are as sent, but of the endpoint's own headers only the names."""
 

@@ -32,6 +32,7 @@ from everhook.storage.tables import (
     EndpointMinuteError,
     EndpointRate,
     EndpointSecret,
+    Gate,
     IdempotentResponse,
     Message,
     MessageKey,
@@ -46,6 +47,8 @@ from everhook.storage.tables import (
     ReceiptKeyRow,
     ReceiptSeal,
     Subscription,
+    Task,
+    TaskDecision,
     Tenant,
 )
 
@@ -61,6 +64,7 @@ BY_TENANT: tuple[Any, ...] = (
     ReceiptHash,
     ReceiptSeal,
     Subscription,
+    Task,
 )
 BY_ENDPOINT: tuple[Any, ...] = (CircuitRow, EndpointMinuteError, EndpointSecret, PullItem)
 OPEN_TO_ALL: tuple[Any, ...] = (ReceiptKeyRow,)
@@ -105,6 +109,7 @@ def bounds(tenant_gid: str) -> dict[type[SQLModel], ColumnElement[bool]]:
         table_of(Endpoint).alias().c,
         table_of(Delivery).alias().c,
     )  # distinct from those of the statement
+    task = table_of(Task).alias().c
     of_message = exists().where(delivery.message_gid == col(Message.gid), delivery.tenant_gid == tenant_gid)
     of_attempt = exists().where(delivery.gid == col(Attempt.delivery_gid), delivery.tenant_gid == tenant_gid)
     of_round = exists().where(delivery.gid == col(DeliveryRound.delivery_gid), delivery.tenant_gid == tenant_gid)
@@ -117,6 +122,8 @@ def bounds(tenant_gid: str) -> dict[type[SQLModel], ColumnElement[bool]]:
         Message: or_(col(Message.tenant_gid) == tenant_gid, of_message),
         Attempt: of_attempt,
         DeliveryRound: of_round,
+        Gate: exists().where(delivery.message_gid == col(Gate.message_gid), delivery.tenant_gid == tenant_gid),
+        TaskDecision: exists().where(task.gid == col(TaskDecision.task_gid), task.tenant_gid == tenant_gid),
         Channel: ~col(Channel.name).startswith(RESERVED, autoescape=True),
         PastPolicy: or_(
             col(PastPolicy.endpoint_gid).in_(own_endpoints),

@@ -1,5 +1,6 @@
 """Erases a tenant: one transaction makes it inaccessible, then all its data is deleted."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Select, delete, select, update
@@ -21,6 +22,7 @@ from everhook.storage.tables import (
     EndpointMinuteError,
     EndpointRate,
     EndpointSecret,
+    Gate,
     IdempotentResponse,
     Message,
     MessageKey,
@@ -33,6 +35,8 @@ from everhook.storage.tables import (
     ReceiptHash,
     ReceiptSeal,
     Subscription,
+    Task,
+    TaskDecision,
     Tenant,
     now,
 )
@@ -104,6 +108,14 @@ def endpoints_of(tenant_gid: str) -> Select[str]:
     return select(col(Endpoint.gid)).where(col(Endpoint.tenant_gid) == tenant_gid)
 
 
+def messages_of(tenant_gid: str) -> Select[str]:
+    return select(col(Message.gid)).where(col(Message.tenant_gid) == tenant_gid)
+
+
+def tasks_of(delivery_gids: Sequence[str]) -> Select[str]:
+    return select(col(Task.gid)).where(col(Task.delivery_gid).in_(delivery_gids))
+
+
 async def remove(bulk: Bulk, tenant_gid: str) -> None:
     """Delete all data of a tenant, its own row last. It can be interrupted at any point and run again.
 
@@ -113,10 +125,13 @@ async def remove(bulk: Bulk, tenant_gid: str) -> None:
         await bulk.change(
             delete(Attempt).where(col(Attempt.delivery_gid).in_(gids)),
             delete(PullItem).where(col(PullItem.delivery_gid).in_(gids)),
+            delete(TaskDecision).where(col(TaskDecision.task_gid).in_(tasks_of(gids))),
+            delete(Task).where(col(Task.delivery_gid).in_(gids)),
             delete(DeliveryRound).where(col(DeliveryRound.delivery_gid).in_(gids)),
             delete(PendingHistory).where(col(PendingHistory.delivery_gid).in_(gids)),
             delete(Delivery).where(col(Delivery.gid).in_(gids)),
         )
+    await bulk.delete(Gate, col(Gate.message_gid).in_(messages_of(tenant_gid)))
     await bulk.delete(Message, col(Message.tenant_gid) == tenant_gid)
     await bulk.delete(MessageKey, col(MessageKey.idempotency_scope) == tenant_gid)
     for model in _OF_ENDPOINTS:

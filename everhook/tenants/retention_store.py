@@ -30,10 +30,13 @@ from everhook.storage.tables import (
     EndpointMinute,
     EndpointMinuteError,
     EndpointSecret,
+    Gate,
     IdempotentResponse,
     Message,
     MessageKey,
     OperationalEvent,
+    Task,
+    TaskDecision,
     now,
 )
 from everhook.tenants.months_store import apply_to_months
@@ -117,11 +120,16 @@ async def remove_messages(bulk: Bulk, before: datetime, *, created: datetime | N
         async for deliveries in bulk.batches(select(col(Delivery.gid)).where(col(Delivery.message_gid).in_(gids))):
             await bulk.change(
                 delete(Attempt).where(col(Attempt.delivery_gid).in_(deliveries)),
+                delete(TaskDecision).where(
+                    col(TaskDecision.task_gid).in_(select(col(Task.gid)).where(col(Task.delivery_gid).in_(deliveries)))
+                ),
+                delete(Task).where(col(Task.delivery_gid).in_(deliveries)),
                 delete(DeliveryRound).where(col(DeliveryRound.delivery_gid).in_(deliveries)),
                 delete(Delivery).where(col(Delivery.gid).in_(deliveries)),
             )
         removed += await bulk.change(
             delete(MessageKey).where(col(MessageKey.message_gid).in_(gids)),
+            delete(Gate).where(col(Gate.message_gid).in_(gids)),
             delete(Message).where(col(Message.gid).in_(gids)),
         )
     return removed

@@ -1,0 +1,1 @@
+"""Inboxes: tasks for people, and their decisions."""

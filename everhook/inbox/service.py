@@ -1,0 +1,310 @@
+"""Use cases of tasks: list and show them, decide, delegate and comment.
+
+A decision is one transaction: the task, its delivery, the attempt with the answer, its receipt, and the audit entry.
+Nothing here needs Temporal.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import orjson
+
+from everhook.contracts import AttemptRecord, Verdict
+from everhook.delivery.recorder_store import Attempted, Transcript, record_attempts
+from everhook.errors import (
+    AlreadyDecided,
+    Forbidden,
+    InvalidField,
+    NotFound,
+    PayloadErased,
+    PayloadTooLarge,
+    TaskChanged,
+)
+from everhook.ids import Kind, new_gid
+from everhook.inbox import store as tasks
+from everhook.inbox.store import TaskFilter, TaskRow
+from everhook.inbox.tasks import (
+    Effect,
+    Outcome,
+    Person,
+    check_comment,
+    check_data,
+    is_assignee,
+    outcome_of,
+)
+from everhook.pulling.queue_store import expect_signal
+from everhook.receipts.issuer import Issuer, ReceiptContext, issue, url_digest
+from everhook.receipts.keys_store import IssuerCache
+from everhook.receipts.receipt import signatures_digest
+from everhook.receipts.strict_json import format_time
+from everhook.storage.engine import Session, once_more_if_outdated
+from everhook.storage.paging import Page
+from everhook.storage.tables import Task, TaskDecision, TaskState, now
+from everhook.storage.tenant_scope import TenantScope
+from everhook.tenants.audit_store import Actor, record_audit
+
+MAX_RESULT = 16 * 1024
+MAX_NOTES = 200
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a person decides. `version` is that of the task that the person read."""
+
+    outcome: str
+    version: int
+    comment: str = ""
+    data: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class TaskView:
+    """A task with what belongs to it. `chain` are all tasks of its message, itself included."""
+
+    row: TaskRow
+    decisions: Sequence[TaskDecision]
+    chain: Sequence[Task]
+
+
+class TaskService:
+    """It needs the database alone."""
+
+    def __init__(self, issuers: IssuerCache) -> None:
+        self._issuers = issuers
+
+    async def page(self, session: Session, chosen: TaskFilter, *, after: str | None, limit: int) -> Page[Task]:
+        """Newest first."""
+        return await tasks.page(session, chosen, after=after, limit=limit)
+
+    async def get(self, session: Session, gid: str) -> TaskView:
+        """Raises NotFound."""
+        row = await _found(session, gid)
+        return TaskView(row, await tasks.decisions(session, gid), await tasks.chain(session, row.task.message_gid))
+
+    async def decide(self, scope: TenantScope, person: Person, gid: str, answer: Answer) -> TaskView:
+        """Decide a task. The same person's same decision again changes nothing.
+
+        With a quorum, the task is decided when as many people chose the same outcome; one that declines decides alone.
+        Raises NotFound, AlreadyDecided, TaskChanged, Forbidden, PayloadErased and InvalidField.
+        """
+        async with scope.reading() as session:
+            await _found(session, gid)
+        issuer = await self._issuers.get()
+        return await once_more_if_outdated(lambda: self._decide(scope, person, gid, answer, issuer))
+
+    async def _decide(self, scope: TenantScope, person: Person, gid: str, answer: Answer, issuer: Issuer) -> TaskView:
+        async with scope.writing() as session:
+            row = await _found(session, gid, for_change=True)
+            made = await tasks.decisions(session, gid)
+            mine = next((each for each in made if each.actor == person.name), None)
+            if mine is not None and _is_same(mine, answer):
+                return await self.get(session, gid)
+            _require_open(row.task)
+            if mine is not None:
+                raise AlreadyDecided(f"You have decided already: {mine.outcome}.")
+            if row.task.version != answer.version:
+                raise TaskChanged(
+                    f"{gid} has changed since you read it: its version is {row.task.version}. Read it again."
+                )
+            require_may_decide(row, person)
+            outcome = _checked(row, answer)
+            moment = now()
+            decision = TaskDecision(
+                task_gid=gid,
+                actor=person.name,
+                outcome=outcome.name,
+                comment=answer.comment or None,
+                data=dict(answer.data) if answer.data is not None else None,
+                decided_at=moment,
+            )
+            session.add(decision)
+            await session.flush()
+            agreeing = [each.actor for each in made if each.outcome == outcome.name] + [person.name]
+            is_final = outcome.effect is Effect.DECLINE or len(agreeing) >= row.task.document["quorum"]
+            detail = {"outcome": outcome.name, "identifiedBy": person.identified_by, "isFinal": is_final}
+            actor = Actor(person.name, person.address, person.key_gid)
+            record_audit(session, actor, "task.decided", gid, tenant_gid=row.task.tenant_gid, detail=detail)
+            if is_final:
+                await self._conclude(session, row, person, answer, outcome, moment, issuer)
+        async with scope.reading() as session:
+            return await self.get(session, gid)
+
+    async def _conclude(
+        self,
+        session: Session,
+        row: TaskRow,
+        person: Person,
+        answer: Answer,
+        outcome: Outcome,
+        moment: datetime,
+        issuer: Issuer,
+    ) -> None:
+        """Close the task and end its delivery, in the transaction of the decision."""
+        task, comment = row.task, answer.comment or None
+        data = dict(answer.data) if answer.data is not None else None
+        values = {
+            "outcome": outcome.name,
+            "comment": comment,
+            "data": data,
+            "decided_by": person.name,
+            "decided_at": moment,
+        }
+        attempted = _attempted(row, person, answer, moment, await tasks.earlier_receipts(session, task), issuer)
+        if not await tasks.close(session, task, answer.version, values):
+            raise TaskChanged(f"{task.gid} has changed since you read it. Read it again.")
+        if outcome.effect is Effect.DECLINE:
+            number = attempted.record.number
+            await tasks.discard_declined(session, row.delivery, number, person.name, comment)
+        await record_attempts(await session.connection(), [attempted], keep_history=False)
+        if row.delivery.round > 1:  # a replay left a workflow that waits
+            await expect_signal(await session.connection(), [task.delivery_gid], moment)
+        session.expire_all()
+
+    async def delegate(self, scope: TenantScope, person: Person, gid: str, to: str, comment: str) -> TaskView:
+        """Ask someone else instead of the person; the others are still asked. Raises NotFound, AlreadyDecided,
+        Forbidden and InvalidField."""
+        async with scope.writing() as session:
+            row = await _found(session, gid, for_change=True)
+            task = row.task
+            _require_open(task)
+            require_may_decide(row, person)
+            if to in task.assignees:
+                raise InvalidField("to", f"{to} is asked already")
+            task.assignees = [*(each for each in task.assignees if each != person.name), to]
+            task.version += 1
+            _note(task, {"kind": "delegated", "by": person.name, "to": to, "comment": comment})
+            session.add(task)
+            actor = Actor(person.name, person.address, person.key_gid)
+            record_audit(session, actor, "task.delegated", gid, tenant_gid=task.tenant_gid, detail={"to": to})
+            await session.flush()
+            return await self.get(session, gid)
+
+    async def comment(self, scope: TenantScope, person: Person, gid: str, comment: str) -> TaskView:
+        """Add a comment, which decides nothing. Raises NotFound, AlreadyDecided, Forbidden and InvalidField."""
+        if not comment.strip():
+            raise InvalidField("comment", "is required", "missing")
+        async with scope.writing() as session:
+            row = await _found(session, gid, for_change=True)
+            _require_open(row.task)
+            _note(row.task, {"kind": "commented", "by": person.name, "comment": comment})
+            session.add(row.task)
+            actor = Actor(person.name, person.address, person.key_gid)
+            record_audit(session, actor, "task.commented", gid, tenant_gid=row.task.tenant_gid)
+            await session.flush()
+            return await self.get(session, gid)
+
+
+async def _found(session: Session, gid: str, *, for_change: bool = False) -> TaskRow:
+    row = await tasks.find(session, gid, for_change=for_change)
+    if row is None:
+        raise NotFound("task", gid)
+    return row
+
+
+def _require_open(task: Task) -> None:
+    if task.state is TaskState.DECIDED:
+        raise AlreadyDecided(f"{task.gid} was decided by {task.decided_by}: {task.outcome}.")
+    if task.state is not TaskState.OPEN:
+        raise AlreadyDecided(f"{task.gid} is {task.state}: nothing is to be decided any more.")
+
+
+def require_may_decide(row: TaskRow, person: Person) -> None:
+    """Raise Forbidden for a person who is not asked, and for the requester where the task excludes them."""
+    task = row.task
+    if not is_assignee(person.name, task.assignees, row.inbox.options.get("groups") or {}):
+        raise Forbidden(f"{person.name} is not among the assignees of {task.gid}.")
+    is_requester = person.name == task.requested_by or (
+        person.key_gid is not None and person.key_gid == task.requester_key_gid
+    )
+    if task.document["excludeRequester"] and is_requester:
+        raise Forbidden(f"{person.name} published this message, so someone else has to decide.")
+
+
+def _checked(row: TaskRow, answer: Answer) -> Outcome:
+    """The outcome of an answer that fits the task."""
+    if row.message.payload is None:
+        raise PayloadErased(f"The payload of {row.message.gid} was erased: there is nothing left to decide about.")
+    outcome = outcome_of(row.task.document, answer.outcome)
+    check_comment(outcome, answer.comment)
+    if outcome.effect is Effect.PASS or answer.data:
+        check_data(row.task.document.get("form"), answer.data)
+    if len(_result(answer)) > MAX_RESULT:
+        raise PayloadTooLarge("data", f"makes the result longer than {MAX_RESULT} bytes", "too_large")
+    return outcome
+
+
+def _is_same(decision: TaskDecision, answer: Answer) -> bool:
+    return (decision.outcome, decision.comment or "", decision.data or {}) == (
+        answer.outcome,
+        answer.comment,
+        dict(answer.data or {}),
+    )
+
+
+def _note(task: Task, note: dict[str, Any]) -> None:
+    if len(task.notes) >= MAX_NOTES:
+        raise InvalidField("comment", f"a task takes at most {MAX_NOTES} comments and delegations")
+    task.notes = [*task.notes, {**note, "at": format_time(now())}]
+
+
+def _result(answer: Answer) -> bytes:
+    """The answer as the publisher gets it."""
+    result: dict[str, Any] = {"outcome": answer.outcome}
+    if answer.comment:
+        result["comment"] = answer.comment
+    if answer.data is not None:
+        result["data"] = dict(answer.data)
+    return orjson.dumps(result)
+
+
+def shown_document(task: Task) -> bytes:
+    """The task as it is shown, in one spelling, for its hash: members sorted, without white space."""
+    return orjson.dumps({**task.document, "assignees": task.assignees}, option=orjson.OPT_SORT_KEYS)
+
+
+def _attempted(
+    row: TaskRow, person: Person, answer: Answer, moment: datetime, earlier: Sequence[str], issuer: Issuer
+) -> Attempted:
+    """A decision as an attempt, with its receipt. A person who declines has answered, so the attempt delivered."""
+    task, delivery, payload, result = row.task, row.delivery, row.message.payload or b"", _result(answer)
+    url = f"everhook:{task.endpoint_gid}"
+    record = AttemptRecord(
+        attempt_gid=new_gid(Kind.ATTEMPT),
+        delivery_gid=delivery.gid,
+        endpoint_gid=delivery.endpoint_gid,
+        round=delivery.round,
+        number=delivery.attempts + 1,
+        verdict=Verdict.DELIVERED,
+        started_at=task.created_at,
+        duration_ms=max(0, round((moment - task.created_at) / timedelta(milliseconds=1))),
+        request_sha256=_sha256(payload),
+        response_sha256=_sha256(result),
+        response_size=len(result),
+        peer_address=person.address,
+        url_sha256=url_digest(url),
+        signatures_sha256=signatures_digest(()),
+    )
+    decision = {
+        "taskGid": task.gid,
+        "taskVersion": answer.version,
+        "taskSha256": _sha256(shown_document(task)),
+        "payloadSha256": _sha256(payload),
+        "outcome": answer.outcome,
+        "commentSha256": _sha256(answer.comment.encode()),
+        "dataSha256": _sha256(orjson.dumps(answer.data, option=orjson.OPT_SORT_KEYS)),
+        "decidedBy": person.name,
+        "identifiedBy": person.identified_by,
+        "keyGid": person.key_gid,
+        "decidedAt": format_time(moment),
+        "earlierReceipts": list(earlier),
+    }
+    context = ReceiptContext(task.tenant_gid, delivery.message_gid, url, decision)
+    transcript = Transcript(body=result, url=url, receipt=issue(record, context, issuer))
+    return Attempted(record, transcript)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

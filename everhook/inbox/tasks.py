@@ -1,0 +1,299 @@
+"""Tasks: what a person is asked, who may answer, and what an answer may be. Pure.
+
+A task is a delivery to an inbox. The publisher may send a part of its document beside the payload; the defaults of the
+inbox fill in the rest.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from jsonschema import Draft202012Validator, FormatChecker  # type: ignore[import-untyped]
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+
+from everhook.errors import InvalidField
+
+GROUP = "group:"
+MAX_FORM_FIELDS = 50
+MAX_DUE_S = 366 * 24 * 3_600
+DEFAULT_DUE_S = 3 * 24 * 3_600
+
+
+class TaskKind(StrEnum):
+    """What is asked. It sets the default outcomes."""
+
+    APPROVAL = "approval"
+    REVIEW = "review"
+    CONFIRMATION = "confirmation"
+    FORM = "form"
+    ASSIGNMENT = "assignment"
+    CLARIFICATION = "clarification"
+    MANUAL_ACTION = "manual_action"
+    OVERRIDE = "override"
+
+
+class Effect(StrEnum):
+    """What an outcome means for the delivery: it is delivered, or it is discarded with the reason `declined`."""
+
+    PASS = "pass"  # noqa: S105 - not a password
+    DECLINE = "decline"
+
+
+class OnDue(StrEnum):
+    """What follows when no one decided in time. `EXPIRE`: a dead letter, whose replay asks again."""
+
+    EXPIRE = "expire"
+    DECLINE = "decline"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", strict=True)
+
+
+_Short = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+_Long = Annotated[str, StringConstraints(max_length=2_000, pattern=r"^[^\x00]*$")]
+_OutcomeName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+
+
+class Outcome(_Part):
+    """A possible answer."""
+
+    name: _OutcomeName
+    effect: Annotated[Effect, Field(strict=False)] = Effect.PASS
+    comment: Literal["required", "optional"] = "optional"
+
+
+class Reminders(_Part):
+    after_seconds: int = Field(ge=60, le=MAX_DUE_S)
+    every_seconds: int = Field(ge=60, le=MAX_DUE_S)
+    max: int = Field(ge=1, le=50)
+
+
+class Escalation(_Part):
+    """After how many reminders other people are asked as well: an assignee, a group, or another inbox."""
+
+    after_reminders: int = Field(ge=0, le=50)
+    to: _Short
+
+
+class Link(_Part):
+    title: _Short
+    url: Annotated[str, StringConstraints(max_length=2_000, pattern=r"^https?://[^\s\x00-\x1f]+$")]
+
+
+class TaskSpec(_Part):
+    """What a publisher may say about a task, and an inbox by default. Absent fields are None."""
+
+    title: _Short | None = None
+    description: _Long | None = None
+    kind: Annotated[TaskKind, Field(strict=False)] | None = None
+    outcomes: list[Outcome] | None = Field(None, min_length=1, max_length=10)
+    form: dict[str, Any] | None = None
+    assignees: list[_Short] | None = Field(None, max_length=50)
+    exclude_requester: bool | None = None
+    quorum: int | None = Field(None, ge=1, le=20)
+    due_seconds: int | None = Field(None, ge=60, le=MAX_DUE_S)
+    on_due: Annotated[OnDue, Field(strict=False)] | None = None
+    reminders: Reminders | None = None
+    escalation: Escalation | None = None
+    links: list[Link] | None = Field(None, max_length=10)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [each.name for each in self.outcomes or ()]
+        if len(names) != len(set(names)):
+            raise ValueError("outcomes: each name may occur once")
+        if self.form is not None:
+            check_form(self.form)
+        return self
+
+    def document(self) -> dict[str, Any]:
+        """What was given, as JSON."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+_PLAIN: Mapping[TaskKind, Sequence[tuple[str, Effect, bool]]] = {
+    TaskKind.APPROVAL: (("approved", Effect.PASS, False), ("rejected", Effect.DECLINE, True)),
+    TaskKind.REVIEW: (
+        ("approved", Effect.PASS, False),
+        ("changes_requested", Effect.DECLINE, True),
+        ("rejected", Effect.DECLINE, True),
+    ),
+    TaskKind.CONFIRMATION: (("confirmed", Effect.PASS, False), ("denied", Effect.DECLINE, False)),
+    TaskKind.FORM: (("submitted", Effect.PASS, False),),
+    TaskKind.ASSIGNMENT: (("assigned", Effect.PASS, False), ("declined", Effect.DECLINE, False)),
+    TaskKind.CLARIFICATION: (("provided", Effect.PASS, False), ("declined", Effect.DECLINE, False)),
+    TaskKind.MANUAL_ACTION: (("completed", Effect.PASS, False), ("failed", Effect.DECLINE, True)),
+    TaskKind.OVERRIDE: (("override_approved", Effect.PASS, True), ("rejected", Effect.DECLINE, True)),
+}
+
+
+def default_outcomes(kind: TaskKind) -> list[dict[str, Any]]:
+    """The outcomes of a kind, as a document has them."""
+    return [
+        {"name": name, "effect": effect.value, "comment": "required" if must else "optional"}
+        for name, effect, must in _PLAIN[kind]
+    ]
+
+
+def parse_spec(given: Any, at: str) -> TaskSpec:
+    """What a publisher sent, or an inbox has. `at` names it in errors. Raises InvalidField."""
+    try:
+        return TaskSpec.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        message, path = first["msg"].removeprefix("Value error, "), _path(first["loc"])
+        if not path and ": " in message:  # a rule about one member
+            path, _, message = message.partition(": ")
+        code = "missing" if first["type"] == "missing" else "invalid"
+        raise InvalidField(f"{at}.{path}" if path else at, message[:1].lower() + message[1:], code) from error
+
+
+def _path(location: Sequence[int | str]) -> str:
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def filled(given: Mapping[str, Any], defaults: Mapping[str, Any], title: str) -> dict[str, Any]:
+    """The whole document of a task: what was given, then the defaults of the inbox, then those of the kind.
+
+    Both parts were parsed before, so this never fails: it runs in the transaction that accepts the message. A kind that
+    the publisher names brings its own outcomes.
+    """
+    if "kind" in given and "outcomes" not in given:
+        defaults = {name: value for name, value in defaults.items() if name != "outcomes"}
+    whole: dict[str, Any] = {
+        "title": title[:200],
+        "description": "",
+        "kind": TaskKind.APPROVAL.value,
+        "assignees": [],
+        "excludeRequester": False,
+        "quorum": 1,
+        "dueSeconds": DEFAULT_DUE_S,
+        "onDue": OnDue.EXPIRE.value,
+        "links": [],
+        **defaults,
+        **given,
+    }
+    whole.setdefault("outcomes", default_outcomes(TaskKind(whole["kind"])))
+    return whole
+
+
+_SCALARS = ("string", "number", "integer", "boolean")
+_FIELD_KEYWORDS = frozenset(
+    {
+        "type", "title", "description", "enum", "format", "default", "minLength", "maxLength",
+        "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf",
+    }
+)  # fmt: skip
+"""No `pattern`: Python's regular expressions may take exponential time."""
+
+_FORM_KEYWORDS = frozenset({"type", "required", "properties", "additionalProperties", "title", "description"})
+
+
+def check_form(form: Mapping[str, Any]) -> None:
+    """Check that a form is one flat JSON Schema object. Raises ValueError that names the place."""
+    _only(form, _FORM_KEYWORDS, "form")
+    if form.get("type") != "object":
+        raise ValueError("form.type: is `object`")
+    properties = form.get("properties")
+    if not isinstance(properties, dict) or not 1 <= len(properties) <= MAX_FORM_FIELDS:
+        raise ValueError(f"form.properties: takes 1 to {MAX_FORM_FIELDS} fields")
+    for name, field in properties.items():
+        _check_field(field, f"form.properties.{name}")
+    required = form.get("required", [])
+    if not isinstance(required, list) or any(name not in properties for name in required):
+        raise ValueError("form.required: names fields of `properties`")
+    if form.get("additionalProperties", False) is not False:
+        raise ValueError("form.additionalProperties: is `false`")
+    errors = sorted(_meta.iter_errors(form), key=lambda each: len(each.path))
+    if errors:
+        raise ValueError(f"{_at('form', errors[0].path)}: {errors[0].message[:200]}")
+
+
+def _check_field(field: Any, at: str) -> None:
+    if not isinstance(field, dict):
+        raise ValueError(f"{at}: is an object")
+    _only(field, _FIELD_KEYWORDS, at)
+    if field.get("type") not in _SCALARS:
+        raise ValueError(f"{at}.type: is one of {', '.join(_SCALARS)}")
+    if field.get("format", "date") != "date":
+        raise ValueError(f"{at}.format: is `date`")
+
+
+def _only(part: Mapping[str, Any], known: Collection[str], at: str) -> None:
+    if unknown := sorted(map(str, set(part) - set(known))):
+        raise ValueError(f"{at}.{unknown[0]}: is not supported in a form")
+
+
+_meta = Draft202012Validator(Draft202012Validator.META_SCHEMA)
+_formats = FormatChecker(["date"])
+
+
+def _at(root: str, path: Collection[int | str]) -> str:
+    return f"{root}.{_path(list(path))}" if path else root
+
+
+def check_data(form: Mapping[str, Any] | None, data: Mapping[str, Any] | None) -> None:
+    """Check what was filled in. Raises InvalidField that names the field."""
+    if form is None:
+        if data:
+            raise InvalidField("data", "this task has no form")
+        return
+    schema = {**form, "additionalProperties": False}
+    validator = Draft202012Validator(schema, format_checker=_formats)
+    for error in sorted(validator.iter_errors(dict(data or {})), key=lambda each: [str(part) for part in each.path]):
+        raise _wrong_data(error, data or {})
+
+
+def _wrong_data(error: Any, data: Mapping[str, Any]) -> InvalidField:
+    if error.validator == "required":
+        missing = next(name for name in error.validator_value if name not in data)
+        return InvalidField(f"data.{missing}", "is required", "missing")
+    if error.validator == "additionalProperties":
+        unknown = min(set(data) - set(error.schema["properties"]))
+        return InvalidField(f"data.{unknown}", "is not a field of the form")
+    wanted = error.validator_value
+    return InvalidField(_at("data", error.path), f"does not fit the form: {error.validator} is {wanted!r}"[:300])
+
+
+@dataclass(frozen=True)
+class Person:
+    """Who decides. `identified_by`: `key`, `link` or `session`."""
+
+    name: str
+    key_gid: str | None = None
+    address: str | None = None
+    identified_by: str = "key"
+
+
+def is_assignee(name: str, assignees: Sequence[str], groups: Mapping[str, Sequence[str]]) -> bool:
+    """Whether a person is asked. A task without assignees asks everyone who has the inbox."""
+    if not assignees or name in assignees:
+        return True
+    return any(name in groups.get(each.removeprefix(GROUP), ()) for each in assignees if each.startswith(GROUP))
+
+
+def outcome_of(document: Mapping[str, Any], name: str) -> Outcome:
+    """The outcome of that name. Raises InvalidField."""
+    for each in document["outcomes"]:
+        if each["name"] == name:
+            return Outcome.model_validate(each)
+    names = ", ".join(each["name"] for each in document["outcomes"])
+    raise InvalidField("outcome", f"is one of {names}")
+
+
+def check_comment(outcome: Outcome, comment: str) -> None:
+    if outcome.comment == "required" and not comment.strip():
+        raise InvalidField("comment", f"is required for the outcome {outcome.name}", "missing")

@@ -1,0 +1,231 @@
+"""Tasks of inboxes: asked, decided, refused. Temporal is stopped in all of these tests: nothing here needs it."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from everhook.contracts import DeadLetterReason, DeliveryStatus, PullCheck
+from everhook.inbox.deadlines_store import ask_again
+from everhook.receipts.receipt import claims_of
+from testing.api import JSON, Api, assert_problem, created, ok
+
+REJECT = {"outcome": "rejected", "comment": "too expensive", "version": 1}
+APPROVE = {"outcome": "approved", "version": 1}
+
+
+async def inbox(api: Api, **task: Any) -> str:
+    """An inbox that subscribes to everything on `orders`."""
+    options = {"name": "Managers", "task": task, "groups": {"finance": ["bo"]}}
+    made = created(await api.post("/v1/endpoints", {"mode": "inbox", "channel": "orders", "options": options}))
+    gid: str = made["endpointGid"]
+    return gid
+
+
+async def ask(api: Api, **task: Any) -> str:
+    """Publish a message with a task to a new inbox. Returns the gid of the task."""
+    await api.channel()
+    await inbox(api)
+    published = await api.publish({"orderId": 1042}, task={"title": "Approve order 1042?", **task})
+    assert [each["status"] for each in published["deliveries"]] == ["awaiting_decision"]
+    (found,) = ok(await api.get("/v1/tasks"))["data"]
+    gid: str = found["taskGid"]
+    return gid
+
+
+async def decide(api: Api, gid: str, body: JSON) -> httpx.Response:
+    return await api.post(f"/v1/tasks/{gid}/decide", body)
+
+
+async def delivery_of(api: Api, gid: str) -> JSON:
+    task = ok(await api.get(f"/v1/tasks/{gid}"))
+    return ok(await api.get(f"/v1/deliveries/{task['deliveryGid']}"))
+
+
+async def test_a_task_is_filled_with_the_defaults_of_its_inbox_and_kind(api: Api) -> None:
+    await api.channel()
+    gid = await inbox(api, dueSeconds=3600, assignees=["ann"])
+    await api.publish({"orderId": 1042}, task={"title": "Check order 1042", "kind": "review"})
+    (found,) = ok(await api.get("/v1/tasks", inbox=gid, state="open", assignee="ann"))["data"]
+    shown = ok(await api.get(f"/v1/tasks/{found['taskGid']}"))
+    assert (shown["title"], shown["payload"], shown["version"]) == ("Check order 1042", {"orderId": 1042}, 1)
+    assert [each["name"] for each in shown["task"]["outcomes"]] == ["approved", "changes_requested", "rejected"]
+    assert (shown["task"]["dueSeconds"], shown["assignees"]) == (3600, ["ann"])
+    assert ok(await api.get("/v1/tasks", assignee="an"))["data"] == []
+    assert ok(await api.get("/v1/tasks", overdue=True))["data"] == []
+
+
+async def test_an_approval_delivers_with_the_answer_and_a_decision_receipt(api: Api) -> None:
+    form = {"type": "object", "required": ["costCentre"], "properties": {"costCentre": {"type": "string"}}}
+    gid = await ask(api, form=form)
+    assert_problem(await decide(api, gid, APPROVE), 422, "data.costCentre")
+    shown = ok(await decide(api, gid, APPROVE | {"data": {"costCentre": "4711"}, "comment": "fine"}))
+    assert (shown["state"], shown["outcome"], shown["decidedBy"]) == ("decided", "approved", "environment")
+    delivery = await delivery_of(api, gid)
+    (attempt,) = delivery["attempts"]
+    assert (delivery["status"], attempt["verdict"]) == ("delivered", "delivered")
+    (row,) = await api.rows("SELECT response_body FROM attempt")
+    assert row.response_body == b'{"outcome":"approved","comment":"fine","data":{"costCentre":"4711"}}'
+    claims = claims_of((await api.rows("SELECT jws FROM receipt"))[0].jws) or {}
+    assert claims["decision"]["taskGid"] == gid
+    assert claims["decision"]["payloadSha256"] == claims["requestSha256"]
+    audit = ok(await api.get("/v1/audit", action="task.decided"))["data"]
+    assert [each["subject"] for each in audit] == [gid]
+
+
+async def test_a_rejection_discards_the_delivery_as_declined(api: Api) -> None:
+    gid = await ask(api)
+    assert_problem(await decide(api, gid, {"outcome": "rejected", "version": 1}), 422, "comment")
+    ok(await decide(api, gid, REJECT))
+    delivery = await delivery_of(api, gid)
+    assert (delivery["status"], delivery["deadLetterReason"]) == ("discarded", "declined")
+    assert len(delivery["attempts"]) == 1
+    assert await api.count("operational_event") == 0  # it is no failure
+
+
+async def test_two_deciders_at_once_make_one_decision(api: Api) -> None:
+    gid = await ask(api)
+    ann, bo = await api.key("admin", name="ann"), await api.key("admin", name="bo")
+    responses = await asyncio.gather(decide(ann, gid, APPROVE), decide(bo, gid, REJECT))
+    assert sorted(each.status_code for each in responses) == [200, 409]
+    refused = next(each for each in responses if each.status_code == 409)
+    assert assert_problem(refused, 409)["type"] == "/problems/already-decided"
+    assert (await api.count("attempt"), await api.count("receipt")) == (1, 1)
+
+
+async def test_the_same_decision_again_changes_nothing(api: Api) -> None:
+    gid = await ask(api)
+    first = ok(await decide(api, gid, APPROVE))
+    assert ok(await decide(api, gid, APPROVE)) == first
+    assert_problem(await decide(api, gid, REJECT), 409)
+    assert await api.count("attempt") == 1
+
+
+async def test_only_assignees_decide_and_never_the_requester(api: Api) -> None:
+    gid = await ask(api, assignees=["ann", "group:finance", "environment"], excludeRequester=True)
+    for name, status in (("eve", 403), ("bo", 200)):
+        assert (await decide(await api.key("admin", name=name), gid, APPROVE)).status_code == status
+    again = await publish_another(api, assignees=["environment"], excludeRequester=True)
+    assert "published" in assert_problem(await decide(api, again, APPROVE), 403)["detail"]
+
+
+async def publish_another(api: Api, **task: Any) -> str:
+    published = await api.publish({"orderId": 1043}, task=task)
+    tasks = ok(await api.get("/v1/tasks"))["data"]
+    return next(str(each["taskGid"]) for each in tasks if each["messageGid"] == published["messageGid"])
+
+
+async def test_a_quorum_needs_several_people(api: Api) -> None:
+    gid = await ask(api, quorum=2)
+    assert ok(await decide(api, gid, APPROVE))["state"] == "open"
+    assert ok(await decide(api, gid, APPROVE))["state"] == "open"  # the same person counts once
+    shown = ok(await decide(await api.key("admin", name="bo"), gid, APPROVE))
+    assert (shown["state"], [each["by"] for each in shown["decisions"]]) == ("decided", ["environment", "bo"])
+
+
+async def test_a_delegation_moves_the_version(api: Api) -> None:
+    gid = await ask(api, assignees=["environment"])
+    ok(await api.post(f"/v1/tasks/{gid}/comment", {"comment": "asked the supplier"}))
+    shown = ok(await api.post(f"/v1/tasks/{gid}/delegate", {"to": "bo", "comment": "on leave"}))
+    assert (shown["version"], shown["assignees"]) == (2, ["bo"])
+    assert [each["kind"] for each in shown["notes"]] == ["commented", "delegated"]
+    bo = await api.key("admin", name="bo")
+    assert assert_problem(await decide(bo, gid, APPROVE), 409)["type"] == "/problems/task-changed"
+    assert ok(await decide(bo, gid, APPROVE | {"version": 2}))["outcome"] == "approved"
+
+
+@pytest.mark.parametrize(
+    ("task", "field"),
+    [
+        ({"quorum": 0}, "task.quorum"),
+        ({"kind": "wish"}, "task.kind"),
+        ({"titel": "x"}, "task.titel"),
+        ({"links": [{"title": "x", "url": "javascript:alert(1)"}]}, "task.links[0].url"),
+        ({"outcomes": [{"name": "a"}, {"name": "a"}]}, "task.outcomes"),
+        ({"form": {"type": "array"}}, "task.form.type"),
+        (
+            {"form": {"type": "object", "properties": {"a": {"type": "object"}}}},
+            "task.form.properties.a.type",
+        ),
+        (
+            {"form": {"type": "object", "properties": {"a": {"type": "string", "pattern": "(a+)+$"}}}},
+            "task.form.properties.a.pattern",
+        ),
+    ],
+)
+async def test_a_wrong_task_is_refused_by_field(api: Api, task: JSON, field: str) -> None:
+    await api.channel()
+    assert_problem(await api.try_publish({"type": "a", "payload": 1, "task": task}), 422, field)
+    assert await api.count("message") == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"mode": "inbox"}, "options.name"),
+        ({"mode": "inbox", "options": {"name": "x", "leaseSeconds": 60}}, "options.leaseSeconds"),
+        ({"mode": "inbox", "options": {"name": "x", "task": {"quorum": 0}}}, "options.task.quorum"),
+        ({"mode": "inbox", "options": {"name": "x"}, "url": "https://a.example/"}, "url"),
+        ({"mode": "poll", "options": {"name": "x"}}, "options.name"),
+    ],
+)
+async def test_an_inbox_has_options_of_its_own(api: Api, body: JSON, field: str) -> None:
+    assert_problem(await api.post("/v1/endpoints", body), 422, field)
+
+
+async def test_no_attempt_can_be_asked_for_while_a_person_decides(api: Api) -> None:
+    gid = await ask(api)
+    task = ok(await api.get(f"/v1/tasks/{gid}"))
+    assert_problem(await api.post(f"/v1/deliveries/{task['deliveryGid']}/attempt-now"), 409)
+
+
+async def test_an_erased_payload_cannot_be_approved(api: Api) -> None:
+    gid = await ask(api)
+    task = ok(await api.get(f"/v1/tasks/{gid}"))
+    assert (await api.delete(f"/v1/messages/{task['messageGid']}/payload")).status_code == 204
+    version = ok(await api.get(f"/v1/tasks/{gid}"))["version"]
+    refused = assert_problem(await decide(api, gid, APPROVE | {"version": version}), 409)
+    assert refused["type"] == "/problems/payload-erased"
+
+
+async def be_due(api: Api, gid: str) -> PullCheck:
+    """Let the due date of a task be past. Returns what its workflow asks."""
+    await api.change_rows("UPDATE task SET due_at = '2026-01-01 00:00:00.000000' WHERE gid = :gid", gid=gid)
+    task = ok(await api.get(f"/v1/tasks/{gid}"))
+    return PullCheck(task["deliveryGid"], 1, timedelta(days=30))
+
+
+async def test_without_a_decision_in_time_it_expires_and_a_replay_asks_again(api: Api) -> None:
+    gid = await ask(api)
+    check = await be_due(api, gid)
+    assert len(ok(await api.get("/v1/tasks", overdue=True))["data"]) == 1
+    state = await api.services.pulls.check(check)
+    assert (state.status, state.reason) == (DeliveryStatus.DEAD_LETTERED, DeadLetterReason.EXPIRED)
+    assert_problem(await decide(api, gid, APPROVE), 409)
+    async with api.database.writing() as session:
+        await ask_again(session, check.delivery_gid)
+    shown = ok(await api.get(f"/v1/tasks/{gid}"))
+    assert (shown["state"], shown["version"], shown["overdue"]) == ("open", 3, False)
+    ok(await decide(api, gid, APPROVE | {"version": 3}))
+
+
+async def test_a_task_can_be_declined_by_its_due_date(api: Api) -> None:
+    gid = await ask(api, onDue="decline")
+    assert (await api.services.pulls.check(await be_due(api, gid))).status is DeliveryStatus.DISCARDED
+    assert (await delivery_of(api, gid))["deadLetterReason"] == "declined"
+
+
+async def test_a_timer_beside_a_decision_does_nothing(api: Api) -> None:
+    gid = await ask(api)
+    ok(await decide(api, gid, APPROVE))
+    assert (await api.services.pulls.check(await be_due(api, gid))).status is DeliveryStatus.DELIVERED
+
+
+async def test_a_task_whose_payload_was_erased_ends_when_its_workflow_asks(api: Api) -> None:
+    gid = await ask(api)
+    task = ok(await api.get(f"/v1/tasks/{gid}"))
+    assert (await api.delete(f"/v1/messages/{task['messageGid']}/payload")).status_code == 204
+    state = await api.services.pulls.check(PullCheck(task["deliveryGid"], 1, timedelta(days=30)))
+    assert state.reason is DeadLetterReason.PAYLOAD_ERASED
