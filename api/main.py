@@ -231,6 +231,6 @@ def _services_on(engine: DeliveryEngine) -> Services:
         responses=ResponseStore(database, engine.keyring),
         pulls=engine.pulls,
         streams=engine.streams,
-        tasks=TaskService(engine.issuers),
+        tasks=TaskService(engine.issuers, engine.dispatcher, engine.defaults, engine.wake_ups.wake),
         lifecycle=engine.lifecycle,
     )

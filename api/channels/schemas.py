@@ -1,13 +1,32 @@
 """Channels as requests and responses show them."""
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
-from api.schemas import ApiModel, Name, Policy
+from api.schemas import ApiModel, Gid, Name, Policy
+from everhook.publishing.gates import MAX_STEPS
 
+_STEP: dict[str, Any] = {"inbox": "ep_01m83prhbfe23sdyzab24cmhby", "filter": {"amount": {"$gt": 1000}}}
+_GATES = "Who has to approve its messages, one after the other, before they are sent."
 _EXAMPLE: dict[str, Any] = {"name": "orders", "policy": {"preset": "patient"}}
+
+
+class GateStep(ApiModel):
+    """Who has to approve the messages of a channel before they are sent."""
+
+    inbox: Gid = Field(description="The endpoint that asks.")
+    task: dict[str, Any] | None = Field(None, description="What it asks; the defaults of the inbox fill in the rest.")
+    filter: dict[str, Any] | None = Field(None, description="Ask only if the payload matches, as in subscriptions.")
+
+
+Gates = Annotated[list[GateStep], Field(max_length=MAX_STEPS)]
+
+
+def gates_of(gates: list[GateStep] | None) -> list[dict[str, Any]] | None:
+    """Gates as requests spell them."""
+    return [step.model_dump(exclude_none=True) for step in gates] if gates is not None else None
 
 
 class ChannelIn(ApiModel):
@@ -15,17 +34,30 @@ class ChannelIn(ApiModel):
 
     name: Name = Field(examples=["orders"])
     policy: Policy | None = Field(None, examples=[{"preset": "patient"}])
+    gates: Gates | None = Field(None, description=_GATES, examples=[[_STEP]])
 
 
 class ChannelPatch(ApiModel):
+    """At least one of them; what is absent stays as it is."""
+
     model_config = ConfigDict(json_schema_extra={"examples": [{"policy": {"preset": "patient"}}]})
 
-    policy: Policy | None
+    policy: Policy | None = None
+    gates: Gates | None = Field(None, description=_GATES)
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError("policy: give `policy`, `gates`, or both")
+        return self
 
 
 class ChannelOut(ApiModel):
-    model_config = ConfigDict(json_schema_extra={"examples": [{**_EXAMPLE, "createdAt": "2026-01-31T12:00:00Z"}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{**_EXAMPLE, "gates": [_STEP], "createdAt": "2026-01-31T12:00:00Z"}]}
+    )
 
     name: str
     policy: dict[str, Any] | None
+    gates: list[dict[str, Any]] | None = Field(description=f"{_GATES} Null also for the key of a tenant.")
     created_at: datetime

@@ -17,6 +17,7 @@ from api.schemas import ApiModel, EventType, Gid, ListOf, Moment, Name
 from everhook.delivery.body_formats import timestamp
 from everhook.errors import IdempotencyKeyReused
 from everhook.observability.trace_context import parse
+from everhook.publishing.gates import MAX_STEPS
 from everhook.publishing.service import MessageQuery
 from everhook.publishing.store import Accepted
 
@@ -44,6 +45,25 @@ _MESSAGE_SCHEMA: dict[str, Any] = {
         "task": {
             "type": "object",
             "description": "What inboxes among the endpoints ask people; see docs/approvals.md.",
+        },
+        "gates": {
+            "type": "array",
+            "maxItems": MAX_STEPS,
+            "description": "Who has to approve it, one after the other, before it is sent; instead of the gates of the "
+            "channel. `[]`: none.",
+            "items": {
+                "type": "object",
+                "required": ["inbox"],
+                "additionalProperties": False,
+                "properties": {
+                    "inbox": {"type": "string", "description": "The endpoint that asks."},
+                    "task": {"type": "object", "description": "What is asked; `task` fills in the rest."},
+                    "filter": {
+                        "type": "object",
+                        "description": "Ask only if the payload matches, as in subscriptions.",
+                    },
+                },
+            },
         },
     },
     "examples": [_EXAMPLE],

@@ -31,15 +31,17 @@ from everhook.endpoints.quotas_store import Quotas
 from everhook.endpoints.sample import sample_message
 from everhook.endpoints.store import EndpointView
 from everhook.errors import InvalidField, NotFound, NotPulled, Unavailable
+from everhook.inbox.store import open_deliveries
 from everhook.inbox.tasks import parse_spec
 from everhook.publishing.routing import Route
 from everhook.publishing.store import Acceptor
+from everhook.pulling.queue_store import expect_signal
 from everhook.pulling.service import PulledEndpoint, pull_options
 from everhook.signing import secrets_store as secrets
 from everhook.signing.schemes import SignatureScheme, new_secret
 from everhook.storage.engine import Session
 from everhook.storage.keyring import KeyRing
-from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Endpoint, Subscription
+from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Endpoint, Subscription, now
 from everhook.storage.tenant_scope import TenantScope, tenant_bound
 from everhook.tenants import store as tenants
 from everhook.tenants.audit_store import Actor, on_record, record_audit
@@ -262,10 +264,13 @@ class EndpointService:
 
     async def delete(self, scope: TenantScope, actor: Actor, gid: str) -> None:
         """Delete an endpoint with its subscriptions and secrets. Its open deliveries are dead-lettered when they take
-        their next step; the entity workflow is notified, so that parked ones take it now. Raises NotFound."""
+        their next step; the entity workflow is notified, so that parked ones take it now, and the reconciler signals
+        the workflows of open tasks. Raises NotFound."""
         async with scope.writing() as session:
             view = await self.get(session, gid, for_change=True)
             await endpoints.remove(session, view.endpoint)
+            if view.endpoint.mode is DeliveryMode.INBOX:
+                await expect_signal(await session.connection(), await open_deliveries(session, gid), now())
             _record(session, actor, "endpoint.deleted", view.endpoint)
         try:
             async with asyncio.timeout(TEMPORAL_TIMEOUT_S):

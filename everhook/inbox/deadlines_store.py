@@ -10,12 +10,19 @@ from sqlmodel import col
 
 from everhook.contracts import DeadLetterReason, DeliveryStatus, PullCheck, PulledState
 from everhook.delivery.store import dead_letter
+from everhook.inbox.gates_store import Ending, decline_step
 from everhook.inbox.store import discard_declined
 from everhook.inbox.tasks import OnDue
 from everhook.storage.tables import Delivery, Task, TaskDecision, TaskState, now
+from everhook.tenants.audit_store import Actor
 
 DUE_DATE = "the due date"
 """Who decided, if nobody did."""
+
+UNDECIDED = "nobody decided in time"
+UPKEEP = "everhook"
+CANNOT_BE_REPLAYED = (DeadLetterReason.ENDPOINT_DELETED, DeadLetterReason.PAYLOAD_ERASED)
+"""No replay asks again, so the gate that the task is a step of ends."""
 
 
 async def check_task(session: AsyncSession, check: PullCheck, state: PulledState) -> PulledState:
@@ -33,10 +40,13 @@ async def check_task(session: AsyncSession, check: PullCheck, state: PulledState
     await session.flush()
     if check.give_up is None and task.document.get("onDue") == OnDue.DECLINE:
         delivery = await session.get_one(Delivery, check.delivery_gid)
-        await discard_declined(session, delivery, delivery.attempts, DUE_DATE, "nobody decided in time")
+        await discard_declined(session, delivery, delivery.attempts, DUE_DATE, UNDECIDED)
+        await decline_step(session, delivery.gid, Ending(DeadLetterReason.DECLINED, Actor(DUE_DATE), UNDECIDED))
         return replace(state, status=DeliveryStatus.DISCARDED)
     reason = check.give_up or DeadLetterReason.EXPIRED
     await dead_letter(session, check.delivery_gid, check.round, reason, moment + check.retention)
+    if reason in CANNOT_BE_REPLAYED:
+        await decline_step(session, check.delivery_gid, Ending(reason, Actor(UPKEEP), f"{task.gid} cannot be decided"))
     return replace(state, status=DeliveryStatus.DEAD_LETTERED, reason=reason)
 
 

@@ -1,18 +1,22 @@
 """Use cases of tasks: list and show them, decide, delegate and comment.
 
-A decision is one transaction: the task, its delivery, the attempt with the answer, its receipt, and the audit entry.
+A decision is one transaction: the task, its delivery, the attempt with the answer, its receipt, the audit entry, and
+what it means for the gate that the task is a step of.
 Nothing here needs Temporal.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
 
-from everhook.contracts import AttemptRecord, Verdict
+from everhook.contracts import AttemptRecord, DeadLetterReason, Verdict
+from everhook.delivery.dispatcher import Dispatcher
+from everhook.delivery.inputs import NewDelivery
+from everhook.delivery.inputs_store import InputDefaults
 from everhook.delivery.recorder_store import Attempted, Transcript, record_attempts
 from everhook.errors import (
     AlreadyDecided,
@@ -25,6 +29,7 @@ from everhook.errors import (
 )
 from everhook.ids import Kind, new_gid
 from everhook.inbox import store as tasks
+from everhook.inbox.gates_store import Ending, Released, decline_step, pass_step
 from everhook.inbox.store import TaskFilter, TaskRow
 from everhook.inbox.tasks import (
     Effect,
@@ -70,10 +75,21 @@ class TaskView:
 
 
 class TaskService:
-    """It needs the database alone."""
+    """It needs the database alone. What a gate releases is dispatched after the commit; if the process dies before
+    that, the reconciler starts it."""
 
-    def __init__(self, issuers: IssuerCache) -> None:
+    def __init__(
+        self,
+        issuers: IssuerCache,
+        dispatcher: Dispatcher,
+        defaults: InputDefaults,
+        on_queued: Callable[[Collection[str]], None],
+    ) -> None:
+        """`on_queued` is called with the endpoints for which deliveries were queued, after the commit."""
         self._issuers = issuers
+        self._dispatcher = dispatcher
+        self._defaults = defaults
+        self._on_queued = on_queued
 
     async def page(self, session: Session, chosen: TaskFilter, *, after: str | None, limit: int) -> Page[Task]:
         """Newest first."""
@@ -88,18 +104,26 @@ class TaskService:
         """Decide a task. The same person's same decision again changes nothing.
 
         With a quorum, the task is decided when as many people chose the same outcome; one that declines decides alone.
-        Raises NotFound, AlreadyDecided, TaskChanged, Forbidden, PayloadErased and InvalidField.
+        A decision about a step of a gate opens the next step, or releases or discards what waits for the gate. Raises
+        NotFound, AlreadyDecided, TaskChanged, Forbidden, PayloadErased and InvalidField.
         """
         issuer = await self._issuers.get()
-        return await once_more_if_outdated(lambda: self._decide(scope, person, gid, answer, issuer))
+        released = await once_more_if_outdated(lambda: self._decide(scope, person, gid, answer, issuer))
+        if released is not None:
+            self._dispatcher.dispatch(NewDelivery(input) for input in released.inputs)
+            self._on_queued(released.queued)
+        async with scope.reading() as session:
+            return await self.get(session, gid)
 
-    async def _decide(self, scope: TenantScope, person: Person, gid: str, answer: Answer, issuer: Issuer) -> TaskView:
+    async def _decide(
+        self, scope: TenantScope, person: Person, gid: str, answer: Answer, issuer: Issuer
+    ) -> Released | None:
         async with scope.writing() as session:
             row = await _found(session, gid, for_change=True)
             made = await tasks.decisions(session, gid)
             mine = next((each for each in made if each.actor == person.name), None)
             if mine is not None and _is_same(mine, answer):
-                return await self.get(session, gid)
+                return None
             _require_open(row.task)
             if mine is not None:
                 raise AlreadyDecided(f"You have decided already: {mine.outcome}.")
@@ -125,10 +149,9 @@ class TaskService:
             detail = {"outcome": outcome.name, "identifiedBy": person.identified_by, "isFinal": is_final}
             actor = Actor(person.name, person.address, person.key_gid)
             record_audit(session, actor, "task.decided", gid, tenant_gid=row.task.tenant_gid, detail=detail)
-            if is_final:
-                await self._conclude(session, row, person, answer, outcome, moment, issuer)
-        async with scope.reading() as session:
-            return await self.get(session, gid)
+            if not is_final:
+                return None
+            return await self._conclude(session, row, person, answer, outcome, moment, issuer)
 
     async def _conclude(
         self,
@@ -139,8 +162,8 @@ class TaskService:
         outcome: Outcome,
         moment: datetime,
         issuer: Issuer,
-    ) -> None:
-        """Close the task and end its delivery, in the transaction of the decision."""
+    ) -> Released | None:
+        """Close the task and end its delivery, in the transaction of the decision. Returns what a gate released."""
         task, comment = row.task, answer.comment or None
         data = dict(answer.data) if answer.data is not None else None
         values = {
@@ -159,7 +182,16 @@ class TaskService:
         await record_attempts(await session.connection(), [attempted], keep_history=False)
         if row.delivery.round > 1:  # a replay left a workflow that waits
             await expect_signal(await session.connection(), [task.delivery_gid], moment)
+        actor = Actor(person.name, person.address, person.key_gid)
+        released = None
+        if outcome.effect is Effect.PASS:
+            released = await pass_step(session, task, actor, self._defaults, moment)
+        else:
+            ending = Ending(DeadLetterReason.DECLINED, actor, f"{task.gid} was declined")
+            await decline_step(session, task.delivery_gid, ending)
+        await session.flush()
         session.expire_all()
+        return released
 
     async def delegate(self, scope: TenantScope, person: Person, gid: str, to: str, comment: str) -> TaskView:
         """Ask someone else instead of the person; the others are still asked. Raises NotFound, AlreadyDecided,

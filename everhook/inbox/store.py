@@ -71,6 +71,14 @@ async def find(session: AsyncSession, gid: str, *, for_change: bool = False) -> 
     return TaskRow(*row) if row is not None else None
 
 
+async def open_deliveries(session: AsyncSession, endpoint_gid: str) -> Sequence[str]:
+    """The deliveries of an inbox whose tasks are open."""
+    rows = await session.execute(
+        select(col(Task.delivery_gid)).where(col(Task.endpoint_gid) == endpoint_gid, col(Task.state) == TaskState.OPEN)
+    )
+    return rows.scalars().all()
+
+
 async def decisions(session: AsyncSession, task_gid: str) -> Sequence[TaskDecision]:
     """The decisions of single people, oldest first."""
     rows = await session.execute(

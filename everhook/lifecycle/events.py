@@ -27,6 +27,9 @@ SETTLED_STATUSES = frozenset({DeliveryStatus.DELIVERED, DeliveryStatus.DEAD_LETT
 
 class LifecycleKind(StrEnum):
     MESSAGE_ACCEPTED = "message.accepted"
+    MESSAGE_GATED = "message.gated"
+    MESSAGE_RELEASED = "message.released"
+    MESSAGE_DECLINED = "message.declined"
     MESSAGE_SETTLED = "message.settled"
     AVAILABLE = "delivery.available"
     ATTEMPTED = "delivery.attempted"
@@ -68,6 +71,19 @@ class MessageRow:
 
 
 @dataclass(frozen=True)
+class GateRow:
+    """A gate. `asked` are the deliveries of its steps. `reason` is set if it was declined."""
+
+    gid: str
+    message_gid: str
+    steps: int
+    asked: frozenset[str]
+    created_at: datetime
+    ended_at: datetime | None
+    reason: DeadLetterReason | None
+
+
+@dataclass(frozen=True)
 class DeliveryRow:
     """The columns of a delivery that events are derived from."""
 
@@ -90,6 +106,12 @@ class DeliveryRow:
         """What differs once a delivery has other events than before."""
         return self.status, self.round, self.attempts
 
+    @property
+    def never_released(self) -> bool:
+        """Whether it waits for a gate, or was discarded while it did: then it has a reason, but was no dead letter."""
+        is_discarded = self.status is DeliveryStatus.DISCARDED and self.dead_lettered_at is None
+        return self.status is DeliveryStatus.GATED or (is_discarded and self.reason is not None)
+
 
 @dataclass(frozen=True)
 class AttemptRow:
@@ -111,8 +133,8 @@ class AttemptRow:
 
 @dataclass(frozen=True)
 class DeliveryHistory:
-    """A delivery with its attempts and the times of its replays, by round. The delivery was read first: what is of a
-    later round than its own is left out."""
+    """A delivery with its attempts and the times of its replays, by round; round 1 has a time if a gate released it.
+    The delivery was read first: what is of a later round than its own is left out."""
 
     delivery: DeliveryRow
     attempts: Sequence[AttemptRow] = ()
@@ -121,6 +143,24 @@ class DeliveryHistory:
 
 def of_message(row: MessageRow) -> LifecycleEvent:
     return LifecycleEvent(row.gid, LifecycleKind.MESSAGE_ACCEPTED, row.accepted_at, row.gid)
+
+
+def gated(gate: GateRow) -> LifecycleEvent:
+    """The deliveries of a message wait for decisions."""
+    data = {"gateGid": gate.gid, "steps": gate.steps}
+    return LifecycleEvent(gate.gid, LifecycleKind.MESSAGE_GATED, gate.created_at, gate.message_gid, data=data)
+
+
+def gate_ended(gate: GateRow) -> LifecycleEvent | None:
+    """The last decision released or discarded what waited. None while the gate is open."""
+    if gate.ended_at is None:
+        return None
+    data: dict[str, Any] = {"gateGid": gate.gid}
+    if gate.reason is None:
+        kind = LifecycleKind.MESSAGE_RELEASED
+    else:
+        kind, data = LifecycleKind.MESSAGE_DECLINED, {**data, "reason": gate.reason.value}
+    return LifecycleEvent(f"{gate.gid}.ended", kind, gate.ended_at, gate.message_gid, data=data)
 
 
 def settled(message_gid: str, at: datetime, outcome: str | None) -> LifecycleEvent:
@@ -144,8 +184,9 @@ def of_delivery(history: DeliveryHistory, after: Position | None = None) -> Iter
 
 def _rounds(history: DeliveryHistory) -> Iterator[LifecycleEvent]:
     delivery = history.delivery
-    if delivery.mode.is_pulled:
-        yield _event(delivery, LifecycleKind.AVAILABLE, delivery.accepted_at, (1, OPENED), f"{delivery.gid}.1")
+    if delivery.mode.is_pulled and not delivery.never_released:
+        at = history.replays.get(1, delivery.accepted_at)
+        yield _event(delivery, LifecycleKind.AVAILABLE, at, (1, OPENED), f"{delivery.gid}.1")
     for number, began_at in history.replays.items():
         if 1 < number <= delivery.round:
             data = {"by": delivery.decided_by, "reason": delivery.decided_why} if number == delivery.round else {}

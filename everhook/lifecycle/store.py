@@ -5,22 +5,23 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, select, tuple_
+from sqlalchemy import ColumnElement, Select, and_, case, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
-from everhook.contracts import DeliveryMode, DeliveryStatus, Verdict
+from everhook.contracts import DeadLetterReason, DeliveryMode, DeliveryStatus, Verdict
 from everhook.ids import Kind, first_gid_at, moment_of
 from everhook.lifecycle.events import (
     SETTLED_STATUSES,
     AttemptRow,
     DeliveryHistory,
     DeliveryRow,
+    GateRow,
     MessageRow,
     Position,
 )
 from everhook.storage.paging import WRITTEN_WITHIN
-from everhook.storage.tables import Attempt, Delivery, DeliveryRound, Endpoint, Message
+from everhook.storage.tables import Attempt, Delivery, DeliveryRound, Endpoint, Gate, Message
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 """For each status: how many deliveries of a message have it, and the sums of their rounds and attempts. It differs
@@ -68,10 +69,16 @@ def _of_messages(message_gids: Collection[str]) -> tuple[ColumnElement[bool], ..
 
 @dataclass(frozen=True)
 class Tally:
-    """How many deliveries of a message are in which status, and when the last one was settled."""
+    """How many deliveries of a message are in which status, and when the last one was settled.
+
+    The steps of a gate are left out, unless the message has no other deliveries. `declined`: how many a person
+    declined; `gate_declined`: a person declined a step.
+    """
 
     counts: dict[DeliveryStatus, int]
     last_at: datetime | None
+    declined: int = 0
+    gate_declined: bool = False
 
     @property
     def settled(self) -> int:
@@ -82,19 +89,42 @@ class Tally:
         return self.settled == sum(self.counts.values())
 
 
+async def gate(session: AsyncSession, message_gid: str) -> GateRow | None:
+    row = (await session.execute(select(Gate).where(col(Gate.message_gid) == message_gid))).scalar_one_or_none()
+    if row is None:
+        return None
+    asked = frozenset(step["deliveryGid"] for step in row.steps if "deliveryGid" in step)
+    return GateRow(row.gid, message_gid, len(row.steps), asked, row.created_at, row.ended_at, row.reason)
+
+
 async def tally(session: AsyncSession, message_gid: str) -> Tally:
-    dead, completed = col(Delivery.dead_lettered_at), col(Delivery.completed_at)
-    rows = await session.execute(
-        select(col(Delivery.status), func.count(), func.max(dead), func.max(completed))
-        .where(*_of_messages([message_gid]))
-        .group_by(col(Delivery.status))
-    )
-    found = rows.all()
+    passed = await gate(session, message_gid)
+    found = await _counts(session, message_gid, passed.asked if passed is not None else ())
+    if passed is not None and not found:
+        found = await _counts(session, message_gid, ())
     moments = [
         row[2] if row[0] is DeliveryStatus.DEAD_LETTERED else row[3] for row in found if row[0] in SETTLED_STATUSES
     ]
     last_at = max((moment for moment in moments if moment is not None), default=None)
-    return Tally({row[0]: int(row[1]) for row in found}, last_at)
+    gate_declined = passed is not None and passed.reason is DeadLetterReason.DECLINED
+    return Tally({row[0]: int(row[1]) for row in found}, last_at, sum(row[4] for row in found), gate_declined)
+
+
+async def _counts(session: AsyncSession, message_gid: str, without: Collection[str]) -> Sequence[Any]:
+    """For each status: how many, when the last one was dead-lettered and completed, how many a person declined."""
+    declined = case((col(Delivery.reason) == DeadLetterReason.DECLINED, 1), else_=0)
+    rows = await session.execute(
+        select(
+            col(Delivery.status),
+            func.count(),
+            func.max(col(Delivery.dead_lettered_at)),
+            func.max(col(Delivery.completed_at)),
+            func.sum(declined),
+        )
+        .where(*_of_messages([message_gid]), col(Delivery.gid).not_in(without))
+        .group_by(col(Delivery.status))
+    )
+    return list(rows)
 
 
 async def deliveries(

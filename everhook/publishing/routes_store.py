@@ -1,9 +1,9 @@
 """The routes of channels, cached.
 
 They are read for every message and changed by hand, so each process caches the routes of a channel until the channel's
-`routes_version` changes. A change of a subscription, an endpoint's policy or a channel's policy bumps the version in
-the same transaction, and a publish compares it in its own transaction: a subscription that was created with `201` gets
-every message published later.
+`routes_version` changes. A change of a subscription, an endpoint's policy, or a channel's policy or gates bumps the
+version in the same transaction, and a publish compares it in its own transaction: a subscription that was created with
+`201` gets every message published later.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
 from everhook.delivery.policy import resolve
+from everhook.publishing.gates import compiled
 from everhook.publishing.matching import compile_filter
 from everhook.publishing.routing import Route, Routes
 from everhook.storage.tables import Channel, Endpoint, Subscription, Tenant
@@ -78,7 +79,8 @@ async def _load(connection: AsyncConnection, channel: str) -> Routes:
         )
         .order_by(col(Subscription.gid))
     )
-    return Routes(
+    gates = await connection.execute(select(col(Channel.gates)).where(col(Channel.name) == channel))
+    routes = (
         Route(
             endpoint_gid=row.endpoint_gid,
             tenant_gid=row.tenant_gid,
@@ -92,3 +94,4 @@ async def _load(connection: AsyncConnection, channel: str) -> Routes:
         )
         for row in rows
     )
+    return Routes.of(routes, compiled(gates.scalar_one_or_none() or ()))

@@ -57,14 +57,21 @@ def upgrade() -> None:
         sa.Column("message_gid", sa.String(), nullable=False),
         sa.Column("steps", sa.JSON(), nullable=False),
         sa.Column("step", sa.Integer(), nullable=False),
+        sa.Column("delivery_gid", sa.String(), nullable=False),
+        sa.Column("task", sa.JSON(), nullable=False),
         sa.Column("state", sa.String(32), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("reason", sa.String(32), nullable=True),
         sa.PrimaryKeyConstraint("gid"),
     )
     op.create_index("uq_gate_message", "gate", ["message_gid"], unique=True)
+    op.create_index("uq_gate_delivery", "gate", ["delivery_gid"], unique=True)
+    op.add_column("channel", sa.Column("gates", sa.JSON(), nullable=True))
 
 
 def downgrade() -> None:
+    op.drop_column("channel", "gates")
     op.drop_table("gate")
     op.drop_table("task_decision")
     op.drop_table("task")
