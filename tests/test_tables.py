@@ -34,9 +34,11 @@ from everhook.ids import Kind
 from everhook.lifecycle.events import LifecycleKind
 from everhook.lifecycle.service import Outcome, Until
 from everhook.notifications.events import EventKind
+from everhook.publishing.gates import StepState
 from everhook.pulling.leases import Held, LeaseStatus
 from everhook.serving.protocol import Phase
 from everhook.signing.schemes import SecretKind, SignatureScheme
+from everhook.storage.tables import GateState
 from everhook.streaming.service import ByeReason
 from everhook.tenants.api_keys_store import GIVEN_SCOPES, Scope
 from tests.test_layout import REPOSITORY, name_of, product_files
@@ -204,6 +206,8 @@ DESCRIBED_IN: Mapping[type[Enum], str] = {
     CircuitState: "docs/deployment.md",
     DeadLetterReason: "docs/operating.md",
     DeliveryStatus: "docs/operating.md",
+    GateState: "docs/approvals.md",
+    StepState: "docs/approvals.md",
     EventKind: "docs/operating.md",
     LifecycleKind: "docs/api.md",
     Outcome: "docs/api.md",

@@ -8,7 +8,7 @@ from api import problem_types, render
 from api.channels.schemas import ChannelIn, ChannelOut, ChannelPatch, gates_of
 from api.dependencies import Paging, Principal, ServicesDep, Store
 from api.idempotency import OnceDep
-from api.problems import documents
+from api.problems import documents, invalid
 from api.schemas import ListOf, Name, spec_of
 
 router = APIRouter(prefix="/channels", tags=["channels"])
@@ -49,6 +49,8 @@ async def update_channel(
 ) -> ChannelOut:
     """Set the policy, the gates, or both. A round of attempts that has begun keeps its policy; the next round takes the
     new one. Messages that were accepted keep their gates."""
+    if not body.model_fields_set:
+        raise invalid("policy", "is required, unless `gates` are given")
     async with store.writing() as session:
         channel = await services.channels.get(session, name)
         if "policy" in body.model_fields_set:

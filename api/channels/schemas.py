@@ -1,9 +1,9 @@
 """Channels as requests and responses show them."""
 
 from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 
 from api.schemas import ApiModel, Gid, Name, Policy
 from everhook.publishing.gates import MAX_STEPS
@@ -44,12 +44,6 @@ class ChannelPatch(ApiModel):
 
     policy: Policy | None = None
     gates: Gates | None = Field(None, description=_GATES)
-
-    @model_validator(mode="after")
-    def _something(self) -> Self:
-        if not self.model_fields_set:
-            raise ValueError("policy: give `policy`, `gates`, or both")
-        return self
 
 
 class ChannelOut(ApiModel):

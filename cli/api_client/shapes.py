@@ -6,6 +6,7 @@ from typing import Any, TypedDict
 class Channel(TypedDict):
     name: str
     policy: dict[str, Any] | None
+    gates: list[dict[str, Any]] | None
     createdAt: str
 
 

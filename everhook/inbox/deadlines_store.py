@@ -19,7 +19,7 @@ from everhook.tenants.audit_store import Actor
 DUE_DATE = "the due date"
 """Who decided, if nobody did."""
 
-UNDECIDED = "nobody decided in time"
+UNDECIDED = "no one decided in time"
 UPKEEP = "everhook"
 CANNOT_BE_REPLAYED = (DeadLetterReason.ENDPOINT_DELETED, DeadLetterReason.PAYLOAD_ERASED)
 """No replay asks again, so the gate that the task is a step of ends."""

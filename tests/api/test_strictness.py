@@ -126,6 +126,7 @@ def test_numbers_in_bodies_are_bounded(model: type[BaseModel]) -> None:
 SMALL = {
     "attempt.duration_ms", "attempt.number", "attempt.response_size", "attempt.round", "attempt.status_code",
     "delivery.attempts", "delivery.last_status_code", "delivery.round", "delivery_round.round",
+    "gate.step",
     "idempotent_response.status_code", "pull_queue.number", "pull_queue.round",
     "receipt.number", "receipt.round", "receipt_hash.level", "subscription.cost",
 }  # fmt: skip

@@ -329,6 +329,17 @@ async def test_the_page_of_a_message_counts_its_deliveries_and_leads_to_all(page
     assert "60 accepted" in page and f'href="/deliveries?messageGid={message}">All 60 deliveries</a>' in page
 
 
+async def test_the_page_of_a_message_shows_its_gate(pages: Pages) -> None:
+    body = {"mode": "inbox", "options": {"name": "Managers & co"}}
+    inbox = created(await pages.api.post("/v1/endpoints", body))["endpointGid"]
+    await pages.api.channel(gates=[{"inbox": inbox, "filter": {"amount": 1}}, {"inbox": inbox}])
+    message = (await pages.api.publish({}))["messageGid"]
+    await pages.sign_in()
+    page = (await pages.get(f"/messages/{message}")).text
+    assert "Approval" in page and page.count("Managers &amp; co</a>") == 2
+    assert re.findall(r'<td data-label="State"><span class="pill \w+">(\w+)<', page) == ["skipped", "open"]
+
+
 async def test_a_cursor_belongs_to_its_list_and_its_filters(pages: Pages) -> None:
     await pages.api.channel()
     await pages.api.endpoint(channel="orders")
