@@ -53,10 +53,10 @@ async def update_channel(
         raise invalid("policy", "is required, unless `gates` are given")
     async with store.writing() as session:
         channel = await services.channels.get(session, name)
+        if "gates" in body.model_fields_set:  # first: it locks inboxes, and the deletion of one locks channels after it
+            channel = await services.channels.set_gates(session, caller.actor, name, gates_of(body.gates))
         if "policy" in body.model_fields_set:
             channel = await services.channels.set_policy(session, caller.actor, name, spec_of(body.policy))
-        if "gates" in body.model_fields_set:
-            channel = await services.channels.set_gates(session, caller.actor, name, gates_of(body.gates))
         return render.channel(channel)
 
 

@@ -10,7 +10,7 @@ from sqlmodel import col
 
 from everhook.contracts import DeadLetterReason, DeliveryStatus, PullCheck, PulledState
 from everhook.delivery.store import dead_letter
-from everhook.inbox.gates_store import Ending, decline_step
+from everhook.inbox.gates_store import UPKEEP, Ending, decline_step
 from everhook.inbox.store import discard_declined
 from everhook.inbox.tasks import OnDue
 from everhook.storage.tables import Delivery, Task, TaskDecision, TaskState, now
@@ -20,7 +20,6 @@ DUE_DATE = "the due date"
 """Who decided, if nobody did."""
 
 UNDECIDED = "no one decided in time"
-UPKEEP = "everhook"
 CANNOT_BE_REPLAYED = (DeadLetterReason.ENDPOINT_DELETED, DeadLetterReason.PAYLOAD_ERASED)
 """No replay asks again, so the gate that the task is a step of ends."""
 
@@ -46,7 +45,7 @@ async def check_task(session: AsyncSession, check: PullCheck, state: PulledState
     reason = check.give_up or DeadLetterReason.EXPIRED
     await dead_letter(session, check.delivery_gid, check.round, reason, moment + check.retention)
     if reason in CANNOT_BE_REPLAYED:
-        await decline_step(session, check.delivery_gid, Ending(reason, Actor(UPKEEP), f"{task.gid} cannot be decided"))
+        await decline_step(session, check.delivery_gid, Ending(reason, UPKEEP, f"{task.gid} cannot be decided"))
     return replace(state, status=DeliveryStatus.DEAD_LETTERED, reason=reason)
 
 

@@ -24,6 +24,7 @@ from everhook.storage.tables import Delivery, DeliveryRound, Endpoint, Gate, Gat
 from everhook.tenants.audit_store import Actor, record_audit
 
 _GATE, _DELIVERY = table_of(Gate), table_of(Delivery)
+UPKEEP = Actor("everhook")
 AT_MOST = 1_000_000
 """More deliveries than one message can have."""
 
@@ -60,9 +61,7 @@ class Released:
     queued: frozenset[str] = field(default_factory=frozenset)
 
 
-async def pass_step(
-    session: AsyncSession, task: Task, by: Actor, defaults: InputDefaults, moment: datetime
-) -> Released | None:
+async def pass_step(session: AsyncSession, task: Task, defaults: InputDefaults, moment: datetime) -> Released | None:
     """Open the next step of the gate that a task was a step of, or, after the last one, release what waits. None if the
     task was no step of an open gate, and while the gate asks on."""
     connection = await session.connection()
@@ -78,7 +77,7 @@ async def pass_step(
     inbox = (await inboxes(connection, [step["inbox"]])).get(step["inbox"])
     if inbox is None:
         why = f"step {index + 1} of {gate.gid} cannot be asked: its inbox was deleted"
-        await _decline(session, gate, Ending(DeadLetterReason.ENDPOINT_DELETED, by, why), moment)
+        await _decline(session, gate, Ending(DeadLetterReason.ENDPOINT_DELETED, UPKEEP, why), moment)
         return None
     channel, event_type = await _names(connection, task.delivery_gid)
     delivery_gid = step["deliveryGid"]

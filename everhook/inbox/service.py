@@ -182,11 +182,11 @@ class TaskService:
         await record_attempts(await session.connection(), [attempted], keep_history=False)
         if row.delivery.round > 1:  # a replay left a workflow that waits
             await expect_signal(await session.connection(), [task.delivery_gid], moment)
-        actor = Actor(person.name, person.address, person.key_gid)
         released = None
         if outcome.effect is Effect.PASS:
-            released = await pass_step(session, task, actor, self._defaults, moment)
+            released = await pass_step(session, task, self._defaults, moment)
         else:
+            actor = Actor(person.name, person.address, person.key_gid)
             ending = Ending(DeadLetterReason.DECLINED, actor, f"{task.gid} was declined")
             await decline_step(session, task.delivery_gid, ending)
         await session.flush()

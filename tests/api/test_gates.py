@@ -4,7 +4,6 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
-import httpx
 import pytest
 from sqlalchemy import select
 from sqlmodel import col
@@ -15,40 +14,15 @@ from everhook.delivery.overdue_store import overdue_window
 from everhook.delivery.policy import resolve
 from everhook.delivery.recorder_store import Recorder
 from everhook.delivery.store import count_undispatched
+from everhook.receipts.receipt import claims_of
+from everhook.settings import Settings
 from everhook.storage.tables import Delivery, now
-from testing.api import JSON, Api, accepted, assert_problem, created, ok
-
-APPROVE: JSON = {"outcome": "approved"}
-REJECT: JSON = {"outcome": "rejected", "comment": "too expensive"}
-ABOVE_1000 = {"amount": {"$gt": 1000}}
-
-
-async def inbox(api: Api, name: str = "Managers", **more: Any) -> str:
-    options = {"name": name, "task": more.pop("task", {})}
-    made = created(await api.post("/v1/endpoints", {"mode": "inbox", "options": options, **more}))
-    gid: str = made["endpointGid"]
-    return gid
-
-
-async def statuses(api: Api, message: JSON) -> dict[str, str]:
-    """By endpoint; of several deliveries, the newest."""
-    found = ok(await api.get("/v1/deliveries", messageGid=message["messageGid"]))["data"]
-    return {each["endpointGid"]: each["status"] for each in reversed(found)}
-
-
-async def gate_of(api: Api, message: JSON) -> Any:
-    return ok(await api.get(f"/v1/messages/{message['messageGid']}"))["gate"]
-
-
-async def open_task(api: Api, message: JSON) -> JSON:
-    tasks = ok(await api.get("/v1/tasks", state="open"))["data"]
-    (found,) = [each for each in tasks if each["messageGid"] == message["messageGid"]]
-    return dict(found)
-
-
-async def decide(api: Api, message: JSON, body: JSON) -> httpx.Response:
-    task = await open_task(api, message)
-    return await api.post(f"/v1/tasks/{task['taskGid']}/decide", {"version": task["version"], **body})
+from everhook.temporal.client import connect
+from testing.api import JSON, Api, accepted, assert_problem, created, ok, running_api
+from testing.processes import free_port
+from testing.receiver import Receiver
+from tests.api.gating import ABOVE_1000, APPROVE, REJECT, decide, gate_of, inbox, open_task, statuses
+from tests.api.test_waiting import follow_kinds
 
 
 async def test_a_message_passes_its_steps_one_after_the_other(api: Api) -> None:
@@ -355,6 +329,19 @@ async def test_the_life_of_a_gated_message(api: Api) -> None:
     assert kinds.count("delivery.discarded") == 2
 
 
+async def test_a_stream_tells_of_a_gate(api: Api) -> None:
+    message, _ = await gated(api)
+    following = asyncio.create_task(follow_kinds(api, message["messageGid"], until="message.released"))
+    ok(await decide(api, message, APPROVE))
+    kinds = await following
+    assert kinds[:2] == ["message.accepted", "message.gated"]
+    assert kinds.count("message.gated") == 1
+    declined = await api.publish({})
+    ok(await decide(api, declined, REJECT))
+    kinds = await follow_kinds(api, declined["messageGid"], until="message.settled")
+    assert set(kinds) >= {"message.declined", "delivery.discarded"}
+
+
 async def test_a_wait_is_for_the_receivers_and_not_for_the_steps(api: Api) -> None:
     message, webhook = await gated(api)
     path = f"/v1/messages/{message['messageGid']}/wait"
@@ -383,3 +370,26 @@ async def test_a_tenant_sees_its_own_steps_alone(api: Api) -> None:
         assert [each["inbox"] for each in (await gate_of(tenant, message))["steps"]] == visible
     ok(await decide(globex, message, APPROVE))
     assert set((await statuses(api, message)).values()) == {"delivered", "accepted"}
+
+
+async def test_without_temporal_an_approved_message_is_sent_once_with_three_receipts(
+    settings: Settings,
+) -> None:
+    """The process that decides makes the first attempt, as at a publish."""
+    client = await connect(lazy=True, target_host=f"127.0.0.1:{free_port()}")
+    async with Receiver() as receiver, running_api(settings, client) as api:
+        managers, finance = await inbox(api), await inbox(api, "Finance")
+        await api.channel(gates=[{"inbox": managers}, {"inbox": finance, "filter": ABOVE_1000}])
+        webhook = (await api.endpoint(receiver.url, channel="orders"))["endpointGid"]
+        message = await api.publish({"amount": 5000})
+        ok(await decide(api, message, APPROVE))
+        assert receiver.arrivals == []
+        ok(await decide(api, message, APPROVE))
+        answer = ok(await api.get(f"/v1/messages/{message['messageGid']}/wait", timeoutSeconds=10))
+        assert (answer["outcome"], len(receiver.arrivals)) == ("delivered", 1)
+        rows = await api.rows("SELECT gid, delivery_gid, jws FROM receipt ORDER BY gid")
+        claims = [claims_of(row.jws) or {} for row in rows]
+        asked = [each.get("decision") for each in claims]
+        assert [each and each["earlierReceipts"] for each in asked] == [[], [rows[0].gid], None]
+        (delivery,) = ok(await api.get("/v1/deliveries", endpointGid=webhook))["data"]
+        assert (rows[2].delivery_gid, delivery["status"]) == (delivery["deliveryGid"], "delivered")
