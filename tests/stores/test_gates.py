@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
+from everhook.contracts import DeadLetterReason
+from everhook.inbox.gates_store import UPKEEP, Ending, decline_message
 from everhook.storage.bulk import Bulk
 from everhook.storage.tables import Gate, Task, TaskDecision
 from everhook.tenants.erasure_store import begin, remove
@@ -43,15 +45,18 @@ async def test_two_deciders_of_the_last_step_release_once(api: Api) -> None:
     assert again["state"] == "decided"
 
 
-async def test_a_decision_and_an_erasure_at_once_end_the_gate_once(api: Api) -> None:
+async def test_a_decision_waits_for_an_end_of_the_gate_that_is_not_committed(api: Api) -> None:
     await api.channel(gates=[{"inbox": await inbox(api)}])
     await api.endpoint(channel="orders")
     message = await api.publish({})
-    path = f"/v1/messages/{message['messageGid']}/payload"
-    await asyncio.gather(decide(api, message, APPROVE), api.delete(path))
-    gate = await gate_of(api, message)
+    async with api.database.writing() as session:
+        ending = Ending(DeadLetterReason.PAYLOAD_ERASED, UPKEEP, "erased")
+        await decline_message(session, message["messageGid"], ending)
+        deciding = asyncio.create_task(decide(api, message, APPROVE))
+        await asyncio.wait([deciding], timeout=0.3)
+    ok(await deciding)
     webhook = ok(await api.get(f"/v1/deliveries/{message['deliveries'][0]['deliveryGid']}"))
-    assert (gate["state"], webhook["status"]) in [("passed", "accepted"), ("declined", "discarded")]
+    assert ((await gate_of(api, message))["state"], webhook["status"]) == ("declined", "discarded")
 
 
 async def test_the_erasure_of_a_tenant_that_is_asked_ends_the_gate_for_the_others(api: Api) -> None:
