@@ -188,8 +188,8 @@ async def get_message(gid: Gid, services: ServicesDep, store: Store) -> Response
 async def erase_message_payload(gid: Gid, services: ServicesDep, store: Store, caller: Principal) -> None:
     """Erase its content at once: the payload, and the responses of endpoints to it. Hashes and receipts stay.
 
-    Deliveries that are still open become dead letters as `payload_erased`, without another request. Those that already
-    are dead letters cannot be replayed any more.
+    Deliveries that are still open become dead letters as `payload_erased`, without another request; those that wait for
+    a gate are discarded. Those that already are dead letters cannot be replayed any more.
     """
     await services.messages.erase_payload(store, caller.actor, gid)
 

@@ -5,7 +5,7 @@ restricts. Rows are locked in this order: task, delivery of the step, gate, deli
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -56,9 +56,8 @@ class Released:
     """What a gate released. `inputs` are those of deliveries whose first attempt is to be made, `queued` the endpoints
     whose queues have new deliveries."""
 
-    message_gid: str
-    inputs: Sequence[DeliveryInput] = ()
-    queued: frozenset[str] = field(default_factory=frozenset)
+    inputs: Sequence[DeliveryInput]
+    queued: frozenset[str]
 
 
 async def pass_step(session: AsyncSession, task: Task, defaults: InputDefaults, moment: datetime) -> Released | None:
@@ -179,11 +178,7 @@ async def _release(
         await connection.execute(_FREED, freed)
         rounds = [{"delivery_gid": each.delivery_gid, "round": 1, "began_at": moment} for each in inputs]
         await connection.execute(insert(table_of(DeliveryRound)), rounds)
-    return Released(
-        gate.message_gid,
-        sent,
-        frozenset(each.endpoint_gid for each in pulled),
-    )
+    return Released(sent, frozenset(each.endpoint_gid for each in pulled))
 
 
 async def _ask(
@@ -217,7 +212,7 @@ def _freed(
 
 _FREED = (
     update(_DELIVERY)
-    .where(_DELIVERY.c.gid == bindparam("b_gid"))
+    .where(_DELIVERY.c.gid == bindparam("b_gid"), _DELIVERY.c.status == DeliveryStatus.GATED)
     .values(
         status=bindparam("b_status", type_=_DELIVERY.c.status.type),
         due_at=bindparam("b_due_at", type_=_DELIVERY.c.due_at.type),

@@ -113,6 +113,7 @@ async def tally(session: AsyncSession, message_gid: str) -> Tally:
 async def _counts(session: AsyncSession, message_gid: str, without: Collection[str]) -> Sequence[Any]:
     """For each status: how many, when the last one was dead-lettered and completed, how many a person declined."""
     declined = case((col(Delivery.reason) == DeadLetterReason.DECLINED, 1), else_=0)
+    others = [col(Delivery.gid).not_in(without)] if without else []
     rows = await session.execute(
         select(
             col(Delivery.status),
@@ -121,7 +122,7 @@ async def _counts(session: AsyncSession, message_gid: str, without: Collection[s
             func.max(col(Delivery.completed_at)),
             func.sum(declined),
         )
-        .where(*_of_messages([message_gid]), col(Delivery.gid).not_in(without))
+        .where(*_of_messages([message_gid]), *others)
         .group_by(col(Delivery.status))
     )
     return list(rows)
