@@ -184,24 +184,22 @@ async def _release(
 async def _ask(
     connection: AsyncConnection, gate: OpenGate, asked: Sequence[DeliveryInput], publisher: Publisher, moment: datetime
 ) -> list[dict[str, Any]]:
-    """Open the tasks of released deliveries to inboxes. The workflow of one whose inbox was deleted is due now: it ends
-    the delivery."""
+    """Open the tasks of released deliveries to inboxes. That of an inbox that was deleted meanwhile is due now: its
+    workflow ends it."""
     if not asked:
         return []
     found = await inboxes(connection, {each.endpoint_gid for each in asked})
-    tasks = {
-        each.delivery_gid: new_task(each, found[each.endpoint_gid], gate.task, publisher, moment)
-        for each in asked
-        if each.endpoint_gid in found
-    }
-    if tasks:
-        await connection.execute(insert(table_of(Task)), list(tasks.values()))
-    return [
-        _freed(each, DeliveryStatus.AWAITING_DECISION, tasks[each.delivery_gid]["due_at"], moment)
-        if each.delivery_gid in tasks
-        else _freed(each, DeliveryStatus.AWAITING_DECISION, moment, None)
-        for each in asked
-    ]
+    gone = await inboxes(connection, {each.endpoint_gid for each in asked} - found.keys(), deleted=True)
+    freed: list[dict[str, Any]] = []
+    tasks: list[dict[str, Any]] = []
+    for each in asked:
+        task = new_task(each, (found | gone)[each.endpoint_gid], gate.task, publisher, moment)
+        is_gone = each.endpoint_gid in gone
+        due_at = moment if is_gone else task["due_at"]
+        freed.append(_freed(each, DeliveryStatus.AWAITING_DECISION, due_at, None if is_gone else moment))
+        tasks.append(task)
+    await connection.execute(insert(table_of(Task)), tasks)
+    return freed
 
 
 def _freed(

@@ -17,16 +17,18 @@ from everhook.storage.statements import table_of
 from everhook.storage.tables import Endpoint, Gate, Tenant
 
 
-async def inboxes(connection: AsyncConnection, gids: Collection[str]) -> dict[str, Route]:
-    """Those of these endpoints that are inboxes and exist, as routes. They cannot be deleted before the transaction
-    ends: a task that is opened is seen by the deletion, which ends it."""
+async def inboxes(connection: AsyncConnection, gids: Collection[str], *, deleted: bool = False) -> dict[str, Route]:
+    """Those of these endpoints that are inboxes and exist, as routes; with `deleted`, those that were deleted. They
+    cannot be deleted before the transaction ends: a task that is opened is seen by the deletion, which ends it."""
+    if not gids:
+        return {}
     statement = (
         select(col(Endpoint.gid), col(Endpoint.tenant_gid), col(Tenant.name).label("tenant"), col(Endpoint.options))
         .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
         .where(
             col(Endpoint.gid).in_(sorted(gids)),
             col(Endpoint.mode) == DeliveryMode.INBOX,
-            col(Endpoint.deleted_at).is_(None),
+            col(Endpoint.deleted_at).is_not(None) if deleted else col(Endpoint.deleted_at).is_(None),
             col(Tenant.erasing_since).is_(None),
         )
         .order_by(col(Endpoint.gid))

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from activities.recording import RecordingActivities
-from everhook.contracts import DiscardInput, OperatorAction, PullCheck, RoundInput
+from everhook.contracts import DeadLetterReason, DiscardInput, OperatorAction, PullCheck, RoundInput
 from everhook.delivery.overdue_store import overdue_window
 from everhook.delivery.policy import resolve
 from everhook.delivery.recorder_store import Recorder
@@ -286,6 +286,21 @@ async def test_a_step_whose_inbox_was_deleted_before_it_was_asked_ends_the_gate(
     ok(await decide(api, message, APPROVE))
     assert (await statuses(api, message))[webhook] == "discarded"
     assert (await gate_of(api, message))["reason"] == "endpoint_deleted"
+
+
+async def test_what_is_released_to_a_deleted_inbox_is_a_dead_letter_when_its_workflow_asks(api: Api) -> None:
+    message, _ = await gated(api)
+    third = await inbox(api, "Third", channel="orders")
+    message = await api.publish({})
+    assert (await api.delete(f"/v1/endpoints/{third}")).status_code == 204
+    ok(await decide(api, message, APPROVE))
+    (delivery,) = ok(await api.get("/v1/deliveries", endpointGid=third))["data"]
+    assert delivery["status"] == "awaiting_decision"
+    async with api.database.read_connection() as connection:
+        (overdue,) = (await overdue_window(connection, now(), None, rows=10, share=10)).overdue
+    assert overdue.gid == delivery["deliveryGid"]
+    state = await api.services.pulls.check(PullCheck(overdue.gid, 1, timedelta(days=30)))
+    assert state.reason is DeadLetterReason.ENDPOINT_DELETED
 
 
 async def test_an_erased_payload_ends_the_gate(api: Api) -> None:
