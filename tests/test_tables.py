@@ -31,6 +31,7 @@ from everhook.endpoints import list_store as endpoint_list
 from everhook.endpoints.service import EndpointCommand
 from everhook.health.score import Level, Window
 from everhook.ids import Kind
+from everhook.inbox.tasks import Effect, OnDue, TaskKind
 from everhook.lifecycle.events import LifecycleKind
 from everhook.lifecycle.service import Outcome, Until
 from everhook.notifications.events import EventKind
@@ -38,7 +39,7 @@ from everhook.publishing.gates import StepState
 from everhook.pulling.leases import Held, LeaseStatus
 from everhook.serving.protocol import Phase
 from everhook.signing.schemes import SecretKind, SignatureScheme
-from everhook.storage.tables import GateState
+from everhook.storage.tables import GateState, TaskState
 from everhook.streaming.service import ByeReason
 from everhook.tenants.api_keys_store import GIVEN_SCOPES, Scope
 from tests.test_layout import REPOSITORY, name_of, product_files
@@ -204,6 +205,10 @@ DESCRIBED_IN: Mapping[type[Enum], str] = {
     ByeReason: "docs/api.md",
     EndpointMode: "docs/api.md",
     CircuitState: "docs/deployment.md",
+    Effect: "docs/approvals.md",
+    OnDue: "docs/approvals.md",
+    TaskKind: "docs/approvals.md",
+    TaskState: "docs/approvals.md",
     DeadLetterReason: "docs/operating.md",
     DeliveryStatus: "docs/operating.md",
     GateState: "docs/approvals.md",
@@ -223,7 +228,7 @@ DESCRIBED_IN: Mapping[type[Enum], str] = {
     Window: "docs/api.md",
     worker.Role: "docs/deployment.md",
 }
-IN_PROSE = {Verdict}
+IN_PROSE = {Effect, OnDue, Verdict}
 """Most of these words stand in tables of something else."""
 
 NOT_SHOWN = {

@@ -17,7 +17,7 @@ from everhook.storage.tables import Delivery, Task, TaskDecision, TaskState, now
 from everhook.tenants.audit_store import Actor
 
 DUE_DATE = "the due date"
-"""Who decided, if nobody did."""
+"""Who decided, if no one did."""
 
 UNDECIDED = "no one decided in time"
 CANNOT_BE_REPLAYED = (DeadLetterReason.ENDPOINT_DELETED, DeadLetterReason.PAYLOAD_ERASED)

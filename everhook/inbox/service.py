@@ -107,6 +107,8 @@ class TaskService:
         A decision about a step of a gate opens the next step, or releases or discards what waits for the gate. Raises
         NotFound, AlreadyDecided, TaskChanged, Forbidden, PayloadErased and InvalidField.
         """
+        async with scope.reading() as session:
+            await _found(session, gid)
         issuer = await self._issuers.get()
         released = await once_more_if_outdated(lambda: self._decide(scope, person, gid, answer, issuer))
         if released is not None:
