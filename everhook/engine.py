@@ -19,6 +19,7 @@ from everhook.delivery.recorder_store import Recorder
 from everhook.delivery.sender import Sender
 from everhook.delivery.starter import Starter, StarterLimits
 from everhook.egress import EgressClient, EgressRules
+from everhook.inbox.service import TaskService
 from everhook.lifecycle.service import LifecycleService
 from everhook.lifecycle.watch import MessageWatch
 from everhook.pulling.service import PullQueue
@@ -29,6 +30,7 @@ from everhook.settings import Settings
 from everhook.storage.engine import Database
 from everhook.storage.keyring import KeyRing
 from everhook.streaming.service import PullStreams
+from everhook.timers.service import TaskTimers
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class DeliveryEngine:
     wake_ups: WakeUps
     streams: PullStreams
     lifecycle: LifecycleService
+    tasks: TaskService
+    timers: TaskTimers
 
 
 @asynccontextmanager
@@ -89,6 +93,7 @@ async def delivery_engine(
         settings.circuit_policy,
         watch.wake,
     )
+    tasks = TaskService(issuers, defaults, guards, watch.wake)
     try:
         yield DeliveryEngine(
             client=client,
@@ -106,6 +111,8 @@ async def delivery_engine(
             wake_ups=wake_ups,
             streams=PullStreams(pulls, wake_ups),
             lifecycle=LifecycleService(watch),
+            tasks=tasks,
+            timers=TaskTimers(database, tasks),
         )
     finally:
         await watch.close()

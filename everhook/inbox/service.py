@@ -1,18 +1,20 @@
 """Use cases of tasks: list and show them, decide, delegate and comment.
 
 A decision is one transaction: the task, its delivery, the attempt with the answer, its receipt, and the audit entry.
-Nothing here needs Temporal.
+Nothing here needs Temporal: the workflow of the delivery is signalled in the background.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
 
-from everhook.contracts import AttemptRecord, Verdict
+from everhook.contracts import AttemptRecord, DeliveryInput, Verdict
+from everhook.delivery.guards import GuardStarter
+from everhook.delivery.inputs_store import InputDefaults, load_input
 from everhook.delivery.recorder_store import Attempted, Transcript, record_attempts
 from everhook.errors import (
     AlreadyDecided,
@@ -35,6 +37,7 @@ from everhook.inbox.tasks import (
     is_assignee,
     outcome_of,
 )
+from everhook.notifications.events import EventKind
 from everhook.pulling.queue_store import expect_signal
 from everhook.receipts.issuer import Issuer, ReceiptContext, issue, url_digest
 from everhook.receipts.keys_store import IssuerCache
@@ -72,8 +75,18 @@ class TaskView:
 class TaskService:
     """It needs the database alone."""
 
-    def __init__(self, issuers: IssuerCache) -> None:
-        self._issuers = issuers
+    def __init__(
+        self,
+        issuers: IssuerCache,
+        defaults: InputDefaults,
+        guards: GuardStarter,
+        on_change: Callable[[Collection[str]], None],
+    ) -> None:
+        """`on_change` is called with the messages whose tasks changed, after the commit."""
+        self.issuers = issuers
+        self._defaults = defaults
+        self._guards = guards
+        self._on_change = on_change
 
     async def page(self, session: Session, chosen: TaskFilter, *, after: str | None, limit: int) -> Page[Task]:
         """Newest first."""
@@ -90,16 +103,24 @@ class TaskService:
         With a quorum, the task is decided when as many people chose the same outcome; one that declines decides alone.
         Raises NotFound, AlreadyDecided, TaskChanged, Forbidden, PayloadErased and InvalidField.
         """
-        issuer = await self._issuers.get()
-        return await once_more_if_outdated(lambda: self._decide(scope, person, gid, answer, issuer))
+        issuer = await self.issuers.get()
+        view, decided = await once_more_if_outdated(lambda: self._decide(scope, person, gid, answer, issuer))
+        if decided is not None:
+            self._guards.signal(decided)
+        self._on_change({view.row.task.message_gid})
+        return view
 
-    async def _decide(self, scope: TenantScope, person: Person, gid: str, answer: Answer, issuer: Issuer) -> TaskView:
+    async def _decide(
+        self, scope: TenantScope, person: Person, gid: str, answer: Answer, issuer: Issuer
+    ) -> tuple[TaskView, DeliveryInput | None]:
+        """Returns also the input of the workflow that has to know of it."""
+        decided: DeliveryInput | None = None
         async with scope.writing() as session:
             row = await _found(session, gid, for_change=True)
             made = await tasks.decisions(session, gid)
             mine = next((each for each in made if each.actor == person.name), None)
             if mine is not None and _is_same(mine, answer):
-                return await self.get(session, gid)
+                return await self.get(session, gid), None
             _require_open(row.task)
             if mine is not None:
                 raise AlreadyDecided(f"You have decided already: {mine.outcome}.")
@@ -126,11 +147,15 @@ class TaskService:
             actor = Actor(person.name, person.address, person.key_gid)
             record_audit(session, actor, "task.decided", gid, tenant_gid=row.task.tenant_gid, detail=detail)
             if is_final:
-                await self._conclude(session, row, person, answer, outcome, moment, issuer)
+                delivery_gid = row.delivery.gid
+                await self.conclude(session, row, person, answer, outcome, moment, issuer)
+                connection = await session.connection()
+                await expect_signal(connection, [delivery_gid], moment)
+                decided = await load_input(connection, self._defaults, delivery_gid)
         async with scope.reading() as session:
-            return await self.get(session, gid)
+            return await self.get(session, gid), decided
 
-    async def _conclude(
+    async def conclude(
         self,
         session: Session,
         row: TaskRow,
@@ -150,6 +175,7 @@ class TaskService:
             "decided_by": person.name,
             "decided_at": moment,
         }
+        tasks.record_task_event(session, EventKind.TASK_DECIDED, row, outcome=outcome.name, decidedBy=person.name)
         attempted = _attempted(row, person, answer, moment, await tasks.earlier_receipts(session, task), issuer)
         if not await tasks.close(session, task, answer.version, values):
             raise TaskChanged(f"{task.gid} has changed since you read it. Read it again.")
@@ -157,8 +183,6 @@ class TaskService:
             number = attempted.record.number
             await tasks.discard_declined(session, row.delivery, number, person.name, comment)
         await record_attempts(await session.connection(), [attempted], keep_history=False)
-        if row.delivery.round > 1:  # a replay left a workflow that waits
-            await expect_signal(await session.connection(), [task.delivery_gid], moment)
         session.expire_all()
 
     async def delegate(self, scope: TenantScope, person: Person, gid: str, to: str, comment: str) -> TaskView:
@@ -177,8 +201,11 @@ class TaskService:
             session.add(task)
             actor = Actor(person.name, person.address, person.key_gid)
             record_audit(session, actor, "task.delegated", gid, tenant_gid=task.tenant_gid, detail={"to": to})
+            tasks.record_task_event(session, EventKind.TASK_DELEGATED, row, delegatedBy=person.name, to=to)
             await session.flush()
-            return await self.get(session, gid)
+            view = await self.get(session, gid)
+        self._on_change({task.message_gid})
+        return view
 
     async def comment(self, scope: TenantScope, person: Person, gid: str, comment: str) -> TaskView:
         """Add a comment, which decides nothing. Raises NotFound, AlreadyDecided, Forbidden and InvalidField."""
@@ -212,13 +239,24 @@ def _require_open(task: Task) -> None:
 def require_may_decide(row: TaskRow, person: Person) -> None:
     """Raise Forbidden for a person who is not asked, and for the requester where the task excludes them."""
     task = row.task
-    if not is_assignee(person.name, task.assignees, row.inbox.options.get("groups") or {}):
+    if not _is_asked(row, person):
         raise Forbidden(f"{person.name} is not among the assignees of {task.gid}.")
     is_requester = person.name == task.requested_by or (
         person.key_gid is not None and person.key_gid == task.requester_key_gid
     )
     if task.document["excludeRequester"] and is_requester:
         raise Forbidden(f"{person.name} published this message, so someone else has to decide.")
+
+
+def _is_asked(row: TaskRow, person: Person) -> bool:
+    """Whether a person is asked, by the inbox or by the one that the task was escalated to."""
+    if is_assignee(person.name, row.task.assignees, row.inbox.options.get("groups") or {}):
+        return True
+    other = row.escalated_to
+    if other is None:
+        return False
+    assignees = (other.options.get("task") or {}).get("assignees") or []
+    return is_assignee(person.name, assignees, other.options.get("groups") or {})
 
 
 def _checked(row: TaskRow, answer: Answer) -> Outcome:
@@ -243,7 +281,7 @@ def _is_same(decision: TaskDecision, answer: Answer) -> bool:
 
 
 def _note(task: Task, note: dict[str, Any]) -> None:
-    if len(task.notes) >= MAX_NOTES:
+    if sum("by" in each for each in task.notes) >= MAX_NOTES:  # reminders have no author
         raise InvalidField("comment", f"a task takes at most {MAX_NOTES} comments and delegations")
     task.notes = [*task.notes, {**note, "at": format_time(now())}]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import delete, exists, insert, select, tuple_
@@ -16,7 +16,10 @@ from everhook.delivery.inputs import NewDelivery
 from everhook.delivery.inputs_store import InputDefaults, first_input
 from everhook.delivery.snapshot_store import DeliverySnapshot
 from everhook.ids import Kind, new_gid
+from everhook.inbox.events import task_event
+from everhook.inbox.schedule import Schedule
 from everhook.inbox.tasks import filled
+from everhook.notifications.events import EventKind
 from everhook.observability.metrics import MESSAGES_ACCEPTED
 from everhook.publishing.fan_out import Candidate, match
 from everhook.publishing.routes_store import RouteCache
@@ -26,7 +29,7 @@ from everhook.storage.batching import BatchExecutor
 from everhook.storage.engine import Database, once_more_if_outdated
 from everhook.storage.paging import Page, in_time, one_of, page_of
 from everhook.storage.statements import insert_ignoring, table_of
-from everhook.storage.tables import Delivery, Message, MessageKey, Task, TaskState, now
+from everhook.storage.tables import Delivery, Message, MessageKey, OperationalEvent, Task, TaskState, now
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,8 @@ class AcceptedDelivery:
 
 @dataclass(frozen=True)
 class Accepted:
-    """A committed message. `new` are the deliveries whose first attempt is to be made: none for a duplicate, and
-    none that were parked because their endpoint cannot receive now."""
+    """A committed message. `new` are the deliveries whose first attempt is to be made, or whose workflow is to be
+    started: none for a duplicate, and none that were parked because their endpoint cannot receive now."""
 
     message_gid: str
     channel: str
@@ -177,6 +180,7 @@ class Acceptor:
         rows: list[dict[str, Any]] = []
         queued: list[dict[str, Any]] = []
         tasks: list[dict[str, Any]] = []
+        events: list[dict[str, Any]] = []
         deliveries: dict[str, list[AcceptedDelivery]] = {p.message_gid: [] for p in publications}
         new: dict[str, list[NewDelivery]] = {p.message_gid: [] for p in publications}
         for publication, route in legs:
@@ -186,8 +190,11 @@ class Acceptor:
             delivery = self._input(publication, route)
             if route.mode is DeliveryMode.INBOX:
                 task = new_task(delivery, route, publication.task, publication.publisher, moment)
-                rows.append(_asked_row(delivery, route.tenant_gid, moment, task["due_at"]))
+                bound = self._defaults.first_attempt_bound(delivery.policy)
+                rows.append(_asked_row(delivery, route.tenant_gid, moment, moment + bound))
                 tasks.append(task)
+                events += opened_events(task, delivery, route.options)
+                new[publication.message_gid].append(NewDelivery(delivery))
                 accepted = AcceptedDelivery(delivery.delivery_gid, route.endpoint_gid, DeliveryStatus.AWAITING_DECISION)
                 deliveries[publication.message_gid].append(accepted)
                 continue
@@ -213,6 +220,8 @@ class Acceptor:
             await enqueue(connection, queued)
         if tasks:
             await connection.execute(insert(table_of(Task)), tasks)
+        if events:
+            await connection.execute(insert(table_of(OperationalEvent)), events)
         return [
             Accepted(
                 message_gid=p.message_gid,
@@ -260,6 +269,7 @@ def new_task(
     """The row of the task of a delivery to an inbox."""
     title = f"{route.options.get('name', 'Inbox')}: {delivery.event_type}"
     document = filled(given, route.options.get("task") or {}, title)
+    schedule = Schedule.of(document, moment)
     return {
         "gid": new_gid(Kind.TASK),
         "tenant_gid": route.tenant_gid,
@@ -273,10 +283,19 @@ def new_task(
         "state": TaskState.OPEN,
         "version": 1,
         "created_at": moment,
-        "due_at": moment + timedelta(seconds=document["dueSeconds"]),
+        "due_at": schedule.due_at,
         "reminders_sent": 0,
+        "remind_at": schedule.remind_at,
         "notes": [],
     }
+
+
+def opened_events(task: Mapping[str, Any], delivery: DeliveryInput, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of the outbox for a new task: one, or none on a channel of Everhook itself."""
+    event = task_event(
+        EventKind.TASK_OPENED, Task(**task), channel=delivery.channel, event_type=delivery.event_type, options=options
+    )
+    return [event] if event is not None else []
 
 
 def _delivery_row(
@@ -306,10 +325,10 @@ def _pulled_row(delivery: DeliveryInput, tenant_gid: str, moment: datetime) -> d
 
 
 def _asked_row(delivery: DeliveryInput, tenant_gid: str, moment: datetime, due_at: datetime) -> dict[str, Any]:
-    """The row of a delivery to an inbox. It counts as dispatched, because it waits for a person. The reconciler starts
-    its workflow after the due date."""
+    """The row of a delivery to an inbox. Its workflow is started after the commit; if it was not by `due_at`, the
+    reconciler starts it."""
     row = _delivery_row(delivery, tenant_gid, moment, due_at=due_at, parked=False)
-    return row | {"status": DeliveryStatus.AWAITING_DECISION, "dispatched_at": moment}
+    return row | {"status": DeliveryStatus.AWAITING_DECISION}
 
 
 def _snapshot(

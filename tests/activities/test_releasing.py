@@ -19,11 +19,14 @@ from everhook.contracts import (
 from everhook.delivery.inputs_store import InputDefaults
 from everhook.delivery.policy import DeliveryPolicy
 from everhook.ids import delivery_workflow_id
+from everhook.inbox.service import TaskService
+from everhook.receipts.keys_store import IssuerCache
 from everhook.storage.engine import Database
 from everhook.storage.tables import Delivery, Endpoint, now
+from everhook.timers.service import TaskTimers
 from tests.activities.desk import Desk
 from tests.delivery.fakes import AWAY, Collected, FakeTemporal
-from tests.stores.factories import Store, accepted, publication
+from tests.stores.factories import ISSUER, KEYRING, Store, accepted, publication
 from tests.workflows.engine import time_skipping_server
 
 PARKED: dict[str, Any] = {"status": DeliveryStatus.PARKED, "parked_at": now()}
@@ -41,9 +44,16 @@ def dispatched() -> Collected:
     return Collected()
 
 
+def no_timers(database: Database) -> TaskTimers:
+    """For endpoints that are no inboxes."""
+    issuers = IssuerCache(database, KEYRING, ISSUER)
+    guards: Any = None
+    return TaskTimers(database, TaskService(issuers, InputDefaults(), guards, lambda _: None))
+
+
 @pytest.fixture
 def releasing(temporal: FakeTemporal, database: Database, dispatched: Collected) -> ReleasingActivities:
-    return ReleasingActivities(temporal.client, database, InputDefaults(), dispatched)
+    return ReleasingActivities(temporal.client, database, InputDefaults(), dispatched, no_timers(database))
 
 
 async def release(
@@ -95,7 +105,7 @@ async def test_a_parked_delivery_whose_workflow_is_gone_gets_one_that_knows_of_i
 ) -> None:
     delivery = await store.delivery(**WITH_WORKFLOW)
     async with time_skipping_server() as env:
-        releasing = ReleasingActivities(env.client, database, InputDefaults(), dispatched)
+        releasing = ReleasingActivities(env.client, database, InputDefaults(), dispatched, no_timers(database))
         await release(releasing, await endpoint_of(store, delivery), 1)
         handle: WorkflowHandle[Any, Any] = env.client.get_workflow_handle(delivery_workflow_id(delivery.gid))
         signals = [
@@ -205,7 +215,9 @@ async def test_a_release_that_runs_twice_dispatches_nothing_twice(
 
 async def test_a_released_delivery_arrives(desk: Desk, temporal: FakeTemporal) -> None:
     dispatcher = desk.dispatcher(temporal)
-    releasing = ReleasingActivities(temporal.client, desk.store.database, InputDefaults(), dispatcher)
+    releasing = ReleasingActivities(
+        temporal.client, desk.store.database, InputDefaults(), dispatcher, no_timers(desk.store.database)
+    )
     endpoint = await desk.endpoint()
     delivery = await desk.delivery(endpoint, **PARKED)
     await release(releasing, endpoint, 1)

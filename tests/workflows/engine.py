@@ -253,6 +253,11 @@ class FakeActivities:
         await self._called("check_pulled", check)
         return self.pulls.next()
 
+    @activity.defn(name="check_task")
+    async def check_task(self, check: PullCheck) -> PulledState:
+        await self._called("check_task", check)
+        return self.pulls.next()
+
     @activity.defn(name="discard")
     async def discard(self, note: DiscardInput) -> None:
         await self._called("discard", note)
@@ -321,6 +326,7 @@ class FakeActivities:
             self.open_round,
             self.discard,
             self.check_pulled,
+            self.check_task,
             self.load_circuit,
             self.project_circuit,
             self.release_parked,
