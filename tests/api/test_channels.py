@@ -44,7 +44,7 @@ async def test_channels_are_listed_by_name(api: Api) -> None:
         await api.channel(name)
 
     names = [channel["name"] for channel in await api.walk("/v1/channels", limit=2)]
-    assert names == ["C", "a", "b", "everhook.events", "orders.eu"]
+    assert names == ["C", "a", "b", "everhook.events", "everhook.tasks", "orders.eu"]
 
 
 async def test_the_channel_of_events_is_there_and_ours_alone(api: Api) -> None:
