@@ -32,7 +32,7 @@ DUE_DATE = "the due date"
 """Who decided, if no person did."""
 
 ESCALATION = "escalation"
-IN_TIME = "nobody decided in time"
+IN_TIME = "no one decided in time"
 MAX_TIMER_NOTES = 500
 
 log = structlog.get_logger()
@@ -111,7 +111,7 @@ def _is_open(row: TaskRow) -> bool:
 
 
 def _why_lost(row: TaskRow) -> DeadLetterReason | None:
-    """Why nobody can decide any more."""
+    """Why no one can decide any more."""
     if row.inbox.deleted_at is not None:
         return DeadLetterReason.ENDPOINT_DELETED
     return DeadLetterReason.PAYLOAD_ERASED if row.message.payload is None else None

@@ -43,7 +43,11 @@ async def test_a_url_and_events_are_enough_and_lead_from_the_channel_default(api
 
     first, second = created(await api.post("/v1/endpoints", body)), created(await api.post("/v1/endpoints", body))
 
-    assert [channel["name"] for channel in await api.walk("/v1/channels")] == ["default", "everhook.events", "everhook.tasks"]
+    assert [channel["name"] for channel in await api.walk("/v1/channels")] == [
+        "default",
+        "everhook.events",
+        "everhook.tasks",
+    ]
     paid = await api.publish(1, "default", type="invoice.paid")
     void = await api.publish(1, "default", type="invoice.void")
     gids = {first["endpointGid"], second["endpointGid"]}

@@ -17,7 +17,7 @@ def asked(**document: Any) -> Schedule:
 
 
 def course(schedule: Schedule, late: timedelta = timedelta()) -> list[tuple[float, Step]]:
-    """All steps of a task that nobody decides, each taken so late, with the hours since it was asked."""
+    """All steps of a task without a decision, each taken so late, with the hours since it was asked."""
     taken: list[tuple[float, Step]] = []
     moment = schedule.next_at + late
     while (step := schedule.step(moment)) is not Step.END:
@@ -53,7 +53,7 @@ def course(schedule: Schedule, late: timedelta = timedelta()) -> list[tuple[floa
         ({"reminders": REMINDERS | {"afterSeconds": 90_000}}, [(24, Step.END)]),
     ],
 )
-def test_the_course_of_a_task_that_nobody_decides(document: Any, steps: list[tuple[float, Step]]) -> None:
+def test_the_course_of_a_task_without_a_decision(document: Any, steps: list[tuple[float, Step]]) -> None:
     assert course(asked(**document)) == steps
 
 
