@@ -11,6 +11,7 @@ from activities.releasing import ReleasingActivities
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import (
     DeadLetterReason,
+    DeliveryMode,
     DeliveryStatus,
     ReleaseInput,
     ReleaseParkedInput,
@@ -224,6 +225,24 @@ async def test_a_released_delivery_arrives(desk: Desk, temporal: FakeTemporal) -
     await dispatcher.close()
     assert [arrival.id for arrival in desk.receiver.arrivals] == [delivery.message_gid]
     assert await desk.store.status(delivery) is DeliveryStatus.DELIVERED
+
+
+async def test_the_tasks_of_an_inbox_that_is_given_up_are_dead_letters_and_their_workflows_learn_of_it(
+    releasing: ReleasingActivities, temporal: FakeTemporal, store: Store
+) -> None:
+    endpoint = await store.subscribed(mode=DeliveryMode.INBOX, url="", options={"name": "Managers"})
+    acceptances = await store.acceptor().accept_all([publication() for _ in range(3)])
+    gids = [each.delivery_gid for one in acceptances for each in accepted(one).deliveries]
+    reason = DeadLetterReason.ENDPOINT_DELETED
+    for count, remaining in ((2, True), (1, False)):
+        input = ReleaseParkedInput(endpoint.gid, 2, reason)
+        result: ReleaseResult = await ActivityEnvironment().run(releasing.release_parked, input)
+        assert (result.released, result.remaining) == (count, remaining)
+    assert temporal.started == gids
+    assert {start.options["start_signal"] for start in temporal.starts} == {"release"}
+    async with store.database.reading() as session:
+        rows = [await session.get_one(Delivery, gid) for gid in gids]
+    assert {(row.status, row.reason) for row in rows} == {(DeliveryStatus.DEAD_LETTERED, reason)}
 
 
 # Counting
