@@ -10,6 +10,7 @@ import pytest
 from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorAction, PullCheck
 from everhook.delivery.store import open_round
 from everhook.inbox.deadlines_store import ask_again
+from everhook.lifecycle.watch import CHECK_S
 from everhook.receipts.receipt import claims_of
 from everhook.timers.service import TaskTimers
 from testing.api import JSON, Api, assert_problem, created, ok
@@ -252,8 +253,7 @@ async def test_a_sender_follows_a_task_and_gets_its_decision(api: Api) -> None:
     message = ok(await api.get(f"/v1/tasks/{gid}"))["messageGid"]
     waiting = asyncio.create_task(wait(api, message))
     following = asyncio.create_task(follow_kinds(api, message, until="message.settled"))
-    await api.change_rows("UPDATE task SET remind_at = '2026-01-01 00:00:00.000000' WHERE gid = :gid", gid=gid)
-    await timers(api).check(await check_of(api, gid))
+    await be_reminded(api, gid)
     ok(await api.post(f"/v1/tasks/{gid}/comment", {"comment": "a secret"}))
     ok(await api.post(f"/v1/tasks/{gid}/delegate", {"to": "bo"}))
     bo = await api.key("admin", name="bo")
@@ -279,6 +279,20 @@ async def test_a_sender_follows_a_task_and_gets_its_decision(api: Api) -> None:
     assert listed[3]["data"] == {"round": 1, "taskGid": gid, "by": "environment", "to": "bo"}
     assert "a secret" not in str(listed)
     assert await events(api, message, limit=1) == listed
+
+
+async def test_a_stream_has_a_reminder_as_it_happens(api: Api) -> None:
+    gid = await ask(api, reminders={"afterSeconds": 60, "everySeconds": 60, "max": 1})
+    message = ok(await api.get(f"/v1/tasks/{gid}"))["messageGid"]
+    following = asyncio.create_task(follow_kinds(api, message, until="task.reminded"))
+    await asyncio.sleep(3 * CHECK_S)  # the stream waits, and its watcher knows how the message stands
+    await be_reminded(api, gid)
+    assert (await asyncio.wait_for(following, 5))[-2:] == ["task.opened", "task.reminded"]
+
+
+async def be_reminded(api: Api, gid: str) -> None:
+    await api.change_rows("UPDATE task SET remind_at = '2026-01-01 00:00:00.000000' WHERE gid = :gid", gid=gid)
+    await timers(api).check(await check_of(api, gid))
 
 
 async def test_a_task_that_expired_and_was_asked_again(api: Api) -> None:

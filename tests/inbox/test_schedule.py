@@ -21,7 +21,7 @@ def course(schedule: Schedule, late: timedelta = timedelta()) -> list[tuple[floa
     taken: list[tuple[float, Step]] = []
     moment = schedule.next_at + late
     while (step := schedule.step(moment)) is not Step.END:
-        assert step is not None
+        assert step is not None and len(taken) < 10
         taken.append(((moment - ASKED) / HOUR, step))
         schedule = schedule.reminded(moment) if step is Step.REMIND else schedule.escalated(moment)
         moment = schedule.next_at + late
