@@ -352,7 +352,8 @@ class PulledState:
     decides.
 
     `attempts` are those of the round, `last` is the outcome of the last one. While the delivery is `AVAILABLE` or
-    `AWAITING_DECISION`, `check_at` is when there is something to do. `task` is the task of a delivery to an inbox.
+    `AWAITING_DECISION`, `check_at` is when there is something to do. `task` is the open task of a delivery to an inbox,
+    `outcome` the name of the outcome of one that was decided.
     """
 
     status: DeliveryStatus
@@ -361,6 +362,7 @@ class PulledState:
     check_at: datetime | None = None
     last: AttemptOutcome | None = None
     task: TaskProgress | None = None
+    outcome: str | None = None
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ class DeliveryWorkflow:
         self._replay: OperatorAction | None = None
         self._discard: OperatorAction | None = None
         self._settled = False
+        self._shown_due_at: datetime | None = None
         if self._is_pulled():
             self._status = self._shown_status = input.status_at_start
             self._waiting_for = self._taker
@@ -177,6 +178,8 @@ class DeliveryWorkflow:
             self._number, self._last = max(state.attempts, 1), state.last
             if state.status in (DeliveryStatus.DELIVERED, DeliveryStatus.DISCARDED):
                 self._status, self._waiting_for = state.status, "nothing"
+                if state.outcome is not None:
+                    workflow.upsert_search_attributes([sa.OUTCOME.value_set(state.outcome)])
                 return None
             if state.status is DeliveryStatus.DEAD_LETTERED:
                 return state.reason or DeadLetterReason.EXHAUSTED
@@ -205,12 +208,25 @@ class DeliveryWorkflow:
     async def _await_news(self, state: PulledState) -> None:
         """Wait until the delivery was acknowledged or decided, its round may be over, or a timer of its task is due."""
         check_at = state.check_at or workflow.now() + LONGEST_PARK_CHECK
-        details = _of_task(state.task) if state.task is not None else self._of_queue(state)
+        details = self._of_task(state.task) if state.task is not None else self._of_queue(state)
         workflow.set_current_details(f"{details} Next check at {check_at:%Y-%m-%d %H:%M:%S} UTC. Signal: `discard`.")
         if workflow.info().is_continue_as_new_suggested() and not self._has_news():
             workflow.continue_as_new(replace(self._input, previous=None))
         delay = max(check_at - workflow.now(), timedelta(seconds=1))
         await self._wait(self._has_news, delay, self._taker)
+
+    def _of_task(self, task: TaskProgress) -> str:
+        """An open task in a few words, without its title. Its due date can be searched for."""
+        if self._shown_due_at != task.due_at:
+            self._shown_due_at = task.due_at
+            workflow.upsert_search_attributes([sa.DUE_AT.value_set(task.due_at)])
+        people = f"{task.assignees} {'assignee' if task.assignees == 1 else 'assignees'}"
+        reminders = f", reminder {task.reminders_sent} of {task.reminders} sent" if task.reminders else ""
+        escalated = ", escalated" if task.escalated else ""
+        return (
+            f"Asks *{task.inbox}* ({people if task.assignees else 'everyone'}). "
+            f"Due {task.due_at:%Y-%m-%d %H:%M} UTC{reminders}{escalated}."
+        )
 
     def _of_queue(self, state: PulledState) -> str:
         last = f"; the last attempt: {state.last.response}" if state.last is not None else ""
@@ -469,11 +485,3 @@ class DeliveryWorkflow:
         except TimeoutError:
             return False
         return True
-
-
-def _of_task(task: TaskProgress) -> str:
-    """An open task in a few words, without its title."""
-    people = f"{task.assignees} {'assignee' if task.assignees == 1 else 'assignees'}" if task.assignees else "everyone"
-    reminders = f", reminder {task.reminders_sent} of {task.reminders} sent" if task.reminders else ""
-    escalated = ", escalated" if task.escalated else ""
-    return f"Asks *{task.inbox}* ({people}). Due {task.due_at:%Y-%m-%d %H:%M} UTC{reminders}{escalated}."

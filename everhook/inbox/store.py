@@ -96,6 +96,12 @@ async def _find(session: AsyncSession, which: ColumnElement[bool], *, for_change
     return TaskRow(*row) if row is not None else None
 
 
+async def outcome_of_delivery(session: AsyncSession, delivery_gid: str) -> str | None:
+    """What was decided about a delivery. None if nothing was, or if it expired."""
+    found = await session.execute(select(col(Task.outcome)).where(col(Task.delivery_gid) == delivery_gid))
+    return found.scalar_one_or_none()
+
+
 async def open_of(connection: AsyncConnection, endpoint_gid: str, limit: int) -> Sequence[str]:
     """The deliveries of an inbox that wait for a decision, the oldest first."""
     found = await connection.execute(

@@ -10,7 +10,14 @@ from typing import Any
 
 import structlog
 
-from everhook.contracts import DeadLetterReason, DeliveryStatus, PullCheck, PulledState, TaskProgress
+from everhook.contracts import (
+    TERMINAL_STATUSES,
+    DeadLetterReason,
+    DeliveryStatus,
+    PullCheck,
+    PulledState,
+    TaskProgress,
+)
 from everhook.delivery.sender import delivery_missing
 from everhook.delivery.store import dead_letter
 from everhook.inbox import store as tasks
@@ -63,7 +70,10 @@ class TaskTimers:
             delivery = await pulled_delivery(session, check.delivery_gid)
             if delivery is None:
                 raise delivery_missing(check.delivery_gid)
-            return replace(pulled_state(delivery), check_at=next_at, task=progress)
+            outcome = None
+            if delivery.status in TERMINAL_STATUSES:
+                outcome = await tasks.outcome_of_delivery(session, check.delivery_gid)
+            return replace(pulled_state(delivery), check_at=next_at, task=progress, outcome=outcome)
 
     async def _take_step(
         self, session: Session, row: TaskRow, check: PullCheck, moment: datetime, issuer: Issuer

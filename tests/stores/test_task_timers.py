@@ -238,7 +238,8 @@ async def test_the_due_date_decides_with_a_receipt_and_an_audit_entry(
     asked = await ask(store, **task)
     await be_due(store, asked, "due_at")
     for _ in range(2):
-        assert (await check(database, asked)).status is status
+        state = await check(database, asked)
+        assert (state.status, state.outcome) == (status, outcome)
     row, _ = await read(store, asked)
     assert row.outcome == outcome
     async with database.reading() as session:

@@ -179,8 +179,8 @@ class FakeTask:
     def ask(self, at: datetime, **document: Any) -> None:
         self.schedule = Schedule.of({"dueSeconds": 86_400, **document}, at)
 
-    def end(self, status: DeliveryStatus, reason: DeadLetterReason | None = None) -> None:
-        self.ended = PulledState(status, attempts=1, reason=reason, last=DELIVERED)
+    def end(self, status: DeliveryStatus, reason: DeadLetterReason | None = None, outcome: str | None = None) -> None:
+        self.ended = PulledState(status, attempts=1, reason=reason, last=DELIVERED, outcome=outcome)
 
     def check(self, check: PullCheck, moment: datetime) -> PulledState:
         assert self.schedule is not None
@@ -202,7 +202,7 @@ class FakeTask:
             self.end(DeliveryStatus.DEAD_LETTERED, check.give_up or DeadLetterReason.EXPIRED)
         else:
             is_passed = outcome.effect is Effect.PASS
-            self.end(DeliveryStatus.DELIVERED if is_passed else DeliveryStatus.DISCARDED)
+            self.end(DeliveryStatus.DELIVERED if is_passed else DeliveryStatus.DISCARDED, outcome=outcome.name)
 
     def _open(self) -> PulledState:
         assert self.schedule is not None

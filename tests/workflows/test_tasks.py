@@ -1,6 +1,6 @@
 """The workflow of a delivery to an inbox: it waits for the timers of its task, and for the decision."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -75,8 +75,11 @@ async def test_the_details_show_how_it_stands_without_its_title(engine: Engine) 
 )
 async def test_the_due_date_may_decide(engine: Engine, on_due: str, status: DeliveryStatus) -> None:
     handle = await asked(engine, onDue=on_due)
+    due_at = datetime.fromisoformat(await attribute(handle, sa.DUE_AT))
     assert (await engine.result(handle)).status is status
     assert await hours(engine) == [24]
+    assert engine.fakes.task.schedule is not None and due_at == engine.fakes.task.schedule.due_at
+    assert await attribute(handle, sa.OUTCOME) == {"decline": "rejected", "pass": "approved"}[on_due]
 
 
 async def test_a_lost_signal_costs_nothing(engine: Engine) -> None:
