@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from jsonschema import Draft202012Validator, FormatChecker  # type: ignore[import-untyped]
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -21,6 +22,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from everhook.errors import InvalidField
+from everhook.ids import Kind, is_gid
 
 GROUP = "group:"
 MAX_FORM_FIELDS = 50
@@ -80,11 +82,22 @@ class Reminders(_Part):
     max: int = Field(ge=1, le=50)
 
 
+def _person_or_inbox(to: str) -> str:
+    if is_inbox(to) and not is_gid(to, Kind.ENDPOINT):
+        raise ValueError("is not the gid of an endpoint")
+    return to
+
+
+def is_inbox(to: str) -> bool:
+    """Whether an escalation goes to another inbox, rather than to a person or a group."""
+    return to.startswith(Kind.ENDPOINT + "_")
+
+
 class Escalation(_Part):
     """After how many reminders other people are asked as well: an assignee, a group, or another inbox."""
 
     after_reminders: int = Field(ge=0, le=50)
-    to: _Short
+    to: Annotated[_Short, AfterValidator(_person_or_inbox)]
 
 
 class Link(_Part):

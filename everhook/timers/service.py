@@ -25,7 +25,7 @@ from everhook.inbox.deadlines_store import set_schedule, wait_until
 from everhook.inbox.schedule import Schedule, Step
 from everhook.inbox.service import Answer, TaskService
 from everhook.inbox.store import TaskRow, record_task_event
-from everhook.inbox.tasks import Person, outcome_on_due, people_of
+from everhook.inbox.tasks import Person, is_inbox, outcome_on_due, people_of
 from everhook.notifications.events import EventKind
 from everhook.pulling.queue_store import pulled_delivery
 from everhook.pulling.service import pulled_state
@@ -143,7 +143,7 @@ async def _escalate(session: Session, row: TaskRow, schedule: Schedule, moment: 
     task.escalated_at = moment
     note: dict[str, Any] = {"kind": "escalated", "to": to}
     options, assignees = row.inbox.options, [to]
-    if to.startswith("ep_"):
+    if is_inbox(to):
         other = await tasks.inbox_of(session, to, task.tenant_gid)
         if other is None:
             log.warning("a task is escalated to an inbox that does not exist", task_gid=task.gid, to=to)

@@ -146,6 +146,8 @@ async def test_a_delegation_moves_the_version(api: Api) -> None:
         ({"quorum": 0}, "task.quorum"),
         ({"kind": "wish"}, "task.kind"),
         ({"titel": "x"}, "task.titel"),
+        ({"escalation": {"afterReminders": 1, "to": "ep_directors"}}, "task.escalation.to"),
+        ({"onDue": "pass", "outcomes": [{"name": "no", "effect": "decline"}]}, "task.onDue"),
         ({"links": [{"title": "x", "url": "javascript:alert(1)"}]}, "task.links[0].url"),
         ({"outcomes": [{"name": "a"}, {"name": "a"}]}, "task.outcomes"),
         ({"form": {"type": "array"}}, "task.form.type"),
