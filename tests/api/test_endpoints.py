@@ -60,7 +60,7 @@ async def test_a_url_alone_makes_no_subscription(api: Api) -> None:
 
     assert endpoint["subscriptionGid"] is None
     assert endpoint["tenant"] == "default"
-    assert (await api.count("subscription"), await api.count("channel")) == (0, 1), "there is that of events alone"
+    assert (await api.count("subscription"), await api.count("channel")) == (0, 2), "there are those of events alone"
 
 
 async def test_an_unknown_channel_is_named_and_nothing_is_made(api: Api) -> None:
@@ -68,7 +68,7 @@ async def test_an_unknown_channel_is_named_and_nothing_is_made(api: Api) -> None
 
     assert_problem(await api.post("/v1/endpoints", body), 422, "channel")
 
-    assert [await api.count(table) for table in ("endpoint", "subscription", "channel")] == [0, 0, 1]
+    assert [await api.count(table) for table in ("endpoint", "subscription", "channel")] == [0, 0, 2]
     assert await api.rows("SELECT name FROM tenant WHERE name = 'acme'") == []
 
 
