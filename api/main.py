@@ -42,7 +42,6 @@ from everhook.endpoints.subscriptions import SubscriptionService
 from everhook.engine import DeliveryEngine, delivery_engine
 from everhook.health.overview_store import HealthBoard
 from everhook.health.service import HealthService
-from everhook.inbox.service import TaskService
 from everhook.observability.tracing import tracing
 from everhook.publishing.backlog import Backlog
 from everhook.publishing.publish_rate import PublishRate
@@ -231,6 +230,6 @@ def _services_on(engine: DeliveryEngine) -> Services:
         responses=ResponseStore(database, engine.keyring),
         pulls=engine.pulls,
         streams=engine.streams,
-        tasks=TaskService(engine.issuers, engine.dispatcher, engine.defaults, engine.wake_ups.wake),
+        tasks=engine.tasks,
         lifecycle=engine.lifecycle,
     )

@@ -324,8 +324,8 @@ class DeadLetterInput:
 
 @dataclass(frozen=True)
 class PullCheck:
-    """The input of `check_pulled`. `retention` is for a dead letter that results from it, by the workflow's clock.
-    `give_up`: dead-letter the delivery for this reason, unless it is over."""
+    """The input of `check_pulled` and `check_task`. `retention` is for a dead letter that results from it, by the
+    workflow's clock. `give_up`: dead-letter the delivery for this reason, unless it is over."""
 
     delivery_gid: str
     round: int
@@ -334,11 +334,26 @@ class PullCheck:
 
 
 @dataclass(frozen=True)
-class PulledState:
-    """The result of `check_pulled`: what became of a delivery that consumers pull.
+class TaskProgress:
+    """What the Temporal UI shows of an open task: the name of its inbox, how many assignees it has, and how often they
+    were reminded. Not its title, which may be confidential."""
 
-    `attempts` are those of the round, `last` is the outcome of the last one. While the delivery is `AVAILABLE`,
-    `check_at` is when its round may be over.
+    inbox: str
+    assignees: int
+    due_at: datetime
+    reminders_sent: int = 0
+    reminders: int = 0
+    escalated: bool = False
+
+
+@dataclass(frozen=True)
+class PulledState:
+    """The result of `check_pulled` and `check_task`: what became of a delivery that consumers pull, or that a person
+    decides.
+
+    `attempts` are those of the round, `last` is the outcome of the last one. While the delivery is `AVAILABLE` or
+    `AWAITING_DECISION`, `check_at` is when there is something to do. `task` is the open task of a delivery to an inbox,
+    `outcome` the name of the outcome of one that was decided.
     """
 
     status: DeliveryStatus
@@ -346,6 +361,8 @@ class PulledState:
     reason: DeadLetterReason | None = None
     check_at: datetime | None = None
     last: AttemptOutcome | None = None
+    task: TaskProgress | None = None
+    outcome: str | None = None
 
 
 @dataclass(frozen=True)

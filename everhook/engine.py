@@ -19,6 +19,7 @@ from everhook.delivery.recorder_store import Recorder
 from everhook.delivery.sender import Sender
 from everhook.delivery.starter import Starter, StarterLimits
 from everhook.egress import EgressClient, EgressRules
+from everhook.inbox.service import TaskService
 from everhook.lifecycle.service import LifecycleService
 from everhook.lifecycle.watch import MessageWatch
 from everhook.pulling.direct import DirectHandOut
@@ -30,6 +31,7 @@ from everhook.settings import Settings
 from everhook.storage.engine import Database
 from everhook.storage.keyring import KeyRing
 from everhook.streaming.service import PullStreams
+from everhook.timers.service import TaskTimers
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class DeliveryEngine:
     direct: DirectHandOut
     streams: PullStreams
     lifecycle: LifecycleService
+    tasks: TaskService
+    timers: TaskTimers
 
 
 @asynccontextmanager
@@ -91,6 +95,7 @@ async def delivery_engine(
         settings.circuit_policy,
         watch.wake,
     )
+    tasks = TaskService(issuers, defaults, guards, dispatcher, watch.wake, wake_ups.wake)
     try:
         yield DeliveryEngine(
             client=client,
@@ -109,6 +114,8 @@ async def delivery_engine(
             direct=direct,
             streams=PullStreams(pulls, wake_ups, direct),
             lifecycle=LifecycleService(watch),
+            tasks=tasks,
+            timers=TaskTimers(database, tasks),
         )
     finally:
         await watch.close()

@@ -14,6 +14,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.pulling import PullingActivities
     from activities.recording import RecordingActivities
     from activities.sending import SendingActivities
+    from activities.tasks import TaskActivities
     from everhook.contracts import (
         DELIVERY_WORKFLOW,
         AttemptOutcome,
@@ -32,6 +33,7 @@ with workflow.unsafe.imports_passed_through():
         PulledState,
         ReleaseInput,
         RoundInput,
+        TaskProgress,
         TaskQueue,
         Verdict,
     )
@@ -73,6 +75,7 @@ class DeliveryWorkflow:
         self._replay: OperatorAction | None = None
         self._discard: OperatorAction | None = None
         self._settled = False
+        self._shown_due_at: datetime | None = None
         if self._is_pulled():
             self._status = self._shown_status = input.status_at_start
             self._waiting_for = self._taker
@@ -113,7 +116,7 @@ class DeliveryWorkflow:
     def attempt_now(self) -> None:
         self._attempt_now = True
 
-    @workflow.signal(description="A consumer acknowledged the delivery, or its round is over: check the database")
+    @workflow.signal(description="It was acknowledged or decided, or its round is over: check the database")
     def settled(self) -> None:
         self._settled = True
 
@@ -164,7 +167,8 @@ class DeliveryWorkflow:
         return "a person" if self._input.mode is DeliveryMode.INBOX else "a consumer"
 
     async def _pulled_round(self) -> DeadLetterReason | None:
-        """Guard a delivery that consumers pull. Returns why the round ended; None if it was delivered or discarded."""
+        """Guard a delivery that consumers pull or that a person decides. Returns why the round ended; None if it was
+        delivered or discarded."""
         give_up: DeadLetterReason | None = None
         while self._discard is None:
             if self._release is not None:
@@ -174,34 +178,62 @@ class DeliveryWorkflow:
             self._number, self._last = max(state.attempts, 1), state.last
             if state.status in (DeliveryStatus.DELIVERED, DeliveryStatus.DISCARDED):
                 self._status, self._waiting_for = state.status, "nothing"
+                if state.outcome is not None:
+                    workflow.upsert_search_attributes([sa.OUTCOME.value_set(state.outcome)])
                 return None
             if state.status is DeliveryStatus.DEAD_LETTERED:
                 return state.reason or DeadLetterReason.EXHAUSTED
-            await self._await_consumers(state)
+            await self._await_news(state)
         return None
 
     async def _check_pulled(self, give_up: DeadLetterReason | None) -> PulledState:
         input = self._input
+        check = PullCheck(input.delivery_gid, input.round, input.dead_letter_retention, give_up)
+        if input.mode is DeliveryMode.INBOX:
+            return await workflow.execute_activity_method(
+                TaskActivities.check_task,
+                check,
+                start_to_close_timeout=RECORD_TIMEOUT,
+                retry_policy=RETRY_FOREVER,
+                summary="check the task",
+            )
         return await workflow.execute_activity_method(
             PullingActivities.check_pulled,
-            PullCheck(input.delivery_gid, input.round, input.dead_letter_retention, give_up),
+            check,
             start_to_close_timeout=RECORD_TIMEOUT,
             retry_policy=RETRY_FOREVER,
             summary="check the pull queue",
         )
 
-    async def _await_consumers(self, state: PulledState) -> None:
-        """Wait until a consumer has acknowledged the delivery, or its round may be over."""
+    async def _await_news(self, state: PulledState) -> None:
+        """Wait until the delivery was acknowledged or decided, its round may be over, or a timer of its task is due."""
         check_at = state.check_at or workflow.now() + LONGEST_PARK_CHECK
-        last = f"; the last attempt: {state.last.response}" if state.last is not None else ""
-        workflow.set_current_details(
-            f"Waits for {self._taker}. {state.attempts} of {self._input.policy.attempts} attempts in round "
-            f"{self._input.round}{last}. Next check at {check_at:%Y-%m-%d %H:%M:%S} UTC. Signal: `discard`."
-        )
+        details = self._of_task(state.task) if state.task is not None else self._of_queue(state)
+        workflow.set_current_details(f"{details} Next check at {check_at:%Y-%m-%d %H:%M:%S} UTC. Signal: `discard`.")
         if workflow.info().is_continue_as_new_suggested() and not self._has_news():
             workflow.continue_as_new(replace(self._input, previous=None))
         delay = max(check_at - workflow.now(), timedelta(seconds=1))
         await self._wait(self._has_news, delay, self._taker)
+
+    def _of_task(self, task: TaskProgress) -> str:
+        """An open task in a few words, without its title. Its due date can be searched for."""
+        if self._shown_due_at != task.due_at:
+            self._shown_due_at = task.due_at
+            workflow.upsert_search_attributes([sa.DUE_AT.value_set(task.due_at)])
+        people = f"{task.assignees} {'assignee' if task.assignees == 1 else 'assignees'}"
+        reminders = f", reminder {task.reminders_sent} of {task.reminders} sent" if task.reminders else ""
+        escalated = ", escalated" if task.escalated else ""
+        return (
+            f"Asks *{task.inbox}* ({people if task.assignees else 'everyone'}). "
+            f"Due {task.due_at:%Y-%m-%d %H:%M} UTC{reminders}{escalated}."
+        )
+
+    def _of_queue(self, state: PulledState) -> str:
+        last = f"; the last attempt: {state.last.response}" if state.last is not None else ""
+        return (
+            f"Waits for {self._taker}. {state.attempts} of {self._input.policy.attempts} attempts in round "
+            f"{self._input.round}{last}."
+        )
 
     def _has_news(self) -> bool:
         return self._settled or self._is_woken()

@@ -132,6 +132,9 @@ class TaskDetail(TaskOut):
                     "comment": None,
                     "data": None,
                     "requestedBy": "shop",
+                    "remindersSent": 0,
+                    "escalatedAt": None,
+                    "escalatedTo": None,
                     "decisions": [],
                     "notes": [],
                     "chain": [SUMMARY_EXAMPLE],
@@ -145,8 +148,11 @@ class TaskDetail(TaskOut):
     comment: str | None
     data: dict[str, Any] | None
     requested_by: str | None = Field(description="The name of the publisher's key.")
+    reminders_sent: int
+    escalated_at: datetime | None
+    escalated_to: str | None = Field(description="The other inbox that asks as well since then.")
     decisions: list[PersonalDecision]
-    notes: list[dict[str, Any]] = Field(description="Comments and delegations, oldest first.")
+    notes: list[dict[str, Any]] = Field(description="Comments, delegations, reminders and escalations, oldest first.")
     chain: list[TaskOut] = Field(description="All tasks of the message, in their order.")
 
     @classmethod
@@ -160,6 +166,9 @@ class TaskDetail(TaskOut):
             comment=task.comment,
             data=task.data,
             requested_by=task.requested_by,
+            reminders_sent=task.reminders_sent,
+            escalated_at=task.escalated_at,
+            escalated_to=task.escalated_to,
             decisions=[
                 PersonalDecision(
                     by=each.actor, outcome=each.outcome, comment=each.comment, data=each.data, at=each.decided_at

@@ -16,7 +16,7 @@ import structlog
 
 from everhook.circuit.machine import CircuitState
 from everhook.circuit.states_store import FRESH_S, EndpointStates
-from everhook.contracts import PreviousAttempt
+from everhook.contracts import DeliveryMode, PreviousAttempt
 from everhook.delivery.fair_pool import FairPool
 from everhook.delivery.fitness import UNFIT_FAILURES, EndpointFitness
 from everhook.delivery.history import History
@@ -92,7 +92,7 @@ class Dispatcher:
     def dispatch(self, deliveries: Iterable[NewDelivery]) -> None:
         """Dispatch deliveries. Returns at once."""
         for new in deliveries:
-            if not self._enter_lane(new):
+            if new.input.mode is DeliveryMode.INBOX or not self._enter_lane(new):
                 self._starter.start_soon(new.input)
 
     async def close(self) -> None:

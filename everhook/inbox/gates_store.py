@@ -14,13 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
 from everhook.contracts import DeadLetterReason, DeliveryInput, DeliveryMode, DeliveryStatus
-from everhook.delivery.inputs_store import InputDefaults, load_inputs
+from everhook.delivery.inputs_store import InputDefaults, first_input, load_inputs
 from everhook.publishing.gates import StepState, following, task_of
 from everhook.publishing.gates_store import asking, inboxes
-from everhook.publishing.rows import Publisher, new_task
+from everhook.publishing.rows import Publisher, new_task, opened_events
 from everhook.pulling.queue_store import enqueue, queue_row
 from everhook.storage.statements import table_of
-from everhook.storage.tables import Delivery, DeliveryRound, Endpoint, Gate, GateState, Task, now
+from everhook.storage.tables import Delivery, DeliveryRound, Endpoint, Gate, GateState, OperationalEvent, Task, now
 from everhook.tenants.audit_store import Actor, record_audit
 
 _GATE, _DELIVERY = table_of(Gate), table_of(Delivery)
@@ -53,16 +53,16 @@ class Ending:
 
 @dataclass(frozen=True)
 class Released:
-    """What a gate released. `inputs` are those of deliveries whose first attempt is to be made, `queued` the endpoints
-    whose queues have new deliveries."""
+    """What a gate released. `inputs` are those of deliveries that are to be started, `queued` the endpoints whose
+    queues have new deliveries."""
 
     inputs: Sequence[DeliveryInput]
     queued: frozenset[str]
 
 
 async def pass_step(session: AsyncSession, task: Task, defaults: InputDefaults, moment: datetime) -> Released | None:
-    """Open the next step of the gate that a task was a step of, or, after the last one, release what waits. None if the
-    task was no step of an open gate, and while the gate asks on."""
+    """Open the next step of the gate that a task was a step of, or, after the last one, release what waits. Returns
+    what is to be started; None if the task was no step of an open gate, and if the gate was declined."""
     connection = await session.connection()
     gate = await _open_gate(connection, _GATE.c.delivery_gid == task.delivery_gid)
     if gate is None:
@@ -78,14 +78,22 @@ async def pass_step(session: AsyncSession, task: Task, defaults: InputDefaults, 
         why = f"step {index + 1} of {gate.gid} cannot be asked: its inbox was deleted"
         await _decline(session, gate, Ending(DeadLetterReason.ENDPOINT_DELETED, UPKEEP, why), moment)
         return None
-    channel, event_type = await _names(connection, task.delivery_gid)
     delivery_gid = step["deliveryGid"]
-    delivery = DeliveryInput(delivery_gid, task.message_gid, inbox.endpoint_gid, inbox.tenant, channel, event_type)
-    asked = asking(delivery, inbox, task_of(step, gate.task), publisher, moment, gate.created_at)
+    names = await _names(connection, task.delivery_gid)
+    delivery = first_input(delivery_gid, task.message_gid, *names, inbox, defaults)
+    asked = asking(delivery, inbox, task_of(step, gate.task), publisher, defaults, moment, gate.created_at)
     await connection.execute(insert(_DELIVERY), [asked.delivery])
-    await connection.execute(insert(table_of(Task)), [asked.task])
+    await _open_tasks(connection, [asked.task], asked.events)
     await connection.execute(update(_GATE).where(_GATE.c.gid == gate.gid).values(step=index, delivery_gid=delivery_gid))
-    return None
+    return Released([asked.input], frozenset())
+
+
+async def _open_tasks(
+    connection: AsyncConnection, tasks: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]
+) -> None:
+    await connection.execute(insert(table_of(Task)), list(tasks))
+    if events:
+        await connection.execute(insert(table_of(OperationalEvent)), list(events))
 
 
 async def decline_step(session: AsyncSession, delivery_gid: str, ending: Ending) -> None:
@@ -170,7 +178,7 @@ async def _release(
         _freed(each, DeliveryStatus.ACCEPTED, moment + defaults.first_attempt_bound(each.policy), None) for each in sent
     ]
     freed += [_freed(each, DeliveryStatus.AVAILABLE, moment + each.policy.max_window, moment) for each in pulled]
-    freed += await _ask(connection, gate, asked, publisher, moment)
+    freed += await _ask(connection, gate, asked, publisher, defaults, moment)
     if pulled:
         rows = [queue_row(each.delivery_gid, each.endpoint_gid, moment, each.policy) for each in pulled]
         await enqueue(connection, rows)
@@ -178,27 +186,32 @@ async def _release(
         await connection.execute(_FREED, freed)
         rounds = [{"delivery_gid": each.delivery_gid, "round": 1, "began_at": moment} for each in inputs]
         await connection.execute(insert(table_of(DeliveryRound)), rounds)
-    return Released(sent, frozenset(each.endpoint_gid for each in pulled))
+    return Released([*sent, *asked], frozenset(each.endpoint_gid for each in pulled))
 
 
 async def _ask(
-    connection: AsyncConnection, gate: OpenGate, asked: Sequence[DeliveryInput], publisher: Publisher, moment: datetime
+    connection: AsyncConnection,
+    gate: OpenGate,
+    asked: Sequence[DeliveryInput],
+    publisher: Publisher,
+    defaults: InputDefaults,
+    moment: datetime,
 ) -> list[dict[str, Any]]:
-    """Open the tasks of released deliveries to inboxes. That of an inbox that was deleted meanwhile is due now: its
-    workflow ends it."""
+    """Open the tasks of released deliveries to inboxes. If the inbox was deleted meanwhile, the workflow ends it."""
     if not asked:
         return []
     found = await inboxes(connection, {each.endpoint_gid for each in asked})
-    gone = await inboxes(connection, {each.endpoint_gid for each in asked} - found.keys(), deleted=True)
+    found |= await inboxes(connection, {each.endpoint_gid for each in asked} - found.keys(), deleted=True)
     freed: list[dict[str, Any]] = []
     tasks: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []
     for each in asked:
-        task = new_task(each, (found | gone)[each.endpoint_gid], gate.task, publisher, moment)
-        is_gone = each.endpoint_gid in gone
-        due_at = moment if is_gone else task["due_at"]
-        freed.append(_freed(each, DeliveryStatus.AWAITING_DECISION, due_at, None if is_gone else moment))
+        inbox, due_at = found[each.endpoint_gid], moment + defaults.first_attempt_bound(each.policy)
+        task = new_task(each, inbox, gate.task, publisher, moment)
+        freed.append(_freed(each, DeliveryStatus.AWAITING_DECISION, due_at, None))
         tasks.append(task)
-    await connection.execute(insert(table_of(Task)), tasks)
+        events += opened_events(task, each, inbox.options)
+    await _open_tasks(connection, tasks, events)
     return freed
 
 

@@ -2,21 +2,22 @@
 
 A decision is one transaction: the task, its delivery, the attempt with the answer, its receipt, the audit entry, and
 what it means for the gate that the task is a step of.
-Nothing here needs Temporal.
+Nothing here needs Temporal: the workflow of the delivery is signalled in the background.
 """
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
 
-from everhook.contracts import AttemptRecord, DeadLetterReason, Verdict
+from everhook.contracts import AttemptRecord, DeadLetterReason, DeliveryInput, Verdict
 from everhook.delivery.dispatcher import Dispatcher
+from everhook.delivery.guards import GuardStarter
 from everhook.delivery.inputs import NewDelivery
-from everhook.delivery.inputs_store import InputDefaults
+from everhook.delivery.inputs_store import InputDefaults, load_input
 from everhook.delivery.recorder_store import Attempted, Transcript, record_attempts
 from everhook.errors import (
     AlreadyDecided,
@@ -40,6 +41,7 @@ from everhook.inbox.tasks import (
     is_assignee,
     outcome_of,
 )
+from everhook.notifications.events import EventKind
 from everhook.pulling.queue_store import expect_signal
 from everhook.receipts.issuer import Issuer, ReceiptContext, issue, url_digest
 from everhook.receipts.keys_store import IssuerCache
@@ -74,6 +76,15 @@ class TaskView:
     chain: Sequence[Task]
 
 
+@dataclass(frozen=True)
+class _Decided:
+    """A committed decision: the input of the workflow that has to know of it, and what a gate released."""
+
+    message_gid: str
+    input: DeliveryInput | None = None
+    released: Released | None = None
+
+
 class TaskService:
     """It needs the database alone. What a gate releases is dispatched after the commit; if the process dies before
     that, the reconciler starts it."""
@@ -81,14 +92,19 @@ class TaskService:
     def __init__(
         self,
         issuers: IssuerCache,
-        dispatcher: Dispatcher,
         defaults: InputDefaults,
+        guards: GuardStarter,
+        dispatcher: Dispatcher,
+        on_change: Callable[[Collection[str]], None],
         on_queued: Callable[[Collection[str]], None],
     ) -> None:
-        """`on_queued` is called with the endpoints for which deliveries were queued, after the commit."""
-        self._issuers = issuers
-        self._dispatcher = dispatcher
+        """After a commit `on_change` is called with the messages whose tasks changed, `on_queued` with the endpoints
+        for which deliveries were queued."""
+        self.issuers = issuers
         self._defaults = defaults
+        self._guards = guards
+        self._dispatcher = dispatcher
+        self._on_change = on_change
         self._on_queued = on_queued
 
     async def page(self, session: Session, chosen: TaskFilter, *, after: str | None, limit: int) -> Page[Task]:
@@ -109,23 +125,28 @@ class TaskService:
         """
         async with scope.reading() as session:
             await _found(session, gid)
-        issuer = await self._issuers.get()
-        released = await once_more_if_outdated(lambda: self._decide(scope, person, gid, answer, issuer))
-        if released is not None:
-            self._dispatcher.dispatch(NewDelivery(input) for input in released.inputs)
-            self._on_queued(released.queued)
+        issuer = await self.issuers.get()
+        decided = await once_more_if_outdated(lambda: self._decide(scope, person, gid, answer, issuer))
+        if decided.input is not None:
+            self._guards.signal(decided.input)
+        self.start(decided.released)
+        self._on_change({decided.message_gid})
         async with scope.reading() as session:
             return await self.get(session, gid)
 
-    async def _decide(
-        self, scope: TenantScope, person: Person, gid: str, answer: Answer, issuer: Issuer
-    ) -> Released | None:
+    def start(self, released: Released | None) -> None:
+        """Start what a gate released, after the commit."""
+        if released is not None:
+            self._dispatcher.dispatch(NewDelivery(input) for input in released.inputs)
+            self._on_queued(released.queued)
+
+    async def _decide(self, scope: TenantScope, person: Person, gid: str, answer: Answer, issuer: Issuer) -> _Decided:
         async with scope.writing() as session:
             row = await _found(session, gid, for_change=True)
             made = await tasks.decisions(session, gid)
             mine = next((each for each in made if each.actor == person.name), None)
             if mine is not None and _is_same(mine, answer):
-                return None
+                return _Decided(row.task.message_gid)
             _require_open(row.task)
             if mine is not None:
                 raise AlreadyDecided(f"You have decided already: {mine.outcome}.")
@@ -151,11 +172,16 @@ class TaskService:
             detail = {"outcome": outcome.name, "identifiedBy": person.identified_by, "isFinal": is_final}
             actor = Actor(person.name, person.address, person.key_gid)
             record_audit(session, actor, "task.decided", gid, tenant_gid=row.task.tenant_gid, detail=detail)
+            decided = _Decided(row.task.message_gid)
             if not is_final:
-                return None
-            return await self._conclude(session, row, person, answer, outcome, moment, issuer)
+                return decided
+            delivery_gid = row.delivery.gid
+            released = await self.conclude(session, row, person, answer, outcome, moment, issuer)
+            connection = await session.connection()
+            await expect_signal(connection, [delivery_gid], moment)
+            return replace(decided, input=await load_input(connection, self._defaults, delivery_gid), released=released)
 
-    async def _conclude(
+    async def conclude(
         self,
         session: Session,
         row: TaskRow,
@@ -175,6 +201,7 @@ class TaskService:
             "decided_by": person.name,
             "decided_at": moment,
         }
+        tasks.record_task_event(session, EventKind.TASK_DECIDED, row, outcome=outcome.name, decidedBy=person.name)
         attempted = _attempted(row, person, answer, moment, await tasks.earlier_receipts(session, task), issuer)
         if not await tasks.close(session, task, answer.version, values):
             raise TaskChanged(f"{task.gid} has changed since you read it. Read it again.")
@@ -182,8 +209,6 @@ class TaskService:
             number = attempted.record.number
             await tasks.discard_declined(session, row.delivery, number, person.name, comment)
         await record_attempts(await session.connection(), [attempted], keep_history=False)
-        if row.delivery.round > 1:  # a replay left a workflow that waits
-            await expect_signal(await session.connection(), [task.delivery_gid], moment)
         released = None
         if outcome.effect is Effect.PASS:
             released = await pass_step(session, task, self._defaults, moment)
@@ -211,8 +236,11 @@ class TaskService:
             session.add(task)
             actor = Actor(person.name, person.address, person.key_gid)
             record_audit(session, actor, "task.delegated", gid, tenant_gid=task.tenant_gid, detail={"to": to})
+            tasks.record_task_event(session, EventKind.TASK_DELEGATED, row, delegatedBy=person.name, to=to)
             await session.flush()
-            return await self.get(session, gid)
+            view = await self.get(session, gid)
+        self._on_change({task.message_gid})
+        return view
 
     async def comment(self, scope: TenantScope, person: Person, gid: str, comment: str) -> TaskView:
         """Add a comment, which decides nothing. Raises NotFound, AlreadyDecided, Forbidden and InvalidField."""
@@ -246,13 +274,24 @@ def _require_open(task: Task) -> None:
 def require_may_decide(row: TaskRow, person: Person) -> None:
     """Raise Forbidden for a person who is not asked, and for the requester where the task excludes them."""
     task = row.task
-    if not is_assignee(person.name, task.assignees, row.inbox.options.get("groups") or {}):
+    if not _is_asked(row, person):
         raise Forbidden(f"{person.name} is not among the assignees of {task.gid}.")
     is_requester = person.name == task.requested_by or (
         person.key_gid is not None and person.key_gid == task.requester_key_gid
     )
     if task.document["excludeRequester"] and is_requester:
         raise Forbidden(f"{person.name} published this message, so someone else has to decide.")
+
+
+def _is_asked(row: TaskRow, person: Person) -> bool:
+    """Whether a person is asked, by the inbox or by the one that the task was escalated to."""
+    if is_assignee(person.name, row.task.assignees, row.inbox.options.get("groups") or {}):
+        return True
+    other = row.escalated_to
+    if other is None:
+        return False
+    assignees = (other.options.get("task") or {}).get("assignees") or []
+    return is_assignee(person.name, assignees, other.options.get("groups") or {})
 
 
 def _checked(row: TaskRow, answer: Answer) -> Outcome:
@@ -277,7 +316,7 @@ def _is_same(decision: TaskDecision, answer: Answer) -> bool:
 
 
 def _note(task: Task, note: dict[str, Any]) -> None:
-    if len(task.notes) >= MAX_NOTES:
+    if sum("by" in each for each in task.notes) >= MAX_NOTES:  # reminders have no author
         raise InvalidField("comment", f"a task takes at most {MAX_NOTES} comments and delegations")
     task.notes = [*task.notes, {**note, "at": format_time(now())}]
 

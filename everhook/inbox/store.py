@@ -4,16 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import String, cast, func, select, update
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import ColumnElement, String, and_, cast, func, literal, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import aliased
 from sqlmodel import col
 
-from everhook.contracts import DeadLetterReason, DeliveryStatus
+from everhook.contracts import DeadLetterReason, DeliveryMode, DeliveryStatus
+from everhook.inbox.events import task_event
+from everhook.notifications.events import EventKind
 from everhook.storage.paging import Page, one_of, page_of
+from everhook.storage.statements import table_of
 from everhook.storage.tables import (
     Delivery,
     Endpoint,
     Message,
+    OperationalEvent,
     Receipt,
     Task,
     TaskDecision,
@@ -21,11 +26,14 @@ from everhook.storage.tables import (
     now,
 )
 
+IS_OPEN = col(Task.state) == literal(TaskState.OPEN, type_=table_of(Task).c.state.type, literal_execute=True)
+"""The state as a literal in the statement: the planner uses a partial index only if it sees the value."""
+
 
 @dataclass(frozen=True)
 class TaskFilter:
-    """Several values of a field mean any of them. `assignee` is named among the assignees. `overdue`: open, and past
-    its due date."""
+    """Several values of a field mean any of them. `endpoint_gid`: also the inbox that it was escalated to. `assignee`
+    is named among the assignees. `overdue`: open, and past its due date."""
 
     state: TaskState | tuple[TaskState, ...] | None = None
     endpoint_gid: str | tuple[str, ...] | None = None
@@ -35,9 +43,14 @@ class TaskFilter:
 
 async def page(session: AsyncSession, chosen: TaskFilter, *, after: str | None, limit: int) -> Page[Task]:
     """One page, newest first."""
-    statement = select(Task).where(
-        *one_of(col(Task.state), chosen.state), *one_of(col(Task.endpoint_gid), chosen.endpoint_gid)
-    )
+    statement = select(Task).where(*one_of(col(Task.state), chosen.state))
+    if chosen.endpoint_gid is not None:
+        statement = statement.where(
+            or_(
+                *one_of(col(Task.endpoint_gid), chosen.endpoint_gid),
+                *one_of(col(Task.escalated_to), chosen.endpoint_gid),
+            )
+        )
     if chosen.assignee is not None:
         named = cast(col(Task.assignees), String).contains(f'"{chosen.assignee}"', autoescape=True)
         statement = statement.where(named)
@@ -48,24 +61,36 @@ async def page(session: AsyncSession, chosen: TaskFilter, *, after: str | None, 
 
 @dataclass(frozen=True)
 class TaskRow:
-    """A task with its delivery, its message and its inbox."""
+    """A task with its delivery, its message, its inbox, and the inbox that it was escalated to, if it still exists."""
 
     task: Task
     delivery: Delivery
     message: Message
     inbox: Endpoint
+    escalated_to: Endpoint | None = None
 
 
 async def find(session: AsyncSession, gid: str, *, for_change: bool = False) -> TaskRow | None:
     """With `for_change` the task is locked until the transaction ends."""
+    return await _find(session, col(Task.gid) == gid, for_change=for_change)
+
+
+async def find_of_delivery(session: AsyncSession, delivery_gid: str) -> TaskRow | None:
+    """The task of a delivery, locked until the transaction ends."""
+    return await _find(session, col(Task.delivery_gid) == delivery_gid, for_change=True)
+
+
+async def _find(session: AsyncSession, which: ColumnElement[bool], *, for_change: bool) -> TaskRow | None:
     if for_change:
-        await session.execute(select(col(Task.gid)).where(col(Task.gid) == gid).with_for_update())
+        await session.execute(select(col(Task.gid)).where(which).with_for_update())
+    other = aliased(Endpoint)
     found = await session.execute(
-        select(Task, Delivery, Message, Endpoint)
+        select(Task, Delivery, Message, Endpoint, other)
         .join(Delivery, col(Delivery.gid) == col(Task.delivery_gid))
         .join(Message, col(Message.gid) == col(Task.message_gid))
         .join(Endpoint, col(Endpoint.gid) == col(Task.endpoint_gid))
-        .where(col(Task.gid) == gid)
+        .outerjoin(other, and_(col(other.gid) == col(Task.escalated_to), col(other.deleted_at).is_(None)))
+        .where(which)
     )
     row = found.one_or_none()
     return TaskRow(*row) if row is not None else None
@@ -77,6 +102,46 @@ async def open_deliveries(session: AsyncSession, endpoint_gid: str) -> Sequence[
         select(col(Task.delivery_gid)).where(col(Task.endpoint_gid) == endpoint_gid, col(Task.state) == TaskState.OPEN)
     )
     return rows.scalars().all()
+
+
+async def outcome_of_delivery(session: AsyncSession, delivery_gid: str) -> str | None:
+    """What was decided about a delivery. None if nothing was, or if it expired."""
+    found = await session.execute(select(col(Task.outcome)).where(col(Task.delivery_gid) == delivery_gid))
+    return found.scalar_one_or_none()
+
+
+async def open_of(connection: AsyncConnection, endpoint_gid: str, limit: int) -> Sequence[str]:
+    """The deliveries of an inbox that wait for a decision, the oldest first."""
+    found = await connection.execute(
+        select(col(Task.delivery_gid))
+        .where(col(Task.endpoint_gid) == endpoint_gid, IS_OPEN)
+        .order_by(col(Task.gid))
+        .limit(limit)
+    )
+    return found.scalars().all()
+
+
+async def inbox_of(session: AsyncSession, gid: str, tenant_gid: str) -> Endpoint | None:
+    """An inbox of a tenant. None if there is no such inbox, or none any more."""
+    found = await session.execute(
+        select(Endpoint).where(
+            col(Endpoint.gid) == gid,
+            col(Endpoint.tenant_gid) == tenant_gid,
+            col(Endpoint.mode) == DeliveryMode.INBOX,
+            col(Endpoint.deleted_at).is_(None),
+        )
+    )
+    return found.scalar_one_or_none()
+
+
+def record_task_event(session: AsyncSession, kind: EventKind, row: TaskRow, **more: Any) -> None:
+    """Tell of a task, in the transaction of the change. See `task_event`."""
+    delivery = row.delivery
+    event = task_event(
+        kind, row.task, channel=delivery.channel, event_type=delivery.event_type, options=row.inbox.options, **more
+    )
+    if event is not None:
+        session.add(OperationalEvent(**event))
 
 
 async def decisions(session: AsyncSession, task_gid: str) -> Sequence[TaskDecision]:

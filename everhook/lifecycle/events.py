@@ -1,4 +1,5 @@
-"""Lifecycle events, derived from rows that exist anyway: a message, its deliveries, their rounds and attempts. Pure.
+"""Lifecycle events, derived from rows that exist anyway: a message, its deliveries, their rounds, attempts and tasks.
+Pure.
 
 Nothing is written for them. The id of an event is that of its row; where one row has several events, the round and the
 status follow. Deriving an event again gives the same id, so readers can ignore what they know.
@@ -18,8 +19,9 @@ from everhook.ids import moment_of
 Position = tuple[int, int]
 """Where an event is within its delivery: the round, and a step in it."""
 
-OPENED, ENDED, DISCARDED = 0, 1_000_000, 1_000_001
-"""The first step of a round, and its last ones. Attempt `n` is step `n`."""
+OPENED, DECIDED, ENDED, DISCARDED = 0, 900_000, 1_000_000, 1_000_001
+"""The first step of a round, and its last ones. Attempt `n` is step `n`. In a round of a task, the steps before its
+decision are its opening and its notes, and the decision's attempt comes after it."""
 
 SETTLED_STATUSES = frozenset({DeliveryStatus.DELIVERED, DeliveryStatus.DEAD_LETTERED, DeliveryStatus.DISCARDED})
 """Statuses of deliveries that a sender waits for no longer. A dead letter is settled until it is replayed."""
@@ -37,6 +39,12 @@ class LifecycleKind(StrEnum):
     DEAD_LETTERED = "delivery.dead_lettered"
     REPLAYED = "delivery.replayed"
     DISCARDED = "delivery.discarded"
+    TASK_OPENED = "task.opened"
+    TASK_REMINDED = "task.reminded"
+    TASK_ESCALATED = "task.escalated"
+    TASK_DELEGATED = "task.delegated"
+    TASK_DECIDED = "task.decided"
+    TASK_EXPIRED = "task.expired"
 
 
 @dataclass(frozen=True)
@@ -132,13 +140,27 @@ class AttemptRow:
 
 
 @dataclass(frozen=True)
+class TaskRow:
+    """The columns of a task that events are derived from. `is_decided`: by a person, or by its due date."""
+
+    gid: str
+    delivery_gid: str
+    notes: Sequence[Mapping[str, Any]]
+    is_decided: bool
+    outcome: str | None
+    decided_by: str | None
+    decided_at: datetime | None
+
+
+@dataclass(frozen=True)
 class DeliveryHistory:
-    """A delivery with its attempts and the times of its replays, by round; round 1 has a time if a gate released it.
-    The delivery was read first: what is of a later round than its own is left out."""
+    """A delivery with its attempts, its task, and the times of its replays, by round; round 1 has a time if a gate
+    released it. The delivery was read first: what is of a later round than its own is left out."""
 
     delivery: DeliveryRow
     attempts: Sequence[AttemptRow] = ()
     replays: Mapping[int, datetime] = field(default_factory=dict)
+    task: TaskRow | None = None
 
 
 def of_message(row: MessageRow) -> LifecycleEvent:
@@ -207,7 +229,7 @@ def _attempts(history: DeliveryHistory) -> Iterator[LifecycleEvent]:
                 history.delivery,
                 LifecycleKind.ATTEMPTED,
                 attempt.ended_at,
-                (attempt.round, attempt.number),
+                (attempt.round, attempt.number + (DECIDED if history.task is not None else 0)),
                 attempt.gid,
                 data,
                 recorded_at=max(attempt.ended_at, moment_of(attempt.gid)),
@@ -238,7 +260,53 @@ def _earlier_ends(history: DeliveryHistory) -> Iterator[LifecycleEvent]:
             yield _end(history.delivery, LifecycleKind.DEAD_LETTERED, at, (number - 1, ENDED))
 
 
-_SOURCES: tuple[Callable[[DeliveryHistory], Iterator[LifecycleEvent]], ...] = (_rounds, _attempts, _ends)
+_OF_NOTES = {
+    "reminded": (LifecycleKind.TASK_REMINDED, ("number",)),
+    "escalated": (LifecycleKind.TASK_ESCALATED, ("to", "error")),
+    "delegated": (LifecycleKind.TASK_DELEGATED, ("by", "to")),
+}
+"""The kinds of notes that are events, and what of them is told: comments are not."""
+
+
+def _task(history: DeliveryHistory) -> Iterator[LifecycleEvent]:
+    """What was asked, in each round, and what followed. A round that is over without a decision expired."""
+    delivery, task = history.delivery, history.task
+    if task is None:
+        return
+    replays = {number: at for number, at in history.replays.items() if 1 < number <= delivery.round}
+    for number, at in {1: delivery.accepted_at, **replays}.items():
+        yield _event(delivery, LifecycleKind.TASK_OPENED, at, (number, 1), _in_round(task, number), _of(task))
+    yield from _notes(delivery, task, replays)
+    for event in _ends(history):
+        if event.kind is LifecycleKind.DEAD_LETTERED:
+            number = event.position[0]
+            id = f"{_in_round(task, number)}.expired"
+            yield _event(delivery, LifecycleKind.TASK_EXPIRED, event.at, (number, DECIDED), id, _of(task))
+    if task.is_decided and task.decided_at is not None:
+        data = _of(task) | {"outcome": task.outcome, "by": task.decided_by}
+        id = f"{_in_round(task, delivery.round)}.decided"
+        yield _event(delivery, LifecycleKind.TASK_DECIDED, task.decided_at, (delivery.round, DECIDED), id, data)
+
+
+def _notes(delivery: DeliveryRow, task: TaskRow, replays: Mapping[int, datetime]) -> Iterator[LifecycleEvent]:
+    for index, note in enumerate(task.notes):
+        kind, told = _OF_NOTES.get(note["kind"], (None, ()))
+        if kind is not None:
+            at = datetime.fromisoformat(note["at"])
+            number = max((number for number, began_at in replays.items() if began_at <= at), default=1)
+            data = _of(task) | {name: note[name] for name in told if name in note}
+            yield _event(delivery, kind, at, (number, 2 + index), f"{task.gid}.note.{index}", data)
+
+
+def _in_round(task: TaskRow, number: int) -> str:
+    return task.gid if number == 1 else f"{task.gid}.{number}"
+
+
+def _of(task: TaskRow) -> dict[str, Any]:
+    return {"taskGid": task.gid}
+
+
+_SOURCES: tuple[Callable[[DeliveryHistory], Iterator[LifecycleEvent]], ...] = (_rounds, _attempts, _ends, _task)
 
 
 def _end(

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 import structlog
 
-from everhook.contracts import DeliveryStatus
+from everhook.contracts import DeliveryMode, DeliveryStatus
 from everhook.delivery.policy import MAX_ATTEMPTS
 from everhook.errors import InvalidField, NotFound, TooManyDeliveries, TooManyStreams
 from everhook.lifecycle import store
@@ -355,7 +355,8 @@ class MessageStream:
             tally = await store.tally(session, self._message.gid)
             gate = await store.gate(session, self._message.gid)
             rows = await store.deliveries(session, self._message.gid, limit=MAX_FOLLOWED)
-            changed = [row for row in rows if self._states.get(row.gid) != row.state]
+            # What happens to a task may not change its delivery.
+            changed = [row for row in rows if self._states.get(row.gid) != row.state or row.mode is DeliveryMode.INBOX]
             found: list[LifecycleEvent] = [of_message(self._message)] if self._is_first else []
             for start in range(0, len(changed), LOADED_AT_ONCE):
                 for history in await store.histories(session, changed[start : start + LOADED_AT_ONCE]):
@@ -391,7 +392,8 @@ class MessageStream:
 
 
 def outcome_of(tally: Tally) -> Outcome | None:
-    """The outcome of a message that is settled. None if it went to no endpoint."""
+    """The outcome of a message that is settled. None if it went to no endpoint. It is `DECLINED` if a person declined
+    its gate, or declined it and nothing was delivered."""
     delivered = tally.counts.get(DeliveryStatus.DELIVERED, 0)
     if not tally.counts:
         return None

@@ -10,9 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from everhook.contracts import DeliveryInput, DeliveryMode
+from everhook.delivery.inputs_store import InputDefaults
 from everhook.delivery.policy import DeliveryPolicy
 from everhook.publishing.routing import Route
-from everhook.publishing.rows import Publisher, asked_row, new_task
+from everhook.publishing.rows import Publisher, asked_row, new_task, opened_events
 from everhook.storage.statements import table_of
 from everhook.storage.tables import Endpoint, Gate, Tenant
 
@@ -44,10 +45,12 @@ async def inboxes(connection: AsyncConnection, gids: Collection[str], *, deleted
 
 @dataclass(frozen=True)
 class Asking:
-    """Rows of a step that is opened."""
+    """A step that is opened: the input of its workflow, and its rows."""
 
+    input: DeliveryInput
     delivery: dict[str, Any]
     task: dict[str, Any]
+    events: list[dict[str, Any]]
 
 
 def asking(
@@ -55,13 +58,16 @@ def asking(
     inbox: Route,
     task: Mapping[str, Any],
     publisher: Publisher,
+    defaults: InputDefaults,
     moment: datetime,
     accepted_at: datetime,
 ) -> Asking:
     """Ask an inbox about a message, which was accepted at some time before."""
     row = new_task(delivery, inbox, task, publisher, moment)
-    delivery_row = asked_row(delivery, inbox.tenant_gid, moment, row["due_at"])
-    return Asking(delivery_row | {"accepted_at": accepted_at}, row)
+    bound = defaults.first_attempt_bound(delivery.policy)
+    delivery_row = asked_row(delivery, inbox.tenant_gid, moment, moment + bound)
+    events = opened_events(row, delivery, inbox.options)
+    return Asking(delivery, delivery_row | {"accepted_at": accepted_at}, row, events)
 
 
 async def insert_gates(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from everhook.contracts import DeliveryInput, DeliveryStatus
 from everhook.ids import Kind, new_gid
+from everhook.inbox.events import task_event
+from everhook.inbox.schedule import Schedule
 from everhook.inbox.tasks import filled
+from everhook.notifications.events import EventKind
 from everhook.publishing.routing import Route
-from everhook.storage.tables import TaskState
+from everhook.storage.tables import Task, TaskState
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ def new_task(
     """The row of the task of a delivery to an inbox."""
     title = f"{route.options.get('name', 'Inbox')}: {delivery.event_type}"
     document = filled(given, route.options.get("task") or {}, title)
+    schedule = Schedule.of(document, moment)
     return {
         "gid": new_gid(Kind.TASK),
         "tenant_gid": route.tenant_gid,
@@ -40,10 +44,19 @@ def new_task(
         "state": TaskState.OPEN,
         "version": 1,
         "created_at": moment,
-        "due_at": moment + timedelta(seconds=document["dueSeconds"]),
+        "due_at": schedule.due_at,
         "reminders_sent": 0,
+        "remind_at": schedule.remind_at,
         "notes": [],
     }
+
+
+def opened_events(task: Mapping[str, Any], delivery: DeliveryInput, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of the outbox for a new task: one, or none on a channel of Everhook itself."""
+    event = task_event(
+        EventKind.TASK_OPENED, Task(**task), channel=delivery.channel, event_type=delivery.event_type, options=options
+    )
+    return [event] if event is not None else []
 
 
 def delivery_row(
@@ -73,10 +86,10 @@ def pulled_row(delivery: DeliveryInput, tenant_gid: str, moment: datetime) -> di
 
 
 def asked_row(delivery: DeliveryInput, tenant_gid: str, moment: datetime, due_at: datetime) -> dict[str, Any]:
-    """The row of a delivery to an inbox. It counts as dispatched, because it waits for a person. The reconciler starts
-    its workflow after the due date."""
+    """The row of a delivery to an inbox. Its workflow is started after the commit; if it was not by `due_at`, the
+    reconciler starts it."""
     row = delivery_row(delivery, tenant_gid, moment, due_at=due_at, parked=False)
-    return row | {"status": DeliveryStatus.AWAITING_DECISION, "dispatched_at": moment}
+    return row | {"status": DeliveryStatus.AWAITING_DECISION}
 
 
 def gated_row(delivery: DeliveryInput, tenant_gid: str, moment: datetime) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from everhook.publishing.gates import NO_INBOX, Step, task_of
 from everhook.publishing.gates_store import Asking, asking, inboxes, insert_gates
 from everhook.publishing.routes_store import RouteCache
 from everhook.publishing.routing import Audience, Route, Routes
-from everhook.publishing.rows import Publisher, asked_row, delivery_row, gated_row, new_task, pulled_row
+from everhook.publishing.rows import Publisher, asked_row, delivery_row, gated_row, new_task, opened_events, pulled_row
 from everhook.pulling.direct import DirectHandOut
 from everhook.pulling.leases import Content
 from everhook.pulling.queue_store import enqueue, queue_row
@@ -32,7 +32,7 @@ from everhook.storage.batching import BatchExecutor
 from everhook.storage.engine import Database, once_more_if_outdated
 from everhook.storage.paging import Page, in_time, one_of, page_of
 from everhook.storage.statements import insert_ignoring, table_of
-from everhook.storage.tables import Delivery, GateState, Message, MessageKey, Task, now
+from everhook.storage.tables import Delivery, GateState, Message, MessageKey, OperationalEvent, Task, now
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ class AcceptedDelivery:
 
 @dataclass(frozen=True)
 class Accepted:
-    """A committed message. `new` are the deliveries whose first attempt is to be made: none for a duplicate, and
-    none that were parked because their endpoint cannot receive now. `queued` are the endpoints whose consumers have to
-    claim a delivery."""
+    """A committed message. `new` are the deliveries whose first attempt is to be made, or whose workflow is to be
+    started: none for a duplicate, and none that were parked because their endpoint cannot receive now. `queued` are the
+    endpoints whose consumers have to claim a delivery."""
 
     message_gid: str
     channel: str
@@ -214,6 +214,7 @@ class Acceptor:
         rows: list[dict[str, Any]] = []
         queued: list[dict[str, Any]] = []
         tasks: list[dict[str, Any]] = []
+        events: list[dict[str, Any]] = []
         deliveries: dict[str, list[AcceptedDelivery]] = {p.message_gid: [] for p in publications}
         new: dict[str, list[NewDelivery]] = {p.message_gid: [] for p in publications}
         to_claim: dict[str, set[str]] = {p.message_gid: set() for p in publications}
@@ -231,8 +232,11 @@ class Acceptor:
                 continue
             if route.mode is DeliveryMode.INBOX:
                 task = new_task(delivery, route, publication.task, publication.publisher, moment)
-                rows.append(asked_row(delivery, route.tenant_gid, moment, task["due_at"]))
+                bound = self._defaults.first_attempt_bound(delivery.policy)
+                rows.append(asked_row(delivery, route.tenant_gid, moment, moment + bound))
                 tasks.append(task)
+                events += opened_events(task, delivery, route.options)
+                new[publication.message_gid].append(NewDelivery(delivery))
                 accepted = AcceptedDelivery(delivery.delivery_gid, route.endpoint_gid, DeliveryStatus.AWAITING_DECISION)
                 deliveries[publication.message_gid].append(accepted)
                 continue
@@ -258,10 +262,12 @@ class Acceptor:
         gates: list[dict[str, Any]] = []
         for publication in publications if chains else ():
             if (chain := chains.get(publication.message_gid)) is not None:
-                opened, gate = chain.rows(publication, moment)
+                opened, gate = chain.rows(publication, moment, self._defaults)
                 rows.append(opened.delivery)
                 tasks.append(opened.task)
+                events += opened.events
                 gates.append(gate)
+                new[publication.message_gid].append(NewDelivery(opened.input))
                 deliveries[publication.message_gid].append(
                     AcceptedDelivery(
                         opened.delivery["gid"], opened.delivery["endpoint_gid"], DeliveryStatus.AWAITING_DECISION
@@ -275,6 +281,8 @@ class Acceptor:
             await enqueue(connection, queued)
         if tasks:
             await connection.execute(insert(table_of(Task)), tasks)
+        if events:
+            await connection.execute(insert(table_of(OperationalEvent)), events)
         return [
             Accepted(
                 message_gid=p.message_gid,
@@ -326,7 +334,9 @@ class _Chain:
         """The inboxes of the steps that are asked."""
         return {self.steps[index].inbox for index in self.matching}
 
-    def rows(self, publication: Publication, moment: datetime) -> tuple[Asking, dict[str, Any]]:
+    def rows(
+        self, publication: Publication, moment: datetime, defaults: InputDefaults
+    ) -> tuple[Asking, dict[str, Any]]:
         """The rows of the first step, and that of the gate.
 
         The deliveries of later steps have their gids from the beginning: all deliveries of a message have gids of the
@@ -338,13 +348,8 @@ class _Chain:
             for at, step in enumerate(self.steps)
         ]
         inbox, delivery_gid = self.inboxes[self.steps[first].inbox], steps[first]["deliveryGid"]
-        delivery = DeliveryInput(
-            delivery_gid,
-            publication.message_gid,
-            inbox.endpoint_gid,
-            inbox.tenant,
-            publication.channel,
-            publication.event_type,
+        delivery = first_input(
+            delivery_gid, publication.message_gid, publication.channel, publication.event_type, inbox, defaults
         )
         task = task_of(steps[first], publication.task)
         gate = {
@@ -357,7 +362,7 @@ class _Chain:
             "state": GateState.OPEN,
             "created_at": moment,
         }
-        return asking(delivery, inbox, task, publication.publisher, moment, moment), gate
+        return asking(delivery, inbox, task, publication.publisher, defaults, moment, moment), gate
 
 
 def _content(publication: Publication) -> Content:

@@ -37,7 +37,6 @@ from everhook.delivery.recorder_store import Attempted, Transcript, record_attem
 from everhook.delivery.sender import delivery_missing
 from everhook.delivery.store import dead_letter
 from everhook.ids import Kind, moment_of, new_gid
-from everhook.inbox.deadlines_store import check_task
 from everhook.observability.metrics import ATTEMPT_SECONDS, ATTEMPTS, DELIVERY_SECONDS, LEASES_EXPIRED
 from everhook.pulling import queue_store as queue
 from everhook.pulling.leases import (
@@ -246,13 +245,8 @@ class PullQueue:
             delivery = await queue.pulled_delivery(session, check.delivery_gid)
             if delivery is None:
                 raise delivery_missing(check.delivery_gid)
-            if row is None and delivery.status is DeliveryStatus.AWAITING_DECISION:
-                if delivery.endpoint_deleted or delivery.payload_erased:
-                    lost = "endpoint_deleted" if delivery.endpoint_deleted else "payload_erased"
-                    check = replace(check, give_up=check.give_up or DeadLetterReason(lost))
-                return await check_task(session, check, _state(delivery))
             if row is None:
-                return _state(delivery)
+                return pulled_state(delivery)
             moment = await queue.database_time(connection)
             endpoint = PulledEndpoint(delivery.endpoint_gid, delivery.tenant_gid, delivery.tenant)
             if row.is_leased and row.is_last and _expired(row, moment):
@@ -260,7 +254,7 @@ class PullQueue:
                 await record_attempts(connection, [each for each, _ in after.attempted], keep_history=False)
                 row = replace(row, consumer=None)
                 delivery = await queue.pulled_delivery(session, check.delivery_gid) or delivery
-            state = _state(delivery)
+            state = pulled_state(delivery)
             reason = check.give_up or _why_over(row, delivery, moment)
             if reason is None:
                 return replace(state, check_at=_check_at(row, moment))
@@ -660,7 +654,8 @@ def _check_at(row: QueueRow, moment: datetime) -> datetime:
     return at
 
 
-def _state(delivery: PulledDelivery) -> PulledState:
+def pulled_state(delivery: PulledDelivery) -> PulledState:
+    """What the workflow of a delivery has to know of it."""
     attempt = delivery.attempt
     last = None
     if attempt is not None:

@@ -502,6 +502,9 @@ class Task(SQLModel, table=True):
     `version` increases when what is asked, or who is asked, changes. `notes` are comments and delegations, oldest
     first. `requested_by` and `requester_key_gid` are the name and the gid of the publisher's key. `outcome` to
     `decided_at` are those of the decision.
+
+    `remind_at` is when the next reminder is due, or the escalation if no reminder is left before it. `escalated_to` is
+    the other inbox that the task was opened in as well.
     """
 
     __table_args__ = (
@@ -510,6 +513,12 @@ class Task(SQLModel, table=True):
         Index("ix_task_tenant", "tenant_gid", "gid"),
         Index("ix_task_endpoint", "endpoint_gid", "gid"),
         Index("ix_task_open", "due_at", postgresql_where=_OPEN_TASK, sqlite_where=_OPEN_TASK),
+        Index(
+            "ix_task_escalated",
+            "escalated_to",
+            postgresql_where=text("escalated_to IS NOT NULL"),
+            sqlite_where=text("escalated_to IS NOT NULL"),
+        ),
     )
 
     gid: str = Field(default_factory=lambda: new_gid(Kind.TASK), primary_key=True)
@@ -526,6 +535,9 @@ class Task(SQLModel, table=True):
     created_at: datetime = _when(default_factory=now)
     due_at: datetime = _when()
     reminders_sent: int = 0
+    remind_at: datetime | None = _when(default=None)
+    escalated_at: datetime | None = _when(default=None)
+    escalated_to: str | None = None
     notes: list[dict[str, Any]] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
     outcome: str | None = None
     comment: str | None = None

@@ -18,6 +18,7 @@ from everhook.receipts.receipt import claims_of
 from everhook.settings import Settings
 from everhook.storage.tables import Delivery, now
 from everhook.temporal.client import connect
+from everhook.timers.service import TaskTimers
 from testing.api import JSON, Api, accepted, assert_problem, created, ok, running_api
 from testing.processes import free_port
 from testing.receiver import Receiver
@@ -218,7 +219,7 @@ async def test_two_deciders_at_once_open_the_next_step_once(api: Api) -> None:
 
 def recording(api: Api) -> RecordingActivities:
     return RecordingActivities(
-        api.database, Recorder(api.database), api.services.tasks._issuers, api.services.messages._defaults
+        api.database, Recorder(api.database), api.services.tasks.issuers, api.services.messages._defaults
     )
 
 
@@ -226,7 +227,7 @@ async def expired(api: Api, message: JSON) -> str:
     """Let the open task of a message expire. Returns the gid of its delivery."""
     task = await open_task(api, message)
     await api.change_rows("UPDATE task SET due_at = '2026-01-01 00:00:00.000000' WHERE gid = :gid", gid=task["taskGid"])
-    await api.services.pulls.check(PullCheck(task["deliveryGid"], 1, timedelta(days=30)))
+    await TaskTimers(api.database, api.services.tasks).check(PullCheck(task["deliveryGid"], 1, timedelta(days=30)))
     return str(task["deliveryGid"])
 
 
@@ -272,7 +273,7 @@ async def test_a_deleted_inbox_ends_the_gate(api: Api) -> None:
     assert (await api.delete(f"/v1/endpoints/{task['inbox']}")).status_code == 204
     (row,) = await api.rows("SELECT delivery_gid, signal FROM pending_history")
     assert (row.delivery_gid, bool(row.signal)) == (task["deliveryGid"], True)
-    await api.services.pulls.check(PullCheck(task["deliveryGid"], 1, timedelta(days=30)))
+    await TaskTimers(api.database, api.services.tasks).check(PullCheck(task["deliveryGid"], 1, timedelta(days=30)))
     (delivery,) = ok(await api.get("/v1/deliveries", endpointGid=webhook))["data"]
     assert (delivery["status"], delivery["deadLetterReason"]) == ("discarded", "endpoint_deleted")
 
@@ -299,7 +300,7 @@ async def test_what_is_released_to_a_deleted_inbox_is_a_dead_letter_when_its_wor
     async with api.database.read_connection() as connection:
         (overdue,) = (await overdue_window(connection, now(), None, rows=10, share=10)).overdue
     assert overdue.gid == delivery["deliveryGid"]
-    state = await api.services.pulls.check(PullCheck(overdue.gid, 1, timedelta(days=30)))
+    state = await TaskTimers(api.database, api.services.tasks).check(PullCheck(overdue.gid, 1, timedelta(days=30)))
     assert state.reason is DeadLetterReason.ENDPOINT_DELETED
 
 

@@ -53,6 +53,7 @@ from everhook.contracts import (
     RetentionResult,
     RoundInput,
     SealResult,
+    TaskProgress,
     TaskQueue,
     TenantErasure,
     Verdict,
@@ -60,6 +61,8 @@ from everhook.contracts import (
 from everhook.delivery.policy import DeliveryPolicy
 from everhook.delivery.starts import start_delivery
 from everhook.ids import Kind, delivery_workflow_id, endpoint_workflow_id, new_gid
+from everhook.inbox.schedule import Schedule, Step
+from everhook.inbox.tasks import Effect, TaskKind, default_outcomes, outcome_on_due
 from everhook.temporal import search_attributes
 from everhook.temporal.client import PLUGIN
 from testing.waiting import assert_eventually
@@ -165,6 +168,49 @@ class Script(Generic[T]):
         return self._steps.popleft() if len(self._steps) > 1 else self._steps[0]
 
 
+class FakeTask:
+    """A task in memory: its schedule, the steps it took, and how it ended."""
+
+    def __init__(self) -> None:
+        self.schedule: Schedule | None = None
+        self.steps: list[Step] = []
+        self.ended: PulledState | None = None
+
+    def ask(self, at: datetime, **document: Any) -> None:
+        self.schedule = Schedule.of({"dueSeconds": 86_400, **document}, at)
+
+    def end(self, status: DeliveryStatus, reason: DeadLetterReason | None = None, outcome: str | None = None) -> None:
+        self.ended = PulledState(status, attempts=1, reason=reason, last=DELIVERED, outcome=outcome)
+
+    def check(self, check: PullCheck, moment: datetime) -> PulledState:
+        assert self.schedule is not None
+        step = self.schedule.step(moment) if self.ended is None and check.give_up is None else None
+        if step is not None:
+            self.steps.append(step)
+        if step is Step.REMIND:
+            self.schedule = self.schedule.reminded(moment)
+        elif step is Step.ESCALATE:
+            self.schedule = self.schedule.escalated(moment)
+        elif step is Step.END or check.give_up is not None:
+            self._end(check)
+        return self.ended or self._open()
+
+    def _end(self, check: PullCheck) -> None:
+        assert self.schedule is not None
+        outcome = outcome_on_due({"outcomes": default_outcomes(TaskKind.APPROVAL), **self.schedule.document})
+        if check.give_up is not None or outcome is None:
+            self.end(DeliveryStatus.DEAD_LETTERED, check.give_up or DeadLetterReason.EXPIRED)
+        else:
+            is_passed = outcome.effect is Effect.PASS
+            self.end(DeliveryStatus.DELIVERED if is_passed else DeliveryStatus.DISCARDED, outcome=outcome.name)
+
+    def _open(self) -> PulledState:
+        assert self.schedule is not None
+        found = self.schedule
+        progress = TaskProgress("Managers", 2, found.due_at, found.reminders_sent, found.reminders, found.is_escalated)
+        return PulledState(DeliveryStatus.AWAITING_DECISION, check_at=found.next_at, task=progress)
+
+
 class FakeActivities:
     """All activities under their real names. Each records its call; then waits at its gate, raises, or answers.
 
@@ -181,6 +227,7 @@ class FakeActivities:
         self.parked = 0
         self.passes: Script[ReconcileResult] = Script(ReconcileResult(started=3, restarted=2, endpoints=1, history=4))
         self.pulls: Script[PulledState] = Script(PulledState(DeliveryStatus.DELIVERED, attempts=1))
+        self.task = FakeTask()
         self._clock = clock
         self._gates: defaultdict[str, list[Gate]] = defaultdict(list)
         self._running = 0
@@ -253,6 +300,12 @@ class FakeActivities:
         await self._called("check_pulled", check)
         return self.pulls.next()
 
+    @activity.defn(name="check_task")
+    async def check_task(self, check: PullCheck) -> PulledState:
+        """Takes the step that is due at the server's time, as the database would."""
+        await self._called("check_task", check)
+        return self.task.check(check, await self._clock())
+
     @activity.defn(name="discard")
     async def discard(self, note: DiscardInput) -> None:
         await self._called("discard", note)
@@ -321,6 +374,7 @@ class FakeActivities:
             self.open_round,
             self.discard,
             self.check_pulled,
+            self.check_task,
             self.load_circuit,
             self.project_circuit,
             self.release_parked,

@@ -1,0 +1,1 @@
+"""The timers of tasks: reminders, escalation and due date."""
