@@ -31,6 +31,7 @@ from everhook.endpoints import list_store as endpoint_list
 from everhook.endpoints.service import EndpointCommand
 from everhook.health.score import Level, Window
 from everhook.ids import Kind
+from everhook.inbox.schedule import Step
 from everhook.inbox.tasks import Effect, OnDue, TaskKind
 from everhook.lifecycle.events import LifecycleKind
 from everhook.lifecycle.service import Outcome, Until
@@ -243,6 +244,7 @@ NOT_SHOWN = {
     Phase: "what a connection waits for, inside of the HTTP server",
     Scope: "`tenant` is written `tenant:<gid>`",
     SecretKind: "chosen by `ed25519`",
+    Step: "what a timer of a task does",
 }
 
 

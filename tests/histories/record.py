@@ -305,6 +305,28 @@ async def pulled(engine: Engine, album: Album) -> None:
     await album.keep("delivery-pulled-unclaimed", handle)
 
 
+async def asked(engine: Engine, album: Album) -> None:
+    """Reminded of, escalated and decided; and expired."""
+    reminders = {"afterSeconds": 3_600, "everySeconds": 7_200, "max": 2}
+    engine.fakes.task.ask(await engine.now(), reminders=reminders, escalation={"afterReminders": 1, "to": "dan"})
+    handle = await engine.start(engine.input(mode=DeliveryMode.INBOX))
+    await engine.until_called("check_task", 1)
+    await engine.skip(timedelta(hours=4))
+    await engine.until_called("check_task", 3)
+    engine.fakes.task.end(DeliveryStatus.DELIVERED, outcome="approved")
+    await handle.signal("settled")
+    await engine.result_without_skipping(handle)
+    await album.keep("delivery-asked", handle)
+
+    engine.fakes.task.ended = None
+    engine.fakes.task.ask(await engine.now())
+    handle = await engine.start(engine.input(mode=DeliveryMode.INBOX))
+    await engine.until_called("check_task", 5)
+    await engine.skip(timedelta(hours=25))
+    await engine.until(handle, DeliveryStatus.DEAD_LETTERED)
+    await album.keep("delivery-asked-in-vain", handle)
+
+
 async def loops(engine: Engine, album: Album) -> None:
     """Passes one after the other: of the reconciler one with shares and one that fails."""
     engine.fakes.passes = Script(
@@ -367,6 +389,7 @@ TAKES = (
     events,
     loops,
     pulled,
+    asked,
     retention,
     erasure,
     seal_receipts,
