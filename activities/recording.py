@@ -9,7 +9,7 @@ from everhook.delivery.sender import delivery_missing
 from everhook.delivery.snapshot_store import load_receipt_context
 from everhook.delivery.store import dead_letter, discard, open_round
 from everhook.inbox.deadlines_store import ask_again, cancel
-from everhook.inbox.gates_store import decline_discarded
+from everhook.publishing.gate_progress_store import decline_discarded
 from everhook.pulling.queue_store import requeue, withdraw
 from everhook.receipts.issuer import issue, url_of
 from everhook.receipts.keys_store import IssuerCache

@@ -10,6 +10,7 @@ from temporalio.client import Client
 
 from everhook.circuit.store import endpoint_states
 from everhook.contracts import DeliveryInput, PullCheck, ReleaseInput, ReleaseParkedInput, ReleaseResult
+from everhook.decisions.timers import TaskTimers
 from everhook.delivery.dispatcher import Dispatcher
 from everhook.delivery.inputs import NewDelivery
 from everhook.delivery.inputs_store import InputDefaults, load_inputs_of
@@ -19,7 +20,6 @@ from everhook.inbox.store import open_of
 from everhook.pulling import queue_store as queue
 from everhook.storage.engine import Database
 from everhook.storage.tables import now
-from everhook.timers.service import TaskTimers
 
 RELEASE_CONCURRENCY = 20
 

@@ -3,7 +3,7 @@
 from temporalio import activity
 
 from everhook.contracts import PullCheck, PulledState
-from everhook.timers.service import TaskTimers
+from everhook.decisions.timers import TaskTimers
 
 
 class TaskActivities:

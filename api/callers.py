@@ -6,8 +6,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from api import problem_types
 from api.problems import Problem
+from everhook.audit.store import Actor
 from everhook.tenants.api_keys_store import BOUND_SCOPES, BoundScope, Holder, Scope
-from everhook.tenants.audit_store import Actor
 
 ENVIRONMENT = "environment"
 """The name of the caller who presents `EVERHOOK_API_KEY`."""

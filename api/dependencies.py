@@ -18,11 +18,11 @@ from api.problems import Problem, invalid
 from api.query import check_query
 from everhook.channels.service import ChannelService
 from everhook.dead_letters.service import DeadLetterService
+from everhook.decisions.service import TaskService
 from everhook.delivery.service import DeliveryService
 from everhook.endpoints.service import EndpointService
 from everhook.endpoints.subscriptions import SubscriptionService
 from everhook.health.service import HealthService
-from everhook.inbox.service import TaskService
 from everhook.lifecycle.service import LifecycleService
 from everhook.publishing.backlog import Backlog
 from everhook.publishing.service import MessageService

@@ -10,6 +10,8 @@ from temporalio.client import Client
 from everhook.circuit.client import CircuitClient
 from everhook.circuit.reporter import OutcomeReporter
 from everhook.circuit.states_store import EndpointStates
+from everhook.decisions.service import TaskService
+from everhook.decisions.timers import TaskTimers
 from everhook.delivery.dispatcher import Dispatcher, LaneLimits
 from everhook.delivery.fitness import EndpointFitness
 from everhook.delivery.guards import GuardStarter
@@ -19,7 +21,6 @@ from everhook.delivery.recorder_store import Recorder
 from everhook.delivery.sender import Sender
 from everhook.delivery.starter import Starter, StarterLimits
 from everhook.egress import EgressClient, EgressRules
-from everhook.inbox.service import TaskService
 from everhook.lifecycle.service import LifecycleService
 from everhook.lifecycle.watch import MessageWatch
 from everhook.pulling.direct import DirectHandOut
@@ -31,7 +32,6 @@ from everhook.settings import Settings
 from everhook.storage.engine import Database
 from everhook.storage.keyring import KeyRing
 from everhook.streaming.service import PullStreams
-from everhook.timers.service import TaskTimers
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from api.dashboard.pages import OperatorDep, Pager, PageRoute, StoreDep, after, 
 from api.dependencies import ServicesDep
 from everhook.contracts import DeliveryStatus
 from everhook.endpoints import store as endpoints
-from everhook.inbox.gates_store import GateView
+from everhook.publishing.gate_progress_store import GateView
 from everhook.publishing.service import MessageView
 from everhook.storage.paging import Page
 from everhook.storage.tables import Endpoint, Message

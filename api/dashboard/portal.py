@@ -28,7 +28,7 @@ from api.dashboard.sessions import PORTAL_COOKIE, PORTAL_LIFETIME, PORTAL_LINK, 
 from api.dependencies import Principal, ServicesDep, Store, address_of
 from api.problems import Problem, documents
 from api.schemas import ApiModel, Gid, Integer
-from everhook.tenants.audit_store import Actor
+from everhook.audit.store import Actor
 
 LINK_LIFETIME = timedelta(minutes=5)
 

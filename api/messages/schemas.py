@@ -10,7 +10,7 @@ from api.deliveries.schemas import DELIVERY_GID, ENDPOINT_GID, MESSAGE_GID
 from api.problems import ProblemDocument
 from api.schemas import ApiModel
 from everhook.contracts import DeadLetterReason, DeliveryStatus
-from everhook.inbox.gates_store import GateView
+from everhook.publishing.gate_progress_store import GateView
 from everhook.publishing.gates import StepState
 from everhook.publishing.service import MessageDetail as DetailView
 from everhook.publishing.service import MessageView

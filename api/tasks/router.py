@@ -11,7 +11,7 @@ from api.problems import documents
 from api.query import Several
 from api.schemas import Gid, ListOf
 from api.tasks.schemas import Assignee, Delegation, TaskAnswer, TaskComment, TaskDetail, TaskOut
-from everhook.inbox.service import TaskView
+from everhook.decisions.service import TaskView
 from everhook.inbox.store import TaskFilter
 from everhook.inbox.tasks import Person
 from everhook.storage.paging import any_of

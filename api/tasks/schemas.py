@@ -7,7 +7,7 @@ from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
 
 from api import patterns
 from api.schemas import ApiModel, Integer, check_free_json
-from everhook.inbox.service import Answer, TaskView
+from everhook.decisions.service import Answer, TaskView
 from everhook.storage import tables
 from everhook.storage.tables import TaskState, now
 

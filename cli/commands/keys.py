@@ -125,11 +125,11 @@ def rotate_receipts(as_json: AsJson = False) -> None:
 async def _rotate_receipts(as_json: bool) -> None:
     from cli.api_keys import ACTOR
     from cli.context import load_settings_here, opened_database
+    from everhook.audit.store import record_audit
     from everhook.receipts.issuer import issuer_name
     from everhook.receipts.keys_store import rotate_keys
     from everhook.storage.keyring import KeyRing
     from everhook.storage.tables import now
-    from everhook.tenants.audit_store import record_audit
 
     settings = load_settings_here()
     keyring, name = KeyRing.from_settings(settings), issuer_name(settings)

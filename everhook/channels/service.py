@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from everhook.audit.store import Actor, record_audit
 from everhook.channels import store as channels
 from everhook.errors import ChannelExists, ChannelInUse, InvalidField, NotFound
 from everhook.notifications.events import RESERVED, is_reserved
@@ -11,7 +12,6 @@ from everhook.publishing.gates_store import inboxes
 from everhook.storage.engine import Session
 from everhook.storage.paging import Page
 from everhook.storage.tables import Channel
-from everhook.tenants.audit_store import Actor, record_audit
 
 
 class ChannelService:

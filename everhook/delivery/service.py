@@ -10,6 +10,7 @@ from datetime import datetime
 
 from temporalio.client import Client
 
+from everhook.audit.store import Actor, on_record
 from everhook.contracts import TERMINAL_STATUSES, DeliveryInput, DeliveryState, DeliveryStatus
 from everhook.delivery import attempts_store, policy_history_store
 from everhook.delivery import store as deliveries
@@ -27,7 +28,6 @@ from everhook.storage.paging import Page, any_of
 from everhook.storage.tables import Attempt, Delivery, Message, Receipt, now
 from everhook.storage.tenant_scope import TenantScope
 from everhook.tenants import store as tenants
-from everhook.tenants.audit_store import Actor, on_record
 
 NOTHING = "nothing"
 A_GATE = "the decisions of a gate"

@@ -16,6 +16,7 @@ from pydantic.alias_generators import to_camel
 from temporalio.client import Client
 from temporalio.service import RPCError
 
+from everhook.audit.store import Actor, on_record, record_audit
 from everhook.channels import store as channels
 from everhook.circuit.client import CircuitClient
 from everhook.contracts import DeliveryMode
@@ -45,7 +46,6 @@ from everhook.storage.keyring import KeyRing
 from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Endpoint, Subscription, now
 from everhook.storage.tenant_scope import TenantScope, tenant_bound
 from everhook.tenants import store as tenants
-from everhook.tenants.audit_store import Actor, on_record, record_audit
 
 DEFAULT_CHANNEL = "default"
 TEMPORAL_TIMEOUT_S = 2.0

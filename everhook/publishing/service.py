@@ -14,6 +14,7 @@ import orjson
 import structlog
 from temporalio.client import Client
 
+from everhook.audit.store import Actor, record_audit
 from everhook.contracts import DeadLetterReason, DeliveryStatus
 from everhook.delivery import store as deliveries
 from everhook.delivery.dispatcher import Dispatcher
@@ -29,15 +30,15 @@ from everhook.errors import (
     ReservedChannel,
 )
 from everhook.ids import Kind, new_gid
-from everhook.inbox import gates_store as gates
-from everhook.inbox.gates_store import Ending, GateView
 from everhook.inbox.tasks import parse_spec
 from everhook.notifications.events import is_reserved
 from everhook.observability.trace_context import TraceParent
 from everhook.observability.tracing import span
 from everhook.publishing import erasure_store as erasure
+from everhook.publishing import gate_progress_store as gates
 from everhook.publishing import store as messages
 from everhook.publishing.backlog import Backlog
+from everhook.publishing.gate_progress_store import Ending, GateView
 from everhook.publishing.gates import parse_gates
 from everhook.publishing.json_faults import why_not_json
 from everhook.publishing.matching import parse_exactly
@@ -59,7 +60,6 @@ from everhook.storage.paging import Page, any_of
 from everhook.storage.tables import Delivery, Message
 from everhook.storage.tenant_scope import TenantScope
 from everhook.tenants import store as tenants
-from everhook.tenants.audit_store import Actor, record_audit
 
 WOKEN = 200
 WAKE_TIMEOUT_S = 2.0

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from everhook.audit.store import Actor
 from everhook.errors import InvalidField, NotFound
 from everhook.storage.engine import Database, Session
 from everhook.storage.paging import Page
@@ -12,7 +13,6 @@ from everhook.storage.tables import ApiKey, Tenant, now
 from everhook.tenants import api_keys_store as store
 from everhook.tenants import store as tenants
 from everhook.tenants.api_keys_store import ApiKeys, BoundScope, Holder
-from everhook.tenants.audit_store import Actor
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from sqlalchemy import ColumnElement, Select, and_, bindparam, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
+from everhook.audit.store import Actor, record_audit
 from everhook.ids import Kind, is_gid, new_gid
 from everhook.storage.batching import BatchExecutor
 from everhook.storage.engine import Database
 from everhook.storage.paging import Page, page_of
 from everhook.storage.tables import ApiKey, Endpoint, Tenant, now
-from everhook.tenants.audit_store import Actor, record_audit
 
 _KEY = re.compile(r"(ek_[0-7][0-9a-hjkmnp-tv-z]{25})_[A-Za-z0-9_-]{43}")
 NAME = re.compile(r"[^\x00-\x1f\x7f]{1,100}")

@@ -17,14 +17,14 @@ from everhook.contracts import (
     ReleaseParkedInput,
     ReleaseResult,
 )
+from everhook.decisions.service import TaskService
+from everhook.decisions.timers import TaskTimers
 from everhook.delivery.inputs_store import InputDefaults
 from everhook.delivery.policy import DeliveryPolicy
 from everhook.ids import delivery_workflow_id
-from everhook.inbox.service import TaskService
 from everhook.receipts.keys_store import IssuerCache
 from everhook.storage.engine import Database
 from everhook.storage.tables import Delivery, Endpoint, now
-from everhook.timers.service import TaskTimers
 from tests.activities.desk import Desk
 from tests.delivery.fakes import AWAY, Collected, FakeTemporal
 from tests.stores.factories import ISSUER, KEYRING, Store, accepted, publication

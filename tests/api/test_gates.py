@@ -10,6 +10,7 @@ from sqlmodel import col
 
 from activities.recording import RecordingActivities
 from everhook.contracts import DeadLetterReason, DiscardInput, OperatorAction, PullCheck, RoundInput
+from everhook.decisions.timers import TaskTimers
 from everhook.delivery.overdue_store import overdue_window
 from everhook.delivery.policy import resolve
 from everhook.delivery.recorder_store import Recorder
@@ -18,7 +19,6 @@ from everhook.receipts.receipt import claims_of
 from everhook.settings import Settings
 from everhook.storage.tables import Delivery, now
 from everhook.temporal.client import connect
-from everhook.timers.service import TaskTimers
 from testing.api import JSON, Api, accepted, assert_problem, created, ok, running_api
 from testing.processes import free_port
 from testing.receiver import Receiver
@@ -193,7 +193,7 @@ async def test_what_waits_for_a_gate_is_no_backlog(api: Api) -> None:
     webhook = (await api.endpoint(channel="orders"))["endpointGid"]
     message = await api.publish({})
     async with api.database.read_connection() as connection:
-        assert await count_undispatched(connection, 10) == 0
+        assert await count_undispatched(connection, 10) == 1  # the step
         far = now() + timedelta(days=1)
         assert (await overdue_window(connection, far, None, rows=10, share=10)).overdue == []
     (delivery,) = ok(await api.get("/v1/deliveries", endpointGid=webhook))["data"]
@@ -297,10 +297,12 @@ async def test_what_is_released_to_a_deleted_inbox_is_a_dead_letter_when_its_wor
     ok(await decide(api, message, APPROVE))
     (delivery,) = ok(await api.get("/v1/deliveries", endpointGid=third))["data"]
     assert delivery["status"] == "awaiting_decision"
+    gid = delivery["deliveryGid"]
+    await api.change_rows("UPDATE delivery SET due_at = '2026-01-01 00:00:00.000000' WHERE gid = :gid", gid=gid)
     async with api.database.read_connection() as connection:
         (overdue,) = (await overdue_window(connection, now(), None, rows=10, share=10)).overdue
-    assert overdue.gid == delivery["deliveryGid"]
-    state = await TaskTimers(api.database, api.services.tasks).check(PullCheck(overdue.gid, 1, timedelta(days=30)))
+    assert overdue.gid == gid
+    state = await TaskTimers(api.database, api.services.tasks).check(PullCheck(gid, 1, timedelta(days=30)))
     assert state.reason is DeadLetterReason.ENDPOINT_DELETED
 
 
@@ -326,12 +328,18 @@ async def test_what_is_released_has_the_policy_of_now(api: Api) -> None:
 async def test_the_life_of_a_gated_message(api: Api) -> None:
     message, _ = await gated(api)
     path = f"/v1/messages/{message['messageGid']}/events"
-    assert [each["kind"] for each in await api.walk(path, limit=1)] == ["message.accepted", "message.gated"]
+    assert [each["kind"] for each in await api.walk(path, limit=1)] == [
+        "message.accepted",
+        "message.gated",
+        "task.opened",
+    ]
     ok(await decide(api, message, APPROVE))
     events = await api.walk(path, limit=1)
     assert [each["kind"] for each in events] == [
         "message.accepted",
         "message.gated",
+        "task.opened",
+        "task.decided",
         "delivery.attempted",
         "delivery.delivered",
         "message.released",

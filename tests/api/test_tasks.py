@@ -8,11 +8,11 @@ import httpx
 import pytest
 
 from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorAction, PullCheck
+from everhook.decisions.timers import TaskTimers
 from everhook.delivery.store import open_round
 from everhook.inbox.deadlines_store import ask_again
 from everhook.lifecycle.watch import CHECK_S
 from everhook.receipts.receipt import claims_of
-from everhook.timers.service import TaskTimers
 from testing.api import JSON, Api, assert_problem, created, ok
 from tests.api.test_waiting import events, follow_kinds, wait
 

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import event
 
 from everhook.contracts import DeadLetterReason
-from everhook.inbox.gates_store import UPKEEP, Ending, decline_message
+from everhook.publishing.gate_progress_store import UPKEEP, Ending, decline_message
 from everhook.storage.bulk import Bulk
 from everhook.storage.tables import Gate, Task, TaskDecision
 from everhook.tenants.erasure_store import begin, remove

@@ -10,10 +10,11 @@ from sqlalchemy import select, update
 from sqlmodel import col
 
 from everhook.contracts import DeadLetterReason, DeliveryMode, DeliveryStatus, PullCheck, PulledState
+from everhook.decisions.service import Answer, TaskService
+from everhook.decisions.timers import DUE_DATE, TaskTimers
 from everhook.delivery.guards import GuardStarter
 from everhook.delivery.inputs_store import InputDefaults
 from everhook.errors import DomainError, Forbidden
-from everhook.inbox.service import Answer, TaskService
 from everhook.inbox.store import TaskFilter
 from everhook.inbox.tasks import Person
 from everhook.notifications.events import TASKS_CHANNEL
@@ -23,7 +24,6 @@ from everhook.receipts.receipt import claims_of
 from everhook.storage.engine import Database
 from everhook.storage.tables import AuditEntry, Delivery, Endpoint, PendingHistory, Receipt, Task, TaskState, now
 from everhook.storage.tenant_scope import TenantScope
-from everhook.timers.service import DUE_DATE, TaskTimers
 from tests.stores.factories import ISSUER, KEYRING, Store, accepted, publication
 from tests.stores.test_event_publisher import publish
 from tests.stores.test_pull_queue import RETENTION, no_temporal

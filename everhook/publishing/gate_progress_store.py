@@ -13,6 +13,7 @@ from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
+from everhook.audit.store import Actor, record_audit
 from everhook.contracts import DeadLetterReason, DeliveryInput, DeliveryMode, DeliveryStatus
 from everhook.delivery.inputs_store import InputDefaults, first_input, load_inputs
 from everhook.publishing.gates import StepState, following, task_of
@@ -21,7 +22,6 @@ from everhook.publishing.rows import Publisher, new_task, opened_events
 from everhook.pulling.queue_store import enqueue, queue_row
 from everhook.storage.statements import table_of
 from everhook.storage.tables import Delivery, DeliveryRound, Endpoint, Gate, GateState, OperationalEvent, Task, now
-from everhook.tenants.audit_store import Actor, record_audit
 
 _GATE, _DELIVERY = table_of(Gate), table_of(Delivery)
 UPKEEP = Actor("everhook")

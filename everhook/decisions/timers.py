@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from everhook.audit.store import Actor, record_audit
 from everhook.contracts import (
     TERMINAL_STATUSES,
     DeadLetterReason,
@@ -18,23 +19,22 @@ from everhook.contracts import (
     PulledState,
     TaskProgress,
 )
+from everhook.decisions.service import Answer, TaskService
 from everhook.delivery.sender import delivery_missing
 from everhook.delivery.store import dead_letter
 from everhook.inbox import store as tasks
 from everhook.inbox.deadlines_store import set_schedule, wait_until
-from everhook.inbox.gates_store import UPKEEP, Ending, Released, decline_step
 from everhook.inbox.schedule import Schedule, Step
-from everhook.inbox.service import Answer, TaskService
 from everhook.inbox.store import TaskRow, record_task_event
 from everhook.inbox.tasks import Person, is_inbox, outcome_on_due, people_of
 from everhook.notifications.events import EventKind
+from everhook.publishing.gate_progress_store import UPKEEP, Ending, Released, decline_step
 from everhook.pulling.queue_store import pulled_delivery
 from everhook.pulling.service import pulled_state
 from everhook.receipts.issuer import Issuer
 from everhook.receipts.strict_json import format_time
 from everhook.storage.engine import Database, Session, once_more_if_outdated
 from everhook.storage.tables import Task, TaskState, now
-from everhook.tenants.audit_store import Actor, record_audit
 
 DUE_DATE = "the due date"
 """Who decided, if no person did."""

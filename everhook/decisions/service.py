@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from everhook.audit.store import Actor, record_audit
 from everhook.contracts import AttemptRecord, DeadLetterReason, DeliveryInput, Verdict
 from everhook.delivery.dispatcher import Dispatcher
 from everhook.delivery.guards import GuardStarter
@@ -30,7 +31,6 @@ from everhook.errors import (
 )
 from everhook.ids import Kind, new_gid
 from everhook.inbox import store as tasks
-from everhook.inbox.gates_store import Ending, Released, decline_step, pass_step
 from everhook.inbox.store import TaskFilter, TaskRow
 from everhook.inbox.tasks import (
     Effect,
@@ -42,6 +42,7 @@ from everhook.inbox.tasks import (
     outcome_of,
 )
 from everhook.notifications.events import EventKind
+from everhook.publishing.gate_progress_store import Ending, Released, decline_step, pass_step
 from everhook.pulling.queue_store import expect_signal
 from everhook.receipts.issuer import Issuer, ReceiptContext, issue, url_digest
 from everhook.receipts.keys_store import IssuerCache
@@ -51,7 +52,6 @@ from everhook.storage.engine import Session, once_more_if_outdated
 from everhook.storage.paging import Page
 from everhook.storage.tables import Task, TaskDecision, TaskState, now
 from everhook.storage.tenant_scope import TenantScope
-from everhook.tenants.audit_store import Actor, record_audit
 
 MAX_RESULT = 16 * 1024
 MAX_NOTES = 200

@@ -1,1 +1,0 @@
-"""The timers of tasks: reminders, escalation and due date."""
