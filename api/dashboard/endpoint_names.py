@@ -1,6 +1,6 @@
 """What endpoints are called: by their URL, or by how they receive without one."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from markupsafe import Markup
 
@@ -22,10 +22,13 @@ class Named(Protocol):
     gid: str
     url: str
     mode: DeliveryMode
+    options: dict[str, Any]
 
 
 def endpoint_name(endpoint: Named) -> Markup:
-    """The URL; in other modes how it receives, and its id."""
+    """The URL; of an inbox its name; in other modes how it receives, and its id."""
     if endpoint.url:
         return url_markup(endpoint.url)
+    if endpoint.mode is DeliveryMode.INBOX and endpoint.options.get("name"):
+        return Markup("{}").format(endpoint.options["name"])
     return Markup("{}: <wbr>{}").format(endpoint.mode.value, endpoint.gid)

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import String, cast, func, select, update
+from sqlalchemy import ColumnElement, String, cast, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from everhook.contracts import DeadLetterReason, DeliveryStatus
+from everhook.contracts import DeadLetterReason, DeliveryMode, DeliveryStatus
 from everhook.storage.paging import Page, one_of, page_of
 from everhook.storage.tables import (
     Delivery,
@@ -25,18 +25,21 @@ from everhook.storage.tables import (
 @dataclass(frozen=True)
 class TaskFilter:
     """Several values of a field mean any of them. `assignee` is named among the assignees. `overdue`: open, and past
-    its due date."""
+    its due date. `inboxes` are those that the caller may see; None: all of the tenant's."""
 
     state: TaskState | tuple[TaskState, ...] | None = None
     endpoint_gid: str | tuple[str, ...] | None = None
     assignee: str | None = None
     overdue: bool = False
+    inboxes: frozenset[str] | None = None
 
 
 async def page(session: AsyncSession, chosen: TaskFilter, *, after: str | None, limit: int) -> Page[Task]:
     """One page, newest first."""
     statement = select(Task).where(
-        *one_of(col(Task.state), chosen.state), *one_of(col(Task.endpoint_gid), chosen.endpoint_gid)
+        *one_of(col(Task.state), chosen.state),
+        *one_of(col(Task.endpoint_gid), chosen.endpoint_gid),
+        *_within(chosen.inboxes),
     )
     if chosen.assignee is not None:
         named = cast(col(Task.assignees), String).contains(f'"{chosen.assignee}"', autoescape=True)
@@ -81,10 +84,64 @@ async def decisions(session: AsyncSession, task_gid: str) -> Sequence[TaskDecisi
     return rows.scalars().all()
 
 
-async def chain(session: AsyncSession, message_gid: str) -> Sequence[Task]:
-    """All tasks of a message, in the order in which they were opened."""
-    rows = await session.execute(select(Task).where(col(Task.message_gid) == message_gid).order_by(col(Task.gid)))
+async def chain(session: AsyncSession, message_gid: str, inboxes: frozenset[str] | None) -> Sequence[Task]:
+    """All tasks of a message in these inboxes, in the order in which they were opened."""
+    rows = await session.execute(
+        select(Task).where(col(Task.message_gid) == message_gid, *_within(inboxes)).order_by(col(Task.gid))
+    )
     return rows.scalars().all()
+
+
+def _within(inboxes: frozenset[str] | None) -> list[ColumnElement[bool]]:
+    return [] if inboxes is None else [col(Task.endpoint_gid).in_(inboxes)]
+
+
+async def open_by_due_date(
+    session: AsyncSession, inboxes: frozenset[str] | None, endpoint_gid: str | None, *, limit: int
+) -> Sequence[tuple[Task, Endpoint]]:
+    """Open tasks with their inboxes, the earliest due date first."""
+    chosen = [col(Task.endpoint_gid) == endpoint_gid] if endpoint_gid is not None else []
+    rows = await session.execute(
+        select(Task, Endpoint)
+        .join(Endpoint, col(Endpoint.gid) == col(Task.endpoint_gid))
+        .where(col(Task.state) == TaskState.OPEN, *_within(inboxes), *chosen)
+        .order_by(col(Task.due_at))
+        .limit(limit)
+    )
+    return [(task, endpoint) for task, endpoint in rows]
+
+
+async def count_open(session: AsyncSession, inboxes: frozenset[str] | None, *, at_most: int) -> int:
+    """How many tasks are open. It stops counting at `at_most`."""
+    rows = await session.execute(
+        select(col(Task.gid)).where(col(Task.state) == TaskState.OPEN, *_within(inboxes)).limit(at_most)
+    )
+    return len(rows.all())
+
+
+async def inboxes(session: AsyncSession, within: frozenset[str] | None, *, limit: int) -> Sequence[Endpoint]:
+    """The inboxes to choose from, newest first."""
+    chosen = [] if within is None else [col(Endpoint.gid).in_(within)]
+    rows = await session.execute(
+        select(Endpoint)
+        .where(col(Endpoint.mode) == DeliveryMode.INBOX, col(Endpoint.deleted_at).is_(None), *chosen)
+        .order_by(col(Endpoint.gid).desc())
+        .limit(limit)
+    )
+    return rows.scalars().all()
+
+
+async def decision_receipt(session: AsyncSession, task: Task) -> str | None:
+    """The gid of the receipt of the decision. None before it, and once receipts of its time were archived."""
+    if task.state is not TaskState.DECIDED:
+        return None
+    found = await session.execute(
+        select(col(Receipt.gid))
+        .where(col(Receipt.delivery_gid) == task.delivery_gid)
+        .order_by(col(Receipt.gid).desc())
+        .limit(1)
+    )
+    return found.scalar_one_or_none()
 
 
 async def earlier_receipts(session: AsyncSession, task: Task) -> Sequence[str]:

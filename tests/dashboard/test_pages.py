@@ -586,7 +586,19 @@ async def ids_of(api: Api, tenant_gid: str) -> dict[str, str]:
         t=tenant_gid,
         d=delivery.gid,
     )
+    task = new_gid(Kind.TASK)
+    await api.change_rows(
+        "INSERT INTO task (gid, tenant_gid, delivery_gid, message_gid, endpoint_gid, document, assignees, state, "
+        "version, created_at, due_at, reminders_sent, notes) VALUES (:gid, :t, :d, :m, :e, '{}', '[]', 'open', 1, "
+        "CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, 0, '[]')",
+        gid=task,
+        t=tenant_gid,
+        d=delivery.gid,
+        m=delivery.message_gid,
+        e=endpoint.gid,
+    )
     return {
+        "/inbox": task,
         "/endpoints": endpoint.gid,
         "/deliveries": delivery.gid,
         "/messages": delivery.message_gid,
@@ -633,7 +645,7 @@ def _exists(api: Api, method: str, path: str) -> bool:
 
 
 async def _everything(api: Api) -> list[list[tuple[object, ...]]]:
-    tables = ("endpoint", "delivery", "subscription", "channel", "endpoint_secret", "circuit")
+    tables = ("endpoint", "delivery", "task", "subscription", "channel", "endpoint_secret", "circuit")
     return [[tuple(row) for row in await api.rows(f"SELECT * FROM {table} ORDER BY 1")] for table in tables]
 
 
