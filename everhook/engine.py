@@ -21,6 +21,7 @@ from everhook.delivery.starter import Starter, StarterLimits
 from everhook.egress import EgressClient, EgressRules
 from everhook.lifecycle.service import LifecycleService
 from everhook.lifecycle.watch import MessageWatch
+from everhook.pulling.direct import DirectHandOut
 from everhook.pulling.service import PullQueue
 from everhook.pulling.wake_ups import WakeUps
 from everhook.receipts.issuer import issuer_name
@@ -48,6 +49,7 @@ class DeliveryEngine:
     dispatcher: Dispatcher
     pulls: PullQueue
     wake_ups: WakeUps
+    direct: DirectHandOut
     streams: PullStreams
     lifecycle: LifecycleService
 
@@ -77,7 +79,7 @@ async def delivery_engine(
         dispatcher.keep_history(history)
     defaults = InputDefaults.from_settings(settings)
     guards = GuardStarter(client, database)
-    wake_ups = WakeUps(database)
+    wake_ups, direct = WakeUps(database), DirectHandOut()
     pulls = PullQueue(
         database,
         defaults,
@@ -104,7 +106,8 @@ async def delivery_engine(
             dispatcher=dispatcher,
             pulls=pulls,
             wake_ups=wake_ups,
-            streams=PullStreams(pulls, wake_ups),
+            direct=direct,
+            streams=PullStreams(pulls, wake_ups, direct),
             lifecycle=LifecycleService(watch),
         )
     finally:

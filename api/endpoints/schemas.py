@@ -9,7 +9,9 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    SerializerFunctionWrapHandler,
     StringConstraints,
+    model_serializer,
 )
 
 from api import patterns
@@ -132,6 +134,11 @@ class EndpointOptions(ApiModel):
         None, max_length=50, description="Who belongs to `group:<name>`, by the names of their keys."
     )
 
+    @model_serializer(mode="wrap")
+    def _without_those_of_other_modes(self, serialize: SerializerFunctionWrapHandler):  # type: ignore[no-untyped-def]
+        # No annotation of what it returns: OpenAPI keeps the fields.
+        return {name: value for name, value in serialize(self).items() if value is not None}
+
 
 class EndpointSettings(ApiModel):
     """All settings. They can be changed later."""
@@ -211,9 +218,9 @@ def _plain(model: EndpointSettings | EndpointPatch, values: dict[str, Any]) -> d
     return values
 
 
-def options_of(options: EndpointOptions | None) -> dict[str, Any]:
+def options_of(options: EndpointOptions | None) -> dict[str, Any] | None:
     """Options as they are stored: those that were given."""
-    return options.model_dump(by_alias=True, exclude_none=True) if options is not None else {}
+    return options.model_dump(by_alias=True) if options is not None else None
 
 
 class CircuitOut(ApiModel):

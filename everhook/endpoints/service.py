@@ -34,7 +34,8 @@ from everhook.errors import InvalidField, NotFound, NotPulled, Unavailable
 from everhook.inbox.tasks import parse_spec
 from everhook.publishing.routing import Route
 from everhook.publishing.store import Acceptor
-from everhook.pulling.service import PulledEndpoint, pull_options
+from everhook.pulling.leases import PulledEndpoint
+from everhook.pulling.service import pull_options
 from everhook.signing import secrets_store as secrets
 from everhook.signing.schemes import SignatureScheme, new_secret
 from everhook.storage.engine import Session
@@ -86,7 +87,7 @@ class EndpointChanges(TypedDict, total=False):
     metadata: Mapping[str, Any]
     ed25519: bool
     tls: TlsExtras | None
-    options: Mapping[str, Any]
+    options: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class EndpointSettings:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     ed25519: bool = False
     tls: TlsExtras | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ class EndpointService:
             "format": new.format,
             "headers": new.headers,
             "metadata": new.metadata,
-            "options": new.options,
+            "options": new.options or {},
         }
         if new.url is not None:
             settings["url"] = new.url
@@ -339,22 +340,22 @@ def check_mode(mode: DeliveryMode, new: NewEndpoint) -> None:
     if mode is DeliveryMode.HTTP:
         if new.url is None:
             raise InvalidField("url", "is required for the mode http", "missing")
-        if new.options:
+        if new.options is not None:
             raise InvalidField("options", "the mode http has none")
         return
     plain, new = NewEndpoint(), replace(new, signatures=tuple(new.signatures))
     _refuse_of_http(mode, [name for name in _OF_HTTP if getattr(new, name) != getattr(plain, name)])
-    _check_options(mode, new.options)
+    _check_options(mode, new.options or {})
 
 
 def _check_mode_of_change(mode: DeliveryMode, changes: EndpointChanges) -> None:
     if mode is DeliveryMode.HTTP:
-        if changes.get("options"):
+        if changes.get("options") is not None:
             raise InvalidField("options", "the mode http has none")
         return
     _refuse_of_http(mode, [name for name in _OF_HTTP if name in changes])
     if "options" in changes:
-        _check_options(mode, changes["options"])
+        _check_options(mode, changes["options"] or {})
 
 
 _OPTIONS_OF_INBOXES = ("name", "task", "groups")
@@ -383,6 +384,8 @@ async def checked_settings(egress: EgressClient, changes: EndpointChanges, tenan
     Raises InvalidField, and Unavailable where the URL's host could not be looked up.
     """
     columns: dict[str, Any] = {name: value for name, value in changes.items() if name not in ("tls", "ed25519")}
+    if "options" in changes:
+        columns["options"] = changes["options"] or {}
     if "url" in changes:
         columns["url"] = await _checked_url(egress, changes["url"], tenant)
     if "signatures" in changes:
