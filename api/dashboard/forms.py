@@ -87,6 +87,11 @@ FIELDS = {
     "exponential": "schedule",
     "policy": "schedule",
     "expiresAt": "days",
+    "options": "inboxName",
+    "leaseSeconds": "leaseSeconds",
+    "maxInFlight": "maxInFlight",
+    "assignees": "assignees",
+    "dueSeconds": "dueHours",
 }
 """Fields of our forms that go by another name in the API, or stand deeper."""
 

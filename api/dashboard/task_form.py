@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from http import HTTPStatus
 from typing import Any
 
@@ -22,7 +23,7 @@ from everhook.errors import (
     TaskChanged,
 )
 from everhook.inbox.service import Answer, TaskService, TaskView, why_not
-from everhook.inbox.tasks import Effect, Outcome, Person, check_comment, outcome_of, wrong_data
+from everhook.inbox.tasks import DEFAULT_DUE_S, Effect, Outcome, Person, check_comment, outcome_of, wrong_data
 from everhook.storage.tables import TaskDecision, TaskState
 from everhook.storage.tenant_scope import TenantScope
 
@@ -107,6 +108,11 @@ class Refusal:
 def words(name: str) -> str:
     """The name of an outcome for people: `Changes requested`."""
     return name.replace("_", " ").capitalize()
+
+
+def due_after(task: Mapping[str, Any]) -> timedelta:
+    """How long people have, by the defaults of an inbox."""
+    return timedelta(seconds=task.get("dueSeconds", DEFAULT_DUE_S))
 
 
 def fields_of(form: Mapping[str, Any] | None, values: Mapping[str, str] | None) -> Sequence[FormField]:

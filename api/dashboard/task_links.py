@@ -30,7 +30,9 @@ from everhook.storage.tables import TaskState
 from everhook.storage.tenant_scope import TenantScope
 
 PATH = "/t"
-_OVER = "It has expired, or is incomplete. Copy the whole link out of the mail, or ask for a new one where it came from."
+_OVER = (
+    "It has expired, or is incomplete. Copy the whole link out of the mail, or ask for a new one where it came from."
+)
 _HANDED_OVER = "The task was handed over to someone else, who has to decide now. Ask the sender of the link."
 _GONE = "The task does not exist any more. There is nothing to do."
 _EXPIRED = "No one decided in time, so the task has expired. Ask the sender of the link what to do."

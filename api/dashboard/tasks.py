@@ -7,6 +7,7 @@ from http import HTTPStatus
 from fastapi import APIRouter, Request, Response
 
 from api.dashboard import task_form
+from api.dashboard.endpoint_names import inbox_name
 from api.dashboard.forms import Form
 from api.dashboard.pages import (
     DeciderDep,
@@ -27,7 +28,7 @@ from everhook.errors import AlreadyDecided, Forbidden, InvalidField
 from everhook.inbox.service import TaskView
 from everhook.inbox.store import TaskFilter
 from everhook.inbox.tasks import Person
-from everhook.storage.tables import Endpoint, Task, TaskState
+from everhook.storage.tables import Task, TaskState
 from everhook.storage.tenant_scope import TenantScope
 
 PAGE = 50
@@ -111,11 +112,6 @@ async def show_list(
         pager=pager("/inbox", chosen, cursor, page.next_key),
     )
     return render(request, "inbox.html", viewer, title="Inbox", nav="inbox", v=view, states_to_choose=STATES)
-
-
-def inbox_name(inbox: Endpoint) -> str:
-    name: str = inbox.options.get("name") or inbox.gid
-    return name
 
 
 @router.get("/{gid}")
