@@ -11,7 +11,7 @@ from temporalio.client import Client
 from api import dashboard, openapi, problems, reference
 from api.api_keys import router as api_keys
 from api.audit import router as audit
-from api.callers import ADMINS, CONSUMERS, OWNED, PUBLISHERS, SENDERS, SHARED
+from api.callers import ADMINS, CONSUMERS, DECIDERS, OWNED, PUBLISHERS, SENDERS, SHARED
 from api.channels import router as channels
 from api.dead_letters import router as dead_letters
 from api.deliveries import router as deliveries
@@ -79,7 +79,8 @@ ROUTERS = (
     (dead_letters.router, OWNED),
     (receipts.router, OWNED),
     (health_scores.router, OWNED),
-    (tasks.router, OWNED),
+    (tasks.router, DECIDERS),
+    (dashboard.task_links.api_router, OWNED),
     (audit.router, OWNED),
     (tenants.router, ADMINS),
     (api_keys.router, ADMINS),

@@ -13,7 +13,7 @@ from everhook.contracts import DeadLetterReason, DeliveryStatus, Verdict
 from everhook.health.score import Level
 from everhook.notifications.events import EventKind
 from everhook.publishing.gates import StepState
-from everhook.storage.tables import CircuitRow
+from everhook.storage.tables import CircuitRow, TaskState
 
 OK, INFO, WARN, PARK, BAD, IDLE = "ok", "info", "warn", "park", "bad", "idle"
 
@@ -46,6 +46,12 @@ STEP_TONES = {
 }
 """Of steps of gates, and of gates."""
 
+TASK_TONES = {
+    TaskState.OPEN: INFO,
+    TaskState.DECIDED: OK,
+    TaskState.EXPIRED: IDLE,
+    TaskState.CANCELLED: IDLE,
+}
 OTHER_TONES = {
     "active": OK, "expired": IDLE, "revoked": BAD,
     "running": INFO, "completed": OK, "failed": BAD,
@@ -53,8 +59,14 @@ OTHER_TONES = {
 """Of keys and of batches."""
 
 _TABLES: tuple[Mapping[Any, str], ...] = (
-    DELIVERY_TONES, VERDICT_TONES, LEVEL_TONES, HOLD_TONES, STEP_TONES, OTHER_TONES
-)  # fmt: skip
+    DELIVERY_TONES,
+    VERDICT_TONES,
+    LEVEL_TONES,
+    HOLD_TONES,
+    STEP_TONES,
+    TASK_TONES,
+    OTHER_TONES,
+)
 TONES: Mapping[str, str] = {str(state): tone for table in _TABLES for state, tone in table.items()}
 
 WORDS: Mapping[str, str] = {

@@ -29,8 +29,9 @@ SUMMARY_EXAMPLE: dict[str, Any] = {
     "decidedAt": None,
 }
 
-Comment = Annotated[str, StringConstraints(max_length=2_000, pattern=patterns.NO_NUL)]
-Assignee = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=patterns.NO_CONTROL)]
+MAX_COMMENT, MAX_NAME = 2_000, 200
+Comment = Annotated[str, StringConstraints(max_length=MAX_COMMENT, pattern=patterns.NO_NUL)]
+Assignee = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME, pattern=patterns.NO_CONTROL)]
 Data = Annotated[dict[str, Any], AfterValidator(check_free_json)]
 
 
@@ -65,6 +66,32 @@ class TaskComment(ApiModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"comment": "I asked the supplier."}]})
 
     comment: Comment
+
+
+class TaskLinkIn(ApiModel):
+    """Whom a link is for."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"assignee": "ann@acme.example"}]})
+
+    assignee: Assignee = Field(description="One of those who are asked, or a member of a group that is.")
+
+
+class TaskLinkOut(ApiModel):
+    """A link to the page of one task for one person."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "url": "https://everhook.example.com/t/eyJhbGciOiJIUzI1NiJ9",
+                    "expiresAt": "2026-02-03T12:00:00Z",
+                }
+            ]
+        }
+    )
+
+    url: str = Field(description="Send it to this person only: its holder decides in the person's name.")
+    expires_at: datetime = Field(description="The due date of the task, and 30 days from now at the latest.")
 
 
 class TaskOut(ApiModel):
@@ -138,6 +165,7 @@ class TaskDetail(TaskOut):
                     "decisions": [],
                     "notes": [],
                     "chain": [SUMMARY_EXAMPLE],
+                    "receiptGid": None,
                 }
             ]
         }
@@ -154,6 +182,7 @@ class TaskDetail(TaskOut):
     decisions: list[PersonalDecision]
     notes: list[dict[str, Any]] = Field(description="Comments, delegations, reminders and escalations, oldest first.")
     chain: list[TaskOut] = Field(description="All tasks of the message, in their order.")
+    receipt_gid: str | None = Field(description="The receipt of the decision.")
 
     @classmethod
     def of_view(cls, view: TaskView) -> "TaskDetail":
@@ -177,4 +206,5 @@ class TaskDetail(TaskOut):
             ],
             notes=task.notes,
             chain=[TaskOut.of(each) for each in view.chain],
+            receipt_gid=view.receipt_gid,
         )

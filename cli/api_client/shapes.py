@@ -137,6 +137,29 @@ class LiveDelivery(TypedDict):
     nextAttemptAt: str | None
 
 
+class Task(TypedDict):
+    taskGid: str
+    inbox: str
+    title: str
+    state: str
+    version: int
+    assignees: list[str]
+    dueAt: str
+    overdue: bool
+    outcome: str | None
+    decidedBy: str | None
+
+
+class TaskDetail(Task):
+    task: dict[str, Any]
+    payload: Any
+    comment: str | None
+    data: dict[str, Any] | None
+    requestedBy: str | None
+    notes: list[dict[str, Any]]
+    receiptGid: str | None
+
+
 class BulkOperation(TypedDict):
     matched: int
     skipped: int

@@ -33,6 +33,7 @@ from everhook.ids import Kind, new_gid
 from everhook.inbox import store as tasks
 from everhook.inbox.store import TaskFilter, TaskRow
 from everhook.inbox.tasks import (
+    GROUP,
     Effect,
     Outcome,
     Person,
@@ -50,11 +51,14 @@ from everhook.receipts.receipt import signatures_digest
 from everhook.receipts.strict_json import format_time
 from everhook.storage.engine import Session, once_more_if_outdated
 from everhook.storage.paging import Page
-from everhook.storage.tables import Task, TaskDecision, TaskState, now
+from everhook.storage.tables import Endpoint, Task, TaskDecision, TaskState, now
 from everhook.storage.tenant_scope import TenantScope
 
 MAX_RESULT = 16 * 1024
 MAX_NOTES = 200
+MAX_LINK = timedelta(days=30)
+MAX_LOOKED_AT = 500
+"""Open tasks that are read to find those of one person: groups and exclusions are not known to the database."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +73,23 @@ class Answer:
 
 @dataclass(frozen=True)
 class TaskView:
-    """A task with what belongs to it. `chain` are all tasks of its message, itself included."""
+    """A task with what belongs to it. `chain` are all tasks of its message that the viewer may see, itself included.
+    `receipt_gid` is that of the decision."""
 
     row: TaskRow
     decisions: Sequence[TaskDecision]
     chain: Sequence[Task]
+    receipt_gid: str | None = None
+
+
+@dataclass(frozen=True)
+class TaskLink:
+    """What a link to a task is for, and when it ends."""
+
+    tenant_gid: str
+    task_gid: str
+    assignee: str
+    expires_at: datetime
 
 
 @dataclass(frozen=True)
@@ -111,10 +127,46 @@ class TaskService:
         """Newest first."""
         return await tasks.page(session, chosen, after=after, limit=limit)
 
-    async def get(self, session: Session, gid: str) -> TaskView:
-        """Raises NotFound."""
-        row = await _found(session, gid)
-        return TaskView(row, await tasks.decisions(session, gid), await tasks.chain(session, row.task.message_gid))
+    async def get(self, session: Session, gid: str, inboxes: frozenset[str] | None = None) -> TaskView:
+        """`inboxes` are those that the viewer may see; None: all of the tenant's. Raises NotFound."""
+        row = await _found(session, gid, inboxes)
+        made = await tasks.decisions(session, gid)
+        chain = await tasks.chain(session, row.task.message_gid, inboxes)
+        return TaskView(row, made, chain, await tasks.decision_receipt(session, row.task))
+
+    async def waiting_for(
+        self, session: Session, person: Person, endpoint_gid: str | None = None, *, limit: int
+    ) -> Sequence[Task]:
+        """Open tasks that ask the person, the earliest due date first: those among the `MAX_LOOKED_AT` tasks that are
+        due first."""
+        rows = await tasks.open_by_due_date(session, person.inboxes, endpoint_gid, limit=MAX_LOOKED_AT)
+        mine = [task for task, inboxes in rows if may_decide(task, inboxes, person)]
+        return mine[:limit]
+
+    async def count_open(self, session: Session, inboxes: frozenset[str] | None, *, at_most: int) -> int:
+        """How many tasks are open; counting stops at `at_most`."""
+        return await tasks.count_open(session, inboxes, at_most=at_most)
+
+    async def inboxes(self, session: Session, within: frozenset[str] | None, *, limit: int) -> Sequence[Endpoint]:
+        """The inboxes to choose from, newest first."""
+        return await tasks.inboxes(session, within, limit=limit)
+
+    async def grant_link(self, scope: TenantScope, actor: Actor, gid: str, assignee: str) -> TaskLink:
+        """Record that a link was created with which one person can decide one task, and say when it ends: with the
+        task, and after `MAX_LINK` at the latest. Raises NotFound, AlreadyDecided and InvalidField."""
+        async with scope.writing() as session:
+            row = await _found(session, gid)
+            task, moment = row.task, now()
+            _require_open(task)
+            if task.due_at <= moment:
+                raise AlreadyDecided(f"{gid} is past its due date, so no link can decide it any more.")
+            if assignee.startswith(GROUP):
+                raise InvalidField("assignee", "names one person, not a group")
+            if (why := why_not(task, row.inboxes, Person(assignee))) is not None:
+                raise InvalidField("assignee", why)
+            detail = {"assignee": assignee}
+            record_audit(session, actor, "task.link_created", gid, tenant_gid=task.tenant_gid, detail=detail)
+            return TaskLink(task.tenant_gid, gid, assignee, min(task.due_at, moment + MAX_LINK))
 
     async def decide(self, scope: TenantScope, person: Person, gid: str, answer: Answer) -> TaskView:
         """Decide a task. The same person's same decision again changes nothing.
@@ -132,7 +184,7 @@ class TaskService:
         self.start(decided.released)
         self._on_change({decided.message_gid})
         async with scope.reading() as session:
-            return await self.get(session, gid)
+            return await self.get(session, gid, person.inboxes)
 
     def start(self, released: Released | None) -> None:
         """Start what a gate released, after the commit."""
@@ -142,7 +194,7 @@ class TaskService:
 
     async def _decide(self, scope: TenantScope, person: Person, gid: str, answer: Answer, issuer: Issuer) -> _Decided:
         async with scope.writing() as session:
-            row = await _found(session, gid, for_change=True)
+            row = await _found(session, gid, person.inboxes, for_change=True)
             made = await tasks.decisions(session, gid)
             mine = next((each for each in made if each.actor == person.name), None)
             if mine is not None and _is_same(mine, answer):
@@ -224,7 +276,7 @@ class TaskService:
         """Ask someone else instead of the person; the others are still asked. Raises NotFound, AlreadyDecided,
         Forbidden and InvalidField."""
         async with scope.writing() as session:
-            row = await _found(session, gid, for_change=True)
+            row = await _found(session, gid, person.inboxes, for_change=True)
             task = row.task
             _require_open(task)
             require_may_decide(row, person)
@@ -238,7 +290,7 @@ class TaskService:
             record_audit(session, actor, "task.delegated", gid, tenant_gid=task.tenant_gid, detail={"to": to})
             tasks.record_task_event(session, EventKind.TASK_DELEGATED, row, delegatedBy=person.name, to=to)
             await session.flush()
-            view = await self.get(session, gid)
+            view = await self.get(session, gid, person.inboxes)
         self._on_change({task.message_gid})
         return view
 
@@ -247,19 +299,21 @@ class TaskService:
         if not comment.strip():
             raise InvalidField("comment", "is required", "missing")
         async with scope.writing() as session:
-            row = await _found(session, gid, for_change=True)
+            row = await _found(session, gid, person.inboxes, for_change=True)
             _require_open(row.task)
             _note(row.task, {"kind": "commented", "by": person.name, "comment": comment})
             session.add(row.task)
             actor = Actor(person.name, person.address, person.key_gid)
             record_audit(session, actor, "task.commented", gid, tenant_gid=row.task.tenant_gid)
             await session.flush()
-            return await self.get(session, gid)
+            return await self.get(session, gid, person.inboxes)
 
 
-async def _found(session: Session, gid: str, *, for_change: bool = False) -> TaskRow:
+async def _found(
+    session: Session, gid: str, inboxes: frozenset[str] | None = None, *, for_change: bool = False
+) -> TaskRow:
     row = await tasks.find(session, gid, for_change=for_change)
-    if row is None:
+    if row is None or (inboxes is not None and inboxes.isdisjoint({row.task.endpoint_gid, row.task.escalated_to})):
         raise NotFound("task", gid)
     return row
 
@@ -273,25 +327,33 @@ def _require_open(task: Task) -> None:
 
 def require_may_decide(row: TaskRow, person: Person) -> None:
     """Raise Forbidden for a person who is not asked, and for the requester where the task excludes them."""
-    task = row.task
-    if not _is_asked(row, person):
-        raise Forbidden(f"{person.name} is not among the assignees of {task.gid}.")
+    if (why := why_not(row.task, row.inboxes, person)) is not None:
+        raise Forbidden(why)
+
+
+def why_not(task: Task, inboxes: Sequence[Endpoint], person: Person) -> str | None:
+    """Why a person may not decide a task, which is in one inbox, or in two after its escalation. None if the person
+    may."""
+    if not _is_asked(task, inboxes, person):
+        return f"{person.name} is not among the assignees of {task.gid}."
     is_requester = person.name == task.requested_by or (
         person.key_gid is not None and person.key_gid == task.requester_key_gid
     )
     if task.document["excludeRequester"] and is_requester:
-        raise Forbidden(f"{person.name} published this message, so someone else has to decide.")
+        return f"{person.name} published this message, so someone else has to decide."
+    return None
 
 
-def _is_asked(row: TaskRow, person: Person) -> bool:
+def may_decide(task: Task, inboxes: Sequence[Endpoint], person: Person) -> bool:
+    return why_not(task, inboxes, person) is None
+
+
+def _is_asked(task: Task, inboxes: Sequence[Endpoint], person: Person) -> bool:
     """Whether a person is asked, by the inbox or by the one that the task was escalated to."""
-    if is_assignee(person.name, row.task.assignees, row.inbox.options.get("groups") or {}):
-        return True
-    other = row.escalated_to
-    if other is None:
-        return False
-    assignees = (other.options.get("task") or {}).get("assignees") or []
-    return is_assignee(person.name, assignees, other.options.get("groups") or {})
+    own, *others = [(inbox.options.get("groups") or {}, inbox.options.get("task") or {}) for inbox in inboxes]
+    return is_assignee(person.name, task.assignees, own[0]) or any(
+        is_assignee(person.name, asked.get("assignees") or [], groups) for groups, asked in others
+    )
 
 
 def _checked(row: TaskRow, answer: Answer) -> Outcome:

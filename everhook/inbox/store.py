@@ -33,17 +33,19 @@ IS_OPEN = col(Task.state) == literal(TaskState.OPEN, type_=table_of(Task).c.stat
 @dataclass(frozen=True)
 class TaskFilter:
     """Several values of a field mean any of them. `endpoint_gid`: also the inbox that it was escalated to. `assignee`
-    is named among the assignees. `overdue`: open, and past its due date."""
+    is named among the assignees. `overdue`: open, and past its due date. `inboxes` are those that the caller may see;
+    None: all of the tenant's."""
 
     state: TaskState | tuple[TaskState, ...] | None = None
     endpoint_gid: str | tuple[str, ...] | None = None
     assignee: str | None = None
     overdue: bool = False
+    inboxes: frozenset[str] | None = None
 
 
 async def page(session: AsyncSession, chosen: TaskFilter, *, after: str | None, limit: int) -> Page[Task]:
     """One page, newest first."""
-    statement = select(Task).where(*one_of(col(Task.state), chosen.state))
+    statement = select(Task).where(*one_of(col(Task.state), chosen.state), *_within(chosen.inboxes))
     if chosen.endpoint_gid is not None:
         statement = statement.where(
             or_(
@@ -68,6 +70,11 @@ class TaskRow:
     message: Message
     inbox: Endpoint
     escalated_to: Endpoint | None = None
+
+    @property
+    def inboxes(self) -> Sequence[Endpoint]:
+        """Those that ask: its own comes first."""
+        return [self.inbox] if self.escalated_to is None else [self.inbox, self.escalated_to]
 
 
 async def find(session: AsyncSession, gid: str, *, for_change: bool = False) -> TaskRow | None:
@@ -154,10 +161,69 @@ async def decisions(session: AsyncSession, task_gid: str) -> Sequence[TaskDecisi
     return rows.scalars().all()
 
 
-async def chain(session: AsyncSession, message_gid: str) -> Sequence[Task]:
-    """All tasks of a message, in the order in which they were opened."""
-    rows = await session.execute(select(Task).where(col(Task.message_gid) == message_gid).order_by(col(Task.gid)))
+async def chain(session: AsyncSession, message_gid: str, inboxes: frozenset[str] | None) -> Sequence[Task]:
+    """All tasks of a message in these inboxes, in the order in which they were opened."""
+    rows = await session.execute(
+        select(Task).where(col(Task.message_gid) == message_gid, *_within(inboxes)).order_by(col(Task.gid))
+    )
     return rows.scalars().all()
+
+
+def _within(inboxes: frozenset[str] | None) -> list[ColumnElement[bool]]:
+    """Tasks in one of these inboxes, or escalated to one of them."""
+    if inboxes is None:
+        return []
+    return [or_(col(Task.endpoint_gid).in_(inboxes), col(Task.escalated_to).in_(inboxes))]
+
+
+async def open_by_due_date(
+    session: AsyncSession, inboxes: frozenset[str] | None, endpoint_gid: str | None, *, limit: int
+) -> Sequence[tuple[Task, Sequence[Endpoint]]]:
+    """Open tasks with the inboxes that ask, the earliest due date first. `endpoint_gid`: one inbox alone."""
+    chosen = _within(frozenset({endpoint_gid})) if endpoint_gid is not None else []
+    other = aliased(Endpoint)
+    rows = await session.execute(
+        select(Task, Endpoint, other)
+        .join(Endpoint, col(Endpoint.gid) == col(Task.endpoint_gid))
+        .outerjoin(other, and_(col(other.gid) == col(Task.escalated_to), col(other.deleted_at).is_(None)))
+        .where(col(Task.state) == TaskState.OPEN, *_within(inboxes), *chosen)
+        .order_by(col(Task.due_at))
+        .limit(limit)
+    )
+    return [(task, [each for each in asking if each is not None]) for task, *asking in rows]
+
+
+async def count_open(session: AsyncSession, inboxes: frozenset[str] | None, *, at_most: int) -> int:
+    """How many tasks are open. It stops counting at `at_most`."""
+    rows = await session.execute(
+        select(col(Task.gid)).where(col(Task.state) == TaskState.OPEN, *_within(inboxes)).limit(at_most)
+    )
+    return len(rows.all())
+
+
+async def inboxes(session: AsyncSession, within: frozenset[str] | None, *, limit: int) -> Sequence[Endpoint]:
+    """The inboxes to choose from, newest first."""
+    chosen = [] if within is None else [col(Endpoint.gid).in_(within)]
+    rows = await session.execute(
+        select(Endpoint)
+        .where(col(Endpoint.mode) == DeliveryMode.INBOX, col(Endpoint.deleted_at).is_(None), *chosen)
+        .order_by(col(Endpoint.gid).desc())
+        .limit(limit)
+    )
+    return rows.scalars().all()
+
+
+async def decision_receipt(session: AsyncSession, task: Task) -> str | None:
+    """The gid of the receipt of the decision. None before it, and once receipts of its time were archived."""
+    if task.state is not TaskState.DECIDED:
+        return None
+    found = await session.execute(
+        select(col(Receipt.gid))
+        .where(col(Receipt.delivery_gid) == task.delivery_gid)
+        .order_by(col(Receipt.gid).desc())
+        .limit(1)
+    )
+    return found.scalar_one_or_none()
 
 
 async def earlier_receipts(session: AsyncSession, task: Task) -> Sequence[str]:

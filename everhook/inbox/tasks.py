@@ -272,31 +272,51 @@ def check_data(form: Mapping[str, Any] | None, data: Mapping[str, Any] | None) -
         if data:
             raise InvalidField("data", "this task has no form")
         return
-    schema = {**form, "additionalProperties": False}
-    validator = Draft202012Validator(schema, format_checker=_formats)
-    for error in sorted(validator.iter_errors(dict(data or {})), key=lambda each: [str(part) for part in each.path]):
-        raise _wrong_data(error, data or {})
+    for wrong in wrong_data(form, data or {}):
+        raise wrong
 
 
-def _wrong_data(error: Any, data: Mapping[str, Any]) -> InvalidField:
-    if error.validator == "required":
-        missing = next(name for name in error.validator_value if name not in data)
-        return InvalidField(f"data.{missing}", "is required", "missing")
-    if error.validator == "additionalProperties":
-        unknown = min(set(data) - set(error.schema["properties"]))
-        return InvalidField(f"data.{unknown}", "is not a field of the form")
-    wanted = error.validator_value
-    return InvalidField(_at("data", error.path), f"does not fit the form: {error.validator} is {wanted!r}"[:300])
+def wrong_data(form: Mapping[str, Any], data: Mapping[str, Any]) -> list[InvalidField]:
+    """All that is wrong with what was filled in, by field."""
+    properties = form["properties"]
+    missing = [name for name in form.get("required", ()) if name not in data]
+    found = [InvalidField(f"data.{name}", "is required", "missing") for name in missing]
+    found += [InvalidField(f"data.{name}", "is not a field of the form") for name in sorted(data.keys() - properties)]
+    validator = Draft202012Validator({"properties": properties}, format_checker=_formats)
+    for error in sorted(validator.iter_errors(dict(data)), key=lambda each: [str(part) for part in each.path]):
+        says = _RULES.get(error.validator, "does not fit the form: " + error.validator + " is {}")
+        found.append(InvalidField(_at("data", error.path), says.format(_shown_rule(error.validator_value))[:300]))
+    return found
+
+
+_RULES = {
+    "type": "has to be of the type {}",
+    "enum": "has to be one of {}",
+    "format": "has to be a {} such as 2026-01-31",
+    "minLength": "takes at least {} characters",
+    "maxLength": "takes at most {} characters",
+    "minimum": "has to be at least {}",
+    "maximum": "has to be at most {}",
+    "exclusiveMinimum": "has to be more than {}",
+    "exclusiveMaximum": "has to be less than {}",
+    "multipleOf": "has to be a multiple of {}",
+}
+
+
+def _shown_rule(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 @dataclass(frozen=True)
 class Person:
-    """Who decides. `identified_by`: `key`, `link` or `session`."""
+    """Who decides. `identified_by`: `key`, `link` or `session`. `inboxes` are those that the person may see; None: all
+    of the tenant's."""
 
     name: str
     key_gid: str | None = None
     address: str | None = None
     identified_by: str = "key"
+    inboxes: frozenset[str] | None = None
 
 
 def is_assignee(name: str, assignees: Sequence[str], groups: Mapping[str, Sequence[str]]) -> bool:

@@ -15,12 +15,14 @@ from api.health import schemas as health_schemas
 from api.health.readiness import Readiness
 from api.messages import schemas as messages_schemas
 from api.subscriptions import schemas as subscriptions_schemas
+from api.tasks import schemas as tasks_schemas
 from cli import options
 from cli.api_client import shapes
-from cli.commands import dead_letters, deliveries, endpoints
+from cli.commands import dead_letters, deliveries, endpoints, tasks
 from everhook.contracts import DeadLetterReason, DeliveryStatus
 from everhook.delivery.body_formats import BodyFormat
 from everhook.delivery.policy import PRESETS
+from everhook.storage.tables import TaskState
 
 SCHEMAS: dict[type[Any], type[BaseModel]] = {
     shapes.Channel: channels_schemas.ChannelOut,
@@ -37,6 +39,8 @@ SCHEMAS: dict[type[Any], type[BaseModel]] = {
     shapes.DeliveryDetail: deliveries_schemas.DeliveryDetail,
     shapes.DeadLetterDetail: dead_letters_schemas.DeadLetterDetail,
     shapes.LiveDelivery: deliveries_schemas.LiveDelivery,
+    shapes.Task: tasks_schemas.TaskOut,
+    shapes.TaskDetail: tasks_schemas.TaskDetail,
     shapes.BulkOperation: dead_letters_schemas.BulkOperation,
     shapes.Batch: dead_letters_schemas.Batch,
     shapes.Readiness: Readiness,
@@ -62,6 +66,7 @@ def test_a_shape_has_no_field_that_the_api_has_not_and_knows_which_may_be_null(s
     [
         (deliveries.Selection, "status", DeliveryStatus),
         (dead_letters.Selection, "dead_letter_reason", DeadLetterReason),
+        (tasks.Selection, "state", TaskState),
         (endpoints.Settings, "format", BodyFormat),
         (options.PolicyOptions, "preset", StrEnum("Preset", list(PRESETS))),
     ],

@@ -336,7 +336,7 @@ async def test_the_page_of_a_message_shows_its_gate(pages: Pages) -> None:
     message = (await pages.api.publish({}))["messageGid"]
     await pages.sign_in()
     page = (await pages.get(f"/messages/{message}")).text
-    assert "Approval" in page and page.count("Managers &amp; co</a>") == 2
+    assert "Approval" in page and page.count("Managers &amp; co</a>") == 3  # both steps, and the delivery
     assert re.findall(r'<td data-label="State"><span class="pill \w+">(\w+)<', page) == ["skipped", "open"]
 
 
@@ -597,7 +597,19 @@ async def ids_of(api: Api, tenant_gid: str) -> dict[str, str]:
         t=tenant_gid,
         d=delivery.gid,
     )
+    task = new_gid(Kind.TASK)
+    await api.change_rows(
+        "INSERT INTO task (gid, tenant_gid, delivery_gid, message_gid, endpoint_gid, document, assignees, state, "
+        "version, created_at, due_at, reminders_sent, notes) VALUES (:gid, :t, :d, :m, :e, '{}', '[]', 'open', 1, "
+        "CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, 0, '[]')",
+        gid=task,
+        t=tenant_gid,
+        d=delivery.gid,
+        m=delivery.message_gid,
+        e=endpoint.gid,
+    )
     return {
+        "/inbox": task,
         "/endpoints": endpoint.gid,
         "/deliveries": delivery.gid,
         "/messages": delivery.message_gid,
@@ -644,7 +656,7 @@ def _exists(api: Api, method: str, path: str) -> bool:
 
 
 async def _everything(api: Api) -> list[list[tuple[object, ...]]]:
-    tables = ("endpoint", "delivery", "subscription", "channel", "endpoint_secret", "circuit")
+    tables = ("endpoint", "delivery", "task", "subscription", "channel", "endpoint_secret", "circuit")
     return [[tuple(row) for row in await api.rows(f"SELECT * FROM {table} ORDER BY 1")] for table in tables]
 
 
