@@ -19,6 +19,7 @@ from everhook.contracts import DeliveryMode
 from everhook.delivery.body_formats import BodyFormat
 from everhook.egress import TlsExtras
 from everhook.endpoints.service import EndpointChanges, NewEndpoint
+from everhook.internal.options import HandlerKind
 from everhook.signing.schemes import SignatureScheme, secret_key
 
 MAX_PEM = 32 * 1024
@@ -107,16 +108,32 @@ class PublicKeyOut(ApiModel):
 
 class EndpointMode(StrEnum):
     """How an endpoint receives: Everhook sends webhooks (`http`), or consumers take deliveries out of a queue. `stream`
-    and `poll` are one queue; they differ in what the dashboard expects to see."""
+    and `poll` are one queue; they differ in what the dashboard expects to see. Of `inbox` people decide; `internal`
+    deliveries are handled by Everhook itself."""
 
     HTTP = "http"
     STREAM = "stream"
     POLL = "poll"
     INBOX = "inbox"
+    INTERNAL = "internal"
+
+
+class HandlerOptions(ApiModel):
+    """What Everhook does with deliveries itself. The kind `email` has `to`, `subject` and `body`; `chat` has `url` and
+    `text`; `reminder` and `escalation` take all from the payload."""
+
+    kind: HandlerKind
+    to: list[str] | None = Field(None, description="Mail addresses; `assignees` stands for those of the event.")
+    subject: str | None = Field(None, description="A template: `{path}` is replaced by a value of the payload.")
+    body: str | None = Field(None, description="A template, as `subject`.")
+    url: str | None = Field(
+        None, description="An incoming webhook of Slack, Mattermost or Teams. It is a secret: only its origin is shown."
+    )
+    text: str | None = Field(None, description="A template, as `subject`.")
 
 
 class EndpointOptions(ApiModel):
-    """Options of the mode: the first two of `poll` and `stream`, the others of `inbox`."""
+    """Options of the mode: the first two of `poll` and `stream`, `handler` of `internal`, the others of `inbox`."""
 
     lease_seconds: Integer | None = Field(
         None, ge=5, le=43_200, description="How long a consumer has for a delivery; 60 by default."
@@ -131,6 +148,7 @@ class EndpointOptions(ApiModel):
     groups: dict[str, list[str]] | None = Field(
         None, max_length=50, description="Who belongs to `group:<name>`, by the names of their keys."
     )
+    handler: HandlerOptions | None = Field(None, description="Required in the mode `internal`.")
 
 
 class EndpointSettings(ApiModel):

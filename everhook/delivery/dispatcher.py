@@ -16,7 +16,7 @@ import structlog
 
 from everhook.circuit.machine import CircuitState
 from everhook.circuit.states_store import FRESH_S, EndpointStates
-from everhook.contracts import PreviousAttempt
+from everhook.contracts import DeliveryMode, PreviousAttempt
 from everhook.delivery.fair_pool import FairPool
 from everhook.delivery.fitness import UNFIT_FAILURES, EndpointFitness
 from everhook.delivery.history import History
@@ -108,9 +108,11 @@ class Dispatcher:
         await self._starter.close()
 
     def _enter_lane(self, new: NewDelivery) -> bool:
-        """Add a delivery to the lane. False if the endpoint is not fit for it, or the wait would be too long."""
+        """Add a delivery to the lane. False if it is no webhook, the endpoint is not fit for it, or the wait would be too
+        long."""
         gid = new.input.endpoint_gid
-        fit = self._has_lane and new.input.rate_limit is None and _is_healthy(new) and self._fitness.is_fit(gid)
+        takes = self._has_lane and new.input.mode is DeliveryMode.HTTP and new.input.rate_limit is None
+        fit = takes and _is_healthy(new) and self._fitness.is_fit(gid)
         if not fit or self._bytes + new.size > self._limits.memory_bytes or self._wait_s(gid) > self._limits.wait_s:
             return False
         if not self._lane.offer(gid, new):
