@@ -133,7 +133,7 @@ class Mailer:
             port=self.server.port,
             timeout=timeout.total_seconds(),
             use_tls=self.server.tls,
-            start_tls=self.server.start_tls,
+            start_tls=False,
             tls_context=self.tls,
             local_hostname=_domain(self.sender),
         )
@@ -156,6 +156,11 @@ class Mailer:
         peer = client.get_transport_info("peername")
         if peer:
             peers.append(str(peer[0]))
+        if self.server.start_tls:
+            await client.ehlo()
+            if not client.supports_extension("starttls"):
+                raise LocalError("the SMTP server does not support STARTTLS, which EVERHOOK_SMTP_URL requires")
+            await client.starttls()
         if self.server.user is not None and self.server.password is not None:
             await client.login(self.server.user, self.server.password.get_secret_value())
         await client.mail(parseaddr(self.sender)[1])
