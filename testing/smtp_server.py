@@ -25,7 +25,7 @@ class Mail:
 
     @property
     def message(self) -> EmailMessage:
-        return cast(EmailMessage, message_from_bytes(self.raw, policy=policy.default))
+        return message_from_bytes(self.raw, policy=policy.default)
 
     @property
     def text(self) -> str:
@@ -58,7 +58,7 @@ class SmtpServer:
         self._server.close()
         for protocol in self._protocols:
             if protocol.transport is not None:
-                protocol.transport.abort()
+                protocol.transport.close()
         await asyncio.sleep(0)
 
     @property

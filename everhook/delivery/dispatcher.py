@@ -108,8 +108,8 @@ class Dispatcher:
         await self._starter.close()
 
     def _enter_lane(self, new: NewDelivery) -> bool:
-        """Add a webhook to the lane. False for other deliveries, if the endpoint is not fit for it, and if the wait would
-        be too long."""
+        """Add a delivery to the lane. False if it is no webhook, if the endpoint is not fit for it, or if it would wait
+        too long."""
         gid = new.input.endpoint_gid
         takes = self._has_lane and new.input.mode is DeliveryMode.HTTP and new.input.rate_limit is None
         fit = takes and _is_healthy(new) and self._fitness.is_fit(gid)

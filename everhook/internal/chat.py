@@ -15,7 +15,7 @@ from everhook.internal.templates import render
 
 MAX_TEXT = 4_000
 
-_CALLS_ALL = re.compile(r"@(?=channel|all|here|everyone)", re.IGNORECASE)
+_CALLS_ALL = re.compile(r"@(?=(?:channel|all|here|everyone)\b)", re.IGNORECASE)
 
 
 def chat_text(job: Job, content: Any) -> str:

@@ -1,4 +1,4 @@
-"""Handlers with all that is real: a database (SQLite), an SMTP server, a receiver of webhooks. Temporal is not needed."""
+"""Handlers with a real database (SQLite), a real SMTP server, and a real receiver of webhooks; no Temporal."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field

@@ -23,7 +23,7 @@ from tests.internal.conftest import SENDER, Office, made_office
 from tests.stores.factories import Store
 
 ANN, BO = "ann@acme.example", "bo@acme.example"
-PASSWORD = "p@ss:w/rd"  # noqa: S105 - of the test's server
+PASSWORD = "p@ss:w/rd"
 ORDER = {"order": {"id": 1042, "name": "Größe"}, "assignees": [ANN, "group:finance", BO, "nobody@", 3]}
 
 
@@ -289,5 +289,5 @@ def test_the_url_of_a_server(url: str, server: MailServer) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_url_of_a_server(url: str) -> None:
-    with pytest.raises(ValueError, match="^not smtp://"):
+    with pytest.raises(ValueError, match=r"^not smtp://"):
         MailServer.from_url(url)
