@@ -82,6 +82,7 @@ FIELDS = {
     "exponential": "schedule",
     "policy": "schedule",
     "expiresAt": "days",
+    "handler": "handler",
 }
 """Fields of our forms that go by another name in the API, or stand deeper."""
 
