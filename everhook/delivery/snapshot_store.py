@@ -265,9 +265,20 @@ def _tls(keyring: KeyRing, endpoint_gid: str, row: Row[*tuple[Any, ...]]) -> Tls
 async def load_receipt_context(connection: AsyncConnection, delivery_gid: str) -> ReceiptContext | None:
     """What a receipt needs to know about its delivery; None if the delivery was deleted."""
     rows = await connection.execute(
-        select(col(Delivery.tenant_gid), col(Delivery.message_gid), col(Endpoint.url))
+        select(
+            col(Delivery.tenant_gid),
+            col(Delivery.message_gid),
+            col(Endpoint.url),
+            col(Endpoint.mode),
+            col(Endpoint.options),
+        )
         .join(Endpoint, col(Endpoint.gid) == col(Delivery.endpoint_gid))
         .where(col(Delivery.gid) == delivery_gid)
     )
     row = rows.one_or_none()
-    return ReceiptContext(*row) if row is not None else None
+    if row is None:
+        return None
+    url = row.url
+    if row.mode is DeliveryMode.INTERNAL:
+        url = parse_handler(row.options.get("handler")).place
+    return ReceiptContext(row.tenant_gid, row.message_gid, url)
