@@ -189,7 +189,7 @@ async def _services(
 
 def _services_on(engine: DeliveryEngine) -> Services:
     settings, database, quotas = engine.settings, engine.database, Quotas.from_settings(engine.settings)
-    acceptor = Acceptor(database, engine.defaults, engine.wake_ups.wake)
+    acceptor = Acceptor(database, engine.defaults, engine.wake_ups.wake, engine.direct)
     backlog = Backlog(database, settings.undispatched_limit)
     deliveries = DeliveryService(database, engine.client, engine.defaults)
     messages = MessageService(

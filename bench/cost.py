@@ -86,10 +86,10 @@ async def cost(tell: Tell) -> Table:
     """
     async with embedded_stack("all") as stack, Baseline.started(stack) as baseline:
         deliveries = await Deliveries.prepared(stack)
-        empty, naive, everything = await _in_turns(tell, "all", baseline.empty, baseline.naive, deliveries.deliver)
+        empty, naive, everything = await in_turns(tell, "all", baseline.empty, baseline.naive, deliveries.deliver)
     async with embedded_stack("exceptions") as stack, Baseline.started(stack) as baseline:
         deliveries = await Deliveries.prepared(stack)
-        empty_again, exceptions = await _in_turns(tell, "exceptions", baseline.empty, deliveries.deliver)
+        empty_again, exceptions = await in_turns(tell, "exceptions", baseline.empty, deliveries.deliver)
     idle = deliveries.idle.total * 1000
     empty += empty_again
     allowed = EXCEPTIONS_MS * empty.total_ms / REFERENCE_MS
@@ -116,7 +116,7 @@ async def cost(tell: Tell) -> Table:
     )  # fmt: skip
 
 
-async def _in_turns(tell: Tell, history: str, *measures: Measure) -> list[Cost]:
+async def in_turns(tell: Tell, history: str, *measures: Measure) -> list[Cost]:
     for measure in measures:
         await measure(WARM_UP)
     totals: list[Cost] = []

@@ -23,6 +23,7 @@ from everhook.internal.service import InternalHandlers, mailer_of
 from everhook.lifecycle.service import LifecycleService
 from everhook.lifecycle.watch import MessageWatch
 from everhook.publishing.store import Acceptor
+from everhook.pulling.direct import DirectHandOut
 from everhook.pulling.service import PullQueue
 from everhook.pulling.wake_ups import WakeUps
 from everhook.receipts.issuer import issuer_name
@@ -50,6 +51,7 @@ class DeliveryEngine:
     dispatcher: Dispatcher
     pulls: PullQueue
     wake_ups: WakeUps
+    direct: DirectHandOut
     streams: PullStreams
     lifecycle: LifecycleService
 
@@ -71,8 +73,9 @@ async def delivery_engine(
     states = EndpointStates(database)
     watch = MessageWatch(database)
     defaults = InputDefaults.from_settings(settings)
-    wake_ups = WakeUps(database)
-    handlers = InternalHandlers(database, egress, Acceptor(database, defaults, wake_ups.wake), mailer_of(settings))
+    wake_ups, direct = WakeUps(database), DirectHandOut()
+    acceptor = Acceptor(database, defaults, wake_ups.wake, direct)
+    handlers = InternalHandlers(database, egress, acceptor, mailer_of(settings))
     sender = Sender(database, recorder, issuers, egress, reporter, fitness, keyring, watch.wake, handlers)
     starter = Starter(client, database, recorder, states, _starter_limits(settings))
     lane = _lane_limits(settings) if sends and settings.express else None
@@ -108,7 +111,8 @@ async def delivery_engine(
             dispatcher=dispatcher,
             pulls=pulls,
             wake_ups=wake_ups,
-            streams=PullStreams(pulls, wake_ups),
+            direct=direct,
+            streams=PullStreams(pulls, wake_ups, direct),
             lifecycle=LifecycleService(watch),
         )
     finally:

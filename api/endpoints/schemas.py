@@ -9,7 +9,9 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    SerializerFunctionWrapHandler,
     StringConstraints,
+    model_serializer,
 )
 
 from api import patterns
@@ -118,7 +120,16 @@ class EndpointMode(StrEnum):
     INTERNAL = "internal"
 
 
-class HandlerOptions(ApiModel):
+class _GivenOnly(ApiModel):
+    """Options are shown if they are set: those of other modes and kinds are absent."""
+
+    @model_serializer(mode="wrap")
+    def _without_those_of_others(self, serialize: SerializerFunctionWrapHandler):  # type: ignore[no-untyped-def]
+        # No annotation of what it returns: OpenAPI keeps the fields.
+        return {name: value for name, value in serialize(self).items() if value is not None}
+
+
+class HandlerOptions(_GivenOnly):
     """What Everhook does with deliveries itself. The kind `email` has `to`, `subject` and `body`; `chat` has `url` and
     `text`; `reminder` and `escalation` take all from the payload."""
 
@@ -132,7 +143,7 @@ class HandlerOptions(ApiModel):
     text: str | None = Field(None, description="A template, as `subject`.")
 
 
-class EndpointOptions(ApiModel):
+class EndpointOptions(_GivenOnly):
     """Options of the mode: the first two of `poll` and `stream`, `handler` of `internal`, the others of `inbox`."""
 
     lease_seconds: Integer | None = Field(
@@ -229,9 +240,9 @@ def _plain(model: EndpointSettings | EndpointPatch, values: dict[str, Any]) -> d
     return values
 
 
-def options_of(options: EndpointOptions | None) -> dict[str, Any]:
+def options_of(options: EndpointOptions | None) -> dict[str, Any] | None:
     """Options as they are stored: those that were given."""
-    return options.model_dump(by_alias=True, exclude_none=True) if options is not None else {}
+    return options.model_dump(by_alias=True) if options is not None else None
 
 
 class CircuitOut(ApiModel):

@@ -21,8 +21,8 @@ from api.pulling.schemas import (
 )
 from api.pulling.streaming import STREAM_EXAMPLE, RenderedStream
 from api.schemas import Gid, Name
+from everhook.pulling.leases import Request as PullRequest
 from everhook.pulling.service import Claim
-from everhook.pulling.service import Request as PullRequest
 from everhook.streaming.service import StreamRequest
 
 router = APIRouter(prefix="/endpoints/{gid}", tags=["pulling"])

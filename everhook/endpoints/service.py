@@ -33,7 +33,8 @@ from everhook.errors import InvalidField, NotFound, NotPulled, Unavailable
 from everhook.inbox.tasks import parse_spec
 from everhook.internal.options import HandlerKind, check_domains, masked_url, parse_handler
 from everhook.publishing.store import Acceptor
-from everhook.pulling.service import PulledEndpoint, pull_options
+from everhook.pulling.leases import PulledEndpoint
+from everhook.pulling.service import pull_options
 from everhook.signing import secrets_store as secrets
 from everhook.signing.schemes import SignatureScheme, new_secret
 from everhook.storage.engine import Session
@@ -85,7 +86,7 @@ class EndpointChanges(TypedDict, total=False):
     metadata: Mapping[str, Any]
     ed25519: bool
     tls: TlsExtras | None
-    options: Mapping[str, Any]
+    options: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class EndpointSettings:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     ed25519: bool = False
     tls: TlsExtras | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ class EndpointService:
             "format": new.format,
             "headers": new.headers,
             "metadata": new.metadata,
-            "options": new.options,
+            "options": new.options or {},
         }
         if new.url is not None:
             settings["url"] = new.url
@@ -202,7 +203,7 @@ class EndpointService:
         columns = await checked_settings(self._egress, settings, owner)
         handler_url = None
         if new.mode is DeliveryMode.INTERNAL:
-            columns["options"], handler_url = await self._checked_handler(new.options, owner)
+            columns["options"], handler_url = await self._checked_handler(new.options or {}, owner)
         await check_tls(self._egress, new.tls)
         _check_ed25519(new.signatures, on=new.ed25519, name="ed25519")
         return CheckedEndpoint(new, {"url": "", **columns, "mode": new.mode}, handler_url)
@@ -272,7 +273,8 @@ class EndpointService:
         columns = await checked_settings(self._egress, changes, owner)
         handler_url = None
         if endpoint.mode is DeliveryMode.INTERNAL and "options" in changes:
-            columns["options"], handler_url = await self._checked_handler(changes["options"], owner, endpoint.options)
+            options = changes["options"] or {}
+            columns["options"], handler_url = await self._checked_handler(options, owner, endpoint.options)
         if "tls" in changes:
             await check_tls(self._egress, changes["tls"])
             columns |= endpoints.tls_columns(self._keyring, gid, changes["tls"])
@@ -371,28 +373,29 @@ def check_mode(mode: DeliveryMode, new: NewEndpoint) -> None:
     if mode is DeliveryMode.HTTP:
         if new.url is None:
             raise InvalidField("url", "is required for the mode http", "missing")
-        if new.options:
+        if new.options is not None:
             raise InvalidField("options", "the mode http has none")
         return
     plain, new = NewEndpoint(), replace(new, signatures=tuple(new.signatures))
     if mode is DeliveryMode.INTERNAL:
         plain = replace(plain, rate_limit=new.rate_limit)
     _refuse_of_http(mode, [name for name in _OF_HTTP if getattr(new, name) != getattr(plain, name)])
-    _check_options(mode, new.options)
+    _check_options(mode, new.options or {})
 
 
 def _check_mode_of_change(mode: DeliveryMode, changes: EndpointChanges) -> None:
     if mode is DeliveryMode.HTTP:
-        if changes.get("options"):
+        if changes.get("options") is not None:
             raise InvalidField("options", "the mode http has none")
         return
     has_limit = mode is DeliveryMode.INTERNAL
     _refuse_of_http(mode, [name for name in _OF_HTTP if name in changes and not (has_limit and name == "rate_limit")])
     if "options" in changes:
-        _check_options(mode, changes["options"])
+        _check_options(mode, changes["options"] or {})
 
 
 _OPTIONS: Mapping[DeliveryMode, Collection[str]] = {
+    DeliveryMode.HTTP: (),
     DeliveryMode.POLL: ("leaseSeconds", "maxInFlight"),
     DeliveryMode.STREAM: ("leaseSeconds", "maxInFlight"),
     DeliveryMode.INBOX: ("name", "task", "groups"),
@@ -424,6 +427,8 @@ async def checked_settings(egress: EgressClient, changes: EndpointChanges, tenan
     Raises InvalidField, and Unavailable where the URL's host could not be looked up.
     """
     columns: dict[str, Any] = {name: value for name, value in changes.items() if name not in ("tls", "ed25519")}
+    if "options" in changes:
+        columns["options"] = changes["options"] or {}
     if "url" in changes:
         columns["url"] = await _checked_url(egress, changes["url"], tenant)
     if "signatures" in changes:

@@ -1,6 +1,7 @@
 """Accepting messages: the transaction of every `202`, and reading messages."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,6 +22,8 @@ from everhook.observability.metrics import MESSAGES_ACCEPTED
 from everhook.publishing.fan_out import Candidate, match
 from everhook.publishing.routes_store import RouteCache
 from everhook.publishing.routing import Audience, Route, Routes
+from everhook.pulling.direct import DirectHandOut
+from everhook.pulling.leases import Content
 from everhook.pulling.queue_store import enqueue, queue_row
 from everhook.storage.batching import BatchExecutor
 from everhook.storage.engine import Database, once_more_if_outdated
@@ -77,7 +80,8 @@ class AcceptedDelivery:
 @dataclass(frozen=True)
 class Accepted:
     """A committed message. `new` are the deliveries whose first attempt is to be made: none for a duplicate, and
-    none that were parked because their endpoint cannot receive now."""
+    none that were parked because their endpoint cannot receive now. `queued` are the endpoints whose consumers have to
+    claim a delivery."""
 
     message_gid: str
     channel: str
@@ -85,6 +89,7 @@ class Accepted:
     published_at: datetime
     deliveries: tuple[AcceptedDelivery, ...]
     new: tuple[NewDelivery, ...] = ()
+    queued: frozenset[str] = frozenset()
     duplicate: bool = False
 
 
@@ -107,14 +112,23 @@ class Acceptor:
     """Commits messages, with one delivery for each matching endpoint."""
 
     def __init__(
-        self, database: Database, defaults: InputDefaults, on_queued: Callable[[Collection[str]], None] | None = None
+        self,
+        database: Database,
+        defaults: InputDefaults,
+        on_queued: Callable[[Collection[str]], None] | None = None,
+        direct: DirectHandOut | None = None,
     ) -> None:
-        """`on_queued` is called with the endpoints for which deliveries were queued, after the commit."""
+        """`on_queued` is called with the endpoints for which deliveries were queued, after the commit. `direct`: to
+        the streams of this process."""
         self._database = database
         self._defaults = defaults
         self._on_queued = on_queued
+        self._direct = direct or DirectHandOut()
         self._routes = RouteCache()
-        self._group = BatchExecutor(database.write_connection, self._apply)
+        self._group = BatchExecutor(self._transaction, self._apply)
+
+    def _transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self._direct.transaction(self._database)
 
     async def accept(self, publication: Publication) -> Acceptance:
         """Accept a message. Returns once it is committed with its deliveries; concurrent messages share a
@@ -130,13 +144,13 @@ class Acceptor:
         return acceptances
 
     async def _accept_at_once(self, publications: Sequence[Publication]) -> Sequence[Acceptance]:
-        async with self._database.write_connection() as connection:
+        async with self._transaction() as connection:
             return await self._apply(connection, publications)
 
     async def accept_for(self, publication: Publication, route: Route) -> Accepted:
         """Accept a message for one endpoint, regardless of its subscriptions."""
         legs = [(publication, route)]
-        async with self._database.write_connection() as connection:
+        async with self._transaction() as connection:
             await _insert_messages(connection, [publication])
             [accepted] = await self._commit_deliveries(connection, [publication], legs)
         self._committed([accepted])
@@ -144,7 +158,7 @@ class Acceptor:
 
     async def accept_once_for(self, publication: Publication, route: Route) -> Accepted | None:
         """As `accept_for`, for a message with an idempotency key. None if the key was used before."""
-        async with self._database.write_connection() as connection:
+        async with self._transaction() as connection:
             if not await _insert_messages(connection, [publication]):
                 return None
             [accepted] = await self._commit_deliveries(connection, [publication], [(publication, route)])
@@ -188,6 +202,7 @@ class Acceptor:
         tasks: list[dict[str, Any]] = []
         deliveries: dict[str, list[AcceptedDelivery]] = {p.message_gid: [] for p in publications}
         new: dict[str, list[NewDelivery]] = {p.message_gid: [] for p in publications}
+        to_claim: dict[str, set[str]] = {p.message_gid: set() for p in publications}
         for publication, route in legs:
             state = states.get(route.endpoint_gid)
             if state is None:
@@ -202,7 +217,10 @@ class Acceptor:
                 continue
             if route.mode.is_pulled:
                 rows.append(_pulled_row(delivery, route.tenant_gid, moment))
-                queued.append(queue_row(delivery.delivery_gid, route.endpoint_gid, moment, delivery.policy))
+                row = queue_row(delivery.delivery_gid, route.endpoint_gid, moment, delivery.policy)
+                if not await self._direct.lease(connection, state, delivery, _content(publication), row):
+                    to_claim[publication.message_gid].add(route.endpoint_gid)
+                queued.append(row)
                 accepted = AcceptedDelivery(delivery.delivery_gid, route.endpoint_gid, DeliveryStatus.AVAILABLE)
                 deliveries[publication.message_gid].append(accepted)
                 continue
@@ -230,6 +248,7 @@ class Acceptor:
                 published_at=p.published_at,
                 deliveries=tuple(deliveries[p.message_gid]),
                 new=tuple(new[p.message_gid]),
+                queued=frozenset(to_claim[p.message_gid]),
             )
             for p in publications
         ]
@@ -238,10 +257,7 @@ class Acceptor:
         new = [one for one in acceptances if isinstance(one, Accepted) and not one.duplicate]
         MESSAGES_ACCEPTED.inc(len(new))
         if self._on_queued is not None:
-            queued = {
-                each.endpoint_gid for one in new for each in one.deliveries if each.status is DeliveryStatus.AVAILABLE
-            }
-            self._on_queued(queued)
+            self._on_queued({gid for one in new for gid in one.queued})
 
     def _input(self, publication: Publication, route: Route) -> DeliveryInput:
         return first_input(
@@ -286,6 +302,16 @@ def new_task(
         "reminders_sent": 0,
         "notes": [],
     }
+
+
+def _content(publication: Publication) -> Content:
+    return Content(
+        publication.message_gid,
+        publication.channel,
+        publication.event_type,
+        publication.payload,
+        publication.published_at,
+    )
 
 
 def _delivery_row(

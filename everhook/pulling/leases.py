@@ -1,15 +1,23 @@
 """Leases, and the items that consumers are handed out. Pure."""
 
+import hashlib
 import json
+import random
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
 from everhook.delivery.body_formats import timestamp
+from everhook.delivery.policy import DeliveryPolicy
 from everhook.ids import Kind, is_gid
 
 _LEASE = re.compile(r"(dlv_[0-7][0-9a-hjkmnp-tv-z]{25})\.([1-9][0-9]{0,8})\.([1-9][0-9]{0,8})")
+
+
+MAX_BYTES = 4 * 1024 * 1024
+"""Payloads in one batch of items. A single larger one is handed out alone."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,65 @@ class Item:
     lease: Lease
     lease_until: datetime
     body: bytes
+
+
+@dataclass(frozen=True)
+class PulledEndpoint:
+    """An endpoint whose deliveries are pulled."""
+
+    gid: str
+    tenant_gid: str
+    tenant: str
+    lease: timedelta = timedelta(seconds=60)
+    max_in_flight: int = 1_000
+
+    @property
+    def url(self) -> str:
+        """What receipts name in place of a URL."""
+        return f"everhook:{self.gid}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a consumer asks for. `lease` None: the endpoint's. `position`: of the first item in the consumer's
+    stream."""
+
+    consumer: str
+    limit: int = 10
+    lease: timedelta | None = None
+    address: str | None = None
+    position: int | None = None
+
+
+def hand_out(
+    lease: Lease,
+    content: Content,
+    request: Request,
+    *,
+    policy: DeliveryPolicy,
+    window_until: datetime,
+    moment: datetime,
+    lasts: timedelta,
+    before: int,
+) -> tuple[Item, dict[str, Any]]:
+    """The item of a new lease, and the columns of its row in the queue. `before`: how many items the same request was
+    handed out before it. After the lease the policy's delay follows."""
+    lease_until = moment + lasts
+    item = Item(lease, lease_until, render_item(lease, lease_until, content))
+    delay = policy.next_delay(lease.number, random.random())  # noqa: S311 - jitter
+    row = {
+        "delivery_gid": lease.delivery_gid,
+        "number": lease.number,
+        "available_at": lease_until + (delay or timedelta()),
+        "leased_at": moment,
+        "lease_until": lease_until,
+        "consumer": request.consumer,
+        "consumer_address": request.address,
+        "position": request.position + before if request.position is not None else None,
+        "item_sha256": hashlib.sha256(item.body).hexdigest(),
+        "is_last": delay is None or lease_until + delay > window_until,
+    }
+    return item, row
 
 
 def render_item(lease: Lease, lease_until: datetime, content: Content) -> bytes:

@@ -46,6 +46,13 @@ def queue_row(delivery_gid: str, endpoint_gid: str, moment: datetime, policy: De
         "available_at": moment,
         "window_until": moment + policy.max_window,
         "is_last": False,
+        # Those of a lease: none yet. They are named, because all rows of one INSERT have the same columns.
+        "leased_at": None,
+        "lease_until": None,
+        "consumer": None,
+        "consumer_address": None,
+        "position": None,
+        "item_sha256": None,
     }
 
 
@@ -203,15 +210,15 @@ async def count_leased(connection: AsyncConnection, endpoint_gid: str, at_most: 
     return int((await connection.execute(select(func.count()).select_from(leased))).scalar_one())
 
 
-async def count_held_by(connection: AsyncConnection, endpoint_gid: str, consumer: str) -> int:
-    """How many leases a consumer has that did not expire."""
+async def held_by(connection: AsyncConnection, endpoint_gid: str, consumer: str) -> set[str]:
+    """The deliveries for which a consumer has a lease that did not expire."""
     moment = now() if connection.dialect.name == "sqlite" else func.clock_timestamp()
-    held = select(func.count()).where(
+    held = select(col(PullItem.delivery_gid)).where(
         col(PullItem.endpoint_gid) == endpoint_gid,
         col(PullItem.consumer) == consumer,
         col(PullItem.lease_until) > moment,
     )
-    return int((await connection.execute(held)).scalar_one())
+    return set((await connection.execute(held)).scalars())
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ its receipt, in the transaction that ends it.
 """
 
 import hashlib
-import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -42,6 +41,7 @@ from everhook.inbox.deadlines_store import check_task
 from everhook.observability.metrics import ATTEMPT_SECONDS, ATTEMPTS, DELIVERY_SECONDS, LEASES_EXPIRED
 from everhook.pulling import queue_store as queue
 from everhook.pulling.leases import (
+    MAX_BYTES,
     Ack,
     Extend,
     Held,
@@ -50,7 +50,9 @@ from everhook.pulling.leases import (
     LeaseResult,
     LeaseStatus,
     Nack,
-    render_item,
+    PulledEndpoint,
+    Request,
+    hand_out,
 )
 from everhook.pulling.queue_store import Claimable, PulledDelivery, QueueRow, QueueView
 from everhook.pulling.wake_ups import WakeUps
@@ -58,9 +60,6 @@ from everhook.receipts.issuer import Issuer, ReceiptContext, issue, url_digest
 from everhook.receipts.keys_store import IssuerCache
 from everhook.receipts.receipt import signatures_digest
 from everhook.storage.engine import Connection, Database, Session, once_more_if_outdated
-
-MAX_BYTES = 4 * 1024 * 1024
-"""Payloads in one batch of items. A single larger one is handed out alone."""
 
 SWEEP = 100
 """Expired leases that one claim records."""
@@ -80,22 +79,6 @@ MAX_ENDPOINTS_REMEMBERED = 10_000
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True)
-class PulledEndpoint:
-    """An endpoint whose deliveries are pulled."""
-
-    gid: str
-    tenant_gid: str
-    tenant: str
-    lease: timedelta = timedelta(seconds=60)
-    max_in_flight: int = 1_000
-
-    @property
-    def url(self) -> str:
-        """What receipts name in place of a URL."""
-        return f"everhook:{self.gid}"
-
-
 def pull_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of an endpoint's row, as fields of `PulledEndpoint`; absent ones have their defaults."""
     fields: dict[str, Any] = {}
@@ -104,18 +87,6 @@ def pull_options(options: Mapping[str, Any]) -> dict[str, Any]:
     if "maxInFlight" in options:
         fields["max_in_flight"] = options["maxInFlight"]
     return fields
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a consumer asks for. `lease` None: the endpoint's. `position`: of the first item in the consumer's
-    stream."""
-
-    consumer: str
-    limit: int = 10
-    lease: timedelta | None = None
-    address: str | None = None
-    position: int | None = None
 
 
 @dataclass(frozen=True)
@@ -132,13 +103,13 @@ class Claim:
 @dataclass
 class _Aftermath:
     """What to do once the transaction is committed: attempts to report, workflows to start and to signal, consumers
-    whose leases ended."""
+    whose leases ended, with the deliveries."""
 
     in_streak: bool = False
     attempted: list[tuple[Attempted, DeliveryInput]] = field(default_factory=list)
     delivered: list[DeliveryInput] = field(default_factory=list)
     guarded: list[DeliveryInput] = field(default_factory=list)
-    freed: set[str] = field(default_factory=set)
+    freed: dict[str, set[str]] = field(default_factory=dict)
     signalled: list[DeliveryInput] = field(default_factory=list)
 
     def take(self, attempted: Attempted, row: QueueRow, delivery: DeliveryInput) -> None:
@@ -146,7 +117,7 @@ class _Aftermath:
         a guarded delivery, or of a round, is signalled."""
         self.attempted.append((attempted, delivery))
         if row.consumer is not None:
-            self.freed.add(row.consumer)
+            self.freed.setdefault(row.consumer, set()).add(row.delivery_gid)
         record = attempted.record
         if record.verdict is Verdict.DELIVERED:
             delivered = _as_delivered(delivery, record)
@@ -233,10 +204,10 @@ class PullQueue:
         self._conclude(endpoint, after)
         return results
 
-    async def in_flight(self, endpoint: PulledEndpoint, consumer: str) -> int:
-        """How many leases a consumer has."""
+    async def in_flight(self, endpoint: PulledEndpoint, consumer: str) -> set[str]:
+        """The deliveries that are leased to a consumer."""
         async with self._database.read_connection() as connection:
-            return await queue.count_held_by(connection, endpoint.gid, consumer)
+            return await queue.held_by(connection, endpoint.gid, consumer)
 
     def end(self) -> None:
         """Hand out nothing to polls that wait: they respond now."""
@@ -305,6 +276,10 @@ class PullQueue:
             return reason
         return Held.MAX_IN_FLIGHT if leased >= endpoint.max_in_flight else None
 
+    def may_hand_out(self, endpoint: PulledEndpoint, state: EndpointState) -> bool:
+        """Whether an endpoint may hand out any number of deliveries: its circuit is closed, and nothing holds it."""
+        return state.sends and self._why_held(endpoint, state, moment=None) is None
+
     def _why_held(
         self, endpoint: PulledEndpoint, state: EndpointState | None, *, moment: datetime | None
     ) -> Held | None:
@@ -371,7 +346,6 @@ class PullQueue:
         chosen: Sequence[Claimable],
         moment: datetime,
     ) -> Sequence[Item]:
-        lease_until = moment + (request.lease or endpoint.lease)
         contents = await queue.contents(connection, [each.message_gid for each in chosen])
         items: list[Item] = []
         rows: list[dict[str, Any]] = []
@@ -379,24 +353,18 @@ class PullQueue:
             content = contents.get(each.message_gid)
             if content is None:
                 continue  # its payload was erased just now
-            lease = Lease(each.delivery_gid, each.round, each.number + 1)
-            item = Item(lease, lease_until, render_item(lease, lease_until, content))
-            delay = each.policy.next_delay(lease.number, random.random())  # noqa: S311 - jitter
-            rows.append(
-                {
-                    "delivery_gid": each.delivery_gid,
-                    "number": lease.number,
-                    "available_at": lease_until + (delay or timedelta()),
-                    "leased_at": moment,
-                    "lease_until": lease_until,
-                    "consumer": request.consumer,
-                    "consumer_address": request.address,
-                    "position": request.position + len(items) if request.position is not None else None,
-                    "item_sha256": hashlib.sha256(item.body).hexdigest(),
-                    "is_last": delay is None or lease_until + delay > each.window_until,
-                }
+            item, row = hand_out(
+                Lease(each.delivery_gid, each.round, each.number + 1),
+                content,
+                request,
+                policy=each.policy,
+                window_until=each.window_until,
+                moment=moment,
+                lasts=request.lease or endpoint.lease,
+                before=len(items),
             )
             items.append(item)
+            rows.append(row)
         if rows:
             await queue.lease(connection, rows)
         return items

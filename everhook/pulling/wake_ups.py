@@ -1,7 +1,7 @@
 """Wake-ups: those who wait for deliveries of an endpoint check the queue when there may be some."""
 
 import asyncio
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 import structlog
@@ -23,12 +23,19 @@ log = structlog.get_logger()
 
 
 class Waiter:
-    """One who waits for deliveries of an endpoint."""
+    """One who waits for deliveries of an endpoint. `is_hinted`: woken by a hint since the one who waits reset it."""
 
     def __init__(self) -> None:
+        self.is_hinted = False
         self._event = asyncio.Event()
 
     def wake(self) -> None:
+        """There may be something."""
+        self.is_hinted = True
+        self._event.set()
+
+    def nudge(self) -> None:
+        """End a wait without a hint."""
         self._event.set()
 
     async def wait(self, timeout: float) -> bool:
@@ -49,25 +56,32 @@ class WakeUps:
         self._database = database
         self._others = Notifications(database, CHANNEL, self._wake_here) if not database.is_sqlite else None
         self._waiters: dict[str, set[Waiter]] = {}
-        self._streams: dict[str, Waiter] = {}
+        self._streams: dict[str, Callable[[Collection[str]], None]] = {}
         self._watcher: asyncio.Task[None] | None = None
 
     @contextmanager
-    def waiting(self, endpoint_gid: str, consumer: str | None = None, waiter: Waiter | None = None) -> Iterator[Waiter]:
-        """Wait for deliveries of an endpoint, and for the end of leases of a stream's consumer. Holds no connection of
-        the database."""
+    def waiting(
+        self,
+        endpoint_gid: str,
+        waiter: Waiter | None = None,
+        *,
+        consumer: str = "",
+        on_freed: Callable[[Collection[str]], None] | None = None,
+    ) -> Iterator[Waiter]:
+        """Wait for deliveries of an endpoint. `on_freed` is called with deliveries of a stream's consumer whose leases
+        ended. Holds no connection of the database."""
         waiter = waiter or Waiter()
         self._waiters.setdefault(endpoint_gid, set()).add(waiter)
         if self._others is not None:
             self._others.listen()
-        if consumer is not None:
-            self._streams[consumer] = waiter
+        if on_freed is not None:
+            self._streams[consumer] = on_freed
         if self._watcher is None:
             self._watcher = asyncio.create_task(self._watch())
         try:
             yield waiter
         finally:
-            if consumer is not None:
+            if on_freed is not None:
                 del self._streams[consumer]
             waiters = self._waiters[endpoint_gid]
             waiters.discard(waiter)
@@ -85,11 +99,11 @@ class WakeUps:
             for waiter in self._waiters.get(gid, ()):
                 waiter.wake()
 
-    def free(self, endpoint_gid: str, consumers: Iterable[str]) -> None:
-        """Leases of these consumers ended: their streams may have credit now."""
-        for consumer in consumers:
+    def free(self, endpoint_gid: str, leases: Mapping[str, Collection[str]]) -> None:
+        """Leases ended: deliveries by consumer. Their streams may have credit now."""
+        for consumer, delivery_gids in leases.items():
             if consumer in self._streams:
-                self._streams[consumer].wake()
+                self._streams[consumer](delivery_gids)
             elif is_stream(consumer) and self._others is not None:
                 self._others.send([endpoint_gid])  # its stream is at another process
 

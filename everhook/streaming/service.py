@@ -2,16 +2,17 @@
 
 A stream has at most `prefetch` open leases. The next batch is claimed when the last one was written, so that no lease
 ages in a buffer of this process. Acknowledgements may arrive at another process, so the database says how many leases
-are open.
+are open. While its queue is empty, a stream offers to take what this process accepts next: see
+`everhook/pulling/direct.py`.
 """
 
 import random
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, aclosing, nullcontext
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 
@@ -20,8 +21,9 @@ import structlog
 from everhook.errors import TooManyStreams
 from everhook.ids import Kind, is_gid, new_gid
 from everhook.observability.metrics import STREAMS
-from everhook.pulling.leases import Item, stream_consumer
-from everhook.pulling.service import Claim, PulledEndpoint, PullQueue, Request
+from everhook.pulling.direct import DirectHandOut, Offer
+from everhook.pulling.leases import Item, PulledEndpoint, Request, stream_consumer
+from everhook.pulling.service import Claim, PullQueue
 from everhook.pulling.wake_ups import Waiter, WakeUps
 from everhook.storage.engine import is_unavailable
 
@@ -30,6 +32,7 @@ WRITTEN_AT_ONCE = 64 * 1024
 """Bytes of items in one write."""
 
 HELD_CHECK_S = 2.0
+TAKING_CHECK_S = 60.0
 OUTAGE_PAUSE_S = 1.0
 
 _EVENT_ID = re.compile(r"([a-z]+_[0-9a-z]{26})\.([0-9]{1,15})")
@@ -107,10 +110,13 @@ StreamEvent = Hello | Messages | KeepAlive | Bye
 class PullStreams:
     """The streams of a process."""
 
-    def __init__(self, pulls: PullQueue, wake_ups: WakeUps, limits: StreamLimits | None = None) -> None:
+    def __init__(
+        self, pulls: PullQueue, wake_ups: WakeUps, direct: DirectHandOut, limits: StreamLimits | None = None
+    ) -> None:
         self.limits = limits or StreamLimits()
         self._pulls = pulls
         self._wake_ups = wake_ups
+        self._direct = direct
         self._open: dict[str, PullStream] = {}
         self._per_endpoint: Counter[str] = Counter()
         self.is_ending = False
@@ -125,7 +131,7 @@ class PullStreams:
             raise _too_many(f"This process has {limits.in_all} streams already.")
         if self._per_endpoint[endpoint.gid] >= limits.per_endpoint:
             raise _too_many(f"{endpoint.gid} has {limits.per_endpoint} streams already.")
-        stream = PullStream(self, self._pulls, self._wake_ups, endpoint, request, may_continue)
+        stream = PullStream(self, self._pulls, self._wake_ups, self._direct, endpoint, request, may_continue)
         self._open[stream.gid] = stream
         self._per_endpoint[endpoint.gid] += 1
         STREAMS.inc()
@@ -157,6 +163,7 @@ class PullStream:
         streams: PullStreams,
         pulls: PullQueue,
         wake_ups: WakeUps,
+        direct: DirectHandOut,
         endpoint: PulledEndpoint,
         request: StreamRequest,
         may_continue: Callable[[], Awaitable[bool]],
@@ -166,14 +173,30 @@ class PullStream:
         self._streams = streams
         self._pulls = pulls
         self._wake_ups = wake_ups
+        self._direct = direct
         self._request = request
         self._may_continue = may_continue
         self._consumer = stream_consumer(self.gid, request.name)
         self._waiter = Waiter()
         self._has_left = False
         self._handed_out = self._written = 0
-        self._in_flight = 0
+        self._in_flight: set[str] = set()
         self._is_unsure = False
+        self._offer = Offer(
+            endpoint,
+            Request(self._consumer),
+            may_hand_out=lambda state: pulls.may_hand_out(endpoint, state),
+            begin=self._begin,
+            settle=self._settle,
+        )
+        self._is_taking = False
+        self._taken: Sequence[Item] = ()
+        self._claim_at = 0.0
+        """When to claim if no hint comes before; 0: at once. Until then the queue is empty, as far as is known."""
+
+    @property
+    def _credit(self) -> int:
+        return self._request.prefetch - len(self._in_flight)
 
     def leave(self) -> None:
         """The client has left: `events` ends soon."""
@@ -193,12 +216,14 @@ class PullStream:
                 released=await self._release_undelivered(),
                 retry=timedelta(seconds=_between(limits.reconnect)),
             )
-            with self._wake_ups.waiting(self.endpoint.gid, self._consumer, self._waiter):
+            with self._wake_ups.waiting(self.endpoint.gid, self._waiter, consumer=self._consumer, on_freed=self._freed):
                 async with aclosing(self._deliver(limits)) as delivered:
                     async for event in delivered:
                         yield event
         finally:
             self.leave()
+            while self._is_taking:
+                await self._waiter.wait(TAKING_CHECK_S)
             await self._release_unwritten()
 
     async def _deliver(self, limits: StreamLimits) -> AsyncGenerator[StreamEvent]:
@@ -217,39 +242,88 @@ class PullStream:
                     yield Bye(ByeReason.CLOSED)
                     return
                 check_at = clock() + limits.check
-            claim, pause = await self._claim()
-            for messages in self._chunks(claim.items):
+            items, pause = await self._next()
+            for messages in self._chunks(items):
                 if self._has_left or self._streams.is_ending:
                     break
                 yield messages
                 self._written += len(messages.items)
                 silent_since = clock()
-            if claim.items:
+            if items:
                 continue
             if clock() - silent_since >= limits.keep_alive:
                 yield KeepAlive()
                 silent_since = clock()
             soonest = min(ends_at, check_at, silent_since + limits.keep_alive) - clock()
-            await self._waiter.wait(max(0.0, min(soonest, pause)))
+            with self._offered():
+                await self._waiter.wait(max(0.0, min(soonest, pause)))
 
-    async def _claim(self) -> tuple[Claim, float]:
-        """Claim as much as there is credit for. Also how long to wait if nothing was handed out, at most; infinite if
-        a wake-up comes."""
+    def _offered(self) -> AbstractContextManager[None]:
+        """Offer to take what is accepted next, if the queue is empty and there is credit."""
+        if self._waiter.is_hinted or self._claim_at <= time.monotonic() or self._credit <= 0:
+            return nullcontext()
+        request = self._request
+        self._offer.request = Request(
+            self._consumer, self._credit, request.lease, request.address, position=self._written + 1
+        )
+        return self._direct.offered(self._offer)
+
+    def _begin(self) -> None:
+        """A transaction has taken the offer."""
+        self._is_taking = True
+
+    def _settle(self, items: Sequence[Item] | None) -> None:
+        """The transaction has ended."""
+        self._is_taking = False
+        if items is None:
+            self._is_unsure, self._claim_at = True, 0.0
+        else:
+            self._taken = items
+            self._handed_out += len(items)
+            self._in_flight |= {item.lease.delivery_gid for item in items}
+        self._waiter.nudge()
+
+    def _freed(self, delivery_gids: Collection[str]) -> None:
+        """Leases of this stream ended."""
+        had_credit = self._credit > 0
+        self._in_flight.difference_update(delivery_gids)
+        if not had_credit:
+            self._waiter.wake()
+        elif not self._is_taking:
+            self._offer.request = replace(self._offer.request, limit=self._credit)
+
+    async def _next(self) -> tuple[Sequence[Item], float]:
+        """What to write next. Also how long to wait if that is nothing, at most; infinite if a wake-up comes."""
+        while self._is_taking:
+            await self._waiter.wait(TAKING_CHECK_S)
+        if self._taken:
+            items, self._taken = self._taken, ()
+            return items, 0.0
+        left = self._claim_at - time.monotonic()
+        if not self._waiter.is_hinted and self._credit > 0 and left > 0:
+            return (), left
+        self._waiter.is_hinted = False
+        claim, pause, is_empty = await self._claim()
+        self._claim_at = time.monotonic() + pause if is_empty else 0.0
+        return claim.items, pause
+
+    async def _claim(self) -> tuple[Claim, float, bool]:
+        """Claim as much as there is credit for. Also how long to wait if nothing was handed out, at most, and whether
+        that is because the queue is empty."""
         request = self._request
         try:
             if self._is_unsure:
                 await self._release_unwritten()
             if self._in_flight:
                 self._in_flight = await self._pulls.in_flight(self.endpoint, self._consumer)
-            credit = request.prefetch - self._in_flight
-            if credit <= 0:
-                return Claim(), float("inf")
+            if self._credit <= 0:
+                return Claim(), float("inf"), False
             self._is_unsure = True
             claim = await self._pulls.claim(
                 self.endpoint,
                 Request(
                     consumer=self._consumer,
-                    limit=min(credit, MAX_BATCH),
+                    limit=min(self._credit, MAX_BATCH),
                     lease=request.lease,
                     address=request.address,
                     position=self._written + 1,
@@ -258,13 +332,14 @@ class PullStream:
         except Exception as error:
             if not is_unavailable(error):
                 log.exception("a stream could not claim deliveries", endpoint_gid=self.endpoint.gid)
-            return Claim(), OUTAGE_PAUSE_S
+            return Claim(), OUTAGE_PAUSE_S, False
         self._is_unsure = False
-        self._in_flight += len(claim.items)
+        self._in_flight |= {item.lease.delivery_gid for item in claim.items}
         self._handed_out = self._written + len(claim.items)
         if claim.held is not None:
-            return claim, HELD_CHECK_S
-        return claim, claim.next_in if claim.next_in is not None else float("inf")
+            return claim, HELD_CHECK_S, False
+        pause = claim.next_in if claim.next_in is not None else float("inf")
+        return claim, pause, not claim.items
 
     def _chunks(self, items: Sequence[Item]) -> Iterator[Messages]:
         chunk: list[Item] = []

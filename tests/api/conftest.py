@@ -71,7 +71,7 @@ class Live:
     api: Api
     receiver: Receiver
     temporal: Client
-    mails: SmtpServer
+    mails: SmtpServer = field(default_factory=SmtpServer)
     name: str = field(default_factory=lambda: f"t{uuid4().hex[:12]}")
 
     @property

@@ -14,6 +14,9 @@ import pytest
 import pytest_asyncio
 
 from api.main import end_streams
+from everhook.errors import InvalidField
+from everhook.publishing import store
+from everhook.pulling.queue_store import enqueue
 from everhook.serving import protocol
 from everhook.serving.server import GRACE_S, serving
 from testing.api import API_KEY, JSON, Api, assert_problem
@@ -257,3 +260,110 @@ async def test_a_server_that_ends_says_goodbye_and_releases_what_it_did_not_send
         assert (await stream.next()).data == {"reason": "shutdown"}
         assert await polled == []
     assert time.monotonic() - began < GRACE_S / 2
+
+
+# Handed out in the transaction that accepts
+
+
+def cannot_claim(monkeypatch: pytest.MonkeyPatch, api: Api) -> None:
+    async def claim(*_: Any) -> Any:
+        raise AssertionError("claimed")
+
+    monkeypatch.setattr(api.services.pulls, "claim", claim)
+
+
+async def offered(api: Api, gid: str) -> None:
+    """Wait until a stream offers to take deliveries."""
+
+    def is_offered() -> None:
+        assert gid in api.services.streams._direct._offers
+
+    await assert_eventually(is_offered)
+
+
+async def test_a_stream_that_waits_takes_deliveries_without_a_claim(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = server.api
+    gid = await pull_endpoint(api, "stream")
+    async with server.stream(gid, prefetch=2) as (stream, hello):
+        await offered(api, gid)
+        cannot_claim(monkeypatch, api)
+        for n in range(5):
+            await api.publish({"n": n})
+            (event,) = await stream.take(1)
+            assert (event.id, event.data["payload"]) == (f"{hello['consumer']}.{n + 1}", {"n": n})
+            assert event.data["metadata"]["attempt"] == 1
+            assert (await acks(api, gid, acks=[{"lease": event.data["lease"]}]))[0]["status"] == "acked"
+            await offered(api, gid)
+    assert await api.count("delivery WHERE status = 'delivered'") == 5
+    assert await api.count("pull_queue") == 0
+
+
+async def test_what_exceeds_the_credit_and_the_leases_of_an_endpoint_waits(server: Server) -> None:
+    api = server.api
+    gid = await pull_endpoint(api, "stream", options={"maxInFlight": 3})
+    async with server.stream(gid, prefetch=2) as (stream, _), server.stream(gid, prefetch=10) as (other, _):
+        await offered(api, gid)
+        messages = [{"type": "order.created", "payload": {"n": n}} for n in range(6)]
+        await api.post("/v1/channels/orders/messages/batch", {"messages": messages})
+
+        async def leased() -> None:
+            assert await api.count("pull_queue WHERE consumer IS NOT NULL") == 3
+
+        await assert_eventually(leased)
+        assert len(stream.seen) + stream.arrived.qsize() <= 1 + 2
+        while not (stream.arrived.empty() and other.arrived.empty() and await api.count("pull_queue") == 0):
+            for each in (stream, other):
+                if not each.arrived.empty():
+                    await acks(api, gid, acks=[{"lease": (await each.next()).data["lease"]}])
+            await asyncio.sleep(0.01)
+    taken = [event.data["payload"]["n"] for each in (stream, other) for event in each.seen if event.name == "message"]
+    assert sorted(taken) == list(range(6))
+
+
+async def test_a_publish_that_fails_leaves_the_stream_as_it_was(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = server.api
+    gid = await pull_endpoint(api, "stream")
+    async with server.stream(gid) as (stream, _):
+        await offered(api, gid)
+        with monkeypatch.context() as broken:
+            broken.setattr(store, "enqueue", _fails)
+            assert_problem(await api.post("/v1/channels/orders/messages", {"type": "a", "payload": {}}), 422)
+        await api.publish({"n": 1})
+        (event,) = await stream.take(1)
+        assert (event.data["payload"], event.data["metadata"]["attempt"]) == ({"n": 1}, 1)
+
+
+async def _fails(*_: Any) -> None:
+    raise InvalidField("payload", "fails after the hand-out")
+
+
+async def test_a_delivery_for_a_stream_that_has_left_is_handed_to_another_at_once(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = server.api
+    gid = await pull_endpoint(api, "stream")
+    reached, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(*arguments: Any) -> None:
+        reached.set()
+        await goes_on.wait()
+        await enqueue(*arguments)
+
+    async with server.stream(gid):
+        await offered(api, gid)
+        monkeypatch.setattr(store, "enqueue", slow)
+        publishing = asyncio.create_task(api.publish({"n": 1}))
+        await reached.wait()
+    await assert_eventually(lambda: _assert_open(api, 0))  # it left while its lease was not committed
+    goes_on.set()
+    await publishing
+
+    async def is_released() -> None:
+        (item,) = await poll(api, gid, limit=1)
+        assert item["metadata"]["attempt"] == 1
+
+    await assert_eventually(is_released)

@@ -18,8 +18,8 @@ from everhook.contracts import DeadLetterReason, DeliveryMode, DeliveryStatus, P
 from everhook.delivery.guards import GuardStarter
 from everhook.delivery.inputs_store import InputDefaults
 from everhook.ids import Kind, new_gid
-from everhook.pulling.leases import Ack, Extend, Item, LeaseStatus, Nack, stream_consumer
-from everhook.pulling.service import PulledEndpoint, PullQueue, Request
+from everhook.pulling.leases import Ack, Extend, Item, LeaseStatus, Nack, PulledEndpoint, Request, stream_consumer
+from everhook.pulling.service import PullQueue
 from everhook.pulling.wake_ups import WakeUps
 from everhook.receipts.keys_store import IssuerCache
 from everhook.storage.engine import Database

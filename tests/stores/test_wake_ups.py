@@ -46,10 +46,10 @@ async def hears(wake_ups: WakeUps) -> None:
     await assert_eventually(arrives)
 
 
-async def waited(wake_ups: WakeUps, endpoint_gid: str, consumer: str | None = None, timeout: float = 5) -> float:
+async def waited(wake_ups: WakeUps, endpoint_gid: str, timeout: float = 5) -> float:
     """How long a waiter waited."""
     began = time.monotonic()
-    with wake_ups.waiting(endpoint_gid, consumer) as waiter:
+    with wake_ups.waiting(endpoint_gid) as waiter:
         await waiter.wait(timeout)
     return time.monotonic() - began
 
@@ -68,13 +68,13 @@ async def test_another_process_is_woken_at_once(here: WakeUps, there: WakeUps) -
 
 async def test_a_stream_at_another_process_is_woken_by_an_acknowledgement(here: WakeUps, there: WakeUps) -> None:
     gid, consumer = new_gid(Kind.ENDPOINT), stream_consumer(new_gid(Kind.CONSUMER), "worker-3")
-    waiting = asyncio.create_task(waited(there, gid, consumer))
+    waiting = asyncio.create_task(waited(there, gid))
     await asyncio.sleep(0)
     await hears(there)
-    here.free(gid, ["worker-3"])  # polls: nothing to wake
+    here.free(gid, {"worker-3": [new_gid(Kind.DELIVERY)]})  # polls: nothing to wake
     await asyncio.sleep(0.2)
     assert not waiting.done()
-    here.free(gid, [consumer])
+    here.free(gid, {consumer: [new_gid(Kind.DELIVERY)]})
     assert await waiting < 5
 
 
