@@ -31,6 +31,7 @@ from everhook.endpoints import list_store as endpoint_list
 from everhook.endpoints.service import EndpointCommand
 from everhook.health.score import Level, Window
 from everhook.ids import Kind
+from everhook.internal.options import HandlerKind
 from everhook.lifecycle.events import LifecycleKind
 from everhook.lifecycle.service import Outcome, Until
 from everhook.notifications.events import EventKind
@@ -209,6 +210,7 @@ DESCRIBED_IN: Mapping[type[Enum], str] = {
     Outcome: "docs/api.md",
     Until: "docs/api.md",
     FailureCode: "docs/operating.md",
+    HandlerKind: "docs/internal-handlers.md",
     Held: "docs/api.md",
     Hold: "docs/deployment.md",
     LeaseStatus: "docs/api.md",
@@ -233,7 +235,7 @@ NOT_SHOWN = {
     Kind: "prefixes of gids",
     Phase: "what a connection waits for, inside of the HTTP server",
     Scope: "`tenant` is written `tenant:<gid>`",
-    SecretKind: "chosen by `ed25519`",
+    SecretKind: "chosen by `ed25519`, or the URL of a chat",
 }
 
 

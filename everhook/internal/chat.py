@@ -19,7 +19,7 @@ _CALLS_ALL = re.compile(r"@(?=(?:channel|all|here|everyone)\b)", re.IGNORECASE)
 
 
 def chat_text(job: Job, content: Any) -> str:
-    """The text of a message. Values of the payload are escaped, so that they hold no links and call nobody."""
+    """The text of a message. Values of the payload are escaped, so that they hold no links and mention no one."""
     names = {
         "type": job.event_type,
         "channel": job.channel,

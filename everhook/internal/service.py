@@ -6,7 +6,7 @@ Everything that a handler looks up is looked up as the tenant of the endpoint: w
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from everhook.contracts import DeadLetterReason, FailureCode, Verdict
@@ -117,6 +117,7 @@ class InternalHandlers:
         is_over, route = await self._reminded(job, reminder)
         if is_over:
             return f"{reminder.until} is settled: no reminder is needed"
+        _must_be_due(reminder.due(reminder.count - 1))
         await self._remind(job, reminder, reminder.count - 1, route)
         return f"reminder {reminder.count} of {reminder.count} sent to {reminder.notify}"
 
@@ -161,6 +162,7 @@ class InternalHandlers:
         async with self._scope(job).reading() as session:
             if await self._check(session, escalation):
                 return f"{escalation.watch} is delivered: no escalation is needed"
+        _must_be_due(job.accepted_at + escalation.after)
         key = f"{job.delivery_gid}/escalation"
         publication = _publication(job, escalation.channel, escalation.event_type, escalation.payload, key)
         acceptance = await self._acceptor.accept(publication)
@@ -183,6 +185,12 @@ class InternalHandlers:
 
     def _scope(self, job: Job) -> TenantScope:
         return TenantScope(self._database, job.tenant_gid)
+
+
+def _must_be_due(moment: datetime) -> None:
+    """Raise LocalError for an attempt that is not due: the clock was set back. Another attempt follows."""
+    if moment > now():
+        raise LocalError("is not due yet")
 
 
 def _content(job: Job) -> Any:
