@@ -31,6 +31,7 @@ from everhook.endpoints import list_store as endpoint_list
 from everhook.endpoints.service import EndpointCommand
 from everhook.health.score import Level, Window
 from everhook.ids import Kind
+from everhook.inbox.tasks import Effect, OnDue, TaskKind
 from everhook.internal.options import HandlerKind
 from everhook.lifecycle.events import LifecycleKind
 from everhook.lifecycle.service import Outcome, Until
@@ -38,6 +39,7 @@ from everhook.notifications.events import EventKind
 from everhook.pulling.leases import Held, LeaseStatus
 from everhook.serving.protocol import Phase
 from everhook.signing.schemes import SecretKind, SignatureScheme
+from everhook.storage.tables import GateState, TaskState
 from everhook.streaming.service import ByeReason
 from everhook.tenants.api_keys_store import GIVEN_SCOPES, Scope
 from tests.test_layout import REPOSITORY, name_of, product_files
@@ -203,6 +205,10 @@ DESCRIBED_IN: Mapping[type[Enum], str] = {
     ByeReason: "docs/api.md",
     EndpointMode: "docs/api.md",
     CircuitState: "docs/deployment.md",
+    Effect: "docs/approvals.md",
+    OnDue: "docs/approvals.md",
+    TaskKind: "docs/approvals.md",
+    TaskState: "docs/approvals.md",
     DeadLetterReason: "docs/operating.md",
     DeliveryStatus: "docs/operating.md",
     EventKind: "docs/operating.md",
@@ -221,7 +227,7 @@ DESCRIBED_IN: Mapping[type[Enum], str] = {
     Window: "docs/api.md",
     worker.Role: "docs/deployment.md",
 }
-IN_PROSE = {Verdict}
+IN_PROSE = {Effect, OnDue, Verdict}
 """Most of these words stand in tables of something else."""
 
 NOT_SHOWN = {
@@ -229,6 +235,7 @@ NOT_SHOWN = {
     DeliveryMode: "`EndpointMode` has those that can be created",
     DependencyState: "values of `/readyz`",
     EndpointCommand: "a call each",
+    GateState: "no gate can be created yet",
     EndpointStatus: "what the calls `pause` and `disable` result in",
     PolicyPreset: "the presets, of which `tests/test_docs.py` checks the description",
     ScoreComponentName: "parts of a score, each with a reason in words",

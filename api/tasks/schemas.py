@@ -38,7 +38,7 @@ class TaskAnswer(ApiModel):
     """A person's decision. `version` is that of the task that was read."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"outcome": "approved", "data": {"costCentre": "4711"}, "version": 1}]}
+        json_schema_extra={"examples": [{"outcome": "approved", "comment": "Within the budget.", "version": 1}]}
     )
 
     outcome: Annotated[str, StringConstraints(max_length=64, pattern=patterns.NO_CONTROL)]

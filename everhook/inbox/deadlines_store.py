@@ -15,7 +15,7 @@ from everhook.inbox.tasks import OnDue
 from everhook.storage.tables import Delivery, Task, TaskDecision, TaskState, now
 
 DUE_DATE = "the due date"
-"""Who decided, if nobody did."""
+"""Who decided, if no one did."""
 
 
 async def check_task(session: AsyncSession, check: PullCheck, state: PulledState) -> PulledState:
@@ -33,7 +33,7 @@ async def check_task(session: AsyncSession, check: PullCheck, state: PulledState
     await session.flush()
     if check.give_up is None and task.document.get("onDue") == OnDue.DECLINE:
         delivery = await session.get_one(Delivery, check.delivery_gid)
-        await discard_declined(session, delivery, delivery.attempts, DUE_DATE, "nobody decided in time")
+        await discard_declined(session, delivery, delivery.attempts, DUE_DATE, "no one decided in time")
         return replace(state, status=DeliveryStatus.DISCARDED)
     reason = check.give_up or DeadLetterReason.EXPIRED
     await dead_letter(session, check.delivery_gid, check.round, reason, moment + check.retention)

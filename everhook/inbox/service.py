@@ -90,6 +90,8 @@ class TaskService:
         With a quorum, the task is decided when as many people chose the same outcome; one that declines decides alone.
         Raises NotFound, AlreadyDecided, TaskChanged, Forbidden, PayloadErased and InvalidField.
         """
+        async with scope.reading() as session:
+            await _found(session, gid)
         issuer = await self._issuers.get()
         return await once_more_if_outdated(lambda: self._decide(scope, person, gid, answer, issuer))
 

@@ -49,7 +49,7 @@ class Effect(StrEnum):
 
 
 class OnDue(StrEnum):
-    """What follows when nobody decided in time. `EXPIRE`: a dead letter, whose replay asks again."""
+    """What follows when no one decided in time. `EXPIRE`: a dead letter, whose replay asks again."""
 
     EXPIRE = "expire"
     DECLINE = "decline"

@@ -212,7 +212,7 @@ async def test_a_filter_is_named_like_the_field_that_it_filters(document: JSON) 
             f"{operation['operationId']} {parameter['name']}"
             for parameter in operation.get("parameters", [])
             if parameter["in"] == "query"
-            and parameter["name"] not in item["properties"]
+            and not {parameter["name"], f"{parameter['name']}s"} & item["properties"].keys()
             and parameter["name"] not in ("tenant", "since", "until", "limit", "cursor")
         }
     assert wrong == set()
@@ -225,7 +225,8 @@ async def test_no_field_has_a_name_that_was_given_up(document: JSON) -> None:
         for name in schema.get("properties", {})
         if name in ("why", "who", "channelName", "decidedBy", "decidedWhy", "endpoint", "message")
     }
-    assert wrong - {"FieldError.message", "PulledItem.channelName"} == set()
+    of_people = {"TaskOut.decidedBy", "TaskDetail.decidedBy"}
+    assert wrong - {"FieldError.message", "PulledItem.channelName"} - of_people == set()
 
 
 async def test_models_have_names_that_programs_can_read(document: JSON) -> None:

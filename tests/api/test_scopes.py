@@ -11,7 +11,9 @@ from tests.api.walking import OF_SENDERS, PUBLISHING, RECEIVING, Operation, Worl
 
 OPERATIONS = {operation.name: operation for operation in operations(openapi_document())}
 FOR_ADMINS = ("/v1/tenants", "/v1/api-keys")
-OF_TENANTS = ("/v1/endpoints", "/v1/subscriptions", "/v1/deliveries", "/v1/dead-letters", "/v1/batches", "/v1/audit")
+OF_TENANTS = (
+    "/v1/endpoints", "/v1/subscriptions", "/v1/deliveries", "/v1/dead-letters", "/v1/batches", "/v1/audit", "/v1/tasks",
+)  # fmt: skip
 KEYS = ["publish", "read", "tenant"]
 
 

@@ -28,6 +28,7 @@ KIND_OF_PATH = {
     "messages": "message",
     "receipts": "receipt",
     "subscriptions": "subscription",
+    "tasks": "task",
     "tenants": "tenant_gid",
 }
 """What a gid, or a name, in a path is of: the segment before it says so."""
@@ -35,6 +36,7 @@ KIND_OF_PATH = {
 KIND_OF_FIELD = {
     "endpoint": "endpoint",
     "endpointGid": "endpoint",
+    "inbox": "inbox",
     "messageGid": "message",
     "subject": "endpoint",
     "tenant": "tenant",
@@ -44,7 +46,7 @@ KIND_OF_FIELD = {
 NEUTRAL_PARAMETERS = {
     "action", "actor", "consumer", "leaseSeconds", "waitSeconds", "timeoutSeconds", "prefetch", "Last-Event-ID",
     "channel", "cursor", "from", "Idempotency-Key", "limit", "deadLetterReason", "since", "status",
-    "lastStatusCode", "to", "type", "until", "window",
+    "lastStatusCode", "to", "type", "until", "window", "assignee", "overdue", "state",
 }  # fmt: skip
 SAMPLES: JSON = {
     "channel": "orders", "from": 1, "payload": {"n": 1}, "policy": None, "to": 1, "type": "order.created",
@@ -208,6 +210,15 @@ async def make_world(api: Api, tenant: str) -> World:
     gid = ok(await api.get(f"/v1/tenants/{tenant}"))["tenantGid"]
     key = created(await api.post("/v1/api-keys", {"name": tenant, "tenant": tenant}))
     pulled = created(await api.post("/v1/endpoints", {"mode": "poll", "tenant": tenant}))
+    asking = await api.channel(f"asking-{next(_numbers)}")
+    inbox = created(
+        await api.post(
+            "/v1/endpoints",
+            {"mode": "inbox", "tenant": tenant, "channel": asking["name"], "options": {"name": "Managers"}},
+        )
+    )
+    asked = await api.publish({"n": 1}, asking["name"], tenant=tenant)
+    task = (await api.rows("SELECT gid FROM task WHERE message_gid = :m", m=asked["messageGid"]))[0].gid
     messages = [await api.publish({"n": n}, tenant=tenant) for n in range(2)]
     under_way, dead = [message["deliveries"][0]["deliveryGid"] for message in messages]
     await api.change_rows("UPDATE delivery SET status = 'dead_lettered', reason = 'rejected' WHERE gid = :g", g=dead)
@@ -234,12 +245,14 @@ async def make_world(api: Api, tenant: str) -> World:
             "dead_letter": dead,
             "delivery": under_way,
             "endpoint": endpoint["endpointGid"],
+            "inbox": inbox["endpointGid"],
             "key": key["keyGid"],
             "message": messages[0]["messageGid"],
             "pulled": pulled["endpointGid"],
             "receipt": receipt.gid,
             "subscribed": "orders",
             "subscription": endpoint["subscriptionGid"],
+            "task": task,
             "tenant": tenant,
             "tenant_gid": gid,
         }
@@ -258,7 +271,9 @@ def of_nobody(tenant: str) -> World:
         "message": Kind.MESSAGE,
         "pulled": Kind.ENDPOINT,
         "receipt": Kind.RECEIPT,
+        "inbox": Kind.ENDPOINT,
         "subscription": Kind.SUBSCRIPTION,
+        "task": Kind.TASK,
         "tenant_gid": Kind.TENANT,
     }
     gids = {name: new_gid(kind) for name, kind in kinds.items()}
