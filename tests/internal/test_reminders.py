@@ -8,10 +8,11 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from everhook.circuit.machine import Hold
-from everhook.contracts import DeliveryStatus, FailureCode, HandlerResult, Verdict
+from everhook.contracts import DeliveryMode, DeliveryStatus, FailureCode, HandlerResult, Verdict
 from everhook.ids import Kind, new_gid
 from everhook.internal import service
-from everhook.storage.tables import DEFAULT_TENANT_GID, Delivery, Endpoint, Message, now
+from everhook.storage.tables import DEFAULT_TENANT_GID, Delivery, Endpoint, Message, Task, TaskState, now
+from tests.activities.desk import order_for
 from tests.internal.conftest import Office
 from tests.stores.factories import CHANNEL
 
@@ -101,6 +102,29 @@ async def test_what_is_settled_needs_no_reminder(office: Office, clock: Clock, s
     assert result.outcome is not None and result.outcome.verdict is Verdict.DELIVERED
     assert len(await messages(office, "reminder")) == 1
     assert b"no reminder is needed" in ((await office.desk.attempt(delivery)).response_body or b"")
+
+
+async def test_a_task_that_is_decided_needs_no_reminder(office: Office, clock: Clock) -> None:
+    inbox = await office.store.endpoint(mode=DeliveryMode.INBOX, options={"name": "Managers"}, url="")
+    asked = await office.delivery(inbox, {"a": 1})
+    async with office.store.database.reading() as session:
+        task = (await session.execute(select(Task).where(col(Task.delivery_gid) == asked.gid))).scalar_one()
+    delivery, _, _ = await reminded(office, until=task.gid, everySeconds=60, max=2)
+    clock.moment = delivery.accepted_at + 60 * SECOND
+    assert (await office.desk.handle(delivery)).step == 1
+    async with office.store.database.writing() as session:
+        (await session.get_one(Task, task.gid)).state = TaskState.DECIDED
+    result = await office.desk.handle(delivery, step=1)
+    assert result.outcome is not None and result.outcome.verdict is Verdict.DELIVERED
+    assert len(await messages(office, "reminder")) == 1
+
+
+async def test_an_attempt_that_is_not_due_is_made_later(office: Office) -> None:
+    """The clock was set back between two looks at it."""
+    delivery, _, _ = await reminded(office)
+    outcome = await office.desk.sender.attempt(order_for(delivery))
+    assert (outcome.verdict, outcome.error) == (Verdict.RETRY, FailureCode.UNSENDABLE)
+    assert await messages(office, "reminder") == []
 
 
 async def test_of_reminders_that_were_missed_one_is_sent(office: Office, clock: Clock) -> None:
