@@ -183,17 +183,18 @@ def _upkeep(engine: DeliveryEngine) -> list[Activity]:
 
 def _send_workers(engine: DeliveryEngine) -> list[Worker]:
     slots = engine.settings.max_concurrent_sends
+    sending = {queue: SendingActivities(engine.sender, slots) for queue in (TaskQueue.SENDS, TaskQueue.SENDS_LIMITED)}
     return [
         Worker(
             engine.client,
             task_queue=queue,
-            activities=[SendingActivities(engine.sender, slots).send_attempt],
+            activities=[activities.send_attempt, activities.run_handler],
             max_concurrent_activities=slots,
             max_concurrent_activity_task_polls=engine.settings.activity_pollers,
             graceful_shutdown_timeout=GRACE,
             deployment_config=_deployment(engine.settings),
         )
-        for queue in (TaskQueue.SENDS, TaskQueue.SENDS_LIMITED)
+        for queue, activities in sending.items()
     ]
 
 

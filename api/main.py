@@ -222,6 +222,7 @@ def _services_on(engine: DeliveryEngine) -> Services:
             dispatcher=engine.dispatcher,
             circuits=engine.circuits,
             temporal=engine.client,
+            mail_domains=settings.smtp_domains if settings.smtp_url is not None else None,
         ),
         subscriptions=SubscriptionService(quotas),
         channels=ChannelService(),

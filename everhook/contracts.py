@@ -109,6 +109,8 @@ class FailureCode(StrEnum):
 
     `BLOCKED` is a refusal by policy, and `UNSENDABLE` a local error before the first byte. All others are failures of
     the endpoint. `NACKED` and `LEASE_EXPIRED`: a consumer returned a pulled delivery, or let its lease expire.
+    `MAIL_DEFERRED` and `MAIL_REJECTED`: the SMTP server refused a mail for now, or for good. `INVALID_PAYLOAD`: a
+    handler of Everhook itself cannot act on the payload.
     """
 
     DNS = "dns"
@@ -123,6 +125,9 @@ class FailureCode(StrEnum):
     UNSENDABLE = "unsendable"
     NACKED = "nacked"
     LEASE_EXPIRED = "lease_expired"
+    MAIL_DEFERRED = "mail_deferred"
+    MAIL_REJECTED = "mail_rejected"
+    INVALID_PAYLOAD = "invalid_payload"
 
 
 @dataclass(frozen=True)
@@ -214,6 +219,25 @@ class AttemptOutcome:
     def response(self) -> str:
         """The endpoint's response in a word, for people: `HTTP 503`, `timeout_total`."""
         return f"HTTP {self.status_code}" if self.status_code is not None else self.error or self.verdict.value
+
+
+@dataclass(frozen=True)
+class HandlerInput:
+    """The input of `run_handler`: an attempt that Everhook handles itself. `step`: where the delivery continues, as the
+    last result says."""
+
+    attempt: AttemptInput
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class HandlerResult:
+    """The result of `run_handler`: the outcome of the attempt. None if it is not due yet: the delivery continues with
+    `step` at `due_at`."""
+
+    outcome: AttemptOutcome | None = None
+    due_at: datetime | None = None
+    step: int = 0
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from everhook.health.score import Level, Window
 from everhook.ids import Kind
 from everhook.inbox.schedule import Step
 from everhook.inbox.tasks import Effect, OnDue, TaskKind
+from everhook.internal.options import HandlerKind
 from everhook.lifecycle.events import LifecycleKind
 from everhook.lifecycle.service import Outcome, Until
 from everhook.notifications.events import EventKind
@@ -219,6 +220,7 @@ DESCRIBED_IN: Mapping[type[Enum], str] = {
     Outcome: "docs/api.md",
     Until: "docs/api.md",
     FailureCode: "docs/operating.md",
+    HandlerKind: "docs/internal-handlers.md",
     Held: "docs/api.md",
     Hold: "docs/deployment.md",
     LeaseStatus: "docs/api.md",
@@ -243,7 +245,7 @@ NOT_SHOWN = {
     Kind: "prefixes of gids",
     Phase: "what a connection waits for, inside of the HTTP server",
     Scope: "`tenant` is written `tenant:<gid>`",
-    SecretKind: "chosen by `ed25519`",
+    SecretKind: "chosen by `ed25519`, or the URL of a chat",
     Step: "what a timer of a task does",
 }
 

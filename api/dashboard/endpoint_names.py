@@ -13,6 +13,7 @@ MODES = {
     EndpointMode.POLL: "Consumers poll",
     EndpointMode.STREAM: "Consumers stream",
     EndpointMode.INBOX: "People decide",
+    EndpointMode.INTERNAL: "Everhook handles it",
 }
 
 

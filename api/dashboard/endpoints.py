@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Literal, get_args
 
+import orjson
 from fastapi import APIRouter, Request, Response
 from markupsafe import Markup
 from pydantic import ValidationError
@@ -335,6 +336,7 @@ async def ask_edit(gid: str, request: Request, viewer: ViewerDep, services: Serv
         "leaseSeconds": str(endpoint.options.get("leaseSeconds", "")),
         "maxInFlight": str(endpoint.options.get("maxInFlight", "")),
         **_fields_of_inbox(endpoint.options),
+        "handler": _json(endpoint.options.get("handler")),
         "url": endpoint.url,
         "description": endpoint.description,
         "rateLimit": f"{endpoint.rate_limit:g}" if endpoint.rate_limit is not None else "",
@@ -476,6 +478,12 @@ def _settings(form: Form, mode: str, options_before: Mapping[str, Any]) -> dict[
     if mode == DeliveryMode.INBOX:
         return {"description": form.get("description"), "options": _options_of_inbox(form, options_before)}
     spec = policy_form.policy(form)
+    if mode == DeliveryMode.INTERNAL:
+        return {
+            "description": form.get("description"),
+            "policy": Policy(**spec) if spec is not None else None,
+            "options": {"handler": _object(form.get("handler"), "options.handler")},
+        }
     if mode != DeliveryMode.HTTP:
         options = {name: _number(form.get(name), name) for name in ("leaseSeconds", "maxInFlight")}
         return {
@@ -494,12 +502,26 @@ def _settings(form: Form, mode: str, options_before: Mapping[str, Any]) -> dict[
     }
 
 
+def _object(written: str, field: str) -> Any:
+    try:
+        value = orjson.loads(written)
+    except orjson.JSONDecodeError as error:
+        raise invalid(field, "is not a JSON object") from error
+    if not isinstance(value, dict):
+        raise invalid(field, "is not a JSON object")
+    return value
+
+
 def _first_subscription(form: Form, viewer: Viewer) -> dict[str, Any]:
     """Tenants create endpoints of their own tenant only; the form cannot change that."""
     chosen: dict[str, Any] = {"tenant": form.get("tenant") or None} if viewer.tenant_gid is None else {}
     if "channel" in form:
         chosen |= {"channel": form.get("channel"), "events": form.get("events").split()}
     return chosen
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() if value is not None else ""
 
 
 def _number(written: str, field: str) -> float | None:

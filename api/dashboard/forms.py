@@ -92,6 +92,7 @@ FIELDS = {
     "maxInFlight": "maxInFlight",
     "assignees": "assignees",
     "dueSeconds": "dueHours",
+    "handler": "handler",
 }
 """Fields of our forms that go by another name in the API, or stand deeper."""
 

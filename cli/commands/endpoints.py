@@ -35,6 +35,7 @@ class Mode(StrEnum):
     HTTP = "http"
     POLL = "poll"
     STREAM = "stream"
+    INTERNAL = "internal"
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ def show_endpoint(session: Session, gid: Gid) -> None:
         "endpoints create https://hooks.example.com/ --channel orders --event 'order.*'",
         "endpoints create http://127.0.0.1:9000/webhooks --channel orders --preset brisk",
         "endpoints create --mode poll --channel orders",
+        """endpoints create --mode internal --handler '{"kind": "email", "to": ["ann@acme.example"]}' --channel a""",
     ],
 )
 def create_endpoint(
@@ -111,7 +113,7 @@ def create_endpoint(
     tenant: Annotated[str | None, typer.Option(help="Its tenant; `default` if not given.")] = None,
     mode: Annotated[
         Mode,
-        typer.Option(help="Webhooks to a URL, or a queue that consumers poll or stream from."),
+        typer.Option(help="Webhooks to a URL, a queue that consumers poll or stream from, or handled by Everhook."),
     ] = Mode.HTTP,
     lease_seconds: Annotated[
         int | None, typer.Option(help="Of a queue: how long a consumer has a message; 60 by default.")
@@ -119,13 +121,28 @@ def create_endpoint(
     max_in_flight: Annotated[
         int | None, typer.Option(help="Of a queue: how many messages all consumers together may have; 1000 by default.")
     ] = None,
+    handler: Annotated[
+        str | None, typer.Option(help="Of --mode internal: what Everhook does, as a JSON object with a `kind`.")
+    ] = None,
+    handler_file: Annotated[
+        Path | None, typer.Option(help="The same from a file (`-`: standard input), for one that holds a secret URL.")
+    ] = None,
 ) -> None:
     """Create an endpoint and, with --channel or --event, its first subscription. The secret is shown only once."""
     if mode is not Mode.HTTP and (at or url):
-        raise UsageError(f"--mode {mode} has no URL: consumers take its messages with `everhook consume`")
+        instead = "what it does is in --handler" if mode is Mode.INTERNAL else "consumers take its messages"
+        raise UsageError(f"--mode {mode} has no URL: {instead}")
+    if handler is not None and handler_file is not None:
+        raise UsageError("give --handler or --handler-file, not both")
+    if handler_file is not None:
+        handler = read_text("--handler-file", handler_file)
     if mode is Mode.HTTP and (at is None) == (url is None):
         raise UsageError("give the endpoint's URL, once: everhook endpoints create https://… --channel orders")
-    options = {"leaseSeconds": lease_seconds, "maxInFlight": max_in_flight}
+    options = {
+        "leaseSeconds": lease_seconds,
+        "maxInFlight": max_in_flight,
+        "handler": json_object("--handler", handler) if handler is not None else None,
+    }
     fields = {
         "url": at or url,
         "mode": mode if mode is not Mode.HTTP else None,
@@ -267,11 +284,14 @@ def _card(endpoint: Endpoint) -> Table:
 
 
 def _where(endpoint: Endpoint) -> str:
-    """Its URL, or that consumers pull from it."""
-    return endpoint["url"] or f"({endpoint['mode']})"
+    """Its URL, or how it receives without one."""
+    kind = ((endpoint["options"] or {}).get("handler") or {}).get("kind")
+    return endpoint["url"] or f"({endpoint['mode']}{f': {kind}' if kind else ''})"
 
 
 def _mode(endpoint: Endpoint) -> str:
+    if endpoint["mode"] == Mode.INTERNAL:
+        return f"{endpoint['mode']}: {json.dumps((endpoint['options'] or {}).get('handler'), ensure_ascii=False)}"
     options = "".join(f", {name} {value}" for name, value in (endpoint["options"] or {}).items())
     return f"{endpoint['mode']}{options}; consumers: everhook consume --endpoint {endpoint['endpointGid']}"
 

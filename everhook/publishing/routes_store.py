@@ -12,6 +12,7 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
+from everhook.contracts import DeliveryMode
 from everhook.delivery.policy import resolve
 from everhook.publishing.gates import compiled
 from everhook.publishing.matching import compile_filter
@@ -90,7 +91,8 @@ async def _load(connection: AsyncConnection, channel: str) -> Routes:
             policy=resolve(row.channel_policy, row.endpoint_policy),
             rate_limit=row.rate_limit,
             mode=row.mode,
-            options=row.options,
+            # Handlers are loaded by senders; their templates would only take memory here.
+            options={} if row.mode is DeliveryMode.INTERNAL else row.options,
         )
         for row in rows
     )

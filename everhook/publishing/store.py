@@ -170,6 +170,15 @@ class Acceptor:
         self._committed([accepted])
         return accepted
 
+    async def accept_once_for(self, publication: Publication, route: Route) -> Accepted | None:
+        """As `accept_for`, for a message with an idempotency key. None if the key was used before."""
+        async with self._transaction() as connection:
+            if not await _insert_messages(connection, [publication]):
+                return None
+            [accepted] = await self._commit_deliveries(connection, [publication], [(publication, route)], {})
+        self._committed([accepted])
+        return accepted
+
     async def accept_within(
         self, connection: AsyncConnection, publications: Sequence[Publication]
     ) -> Sequence[Acceptance]:

@@ -135,6 +135,25 @@ async def test_the_url_of_an_endpoint_is_never_taken_for_that_of_the_api(
     assert live.receiver.at(path) == live.receiver.at(f"{path}/moved") == []
 
 
+async def test_an_endpoint_that_everhook_handles_itself(everhook: Everhook, at: str, tmp_path: Path) -> None:
+    file = tmp_path / "handler.json"
+    file.write_text(json.dumps({"kind": "chat", "url": at + "/s3cr3t", "text": "{type}"}))
+    made = await everhook.json("endpoints", "create", "--mode", "internal", "--handler-file", str(file))
+    assert made["options"]["handler"]["text"] == "{type}"
+    shown = (await everhook.ok("endpoints", "show", made["endpointGid"])).out
+    assert "internal: " in shown and '"kind": "chat"' in shown and "s3cr3t" not in shown
+    assert "(internal: chat)" in (await everhook.ok("endpoints", "list", "--limit", "500")).out
+    for wrong, said in (
+        (["--handler", "[]"], "--handler must be a JSON object"),
+        (["--handler", "{}", "--handler-file", str(file)], "not both"),
+        (["--handler", "{}", at], "what it does is in --handler"),
+    ):
+        refused = await everhook("endpoints", "create", "--mode", "internal", *wrong)
+        assert (refused.status, said in refused.err) == (2, True), refused.err
+    refused = await everhook("endpoints", "create", "--mode", "internal", "--handler", '{"kind": "sms"}')
+    assert refused.status == 1 and "options.handler.kind" in refused.err
+
+
 async def test_every_command_to_a_circuit_is_answered_with_the_new_state(
     everhook: Everhook, at: str, channel: str
 ) -> None:

@@ -570,6 +570,25 @@ async def test_an_endpoint_made_in_the_portal_belongs_to_its_tenant(pages: Pages
     assert made.tenant_gid == acme
 
 
+async def test_an_endpoint_that_everhook_handles_is_created_shown_and_edited_without_its_url(pages: Pages) -> None:
+    acme, _ = await two_tenants(pages.api)
+    await open_portal(pages, acme)
+    handler = '{"kind": "chat", "url": "http://127.0.0.1:9999/s3cr3t", "text": "Order {id}"}'
+    answer = await pages.send("/portal/endpoints/new", mode="internal", handler=handler)
+    assert answer.status_code == 201
+    assert "s3cr3t" not in answer.text and "Order {id}" in answer.text and "Leased at most" not in answer.text
+    (made,) = await pages.api.rows("SELECT gid, tenant_gid FROM endpoint WHERE mode = 'internal'")
+    assert made.tenant_gid == acme
+    form = (await pages.get(f"/portal/endpoints/{made.gid}/edit")).text
+    assert "http://127.0.0.1:9999/…" in form and "s3cr3t" not in form
+    shown = handler.replace("s3cr3t", "…").replace("Order", "New")
+    assert (await pages.send(f"/portal/endpoints/{made.gid}/edit", handler=shown)).status_code == 303
+    assert "New {id}" in (await pages.get(f"/portal/endpoints/{made.gid}")).text
+    for wrong in ("", "[1]", "{", '{"kind": "sms"}', '{"kind": "chat", "url": "ftp://x/s3cr3t"}'):
+        refused = await pages.send("/portal/endpoints/new", mode="internal", handler=wrong)
+        assert refused.status_code == 422 and 'id="h-handler" class="mistake"' in refused.text
+
+
 def routes_with_ids() -> Iterator[tuple[str, str]]:
     for section in (*dashboard.FOR_OPERATORS, *dashboard.FOR_TENANTS):
         for route in section.router.routes:

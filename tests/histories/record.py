@@ -23,6 +23,7 @@ from everhook.contracts import (
     DeadLetterReason,
     DeliveryMode,
     DeliveryStatus,
+    HandlerResult,
     OperatorAction,
     PreviousAttempt,
     PulledState,
@@ -327,6 +328,33 @@ async def asked(engine: Engine, album: Album) -> None:
     await album.keep("delivery-asked-in-vain", handle)
 
 
+async def handled(engine: Engine, album: Album) -> None:
+    """Handled by Everhook itself: at two later times, in between parked, retried; and rejected."""
+    due = await engine.now() + timedelta(hours=1)
+    engine.fakes.handlings = Script(
+        HandlerResult(due_at=due, step=0),
+        HandlerResult(PARKED),
+        HandlerResult(due_at=due + timedelta(hours=1), step=1),
+        HandlerResult(named(FAILED)),
+        HandlerResult(named(DELIVERED)),
+    )
+    handle = await engine.start(engine.input(mode=DeliveryMode.INTERNAL, policy=POLICY))
+    await engine.until(handle, DeliveryStatus.SENDING, "its time")
+    await engine.skip(timedelta(hours=1))
+    await engine.until_parked(handle)
+    await handle.signal("release", ReleaseInput())
+    await engine.until(handle, DeliveryStatus.SENDING, "its time")
+    await engine.result(handle)
+    await album.keep("delivery-handled", handle)
+
+    engine.fakes.handlings = Script(HandlerResult(named(REJECTED)))
+    handle = await engine.start(engine.input(mode=DeliveryMode.INTERNAL, rate_limit=5.0))
+    await engine.until_dead(handle)
+    await handle.signal("discard", NOTE)
+    await engine.result(handle)
+    await album.keep("delivery-handled-rejected", handle)
+
+
 async def loops(engine: Engine, album: Album) -> None:
     """Passes one after the other: of the reconciler one with shares and one that fails."""
     engine.fakes.passes = Script(
@@ -390,6 +418,7 @@ TAKES = (
     loops,
     pulled,
     asked,
+    handled,
     retention,
     erasure,
     seal_receipts,

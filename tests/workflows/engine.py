@@ -41,6 +41,8 @@ from everhook.contracts import (
     DeliveryStatus,
     DiscardInput,
     EventsResult,
+    HandlerInput,
+    HandlerResult,
     OpenDeadLetter,
     OutcomeReport,
     PreviousAttempt,
@@ -226,6 +228,7 @@ class FakeActivities:
         self.circuit: Circuit | None = Circuit()
         self.parked = 0
         self.passes: Script[ReconcileResult] = Script(ReconcileResult(started=3, restarted=2, endpoints=1, history=4))
+        self.handlings: Script[HandlerResult] = Script(HandlerResult(DELIVERED))
         self.pulls: Script[PulledState] = Script(PulledState(DeliveryStatus.DELIVERED, attempts=1))
         self.task = FakeTask()
         self._clock = clock
@@ -280,6 +283,11 @@ class FakeActivities:
         outcome = self.sends.next() if not self.faults["send_attempt"] else DELIVERED
         await self._called("send_attempt", input)
         return outcome
+
+    @activity.defn(name="run_handler")
+    async def run_handler(self, input: HandlerInput) -> HandlerResult:
+        await self._called("run_handler", input)
+        return self.handlings.next()
 
     @activity.defn(name="record_attempt")
     async def record_attempt(self, record: AttemptRecord) -> None:
@@ -369,6 +377,7 @@ class FakeActivities:
     def all(self) -> list[Callable[..., Any]]:
         return [
             self.send_attempt,
+            self.run_handler,
             self.record_attempt,
             self.dead_letter,
             self.open_round,
@@ -543,8 +552,8 @@ class Engine:
                 # Without a cache there is no sticky queue, so the next engine gets the tasks at once.
                 max_cached_workflows=1_000 if self._delivery is DeliveryWorkflow else 0,
             ),
-            self.worker(TaskQueue.SENDS, activities=[self.fakes.send_attempt]),
-            self.worker(TaskQueue.SENDS_LIMITED, activities=[self.fakes.send_attempt]),
+            self.worker(TaskQueue.SENDS, activities=[self.fakes.send_attempt, self.fakes.run_handler]),
+            self.worker(TaskQueue.SENDS_LIMITED, activities=[self.fakes.send_attempt, self.fakes.run_handler]),
         ]
 
     def _workflows(self) -> list[type]:
