@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from api.schemas import ApiModel, Gid, Name, Policy
+from api.schemas import ApiModel, Gid, GivenOnly, Name, Policy
 from everhook.publishing.gates import MAX_STEPS
 
 _STEP: dict[str, Any] = {"inbox": "ep_01m83prhbfe23sdyzab24cmhby", "filter": {"amount": {"$gt": 1000}}}
@@ -13,7 +13,7 @@ _GATES = "Who has to approve its messages, one after the other, before they are 
 _EXAMPLE: dict[str, Any] = {"name": "orders", "policy": {"preset": "patient"}}
 
 
-class GateStep(ApiModel):
+class GateStep(GivenOnly):
     """Who has to approve the messages of a channel before they are sent."""
 
     inbox: Gid = Field(description="The endpoint that asks.")
@@ -26,7 +26,7 @@ Gates = Annotated[list[GateStep], Field(max_length=MAX_STEPS)]
 
 def gates_of(gates: list[GateStep] | None) -> list[dict[str, Any]] | None:
     """Gates as requests spell them."""
-    return [step.model_dump(exclude_none=True) for step in gates] if gates is not None else None
+    return [step.model_dump() for step in gates] if gates is not None else None
 
 
 class ChannelIn(ApiModel):
@@ -53,5 +53,5 @@ class ChannelOut(ApiModel):
 
     name: str
     policy: dict[str, Any] | None
-    gates: list[dict[str, Any]] | None = Field(description=f"{_GATES} Null also for the key of a tenant.")
+    gates: list[GateStep] | None = Field(description=f"{_GATES} Null also for the key of a tenant.")
     created_at: datetime

@@ -9,13 +9,11 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
-    SerializerFunctionWrapHandler,
     StringConstraints,
-    model_serializer,
 )
 
 from api import patterns
-from api.schemas import ApiModel, Events, Flag, Integer, Metadata, Name, Number, Policy, Text, spec_of
+from api.schemas import ApiModel, Events, Flag, GivenOnly, Integer, Metadata, Name, Number, Policy, Text, spec_of
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeliveryMode
 from everhook.delivery.body_formats import BodyFormat
@@ -120,16 +118,7 @@ class EndpointMode(StrEnum):
     INTERNAL = "internal"
 
 
-class _GivenOnly(ApiModel):
-    """Options are shown if they are set: those of other modes and kinds are absent."""
-
-    @model_serializer(mode="wrap")
-    def _without_those_of_others(self, serialize: SerializerFunctionWrapHandler):  # type: ignore[no-untyped-def]
-        # No annotation of what it returns: OpenAPI keeps the fields.
-        return {name: value for name, value in serialize(self).items() if value is not None}
-
-
-class HandlerOptions(_GivenOnly):
+class HandlerOptions(GivenOnly):
     """What Everhook does with deliveries itself. The kind `email` has `to`, `subject` and `body`; `chat` has `url` and
     `text`; `reminder` and `escalation` take all from the payload."""
 
@@ -143,7 +132,7 @@ class HandlerOptions(_GivenOnly):
     text: str | None = Field(None, description="A template, as `subject`.")
 
 
-class EndpointOptions(_GivenOnly):
+class EndpointOptions(GivenOnly):
     """Options of the mode: the first two of `poll` and `stream`, `handler` of `internal`, the others of `inbox`."""
 
     lease_seconds: Integer | None = Field(
