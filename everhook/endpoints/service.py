@@ -33,7 +33,7 @@ from everhook.endpoints.store import EndpointView
 from everhook.errors import InvalidField, NotFound, NotPulled, Unavailable
 from everhook.inbox.tasks import parse_spec
 from everhook.publishing.routing import Route
-from everhook.publishing.store import Acceptor
+from everhook.publishing.store import Accepted, Acceptor
 from everhook.pulling.service import PulledEndpoint, pull_options
 from everhook.signing import secrets_store as secrets
 from everhook.signing.schemes import SignatureScheme, new_secret
@@ -294,9 +294,14 @@ class EndpointService:
         owner = view.endpoint.tenant_gid
         async with on_record(scope, actor, "endpoint.tested", gid, tenant_gid=owner):
             accepted = await self._acceptor.accept_for(sample_message(), _route_to(view))
+            assert isinstance(accepted, Accepted)  # it has no idempotency key
         self._dispatcher.dispatch(accepted.new)
         (delivery,) = accepted.deliveries
         return SentTest(accepted.message_gid, delivery.delivery_gid, owner)
+
+    async def route_to(self, session: Session, gid: str) -> Route:
+        """The route of messages for this endpoint alone. Raises NotFound."""
+        return _route_to(await self.get(session, gid))
 
     async def pulled(self, session: Session, gid: str) -> PulledEndpoint:
         """An endpoint whose deliveries are pulled. Raises NotFound, and NotPulled for one that receives otherwise."""

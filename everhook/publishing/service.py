@@ -38,6 +38,7 @@ from everhook.publishing.backlog import Backlog
 from everhook.publishing.json_faults import why_not_json
 from everhook.publishing.matching import parse_exactly
 from everhook.publishing.publish_rate import PublishRate
+from everhook.publishing.routing import Route
 from everhook.publishing.store import (
     Accepted,
     Acceptor,
@@ -163,6 +164,25 @@ class MessageService:
         with _traced(parent) as trace:
             publication = self._publication(actor, channel, message, tenant_gid, trace)
             acceptance = await self._acceptor.accept(publication)
+            if not isinstance(acceptance, Accepted):
+                raise _refusal(acceptance, "idempotencyKey", "Nothing was published.")
+            self._dispatcher.dispatch(acceptance.new)
+        return acceptance
+
+    async def publish_to(
+        self,
+        actor: Actor,
+        channel: str,
+        message: NewMessage,
+        tenant_gid: str,
+        route: Route,
+        parent: TraceParent | None = None,
+    ) -> Accepted:
+        """Publish one message that was admitted to one endpoint alone, regardless of subscriptions. Raises InvalidField,
+        MalformedPayload, PayloadTooLarge, IdempotencyKeyReused, and NotFound if the endpoint was deleted meanwhile."""
+        with _traced(parent) as trace:
+            publication = self._publication(actor, channel, message, tenant_gid, trace)
+            acceptance = await self._acceptor.accept_for(publication, route)
             if not isinstance(acceptance, Accepted):
                 raise _refusal(acceptance, "idempotencyKey", "Nothing was published.")
             self._dispatcher.dispatch(acceptance.new)

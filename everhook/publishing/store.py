@@ -15,6 +15,7 @@ from everhook.contracts import DeliveryInput, DeliveryMode, DeliveryStatus
 from everhook.delivery.inputs import NewDelivery
 from everhook.delivery.inputs_store import InputDefaults, first_input
 from everhook.delivery.snapshot_store import DeliverySnapshot
+from everhook.errors import NotFound
 from everhook.ids import Kind, new_gid
 from everhook.inbox.tasks import filled
 from everhook.observability.metrics import MESSAGES_ACCEPTED
@@ -133,14 +134,35 @@ class Acceptor:
         async with self._database.write_connection() as connection:
             return await self._apply(connection, publications)
 
-    async def accept_for(self, publication: Publication, route: Route) -> Accepted:
-        """Accept a message for one endpoint, regardless of its subscriptions."""
-        legs = [(publication, route)]
+    async def accept_for(self, publication: Publication, route: Route) -> Acceptance:
+        """Accept a message for one endpoint, regardless of its subscriptions. Raises NotFound if it was deleted."""
+        acceptance = await once_more_if_outdated(lambda: self._accept_for_one(publication, route))
+        self._committed([acceptance])
+        return acceptance
+
+    async def _accept_for_one(self, publication: Publication, route: Route) -> Acceptance:
         async with self._database.write_connection() as connection:
-            await _insert_messages(connection, [publication])
-            [accepted] = await self._commit_deliveries(connection, [publication], legs)
-        self._committed([accepted])
+            acceptance = await self.accept_for_within(connection, publication, route)
+            if isinstance(acceptance, Accepted) and not acceptance.deliveries:
+                raise NotFound("endpoint", route.endpoint_gid)
+            return acceptance
+
+    async def accept_for_within(
+        self, connection: AsyncConnection, publication: Publication, route: Route
+    ) -> Acceptance:
+        """The same in the transaction of the caller, who calls `wake` after its commit. For an endpoint that was
+        deleted, the message has no delivery."""
+        while not await _insert_messages(connection, [publication]):
+            repeats = await _resolve_repeats(connection, [publication])
+            if publication.message_gid in repeats:
+                return repeats[publication.message_gid]
+            await _release_keys(connection, [publication])
+        [accepted] = await self._commit_deliveries(connection, [publication], [(publication, route)])
         return accepted
+
+    def wake(self, accepted: Accepted) -> None:
+        """Wake the consumers that wait for a message that was accepted in the transaction of the caller."""
+        self._committed([accepted])
 
     async def accept_within(
         self, connection: AsyncConnection, publications: Sequence[Publication]

@@ -67,7 +67,7 @@ class WakeUps:
         try:
             yield waiter
         finally:
-            if consumer is not None:
+            if consumer is not None and self._streams.get(consumer) is waiter:
                 del self._streams[consumer]
             waiters = self._waiters[endpoint_gid]
             waiters.discard(waiter)
