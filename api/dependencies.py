@@ -16,8 +16,8 @@ from api.callers import Access, Caller, client_address
 from api.health.readiness import ReadinessCheck
 from api.problems import Problem, invalid
 from api.query import check_query
-from everhook.channels.service import ChannelService
 from everhook.axme.service import IntentService
+from everhook.channels.service import ChannelService
 from everhook.dead_letters.service import DeadLetterService
 from everhook.delivery.service import DeliveryService
 from everhook.endpoints.service import EndpointService

@@ -317,9 +317,7 @@ class Settings(BaseSettings):
         description="Version of this release within the worker deployment, such as the tag of its image.",
     )
 
-    axme: bool = Field(
-        False, description="Serve the AXME-compatible API under `/axme`: see [AXME](axme.md)."
-    )
+    axme: bool = Field(False, description="Serve the AXME-compatible API under `/axme`: see [AXME](axme.md).")
 
     sandbox: bool = Field(
         False,

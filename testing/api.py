@@ -178,7 +178,8 @@ async def running_api(settings: Settings, temporal: Any = None) -> AsyncIterator
 @functools.cache
 def _shared_routes() -> list[BaseRoute]:
     """The routes of an application, which are the same for all settings but `axme`: what else differs is in
-    `app.state`, the lifespan and the middleware. FastAPI resolves each route at its first request, which takes longer than the request."""
+    `app.state`, the lifespan and the middleware. FastAPI resolves each route at its first request, which takes longer
+    than the request."""
     return create_app(Settings(dev=True)).router.routes
 
 

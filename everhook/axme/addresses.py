@@ -1,7 +1,7 @@
 """Addresses of agents, `agent://<tenant>/<workspace>/<name>`, and the endpoints that they stand for. Pure.
 
-The gid of an agent's endpoint is derived from its tenant and its address, so an address is looked up by primary key, and
-two processes cannot create two endpoints for one address.
+The gid of an agent's endpoint is derived from its tenant and its address. So an address is looked up by primary key,
+and two processes cannot create two endpoints for one address.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Use cases of AXME's clients: send an intent to an agent, listen as an agent, settle, and follow what becomes of it.
 
-An intent is a message with one delivery, to the endpoint of its agent. Everything that holds for messages and deliveries
-holds for it.
+An intent is a message with one delivery, to the endpoint of its agent. All that holds for messages and deliveries holds
+for it.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ from everhook.publishing.store import Accepted, Acceptor, Publication, Publisher
 from everhook.pulling.leases import Ack, LeaseResult, LeaseStatus, Nack
 from everhook.pulling.leases import Lease as QueueLease
 from everhook.pulling.queue_store import expect_signal, lock_rows, withdraw
-from everhook.pulling.service import PulledEndpoint, PullQueue
+from everhook.pulling.service import PullQueue
 from everhook.receipts.strict_json import format_time
 from everhook.storage.engine import Connection, Session, is_unavailable
 from everhook.storage.tables import Endpoint, now
@@ -249,9 +249,9 @@ class IntentService:
     ) -> PullStream:
         """Open a stream of an agent. An agent has one listener at a time.
 
-        `since` is the number of the last intent that the client received: leases with a higher number never arrived, and
-        are handed out again at once. 0: the client began anew; its open leases count as expired. The numbers of the
-        stream are higher than `since`. Raises NotPulled and TooManyStreams.
+        `since` is the number of the last intent that the client received: leases with a higher number never arrived,
+        and are handed out again at once. 0: the client began anew; its open leases count as expired. The numbers of
+        the stream are higher than `since`. Raises NotPulled and TooManyStreams.
         """
         async with scope.reading() as session:
             endpoint = await self._endpoints.pulled(session, agent.gid)
@@ -406,7 +406,13 @@ class IntentStream:
     """One stream of the events of an intent."""
 
     def __init__(
-        self, service: IntentService, lifecycle: LifecycleService, scope: TenantScope, id: UUID, since: int, wait_s: float
+        self,
+        service: IntentService,
+        lifecycle: LifecycleService,
+        scope: TenantScope,
+        id: UUID,
+        since: int,
+        wait_s: float,
     ) -> None:
         self._service = service
         self._lifecycle = lifecycle

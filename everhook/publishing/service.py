@@ -178,8 +178,11 @@ class MessageService:
         route: Route,
         parent: TraceParent | None = None,
     ) -> Accepted:
-        """Publish one message that was admitted to one endpoint alone, regardless of subscriptions. Raises InvalidField,
-        MalformedPayload, PayloadTooLarge, IdempotencyKeyReused, and NotFound if the endpoint was deleted meanwhile."""
+        """Publish one message that was admitted, to one endpoint alone, regardless of subscriptions.
+
+        Raises InvalidField, MalformedPayload, PayloadTooLarge, IdempotencyKeyReused, and NotFound if the endpoint was
+        deleted meanwhile.
+        """
         with _traced(parent) as trace:
             publication = self._publication(actor, channel, message, tenant_gid, trace)
             acceptance = await self._acceptor.accept_for(publication, route)

@@ -112,7 +112,8 @@ class Ack:
 @dataclass(frozen=True)
 class Nack:
     """The delivery failed. It follows the policy's schedule, or comes back later after `retry_after`. With
-    `dead_letter` it does not come back. `needs_lease` False: it counts like an ack, even if the lease is not current."""
+    `dead_letter` it does not come back. `needs_lease` False: it counts even if the lease is not current, as an ack
+    does."""
 
     lease: str
     reason: str = ""

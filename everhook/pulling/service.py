@@ -257,9 +257,7 @@ class PullQueue:
             self._wake_ups.wake([endpoint.gid])
         return count
 
-    async def _take_back(
-        self, endpoint: PulledEndpoint, consumer_gid: str, issuer: Issuer
-    ) -> tuple[int, _Aftermath]:
+    async def _take_back(self, endpoint: PulledEndpoint, consumer_gid: str, issuer: Issuer) -> tuple[int, _Aftermath]:
         async with self._database.write_connection() as connection:
             locked = await queue.lock_consumer(connection, endpoint.gid, consumer_gid, 0)
             moment = await queue.database_time(connection)
@@ -285,9 +283,7 @@ class PullQueue:
                 ],
             )
 
-    async def release(
-        self, endpoint: PulledEndpoint, consumer_gid: str, after: int, up_to: int | None = None
-    ) -> int:
+    async def release(self, endpoint: PulledEndpoint, consumer_gid: str, after: int, up_to: int | None = None) -> int:
         """Take back leases that a client never received: those after a position of its stream, up to another. They do
         not count as attempts. Returns how many."""
         async with self._database.write_connection() as connection:
