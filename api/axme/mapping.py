@@ -1,7 +1,6 @@
 """From AXME's bodies to the terms of the kernel, and from intents to what AXME's clients read."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -120,10 +119,8 @@ def reason_of(body: Mapping[str, msgspec.Raw]) -> str:
 
 def text_of(raw: msgspec.Raw | None) -> str | None:
     """The text in a member; None if it is absent or no text."""
-    with suppress(orjson.JSONDecodeError):
-        value = orjson.loads(raw) if raw is not None else None
-        return value if isinstance(value, str) else None
-    return None
+    value = msgspec.json.decode(raw) if raw is not None else None
+    return value if isinstance(value, str) else None
 
 
 def task_result(raw: msgspec.Raw) -> TaskResult:

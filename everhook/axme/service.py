@@ -334,11 +334,14 @@ class IntentService:
             if delivery.status not in _OPEN:  # a consumer or a person was faster
                 raise Conflict(f"The intent is over: its delivery is {delivery.status}.")
             await discard(session, gid, OperatorAction(actor.name, reason[:MAX_REASON]))
-            if delivery.round > 1 or (row is not None and row.guarded_at is not None):
+            has_workflow = delivery.round > 1 or (row is not None and row.guarded_at is not None)
+            if has_workflow:
                 await expect_signal(connection, [gid], now())
             if reply is not None:
                 sent.append(await self._accept_reply(connection, *reply))
             record_audit(session, actor, "intent.canceled", gid, tenant_gid=delivery.tenant_gid)
+        if has_workflow:
+            await self._pulls.signal(gid)
         return await self._settled(scope, intent, sent)
 
     async def decide(

@@ -268,6 +268,13 @@ class PullQueue:
             await self._record(connection, after, moment)
         return len(rows), after
 
+    async def signal(self, delivery_gid: str) -> None:
+        """Have the workflow of a delivery check the database: its end was committed with `expect_signal`."""
+        async with self._database.read_connection() as connection:
+            inputs = await self._inputs(connection, [delivery_gid])
+        for delivery in inputs.values():
+            self._guards.signal(delivery)
+
     async def extend_held(self, endpoint: PulledEndpoint, consumer_gid: str) -> None:
         """Extend the leases of a consumer by the lease of its endpoint. Those that expired stay expired."""
         async with self._database.write_connection() as connection:
