@@ -242,6 +242,13 @@ def _services_on(engine: DeliveryEngine) -> Services:
         tasks=task_service,
         lifecycle=engine.lifecycle,
         intents=IntentService(
-            message_service, endpoint_service, acceptor, engine.pulls, engine.streams, task_service, engine.lifecycle
+            database,
+            message_service,
+            endpoint_service,
+            acceptor,
+            engine.pulls,
+            engine.streams,
+            task_service,
+            engine.lifecycle,
         ),
     )

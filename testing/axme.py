@@ -10,7 +10,7 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from axme import AxmeClient, AxmeClientConfig
+from axme import AxmeClient, AxmeClientConfig  # type: ignore[import-untyped]
 
 from api.main import end_streams
 from everhook.serving.server import serving

@@ -163,7 +163,7 @@ def _of_round(intent: Intent, number: int) -> Iterator[IntentEvent]:
     elif number < delivery.round:
         if ended is None or not ended.status.is_terminal:
             until = intent.history.replays.get(number + 1, began_at)
-            yield IntentEvent(_seq(number, last, 3), IntentStatus.FAILED, until)
+            yield IntentEvent(_seq(number, last, 3), _given_up(intent, number, until), until)
     else:
         yield from _end_of_last_round(intent, ended, _seq(number, last, 3))
 
@@ -191,7 +191,7 @@ def _of_attempt(intent: Intent, attempt: AttemptRow) -> IntentEvent:
     if attempt.verdict is Verdict.REJECTED:
         return IntentEvent(seq, IntentStatus.FAILED, at, details=details)
     if attempt.next_attempt_at is None:
-        return IntentEvent(seq, _given_up(intent), at, details=details)
+        return IntentEvent(seq, _given_up(intent, attempt.round, at), at, details=details)
     return IntentEvent(seq, IntentStatus.WAITING, at, FOR_AGENT, details | {"next_attempt_at": attempt.next_attempt_at})
 
 
@@ -199,9 +199,11 @@ def _result(answer: LastAnswer) -> dict[str, Any]:
     return {"result": answer.body} if answer.body is not None else {}
 
 
-def _given_up(intent: Intent) -> IntentStatus:
-    delivery = intent.history.delivery
-    is_out_of_time = delivery.reason in _OUT_OF_TIME or (delivery.reason is not None and intent.deadline_passed)
+def _given_up(intent: Intent, round: int, at: datetime) -> IntentStatus:
+    """The status of an intent whose round ended at a time without an answer. The deadline bounds the first round; a
+    replay opens one without."""
+    deadline = intent.envelope.deadline_at
+    is_out_of_time = round == 1 and deadline is not None and at >= deadline
     return IntentStatus.TIMED_OUT if is_out_of_time else IntentStatus.FAILED
 
 
@@ -213,7 +215,7 @@ def _end_of_last_round(intent: Intent, ended: IntentEvent | None, seq: int) -> I
         if delivery.reason is not DeadLetterReason.DECLINED:
             details = {"by": delivery.decided_by, "reason": delivery.decided_why}
             yield IntentEvent(seq, IntentStatus.CANCELED, delivery.completed_at, details=details)
-        elif not has_ended:  # nobody decided in time
+        elif not has_ended:  # no one decided in time
             details = {"reason": DeadLetterReason.DECLINED.value}
             yield IntentEvent(seq, IntentStatus.FAILED, delivery.completed_at, details=details)
     elif has_ended:
@@ -222,7 +224,10 @@ def _end_of_last_round(intent: Intent, ended: IntentEvent | None, seq: int) -> I
         yield IntentEvent(seq, IntentStatus.COMPLETED, delivery.completed_at, details=_result(intent.answer))
     elif delivery.status is DeliveryStatus.DEAD_LETTERED and delivery.dead_lettered_at is not None:
         details = {"reason": delivery.reason.value if delivery.reason is not None else None}
-        yield IntentEvent(seq, _given_up(intent), delivery.dead_lettered_at, details=details)
+        at = delivery.dead_lettered_at
+        is_unclaimed = delivery.reason in _OUT_OF_TIME
+        status = IntentStatus.TIMED_OUT if is_unclaimed else _given_up(intent, delivery.round, at)
+        yield IntentEvent(seq, status, at, details=details)
     elif intent.deadline_passed and intent.envelope.deadline_at is not None and delivery.round == 1:
         details = {"reason": DeadLetterReason.UNCLAIMED.value}
         yield IntentEvent(seq, IntentStatus.TIMED_OUT, intent.envelope.deadline_at, details=details)

@@ -17,7 +17,7 @@ import msgspec
 import orjson
 
 from everhook.axme import store
-from everhook.axme.addresses import AgentAddress, consumer_gid
+from everhook.axme.addresses import SCHEME, AgentAddress, consumer_gid
 from everhook.axme.intents import (
     CHANNEL,
     COMPLETION_TYPE,
@@ -45,7 +45,7 @@ from everhook.pulling.leases import Lease as QueueLease
 from everhook.pulling.queue_store import expect_signal, lock_rows, withdraw
 from everhook.pulling.service import PullQueue
 from everhook.receipts.strict_json import format_time
-from everhook.storage.engine import Connection, Session, is_unavailable
+from everhook.storage.engine import Connection, Database, Session, is_unavailable
 from everhook.storage.tables import Endpoint, now
 from everhook.storage.tenant_scope import TenantScope
 from everhook.streaming.service import PullStream, PullStreams, StreamRequest
@@ -118,6 +118,7 @@ class IntentService:
 
     def __init__(
         self,
+        database: Database,
         messages: MessageService,
         endpoints: EndpointService,
         acceptor: Acceptor,
@@ -126,6 +127,7 @@ class IntentService:
         tasks: TaskService,
         lifecycle: LifecycleService,
     ) -> None:
+        self._everything = TenantScope(database)
         self._messages = messages
         self._endpoints = endpoints
         self._acceptor = acceptor
@@ -219,12 +221,11 @@ class IntentService:
             return Agent(address, free, mode)
 
     async def agents(self, scope: TenantScope, tenant: str, workspace: str, limit: int) -> Sequence[Endpoint]:
-        """The agents of a workspace; none for a tenant that does not exist."""
-        prefix = f"agent://{tenant}/{workspace}/"
+        """The agents of a workspace, as their descriptions name it; none for a tenant that does not exist."""
+        prefix = f"{SCHEME}{tenant}/{workspace}/"
         async with scope.reading() as session:
             owner = await tenants.find_tenant(session, tenant)
-            rows = await store.agents(session, owner.gid, MAX_AGENTS) if owner is not None else ()
-        return [row for row in rows if row.description.startswith(prefix)][:limit]
+            return await store.agents(session, owner.gid, prefix, limit) if owner is not None else ()
 
     async def endpoint(self, scope: TenantScope, gid: str) -> Endpoint:
         """The endpoint of an agent. Raises NotFound."""
@@ -299,7 +300,7 @@ class IntentService:
             line = Nack(lease, orjson.loads(result), dead_letter=True, needs_lease=False)
         async with scope.reading() as session:
             endpoint = await self._endpoints.pulled(session, delivery.endpoint_gid)
-            reply = await self._reply(session, actor, intent, status, result)
+        reply = await self._reply(actor, intent, status, result)
         sent: list[Accepted] = []
 
         async def also(connection: Connection, results: Sequence[LeaseResult]) -> None:
@@ -320,8 +321,7 @@ class IntentService:
         if _is_repeated(intent, IntentStatus.CANCELED):
             return Settled(intent)
         gid = intent.history.delivery.gid
-        async with scope.reading() as session:
-            reply = await self._reply(session, actor, intent, IntentStatus.CANCELED, orjson.dumps(reason))
+        reply = await self._reply(actor, intent, IntentStatus.CANCELED, orjson.dumps(reason))
         sent: list[Accepted] = []
         async with scope.writing() as session:
             connection = await session.connection()
@@ -347,7 +347,7 @@ class IntentService:
     async def decide(
         self, scope: TenantScope, person: Person, intent: Intent, outcome: str, comment: str, data: Any
     ) -> Settled:
-        """Decide the task of an intent. Raises Conflict if it asks nobody, and what `TaskService.decide` raises."""
+        """Decide the task of an intent. Raises Conflict if it has none, and what `TaskService.decide` raises."""
         if intent.task_gid is None or intent.task_version is None:
             raise Conflict("This intent asks no person: it takes no `task_result`.")
         answer = Answer(outcome, intent.task_version, comment, data)
@@ -367,18 +367,21 @@ class IntentService:
         return route, route.tenant_gid
 
     async def _reply(
-        self, session: Session, actor: Actor, intent: Intent, status: IntentStatus, result: bytes
+        self, actor: Actor, intent: Intent, status: IntentStatus, result: bytes
     ) -> tuple[Publication, Route] | None:
-        """What the agent at `reply_to` is sent once the intent is settled. None if there is no such agent (any
-        more)."""
+        """What the agent at `reply_to` is sent once the intent is settled. None if there is no such agent (any more).
+
+        It may be another tenant's than the one that settles: the sender named it, and could reach it.
+        """
         if intent.envelope.reply_to is None:
             return None
         address = AgentAddress.parse(intent.envelope.reply_to, "reply_to")
-        tenant = await tenants.find_tenant(session, address.tenant)
-        found = (await _existing(session, address, tenant.gid))[0] if tenant is not None else None
-        if found is None:
-            return None
-        route, owner = await self._route(session, found.gid)
+        async with self._everything.reading() as session:
+            tenant = await tenants.find_tenant(session, address.tenant)
+            found = (await _existing(session, address, tenant.gid))[0] if tenant is not None else None
+            if found is None:
+                return None
+            route, owner = await self._route(session, found.gid)
         return _completion(intent, status, result, address, actor, owner), route
 
     async def _accept_reply(self, connection: Connection, publication: Publication, route: Route) -> Accepted:
@@ -456,6 +459,9 @@ class IntentStream:
         """The events after the last one that was written, and how long to wait for a wake-up at most."""
         try:
             intent = await self._service.find(self._scope, IntentViewer(), self._id)
+        except NotFound:  # it was erased
+            self._ends_at = 0
+            return (), 0
         except Exception as error:
             if not is_unavailable(error):
                 raise

@@ -93,14 +93,15 @@ async def count_agents(session: AsyncSession, tenant_gid: str, at_most: int) -> 
     return int((await session.execute(select(func.count()).select_from(found))).scalar_one())
 
 
-async def agents(session: AsyncSession, tenant_gid: str, limit: int) -> Sequence[Endpoint]:
-    """The agents of a tenant."""
+async def agents(session: AsyncSession, tenant_gid: str, prefix: str, limit: int) -> Sequence[Endpoint]:
+    """The agents of a tenant whose description begins with a text."""
     rows = await session.execute(
         select(Endpoint)
         .where(
             col(Endpoint.tenant_gid) == tenant_gid,
             col(Endpoint.gid) < FIRST_OF_OTHERS,
             col(Endpoint.deleted_at).is_(None),
+            col(Endpoint.description).startswith(prefix, autoescape=True),
         )
         .order_by(col(Endpoint.gid))
         .limit(limit)

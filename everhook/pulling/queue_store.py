@@ -275,6 +275,7 @@ async def lock_consumer(
     """Lock the leases of one stream after a position in it, up to another."""
     statement = select(*_COLUMNS).where(
         col(PullItem.endpoint_gid) == endpoint_gid,
+        col(PullItem.consumer).is_not(None),  # as the index of leases has it
         col(PullItem.consumer).startswith(f"{consumer} ", autoescape=True),
         col(PullItem.position) > after,
     )

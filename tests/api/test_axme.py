@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 import pytest_asyncio
-from axme import (
+from axme import (  # type: ignore[import-untyped]
     AxmeAuthError,
     AxmeHttpError,
     AxmeRateLimitError,
@@ -303,7 +303,8 @@ async def test_tenants_are_apart(running: Served) -> None:
     for tenant in (f"acme-{name}", f"globex-{name}"):
         created(await running.api.post("/v1/tenants", {"name": tenant}))
     address = f"agent://acme-{name}/production/billing"
-    intent_id = await running.send(address)
+    back = f"agent://default/production/{name}"
+    intent_id = await running.send(address, reply_to=back)
     own, foreign = await running.key(tenant=f"acme-{name}"), await running.key(tenant=f"globex-{name}", name="eve")
     assert (await called(own.get_intent, intent_id))["intent"]["to_agent"] == address
     for call in (
@@ -322,6 +323,9 @@ async def test_tenants_are_apart(running: Served) -> None:
     assert shown["address"] == address
     (delivery,) = await listen(own, address)
     assert delivery["intent_id"] == intent_id
+    settled = await called(own.resume_intent, intent_id, {"action": "complete"})
+    assert settled["completion_delivery"] == {"delivered": True, "reply_to": back}  # the sender named it
+    assert len(await running.listen(back)) == 1
 
 
 async def test_only_administrators_create_tenants_by_naming_them(running: Served) -> None:
@@ -395,7 +399,7 @@ async def test_errors_have_the_form_that_the_client_reads(running: Served, agent
     with pytest.raises(AxmeValidationError, match="at most 16384") as result:
         await running.resume(intent_id, text="x" * 20_000)
     assert result.value.status_code == 413
-    assert (await called(running.axme.health)) == {"ok": True}
+    assert (await called(httpx.get, f"http://127.0.0.1:{running.port}/axme/health")).json() == {"ok": True}
 
 
 async def test_responses_are_stored_nowhere(running: Served) -> None:
@@ -433,9 +437,10 @@ def _assert_open(api: Api) -> None:
 
 
 async def test_sending_is_limited_for_each_key(migrated_file: Path, tmp_path: Path, agent: str) -> None:
-    settings = copied(migrated_file, tmp_path).model_copy(update={"publish_rate": "1/hour"})
+    limits = {"publish_rate": "1/hour", "max_payload_bytes": 1_000_000}
+    settings = copied(migrated_file, tmp_path).model_copy(update=limits)
     async with served(settings) as own:
-        await own.send(agent)
+        await own.send(agent, payload={"text": "x" * 500_000})
         with pytest.raises(AxmeRateLimitError) as refused:
             await own.send(agent)
         assert refused.value.retry_after is not None

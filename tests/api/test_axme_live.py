@@ -53,11 +53,11 @@ async def test_the_workflow_of_a_canceled_intent_ends(live: Live) -> None:
     delivery = intent.history.delivery.gid
     await run_of(live, delivery, WorkflowExecutionStatus.RUNNING)
     await live.api.services.intents.cancel(scope(live), ACTOR, intent, "not needed")
-    attributes = await run_of(live, delivery, WorkflowExecutionStatus.COMPLETED)
-    assert attributes["DeliveryStatus"] == "discarded"
+    await run_of(live, delivery, WorkflowExecutionStatus.COMPLETED)
+    await live.wait_for_status(delivery, "discarded")
 
 
-async def test_an_intent_that_nobody_takes_until_its_deadline_is_an_unclaimed_dead_letter(live: Live) -> None:
+async def test_an_intent_that_is_not_taken_until_its_deadline_is_an_unclaimed_dead_letter(live: Live) -> None:
     intent = await sent(live, datetime.now(UTC) + timedelta(seconds=2))
     delivery = intent.history.delivery.gid
     await live.api.change_rows("UPDATE pull_queue SET queued_at = :past", past="2026-01-01 00:00:00.000000")
