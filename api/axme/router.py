@@ -164,7 +164,7 @@ async def resume_intent(
 async def resolve_intent(
     intent_id: str, request: Request, services: ServicesDep, store: Store, caller: Principal
 ) -> Response:
-    """Settle an intent, whoever has it. Its sender may cancel it."""
+    """Settle an intent without a lease. Its sender may cancel it."""
     intent = await services.intents.find(store, _viewer(caller), _id(intent_id))
     body = decoded(decode_resolve, await read_body(request))
     if body.reason is not None and len(body.reason) > MAX_REASON:

@@ -277,7 +277,7 @@ class IntentService:
         return stream
 
     async def complete(self, scope: TenantScope, actor: Actor, intent: Intent, result: bytes) -> Settled:
-        """Settle an intent as done, whoever has its lease. Completing it again changes nothing. Raises Conflict."""
+        """Settle an intent as done, with or without its lease. Completing it again changes nothing. Raises Conflict."""
         return await self._settle(scope, actor, intent, IntentStatus.COMPLETED, result)
 
     async def fail(self, scope: TenantScope, actor: Actor, intent: Intent, reason: str) -> Settled:
