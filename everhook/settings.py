@@ -375,6 +375,8 @@ class Settings(BaseSettings):
         description="Version of this release within the worker deployment, such as the tag of its image.",
     )
 
+    axme: bool = Field(False, description="Serve the AXME-compatible API under `/axme`: see [AXME](axme.md).")
+
     sandbox: bool = Field(
         False,
         description="Run workflows in the SDK's sandbox, for +5 ms of CPU per delivery. Only tests need it.",

@@ -23,6 +23,7 @@ from api.health.readiness import DependencyState
 from api.health.schemas import ScoreComponentName
 from api.schemas import PolicyPreset
 from cli import main as cli
+from everhook.axme.intents import IntentStatus
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryMode, DeliveryStatus, FailureCode, TaskQueue, Verdict
 from everhook.dead_letters.service import Decision
@@ -214,6 +215,7 @@ DESCRIBED_IN: Mapping[type[Enum], str] = {
     DeadLetterReason: "docs/operating.md",
     DeliveryStatus: "docs/operating.md",
     GateState: "docs/approvals.md",
+    IntentStatus: "docs/axme.md",
     StepState: "docs/approvals.md",
     EventKind: "docs/operating.md",
     LifecycleKind: "docs/api.md",

@@ -34,7 +34,8 @@ from everhook.errors import InvalidField, NotFound, NotPulled, Unavailable
 from everhook.inbox.store import open_deliveries
 from everhook.inbox.tasks import parse_spec
 from everhook.internal.options import HandlerKind, check_domains, masked_url, parse_handler
-from everhook.publishing.store import Acceptor
+from everhook.publishing.routing import Route
+from everhook.publishing.store import Accepted, Acceptor
 from everhook.pulling.leases import PulledEndpoint
 from everhook.pulling.queue_store import expect_signal
 from everhook.pulling.service import pull_options
@@ -333,9 +334,14 @@ class EndpointService:
         owner = view.endpoint.tenant_gid
         async with on_record(scope, actor, "endpoint.tested", gid, tenant_gid=owner):
             accepted = await self._acceptor.accept_for(sample_message(), route_to(view))
+            assert isinstance(accepted, Accepted)  # it has no idempotency key
         self._dispatcher.dispatch(accepted.new)
         (delivery,) = accepted.deliveries
         return SentTest(accepted.message_gid, delivery.delivery_gid, owner)
+
+    async def route_to(self, session: Session, gid: str) -> Route:
+        """The route of messages for this endpoint alone. Raises NotFound."""
+        return route_to(await self.get(session, gid))
 
     async def pulled(self, session: Session, gid: str) -> PulledEndpoint:
         """An endpoint whose deliveries are pulled. Raises NotFound, and NotPulled for one that receives otherwise."""

@@ -17,6 +17,7 @@ from everhook.delivery.inputs import NewDelivery
 from everhook.egress import EgressClient, Exchange, LocalError
 from everhook.endpoints import store as endpoints
 from everhook.endpoints.store import route_to
+from everhook.errors import NotFound
 from everhook.ids import Kind, new_gid
 from everhook.internal import store
 from everhook.internal.chat import send_chat
@@ -144,9 +145,12 @@ class InternalHandlers:
             "deliveryGid": job.delivery_gid,
         }
         publication = _publication(job, job.channel, REMINDER, content, f"{job.delivery_gid}/reminder/{number + 1}")
-        accepted = await self._acceptor.accept_once_for(publication, route)
-        if accepted is not None:
-            self._dispatch(accepted.new)
+        try:
+            acceptance = await self._acceptor.accept_for(publication, route)
+        except NotFound as error:
+            raise InvalidPayload("notify: there is no such endpoint") from error
+        if isinstance(acceptance, Accepted):
+            self._dispatch(acceptance.new)
 
     async def _escalates_later(self, job: Job) -> Postponed | None:
         escalation = parse_escalation(_content(job))

@@ -43,6 +43,7 @@ from everhook.publishing.gates import parse_gates
 from everhook.publishing.json_faults import why_not_json
 from everhook.publishing.matching import parse_exactly
 from everhook.publishing.publish_rate import PublishRate
+from everhook.publishing.routing import Route
 from everhook.publishing.rows import Publisher
 from everhook.publishing.store import (
     Acceptance,
@@ -174,6 +175,28 @@ class MessageService:
         with _traced(parent) as trace:
             publication = self._publication(actor, channel, message, tenant_gid, trace)
             acceptance = await self._acceptor.accept(publication)
+            if not isinstance(acceptance, Accepted):
+                raise _refusal(acceptance, "idempotencyKey", "Nothing was published.")
+            self._dispatcher.dispatch(acceptance.new)
+        return acceptance
+
+    async def publish_to(
+        self,
+        actor: Actor,
+        channel: str,
+        message: NewMessage,
+        tenant_gid: str,
+        route: Route,
+        parent: TraceParent | None = None,
+    ) -> Accepted:
+        """Publish one message that was admitted, to one endpoint alone, regardless of subscriptions.
+
+        Raises InvalidField, MalformedPayload, PayloadTooLarge, IdempotencyKeyReused, and NotFound if the endpoint was
+        deleted meanwhile.
+        """
+        with _traced(parent) as trace:
+            publication = self._publication(actor, channel, message, tenant_gid, trace)
+            acceptance = await self._acceptor.accept_for(publication, route)
             if not isinstance(acceptance, Accepted):
                 raise _refusal(acceptance, "idempotencyKey", "Nothing was published.")
             self._dispatcher.dispatch(acceptance.new)

@@ -16,7 +16,7 @@ from everhook.contracts import DeliveryInput, DeliveryMode, DeliveryStatus
 from everhook.delivery.inputs import NewDelivery
 from everhook.delivery.inputs_store import InputDefaults, first_input
 from everhook.delivery.snapshot_store import DeliverySnapshot
-from everhook.errors import InvalidField
+from everhook.errors import InvalidField, NotFound
 from everhook.ids import Kind, new_gid
 from everhook.observability.metrics import MESSAGES_ACCEPTED
 from everhook.publishing.fan_out import Candidate, match, match_steps
@@ -161,23 +161,36 @@ class Acceptor:
                     raise InvalidField(f"messages[{index}].{one.field}", one.message)
             return acceptances
 
-    async def accept_for(self, publication: Publication, route: Route) -> Accepted:
-        """Accept a message for one endpoint, regardless of its subscriptions."""
-        legs = [(publication, route)]
+    async def accept_for(self, publication: Publication, route: Route) -> Acceptance:
+        """Accept a message for one endpoint, regardless of its subscriptions and of gates. Raises NotFound if the
+        endpoint was deleted."""
+        acceptance = await once_more_if_outdated(lambda: self._accept_for_one(publication, route))
+        self._committed([acceptance])
+        return acceptance
+
+    async def _accept_for_one(self, publication: Publication, route: Route) -> Acceptance:
         async with self._transaction() as connection:
-            await _insert_messages(connection, [publication])
-            [accepted] = await self._commit_deliveries(connection, [publication], legs, {})
-        self._committed([accepted])
+            acceptance = await self.accept_for_within(connection, publication, route)
+            if isinstance(acceptance, Accepted) and not acceptance.deliveries:
+                raise NotFound("endpoint", route.endpoint_gid)
+            return acceptance
+
+    async def accept_for_within(
+        self, connection: AsyncConnection, publication: Publication, route: Route
+    ) -> Acceptance:
+        """The same in the transaction of the caller, who calls `wake` after its commit. For an endpoint that was
+        deleted, the message has no delivery."""
+        while not await _insert_messages(connection, [publication]):
+            repeats = await _resolve_repeats(connection, [publication])
+            if publication.message_gid in repeats:
+                return repeats[publication.message_gid]
+            await _release_keys(connection, [publication])
+        [accepted] = await self._commit_deliveries(connection, [publication], [(publication, route)], {})
         return accepted
 
-    async def accept_once_for(self, publication: Publication, route: Route) -> Accepted | None:
-        """As `accept_for`, for a message with an idempotency key. None if the key was used before."""
-        async with self._transaction() as connection:
-            if not await _insert_messages(connection, [publication]):
-                return None
-            [accepted] = await self._commit_deliveries(connection, [publication], [(publication, route)], {})
+    def wake(self, accepted: Accepted) -> None:
+        """Wake the consumers that wait for a message that was accepted in the transaction of the caller."""
         self._committed([accepted])
-        return accepted
 
     async def accept_within(
         self, connection: AsyncConnection, publications: Sequence[Publication]

@@ -13,6 +13,7 @@ from everhook.endpoints import store as endpoints
 from everhook.endpoints.store import EndpointView, route_to
 from everhook.internal.email import Mailer
 from everhook.internal.service import InternalHandlers
+from everhook.publishing.store import Accepted
 from everhook.settings import MailServer
 from everhook.signing import secrets_store as secrets
 from everhook.storage.tables import DEFAULT_TENANT_GID, Attempt, Delivery, Endpoint
@@ -56,6 +57,7 @@ class Office:
         route = route_to(await self.view(endpoint))
         message = publication(content, tenant_gid=endpoint.tenant_gid, **changes)
         accepted = await self.store.acceptor().accept_for(message, route)
+        assert isinstance(accepted, Accepted)
         async with self.store.database.reading() as session:
             return await session.get_one(Delivery, accepted.deliveries[0].delivery_gid)
 

@@ -8,6 +8,7 @@ from everhook.delivery.parked_store import count_parked
 from everhook.endpoints import store as endpoints
 from everhook.endpoints.store import route_to
 from everhook.internal import store as handlers
+from everhook.publishing.store import Accepted
 from everhook.signing import secrets_store as secrets
 from everhook.storage.tables import EndpointSecret, Message, now
 from everhook.storage.tenant_scope import TenantScope
@@ -47,10 +48,12 @@ async def test_a_message_with_a_key_is_sent_once_to_an_endpoint(store: Store) ->
         view = await endpoints.view(session, endpoint.gid)
     assert view is not None
     acceptor = store.acceptor()
-    first = await acceptor.accept_once_for(publication({"n": 1}, key="a"), route_to(view))
-    assert first is not None
+    first = await acceptor.accept_for(publication({"n": 1}, key="a"), route_to(view))
+    assert isinstance(first, Accepted)
     assert [delivery.status for delivery in first.deliveries] == [DeliveryStatus.PARKED]
-    assert await acceptor.accept_once_for(publication({"n": 1}, key="a"), route_to(view)) is None
+    again = await acceptor.accept_for(publication({"n": 1}, key="a"), route_to(view))
+    assert isinstance(again, Accepted)
+    assert (again.duplicate, again.message_gid) == (True, first.message_gid)
     assert await store.count(Message) == 1
 
 
