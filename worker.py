@@ -26,6 +26,7 @@ from activities.releasing import ReleasingActivities
 from activities.retention import RetentionActivities
 from activities.sealing import SealingActivities
 from activities.sending import SendingActivities
+from activities.tasks import TaskActivities
 from everhook.contracts import TaskQueue
 from everhook.engine import DeliveryEngine, delivery_engine
 from everhook.health.alerts_store import AlertEvaluator, Limits
@@ -134,13 +135,14 @@ def _recording(engine: DeliveryEngine) -> list[Activity]:
     """The activities of deliveries and circuits, except sending."""
     recording = RecordingActivities(engine.database, engine.recorder, engine.issuers, engine.defaults)
     circuits = CircuitActivities(engine.database)
-    releasing = ReleasingActivities(engine.client, engine.database, engine.defaults, engine.dispatcher)
+    releasing = ReleasingActivities(engine.client, engine.database, engine.defaults, engine.dispatcher, engine.timers)
     return [
         recording.record_attempt,
         recording.dead_letter,
         recording.open_round,
         recording.discard,
         PullingActivities(engine.pulls).check_pulled,
+        TaskActivities(engine.timers).check_task,
         circuits.load_circuit,
         circuits.project_circuit,
         releasing.count_parked,
@@ -181,17 +183,18 @@ def _upkeep(engine: DeliveryEngine) -> list[Activity]:
 
 def _send_workers(engine: DeliveryEngine) -> list[Worker]:
     slots = engine.settings.max_concurrent_sends
+    sending = {queue: SendingActivities(engine.sender, slots) for queue in (TaskQueue.SENDS, TaskQueue.SENDS_LIMITED)}
     return [
         Worker(
             engine.client,
             task_queue=queue,
-            activities=[SendingActivities(engine.sender, slots).send_attempt],
+            activities=[activities.send_attempt, activities.run_handler],
             max_concurrent_activities=slots,
             max_concurrent_activity_task_polls=engine.settings.activity_pollers,
             graceful_shutdown_timeout=GRACE,
             deployment_config=_deployment(engine.settings),
         )
-        for queue in (TaskQueue.SENDS, TaskQueue.SENDS_LIMITED)
+        for queue, activities in sending.items()
     ]
 
 

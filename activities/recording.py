@@ -9,6 +9,7 @@ from everhook.delivery.sender import delivery_missing
 from everhook.delivery.snapshot_store import load_receipt_context
 from everhook.delivery.store import dead_letter, discard, open_round
 from everhook.inbox.deadlines_store import ask_again, cancel
+from everhook.publishing.gate_progress_store import decline_discarded
 from everhook.pulling.queue_store import requeue, withdraw
 from everhook.receipts.issuer import issue, url_of
 from everhook.receipts.keys_store import IssuerCache
@@ -60,3 +61,4 @@ class RecordingActivities:
             await withdraw(session, input.delivery_gid)
             await cancel(session, input.delivery_gid)
             await discard(session, input.delivery_gid, input.note)
+            await decline_discarded(session, input.delivery_gid, input.note.by, input.note.because)

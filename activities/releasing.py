@@ -9,12 +9,14 @@ from temporalio import activity
 from temporalio.client import Client
 
 from everhook.circuit.store import endpoint_states
-from everhook.contracts import DeliveryInput, ReleaseInput, ReleaseParkedInput, ReleaseResult
+from everhook.contracts import DeliveryInput, PullCheck, ReleaseInput, ReleaseParkedInput, ReleaseResult
+from everhook.decisions.timers import TaskTimers
 from everhook.delivery.dispatcher import Dispatcher
 from everhook.delivery.inputs import NewDelivery
 from everhook.delivery.inputs_store import InputDefaults, load_inputs_of
 from everhook.delivery.parked_store import accept_again, count_parked, mark_released, oldest_parked
 from everhook.delivery.starts import start_delivery
+from everhook.inbox.store import open_of
 from everhook.pulling import queue_store as queue
 from everhook.storage.engine import Database
 from everhook.storage.tables import now
@@ -23,11 +25,19 @@ RELEASE_CONCURRENCY = 20
 
 
 class ReleasingActivities:
-    def __init__(self, client: Client, database: Database, defaults: InputDefaults, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self,
+        client: Client,
+        database: Database,
+        defaults: InputDefaults,
+        dispatcher: Dispatcher,
+        timers: TaskTimers,
+    ) -> None:
         self._client = client
         self._database = database
         self._defaults = defaults
         self._dispatcher = dispatcher
+        self._timers = timers
 
     @activity.defn(name="count_parked")
     async def count_parked(self, endpoint_gid: str) -> int:
@@ -60,7 +70,9 @@ class ReleasingActivities:
             # Deliveries of a tenant that is being erased have no input, but are marked too: else the next call would
             # find them again.
             await mark_released(connection, [gid for gid in gids if gid not in without_workflow], seen_at)
-        given_up = await self._give_up_pulled(input) if input.dead_letter is not None and not found else 0
+        given_up = 0
+        if input.dead_letter is not None and not found:
+            given_up = await self._give_up_pulled(input) or await self._give_up_tasks(input)
         return ReleaseResult(
             released=len(batch) + given_up, remaining=len(found) > len(batch) or given_up == input.limit
         )
@@ -75,6 +87,17 @@ class ReleasingActivities:
         async with self._database.write_connection() as connection:
             await queue.close_rounds(connection, gids)
         return len(gids)
+
+    async def _give_up_tasks(self, input: ReleaseParkedInput) -> int:
+        """Dead-letter the deliveries of an inbox that is given up, and have their workflows find out."""
+        async with self._database.read_connection() as connection:
+            gids = await open_of(connection, input.endpoint_gid, input.limit)
+            deliveries = await load_inputs_of(connection, self._defaults, gids) if gids else []
+        for each in deliveries:
+            check = PullCheck(each.delivery_gid, each.round, each.dead_letter_retention, input.dead_letter)
+            await self._timers.check(check)
+        await self._signal(deliveries, ReleaseInput(dead_letter=input.dead_letter))
+        return len(deliveries)
 
     async def _accept_again(self, deliveries: Sequence[DeliveryInput], seen_at: datetime) -> None:
         """Mark deliveries as accepted, then dispatch them. Marked first: if this process dies, the reconciler starts

@@ -1,8 +1,8 @@
-"""`send_attempt`: makes one attempt of a delivery."""
+"""`send_attempt` and `run_handler`: make one attempt of a delivery."""
 
 from temporalio import activity
 
-from everhook.contracts import AttemptInput, AttemptOutcome
+from everhook.contracts import AttemptInput, AttemptOutcome, HandlerInput, HandlerResult
 from everhook.delivery.sender import Sender
 from everhook.delivery.slots import SlotShare
 
@@ -25,3 +25,10 @@ class SendingActivities:
         tries = activity.info().attempt
         with self._share.taken(input.endpoint_gid, tries):
             return await self._sender.attempt(input, tries)
+
+    @activity.defn(name="run_handler")
+    async def run_handler(self, input: HandlerInput) -> HandlerResult:
+        """The same for a delivery that Everhook handles itself. Its attempt may be due only later."""
+        tries = activity.info().attempt
+        with self._share.taken(input.attempt.endpoint_gid, tries):
+            return await self._sender.handle(input, tries)

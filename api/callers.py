@@ -6,8 +6,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from api import problem_types
 from api.problems import Problem
+from everhook.audit.store import Actor
 from everhook.tenants.api_keys_store import BOUND_SCOPES, BoundScope, Holder, Scope
-from everhook.tenants.audit_store import Actor
 
 ENVIRONMENT = "environment"
 """The name of the caller who presents `EVERHOOK_API_KEY`."""
@@ -28,6 +28,13 @@ class Caller:
     bound: frozenset[BoundScope] = frozenset()
 
     @property
+    def inboxes(self) -> frozenset[str] | None:
+        """The inboxes whose tasks the caller may see. None: all that it can reach."""
+        if self.scopes:
+            return None
+        return frozenset(each.endpoint_gid for each in self.bound if each.scope is Scope.TASKS)
+
+    @property
     def actor(self) -> Actor:
         return Actor(self.name, self.address, self.key_gid)
 
@@ -43,11 +50,13 @@ class Caller:
 @dataclass(frozen=True)
 class Access:
     """Which scopes open the routes of a router; `admin` opens them all. What a tenant sees there is bound elsewhere:
-    see `everhook/storage/tenant_scope.py`. `bound` opens those of one endpoint to its holder."""
+    see `everhook/storage/tenant_scope.py`. `bound` opens those of one endpoint to its holder. With `narrowed` no path
+    names that endpoint: the routes show the holder what belongs to it, see `Caller.inboxes`."""
 
     reading: frozenset[Scope] = frozenset()
     changing: frozenset[Scope] = frozenset()
     bound: Scope | None = None
+    narrowed: bool = False
 
     def check(self, caller: Caller, method: str, gid: str | None = None) -> None:
         """Raise 403, naming the scopes that would do. `gid` is that in the path."""
@@ -59,7 +68,11 @@ class Access:
     def admits(self, caller: Caller, method: str, gid: str | None = None) -> bool:
         if not caller.scopes.isdisjoint(self._enough(method)):
             return True
-        return self.bound is not None and gid is not None and BoundScope(self.bound, gid) in caller.bound
+        if self.bound is None:
+            return False
+        if self.narrowed:
+            return any(each.scope is self.bound for each in caller.bound)
+        return gid is not None and BoundScope(self.bound, gid) in caller.bound
 
     def _enough(self, method: str) -> frozenset[Scope]:
         return frozenset({Scope.ADMIN}) | (self.reading if method in READS else self.changing)
@@ -75,7 +88,14 @@ OWNED = Access(reading=frozenset({Scope.READ, Scope.TENANT}), changing=frozenset
 """What belongs to tenants."""
 CONSUMERS = Access(reading=frozenset({Scope.TENANT}), changing=frozenset({Scope.TENANT}), bound=Scope.RECEIVE)
 """What takes deliveries out of a queue: a key that only reads must not."""
-SIGNED_IN = Access(changing=frozenset({Scope.READ, Scope.TENANT}))
+DECIDERS = Access(
+    reading=frozenset({Scope.READ, Scope.TENANT}),
+    changing=frozenset({Scope.TENANT}),
+    bound=Scope.TASKS,
+    narrowed=True,
+)
+"""Tasks. The key of a person sees those of its inboxes."""
+SIGNED_IN = Access(changing=frozenset({Scope.READ, Scope.TENANT}), bound=Scope.TASKS, narrowed=True)
 """What each caller who is signed in to the dashboard may do."""
 
 

@@ -16,13 +16,14 @@ from api.callers import Access, Caller, client_address
 from api.health.readiness import ReadinessCheck
 from api.problems import Problem, invalid
 from api.query import check_query
+from everhook.axme.service import IntentService
 from everhook.channels.service import ChannelService
 from everhook.dead_letters.service import DeadLetterService
+from everhook.decisions.service import TaskService
 from everhook.delivery.service import DeliveryService
 from everhook.endpoints.service import EndpointService
 from everhook.endpoints.subscriptions import SubscriptionService
 from everhook.health.service import HealthService
-from everhook.inbox.service import TaskService
 from everhook.lifecycle.service import LifecycleService
 from everhook.publishing.backlog import Backlog
 from everhook.publishing.service import MessageService
@@ -71,6 +72,7 @@ class Services:
     streams: PullStreams
     tasks: TaskService
     lifecycle: LifecycleService
+    intents: IntentService
 
     def scope_of(self, tenant_gid: str | None) -> TenantScope:
         """The database as a tenant may see it; None: all of it."""
@@ -85,12 +87,16 @@ async def _services(request: Request) -> Services:
 
 async def authenticate(request: Request) -> Caller:
     """The caller that a bearer key belongs to. Raises 401 without a valid one. Does not read the request's body."""
-    services = await _services(request)
     scheme, _, presented = request.headers.get("authorization", "").partition(" ")
-    is_bearer = scheme.lower() == "bearer"
-    caller = await caller_behind(presented if is_bearer else "", services, address_of(request, services.settings))
+    return await authenticate_key(request, presented if scheme.lower() == "bearer" else "", bool(presented))
+
+
+async def authenticate_key(request: Request, key: str, was_given: bool) -> Caller:
+    """The caller that a key belongs to. Raises 401, which says whether one was given."""
+    services = await _services(request)
+    caller = await caller_behind(key, services, address_of(request, services.settings))
     if caller is None:
-        raise _key_needed(_WRONG_KEY if presented else _NO_KEY)
+        raise _key_needed(_WRONG_KEY if was_given else _NO_KEY)
     return caller
 
 

@@ -11,7 +11,9 @@ from temporalio.client import Client
 from api import dashboard, openapi, problems, reference
 from api.api_keys import router as api_keys
 from api.audit import router as audit
-from api.callers import ADMINS, CONSUMERS, OWNED, PUBLISHERS, SENDERS, SHARED
+from api.axme import application as axme
+from api.axme import router as axme_routes
+from api.callers import ADMINS, CONSUMERS, DECIDERS, OWNED, PUBLISHERS, SENDERS, SHARED
 from api.channels import router as channels
 from api.dead_letters import router as dead_letters
 from api.deliveries import router as deliveries
@@ -33,6 +35,7 @@ from api.tasks import router as tasks
 from api.tenants import router as tenants
 from api.unversioned import UnversionedCalls
 from everhook import __version__
+from everhook.axme.service import IntentService
 from everhook.channels.service import ChannelService
 from everhook.dead_letters.service import DeadLetterService
 from everhook.delivery.service import DeliveryService
@@ -42,7 +45,6 @@ from everhook.endpoints.subscriptions import SubscriptionService
 from everhook.engine import DeliveryEngine, delivery_engine
 from everhook.health.overview_store import HealthBoard
 from everhook.health.service import HealthService
-from everhook.inbox.service import TaskService
 from everhook.observability.tracing import tracing
 from everhook.publishing.backlog import Backlog
 from everhook.publishing.publish_rate import PublishRate
@@ -80,7 +82,8 @@ ROUTERS = (
     (dead_letters.router, OWNED),
     (receipts.router, OWNED),
     (health_scores.router, OWNED),
-    (tasks.router, OWNED),
+    (tasks.router, DECIDERS),
+    (dashboard.task_links.api_router, OWNED),
     (audit.router, OWNED),
     (tenants.router, ADMINS),
     (api_keys.router, ADMINS),
@@ -133,6 +136,8 @@ def create_app(
     app.include_router(receipts.well_known)
     for router, access in ROUTERS:
         app.include_router(router, prefix="/v1", dependencies=[opened_by(access)])
+    if settings.axme:
+        axme.install(app, axme_routes.router)
     app.router.routes.append(UnversionedCalls(app.router.routes))
     dashboard.install(app, settings)
     reference.install(app)
@@ -152,6 +157,7 @@ def body_limits(settings: Settings) -> dict[Route, int]:
     return {
         messages.publish_message: settings.max_payload_bytes + publishing.ENVELOPE_ALLOWANCE,
         messages.publish_messages: publishing.MAX_BATCH_BYTES,
+        axme_routes.create_intent: settings.max_payload_bytes + publishing.ENVELOPE_ALLOWANCE,
         pulling.acknowledge: pull_acks.MAX_BYTES,
         **dict.fromkeys(dashboard.FORMS_OF_STRANGERS, dashboard.MAX_FORM_OF_STRANGERS),
     }
@@ -192,7 +198,7 @@ def _services_on(engine: DeliveryEngine) -> Services:
     acceptor = Acceptor(database, engine.defaults, engine.wake_ups.wake, engine.direct)
     backlog = Backlog(database, settings.undispatched_limit)
     deliveries = DeliveryService(database, engine.client, engine.defaults)
-    messages = MessageService(
+    message_service = MessageService(
         database,
         engine.client,
         acceptor,
@@ -202,11 +208,21 @@ def _services_on(engine: DeliveryEngine) -> Services:
         PublishRate(settings.publish_rate),
         max_payload_bytes=settings.max_payload_bytes,
     )
+    endpoint_service = EndpointService(
+        egress=engine.egress,
+        keyring=engine.keyring,
+        quotas=quotas,
+        acceptor=acceptor,
+        dispatcher=engine.dispatcher,
+        circuits=engine.circuits,
+        temporal=engine.client,
+        mail_domains=settings.smtp_domains if settings.smtp_url is not None else None,
+    )
     return Services(
         settings=settings,
         database=database,
         api_keys=ApiKeyService(database),
-        messages=messages,
+        messages=message_service,
         deliveries=deliveries,
         dead_letters=DeadLetterService(engine.client, deliveries),
         receipts=ReceiptService(database, engine.keyring, seal_every_s=settings.seal_receipts_every_seconds),
@@ -214,15 +230,7 @@ def _services_on(engine: DeliveryEngine) -> Services:
         temporal=engine.client,
         backlog=backlog,
         readiness=readiness_check(database, engine.client),
-        endpoints=EndpointService(
-            egress=engine.egress,
-            keyring=engine.keyring,
-            quotas=quotas,
-            acceptor=acceptor,
-            dispatcher=engine.dispatcher,
-            circuits=engine.circuits,
-            temporal=engine.client,
-        ),
+        endpoints=endpoint_service,
         subscriptions=SubscriptionService(quotas),
         channels=ChannelService(),
         tenants=TenantService(engine.client, timedelta(seconds=settings.erasure_settle_seconds)),
@@ -231,6 +239,16 @@ def _services_on(engine: DeliveryEngine) -> Services:
         responses=ResponseStore(database, engine.keyring),
         pulls=engine.pulls,
         streams=engine.streams,
-        tasks=TaskService(engine.issuers),
+        tasks=engine.tasks,
         lifecycle=engine.lifecycle,
+        intents=IntentService(
+            database,
+            message_service,
+            endpoint_service,
+            acceptor,
+            engine.pulls,
+            engine.streams,
+            engine.tasks,
+            engine.lifecycle,
+        ),
     )

@@ -33,11 +33,12 @@ def _is_api(scope: Scope) -> bool:
 class Uncached:
     """Responses of the API are stored nowhere on their way: they hold secrets, and what is one tenant's alone."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, is_api: Callable[[Scope], bool] = _is_api) -> None:
         self._app = app
+        self._is_api = is_api
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not _is_api(scope):
+        if not self._is_api(scope):
             return await self._app(scope, receive, send)
 
         async def send_uncached(message: Message) -> None:

@@ -16,5 +16,5 @@ WORDS = {
     GID: "takes 1 to 100 characters, none of them NUL (U+0000)",
     NO_NUL: "has a NUL character (U+0000)",
     NO_CONTROL: "has a control character, such as a line break",
-    SCOPE: "can be admin, publish, read, or receive:<endpoint gid>",
+    SCOPE: "can be admin, publish, read, receive:<endpoint gid>, or tasks:<endpoint gid>",
 }

@@ -253,13 +253,21 @@ def _message(error: Mapping[str, Any]) -> str:
     return patterns.WORDS.get(pattern, str(error["msg"]).removeprefix("Value error, "))
 
 
+def _path(request: Request) -> str:
+    """The path of a request for the log, without the secret of a link."""
+    path = request.url.path
+    for name in ("token", "link"):
+        path = path.replace(request.path_params.get(name) or "\0", "…")
+    return path
+
+
 def _from_fault(request: Request, error: Exception) -> Problem:
     """Bugs, and faults of the database and of Temporal: logged once, here."""
     if is_unavailable(error):
-        log.error("the database is away", path=request.url.path, error=reason(error))
+        log.error("the database is away", path=_path(request), error=reason(error))
         return unavailable("The database does not respond; nothing was changed. Try again.")
     if isinstance(error, RPCError):
-        log.error("temporal refused or is away", path=request.url.path, error=str(error))
+        log.error("temporal refused or is away", path=_path(request), error=str(error))
         if error.status is RPCStatusCode.RESOURCE_EXHAUSTED:
             return Problem(
                 problem_types.TEMPORAL_BUSY,
@@ -268,10 +276,10 @@ def _from_fault(request: Request, error: Exception) -> Problem:
             )
         return unavailable("Temporal does not respond. Publishing works meanwhile; try this again.")
     if isinstance(error, RPCTimeoutOrCancelledError):
-        log.error("no worker responded in time", path=request.url.path, error=str(error))
+        log.error("no worker responded in time", path=_path(request), error=str(error))
         return unavailable("No worker responded in time; the call may still take effect. Check, and try again.")
     if isinstance(error, NotConnected):
-        log.error("temporal is away", path=request.url.path, error=str(error))
+        log.error("temporal is away", path=_path(request), error=str(error))
         return unavailable("Temporal does not respond. Publishing works meanwhile; try this again.")
-    log.error("unhandled error", path=request.url.path, exc_info=error)
+    log.error("unhandled error", path=_path(request), exc_info=error)
     return Problem(problem_types.INTERNAL_ERROR, "A fault of Everhook. It was logged.")

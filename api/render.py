@@ -20,8 +20,10 @@ from everhook.endpoints.store import EndpointView
 from everhook.storage.tables import Channel, Endpoint, Subscription
 
 
-def channel(row: Channel) -> ChannelOut:
-    return ChannelOut(name=row.name, policy=row.policy, created_at=row.created_at)
+def channel(row: Channel, tenant_gid: str | None = None) -> ChannelOut:
+    """`tenant_gid`: as a tenant sees it. Gates may name inboxes of other tenants."""
+    gates = row.gates if tenant_gid is None else None
+    return ChannelOut(name=row.name, policy=row.policy, gates=gates, created_at=row.created_at)
 
 
 def endpoint(view: EndpointView) -> EndpointOut:

@@ -12,11 +12,16 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
+    SerializerFunctionWrapHandler,
     Strict,
     StringConstraints,
+    model_serializer,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from api import patterns
 from everhook.delivery import policy as rules
@@ -33,6 +38,25 @@ class ApiModel(BaseModel):
     model_config = ConfigDict(
         alias_generator=to_camel, populate_by_name=True, extra="forbid", allow_inf_nan=False, from_attributes=True
     )
+
+
+class GivenOnly(ApiModel):
+    """A model whose fields are absent, and never null, if they are not set. All of them are optional."""
+
+    @model_serializer(mode="wrap")
+    def _without_nulls(self, serialize: SerializerFunctionWrapHandler):  # type: ignore[no-untyped-def]
+        # No annotation of what it returns: OpenAPI keeps the fields.
+        return {name: value for name, value in serialize(self).items() if value is not None}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler(core_schema)
+        for field in handler.resolve_ref_schema(schema)["properties"].values():
+            if "anyOf" in field:
+                [option] = [option for option in field.pop("anyOf") if option != {"type": "null"}]
+                field |= option
+                field.pop("default", None)
+        return schema
 
 
 class ListOf(ApiModel, Generic[Item]):

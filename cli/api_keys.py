@@ -6,12 +6,12 @@ from datetime import timedelta
 
 from cli.context import load_settings_here, opened_database
 from cli.errors import UsageError
+from everhook.audit.store import Actor
 from everhook.errors import DomainError
 from everhook.settings import Settings
 from everhook.storage.engine import Session, is_unavailable, refuses_connections
 from everhook.storage.tables import now
 from everhook.tenants.api_keys import ApiKeyService, ApiKeyView, CreatedApiKey, NewApiKey
-from everhook.tenants.audit_store import Actor
 
 ACTOR = Actor("command line")
 ALL_AT_ONCE = 10_000

@@ -109,6 +109,8 @@ class FailureCode(StrEnum):
 
     `BLOCKED` is a refusal by policy, and `UNSENDABLE` a local error before the first byte. All others are failures of
     the endpoint. `NACKED` and `LEASE_EXPIRED`: a consumer returned a pulled delivery, or let its lease expire.
+    `MAIL_DEFERRED` and `MAIL_REJECTED`: the SMTP server refused a mail for now, or for good. `INVALID_PAYLOAD`: a
+    handler of Everhook itself cannot act on the payload.
     """
 
     DNS = "dns"
@@ -123,6 +125,9 @@ class FailureCode(StrEnum):
     UNSENDABLE = "unsendable"
     NACKED = "nacked"
     LEASE_EXPIRED = "lease_expired"
+    MAIL_DEFERRED = "mail_deferred"
+    MAIL_REJECTED = "mail_rejected"
+    INVALID_PAYLOAD = "invalid_payload"
 
 
 @dataclass(frozen=True)
@@ -214,6 +219,25 @@ class AttemptOutcome:
     def response(self) -> str:
         """The endpoint's response in a word, for people: `HTTP 503`, `timeout_total`."""
         return f"HTTP {self.status_code}" if self.status_code is not None else self.error or self.verdict.value
+
+
+@dataclass(frozen=True)
+class HandlerInput:
+    """The input of `run_handler`: an attempt that Everhook handles itself. `step`: where the delivery continues, as the
+    last result says."""
+
+    attempt: AttemptInput
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class HandlerResult:
+    """The result of `run_handler`: the outcome of the attempt. None if it is not due yet: the delivery continues with
+    `step` at `due_at`."""
+
+    outcome: AttemptOutcome | None = None
+    due_at: datetime | None = None
+    step: int = 0
 
 
 @dataclass(frozen=True)
@@ -324,8 +348,8 @@ class DeadLetterInput:
 
 @dataclass(frozen=True)
 class PullCheck:
-    """The input of `check_pulled`. `retention` is for a dead letter that results from it, by the workflow's clock.
-    `give_up`: dead-letter the delivery for this reason, unless it is over."""
+    """The input of `check_pulled` and `check_task`. `retention` is for a dead letter that results from it, by the
+    workflow's clock. `give_up`: dead-letter the delivery for this reason, unless it is over."""
 
     delivery_gid: str
     round: int
@@ -334,11 +358,26 @@ class PullCheck:
 
 
 @dataclass(frozen=True)
-class PulledState:
-    """The result of `check_pulled`: what became of a delivery that consumers pull.
+class TaskProgress:
+    """What the Temporal UI shows of an open task: the name of its inbox, how many assignees it has, and how often they
+    were reminded. Not its title, which may be confidential."""
 
-    `attempts` are those of the round, `last` is the outcome of the last one. While the delivery is `AVAILABLE`,
-    `check_at` is when its round may be over.
+    inbox: str
+    assignees: int
+    due_at: datetime
+    reminders_sent: int = 0
+    reminders: int = 0
+    escalated: bool = False
+
+
+@dataclass(frozen=True)
+class PulledState:
+    """The result of `check_pulled` and `check_task`: what became of a delivery that consumers pull, or that a person
+    decides.
+
+    `attempts` are those of the round, `last` is the outcome of the last one. While the delivery is `AVAILABLE` or
+    `AWAITING_DECISION`, `check_at` is when there is something to do. `task` is the open task of a delivery to an inbox,
+    `outcome` the name of the outcome of one that was decided.
     """
 
     status: DeliveryStatus
@@ -346,6 +385,8 @@ class PulledState:
     reason: DeadLetterReason | None = None
     check_at: datetime | None = None
     last: AttemptOutcome | None = None
+    task: TaskProgress | None = None
+    outcome: str | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from temporalio.client import Client
 from everhook.circuit.client import CircuitClient
 from everhook.circuit.reporter import OutcomeReporter
 from everhook.circuit.states_store import EndpointStates
+from everhook.decisions.service import TaskService
+from everhook.decisions.timers import TaskTimers
 from everhook.delivery.dispatcher import Dispatcher, LaneLimits
 from everhook.delivery.fitness import EndpointFitness
 from everhook.delivery.guards import GuardStarter
@@ -19,8 +21,10 @@ from everhook.delivery.recorder_store import Recorder
 from everhook.delivery.sender import Sender
 from everhook.delivery.starter import Starter, StarterLimits
 from everhook.egress import EgressClient, EgressRules
+from everhook.internal.service import InternalHandlers, mailer_of
 from everhook.lifecycle.service import LifecycleService
 from everhook.lifecycle.watch import MessageWatch
+from everhook.publishing.store import Acceptor
 from everhook.pulling.direct import DirectHandOut
 from everhook.pulling.service import PullQueue
 from everhook.pulling.wake_ups import WakeUps
@@ -52,6 +56,8 @@ class DeliveryEngine:
     direct: DirectHandOut
     streams: PullStreams
     lifecycle: LifecycleService
+    tasks: TaskService
+    timers: TaskTimers
 
 
 @asynccontextmanager
@@ -70,16 +76,19 @@ async def delivery_engine(
     fitness = EndpointFitness(timedelta(milliseconds=settings.express_slow_ms))
     states = EndpointStates(database)
     watch = MessageWatch(database)
-    sender = Sender(database, recorder, issuers, egress, reporter, fitness, keyring, watch.wake)
+    defaults = InputDefaults.from_settings(settings)
+    wake_ups, direct = WakeUps(database), DirectHandOut()
+    acceptor = Acceptor(database, defaults, wake_ups.wake, direct)
+    handlers = InternalHandlers(database, egress, acceptor, mailer_of(settings))
+    sender = Sender(database, recorder, issuers, egress, reporter, fitness, keyring, watch.wake, handlers)
     starter = Starter(client, database, recorder, states, _starter_limits(settings))
     lane = _lane_limits(settings) if sends and settings.express else None
     dispatcher = Dispatcher(sender, starter, states, fitness, lane)
+    handlers.dispatch_by(dispatcher.dispatch)
     history = History(client, database, lambda: not dispatcher.is_idle, _history_limits(settings))
     if keeps_history:
         dispatcher.keep_history(history)
-    defaults = InputDefaults.from_settings(settings)
     guards = GuardStarter(client, database)
-    wake_ups, direct = WakeUps(database), DirectHandOut()
     pulls = PullQueue(
         database,
         defaults,
@@ -91,6 +100,7 @@ async def delivery_engine(
         settings.circuit_policy,
         watch.wake,
     )
+    tasks = TaskService(issuers, defaults, guards, dispatcher, watch.wake, wake_ups.wake)
     try:
         yield DeliveryEngine(
             client=client,
@@ -109,6 +119,8 @@ async def delivery_engine(
             direct=direct,
             streams=PullStreams(pulls, wake_ups, direct),
             lifecycle=LifecycleService(watch),
+            tasks=tasks,
+            timers=TaskTimers(database, tasks),
         )
     finally:
         await watch.close()

@@ -5,6 +5,7 @@ All ids are built and parsed here; each builder has its inverse.
 
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from uuid import UUID
 
 from uuid_utils import uuid7
 
@@ -64,6 +65,16 @@ def gid_endings(part: int, parts: int) -> str:
 def trace_id(gid: str) -> str:
     """The UUID of an id as 32 hex digits: the trace id of a message (W3C Trace Context)."""
     return f"{_number(gid):032x}"
+
+
+def uuid_of(gid: str) -> UUID:
+    """The UUID of an id; inverse of `gid_of`."""
+    return UUID(int=_number(gid))
+
+
+def gid_of(kind: Kind, uuid: UUID) -> str:
+    """The id of a UUID."""
+    return _gid(kind, uuid.int)
 
 
 def _gid(kind: Kind, number: int) -> str:

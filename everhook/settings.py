@@ -5,10 +5,12 @@ Temporal's connection is configured by Temporal's own variables (`TEMPORAL_ADDRE
 """
 
 import re
+from dataclasses import dataclass
 from datetime import timedelta
+from email.utils import formataddr, parseaddr
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from limits import parse_many as parse_rates
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
@@ -16,11 +18,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from everhook.circuit.machine import CircuitPolicy
 from everhook.errors import ConfigurationError
+from everhook.internal.options import is_address, one_line
 from everhook.receipts.log.checkpoint import origin_of
 
 MIN_API_KEY_LENGTH = 24
 DEV_ISSUER = "localhost"
-_LISTS = {"egress_allow", "egress_ports", "master_keys", "portal_frame_ancestors", "trusted_proxies"}
+_LISTS = {"egress_allow", "egress_ports", "master_keys", "portal_frame_ancestors", "smtp_domains", "trusted_proxies"}
 MAX_RETENTION_DAYS = 36_500
 
 
@@ -70,6 +73,50 @@ def _web_address(url: str) -> str:
     if not re.fullmatch(r"https?://[^\s\"'<>]+", url):
         raise ValueError("not an http or https URL")
     return url.rstrip("/")
+
+
+@dataclass(frozen=True)
+class MailServer:
+    """The SMTP server that mails are sent by. `tls`: from the first byte; `start_tls`: by STARTTLS, which is then
+    required."""
+
+    host: str
+    port: int
+    tls: bool = False
+    start_tls: bool = False
+    user: str | None = None
+    password: SecretStr | None = None
+
+    @classmethod
+    def from_url(cls, url: str) -> "MailServer":
+        """Raises ValueError, whose text holds no part of the URL: it may contain a password."""
+        try:
+            parts = urlsplit(url)
+            tls, start_tls = parts.scheme == "smtps", parts.query == "starttls"
+            usable = parts.scheme in ("smtp", "smtps") and bool(parts.hostname) and parts.path in ("", "/")
+            usable = usable and parts.query in ("", "starttls") and not (tls and start_tls) and not parts.fragment
+            usable = usable and (parts.username is None) == (parts.password is None) and parts.port != 0
+            port = parts.port or (465 if tls else 587 if start_tls else 25)
+        except ValueError:  # an invalid port, or a bracket that is not closed
+            usable = False
+        if not usable or parts.hostname is None or not url.isascii() or re.search(r"[\s\x00-\x1f]", url):
+            raise ValueError("not smtp://user:password@host:port, smtp://…?starttls or smtps://…")
+        user = unquote(parts.username) if parts.username is not None else None
+        password = SecretStr(unquote(parts.password)) if parts.password is not None else None
+        return cls(parts.hostname, port, tls, start_tls, user, password)
+
+
+def _smtp_url(url: SecretStr) -> SecretStr:
+    MailServer.from_url(url.get_secret_value())
+    return url
+
+
+def _sender(text: str) -> str:
+    """Check an address that becomes a header."""
+    name, address = parseaddr(text)
+    if not is_address(address) or one_line(text) != text or text not in (address, formataddr((name, address))):
+        raise ValueError("not a mail address, such as hooks@acme.example or Acme <hooks@acme.example>")
+    return text
 
 
 def _origin(text: str) -> str:
@@ -298,6 +345,17 @@ class Settings(BaseSettings):
         description="`http://user:password@host:port`: all requests to endpoints go through this proxy, by CONNECT.",
     )
 
+    smtp_url: Annotated[SecretStr, AfterValidator(_smtp_url)] | None = Field(
+        None,
+        description="The SMTP server for mails: `smtp://user:password@host:port`, `smtp://…?starttls` or `smtps://…`.",
+    )
+    smtp_from: Annotated[str, AfterValidator(_sender)] | None = Field(
+        None, description="The sender of mails, `Acme <hooks@acme.example>`; required with `EVERHOOK_SMTP_URL`."
+    )
+    smtp_domains: Annotated[list[str], NoDecode] = Field(
+        default_factory=list, description="Domains that mails may be sent to, comma-separated; empty: any."
+    )
+
     temporal_ui_url: Annotated[str, AfterValidator(_web_address)] | None = Field(
         None, description="URL of the Temporal UI; the dashboard then links to each delivery's workflow."
     )
@@ -316,6 +374,8 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z0-9._-]{1,100}$",
         description="Version of this release within the worker deployment, such as the tag of its image.",
     )
+
+    axme: bool = Field(False, description="Serve the AXME-compatible API under `/axme`: see [AXME](axme.md).")
 
     sandbox: bool = Field(
         False,
@@ -341,6 +401,13 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _require_sender(self) -> Self:
+        if (self.smtp_url is None) != (self.smtp_from is None):
+            raise ValueError("EVERHOOK_SMTP_URL and EVERHOOK_SMTP_FROM must be set together")
+        self.smtp_domains = [domain.lower() for domain in self.smtp_domains]
+        return self
+
+    @model_validator(mode="after")
     def _refuse_insecure(self) -> Self:
         if self.api_key is not None and not self.api_key.get_secret_value():
             raise ValueError("EVERHOOK_API_KEY is empty")
@@ -350,6 +417,10 @@ class Settings(BaseSettings):
         if self.api_key is not None and len(self.api_key.get_secret_value()) < MIN_API_KEY_LENGTH:
             raise ValueError(f"EVERHOOK_API_KEY must have at least {MIN_API_KEY_LENGTH} characters")
         return self
+
+    @property
+    def smtp_server(self) -> MailServer | None:
+        return MailServer.from_url(self.smtp_url.get_secret_value()) if self.smtp_url is not None else None
 
     @property
     def circuit_policy(self) -> CircuitPolicy:

@@ -159,7 +159,8 @@ async def running_api(settings: Settings, temporal: Any = None) -> AsyncIterator
         client = await connect(lazy=True, target_host=f"127.0.0.1:{free_port()}")
         settings = settings.model_copy(update={"express": False})
     app = create_app(settings, temporal=client)
-    app.router.routes[:] = _shared_routes()
+    if not settings.axme:
+        app.router.routes[:] = _shared_routes()
     before = _sqlite_threads()
     async with (
         app.router.lifespan_context(app),
@@ -176,8 +177,9 @@ async def running_api(settings: Settings, temporal: Any = None) -> AsyncIterator
 
 @functools.cache
 def _shared_routes() -> list[BaseRoute]:
-    """The routes of an application, which are the same for all settings: what differs is in `app.state`, the lifespan
-    and the middleware. FastAPI resolves each route at its first request, which takes longer than the request."""
+    """The routes of an application, which are the same for all settings but `axme`: what else differs is in
+    `app.state`, the lifespan and the middleware. FastAPI resolves each route at its first request, which takes longer
+    than the request."""
     return create_app(Settings(dev=True)).router.routes
 
 

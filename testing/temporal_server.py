@@ -26,6 +26,8 @@ SEARCH_ATTRIBUTES = {
     "CircuitState": "Keyword",
     "StatusCode": "Int",
     "DeadLetteredAt": "Datetime",
+    "DueAt": "Datetime",
+    "Outcome": "Keyword",
 }
 _DYNAMIC_CONFIG = {
     "matching.numTaskqueueReadPartitions": "1",

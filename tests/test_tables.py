@@ -23,6 +23,7 @@ from api.health.readiness import DependencyState
 from api.health.schemas import ScoreComponentName
 from api.schemas import PolicyPreset
 from cli import main as cli
+from everhook.axme.intents import IntentStatus
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryMode, DeliveryStatus, FailureCode, TaskQueue, Verdict
 from everhook.dead_letters.service import Decision
@@ -31,10 +32,13 @@ from everhook.endpoints import list_store as endpoint_list
 from everhook.endpoints.service import EndpointCommand
 from everhook.health.score import Level, Window
 from everhook.ids import Kind
+from everhook.inbox.schedule import Step
 from everhook.inbox.tasks import Effect, OnDue, TaskKind
+from everhook.internal.options import HandlerKind
 from everhook.lifecycle.events import LifecycleKind
 from everhook.lifecycle.service import Outcome, Until
 from everhook.notifications.events import EventKind
+from everhook.publishing.gates import StepState
 from everhook.pulling.leases import Held, LeaseStatus
 from everhook.serving.protocol import Phase
 from everhook.signing.schemes import SecretKind, SignatureScheme
@@ -210,11 +214,15 @@ DESCRIBED_IN: Mapping[type[Enum], str] = {
     TaskState: "docs/approvals.md",
     DeadLetterReason: "docs/operating.md",
     DeliveryStatus: "docs/operating.md",
+    GateState: "docs/approvals.md",
+    IntentStatus: "docs/axme.md",
+    StepState: "docs/approvals.md",
     EventKind: "docs/operating.md",
     LifecycleKind: "docs/api.md",
     Outcome: "docs/api.md",
     Until: "docs/api.md",
     FailureCode: "docs/operating.md",
+    HandlerKind: "docs/internal-handlers.md",
     Held: "docs/api.md",
     Hold: "docs/deployment.md",
     LeaseStatus: "docs/api.md",
@@ -233,14 +241,14 @@ NOT_SHOWN = {
     DeliveryMode: "`EndpointMode` has those that can be created",
     DependencyState: "values of `/readyz`",
     EndpointCommand: "a call each",
-    GateState: "no gate can be created yet",
     EndpointStatus: "what the calls `pause` and `disable` result in",
     PolicyPreset: "the presets, of which `tests/test_docs.py` checks the description",
     ScoreComponentName: "parts of a score, each with a reason in words",
     Kind: "prefixes of gids",
     Phase: "what a connection waits for, inside of the HTTP server",
     Scope: "`tenant` is written `tenant:<gid>`",
-    SecretKind: "chosen by `ed25519`",
+    SecretKind: "chosen by `ed25519`, or the URL of a chat",
+    Step: "what a timer of a task does",
 }
 
 

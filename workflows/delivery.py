@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import NoReturn
+from typing import NoReturn, TypedDict
 
 from temporalio import workflow
-from temporalio.common import Priority
+from temporalio.common import Priority, RetryPolicy
 
 from workflows.retry import RETRY_FOREVER
 
@@ -14,8 +14,10 @@ with workflow.unsafe.imports_passed_through():
     from activities.pulling import PullingActivities
     from activities.recording import RecordingActivities
     from activities.sending import SendingActivities
+    from activities.tasks import TaskActivities
     from everhook.contracts import (
         DELIVERY_WORKFLOW,
+        AttemptInput,
         AttemptOutcome,
         DeadLetterInput,
         DeadLetterReason,
@@ -25,6 +27,7 @@ with workflow.unsafe.imports_passed_through():
         DeliveryState,
         DeliveryStatus,
         DiscardInput,
+        HandlerInput,
         OperatorAction,
         ParkedRound,
         PreviousAttempt,
@@ -32,6 +35,7 @@ with workflow.unsafe.imports_passed_through():
         PulledState,
         ReleaseInput,
         RoundInput,
+        TaskProgress,
         TaskQueue,
         Verdict,
     )
@@ -43,12 +47,23 @@ RECORDING_MARGIN = timedelta(seconds=12)
 
 RECORD_TIMEOUT = timedelta(seconds=15)
 
+MIN_STEP = timedelta(seconds=1)
+"""Between two steps of a delivery that Everhook handles itself: clocks differ a little."""
+
 LONGEST_PARK_CHECK = timedelta(hours=6)
 PARK_JITTER = 0.2
 """Subtracted from the interval of a check. The attempt has written the whole interval to `due_at`, so that the
 reconciler does not take the delivery for overdue."""
 
 PARK_BACK_OFF = "park-back-off"
+
+
+class _SendingOptions(TypedDict):
+    task_queue: TaskQueue
+    priority: Priority
+    start_to_close_timeout: timedelta
+    retry_policy: RetryPolicy
+    summary: str
 
 
 @workflow.defn(name=DELIVERY_WORKFLOW)
@@ -73,6 +88,8 @@ class DeliveryWorkflow:
         self._replay: OperatorAction | None = None
         self._discard: OperatorAction | None = None
         self._settled = False
+        self._shown_due_at: datetime | None = None
+        self._step = 0
         if self._is_pulled():
             self._status = self._shown_status = input.status_at_start
             self._waiting_for = self._taker
@@ -113,7 +130,7 @@ class DeliveryWorkflow:
     def attempt_now(self) -> None:
         self._attempt_now = True
 
-    @workflow.signal(description="A consumer acknowledged the delivery, or its round is over: check the database")
+    @workflow.signal(description="It was acknowledged or decided, or its round is over: check the database")
     def settled(self) -> None:
         self._settled = True
 
@@ -164,7 +181,8 @@ class DeliveryWorkflow:
         return "a person" if self._input.mode is DeliveryMode.INBOX else "a consumer"
 
     async def _pulled_round(self) -> DeadLetterReason | None:
-        """Guard a delivery that consumers pull. Returns why the round ended; None if it was delivered or discarded."""
+        """Guard a delivery that consumers pull or that a person decides. Returns why the round ended; None if it was
+        delivered or discarded."""
         give_up: DeadLetterReason | None = None
         while self._discard is None:
             if self._release is not None:
@@ -174,34 +192,62 @@ class DeliveryWorkflow:
             self._number, self._last = max(state.attempts, 1), state.last
             if state.status in (DeliveryStatus.DELIVERED, DeliveryStatus.DISCARDED):
                 self._status, self._waiting_for = state.status, "nothing"
+                if state.outcome is not None:
+                    workflow.upsert_search_attributes([sa.OUTCOME.value_set(state.outcome)])
                 return None
             if state.status is DeliveryStatus.DEAD_LETTERED:
                 return state.reason or DeadLetterReason.EXHAUSTED
-            await self._await_consumers(state)
+            await self._await_news(state)
         return None
 
     async def _check_pulled(self, give_up: DeadLetterReason | None) -> PulledState:
         input = self._input
+        check = PullCheck(input.delivery_gid, input.round, input.dead_letter_retention, give_up)
+        if input.mode is DeliveryMode.INBOX:
+            return await workflow.execute_activity_method(
+                TaskActivities.check_task,
+                check,
+                start_to_close_timeout=RECORD_TIMEOUT,
+                retry_policy=RETRY_FOREVER,
+                summary="check the task",
+            )
         return await workflow.execute_activity_method(
             PullingActivities.check_pulled,
-            PullCheck(input.delivery_gid, input.round, input.dead_letter_retention, give_up),
+            check,
             start_to_close_timeout=RECORD_TIMEOUT,
             retry_policy=RETRY_FOREVER,
             summary="check the pull queue",
         )
 
-    async def _await_consumers(self, state: PulledState) -> None:
-        """Wait until a consumer has acknowledged the delivery, or its round may be over."""
+    async def _await_news(self, state: PulledState) -> None:
+        """Wait until the delivery was acknowledged or decided, its round may be over, or a timer of its task is due."""
         check_at = state.check_at or workflow.now() + LONGEST_PARK_CHECK
-        last = f"; the last attempt: {state.last.response}" if state.last is not None else ""
-        workflow.set_current_details(
-            f"Waits for {self._taker}. {state.attempts} of {self._input.policy.attempts} attempts in round "
-            f"{self._input.round}{last}. Next check at {check_at:%Y-%m-%d %H:%M:%S} UTC. Signal: `discard`."
-        )
+        details = self._of_task(state.task) if state.task is not None else self._of_queue(state)
+        workflow.set_current_details(f"{details} Next check at {check_at:%Y-%m-%d %H:%M:%S} UTC. Signal: `discard`.")
         if workflow.info().is_continue_as_new_suggested() and not self._has_news():
             workflow.continue_as_new(replace(self._input, previous=None))
         delay = max(check_at - workflow.now(), timedelta(seconds=1))
         await self._wait(self._has_news, delay, self._taker)
+
+    def _of_task(self, task: TaskProgress) -> str:
+        """An open task in a few words, without its title. Its due date can be searched for."""
+        if self._shown_due_at != task.due_at:
+            self._shown_due_at = task.due_at
+            workflow.upsert_search_attributes([sa.DUE_AT.value_set(task.due_at)])
+        people = f"{task.assignees} {'assignee' if task.assignees == 1 else 'assignees'}"
+        reminders = f", reminder {task.reminders_sent} of {task.reminders} sent" if task.reminders else ""
+        escalated = ", escalated" if task.escalated else ""
+        return (
+            f"Asks *{task.inbox}* ({people if task.assignees else 'everyone'}). "
+            f"Due {task.due_at:%Y-%m-%d %H:%M} UTC{reminders}{escalated}."
+        )
+
+    def _of_queue(self, state: PulledState) -> str:
+        last = f"; the last attempt: {state.last.response}" if state.last is not None else ""
+        return (
+            f"Waits for {self._taker}. {state.attempts} of {self._input.policy.attempts} attempts in round "
+            f"{self._input.round}{last}."
+        )
 
     def _has_news(self) -> bool:
         return self._settled or self._is_woken()
@@ -223,6 +269,8 @@ class DeliveryWorkflow:
             if self._release is not None and self._release.dead_letter is not None:
                 return self._release.dead_letter
             outcome = await self._send(plan)
+            if outcome is None:
+                continue
             if outcome.verdict is not Verdict.PARKED:
                 self._attempt_now = False  # a signal during the attempt was for this attempt
                 self._end_parking()
@@ -250,25 +298,54 @@ class DeliveryWorkflow:
         if outcome.verdict is Verdict.DELIVERED:
             self._status, self._waiting_for = DeliveryStatus.DELIVERED, "nothing"
 
-    async def _send(self, plan: RetryPlan | None) -> AttemptOutcome:
+    async def _send(self, plan: RetryPlan | None) -> AttemptOutcome | None:
         """One attempt on the fair queue, or on the queue where the server dispatches attempts at the endpoint's rate
-        limit."""
+        limit. None if Everhook handles the delivery itself, and has waited until its next step is due."""
         input = self._input
         self._waiting_for, self._next_attempt_at = "the endpoint's response", None
         # Cleared here and not where it is awaited: a release that arrives during the attempt must not be lost.
         self._release, self._attempt_now = None, False
-        outcome = await workflow.execute_activity_method(
-            SendingActivities.send_attempt,
-            input.attempt_input(self._number, plan, self._park_check),
-            task_queue=TaskQueue.SENDS_LIMITED if input.rate_limit is not None else TaskQueue.SENDS,
-            priority=Priority(fairness_key=input.endpoint_gid, fairness_weight=input.rate_limit),
-            start_to_close_timeout=input.policy.timeout + RECORDING_MARGIN,
-            retry_policy=RETRY_FOREVER,
-            summary=f"attempt {self._number} of {input.policy.attempts}, round {input.round}",
-        )
-        if outcome.new_rate_limit is not None:
+        attempt = input.attempt_input(self._number, plan, self._park_check)
+        outcome: AttemptOutcome | None
+        if input.mode is DeliveryMode.INTERNAL:
+            outcome = await self._run_handler(attempt)
+        else:
+            outcome = await workflow.execute_activity_method(
+                SendingActivities.send_attempt, attempt, **self._sending_options()
+            )
+        if outcome is not None and outcome.new_rate_limit is not None:
             self._input = replace(input, rate_limit=outcome.new_rate_limit.per_second)
         return outcome
+
+    def _sending_options(self) -> "_SendingOptions":
+        input = self._input
+        return {
+            "task_queue": TaskQueue.SENDS_LIMITED if input.rate_limit is not None else TaskQueue.SENDS,
+            "priority": Priority(fairness_key=input.endpoint_gid, fairness_weight=input.rate_limit),
+            "start_to_close_timeout": input.policy.timeout + RECORDING_MARGIN,
+            "retry_policy": RETRY_FOREVER,
+            "summary": f"attempt {self._number} of {input.policy.attempts}, round {input.round}",
+        }
+
+    async def _run_handler(self, attempt: AttemptInput) -> AttemptOutcome | None:
+        """Have Everhook handle the delivery. If its attempt is due later, wait until its next step is due. This time
+        does not count for the window, which bounds how long attempts may fail."""
+        result = await workflow.execute_activity_method(
+            SendingActivities.run_handler, HandlerInput(attempt, self._step), **self._sending_options()
+        )
+        if result.outcome is not None or result.due_at is None:
+            return result.outcome
+        self._end_parking()
+        self._step, began = result.step, workflow.now()
+        self._show(DeliveryStatus.SENDING)
+        self._waiting_for, self._next_attempt_at = "its time", result.due_at
+        workflow.set_current_details(
+            f"Everhook handles this delivery itself. Its next step is due at {result.due_at:%Y-%m-%d %H:%M:%S} UTC. "
+            "Signal: `discard`."
+        )
+        await self._wait(self._is_woken, max(result.due_at - began, MIN_STEP), "next step")
+        self._round_began += workflow.now() - began
+        return None
 
     async def _record(self, outcome: AttemptOutcome) -> None:
         assert outcome.unrecorded is not None

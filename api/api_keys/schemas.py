@@ -37,7 +37,8 @@ class ApiKeyIn(ApiModel):
         default_factory=list,
         description=(
             "`admin`, `publish` and `read`. Or `receive:<endpoint gid>`: to poll, stream and acknowledge the "
-            "deliveries of this endpoint, and nothing else."
+            "deliveries of this endpoint, and nothing else. Or `tasks:<endpoint gid>`: to see and decide the tasks of "
+            "this inbox, as the person whom `name` names."
         ),
     )
     tenant: Name | None = Field(None, description="The tenant's name.")

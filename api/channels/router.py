@@ -5,10 +5,10 @@ from http import HTTPStatus
 from fastapi import APIRouter
 
 from api import problem_types, render
-from api.channels.schemas import ChannelIn, ChannelOut, ChannelPatch
+from api.channels.schemas import ChannelIn, ChannelOut, ChannelPatch, gates_of
 from api.dependencies import Paging, Principal, ServicesDep, Store
 from api.idempotency import OnceDep
-from api.problems import documents
+from api.problems import documents, invalid
 from api.schemas import ListOf, Name, spec_of
 
 router = APIRouter(prefix="/channels", tags=["channels"])
@@ -20,7 +20,9 @@ async def create_channel(
 ) -> ChannelOut:
     """Create a channel to publish to. Its policy is the default of all deliveries from it."""
     async with once.writing(store) as session:
-        channel = await services.channels.create(session, caller.actor, body.name, spec_of(body.policy))
+        channel = await services.channels.create(
+            session, caller.actor, body.name, spec_of(body.policy), gates_of(body.gates)
+        )
         return await once.keep(session, render.channel(channel), HTTPStatus.CREATED)
 
 
@@ -29,23 +31,33 @@ async def list_channels(paging: Paging, services: ServicesDep, store: Store) -> 
     """List channels by name."""
     async with store.reading() as session:
         page = await services.channels.page(session, after=paging.after, limit=paging.limit)
-    return ListOf(data=[render.channel(row) for row in page.rows], next_cursor=paging.next_cursor(page.next_key))
+    return ListOf(
+        data=[render.channel(row, store.tenant_gid) for row in page.rows], next_cursor=paging.next_cursor(page.next_key)
+    )
 
 
 @router.get("/{name}")
 async def get_channel(name: Name, services: ServicesDep, store: Store) -> ChannelOut:
     """Get a channel with its policy."""
     async with store.reading() as session:
-        return render.channel(await services.channels.get(session, name))
+        return render.channel(await services.channels.get(session, name), store.tenant_gid)
 
 
 @router.patch("/{name}")
 async def update_channel(
     name: Name, body: ChannelPatch, services: ServicesDep, store: Store, caller: Principal
 ) -> ChannelOut:
-    """Set the policy. A round of attempts that has begun keeps its policy; the next round takes the new one."""
+    """Set the policy, the gates, or both. A round of attempts that has begun keeps its policy; the next round takes the
+    new one. Messages that were accepted keep their gates."""
+    if not body.model_fields_set:
+        raise invalid("policy", "is required, unless `gates` are given")
     async with store.writing() as session:
-        return render.channel(await services.channels.set_policy(session, caller.actor, name, spec_of(body.policy)))
+        channel = await services.channels.get(session, name)
+        if "gates" in body.model_fields_set:  # first: it locks inboxes, and the deletion of one locks channels after it
+            channel = await services.channels.set_gates(session, caller.actor, name, gates_of(body.gates))
+        if "policy" in body.model_fields_set:
+            channel = await services.channels.set_policy(session, caller.actor, name, spec_of(body.policy))
+        return render.channel(channel)
 
 
 @router.delete("/{name}", status_code=HTTPStatus.NO_CONTENT, responses=documents(problem_types.CHANNEL_IN_USE))

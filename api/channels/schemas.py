@@ -1,13 +1,34 @@
 """Channels as requests and responses show them."""
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from api.schemas import ApiModel, Name, Policy
+from api.schemas import ApiModel, Gid, GivenOnly, Name, Policy
+from everhook.publishing.gates import MAX_STEPS
 
+_STEP: dict[str, Any] = {"inbox": "ep_01m83prhbfe23sdyzab24cmhby", "filter": {"amount": {"$gt": 1000}}}
+_GATES = "Who has to approve its messages, one after the other, before they are sent."
 _EXAMPLE: dict[str, Any] = {"name": "orders", "policy": {"preset": "patient"}}
+
+
+class GateStep(GivenOnly):
+    """A step of a gate: who has to approve a message before it is sent."""
+
+    inbox: Gid = Field(description="The endpoint that asks.")
+    task: dict[str, Any] | None = Field(
+        None, description="What it asks; the `task` of the publish and the defaults of the inbox fill in the rest."
+    )
+    filter: dict[str, Any] | None = Field(None, description="Ask only if the payload matches, as in subscriptions.")
+
+
+Gates = Annotated[list[GateStep], Field(max_length=MAX_STEPS)]
+
+
+def gates_of(gates: list[GateStep] | None) -> list[dict[str, Any]] | None:
+    """Gates as requests spell them."""
+    return [step.model_dump() for step in gates] if gates is not None else None
 
 
 class ChannelIn(ApiModel):
@@ -15,17 +36,24 @@ class ChannelIn(ApiModel):
 
     name: Name = Field(examples=["orders"])
     policy: Policy | None = Field(None, examples=[{"preset": "patient"}])
+    gates: Gates | None = Field(None, description=_GATES, examples=[[_STEP]])
 
 
 class ChannelPatch(ApiModel):
+    """At least one of them; what is absent stays as it is."""
+
     model_config = ConfigDict(json_schema_extra={"examples": [{"policy": {"preset": "patient"}}]})
 
-    policy: Policy | None
+    policy: Policy | None = None
+    gates: Gates | None = Field(None, description=_GATES)
 
 
 class ChannelOut(ApiModel):
-    model_config = ConfigDict(json_schema_extra={"examples": [{**_EXAMPLE, "createdAt": "2026-01-31T12:00:00Z"}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{**_EXAMPLE, "gates": [_STEP], "createdAt": "2026-01-31T12:00:00Z"}]}
+    )
 
     name: str
     policy: dict[str, Any] | None
+    gates: list[GateStep] | None = Field(description=f"{_GATES} Null also for the key of a tenant.")
     created_at: datetime

@@ -21,6 +21,8 @@ from api.dashboard import (
     receipts,
     sign_in,
     sign_in_link,
+    task_links,
+    tasks,
 )
 from api.dashboard.failures import for_browsers
 from api.dashboard.live import Broadcaster
@@ -34,7 +36,7 @@ FORMS_OF_STRANGERS = (sign_in.sign_in, sign_in.choose_theme, sign_in_link.exchan
 MAX_FORM_OF_STRANGERS = 8 * 1024
 """Bytes: a key, or a link's token, and the way back."""
 
-FOR_TENANTS = (overview, endpoints, deliveries, dead_letters, receipts)
+FOR_TENANTS = (overview, endpoints, tasks, deliveries, dead_letters, receipts)
 FOR_OPERATORS = (sign_in, messages, channels, audit, keys)
 
 
@@ -52,6 +54,7 @@ def install(app: FastAPI, settings: Settings) -> None:
     app.include_router(assets.router)
     app.include_router(portal.router)
     app.include_router(problem_pages.router)
+    app.include_router(task_links.router)
     sign_in_link.install(app)
     for section in (*FOR_OPERATORS, *FOR_TENANTS):
         app.include_router(section.router)

@@ -63,4 +63,6 @@ def ways(
         found.append(NextAction(f"All {sections[above].lower()}", above))
     if problem.status is HTTPStatus.FORBIDDEN and not base:
         found.append(NextAction("Sign in with another key", "/sign-in"))
-    return [*found, NextAction("To the overview", f"{base}/")]
+    home = next(iter(sections), f"{base}/")
+    label = "To the overview" if home == f"{base}/" else f"To the {sections[home].lower()}"
+    return [*found, NextAction(label, home)]

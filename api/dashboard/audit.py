@@ -12,7 +12,7 @@ from everhook.storage.tables import AuditEntry
 from everhook.tenants.audit import AuditQuery, AuditView
 
 PAGE = 50
-PAGES_OF = {Kind.ENDPOINT: "/endpoints", Kind.DELIVERY: "/deliveries", Kind.BATCH: "/batches"}
+PAGES_OF = {Kind.ENDPOINT: "/endpoints", Kind.DELIVERY: "/deliveries", Kind.BATCH: "/batches", Kind.TASK: "/inbox"}
 """Where the things that entries are about have pages."""
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False, prefix="/audit")

@@ -40,6 +40,13 @@ PAGE = 50
 ATTEMPTS = 20
 """On the page of a delivery: each may have 16 KiB of a response, and all of it is rendered on the event loop."""
 
+WITHOUT_ATTEMPT = TERMINAL_STATUSES | {
+    DeliveryStatus.DEAD_LETTERED,
+    DeliveryStatus.AWAITING_DECISION,
+    DeliveryStatus.GATED,
+}
+"""No attempt can be asked for."""
+
 STATUSES = (("", "Any"), *((status.value, status.value.replace("_", " ")) for status in DeliveryStatus))
 router = APIRouter(route_class=PageRoute, include_in_schema=False, prefix="/deliveries")
 
@@ -202,7 +209,7 @@ async def _detail(
         schedule=schedules.get(delivery.round),
         schedule_of_replay=charts.schedule(today) if may_replay and policies.get(delivery.round) != today else None,
         workflow_url=_workflow_url(request, viewer, services, gid),
-        may_attempt_now=status not in TERMINAL_STATUSES and status is not DeliveryStatus.DEAD_LETTERED,
+        may_attempt_now=status not in WITHOUT_ATTEMPT,
         may_replay=may_replay,
     )
 

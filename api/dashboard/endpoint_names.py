@@ -1,8 +1,8 @@
 """What endpoints are called: by their URL, or by how they receive without one."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from api.dashboard.code import url_markup
 from api.endpoints.schemas import EndpointMode
@@ -13,6 +13,7 @@ MODES = {
     EndpointMode.POLL: "Consumers poll",
     EndpointMode.STREAM: "Consumers stream",
     EndpointMode.INBOX: "People decide",
+    EndpointMode.INTERNAL: "Everhook handles it",
 }
 
 
@@ -22,10 +23,26 @@ class Named(Protocol):
     gid: str
     url: str
     mode: DeliveryMode
+    options: dict[str, Any]
 
 
 def endpoint_name(endpoint: Named) -> Markup:
-    """The URL; in other modes how it receives, and its id."""
+    """The URL; of an inbox its name; in other modes how it receives, and its id."""
     if endpoint.url:
         return url_markup(endpoint.url)
+    if endpoint.mode is DeliveryMode.INBOX:
+        return escape(inbox_name(endpoint))
     return Markup("{}: <wbr>{}").format(endpoint.mode.value, endpoint.gid)
+
+
+def endpoint_title(endpoint: Named) -> str:
+    """The same as text."""
+    if endpoint.mode is DeliveryMode.INBOX:
+        return inbox_name(endpoint)
+    return endpoint.url or f"{endpoint.mode}: {endpoint.gid}"
+
+
+def inbox_name(inbox: Named) -> str:
+    """What people know an inbox by."""
+    name: str = inbox.options.get("name") or inbox.gid
+    return name

@@ -1,18 +1,20 @@
 """Endpoints: the list of them, and all about one."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Literal, get_args
 
+import orjson
 from fastapi import APIRouter, Request, Response
 from markupsafe import Markup
 from pydantic import ValidationError
 
 from api.dashboard import charts, overview, policy_form, states
 from api.dashboard.charts import Chart, Column, Span
-from api.dashboard.endpoint_names import MODES
+from api.dashboard.endpoint_names import MODES, endpoint_title
 from api.dashboard.filters import channel_names
 from api.dashboard.forms import Form, FormError, wrong_fields
 from api.dashboard.pages import (
@@ -60,6 +62,8 @@ FAULTS_SHOWN = 5
 STATES = (("", "Any state"), ("failing", "Circuit open"), ("paused", "Paused"), ("disabled", "Disabled"),
           ("closed", "Circuit closed"))  # fmt: skip
 WINDOWS = {Window.HOUR: "the last hour", Window.DAY: "the last 24 hours", Window.WEEK: "the last 7 days"}
+
+HOUR_S = 3_600
 
 GRACES = ((86_400, "a day"), (604_800, "a week"), (3_600, "an hour"), (0, "no time at all: it stops now"))
 """For how many seconds the old secret still signs."""
@@ -211,7 +215,7 @@ async def create(
 ) -> Response:
     try:
         mode = form.get("mode", DeliveryMode.HTTP.value)
-        body = EndpointIn(mode=mode, **_settings(form, mode), **_first_subscription(form, viewer))
+        body = EndpointIn(mode=mode, **_settings(form, mode, {}), **_first_subscription(form, viewer))
         checked = await services.endpoints.check(body.new(), viewer.tenant_gid)
         async with store.writing() as session:
             created = await services.endpoints.create(session, viewer.caller.actor, checked)
@@ -240,7 +244,7 @@ def _page(request: Request, viewer: Viewer, view: DetailView, status: HTTPStatus
         "endpoint.html",
         viewer,
         status=status,
-        title=view.view.endpoint.url or f"{view.view.endpoint.mode}: {view.view.endpoint.gid}",
+        title=endpoint_title(view.view.endpoint),
         nav="endpoints",
         v=view,
         windows=WINDOWS,
@@ -331,6 +335,8 @@ async def ask_edit(gid: str, request: Request, viewer: ViewerDep, services: Serv
         "mode": endpoint.mode.value,
         "leaseSeconds": str(endpoint.options.get("leaseSeconds", "")),
         "maxInFlight": str(endpoint.options.get("maxInFlight", "")),
+        **_fields_of_inbox(endpoint.options),
+        "handler": _json(endpoint.options.get("handler")),
         "url": endpoint.url,
         "description": endpoint.description,
         "rateLimit": f"{endpoint.rate_limit:g}" if endpoint.rate_limit is not None else "",
@@ -347,7 +353,7 @@ async def edit(
 ) -> Response:
     view = await _view(services, store, gid)
     try:
-        changes = EndpointPatch(**_settings(form, view.endpoint.mode.value)).changes()
+        changes = EndpointPatch(**_settings(form, view.endpoint.mode.value, view.endpoint.options)).changes()
         await services.endpoints.change(store, viewer.caller.actor, gid, changes)
     except NotFound:
         raise
@@ -445,9 +451,39 @@ def _url_hint(settings: Settings) -> str:
     return f"Where messages are sent: {scheme}, and {addresses}"
 
 
-def _settings(form: Form, mode: str) -> dict[str, Any]:
+def _fields_of_inbox(options: Mapping[str, Any]) -> dict[str, str]:
+    task = options.get("task") or {}
+    return {
+        "inboxName": options.get("name", ""),
+        "assignees": "\n".join(task.get("assignees", ())),
+        "dueHours": f"{task['dueSeconds'] / HOUR_S:g}" if "dueSeconds" in task else "",
+    }
+
+
+def _options_of_inbox(form: Form, before: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of an inbox as the API takes them. What the form does not show stays as it was `before`."""
+    if "inboxName" not in form:
+        raise invalid("inboxName", "is required")
+    hours = _number(form.get("dueHours"), "dueHours")
+    shown = {
+        "assignees": [line.strip() for line in form.get("assignees").splitlines() if line.strip()],
+        "dueSeconds": round(hours * HOUR_S) if hours is not None and math.isfinite(hours) else None,
+    }
+    task = {name: value for name, value in (before.get("task") or {}).items() if name not in shown}
+    return {**before, "name": form.get("inboxName"), "task": task | {n: value for n, value in shown.items() if value}}
+
+
+def _settings(form: Form, mode: str, options_before: Mapping[str, Any]) -> dict[str, Any]:
     """What can be changed later, too, as the API takes it. What only webhooks have is ignored in other modes."""
+    if mode == DeliveryMode.INBOX:
+        return {"description": form.get("description"), "options": _options_of_inbox(form, options_before)}
     spec = policy_form.policy(form)
+    if mode == DeliveryMode.INTERNAL:
+        return {
+            "description": form.get("description"),
+            "policy": Policy(**spec) if spec is not None else None,
+            "options": {"handler": _object(form.get("handler"), "options.handler")},
+        }
     if mode != DeliveryMode.HTTP:
         options = {name: _number(form.get(name), name) for name in ("leaseSeconds", "maxInFlight")}
         return {
@@ -466,12 +502,26 @@ def _settings(form: Form, mode: str) -> dict[str, Any]:
     }
 
 
+def _object(written: str, field: str) -> Any:
+    try:
+        value = orjson.loads(written)
+    except orjson.JSONDecodeError as error:
+        raise invalid(field, "is not a JSON object") from error
+    if not isinstance(value, dict):
+        raise invalid(field, "is not a JSON object")
+    return value
+
+
 def _first_subscription(form: Form, viewer: Viewer) -> dict[str, Any]:
     """Tenants create endpoints of their own tenant only; the form cannot change that."""
     chosen: dict[str, Any] = {"tenant": form.get("tenant") or None} if viewer.tenant_gid is None else {}
     if "channel" in form:
         chosen |= {"channel": form.get("channel"), "events": form.get("events").split()}
     return chosen
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() if value is not None else ""
 
 
 def _number(written: str, field: str) -> float | None:

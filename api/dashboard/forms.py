@@ -57,14 +57,19 @@ async def read_form(request: Request) -> Form:
     return Form(pairs)
 
 
-def refuse_foreign(request: Request) -> None:
+def refuse_foreign(request: Request, *, has_referrer: bool = True) -> None:
     """Raise 403 for a form that another site had sent. Browsers say where a request comes from; the older ones say it
-    in `Origin` alone, which a proxy that rewrites `Host` makes hard to compare."""
+    in `Origin` alone, which a proxy that rewrites `Host` makes hard to compare. From a page with the policy
+    `no-referrer` it is always `null`."""
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     if site is not None:
         ours = site == "same-origin"
     else:
-        ours = origin is None or urlsplit(origin).netloc == request.headers.get("host")
+        ours = (
+            origin is None
+            or (origin == "null" and not has_referrer)
+            or urlsplit(origin).netloc == request.headers.get("host")
+        )
     if not ours:
         raise Problem(problem_types.FORBIDDEN, "This form was sent from another site. Nothing was changed.")
 
@@ -82,6 +87,12 @@ FIELDS = {
     "exponential": "schedule",
     "policy": "schedule",
     "expiresAt": "days",
+    "options": "inboxName",
+    "leaseSeconds": "leaseSeconds",
+    "maxInFlight": "maxInFlight",
+    "assignees": "assignees",
+    "dueSeconds": "dueHours",
+    "handler": "handler",
 }
 """Fields of our forms that go by another name in the API, or stand deeper."""
 

@@ -13,11 +13,13 @@ from everhook.tenants.api_keys_store import Scope
 
 @dataclass(frozen=True)
 class Identity:
-    """Who is signed in. `tenant` is a tenant's name, if the session is bound to one."""
+    """Who is signed in. `tenant` is a tenant's name, if the session is bound to one. `person` is who the tenant's own
+    application says that a visitor of the portal is."""
 
     caller: Caller
     session: Session
     tenant: str | None = None
+    person: str | None = None
 
 
 async def of_dashboard(request: Request, services: Services, sessions: Sessions) -> Identity | None:
@@ -38,16 +40,17 @@ async def of_portal(request: Request, services: Services, sessions: Sessions) ->
     session = sessions.read(PORTAL_SESSION, request.cookies.get(PORTAL_COOKIE, ""))
     if session is None or await services.sessions.is_ended(session.number):
         return None
-    tenant = await services.sessions.tenant_name(session.subject)
+    tenant_gid, _, person = session.subject.partition(" ")
+    tenant = await services.sessions.tenant_name(tenant_gid)
     if tenant is None:
         return None
     caller = Caller(
         name=f"portal of {tenant}",
         scopes=frozenset({Scope.TENANT}),
-        tenant_gid=session.subject,
+        tenant_gid=tenant_gid,
         address=address_of(request, services.settings),
     )
-    return Identity(caller, session, tenant)
+    return Identity(caller, session, tenant, person or None)
 
 
 async def end_session(services: Services, caller: Caller, session: Session) -> None:

@@ -28,7 +28,7 @@ from everhook.errors import InvalidField
 from everhook.storage.tables import ApiKey, now
 from everhook.storage.tenant_scope import TenantScope
 from everhook.tenants.api_keys import ApiKeyView, CreatedApiKey
-from everhook.tenants.api_keys_store import Scope
+from everhook.tenants.api_keys_store import BOUND_SCOPES, Scope
 
 PAGE = 50
 SCOPES = {
@@ -69,7 +69,10 @@ async def create(
     try:
         body = ApiKeyIn(
             name=form.get("name"),
-            scopes=[*form.all("scopes"), *(f"{Scope.RECEIVE}:{gid}" for gid in form.get("receive").split())],
+            scopes=[
+                *form.all("scopes"),
+                *(f"{scope}:{gid}" for scope in sorted(BOUND_SCOPES) for gid in form.get(scope).split()),
+            ],
             tenant=form.get("tenant") or None,
             expires_at=now() + timedelta(days=_days(form.get("days"))) if "days" in form else None,
         )

@@ -11,9 +11,11 @@ from api.dashboard.filters import Filters, MessageChoice
 from api.dashboard.pages import OperatorDep, Pager, PageRoute, StoreDep, after, pager, render
 from api.dependencies import ServicesDep
 from everhook.contracts import DeliveryStatus
+from everhook.endpoints import store as endpoints
+from everhook.publishing.gate_progress_store import GateView
 from everhook.publishing.service import MessageView
 from everhook.storage.paging import Page
-from everhook.storage.tables import Message
+from everhook.storage.tables import Endpoint, Message
 
 PAGE = 50
 
@@ -29,13 +31,16 @@ class ListView:
 
 @dataclass(frozen=True)
 class DetailView:
-    """`lines` are the newest deliveries; `more`: there are others. `counts` are of all, by status."""
+    """`lines` are the newest deliveries; `more`: there are others. `counts` are of all, by status. `gate` is what they
+    waited or wait for, and `inboxes` are those of its steps."""
 
     message: Message
     tenant: str | None
     lines: tuple[Line, ...]
     counts: Mapping[DeliveryStatus, int]
     more: bool
+    gate: GateView | None
+    inboxes: Mapping[str, Endpoint]
 
 
 @router.get("")
@@ -64,11 +69,15 @@ async def show_one(gid: str, request: Request, viewer: OperatorDep, services: Se
     async with store.reading() as session:
         detail = await services.messages.get(session, gid, max_deliveries=PAGE)
         lines = await lines_of(session, detail.deliveries)
+        steps = detail.gate.steps if detail.gate is not None else ()
+        inboxes = await endpoints.by_gid(session, {step.inbox for step in steps if step.inbox})
     view = DetailView(
         message=detail.message,
         tenant=detail.tenant,
         lines=lines,
         counts=detail.counts,
         more=detail.has_more_deliveries,
+        gate=detail.gate,
+        inboxes=inboxes,
     )
     return render(request, "message.html", viewer, title=detail.message.event_type, nav="messages", v=view)

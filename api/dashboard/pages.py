@@ -16,13 +16,14 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from api import problem_types, problems
-from api.callers import ADMINS, ENVIRONMENT, OWNED, SIGNED_IN, Access, Caller
+from api.callers import ADMINS, DECIDERS, ENVIRONMENT, OWNED, SIGNED_IN, Access, Caller
 from api.dashboard import assets, charts, code, identity, states, text
 from api.dashboard.advice import advice, page_behind, ways
 from api.dashboard.endpoint_names import endpoint_name
 from api.dashboard.forms import TOKEN_FIELD, Form, read_form, refuse_foreign, wrong_fields
 from api.dashboard.live import Broadcaster
 from api.dashboard.sessions import Session, Sessions
+from api.dashboard.task_form import due_after, words
 from api.dependencies import Services, ServicesDep, decode_cursor, encode_cursor, list_tag
 from api.problems import Problem, invalid
 from everhook.settings import Settings
@@ -35,6 +36,7 @@ THEMES = ("light", "dark")
 NAVIGATION = (
     ("overview", "/", "Overview"),
     ("endpoints", "/endpoints", "Endpoints"),
+    ("inbox", "/inbox", "Inbox"),
     ("deliveries", "/deliveries", "Deliveries"),
     ("dead-letters", "/dead-letters", "Dead letters"),
     ("messages", "/messages", "Messages"),
@@ -42,8 +44,10 @@ NAVIGATION = (
     ("audit", "/audit", "Audit"),
     ("keys", "/keys", "Keys"),
 )
-TENANTS_SEE = frozenset({"overview", "endpoints", "deliveries", "dead-letters"})
+TENANTS_SEE = frozenset({"overview", "endpoints", "inbox", "deliveries", "dead-letters"})
 ADMINS_SEE = frozenset({"audit", "keys"})
+OPEN_TASKS_COUNTED = 100
+"""The navigation shows no more than that."""
 
 
 class SignInNeeded(Exception):
@@ -53,13 +57,16 @@ class SignInNeeded(Exception):
 @dataclass(frozen=True)
 class Viewer:
     """Who is signed in. `base` is what all addresses begin with: nothing, or `/portal`. `tenant` is the name of the
-    tenant that the viewer is bound to, if any."""
+    tenant that the viewer is bound to, if any. `person` is the name that decides tasks; `open_tasks` counts those in
+    sight."""
 
     caller: Caller
     session: Session
     form_token: str
     base: str = ""
     tenant: str | None = None
+    person: str = ""
+    open_tasks: int = 0
 
     @property
     def tenant_gid(self) -> str | None:
@@ -70,6 +77,20 @@ class Viewer:
         return OWNED.admits(self.caller, "POST")
 
     @property
+    def sees_all(self) -> bool:
+        """Whether there is more in sight than tasks."""
+        return OWNED.admits(self.caller, "GET")
+
+    @property
+    def may_decide(self) -> bool:
+        return DECIDERS.admits(self.caller, "POST")
+
+    @property
+    def home(self) -> str:
+        """The page to begin with."""
+        return self.base + self.navigation[0][1]
+
+    @property
     def may_administer(self) -> bool:
         return ADMINS.admits(self.caller, "POST")
 
@@ -78,6 +99,10 @@ class Viewer:
         return [each for each in NAVIGATION if self._sees(each[0])]
 
     def _sees(self, page: str) -> bool:
+        if page == "inbox":
+            return True
+        if not self.sees_all:
+            return False
         if page in ADMINS_SEE:
             return self.may_administer
         return self.tenant_gid is None or page in TENANTS_SEE
@@ -121,6 +146,8 @@ def templates() -> Environment:
         as_endpoint=endpoint_name,
         with_code=code.with_code,
         as_moment=datetime.fromisoformat,
+        as_words=words,
+        due_after=due_after,
     )
     return environment
 
@@ -194,6 +221,10 @@ NOTICES = {
     "saved": "Saved.",
     "created": "Created.",
     "deleted": "Deleted.",
+    "decided": "Decided. The decision has a receipt.",
+    "agreed": "Your decision is recorded. More people have to agree.",
+    "delegated": "Handed over.",
+    "commented": "Comment added.",
     "revoked": "Revoked. Sessions that signed in with this key have ended.",
 }
 """What a page says after a form was submitted; by name, so that no text comes from the address."""
@@ -227,21 +258,44 @@ async def viewer_of(request: Request, services: Services) -> Viewer | None:
     viewer = None
     if found is not None:
         form_token, base = sessions.form_token(found.session), PORTAL if is_portal else ""
-        viewer = Viewer(found.caller, found.session, form_token, base, found.tenant)
+        person, count = found.person or found.caller.name, await _open_tasks(request, services, found.caller)
+        viewer = Viewer(found.caller, found.session, form_token, base, found.tenant, person, count)
     request.state.viewer = viewer
     return viewer
 
 
-async def _viewer(request: Request, services: ServicesDep) -> Viewer:
+async def _open_tasks(request: Request, services: Services, caller: Caller) -> int:
+    if request.method != "GET":
+        return 0
+    async with services.scope_of(caller.tenant_gid).reading() as session:
+        return await services.tasks.count_open(session, caller.inboxes, at_most=OPEN_TASKS_COUNTED)
+
+
+async def _signed_in(request: Request, services: ServicesDep) -> Viewer:
     viewer = await viewer_of(request, services)
     if viewer is None:
         raise SignInNeeded
+    return viewer
+
+
+async def _viewer(viewer: Annotated[Viewer, Depends(_signed_in)]) -> Viewer:
     OWNED.check(viewer.caller, "GET")
+    return viewer
+
+
+async def _decider(viewer: Annotated[Viewer, Depends(_signed_in)]) -> Viewer:
+    """Of pages about tasks, which people with a key for one inbox see as well."""
+    DECIDERS.check(viewer.caller, "GET")
     return viewer
 
 
 async def _store(viewer: Annotated[Viewer, Depends(_viewer)], services: ServicesDep) -> TenantScope:
     """The database as the viewer may see it."""
+    return services.scope_of(viewer.tenant_gid)
+
+
+async def _task_store(viewer: Annotated[Viewer, Depends(_decider)], services: ServicesDep) -> TenantScope:
+    """The same, for pages about tasks. Those of other inboxes are left out by the use cases: see `Caller.inboxes`."""
     return services.scope_of(viewer.tenant_gid)
 
 
@@ -260,7 +314,7 @@ async def _admin(viewer: Annotated[Viewer, Depends(_operator)]) -> Viewer:
 def _form_of(access: Access) -> Any:
     """The form that a viewer with this access sent from one of our pages. 403 for any other, and nothing changes."""
 
-    async def read(request: Request, viewer: Annotated[Viewer, Depends(_viewer)]) -> Form:
+    async def read(request: Request, viewer: Annotated[Viewer, Depends(_signed_in)]) -> Form:
         refuse_foreign(request)
         form = await read_form(request)
         if not dashboard_of(request).sessions.is_form_token(viewer.session, form.get(TOKEN_FIELD)):
@@ -274,17 +328,23 @@ def _form_of(access: Access) -> Any:
     return Depends(read)
 
 
+SignedInDep = Annotated[Viewer, Depends(_signed_in)]
 ViewerDep = Annotated[Viewer, Depends(_viewer)]
 OperatorDep = Annotated[Viewer, Depends(_operator)]
 AdminDep = Annotated[Viewer, Depends(_admin)]
+DeciderDep = Annotated[Viewer, Depends(_decider)]
 StoreDep = Annotated[TenantScope, Depends(_store)]
+TaskStoreDep = Annotated[TenantScope, Depends(_task_store)]
 FormDep = Annotated[Form, _form_of(OWNED)]
+TaskFormDep = Annotated[Form, _form_of(DECIDERS)]
 AdminFormDep = Annotated[Form, _form_of(ADMINS)]
 SignOutFormDep = Annotated[Form, _form_of(SIGNED_IN)]
 
 
 class PageRoute(APIRoute):
     """A route that responds to failures with pages, and to all requests with security headers."""
+
+    referrer_policy = "same-origin"
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         inner = super().get_route_handler()
@@ -298,7 +358,7 @@ class PageRoute(APIRoute):
                 response = error_page(request, invalid(*next(iter(wrong_fields(error).items()))))
             except Exception as error:
                 response = error_page(request, problems.from_error(request, error))
-            secure_headers(response, request)
+            secure_headers(response, request, self.referrer_policy)
             return response
 
         return handle
@@ -342,12 +402,12 @@ CONTENT_POLICY = (
 )
 
 
-def secure_headers(response: Response, request: Request) -> None:
+def secure_headers(response: Response, request: Request, referrer_policy: str = PageRoute.referrer_policy) -> None:
     """No script or style but our own files; framed nowhere but a portal where the settings say so."""
     ancestors = dashboard_of(request).settings.portal_frame_ancestors if in_portal(request) else []
     response.headers["content-security-policy"] = CONTENT_POLICY.format(ancestors=" ".join(ancestors) or "'none'")
     response.headers["x-content-type-options"] = "nosniff"
-    response.headers["referrer-policy"] = "same-origin"
+    response.headers["referrer-policy"] = referrer_policy
     response.headers["cross-origin-opener-policy"] = "same-origin"
     response.headers["permissions-policy"] = "camera=(), geolocation=(), microphone=()"
     response.headers.setdefault("cache-control", "no-store")

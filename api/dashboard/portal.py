@@ -18,8 +18,8 @@ from api.dashboard.identity import end_session
 from api.dashboard.pages import (
     PORTAL,
     PageRoute,
+    SignedInDep,
     SignOutFormDep,
-    ViewerDep,
     dashboard_of,
     is_local,
     render,
@@ -28,7 +28,8 @@ from api.dashboard.sessions import PORTAL_COOKIE, PORTAL_LIFETIME, PORTAL_LINK, 
 from api.dependencies import Principal, ServicesDep, Store, address_of
 from api.problems import Problem, documents
 from api.schemas import ApiModel, Gid, Integer
-from everhook.tenants.audit_store import Actor
+from api.tasks.schemas import Assignee
+from everhook.audit.store import Actor
 
 LINK_LIFETIME = timedelta(minutes=5)
 
@@ -49,6 +50,9 @@ class PortalLinkIn(ApiModel):
 
     session_seconds: Annotated[Integer, Field(ge=60, le=PORTAL_LIFETIME.total_seconds())] = int(
         PORTAL_LIFETIME.total_seconds()
+    )
+    person: Assignee | None = Field(
+        None, description="Who visits the portal, to decide tasks in this name. Without it the portal itself decides."
     )
 
 
@@ -71,15 +75,17 @@ async def create_portal_link(
     body: PortalLinkIn | None = None,
 ) -> PortalLinkOut:
     """Create a link that signs a tenant in to its portal, where it sees its own endpoints, deliveries and receipts."""
-    seconds = (body or PortalLinkIn()).session_seconds
-    base = _public_url(request)
+    asked = body or PortalLinkIn()
+    base = public_url(request)
     async with store.writing() as session:
         tenant = await services.tenants.grant_portal_link(session, caller.actor, gid)
-    token, link = dashboard_of(request).sessions.issue(PORTAL_LINK, f"{tenant.gid} {seconds}", LINK_LIFETIME)
+    token, link = dashboard_of(request).sessions.issue(
+        PORTAL_LINK, f"{tenant.gid} {asked.session_seconds} {asked.person or ''}", LINK_LIFETIME
+    )
     return PortalLinkOut(url=base + request.app.url_path_for("open_portal", token=token), expires_at=link.expires_at)
 
 
-def _public_url(request: Request) -> str:
+def public_url(request: Request) -> str:
     """Where browsers reach this API. The header `Host` does not say it: the caller chooses that."""
     settings = dashboard_of(request).settings
     if settings.public_url is not None:
@@ -88,7 +94,7 @@ def _public_url(request: Request) -> str:
         return str(request.base_url).rstrip("/")
     raise Problem(
         problem_types.NOT_CONFIGURED,
-        "EVERHOOK_PUBLIC_URL is not set: a link to the portal begins with the address of this API.",
+        "EVERHOOK_PUBLIC_URL is not set: a link begins with the address of this API.",
     )
 
 
@@ -107,18 +113,20 @@ async def exchange(request: Request, services: ServicesDep) -> Response:
     link = dashboard.sessions.read(PORTAL_LINK, (await read_form(request)).get("token"))
     if link is None:
         return render(request, "portal_ended.html", status=HTTPStatus.UNAUTHORIZED)
-    tenant_gid, seconds = link.subject.split(" ")
+    tenant_gid, seconds, person = link.subject.split(" ", 2)
     visitor = Actor("portal", address_of(request, services.settings))
     if not await services.sessions.use_link(link.number, visitor, tenant_gid):
         return render(request, "portal_ended.html", status=HTTPStatus.UNAUTHORIZED)
-    token, _ = dashboard.sessions.issue(PORTAL_SESSION, tenant_gid, timedelta(seconds=int(seconds)))
+    token, _ = dashboard.sessions.issue(
+        PORTAL_SESSION, f"{tenant_gid} {person}".rstrip(), timedelta(seconds=int(seconds))
+    )
     response = RedirectResponse(f"{PORTAL}/", HTTPStatus.SEE_OTHER)
     response.headers.append("set-cookie", _cookie(request, token, int(seconds)))
     return response
 
 
 @router.post("/sign-out")
-async def sign_out(request: Request, services: ServicesDep, viewer: ViewerDep, form: SignOutFormDep) -> Response:
+async def sign_out(request: Request, services: ServicesDep, viewer: SignedInDep, form: SignOutFormDep) -> Response:
     """End the session for good: its cookie opens nothing any more, wherever it may have been copied to."""
     await end_session(services, viewer.caller, viewer.session)
     response = RedirectResponse(f"{PORTAL}/", HTTPStatus.SEE_OTHER)

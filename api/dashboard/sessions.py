@@ -23,7 +23,7 @@ from everhook.settings import Settings
 LIFETIME = timedelta(hours=12)
 PORTAL_LIFETIME = timedelta(hours=1)
 SESSION_COOKIE, PORTAL_COOKIE = "everhook_session", "everhook_portal"
-DASHBOARD, PORTAL_SESSION, PORTAL_LINK = "dashboard", "portal", "portal-link"
+DASHBOARD, PORTAL_SESSION, PORTAL_LINK, TASK_LINK = "dashboard", "portal", "portal-link", "task-link"
 """The kinds of tokens. One is never taken for another."""
 
 _ALGORITHM = "HS256"
@@ -31,7 +31,8 @@ _ALGORITHM = "HS256"
 
 @dataclass(frozen=True)
 class Session:
-    """What a token says. `subject` is the gid of an API key, or of a tenant in a portal."""
+    """What a token says. `subject` is the gid of an API key; in a portal that of a tenant, with the name of a person
+    after it where one was given; of a link to a task the tenant, the task and the person."""
 
     kind: str
     subject: str

@@ -8,15 +8,15 @@ from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 
-from api.callers import OWNED
+from api.callers import DECIDERS, OWNED
 from api.dashboard import identity
 from api.dashboard.forms import read_form, refuse_foreign
 from api.dashboard.pages import (
     THEME_COOKIE,
     THEMES,
     PageRoute,
+    SignedInDep,
     SignOutFormDep,
-    ViewerDep,
     dashboard_of,
     is_local,
     render,
@@ -63,7 +63,9 @@ async def sign_in(request: Request, services: ServicesDep) -> Response:
     if caller is None:
         return _again(request, target, "This API key is not valid: it is unknown, was revoked, or has expired.")
     if not OWNED.admits(caller, "GET"):
-        return _again(request, target, "This key may only publish.")
+        if not DECIDERS.admits(caller, "GET"):
+            return _again(request, target, "This key opens no pages: it may only publish or receive.")
+        target = target if target != "/" else "/inbox"
     return start_session(request, identity.subject_of(services, caller), target)
 
 
@@ -83,7 +85,7 @@ def start_session(request: Request, subject: str, target: str) -> Response:
 
 
 @router.post("/sign-out")
-async def sign_out(request: Request, services: ServicesDep, viewer: ViewerDep, form: SignOutFormDep) -> Response:
+async def sign_out(request: Request, services: ServicesDep, viewer: SignedInDep, form: SignOutFormDep) -> Response:
     """End the session for good: its cookie opens nothing any more, wherever it may have been copied to."""
     await identity.end_session(services, viewer.caller, viewer.session)
     response = RedirectResponse("/sign-in", HTTPStatus.SEE_OTHER)

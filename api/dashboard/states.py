@@ -12,7 +12,8 @@ from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus, Verdict
 from everhook.health.score import Level
 from everhook.notifications.events import EventKind
-from everhook.storage.tables import CircuitRow
+from everhook.publishing.gates import StepState
+from everhook.storage.tables import CircuitRow, TaskState
 
 OK, INFO, WARN, PARK, BAD, IDLE = "ok", "info", "warn", "park", "bad", "idle"
 
@@ -36,13 +37,36 @@ VERDICT_TONES = {
 }
 LEVEL_TONES = {Level.HEALTHY: OK, Level.DEGRADED: WARN, Level.FAILING: BAD, Level.IDLE: IDLE}
 HOLD_TONES = {Hold.PAUSED: PARK, Hold.DISABLED: BAD}
+STEP_TONES = {
+    StepState.SKIPPED: IDLE,
+    StepState.WAITING: PARK,
+    StepState.OPEN: INFO,
+    StepState.PASSED: OK,
+    StepState.DECLINED: BAD,
+}
+"""Of steps of gates, and of gates."""
+
+TASK_TONES = {
+    TaskState.OPEN: INFO,
+    TaskState.DECIDED: OK,
+    TaskState.EXPIRED: IDLE,
+    TaskState.CANCELLED: IDLE,
+}
 OTHER_TONES = {
     "active": OK, "expired": IDLE, "revoked": BAD,
     "running": INFO, "completed": OK, "failed": BAD,
 }  # fmt: skip
 """Of keys and of batches."""
 
-_TABLES: tuple[Mapping[Any, str], ...] = (DELIVERY_TONES, VERDICT_TONES, LEVEL_TONES, HOLD_TONES, OTHER_TONES)
+_TABLES: tuple[Mapping[Any, str], ...] = (
+    DELIVERY_TONES,
+    VERDICT_TONES,
+    LEVEL_TONES,
+    HOLD_TONES,
+    STEP_TONES,
+    TASK_TONES,
+    OTHER_TONES,
+)
 TONES: Mapping[str, str] = {str(state): tone for table in _TABLES for state, tone in table.items()}
 
 WORDS: Mapping[str, str] = {

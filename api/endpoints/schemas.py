@@ -9,18 +9,17 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
-    SerializerFunctionWrapHandler,
     StringConstraints,
-    model_serializer,
 )
 
 from api import patterns
-from api.schemas import ApiModel, Events, Flag, Integer, Metadata, Name, Number, Policy, Text, spec_of
+from api.schemas import ApiModel, Events, Flag, GivenOnly, Integer, Metadata, Name, Number, Policy, Text, spec_of
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeliveryMode
 from everhook.delivery.body_formats import BodyFormat
 from everhook.egress import TlsExtras
 from everhook.endpoints.service import EndpointChanges, NewEndpoint
+from everhook.internal.options import HandlerKind
 from everhook.signing.schemes import SignatureScheme, secret_key
 
 MAX_PEM = 32 * 1024
@@ -109,16 +108,32 @@ class PublicKeyOut(ApiModel):
 
 class EndpointMode(StrEnum):
     """How an endpoint receives: Everhook sends webhooks (`http`), or consumers take deliveries out of a queue. `stream`
-    and `poll` are one queue; they differ in what the dashboard expects to see."""
+    and `poll` are one queue; they differ in what the dashboard expects to see. Of `inbox` people decide; `internal`
+    deliveries are handled by Everhook itself."""
 
     HTTP = "http"
     STREAM = "stream"
     POLL = "poll"
     INBOX = "inbox"
+    INTERNAL = "internal"
 
 
-class EndpointOptions(ApiModel):
-    """Options of the mode: the first two of `poll` and `stream`, the others of `inbox`."""
+class HandlerOptions(GivenOnly):
+    """What Everhook does with deliveries itself. The kind `email` has `to`, `subject` and `body`; `chat` has `url` and
+    `text`; `reminder` and `escalation` take all from the payload."""
+
+    kind: HandlerKind
+    to: list[str] | None = Field(None, description="Mail addresses; `assignees` stands for those of the event.")
+    subject: str | None = Field(None, description="A template: `{path}` is replaced by a value of the payload.")
+    body: str | None = Field(None, description="A template, as `subject`.")
+    url: str | None = Field(
+        None, description="An incoming webhook of Slack, Mattermost or Teams. It is a secret: only its origin is shown."
+    )
+    text: str | None = Field(None, description="A template, as `subject`.")
+
+
+class EndpointOptions(GivenOnly):
+    """Options of the mode: the first two of `poll` and `stream`, `handler` of `internal`, the others of `inbox`."""
 
     lease_seconds: Integer | None = Field(
         None, ge=5, le=43_200, description="How long a consumer has for a delivery; 60 by default."
@@ -133,11 +148,7 @@ class EndpointOptions(ApiModel):
     groups: dict[str, list[str]] | None = Field(
         None, max_length=50, description="Who belongs to `group:<name>`, by the names of their keys."
     )
-
-    @model_serializer(mode="wrap")
-    def _without_those_of_other_modes(self, serialize: SerializerFunctionWrapHandler):  # type: ignore[no-untyped-def]
-        # No annotation of what it returns: OpenAPI keeps the fields.
-        return {name: value for name, value in serialize(self).items() if value is not None}
+    handler: HandlerOptions | None = Field(None, description="Required in the mode `internal`.")
 
 
 class EndpointSettings(ApiModel):

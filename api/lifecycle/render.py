@@ -37,7 +37,8 @@ def _delivery(each: DeliveryAnswer) -> dict[str, Any]:
         "mode": each.mode.value,
         "status": each.status.value,
     }
-    # The decision of a person will be shown here, as `outcome` and `result`.
+    if each.outcome is not None:
+        shown["outcome"] = each.outcome
     if (result := result_of(each)) is not None:
         shown["result"] = orjson.Fragment(result)
     if each.status is DeliveryStatus.DEAD_LETTERED:

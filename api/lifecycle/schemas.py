@@ -45,10 +45,12 @@ class AnswerOfDelivery(ApiModel):
     endpoint_gid: str
     mode: DeliveryMode
     status: DeliveryStatus
+    outcome: str | None = Field(None, description="What a person decided, such as `approved`. Else absent.")
     result: Any = Field(
         None,
-        description="What the receiver responded: the `result` of its acknowledgement, or the body of its 2xx response "
-        "if that is JSON of less than 16 KiB. Absent without one.",
+        description="What the receiver responded: the `result` of its acknowledgement, the `outcome`, `comment` and "
+        "`data` of a decision, or the body of its 2xx response if that is JSON of less than 16 KiB. Absent without "
+        "one.",
     )
     replayable: bool = Field(False, description="True for a dead letter: it may be delivered yet. Else absent.")
     completed_at: datetime | None = Field(description="When it was settled. Null before.")

@@ -27,6 +27,7 @@ class PublishBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True, fr
     tenant: str | None = None
     published_at: datetime | None = None
     task: dict[str, Any] | None = None
+    gates: list[Any] | None = None
 
 
 class BatchBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True, frozen=True):
@@ -60,6 +61,7 @@ def new_message(body: PublishBody, header_key: str | None) -> NewMessage:
         body.tenant,
         body.published_at,
         body.task,
+        body.gates,
     )
 
 

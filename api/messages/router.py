@@ -17,6 +17,7 @@ from api.schemas import ApiModel, EventType, Gid, ListOf, Moment, Name
 from everhook.delivery.body_formats import timestamp
 from everhook.errors import IdempotencyKeyReused
 from everhook.observability.trace_context import parse
+from everhook.publishing.gates import MAX_STEPS
 from everhook.publishing.service import MessageQuery
 from everhook.publishing.store import Accepted
 
@@ -44,6 +45,13 @@ _MESSAGE_SCHEMA: dict[str, Any] = {
         "task": {
             "type": "object",
             "description": "What inboxes among the endpoints ask people; see docs/approvals.md.",
+        },
+        "gates": {
+            "type": "array",
+            "maxItems": MAX_STEPS,
+            "description": "Who has to approve it, one after the other, before it is sent; instead of the gates of the "
+            "channel. `[]`: none.",
+            "items": {"$ref": "#/components/schemas/GateStep"},
         },
     },
     "examples": [_EXAMPLE],
@@ -168,8 +176,8 @@ async def get_message(gid: Gid, services: ServicesDep, store: Store) -> Response
 async def erase_message_payload(gid: Gid, services: ServicesDep, store: Store, caller: Principal) -> None:
     """Erase its content at once: the payload, and the responses of endpoints to it. Hashes and receipts stay.
 
-    Deliveries that are still open become dead letters as `payload_erased`, without another request. Those that already
-    are dead letters cannot be replayed any more.
+    Deliveries that are still open become dead letters as `payload_erased`, without another request; those that wait for
+    a gate are discarded. Those that already are dead letters cannot be replayed any more.
     """
     await services.messages.erase_payload(store, caller.actor, gid)
 

@@ -9,10 +9,13 @@ from pydantic import ConfigDict, Field
 from api.deliveries.schemas import DELIVERY_GID, ENDPOINT_GID, MESSAGE_GID
 from api.problems import ProblemDocument
 from api.schemas import ApiModel
-from everhook.contracts import DeliveryStatus
+from everhook.contracts import DeadLetterReason, DeliveryStatus
+from everhook.publishing.gate_progress_store import GateView
+from everhook.publishing.gates import StepState
 from everhook.publishing.service import MessageDetail as DetailView
 from everhook.publishing.service import MessageView
 from everhook.storage import tables
+from everhook.storage.tables import GateState
 
 SUMMARY_EXAMPLE: dict[str, Any] = {"deliveryGid": DELIVERY_GID, "endpointGid": ENDPOINT_GID, "status": "accepted"}
 PUBLISHED_EXAMPLE: dict[str, Any] = {
@@ -32,6 +35,15 @@ MESSAGE_EXAMPLE: dict[str, Any] = {
     "publishedAt": "2026-01-31T12:00:00Z",
     "acceptedAt": "2026-01-31T12:00:00.004Z",
     "payloadErasedAt": None,
+}
+
+
+GATE_EXAMPLE: dict[str, Any] = {
+    "gateGid": "gat_01m83prhbfe23sdyzab24cmhby",
+    "state": "passed",
+    "step": 1,
+    "steps": [{"inbox": ENDPOINT_GID, "state": "passed", "taskGid": "tsk_01m83prhbfe23sdyzab24cmhby"}],
+    "reason": None,
 }
 
 
@@ -99,6 +111,36 @@ class Message(ApiModel):
         )
 
 
+class GateStepState(ApiModel):
+    """A step of a gate."""
+
+    inbox: str | None = Field(description="The endpoint that asks. Null for that of another tenant.")
+    state: StepState
+    task_gid: str | None = Field(description="Null before it is asked.")
+
+
+class GateOut(ApiModel):
+    """The decisions that the deliveries of a message wait for."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [GATE_EXAMPLE]})
+
+    gate_gid: str
+    state: GateState
+    step: int = Field(description="The number of the current step, or of the last one that was asked; from 1.")
+    steps: list[GateStepState]
+    reason: DeadLetterReason | None = Field(description="Why the deliveries were discarded.")
+
+    @classmethod
+    def of(cls, view: GateView) -> "GateOut":
+        return cls(
+            gate_gid=view.gate.gid,
+            state=view.gate.state,
+            step=view.step,
+            steps=[GateStepState.model_validate(step) for step in view.steps],
+            reason=view.gate.reason,
+        )
+
+
 class MessageDetail(Message):
     """A message with its payload and its deliveries."""
 
@@ -111,6 +153,7 @@ class MessageDetail(Message):
                     "deliveryCounts": {"delivered": 1},
                     "deliveries": [{**SUMMARY_EXAMPLE, "status": "delivered"}],
                     "moreDeliveries": False,
+                    "gate": GATE_EXAMPLE,
                 }
             ]
         }
@@ -125,6 +168,8 @@ class MessageDetail(Message):
         description="Whether there are others: `GET /v1/deliveries?messageGid={gid}` lists all of them."
     )
 
+    gate: GateOut | None = Field(description="What its deliveries waited or wait for. Null without gates.")
+
     @classmethod
     def of_detail(cls, view: DetailView) -> "MessageDetail":
         """Without the payload, which is not to be parsed and written again."""
@@ -134,6 +179,7 @@ class MessageDetail(Message):
             delivery_counts=view.counts,
             deliveries=summaries(view.deliveries),
             more_deliveries=view.has_more_deliveries,
+            gate=GateOut.of(view.gate) if view.gate is not None else None,
         )
 
 

@@ -11,7 +11,7 @@ from api.problems import documents
 from api.query import Several
 from api.schemas import Gid, ListOf
 from api.tasks.schemas import Assignee, Delegation, TaskAnswer, TaskComment, TaskDetail, TaskOut
-from everhook.inbox.service import TaskView
+from everhook.decisions.service import TaskView
 from everhook.inbox.store import TaskFilter
 from everhook.inbox.tasks import Person
 from everhook.storage.paging import any_of
@@ -27,23 +27,24 @@ async def list_tasks(
     paging: Paging,
     services: ServicesDep,
     store: Store,
+    caller: Principal,
     state: Several[TaskState] = None,
     inbox: Several[Gid] = None,
     assignee: Assignee | None = None,
     overdue: Annotated[bool, Query(description="Only those that are open and past their due date.")] = False,
 ) -> ListOf[TaskOut]:
     """Newest first."""
-    chosen = TaskFilter(any_of(state), any_of(inbox), assignee, overdue)
+    chosen = TaskFilter(any_of(state), any_of(inbox), assignee, overdue, caller.inboxes)
     async with store.reading() as session:
         page = await services.tasks.page(session, chosen, after=paging.after, limit=paging.limit)
     return ListOf(data=[TaskOut.of(row) for row in page.rows], next_cursor=paging.next_cursor(page.next_key))
 
 
 @router.get("/{gid}", response_model=TaskDetail)
-async def get_task(gid: Gid, services: ServicesDep, store: Store) -> Response:
+async def get_task(gid: Gid, services: ServicesDep, store: Store, caller: Principal) -> Response:
     """One task with the payload that it is about, its decisions, and all tasks of its message."""
     async with store.reading() as session:
-        view = await services.tasks.get(session, gid)
+        view = await services.tasks.get(session, gid, caller.inboxes)
     return _shown(view)
 
 
@@ -76,7 +77,7 @@ async def comment_on_task(
 
 
 def _person(caller: Caller) -> Person:
-    return Person(caller.name, caller.key_gid, caller.address)
+    return Person(caller.name, caller.key_gid, caller.address, inboxes=caller.inboxes)
 
 
 def _shown(view: TaskView) -> Response:

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
 
 from api import patterns
 from api.schemas import ApiModel, Integer, check_free_json
-from everhook.inbox.service import Answer, TaskView
+from everhook.decisions.service import Answer, TaskView
 from everhook.storage import tables
 from everhook.storage.tables import TaskState, now
 
@@ -29,8 +29,9 @@ SUMMARY_EXAMPLE: dict[str, Any] = {
     "decidedAt": None,
 }
 
-Comment = Annotated[str, StringConstraints(max_length=2_000, pattern=patterns.NO_NUL)]
-Assignee = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=patterns.NO_CONTROL)]
+MAX_COMMENT, MAX_NAME = 2_000, 200
+Comment = Annotated[str, StringConstraints(max_length=MAX_COMMENT, pattern=patterns.NO_NUL)]
+Assignee = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME, pattern=patterns.NO_CONTROL)]
 Data = Annotated[dict[str, Any], AfterValidator(check_free_json)]
 
 
@@ -65,6 +66,32 @@ class TaskComment(ApiModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"comment": "I asked the supplier."}]})
 
     comment: Comment
+
+
+class TaskLinkIn(ApiModel):
+    """Whom a link is for."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"assignee": "ann@acme.example"}]})
+
+    assignee: Assignee = Field(description="One of those who are asked, or a member of a group that is.")
+
+
+class TaskLinkOut(ApiModel):
+    """A link to the page of one task for one person."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "url": "https://everhook.example.com/t/eyJhbGciOiJIUzI1NiJ9",
+                    "expiresAt": "2026-02-03T12:00:00Z",
+                }
+            ]
+        }
+    )
+
+    url: str = Field(description="Send it to this person only: its holder decides in the person's name.")
+    expires_at: datetime = Field(description="The due date of the task, and 30 days from now at the latest.")
 
 
 class TaskOut(ApiModel):
@@ -132,9 +159,13 @@ class TaskDetail(TaskOut):
                     "comment": None,
                     "data": None,
                     "requestedBy": "shop",
+                    "remindersSent": 0,
+                    "escalatedAt": None,
+                    "escalatedTo": None,
                     "decisions": [],
                     "notes": [],
                     "chain": [SUMMARY_EXAMPLE],
+                    "receiptGid": None,
                 }
             ]
         }
@@ -145,9 +176,13 @@ class TaskDetail(TaskOut):
     comment: str | None
     data: dict[str, Any] | None
     requested_by: str | None = Field(description="The name of the publisher's key.")
+    reminders_sent: int
+    escalated_at: datetime | None
+    escalated_to: str | None = Field(description="The other inbox that asks as well since then.")
     decisions: list[PersonalDecision]
-    notes: list[dict[str, Any]] = Field(description="Comments and delegations, oldest first.")
+    notes: list[dict[str, Any]] = Field(description="Comments, delegations, reminders and escalations, oldest first.")
     chain: list[TaskOut] = Field(description="All tasks of the message, in their order.")
+    receipt_gid: str | None = Field(description="The receipt of the decision.")
 
     @classmethod
     def of_view(cls, view: TaskView) -> "TaskDetail":
@@ -160,6 +195,9 @@ class TaskDetail(TaskOut):
             comment=task.comment,
             data=task.data,
             requested_by=task.requested_by,
+            reminders_sent=task.reminders_sent,
+            escalated_at=task.escalated_at,
+            escalated_to=task.escalated_to,
             decisions=[
                 PersonalDecision(
                     by=each.actor, outcome=each.outcome, comment=each.comment, data=each.data, at=each.decided_at
@@ -168,4 +206,5 @@ class TaskDetail(TaskOut):
             ],
             notes=task.notes,
             chain=[TaskOut.of(each) for each in view.chain],
+            receipt_gid=view.receipt_gid,
         )

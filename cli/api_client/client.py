@@ -4,7 +4,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
 from cli.api_client.errors import ApiError, Unavailable, fields_of
 from cli.api_client.target import KEY_VARIABLE, Target
@@ -23,6 +23,15 @@ ELSEWHERE = "`. DIR/environment` for an `everhook dev --data-dir DIR`"
 
 T = TypeVar("T")
 Waiting = Callable[[str], AbstractContextManager[None]]
+
+
+class Fields(TypedDict, total=False):
+    """Fields of a message next to its payload."""
+
+    type: str | None
+    idempotency_key: str | None
+    tenant: str | None
+    published_at: str | None
 
 
 class Api:
@@ -74,7 +83,7 @@ class Api:
             if cursor is None:
                 return
 
-    def publish(self, channel: str, payload: bytes, **fields: str | None) -> models.PublishedMessage:
+    def publish(self, channel: str, payload: bytes, **fields: Unpack[Fields]) -> models.PublishedMessage:
         """Publish a JSON payload with its bytes unchanged."""
         try:
             return self.call(calls.publish(channel, RawJson(payload), **fields))

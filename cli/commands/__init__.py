@@ -15,6 +15,7 @@ def add_commands(app: typer.Typer) -> None:
         health,
         status,
         subscriptions,
+        tasks,
     )
     from cli.commands import (
         profile as profile_commands,
@@ -36,6 +37,7 @@ def add_commands(app: typer.Typer) -> None:
         "subscriptions": subscriptions.app,
         "deliveries": deliveries.app,
         "dead-letters": dead_letters.app,
+        "tasks": tasks.app,
         "profile": profile_commands.app,
     }
     for single in (simulating, receiving, consume, status, health, doctor):

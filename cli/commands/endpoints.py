@@ -23,7 +23,7 @@ from cli.terminal_text import printable
 from everhook.delivery.body_formats import BodyFormat
 from everhook_client import calls
 from everhook_client.calls import Call
-from everhook_client.models import Endpoint, EndpointCreated, SecretRotated, SecretRotation
+from everhook_client.models import Endpoint, EndpointCreated, HandlerOptions, SecretRotated, SecretRotation
 
 app = typer.Typer(help="Where your customers receive: URLs, and queues that they pull from.", no_args_is_help=True)
 
@@ -37,6 +37,7 @@ class Mode(StrEnum):
     HTTP = "http"
     POLL = "poll"
     STREAM = "stream"
+    INTERNAL = "internal"
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ def show_endpoint(session: Session, gid: Gid) -> None:
         "endpoints create https://hooks.example.com/ --channel orders --event 'order.*'",
         "endpoints create http://127.0.0.1:9000/webhooks --channel orders --preset brisk",
         "endpoints create --mode poll --channel orders",
+        """endpoints create --mode internal --handler '{"kind": "email", "to": ["ann@acme.example"]}' --channel a""",
     ],
 )
 def create_endpoint(
@@ -113,7 +115,7 @@ def create_endpoint(
     tenant: Annotated[str | None, typer.Option(help="Its tenant; `default` if not given.")] = None,
     mode: Annotated[
         Mode,
-        typer.Option(help="Webhooks to a URL, or a queue that consumers poll or stream from."),
+        typer.Option(help="Webhooks to a URL, a queue that consumers poll or stream from, or handled by Everhook."),
     ] = Mode.HTTP,
     lease_seconds: Annotated[
         int | None, typer.Option(help="Of a queue: how long a consumer has a message; 60 by default.")
@@ -121,13 +123,28 @@ def create_endpoint(
     max_in_flight: Annotated[
         int | None, typer.Option(help="Of a queue: how many messages all consumers together may have; 1000 by default.")
     ] = None,
+    handler: Annotated[
+        str | None, typer.Option(help="Of --mode internal: what Everhook does, as a JSON object with a `kind`.")
+    ] = None,
+    handler_file: Annotated[
+        Path | None, typer.Option(help="The same from a file (`-`: standard input), for one that holds a secret URL.")
+    ] = None,
 ) -> None:
     """Create an endpoint and, with --channel or --event, its first subscription. The secret is shown only once."""
     if mode is not Mode.HTTP and (at or url):
-        raise UsageError(f"--mode {mode} has no URL: consumers take its messages with `everhook consume`")
+        instead = "what it does is in --handler" if mode is Mode.INTERNAL else "consumers take its messages"
+        raise UsageError(f"--mode {mode} has no URL: {instead}")
+    if handler is not None and handler_file is not None:
+        raise UsageError("give --handler or --handler-file, not both")
+    if handler_file is not None:
+        handler = read_text("--handler-file", handler_file)
     if mode is Mode.HTTP and (at is None) == (url is None):
         raise UsageError("give the endpoint's URL, once: everhook endpoints create https://… --channel orders")
-    options = {"leaseSeconds": lease_seconds, "maxInFlight": max_in_flight}
+    options = {
+        "leaseSeconds": lease_seconds,
+        "maxInFlight": max_in_flight,
+        "handler": json_object("--handler", handler) if handler is not None else None,
+    }
     fields = {
         "url": at or url,
         "mode": mode if mode is not Mode.HTTP else None,
@@ -272,11 +289,20 @@ def _card(endpoint: Endpoint) -> Table:
 
 
 def _where(endpoint: Endpoint) -> str:
-    """Its URL, or that consumers pull from it."""
-    return endpoint["url"] or f"({endpoint['mode']})"
+    """Its URL, or how it receives without one."""
+    handler = _handler(endpoint)
+    kind = f": {handler['kind']}" if handler is not None else ""
+    return endpoint["url"] or f"({endpoint['mode']}{kind})"
+
+
+def _handler(endpoint: Endpoint) -> HandlerOptions | None:
+    options = endpoint["options"]
+    return options.get("handler") if options is not None else None
 
 
 def _mode(endpoint: Endpoint) -> str:
+    if endpoint["mode"] == "internal":
+        return f"internal: {json.dumps(_handler(endpoint), ensure_ascii=False)}"
     options = "".join(f", {name} {value}" for name, value in (endpoint["options"] or {}).items())
     return f"{endpoint['mode']}{options}; consumers: everhook consume --endpoint {endpoint['endpointGid']}"
 

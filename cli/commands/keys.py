@@ -37,6 +37,7 @@ def keys() -> None:
         [
             "keys create --name billing --scope publish",
             "keys create --name worker --scope receive:ep_01k2x3y4z5e6f7g8h9j0kamnpq",
+            "keys create --name ann@acme.example --scope tasks:ep_01k2x3y4z5e6f7g8h9j0kamnpq",
             "keys create --name 'support of acme' --tenant acme --expires-in-days 90",
         ]
     )
@@ -45,7 +46,10 @@ def create(
     name: Annotated[str, typer.Option(help="The name that is recorded with each action.", show_default=False)],
     scope: Annotated[
         list[str] | None,
-        typer.Option(help="admin, publish, read, or receive:<endpoint gid>; can be repeated.", show_default=False),
+        typer.Option(
+            help="admin, publish, read, receive:<endpoint gid>, or tasks:<endpoint gid>; can be repeated.",
+            show_default=False,
+        ),
     ] = None,
     tenant: Annotated[
         str | None, typer.Option(help="Name or gid: the key gives access to this tenant only.", show_default=False)
@@ -125,11 +129,11 @@ def rotate_receipts(as_json: AsJson = False) -> None:
 async def _rotate_receipts(as_json: bool) -> None:
     from cli.api_keys import ACTOR
     from cli.context import load_settings_here, opened_database
+    from everhook.audit.store import record_audit
     from everhook.receipts.issuer import issuer_name
     from everhook.receipts.keys_store import rotate_keys
     from everhook.storage.keyring import KeyRing
     from everhook.storage.tables import now
-    from everhook.tenants.audit_store import record_audit
 
     settings = load_settings_here()
     keyring, name = KeyRing.from_settings(settings), issuer_name(settings)

@@ -7,6 +7,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from cli.api_client.client import Fields
 from cli.command import Session, command
 from cli.errors import UsageError
 from cli.following import conclude, show_delivery, wait_for_end
@@ -45,7 +46,7 @@ def publish(
 ) -> None:
     """Publish a message. Its type is --type, or `event` in the payload."""
     content = _payload(payload, file)
-    fields = {"type": type, "idempotency_key": idempotency_key, "tenant": tenant, "published_at": published_at}
+    fields: Fields = {"type": type, "idempotency_key": idempotency_key, "tenant": tenant, "published_at": published_at}
     accepted = session.api.publish(channel, content, **fields)
     if not wait:
         session.out.show(accepted, _accepted)

@@ -43,6 +43,12 @@ _EVENTS: Mapping[str, Shown | None] = {
     EventKind.SUCCESS_RATE: ("▲ success rate", "yellow"),
     EventKind.UNDISPATCHED: ("▲ not started", "yellow"),
     EventKind.LOG_DAMAGED: ("✗ log damaged", "bold red"),
+    EventKind.TASK_OPENED: ("◌ task opened", "cyan"),
+    EventKind.TASK_REMINDED: ("▲ reminded", "yellow"),
+    EventKind.TASK_ESCALATED: ("▲ escalated", "yellow"),
+    EventKind.TASK_DELEGATED: ("▶ delegated", "cyan"),
+    EventKind.TASK_DECIDED: ("● decided", "green"),
+    EventKind.TASK_EXPIRED: ("✗ task expired", "red"),
     EventKind.CHECKPOINT: None,
 }
 """None: not shown. A checkpoint is signed twice a minute, and is not about a delivery."""
@@ -217,6 +223,8 @@ def _event_line(event: EventNews) -> list[tuple[str, str]]:
 
 def _reason(event: EventNews) -> str:
     data = event.data
+    if "taskGid" in data:
+        return f"{data.get('title', '')}  {data['taskGid']}"
     if event.delivery_gid is not None:
         return f"{data.get('reason', '')}  {event.delivery_gid}"
     if event.kind == EventKind.CIRCUIT_OPENED:

@@ -1,27 +1,38 @@
 """Use cases of channels. All of them need the database alone, so they take a session."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from everhook.audit.store import Actor, record_audit
 from everhook.channels import store as channels
 from everhook.errors import ChannelExists, ChannelInUse, InvalidField, NotFound
 from everhook.notifications.events import RESERVED, is_reserved
+from everhook.publishing.gates import NO_INBOX, parse_gates
+from everhook.publishing.gates_store import inboxes
 from everhook.storage.engine import Session
 from everhook.storage.paging import Page
 from everhook.storage.tables import Channel
-from everhook.tenants.audit_store import Actor, record_audit
 
 
 class ChannelService:
-    """Policies are as requests spell them; None: the default policy. Channels have no tenant."""
+    """Policies and gates are as requests spell them; None: the default policy, no gates. Channels have no tenant."""
 
-    async def create(self, session: Session, actor: Actor, name: str, policy: dict[str, Any] | None) -> Channel:
-        """Raises InvalidField for a reserved name, and ChannelExists."""
+    async def create(
+        self,
+        session: Session,
+        actor: Actor,
+        name: str,
+        policy: dict[str, Any] | None,
+        gates: Sequence[Any] | None = None,
+    ) -> Channel:
+        """Raises InvalidField for a reserved name and wrong gates, and ChannelExists."""
         if is_reserved(name):
             raise InvalidField("name", f"may not begin with {RESERVED}: such channels are Everhook's own")
-        channel = await channels.create(session, name, policy)
+        channel = await channels.create(session, name, policy, await _checked(session, gates))
         if channel is None:
             raise ChannelExists(f"There is a channel {name} already.")
-        record_audit(session, actor, "channel.created", channel.name, detail={"policy": channel.policy})
+        detail = {"policy": channel.policy} | ({"gates": _inboxes(channel)} if channel.gates else {})
+        record_audit(session, actor, "channel.created", channel.name, detail=detail)
         return channel
 
     async def get(self, session: Session, name: str) -> Channel:
@@ -42,6 +53,15 @@ class ChannelService:
         record_audit(session, actor, "channel.changed", name, detail={"policy": channel.policy})
         return channel
 
+    async def set_gates(self, session: Session, actor: Actor, name: str, gates: Sequence[Any] | None) -> Channel:
+        """Messages that were accepted before keep their gates. Raises NotFound and InvalidField."""
+        if is_reserved(name):
+            raise InvalidField("gates", "channels of Everhook itself have none")
+        channel = await self.get(session, name)
+        await channels.set_gates(session, channel, await _checked(session, gates))
+        record_audit(session, actor, "channel.changed", name, detail={"gates": _inboxes(channel)})
+        return channel
+
     async def delete(self, session: Session, actor: Actor, name: str) -> None:
         """Deliveries that were accepted before go on. Raises NotFound, and ChannelInUse where subscriptions lead from
         the channel or Everhook itself needs it."""
@@ -51,3 +71,19 @@ class ChannelService:
         if not await channels.remove(session, name):
             raise ChannelInUse(f"Subscriptions lead from {name}; delete those first.")
         record_audit(session, actor, "channel.deleted", name)
+
+
+async def _checked(session: Session, gates: Sequence[Any] | None) -> list[dict[str, Any]] | None:
+    """Gates as they are stored. Raises InvalidField, also for an endpoint that is no inbox."""
+    steps = parse_gates(gates or (), "gates")
+    if not steps:
+        return None
+    found = await inboxes(await session.connection(), {step.inbox for step in steps})
+    for index, step in enumerate(steps):
+        if step.inbox not in found:
+            raise InvalidField(f"gates[{index}].inbox", NO_INBOX)
+    return [dict(step.document) for step in steps]
+
+
+def _inboxes(channel: Channel) -> list[str]:
+    return [step["inbox"] for step in channel.gates or ()]

@@ -13,11 +13,13 @@ from everhook.storage.statements import insert_ignoring
 from everhook.storage.tables import Channel, Subscription, now
 
 
-async def create(session: AsyncSession, name: str, policy: dict[str, Any] | None) -> Channel | None:
+async def create(
+    session: AsyncSession, name: str, policy: dict[str, Any] | None, gates: list[dict[str, Any]] | None = None
+) -> Channel | None:
     """The new channel; None if the name is taken."""
     connection = await session.connection()
     statement = insert_ignoring(connection, Channel, "name").returning(col(Channel.name))
-    row = {"name": name, "policy": policy, "routes_version": 0, "created_at": now()}
+    row = {"name": name, "policy": policy, "gates": gates, "routes_version": 0, "created_at": now()}
     created = (await session.execute(statement.values(row))).one_or_none()
     if created is None:
         return None
@@ -32,6 +34,13 @@ async def get(session: AsyncSession, name: str) -> Channel | None:
 
 async def page(session: AsyncSession, *, after: str | None, limit: int) -> Page[Channel]:
     return await page_of(session, select(Channel), col(Channel.name), after=after, limit=limit, newest_first=False)
+
+
+async def set_gates(session: AsyncSession, channel: Channel, gates: list[dict[str, Any]] | None) -> None:
+    channel.gates = gates
+    session.add(channel)
+    await session.flush()
+    await bump(session, channel.name)
 
 
 async def set_policy(session: AsyncSession, channel: Channel, policy: dict[str, Any] | None) -> None:

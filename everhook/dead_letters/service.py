@@ -8,6 +8,8 @@ from typing import Any
 
 from temporalio.client import Client
 
+from everhook.audit import store as audit
+from everhook.audit.store import Actor, on_record
 from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorAction
 from everhook.dead_letters import batches
 from everhook.dead_letters import store as dead_letters
@@ -31,9 +33,7 @@ from everhook.storage.engine import Session
 from everhook.storage.paging import Page, any_of
 from everhook.storage.tables import Delivery, Message
 from everhook.storage.tenant_scope import TenantScope, tenant_bound
-from everhook.tenants import audit_store as audit
 from everhook.tenants import store as tenants
-from everhook.tenants.audit_store import Actor, on_record
 
 MAX_REASON = 1_000
 """Characters of the reason for a decision."""

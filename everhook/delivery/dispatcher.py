@@ -16,7 +16,7 @@ import structlog
 
 from everhook.circuit.machine import CircuitState
 from everhook.circuit.states_store import FRESH_S, EndpointStates
-from everhook.contracts import PreviousAttempt
+from everhook.contracts import DeliveryMode, PreviousAttempt
 from everhook.delivery.fair_pool import FairPool
 from everhook.delivery.fitness import UNFIT_FAILURES, EndpointFitness
 from everhook.delivery.history import History
@@ -92,7 +92,7 @@ class Dispatcher:
     def dispatch(self, deliveries: Iterable[NewDelivery]) -> None:
         """Dispatch deliveries. Returns at once."""
         for new in deliveries:
-            if not self._enter_lane(new):
+            if new.input.mode is DeliveryMode.INBOX or not self._enter_lane(new):
                 self._starter.start_soon(new.input)
 
     async def close(self) -> None:
@@ -108,9 +108,11 @@ class Dispatcher:
         await self._starter.close()
 
     def _enter_lane(self, new: NewDelivery) -> bool:
-        """Add a delivery to the lane. False if the endpoint is not fit for it, or the wait would be too long."""
+        """Add a delivery to the lane. False if it is no webhook, if the endpoint is not fit for it, or if it would wait
+        too long."""
         gid = new.input.endpoint_gid
-        fit = self._has_lane and new.input.rate_limit is None and _is_healthy(new) and self._fitness.is_fit(gid)
+        takes = self._has_lane and new.input.mode is DeliveryMode.HTTP and new.input.rate_limit is None
+        fit = takes and _is_healthy(new) and self._fitness.is_fit(gid)
         if not fit or self._bytes + new.size > self._limits.memory_bytes or self._wait_s(gid) > self._limits.wait_s:
             return False
         if not self._lane.offer(gid, new):

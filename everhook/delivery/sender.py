@@ -24,6 +24,8 @@ from everhook.contracts import (
     AttemptRecord,
     DeadLetterReason,
     FailureCode,
+    HandlerInput,
+    HandlerResult,
     NewRateLimit,
     PreviousAttempt,
     Verdict,
@@ -31,6 +33,7 @@ from everhook.contracts import (
 from everhook.delivery.body_formats import Content, render
 from everhook.delivery.classify import RETRY_AFTER_STATUSES, Classification, classify
 from everhook.delivery.fitness import EndpointFitness
+from everhook.delivery.handling import Handlers, Job, Made
 from everhook.delivery.pacing import MISSES, Pacer
 from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.delivery.send_times_store import SendTimes
@@ -97,9 +100,12 @@ class Sender:
         fitness: EndpointFitness,
         keyring: KeyRing,
         on_change: Callable[[Collection[str]], None] | None = None,
+        handlers: Handlers | None = None,
     ) -> None:
-        """`on_change` is called with the message of an attempt that was recorded, after the commit."""
+        """`on_change` is called with the message of an attempt that was recorded, after the commit. `handlers` make the
+        attempts of endpoints of the mode `internal`."""
         self._database = database
+        self._handlers = handlers
         self._on_change = on_change
         self._recorder = recorder
         self._issuers = issuers
@@ -134,6 +140,18 @@ class Sender:
         snapshot, destination = ready
         attempted = await self._finish(input, snapshot, destination, before_workflow=False)
         return _with_limit(attempted.outcome, input, destination)
+
+    async def handle(self, input: HandlerInput, tries: int = 1) -> HandlerResult:
+        """As `attempt`, for a delivery that Everhook handles itself; or what is due before its attempt."""
+        ready = await self._ready(input.attempt)
+        if isinstance(ready, AttemptOutcome):
+            return HandlerResult(ready)
+        snapshot, destination = ready
+        if self._handlers is not None and destination.fault is None:
+            later = await self._handlers.postponed(_job(input.attempt, snapshot, destination, input.step))
+            if later is not None:
+                return HandlerResult(due_at=later.until, step=later.step)
+        return HandlerResult(await self.attempt(input.attempt, tries))
 
     async def _ready(self, input: AttemptInput) -> tuple[DeliverySnapshot, Destination] | AttemptOutcome:
         """What to send and where, if a request has to be made; otherwise the outcome without a request."""
@@ -214,10 +232,10 @@ class Sender:
         issuer = await self._issuers.get()
         started_at = datetime.now(UTC)
         issuer.must_sign_at(started_at)
-        headers, body, exchange = await self._post(input, snapshot, destination, started_at, span)
+        made = await self._make(input, snapshot, destination, started_at, span)
+        headers, exchange, classification = made.headers, made.exchange, made.classification
         retry_after = exchange.retry_after if exchange.status in RETRY_AFTER_STATUSES else None
-        classification = classify(exchange.status, exchange.failure, retry_statuses=input.retry_statuses)
-        record = _record(input, exchange, classification, started_at, destination.url, headers, body, retry_after)
+        record = _record(input, exchange, classification, started_at, destination.url, headers, made.body, retry_after)
         context = ReceiptContext(destination.tenant_gid, snapshot.message_gid, destination.url)
         transcript = _transcript(exchange, destination, headers)
         recorded = await self._record_attempt(record, transcript, context, issuer, before_workflow=before_workflow)
@@ -246,25 +264,37 @@ class Sender:
         )
         return PreviousAttempt(outcome, record.next_attempt_at)
 
-    async def _post(
+    async def _make(
         self, input: AttemptInput, snapshot: DeliverySnapshot, destination: Destination, moment: datetime, span: Span
-    ) -> tuple[Sequence[tuple[str, str]], bytes, Exchange]:
-        """The headers and the body as sent, and the exchange. Anything that raises before the first byte is
+    ) -> Made:
+        """What was sent, the exchange, and what it means. Anything that raises before the first byte is
         `unsendable`."""
         headers: Sequence[tuple[str, str]] = ()
         body = b""
         try:
             if destination.fault is not None:
                 raise UnsendableRequest(destination.fault)
-            headers, body = _request(input, snapshot, destination, moment, span)
-            exchange = await self._egress.post(
-                destination.url, headers, body, input.timeout, destination.tls, destination.tenant_gid
-            )
+            if destination.handler is not None:
+                made = await self._handled(input, snapshot, destination)
+            else:
+                headers, body = _request(input, snapshot, destination, moment, span)
+                exchange = await self._egress.post(
+                    destination.url, headers, body, input.timeout, destination.tls, destination.tenant_gid
+                )
+                classification = classify(exchange.status, exchange.failure, retry_statuses=input.retry_statuses)
+                made = Made(headers, body, exchange, classification)
         except Exception as error:
+            if destination.handler is not None and is_unavailable(error):
+                raise
             exchange = self._unsendable(input.endpoint_gid, error)
-        else:
-            self._faults.pop(input.endpoint_gid, None)
-        return headers, body, exchange
+            return Made(headers, body, exchange, classify(exchange.status, exchange.failure))
+        self._faults.pop(input.endpoint_gid, None)
+        return made
+
+    async def _handled(self, input: AttemptInput, snapshot: DeliverySnapshot, destination: Destination) -> Made:
+        if self._handlers is None:
+            raise LocalError("this process has no handlers")
+        return await self._handlers.make(_job(input, snapshot, destination))
 
     def _unsendable(self, endpoint_gid: str, error: Exception) -> Exchange:
         """Log a local error once for each endpoint. The text of an unknown exception is left out: it may hold a
@@ -353,11 +383,30 @@ def _recorded_reason(snapshot: DeliverySnapshot) -> DeadLetterReason | None:
         return DeadLetterReason.UNSENDABLE
     if snapshot.last_verdict is not Verdict.REJECTED:
         return None
-    return DeadLetterReason.REJECTED if snapshot.last_status_code is not None else DeadLetterReason.BLOCKED
+    return DeadLetterReason.BLOCKED if snapshot.last_error == FailureCode.BLOCKED else DeadLetterReason.REJECTED
 
 
 def _time_left(moment: datetime | None) -> timedelta | None:
     return max(moment - datetime.now(UTC), timedelta()) if moment is not None else None
+
+
+def _job(input: AttemptInput, snapshot: DeliverySnapshot, destination: Destination, step: int = 0) -> Job:
+    assert snapshot.payload is not None and destination.handler is not None
+    return Job(
+        handler=destination.handler,
+        delivery_gid=input.delivery_gid,
+        message_gid=snapshot.message_gid,
+        endpoint_gid=input.endpoint_gid,
+        tenant_gid=destination.tenant_gid,
+        tenant=destination.tenant,
+        channel=snapshot.channel,
+        event_type=snapshot.event_type,
+        payload=snapshot.payload,
+        accepted_at=snapshot.accepted_at,
+        timeout=input.timeout,
+        retry_statuses=input.retry_statuses,
+        step=step,
+    )
 
 
 def _request(
@@ -421,8 +470,8 @@ def _record(
         status_code=exchange.status,
         error=_error(exchange, classification),
         request_sha256=hashlib.sha256(body).hexdigest(),
-        response_sha256=hashlib.sha256(exchange.body).hexdigest() if exchange.status is not None else None,
-        response_size=len(exchange.body) if exchange.status is not None else None,
+        response_sha256=hashlib.sha256(exchange.body).hexdigest() if _has_responded(exchange) else None,
+        response_size=len(exchange.body) if _has_responded(exchange) else None,
         peer_address=exchange.peer_address,
         connection_reused=exchange.reused,
         redialed=exchange.redialed,
@@ -433,6 +482,11 @@ def _record(
         return record
     wait = input.retry.wait(retry_after)
     return replace(record, next_attempt_at=started_at + exchange.duration + wait)
+
+
+def _has_responded(exchange: Exchange) -> bool:
+    """Whether there was a response. Those of handlers have no HTTP status."""
+    return exchange.status is not None or exchange.body != b""
 
 
 def _error(exchange: Exchange, classification: Classification) -> str | None:
@@ -450,7 +504,7 @@ def _transcript(exchange: Exchange, destination: Destination, request_headers: S
     return Transcript(
         detail=exchange.detail.replace("\0", "") or None,
         headers=tuple((name.replace("\0", ""), value.replace("\0", "")) for name, value in exchange.headers),
-        body=exchange.body if exchange.status is not None else None,
+        body=exchange.body if _has_responded(exchange) else None,
         url=destination.url,
         request_headers=(*sent, *((name, "(kept secret)") for name, _ in own)),
     )

@@ -10,6 +10,7 @@ from datetime import datetime
 
 from temporalio.client import Client
 
+from everhook.audit.store import Actor, on_record
 from everhook.contracts import TERMINAL_STATUSES, DeliveryInput, DeliveryState, DeliveryStatus
 from everhook.delivery import attempts_store, policy_history_store
 from everhook.delivery import store as deliveries
@@ -27,9 +28,9 @@ from everhook.storage.paging import Page, any_of
 from everhook.storage.tables import Attempt, Delivery, Message, Receipt, now
 from everhook.storage.tenant_scope import TenantScope
 from everhook.tenants import store as tenants
-from everhook.tenants.audit_store import Actor, on_record
 
 NOTHING = "nothing"
+A_GATE = "the decisions of a gate"
 
 
 @dataclass(frozen=True)
@@ -143,12 +144,14 @@ class DeliveryService:
         return SentBody(attempt, content)
 
     async def live(self, scope: TenantScope, gid: str) -> DeliveryState:
-        """What the delivery's workflow waits for. A delivery that is over waits for nothing, and no workflow is asked.
+        """What the delivery's workflow waits for. A delivery that is over, or waits for a gate, needs no workflow.
         Raises NotFound, also where there is no workflow at this moment."""
         async with scope.reading() as session:
             row = await self.find(session, gid)
         if row.status in TERMINAL_STATUSES:
             return DeliveryState(row.status, row.round, row.attempts, NOTHING, dead_letter_reason=row.reason)
+        if row.status is DeliveryStatus.GATED:
+            return DeliveryState(row.status, row.round, row.attempts, A_GATE)
         state = await delivery_state(self._temporal, gid)
         if state is None:
             raise NotFound("workflow for delivery", gid)

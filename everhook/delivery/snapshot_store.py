@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, TypeVar
@@ -14,9 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from everhook.circuit.machine import CircuitState, Hold
-from everhook.contracts import TERMINAL_STATUSES, DeliveryStatus, Verdict
+from everhook.contracts import TERMINAL_STATUSES, DeliveryMode, DeliveryStatus, Verdict
 from everhook.delivery.body_formats import BodyFormat
 from everhook.egress import TlsExtras
+from everhook.errors import InvalidField
+from everhook.internal.options import Handler, parse_handler
 from everhook.receipts.issuer import ReceiptContext
 from everhook.signing import secrets_store as secrets
 from everhook.signing.schemes import SignatureScheme
@@ -83,7 +85,8 @@ class Destination:
     """An endpoint as senders need it.
 
     `fault` says why nothing can be sent to it: a secret cannot be decrypted. `rate_limit` is in requests per second;
-    None means no limit. The secrets of a `deleted` endpoint are deleted, so nothing can be signed for it.
+    None means no limit. The secrets of a `deleted` endpoint are deleted, so nothing can be signed for it. `handler`: it
+    has the mode `internal`; then `url` is what attempts and receipts name in place of a URL.
     """
 
     url: str
@@ -97,6 +100,7 @@ class Destination:
     fault: str | None = None
     deleted: bool = False
     rate_limit: float | None = None
+    handler: Handler | None = None
 
     def live_keys(self, moment: datetime) -> list[bytes]:
         """The HMAC keys that sign at this moment, newest first."""
@@ -208,6 +212,8 @@ async def _load_destination(connection: AsyncConnection, keyring: KeyRing, endpo
                 col(Endpoint.tls_key),
                 col(Endpoint.deleted_at),
                 col(Endpoint.rate_limit),
+                col(Endpoint.mode),
+                col(Endpoint.options),
             )
             .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
             .where(col(Endpoint.gid) == endpoint_gid)
@@ -225,6 +231,9 @@ async def _load_destination(connection: AsyncConnection, keyring: KeyRing, endpo
         rate_limit=endpoint.rate_limit,
     )
     try:
+        if endpoint.mode is DeliveryMode.INTERNAL:
+            handler = await _handler(connection, keyring, endpoint_gid, endpoint.options)
+            return replace(destination, url=handler.place, handler=handler)
         return replace(
             destination,
             headers=tuple(endpoint.headers.items()),
@@ -234,8 +243,17 @@ async def _load_destination(connection: AsyncConnection, keyring: KeyRing, endpo
         )
     except DecryptionError as error:
         return replace(destination, fault=f"a secret cannot be decrypted: {error}")
-    except (ValueError, TypeError, AttributeError) as error:  # their text may hold a secret
+    except (ValueError, TypeError, AttributeError, InvalidField) as error:  # their text may hold a secret
         return replace(destination, fault=f"the stored endpoint cannot be used ({type(error).__name__})")
+
+
+async def _handler(
+    connection: AsyncConnection, keyring: KeyRing, endpoint_gid: str, options: Mapping[str, Any]
+) -> Handler:
+    """The handler with its secret URL, if it has one. That of a deleted endpoint is deleted."""
+    handler = parse_handler(options.get("handler"))
+    url = await secrets.handler_url(connection, keyring, endpoint_gid)
+    return replace(handler, url=url) if url is not None else handler
 
 
 def _tls(keyring: KeyRing, endpoint_gid: str, row: Row[*tuple[Any, ...]]) -> TlsExtras | None:
@@ -247,9 +265,20 @@ def _tls(keyring: KeyRing, endpoint_gid: str, row: Row[*tuple[Any, ...]]) -> Tls
 async def load_receipt_context(connection: AsyncConnection, delivery_gid: str) -> ReceiptContext | None:
     """What a receipt needs to know about its delivery; None if the delivery was deleted."""
     rows = await connection.execute(
-        select(col(Delivery.tenant_gid), col(Delivery.message_gid), col(Endpoint.url))
+        select(
+            col(Delivery.tenant_gid),
+            col(Delivery.message_gid),
+            col(Endpoint.url),
+            col(Endpoint.mode),
+            col(Endpoint.options),
+        )
         .join(Endpoint, col(Endpoint.gid) == col(Delivery.endpoint_gid))
         .where(col(Delivery.gid) == delivery_gid)
     )
     row = rows.one_or_none()
-    return ReceiptContext(*row) if row is not None else None
+    if row is None:
+        return None
+    url = row.url
+    if row.mode is DeliveryMode.INTERNAL:
+        url = parse_handler(row.options.get("handler")).place
+    return ReceiptContext(row.tenant_gid, row.message_gid, url)

@@ -9,7 +9,7 @@ import structlog
 from temporalio.client import Client
 
 from everhook.circuit.states_store import EndpointStates
-from everhook.contracts import DeliveryInput
+from everhook.contracts import DeliveryInput, DeliveryMode
 from everhook.delivery.confirmations import Confirmations
 from everhook.delivery.fair_pool import FairPool
 from everhook.delivery.parked_store import accept_again
@@ -121,7 +121,7 @@ class Starter:
     async def _parked(self, delivery: DeliveryInput) -> bool:
         """Park a delivery without a workflow if its endpoint cannot receive now: the circuit may have opened since it
         was accepted."""
-        if delivery.previous is not None:
+        if delivery.previous is not None or delivery.mode is DeliveryMode.INBOX:
             return False
         state = await self._states.get(delivery.endpoint_gid)
         if state is None or state.sends or state.may_probe(now()):

@@ -16,12 +16,12 @@ from pydantic.alias_generators import to_camel
 from temporalio.client import Client
 from temporalio.service import RPCError
 
+from everhook.audit.store import Actor, on_record, record_audit
 from everhook.channels import store as channels
 from everhook.circuit.client import CircuitClient
 from everhook.contracts import DeliveryMode
 from everhook.delivery.body_formats import BodyFormat
 from everhook.delivery.dispatcher import Dispatcher
-from everhook.delivery.policy import resolve
 from everhook.delivery.weights import apply_limit
 from everhook.egress import EgressClient, LocalError, TlsExtras, TlsRefused, UrlRefused
 from everhook.endpoints import store as endpoints
@@ -29,21 +29,23 @@ from everhook.endpoints import subscriptions_store as subscriptions
 from everhook.endpoints.headers import check_custom_headers
 from everhook.endpoints.quotas_store import Quotas
 from everhook.endpoints.sample import sample_message
-from everhook.endpoints.store import EndpointView
+from everhook.endpoints.store import EndpointView, route_to
 from everhook.errors import InvalidField, NotFound, NotPulled, Unavailable
+from everhook.inbox.store import open_deliveries
 from everhook.inbox.tasks import parse_spec
+from everhook.internal.options import HandlerKind, check_domains, masked_url, parse_handler
 from everhook.publishing.routing import Route
-from everhook.publishing.store import Acceptor
+from everhook.publishing.store import Accepted, Acceptor
 from everhook.pulling.leases import PulledEndpoint
+from everhook.pulling.queue_store import expect_signal
 from everhook.pulling.service import pull_options
 from everhook.signing import secrets_store as secrets
 from everhook.signing.schemes import SignatureScheme, new_secret
 from everhook.storage.engine import Session
 from everhook.storage.keyring import KeyRing
-from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Endpoint, Subscription
+from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Endpoint, Subscription, now
 from everhook.storage.tenant_scope import TenantScope, tenant_bound
 from everhook.tenants import store as tenants
-from everhook.tenants.audit_store import Actor, on_record, record_audit
 
 DEFAULT_CHANNEL = "default"
 TEMPORAL_TIMEOUT_S = 2.0
@@ -127,6 +129,7 @@ class CheckedEndpoint:
 
     new: NewEndpoint
     columns: Mapping[str, Any]
+    handler_url: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,10 @@ class EndpointService:
         dispatcher: Dispatcher,
         circuits: CircuitClient,
         temporal: Client,
+        mail_domains: Sequence[str] | None = None,
     ) -> None:
+        """`mail_domains` are those that mail may be sent to, any if it is empty. None: no mail can be sent."""
+        self._mail_domains = mail_domains
         self._egress = egress
         self._keyring = keyring
         self._quotas = quotas
@@ -196,10 +202,32 @@ class EndpointService:
         }
         if new.url is not None:
             settings["url"] = new.url
-        columns = await checked_settings(self._egress, settings, tenant_gid or new.tenant or "")
+        owner = tenant_gid or new.tenant or ""
+        columns = await checked_settings(self._egress, settings, owner)
+        handler_url = None
+        if new.mode is DeliveryMode.INTERNAL:
+            columns["options"], handler_url = await self._checked_handler(new.options or {}, owner)
         await check_tls(self._egress, new.tls)
         _check_ed25519(new.signatures, on=new.ed25519, name="ed25519")
-        return CheckedEndpoint(new, {"url": "", **columns, "mode": new.mode})
+        return CheckedEndpoint(new, {"url": "", **columns, "mode": new.mode}, handler_url)
+
+    async def _checked_handler(
+        self, options: Mapping[str, Any], owner: str, before: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, Any], str | None]:
+        """Options of the mode `internal` as they are stored and shown, and the secret URL among them; None: it stays.
+        `before` are those that an existing endpoint has."""
+        document = dict(options["handler"])
+        handler = parse_handler(document)
+        if before is not None and before["handler"]["kind"] != handler.kind:
+            raise InvalidField("options.handler.kind", "cannot be changed: open deliveries depend on it")
+        if handler.kind is HandlerKind.EMAIL:
+            if self._mail_domains is None:
+                raise InvalidField("options.handler.kind", "email needs the setting EVERHOOK_SMTP_URL")
+            check_domains(handler, self._mail_domains)
+        if handler.kind is not HandlerKind.CHAT or (before is not None and before["handler"]["url"] == handler.url):
+            return {"handler": document}, None
+        url = await _checked_url(self._egress, handler.url, owner, "options.handler.url")
+        return {"handler": document | {"url": masked_url(url)}}, url
 
     async def create(self, session: Session, actor: Actor, checked: CheckedEndpoint) -> CreatedEndpoint:
         """Create an endpoint and its first subscription. Raises InvalidField for an unknown tenant or channel, and
@@ -211,6 +239,8 @@ class EndpointService:
         secret = await endpoints.create(
             session, self._keyring, endpoint, tls=new.tls, ed25519=new.ed25519, secret=new.secret
         )
+        if checked.handler_url is not None:
+            await secrets.set_handler_url(session, self._keyring, endpoint.gid, checked.handler_url)
         subscription_gid = None
         if channel is not None:
             subscription = Subscription(
@@ -244,6 +274,10 @@ class EndpointService:
             owner = endpoint.tenant_gid
         _check_mode_of_change(endpoint.mode, changes)
         columns = await checked_settings(self._egress, changes, owner)
+        handler_url = None
+        if endpoint.mode is DeliveryMode.INTERNAL and "options" in changes:
+            options = changes["options"] or {}
+            columns["options"], handler_url = await self._checked_handler(options, owner, endpoint.options)
         if "tls" in changes:
             await check_tls(self._egress, changes["tls"])
             columns |= endpoints.tls_columns(self._keyring, gid, changes["tls"])
@@ -252,6 +286,8 @@ class EndpointService:
             _check_ed25519_change(view, changes)
             if "ed25519" in changes:
                 await secrets.set_ed25519(session, self._keyring, gid, on=changes["ed25519"])
+            if handler_url is not None:
+                await secrets.set_handler_url(session, self._keyring, gid, handler_url)
             old_limit = view.endpoint.rate_limit
             await endpoints.change(session, view.endpoint, columns)
             changed = sorted(to_camel(name) for name in changes)
@@ -263,10 +299,13 @@ class EndpointService:
 
     async def delete(self, scope: TenantScope, actor: Actor, gid: str) -> None:
         """Delete an endpoint with its subscriptions and secrets. Its open deliveries are dead-lettered when they take
-        their next step; the entity workflow is notified, so that parked ones take it now. Raises NotFound."""
+        their next step; the entity workflow is notified, so that parked ones take it now, and the reconciler signals
+        the workflows of open tasks. Raises NotFound."""
         async with scope.writing() as session:
             view = await self.get(session, gid, for_change=True)
             await endpoints.remove(session, view.endpoint)
+            if view.endpoint.mode is DeliveryMode.INBOX:
+                await expect_signal(await session.connection(), await open_deliveries(session, gid), now())
             _record(session, actor, "endpoint.deleted", view.endpoint)
         try:
             async with asyncio.timeout(TEMPORAL_TIMEOUT_S):
@@ -294,10 +333,15 @@ class EndpointService:
             view = await self.get(session, gid)
         owner = view.endpoint.tenant_gid
         async with on_record(scope, actor, "endpoint.tested", gid, tenant_gid=owner):
-            accepted = await self._acceptor.accept_for(sample_message(), _route_to(view))
+            accepted = await self._acceptor.accept_for(sample_message(), route_to(view))
+            assert isinstance(accepted, Accepted)  # it has no idempotency key
         self._dispatcher.dispatch(accepted.new)
         (delivery,) = accepted.deliveries
         return SentTest(accepted.message_gid, delivery.delivery_gid, owner)
+
+    async def route_to(self, session: Session, gid: str) -> Route:
+        """The route of messages for this endpoint alone. Raises NotFound."""
+        return route_to(await self.get(session, gid))
 
     async def pulled(self, session: Session, gid: str) -> PulledEndpoint:
         """An endpoint whose deliveries are pulled. Raises NotFound, and NotPulled for one that receives otherwise."""
@@ -344,6 +388,8 @@ def check_mode(mode: DeliveryMode, new: NewEndpoint) -> None:
             raise InvalidField("options", "the mode http has none")
         return
     plain, new = NewEndpoint(), replace(new, signatures=tuple(new.signatures))
+    if mode is DeliveryMode.INTERNAL:
+        plain = replace(plain, rate_limit=new.rate_limit)
     _refuse_of_http(mode, [name for name in _OF_HTTP if getattr(new, name) != getattr(plain, name)])
     _check_options(mode, new.options or {})
 
@@ -353,21 +399,29 @@ def _check_mode_of_change(mode: DeliveryMode, changes: EndpointChanges) -> None:
         if changes.get("options") is not None:
             raise InvalidField("options", "the mode http has none")
         return
-    _refuse_of_http(mode, [name for name in _OF_HTTP if name in changes])
+    has_limit = mode is DeliveryMode.INTERNAL
+    _refuse_of_http(mode, [name for name in _OF_HTTP if name in changes and not (has_limit and name == "rate_limit")])
     if "options" in changes:
         _check_options(mode, changes["options"] or {})
 
 
-_OPTIONS_OF_INBOXES = ("name", "task", "groups")
+_OPTIONS: Mapping[DeliveryMode, Collection[str]] = {
+    DeliveryMode.HTTP: (),
+    DeliveryMode.POLL: ("leaseSeconds", "maxInFlight"),
+    DeliveryMode.STREAM: ("leaseSeconds", "maxInFlight"),
+    DeliveryMode.INBOX: ("name", "task", "groups"),
+    DeliveryMode.INTERNAL: ("handler",),
+}
 
 
 def _check_options(mode: DeliveryMode, options: Mapping[str, Any]) -> None:
     """Raise InvalidField for an option that the mode does not have, and for one that it needs."""
-    is_inbox = mode is DeliveryMode.INBOX
     for name in options:
-        if (name in _OPTIONS_OF_INBOXES) is not is_inbox:
+        if name not in _OPTIONS[mode]:
             raise InvalidField(f"options.{name}", f"has no meaning for an endpoint of the mode {mode}")
-    if is_inbox:
+    if mode is DeliveryMode.INTERNAL:
+        parse_handler(options.get("handler"))
+    if mode is DeliveryMode.INBOX:
         if not options.get("name"):
             raise InvalidField("options.name", "is required for the mode inbox", "missing")
         parse_spec(options.get("task") or {}, "options.task")
@@ -397,12 +451,12 @@ async def checked_settings(egress: EgressClient, changes: EndpointChanges, tenan
     return columns
 
 
-async def _checked_url(egress: EgressClient, url: str, tenant: str) -> str:
+async def _checked_url(egress: EgressClient, url: str, tenant: str, field: str = "url") -> str:
     try:
         return await egress.check_url(url, tenant)
     except UrlRefused as error:
         egress.hints.note(url, tenant, error)
-        raise InvalidField("url", error.rule) from error
+        raise InvalidField(field, error.rule) from error
     except LocalError as error:
         raise Unavailable(f"The URL could not be checked ({error}); nothing was changed. Try again.") from error
 
@@ -450,21 +504,6 @@ async def _first_channel(session: Session, new: NewEndpoint) -> Channel | None:
     if channel is None:
         raise InvalidField("channel", f"there is no channel {name}")
     return channel
-
-
-def _route_to(view: EndpointView) -> Route:
-    endpoint = view.endpoint
-    return Route(
-        endpoint_gid=endpoint.gid,
-        tenant_gid=endpoint.tenant_gid,
-        tenant=view.tenant,
-        events=(),
-        filter=None,
-        policy=resolve(endpoint.policy),
-        rate_limit=endpoint.rate_limit,
-        mode=endpoint.mode,
-        options=endpoint.options,
-    )
 
 
 def _record(

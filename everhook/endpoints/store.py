@@ -9,8 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from everhook.delivery import policy_history_store as policy_history
+from everhook.delivery.policy import resolve
 from everhook.egress import TlsExtras
 from everhook.publishing.routes_store import bump_endpoint
+from everhook.publishing.routing import Route
 from everhook.signing import secrets_store as secrets
 from everhook.signing.schemes import new_secret
 from everhook.signing.secrets_store import EndpointPublicKey
@@ -34,6 +36,22 @@ class EndpointView:
     circuit: CircuitRow
     tenant: str
     public_keys: Sequence[EndpointPublicKey]
+
+
+def route_to(view: EndpointView) -> Route:
+    """The route of a message to one endpoint, regardless of its subscriptions."""
+    endpoint = view.endpoint
+    return Route(
+        endpoint_gid=endpoint.gid,
+        tenant_gid=endpoint.tenant_gid,
+        tenant=view.tenant,
+        events=(),
+        filter=None,
+        policy=resolve(endpoint.policy),
+        rate_limit=endpoint.rate_limit,
+        mode=endpoint.mode,
+        options=endpoint.options,
+    )
 
 
 async def create(

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
+from everhook.audit.store import Actor, record_audit
 from everhook.channels import store as channels
 from everhook.endpoints import store as endpoints
 from everhook.endpoints import subscriptions_store as subscriptions
@@ -13,7 +14,6 @@ from everhook.errors import InvalidField, NotFound
 from everhook.storage.engine import Session
 from everhook.storage.paging import Page
 from everhook.storage.tables import Subscription
-from everhook.tenants.audit_store import Actor, record_audit
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from sqlmodel import col
 from everhook.contracts import DeadLetterReason, DeliveryStatus
 from everhook.delivery.store import IS_UNDISPATCHED
 from everhook.ids import moment_of
+from everhook.inbox.store import IS_OPEN
 from everhook.storage.statements import table_of
-from everhook.storage.tables import CircuitRow, Delivery, Endpoint, PullItem, now
+from everhook.storage.tables import CircuitRow, Delivery, Endpoint, PullItem, Task, now
 
 COUNT_AT_MOST = 100_000
 
@@ -52,6 +53,14 @@ class PullBacklog:
 
 
 @dataclass(frozen=True)
+class TaskBacklog:
+    """Open tasks of all inboxes, and how many of them are past their due date: their timers are late."""
+
+    open: int = 0
+    overdue: int = 0
+
+
+@dataclass(frozen=True)
 class Backlog:
     """`circuits` counts endpoints by `closed`, `open` and `half_open`, or by `paused` and `disabled` if they are
     held."""
@@ -62,6 +71,7 @@ class Backlog:
     dead_letters: Mapping[DeadLetterReason, int]
     circuits: Mapping[str, int]
     pulls: PullBacklog
+    tasks: TaskBacklog
 
     @property
     def dead_letter_count(self) -> int:
@@ -77,6 +87,10 @@ async def backlog(session: AsyncSession, tenant_gid: str | None = None) -> Backl
         dead_letters=await dead_letters(session, tenant_gid),
         circuits=await circuits(session, tenant_gid),
         pulls=await pulls(session, tenant_gid),
+        tasks=TaskBacklog(
+            open=await count_tasks(session, tenant_gid),
+            overdue=await count_tasks(session, tenant_gid, due_before=now()),
+        ),
     )
 
 
@@ -113,6 +127,19 @@ async def pulls(session: AsyncSession, tenant_gid: str | None = None) -> PullBac
         {name: by_state.get(name, (0, None))[0] for name in ("available", "waiting", "leased")},
         by_state.get("available", (0, None))[1],
     )
+
+
+async def count_tasks(
+    session: AsyncSession, tenant_gid: str | None = None, *, due_before: datetime | None = None
+) -> int:
+    """How many tasks wait for a decision; with `due_before`, those that were due by then."""
+    statement = select(col(Task.gid)).where(IS_OPEN)
+    if due_before is not None:
+        statement = statement.where(col(Task.due_at) <= due_before)
+    if tenant_gid is not None:
+        statement = statement.where(col(Task.tenant_gid) == tenant_gid)
+    found = statement.limit(COUNT_AT_MOST).subquery()
+    return int((await session.execute(select(func.count()).select_from(found))).scalar_one())
 
 
 async def circuits(session: AsyncSession, tenant_gid: str | None = None) -> Mapping[str, int]:

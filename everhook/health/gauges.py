@@ -53,6 +53,8 @@ class _BacklogCollector(Collector):
             "How long the oldest delivery that could be pulled has been queued; 0: there is none.",
             _age(backlog.pulls.oldest),
         )
+        yield _gauge("tasks_open", "Tasks of inboxes that wait for a decision.", backlog.tasks.open)
+        yield _gauge("tasks_overdue", "Open tasks past their due date: their timers are late.", backlog.tasks.overdue)
 
 
 def _age(moment: datetime | None) -> float:

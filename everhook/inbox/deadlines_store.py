@@ -1,58 +1,32 @@
-"""What happens to a task at its due date, at a replay and at a discard. A timer that fires beside a decision does
-nothing: the row is asked first."""
+"""What happens to a task at a replay and at a discard of its delivery, and what its timers write."""
 
-from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from everhook.contracts import DeadLetterReason, DeliveryStatus, PullCheck, PulledState
-from everhook.delivery.store import dead_letter
-from everhook.inbox.store import discard_declined
-from everhook.inbox.tasks import OnDue
+from everhook.contracts import DeliveryStatus
+from everhook.inbox.schedule import Schedule
+from everhook.inbox.store import find_of_delivery, record_task_event
+from everhook.notifications.events import EventKind
 from everhook.storage.tables import Delivery, Task, TaskDecision, TaskState, now
-
-DUE_DATE = "the due date"
-"""Who decided, if no one did."""
-
-
-async def check_task(session: AsyncSession, check: PullCheck, state: PulledState) -> PulledState:
-    """Find out, for its workflow, what became of a task; end it if it is past its due date. Without a decision in
-    time it is a dead letter (`expired`), or declined, if the task says so."""
-    task = await _locked(session, check.delivery_gid)
-    if task is None or task.state is not TaskState.OPEN:
-        return replace(state, status=await _status(session, check.delivery_gid))  # it was decided just now
-    moment = now()
-    if check.give_up is None and task.due_at > moment:
-        return replace(state, check_at=task.due_at)
-    task.state = TaskState.EXPIRED
-    task.version += 1
-    session.add(task)
-    await session.flush()
-    if check.give_up is None and task.document.get("onDue") == OnDue.DECLINE:
-        delivery = await session.get_one(Delivery, check.delivery_gid)
-        await discard_declined(session, delivery, delivery.attempts, DUE_DATE, "no one decided in time")
-        return replace(state, status=DeliveryStatus.DISCARDED)
-    reason = check.give_up or DeadLetterReason.EXPIRED
-    await dead_letter(session, check.delivery_gid, check.round, reason, moment + check.retention)
-    return replace(state, status=DeliveryStatus.DEAD_LETTERED, reason=reason)
 
 
 async def ask_again(session: AsyncSession, delivery_gid: str) -> None:
     """Open the task of a delivery whose next round was opened. Does nothing for a delivery without a task."""
-    task = await _locked(session, delivery_gid)
-    if task is None:
+    row = await find_of_delivery(session, delivery_gid)
+    if row is None:
         return
+    task = row.task
     task.state, task.version = TaskState.OPEN, task.version + 1
-    task.due_at = now() + timedelta(seconds=task.document["dueSeconds"])
+    task.escalated_at = task.escalated_to = None
+    set_schedule(task, Schedule.of(task.document, now()))
     session.add(task)
+    record_task_event(session, EventKind.TASK_OPENED, row)
     await session.execute(delete(TaskDecision).where(col(TaskDecision.task_gid) == task.gid))
     await session.execute(
-        update(Delivery)
-        .where(col(Delivery.gid) == delivery_gid)
-        .values(status=DeliveryStatus.AWAITING_DECISION, due_at=task.due_at)
+        update(Delivery).where(col(Delivery.gid) == delivery_gid).values(status=DeliveryStatus.AWAITING_DECISION)
     )
 
 
@@ -65,16 +39,16 @@ async def cancel(session: AsyncSession, delivery_gid: str) -> None:
     )
 
 
-async def _status(session: AsyncSession, delivery_gid: str) -> DeliveryStatus:
-    found = await session.execute(select(col(Delivery.status)).where(col(Delivery.gid) == delivery_gid))
-    return found.scalar_one()
+def set_schedule(task: Task, schedule: Schedule) -> None:
+    """The times and counts of a schedule, as the row has them."""
+    task.due_at, task.remind_at, task.reminders_sent = schedule.due_at, schedule.remind_at, schedule.reminders_sent
 
 
-async def _locked(session: AsyncSession, delivery_gid: str) -> Task | None:
-    found = await session.execute(
-        select(Task)
-        .where(col(Task.delivery_gid) == delivery_gid)
-        .with_for_update()
-        .execution_options(populate_existing=True)
+async def wait_until(session: AsyncSession, delivery_gid: str, next_at: datetime) -> None:
+    """Record that a workflow guards a delivery to an inbox, and when its next timer is due: after that the reconciler
+    takes the workflow for lost."""
+    await session.execute(
+        update(Delivery)
+        .where(col(Delivery.gid) == delivery_gid, col(Delivery.status) == DeliveryStatus.AWAITING_DECISION)
+        .values(due_at=next_at, dispatched_at=func.coalesce(col(Delivery.dispatched_at), now()))
     )
-    return found.scalar_one_or_none()

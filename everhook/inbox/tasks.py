@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from jsonschema import Draft202012Validator, FormatChecker  # type: ignore[import-untyped]
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -21,6 +22,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from everhook.errors import InvalidField
+from everhook.ids import Kind, is_gid
 
 GROUP = "group:"
 MAX_FORM_FIELDS = 50
@@ -49,10 +51,12 @@ class Effect(StrEnum):
 
 
 class OnDue(StrEnum):
-    """What follows when no one decided in time. `EXPIRE`: a dead letter, whose replay asks again."""
+    """What follows when no one decided in time. `EXPIRE`: a dead letter, whose replay asks again. `DECLINE`, `PASS`:
+    the first outcome with this effect."""
 
     EXPIRE = "expire"
     DECLINE = "decline"
+    PASS = "pass"  # noqa: S105 - not a password
 
 
 class _Part(BaseModel):
@@ -78,11 +82,22 @@ class Reminders(_Part):
     max: int = Field(ge=1, le=50)
 
 
+def _person_or_inbox(to: str) -> str:
+    if is_inbox(to) and not is_gid(to, Kind.ENDPOINT):
+        raise ValueError("is not the gid of an endpoint")
+    return to
+
+
+def is_inbox(to: str) -> bool:
+    """Whether an escalation goes to another inbox, rather than to a person or a group."""
+    return to.startswith(Kind.ENDPOINT + "_")
+
+
 class Escalation(_Part):
     """After how many reminders other people are asked as well: an assignee, a group, or another inbox."""
 
     after_reminders: int = Field(ge=0, le=50)
-    to: _Short
+    to: Annotated[_Short, AfterValidator(_person_or_inbox)]
 
 
 class Link(_Part):
@@ -112,6 +127,12 @@ class TaskSpec(_Part):
         names = [each.name for each in self.outcomes or ()]
         if len(names) != len(set(names)):
             raise ValueError("outcomes: each name may occur once")
+        if (
+            self.on_due is OnDue.PASS
+            and self.outcomes
+            and all(each.effect is not Effect.PASS for each in self.outcomes)
+        ):
+            raise ValueError("onDue: no outcome has the effect `pass`")
         if self.form is not None:
             check_form(self.form)
         return self
@@ -251,31 +272,51 @@ def check_data(form: Mapping[str, Any] | None, data: Mapping[str, Any] | None) -
         if data:
             raise InvalidField("data", "this task has no form")
         return
-    schema = {**form, "additionalProperties": False}
-    validator = Draft202012Validator(schema, format_checker=_formats)
-    for error in sorted(validator.iter_errors(dict(data or {})), key=lambda each: [str(part) for part in each.path]):
-        raise _wrong_data(error, data or {})
+    for wrong in wrong_data(form, data or {}):
+        raise wrong
 
 
-def _wrong_data(error: Any, data: Mapping[str, Any]) -> InvalidField:
-    if error.validator == "required":
-        missing = next(name for name in error.validator_value if name not in data)
-        return InvalidField(f"data.{missing}", "is required", "missing")
-    if error.validator == "additionalProperties":
-        unknown = min(set(data) - set(error.schema["properties"]))
-        return InvalidField(f"data.{unknown}", "is not a field of the form")
-    wanted = error.validator_value
-    return InvalidField(_at("data", error.path), f"does not fit the form: {error.validator} is {wanted!r}"[:300])
+def wrong_data(form: Mapping[str, Any], data: Mapping[str, Any]) -> list[InvalidField]:
+    """All that is wrong with what was filled in, by field."""
+    properties = form["properties"]
+    missing = [name for name in form.get("required", ()) if name not in data]
+    found = [InvalidField(f"data.{name}", "is required", "missing") for name in missing]
+    found += [InvalidField(f"data.{name}", "is not a field of the form") for name in sorted(data.keys() - properties)]
+    validator = Draft202012Validator({"properties": properties}, format_checker=_formats)
+    for error in sorted(validator.iter_errors(dict(data)), key=lambda each: [str(part) for part in each.path]):
+        says = _RULES.get(error.validator, "does not fit the form: " + error.validator + " is {}")
+        found.append(InvalidField(_at("data", error.path), says.format(_shown_rule(error.validator_value))[:300]))
+    return found
+
+
+_RULES = {
+    "type": "has to be of the type {}",
+    "enum": "has to be one of {}",
+    "format": "has to be a {} such as 2026-01-31",
+    "minLength": "takes at least {} characters",
+    "maxLength": "takes at most {} characters",
+    "minimum": "has to be at least {}",
+    "maximum": "has to be at most {}",
+    "exclusiveMinimum": "has to be more than {}",
+    "exclusiveMaximum": "has to be less than {}",
+    "multipleOf": "has to be a multiple of {}",
+}
+
+
+def _shown_rule(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 @dataclass(frozen=True)
 class Person:
-    """Who decides. `identified_by`: `key`, `link` or `session`."""
+    """Who decides. `identified_by`: `key`, `link` or `session`. `inboxes` are those that the person may see; None: all
+    of the tenant's."""
 
     name: str
     key_gid: str | None = None
     address: str | None = None
     identified_by: str = "key"
+    inboxes: frozenset[str] | None = None
 
 
 def is_assignee(name: str, assignees: Sequence[str], groups: Mapping[str, Sequence[str]]) -> bool:
@@ -283,6 +324,26 @@ def is_assignee(name: str, assignees: Sequence[str], groups: Mapping[str, Sequen
     if not assignees or name in assignees:
         return True
     return any(name in groups.get(each.removeprefix(GROUP), ()) for each in assignees if each.startswith(GROUP))
+
+
+def people_of(assignees: Sequence[str], groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """The names of all who are asked, each once; empty if everyone is."""
+    found: dict[str, None] = {}
+    for each in assignees:
+        members = groups.get(each.removeprefix(GROUP), ()) if each.startswith(GROUP) else (each,)
+        found |= dict.fromkeys(members)
+    return list(found)
+
+
+def outcome_on_due(document: Mapping[str, Any]) -> Outcome | None:
+    """The outcome that the due date decides. None if the task expires, also for want of an outcome to pass with."""
+    on_due = document.get("onDue", OnDue.EXPIRE)
+    if on_due == OnDue.EXPIRE:
+        return None
+    for each in document["outcomes"]:
+        if each["effect"] == on_due:
+            return Outcome.model_validate(each)
+    return Outcome(name="declined", effect=Effect.DECLINE) if on_due == OnDue.DECLINE else None
 
 
 def outcome_of(document: Mapping[str, Any], name: str) -> Outcome:

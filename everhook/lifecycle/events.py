@@ -1,4 +1,5 @@
-"""Lifecycle events, derived from rows that exist anyway: a message, its deliveries, their rounds and attempts. Pure.
+"""Lifecycle events, derived from rows that exist anyway: a message, its deliveries, their rounds, attempts and tasks.
+Pure.
 
 Nothing is written for them. The id of an event is that of its row; where one row has several events, the round and the
 status follow. Deriving an event again gives the same id, so readers can ignore what they know.
@@ -18,8 +19,9 @@ from everhook.ids import moment_of
 Position = tuple[int, int]
 """Where an event is within its delivery: the round, and a step in it."""
 
-OPENED, ENDED, DISCARDED = 0, 1_000_000, 1_000_001
-"""The first step of a round, and its last ones. Attempt `n` is step `n`."""
+OPENED, DECIDED, ENDED, DISCARDED = 0, 900_000, 1_000_000, 1_000_001
+"""The first step of a round, and its last ones. Attempt `n` is step `n`. In a round of a task, the steps before its
+decision are its opening and its notes, and the decision's attempt comes after it."""
 
 SETTLED_STATUSES = frozenset({DeliveryStatus.DELIVERED, DeliveryStatus.DEAD_LETTERED, DeliveryStatus.DISCARDED})
 """Statuses of deliveries that a sender waits for no longer. A dead letter is settled until it is replayed."""
@@ -27,6 +29,9 @@ SETTLED_STATUSES = frozenset({DeliveryStatus.DELIVERED, DeliveryStatus.DEAD_LETT
 
 class LifecycleKind(StrEnum):
     MESSAGE_ACCEPTED = "message.accepted"
+    MESSAGE_GATED = "message.gated"
+    MESSAGE_RELEASED = "message.released"
+    MESSAGE_DECLINED = "message.declined"
     MESSAGE_SETTLED = "message.settled"
     AVAILABLE = "delivery.available"
     ATTEMPTED = "delivery.attempted"
@@ -34,6 +39,12 @@ class LifecycleKind(StrEnum):
     DEAD_LETTERED = "delivery.dead_lettered"
     REPLAYED = "delivery.replayed"
     DISCARDED = "delivery.discarded"
+    TASK_OPENED = "task.opened"
+    TASK_REMINDED = "task.reminded"
+    TASK_ESCALATED = "task.escalated"
+    TASK_DELEGATED = "task.delegated"
+    TASK_DECIDED = "task.decided"
+    TASK_EXPIRED = "task.expired"
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,19 @@ class MessageRow:
 
 
 @dataclass(frozen=True)
+class GateRow:
+    """A gate. `asked` are the deliveries of its steps. `reason` is set if it was declined."""
+
+    gid: str
+    message_gid: str
+    steps: int
+    asked: frozenset[str]
+    created_at: datetime
+    ended_at: datetime | None
+    reason: DeadLetterReason | None
+
+
+@dataclass(frozen=True)
 class DeliveryRow:
     """The columns of a delivery that events are derived from."""
 
@@ -90,6 +114,12 @@ class DeliveryRow:
         """What differs once a delivery has other events than before."""
         return self.status, self.round, self.attempts
 
+    @property
+    def never_released(self) -> bool:
+        """Whether it waits for a gate, or was discarded while it did: then it has a reason, but was no dead letter."""
+        is_discarded = self.status is DeliveryStatus.DISCARDED and self.dead_lettered_at is None
+        return self.status is DeliveryStatus.GATED or (is_discarded and self.reason is not None)
+
 
 @dataclass(frozen=True)
 class AttemptRow:
@@ -110,17 +140,49 @@ class AttemptRow:
 
 
 @dataclass(frozen=True)
+class TaskRow:
+    """The columns of a task that events are derived from. `is_decided`: by a person, or by its due date."""
+
+    gid: str
+    delivery_gid: str
+    notes: Sequence[Mapping[str, Any]]
+    is_decided: bool
+    outcome: str | None
+    decided_by: str | None
+    decided_at: datetime | None
+
+
+@dataclass(frozen=True)
 class DeliveryHistory:
-    """A delivery with its attempts and the times of its replays, by round. The delivery was read first: what is of a
-    later round than its own is left out."""
+    """A delivery with its attempts, its task, and the times of its replays, by round; round 1 has a time if a gate
+    released it. The delivery was read first: what is of a later round than its own is left out."""
 
     delivery: DeliveryRow
     attempts: Sequence[AttemptRow] = ()
     replays: Mapping[int, datetime] = field(default_factory=dict)
+    task: TaskRow | None = None
 
 
 def of_message(row: MessageRow) -> LifecycleEvent:
     return LifecycleEvent(row.gid, LifecycleKind.MESSAGE_ACCEPTED, row.accepted_at, row.gid)
+
+
+def gated(gate: GateRow) -> LifecycleEvent:
+    """The deliveries of a message wait for decisions."""
+    data = {"gateGid": gate.gid, "steps": gate.steps}
+    return LifecycleEvent(gate.gid, LifecycleKind.MESSAGE_GATED, gate.created_at, gate.message_gid, data=data)
+
+
+def gate_ended(gate: GateRow) -> LifecycleEvent | None:
+    """The last decision released or discarded what waited. None while the gate is open."""
+    if gate.ended_at is None:
+        return None
+    data: dict[str, Any] = {"gateGid": gate.gid}
+    if gate.reason is None:
+        kind = LifecycleKind.MESSAGE_RELEASED
+    else:
+        kind, data = LifecycleKind.MESSAGE_DECLINED, {**data, "reason": gate.reason.value}
+    return LifecycleEvent(f"{gate.gid}.ended", kind, gate.ended_at, gate.message_gid, data=data)
 
 
 def settled(message_gid: str, at: datetime, outcome: str | None) -> LifecycleEvent:
@@ -144,8 +206,9 @@ def of_delivery(history: DeliveryHistory, after: Position | None = None) -> Iter
 
 def _rounds(history: DeliveryHistory) -> Iterator[LifecycleEvent]:
     delivery = history.delivery
-    if delivery.mode.is_pulled:
-        yield _event(delivery, LifecycleKind.AVAILABLE, delivery.accepted_at, (1, OPENED), f"{delivery.gid}.1")
+    if delivery.mode.is_pulled and not delivery.never_released:
+        at = history.replays.get(1, delivery.accepted_at)
+        yield _event(delivery, LifecycleKind.AVAILABLE, at, (1, OPENED), f"{delivery.gid}.1")
     for number, began_at in history.replays.items():
         if 1 < number <= delivery.round:
             data = {"by": delivery.decided_by, "reason": delivery.decided_why} if number == delivery.round else {}
@@ -166,7 +229,7 @@ def _attempts(history: DeliveryHistory) -> Iterator[LifecycleEvent]:
                 history.delivery,
                 LifecycleKind.ATTEMPTED,
                 attempt.ended_at,
-                (attempt.round, attempt.number),
+                (attempt.round, attempt.number + (DECIDED if history.task is not None else 0)),
                 attempt.gid,
                 data,
                 recorded_at=max(attempt.ended_at, moment_of(attempt.gid)),
@@ -197,7 +260,53 @@ def _earlier_ends(history: DeliveryHistory) -> Iterator[LifecycleEvent]:
             yield _end(history.delivery, LifecycleKind.DEAD_LETTERED, at, (number - 1, ENDED))
 
 
-_SOURCES: tuple[Callable[[DeliveryHistory], Iterator[LifecycleEvent]], ...] = (_rounds, _attempts, _ends)
+_OF_NOTES = {
+    "reminded": (LifecycleKind.TASK_REMINDED, ("number",)),
+    "escalated": (LifecycleKind.TASK_ESCALATED, ("to", "error")),
+    "delegated": (LifecycleKind.TASK_DELEGATED, ("by", "to")),
+}
+"""The kinds of notes that are events, and what of them is told: comments are not."""
+
+
+def _task(history: DeliveryHistory) -> Iterator[LifecycleEvent]:
+    """What was asked, in each round, and what followed. A round that is over without a decision expired."""
+    delivery, task = history.delivery, history.task
+    if task is None:
+        return
+    replays = {number: at for number, at in history.replays.items() if 1 < number <= delivery.round}
+    for number, at in {1: delivery.accepted_at, **replays}.items():
+        yield _event(delivery, LifecycleKind.TASK_OPENED, at, (number, 1), _in_round(task, number), _of(task))
+    yield from _notes(delivery, task, replays)
+    for event in _ends(history):
+        if event.kind is LifecycleKind.DEAD_LETTERED:
+            number = event.position[0]
+            id = f"{_in_round(task, number)}.expired"
+            yield _event(delivery, LifecycleKind.TASK_EXPIRED, event.at, (number, DECIDED), id, _of(task))
+    if task.is_decided and task.decided_at is not None:
+        data = _of(task) | {"outcome": task.outcome, "by": task.decided_by}
+        id = f"{_in_round(task, delivery.round)}.decided"
+        yield _event(delivery, LifecycleKind.TASK_DECIDED, task.decided_at, (delivery.round, DECIDED), id, data)
+
+
+def _notes(delivery: DeliveryRow, task: TaskRow, replays: Mapping[int, datetime]) -> Iterator[LifecycleEvent]:
+    for index, note in enumerate(task.notes):
+        kind, told = _OF_NOTES.get(note["kind"], (None, ()))
+        if kind is not None:
+            at = datetime.fromisoformat(note["at"])
+            number = max((number for number, began_at in replays.items() if began_at <= at), default=1)
+            data = _of(task) | {name: note[name] for name in told if name in note}
+            yield _event(delivery, kind, at, (number, 2 + index), f"{task.gid}.note.{index}", data)
+
+
+def _in_round(task: TaskRow, number: int) -> str:
+    return task.gid if number == 1 else f"{task.gid}.{number}"
+
+
+def _of(task: TaskRow) -> dict[str, Any]:
+    return {"taskGid": task.gid}
+
+
+_SOURCES: tuple[Callable[[DeliveryHistory], Iterator[LifecycleEvent]], ...] = (_rounds, _attempts, _ends, _task)
 
 
 def _end(

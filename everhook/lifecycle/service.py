@@ -12,16 +12,20 @@ from enum import StrEnum
 
 import structlog
 
-from everhook.contracts import DeliveryStatus
+from everhook.contracts import DeliveryMode, DeliveryStatus
 from everhook.delivery.policy import MAX_ATTEMPTS
 from everhook.errors import InvalidField, NotFound, TooManyDeliveries, TooManyStreams
 from everhook.lifecycle import store
 from everhook.lifecycle.events import (
     DISCARDED,
     DeliveryRow,
+    GateRow,
     LifecycleEvent,
+    LifecycleKind,
     MessageRow,
     Position,
+    gate_ended,
+    gated,
     of_delivery,
     of_message,
     settled,
@@ -48,7 +52,8 @@ OUTAGE_PAUSE_S = 1.0
 LOADED_AT_ONCE = 100
 
 _KEY = re.compile(r"(dlv_[0-9a-z]{26})\.([0-9]{1,9})\.([0-9]{1,9})")
-_OF_ACCEPTANCE = "accepted"
+_OF_ACCEPTANCE, _OF_GATE, _OF_END = "accepted", "gated", "ended"
+"""Keys of pages that end with an event of the message."""
 
 log = structlog.get_logger()
 
@@ -174,11 +179,19 @@ class LifecycleService:
     async def page(
         self, session: Session, viewer: Viewer, gid: str, *, after: str | None, limit: int
     ) -> Page[LifecycleEvent]:
-        """The events of a message: its acceptance, those of its deliveries, one delivery after the other, and that it
-        is settled. Raises NotFound, and InvalidField for a key of no page."""
+        """The events of a message: its acceptance, and its gate if it has one; those of its deliveries, one delivery
+        after the other; the end of the gate, and that it is settled. Raises NotFound, and InvalidField for a key of no
+        page."""
         row = await self._visible(session, viewer, gid)
+        gate = await store.gate(session, gid)
         found = [of_message(row)] if after is None else []
-        position = _position_of(after) if after not in (None, _OF_ACCEPTANCE) else None
+        if gate is not None and after in (None, _OF_ACCEPTANCE):
+            found.append(gated(gate))
+        if after == _OF_END:
+            return Page(await self._end(session, row, None), None)
+        if len(found) > limit:
+            return Page(found[:limit], _OF_ACCEPTANCE)
+        position = _position_of(after) if after not in (None, _OF_ACCEPTANCE, _OF_GATE) else None
         since_gid = position[0] if position is not None else None
         rows = await store.deliveries(session, gid, since_gid=since_gid, limit=limit + 2)
         starts_within = position if position is not None and rows and rows[0].gid == since_gid else None
@@ -190,11 +203,16 @@ class LifecycleService:
                 return Page(found[:limit], _key_of(found[limit - 1]))
         if len(rows) == limit + 2:
             return Page(found, _key(rows[-1].gid, (rows[-1].round, DISCARDED)))
-        tally = await store.tally(session, gid)
-        if tally.is_settled:
-            found.append(_settled(row, tally))
+        found += await self._end(session, row, gate)
         has_more = len(found) > limit
         return Page(found[:limit], _key_of(found[limit - 1]) if has_more else None)
+
+    async def _end(self, session: Session, row: MessageRow, gate: GateRow | None) -> list[LifecycleEvent]:
+        """The last events of a message."""
+        ended = gate_ended(gate) if gate is not None else None
+        found = [ended] if ended is not None else []
+        tally = await store.tally(session, row.gid)
+        return [*found, _settled(row, tally)] if tally.is_settled else found
 
     async def follow(
         self,
@@ -272,6 +290,7 @@ class MessageStream:
         self._last_settled = ""
         self._states: dict[str, tuple[DeliveryStatus, int, int]] = {}
         self._positions: dict[str, Position] = {}
+        self._sent: set[str] = set()
 
     def leave(self) -> None:
         """The client has left: `events` ends soon."""
@@ -334,18 +353,28 @@ class MessageStream:
         async with self._scope.reading() as session:
             # Before the deliveries, so that "settled" never comes before what settled it.
             tally = await store.tally(session, self._message.gid)
+            gate = await store.gate(session, self._message.gid)
             rows = await store.deliveries(session, self._message.gid, limit=MAX_FOLLOWED)
-            changed = [row for row in rows if self._states.get(row.gid) != row.state]
+            # What happens to a task may not change its delivery.
+            changed = [row for row in rows if self._states.get(row.gid) != row.state or row.mode is DeliveryMode.INBOX]
             found: list[LifecycleEvent] = [of_message(self._message)] if self._is_first else []
             for start in range(0, len(changed), LOADED_AT_ONCE):
                 for history in await store.histories(session, changed[start : start + LOADED_AT_ONCE]):
                     found += of_delivery(history, self._positions.get(history.delivery.gid))
+        found += self._of_gate(gate)
         return self._took(changed, found, tally)
+
+    def _of_gate(self, gate: GateRow | None) -> list[LifecycleEvent]:
+        """The events of the gate that were not sent before."""
+        events = [gated(gate), gate_ended(gate)] if gate is not None else []
+        return [event for event in events if event is not None and event.id not in self._sent]
 
     def _took(self, changed: Sequence[DeliveryRow], found: list[LifecycleEvent], tally: Tally) -> list[LifecycleEvent]:
         self._states |= {row.gid: row.state for row in changed}
         for event in found:
-            if event.delivery_gid is not None:
+            if event.delivery_gid is None:
+                self._sent.add(event.id)
+            else:
                 self._positions[event.delivery_gid] = event.position
         found.sort(key=lambda event: event.order)
         if tally.is_settled and (event := _settled(self._message, tally)).id != self._last_settled:
@@ -363,15 +392,18 @@ class MessageStream:
 
 
 def outcome_of(tally: Tally) -> Outcome | None:
-    """The outcome of a message that is settled. None if it went to no endpoint.
-
-    A gate that was declined, and a decision against it, are `DECLINED`: their deliveries say so once there are any."""
+    """The outcome of a message that is settled. None if it went to no endpoint. It is `DECLINED` if a person declined
+    its gate, or declined it and nothing was delivered."""
     delivered = tally.counts.get(DeliveryStatus.DELIVERED, 0)
     if not tally.counts:
         return None
+    if tally.gate_declined:
+        return Outcome.DECLINED
     if delivered:
         return Outcome.DELIVERED if delivered == sum(tally.counts.values()) else Outcome.PARTLY
-    return Outcome.DEAD_LETTERED if tally.counts.get(DeliveryStatus.DEAD_LETTERED) else Outcome.DISCARDED
+    if tally.counts.get(DeliveryStatus.DEAD_LETTERED):
+        return Outcome.DEAD_LETTERED
+    return Outcome.DECLINED if tally.declined else Outcome.DISCARDED
 
 
 def _is_over(tally: Tally, until: Until) -> bool:
@@ -392,7 +424,11 @@ def _latest(row: MessageRow, tally: Tally) -> datetime:
 
 
 def _key_of(event: LifecycleEvent) -> str:
-    return _key(event.delivery_gid, event.position) if event.delivery_gid is not None else _OF_ACCEPTANCE
+    if event.delivery_gid is not None:
+        return _key(event.delivery_gid, event.position)
+    if event.kind is LifecycleKind.MESSAGE_GATED:
+        return _OF_GATE
+    return _OF_ACCEPTANCE if event.kind is LifecycleKind.MESSAGE_ACCEPTED else _OF_END
 
 
 def _key(delivery_gid: str, position: Position) -> str:

@@ -5,26 +5,40 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    String,
+    and_,
+    case,
+    cast,
+    func,
+    literal,
+    select,
+    tuple_,
+    union_all,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
-from everhook.contracts import DeliveryMode, DeliveryStatus, Verdict
+from everhook.contracts import DeadLetterReason, DeliveryMode, DeliveryStatus, Verdict
 from everhook.ids import Kind, first_gid_at, moment_of
 from everhook.lifecycle.events import (
     SETTLED_STATUSES,
     AttemptRow,
     DeliveryHistory,
     DeliveryRow,
+    GateRow,
     MessageRow,
     Position,
+    TaskRow,
 )
 from everhook.storage.paging import WRITTEN_WITHIN
-from everhook.storage.tables import Attempt, Delivery, DeliveryRound, Endpoint, Message
+from everhook.storage.tables import Attempt, Delivery, DeliveryRound, Endpoint, Gate, Message, Task, TaskState
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
-"""For each status: how many deliveries of a message have it, and the sums of their rounds and attempts. It differs
-after every change that has an event."""
+"""For each status: how many deliveries of a message have it, and the sums of their rounds and attempts; for `task`, the
+sums of the versions of its tasks, and of the reminders. It differs after every change that has an event."""
 
 
 async def message(session: AsyncSession, gid: str) -> MessageRow | None:
@@ -37,15 +51,15 @@ async def fingerprints(connection: AsyncConnection, message_gids: Collection[str
     """Those of many messages, in one query. Messages without deliveries are left out."""
     found: dict[str, list[tuple[str, int, int, int]]] = {}
     for row in await connection.execute(_fingerprints(message_gids)):
-        found.setdefault(row[0], []).append((row[1].value, int(row[2]), int(row[3]), int(row[4])))
+        found.setdefault(row[0], []).append((row[1], int(row[2]), int(row[3]), int(row[4])))
     return {gid: tuple(sorted(parts)) for gid, parts in found.items()}
 
 
-def _fingerprints(message_gids: Collection[str]) -> Select[*tuple[Any, ...]]:
-    return (
+def _fingerprints(message_gids: Collection[str]) -> CompoundSelect[*tuple[Any, ...]]:
+    deliveries = (
         select(
             col(Delivery.message_gid),
-            col(Delivery.status),
+            cast(col(Delivery.status), String),
             func.count(),
             func.sum(col(Delivery.round)),
             func.sum(col(Delivery.attempts)),
@@ -53,6 +67,18 @@ def _fingerprints(message_gids: Collection[str]) -> Select[*tuple[Any, ...]]:
         .where(*_of_messages(message_gids))
         .group_by(col(Delivery.message_gid), col(Delivery.status))
     )
+    tasks = (
+        select(
+            col(Task.message_gid),
+            literal("task"),
+            func.count(),
+            func.sum(col(Task.version)),
+            func.sum(col(Task.reminders_sent)),
+        )
+        .where(col(Task.message_gid).in_(sorted(message_gids)))
+        .group_by(col(Task.message_gid))
+    )
+    return union_all(deliveries, tasks)
 
 
 def _of_messages(message_gids: Collection[str]) -> tuple[ColumnElement[bool], ...]:
@@ -68,10 +94,16 @@ def _of_messages(message_gids: Collection[str]) -> tuple[ColumnElement[bool], ..
 
 @dataclass(frozen=True)
 class Tally:
-    """How many deliveries of a message are in which status, and when the last one was settled."""
+    """How many deliveries of a message are in which status, and when the last one was settled.
+
+    The steps of a gate are left out, unless the message has no other deliveries. `declined`: how many of the discarded
+    ones a person declined; `gate_declined`: a person declined a step.
+    """
 
     counts: dict[DeliveryStatus, int]
     last_at: datetime | None
+    declined: int = 0
+    gate_declined: bool = False
 
     @property
     def settled(self) -> int:
@@ -82,19 +114,48 @@ class Tally:
         return self.settled == sum(self.counts.values())
 
 
+async def gate(session: AsyncSession, message_gid: str) -> GateRow | None:
+    row = (await session.execute(select(Gate).where(col(Gate.message_gid) == message_gid))).scalar_one_or_none()
+    if row is None:
+        return None
+    asked = frozenset(step["deliveryGid"] for step in row.steps if "deliveryGid" in step)
+    return GateRow(row.gid, message_gid, len(row.steps), asked, row.created_at, row.ended_at, row.reason)
+
+
 async def tally(session: AsyncSession, message_gid: str) -> Tally:
-    dead, completed = col(Delivery.dead_lettered_at), col(Delivery.completed_at)
-    rows = await session.execute(
-        select(col(Delivery.status), func.count(), func.max(dead), func.max(completed))
-        .where(*_of_messages([message_gid]))
-        .group_by(col(Delivery.status))
-    )
-    found = rows.all()
+    passed = await gate(session, message_gid)
+    found = await _counts(session, message_gid, passed.asked if passed is not None else ())
+    if passed is not None and not found:
+        found = await _counts(session, message_gid, ())
     moments = [
         row[2] if row[0] is DeliveryStatus.DEAD_LETTERED else row[3] for row in found if row[0] in SETTLED_STATUSES
     ]
     last_at = max((moment for moment in moments if moment is not None), default=None)
-    return Tally({row[0]: int(row[1]) for row in found}, last_at)
+    gate_declined = passed is not None and passed.reason is DeadLetterReason.DECLINED
+    return Tally(
+        {row[0]: int(row[1]) for row in found},
+        last_at,
+        sum(int(row[4]) for row in found if row[0] is DeliveryStatus.DISCARDED),
+        gate_declined,
+    )
+
+
+async def _counts(session: AsyncSession, message_gid: str, without: Collection[str]) -> Sequence[Any]:
+    """For each status: how many, when the last one was dead-lettered and completed, how many a person declined."""
+    declined = case((col(Delivery.reason) == DeadLetterReason.DECLINED, 1), else_=0)
+    others = [col(Delivery.gid).not_in(without)] if without else []
+    rows = await session.execute(
+        select(
+            col(Delivery.status),
+            func.count(),
+            func.max(col(Delivery.dead_lettered_at)),
+            func.max(col(Delivery.completed_at)),
+            func.sum(declined),
+        )
+        .where(*_of_messages([message_gid]), *others)
+        .group_by(col(Delivery.status))
+    )
+    return list(rows)
 
 
 async def deliveries(
@@ -130,7 +191,7 @@ async def histories(
     after: tuple[str, Position] | None = None,
     limit: int | None = None,
 ) -> Sequence[DeliveryHistory]:
-    """Deliveries with their attempts and rounds. `after`: of the first delivery, only those from the round of
+    """Deliveries with their attempts, rounds and tasks. `after`: of the first delivery, only those from the round of
     this position on. `limit`: at most so many attempts, and so many rounds, in all."""
     gids = [row.gid for row in rows]
     attempts = select(*(col(getattr(Attempt, name)) for name in _OF_ATTEMPT)).where(col(Attempt.delivery_gid).in_(gids))
@@ -149,12 +210,28 @@ async def histories(
     replays: dict[str, dict[int, datetime]] = {gid: {} for gid in gids}
     for row in await session.execute(rounds):
         replays[row.delivery_gid][row.round] = row.began_at
-    return [DeliveryHistory(row, made[row.gid], replays[row.gid]) for row in rows]
+    asked = await _tasks(session, rows)
+    return [DeliveryHistory(row, made[row.gid], replays[row.gid], asked.get(row.gid)) for row in rows]
+
+
+async def _tasks(session: AsyncSession, rows: Sequence[DeliveryRow]) -> dict[str, TaskRow]:
+    """The tasks of those deliveries that go to inboxes."""
+    gids = [row.gid for row in rows if row.mode is DeliveryMode.INBOX]
+    if not gids:
+        return {}
+    columns = (col(getattr(Task, name)) for name in _OF_TASK)
+    is_decided = (col(Task.state) == TaskState.DECIDED).label("is_decided")
+    found = await session.execute(select(*columns, is_decided).where(col(Task.delivery_gid).in_(gids)))
+    return {row.delivery_gid: TaskRow(**row._mapping) for row in found}
+
+
+_OF_TASK = ("gid", "delivery_gid", "notes", "outcome", "decided_by", "decided_at")
 
 
 @dataclass(frozen=True)
 class DeliveryAnswer:
-    """A delivery, and what its receiver responded: the body as stored, if it is JSON or may be."""
+    """A delivery, and what its receiver responded: the body as stored, if it is JSON or may be. `outcome` is that of a
+    decision."""
 
     delivery_gid: str
     endpoint_gid: str
@@ -163,6 +240,7 @@ class DeliveryAnswer:
     completed_at: datetime | None
     status_code: int | None = None
     body: bytes | None = None
+    outcome: str | None = None
 
     @property
     def is_settled(self) -> bool:
@@ -170,9 +248,11 @@ class DeliveryAnswer:
 
 
 async def answers(session: AsyncSession, message_gid: str, limit: int) -> Sequence[DeliveryAnswer]:
-    """In the order of their gids. A delivered one has the body of its delivering attempt."""
+    """In the order of their gids. A delivered one has the body of its delivering attempt, and so has one that a person
+    declined."""
     rows = await deliveries(session, message_gid, limit=limit)
-    delivered = [row.gid for row in rows if row.status is DeliveryStatus.DELIVERED]
+    delivered = [row.gid for row in rows if row.status is DeliveryStatus.DELIVERED or _is_declined(row)]
+    tasks = await _tasks(session, rows)
     bodies: dict[str, Any] = {}
     if delivered:
         found = await session.execute(
@@ -188,7 +268,13 @@ async def answers(session: AsyncSession, message_gid: str, limit: int) -> Sequen
             row.mode,
             row.status,
             row.dead_lettered_at if row.status is DeliveryStatus.DEAD_LETTERED else row.completed_at,
-            *((bodies[row.gid].status_code, bodies[row.gid].response_body) if row.gid in bodies else ()),
+            bodies[row.gid].status_code if row.gid in bodies else None,
+            bodies[row.gid].response_body if row.gid in bodies else None,
+            tasks[row.gid].outcome if row.gid in tasks and tasks[row.gid].is_decided else None,
         )
         for row in rows
     ]
+
+
+def _is_declined(row: DeliveryRow) -> bool:
+    return row.status is DeliveryStatus.DISCARDED and row.reason is DeadLetterReason.DECLINED

@@ -12,6 +12,7 @@ RESERVED = "everhook."
 """The prefix of Everhook's own channels: callers cannot create, delete or publish to them."""
 
 EVENTS_CHANNEL = "everhook.events"
+TASKS_CHANNEL = "everhook.tasks"
 
 
 def is_reserved(channel: str) -> bool:
@@ -34,6 +35,12 @@ class EventKind(StrEnum):
     UNDISPATCHED = "dispatch.oldest_undispatched"
     CHECKPOINT = "receipts.checkpoint"
     LOG_DAMAGED = "receipts.log_damaged"
+    TASK_OPENED = "task.opened"
+    TASK_REMINDED = "task.reminded"
+    TASK_ESCALATED = "task.escalated"
+    TASK_DELEGATED = "task.delegated"
+    TASK_DECIDED = "task.decided"
+    TASK_EXPIRED = "task.expired"
 
 
 CIRCUIT_KINDS = frozenset({EventKind.CIRCUIT_OPENED, EventKind.CIRCUIT_CLOSED})
@@ -51,6 +58,11 @@ class Event:
     delivery_gid: str | None
     data: Mapping[str, Any]
     created_at: datetime
+
+    @property
+    def channel(self) -> str:
+        """The channel that it is published on."""
+        return TASKS_CHANNEL if self.kind.startswith("task.") else EVENTS_CHANNEL
 
     @property
     def is_of_endpoint(self) -> bool:

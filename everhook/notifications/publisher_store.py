@@ -1,5 +1,5 @@
-"""Publishes operational events from the outbox: each becomes a message on the channel `everhook.events`, delivered
-like any other message."""
+"""Publishes operational events from the outbox: each becomes a message on the channel `everhook.events`, or
+`everhook.tasks`, delivered like any other message."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -102,13 +102,14 @@ async def _unpublished(connection: AsyncConnection, limit: int, *, claim: bool =
 
 
 async def _to_publish(connection: AsyncConnection, events: Sequence[Event]) -> Sequence[Event]:
-    """The events to publish: none if there are no subscribers, and none that only result from publishing events,
+    """The events to publish: none whose channel has no subscribers, and none that only result from publishing events,
     since that would never end."""
-    subscribers = await _subscribers(connection)
-    if not subscribers:
-        return []
+    by_channel = {channel: await _subscribers(connection, channel) for channel in {each.channel for each in events}}
+    subscribers = by_channel.get(EVENTS_CHANNEL, set())
     chosen: list[Event] = []
     for event in events:
+        if not by_channel[event.channel]:
+            continue
         if event.kind in CIRCUIT_KINDS and event.endpoint_gid in subscribers:
             repeats = any(_is_repeated(event, other) for other in chosen) or await _was_published(connection, event)
         else:
@@ -122,9 +123,9 @@ def _is_repeated(event: Event, other: Event) -> bool:
     return (event.kind, event.endpoint_gid) == (other.kind, other.endpoint_gid)
 
 
-async def _subscribers(connection: AsyncConnection) -> set[str]:
-    """Endpoints that receive operational events."""
-    statement = select(col(Subscription.endpoint_gid)).where(col(Subscription.channel) == EVENTS_CHANNEL)
+async def _subscribers(connection: AsyncConnection, channel: str) -> set[str]:
+    """Endpoints that receive the events of a channel."""
+    statement = select(col(Subscription.endpoint_gid)).where(col(Subscription.channel) == channel)
     return set((await connection.execute(statement)).scalars())
 
 
@@ -168,7 +169,7 @@ def _publication(event: Event) -> Publication:
     tenants = {DEFAULT_TENANT_GID} if event.tenant_gid is None else {DEFAULT_TENANT_GID, event.tenant_gid}
     return Publication(
         message_gid=new_gid(Kind.MESSAGE),
-        channel=EVENTS_CHANNEL,
+        channel=event.channel,
         event_type=event.kind,
         payload=payload,
         content=content,

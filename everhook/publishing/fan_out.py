@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from everhook.publishing.gates import Step
 from everhook.publishing.matching import ListIndex, has_long_integer, parse_exactly
 from everhook.publishing.routing import Audience, Route, Routes
 
@@ -31,18 +32,19 @@ class Candidate:
     def taken_by(self) -> list[Route]:
         """The routes that take the message, one for each endpoint, even if several of its subscriptions match."""
         taking: dict[str, Route] = {}
-        lists, content = ListIndex(), self._content()
+        lists, content = ListIndex(), _exact(self.payload, self.content, self.routes.have_filters)
         for route in self.routes:
             if route.endpoint_gid not in taking and route.takes(self.audience, self.event_type, content, lists):
                 taking[route.endpoint_gid] = route
         return list(taking.values())
 
-    def _content(self) -> Any:
-        """The parsed payload, with exact integers if filters compare them."""
-        if self.routes.have_filters and has_long_integer(self.payload):
-            with suppress(RecursionError):  # nested too deeply for this parser
-                return parse_exactly(self.payload)
-        return self.content
+
+def _exact(payload: bytes, content: Any, has_filters: bool) -> Any:
+    """The parsed payload, with exact integers if filters compare them."""
+    if has_filters and has_long_integer(payload):
+        with suppress(RecursionError):  # nested too deeply for this parser
+            return parse_exactly(payload)
+    return content
 
 
 async def match(candidates: Sequence[Candidate]) -> list[list[Route]]:
@@ -50,3 +52,18 @@ async def match(candidates: Sequence[Candidate]) -> list[list[Route]]:
     if sum(candidate.cost for candidate in candidates) > LOOP_BUDGET:
         return await asyncio.to_thread(lambda: [candidate.taken_by() for candidate in candidates])
     return [candidate.taken_by() for candidate in candidates]
+
+
+async def match_steps(steps: Sequence[Step], payload: bytes, content: Any) -> frozenset[int]:
+    """The indexes of the steps of a gate that are asked about a message."""
+    filters = [step.filter for step in steps if step.filter is not None]
+    if not filters:
+        return frozenset(range(len(steps)))
+
+    def matching() -> frozenset[int]:
+        lists, exact = ListIndex(), _exact(payload, content, True)
+        return frozenset(index for index, step in enumerate(steps) if step.matches(exact, lists))
+
+    cost = sum(each.cost for each in filters)
+    cost += len(payload) // 2 if any(each.searches_lists for each in filters) else 0
+    return await asyncio.to_thread(matching) if cost > LOOP_BUDGET else matching()

@@ -1,9 +1,9 @@
 """The routes of channels, cached.
 
 They are read for every message and changed by hand, so each process caches the routes of a channel until the channel's
-`routes_version` changes. A change of a subscription, an endpoint's policy or a channel's policy bumps the version in
-the same transaction, and a publish compares it in its own transaction: a subscription that was created with `201` gets
-every message published later.
+`routes_version` changes. A change of a subscription, an endpoint's policy, or a channel's policy or gates bumps the
+version in the same transaction, and a publish compares it in its own transaction: a subscription that was created with
+`201` gets every message published later.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,9 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
+from everhook.contracts import DeliveryMode
 from everhook.delivery.policy import resolve
+from everhook.publishing.gates import compiled
 from everhook.publishing.matching import compile_filter
 from everhook.publishing.routing import Route, Routes
 from everhook.storage.tables import Channel, Endpoint, Subscription, Tenant
@@ -78,7 +80,8 @@ async def _load(connection: AsyncConnection, channel: str) -> Routes:
         )
         .order_by(col(Subscription.gid))
     )
-    return Routes(
+    gates = await connection.execute(select(col(Channel.gates)).where(col(Channel.name) == channel))
+    routes = (
         Route(
             endpoint_gid=row.endpoint_gid,
             tenant_gid=row.tenant_gid,
@@ -88,7 +91,9 @@ async def _load(connection: AsyncConnection, channel: str) -> Routes:
             policy=resolve(row.channel_policy, row.endpoint_policy),
             rate_limit=row.rate_limit,
             mode=row.mode,
-            options=row.options,
+            # Handlers are loaded by senders; their templates would only take memory here.
+            options={} if row.mode is DeliveryMode.INTERNAL else row.options,
         )
         for row in rows
     )
+    return Routes.of(routes, compiled(gates.scalar_one_or_none() or ()))

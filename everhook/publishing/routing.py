@@ -1,12 +1,13 @@
 """Routing: which endpoints of a channel take a message. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from everhook.contracts import DeliveryMode
 from everhook.delivery.policy import DeliveryPolicy
+from everhook.publishing.gates import Step
 from everhook.publishing.matching import Filter, ListIndex, matches_type, matching_cost
 
 
@@ -26,8 +27,7 @@ class Route:
 
     def takes(self, audience: "Audience", event_type: str, payload: Any, lists: ListIndex) -> bool:
         return (
-            (audience.tenants is None or self.tenant_gid in audience.tenants)
-            and self.endpoint_gid != audience.but
+            audience.has(self.endpoint_gid, self.tenant_gid)
             and matches_type(event_type, self.events)
             and (self.filter is None or self.filter.matches(payload, lists))
         )
@@ -39,7 +39,15 @@ class Route:
 
 
 class Routes(tuple[Route, ...]):
-    """The routes of a channel."""
+    """The routes of a channel. `gates`: the steps that its messages pass first."""
+
+    gates: Sequence[Step] = ()
+
+    @classmethod
+    def of(cls, routes: Iterable[Route], gates: Sequence[Step]) -> "Routes":
+        made = cls(routes)
+        made.gates = gates
+        return made
 
     @cached_property
     def cost(self) -> int:
@@ -65,3 +73,6 @@ class Audience:
     @classmethod
     def of(cls, tenant_gid: str | None) -> "Audience":
         return cls(None if tenant_gid is None else frozenset((tenant_gid,)))
+
+    def has(self, endpoint_gid: str, tenant_gid: str) -> bool:
+        return (self.tenants is None or tenant_gid in self.tenants) and endpoint_gid != self.but

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,7 +14,8 @@ import orjson
 import structlog
 from temporalio.client import Client
 
-from everhook.contracts import DeliveryStatus
+from everhook.audit.store import Actor, record_audit
+from everhook.contracts import DeadLetterReason, DeliveryStatus
 from everhook.delivery import store as deliveries
 from everhook.delivery.dispatcher import Dispatcher
 from everhook.delivery.inputs_store import InputDefaults, load_inputs
@@ -33,18 +35,24 @@ from everhook.notifications.events import is_reserved
 from everhook.observability.trace_context import TraceParent
 from everhook.observability.tracing import span
 from everhook.publishing import erasure_store as erasure
+from everhook.publishing import gate_progress_store as gates
 from everhook.publishing import store as messages
 from everhook.publishing.backlog import Backlog
+from everhook.publishing.gate_progress_store import Ending, GateView
+from everhook.publishing.gates import parse_gates
 from everhook.publishing.json_faults import why_not_json
 from everhook.publishing.matching import parse_exactly
 from everhook.publishing.publish_rate import PublishRate
+from everhook.publishing.routing import Route
+from everhook.publishing.rows import Publisher
 from everhook.publishing.store import (
+    Acceptance,
     Accepted,
     Acceptor,
+    GateRefused,
     KeyReused,
     MessageFilter,
     Publication,
-    Publisher,
     UnknownChannel,
 )
 from everhook.storage.bulk import Bulk
@@ -53,12 +61,13 @@ from everhook.storage.paging import Page, any_of
 from everhook.storage.tables import Delivery, Message
 from everhook.storage.tenant_scope import TenantScope
 from everhook.tenants import store as tenants
-from everhook.tenants.audit_store import Actor, record_audit
 
 WOKEN = 200
 WAKE_TIMEOUT_S = 2.0
 """After an erasure this many deliveries of the message are woken, for at most this long; the others find out at their
 next step."""
+
+ERASED = "the payload was erased"
 
 # For `fullmatch`: `$` would accept a line feed at the end, and types become headers.
 _EVENT_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
@@ -71,7 +80,8 @@ log = structlog.get_logger()
 class NewMessage:
     """A message to publish. `payload` is JSON, delivered as these very bytes; `tenant` is a name or a gid.
 
-    `task` is for the inboxes among its endpoints: see `everhook/inbox/tasks.py`."""
+    `task` is for the inboxes among its endpoints: see `everhook/inbox/tasks.py`. `gates` replace those of the channel:
+    see `everhook/publishing/gates.py`."""
 
     payload: bytes
     type: str | None = None
@@ -79,6 +89,7 @@ class NewMessage:
     tenant: str | None = None
     published_at: datetime | None = None
     task: Any = None
+    gates: Sequence[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,13 +114,14 @@ class MessageView:
 
 @dataclass(frozen=True)
 class MessageDetail:
-    """A message with its newest deliveries; `counts` are of all, by status."""
+    """A message with its newest deliveries; `counts` are of all, by status. `gate`: what they waited or wait for."""
 
     message: Message
     tenant: str | None
     counts: Mapping[DeliveryStatus, int]
     deliveries: Sequence[Delivery]
     has_more_deliveries: bool
+    gate: GateView | None
 
 
 class MessageService:
@@ -163,6 +175,28 @@ class MessageService:
         with _traced(parent) as trace:
             publication = self._publication(actor, channel, message, tenant_gid, trace)
             acceptance = await self._acceptor.accept(publication)
+            if not isinstance(acceptance, Accepted):
+                raise _refusal(acceptance, "idempotencyKey", "Nothing was published.")
+            self._dispatcher.dispatch(acceptance.new)
+        return acceptance
+
+    async def publish_to(
+        self,
+        actor: Actor,
+        channel: str,
+        message: NewMessage,
+        tenant_gid: str,
+        route: Route,
+        parent: TraceParent | None = None,
+    ) -> Accepted:
+        """Publish one message that was admitted, to one endpoint alone, regardless of subscriptions.
+
+        Raises InvalidField, MalformedPayload, PayloadTooLarge, IdempotencyKeyReused, and NotFound if the endpoint was
+        deleted meanwhile.
+        """
+        with _traced(parent) as trace:
+            publication = self._publication(actor, channel, message, tenant_gid, trace)
+            acceptance = await self._acceptor.accept_for(publication, route)
             if not isinstance(acceptance, Accepted):
                 raise _refusal(acceptance, "idempotencyKey", "Nothing was published.")
             self._dispatcher.dispatch(acceptance.new)
@@ -222,14 +256,16 @@ class MessageService:
             counts=await deliveries.counts_of_message(session, gid),
             deliveries=page.rows,
             has_more_deliveries=page.next_key is not None,
+            gate=await gates.view(session, gid),
         )
 
     async def erase_payload(self, scope: TenantScope, actor: Actor, gid: str) -> None:
-        """Erase a message's payload and the responses to it, and wake its deliveries, which become dead letters. Raises
-        NotFound."""
+        """Erase a message's payload and the responses to it, and wake its deliveries, which become dead letters. Those
+        that wait for a gate are discarded. Raises NotFound."""
         async with scope.writing() as session:
             if not await erasure.erase_payload(session, gid):
                 raise NotFound("message", gid)
+            await gates.decline_message(session, gid, Ending(DeadLetterReason.PAYLOAD_ERASED, actor, ERASED))
             record_audit(session, actor, "message.payload_erased", gid)
         await erasure.erase_responses(Bulk(self._database), [gid])
         await self._wake(gid)
@@ -276,6 +312,9 @@ class MessageService:
         body = event_type.encode() + b"\0" + payload
         if task:
             body += b"\0" + orjson.dumps(task, option=orjson.OPT_SORT_KEYS)
+        steps = parse_gates(message.gates, f"{at}gates") if message.gates is not None else None
+        if steps is not None:
+            body += b"\0gates" + json.dumps([step.document for step in steps], sort_keys=True).encode()
         return Publication(
             message_gid=new_gid(Kind.MESSAGE),
             channel=channel,
@@ -289,6 +328,7 @@ class MessageService:
             traceparent=str(trace) if trace is not None else None,
             task=task,
             publisher=Publisher(actor.key_gid, actor.name),
+            gates=steps,
         )
 
 
@@ -308,16 +348,20 @@ def _rate_key(actor: Actor) -> str:
     return actor.key_gid or actor.name
 
 
-def _outcome(acceptance: Accepted | UnknownChannel | KeyReused, index: int) -> Accepted | IdempotencyKeyReused:
+def _outcome(acceptance: Acceptance, index: int) -> Accepted | IdempotencyKeyReused:
     if isinstance(acceptance, Accepted):
         return acceptance
     assert isinstance(acceptance, KeyReused)
     return _key_reused(acceptance, f"messages[{index}].idempotencyKey", "This message was not published.")
 
 
-def _refusal(acceptance: UnknownChannel | KeyReused, field: str, consequence: str) -> NotFound | IdempotencyKeyReused:
+def _refusal(
+    acceptance: UnknownChannel | KeyReused | GateRefused, field: str, consequence: str
+) -> NotFound | IdempotencyKeyReused | InvalidField:
     if isinstance(acceptance, UnknownChannel):
         return NotFound("channel", acceptance.channel)
+    if isinstance(acceptance, GateRefused):
+        return InvalidField(acceptance.field, acceptance.message)
     return _key_reused(acceptance, field, consequence)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import delete, exists, insert, select, tuple_
@@ -16,12 +16,15 @@ from everhook.contracts import DeliveryInput, DeliveryMode, DeliveryStatus
 from everhook.delivery.inputs import NewDelivery
 from everhook.delivery.inputs_store import InputDefaults, first_input
 from everhook.delivery.snapshot_store import DeliverySnapshot
+from everhook.errors import InvalidField, NotFound
 from everhook.ids import Kind, new_gid
-from everhook.inbox.tasks import filled
 from everhook.observability.metrics import MESSAGES_ACCEPTED
-from everhook.publishing.fan_out import Candidate, match
+from everhook.publishing.fan_out import Candidate, match, match_steps
+from everhook.publishing.gates import NO_INBOX, Step, task_of
+from everhook.publishing.gates_store import Asking, asking, inboxes, insert_gates
 from everhook.publishing.routes_store import RouteCache
 from everhook.publishing.routing import Audience, Route, Routes
+from everhook.publishing.rows import Publisher, asked_row, delivery_row, gated_row, new_task, opened_events, pulled_row
 from everhook.pulling.direct import DirectHandOut
 from everhook.pulling.leases import Content
 from everhook.pulling.queue_store import enqueue, queue_row
@@ -29,23 +32,15 @@ from everhook.storage.batching import BatchExecutor
 from everhook.storage.engine import Database, once_more_if_outdated
 from everhook.storage.paging import Page, in_time, one_of, page_of
 from everhook.storage.statements import insert_ignoring, table_of
-from everhook.storage.tables import Delivery, Message, MessageKey, Task, TaskState, now
-
-
-@dataclass(frozen=True)
-class Publisher:
-    """The key that a message was published with: its gid and its name. Both are None for what Everhook publishes, and
-    the key of the environment has no gid."""
-
-    key_gid: str | None = None
-    name: str | None = None
+from everhook.storage.tables import Delivery, GateState, Message, MessageKey, OperationalEvent, Task, now
 
 
 @dataclass(frozen=True)
 class Publication:
     """A message to be published. `content` is the parsed payload, for filters; `payload` the bytes, for receivers.
 
-    It goes to the endpoints of its tenant, of all tenants if it has none, or to `audience`.
+    It goes to the endpoints of its tenant, of all tenants if it has none, or to `audience`. `gates` are its own; None:
+    those of the channel.
     """
 
     message_gid: str
@@ -61,6 +56,12 @@ class Publication:
     traceparent: str | None = None
     task: Mapping[str, Any] = field(default_factory=dict)
     publisher: Publisher = field(default_factory=lambda: Publisher())
+    gates: Sequence[Step] | None = None
+
+    @property
+    def reach(self) -> Audience:
+        """The endpoints that may take it."""
+        return self.audience or Audience.of(self.tenant_gid)
 
     @property
     def key(self) -> tuple[str, str, str] | None:
@@ -79,9 +80,9 @@ class AcceptedDelivery:
 
 @dataclass(frozen=True)
 class Accepted:
-    """A committed message. `new` are the deliveries whose first attempt is to be made: none for a duplicate, and
-    none that were parked because their endpoint cannot receive now. `queued` are the endpoints whose consumers have to
-    claim a delivery."""
+    """A committed message. `new` are the deliveries whose first attempt is to be made, or whose workflow is to be
+    started: none for a duplicate, and none that were parked because their endpoint cannot receive now. `queued` are the
+    endpoints whose consumers have to claim a delivery."""
 
     message_gid: str
     channel: str
@@ -105,7 +106,15 @@ class KeyReused:
     message_gid: str
 
 
-Acceptance = Accepted | UnknownChannel | KeyReused
+@dataclass(frozen=True)
+class GateRefused:
+    """The inbox of a step cannot be asked about the message, so nothing was accepted. `field` names the step."""
+
+    field: str
+    message: str
+
+
+Acceptance = Accepted | UnknownChannel | KeyReused | GateRefused
 
 
 class Acceptor:
@@ -138,23 +147,50 @@ class Acceptor:
         return acceptance
 
     async def accept_all(self, publications: Sequence[Publication]) -> Sequence[Acceptance]:
-        """Accept the messages of one call in one transaction: all or none."""
+        """Accept the messages of one call in one transaction: all or none. Raises InvalidField for gates that cannot be
+        asked."""
         acceptances = await once_more_if_outdated(lambda: self._accept_at_once(publications))
         self._committed(acceptances)
         return acceptances
 
     async def _accept_at_once(self, publications: Sequence[Publication]) -> Sequence[Acceptance]:
         async with self._transaction() as connection:
-            return await self._apply(connection, publications)
+            acceptances = await self._apply(connection, publications)
+            for index, one in enumerate(acceptances):
+                if isinstance(one, GateRefused):  # the transaction is rolled back
+                    raise InvalidField(f"messages[{index}].{one.field}", one.message)
+            return acceptances
 
-    async def accept_for(self, publication: Publication, route: Route) -> Accepted:
-        """Accept a message for one endpoint, regardless of its subscriptions."""
-        legs = [(publication, route)]
+    async def accept_for(self, publication: Publication, route: Route) -> Acceptance:
+        """Accept a message for one endpoint, regardless of its subscriptions and of gates. Raises NotFound if the
+        endpoint was deleted."""
+        acceptance = await once_more_if_outdated(lambda: self._accept_for_one(publication, route))
+        self._committed([acceptance])
+        return acceptance
+
+    async def _accept_for_one(self, publication: Publication, route: Route) -> Acceptance:
         async with self._transaction() as connection:
-            await _insert_messages(connection, [publication])
-            [accepted] = await self._commit_deliveries(connection, [publication], legs)
-        self._committed([accepted])
+            acceptance = await self.accept_for_within(connection, publication, route)
+            if isinstance(acceptance, Accepted) and not acceptance.deliveries:
+                raise NotFound("endpoint", route.endpoint_gid)
+            return acceptance
+
+    async def accept_for_within(
+        self, connection: AsyncConnection, publication: Publication, route: Route
+    ) -> Acceptance:
+        """The same in the transaction of the caller, who calls `wake` after its commit. For an endpoint that was
+        deleted, the message has no delivery."""
+        while not await _insert_messages(connection, [publication]):
+            repeats = await _resolve_repeats(connection, [publication])
+            if publication.message_gid in repeats:
+                return repeats[publication.message_gid]
+            await _release_keys(connection, [publication])
+        [accepted] = await self._commit_deliveries(connection, [publication], [(publication, route)], {})
         return accepted
+
+    def wake(self, accepted: Accepted) -> None:
+        """Wake the consumers that wait for a message that was accepted in the transaction of the caller."""
+        self._committed([accepted])
 
     async def accept_within(
         self, connection: AsyncConnection, publications: Sequence[Publication]
@@ -166,12 +202,17 @@ class Acceptor:
     async def _apply(self, connection: AsyncConnection, publications: Sequence[Publication]) -> Sequence[Acceptance]:
         routes = await self._routes.routes(connection, sorted({p.channel for p in publications}))
         known = [p for p in publications if p.channel in routes]
+        chains, refused = await _chains(connection, known, routes)
+        results: dict[str, Acceptance] = dict(refused)
+        if refused:  # one that was accepted before is none
+            results |= await _resolve_repeats(connection, [p for p in known if p.message_gid in refused and p.key])
+            known = [p for p in known if p.message_gid not in refused]
         inserted = await _insert_messages(connection, known)
         new = [p for p in known if p.message_gid in inserted]
         taken = await match([_candidate(p, routes[p.channel]) for p in new])
         legs = [(p, route) for p, taking in zip(new, taken, strict=True) for route in taking]
-        accepted = await self._commit_deliveries(connection, new, legs)
-        results: dict[str, Acceptance] = {one.message_gid: one for one in accepted}
+        accepted = await self._commit_deliveries(connection, new, legs, chains)
+        results |= {one.message_gid: one for one in accepted}
         results |= await _resolve_repeats(connection, [p for p in known if p.message_gid not in inserted])
         if freed := [p for p in known if p.message_gid not in results]:
             await _release_keys(connection, freed)
@@ -180,10 +221,14 @@ class Acceptor:
         return [results.get(p.message_gid) or UnknownChannel(p.channel) for p in publications]
 
     async def _commit_deliveries(
-        self, connection: AsyncConnection, publications: Sequence[Publication], legs: Sequence["_Leg"]
+        self,
+        connection: AsyncConnection,
+        publications: Sequence[Publication],
+        legs: Sequence["_Leg"],
+        chains: Mapping[str, "_Chain"],
     ) -> list[Accepted]:
         """Insert one delivery for each leg. Those to an endpoint that cannot receive now are parked at once; those that
-        consumers pull are queued."""
+        consumers pull are queued. Those of a message with a gate wait for it; its first step is opened."""
         endpoint_gids = sorted({route.endpoint_gid for _, route in legs})
         states = await endpoint_states(connection, endpoint_gids, lock_held=True) if legs else {}
         moment = now()
@@ -191,6 +236,7 @@ class Acceptor:
         rows: list[dict[str, Any]] = []
         queued: list[dict[str, Any]] = []
         tasks: list[dict[str, Any]] = []
+        events: list[dict[str, Any]] = []
         deliveries: dict[str, list[AcceptedDelivery]] = {p.message_gid: [] for p in publications}
         new: dict[str, list[NewDelivery]] = {p.message_gid: [] for p in publications}
         to_claim: dict[str, set[str]] = {p.message_gid: set() for p in publications}
@@ -199,15 +245,25 @@ class Acceptor:
             if state is None:
                 continue  # deleted meanwhile
             delivery = self._input(publication, route)
+            if (chain := chains.get(publication.message_gid)) is not None:
+                if route.endpoint_gid in chain.asked:
+                    continue  # it gets the message as a step
+                rows.append(gated_row(delivery, route.tenant_gid, moment))
+                accepted = AcceptedDelivery(delivery.delivery_gid, route.endpoint_gid, DeliveryStatus.GATED)
+                deliveries[publication.message_gid].append(accepted)
+                continue
             if route.mode is DeliveryMode.INBOX:
                 task = new_task(delivery, route, publication.task, publication.publisher, moment)
-                rows.append(_asked_row(delivery, route.tenant_gid, moment, task["due_at"]))
+                bound = self._defaults.first_attempt_bound(delivery.policy)
+                rows.append(asked_row(delivery, route.tenant_gid, moment, moment + bound))
                 tasks.append(task)
+                events += opened_events(task, delivery, route.options)
+                new[publication.message_gid].append(NewDelivery(delivery))
                 accepted = AcceptedDelivery(delivery.delivery_gid, route.endpoint_gid, DeliveryStatus.AWAITING_DECISION)
                 deliveries[publication.message_gid].append(accepted)
                 continue
             if route.mode.is_pulled:
-                rows.append(_pulled_row(delivery, route.tenant_gid, moment))
+                rows.append(pulled_row(delivery, route.tenant_gid, moment))
                 row = queue_row(delivery.delivery_gid, route.endpoint_gid, moment, delivery.policy)
                 if not await self._direct.lease(connection, state, delivery, _content(publication), row):
                     to_claim[publication.message_gid].add(route.endpoint_gid)
@@ -218,19 +274,37 @@ class Acceptor:
             goes_out = state.sends or route.endpoint_gid in may_probe
             may_probe.discard(route.endpoint_gid)
             bound = self._defaults.first_attempt_bound(delivery.policy) if goes_out else delivery.policy.max_window
-            rows.append(_delivery_row(delivery, route.tenant_gid, moment, due_at=moment + bound, parked=not goes_out))
+            rows.append(delivery_row(delivery, route.tenant_gid, moment, due_at=moment + bound, parked=not goes_out))
             status = DeliveryStatus.ACCEPTED if goes_out else DeliveryStatus.PARKED
             accepted = AcceptedDelivery(delivery.delivery_gid, delivery.endpoint_gid, status)
             deliveries[publication.message_gid].append(accepted)
             if goes_out:
                 snapshot = _snapshot(delivery, publication, state, moment)
                 new[publication.message_gid].append(NewDelivery(delivery, snapshot))
+        gates: list[dict[str, Any]] = []
+        for publication in publications if chains else ():
+            if (chain := chains.get(publication.message_gid)) is not None:
+                opened, gate = chain.rows(publication, moment, self._defaults)
+                rows.append(opened.delivery)
+                tasks.append(opened.task)
+                events += opened.events
+                gates.append(gate)
+                new[publication.message_gid].append(NewDelivery(opened.input))
+                deliveries[publication.message_gid].append(
+                    AcceptedDelivery(
+                        opened.delivery["gid"], opened.delivery["endpoint_gid"], DeliveryStatus.AWAITING_DECISION
+                    )
+                )
         if rows:
             await connection.execute(insert(table_of(Delivery)), rows)
+        if gates:
+            await insert_gates(connection, gates)
         if queued:
             await enqueue(connection, queued)
         if tasks:
             await connection.execute(insert(table_of(Task)), tasks)
+        if events:
+            await connection.execute(insert(table_of(OperationalEvent)), events)
         return [
             Accepted(
                 message_gid=p.message_gid,
@@ -266,33 +340,51 @@ _Leg = tuple[Publication, Route]
 
 
 def _candidate(publication: Publication, routes: Routes) -> Candidate:
-    audience = publication.audience or Audience.of(publication.tenant_gid)
-    return Candidate(audience, publication.event_type, publication.payload, publication.content, routes)
+    return Candidate(publication.reach, publication.event_type, publication.payload, publication.content, routes)
 
 
-def new_task(
-    delivery: DeliveryInput, route: Route, given: Mapping[str, Any], publisher: Publisher, moment: datetime
-) -> dict[str, Any]:
-    """The row of the task of a delivery to an inbox."""
-    title = f"{route.options.get('name', 'Inbox')}: {delivery.event_type}"
-    document = filled(given, route.options.get("task") or {}, title)
-    return {
-        "gid": new_gid(Kind.TASK),
-        "tenant_gid": route.tenant_gid,
-        "delivery_gid": delivery.delivery_gid,
-        "message_gid": delivery.message_gid,
-        "endpoint_gid": route.endpoint_gid,
-        "document": document,
-        "assignees": document["assignees"],
-        "requested_by": publisher.name,
-        "requester_key_gid": publisher.key_gid,
-        "state": TaskState.OPEN,
-        "version": 1,
-        "created_at": moment,
-        "due_at": moment + timedelta(seconds=document["dueSeconds"]),
-        "reminders_sent": 0,
-        "notes": [],
-    }
+@dataclass(frozen=True)
+class _Chain:
+    """The steps of a gate, of which at least one is asked. `inboxes` are those of the steps that are asked."""
+
+    steps: Sequence[Step]
+    matching: frozenset[int]
+    inboxes: Mapping[str, Route]
+
+    @property
+    def asked(self) -> Collection[str]:
+        """The inboxes of the steps that are asked."""
+        return {self.steps[index].inbox for index in self.matching}
+
+    def rows(
+        self, publication: Publication, moment: datetime, defaults: InputDefaults
+    ) -> tuple[Asking, dict[str, Any]]:
+        """The rows of the first step, and that of the gate.
+
+        The deliveries of later steps have their gids from the beginning: all deliveries of a message have gids of the
+        time at which it was accepted.
+        """
+        first = min(self.matching)
+        steps = [
+            {**step.document, **({"deliveryGid": new_gid(Kind.DELIVERY)} if at in self.matching else {"skipped": True})}
+            for at, step in enumerate(self.steps)
+        ]
+        inbox, delivery_gid = self.inboxes[self.steps[first].inbox], steps[first]["deliveryGid"]
+        delivery = first_input(
+            delivery_gid, publication.message_gid, publication.channel, publication.event_type, inbox, defaults
+        )
+        task = task_of(steps[first], publication.task)
+        gate = {
+            "gid": new_gid(Kind.GATE),
+            "message_gid": publication.message_gid,
+            "steps": steps,
+            "step": first,
+            "delivery_gid": delivery_gid,
+            "task": dict(publication.task),
+            "state": GateState.OPEN,
+            "created_at": moment,
+        }
+        return asking(delivery, inbox, task, publication.publisher, defaults, moment, moment), gate
 
 
 def _content(publication: Publication) -> Content:
@@ -305,37 +397,38 @@ def _content(publication: Publication) -> Content:
     )
 
 
-def _delivery_row(
-    delivery: DeliveryInput, tenant_gid: str, moment: datetime, *, due_at: datetime, parked: bool
-) -> dict[str, Any]:
-    return {
-        "gid": delivery.delivery_gid,
-        "tenant_gid": tenant_gid,
-        "message_gid": delivery.message_gid,
-        "endpoint_gid": delivery.endpoint_gid,
-        "channel": delivery.channel,
-        "event_type": delivery.event_type,
-        "status": DeliveryStatus.PARKED if parked else DeliveryStatus.ACCEPTED,
-        "round": delivery.round,
-        "attempts": 0,
-        "accepted_at": moment,
-        "due_at": due_at,
-        "dispatched_at": None,
-        "parked_at": moment if parked else None,
-    }
+async def _chains(
+    connection: AsyncConnection, publications: Sequence[Publication], routes: Mapping[str, Routes]
+) -> tuple[Mapping[str, _Chain], Mapping[str, GateRefused]]:
+    """The gates of messages, by their gids, and those that cannot be asked. Messages without a step that is asked are
+    left out. Reads nothing unless there are gates."""
+    gated = [(p, steps) for p in publications if (steps := routes[p.channel].gates if p.gates is None else p.gates)]
+    if not gated:
+        return {}, {}
+    found = await inboxes(connection, {step.inbox for _, steps in gated for step in steps})
+    chains: dict[str, _Chain] = {}
+    refused: dict[str, GateRefused] = {}
+    for publication, steps in gated:
+        if (refusal := _refusal(publication, steps, found)) is not None:
+            refused[publication.message_gid] = refusal
+        elif matching := await match_steps(steps, publication.payload, publication.content):
+            chains[publication.message_gid] = _Chain(steps, matching, found)
+    return chains, refused
 
 
-def _pulled_row(delivery: DeliveryInput, tenant_gid: str, moment: datetime) -> dict[str, Any]:
-    """The row of a pulled delivery. It counts as dispatched, because it waits for a consumer and for no workflow."""
-    row = _delivery_row(delivery, tenant_gid, moment, due_at=moment + delivery.policy.max_window, parked=False)
-    return row | {"status": DeliveryStatus.AVAILABLE, "dispatched_at": moment}
-
-
-def _asked_row(delivery: DeliveryInput, tenant_gid: str, moment: datetime, due_at: datetime) -> dict[str, Any]:
-    """The row of a delivery to an inbox. It counts as dispatched, because it waits for a person. The reconciler starts
-    its workflow after the due date."""
-    row = _delivery_row(delivery, tenant_gid, moment, due_at=due_at, parked=False)
-    return row | {"status": DeliveryStatus.AWAITING_DECISION, "dispatched_at": moment}
+def _refusal(publication: Publication, steps: Sequence[Step], found: Mapping[str, Route]) -> GateRefused | None:
+    """Inboxes may be asked about what their endpoints may receive, as with subscriptions."""
+    for index, step in enumerate(steps):
+        inbox = found.get(step.inbox)
+        if inbox is None or not publication.reach.has(inbox.endpoint_gid, inbox.tenant_gid):
+            what = NO_INBOX
+            if publication.gates is None:
+                what = (
+                    "the channel's gate cannot be asked: this inbox was deleted, or belongs to another tenant than the "
+                    "message. Send other `gates`, or change those of the channel"
+                )
+            return GateRefused(f"gates[{index}].inbox", what)
+    return None
 
 
 def _snapshot(

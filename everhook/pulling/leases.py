@@ -179,12 +179,14 @@ class Ack:
 @dataclass(frozen=True)
 class Nack:
     """The delivery failed. It follows the policy's schedule, or comes back later after `retry_after`. With
-    `dead_letter` it does not come back."""
+    `dead_letter` it does not come back. `needs_lease` False: it counts even if the lease is not current, as an ack
+    does."""
 
     lease: str
     reason: str = ""
     retry_after: timedelta | None = None
     dead_letter: bool = False
+    needs_lease: bool = True
 
 
 @dataclass(frozen=True)

@@ -276,18 +276,19 @@ async def lock_rows(
     return {row.delivery_gid: QueueRow(*row) for row in rows}
 
 
-async def lock_consumer(connection: AsyncConnection, endpoint_gid: str, consumer: str, after: int) -> list[QueueRow]:
-    """Lock the leases of one stream after a position in it."""
-    rows = await connection.execute(
-        select(*_COLUMNS)
-        .where(
-            col(PullItem.endpoint_gid) == endpoint_gid,
-            col(PullItem.consumer).startswith(f"{consumer} ", autoescape=True),
-            col(PullItem.position) > after,
-        )
-        .order_by(col(PullItem.delivery_gid))
-        .with_for_update()
+async def lock_consumer(
+    connection: AsyncConnection, endpoint_gid: str, consumer: str, after: int, up_to: int | None = None
+) -> list[QueueRow]:
+    """Lock the leases of one stream after a position in it, up to another."""
+    statement = select(*_COLUMNS).where(
+        col(PullItem.endpoint_gid) == endpoint_gid,
+        col(PullItem.consumer).is_not(None),  # as the index of leases has it
+        col(PullItem.consumer).startswith(f"{consumer} ", autoescape=True),
+        col(PullItem.position) > after,
     )
+    if up_to is not None:
+        statement = statement.where(col(PullItem.position) <= up_to)
+    rows = await connection.execute(statement.order_by(col(PullItem.delivery_gid)).with_for_update())
     return [QueueRow(*row) for row in rows]
 
 

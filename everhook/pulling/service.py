@@ -37,7 +37,6 @@ from everhook.delivery.recorder_store import Attempted, Transcript, record_attem
 from everhook.delivery.sender import delivery_missing
 from everhook.delivery.store import dead_letter
 from everhook.ids import Kind, moment_of, new_gid
-from everhook.inbox.deadlines_store import check_task
 from everhook.observability.metrics import ATTEMPT_SECONDS, ATTEMPTS, DELIVERY_SECONDS, LEASES_EXPIRED
 from everhook.pulling import queue_store as queue
 from everhook.pulling.leases import (
@@ -195,12 +194,16 @@ class PullQueue:
         return claim
 
     async def acknowledge(
-        self, endpoint: PulledEndpoint, lines: Sequence[Ack | Nack | Extend], address: str | None
+        self,
+        endpoint: PulledEndpoint,
+        lines: Sequence[Ack | Nack | Extend],
+        address: str | None,
+        also: Callable[[Connection, Sequence[LeaseResult]], Awaitable[None]] | None = None,
     ) -> Sequence[LeaseResult]:
         """Take acknowledgements, in one transaction; the results are in the same order. A lease that is not current
-        fails none of the others. Repeating the call changes nothing more."""
+        fails none of the others. Repeating the call changes nothing more. `also` runs in the same transaction."""
         issuer = await self._issuers.get()
-        results, after = await once_more_if_outdated(lambda: self._acknowledge(endpoint, lines, address, issuer))
+        results, after = await once_more_if_outdated(lambda: self._acknowledge(endpoint, lines, address, issuer, also))
         self._conclude(endpoint, after)
         return results
 
@@ -214,11 +217,54 @@ class PullQueue:
         self._is_ending = True
         self._wake_ups.wake_all()
 
-    async def release(self, endpoint: PulledEndpoint, consumer_gid: str, after: int) -> int:
-        """Take back leases that a client never received: those after a position of its stream. They do not count as
-        attempts. Returns how many."""
+    async def take_back(self, endpoint: PulledEndpoint, consumer_gid: str) -> int:
+        """End the leases of a consumer that began anew: they count as expired, and are available at once. Returns how
+        many."""
+        issuer = await self._issuers.get()
+        count, after = await once_more_if_outdated(lambda: self._take_back(endpoint, consumer_gid, issuer))
+        self._conclude(endpoint, after, is_one_failure=True)
+        if count:
+            self._wake_ups.wake([endpoint.gid])
+        return count
+
+    async def _take_back(self, endpoint: PulledEndpoint, consumer_gid: str, issuer: Issuer) -> tuple[int, _Aftermath]:
         async with self._database.write_connection() as connection:
-            rows = await queue.lock_consumer(connection, endpoint.gid, consumer_gid, after)
+            locked = await queue.lock_consumer(connection, endpoint.gid, consumer_gid, 0)
+            moment = await queue.database_time(connection)
+            state = (await endpoint_states(connection, [endpoint.gid])).get(endpoint.gid)
+            after = _Aftermath(in_streak=_in_streak(state))
+            rows = [replace(row, lease_until=moment, available_at=moment) for row in locked]
+            await self._end_expired(connection, endpoint, rows, moment, issuer, after)
+            await self._record(connection, after, moment)
+        return len(rows), after
+
+    async def signal(self, delivery_gid: str) -> None:
+        """Have the workflow of a delivery check the database: its end was committed with `expect_signal`."""
+        async with self._database.read_connection() as connection:
+            inputs = await self._inputs(connection, [delivery_gid])
+        for delivery in inputs.values():
+            self._guards.signal(delivery)
+
+    async def extend_held(self, endpoint: PulledEndpoint, consumer_gid: str) -> None:
+        """Extend the leases of a consumer by the lease of its endpoint. Those that expired stay expired."""
+        async with self._database.write_connection() as connection:
+            rows = await queue.lock_consumer(connection, endpoint.gid, consumer_gid, 0)
+            moment = await queue.database_time(connection)
+            until = moment + endpoint.lease
+            await queue.change(
+                connection,
+                [
+                    queue.changed(row, lease_until=until, available_at=until + (row.available_at - row.lease_until))
+                    for row in rows
+                    if row.lease_until is not None and moment < row.lease_until < until
+                ],
+            )
+
+    async def release(self, endpoint: PulledEndpoint, consumer_gid: str, after: int, up_to: int | None = None) -> int:
+        """Take back leases that a client never received: those after a position of its stream, up to another. They do
+        not count as attempts. Returns how many."""
+        async with self._database.write_connection() as connection:
+            rows = await queue.lock_consumer(connection, endpoint.gid, consumer_gid, after, up_to)
             moment = await queue.database_time(connection)
             await queue.change(
                 connection,
@@ -246,13 +292,8 @@ class PullQueue:
             delivery = await queue.pulled_delivery(session, check.delivery_gid)
             if delivery is None:
                 raise delivery_missing(check.delivery_gid)
-            if row is None and delivery.status is DeliveryStatus.AWAITING_DECISION:
-                if delivery.endpoint_deleted or delivery.payload_erased:
-                    lost = "endpoint_deleted" if delivery.endpoint_deleted else "payload_erased"
-                    check = replace(check, give_up=check.give_up or DeadLetterReason(lost))
-                return await check_task(session, check, _state(delivery))
             if row is None:
-                return _state(delivery)
+                return pulled_state(delivery)
             moment = await queue.database_time(connection)
             endpoint = PulledEndpoint(delivery.endpoint_gid, delivery.tenant_gid, delivery.tenant)
             if row.is_leased and row.is_last and _expired(row, moment):
@@ -260,7 +301,7 @@ class PullQueue:
                 await record_attempts(connection, [each for each, _ in after.attempted], keep_history=False)
                 row = replace(row, consumer=None)
                 delivery = await queue.pulled_delivery(session, check.delivery_gid) or delivery
-            state = _state(delivery)
+            state = pulled_state(delivery)
             reason = check.give_up or _why_over(row, delivery, moment)
             if reason is None:
                 return replace(state, check_at=_check_at(row, moment))
@@ -390,7 +431,12 @@ class PullQueue:
         LEASES_EXPIRED.inc(len(ended))
 
     async def _acknowledge(
-        self, endpoint: PulledEndpoint, lines: Sequence[Ack | Nack | Extend], address: str | None, issuer: Issuer
+        self,
+        endpoint: PulledEndpoint,
+        lines: Sequence[Ack | Nack | Extend],
+        address: str | None,
+        issuer: Issuer,
+        also: Callable[[Connection, Sequence[LeaseResult]], Awaitable[None]] | None,
     ) -> tuple[Sequence[LeaseResult], _Aftermath]:
         leases = [Lease.parse(line.lease) for line in lines]
         gids = {lease.delivery_gid for lease in leases if lease is not None}
@@ -409,6 +455,8 @@ class PullQueue:
             for row, attempted in desk.attempted:
                 after.take(attempted, row, inputs[row.delivery_gid])
             await self._record(connection, after, moment)
+            if also is not None:
+                await also(connection, results)
         return results, after
 
     async def _inputs(
@@ -422,8 +470,9 @@ class PullQueue:
         attempted = [each for each, _ in after.attempted]
         await record_attempts(connection, attempted, keep_history=self._history is not None)
 
-    def _conclude(self, endpoint: PulledEndpoint, after: _Aftermath) -> None:
-        """Start and signal workflows, and report to the circuit, after the commit."""
+    def _conclude(self, endpoint: PulledEndpoint, after: _Aftermath, *, is_one_failure: bool = False) -> None:
+        """Start and signal workflows, and report to the circuit, after the commit. `is_one_failure`: all failures have
+        one cause, so the circuit counts the first."""
         for delivery in after.delivered:
             if self._history is not None:
                 self._history.add(delivery)
@@ -434,16 +483,17 @@ class PullQueue:
         self._wake_ups.free(endpoint.gid, after.freed)
         if self._on_change is not None:
             self._on_change({delivery.message_gid for _, delivery in after.attempted})
-        self._report(endpoint, after)
+        self._report(endpoint, after, is_one_failure=is_one_failure)
 
-    def _report(self, endpoint: PulledEndpoint, after: _Aftermath) -> None:
-        for attempted, _ in after.attempted:
+    def _report(self, endpoint: PulledEndpoint, after: _Aftermath, *, is_one_failure: bool = False) -> None:
+        for index, (attempted, _) in enumerate(after.attempted):
             record = attempted.record
-            healthy = record.verdict is not Verdict.RETRY
-            failures, _ = self._streaks.get(endpoint.gid, (0, 0.0))
-            self._streaks[endpoint.gid] = (0, 0.0) if healthy else (failures + 1, time.monotonic())
-            classification = Classification(record.verdict, healthy=healthy)
-            self._reporter.note(endpoint.gid, endpoint.tenant, classification, in_streak=after.in_streak)
+            if not is_one_failure or index == 0:
+                healthy = record.verdict is not Verdict.RETRY
+                failures, _ = self._streaks.get(endpoint.gid, (0, 0.0))
+                self._streaks[endpoint.gid] = (0, 0.0) if healthy else (failures + 1, time.monotonic())
+                classification = Classification(record.verdict, healthy=healthy)
+                self._reporter.note(endpoint.gid, endpoint.tenant, classification, in_streak=after.in_streak)
             duration = timedelta(milliseconds=record.duration_ms)
             ATTEMPTS.labels(record.verdict).inc()
             ATTEMPT_SECONDS.observe(duration.total_seconds())
@@ -489,6 +539,8 @@ class _Desk:
             return LeaseResult(line.lease, LeaseStatus.UNKNOWN)
         if isinstance(line, Ack):
             return self._ack(line, row)
+        if isinstance(line, Nack) and not line.needs_lease:
+            return self._nack(line, row)
         if not row.is_leased or (lease.round, lease.number) != (row.round, row.number):
             return LeaseResult(line.lease, LeaseStatus.LOST)
         return self._nack(line, row) if isinstance(line, Nack) else self._extend(line, row)
@@ -513,13 +565,13 @@ class _Desk:
         return LeaseResult(ack.lease, LeaseStatus.ACKED)
 
     def _nack(self, nack: Nack, row: QueueRow) -> LeaseResult:
-        assert row.lease_until is not None
-        delay = max(row.available_at - row.lease_until, nack.retry_after or timedelta())
-        next_at = min(self._moment + delay, row.window_until)
+        scheduled = row.available_at - row.lease_until if row.lease_until is not None else timedelta()
+        next_at = min(self._moment + max(scheduled, nack.retry_after or timedelta()), row.window_until)
         is_over = row.is_last or nack.dead_letter
+        number = row.number if row.is_leased else row.number + 1
         ended = _Ended(
             Verdict.REJECTED if nack.dead_letter else Verdict.RETRY,
-            row.number,
+            number,
             self._moment,
             next_at=None if is_over else next_at,
             error=FailureCode.NACKED,
@@ -529,12 +581,15 @@ class _Desk:
         self._end(row, ended)
         self.changes[row.delivery_gid] = queue.changed(
             row,
+            number=number,
             consumer=None,
             available_at=self._moment if is_over else next_at,
             is_last=is_over,
             guarded_at=row.guarded_at or self._moment,
         )
-        self._rows[row.delivery_gid] = replace(row, consumer=None, guarded_at=row.guarded_at or self._moment)
+        self._rows[row.delivery_gid] = replace(
+            row, number=number, consumer=None, guarded_at=row.guarded_at or self._moment
+        )
         return LeaseResult(nack.lease, LeaseStatus.NACKED)
 
     def _extend(self, extend: Extend, row: QueueRow) -> LeaseResult:
@@ -660,7 +715,8 @@ def _check_at(row: QueueRow, moment: datetime) -> datetime:
     return at
 
 
-def _state(delivery: PulledDelivery) -> PulledState:
+def pulled_state(delivery: PulledDelivery) -> PulledState:
+    """What the workflow of a delivery has to know of it."""
     attempt = delivery.attempt
     last = None
     if attempt is not None:

@@ -81,7 +81,7 @@ class WakeUps:
         try:
             yield waiter
         finally:
-            if on_freed is not None:
+            if on_freed is not None and self._streams.get(consumer) == on_freed:
                 del self._streams[consumer]
             waiters = self._waiters[endpoint_gid]
             waiters.discard(waiter)

@@ -37,10 +37,12 @@ class SignatureScheme(StrEnum):
 
 
 class SecretKind(StrEnum):
-    """HMAC secrets sign in every scheme; Ed25519 keys add a `v1a` signature to the `standard` one."""
+    """HMAC secrets sign in every scheme; Ed25519 keys add a `v1a` signature to the `standard` one. A `HANDLER_URL` is
+    that of a chat webhook, and signs nothing."""
 
     HMAC = "hmac"
     ED25519 = "ed25519"
+    HANDLER_URL = "handler_url"
 
 
 ALL_SCHEMES = tuple(SignatureScheme)

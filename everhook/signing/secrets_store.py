@@ -69,11 +69,35 @@ async def signing_keys(connection: AsyncConnection, keyring: KeyRing, endpoint_g
         .where(col(EndpointSecret.endpoint_gid) == endpoint_gid, _is_live())
         .order_by(col(EndpointSecret.gid).desc())
     )
-    decrypted = [(row.kind, ENDPOINT_SECRET.decrypt(keyring, row.secret, row.gid), row.expires_at) for row in rows]
+    decrypted = [
+        (row.kind, ENDPOINT_SECRET.decrypt(keyring, row.secret, row.gid), row.expires_at)
+        for row in rows
+        if row.kind is not SecretKind.HANDLER_URL
+    ]
     return SigningKeys(
         hmac=tuple((secret_key(secret), end) for kind, secret, end in decrypted if kind is SecretKind.HMAC),
         ed25519=tuple((ed25519_key(secret), end) for kind, secret, end in decrypted if kind is SecretKind.ED25519),
     )
+
+
+async def handler_url(connection: AsyncConnection, keyring: KeyRing, endpoint_gid: str) -> str | None:
+    """The URL of the webhook that an endpoint's handler posts to; None if it has none. Raises DecryptionError."""
+    rows = await connection.execute(
+        select(col(EndpointSecret.gid), col(EndpointSecret.secret)).where(*_handler_urls(endpoint_gid))
+    )
+    row = rows.one_or_none()
+    return ENDPOINT_SECRET.decrypt(keyring, row.secret, row.gid) if row is not None else None
+
+
+async def set_handler_url(session: AsyncSession, keyring: KeyRing, endpoint_gid: str, url: str) -> None:
+    """Set the URL of the webhook that an endpoint's handler posts to."""
+    await session.execute(delete(EndpointSecret).where(*_handler_urls(endpoint_gid)))
+    session.add(encrypted_secret(keyring, endpoint_gid, url, kind=SecretKind.HANDLER_URL))
+    await session.flush()
+
+
+def _handler_urls(endpoint_gid: str) -> tuple[ColumnElement[bool], ...]:
+    return col(EndpointSecret.endpoint_gid) == endpoint_gid, col(EndpointSecret.kind) == SecretKind.HANDLER_URL
 
 
 async def public_keys(session: AsyncSession, endpoint_gids: Collection[str]) -> dict[str, list[EndpointPublicKey]]:
@@ -135,7 +159,12 @@ async def set_ed25519(session: AsyncSession, keyring: KeyRing, endpoint_gid: str
 
 
 async def _rows(session: AsyncSession, endpoint_gid: str) -> Sequence[EndpointSecret]:
-    found = await session.execute(select(EndpointSecret).where(col(EndpointSecret.endpoint_gid) == endpoint_gid))
+    """Those that sign."""
+    found = await session.execute(
+        select(EndpointSecret).where(
+            col(EndpointSecret.endpoint_gid) == endpoint_gid, col(EndpointSecret.kind) != SecretKind.HANDLER_URL
+        )
+    )
     return found.scalars().all()
 
 

@@ -146,10 +146,14 @@ class AuditEntry(SQLModel, table=True):
 
 
 class Channel(SQLModel, table=True):
-    """`routes_version` increases with every change that affects publishing: see `publishing/routes_store.py`."""
+    """`routes_version` increases with every change that affects publishing: see `publishing/routes_store.py`.
+
+    `gates` are the steps that its messages have to pass before they are sent: see `publishing/gates.py`.
+    """
 
     name: str = Field(primary_key=True)
     policy: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    gates: list[dict[str, Any]] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     routes_version: int = _count(default=0)
     created_at: datetime = _when(default_factory=now)
 
@@ -498,6 +502,9 @@ class Task(SQLModel, table=True):
     `version` increases when what is asked, or who is asked, changes. `notes` are comments and delegations, oldest
     first. `requested_by` and `requester_key_gid` are the name and the gid of the publisher's key. `outcome` to
     `decided_at` are those of the decision.
+
+    `remind_at` is when the next reminder is due, or the escalation if no reminder is left before it. `escalated_to` is
+    the other inbox that the task was opened in as well.
     """
 
     __table_args__ = (
@@ -506,6 +513,12 @@ class Task(SQLModel, table=True):
         Index("ix_task_tenant", "tenant_gid", "gid"),
         Index("ix_task_endpoint", "endpoint_gid", "gid"),
         Index("ix_task_open", "due_at", postgresql_where=_OPEN_TASK, sqlite_where=_OPEN_TASK),
+        Index(
+            "ix_task_escalated",
+            "escalated_to",
+            postgresql_where=text("escalated_to IS NOT NULL"),
+            sqlite_where=text("escalated_to IS NOT NULL"),
+        ),
     )
 
     gid: str = Field(default_factory=lambda: new_gid(Kind.TASK), primary_key=True)
@@ -522,6 +535,9 @@ class Task(SQLModel, table=True):
     created_at: datetime = _when(default_factory=now)
     due_at: datetime = _when()
     reminders_sent: int = 0
+    remind_at: datetime | None = _when(default=None)
+    escalated_at: datetime | None = _when(default=None)
+    escalated_to: str | None = None
     notes: list[dict[str, Any]] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
     outcome: str | None = None
     comment: str | None = None
@@ -550,16 +566,29 @@ class GateState(StrEnum):
 
 
 class Gate(SQLModel, table=True):
-    """The decisions that the deliveries of a message wait for. `step` is the index of the current one of `steps`."""
+    """The decisions that the deliveries of a message wait for. `step` is the index of the current one of `steps`, and
+    `delivery_gid` the delivery that asks for it.
 
-    __table_args__ = (Index("uq_gate_message", "message_gid", unique=True),)
+    `steps` are those of the publish or of the channel. A step that is not asked, because its filter does not match, is
+    `skipped`; one that is asked has its `deliveryGid`. `task` is the publisher's, for inboxes among the deliveries
+    that wait. `reason` says why they were discarded.
+    """
+
+    __table_args__ = (
+        Index("uq_gate_message", "message_gid", unique=True),
+        Index("uq_gate_delivery", "delivery_gid", unique=True),
+    )
 
     gid: str = Field(default_factory=lambda: new_gid(Kind.GATE), primary_key=True)
     message_gid: str
     steps: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
     step: int = 0
+    delivery_gid: str
+    task: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     state: GateState = Field(default=GateState.OPEN, sa_type=enum_text(GateState))
     created_at: datetime = _when(default_factory=now)
+    ended_at: datetime | None = _when(default=None)
+    reason: DeadLetterReason | None = Field(default=None, sa_type=ShownEnum(DeadLetterReason))
 
 
 class Attempt(SQLModel, table=True):

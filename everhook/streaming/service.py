@@ -55,13 +55,19 @@ class StreamLimits:
 
 @dataclass(frozen=True)
 class StreamRequest:
-    """What a consumer asks for. `last_event_id`: of the last event that it received on an earlier stream."""
+    """What a consumer asks for. `last_event_id`: of the last event that it received on an earlier stream.
+
+    Streams with the same `holder`, the gid of a consumer, share their leases; without it a stream has its own.
+    Positions begin after `after`. `lifetime` is in seconds; None: that of all streams."""
 
     name: str
     prefetch: int = 16
     lease: timedelta | None = None
     address: str | None = None
     last_event_id: str | None = None
+    holder: str | None = None
+    after: int = 0
+    lifetime: float | None = None
 
 
 class ByeReason(StrEnum):
@@ -176,10 +182,11 @@ class PullStream:
         self._direct = direct
         self._request = request
         self._may_continue = may_continue
-        self._consumer = stream_consumer(self.gid, request.name)
+        self._holder = request.holder or self.gid
+        self._consumer = stream_consumer(self._holder, request.name)
         self._waiter = Waiter()
         self._has_left = False
-        self._handed_out = self._written = 0
+        self._handed_out = self._written = request.after
         self._in_flight: set[str] = set()
         self._is_unsure = False
         self._offer = Offer(
@@ -229,7 +236,8 @@ class PullStream:
     async def _deliver(self, limits: StreamLimits) -> AsyncGenerator[StreamEvent]:
         clock = time.monotonic
         silent_since = clock()
-        ends_at, check_at = silent_since + _between(limits.lifetime), silent_since + limits.check
+        lifetime = self._request.lifetime if self._request.lifetime is not None else _between(limits.lifetime)
+        ends_at, check_at = silent_since + lifetime, silent_since + limits.check
         while not self._has_left:
             if self._streams.is_ending:
                 yield Bye(ByeReason.SHUTDOWN)
@@ -373,7 +381,7 @@ class PullStream:
         if self._handed_out <= self._written and not self._is_unsure:
             return
         try:
-            await self._pulls.release(self.endpoint, self.gid, self._written)
+            await self._pulls.release(self.endpoint, self._holder, self._written, self._written + MAX_BATCH)
         except Exception as error:  # then the leases expire
             if not is_unavailable(error):
                 log.exception("a stream could not release leases", endpoint_gid=self.endpoint.gid)

@@ -11,6 +11,8 @@ DEAD_LETTER_REASON = SearchAttributeKey.for_keyword("DeadLetterReason")
 DEAD_LETTERED_AT = SearchAttributeKey.for_datetime("DeadLetteredAt")
 STATUS_CODE = SearchAttributeKey.for_int("StatusCode")
 CIRCUIT_STATE = SearchAttributeKey.for_keyword("CircuitState")
+DUE_AT = SearchAttributeKey.for_datetime("DueAt")
+OUTCOME = SearchAttributeKey.for_keyword("Outcome")
 
 ALL = (
     TENANT,
@@ -22,4 +24,6 @@ ALL = (
     DEAD_LETTERED_AT,
     STATUS_CODE,
     CIRCUIT_STATE,
+    DUE_AT,
+    OUTCOME,
 )

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from everhook.audit.store import Actor
 from everhook.errors import InvalidField, NotFound
 from everhook.storage.engine import Database, Session
 from everhook.storage.paging import Page
 from everhook.storage.tables import ApiKey, Tenant, now
 from everhook.tenants import api_keys_store as store
 from everhook.tenants import store as tenants
-from everhook.tenants.api_keys_store import ApiKeys, BoundScope, Holder
-from everhook.tenants.audit_store import Actor
+from everhook.tenants.api_keys_store import ApiKeys, BoundScope, Holder, Scope
 
 
 @dataclass(frozen=True)
@@ -116,15 +116,16 @@ async def _find(session: Session, gid: str) -> ApiKey:
 
 async def _owner_of(session: Session, bound: Collection[BoundScope], tenant_gid: str | None) -> str:
     """The tenant that owns the endpoints of these scopes. Raises InvalidField."""
-    owners = await store.pulled_endpoints(session, {scope.endpoint_gid for scope in bound})
+    owners = await store.owners_of(session, bound)
     for scope in bound:
-        owner = owners.get(scope.endpoint_gid)
+        owner = owners.get(scope)
         if owner is None or tenant_gid not in (None, owner):
             where = "there is" if tenant_gid is None else "this tenant has"
-            raise InvalidField("scopes", f"{where} no endpoint {scope.endpoint_gid} whose deliveries are pulled")
+            what = "of the mode inbox" if scope.scope is Scope.TASKS else "whose deliveries are pulled"
+            raise InvalidField("scopes", f"{where} no endpoint {scope.endpoint_gid} {what}")
     if len(set(owners.values())) > 1:
         raise InvalidField("scopes", "name endpoints of more than one tenant")
-    return owners[next(iter(bound)).endpoint_gid]
+    return owners[next(iter(bound))]
 
 
 async def _owner(session: Session, named: str | None) -> Tenant | None:

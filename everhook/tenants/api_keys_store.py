@@ -17,12 +17,13 @@ from sqlalchemy import ColumnElement, Select, and_, bindparam, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
+from everhook.audit.store import Actor, record_audit
+from everhook.contracts import DeliveryMode
 from everhook.ids import Kind, is_gid, new_gid
 from everhook.storage.batching import BatchExecutor
 from everhook.storage.engine import Database
 from everhook.storage.paging import Page, page_of
 from everhook.storage.tables import ApiKey, Endpoint, Tenant, now
-from everhook.tenants.audit_store import Actor, record_audit
 
 _KEY = re.compile(r"(ek_[0-7][0-9a-hjkmnp-tv-z]{25})_[A-Za-z0-9_-]{43}")
 NAME = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
@@ -32,19 +33,21 @@ _NO_KEY = hashlib.sha256(secrets.token_bytes(32)).hexdigest()
 
 class Scope(StrEnum):
     """What a caller may do. `tenant` is shown as `tenant:<gid>`: everything of that tenant, and nothing else.
-    `receive` is granted for one endpoint, as `receive:<gid>`: take and acknowledge its deliveries, and nothing else."""
+    `receive` is granted for one endpoint, as `receive:<gid>`: take and acknowledge its deliveries, and nothing else.
+    `tasks` is granted for one inbox, as `tasks:<gid>`: see and decide its tasks, and nothing else."""
 
     ADMIN = "admin"
     PUBLISH = "publish"
     READ = "read"
     TENANT = "tenant"
     RECEIVE = "receive"
+    TASKS = "tasks"
 
 
 GIVEN_SCOPES = frozenset({Scope.ADMIN, Scope.PUBLISH, Scope.READ})
 """The scopes that can be granted. The scope `tenant` is granted by naming a tenant."""
 
-BOUND_SCOPES = frozenset({Scope.RECEIVE})
+BOUND_SCOPES = frozenset({Scope.RECEIVE, Scope.TASKS})
 """Those that are granted for one endpoint. A key with one has no other scopes than such."""
 
 SCOPE_PATTERN = rf"^({'|'.join(sorted(GIVEN_SCOPES))}|({'|'.join(sorted(BOUND_SCOPES))}):ep_[0-9a-z]{{26}})$"
@@ -53,7 +56,7 @@ SCOPE_PATTERN = rf"^({'|'.join(sorted(GIVEN_SCOPES))}|({'|'.join(sorted(BOUND_SC
 
 @dataclass(frozen=True)
 class BoundScope:
-    """A scope for one endpoint, written `receive:<gid>`."""
+    """A scope for one endpoint, written `receive:<gid>` or `tasks:<gid>`."""
 
     scope: Scope
     endpoint_gid: str
@@ -205,14 +208,23 @@ async def create(
     return row, key
 
 
-async def pulled_endpoints(session: AsyncSession, gids: Collection[str]) -> dict[str, str]:
-    """The tenants of those of these endpoints that exist and whose deliveries are pulled."""
+async def owners_of(session: AsyncSession, scopes: Collection[BoundScope]) -> dict[BoundScope, str]:
+    """The tenants of the endpoints of these scopes, for those that exist and have a mode that suits the scope."""
     rows = await session.execute(
         select(col(Endpoint.gid), col(Endpoint.tenant_gid), col(Endpoint.mode)).where(
-            col(Endpoint.gid).in_(gids), col(Endpoint.deleted_at).is_(None)
+            col(Endpoint.gid).in_({scope.endpoint_gid for scope in scopes}), col(Endpoint.deleted_at).is_(None)
         )
     )
-    return {row.gid: row.tenant_gid for row in rows if row.mode.is_pulled}
+    found = {row.gid: row for row in rows}
+    return {
+        scope: row.tenant_gid
+        for scope in scopes
+        if (row := found.get(scope.endpoint_gid)) is not None and _suits(scope.scope, row.mode)
+    }
+
+
+def _suits(scope: Scope, mode: DeliveryMode) -> bool:
+    return mode is DeliveryMode.INBOX if scope is Scope.TASKS else mode.is_pulled
 
 
 async def get(session: AsyncSession, gid: str) -> ApiKey | None:

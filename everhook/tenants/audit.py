@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from everhook.audit import store as audit_store
+from everhook.audit.store import AuditFilter
 from everhook.storage.engine import Session
 from everhook.storage.paging import Page, any_of
 from everhook.storage.tables import AuditEntry
 from everhook.storage.tenant_scope import tenant_bound
-from everhook.tenants import api_keys_store, audit_store
+from everhook.tenants import api_keys_store
 from everhook.tenants import store as tenants
-from everhook.tenants.audit_store import AuditFilter
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from typing import Any
 
 from sqlalchemy import Select, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.sql.dml import Update
 from sqlmodel import col
 
-from everhook.contracts import TERMINAL_STATUSES
+from everhook.contracts import TERMINAL_STATUSES, DeadLetterReason, DeliveryStatus
 from everhook.storage.bulk import Bulk
 from everhook.storage.tables import (
     ApiKey,
@@ -23,6 +24,7 @@ from everhook.storage.tables import (
     EndpointRate,
     EndpointSecret,
     Gate,
+    GateState,
     IdempotentResponse,
     Message,
     MessageKey,
@@ -116,6 +118,21 @@ def tasks_of(delivery_gids: Sequence[str]) -> Select[str]:
     return select(col(Task.gid)).where(col(Task.delivery_gid).in_(delivery_gids))
 
 
+def _end_gates(delivery_gids: Sequence[str]) -> tuple[Update, ...]:
+    """Discard what waits for a decision about these deliveries: it may belong to other tenants."""
+    moment = now()
+    its_step = (col(Gate.delivery_gid).in_(delivery_gids), col(Gate.state) == GateState.OPEN)
+    waiting = update(Delivery).where(
+        col(Delivery.message_gid).in_(select(col(Gate.message_gid)).where(*its_step)),
+        col(Delivery.status) == DeliveryStatus.GATED,
+    )
+    reason = DeadLetterReason.ENDPOINT_DELETED
+    return (
+        waiting.values(status=DeliveryStatus.DISCARDED, reason=reason, completed_at=moment, decided_by="everhook"),
+        update(Gate).where(*its_step).values(state=GateState.DECLINED, reason=reason, ended_at=moment),
+    )
+
+
 async def remove(bulk: Bulk, tenant_gid: str) -> None:
     """Delete all data of a tenant, its own row last. It can be interrupted at any point and run again.
 
@@ -127,6 +144,7 @@ async def remove(bulk: Bulk, tenant_gid: str) -> None:
             delete(PullItem).where(col(PullItem.delivery_gid).in_(gids)),
             delete(TaskDecision).where(col(TaskDecision.task_gid).in_(tasks_of(gids))),
             delete(Task).where(col(Task.delivery_gid).in_(gids)),
+            *_end_gates(gids),
             delete(DeliveryRound).where(col(DeliveryRound.delivery_gid).in_(gids)),
             delete(PendingHistory).where(col(PendingHistory.delivery_gid).in_(gids)),
             delete(Delivery).where(col(Delivery.gid).in_(gids)),

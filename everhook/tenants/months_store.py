@@ -27,7 +27,7 @@ from everhook.storage.partitions import (
     partitions_of,
     roll_over,
 )
-from everhook.storage.tables import Delivery, DeliveryRound, Message, MessageKey, now
+from everhook.storage.tables import Delivery, DeliveryRound, Gate, Message, MessageKey, Task, TaskDecision, now
 
 KEPT = 2_000
 """Messages that are copied under a lock at most: some ten milliseconds."""
@@ -122,6 +122,10 @@ async def _finish(bulk: Bulk) -> None:
         await bulk.delete(MessageKey, key < end, ~exists().where(col(Message.gid) == key))
         before_gid = first_gid_at(Kind.DELIVERY, moment)
         await bulk.delete(DeliveryRound, round_of < before_gid, ~exists().where(col(Delivery.gid) == round_of))
+        gate_of, task_of, decision_of = col(Gate.message_gid), col(Task.delivery_gid), col(TaskDecision.task_gid)
+        await bulk.delete(Gate, gate_of < end, ~exists().where(col(Message.gid) == gate_of))
+        await bulk.delete(Task, task_of < before_gid, ~exists().where(col(Delivery.gid) == task_of))
+        await bulk.delete(TaskDecision, ~exists().where(col(Task.gid) == decision_of))
 
     def change(connection: sa.Connection) -> None:
         drop(connection, names)

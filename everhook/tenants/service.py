@@ -6,6 +6,7 @@ from datetime import timedelta
 import structlog
 from temporalio.client import Client
 
+from everhook.audit.store import Actor, record_audit
 from everhook.errors import NotFound, TenantInUse, TenantNameTaken
 from everhook.storage.engine import Session
 from everhook.storage.paging import Page
@@ -13,7 +14,6 @@ from everhook.storage.tables import DEFAULT_TENANT_GID, Tenant
 from everhook.storage.tenant_scope import TenantScope
 from everhook.tenants import erasure_store as erasure
 from everhook.tenants import store as tenants
-from everhook.tenants.audit_store import Actor, record_audit
 from everhook.tenants.erasure import start_erasure
 
 START_TIMEOUT_S = 2.0

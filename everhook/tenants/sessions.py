@@ -4,9 +4,9 @@ A session is a signed token and needs no row. Only its end has one: an audit ent
 that two processes cannot both be the first.
 """
 
+from everhook.audit.store import Actor, is_entry, record_once
 from everhook.storage.engine import Database
 from everhook.tenants import store as tenants
-from everhook.tenants.audit_store import Actor, is_entry, record_once
 
 
 class SessionService:

@@ -10,9 +10,10 @@ from activities.sending import SendingActivities
 from everhook.circuit.client import CircuitClient
 from everhook.circuit.reporter import OutcomeReporter
 from everhook.circuit.states_store import EndpointStates
-from everhook.contracts import AttemptInput, AttemptOutcome, OutcomeReport
+from everhook.contracts import AttemptInput, AttemptOutcome, HandlerInput, HandlerResult, OutcomeReport
 from everhook.delivery.dispatcher import Dispatcher, LaneLimits
 from everhook.delivery.fitness import EndpointFitness
+from everhook.delivery.handling import Handlers
 from everhook.delivery.policy import DeliveryPolicy
 from everhook.delivery.recorder_store import Recorder
 from everhook.delivery.sender import Sender
@@ -60,6 +61,7 @@ class Desk:
         recorder: Callable[[Database], Recorder] = Recorder,
         issuers: IssuerCache | None = None,
         keyring: KeyRing = KEYRING,
+        handlers: Handlers | None = None,
     ) -> None:
         self.store = store
         self.receiver = receiver
@@ -71,7 +73,16 @@ class Desk:
         self.states = EndpointStates(store.database)
         self.recorder = recorder(store.database)
         self.issuers = issuers or IssuerCache(store.database, KEYRING, ISSUER)
-        self.sender = Sender(store.database, self.recorder, self.issuers, egress, self.reporter, self.fitness, keyring)
+        self.sender = Sender(
+            store.database,
+            self.recorder,
+            self.issuers,
+            egress,
+            self.reporter,
+            self.fitness,
+            keyring,
+            handlers=handlers,
+        )
         self.sending = SendingActivities(self.sender, slots=200)
 
     def with_(self, **changes: Any) -> "Desk":
@@ -98,6 +109,10 @@ class Desk:
 
     async def send(self, delivery: Delivery, number: int = 1, **changes: Any) -> AttemptOutcome:
         return await ActivityEnvironment().run(self.sending.send_attempt, order_for(delivery, number, **changes))
+
+    async def handle(self, delivery: Delivery, number: int = 1, *, step: int = 0, **changes: Any) -> HandlerResult:
+        input = HandlerInput(order_for(delivery, number, **changes), step)
+        return await ActivityEnvironment().run(self.sending.run_handler, input)
 
     async def attempt(self, delivery: Delivery) -> Attempt:
         """The one attempt that is on record."""

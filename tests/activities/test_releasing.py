@@ -11,19 +11,23 @@ from activities.releasing import ReleasingActivities
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import (
     DeadLetterReason,
+    DeliveryMode,
     DeliveryStatus,
     ReleaseInput,
     ReleaseParkedInput,
     ReleaseResult,
 )
+from everhook.decisions.service import TaskService
+from everhook.decisions.timers import TaskTimers
 from everhook.delivery.inputs_store import InputDefaults
 from everhook.delivery.policy import DeliveryPolicy
 from everhook.ids import delivery_workflow_id
+from everhook.receipts.keys_store import IssuerCache
 from everhook.storage.engine import Database
 from everhook.storage.tables import Delivery, Endpoint, now
 from tests.activities.desk import Desk
 from tests.delivery.fakes import AWAY, Collected, FakeTemporal
-from tests.stores.factories import Store, accepted, publication
+from tests.stores.factories import ISSUER, KEYRING, Store, accepted, publication
 from tests.workflows.engine import time_skipping_server
 
 PARKED: dict[str, Any] = {"status": DeliveryStatus.PARKED, "parked_at": now()}
@@ -41,9 +45,16 @@ def dispatched() -> Collected:
     return Collected()
 
 
+def no_timers(database: Database) -> TaskTimers:
+    """For endpoints that are no inboxes."""
+    issuers = IssuerCache(database, KEYRING, ISSUER)
+    unused: Any = None
+    return TaskTimers(database, TaskService(issuers, InputDefaults(), unused, unused, unused, unused))
+
+
 @pytest.fixture
 def releasing(temporal: FakeTemporal, database: Database, dispatched: Collected) -> ReleasingActivities:
-    return ReleasingActivities(temporal.client, database, InputDefaults(), dispatched)
+    return ReleasingActivities(temporal.client, database, InputDefaults(), dispatched, no_timers(database))
 
 
 async def release(
@@ -95,7 +106,7 @@ async def test_a_parked_delivery_whose_workflow_is_gone_gets_one_that_knows_of_i
 ) -> None:
     delivery = await store.delivery(**WITH_WORKFLOW)
     async with time_skipping_server() as env:
-        releasing = ReleasingActivities(env.client, database, InputDefaults(), dispatched)
+        releasing = ReleasingActivities(env.client, database, InputDefaults(), dispatched, no_timers(database))
         await release(releasing, await endpoint_of(store, delivery), 1)
         handle: WorkflowHandle[Any, Any] = env.client.get_workflow_handle(delivery_workflow_id(delivery.gid))
         signals = [
@@ -205,13 +216,33 @@ async def test_a_release_that_runs_twice_dispatches_nothing_twice(
 
 async def test_a_released_delivery_arrives(desk: Desk, temporal: FakeTemporal) -> None:
     dispatcher = desk.dispatcher(temporal)
-    releasing = ReleasingActivities(temporal.client, desk.store.database, InputDefaults(), dispatcher)
+    releasing = ReleasingActivities(
+        temporal.client, desk.store.database, InputDefaults(), dispatcher, no_timers(desk.store.database)
+    )
     endpoint = await desk.endpoint()
     delivery = await desk.delivery(endpoint, **PARKED)
     await release(releasing, endpoint, 1)
     await dispatcher.close()
     assert [arrival.id for arrival in desk.receiver.arrivals] == [delivery.message_gid]
     assert await desk.store.status(delivery) is DeliveryStatus.DELIVERED
+
+
+async def test_the_tasks_of_an_inbox_that_is_given_up_are_dead_letters_and_their_workflows_learn_of_it(
+    releasing: ReleasingActivities, temporal: FakeTemporal, store: Store
+) -> None:
+    endpoint = await store.subscribed(mode=DeliveryMode.INBOX, url="", options={"name": "Managers"})
+    acceptances = await store.acceptor().accept_all([publication() for _ in range(3)])
+    gids = [each.delivery_gid for one in acceptances for each in accepted(one).deliveries]
+    reason = DeadLetterReason.ENDPOINT_DELETED
+    for count, remaining in ((2, True), (1, False)):
+        input = ReleaseParkedInput(endpoint.gid, 2, reason)
+        result: ReleaseResult = await ActivityEnvironment().run(releasing.release_parked, input)
+        assert (result.released, result.remaining) == (count, remaining)
+    assert temporal.started == gids
+    assert {start.options["start_signal"] for start in temporal.starts} == {"release"}
+    async with store.database.reading() as session:
+        rows = [await session.get_one(Delivery, gid) for gid in gids]
+    assert {(row.status, row.reason) for row in rows} == {(DeliveryStatus.DEAD_LETTERED, reason)}
 
 
 # Counting

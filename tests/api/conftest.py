@@ -13,6 +13,7 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 from alembic import command
+from pydantic import SecretStr
 from temporalio.client import Client
 
 from everhook.engine import delivery_engine
@@ -23,6 +24,7 @@ from everhook.temporal.client import connect
 from everhook.temporal.provisioning import setup
 from testing.api import JSON, Api, ok, running_api, settings_for, sqlite_url
 from testing.receiver import Receiver
+from testing.smtp_server import SmtpServer
 from testing.temporal_server import NAMESPACE, TemporalServer
 from testing.waiting import assert_eventually
 from worker import running_workers
@@ -69,6 +71,7 @@ class Live:
     api: Api
     receiver: Receiver
     temporal: Client
+    mails: SmtpServer = field(default_factory=SmtpServer)
     name: str = field(default_factory=lambda: f"t{uuid4().hex[:12]}")
 
     @property
@@ -101,6 +104,9 @@ async def stack(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -
     directory = tmp_path_factory.mktemp("live")
     settings = copied(migrated_file, directory)
     async with AsyncExitStack() as opened:
+        mails = await opened.enter_async_context(SmtpServer())
+        of_mails = {"smtp_url": SecretStr(mails.url), "smtp_from": "hooks@acme.example"}
+        settings = settings.model_copy(update={"events_every_seconds": 1, **of_mails})
         server = await opened.enter_async_context(TemporalServer(directory))
         client = await connect(target_host=server.address, namespace=NAMESPACE)
         await setup(client, settings)
@@ -110,9 +116,9 @@ async def stack(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -
         engine = await opened.enter_async_context(delivery_engine(client, database, settings))
         await opened.enter_async_context(running_workers(engine))
         api = await opened.enter_async_context(running_api(settings, client))
-        yield Live(api, receiver, client)
+        yield Live(api, receiver, client, mails)
 
 
 @pytest.fixture
 def live(stack: Live) -> Live:
-    return Live(stack.api, stack.receiver, stack.temporal)
+    return Live(stack.api, stack.receiver, stack.temporal, stack.mails)

@@ -134,3 +134,45 @@ async def test_a_key_to_receive_names_an_endpoint_that_is_pulled_and_of_the_tena
     for body in bad:
         assert_problem(await api.post("/v1/api-keys", {"name": "x", **body}), 422, "scopes")
     assert_problem(await api.post("/v1/api-keys", {"name": "x", "scopes": ["receive:ep_1"]}), 422, "scopes[0]")
+
+
+async def test_a_key_for_tasks_decides_those_of_one_inbox_and_opens_nothing_else(api: Api) -> None:
+    await api.channel()
+    options = {"name": "Managers"}
+    mine, other = [
+        created(
+            await api.post(
+                "/v1/endpoints", {"mode": "inbox", "channel": "orders", "tenant": "acme", "options": options}
+            )
+        )["endpointGid"]
+        for _ in range(2)
+    ]
+    key = await made(api, name="ann@acme.example", scopes=[f"tasks:{mine}"])
+    assert (key["scopes"], key["tenant"]) == ([f"tasks:{mine}"], "acme")
+    ann = api.presenting(key["key"])
+    await api.publish({"n": 1}, tenant="acme")
+    by_inbox = {each["inbox"]: each["taskGid"] for each in ok(await api.get("/v1/tasks"))["data"]}
+    assert [each["taskGid"] for each in ok(await ann.get("/v1/tasks"))["data"]] == [by_inbox[mine]]
+    assert ok(await ann.get("/v1/tasks", inbox=other))["data"] == []
+    shown = ok(await ann.get(f"/v1/tasks/{by_inbox[mine]}"))
+    assert [each["inbox"] for each in shown["chain"]] == [mine]
+    decision = {"outcome": "approved", "version": 1}
+    for method, path, body in (
+        ("GET", "", None),
+        ("POST", "/decide", decision),
+        ("POST", "/delegate", {"to": "bo"}),
+        ("POST", "/comment", {"comment": "x"}),
+    ):
+        response = await ann.http.request(method, f"/v1/tasks/{by_inbox[other]}{path}", json=body)
+        assert_problem(response, 404)
+    for path in ("/endpoints", f"/endpoints/{mine}", f"/endpoints/{mine}/poll", "/deliveries", "/receipts/rcp_1"):
+        assert_problem(await ann.get(f"/v1{path}"), 403)
+    assert_problem(await ann.post(f"/v1/tasks/{by_inbox[mine]}/links", {"assignee": "bo"}), 403)
+    assert_problem(await ann.try_publish({"type": "order.created", "payload": 1}), 403)
+    ok(await ann.post(f"/v1/tasks/{by_inbox[mine]}/comment", {"comment": "looked at it"}))
+    assert ok(await ann.post(f"/v1/tasks/{by_inbox[mine]}/decide", decision))["decidedBy"] == "ann@acme.example"
+    receiver = await pull_endpoint(api, tenant="acme")
+    for scope in (f"tasks:{receiver}", f"receive:{mine}"):
+        assert_problem(await api.post("/v1/api-keys", {"name": "x", "scopes": [scope]}), 422, "scopes")
+    consumer = api.presenting((await made(api, scopes=[f"receive:{receiver}"]))["key"])
+    assert "`tasks:<gid>`" in assert_problem(await consumer.get("/v1/tasks"), 403)["detail"]

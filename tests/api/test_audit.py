@@ -133,4 +133,4 @@ async def test_an_entry_that_cannot_be_written_lets_nothing_be_done(api: Api) ->
     assert_problem(await api.delete("/v1/channels/orders"), 503)
     await api.change_rows("ALTER TABLE audit_away RENAME TO audit_entry")
 
-    assert [row["name"] for row in await api.walk("/v1/channels")] == ["everhook.events", "orders"]
+    assert [row["name"] for row in await api.walk("/v1/channels")] == ["everhook.events", "everhook.tasks", "orders"]

@@ -94,7 +94,7 @@ async def test_unknown_routes_and_methods_are_problems_too(shared: Api, method: 
 async def test_a_key_is_compared_as_a_whole_and_the_scheme_in_any_case(api: Api) -> None:
     response: httpx.Response = await api.http.get("/v1/channels", headers={"authorization": f"bearer {API_KEY}"})
 
-    assert [channel["name"] for channel in ok(response)["data"]] == ["everhook.events"]
+    assert [channel["name"] for channel in ok(response)["data"]] == ["everhook.events", "everhook.tasks"]
 
 
 def _filled(path: str) -> str:

@@ -10,7 +10,7 @@ from testing.api import ON_SHARED, Api, assert_problem, created, ok
 async def test_a_channel_is_created_and_shown(api: Api) -> None:
     channel = created(await api.post("/v1/channels", {"name": "orders", "policy": {"preset": "patient"}}))
 
-    assert channel.keys() == {"name", "policy", "createdAt"}
+    assert channel.keys() == {"name", "policy", "gates", "createdAt"}
     assert (channel["name"], channel["policy"]) == ("orders", {"preset": "patient"})
     assert datetime.fromisoformat(channel["createdAt"]).tzinfo is not None
     assert ok(await api.get("/v1/channels/orders")) == channel
@@ -27,7 +27,7 @@ async def test_a_name_is_taken_once(api: Api) -> None:
 @pytest.mark.parametrize("name", ["", "-x", ".x", "a b", "a/b", "a\n", "a\x00", "ü", "x" * 101, None, 7, ["a"]])
 async def test_a_bad_name_is_refused(shared: Api, name: object) -> None:
     assert_problem(await shared.post("/v1/channels", {"name": name}), 422, "name")
-    assert await shared.count("channel") == 2
+    assert await shared.count("channel") == 3
 
 
 async def test_names_have_a_hundred_characters_at_most(api: Api) -> None:
@@ -44,7 +44,7 @@ async def test_channels_are_listed_by_name(api: Api) -> None:
         await api.channel(name)
 
     names = [channel["name"] for channel in await api.walk("/v1/channels", limit=2)]
-    assert names == ["C", "a", "b", "everhook.events", "orders.eu"]
+    assert names == ["C", "a", "b", "everhook.events", "everhook.tasks", "orders.eu"]
 
 
 async def test_the_channel_of_events_is_there_and_ours_alone(api: Api) -> None:

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+from everhook.audit.store import Actor, record_audit
 from everhook.contracts import DELIVERY_WORKFLOW
-from everhook.tenants.audit_store import Actor, record_audit
 from testing.api import JSON, UNKNOWN_SUFFIX, Api, accepted, assert_problem, ok
 from testing.receiver import Response
 from testing.waiting import assert_eventually

@@ -43,7 +43,11 @@ async def test_a_url_and_events_are_enough_and_lead_from_the_channel_default(api
 
     first, second = created(await api.post("/v1/endpoints", body)), created(await api.post("/v1/endpoints", body))
 
-    assert [channel["name"] for channel in await api.walk("/v1/channels")] == ["default", "everhook.events"]
+    assert [channel["name"] for channel in await api.walk("/v1/channels")] == [
+        "default",
+        "everhook.events",
+        "everhook.tasks",
+    ]
     paid = await api.publish(1, "default", type="invoice.paid")
     void = await api.publish(1, "default", type="invoice.void")
     gids = {first["endpointGid"], second["endpointGid"]}
@@ -56,7 +60,7 @@ async def test_a_url_alone_makes_no_subscription(api: Api) -> None:
 
     assert endpoint["subscriptionGid"] is None
     assert endpoint["tenant"] == "default"
-    assert (await api.count("subscription"), await api.count("channel")) == (0, 1), "there is that of events alone"
+    assert (await api.count("subscription"), await api.count("channel")) == (0, 2), "there are those of events alone"
 
 
 async def test_an_unknown_channel_is_named_and_nothing_is_made(api: Api) -> None:
@@ -64,7 +68,7 @@ async def test_an_unknown_channel_is_named_and_nothing_is_made(api: Api) -> None
 
     assert_problem(await api.post("/v1/endpoints", body), 422, "channel")
 
-    assert [await api.count(table) for table in ("endpoint", "subscription", "channel")] == [0, 0, 1]
+    assert [await api.count(table) for table in ("endpoint", "subscription", "channel")] == [0, 0, 2]
     assert await api.rows("SELECT name FROM tenant WHERE name = 'acme'") == []
 
 

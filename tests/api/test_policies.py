@@ -78,7 +78,7 @@ async def test_an_unsound_policy_is_refused_by_name(shared: Api, policy: dict[st
     ]:
         assert_problem(await shared.post(path, body), 422, named)
 
-    assert (await shared.count("channel"), await shared.count("endpoint")) == (2, 0)
+    assert (await shared.count("channel"), await shared.count("endpoint")) == (3, 0)
 
 
 @ON_SHARED

@@ -157,7 +157,7 @@ async def test_bodies_that_are_no_json_are_refused_everywhere(shared: Api, body:
     response = await shared.http.post("/v1/channels", content=body, headers={"content-type": "application/json"})
 
     assert_problem(response, status)
-    assert await shared.count("channel") == 2
+    assert await shared.count("channel") == 3
 
 
 async def test_a_form_is_told_to_be_json(api: Api) -> None:

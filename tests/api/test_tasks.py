@@ -7,10 +7,14 @@ from typing import Any
 import httpx
 import pytest
 
-from everhook.contracts import DeadLetterReason, DeliveryStatus, PullCheck
+from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorAction, PullCheck
+from everhook.decisions.timers import TaskTimers
+from everhook.delivery.store import open_round
 from everhook.inbox.deadlines_store import ask_again
+from everhook.lifecycle.watch import CHECK_S
 from everhook.receipts.receipt import claims_of
 from testing.api import JSON, Api, assert_problem, created, ok
+from tests.api.test_waiting import events, follow_kinds, wait
 
 REJECT = {"outcome": "rejected", "comment": "too expensive", "version": 1}
 APPROVE = {"outcome": "approved", "version": 1}
@@ -82,7 +86,7 @@ async def test_a_rejection_discards_the_delivery_as_declined(api: Api) -> None:
     delivery = await delivery_of(api, gid)
     assert (delivery["status"], delivery["deadLetterReason"]) == ("discarded", "declined")
     assert len(delivery["attempts"]) == 1
-    assert await api.count("operational_event") == 0  # it is no failure
+    assert await kinds(api) == ["task.opened", "task.decided"]  # it is no failure
 
 
 async def test_two_deciders_at_once_make_one_decision(api: Api) -> None:
@@ -142,6 +146,8 @@ async def test_a_delegation_moves_the_version(api: Api) -> None:
         ({"quorum": 0}, "task.quorum"),
         ({"kind": "wish"}, "task.kind"),
         ({"titel": "x"}, "task.titel"),
+        ({"escalation": {"afterReminders": 1, "to": "ep_directors"}}, "task.escalation.to"),
+        ({"onDue": "pass", "outcomes": [{"name": "no", "effect": "decline"}]}, "task.onDue"),
         ({"links": [{"title": "x", "url": "javascript:alert(1)"}]}, "task.links[0].url"),
         ({"outcomes": [{"name": "a"}, {"name": "a"}]}, "task.outcomes"),
         ({"form": {"type": "array"}}, "task.form.type"),
@@ -190,9 +196,22 @@ async def test_an_erased_payload_cannot_be_approved(api: Api) -> None:
     assert refused["type"] == "/problems/payload-erased"
 
 
+async def kinds(api: Api) -> list[str]:
+    """Of the events in the outbox, in their order."""
+    return [row.kind for row in await api.rows("SELECT kind FROM operational_event ORDER BY gid")]
+
+
+def timers(api: Api) -> TaskTimers:
+    return TaskTimers(api.database, api.services.tasks)
+
+
 async def be_due(api: Api, gid: str) -> PullCheck:
     """Let the due date of a task be past. Returns what its workflow asks."""
     await api.change_rows("UPDATE task SET due_at = '2026-01-01 00:00:00.000000' WHERE gid = :gid", gid=gid)
+    return await check_of(api, gid)
+
+
+async def check_of(api: Api, gid: str) -> PullCheck:
     task = ok(await api.get(f"/v1/tasks/{gid}"))
     return PullCheck(task["deliveryGid"], 1, timedelta(days=30))
 
@@ -201,7 +220,7 @@ async def test_without_a_decision_in_time_it_expires_and_a_replay_asks_again(api
     gid = await ask(api)
     check = await be_due(api, gid)
     assert len(ok(await api.get("/v1/tasks", overdue=True))["data"]) == 1
-    state = await api.services.pulls.check(check)
+    state = await timers(api).check(check)
     assert (state.status, state.reason) == (DeliveryStatus.DEAD_LETTERED, DeadLetterReason.EXPIRED)
     assert_problem(await decide(api, gid, APPROVE), 409)
     async with api.database.writing() as session:
@@ -213,19 +232,93 @@ async def test_without_a_decision_in_time_it_expires_and_a_replay_asks_again(api
 
 async def test_a_task_can_be_declined_by_its_due_date(api: Api) -> None:
     gid = await ask(api, onDue="decline")
-    assert (await api.services.pulls.check(await be_due(api, gid))).status is DeliveryStatus.DISCARDED
+    assert (await timers(api).check(await be_due(api, gid))).status is DeliveryStatus.DISCARDED
     assert (await delivery_of(api, gid))["deadLetterReason"] == "declined"
 
 
 async def test_a_timer_beside_a_decision_does_nothing(api: Api) -> None:
     gid = await ask(api)
     ok(await decide(api, gid, APPROVE))
-    assert (await api.services.pulls.check(await be_due(api, gid))).status is DeliveryStatus.DELIVERED
+    assert (await timers(api).check(await be_due(api, gid))).status is DeliveryStatus.DELIVERED
 
 
 async def test_a_task_whose_payload_was_erased_ends_when_its_workflow_asks(api: Api) -> None:
     gid = await ask(api)
     task = ok(await api.get(f"/v1/tasks/{gid}"))
     assert (await api.delete(f"/v1/messages/{task['messageGid']}/payload")).status_code == 204
-    state = await api.services.pulls.check(PullCheck(task["deliveryGid"], 1, timedelta(days=30)))
+    state = await timers(api).check(PullCheck(task["deliveryGid"], 1, timedelta(days=30)))
     assert state.reason is DeadLetterReason.PAYLOAD_ERASED
+
+
+async def test_a_sender_follows_a_task_and_gets_its_decision(api: Api) -> None:
+    gid = await ask(api, assignees=["environment"], reminders={"afterSeconds": 60, "everySeconds": 60, "max": 1})
+    message = ok(await api.get(f"/v1/tasks/{gid}"))["messageGid"]
+    waiting = asyncio.create_task(wait(api, message))
+    following = asyncio.create_task(follow_kinds(api, message, until="message.settled"))
+    await be_reminded(api, gid)
+    ok(await api.post(f"/v1/tasks/{gid}/comment", {"comment": "a secret"}))
+    ok(await api.post(f"/v1/tasks/{gid}/delegate", {"to": "bo"}))
+    bo = await api.key("admin", name="bo")
+    ok(await decide(bo, gid, {"outcome": "rejected", "comment": "too expensive", "version": 2}))
+    found = await waiting
+    (delivery,) = found["deliveries"]
+    assert (found["outcome"], delivery["status"], delivery["outcome"]) == ("declined", "discarded", "rejected")
+    assert delivery["result"] == {"outcome": "rejected", "comment": "too expensive"}
+    listed = await events(api, message)
+    kinds = [each["kind"] for each in listed]
+    assert kinds == [
+        "message.accepted",
+        "task.opened",
+        "task.reminded",
+        "task.delegated",
+        "task.decided",
+        "delivery.attempted",
+        "delivery.discarded",
+        "message.settled",
+    ]
+    assert sorted(await following) == sorted(kinds)
+    assert len({each["id"] for each in listed}) == len(listed)
+    assert listed[3]["data"] == {"round": 1, "taskGid": gid, "by": "environment", "to": "bo"}
+    assert "a secret" not in str(listed)
+    assert await events(api, message, limit=1) == listed
+
+
+async def test_a_stream_has_a_reminder_as_it_happens(api: Api) -> None:
+    gid = await ask(api, reminders={"afterSeconds": 60, "everySeconds": 60, "max": 1})
+    message = ok(await api.get(f"/v1/tasks/{gid}"))["messageGid"]
+    following = asyncio.create_task(follow_kinds(api, message, until="task.reminded"))
+    await asyncio.sleep(3 * CHECK_S)  # the stream waits, and its watcher knows how the message stands
+    await be_reminded(api, gid)
+    assert (await asyncio.wait_for(following, 5))[-2:] == ["task.opened", "task.reminded"]
+
+
+async def be_reminded(api: Api, gid: str) -> None:
+    await api.change_rows("UPDATE task SET remind_at = '2026-01-01 00:00:00.000000' WHERE gid = :gid", gid=gid)
+    await timers(api).check(await check_of(api, gid))
+
+
+async def test_a_task_that_expired_and_was_asked_again(api: Api) -> None:
+    gid = await ask(api)
+    check = await be_due(api, gid)
+    await timers(api).check(check)
+    async with api.database.writing() as session:
+        assert await open_round(session, check.delivery_gid, 1, OperatorAction("ann"))
+        await ask_again(session, check.delivery_gid)
+    await be_due(api, gid)
+    await timers(api).check(check)
+    message = ok(await api.get(f"/v1/tasks/{gid}"))["messageGid"]
+    ended = ["task.opened", "task.expired", "delivery.dead_lettered"]
+    listed = await events(api, message)
+    kinds = [each["kind"] for each in listed]
+    assert kinds == ["message.accepted", *ended, "delivery.replayed", *ended, "message.settled"]
+    assert len({each["id"] for each in listed}) == len(listed)
+
+
+async def test_a_paused_inbox_still_asks(api: Api) -> None:
+    await api.channel()
+    endpoint = await inbox(api)
+    await api.change_rows("UPDATE circuit SET hold = 'paused' WHERE endpoint_gid = :gid", gid=endpoint)
+    published = await api.publish({"n": 1})
+    assert [each["status"] for each in published["deliveries"]] == ["awaiting_decision"]
+    (task,) = ok(await api.get("/v1/tasks"))["data"]
+    assert (await decide(api, task["taskGid"], APPROVE)).status_code == 200

@@ -9,12 +9,12 @@ from typing import Any
 
 import httpx
 
+from everhook.audit.store import Actor, record_audit
 from everhook.contracts import Verdict
 from everhook.ids import Kind, new_gid
 from everhook.lifecycle.service import LifecycleLimits
 from everhook.storage.tables import Attempt, Receipt, now
 from everhook.streaming.service import StreamLimits
-from everhook.tenants.audit_store import Actor, record_audit
 from testing.api import JSON, Api, created, ok
 
 KIND_OF_PATH = {

@@ -6,10 +6,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from cli import options
-from cli.commands import dead_letters, deliveries, endpoints
+from cli.commands import dead_letters, deliveries, endpoints, tasks
 from everhook.contracts import DeadLetterReason, DeliveryStatus
 from everhook.delivery.body_formats import BodyFormat
 from everhook.delivery.policy import PRESETS
+from everhook.storage.tables import TaskState
 
 
 @pytest.mark.parametrize(
@@ -17,6 +18,7 @@ from everhook.delivery.policy import PRESETS
     [
         (deliveries.Selection, "status", DeliveryStatus),
         (dead_letters.Selection, "dead_letter_reason", DeadLetterReason),
+        (tasks.Selection, "state", TaskState),
         (endpoints.Settings, "format", BodyFormat),
         (options.PolicyOptions, "preset", StrEnum("Preset", list(PRESETS))),
     ],

@@ -12,6 +12,7 @@ import pytest
 
 from everhook.signing.schemes import new_secret
 from everhook_client import models
+from testing.api import created
 from testing.receiver import Response
 from testing.waiting import assert_eventually
 from tests.cli.conftest import Everhook, Live
@@ -52,6 +53,36 @@ async def dead_lettered(everhook: Everhook, live: Live, channel: str, count: int
     for gid in gids:
         await everhook("deliveries", "watch", gid)
     return gids
+
+
+async def test_tasks_are_listed_shown_commented_on_delegated_and_decided(
+    everhook: Everhook, live: Live, channel: str
+) -> None:
+    await everhook.ok("channels", "create", channel)
+    options = {"name": "Managers", "task": {"assignees": ["environment"]}}
+    body = {"mode": "inbox", "channel": channel, "options": options}
+    inbox = created(await live.api.post("/v1/endpoints", body))["endpointGid"]
+    await publish(everhook, channel, '{"orderId": 1042}')
+    (task,) = await everhook.json("tasks", "list", "--inbox", inbox, "--state", "open", "--assignee", "environment")
+    gid = task["taskGid"]
+    assert gid in (await everhook.ok("tasks", "list", "--inbox", inbox)).out
+    assert "No task matches" in (await everhook.ok("tasks", "list", "--inbox", inbox, "--overdue")).out
+    await everhook.ok("tasks", "comment", gid, "I asked the supplier.")
+    shown = (await everhook.ok("tasks", "show", gid)).out
+    assert '"orderId": 1042' in shown and "I asked the supplier." in shown
+    missing = await everhook("tasks", "decide", gid, "rejected", "--yes")
+    assert missing.status == 1 and "comment" in missing.err
+    unconfirmed = await everhook("tasks", "decide", gid, "approved")
+    assert unconfirmed.status == 2 and "--yes" in unconfirmed.err and '"orderId": 1042' in unconfirmed.err
+    assert "asks bo" in (await everhook.ok("tasks", "delegate", gid, "bo", "--comment", "on leave")).out
+    refused = await everhook("tasks", "decide", gid, "approved", "--version", "1", "--yes")
+    assert refused.status == 1 and "has changed since" in refused.err
+    await publish(everhook, channel)
+    other = (await everhook.json("tasks", "list", "--inbox", inbox, "--limit", "1"))[0]["taskGid"]
+    decided = await everhook.json("tasks", "decide", other, "rejected", "--comment", "too expensive", "--yes")
+    assert (decided["decidedBy"], decided["outcome"]) == ("environment", "rejected")
+    again = await everhook.ok("tasks", "decide", other, "rejected", "--comment", "too expensive", "--yes")
+    assert decided["receiptGid"] in again.out
 
 
 async def test_a_channel_from_creation_to_deletion(everhook: Everhook, channel: str) -> None:
@@ -102,6 +133,25 @@ async def test_the_url_of_an_endpoint_is_never_taken_for_that_of_the_api(
         refused = await everhook(*command, "--url", moved)
         assert refused.status == 2 and ("--url" in refused.err or "once" in refused.err)
     assert live.receiver.at(path) == live.receiver.at(f"{path}/moved") == []
+
+
+async def test_an_endpoint_that_everhook_handles_itself(everhook: Everhook, at: str, tmp_path: Path) -> None:
+    file = tmp_path / "handler.json"
+    file.write_text(json.dumps({"kind": "chat", "url": at + "/s3cr3t", "text": "{type}"}))
+    made = await everhook.json("endpoints", "create", "--mode", "internal", "--handler-file", str(file))
+    assert made["options"]["handler"]["text"] == "{type}"
+    shown = (await everhook.ok("endpoints", "show", made["endpointGid"])).out
+    assert "internal: " in shown and '"kind": "chat"' in shown and "s3cr3t" not in shown
+    assert "(internal: chat)" in (await everhook.ok("endpoints", "list", "--limit", "500")).out
+    for wrong, said in (
+        (["--handler", "[]"], "--handler must be a JSON object"),
+        (["--handler", "{}", "--handler-file", str(file)], "not both"),
+        (["--handler", "{}", at], "what it does is in --handler"),
+    ):
+        refused = await everhook("endpoints", "create", "--mode", "internal", *wrong)
+        assert (refused.status, said in refused.err) == (2, True), refused.err
+    refused = await everhook("endpoints", "create", "--mode", "internal", "--handler", '{"kind": "sms"}')
+    assert refused.status == 1 and "options.handler.kind" in refused.err
 
 
 async def test_every_command_to_a_circuit_is_answered_with_the_new_state(
@@ -524,6 +574,7 @@ async def test_what_the_api_itself_says_does_not_reach_the_terminal_as_it_is(pla
         ("/v1/subscriptions/x", models.Subscription, ["subscriptions", "show", "x"]),
         ("/v1/channels/x", models.Channel, ["channels", "show", "x"]),
         ("/v1/deliveries/x", models.DeliveryDetail, ["deliveries", "show", "x"]),
+        ("/v1/tasks/x", models.TaskDetail, ["tasks", "show", "x"]),
         ("/v1/dead-letters/x", models.DeadLetterDetail, ["dead-letters", "show", "x"]),
         ("/v1/channels/x/messages", models.PublishedMessage, ["publish", "x", "{}"]),
         ("/v1/batches/x", models.Batch, ["dead-letters", "batch", "x"]),

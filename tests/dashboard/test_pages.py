@@ -329,6 +329,17 @@ async def test_the_page_of_a_message_counts_its_deliveries_and_leads_to_all(page
     assert "60 accepted" in page and f'href="/deliveries?messageGid={message}">All 60 deliveries</a>' in page
 
 
+async def test_the_page_of_a_message_shows_its_gate(pages: Pages) -> None:
+    body = {"mode": "inbox", "options": {"name": "Managers & co"}}
+    inbox = created(await pages.api.post("/v1/endpoints", body))["endpointGid"]
+    await pages.api.channel(gates=[{"inbox": inbox, "filter": {"amount": 1}}, {"inbox": inbox}])
+    message = (await pages.api.publish({}))["messageGid"]
+    await pages.sign_in()
+    page = (await pages.get(f"/messages/{message}")).text
+    assert "Approval" in page and page.count("Managers &amp; co</a>") == 3  # both steps, and the delivery
+    assert re.findall(r'<td data-label="State"><span class="pill \w+">(\w+)<', page) == ["skipped", "open"]
+
+
 async def test_a_cursor_belongs_to_its_list_and_its_filters(pages: Pages) -> None:
     await pages.api.channel()
     await pages.api.endpoint(channel="orders")
@@ -559,6 +570,25 @@ async def test_an_endpoint_made_in_the_portal_belongs_to_its_tenant(pages: Pages
     assert made.tenant_gid == acme
 
 
+async def test_an_endpoint_that_everhook_handles_is_created_shown_and_edited_without_its_url(pages: Pages) -> None:
+    acme, _ = await two_tenants(pages.api)
+    await open_portal(pages, acme)
+    handler = '{"kind": "chat", "url": "http://127.0.0.1:9999/s3cr3t", "text": "Order {id}"}'
+    answer = await pages.send("/portal/endpoints/new", mode="internal", handler=handler)
+    assert answer.status_code == 201
+    assert "s3cr3t" not in answer.text and "Order {id}" in answer.text and "Leased at most" not in answer.text
+    (made,) = await pages.api.rows("SELECT gid, tenant_gid FROM endpoint WHERE mode = 'internal'")
+    assert made.tenant_gid == acme
+    form = (await pages.get(f"/portal/endpoints/{made.gid}/edit")).text
+    assert "http://127.0.0.1:9999/…" in form and "s3cr3t" not in form
+    shown = handler.replace("s3cr3t", "…").replace("Order", "New")
+    assert (await pages.send(f"/portal/endpoints/{made.gid}/edit", handler=shown)).status_code == 303
+    assert "New {id}" in (await pages.get(f"/portal/endpoints/{made.gid}")).text
+    for wrong in ("", "[1]", "{", '{"kind": "sms"}', '{"kind": "chat", "url": "ftp://x/s3cr3t"}'):
+        refused = await pages.send("/portal/endpoints/new", mode="internal", handler=wrong)
+        assert refused.status_code == 422 and 'id="h-handler" class="mistake"' in refused.text
+
+
 def routes_with_ids() -> Iterator[tuple[str, str]]:
     for section in (*dashboard.FOR_OPERATORS, *dashboard.FOR_TENANTS):
         for route in section.router.routes:
@@ -586,7 +616,19 @@ async def ids_of(api: Api, tenant_gid: str) -> dict[str, str]:
         t=tenant_gid,
         d=delivery.gid,
     )
+    task = new_gid(Kind.TASK)
+    await api.change_rows(
+        "INSERT INTO task (gid, tenant_gid, delivery_gid, message_gid, endpoint_gid, document, assignees, state, "
+        "version, created_at, due_at, reminders_sent, notes) VALUES (:gid, :t, :d, :m, :e, '{}', '[]', 'open', 1, "
+        "CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, 0, '[]')",
+        gid=task,
+        t=tenant_gid,
+        d=delivery.gid,
+        m=delivery.message_gid,
+        e=endpoint.gid,
+    )
     return {
+        "/inbox": task,
         "/endpoints": endpoint.gid,
         "/deliveries": delivery.gid,
         "/messages": delivery.message_gid,
@@ -633,7 +675,7 @@ def _exists(api: Api, method: str, path: str) -> bool:
 
 
 async def _everything(api: Api) -> list[list[tuple[object, ...]]]:
-    tables = ("endpoint", "delivery", "subscription", "channel", "endpoint_secret", "circuit")
+    tables = ("endpoint", "delivery", "task", "subscription", "channel", "endpoint_secret", "circuit")
     return [[tuple(row) for row in await api.rows(f"SELECT * FROM {table} ORDER BY 1")] for table in tables]
 
 

@@ -14,7 +14,7 @@ from playwright.async_api import Page
 from api import problem_types
 from api.dashboard.pages import PORTAL, PageRoute
 from api.dashboard.sign_in_link import make_link
-from testing.api import created, ok
+from testing.api import Api, created, ok
 from testing.waiting import assert_eventually
 from tests.dashboard.conftest import Stage
 
@@ -35,7 +35,7 @@ class Visit:
 
     @property
     def signed_in(self) -> bool:
-        return self.route not in ("/sign-in", "/sign-in/link/{link}", "/portal/open/{token}")
+        return self.route not in ("/sign-in", "/sign-in/link/{link}", "/portal/open/{token}", "/t/{token}")
 
 
 def routes_of_pages(app: FastAPI) -> set[str]:
@@ -55,6 +55,9 @@ async def visits_to_all_pages(stage: Stage) -> list[Visit]:
     tenant = ids["tenant"]
     link = created(await stage.api.post(f"/v1/tenants/{tenant}/portal-link"))["url"].rpartition("/")[2]
     told = {**ids, "token": link, "link": make_link(stage.api.app, "").rpartition("/")[2]}
+    task = f"/v1/tasks/{ids['inbox']}"
+    for_ann = created(await stage.api.post(f"{task}/links", {"assignee": "ann"}))["url"].rpartition("/")[2]
+    decided = ids["decided"]
     visits = [Visit(route, path) for route in sorted(routes_of_pages(stage.api.app)) for path in _paths(route, told)]
     globex = stage.scenery.of("globex").gid
     return [
@@ -64,6 +67,12 @@ async def visits_to_all_pages(stage: Stage) -> list[Visit]:
         Visit("/dead-letters/all", "/dead-letters/all?action=discard"),
         Visit("/endpoints", "/endpoints?search=nobody"),
         Visit("/messages", "/messages?type=none.such"),
+        Visit("/inbox", "/inbox?state=any"),
+        Visit("/inbox", "/inbox?state=cancelled"),
+        Visit("/inbox/{gid}", f"/inbox/{decided}"),
+        Visit("/endpoints/{gid}", f"/endpoints/{ids['inboxes']}"),
+        Visit("/endpoints/{gid}/edit", f"/endpoints/{ids['inboxes']}/edit"),
+        Visit("/t/{token}", f"/t/{for_ann}"),
         Visit("/deliveries", "/deliveries?type=none.such"),
         Visit("/endpoints/{gid}", "/endpoints/ep_none"),
         Visit("/sign-in/link/{link}", "/sign-in/link/used"),
@@ -107,6 +116,7 @@ async def _something_of_everything(stage: Stage) -> dict[str, str]:
         assert await api.rows("SELECT gid FROM receipt WHERE delivery_gid = :gid", gid=delivered)
 
     await assert_eventually(are_done, timeout=20)
+    inboxes, asked, answered = await _tasks(api, tenant, f"{channel[:90]}tasks")
     (receipt,) = await api.rows("SELECT gid FROM receipt WHERE delivery_gid = :gid", gid=delivered)
     theirs = await api.key(tenant=tenant)
     batch: str = (await theirs.post("/v1/dead-letters/replay", {"channel": channel})).json()["batchGid"]
@@ -116,9 +126,42 @@ async def _something_of_everything(stage: Stage) -> dict[str, str]:
         "deliveries": delivered,
         "messages": published["messageGid"],
         "receipts": receipt.gid,
+        "inboxes": inboxes,
+        "inbox": asked,
+        "decided": answered,
         "batches": batch,
         "channels": channel,
     }
+
+
+async def _tasks(api: Api, tenant: str, channel: str) -> tuple[str, str, str]:
+    """An inbox, a task that is open and one that is decided, with all that a task may have."""
+    await api.channel(channel)
+    properties = {
+        "long" * 20: {"type": "string", "maxLength": 500, "description": "w" * 200},
+        "amount": {"type": "integer", "minimum": 1},
+        "urgent": {"type": "boolean"},
+        "plant": {"type": "string", "enum": ["Bonn", "K" * 90]},
+        "from": {"type": "string", "format": "date"},
+    }
+    task = {
+        "title": "t" * 200,
+        "description": f"{'d' * 300}\nsecond line",
+        "assignees": ["ann", "environment", "a" * 190],
+        "links": [{"title": "l" * 190, "url": "https://shop.example/1042"}],
+        "form": {"type": "object", "required": ["amount"], "properties": properties},
+    }
+    options = {"name": "n" * 100, "task": {"assignees": ["ann"]}, "groups": {"g" * 90: ["bo"]}}
+    body = {"mode": "inbox", "channel": channel, "tenant": tenant, "options": options}
+    inbox: str = created(await api.post("/v1/endpoints", body))["endpointGid"]
+    gids: list[str] = []
+    for _ in range(2):
+        await api.publish({"note": "hello" * 100}, channel, tenant=tenant, task=task)
+        gids.insert(0, ok(await api.get("/v1/tasks", inbox=inbox))["data"][0]["taskGid"])
+        ok(await api.post(f"/v1/tasks/{gids[0]}/comment", {"comment": "c" * 300}))
+    decision = {"outcome": "approved", "version": 1, "comment": "c" * 300, "data": {"amount": 1, "plant": "K" * 90}}
+    ok(await api.post(f"/v1/tasks/{gids[1]}/decide", decision))
+    return inbox, gids[0], gids[1]
 
 
 async def _dead_letter_of(stage: Stage, endpoint: str) -> str:

@@ -17,6 +17,7 @@ from everhook.contracts import (
     AttemptRecord,
     DeadLetterReason,
     DeliveryInput,
+    DeliveryMode,
     DeliveryStatus,
     PreviousAttempt,
     Verdict,
@@ -270,6 +271,19 @@ async def test_an_endpoint_with_a_rate_limit_does_not_take_the_lane(
 ) -> None:
     await subscribed(desk, rate_limit=5.0)
     await assert_left_to_workflows(dispatcher, desk, temporal)
+
+
+@pytest.mark.parametrize("circuit", [{}, {"state": CircuitState.OPEN}, {"hold": Hold.PAUSED}], ids=str)
+async def test_a_delivery_to_an_inbox_starts_its_workflow_and_is_never_sent_or_parked(
+    desk: Desk, dispatcher: Dispatcher, temporal: FakeTemporal, circuit: dict[str, Any]
+) -> None:
+    endpoint = await desk.store.subscribed(mode=DeliveryMode.INBOX, url="", options={"name": "Managers"})
+    await desk.store.circuit(endpoint, **circuit)
+    (new,) = await accept(desk)
+    dispatcher.dispatch([new])
+    await until_idle(dispatcher)
+    assert temporal.started == [new.input.delivery_gid]
+    assert (await row_of(desk, new)).status is DeliveryStatus.AWAITING_DECISION
 
 
 async def test_a_limit_that_is_set_while_deliveries_wait_in_the_lane_counts_for_them(

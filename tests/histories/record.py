@@ -23,6 +23,7 @@ from everhook.contracts import (
     DeadLetterReason,
     DeliveryMode,
     DeliveryStatus,
+    HandlerResult,
     OperatorAction,
     PreviousAttempt,
     PulledState,
@@ -305,6 +306,55 @@ async def pulled(engine: Engine, album: Album) -> None:
     await album.keep("delivery-pulled-unclaimed", handle)
 
 
+async def asked(engine: Engine, album: Album) -> None:
+    """Reminded of, escalated and decided; and expired."""
+    reminders = {"afterSeconds": 3_600, "everySeconds": 7_200, "max": 2}
+    engine.fakes.task.ask(await engine.now(), reminders=reminders, escalation={"afterReminders": 1, "to": "dan"})
+    handle = await engine.start(engine.input(mode=DeliveryMode.INBOX))
+    await engine.until_called("check_task", 1)
+    await engine.skip(timedelta(hours=4))
+    await engine.until_called("check_task", 3)
+    engine.fakes.task.end(DeliveryStatus.DELIVERED, outcome="approved")
+    await handle.signal("settled")
+    await engine.result_without_skipping(handle)
+    await album.keep("delivery-asked", handle)
+
+    engine.fakes.task.ended = None
+    engine.fakes.task.ask(await engine.now())
+    handle = await engine.start(engine.input(mode=DeliveryMode.INBOX))
+    await engine.until_called("check_task", 5)
+    await engine.skip(timedelta(hours=25))
+    await engine.until(handle, DeliveryStatus.DEAD_LETTERED)
+    await album.keep("delivery-asked-in-vain", handle)
+
+
+async def handled(engine: Engine, album: Album) -> None:
+    """Handled by Everhook itself: at two later times, in between parked, retried; and rejected."""
+    due = await engine.now() + timedelta(hours=1)
+    engine.fakes.handlings = Script(
+        HandlerResult(due_at=due, step=0),
+        HandlerResult(PARKED),
+        HandlerResult(due_at=due + timedelta(hours=1), step=1),
+        HandlerResult(named(FAILED)),
+        HandlerResult(named(DELIVERED)),
+    )
+    handle = await engine.start(engine.input(mode=DeliveryMode.INTERNAL, policy=POLICY))
+    await engine.until(handle, DeliveryStatus.SENDING, "its time")
+    await engine.skip(timedelta(hours=1))
+    await engine.until_parked(handle)
+    await handle.signal("release", ReleaseInput())
+    await engine.until(handle, DeliveryStatus.SENDING, "its time")
+    await engine.result(handle)
+    await album.keep("delivery-handled", handle)
+
+    engine.fakes.handlings = Script(HandlerResult(named(REJECTED)))
+    handle = await engine.start(engine.input(mode=DeliveryMode.INTERNAL, rate_limit=5.0))
+    await engine.until_dead(handle)
+    await handle.signal("discard", NOTE)
+    await engine.result(handle)
+    await album.keep("delivery-handled-rejected", handle)
+
+
 async def loops(engine: Engine, album: Album) -> None:
     """Passes one after the other: of the reconciler one with shares and one that fails."""
     engine.fakes.passes = Script(
@@ -367,6 +417,8 @@ TAKES = (
     events,
     loops,
     pulled,
+    asked,
+    handled,
     retention,
     erasure,
     seal_receipts,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from everhook_client import AsyncClient, Consumer, Message, Observer, Reject, Retry
-from everhook_client.consumer import Timing
+from everhook_client.consumer import ConsumerOptions, Timing
 from everhook_client.errors import AuthenticationFailed, EverhookError, NotFound
 from everhook_client.messages import read_message
 from everhook_client.models import LeaseResult
@@ -361,7 +361,8 @@ async def test_what_does_not_pass_ends_a_consumer(server: Server) -> None:
                 await client.consume("ep_01m83prhbfe23sdyzab24cmhby", print, mode=mode)
             with pytest.raises(AuthenticationFailed):
                 await stranger.consume(gid, print, mode=mode)
-    for options in ({"concurrency": 0}, {"limit": 0}):
+    wrong: list[ConsumerOptions] = [{"concurrency": 0}, {"limit": 0}]
+    for options in wrong:
         with pytest.raises(ValueError, match=next(iter(options))):
             Consumer(client, gid, print, **options)
     with pytest.raises(ValueError, match="after"):

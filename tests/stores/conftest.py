@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 from sqlmodel import SQLModel
 
-from everhook.notifications.events import EVENTS_CHANNEL
+from everhook.notifications.events import EVENTS_CHANNEL, TASKS_CHANNEL
 from everhook.storage.engine import Database
 from everhook.storage.migrate import migrate
 from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Tenant
@@ -158,7 +158,7 @@ def _empty_all_tables() -> str:
     """
     kept = {
         Tenant.__tablename__: f"gid <> '{DEFAULT_TENANT_GID}'",
-        Channel.__tablename__: f"name <> '{EVENTS_CHANNEL}'",
+        Channel.__tablename__: f"name NOT IN ('{EVENTS_CHANNEL}', '{TASKS_CHANNEL}')",
     }
     steps = []
     for table in reversed(SQLModel.metadata.sorted_tables):

@@ -14,7 +14,7 @@ from everhook.delivery.store import DeliveryFilter
 from everhook.endpoints import store as endpoints
 from everhook.endpoints import subscriptions_store as subscriptions
 from everhook.ids import Kind, first_gid_at
-from everhook.notifications.events import EVENTS_CHANNEL
+from everhook.notifications.events import EVENTS_CHANNEL, TASKS_CHANNEL
 from everhook.publishing import store as messages
 from everhook.publishing.store import MessageFilter
 from everhook.storage.engine import Database
@@ -78,7 +78,7 @@ async def test_channels_are_listed_by_name(store: Store, database: Database) -> 
         async with database.reading() as session:
             return await channels.page(session, after=after, limit=2)
 
-    assert await walk(load, "name") == [["a", "b"], ["c", EVENTS_CHANNEL]]
+    assert await walk(load, "name") == [["a", "b"], ["c", EVENTS_CHANNEL], [TASKS_CHANNEL]]
 
 
 @pytest.mark.parametrize(

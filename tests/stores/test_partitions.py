@@ -19,7 +19,7 @@ from everhook.storage.engine import Database
 from everhook.storage.migrate import alembic_config, migrate
 from everhook.storage.partition_upkeep import change_partitions
 from everhook.storage.partitions import PARTITIONED, Partition, partitions_of, roll_over
-from everhook.storage.tables import Message, now
+from everhook.storage.tables import Delivery, Gate, Message, Task, now
 from everhook.tenants import months_store
 from everhook.tenants.retention_store import RetentionPeriods, apply_retention
 from tests.stores import past
@@ -130,17 +130,36 @@ async def test_past_months_are_dropped_and_unfinished_messages_stay(new_postgres
         young = past.delivery(recent, endpoint, ended=19, gid=past.gid_of(Kind.DELIVERY, 20))
         deliveries = [over, waits, other, ended_late, young]
         await keep(database, old, dead, late, recent, *deliveries, *map(past.attempt, deliveries))
+        asked = [over, waits]
+        await keep(database, *map(_task, asked), *map(_gate, asked))
         before = [each.name for each in await months(database, "message")]
         await apply_retention(Bulk(database), RetentionPeriods(idempotency_keys=None, payloads=None))
         kept = [waits, other, ended_late, young]
         assert await _gids(database, "message") == {dead.gid, late.gid, recent.gid}
         assert await _gids(database, "delivery") == {each.gid for each in kept}
         assert await _gids(database, "attempt", "delivery_gid") == {each.gid for each in kept}
+        for table in ("task", "gate"):
+            assert await _gids(database, table, "delivery_gid") == {waits.gid}
         after = [each.name for each in await months(database, "message")]
         assert len(after) < len(before) - 6 and after[0] == "message_past"
         assert await on(database, partitions.dropped) == []
         again = accepted(await store.acceptor().accept(publication(key="k", body_sha256="")))
         assert again.duplicate and again.message_gid == dead.gid
+
+
+def _task(of: Delivery) -> Task:
+    return Task(
+        tenant_gid=of.tenant_gid,
+        delivery_gid=of.gid,
+        message_gid=of.message_gid,
+        endpoint_gid=of.endpoint_gid,
+        document={},
+        due_at=now(),
+    )
+
+
+def _gate(of: Delivery) -> Gate:
+    return Gate(message_gid=of.message_gid, delivery_gid=of.gid, steps=[])
 
 
 async def _gids(database: Database, table: str, column: str = "gid") -> set[str]:

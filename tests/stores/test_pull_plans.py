@@ -1,4 +1,4 @@
-"""The plan of a claim, with many deliveries waiting."""
+"""The plans of a claim, and of the leases of a consumer, with many deliveries waiting."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ from sqlalchemy import text
 from sqlmodel import SQLModel
 
 from everhook.contracts import DeliveryMode
+from everhook.ids import Kind, new_gid
 from everhook.pulling import queue_store as queue
 from everhook.storage.engine import Database
 from everhook.storage.statements import table_of
@@ -47,7 +48,9 @@ async def multiply(database: Database) -> None:
         await connection.execute(text("ANALYZE"))
 
 
-async def test_a_claim_of_ten_reads_the_index_of_what_is_available(store: Store, database: Database) -> None:
+async def test_claims_read_the_index_of_available_items_and_consumers_that_of_leases(
+    store: Store, database: Database
+) -> None:
     endpoint = await store.subscribed(mode=DeliveryMode.POLL, url="")
     await publish(store, 1)
     await multiply(database)
@@ -59,3 +62,9 @@ async def test_a_claim_of_ten_reads_the_index_of_what_is_available(store: Store,
     plan = await plan_of(database, sql, parameters)
     assert "ix_pull_queue_available" in plan, plan
     assert "Sort" not in plan and "TEMP B-TREE FOR ORDER BY" not in plan, plan
+    statements.clear()
+    async with database.write_connection() as connection:
+        assert await queue.lock_consumer(connection, endpoint.gid, new_gid(Kind.CONSUMER), 0, 10) == []
+    ((sql, parameters),) = [one for one in statements.items() if "FROM pull_queue" in one[0]]
+    plan = await plan_of(database, sql, parameters)
+    assert "ix_pull_queue_leased" in plan, plan

@@ -24,6 +24,7 @@ from everhook.storage.tables import (
     EndpointMinuteError,
     EndpointRate,
     EndpointSecret,
+    Gate,
     IdempotentResponse,
     Message,
     OperationalEvent,
@@ -35,6 +36,8 @@ from everhook.storage.tables import (
     ReceiptHash,
     ReceiptSeal,
     Subscription,
+    Task,
+    TaskDecision,
     Tenant,
     now,
 )
@@ -69,6 +72,9 @@ ALL: tuple[type[SQLModel], ...] = (
     IdempotentResponse,
     PastPolicy,
     DeliveryRound,
+    Task,
+    TaskDecision,
+    Gate,
 )
 
 
@@ -100,6 +106,17 @@ async def peopled(store: Store, name: str, deliveries: int = 3) -> str:
         )
         rows += [message, delivery, attempt, receipt, PendingHistory(delivery_gid=delivery.gid, settled_at=now())]
         rows += [DeliveryRound(delivery_gid=delivery.gid, round=2, began_at=now())]
+        task = Task(
+            tenant_gid=tenant_gid,
+            delivery_gid=delivery.gid,
+            message_gid=message.gid,
+            endpoint_gid=endpoint.gid,
+            document={},
+            due_at=now(),
+        )
+        rows += [task, TaskDecision(task_gid=task.gid, actor="ann", outcome="approved")]
+        if number:  # the gate of a message to all stays with it
+            rows += [Gate(message_gid=message.gid, delivery_gid=delivery.gid, steps=[])]
         rows += [
             PullItem(
                 delivery_gid=delivery.gid,

@@ -9,6 +9,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import aliased
 from sqlmodel import SQLModel, col
 
+from everhook.audit.store import Actor, record_audit
 from everhook.channels import store as channels
 from everhook.contracts import Verdict
 from everhook.delivery import store as deliveries
@@ -39,7 +40,6 @@ from everhook.storage.tables import (
 )
 from everhook.storage.tenant_scope import CLOSED, OPEN_TO_ALL, TenantScope, bounds, tenant_bound
 from everhook.tenants import store as tenants
-from everhook.tenants.audit_store import Actor, record_audit
 from tests.stores.factories import CHANNEL, Store, accepted, moment, publication
 
 OF_TENANTS: tuple[Any, ...] = (

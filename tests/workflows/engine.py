@@ -41,6 +41,8 @@ from everhook.contracts import (
     DeliveryStatus,
     DiscardInput,
     EventsResult,
+    HandlerInput,
+    HandlerResult,
     OpenDeadLetter,
     OutcomeReport,
     PreviousAttempt,
@@ -53,6 +55,7 @@ from everhook.contracts import (
     RetentionResult,
     RoundInput,
     SealResult,
+    TaskProgress,
     TaskQueue,
     TenantErasure,
     Verdict,
@@ -60,6 +63,8 @@ from everhook.contracts import (
 from everhook.delivery.policy import DeliveryPolicy
 from everhook.delivery.starts import start_delivery
 from everhook.ids import Kind, delivery_workflow_id, endpoint_workflow_id, new_gid
+from everhook.inbox.schedule import Schedule, Step
+from everhook.inbox.tasks import Effect, TaskKind, default_outcomes, outcome_on_due
 from everhook.temporal import search_attributes
 from everhook.temporal.client import PLUGIN
 from testing.waiting import assert_eventually
@@ -165,6 +170,49 @@ class Script(Generic[T]):
         return self._steps.popleft() if len(self._steps) > 1 else self._steps[0]
 
 
+class FakeTask:
+    """A task in memory: its schedule, the steps it took, and how it ended."""
+
+    def __init__(self) -> None:
+        self.schedule: Schedule | None = None
+        self.steps: list[Step] = []
+        self.ended: PulledState | None = None
+
+    def ask(self, at: datetime, **document: Any) -> None:
+        self.schedule = Schedule.of({"dueSeconds": 86_400, **document}, at)
+
+    def end(self, status: DeliveryStatus, reason: DeadLetterReason | None = None, outcome: str | None = None) -> None:
+        self.ended = PulledState(status, attempts=1, reason=reason, last=DELIVERED, outcome=outcome)
+
+    def check(self, check: PullCheck, moment: datetime) -> PulledState:
+        assert self.schedule is not None
+        step = self.schedule.step(moment) if self.ended is None and check.give_up is None else None
+        if step is not None:
+            self.steps.append(step)
+        if step is Step.REMIND:
+            self.schedule = self.schedule.reminded(moment)
+        elif step is Step.ESCALATE:
+            self.schedule = self.schedule.escalated(moment)
+        elif step is Step.END or check.give_up is not None:
+            self._end(check)
+        return self.ended or self._open()
+
+    def _end(self, check: PullCheck) -> None:
+        assert self.schedule is not None
+        outcome = outcome_on_due({"outcomes": default_outcomes(TaskKind.APPROVAL), **self.schedule.document})
+        if check.give_up is not None or outcome is None:
+            self.end(DeliveryStatus.DEAD_LETTERED, check.give_up or DeadLetterReason.EXPIRED)
+        else:
+            is_passed = outcome.effect is Effect.PASS
+            self.end(DeliveryStatus.DELIVERED if is_passed else DeliveryStatus.DISCARDED, outcome=outcome.name)
+
+    def _open(self) -> PulledState:
+        assert self.schedule is not None
+        found = self.schedule
+        progress = TaskProgress("Managers", 2, found.due_at, found.reminders_sent, found.reminders, found.is_escalated)
+        return PulledState(DeliveryStatus.AWAITING_DECISION, check_at=found.next_at, task=progress)
+
+
 class FakeActivities:
     """All activities under their real names. Each records its call; then waits at its gate, raises, or answers.
 
@@ -180,7 +228,9 @@ class FakeActivities:
         self.circuit: Circuit | None = Circuit()
         self.parked = 0
         self.passes: Script[ReconcileResult] = Script(ReconcileResult(started=3, restarted=2, endpoints=1, history=4))
+        self.handlings: Script[HandlerResult] = Script(HandlerResult(DELIVERED))
         self.pulls: Script[PulledState] = Script(PulledState(DeliveryStatus.DELIVERED, attempts=1))
+        self.task = FakeTask()
         self._clock = clock
         self._gates: defaultdict[str, list[Gate]] = defaultdict(list)
         self._running = 0
@@ -234,6 +284,11 @@ class FakeActivities:
         await self._called("send_attempt", input)
         return outcome
 
+    @activity.defn(name="run_handler")
+    async def run_handler(self, input: HandlerInput) -> HandlerResult:
+        await self._called("run_handler", input)
+        return self.handlings.next()
+
     @activity.defn(name="record_attempt")
     async def record_attempt(self, record: AttemptRecord) -> None:
         await self._called("record_attempt", record)
@@ -252,6 +307,12 @@ class FakeActivities:
     async def check_pulled(self, check: PullCheck) -> PulledState:
         await self._called("check_pulled", check)
         return self.pulls.next()
+
+    @activity.defn(name="check_task")
+    async def check_task(self, check: PullCheck) -> PulledState:
+        """Takes the step that is due at the server's time, as the database would."""
+        await self._called("check_task", check)
+        return self.task.check(check, await self._clock())
 
     @activity.defn(name="discard")
     async def discard(self, note: DiscardInput) -> None:
@@ -316,11 +377,13 @@ class FakeActivities:
     def all(self) -> list[Callable[..., Any]]:
         return [
             self.send_attempt,
+            self.run_handler,
             self.record_attempt,
             self.dead_letter,
             self.open_round,
             self.discard,
             self.check_pulled,
+            self.check_task,
             self.load_circuit,
             self.project_circuit,
             self.release_parked,
@@ -489,8 +552,8 @@ class Engine:
                 # Without a cache there is no sticky queue, so the next engine gets the tasks at once.
                 max_cached_workflows=1_000 if self._delivery is DeliveryWorkflow else 0,
             ),
-            self.worker(TaskQueue.SENDS, activities=[self.fakes.send_attempt]),
-            self.worker(TaskQueue.SENDS_LIMITED, activities=[self.fakes.send_attempt]),
+            self.worker(TaskQueue.SENDS, activities=[self.fakes.send_attempt, self.fakes.run_handler]),
+            self.worker(TaskQueue.SENDS_LIMITED, activities=[self.fakes.send_attempt, self.fakes.run_handler]),
         ]
 
     def _workflows(self) -> list[type]:

@@ -88,6 +88,11 @@ def _command(*parts: str) -> Call[Any]:
     return Call("POST", path(*parts))
 
 
+def _post(*parts: str, body: Any, is_repeatable: bool = True) -> Call[Any]:
+    """A call that takes no key."""
+    return Call("POST", path(*parts), content=json.dumps(body).encode(), headers=JSON_TYPE, is_repeatable=is_repeatable)
+
+
 def _patch(*parts: str, body: Any) -> Call[Any]:
     return Call("PATCH", path(*parts), content=json.dumps(body).encode(), headers=JSON_TYPE)
 
@@ -111,20 +116,27 @@ def publish(
     idempotency_key: str | None = None,
     tenant: str | None = None,
     published_at: str | None = None,
+    task: Mapping[str, Any] | None = None,
+    gates: Sequence[models.GateStep] | None = None,
 ) -> Call[models.PublishedMessage]:
     """Publish a message. When it returns, the message and a delivery to each matching endpoint are committed.
 
     The payload is any JSON. `type` falls back to `event` in the payload. Without `idempotency_key` one is generated, so
     that a repeated request never publishes twice; give your own to be safe across restarts of your program as well.
-    `published_at` is a time in RFC 3339.
+    `published_at` is a time in RFC 3339. `task` is what inboxes ask people. `gates` are the steps of approval before
+    the message is sent, instead of those of the channel; `[]`: none.
     """
     members = {
         "type": type,
         "idempotencyKey": idempotency_key or uuid.uuid4().hex,
         "tenant": tenant,
         "publishedAt": published_at,
+        "task": task,
+        "gates": gates,
     }
-    written = [f"{json.dumps(name)}: {json.dumps(value)}, ".encode() for name, value in given(members).items()]
+    written = [
+        f"{json.dumps(name)}: {json.dumps(value)}, ".encode() for name, value in members.items() if value is not None
+    ]
     raw = payload if isinstance(payload, RawJson) else json.dumps(payload, allow_nan=False).encode()
     content = b'{%b"payload": %b}' % (b"".join(written), raw)
     return Call("POST", path("channels", channel, "messages"), content=content, headers=JSON_TYPE)
@@ -155,6 +167,48 @@ def get_message(gid: str) -> Call[models.MessageDetail]:
 def list_message_events(gid: str) -> Listing[models.LifecycleEvent]:
     """What happened to a message, delivery by delivery."""
     return _list("messages", gid, "events")
+
+
+# Tasks
+
+
+def list_tasks(
+    *, state: models.TaskState | Sequence[models.TaskState] | None = None, inbox: Several = None,
+    assignee: str | None = None, overdue: bool = False,
+) -> Listing[models.Task]:  # fmt: skip
+    """What inboxes ask people, newest first. `assignee` is named among those who are asked. `overdue`: only open tasks
+    that are past their due date."""
+    return _list("tasks", state=state, inbox=inbox, assignee=assignee, overdue=overdue or None)
+
+
+def get_task(gid: str) -> Call[models.TaskDetail]:
+    """A task with the payload that it is about, its decisions, and all tasks of its message."""
+    return _get("tasks", gid)
+
+
+def decide_task(
+    gid: str, outcome: str, *, version: int, comment: str = "", data: Mapping[str, Any] | None = None
+) -> Call[models.TaskDetail]:
+    """Decide a task in the name of the key, finally. `version` is that of the task that was read: if it has changed
+    since then, nothing is decided. `data` is what the form asks for. The same decision again changes nothing."""
+    body = given({"outcome": outcome, "version": version, "comment": comment, "data": data})
+    return _post("tasks", gid, "decide", body=body)
+
+
+def delegate_task(gid: str, to: str, *, comment: str = "") -> Call[models.TaskDetail]:
+    """Have someone else decide instead. The other assignees are still asked."""
+    return _post("tasks", gid, "delegate", body={"to": to, "comment": comment}, is_repeatable=False)
+
+
+def comment_on_task(gid: str, comment: str) -> Call[models.TaskDetail]:
+    """Add a comment, which decides nothing."""
+    return _post("tasks", gid, "comment", body={"comment": comment}, is_repeatable=False)
+
+
+def create_task_link(gid: str, assignee: str) -> Call[models.TaskLink]:
+    """Create a link to a page on which one person can decide one task without signing in. Its holder decides in the
+    person's name."""
+    return _post("tasks", gid, "links", body={"assignee": assignee})
 
 
 # Channels

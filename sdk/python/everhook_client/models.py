@@ -54,7 +54,7 @@ class ApiKeyIn(TypedDict):
     """
     scopes: NotRequired[list[str]]
     """
-    `admin`, `publish` and `read`. Or `receive:<endpoint gid>`: to poll, stream and acknowledge the deliveries of this endpoint, and nothing else.
+    `admin`, `publish` and `read`. Or `receive:<endpoint gid>`: to poll, stream and acknowledge the deliveries of this endpoint, and nothing else. Or `tasks:<endpoint gid>`: to see and decide the tasks of this inbox, as the person whom `name` names.
     """
     tenant: NotRequired[str | None]
     """
@@ -122,12 +122,6 @@ class BulkOperation(TypedDict):
     """
     Null for a dry run, and where nothing matched.
     """
-
-
-class Channel(TypedDict):
-    name: str
-    policy: dict[str, Any] | None
-    createdAt: str
 
 
 class Checkpoint(TypedDict):
@@ -213,11 +207,13 @@ DeadLetterReason: TypeAlias = Literal[
     "unsendable",
     "unclaimed",
     "expired",
+    "declined",
 ]
 """
 Why a round ended without delivering.
 
-`UNCLAIMED`: no consumer took it within the window. `EXPIRED`: no person decided in time.
+`UNCLAIMED`: no consumer took it within the window. `EXPIRED`: no person decided in time. `DECLINED`: a person
+declined it, so it was discarded; this is no dead letter.
 """
 
 
@@ -230,6 +226,15 @@ class Decision(TypedDict):
     """
     Recorded with the delivery and in the audit trail.
     """
+
+
+class Delegation(TypedDict):
+    """
+    Who decides instead.
+    """
+
+    to: str
+    comment: NotRequired[str]
 
 
 DeliveryMode: TypeAlias = Literal["http", "stream", "poll", "inbox", "internal"]
@@ -274,10 +279,11 @@ Whether a dependency responded to the last check.
 """
 
 
-EndpointMode: TypeAlias = Literal["http", "stream", "poll"]
+EndpointMode: TypeAlias = Literal["http", "stream", "poll", "inbox", "internal"]
 """
 How an endpoint receives: Everhook sends webhooks (`http`), or consumers take deliveries out of a queue. `stream`
-and `poll` are one queue; they differ in what the dashboard expects to see.
+and `poll` are one queue; they differ in what the dashboard expects to see. Of `inbox` people decide; `internal`
+deliveries are handled by Everhook itself.
 """
 
 
@@ -317,6 +323,28 @@ class FieldError(TypedDict):
     """
 
 
+GateState: TypeAlias = Literal["open", "passed", "declined"]
+
+
+class GateStep(TypedDict):
+    """
+    A step of a gate: who has to approve a message before it is sent.
+    """
+
+    inbox: str
+    """
+    The endpoint that asks.
+    """
+    task: NotRequired[dict[str, Any]]
+    """
+    What it asks; the `task` of the publish and the defaults of the inbox fill in the rest.
+    """
+    filter: NotRequired[dict[str, Any]]
+    """
+    Ask only if the payload matches, as in subscriptions.
+    """
+
+
 class Growth(TypedDict):
     """
     Proof that a log was only added to between two sizes.
@@ -327,6 +355,41 @@ class Growth(TypedDict):
     proof: list[str]
     """
     Hashes in base64.
+    """
+
+
+HandlerKind: TypeAlias = Literal["email", "chat", "reminder", "escalation"]
+"""
+What Everhook does with a delivery itself.
+"""
+
+
+class HandlerOptions(TypedDict):
+    """
+    What Everhook does with deliveries itself. The kind `email` has `to`, `subject` and `body`; `chat` has `url` and
+    `text`; `reminder` and `escalation` take all from the payload.
+    """
+
+    kind: HandlerKind
+    to: NotRequired[list[str]]
+    """
+    Mail addresses; `assignees` stands for those of the event.
+    """
+    subject: NotRequired[str]
+    """
+    A template: `{path}` is replaced by a value of the payload.
+    """
+    body: NotRequired[str]
+    """
+    A template, as `subject`.
+    """
+    url: NotRequired[str]
+    """
+    An incoming webhook of Slack, Mattermost or Teams. It is a secret: only its origin is shown.
+    """
+    text: NotRequired[str]
+    """
+    A template, as `subject`.
     """
 
 
@@ -372,6 +435,9 @@ The score in a word. `IDLE`: no attempts within a day, and nothing is known to b
 
 LifecycleKind: TypeAlias = Literal[
     "message.accepted",
+    "message.gated",
+    "message.released",
+    "message.declined",
     "message.settled",
     "delivery.available",
     "delivery.attempted",
@@ -379,6 +445,12 @@ LifecycleKind: TypeAlias = Literal[
     "delivery.dead_lettered",
     "delivery.replayed",
     "delivery.discarded",
+    "task.opened",
+    "task.reminded",
+    "task.escalated",
+    "task.delegated",
+    "task.decided",
+    "task.expired",
 ]
 
 
@@ -389,11 +461,6 @@ class ApiKeyList(TypedDict):
 
 class AuditEntryList(TypedDict):
     data: list[AuditEntry]
-    nextCursor: str | None
-
-
-class ChannelList(TypedDict):
-    data: list[Channel]
     nextCursor: str | None
 
 
@@ -441,41 +508,22 @@ class Message(TypedDict):
     payloadErasedAt: str | None
 
 
-class MessageDetail(TypedDict):
-    """
-    A message with its payload and its deliveries.
-    """
-
-    messageGid: str
-    channel: str
-    type: str
-    tenant: str | None
-    idempotencyKey: str | None
-    publishedAt: str
-    acceptedAt: str
-    payloadErasedAt: str | None
-    payload: Any
-    """
-    Null once it was erased.
-    """
-    deliveryCounts: dict[DeliveryStatus, int]
-    """
-    How many of all its deliveries are in which status.
-    """
-    deliveries: list[DeliverySummary]
-    """
-    Newest first; of more than 100, the newest 100.
-    """
-    moreDeliveries: bool
-    """
-    Whether there are others: `GET /v1/deliveries?messageGid={gid}` lists all of them.
-    """
-
-
 Outcome: TypeAlias = Literal["delivered", "partly", "dead_lettered", "discarded", "declined"]
 """
 What became of a message all of whose deliveries are settled. `DECLINED`: a person refused it.
 """
+
+
+class PersonalDecision(TypedDict):
+    """
+    One person's decision; a quorum needs several.
+    """
+
+    by: str
+    outcome: str
+    comment: str | None
+    data: dict[str, Any] | None
+    at: str
 
 
 PolicyPreset: TypeAlias = Literal["documented", "patient", "brisk"]
@@ -490,6 +538,10 @@ class PortalLinkIn(TypedDict):
     """
 
     sessionSeconds: NotRequired[int]
+    person: NotRequired[str | None]
+    """
+    Who visits the portal, to decide tasks in this name. Without it the portal itself decides.
+    """
 
 
 class PortalLink(TypedDict):
@@ -531,6 +583,8 @@ class Problem(TypedDict):
         "/problems/not-pulled",
         "/problems/too-many-deliveries",
         "/problems/receipt-archived",
+        "/problems/already-decided",
+        "/problems/task-changed",
         "/problems/payload-erased",
         "/problems/endpoint-deleted",
         "/problems/not-configured",
@@ -586,21 +640,6 @@ class PublishedMessages(TypedDict):
     data: list[PublishedMessage | Problem]
     """
     A problem document stands for a message whose idempotency key was used with another body.
-    """
-
-
-class PullOptions(TypedDict):
-    """
-    Options of the modes `poll` and `stream`.
-    """
-
-    leaseSeconds: NotRequired[int]
-    """
-    How long a consumer has for a delivery.
-    """
-    maxInFlight: NotRequired[int]
-    """
-    Open leases at most, of all consumers.
     """
 
 
@@ -791,6 +830,12 @@ class SignalAccepted(TypedDict):
 SignatureScheme: TypeAlias = Literal["standard", "timestamped", "npayload"]
 
 
+StepState: TypeAlias = Literal["skipped", "waiting", "open", "passed", "declined"]
+"""
+`SKIPPED`: its filter does not match, or the gate ended before it. `WAITING`: a step before it is open.
+"""
+
+
 class SubscriptionIn(TypedDict):
     endpointGid: str
     channel: str
@@ -819,6 +864,54 @@ class SubscriptionPatch(TypedDict):
     events: NotRequired[list[str] | None]
     filter: NotRequired[dict[str, Any] | None]
     enabled: NotRequired[bool | None]
+
+
+class TaskAnswer(TypedDict):
+    """
+    A person's decision. `version` is that of the task that was read.
+    """
+
+    outcome: str
+    comment: NotRequired[str]
+    data: NotRequired[dict[str, Any] | None]
+    version: int
+
+
+class TaskComment(TypedDict):
+    """
+    A comment, which decides nothing.
+    """
+
+    comment: str
+
+
+class TaskLinkIn(TypedDict):
+    """
+    Whom a link is for.
+    """
+
+    assignee: str
+    """
+    One of those who are asked, or a member of a group that is.
+    """
+
+
+class TaskLink(TypedDict):
+    """
+    A link to the page of one task for one person.
+    """
+
+    url: str
+    """
+    Send it to this person only: its holder decides in the person's name.
+    """
+    expiresAt: str
+    """
+    The due date of the task, and 30 days from now at the latest.
+    """
+
+
+TaskState: TypeAlias = Literal["open", "decided", "expired", "cancelled"]
 
 
 class TenantIn(TypedDict):
@@ -902,6 +995,14 @@ class NewMessage(TypedDict):
     Deliver to this tenant's endpoints only.
     """
     publishedAt: NotRequired[str]
+    task: NotRequired[dict[str, Any]]
+    """
+    What inboxes among the endpoints ask people; see docs/approvals.md.
+    """
+    gates: NotRequired[list[GateStep]]
+    """
+    Who has to approve it, one after the other, before it is sent; instead of the gates of the channel. `[]`: none.
+    """
 
 
 class Ack(TypedDict):
@@ -942,9 +1043,13 @@ class AnswerOfDelivery(TypedDict):
     endpointGid: str
     mode: DeliveryMode
     status: DeliveryStatus
+    outcome: NotRequired[str | None]
+    """
+    What a person decided, such as `approved`. Else absent.
+    """
     result: NotRequired[Any]
     """
-    What the receiver responded: the `result` of its acknowledgement, or the body of its 2xx response if that is JSON of less than 16 KiB. Absent without one.
+    What the receiver responded: the `result` of its acknowledgement, the `outcome`, `comment` and `data` of a decision, or the body of its 2xx response if that is JSON of less than 16 KiB. Absent without one.
     """
     replayable: NotRequired[bool]
     """
@@ -1071,6 +1176,16 @@ class BulkRequest(TypedDict):
     """
 
 
+class Channel(TypedDict):
+    name: str
+    policy: dict[str, Any] | None
+    gates: list[GateStep] | None
+    """
+    Who has to approve its messages, one after the other, before they are sent. Null also for the key of a tenant.
+    """
+    createdAt: str
+
+
 class Circuit(TypedDict):
     state: CircuitState
     failures: int
@@ -1117,47 +1232,6 @@ class Delivery(TypedDict):
     """
 
 
-class EndpointCreated(TypedDict):
-    """
-    A new endpoint, with its secret.
-    """
-
-    endpointGid: str
-    tenant: str
-    mode: EndpointMode
-    url: str | None
-    """
-    Null in modes other than `http`.
-    """
-    options: PullOptions | None
-    """
-    Null in the mode `http`.
-    """
-    description: str
-    status: EndpointStatus
-    statusReason: str
-    circuit: Circuit
-    policy: dict[str, Any] | None
-    rateLimit: float | None
-    signatures: list[SignatureScheme]
-    format: BodyFormat
-    headers: dict[str, str]
-    metadata: dict[str, Any]
-    ed25519: bool
-    publicKeys: list[PublicKey]
-    """
-    For `v1a` signatures, newest first.
-    """
-    tls: Tls | None
-    createdAt: str
-    updatedAt: str
-    subscriptionGid: str | None
-    secret: str
-    """
-    Shown this once.
-    """
-
-
 class EndpointHealth(TypedDict):
     """
     The health of an endpoint now, and its attempts within a window.
@@ -1185,6 +1259,37 @@ class EndpointHealth(TypedDict):
     """
 
 
+class EndpointOptions(TypedDict):
+    """
+    Options of the mode: the first two of `poll` and `stream`, `handler` of `internal`, the others of `inbox`.
+    """
+
+    leaseSeconds: NotRequired[int]
+    """
+    How long a consumer has for a delivery; 60 by default.
+    """
+    maxInFlight: NotRequired[int]
+    """
+    Open leases at most, of all consumers; 1,000 by default.
+    """
+    name: NotRequired[str]
+    """
+    What people see. Required for an inbox.
+    """
+    task: NotRequired[dict[str, Any]]
+    """
+    Defaults of the inbox for the fields of its tasks.
+    """
+    groups: NotRequired[dict[str, list[str]]]
+    """
+    Who belongs to `group:<name>`, by the names of their keys.
+    """
+    handler: NotRequired[HandlerOptions]
+    """
+    Required in the mode `internal`.
+    """
+
+
 class Endpoint(TypedDict):
     endpointGid: str
     tenant: str
@@ -1193,7 +1298,7 @@ class Endpoint(TypedDict):
     """
     Null in modes other than `http`.
     """
-    options: PullOptions | None
+    options: EndpointOptions | None
     """
     Null in the mode `http`.
     """
@@ -1215,6 +1320,22 @@ class Endpoint(TypedDict):
     tls: Tls | None
     createdAt: str
     updatedAt: str
+
+
+class GateStepState(TypedDict):
+    """
+    A step of a gate.
+    """
+
+    inbox: str | None
+    """
+    The endpoint that asks. Null for that of another tenant.
+    """
+    state: StepState
+    taskGid: str | None
+    """
+    Null before it is asked.
+    """
 
 
 class LeaseResult(TypedDict):
@@ -1268,6 +1389,11 @@ class LifecycleEvent(TypedDict):
 
 class AttemptList(TypedDict):
     data: list[Attempt]
+    nextCursor: str | None
+
+
+class ChannelList(TypedDict):
+    data: list[Channel]
     nextCursor: str | None
 
 
@@ -1410,6 +1536,33 @@ class ScoredEndpoint(TypedDict):
     lastHour: AttemptStats
 
 
+class Task(TypedDict):
+    """
+    A task without its content.
+    """
+
+    taskGid: str
+    deliveryGid: str
+    messageGid: str
+    inbox: str
+    """
+    The endpoint that asks.
+    """
+    title: str
+    state: TaskState
+    version: int
+    """
+    It grows when what is asked, or who is asked, changes.
+    """
+    assignees: list[str]
+    createdAt: str
+    dueAt: str
+    overdue: bool
+    outcome: str | None
+    decidedBy: str | None
+    decidedAt: str | None
+
+
 class Acknowledgements(TypedDict):
     """
     At most 500 lines in all.
@@ -1423,10 +1576,22 @@ class Acknowledgements(TypedDict):
 class ChannelIn(TypedDict):
     name: str
     policy: NotRequired[Policy | None]
+    gates: NotRequired[list[GateStep] | None]
+    """
+    Who has to approve its messages, one after the other, before they are sent.
+    """
 
 
 class ChannelPatch(TypedDict):
-    policy: Policy | None
+    """
+    At least one of them; what is absent stays as it is.
+    """
+
+    policy: NotRequired[Policy | None]
+    gates: NotRequired[list[GateStep] | None]
+    """
+    Who has to approve its messages, one after the other, before they are sent.
+    """
 
 
 class DeadLetterDetail(TypedDict):
@@ -1524,6 +1689,47 @@ class DeliveryDetail(TypedDict):
     """
 
 
+class EndpointCreated(TypedDict):
+    """
+    A new endpoint, with its secret.
+    """
+
+    endpointGid: str
+    tenant: str
+    mode: EndpointMode
+    url: str | None
+    """
+    Null in modes other than `http`.
+    """
+    options: EndpointOptions | None
+    """
+    Null in the mode `http`.
+    """
+    description: str
+    status: EndpointStatus
+    statusReason: str
+    circuit: Circuit
+    policy: dict[str, Any] | None
+    rateLimit: float | None
+    signatures: list[SignatureScheme]
+    format: BodyFormat
+    headers: dict[str, str]
+    metadata: dict[str, Any]
+    ed25519: bool
+    publicKeys: list[PublicKey]
+    """
+    For `v1a` signatures, newest first.
+    """
+    tls: Tls | None
+    createdAt: str
+    updatedAt: str
+    subscriptionGid: str | None
+    secret: str
+    """
+    Shown this once.
+    """
+
+
 class EndpointIn(TypedDict):
     """
     `channel` and `events` create the first subscription; `events` alone subscribe to the channel `default`.
@@ -1548,7 +1754,7 @@ class EndpointIn(TypedDict):
     Sign with Ed25519 too (`v1a`); needs the scheme `standard`.
     """
     tls: NotRequired[Tls | None]
-    options: NotRequired[PullOptions | None]
+    options: NotRequired[EndpointOptions | None]
     """
     Those of the mode.
     """
@@ -1580,7 +1786,65 @@ class EndpointPatch(TypedDict):
     metadata: NotRequired[dict[str, Any] | None]
     ed25519: NotRequired[bool | None]
     tls: NotRequired[Tls | None]
-    options: NotRequired[PullOptions | None]
+    options: NotRequired[EndpointOptions | None]
+
+
+class Gate(TypedDict):
+    """
+    The decisions that the deliveries of a message wait for.
+    """
+
+    gateGid: str
+    state: GateState
+    step: int
+    """
+    The number of the current step, or of the last one that was asked; from 1.
+    """
+    steps: list[GateStepState]
+    reason: DeadLetterReason | None
+    """
+    Why the deliveries were discarded.
+    """
+
+
+class TaskList(TypedDict):
+    data: list[Task]
+    nextCursor: str | None
+
+
+class MessageDetail(TypedDict):
+    """
+    A message with its payload and its deliveries.
+    """
+
+    messageGid: str
+    channel: str
+    type: str
+    tenant: str | None
+    idempotencyKey: str | None
+    publishedAt: str
+    acceptedAt: str
+    payloadErasedAt: str | None
+    payload: Any
+    """
+    Null once it was erased.
+    """
+    deliveryCounts: dict[DeliveryStatus, int]
+    """
+    How many of all its deliveries are in which status.
+    """
+    deliveries: list[DeliverySummary]
+    """
+    Newest first; of more than 100, the newest 100.
+    """
+    moreDeliveries: bool
+    """
+    Whether there are others: `GET /v1/deliveries?messageGid={gid}` lists all of them.
+    """
+    gate: Gate | None
+    """
+    What its deliveries waited or wait for. Null without gates.
+    """
 
 
 class Overview(TypedDict):
@@ -1620,3 +1884,63 @@ class Overview(TypedDict):
     Their start or next step was due more than a minute ago. Without a worker: all.
     """
     parked: Waiting
+
+
+class TaskDetail(TypedDict):
+    """
+    A task with the payload that it is about.
+    """
+
+    taskGid: str
+    deliveryGid: str
+    messageGid: str
+    inbox: str
+    """
+    The endpoint that asks.
+    """
+    title: str
+    state: TaskState
+    version: int
+    """
+    It grows when what is asked, or who is asked, changes.
+    """
+    assignees: list[str]
+    createdAt: str
+    dueAt: str
+    overdue: bool
+    outcome: str | None
+    decidedBy: str | None
+    decidedAt: str | None
+    task: dict[str, Any]
+    """
+    The whole document, as it was when the message was accepted.
+    """
+    payload: Any
+    """
+    Null once it was erased.
+    """
+    comment: str | None
+    data: dict[str, Any] | None
+    requestedBy: str | None
+    """
+    The name of the publisher's key.
+    """
+    remindersSent: int
+    escalatedAt: str | None
+    escalatedTo: str | None
+    """
+    The other inbox that asks as well since then.
+    """
+    decisions: list[PersonalDecision]
+    notes: list[dict[str, Any]]
+    """
+    Comments, delegations, reminders and escalations, oldest first.
+    """
+    chain: list[Task]
+    """
+    All tasks of the message, in their order.
+    """
+    receiptGid: str | None
+    """
+    The receipt of the decision.
+    """

@@ -102,6 +102,24 @@ class AsyncMessages(_AsyncGroup):
     events = async_pages(calls.list_message_events)
 
 
+class Tasks(_Group):
+    list = pages(calls.list_tasks)
+    get = blocking(calls.get_task)
+    decide = blocking(calls.decide_task)
+    delegate = blocking(calls.delegate_task)
+    comment = blocking(calls.comment_on_task)
+    link = blocking(calls.create_task_link)
+
+
+class AsyncTasks(_AsyncGroup):
+    list = async_pages(calls.list_tasks)
+    get = awaitable(calls.get_task)
+    decide = awaitable(calls.decide_task)
+    delegate = awaitable(calls.delegate_task)
+    comment = awaitable(calls.comment_on_task)
+    link = awaitable(calls.create_task_link)
+
+
 class Channels(_Group):
     list = pages(calls.list_channels)
     create = blocking(calls.create_channel)

@@ -1,18 +1,24 @@
 """Use cases of tasks: list and show them, decide, delegate and comment.
 
-A decision is one transaction: the task, its delivery, the attempt with the answer, its receipt, and the audit entry.
-Nothing here needs Temporal.
+A decision is one transaction: the task, its delivery, the attempt with the answer, its receipt, the audit entry, and
+what it means for the gate that the task is a step of.
+Nothing here needs Temporal: the workflow of the delivery is signalled in the background.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
 
-from everhook.contracts import AttemptRecord, Verdict
+from everhook.audit.store import Actor, record_audit
+from everhook.contracts import AttemptRecord, DeadLetterReason, DeliveryInput, Verdict
+from everhook.delivery.dispatcher import Dispatcher
+from everhook.delivery.guards import GuardStarter
+from everhook.delivery.inputs import NewDelivery
+from everhook.delivery.inputs_store import InputDefaults, load_input
 from everhook.delivery.recorder_store import Attempted, Transcript, record_attempts
 from everhook.errors import (
     AlreadyDecided,
@@ -27,6 +33,7 @@ from everhook.ids import Kind, new_gid
 from everhook.inbox import store as tasks
 from everhook.inbox.store import TaskFilter, TaskRow
 from everhook.inbox.tasks import (
+    GROUP,
     Effect,
     Outcome,
     Person,
@@ -35,6 +42,8 @@ from everhook.inbox.tasks import (
     is_assignee,
     outcome_of,
 )
+from everhook.notifications.events import EventKind
+from everhook.publishing.gate_progress_store import Ending, Released, decline_step, pass_step
 from everhook.pulling.queue_store import expect_signal
 from everhook.receipts.issuer import Issuer, ReceiptContext, issue, url_digest
 from everhook.receipts.keys_store import IssuerCache
@@ -42,12 +51,14 @@ from everhook.receipts.receipt import signatures_digest
 from everhook.receipts.strict_json import format_time
 from everhook.storage.engine import Session, once_more_if_outdated
 from everhook.storage.paging import Page
-from everhook.storage.tables import Task, TaskDecision, TaskState, now
+from everhook.storage.tables import Endpoint, Task, TaskDecision, TaskState, now
 from everhook.storage.tenant_scope import TenantScope
-from everhook.tenants.audit_store import Actor, record_audit
 
 MAX_RESULT = 16 * 1024
 MAX_NOTES = 200
+MAX_LINK = timedelta(days=30)
+MAX_LOOKED_AT = 500
+"""Open tasks that are read to find those of one person: groups and exclusions are not known to the database."""
 
 
 @dataclass(frozen=True)
@@ -62,46 +73,132 @@ class Answer:
 
 @dataclass(frozen=True)
 class TaskView:
-    """A task with what belongs to it. `chain` are all tasks of its message, itself included."""
+    """A task with what belongs to it. `chain` are all tasks of its message that the viewer may see, itself included.
+    `receipt_gid` is that of the decision."""
 
     row: TaskRow
     decisions: Sequence[TaskDecision]
     chain: Sequence[Task]
+    receipt_gid: str | None = None
+
+
+@dataclass(frozen=True)
+class TaskLink:
+    """What a link to a task is for, and when it ends."""
+
+    tenant_gid: str
+    task_gid: str
+    assignee: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """A committed decision: the input of the workflow that has to know of it, and what a gate released."""
+
+    message_gid: str
+    input: DeliveryInput | None = None
+    released: Released | None = None
 
 
 class TaskService:
-    """It needs the database alone."""
+    """It needs the database alone. What a gate releases is dispatched after the commit; if the process dies before
+    that, the reconciler starts it."""
 
-    def __init__(self, issuers: IssuerCache) -> None:
-        self._issuers = issuers
+    def __init__(
+        self,
+        issuers: IssuerCache,
+        defaults: InputDefaults,
+        guards: GuardStarter,
+        dispatcher: Dispatcher,
+        on_change: Callable[[Collection[str]], None],
+        on_queued: Callable[[Collection[str]], None],
+    ) -> None:
+        """After a commit `on_change` is called with the messages whose tasks changed, `on_queued` with the endpoints
+        for which deliveries were queued."""
+        self.issuers = issuers
+        self._defaults = defaults
+        self._guards = guards
+        self._dispatcher = dispatcher
+        self._on_change = on_change
+        self._on_queued = on_queued
 
     async def page(self, session: Session, chosen: TaskFilter, *, after: str | None, limit: int) -> Page[Task]:
         """Newest first."""
         return await tasks.page(session, chosen, after=after, limit=limit)
 
-    async def get(self, session: Session, gid: str) -> TaskView:
-        """Raises NotFound."""
-        row = await _found(session, gid)
-        return TaskView(row, await tasks.decisions(session, gid), await tasks.chain(session, row.task.message_gid))
+    async def get(self, session: Session, gid: str, inboxes: frozenset[str] | None = None) -> TaskView:
+        """`inboxes` are those that the viewer may see; None: all of the tenant's. Raises NotFound."""
+        row = await _found(session, gid, inboxes)
+        made = await tasks.decisions(session, gid)
+        chain = await tasks.chain(session, row.task.message_gid, inboxes)
+        return TaskView(row, made, chain, await tasks.decision_receipt(session, row.task))
+
+    async def waiting_for(
+        self, session: Session, person: Person, endpoint_gid: str | None = None, *, limit: int
+    ) -> Sequence[Task]:
+        """Open tasks that ask the person, the earliest due date first: those among the `MAX_LOOKED_AT` tasks that are
+        due first."""
+        rows = await tasks.open_by_due_date(session, person.inboxes, endpoint_gid, limit=MAX_LOOKED_AT)
+        mine = [task for task, inboxes in rows if may_decide(task, inboxes, person)]
+        return mine[:limit]
+
+    async def count_open(self, session: Session, inboxes: frozenset[str] | None, *, at_most: int) -> int:
+        """How many tasks are open; counting stops at `at_most`."""
+        return await tasks.count_open(session, inboxes, at_most=at_most)
+
+    async def inboxes(self, session: Session, within: frozenset[str] | None, *, limit: int) -> Sequence[Endpoint]:
+        """The inboxes to choose from, newest first."""
+        return await tasks.inboxes(session, within, limit=limit)
+
+    async def grant_link(self, scope: TenantScope, actor: Actor, gid: str, assignee: str) -> TaskLink:
+        """Record that a link was created with which one person can decide one task, and say when it ends: with the
+        task, and after `MAX_LINK` at the latest. Raises NotFound, AlreadyDecided and InvalidField."""
+        async with scope.writing() as session:
+            row = await _found(session, gid)
+            task, moment = row.task, now()
+            _require_open(task)
+            if task.due_at <= moment:
+                raise AlreadyDecided(f"{gid} is past its due date, so no link can decide it any more.")
+            if assignee.startswith(GROUP):
+                raise InvalidField("assignee", "names one person, not a group")
+            if (why := why_not(task, row.inboxes, Person(assignee))) is not None:
+                raise InvalidField("assignee", why)
+            detail = {"assignee": assignee}
+            record_audit(session, actor, "task.link_created", gid, tenant_gid=task.tenant_gid, detail=detail)
+            return TaskLink(task.tenant_gid, gid, assignee, min(task.due_at, moment + MAX_LINK))
 
     async def decide(self, scope: TenantScope, person: Person, gid: str, answer: Answer) -> TaskView:
         """Decide a task. The same person's same decision again changes nothing.
 
         With a quorum, the task is decided when as many people chose the same outcome; one that declines decides alone.
-        Raises NotFound, AlreadyDecided, TaskChanged, Forbidden, PayloadErased and InvalidField.
+        A decision about a step of a gate opens the next step, or releases or discards what waits for the gate. Raises
+        NotFound, AlreadyDecided, TaskChanged, Forbidden, PayloadErased and InvalidField.
         """
         async with scope.reading() as session:
             await _found(session, gid)
-        issuer = await self._issuers.get()
-        return await once_more_if_outdated(lambda: self._decide(scope, person, gid, answer, issuer))
+        issuer = await self.issuers.get()
+        decided = await once_more_if_outdated(lambda: self._decide(scope, person, gid, answer, issuer))
+        if decided.input is not None:
+            self._guards.signal(decided.input)
+        self.start(decided.released)
+        self._on_change({decided.message_gid})
+        async with scope.reading() as session:
+            return await self.get(session, gid, person.inboxes)
 
-    async def _decide(self, scope: TenantScope, person: Person, gid: str, answer: Answer, issuer: Issuer) -> TaskView:
+    def start(self, released: Released | None) -> None:
+        """Start what a gate released, after the commit."""
+        if released is not None:
+            self._dispatcher.dispatch(NewDelivery(input) for input in released.inputs)
+            self._on_queued(released.queued)
+
+    async def _decide(self, scope: TenantScope, person: Person, gid: str, answer: Answer, issuer: Issuer) -> _Decided:
         async with scope.writing() as session:
-            row = await _found(session, gid, for_change=True)
+            row = await _found(session, gid, person.inboxes, for_change=True)
             made = await tasks.decisions(session, gid)
             mine = next((each for each in made if each.actor == person.name), None)
             if mine is not None and _is_same(mine, answer):
-                return await self.get(session, gid)
+                return _Decided(row.task.message_gid)
             _require_open(row.task)
             if mine is not None:
                 raise AlreadyDecided(f"You have decided already: {mine.outcome}.")
@@ -127,12 +224,16 @@ class TaskService:
             detail = {"outcome": outcome.name, "identifiedBy": person.identified_by, "isFinal": is_final}
             actor = Actor(person.name, person.address, person.key_gid)
             record_audit(session, actor, "task.decided", gid, tenant_gid=row.task.tenant_gid, detail=detail)
-            if is_final:
-                await self._conclude(session, row, person, answer, outcome, moment, issuer)
-        async with scope.reading() as session:
-            return await self.get(session, gid)
+            decided = _Decided(row.task.message_gid)
+            if not is_final:
+                return decided
+            delivery_gid = row.delivery.gid
+            released = await self.conclude(session, row, person, answer, outcome, moment, issuer)
+            connection = await session.connection()
+            await expect_signal(connection, [delivery_gid], moment)
+            return replace(decided, input=await load_input(connection, self._defaults, delivery_gid), released=released)
 
-    async def _conclude(
+    async def conclude(
         self,
         session: Session,
         row: TaskRow,
@@ -141,8 +242,8 @@ class TaskService:
         outcome: Outcome,
         moment: datetime,
         issuer: Issuer,
-    ) -> None:
-        """Close the task and end its delivery, in the transaction of the decision."""
+    ) -> Released | None:
+        """Close the task and end its delivery, in the transaction of the decision. Returns what a gate released."""
         task, comment = row.task, answer.comment or None
         data = dict(answer.data) if answer.data is not None else None
         values = {
@@ -152,6 +253,7 @@ class TaskService:
             "decided_by": person.name,
             "decided_at": moment,
         }
+        tasks.record_task_event(session, EventKind.TASK_DECIDED, row, outcome=outcome.name, decidedBy=person.name)
         attempted = _attempted(row, person, answer, moment, await tasks.earlier_receipts(session, task), issuer)
         if not await tasks.close(session, task, answer.version, values):
             raise TaskChanged(f"{task.gid} has changed since you read it. Read it again.")
@@ -159,15 +261,22 @@ class TaskService:
             number = attempted.record.number
             await tasks.discard_declined(session, row.delivery, number, person.name, comment)
         await record_attempts(await session.connection(), [attempted], keep_history=False)
-        if row.delivery.round > 1:  # a replay left a workflow that waits
-            await expect_signal(await session.connection(), [task.delivery_gid], moment)
+        released = None
+        if outcome.effect is Effect.PASS:
+            released = await pass_step(session, task, self._defaults, moment)
+        else:
+            actor = Actor(person.name, person.address, person.key_gid)
+            ending = Ending(DeadLetterReason.DECLINED, actor, f"{task.gid} was declined")
+            await decline_step(session, task.delivery_gid, ending)
+        await session.flush()
         session.expire_all()
+        return released
 
     async def delegate(self, scope: TenantScope, person: Person, gid: str, to: str, comment: str) -> TaskView:
         """Ask someone else instead of the person; the others are still asked. Raises NotFound, AlreadyDecided,
         Forbidden and InvalidField."""
         async with scope.writing() as session:
-            row = await _found(session, gid, for_change=True)
+            row = await _found(session, gid, person.inboxes, for_change=True)
             task = row.task
             _require_open(task)
             require_may_decide(row, person)
@@ -179,27 +288,32 @@ class TaskService:
             session.add(task)
             actor = Actor(person.name, person.address, person.key_gid)
             record_audit(session, actor, "task.delegated", gid, tenant_gid=task.tenant_gid, detail={"to": to})
+            tasks.record_task_event(session, EventKind.TASK_DELEGATED, row, delegatedBy=person.name, to=to)
             await session.flush()
-            return await self.get(session, gid)
+            view = await self.get(session, gid, person.inboxes)
+        self._on_change({task.message_gid})
+        return view
 
     async def comment(self, scope: TenantScope, person: Person, gid: str, comment: str) -> TaskView:
         """Add a comment, which decides nothing. Raises NotFound, AlreadyDecided, Forbidden and InvalidField."""
         if not comment.strip():
             raise InvalidField("comment", "is required", "missing")
         async with scope.writing() as session:
-            row = await _found(session, gid, for_change=True)
+            row = await _found(session, gid, person.inboxes, for_change=True)
             _require_open(row.task)
             _note(row.task, {"kind": "commented", "by": person.name, "comment": comment})
             session.add(row.task)
             actor = Actor(person.name, person.address, person.key_gid)
             record_audit(session, actor, "task.commented", gid, tenant_gid=row.task.tenant_gid)
             await session.flush()
-            return await self.get(session, gid)
+            return await self.get(session, gid, person.inboxes)
 
 
-async def _found(session: Session, gid: str, *, for_change: bool = False) -> TaskRow:
+async def _found(
+    session: Session, gid: str, inboxes: frozenset[str] | None = None, *, for_change: bool = False
+) -> TaskRow:
     row = await tasks.find(session, gid, for_change=for_change)
-    if row is None:
+    if row is None or (inboxes is not None and inboxes.isdisjoint({row.task.endpoint_gid, row.task.escalated_to})):
         raise NotFound("task", gid)
     return row
 
@@ -213,14 +327,33 @@ def _require_open(task: Task) -> None:
 
 def require_may_decide(row: TaskRow, person: Person) -> None:
     """Raise Forbidden for a person who is not asked, and for the requester where the task excludes them."""
-    task = row.task
-    if not is_assignee(person.name, task.assignees, row.inbox.options.get("groups") or {}):
-        raise Forbidden(f"{person.name} is not among the assignees of {task.gid}.")
+    if (why := why_not(row.task, row.inboxes, person)) is not None:
+        raise Forbidden(why)
+
+
+def why_not(task: Task, inboxes: Sequence[Endpoint], person: Person) -> str | None:
+    """Why a person may not decide a task, which is in one inbox, or in two after its escalation. None if the person
+    may."""
+    if not _is_asked(task, inboxes, person):
+        return f"{person.name} is not among the assignees of {task.gid}."
     is_requester = person.name == task.requested_by or (
         person.key_gid is not None and person.key_gid == task.requester_key_gid
     )
     if task.document["excludeRequester"] and is_requester:
-        raise Forbidden(f"{person.name} published this message, so someone else has to decide.")
+        return f"{person.name} published this message, so someone else has to decide."
+    return None
+
+
+def may_decide(task: Task, inboxes: Sequence[Endpoint], person: Person) -> bool:
+    return why_not(task, inboxes, person) is None
+
+
+def _is_asked(task: Task, inboxes: Sequence[Endpoint], person: Person) -> bool:
+    """Whether a person is asked, by the inbox or by the one that the task was escalated to."""
+    own, *others = [(inbox.options.get("groups") or {}, inbox.options.get("task") or {}) for inbox in inboxes]
+    return is_assignee(person.name, task.assignees, own[0]) or any(
+        is_assignee(person.name, asked.get("assignees") or [], groups) for groups, asked in others
+    )
 
 
 def _checked(row: TaskRow, answer: Answer) -> Outcome:
@@ -245,7 +378,7 @@ def _is_same(decision: TaskDecision, answer: Answer) -> bool:
 
 
 def _note(task: Task, note: dict[str, Any]) -> None:
-    if len(task.notes) >= MAX_NOTES:
+    if sum("by" in each for each in task.notes) >= MAX_NOTES:  # reminders have no author
         raise InvalidField("comment", f"a task takes at most {MAX_NOTES} comments and delegations")
     task.notes = [*task.notes, {**note, "at": format_time(now())}]
 

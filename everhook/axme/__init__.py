@@ -1,0 +1,1 @@
+"""AXME's terms over messages, endpoints and tasks: intents, agents, and what became of them."""

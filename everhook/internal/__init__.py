@@ -1,0 +1,1 @@
+"""Deliveries that Everhook handles itself: mails, chat messages, reminders and escalations."""

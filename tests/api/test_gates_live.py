@@ -1,0 +1,65 @@
+"""Gates with a real Temporal, real workers and a receiver."""
+
+from datetime import timedelta
+
+import pytest
+from temporalio.testing import ActivityEnvironment
+
+from activities.reconciling import ReconcilingActivities
+from everhook.circuit.client import CircuitClient
+from everhook.delivery.inputs_store import InputDefaults
+from everhook.receipts.bundle import verify
+from testing.api import JSON, ON_SHARED, ok
+from testing.waiting import assert_eventually
+from tests.api.conftest import Live
+from tests.api.gating import ABOVE_1000, APPROVE, decide, inbox, statuses
+
+pytestmark = ON_SHARED
+
+
+async def sealed(live: Live, receipt_gid: str) -> JSON:
+    await live.temporal.get_schedule_handle("seal-receipts").trigger()
+
+    async def is_sealed() -> JSON:
+        return ok(await live.api.get(f"/v1/receipts/{receipt_gid}/bundle"))
+
+    return await assert_eventually(is_sealed, timeout=20)
+
+
+async def test_a_manager_then_finance_then_the_webhook_with_three_receipts_that_verify(live: Live) -> None:
+    managers, finance = await inbox(live.api), await inbox(live.api, "Finance")
+    await live.api.channel(live.name, gates=[{"inbox": managers}, {"inbox": finance, "filter": ABOVE_1000}])
+    await live.api.endpoint(live.url, channel=live.name)
+    message = await live.api.publish({"amount": 5000}, live.name)
+    webhook = message["deliveries"][0]["deliveryGid"]
+    ok(await decide(live.api, message, APPROVE))
+    ok(await decide(live.api, message, APPROVE))
+    await live.wait_for_status(webhook, "delivered")
+    assert len(live.receiver.at(live.path)) == 1
+    deliveries = ok(await live.api.get("/v1/deliveries", messageGid=message["messageGid"]))["data"]
+    for each in deliveries:
+        (receipt,) = ok(await live.api.get(f"/v1/deliveries/{each['deliveryGid']}/receipts"))["data"]
+        found = verify(await sealed(live, receipt["receiptGid"]))
+        assert found.wrong is None and found.receipt is not None
+    assert len(deliveries) == 3
+
+
+async def test_what_a_process_released_and_did_not_dispatch_is_started_by_the_reconciler(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    managers = await inbox(live.api)
+    await live.api.channel(live.name, gates=[{"inbox": managers}])
+    webhook = (await live.api.endpoint(live.url, channel=live.name))["endpointGid"]
+    message = await live.api.publish({}, live.name)
+    monkeypatch.setattr(live.api.services.tasks._dispatcher, "dispatch", lambda _: None)
+    ok(await decide(live.api, message, APPROVE))
+    assert (await statuses(live.api, message))[webhook] == "accepted"
+    gid = message["deliveries"][0]["deliveryGid"]
+    await live.api.change_rows("UPDATE delivery SET due_at = '2026-01-01 00:00:00.000000' WHERE gid = :gid", gid=gid)
+    circuits = CircuitClient(live.temporal, live.api.services.settings.circuit_policy)
+    reconciling = ReconcilingActivities(
+        live.temporal, live.api.database, circuits, InputDefaults(), overdue_grace=timedelta(minutes=3)
+    )
+    await ActivityEnvironment().run(reconciling.reconcile)
+    await live.wait_for_status(gid, "delivered")
+    assert len(live.receiver.at(live.path)) == 1

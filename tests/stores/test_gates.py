@@ -1,0 +1,101 @@
+"""Gates on both databases, through the API."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from everhook.contracts import DeadLetterReason
+from everhook.publishing.gate_progress_store import UPKEEP, Ending, decline_message
+from everhook.storage.bulk import Bulk
+from everhook.storage.tables import Gate, Task, TaskDecision
+from everhook.tenants.erasure_store import begin, remove
+from everhook.tenants.retention_store import RetentionPeriods, apply_retention
+from testing.api import Api, created, ok, running_api, settings_for
+from tests.api.gating import ABOVE_1000, APPROVE, REJECT, decide, gate_of, inbox, statuses
+from tests.stores.factories import Store
+
+
+@pytest.fixture
+async def api(database_url: str) -> AsyncIterator[Api]:
+    async with running_api(settings_for(database_url)) as running:
+        yield running
+
+
+async def test_two_deciders_of_the_last_step_release_once(api: Api) -> None:
+    managers, finance = await inbox(api), await inbox(api, "Finance")
+    await api.channel(gates=[{"inbox": managers}, {"inbox": finance, "filter": ABOVE_1000}])
+    webhook = (await api.endpoint(channel="orders"))["endpointGid"]
+    poll = created(await api.post("/v1/endpoints", {"mode": "poll", "channel": "orders"}))["endpointGid"]
+    message = await api.publish({"amount": 5000})
+    ok(await decide(api, message, APPROVE))
+    ann, bo = await api.key("admin", name="ann"), await api.key("admin", name="bo")
+    responses = await asyncio.gather(decide(ann, message, APPROVE), decide(bo, message, REJECT))
+    assert sorted(each.status_code for each in responses) == [200, 409]
+    assert await api.count("attempt") == 2
+    if responses[0].status_code == 200:
+        assert {"accepted", "available"} <= set((await statuses(api, message)).values())
+        (item,) = ok(await api.get(f"/v1/endpoints/{poll}/poll", waitSeconds=0))["data"]
+        assert item["payload"] == {"amount": 5000}
+    else:
+        assert {(await statuses(api, message))[gid] for gid in (webhook, poll)} == {"discarded"}
+    (again,) = ok(await api.get("/v1/tasks", inbox=finance))["data"]
+    assert again["state"] == "decided"
+
+
+async def test_a_decision_waits_for_an_end_of_the_gate_that_is_not_committed(api: Api) -> None:
+    await api.channel(gates=[{"inbox": await inbox(api)}])
+    await api.endpoint(channel="orders")
+    message = await api.publish({})
+    async with api.database.writing() as session:
+        ending = Ending(DeadLetterReason.PAYLOAD_ERASED, UPKEEP, "erased")
+        await decline_message(session, message["messageGid"], ending)
+        deciding = asyncio.create_task(decide(api, message, APPROVE))
+        await asyncio.wait([deciding], timeout=0.3)
+    ok(await deciding)
+    webhook = ok(await api.get(f"/v1/deliveries/{message['deliveries'][0]['deliveryGid']}"))
+    assert ((await gate_of(api, message))["state"], webhook["status"]) == ("declined", "discarded")
+
+
+async def test_the_erasure_of_a_tenant_that_is_asked_ends_the_gate_for_the_others(api: Api) -> None:
+    acme = created(await api.post("/v1/tenants", {"name": "acme"}))["tenantGid"]
+    managers = await inbox(api, tenant="acme")
+    await api.channel(gates=[{"inbox": managers}])
+    for tenant in ("acme", "default"):
+        await api.endpoint(channel="orders", tenant=tenant)
+    message = await api.publish({})  # for all tenants
+    async with api.database.writing() as session:
+        await begin(session, acme)
+    await remove(Bulk(api.database), acme)
+    (left,) = ok(await api.get("/v1/deliveries", messageGid=message["messageGid"]))["data"]
+    assert (left["status"], left["deadLetterReason"]) == ("discarded", "endpoint_deleted")
+    assert (await gate_of(api, message))["state"] == "declined"
+
+
+async def test_a_gate_is_deleted_with_its_message(api: Api) -> None:
+    await api.channel(gates=[{"inbox": await inbox(api)}])
+    message = await api.publish({})
+    periods = RetentionPeriods(deliveries=-RetentionPeriods.erasure_grace)  # all that ended is old
+    await apply_retention(Bulk(api.database), periods)
+    assert await api.count("gate") == 1
+    ok(await decide(api, message, APPROVE))
+    await apply_retention(Bulk(api.database), periods)
+    assert [await Store(api.database).count(table) for table in (Gate, Task, TaskDecision)] == [0, 0, 0]
+
+
+async def test_a_publish_without_gates_asks_the_database_nothing_about_them(api: Api) -> None:
+    await api.channel()
+    await api.endpoint(channel="orders")
+    await api.publish({})
+    asked: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        asked.append(statement)
+
+    event.listen(api.database._writer.sync_engine, "before_cursor_execute", note)
+    message = await api.publish({})
+    assert [each for each in asked if "gate" in each.lower() or "task" in each.lower()] == []
+    assert len([each for each in asked if each.startswith("INSERT")]) == 2
+    assert await gate_of(api, message) is None
