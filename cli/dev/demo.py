@@ -13,9 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import httpx
 import structlog
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -25,6 +23,9 @@ from starlette.routing import Route
 from cli.dev.checks import write_private
 from everhook.serving.server import bound_socket, serving
 from everhook.signing.verify import verify
+from everhook_client import AsyncClient, EverhookError
+from everhook_client.errors import Conflict, NotFound
+from everhook_client.models import EndpointIn
 
 CHANNEL = "orders"
 EVERY_S = 15.0
@@ -100,9 +101,7 @@ class Demo:
     """Sets itself up through the API at `url`, then publishes until cancelled."""
 
     def __init__(self, url: str, api_key: str, data_dir: Path) -> None:
-        self._client = httpx.AsyncClient(
-            base_url=url, headers={"authorization": f"Bearer {api_key}"}, trust_env=False, timeout=10
-        )
+        self._client = AsyncClient(url, api_key, timeout=10, http_options={"trust_env": False})
         self._state_file = data_dir / STATE_FILE
         self._receiver = DemoReceiver()
 
@@ -122,16 +121,12 @@ class Demo:
                 await asyncio.sleep(EVERY_S)
             try:
                 await self._publish(event_type, number)
-            except httpx.HTTPError as error:
+            except EverhookError as error:
                 log.warning("the demo could not publish", error=repr(error))
 
     async def _publish(self, event_type: str, number: int) -> None:
-        message = {
-            "type": event_type,
-            "payload": {"orderId": number, "amount": 10 + number % 90, "currency": "EUR"},
-            "idempotencyKey": f"demo-{time.time_ns()}",
-        }
-        (await self._client.post(f"/v1/channels/{CHANNEL}/messages", json=message)).raise_for_status()
+        order = {"orderId": number, "amount": 10 + number % 90, "currency": "EUR"}
+        await self._client.publish(CHANNEL, order, type=event_type)
 
     async def _set_up(self, receiver_url: str) -> None:
         await self._ensure_channel()
@@ -145,9 +140,8 @@ class Demo:
             self._receiver.secrets[part.name] = known[part.name]["secret"]
 
     async def _ensure_channel(self) -> None:
-        created = await self._client.post("/v1/channels", json={"name": CHANNEL})
-        if created.status_code != httpx.codes.CONFLICT:
-            created.raise_for_status()
+        with contextlib.suppress(Conflict):  # it exists
+            await self._client.channels.create({"name": CHANNEL})
 
     def _known(self) -> dict[str, dict[str, str]]:
         """Gid and secret of each part from an earlier start; empty if the file is missing or invalid."""
@@ -159,21 +153,20 @@ class Demo:
 
     async def _remove_unknown(self, known: set[str]) -> None:
         """Delete endpoints of an earlier demo whose secrets are lost."""
-        listed = (await self._client.get("/v1/endpoints", params={"limit": 500})).raise_for_status().json()["data"]
-        for endpoint in listed:
+        async for endpoint in self._client.endpoints.list():
             if MARK in endpoint["metadata"] and endpoint["endpointGid"] not in known:
-                (await self._client.delete(f"/v1/endpoints/{endpoint['endpointGid']}")).raise_for_status()
+                await self._client.endpoints.delete(endpoint["endpointGid"])
 
     async def _moved(self, gid: str, url: str) -> bool:
         """Update the URL of an endpoint, because the receiver's port changes. False if the endpoint does not exist."""
-        response = await self._client.patch(f"/v1/endpoints/{gid}", json={"url": url})
-        if response.status_code == httpx.codes.NOT_FOUND:
+        try:
+            await self._client.endpoints.update(gid, {"url": url})
+        except NotFound:
             return False
-        response.raise_for_status()
         return True
 
     async def _create(self, part: DemoEndpoint, url: str) -> dict[str, str]:
-        wanted: dict[str, Any] = {
+        wanted: EndpointIn = {
             "url": url,
             "description": part.description,
             "channel": CHANNEL,
@@ -182,5 +175,5 @@ class Demo:
             "policy": {"preset": "brisk"},
             "metadata": {MARK: part.name},
         }
-        created = (await self._client.post("/v1/endpoints", json=wanted)).raise_for_status().json()
+        created = await self._client.endpoints.create(wanted)
         return {"gid": created["endpointGid"], "secret": created["secret"]}

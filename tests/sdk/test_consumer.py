@@ -32,6 +32,7 @@ class Notes(Observer):
         self.settlements: list[tuple[Any, str, str | None]] = []
         self.failures: list[EverhookError] = []
         self.holds: list[str | None] = []
+        self.raised: list[Exception] = []
 
     def connected(self, transport: str) -> None:
         self.transports.append(transport)
@@ -44,6 +45,9 @@ class Notes(Observer):
 
     def held(self, reason: str | None) -> None:
         self.holds.append(reason)
+
+    def handler_raised(self, message: Message, error: Exception) -> None:
+        self.raised.append(error)
 
     def settled(self, message: Message, result: LeaseResult, reason: str | None, seconds: float) -> None:
         self.settlements.append((message.payload, result["status"], reason))
@@ -249,7 +253,7 @@ class TooSoon(Exception):
     ],
 )
 async def test_a_handler_that_raises_returns_the_message(
-    server: Server, raised: Exception, verdict: str, detail: str, caplog: pytest.LogCaptureFixture
+    server: Server, raised: Exception, verdict: str, detail: str
 ) -> None:
     channel, gid = await server.endpoint()
     await publish(server, channel, 1)
@@ -260,6 +264,7 @@ async def test_a_handler_that_raises_returns_the_message(
     async with consuming(server, gid, handle) as (_, notes):
         await eventually(lambda: notes.settlements != [])
     assert notes.settlements == [({"n": 0}, "nacked", detail)]
+    assert notes.raised == ([raised] if isinstance(raised, TooSoon) else [])
     assert await server.attempts(gid) == [(verdict, "nacked")]
     (row,) = await server.api.rows("SELECT available_at, is_last FROM pull_queue WHERE endpoint_gid = :gid", gid=gid)
     assert bool(row.is_last) == (verdict == "rejected")
