@@ -148,6 +148,12 @@ async def look_from_the_directory(dev: Dev, directory: Path) -> None:
     assert '"orders"' in await output(f". .everhook/environment && cd / && {everhook} channels list --json")
 
 
+async def approve(client: httpx.AsyncClient) -> None:
+    (task,) = (await client.get("/v1/tasks", params={"state": "open"})).json()["data"]
+    answer = {"outcome": "approved", "version": task["version"]}
+    (await client.post(f"/v1/tasks/{task['taskGid']}/decide", json=answer)).raise_for_status()
+
+
 async def test_the_demo_shows_each_fate_and_is_not_made_twice(tmp_path: Path) -> None:
     async with running(Dev(tmp_path)) as dev:
         await dev.prints(r"order\.created +demo: always well +✓ delivered +200")
@@ -156,10 +162,14 @@ async def test_the_demo_shows_each_fate_and_is_not_made_twice(tmp_path: Path) ->
         await dev.prints(r"order\.paid +demo: fails at first +✓ delivered +200 .* attempt 2")
         await dev.prints(r"order\.cancelled +demo: says no +✗ rejected +400")
         await dev.prints(r"order\.cancelled +demo: says no +■ dead letter +rejected +dlv_")
+        await dev.prints(r"order\.created +demo: streams +✓ delivered")
+        await dev.prints(r"order\.large +demo: people decide +◌ task opened +Order \d+ of 5,000 EUR")
         assert "error:" not in dev.process.output()
         async with dev.client() as client:
             made = {endpoint["endpointGid"] for endpoint in await endpoints_of(client)}
-            assert len(made) == 3
+            assert len(made) == 5
+            await approve(client)
+            await dev.prints(r"order\.large +demo: always well +✓ delivered +200")
             assert (await client.get("/docs")).status_code == 200
             ui = f"http://127.0.0.1:{dev.temporal_ui_port}/namespaces/everhook/workflows"
             assert ui in dev.process.output()
