@@ -120,6 +120,12 @@ class Server:
         made = created(await self.api.post("/v1/endpoints", {"mode": "stream", "channel": channel, **body}))
         return channel, made["endpointGid"]
 
+    async def inbox(self, channel: str | None = None, **task: Any) -> JSON:
+        """An endpoint that asks people."""
+        options = {"name": "Managers", "task": task, "groups": {"finance": ["bo"]}}
+        body = {"mode": "inbox", "options": options, **({"channel": channel} if channel else {})}
+        return created(await self.api.post("/v1/endpoints", body))
+
     async def queue(self, gid: str) -> JSON:
         return ok(await self.api.get(f"/v1/endpoints/{gid}/queue"))
 

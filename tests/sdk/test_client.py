@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from everhook_client import ApiError, Client, ConnectionFailed, EverhookError, RawJson, Retries, calls
+from everhook_client import ApiError, AsyncClient, Client, ConnectionFailed, EverhookError, RawJson, Retries, calls
 from everhook_client.errors import AuthenticationFailed, Conflict, InvalidRequest, NotFound, RateLimited, ServerError
 from testing.api import ON_SHARED, ok
 from testing.processes import free_port
@@ -177,6 +177,28 @@ async def test_a_response_that_is_no_json_is_an_error(server: Server) -> None:
     with pytest.raises(ApiError, match="not JSON"):
         async with server.async_client() as client:
             [_ async for _ in client.channels.list()]
+
+
+async def test_the_key_is_not_in_what_debuggers_show() -> None:
+    for client in (Client("http://x", "ek_secret"), AsyncClient("http://x", "ek_secret")):
+        assert "ek_secret" not in repr(vars(client))
+
+
+async def test_both_clients_have_the_same_calls() -> None:
+    """What blocks, what is awaited, and what is iterated over differ; parameters do not."""
+    groups = {name: value for name, value in vars(Client("http://x", None)).items() if name[0] != "_"}
+    others = vars(AsyncClient("http://x", None))
+    assert len(groups) == 7
+    for name, group in groups.items():
+        assert _methods(type(group)) == _methods(type(others[name]))
+    of_async = _methods(AsyncClient)
+    of_async["close"] = of_async["aclose"]
+    assert {name: of_async[name] for name in _methods(Client)} == _methods(Client)
+
+
+def _methods(kind: type[Any]) -> dict[str, list[str]]:
+    found = {name: value for name, value in vars(kind).items() if name[0] != "_"}
+    return {name: list(inspect.signature(method, follow_wrapped=True).parameters) for name, method in found.items()}
 
 
 async def test_methods_keep_the_signature_and_the_description_of_the_call() -> None:

@@ -102,6 +102,16 @@ async def test_operate_and_errors(server: Server, tmp_path: Path) -> None:
     assert output.startswith("422 invalid-request {") and "'rateLimit': " in output and "'format': " in output
 
 
+@ON_SHARED
+async def test_approve(server: Server, tmp_path: Path) -> None:
+    channel, _ = await server.endpoint()
+    gid = (await server.inbox(channel))["endpointGid"]
+    for amount in (999, 5000):
+        await server.api.publish({"amount": amount}, channel)
+    output = await Program(server, tmp_path, "approve.py", gid).succeeds()
+    assert re.fullmatch(r"asks ann@acme\.example\napproved rcp_\w+\n", output), output
+
+
 async def test_receive_webhooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = new_secret()
     monkeypatch.setenv("WEBHOOK_SECRET", secret)
@@ -150,5 +160,5 @@ async def test_the_page_on_receiving(server: Server, tmp_path: Path) -> None:
 
 def test_every_program_is_run() -> None:
     here = Path(__file__).read_text()
-    assert len(SNIPPETS) == 8
+    assert len(SNIPPETS) == 9
     assert [name for name in SNIPPETS if f'"{name}"' not in here] == []

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Self, TypeVar, Unpack
@@ -30,10 +30,10 @@ class Connection:
     """How a client reaches the API. `http_options` are further options of httpx's clients."""
 
     base_url: str
-    api_key: str | None
+    api_key: str | None = field(repr=False)
     timeout: float
     retries: Retries
-    http_options: Mapping[str, Any] | None
+    http_options: Mapping[str, Any] | None = field(repr=False)
 
     def options(self) -> dict[str, Any]:
         given = dict(self.http_options or {})
@@ -162,7 +162,7 @@ class Client:
         ends_at = time.monotonic() + timeout
         while True:
             answer = self.send(calls.wait_once(message, ends_at - time.monotonic(), until))
-            if answer["state"] == "settled" or time.monotonic() >= ends_at:
+            if calls.has_waited(answer, until) or time.monotonic() >= ends_at:
                 return answer
 
     def send(self, call: Call[T]) -> T:
@@ -246,7 +246,7 @@ class AsyncClient:
         ends_at = time.monotonic() + timeout
         while True:
             answer = await self.send(calls.wait_once(message, ends_at - time.monotonic(), until))
-            if answer["state"] == "settled" or time.monotonic() >= ends_at:
+            if calls.has_waited(answer, until) or time.monotonic() >= ends_at:
                 return answer
 
     async def send(self, call: Call[T]) -> T:

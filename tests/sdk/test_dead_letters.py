@@ -1,0 +1,68 @@
+"""Dead letters with the client: a real Temporal, real workers, and consumers that refuse messages."""
+
+from uuid import uuid4
+
+import pytest
+
+from everhook_client import AsyncClient, Client, Message, Reject
+from everhook_client.models import PublishedMessage
+from testing.api import API_KEY, ON_SHARED
+from testing.waiting import assert_eventually
+from tests.cli.conftest import Live, live, migrated_file
+from tests.sdk.conftest import in_thread
+
+__all__ = ["live", "migrated_file"]
+
+pytestmark = ON_SHARED
+
+
+async def refuse(message: Message) -> None:
+    raise Reject("no such order")
+
+
+async def accept(message: Message) -> dict[str, str]:
+    return {"gid": message.gid}
+
+
+async def dead(client: AsyncClient, channel: str, gid: str, count: int) -> list[PublishedMessage]:
+    """Publish messages that become dead letters."""
+    sent = [await client.publish(channel, {"n": n}, type="t") for n in range(count)]
+    await client.consume(gid, refuse, limit=count)
+    for each in sent:
+        answer = await client.wait_for(each)
+        assert (answer["outcome"], answer["deliveries"][0].get("replayable")) == ("dead_lettered", True)
+    return sent
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_dead_letters_are_listed_replayed_and_purged(live: Live, kind: str) -> None:
+    channel = f"c{uuid4().hex[:12]}"
+    async with AsyncClient(live.url, API_KEY) as client:
+        await client.channels.create({"name": channel})
+        gid = (await client.endpoints.create({"mode": "stream", "channel": channel}))["endpointGid"]
+        first, second, third = await dead(client, channel, gid, 3)
+        letters = [each async for each in client.dead_letters.list(endpoint_gid=gid, dead_letter_reason="rejected")]
+        assert [each["messageGid"] for each in letters] == [each["messageGid"] for each in (third, second, first)]
+        assert (await client.dead_letters.get(letters[2]["deliveryGid"]))["payload"] == {"n": 0}
+
+        await client.dead_letters.replay(letters[2]["deliveryGid"], reason="they fixed it")
+        await client.consume(gid, accept, limit=1)
+        answer = await client.wait_for(first)
+        assert answer["deliveries"][0].get("result") == {"gid": first["messageGid"]}
+
+        counted = await client.dead_letters.replay_all(endpoint_gid=gid, dry_run=True)
+        assert (counted["matched"], counted["batchGid"]) == (2, None)
+        if kind == "async":
+            purged = await client.dead_letters.purge(endpoint_gid=gid, reason="a test")
+        else:
+            with Client(live.url, API_KEY) as blocking:
+                purged = await in_thread(blocking.dead_letters.purge, endpoint_gid=gid, reason="a test")
+        batch = purged["batchGid"]
+        assert batch is not None
+
+        async def is_done() -> None:
+            assert (await client.dead_letters.batch(batch))["state"] == "completed"
+            assert [each async for each in client.dead_letters.list(endpoint_gid=gid)] == []
+
+        await assert_eventually(is_done, timeout=20)
+        assert (await client.wait_for(second))["outcome"] == "discarded"
