@@ -14,7 +14,7 @@ from api.pulling.acks import MAX_REASON, MAX_RESULT
 from everhook.axme.intents import Intent, IntentEvent
 from everhook.axme.service import NewIntent
 from everhook.delivery.body_formats import timestamp
-from everhook.errors import PayloadTooLarge
+from everhook.errors import InvalidField, PayloadTooLarge
 from everhook.inbox.tasks import parse_spec
 from everhook.storage.tables import Endpoint
 
@@ -43,6 +43,18 @@ _DECLINES = frozenset(
     {"rejected", "denied", "declined", "failed", "changes_requested", "canceled", "cancelled", "refused", "no"}
 )
 """Outcomes that mean no. AXME has names alone."""
+
+_FIELDS: Mapping[str, str] = {
+    "human_task.outcomes": "human_task.allowed_outcomes",
+    "human_task.form": "human_task.form_schema",
+    "human_task.dueSeconds": "deadline_at",
+    "human_task.reminders.afterSeconds": "remind_after_seconds",
+    "human_task.reminders.everySeconds": "remind_interval_seconds",
+    "human_task.reminders.max": "max_reminders",
+    "human_task.escalation.afterReminders": "max_reminders",
+    "human_task.escalation.to": "escalate_to",
+}
+"""Fields of a task, each with the one that AXME's clients send."""
 
 
 def new_intent(body: IntentBody, idempotency_key: str | None) -> NewIntent:
@@ -93,9 +105,20 @@ def _task(body: IntentBody, asked: HumanTask) -> dict[str, Any]:
             "everySeconds": body.remind_interval_seconds or body.remind_after_seconds,
             "max": body.max_reminders or 1,
         }
-        if body.escalate_to is not None:
-            spec["escalation"] = {"afterReminders": body.max_reminders or 1, "to": body.escalate_to}
-    return parse_spec({name: value for name, value in spec.items() if value is not None}, "human_task").document()
+    if body.escalate_to is not None:
+        spec["escalation"] = {"afterReminders": body.max_reminders or 1, "to": body.escalate_to}
+    try:
+        return parse_spec({name: value for name, value in spec.items() if value is not None}, "human_task").document()
+    except InvalidField as error:
+        raise invalid(_named_by_axme(error.field), error.message) from error
+
+
+def _named_by_axme(field: str) -> str:
+    """The name that the sender knows a field of a task by."""
+    for name, axme in _FIELDS.items():
+        if field.startswith(name):
+            return axme + field.removeprefix(name)
+    return field
 
 
 def result_of_resume(body: Mapping[str, msgspec.Raw]) -> bytes:

@@ -11,7 +11,7 @@ from api import problem_types
 from api.axme import mapping
 from api.axme.schemas import decode_intent, decode_resolve, decode_resume
 from api.axme.streams import RenderedAgentStream, RenderedIntentStream
-from api.callers import CONSUMERS, OWNED, PUBLISHERS, Caller
+from api.callers import CONSUMERS, DECIDERS, OWNED, PUBLISHERS, Access, Caller
 from api.decoding import decoded, read_body
 from api.dependencies import Principal, ServicesDep, Store
 from api.event_stream import EventStream
@@ -143,11 +143,11 @@ async def resume_intent(
 ) -> Response:
     """Complete or fail an intent, or decide its task. Without `action` the body is the result."""
     intent = await services.intents.find(store, _viewer(caller), _id(intent_id))
-    _check_may_settle(caller, intent)
+    _check_may_settle(caller, intent, DECIDERS)
     body = decoded(decode_resume, await read_body(request))
     if "task_result" in body:
         answer = mapping.task_result(body["task_result"])
-        person = Person(caller.name, caller.key_gid, caller.address)
+        person = Person(caller.name, caller.key_gid, caller.address, inboxes=caller.inboxes)
         comment = answer.comment or ""
         settled = await services.intents.decide(store, person, intent, answer.outcome, comment, answer.data)
         return _settled(settled)
@@ -171,7 +171,7 @@ async def resolve_intent(
         raise invalid("reason", f"takes at most {MAX_REASON} characters")
     if body.status == IntentStatus.CANCELED and _is_sender(caller, intent):
         return _settled(await services.intents.cancel(store, caller.actor, intent, body.reason or ""))
-    _check_may_settle(caller, intent)
+    _check_may_settle(caller, intent, OWNED)
     if body.status == IntentStatus.CANCELED:
         return _settled(await services.intents.cancel(store, caller.actor, intent, body.reason or ""))
     if body.status == IntentStatus.COMPLETED:
@@ -243,16 +243,16 @@ def _viewer(caller: Caller) -> IntentViewer:
 
 
 def _require_bound(caller: Caller) -> frozenset[str]:
-    """The endpoints that a key receives for. Raises 403 if there are none."""
-    found = frozenset(each.endpoint_gid for each in caller.bound if each.scope is Scope.RECEIVE)
+    """The endpoints that a key receives or decides for. Raises 403 if there are none."""
+    found = frozenset(each.endpoint_gid for each in caller.bound)
     if not found:
         raise Problem(problem_types.FORBIDDEN, "This needs a key with the scope `receive:<gid>` or `tenant:<gid>`.")
     return found
 
 
-def _check_may_settle(caller: Caller, intent: Intent) -> None:
-    access, gid = (OWNED, None) if intent.is_for_people else (CONSUMERS, intent.endpoint_gid)
-    access.check(caller, "POST", gid)
+def _check_may_settle(caller: Caller, intent: Intent, of_people: Access) -> None:
+    access = of_people if intent.is_for_people else CONSUMERS
+    access.check(caller, "POST", intent.endpoint_gid)
 
 
 def _is_sender(caller: Caller, intent: Intent) -> bool:

@@ -131,8 +131,9 @@ class Intent:
 
     @property
     def deadline_passed(self) -> bool:
+        """Whether its deadline has ended it. A task ends at its due date, which an escalation may extend."""
         deadline = self.envelope.deadline_at
-        return deadline is not None and deadline <= self.asked_at
+        return deadline is not None and deadline <= self.asked_at and not self.is_for_people
 
 
 def _events(intent: Intent) -> Iterator[IntentEvent]:

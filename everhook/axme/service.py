@@ -158,8 +158,9 @@ class IntentService:
         _check(new)
         mode = DeliveryMode.INBOX if new.task is not None else DeliveryMode.STREAM
         agent = await self.agent(scope, actor, new.to_agent, "to_agent", mode, creates_tenants=creates_tenants)
-        if new.task is not None and agent.mode is not DeliveryMode.INBOX:
-            raise InvalidField("human_task", f"{agent.address} is an agent; people need an address of their own")
+        if new.task is not None:
+            _require_inbox(agent, "human_task")
+            new = replace(new, task=await self._with_inbox(scope, actor, new.task, agent.address))
         if new.reply_to is not None:
             reply_to = await self.agent(scope, actor, new.reply_to, "reply_to", creates_tenants=creates_tenants)
             new = replace(new, reply_to=str(reply_to.address))
@@ -177,6 +178,20 @@ class IntentService:
         accepted = await self._messages.publish_to(actor, CHANNEL, message, owner, route, trace)
         async with scope.reading() as session:
             return await self._found(session, IntentViewer(), uuid_of(accepted.message_gid))
+
+    async def _with_inbox(
+        self, scope: TenantScope, actor: Actor, task: Mapping[str, Any], asked: AgentAddress
+    ) -> Mapping[str, Any]:
+        """A task whose escalation has the gid of an inbox in place of its address. Without an address it stays."""
+        escalation = task.get("escalation")
+        if escalation is None or not escalation["to"].startswith(SCHEME):
+            return task
+        address = AgentAddress.parse(escalation["to"], "escalate_to")
+        if address.tenant != asked.tenant:
+            raise InvalidField("escalate_to", f"is an address of another tenant than {asked}")
+        inbox = await self.agent(scope, actor, str(address), "escalate_to", DeliveryMode.INBOX)
+        _require_inbox(inbox, "escalate_to")
+        return {**task, "escalation": {**escalation, "to": inbox.gid}}
 
     async def agent(
         self,
@@ -335,7 +350,8 @@ class IntentService:
             if delivery.status not in _OPEN:  # a consumer or a person was faster
                 raise Conflict(f"The intent is over: its delivery is {delivery.status}.")
             await discard(session, gid, OperatorAction(actor.name, reason[:MAX_REASON]))
-            has_workflow = delivery.round > 1 or (row is not None and row.guarded_at is not None)
+            is_guarded = row is not None and row.guarded_at is not None
+            has_workflow = intent.is_for_people or delivery.round > 1 or is_guarded
             if has_workflow:
                 await expect_signal(connection, [gid], now())
             if reply is not None:
@@ -357,7 +373,7 @@ class IntentService:
 
     async def _settled(self, scope: TenantScope, intent: Intent, sent: Sequence[Accepted]) -> Settled:
         for accepted in sent:
-            self._acceptor.wake(accepted)
+            self._messages.start(accepted)
         self._lifecycle.watch.wake([intent.message_gid])
         found = await self.find(scope, IntentViewer(), intent.id)
         return Settled(found, sent[0].message_gid if sent else None)
@@ -468,9 +484,10 @@ class IntentStream:
                 raise
             return (), OUTAGE_PAUSE_S
         pause = CHECK_S
-        if intent.envelope.deadline_at is not None and not intent.deadline_passed:
-            pause = min(pause, (intent.envelope.deadline_at - intent.asked_at).total_seconds())
-        return [event for event in intent.events() if event.seq > self._since], max(pause, 0.01)
+        deadline = intent.envelope.deadline_at
+        if deadline is not None and deadline > intent.asked_at:
+            pause = min(pause, max((deadline - intent.asked_at).total_seconds(), 0.01))
+        return [event for event in intent.events() if event.seq > self._since], pause
 
 
 async def _existing(session: Session, address: AgentAddress, tenant_gid: str) -> tuple[Agent | None, str | None]:
@@ -484,6 +501,11 @@ async def _existing(session: Session, address: AgentAddress, tenant_gid: str) ->
         if not row.is_deleted:
             return Agent(address, gid, row.mode), None
     return None, None
+
+
+def _require_inbox(agent: Agent, field: str) -> None:
+    if agent.mode is not DeliveryMode.INBOX:
+        raise InvalidField(field, f"{agent.address} is an agent; people need an address of their own")
 
 
 def _check(new: NewIntent) -> None:

@@ -202,6 +202,11 @@ class MessageService:
             self._dispatcher.dispatch(acceptance.new)
         return acceptance
 
+    def start(self, accepted: Accepted) -> None:
+        """Start the deliveries of a message that was accepted in the transaction of the caller, after its commit."""
+        self._acceptor.wake(accepted)
+        self._dispatcher.dispatch(accepted.new)
+
     async def publish_all(
         self,
         scope: TenantScope,

@@ -178,8 +178,8 @@ class Acceptor:
     async def accept_for_within(
         self, connection: AsyncConnection, publication: Publication, route: Route
     ) -> Acceptance:
-        """The same in the transaction of the caller, who calls `wake` after its commit. For an endpoint that was
-        deleted, the message has no delivery."""
+        """The same in the transaction of the caller, who calls `MessageService.start` after its commit. For an endpoint
+        that was deleted, the message has no delivery."""
         while not await _insert_messages(connection, [publication]):
             repeats = await _resolve_repeats(connection, [publication])
             if publication.message_gid in repeats:

@@ -381,7 +381,9 @@ class PullStream:
         if self._handed_out <= self._written and not self._is_unsure:
             return
         try:
-            await self._pulls.release(self.endpoint, self._holder, self._written, self._written + MAX_BATCH)
+            await self._pulls.release(
+                self.endpoint, self._holder, self._written, self._written + self._request.prefetch
+            )
         except Exception as error:  # then the leases expire
             if not is_unavailable(error):
                 log.exception("a stream could not release leases", endpoint_gid=self.endpoint.gid)

@@ -9,6 +9,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import httpx
+import orjson
 import pytest
 import pytest_asyncio
 from axme import (  # type: ignore[import-untyped]
@@ -20,6 +21,8 @@ from axme import (  # type: ignore[import-untyped]
 )
 
 from api.main import end_streams
+from everhook.axme.intents import IntentStatus
+from everhook.axme.service import IntentViewer
 from everhook.ids import Kind, gid_of
 from everhook.settings import Settings
 from testing.api import API_KEY, JSON, Api, created, ok, openapi_document, running_api
@@ -27,6 +30,7 @@ from testing.axme import ORDER, Served, called, listen, served
 from testing.waiting import assert_eventually
 from tests.api.conftest import copied
 from tests.api.test_pulling import acks, end_lease, poll
+from tests.api.test_streaming import cannot_claim, offered
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -134,6 +138,26 @@ async def test_what_never_arrived_is_handed_out_again_and_not_counted(running: S
     assert await poll(running.api, await running.endpoint(agent)) == []  # the first is still leased
 
 
+async def test_a_listener_that_waits_is_handed_intents_without_a_claim(
+    running: Served, agent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await running.resume(await running.send(agent), action="complete")
+    gid = await running.endpoint(agent)
+    listening = asyncio.create_task(running.listen(agent, 2))
+    await offered(running.api, gid)
+    cannot_claim(monkeypatch, running.api)
+    sent = [await running.send(agent)]
+    await offered(running.api, gid)
+    sent.append(await running.send(agent))
+    first, second = await listening
+    assert [first["intent_id"], second["intent_id"]] == sent
+    assert (first["attempt"], second["seq"] > first["seq"]) == (1, True)
+    assert (await running.get(sent[0]))["status"] == "IN_PROGRESS"
+    monkeypatch.undo()
+    (again,) = await running.listen(agent, since=first["seq"])
+    assert (again["intent_id"], again["attempt"], again["seq"] > second["seq"]) == (sent[1], 1, True)
+
+
 async def test_an_agent_that_settles_intents_keeps_the_leases_of_the_others(running: Served, agent: str) -> None:
     for _ in range(2):
         await running.send(agent)
@@ -236,6 +260,42 @@ async def test_a_person_who_declines_fails_the_intent(running: Served, agent: st
     settled = await running.resume(intent_id, task_result={"outcome": "rejected"})
     assert (settled["status"], settled["event"]["details"]["reason"]) == ("FAILED", "declined")
     assert settled["event"]["details"]["result"] == {"outcome": "rejected"}
+
+
+async def test_a_task_is_escalated_to_the_inbox_of_an_address(running: Served, agent: str) -> None:
+    more: JSON = {"remind_after_seconds": 60, "max_reminders": 2, "escalate_to": f"{agent}-boss"}
+    intent_id = await running.send(agent, human_task={"title": "Budget?"}, **more)
+    (task,) = await running.api.rows(
+        "SELECT document FROM task WHERE message_gid = :gid", gid=gid_of(Kind.MESSAGE, UUID(intent_id))
+    )
+    document = orjson.loads(task.document)
+    assert document["reminders"] == {"afterSeconds": 60, "everySeconds": 60, "max": 2}
+    assert document["escalation"] == {"afterReminders": 2, "to": await running.endpoint(f"{agent}-boss")}
+    with pytest.raises(AxmeValidationError, match="escalate_to"):
+        await running.send(agent, human_task={"title": "?"}, escalate_to="agent://acme/production/boss")
+    await running.send(f"{agent}-robot")
+    with pytest.raises(AxmeValidationError, match="escalate_to"):
+        await running.send(agent, human_task={"title": "?"}, escalate_to=f"{agent}-robot")
+
+
+async def test_a_task_ends_at_its_due_date_which_an_escalation_may_extend(running: Served, agent: str) -> None:
+    deadline = datetime.now(UTC) + timedelta(seconds=90)
+    intent_id = await running.send(agent, human_task={"title": "?"}, deadline_at=deadline.isoformat())
+    services = running.api.services
+    intent = await services.intents.find(services.scope_of(None), IntentViewer(), UUID(intent_id))
+    assert replace(intent, asked_at=deadline + timedelta(seconds=1)).latest.status is IntentStatus.WAITING
+
+
+async def test_a_key_for_one_inbox_decides_its_tasks_alone(running: Served, agent: str) -> None:
+    intent_id, foreign = [await running.send(name, human_task={"title": "?"}) for name in (agent, f"{agent}-other")]
+    person = await running.key(f"tasks:{await running.endpoint(agent)}", name="paula")
+    decision = {"task_result": {"outcome": "approved"}}
+    with pytest.raises(AxmeHttpError) as missing:
+        await called(person.resume_intent, foreign, decision)
+    assert missing.value.status_code == 404
+    with pytest.raises(AxmeAuthError, match="This needs a key with the scope"):
+        await called(person.resolve_intent, intent_id, {"status": "CANCELED", "reason": "x"})
+    assert (await called(person.resume_intent, intent_id, decision))["status"] == "COMPLETED"
 
 
 async def test_an_agent_takes_no_human_task(running: Served, agent: str) -> None:
@@ -370,8 +430,9 @@ async def test_senders_that_use_an_address_at_once_create_one_agent(running: Ser
         ({"max_delivery_attempts": 3}, "max_delivery_attempts"),
         ({"colour": "red"}, "colour"),
         ({"human_task": {"task_type": "poetry"}}, "human_task.task_type"),
-        ({"human_task": {"title": "?", "allowed_outcomes": ["Not a name"]}}, "human_task.outcomes"),
-        ({"human_task": {"title": "?", "form_schema": {"type": "array"}}}, "human_task.form"),
+        ({"human_task": {"title": "?", "allowed_outcomes": ["Not a name"]}}, "human_task.allowed_outcomes[0]"),
+        ({"human_task": {"title": "?", "form_schema": {"type": "array"}}}, "human_task.form_schema"),
+        ({"human_task": {"title": "?"}, "remind_after_seconds": 5}, "remind_after_seconds"),
     ],
 )
 async def test_a_wrong_intent_is_refused_by_field(running: Served, change: JSON, field: str) -> None:
