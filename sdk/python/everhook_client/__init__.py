@@ -48,7 +48,7 @@ __all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: who reads models or verifies webhooks does not load the HTTP client."""
+    """Import on first use: code that reads models or verifies webhooks does not load the HTTP client."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
