@@ -305,6 +305,8 @@ def _handler(endpoint: Endpoint) -> HandlerOptions | None:
 def _mode(endpoint: Endpoint) -> str:
     if endpoint["mode"] == "internal":
         return f"internal: {json.dumps(_handler(endpoint), ensure_ascii=False)}"
+    if endpoint["mode"] == "inbox":
+        return f"inbox; tasks: everhook tasks list --inbox {endpoint['endpointGid']}"
     options = "".join(f", {name} {value}" for name, value in (endpoint["options"] or {}).items())
     return f"{endpoint['mode']}{options}; consumers: everhook consume --endpoint {endpoint['endpointGid']}"
 

@@ -62,6 +62,7 @@ async def test_tasks_are_listed_shown_commented_on_delegated_and_decided(
     options = {"name": "Managers", "task": {"assignees": ["environment"]}}
     body = {"mode": "inbox", "channel": channel, "options": options}
     inbox = created(await live.api.post("/v1/endpoints", body))["endpointGid"]
+    assert f"everhook tasks list --inbox {inbox}" in (await everhook.ok("endpoints", "show", inbox)).out
     await publish(everhook, channel, '{"orderId": 1042}')
     (task,) = await everhook.json("tasks", "list", "--inbox", inbox, "--state", "open", "--assignee", "environment")
     gid = task["taskGid"]
