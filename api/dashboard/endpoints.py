@@ -49,7 +49,7 @@ from everhook.health.store import RecurringError, healths, stats_of_endpoints
 from everhook.notifications.events import EventKind
 from everhook.pulling.queue_store import QueueView
 from everhook.settings import Settings
-from everhook.signing.schemes import SignatureScheme
+from everhook.signing.schemes import DEFAULT_SCHEMES, SignatureScheme
 from everhook.storage.engine import Session
 from everhook.storage.tables import OperationalEvent, Subscription, now
 from everhook.storage.tenant_scope import TenantScope
@@ -206,7 +206,7 @@ def _spark(traffic: Sequence[EndpointTraffic], since: datetime) -> Markup:
 @router.get("/new")
 async def ask_new(request: Request, viewer: ViewerDep, store: StoreDep) -> Response:
     values = {"mode": DeliveryMode.HTTP.value, "format": BodyFormat.ENVELOPE.value, "schedule": "", "channel": ""}
-    return await _form(request, viewer, store, values, [scheme.value for scheme in SignatureScheme])
+    return await _form(request, viewer, store, values, [scheme.value for scheme in DEFAULT_SCHEMES])
 
 
 @router.post("/new")

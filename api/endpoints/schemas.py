@@ -20,7 +20,7 @@ from everhook.delivery.body_formats import BodyFormat
 from everhook.egress import TlsExtras
 from everhook.endpoints.service import EndpointChanges, NewEndpoint
 from everhook.internal.options import HandlerKind
-from everhook.signing.schemes import SignatureScheme, secret_key
+from everhook.signing.schemes import DEFAULT_SCHEMES, SignatureScheme, secret_key
 
 MAX_PEM = 32 * 1024
 MAX_GRACE = timedelta(days=7)
@@ -160,7 +160,7 @@ class EndpointSettings(ApiModel):
     description: Text = ""
     policy: Policy | None = None
     rate_limit: Number | None = Field(None, gt=0, le=1_000, description="Requests a second at most.")
-    signatures: list[SignatureScheme] = Field(default_factory=lambda: list(SignatureScheme), min_length=1)
+    signatures: list[SignatureScheme] = Field(default_factory=lambda: list(DEFAULT_SCHEMES), min_length=1)
     format: BodyFormat = BodyFormat.ENVELOPE
     headers: dict[str, str] = Field(default_factory=dict, max_length=20)
     metadata: Metadata = Field(default_factory=dict)

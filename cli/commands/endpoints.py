@@ -48,7 +48,9 @@ class Settings:
     rate_limit: Annotated[float | None, typer.Option(help="Maximum number of requests per second.")] = None
     signatures: Annotated[
         list[str] | None,
-        typer.Option("--signature", help="standard, timestamped or npayload; can be repeated. Default: all."),
+        typer.Option(
+            "--signature", help="standard, timestamped, npayload or svix; can be repeated. Default: the first three."
+        ),
     ] = None
     format: Annotated[BodyFormat | None, typer.Option(help="The format of the body.")] = None
     headers: Annotated[

@@ -232,10 +232,13 @@ class Sender:
         issuer = await self._issuers.get()
         started_at = datetime.now(UTC)
         issuer.must_sign_at(started_at)
-        made = await self._make(input, snapshot, destination, started_at, span)
+        attempt_gid = new_gid(Kind.ATTEMPT)
+        made = await self._make(input, snapshot, destination, attempt_gid, started_at, span)
         headers, exchange, classification = made.headers, made.exchange, made.classification
         retry_after = exchange.retry_after if exchange.status in RETRY_AFTER_STATUSES else None
-        record = _record(input, exchange, classification, started_at, destination.url, headers, made.body, retry_after)
+        record = _record(
+            input, exchange, classification, attempt_gid, started_at, destination.url, headers, made.body, retry_after
+        )
         context = ReceiptContext(destination.tenant_gid, snapshot.message_gid, destination.url)
         transcript = _transcript(exchange, destination, headers)
         recorded = await self._record_attempt(record, transcript, context, issuer, before_workflow=before_workflow)
@@ -265,7 +268,13 @@ class Sender:
         return PreviousAttempt(outcome, record.next_attempt_at)
 
     async def _make(
-        self, input: AttemptInput, snapshot: DeliverySnapshot, destination: Destination, moment: datetime, span: Span
+        self,
+        input: AttemptInput,
+        snapshot: DeliverySnapshot,
+        destination: Destination,
+        attempt_gid: str,
+        moment: datetime,
+        span: Span,
     ) -> Made:
         """What was sent, the exchange, and what it means. Anything that raises before the first byte is
         `unsendable`."""
@@ -277,7 +286,7 @@ class Sender:
             if destination.handler is not None:
                 made = await self._handled(input, snapshot, destination)
             else:
-                headers, body = _request(input, snapshot, destination, moment, span)
+                headers, body = _request(input, snapshot, destination, attempt_gid, moment, span)
                 exchange = await self._egress.post(
                     destination.url, headers, body, input.timeout, destination.tls, destination.tenant_gid
                 )
@@ -410,7 +419,12 @@ def _job(input: AttemptInput, snapshot: DeliverySnapshot, destination: Destinati
 
 
 def _request(
-    input: AttemptInput, snapshot: DeliverySnapshot, destination: Destination, moment: datetime, span: Span
+    input: AttemptInput,
+    snapshot: DeliverySnapshot,
+    destination: Destination,
+    attempt_gid: str,
+    moment: datetime,
+    span: Span,
 ) -> tuple[Sequence[tuple[str, str]], bytes]:
     """The headers and the body. The signed bytes are the sent bytes: the body is rendered once."""
     assert snapshot.payload is not None  # else its outcome is known
@@ -430,6 +444,8 @@ def _request(
         ("user-agent", f"Everhook/{__version__}"),
         ("x-webhook-event", snapshot.event_type),
         ("x-idempotency-key", snapshot.message_gid),
+        ("x-everhook-delivery", input.delivery_gid),
+        ("x-everhook-attempt", attempt_gid),
         ("traceparent", str(span.traceparent or of_message(snapshot.message_gid, snapshot.traceparent).child())),
         *_signatures(snapshot.message_gid, moment, body, destination),
         *destination.headers,
@@ -452,6 +468,7 @@ def _record(
     input: AttemptInput,
     exchange: Exchange,
     classification: Classification,
+    attempt_gid: str,
     started_at: datetime,
     url: str,
     headers: Sequence[tuple[str, str]],
@@ -459,7 +476,7 @@ def _record(
     retry_after: timedelta | None,
 ) -> AttemptRecord:
     record = AttemptRecord(
-        attempt_gid=new_gid(Kind.ATTEMPT),
+        attempt_gid=attempt_gid,
         delivery_gid=input.delivery_gid,
         endpoint_gid=input.endpoint_gid,
         round=input.round,

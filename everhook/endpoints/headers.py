@@ -21,7 +21,16 @@ _DENIED = frozenset(
         "via", "x-idempotency-key", "x-npayload-signature", "x-real-ip",
     }
 )  # fmt: skip
-_DENIED_PREFIXES = ("webhook-", "x-webhook-", "x-forwarded-", "x-everhook-", "proxy-", "sec-", "access-control-")
+_DENIED_PREFIXES = (
+    "webhook-",
+    "svix-",
+    "x-webhook-",
+    "x-forwarded-",
+    "x-everhook-",
+    "proxy-",
+    "sec-",
+    "access-control-",
+)
 
 
 def check_custom_headers(headers: Mapping[str, str]) -> None:

@@ -40,7 +40,7 @@ from everhook.pulling.leases import PulledEndpoint
 from everhook.pulling.queue_store import expect_signal
 from everhook.pulling.service import pull_options
 from everhook.signing import secrets_store as secrets
-from everhook.signing.schemes import SignatureScheme, new_secret
+from everhook.signing.schemes import DEFAULT_SCHEMES, SignatureScheme, new_secret
 from everhook.storage.engine import Session
 from everhook.storage.keyring import KeyRing
 from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Endpoint, Subscription, now
@@ -101,7 +101,7 @@ class EndpointSettings:
     description: str = ""
     policy: dict[str, Any] | None = None
     rate_limit: float | None = None
-    signatures: Sequence[SignatureScheme] = tuple(SignatureScheme)
+    signatures: Sequence[SignatureScheme] = DEFAULT_SCHEMES
     format: BodyFormat = BodyFormat.ENVELOPE
     headers: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -479,8 +479,8 @@ def _check_ed25519_change(view: EndpointView, changes: EndpointChanges) -> None:
 
 
 def _check_ed25519(signatures: Collection[str], *, on: bool, name: str) -> None:
-    if on and SignatureScheme.STANDARD not in signatures:
-        raise InvalidField(name, "Ed25519 signs in the scheme `standard`, which this endpoint does not use")
+    if on and not any(SignatureScheme(scheme).prefix for scheme in signatures):
+        raise InvalidField(name, "Ed25519 signs in the schemes `standard` and `svix`, which this endpoint does not use")
 
 
 async def _owner(session: Session, named: str | None) -> str:

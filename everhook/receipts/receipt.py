@@ -33,7 +33,16 @@ ACCEPTED = frozenset({SIGNED_WITH, "Ed25519"})
 """Two names of one algorithm. Nothing else: no `none`, no MAC (RFC 8725 section 3.1)."""
 
 SIGNATURE_HEADERS = frozenset(
-    {"webhook-id", "webhook-timestamp", "webhook-signature", "x-webhook-signature", "x-npayload-signature"}
+    {
+        "webhook-id",
+        "webhook-timestamp",
+        "webhook-signature",
+        "x-webhook-signature",
+        "x-npayload-signature",
+        "svix-id",
+        "svix-timestamp",
+        "svix-signature",
+    }
 )
 """The request headers that `signatures_sha256` covers: all that `everhook.signing.schemes` creates."""
 

@@ -1,10 +1,13 @@
-"""The three signature schemes, over the bytes that are sent.
+"""The signature schemes, over the bytes that are sent.
 
 | scheme | header | signed bytes |
 |---|---|---|
 | `standard` | `webhook-signature: v1,<base64>[ v1,…][ v1a,…]` (Standard Webhooks 1.0.0) | `id.timestamp.body` |
 | `timestamped` | `x-webhook-signature: t=<unix>,v1=<hex>[,v1=…]` | `timestamp.body` |
 | `npayload` | `x-npayload-signature: sha256=<hex>[,sha256=…]` | `body` |
+| `svix` | `svix-signature`, with `svix-id` and `svix-timestamp`: as in `standard` | `id.timestamp.body` |
+
+Endpoints use the first three by default. Receivers written for Svix read its own header names alone.
 
 All are HMAC-SHA256 with the decoded part of a secret after `whsec_`, except `v1a`, which is Ed25519. During a rotation
 every live secret and key signs.
@@ -34,18 +37,26 @@ class SignatureScheme(StrEnum):
     STANDARD = "standard"
     TIMESTAMPED = "timestamped"
     NPAYLOAD = "npayload"
+    SVIX = "svix"
+
+    @property
+    def prefix(self) -> str | None:
+        """What the names of the headers begin with in a scheme that signs the id."""
+        if self is SignatureScheme.STANDARD:
+            return "webhook"
+        return "svix" if self is SignatureScheme.SVIX else None
 
 
 class SecretKind(StrEnum):
-    """HMAC secrets sign in every scheme; Ed25519 keys add a `v1a` signature to the `standard` one. A `HANDLER_URL` is
-    that of a chat webhook, and signs nothing."""
+    """HMAC secrets sign in every scheme; Ed25519 keys add a `v1a` signature to `standard` and `svix`. A
+    `HANDLER_URL` is that of a chat webhook, and signs nothing."""
 
     HMAC = "hmac"
     ED25519 = "ed25519"
     HANDLER_URL = "handler_url"
 
 
-ALL_SCHEMES = tuple(SignatureScheme)
+DEFAULT_SCHEMES = (SignatureScheme.STANDARD, SignatureScheme.TIMESTAMPED, SignatureScheme.NPAYLOAD)
 
 
 def new_secret() -> str:
@@ -107,20 +118,22 @@ def signature_headers(
     timestamp: int,
     body: bytes,
     keys: Sequence[bytes],
-    schemes: Collection[SignatureScheme] = ALL_SCHEMES,
+    schemes: Collection[SignatureScheme] = DEFAULT_SCHEMES,
     ed25519_keys: Sequence[Ed25519PrivateKey] = (),
 ) -> list[tuple[str, str]]:
     """The signature headers of a request. `timestamp` is the attempt's, in Unix seconds; keys are newest first."""
     headers: list[tuple[str, str]] = []
-    if SignatureScheme.STANDARD in schemes:
+    prefixes = [scheme.prefix for scheme in SignatureScheme if scheme in schemes and scheme.prefix]
+    if prefixes:
         signed = f"{message_gid}.{timestamp}.".encode() + body
         signatures = [f"v1,{_base64(_mac(key, signed))}" for key in keys]
         signatures += [f"v1a,{_base64(key.sign(signed))}" for key in ed25519_keys]
-        headers += [
-            ("webhook-id", message_gid),
-            ("webhook-timestamp", str(timestamp)),
-            ("webhook-signature", " ".join(signatures)),
-        ]
+        for prefix in prefixes:
+            headers += [
+                (f"{prefix}-id", message_gid),
+                (f"{prefix}-timestamp", str(timestamp)),
+                (f"{prefix}-signature", " ".join(signatures)),
+            ]
     if SignatureScheme.TIMESTAMPED in schemes:
         signed = f"{timestamp}.".encode() + body
         stamped = ",".join(f"v1={_mac(key, signed).hex()}" for key in keys)

@@ -14,6 +14,7 @@ _HEADERS = {
     SignatureScheme.STANDARD: "webhook-signature",
     SignatureScheme.TIMESTAMPED: "x-webhook-signature",
     SignatureScheme.NPAYLOAD: "x-npayload-signature",
+    SignatureScheme.SVIX: "svix-signature",
 }
 
 
@@ -52,7 +53,7 @@ def _why_not(
     if timestamp is None:
         return "it has no timestamp"
     expected = [_signature(scheme, headers, timestamp, body, key) for key in keys]
-    parts = presented.split(" " if scheme is SignatureScheme.STANDARD else ",")
+    parts = presented.split(" " if scheme.prefix else ",")
     # All are compared, so that the time does not depend on which one matches.
     matches = [hmac.compare_digest(part.encode(), wanted.encode()) for part in parts for wanted in expected]
     if not any(matches):
@@ -66,13 +67,15 @@ def _timestamp(scheme: SignatureScheme, headers: Mapping[str, str], presented: s
     """The timestamp of a signature; 0 for the scheme `npayload`, which has none."""
     if scheme is SignatureScheme.NPAYLOAD:
         return 0
-    text = headers.get("webhook-timestamp", "")
     if scheme is SignatureScheme.TIMESTAMPED:
         text = presented.partition(",")[0].removeprefix("t=")
+    else:
+        text = headers.get(f"{scheme.prefix}-timestamp", "")
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 16 else None
 
 
 def _signature(scheme: SignatureScheme, headers: Mapping[str, str], timestamp: int, body: bytes, key: bytes) -> str:
     """The signature by `key`, as it is written in the header of the scheme."""
-    headers_of_key = dict(signature_headers(headers.get("webhook-id", ""), timestamp, body, [key], {scheme}))
+    message_gid = headers.get(f"{scheme.prefix}-id", "")
+    headers_of_key = dict(signature_headers(message_gid, timestamp, body, [key], {scheme}))
     return headers_of_key[_HEADERS[scheme]].removeprefix(f"t={timestamp},")

@@ -21,7 +21,7 @@ from everhook.delivery.starter import Starter, StarterLimits
 from everhook.egress import EgressClient
 from everhook.endpoints import store as endpoints
 from everhook.receipts.keys_store import IssuerCache
-from everhook.signing.schemes import ALL_SCHEMES
+from everhook.signing.schemes import DEFAULT_SCHEMES
 from everhook.storage.engine import Database
 from everhook.storage.keyring import KeyRing
 from everhook.storage.tables import DEFAULT_TENANT_GID, Attempt, Delivery, Endpoint
@@ -98,7 +98,11 @@ class Desk:
 
     async def endpoint(self, **changes: Any) -> Endpoint:
         """An endpoint at the receiver, with its secret in `secrets`."""
-        fields = {"tenant_gid": DEFAULT_TENANT_GID, "url": self.receiver.url_for(PATH), "signatures": [*ALL_SCHEMES]}
+        fields = {
+            "tenant_gid": DEFAULT_TENANT_GID,
+            "url": self.receiver.url_for(PATH),
+            "signatures": [*DEFAULT_SCHEMES],
+        }
         endpoint = Endpoint(**(fields | changes))
         async with self.store.database.writing() as session:
             self.secrets[endpoint.gid] = await endpoints.create(session, KEYRING, endpoint)

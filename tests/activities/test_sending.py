@@ -122,6 +122,8 @@ async def test_a_request_carries_what_receivers_need_and_the_endpoints_own_heade
     assert headers["user-agent"] == f"Everhook/{__version__}"
     assert headers["x-webhook-event"] == "order.created"
     assert headers["x-idempotency-key"] == delivery.message_gid
+    attempt = await desk.attempt(delivery)
+    assert (headers["x-everhook-delivery"], headers["x-everhook-attempt"]) == (delivery.gid, attempt.gid)
     assert headers["x-team"] == "billing"
     assert headers["authorization"] == "Bearer t"
     version, trace, span, flags = headers["traceparent"].split("-")

@@ -70,7 +70,7 @@ async def test_the_request_has_exactly_the_documented_headers(
     assert len(headers) == len(arrival.headers), "a header came twice"
     assert headers.keys() == {
         "host", "content-type", "content-length", "accept-encoding", "user-agent", "traceparent",
-        "x-webhook-event", "x-idempotency-key",
+        "x-webhook-event", "x-idempotency-key", "x-everhook-delivery", "x-everhook-attempt",
         "webhook-id", "webhook-timestamp", "webhook-signature", "x-webhook-signature", "x-npayload-signature",
     }  # fmt: skip
     assert headers["host"] == f"127.0.0.1:{receiver.port}"
@@ -79,6 +79,7 @@ async def test_the_request_has_exactly_the_documented_headers(
     assert headers["accept-encoding"] == "identity"
     assert headers["user-agent"] == f"Everhook/{__version__}"
     assert headers["x-webhook-event"] == TYPE
+    assert headers["x-everhook-delivery"].startswith("dlv_") and headers["x-everhook-attempt"].startswith("att_")
     assert headers["x-idempotency-key"] == headers["webhook-id"] == ack.message_gid
     assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-01", headers["traceparent"])
     assert abs(datetime.now(UTC).timestamp() - int(headers["webhook-timestamp"])) < 30

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from everhook.signing.schemes import (
-    ALL_SCHEMES,
+    DEFAULT_SCHEMES,
     SignatureScheme,
     ed25519_key,
     new_private_key,
@@ -152,10 +152,19 @@ def test_an_endpoint_gets_the_schemes_it_chose(schemes: list[SignatureScheme], n
     assert [name for name, _ in signature_headers(MESSAGE, TIMESTAMP, BODY, [KEY_A], schemes)] == names
 
 
-def test_all_three_schemes_are_the_default() -> None:
-    assert set(ALL_SCHEMES) == set(SignatureScheme)
+def test_a_receiver_written_for_svix_accepts_its_own_headers_alone() -> None:
+    secret, sent_at = new_secret(), int(time.time())
+    headers = dict(signature_headers(MESSAGE, sent_at, BODY, [secret_key(secret)], [SignatureScheme.SVIX]))
+    assert set(headers) == {"svix-id", "svix-timestamp", "svix-signature"}
+    svix.Webhook(secret).verify(BODY, headers)
+    with pytest.raises(svix.WebhookVerificationError):
+        svix.Webhook(secret).verify(BODY + b" ", headers)
+
+
+def test_all_schemes_but_that_of_svix_are_the_default() -> None:
+    assert {*DEFAULT_SCHEMES, SignatureScheme.SVIX} == set(SignatureScheme)
     assert signature_headers(MESSAGE, TIMESTAMP, BODY, [KEY_A]) == signature_headers(
-        MESSAGE, TIMESTAMP, BODY, [KEY_A], frozenset(SignatureScheme)
+        MESSAGE, TIMESTAMP, BODY, [KEY_A], frozenset(DEFAULT_SCHEMES)
     )
 
 

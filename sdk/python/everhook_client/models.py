@@ -827,7 +827,7 @@ class SignalAccepted(TypedDict):
     requested: Literal["replay", "discard", "attempt_now"]
 
 
-SignatureScheme: TypeAlias = Literal["standard", "timestamped", "npayload"]
+SignatureScheme: TypeAlias = Literal["standard", "timestamped", "npayload", "svix"]
 
 
 StepState: TypeAlias = Literal["skipped", "waiting", "open", "passed", "declined"]
