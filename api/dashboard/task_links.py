@@ -23,9 +23,9 @@ from api.dependencies import Principal, Services, ServicesDep, Store, address_of
 from api.problems import Problem, documents
 from api.schemas import Gid
 from api.tasks.schemas import TaskLinkIn, TaskLinkOut
-from everhook.decisions.service import TaskView
+from everhook.decisions.service import TaskView, is_asked
 from everhook.errors import NotFound
-from everhook.inbox.tasks import Person, is_assignee
+from everhook.inbox.tasks import Person
 from everhook.storage.tables import TaskState
 from everhook.storage.tenant_scope import TenantScope
 
@@ -125,13 +125,13 @@ async def _open(token: str, request: Request, services: Services) -> Opened:
     except NotFound as error:
         raise LinkEnded(_GONE) from error
     task = view.row.task
-    if not is_assignee(name, task.assignees, view.row.inbox.options.get("groups") or {}):
+    person = Person(name, address=address_of(request, services.settings), identified_by="link")
+    if not is_asked(task, view.row.inboxes, person):
         raise LinkEnded(_HANDED_OVER)
     if task.state is TaskState.EXPIRED:
         raise LinkEnded(_EXPIRED)
     if task.state is TaskState.CANCELLED:
         raise LinkEnded(_CANCELLED)
-    person = Person(name, address=address_of(request, services.settings), identified_by="link")
     return Opened(link, scope, person, view)
 
 

@@ -280,8 +280,7 @@ class TaskService:
             task = row.task
             _require_open(task)
             require_may_decide(row, person)
-            if to in task.assignees:
-                raise InvalidField("to", f"{to} is asked already")
+            _check_delegate(row, to)
             task.assignees = [*(each for each in task.assignees if each != person.name), to]
             task.version += 1
             _note(task, {"kind": "delegated", "by": person.name, "to": to, "comment": comment})
@@ -334,7 +333,7 @@ def require_may_decide(row: TaskRow, person: Person) -> None:
 def why_not(task: Task, inboxes: Sequence[Endpoint], person: Person) -> str | None:
     """Why a person may not decide a task, which is in one inbox, or in two after its escalation. None if the person
     may."""
-    if not _is_asked(task, inboxes, person):
+    if not is_asked(task, inboxes, person):
         return f"{person.name} is not among the assignees of {task.gid}."
     is_requester = person.name == task.requested_by or (
         person.key_gid is not None and person.key_gid == task.requester_key_gid
@@ -348,12 +347,28 @@ def may_decide(task: Task, inboxes: Sequence[Endpoint], person: Person) -> bool:
     return why_not(task, inboxes, person) is None
 
 
-def _is_asked(task: Task, inboxes: Sequence[Endpoint], person: Person) -> bool:
-    """Whether a person is asked, by the inbox or by the one that the task was escalated to."""
-    own, *others = [(inbox.options.get("groups") or {}, inbox.options.get("task") or {}) for inbox in inboxes]
-    return is_assignee(person.name, task.assignees, own[0]) or any(
-        is_assignee(person.name, asked.get("assignees") or [], groups) for groups, asked in others
+def is_asked(task: Task, inboxes: Sequence[Endpoint], person: Person) -> bool:
+    """Whether a person is asked, by the inbox of the task or by the one that it was escalated to. An inbox without
+    assignees asks everyone who may use it, and not those who see the task in the other inbox."""
+    own, *others = inboxes
+    asking = [(own, task.assignees)]
+    asking += [(each, (each.options.get("task") or {}).get("assignees") or []) for each in others]
+    return any(
+        is_assignee(person.name, assignees, inbox.options.get("groups") or {})
+        for inbox, assignees in asking
+        if assignees or person.inboxes is None or inbox.gid in person.inboxes
     )
+
+
+def _check_delegate(row: TaskRow, to: str) -> None:
+    """Raise InvalidField if a delegation to this person or group leaves no one to decide."""
+    task = row.task
+    if to in task.assignees:
+        raise InvalidField("to", f"{to} is asked already")
+    if to.startswith(GROUP) and to.removeprefix(GROUP) not in (row.inbox.options.get("groups") or {}):
+        raise InvalidField("to", f"the inbox has no group {to.removeprefix(GROUP)}")
+    if task.document["excludeRequester"] and to == task.requested_by:
+        raise InvalidField("to", f"{to} published this message, so someone else has to decide")
 
 
 def _checked(row: TaskRow, answer: Answer) -> Outcome:

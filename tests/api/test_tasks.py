@@ -196,6 +196,58 @@ async def test_an_erased_payload_cannot_be_approved(api: Api) -> None:
     assert refused["type"] == "/problems/payload-erased"
 
 
+async def a_delegation_to(api: Api, gid: str, to: str) -> httpx.Response:
+    return await api.post(f"/v1/tasks/{gid}/delegate", {"to": to})
+
+
+async def test_a_task_is_not_delegated_to_those_who_cannot_decide_it(api: Api) -> None:
+    gid = await ask(api, assignees=["ann"], excludeRequester=True)
+    for to, why in (("group:finanse", "no group finanse"), ("environment", "published this message")):
+        ann = await api.key("admin", name="ann")
+        assert why in assert_problem(await a_delegation_to(ann, gid, to), 422, "to")["detail"]
+    assert ok(await a_delegation_to(ann, gid, "group:finance"))["assignees"] == ["group:finance"]
+
+
+async def escalated(api: Api, ours: list[str], theirs: list[str]) -> tuple[str, dict[str, Api]]:
+    """A task that was escalated to another inbox, each with its default assignees; and a key of somebody else for the
+    first inbox, for the second one, and for a third one."""
+    await api.channel()
+    first = await inbox(api, assignees=ours)
+    options = {"name": "Directors", "task": {"assignees": theirs}, "groups": {"board": ["dee"]}}
+    second, third = [
+        created(await api.post("/v1/endpoints", {"mode": "inbox", "options": options}))["endpointGid"] for _ in range(2)
+    ]
+    escalation = {"reminders": {"afterSeconds": 60, "everySeconds": 60, "max": 1}}
+    gid = await publish_another(api, **escalation, escalation={"afterReminders": 0, "to": second})
+    await api.change_rows("UPDATE task SET remind_at = '2026-01-01 00:00:00.000000' WHERE gid = :gid", gid=gid)
+    await timers(api).check(await check_of(api, gid))
+    assert ok(await api.get(f"/v1/tasks/{gid}"))["escalatedTo"] == second
+    scopes = {"first": first, "second": second, "third": third}
+    return gid, {name: await api.key(f"tasks:{gid}", name="eve") for name, gid in scopes.items()}
+
+
+async def test_a_key_for_the_inbox_that_a_task_was_escalated_to_sees_and_decides_it(api: Api) -> None:
+    gid, keys = await escalated(api, ["ann"], ["group:board", "eve"])
+    ours = await publish_another(api)
+    assert [each["taskGid"] for each in ok(await keys["second"].get("/v1/tasks"))["data"]] == [gid]
+    assert ok(await keys["third"].get("/v1/tasks"))["data"] == []
+    for key, task in ((keys["third"], gid), (keys["second"], ours)):
+        assert_problem(await key.get(f"/v1/tasks/{task}"), 404)
+        for call, body in (("decide", APPROVE), ("delegate", {"to": "bo"}), ("comment", {"comment": "hello"})):
+            assert_problem(await key.post(f"/v1/tasks/{task}/{call}", body), 404)
+    assert ok(await decide(keys["second"], gid, APPROVE | {"version": 2}))["decidedBy"] == "eve"
+
+
+@pytest.mark.parametrize(("ours", "theirs", "asked"), [(["ann"], [], "second"), ([], ["dee"], "first")])
+async def test_an_inbox_that_asks_everyone_asks_those_who_may_use_it(
+    api: Api, ours: list[str], theirs: list[str], asked: str
+) -> None:
+    gid, keys = await escalated(api, ours, theirs)
+    other = keys["second" if asked == "first" else "first"]
+    assert "is not among" in assert_problem(await decide(other, gid, APPROVE | {"version": 2}), 403)["detail"]
+    assert ok(await decide(keys[asked], gid, APPROVE | {"version": 2}))["decidedBy"] == "eve"
+
+
 async def kinds(api: Api) -> list[str]:
     """Of the events in the outbox, in their order."""
     return [row.kind for row in await api.rows("SELECT kind FROM operational_event ORDER BY gid")]

@@ -258,6 +258,16 @@ async def test_a_rejection_needs_no_form(pages: Pages) -> None:
     assert (shown["outcome"], shown["data"]) == ("rejected", None)
 
 
+async def test_a_link_serves_those_whom_another_inbox_asks_after_an_escalation(pages: Pages) -> None:
+    gid = await ask(pages.api, assignees=["ann"])
+    options = {"name": "Directors", "task": {"assignees": ["dee"]}}
+    other = created(await pages.api.post("/v1/endpoints", {"mode": "inbox", "options": options}))["endpointGid"]
+    await pages.api.change_rows("UPDATE task SET escalated_to = :other WHERE gid = :gid", gid=gid, other=other)
+    path = await link(pages.api, gid, "dee")
+    assert (await submit(pages, path, "approved")).status_code == 303
+    assert (await of_task(pages.api, gid))["decidedBy"] == "dee"
+
+
 # The inbox
 
 
