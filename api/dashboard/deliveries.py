@@ -31,6 +31,7 @@ from everhook.delivery.service import DeliveryService, rendered_body
 from everhook.endpoints import store as endpoints
 from everhook.errors import InvalidField, NotFound
 from everhook.ids import delivery_workflow_id
+from everhook.inbox import store as tasks
 from everhook.storage.engine import Session
 from everhook.storage.paging import Page
 from everhook.storage.tables import Attempt, Delivery, Endpoint, Message, Receipt
@@ -88,6 +89,7 @@ class DetailView:
     """`rounds` with the newest first, and in each the newest attempt. `receipts` are by the gids of attempts.
 
     `schedule` is that of the current round, `schedule_of_replay` that of the next one where it would be another.
+    `task_gid` is what people are asked, if it goes to an inbox, which has no schedule.
     """
 
     delivery: Delivery
@@ -102,6 +104,7 @@ class DetailView:
     waiting_for: str
     schedule: Chart | None
     schedule_of_replay: Chart | None
+    task_gid: str | None
     workflow_url: str | None
     may_attempt_now: bool
     may_replay: bool
@@ -190,6 +193,7 @@ async def _detail(
         known = await endpoints.by_gid(session, {delivery.endpoint_gid})
         policies = {number: policy for number, (_, policy) in view.rounds.items()}
         channel = await channels.get(session, delivery.channel)
+        task_gid = await tasks.task_of_delivery(session, gid)
     endpoint = known.get(delivery.endpoint_gid)
     status = delivery.status
     today = resolve(channel.policy if channel else None, endpoint.policy if endpoint else None)
@@ -206,8 +210,11 @@ async def _detail(
         sent=_sent(message, shown),
         next_attempt_at=delivery.due_at if status is DeliveryStatus.RETRYING else None,
         waiting_for=states.WAITING_FOR.get(status, ""),
-        schedule=schedules.get(delivery.round),
-        schedule_of_replay=charts.schedule(today) if may_replay and policies.get(delivery.round) != today else None,
+        schedule=schedules.get(delivery.round) if task_gid is None else None,
+        schedule_of_replay=charts.schedule(today)
+        if may_replay and policies.get(delivery.round) != today and task_gid is None
+        else None,
+        task_gid=task_gid,
         workflow_url=_workflow_url(request, viewer, services, gid),
         may_attempt_now=status not in WITHOUT_ATTEMPT,
         may_replay=may_replay,

@@ -28,8 +28,14 @@ class ReceiptView:
     is_sealed: bool
 
     @property
-    def statement(self) -> dict[str, Any]:
-        return self.receipt.statement or {}
+    def attempt(self) -> dict[str, Any]:
+        """The statement without the decision."""
+        return {name: value for name, value in (self.receipt.statement or {}).items() if name != "decision"}
+
+    @property
+    def decision(self) -> dict[str, Any]:
+        """A person's decision; empty if the delivery went to no inbox."""
+        return (self.receipt.statement or {}).get("decision") or {}
 
 
 @router.get("/{gid}")

@@ -7,10 +7,11 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
+from api.dashboard.endpoint_names import endpoint_title
 from api.dashboard.forms import Form
 from api.problem_types import type_of
 from api.tasks.schemas import MAX_COMMENT
@@ -49,6 +50,18 @@ class FormField:
 
 
 @dataclass(frozen=True)
+class Happening:
+    """A line of the history. `what` is an outcome, or the kind of a note."""
+
+    at: datetime
+    what: str
+    by: str = ""
+    to: str = ""
+    text: str = ""
+    is_decision: bool = False
+
+
+@dataclass(frozen=True)
 class TaskPage:
     """One task for one person. `mine` is what the person decided, `values` what was typed, and `wrong` what is wrong
     with it, by the names of fields; under the empty name what concerns all of it. No values: the defaults."""
@@ -82,6 +95,27 @@ class TaskPage:
     @property
     def mine(self) -> TaskDecision | None:
         return next((each for each in self.view.decisions if each.actor == self.person.name), None)
+
+    @property
+    def history(self) -> Sequence[Happening]:
+        """What happened since the task was opened, oldest first."""
+        other = self.view.row.escalated_to
+        names = {other.gid: endpoint_title(other)} if other is not None else {}
+        noted = [
+            Happening(
+                at=datetime.fromisoformat(each["at"]),
+                what=each["kind"],
+                by=each.get("by", ""),
+                to=names.get(each.get("to", ""), each.get("to", "")),
+                text=each.get("comment") or each.get("error") or "",
+            )
+            for each in self.view.row.task.notes
+        ]
+        decided = [
+            Happening(each.decided_at, each.outcome, each.actor, text=each.comment or "", is_decision=True)
+            for each in self.view.decisions
+        ]
+        return sorted([*noted, *decided], key=lambda each: each.at)
 
     @property
     def is_open(self) -> bool:

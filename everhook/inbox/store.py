@@ -111,6 +111,12 @@ async def open_deliveries(session: AsyncSession, endpoint_gid: str) -> Sequence[
     return rows.scalars().all()
 
 
+async def task_of_delivery(session: AsyncSession, delivery_gid: str) -> str | None:
+    """The gid of the task of a delivery. None if it went to no inbox."""
+    found = await session.execute(select(col(Task.gid)).where(col(Task.delivery_gid) == delivery_gid))
+    return found.scalar_one_or_none()
+
+
 async def outcome_of_delivery(session: AsyncSession, delivery_gid: str) -> str | None:
     """What was decided about a delivery. None if nothing was, or if it expired."""
     found = await session.execute(select(col(Task.outcome)).where(col(Task.delivery_gid) == delivery_gid))

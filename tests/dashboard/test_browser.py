@@ -312,6 +312,8 @@ async def test_an_endpoint_without_a_url_shows_its_queue_and_consumers(stage: St
     channel = await a_channel(stage)
     await page.goto("/endpoints/new")
     await page.get_by_label("How it receives").select_option("poll")
+    for other in ("URL", "Custom headers", "Due after hours"):
+        await expect(page.get_by_label(other, exact=True)).to_be_hidden()
     await page.get_by_label("Channel").select_option(channel)
     await page.get_by_label("Lease in seconds").fill("300")
     await page.get_by_role("button", name="Create endpoint").click()

@@ -1,6 +1,7 @@
 """The inbox in the dashboard and the portal, and links to one task. Temporal is stopped: deciding does not need it."""
 
 import base64
+import json
 import re
 from datetime import timedelta
 from typing import Any
@@ -341,6 +342,75 @@ async def test_a_quorum_says_that_others_have_to_agree(pages: Pages) -> None:
     done = await pages.send(f"/inbox/{gid}/decide", outcome="approved", version="1")
     page = (await pages.get(done.headers["location"])).text
     assert "More people have to agree" in page and 'name="outcome"' not in page
+
+
+async def test_the_pages_about_a_decision_lead_to_each_other(pages: Pages) -> None:
+    gid = await ask(pages.api)
+    await pages.sign_in()
+    before = await of_task(pages.api, gid)
+    delivery = f"/deliveries/{before['deliveryGid']}"
+    assert f'href="/inbox/{gid}"' in (await pages.get(delivery)).text
+    await pages.send(f"/inbox/{gid}/decide", outcome="approved", version="1")
+    page = (await pages.get(delivery)).text
+    assert f'href="/inbox/{gid}"' in page and "<span>None</span>" not in page
+    receipt = (await pages.get(f"/receipts/{(await of_task(pages.api, gid))['receiptGid']}")).text
+    assert "taskGid" not in receipt
+    for label in ("Decided by", "Identified by", "SHA-256 of the payload"):
+        assert f"<dt>{label}</dt>" in receipt
+
+
+async def test_the_steps_of_a_gate_lead_to_their_tasks(pages: Pages) -> None:
+    await pages.api.channel()
+    endpoints = [await inbox(pages.api, name=name) for name in ("Managers", "Finance")]
+    published = await pages.api.publish({"n": 1}, gates=[{"inbox": each} for each in endpoints])
+    gid = await task_of(pages.api, endpoints[0])
+    await pages.sign_in()
+    page = (await pages.get(f"/messages/{published['messageGid']}")).text
+    assert page.count(f'href="/inbox/{gid}"') == 1 and page.count('href="/inbox/') == 1
+
+
+async def test_the_history_of_a_task_is_in_the_order_of_time(pages: Pages) -> None:
+    gid = await ask(pages.api, quorum=3)
+    await pages.sign_in()
+    await pages.send(f"/inbox/{gid}/decide", outcome="approved", version="1", comment="first")
+    await pages.send(f"/inbox/{gid}/comment", remark="second")
+    page = (await pages.get(f"/inbox/{gid}")).text
+    assert page.index(">first<") < page.index(">second<")
+
+
+async def test_a_task_names_the_inbox_that_it_was_escalated_to(pages: Pages) -> None:
+    gid = await ask(pages.api, assignees=["ann"])
+    other = await inbox(pages.api, name="Directors", channel="everhook.tasks")
+    note = [{"kind": "escalated", "to": other, "at": "2026-01-31T12:00:00Z"}]
+    lost = [note[0] | {"to": "ep_lost", "error": "there is no such inbox"}]
+    await pages.sign_in()
+    for notes, to, shown in ((note, other, ("to Directors", "Directors: everyone")), (lost, None, ("no such inbox",))):
+        await pages.api.change_rows(
+            "UPDATE task SET notes = :notes, escalated_to = :to WHERE gid = :gid",
+            gid=gid,
+            notes=json.dumps(notes),
+            to=to,
+        )
+        page = (await pages.get(f"/inbox/{gid}")).text
+        for text in shown:
+            assert text in page
+
+
+@pytest.mark.parametrize(
+    ("reason", "text"),
+    [
+        ("expired", "No one decided by the due date"),
+        ("endpoint_deleted", "The inbox was deleted"),
+        ("payload_erased", "The payload was erased"),
+    ],
+)
+async def test_a_task_that_ended_without_a_decision_says_why(pages: Pages, reason: str, text: str) -> None:
+    gid = await ask(pages.api)
+    await pages.sign_in()
+    await pages.api.change_rows("UPDATE task SET state = 'expired' WHERE gid = :gid", gid=gid)
+    await pages.api.change_rows("UPDATE delivery SET status = 'dead_lettered', reason = :reason", reason=reason)
+    page = (await pages.get(f"/inbox/{gid}")).text
+    assert text in page and page.count("replay of the dead letter") == (reason == "expired")
 
 
 async def test_text_of_a_task_is_escaped(pages: Pages) -> None:
