@@ -352,6 +352,12 @@ def _report(result: "BundleVerification") -> None:
 
 
 def _statement(receipt: "Receipt") -> str:
+    if (decision := receipt.decision) is not None:
+        return (
+            f"{decision.get('decidedBy')} (identified by: {decision.get('identifiedBy')}) decided the task "
+            f"{decision.get('taskGid')} of delivery {receipt.delivery_gid} (message {receipt.message_gid}) "
+            f"at {receipt.ended_at:%Y-%m-%d %H:%M:%S.%f} UTC: {decision.get('outcome')}."
+        )
     response = f"HTTP {receipt.status_code}" if receipt.status_code is not None else receipt.error or "no response"
     return (
         f"attempt {receipt.number} of round {receipt.round} of delivery {receipt.delivery_gid} "

@@ -208,8 +208,14 @@ class _ReceiptCheck(_Check):
             yield _grown(checkpoint, held, consistency)
 
     def unproven(self) -> Iterator[str]:
-        yield "that the receiver agrees, or what it did with the request: this is its sender's statement"
-        if self.body is None:
+        is_decision = self.receipt is not None and self.receipt.receipt.decision is not None
+        if is_decision:
+            yield "that the person decided, and nobody else in this name: this is the statement of the issuer"
+        else:
+            yield "that the receiver agrees, or what it did with the request: this is its sender's statement"
+        if self.body is None and is_decision:
+            yield "what the payload said: for that, give its bytes (--body)"
+        elif self.body is None:
             yield "what the request said: for that, give the bytes that were received (--body)"
         yield from super().unproven()
 

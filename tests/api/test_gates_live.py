@@ -1,11 +1,14 @@
 """Gates with a real Temporal, real workers and a receiver."""
 
+import json
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from temporalio.testing import ActivityEnvironment
 
 from activities.reconciling import ReconcilingActivities
+from cli.main import run as cli
 from everhook.circuit.client import CircuitClient
 from everhook.delivery.inputs_store import InputDefaults
 from everhook.receipts.bundle import verify
@@ -26,7 +29,9 @@ async def sealed(live: Live, receipt_gid: str) -> JSON:
     return await assert_eventually(is_sealed, timeout=20)
 
 
-async def test_a_manager_then_finance_then_the_webhook_with_three_receipts_that_verify(live: Live) -> None:
+async def test_a_manager_then_finance_then_the_webhook_with_three_receipts_that_verify(
+    live: Live, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     managers, finance = await inbox(live.api), await inbox(live.api, "Finance")
     await live.api.channel(live.name, gates=[{"inbox": managers}, {"inbox": finance, "filter": ABOVE_1000}])
     await live.api.endpoint(live.url, channel=live.name)
@@ -39,8 +44,15 @@ async def test_a_manager_then_finance_then_the_webhook_with_three_receipts_that_
     deliveries = ok(await live.api.get("/v1/deliveries", messageGid=message["messageGid"]))["data"]
     for each in deliveries:
         (receipt,) = ok(await live.api.get(f"/v1/deliveries/{each['deliveryGid']}/receipts"))["data"]
-        found = verify(await sealed(live, receipt["receiptGid"]))
+        bundle = await sealed(live, receipt["receiptGid"])
+        found = verify(bundle)
         assert found.wrong is None and found.receipt is not None
+        file = tmp_path / "bundle.json"
+        file.write_text(json.dumps(bundle))
+        assert cli(["receipts", "verify", str(file)]) == 0
+        words = " ".join(capsys.readouterr().out.split())
+        says = "environment (identified by: key) decided the task tsk_" in words
+        assert says == ("that the person decided" in words) == (each["deliveryGid"] != webhook)
     assert len(deliveries) == 3
 
 

@@ -23,7 +23,7 @@ NO_PAGES = ("/live", "/bundle", "/body")
 
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}}
-CONTRAST_ALONE = {"runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}}
+CONTRAST_ALONE = {"runOnly": {"type": "rule", "values": ["color-contrast"]}}
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ async def _tasks(api: Api, tenant: str, channel: str) -> tuple[str, str, str]:
         "links": [{"title": "l" * 190, "url": "https://shop.example/1042"}],
         "form": {"type": "object", "required": ["amount"], "properties": properties},
     }
-    options = {"name": "n" * 90, "task": {"assignees": ["ann"]}, "groups": {"g" * 90: ["bo"]}}
+    options = {"name": "n" * 100, "task": {"assignees": ["ann"]}, "groups": {"g" * 90: ["bo"]}}
     body = {"mode": "inbox", "channel": channel, "tenant": tenant, "options": options}
     inbox: str = created(await api.post("/v1/endpoints", body))["endpointGid"]
     gids: list[str] = []
@@ -161,7 +161,6 @@ async def _tasks(api: Api, tenant: str, channel: str) -> tuple[str, str, str]:
         ok(await api.post(f"/v1/tasks/{gids[0]}/comment", {"comment": "c" * 300}))
     decision = {"outcome": "approved", "version": 1, "comment": "c" * 300, "data": {"amount": 1, "plant": "K" * 90}}
     ok(await api.post(f"/v1/tasks/{gids[1]}/decide", decision))
-    await api.publish({"n": 1}, channel, tenant=tenant, task={"title": "ok"})  # shorter than what is below its link
     return inbox, gids[0], gids[1]
 
 
