@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, Result, RowMapping, Select, bindparam, func, literal_column, select
+from sqlalchemy import ColumnElement, Integer, Result, RowMapping, Select, bindparam, case, func, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
@@ -104,13 +104,20 @@ def _without_position(row: RowMapping) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != "position"}
 
 
+_NAME = func.coalesce(
+    func.nullif(col(Endpoint.description), ""),
+    col(Endpoint.options)["name"].as_string(),
+    case((col(Endpoint.url) == "", col(Endpoint.gid)), else_=""),
+).label("description")
+"""An endpoint without a description or a URL has the name of its inbox, or its gid."""
+
 _ATTEMPTS: Select[Any] = (
     select(  # type: ignore[assignment]
         _attempt_row.label("position"),
         col(Attempt.delivery_gid),
         col(Delivery.event_type),
         col(Endpoint.url),
-        col(Endpoint.description),
+        _NAME,
         col(Attempt.number),
         col(Attempt.verdict),
         col(Attempt.started_at),
@@ -135,7 +142,7 @@ _EVENTS: Select[Any] = (
         col(OperationalEvent.delivery_gid),
         col(Delivery.event_type),
         col(Endpoint.url),
-        col(Endpoint.description),
+        _NAME,
     )
     .select_from(OperationalEvent)
     .outerjoin(Delivery, col(Delivery.gid) == col(OperationalEvent.delivery_gid))

@@ -210,7 +210,7 @@ class _ReceiptCheck(_Check):
     def unproven(self) -> Iterator[str]:
         is_decision = self.receipt is not None and self.receipt.receipt.decision is not None
         if is_decision:
-            yield "that the person decided, and nobody else in this name: this is the statement of the issuer"
+            yield "that the person decided, and no one else in this name: this is the statement of the issuer"
         else:
             yield "that the receiver agrees, or what it did with the request: this is its sender's statement"
         if self.body is None and is_decision:

@@ -62,6 +62,16 @@ async def test_each_attempt_is_reported_once_and_earlier_ones_not_at_all(databas
     assert not (await feed.news(10)).attempts
 
 
+async def test_an_endpoint_without_a_url_has_a_name(database: Database) -> None:
+    feed = Feed(database)
+    for number, options, name in ((1, {}, ENDPOINT), (2, {"name": "Managers"}, "Managers")):
+        async with database.writing() as session:
+            endpoint = await session.get_one(Endpoint, ENDPOINT)
+            endpoint.url, endpoint.options = "", options
+        await attempt(database, number)
+        assert [each.description for each in (await feed.news(10)).attempts] == [name]
+
+
 async def test_an_attempt_with_an_old_id_is_reported_when_it_is_committed(database: Database) -> None:
     feed = Feed(database)
     early = new_gid(Kind.ATTEMPT)
