@@ -23,6 +23,7 @@ from api.dependencies import Principal, Services, ServicesDep, Store, address_of
 from api.problems import Problem, documents
 from api.schemas import Gid
 from api.tasks.schemas import TaskLinkIn, TaskLinkOut
+from everhook.contracts import DeadLetterReason
 from everhook.decisions.service import TaskView, is_asked
 from everhook.errors import NotFound
 from everhook.inbox.tasks import Person
@@ -36,6 +37,10 @@ _OVER = (
 _HANDED_OVER = "The task was handed over to someone else, who has to decide now. Ask the sender of the link."
 _GONE = "The task does not exist any more. There is nothing to do."
 _EXPIRED = "No one decided in time, so the task has expired. Ask the sender of the link what to do."
+_LOST = {
+    DeadLetterReason.ENDPOINT_DELETED: "The inbox was deleted before anyone decided. There is nothing to do.",
+    DeadLetterReason.PAYLOAD_ERASED: "The payload was erased before anyone decided. There is nothing to do.",
+}
 _CANCELLED = "The task was cancelled. There is nothing to do."
 
 
@@ -129,7 +134,8 @@ async def _open(token: str, request: Request, services: Services) -> Opened:
     if not is_asked(task, view.row.inboxes, person):
         raise LinkEnded(_HANDED_OVER)
     if task.state is TaskState.EXPIRED:
-        raise LinkEnded(_EXPIRED)
+        reason = view.row.delivery.reason
+        raise LinkEnded(_LOST.get(reason, _EXPIRED) if reason is not None else _EXPIRED)
     if task.state is TaskState.CANCELLED:
         raise LinkEnded(_CANCELLED)
     return Opened(link, scope, person, view)

@@ -399,18 +399,21 @@ async def test_a_task_names_the_inbox_that_it_was_escalated_to(pages: Pages) -> 
 @pytest.mark.parametrize(
     ("reason", "text"),
     [
-        ("expired", "No one decided by the due date"),
+        ("expired", "No one decided"),
         ("endpoint_deleted", "The inbox was deleted"),
         ("payload_erased", "The payload was erased"),
     ],
 )
 async def test_a_task_that_ended_without_a_decision_says_why(pages: Pages, reason: str, text: str) -> None:
     gid = await ask(pages.api)
+    path = await link(pages.api, gid)
     await pages.sign_in()
     await pages.api.change_rows("UPDATE task SET state = 'expired' WHERE gid = :gid", gid=gid)
     await pages.api.change_rows("UPDATE delivery SET status = 'dead_lettered', reason = :reason", reason=reason)
     page = (await pages.get(f"/inbox/{gid}")).text
     assert text in page and page.count("replay of the dead letter") == (reason == "expired")
+    ended = await pages.get(path)
+    assert ended.status_code == 410 and text in ended.text
 
 
 async def test_text_of_a_task_is_escaped(pages: Pages) -> None:
