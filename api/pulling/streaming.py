@@ -33,7 +33,9 @@ def rendered(each: StreamEvent) -> bytes:
             "leaseSeconds": round(each.lease.total_seconds()),
             "released": each.released,
         }
-        return event(_json(hello), name="hello", retry_ms=round(each.retry.total_seconds() * 1_000))
+        retry_ms = round(each.retry.total_seconds() * 1_000)
+        # With an id, so that a client whose first message never arrived can name the stream.
+        return event(_json(hello), name="hello", id=f"{each.consumer}.0", retry_ms=retry_ms)
     if isinstance(each, Messages):
         return b"".join(
             event(item.body, name="message", id=f"{each.consumer}.{each.position + index}")
@@ -54,6 +56,7 @@ STREAM_EXAMPLE = b"".join(
         event(
             _json({"consumer": _CONSUMER, "prefetch": 16, "leaseSeconds": 60, "released": 0}),
             name="hello",
+            id=f"{_CONSUMER}.0",
             retry_ms=3_120,
         ),
         event(_json(ITEM), name="message", id=f"{_CONSUMER}.1"),

@@ -205,6 +205,11 @@ class PullStream:
     def _credit(self) -> int:
         return self._request.prefetch - len(self._in_flight)
 
+    @property
+    def _at_once(self) -> int:
+        """How many deliveries a transaction may lease; `_release_unwritten` releases as many."""
+        return min(self._credit, MAX_BATCH)
+
     def leave(self) -> None:
         """The client has left: `events` ends soon."""
         self._has_left = True
@@ -272,7 +277,7 @@ class PullStream:
             return nullcontext()
         request = self._request
         self._offer.request = Request(
-            self._consumer, self._credit, request.lease, request.address, position=self._written + 1
+            self._consumer, self._at_once, request.lease, request.address, position=self._written + 1
         )
         return self._direct.offered(self._offer)
 
@@ -298,7 +303,7 @@ class PullStream:
         if not had_credit:
             self._waiter.wake()
         elif not self._is_taking:
-            self._offer.request = replace(self._offer.request, limit=self._credit)
+            self._offer.request = replace(self._offer.request, limit=self._at_once)
 
     async def _next(self) -> tuple[Sequence[Item], float]:
         """What to write next. Also how long to wait if that is nothing, at most; infinite if a wake-up comes."""
@@ -331,7 +336,7 @@ class PullStream:
                 self.endpoint,
                 Request(
                     consumer=self._consumer,
-                    limit=min(self._credit, MAX_BATCH),
+                    limit=self._at_once,
                     lease=request.lease,
                     address=request.address,
                     position=self._written + 1,

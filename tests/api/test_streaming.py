@@ -16,9 +16,11 @@ import pytest_asyncio
 from api.main import end_streams
 from everhook.errors import InvalidField
 from everhook.publishing import store
+from everhook.pulling import direct
 from everhook.pulling.queue_store import enqueue
 from everhook.serving import protocol
 from everhook.serving.server import GRACE_S, serving
+from everhook.streaming import service as streaming
 from testing.api import API_KEY, JSON, Api, assert_problem
 from testing.waiting import assert_eventually
 from tests.api.test_pulling import acks, poll, pull_endpoint
@@ -174,6 +176,8 @@ async def test_a_client_that_reconnects_gets_again_what_never_arrived(server: Se
             async with server.stream(gid, last_event_id=again.seen[1].id, prefetch=0) as (idle, idle_hello):
                 assert idle_hello["released"] == 1
                 assert await idle.is_silent(0.2)  # it gave back, and takes nothing
+            async with server.stream(gid, last_event_id=again.seen[0].id, prefetch=0) as (_, idle_hello):
+                assert idle_hello["released"] == 1  # nothing but its first event arrived
     async with server.stream(gid, last_event_id="nonsense") as (_, third_hello):
         assert third_hello["released"] == 0
 
@@ -340,6 +344,29 @@ async def test_a_publish_that_fails_leaves_the_stream_as_it_was(
         await api.publish({"n": 1})
         (event,) = await stream.take(1)
         assert (event.data["payload"], event.data["metadata"]["attempt"]) == ({"n": 1}, 1)
+
+
+async def test_all_leases_of_a_commit_without_a_response_are_released(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "MAX_BATCH", 2)
+    api = server.api
+    gid = await pull_endpoint(api, "stream")
+    async with server.stream(gid) as (stream, _):
+        await offered(api, gid)
+        with monkeypatch.context() as broken:
+            broken.setattr(direct._Transaction, "end", _end_without_a_response)
+            messages = [{"type": "order.created", "payload": {"n": n}} for n in range(5)]
+            await api.post("/v1/channels/orders/messages/batch", {"messages": messages})
+            events = await stream.take(5)
+        assert sorted(event.data["payload"]["n"] for event in events) == list(range(5))
+        assert {event.data["metadata"]["attempt"] for event in events} == {1}
+
+
+def _end_without_a_response(self: Any, _: bool) -> None:
+    for endpoint in self._endpoints.values():
+        for hand in endpoint.hands:
+            hand.offer.settle(None)
 
 
 async def _fails(*_: Any) -> None:
