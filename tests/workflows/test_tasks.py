@@ -15,6 +15,7 @@ from everhook.contracts import (
 )
 from everhook.inbox.schedule import Step
 from everhook.temporal import search_attributes as sa
+from testing.waiting import assert_eventually
 from tests.workflows.engine import DELIVERED, DeliveryHandle, Engine, attribute, details, run_id
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -75,7 +76,13 @@ async def test_the_details_show_how_it_stands_without_its_title(engine: Engine) 
 )
 async def test_the_due_date_may_decide(engine: Engine, on_due: str, status: DeliveryStatus) -> None:
     handle = await asked(engine, onDue=on_due)
-    due_at = datetime.fromisoformat(await attribute(handle, sa.DUE_AT))
+
+    async def shown_due_at() -> datetime:
+        shown = await attribute(handle, sa.DUE_AT)
+        assert shown is not None
+        return datetime.fromisoformat(shown)
+
+    due_at = await assert_eventually(shown_due_at)
     assert (await engine.result(handle)).status is status
     assert await hours(engine) == [24]
     assert engine.fakes.task.schedule is not None and due_at == engine.fakes.task.schedule.due_at
