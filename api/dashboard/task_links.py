@@ -37,10 +37,8 @@ _OVER = (
 _HANDED_OVER = "The task was handed over to someone else, who has to decide now. Ask the sender of the link."
 _GONE = "The task does not exist any more. There is nothing to do."
 _EXPIRED = "No one decided in time, so the task has expired. Ask the sender of the link what to do."
-_LOST = {
-    DeadLetterReason.ENDPOINT_DELETED: "The inbox was deleted before anyone decided. There is nothing to do.",
-    DeadLetterReason.PAYLOAD_ERASED: "The payload was erased before anyone decided. There is nothing to do.",
-}
+_DELETED = "The inbox was deleted before anyone decided. There is nothing to do."
+_ERASED = "The payload was erased before anyone decided. There is nothing to do."
 _CANCELLED = "The task was cancelled. There is nothing to do."
 
 
@@ -69,6 +67,12 @@ async def create_task_link(
     subject = f"{link.tenant_gid} {link.task_gid} {link.assignee}"
     token, signed = dashboard_of(request).sessions.issue(TASK_LINK, subject, link.expires_at - datetime.now(UTC))
     return TaskLinkOut(url=f"{base}{PATH}/{token}", expires_at=signed.expires_at)
+
+
+def _why_expired(reason: DeadLetterReason | None) -> str:
+    if reason is DeadLetterReason.ENDPOINT_DELETED:
+        return _DELETED
+    return _ERASED if reason is DeadLetterReason.PAYLOAD_ERASED else _EXPIRED
 
 
 class LinkEnded(Exception):
@@ -135,7 +139,7 @@ async def _open(token: str, request: Request, services: Services) -> Opened:
         raise LinkEnded(_HANDED_OVER)
     if task.state is TaskState.EXPIRED:
         reason = view.row.delivery.reason
-        raise LinkEnded(_LOST.get(reason, _EXPIRED) if reason is not None else _EXPIRED)
+        raise LinkEnded(_why_expired(reason))
     if task.state is TaskState.CANCELLED:
         raise LinkEnded(_CANCELLED)
     return Opened(link, scope, person, view)

@@ -37,6 +37,7 @@ class Mode(StrEnum):
     HTTP = "http"
     POLL = "poll"
     STREAM = "stream"
+    INBOX = "inbox"
     INTERNAL = "internal"
 
 
@@ -101,6 +102,7 @@ def show_endpoint(session: Session, gid: Gid) -> None:
         "endpoints create https://hooks.example.com/ --channel orders --event 'order.*'",
         "endpoints create http://127.0.0.1:9000/webhooks --channel orders --preset brisk",
         "endpoints create --mode poll --channel orders",
+        "endpoints create --mode inbox --name Managers --assignee ann@acme.example --channel orders",
         """endpoints create --mode internal --handler '{"kind": "email", "to": ["ann@acme.example"]}' --channel a""",
     ],
 )
@@ -117,13 +119,19 @@ def create_endpoint(
     tenant: Annotated[str | None, typer.Option(help="Its tenant; `default` if not given.")] = None,
     mode: Annotated[
         Mode,
-        typer.Option(help="Webhooks to a URL, a queue that consumers poll or stream from, or handled by Everhook."),
+        typer.Option(
+            help="Webhooks to a URL, a queue that consumers poll or stream from, people who decide, or Everhook itself."
+        ),
     ] = Mode.HTTP,
     lease_seconds: Annotated[
         int | None, typer.Option(help="Of a queue: how long a consumer has a message; 60 by default.")
     ] = None,
     max_in_flight: Annotated[
         int | None, typer.Option(help="Of a queue: how many messages all consumers together may have; 1000 by default.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of --mode inbox: what people see.")] = None,
+    assignee: Annotated[
+        list[str] | None, typer.Option(help="Of --mode inbox: someone who is asked; can be repeated.")
     ] = None,
     handler: Annotated[
         str | None, typer.Option(help="Of --mode internal: what Everhook does, as a JSON object with a `kind`.")
@@ -134,8 +142,7 @@ def create_endpoint(
 ) -> None:
     """Create an endpoint and, with --channel or --event, its first subscription. The secret is shown only once."""
     if mode is not Mode.HTTP and (at or url):
-        instead = "what it does is in --handler" if mode is Mode.INTERNAL else "consumers take its messages"
-        raise UsageError(f"--mode {mode} has no URL: {instead}")
+        raise UsageError(f"--mode {mode} has no URL: {_what_it_has(mode)}")
     if handler is not None and handler_file is not None:
         raise UsageError("give --handler or --handler-file, not both")
     if handler_file is not None:
@@ -145,6 +152,8 @@ def create_endpoint(
     options = {
         "leaseSeconds": lease_seconds,
         "maxInFlight": max_in_flight,
+        "name": name,
+        "task": {"assignees": assignee} if assignee else None,
         "handler": json_object("--handler", handler) if handler is not None else None,
     }
     fields = {
@@ -288,6 +297,13 @@ def _card(endpoint: Endpoint) -> Table:
             ("created", when(endpoint["createdAt"])),
         ]
     )
+
+
+def _what_it_has(mode: Mode) -> str:
+    """What a mode has instead of a URL."""
+    if mode is Mode.INTERNAL:
+        return "what it does is in --handler"
+    return "people decide about its messages" if mode is Mode.INBOX else "consumers take its messages"
 
 
 def _where(endpoint: Endpoint) -> str:

@@ -12,7 +12,6 @@ import pytest
 
 from everhook.signing.schemes import new_secret
 from everhook_client import models
-from testing.api import created
 from testing.receiver import Response
 from testing.waiting import assert_eventually
 from tests.cli.conftest import Everhook, Live
@@ -59,9 +58,10 @@ async def test_tasks_are_listed_shown_commented_on_delegated_and_decided(
     everhook: Everhook, live: Live, channel: str
 ) -> None:
     await everhook.ok("channels", "create", channel)
-    options = {"name": "Managers", "task": {"assignees": ["environment"]}}
-    body = {"mode": "inbox", "channel": channel, "options": options}
-    inbox = created(await live.api.post("/v1/endpoints", body))["endpointGid"]
+    options = ("--name", "Managers", "--assignee", "environment")
+    made = await everhook.json("endpoints", "create", "--mode", "inbox", *options, "--channel", channel)
+    inbox = made["endpointGid"]
+    assert "people decide" in (await everhook("endpoints", "create", "https://a.example/", "--mode", "inbox")).err
     assert f"everhook tasks list --inbox {inbox}" in (await everhook.ok("endpoints", "show", inbox)).out
     await publish(everhook, channel, '{"orderId": 1042}')
     (task,) = await everhook.json("tasks", "list", "--inbox", inbox, "--state", "open", "--assignee", "environment")
