@@ -22,11 +22,10 @@ from everhook.contracts import (
 )
 from everhook.delivery import history_store as history
 from everhook.delivery import overdue_store as overdue
-from everhook.delivery.guards import SIGNAL as SETTLED
 from everhook.delivery.history import MAX_LAG
 from everhook.delivery.inputs_store import InputDefaults, load_dead_letters, load_delivered, load_inputs_of
 from everhook.delivery.overdue_store import Overdue, Position, Window, overdue_window
-from everhook.delivery.starts import is_away, start_delivery
+from everhook.delivery.starts import SETTLED, is_away, start_delivery
 from everhook.delivery.store import mark_dispatched
 from everhook.delivery.weights import sync_limits
 from everhook.ids import delivery_workflow_id, gid_endings

@@ -17,7 +17,7 @@
         │   ├── IdempotencyKeyReused
         │   ├── AlreadyDecided, TaskChanged
         │   ├── NotADeadLetter, NoAttemptDue, PayloadErased, NotPulled,
-        │   │   TooManyDeliveries
+        │   │   TooManyDeliveries, GateNotPassed
         │   └── TenantNameTaken, TenantInUse
         ├── ReceiptArchived             it was moved to a file, which is not here
         ├── LogDamaged              a log of receipts lacks hashes, so nothing can be proven from it
@@ -134,7 +134,11 @@ class TaskChanged(Conflict):
 
 
 class TooManyDeliveries(Conflict):
-    """A message has too many deliveries to stream their events."""
+    """A message has too many deliveries to stream their events, or to send them again in one call."""
+
+
+class GateNotPassed(Conflict):
+    """The message waits for its gate, or was declined there."""
 
 
 class NoAttemptDue(Conflict):

@@ -40,10 +40,15 @@ def new_gid(kind: Kind) -> str:
     return _gid(kind, uuid7().int)
 
 
+def new_gid_at(kind: Kind, moment: datetime) -> str:
+    """A new id that sorts as if it had been created at a moment."""
+    return _gid(kind, _milliseconds(moment) << _TIME_SHIFT | uuid7().int & ((1 << _TIME_SHIFT) - 1))
+
+
 def first_gid_at(kind: Kind, moment: datetime) -> str:
     """The smallest id of a moment: ids created before it sort before it, to the millisecond. A range of time is thus
     a range of keys."""
-    return _gid(kind, max(0, (moment - _EPOCH) // timedelta(milliseconds=1)) << _TIME_SHIFT)
+    return _gid(kind, _milliseconds(moment) << _TIME_SHIFT)
 
 
 def moment_of(gid: str) -> datetime:
@@ -75,6 +80,10 @@ def uuid_of(gid: str) -> UUID:
 def gid_of(kind: Kind, uuid: UUID) -> str:
     """The id of a UUID."""
     return _gid(kind, uuid.int)
+
+
+def _milliseconds(moment: datetime) -> int:
+    return max(0, (moment - _EPOCH) // timedelta(milliseconds=1))
 
 
 def _gid(kind: Kind, number: int) -> str:

@@ -104,6 +104,9 @@ class DeliveryWorkflow:
         if self._reason is not None:
             self._show_dead_letter(self._reason)
             await self._await_operator()
+        if self._replay is not None and self._is_superseded():
+            await self._open_next_round(self._replay)
+            return DeliveryResult(self._status, self._input.round, self._number)
         if self._status is DeliveryStatus.DELIVERED:
             return self._delivered()  # a discard during the attempt came too late
         if self._discard is not None:
@@ -114,9 +117,19 @@ class DeliveryWorkflow:
 
     @workflow.signal(description="Begin a new round of attempts of a dead letter; optional input {actor, reason}")
     def replay(self, action: OperatorAction = OperatorAction()) -> None:
-        """Takes effect once the round is over. A replay of a delivery that is still in progress is ignored."""
-        if self._reason is not None:
+        """Takes effect once the round is over. A replay of a delivery that is still in progress is ignored.
+
+        If the database opened the round already, it is taken up at the next step; if that is this round, or an earlier
+        one, the database is checked.
+        """
+        if action.round > self._input.round or (action.round == 0 and self._reason is not None):
             self._replay = action
+        elif action.round:
+            self._settled = True
+
+    def _is_superseded(self) -> bool:
+        """Whether the database has opened a later round: the one of this workflow was over."""
+        return self._replay is not None and self._replay.round > self._input.round
 
     @workflow.signal(description="Give the delivery up for good; optional input {actor, reason}")
     def discard(self, action: OperatorAction = OperatorAction()) -> None:
@@ -165,7 +178,7 @@ class DeliveryWorkflow:
             if wait is None:
                 return outcome.reason or DeadLetterReason.EXHAUSTED
             await self._rest(wait, outcome)
-            if self._discard is not None:
+            if self._is_ended():
                 return None
             self._number += 1
 
@@ -184,7 +197,7 @@ class DeliveryWorkflow:
         """Guard a delivery that consumers pull or that a person decides. Returns why the round ended; None if it was
         delivered or discarded."""
         give_up: DeadLetterReason | None = None
-        while self._discard is None:
+        while not self._is_ended():
             if self._release is not None:
                 give_up = self._release.dead_letter or give_up
             self._release, self._settled, self._attempt_now = None, False, False
@@ -264,8 +277,8 @@ class DeliveryWorkflow:
 
     async def _attempt(self, plan: RetryPlan | None) -> AttemptOutcome | DeadLetterReason | None:
         """Make one attempt as soon as the circuit allows it. Returns its outcome; or why it was given up; or None:
-        discarded."""
-        while self._discard is None:
+        discarded, or replayed."""
+        while not self._is_ended():
             if self._release is not None and self._release.dead_letter is not None:
                 return self._release.dead_letter
             outcome = await self._send(plan)
@@ -367,7 +380,7 @@ class DeliveryWorkflow:
             f"{outcome.response}. Next attempt at {self._next_attempt_at:%Y-%m-%d %H:%M:%S} UTC. "
             "Signals: `attempt_now`, `discard`."
         )
-        await self._wait(lambda: self._attempt_now or self._discard is not None, delay, f"next: {self._waiting_for}")
+        await self._wait(lambda: self._attempt_now or self._is_ended(), delay, f"next: {self._waiting_for}")
 
     async def _park(self) -> None:
         """Wait for the release, and check again after a while in any case."""
@@ -386,7 +399,11 @@ class DeliveryWorkflow:
         await self._wait(self._is_woken, check, "parked")
 
     def _is_woken(self) -> bool:
-        return self._release is not None or self._attempt_now or self._discard is not None
+        return self._release is not None or self._attempt_now or self._is_ended()
+
+    def _is_ended(self) -> bool:
+        """Whether this round ends without another attempt."""
+        return self._discard is not None or self._is_superseded()
 
     def _backs_off(self) -> bool:
         """Whether the checks of this run back off. A run whose first checks were made by code that did not, continues

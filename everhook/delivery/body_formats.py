@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 
@@ -17,7 +17,7 @@ class BodyFormat(StrEnum):
 
 @dataclass(frozen=True)
 class Content:
-    """The parts of a body. `attempt` is the number within its round."""
+    """The parts of a body. `attempt` is the number within its round. The first round is not named."""
 
     message_gid: str
     channel: str
@@ -25,6 +25,7 @@ class Content:
     payload: bytes
     published_at: datetime
     attempt: int
+    round: int = 1
 
 
 def render(body_format: BodyFormat, content: Content) -> tuple[str, bytes]:
@@ -37,12 +38,13 @@ def find_body(content: Content, sha256: str) -> tuple[str, bytes] | None:
     """The content type and body whose SHA-256 (hex) this is; None if no format renders to it.
 
     Bodies are not stored: they are rendered again. Every format is tried, because the endpoint's format may have
-    changed.
+    changed. Earlier versions never named the round.
     """
-    for body_format in BodyFormat:
-        media_type, body = render(body_format, content)
-        if hashlib.sha256(body).hexdigest() == sha256:
-            return media_type, body
+    for each in dict.fromkeys((content, replace(content, round=1))):
+        for body_format in BodyFormat:
+            media_type, body = render(body_format, each)
+            if hashlib.sha256(body).hexdigest() == sha256:
+                return media_type, body
     return None
 
 
@@ -52,13 +54,15 @@ def timestamp(moment: datetime) -> str:
 
 
 def _envelope(content: Content) -> bytes:
+    later_round = b',"round":%d' % content.round if content.round > 1 else b""
     return (
-        b'{"messageGid":%b,"channelName":%b,"payload":%b,"metadata":{"publishedAt":%b,"attempt":%d}}' % (
+        b'{"messageGid":%b,"channelName":%b,"payload":%b,"metadata":{"publishedAt":%b,"attempt":%d%b}}' % (
             _string(content.message_gid),
             _string(content.channel),
             content.payload,
             _string(timestamp(content.published_at)),
             content.attempt,
+            later_round,
         )
     )  # fmt: skip
 

@@ -16,7 +16,7 @@ import structlog
 
 from everhook.circuit.machine import CircuitState
 from everhook.circuit.states_store import FRESH_S, EndpointStates
-from everhook.contracts import DeliveryMode, PreviousAttempt
+from everhook.contracts import DeliveryInput, DeliveryMode, PreviousAttempt
 from everhook.delivery.fair_pool import FairPool
 from everhook.delivery.fitness import UNFIT_FAILURES, EndpointFitness
 from everhook.delivery.history import History
@@ -94,6 +94,11 @@ class Dispatcher:
         for new in deliveries:
             if new.input.mode is DeliveryMode.INBOX or not self._enter_lane(new):
                 self._starter.start_soon(new.input)
+
+    def start(self, deliveries: Iterable[DeliveryInput]) -> None:
+        """Start workflows alone, so that no first attempt waits for these deliveries. Returns at once."""
+        for delivery in deliveries:
+            self._starter.start_soon(delivery)
 
     async def close(self) -> None:
         """Finish the attempts in flight. What still waits after a few seconds is left to the reconciler."""

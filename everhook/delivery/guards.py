@@ -10,11 +10,10 @@ from everhook.contracts import DeliveryInput
 from everhook.delivery.confirmations import Confirmations
 from everhook.delivery.fair_pool import FairPool
 from everhook.delivery.history_store import forget
-from everhook.delivery.starts import is_away, is_overloaded, start_delivery
+from everhook.delivery.starts import SETTLED, is_away, is_overloaded, start_delivery
 from everhook.event_loop import sleep_unless
 from everhook.storage.engine import Database
 
-SIGNAL = "settled"
 AWAY_PAUSE_S = 1.0
 CONFIRM_INTERVAL_S = 1.0
 CONCURRENCY, PER_ENDPOINT = 16, 4
@@ -69,7 +68,7 @@ class GuardStarter:
         while not self._closing.is_set():
             try:
                 await start_delivery(
-                    self._client, delivery, signal=SIGNAL if start.signals else None, first=not start.signals
+                    self._client, delivery, signal=SETTLED if start.signals else None, first=not start.signals
                 )
             except Exception as error:
                 if not is_away(error) and not is_overloaded(error):

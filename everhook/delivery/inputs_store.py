@@ -126,9 +126,11 @@ async def load_delivered(
         len(delivery_gids),
     )
     attempts = await connection.execute(
-        select(col(Attempt.delivery_gid), col(Attempt.gid), col(Attempt.status_code), col(Attempt.duration_ms)).where(
+        select(col(Attempt.delivery_gid), col(Attempt.gid), col(Attempt.status_code), col(Attempt.duration_ms))
+        .where(
             col(Attempt.delivery_gid).in_(delivery_gids), col(Attempt.verdict) == Verdict.DELIVERED
         )
+        .order_by(col(Attempt.round))  # the last one counts
     )
     outcomes = {
         row[0]: AttemptOutcome(Verdict.DELIVERED, attempt_gid=row[1], status_code=row[2], duration_ms=row[3])

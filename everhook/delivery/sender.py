@@ -437,6 +437,7 @@ def _request(
             snapshot.payload,
             snapshot.published_at,
             input.number,
+            input.round,
         ),
     )
     headers = [
@@ -446,6 +447,7 @@ def _request(
         ("x-idempotency-key", snapshot.message_gid),
         ("x-everhook-delivery", input.delivery_gid),
         ("x-everhook-attempt", attempt_gid),
+        *([("x-webhook-round", str(input.round))] if input.round > 1 else ()),
         ("traceparent", str(span.traceparent or of_message(snapshot.message_gid, snapshot.traceparent).child())),
         *_signatures(snapshot.message_gid, moment, body, destination),
         *destination.headers,
@@ -533,7 +535,7 @@ def _count_attempt(record: AttemptRecord, snapshot: DeliverySnapshot) -> None:
     duration = timedelta(milliseconds=record.duration_ms)
     ATTEMPTS.labels(record.verdict).inc()
     ATTEMPT_SECONDS.observe(duration.total_seconds())
-    if record.verdict is Verdict.DELIVERED:
+    if record.verdict is Verdict.DELIVERED and record.round == 1:
         DELIVERY_SECONDS.observe((record.started_at + duration - snapshot.accepted_at).total_seconds())
 
 

@@ -198,7 +198,13 @@ def rendered_body(message: Message, attempt: Attempt) -> bytes | None:
     if message.payload is None:
         return None
     content = Content(
-        message.gid, message.channel, message.event_type, message.payload, message.published_at, attempt.number
+        message.gid,
+        message.channel,
+        message.event_type,
+        message.payload,
+        message.published_at,
+        attempt.number,
+        attempt.round,
     )
     found = find_body(content, attempt.request_sha256)
     return found[1] if found is not None else None

@@ -121,8 +121,8 @@ class Starter:
     async def _parked(self, delivery: DeliveryInput) -> bool:
         """Park a delivery without a workflow if its endpoint cannot receive now: the circuit may have opened since it
         was accepted."""
-        if delivery.previous is not None or delivery.mode is DeliveryMode.INBOX:
-            return False
+        if delivery.previous is not None or delivery.mode is DeliveryMode.INBOX or delivery.round > 1:
+            return False  # the workflow of an earlier round may run: it parks the delivery itself
         state = await self._states.get(delivery.endpoint_gid)
         if state is None or state.sends or state.may_probe(now()):
             return False

@@ -24,6 +24,7 @@ from everhook.contracts import (
     AttemptOutcome,
     DeliveryInput,
     DeliveryState,
+    OperatorAction,
     TaskQueue,
 )
 from everhook.ids import delivery_workflow_id
@@ -31,8 +32,12 @@ from everhook.temporal import search_attributes as sa
 
 START_TIMEOUT = timedelta(seconds=5)
 
-LOWEST = 5
-"""Temporal's lowest priority. A history workflow only shows what happened, and never delays one that has work to do."""
+REPLAYED, LOWEST = 4, 5
+"""Priorities below Temporal's default of 3. A replay does not delay first rounds. A history workflow only shows what
+happened, and never delays one that has work to do."""
+
+REPLAY, SETTLED = "replay", "settled"
+"""Signals."""
 
 _AWAY = frozenset(
     {
@@ -71,7 +76,14 @@ async def start_delivery(
     `first`: this is the delivery's first start, so a workflow that has completed is not run again. Without it a lost
     workflow is restarted. `eager`: a worker of this process may take the first task at once. `note` is the argument of
     the signal. Raises RPCError or RuntimeError.
+
+    The workflow of a later round may have completed in the round before, or may wait as its dead letter for an
+    operator. It is run again, or signalled to take up the round; if it has, the signal only makes it check the database.
     """
+    if delivery.round > 1:
+        first = False
+        if signal in (None, SETTLED):
+            signal, note = REPLAY, OperatorAction(round=delivery.round)
     with suppress(WorkflowAlreadyStartedError):  # it has completed
         await client.start_workflow(
             DELIVERY_WORKFLOW,
@@ -85,9 +97,7 @@ async def start_delivery(
             search_attributes=_search_attributes(delivery),
             static_summary=_summary(delivery),
             static_details=_details(delivery),
-            priority=Priority(
-                priority_key=LOWEST if delivery.is_delivered else None, fairness_key=delivery.endpoint_gid
-            ),
+            priority=Priority(priority_key=_priority(delivery), fairness_key=delivery.endpoint_gid),
             start_signal=signal,
             start_signal_args=[] if note is None else [note],
             request_eager_start=eager and signal is None,
@@ -110,6 +120,12 @@ async def delivery_state(client: Client, delivery_gid: str) -> DeliveryState | N
             return None
         raise
     return state
+
+
+def _priority(delivery: DeliveryInput) -> int | None:
+    if delivery.is_delivered:
+        return LOWEST
+    return REPLAYED if delivery.round > 1 else None
 
 
 def _search_attributes(delivery: DeliveryInput) -> TypedSearchAttributes:

@@ -21,6 +21,7 @@ async def ask_again(session: AsyncSession, delivery_gid: str) -> None:
     task = row.task
     task.state, task.version = TaskState.OPEN, task.version + 1
     task.escalated_at = task.escalated_to = None
+    task.outcome = task.comment = task.data = task.decided_by = task.decided_at = None  # receipts keep the decision
     set_schedule(task, Schedule.of(task.document, now()))
     session.add(task)
     record_task_event(session, EventKind.TASK_OPENED, row)

@@ -251,13 +251,17 @@ def _ends(history: DeliveryHistory) -> Iterator[LifecycleEvent]:
 
 
 def _earlier_ends(history: DeliveryHistory) -> Iterator[LifecycleEvent]:
-    """A round that was replayed had ended as a dead letter. Its row no longer says when and why; it was at its last
-    attempt or later."""
-    last = {attempt.round: attempt.ended_at for attempt in history.attempts}
+    """A round that was replayed had ended as delivered, or as a dead letter. Its row no longer says when and why; it
+    was at its last attempt or later. If a person decided it, its receipt says how."""
+    last = {attempt.round: attempt for attempt in history.attempts}
     for number, began_at in history.replays.items():
         if 1 < number <= history.delivery.round:
-            at = last.get(number - 1, began_at)
-            yield _end(history.delivery, LifecycleKind.DEAD_LETTERED, at, (number - 1, ENDED))
+            attempt = last.get(number - 1)
+            at = attempt.ended_at if attempt is not None else began_at
+            if attempt is None or attempt.verdict is not Verdict.DELIVERED:
+                yield _end(history.delivery, LifecycleKind.DEAD_LETTERED, at, (number - 1, ENDED))
+            elif history.task is None:
+                yield _end(history.delivery, LifecycleKind.DELIVERED, at, (number - 1, ENDED))
 
 
 _OF_NOTES = {
@@ -276,6 +280,10 @@ def _task(history: DeliveryHistory) -> Iterator[LifecycleEvent]:
     replays = {number: at for number, at in history.replays.items() if 1 < number <= delivery.round}
     for number, at in {1: delivery.accepted_at, **replays}.items():
         yield _event(delivery, LifecycleKind.TASK_OPENED, at, (number, 1), _in_round(task, number), _of(task))
+    for attempt in history.attempts:
+        if attempt.round < delivery.round and attempt.verdict is Verdict.DELIVERED:
+            at, id = attempt.ended_at, f"{_in_round(task, attempt.round)}.decided"
+            yield _event(delivery, LifecycleKind.TASK_DECIDED, at, (attempt.round, DECIDED), id, _of(task))
     yield from _notes(delivery, task, replays)
     for event in _ends(history):
         if event.kind is LifecycleKind.DEAD_LETTERED:

@@ -256,9 +256,9 @@ async def answers(session: AsyncSession, message_gid: str, limit: int) -> Sequen
     bodies: dict[str, Any] = {}
     if delivered:
         found = await session.execute(
-            select(col(Attempt.delivery_gid), col(Attempt.status_code), col(Attempt.response_body)).where(
-                and_(col(Attempt.delivery_gid).in_(delivered), col(Attempt.verdict) == Verdict.DELIVERED)
-            )
+            select(col(Attempt.delivery_gid), col(Attempt.status_code), col(Attempt.response_body))
+            .where(and_(col(Attempt.delivery_gid).in_(delivered), col(Attempt.verdict) == Verdict.DELIVERED))
+            .order_by(col(Attempt.round))  # the last one counts
         )
         bodies = {row.delivery_gid: row for row in found}
     return [

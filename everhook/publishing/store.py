@@ -17,7 +17,7 @@ from everhook.delivery.inputs import NewDelivery
 from everhook.delivery.inputs_store import InputDefaults, first_input
 from everhook.delivery.snapshot_store import DeliverySnapshot
 from everhook.errors import InvalidField, NotFound
-from everhook.ids import Kind, new_gid
+from everhook.ids import Kind, new_gid, new_gid_at
 from everhook.observability.metrics import MESSAGES_ACCEPTED
 from everhook.publishing.fan_out import Candidate, match, match_steps
 from everhook.publishing.gates import NO_INBOX, Step, task_of
@@ -40,7 +40,7 @@ class Publication:
     """A message to be published. `content` is the parsed payload, for filters; `payload` the bytes, for receivers.
 
     It goes to the endpoints of its tenant, of all tenants if it has none, or to `audience`. `gates` are its own; None:
-    those of the channel.
+    those of the channel. `accepted_at`: it was accepted before, and gets further deliveries.
     """
 
     message_gid: str
@@ -57,6 +57,7 @@ class Publication:
     task: Mapping[str, Any] = field(default_factory=dict)
     publisher: Publisher = field(default_factory=lambda: Publisher())
     gates: Sequence[Step] | None = None
+    accepted_at: datetime | None = None
 
     @property
     def reach(self) -> Audience:
@@ -188,6 +189,28 @@ class Acceptor:
         [accepted] = await self._commit_deliveries(connection, [publication], [(publication, route)], {})
         return accepted
 
+    async def matching(self, connection: AsyncConnection, publication: Publication) -> Sequence[Route]:
+        """The routes that take a message now."""
+        routes = (await self._routes.routes(connection, [publication.channel])).get(publication.channel)
+        if routes is None:
+            return ()
+        [taking] = await match([_candidate(publication, routes)])
+        return taking
+
+    async def deliver_further(
+        self, connection: AsyncConnection, publication: Publication, routes: Sequence[Route]
+    ) -> Accepted:
+        """Create further deliveries of a message that was accepted before, in the transaction of the caller. Its gates
+        are not asked again."""
+        legs = [(publication, route) for route in routes]
+        [accepted] = await self._commit_deliveries(connection, [publication], legs, {})
+        return accepted
+
+    def wake_queues(self, endpoint_gids: Collection[str]) -> None:
+        """Wake the consumers of endpoints for which deliveries were queued in the transaction of the caller."""
+        if self._on_queued is not None:
+            self._on_queued(endpoint_gids)
+
     def wake(self, accepted: Accepted) -> None:
         """Wake the consumers that wait for a message that was accepted in the transaction of the caller."""
         self._committed([accepted])
@@ -295,6 +318,7 @@ class Acceptor:
                         opened.delivery["gid"], opened.delivery["endpoint_gid"], DeliveryStatus.AWAITING_DECISION
                     )
                 )
+        _keep_times(rows, publications)
         if rows:
             await connection.execute(insert(table_of(Delivery)), rows)
         if gates:
@@ -325,14 +349,23 @@ class Acceptor:
             self._on_queued({gid for one in new for gid in one.queued})
 
     def _input(self, publication: Publication, route: Route) -> DeliveryInput:
+        before = publication.accepted_at
         return first_input(
-            new_gid(Kind.DELIVERY),
+            new_gid(Kind.DELIVERY) if before is None else new_gid_at(Kind.DELIVERY, before),
             publication.message_gid,
             publication.channel,
             publication.event_type,
             route,
             self._defaults,
         )
+
+
+def _keep_times(rows: Sequence[dict[str, Any]], publications: Sequence[Publication]) -> None:
+    """All deliveries of a message have gids and times of the time at which it was accepted: queries and retention rely
+    on it."""
+    before = {p.message_gid: p.accepted_at for p in publications if p.accepted_at is not None}
+    for row in rows if before else ():
+        row["accepted_at"] = before.get(row["message_gid"], row["accepted_at"])
 
 
 _Leg = tuple[Publication, Route]

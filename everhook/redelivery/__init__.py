@@ -1,0 +1,1 @@
+"""Sending a message again, whatever became of its deliveries."""
