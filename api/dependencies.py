@@ -29,6 +29,7 @@ from everhook.publishing.backlog import Backlog
 from everhook.publishing.service import MessageService
 from everhook.pulling.service import PullQueue
 from everhook.receipts.service import ReceiptService
+from everhook.redelivery.service import RedeliveryService
 from everhook.settings import Settings
 from everhook.storage.engine import Database
 from everhook.storage.idempotency import ResponseStore
@@ -54,6 +55,7 @@ class Services:
     database: Database
     api_keys: ApiKeyService
     messages: MessageService
+    redelivery: RedeliveryService
     deliveries: DeliveryService
     dead_letters: DeadLetterService
     receipts: ReceiptService

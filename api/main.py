@@ -13,7 +13,7 @@ from api.api_keys import router as api_keys
 from api.audit import router as audit
 from api.axme import application as axme
 from api.axme import router as axme_routes
-from api.callers import ADMINS, CONSUMERS, DECIDERS, OWNED, PUBLISHERS, SENDERS, SHARED
+from api.callers import ADMINS, CONSUMERS, DECIDERS, OWNED, PUBLISHERS, REPLAYERS, SENDERS, SHARED
 from api.channels import router as channels
 from api.dead_letters import router as dead_letters
 from api.deliveries import router as deliveries
@@ -51,6 +51,7 @@ from everhook.publishing.publish_rate import PublishRate
 from everhook.publishing.service import MessageService
 from everhook.publishing.store import Acceptor
 from everhook.receipts.service import ReceiptService
+from everhook.redelivery.service import RedeliveryService
 from everhook.serving.metrics_server import metrics_served, sdk_metrics_address
 from everhook.settings import Settings
 from everhook.storage.engine import Database
@@ -76,6 +77,7 @@ ROUTERS = (
     (subscriptions.router, OWNED),
     (messages.publishing_router, PUBLISHERS),
     (messages.router, SHARED),
+    (messages.redelivery_router, REPLAYERS),
     (lifecycle.router, SENDERS),
     (deliveries.router, OWNED),
     (deliveries.attempts_router, OWNED),
@@ -223,6 +225,7 @@ def _services_on(engine: DeliveryEngine) -> Services:
         database=database,
         api_keys=ApiKeyService(database),
         messages=message_service,
+        redelivery=RedeliveryService(acceptor, engine.dispatcher, engine.defaults, engine.lifecycle.watch.wake),
         deliveries=deliveries,
         dead_letters=DeadLetterService(engine.client, deliveries),
         receipts=ReceiptService(database, engine.keyring, seal_every_s=settings.seal_receipts_every_seconds),

@@ -172,8 +172,15 @@ TOO_MANY_DELIVERIES = ProblemType(
     "too-many-deliveries",
     HTTPStatus.CONFLICT,
     "Too many deliveries",
-    "The message has more deliveries than a stream of events follows.",
-    "List the events, or the deliveries of the message.",
+    "The message has more deliveries than a stream of events follows, or than one call sends again.",
+    "List the events, or the deliveries of the message; to send it again, name an endpoint.",
+)
+GATE_NOT_PASSED = ProblemType(
+    "gate-not-passed",
+    HTTPStatus.CONFLICT,
+    "Gate not passed",
+    "The message waits for the decisions of its gate, or was declined there, so it cannot be sent again.",
+    "Wait for the decisions. Publish a message that was declined anew.",
 )
 RECEIPT_ARCHIVED = ProblemType(
     "receipt-archived",
@@ -293,6 +300,7 @@ OF_ERRORS: Mapping[type[errors.DomainError], ProblemType] = {
     errors.AlreadyDecided: ALREADY_DECIDED,
     errors.TaskChanged: TASK_CHANGED,
     errors.TooManyDeliveries: TOO_MANY_DELIVERIES,
+    errors.GateNotPassed: GATE_NOT_PASSED,
     errors.PayloadErased: PAYLOAD_ERASED,
     errors.LogDamaged: INTERNAL_ERROR,
     errors.ReceiptArchived: RECEIPT_ARCHIVED,

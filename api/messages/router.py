@@ -1,16 +1,25 @@
 """Publishing, and the messages that were published."""
 
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Body, Request, Response
 
 from api import problem_types, render
 from api.dependencies import Paging, Principal, ServicesDep, Store
-from api.idempotency import IdempotencyKey, check_key, refuse_second
+from api.idempotency import NOT_KEYED, IdempotencyKey, OnceDep, check_key, refuse_second
+from api.lifecycle.router import viewer_of
 from api.messages import publishing
-from api.messages.schemas import PUBLISHED_EXAMPLE, Message, MessageDetail, PublishedMessage, PublishedMessages
+from api.messages.schemas import (
+    PUBLISHED_EXAMPLE,
+    Message,
+    MessageDetail,
+    PublishedMessage,
+    PublishedMessages,
+    RedeliveredMessage,
+    RedeliveryRequest,
+)
 from api.problems import documents, from_domain
 from api.query import Several
 from api.schemas import ApiModel, EventType, Gid, ListOf, Moment, Name
@@ -23,6 +32,7 @@ from everhook.publishing.store import Accepted
 
 router = APIRouter(tags=["messages"])
 publishing_router = APIRouter(tags=["messages"])
+redelivery_router = APIRouter(tags=["messages"])
 
 MAX_BATCH_KEY = 249
 """A key with the index of a message is a key, too."""
@@ -180,6 +190,46 @@ async def erase_message_payload(gid: Gid, services: ServicesDep, store: Store, c
     a gate are discarded. Those that already are dead letters cannot be replayed any more.
     """
     await services.messages.erase_payload(store, caller.actor, gid)
+
+
+@redelivery_router.post(
+    "/messages/{gid}/redeliver",
+    status_code=HTTPStatus.ACCEPTED,
+    responses=documents(
+        problem_types.PAYLOAD_ERASED,
+        problem_types.ENDPOINT_DELETED,
+        problem_types.GATE_NOT_PASSED,
+        problem_types.TOO_MANY_DELIVERIES,
+    ),
+)
+async def redeliver_message(
+    gid: Gid,
+    services: ServicesDep,
+    store: Store,
+    caller: Principal,
+    body: Annotated[RedeliveryRequest | None, Body()] = None,
+    once: OnceDep = NOT_KEYED,
+) -> RedeliveredMessage:
+    """Send a message again, whatever became of it: delivered, dead-lettered or discarded.
+
+    The next round of each of its deliveries begins; one that is in progress is left alone. Endpoints that match the
+    message now and had no delivery of it get one. Its gates are not asked again; inboxes are. A key with the scope
+    `publish` alone may send again what was published with it.
+    """
+    body = body or RedeliveryRequest()
+    async with once.writing(store) as session:
+        redelivery = await services.redelivery.redeliver(
+            session,
+            caller.actor,
+            gid,
+            endpoint_gid=body.endpoint_gid,
+            reason=body.reason,
+            viewer=viewer_of(caller),
+        )
+        response = RedeliveredMessage.of(redelivery)
+        await once.keep(session, response, HTTPStatus.ACCEPTED, redelivery.tenant_gid)
+    services.redelivery.start(redelivery)
+    return response
 
 
 def _shown(accepted: Accepted) -> dict[str, Any]:

@@ -8,16 +8,18 @@ from pydantic import ConfigDict, Field
 
 from api.deliveries.schemas import DELIVERY_GID, ENDPOINT_GID, MESSAGE_GID
 from api.problems import ProblemDocument
-from api.schemas import ApiModel
+from api.schemas import ApiModel, Gid, Text
 from everhook.contracts import DeadLetterReason, DeliveryStatus
 from everhook.publishing.gate_progress_store import GateView
 from everhook.publishing.gates import StepState
 from everhook.publishing.service import MessageDetail as DetailView
 from everhook.publishing.service import MessageView
+from everhook.redelivery.service import Redelivery, Result
 from everhook.storage import tables
 from everhook.storage.tables import GateState
 
 SUMMARY_EXAMPLE: dict[str, Any] = {"deliveryGid": DELIVERY_GID, "endpointGid": ENDPOINT_GID, "status": "accepted"}
+REDELIVERED_EXAMPLE: dict[str, Any] = {**SUMMARY_EXAMPLE, "round": 2, "result": "round_opened"}
 PUBLISHED_EXAMPLE: dict[str, Any] = {
     "messageGid": MESSAGE_GID,
     "channel": "orders",
@@ -78,6 +80,48 @@ class PublishedMessages(ApiModel):
     data: list[PublishedMessage | ProblemDocument] = Field(
         description="A problem document stands for a message whose idempotency key was used with another body."
     )
+
+
+class RedeliveryRequest(ApiModel):
+    """To whom a message is sent again, and why."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"endpointGid": ENDPOINT_GID, "reason": "they lost it"}]})
+
+    endpoint_gid: Gid | None = Field(
+        None, description="To this endpoint only, also if it does not subscribe to the message."
+    )
+    reason: Text = Field("", description="Recorded with the deliveries and in the audit trail.")
+
+
+class RedeliveredDelivery(ApiModel):
+    """A delivery of a message that is sent again."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [REDELIVERED_EXAMPLE]})
+
+    delivery_gid: str
+    endpoint_gid: str
+    status: DeliveryStatus
+    round: int
+    result: Result = Field(
+        description="`round_opened`: its next round begins. `created`: the endpoint had no delivery of the message. "
+        "`left_open`: it is in progress, so nothing was changed. `endpoint_deleted`: there is nowhere to send to."
+    )
+
+
+class RedeliveredMessage(ApiModel):
+    """What a replay of a message did."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"messageGid": MESSAGE_GID, "deliveries": [REDELIVERED_EXAMPLE]}]}
+    )
+
+    message_gid: str
+    deliveries: list[RedeliveredDelivery]
+
+    @classmethod
+    def of(cls, redelivery: Redelivery) -> "RedeliveredMessage":
+        deliveries = [RedeliveredDelivery.model_validate(each) for each in redelivery.deliveries]
+        return cls(message_gid=redelivery.message_gid, deliveries=deliveries)
 
 
 class Message(ApiModel):

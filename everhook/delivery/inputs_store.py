@@ -127,9 +127,7 @@ async def load_delivered(
     )
     attempts = await connection.execute(
         select(col(Attempt.delivery_gid), col(Attempt.gid), col(Attempt.status_code), col(Attempt.duration_ms))
-        .where(
-            col(Attempt.delivery_gid).in_(delivery_gids), col(Attempt.verdict) == Verdict.DELIVERED
-        )
+        .where(col(Attempt.delivery_gid).in_(delivery_gids), col(Attempt.verdict) == Verdict.DELIVERED)
         .order_by(col(Attempt.round))  # the last one counts
     )
     outcomes = {

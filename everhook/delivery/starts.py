@@ -78,7 +78,7 @@ async def start_delivery(
     the signal. Raises RPCError or RuntimeError.
 
     The workflow of a later round may have completed in the round before, or may wait as its dead letter for an
-    operator. It is run again, or signalled to take up the round; if it has, the signal only makes it check the database.
+    operator. It is run again, or signalled to take up the round; if it has, the signal makes it check the database.
     """
     if delivery.round > 1:
         first = False

@@ -115,8 +115,8 @@ class RedeliveryService:
         viewer: Viewer | None = None,
     ) -> Redelivery:
         """Open the next round of each delivery of a message that has ended, and create deliveries for endpoints that
-        match now and had none; with `endpoint_gid` only for this endpoint, whether it matches or not. Call `start` after
-        the commit.
+        match now and had none; with `endpoint_gid` only for this endpoint, whether it matches or not. Call `start`
+        after the commit.
 
         Raises NotFound, InvalidField, PayloadErased, EndpointDeleted, GateNotPassed and TooManyDeliveries.
         """
@@ -228,7 +228,6 @@ class RedeliveryService:
         if leg.mode.is_pulled:
             row.dispatched_at = moment  # it waits for a consumer and for no workflow
         session.add_all([row, DeliveryRound(delivery_gid=row.gid, round=row.round, began_at=moment)])
-        await session.flush()
         if leg.mode.is_pulled:
             await requeue(session, row.gid)
         elif leg.mode is DeliveryMode.INBOX:
@@ -257,8 +256,6 @@ class RedeliveryService:
     ) -> Redelivery:
         """What was done, as the rows are now."""
         rows = {leg.delivery.gid: leg for leg in legs}
-        for leg in legs:
-            await session.refresh(leg.delivery, ["status"])  # tasks and queues change it
         opened = [gid for gid, result in done if result is Result.ROUND_OPENED]
         inputs = await load_inputs_of(await session.connection(), self._defaults, opened) if opened else []
         queued = {rows[gid].delivery.endpoint_gid for gid in opened if rows[gid].mode.is_pulled}

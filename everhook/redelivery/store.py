@@ -59,9 +59,7 @@ class Leg:
 async def lock_deliveries(session: AsyncSession, message_gid: str, limit: int) -> Sequence[Leg]:
     """In the order of their gids, so that two callers cannot deadlock."""
     rows = await session.execute(
-        select(
-            Delivery, col(Endpoint.mode), col(Endpoint.deleted_at), col(Channel.policy), col(Endpoint.policy)
-        )
+        select(Delivery, col(Endpoint.mode), col(Endpoint.deleted_at), col(Channel.policy), col(Endpoint.policy))
         .join(Endpoint, col(Endpoint.gid) == col(Delivery.endpoint_gid))
         .outerjoin(Channel, col(Channel.name) == col(Delivery.channel))
         .where(col(Delivery.message_gid) == message_gid)
