@@ -186,7 +186,9 @@ class ReconcilingActivities:
             inputs = await load_inputs_of(connection, self._defaults, gids)
         started = await self._start_all(inputs, first=lambda input: input.delivery_gid not in had_workflow)
         async with self._database.write_connection() as connection:
-            await mark_dispatched(connection, sorted(started))
+            await mark_dispatched(
+                connection, [(each.delivery_gid, each.round) for each in inputs if each.delivery_gid in started]
+            )
             # Also deliveries that could not be started and those that were deleted, so that the others have their turn
             # first.
             await overdue.defer(connection, gids, self._overdue_grace)

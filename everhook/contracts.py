@@ -431,8 +431,11 @@ class RoundInput:
 
 @dataclass(frozen=True)
 class DiscardInput:
+    """The input of `discard`. `round`: only if it is still in this round; 0: in any."""
+
     delivery_gid: str
     note: OperatorAction
+    round: int = 0
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,9 @@ reconciler does not take the delivery for overdue."""
 
 PARK_BACK_OFF = "park-back-off"
 
+RETENTION = "retention"
+"""Who discards a dead letter that no operator decided about."""
+
 
 class _SendingOptions(TypedDict):
     task_queue: TaskQueue
@@ -484,12 +487,13 @@ class DeliveryWorkflow:
             lambda: self._replay is not None or self._discard is not None, retention, "waiting for an operator"
         )
         if not decided:
-            self._discard = OperatorAction("retention", f"untouched for {retention.days} days")
+            self._discard = OperatorAction(RETENTION, f"untouched for {retention.days} days")
 
     async def _end_discarded(self, action: OperatorAction) -> None:
         await workflow.execute_activity_method(
             RecordingActivities.discard,
-            DiscardInput(self._input.delivery_gid, action),
+            # A replay may have opened a round at the same moment.
+            DiscardInput(self._input.delivery_gid, action, self._input.round if action.by == RETENTION else 0),
             start_to_close_timeout=RECORD_TIMEOUT,
             retry_policy=RETRY_FOREVER,
             summary=f"discarded by {action.by}",

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from typing import Generic, TypeVar
 
 import structlog
 
@@ -13,8 +14,11 @@ BATCH = 500
 log = structlog.get_logger()
 
 
-class Confirmations:
-    """Collects the gids of deliveries whose workflows were started. `write` records them every `interval_s` seconds.
+Item = TypeVar("Item")
+
+
+class Confirmations(Generic[Item]):
+    """Collects the deliveries whose workflows were started. `write` records them every `interval_s` seconds.
 
     While the database is unavailable they are kept and retried. If the process dies they are lost, and the reconciler
     starts those workflows again, which changes nothing.
@@ -23,20 +27,20 @@ class Confirmations:
     def __init__(
         self,
         database: Database,
-        write: Callable[[Connection, Sequence[str]], Awaitable[None]],
+        write: Callable[[Connection, Sequence[Item]], Awaitable[None]],
         *,
         interval_s: float,
     ) -> None:
         self._database = database
         self._write = write
         self._interval_s = interval_s
-        self._gids: list[str] = []
+        self._items: list[Item] = []
         self._closing = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
 
-    def add(self, delivery_gid: str) -> None:
+    def add(self, delivery: Item) -> None:
         """A delivery's workflow was started, or never will be."""
-        self._gids.append(delivery_gid)
+        self._items.append(delivery)
         if self._writer is None:
             self._writer = asyncio.create_task(self._write_later())
 
@@ -48,15 +52,15 @@ class Confirmations:
         await self._write_all()
 
     async def _write_later(self) -> None:
-        while self._gids and not self._closing.is_set():
+        while self._items and not self._closing.is_set():
             with suppress(TimeoutError):  # `close` waits for this task: a cancelled one may leak its connection
                 await asyncio.wait_for(self._closing.wait(), self._interval_s)
             await self._write_all()
         self._writer = None
 
     async def _write_all(self) -> None:
-        while self._gids:
-            batch = self._gids[:BATCH]
+        while self._items:
+            batch = self._items[:BATCH]
             try:
                 async with self._database.write_connection() as connection:
                     await self._write(connection, batch)
@@ -64,4 +68,4 @@ class Confirmations:
                 if not is_unavailable(error):
                     log.exception("could not record which workflows were started")
                 return
-            del self._gids[: len(batch)]
+            del self._items[: len(batch)]

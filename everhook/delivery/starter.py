@@ -100,7 +100,7 @@ class Starter:
                 if not await self._may_try_again(delivery, error):
                     return
             else:
-                self._confirmations.add(delivery.delivery_gid)
+                self._confirmations.add((delivery.delivery_gid, delivery.round))
                 return
 
     async def _while_away(self) -> None:

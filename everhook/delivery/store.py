@@ -1,6 +1,6 @@
 """Deliveries: changes of status apart from attempts, and reads for operators."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -19,18 +19,22 @@ from everhook.storage.tables import Delivery, DeliveryRound, Message, now
 HAS_NO_WORKFLOW = col(Delivery.dispatched_at).is_(None)
 
 
-async def mark_dispatched(connection: AsyncConnection, gids: Sequence[str]) -> None:
-    """Record that the workflows of these deliveries were started."""
-    await connection.execute(
-        update(Delivery)
-        .where(col(Delivery.gid).in_(gids), HAS_NO_WORKFLOW)
-        .values(
-            dispatched_at=now(),
-            status=case(
-                (col(Delivery.status) == DeliveryStatus.ACCEPTED, DeliveryStatus.SENDING), else_=col(Delivery.status)
-            ),
+async def mark_dispatched(connection: AsyncConnection, started: Collection[tuple[str, int]]) -> None:
+    """Record that the workflows of these deliveries, given with their rounds, were started. One whose next round was
+    opened meanwhile has no workflow for it yet."""
+    for round_ in sorted({round_ for _, round_ in started}):
+        gids = sorted(gid for gid, each in started if each == round_)
+        await connection.execute(
+            update(Delivery)
+            .where(col(Delivery.gid).in_(gids), col(Delivery.round) == round_, HAS_NO_WORKFLOW)
+            .values(
+                dispatched_at=now(),
+                status=case(
+                    (col(Delivery.status) == DeliveryStatus.ACCEPTED, DeliveryStatus.SENDING),
+                    else_=col(Delivery.status),
+                ),
+            )
         )
-    )
 
 
 async def dead_letter(session: AsyncSession, gid: str, round_: int, reason: DeadLetterReason, until: datetime) -> None:
@@ -106,6 +110,11 @@ async def open_round(session: AsyncSession, gid: str, after: int, action: Operat
         return False
     session.add(DeliveryRound(delivery_gid=gid, round=after + 1, began_at=now()))
     return True
+
+
+async def is_in_round(session: AsyncSession, gid: str, round_: int) -> bool:
+    found = await session.execute(select(col(Delivery.round)).where(col(Delivery.gid) == gid))
+    return found.scalar_one_or_none() == round_
 
 
 async def discard(session: AsyncSession, gid: str, action: OperatorAction) -> None:

@@ -178,7 +178,7 @@ async def test_a_confirmed_start_makes_an_accepted_delivery_sending_and_no_other
 ) -> None:
     delivery = await store.delivery(status=status)
     async with database.write_connection() as connection:
-        await deliveries.mark_dispatched(connection, [delivery.gid])
+        await deliveries.mark_dispatched(connection, [(delivery.gid, 1)])
     row = await store.read(delivery)
     assert row.status is then
     assert row.dispatched_at is not None
@@ -187,7 +187,7 @@ async def test_a_confirmed_start_makes_an_accepted_delivery_sending_and_no_other
 async def test_a_start_is_confirmed_once(store: Store, database: Database) -> None:
     delivery = await store.delivery(dispatched_at=moment(1), status=DeliveryStatus.ACCEPTED)
     async with database.write_connection() as connection:
-        await deliveries.mark_dispatched(connection, [delivery.gid])
+        await deliveries.mark_dispatched(connection, [(delivery.gid, 1)])
     row = await store.read(delivery)
     assert (row.dispatched_at, row.status) == (moment(1), DeliveryStatus.ACCEPTED)
 
