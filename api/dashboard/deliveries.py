@@ -108,6 +108,7 @@ class DetailView:
     workflow_url: str | None
     may_attempt_now: bool
     may_replay: bool
+    may_send_again: bool
 
 
 async def lines_of(session: Session, rows: Collection[Delivery]) -> tuple[Line, ...]:
@@ -218,6 +219,9 @@ async def _detail(
         workflow_url=_workflow_url(request, viewer, services, gid),
         may_attempt_now=status not in WITHOUT_ATTEMPT,
         may_replay=may_replay,
+        may_send_again=status in TERMINAL_STATUSES
+        and message.payload is not None
+        and (endpoint is None or endpoint.deleted_at is None),
     )
 
 
@@ -258,6 +262,21 @@ async def attempt_now(gid: str, viewer: ViewerDep, services: ServicesDep, store:
 async def replay(gid: str, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep) -> Response:
     await services.dead_letters.replay(store, viewer.caller.actor, gid, form.get("reason"))
     return see_other(viewer, f"/deliveries/{gid}", "replay")
+
+
+@router.post("/{gid}/send-again")
+async def send_again(gid: str, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep) -> Response:
+    async with store.writing() as session:
+        delivery = await services.deliveries.find(session, gid)
+        redelivery = await services.redelivery.redeliver(
+            session,
+            viewer.caller.actor,
+            delivery.message_gid,
+            endpoint_gid=delivery.endpoint_gid,
+            reason=form.get("reason"),
+        )
+    services.redelivery.start(redelivery)
+    return see_other(viewer, f"/deliveries/{gid}", "again")
 
 
 @router.post("/{gid}/discard")

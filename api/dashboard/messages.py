@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from api.dashboard import filters
 from api.dashboard.deliveries import Line, lines_of
 from api.dashboard.filters import Filters, MessageChoice
-from api.dashboard.pages import OperatorDep, Pager, PageRoute, StoreDep, after, pager, render
+from api.dashboard.pages import FormDep, OperatorDep, Pager, PageRoute, StoreDep, after, pager, render, see_other
 from api.dependencies import ServicesDep
 from everhook.contracts import DeliveryStatus
 from everhook.endpoints import store as endpoints
@@ -81,3 +81,11 @@ async def show_one(gid: str, request: Request, viewer: OperatorDep, services: Se
         inboxes=inboxes,
     )
     return render(request, "message.html", viewer, title=detail.message.event_type, nav="messages", v=view)
+
+
+@router.post("/{gid}/send-again")
+async def send_again(gid: str, viewer: OperatorDep, services: ServicesDep, store: StoreDep, form: FormDep) -> Response:
+    async with store.writing() as session:
+        redelivery = await services.redelivery.redeliver(session, viewer.caller.actor, gid, reason=form.get("reason"))
+    services.redelivery.start(redelivery)
+    return see_other(viewer, f"/messages/{gid}", "again")

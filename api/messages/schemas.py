@@ -14,7 +14,7 @@ from everhook.publishing.gate_progress_store import GateView
 from everhook.publishing.gates import StepState
 from everhook.publishing.service import MessageDetail as DetailView
 from everhook.publishing.service import MessageView
-from everhook.redelivery.service import Redelivery, Result
+from everhook.redelivery.service import Redelivery, RedeliveryResult
 from everhook.storage import tables
 from everhook.storage.tables import GateState
 
@@ -102,7 +102,7 @@ class RedeliveredDelivery(ApiModel):
     endpoint_gid: str
     status: DeliveryStatus
     round: int
-    result: Result = Field(
+    result: RedeliveryResult = Field(
         description="`round_opened`: its next round begins. `created`: the endpoint had no delivery of the message. "
         "`left_open`: it is in progress, so nothing was changed. `endpoint_deleted`: there is nowhere to send to."
     )

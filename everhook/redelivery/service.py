@@ -53,7 +53,7 @@ _REMINDER_KEY = re.compile(r"dlv_[0-9a-z]{26}/reminder/[0-9]+")
 _CAN_BE_REPLAYED = TERMINAL_STATUSES | {DeliveryStatus.DEAD_LETTERED}
 
 
-class Result(StrEnum):
+class RedeliveryResult(StrEnum):
     """What a replay of a message did with a delivery.
 
     `ROUND_OPENED`: its next round begins. `CREATED`: the endpoint had no delivery of the message. `LEFT_OPEN`: it is
@@ -72,7 +72,7 @@ class Redelivered:
     endpoint_gid: str
     status: DeliveryStatus
     round: int
-    result: Result
+    result: RedeliveryResult
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Redelivery:
     inputs: Sequence[DeliveryInput]
     queued: frozenset[str]
 
-    def count(self, result: Result) -> int:
+    def count(self, result: RedeliveryResult) -> int:
         return sum(each.result is result for each in self.deliveries)
 
 
@@ -153,8 +153,8 @@ class RedeliveryService:
         detail = {
             "endpointGid": endpoint_gid,
             "reason": reason,
-            "opened": redelivery.count(Result.ROUND_OPENED),
-            "created": redelivery.count(Result.CREATED),
+            "opened": redelivery.count(RedeliveryResult.ROUND_OPENED),
+            "created": redelivery.count(RedeliveryResult.CREATED),
         }
         record_audit(session, actor, "message.redelivered", gid, tenant_gid=redelivery.tenant_gid, detail=detail)
         return redelivery
@@ -214,13 +214,13 @@ class RedeliveryService:
 
     async def _reopen(
         self, session: Session, leg: Leg, actor: Actor, reason: str, moment: datetime
-    ) -> tuple[str, Result]:
+    ) -> tuple[str, RedeliveryResult]:
         """Open the next round of a delivery that has ended."""
         row = leg.delivery
         if leg.endpoint_deleted:
-            return row.gid, Result.ENDPOINT_DELETED
+            return row.gid, RedeliveryResult.ENDPOINT_DELETED
         if row.status not in _CAN_BE_REPLAYED:
-            return row.gid, Result.LEFT_OPEN
+            return row.gid, RedeliveryResult.LEFT_OPEN
         row.status, row.round, row.attempts = DeliveryStatus.ACCEPTED, row.round + 1, 0
         row.reason = row.dead_lettered_at = row.completed_at = row.parked_at = None
         row.due_at, row.dispatched_at = moment + self._defaults.first_attempt_bound(leg.policy), None
@@ -232,7 +232,7 @@ class RedeliveryService:
             await requeue(session, row.gid)
         elif leg.mode is DeliveryMode.INBOX:
             await ask_again(session, row.gid)
-        return row.gid, Result.ROUND_OPENED
+        return row.gid, RedeliveryResult.ROUND_OPENED
 
     async def _create(
         self, session: Session, publication: Publication, routes: Sequence[Route], moment: datetime
@@ -250,13 +250,13 @@ class RedeliveryService:
         self,
         session: Session,
         message: Message,
-        done: Sequence[tuple[str, Result]],
+        done: Sequence[tuple[str, RedeliveryResult]],
         legs: Sequence[Leg],
         created: Accepted | None,
     ) -> Redelivery:
         """What was done, as the rows are now."""
         rows = {leg.delivery.gid: leg for leg in legs}
-        opened = [gid for gid, result in done if result is Result.ROUND_OPENED]
+        opened = [gid for gid, result in done if result is RedeliveryResult.ROUND_OPENED]
         inputs = await load_inputs_of(await session.connection(), self._defaults, opened) if opened else []
         queued = {rows[gid].delivery.endpoint_gid for gid in opened if rows[gid].mode.is_pulled}
         new = {each.delivery_gid: each for each in created.deliveries} if created is not None else {}
@@ -274,8 +274,8 @@ class RedeliveryService:
         return Redelivery(message.gid, owner, shown, inputs, frozenset(queued))
 
 
-def _created(accepted: Accepted | None) -> list[tuple[str, Result]]:
-    return [(each.delivery_gid, Result.CREATED) for each in accepted.deliveries] if accepted is not None else []
+def _created(accepted: Accepted | None) -> list[tuple[str, RedeliveryResult]]:
+    return [(each.delivery_gid, RedeliveryResult.CREATED) for each in accepted.deliveries] if accepted is not None else []
 
 
 def _may_see(viewer: Viewer | None, message: Message) -> bool:

@@ -207,6 +207,24 @@ async def taken_up(engine: Engine, album: Album) -> None:
     await album.keep("delivery-parked-discarded", handle)
 
 
+async def replayed(engine: Engine, album: Album) -> None:
+    """The database opened the next round: of a dead letter, whose workflow is signalled twice, and of a delivery that
+    waits for its next attempt."""
+    engine.fakes.script(REJECTED, FAILED)
+    handle = await engine.start()
+    await engine.until_dead(handle)
+    runs = [await run_id(handle)]
+    await handle.signal("replay", OperatorAction(round=2))
+    await engine.until_retrying(handle, 2)
+    runs.append(await run_id(handle))
+    await handle.signal("replay", OperatorAction(round=2))
+    engine.fakes.script(DELIVERED)
+    await handle.signal("replay", OperatorAction(round=3))
+    await engine.result(handle)
+    for number, run in enumerate(runs, 1):
+        await album.keep(f"delivery-opened-{number}", engine.client.get_workflow_handle(handle.id, run_id=run))
+
+
 async def endpoint_cycle(engine: Engine, album: Album) -> None:
     """Opened, relapsed, closed with a release, and every command."""
     moment = timedelta(seconds=3)
@@ -410,6 +428,7 @@ TAKES = (
     long_way,
     discarded,
     taken_up,
+    replayed,
     endpoint_cycle,
     endpoint_stranded,
     endpoint_deleted,

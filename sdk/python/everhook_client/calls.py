@@ -172,6 +172,13 @@ def get_message(gid: str) -> Call[models.MessageDetail]:
     return _get("messages", gid)
 
 
+def redeliver_message(
+    gid: str, *, endpoint_gid: str | None = None, reason: str = ""
+) -> Call[models.RedeliveredMessage]:
+    """Send a message again, whatever became of it: to all its endpoints and those that match it now, or to one."""
+    return _post_once("messages", gid, "redeliver", body=given({"endpointGid": endpoint_gid, "reason": reason}))
+
+
 def list_message_events(gid: str) -> Listing[models.LifecycleEvent]:
     """What happened to a message, delivery by delivery."""
     return _list("messages", gid, "events")

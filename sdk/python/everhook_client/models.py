@@ -582,6 +582,7 @@ class Problem(TypedDict):
         "/problems/no-attempt-due",
         "/problems/not-pulled",
         "/problems/too-many-deliveries",
+        "/problems/gate-not-passed",
         "/problems/receipt-archived",
         "/problems/already-decided",
         "/problems/task-changed",
@@ -746,6 +747,30 @@ class RecurringError(TypedDict):
     """
     since: str
     lastSeen: str
+
+
+class RedeliveryRequest(TypedDict):
+    """
+    To whom a message is sent again, and why.
+    """
+
+    endpointGid: NotRequired[str | None]
+    """
+    To this endpoint only, also if it does not subscribe to the message.
+    """
+    reason: NotRequired[str]
+    """
+    Recorded with the deliveries and in the audit trail.
+    """
+
+
+Result: TypeAlias = Literal["round_opened", "created", "left_open", "endpoint_deleted"]
+"""
+What a replay of a message did with a delivery.
+
+`ROUND_OPENED`: its next round begins. `CREATED`: the endpoint had no delivery of the message. `LEFT_OPEN`: it is
+in progress, so nothing was changed. `ENDPOINT_DELETED`: there is nowhere to send to.
+"""
 
 
 class RoundPolicy(TypedDict):
@@ -1508,6 +1533,30 @@ class PulledItems(TypedDict):
     Whether there may be more now.
     """
     held: NotRequired[Held | None]
+
+
+class RedeliveredDelivery(TypedDict):
+    """
+    A delivery of a message that is sent again.
+    """
+
+    deliveryGid: str
+    endpointGid: str
+    status: DeliveryStatus
+    round: int
+    result: Result
+    """
+    `round_opened`: its next round begins. `created`: the endpoint had no delivery of the message. `left_open`: it is in progress, so nothing was changed. `endpoint_deleted`: there is nowhere to send to.
+    """
+
+
+class RedeliveredMessage(TypedDict):
+    """
+    What a replay of a message did.
+    """
+
+    messageGid: str
+    deliveries: list[RedeliveredDelivery]
 
 
 class Round(TypedDict):

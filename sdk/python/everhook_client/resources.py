@@ -93,12 +93,14 @@ class _AsyncGroup:
 class Messages(_Group):
     list = pages(calls.list_messages)
     get = blocking(calls.get_message)
+    redeliver = blocking(calls.redeliver_message)
     events = pages(calls.list_message_events)
 
 
 class AsyncMessages(_AsyncGroup):
     list = async_pages(calls.list_messages)
     get = awaitable(calls.get_message)
+    redeliver = awaitable(calls.redeliver_message)
     events = async_pages(calls.list_message_events)
 
 
