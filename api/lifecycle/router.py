@@ -6,15 +6,14 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from api import problem_types
-from api.callers import Caller
 from api.dependencies import Paging, Principal, ServicesDep, Store
 from api.event_stream import EventStream, LastEventId
 from api.lifecycle import render
 from api.lifecycle.schemas import ANSWER_EXAMPLE, LifecycleEventOut, MessageAnswer
+from api.lifecycle.viewers import viewer_of
 from api.problems import documents
 from api.schemas import Gid, ListOf
-from everhook.lifecycle.service import Until, Viewer
-from everhook.tenants.api_keys_store import Scope
+from everhook.lifecycle.service import Until
 
 router = APIRouter(prefix="/messages/{gid}", tags=["messages"])
 
@@ -102,9 +101,3 @@ async def stream_message_events(
 
     stream = await services.lifecycle.follow(store, viewer, gid, last_event_id, may_continue)
     return EventStream(render.RenderedMessageStream(stream))
-
-
-def viewer_of(caller: Caller) -> Viewer:
-    """A key that only publishes sees what was published with it. What a tenant sees is bound by its store."""
-    sees_all = not caller.scopes.isdisjoint({Scope.ADMIN, Scope.READ, Scope.TENANT})
-    return Viewer(None if sees_all else caller.key_gid or "")

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Request, Response
 from api import problem_types, render
 from api.dependencies import Paging, Principal, ServicesDep, Store
 from api.idempotency import NOT_KEYED, IdempotencyKey, OnceDep, check_key, refuse_second
-from api.lifecycle.router import viewer_of
+from api.lifecycle.viewers import viewer_of
 from api.messages import publishing
 from api.messages.schemas import (
     PUBLISHED_EXAMPLE,

@@ -275,7 +275,9 @@ class RedeliveryService:
 
 
 def _created(accepted: Accepted | None) -> list[tuple[str, RedeliveryResult]]:
-    return [(each.delivery_gid, RedeliveryResult.CREATED) for each in accepted.deliveries] if accepted is not None else []
+    return (
+        [(each.delivery_gid, RedeliveryResult.CREATED) for each in accepted.deliveries] if accepted is not None else []
+    )
 
 
 def _may_see(viewer: Viewer | None, message: Message) -> bool:

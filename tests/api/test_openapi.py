@@ -21,7 +21,7 @@ OPERATIONS = {
     "POST /v1/endpoints/{gid}/secret/rotate",
     "POST /v1/subscriptions", "GET /v1/subscriptions", "GET /v1/subscriptions/{gid}",
     "PATCH /v1/subscriptions/{gid}", "DELETE /v1/subscriptions/{gid}",
-    "GET /v1/messages", "GET /v1/messages/{gid}",
+    "GET /v1/messages", "GET /v1/messages/{gid}", "POST /v1/messages/{gid}/redeliver",
     "GET /v1/deliveries", "GET /v1/deliveries/{gid}", "GET /v1/deliveries/{gid}/live",
     "POST /v1/deliveries/{gid}/attempt-now",
     "GET /v1/dead-letters", "GET /v1/dead-letters/{gid}", "POST /v1/dead-letters/{gid}/discard",

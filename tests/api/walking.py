@@ -60,6 +60,8 @@ RECEIVING = {PULLING + "poll", PULLING + "acks", PULLING + "stream"}
 OF_PULLED = RECEIVING | {PULLING + "queue"}
 FOLLOWING = "/v1/messages/{gid}/"
 WAITING = {FOLLOWING + "wait"}
+REPLAYING = {FOLLOWING + "redeliver"}
+"""What a publisher may ask for, of its own messages."""
 OF_SENDERS = WAITING | {FOLLOWING + "events", FOLLOWING + "events/stream"}
 """What a publisher may read, of its own messages."""
 TELLTALE = ("gid", "tenant", "endpoint", "delivery")

@@ -286,6 +286,26 @@ async def test_one_dead_letter_is_shown_replayed_and_discarded(
     assert again.status == 1 and "not a dead letter" in again.err
 
 
+async def test_a_delivered_message_is_sent_again_after_a_confirmation(
+    everhook: Everhook, live: Live, at: str, path: str, channel: str
+) -> None:
+    await create_endpoint_for_receiver(everhook, at, channel)
+    live.receiver.respond(200, path=path)
+    message = await live.api.publish({"n": 1}, channel)
+    gid = message["messageGid"]
+    await live.receiver.wait_for(1, path=path)
+
+    async def delivered() -> None:
+        (delivery,) = await everhook.json("deliveries", "list", "--message", gid)
+        assert delivery["status"] == "delivered"
+
+    await assert_eventually(delivered)
+    assert (await everhook("messages", "redeliver", gid)).status == 2  # standard input is not a terminal
+    sent = await everhook.ok("messages", "redeliver", gid, "--reason", "they lost it", "--yes")
+    assert "sent again" in sent.out
+    await live.receiver.wait_for(2, path=path)
+
+
 async def test_a_bulk_replay_counts_asks_and_follows_the_batch(
     everhook: Everhook, live: Live, at: str, path: str, channel: str
 ) -> None:

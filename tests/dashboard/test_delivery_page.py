@@ -120,3 +120,16 @@ async def test_a_dead_letter_is_shown_with_the_schedule_of_a_replay_where_it_is_
     assert "Schedule of a replay" not in (await pages.get(f"/deliveries/{gid}")).text
     await pages.api.patch("/v1/channels/orders", {"policy": {"preset": "brisk"}})
     assert "Schedule of a replay" in (await pages.get(f"/deliveries/{gid}")).text
+
+
+async def test_a_delivery_and_a_message_are_sent_again(pages: Pages) -> None:
+    gid = await a_delivery(pages)
+    assert "Send again" not in (await pages.get(f"/deliveries/{gid}")).text  # it is in progress
+    await pages.api.change_rows("UPDATE delivery SET status = 'delivered' WHERE gid = :gid", gid=gid)
+    (row,) = await pages.api.rows("SELECT message_gid FROM delivery WHERE gid = :gid", gid=gid)
+    for number, path in enumerate((f"/deliveries/{gid}", f"/messages/{row.message_gid}"), 2):
+        assert "Send again" in (await pages.get(path)).text
+        await pages.send(f"{path}/send-again", reason="they lost it")
+        (now_,) = await pages.api.rows("SELECT status, round, decided_why FROM delivery WHERE gid = :gid", gid=gid)
+        assert (now_.status, now_.round, now_.decided_why) == ("accepted", number, "they lost it")
+        await pages.api.change_rows("UPDATE delivery SET status = 'discarded' WHERE gid = :gid", gid=gid)

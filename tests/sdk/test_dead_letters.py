@@ -49,6 +49,9 @@ async def test_dead_letters_are_listed_replayed_and_purged(live: Live, kind: str
         await client.consume(gid, accept, limit=1)
         answer = await client.wait_for(first)
         assert answer["deliveries"][0].get("result") == {"gid": first["messageGid"]}
+        again = await client.messages.redeliver(first["messageGid"], reason="they lost it")
+        assert [(each["round"], each["result"]) for each in again["deliveries"]] == [(3, "round_opened")]
+        await client.consume(gid, accept, limit=1)
 
         counted = await client.dead_letters.replay_all(endpoint_gid=gid, dry_run=True)
         assert (counted["matched"], counted["batchGid"]) == (2, None)

@@ -764,7 +764,7 @@ class RedeliveryRequest(TypedDict):
     """
 
 
-Result: TypeAlias = Literal["round_opened", "created", "left_open", "endpoint_deleted"]
+RedeliveryResult: TypeAlias = Literal["round_opened", "created", "left_open", "endpoint_deleted"]
 """
 What a replay of a message did with a delivery.
 
@@ -1544,7 +1544,7 @@ class RedeliveredDelivery(TypedDict):
     endpointGid: str
     status: DeliveryStatus
     round: int
-    result: Result
+    result: RedeliveryResult
     """
     `round_opened`: its next round begins. `created`: the endpoint had no delivery of the message. `left_open`: it is in progress, so nothing was changed. `endpoint_deleted`: there is nowhere to send to.
     """
