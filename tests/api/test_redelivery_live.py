@@ -1,10 +1,16 @@
 """Sending a message again with a real Temporal, real workers and a receiver."""
 
-from temporalio.client import WorkflowExecutionStatus
+from datetime import timedelta
 
+from temporalio.client import WorkflowExecutionStatus
+from temporalio.service import RPCError
+from temporalio.testing import ActivityEnvironment
+
+from activities.reconciling import ReconcilingActivities
 from everhook.audit.store import Actor
+from everhook.circuit.client import CircuitClient
 from everhook.contracts import OperatorAction
-from everhook.delivery.inputs_store import load_input
+from everhook.delivery.inputs_store import InputDefaults, load_input
 from everhook.delivery.starts import start_delivery
 from everhook.ids import delivery_workflow_id
 from testing.api import JSON, ON_SHARED, accepted, ok
@@ -38,10 +44,22 @@ async def delivered_in(live: Live, gid: str, round_: int) -> JSON:
 
 async def workflow_is_over(live: Live, gid: str) -> None:
     async def is_over() -> None:
-        found = await live.temporal.get_workflow_handle(delivery_workflow_id(gid)).describe()
+        try:
+            found = await live.temporal.get_workflow_handle(delivery_workflow_id(gid)).describe()
+        except RPCError as error:
+            raise AssertionError("it has no workflow yet") from error
         assert found.status is WorkflowExecutionStatus.COMPLETED
 
     await assert_eventually(is_over, timeout=20)
+
+
+async def reconcile(live: Live) -> None:
+    """One pass now, whatever the schedule says."""
+    services, settings = live.api.services, live.api.services.settings
+    circuits = CircuitClient(live.temporal, settings.circuit_policy)
+    defaults, grace = InputDefaults.from_settings(settings), timedelta(minutes=1)
+    activities = ReconcilingActivities(live.temporal, services.database, circuits, defaults, overdue_grace=grace)
+    await ActivityEnvironment().run(activities.reconcile)
 
 
 async def test_a_delivered_message_arrives_again_and_says_so(live: Live) -> None:
@@ -80,7 +98,7 @@ async def test_the_workflow_of_a_dead_letter_takes_the_round_up_once(live: Live)
 
     # The reconciler repeats the start: the round is open already, and its end must not be taken for a new one.
     async with live.api.database.read_connection() as connection:
-        input = await load_input(connection, live.api.services.redelivery._defaults, gid)
+        input = await load_input(connection, InputDefaults.from_settings(live.api.services.settings), gid)
     assert input is not None
     await start_delivery(live.temporal, input)
     handle = live.temporal.get_workflow_handle(delivery_workflow_id(gid))
@@ -104,6 +122,7 @@ async def test_a_replay_whose_process_died_after_the_commit_is_started_by_the_re
         await services.redelivery.redeliver(session, Actor("ann"), message["messageGid"])
     live.receiver.respond(200, path=live.path)
     await live.api.change_rows("UPDATE delivery SET due_at = accepted_at WHERE gid = :gid", gid=gid)
+    await reconcile(live)
     await delivered_in(live, gid, 2)
     await workflow_is_over(live, gid)
     assert len(live.receiver.at(live.path)) == 2
