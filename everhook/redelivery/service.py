@@ -130,17 +130,15 @@ class RedeliveryService:
         connection = await session.connection()
         gate = await store.gate_of(connection, gid)
         _require_passed(gid, gate)
-        legs = await store.lock_deliveries(session, gid, MAX_DELIVERIES + 1)
+        found = await store.lock_deliveries(session, gid, MAX_DELIVERIES + 1, endpoint_gid)
+        known = {leg.delivery.endpoint_gid for leg in found}
         asked = gate.asked if gate is not None else frozenset()
-        legs = [leg for leg in legs if leg.delivery.gid not in asked]
-        known = {leg.delivery.endpoint_gid for leg in legs}
+        legs = [leg for leg in found if leg.delivery.gid not in asked]
         if endpoint_gid is not None:
-            legs = [leg for leg in legs if leg.delivery.endpoint_gid == endpoint_gid]
-            if any(leg.endpoint_deleted for leg in legs):
-                raise EndpointDeleted(f"{gid} cannot be sent again to {endpoint_gid}: the endpoint was deleted.")
+            _require_sendable(gid, endpoint_gid, found, legs)
         publication = await self._publication(session, message, gate)
         further = await self._further(session, message, publication, endpoint_gid, known)
-        if len(legs) + len(further) > MAX_DELIVERIES:
+        if len(found) + len(further) > MAX_DELIVERIES:
             raise TooManyDeliveries(
                 f"{gid} goes to more than {MAX_DELIVERIES} endpoints. Name one with `endpointGid`, or replay its dead "
                 "letters."
@@ -292,6 +290,14 @@ def _require_passed(gid: str, gate: MessageGate | None) -> None:
         raise GateNotPassed(f"{gid} waits for the decisions of its gate, so there is nothing to send again.")
     reason = f" ({gate.reason})" if gate.reason is not None else ""
     raise GateNotPassed(f"{gid} did not pass its gate{reason}. Publish it again to have it decided again.")
+
+
+def _require_sendable(gid: str, endpoint_gid: str, found: Sequence[Leg], legs: Sequence[Leg]) -> None:
+    """For an endpoint that a caller named: `legs` are those deliveries to it that are no steps of the gate."""
+    if found and not legs:
+        raise InvalidField("endpointGid", "is an inbox of the message's gate, which is not asked again")
+    if any(leg.endpoint_deleted for leg in legs):
+        raise EndpointDeleted(f"{gid} cannot be sent again to {endpoint_gid}: the endpoint was deleted.")
 
 
 def _is_addressed(message: Message) -> bool:

@@ -10,6 +10,7 @@ from sqlmodel import col
 
 from everhook.contracts import DeadLetterReason, DeliveryMode
 from everhook.delivery.policy import DeliveryPolicy, resolve
+from everhook.storage.paging import one_of
 from everhook.storage.statements import table_of
 from everhook.storage.tables import ApiKey, Channel, Delivery, Endpoint, Gate, GateState, Message
 
@@ -56,13 +57,15 @@ class Leg:
     policy: DeliveryPolicy
 
 
-async def lock_deliveries(session: AsyncSession, message_gid: str, limit: int) -> Sequence[Leg]:
-    """In the order of their gids, so that two callers cannot deadlock."""
+async def lock_deliveries(
+    session: AsyncSession, message_gid: str, limit: int, endpoint_gid: str | None = None
+) -> Sequence[Leg]:
+    """In the order of their gids, so that two callers cannot deadlock. `endpoint_gid`: only those to this endpoint."""
     rows = await session.execute(
         select(Delivery, col(Endpoint.mode), col(Endpoint.deleted_at), col(Channel.policy), col(Endpoint.policy))
         .join(Endpoint, col(Endpoint.gid) == col(Delivery.endpoint_gid))
         .outerjoin(Channel, col(Channel.name) == col(Delivery.channel))
-        .where(col(Delivery.message_gid) == message_gid)
+        .where(col(Delivery.message_gid) == message_gid, *one_of(col(Delivery.endpoint_gid), endpoint_gid))
         .order_by(col(Delivery.gid))
         .limit(limit)
         .with_for_update(of=Delivery)

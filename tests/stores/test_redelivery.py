@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from everhook.redelivery import service
 from testing.api import JSON, Api, accepted, assert_problem, created, ok, running_api, settings_for
 from tests.api.gating import APPROVE, REJECT, decide, inbox, open_task
 
@@ -170,6 +171,7 @@ async def test_what_cannot_be_sent_again_is_refused_or_left_out(api: Api) -> Non
 async def test_a_gate_is_neither_asked_again_nor_passed_by(api: Api) -> None:
     managers = await inbox(api)
     await api.channel(gates=[{"inbox": managers}])
+    await api.post("/v1/subscriptions", {"endpointGid": managers, "channel": "orders"})
     webhook = (await api.endpoint(channel="orders"))["endpointGid"]
     passed, declined = await api.publish({"n": 1}), await api.publish({"n": 2})
     path = f"/v1/messages/{declined['messageGid']}/redeliver"
@@ -179,6 +181,8 @@ async def test_a_gate_is_neither_asked_again_nor_passed_by(api: Api) -> None:
     ok(await decide(api, passed, APPROVE))
     await settle(api, "delivered", webhook)
     assert await redeliver(api, passed) == {webhook: ("accepted", 2, "round_opened")}
+    path = f"/v1/messages/{passed['messageGid']}/redeliver"
+    assert_problem(await api.post(path, {"endpointGid": managers}), 422, "endpointGid")
     assert ok(await api.get("/v1/tasks", state="open"))["data"] == []
 
 
@@ -206,3 +210,17 @@ async def test_a_test_message_goes_to_no_other_endpoint(api: Api) -> None:
     message = accepted(await api.post(f"/v1/endpoints/{gid}/test"))
     await settle(api, "delivered", gid)
     assert await redeliver(api, message) == {gid: ("accepted", 2, "round_opened")}
+
+
+async def test_a_message_to_very_many_is_sent_again_to_one_at_a_time(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "MAX_DELIVERIES", 2)
+    await api.channel()
+    gids = [(await api.endpoint(channel="orders"))["endpointGid"] for _ in range(4)]
+    message = await api.publish({"n": 1})
+    for gid in gids:
+        await settle(api, "delivered", gid)
+    path = f"/v1/messages/{message['messageGid']}/redeliver"
+    assert assert_problem(await api.post(path), 409)["type"].endswith("too-many-deliveries")
+    for gid in gids:
+        assert await redeliver(api, message, endpointGid=gid) == {gid: ("accepted", 2, "round_opened")}
+    assert await api.count("delivery") == 4
