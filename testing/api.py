@@ -172,7 +172,7 @@ async def running_api(settings: Settings, temporal: Any = None) -> AsyncIterator
     ):
         yield Api(http, app)
     if temporal is None:
-        await assert_eventually(lambda: _assert_ended(_sqlite_threads() - before))
+        await assert_eventually(lambda: _assert_ended(_sqlite_threads() - before), timeout=30)
 
 
 @functools.cache
