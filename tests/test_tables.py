@@ -40,6 +40,7 @@ from everhook.lifecycle.service import Outcome, Until
 from everhook.notifications.events import EventKind
 from everhook.publishing.gates import StepState
 from everhook.pulling.leases import Held, LeaseStatus
+from everhook.redelivery.service import RedeliveryResult
 from everhook.serving.protocol import Phase
 from everhook.signing.schemes import SecretKind, SignatureScheme
 from everhook.storage.tables import GateState, TaskState
@@ -223,6 +224,7 @@ DESCRIBED_IN: Mapping[type[Enum], str] = {
     Until: "docs/api.md",
     FailureCode: "docs/operating.md",
     HandlerKind: "docs/internal-handlers.md",
+    RedeliveryResult: "docs/api.md",
     Held: "docs/api.md",
     Hold: "docs/deployment.md",
     LeaseStatus: "docs/api.md",

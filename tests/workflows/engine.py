@@ -95,7 +95,7 @@ WORKFLOWS: Sequence[type] = [
 ]
 BINARIES = Path(sys.prefix) / "bin"
 TENANT = "acme"
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 LONGEST_STEP = timedelta(days=10)
 LONG_AGO = datetime(2026, 1, 31, tzinfo=UTC)
 ENDS_OF_ACTIVITIES = (
@@ -501,13 +501,18 @@ class Engine:
         """Wait until the delivery says that it stands there. Time is not skipped meanwhile."""
 
         async def stands_there() -> DeliveryState:
-            state = await handle.query(DeliveryWorkflow.status)
+            try:
+                state = await handle.query(DeliveryWorkflow.status)
+            except RPCError as error:
+                if error.message != "Timeout expired":
+                    raise
+                raise AssertionError("the query was not answered in time") from error
             assert state.status is status, state
             assert waiting_for is None or state.waiting_for == waiting_for, state
             assert round_ is None or state.round == round_, state
             return state
 
-        return await assert_eventually(stands_there)
+        return await assert_eventually(stands_there, PATIENCE_S)
 
     async def until_retrying(self, handle: DeliveryHandle, attempt: int) -> DeliveryState:
         return await self.until(handle, DeliveryStatus.RETRYING, f"attempt {attempt}")
