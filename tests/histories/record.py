@@ -58,6 +58,7 @@ from workflows.upkeep import (
 )
 
 HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[1]
 POLICY = DeliveryPolicy(delays=(timedelta(seconds=1), timedelta(minutes=5)))
 NOTE = OperatorAction("ann", "the endpoint is mended")
 
@@ -69,9 +70,11 @@ class Album:
         self._directory = directory
 
     async def keep(self, name: str, handle: WorkflowHandle[Any, Any]) -> None:
-        """Save the history once no task is under way: the replayer waits for ever for the end of a task."""
+        """Save the history once no task is under way: the replayer waits for ever for the end of a task. Stack traces
+        name no directory of this machine."""
         history = await until_at_rest(handle)
-        (self._directory / f"{name}.json").write_text(history.to_json() + "\n")
+        written = history.to_json().replace(f"{REPOSITORY}/", "")
+        (self._directory / f"{name}.json").write_text(written + "\n")
 
 
 async def record(directory: Path) -> None:
