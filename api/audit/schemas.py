@@ -22,7 +22,7 @@ AUDIT_EXAMPLE: dict[str, Any] = {
 
 
 class AuditEntry(ApiModel):
-    """One thing that somebody did."""
+    """One action of a key, a person or Everhook."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [AUDIT_EXAMPLE]})
 

@@ -139,9 +139,7 @@ async def delegate(
     gid: str, request: Request, viewer: DeciderDep, services: ServicesDep, store: TaskStoreDep, form: TaskFormDep
 ) -> Response:
     try:
-        to = _short(form, "to", MAX_NAME)
-        if not to:
-            raise InvalidField("to", "is required", "missing")
+        to = _required(form, "to", MAX_NAME)
         note = _short(form, "note", MAX_COMMENT)
         await services.tasks.delegate(store, person_of(viewer), gid, to, note)
     except (InvalidField, AlreadyDecided, Forbidden) as error:
@@ -155,9 +153,7 @@ async def comment(
     gid: str, request: Request, viewer: DeciderDep, services: ServicesDep, store: TaskStoreDep, form: TaskFormDep
 ) -> Response:
     try:
-        text = _short(form, "remark", MAX_COMMENT)
-        if not text:
-            raise InvalidField("remark", "is required", "missing")
+        text = _required(form, "remark", MAX_COMMENT)
         await services.tasks.comment(store, person_of(viewer), gid, text)
     except (InvalidField, AlreadyDecided, Forbidden) as error:
         refusal = task_form.refused(error, "remark" if isinstance(error, InvalidField) else "")
@@ -169,6 +165,13 @@ def _short(form: Form, name: str, at_most: int) -> str:
     text = form.get(name)
     if len(text) > at_most:
         raise InvalidField(name, f"takes at most {at_most} characters")
+    return text
+
+
+def _required(form: Form, name: str, at_most: int) -> str:
+    text = _short(form, name, at_most)
+    if not text:
+        raise InvalidField(name, "is required", "missing")
     return text
 
 

@@ -210,7 +210,7 @@ async def redeliver_message(
     body: Annotated[RedeliveryRequest | None, Body()] = None,
     once: OnceDep = NOT_KEYED,
 ) -> RedeliveredMessage:
-    """Send a message again, whatever became of it: delivered, dead-lettered or discarded.
+    """Send a message again after it was delivered, dead-lettered or discarded.
 
     The next round of each of its deliveries begins; one that is in progress is left alone. Endpoints that match the
     message now and had no delivery of it get one. Its gates are not asked again; inboxes are. A key with the scope

@@ -42,7 +42,7 @@ def redeliver(
     reason: Reason = "",
     yes: Yes = False,
 ) -> None:
-    """Send a message again, whatever became of it: delivered, dead-lettered or discarded.
+    """Send a message again after it was delivered, dead-lettered or discarded.
 
     Endpoints that match it now and had no delivery of it get one. What is in progress is left alone.
     """

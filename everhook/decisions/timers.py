@@ -106,7 +106,7 @@ class TaskTimers:
     async def _end(
         self, session: Session, row: TaskRow, check: PullCheck, moment: datetime, issuer: Issuer
     ) -> Released | None:
-        """Nobody decided in time: the task expires, unless it says that its due date decides."""
+        """No one decided in time: the task expires, unless it says that its due date decides."""
         outcome = outcome_on_due(row.task.document)
         if outcome is None:
             await _expire(session, row, check, DeadLetterReason.EXPIRED, moment)

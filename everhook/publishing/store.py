@@ -345,8 +345,7 @@ class Acceptor:
     def _committed(self, acceptances: Sequence[Acceptance]) -> None:
         new = [one for one in acceptances if isinstance(one, Accepted) and not one.duplicate]
         MESSAGES_ACCEPTED.inc(len(new))
-        if self._on_queued is not None:
-            self._on_queued({gid for one in new for gid in one.queued})
+        self.wake_queues({gid for one in new for gid in one.queued})
 
     def _input(self, publication: Publication, route: Route) -> DeliveryInput:
         before = publication.accepted_at

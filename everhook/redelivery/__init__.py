@@ -1,1 +1,1 @@
-"""Sending a message again, whatever became of its deliveries."""
+"""Sending a message again after its deliveries have ended."""

@@ -1,4 +1,4 @@
-"""Use case: send a message again, whatever became of its deliveries.
+"""Use case: send a message again after its deliveries have ended.
 
 All of it is one transaction, which opens the next rounds in the database. Their workflows are started after the commit;
 if the process dies before that, the reconciler starts them once they are due.

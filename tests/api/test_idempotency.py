@@ -47,9 +47,9 @@ NOT_CREATING = {
     "POST /v1/deliveries/{gid}/attempt-now": "twice is as good as once",
     "POST /v1/tasks/{gid}/decide": "a person decides a task once; sent again it is answered the same",
     "POST /v1/tasks/{gid}/delegate": "who is asked already is refused",
-    "POST /v1/tasks/{gid}/comment": "twice harms nobody",
-    "POST /v1/tasks/{gid}/links": "nothing is stored: another link harms nobody",
-    "POST /v1/tenants/{gid}/portal-link": "a link works once and for minutes: another harms nobody",
+    "POST /v1/tasks/{gid}/comment": "a repeated comment is harmless",
+    "POST /v1/tasks/{gid}/links": "nothing is stored: another link is harmless",
+    "POST /v1/tenants/{gid}/portal-link": "a link works once and for minutes: another is harmless",
 }
 by_path = pytest.mark.parametrize("creation", CREATIONS, ids=lambda creation: creation.path)
 

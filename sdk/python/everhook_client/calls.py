@@ -175,7 +175,7 @@ def get_message(gid: str) -> Call[models.MessageDetail]:
 def redeliver_message(
     gid: str, *, endpoint_gid: str | None = None, reason: str = ""
 ) -> Call[models.RedeliveredMessage]:
-    """Send a message again, whatever became of it: to all its endpoints and those that match it now, or to one."""
+    """Send a message again after its deliveries have ended: to all its endpoints and those that match, or to one."""
     return _post_once("messages", gid, "redeliver", body=given({"endpointGid": endpoint_gid, "reason": reason}))
 
 

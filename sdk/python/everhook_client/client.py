@@ -275,7 +275,7 @@ class AsyncClient:
 
     @asynccontextmanager
     async def streaming(self, call: Call[Any], *, read_timeout: float) -> AsyncIterator[httpx.Response]:
-        """A response that is read while it comes, whatever its status. Raises errors of httpx."""
+        """A response with any status, which is read while it arrives. Raises errors of httpx."""
         limits = httpx.Timeout(self._connection.timeout, connect=CONNECT_TIMEOUT_S, read=read_timeout)
         arguments = {**self._connection.arguments(call), "timeout": limits}
         async with self._http.stream(**arguments) as response:

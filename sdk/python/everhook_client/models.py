@@ -65,7 +65,7 @@ class ApiKeyIn(TypedDict):
 
 class AuditEntry(TypedDict):
     """
-    One thing that somebody did.
+    One action of a key, a person or Everhook.
     """
 
     auditGid: str
