@@ -146,11 +146,15 @@ class ScheduledJob:
     workflow: str
     every: timedelta
     is_loop: bool = False
+    longest: timedelta = timedelta(days=2)
+    """A run that lasts longer cannot go on, and times out, for the schedule starts no other beside it."""
 
     @property
     def schedule(self) -> Schedule:
         return Schedule(
-            action=ScheduleActionStartWorkflow(self.workflow, id=self.name, task_queue=TaskQueue.DELIVERIES),
+            action=ScheduleActionStartWorkflow(
+                self.workflow, id=self.name, task_queue=TaskQueue.DELIVERIES, execution_timeout=self.longest
+            ),
             spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=self.every)]),
             # Passes missed during an outage are not made up for: the next pass finds everything.
             policy=SchedulePolicy(overlap=self._overlap, catchup_window=timedelta(seconds=10)),
@@ -166,13 +170,20 @@ def scheduled_jobs(settings: Settings) -> list[ScheduledJob]:
         _loop("reconcile", RECONCILE_LOOP_WORKFLOW, settings.reconcile_every_seconds),
         _loop("events", EVENTS_LOOP_WORKFLOW, settings.events_every_seconds),
         ScheduledJob("retention", RETENTION_WORKFLOW, timedelta(seconds=settings.retention_every_seconds)),
-        ScheduledJob("seal-receipts", SEAL_RECEIPTS_WORKFLOW, timedelta(seconds=settings.seal_receipts_every_seconds)),
+        ScheduledJob(
+            "seal-receipts",
+            SEAL_RECEIPTS_WORKFLOW,
+            timedelta(seconds=settings.seal_receipts_every_seconds),
+            longest=timedelta(hours=1),
+        ),
     ]
 
 
 def _loop(name: str, workflow: str, every_seconds: float) -> ScheduledJob:
     """The activities know how often passes are due. If that is seldom, each run is one pass."""
-    return ScheduledJob(name, workflow, max(LOOP_LENGTH, timedelta(seconds=every_seconds)), is_loop=True)
+    return ScheduledJob(
+        name, workflow, max(LOOP_LENGTH, timedelta(seconds=every_seconds)), is_loop=True, longest=2 * LOOP_LENGTH
+    )
 
 
 async def _ensure_schedule(client: Client, job: ScheduledJob, report: Report) -> None:
@@ -202,7 +213,7 @@ def _definition(schedule: Schedule) -> tuple[object, ...]:
     """What this version and its settings define of a schedule."""
     action = schedule.action
     assert isinstance(action, ScheduleActionStartWorkflow)
-    return action.workflow, action.task_queue, schedule.spec.intervals, schedule.policy
+    return action.workflow, action.task_queue, action.execution_timeout, schedule.spec.intervals, schedule.policy
 
 
 async def ensure_queue_limits(client: Client, report: Report) -> None:

@@ -12,7 +12,7 @@ from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, UpdateTa
 from temporalio.client import Client, ScheduleActionStartWorkflow, ScheduleDescription
 from temporalio.service import RPCError, RPCStatusCode
 
-from everhook.contracts import EVENTS_WORKFLOW, RECONCILE_WORKFLOW, TaskQueue
+from everhook.contracts import EVENTS_WORKFLOW, LOOP_LENGTH, RECONCILE_WORKFLOW, TaskQueue
 from everhook.settings import Settings
 from everhook.temporal.client import connect
 from everhook.temporal.provisioning import (
@@ -93,6 +93,9 @@ async def test_schedules_of_an_earlier_release_become_loops_in_place(client: Cli
     ]
     assert (events.schedule.state.paused, events.schedule.state.note) == (True, "maintenance")
     assert events.info.num_actions == 0
+    for action in (reconcile.schedule.action, events.schedule.action):
+        assert isinstance(action, ScheduleActionStartWorkflow)
+        assert action.execution_timeout == 2 * LOOP_LENGTH  # one that cannot go on gives way to the next
 
 
 async def _set_queue_limit(client: Client, rate: float) -> None:
