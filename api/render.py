@@ -23,7 +23,9 @@ from everhook.storage.tables import Channel, Endpoint, Subscription
 def channel(row: Channel, tenant_gid: str | None = None) -> ChannelOut:
     """`tenant_gid`: as a tenant sees it. Gates may name inboxes of other tenants."""
     gates = row.gates if tenant_gid is None else None
-    return ChannelOut(name=row.name, policy=row.policy, gates=gates, created_at=row.created_at)
+    return ChannelOut(
+        name=row.name, policy=row.policy, gates=gates, validation=row.validation, created_at=row.created_at
+    )
 
 
 def endpoint(view: EndpointView) -> EndpointOut:

@@ -5,13 +5,15 @@
     └── DomainError                 a call cannot be carried out, for a reason that its caller can act on
         ├── InvalidField            a field has a value that is not allowed here
         │   ├── MalformedPayload    the payload cannot be parsed
-        │   └── PayloadTooLarge     the payload has more bytes than are accepted
+        │   ├── PayloadTooLarge     the payload has more bytes than are accepted
+        │   ├── PayloadDoesNotFit   the payload does not fit the schema of its event type
+        │   └── UnknownEventType    the event type is not in the catalogue, or archived
         ├── NotFound                there is no such thing, or it is another tenant's
         │   └── BodyUnavailable     the body of an attempt cannot be rendered again
         ├── Forbidden
         │   └── ReservedChannel     the channel is Everhook's own
         ├── Conflict                the state of things does not allow it
-        │   ├── ChannelExists, ChannelInUse
+        │   ├── ChannelExists, ChannelInUse, EventTypeExists
         │   ├── EndpointDeleted, TooManySecrets
         │   ├── QuotaExceeded
         │   ├── IdempotencyKeyReused
@@ -63,6 +65,14 @@ class PayloadTooLarge(InvalidField):
     """The payload has more bytes than are accepted."""
 
 
+class PayloadDoesNotFit(InvalidField):
+    """The channel rejects payloads that do not fit the schema of their event type."""
+
+
+class UnknownEventType(InvalidField):
+    """The channel rejects event types that are not in the catalogue, or are archived there."""
+
+
 class NotFound(DomainError):
     """There is no such thing, or it belongs to another tenant: callers cannot tell which."""
 
@@ -99,6 +109,10 @@ class ChannelExists(Conflict):
 
 class ChannelInUse(Conflict):
     """Subscriptions lead from the channel, or Everhook itself needs it."""
+
+
+class EventTypeExists(Conflict):
+    """There is an event type of this name."""
 
 
 class EndpointDeleted(Conflict):

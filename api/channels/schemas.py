@@ -6,10 +6,15 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 
 from api.schemas import ApiModel, Gid, GivenOnly, Name, Policy
+from everhook.event_types.modes import ValidationMode
 from everhook.publishing.gates import MAX_STEPS
 
 _STEP: dict[str, Any] = {"inbox": "ep_01m83prhbfe23sdyzab24cmhby", "filter": {"amount": {"$gt": 1000}}}
 _GATES = "Who has to approve its messages, one after the other, before they are sent."
+_VALIDATION = (
+    "What happens to messages that do not fit the catalogue of event types: `off` (not checked), `warn` (accepted, "
+    "flagged and counted) or `reject` (`422`)."
+)
 _EXAMPLE: dict[str, Any] = {"name": "orders", "policy": {"preset": "patient"}}
 
 
@@ -37,6 +42,7 @@ class ChannelIn(ApiModel):
     name: Name = Field(examples=["orders"])
     policy: Policy | None = Field(None, examples=[{"preset": "patient"}])
     gates: Gates | None = Field(None, description=_GATES, examples=[[_STEP]])
+    validation: ValidationMode = Field(ValidationMode.OFF, description=_VALIDATION)
 
 
 class ChannelPatch(ApiModel):
@@ -46,14 +52,16 @@ class ChannelPatch(ApiModel):
 
     policy: Policy | None = None
     gates: Gates | None = Field(None, description=_GATES)
+    validation: ValidationMode | None = Field(None, description=f"{_VALIDATION} Not null.")
 
 
 class ChannelOut(ApiModel):
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{**_EXAMPLE, "gates": [_STEP], "createdAt": "2026-01-31T12:00:00Z"}]}
+        json_schema_extra={"examples": [{**_EXAMPLE, "gates": [_STEP], "validation": "warn", "createdAt": "2026-01-31T12:00:00Z"}]}
     )
 
     name: str
     policy: dict[str, Any] | None
     gates: list[GateStep] | None = Field(description=f"{_GATES} Null also for the key of a tenant.")
+    validation: ValidationMode = Field(description=_VALIDATION)
     created_at: datetime

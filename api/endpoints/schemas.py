@@ -274,6 +274,16 @@ class EndpointOut(ApiModel):
     updated_at: datetime
 
 
+class TestRequest(ApiModel):
+    """What to send."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}]})
+
+    type: EventType | None = Field(
+        None, description="An event type of the catalogue, whose example is sent. Without it: `everhook.test`."
+    )
+
+
 class TestSent(ApiModel):
     """A message that went to one endpoint alone."""
 

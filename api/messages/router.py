@@ -81,6 +81,8 @@ def _responses(model: type[ApiModel], example: Any) -> dict[int | str, dict[str,
         **documents(
             problem_types.RESERVED_CHANNEL,
             problem_types.PAYLOAD_TOO_LARGE,
+            problem_types.PAYLOAD_DOES_NOT_FIT,
+            problem_types.UNKNOWN_EVENT_TYPE,
             problem_types.RATE_LIMITED,
             problem_types.BACKLOG_FULL,
         ),
@@ -234,7 +236,7 @@ async def redeliver_message(
 
 def _shown(accepted: Accepted) -> dict[str, Any]:
     """A `PublishedMessage`, written without pydantic: this is the hot path."""
-    return {
+    shown = {
         "messageGid": accepted.message_gid,
         "channel": accepted.channel,
         "type": accepted.event_type,
@@ -245,6 +247,9 @@ def _shown(accepted: Accepted) -> dict[str, Any]:
             for d in accepted.deliveries
         ],
     }
+    if accepted.fault is not None:
+        shown["validationError"] = str(accepted.fault)
+    return shown
 
 
 def _shown_or_problem(outcome: Accepted | IdempotencyKeyReused) -> dict[str, Any]:

@@ -37,6 +37,7 @@ MESSAGE_EXAMPLE: dict[str, Any] = {
     "publishedAt": "2026-01-31T12:00:00Z",
     "acceptedAt": "2026-01-31T12:00:00.004Z",
     "payloadErasedAt": None,
+    "validationError": None,
 }
 
 
@@ -70,6 +71,9 @@ class PublishedMessage(ApiModel):
     published_at: datetime
     duplicate: bool = Field(description="Whether its idempotency key was used before; then nothing new was published.")
     deliveries: list[DeliverySummary]
+    validation_error: str | None = Field(
+        None, description="Where it does not fit the catalogue of event types; absent if it does, or is not checked."
+    )
 
 
 class PublishedMessages(ApiModel):
@@ -137,6 +141,9 @@ class Message(ApiModel):
     published_at: datetime
     accepted_at: datetime
     payload_erased_at: datetime | None
+    validation_error: str | None = Field(
+        description="Where it does not fit the catalogue of event types, if its channel has the validation `warn`."
+    )
 
     @classmethod
     def of(cls, view: MessageView | DetailView, **more: Any) -> Self:
@@ -151,6 +158,7 @@ class Message(ApiModel):
             published_at=row.published_at,
             accepted_at=row.accepted_at,
             payload_erased_at=row.payload_erased_at,
+            validation_error=row.validation_error,
             **more,
         )
 

@@ -6,6 +6,7 @@ from typing import Any
 from everhook.audit.store import Actor, record_audit
 from everhook.channels import store as channels
 from everhook.errors import ChannelExists, ChannelInUse, InvalidField, NotFound
+from everhook.event_types.modes import ValidationMode
 from everhook.notifications.events import RESERVED, is_reserved
 from everhook.publishing.gates import NO_INBOX, parse_gates
 from everhook.publishing.gates_store import inboxes
@@ -24,14 +25,19 @@ class ChannelService:
         name: str,
         policy: dict[str, Any] | None,
         gates: Sequence[Any] | None = None,
+        validation: ValidationMode = ValidationMode.OFF,
     ) -> Channel:
         """Raises InvalidField for a reserved name and wrong gates, and ChannelExists."""
         if is_reserved(name):
             raise InvalidField("name", f"may not begin with {RESERVED}: such channels are Everhook's own")
-        channel = await channels.create(session, name, policy, await _checked(session, gates))
+        channel = await channels.create(session, name, policy, await _checked(session, gates), validation)
         if channel is None:
             raise ChannelExists(f"There is a channel {name} already.")
-        detail = {"policy": channel.policy} | ({"gates": _inboxes(channel)} if channel.gates else {})
+        detail: dict[str, Any] = {"policy": channel.policy}
+        if channel.gates:
+            detail["gates"] = _inboxes(channel)
+        if channel.validation is not ValidationMode.OFF:
+            detail["validation"] = channel.validation
         record_audit(session, actor, "channel.created", channel.name, detail=detail)
         return channel
 
@@ -60,6 +66,16 @@ class ChannelService:
         channel = await self.get(session, name)
         await channels.set_gates(session, channel, await _checked(session, gates))
         record_audit(session, actor, "channel.changed", name, detail={"gates": _inboxes(channel)})
+        return channel
+
+    async def set_validation(self, session: Session, actor: Actor, name: str, validation: ValidationMode) -> Channel:
+        """From now on, messages that do not fit the catalogue of event types are accepted, flagged or rejected. Raises
+        NotFound and InvalidField."""
+        if is_reserved(name) and validation is not ValidationMode.OFF:
+            raise InvalidField("validation", "what Everhook itself publishes is not checked")
+        channel = await self.get(session, name)
+        await channels.set_validation(session, channel, validation)
+        record_audit(session, actor, "channel.changed", name, detail={"validation": validation})
         return channel
 
     async def delete(self, session: Session, actor: Actor, name: str) -> None:

@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from everhook.delivery import policy_history_store as policy_history
+from everhook.event_types.modes import ValidationMode
 from everhook.publishing.routes_store import bump
 from everhook.storage.paging import Page, page_of
 from everhook.storage.statements import insert_ignoring
@@ -14,13 +15,17 @@ from everhook.storage.tables import Channel, Subscription, now
 
 
 async def create(
-    session: AsyncSession, name: str, policy: dict[str, Any] | None, gates: list[dict[str, Any]] | None = None
+    session: AsyncSession,
+    name: str,
+    policy: dict[str, Any] | None,
+    gates: list[dict[str, Any]] | None = None,
+    validation: ValidationMode = ValidationMode.OFF,
 ) -> Channel | None:
     """The new channel; None if the name is taken."""
     connection = await session.connection()
     statement = insert_ignoring(connection, Channel, "name").returning(col(Channel.name))
-    row = {"name": name, "policy": policy, "gates": gates, "routes_version": 0, "created_at": now()}
-    created = (await session.execute(statement.values(row))).one_or_none()
+    row = {"name": name, "policy": policy, "gates": gates, "validation": validation, "routes_version": 0}
+    created = (await session.execute(statement.values(row | {"created_at": now()}))).one_or_none()
     if created is None:
         return None
     # A channel of this name may have been deleted before.
@@ -38,6 +43,13 @@ async def page(session: AsyncSession, *, after: str | None, limit: int) -> Page[
 
 async def set_gates(session: AsyncSession, channel: Channel, gates: list[dict[str, Any]] | None) -> None:
     channel.gates = gates
+    session.add(channel)
+    await session.flush()
+    await bump(session, channel.name)
+
+
+async def set_validation(session: AsyncSession, channel: Channel, validation: ValidationMode) -> None:
+    channel.validation = validation
     session.add(channel)
     await session.flush()
     await bump(session, channel.name)

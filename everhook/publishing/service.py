@@ -52,6 +52,7 @@ from everhook.publishing.store import (
     GateRefused,
     KeyReused,
     MessageFilter,
+    PayloadRefused,
     Publication,
     UnknownChannel,
 )
@@ -169,7 +170,7 @@ class MessageService:
         """Publish one message that was admitted. Returns once it and its deliveries are committed.
 
         `parent`: the trace of the call. Raises NotFound for the channel, InvalidField, MalformedPayload,
-        PayloadTooLarge, and IdempotencyKeyReused.
+        PayloadTooLarge, PayloadDoesNotFit, UnknownEventType, and IdempotencyKeyReused.
         """
         tenant_gid = await self._tenant_gid(scope, message.tenant, "tenant")
         with _traced(parent) as trace:
@@ -196,7 +197,7 @@ class MessageService:
         """
         with _traced(parent) as trace:
             publication = self._publication(actor, channel, message, tenant_gid, trace)
-            acceptance = await self._acceptor.accept_for(publication, route)
+            acceptance = await self._acceptor.accept_for(publication, route, is_checked=True)
             if not isinstance(acceptance, Accepted):
                 raise _refusal(acceptance, "idempotencyKey", "Nothing was published.")
             self._dispatcher.dispatch(acceptance.new)
@@ -361,12 +362,14 @@ def _outcome(acceptance: Acceptance, index: int) -> Accepted | IdempotencyKeyReu
 
 
 def _refusal(
-    acceptance: UnknownChannel | KeyReused | GateRefused, field: str, consequence: str
+    acceptance: UnknownChannel | KeyReused | GateRefused | PayloadRefused, field: str, consequence: str
 ) -> NotFound | IdempotencyKeyReused | InvalidField:
     if isinstance(acceptance, UnknownChannel):
         return NotFound("channel", acceptance.channel)
     if isinstance(acceptance, GateRefused):
         return InvalidField(acceptance.field, acceptance.message)
+    if isinstance(acceptance, PayloadRefused):
+        return acceptance.fault.error()
     return _key_reused(acceptance, field, consequence)
 
 

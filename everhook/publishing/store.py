@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -17,8 +17,11 @@ from everhook.delivery.inputs import NewDelivery
 from everhook.delivery.inputs_store import InputDefaults, first_input
 from everhook.delivery.snapshot_store import DeliverySnapshot
 from everhook.errors import InvalidField, NotFound
+from everhook.event_types.modes import ValidationMode
+from everhook.event_types.schemas import Fault
+from everhook.event_types.store import Catalogue, Checked
 from everhook.ids import Kind, new_gid, new_gid_at
-from everhook.observability.metrics import MESSAGES_ACCEPTED
+from everhook.observability.metrics import MESSAGES_ACCEPTED, VALIDATION_FAILURES
 from everhook.publishing.fan_out import Candidate, match, match_steps
 from everhook.publishing.gates import NO_INBOX, Step, task_of
 from everhook.publishing.gates_store import Asking, asking, inboxes, insert_gates
@@ -33,6 +36,8 @@ from everhook.storage.engine import Database, once_more_if_outdated
 from everhook.storage.paging import Page, in_time, one_of, page_of
 from everhook.storage.statements import insert_ignoring, table_of
 from everhook.storage.tables import Delivery, GateState, Message, MessageKey, OperationalEvent, Task, now
+
+NO_FAULTS: Mapping[str, Fault] = {}
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class AcceptedDelivery:
 class Accepted:
     """A committed message. `new` are the deliveries whose first attempt is to be made, or whose workflow is to be
     started: none for a duplicate, and none that were parked because their endpoint cannot receive now. `queued` are the
-    endpoints whose consumers have to claim a delivery."""
+    endpoints whose consumers have to claim a delivery. `fault`: it does not fit the catalogue of event types."""
 
     message_gid: str
     channel: str
@@ -93,6 +98,7 @@ class Accepted:
     new: tuple[NewDelivery, ...] = ()
     queued: frozenset[str] = frozenset()
     duplicate: bool = False
+    fault: Fault | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,14 @@ class GateRefused:
     message: str
 
 
-Acceptance = Accepted | UnknownChannel | KeyReused | GateRefused
+@dataclass(frozen=True)
+class PayloadRefused:
+    """The message does not fit the catalogue of event types, and its channel rejects that: nothing was accepted."""
+
+    fault: Fault
+
+
+Acceptance = Accepted | UnknownChannel | KeyReused | GateRefused | PayloadRefused
 
 
 class Acceptor:
@@ -135,6 +148,7 @@ class Acceptor:
         self._on_queued = on_queued
         self._direct = direct or DirectHandOut()
         self._routes = RouteCache()
+        self._catalogue = Catalogue()
         self._group = BatchExecutor(self._transaction, self._apply)
 
     def _transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
@@ -149,7 +163,7 @@ class Acceptor:
 
     async def accept_all(self, publications: Sequence[Publication]) -> Sequence[Acceptance]:
         """Accept the messages of one call in one transaction: all or none. Raises InvalidField for gates that cannot be
-        asked."""
+        asked, and for messages that do not fit the catalogue of event types."""
         acceptances = await once_more_if_outdated(lambda: self._accept_at_once(publications))
         self._committed(acceptances)
         return acceptances
@@ -160,34 +174,48 @@ class Acceptor:
             for index, one in enumerate(acceptances):
                 if isinstance(one, GateRefused):  # the transaction is rolled back
                     raise InvalidField(f"messages[{index}].{one.field}", one.message)
+                if isinstance(one, PayloadRefused):
+                    self._committed([one])
+                    raise one.fault.error(f"messages[{index}].")
             return acceptances
 
-    async def accept_for(self, publication: Publication, route: Route) -> Acceptance:
-        """Accept a message for one endpoint, regardless of its subscriptions and of gates. Raises NotFound if the
-        endpoint was deleted."""
-        acceptance = await once_more_if_outdated(lambda: self._accept_for_one(publication, route))
+    async def accept_for(self, publication: Publication, route: Route, *, is_checked: bool = False) -> Acceptance:
+        """Accept a message for one endpoint, regardless of its subscriptions and of gates. With `is_checked` the
+        channel, if there is one, may reject it as any other. Raises NotFound if the endpoint was deleted."""
+        acceptance = await once_more_if_outdated(lambda: self._accept_for_one(publication, route, is_checked))
         self._committed([acceptance])
         return acceptance
 
-    async def _accept_for_one(self, publication: Publication, route: Route) -> Acceptance:
+    async def _accept_for_one(self, publication: Publication, route: Route, is_checked: bool) -> Acceptance:
         async with self._transaction() as connection:
-            acceptance = await self.accept_for_within(connection, publication, route)
+            faults: Mapping[str, Fault] = {}
+            if is_checked:
+                routes = await self._routes.routes(connection, [publication.channel])
+                faults = await self._faults(connection, [publication] if routes else [], routes)
+                if (fault := faults.get(publication.message_gid)) and _rejects(publication, routes):
+                    repeats = await _resolve_repeats(connection, [publication] if publication.key else [])
+                    return repeats.get(publication.message_gid) or PayloadRefused(fault)
+            acceptance = await self.accept_for_within(connection, publication, route, faults)
             if isinstance(acceptance, Accepted) and not acceptance.deliveries:
                 raise NotFound("endpoint", route.endpoint_gid)
             return acceptance
 
     async def accept_for_within(
-        self, connection: AsyncConnection, publication: Publication, route: Route
+        self,
+        connection: AsyncConnection,
+        publication: Publication,
+        route: Route,
+        faults: Mapping[str, Fault] = NO_FAULTS,
     ) -> Acceptance:
         """The same in the transaction of the caller, who calls `MessageService.start` after its commit. For an endpoint
         that was deleted, the message has no delivery."""
-        while not await _insert_messages(connection, [publication]):
+        while not await _insert_messages(connection, [publication], faults):
             repeats = await _resolve_repeats(connection, [publication])
             if publication.message_gid in repeats:
                 return repeats[publication.message_gid]
             await _release_keys(connection, [publication])
         [accepted] = await self._commit_deliveries(connection, [publication], [(publication, route)], {})
-        return accepted
+        return replace(accepted, fault=faults.get(publication.message_gid)) if faults else accepted
 
     async def matching(self, connection: AsyncConnection, publication: Publication) -> Sequence[Route]:
         """The routes that take a message now."""
@@ -226,15 +254,20 @@ class Acceptor:
         routes = await self._routes.routes(connection, sorted({p.channel for p in publications}))
         known = [p for p in publications if p.channel in routes]
         chains, refused = await _chains(connection, known, routes)
-        results: dict[str, Acceptance] = dict(refused)
-        if refused:  # one that was accepted before is none
-            results |= await _resolve_repeats(connection, [p for p in known if p.message_gid in refused and p.key])
-            known = [p for p in known if p.message_gid not in refused]
-        inserted = await _insert_messages(connection, known)
+        faults = await self._faults(connection, known, routes)
+        rejected = [p for p in known if p.message_gid in faults and _rejects(p, routes)]
+        results: dict[str, Acceptance] = {p.message_gid: PayloadRefused(faults[p.message_gid]) for p in rejected}
+        results |= refused
+        if results:  # one that was accepted before is not refused
+            results |= await _resolve_repeats(connection, [p for p in known if p.message_gid in results and p.key])
+            known = [p for p in known if p.message_gid not in results]
+        inserted = await _insert_messages(connection, known, faults)
         new = [p for p in known if p.message_gid in inserted]
         taken = await match([_candidate(p, routes[p.channel]) for p in new])
         legs = [(p, route) for p, taking in zip(new, taken, strict=True) for route in taking]
         accepted = await self._commit_deliveries(connection, new, legs, chains)
+        if faults:
+            accepted = [replace(one, fault=faults.get(one.message_gid)) for one in accepted]
         results |= {one.message_gid: one for one in accepted}
         results |= await _resolve_repeats(connection, [p for p in known if p.message_gid not in inserted])
         if freed := [p for p in known if p.message_gid not in results]:
@@ -242,6 +275,15 @@ class Acceptor:
             again = await self._apply(connection, freed)
             results |= {p.message_gid: result for p, result in zip(freed, again, strict=True)}
         return [results.get(p.message_gid) or UnknownChannel(p.channel) for p in publications]
+
+    async def _faults(
+        self, connection: AsyncConnection, publications: Sequence[Publication], routes: Mapping[str, Routes]
+    ) -> Mapping[str, Fault]:
+        """Of messages that do not fit the catalogue of event types, on channels that check it."""
+        checked = [p for p in publications if routes[p.channel].validation is not ValidationMode.OFF]
+        if not checked:
+            return NO_FAULTS
+        return await self._catalogue.faults(connection, [Checked(p.message_gid, p.event_type, p.content) for p in checked])
 
     async def _commit_deliveries(
         self,
@@ -345,6 +387,11 @@ class Acceptor:
     def _committed(self, acceptances: Sequence[Acceptance]) -> None:
         new = [one for one in acceptances if isinstance(one, Accepted) and not one.duplicate]
         MESSAGES_ACCEPTED.inc(len(new))
+        for one in acceptances:
+            if isinstance(one, PayloadRefused):
+                VALIDATION_FAILURES.labels(ValidationMode.REJECT, one.fault.kind).inc()
+            elif isinstance(one, Accepted) and one.fault is not None:
+                VALIDATION_FAILURES.labels(ValidationMode.WARN, one.fault.kind).inc()
         self.wake_queues({gid for one in new for gid in one.queued})
 
     def _input(self, publication: Publication, route: Route) -> DeliveryInput:
@@ -365,6 +412,10 @@ def _keep_times(rows: Sequence[dict[str, Any]], publications: Sequence[Publicati
     before = {p.message_gid: p.accepted_at for p in publications if p.accepted_at is not None}
     for row in rows if before else ():
         row["accepted_at"] = before.get(row["message_gid"], row["accepted_at"])
+
+
+def _rejects(publication: Publication, routes: Mapping[str, Routes]) -> bool:
+    return routes[publication.channel].validation is ValidationMode.REJECT
 
 
 _Leg = tuple[Publication, Route]
@@ -486,7 +537,9 @@ def _snapshot(
     )
 
 
-async def _insert_messages(connection: AsyncConnection, publications: Sequence[Publication]) -> set[str]:
+async def _insert_messages(
+    connection: AsyncConnection, publications: Sequence[Publication], faults: Mapping[str, Fault] = NO_FAULTS
+) -> set[str]:
     """Insert messages and return the gids of those that were new."""
     taken = await _take_keys(connection, [p for p in publications if p.key is not None])
     new = [p for p in publications if p.key is None or p.message_gid in taken]
@@ -507,6 +560,7 @@ async def _insert_messages(connection: AsyncConnection, publications: Sequence[P
             "accepted_at": accepted_at,
             "traceparent": p.traceparent,
             "published_by": p.publisher.key_gid,
+            "validation_error": str(faults[p.message_gid]) if p.message_gid in faults else None,
         }
         for p in sorted(new, key=lambda p: p.key or ("", "", ""))
     ]

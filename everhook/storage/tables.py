@@ -23,6 +23,7 @@ from sqlmodel import Field, SQLModel
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryMode, DeliveryStatus, Verdict
 from everhook.delivery.body_formats import BodyFormat
+from everhook.event_types.modes import ValidationMode
 from everhook.ids import Kind, new_gid
 from everhook.signing.schemes import SecretKind
 
@@ -148,14 +149,38 @@ class AuditEntry(SQLModel, table=True):
 class Channel(SQLModel, table=True):
     """`routes_version` increases with every change that affects publishing: see `publishing/routes_store.py`.
 
-    `gates` are the steps that its messages have to pass before they are sent: see `publishing/gates.py`.
+    `gates` are the steps that its messages have to pass before they are sent: see `publishing/gates.py`. `validation`
+    is what happens to messages that do not fit the catalogue of event types.
     """
 
     name: str = Field(primary_key=True)
     policy: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     gates: list[dict[str, Any]] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    validation: ValidationMode = Field(
+        default=ValidationMode.OFF, sa_type=enum_text(ValidationMode), sa_column_kwargs={"server_default": "off"}
+    )
     routes_version: int = _count(default=0)
     created_at: datetime = _when(default_factory=now)
+
+
+class EventType(SQLModel, table=True):
+    """A type of messages in the catalogue. It belongs to the installation, like channels.
+
+    `payload_schema` is the JSON Schema that payloads fit, and `schema_sha256` the hash of its text: processes keep
+    compiled schemas by it. `example` is a payload.
+    """
+
+    __tablename__ = "event_type"
+
+    name: str = Field(primary_key=True)
+    description: str = ""
+    payload_schema: Any = Field(default=None, sa_column=Column("schema", JSON(none_as_null=True)))
+    schema_sha256: str | None = None
+    example: Any = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    deprecated: bool = False
+    archived: bool = False
+    created_at: datetime = _when(default_factory=now)
+    updated_at: datetime = _when(default_factory=now)
 
 
 class PastPolicy(SQLModel, table=True):
@@ -285,7 +310,8 @@ class Message(SQLModel, table=True):
 
     `idempotency_scope` is the tenant, or empty for the publisher; `MessageKey` makes the key unique. `traceparent` is
     the trace of the publishing request. `published_by` is the gid of the publisher's key; None for the key of the
-    environment, and for Everhook itself.
+    environment, and for Everhook itself. `validation_error` says where it does not fit the catalogue of event types,
+    on a channel that accepts such messages; None after the payload was erased.
     """
 
     __table_args__ = (
@@ -319,6 +345,7 @@ class Message(SQLModel, table=True):
     traceparent: str | None = None
     published_by: str | None = None
     payload_erased_at: datetime | None = _when(default=None)
+    validation_error: str | None = None
 
 
 class MessageKey(SQLModel, table=True):

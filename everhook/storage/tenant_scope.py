@@ -32,6 +32,7 @@ from everhook.storage.tables import (
     EndpointMinuteError,
     EndpointRate,
     EndpointSecret,
+    EventType,
     Gate,
     IdempotentResponse,
     Message,
@@ -125,6 +126,7 @@ def bounds(tenant_gid: str) -> dict[type[SQLModel], ColumnElement[bool]]:
         Gate: exists().where(delivery.message_gid == col(Gate.message_gid), delivery.tenant_gid == tenant_gid),
         TaskDecision: exists().where(task.gid == col(TaskDecision.task_gid), task.tenant_gid == tenant_gid),
         Channel: ~col(Channel.name).startswith(RESERVED, autoescape=True),
+        EventType: col(EventType.archived).is_(False),
         PastPolicy: or_(
             col(PastPolicy.endpoint_gid).in_(own_endpoints),
             and_(col(PastPolicy.endpoint_gid) == "", ~col(PastPolicy.channel).startswith(RESERVED, autoescape=True)),

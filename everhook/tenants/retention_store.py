@@ -143,7 +143,9 @@ async def erase_payloads(bulk: Bulk, before: datetime) -> int:
             bulk, gids
         )  # first: if this is interrupted, messages that still have a payload are found again
         erased += await bulk.change(
-            update(Message).where(col(Message.gid).in_(gids)).values(payload=None, payload_erased_at=now())
+            update(Message)
+            .where(col(Message.gid).in_(gids))
+            .values(payload=None, payload_erased_at=now(), validation_error=None)
         )
     return erased
 

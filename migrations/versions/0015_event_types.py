@@ -1,0 +1,33 @@
+"""The catalogue of event types, and channels that check messages against it"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0015"
+down_revision = "0011"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "event_type",
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("description", sa.String(), nullable=False),
+        sa.Column("schema", sa.JSON(), nullable=True),
+        sa.Column("schema_sha256", sa.String(), nullable=True),
+        sa.Column("example", sa.JSON(), nullable=True),
+        sa.Column("deprecated", sa.Boolean(), nullable=False),
+        sa.Column("archived", sa.Boolean(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+    )
+    op.add_column("channel", sa.Column("validation", sa.String(32), nullable=False, server_default="off"))
+    op.add_column("message", sa.Column("validation_error", sa.String(), nullable=True))
+
+
+def downgrade() -> None:
+    op.drop_column("message", "validation_error")
+    op.drop_column("channel", "validation")
+    op.drop_table("event_type")
