@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
-from api.channels.schemas import ChannelIn
+from api.channels.schemas import ChannelIn, ChannelPatch
 from api.dashboard import charts, policy_form
 from api.dashboard.charts import Chart
 from api.dashboard.forms import Form, FormError, wrong_fields
@@ -28,6 +29,7 @@ from api.problems import Problem
 from api.schemas import Policy, spec_of
 from everhook.delivery.policy import DeliveryPolicy, resolve
 from everhook.errors import DomainError, NotFound
+from everhook.event_types.modes import ValidationMode
 from everhook.notifications.events import is_reserved
 from everhook.storage.tables import Channel
 
@@ -90,9 +92,11 @@ async def create(
     request: Request, viewer: OperatorDep, services: ServicesDep, store: StoreDep, form: AdminFormDep
 ) -> Response:
     try:
-        new = ChannelIn(name=form.get("name"), policy=_policy(form))
+        new = ChannelIn(name=form.get("name"), policy=_policy(form), validation=_validation(form))
         async with store.writing() as session:
-            await services.channels.create(session, viewer.caller.actor, new.name, spec_of(new.policy))
+            await services.channels.create(
+                session, viewer.caller.actor, new.name, spec_of(new.policy), validation=new.validation
+            )
     except (ValidationError, Problem, DomainError) as error:
         return _form(request, viewer, form.values, error=error)
     return see_other(viewer, "/channels", "created")
@@ -104,7 +108,7 @@ async def ask_edit(
 ) -> Response:
     async with store.reading() as session:
         channel = await services.channels.get(session, name)
-    return _form(request, viewer, policy_form.fields(channel.policy), name)
+    return _form(request, viewer, {**policy_form.fields(channel.policy), "validation": channel.validation}, name)
 
 
 @router.post("/{name}/edit")
@@ -112,9 +116,12 @@ async def edit(
     name: str, request: Request, viewer: OperatorDep, services: ServicesDep, store: StoreDep, form: AdminFormDep
 ) -> Response:
     try:
-        policy = spec_of(_policy(form))
+        changes = ChannelPatch(policy=_policy(form), validation=_validation(form))
+        actor = viewer.caller.actor
         async with store.writing() as session:
-            await services.channels.set_policy(session, viewer.caller.actor, name, policy)
+            channel = await services.channels.set_policy(session, actor, name, spec_of(changes.policy))
+            if changes.validation is not None and changes.validation is not channel.validation:
+                await services.channels.set_validation(session, actor, name, changes.validation)
     except NotFound:
         raise
     except (ValidationError, Problem, DomainError) as error:
@@ -129,6 +136,18 @@ async def delete(
     async with store.writing() as session:
         await services.channels.delete(session, viewer.caller.actor, name)
     return see_other(viewer, "/channels", "deleted")
+
+
+VALIDATIONS = (
+    (ValidationMode.OFF, "Are accepted; nothing is checked"),
+    (ValidationMode.WARN, "Are accepted and flagged"),
+    (ValidationMode.REJECT, "Are rejected"),
+)
+
+
+def _validation(form: Form) -> Any:
+    """What pydantic checks."""
+    return form.get("validation", ValidationMode.OFF)
 
 
 def _policy(form: Form) -> Policy | None:
@@ -154,4 +173,5 @@ def _form(
         values=values,
         wrong=wrong_fields(error) if error is not None else {},
         schedules=policy_form.SCHEDULES,
+        validations=[(mode.value, label) for mode, label in VALIDATIONS],
     )

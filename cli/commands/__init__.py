@@ -12,6 +12,7 @@ def add_commands(app: typer.Typer) -> None:
         deliveries,
         doctor,
         endpoints,
+        event_types,
         health,
         messages,
         status,
@@ -34,6 +35,7 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(publishing.app)
     groups = {
         "channels": channels.app,
+        "event-types": event_types.app,
         "endpoints": endpoints.app,
         "subscriptions": subscriptions.app,
         "messages": messages.app,

@@ -1,7 +1,7 @@
 """`everhook channels`."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -16,6 +16,10 @@ from everhook_client.models import Channel
 app = typer.Typer(help="Streams that services publish to, each with its delivery policy.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The channel's name.", show_default=False)]
+Validation = Annotated[
+    Literal["off", "warn", "reject"] | None,
+    typer.Option(help="What happens to messages that do not fit the catalogue of event types."),
+]
 
 
 @command(app, "list", examples=["channels list"])
@@ -32,20 +36,30 @@ def show_channel(session: Session, name: Name) -> None:
 
 
 @command(app, "create", examples=["channels create orders", "channels create orders --preset patient"])
-def create_channel(session: Session, name: Name, policy: PolicyOptions) -> None:
+def create_channel(session: Session, name: Name, policy: PolicyOptions, validation: Validation = None) -> None:
     """Create a channel, so that messages can be published to it."""
-    session.out.show(session.api.call(calls.create_channel(changed({"name": name, **policy.given()}))), _card)
+    body = changed({"name": name, **policy.given(), **_given(validation)})
+    session.out.show(session.api.call(calls.create_channel(body)), _card)
 
 
-@command(app, "update", examples=["channels update orders --preset brisk", "channels update orders --no-policy"])
+@command(
+    app,
+    "update",
+    examples=[
+        "channels update orders --preset brisk",
+        "channels update orders --no-policy",
+        "channels update orders --validation reject",
+    ],
+)
 def update_channel(
     session: Session,
     name: Name,
     policy: PolicyOptions,
     no_policy: Annotated[bool, typer.Option("--no-policy", help="Use the default policy.")] = False,
+    validation: Validation = None,
 ) -> None:
-    """Change the policy. Rounds that have started keep theirs."""
-    body = changed({**policy.given(), **({"policy": None} if no_policy else {})})
+    """Change the policy or the validation. Rounds that have started keep their policy."""
+    body = changed({**policy.given(), **({"policy": None} if no_policy else {}), **_given(validation)})
     session.out.show(session.api.call(calls.update_channel(name, body)), _card)
 
 
@@ -60,14 +74,30 @@ def delete_channel(session: Session, name: Name, yes: Yes = False) -> None:
 def _table(out: Output, channels: list[Channel]) -> Table | str:
     if not channels:
         return "There are no channels yet: everhook channels create orders"
-    rows = out.table("name", "policy", "created")
+    rows = out.table("name", "policy", "validation", "created")
     for channel in channels:
-        rows.add(name=channel["name"], policy=_policy(channel), created=age(channel["createdAt"]))
+        rows.add(
+            name=channel["name"],
+            policy=_policy(channel),
+            validation=channel["validation"],
+            created=age(channel["createdAt"]),
+        )
     return rows.table
 
 
 def _card(channel: Channel) -> Table:
-    return pairs([("name", channel["name"]), ("policy", _policy(channel)), ("created", when(channel["createdAt"]))])
+    return pairs(
+        [
+            ("name", channel["name"]),
+            ("policy", _policy(channel)),
+            ("validation", channel["validation"]),
+            ("created", when(channel["createdAt"])),
+        ]
+    )
+
+
+def _given(validation: str | None) -> dict[str, Any]:
+    return {} if validation is None else {"validation": validation}
 
 
 def _policy(channel: Channel) -> str:
