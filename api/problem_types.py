@@ -151,7 +151,7 @@ QUOTA_EXCEEDED = ProblemType(
     "quota-exceeded",
     HTTPStatus.CONFLICT,
     "Quota exceeded",
-    "The tenant or the endpoint has as many subscriptions as it may have.",
+    "The tenant or the endpoint has as many subscriptions as it may have, or the catalogue as many event types.",
     "Delete some, or raise the setting that `detail` names.",
 )
 IDEMPOTENCY_KEY_REUSED = ProblemType(

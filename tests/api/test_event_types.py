@@ -8,7 +8,6 @@ import pytest
 
 from everhook.observability.metrics import REGISTRY
 from testing.api import ON_SHARED, Api, accepted, assert_problem, created, ok
-from tests.api.test_axme import intent, sends
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -242,7 +241,7 @@ async def test_without_validation_the_catalogue_is_not_read(api: Api) -> None:
     await api.publish(WRONG)
 
 
-async def test_an_escalation_and_a_test_message_take_the_same_path(checked: Api) -> None:
+async def test_a_test_message_is_the_example_of_an_event_type(checked: Api) -> None:
     endpoint = await checked.endpoint()
     path = f"/v1/endpoints/{endpoint['endpointGid']}/test"
 
