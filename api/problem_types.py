@@ -249,7 +249,7 @@ RATE_LIMITED = ProblemType(
     "rate-limited",
     HTTPStatus.TOO_MANY_REQUESTS,
     "Rate limited",
-    "This API key has published as many messages as it may for now.",
+    "This API key, or the tenant that it publishes for, has published as many messages as it may for now.",
     "Send the same call again after `Retry-After`.",
 )
 TOO_MANY_STREAMS = ProblemType(

@@ -35,6 +35,7 @@
 (`EndpointFailure`, `DecryptionError`, `InvalidDocument`, …) are defined where they are raised.
 """
 
+from dataclasses import dataclass
 from datetime import timedelta
 
 
@@ -196,8 +197,24 @@ class BulkOperationRunning(TryLater):
     retry_after = timedelta(seconds=10)
 
 
+@dataclass(frozen=True)
+class Quota:
+    """What a caller may still publish under one policy: `remaining` of `amount` messages in `window_s` seconds, of which
+    more are granted in `reset_s` seconds."""
+
+    policy: str
+    amount: int
+    window_s: int
+    remaining: int
+    reset_s: int
+
+
 class RateLimited(TryLater):
-    """The key has published as much as it may for now."""
+    """The key, or the tenant that it publishes for, has published as much as it may for now."""
+
+    def __init__(self, detail: str, quota: Quota) -> None:
+        super().__init__(detail, timedelta(seconds=max(1, quota.reset_s)))
+        self.quota = quota
 
 
 class TooManyStreams(TryLater):

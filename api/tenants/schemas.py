@@ -1,23 +1,51 @@
 """Tenants as requests and responses show them."""
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
 
 from api.schemas import ApiModel, Name
+from everhook.settings import checked_rate
 
 TENANT: dict[str, Any] = {
     "tenantGid": "ten_01m83prhbfe23sdyzab24cmhby",
     "name": "acme",
+    "publishRate": "100/minute",
     "createdAt": "2026-01-31T12:00:00Z",
 }
+
+
+PUBLISH_RATE = (
+    "How many messages may be published for it at each API process, such as `100/minute`, whichever key publishes them. "
+    "Null: no limit."
+)
+
+
+def _checked(rate: str) -> str:
+    try:
+        return checked_rate(rate)
+    except ValueError:
+        raise ValueError("is no rate such as 100/minute (second, minute, hour or day)") from None
+
+
+Rate = Annotated[str, StringConstraints(min_length=1, max_length=50), AfterValidator(_checked)]
 
 
 class TenantIn(ApiModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "acme"}]})
 
     name: Name
+    publish_rate: Rate | None = Field(None, description=PUBLISH_RATE)
+
+
+class TenantPatch(ApiModel):
+    """What is absent stays as it is."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"publishRate": "100/minute"}]})
+
+    name: Name | None = Field(None, description="Not null.")
+    publish_rate: Rate | None = Field(None, description=PUBLISH_RATE)
 
 
 class TenantOut(ApiModel):
@@ -25,4 +53,5 @@ class TenantOut(ApiModel):
 
     tenant_gid: str
     name: str
+    publish_rate: str | None = Field(description=PUBLISH_RATE)
     created_at: datetime

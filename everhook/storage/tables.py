@@ -99,12 +99,13 @@ def _when(**options: Any) -> Any:
 
 class Tenant(SQLModel, table=True):
     """`erasing_since` is set when the erasure of a tenant starts: from then on the tenant does not exist for any
-    caller."""
+    caller. `publish_rate` is how many messages may be published for it, such as `100/minute`; None: no limit."""
 
     gid: str = Field(default_factory=lambda: new_gid(Kind.TENANT), primary_key=True)
     name: str = Field(unique=True)
     created_at: datetime = _when(default_factory=now)
     erasing_since: datetime | None = _when(default=None)
+    publish_rate: str | None = None
 
 
 class ApiKey(SQLModel, table=True):

@@ -1,4 +1,4 @@
-"""The catalogue of event types, and channels that check messages against it"""
+"""The catalogue of event types, channels that check messages against it, and rates of publishing by tenant"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -24,10 +24,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name"),
     )
     op.add_column("channel", sa.Column("validation", sa.String(32), nullable=False, server_default="off"))
+    op.add_column("tenant", sa.Column("publish_rate", sa.String(), nullable=True))
     op.add_column("message", sa.Column("validation_error", sa.String(), nullable=True))
 
 
 def downgrade() -> None:
     op.drop_column("message", "validation_error")
+    op.drop_column("tenant", "publish_rate")
     op.drop_column("channel", "validation")
     op.drop_table("event_type")
