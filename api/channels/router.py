@@ -47,8 +47,8 @@ async def get_channel(name: Name, services: ServicesDep, store: Store) -> Channe
 async def update_channel(
     name: Name, body: ChannelPatch, services: ServicesDep, store: Store, caller: Principal
 ) -> ChannelOut:
-    """Set the policy, the gates, the validation, or several of them. A round of attempts that has begun keeps its policy; the next round takes the
-    new one. Messages that were accepted keep their gates."""
+    """Set the policy, the gates, the validation, or several of them. A round of attempts that has begun keeps its
+    policy; the next round takes the new one. Messages that were accepted keep their gates."""
     if not body.model_fields_set:
         raise invalid("policy", "is required, unless `gates` or `validation` are given")
     refuse_nulls(body, ("policy", "gates"))

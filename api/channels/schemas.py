@@ -57,7 +57,9 @@ class ChannelPatch(ApiModel):
 
 class ChannelOut(ApiModel):
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{**_EXAMPLE, "gates": [_STEP], "validation": "warn", "createdAt": "2026-01-31T12:00:00Z"}]}
+        json_schema_extra={
+            "examples": [{**_EXAMPLE, "gates": [_STEP], "validation": "warn", "createdAt": "2026-01-31T12:00:00Z"}]
+        }
     )
 
     name: str

@@ -66,9 +66,7 @@ async def show(name: str, request: Request, viewer: ViewerDep, services: Service
 
 
 @router.post("/{name:path}")
-async def change(
-    name: str, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: AdminFormDep
-) -> Response:
+async def change(name: str, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: AdminFormDep) -> Response:
     """Archive or restore it."""
     archived = form.get("archived") == "yes"
     row = await services.event_types.update(store, viewer.caller.actor, name, {"archived": archived})

@@ -13,7 +13,20 @@ from pydantic import (
 )
 
 from api import patterns
-from api.schemas import ApiModel, Events, Flag, GivenOnly, Integer, Metadata, Name, Number, Policy, Text, spec_of
+from api.schemas import (
+    ApiModel,
+    Events,
+    EventType,
+    Flag,
+    GivenOnly,
+    Integer,
+    Metadata,
+    Name,
+    Number,
+    Policy,
+    Text,
+    spec_of,
+)
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeliveryMode
 from everhook.delivery.body_formats import BodyFormat

@@ -78,15 +78,11 @@ async def import_event_types(
 ) -> EventTypeImportOut:
     """Create and change the event types that an OpenAPI document describes under `webhooks`: all of them, or none. Each
     webhook is an event type; its `post` has the description, the schema and the example. Others stay as they are."""
-    imported = await services.event_types.import_document(
-        store, caller.actor, body.document, dry_run=body.dry_run
-    )
+    imported = await services.event_types.import_document(store, caller.actor, body.document, dry_run=body.dry_run)
     return EventTypeImportOut.model_validate(imported)
 
 
-@router.get(
-    f"/{openapi.FILE}", responses={200: {"content": {"application/json": {"example": _DOCUMENT_EXAMPLE}}}}
-)
+@router.get(f"/{openapi.FILE}", responses={200: {"content": {"application/json": {"example": _DOCUMENT_EXAMPLE}}}})
 async def export_event_types(services: ServicesDep, store: Store) -> dict[str, Any]:
     """Get the event types that are not archived as an OpenAPI document, under `webhooks`."""
     async with store.reading() as session:
@@ -108,9 +104,7 @@ async def update_event_type(
     if not body.model_fields_set:
         raise invalid("body", "names nothing to change")
     refuse_nulls(body, ("payload_schema", "example"))
-    changes = {
-        {"payload_schema": "schema"}.get(field, field): getattr(body, field) for field in body.model_fields_set
-    }
+    changes = {{"payload_schema": "schema"}.get(field, field): getattr(body, field) for field in body.model_fields_set}
     return EventTypeOut.of(await services.event_types.update(store, caller.actor, name, changes))
 
 

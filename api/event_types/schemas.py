@@ -87,9 +87,7 @@ class EventTypeSummaryOut(ApiModel):
 
 
 class EventTypeOut(ApiModel):
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{**EVENT_TYPE, "schema": _SCHEMA, "example": _PAYLOAD}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{**EVENT_TYPE, "schema": _SCHEMA, "example": _PAYLOAD}]})
 
     name: str
     description: str

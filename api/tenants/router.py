@@ -44,8 +44,8 @@ async def get_tenant(gid: Gid, services: ServicesDep, store: Store) -> TenantOut
 async def update_tenant(
     gid: Gid, body: TenantPatch, services: ServicesDep, store: Store, caller: Principal
 ) -> TenantOut:
-    """Give a tenant another name or another rate. Workflows that are running keep the old name in Temporal; a rate takes
-    effect within seconds."""
+    """Give a tenant another name or another rate. Workflows that are running keep the old name in Temporal; a rate
+    takes effect within seconds."""
     if not body.model_fields_set:
         raise invalid("name", "is required, unless `publishRate` is given")
     refuse_nulls(body, ("publish_rate",))
@@ -68,4 +68,6 @@ async def erase_tenant(gid: Gid, services: ServicesDep, store: Store, caller: Pr
 
 
 def _shown(tenant: Tenant) -> TenantOut:
-    return TenantOut(tenant_gid=tenant.gid, name=tenant.name, publish_rate=tenant.publish_rate, created_at=tenant.created_at)
+    return TenantOut(
+        tenant_gid=tenant.gid, name=tenant.name, publish_rate=tenant.publish_rate, created_at=tenant.created_at
+    )

@@ -17,8 +17,8 @@ TENANT: dict[str, Any] = {
 
 
 PUBLISH_RATE = (
-    "How many messages may be published for it at each API process, such as `100/minute`, whichever key publishes them. "
-    "Null: no limit."
+    "How many messages may be published for it at each API process, such as `100/minute`, whichever key publishes "
+    "them. Null: no limit."
 )
 
 

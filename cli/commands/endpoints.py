@@ -246,9 +246,7 @@ def rotate_secret(
     session.out.show(session.api.call(calls.rotate_secret(gid, body)), _rotated)
 
 
-@command(
-    app, "test", examples=[f"endpoints test {EXAMPLE}", f"endpoints test {EXAMPLE} --type order.created"]
-)
+@command(app, "test", examples=[f"endpoints test {EXAMPLE}", f"endpoints test {EXAMPLE} --type order.created"])
 def test_endpoint(
     session: Session,
     gid: Gid,

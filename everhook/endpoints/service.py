@@ -328,9 +328,7 @@ class EndpointService:
         _record(session, actor, "endpoint.secret_rotated", view.endpoint, detail)
         return RotatedSecret(await self.get(session, gid), until, secret)
 
-    async def send_test(
-        self, scope: TenantScope, actor: Actor, gid: str, event_type: str | None = None
-    ) -> SentTest:
+    async def send_test(self, scope: TenantScope, actor: Actor, gid: str, event_type: str | None = None) -> SentTest:
         """Send a test message to one endpoint: the example of an event type, or one of type `everhook.test`. Raises
         NotFound, and InvalidField for an event type without an example."""
         async with scope.reading() as session:

@@ -6,7 +6,6 @@ refers to are copied into its `$defs`.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from everhook.errors import InvalidField
@@ -23,15 +22,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 
-@dataclass(frozen=True)
-class Described:
-    """One webhook of a document. `values` are those of an event type: name, description, schema, example, deprecated."""
-
-    values: dict[str, Any]
-
-
-def read(document: Any, field: str) -> list[Described]:
-    """The event types that a document describes. Raises InvalidField."""
+def read(document: Any, field: str) -> list[dict[str, Any]]:
+    """The event types that a document describes: of each name, description, schema, example, and whether it is
+    deprecated. Raises InvalidField."""
     if not isinstance(document, dict) or not str(document.get("openapi", "")).startswith(("3.1", "3.2")):
         raise InvalidField(f"{field}.openapi", "is not 3.1 or 3.2: earlier versions have no webhooks")
     if any(depth > MAX_DEPTH for _, depth in nested_values(document, MAX_DEPTH)):
@@ -39,7 +32,7 @@ def read(document: Any, field: str) -> list[Described]:
     webhooks = document.get("webhooks")
     if not isinstance(webhooks, dict) or not webhooks:
         raise InvalidField(f"{field}.webhooks", "is missing or empty, so no event type is described")
-    return [Described(_Reader(document, f"{field}.webhooks.{name}").event_type(name)) for name in webhooks]
+    return [_Reader(document, f"{field}.webhooks.{name}").event_type(name) for name in webhooks]
 
 
 class _Reader:
@@ -129,8 +122,8 @@ def write(types: Sequence[EventType]) -> dict[str, Any]:
         "info": {
             "title": "Event types",
             "version": "1",
-            "description": "The payloads of messages by type. Endpoints with the body format `raw` receive them as they "
-            "are; other formats wrap them.",
+            "description": "The payloads of messages by type. Endpoints with the body format `raw` receive them as "
+            "they are; other formats wrap them.",
         },
         "webhooks": {row.name: {"post": _operation(row)} for row in types},
     }

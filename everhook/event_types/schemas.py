@@ -164,9 +164,7 @@ _REASONS: Mapping[str, str] = {
 
 
 def _compiled(document: Any, registry: Registry | None = None) -> Draft202012Validator:
-    return Draft202012Validator(
-        document, pattern_options=_PATTERN_OPTIONS, mask=_MASK, offline=True, registry=registry
-    )
+    return Draft202012Validator(document, pattern_options=_PATTERN_OPTIONS, mask=_MASK, offline=True, registry=registry)
 
 
 def _absolute(document: Any) -> Any:
@@ -475,7 +473,9 @@ def _target(document: Any, reference: str) -> Any:
     """What a reference leads to. The library has compiled the schema, so it leads somewhere."""
     name = unquote(reference[1:])
     if name and not name.startswith("/"):
-        return next(value for value, _ in nested_values(document) if isinstance(value, dict) and name in _anchors_of(value))
+        return next(
+            value for value, _ in nested_values(document) if isinstance(value, dict) and name in _anchors_of(value)
+        )
     found = document
     for part in name.split("/")[1:]:
         part = part.replace("~1", "/").replace("~0", "~")

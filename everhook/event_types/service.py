@@ -108,15 +108,15 @@ class EventTypeService:
     ) -> Imported:
         """Create and change the event types that an OpenAPI document describes under `webhooks`: all, or none. Those
         that it does not describe stay. Raises InvalidField and QuotaExceeded."""
-        described = openapi.read(document, "document")
-        for each in described:
-            await _check(NewEventType(**each.values), f"document.webhooks.{each.values['name']}.")
+        described = [NewEventType(**values) for values in openapi.read(document, "document")]
+        for new in described:
+            await _check(new, f"document.webhooks.{new.name}.")
         async with scope.writing() as session:
-            known = await store.existing(session, [each.values["name"] for each in described])
+            known = await store.existing(session, [new.name for new in described])
             await _require_room(session, len(described) - len(known))
             imported = Imported()
-            for each in described:
-                await self._import_one(session, actor, NewEventType(**each.values), known, imported)
+            for new in described:
+                await self._import_one(session, actor, new, known, imported)
             if dry_run:
                 await session.rollback()
         return imported

@@ -59,8 +59,8 @@ class PublishRate:
             raise await self._spent(limit)
 
     async def take(self, limit: Limit | None, messages: int = 1) -> list[Quota]:
-        """Count messages, all or none; what is left after that. Raise RateLimited if they are too many now, InvalidField
-        if they always are."""
+        """Count messages, all or none; what is left after that. Raise RateLimited if they are too many now,
+        InvalidField if they always are."""
         if limit is None:
             return []
         _require_possible(limit, messages)

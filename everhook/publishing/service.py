@@ -179,8 +179,9 @@ class MessageService:
     ) -> Accepted:
         """Publish one message that was admitted. Returns once it and its deliveries are committed.
 
-        `parent`: the trace of the call. What is left to its tenant is added to `quotas`. Raises NotFound for the channel, InvalidField, MalformedPayload,
-        PayloadTooLarge, PayloadDoesNotFit, UnknownEventType, RateLimited, and IdempotencyKeyReused.
+        `parent`: the trace of the call. What is left to its tenant is added to `quotas`. Raises NotFound for the
+        channel, InvalidField, MalformedPayload, PayloadTooLarge, PayloadDoesNotFit, UnknownEventType, RateLimited, and
+        IdempotencyKeyReused.
         """
         tenant_gid, limit = await self._tenant(scope, message.tenant, "tenant")
         left = await self._rate.take(limit)
@@ -231,8 +232,8 @@ class MessageService:
         parent: TraceParent | None = None,
         quotas: list[Quota] | None = None,
     ) -> Sequence[Accepted | IdempotencyKeyReused]:
-        """Publish messages in one transaction; returns what became of each, in their order. What is left to the key, and
-        to the tenants, is added to `quotas`.
+        """Publish messages in one transaction; returns what became of each, in their order. What is left to the key,
+        and to the tenants, is added to `quotas`.
 
         A message whose idempotency key was used with another body is not published, and the others are. Raises what
         `publish` raises for everything else, and RateLimited; then nothing is published.
@@ -244,10 +245,10 @@ class MessageService:
         }
         gids = {tenant: gid for tenant, (gid, _) in found.items()}
         limited = Counter(limit for message in new if (limit := found[message.tenant][1]) is not None)
-        for limit, messages in limited.items():
-            await self._rate.refuse_if_spent(limit, messages)
-        for limit, messages in limited.items():
-            left += await self._rate.take(limit, messages)
+        for limit, count in limited.items():
+            await self._rate.refuse_if_spent(limit, count)
+        for limit, count in limited.items():
+            left += await self._rate.take(limit, count)
         if quotas is not None:
             quotas += left
         with _traced(parent) as trace:

@@ -283,7 +283,9 @@ class Acceptor:
         checked = [p for p in publications if routes[p.channel].validation is not ValidationMode.OFF]
         if not checked:
             return NO_FAULTS
-        return await self._catalogue.faults(connection, [Checked(p.message_gid, p.event_type, p.content) for p in checked])
+        return await self._catalogue.faults(
+            connection, [Checked(p.message_gid, p.event_type, p.content) for p in checked]
+        )
 
     async def _commit_deliveries(
         self,

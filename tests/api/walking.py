@@ -45,8 +45,8 @@ KIND_OF_FIELD = {
 """Which query parameters and fields of bodies name things of tenants."""
 
 NEUTRAL_PARAMETERS = {
-    "action", "actor", "archived", "consumer", "leaseSeconds", "waitSeconds", "timeoutSeconds", "prefetch", "Last-Event-ID",
-    "channel", "cursor", "from", "Idempotency-Key", "limit", "deadLetterReason", "since", "status",
+    "action", "actor", "consumer", "leaseSeconds", "waitSeconds", "timeoutSeconds", "prefetch", "Last-Event-ID",
+    "archived", "channel", "cursor", "from", "Idempotency-Key", "limit", "deadLetterReason", "since", "status",
     "lastStatusCode", "to", "type", "until", "window", "assignee", "overdue", "state",
 }  # fmt: skip
 SAMPLES: JSON = {

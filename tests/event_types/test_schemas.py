@@ -51,9 +51,7 @@ ORDER: dict[str, Any] = {
         ({"id": "\ud800"}, "payload", "has a text that UTF-8 cannot hold"),
     ],
 )
-def test_the_place_that_does_not_fit_is_named_without_what_stands_there(
-    payload: Any, field: str, message: str
-) -> None:
+def test_the_place_that_does_not_fit_is_named_without_what_stands_there(payload: Any, field: str, message: str) -> None:
     fault = check_schema(ORDER, "schema").fault(payload)
 
     assert fault is not None
@@ -121,7 +119,7 @@ def test_a_schema_that_cannot_be_used_is_refused(schema: Any, code: str) -> None
 def test_a_schema_that_is_slow_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("everhook.event_types.schemas.MAX_PROBE_S", 0.0)
 
-    with pytest.raises(InvalidField, match="takes .* ms for a payload of 256 KiB") as refused:
+    with pytest.raises(InvalidField, match=r"takes .* ms for a payload of 256 KiB") as refused:
         check_schema({"items": {"type": "integer"}}, "schema")
     assert refused.value.code == "too_slow"
 
