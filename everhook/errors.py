@@ -199,8 +199,8 @@ class BulkOperationRunning(TryLater):
 
 @dataclass(frozen=True)
 class Quota:
-    """What a caller may still publish under one policy: `remaining` of `amount` messages in `window_s` seconds. More are
-    granted in `reset_s` seconds."""
+    """What a caller may still publish under one policy: `remaining` of `amount` messages in `window_s` seconds, of
+    which more are granted in `reset_s` seconds."""
 
     policy: str
     amount: int
