@@ -239,7 +239,7 @@ def _services_on(engine: DeliveryEngine) -> Services:
         readiness=readiness_check(database, engine.client),
         endpoints=endpoint_service,
         subscriptions=SubscriptionService(quotas),
-        channels=ChannelService(),
+        channels=ChannelService(settings.delivery_retention_days),
         event_types=EventTypeService(),
         tenants=TenantService(engine.client, timedelta(seconds=settings.erasure_settle_seconds)),
         health=HealthService(HealthBoard(database)),

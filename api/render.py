@@ -24,7 +24,12 @@ def channel(row: Channel, tenant_gid: str | None = None) -> ChannelOut:
     """`tenant_gid`: as a tenant sees it. Gates may name inboxes of other tenants."""
     gates = row.gates if tenant_gid is None else None
     return ChannelOut(
-        name=row.name, policy=row.policy, gates=gates, validation=row.validation, created_at=row.created_at
+        name=row.name,
+        policy=row.policy,
+        gates=gates,
+        validation=row.validation,
+        retention_days=row.retention_days,
+        created_at=row.created_at,
     )
 
 

@@ -21,7 +21,13 @@ async def create_channel(
     """Create a channel to publish to. Its policy is the default of all deliveries from it."""
     async with once.writing(store) as session:
         channel = await services.channels.create(
-            session, caller.actor, body.name, spec_of(body.policy), gates_of(body.gates), body.validation
+            session,
+            caller.actor,
+            body.name,
+            spec_of(body.policy),
+            gates_of(body.gates),
+            body.validation,
+            body.retention_days,
         )
         return await once.keep(session, render.channel(channel), HTTPStatus.CREATED)
 
@@ -47,11 +53,11 @@ async def get_channel(name: Name, services: ServicesDep, store: Store) -> Channe
 async def update_channel(
     name: Name, body: ChannelPatch, services: ServicesDep, store: Store, caller: Principal
 ) -> ChannelOut:
-    """Set the policy, the gates, the validation, or several of them. A round of attempts that has begun keeps its
-    policy; the next round takes the new one. Messages that were accepted keep their gates."""
+    """Set the policy, the gates, the validation, the retention, or several of them. A round of attempts that has begun
+    keeps its policy; the next round takes the new one. Messages that were accepted keep their gates."""
     if not body.model_fields_set:
-        raise invalid("policy", "is required, unless `gates` or `validation` are given")
-    refuse_nulls(body, ("policy", "gates"))
+        raise invalid("policy", "is required, unless `gates`, `validation` or `retentionDays` are given")
+    refuse_nulls(body, ("policy", "gates", "retention_days"))
     async with store.writing() as session:
         channel = await services.channels.get(session, name)
         if "gates" in body.model_fields_set:  # first: it locks inboxes, and the deletion of one locks channels after it
@@ -60,6 +66,8 @@ async def update_channel(
             channel = await services.channels.set_policy(session, caller.actor, name, spec_of(body.policy))
         if body.validation is not None:
             channel = await services.channels.set_validation(session, caller.actor, name, body.validation)
+        if "retention_days" in body.model_fields_set:
+            channel = await services.channels.set_retention(session, caller.actor, name, body.retention_days)
         return render.channel(channel)
 
 

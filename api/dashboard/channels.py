@@ -92,10 +92,20 @@ async def create(
     request: Request, viewer: OperatorDep, services: ServicesDep, store: StoreDep, form: AdminFormDep
 ) -> Response:
     try:
-        new = ChannelIn(name=form.get("name"), policy=_policy(form), validation=_validation(form))
+        new = ChannelIn(
+            name=form.get("name"),
+            policy=_policy(form),
+            validation=_validation(form),
+            retention_days=_retention(form),
+        )
         async with store.writing() as session:
             await services.channels.create(
-                session, viewer.caller.actor, new.name, spec_of(new.policy), validation=new.validation
+                session,
+                viewer.caller.actor,
+                new.name,
+                spec_of(new.policy),
+                validation=new.validation,
+                retention_days=new.retention_days,
             )
     except (ValidationError, Problem, DomainError) as error:
         return _form(request, viewer, form.values, error=error)
@@ -108,7 +118,9 @@ async def ask_edit(
 ) -> Response:
     async with store.reading() as session:
         channel = await services.channels.get(session, name)
-    return _form(request, viewer, {**policy_form.fields(channel.policy), "validation": channel.validation}, name)
+    days = "" if channel.retention_days is None else f"{channel.retention_days:g}"
+    values = {**policy_form.fields(channel.policy), "validation": channel.validation, "retention": days}
+    return _form(request, viewer, values, name)
 
 
 @router.post("/{name}/edit")
@@ -116,12 +128,14 @@ async def edit(
     name: str, request: Request, viewer: OperatorDep, services: ServicesDep, store: StoreDep, form: AdminFormDep
 ) -> Response:
     try:
-        changes = ChannelPatch(policy=_policy(form), validation=_validation(form))
+        changes = ChannelPatch(policy=_policy(form), validation=_validation(form), retention_days=_retention(form))
         actor = viewer.caller.actor
         async with store.writing() as session:
             channel = await services.channels.set_policy(session, actor, name, spec_of(changes.policy))
             if changes.validation is not None and changes.validation is not channel.validation:
                 await services.channels.set_validation(session, actor, name, changes.validation)
+            if changes.retention_days != channel.retention_days:
+                await services.channels.set_retention(session, actor, name, changes.retention_days)
     except NotFound:
         raise
     except (ValidationError, Problem, DomainError) as error:
@@ -148,6 +162,10 @@ VALIDATIONS = (
 def _validation(form: Form) -> Any:
     """What pydantic checks."""
     return form.get("validation", ValidationMode.OFF)
+
+
+def _retention(form: Form) -> float | None:
+    return policy_form.number(form.get("retention"), "retention") if "retention" in form else None
 
 
 def _policy(form: Form) -> Policy | None:

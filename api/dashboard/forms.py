@@ -93,6 +93,7 @@ FIELDS = {
     "assignees": "assignees",
     "dueSeconds": "dueHours",
     "handler": "handler",
+    "retentionDays": "retention",
 }
 """Fields of our forms that go by another name in the API, or stand deeper."""
 

@@ -52,20 +52,20 @@ def policy(form: Form) -> dict[str, Any] | None:
         case "exponential":
             spec["exponential"] = {
                 "initialSeconds": _seconds(form.get("initial"), "initial"),
-                "factor": _number(form.get("factor", "2"), "factor"),
+                "factor": number(form.get("factor", "2"), "factor"),
                 "capSeconds": _seconds(form.get("cap"), "cap"),
-                "attempts": int(_number(form.get("attempts"), "attempts")),
+                "attempts": int(number(form.get("attempts"), "attempts")),
             }
         case "documented" | "patient" | "brisk" as preset:
             spec["preset"] = preset
     if "jitter" in form:
-        spec["jitter"] = _number(form.get("jitter"), "jitter")
+        spec["jitter"] = number(form.get("jitter"), "jitter")
     if "timeout" in form:
         spec["timeoutSeconds"] = _seconds(form.get("timeout"), "timeout")
     if "window" in form:
         spec["maxWindowSeconds"] = _seconds(form.get("window"), "window")
     if "statuses" in form:
-        spec["retryStatuses"] = [int(_number(part, "statuses")) for part in _list(form.get("statuses"))]
+        spec["retryStatuses"] = [int(number(part, "statuses")) for part in _list(form.get("statuses"))]
     return spec or None
 
 
@@ -81,7 +81,7 @@ def _seconds(written: str, field: str) -> float:
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
-def _number(written: str, field: str) -> float:
+def number(written: str, field: str) -> float:
     try:
         return float(written)
     except ValueError as error:

@@ -21,6 +21,8 @@ Validation = Annotated[
     typer.Option(help="What happens to messages that do not fit the catalogue of event types."),
 ]
 
+RetentionDays = Annotated[float | None, typer.Option(min=0, help="Days that payloads are kept.")]
+
 
 @command(app, "list", examples=["channels list"])
 def list_channels(session: Session, limit: Limit = DEFAULT_LIMIT) -> None:
@@ -36,9 +38,15 @@ def show_channel(session: Session, name: Name) -> None:
 
 
 @command(app, "create", examples=["channels create orders", "channels create orders --preset patient"])
-def create_channel(session: Session, name: Name, policy: PolicyOptions, validation: Validation = None) -> None:
+def create_channel(
+    session: Session,
+    name: Name,
+    policy: PolicyOptions,
+    validation: Validation = None,
+    retention_days: RetentionDays = None,
+) -> None:
     """Create a channel, so that messages can be published to it."""
-    body = changed({"name": name, **policy.given(), **_given(validation)})
+    body = changed({"name": name, **policy.given(), **_given(validation, retention_days)})
     session.out.show(session.api.call(calls.create_channel(body)), _card)
 
 
@@ -57,10 +65,16 @@ def update_channel(
     policy: PolicyOptions,
     no_policy: Annotated[bool, typer.Option("--no-policy", help="Use the default policy.")] = False,
     validation: Validation = None,
+    retention_days: RetentionDays = None,
+    no_retention: Annotated[
+        bool, typer.Option("--no-retention", help="Keep payloads for as long as the settings say.")
+    ] = False,
 ) -> None:
-    """Change the policy or the validation. Rounds that have started keep their policy."""
-    body = changed({**policy.given(), **({"policy": None} if no_policy else {}), **_given(validation)})
-    session.out.show(session.api.call(calls.update_channel(name, body)), _card)
+    """Change the settings of a channel. Options that are not given stay unchanged; rounds that have started keep their
+    policy."""
+    body = {**policy.given(), **({"policy": None} if no_policy else {}), **_given(validation, retention_days)}
+    body |= {"retentionDays": None} if no_retention else {}
+    session.out.show(session.api.call(calls.update_channel(name, changed(body))), _card)
 
 
 @command(app, "delete", examples=["channels delete orders"])
@@ -91,13 +105,20 @@ def _card(channel: Channel) -> Table:
             ("name", channel["name"]),
             ("policy", _policy(channel)),
             ("validation", channel["validation"]),
+            ("payloads are kept", _retention(channel)),
             ("created", when(channel["createdAt"])),
         ]
     )
 
 
-def _given(validation: str | None) -> dict[str, Any]:
-    return {} if validation is None else {"validation": validation}
+def _given(validation: str | None, retention_days: float | None) -> dict[str, Any]:
+    given = {"validation": validation, "retentionDays": retention_days}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _retention(channel: Channel) -> str:
+    days = channel["retentionDays"]
+    return "as long as the settings say" if days is None else f"{days:g} days"
 
 
 def _policy(channel: Channel) -> str:

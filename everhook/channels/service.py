@@ -18,6 +18,10 @@ from everhook.storage.tables import Channel
 class ChannelService:
     """Policies and gates are as requests spell them; None: the default policy, no gates. Channels have no tenant."""
 
+    def __init__(self, message_days: float) -> None:
+        """`message_days`: how long messages are kept (`EVERHOOK_DELIVERY_RETENTION_DAYS`); 0: for ever."""
+        self._message_days = message_days
+
     async def create(
         self,
         session: Session,
@@ -26,11 +30,14 @@ class ChannelService:
         policy: dict[str, Any] | None,
         gates: Sequence[Any] | None = None,
         validation: ValidationMode = ValidationMode.OFF,
+        retention_days: float | None = None,
     ) -> Channel:
-        """Raises InvalidField for a reserved name and wrong gates, and ChannelExists."""
+        """Raises InvalidField for a reserved name, wrong gates and a retention that is too long, and ChannelExists."""
         if is_reserved(name):
             raise InvalidField("name", f"may not begin with {RESERVED}: such channels are Everhook's own")
-        channel = await channels.create(session, name, policy, await _checked(session, gates), validation)
+        self._check_retention(retention_days)
+        checked = await _checked(session, gates)
+        channel = await channels.create(session, name, policy, checked, validation, retention_days)
         if channel is None:
             raise ChannelExists(f"There is a channel {name} already.")
         detail: dict[str, Any] = {"policy": channel.policy}
@@ -38,6 +45,8 @@ class ChannelService:
             detail["gates"] = _inboxes(channel)
         if channel.validation is not ValidationMode.OFF:
             detail["validation"] = channel.validation
+        if channel.retention_days is not None:
+            detail["retentionDays"] = channel.retention_days
         record_audit(session, actor, "channel.created", channel.name, detail=detail)
         return channel
 
@@ -77,6 +86,22 @@ class ChannelService:
         await channels.set_validation(session, channel, validation)
         record_audit(session, actor, "channel.changed", name, detail={"validation": validation})
         return channel
+
+    async def set_retention(self, session: Session, actor: Actor, name: str, days: float | None) -> Channel:
+        """How long payloads are kept; None: as long as the settings say. Holds for messages that were accepted before,
+        too. Raises NotFound and InvalidField."""
+        self._check_retention(days)
+        channel = await self.get(session, name)
+        await channels.set_retention(session, channel, days)
+        record_audit(session, actor, "channel.changed", name, detail={"retentionDays": days})
+        return channel
+
+    def _check_retention(self, days: float | None) -> None:
+        if days is not None and 0 < self._message_days < days:
+            raise InvalidField(
+                "retentionDays",
+                f"is longer than messages are kept: {self._message_days:g} days (EVERHOOK_DELIVERY_RETENTION_DAYS)",
+            )
 
     async def delete(self, session: Session, actor: Actor, name: str) -> None:
         """Deliveries that were accepted before go on. Raises NotFound, and ChannelInUse where subscriptions lead from

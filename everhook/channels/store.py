@@ -20,12 +20,21 @@ async def create(
     policy: dict[str, Any] | None,
     gates: list[dict[str, Any]] | None = None,
     validation: ValidationMode = ValidationMode.OFF,
+    retention_days: float | None = None,
 ) -> Channel | None:
     """The new channel; None if the name is taken."""
     connection = await session.connection()
     statement = insert_ignoring(connection, Channel, "name").returning(col(Channel.name))
-    row = {"name": name, "policy": policy, "gates": gates, "validation": validation, "routes_version": 0}
-    created = (await session.execute(statement.values(row | {"created_at": now()}))).one_or_none()
+    row = {
+        "name": name,
+        "policy": policy,
+        "gates": gates,
+        "validation": validation,
+        "retention_days": retention_days,
+        "routes_version": 0,
+        "created_at": now(),
+    }
+    created = (await session.execute(statement.values(row))).one_or_none()
     if created is None:
         return None
     # A channel of this name may have been deleted before.
@@ -53,6 +62,12 @@ async def set_validation(session: AsyncSession, channel: Channel, validation: Va
     session.add(channel)
     await session.flush()
     await bump(session, channel.name)
+
+
+async def set_retention(session: AsyncSession, channel: Channel, days: float | None) -> None:
+    channel.retention_days = days
+    session.add(channel)
+    await session.flush()
 
 
 async def set_policy(session: AsyncSession, channel: Channel, policy: dict[str, Any] | None) -> None:

@@ -151,7 +151,8 @@ class Channel(SQLModel, table=True):
     """`routes_version` increases with every change that affects publishing: see `publishing/routes_store.py`.
 
     `gates` are the steps that its messages have to pass before they are sent: see `publishing/gates.py`. `validation`
-    is what happens to messages that do not fit the catalogue of event types.
+    is what happens to messages that do not fit the catalogue of event types. `retention_days` is how long payloads are
+    kept; None: as long as the settings say.
     """
 
     name: str = Field(primary_key=True)
@@ -160,6 +161,7 @@ class Channel(SQLModel, table=True):
     validation: ValidationMode = Field(
         default=ValidationMode.OFF, sa_type=enum_text(ValidationMode), sa_column_kwargs={"server_default": "off"}
     )
+    retention_days: float | None = None
     routes_version: int = _count(default=0)
     created_at: datetime = _when(default_factory=now)
 
@@ -327,6 +329,7 @@ class Message(SQLModel, table=True):
         ),
         Index(
             "ix_message_payload",
+            "channel",
             "gid",
             postgresql_where=text("payload IS NOT NULL"),
             sqlite_where=text("payload IS NOT NULL"),
