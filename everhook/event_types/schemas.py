@@ -42,6 +42,8 @@ MAX_PROBE_S = 0.1
 """How much processor time a payload of that size may take."""
 
 MAX_PATH, MAX_MESSAGE = 200, 300
+MAX_LOCATED = 200
+"""Steps to the place that does not fit. Each of them checks what is below it again."""
 _REFERENCES = ("$ref", "$dynamicRef")
 _MASK = "the value"
 """What messages say instead of the value, which is payload."""
@@ -61,7 +63,7 @@ class Fault:
         return f"{self.field}: {self.message}"
 
     def error(self, at: str = "") -> InvalidField:
-        """What its publisher is told where the channel rejects it. `at`: where the message stands in the request."""
+        """The error for its publisher, if the channel rejects it. `at`: where the message is in the request."""
         if self.kind is FaultKind.PAYLOAD:
             return PayloadDoesNotFit(f"{at}{self.field}", self.message, "schema")
         return UnknownEventType(f"{at}{self.field}", self.message, self.kind.value)
@@ -95,13 +97,15 @@ class PayloadSchema:
         """
         path: list[str | int] = []
         schema: Any = self._document
-        while isinstance(schema, dict):
+        for _ in range(MAX_LOCATED):
+            if not isinstance(schema, dict):
+                return path, "is not allowed"
             inner = next((one for one in self._applied(schema, content) if not self._fits(one[0], one[1])), None)
             if inner is None:
                 return path, self._reason(schema, content)
             schema, content, step = inner
             path += step
-        return path, "is not allowed"
+        return path, "does not fit the schema"
 
     def _applied(self, schema: Mapping[str, Any], content: Any) -> Iterator[tuple[Any, Any, tuple[str | int, ...]]]:
         """The subschemas that a value must fit, each with the part of the value and the way to it."""

@@ -346,7 +346,7 @@ async def test_an_index_of_partitions_is_replaced_while_others_publish(partition
 
 
 @pytest.mark.parametrize("statement", range(1, 10))
-async def test_the_replacement_of_an_index_that_was_cut_off_can_be_run_again(partitioned: str, statement: int) -> None:
+async def test_the_replacement_of_an_index_that_was_cut_off_is_completed(partitioned: str, statement: int) -> None:
     with statements_seen(cut_off_at(statement)), pytest.raises(_CutOff):
         await migrate(partitioned)
     await migrate(partitioned)
