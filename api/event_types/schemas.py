@@ -13,7 +13,7 @@ _SCHEMA: dict[str, Any] = {
     "required": ["orderId", "amount"],
     "properties": {"orderId": {"type": "integer"}, "amount": {"type": "number", "minimum": 0}},
 }
-_PAYLOAD = {"orderId": 1042, "amount": 99.5}
+_PAYLOAD: dict[str, Any] = {"orderId": 1042, "amount": 99.5}
 _SUMMARY: dict[str, Any] = {"name": "order.created", "description": "A customer has ordered.", "deprecated": False}
 EVENT_TYPE: dict[str, Any] = {
     **_SUMMARY,
@@ -100,7 +100,16 @@ class EventTypeOut(ApiModel):
 
     @classmethod
     def of(cls, row: tables.EventType) -> "EventTypeOut":
-        return cls.model_validate(row)
+        return cls(
+            name=row.name,
+            description=row.description,
+            payload_schema=row.payload_schema,
+            example=row.example,
+            deprecated=row.deprecated,
+            archived=row.archived,
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+        )
 
 
 class EventTypeImportIn(ApiModel):

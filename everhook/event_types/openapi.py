@@ -49,7 +49,7 @@ class _Reader:
         body = self._object(operation.get("requestBody", {}), ".post.requestBody")
         media = body.get("content", {}).get(JSON_TYPE, {}) if isinstance(body.get("content", {}), dict) else {}
         media = self._object(media, f".post.requestBody.content.{JSON_TYPE}")
-        description = operation.get("description") or operation.get("summary") or item.get("description") or ""
+        description = operation.get("description", operation.get("summary", item.get("description", "")))
         if not isinstance(description, str):
             raise InvalidField(f"{self._field}.post.description", "is a text")
         return {
@@ -135,9 +135,7 @@ def _operation(row: EventType) -> dict[str, Any]:
         media["schema"] = _relocated(row.payload_schema, _pointer(row.name))
     if row.example is not None:
         media["example"] = row.example
-    operation: dict[str, Any] = {"summary": row.name}
-    if row.description:
-        operation["description"] = row.description
+    operation: dict[str, Any] = {"summary": row.name, "description": row.description}
     if row.deprecated:
         operation["deprecated"] = True
     operation["requestBody"] = {"required": True, "content": {JSON_TYPE: media}}
@@ -185,15 +183,16 @@ def _rewritten(schema: Any, own: str, copied: Mapping[str, str]) -> Any:
 
 
 def _references(schema: Any) -> Iterator[str]:
+    """All references in a schema, in their order."""
     waiting = [schema]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
             if isinstance(value.get("$ref"), str):
                 yield value["$ref"]
-            waiting += value.values()
+            waiting += reversed(value.values())
         elif isinstance(value, list):
-            waiting += value
+            waiting += reversed(value)
 
 
 def _unique(label: str, taken: Mapping[str, Any]) -> str:

@@ -538,7 +538,8 @@ def _map(value: Any) -> dict[str, Any]:
 def _measure(schema: PayloadSchema, field: str, examples: Sequence[Any], places: Sequence[Sequence[str]]) -> None:
     """Raise InvalidField if a payload takes too long. Small payloads come first, so that large ones are not tried with
     a schema that is too slow for them."""
-    probes = [_filled(place, value) for place in places for value in (0, "", {}, [])]
+    values: tuple[Any, ...] = (0, "", {}, [])
+    probes = [_filled(place, value) for place in places for value in values]
     for share in (32, 1):
         for probe in probes:
             _refuse_slow(field, _seconds(schema, probe(PROBE_BYTES // share)) * share)

@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import defer
 from sqlmodel import col
 
-from everhook.event_types.schemas import Fault, FaultKind, PayloadSchema
+from everhook.event_types.modes import FaultKind
+from everhook.event_types.schemas import Fault, PayloadSchema
 from everhook.storage.paging import Page, page_of
 from everhook.storage.statements import insert_ignoring
 from everhook.storage.tables import EventType, now
@@ -57,7 +58,7 @@ class Catalogue:
                 col(EventType.name).in_(names)
             )
         )
-        known = {name: (archived, sha256) for name, archived, sha256 in rows.tuples()}
+        known = {name: (archived, sha256) for name, archived, sha256 in rows.all()}
         schemas = await self._schemas(connection, {name: sha for name, (_, sha) in known.items() if sha is not None})
         faults: dict[str, Fault] = {}
         for message in messages:
@@ -78,7 +79,7 @@ class Catalogue:
                     col(EventType.name).in_(missing), col(EventType.schema_sha256).is_not(None)
                 )
             )
-            for name, sha256, document in rows.tuples():
+            for name, sha256, document in rows.all():
                 found[name] = PayloadSchema(document)
                 self._compiled[sha256] = _Compiled(found[name], found[name].size)
         return found

@@ -149,7 +149,7 @@ async def _erase_old_payloads(bulk: Bulk, moment: datetime, period: timedelta | 
 async def _periods_of_channels(bulk: Bulk) -> dict[str, timedelta]:
     days = select(col(Channel.name), col(Channel.retention_days)).where(col(Channel.retention_days).is_not(None))
     async with bulk.database.read_connection() as connection:
-        return {name: timedelta(days=kept) for name, kept in (await connection.execute(days)).tuples() if kept}
+        return {name: timedelta(days=kept) for name, kept in (await connection.execute(days)).all() if kept}
 
 
 async def _channels_with_payloads(bulk: Bulk) -> AsyncIterator[str]:

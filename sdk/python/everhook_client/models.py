@@ -293,6 +293,91 @@ Whether an operator, or Everhook after days of failures, holds back what is sent
 """
 
 
+class EventTypeImportIn(TypedDict):
+    document: dict[str, Any]
+    """
+    An OpenAPI document (3.1) with `webhooks`.
+    """
+    dryRun: NotRequired[bool]
+    """
+    Report what would change, and change nothing.
+    """
+
+
+class EventTypeImport(TypedDict):
+    """
+    The names of the event types of a document, by what the import did.
+    """
+
+    created: list[str]
+    changed: list[str]
+    unchanged: list[str]
+
+
+class EventTypeIn(TypedDict):
+    name: str
+    description: NotRequired[str]
+    schema: NotRequired[dict[str, Any] | bool | None]
+    """
+    The JSON Schema (2020-12) that payloads fit: an object, `true` or `false`. `format` is not checked.
+    """
+    example: NotRequired[Any]
+    """
+    A payload, which fits the schema. Test messages have it.
+    """
+    deprecated: NotRequired[bool]
+    archived: NotRequired[bool]
+
+
+class EventType(TypedDict):
+    name: str
+    description: str
+    schema: dict[str, Any] | bool | None
+    """
+    The JSON Schema (2020-12) that payloads fit: an object, `true` or `false`. `format` is not checked.
+    """
+    example: Any
+    deprecated: bool
+    archived: bool
+    createdAt: str
+    updatedAt: str
+
+
+class EventTypePatch(TypedDict):
+    """
+    What is absent stays as it is.
+    """
+
+    description: NotRequired[str | None]
+    schema: NotRequired[dict[str, Any] | bool | None]
+    """
+    The JSON Schema (2020-12) that payloads fit: an object, `true` or `false`. `format` is not checked. Null: none.
+    """
+    example: NotRequired[Any]
+    """
+    Null: none.
+    """
+    deprecated: NotRequired[bool | None]
+    archived: NotRequired[bool | None]
+    """
+    Whether channels with the validation `reject` refuse it.
+    """
+
+
+class EventTypeSummary(TypedDict):
+    """
+    An event type without its schema and example.
+    """
+
+    name: str
+    description: str
+    deprecated: bool
+    archived: bool
+    hasSchema: bool
+    createdAt: str
+    updatedAt: str
+
+
 class Exponential(TypedDict):
     """
     Waits that grow by a factor, up to a cap.
@@ -469,6 +554,11 @@ class CheckpointList(TypedDict):
     nextCursor: str | None
 
 
+class EventTypeSummaryList(TypedDict):
+    data: list[EventTypeSummary]
+    nextCursor: str | None
+
+
 class LiveDelivery(TypedDict):
     """
     What the delivery's workflow reports.
@@ -506,6 +596,10 @@ class Message(TypedDict):
     publishedAt: str
     acceptedAt: str
     payloadErasedAt: str | None
+    validationError: str | None
+    """
+    Where it does not fit the catalogue of event types, if its channel has the validation `warn`.
+    """
 
 
 Outcome: TypeAlias = Literal["delivered", "partly", "dead_lettered", "discarded", "declined"]
@@ -569,9 +663,12 @@ class Problem(TypedDict):
         "/problems/not-found",
         "/problems/method-not-allowed",
         "/problems/payload-too-large",
+        "/problems/payload-does-not-fit",
+        "/problems/unknown-event-type",
         "/problems/conflict",
         "/problems/channel-exists",
         "/problems/channel-in-use",
+        "/problems/event-type-exists",
         "/problems/tenant-name-taken",
         "/problems/tenant-in-use",
         "/problems/too-many-secrets",
@@ -631,6 +728,10 @@ class PublishedMessage(TypedDict):
     Whether its idempotency key was used before; then nothing new was published.
     """
     deliveries: list[DeliverySummary]
+    validationError: NotRequired[str | None]
+    """
+    Where it does not fit the catalogue of event types; absent if it does, or is not checked.
+    """
 
 
 class PublishedMessages(TypedDict):
@@ -941,12 +1042,46 @@ TaskState: TypeAlias = Literal["open", "decided", "expired", "cancelled"]
 
 class TenantIn(TypedDict):
     name: str
+    publishRate: NotRequired[str | None]
+    """
+    How many messages may be published for it at each API process, such as `100/minute`, whichever key publishes them. Null: no limit.
+    """
 
 
 class Tenant(TypedDict):
     tenantGid: str
     name: str
+    publishRate: str | None
+    """
+    How many messages may be published for it at each API process, such as `100/minute`, whichever key publishes them. Null: no limit.
+    """
     createdAt: str
+
+
+class TenantPatch(TypedDict):
+    """
+    What is absent stays as it is.
+    """
+
+    name: NotRequired[str | None]
+    """
+    Not null.
+    """
+    publishRate: NotRequired[str | None]
+    """
+    How many messages may be published for it at each API process, such as `100/minute`, whichever key publishes them. Null: no limit.
+    """
+
+
+class TestRequest(TypedDict):
+    """
+    What to send.
+    """
+
+    type: NotRequired[str | None]
+    """
+    An event type of the catalogue, whose example is sent. Without it: `everhook.test`.
+    """
 
 
 class TestSent(TypedDict):
@@ -966,6 +1101,12 @@ class Tls(TypedDict):
 Until: TypeAlias = Literal["settled", "first"]
 """
 `SETTLED`: all deliveries are settled. `FIRST`: one of them is.
+"""
+
+
+ValidationMode: TypeAlias = Literal["off", "warn", "reject"]
+"""
+What a channel does with messages that do not fit the catalogue of event types.
 """
 
 
@@ -1207,6 +1348,14 @@ class Channel(TypedDict):
     gates: list[GateStep] | None
     """
     Who has to approve its messages, one after the other, before they are sent. Null also for the key of a tenant.
+    """
+    validation: ValidationMode
+    """
+    What happens to messages that do not fit the catalogue of event types: `off` (not checked), `warn` (accepted, flagged and counted) or `reject` (`422`).
+    """
+    retentionDays: float | None
+    """
+    How many days the payloads of its messages are kept, instead of EVERHOOK_PAYLOAD_RETENTION_DAYS: fewer or more, but no longer than messages are kept. Null: as long as that setting says.
     """
     createdAt: str
 
@@ -1629,6 +1778,14 @@ class ChannelIn(TypedDict):
     """
     Who has to approve its messages, one after the other, before they are sent.
     """
+    validation: NotRequired[ValidationMode]
+    """
+    What happens to messages that do not fit the catalogue of event types: `off` (not checked), `warn` (accepted, flagged and counted) or `reject` (`422`).
+    """
+    retentionDays: NotRequired[float | None]
+    """
+    How many days the payloads of its messages are kept, instead of EVERHOOK_PAYLOAD_RETENTION_DAYS: fewer or more, but no longer than messages are kept. Null: as long as that setting says.
+    """
 
 
 class ChannelPatch(TypedDict):
@@ -1640,6 +1797,14 @@ class ChannelPatch(TypedDict):
     gates: NotRequired[list[GateStep] | None]
     """
     Who has to approve its messages, one after the other, before they are sent.
+    """
+    validation: NotRequired[ValidationMode | None]
+    """
+    What happens to messages that do not fit the catalogue of event types: `off` (not checked), `warn` (accepted, flagged and counted) or `reject` (`422`). Not null.
+    """
+    retentionDays: NotRequired[float | None]
+    """
+    How many days the payloads of its messages are kept, instead of EVERHOOK_PAYLOAD_RETENTION_DAYS: fewer or more, but no longer than messages are kept. Null: as long as that setting says.
     """
 
 
@@ -1874,6 +2039,10 @@ class MessageDetail(TypedDict):
     publishedAt: str
     acceptedAt: str
     payloadErasedAt: str | None
+    validationError: str | None
+    """
+    Where it does not fit the catalogue of event types, if its channel has the validation `warn`.
+    """
     payload: Any
     """
     Null once it was erased.
