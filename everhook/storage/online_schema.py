@@ -20,6 +20,9 @@ from everhook.storage.partitions import Partition, is_partitioned, partitions_of
 LOCK_TIMEOUT = "2s"
 """A statement that waits for a table's lock keeps all later writers of that table waiting as well."""
 
+BRIEF_LOCK_TIMEOUT = "100ms"
+"""For a lock of all partitions at once, which an autovacuum gives up only after a second."""
+
 PAGES_A_BATCH = 500
 """4 MB of a table are backfilled in one transaction."""
 
@@ -84,10 +87,12 @@ def replace_partitioned_index(name: str, table: str, columns: Sequence[str], *, 
         for partition, index in zip(_partitions(table), built, strict=True):
             _drop_if_invalid(index)
             op.execute(f'CREATE INDEX CONCURRENTLY IF NOT EXISTS "{index}" ON {partition.name} {definition}')
+    op.execute(f"SET LOCAL lock_timeout = '{BRIEF_LOCK_TIMEOUT}'")
     for index in built:
         op.execute(f'ALTER INDEX "{name}__new" ATTACH PARTITION "{index}"')
     op.execute(f'DROP INDEX IF EXISTS "{name}"')
     op.execute(f'ALTER INDEX "{name}__new" RENAME TO "{name}"')
+    op.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
 
 
 def _partitions(table: str) -> list[Partition]:
