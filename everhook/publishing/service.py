@@ -137,7 +137,8 @@ class MessageView:
 
 @dataclass(frozen=True)
 class MessageDetail:
-    """A message with its newest deliveries; `counts` are of all, by status. `gate`: what they waited or wait for."""
+    """A message with its newest deliveries; `counts` are of all, by status. `gate`: what they waited or wait for.
+    `waits`: it has no deliveries before its time."""
 
     message: Message
     tenant: str | None
@@ -145,6 +146,7 @@ class MessageDetail:
     deliveries: Sequence[Delivery]
     has_more_deliveries: bool
     gate: GateView | None
+    waits: bool
 
 
 class MessageService:
@@ -331,6 +333,7 @@ class MessageService:
             deliveries=page.rows,
             has_more_deliveries=page.next_key is not None,
             gate=await gates.view(session, gid),
+            waits=row.deliver_at is not None and await schedules.is_scheduled(await session.connection(), gid),
         )
 
     async def erase_payload(self, scope: TenantScope, actor: Actor, gid: str) -> None:
