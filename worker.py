@@ -24,6 +24,7 @@ from activities.reconciling import ReconcilingActivities
 from activities.recording import RecordingActivities
 from activities.releasing import ReleasingActivities
 from activities.retention import RetentionActivities
+from activities.scheduling import ScheduleActivities
 from activities.sealing import SealingActivities
 from activities.sending import SendingActivities
 from activities.tasks import TaskActivities
@@ -42,6 +43,7 @@ from everhook.tenants.retention_store import RetentionPeriods
 from workflows.delivery import DeliveryWorkflow
 from workflows.endpoint import EndpointWorkflow
 from workflows.erasure import EraseTenantWorkflow
+from workflows.scheduled import ScheduledMessageWorkflow
 from workflows.upkeep import (
     EventsLoopWorkflow,
     EventsWorkflow,
@@ -61,6 +63,7 @@ WORKFLOWS: Sequence[type] = [
     RetentionWorkflow,
     EraseTenantWorkflow,
     SealReceiptsWorkflow,
+    ScheduledMessageWorkflow,
 ]
 
 GRACE = timedelta(seconds=45)
@@ -147,6 +150,7 @@ def _recording(engine: DeliveryEngine) -> list[Activity]:
         circuits.project_circuit,
         releasing.count_parked,
         releasing.release_parked,
+        ScheduleActivities(engine.schedules).deliver_scheduled,
     ]
 
 
@@ -160,6 +164,7 @@ def _upkeep(engine: DeliveryEngine) -> list[Activity]:
         engine.defaults,
         overdue_grace=timedelta(seconds=settings.overdue_grace_seconds),
         every=timedelta(seconds=settings.reconcile_every_seconds),
+        schedules=engine.schedules,
     )
     alerts = AlertEvaluator(database, Limits.from_settings(settings))
     events = EventActivities(

@@ -60,7 +60,7 @@ def endpoint(view: EndpointView) -> EndpointOut:
 
 
 def _options(row: Endpoint) -> EndpointOptions | None:
-    if row.mode is DeliveryMode.HTTP:
+    if row.mode is DeliveryMode.HTTP and not row.options:
         return None
     defaults = {"leaseSeconds": 60, "maxInFlight": 1_000} if row.mode.is_pulled else {}
     return EndpointOptions.model_validate(defaults | row.options)

@@ -20,6 +20,7 @@ EVENTS_LOOP_WORKFLOW = "EventsLoop"
 RETENTION_WORKFLOW = "Retention"
 ERASE_TENANT_WORKFLOW = "EraseTenant"
 SEAL_RECEIPTS_WORKFLOW = "SealReceipts"
+SCHEDULED_MESSAGE_WORKFLOW = "ScheduledMessage"
 
 
 LOOP_LENGTH = timedelta(minutes=5)
@@ -448,6 +449,13 @@ class DeliveryState:
     waiting_for: str
     next_attempt_at: datetime | None = None
     dead_letter_reason: DeadLetterReason | None = None
+
+
+@dataclass(frozen=True)
+class ScheduledMessageInput:
+    """The input of `ScheduledMessageWorkflow` and of `deliver_scheduled`."""
+
+    message_gid: str
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from everhook.egress import EgressClient, EgressRules
 from everhook.internal.service import InternalHandlers, mailer_of
 from everhook.lifecycle.service import LifecycleService
 from everhook.lifecycle.watch import MessageWatch
+from everhook.publishing.schedules import MessageSchedules
 from everhook.publishing.store import Acceptor
 from everhook.pulling.direct import DirectHandOut
 from everhook.pulling.service import PullQueue
@@ -58,6 +59,7 @@ class DeliveryEngine:
     lifecycle: LifecycleService
     tasks: TaskService
     timers: TaskTimers
+    schedules: MessageSchedules
 
 
 @asynccontextmanager
@@ -100,6 +102,7 @@ async def delivery_engine(
         settings.circuit_policy,
         watch.wake,
     )
+    schedules = MessageSchedules(client, database, acceptor, dispatcher, watch.wake)
     tasks = TaskService(issuers, defaults, guards, dispatcher, watch.wake, wake_ups.wake)
     try:
         yield DeliveryEngine(
@@ -121,10 +124,12 @@ async def delivery_engine(
             lifecycle=LifecycleService(watch),
             tasks=tasks,
             timers=TaskTimers(database, tasks),
+            schedules=schedules,
         )
     finally:
         await watch.close()
         await wake_ups.close()
+        await schedules.close()
         await dispatcher.close()
         await guards.close()
         await history.close()

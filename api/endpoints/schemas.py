@@ -146,7 +146,8 @@ class HandlerOptions(GivenOnly):
 
 
 class EndpointOptions(GivenOnly):
-    """Options of the mode: the first two of `poll` and `stream`, `handler` of `internal`, the others of `inbox`."""
+    """Options of the mode: the first two of `poll` and `stream`, `handler` of `internal`, `metadataHeaders` of `http`,
+    the others of `inbox`."""
 
     lease_seconds: Integer | None = Field(
         None, ge=5, le=43_200, description="How long a consumer has for a delivery; 60 by default."
@@ -162,6 +163,9 @@ class EndpointOptions(GivenOnly):
         None, max_length=50, description="Who belongs to `group:<name>`, by the names of their keys."
     )
     handler: HandlerOptions | None = Field(None, description="Required in the mode `internal`.")
+    metadata_headers: Flag | None = Field(
+        None, description="Mode `http`: send the metadata of messages as headers `x-webhook-meta-<key>`, too."
+    )
 
 
 class EndpointSettings(ApiModel):
@@ -269,7 +273,7 @@ class EndpointOut(ApiModel):
     tenant: str
     mode: EndpointMode
     url: str | None = Field(description="Null in modes other than `http`.")
-    options: EndpointOptions | None = Field(description="Null in the mode `http`.")
+    options: EndpointOptions | None = Field(description="Null in the mode `http` without any.")
     description: str
     status: EndpointStatus
     status_reason: str

@@ -5,10 +5,11 @@ import asyncio
 import hashlib
 import time
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 import structlog
 from cachetools import LRUCache
@@ -68,6 +69,8 @@ _PARKED_TOO_LONG = {
     Hold.DISABLED: DeadLetterReason.ENDPOINT_DISABLED,
     Hold.PAUSED: None,
 }
+
+_PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
 log = structlog.get_logger()
 
@@ -438,6 +441,7 @@ def _request(
             snapshot.published_at,
             input.number,
             input.round,
+            snapshot.attributes,
         ),
     )
     headers = [
@@ -449,10 +453,16 @@ def _request(
         ("x-everhook-attempt", attempt_gid),
         *([("x-webhook-round", str(input.round))] if input.round > 1 else ()),
         ("traceparent", str(span.traceparent or of_message(snapshot.message_gid, snapshot.traceparent).child())),
+        *(attribute_headers(snapshot.attributes) if snapshot.attributes and destination.metadata_headers else ()),
         *_signatures(snapshot.message_gid, moment, body, destination),
         *destination.headers,
     ]
     return headers, body
+
+
+def attribute_headers(attributes: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Attributes as headers; what is not printable ASCII is percent-encoded as UTF-8."""
+    return [(f"x-webhook-meta-{name}".lower(), quote(value, safe=_PRINTABLE)) for name, value in attributes.items()]
 
 
 def _signatures(message_gid: str, moment: datetime, body: bytes, destination: Destination) -> list[tuple[str, str]]:

@@ -205,6 +205,7 @@ def rendered_body(message: Message, attempt: Attempt) -> bytes | None:
         message.published_at,
         attempt.number,
         attempt.round,
+        message.attributes,
     )
     found = find_body(content, attempt.request_sha256)
     return found[1] if found is not None else None

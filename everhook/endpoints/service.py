@@ -387,8 +387,7 @@ def check_mode(mode: DeliveryMode, new: NewEndpoint) -> None:
     if mode is DeliveryMode.HTTP:
         if new.url is None:
             raise InvalidField("url", "is required for the mode http", "missing")
-        if new.options is not None:
-            raise InvalidField("options", "the mode http has none")
+        _check_options(mode, new.options or {})
         return
     plain, new = NewEndpoint(), replace(new, signatures=tuple(new.signatures))
     if mode is DeliveryMode.INTERNAL:
@@ -399,8 +398,7 @@ def check_mode(mode: DeliveryMode, new: NewEndpoint) -> None:
 
 def _check_mode_of_change(mode: DeliveryMode, changes: EndpointChanges) -> None:
     if mode is DeliveryMode.HTTP:
-        if changes.get("options") is not None:
-            raise InvalidField("options", "the mode http has none")
+        _check_options(mode, changes.get("options") or {})
         return
     has_limit = mode is DeliveryMode.INTERNAL
     _refuse_of_http(mode, [name for name in _OF_HTTP if name in changes and not (has_limit and name == "rate_limit")])
@@ -409,7 +407,7 @@ def _check_mode_of_change(mode: DeliveryMode, changes: EndpointChanges) -> None:
 
 
 _OPTIONS: Mapping[DeliveryMode, Collection[str]] = {
-    DeliveryMode.HTTP: (),
+    DeliveryMode.HTTP: ("metadataHeaders",),
     DeliveryMode.POLL: ("leaseSeconds", "maxInFlight"),
     DeliveryMode.STREAM: ("leaseSeconds", "maxInFlight"),
     DeliveryMode.INBOX: ("name", "task", "groups"),

@@ -76,6 +76,7 @@ def delivery_row(
         "due_at": due_at,
         "dispatched_at": None,
         "parked_at": moment if parked else None,
+        "single_attempt": None,
     }
 
 

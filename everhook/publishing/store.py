@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, exists, insert, select, tuple_
+from sqlalchemy import delete, exists, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import defer
 from sqlmodel import col
@@ -15,19 +15,22 @@ from everhook.circuit.store import EndpointState, endpoint_states
 from everhook.contracts import DeliveryInput, DeliveryMode, DeliveryStatus
 from everhook.delivery.inputs import NewDelivery
 from everhook.delivery.inputs_store import InputDefaults, first_input
+from everhook.delivery.policy import one_attempt
 from everhook.delivery.snapshot_store import DeliverySnapshot
-from everhook.errors import InvalidField, NotFound
+from everhook.errors import IdempotencyKeyReused, InvalidField, NotFound
 from everhook.event_types.modes import ValidationMode
 from everhook.event_types.schemas import Fault
 from everhook.event_types.store import Catalogue, Checked
 from everhook.ids import Kind, new_gid, new_gid_at
+from everhook.notifications.events import is_reserved
 from everhook.observability.metrics import MESSAGES_ACCEPTED, VALIDATION_FAILURES
 from everhook.publishing.fan_out import Candidate, match, match_steps
 from everhook.publishing.gates import NO_INBOX, Step, task_of
 from everhook.publishing.gates_store import Asking, asking, inboxes, insert_gates
-from everhook.publishing.routes_store import RouteCache
+from everhook.publishing.routes_store import RouteCache, endpoint_routes
 from everhook.publishing.routing import Audience, Route, Routes
 from everhook.publishing.rows import Publisher, asked_row, delivery_row, gated_row, new_task, opened_events, pulled_row
+from everhook.publishing.schedules_store import insert_scheduled
 from everhook.pulling.direct import DirectHandOut
 from everhook.pulling.leases import Content
 from everhook.pulling.queue_store import enqueue, queue_row
@@ -45,7 +48,9 @@ class Publication:
     """A message to be published. `content` is the parsed payload, for filters; `payload` the bytes, for receivers.
 
     It goes to the endpoints of its tenant, of all tenants if it has none, or to `audience`. `gates` are its own; None:
-    those of the channel. `accepted_at`: it was accepted before, and gets further deliveries.
+    those of the channel. `accepted_at`: it was accepted before, and gets further deliveries. `endpoint_gid`: it goes to
+    this endpoint alone, whatever its subscriptions. `single_attempt`: a round of its deliveries is one attempt.
+    `deliver_at`: it gets its deliveries at this time.
     """
 
     message_gid: str
@@ -63,6 +68,10 @@ class Publication:
     publisher: Publisher = field(default_factory=lambda: Publisher())
     gates: Sequence[Step] | None = None
     accepted_at: datetime | None = None
+    attributes: Mapping[str, str] | None = None
+    endpoint_gid: str | None = None
+    single_attempt: bool = False
+    deliver_at: datetime | None = None
 
     @property
     def reach(self) -> Audience:
@@ -88,7 +97,8 @@ class AcceptedDelivery:
 class Accepted:
     """A committed message. `new` are the deliveries whose first attempt is to be made, or whose workflow is to be
     started: none for a duplicate, and none that were parked because their endpoint cannot receive now. `queued` are the
-    endpoints whose consumers have to claim a delivery. `fault`: it does not fit the catalogue of event types."""
+    endpoints whose consumers have to claim a delivery. `deliver_at`: it gets its deliveries at this time. `fault`: it
+    does not fit the catalogue of event types."""
 
     message_gid: str
     channel: str
@@ -98,6 +108,7 @@ class Accepted:
     new: tuple[NewDelivery, ...] = ()
     queued: frozenset[str] = frozenset()
     duplicate: bool = False
+    deliver_at: datetime | None = None
     fault: Fault | None = None
 
 
@@ -114,8 +125,9 @@ class KeyReused:
 
 
 @dataclass(frozen=True)
-class GateRefused:
-    """The inbox of a step cannot be asked about the message, so nothing was accepted. `field` names the step."""
+class Refused:
+    """The inbox of a step cannot be asked about the message, or it cannot go to the endpoint that it names, so nothing
+    was accepted."""
 
     field: str
     message: str
@@ -128,7 +140,7 @@ class PayloadRefused:
     fault: Fault
 
 
-Acceptance = Accepted | UnknownChannel | KeyReused | GateRefused | PayloadRefused
+Acceptance = Accepted | UnknownChannel | KeyReused | Refused | PayloadRefused
 
 
 class Acceptor:
@@ -149,9 +161,10 @@ class Acceptor:
         self._direct = direct or DirectHandOut()
         self._routes = RouteCache()
         self._catalogue = Catalogue()
-        self._group = BatchExecutor(self._transaction, self._apply)
+        self._group = BatchExecutor(self.transaction, self._apply)
 
-    def _transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
+    def transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """A transaction that may accept messages."""
         return self._direct.transaction(self._database)
 
     async def accept(self, publication: Publication) -> Acceptance:
@@ -162,21 +175,28 @@ class Acceptor:
         return acceptance
 
     async def accept_all(self, publications: Sequence[Publication]) -> Sequence[Acceptance]:
-        """Accept the messages of one call in one transaction: all or none. Raises InvalidField for gates that cannot be
-        asked, and for messages that do not fit the catalogue of event types."""
-        acceptances = await once_more_if_outdated(lambda: self._accept_at_once(publications))
+        """Accept the messages of one call in one transaction. Raises InvalidField for a message that is refused; then
+        none is accepted."""
+        acceptances = await once_more_if_outdated(lambda: self._accept_at_once(publications, _require_possible))
         self._committed(acceptances)
         return acceptances
 
-    async def _accept_at_once(self, publications: Sequence[Publication]) -> Sequence[Acceptance]:
-        async with self._transaction() as connection:
+    async def accept_all_or_none(self, publications: Sequence[Publication]) -> Sequence[Accepted]:
+        """Accept the messages of one call in one transaction. Raises InvalidField and IdempotencyKeyReused for the
+        first message that cannot be accepted; then none is."""
+        acceptances = await once_more_if_outdated(lambda: self._accept_at_once(publications, _require_accepted))
+        self._committed(acceptances)
+        return [one for one in acceptances if isinstance(one, Accepted)]
+
+    async def _accept_at_once(
+        self, publications: Sequence[Publication], require: Callable[[int, Acceptance], None]
+    ) -> Sequence[Acceptance]:
+        async with self.transaction() as connection:
             acceptances = await self._apply(connection, publications)
             for index, one in enumerate(acceptances):
-                if isinstance(one, GateRefused):  # the transaction is rolled back
-                    raise InvalidField(f"messages[{index}].{one.field}", one.message)
                 if isinstance(one, PayloadRefused):
-                    self._committed([one])
-                    raise one.fault.error(f"messages[{index}].")
+                    self._committed([one])  # counted
+                require(index, one)  # if it raises, the transaction is rolled back
             return acceptances
 
     async def accept_for(self, publication: Publication, route: Route, *, is_checked: bool = False) -> Acceptance:
@@ -187,7 +207,7 @@ class Acceptor:
         return acceptance
 
     async def _accept_for_one(self, publication: Publication, route: Route, is_checked: bool) -> Acceptance:
-        async with self._transaction() as connection:
+        async with self.transaction() as connection:
             faults: Mapping[str, Fault] = {}
             if is_checked:
                 routes = await self._routes.routes(connection, [publication.channel])
@@ -209,6 +229,7 @@ class Acceptor:
     ) -> Acceptance:
         """The same in the transaction of the caller, who calls `MessageService.start` after its commit. For an endpoint
         that was deleted, the message has no delivery."""
+        publication = replace(publication, endpoint_gid=route.endpoint_gid)
         while not await _insert_messages(connection, [publication], faults):
             repeats = await _resolve_repeats(connection, [publication])
             if publication.message_gid in repeats:
@@ -253,7 +274,9 @@ class Acceptor:
     async def _apply(self, connection: AsyncConnection, publications: Sequence[Publication]) -> Sequence[Acceptance]:
         routes = await self._routes.routes(connection, sorted({p.channel for p in publications}))
         known = [p for p in publications if p.channel in routes]
-        chains, refused = await _chains(connection, known, routes)
+        addressed, refused = await _addressed(connection, known)
+        chains, not_asked = await _chains(connection, known, routes)
+        refused |= not_asked
         faults = await self._faults(connection, known, routes)
         rejected = [p for p in known if p.message_gid in faults and _rejects(p, routes)]
         results: dict[str, Acceptance] = {p.message_gid: PayloadRefused(faults[p.message_gid]) for p in rejected}
@@ -263,9 +286,12 @@ class Acceptor:
             known = [p for p in known if p.message_gid not in results]
         inserted = await _insert_messages(connection, known, faults)
         new = [p for p in known if p.message_gid in inserted]
-        taken = await match([_candidate(p, routes[p.channel]) for p in new])
-        legs = [(p, route) for p, taking in zip(new, taken, strict=True) for route in taking]
-        accepted = await self._commit_deliveries(connection, new, legs, chains)
+        accepted: list[Accepted] = []
+        if later := [p for p in new if p.deliver_at is not None]:
+            await insert_scheduled(connection, [_scheduled(p) for p in later])
+            accepted = [_accepted(p) for p in later]
+            new = [p for p in new if p.deliver_at is None]
+        accepted += await self._deliver(connection, new, routes, addressed, chains)
         if faults:
             accepted = [replace(one, fault=faults.get(one.message_gid)) for one in accepted]
         results |= {one.message_gid: one for one in accepted}
@@ -286,6 +312,38 @@ class Acceptor:
         return await self._catalogue.faults(
             connection, [Checked(p.message_gid, p.event_type, p.content) for p in checked]
         )
+
+    async def deliver_scheduled(self, connection: AsyncConnection, publication: Publication) -> Accepted | Refused:
+        """Create the deliveries of a message that was accepted before, in the transaction of the caller, who calls
+        `MessageService.start` after its commit."""
+        routes = await self._routes.routes(connection, [publication.channel])
+        routes.setdefault(publication.channel, Routes())
+        addressed, refused = await _addressed(connection, [publication])
+        chains, not_asked = await _chains(connection, [publication], routes)
+        for refusal in (*refused.values(), *not_asked.values()):
+            return refusal
+        [accepted] = await self._deliver(connection, [publication], routes, addressed, chains)
+        return accepted
+
+    async def _deliver(
+        self,
+        connection: AsyncConnection,
+        publications: Sequence[Publication],
+        routes: Mapping[str, Routes],
+        addressed: Mapping[str, Route],
+        chains: Mapping[str, "_Chain"],
+    ) -> list[Accepted]:
+        """Match new messages with the routes of their channels, and create their deliveries. `addressed` are the routes
+        of those that go to one endpoint, by message."""
+        matched = [p for p in publications if p.message_gid not in addressed]
+        taken = await match([_candidate(p, routes[p.channel]) for p in matched])
+        legs = [(p, route) for p, taking in zip(matched, taken, strict=True) for route in taking]
+        legs += [(p, addressed[p.message_gid]) for p in publications if p.message_gid in addressed]
+        accepted = await self._commit_deliveries(connection, publications, legs, chains)
+        unrouted = [one.message_gid for one in accepted if not one.deliveries and not is_reserved(one.channel)]
+        if unrouted:
+            await connection.execute(update(Message).where(col(Message.gid).in_(unrouted)).values(is_unrouted=True))
+        return accepted
 
     async def _commit_deliveries(
         self,
@@ -362,7 +420,7 @@ class Acceptor:
                         opened.delivery["gid"], opened.delivery["endpoint_gid"], DeliveryStatus.AWAITING_DECISION
                     )
                 )
-        _keep_times(rows, publications)
+        _complete(rows, publications)
         if rows:
             await connection.execute(insert(table_of(Delivery)), rows)
         if gates:
@@ -374,11 +432,8 @@ class Acceptor:
         if events:
             await connection.execute(insert(table_of(OperationalEvent)), events)
         return [
-            Accepted(
-                message_gid=p.message_gid,
-                channel=p.channel,
-                event_type=p.event_type,
-                published_at=p.published_at,
+            replace(
+                _accepted(p),
                 deliveries=tuple(deliveries[p.message_gid]),
                 new=tuple(new[p.message_gid]),
                 queued=frozenset(to_claim[p.message_gid]),
@@ -398,6 +453,8 @@ class Acceptor:
 
     def _input(self, publication: Publication, route: Route) -> DeliveryInput:
         before = publication.accepted_at
+        if publication.single_attempt:
+            route = replace(route, policy=one_attempt(route.policy))
         return first_input(
             new_gid(Kind.DELIVERY) if before is None else new_gid_at(Kind.DELIVERY, before),
             publication.message_gid,
@@ -408,24 +465,75 @@ class Acceptor:
         )
 
 
-def _keep_times(rows: Sequence[dict[str, Any]], publications: Sequence[Publication]) -> None:
-    """All deliveries of a message have gids and times of the time at which it was accepted: queries and retention rely
-    on it."""
-    before = {p.message_gid: p.accepted_at for p in publications if p.accepted_at is not None}
-    for row in rows if before else ():
-        row["accepted_at"] = before.get(row["message_gid"], row["accepted_at"])
+def _complete(rows: Sequence[dict[str, Any]], publications: Sequence[Publication]) -> None:
+    """Add what deliveries have of their messages. All deliveries of a message have gids and times of the time at which
+    it was accepted: queries and retention rely on it."""
+    special = {p.message_gid: p for p in publications if p.accepted_at is not None or p.single_attempt}
+    for row in rows if special else ():
+        if (publication := special.get(row["message_gid"])) is not None:
+            row["accepted_at"] = publication.accepted_at or row["accepted_at"]
+            row["single_attempt"] = publication.single_attempt or None
 
 
 def _rejects(publication: Publication, routes: Mapping[str, Routes]) -> bool:
     return routes[publication.channel].validation is ValidationMode.REJECT
 
 
+def _accepted(publication: Publication) -> Accepted:
+    """An accepted message, without deliveries yet."""
+    return Accepted(
+        message_gid=publication.message_gid,
+        channel=publication.channel,
+        event_type=publication.event_type,
+        published_at=publication.published_at,
+        deliveries=(),
+        deliver_at=publication.deliver_at,
+    )
+
+
+def _scheduled(publication: Publication) -> dict[str, Any]:
+    document = {
+        "task": dict(publication.task),
+        "gates": [step.document for step in publication.gates] if publication.gates is not None else None,
+        "publisher": publication.publisher.name,
+    }
+    return {"message_gid": publication.message_gid, "deliver_at": publication.deliver_at, "document": document}
+
+
+def _require_possible(index: int, acceptance: Acceptance) -> None:
+    if isinstance(acceptance, Refused):
+        raise InvalidField(f"messages[{index}].{acceptance.field}", acceptance.message)
+    if isinstance(acceptance, PayloadRefused):
+        raise acceptance.fault.error(f"messages[{index}].")
+
+
+def _require_accepted(index: int, acceptance: Acceptance) -> None:
+    _require_possible(index, acceptance)
+    if isinstance(acceptance, UnknownChannel):
+        raise InvalidField(f"messages[{index}].channel", f"there is no channel {acceptance.channel}")
+    if isinstance(acceptance, KeyReused):
+        raise IdempotencyKeyReused(
+            f"messages[{index}].idempotencyKey: was used for {acceptance.message_gid} with another body. Nothing was "
+            "published."
+        )
+
+
+NO_ENDPOINT = "there is no such endpoint"
+"""Also for one of another tenant: callers cannot tell which."""
+
 _Leg = tuple[Publication, Route]
 """A new message and a route that takes it."""
 
 
 def _candidate(publication: Publication, routes: Routes) -> Candidate:
-    return Candidate(publication.reach, publication.event_type, publication.payload, publication.content, routes)
+    return Candidate(
+        publication.reach,
+        publication.event_type,
+        publication.payload,
+        publication.content,
+        routes,
+        publication.attributes,
+    )
 
 
 @dataclass(frozen=True)
@@ -479,12 +587,33 @@ def _content(publication: Publication) -> Content:
         publication.event_type,
         publication.payload,
         publication.published_at,
+        publication.attributes,
     )
+
+
+async def _addressed(
+    connection: AsyncConnection, publications: Sequence[Publication]
+) -> tuple[dict[str, Route], dict[str, Refused]]:
+    """The routes of messages that go to one endpoint, by their gids, and those that cannot go there. Reads nothing
+    unless there are any."""
+    addressed = [(p, (p.channel, p.endpoint_gid)) for p in publications if p.endpoint_gid is not None]
+    if not addressed:
+        return {}, {}
+    found = await endpoint_routes(connection, {key for _, key in addressed})
+    routes: dict[str, Route] = {}
+    refused: dict[str, Refused] = {}
+    for publication, key in addressed:
+        route = found.get(key)
+        if route is None or not publication.reach.has(route.endpoint_gid, route.tenant_gid):
+            refused[publication.message_gid] = Refused("endpointGid", NO_ENDPOINT)
+        else:
+            routes[publication.message_gid] = route
+    return routes, refused
 
 
 async def _chains(
     connection: AsyncConnection, publications: Sequence[Publication], routes: Mapping[str, Routes]
-) -> tuple[Mapping[str, _Chain], Mapping[str, GateRefused]]:
+) -> tuple[Mapping[str, _Chain], Mapping[str, Refused]]:
     """The gates of messages, by their gids, and those that cannot be asked. Messages without a step that is asked are
     left out. Reads nothing unless there are gates."""
     gated = [(p, steps) for p in publications if (steps := routes[p.channel].gates if p.gates is None else p.gates)]
@@ -492,16 +621,16 @@ async def _chains(
         return {}, {}
     found = await inboxes(connection, {step.inbox for _, steps in gated for step in steps})
     chains: dict[str, _Chain] = {}
-    refused: dict[str, GateRefused] = {}
+    refused: dict[str, Refused] = {}
     for publication, steps in gated:
         if (refusal := _refusal(publication, steps, found)) is not None:
             refused[publication.message_gid] = refusal
-        elif matching := await match_steps(steps, publication.payload, publication.content):
+        elif matching := await match_steps(steps, publication.payload, publication.content, publication.attributes):
             chains[publication.message_gid] = _Chain(steps, matching, found)
     return chains, refused
 
 
-def _refusal(publication: Publication, steps: Sequence[Step], found: Mapping[str, Route]) -> GateRefused | None:
+def _refusal(publication: Publication, steps: Sequence[Step], found: Mapping[str, Route]) -> Refused | None:
     """Inboxes may be asked about what their endpoints may receive, as with subscriptions."""
     for index, step in enumerate(steps):
         inbox = found.get(step.inbox)
@@ -512,7 +641,7 @@ def _refusal(publication: Publication, steps: Sequence[Step], found: Mapping[str
                     "the channel's gate cannot be asked: this inbox was deleted, or belongs to another tenant than the "
                     "message. Send other `gates`, or change those of the channel"
                 )
-            return GateRefused(f"gates[{index}].inbox", what)
+            return Refused(f"gates[{index}].inbox", what)
     return None
 
 
@@ -531,6 +660,7 @@ def _snapshot(
         published_at=publication.published_at,
         accepted_at=moment,
         traceparent=publication.traceparent,
+        attributes=publication.attributes,
         endpoint_version=state.version,
         endpoint_deleted=False,
         state=state.state,
@@ -562,6 +692,10 @@ async def _insert_messages(
             "accepted_at": accepted_at,
             "traceparent": p.traceparent,
             "published_by": p.publisher.key_gid,
+            "attributes": dict(p.attributes) if p.attributes else None,
+            "endpoint_gid": p.endpoint_gid,
+            "single_attempt": p.single_attempt or None,
+            "deliver_at": p.deliver_at,
             "validation_error": str(faults[p.message_gid]) if p.message_gid in faults else None,
         }
         for p in sorted(new, key=lambda p: p.key or ("", "", ""))
@@ -609,6 +743,7 @@ async def _resolve_repeats(connection: AsyncConnection, repeats: Sequence[Public
             col(Message.event_type),
             col(Message.body_sha256),
             col(Message.published_at),
+            col(Message.deliver_at),
         )
         .join(Message, col(Message.gid) == col(MessageKey.message_gid))
         .where(tuple_(scope, channel, key).in_({p.key for p in repeats}))
@@ -630,6 +765,7 @@ async def _resolve_repeats(connection: AsyncConnection, repeats: Sequence[Public
             published_at=row.published_at,
             deliveries=tuple(deliveries.get(row.gid, ())),
             duplicate=True,
+            deliver_at=row.deliver_at,
         )
     return results
 
@@ -649,13 +785,14 @@ async def _deliveries_of(connection: AsyncConnection, message_gids: Sequence[str
 @dataclass(frozen=True)
 class MessageFilter:
     """Several values of a field mean any of them. `since` (inclusive) and `until` (exclusive) bound the time of
-    acceptance."""
+    acceptance. `is_unrouted`: only those that no endpoint took."""
 
     tenant_gid: str | tuple[str, ...] | None = None
     channel: str | tuple[str, ...] | None = None
     event_type: str | tuple[str, ...] | None = None
     since: datetime | None = None
     until: datetime | None = None
+    is_unrouted: bool = False
 
 
 async def get(session: AsyncSession, gid: str) -> Message | None:
@@ -669,6 +806,7 @@ async def page(session: AsyncSession, chosen: MessageFilter, *, after: str | Non
         *one_of(col(Message.tenant_gid), chosen.tenant_gid),
         *one_of(col(Message.channel), chosen.channel),
         *one_of(col(Message.event_type), chosen.event_type),
+        *([col(Message.is_unrouted).is_(True)] if chosen.is_unrouted else ()),
     )
     key = col(Message.gid)
     statement = statement.where(*in_time(col(Message.accepted_at), key, Kind.MESSAGE, chosen.since, chosen.until))

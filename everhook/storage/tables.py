@@ -313,8 +313,10 @@ class Message(SQLModel, table=True):
 
     `idempotency_scope` is the tenant, or empty for the publisher; `MessageKey` makes the key unique. `traceparent` is
     the trace of the publishing request. `published_by` is the gid of the publisher's key; None for the key of the
-    environment, and for Everhook itself. `validation_error` says where it does not fit the catalogue of event types,
-    on a channel that accepts such messages; None after the payload was erased.
+    environment, and for Everhook itself. `attributes` are erased with the payload. `endpoint_gid`: it goes to this
+    endpoint alone, whatever its subscriptions. `single_attempt`: as of a delivery. `is_unrouted`: no endpoint took it.
+    `deliver_at`: its deliveries are created at this time. `validation_error` says where it does not fit the catalogue
+    of event types, on a channel that accepts such messages; it is erased with the payload.
     """
 
     __table_args__ = (
@@ -334,6 +336,7 @@ class Message(SQLModel, table=True):
             postgresql_where=text("payload IS NOT NULL"),
             sqlite_where=text("payload IS NOT NULL"),
         ),
+        Index("ix_message_unrouted", "gid", postgresql_where=text("is_unrouted"), sqlite_where=text("is_unrouted")),
     )
 
     gid: str = Field(default_factory=lambda: new_gid(Kind.MESSAGE), primary_key=True)
@@ -349,7 +352,25 @@ class Message(SQLModel, table=True):
     traceparent: str | None = None
     published_by: str | None = None
     payload_erased_at: datetime | None = _when(default=None)
+    attributes: dict[str, str] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    endpoint_gid: str | None = None
+    single_attempt: bool | None = None
+    is_unrouted: bool | None = None
+    deliver_at: datetime | None = _when(default=None)
+    cancelled_at: datetime | None = _when(default=None)
     validation_error: str | None = None
+
+
+class ScheduledMessage(SQLModel, table=True):
+    """A message that waits for the time of its delivery, and has no deliveries yet. `document` holds what a publish
+    says that no other table keeps: `task`, `gates`, and the name of the publisher."""
+
+    __tablename__ = "scheduled_message"
+    __table_args__ = (Index("ix_scheduled_message_due", "deliver_at"),)
+
+    message_gid: str = Field(primary_key=True)
+    deliver_at: datetime = _when()
+    document: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
 
 
 class MessageKey(SQLModel, table=True):
@@ -391,7 +412,7 @@ class Delivery(SQLModel, table=True):
     `due_at` is when its next step is due: the end of the first attempt, the next attempt, the next check of a parked
     delivery or the end of its window, the end of a dead letter's retention. The reconciler looks for rows whose step is
     overdue. `dispatched_at` is null until a workflow is known to guard the delivery, or until it was delivered without
-    one. `attempts` counts those of the current round.
+    one. `attempts` counts those of the current round. `single_attempt`: a round is one attempt, whatever the policy.
     """
 
     __table_args__ = (
@@ -445,6 +466,7 @@ class Delivery(SQLModel, table=True):
     last_error: str | None = None
     decided_by: str | None = None
     decided_why: str | None = None
+    single_attempt: bool | None = None
 
 
 class DeliveryRound(SQLModel, table=True):

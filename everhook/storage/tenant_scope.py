@@ -47,6 +47,7 @@ from everhook.storage.tables import (
     ReceiptHash,
     ReceiptKeyRow,
     ReceiptSeal,
+    ScheduledMessage,
     Subscription,
     Task,
     TaskDecision,
@@ -110,7 +111,7 @@ def bounds(tenant_gid: str) -> dict[type[SQLModel], ColumnElement[bool]]:
         table_of(Endpoint).alias().c,
         table_of(Delivery).alias().c,
     )  # distinct from those of the statement
-    task = table_of(Task).alias().c
+    task, message = table_of(Task).alias().c, table_of(Message).alias().c
     of_message = exists().where(delivery.message_gid == col(Message.gid), delivery.tenant_gid == tenant_gid)
     of_attempt = exists().where(delivery.gid == col(Attempt.delivery_gid), delivery.tenant_gid == tenant_gid)
     of_round = exists().where(delivery.gid == col(DeliveryRound.delivery_gid), delivery.tenant_gid == tenant_gid)
@@ -124,6 +125,9 @@ def bounds(tenant_gid: str) -> dict[type[SQLModel], ColumnElement[bool]]:
         Attempt: of_attempt,
         DeliveryRound: of_round,
         Gate: exists().where(delivery.message_gid == col(Gate.message_gid), delivery.tenant_gid == tenant_gid),
+        ScheduledMessage: exists().where(
+            message.gid == col(ScheduledMessage.message_gid), message.tenant_gid == tenant_gid
+        ),
         TaskDecision: exists().where(task.gid == col(TaskDecision.task_gid), task.tenant_gid == tenant_gid),
         Channel: ~col(Channel.name).startswith(RESERVED, autoescape=True),
         EventType: col(EventType.archived).is_(False),

@@ -36,6 +36,7 @@ from everhook.storage.tables import (
     ReceiptArchive,
     ReceiptHash,
     ReceiptSeal,
+    ScheduledMessage,
     Subscription,
     Task,
     TaskDecision,
@@ -150,6 +151,7 @@ async def remove(bulk: Bulk, tenant_gid: str) -> None:
             delete(Delivery).where(col(Delivery.gid).in_(gids)),
         )
     await bulk.delete(Gate, col(Gate.message_gid).in_(messages_of(tenant_gid)))
+    await bulk.delete(ScheduledMessage, col(ScheduledMessage.message_gid).in_(messages_of(tenant_gid)))
     await bulk.delete(Message, col(Message.tenant_gid) == tenant_gid)
     await bulk.delete(MessageKey, col(MessageKey.idempotency_scope) == tenant_gid)
     for model in _OF_ENDPOINTS:

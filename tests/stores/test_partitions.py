@@ -300,7 +300,7 @@ async def test_a_conversion_that_was_cut_off_anywhere_can_be_run_again(old_url: 
     await asyncio.to_thread(command.check, alembic_config(old_url))
 
 
-BEFORE_CHANNELS = "0011"
+BEFORE_CHANNELS = "0014"
 """The migration after it replaces the index of payloads."""
 
 
@@ -319,8 +319,8 @@ async def partitioned(new_postgres_url: str) -> str:
 
 
 OLD_MESSAGE = (
-    "INSERT INTO message (gid, channel, event_type, payload, body_sha256, idempotency_scope, published_at, accepted_at) "
-    "VALUES ($1, 'orders', 'a', 'x', '', '', now(), now())"
+    "INSERT INTO message (gid, channel, event_type, payload, body_sha256, idempotency_scope, published_at, accepted_at)"
+    " VALUES ($1, 'orders', 'a', 'x', '', '', now(), now())"
 )
 
 

@@ -389,6 +389,25 @@ class Exponential(TypedDict):
     attempts: int
 
 
+class FailedCondition(TypedDict):
+    """
+    The first condition of a filter that does not hold.
+    """
+
+    path: str
+    """
+    Where it stands in the filter.
+    """
+    expected: dict[str, Any]
+    """
+    The operator with its operand.
+    """
+    found: Any
+    """
+    The value of the message there; null also if there is none.
+    """
+
+
 class FieldError(TypedDict):
     """
     One field of the request that is wrong.
@@ -523,6 +542,7 @@ LifecycleKind: TypeAlias = Literal[
     "message.gated",
     "message.released",
     "message.declined",
+    "message.cancelled",
     "message.settled",
     "delivery.available",
     "delivery.attempted",
@@ -596,15 +616,40 @@ class Message(TypedDict):
     publishedAt: str
     acceptedAt: str
     payloadErasedAt: str | None
+    metadata: dict[str, str]
+    """
+    Its attributes.
+    """
+    endpointGid: str | None
+    """
+    The endpoint that alone gets it. Null: those that match.
+    """
+    retry: bool
+    """
+    False: each delivery has one attempt.
+    """
+    deliverAt: str | None
+    """
+    When its deliveries are created, if that is later.
+    """
+    cancelledAt: str | None
+    """
+    When it was cancelled, before it had deliveries.
+    """
+    unrouted: bool
+    """
+    Whether it was accepted and no endpoint took it.
+    """
     validationError: str | None
     """
     Where it does not fit the catalogue of event types, if its channel has the validation `warn`.
     """
 
 
-Outcome: TypeAlias = Literal["delivered", "partly", "dead_lettered", "discarded", "declined"]
+Outcome: TypeAlias = Literal["delivered", "partly", "dead_lettered", "discarded", "declined", "cancelled"]
 """
-What became of a message all of whose deliveries are settled. `DECLINED`: a person refused it.
+What became of a message all of whose deliveries are settled. `DECLINED`: a person refused it. `CANCELLED`: its
+publisher did, before it had deliveries.
 """
 
 
@@ -680,6 +725,8 @@ class Problem(TypedDict):
         "/problems/not-pulled",
         "/problems/too-many-deliveries",
         "/problems/gate-not-passed",
+        "/problems/not-scheduled",
+        "/problems/not-released",
         "/problems/receipt-archived",
         "/problems/already-decided",
         "/problems/task-changed",
@@ -723,6 +770,10 @@ class PublishedMessage(TypedDict):
     channel: str
     type: str
     publishedAt: str
+    deliverAt: str | None
+    """
+    When its deliveries are created, if that is later; `deliveries` is empty until then.
+    """
     duplicate: bool
     """
     Whether its idempotency key was used before; then nothing new was published.
@@ -992,6 +1043,16 @@ class SubscriptionPatch(TypedDict):
     enabled: NotRequired[bool | None]
 
 
+class SubscriptionTrialResult(TypedDict):
+    """
+    Whether the message matches, and what does not.
+    """
+
+    matches: bool
+    typeMatches: bool
+    failed: FailedCondition | None
+
+
 class TaskAnswer(TypedDict):
     """
     A person's decision. `version` is that of the task that was read.
@@ -1098,6 +1159,24 @@ class Tls(TypedDict):
     clientCertificate: str | None
 
 
+class TransactionalMessages(TypedDict):
+    """
+    The messages that were accepted in one transaction, in their order.
+    """
+
+    data: list[PublishedMessage]
+
+
+class TriedMessage(TypedDict):
+    """
+    A message to match.
+    """
+
+    type: str
+    payload: NotRequired[Any]
+    metadata: NotRequired[dict[str, str]]
+
+
 Until: TypeAlias = Literal["settled", "first"]
 """
 `SETTLED`: all deliveries are settled. `FIRST`: one of them is.
@@ -1168,6 +1247,26 @@ class NewMessage(TypedDict):
     gates: NotRequired[list[GateStep]]
     """
     Who has to approve it, one after the other, before it is sent; instead of the gates of the channel. `[]`: none.
+    """
+    metadata: NotRequired[dict[str, str]]
+    """
+    Attributes of the message, 4 KiB at most: delivered as `metadata.attributes`, and `$metadata.name` in filters.
+    """
+    endpointGid: NotRequired[str]
+    """
+    Deliver to this endpoint alone, whatever its subscriptions.
+    """
+    retry: NotRequired[bool]
+    """
+    False: one attempt; if it fails, the delivery is dead-lettered.
+    """
+    deliverAt: NotRequired[str]
+    """
+    Deliver at this time, 30 days ahead at most, to the endpoints that match then.
+    """
+    delaySeconds: NotRequired[float]
+    """
+    Or after this time.
     """
 
 
@@ -1435,7 +1534,8 @@ class EndpointHealth(TypedDict):
 
 class EndpointOptions(TypedDict):
     """
-    Options of the mode: the first two of `poll` and `stream`, `handler` of `internal`, the others of `inbox`.
+    Options of the mode: the first two of `poll` and `stream`, `handler` of `internal`, `metadataHeaders` of `http`,
+    the others of `inbox`.
     """
 
     leaseSeconds: NotRequired[int]
@@ -1462,6 +1562,10 @@ class EndpointOptions(TypedDict):
     """
     Required in the mode `internal`.
     """
+    metadataHeaders: NotRequired[bool]
+    """
+    Mode `http`: send the metadata of messages as headers `x-webhook-meta-<key>`, too.
+    """
 
 
 class Endpoint(TypedDict):
@@ -1474,7 +1578,7 @@ class Endpoint(TypedDict):
     """
     options: EndpointOptions | None
     """
-    Null in the mode `http`.
+    Null in the mode `http` without any.
     """
     description: str
     status: EndpointStatus
@@ -1734,6 +1838,16 @@ class ScoredEndpoint(TypedDict):
     lastHour: AttemptStats
 
 
+class SubscriptionTrial(TypedDict):
+    """
+    A subscription that need not exist, and a message.
+    """
+
+    events: NotRequired[list[str]]
+    filter: NotRequired[dict[str, Any] | None]
+    message: TriedMessage
+
+
 class Task(TypedDict):
     """
     A task without its content.
@@ -1917,7 +2031,7 @@ class EndpointCreated(TypedDict):
     """
     options: EndpointOptions | None
     """
-    Null in the mode `http`.
+    Null in the mode `http` without any.
     """
     description: str
     status: EndpointStatus
@@ -2039,6 +2153,30 @@ class MessageDetail(TypedDict):
     publishedAt: str
     acceptedAt: str
     payloadErasedAt: str | None
+    metadata: dict[str, str]
+    """
+    Its attributes.
+    """
+    endpointGid: str | None
+    """
+    The endpoint that alone gets it. Null: those that match.
+    """
+    retry: bool
+    """
+    False: each delivery has one attempt.
+    """
+    deliverAt: str | None
+    """
+    When its deliveries are created, if that is later.
+    """
+    cancelledAt: str | None
+    """
+    When it was cancelled, before it had deliveries.
+    """
+    unrouted: bool
+    """
+    Whether it was accepted and no endpoint took it.
+    """
     validationError: str | None
     """
     Where it does not fit the catalogue of event types, if its channel has the validation `warn`.
