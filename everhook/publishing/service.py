@@ -78,7 +78,7 @@ ERASED = "the payload was erased"
 
 RATES_CACHED = 10_000
 RATE_CACHED_S = 5.0
-"""The rate of a tenant that publishes with its own key is read from the database this often."""
+"""How often the rate of a tenant is read for messages to one endpoint, which name no tenant."""
 
 # For `fullmatch`: `$` would accept a line feed at the end, and types become headers.
 _EVENT_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
@@ -210,7 +210,7 @@ class MessageService:
         channel, InvalidField, MalformedPayload, PayloadTooLarge, PayloadDoesNotFit, UnknownEventType, RateLimited, and
         IdempotencyKeyReused.
         """
-        tenant_gid, limit = await self._tenant(scope, message.tenant, "tenant")
+        tenant_gid, limit = await self._tenant(scope, actor, message.tenant, "tenant")
         left = await self._rate.take(limit)
         if quotas is not None:
             quotas += left
@@ -315,7 +315,8 @@ class MessageService:
         left = await self._rate.take(self._rate.of_key(_rate_key(actor)), len(new))
         first = {message.tenant: index for index, message in reversed(list(enumerate(new)))}
         found = {
-            tenant: await self._tenant(scope, tenant, f"messages[{index}].tenant") for tenant, index in first.items()
+            tenant: await self._tenant(scope, actor, tenant, f"messages[{index}].tenant")
+            for tenant, index in first.items()
         }
         limited = Counter(limit for message in new if (limit := found[message.tenant][1]) is not None)
         for limit, count in limited.items():
@@ -388,12 +389,13 @@ class MessageService:
         if failed := [result for result in results if result is not None]:
             log.info("some deliveries find out later that their payload was erased", error=str(failed[0]))
 
-    async def _tenant(self, scope: TenantScope, named: str | None, field: str) -> tuple[str | None, Limit | None]:
+    async def _tenant(
+        self, scope: TenantScope, actor: Actor, named: str | None, field: str
+    ) -> tuple[str | None, Limit | None]:
         """Whom a message is for, and how much may be published for it. What a tenant's key publishes is for that
         tenant."""
         if named is None:
-            gid = scope.tenant_gid
-            return gid, self._rate.of_tenant(gid, await self._rate_of(gid)) if gid is not None else None
+            return scope.tenant_gid, self._rate.of_tenant(scope.tenant_gid, actor.tenant_rate)
         async with scope.reading() as session:
             tenant = await tenants.named_tenant(session, named, field)
         return tenant.gid, self._rate.of_tenant(tenant.gid, tenant.publish_rate)

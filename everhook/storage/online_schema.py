@@ -15,8 +15,6 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from everhook.storage.partitions import Partition, is_partitioned, partitions_of
-
 LOCK_TIMEOUT = "2s"
 """A statement that waits for a table's lock keeps all later writers of that table waiting as well."""
 
@@ -106,36 +104,11 @@ def replace_index(name: str, table: str, columns: Sequence[str], *, where: str |
         create_index(name, table, columns, where=where)
         return
     create_index(f"{name}__new", table, columns, where=where)
+    if _partitions(table) is not None:
+        op.execute(f"SET LOCAL lock_timeout = '{BRIEF_LOCK_TIMEOUT}'")
     drop_index(name, table)
     op.execute(f'ALTER INDEX "{name}__new" RENAME TO "{name}"')
-
-
-def replace_partitioned_index(name: str, table: str, columns: Sequence[str], *, where: str) -> None:
-    """`replace_index` for a table that is partitioned by month, or not yet.
-
-    An index of a partitioned table cannot be built CONCURRENTLY. So it is created without partitions, and those of the
-    partitions are built one after the other and attached. A partition that is created meanwhile has one already.
-    """
-    if not _is_postgres() or not is_partitioned(op.get_bind(), table):
-        replace_index(name, table, columns, where=where)
-        return
-    definition = f"({', '.join(columns)}) WHERE {where}"
-    op.execute(f'CREATE INDEX IF NOT EXISTS "{name}__new" ON ONLY {table} {definition}')
-    built = [f"{each.name}_{name.removeprefix(f'ix_{table}_')}_{columns[0]}" for each in _partitions(table)]
-    with _unlocked():
-        for partition, index in zip(_partitions(table), built, strict=True):
-            _drop_if_invalid(index)
-            op.execute(f'CREATE INDEX CONCURRENTLY IF NOT EXISTS "{index}" ON {partition.name} {definition}')
-    op.execute(f"SET LOCAL lock_timeout = '{BRIEF_LOCK_TIMEOUT}'")
-    for index in built:
-        op.execute(f'ALTER INDEX "{name}__new" ATTACH PARTITION "{index}"')
-    op.execute(f'DROP INDEX IF EXISTS "{name}"')
-    op.execute(f'ALTER INDEX "{name}__new" RENAME TO "{name}"')
     op.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
-
-
-def _partitions(table: str) -> list[Partition]:
-    return partitions_of(op.get_bind(), table)
 
 
 def drop_constraint(name: str, table: str) -> None:

@@ -6,14 +6,14 @@ from alembic import op
 from everhook.storage import online_schema as online
 
 revision = "0015"
-down_revision = "0014"
+down_revision = "0013"
 branch_labels = None
 depends_on = None
 
 
 def upgrade() -> None:
     # First: it commits what precedes it, and can be run again.
-    online.replace_partitioned_index("ix_message_payload", "message", ["channel", "gid"], where="payload IS NOT NULL")
+    online.replace_index("ix_message_payload", "message", ["channel", "gid"], where="payload IS NOT NULL")
     op.create_table(
         "event_type",
         sa.Column("name", sa.String(), nullable=False),
@@ -34,7 +34,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    online.replace_partitioned_index("ix_message_payload", "message", ["gid"], where="payload IS NOT NULL")
+    online.replace_index("ix_message_payload", "message", ["gid"], where="payload IS NOT NULL")
     op.drop_column("message", "validation_error")
     op.drop_column("tenant", "publish_rate")
     op.drop_column("channel", "retention_days")
