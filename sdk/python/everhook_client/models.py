@@ -251,6 +251,7 @@ DeliveryStatus: TypeAlias = Literal[
     "available",
     "awaiting_decision",
     "gated",
+    "queued",
     "delivered",
     "dead_lettered",
     "discarded",
@@ -259,7 +260,7 @@ DeliveryStatus: TypeAlias = Literal[
 The status of a delivery.
 
 `AVAILABLE`: in the pull queue, leased or not. `AWAITING_DECISION`: a person has to decide. `GATED`: waits for the
-decisions of a gate.
+decisions of a gate. `QUEUED`: waits for those before it in its group.
 """
 
 
@@ -538,6 +539,10 @@ class Message(TypedDict):
     """
     False: each delivery has one attempt.
     """
+    groupKey: str | None
+    """
+    Endpoints get the messages with this key in order.
+    """
     deliverAt: str | None
     """
     When its deliveries are created, if that is later.
@@ -550,6 +555,13 @@ class Message(TypedDict):
     """
     Whether it was accepted and no endpoint took it.
     """
+
+
+OnGroupFailure: TypeAlias = Literal["continue", "block"]
+"""
+What a dead letter means for the group of its delivery. `BLOCK`: the next ones wait until it is delivered by a
+replay, or discarded.
+"""
 
 
 Outcome: TypeAlias = Literal["delivered", "partly", "dead_lettered", "discarded", "declined", "cancelled"]
@@ -1123,6 +1135,10 @@ class NewMessage(TypedDict):
     """
     Deliver at this time, 30 days ahead at most, to the endpoints that match then.
     """
+    groupKey: NotRequired[str]
+    """
+    Each endpoint gets the messages with this key one after the other, in the order of their acceptance.
+    """
     delaySeconds: NotRequired[float]
     """
     Or after this time.
@@ -1437,6 +1453,7 @@ class Endpoint(TypedDict):
     circuit: Circuit
     policy: dict[str, Any] | None
     rateLimit: float | None
+    onGroupFailure: OnGroupFailure
     signatures: list[SignatureScheme]
     format: BodyFormat
     headers: dict[str, str]
@@ -1874,6 +1891,7 @@ class EndpointCreated(TypedDict):
     circuit: Circuit
     policy: dict[str, Any] | None
     rateLimit: float | None
+    onGroupFailure: OnGroupFailure
     signatures: list[SignatureScheme]
     format: BodyFormat
     headers: dict[str, str]
@@ -1921,6 +1939,10 @@ class EndpointIn(TypedDict):
     """
     Those of the mode.
     """
+    onGroupFailure: NotRequired[OnGroupFailure]
+    """
+    What a dead letter means for messages with the same `groupKey`: `continue` with the next one, or `block` until it is delivered by a replay, or discarded.
+    """
     mode: NotRequired[EndpointMode]
     """
     How the endpoint receives. It cannot be changed later.
@@ -1950,6 +1972,7 @@ class EndpointPatch(TypedDict):
     ed25519: NotRequired[bool | None]
     tls: NotRequired[Tls | None]
     options: NotRequired[EndpointOptions | None]
+    onGroupFailure: NotRequired[OnGroupFailure | None]
 
 
 class Gate(TypedDict):
@@ -1999,6 +2022,10 @@ class MessageDetail(TypedDict):
     retry: bool
     """
     False: each delivery has one attempt.
+    """
+    groupKey: str | None
+    """
+    Endpoints get the messages with this key in order.
     """
     deliverAt: str | None
     """
