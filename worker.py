@@ -136,7 +136,9 @@ def _deployment(settings: Settings) -> WorkerDeploymentConfig | None:
 
 def _recording(engine: DeliveryEngine) -> list[Activity]:
     """The activities of deliveries and circuits, except sending."""
-    recording = RecordingActivities(engine.database, engine.recorder, engine.issuers, engine.defaults)
+    recording = RecordingActivities(
+        engine.database, engine.recorder, engine.issuers, engine.defaults, engine.groups.start
+    )
     circuits = CircuitActivities(engine.database)
     releasing = ReleasingActivities(engine.client, engine.database, engine.defaults, engine.dispatcher, engine.timers)
     return [
@@ -165,6 +167,7 @@ def _upkeep(engine: DeliveryEngine) -> list[Activity]:
         overdue_grace=timedelta(seconds=settings.overdue_grace_seconds),
         every=timedelta(seconds=settings.reconcile_every_seconds),
         schedules=engine.schedules,
+        groups=engine.groups,
     )
     alerts = AlertEvaluator(database, Limits.from_settings(settings))
     events = EventActivities(

@@ -30,6 +30,8 @@ from everhook.delivery.store import mark_dispatched
 from everhook.delivery.weights import sync_limits
 from everhook.ids import delivery_workflow_id, gid_endings
 from everhook.observability.metrics import HISTORY_SKIPPED
+from everhook.ordering.service import GroupStarter
+from everhook.ordering.store import free_stalled
 from everhook.publishing.schedules import MessageSchedules
 from everhook.pulling import queue_store as queue
 from everhook.storage.engine import Database
@@ -65,6 +67,9 @@ GUARD_AFTER = timedelta(seconds=60)
 """A pulled delivery that waits for longer gets its workflow, so that operators see it in Temporal."""
 
 SCHEDULED_BATCH = 50
+STALLED_AFTER = timedelta(minutes=10)
+GROUPS = 200
+"""Groups in which nothing happened for `STALLED_AFTER` are checked, so many in one transaction."""
 
 log = structlog.get_logger()
 
@@ -99,9 +104,10 @@ class ReconcilingActivities:
         overdue_grace: timedelta,
         every: timedelta = timedelta(seconds=15),
         schedules: MessageSchedules | None = None,
+        groups: GroupStarter | None = None,
     ) -> None:
-        """`every`: how long after a pass the next one is due. `schedules`: None in a process that delivers no scheduled
-        messages."""
+        """`every`: how long after a pass the next one is due. Without `schedules` and `groups` a pass leaves
+        scheduled messages and groups alone."""
         self._client = client
         self._database = database
         self._circuits = circuits
@@ -109,6 +115,7 @@ class ReconcilingActivities:
         self._overdue_grace = overdue_grace
         self._every = every
         self._schedules = schedules
+        self._groups = groups
         self._dead_letters_due = 0.0
         self._checked = ""  # the last dead letter whose workflow was looked for; empty: begin with the newest
 
@@ -131,6 +138,7 @@ class ReconcilingActivities:
                 self._start_history,
                 self._guard_pulled,
                 self._deliver_scheduled,
+                self._free_groups,
                 self._sync_limits,
             ]
         for step in steps:
@@ -332,6 +340,17 @@ class ReconcilingActivities:
             current.started += found
             activity.heartbeat()
             if found < SCHEDULED_BATCH:
+                return
+
+    async def _free_groups(self, current: _PassSummary) -> None:
+        """Free the next deliveries of groups in which nothing happened for a while."""
+        while self._groups is not None and not current.is_over:
+            async with self._database.write_connection() as connection:
+                checked, freed = await free_stalled(connection, now() - STALLED_AFTER, GROUPS)
+            self._groups.start(freed)
+            current.started += len(freed)
+            activity.heartbeat()
+            if checked < GROUPS:
                 return
 
     async def _sync_limits(self, _: _PassSummary) -> None:

@@ -47,6 +47,7 @@ def endpoint(view: EndpointView) -> EndpointOut:
         circuit=CircuitOut.model_validate(circuit, extra="ignore"),
         policy=row.policy,
         rate_limit=row.rate_limit,
+        on_group_failure=row.on_group_failure,
         signatures=row.signatures,
         format=row.format,
         headers=row.headers,

@@ -67,7 +67,7 @@ class DeliveryStatus(StrEnum):
     """The status of a delivery.
 
     `AVAILABLE`: in the pull queue, leased or not. `AWAITING_DECISION`: a person has to decide. `GATED`: waits for the
-    decisions of a gate.
+    decisions of a gate. `QUEUED`: waits for those before it in its group.
     """
 
     ACCEPTED = "accepted"
@@ -77,6 +77,7 @@ class DeliveryStatus(StrEnum):
     AVAILABLE = "available"
     AWAITING_DECISION = "awaiting_decision"
     GATED = "gated"
+    QUEUED = "queued"
     DELIVERED = "delivered"
     DEAD_LETTERED = "dead_lettered"
     DISCARDED = "discarded"

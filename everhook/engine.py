@@ -24,6 +24,7 @@ from everhook.egress import EgressClient, EgressRules
 from everhook.internal.service import InternalHandlers, mailer_of
 from everhook.lifecycle.service import LifecycleService
 from everhook.lifecycle.watch import MessageWatch
+from everhook.ordering.service import GroupStarter
 from everhook.publishing.schedules import MessageSchedules
 from everhook.publishing.store import Acceptor
 from everhook.pulling.direct import DirectHandOut
@@ -60,6 +61,7 @@ class DeliveryEngine:
     tasks: TaskService
     timers: TaskTimers
     schedules: MessageSchedules
+    groups: GroupStarter
 
 
 @asynccontextmanager
@@ -103,6 +105,9 @@ async def delivery_engine(
         watch.wake,
     )
     schedules = MessageSchedules(client, database, acceptor, dispatcher, watch.wake)
+    groups = GroupStarter(database, defaults, dispatcher, guards, wake_ups.wake)
+    recorder.free_by(groups.start)
+    pulls.free_by(groups.start)
     tasks = TaskService(issuers, defaults, guards, dispatcher, watch.wake, wake_ups.wake)
     try:
         yield DeliveryEngine(
@@ -125,11 +130,13 @@ async def delivery_engine(
             tasks=tasks,
             timers=TaskTimers(database, tasks),
             schedules=schedules,
+            groups=groups,
         )
     finally:
         await watch.close()
         await wake_ups.close()
         await schedules.close()
+        await groups.close()
         await dispatcher.close()
         await guards.close()
         await history.close()

@@ -34,6 +34,7 @@ from everhook.egress import TlsExtras
 from everhook.endpoints.service import EndpointChanges, NewEndpoint
 from everhook.internal.options import HandlerKind
 from everhook.signing.schemes import DEFAULT_SCHEMES, SignatureScheme, secret_key
+from everhook.storage.tables import OnGroupFailure
 
 MAX_PEM = 32 * 1024
 MAX_GRACE = timedelta(days=7)
@@ -56,6 +57,7 @@ ENDPOINT: dict[str, Any] = {
     "headers": {"x-team": "orders"},
     "metadata": {"plan": "gold"},
     "ed25519": False,
+    "onGroupFailure": "continue",
     "publicKeys": [],
     "createdAt": "2026-01-31T12:00:00Z",
     "updatedAt": "2026-01-31T12:00:00Z",
@@ -184,6 +186,11 @@ class EndpointSettings(ApiModel):
     ed25519: Flag = Field(False, description="Sign with Ed25519 too (`v1a`); needs the scheme `standard`.")
     tls: Tls | None = None
     options: EndpointOptions | None = Field(None, description="Those of the mode.")
+    on_group_failure: OnGroupFailure = Field(
+        OnGroupFailure.CONTINUE,
+        description="What a dead letter means for messages with the same `groupKey`: `continue` with the next one, or "
+        "`block` until it is delivered by a replay, or discarded.",
+    )
 
 
 class EndpointIn(EndpointSettings):
@@ -227,6 +234,7 @@ class EndpointPatch(ApiModel):
     ed25519: Flag | None = None
     tls: Tls | None = None
     options: EndpointOptions | None = None
+    on_group_failure: OnGroupFailure | None = None
 
     def changes(self) -> EndpointChanges:
         """As the use case takes them: what was given, and nothing else."""
@@ -280,6 +288,7 @@ class EndpointOut(ApiModel):
     circuit: CircuitOut
     policy: dict[str, Any] | None
     rate_limit: float | None
+    on_group_failure: OnGroupFailure
     signatures: list[SignatureScheme]
     format: BodyFormat
     headers: dict[str, str]

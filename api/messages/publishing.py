@@ -34,6 +34,7 @@ class PublishBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True, fr
     retry: bool = True
     deliver_at: datetime | None = None
     delay_seconds: float | None = None
+    group_key: str | None = None
 
 
 class ChannelledBody(PublishBody, rename="camel", forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -89,6 +90,7 @@ def new_message(body: PublishBody, header_key: str | None) -> NewMessage:
         body.retry,
         body.deliver_at,
         body.delay_seconds,
+        body.group_key,
     )
 
 

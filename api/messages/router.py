@@ -87,6 +87,12 @@ _MESSAGE_SCHEMA: dict[str, Any] = {
             "format": "date-time",
             "description": "Deliver at this time, 30 days ahead at most, to the endpoints that match then.",
         },
+        "groupKey": {
+            "type": "string",
+            "maxLength": 128,
+            "description": "Each endpoint gets the messages with this key one after the other, in the order of their "
+            "acceptance.",
+        },
         "delaySeconds": {"type": "number", "minimum": 0, "maximum": 2_592_000, "description": "Or after this time."},
     },
     "examples": [_EXAMPLE],

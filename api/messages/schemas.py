@@ -41,6 +41,7 @@ MESSAGE_EXAMPLE: dict[str, Any] = {
     "metadata": {"region": "eu"},
     "endpointGid": None,
     "retry": True,
+    "groupKey": None,
     "deliverAt": None,
     "cancelledAt": None,
     "unrouted": False,
@@ -162,6 +163,7 @@ class Message(ApiModel):
     metadata: dict[str, str] = Field(description="Its attributes.")
     endpoint_gid: str | None = Field(description="The endpoint that alone gets it. Null: those that match.")
     retry: bool = Field(description="False: each delivery has one attempt.")
+    group_key: str | None = Field(description="Endpoints get the messages with this key in order.")
     deliver_at: datetime | None = Field(description="When its deliveries are created, if that is later.")
     cancelled_at: datetime | None = Field(description="When it was cancelled, before it had deliveries.")
     unrouted: bool = Field(description="Whether it was accepted and no endpoint took it.")
@@ -185,6 +187,7 @@ class Message(ApiModel):
             metadata=row.attributes or {},
             endpoint_gid=row.endpoint_gid,
             retry=not row.single_attempt,
+            group_key=row.group_key,
             deliver_at=row.deliver_at,
             cancelled_at=row.cancelled_at,
             unrouted=bool(row.is_unrouted),

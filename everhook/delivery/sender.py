@@ -244,7 +244,14 @@ class Sender:
         )
         context = ReceiptContext(destination.tenant_gid, snapshot.message_gid, destination.url)
         transcript = _transcript(exchange, destination, headers)
-        recorded = await self._record_attempt(record, transcript, context, issuer, before_workflow=before_workflow)
+        recorded = await self._record_attempt(
+            record,
+            transcript,
+            context,
+            issuer,
+            before_workflow=before_workflow,
+            is_grouped=snapshot.group_key is not None,
+        )
         if recorded is False:
             earlier = await self._recorded_before(input)
             if earlier is not None and earlier.outcome.attempt_gid != record.attempt_gid:
@@ -326,6 +333,7 @@ class Sender:
         issuer: Issuer,
         *,
         before_workflow: bool,
+        is_grouped: bool,
     ) -> bool | None:
         """Sign the receipt and record the attempt, retrying for a few seconds.
 
@@ -336,7 +344,9 @@ class Sender:
         while True:
             try:
                 with_receipt = replace(transcript, receipt=issue(record, context, issuer))
-                recording = self._recorder.attempt(record, with_receipt, before_workflow=before_workflow)
+                recording = self._recorder.attempt(
+                    record, with_receipt, before_workflow=before_workflow, is_grouped=is_grouped
+                )
                 return await asyncio.wait_for(recording, RECORD_PATIENCE_S)
             except Exception as error:
                 if not is_unavailable(error) and not isinstance(error, TimeoutError):

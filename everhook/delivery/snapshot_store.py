@@ -71,6 +71,7 @@ class DeliverySnapshot:
     last_duration_ms: int | None = None
     next_attempt_at: datetime | None = None
     attributes: Mapping[str, str] | None = None
+    group_key: str | None = None
 
     def has_recorded(self, round_: int, number: int) -> bool:
         """Whether this attempt is recorded. If so, it is the last one, or a later one is."""
@@ -148,6 +149,7 @@ _SNAPSHOTS: Select[*tuple[Any, ...]] = (
         col(Delivery.accepted_at),
         col(Message.traceparent),
         col(Message.attributes),
+        col(Delivery.group_key),
         col(Endpoint.version).label("endpoint_version"),
         col(Endpoint.deleted_at).is_not(None).label("endpoint_deleted"),
         col(CircuitRow.state),

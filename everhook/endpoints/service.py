@@ -35,6 +35,7 @@ from everhook.event_types import store as event_types
 from everhook.inbox.store import open_deliveries
 from everhook.inbox.tasks import parse_spec
 from everhook.internal.options import HandlerKind, check_domains, masked_url, parse_handler
+from everhook.ordering.store import recheck_groups
 from everhook.publishing.routing import Route
 from everhook.publishing.store import Accepted, Acceptor
 from everhook.pulling.leases import PulledEndpoint
@@ -44,7 +45,7 @@ from everhook.signing import secrets_store as secrets
 from everhook.signing.schemes import DEFAULT_SCHEMES, SignatureScheme, new_secret
 from everhook.storage.engine import Session
 from everhook.storage.keyring import KeyRing
-from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Endpoint, Subscription, now
+from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Endpoint, OnGroupFailure, Subscription, now
 from everhook.storage.tenant_scope import TenantScope, tenant_bound
 from everhook.tenants import store as tenants
 
@@ -91,6 +92,7 @@ class EndpointChanges(TypedDict, total=False):
     ed25519: bool
     tls: TlsExtras | None
     options: Mapping[str, Any] | None
+    on_group_failure: OnGroupFailure
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class EndpointSettings:
     ed25519: bool = False
     tls: TlsExtras | None = None
     options: Mapping[str, Any] | None = None
+    on_group_failure: OnGroupFailure = OnGroupFailure.CONTINUE
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,7 @@ class EndpointService:
             "headers": new.headers,
             "metadata": new.metadata,
             "options": new.options or {},
+            "on_group_failure": new.on_group_failure,
         }
         if new.url is not None:
             settings["url"] = new.url
@@ -291,6 +295,8 @@ class EndpointService:
                 await secrets.set_handler_url(session, self._keyring, gid, handler_url)
             old_limit = view.endpoint.rate_limit
             await endpoints.change(session, view.endpoint, columns)
+            if changes.get("on_group_failure") is OnGroupFailure.CONTINUE:
+                await recheck_groups(await session.connection(), gid)
             changed = sorted(to_camel(name) for name in changes)
             _record(session, actor, "endpoint.changed", view.endpoint, {"changed": changed})
             view = await self.get(session, gid)

@@ -83,6 +83,7 @@ RATE_CACHED_S = 5.0
 # For `fullmatch`: `$` would accept a line feed at the end, and types become headers.
 _EVENT_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
 _KEY = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
+_GROUP_KEY = re.compile(r"[^\x00-\x1f\x7f]{1,128}")
 
 log = structlog.get_logger()
 
@@ -94,7 +95,7 @@ class NewMessage:
     `task` is for the inboxes among its endpoints: see `everhook/inbox/tasks.py`. `gates` replace those of the channel:
     see `everhook/publishing/gates.py`. `metadata`, `deliver_at` and `delay_seconds`: see
     `everhook/publishing/options.py`. `endpoint_gid`: to this endpoint alone, whatever its subscriptions. Without
-    `retry` a delivery has one attempt."""
+    `retry` a delivery has one attempt. `group_key`: see `everhook/ordering/store.py`."""
 
     payload: bytes
     type: str | None = None
@@ -108,6 +109,7 @@ class NewMessage:
     retry: bool = True
     deliver_at: datetime | None = None
     delay_seconds: float | None = None
+    group_key: str | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -118,6 +120,7 @@ class NewMessage:
             "retry": self.retry if not self.retry else None,
             "deliverAt": self.deliver_at.isoformat() if self.deliver_at is not None else None,
             "delaySeconds": self.delay_seconds,
+            "groupKey": self.group_key,
         }
         return {name: value for name, value in given.items() if value is not None}
 
@@ -450,6 +453,7 @@ class MessageService:
             endpoint_gid=message.endpoint_gid,
             single_attempt=not message.retry,
             deliver_at=deliver_at,
+            group_key=_group_key(message.group_key, f"{at}groupKey"),
         )
 
 
@@ -521,6 +525,12 @@ def _published_at(given: datetime | None, field: str) -> datetime:
         return given.astimezone(UTC)
     except OverflowError as error:
         raise InvalidField(field, "lies outside the years 1 to 9999 in UTC") from error
+
+
+def _group_key(given: str | None, field: str) -> str | None:
+    if given is not None and not _GROUP_KEY.fullmatch(given):
+        raise InvalidField(field, "takes 1 to 128 characters, none of them a control character")
+    return given
 
 
 def _key(given: str | None, field: str) -> str | None:

@@ -1,5 +1,6 @@
 """Accepting messages: the transaction of every `202`, and reading messages."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
@@ -24,12 +25,22 @@ from everhook.event_types.store import Catalogue, Checked
 from everhook.ids import Kind, new_gid, new_gid_at
 from everhook.notifications.events import is_reserved
 from everhook.observability.metrics import MESSAGES_ACCEPTED, VALIDATION_FAILURES
+from everhook.ordering.store import Group, Positions, insert_grouped, is_ordered, take_positions
 from everhook.publishing.fan_out import Candidate, match, match_steps
 from everhook.publishing.gates import NO_INBOX, Step, task_of
 from everhook.publishing.gates_store import Asking, asking, inboxes, insert_gates
 from everhook.publishing.routes_store import RouteCache, endpoint_routes
 from everhook.publishing.routing import Audience, Route, Routes
-from everhook.publishing.rows import Publisher, asked_row, delivery_row, gated_row, new_task, opened_events, pulled_row
+from everhook.publishing.rows import (
+    Publisher,
+    asked_row,
+    delivery_row,
+    gated_row,
+    new_task,
+    opened_events,
+    pulled_row,
+    queued_row,
+)
 from everhook.publishing.schedules_store import insert_scheduled
 from everhook.pulling.direct import DirectHandOut
 from everhook.pulling.leases import Content
@@ -50,7 +61,8 @@ class Publication:
     It goes to the endpoints of its tenant, of all tenants if it has none, or to `audience`. `gates` are its own; None:
     those of the channel. `accepted_at`: it was accepted before, and gets further deliveries. `endpoint_gid`: it goes to
     this endpoint alone, whatever its subscriptions. `single_attempt`: a round of its deliveries is one attempt.
-    `deliver_at`: it gets its deliveries at this time.
+    `deliver_at`: it gets its deliveries at this time. `group_key`: its deliveries are in order with those of the same
+    key.
     """
 
     message_gid: str
@@ -72,6 +84,7 @@ class Publication:
     endpoint_gid: str | None = None
     single_attempt: bool = False
     deliver_at: datetime | None = None
+    group_key: str | None = None
 
     @property
     def reach(self) -> Audience:
@@ -365,11 +378,17 @@ class Acceptor:
         deliveries: dict[str, list[AcceptedDelivery]] = {p.message_gid: [] for p in publications}
         new: dict[str, list[NewDelivery]] = {p.message_gid: [] for p in publications}
         to_claim: dict[str, set[str]] = {p.message_gid: set() for p in publications}
+        turns = await _Turns.taken(connection, [leg for leg in legs if leg[1].endpoint_gid in states])
         for publication, route in legs:
             state = states.get(route.endpoint_gid)
             if state is None:
                 continue  # deleted meanwhile
             delivery = self._input(publication, route)
+            if turns.has_to_wait(publication, route, delivery):
+                rows.append(queued_row(delivery, route.tenant_gid, moment))
+                accepted = AcceptedDelivery(delivery.delivery_gid, route.endpoint_gid, DeliveryStatus.QUEUED)
+                deliveries[publication.message_gid].append(accepted)
+                continue
             if (chain := chains.get(publication.message_gid)) is not None:
                 if route.endpoint_gid in chain.asked:
                     continue  # it gets the message as a step
@@ -423,6 +442,8 @@ class Acceptor:
         _complete(rows, publications)
         if rows:
             await connection.execute(insert(table_of(Delivery)), rows)
+        if turns.rows:
+            await insert_grouped(connection, turns.rows)
         if gates:
             await insert_gates(connection, gates)
         if queued:
@@ -468,11 +489,12 @@ class Acceptor:
 def _complete(rows: Sequence[dict[str, Any]], publications: Sequence[Publication]) -> None:
     """Add what deliveries have of their messages. All deliveries of a message have gids and times of the time at which
     it was accepted: queries and retention rely on it."""
-    special = {p.message_gid: p for p in publications if p.accepted_at is not None or p.single_attempt}
+    special = {p.message_gid: p for p in publications if p.accepted_at or p.single_attempt or p.group_key}
     for row in rows if special else ():
         if (publication := special.get(row["message_gid"])) is not None:
             row["accepted_at"] = publication.accepted_at or row["accepted_at"]
             row["single_attempt"] = publication.single_attempt or None
+            row["group_key"] = publication.group_key
 
 
 def _rejects(publication: Publication, routes: Mapping[str, Routes]) -> bool:
@@ -518,6 +540,7 @@ def _require_accepted(index: int, acceptance: Acceptance) -> None:
         )
 
 
+NO_GROUP = "cannot be combined with a gate: a message that waits for people would hold up its group"
 NO_ENDPOINT = "there is no such endpoint"
 """Also for one of another tenant: callers cannot tell which."""
 
@@ -534,6 +557,46 @@ def _candidate(publication: Publication, routes: Routes) -> Candidate:
         routes,
         publication.attributes,
     )
+
+
+class _Turns:
+    """The turns of new deliveries in their groups. `rows` are their positions, for `insert_grouped`."""
+
+    def __init__(self, positions: Mapping[Group, Positions]) -> None:
+        self._free = {group for group, each in positions.items() if each.is_free}
+        self._next = {group: each.first for group, each in positions.items()}
+        self.rows: list[dict[str, Any]] = []
+
+    @classmethod
+    async def taken(cls, connection: AsyncConnection, legs: Sequence["_Leg"]) -> "_Turns":
+        """Take positions for deliveries that are to be created. Reads and writes nothing unless some have a group."""
+        groups = Counter(_group(publication, route) for publication, route in legs if publication.group_key is not None)
+        del groups[None]
+        return cls(await take_positions(connection, {group: n for group, n in groups.items() if group is not None}))
+
+    def has_to_wait(self, publication: Publication, route: Route, delivery: DeliveryInput) -> bool:
+        """Whether a delivery waits for others. Asked once for each, in their order."""
+        group = _group(publication, route)
+        if group is None:
+            return False
+        position, self._next[group] = self._next[group], self._next[group] + 1
+        self.rows.append(
+            {
+                "delivery_gid": delivery.delivery_gid,
+                "endpoint_gid": group[0],
+                "group_key": group[1],
+                "position": position,
+            }
+        )
+        is_first, self._free = group in self._free, self._free - {group}
+        return not is_first
+
+
+def _group(publication: Publication, route: Route) -> Group | None:
+    """The group of a delivery. A further delivery of a message that was accepted before goes out of order."""
+    if publication.group_key is None or not is_ordered(route.mode):
+        return None
+    return route.endpoint_gid, publication.group_key
 
 
 @dataclass(frozen=True)
@@ -626,6 +689,8 @@ async def _chains(
         if (refusal := _refusal(publication, steps, found)) is not None:
             refused[publication.message_gid] = refusal
         elif matching := await match_steps(steps, publication.payload, publication.content, publication.attributes):
+            if publication.group_key is not None:
+                refused[publication.message_gid] = Refused("groupKey", NO_GROUP)
             chains[publication.message_gid] = _Chain(steps, matching, found)
     return chains, refused
 
@@ -661,6 +726,7 @@ def _snapshot(
         accepted_at=moment,
         traceparent=publication.traceparent,
         attributes=publication.attributes,
+        group_key=publication.group_key,
         endpoint_version=state.version,
         endpoint_deleted=False,
         state=state.state,
@@ -697,6 +763,7 @@ async def _insert_messages(
             "single_attempt": p.single_attempt or None,
             "deliver_at": p.deliver_at,
             "validation_error": str(faults[p.message_gid]) if p.message_gid in faults else None,
+            "group_key": p.group_key,
         }
         for p in sorted(new, key=lambda p: p.key or ("", "", ""))
     ]

@@ -38,6 +38,7 @@ def published_before(
         attributes=message.attributes,
         endpoint_gid=message.endpoint_gid,
         single_attempt=bool(message.single_attempt),
+        group_key=message.group_key,
     )
 
 

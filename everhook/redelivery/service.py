@@ -167,12 +167,13 @@ class RedeliveryService:
         publisher = None
         if message.published_by is not None:
             publisher = await store.key_name(connection, message.published_by)
-        return published_before(
+        publication = published_before(
             message,
             tenant_gid=message.tenant_gid or tenant_bound(session),
             publisher=publisher,
             task=gate.task if gate is not None else {},
         )
+        return replace(publication, group_key=None)  # a replay goes out of order
 
     async def _further(
         self, session: Session, message: Message, publication: Publication, named: str | None, known: Collection[str]

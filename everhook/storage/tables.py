@@ -198,6 +198,14 @@ class PastPolicy(SQLModel, table=True):
     policy: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
 
 
+class OnGroupFailure(StrEnum):
+    """What a dead letter means for the group of its delivery. `BLOCK`: the next ones wait until it is delivered by a
+    replay, or discarded."""
+
+    CONTINUE = "continue"
+    BLOCK = "block"
+
+
 class Endpoint(SQLModel, table=True):
     """`version` increases with every change, so that senders notice when their cached endpoint is old. `tls_key` is
     encrypted.
@@ -212,6 +220,7 @@ class Endpoint(SQLModel, table=True):
     tenant_gid: str = Field(foreign_key="tenant.gid")
     mode: DeliveryMode = Field(default=DeliveryMode.HTTP, sa_type=enum_text(DeliveryMode))
     options: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    on_group_failure: OnGroupFailure = Field(default=OnGroupFailure.CONTINUE, sa_type=enum_text(OnGroupFailure))
     url: str
     description: str = ""
     policy: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
@@ -355,6 +364,7 @@ class Message(SQLModel, table=True):
     attributes: dict[str, str] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     endpoint_gid: str | None = None
     single_attempt: bool | None = None
+    group_key: str | None = None
     is_unrouted: bool | None = None
     deliver_at: datetime | None = _when(default=None)
     cancelled_at: datetime | None = _when(default=None)
@@ -413,6 +423,7 @@ class Delivery(SQLModel, table=True):
     delivery or the end of its window, the end of a dead letter's retention. The reconciler looks for rows whose step is
     overdue. `dispatched_at` is null until a workflow is known to guard the delivery, or until it was delivered without
     one. `attempts` counts those of the current round. `single_attempt`: a round is one attempt, whatever the policy.
+    `group_key`: it was accepted in this group, and waits for those before it.
     """
 
     __table_args__ = (
@@ -467,6 +478,7 @@ class Delivery(SQLModel, table=True):
     decided_by: str | None = None
     decided_why: str | None = None
     single_attempt: bool | None = None
+    group_key: str | None = None
 
 
 class DeliveryRound(SQLModel, table=True):
@@ -477,6 +489,32 @@ class DeliveryRound(SQLModel, table=True):
     delivery_gid: str = Field(primary_key=True)
     round: int = Field(primary_key=True)
     began_at: datetime = _when()
+
+
+class DeliveryGroup(SQLModel, table=True):
+    """A group with open deliveries: see `everhook/ordering/store.py`. `last` is the last position that was taken,
+    `open` how many deliveries are open, `touched_at` when one was settled, or the reconciler checked it."""
+
+    __tablename__ = "delivery_group"
+    __table_args__ = (Index("ix_delivery_group_touched", "touched_at"),)
+
+    endpoint_gid: str = Field(primary_key=True)
+    group_key: str = Field(primary_key=True)
+    last: int = Field(sa_type=_WIDE)
+    open: int
+    touched_at: datetime = _when()
+
+
+class GroupedDelivery(SQLModel, table=True):
+    """An open delivery of a group, with its position in it."""
+
+    __tablename__ = "grouped_delivery"
+    __table_args__ = (Index("uq_grouped_delivery_position", "endpoint_gid", "group_key", "position", unique=True),)
+
+    delivery_gid: str = Field(primary_key=True)
+    endpoint_gid: str
+    group_key: str
+    position: int = Field(sa_type=_WIDE)
 
 
 class PullItem(SQLModel, table=True):

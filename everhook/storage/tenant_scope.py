@@ -26,6 +26,7 @@ from everhook.storage.tables import (
     Channel,
     CircuitRow,
     Delivery,
+    DeliveryGroup,
     DeliveryRound,
     Endpoint,
     EndpointMinute,
@@ -34,6 +35,7 @@ from everhook.storage.tables import (
     EndpointSecret,
     EventType,
     Gate,
+    GroupedDelivery,
     IdempotentResponse,
     Message,
     MessageKey,
@@ -68,7 +70,14 @@ BY_TENANT: tuple[Any, ...] = (
     Subscription,
     Task,
 )
-BY_ENDPOINT: tuple[Any, ...] = (CircuitRow, EndpointMinuteError, EndpointSecret, PullItem)
+BY_ENDPOINT: tuple[Any, ...] = (
+    CircuitRow,
+    DeliveryGroup,
+    EndpointMinuteError,
+    EndpointSecret,
+    GroupedDelivery,
+    PullItem,
+)
 OPEN_TO_ALL: tuple[Any, ...] = (ReceiptKeyRow,)
 CLOSED: tuple[Any, ...] = (EndpointRate, IdempotentResponse, MessageKey, PayloadErasure, PendingHistory)
 """Tables of no tenant: internal to the system."""

@@ -17,6 +17,7 @@ from everhook.storage.tables import (
     Channel,
     CircuitRow,
     Delivery,
+    DeliveryGroup,
     DeliveryRound,
     Endpoint,
     EndpointMinute,
@@ -25,6 +26,7 @@ from everhook.storage.tables import (
     EndpointSecret,
     Gate,
     GateState,
+    GroupedDelivery,
     IdempotentResponse,
     Message,
     MessageKey,
@@ -45,7 +47,8 @@ from everhook.storage.tables import (
 )
 
 _OF_ENDPOINTS: tuple[Any, ...] = (
-    Subscription, EndpointSecret, EndpointRate, CircuitRow, EndpointMinute, EndpointMinuteError, PastPolicy
+    Subscription, EndpointSecret, EndpointRate, CircuitRow, EndpointMinute, EndpointMinuteError, PastPolicy,
+    GroupedDelivery, DeliveryGroup,
 )  # fmt: skip
 _OF_TENANTS: tuple[Any, ...] = (
     Endpoint, ApiKey, OperationalEvent, AuditEntry, IdempotentResponse

@@ -251,6 +251,7 @@ DeliveryStatus: TypeAlias = Literal[
     "available",
     "awaiting_decision",
     "gated",
+    "queued",
     "delivered",
     "dead_lettered",
     "discarded",
@@ -259,7 +260,7 @@ DeliveryStatus: TypeAlias = Literal[
 The status of a delivery.
 
 `AVAILABLE`: in the pull queue, leased or not. `AWAITING_DECISION`: a person has to decide. `GATED`: waits for the
-decisions of a gate.
+decisions of a gate. `QUEUED`: waits for those before it in its group.
 """
 
 
@@ -628,6 +629,10 @@ class Message(TypedDict):
     """
     False: each delivery has one attempt.
     """
+    groupKey: str | None
+    """
+    Endpoints get the messages with this key in order.
+    """
     deliverAt: str | None
     """
     When its deliveries are created, if that is later.
@@ -644,6 +649,13 @@ class Message(TypedDict):
     """
     Where it does not fit the catalogue of event types, if its channel has the validation `warn`.
     """
+
+
+OnGroupFailure: TypeAlias = Literal["continue", "block"]
+"""
+What a dead letter means for the group of its delivery. `BLOCK`: the next ones wait until it is delivered by a
+replay, or discarded.
+"""
 
 
 Outcome: TypeAlias = Literal["delivered", "partly", "dead_lettered", "discarded", "declined", "cancelled"]
@@ -1264,6 +1276,10 @@ class NewMessage(TypedDict):
     """
     Deliver at this time, 30 days ahead at most, to the endpoints that match then.
     """
+    groupKey: NotRequired[str]
+    """
+    Each endpoint gets the messages with this key one after the other, in the order of their acceptance.
+    """
     delaySeconds: NotRequired[float]
     """
     Or after this time.
@@ -1586,6 +1602,7 @@ class Endpoint(TypedDict):
     circuit: Circuit
     policy: dict[str, Any] | None
     rateLimit: float | None
+    onGroupFailure: OnGroupFailure
     signatures: list[SignatureScheme]
     format: BodyFormat
     headers: dict[str, str]
@@ -2039,6 +2056,7 @@ class EndpointCreated(TypedDict):
     circuit: Circuit
     policy: dict[str, Any] | None
     rateLimit: float | None
+    onGroupFailure: OnGroupFailure
     signatures: list[SignatureScheme]
     format: BodyFormat
     headers: dict[str, str]
@@ -2086,6 +2104,10 @@ class EndpointIn(TypedDict):
     """
     Those of the mode.
     """
+    onGroupFailure: NotRequired[OnGroupFailure]
+    """
+    What a dead letter means for messages with the same `groupKey`: `continue` with the next one, or `block` until it is delivered by a replay, or discarded.
+    """
     mode: NotRequired[EndpointMode]
     """
     How the endpoint receives. It cannot be changed later.
@@ -2115,6 +2137,7 @@ class EndpointPatch(TypedDict):
     ed25519: NotRequired[bool | None]
     tls: NotRequired[Tls | None]
     options: NotRequired[EndpointOptions | None]
+    onGroupFailure: NotRequired[OnGroupFailure | None]
 
 
 class Gate(TypedDict):
@@ -2164,6 +2187,10 @@ class MessageDetail(TypedDict):
     retry: bool
     """
     False: each delivery has one attempt.
+    """
+    groupKey: str | None
+    """
+    Endpoints get the messages with this key in order.
     """
     deliverAt: str | None
     """
