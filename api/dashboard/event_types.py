@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 
 from api.dashboard.pages import (
     AdminFormDep,
+    OperatorDep,
     Pager,
     PageRoute,
     StoreDep,
@@ -66,7 +67,9 @@ async def show(name: str, request: Request, viewer: ViewerDep, services: Service
 
 
 @router.post("/{name:path}")
-async def change(name: str, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: AdminFormDep) -> Response:
+async def change(
+    name: str, viewer: OperatorDep, services: ServicesDep, store: StoreDep, form: AdminFormDep
+) -> Response:
     """Archive or restore it."""
     archived = form.get("archived") == "yes"
     row = await services.event_types.update(store, viewer.caller.actor, name, {"archived": archived})

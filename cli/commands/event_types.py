@@ -121,7 +121,7 @@ def import_event_types(
     session.out.show(done, lambda imported: _imported(imported, dry_run=dry_run))
 
 
-@command(app, "export", examples=["event-types export > openapi.json"])
+@command(app, "export", examples=["event-types export"])
 def export_event_types(session: Session) -> None:
     """Print the event types that are not archived as an OpenAPI document."""
     session.out.raw_json(session.api.text(calls.export_event_types()))
