@@ -15,6 +15,7 @@ from everhook.storage.tables import EventType
 FILE = "openapi.json"
 JSON_TYPE = "application/json"
 MAX_DEPTH = 150
+MAX_WEBHOOKS = 500
 MAX_HOPS = 20
 """References in a row, such as that of a webhook to a path item."""
 
@@ -32,6 +33,10 @@ def read(document: Any, field: str) -> list[dict[str, Any]]:
     webhooks = document.get("webhooks")
     if not isinstance(webhooks, dict) or not webhooks:
         raise InvalidField(f"{field}.webhooks", "is missing or empty, so no event type is described")
+    if len(webhooks) > MAX_WEBHOOKS:
+        raise InvalidField(
+            f"{field}.webhooks", f"has {len(webhooks)} webhooks; import at most {MAX_WEBHOOKS} at a time"
+        )
     return [_Reader(document, f"{field}.webhooks.{name}").event_type(name) for name in webhooks]
 
 

@@ -26,7 +26,7 @@ from everhook.event_types.modes import FaultKind
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 MAX_SCHEMA_BYTES = 64 * 1024
-MAX_SCHEMA_DEPTH = 64
+MAX_DEPTH = 64
 MAX_PATTERNS = 100
 PATTERN_MEMORY = 2 * 1024 * 1024
 """Bytes that one compiled pattern may take."""
@@ -237,8 +237,6 @@ def _check_form(document: Any, field: str) -> None:
     written(document, field, MAX_SCHEMA_BYTES)
     patterns = 0
     for value, depth in nested_values(document):
-        if depth > MAX_SCHEMA_DEPTH:
-            raise InvalidField(field, f"is nested deeper than {MAX_SCHEMA_DEPTH} levels", "too_deep")
         if isinstance(value, dict):
             listed = value.get("patternProperties")
             patterns += isinstance(value.get("pattern"), str) + (len(listed) if isinstance(listed, dict) else 0)
@@ -253,7 +251,10 @@ def _check_form(document: Any, field: str) -> None:
 
 
 def written(document: Any, field: str, limit: int) -> bytes:
-    """A document as JSON. Raises InvalidField for one that is too large, or that JSON in UTF-8 cannot hold."""
+    """A document as JSON. Raises InvalidField for one that is too large or too deep, or that JSON in UTF-8 cannot
+    hold."""
+    if any(depth > MAX_DEPTH for _, depth in nested_values(document)):
+        raise InvalidField(field, f"is nested deeper than {MAX_DEPTH} levels", "too_deep")
     try:
         text = json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
@@ -269,7 +270,7 @@ def _check_reference(reference: Any, field: str) -> None:
         raise InvalidField(field, message, "remote_reference")
 
 
-def nested_values(document: Any, deepest: int = MAX_SCHEMA_DEPTH) -> Iterator[tuple[Any, int]]:
+def nested_values(document: Any, deepest: int = MAX_DEPTH) -> Iterator[tuple[Any, int]]:
     """All values in a document with their depths, down to one level below `deepest`."""
     waiting = [(document, 0)]
     while waiting:

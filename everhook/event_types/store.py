@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
 from cachetools import LRUCache
 from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
@@ -21,6 +22,8 @@ CACHED_BYTES = 16 * 1024 * 1024
 
 UNKNOWN = "is not in the catalogue of event types"
 ARCHIVED = "is archived in the catalogue of event types"
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,18 @@ class Catalogue:
                 )
             )
             for name, sha256, document in rows.all():
-                found[name] = PayloadSchema(document)
+                found[name] = _compile(name, document)
                 self._compiled[sha256] = _Compiled(found[name], found[name].size)
         return found
+
+
+def _compile(name: str, document: Any) -> PayloadSchema:
+    """One that cannot be compiled, as after an upgrade of the library, must not keep others from publishing."""
+    try:
+        return PayloadSchema(document)
+    except ValueError as error:
+        log.error("the schema of an event type cannot be used; payloads are not checked", type=name, error=str(error))
+        return PayloadSchema(True)
 
 
 async def create(session: AsyncSession, row: EventType) -> EventType | None:

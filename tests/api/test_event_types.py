@@ -17,6 +17,9 @@ SCHEMA: dict[str, Any] = {
 EXAMPLE = {"id": 1, "lines": [{"price": 9.5}]}
 WRONG = {"id": 1, "lines": [{"price": 9.5}, {"price": "a secret"}]}
 AT = "payload.lines[1].price"
+DEEP: Any = []
+for _ in range(300):
+    DEEP = [DEEP]
 
 
 async def event_type(api: Api, name: str = "order.created", **body: Any) -> dict[str, Any]:
@@ -74,6 +77,7 @@ async def test_names_have_what_types_of_messages_have(api: Api) -> None:
         ({"name": "a", "schema": SCHEMA, "example": {}}, "example"),
         ({"name": "a", "schema": SCHEMA, "example": {"id": 1, "lines": [{"price": "x"}]}}, "example.lines[0].price"),
         ({"name": "a", "example": "x" * 40_000}, "example"),
+        ({"name": "a", "example": DEEP}, "example"),
         ({"name": "a", "deprecated": "yes"}, "deprecated"),
         ({"name": "a", "description": "x" * 1_001}, "description"),
         ({"name": "a", "shcema": {}}, "shcema"),

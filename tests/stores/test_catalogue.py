@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event, select
 from sqlmodel import col
+from structlog.testing import capture_logs
 
 from everhook.channels import store as channels
 from everhook.event_types import store as event_types
@@ -79,6 +80,16 @@ async def test_rows_are_found_by_the_name_that_they_were_given(store: Store, nam
         assert row is not None and (row.payload_schema, row.example) == (SCHEMA, {"n": 1})
         page = await event_types.page(session, archived=False, after=None, limit=5)
         assert [each.name for each in page.rows] == [name]
+
+
+async def test_a_schema_that_cannot_be_used_any_more_keeps_no_one_from_publishing(store: Store) -> None:
+    await described(store.database, {"type": "no such type"})
+    await channel_that(store, ValidationMode.REJECT)
+
+    with capture_logs() as logs:
+        assert isinstance(await store.acceptor().accept(publication({"n": "x"})), Accepted)
+
+    assert [entry["type"] for entry in logs if entry["log_level"] == "error"] == ["order.created"]
 
 
 async def test_a_compiled_schema_is_kept_until_it_changes(store: Store) -> None:
