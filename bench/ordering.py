@@ -36,7 +36,7 @@ async def ordered(tell: Tell) -> Table:
         ):
             tell(title)
             runs[title] = await _run(stack, f"order-{size}", count, size)
-    plain, short, long = runs.values()
+    _, short, long = runs.values()
     is_in_order = short.is_in_order and long.is_in_order
     return Table(
         f"{COUNT:,} messages in groups, history `exceptions`",
