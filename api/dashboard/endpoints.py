@@ -58,6 +58,7 @@ PAGE = 50
 SPARK_STEPS, SPARK_MINUTES = 20, 3
 RECENT_DELIVERIES, RECENT_ATTEMPTS = 20, 15
 FAULTS_SHOWN = 5
+TYPES_SHOWN = 200
 
 STATES = (("", "Any state"), ("failing", "Circuit open"), ("paused", "Paused"), ("disabled", "Disabled"),
           ("closed", "Circuit closed"))  # fmt: skip
@@ -103,7 +104,8 @@ class EventLine:
 
 @dataclass(frozen=True)
 class DetailView:
-    """`health` is of this moment; the charts and `total` are of the window."""
+    """`health` is of this moment; the charts and `total` are of the window. `types` are event types with examples, as
+    options."""
 
     view: EndpointView
     health: Health
@@ -117,6 +119,7 @@ class DetailView:
     recent: tuple[AttemptRow, ...]
     subscriptions: tuple[Subscription, ...]
     channels: tuple[str, ...]
+    types: tuple[tuple[str, str], ...]
     schedule: Chart
     timeout: timedelta
     dead_letters: int
@@ -264,6 +267,7 @@ async def _detail(
         recent = await endpoint_list.recent_attempts(session, gid, deliveries=RECENT_DELIVERIES, limit=RECENT_ATTEMPTS)
         subscriptions = await endpoint_list.subscriptions_of(session, gid)
         names = await channel_names(session)
+        types = await services.event_types.with_examples(session, TYPES_SHOWN)
         dead = await endpoint_list.dead_letters(session, [gid])
         pulled = view.endpoint.mode.is_pulled
         queue = await services.pulls.view(session, await services.endpoints.pulled(session, gid)) if pulled else None
@@ -285,6 +289,7 @@ async def _detail(
         recent=tuple(recent),
         subscriptions=tuple(subscriptions),
         channels=tuple(names),
+        types=tuple((name, name) for name in types),
         schedule=charts.schedule(policy),
         timeout=policy.timeout,
         dead_letters=dead.get(gid, 0),
@@ -304,7 +309,7 @@ def _states(view: EndpointView, events: Sequence[OperationalEvent], begin: datet
 
 @router.post("/{gid}/test")
 async def send_test(gid: str, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep) -> Response:
-    sent = await services.endpoints.send_test(store, viewer.caller.actor, gid)
+    sent = await services.endpoints.send_test(store, viewer.caller.actor, gid, form.get("type") or None)
     return see_other(viewer, f"/deliveries/{sent.delivery_gid}", "test")
 
 

@@ -6,7 +6,7 @@ same descriptions. A tenant sees those that are not archived.
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -145,6 +145,10 @@ class EventTypeService:
         await store.change(session, row, changes)
         imported.changed.append(new.name)
         record_audit(session, actor, "event_type.changed", new.name, detail={"imported": True})
+
+    async def with_examples(self, session: Session, limit: int) -> Sequence[str]:
+        """The names of event types that test messages can have, in order."""
+        return await store.with_examples(session, limit)
 
     async def document(self, session: Session) -> dict[str, Any]:
         """An OpenAPI document with the event types that are not archived under `webhooks`."""

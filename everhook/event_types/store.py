@@ -139,6 +139,13 @@ async def all_types(session: AsyncSession) -> Sequence[EventType]:
     return rows.scalars().all()
 
 
+async def with_examples(session: AsyncSession, limit: int) -> Sequence[str]:
+    """The names of types in use that have an example."""
+    name = col(EventType.name)
+    in_use = (col(EventType.archived).is_(False), col(EventType.example).is_not(None))
+    return (await session.execute(select(name).where(*in_use).order_by(name).limit(limit))).scalars().all()
+
+
 async def existing(session: AsyncSession, names: Sequence[str]) -> dict[str, EventType]:
     rows = await session.execute(select(EventType).where(col(EventType.name).in_(names)))
     return {row.name: row for row in rows.scalars()}

@@ -610,6 +610,21 @@ async def test_the_catalogue_is_shown_to_operators_and_what_is_in_use_to_tenants
     assert "note/made:here" not in (await pages.get(f"{PORTAL}/event-types")).text
 
 
+async def test_a_tenant_tries_out_an_event_type(pages: Pages) -> None:
+    acme, _ = await two_tenants(pages.api)
+    await open_portal(pages, acme)
+    (endpoint,) = await pages.api.rows("SELECT gid FROM endpoint WHERE tenant_gid = :t", t=acme)
+    assert "Test an event type" not in (await pages.get(f"/portal/endpoints/{endpoint.gid}")).text
+    created(await pages.api.post("/v1/event-types", {"name": "note.made", "example": {"note": 7}}))
+    created(await pages.api.post("/v1/event-types", {"name": "note.bare"}))
+    page = (await pages.get(f"/portal/endpoints/{endpoint.gid}")).text
+    assert "<option>note.made</option>" in page and "note.bare" not in page
+    assert (await pages.send(f"/portal/endpoints/{endpoint.gid}/test", type="note.made")).status_code == 303
+    (message,) = await pages.api.rows("SELECT payload FROM message WHERE event_type = 'note.made'")
+    assert message.payload == b'{"note": 7}'
+    assert (await pages.send(f"/portal/endpoints/{endpoint.gid}/test", type="note.bare")).status_code == 422
+
+
 async def test_a_channel_is_told_what_to_do_with_what_does_not_fit_and_how_long_to_keep_payloads(pages: Pages) -> None:
     await pages.sign_in()
     assert (await pages.send("/channels/new", name="orders", validation="warn", retention="7.5")).status_code == 303
