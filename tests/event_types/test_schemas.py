@@ -77,6 +77,8 @@ def test_a_fault_is_short_whatever_was_sent() -> None:
 
 LAUGHS = {f"a{n}": {"allOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(40)} | {"a40": {}}
 """Each refers to the next one twice: 2 to the power of 40 checks."""
+INTO_ITEMS = {f"a{n}": {"allOf": [{"items": {"$ref": f"#/$defs/a{n + 1}"}}] * 2} for n in range(40)} | {"a40": {}}
+"""The same, one level deeper in the payload each time."""
 DEEP: Any = {}
 for _ in range(100):
     DEEP = {"items": DEEP}
@@ -99,6 +101,7 @@ for _ in range(100):
         ({"properties": {"a": {"$id": "https://example.com/a"}}}, "invalid"),
         ({"$defs": LAUGHS, "$ref": "#/$defs/a0"}, "too_slow"),
         ({"$defs": LAUGHS, "items": {"not": {"$ref": "#/$defs/a0"}}}, "too_slow"),
+        ({"$defs": INTO_ITEMS, "$ref": "#/$defs/a0"}, "too_slow"),
         ({"items": {"enum": [{"n": n} for n in range(3_000)]}}, "too_slow"),
         ({"properties": {f"p{n}": {"pattern": "a"} for n in range(MAX_PATTERNS + 1)}}, "invalid"),
         ({"description": "x" * 70_000}, "too_large"),
