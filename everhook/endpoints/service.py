@@ -354,11 +354,12 @@ class EndpointService:
 
     async def pulled(self, session: Session, gid: str) -> PulledEndpoint:
         """An endpoint whose deliveries are pulled. Raises NotFound, and NotPulled for one that receives otherwise."""
-        view = await self.get(session, gid)
-        row = view.endpoint
+        row = await endpoints.receiving(session, gid)
+        if row is None:
+            raise NotFound("endpoint", gid)
         if not row.mode.is_pulled:
             raise NotPulled(f"{gid} receives in the mode {row.mode}: its deliveries cannot be pulled.")
-        return PulledEndpoint(row.gid, row.tenant_gid, view.tenant, **pull_options(row.options))
+        return PulledEndpoint(gid, row.tenant_gid, row.tenant, **pull_options(row.options))
 
     async def can_be_pulled(self, session: Session, gid: str) -> bool:
         """Whether an endpoint and its tenant still exist; those of a tenant that is being erased do not."""

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, delete, select
+from sqlalchemy import Select, bindparam, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -97,6 +97,19 @@ async def view(session: AsyncSession, gid: str, *, for_change: bool = False) -> 
     endpoint, circuit, tenant = row
     keys = await secrets.public_keys(session, [gid])
     return EndpointView(endpoint, circuit, tenant, keys.get(gid, ()))
+
+
+async def receiving(session: AsyncSession, gid: str) -> Any | None:
+    """What consumers need to know of an endpoint, read for each of their calls: `tenant_gid`, `tenant`, `mode`,
+    `options`. None if there is no such endpoint, or it was deleted."""
+    return (await session.execute(_RECEIVING, {"gid": gid})).one_or_none()
+
+
+_RECEIVING = (
+    select(col(Endpoint.tenant_gid), col(Tenant.name).label("tenant"), col(Endpoint.mode), col(Endpoint.options))
+    .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
+    .where(col(Endpoint.gid) == bindparam("gid"), col(Endpoint.deleted_at).is_(None))
+)
 
 
 async def deleted(session: AsyncSession, gids: Collection[str]) -> set[str]:
