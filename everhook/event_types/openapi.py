@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from everhook.errors import InvalidField
-from everhook.event_types.schemas import nested_values
+from everhook.event_types.keywords import nested_values
 from everhook.storage.tables import EventType
 
 FILE = "openapi.json"

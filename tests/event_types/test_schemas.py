@@ -93,6 +93,7 @@ for _ in range(100):
         ({"$ref": "#/$defs/none"}, "schema"),
         ({"$ref": "#"}, "invalid"),
         ({"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"}, "invalid"),
+        ({"$defs": {"a": {"$anchor": "x"}, "b": {"const": {"$anchor": "x"}}}, "$ref": "#x"}, "invalid"),
         ({"pattern": "(?=a)b"}, "schema"),
         ({"pattern": r"(a)\1"}, "schema"),
         ({"pattern": "(a{1000}){1000}"}, "schema"),
