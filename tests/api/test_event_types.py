@@ -187,6 +187,23 @@ async def test_a_batch_with_one_that_does_not_fit_is_rejected_as_a_whole(checked
     assert "validationError" not in first and second["validationError"].startswith(AT)
 
 
+async def test_transactional_and_scheduled_messages_take_the_same_path(checked: Api) -> None:
+    messages = [
+        {"channel": channel, "type": "order.created", "payload": payload}
+        for channel, payload in (("drafts", WRONG), ("orders", EXAMPLE), ("orders", WRONG))
+    ]
+    before = count("reject", "payload")
+    problem = assert_problem(await checked.post("/v1/messages/transactional", {"messages": messages}), 422)
+    assert problem["errors"][0]["field"] == f"messages[2].{AT}"
+    assert (await checked.count("message"), count("reject", "payload")) == (0, before + 1)
+    warned, fits = accepted(await checked.post("/v1/messages/transactional", {"messages": messages[:2]}))["data"]
+    assert warned["validationError"].startswith(AT) and "validationError" not in fits
+
+    later = {"type": "order.created", "payload": WRONG, "delaySeconds": 600}
+    assert_problem(await checked.try_publish(later), 422, AT)
+    assert accepted(await checked.try_publish(later, "drafts"))["validationError"].startswith(AT)
+
+
 async def test_what_does_not_fit_is_flagged_and_counted_where_the_channel_warns(checked: Api) -> None:
     before = count("warn", "payload"), count("reject", "payload")
     published = await checked.publish(WRONG, "drafts")

@@ -148,6 +148,16 @@ async def test_of_a_batch_for_several_tenants_all_or_none_are_counted(api: Api) 
     accepted(await api.try_batch(batch[3:]))
 
 
+async def test_transactional_messages_count_as_those_of_a_batch(limited: Api) -> None:
+    created(await limited.post("/v1/tenants", {"name": "acme", "publishRate": "3/hour"}))
+    messages = [{"channel": "orders", **message(n), "tenant": "acme"} for n in range(2)]
+
+    assert left(await limited.post("/v1/messages/transactional", {"messages": messages})) == {"key": 3, "tenant": 1}
+    refused = await limited.post("/v1/messages/transactional", {"messages": messages})
+    assert_problem(refused, 429)
+    assert left(refused) == {"tenant": 1}
+
+
 async def test_the_rate_of_a_tenant_is_changed_and_removed(api: Api) -> None:
     await api.channel()
     tenant = created(await api.post("/v1/tenants", {"name": "acme"}))
