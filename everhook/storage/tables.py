@@ -470,7 +470,7 @@ class DeliveryGroup(SQLModel, table=True):
     endpoint_gid: str = Field(primary_key=True)
     group_key: str = Field(primary_key=True)
     last: int = Field(sa_type=_WIDE)
-    open: int
+    open: int = Field(sa_type=_WIDE)
     touched_at: datetime = _when()
 
 
