@@ -43,7 +43,7 @@ def endpoint(view: EndpointView) -> EndpointOut:
         on_group_failure=row.on_group_failure,
         signatures=row.signatures,
         format=row.format,
-        headers=row.headers,
+        headers=dict.fromkeys(row.headers),
         metadata=row.details,
         ed25519=any(key.expires_at is None for key in view.public_keys),
         public_keys=public_keys(view),

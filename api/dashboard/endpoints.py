@@ -68,6 +68,9 @@ HOUR_S = 3_600
 GRACES = ((86_400, "a day"), (604_800, "a week"), (3_600, "an hour"), (0, "no time at all: it stops now"))
 """For how many seconds the old secret still signs."""
 
+KEPT = "\N{BULLET}" * 5
+"""In the form: the value of a custom header that is not shown, and stays as it is."""
+
 router = APIRouter(route_class=PageRoute, include_in_schema=False, prefix="/endpoints")
 
 
@@ -341,7 +344,7 @@ async def ask_edit(gid: str, request: Request, viewer: ViewerDep, services: Serv
         "description": endpoint.description,
         "rateLimit": f"{endpoint.rate_limit:g}" if endpoint.rate_limit is not None else "",
         "format": endpoint.format.value,
-        "headers": "\n".join(f"{name}: {value}" for name, value in endpoint.headers.items()),
+        "headers": "\n".join(f"{name}: {KEPT}" for name in endpoint.headers),
         **policy_form.fields(endpoint.policy),
     }
     return await _form(request, viewer, store, values, endpoint.signatures, view)
@@ -531,12 +534,13 @@ def _number(written: str, field: str) -> float | None:
         raise invalid(field, "is not a number") from error
 
 
-def _headers(written: str) -> dict[str, str]:
-    headers: dict[str, str] = {}
+def _headers(written: str) -> dict[str, str | None]:
+    """Headers as the API takes them: `KEPT` stands for a value that is not shown and stays as it is."""
+    headers: dict[str, str | None] = {}
     for line in written.splitlines():
         name, colon, value = line.partition(":")
         if line.strip() and not colon:
             raise invalid("headers", "one a line, as `name: value`")
         if line.strip():
-            headers[name.strip()] = value.strip()
+            headers[name.strip()] = value.strip() if value.strip() != KEPT else None
     return headers

@@ -41,7 +41,7 @@ ENDPOINT: dict[str, Any] = {
     "rateLimit": 50,
     "signatures": ["standard"],
     "format": "envelope",
-    "headers": {"x-team": "orders"},
+    "headers": {"x-team": None},
     "metadata": {"plan": "gold"},
     "ed25519": False,
     "onGroupFailure": "continue",
@@ -168,7 +168,9 @@ class EndpointSettings(ApiModel):
     rate_limit: Number | None = Field(None, gt=0, le=1_000, description="Requests a second at most.")
     signatures: list[SignatureScheme] = Field(default_factory=lambda: list(DEFAULT_SCHEMES), min_length=1)
     format: BodyFormat = BodyFormat.ENVELOPE
-    headers: dict[str, str] = Field(default_factory=dict, max_length=20)
+    headers: dict[str, str] = Field(
+        default_factory=dict, max_length=20, description="Added to each request. Their values are encrypted."
+    )
     metadata: Metadata = Field(default_factory=dict)
     ed25519: Flag = Field(False, description="Sign with Ed25519 too (`v1a`); needs the scheme `standard`.")
     tls: Tls | None = None
@@ -216,7 +218,9 @@ class EndpointPatch(ApiModel):
     rate_limit: Number | None = Field(None, gt=0, le=1_000)
     signatures: list[SignatureScheme] | None = Field(None, min_length=1)
     format: BodyFormat | None = None
-    headers: dict[str, str] | None = Field(None, max_length=20)
+    headers: dict[str, str | None] | None = Field(
+        None, max_length=20, description="They replace all; one whose value is null keeps the value that it has."
+    )
     metadata: Metadata | None = None
     ed25519: Flag | None = None
     tls: Tls | None = None
@@ -278,7 +282,9 @@ class EndpointOut(ApiModel):
     on_group_failure: OnGroupFailure
     signatures: list[SignatureScheme]
     format: BodyFormat
-    headers: dict[str, str]
+    headers: dict[str, str | None] = Field(
+        description="Values are null, except where a key with the scope `admin` has just created the endpoint."
+    )
     metadata: dict[str, Any]
     ed25519: bool
     public_keys: list[PublicKeyOut] = Field(description="For `v1a` signatures, newest first.")

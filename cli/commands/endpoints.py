@@ -292,7 +292,7 @@ def _card(endpoint: Endpoint) -> Table:
             ("signatures", " ".join(endpoint["signatures"])),
             ("public keys", " ".join(key["publicKey"] for key in endpoint["publicKeys"])),
             ("format", endpoint["format"]),
-            ("headers", "  ".join(f"{name}: {value}" for name, value in endpoint["headers"].items())),
+            ("headers", "  ".join(endpoint["headers"])),
             ("metadata", json.dumps(endpoint["metadata"]) if endpoint["metadata"] else None),
             ("created", when(endpoint["createdAt"])),
         ]

@@ -26,6 +26,7 @@ from everhook.signing.secrets_store import SigningKeys
 from everhook.storage.batching import BatchExecutor
 from everhook.storage.encryption import ENDPOINT_TLS_KEY
 from everhook.storage.engine import Database
+from everhook.storage.header_encryption import header_values
 from everhook.storage.keyring import DecryptionError, KeyRing
 from everhook.storage.tables import Attempt, CircuitRow, Delivery, Endpoint, Message, Tenant
 
@@ -96,7 +97,7 @@ class Destination:
     tenant_gid: str
     tenant: str
     format: BodyFormat
-    headers: tuple[tuple[str, str], ...]
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
     schemes: frozenset[SignatureScheme]
     keys: SigningKeys = field(repr=False)
     tls: TlsExtras | None = None
@@ -212,6 +213,7 @@ async def _load_destination(connection: AsyncConnection, keyring: KeyRing, endpo
                 col(Tenant.name).label("tenant"),
                 col(Endpoint.format),
                 col(Endpoint.headers),
+                col(Endpoint.header_values),
                 col(Endpoint.signatures),
                 col(Endpoint.tls_ca),
                 col(Endpoint.tls_certificate),
@@ -243,7 +245,7 @@ async def _load_destination(connection: AsyncConnection, keyring: KeyRing, endpo
             return replace(destination, url=handler.place, handler=handler)
         return replace(
             destination,
-            headers=tuple(endpoint.headers.items()),
+            headers=tuple(header_values(keyring, endpoint_gid, endpoint.headers, endpoint.header_values).items()),
             schemes=frozenset(SignatureScheme(scheme) for scheme in endpoint.signatures),
             keys=await secrets.signing_keys(connection, keyring, endpoint_gid),
             tls=_tls(keyring, endpoint_gid, endpoint),

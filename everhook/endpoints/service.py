@@ -20,13 +20,13 @@ from everhook.audit.store import Actor, on_record, record_audit
 from everhook.channels import store as channels
 from everhook.circuit.client import CircuitClient
 from everhook.contracts import DeliveryMode
+from everhook.credentials.headers import check_custom_headers
 from everhook.delivery.body_formats import BodyFormat
 from everhook.delivery.dispatcher import Dispatcher
 from everhook.delivery.weights import apply_limit
 from everhook.egress import EgressClient, LocalError, TlsExtras, TlsRefused, UrlRefused
 from everhook.endpoints import store as endpoints
 from everhook.endpoints import subscriptions_store as subscriptions
-from everhook.endpoints.headers import check_custom_headers
 from everhook.endpoints.quotas_store import Quotas
 from everhook.endpoints.sample import sample_message
 from everhook.endpoints.store import EndpointView, route_to
@@ -43,7 +43,8 @@ from everhook.pulling.service import pull_options
 from everhook.signing import secrets_store as secrets
 from everhook.signing.schemes import DEFAULT_SCHEMES, SignatureScheme, new_secret
 from everhook.storage.engine import Session
-from everhook.storage.keyring import KeyRing
+from everhook.storage.header_encryption import header_columns, header_values
+from everhook.storage.keyring import DecryptionError, KeyRing
 from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Endpoint, OnGroupFailure, Subscription, now
 from everhook.storage.tenant_scope import TenantScope, tenant_bound
 from everhook.tenants import store as tenants
@@ -78,7 +79,8 @@ _ACTIONS: Mapping[EndpointCommand, str] = {
 
 
 class EndpointChanges(TypedDict, total=False):
-    """New values of settings; settings that are absent stay as they are. `policy` is as a request spells it."""
+    """New values of settings; settings that are absent stay as they are. `policy` is as a request spells it. A header
+    whose value is None keeps the value that it has."""
 
     url: str
     description: str
@@ -86,7 +88,7 @@ class EndpointChanges(TypedDict, total=False):
     rate_limit: float | None
     signatures: Sequence[SignatureScheme]
     format: BodyFormat
-    headers: Mapping[str, str]
+    headers: Mapping[str, str | None]
     metadata: Mapping[str, Any]
     ed25519: bool
     tls: TlsExtras | None
@@ -105,7 +107,7 @@ class EndpointSettings:
     rate_limit: float | None = None
     signatures: Sequence[SignatureScheme] = DEFAULT_SCHEMES
     format: BodyFormat = BodyFormat.ENVELOPE
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     ed25519: bool = False
     tls: TlsExtras | None = None
@@ -131,7 +133,7 @@ class CheckedEndpoint:
     """A new endpoint whose settings were found to be usable. `columns` are those of its row."""
 
     new: NewEndpoint
-    columns: Mapping[str, Any]
+    columns: Mapping[str, Any] = field(repr=False)
     handler_url: str | None = field(default=None, repr=False)
 
 
@@ -287,6 +289,8 @@ class EndpointService:
             columns |= endpoints.tls_columns(self._keyring, gid, changes["tls"])
         async with scope.writing() as session:
             view = await self.get(session, gid, for_change=True)
+            if "headers" in changes:
+                columns |= self._header_columns(view.endpoint, changes["headers"])
             _check_ed25519_change(view, changes)
             if "ed25519" in changes:
                 await secrets.set_ed25519(session, self._keyring, gid, on=changes["ed25519"])
@@ -302,6 +306,26 @@ class EndpointService:
         if view.endpoint.rate_limit != old_limit:
             await self._apply_limit(gid, view.endpoint.rate_limit)
         return view
+
+    def _header_columns(self, endpoint: Endpoint, given: Mapping[str, str | None]) -> dict[str, Any]:
+        """New headers as the row holds them. Raises InvalidField where there is no value to keep."""
+        headers = {name: value for name, value in given.items() if value is not None}
+        kept = [name for name in given if name not in headers]
+        if kept:
+            headers |= self._kept_values(endpoint, kept)
+        check_custom_headers(headers, kept)
+        return header_columns(self._keyring, endpoint.gid, {name: headers[name] for name in given})
+
+    def _kept_values(self, endpoint: Endpoint, names: Collection[str]) -> dict[str, str]:
+        try:
+            stored = header_values(self._keyring, endpoint.gid, endpoint.headers, endpoint.header_values)
+        except DecryptionError as error:
+            raise InvalidField("headers", "a value cannot be decrypted; give new ones") from error
+        values = {name.lower(): value for name, value in stored.items()}
+        for name in names:
+            if name.lower() not in values:
+                raise InvalidField(f"headers.{name[:100]}", "has no value that could be kept: the endpoint lacks it")
+        return {name: values[name.lower()] for name in names}
 
     async def delete(self, scope: TenantScope, actor: Actor, gid: str) -> None:
         """Delete an endpoint with its subscriptions and secrets. Its open deliveries are dead-lettered when they take
@@ -449,7 +473,7 @@ async def checked_settings(egress: EgressClient, changes: EndpointChanges, tenan
     if "signatures" in changes:
         columns["signatures"] = list(changes["signatures"])
     if "headers" in changes:
-        check_custom_headers(changes["headers"])
+        check_custom_headers({name: value for name, value in changes["headers"].items() if value is not None})
     if "metadata" in changes:
         columns["details"] = columns.pop("metadata")
     return columns

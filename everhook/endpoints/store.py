@@ -17,6 +17,7 @@ from everhook.signing import secrets_store as secrets
 from everhook.signing.schemes import new_secret
 from everhook.signing.secrets_store import EndpointPublicKey
 from everhook.storage.encryption import ENDPOINT_TLS_KEY
+from everhook.storage.header_encryption import header_columns
 from everhook.storage.keyring import KeyRing
 from everhook.storage.paging import Page, one_of, page_of
 from everhook.storage.tables import CircuitRow, Endpoint, EndpointSecret, Subscription, Tenant, now
@@ -63,9 +64,11 @@ async def create(
     ed25519: bool = False,
     secret: str | None = None,
 ) -> str:
-    """Store an endpoint with a closed circuit and `secret`, or a new secret. Returns the secret."""
+    """Store an endpoint with a closed circuit and `secret`, or a new secret. The values of its headers are encrypted.
+    Returns the secret."""
     secret = secret or new_secret()
-    for name, value in tls_columns(keyring, endpoint.gid, tls).items():
+    encrypted = tls_columns(keyring, endpoint.gid, tls) | header_columns(keyring, endpoint.gid, endpoint.headers)
+    for name, value in encrypted.items():
         setattr(endpoint, name, value)
     session.add(endpoint)
     await session.flush()
@@ -145,6 +148,6 @@ async def change(session: AsyncSession, endpoint: Endpoint, changes: dict[str, A
 
 
 async def remove(session: AsyncSession, endpoint: Endpoint) -> None:
-    await change(session, endpoint, {"deleted_at": now(), "tls_key": None})
+    await change(session, endpoint, {"deleted_at": now(), "tls_key": None, "headers": {}, "header_values": None})
     await session.execute(delete(Subscription).where(col(Subscription.endpoint_gid) == endpoint.gid))
     await session.execute(delete(EndpointSecret).where(col(EndpointSecret.endpoint_gid) == endpoint.gid))

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from everhook.delivery.snapshot_store import DestinationCache
 from everhook.signing.schemes import new_secret, secret_key
-from testing.api import JSON, ON_SHARED, RECEIVER_URL, UNKNOWN_SUFFIX, Api, assert_problem, created, ok
+from everhook.storage.keyring import KeyRing
+from testing.api import JSON, MASTER_KEY, ON_SHARED, RECEIVER_URL, UNKNOWN_SUFFIX, Api, assert_problem, created, ok
 from testing.certificates import Authority, Pair, encrypted, self_signed
 
 DAY = timedelta(days=1)
@@ -271,3 +273,88 @@ async def test_an_endpoint_may_bring_its_own_secret(api: Api) -> None:
         problem = assert_problem(await api.post("/v1/endpoints", body), 422, "secret")
         assert str(wrong) not in problem["detail"] or wrong == 5
     assert (await api.rows("SELECT count(*) FROM endpoint"))[0][0] == 2
+
+
+# Custom headers
+
+
+HEADERS = {"X-Key": "v4lue-of-a-header", "X-Team": "orders"}
+
+
+async def stored_headers(api: Api, endpoint: JSON) -> dict[str, str]:
+    """With their values, as senders read them."""
+    gid = endpoint["endpointGid"]
+    destination = await DestinationCache(api.database, KeyRing([MASTER_KEY])).get(gid, 1)
+    return dict(destination.headers)
+
+
+async def test_values_of_headers_are_shown_at_creation_to_admins_only_and_never_again(api: Api) -> None:
+    created_by_admin = await api.endpoint(headers=HEADERS, tenant="acme")
+    tenant = await api.key(tenant="acme")
+    created_by_tenant = await tenant.endpoint(headers=HEADERS)
+
+    assert created_by_admin["headers"] == HEADERS
+    assert created_by_tenant["headers"] == dict.fromkeys(HEADERS)
+    for endpoint in (created_by_admin, created_by_tenant):
+        path = path_of(endpoint)
+        for response in (await api.get(path), await api.get("/v1/endpoints"), await api.patch(path, {"rateLimit": 5})):
+            assert response.status_code == 200 and "v4lue" not in response.text and "X-Key" in response.text
+        assert await stored_headers(api, endpoint) == HEADERS
+    assert "v4lue" not in str(await api.rows("SELECT * FROM endpoint"))
+    assert "v4lue" not in (await api.get("/v1/audit")).text
+
+
+async def test_a_repeated_creation_shows_the_values_from_an_encrypted_response(api: Api) -> None:
+    body, key = {"url": RECEIVER_URL, "headers": HEADERS}, {"idempotency-key": "once"}
+    first = created(await api.http.post("/v1/endpoints", json=body, headers=key))
+    assert created(await api.http.post("/v1/endpoints", json=body, headers=key)) == first
+    assert first["headers"] == HEADERS
+    assert "v4lue" not in str(await api.rows("SELECT * FROM idempotent_response"))
+
+
+async def test_headers_are_replaced_and_null_keeps_a_value(api: Api) -> None:
+    endpoint = await api.endpoint(headers=HEADERS)
+    path = path_of(endpoint)
+
+    changed = ok(await api.patch(path, {"headers": {"x-key": None, "X-New": "n"}}))
+
+    assert changed["headers"] == {"x-key": None, "X-New": None}
+    assert await stored_headers(api, endpoint) == {"x-key": HEADERS["X-Key"], "X-New": "n"}
+    shown = ok(await api.get(path))
+    assert ok(await api.patch(path, {"headers": shown["headers"]}))["headers"] == shown["headers"]
+    assert await stored_headers(api, endpoint) == {"x-key": HEADERS["X-Key"], "X-New": "n"}
+    assert_problem(await api.patch(path, {"headers": {"X-Team": None}}), 422, "headers.X-Team")
+    assert_problem(await api.patch(path, {"headers": {"x-key": None, "X-B": "v" * 4090}}), 422, "headers")
+    assert_problem(await api.post("/v1/endpoints", {"url": RECEIVER_URL, "headers": {"X": None}}), 422, "headers.X")
+    assert ok(await api.patch(path, {"headers": {}}))["headers"] == {}
+    assert await api.rows("SELECT headers, header_values FROM endpoint") == [("{}", None)]
+
+
+async def test_a_value_that_cannot_be_decrypted_has_to_be_given_again(api: Api) -> None:
+    endpoint = await api.endpoint(headers=HEADERS)
+    await api.change_rows("UPDATE endpoint SET header_values = 'v1.00000000.AAAA'")
+    assert_problem(await api.patch(path_of(endpoint), {"headers": {"X-Key": None}}), 422, "headers")
+    ok(await api.patch(path_of(endpoint), {"headers": {"X-Key": "new"}}))
+    assert await stored_headers(api, endpoint) == {"X-Key": "new"}
+
+
+@ON_SHARED
+@pytest.mark.parametrize("name", ["authorization", "Authorization"])
+async def test_authorization_belongs_to_auth(shared: Api, name: str) -> None:
+    body = {"url": RECEIVER_URL, "headers": {name: "Bearer t0ken"}}
+    problem = assert_problem(await shared.post("/v1/endpoints", body), 422, f"headers.{name}")
+    assert "`auth`" in problem["detail"] and "t0ken" not in str(problem)
+
+
+async def test_endpoints_of_a_release_before_keep_their_authorization(api: Api) -> None:
+    endpoint = await api.endpoint()
+    await api.change_rows("UPDATE endpoint SET headers = :headers", headers='{"Authorization": "Basic t0ken"}')
+
+    changed = ok(await api.patch(path_of(endpoint), {"description": "new"}))
+    assert changed["headers"] == {"Authorization": None}
+    assert await stored_headers(api, endpoint) == {"Authorization": "Basic t0ken"}
+    ok(await api.patch(path_of(endpoint), {"headers": {"Authorization": None, "X-A": "a"}}))
+    assert await stored_headers(api, endpoint) == {"Authorization": "Basic t0ken", "X-A": "a"}
+    assert_problem(
+        await api.patch(path_of(endpoint), {"headers": {"Authorization": "other"}}), 422, "headers.Authorization"
+    )

@@ -1090,7 +1090,7 @@ How far to look back. `bucket` is the length of a step in charts.
 """
 
 
-Headers: TypeAlias = dict[str, str]
+Headers: TypeAlias = dict[str, str | None]
 
 
 class NewMessage(TypedDict):
@@ -1456,7 +1456,10 @@ class Endpoint(TypedDict):
     onGroupFailure: OnGroupFailure
     signatures: list[SignatureScheme]
     format: BodyFormat
-    headers: dict[str, str]
+    headers: dict[str, str | None]
+    """
+    Values are null, except where a key with the scope `admin` has just created the endpoint.
+    """
     metadata: dict[str, Any]
     ed25519: bool
     publicKeys: list[PublicKey]
@@ -1894,7 +1897,10 @@ class EndpointCreated(TypedDict):
     onGroupFailure: OnGroupFailure
     signatures: list[SignatureScheme]
     format: BodyFormat
-    headers: dict[str, str]
+    headers: dict[str, str | None]
+    """
+    Values are null, except where a key with the scope `admin` has just created the endpoint.
+    """
     metadata: dict[str, Any]
     ed25519: bool
     publicKeys: list[PublicKey]
@@ -1929,6 +1935,9 @@ class EndpointIn(TypedDict):
     signatures: NotRequired[list[SignatureScheme]]
     format: NotRequired[BodyFormat]
     headers: NotRequired[dict[str, str]]
+    """
+    Added to each request. Their values are encrypted.
+    """
     metadata: NotRequired[dict[str, Any]]
     ed25519: NotRequired[bool]
     """
@@ -1968,6 +1977,9 @@ class EndpointPatch(TypedDict):
     signatures: NotRequired[list[SignatureScheme] | None]
     format: NotRequired[BodyFormat | None]
     headers: NotRequired[Headers | None]
+    """
+    They replace all; one whose value is null keeps the value that it has.
+    """
     metadata: NotRequired[dict[str, Any] | None]
     ed25519: NotRequired[bool | None]
     tls: NotRequired[Tls | None]
