@@ -6,6 +6,7 @@ from fastapi import Response
 from api.channels.schemas import ChannelOut
 from api.endpoints.schemas import (
     CircuitOut,
+    EndpointAuthOut,
     EndpointMode,
     EndpointOptions,
     EndpointOut,
@@ -48,6 +49,7 @@ def endpoint(view: EndpointView) -> EndpointOut:
         ed25519=any(key.expires_at is None for key in view.public_keys),
         public_keys=public_keys(view),
         tls=_tls(row),
+        auth=EndpointAuthOut.model_validate(row.auth) if row.auth is not None else None,
         created_at=row.created_at,
         updated_at=row.updated_at,
     )

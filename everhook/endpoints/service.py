@@ -20,6 +20,7 @@ from everhook.audit.store import Actor, on_record, record_audit
 from everhook.channels import store as channels
 from everhook.circuit.client import CircuitClient
 from everhook.contracts import DeliveryMode
+from everhook.credentials.auth import AuthType, EndpointAuth, check_one_each, parse_auth
 from everhook.credentials.headers import check_custom_headers
 from everhook.delivery.body_formats import BodyFormat
 from everhook.delivery.dispatcher import Dispatcher
@@ -92,14 +93,15 @@ class EndpointChanges(TypedDict, total=False):
     metadata: Mapping[str, Any]
     ed25519: bool
     tls: TlsExtras | None
+    auth: Mapping[str, str] | None
     options: Mapping[str, Any] | None
     on_group_failure: OnGroupFailure
 
 
 @dataclass(frozen=True)
 class EndpointSettings:
-    """All settings of an endpoint that can be changed later. `rate_limit` is in requests a second. `options` are those
-    of the mode, as the API spells them."""
+    """All settings of an endpoint that can be changed later. `rate_limit` is in requests a second. `auth` and `options`
+    (those of the mode) are as the API spells them."""
 
     url: str | None = None
     description: str = ""
@@ -111,6 +113,7 @@ class EndpointSettings:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     ed25519: bool = False
     tls: TlsExtras | None = None
+    auth: Mapping[str, str] | None = field(default=None, repr=False)
     options: Mapping[str, Any] | None = None
     on_group_failure: OnGroupFailure = OnGroupFailure.CONTINUE
 
@@ -135,6 +138,7 @@ class CheckedEndpoint:
     new: NewEndpoint
     columns: Mapping[str, Any] = field(repr=False)
     handler_url: str | None = field(default=None, repr=False)
+    auth: EndpointAuth | None = None
 
 
 @dataclass(frozen=True)
@@ -214,8 +218,18 @@ class EndpointService:
         if new.mode is DeliveryMode.INTERNAL:
             columns["options"], handler_url = await self._checked_handler(new.options or {}, owner)
         await check_tls(self._egress, new.tls)
+        auth = await self._checked_auth(new.auth, owner)
+        check_one_each(auth.shown() if auth is not None else None, new.headers, changed="auth")
         _check_ed25519(new.signatures, on=new.ed25519, name="ed25519")
-        return CheckedEndpoint(new, {"url": "", **columns, "mode": new.mode}, handler_url)
+        return CheckedEndpoint(new, {"url": "", **columns, "mode": new.mode}, handler_url, auth)
+
+    async def _checked_auth(self, given: Mapping[str, str] | None, owner: str) -> EndpointAuth | None:
+        """`auth` whose token URL, if it has one, may be called. Raises InvalidField and Unavailable."""
+        auth = parse_auth(given) if given is not None else None
+        if auth is None or auth.type is not AuthType.OAUTH2:
+            return auth
+        url = await _checked_url(self._egress, auth.parts["tokenUrl"], owner, "auth.tokenUrl")
+        return replace(auth, parts={**auth.parts, "tokenUrl": url})
 
     async def _checked_handler(
         self, options: Mapping[str, Any], owner: str, before: Mapping[str, Any] | None = None
@@ -243,7 +257,13 @@ class EndpointService:
         tenant_gid = await _owner(session, new.tenant)
         endpoint = Endpoint(tenant_gid=tenant_gid, **checked.columns)
         secret = await endpoints.create(
-            session, self._keyring, endpoint, tls=new.tls, ed25519=new.ed25519, secret=new.secret
+            session,
+            self._keyring,
+            endpoint,
+            tls=new.tls,
+            auth=checked.auth,
+            ed25519=new.ed25519,
+            secret=new.secret,
         )
         if checked.handler_url is not None:
             await secrets.set_handler_url(session, self._keyring, endpoint.gid, checked.handler_url)
@@ -287,10 +307,10 @@ class EndpointService:
         if "tls" in changes:
             await check_tls(self._egress, changes["tls"])
             columns |= endpoints.tls_columns(self._keyring, gid, changes["tls"])
+        auth = await self._checked_auth(changes.get("auth"), owner)
         async with scope.writing() as session:
             view = await self.get(session, gid, for_change=True)
-            if "headers" in changes:
-                columns |= self._header_columns(view.endpoint, changes["headers"])
+            columns |= self._credential_columns(view.endpoint, changes, auth)
             _check_ed25519_change(view, changes)
             if "ed25519" in changes:
                 await secrets.set_ed25519(session, self._keyring, gid, on=changes["ed25519"])
@@ -306,6 +326,20 @@ class EndpointService:
         if view.endpoint.rate_limit != old_limit:
             await self._apply_limit(gid, view.endpoint.rate_limit)
         return view
+
+    def _credential_columns(
+        self, endpoint: Endpoint, changes: EndpointChanges, auth: EndpointAuth | None
+    ) -> dict[str, Any]:
+        """New headers and a new `auth` as the row holds them. Raises InvalidField."""
+        columns: dict[str, Any] = {}
+        if "headers" in changes:
+            columns |= self._header_columns(endpoint, changes["headers"])
+        if "auth" in changes:
+            columns |= endpoints.auth_columns(self._keyring, endpoint.gid, auth)
+        if columns:
+            shown, headers = columns.get("auth", endpoint.auth), columns.get("headers", endpoint.headers)
+            check_one_each(shown, headers, changed="auth" if "auth" in changes else "headers")
+        return columns
 
     def _header_columns(self, endpoint: Endpoint, given: Mapping[str, str | None]) -> dict[str, Any]:
         """New headers as the row holds them. Raises InvalidField where there is no value to keep."""
@@ -405,7 +439,7 @@ class EndpointService:
             log.warning("an endpoint's new rate limit was not applied in Temporal", endpoint_gid=gid, error=str(error))
 
 
-_OF_HTTP = ("url", "rate_limit", "signatures", "format", "headers", "ed25519", "tls", "secret")
+_OF_HTTP = ("url", "rate_limit", "signatures", "format", "headers", "ed25519", "tls", "auth", "secret")
 """Settings that have a meaning for webhooks only."""
 
 
@@ -461,11 +495,11 @@ def _refuse_of_http(mode: DeliveryMode, given: Sequence[str]) -> None:
 
 
 async def checked_settings(egress: EgressClient, changes: EndpointChanges, tenant: str) -> dict[str, Any]:
-    """Settings as columns of the endpoint's row, without `tls` and `ed25519`. What passes can be sent.
+    """Settings as columns of the endpoint's row, without `tls`, `auth` and `ed25519`. What passes can be sent.
 
     Raises InvalidField, and Unavailable where the URL's host could not be looked up.
     """
-    columns: dict[str, Any] = {name: value for name, value in changes.items() if name not in ("tls", "ed25519")}
+    columns: dict[str, Any] = {name: value for name, value in changes.items() if name not in ("tls", "auth", "ed25519")}
     if "options" in changes:
         columns["options"] = changes["options"] or {}
     if "url" in changes:

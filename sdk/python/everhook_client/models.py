@@ -91,6 +91,12 @@ class AuditEntry(TypedDict):
     createdAt: str
 
 
+AuthType: TypeAlias = Literal["bearer", "basic", "header", "oauth2"]
+"""
+How requests to an endpoint authenticate. `oauth2`: with an access token for client credentials.
+"""
+
+
 class Batch(TypedDict):
     """
     The progress of a bulk operation.
@@ -278,6 +284,58 @@ DependencyState: TypeAlias = Literal["ok", "down"]
 """
 Whether a dependency responded to the last check.
 """
+
+
+class EndpointAuthIn(TypedDict):
+    """
+    How requests authenticate. `bearer` takes `token`; `basic` takes `username` and `password`; `header` takes `name`
+    and `value`; `oauth2` (client credentials) takes `tokenUrl`, `clientId`, `clientSecret`, and optionally `scope` and
+    `audience`. Secrets are encrypted, and not shown again.
+    """
+
+    type: AuthType
+    token: NotRequired[str]
+    """
+    A secret.
+    """
+    username: NotRequired[str]
+    password: NotRequired[str]
+    """
+    A secret.
+    """
+    name: NotRequired[str]
+    """
+    Of the header.
+    """
+    value: NotRequired[str]
+    """
+    Of the header. A secret.
+    """
+    tokenUrl: NotRequired[str]
+    """
+    Where access tokens are requested; the rules of `url` hold for it.
+    """
+    clientId: NotRequired[str]
+    clientSecret: NotRequired[str]
+    """
+    A secret.
+    """
+    scope: NotRequired[str]
+    audience: NotRequired[str]
+
+
+class EndpointAuth(TypedDict):
+    """
+    How requests authenticate, without the secret.
+    """
+
+    type: AuthType
+    username: NotRequired[str]
+    name: NotRequired[str]
+    tokenUrl: NotRequired[str]
+    clientId: NotRequired[str]
+    scope: NotRequired[str]
+    audience: NotRequired[str]
 
 
 EndpointMode: TypeAlias = Literal["http", "stream", "poll", "inbox", "internal"]
@@ -1467,6 +1525,10 @@ class Endpoint(TypedDict):
     For `v1a` signatures, newest first.
     """
     tls: Tls | None
+    auth: EndpointAuth | None
+    """
+    How requests authenticate; its secret is not shown.
+    """
     createdAt: str
     updatedAt: str
 
@@ -1908,6 +1970,10 @@ class EndpointCreated(TypedDict):
     For `v1a` signatures, newest first.
     """
     tls: Tls | None
+    auth: EndpointAuth | None
+    """
+    How requests authenticate; its secret is not shown.
+    """
     createdAt: str
     updatedAt: str
     subscriptionGid: str | None
@@ -1944,6 +2010,10 @@ class EndpointIn(TypedDict):
     Sign with Ed25519 too (`v1a`); needs the scheme `standard`.
     """
     tls: NotRequired[Tls | None]
+    auth: NotRequired[EndpointAuthIn | None]
+    """
+    How requests authenticate.
+    """
     options: NotRequired[EndpointOptions | None]
     """
     Those of the mode.
@@ -1983,6 +2053,10 @@ class EndpointPatch(TypedDict):
     metadata: NotRequired[dict[str, Any] | None]
     ed25519: NotRequired[bool | None]
     tls: NotRequired[Tls | None]
+    auth: NotRequired[EndpointAuthIn | None]
+    """
+    It replaces what there was; null removes it.
+    """
     options: NotRequired[EndpointOptions | None]
     onGroupFailure: NotRequired[OnGroupFailure | None]
 
