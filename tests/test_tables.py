@@ -26,6 +26,7 @@ from cli import main as cli
 from everhook.axme.intents import IntentStatus
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryMode, DeliveryStatus, FailureCode, TaskQueue, Verdict
+from everhook.credentials.auth import AuthType
 from everhook.dead_letters.service import Decision
 from everhook.delivery.body_formats import BodyFormat
 from everhook.endpoints import list_store as endpoint_list
@@ -206,6 +207,7 @@ def test_the_command_line_knows_the_roles_of_workers() -> None:
 # The docs
 
 DESCRIBED_IN: Mapping[type[Enum], str] = {
+    AuthType: "docs/api.md",
     BodyFormat: "docs/api.md",
     ByeReason: "docs/api.md",
     EndpointMode: "docs/api.md",
