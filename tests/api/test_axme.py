@@ -534,7 +534,7 @@ async def test_an_intent_that_does_not_fit_the_catalogue_is_refused_where_the_ch
             await running.send(agent, payload={"order_id": 1})
         assert refused.value.status_code == 422
         with pytest.raises(AxmeValidationError, match="catalogue"):
-            await running.send(agent, intent_type="order.unknown")
+            await running.send(agent, intent_type="order.unknown.v1")
     finally:
         assert (await running.api.delete("/v1/channels/axme")).status_code == 204
     await running.send(agent, payload={"order_id": 1})
