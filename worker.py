@@ -134,7 +134,7 @@ def _deployment(settings: Settings) -> WorkerDeploymentConfig | None:
 def _recording(engine: DeliveryEngine) -> list[Activity]:
     """The activities of deliveries and circuits, except sending."""
     recording = RecordingActivities(engine.database, engine.recorder, engine.issuers, engine.defaults)
-    circuits = CircuitActivities(engine.database)
+    circuits = CircuitActivities(engine.database, engine.settings.circuit_policy)
     releasing = ReleasingActivities(engine.client, engine.database, engine.defaults, engine.dispatcher, engine.timers)
     return [
         recording.record_attempt,
@@ -143,7 +143,9 @@ def _recording(engine: DeliveryEngine) -> list[Activity]:
         recording.discard,
         PullingActivities(engine.pulls).check_pulled,
         TaskActivities(engine.timers).check_task,
+        circuits.load_endpoint,
         circuits.load_circuit,
+        circuits.load_circuit_policy,
         circuits.project_circuit,
         releasing.count_parked,
         releasing.release_parked,

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from temporalio.client import Client
 
+from everhook.circuit.announcer import CircuitAnnouncer
 from everhook.circuit.client import CircuitClient
 from everhook.circuit.reporter import OutcomeReporter
 from everhook.circuit.states_store import EndpointStates
@@ -48,6 +49,7 @@ class DeliveryEngine:
     issuers: IssuerCache
     recorder: Recorder
     circuits: CircuitClient
+    announcer: CircuitAnnouncer
     egress: EgressClient
     sender: Sender
     dispatcher: Dispatcher
@@ -69,6 +71,7 @@ async def delivery_engine(
     keyring = KeyRing.from_settings(settings)
     issuers = IssuerCache(database, keyring, issuer_name(settings))
     circuits = CircuitClient(client, settings.circuit_policy)
+    announcer = CircuitAnnouncer(database, circuits)
     reporter = OutcomeReporter(circuits)
     keeps_history = settings.temporal_history == "all"
     recorder = Recorder(database, keep_history=keeps_history)
@@ -111,6 +114,7 @@ async def delivery_engine(
             issuers=issuers,
             recorder=recorder,
             circuits=circuits,
+            announcer=announcer,
             egress=egress,
             sender=sender,
             dispatcher=dispatcher,
@@ -123,6 +127,7 @@ async def delivery_engine(
             timers=TaskTimers(database, tasks),
         )
     finally:
+        await announcer.close()
         await watch.close()
         await wake_ups.close()
         await dispatcher.close()

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from markupsafe import Markup
 from pydantic import ValidationError
 
-from api.dashboard import charts, overview, policy_form, states
+from api.dashboard import charts, circuit_form, overview, policy_form, states
 from api.dashboard.charts import Chart, Column, Span
 from api.dashboard.endpoint_names import MODES, endpoint_title
 from api.dashboard.filters import channel_names
@@ -35,6 +35,7 @@ from api.endpoints.schemas import EndpointIn, EndpointPatch, SecretRotation
 from api.problems import Problem, invalid
 from api.schemas import Policy
 from api.subscriptions.schemas import SubscriptionIn
+from everhook.circuit.machine import CircuitPolicy
 from everhook.contracts import DeliveryMode
 from everhook.delivery.body_formats import BodyFormat
 from everhook.delivery.policy import resolve
@@ -119,6 +120,7 @@ class DetailView:
     channels: tuple[str, ...]
     schedule: Chart
     timeout: timedelta
+    circuit_policy: CircuitPolicy
     dead_letters: int
     queue: QueueView | None = None
     secret: str | None = None
@@ -215,7 +217,8 @@ async def create(
 ) -> Response:
     try:
         mode = form.get("mode", DeliveryMode.HTTP.value)
-        body = EndpointIn(mode=mode, **_settings(form, mode, {}), **_first_subscription(form, viewer))
+        paused = form.get("paused") == "on"
+        body = EndpointIn(mode=mode, paused=paused, **_settings(form, mode, {}), **_first_subscription(form, viewer))
         checked = await services.endpoints.check(body.new(), viewer.tenant_gid)
         async with store.writing() as session:
             created = await services.endpoints.create(session, viewer.caller.actor, checked)
@@ -266,6 +269,7 @@ async def _detail(
         names = await channel_names(session)
         dead = await endpoint_list.dead_letters(session, [gid])
         pulled = view.endpoint.mode.is_pulled
+        circuit_policy = await services.endpoints.circuit_policy(session, gid)
         queue = await services.pulls.view(session, await services.endpoints.pulled(session, gid)) if pulled else None
     policy = resolve(view.endpoint.policy)
     return DetailView(
@@ -287,6 +291,7 @@ async def _detail(
         channels=tuple(names),
         schedule=charts.schedule(policy),
         timeout=policy.timeout,
+        circuit_policy=circuit_policy,
         dead_letters=dead.get(gid, 0),
         queue=queue,
         secret=secret,
@@ -343,6 +348,8 @@ async def ask_edit(gid: str, request: Request, viewer: ViewerDep, services: Serv
         "format": endpoint.format.value,
         "headers": "\n".join(f"{name}: {value}" for name, value in endpoint.headers.items()),
         **policy_form.fields(endpoint.policy),
+        **circuit_form.fields(endpoint.circuit),
+        "requestsInFlight": str(endpoint.max_in_flight or ""),
     }
     return await _form(request, viewer, store, values, endpoint.signatures, view)
 
@@ -439,6 +446,7 @@ async def _form(
         schemes=[scheme.value for scheme in SignatureScheme],
         formats=[(each.value, each.value) for each in BodyFormat],
         schedules=policy_form.SCHEDULES,
+        circuit_hint="Empty: as its channels or the environment say",
         modes=[(mode.value, label) for mode, label in MODES.items()],
     )
 
@@ -482,6 +490,7 @@ def _settings(form: Form, mode: str, options_before: Mapping[str, Any]) -> dict[
         return {
             "description": form.get("description"),
             "policy": Policy(**spec) if spec is not None else None,
+            "circuit": circuit_form.circuit(form),
             "options": {"handler": _object(form.get("handler"), "options.handler")},
         }
     if mode != DeliveryMode.HTTP:
@@ -489,6 +498,7 @@ def _settings(form: Form, mode: str, options_before: Mapping[str, Any]) -> dict[
         return {
             "description": form.get("description"),
             "policy": Policy(**spec) if spec is not None else None,
+            "circuit": circuit_form.circuit(form),
             "options": {name: int(number) for name, number in options.items() if number is not None},
         }
     return {
@@ -499,6 +509,8 @@ def _settings(form: Form, mode: str, options_before: Mapping[str, Any]) -> dict[
         "format": form.get("format", BodyFormat.ENVELOPE.value),
         "headers": _headers(form.get("headers")),
         "policy": Policy(**spec) if spec is not None else None,
+        "circuit": circuit_form.circuit(form),
+        "maxInFlight": _whole(form.get("requestsInFlight"), "requestsInFlight"),
     }
 
 
@@ -529,6 +541,13 @@ def _number(written: str, field: str) -> float | None:
         return float(written) if written else None
     except ValueError as error:
         raise invalid(field, "is not a number") from error
+
+
+def _whole(written: str, field: str) -> int | None:
+    number = _number(written, field)
+    if number is not None and not number.is_integer():
+        raise invalid(field, "is not a whole number")
+    return int(number) if number is not None else None
 
 
 def _headers(written: str) -> dict[str, str]:

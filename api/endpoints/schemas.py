@@ -13,7 +13,21 @@ from pydantic import (
 )
 
 from api import patterns
-from api.schemas import ApiModel, Events, Flag, GivenOnly, Integer, Metadata, Name, Number, Policy, Text, spec_of
+from api.schemas import (
+    ApiModel,
+    CircuitSettings,
+    Events,
+    Flag,
+    GivenOnly,
+    Integer,
+    Metadata,
+    Name,
+    Number,
+    Policy,
+    Text,
+    circuit_of,
+    spec_of,
+)
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeliveryMode
 from everhook.delivery.body_formats import BodyFormat
@@ -35,9 +49,10 @@ ENDPOINT: dict[str, Any] = {
     "description": "Order sync",
     "status": "enabled",
     "statusReason": "",
-    "circuit": CIRCUIT,
+    "circuit": {**CIRCUIT, "settings": {"failureThreshold": 10}},
     "policy": {"preset": "patient"},
     "rateLimit": 50,
+    "maxInFlight": 4,
     "signatures": ["standard"],
     "format": "envelope",
     "headers": {"x-team": "orders"},
@@ -159,7 +174,11 @@ class EndpointSettings(ApiModel):
     )
     description: Text = ""
     policy: Policy | None = None
+    circuit: CircuitSettings | None = None
     rate_limit: Number | None = Field(None, gt=0, le=1_000, description="Requests a second at most.")
+    max_in_flight: Integer | None = Field(
+        None, ge=1, le=1_000, description="Requests at a time at most, over all processes."
+    )
     signatures: list[SignatureScheme] = Field(default_factory=lambda: list(DEFAULT_SCHEMES), min_length=1)
     format: BodyFormat = BodyFormat.ENVELOPE
     headers: dict[str, str] = Field(default_factory=dict, max_length=20)
@@ -186,6 +205,8 @@ class EndpointIn(EndpointSettings):
         None, description="Your own: `whsec_` and 24 to 64 bytes in base64; without it one is generated."
     )
 
+    paused: Flag = Field(False, description="Send nothing to it until it is resumed; its messages are parked.")
+
     def new(self) -> NewEndpoint:
         """As the use case takes it."""
         return NewEndpoint(
@@ -202,7 +223,9 @@ class EndpointPatch(ApiModel):
     url: str | None = None
     description: Text | None = None
     policy: Policy | None = None
+    circuit: CircuitSettings | None = None
     rate_limit: Number | None = Field(None, gt=0, le=1_000)
+    max_in_flight: Integer | None = Field(None, ge=1, le=1_000)
     signatures: list[SignatureScheme] | None = Field(None, min_length=1)
     format: BodyFormat | None = None
     headers: dict[str, str] | None = Field(None, max_length=20)
@@ -220,6 +243,8 @@ def _plain(model: EndpointSettings | EndpointPatch, values: dict[str, Any]) -> d
     """Values of settings without API models among them."""
     if "policy" in values:
         values["policy"] = spec_of(model.policy)
+    if "circuit" in values:
+        values["circuit"] = circuit_of(model.circuit)
     if "options" in values:
         values["options"] = options_of(model.options)
     if "mode" in values:
@@ -241,6 +266,12 @@ class CircuitOut(ApiModel):
     until: datetime | None = Field(description="When the cooldown, or the wait for a probe, ends.")
 
 
+class EndpointCircuitOut(CircuitOut):
+    """The circuit of an endpoint, with its own settings."""
+
+    settings: CircuitSettings | None = Field(description="Those that the endpoint sets itself; null: none.")
+
+
 class EndpointStatus(StrEnum):
     """Whether an operator, or Everhook after days of failures, holds back what is sent to an endpoint."""
 
@@ -260,9 +291,10 @@ class EndpointOut(ApiModel):
     description: str
     status: EndpointStatus
     status_reason: str
-    circuit: CircuitOut
+    circuit: EndpointCircuitOut
     policy: dict[str, Any] | None
     rate_limit: float | None
+    max_in_flight: int | None
     signatures: list[SignatureScheme]
     format: BodyFormat
     headers: dict[str, str]

@@ -18,10 +18,15 @@ from temporalio.service import RPCError
 
 from everhook.audit.store import Actor, on_record, record_audit
 from everhook.channels import store as channels
+from everhook.circuit.announcer import CircuitAnnouncer
 from everhook.circuit.client import CircuitClient
+from everhook.circuit.machine import CircuitPolicy, Hold
+from everhook.circuit.spec import resolve
+from everhook.circuit.store import circuit_specs
 from everhook.contracts import DeliveryMode
 from everhook.delivery.body_formats import BodyFormat
 from everhook.delivery.dispatcher import Dispatcher
+from everhook.delivery.limits import queue_limit
 from everhook.delivery.weights import apply_limit
 from everhook.egress import EgressClient, LocalError, TlsExtras, TlsRefused, UrlRefused
 from everhook.endpoints import store as endpoints
@@ -77,12 +82,15 @@ _ACTIONS: Mapping[EndpointCommand, str] = {
 
 
 class EndpointChanges(TypedDict, total=False):
-    """New values of settings; settings that are absent stay as they are. `policy` is as a request spells it."""
+    """New values of settings; settings that are absent stay as they are. `policy` and `circuit` are as a request spells
+    them."""
 
     url: str
     description: str
     policy: dict[str, Any] | None
+    circuit: dict[str, Any] | None
     rate_limit: float | None
+    max_in_flight: int | None
     signatures: Sequence[SignatureScheme]
     format: BodyFormat
     headers: Mapping[str, str]
@@ -94,13 +102,15 @@ class EndpointChanges(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class EndpointSettings:
-    """All settings of an endpoint that can be changed later. `rate_limit` is in requests a second. `options` are those
-    of the mode, as the API spells them."""
+    """All settings of an endpoint that can be changed later. `rate_limit` is in requests a second, `max_in_flight` the
+    number of requests at a time. `options` are those of the mode, as the API spells them."""
 
     url: str | None = None
     description: str = ""
     policy: dict[str, Any] | None = None
+    circuit: dict[str, Any] | None = None
     rate_limit: float | None = None
+    max_in_flight: int | None = None
     signatures: Sequence[SignatureScheme] = DEFAULT_SCHEMES
     format: BodyFormat = BodyFormat.ENVELOPE
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -114,13 +124,15 @@ class EndpointSettings:
 class NewEndpoint(EndpointSettings):
     """`mode` cannot be changed later.
 
-    `channel` or `events` add a first subscription. `tenant` is a name or a gid; `secret` None: generate one."""
+    `channel` or `events` add a first subscription. `tenant` is a name or a gid; `secret` None: generate one. `paused`:
+    nothing is sent to it until it is resumed."""
 
     mode: DeliveryMode = DeliveryMode.HTTP
     channel: str | None = None
     events: Sequence[str] | None = None
     tenant: str | None = None
     secret: str | None = field(default=None, repr=False)
+    paused: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,6 +183,7 @@ class EndpointService:
         acceptor: Acceptor,
         dispatcher: Dispatcher,
         circuits: CircuitClient,
+        announcer: CircuitAnnouncer,
         temporal: Client,
         mail_domains: Sequence[str] | None = None,
     ) -> None:
@@ -182,6 +195,7 @@ class EndpointService:
         self._acceptor = acceptor
         self._dispatcher = dispatcher
         self._circuits = circuits
+        self._announcer = announcer
         self._temporal = temporal
 
     async def check(self, new: NewEndpoint, tenant_gid: str | None = None) -> CheckedEndpoint:
@@ -193,7 +207,9 @@ class EndpointService:
         settings: EndpointChanges = {
             "description": new.description,
             "policy": new.policy,
+            "circuit": new.circuit,
             "rate_limit": new.rate_limit,
+            "max_in_flight": new.max_in_flight,
             "signatures": new.signatures,
             "format": new.format,
             "headers": new.headers,
@@ -237,7 +253,13 @@ class EndpointService:
         tenant_gid = await _owner(session, new.tenant)
         endpoint = Endpoint(tenant_gid=tenant_gid, **checked.columns)
         secret = await endpoints.create(
-            session, self._keyring, endpoint, tls=new.tls, ed25519=new.ed25519, secret=new.secret
+            session,
+            self._keyring,
+            endpoint,
+            tls=new.tls,
+            ed25519=new.ed25519,
+            secret=new.secret,
+            hold=Hold.PAUSED if new.paused else None,
         )
         if checked.handler_url is not None:
             await secrets.set_handler_url(session, self._keyring, endpoint.gid, checked.handler_url)
@@ -249,6 +271,7 @@ class EndpointService:
             await subscriptions.create(session, subscription, self._quotas)
             subscription_gid = subscription.gid
         detail = {"subscriptionGid": subscription_gid, "channel": channel.name if channel is not None else None}
+        detail |= {"paused": True} if new.paused else {}
         _record(session, actor, "endpoint.created", endpoint, detail)
         return CreatedEndpoint(await self.get(session, endpoint.gid), subscription_gid, secret)
 
@@ -288,13 +311,15 @@ class EndpointService:
                 await secrets.set_ed25519(session, self._keyring, gid, on=changes["ed25519"])
             if handler_url is not None:
                 await secrets.set_handler_url(session, self._keyring, gid, handler_url)
-            old_limit = view.endpoint.rate_limit
+            old_limit, old_circuit = _weight(view.endpoint), view.endpoint.circuit
             await endpoints.change(session, view.endpoint, columns)
             changed = sorted(to_camel(name) for name in changes)
             _record(session, actor, "endpoint.changed", view.endpoint, {"changed": changed})
             view = await self.get(session, gid)
-        if view.endpoint.rate_limit != old_limit:
-            await self._apply_limit(gid, view.endpoint.rate_limit)
+        if (limit := _weight(view.endpoint)) != old_limit:
+            await self._apply_limit(gid, limit)
+        if view.endpoint.circuit != old_circuit:
+            await self._announcer.endpoint_changed(gid)
         return view
 
     async def delete(self, scope: TenantScope, actor: Actor, gid: str) -> None:
@@ -349,7 +374,13 @@ class EndpointService:
         row = view.endpoint
         if not row.mode.is_pulled:
             raise NotPulled(f"{gid} receives in the mode {row.mode}: its deliveries cannot be pulled.")
-        return PulledEndpoint(row.gid, row.tenant_gid, view.tenant, **pull_options(row.options))
+        threshold = (row.circuit or {}).get("failureThreshold")
+        options = pull_options(row.options)
+        return PulledEndpoint(row.gid, row.tenant_gid, view.tenant, failure_threshold=threshold, **options)
+
+    async def circuit_policy(self, session: Session, gid: str) -> CircuitPolicy:
+        """The circuit settings that apply to an endpoint: those of the environment, of its channels and its own."""
+        return resolve(self._circuits.defaults, *await circuit_specs(session, gid))
 
     async def can_be_pulled(self, session: Session, gid: str) -> bool:
         """Whether an endpoint and its tenant still exist; those of a tenant that is being erased do not."""
@@ -375,8 +406,15 @@ class EndpointService:
             log.warning("an endpoint's new rate limit was not applied in Temporal", endpoint_gid=gid, error=str(error))
 
 
-_OF_HTTP = ("url", "rate_limit", "signatures", "format", "headers", "ed25519", "tls", "secret")
+_OF_HTTP = ("url", "rate_limit", "max_in_flight", "signatures", "format", "headers", "ed25519", "tls", "secret")
 """Settings that have a meaning for webhooks only."""
+
+_OF_ATTEMPTS = ("rate_limit", "max_in_flight")
+"""Those of them that have a meaning for internal handlers, too."""
+
+
+def _weight(endpoint: Endpoint) -> float | None:
+    return queue_limit(endpoint.rate_limit, endpoint.max_in_flight)
 
 
 def check_mode(mode: DeliveryMode, new: NewEndpoint) -> None:
@@ -389,8 +427,9 @@ def check_mode(mode: DeliveryMode, new: NewEndpoint) -> None:
         return
     plain, new = NewEndpoint(), replace(new, signatures=tuple(new.signatures))
     if mode is DeliveryMode.INTERNAL:
-        plain = replace(plain, rate_limit=new.rate_limit)
+        plain = replace(plain, **{name: getattr(new, name) for name in _OF_ATTEMPTS})
     _refuse_of_http(mode, [name for name in _OF_HTTP if getattr(new, name) != getattr(plain, name)])
+    _check_circuit(mode, new.circuit)
     _check_options(mode, new.options or {})
 
 
@@ -399,8 +438,9 @@ def _check_mode_of_change(mode: DeliveryMode, changes: EndpointChanges) -> None:
         if changes.get("options") is not None:
             raise InvalidField("options", "the mode http has none")
         return
-    has_limit = mode is DeliveryMode.INTERNAL
-    _refuse_of_http(mode, [name for name in _OF_HTTP if name in changes and not (has_limit and name == "rate_limit")])
+    allowed = _OF_ATTEMPTS if mode is DeliveryMode.INTERNAL else ()
+    _refuse_of_http(mode, [name for name in _OF_HTTP if name in changes and name not in allowed])
+    _check_circuit(mode, changes.get("circuit"))
     if "options" in changes:
         _check_options(mode, changes["options"] or {})
 
@@ -425,6 +465,12 @@ def _check_options(mode: DeliveryMode, options: Mapping[str, Any]) -> None:
         if not options.get("name"):
             raise InvalidField("options.name", "is required for the mode inbox", "missing")
         parse_spec(options.get("task") or {}, "options.task")
+
+
+def _check_circuit(mode: DeliveryMode, circuit: Mapping[str, Any] | None) -> None:
+    """Nothing is sent to an inbox, so its circuit counts no failures."""
+    if circuit is not None and mode is DeliveryMode.INBOX:
+        raise InvalidField("circuit", f"has no meaning for an endpoint of the mode {mode}")
 
 
 def _refuse_of_http(mode: DeliveryMode, given: Sequence[str]) -> None:

@@ -8,7 +8,9 @@ from sqlalchemy import Select, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from everhook.circuit.machine import Hold
 from everhook.delivery import policy_history_store as policy_history
+from everhook.delivery.limits import queue_limit
 from everhook.delivery.policy import resolve
 from everhook.egress import TlsExtras
 from everhook.publishing.routes_store import bump_endpoint
@@ -48,7 +50,7 @@ def route_to(view: EndpointView) -> Route:
         events=(),
         filter=None,
         policy=resolve(endpoint.policy),
-        rate_limit=endpoint.rate_limit,
+        rate_limit=queue_limit(endpoint.rate_limit, endpoint.max_in_flight),
         mode=endpoint.mode,
         options=endpoint.options,
     )
@@ -62,6 +64,7 @@ async def create(
     tls: TlsExtras | None = None,
     ed25519: bool = False,
     secret: str | None = None,
+    hold: Hold | None = None,
 ) -> str:
     """Store an endpoint with a closed circuit and `secret`, or a new secret. Returns the secret."""
     secret = secret or new_secret()
@@ -69,7 +72,8 @@ async def create(
         setattr(endpoint, name, value)
     session.add(endpoint)
     await session.flush()
-    session.add_all([CircuitRow(endpoint_gid=endpoint.gid), secrets.encrypted_secret(keyring, endpoint.gid, secret)])
+    circuit = CircuitRow(endpoint_gid=endpoint.gid, hold=hold)
+    session.add_all([circuit, secrets.encrypted_secret(keyring, endpoint.gid, secret)])
     if ed25519:
         session.add(secrets.new_key_pair(keyring, endpoint.gid))
     await session.flush()

@@ -148,12 +148,14 @@ class AuditEntry(SQLModel, table=True):
 class Channel(SQLModel, table=True):
     """`routes_version` increases with every change that affects publishing: see `publishing/routes_store.py`.
 
-    `gates` are the steps that its messages have to pass before they are sent: see `publishing/gates.py`.
+    `gates` are the steps that its messages have to pass before they are sent: see `publishing/gates.py`. `circuit`
+    holds circuit settings of the endpoints that subscribe to it: see `circuit/spec.py`.
     """
 
     name: str = Field(primary_key=True)
     policy: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     gates: list[dict[str, Any]] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    circuit: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     routes_version: int = _count(default=0)
     created_at: datetime = _when(default_factory=now)
 
@@ -187,7 +189,9 @@ class Endpoint(SQLModel, table=True):
     url: str
     description: str = ""
     policy: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    circuit: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     rate_limit: float | None = None
+    max_in_flight: int | None = None
     signatures: list[str] = Field(sa_column=Column(JSON, nullable=False))
     format: BodyFormat = Field(default=BodyFormat.ENVELOPE, sa_type=enum_text(BodyFormat))
     headers: dict[str, str] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
@@ -209,6 +213,18 @@ class EndpointRate(SQLModel, table=True):
 
     endpoint_gid: str = Field(foreign_key="endpoint.gid", primary_key=True)
     last_at: float
+
+
+class EndpointTurn(SQLModel, table=True):
+    """A request in flight to an endpoint with `max_in_flight`: it holds one of that many slots until it ends, at the
+    latest until `until`. See `delivery/turns_store.py`."""
+
+    __tablename__ = "endpoint_turn"
+
+    endpoint_gid: str = Field(foreign_key="endpoint.gid", primary_key=True)
+    slot: int = Field(primary_key=True)
+    holder: str
+    until: datetime = _when()
 
 
 class EndpointSecret(SQLModel, table=True):
@@ -360,7 +376,8 @@ class Delivery(SQLModel, table=True):
     `due_at` is when its next step is due: the end of the first attempt, the next attempt, the next check of a parked
     delivery or the end of its window, the end of a dead letter's retention. The reconciler looks for rows whose step is
     overdue. `dispatched_at` is null until a workflow is known to guard the delivery, or until it was delivered without
-    one. `attempts` counts those of the current round.
+    one. `attempts` counts those of the current round. `subscription_gid` is the oldest subscription that matched; None
+    if the message was published to the endpoint itself, or before subscriptions were recorded.
     """
 
     __table_args__ = (
@@ -400,6 +417,7 @@ class Delivery(SQLModel, table=True):
     endpoint_gid: str
     channel: str
     event_type: str
+    subscription_gid: str | None = None
     status: DeliveryStatus = Field(default=DeliveryStatus.ACCEPTED, sa_type=enum_text(DeliveryStatus))
     round: int = 1
     attempts: int = 0

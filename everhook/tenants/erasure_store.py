@@ -23,6 +23,7 @@ from everhook.storage.tables import (
     EndpointMinuteError,
     EndpointRate,
     EndpointSecret,
+    EndpointTurn,
     Gate,
     GateState,
     IdempotentResponse,
@@ -44,7 +45,7 @@ from everhook.storage.tables import (
 )
 
 _OF_ENDPOINTS: tuple[Any, ...] = (
-    Subscription, EndpointSecret, EndpointRate, CircuitRow, EndpointMinute, EndpointMinuteError, PastPolicy
+    Subscription, EndpointSecret, EndpointRate, EndpointTurn, CircuitRow, EndpointMinute, EndpointMinuteError, PastPolicy
 )  # fmt: skip
 _OF_TENANTS: tuple[Any, ...] = (
     Endpoint, ApiKey, OperationalEvent, AuditEntry, IdempotentResponse

@@ -1,0 +1,33 @@
+"""Circuit settings, requests in flight, and the subscription of a delivery"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0016"
+down_revision = "0011"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("channel", sa.Column("circuit", sa.JSON(), nullable=True))
+    op.add_column("endpoint", sa.Column("circuit", sa.JSON(), nullable=True))
+    op.add_column("endpoint", sa.Column("max_in_flight", sa.Integer(), nullable=True))
+    op.add_column("delivery", sa.Column("subscription_gid", sa.String(), nullable=True))
+    op.create_table(
+        "endpoint_turn",
+        sa.Column("endpoint_gid", sa.String(), nullable=False),
+        sa.Column("slot", sa.Integer(), nullable=False),
+        sa.Column("holder", sa.String(), nullable=False),
+        sa.Column("until", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["endpoint_gid"], ["endpoint.gid"]),
+        sa.PrimaryKeyConstraint("endpoint_gid", "slot"),
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("endpoint_turn")
+    op.drop_column("delivery", "subscription_gid")
+    op.drop_column("endpoint", "max_in_flight")
+    op.drop_column("endpoint", "circuit")
+    op.drop_column("channel", "circuit")
