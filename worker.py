@@ -29,7 +29,8 @@ from activities.sending import SendingActivities
 from activities.tasks import TaskActivities
 from everhook.contracts import TaskQueue
 from everhook.engine import DeliveryEngine, delivery_engine
-from everhook.health.alerts_store import AlertEvaluator, Limits
+from everhook.health.alerts_store import AlertEvaluator, Limits, endpoint_limits
+from everhook.health.endpoint_alerts_store import EndpointAlertEvaluator
 from everhook.notifications.publisher_store import EventPublisher
 from everhook.observability.tracing import tracing
 from everhook.publishing.store import Acceptor
@@ -163,7 +164,8 @@ def _upkeep(engine: DeliveryEngine) -> list[Activity]:
         overdue_grace=timedelta(seconds=settings.overdue_grace_seconds),
         every=timedelta(seconds=settings.reconcile_every_seconds),
     )
-    alerts = AlertEvaluator(database, Limits.from_settings(settings))
+    of_endpoints = EndpointAlertEvaluator(database, endpoint_limits(settings))
+    alerts = AlertEvaluator(database, Limits.from_settings(settings), of_endpoints)
     events = EventActivities(
         EventPublisher(database, Acceptor(database, engine.defaults, engine.wake_ups.wake)),
         alerts,

@@ -44,6 +44,7 @@ def endpoint(view: EndpointView) -> EndpointOut:
             **CircuitOut.model_validate(circuit, extra="ignore").model_dump(), settings=row.circuit
         ),
         policy=row.policy,
+        alerts=row.alerts,
         rate_limit=row.rate_limit,
         max_in_flight=row.max_in_flight,
         signatures=row.signatures,

@@ -27,6 +27,7 @@ from pydantic_core import CoreSchema
 from api import patterns
 from everhook.circuit import spec as circuits
 from everhook.delivery import policy as rules
+from everhook.health import endpoint_alerts as alerts
 
 Item = TypeVar("Item")
 
@@ -246,6 +247,39 @@ class CircuitSettings(GivenOnly):
             if begin is not None and maximum is not None and begin > maximum:
                 raise ValueError(f"{to_camel(first)}: is above {to_camel(most)}")
         return self
+
+
+class AlertSettings(ApiModel):
+    """When an endpoint raises an alert. What is absent comes from its tenant, and then from the environment; null: never.
+    An alert is cleared after a quiet period of `overMinutes`."""
+
+    success_rate_below: Number | None = Field(
+        None, gt=0, lt=1, description="Fraction of successful attempts within `overMinutes`."
+    )
+    over_minutes: Number | None = Field(
+        None, ge=1, le=alerts.MAX_OVER.total_seconds() / 60, description="The time range of rate and response time."
+    )
+    min_attempts: Integer | None = Field(
+        None, ge=1, le=1_000_000, description="With fewer attempts in that time these two are not judged."
+    )
+    dead_letters_above: Integer | None = Field(
+        None, ge=0, le=alerts.MAX_DEAD_LETTERS, description="Dead letters of the endpoint that wait."
+    )
+    latency_above_ms: Number | None = Field(
+        None, gt=0, le=60_000, description="Mean response time within `overMinutes`."
+    )
+
+    @model_validator(mode="after")
+    def _refuse_null_ranges(self) -> Self:
+        for name in ("over_minutes", "min_attempts"):
+            if name in self.model_fields_set and getattr(self, name) is None:
+                raise ValueError(f"{to_camel(name)}: cannot be null")
+        return self
+
+
+def alerts_of(settings: AlertSettings | None) -> dict[str, Any] | None:
+    """Alert settings as they are stored: those that were given, also null. None: none are given."""
+    return (settings.model_dump(by_alias=True, exclude_unset=True) or None) if settings is not None else None
 
 
 def circuit_of(settings: CircuitSettings | None) -> dict[str, Any] | None:

@@ -45,6 +45,7 @@ from everhook.endpoints.service import EndpointCommand
 from everhook.endpoints.store import EndpointView
 from everhook.endpoints.subscriptions import NewSubscription
 from everhook.errors import DomainError, NotFound
+from everhook.health.endpoint_alerts import AlertName, RaisedAlert
 from everhook.health.score import AttemptStats, Health, Window
 from everhook.health.store import RecurringError, healths, stats_of_endpoints
 from everhook.notifications.events import EventKind
@@ -121,6 +122,7 @@ class DetailView:
     schedule: Chart
     timeout: timedelta
     circuit_policy: CircuitPolicy
+    alerts: Mapping[AlertName, RaisedAlert]
     dead_letters: int
     queue: QueueView | None = None
     secret: str | None = None
@@ -292,6 +294,7 @@ async def _detail(
         schedule=charts.schedule(policy),
         timeout=policy.timeout,
         circuit_policy=circuit_policy,
+        alerts=scored.alerts,
         dead_letters=dead.get(gid, 0),
         queue=queue,
         secret=secret,

@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
-
 from everhook.circuit.machine import CircuitPolicy
 from everhook.durations import UNITS
 from everhook.durations import duration as duration
@@ -55,6 +53,6 @@ def circuit_policy(policy: CircuitPolicy) -> str:
     )
 
 
-def circuit_settings(given: Mapping[str, Any]) -> str:
+def given_settings(given: Mapping[str, float | None]) -> str:
     """`failureThreshold 10, cooldownSeconds 60`: as they were given."""
-    return ", ".join(f"{name} {value:g}" for name, value in given.items())
+    return ", ".join(f"{name} {'off' if value is None else f'{value:g}'}" for name, value in given.items())

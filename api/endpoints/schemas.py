@@ -14,6 +14,7 @@ from pydantic import (
 
 from api import patterns
 from api.schemas import (
+    AlertSettings,
     ApiModel,
     CircuitSettings,
     Events,
@@ -25,6 +26,7 @@ from api.schemas import (
     Number,
     Policy,
     Text,
+    alerts_of,
     circuit_of,
     spec_of,
 )
@@ -51,6 +53,7 @@ ENDPOINT: dict[str, Any] = {
     "statusReason": "",
     "circuit": {**CIRCUIT, "settings": {"failureThreshold": 10}},
     "policy": {"preset": "patient"},
+    "alerts": {"successRateBelow": 0.95},
     "rateLimit": 50,
     "maxInFlight": 4,
     "signatures": ["standard"],
@@ -175,6 +178,7 @@ class EndpointSettings(ApiModel):
     description: Text = ""
     policy: Policy | None = None
     circuit: CircuitSettings | None = None
+    alerts: AlertSettings | None = None
     rate_limit: Number | None = Field(None, gt=0, le=1_000, description="Requests a second at most.")
     max_in_flight: Integer | None = Field(
         None, ge=1, le=1_000, description="Requests at a time at most, over all processes."
@@ -224,6 +228,7 @@ class EndpointPatch(ApiModel):
     description: Text | None = None
     policy: Policy | None = None
     circuit: CircuitSettings | None = None
+    alerts: AlertSettings | None = None
     rate_limit: Number | None = Field(None, gt=0, le=1_000)
     max_in_flight: Integer | None = Field(None, ge=1, le=1_000)
     signatures: list[SignatureScheme] | None = Field(None, min_length=1)
@@ -245,6 +250,8 @@ def _plain(model: EndpointSettings | EndpointPatch, values: dict[str, Any]) -> d
         values["policy"] = spec_of(model.policy)
     if "circuit" in values:
         values["circuit"] = circuit_of(model.circuit)
+    if "alerts" in values:
+        values["alerts"] = alerts_of(model.alerts)
     if "options" in values:
         values["options"] = options_of(model.options)
     if "mode" in values:
@@ -293,6 +300,7 @@ class EndpointOut(ApiModel):
     status_reason: str
     circuit: EndpointCircuitOut
     policy: dict[str, Any] | None
+    alerts: dict[str, Any] | None = Field(description="Those that the endpoint sets itself; null: none.")
     rate_limit: float | None
     max_in_flight: int | None
     signatures: list[SignatureScheme]

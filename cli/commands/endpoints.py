@@ -61,6 +61,9 @@ class Settings:
     description: Annotated[str | None, typer.Option(help="A description for people.")] = None
     rate_limit: Annotated[float | None, typer.Option(help="Maximum number of requests per second.")] = None
     circuit: CircuitJson = None
+    alerts: Annotated[
+        str | None, typer.Option(help='Alert settings as JSON, such as {"successRateBelow": 0.95, "minAttempts": 50}.')
+    ] = None
     signatures: Annotated[
         list[str] | None,
         typer.Option(
@@ -83,6 +86,7 @@ class Settings:
             "description": self.description,
             "rateLimit": self.rate_limit,
             **circuit_given(self.circuit),
+            "alerts": json_object("--alerts", self.alerts) if self.alerts is not None else None,
             "signatures": self.signatures or None,
             "format": self.format,
             "headers": dict(map(_header, self.headers)) if self.headers else None,
@@ -208,11 +212,12 @@ def update_endpoint(
     max_in_flight: Annotated[int | None, typer.Option(help="How many requests are made to its URL at a time.")] = None,
     no_max_in_flight: Annotated[bool, typer.Option("--no-max-in-flight", help="Remove that limit.")] = False,
     no_circuit: NoCircuit = False,
+    no_alerts: Annotated[bool, typer.Option("--no-alerts", help="Remove its alert settings.")] = False,
     no_tls: Annotated[bool, typer.Option("--no-tls", help="Remove its certificates.")] = False,
 ) -> None:
     """Change an endpoint. Options that are not given stay unchanged."""
     cleared = {"policy": no_policy, "circuit": no_circuit, "rateLimit": no_rate_limit, "tls": no_tls}
-    cleared["maxInFlight"] = no_max_in_flight
+    cleared |= {"maxInFlight": no_max_in_flight, "alerts": no_alerts}
     body = {**settings.given(), **policy.given(), **{name: None for name, clear in cleared.items() if clear}}
     if url is not None:
         body["url"] = url
@@ -317,6 +322,7 @@ def _card(endpoint: Endpoint) -> Table:
             ("circuit", _with(state(circuit["state"]), _failing(endpoint))),
             ("policy", json.dumps(endpoint["policy"]) if endpoint["policy"] is not None else "the channel's"),
             ("circuit settings", json.dumps(circuit["settings"]) if circuit["settings"] is not None else None),
+            ("alert settings", json.dumps(endpoint["alerts"]) if endpoint["alerts"] is not None else None),
             ("requests at a time", str(endpoint["maxInFlight"]) if endpoint["maxInFlight"] is not None else None),
             ("rate limit", f"{endpoint['rateLimit']:g} a second" if endpoint["rateLimit"] is not None else None),
             ("signatures", " ".join(endpoint["signatures"])),

@@ -82,13 +82,14 @@ _ACTIONS: Mapping[EndpointCommand, str] = {
 
 
 class EndpointChanges(TypedDict, total=False):
-    """New values of settings; settings that are absent stay as they are. `policy` and `circuit` are as a request spells
-    them."""
+    """New values of settings; settings that are absent stay as they are. `policy`, `circuit` and `alerts` are as a
+    request spells them."""
 
     url: str
     description: str
     policy: dict[str, Any] | None
     circuit: dict[str, Any] | None
+    alerts: dict[str, Any] | None
     rate_limit: float | None
     max_in_flight: int | None
     signatures: Sequence[SignatureScheme]
@@ -109,6 +110,7 @@ class EndpointSettings:
     description: str = ""
     policy: dict[str, Any] | None = None
     circuit: dict[str, Any] | None = None
+    alerts: dict[str, Any] | None = None
     rate_limit: float | None = None
     max_in_flight: int | None = None
     signatures: Sequence[SignatureScheme] = DEFAULT_SCHEMES
@@ -208,6 +210,7 @@ class EndpointService:
             "description": new.description,
             "policy": new.policy,
             "circuit": new.circuit,
+            "alerts": new.alerts,
             "rate_limit": new.rate_limit,
             "max_in_flight": new.max_in_flight,
             "signatures": new.signatures,

@@ -21,7 +21,7 @@ from everhook.signing.secrets_store import EndpointPublicKey
 from everhook.storage.encryption import ENDPOINT_TLS_KEY
 from everhook.storage.keyring import KeyRing
 from everhook.storage.paging import Page, one_of, page_of
-from everhook.storage.tables import CircuitRow, Endpoint, EndpointSecret, Subscription, Tenant, now
+from everhook.storage.tables import CircuitRow, Endpoint, EndpointAlerts, EndpointSecret, Subscription, Tenant, now
 
 _VIEW: Select[Endpoint, CircuitRow, str] = (
     select(Endpoint, CircuitRow, col(Tenant.name))
@@ -152,3 +152,4 @@ async def remove(session: AsyncSession, endpoint: Endpoint) -> None:
     await change(session, endpoint, {"deleted_at": now(), "tls_key": None})
     await session.execute(delete(Subscription).where(col(Subscription.endpoint_gid) == endpoint.gid))
     await session.execute(delete(EndpointSecret).where(col(EndpointSecret.endpoint_gid) == endpoint.gid))
+    await session.execute(delete(EndpointAlerts).where(col(EndpointAlerts.endpoint_gid) == endpoint.gid))

@@ -23,6 +23,7 @@ from sqlmodel import Field, SQLModel
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryMode, DeliveryStatus, Verdict
 from everhook.delivery.body_formats import BodyFormat
+from everhook.health.score import Level
 from everhook.ids import Kind, new_gid
 from everhook.signing.schemes import SecretKind
 
@@ -98,10 +99,11 @@ def _when(**options: Any) -> Any:
 
 class Tenant(SQLModel, table=True):
     """`erasing_since` is set when the erasure of a tenant starts: from then on the tenant does not exist for any
-    caller."""
+    caller. `alerts` are limits for the alerts of its endpoints: see `health/endpoint_alerts.py`."""
 
     gid: str = Field(default_factory=lambda: new_gid(Kind.TENANT), primary_key=True)
     name: str = Field(unique=True)
+    alerts: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     created_at: datetime = _when(default_factory=now)
     erasing_since: datetime | None = _when(default=None)
 
@@ -172,6 +174,9 @@ class PastPolicy(SQLModel, table=True):
     policy: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
 
 
+_HAS_ALERTS = text("alerts IS NOT NULL")
+
+
 class Endpoint(SQLModel, table=True):
     """`version` increases with every change, so that senders notice when their cached endpoint is old. `tls_key` is
     encrypted.
@@ -180,7 +185,10 @@ class Endpoint(SQLModel, table=True):
     mode, in the spelling of the API.
     """
 
-    __table_args__ = (Index("ix_endpoint_tenant", "tenant_gid", "gid"),)
+    __table_args__ = (
+        Index("ix_endpoint_tenant", "tenant_gid", "gid"),
+        Index("ix_endpoint_alerts", "gid", postgresql_where=_HAS_ALERTS, sqlite_where=_HAS_ALERTS),
+    )
 
     gid: str = Field(default_factory=lambda: new_gid(Kind.ENDPOINT), primary_key=True)
     tenant_gid: str = Field(foreign_key="tenant.gid")
@@ -190,6 +198,7 @@ class Endpoint(SQLModel, table=True):
     description: str = ""
     policy: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     circuit: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    alerts: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     rate_limit: float | None = None
     max_in_flight: int | None = None
     signatures: list[str] = Field(sa_column=Column(JSON, nullable=False))
@@ -756,6 +765,21 @@ class EndpointMinuteError(SQLModel, table=True):
     minute: datetime = _when(primary_key=True)
     error: str = Field(primary_key=True)
     count: int = _count(default=0)
+
+
+class EndpointAlerts(SQLModel, table=True):
+    """The last reported health of an endpoint, and the alerts that are raised: see `health/endpoint_alerts.py`. A
+    healthy endpoint without alerts has no row. `version` increases with each change (compare-and-set)."""
+
+    __tablename__ = "endpoint_alerts"
+
+    endpoint_gid: str = Field(primary_key=True, foreign_key="endpoint.gid")
+    tenant_gid: str
+    level: Level = Field(sa_type=enum_text(Level))
+    better_since: datetime | None = _when(default=None)
+    raised: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    version: int = _count(default=1)
+    updated_at: datetime = _when(default_factory=now)
 
 
 class OperationalEvent(SQLModel, table=True):

@@ -19,6 +19,7 @@ from everhook.storage.tables import (
     Delivery,
     DeliveryRound,
     Endpoint,
+    EndpointAlerts,
     EndpointMinute,
     EndpointMinuteError,
     EndpointRate,
@@ -45,7 +46,8 @@ from everhook.storage.tables import (
 )
 
 _OF_ENDPOINTS: tuple[Any, ...] = (
-    Subscription, EndpointSecret, EndpointRate, EndpointTurn, CircuitRow, EndpointMinute, EndpointMinuteError, PastPolicy
+    Subscription, EndpointSecret, EndpointRate, EndpointTurn, EndpointAlerts, CircuitRow, EndpointMinute,
+    EndpointMinuteError, PastPolicy
 )  # fmt: skip
 _OF_TENANTS: tuple[Any, ...] = (
     Endpoint, ApiKey, OperationalEvent, AuditEntry, IdempotentResponse

@@ -10,6 +10,8 @@ from sqlmodel import col
 from everhook.contracts import DeliveryStatus
 from everhook.health.alerts_store import AlertEvaluator, Limits
 from everhook.health.backlog_store import backlog
+from everhook.health.endpoint_alerts import AlertLimits
+from everhook.health.endpoint_alerts_store import EndpointAlertEvaluator
 from everhook.notifications.events import EventKind
 from everhook.storage.tables import Delivery, EndpointMinute, PullItem, now
 from tests.stores.factories import Store
@@ -25,7 +27,12 @@ LIMITS = Limits(
 
 
 async def look(store: Store, limits: Limits = LIMITS) -> list[EventKind]:
-    return list(await AlertEvaluator(store.database, limits).evaluate())
+    of_endpoints = EndpointAlertEvaluator(store.database, AlertLimits(None, dead_letters_above=None))
+    return [
+        kind
+        for kind in await AlertEvaluator(store.database, limits, of_endpoints).evaluate()
+        if kind is not EventKind.HEALTH_CHANGED
+    ]
 
 
 async def data(store: Store) -> list[dict[str, Any]]:
