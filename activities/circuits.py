@@ -42,6 +42,7 @@ class CircuitActivities:
         policy that applies now, in case the workflow missed its change."""
         async with self._database.writing() as session:
             await project(session, projection.endpoint_gid, projection.circuit)
+        async with self._database.reading() as session:
             return await self._policy(session, projection.endpoint_gid)
 
     async def _policy(self, session: Session, endpoint_gid: str) -> CircuitPolicy:

@@ -250,8 +250,8 @@ class CircuitSettings(GivenOnly):
 
 
 class AlertSettings(ApiModel):
-    """When an endpoint raises an alert. What is absent comes from its tenant, and then from the environment; null: never.
-    An alert is cleared after a quiet period of `overMinutes`."""
+    """When an endpoint raises an alert. What is absent comes from its tenant, and then from the environment; null:
+    never. An alert is cleared after a quiet period of `overMinutes`."""
 
     success_rate_below: Number | None = Field(
         None, gt=0, lt=1, description="Fraction of successful attempts within `overMinutes`."

@@ -61,7 +61,9 @@ class PolicyOptions:
 
 CircuitJson = Annotated[
     str | None,
-    typer.Option("--circuit", help='Circuit settings as JSON, such as {"failureThreshold": 10, "cooldownSeconds": 60}.'),
+    typer.Option(
+        "--circuit", help='Circuit settings as JSON, such as {"failureThreshold": 10, "cooldownSeconds": 60}.'
+    ),
 ]
 NoCircuit = Annotated[bool, typer.Option("--no-circuit", help="Remove its circuit settings.")]
 

@@ -53,7 +53,11 @@ class ChannelPatch(ApiModel):
 
 class ChannelOut(ApiModel):
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{**_EXAMPLE, "circuit": {"failureThreshold": 10}, "gates": [_STEP], "createdAt": "2026-01-31T12:00:00Z"}]}
+        json_schema_extra={
+            "examples": [
+                {**_EXAMPLE, "circuit": {"failureThreshold": 10}, "gates": [_STEP], "createdAt": "2026-01-31T12:00:00Z"}
+            ]
+        }
     )
 
     name: str

@@ -31,7 +31,7 @@ from api.dashboard.pages import (
 )
 from api.dashboard.states import CircuitEvent
 from api.dependencies import Services, ServicesDep
-from api.endpoints.schemas import EndpointIn, EndpointPatch, SecretRotation
+from api.endpoints.schemas import MAX_REQUESTS_IN_FLIGHT, EndpointIn, EndpointPatch, SecretRotation
 from api.problems import Problem, invalid
 from api.schemas import Policy
 from api.subscriptions.schemas import SubscriptionIn
@@ -513,7 +513,7 @@ def _settings(form: Form, mode: str, options_before: Mapping[str, Any]) -> dict[
         "headers": _headers(form.get("headers")),
         "policy": Policy(**spec) if spec is not None else None,
         "circuit": circuit_form.circuit(form),
-        "maxInFlight": _whole(form.get("requestsInFlight"), "requestsInFlight"),
+        "maxInFlight": _requests_in_flight(form),
     }
 
 
@@ -546,10 +546,10 @@ def _number(written: str, field: str) -> float | None:
         raise invalid(field, "is not a number") from error
 
 
-def _whole(written: str, field: str) -> int | None:
-    number = _number(written, field)
-    if number is not None and not number.is_integer():
-        raise invalid(field, "is not a whole number")
+def _requests_in_flight(form: Form) -> int | None:
+    number = _number(form.get("requestsInFlight"), "requestsInFlight")
+    if number is not None and number not in range(1, MAX_REQUESTS_IN_FLIGHT + 1):
+        raise invalid("requestsInFlight", f"is a whole number from 1 to {MAX_REQUESTS_IN_FLIGHT:,}")
     return int(number) if number is not None else None
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+
 from everhook.circuit.machine import CircuitPolicy
 from everhook.durations import UNITS
 from everhook.durations import duration as duration

@@ -41,6 +41,7 @@ from everhook.signing.schemes import DEFAULT_SCHEMES, SignatureScheme, secret_ke
 MAX_PEM = 32 * 1024
 MAX_GRACE = timedelta(days=7)
 DEFAULT_GRACE = timedelta(days=1)
+MAX_REQUESTS_IN_FLIGHT = 1_000
 
 CIRCUIT: dict[str, Any] = {"state": "closed", "failures": 0}
 ENDPOINT: dict[str, Any] = {
@@ -181,7 +182,7 @@ class EndpointSettings(ApiModel):
     alerts: AlertSettings | None = None
     rate_limit: Number | None = Field(None, gt=0, le=1_000, description="Requests a second at most.")
     max_in_flight: Integer | None = Field(
-        None, ge=1, le=1_000, description="Requests at a time at most, over all processes."
+        None, ge=1, le=MAX_REQUESTS_IN_FLIGHT, description="Requests at a time at most, over all processes."
     )
     signatures: list[SignatureScheme] = Field(default_factory=lambda: list(DEFAULT_SCHEMES), min_length=1)
     format: BodyFormat = BodyFormat.ENVELOPE
@@ -230,7 +231,7 @@ class EndpointPatch(ApiModel):
     circuit: CircuitSettings | None = None
     alerts: AlertSettings | None = None
     rate_limit: Number | None = Field(None, gt=0, le=1_000)
-    max_in_flight: Integer | None = Field(None, ge=1, le=1_000)
+    max_in_flight: Integer | None = Field(None, ge=1, le=MAX_REQUESTS_IN_FLIGHT)
     signatures: list[SignatureScheme] | None = Field(None, min_length=1)
     format: BodyFormat | None = None
     headers: dict[str, str] | None = Field(None, max_length=20)

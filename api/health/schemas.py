@@ -10,8 +10,8 @@ from pydantic import ConfigDict, Field
 from api.endpoints.schemas import CIRCUIT, ENDPOINT, CircuitOut, EndpointStatus, status_of
 from api.schemas import ApiModel
 from everhook.contracts import DeadLetterReason
-from everhook.health.endpoint_alerts import AlertName, RaisedAlert
 from everhook.health.backlog_store import COUNT_AT_MOST, Backlog, Waiting
+from everhook.health.endpoint_alerts import AlertName, RaisedAlert
 from everhook.health.overview_store import WORST, Overview, ScoredEndpoint
 from everhook.health.score import AttemptStats, Health, Level, Window
 from everhook.health.service import ScoredView
@@ -52,7 +52,13 @@ _ALERT: dict[str, Any] = {
     "value": 0.82,
     "threshold": 0.9,
 }
-_ENDPOINT: dict[str, Any] = {"endpointGid": ENDPOINT["endpointGid"], "status": "enabled", "circuit": CIRCUIT, "alerts": [_ALERT], **_SCORE}
+_ENDPOINT: dict[str, Any] = {
+    "endpointGid": ENDPOINT["endpointGid"],
+    "status": "enabled",
+    "circuit": CIRCUIT,
+    "alerts": [_ALERT],
+    **_SCORE,
+}
 _WAITING: dict[str, Any] = {"count": 3, "oldestAcceptedAt": "2026-01-31T11:59:58Z"}
 
 

@@ -14,7 +14,17 @@ from cli.api_client.client import Api
 from cli.command import Session, command
 from cli.following import TERMINAL, conclude, show_delivery
 from cli.formatting import age, clock, last_response, when
-from cli.options import DEFAULT_LIMIT, ChannelNames, EndpointRefs, EventTypes, Limit, Since, Subscriptions, Tenants, Until
+from cli.options import (
+    DEFAULT_LIMIT,
+    ChannelNames,
+    EndpointRefs,
+    EventTypes,
+    Limit,
+    Since,
+    Subscriptions,
+    Tenants,
+    Until,
+)
 from cli.output import Output, lines, pairs, pretty_json
 from cli.terminal_states import state
 from cli.terminal_text import printable

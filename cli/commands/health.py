@@ -71,7 +71,9 @@ def _overview(out: Output, overview: Overview) -> RenderableType:
 
 
 def _endpoints(out: Output, endpoints: Sequence[ScoredEndpoint]) -> RenderableType:
-    rows = out.table("score", "state", "endpoint", "tenant", "success 1h", "alerts", "reason", "url", wide=["tenant", "url"])
+    rows = out.table(
+        "score", "state", "endpoint", "tenant", "success 1h", "alerts", "reason", "url", wide=["tenant", "url"]
+    )
     for one in endpoints:
         rows.add(
             score=_score(one["score"], one["level"]),

@@ -174,7 +174,7 @@ def _open(circuit: Circuit, now: datetime, policy: CircuitPolicy, draw: float) -
 
 
 def _cooldown(policy: CircuitPolicy, relapses: int) -> timedelta:
-    return min(policy.cooldown * 2 ** min(relapses, 32), policy.cooldown_max)
+    return min(policy.cooldown * (1 << max(0, min(relapses, 32))), policy.cooldown_max)
 
 
 def _closed(circuit: Circuit) -> Circuit:

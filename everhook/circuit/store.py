@@ -132,18 +132,14 @@ async def circuit_specs(session: AsyncSession, endpoint_gid: str) -> Sequence[Ma
     return [*channels.scalars(), own.scalar_one_or_none()]
 
 
-async def endpoints_with_workflow(
-    connection: AsyncConnection, channel: str, after: str, limit: int
-) -> Sequence[str]:
+async def endpoints_with_workflow(connection: AsyncConnection, channel: str, after: str, limit: int) -> Sequence[str]:
     """Endpoints that subscribe to a channel and whose circuit has changed once, so that a workflow holds it: their gids
     after `after`, in order."""
     rows = await connection.execute(
         select(col(CircuitRow.endpoint_gid))
         .distinct()
         .join(Subscription, col(Subscription.endpoint_gid) == col(CircuitRow.endpoint_gid))
-        .where(
-            col(Subscription.channel) == channel, col(CircuitRow.version) > 0, col(CircuitRow.endpoint_gid) > after
-        )
+        .where(col(Subscription.channel) == channel, col(CircuitRow.version) > 0, col(CircuitRow.endpoint_gid) > after)
         .order_by(col(CircuitRow.endpoint_gid))
         .limit(limit)
     )

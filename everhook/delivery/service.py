@@ -36,7 +36,8 @@ A_GATE = "the decisions of a gate"
 @dataclass(frozen=True)
 class DeliveryQuery:
     """Which deliveries: every part given must hold, by any of its values. `tenants` are names, `endpoints` gids or
-    parts of URLs or descriptions, `subscriptions` gids. `since` and `until` bound the time of acceptance: from, and before."""
+    parts of URLs or descriptions, `subscriptions` gids. `since` and `until` bound the time of acceptance: from,
+    and before."""
 
     tenants: Sequence[str] | None = None
     endpoints: Sequence[str] | None = None

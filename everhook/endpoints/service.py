@@ -26,7 +26,6 @@ from everhook.circuit.store import circuit_specs
 from everhook.contracts import DeliveryMode
 from everhook.delivery.body_formats import BodyFormat
 from everhook.delivery.dispatcher import Dispatcher
-from everhook.delivery.limits import queue_limit
 from everhook.delivery.weights import apply_limit
 from everhook.egress import EgressClient, LocalError, TlsExtras, TlsRefused, UrlRefused
 from everhook.endpoints import store as endpoints
@@ -273,7 +272,7 @@ class EndpointService:
             )
             await subscriptions.create(session, subscription, self._quotas)
             subscription_gid = subscription.gid
-        detail = {"subscriptionGid": subscription_gid, "channel": channel.name if channel is not None else None}
+        detail: dict[str, Any] = {"subscriptionGid": subscription_gid, "channel": channel.name if channel is not None else None}
         detail |= {"paused": True} if new.paused else {}
         _record(session, actor, "endpoint.created", endpoint, detail)
         return CreatedEndpoint(await self.get(session, endpoint.gid), subscription_gid, secret)
@@ -314,13 +313,13 @@ class EndpointService:
                 await secrets.set_ed25519(session, self._keyring, gid, on=changes["ed25519"])
             if handler_url is not None:
                 await secrets.set_handler_url(session, self._keyring, gid, handler_url)
-            old_limit, old_circuit = _weight(view.endpoint), view.endpoint.circuit
+            old_limit, old_circuit = view.endpoint.rate_limit, view.endpoint.circuit
             await endpoints.change(session, view.endpoint, columns)
             changed = sorted(to_camel(name) for name in changes)
             _record(session, actor, "endpoint.changed", view.endpoint, {"changed": changed})
             view = await self.get(session, gid)
-        if (limit := _weight(view.endpoint)) != old_limit:
-            await self._apply_limit(gid, limit)
+        if view.endpoint.rate_limit != old_limit:
+            await self._apply_limit(gid, view.endpoint.rate_limit)
         if view.endpoint.circuit != old_circuit:
             await self._announcer.endpoint_changed(gid)
         return view
@@ -414,10 +413,6 @@ _OF_HTTP = ("url", "rate_limit", "max_in_flight", "signatures", "format", "heade
 
 _OF_ATTEMPTS = ("rate_limit", "max_in_flight")
 """Those of them that have a meaning for internal handlers, too."""
-
-
-def _weight(endpoint: Endpoint) -> float | None:
-    return queue_limit(endpoint.rate_limit, endpoint.max_in_flight)
 
 
 def check_mode(mode: DeliveryMode, new: NewEndpoint) -> None:

@@ -120,9 +120,7 @@ def evaluate(
     return AlertState(level, better_since, raised), events
 
 
-def _level(
-    state: AlertState, health: Health, limits: AlertLimits, moment: datetime
-) -> tuple[Level, datetime | None]:
+def _level(state: AlertState, health: Health, limits: AlertLimits, moment: datetime) -> tuple[Level, datetime | None]:
     """A worse level counts at once, a better one after the quiet period."""
     level = Level.HEALTHY if health.level is Level.IDLE else health.level
     if level is state.level:

@@ -33,9 +33,9 @@ from everhook.storage.tables import (
 BATCH = 500
 
 ONCE_WITHIN = timedelta(days=1)
-"""How often an event of each recurring kind is published about an endpoint that itself receives operational events. Such an event
-causes deliveries that may fail in turn: without this limit, two broken endpoints would generate events about each
-other for ever."""
+"""How often an event of each recurring kind is published about an endpoint that itself receives operational events.
+Such an event causes deliveries that may fail in turn: without this limit, two broken endpoints would generate events
+about each other for ever."""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from everhook.publishing.matching import Filter, ListIndex, matches_type, matchi
 
 @dataclass(frozen=True)
 class Route:
-    """One subscription, with what its deliveries need to know of the endpoint. Without `subscription_gid`: a message for
-    the endpoint itself."""
+    """One subscription, with what its deliveries need to know of the endpoint. Without `subscription_gid`: the route of
+    messages for the endpoint itself."""
 
     endpoint_gid: str
     tenant_gid: str

@@ -91,9 +91,7 @@ def pulled_row(
 ) -> dict[str, Any]:
     """The row of a pulled delivery. It counts as dispatched, because it waits for a consumer and for no workflow."""
     due_at = moment + delivery.policy.max_window
-    row = delivery_row(
-        delivery, tenant_gid, moment, due_at=due_at, parked=False, subscription_gid=subscription_gid
-    )
+    row = delivery_row(delivery, tenant_gid, moment, due_at=due_at, parked=False, subscription_gid=subscription_gid)
     return row | {"status": DeliveryStatus.AVAILABLE, "dispatched_at": moment}
 
 
@@ -106,9 +104,7 @@ def asked_row(
 ) -> dict[str, Any]:
     """The row of a delivery to an inbox. Its workflow is started after the commit; if it was not by `due_at`, the
     reconciler starts it."""
-    row = delivery_row(
-        delivery, tenant_gid, moment, due_at=due_at, parked=False, subscription_gid=subscription_gid
-    )
+    row = delivery_row(delivery, tenant_gid, moment, due_at=due_at, parked=False, subscription_gid=subscription_gid)
     return row | {"status": DeliveryStatus.AWAITING_DECISION}
 
 

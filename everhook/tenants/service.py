@@ -65,9 +65,7 @@ class TenantService:
         tenant.alerts = alerts
         session.add(tenant)
         await session.flush()
-        record_audit(
-            session, actor, "tenant.changed", tenant.gid, tenant_gid=tenant.gid, detail={"alerts": alerts}
-        )
+        record_audit(session, actor, "tenant.changed", tenant.gid, tenant_gid=tenant.gid, detail={"alerts": alerts})
         return tenant
 
     async def erase(self, scope: TenantScope, actor: Actor, gid: str) -> None:

@@ -75,7 +75,8 @@ async def test_circuit_settings_are_changed_and_removed(api: Api) -> None:
     assert ok(await api.patch(at, {"circuit": CIRCUIT}))["circuit"]["settings"] == CIRCUIT
     assert ok(await api.patch(at, {"description": "x"}))["circuit"]["settings"] == CIRCUIT
     assert ok(await api.patch("/v1/channels/a", {"circuit": None}))["circuit"] is None
-    for nothing in (None, {}):
+    nothings: list[dict[str, Any] | None] = [None, {}]
+    for nothing in nothings:
         assert ok(await api.patch(at, {"circuit": nothing}))["circuit"]["settings"] is None
     details = [entry["detail"] for entry in ok(await api.get("/v1/audit", subject="a"))["data"]]
     assert {"circuit": CIRCUIT} in details and {"circuit": None} in details

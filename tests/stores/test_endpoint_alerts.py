@@ -71,9 +71,7 @@ async def test_it_is_cleared_after_a_quiet_period_and_leaves_no_row(store: Store
     assert await store.count(EndpointAlerts) == 0
 
 
-async def test_two_evaluations_at_once_report_each_change_once(
-    store: Store, other_database: Database
-) -> None:
+async def test_two_evaluations_at_once_report_each_change_once(store: Store, other_database: Database) -> None:
     for _ in range(20):
         await minute(store, await store.endpoint(), delivered=50, rejected=50)
     both = [EndpointAlertEvaluator(database, LIMITS) for database in (store.database, other_database)]
@@ -98,9 +96,7 @@ async def test_limits_of_the_tenant_and_of_the_endpoint_override_the_defaults(st
     await minute(store, slow, delivered=100, under_500=100, duration_ms=40_000)
     await evaluate(store)
     raised = [(gid, alert) for kind, gid, alert in await told(store) if kind == EventKind.ALERT_RAISED]
-    assert sorted(raised) == sorted(
-        [(patient.gid, "latency"), (strict.gid, "success_rate"), (slow.gid, "latency")]
-    )
+    assert sorted(raised) == sorted([(patient.gid, "latency"), (strict.gid, "success_rate"), (slow.gid, "latency")])
 
 
 async def test_dead_letters_are_counted_for_each_endpoint(store: Store) -> None:

@@ -6,12 +6,12 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import update
 from sqlmodel import col
+from temporalio.exceptions import ApplicationError
 
 from everhook.delivery.turns import TurnQueue
 from everhook.delivery.turns_store import Turn, Turns
 from everhook.storage.engine import Database
 from everhook.storage.tables import EndpointTurn, now
-from temporalio.exceptions import ApplicationError
 from testing.waiting import assert_eventually
 from tests.stores.factories import Store
 
@@ -117,7 +117,5 @@ async def test_those_that_would_wait_for_long_are_postponed(
     monkeypatch.setattr("everhook.delivery.turns.PATIENCE_S", 0.05)
     queue = TurnQueue(Turns(store.database))
     await queue.take(gid, 1, LEASE, 1, waits=True)
-    found = await asyncio.gather(
-        *(queue.take(gid, 1, LEASE, 1, waits=True) for _ in range(30)), return_exceptions=True
-    )
+    found = await asyncio.gather(*(queue.take(gid, 1, LEASE, 1, waits=True) for _ in range(30)), return_exceptions=True)
     assert all(isinstance(each, ApplicationError) and each.next_retry_delay is not None for each in found)

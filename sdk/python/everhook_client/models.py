@@ -5,6 +5,39 @@ Generated from its OpenAPI document by `make client-models`; do not edit. Times 
 
 from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 
+AlertName: TypeAlias = Literal["success_rate", "dead_letters", "latency"]
+"""
+What an alert is about.
+"""
+
+
+class AlertSettings(TypedDict):
+    """
+    When an endpoint raises an alert. What is absent comes from its tenant, and then from the environment; null:
+    never. An alert is cleared after a quiet period of `overMinutes`.
+    """
+
+    successRateBelow: NotRequired[float | None]
+    """
+    Fraction of successful attempts within `overMinutes`.
+    """
+    overMinutes: NotRequired[float | None]
+    """
+    The time range of rate and response time.
+    """
+    minAttempts: NotRequired[int | None]
+    """
+    With fewer attempts in that time these two are not judged.
+    """
+    deadLettersAbove: NotRequired[int | None]
+    """
+    Dead letters of the endpoint that wait.
+    """
+    latencyAboveMs: NotRequired[float | None]
+    """
+    Mean response time within `overMinutes`.
+    """
+
 
 class ApiKey(TypedDict):
     """
@@ -153,6 +186,38 @@ class CircuitCounts(TypedDict):
     disabled: NotRequired[int]
 
 
+class CircuitSettings(TypedDict):
+    """
+    When the circuit of an endpoint opens and how it closes again. What is absent comes from the channels that the
+    endpoint subscribes to, the oldest subscription first, and then from the environment.
+    """
+
+    failureThreshold: NotRequired[int]
+    """
+    Failures in a row that open the circuit.
+    """
+    cooldownSeconds: NotRequired[float]
+    """
+    How long it stays open at first; doubles with each relapse.
+    """
+    cooldownMaxSeconds: NotRequired[float]
+    """
+    How long it stays open at most.
+    """
+    disableAfterHours: NotRequired[float]
+    """
+    An endpoint that fails for this long without a success is disabled.
+    """
+    releasePerSecond: NotRequired[float]
+    """
+    Parked deliveries released in the first second after it closes; doubles each second.
+    """
+    releasePerSecondMax: NotRequired[float]
+    """
+    Parked deliveries released per second at most.
+    """
+
+
 CircuitState: TypeAlias = Literal["closed", "open", "half_open"]
 
 
@@ -277,6 +342,27 @@ DependencyState: TypeAlias = Literal["ok", "down"]
 """
 Whether a dependency responded to the last check.
 """
+
+
+class EndpointCircuit(TypedDict):
+    """
+    The circuit of an endpoint, with its own settings.
+    """
+
+    state: CircuitState
+    failures: int
+    """
+    Failures in a row.
+    """
+    failingSince: str | None
+    until: str | None
+    """
+    When the cooldown, or the wait for a probe, ends.
+    """
+    settings: CircuitSettings | None
+    """
+    Those that the endpoint sets itself; null: none.
+    """
 
 
 EndpointMode: TypeAlias = Literal["http", "stream", "poll", "inbox", "internal"]
@@ -674,6 +760,20 @@ class Queue(TypedDict):
     """
 
 
+class RaisedAlert(TypedDict):
+    """
+    An alert of an endpoint that is raised now.
+    """
+
+    alert: AlertName
+    since: str
+    value: float
+    """
+    When it was raised: a fraction, a number, or milliseconds.
+    """
+    threshold: float
+
+
 class Readiness(TypedDict):
     """
     `ready`: can accept messages. That takes the database alone; with Temporal down, deliveries wait.
@@ -946,7 +1046,23 @@ class TenantIn(TypedDict):
 class Tenant(TypedDict):
     tenantGid: str
     name: str
+    alerts: dict[str, Any] | None
+    """
+    Alert settings of its endpoints; null: none.
+    """
     createdAt: str
+
+
+class TenantPatch(TypedDict):
+    """
+    Fields that are absent stay as they are.
+    """
+
+    name: NotRequired[str | None]
+    alerts: NotRequired[AlertSettings | None]
+    """
+    Of its endpoints. Their own override them key by key.
+    """
 
 
 class TestSent(TypedDict):
@@ -1204,6 +1320,10 @@ class BulkRequest(TypedDict):
 class Channel(TypedDict):
     name: str
     policy: dict[str, Any] | None
+    circuit: CircuitSettings | None
+    """
+    Circuit settings of the endpoints that subscribe to it. An endpoint's own override them key by key.
+    """
     gates: list[GateStep] | None
     """
     Who has to approve its messages, one after the other, before they are sent. Null also for the key of a tenant.
@@ -1232,6 +1352,10 @@ class Delivery(TypedDict):
     deliveryGid: str
     messageGid: str
     endpointGid: str
+    subscriptionGid: str | None
+    """
+    The oldest subscription that matched. Null for a message to the endpoint itself, and for deliveries of earlier versions.
+    """
     channel: str
     type: str
     status: DeliveryStatus
@@ -1268,6 +1392,7 @@ class EndpointHealth(TypedDict):
     endpointGid: str
     status: EndpointStatus
     circuit: Circuit
+    alerts: list[RaisedAlert]
     window: Window
     total: AttemptStats
     """
@@ -1330,9 +1455,14 @@ class Endpoint(TypedDict):
     description: str
     status: EndpointStatus
     statusReason: str
-    circuit: Circuit
+    circuit: EndpointCircuit
     policy: dict[str, Any] | None
+    alerts: dict[str, Any] | None
+    """
+    Those that the endpoint sets itself; null: none.
+    """
     rateLimit: float | None
+    maxInFlight: int | None
     signatures: list[SignatureScheme]
     format: BodyFormat
     headers: dict[str, str]
@@ -1498,9 +1628,9 @@ class Policy(TypedDict):
     """
     timeoutSeconds: NotRequired[float | None]
     maxWindowSeconds: NotRequired[float | None]
-    retryStatuses: NotRequired[list[int] | None]
+    retryStatuses: NotRequired[list[int | Literal["4xx", "5xx"]] | None]
     """
-    Further statuses to retry, such as 408 and 425; 429 always is.
+    Further statuses to retry, such as 408 and "4xx"; 429 and "5xx" always are, 410 never is.
     """
 
 
@@ -1582,6 +1712,7 @@ class ScoredEndpoint(TypedDict):
     description: str
     status: EndpointStatus
     circuit: Circuit
+    alerts: list[RaisedAlert]
     lastHour: AttemptStats
 
 
@@ -1625,6 +1756,10 @@ class Acknowledgements(TypedDict):
 class ChannelIn(TypedDict):
     name: str
     policy: NotRequired[Policy | None]
+    circuit: NotRequired[CircuitSettings | None]
+    """
+    Circuit settings of the endpoints that subscribe to it. An endpoint's own override them key by key.
+    """
     gates: NotRequired[list[GateStep] | None]
     """
     Who has to approve its messages, one after the other, before they are sent.
@@ -1637,6 +1772,10 @@ class ChannelPatch(TypedDict):
     """
 
     policy: NotRequired[Policy | None]
+    circuit: NotRequired[CircuitSettings | None]
+    """
+    Circuit settings of the endpoints that subscribe to it. An endpoint's own override them key by key.
+    """
     gates: NotRequired[list[GateStep] | None]
     """
     Who has to approve its messages, one after the other, before they are sent.
@@ -1651,6 +1790,10 @@ class DeadLetterDetail(TypedDict):
     deliveryGid: str
     messageGid: str
     endpointGid: str
+    subscriptionGid: str | None
+    """
+    The oldest subscription that matched. Null for a message to the endpoint itself, and for deliveries of earlier versions.
+    """
     channel: str
     type: str
     status: DeliveryStatus
@@ -1701,6 +1844,10 @@ class DeliveryDetail(TypedDict):
     deliveryGid: str
     messageGid: str
     endpointGid: str
+    subscriptionGid: str | None
+    """
+    The oldest subscription that matched. Null for a message to the endpoint itself, and for deliveries of earlier versions.
+    """
     channel: str
     type: str
     status: DeliveryStatus
@@ -1757,9 +1904,14 @@ class EndpointCreated(TypedDict):
     description: str
     status: EndpointStatus
     statusReason: str
-    circuit: Circuit
+    circuit: EndpointCircuit
     policy: dict[str, Any] | None
+    alerts: dict[str, Any] | None
+    """
+    Those that the endpoint sets itself; null: none.
+    """
     rateLimit: float | None
+    maxInFlight: int | None
     signatures: list[SignatureScheme]
     format: BodyFormat
     headers: dict[str, str]
@@ -1790,9 +1942,15 @@ class EndpointIn(TypedDict):
     """
     description: NotRequired[str]
     policy: NotRequired[Policy | None]
+    circuit: NotRequired[CircuitSettings | None]
+    alerts: NotRequired[AlertSettings | None]
     rateLimit: NotRequired[float | None]
     """
     Requests a second at most.
+    """
+    maxInFlight: NotRequired[int | None]
+    """
+    Requests at a time at most, over all processes.
     """
     signatures: NotRequired[list[SignatureScheme]]
     format: NotRequired[BodyFormat]
@@ -1818,6 +1976,10 @@ class EndpointIn(TypedDict):
     """
     Your own: `whsec_` and 24 to 64 bytes in base64; without it one is generated.
     """
+    paused: NotRequired[bool]
+    """
+    Send nothing to it until it is resumed; its messages are parked.
+    """
 
 
 class EndpointPatch(TypedDict):
@@ -1828,7 +1990,10 @@ class EndpointPatch(TypedDict):
     url: NotRequired[str | None]
     description: NotRequired[str | None]
     policy: NotRequired[Policy | None]
+    circuit: NotRequired[CircuitSettings | None]
+    alerts: NotRequired[AlertSettings | None]
     rateLimit: NotRequired[float | None]
+    maxInFlight: NotRequired[int | None]
     signatures: NotRequired[list[SignatureScheme] | None]
     format: NotRequired[BodyFormat | None]
     headers: NotRequired[Headers | None]
