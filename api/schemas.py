@@ -154,7 +154,8 @@ class PolicyPreset(StrEnum):
 
 
 def _retry_status(value: object) -> object:
-    if value in rules.STATUS_CLASSES or (type(value) is int and 400 <= value <= 499):
+    is_class = isinstance(value, str) and value in rules.STATUS_CLASSES
+    if is_class or (type(value) is int and 400 <= value <= 499):
         return value
     raise ValueError(f"is a status from 400 to 499, or one of {', '.join(rules.STATUS_CLASSES)}")
 

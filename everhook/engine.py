@@ -131,6 +131,7 @@ async def delivery_engine(
         await watch.close()
         await wake_ups.close()
         await dispatcher.close()
+        await sender.close()
         await guards.close()
         await history.close()
         await reporter.close()

@@ -39,7 +39,7 @@ from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.delivery.send_times_store import SendTimes
 from everhook.delivery.snapshot_store import DeliverySnapshot, Destination, DestinationCache, SnapshotLoader
 from everhook.delivery.turns import TurnQueue
-from everhook.delivery.turns_store import Turn, Turns
+from everhook.delivery.turns_store import Turns
 from everhook.egress import EgressClient, Exchange, LocalError, UnsendableRequest
 from everhook.ids import Kind, new_gid
 from everhook.observability import tracing
@@ -142,14 +142,15 @@ class Sender:
                 ready = await self._ready(input)
             return await self._paced(input, ready, tries)
         finally:
-            self._give_back(turn, self._under_way.get((input.delivery_gid, input.round, input.number)))
+            under_way = self._under_way.get((input.delivery_gid, input.round, input.number))
+            if under_way is None:
+                await self._turns.give_back(turn)
+            else:  # this call was cancelled, and its request goes on
+                under_way.add_done_callback(lambda _: self._turns.give_back_soon(turn))
 
-    def _give_back(self, turn: Turn, under_way: "asyncio.Task[PreviousAttempt] | None") -> None:
-        """Give a turn back once the request has ended: it goes on if the caller is cancelled."""
-        if under_way is None:
-            self._turns.give_back(turn)
-        else:
-            under_way.add_done_callback(lambda _: self._turns.give_back(turn))
+    async def close(self) -> None:
+        """Finish what goes on after the last attempt."""
+        await self._turns.close()
 
     async def _paced(
         self, input: AttemptInput, ready: "tuple[DeliverySnapshot, Destination] | AttemptOutcome", tries: int

@@ -56,13 +56,19 @@ class TurnQueue:
         delay = back_off(tries, first_s=FIRST_BACK_OFF_S, longest_s=LONGEST_BACK_OFF_S)
         raise postponed("the endpoint has as many requests in flight as it may have", "MaxInFlight", delay)
 
-    def give_back(self, turn: Turn) -> None:
-        """Give a turn back, in the background."""
-        self._turns.give_back(turn, lambda: self._wake(turn.endpoint_gid))
-
-    def _wake(self, endpoint_gid: str) -> None:
-        if (line := self._lines.get(endpoint_gid)) is not None:
+    async def give_back(self, turn: Turn) -> None:
+        """Give a turn back."""
+        await self._turns.give_back(turn)
+        if (line := self._lines.get(turn.endpoint_gid)) is not None:
             line.freed.set()
+
+    def give_back_soon(self, turn: Turn) -> None:
+        """Give a turn back in the background."""
+        self._turns.background(self.give_back(turn))
+
+    async def close(self) -> None:
+        """Give back what is to be given back in the background."""
+        await self._turns.close()
 
     async def _wait(
         self, line: _Line, endpoint_gid: str, limit: int, lease: timedelta, patience_s: float

@@ -5,9 +5,10 @@ it. If its process dies, the slot becomes free when no request can still be in f
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 from sqlalchemy import delete, select
@@ -59,22 +60,27 @@ class Turns:
             taking.add_done_callback(self._return_unused)
             raise
 
-    def give_back(self, turn: Turn, then: Callable[[], None] = lambda: None) -> None:
-        """Give a slot back in the background, and call `then`."""
-        task = asyncio.create_task(self._give_back(turn, then))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _give_back(self, turn: Turn, then: Callable[[], None]) -> None:
+    async def give_back(self, turn: Turn) -> None:
+        """Give a slot back. If the database is unavailable, the slot becomes free at the end of its lease."""
         try:
             await self._returning.submit(turn)
         except Exception as error:
             log.warning("a slot of an endpoint is free only later", endpoint_gid=turn.endpoint_gid, error=str(error))
-        then()
+
+    def background(self, giving_back: Coroutine[Any, Any, None]) -> None:
+        """Run it in the background. `close` waits for it."""
+        task = asyncio.create_task(giving_back)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Give back what is to be given back in the background."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
     def _return_unused(self, taken: "asyncio.Future[Turn | None]") -> None:
         if not taken.cancelled() and taken.exception() is None and (turn := taken.result()) is not None:
-            self.give_back(turn)
+            self.background(self.give_back(turn))
 
 
 async def _take_all(connection: AsyncConnection, items: Sequence[_Wanted]) -> Sequence[Turn | None]:

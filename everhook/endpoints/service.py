@@ -272,7 +272,10 @@ class EndpointService:
             )
             await subscriptions.create(session, subscription, self._quotas)
             subscription_gid = subscription.gid
-        detail: dict[str, Any] = {"subscriptionGid": subscription_gid, "channel": channel.name if channel is not None else None}
+        detail: dict[str, Any] = {
+            "subscriptionGid": subscription_gid,
+            "channel": channel.name if channel is not None else None,
+        }
         detail |= {"paused": True} if new.paused else {}
         _record(session, actor, "endpoint.created", endpoint, detail)
         return CreatedEndpoint(await self.get(session, endpoint.gid), subscription_gid, secret)

@@ -1,6 +1,6 @@
 """Thresholds: what is on record is the state, and each crossing is told once."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -26,13 +26,16 @@ LIMITS = Limits(
 )
 
 
+class Unwatched(EndpointAlertEvaluator):
+    """Single endpoints are not evaluated here."""
+
+    async def evaluate(self, moment: datetime | None = None) -> int:
+        return 0
+
+
 async def look(store: Store, limits: Limits = LIMITS) -> list[EventKind]:
-    of_endpoints = EndpointAlertEvaluator(store.database, AlertLimits(None, dead_letters_above=None))
-    return [
-        kind
-        for kind in await AlertEvaluator(store.database, limits, of_endpoints).evaluate()
-        if kind is not EventKind.HEALTH_CHANGED
-    ]
+    unwatched = Unwatched(store.database, AlertLimits())
+    return list(await AlertEvaluator(store.database, limits, unwatched).evaluate())
 
 
 async def data(store: Store) -> list[dict[str, Any]]:
