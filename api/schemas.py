@@ -16,7 +16,6 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     Strict,
     StringConstraints,
-    WithJsonSchema,
     model_serializer,
     model_validator,
 )
@@ -153,6 +152,13 @@ class PolicyPreset(StrEnum):
     BRISK = "brisk"
 
 
+class StatusClass(StrEnum):
+    """All statuses of a class."""
+
+    CLIENT_ERROR = "4xx"
+    SERVER_ERROR = "5xx"
+
+
 def _retry_status(value: object) -> object:
     is_class = isinstance(value, str) and value in rules.STATUS_CLASSES
     if is_class or (type(value) is int and 400 <= value <= 499):
@@ -161,16 +167,8 @@ def _retry_status(value: object) -> object:
 
 
 RetryStatus = Annotated[
-    int | str,
+    Annotated[int, Field(ge=400, le=499)] | StatusClass,
     BeforeValidator(_retry_status),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": 400, "maximum": 499},
-                {"type": "string", "enum": list(rules.STATUS_CLASSES)},
-            ]
-        }
-    ),
 ]
 
 
@@ -255,7 +253,7 @@ class AlertSettings(ApiModel):
     never. An alert is cleared after a quiet period of `overMinutes`."""
 
     success_rate_below: Number | None = Field(
-        None, gt=0, lt=1, description="Fraction of successful attempts within `overMinutes`."
+        None, gt=0, le=1, description="Fraction of successful attempts within `overMinutes`."
     )
     over_minutes: Number | None = Field(
         None, ge=1, le=alerts.MAX_OVER.total_seconds() / 60, description="The time range of rate and response time."

@@ -42,7 +42,7 @@ ALERTS = {
 }
 BAD_ALERTS: list[tuple[Any, str]] = [
     ({"successRate": 0.9}, "alerts.successRate"),
-    ({"successRateBelow": 1}, "alerts.successRateBelow"),
+    ({"successRateBelow": 1.1}, "alerts.successRateBelow"),
     ({"successRateBelow": 0}, "alerts.successRateBelow"),
     ({"overMinutes": 61}, "alerts.overMinutes"),
     ({"overMinutes": 0.5}, "alerts.overMinutes"),

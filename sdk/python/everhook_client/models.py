@@ -955,6 +955,12 @@ class SignalAccepted(TypedDict):
 SignatureScheme: TypeAlias = Literal["standard", "timestamped", "npayload", "svix"]
 
 
+StatusClass: TypeAlias = Literal["4xx", "5xx"]
+"""
+All statuses of a class.
+"""
+
+
 StepState: TypeAlias = Literal["skipped", "waiting", "open", "passed", "declined"]
 """
 `SKIPPED`: its filter does not match, or the gate ended before it. `WAITING`: a step before it is open.
@@ -1628,7 +1634,7 @@ class Policy(TypedDict):
     """
     timeoutSeconds: NotRequired[float | None]
     maxWindowSeconds: NotRequired[float | None]
-    retryStatuses: NotRequired[list[int | Literal["4xx", "5xx"]] | None]
+    retryStatuses: NotRequired[list[int | StatusClass] | None]
     """
     Further statuses to retry, such as 408 and "4xx"; 429 and "5xx" always are, 410 never is.
     """
