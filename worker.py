@@ -24,6 +24,7 @@ from activities.reconciling import ReconcilingActivities
 from activities.recording import RecordingActivities
 from activities.releasing import ReleasingActivities
 from activities.retention import RetentionActivities
+from activities.scheduling import ScheduleActivities
 from activities.sealing import SealingActivities
 from activities.sending import SendingActivities
 from activities.tasks import TaskActivities
@@ -43,6 +44,7 @@ from everhook.tenants.retention_store import RetentionPeriods
 from workflows.delivery import DeliveryWorkflow
 from workflows.endpoint import EndpointWorkflow
 from workflows.erasure import EraseTenantWorkflow
+from workflows.scheduled import ScheduledMessageWorkflow
 from workflows.upkeep import (
     EventsLoopWorkflow,
     EventsWorkflow,
@@ -62,6 +64,7 @@ WORKFLOWS: Sequence[type] = [
     RetentionWorkflow,
     EraseTenantWorkflow,
     SealReceiptsWorkflow,
+    ScheduledMessageWorkflow,
 ]
 
 GRACE = timedelta(seconds=45)
@@ -134,7 +137,9 @@ def _deployment(settings: Settings) -> WorkerDeploymentConfig | None:
 
 def _recording(engine: DeliveryEngine) -> list[Activity]:
     """The activities of deliveries and circuits, except sending."""
-    recording = RecordingActivities(engine.database, engine.recorder, engine.issuers, engine.defaults)
+    recording = RecordingActivities(
+        engine.database, engine.recorder, engine.issuers, engine.defaults, engine.groups.start
+    )
     circuits = CircuitActivities(engine.database, engine.settings.circuit_policy)
     releasing = ReleasingActivities(engine.client, engine.database, engine.defaults, engine.dispatcher, engine.timers)
     return [
@@ -150,6 +155,7 @@ def _recording(engine: DeliveryEngine) -> list[Activity]:
         circuits.project_circuit,
         releasing.count_parked,
         releasing.release_parked,
+        ScheduleActivities(engine.schedules).deliver_scheduled,
     ]
 
 
@@ -163,6 +169,8 @@ def _upkeep(engine: DeliveryEngine) -> list[Activity]:
         engine.defaults,
         overdue_grace=timedelta(seconds=settings.overdue_grace_seconds),
         every=timedelta(seconds=settings.reconcile_every_seconds),
+        schedules=engine.schedules,
+        groups=engine.groups,
     )
     of_endpoints = EndpointAlertEvaluator(database, endpoint_limits(settings))
     alerts = AlertEvaluator(database, Limits.from_settings(settings), of_endpoints)

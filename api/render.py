@@ -45,6 +45,7 @@ def endpoint(view: EndpointView) -> EndpointOut:
         alerts=row.alerts,
         rate_limit=row.rate_limit,
         max_in_flight=row.max_in_flight,
+        on_group_failure=row.on_group_failure,
         signatures=row.signatures,
         format=row.format,
         headers=row.headers,
@@ -58,7 +59,7 @@ def endpoint(view: EndpointView) -> EndpointOut:
 
 
 def _options(row: Endpoint) -> EndpointOptions | None:
-    if row.mode is DeliveryMode.HTTP:
+    if row.mode is DeliveryMode.HTTP and not row.options:
         return None
     defaults = {"leaseSeconds": 60, "maxInFlight": 1_000} if row.mode.is_pulled else {}
     return EndpointOptions.model_validate(defaults | row.options)

@@ -20,6 +20,7 @@ EVENTS_LOOP_WORKFLOW = "EventsLoop"
 RETENTION_WORKFLOW = "Retention"
 ERASE_TENANT_WORKFLOW = "EraseTenant"
 SEAL_RECEIPTS_WORKFLOW = "SealReceipts"
+SCHEDULED_MESSAGE_WORKFLOW = "ScheduledMessage"
 
 
 LOOP_LENGTH = timedelta(minutes=5)
@@ -66,7 +67,7 @@ class DeliveryStatus(StrEnum):
     """The status of a delivery.
 
     `AVAILABLE`: in the pull queue, leased or not. `AWAITING_DECISION`: a person has to decide. `GATED`: waits for the
-    decisions of a gate.
+    decisions of a gate. `QUEUED`: waits for those before it in its group.
     """
 
     ACCEPTED = "accepted"
@@ -76,6 +77,7 @@ class DeliveryStatus(StrEnum):
     AVAILABLE = "available"
     AWAITING_DECISION = "awaiting_decision"
     GATED = "gated"
+    QUEUED = "queued"
     DELIVERED = "delivered"
     DEAD_LETTERED = "dead_lettered"
     DISCARDED = "discarded"
@@ -448,6 +450,13 @@ class DeliveryState:
     waiting_for: str
     next_attempt_at: datetime | None = None
     dead_letter_reason: DeadLetterReason | None = None
+
+
+@dataclass(frozen=True)
+class ScheduledMessageInput:
+    """The input of `ScheduledMessageWorkflow` and of `deliver_scheduled`."""
+
+    message_gid: str
 
 
 @dataclass(frozen=True)

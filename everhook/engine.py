@@ -25,6 +25,8 @@ from everhook.egress import EgressClient, EgressRules
 from everhook.internal.service import InternalHandlers, mailer_of
 from everhook.lifecycle.service import LifecycleService
 from everhook.lifecycle.watch import MessageWatch
+from everhook.ordering.service import GroupStarter
+from everhook.publishing.schedules import MessageSchedules
 from everhook.publishing.store import Acceptor
 from everhook.pulling.direct import DirectHandOut
 from everhook.pulling.service import PullQueue
@@ -60,6 +62,8 @@ class DeliveryEngine:
     lifecycle: LifecycleService
     tasks: TaskService
     timers: TaskTimers
+    schedules: MessageSchedules
+    groups: GroupStarter
 
 
 @asynccontextmanager
@@ -103,6 +107,10 @@ async def delivery_engine(
         settings.circuit_policy,
         watch.wake,
     )
+    schedules = MessageSchedules(client, database, acceptor, dispatcher, watch.wake)
+    groups = GroupStarter(database, defaults, dispatcher, guards, wake_ups.wake)
+    recorder.free_by(groups.start)
+    pulls.free_by(groups.start)
     tasks = TaskService(issuers, defaults, guards, dispatcher, watch.wake, wake_ups.wake)
     try:
         yield DeliveryEngine(
@@ -125,11 +133,15 @@ async def delivery_engine(
             lifecycle=LifecycleService(watch),
             tasks=tasks,
             timers=TaskTimers(database, tasks),
+            schedules=schedules,
+            groups=groups,
         )
     finally:
         await announcer.close()
         await watch.close()
         await wake_ups.close()
+        await schedules.close()
+        await groups.close()
         await dispatcher.close()
         await sender.close()
         await guards.close()

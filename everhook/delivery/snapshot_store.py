@@ -71,6 +71,8 @@ class DeliverySnapshot:
     last_error: str | None = None
     last_duration_ms: int | None = None
     next_attempt_at: datetime | None = None
+    attributes: Mapping[str, str] | None = None
+    group_key: str | None = None
 
     def has_recorded(self, round_: int, number: int) -> bool:
         """Whether this attempt is recorded. If so, it is the last one, or a later one is."""
@@ -88,7 +90,8 @@ class Destination:
     `fault` says why nothing can be sent to it: a secret cannot be decrypted. `rate_limit` is in requests per second;
     None means no limit. `max_in_flight` is the number of requests at a time. The secrets of a `deleted` endpoint are
     deleted, so nothing can be signed for it. `handler`: it has the mode `internal`; then `url` is what attempts and
-    receipts name in place of a URL.
+    receipts name in place of a URL. `metadata_headers`: the metadata of messages is sent as headers,
+    too.
     """
 
     url: str
@@ -104,6 +107,7 @@ class Destination:
     rate_limit: float | None = None
     max_in_flight: int | None = None
     handler: Handler | None = None
+    metadata_headers: bool = False
 
     @property
     def queue_limit(self) -> float | None:
@@ -152,6 +156,8 @@ _SNAPSHOTS: Select[*tuple[Any, ...]] = (
         col(Message.published_at),
         col(Delivery.accepted_at),
         col(Message.traceparent),
+        col(Message.attributes),
+        col(Delivery.group_key),
         col(Endpoint.version).label("endpoint_version"),
         col(Endpoint.deleted_at).is_not(None).label("endpoint_deleted"),
         col(CircuitRow.state),
@@ -239,6 +245,7 @@ async def _load_destination(connection: AsyncConnection, keyring: KeyRing, endpo
         deleted=endpoint.deleted_at is not None,
         rate_limit=endpoint.rate_limit,
         max_in_flight=endpoint.max_in_flight,
+        metadata_headers=bool(endpoint.options.get("metadataHeaders")),
     )
     try:
         if endpoint.mode is DeliveryMode.INTERNAL:

@@ -4,16 +4,12 @@ All of it is one transaction, which opens the next rounds in the database. Their
 if the process dies before that, the reconciler starts them once they are due.
 """
 
-import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
-import orjson
-
 from everhook.audit.store import Actor, record_audit
-from everhook.axme.intents import CHANNEL as AXME_CHANNEL
 from everhook.contracts import TERMINAL_STATUSES, DeliveryInput, DeliveryMode, DeliveryStatus
 from everhook.delivery.dispatcher import Dispatcher
 from everhook.delivery.inputs_store import InputDefaults, load_inputs_of
@@ -24,20 +20,21 @@ from everhook.errors import (
     GateNotPassed,
     InvalidField,
     NotFound,
+    NotReleased,
     PayloadErased,
     TooManyDeliveries,
 )
 from everhook.inbox.deadlines_store import ask_again
 from everhook.lifecycle.service import Viewer
 from everhook.notifications.events import is_reserved
-from everhook.publishing.matching import parse_exactly
 from everhook.publishing.routing import Audience, Route
-from everhook.publishing.rows import Publisher
+from everhook.publishing.schedules_store import is_scheduled
 from everhook.publishing.store import Accepted, Acceptor, Publication
+from everhook.publishing.stored import published_before
 from everhook.pulling.queue_store import requeue
 from everhook.redelivery import store
 from everhook.redelivery.store import Leg, MessageGate
-from everhook.storage.engine import Session
+from everhook.storage.engine import Connection, Session
 from everhook.storage.tables import DeliveryRound, GateState, Message, now
 from everhook.storage.tenant_scope import tenant_bound
 
@@ -46,9 +43,6 @@ MAX_DELIVERIES = 1_000
 
 MAX_REASON = 1_000
 """Characters."""
-
-_REMINDER_KEY = re.compile(r"dlv_[0-9a-z]{26}/reminder/[0-9]+")
-"""The idempotency keys of reminders. They go to one endpoint, and no subscription applies."""
 
 _CAN_BE_REPLAYED = TERMINAL_STATUSES | {DeliveryStatus.DEAD_LETTERED}
 
@@ -118,7 +112,8 @@ class RedeliveryService:
         match now and had none; with `endpoint_gid` only for this endpoint, whether it matches or not. Call `start`
         after the commit.
 
-        Raises NotFound, InvalidField, PayloadErased, EndpointDeleted, GateNotPassed and TooManyDeliveries.
+        Raises NotFound, InvalidField, PayloadErased, EndpointDeleted, NotReleased, GateNotPassed and
+        TooManyDeliveries.
         """
         if len(reason) > MAX_REASON:
             raise InvalidField("reason", f"takes at most {MAX_REASON} characters")
@@ -128,6 +123,7 @@ class RedeliveryService:
         if message.payload is None:
             raise PayloadErased(f"{gid} cannot be sent again: its payload was erased.")
         connection = await session.connection()
+        await _require_released(connection, message)
         gate = await store.gate_of(connection, gid)
         _require_passed(gid, gate)
         found = await store.lock_deliveries(session, gid, MAX_DELIVERIES + 1, endpoint_gid)
@@ -146,6 +142,8 @@ class RedeliveryService:
         moment = now()
         done = [await self._reopen(session, leg, actor, reason, moment) for leg in legs]
         created = await self._create(session, publication, further, moment)
+        if created is not None and created.deliveries:
+            message.is_unrouted = None
         await session.flush()
         redelivery = await self._found(session, message, [*done, *_created(created)], legs, created)
         detail = {
@@ -166,24 +164,16 @@ class RedeliveryService:
     async def _publication(self, session: Session, message: Message, gate: MessageGate | None) -> Publication:
         """The message as it was published, for the endpoints that the session's tenant may send to."""
         connection = await session.connection()
-        payload = message.payload or b""
         publisher = None
         if message.published_by is not None:
             publisher = await store.key_name(connection, message.published_by)
-        return Publication(
-            message_gid=message.gid,
-            channel=message.channel,
-            event_type=message.event_type,
-            payload=payload,
-            content=_content(payload),
-            body_sha256=message.body_sha256,
-            published_at=message.published_at,
+        publication = published_before(
+            message,
             tenant_gid=message.tenant_gid or tenant_bound(session),
-            traceparent=message.traceparent,
+            publisher=publisher,
             task=gate.task if gate is not None else {},
-            publisher=Publisher(message.published_by, publisher),
-            accepted_at=message.accepted_at,
         )
+        return replace(publication, group_key=None)  # a replay goes out of order
 
     async def _further(
         self, session: Session, message: Message, publication: Publication, named: str | None, known: Collection[str]
@@ -193,8 +183,8 @@ class RedeliveryService:
             return ()
         if named is not None:
             return [await self._route(session, message, publication, named)]
-        if _is_addressed(message):
-            return ()
+        if message.endpoint_gid is not None or is_reserved(message.channel):
+            return ()  # it went to endpoints regardless of subscriptions
         taking = await self._acceptor.matching(await session.connection(), publication)
         return [route for route in taking if route.endpoint_gid not in known]
 
@@ -282,6 +272,14 @@ def _may_see(viewer: Viewer | None, message: Message) -> bool:
     return viewer is None or viewer.publisher_gid is None or message.published_by == viewer.publisher_gid
 
 
+async def _require_released(connection: Connection, message: Message) -> None:
+    """A scheduled message gets its deliveries at its time, and one that was cancelled gets none."""
+    if message.cancelled_at is not None:
+        raise NotReleased(f"{message.gid} was cancelled before it had deliveries.")
+    if message.deliver_at is not None and await is_scheduled(connection, message.gid):
+        raise NotReleased(f"{message.gid} waits for the time of its delivery.")
+
+
 def _require_passed(gid: str, gate: MessageGate | None) -> None:
     """A replay must not lead around the people who decide about a message."""
     if gate is None or gate.state is GateState.PASSED:
@@ -298,20 +296,3 @@ def _require_sendable(gid: str, endpoint_gid: str, found: Sequence[Leg], legs: S
         raise InvalidField("endpointGid", "is an inbox of the message's gate, which is not asked again")
     if any(leg.endpoint_deleted for leg in legs):
         raise EndpointDeleted(f"{gid} cannot be sent again to {endpoint_gid}: the endpoint was deleted.")
-
-
-def _is_addressed(message: Message) -> bool:
-    """Whether a message went to endpoints regardless of subscriptions, so that subscriptions must not add any."""
-    return (
-        is_reserved(message.channel)
-        or message.channel == AXME_CHANNEL
-        or (message.published_by is None and _REMINDER_KEY.fullmatch(message.idempotency_key or "") is not None)
-    )
-
-
-def _content(payload: bytes) -> object:
-    """Parse for filters, as a publish does."""
-    try:
-        return orjson.loads(payload)
-    except orjson.JSONDecodeError:
-        return parse_exactly(payload)

@@ -17,6 +17,7 @@ from everhook.storage.tables import (
     Channel,
     CircuitRow,
     Delivery,
+    DeliveryGroup,
     DeliveryRound,
     Endpoint,
     EndpointAlerts,
@@ -27,6 +28,7 @@ from everhook.storage.tables import (
     EndpointTurn,
     Gate,
     GateState,
+    GroupedDelivery,
     IdempotentResponse,
     Message,
     MessageKey,
@@ -38,6 +40,7 @@ from everhook.storage.tables import (
     ReceiptArchive,
     ReceiptHash,
     ReceiptSeal,
+    ScheduledMessage,
     Subscription,
     Task,
     TaskDecision,
@@ -47,7 +50,7 @@ from everhook.storage.tables import (
 
 _OF_ENDPOINTS: tuple[Any, ...] = (
     Subscription, EndpointSecret, EndpointRate, EndpointTurn, EndpointAlerts, CircuitRow, EndpointMinute,
-    EndpointMinuteError, PastPolicy
+    EndpointMinuteError, PastPolicy, GroupedDelivery, DeliveryGroup,
 )  # fmt: skip
 _OF_TENANTS: tuple[Any, ...] = (
     Endpoint, ApiKey, OperationalEvent, AuditEntry, IdempotentResponse
@@ -153,6 +156,7 @@ async def remove(bulk: Bulk, tenant_gid: str) -> None:
             delete(Delivery).where(col(Delivery.gid).in_(gids)),
         )
     await bulk.delete(Gate, col(Gate.message_gid).in_(messages_of(tenant_gid)))
+    await bulk.delete(ScheduledMessage, col(ScheduledMessage.message_gid).in_(messages_of(tenant_gid)))
     await bulk.delete(Message, col(Message.tenant_gid) == tenant_gid)
     await bulk.delete(MessageKey, col(MessageKey.idempotency_scope) == tenant_gid)
     for model in _OF_ENDPOINTS:

@@ -9,6 +9,7 @@ from sqlmodel import SQLModel
 from everhook.contracts import DeliveryStatus
 from everhook.delivery.inputs_store import InputDefaults, load_input
 from everhook.endpoints import store as endpoints
+from everhook.health.score import Level
 from everhook.storage.bulk import Bulk
 from everhook.storage.statements import table_of
 from everhook.storage.tables import (

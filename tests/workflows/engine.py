@@ -55,6 +55,7 @@ from everhook.contracts import (
     ReleaseResult,
     RetentionResult,
     RoundInput,
+    ScheduledMessageInput,
     SealResult,
     TaskProgress,
     TaskQueue,
@@ -72,6 +73,7 @@ from testing.waiting import assert_eventually
 from workflows.delivery import DeliveryWorkflow
 from workflows.endpoint import EndpointWorkflow
 from workflows.erasure import EraseTenantWorkflow
+from workflows.scheduled import ScheduledMessageWorkflow
 from workflows.upkeep import (
     EventsLoopWorkflow,
     EventsWorkflow,
@@ -93,6 +95,7 @@ WORKFLOWS: Sequence[type] = [
     EventsLoopWorkflow,
     EraseTenantWorkflow,
     SealReceiptsWorkflow,
+    ScheduledMessageWorkflow,
 ]
 BINARIES = Path(sys.prefix) / "bin"
 TENANT = "acme"
@@ -382,6 +385,11 @@ class FakeActivities:
         await self._called("remove_past", None)
         return RetentionResult(messages=2, payloads=1)
 
+    @activity.defn(name="deliver_scheduled")
+    async def deliver_scheduled(self, input: ScheduledMessageInput) -> bool:
+        await self._called("deliver_scheduled", input)
+        return True
+
     @activity.defn(name="seal_receipts")
     async def seal_receipts(self) -> SealResult:
         await self._called("seal_receipts", None)
@@ -411,6 +419,7 @@ class FakeActivities:
             self.end_tenant_workflows,
             self.remove_tenant,
             self.seal_receipts,
+            self.deliver_scheduled,
         ]
 
 

@@ -94,6 +94,7 @@ class Messages(_Group):
     list = pages(calls.list_messages)
     get = blocking(calls.get_message)
     redeliver = blocking(calls.redeliver_message)
+    cancel = blocking(calls.cancel_message)
     events = pages(calls.list_message_events)
 
 
@@ -101,6 +102,7 @@ class AsyncMessages(_AsyncGroup):
     list = async_pages(calls.list_messages)
     get = awaitable(calls.get_message)
     redeliver = awaitable(calls.redeliver_message)
+    cancel = awaitable(calls.cancel_message)
     events = async_pages(calls.list_message_events)
 
 
