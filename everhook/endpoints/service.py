@@ -38,6 +38,7 @@ from everhook.errors import InvalidField, NotFound, NotPulled, Unavailable
 from everhook.inbox.store import open_deliveries
 from everhook.inbox.tasks import parse_spec
 from everhook.internal.options import HandlerKind, check_domains, masked_url, parse_handler
+from everhook.notifications.events import EventKind
 from everhook.ordering.store import recheck_groups
 from everhook.publishing.routing import Route
 from everhook.publishing.store import Accepted, Acceptor
@@ -47,6 +48,7 @@ from everhook.pulling.service import pull_options
 from everhook.signing import secrets_store as secrets
 from everhook.signing.schemes import DEFAULT_SCHEMES, SignatureScheme, new_secret
 from everhook.storage.engine import Session
+from everhook.storage.event_outbox import record_event
 from everhook.storage.keyring import KeyRing
 from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Endpoint, OnGroupFailure, Subscription, now
 from everhook.storage.tenant_scope import TenantScope, tenant_bound
@@ -280,7 +282,15 @@ class EndpointService:
             "subscriptionGid": subscription_gid,
             "channel": channel.name if channel is not None else None,
         }
-        detail |= {"paused": True} if new.paused else {}
+        if new.paused:
+            detail["paused"] = True
+            record_event(
+                session,
+                EventKind.ENDPOINT_PAUSED,
+                tenant_gid=tenant_gid,
+                endpoint_gid=endpoint.gid,
+                data={"failures": 0, "openings": 0, "reason": ""},
+            )
         _record(session, actor, "endpoint.created", endpoint, detail)
         return CreatedEndpoint(await self.get(session, endpoint.gid), subscription_gid, secret)
 

@@ -98,6 +98,8 @@ class AlertEvaluator:
                 changed.append(EventKind.UNCLAIMED)
             if await self._of_endpoints.evaluate():
                 changed.append(EventKind.HEALTH_CHANGED)
+        elif self._of_endpoints.is_behind and await self._of_endpoints.evaluate():
+            changed.append(EventKind.HEALTH_CHANGED)
         return changed
 
 

@@ -4,6 +4,7 @@ Only endpoints that may have something to report are read: those with failed att
 whose circuit is not closed, those with a limit on response times and traffic, and those that were not well.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -38,6 +39,9 @@ from everhook.storage.tables import CircuitRow, Delivery, Endpoint, EndpointAler
 LATE = timedelta(minutes=2)
 """Attempts are recorded by the minute in which they ended, at most this much later."""
 
+BUDGET_S = 10.0
+"""Events are published by the same pass, and wait meanwhile."""
+
 CHUNK = 500
 """Endpoints that are read and written together."""
 
@@ -65,16 +69,30 @@ class EndpointAlertEvaluator:
         self._database = database
         self._defaults = defaults
         self._evaluated_at: datetime | None = None
+        self._waiting: list[str] = []
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the last evaluation ran out of time. The next one continues there."""
+        return bool(self._waiting)
 
     async def evaluate(self, moment: datetime | None = None) -> int:
-        """Evaluate once. Returns how many events were recorded."""
-        moment = moment or now()
-        async with self._database.reading() as session:
-            gids = sorted(await self._candidates(session, moment))
+        """Evaluate all endpoints once, or as many as there is time for. Returns how many events were recorded."""
+        moment, until = moment or now(), time.monotonic() + BUDGET_S
         count = 0
-        for start in range(0, len(gids), CHUNK):
-            count += await self._evaluate_some(gids[start : start + CHUNK], moment)
-        self._evaluated_at = moment
+        try:
+            if not self._waiting:
+                async with self._database.reading() as session:
+                    self._waiting = sorted(await self._candidates(session, moment))
+                self._evaluated_at = moment
+            while self._waiting:
+                some, self._waiting = self._waiting[:CHUNK], self._waiting[CHUNK:]
+                count += await self._evaluate_some(some, moment)
+                if time.monotonic() >= until:
+                    break
+        except Exception:
+            self._waiting, self._evaluated_at = [], None  # the next one begins anew
+            raise
         return count
 
     async def _candidates(self, session: AsyncSession, moment: datetime) -> set[str]:

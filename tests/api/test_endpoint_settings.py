@@ -128,6 +128,7 @@ async def test_an_endpoint_that_is_created_paused_parks_its_messages(api: Api) -
     assert delivery["status"] == "parked"
     details = [entry["detail"] for entry in ok(await api.get("/v1/audit", subject=endpoint["endpointGid"]))["data"]]
     assert details[0]["paused"] is True
+    assert [row.kind for row in await api.rows("SELECT kind FROM operational_event")] == ["endpoint.paused"]
     assert_problem(await api.patch(f"/v1/endpoints/{endpoint['endpointGid']}", {"paused": False}), 422, "paused")
 
 

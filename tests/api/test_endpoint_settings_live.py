@@ -30,11 +30,11 @@ async def until_circuit(live: Live, gid: str, state: str, failures: int = 0) -> 
 
 
 async def test_changed_settings_of_an_endpoint_apply_to_the_circuit_that_runs(live: Live) -> None:
-    gid = await endpoint(live, circuit={"failureThreshold": 1_000})
+    gid = await endpoint(live, circuit={"failureThreshold": 50})
     live.receiver.respond(Response(500), path=live.path)
     message = await live.api.publish({"n": 1}, live.name)
-    await until_circuit(live, gid, "closed", failures=6)
-    ok(await live.api.patch(f"/v1/endpoints/{gid}", {"circuit": {"failureThreshold": 2, "cooldownSeconds": 3_600}}))
+    await until_circuit(live, gid, "closed", failures=2)
+    ok(await live.api.patch(f"/v1/endpoints/{gid}", {"circuit": {"failureThreshold": 3, "cooldownSeconds": 3_600}}))
     await until_circuit(live, gid, "open")
     live.receiver.respond(200, path=live.path)
     ok(await live.api.patch(f"/v1/endpoints/{gid}", {"circuit": {"cooldownSeconds": 1}}))

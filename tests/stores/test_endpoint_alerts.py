@@ -10,6 +10,7 @@ from sqlalchemy import event
 from everhook.circuit.machine import CircuitState
 from everhook.contracts import DeliveryStatus
 from everhook.endpoints import store as endpoints
+from everhook.health import endpoint_alerts_store
 from everhook.health.endpoint_alerts import AlertLimits, AlertName
 from everhook.health.endpoint_alerts_store import EndpointAlertEvaluator, raised_alerts
 from everhook.health.score import Level
@@ -123,6 +124,20 @@ async def test_a_deleted_endpoint_has_no_alerts(store: Store) -> None:
         row = await session.get_one(Endpoint, end.gid)
         await endpoints.remove(session, row)
     assert (await evaluate(store, NOW + MINUTE), await store.count(EndpointAlerts)) == (0, 0)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_an_evaluation_that_runs_out_of_time_is_continued(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint_alerts_store, "CHUNK", 2)
+    monkeypatch.setattr(endpoint_alerts_store, "BUDGET_S", 0.0)
+    for _ in range(5):
+        await minute(store, await store.endpoint(), rejected=50)
+    evaluator = EndpointAlertEvaluator(store.database, LIMITS)
+    assert [(await evaluator.evaluate(NOW), evaluator.is_behind) for _ in range(3)] == [
+        (4, True),
+        (4, True),
+        (2, False),
+    ]
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
