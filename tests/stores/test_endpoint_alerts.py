@@ -11,7 +11,7 @@ from everhook.circuit.machine import CircuitState
 from everhook.contracts import DeliveryStatus
 from everhook.endpoints import store as endpoints
 from everhook.health import endpoint_alerts_store
-from everhook.health.endpoint_alerts import AlertLimits, AlertName
+from everhook.health.endpoint_alerts import AlertLimits, AlertName, AlertState
 from everhook.health.endpoint_alerts_store import EndpointAlertEvaluator, raised_alerts
 from everhook.health.score import Level
 from everhook.notifications.events import EventKind
@@ -83,6 +83,21 @@ async def test_two_evaluations_at_once_report_each_change_once(store: Store, oth
     assert sum(counts) == 0
     counts = await asyncio.gather(*(each.evaluate(NOW + timedelta(days=3)) for each in both))
     assert sum(counts) == 40 and await store.count(EndpointAlerts) == 0
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_state_is_written_only_over_the_one_that_it_follows_from(store: Store, known: bool) -> None:
+    end = await store.endpoint()
+    await minute(store, end, delivered=50, rejected=50)
+    if known:
+        await evaluate(store)
+    evaluator = EndpointAlertEvaluator(store.database, LIMITS)
+    async with store.database.reading() as session:
+        [subject] = await evaluator._subjects(session, [end.gid])
+    for state in (AlertState(Level.DEGRADED), AlertState()):
+        for expected in (True, False) if state.level is Level.DEGRADED else (False,):
+            async with store.database.writing() as session:
+                assert await endpoint_alerts_store._replace(session, subject, state, NOW) is expected
 
 
 async def test_limits_of_the_tenant_and_of_the_endpoint_override_the_defaults(store: Store) -> None:

@@ -1,6 +1,7 @@
 """Requests in flight to endpoints with a limit, counted over processes."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
@@ -8,8 +9,10 @@ from sqlalchemy import update
 from sqlmodel import col
 from temporalio.exceptions import ApplicationError
 
+from everhook.delivery import turns_store
 from everhook.delivery.turns import TurnQueue
 from everhook.delivery.turns_store import Turn, Turns
+from everhook.ids import Kind, new_gid
 from everhook.storage.engine import Database
 from everhook.storage.tables import EndpointTurn, now
 from testing.waiting import assert_eventually
@@ -31,6 +34,24 @@ async def test_no_more_are_taken_than_the_limit_over_all_processes(
     taken = [turn for turn in found if turn is not None]
     assert sorted(turn.slot for turn in taken) == [0, 1, 2]
     assert await other.take(gid, 3, LEASE) is None
+
+
+async def test_two_processes_that_see_the_same_free_slot_do_not_both_take_it(
+    database: Database, other_database: Database, gid: str
+) -> None:
+    async def take(one: Database) -> Sequence[Turn | None]:
+        async with one.write_connection() as connection:
+            return await turns_store._take_all(connection, [wanted()])
+
+    def wanted() -> turns_store._Wanted:
+        return turns_store._Wanted(gid, 1, new_gid(Kind.ATTEMPT), now() + LEASE)
+
+    async with database.write_connection() as connection:
+        [first] = await turns_store._take_all(connection, [wanted()])
+        second = asyncio.create_task(take(other_database))
+        await asyncio.sleep(0.1)
+        assert first is not None and not second.done()
+    assert await second == [None]
 
 
 async def test_a_turn_that_is_given_back_is_free_for_other_processes(
