@@ -180,7 +180,7 @@ def _upkeep(engine: DeliveryEngine) -> list[Activity]:
         engine.dispatcher,
         every=timedelta(seconds=settings.events_every_seconds),
     )
-    retention = RetentionActivities(client, database, RetentionPeriods.from_settings(settings))
+    retention = RetentionActivities(client, database, RetentionPeriods.from_settings(settings), engine.keyring)
     erasure = ErasureActivities(client, database)
     return [
         reconciling.reconcile,

@@ -6,6 +6,7 @@ from fastapi import Response
 from api.channels.schemas import ChannelOut
 from api.endpoints.schemas import (
     CircuitOut,
+    EndpointAuthOut,
     EndpointCircuitOut,
     EndpointMode,
     EndpointOptions,
@@ -48,11 +49,12 @@ def endpoint(view: EndpointView) -> EndpointOut:
         on_group_failure=row.on_group_failure,
         signatures=row.signatures,
         format=row.format,
-        headers=row.headers,
+        headers=dict.fromkeys(row.headers),
         metadata=row.details,
         ed25519=any(key.expires_at is None for key in view.public_keys),
         public_keys=public_keys(view),
         tls=_tls(row),
+        auth=EndpointAuthOut.model_validate(row.auth) if row.auth is not None else None,
         created_at=row.created_at,
         updated_at=row.updated_at,
     )

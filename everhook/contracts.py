@@ -112,7 +112,7 @@ class FailureCode(StrEnum):
     `BLOCKED` is a refusal by policy, and `UNSENDABLE` a local error before the first byte. All others are failures of
     the endpoint. `NACKED` and `LEASE_EXPIRED`: a consumer returned a pulled delivery, or let its lease expire.
     `MAIL_DEFERRED` and `MAIL_REJECTED`: the SMTP server refused a mail for now, or for good. `INVALID_PAYLOAD`: a
-    handler of Everhook itself cannot act on the payload.
+    handler of Everhook itself cannot act on the payload. `AUTH`: the endpoint's token endpoint issued no access token.
     """
 
     DNS = "dns"
@@ -130,6 +130,7 @@ class FailureCode(StrEnum):
     MAIL_DEFERRED = "mail_deferred"
     MAIL_REJECTED = "mail_rejected"
     INVALID_PAYLOAD = "invalid_payload"
+    AUTH = "auth"
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from cli import main as cli
 from everhook.axme.intents import IntentStatus
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryMode, DeliveryStatus, FailureCode, TaskQueue, Verdict
+from everhook.credentials.auth import AuthType
 from everhook.dead_letters.service import Decision
 from everhook.delivery.body_formats import BodyFormat
 from everhook.endpoints import list_store as endpoint_list
@@ -44,7 +45,7 @@ from everhook.pulling.leases import Held, LeaseStatus
 from everhook.redelivery.service import RedeliveryResult
 from everhook.serving.protocol import Phase
 from everhook.signing.schemes import SecretKind, SignatureScheme
-from everhook.storage.tables import GateState, TaskState
+from everhook.storage.tables import GateState, OnGroupFailure, TaskState
 from everhook.streaming.service import ByeReason
 from everhook.tenants.api_keys_store import GIVEN_SCOPES, Scope
 from tests.test_layout import REPOSITORY, name_of, product_files
@@ -207,6 +208,7 @@ def test_the_command_line_knows_the_roles_of_workers() -> None:
 
 DESCRIBED_IN: Mapping[type[Enum], str] = {
     AlertName: "docs/api.md",
+    AuthType: "docs/api.md",
     BodyFormat: "docs/api.md",
     ByeReason: "docs/api.md",
     EndpointMode: "docs/api.md",
@@ -218,6 +220,7 @@ DESCRIBED_IN: Mapping[type[Enum], str] = {
     DeadLetterReason: "docs/operating.md",
     DeliveryStatus: "docs/operating.md",
     GateState: "docs/approvals.md",
+    OnGroupFailure: "docs/api.md",
     IntentStatus: "docs/axme.md",
     StepState: "docs/approvals.md",
     EventKind: "docs/operating.md",

@@ -37,6 +37,7 @@ class Fields(TypedDict, total=False):
     retry: bool
     deliver_at: str | None
     delay_seconds: float | None
+    group_key: str | None
 
 
 class Api:

@@ -36,7 +36,14 @@ from cli.terminal_text import printable
 from everhook.delivery.body_formats import BodyFormat
 from everhook_client import calls
 from everhook_client.calls import Call
-from everhook_client.models import Endpoint, EndpointCreated, HandlerOptions, SecretRotated, SecretRotation
+from everhook_client.models import (
+    Endpoint,
+    EndpointAuth,
+    EndpointCreated,
+    HandlerOptions,
+    SecretRotated,
+    SecretRotation,
+)
 
 app = typer.Typer(help="Where your customers receive: URLs, and queues that they pull from.", no_args_is_help=True)
 
@@ -79,6 +86,10 @@ class Settings:
     tls_ca: Annotated[Path | None, typer.Option(help="A PEM file of authorities to trust.")] = None
     tls_certificate: Annotated[Path | None, typer.Option(help="A PEM file: the client certificate.")] = None
     tls_key: Annotated[Path | None, typer.Option(help="A PEM file: the key of the client certificate.")] = None
+    auth_file: Annotated[
+        Path | None,
+        typer.Option(help="A file (`-`: standard input) with `auth` as a JSON object: how requests authenticate."),
+    ] = None
 
     def given(self) -> dict[str, Any]:
         """Fields of a request, without those that were not given."""
@@ -93,8 +104,13 @@ class Settings:
             "metadata": json_object("--metadata", self.metadata) if self.metadata is not None else None,
             "ed25519": self.ed25519,
             "tls": self._tls(),
+            "auth": self._auth(),
         }
         return {name: value for name, value in body.items() if value is not None}
+
+    def _auth(self) -> dict[str, Any] | None:
+        """From a file, so that no secret is among the arguments of a process."""
+        return json_object("--auth-file", read_text("--auth-file", self.auth_file)) if self.auth_file else None
 
     def _tls(self) -> dict[str, str] | None:
         files = {"ca": self.tls_ca, "clientCertificate": self.tls_certificate, "clientKey": self.tls_key}
@@ -214,9 +230,10 @@ def update_endpoint(
     no_circuit: NoCircuit = False,
     no_alerts: Annotated[bool, typer.Option("--no-alerts", help="Remove its alert settings.")] = False,
     no_tls: Annotated[bool, typer.Option("--no-tls", help="Remove its certificates.")] = False,
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="Remove its authentication.")] = False,
 ) -> None:
     """Change an endpoint. Options that are not given stay unchanged."""
-    cleared = {"policy": no_policy, "circuit": no_circuit, "rateLimit": no_rate_limit, "tls": no_tls}
+    cleared = {"policy": no_policy, "circuit": no_circuit, "rateLimit": no_rate_limit, "tls": no_tls, "auth": no_auth}
     cleared |= {"maxInFlight": no_max_in_flight, "alerts": no_alerts}
     body = {**settings.given(), **policy.given(), **{name: None for name, clear in cleared.items() if clear}}
     if url is not None:
@@ -328,11 +345,19 @@ def _card(endpoint: Endpoint) -> Table:
             ("signatures", " ".join(endpoint["signatures"])),
             ("public keys", " ".join(key["publicKey"] for key in endpoint["publicKeys"])),
             ("format", endpoint["format"]),
-            ("headers", "  ".join(f"{name}: {value}" for name, value in endpoint["headers"].items())),
+            ("headers", "  ".join(endpoint["headers"])),
+            ("auth", _auth(endpoint["auth"])),
             ("metadata", json.dumps(endpoint["metadata"]) if endpoint["metadata"] else None),
             ("created", when(endpoint["createdAt"])),
         ]
     )
+
+
+def _auth(auth: EndpointAuth | None) -> str | None:
+    """How requests authenticate: `basic, username everhook`."""
+    if auth is None:
+        return None
+    return ", ".join([auth["type"], *(f"{name} {value}" for name, value in auth.items() if name != "type")])
 
 
 def _what_it_has(mode: Mode) -> str:

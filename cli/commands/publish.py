@@ -45,6 +45,7 @@ def publish(
     endpoint: Annotated[
         str | None, typer.Option(help="To this endpoint alone, by its gid, also if it does not subscribe.")
     ] = None,
+    group_key: Annotated[str | None, typer.Option(help="Endpoints get messages with the same key in order.")] = None,
     no_retry: Annotated[bool, typer.Option("--no-retry", help="One attempt; if it fails, a dead letter.")] = False,
     deliver_at: Annotated[str | None, typer.Option(help="Deliver it then, such as 2026-01-31T12:00:00Z.")] = None,
     delay: Annotated[float | None, typer.Option(min=0, help="Deliver it after so many seconds.")] = None,
@@ -65,6 +66,7 @@ def publish(
         "retry": not no_retry,
         "deliver_at": deliver_at,
         "delay_seconds": delay,
+        "group_key": group_key,
     }
     if wait and (deliver_at is not None or delay is not None):
         raise UsageError("--wait cannot be combined with --deliver-at or --delay: there are no deliveries yet")

@@ -31,6 +31,7 @@ from everhook.contracts import (
     PreviousAttempt,
     Verdict,
 )
+from everhook.delivery.authorized import AuthorizedClient
 from everhook.delivery.body_formats import Content, render
 from everhook.delivery.classify import RETRY_AFTER_STATUSES, Classification, classify
 from everhook.delivery.fitness import EndpointFitness
@@ -118,6 +119,7 @@ class Sender:
         self._recorder = recorder
         self._issuers = issuers
         self._egress = egress
+        self._authorized = AuthorizedClient(egress)
         self._reporter = reporter
         self._fitness = fitness
         self._under_way: dict[tuple[str, int, int], asyncio.Task[PreviousAttempt]] = {}
@@ -328,9 +330,7 @@ class Sender:
                 made = await self._handled(input, snapshot, destination)
             else:
                 headers, body = _request(input, snapshot, destination, attempt_gid, moment, span)
-                exchange = await self._egress.post(
-                    destination.url, headers, body, input.timeout, destination.tls, destination.tenant_gid
-                )
+                exchange = await self._post(destination, headers, body, input.timeout)
                 classification = classify(exchange.status, exchange.failure, retry_statuses=input.retry_statuses)
                 made = Made(headers, body, exchange, classification)
         except Exception as error:
@@ -340,6 +340,13 @@ class Sender:
             return Made(headers, body, exchange, classify(exchange.status, exchange.failure))
         self._faults.pop(input.endpoint_gid, None)
         return made
+
+    async def _post(
+        self, destination: Destination, headers: Sequence[tuple[str, str]], body: bytes, timeout: timedelta
+    ) -> Exchange:
+        if destination.auth is not None:
+            return await self._authorized.post(destination, destination.auth, headers, body, timeout)
+        return await self._egress.post(destination.url, headers, body, timeout, destination.tls, destination.tenant_gid)
 
     async def _handled(self, input: AttemptInput, snapshot: DeliverySnapshot, destination: Destination) -> Made:
         if self._handlers is None:
@@ -568,15 +575,18 @@ def _error(exchange: Exchange, classification: Classification) -> str | None:
 
 def _transcript(exchange: Exchange, destination: Destination, request_headers: Sequence[tuple[str, str]]) -> Transcript:
     """The transcript of an exchange. NUL is removed, because PostgreSQL cannot store it in text. The values of the
-    endpoint's own headers are left out: they may hold credentials."""
+    endpoint's own headers, and of the one that `auth` adds, are left out: they hold credentials."""
     own = destination.headers if request_headers else ()
     sent = request_headers[: len(request_headers) - len(own)]
+    secret = [name for name, _ in own]
+    if destination.auth is not None and request_headers:
+        secret.append(destination.auth.header_name)
     return Transcript(
         detail=exchange.detail.replace("\0", "") or None,
         headers=tuple((name.replace("\0", ""), value.replace("\0", "")) for name, value in exchange.headers),
         body=exchange.body if _has_responded(exchange) else None,
         url=destination.url,
-        request_headers=(*sent, *((name, "(kept secret)") for name, _ in own)),
+        request_headers=(*sent, *((name, "(kept secret)") for name in secret)),
     )
 
 

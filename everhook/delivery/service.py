@@ -31,7 +31,7 @@ from everhook.tenants import store as tenants
 
 NOTHING = "nothing"
 A_GATE = "the decisions of a gate"
-_WAITS = {DeliveryStatus.GATED: A_GATE, DeliveryStatus.QUEUED: "those before it in its group"}
+ITS_GROUP = "those before it in its group"
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,9 @@ class DeliveryService:
             row = await self.find(session, gid)
         if row.status in TERMINAL_STATUSES:
             return DeliveryState(row.status, row.round, row.attempts, NOTHING, dead_letter_reason=row.reason)
-        if row.status in _WAITS:
-            return DeliveryState(row.status, row.round, row.attempts, _WAITS[row.status])
+        if row.status in (DeliveryStatus.GATED, DeliveryStatus.QUEUED):
+            waits_for = A_GATE if row.status is DeliveryStatus.GATED else ITS_GROUP
+            return DeliveryState(row.status, row.round, row.attempts, waits_for)
         state = await delivery_state(self._temporal, gid)
         if state is None:
             raise NotFound("workflow for delivery", gid)

@@ -24,13 +24,14 @@ from everhook.circuit.machine import CircuitPolicy, Hold
 from everhook.circuit.spec import resolve
 from everhook.circuit.store import circuit_specs
 from everhook.contracts import DeliveryMode
+from everhook.credentials.auth import AuthType, EndpointAuth, check_one_each, parse_auth
+from everhook.credentials.headers import check_custom_headers
 from everhook.delivery.body_formats import BodyFormat
 from everhook.delivery.dispatcher import Dispatcher
 from everhook.delivery.weights import apply_limit
 from everhook.egress import EgressClient, LocalError, TlsExtras, TlsRefused, UrlRefused
 from everhook.endpoints import store as endpoints
 from everhook.endpoints import subscriptions_store as subscriptions
-from everhook.endpoints.headers import check_custom_headers
 from everhook.endpoints.quotas_store import Quotas
 from everhook.endpoints.sample import sample_message
 from everhook.endpoints.store import EndpointView, route_to
@@ -49,7 +50,8 @@ from everhook.signing import secrets_store as secrets
 from everhook.signing.schemes import DEFAULT_SCHEMES, SignatureScheme, new_secret
 from everhook.storage.engine import Session
 from everhook.storage.event_outbox import record_event
-from everhook.storage.keyring import KeyRing
+from everhook.storage.header_encryption import header_columns, header_values
+from everhook.storage.keyring import DecryptionError, KeyRing
 from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Endpoint, OnGroupFailure, Subscription, now
 from everhook.storage.tenant_scope import TenantScope, tenant_bound
 from everhook.tenants import store as tenants
@@ -85,7 +87,7 @@ _ACTIONS: Mapping[EndpointCommand, str] = {
 
 class EndpointChanges(TypedDict, total=False):
     """New values of settings; settings that are absent stay as they are. `policy`, `circuit` and `alerts` are as a
-    request spells them."""
+    request spells them. A header whose value is None keeps the value that it has."""
 
     url: str
     description: str
@@ -96,10 +98,11 @@ class EndpointChanges(TypedDict, total=False):
     max_in_flight: int | None
     signatures: Sequence[SignatureScheme]
     format: BodyFormat
-    headers: Mapping[str, str]
+    headers: Mapping[str, str | None]
     metadata: Mapping[str, Any]
     ed25519: bool
     tls: TlsExtras | None
+    auth: Mapping[str, str] | None
     options: Mapping[str, Any] | None
     on_group_failure: OnGroupFailure
 
@@ -107,7 +110,7 @@ class EndpointChanges(TypedDict, total=False):
 @dataclass(frozen=True)
 class EndpointSettings:
     """All settings of an endpoint that can be changed later. `rate_limit` is in requests a second, `max_in_flight` the
-    number of requests at a time. `options` are those of the mode, as the API spells them."""
+    number of requests at a time. `auth` and `options` (those of the mode) are as the API spells them."""
 
     url: str | None = None
     description: str = ""
@@ -118,10 +121,11 @@ class EndpointSettings:
     max_in_flight: int | None = None
     signatures: Sequence[SignatureScheme] = DEFAULT_SCHEMES
     format: BodyFormat = BodyFormat.ENVELOPE
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     ed25519: bool = False
     tls: TlsExtras | None = None
+    auth: Mapping[str, str] | None = field(default=None, repr=False)
     options: Mapping[str, Any] | None = None
     on_group_failure: OnGroupFailure = OnGroupFailure.CONTINUE
 
@@ -146,8 +150,9 @@ class CheckedEndpoint:
     """A new endpoint whose settings were found to be usable. `columns` are those of its row."""
 
     new: NewEndpoint
-    columns: Mapping[str, Any]
+    columns: Mapping[str, Any] = field(repr=False)
     handler_url: str | None = field(default=None, repr=False)
+    auth: EndpointAuth | None = None
 
 
 @dataclass(frozen=True)
@@ -232,8 +237,18 @@ class EndpointService:
         if new.mode is DeliveryMode.INTERNAL:
             columns["options"], handler_url = await self._checked_handler(new.options or {}, owner)
         await check_tls(self._egress, new.tls)
+        auth = await self._checked_auth(new.auth, owner)
+        check_one_each(auth.shown() if auth is not None else None, new.headers, changed="auth")
         _check_ed25519(new.signatures, on=new.ed25519, name="ed25519")
-        return CheckedEndpoint(new, {"url": "", **columns, "mode": new.mode}, handler_url)
+        return CheckedEndpoint(new, {"url": "", **columns, "mode": new.mode}, handler_url, auth)
+
+    async def _checked_auth(self, given: Mapping[str, str] | None, owner: str) -> EndpointAuth | None:
+        """`auth` whose token URL, if it has one, may be called. Raises InvalidField and Unavailable."""
+        auth = parse_auth(given) if given is not None else None
+        if auth is None or auth.type is not AuthType.OAUTH2:
+            return auth
+        url = await _checked_url(self._egress, auth.parts["tokenUrl"], owner, "auth.tokenUrl")
+        return replace(auth, parts={**auth.parts, "tokenUrl": url})
 
     async def _checked_handler(
         self, options: Mapping[str, Any], owner: str, before: Mapping[str, Any] | None = None
@@ -265,6 +280,7 @@ class EndpointService:
             self._keyring,
             endpoint,
             tls=new.tls,
+            auth=checked.auth,
             ed25519=new.ed25519,
             secret=new.secret,
             hold=Hold.PAUSED if new.paused else None,
@@ -323,8 +339,10 @@ class EndpointService:
         if "tls" in changes:
             await check_tls(self._egress, changes["tls"])
             columns |= endpoints.tls_columns(self._keyring, gid, changes["tls"])
+        auth = await self._checked_auth(changes.get("auth"), owner)
         async with scope.writing() as session:
             view = await self.get(session, gid, for_change=True)
+            columns |= self._credential_columns(view.endpoint, changes, auth)
             _check_ed25519_change(view, changes)
             if "ed25519" in changes:
                 await secrets.set_ed25519(session, self._keyring, gid, on=changes["ed25519"])
@@ -342,6 +360,40 @@ class EndpointService:
         if view.endpoint.circuit != old_circuit:
             await self._announcer.endpoint_changed(gid)
         return view
+
+    def _credential_columns(
+        self, endpoint: Endpoint, changes: EndpointChanges, auth: EndpointAuth | None
+    ) -> dict[str, Any]:
+        """New headers and a new `auth` as the row holds them. Raises InvalidField."""
+        columns: dict[str, Any] = {}
+        if "headers" in changes:
+            columns |= self._header_columns(endpoint, changes["headers"])
+        if "auth" in changes:
+            columns |= endpoints.auth_columns(self._keyring, endpoint.gid, auth)
+        if columns:
+            shown, headers = columns.get("auth", endpoint.auth), columns.get("headers", endpoint.headers)
+            check_one_each(shown, headers, changed="auth" if "auth" in changes else "headers")
+        return columns
+
+    def _header_columns(self, endpoint: Endpoint, given: Mapping[str, str | None]) -> dict[str, Any]:
+        """New headers as the row holds them. Raises InvalidField where there is no value to keep."""
+        headers = {name: value for name, value in given.items() if value is not None}
+        kept = [name for name in given if name not in headers]
+        if kept:
+            headers |= self._kept_values(endpoint, kept)
+        check_custom_headers(headers, kept)
+        return header_columns(self._keyring, endpoint.gid, {name: headers[name] for name in given})
+
+    def _kept_values(self, endpoint: Endpoint, names: Collection[str]) -> dict[str, str]:
+        try:
+            stored = header_values(self._keyring, endpoint.gid, endpoint.headers, endpoint.header_values)
+        except DecryptionError as error:
+            raise InvalidField("headers", "a value cannot be decrypted; give new ones") from error
+        values = {name.lower(): value for name, value in stored.items()}
+        for name in names:
+            if name.lower() not in values:
+                raise InvalidField(f"headers.{name[:100]}", "has no value that could be kept: the endpoint lacks it")
+        return {name: values[name.lower()] for name in names}
 
     async def delete(self, scope: TenantScope, actor: Actor, gid: str) -> None:
         """Delete an endpoint with its subscriptions and secrets. Its open deliveries are dead-lettered when they take
@@ -391,13 +443,14 @@ class EndpointService:
 
     async def pulled(self, session: Session, gid: str) -> PulledEndpoint:
         """An endpoint whose deliveries are pulled. Raises NotFound, and NotPulled for one that receives otherwise."""
-        view = await self.get(session, gid)
-        row = view.endpoint
+        row = await endpoints.receiving(session, gid)
+        if row is None:
+            raise NotFound("endpoint", gid)
         if not row.mode.is_pulled:
             raise NotPulled(f"{gid} receives in the mode {row.mode}: its deliveries cannot be pulled.")
         threshold = (row.circuit or {}).get("failureThreshold")
         options = pull_options(row.options)
-        return PulledEndpoint(row.gid, row.tenant_gid, view.tenant, failure_threshold=threshold, **options)
+        return PulledEndpoint(gid, row.tenant_gid, row.tenant, failure_threshold=threshold, **options)
 
     async def circuit_policy(self, session: Session, gid: str) -> CircuitPolicy:
         """The circuit settings that apply to an endpoint: those of the environment, of its channels and its own."""
@@ -427,7 +480,9 @@ class EndpointService:
             log.warning("an endpoint's new rate limit was not applied in Temporal", endpoint_gid=gid, error=str(error))
 
 
-_OF_HTTP = ("url", "rate_limit", "max_in_flight", "signatures", "format", "headers", "ed25519", "tls", "secret")
+_OF_HTTP = (
+    "url", "rate_limit", "max_in_flight", "signatures", "format", "headers", "ed25519", "tls", "auth", "secret",
+)  # fmt: skip
 """Settings that have a meaning for webhooks only."""
 
 _OF_ATTEMPTS = ("rate_limit", "max_in_flight")
@@ -494,11 +549,11 @@ def _refuse_of_http(mode: DeliveryMode, given: Sequence[str]) -> None:
 
 
 async def checked_settings(egress: EgressClient, changes: EndpointChanges, tenant: str) -> dict[str, Any]:
-    """Settings as columns of the endpoint's row, without `tls` and `ed25519`. What passes can be sent.
+    """Settings as columns of the endpoint's row, without `tls`, `auth` and `ed25519`. What passes can be sent.
 
     Raises InvalidField, and Unavailable where the URL's host could not be looked up.
     """
-    columns: dict[str, Any] = {name: value for name, value in changes.items() if name not in ("tls", "ed25519")}
+    columns: dict[str, Any] = {name: value for name, value in changes.items() if name not in ("tls", "auth", "ed25519")}
     if "options" in changes:
         columns["options"] = changes["options"] or {}
     if "url" in changes:
@@ -506,7 +561,7 @@ async def checked_settings(egress: EgressClient, changes: EndpointChanges, tenan
     if "signatures" in changes:
         columns["signatures"] = list(changes["signatures"])
     if "headers" in changes:
-        check_custom_headers(changes["headers"])
+        check_custom_headers({name: value for name, value in changes["headers"].items() if value is not None})
     if "metadata" in changes:
         columns["details"] = columns.pop("metadata")
     return columns

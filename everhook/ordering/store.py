@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, insert, select, tuple_, update
+from sqlalchemy import bindparam, delete, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
@@ -33,9 +33,11 @@ from everhook.storage.tables import (
     now,
 )
 
-FREED_BOUND = timedelta(seconds=60)
-"""The process that frees a delivery starts it. If it has not by then, the reconciler does. No first attempt, with its
-wait in the express lane, takes longer."""
+START_GRACE = timedelta(seconds=20)
+"""The process that frees a delivery makes its first attempt, or starts its workflow. If neither is recorded this much
+later than an attempt can take, the reconciler starts it. An attempt waits up to 10 s in the express lane."""
+
+RECHECKED = 1_000
 
 _GROUP, _GROUPED, _DELIVERY = table_of(DeliveryGroup), table_of(GroupedDelivery), table_of(Delivery)
 _LOST_FOR_GOOD = frozenset({DeadLetterReason.ENDPOINT_DELETED, DeadLetterReason.PAYLOAD_ERASED})
@@ -173,20 +175,11 @@ async def _head(connection: AsyncConnection, group: Group, after: int = 0) -> st
 
 
 async def _free(connection: AsyncConnection, heads: Iterable[str | None]) -> list[Freed]:
-    """Free those of these deliveries that wait. The reconciler starts what is not started by `FREED_BOUND`."""
+    """Free those of these deliveries that wait; their groups are locked."""
     gids = sorted(gid for gid in heads if gid is not None)
     if not gids:
         return []
     moment = now()
-    changed = await connection.execute(
-        update(_DELIVERY)
-        .where(_DELIVERY.c.gid.in_(gids), _DELIVERY.c.status == DeliveryStatus.QUEUED)
-        .values(status=DeliveryStatus.ACCEPTED, due_at=moment + FREED_BOUND, dispatched_at=None)
-        .returning(_DELIVERY.c.gid)
-    )
-    waited = list(changed.scalars())
-    if not waited:
-        return []
     rows = await connection.execute(
         select(
             _DELIVERY.c.gid,
@@ -199,26 +192,45 @@ async def _free(connection: AsyncConnection, heads: Iterable[str | None]) -> lis
         )
         .join(Endpoint, col(Endpoint.gid) == _DELIVERY.c.endpoint_gid)
         .outerjoin(Channel, col(Channel.name) == _DELIVERY.c.channel)
-        .where(_DELIVERY.c.gid.in_(waited))
+        .where(_DELIVERY.c.gid.in_(gids), _DELIVERY.c.status == DeliveryStatus.QUEUED)
+        .order_by(_DELIVERY.c.gid)
     )
-    freed, queued = list[Freed](), list[dict[str, Any]]()
+    freed, changes, queued = list[Freed](), list[dict[str, Any]](), list[dict[str, Any]]()
     for row in rows:
         is_pulled, is_deleted = row.mode.is_pulled, row.deleted_at is not None
+        policy = resolve(row.channel_policy, row.endpoint_policy)
         freed.append(Freed(row.gid, row.message_gid, row.endpoint_gid, is_pulled, is_pulled and is_deleted))
+        change = {
+            "b_gid": row.gid,
+            "b_status": DeliveryStatus.ACCEPTED,
+            "b_due_at": moment + policy.timeout + START_GRACE,
+            "b_dispatched_at": None,
+        }
         if is_pulled:
-            policy = resolve(row.channel_policy, row.endpoint_policy)
-            queued.append(
-                queue_row(row.gid, row.endpoint_gid, moment, policy) | {"guarded_at": moment if is_deleted else None}
-            )
+            item = queue_row(row.gid, row.endpoint_gid, moment, policy)
+            queued.append(item | {"guarded_at": moment if is_deleted else None})
+            change |= {
+                "b_status": DeliveryStatus.AVAILABLE,
+                "b_due_at": item["window_until"],
+                "b_dispatched_at": moment,
+            }
+        changes.append(change)
+    if changes:
+        await connection.execute(_FREE, changes)
     if queued:
         await enqueue(connection, queued)
-        for each in queued:
-            await connection.execute(
-                update(_DELIVERY)
-                .where(_DELIVERY.c.gid == each["delivery_gid"])
-                .values(status=DeliveryStatus.AVAILABLE, due_at=each["window_until"], dispatched_at=moment)
-            )
     return freed
+
+
+_FREE = (
+    update(_DELIVERY)
+    .where(_DELIVERY.c.gid == bindparam("b_gid"))
+    .values(
+        status=bindparam("b_status", type_=_DELIVERY.c.status.type),
+        due_at=bindparam("b_due_at", type_=_DELIVERY.c.due_at.type),
+        dispatched_at=bindparam("b_dispatched_at", type_=_DELIVERY.c.dispatched_at.type),
+    )
+)
 
 
 async def free_stalled(connection: AsyncConnection, before: datetime, limit: int) -> tuple[int, list[Freed]]:
@@ -266,7 +278,16 @@ async def _free_stalled_head(connection: AsyncConnection, head: str) -> list[Fre
 
 
 async def recheck_groups(connection: AsyncConnection, endpoint_gid: str) -> None:
-    """Have the next pass of the reconciler check the groups of an endpoint."""
+    """Have the next pass of the reconciler check groups of an endpoint. Those that are locked are in progress; those
+    beyond `RECHECKED` are checked when nothing happens in them."""
+    keys = await connection.execute(
+        select(_GROUP.c.group_key)
+        .where(_GROUP.c.endpoint_gid == endpoint_gid)
+        .limit(RECHECKED)
+        .with_for_update(skip_locked=True)
+    )
     await connection.execute(
-        update(_GROUP).where(_GROUP.c.endpoint_gid == endpoint_gid).values(touched_at=now() - timedelta(days=1))
+        update(_GROUP)
+        .where(_GROUP.c.endpoint_gid == endpoint_gid, _GROUP.c.group_key.in_(list(keys.scalars())))
+        .values(touched_at=now() - timedelta(days=1))
     )

@@ -186,8 +186,9 @@ _HAS_ALERTS = text("alerts IS NOT NULL")
 
 
 class Endpoint(SQLModel, table=True):
-    """`version` increases with every change, so that senders notice when their cached endpoint is old. `tls_key` is
-    encrypted.
+    """`version` increases with every change, so that senders notice when their cached endpoint is old. `tls_key`,
+    `header_values` and `auth_secret` are encrypted; `headers` holds names only, see `storage/header_encryption.py`.
+    `auth` is what may be shown of the authentication: its type and the parts that are not secret.
 
     `mode` never changes. Only endpoints of mode `http` have a `url`; of others it is empty. `options` are those of the
     mode, in the spelling of the API.
@@ -213,6 +214,9 @@ class Endpoint(SQLModel, table=True):
     signatures: list[str] = Field(sa_column=Column(JSON, nullable=False))
     format: BodyFormat = Field(default=BodyFormat.ENVELOPE, sa_type=enum_text(BodyFormat))
     headers: dict[str, str] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    header_values: str | None = None
+    auth: dict[str, str] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    auth_secret: str | None = None
     details: dict[str, Any] = Field(default_factory=dict, sa_column=Column("metadata", JSON, nullable=False))
     tls_ca: str | None = None
     tls_certificate: str | None = None
@@ -498,7 +502,7 @@ class DeliveryGroup(SQLModel, table=True):
     endpoint_gid: str = Field(primary_key=True)
     group_key: str = Field(primary_key=True)
     last: int = Field(sa_type=_WIDE)
-    open: int
+    open: int = Field(sa_type=_WIDE)
     touched_at: datetime = _when()
 
 

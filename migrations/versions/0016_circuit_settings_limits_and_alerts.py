@@ -6,7 +6,7 @@ from alembic import op
 from everhook.storage.online_schema import create_index, drop_index
 
 revision = "0016"
-down_revision = "0014"
+down_revision = "0017"
 branch_labels = None
 depends_on = None
 

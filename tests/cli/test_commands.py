@@ -178,6 +178,26 @@ async def test_an_endpoint_that_everhook_handles_itself(everhook: Everhook, at: 
     assert refused.status == 1 and "options.handler.kind" in refused.err
 
 
+async def test_credentials_of_an_endpoint_are_read_from_a_file_and_not_printed(
+    everhook: Everhook, at: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "auth.json"
+    file.write_text(json.dumps({"type": "basic", "username": "everhook", "password": "s3cr3t"}))
+    created = await everhook.ok("endpoints", "create", at, "--auth-file", str(file), "--header", "X-Key: s3cr3t-value")
+    assert "basic, username everhook" in created.out and "X-Key" in created.out and "s3cr3t" not in created.out
+    made = await everhook.json("endpoints", "create", at, "--auth-file", str(file))
+    assert made["auth"] == {"type": "basic", "username": "everhook"}
+    gid = made["endpointGid"]
+    assert "basic, username everhook" in (await everhook.ok("endpoints", "show", gid)).out
+    file.write_text('{"type": "bearer", "token": "s3cr3t s3cr3t"}')
+    refused = await everhook("endpoints", "update", gid, "--auth-file", str(file))
+    assert refused.status == 1 and "auth.token" in refused.err and "s3cr3t" not in refused.err
+    file.write_text('["s3cr3t"]')
+    refused = await everhook("endpoints", "update", gid, "--auth-file", str(file))
+    assert refused.status == 2 and "--auth-file must be a JSON object" in refused.err and "s3cr3t" not in refused.err
+    assert (await everhook.json("endpoints", "update", gid, "--no-auth"))["auth"] is None
+
+
 async def test_every_command_to_a_circuit_is_answered_with_the_new_state(
     everhook: Everhook, at: str, channel: str
 ) -> None:

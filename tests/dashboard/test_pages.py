@@ -12,9 +12,11 @@ from starlette.routing import Match
 from api import dashboard
 from api.dashboard.pages import PORTAL
 from everhook.contracts import DeadLetterReason, DeliveryStatus
+from everhook.delivery.snapshot_store import DestinationCache
 from everhook.ids import Kind, new_gid
+from everhook.storage.keyring import KeyRing
 from everhook.storage.tables import now
-from testing.api import Api, assert_problem, created, running_api
+from testing.api import MASTER_KEY, Api, assert_problem, created, running_api
 from tests.dashboard.conftest import Pages, browsing
 from tests.dashboard.scenery import gid_at
 
@@ -576,6 +578,59 @@ async def test_an_endpoint_made_in_the_portal_belongs_to_its_tenant(pages: Pages
     assert answer.status_code == 201
     (made,) = await pages.api.rows("SELECT tenant_gid FROM endpoint WHERE url LIKE '%/mine'")
     assert made.tenant_gid == acme
+
+
+async def test_values_of_headers_are_not_shown_and_stay_when_the_form_is_saved(pages: Pages) -> None:
+    await pages.sign_in()
+    written = "X-Key: v4lue-of-a-header\nX-Team: orders"
+    at = "http://127.0.0.1:9999/with-headers"
+    answer = await pages.send("/endpoints/new", url=at, signatures="standard", headers=written)
+    assert answer.status_code == 201 and "v4lue" not in answer.text and "X-Key" in answer.text
+    (made,) = await pages.api.rows("SELECT gid, header_values FROM endpoint WHERE url LIKE '%/with-headers'")
+    form = (await pages.get(f"/endpoints/{made.gid}/edit")).text
+    assert "v4lue" not in form and "X-Key: •••••" in form
+    kept = "X-Key: •••••\nX-New: n"
+    saved = await pages.send(f"/endpoints/{made.gid}/edit", url=at, signatures="standard", headers=kept)
+    assert saved.status_code == 303
+    destination = await DestinationCache(pages.api.database, KeyRing([MASTER_KEY])).get(made.gid, 2)
+    assert dict(destination.headers) == {"X-Key": "v4lue-of-a-header", "X-New": "n"}
+
+
+async def test_authentication_is_set_kept_replaced_and_removed_by_the_form_and_its_secret_not_shown(
+    pages: Pages,
+) -> None:
+    await pages.sign_in()
+    url = "http://127.0.0.1:9999/with-auth"
+    token_url, s3cret = "http://127.0.0.1:9999/token", "s3cret-of-the-client"
+    oauth2 = {"authType": "oauth2", "authName": "everhook", "authTokenUrl": token_url, "authScope": "a b"}
+    answer = await pages.send("/endpoints/new", url=url, signatures="standard", **oauth2)
+    assert answer.status_code == 422 and 'id="h-authSecret" class="mistake"' in answer.text
+    wrong = {**oauth2, "authSecret": s3cret, "authTokenUrl": "https://10.0.0.1/"}
+    answer = await pages.send("/endpoints/new", url=url, signatures="standard", **wrong)
+    assert 'id="h-authTokenUrl" class="mistake"' in answer.text and s3cret not in answer.text
+    answer = await pages.send("/endpoints/new", url=url, signatures="standard", **oauth2, authSecret=s3cret)
+    assert answer.status_code == 201 and token_url in answer.text and s3cret not in answer.text
+
+    async def stored() -> tuple[str, bool]:
+        (row,) = await pages.api.rows("SELECT gid, auth, auth_secret FROM endpoint WHERE url LIKE '%/with-auth'")
+        assert s3cret not in f"{row.auth}{row.auth_secret}"
+        return row.auth or "", row.auth_secret is not None
+
+    (row,) = await pages.api.rows("SELECT gid FROM endpoint WHERE url LIKE '%/with-auth'")
+    at = f"/endpoints/{row.gid}/edit"
+    before = await stored()
+    form = (await pages.get(at)).text
+    assert token_url in form and s3cret not in form and "As it is" in form
+    for unchanged in (oauth2 | {"authType": "as-it-is"}, {}):
+        assert (await pages.send(at, url=url, signatures="standard", **unchanged)).status_code == 303
+        assert await stored() == before
+    answer = await pages.send(at, url=url, signatures="standard", authType="as-it-is", authScope="other")
+    assert 'id="h-authType" class="mistake"' in answer.text and await stored() == before
+    bearer = {"authType": "bearer", "authSecret": s3cret, "authName": "ignored", "authTokenUrl": token_url}
+    assert (await pages.send(at, url=url, signatures="standard", **bearer)).status_code == 303
+    assert await stored() == ('{"type": "bearer"}', True)
+    assert (await pages.send(at, url=url, signatures="standard", authType="none")).status_code == 303
+    assert await stored() == ("", False)
 
 
 async def test_an_endpoint_that_everhook_handles_is_created_shown_and_edited_without_its_url(pages: Pages) -> None:

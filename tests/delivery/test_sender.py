@@ -120,6 +120,13 @@ async def with_a_tls_key_of_another(desk: Desk, _: pytest.MonkeyPatch) -> tuple[
     return desk, endpoint
 
 
+async def with_headers_that_are_none(desk: Desk, _: pytest.MonkeyPatch) -> tuple[Desk, Endpoint]:
+    endpoint = await desk.endpoint()
+    async with desk.store.database.writing() as session:
+        await session.execute(update(Endpoint).where(col(Endpoint.gid) == endpoint.gid).values(headers=[SECRET]))
+    return desk, endpoint
+
+
 async def with_signing_that_breaks(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> tuple[Desk, Endpoint]:
     def signature_headers(*_: Any) -> Any:
         raise ZeroDivisionError(SECRET)
@@ -138,7 +145,7 @@ FAULTS: dict[str, Faulty] = {
     "a header outside ASCII": with_headers(**{"x-a": "ä"}),
     "a header name with a blank": with_headers(**{"x a": "1"}),
     "a header that is not the endpoint's to set": with_headers(**{"content-length": "1"}),
-    "headers that are none": with_fields(headers=[SECRET]),
+    "headers that are none": with_headers_that_are_none,
     "a scheme that there is not": with_fields(signatures=[SECRET]),
     "no socket to be had": with_egress(LocalError("no socket to be had (EMFILE)")),
     "an unexpected error": with_egress(KeyError(SECRET)),

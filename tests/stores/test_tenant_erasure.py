@@ -19,6 +19,7 @@ from everhook.storage.tables import (
     AuditEntry,
     CircuitRow,
     Delivery,
+    DeliveryGroup,
     DeliveryRound,
     Endpoint,
     EndpointAlerts,
@@ -28,6 +29,7 @@ from everhook.storage.tables import (
     EndpointSecret,
     EndpointTurn,
     Gate,
+    GroupedDelivery,
     IdempotentResponse,
     Message,
     OperationalEvent,
@@ -38,6 +40,7 @@ from everhook.storage.tables import (
     ReceiptArchive,
     ReceiptHash,
     ReceiptSeal,
+    ScheduledMessage,
     Subscription,
     Task,
     TaskDecision,
@@ -80,6 +83,9 @@ ALL: tuple[type[SQLModel], ...] = (
     Task,
     TaskDecision,
     Gate,
+    ScheduledMessage,
+    DeliveryGroup,
+    GroupedDelivery,
 )
 
 
@@ -124,6 +130,10 @@ async def peopled(store: Store, name: str, deliveries: int = 3) -> str:
         rows += [task, TaskDecision(task_gid=task.gid, actor="ann", outcome="approved")]
         if number:  # the gate of a message to all stays with it
             rows += [Gate(message_gid=message.gid, delivery_gid=delivery.gid, steps=[])]
+            rows += [ScheduledMessage(message_gid=message.gid, deliver_at=now(), document={})]
+        of_group: dict[str, Any] = {"endpoint_gid": endpoint.gid, "group_key": f"group-{number}"}
+        rows += [DeliveryGroup(last=1, open=1, touched_at=now(), **of_group)]
+        rows += [GroupedDelivery(delivery_gid=delivery.gid, position=1, **of_group)]
         rows += [
             PullItem(
                 delivery_gid=delivery.gid,

@@ -123,6 +123,7 @@ def publish(
     retry: bool = True,
     deliver_at: str | None = None,
     delay_seconds: float | None = None,
+    group_key: str | None = None,
 ) -> Call[models.PublishedMessage]:
     """Publish a message. When it returns, the message and a delivery to each matching endpoint are committed.
 
@@ -131,7 +132,7 @@ def publish(
     `published_at` is a time in RFC 3339. `task` is what inboxes ask people. `gates` are the steps of approval before
     the message is sent, instead of those of the channel; `[]`: none. `metadata` are attributes that receivers get.
     `endpoint_gid`: to this endpoint alone. Without `retry` a delivery has one attempt. `deliver_at` (RFC 3339) or
-    `delay_seconds`: deliver it later, by 30 days at most.
+    `delay_seconds`: deliver it later, by 30 days at most. Endpoints get messages with the same `group_key` in order.
     """
     members = {
         "type": type,
@@ -145,6 +146,7 @@ def publish(
         "retry": None if retry else False,
         "deliverAt": deliver_at,
         "delaySeconds": delay_seconds,
+        "groupKey": group_key,
     }
     written = [
         f"{json.dumps(name)}: {json.dumps(value)}, ".encode() for name, value in members.items() if value is not None

@@ -124,6 +124,12 @@ class AuditEntry(TypedDict):
     createdAt: str
 
 
+AuthType: TypeAlias = Literal["bearer", "basic", "header", "oauth2"]
+"""
+How requests to an endpoint authenticate. `oauth2`: with an access token for client credentials.
+"""
+
+
 class Batch(TypedDict):
     """
     The progress of a bulk operation.
@@ -343,6 +349,58 @@ DependencyState: TypeAlias = Literal["ok", "down"]
 """
 Whether a dependency responded to the last check.
 """
+
+
+class EndpointAuthIn(TypedDict):
+    """
+    How requests authenticate. `bearer` takes `token`; `basic` takes `username` and `password`; `header` takes `name`
+    and `value`; `oauth2` (client credentials) takes `tokenUrl`, `clientId`, `clientSecret`, and optionally `scope` and
+    `audience`. Secrets are encrypted, and not shown again.
+    """
+
+    type: AuthType
+    token: NotRequired[str]
+    """
+    A secret.
+    """
+    username: NotRequired[str]
+    password: NotRequired[str]
+    """
+    A secret.
+    """
+    name: NotRequired[str]
+    """
+    Of the header.
+    """
+    value: NotRequired[str]
+    """
+    Of the header. A secret.
+    """
+    tokenUrl: NotRequired[str]
+    """
+    Where access tokens are requested; the rules of `url` hold for it.
+    """
+    clientId: NotRequired[str]
+    clientSecret: NotRequired[str]
+    """
+    A secret.
+    """
+    scope: NotRequired[str]
+    audience: NotRequired[str]
+
+
+class EndpointAuth(TypedDict):
+    """
+    How requests authenticate, without the secret.
+    """
+
+    type: AuthType
+    username: NotRequired[str]
+    name: NotRequired[str]
+    tokenUrl: NotRequired[str]
+    clientId: NotRequired[str]
+    scope: NotRequired[str]
+    audience: NotRequired[str]
 
 
 class EndpointCircuit(TypedDict):
@@ -1212,7 +1270,7 @@ How far to look back. `bucket` is the length of a step in charts.
 """
 
 
-Headers: TypeAlias = dict[str, str]
+Headers: TypeAlias = dict[str, str | None]
 
 
 class NewMessage(TypedDict):
@@ -1592,7 +1650,10 @@ class Endpoint(TypedDict):
     onGroupFailure: OnGroupFailure
     signatures: list[SignatureScheme]
     format: BodyFormat
-    headers: dict[str, str]
+    headers: dict[str, str | None]
+    """
+    Values are null, except where a key with the scope `admin` has just created the endpoint.
+    """
     metadata: dict[str, Any]
     ed25519: bool
     publicKeys: list[PublicKey]
@@ -1600,6 +1661,10 @@ class Endpoint(TypedDict):
     For `v1a` signatures, newest first.
     """
     tls: Tls | None
+    auth: EndpointAuth | None
+    """
+    How requests authenticate; its secret is not shown.
+    """
     createdAt: str
     updatedAt: str
 
@@ -2052,7 +2117,10 @@ class EndpointCreated(TypedDict):
     onGroupFailure: OnGroupFailure
     signatures: list[SignatureScheme]
     format: BodyFormat
-    headers: dict[str, str]
+    headers: dict[str, str | None]
+    """
+    Values are null, except where a key with the scope `admin` has just created the endpoint.
+    """
     metadata: dict[str, Any]
     ed25519: bool
     publicKeys: list[PublicKey]
@@ -2060,6 +2128,10 @@ class EndpointCreated(TypedDict):
     For `v1a` signatures, newest first.
     """
     tls: Tls | None
+    auth: EndpointAuth | None
+    """
+    How requests authenticate; its secret is not shown.
+    """
     createdAt: str
     updatedAt: str
     subscriptionGid: str | None
@@ -2093,12 +2165,19 @@ class EndpointIn(TypedDict):
     signatures: NotRequired[list[SignatureScheme]]
     format: NotRequired[BodyFormat]
     headers: NotRequired[dict[str, str]]
+    """
+    Added to each request. Their values are encrypted.
+    """
     metadata: NotRequired[dict[str, Any]]
     ed25519: NotRequired[bool]
     """
     Sign with Ed25519 too (`v1a`); needs the scheme `standard`.
     """
     tls: NotRequired[Tls | None]
+    auth: NotRequired[EndpointAuthIn | None]
+    """
+    How requests authenticate.
+    """
     options: NotRequired[EndpointOptions | None]
     """
     Those of the mode.
@@ -2139,9 +2218,16 @@ class EndpointPatch(TypedDict):
     signatures: NotRequired[list[SignatureScheme] | None]
     format: NotRequired[BodyFormat | None]
     headers: NotRequired[Headers | None]
+    """
+    They replace all; one whose value is null keeps the value that it has.
+    """
     metadata: NotRequired[dict[str, Any] | None]
     ed25519: NotRequired[bool | None]
     tls: NotRequired[Tls | None]
+    auth: NotRequired[EndpointAuthIn | None]
+    """
+    It replaces what there was; null removes it.
+    """
     options: NotRequired[EndpointOptions | None]
     onGroupFailure: NotRequired[OnGroupFailure | None]
 
