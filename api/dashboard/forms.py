@@ -93,6 +93,12 @@ FIELDS = {
     "assignees": "assignees",
     "dueSeconds": "dueHours",
     "handler": "handler",
+    "failureThreshold": "failureThreshold",
+    "cooldownSeconds": "cooldown",
+    "cooldownMaxSeconds": "cooldownMax",
+    "disableAfterHours": "disableAfter",
+    "releasePerSecond": "releasePerSecond",
+    "releasePerSecondMax": "releasePerSecondMax",
 }
 """Fields of our forms that go by another name in the API, or stand deeper."""
 
