@@ -3,10 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-from everhook.storage.online_schema import create_index, drop_index
-
 revision = "0016"
-down_revision = "0017"
+down_revision = "0015"
 branch_labels = None
 depends_on = None
 
@@ -39,11 +37,9 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["endpoint_gid"], ["endpoint.gid"]),
         sa.PrimaryKeyConstraint("endpoint_gid"),
     )
-    create_index("ix_endpoint_alerts", "endpoint", ["gid"], where="alerts IS NOT NULL")
 
 
 def downgrade() -> None:
-    drop_index("ix_endpoint_alerts", "endpoint")
     op.drop_table("endpoint_alerts")
     op.drop_column("endpoint", "alerts")
     op.drop_column("tenant", "alerts")
