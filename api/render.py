@@ -7,6 +7,7 @@ from api.channels.schemas import ChannelOut
 from api.endpoints.schemas import (
     CircuitOut,
     EndpointAuthOut,
+    EndpointCircuitOut,
     EndpointMode,
     EndpointOptions,
     EndpointOut,
@@ -27,6 +28,7 @@ def channel(row: Channel, tenant_gid: str | None = None) -> ChannelOut:
     return ChannelOut(
         name=row.name,
         policy=row.policy,
+        circuit=row.circuit,
         gates=gates,
         validation=row.validation,
         retention_days=row.retention_days,
@@ -45,9 +47,13 @@ def endpoint(view: EndpointView) -> EndpointOut:
         description=row.description,
         status=status_of(circuit.hold),
         status_reason=circuit.hold_reason,
-        circuit=CircuitOut.model_validate(circuit, extra="ignore"),
+        circuit=EndpointCircuitOut(
+            **CircuitOut.model_validate(circuit, extra="ignore").model_dump(), settings=row.circuit
+        ),
         policy=row.policy,
+        alerts=row.alerts,
         rate_limit=row.rate_limit,
+        max_in_flight=row.max_in_flight,
         on_group_failure=row.on_group_failure,
         signatures=row.signatures,
         format=row.format,

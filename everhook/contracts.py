@@ -472,6 +472,14 @@ class EndpointInput:
 
 
 @dataclass(frozen=True)
+class EndpointCircuit:
+    """The result of `load_endpoint`: the circuit as last projected, and the policy that applies to it now."""
+
+    circuit: Circuit
+    policy: CircuitPolicy
+
+
+@dataclass(frozen=True)
 class OutcomeReport:
     """What one process saw of an endpoint since its last report: any success, then failures in a row.
 

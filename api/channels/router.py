@@ -9,7 +9,7 @@ from api.channels.schemas import ChannelIn, ChannelOut, ChannelPatch, gates_of
 from api.dependencies import Paging, Principal, ServicesDep, Store
 from api.idempotency import OnceDep
 from api.problems import documents, invalid, refuse_nulls
-from api.schemas import ListOf, Name, spec_of
+from api.schemas import ListOf, Name, circuit_of, spec_of
 
 router = APIRouter(prefix="/channels", tags=["channels"])
 
@@ -26,6 +26,7 @@ async def create_channel(
             body.name,
             spec_of(body.policy),
             gates_of(body.gates),
+            circuit_of(body.circuit),
             body.validation,
             body.retention_days,
         )
@@ -53,11 +54,12 @@ async def get_channel(name: Name, services: ServicesDep, store: Store) -> Channe
 async def update_channel(
     name: Name, body: ChannelPatch, services: ServicesDep, store: Store, caller: Principal
 ) -> ChannelOut:
-    """Set the policy, the gates, the validation, the retention, or several of them. A round of attempts that has begun
-    keeps its policy; the next round takes the new one. Messages that were accepted keep their gates."""
+    """Set the policy, the circuit settings, the gates, the validation, the retention, or several of them. A round of
+    attempts that has begun keeps its policy; the next round takes the new one. Circuits take new settings at once.
+    Messages that were accepted keep their gates."""
     if not body.model_fields_set:
-        raise invalid("policy", "is required, unless `gates`, `validation` or `retentionDays` are given")
-    refuse_nulls(body, ("policy", "gates", "retention_days"))
+        raise invalid("policy", "is required, unless `circuit`, `gates`, `validation` or `retentionDays` are given")
+    refuse_nulls(body, ("policy", "circuit", "gates", "retention_days"))
     async with store.writing() as session:
         channel = await services.channels.get(session, name)
         if "gates" in body.model_fields_set:  # first: it locks inboxes, and the deletion of one locks channels after it
@@ -68,7 +70,12 @@ async def update_channel(
             channel = await services.channels.set_validation(session, caller.actor, name, body.validation)
         if "retention_days" in body.model_fields_set:
             channel = await services.channels.set_retention(session, caller.actor, name, body.retention_days)
-        return render.channel(channel)
+        if "circuit" in body.model_fields_set:
+            channel = await services.channels.set_circuit(session, caller.actor, name, circuit_of(body.circuit))
+        response = render.channel(channel)
+    if "circuit" in body.model_fields_set:
+        services.channels.circuit_changed(name)
+    return response
 
 
 @router.delete("/{name}", status_code=HTTPStatus.NO_CONTENT, responses=documents(problem_types.CHANNEL_IN_USE))

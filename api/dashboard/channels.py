@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
 from api.channels.schemas import ChannelIn, ChannelPatch
-from api.dashboard import charts, policy_form
+from api.dashboard import charts, circuit_form, policy_form
 from api.dashboard.charts import Chart
 from api.dashboard.forms import Form, FormError, wrong_fields
 from api.dashboard.pages import (
@@ -26,7 +26,7 @@ from api.dashboard.pages import (
 )
 from api.dependencies import ServicesDep
 from api.problems import Problem
-from api.schemas import Policy, spec_of
+from api.schemas import Policy, circuit_of, spec_of
 from everhook.delivery.policy import DeliveryPolicy, resolve
 from everhook.errors import DomainError, NotFound
 from everhook.event_types.modes import ValidationMode
@@ -95,6 +95,7 @@ async def create(
         new = ChannelIn(
             name=form.get("name"),
             policy=_policy(form),
+            circuit=circuit_form.circuit(form),
             validation=_validation(form),
             retention_days=_retention(form),
         )
@@ -104,6 +105,7 @@ async def create(
                 viewer.caller.actor,
                 new.name,
                 spec_of(new.policy),
+                circuit=circuit_of(new.circuit),
                 validation=new.validation,
                 retention_days=new.retention_days,
             )
@@ -119,7 +121,12 @@ async def ask_edit(
     async with store.reading() as session:
         channel = await services.channels.get(session, name)
     days = "" if channel.retention_days is None else f"{channel.retention_days:g}"
-    values = {**policy_form.fields(channel.policy), "validation": channel.validation, "retention": days}
+    values = {
+        **policy_form.fields(channel.policy),
+        **circuit_form.fields(channel.circuit),
+        "validation": channel.validation,
+        "retention": days,
+    }
     return _form(request, viewer, values, name)
 
 
@@ -129,13 +136,18 @@ async def edit(
 ) -> Response:
     try:
         changes = ChannelPatch(policy=_policy(form), validation=_validation(form), retention_days=_retention(form))
-        actor = viewer.caller.actor
+        circuit, actor = circuit_of(circuit_form.circuit(form)), viewer.caller.actor
         async with store.writing() as session:
             channel = await services.channels.set_policy(session, actor, name, spec_of(changes.policy))
+            before = channel.circuit
+            if circuit != before:
+                await services.channels.set_circuit(session, actor, name, circuit)
             if changes.validation is not None and changes.validation is not channel.validation:
                 await services.channels.set_validation(session, actor, name, changes.validation)
             if changes.retention_days != channel.retention_days:
                 await services.channels.set_retention(session, actor, name, changes.retention_days)
+        if circuit != before:
+            services.channels.circuit_changed(name)
     except NotFound:
         raise
     except (ValidationError, Problem, DomainError) as error:
@@ -192,4 +204,5 @@ def _form(
         wrong=wrong_fields(error) if error is not None else {},
         schedules=policy_form.SCHEDULES,
         validations=[(mode.value, label) for mode, label in VALIDATIONS],
+        circuit_hint="Of the endpoints that subscribe. Empty: as the environment says",
     )

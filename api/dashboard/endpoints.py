@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from markupsafe import Markup
 from pydantic import ValidationError
 
-from api.dashboard import charts, overview, policy_form, states
+from api.dashboard import charts, circuit_form, overview, policy_form, states
 from api.dashboard.charts import Chart, Column, Span
 from api.dashboard.endpoint_names import MODES, endpoint_title
 from api.dashboard.filters import channel_names
@@ -31,10 +31,17 @@ from api.dashboard.pages import (
 )
 from api.dashboard.states import CircuitEvent
 from api.dependencies import Services, ServicesDep
-from api.endpoints.schemas import EndpointAuthIn, EndpointIn, EndpointPatch, SecretRotation
+from api.endpoints.schemas import (
+    MAX_REQUESTS_IN_FLIGHT,
+    EndpointAuthIn,
+    EndpointIn,
+    EndpointPatch,
+    SecretRotation,
+)
 from api.problems import Problem, invalid
 from api.schemas import Policy
 from api.subscriptions.schemas import SubscriptionIn
+from everhook.circuit.machine import CircuitPolicy
 from everhook.contracts import DeliveryMode
 from everhook.credentials.auth import AuthType, fields_of
 from everhook.delivery.body_formats import BodyFormat
@@ -45,6 +52,7 @@ from everhook.endpoints.service import EndpointCommand
 from everhook.endpoints.store import EndpointView
 from everhook.endpoints.subscriptions import NewSubscription
 from everhook.errors import DomainError, NotFound
+from everhook.health.endpoint_alerts import AlertName, RaisedAlert
 from everhook.health.score import AttemptStats, Health, Window
 from everhook.health.store import RecurringError, healths, stats_of_endpoints
 from everhook.notifications.events import EventKind
@@ -136,6 +144,8 @@ class DetailView:
     types: tuple[tuple[str, str], ...]
     schedule: Chart
     timeout: timedelta
+    circuit_policy: CircuitPolicy
+    alerts: Mapping[AlertName, RaisedAlert]
     dead_letters: int
     queue: QueueView | None = None
     secret: str | None = None
@@ -232,7 +242,8 @@ async def create(
 ) -> Response:
     try:
         mode = form.get("mode", DeliveryMode.HTTP.value)
-        body = EndpointIn(mode=mode, **_settings(form, mode, {}), **_first_subscription(form, viewer))
+        paused = form.get("paused") == "on"
+        body = EndpointIn(mode=mode, paused=paused, **_settings(form, mode, {}), **_first_subscription(form, viewer))
         checked = await services.endpoints.check(body.new(), viewer.tenant_gid)
         async with store.writing() as session:
             created = await services.endpoints.create(session, viewer.caller.actor, checked)
@@ -284,6 +295,7 @@ async def _detail(
         types = await services.event_types.with_examples(session, TYPES_SHOWN)
         dead = await endpoint_list.dead_letters(session, [gid])
         pulled = view.endpoint.mode.is_pulled
+        circuit_policy = await services.endpoints.circuit_policy(session, gid)
         queue = await services.pulls.view(session, await services.endpoints.pulled(session, gid)) if pulled else None
     policy = resolve(view.endpoint.policy)
     return DetailView(
@@ -306,6 +318,8 @@ async def _detail(
         types=tuple((name, name) for name in types),
         schedule=charts.schedule(policy),
         timeout=policy.timeout,
+        circuit_policy=circuit_policy,
+        alerts=scored.alerts,
         dead_letters=dead.get(gid, 0),
         queue=queue,
         secret=secret,
@@ -363,6 +377,8 @@ async def ask_edit(gid: str, request: Request, viewer: ViewerDep, services: Serv
         "headers": "\n".join(f"{name}: {KEPT}" for name in endpoint.headers),
         **_fields_of_auth(endpoint.auth),
         **policy_form.fields(endpoint.policy),
+        **circuit_form.fields(endpoint.circuit),
+        "requestsInFlight": str(endpoint.max_in_flight or ""),
     }
     return await _form(request, viewer, store, values, endpoint.signatures, view)
 
@@ -460,6 +476,7 @@ async def _form(
         schemes=[scheme.value for scheme in SignatureScheme],
         formats=[(each.value, each.value) for each in BodyFormat],
         schedules=policy_form.SCHEDULES,
+        circuit_hint="Empty: as its channels or the environment say",
         modes=[(mode.value, label) for mode, label in MODES.items()],
         auth_types=[
             *([(AS_IT_IS, "As it is")] if view is not None and view.endpoint.auth else []),
@@ -509,6 +526,7 @@ def _settings(
         return {
             "description": form.get("description"),
             "policy": Policy(**spec) if spec is not None else None,
+            "circuit": circuit_form.circuit(form),
             "options": {"handler": _object(form.get("handler"), "options.handler")},
         }
     if mode != DeliveryMode.HTTP:
@@ -516,6 +534,7 @@ def _settings(
         return {
             "description": form.get("description"),
             "policy": Policy(**spec) if spec is not None else None,
+            "circuit": circuit_form.circuit(form),
             "options": {name: int(number) for name, number in options.items() if number is not None},
         }
     return {
@@ -526,6 +545,8 @@ def _settings(
         "format": form.get("format", BodyFormat.ENVELOPE.value),
         "headers": _headers(form.get("headers")),
         "policy": Policy(**spec) if spec is not None else None,
+        "circuit": circuit_form.circuit(form),
+        "maxInFlight": _requests_in_flight(form),
         **_auth(form, auth_before),
     }
 
@@ -581,6 +602,13 @@ def _number(written: str, field: str) -> float | None:
         return float(written) if written else None
     except ValueError as error:
         raise invalid(field, "is not a number") from error
+
+
+def _requests_in_flight(form: Form) -> int | None:
+    number = _number(form.get("requestsInFlight"), "requestsInFlight")
+    if number is not None and number not in range(1, MAX_REQUESTS_IN_FLIGHT + 1):
+        raise invalid("requestsInFlight", f"is a whole number from 1 to {MAX_REQUESTS_IN_FLIGHT:,}")
+    return int(number) if number is not None else None
 
 
 def _headers(written: str) -> dict[str, str | None]:

@@ -94,6 +94,12 @@ FIELDS = {
     "dueSeconds": "dueHours",
     "handler": "handler",
     "retentionDays": "retention",
+    "failureThreshold": "failureThreshold",
+    "cooldownSeconds": "cooldown",
+    "cooldownMaxSeconds": "cooldownMax",
+    "disableAfterHours": "disableAfter",
+    "releasePerSecond": "releasePerSecond",
+    "releasePerSecondMax": "releasePerSecondMax",
 }
 """Fields of our forms that go by another name in the API, or stand deeper."""
 

@@ -72,7 +72,7 @@ async def update_endpoint(
     gid: Gid, body: EndpointPatch, services: ServicesDep, store: Store, caller: Principal
 ) -> EndpointOut:
     """Change the fields that are given. Attempts that begin after the response use the new settings."""
-    refuse_nulls(body, but={"policy", "rate_limit", "tls", "auth"})
+    refuse_nulls(body, but={"alerts", "auth", "circuit", "max_in_flight", "policy", "rate_limit", "tls"})
     return render.endpoint(await services.endpoints.change(store, caller.actor, gid, body.changes()))
 
 

@@ -15,7 +15,9 @@ from pydantic.alias_generators import to_camel
 
 from api import patterns
 from api.schemas import (
+    AlertSettings,
     ApiModel,
+    CircuitSettings,
     Events,
     EventType,
     Flag,
@@ -26,6 +28,8 @@ from api.schemas import (
     Number,
     Policy,
     Text,
+    alerts_of,
+    circuit_of,
     spec_of,
 )
 from everhook.circuit.machine import CircuitState, Hold
@@ -41,6 +45,7 @@ from everhook.storage.tables import OnGroupFailure
 MAX_PEM = 32 * 1024
 MAX_GRACE = timedelta(days=7)
 DEFAULT_GRACE = timedelta(days=1)
+MAX_REQUESTS_IN_FLIGHT = 1_000
 
 CIRCUIT: dict[str, Any] = {"state": "closed", "failures": 0}
 ENDPOINT: dict[str, Any] = {
@@ -51,9 +56,11 @@ ENDPOINT: dict[str, Any] = {
     "description": "Order sync",
     "status": "enabled",
     "statusReason": "",
-    "circuit": CIRCUIT,
+    "circuit": {**CIRCUIT, "settings": {"failureThreshold": 10}},
     "policy": {"preset": "patient"},
+    "alerts": {"successRateBelow": 0.95},
     "rateLimit": 50,
+    "maxInFlight": 4,
     "signatures": ["standard"],
     "format": "envelope",
     "headers": {"x-team": None},
@@ -222,7 +229,12 @@ class EndpointSettings(ApiModel):
     )
     description: Text = ""
     policy: Policy | None = None
+    circuit: CircuitSettings | None = None
+    alerts: AlertSettings | None = None
     rate_limit: Number | None = Field(None, gt=0, le=1_000, description="Requests a second at most.")
+    max_in_flight: Integer | None = Field(
+        None, ge=1, le=MAX_REQUESTS_IN_FLIGHT, description="Requests at a time at most, over all processes."
+    )
     signatures: list[SignatureScheme] = Field(default_factory=lambda: list(DEFAULT_SCHEMES), min_length=1)
     format: BodyFormat = BodyFormat.ENVELOPE
     headers: dict[str, str] = Field(
@@ -257,6 +269,8 @@ class EndpointIn(EndpointSettings):
         None, description="Your own: `whsec_` and 24 to 64 bytes in base64; without it one is generated."
     )
 
+    paused: Flag = Field(False, description="Send nothing to it until it is resumed; its messages are parked.")
+
     def new(self) -> NewEndpoint:
         """As the use case takes it."""
         return NewEndpoint(
@@ -273,7 +287,10 @@ class EndpointPatch(ApiModel):
     url: str | None = None
     description: Text | None = None
     policy: Policy | None = None
+    circuit: CircuitSettings | None = None
+    alerts: AlertSettings | None = None
     rate_limit: Number | None = Field(None, gt=0, le=1_000)
+    max_in_flight: Integer | None = Field(None, ge=1, le=MAX_REQUESTS_IN_FLIGHT)
     signatures: list[SignatureScheme] | None = Field(None, min_length=1)
     format: BodyFormat | None = None
     headers: dict[str, str | None] | None = Field(
@@ -295,6 +312,10 @@ def _plain(model: EndpointSettings | EndpointPatch, values: dict[str, Any]) -> d
     """Values of settings without API models among them."""
     if "policy" in values:
         values["policy"] = spec_of(model.policy)
+    if "circuit" in values:
+        values["circuit"] = circuit_of(model.circuit)
+    if "alerts" in values:
+        values["alerts"] = alerts_of(model.alerts)
     if "options" in values:
         values["options"] = options_of(model.options)
     if "mode" in values:
@@ -318,6 +339,12 @@ class CircuitOut(ApiModel):
     until: datetime | None = Field(description="When the cooldown, or the wait for a probe, ends.")
 
 
+class EndpointCircuitOut(CircuitOut):
+    """The circuit of an endpoint, with its own settings."""
+
+    settings: CircuitSettings | None = Field(description="Those that the endpoint sets itself; null: none.")
+
+
 class EndpointStatus(StrEnum):
     """Whether an operator, or Everhook after days of failures, holds back what is sent to an endpoint."""
 
@@ -337,9 +364,11 @@ class EndpointOut(ApiModel):
     description: str
     status: EndpointStatus
     status_reason: str
-    circuit: CircuitOut
+    circuit: EndpointCircuitOut
     policy: dict[str, Any] | None
+    alerts: dict[str, Any] | None = Field(description="Those that the endpoint sets itself; null: none.")
     rate_limit: float | None
+    max_in_flight: int | None
     on_group_failure: OnGroupFailure
     signatures: list[SignatureScheme]
     format: BodyFormat

@@ -8,7 +8,7 @@ from api import problem_types
 from api.dependencies import Paging, Principal, ServicesDep, Store
 from api.idempotency import OnceDep
 from api.problems import documents, invalid, refuse_nulls
-from api.schemas import Gid, ListOf
+from api.schemas import Gid, ListOf, alerts_of
 from api.tenants.schemas import TenantIn, TenantOut, TenantPatch
 from everhook.storage.tables import Tenant
 
@@ -44,15 +44,17 @@ async def get_tenant(gid: Gid, services: ServicesDep, store: Store) -> TenantOut
 async def update_tenant(
     gid: Gid, body: TenantPatch, services: ServicesDep, store: Store, caller: Principal
 ) -> TenantOut:
-    """Give a tenant another name or another rate. Workflows that are running keep the old name in Temporal; a rate
-    takes effect within seconds."""
+    """Give a tenant another name or another rate, or its endpoints other alert settings. Workflows that are running
+    keep the old name in Temporal; a rate takes effect within seconds."""
     if not body.model_fields_set:
-        raise invalid("name", "is required, unless `publishRate` is given")
-    refuse_nulls(body, ("publish_rate",))
+        raise invalid("name", "is required, unless `publishRate` or `alerts` are given")
+    refuse_nulls(body, ("publish_rate", "alerts"))
     async with store.writing() as session:
         tenant = await services.tenants.get(session, gid)
         if "publish_rate" in body.model_fields_set:
             tenant = await services.tenants.set_publish_rate(session, caller.actor, tenant.gid, body.publish_rate)
+        if "alerts" in body.model_fields_set:
+            tenant = await services.tenants.set_alerts(session, caller.actor, tenant.gid, alerts_of(body.alerts))
         if body.name is not None:
             tenant = await services.tenants.rename(session, caller.actor, tenant.gid, body.name)
         return _shown(tenant)
@@ -69,5 +71,9 @@ async def erase_tenant(gid: Gid, services: ServicesDep, store: Store, caller: Pr
 
 def _shown(tenant: Tenant) -> TenantOut:
     return TenantOut(
-        tenant_gid=tenant.gid, name=tenant.name, publish_rate=tenant.publish_rate, created_at=tenant.created_at
+        tenant_gid=tenant.gid,
+        name=tenant.name,
+        publish_rate=tenant.publish_rate,
+        alerts=tenant.alerts,
+        created_at=tenant.created_at,
     )

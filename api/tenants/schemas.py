@@ -5,13 +5,14 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
 
-from api.schemas import ApiModel, Name
+from api.schemas import AlertSettings, ApiModel, Name
 from everhook.settings import checked_rate
 
 TENANT: dict[str, Any] = {
     "tenantGid": "ten_01m83prhbfe23sdyzab24cmhby",
     "name": "acme",
     "publishRate": "100/minute",
+    "alerts": {"successRateBelow": 0.95},
     "createdAt": "2026-01-31T12:00:00Z",
 }
 
@@ -40,12 +41,13 @@ class TenantIn(ApiModel):
 
 
 class TenantPatch(ApiModel):
-    """What is absent stays as it is."""
+    """Fields that are absent stay as they are."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"publishRate": "100/minute"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"alerts": {"successRateBelow": 0.95}}]})
 
     name: Name | None = Field(None, description="Not null.")
     publish_rate: Rate | None = Field(None, description=PUBLISH_RATE)
+    alerts: AlertSettings | None = Field(None, description="Of its endpoints. Their own override them key by key.")
 
 
 class TenantOut(ApiModel):
@@ -54,4 +56,5 @@ class TenantOut(ApiModel):
     tenant_gid: str
     name: str
     publish_rate: str | None = Field(description=PUBLISH_RATE)
+    alerts: dict[str, Any] | None = Field(description="Alert settings of its endpoints; null: none.")
     created_at: datetime

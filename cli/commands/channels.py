@@ -8,7 +8,7 @@ from rich.table import Table
 
 from cli.command import Session, command
 from cli.formatting import age, when
-from cli.options import DEFAULT_LIMIT, Limit, PolicyOptions, Yes, changed
+from cli.options import DEFAULT_LIMIT, CircuitJson, Limit, NoCircuit, PolicyOptions, Yes, changed, circuit_given
 from cli.output import Output, pairs
 from everhook_client import calls
 from everhook_client.models import Channel
@@ -42,11 +42,13 @@ def create_channel(
     session: Session,
     name: Name,
     policy: PolicyOptions,
+    circuit: CircuitJson = None,
     validation: Validation = None,
     retention_days: RetentionDays = None,
 ) -> None:
     """Create a channel, so that messages can be published to it."""
-    body = changed({"name": name, **policy.given(), **_given(validation, retention_days)})
+    given = {**policy.given(), **circuit_given(circuit), **_given(validation, retention_days)}
+    body = changed({"name": name, **given})
     session.out.show(session.api.call(calls.create_channel(body)), _card)
 
 
@@ -64,6 +66,8 @@ def update_channel(
     name: Name,
     policy: PolicyOptions,
     no_policy: Annotated[bool, typer.Option("--no-policy", help="Use the default policy.")] = False,
+    circuit: CircuitJson = None,
+    no_circuit: NoCircuit = False,
     validation: Validation = None,
     retention_days: RetentionDays = None,
     no_retention: Annotated[
@@ -72,9 +76,10 @@ def update_channel(
 ) -> None:
     """Change the settings of a channel. Options that are not given stay unchanged; rounds that have started keep their
     policy."""
-    body = {**policy.given(), **({"policy": None} if no_policy else {}), **_given(validation, retention_days)}
-    body |= {"retentionDays": None} if no_retention else {}
-    session.out.show(session.api.call(calls.update_channel(name, changed(body))), _card)
+    options = (("policy", no_policy), ("circuit", no_circuit), ("retentionDays", no_retention))
+    cleared = {name: None for name, clear in options if clear}
+    given = {**policy.given(), **circuit_given(circuit), **_given(validation, retention_days)}
+    session.out.show(session.api.call(calls.update_channel(name, changed({**given, **cleared}))), _card)
 
 
 @command(app, "delete", examples=["channels delete orders"])
@@ -104,6 +109,7 @@ def _card(channel: Channel) -> Table:
         [
             ("name", channel["name"]),
             ("policy", _policy(channel)),
+            ("circuit settings", json.dumps(channel["circuit"]) if channel["circuit"] is not None else None),
             ("validation", channel["validation"]),
             ("payloads are kept", _retention(channel)),
             ("created", when(channel["createdAt"])),

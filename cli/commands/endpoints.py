@@ -16,7 +16,20 @@ from cli.command import Session, command
 from cli.errors import UsageError
 from cli.following import conclude, show_delivery, wait_for_end
 from cli.formatting import age, when
-from cli.options import DEFAULT_LIMIT, Events, Limit, PolicyOptions, Tenants, Yes, changed, json_object, read_text
+from cli.options import (
+    DEFAULT_LIMIT,
+    CircuitJson,
+    Events,
+    Limit,
+    NoCircuit,
+    PolicyOptions,
+    Tenants,
+    Yes,
+    changed,
+    circuit_given,
+    json_object,
+    read_text,
+)
 from cli.output import Output, pairs
 from cli.terminal_states import state
 from cli.terminal_text import printable
@@ -54,6 +67,10 @@ class Settings:
 
     description: Annotated[str | None, typer.Option(help="A description for people.")] = None
     rate_limit: Annotated[float | None, typer.Option(help="Maximum number of requests per second.")] = None
+    circuit: CircuitJson = None
+    alerts: Annotated[
+        str | None, typer.Option(help='Alert settings as JSON, such as {"successRateBelow": 0.95, "minAttempts": 50}.')
+    ] = None
     signatures: Annotated[
         list[str] | None,
         typer.Option(
@@ -79,6 +96,8 @@ class Settings:
         body = {
             "description": self.description,
             "rateLimit": self.rate_limit,
+            **circuit_given(self.circuit),
+            "alerts": json_object("--alerts", self.alerts) if self.alerts is not None else None,
             "signatures": self.signatures or None,
             "format": self.format,
             "headers": dict(map(_header, self.headers)) if self.headers else None,
@@ -143,7 +162,11 @@ def create_endpoint(
         int | None, typer.Option(help="Of a queue: how long a consumer has a message; 60 by default.")
     ] = None,
     max_in_flight: Annotated[
-        int | None, typer.Option(help="Of a queue: how many messages all consumers together may have; 1000 by default.")
+        int | None,
+        typer.Option(
+            help="How many requests are made to a URL at a time; of a queue: how many messages all consumers together "
+            "may have, 1000 by default."
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of --mode inbox: what people see.")] = None,
     assignee: Annotated[
@@ -155,6 +178,7 @@ def create_endpoint(
     handler_file: Annotated[
         Path | None, typer.Option(help="The same from a file (`-`: standard input), for one that holds a secret URL.")
     ] = None,
+    paused: Annotated[bool, typer.Option("--paused", help="Send nothing to it until `resume`.")] = False,
 ) -> None:
     """Create an endpoint and, with --channel or --event, its first subscription. The secret is shown only once."""
     if mode is not Mode.HTTP and (at or url):
@@ -167,7 +191,7 @@ def create_endpoint(
         raise UsageError("give the endpoint's URL, once: everhook endpoints create https://… --channel orders")
     options = {
         "leaseSeconds": lease_seconds,
-        "maxInFlight": max_in_flight,
+        "maxInFlight": max_in_flight if mode in (Mode.POLL, Mode.STREAM) else None,
         "name": name,
         "task": {"assignees": assignee} if assignee else None,
         "handler": json_object("--handler", handler) if handler is not None else None,
@@ -176,6 +200,8 @@ def create_endpoint(
         "url": at or url,
         "mode": mode if mode is not Mode.HTTP else None,
         "options": {name: value for name, value in options.items() if value is not None} or None,
+        "maxInFlight": max_in_flight if mode not in (Mode.POLL, Mode.STREAM) else None,
+        "paused": paused or None,
         "channel": channel,
         "events": events or None,
         "tenant": tenant,
@@ -199,14 +225,21 @@ def update_endpoint(
     url: Annotated[str | None, typer.Option(help="The new URL.")] = None,
     no_policy: Annotated[bool, typer.Option("--no-policy", help="Use the channel's policy.")] = False,
     no_rate_limit: Annotated[bool, typer.Option("--no-rate-limit", help="Remove the rate limit.")] = False,
+    max_in_flight: Annotated[int | None, typer.Option(help="How many requests are made to its URL at a time.")] = None,
+    no_max_in_flight: Annotated[bool, typer.Option("--no-max-in-flight", help="Remove that limit.")] = False,
+    no_circuit: NoCircuit = False,
+    no_alerts: Annotated[bool, typer.Option("--no-alerts", help="Remove its alert settings.")] = False,
     no_tls: Annotated[bool, typer.Option("--no-tls", help="Remove its certificates.")] = False,
     no_auth: Annotated[bool, typer.Option("--no-auth", help="Remove its authentication.")] = False,
 ) -> None:
     """Change an endpoint. Options that are not given stay unchanged."""
-    cleared = {"policy": no_policy, "rateLimit": no_rate_limit, "tls": no_tls, "auth": no_auth}
+    cleared = {"policy": no_policy, "circuit": no_circuit, "rateLimit": no_rate_limit, "tls": no_tls, "auth": no_auth}
+    cleared |= {"maxInFlight": no_max_in_flight, "alerts": no_alerts}
     body = {**settings.given(), **policy.given(), **{name: None for name, clear in cleared.items() if clear}}
     if url is not None:
         body["url"] = url
+    if max_in_flight is not None:
+        body["maxInFlight"] = max_in_flight
     session.out.show(session.api.call(calls.update_endpoint(gid, changed(body))), _card)
 
 
@@ -306,6 +339,9 @@ def _card(endpoint: Endpoint) -> Table:
             ("state", _with(state(endpoint["status"]), endpoint["statusReason"])),
             ("circuit", _with(state(circuit["state"]), _failing(endpoint))),
             ("policy", json.dumps(endpoint["policy"]) if endpoint["policy"] is not None else "the channel's"),
+            ("circuit settings", json.dumps(circuit["settings"]) if circuit["settings"] is not None else None),
+            ("alert settings", json.dumps(endpoint["alerts"]) if endpoint["alerts"] is not None else None),
+            ("requests at a time", str(endpoint["maxInFlight"]) if endpoint["maxInFlight"] is not None else None),
             ("rate limit", f"{endpoint['rateLimit']:g} a second" if endpoint["rateLimit"] is not None else None),
             ("signatures", " ".join(endpoint["signatures"])),
             ("public keys", " ".join(key["publicKey"] for key in endpoint["publicKeys"])),

@@ -1,10 +1,11 @@
-"""Use cases of channels. All of them need the database alone, so they take a session."""
+"""Use cases of channels. Those that take a session need the database alone."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from everhook.audit.store import Actor, record_audit
 from everhook.channels import store as channels
+from everhook.circuit.announcer import CircuitAnnouncer
 from everhook.errors import ChannelExists, ChannelInUse, InvalidField, NotFound
 from everhook.event_types.modes import ValidationMode
 from everhook.notifications.events import RESERVED, is_reserved
@@ -16,10 +17,12 @@ from everhook.storage.tables import Channel
 
 
 class ChannelService:
-    """Policies and gates are as requests spell them; None: the default policy, no gates. Channels have no tenant."""
+    """Policies, gates and circuit settings are as requests spell them; None: the default policy, no gates, the settings
+    of the environment. Channels have no tenant."""
 
-    def __init__(self, message_days: float) -> None:
+    def __init__(self, announcer: CircuitAnnouncer, message_days: float) -> None:
         """`message_days`: how long messages are kept (`EVERHOOK_DELIVERY_RETENTION_DAYS`); 0: for ever."""
+        self._announcer = announcer
         self._message_days = message_days
 
     async def create(
@@ -29,6 +32,7 @@ class ChannelService:
         name: str,
         policy: dict[str, Any] | None,
         gates: Sequence[Any] | None = None,
+        circuit: dict[str, Any] | None = None,
         validation: ValidationMode = ValidationMode.OFF,
         retention_days: float | None = None,
     ) -> Channel:
@@ -37,16 +41,14 @@ class ChannelService:
             raise InvalidField("name", f"may not begin with {RESERVED}: such channels are Everhook's own")
         self._check_retention(retention_days)
         checked = await _checked(session, gates)
-        channel = await channels.create(session, name, policy, checked, validation, retention_days)
+        channel = await channels.create(session, name, policy, checked, circuit, validation, retention_days)
         if channel is None:
             raise ChannelExists(f"There is a channel {name} already.")
         detail: dict[str, Any] = {"policy": channel.policy}
-        if channel.gates:
-            detail["gates"] = _inboxes(channel)
-        if channel.validation is not ValidationMode.OFF:
-            detail["validation"] = channel.validation
-        if channel.retention_days is not None:
-            detail["retentionDays"] = channel.retention_days
+        detail |= {"gates": _inboxes(channel)} if channel.gates else {}
+        detail |= {"circuit": circuit} if circuit else {}
+        detail |= {"validation": validation} if validation is not ValidationMode.OFF else {}
+        detail |= {"retentionDays": retention_days} if retention_days is not None else {}
         record_audit(session, actor, "channel.created", channel.name, detail=detail)
         return channel
 
@@ -76,6 +78,18 @@ class ChannelService:
         await channels.set_gates(session, channel, await _checked(session, gates))
         record_audit(session, actor, "channel.changed", name, detail={"gates": _inboxes(channel)})
         return channel
+
+    async def set_circuit(self, session: Session, actor: Actor, name: str, circuit: dict[str, Any] | None) -> Channel:
+        """Set the circuit settings of the endpoints that subscribe to a channel. Call `circuit_changed` after the
+        commit. Raises NotFound."""
+        channel = await self.get(session, name)
+        await channels.set_circuit(session, channel, circuit)
+        record_audit(session, actor, "channel.changed", name, detail={"circuit": channel.circuit})
+        return channel
+
+    def circuit_changed(self, name: str) -> None:
+        """Announce changed circuit settings to the circuits, in the background."""
+        self._announcer.channel_changed(name)
 
     async def set_validation(self, session: Session, actor: Actor, name: str, validation: ValidationMode) -> Channel:
         """From now on, messages that do not fit the catalogue of event types are accepted, flagged or rejected. Raises

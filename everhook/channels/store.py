@@ -19,6 +19,7 @@ async def create(
     name: str,
     policy: dict[str, Any] | None,
     gates: list[dict[str, Any]] | None = None,
+    circuit: dict[str, Any] | None = None,
     validation: ValidationMode = ValidationMode.OFF,
     retention_days: float | None = None,
 ) -> Channel | None:
@@ -29,6 +30,7 @@ async def create(
         "name": name,
         "policy": policy,
         "gates": gates,
+        "circuit": circuit,
         "validation": validation,
         "retention_days": retention_days,
         "routes_version": 0,
@@ -77,6 +79,12 @@ async def set_policy(session: AsyncSession, channel: Channel, policy: dict[str, 
     session.add(channel)
     await session.flush()
     await bump(session, channel.name)
+
+
+async def set_circuit(session: AsyncSession, channel: Channel, circuit: dict[str, Any] | None) -> None:
+    channel.circuit = circuit
+    session.add(channel)
+    await session.flush()
 
 
 async def remove(session: AsyncSession, name: str) -> bool:

@@ -17,6 +17,7 @@ from everhook.contracts import (
     PreviousAttempt,
     Verdict,
 )
+from everhook.delivery.limits import queue_limit
 from everhook.delivery.policy import DeliveryPolicy, one_attempt, resolve
 from everhook.publishing.routing import Route
 from everhook.settings import Settings
@@ -109,6 +110,7 @@ _INPUTS: Select[*tuple[Any, ...]] = (
         col(Channel.policy).label("channel_policy"),
         col(Endpoint.policy).label("endpoint_policy"),
         col(Endpoint.rate_limit),
+        col(Endpoint.max_in_flight),
         col(Endpoint.mode),
     )
     .join(Endpoint, col(Endpoint.gid) == col(Delivery.endpoint_gid))
@@ -178,7 +180,7 @@ def _input(row: Any, defaults: InputDefaults) -> DeliveryInput:
         channel=row.channel,
         event_type=row.event_type,
         policy=one_attempt(policy) if row.single_attempt else policy,
-        rate_limit=row.rate_limit,
+        rate_limit=queue_limit(row.rate_limit, row.max_in_flight),
         mode=row.mode,
         round=row.round,
         attempt=_attempt(row.status, row.attempts),

@@ -40,6 +40,8 @@ from everhook.delivery.pacing import MISSES, Pacer
 from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.delivery.send_times_store import SendTimes
 from everhook.delivery.snapshot_store import DeliverySnapshot, Destination, DestinationCache, SnapshotLoader
+from everhook.delivery.turns import TurnQueue
+from everhook.delivery.turns_store import Turns
 from everhook.egress import EgressClient, Exchange, LocalError, UnsendableRequest
 from everhook.ids import Kind, new_gid
 from everhook.observability import tracing
@@ -62,6 +64,9 @@ RELOAD_S = 0.05
 """An attempt that waited for a send time loads its endpoint again this long before it sends."""
 
 PROBE_LEASE_MARGIN = timedelta(seconds=30)
+
+TURN_MARGIN = timedelta(seconds=30)
+"""What a request may take beyond its timeout: its send time, recording it, and differences of clocks."""
 
 MAX_FAULTS_REMEMBERED = 10_000
 
@@ -121,15 +126,41 @@ class Sender:
         self._snapshots = SnapshotLoader(database)
         self._destinations = DestinationCache(database, keyring)
         self._pacer = Pacer(SendTimes(database))
+        self._turns = TurnQueue(Turns(database))
         self._faults: LRUCache[str, str] = LRUCache(MAX_FAULTS_REMEMBERED)
 
     async def attempt(self, input: AttemptInput, tries: int = 1) -> AttemptOutcome:
         """Make an attempt that a workflow requested, for the `tries`-th time. Returns once it is recorded.
 
         An attempt that is recorded already is not made again: its response to Temporal was lost. Raises an error with a
-        retry delay if the endpoint's rate limit does not allow a request soon.
+        retry delay if the endpoint's limits do not allow a request soon.
         """
         ready = await self._ready(input)
+        if isinstance(ready, AttemptOutcome) or (at_once := ready[1].max_in_flight) is None:
+            return await self._paced(input, ready, tries)
+        began = time.monotonic()
+        lease = input.timeout + TURN_MARGIN
+        waits = input.rate_limit is not None  # only on the queue for limited endpoints
+        turn = await self._turns.take(input.endpoint_gid, at_once, lease, tries, waits=waits)
+        try:
+            if time.monotonic() - began > RELOAD_S:
+                ready = await self._ready(input)
+            return await self._paced(input, ready, tries)
+        finally:
+            under_way = self._under_way.get((input.delivery_gid, input.round, input.number))
+            if under_way is None:
+                await self._turns.give_back(turn)
+            else:  # this call was cancelled, and its request goes on
+                under_way.add_done_callback(lambda _: self._turns.give_back_soon(turn))
+
+    async def close(self) -> None:
+        """Finish what goes on after the last attempt."""
+        await self._turns.close()
+
+    async def _paced(
+        self, input: AttemptInput, ready: "tuple[DeliverySnapshot, Destination] | AttemptOutcome", tries: int
+    ) -> AttemptOutcome:
+        """Make the attempt at a time that the endpoint's rate limit allows."""
         misses = 0
         while not isinstance(ready, AttemptOutcome) and (limit := ready[1].rate_limit) is not None:
             send_at = await self._pacer.reserve(input.endpoint_gid, limit, tries)
@@ -176,9 +207,9 @@ class Sender:
 
     async def first_attempt(self, input: AttemptInput, snapshot: DeliverySnapshot) -> PreviousAttempt | None:
         """Make the first attempt of a delivery that has no workflow yet. The caller has it in memory and has checked
-        that the circuit is closed. None if nothing was sent, because the endpoint was deleted or has a rate limit."""
+        that the circuit is closed. None if nothing was sent, because the endpoint was deleted or has a limit."""
         destination = await self._destinations.get(input.endpoint_gid, snapshot.endpoint_version)
-        if destination.deleted or destination.rate_limit is not None:
+        if destination.deleted or destination.queue_limit is not None:
             return None
         return await self._finish(input, snapshot, destination, before_workflow=True)
 
@@ -380,9 +411,9 @@ class Sender:
 def _with_limit(outcome: AttemptOutcome, input: AttemptInput, destination: Destination) -> AttemptOutcome:
     """Add the endpoint's rate limit to the outcome if it differs from the workflow's: it decides the next attempt's
     queue."""
-    if destination.rate_limit == input.rate_limit:
+    if destination.queue_limit == input.rate_limit:
         return outcome
-    return replace(outcome, new_rate_limit=NewRateLimit(destination.rate_limit))
+    return replace(outcome, new_rate_limit=NewRateLimit(destination.queue_limit))
 
 
 def _known_outcome(input: AttemptInput, snapshot: DeliverySnapshot) -> AttemptOutcome | None:

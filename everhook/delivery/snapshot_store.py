@@ -17,6 +17,7 @@ from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import TERMINAL_STATUSES, DeliveryMode, DeliveryStatus, Verdict
 from everhook.credentials.auth import EndpointAuth
 from everhook.delivery.body_formats import BodyFormat
+from everhook.delivery.limits import queue_limit
 from everhook.egress import TlsExtras
 from everhook.errors import InvalidField
 from everhook.internal.options import Handler, parse_handler
@@ -89,9 +90,10 @@ class Destination:
     """An endpoint as senders need it.
 
     `fault` says why nothing can be sent to it: a secret cannot be decrypted. `rate_limit` is in requests per second;
-    None means no limit. The secrets of a `deleted` endpoint are deleted, so nothing can be signed for it. `handler`: it
-    has the mode `internal`; then `url` is what attempts and receipts name in place of a URL. `metadata_headers`: the
-    metadata of messages is sent as headers, too.
+    None means no limit. `max_in_flight` is the number of requests at a time. The secrets of a `deleted` endpoint are
+    deleted, so nothing can be signed for it. `handler`: it has the mode `internal`; then `url` is what attempts and
+    receipts name in place of a URL. `metadata_headers`: the metadata of messages is sent as headers,
+    too.
     """
 
     url: str
@@ -106,8 +108,14 @@ class Destination:
     fault: str | None = None
     deleted: bool = False
     rate_limit: float | None = None
+    max_in_flight: int | None = None
     handler: Handler | None = None
     metadata_headers: bool = False
+
+    @property
+    def queue_limit(self) -> float | None:
+        """The rate limit that workflows know."""
+        return queue_limit(self.rate_limit, self.max_in_flight)
 
     def live_keys(self, moment: datetime) -> list[bytes]:
         """The HMAC keys that sign at this moment, newest first."""
@@ -224,6 +232,7 @@ async def _load_destination(connection: AsyncConnection, keyring: KeyRing, endpo
                 col(Endpoint.tls_key),
                 col(Endpoint.deleted_at),
                 col(Endpoint.rate_limit),
+                col(Endpoint.max_in_flight),
                 col(Endpoint.mode),
                 col(Endpoint.options),
             )
@@ -241,6 +250,7 @@ async def _load_destination(connection: AsyncConnection, keyring: KeyRing, endpo
         keys=SigningKeys((), ()),
         deleted=endpoint.deleted_at is not None,
         rate_limit=endpoint.rate_limit,
+        max_in_flight=endpoint.max_in_flight,
         metadata_headers=bool(endpoint.options.get("metadataHeaders")),
     )
     try:

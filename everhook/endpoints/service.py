@@ -18,7 +18,11 @@ from temporalio.service import RPCError
 
 from everhook.audit.store import Actor, on_record, record_audit
 from everhook.channels import store as channels
+from everhook.circuit.announcer import CircuitAnnouncer
 from everhook.circuit.client import CircuitClient
+from everhook.circuit.machine import CircuitPolicy, Hold
+from everhook.circuit.spec import resolve
+from everhook.circuit.store import circuit_specs
 from everhook.contracts import DeliveryMode
 from everhook.credentials.auth import AuthType, EndpointAuth, check_one_each, parse_auth
 from everhook.credentials.headers import check_custom_headers
@@ -36,6 +40,7 @@ from everhook.event_types import store as event_types
 from everhook.inbox.store import open_deliveries
 from everhook.inbox.tasks import parse_spec
 from everhook.internal.options import HandlerKind, check_domains, masked_url, parse_handler
+from everhook.notifications.events import EventKind
 from everhook.ordering.store import recheck_groups
 from everhook.publishing.routing import Route
 from everhook.publishing.store import Accepted, Acceptor
@@ -45,6 +50,7 @@ from everhook.pulling.service import pull_options
 from everhook.signing import secrets_store as secrets
 from everhook.signing.schemes import DEFAULT_SCHEMES, SignatureScheme, new_secret
 from everhook.storage.engine import Session
+from everhook.storage.event_outbox import record_event
 from everhook.storage.header_encryption import header_columns, header_values
 from everhook.storage.keyring import DecryptionError, KeyRing
 from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Endpoint, OnGroupFailure, Subscription, now
@@ -81,13 +87,16 @@ _ACTIONS: Mapping[EndpointCommand, str] = {
 
 
 class EndpointChanges(TypedDict, total=False):
-    """New values of settings; settings that are absent stay as they are. `policy` is as a request spells it. A header
-    whose value is None keeps the value that it has."""
+    """New values of settings; settings that are absent stay as they are. `policy`, `circuit` and `alerts` are as a
+    request spells them. A header whose value is None keeps the value that it has."""
 
     url: str
     description: str
     policy: dict[str, Any] | None
+    circuit: dict[str, Any] | None
+    alerts: dict[str, Any] | None
     rate_limit: float | None
+    max_in_flight: int | None
     signatures: Sequence[SignatureScheme]
     format: BodyFormat
     headers: Mapping[str, str | None]
@@ -101,13 +110,16 @@ class EndpointChanges(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class EndpointSettings:
-    """All settings of an endpoint that can be changed later. `rate_limit` is in requests a second. `auth` and `options`
-    (those of the mode) are as the API spells them."""
+    """All settings of an endpoint that can be changed later. `rate_limit` is in requests a second, `max_in_flight` the
+    number of requests at a time. `auth` and `options` (those of the mode) are as the API spells them."""
 
     url: str | None = None
     description: str = ""
     policy: dict[str, Any] | None = None
+    circuit: dict[str, Any] | None = None
+    alerts: dict[str, Any] | None = None
     rate_limit: float | None = None
+    max_in_flight: int | None = None
     signatures: Sequence[SignatureScheme] = DEFAULT_SCHEMES
     format: BodyFormat = BodyFormat.ENVELOPE
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -123,13 +135,15 @@ class EndpointSettings:
 class NewEndpoint(EndpointSettings):
     """`mode` cannot be changed later.
 
-    `channel` or `events` add a first subscription. `tenant` is a name or a gid; `secret` None: generate one."""
+    `channel` or `events` add a first subscription. `tenant` is a name or a gid; `secret` None: generate one. `paused`:
+    nothing is sent to it until it is resumed."""
 
     mode: DeliveryMode = DeliveryMode.HTTP
     channel: str | None = None
     events: Sequence[str] | None = None
     tenant: str | None = None
     secret: str | None = field(default=None, repr=False)
+    paused: bool = False
 
 
 @dataclass(frozen=True)
@@ -181,6 +195,7 @@ class EndpointService:
         acceptor: Acceptor,
         dispatcher: Dispatcher,
         circuits: CircuitClient,
+        announcer: CircuitAnnouncer,
         temporal: Client,
         mail_domains: Sequence[str] | None = None,
     ) -> None:
@@ -192,6 +207,7 @@ class EndpointService:
         self._acceptor = acceptor
         self._dispatcher = dispatcher
         self._circuits = circuits
+        self._announcer = announcer
         self._temporal = temporal
 
     async def check(self, new: NewEndpoint, tenant_gid: str | None = None) -> CheckedEndpoint:
@@ -203,7 +219,10 @@ class EndpointService:
         settings: EndpointChanges = {
             "description": new.description,
             "policy": new.policy,
+            "circuit": new.circuit,
+            "alerts": new.alerts,
             "rate_limit": new.rate_limit,
+            "max_in_flight": new.max_in_flight,
             "signatures": new.signatures,
             "format": new.format,
             "headers": new.headers,
@@ -265,6 +284,7 @@ class EndpointService:
             auth=checked.auth,
             ed25519=new.ed25519,
             secret=new.secret,
+            hold=Hold.PAUSED if new.paused else None,
         )
         if checked.handler_url is not None:
             await secrets.set_handler_url(session, self._keyring, endpoint.gid, checked.handler_url)
@@ -275,7 +295,19 @@ class EndpointService:
             )
             await subscriptions.create(session, subscription, self._quotas)
             subscription_gid = subscription.gid
-        detail = {"subscriptionGid": subscription_gid, "channel": channel.name if channel is not None else None}
+        detail: dict[str, Any] = {
+            "subscriptionGid": subscription_gid,
+            "channel": channel.name if channel is not None else None,
+        }
+        if new.paused:
+            detail["paused"] = True
+            record_event(
+                session,
+                EventKind.ENDPOINT_PAUSED,
+                tenant_gid=tenant_gid,
+                endpoint_gid=endpoint.gid,
+                data={"failures": 0, "openings": 0, "reason": ""},
+            )
         _record(session, actor, "endpoint.created", endpoint, detail)
         return CreatedEndpoint(await self.get(session, endpoint.gid), subscription_gid, secret)
 
@@ -317,7 +349,7 @@ class EndpointService:
                 await secrets.set_ed25519(session, self._keyring, gid, on=changes["ed25519"])
             if handler_url is not None:
                 await secrets.set_handler_url(session, self._keyring, gid, handler_url)
-            old_limit = view.endpoint.rate_limit
+            old_limit, old_circuit = view.endpoint.rate_limit, view.endpoint.circuit
             await endpoints.change(session, view.endpoint, columns)
             if changes.get("on_group_failure") is OnGroupFailure.CONTINUE:
                 await recheck_groups(await session.connection(), gid)
@@ -326,6 +358,8 @@ class EndpointService:
             view = await self.get(session, gid)
         if view.endpoint.rate_limit != old_limit:
             await self._apply_limit(gid, view.endpoint.rate_limit)
+        if view.endpoint.circuit != old_circuit:
+            await self._announcer.endpoint_changed(gid)
         return view
 
     def _credential_columns(
@@ -417,7 +451,13 @@ class EndpointService:
             raise NotFound("endpoint", gid)
         if not row.mode.is_pulled:
             raise NotPulled(f"{gid} receives in the mode {row.mode}: its deliveries cannot be pulled.")
-        return PulledEndpoint(gid, row.tenant_gid, row.tenant, **pull_options(row.options))
+        threshold = (row.circuit or {}).get("failureThreshold")
+        options = pull_options(row.options)
+        return PulledEndpoint(gid, row.tenant_gid, row.tenant, failure_threshold=threshold, **options)
+
+    async def circuit_policy(self, session: Session, gid: str) -> CircuitPolicy:
+        """The circuit settings that apply to an endpoint: those of the environment, of its channels and its own."""
+        return resolve(self._circuits.defaults, *await circuit_specs(session, gid))
 
     async def can_be_pulled(self, session: Session, gid: str) -> bool:
         """Whether an endpoint and its tenant still exist; those of a tenant that is being erased do not."""
@@ -443,8 +483,13 @@ class EndpointService:
             log.warning("an endpoint's new rate limit was not applied in Temporal", endpoint_gid=gid, error=str(error))
 
 
-_OF_HTTP = ("url", "rate_limit", "signatures", "format", "headers", "ed25519", "tls", "auth", "secret")
+_OF_HTTP = (
+    "url", "rate_limit", "max_in_flight", "signatures", "format", "headers", "ed25519", "tls", "auth", "secret",
+)  # fmt: skip
 """Settings that have a meaning for webhooks only."""
+
+_OF_ATTEMPTS = ("rate_limit", "max_in_flight")
+"""Those of them that have a meaning for internal handlers, too."""
 
 
 def check_mode(mode: DeliveryMode, new: NewEndpoint) -> None:
@@ -456,8 +501,9 @@ def check_mode(mode: DeliveryMode, new: NewEndpoint) -> None:
         return
     plain, new = NewEndpoint(), replace(new, signatures=tuple(new.signatures))
     if mode is DeliveryMode.INTERNAL:
-        plain = replace(plain, rate_limit=new.rate_limit)
+        plain = replace(plain, **{name: getattr(new, name) for name in _OF_ATTEMPTS})
     _refuse_of_http(mode, [name for name in _OF_HTTP if getattr(new, name) != getattr(plain, name)])
+    _check_circuit(mode, new.circuit)
     _check_options(mode, new.options or {})
 
 
@@ -465,8 +511,9 @@ def _check_mode_of_change(mode: DeliveryMode, changes: EndpointChanges) -> None:
     if mode is DeliveryMode.HTTP:
         _check_options(mode, changes.get("options") or {})
         return
-    has_limit = mode is DeliveryMode.INTERNAL
-    _refuse_of_http(mode, [name for name in _OF_HTTP if name in changes and not (has_limit and name == "rate_limit")])
+    allowed = _OF_ATTEMPTS if mode is DeliveryMode.INTERNAL else ()
+    _refuse_of_http(mode, [name for name in _OF_HTTP if name in changes and name not in allowed])
+    _check_circuit(mode, changes.get("circuit"))
     if "options" in changes:
         _check_options(mode, changes["options"] or {})
 
@@ -491,6 +538,12 @@ def _check_options(mode: DeliveryMode, options: Mapping[str, Any]) -> None:
         if not options.get("name"):
             raise InvalidField("options.name", "is required for the mode inbox", "missing")
         parse_spec(options.get("task") or {}, "options.task")
+
+
+def _check_circuit(mode: DeliveryMode, circuit: Mapping[str, Any] | None) -> None:
+    """Nothing is sent to an inbox, so its circuit counts no failures."""
+    if circuit is not None and mode is DeliveryMode.INBOX:
+        raise InvalidField("circuit", f"has no meaning for an endpoint of the mode {mode}")
 
 
 def _refuse_of_http(mode: DeliveryMode, given: Sequence[str]) -> None:

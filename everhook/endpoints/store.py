@@ -8,8 +8,10 @@ from sqlalchemy import Select, bindparam, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from everhook.circuit.machine import Hold
 from everhook.credentials.auth import EndpointAuth
 from everhook.delivery import policy_history_store as policy_history
+from everhook.delivery.limits import queue_limit
 from everhook.delivery.policy import resolve
 from everhook.egress import TlsExtras
 from everhook.publishing.routes_store import bump_endpoint
@@ -21,7 +23,7 @@ from everhook.storage.encryption import ENDPOINT_AUTH, ENDPOINT_TLS_KEY
 from everhook.storage.header_encryption import header_columns
 from everhook.storage.keyring import KeyRing
 from everhook.storage.paging import Page, one_of, page_of
-from everhook.storage.tables import CircuitRow, Endpoint, EndpointSecret, Subscription, Tenant, now
+from everhook.storage.tables import CircuitRow, Endpoint, EndpointAlerts, EndpointSecret, Subscription, Tenant, now
 
 _VIEW: Select[Endpoint, CircuitRow, str] = (
     select(Endpoint, CircuitRow, col(Tenant.name))
@@ -50,7 +52,7 @@ def route_to(view: EndpointView) -> Route:
         events=(),
         filter=None,
         policy=resolve(endpoint.policy),
-        rate_limit=endpoint.rate_limit,
+        rate_limit=queue_limit(endpoint.rate_limit, endpoint.max_in_flight),
         mode=endpoint.mode,
         options=endpoint.options,
     )
@@ -65,6 +67,7 @@ async def create(
     auth: EndpointAuth | None = None,
     ed25519: bool = False,
     secret: str | None = None,
+    hold: Hold | None = None,
 ) -> str:
     """Store an endpoint with a closed circuit and `secret`, or a new secret. The values of its headers are encrypted.
     Returns the secret."""
@@ -75,7 +78,7 @@ async def create(
         setattr(endpoint, name, value)
     session.add(endpoint)
     await session.flush()
-    session.add_all([CircuitRow(endpoint_gid=gid), secrets.encrypted_secret(keyring, gid, secret)])
+    session.add_all([CircuitRow(endpoint_gid=gid, hold=hold), secrets.encrypted_secret(keyring, gid, secret)])
     if ed25519:
         session.add(secrets.new_key_pair(keyring, gid))
     await session.flush()
@@ -114,12 +117,18 @@ async def view(session: AsyncSession, gid: str, *, for_change: bool = False) -> 
 
 async def receiving(session: AsyncSession, gid: str) -> Any | None:
     """What consumers need to know of an endpoint, read for each of their calls: `tenant_gid`, `tenant`, `mode`,
-    `options`. None if there is no such endpoint, or it was deleted."""
+    `options`, `circuit`. None if there is no such endpoint, or it was deleted."""
     return (await session.execute(_RECEIVING, {"gid": gid})).one_or_none()
 
 
 _RECEIVING = (
-    select(col(Endpoint.tenant_gid), col(Tenant.name).label("tenant"), col(Endpoint.mode), col(Endpoint.options))
+    select(
+        col(Endpoint.tenant_gid),
+        col(Tenant.name).label("tenant"),
+        col(Endpoint.mode),
+        col(Endpoint.options),
+        col(Endpoint.circuit),
+    )
     .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
     .where(col(Endpoint.gid) == bindparam("gid"), col(Endpoint.deleted_at).is_(None))
 )
@@ -175,3 +184,4 @@ async def remove(session: AsyncSession, endpoint: Endpoint) -> None:
     await change(session, endpoint, {"deleted_at": now(), **secret})
     await session.execute(delete(Subscription).where(col(Subscription.endpoint_gid) == endpoint.gid))
     await session.execute(delete(EndpointSecret).where(col(EndpointSecret.endpoint_gid) == endpoint.gid))
+    await session.execute(delete(EndpointAlerts).where(col(EndpointAlerts.endpoint_gid) == endpoint.gid))

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
 from everhook.contracts import DeliveryMode
+from everhook.delivery.limits import queue_limit
 from everhook.delivery.policy import resolve
 from everhook.event_types.modes import ValidationMode
 from everhook.publishing.gates import compiled
@@ -57,6 +58,7 @@ async def endpoint_routes(
             col(Channel.policy).label("channel_policy"),
             col(Endpoint.policy).label("endpoint_policy"),
             col(Endpoint.rate_limit),
+            col(Endpoint.max_in_flight),
             col(Endpoint.mode),
             col(Endpoint.options),
         )
@@ -78,7 +80,7 @@ async def endpoint_routes(
             events=(),
             filter=None,
             policy=resolve(row.channel_policy, row.endpoint_policy),
-            rate_limit=row.rate_limit,
+            rate_limit=queue_limit(row.rate_limit, row.max_in_flight),
             mode=row.mode,
             options=row.options,
         )
@@ -104,6 +106,7 @@ async def bump_endpoint(session: AsyncSession, endpoint_gid: str) -> None:
 async def _load(connection: AsyncConnection, channel: str) -> Routes:
     rows = await connection.execute(
         select(
+            col(Subscription.gid),
             col(Subscription.endpoint_gid),
             col(Endpoint.tenant_gid),
             col(Tenant.name).label("tenant"),
@@ -112,6 +115,7 @@ async def _load(connection: AsyncConnection, channel: str) -> Routes:
             col(Channel.policy).label("channel_policy"),
             col(Endpoint.policy).label("endpoint_policy"),
             col(Endpoint.rate_limit),
+            col(Endpoint.max_in_flight),
             col(Endpoint.mode),
             col(Endpoint.options),
         )
@@ -131,13 +135,14 @@ async def _load(connection: AsyncConnection, channel: str) -> Routes:
     gates, validation = settings.one_or_none() or ((), ValidationMode.OFF)
     routes = (
         Route(
+            subscription_gid=row.gid,
             endpoint_gid=row.endpoint_gid,
             tenant_gid=row.tenant_gid,
             tenant=row.tenant,
             events=tuple(row.events),
             filter=compile_filter(row.filter),
             policy=resolve(row.channel_policy, row.endpoint_policy),
-            rate_limit=row.rate_limit,
+            rate_limit=queue_limit(row.rate_limit, row.max_in_flight),
             mode=row.mode,
             # Handlers are loaded by senders; their templates would only take memory here.
             options={} if row.mode is DeliveryMode.INTERNAL else row.options,

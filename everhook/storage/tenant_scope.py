@@ -29,10 +29,12 @@ from everhook.storage.tables import (
     DeliveryGroup,
     DeliveryRound,
     Endpoint,
+    EndpointAlerts,
     EndpointMinute,
     EndpointMinuteError,
     EndpointRate,
     EndpointSecret,
+    EndpointTurn,
     EventType,
     Gate,
     GroupedDelivery,
@@ -61,6 +63,7 @@ BY_TENANT: tuple[Any, ...] = (
     AuditEntry,
     Delivery,
     Endpoint,
+    EndpointAlerts,
     EndpointMinute,
     OperationalEvent,
     Receipt,
@@ -79,7 +82,7 @@ BY_ENDPOINT: tuple[Any, ...] = (
     PullItem,
 )
 OPEN_TO_ALL: tuple[Any, ...] = (ReceiptKeyRow,)
-CLOSED: tuple[Any, ...] = (EndpointRate, IdempotentResponse, MessageKey, PayloadErasure, PendingHistory)
+CLOSED: tuple[Any, ...] = (EndpointRate, EndpointTurn, IdempotentResponse, MessageKey, PayloadErasure, PendingHistory)
 """Tables of no tenant: internal to the system."""
 
 _TENANT = "tenant_gid"

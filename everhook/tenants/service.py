@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import structlog
 from temporalio.client import Client
@@ -64,6 +65,15 @@ class TenantService:
         await tenants.set_publish_rate(session, tenant, rate)
         detail = {"publishRate": rate}
         record_audit(session, actor, "tenant.changed", tenant.gid, tenant_gid=tenant.gid, detail=detail)
+        return tenant
+
+    async def set_alerts(self, session: Session, actor: Actor, named: str, alerts: dict[str, Any] | None) -> Tenant:
+        """Set limits for the alerts of a tenant's endpoints. Raises NotFound."""
+        tenant = await self.get(session, named)
+        tenant.alerts = alerts
+        session.add(tenant)
+        await session.flush()
+        record_audit(session, actor, "tenant.changed", tenant.gid, tenant_gid=tenant.gid, detail={"alerts": alerts})
         return tenant
 
     async def erase(self, scope: TenantScope, actor: Actor, gid: str) -> None:

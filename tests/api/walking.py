@@ -39,6 +39,7 @@ KIND_OF_FIELD = {
     "endpointGid": "endpoint",
     "inbox": "inbox",
     "messageGid": "message",
+    "subscriptionGid": "subscription",
     "subject": "endpoint",
     "tenant": "tenant",
 }

@@ -156,6 +156,28 @@ async def test_an_endpoint_from_creation_to_deletion(everhook: Everhook, at: str
     assert (await everhook("endpoints", "show", gid)).status == 1
 
 
+async def test_an_endpoint_has_circuit_settings_limits_and_alerts(everhook: Everhook, at: str, channel: str) -> None:
+    await everhook.ok("channels", "create", channel, "--circuit", '{"cooldownSeconds": 45}')
+    assert '{"cooldownSeconds": 45.0}' in (await everhook.ok("channels", "show", channel)).out
+    options = ("--circuit", '{"failureThreshold": 7}', "--alerts", '{"minAttempts": 9}', "--max-in-flight", "3")
+    made = await everhook.json("endpoints", "create", at, "--channel", channel, "--paused", *options)
+    gid = made["endpointGid"]
+    assert (made["status"], made["maxInFlight"], made["alerts"]) == ("paused", 3, {"minAttempts": 9})
+    card = (await everhook.ok("endpoints", "show", gid)).out
+    assert '{"failureThreshold": 7}' in card and '{"minAttempts": 9}' in card and "requests at a time" in card
+    cleared = ("--no-circuit", "--no-alerts", "--no-max-in-flight")
+    shown = await everhook.json("endpoints", "update", gid, *cleared)
+    assert (shown["circuit"]["settings"], shown["maxInFlight"], shown["alerts"]) == (None, None, None)
+    assert (await everhook.json("channels", "update", channel, "--no-circuit"))["circuit"] is None
+    refused = await everhook("endpoints", "update", gid, "--circuit", '{"failureThreshold": 0}')
+    assert refused.status == 1 and "circuit.failureThreshold" in refused.err
+
+    await publish(everhook, channel)
+    listed = await everhook.json("deliveries", "list", "--subscription", made["subscriptionGid"])
+    assert [delivery["subscriptionGid"] for delivery in listed] == [made["subscriptionGid"]]
+    assert await everhook.json("dead-letters", "list", "--subscription", made["subscriptionGid"]) == []
+
+
 async def test_the_url_of_an_endpoint_is_never_taken_for_that_of_the_api(
     everhook: Everhook, live: Live, at: str, path: str, channel: str
 ) -> None:

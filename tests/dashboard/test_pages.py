@@ -1,5 +1,6 @@
 """Who gets in, what is refused, and what pages tell browsers: without a browser, and with Temporal stopped."""
 
+import json
 import re
 from collections.abc import Iterator
 from datetime import datetime
@@ -14,6 +15,7 @@ from everhook.contracts import DeadLetterReason, DeliveryStatus
 from everhook.delivery.snapshot_store import DestinationCache
 from everhook.ids import Kind, new_gid
 from everhook.storage.keyring import KeyRing
+from everhook.storage.tables import now
 from testing.api import MASTER_KEY, Api, assert_problem, created, ok, running_api
 from tests.dashboard.conftest import Pages, browsing
 from tests.dashboard.scenery import gid_at
@@ -174,6 +176,12 @@ async def test_what_is_done_here_is_on_record_as_if_it_was_done_over_the_api(pag
         ({"window": "900 d"}, "window"),
         ({"jitter": "7"}, "jitter"),
         ({"statuses": "200"}, "statuses"),
+        ({"failureThreshold": "0"}, "failureThreshold"),
+        ({"failureThreshold": "2.5"}, "failureThreshold"),
+        ({"cooldown": "soon"}, "cooldown"),
+        ({"cooldownMax": "2 d"}, "cooldownMax"),
+        ({"disableAfter": "1 min"}, "disableAfter"),
+        ({"releasePerSecond": "0"}, "releasePerSecond"),
         ({"name": "no spaces"}, "name"),
     ],
 )
@@ -995,3 +1003,50 @@ async def test_the_page_of_an_archived_receipt_names_its_file(pages: Pages) -> N
     for path in (f"/receipts/{receipt}", f"/receipts/{receipt}/bundle"):
         answer = await pages.get(path)
         assert answer.status_code == 410 and "ten_x/old.receipts.gz" in answer.text
+
+
+async def test_circuit_settings_are_edited_and_what_applies_is_shown(pages: Pages) -> None:
+    await pages.api.channel("orders", circuit={"cooldownSeconds": 45})
+    await pages.sign_in()
+    assert "cooldownSeconds 45" in (await pages.get("/channels")).text
+    answer = await pages.send(
+        "/endpoints/new",
+        url="http://127.0.0.1:9999/x",
+        signatures="standard",
+        channel="orders",
+        failureThreshold="7",
+        requestsInFlight="3",
+        paused="on",
+    )
+    assert answer.status_code == 201
+    for shown in ("opens after 7 failures in a row, for 45 s to 10 min", "<dt>Requests at a time</dt><dd>3</dd>"):
+        assert shown in answer.text
+    [endpoint] = await pages.api.walk("/v1/endpoints")
+    at = f"/endpoints/{endpoint['endpointGid']}/edit"
+    assert (endpoint["status"], endpoint["circuit"]["settings"]) == ("paused", {"failureThreshold": 7})
+    form = (await pages.get(at)).text
+    assert 'name="failureThreshold" type="text" value="7"' in form and 'name="paused"' not in form
+    refused = await pages.send(at, url=endpoint["url"], signatures="standard", requestsInFlight="0")
+    assert refused.status_code == 422 and 'id="h-requestsInFlight" class="mistake"' in refused.text
+    assert (await pages.send(at, url=endpoint["url"], signatures="standard", cooldown="2 min")).status_code == 303
+    [endpoint] = await pages.api.walk("/v1/endpoints")
+    assert (endpoint["circuit"]["settings"], endpoint["maxInFlight"]) == ({"cooldownSeconds": 120}, None)
+    assert (await pages.send("/channels/orders/edit", failureThreshold="9")).status_code == 303
+    assert (await pages.api.get("/v1/channels/orders")).json()["circuit"] == {"failureThreshold": 9}
+
+
+async def test_a_raised_alert_is_shown_on_the_overview_and_at_the_endpoint(pages: Pages) -> None:
+    gid = (await pages.api.endpoint(alerts={"successRateBelow": 0.95, "latencyAboveMs": None}))["endpointGid"]
+    await pages.api.change_rows(
+        "INSERT INTO endpoint_alerts (endpoint_gid, tenant_gid, level, raised, version, updated_at) "
+        "SELECT gid, tenant_gid, 'degraded', :raised, 1, CURRENT_TIMESTAMP FROM endpoint",
+        raised=json.dumps(
+            {"success_rate": {"since": now().isoformat(), "value": 0.5, "threshold": 0.95, "quietSince": None}}
+        ),
+    )
+    await pages.api.change_rows("UPDATE circuit SET state = 'open', failures = 5")
+    await pages.sign_in()
+    page = (await pages.get(f"/endpoints/{gid}")).text
+    assert "Alert: too many attempts fail, 0.5 with a limit of 0.95" in page
+    assert "successRateBelow 0.95, latencyAboveMs off" in page
+    assert "Alert: too many attempts fail" in (await pages.get("/")).text

@@ -26,7 +26,7 @@ async def described(database: Database, schema: Any = SCHEMA, name: str = "order
 
 async def channel_that(store: Store, validation: ValidationMode) -> None:
     async with store.database.writing() as session:
-        await channels.create(session, "orders", None, None, validation)
+        await channels.create(session, "orders", None, validation=validation)
 
 
 async def test_a_message_that_does_not_fit_is_refused_among_others_of_its_group(store: Store) -> None:

@@ -300,7 +300,7 @@ async def test_a_conversion_that_was_cut_off_anywhere_can_be_run_again(old_url: 
     await asyncio.to_thread(command.check, alembic_config(old_url))
 
 
-BEFORE_CHANNELS = "0015"
+BEFORE_CHANNELS = "0017"
 """The migration after it replaces the index of payloads."""
 
 

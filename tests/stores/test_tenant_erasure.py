@@ -9,6 +9,7 @@ from sqlmodel import SQLModel
 from everhook.contracts import DeliveryStatus
 from everhook.delivery.inputs_store import InputDefaults, load_input
 from everhook.endpoints import store as endpoints
+from everhook.health.score import Level
 from everhook.storage.bulk import Bulk
 from everhook.storage.statements import table_of
 from everhook.storage.tables import (
@@ -21,10 +22,12 @@ from everhook.storage.tables import (
     DeliveryGroup,
     DeliveryRound,
     Endpoint,
+    EndpointAlerts,
     EndpointMinute,
     EndpointMinuteError,
     EndpointRate,
     EndpointSecret,
+    EndpointTurn,
     Gate,
     GroupedDelivery,
     IdempotentResponse,
@@ -68,6 +71,8 @@ ALL: tuple[type[SQLModel], ...] = (
     ReceiptArchive,
     ReceiptHash,
     ReceiptSeal,
+    EndpointAlerts,
+    EndpointTurn,
     EndpointMinute,
     EndpointMinuteError,
     EndpointRate,
@@ -99,6 +104,8 @@ async def peopled(store: Store, name: str, deliveries: int = 3) -> str:
         EndpointMinute(endpoint_gid=endpoint.gid, tenant_gid=tenant_gid, minute=now()),
         EndpointMinuteError(endpoint_gid=endpoint.gid, minute=now(), error="dns"),
         EndpointRate(endpoint_gid=endpoint.gid, last_at=0.0),
+        EndpointTurn(endpoint_gid=endpoint.gid, slot=0, holder="h", until=now()),
+        EndpointAlerts(endpoint_gid=endpoint.gid, tenant_gid=tenant_gid, level=Level.FAILING, raised={}),
         PastPolicy(endpoint_gid=endpoint.gid, until=now()),
         IdempotentResponse(key_sha256=f"of {name}", request_sha256="", tenant_gid=tenant_gid),
     ]

@@ -5,6 +5,39 @@ Generated from its OpenAPI document by `make client-models`; do not edit. Times 
 
 from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 
+AlertName: TypeAlias = Literal["success_rate", "dead_letters", "latency"]
+"""
+What an alert is about.
+"""
+
+
+class AlertSettings(TypedDict):
+    """
+    When an endpoint raises an alert. What is absent comes from its tenant, and then from the environment; null:
+    never. An alert is cleared after a quiet period of `overMinutes`.
+    """
+
+    successRateBelow: NotRequired[float | None]
+    """
+    Fraction of successful attempts within `overMinutes`.
+    """
+    overMinutes: NotRequired[float | None]
+    """
+    The time range of rate and response time.
+    """
+    minAttempts: NotRequired[int | None]
+    """
+    With fewer attempts in that time these two are not judged.
+    """
+    deadLettersAbove: NotRequired[int | None]
+    """
+    Dead letters of the endpoint that wait.
+    """
+    latencyAboveMs: NotRequired[float | None]
+    """
+    Mean response time within `overMinutes`.
+    """
+
 
 class ApiKey(TypedDict):
     """
@@ -157,6 +190,38 @@ class CircuitCounts(TypedDict):
     halfOpen: NotRequired[int]
     paused: NotRequired[int]
     disabled: NotRequired[int]
+
+
+class CircuitSettings(TypedDict):
+    """
+    When the circuit of an endpoint opens and how it closes again. What is absent comes from the channels that the
+    endpoint subscribes to, the oldest subscription first, and then from the environment.
+    """
+
+    failureThreshold: NotRequired[int]
+    """
+    Failures in a row that open the circuit.
+    """
+    cooldownSeconds: NotRequired[float]
+    """
+    How long it stays open at first; doubles with each relapse.
+    """
+    cooldownMaxSeconds: NotRequired[float]
+    """
+    How long it stays open at most.
+    """
+    disableAfterHours: NotRequired[float]
+    """
+    An endpoint that fails for this long without a success is disabled.
+    """
+    releasePerSecond: NotRequired[float]
+    """
+    Parked deliveries released in the first second after it closes; doubles each second.
+    """
+    releasePerSecondMax: NotRequired[float]
+    """
+    Parked deliveries released per second at most.
+    """
 
 
 CircuitState: TypeAlias = Literal["closed", "open", "half_open"]
@@ -336,6 +401,27 @@ class EndpointAuth(TypedDict):
     clientId: NotRequired[str]
     scope: NotRequired[str]
     audience: NotRequired[str]
+
+
+class EndpointCircuit(TypedDict):
+    """
+    The circuit of an endpoint, with its own settings.
+    """
+
+    state: CircuitState
+    failures: int
+    """
+    Failures in a row.
+    """
+    failingSince: str | None
+    until: str | None
+    """
+    When the cooldown, or the wait for a probe, ends.
+    """
+    settings: CircuitSettings | None
+    """
+    Those that the endpoint sets itself; null: none.
+    """
 
 
 EndpointMode: TypeAlias = Literal["http", "stream", "poll", "inbox", "internal"]
@@ -896,6 +982,20 @@ class Queue(TypedDict):
     """
 
 
+class RaisedAlert(TypedDict):
+    """
+    An alert of an endpoint that is raised now.
+    """
+
+    alert: AlertName
+    since: str
+    value: float
+    """
+    When it was raised: a fraction, a number, or milliseconds.
+    """
+    threshold: float
+
+
 class Readiness(TypedDict):
     """
     `ready`: can accept messages. That takes the database alone; with Temporal down, deliveries wait.
@@ -1077,6 +1177,12 @@ class SignalAccepted(TypedDict):
 SignatureScheme: TypeAlias = Literal["standard", "timestamped", "npayload", "svix"]
 
 
+StatusClass: TypeAlias = Literal["4xx", "5xx"]
+"""
+All statuses of a class.
+"""
+
+
 StepState: TypeAlias = Literal["skipped", "waiting", "open", "passed", "declined"]
 """
 `SKIPPED`: its filter does not match, or the gate ended before it. `WAITING`: a step before it is open.
@@ -1186,12 +1292,16 @@ class Tenant(TypedDict):
     """
     How many messages may be published for it at each API process, such as `100/minute`, whichever key publishes them. Null: no limit.
     """
+    alerts: dict[str, Any] | None
+    """
+    Alert settings of its endpoints; null: none.
+    """
     createdAt: str
 
 
 class TenantPatch(TypedDict):
     """
-    What is absent stays as it is.
+    Fields that are absent stay as they are.
     """
 
     name: NotRequired[str | None]
@@ -1201,6 +1311,10 @@ class TenantPatch(TypedDict):
     publishRate: NotRequired[str | None]
     """
     How many messages may be published for it at each API process, such as `100/minute`, whichever key publishes them. Null: no limit.
+    """
+    alerts: NotRequired[AlertSettings | None]
+    """
+    Of its endpoints. Their own override them key by key.
     """
 
 
@@ -1518,6 +1632,10 @@ class BulkRequest(TypedDict):
 class Channel(TypedDict):
     name: str
     policy: dict[str, Any] | None
+    circuit: CircuitSettings | None
+    """
+    Circuit settings of the endpoints that subscribe to it. An endpoint's own override them key by key.
+    """
     gates: list[GateStep] | None
     """
     Who has to approve its messages, one after the other, before they are sent. Null also for the key of a tenant.
@@ -1554,6 +1672,10 @@ class Delivery(TypedDict):
     deliveryGid: str
     messageGid: str
     endpointGid: str
+    subscriptionGid: str | None
+    """
+    The oldest subscription that matched. Null for a message to the endpoint itself, and for deliveries of earlier versions.
+    """
     channel: str
     type: str
     status: DeliveryStatus
@@ -1590,6 +1712,7 @@ class EndpointHealth(TypedDict):
     endpointGid: str
     status: EndpointStatus
     circuit: Circuit
+    alerts: list[RaisedAlert]
     window: Window
     total: AttemptStats
     """
@@ -1657,9 +1780,14 @@ class Endpoint(TypedDict):
     description: str
     status: EndpointStatus
     statusReason: str
-    circuit: Circuit
+    circuit: EndpointCircuit
     policy: dict[str, Any] | None
+    alerts: dict[str, Any] | None
+    """
+    Those that the endpoint sets itself; null: none.
+    """
     rateLimit: float | None
+    maxInFlight: int | None
     onGroupFailure: OnGroupFailure
     signatures: list[SignatureScheme]
     format: BodyFormat
@@ -1833,9 +1961,9 @@ class Policy(TypedDict):
     """
     timeoutSeconds: NotRequired[float | None]
     maxWindowSeconds: NotRequired[float | None]
-    retryStatuses: NotRequired[list[int] | None]
+    retryStatuses: NotRequired[list[int | StatusClass] | None]
     """
-    Further statuses to retry, such as 408 and 425; 429 always is.
+    Further statuses to retry, such as 408 and "4xx"; 429 and "5xx" always are, 410 never is.
     """
 
 
@@ -1917,6 +2045,7 @@ class ScoredEndpoint(TypedDict):
     description: str
     status: EndpointStatus
     circuit: Circuit
+    alerts: list[RaisedAlert]
     lastHour: AttemptStats
 
 
@@ -1970,6 +2099,10 @@ class Acknowledgements(TypedDict):
 class ChannelIn(TypedDict):
     name: str
     policy: NotRequired[Policy | None]
+    circuit: NotRequired[CircuitSettings | None]
+    """
+    Circuit settings of the endpoints that subscribe to it. An endpoint's own override them key by key.
+    """
     gates: NotRequired[list[GateStep] | None]
     """
     Who has to approve its messages, one after the other, before they are sent.
@@ -1990,6 +2123,10 @@ class ChannelPatch(TypedDict):
     """
 
     policy: NotRequired[Policy | None]
+    circuit: NotRequired[CircuitSettings | None]
+    """
+    Circuit settings of the endpoints that subscribe to it. An endpoint's own override them key by key.
+    """
     gates: NotRequired[list[GateStep] | None]
     """
     Who has to approve its messages, one after the other, before they are sent.
@@ -2012,6 +2149,10 @@ class DeadLetterDetail(TypedDict):
     deliveryGid: str
     messageGid: str
     endpointGid: str
+    subscriptionGid: str | None
+    """
+    The oldest subscription that matched. Null for a message to the endpoint itself, and for deliveries of earlier versions.
+    """
     channel: str
     type: str
     status: DeliveryStatus
@@ -2062,6 +2203,10 @@ class DeliveryDetail(TypedDict):
     deliveryGid: str
     messageGid: str
     endpointGid: str
+    subscriptionGid: str | None
+    """
+    The oldest subscription that matched. Null for a message to the endpoint itself, and for deliveries of earlier versions.
+    """
     channel: str
     type: str
     status: DeliveryStatus
@@ -2118,9 +2263,14 @@ class EndpointCreated(TypedDict):
     description: str
     status: EndpointStatus
     statusReason: str
-    circuit: Circuit
+    circuit: EndpointCircuit
     policy: dict[str, Any] | None
+    alerts: dict[str, Any] | None
+    """
+    Those that the endpoint sets itself; null: none.
+    """
     rateLimit: float | None
+    maxInFlight: int | None
     onGroupFailure: OnGroupFailure
     signatures: list[SignatureScheme]
     format: BodyFormat
@@ -2159,9 +2309,15 @@ class EndpointIn(TypedDict):
     """
     description: NotRequired[str]
     policy: NotRequired[Policy | None]
+    circuit: NotRequired[CircuitSettings | None]
+    alerts: NotRequired[AlertSettings | None]
     rateLimit: NotRequired[float | None]
     """
     Requests a second at most.
+    """
+    maxInFlight: NotRequired[int | None]
+    """
+    Requests at a time at most, over all processes.
     """
     signatures: NotRequired[list[SignatureScheme]]
     format: NotRequired[BodyFormat]
@@ -2198,6 +2354,10 @@ class EndpointIn(TypedDict):
     """
     Your own: `whsec_` and 24 to 64 bytes in base64; without it one is generated.
     """
+    paused: NotRequired[bool]
+    """
+    Send nothing to it until it is resumed; its messages are parked.
+    """
 
 
 class EndpointPatch(TypedDict):
@@ -2208,7 +2368,10 @@ class EndpointPatch(TypedDict):
     url: NotRequired[str | None]
     description: NotRequired[str | None]
     policy: NotRequired[Policy | None]
+    circuit: NotRequired[CircuitSettings | None]
+    alerts: NotRequired[AlertSettings | None]
     rateLimit: NotRequired[float | None]
+    maxInFlight: NotRequired[int | None]
     signatures: NotRequired[list[SignatureScheme] | None]
     format: NotRequired[BodyFormat | None]
     headers: NotRequired[Headers | None]
