@@ -31,6 +31,8 @@ from everhook.delivery.weights import sync_limits
 from everhook.ids import delivery_workflow_id, gid_endings
 from everhook.observability.metrics import HISTORY_SKIPPED
 from everhook.pulling import queue_store as queue
+from everhook.redelivery import batches_store as batches
+from everhook.redelivery.starts import start_replay
 from everhook.storage.engine import Database
 from everhook.storage.tables import now
 from everhook.temporal.provisioning import NOT_PERMITTED
@@ -60,6 +62,9 @@ HISTORY_AFTER = timedelta(minutes=5)
 """The process that made the delivery starts younger ones itself."""
 
 HISTORY_BATCH = 200
+REPLAY_STALLED = timedelta(seconds=60)
+"""A replay records its position several times a second."""
+
 GUARD_AFTER = timedelta(seconds=60)
 """A pulled delivery that waits for longer gets its workflow, so that operators see it in Temporal."""
 
@@ -123,6 +128,7 @@ class ReconcilingActivities:
                 self._start_overdue,
                 self._restore_dead_letters,
                 self._start_history,
+                self._resume_replays,
                 self._guard_pulled,
                 self._sync_limits,
             ]
@@ -317,6 +323,16 @@ class ReconcilingActivities:
                 inputs = await load_inputs_of(connection, self._defaults, sorted(marked))
             current.guarded += len(await self._start_all(inputs))
         current.more = True
+
+    async def _resume_replays(self, _: _PassSummary) -> None:
+        """Start the workflows of replays that make no progress: they may have been lost, or never started."""
+        async with self._database.read_connection() as connection:
+            stalled = await batches.stalled(connection, now() - REPLAY_STALLED, BATCH)
+        for batch_gid in stalled:
+            await start_replay(self._client, batch_gid)
+        if stalled:
+            async with self._database.write_connection() as connection:
+                await batches.touch(connection, stalled)
 
     async def _sync_limits(self, _: _PassSummary) -> None:
         """Send Temporal the rate limits that changed while it was unavailable."""

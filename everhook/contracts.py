@@ -20,6 +20,7 @@ EVENTS_LOOP_WORKFLOW = "EventsLoop"
 RETENTION_WORKFLOW = "Retention"
 ERASE_TENANT_WORKFLOW = "EraseTenant"
 SEAL_RECEIPTS_WORKFLOW = "SealReceipts"
+REPLAY_WORKFLOW = "Replay"
 
 
 LOOP_LENGTH = timedelta(minutes=5)
@@ -552,6 +553,25 @@ class TenantErasure:
 
     tenant_gid: str
     settle: timedelta = timedelta(minutes=2)
+
+
+@dataclass(frozen=True)
+class ReplayInput:
+    """The input of `ReplayWorkflow`, and of its activities. The row of the batch has all else, its position too."""
+
+    batch_gid: str
+
+
+@dataclass(frozen=True)
+class ReplayProgress:
+    """How far a replay is: the gid up to which everything is done, and how many deliveries were started, were left
+    alone, or have no payload any more. `more`: it has not ended."""
+
+    more: bool
+    position: str = ""
+    started: int = 0
+    skipped: int = 0
+    erased: int = 0
 
 
 @dataclass(frozen=True)

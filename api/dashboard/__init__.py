@@ -19,6 +19,7 @@ from api.dashboard import (
     portal,
     problem_pages,
     receipts,
+    replays,
     sign_in,
     sign_in_link,
     task_links,
@@ -36,7 +37,7 @@ FORMS_OF_STRANGERS = (sign_in.sign_in, sign_in.choose_theme, sign_in_link.exchan
 MAX_FORM_OF_STRANGERS = 8 * 1024
 """Bytes: a key, or a link's token, and the way back."""
 
-FOR_TENANTS = (overview, endpoints, tasks, deliveries, dead_letters, receipts)
+FOR_TENANTS = (overview, endpoints, tasks, deliveries, dead_letters, replays, receipts)
 FOR_OPERATORS = (sign_in, messages, channels, audit, keys)
 
 

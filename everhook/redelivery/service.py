@@ -4,17 +4,13 @@ All of it is one transaction, which opens the next rounds in the database. Their
 if the process dies before that, the reconciler starts them once they are due.
 """
 
-import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
-import orjson
-
 from everhook.audit.store import Actor, record_audit
-from everhook.axme.intents import CHANNEL as AXME_CHANNEL
-from everhook.contracts import TERMINAL_STATUSES, DeliveryInput, DeliveryMode, DeliveryStatus
+from everhook.contracts import DeliveryInput, DeliveryStatus
 from everhook.delivery.dispatcher import Dispatcher
 from everhook.delivery.inputs_store import InputDefaults, load_inputs_of
 from everhook.delivery.policy import resolve
@@ -27,15 +23,12 @@ from everhook.errors import (
     PayloadErased,
     TooManyDeliveries,
 )
-from everhook.inbox.deadlines_store import ask_again
 from everhook.lifecycle.service import Viewer
 from everhook.notifications.events import is_reserved
-from everhook.publishing.matching import parse_exactly
 from everhook.publishing.routing import Audience, Route
-from everhook.publishing.rows import Publisher
 from everhook.publishing.store import Accepted, Acceptor, Publication
-from everhook.pulling.queue_store import requeue
 from everhook.redelivery import store
+from everhook.redelivery.rounds import CAN_BE_REPLAYED, is_addressed, open_round, publication_of
 from everhook.redelivery.store import Leg, MessageGate
 from everhook.storage.engine import Session
 from everhook.storage.tables import DeliveryRound, GateState, Message, now
@@ -46,11 +39,6 @@ MAX_DELIVERIES = 1_000
 
 MAX_REASON = 1_000
 """Characters."""
-
-_REMINDER_KEY = re.compile(r"dlv_[0-9a-z]{26}/reminder/[0-9]+")
-"""The idempotency keys of reminders. They go to one endpoint, and no subscription applies."""
-
-_CAN_BE_REPLAYED = TERMINAL_STATUSES | {DeliveryStatus.DEAD_LETTERED}
 
 
 class RedeliveryResult(StrEnum):
@@ -128,7 +116,7 @@ class RedeliveryService:
         if message.payload is None:
             raise PayloadErased(f"{gid} cannot be sent again: its payload was erased.")
         connection = await session.connection()
-        gate = await store.gate_of(connection, gid)
+        gate = (await store.gates_of(connection, [gid])).get(gid)
         _require_passed(gid, gate)
         found = await store.lock_deliveries(session, gid, MAX_DELIVERIES + 1, endpoint_gid)
         known = {leg.delivery.endpoint_gid for leg in found}
@@ -165,25 +153,9 @@ class RedeliveryService:
 
     async def _publication(self, session: Session, message: Message, gate: MessageGate | None) -> Publication:
         """The message as it was published, for the endpoints that the session's tenant may send to."""
-        connection = await session.connection()
-        payload = message.payload or b""
-        publisher = None
-        if message.published_by is not None:
-            publisher = await store.key_name(connection, message.published_by)
-        return Publication(
-            message_gid=message.gid,
-            channel=message.channel,
-            event_type=message.event_type,
-            payload=payload,
-            content=_content(payload),
-            body_sha256=message.body_sha256,
-            published_at=message.published_at,
-            tenant_gid=message.tenant_gid or tenant_bound(session),
-            traceparent=message.traceparent,
-            task=gate.task if gate is not None else {},
-            publisher=Publisher(message.published_by, publisher),
-            accepted_at=message.accepted_at,
-        )
+        known = [message.published_by] if message.published_by is not None else []
+        publishers = await store.key_names(await session.connection(), known)
+        return publication_of(message, gate, publishers, tenant_bound(session))
 
     async def _further(
         self, session: Session, message: Message, publication: Publication, named: str | None, known: Collection[str]
@@ -193,7 +165,7 @@ class RedeliveryService:
             return ()
         if named is not None:
             return [await self._route(session, message, publication, named)]
-        if _is_addressed(message):
+        if is_addressed(message):
             return ()
         taking = await self._acceptor.matching(await session.connection(), publication)
         return [route for route in taking if route.endpoint_gid not in known]
@@ -217,19 +189,9 @@ class RedeliveryService:
         row = leg.delivery
         if leg.endpoint_deleted:
             return row.gid, RedeliveryResult.ENDPOINT_DELETED
-        if row.status not in _CAN_BE_REPLAYED:
+        if row.status not in CAN_BE_REPLAYED:
             return row.gid, RedeliveryResult.LEFT_OPEN
-        row.status, row.round, row.attempts = DeliveryStatus.ACCEPTED, row.round + 1, 0
-        row.reason = row.dead_lettered_at = row.completed_at = row.parked_at = None
-        row.due_at, row.dispatched_at = moment + self._defaults.first_attempt_bound(leg.policy), None
-        row.decided_by, row.decided_why = actor.name, reason
-        if leg.mode.is_pulled:
-            row.dispatched_at = moment  # it waits for a consumer and for no workflow
-        session.add_all([row, DeliveryRound(delivery_gid=row.gid, round=row.round, began_at=moment)])
-        if leg.mode.is_pulled:
-            await requeue(session, row.gid)
-        elif leg.mode is DeliveryMode.INBOX:
-            await ask_again(session, row.gid)
+        await open_round(session, self._defaults, leg, actor.name, reason, moment)
         return row.gid, RedeliveryResult.ROUND_OPENED
 
     async def _create(
@@ -298,20 +260,3 @@ def _require_sendable(gid: str, endpoint_gid: str, found: Sequence[Leg], legs: S
         raise InvalidField("endpointGid", "is an inbox of the message's gate, which is not asked again")
     if any(leg.endpoint_deleted for leg in legs):
         raise EndpointDeleted(f"{gid} cannot be sent again to {endpoint_gid}: the endpoint was deleted.")
-
-
-def _is_addressed(message: Message) -> bool:
-    """Whether a message went to endpoints regardless of subscriptions, so that subscriptions must not add any."""
-    return (
-        is_reserved(message.channel)
-        or message.channel == AXME_CHANNEL
-        or (message.published_by is None and _REMINDER_KEY.fullmatch(message.idempotency_key or "") is not None)
-    )
-
-
-def _content(payload: bytes) -> object:
-    """Parse for filters, as a publish does."""
-    try:
-        return orjson.loads(payload)
-    except orjson.JSONDecodeError:
-        return parse_exactly(payload)

@@ -1,0 +1,229 @@
+"""What a replay of a channel selects, read in windows.
+
+A window is a bounded number of entries of one index in the order of their gids, whether they match or not: so each
+statement costs the same, however many rows a channel has and however few of them match.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, Subquery, and_, bindparam, case, exists, func, or_, select, union_all
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from everhook.contracts import DeliveryStatus
+from everhook.ids import Kind
+from everhook.storage.paging import gid_range
+from everhook.storage.statements import table_of
+from everhook.storage.tables import Batch, Delivery, Endpoint, Message, ReplayMode
+
+STATUSES = {
+    ReplayMode.FAILED: (DeliveryStatus.DEAD_LETTERED, DeliveryStatus.DISCARDED),
+    ReplayMode.ALL: (DeliveryStatus.DEAD_LETTERED, DeliveryStatus.DISCARDED, DeliveryStatus.DELIVERED),
+    ReplayMode.MISSING: (),
+}
+"""The statuses of the deliveries whose next round is opened."""
+
+_DELIVERY, _MESSAGE, _ENDPOINT = table_of(Delivery), table_of(Message), table_of(Endpoint)
+
+
+@dataclass(frozen=True)
+class ReplaySelection:
+    """Which messages or deliveries. `tenant_gid` is the owner of the endpoint, if there is one; `tenant_bound`: only
+    messages that this tenant can see. `published_by`: only what was published with this key. No `types`: all."""
+
+    channel: str
+    mode: ReplayMode
+    since: datetime
+    until: datetime
+    types: tuple[str, ...] = ()
+    endpoint_gid: str | None = None
+    tenant_gid: str | None = None
+    tenant_bound: bool = False
+    published_by: str | None = None
+
+    @classmethod
+    def of(cls, batch: Batch) -> "ReplaySelection":
+        return cls(
+            channel=batch.channel,
+            mode=batch.mode,
+            since=batch.since,
+            until=batch.until,
+            types=tuple(batch.event_types),
+            endpoint_gid=batch.endpoint_gid,
+            tenant_gid=batch.tenant_gid,
+            tenant_bound=batch.tenant_bound,
+            published_by=batch.published_by,
+        )
+
+    @property
+    def is_backfill(self) -> bool:
+        """Whether messages are selected, and not deliveries."""
+        return self.mode is ReplayMode.MISSING
+
+
+@dataclass(frozen=True)
+class Found:
+    """A delivery, or a message, that matches. `event_type` and `has_payload` are set for messages only."""
+
+    gid: str
+    event_type: str = ""
+    has_payload: bool = True
+
+
+@dataclass(frozen=True)
+class Window:
+    """What matches in a window. `end`: the last gid that was read. `is_last`: nothing follows."""
+
+    found: Sequence[Found]
+    end: str
+    is_last: bool
+
+
+@dataclass(frozen=True)
+class WindowCount:
+    """How many deliveries of a window match, and how many of them have no payload any more."""
+
+    matched: int
+    erased: int
+    end: str
+    is_last: bool
+
+
+async def read_window(connection: AsyncConnection, selection: ReplaySelection, after: str, rows: int) -> Window:
+    """The next window after a gid."""
+    if selection.is_backfill:
+        return await _messages(connection, selection, after, rows)
+    window = _deliveries(selection, after, rows)
+    matches = case((_delivery_matches(selection, window), True), else_=False)
+    read = (await connection.execute(select(window.c.gid, matches.label("matches")).order_by(window.c.gid))).all()
+    found = [Found(row.gid) for row in read if row.matches]
+    return Window(found, read[-1].gid if read else after, is_last=len(read) < rows)
+
+
+async def count_window(connection: AsyncConnection, selection: ReplaySelection, after: str, rows: int) -> WindowCount:
+    """The same for deliveries, counted by the database."""
+    window = _deliveries(selection, after, rows)
+    matches = _delivery_matches(selection, window)
+    is_erased = exists().where(_MESSAGE.c.gid == window.c.message_gid, _MESSAGE.c.payload.is_(None))
+    row = (
+        await connection.execute(
+            select(
+                func.count().label("read"),
+                func.max(window.c.gid).label("end"),
+                func.count(case((matches, 1))).label("matched"),
+                func.count(case((and_(matches, is_erased), 1))).label("erased"),
+            ).select_from(window)
+        )
+    ).one()
+    return WindowCount(row.matched, row.erased, row.end or after, is_last=row.read < rows)
+
+
+async def payloads_of(connection: AsyncConnection, gids: Sequence[str]) -> dict[str, bytes]:
+    """The payloads of messages that still have one."""
+    rows = await connection.execute(
+        select(_MESSAGE.c.gid, _MESSAGE.c.payload).where(_MESSAGE.c.gid.in_(gids), _MESSAGE.c.payload.is_not(None))
+    )
+    return {row.gid: row.payload for row in rows}
+
+
+def _deliveries(selection: ReplaySelection, after: str, rows: int) -> Subquery:
+    """A window of one index: of the deliveries that went wrong, of an endpoint, of a tenant or of the channel."""
+    table = _DELIVERY.c
+    columns = select(
+        table.gid, table.message_gid, table.endpoint_gid, table.tenant_gid,
+        table.channel, table.event_type, table.status, table.accepted_at,
+    )  # fmt: skip
+    columns = columns.where(table.gid > after, *gid_range(table.gid, Kind.DELIVERY, selection.since, selection.until))
+    if selection.mode is ReplayMode.FAILED:
+        wrong = [
+            _first(columns.where(table.status == _literal(status)), table.gid, rows)
+            for status in STATUSES[ReplayMode.FAILED]
+        ]
+        both = union_all(*(select(each.subquery()) for each in wrong)).subquery()
+        return _first(select(both), both.c.gid, rows).subquery()
+    if selection.endpoint_gid is not None:
+        columns = columns.where(table.endpoint_gid == selection.endpoint_gid)
+    elif selection.tenant_gid is not None:
+        columns = columns.where(table.tenant_gid == selection.tenant_gid)
+    else:
+        columns = columns.where(table.channel == selection.channel)
+    return _first(columns, table.gid, rows).subquery()
+
+
+def _first(statement: Select[Any], gid: Any, rows: int) -> Select[Any]:
+    return statement.order_by(gid).limit(rows)
+
+
+def _literal(status: DeliveryStatus) -> Any:
+    """Part of the statement's text, so that PostgreSQL sees that a partial index applies."""
+    return bindparam(None, status, type_=_DELIVERY.c.status.type, literal_execute=True)
+
+
+def _delivery_matches(selection: ReplaySelection, window: Subquery) -> ColumnElement[bool]:
+    row = window.c
+    conditions = [
+        row.accepted_at >= selection.since,
+        row.accepted_at < selection.until,
+        row.channel == selection.channel,
+        row.status.in_(STATUSES[selection.mode]),
+        ~exists().where(_ENDPOINT.c.gid == row.endpoint_gid, _ENDPOINT.c.deleted_at.is_not(None)),
+    ]
+    if selection.endpoint_gid is not None:
+        conditions.append(row.endpoint_gid == selection.endpoint_gid)
+    if selection.tenant_gid is not None:
+        conditions.append(row.tenant_gid == selection.tenant_gid)
+    if selection.types:
+        conditions.append(row.event_type.in_(selection.types))
+    if selection.published_by is not None:
+        conditions.append(
+            exists().where(_MESSAGE.c.gid == row.message_gid, _MESSAGE.c.published_by == selection.published_by)
+        )
+    return and_(*conditions)
+
+
+async def _messages(connection: AsyncConnection, selection: ReplaySelection, after: str, rows: int) -> Window:
+    """A window of the messages of a channel: those that the endpoint may get and never had a delivery of."""
+    table = _MESSAGE.c
+    columns = select(
+        table.gid, table.tenant_gid, table.event_type, table.accepted_at, table.published_by,
+        table.payload.is_not(None).label("has_payload"),
+    )  # fmt: skip
+    columns = columns.where(
+        table.channel == selection.channel,
+        table.gid > after,
+        *gid_range(table.gid, Kind.MESSAGE, selection.since, selection.until),
+    )
+    window = _first(columns, table.gid, rows).subquery()
+    matches = case((_message_matches(selection, window), True), else_=False)
+    read = (
+        await connection.execute(
+            select(window.c.gid, window.c.event_type, window.c.has_payload, matches.label("matches")).order_by(
+                window.c.gid
+            )
+        )
+    ).all()
+    found = [Found(row.gid, row.event_type, bool(row.has_payload)) for row in read if row.matches]
+    return Window(found, read[-1].gid if read else after, is_last=len(read) < rows)
+
+
+def _message_matches(selection: ReplaySelection, window: Subquery) -> ColumnElement[bool]:
+    row, delivery = window.c, _DELIVERY.c
+    # All deliveries of a message have gids of its time: the range spares PostgreSQL the partitions of other months.
+    range_ = gid_range(delivery.gid, Kind.DELIVERY, selection.since, selection.until)
+    of_message = and_(delivery.message_gid == row.gid, *range_)
+    conditions = [
+        row.accepted_at >= selection.since,
+        row.accepted_at < selection.until,
+        or_(row.tenant_gid.is_(None), row.tenant_gid == selection.tenant_gid),
+        ~exists().where(of_message, delivery.endpoint_gid == selection.endpoint_gid),
+    ]
+    if selection.tenant_bound:
+        is_known = exists().where(of_message, delivery.tenant_gid == selection.tenant_gid)
+        conditions.append(or_(row.tenant_gid == selection.tenant_gid, is_known))
+    if selection.types:
+        conditions.append(row.event_type.in_(selection.types))
+    if selection.published_by is not None:
+        conditions.append(row.published_by == selection.published_by)
+    return and_(*conditions)
