@@ -18,8 +18,8 @@ HEARTBEAT_TIMEOUT = timedelta(seconds=15)
 """Each page and each start heartbeats. After this time another worker takes over from one that died."""
 
 CANCEL_TIMEOUT = timedelta(seconds=15)
-MAX_TURNS = 500
-"""Of one run. A million deliveries at the default rate take as many."""
+MAX_TURNS = 100
+"""Of one run, which is half an hour."""
 
 
 @workflow.defn(name=REPLAY_WORKFLOW)

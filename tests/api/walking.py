@@ -4,16 +4,16 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from itertools import count
 from typing import Any
 
 import httpx
 
-from everhook.audit.store import Actor, record_audit
 from everhook.contracts import Verdict
 from everhook.ids import Kind, new_gid
 from everhook.lifecycle.service import LifecycleLimits
-from everhook.storage.tables import Attempt, Receipt, now
+from everhook.storage.tables import Attempt, Batch, Receipt, ReplayMode, now
 from everhook.streaming.service import StreamLimits
 from testing.api import JSON, Api, created, ok
 
@@ -60,9 +60,9 @@ RECEIVING = {PULLING + "poll", PULLING + "acks", PULLING + "stream"}
 OF_PULLED = RECEIVING | {PULLING + "queue"}
 FOLLOWING = "/v1/messages/{gid}/"
 WAITING = {FOLLOWING + "wait"}
-REPLAYING = {FOLLOWING + "redeliver"}
+REPLAYING = {FOLLOWING + "redeliver", "/v1/channels/{name}/replay", "/v1/batches/{gid}/cancel"}
 """What a publisher may ask for, of its own messages."""
-OF_SENDERS = WAITING | {FOLLOWING + "events", FOLLOWING + "events/stream"}
+OF_SENDERS = WAITING | {FOLLOWING + "events", FOLLOWING + "events/stream", "/v1/batches", "/v1/batches/{gid}"}
 """What a publisher may read, of its own messages."""
 TELLTALE = ("gid", "tenant", "endpoint", "delivery")
 """A field of a body with one of these in its name must be in `KIND_OF_FIELD`, or be known to be no id."""
@@ -224,7 +224,9 @@ async def make_world(api: Api, tenant: str) -> World:
     messages = [await api.publish({"n": n}, tenant=tenant) for n in range(2)]
     under_way, dead = [message["deliveries"][0]["deliveryGid"] for message in messages]
     await api.change_rows("UPDATE delivery SET status = 'dead_lettered', reason = 'rejected' WHERE gid = :g", g=dead)
-    batch = new_gid(Kind.BATCH)
+    batch = Batch(
+        tenant_gid=gid, actor=tenant, channel="orders", mode=ReplayMode.ALL, since=now() - timedelta(hours=1), until=now()
+    )
     attempt = Attempt(
         delivery_gid=dead,
         endpoint_gid=endpoint["endpointGid"],
@@ -237,12 +239,11 @@ async def make_world(api: Api, tenant: str) -> World:
     )
     receipt = Receipt(tenant_gid=gid, delivery_gid=dead, attempt_gid=attempt.gid, round=1, number=1, jws=JWS)
     async with api.database.writing() as session:
-        session.add_all([attempt, receipt])
-        record_audit(session, Actor(tenant), "dead_letters.replayed", batch, tenant_gid=gid)
+        session.add_all([attempt, receipt, batch])
     return World(
         {
             "attempt": attempt.gid,
-            "batch": batch,
+            "batch": batch.gid,
             "channel": quiet["name"],
             "dead_letter": dead,
             "delivery": under_way,

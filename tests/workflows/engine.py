@@ -52,6 +52,8 @@ from everhook.contracts import (
     ReconcileShare,
     ReleaseParkedInput,
     ReleaseResult,
+    ReplayInput,
+    ReplayProgress,
     RetentionResult,
     RoundInput,
     SealResult,
@@ -71,6 +73,7 @@ from testing.waiting import assert_eventually
 from workflows.delivery import DeliveryWorkflow
 from workflows.endpoint import EndpointWorkflow
 from workflows.erasure import EraseTenantWorkflow
+from workflows.replay import ReplayWorkflow
 from workflows.upkeep import (
     EventsLoopWorkflow,
     EventsWorkflow,
@@ -92,6 +95,7 @@ WORKFLOWS: Sequence[type] = [
     EventsLoopWorkflow,
     EraseTenantWorkflow,
     SealReceiptsWorkflow,
+    ReplayWorkflow,
 ]
 BINARIES = Path(sys.prefix) / "bin"
 TENANT = "acme"
@@ -231,6 +235,7 @@ class FakeActivities:
         self.handlings: Script[HandlerResult] = Script(HandlerResult(DELIVERED))
         self.pulls: Script[PulledState] = Script(PulledState(DeliveryStatus.DELIVERED, attempts=1))
         self.task = FakeTask()
+        self.turns: Script[ReplayProgress] = Script(ReplayProgress(more=False))
         self._clock = clock
         self._gates: defaultdict[str, list[Gate]] = defaultdict(list)
         self._running = 0
@@ -368,6 +373,15 @@ class FakeActivities:
         await self._called("remove_past", None)
         return RetentionResult(messages=2, payloads=1)
 
+    @activity.defn(name="replay_pages")
+    async def replay_pages(self, input: ReplayInput) -> ReplayProgress:
+        await self._called("replay_pages", input)
+        return self.turns.next()
+
+    @activity.defn(name="cancel_replay")
+    async def cancel_replay(self, input: ReplayInput) -> None:
+        await self._called("cancel_replay", input)
+
     @activity.defn(name="seal_receipts")
     async def seal_receipts(self) -> SealResult:
         await self._called("seal_receipts", None)
@@ -395,6 +409,8 @@ class FakeActivities:
             self.end_tenant_workflows,
             self.remove_tenant,
             self.seal_receipts,
+            self.replay_pages,
+            self.cancel_replay,
         ]
 
 

@@ -18,6 +18,7 @@ from everhook.contracts import (
     EVENTS_WORKFLOW,
     RECONCILE_LOOP_WORKFLOW,
     RECONCILE_WORKFLOW,
+    REPLAY_WORKFLOW,
     RETENTION_WORKFLOW,
     SEAL_RECEIPTS_WORKFLOW,
 )
@@ -83,6 +84,7 @@ def test_every_workflow_has_a_saved_history() -> None:
         RETENTION_WORKFLOW,
         ERASE_TENANT_WORKFLOW,
         SEAL_RECEIPTS_WORKFLOW,
+        REPLAY_WORKFLOW,
     }
 
 
