@@ -28,6 +28,10 @@ LOOP_LENGTH = timedelta(minutes=5)
 would leave 23,000 closed ones a day."""
 
 
+REPLAY_PRIORITY = 4
+"""The priority of replays, below Temporal's default of 3, so that they do not delay first rounds."""
+
+
 class TaskQueue(StrEnum):
     """The task queues. On `SENDS_LIMITED` the server dispatches each endpoint's attempts at about its rate limit."""
 

@@ -21,6 +21,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from everhook.contracts import (
     DELIVERY_WORKFLOW,
+    REPLAY_PRIORITY,
     AttemptOutcome,
     DeliveryInput,
     DeliveryState,
@@ -32,9 +33,8 @@ from everhook.temporal import search_attributes as sa
 
 START_TIMEOUT = timedelta(seconds=5)
 
-REPLAYED, LOWEST = 4, 5
-"""Priorities below Temporal's default of 3. A replay does not delay first rounds. A history workflow only shows what
-happened, and never delays one that has work to do."""
+LOWEST = 5
+"""The priority of a history workflow: it only shows what happened, and never delays one that has work to do."""
 
 REPLAY, SETTLED = "replay", "settled"
 """Signals."""
@@ -126,7 +126,7 @@ async def delivery_state(client: Client, delivery_gid: str) -> DeliveryState | N
 def _priority(delivery: DeliveryInput, replayed: bool) -> int | None:
     if delivery.is_delivered:
         return LOWEST
-    return REPLAYED if replayed or delivery.round > 1 else None
+    return REPLAY_PRIORITY if replayed or delivery.round > 1 else None
 
 
 def _search_attributes(delivery: DeliveryInput) -> TypedSearchAttributes:

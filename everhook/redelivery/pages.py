@@ -178,6 +178,8 @@ class ReplayPages:
         accepted = await self._acceptor.deliver_all_further(connection, legs)
         deliveries, moment = [delivery for one in accepted for delivery in one.deliveries], now()
         session.add_all(DeliveryRound(delivery_gid=each.delivery_gid, round=1, began_at=moment) for each in deliveries)
+        gids_created = [each.delivery_gid for each in deliveries]
+        await store.record_decision(session, gids_created, batch.actor, batch.reason)
         opening.started = len(deliveries)
         opening.skipped += len(legs) - len(deliveries)  # the endpoint was deleted a moment ago
         opening.inputs = [each.input for one in accepted for each in one.new]

@@ -5,8 +5,7 @@ from datetime import timedelta
 from temporalio.client import Client
 from temporalio.common import Priority, WorkflowIDConflictPolicy
 
-from everhook.contracts import REPLAY_WORKFLOW, ReplayInput, TaskQueue
-from everhook.delivery.starts import REPLAYED
+from everhook.contracts import REPLAY_PRIORITY, REPLAY_WORKFLOW, ReplayInput, TaskQueue
 from everhook.ids import replay_workflow_id
 
 START_TIMEOUT = timedelta(seconds=5)
@@ -21,6 +20,6 @@ async def start_replay(client: Client, batch_gid: str) -> None:
         task_queue=TaskQueue.DELIVERIES,
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
         static_summary=f"replay {batch_gid}",
-        priority=Priority(priority_key=REPLAYED),
+        priority=Priority(priority_key=REPLAY_PRIORITY),
         rpc_timeout=START_TIMEOUT,
     )

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
@@ -50,6 +50,13 @@ async def messages_of(session: AsyncSession, delivery_gids: Collection[str]) -> 
     """The messages of deliveries."""
     found = await session.execute(select(col(Delivery.message_gid)).where(col(Delivery.gid).in_(delivery_gids)))
     return set(found.scalars())
+
+
+async def record_decision(session: AsyncSession, delivery_gids: Collection[str], by: str, why: str) -> None:
+    """Record who asked for deliveries that were created by a replay."""
+    await session.execute(
+        update(Delivery).where(col(Delivery.gid).in_(delivery_gids)).values(decided_by=by, decided_why=why)
+    )
 
 
 async def had_delivery(session: AsyncSession, message_gids: Collection[str], endpoint_gid: str) -> set[str]:

@@ -3,8 +3,7 @@
 import pytest
 from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 
-from everhook.contracts import ReplayInput, ReplayProgress
-from everhook.delivery.starts import REPLAYED
+from everhook.contracts import REPLAY_PRIORITY, ReplayInput, ReplayProgress
 from everhook.ids import Kind, new_gid, replay_workflow_id
 from everhook.redelivery.starts import start_replay
 from tests.workflows.engine import Engine, Script, run_id
@@ -28,7 +27,7 @@ async def test_turns_follow_each_other_at_a_low_priority_and_a_failed_one_is_rep
     await engine.result(handle)
     calls = engine.fakes.of("replay_pages")
     assert [call.argument for call in calls] == [ReplayInput(gid)] * 4
-    assert {call.priority.priority_key for call in calls} == {REPLAYED}
+    assert {call.priority.priority_key for call in calls} == {REPLAY_PRIORITY}
 
 
 async def test_a_long_replay_continues_as_new(engine: Engine) -> None:
