@@ -97,9 +97,9 @@ async def read_window(connection: AsyncConnection, selection: ReplaySelection, a
         return await _messages(connection, selection, after, rows)
     window = _deliveries(selection, after, rows)
     matches = case((_delivery_matches(selection, window), True), else_=False)
-    read = (await connection.execute(select(window.c.gid, matches.label("matches")).order_by(window.c.gid))).all()
-    found = [Found(row.gid) for row in read if row.matches]
-    return Window(found, read[-1].gid if read else after, is_last=len(read) < rows)
+    read = (await connection.execute(select(window.c.gid, matches.label("matches")))).all()
+    found = sorted((Found(row.gid) for row in read if row.matches), key=lambda one: one.gid)
+    return Window(found, max((row.gid for row in read), default=after), is_last=len(read) < rows)
 
 
 async def count_window(connection: AsyncConnection, selection: ReplaySelection, after: str, rows: int) -> WindowCount:
@@ -197,15 +197,12 @@ async def _messages(connection: AsyncConnection, selection: ReplaySelection, aft
     )
     window = _first(columns, table.gid, rows).subquery()
     matches = case((_message_matches(selection, window), True), else_=False)
-    read = (
-        await connection.execute(
-            select(window.c.gid, window.c.event_type, window.c.has_payload, matches.label("matches")).order_by(
-                window.c.gid
-            )
-        )
-    ).all()
-    found = [Found(row.gid, row.event_type, bool(row.has_payload)) for row in read if row.matches]
-    return Window(found, read[-1].gid if read else after, is_last=len(read) < rows)
+    columns = select(window.c.gid, window.c.event_type, window.c.has_payload, matches.label("matches"))
+    read = (await connection.execute(columns)).all()
+    found = sorted(
+        (Found(row.gid, row.event_type, bool(row.has_payload)) for row in read if row.matches), key=lambda one: one.gid
+    )
+    return Window(found, max((row.gid for row in read), default=after), is_last=len(read) < rows)
 
 
 def _message_matches(selection: ReplaySelection, window: Subquery) -> ColumnElement[bool]:
