@@ -34,8 +34,8 @@ class ReplayWorkflow:
                 if not progress.more:
                     return progress
                 workflow.set_current_details(
-                    f"{progress.started} deliveries started, {progress.skipped} left alone, {progress.erased} without a "
-                    f"payload; up to `{progress.position}`."
+                    f"{progress.started} deliveries started, {progress.skipped} left alone, "
+                    f"{progress.erased} without a payload; up to `{progress.position}`."
                 )
                 if workflow.info().is_continue_as_new_suggested():
                     break

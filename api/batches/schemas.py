@@ -58,8 +58,8 @@ class ReplayIn(ApiModel):
     since: Moment
     until: Moment | None = Field(None, description="Now by default.")
     mode: ReplayMode = Field(
-        description="`failed`: dead letters, and what was discarded. `all`: also what was delivered. `missing`: messages "
-        "that the endpoint subscribes to now and never had a delivery of."
+        description="`failed`: dead letters, and what was discarded. `all`: also what was delivered. `missing`: what "
+        "the endpoint subscribes to now and never had a delivery of."
     )
     endpoint_gid: EndpointRef | None = Field(
         None, description="To this endpoint only: its gid, or what it alone has in its URL or description."
@@ -87,9 +87,7 @@ class Replay(ApiModel):
     """A replay that was counted, and started unless it is a dry run."""
 
     model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"matched": 120, "matchedAtLeast": False, "erased": 2, "batchGid": BATCH_GID}]
-        }
+        json_schema_extra={"examples": [{"matched": 120, "matchedAtLeast": False, "erased": 2, "batchGid": BATCH_GID}]}
     )
 
     matched: int = Field(description="How many deliveries match, those without a payload included.")
@@ -127,8 +125,8 @@ class Batch(ApiModel):
     matched_at_least: bool = Field(description="Whether `matched` is a lower bound.")
     started: int = Field(description="Deliveries that were started.")
     skipped: int = Field(
-        description="Deliveries that were left alone: in progress meanwhile, of a message that did not pass its gate, or "
-        "to an endpoint that was deleted meanwhile."
+        description="Deliveries that were left alone: in progress meanwhile, of a message that did not pass its gate, "
+        "or to an endpoint that was deleted meanwhile."
     )
     erased: int = Field(description="Deliveries whose payload was erased.")
     channel: str | None = Field(None, description="Null, as all that follows, for bulk operations on dead letters.")

@@ -1,7 +1,6 @@
 """`everhook batches`."""
 
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -18,16 +17,9 @@ app = typer.Typer(help="Replays of channels: list, show, cancel.", no_args_is_he
 
 EXAMPLE = "bat_…"
 
+BatchState = Literal["running", "completed", "cancelled", "failed"]
+
 Gid = Annotated[str, typer.Argument(help="The batch's gid (bat_…).", show_default=False)]
-
-
-class State(StrEnum):
-    """What became of a batch."""
-
-    RUNNING = "running"
-    COMPLETED = "completed"
-    CANCELLED = "cancelled"
-    FAILED = "failed"
 
 
 @command(app, "list", examples=["batches list", "batches list --state running"])
@@ -35,12 +27,11 @@ def list_batches(
     session: Session,
     channel: ChannelNames = None,
     tenant: Tenants = None,
-    state: Annotated[list[State] | None, typer.Option(help="Can be repeated.")] = None,
+    state: Annotated[list[BatchState] | None, typer.Option(help="Can be repeated.")] = None,
     limit: Limit = DEFAULT_LIMIT,
 ) -> None:
     """List replays of channels, newest first."""
-    states = [each.value for each in state] if state else None
-    found = list(session.api.items(calls.list_batches(channel=channel, tenant=tenant, state=states), limit))
+    found = list(session.api.items(calls.list_batches(channel=channel, tenant=tenant, state=state), limit))
     session.out.show(found, lambda batches: _table(session.out, batches))
 
 

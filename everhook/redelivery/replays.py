@@ -23,8 +23,7 @@ from everhook.publishing.store import Acceptor
 from everhook.redelivery import batches_store as batches
 from everhook.redelivery import store
 from everhook.redelivery.pages import end_cancelled, of_types
-from everhook.redelivery.rounds import is_addressed_channel, publication_of
-from everhook.redelivery.service import MAX_REASON
+from everhook.redelivery.rounds import MAX_REASON, is_addressed_channel, publication_of
 from everhook.redelivery.starts import start_replay
 from everhook.redelivery.windows_store import ReplaySelection, count_window, read_window
 from everhook.storage.engine import Session
@@ -223,9 +222,7 @@ async def _count_deliveries(session: Session, selection: ReplaySelection) -> Pla
             return PlannedReplay(selection, matched, erased, at_least=not window.is_last)
 
 
-async def _selection(
-    session: Session, scope: TenantScope, viewer: Viewer, request: ReplayRequest
-) -> ReplaySelection:
+async def _selection(session: Session, scope: TenantScope, viewer: Viewer, request: ReplayRequest) -> ReplaySelection:
     moment = now()
     until = min(request.until or moment, moment)
     if request.since >= until:

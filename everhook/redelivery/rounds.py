@@ -19,6 +19,9 @@ from everhook.redelivery.store import Leg, MessageGate
 from everhook.storage.engine import Session
 from everhook.storage.tables import DeliveryRound, Message
 
+MAX_REASON = 1_000
+"""Characters of the reason for a replay."""
+
 _REMINDER_KEY = re.compile(r"dlv_[0-9a-z]{26}/reminder/[0-9]+")
 """The idempotency keys of reminders. They go to one endpoint, and no subscription applies."""
 

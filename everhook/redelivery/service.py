@@ -28,7 +28,7 @@ from everhook.notifications.events import is_reserved
 from everhook.publishing.routing import Audience, Route
 from everhook.publishing.store import Accepted, Acceptor, Publication
 from everhook.redelivery import store
-from everhook.redelivery.rounds import CAN_BE_REPLAYED, is_addressed, open_round, publication_of
+from everhook.redelivery.rounds import CAN_BE_REPLAYED, MAX_REASON, is_addressed, open_round, publication_of
 from everhook.redelivery.store import Leg, MessageGate
 from everhook.storage.engine import Session
 from everhook.storage.tables import DeliveryRound, GateState, Message, now
@@ -36,9 +36,6 @@ from everhook.storage.tenant_scope import tenant_bound
 
 MAX_DELIVERIES = 1_000
 """In one call: it is one transaction."""
-
-MAX_REASON = 1_000
-"""Characters."""
 
 
 class RedeliveryResult(StrEnum):

@@ -9,12 +9,25 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Subquery, and_, bindparam, case, exists, func, or_, select, union_all
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Subquery,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    or_,
+    select,
+    tuple_,
+    union_all,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from everhook.contracts import DeliveryStatus
 from everhook.ids import Kind
-from everhook.storage.paging import gid_range
+from everhook.storage.paging import gid_bounds
 from everhook.storage.statements import table_of
 from everhook.storage.tables import Batch, Delivery, Endpoint, Message, ReplayMode
 
@@ -135,25 +148,44 @@ def _deliveries(selection: ReplaySelection, after: str, rows: int) -> Subquery:
         table.gid, table.message_gid, table.endpoint_gid, table.tenant_gid,
         table.channel, table.event_type, table.status, table.accepted_at,
     )  # fmt: skip
-    columns = columns.where(table.gid > after, *gid_range(table.gid, Kind.DELIVERY, selection.since, selection.until))
     if selection.mode is ReplayMode.FAILED:
+        columns = columns.where(table.gid > after, *_range(table.gid, Kind.DELIVERY, selection))
         wrong = [
-            _first(columns.where(table.status == _literal(status)), table.gid, rows)
+            columns.where(table.status == _literal(status)).order_by(table.gid).limit(rows)
             for status in STATUSES[ReplayMode.FAILED]
         ]
         both = union_all(*(select(each.subquery()) for each in wrong)).subquery()
-        return _first(select(both), both.c.gid, rows).subquery()
+        return select(both).order_by(both.c.gid).limit(rows).subquery()
     if selection.endpoint_gid is not None:
-        columns = columns.where(table.endpoint_gid == selection.endpoint_gid)
-    elif selection.tenant_gid is not None:
-        columns = columns.where(table.tenant_gid == selection.tenant_gid)
-    else:
-        columns = columns.where(table.channel == selection.channel)
-    return _first(columns, table.gid, rows).subquery()
+        return _part(columns, table.endpoint_gid, selection.endpoint_gid, table.gid, selection, after, rows)
+    if selection.tenant_gid is not None:
+        return _part(columns, table.tenant_gid, selection.tenant_gid, table.gid, selection, after, rows)
+    return _part(columns, table.channel, selection.channel, table.gid, selection, after, rows)
 
 
-def _first(statement: Select[Any], gid: Any, rows: int) -> Select[Any]:
-    return statement.order_by(gid).limit(rows)
+def _part(
+    columns: Select[Any], column: Any, value: str, gid: Any, selection: ReplaySelection, after: str, rows: int
+) -> Subquery:
+    """A window of the index over `column` and the gid.
+
+    It is asked for by pairs. With `column = value`, a planner might read the primary key instead and skip what has
+    another value, which has no bound. The range of gids alone spares PostgreSQL the partitions of other months.
+    """
+    kind = Kind.MESSAGE if selection.is_backfill else Kind.DELIVERY
+    first, end = gid_bounds(kind, selection.since, selection.until)
+    pair = tuple_(column, gid)
+    return (
+        columns.where(gid > after, gid >= first, gid < end)
+        .where(pair > tuple_(value, max(after, first)), pair < tuple_(value, end))
+        .order_by(column, gid)
+        .limit(rows)
+        .subquery()
+    )
+
+
+def _range(gid: Any, kind: Kind, selection: ReplaySelection) -> list[ColumnElement[bool]]:
+    first, end = gid_bounds(kind, selection.since, selection.until)
+    return [gid >= first, gid < end]
 
 
 def _literal(status: DeliveryStatus) -> Any:
@@ -190,12 +222,7 @@ async def _messages(connection: AsyncConnection, selection: ReplaySelection, aft
         table.gid, table.tenant_gid, table.event_type, table.accepted_at, table.published_by,
         table.payload.is_not(None).label("has_payload"),
     )  # fmt: skip
-    columns = columns.where(
-        table.channel == selection.channel,
-        table.gid > after,
-        *gid_range(table.gid, Kind.MESSAGE, selection.since, selection.until),
-    )
-    window = _first(columns, table.gid, rows).subquery()
+    window = _part(columns, table.channel, selection.channel, table.gid, selection, after, rows)
     matches = case((_message_matches(selection, window), True), else_=False)
     columns = select(window.c.gid, window.c.event_type, window.c.has_payload, matches.label("matches"))
     read = (await connection.execute(columns)).all()
@@ -208,8 +235,7 @@ async def _messages(connection: AsyncConnection, selection: ReplaySelection, aft
 def _message_matches(selection: ReplaySelection, window: Subquery) -> ColumnElement[bool]:
     row, delivery = window.c, _DELIVERY.c
     # All deliveries of a message have gids of its time: the range spares PostgreSQL the partitions of other months.
-    range_ = gid_range(delivery.gid, Kind.DELIVERY, selection.since, selection.until)
-    of_message = and_(delivery.message_gid == row.gid, *range_)
+    of_message = and_(delivery.message_gid == row.gid, *_range(delivery.gid, Kind.DELIVERY, selection))
     conditions = [
         row.accepted_at >= selection.since,
         row.accepted_at < selection.until,

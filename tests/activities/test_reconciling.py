@@ -461,7 +461,13 @@ async def test_a_replay_that_makes_no_progress_gets_its_workflow(
         started.append(batch_gid)
 
     monkeypatch.setattr(module, "start_replay", start)
-    times = {"since": moment(), "until": moment(1), "actor": "ann", "channel": "orders", "mode": ReplayMode.ALL}
+    times: dict[str, Any] = {
+        "since": moment(),
+        "until": moment(1),
+        "actor": "ann",
+        "channel": "orders",
+        "mode": ReplayMode.ALL,
+    }
     stalled = Batch(**times, updated_at=now() - HOUR)
     async with database.writing() as session:
         session.add_all([stalled, Batch(**times), Batch(**times, state=BatchState.CANCELLED, updated_at=now() - HOUR)])

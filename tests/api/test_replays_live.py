@@ -33,13 +33,19 @@ async def test_a_channel_is_replayed_to_an_old_and_to_a_new_endpoint(live: Live)
     messages = []
     for n in range(3):
         messages.append(await live.api.publish({"n": n}, live.name))
-        await live.wait_for_status(messages[-1]["deliveries"][0]["deliveryGid"], "dead_lettered" if n == 2 else "delivered")
+        await live.wait_for_status(
+            messages[-1]["deliveries"][0]["deliveryGid"], "dead_lettered" if n == 2 else "delivered"
+        )
 
     batch = await replayed(live, "failed", reason="they fixed it")
     assert (batch["started"], batch["skipped"]) == (1, 0)
     dead = messages[2]["deliveries"][0]["deliveryGid"]
     delivery = await live.wait_for_status(dead, "delivered")
-    assert (delivery["round"], delivery["resolvedBy"], delivery["resolutionReason"]) == (2, "environment", "they fixed it")
+    assert (delivery["round"], delivery["resolvedBy"], delivery["resolutionReason"]) == (
+        2,
+        "environment",
+        "they fixed it",
+    )
 
     assert (await replayed(live, "all"))["started"] == 3
     await live.receiver.wait_for(7, path=live.path, timeout=20)

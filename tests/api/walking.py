@@ -225,7 +225,12 @@ async def make_world(api: Api, tenant: str) -> World:
     under_way, dead = [message["deliveries"][0]["deliveryGid"] for message in messages]
     await api.change_rows("UPDATE delivery SET status = 'dead_lettered', reason = 'rejected' WHERE gid = :g", g=dead)
     batch = Batch(
-        tenant_gid=gid, actor=tenant, channel="orders", mode=ReplayMode.ALL, since=now() - timedelta(hours=1), until=now()
+        tenant_gid=gid,
+        actor=tenant,
+        channel="orders",
+        mode=ReplayMode.ALL,
+        since=now() - timedelta(hours=1),
+        until=now(),
     )
     attempt = Attempt(
         delivery_gid=dead,

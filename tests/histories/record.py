@@ -428,7 +428,8 @@ def named(outcome: AttemptOutcome) -> AttemptOutcome:
 async def channel_replayed(engine: Engine, album: Album) -> None:
     """Replayed in two turns; and cancelled in Temporal."""
     engine.fakes.turns = Script(
-        ReplayProgress(more=True, position="dlv_1", started=25), ReplayProgress(more=False, position="dlv_2", started=30)
+        ReplayProgress(more=True, position="dlv_1", started=25),
+        ReplayProgress(more=False, position="dlv_2", started=30),
     )
     gid = new_gid(Kind.BATCH)
     await start_replay(engine.client, gid)

@@ -19,7 +19,7 @@ from everhook.delivery import overdue_store, parked_store
 from everhook.delivery import store as deliveries
 from everhook.delivery.inputs_store import InputDefaults, load_dead_letters
 from everhook.health.overview_store import troubled_circuits
-from everhook.redelivery.windows_store import ReplaySelection, read_window
+from everhook.redelivery.windows_store import ReplaySelection, Window, read_window
 from everhook.storage.engine import Database
 from everhook.storage.tables import CircuitRow, Endpoint, ReplayMode, now
 from tests.stores.factories import CHANNEL, Store, moment
@@ -29,26 +29,30 @@ from tests.stores.plans import plan_of, recorded, without_partitions
 MANY = 500
 HOUR = timedelta(hours=1)
 STRANDED = "who is stranded"
-SORTS_A_WINDOW = (
-    "what is overdue",
-    "what is overdue of a share, after a window",
-    "a window of a replay: all that failed",
-)
+ALL_THAT_FAILED = "a window of a replay: all that failed"
+SORTS_A_WINDOW = ("what is overdue", "what is overdue of a share, after a window", ALL_THAT_FAILED)
 """A bounded number of rows: so that endpoints take turns, and to merge two statuses."""
 
 Question = Callable[[AsyncConnection, Endpoint], Awaitable[Any]]
 
-ALL_THAT_FAILED = "all that failed"
 
-
-def selection(
-    end: Endpoint, mode: ReplayMode = ReplayMode.ALL, *, endpoint: bool = False, tenant: bool = False
-) -> ReplaySelection:
-    tenant_gid = end.tenant_gid if endpoint or tenant else None
-    endpoint_gid = end.gid if endpoint else None
-    return ReplaySelection(
-        CHANNEL, mode, now() - 24 * HOUR, now() + HOUR, endpoint_gid=endpoint_gid, tenant_gid=tenant_gid
+async def window(
+    connection: AsyncConnection,
+    end: Endpoint,
+    mode: ReplayMode = ReplayMode.ALL,
+    *,
+    endpoint: bool = False,
+    tenant: bool = False,
+) -> Window:
+    selection = ReplaySelection(
+        CHANNEL,
+        mode,
+        now() - 24 * HOUR,
+        now() + HOUR,
+        endpoint_gid=end.gid if endpoint else None,
+        tenant_gid=end.tenant_gid if endpoint or tenant else None,
     )
+    return await read_window(connection, selection, "", 100)
 
 
 QUESTIONS: dict[str, tuple[Question, str]] = {
@@ -79,19 +83,20 @@ QUESTIONS: dict[str, tuple[Question, str]] = {
         lambda connection, end: parked_store.oldest_parked(connection, end.gid, 100),
         "ix_delivery_parked",
     ),
-    **{
-        f"a window of a replay: {name}": (
-            lambda connection, end, given=given: read_window(connection, selection(end, **given), "", 100),
-            index,
-        )
-        for name, given, index in (
-            ("an endpoint", {"endpoint": True}, "ix_delivery_endpoint"),
-            ("a tenant", {"tenant": True}, "ix_delivery_tenant"),
-            ("the channel", {}, "ix_delivery_channel"),
-            (ALL_THAT_FAILED, {"mode": ReplayMode.FAILED}, "ix_delivery_astray"),
-            ("what is missing", {"endpoint": True, "mode": ReplayMode.MISSING}, "ix_message_channel"),
-        )
-    },
+    "a window of a replay: an endpoint": (
+        lambda connection, end: window(connection, end, endpoint=True),
+        "ix_delivery_endpoint",
+    ),
+    "a window of a replay: a tenant": (
+        lambda connection, end: window(connection, end, tenant=True),
+        "ix_delivery_tenant",
+    ),
+    "a window of a replay: the channel": (lambda connection, end: window(connection, end), "ix_delivery_channel"),
+    ALL_THAT_FAILED: (lambda connection, end: window(connection, end, ReplayMode.FAILED), "ix_delivery_astray"),
+    "a window of a replay: what is missing": (
+        lambda connection, end: window(connection, end, ReplayMode.MISSING, endpoint=True),
+        "ix_message_channel",
+    ),
     "how many are parked at an endpoint": (
         lambda connection, end: parked_store.count_parked(connection, end.gid),
         "ix_delivery_parked",

@@ -40,7 +40,9 @@ async def counted(api: Api, mode: str, **body: Any) -> tuple[int, int]:
 
 def pages_of(api: Api) -> ReplayPages:
     services = api.services
-    return ReplayPages(services.database, Acceptor(services.database, services.messages._defaults), services.messages._defaults)
+    return ReplayPages(
+        services.database, Acceptor(services.database, services.messages._defaults), services.messages._defaults
+    )
 
 
 async def run(api: Api, batch_gid: str, size: int = 3) -> list[str]:
@@ -110,7 +112,9 @@ async def test_each_mode_takes_what_it_names_and_leaves_the_rest_alone(api: Api)
     )
     (entry,) = await api.walk("/v1/audit", action="channel.replayed")
     assert (entry["subject"], entry["detail"]["matched"]) == (batch["batchGid"], 2)
-    row = (await api.rows("SELECT decided_by, decided_why, due_at, dispatched_at FROM delivery WHERE gid = :g", g=dead))[0]
+    row = (
+        await api.rows("SELECT decided_by, decided_why, due_at, dispatched_at FROM delivery WHERE gid = :g", g=dead)
+    )[0]
     assert (row.decided_by, row.decided_why, row.dispatched_at) == ("environment", "they are back", None)
     assert row.due_at is not None  # without a workflow the reconciler starts it
 
@@ -139,7 +143,9 @@ async def test_types_time_endpoint_and_tenant_narrow_it(api: Api) -> None:
     # What belongs to endpoints that were deleted is not matched.
     await api.delete(f"/v1/endpoints/{two}")
     assert await counted(api, "all") == (4, 0)
-    assert_problem(await api.post("/v1/channels/orders/replay", {"since": LONG_AGO, "mode": "all", "endpointGid": two}), 409)
+    assert_problem(
+        await api.post("/v1/channels/orders/replay", {"since": LONG_AGO, "mode": "all", "endpointGid": two}), 409
+    )
 
 
 async def test_what_was_erased_or_did_not_pass_its_gate_is_counted_and_skipped(api: Api) -> None:
@@ -169,17 +175,9 @@ async def test_a_new_endpoint_gets_what_it_subscribes_to_and_never_had(api: Api)
     await api.publish({"n": 30}, type="order.paid")
     await api.publish({"n": 40}, tenant="default")
     await api.publish({"n": 50}, tenant="acme")
-    new = created(
-        await api.post(
-            "/v1/endpoints",
-            {
-                "url": "http://127.0.0.1:9999/new",
-                "channel": "orders",
-                "events": ["order.created"],
-                "filter": {"n": [{"numeric": [">", 10]}]},
-            },
-        )
-    )["endpointGid"]
+    new = (await api.endpoint())["endpointGid"]
+    taking = {"endpointGid": new, "channel": "orders", "events": ["order.created"], "filter": {"n": {"$gt": 10}}}
+    created(await api.post("/v1/subscriptions", taking))
     had = await api.publish({"n": 60})
     assert len(had["deliveries"]) == 2
 
