@@ -61,7 +61,7 @@ class PolicyOptions:
 
 
 def moment(option: str, text: str) -> str:
-    """A time as the API takes it: one that is given, or that of so long ago (`90min`, `2h`, `7d`)."""
+    """A time as the API takes it: one that is given, or that of `90min`, `2h` or `7d` ago."""
     ago = _AGO.fullmatch(text)
     if ago is None:
         return text

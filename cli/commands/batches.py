@@ -1,6 +1,7 @@
 """`everhook batches`."""
 
-from typing import Annotated, Literal
+from enum import StrEnum
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -17,9 +18,17 @@ app = typer.Typer(help="Replays of channels: list, show, cancel.", no_args_is_he
 
 EXAMPLE = "bat_…"
 
-BatchState = Literal["running", "completed", "cancelled", "failed"]
 
 Gid = Annotated[str, typer.Argument(help="The batch's gid (bat_…).", show_default=False)]
+
+
+class State(StrEnum):
+    """What became of a batch."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
 
 
 @command(app, "list", examples=["batches list", "batches list --state running"])
@@ -27,11 +36,12 @@ def list_batches(
     session: Session,
     channel: ChannelNames = None,
     tenant: Tenants = None,
-    state: Annotated[list[BatchState] | None, typer.Option(help="Can be repeated.")] = None,
+    state: Annotated[list[State] | None, typer.Option(help="Can be repeated.")] = None,
     limit: Limit = DEFAULT_LIMIT,
 ) -> None:
     """List replays of channels, newest first."""
-    found = list(session.api.items(calls.list_batches(channel=channel, tenant=tenant, state=state), limit))
+    chosen: dict[str, Any] = {"channel": channel, "tenant": tenant, "state": state}
+    found = list(session.api.items(calls.list_batches(**chosen), limit))
     session.out.show(found, lambda batches: _table(session.out, batches))
 
 
