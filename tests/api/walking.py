@@ -60,7 +60,8 @@ RECEIVING = {PULLING + "poll", PULLING + "acks", PULLING + "stream"}
 OF_PULLED = RECEIVING | {PULLING + "queue"}
 FOLLOWING = "/v1/messages/{gid}/"
 WAITING = {FOLLOWING + "wait"}
-REPLAYING = {FOLLOWING + "redeliver", "/v1/channels/{name}/replay", "/v1/batches/{gid}/cancel"}
+OF_CHANNELS = {"/v1/channels/{name}/replay"}
+REPLAYING = OF_CHANNELS | {FOLLOWING + "redeliver", "/v1/batches/{gid}/cancel"}
 """What a publisher may ask for, of its own messages."""
 OF_SENDERS = WAITING | {FOLLOWING + "events", FOLLOWING + "events/stream", "/v1/batches", "/v1/batches/{gid}"}
 """What a publisher may read, of its own messages."""
@@ -143,7 +144,7 @@ class Operation:
             if part in ("{gid}", "{name}"):
                 kind = "pulled" if self.path in OF_PULLED else KIND_OF_PATH.get(parts[at - 1])
                 assert kind is not None, f"{self.name}: whose gid is it?"
-                parts[at] = world.ids["subscribed" if self.path in PUBLISHING else kind]
+                parts[at] = world.ids["subscribed" if self.path in PUBLISHING | OF_CHANNELS else kind]
             elif part == "{command}":
                 (commands,) = (p["schema"]["enum"] for p in self.spec["parameters"] if p["name"] == "command")
                 parts[at] = commands[0]
@@ -243,6 +244,7 @@ async def make_world(api: Api, tenant: str) -> World:
         request_sha256=hashlib.sha256(b'{"n": 1}').hexdigest(),
     )
     receipt = Receipt(tenant_gid=gid, delivery_gid=dead, attempt_gid=attempt.gid, round=1, number=1, jws=JWS)
+    await api.change_rows("UPDATE batch SET state = 'completed'")  # only so many may run
     async with api.database.writing() as session:
         session.add_all([attempt, receipt, batch])
     return World(

@@ -1657,7 +1657,7 @@ class ReplayIn(TypedDict):
     """
     mode: ReplayMode
     """
-    `failed`: dead letters, and what was discarded. `all`: also what was delivered. `missing`: messages that the endpoint subscribes to now and never had a delivery of.
+    `failed`: dead letters, and what was discarded. `all`: also what was delivered. `missing`: what the endpoint subscribes to now and never had a delivery of.
     """
     endpointGid: NotRequired[str | None]
     """
