@@ -11,8 +11,8 @@ from testing.waiting import assert_eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-MANY = 100
-BEFORE_THE_KILL = 20
+MANY = 90
+BEFORE_THE_KILL = 15
 
 
 async def test_a_replay_goes_on_where_it_was_when_its_worker_is_killed(postgres: Scene, sqlite: Scene) -> None:
@@ -22,7 +22,7 @@ async def test_a_replay_goes_on_where_it_was_when_its_worker_is_killed(postgres:
 
 async def _killed(scene: Scene) -> None:
     endpoint = await scene.endpoint()
-    await scene.respond(slowly(0.05))
+    await scene.respond(slowly(0.2))
     acks = await scene.publish(MANY)
     await scene.has_statuses(endpoint, delivered=MANY)
     since = (datetime.now(UTC) - timedelta(minutes=10)).isoformat()
