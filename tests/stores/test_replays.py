@@ -201,6 +201,7 @@ async def test_a_tenant_is_not_sent_what_it_cannot_see(api: Api) -> None:
     tenant = await api.key(tenant="acme")
     await api.publish({"n": 1})
     await api.publish({"n": 2}, tenant="acme")
+    await api.publish({"n": 3}, tenant="default")
     endpoint = (await api.endpoint(channel="orders", tenant="acme"))["endpointGid"]
     assert await counted(api, "missing", endpointGid=endpoint) == (2, 0)
     assert await counted(tenant, "missing", endpointGid=endpoint) == (1, 0)
