@@ -25,6 +25,7 @@ from activities.recording import RecordingActivities
 from activities.releasing import ReleasingActivities
 from activities.replaying import ReplayingActivities
 from activities.retention import RetentionActivities
+from activities.scheduling import ScheduleActivities
 from activities.sealing import SealingActivities
 from activities.sending import SendingActivities
 from activities.tasks import TaskActivities
@@ -45,6 +46,7 @@ from workflows.delivery import DeliveryWorkflow
 from workflows.endpoint import EndpointWorkflow
 from workflows.erasure import EraseTenantWorkflow
 from workflows.replay import ReplayWorkflow
+from workflows.scheduled import ScheduledMessageWorkflow
 from workflows.upkeep import (
     EventsLoopWorkflow,
     EventsWorkflow,
@@ -65,6 +67,7 @@ WORKFLOWS: Sequence[type] = [
     EraseTenantWorkflow,
     SealReceiptsWorkflow,
     ReplayWorkflow,
+    ScheduledMessageWorkflow,
 ]
 
 GRACE = timedelta(seconds=45)
@@ -137,7 +140,9 @@ def _deployment(settings: Settings) -> WorkerDeploymentConfig | None:
 
 def _recording(engine: DeliveryEngine) -> list[Activity]:
     """The activities of deliveries and circuits, except sending."""
-    recording = RecordingActivities(engine.database, engine.recorder, engine.issuers, engine.defaults)
+    recording = RecordingActivities(
+        engine.database, engine.recorder, engine.issuers, engine.defaults, engine.groups.start
+    )
     circuits = CircuitActivities(engine.database)
     releasing = ReleasingActivities(engine.client, engine.database, engine.defaults, engine.dispatcher, engine.timers)
     return [
@@ -151,6 +156,7 @@ def _recording(engine: DeliveryEngine) -> list[Activity]:
         circuits.project_circuit,
         releasing.count_parked,
         releasing.release_parked,
+        ScheduleActivities(engine.schedules).deliver_scheduled,
     ]
 
 
@@ -164,6 +170,8 @@ def _upkeep(engine: DeliveryEngine) -> list[Activity]:
         engine.defaults,
         overdue_grace=timedelta(seconds=settings.overdue_grace_seconds),
         every=timedelta(seconds=settings.reconcile_every_seconds),
+        schedules=engine.schedules,
+        groups=engine.groups,
     )
     alerts = AlertEvaluator(database, Limits.from_settings(settings))
     acceptor = Acceptor(database, engine.defaults, engine.wake_ups.wake)

@@ -30,6 +30,9 @@ from everhook.delivery.store import mark_dispatched
 from everhook.delivery.weights import sync_limits
 from everhook.ids import delivery_workflow_id, gid_endings
 from everhook.observability.metrics import HISTORY_SKIPPED
+from everhook.ordering.service import GroupStarter
+from everhook.ordering.store import free_stalled
+from everhook.publishing.schedules import MessageSchedules
 from everhook.pulling import queue_store as queue
 from everhook.redelivery import batches_store as batches
 from everhook.redelivery.starts import start_replay
@@ -68,6 +71,11 @@ REPLAY_STALLED = timedelta(seconds=60)
 GUARD_AFTER = timedelta(seconds=60)
 """A pulled delivery that waits for longer gets its workflow, so that operators see it in Temporal."""
 
+SCHEDULED_BATCH = 50
+STALLED_AFTER = timedelta(minutes=10)
+GROUPS = 200
+"""Groups in which nothing happened for `STALLED_AFTER` are checked, so many in one transaction."""
+
 log = structlog.get_logger()
 
 
@@ -100,14 +108,19 @@ class ReconcilingActivities:
         *,
         overdue_grace: timedelta,
         every: timedelta = timedelta(seconds=15),
+        schedules: MessageSchedules | None = None,
+        groups: GroupStarter | None = None,
     ) -> None:
-        """`every`: how long after a pass the next one is due."""
+        """`every`: how long after a pass the next one is due. Without `schedules` and `groups` a pass leaves
+        scheduled messages and groups alone."""
         self._client = client
         self._database = database
         self._circuits = circuits
         self._defaults = defaults
         self._overdue_grace = overdue_grace
         self._every = every
+        self._schedules = schedules
+        self._groups = groups
         self._dead_letters_due = 0.0
         self._checked = ""  # the last dead letter whose workflow was looked for; empty: begin with the newest
 
@@ -130,6 +143,8 @@ class ReconcilingActivities:
                 self._start_history,
                 self._resume_replays,
                 self._guard_pulled,
+                self._deliver_scheduled,
+                self._free_groups,
                 self._sync_limits,
             ]
         for step in steps:
@@ -333,6 +348,26 @@ class ReconcilingActivities:
         if stalled:
             async with self._database.write_connection() as connection:
                 await batches.touch(connection, stalled)
+
+    async def _deliver_scheduled(self, current: _PassSummary) -> None:
+        """Deliver scheduled messages whose workflow was not started, or was lost."""
+        while self._schedules is not None and not current.is_over:
+            found = await self._schedules.deliver_overdue(self._overdue_grace, SCHEDULED_BATCH)
+            current.started += found
+            activity.heartbeat()
+            if found < SCHEDULED_BATCH:
+                return
+
+    async def _free_groups(self, current: _PassSummary) -> None:
+        """Free the next deliveries of groups in which nothing happened for a while."""
+        while self._groups is not None and not current.is_over:
+            async with self._database.write_connection() as connection:
+                checked, freed = await free_stalled(connection, now() - STALLED_AFTER, GROUPS)
+            self._groups.start(freed)
+            current.started += len(freed)
+            activity.heartbeat()
+            if checked < GROUPS:
+                return
 
     async def _sync_limits(self, _: _PassSummary) -> None:
         """Send Temporal the rate limits that changed while it was unavailable."""

@@ -1,5 +1,7 @@
 """The activities that record what happens to a delivery. Running one of them twice changes nothing."""
 
+from collections.abc import Callable, Sequence
+
 from temporalio import activity
 
 from everhook.contracts import AttemptRecord, DeadLetterInput, DeliveryInput, DiscardInput, RoundInput
@@ -9,6 +11,7 @@ from everhook.delivery.sender import delivery_missing
 from everhook.delivery.snapshot_store import load_receipt_context
 from everhook.delivery.store import dead_letter, discard, is_in_round, open_round
 from everhook.inbox.deadlines_store import ask_again, cancel
+from everhook.ordering.store import Freed
 from everhook.publishing.gate_progress_store import decline_discarded
 from everhook.pulling.queue_store import requeue, withdraw
 from everhook.receipts.issuer import issue, url_of
@@ -18,7 +21,16 @@ from everhook.storage.tables import now
 
 
 class RecordingActivities:
-    def __init__(self, database: Database, recorder: Recorder, issuers: IssuerCache, defaults: InputDefaults) -> None:
+    def __init__(
+        self,
+        database: Database,
+        recorder: Recorder,
+        issuers: IssuerCache,
+        defaults: InputDefaults,
+        on_freed: Callable[[Sequence[Freed]], None] = lambda _: None,
+    ) -> None:
+        """`on_freed` is called with the deliveries whose turn in their group it is, after the commit."""
+        self._on_freed = on_freed
         self._database = database
         self._recorder = recorder
         self._issuers = issuers
@@ -40,7 +52,8 @@ class RecordingActivities:
     @activity.defn(name="dead_letter")
     async def dead_letter(self, input: DeadLetterInput) -> None:
         async with self._database.writing() as session:
-            await dead_letter(session, input.delivery_gid, input.round, input.reason, now() + input.retention)
+            freed = await dead_letter(session, input.delivery_gid, input.round, input.reason, now() + input.retention)
+        self._on_freed(freed)
 
     @activity.defn(name="open_round")
     async def open_round(self, input: RoundInput) -> DeliveryInput:
@@ -57,10 +70,12 @@ class RecordingActivities:
 
     @activity.defn(name="discard")
     async def discard(self, input: DiscardInput) -> None:
+        freed: Sequence[Freed] = ()
         async with self._database.writing() as session:
             if input.round and not await is_in_round(session, input.delivery_gid, input.round):
                 return
             await withdraw(session, input.delivery_gid)
             await cancel(session, input.delivery_gid)
-            await discard(session, input.delivery_gid, input.note)
+            freed = await discard(session, input.delivery_gid, input.note)
             await decline_discarded(session, input.delivery_gid, input.note.by, input.note.because)
+        self._on_freed(freed)

@@ -212,6 +212,7 @@ def _services_on(engine: DeliveryEngine) -> Services:
         engine.defaults,
         backlog,
         PublishRate(settings.publish_rate),
+        engine.schedules,
         max_payload_bytes=settings.max_payload_bytes,
     )
     endpoint_service = EndpointService(

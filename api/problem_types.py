@@ -182,6 +182,20 @@ GATE_NOT_PASSED = ProblemType(
     "The message waits for the decisions of its gate, or was declined there, so it cannot be sent again.",
     "Wait for the decisions. Publish a message that was declined anew.",
 )
+NOT_SCHEDULED = ProblemType(
+    "not-scheduled",
+    HTTPStatus.CONFLICT,
+    "Not scheduled",
+    "The message does not wait for a time of delivery, so it cannot be cancelled.",
+    "Look at its deliveries: what waits for a next attempt can be discarded once it is a dead letter.",
+)
+NOT_RELEASED = ProblemType(
+    "not-released",
+    HTTPStatus.CONFLICT,
+    "Not released",
+    "The message waits for its time of delivery, or was cancelled before it, so there is nothing to send again.",
+    "Wait for its `deliverAt`. Publish a message that was cancelled anew.",
+)
 RECEIPT_ARCHIVED = ProblemType(
     "receipt-archived",
     HTTPStatus.GONE,
@@ -301,6 +315,8 @@ OF_ERRORS: Mapping[type[errors.DomainError], ProblemType] = {
     errors.TaskChanged: TASK_CHANGED,
     errors.TooManyDeliveries: TOO_MANY_DELIVERIES,
     errors.GateNotPassed: GATE_NOT_PASSED,
+    errors.NotScheduled: NOT_SCHEDULED,
+    errors.NotReleased: NOT_RELEASED,
     errors.PayloadErased: PAYLOAD_ERASED,
     errors.LogDamaged: INTERNAL_ERROR,
     errors.ReceiptArchived: RECEIPT_ARCHIVED,

@@ -40,6 +40,7 @@ def endpoint(view: EndpointView) -> EndpointOut:
         circuit=CircuitOut.model_validate(circuit, extra="ignore"),
         policy=row.policy,
         rate_limit=row.rate_limit,
+        on_group_failure=row.on_group_failure,
         signatures=row.signatures,
         format=row.format,
         headers=row.headers,
@@ -53,7 +54,7 @@ def endpoint(view: EndpointView) -> EndpointOut:
 
 
 def _options(row: Endpoint) -> EndpointOptions | None:
-    if row.mode is DeliveryMode.HTTP:
+    if row.mode is DeliveryMode.HTTP and not row.options:
         return None
     defaults = {"leaseSeconds": 60, "maxInFlight": 1_000} if row.mode.is_pulled else {}
     return EndpointOptions.model_validate(defaults | row.options)

@@ -119,7 +119,7 @@ Flag = Annotated[bool, Strict()]
 
 Name = Annotated[str, StringConstraints(pattern=patterns.NAME)]
 EventType = Annotated[str, StringConstraints(pattern=patterns.EVENT_TYPE)]
-EventPattern = Annotated[str, StringConstraints(pattern=patterns.EVENT_PATTERN)]
+EventPattern = Annotated[str, StringConstraints(pattern=patterns.EVENT_PATTERN, max_length=130)]
 Events = Annotated[list[EventPattern], Field(max_length=MAX_EVENTS)]
 Metadata = Annotated[dict[str, Any], Field(max_length=MAX_METADATA_KEYS), AfterValidator(check_free_json)]
 Gid = Annotated[str, StringConstraints(pattern=patterns.GID)]

@@ -19,6 +19,7 @@ DELIVERIES: Mapping[str, Shown] = {
     DeliveryStatus.AVAILABLE: ("○ available", ""),
     DeliveryStatus.AWAITING_DECISION: ("? awaiting decision", ""),
     DeliveryStatus.GATED: ("‖ gated", "yellow"),
+    DeliveryStatus.QUEUED: ("‖ queued", "yellow"),
     DeliveryStatus.DEAD_LETTERED: ("■ dead letter", "bold red"),
     DeliveryStatus.DELIVERED: ("✓ delivered", "green"),
     DeliveryStatus.DISCARDED: ("✗ discarded", "dim"),

@@ -21,6 +21,7 @@ RETENTION_WORKFLOW = "Retention"
 ERASE_TENANT_WORKFLOW = "EraseTenant"
 SEAL_RECEIPTS_WORKFLOW = "SealReceipts"
 REPLAY_WORKFLOW = "Replay"
+SCHEDULED_MESSAGE_WORKFLOW = "ScheduledMessage"
 
 
 LOOP_LENGTH = timedelta(minutes=5)
@@ -71,7 +72,7 @@ class DeliveryStatus(StrEnum):
     """The status of a delivery.
 
     `AVAILABLE`: in the pull queue, leased or not. `AWAITING_DECISION`: a person has to decide. `GATED`: waits for the
-    decisions of a gate.
+    decisions of a gate. `QUEUED`: waits for those before it in its group.
     """
 
     ACCEPTED = "accepted"
@@ -81,6 +82,7 @@ class DeliveryStatus(StrEnum):
     AVAILABLE = "available"
     AWAITING_DECISION = "awaiting_decision"
     GATED = "gated"
+    QUEUED = "queued"
     DELIVERED = "delivered"
     DEAD_LETTERED = "dead_lettered"
     DISCARDED = "discarded"
@@ -453,6 +455,13 @@ class DeliveryState:
     waiting_for: str
     next_attempt_at: datetime | None = None
     dead_letter_reason: DeadLetterReason | None = None
+
+
+@dataclass(frozen=True)
+class ScheduledMessageInput:
+    """The input of `ScheduledMessageWorkflow` and of `deliver_scheduled`."""
+
+    message_gid: str
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ from everhook.egress import EgressClient, EgressRules
 from everhook.internal.service import InternalHandlers, mailer_of
 from everhook.lifecycle.service import LifecycleService
 from everhook.lifecycle.watch import MessageWatch
+from everhook.ordering.service import GroupStarter
+from everhook.publishing.schedules import MessageSchedules
 from everhook.publishing.store import Acceptor
 from everhook.pulling.direct import DirectHandOut
 from everhook.pulling.service import PullQueue
@@ -58,6 +60,8 @@ class DeliveryEngine:
     lifecycle: LifecycleService
     tasks: TaskService
     timers: TaskTimers
+    schedules: MessageSchedules
+    groups: GroupStarter
 
 
 @asynccontextmanager
@@ -100,6 +104,10 @@ async def delivery_engine(
         settings.circuit_policy,
         watch.wake,
     )
+    schedules = MessageSchedules(client, database, acceptor, dispatcher, watch.wake)
+    groups = GroupStarter(database, defaults, dispatcher, guards, wake_ups.wake)
+    recorder.free_by(groups.start)
+    pulls.free_by(groups.start)
     tasks = TaskService(issuers, defaults, guards, dispatcher, watch.wake, wake_ups.wake)
     try:
         yield DeliveryEngine(
@@ -121,10 +129,14 @@ async def delivery_engine(
             lifecycle=LifecycleService(watch),
             tasks=tasks,
             timers=TaskTimers(database, tasks),
+            schedules=schedules,
+            groups=groups,
         )
     finally:
         await watch.close()
         await wake_ups.close()
+        await schedules.close()
+        await groups.close()
         await dispatcher.close()
         await guards.close()
         await history.close()

@@ -17,7 +17,7 @@
         │   ├── IdempotencyKeyReused
         │   ├── AlreadyDecided, TaskChanged
         │   ├── NotADeadLetter, NoAttemptDue, PayloadErased, NotPulled,
-        │   │   TooManyDeliveries, GateNotPassed
+        │   │   TooManyDeliveries, GateNotPassed, NotScheduled, NotReleased
         │   └── TenantNameTaken, TenantInUse
         ├── ReceiptArchived             it was moved to a file, which is not here
         ├── LogDamaged              a log of receipts lacks hashes, so nothing can be proven from it
@@ -139,6 +139,14 @@ class TooManyDeliveries(Conflict):
 
 class GateNotPassed(Conflict):
     """The message waits for its gate, or was declined there."""
+
+
+class NotScheduled(Conflict):
+    """The message does not wait for a time of delivery."""
+
+
+class NotReleased(Conflict):
+    """The message waits for its time of delivery, or was cancelled before it."""
 
 
 class NoAttemptDue(Conflict):

@@ -73,11 +73,18 @@ class Publisher:
         return endpoint
 
     async def publish(
-        self, channel: str, payload: bytes, *, type: str | None = None, key: str | None = None, due: float | None = None
+        self,
+        channel: str,
+        payload: bytes,
+        *,
+        type: str | None = None,
+        key: str | None = None,
+        due: float | None = None,
+        group: str | None = None,
     ) -> Ack | None:
         """Publish one message; None if it was given up without an answer. Raises PublishRefused on a 4xx."""
         key = key or str(uuid.uuid4())
-        body = _body(payload, type)
+        body = _body(payload, type, group)
         started = time.monotonic()
         error, tries = "", 0
         while time.monotonic() - started < self._patience:
@@ -166,9 +173,10 @@ def ack_of(answer: Mapping[str, Any], payload: bytes, key: str, endpoints: Mappi
     return Ack(key, answer["messageGid"], sha256(payload), deliveries, bool(answer.get("duplicate", False)))
 
 
-def _body(payload: bytes, type: str | None) -> bytes:
+def _body(payload: bytes, type: str | None, group: str | None = None) -> bytes:
     """The request with the payload's bytes as they are: a JSON library would write them its own way."""
-    head = f'"type":{json.dumps(type)},'.encode() if type is not None else b""
+    given = {"type": type, "groupKey": group}
+    head = b"".join(f'"{name}":{json.dumps(value)},'.encode() for name, value in given.items() if value is not None)
     return b"{" + head + b'"payload":' + payload + b"}"
 
 

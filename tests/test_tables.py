@@ -43,7 +43,7 @@ from everhook.pulling.leases import Held, LeaseStatus
 from everhook.redelivery.service import RedeliveryResult
 from everhook.serving.protocol import Phase
 from everhook.signing.schemes import SecretKind, SignatureScheme
-from everhook.storage.tables import BatchState, GateState, ReplayMode, TaskState
+from everhook.storage.tables import BatchState, GateState, OnGroupFailure, ReplayMode, TaskState
 from everhook.streaming.service import ByeReason
 from everhook.tenants.api_keys_store import GIVEN_SCOPES, Scope
 from tests.test_layout import REPOSITORY, name_of, product_files
@@ -216,6 +216,7 @@ DESCRIBED_IN: Mapping[type[Enum], str] = {
     DeadLetterReason: "docs/operating.md",
     DeliveryStatus: "docs/operating.md",
     GateState: "docs/approvals.md",
+    OnGroupFailure: "docs/api.md",
     IntentStatus: "docs/axme.md",
     StepState: "docs/approvals.md",
     EventKind: "docs/operating.md",

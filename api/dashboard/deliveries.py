@@ -45,6 +45,7 @@ WITHOUT_ATTEMPT = TERMINAL_STATUSES | {
     DeliveryStatus.DEAD_LETTERED,
     DeliveryStatus.AWAITING_DECISION,
     DeliveryStatus.GATED,
+    DeliveryStatus.QUEUED,
 }
 """No attempt can be asked for."""
 

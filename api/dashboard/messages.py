@@ -32,7 +32,7 @@ class ListView:
 @dataclass(frozen=True)
 class DetailView:
     """`lines` are the newest deliveries; `more`: there are others. `counts` are of all, by status. `gate` is what they
-    waited or wait for, and `inboxes` are those of its steps."""
+    waited or wait for, and `inboxes` are those of its steps. `waits`: it has none before its time."""
 
     message: Message
     tenant: str | None
@@ -41,6 +41,7 @@ class DetailView:
     more: bool
     gate: GateView | None
     inboxes: Mapping[str, Endpoint]
+    waits: bool
 
 
 @router.get("")
@@ -79,8 +80,15 @@ async def show_one(gid: str, request: Request, viewer: OperatorDep, services: Se
         more=detail.has_more_deliveries,
         gate=detail.gate,
         inboxes=inboxes,
+        waits=detail.waits,
     )
     return render(request, "message.html", viewer, title=detail.message.event_type, nav="messages", v=view)
+
+
+@router.post("/{gid}/cancel")
+async def cancel(gid: str, viewer: OperatorDep, services: ServicesDep, store: StoreDep, form: FormDep) -> Response:
+    await services.messages.cancel(store, viewer.caller.actor, gid)
+    return see_other(viewer, f"/messages/{gid}", "cancelled")
 
 
 @router.post("/{gid}/send-again")

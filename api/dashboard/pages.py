@@ -210,6 +210,7 @@ def markup(request: Request, template: str, viewer: Viewer | None, **context: An
 NOTICES = {
     "replay": "Replay requested. Its round of attempts begins in a moment.",
     "again": "It is being sent again.",
+    "cancelled": "It is cancelled, and will not be delivered.",
     "discard": "Discard requested.",
     "attempt-now": "The next attempt is being made.",
     "pause": "Paused. Messages are parked until the endpoint is resumed.",

@@ -21,6 +21,7 @@ from everhook.egress import TlsExtras
 from everhook.endpoints.service import EndpointChanges, NewEndpoint
 from everhook.internal.options import HandlerKind
 from everhook.signing.schemes import DEFAULT_SCHEMES, SignatureScheme, secret_key
+from everhook.storage.tables import OnGroupFailure
 
 MAX_PEM = 32 * 1024
 MAX_GRACE = timedelta(days=7)
@@ -43,6 +44,7 @@ ENDPOINT: dict[str, Any] = {
     "headers": {"x-team": "orders"},
     "metadata": {"plan": "gold"},
     "ed25519": False,
+    "onGroupFailure": "continue",
     "publicKeys": [],
     "createdAt": "2026-01-31T12:00:00Z",
     "updatedAt": "2026-01-31T12:00:00Z",
@@ -133,7 +135,8 @@ class HandlerOptions(GivenOnly):
 
 
 class EndpointOptions(GivenOnly):
-    """Options of the mode: the first two of `poll` and `stream`, `handler` of `internal`, the others of `inbox`."""
+    """Options of the mode: the first two of `poll` and `stream`, `handler` of `internal`, `metadataHeaders` of `http`,
+    the others of `inbox`."""
 
     lease_seconds: Integer | None = Field(
         None, ge=5, le=43_200, description="How long a consumer has for a delivery; 60 by default."
@@ -149,6 +152,9 @@ class EndpointOptions(GivenOnly):
         None, max_length=50, description="Who belongs to `group:<name>`, by the names of their keys."
     )
     handler: HandlerOptions | None = Field(None, description="Required in the mode `internal`.")
+    metadata_headers: Flag | None = Field(
+        None, description="Mode `http`: send the metadata of messages as headers `x-webhook-meta-<key>`, too."
+    )
 
 
 class EndpointSettings(ApiModel):
@@ -167,6 +173,11 @@ class EndpointSettings(ApiModel):
     ed25519: Flag = Field(False, description="Sign with Ed25519 too (`v1a`); needs the scheme `standard`.")
     tls: Tls | None = None
     options: EndpointOptions | None = Field(None, description="Those of the mode.")
+    on_group_failure: OnGroupFailure = Field(
+        OnGroupFailure.CONTINUE,
+        description="What a dead letter means for messages with the same `groupKey`: `continue` with the next one, or "
+        "`block` until it is delivered by a replay, or discarded.",
+    )
 
 
 class EndpointIn(EndpointSettings):
@@ -210,6 +221,7 @@ class EndpointPatch(ApiModel):
     ed25519: Flag | None = None
     tls: Tls | None = None
     options: EndpointOptions | None = None
+    on_group_failure: OnGroupFailure | None = None
 
     def changes(self) -> EndpointChanges:
         """As the use case takes them: what was given, and nothing else."""
@@ -256,13 +268,14 @@ class EndpointOut(ApiModel):
     tenant: str
     mode: EndpointMode
     url: str | None = Field(description="Null in modes other than `http`.")
-    options: EndpointOptions | None = Field(description="Null in the mode `http`.")
+    options: EndpointOptions | None = Field(description="Null in the mode `http` without any.")
     description: str
     status: EndpointStatus
     status_reason: str
     circuit: CircuitOut
     policy: dict[str, Any] | None
     rate_limit: float | None
+    on_group_failure: OnGroupFailure
     signatures: list[SignatureScheme]
     format: BodyFormat
     headers: dict[str, str]

@@ -15,6 +15,7 @@ from api.problems import invalid
 from everhook.publishing.service import NewMessage
 
 MAX_BATCH = 500
+MAX_TRANSACTION = 100
 MAX_BATCH_BYTES = 16 * 1024 * 1024
 ENVELOPE_ALLOWANCE = 16 * 1024
 """Bytes that a request may have in addition to its payload."""
@@ -28,6 +29,20 @@ class PublishBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True, fr
     published_at: datetime | None = None
     task: dict[str, Any] | None = None
     gates: list[Any] | None = None
+    metadata: dict[str, str] | None = None
+    endpoint_gid: str | None = None
+    retry: bool = True
+    deliver_at: datetime | None = None
+    delay_seconds: float | None = None
+    group_key: str | None = None
+
+
+class ChannelledBody(PublishBody, rename="camel", forbid_unknown_fields=True, frozen=True, kw_only=True):
+    channel: str
+
+
+class TransactionBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True, frozen=True):
+    messages: list[ChannelledBody]
 
 
 class BatchBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True, frozen=True):
@@ -36,6 +51,7 @@ class BatchBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True, froz
 
 _decode_one = msgspec.json.Decoder(PublishBody)
 _decode_batch = msgspec.json.Decoder(BatchBody)
+_decode_transaction = msgspec.json.Decoder(TransactionBody)
 
 
 async def read_one(request: Request) -> PublishBody:
@@ -46,6 +62,13 @@ async def read_batch(request: Request) -> Sequence[PublishBody]:
     messages = decoded(_decode_batch, await read_body(request)).messages
     if not 1 <= len(messages) <= MAX_BATCH:
         raise invalid("messages", f"takes 1 to {MAX_BATCH} messages")
+    return messages
+
+
+async def read_transaction(request: Request) -> Sequence[ChannelledBody]:
+    messages = decoded(_decode_transaction, await read_body(request)).messages
+    if not 1 <= len(messages) <= MAX_TRANSACTION:
+        raise invalid("messages", f"takes 1 to {MAX_TRANSACTION} messages")
     return messages
 
 
@@ -62,6 +85,12 @@ def new_message(body: PublishBody, header_key: str | None) -> NewMessage:
         body.published_at,
         body.task,
         body.gates,
+        body.metadata,
+        body.endpoint_gid,
+        body.retry,
+        body.deliver_at,
+        body.delay_seconds,
+        body.group_key,
     )
 
 

@@ -19,6 +19,7 @@ from api.messages.schemas import (
     PublishedMessages,
     RedeliveredMessage,
     RedeliveryRequest,
+    TransactionalMessages,
 )
 from api.problems import documents, from_domain
 from api.query import Several
@@ -27,6 +28,7 @@ from everhook.delivery.body_formats import timestamp
 from everhook.errors import IdempotencyKeyReused
 from everhook.observability.trace_context import parse
 from everhook.publishing.gates import MAX_STEPS
+from everhook.publishing.options import MAX_ATTRIBUTES
 from everhook.publishing.service import MessageQuery
 from everhook.publishing.store import Accepted
 
@@ -63,8 +65,43 @@ _MESSAGE_SCHEMA: dict[str, Any] = {
             "channel. `[]`: none.",
             "items": {"$ref": "#/components/schemas/GateStep"},
         },
+        "metadata": {
+            "type": "object",
+            "maxProperties": MAX_ATTRIBUTES,
+            "additionalProperties": {"type": "string"},
+            "description": "Attributes of the message, 4 KiB at most: delivered as `metadata.attributes`, and "
+            "`$metadata.name` in filters.",
+        },
+        "endpointGid": {
+            "type": "string",
+            "description": "Deliver to this endpoint alone, whatever its subscriptions.",
+        },
+        "retry": {
+            "type": "boolean",
+            "default": True,
+            "description": "False: one attempt; if it fails, the delivery is dead-lettered.",
+        },
+        "deliverAt": {
+            "type": "string",
+            "format": "date-time",
+            "description": "Deliver at this time, 30 days ahead at most, to the endpoints that match then.",
+        },
+        "groupKey": {
+            "type": "string",
+            "maxLength": 128,
+            "description": "Each endpoint gets the messages with this key one after the other, in the order of their "
+            "acceptance.",
+        },
+        "delaySeconds": {"type": "number", "minimum": 0, "maximum": 2_592_000, "description": "Or after this time."},
     },
     "examples": [_EXAMPLE],
+}
+_CHANNELLED_SCHEMA: dict[str, Any] = {
+    **_MESSAGE_SCHEMA,
+    "title": "NewChannelMessage",
+    "required": ["channel", "payload"],
+    "properties": {"channel": {"type": "string"}, **_MESSAGE_SCHEMA["properties"]},
+    "examples": [{"channel": "orders", **_EXAMPLE}],
 }
 
 
@@ -156,6 +193,49 @@ async def publish_messages(
     return _response({"data": [_shown_or_problem(outcome) for outcome in outcomes]})
 
 
+@publishing_router.post(
+    "/messages/transactional",
+    status_code=HTTPStatus.ACCEPTED,
+    responses=_responses(TransactionalMessages, {"data": [PUBLISHED_EXAMPLE]}),
+    openapi_extra=_body(
+        {
+            "title": "NewChannelMessages",
+            "type": "object",
+            "required": ["messages"],
+            "properties": {
+                "messages": {"type": "array", "maxItems": publishing.MAX_TRANSACTION, "items": _CHANNELLED_SCHEMA}
+            },
+            "examples": [{"messages": [{"channel": "orders", **_EXAMPLE}]}],
+        },
+        {"messages": [{"channel": "orders", **_EXAMPLE}]},
+    ),
+)
+async def publish_messages_transactionally(
+    request: Request,
+    services: ServicesDep,
+    store: Store,
+    caller: Principal,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Publish up to 100 messages on several channels, all or none. The response has one element for each, in their
+    order.
+
+    An unknown channel, or an idempotency key that was used with another body, refuses the whole call. The header
+    `Idempotency-Key` gives keys as in a batch.
+    """
+    if idempotency_key is not None:
+        check_key(request, idempotency_key, MAX_BATCH_KEY)
+    bodies = await publishing.read_transaction(request)
+    new = publishing.new_messages(bodies, idempotency_key)
+    accepted = await services.messages.publish_transactional(
+        store,
+        caller.actor,
+        [(body.channel, message) for body, message in zip(bodies, new, strict=True)],
+        parse(request.headers.get("traceparent")),
+    )
+    return _response({"data": [_shown(one) for one in accepted]})
+
+
 @router.get("/messages")
 async def list_messages(
     paging: Paging,
@@ -166,9 +246,11 @@ async def list_messages(
     tenant: Several[Name] = None,
     since: Moment | None = None,
     until: Moment | None = None,
+    unrouted: bool = False,
 ) -> ListOf[Message]:
-    """Newest first, without payloads. `since` and `until` bound the time of acceptance."""
-    query = MessageQuery(tenants=tenant, channels=channel, types=type, since=since, until=until)
+    """Newest first, without payloads. `since` and `until` bound the time of acceptance. `unrouted`: only those that no
+    endpoint took."""
+    query = MessageQuery(tenants=tenant, channels=channel, types=type, since=since, until=until, unrouted=unrouted)
     async with store.reading() as session:
         page = await services.messages.page(session, query, after=paging.after, limit=paging.limit)
     return ListOf(data=[Message.of(view) for view in page.rows], next_cursor=paging.next_cursor(page.next_key))
@@ -192,6 +274,18 @@ async def erase_message_payload(gid: Gid, services: ServicesDep, store: Store, c
     await services.messages.erase_payload(store, caller.actor, gid)
 
 
+@publishing_router.post(
+    "/messages/{gid}/cancel", responses=documents(problem_types.NOT_SCHEDULED), response_model=MessageDetail
+)
+async def cancel_message(gid: Gid, services: ServicesDep, store: Store, caller: Principal) -> Response:
+    """Cancel a message that waits for its `deliverAt`. To cancel it again changes nothing.
+
+    A key with the scope `publish` alone may cancel what was published with it.
+    """
+    await services.messages.cancel(store, caller.actor, gid, viewer_of(caller).publisher_gid)
+    return await get_message(gid, services, store)
+
+
 @redelivery_router.post(
     "/messages/{gid}/redeliver",
     status_code=HTTPStatus.ACCEPTED,
@@ -199,6 +293,7 @@ async def erase_message_payload(gid: Gid, services: ServicesDep, store: Store, c
         problem_types.PAYLOAD_ERASED,
         problem_types.ENDPOINT_DELETED,
         problem_types.GATE_NOT_PASSED,
+        problem_types.NOT_RELEASED,
         problem_types.TOO_MANY_DELIVERIES,
     ),
 )
@@ -239,6 +334,7 @@ def _shown(accepted: Accepted) -> dict[str, Any]:
         "channel": accepted.channel,
         "type": accepted.event_type,
         "publishedAt": timestamp(accepted.published_at),
+        "deliverAt": timestamp(accepted.deliver_at) if accepted.deliver_at is not None else None,
         "duplicate": accepted.duplicate,
         "deliveries": [
             {"deliveryGid": d.delivery_gid, "endpointGid": d.endpoint_gid, "status": d.status.value}

@@ -25,6 +25,7 @@ PUBLISHED_EXAMPLE: dict[str, Any] = {
     "channel": "orders",
     "type": "order.created",
     "publishedAt": "2026-01-31T12:00:00.000Z",
+    "deliverAt": None,
     "duplicate": False,
     "deliveries": [SUMMARY_EXAMPLE],
 }
@@ -37,6 +38,13 @@ MESSAGE_EXAMPLE: dict[str, Any] = {
     "publishedAt": "2026-01-31T12:00:00Z",
     "acceptedAt": "2026-01-31T12:00:00.004Z",
     "payloadErasedAt": None,
+    "metadata": {"region": "eu"},
+    "endpointGid": None,
+    "retry": True,
+    "groupKey": None,
+    "deliverAt": None,
+    "cancelledAt": None,
+    "unrouted": False,
 }
 
 
@@ -68,6 +76,9 @@ class PublishedMessage(ApiModel):
     channel: str
     type: str
     published_at: datetime
+    deliver_at: datetime | None = Field(
+        description="When its deliveries are created, if that is later; `deliveries` is empty until then."
+    )
     duplicate: bool = Field(description="Whether its idempotency key was used before; then nothing new was published.")
     deliveries: list[DeliverySummary]
 
@@ -80,6 +91,14 @@ class PublishedMessages(ApiModel):
     data: list[PublishedMessage | ProblemDocument] = Field(
         description="A problem document stands for a message whose idempotency key was used with another body."
     )
+
+
+class TransactionalMessages(ApiModel):
+    """The messages that were accepted in one transaction, in their order."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"data": [PUBLISHED_EXAMPLE]}]})
+
+    data: list[PublishedMessage]
 
 
 class RedeliveryRequest(ApiModel):
@@ -137,6 +156,13 @@ class Message(ApiModel):
     published_at: datetime
     accepted_at: datetime
     payload_erased_at: datetime | None
+    metadata: dict[str, str] = Field(description="Its attributes.")
+    endpoint_gid: str | None = Field(description="The endpoint that alone gets it. Null: those that match.")
+    retry: bool = Field(description="False: each delivery has one attempt.")
+    group_key: str | None = Field(description="Endpoints get the messages with this key in order.")
+    deliver_at: datetime | None = Field(description="When its deliveries are created, if that is later.")
+    cancelled_at: datetime | None = Field(description="When it was cancelled, before it had deliveries.")
+    unrouted: bool = Field(description="Whether it was accepted and no endpoint took it.")
 
     @classmethod
     def of(cls, view: MessageView | DetailView, **more: Any) -> Self:
@@ -151,6 +177,13 @@ class Message(ApiModel):
             published_at=row.published_at,
             accepted_at=row.accepted_at,
             payload_erased_at=row.payload_erased_at,
+            metadata=row.attributes or {},
+            endpoint_gid=row.endpoint_gid,
+            retry=not row.single_attempt,
+            group_key=row.group_key,
+            deliver_at=row.deliver_at,
+            cancelled_at=row.cancelled_at,
+            unrouted=bool(row.is_unrouted),
             **more,
         )
 

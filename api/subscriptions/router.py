@@ -1,5 +1,6 @@
 """Subscriptions: which messages of a channel go to an endpoint."""
 
+import asyncio
 from http import HTTPStatus
 from typing import cast
 
@@ -11,8 +12,14 @@ from api.idempotency import OnceDep
 from api.problems import documents, refuse_nulls
 from api.query import EndpointGids, Several
 from api.schemas import Gid, ListOf, Name
-from api.subscriptions.schemas import SubscriptionIn, SubscriptionOut, SubscriptionPatch
-from everhook.endpoints.subscriptions import NewSubscription, SubscriptionChanges
+from api.subscriptions.schemas import (
+    SubscriptionIn,
+    SubscriptionOut,
+    SubscriptionPatch,
+    SubscriptionTrial,
+    SubscriptionTrialResult,
+)
+from everhook.endpoints.subscriptions import NewSubscription, SubscriptionChanges, try_subscription
 
 router = APIRouter(prefix="/subscriptions", tags=["subscriptions"])
 
@@ -27,6 +34,16 @@ async def create_subscription(
         subscription = await services.subscriptions.create(session, caller.actor, new)
         response = render.subscription(subscription)
         return await once.keep(session, response, HTTPStatus.CREATED, subscription.tenant_gid)
+
+
+@router.post("/test")
+async def test_subscription(body: SubscriptionTrial) -> SubscriptionTrialResult:
+    """Match a message against event types and a filter, without a subscription: nothing is sent."""
+    message = body.message
+    result = await asyncio.to_thread(
+        try_subscription, body.events, body.filter, message.type, message.payload, message.metadata
+    )
+    return SubscriptionTrialResult.model_validate(result)
 
 
 @router.get("")

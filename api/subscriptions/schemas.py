@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from api.schemas import ApiModel, Events, Flag, Gid, Name, check_free_json
+from api.schemas import ApiModel, Events, EventType, Flag, Gid, Name, check_free_json
 from everhook.publishing.matching import check_filter
+from everhook.publishing.options import MAX_ATTRIBUTES
 
 
 def _checked_filter(conditions: dict[str, Any]) -> dict[str, Any]:
@@ -44,6 +45,62 @@ class SubscriptionPatch(ApiModel):
     events: Events | None = None
     filter: PayloadFilter | None = None
     enabled: Flag | None = None
+
+
+class TriedMessage(ApiModel):
+    """A message to match."""
+
+    type: EventType
+    payload: Any = None
+    metadata: dict[str, str] = Field(default_factory=dict, max_length=MAX_ATTRIBUTES)
+
+
+class SubscriptionTrial(ApiModel):
+    """A subscription that need not exist, and a message."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "events": ["order.*"],
+                    "filter": {"data.amount": {"$gt": 1000}},
+                    "message": {"type": "order.created", "payload": {"data": {"amount": 99.5}}},
+                }
+            ]
+        }
+    )
+
+    events: Events = Field(default_factory=list)
+    filter: PayloadFilter | None = None
+    message: TriedMessage
+
+
+class FailedConditionOut(ApiModel):
+    """The first condition of a filter that does not hold."""
+
+    path: str = Field(description="Where it stands in the filter.")
+    expected: dict[str, Any] = Field(description="The operator with its operand.")
+    found: Any = Field(description="The value of the message there; null also if there is none.")
+
+
+class SubscriptionTrialResult(ApiModel):
+    """Whether the message matches, and what does not."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "matches": False,
+                    "typeMatches": True,
+                    "failed": {"path": "data.amount", "expected": {"$gt": 1000}, "found": 99.5},
+                }
+            ]
+        }
+    )
+
+    matches: bool
+    type_matches: bool
+    failed: FailedConditionOut | None
 
 
 class SubscriptionOut(ApiModel):

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
@@ -32,6 +32,12 @@ class Fields(TypedDict, total=False):
     idempotency_key: str | None
     tenant: str | None
     published_at: str | None
+    metadata: Mapping[str, str] | None
+    endpoint_gid: str | None
+    retry: bool
+    deliver_at: str | None
+    delay_seconds: float | None
+    group_key: str | None
 
 
 class Api:

@@ -52,6 +52,16 @@ def redeliver(
     session.out.show(done, lambda message: _table(session.out, message))
 
 
+@command(app, "cancel", examples=[f"messages cancel {EXAMPLE}"])
+def cancel(
+    session: Session,
+    gid: Annotated[str, typer.Argument(help="The message's gid (msg_…).", show_default=False)],
+) -> None:
+    """Cancel a message that waits for the time of its delivery."""
+    done = session.api.call(calls.cancel_message(gid))
+    session.out.show(done, lambda message: f"{message['messageGid']} is cancelled: it will not be delivered.")
+
+
 def _table(out: Output, message: RedeliveredMessage) -> Table | str:
     if not message["deliveries"]:
         return "No endpoint had this message, and none matches it now."

@@ -39,6 +39,16 @@ def publish(
     ] = None,
     tenant: Annotated[str | None, typer.Option(help="Deliver to this tenant's endpoints only.")] = None,
     published_at: Annotated[str | None, typer.Option(help="When it happened, such as 2026-01-31T12:00:00Z.")] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option(help="An attribute, as name=value; can be repeated.", show_default=False)
+    ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(help="To this endpoint alone, by its gid, also if it does not subscribe.")
+    ] = None,
+    group_key: Annotated[str | None, typer.Option(help="Endpoints get messages with the same key in order.")] = None,
+    no_retry: Annotated[bool, typer.Option("--no-retry", help="One attempt; if it fails, a dead letter.")] = False,
+    deliver_at: Annotated[str | None, typer.Option(help="Deliver it then, such as 2026-01-31T12:00:00Z.")] = None,
+    delay: Annotated[float | None, typer.Option(min=0, help="Deliver it after so many seconds.")] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for all deliveries; status 1 unless all are delivered.")
     ] = False,
@@ -46,7 +56,20 @@ def publish(
 ) -> None:
     """Publish a message. Its type is --type, or `event` in the payload."""
     content = _payload(payload, file)
-    fields: Fields = {"type": type, "idempotency_key": idempotency_key, "tenant": tenant, "published_at": published_at}
+    fields: Fields = {
+        "type": type,
+        "idempotency_key": idempotency_key,
+        "tenant": tenant,
+        "published_at": published_at,
+        "metadata": _attributes(metadata),
+        "endpoint_gid": endpoint,
+        "retry": not no_retry,
+        "deliver_at": deliver_at,
+        "delay_seconds": delay,
+        "group_key": group_key,
+    }
+    if wait and (deliver_at is not None or delay is not None):
+        raise UsageError("--wait cannot be combined with --deliver-at or --delay: there are no deliveries yet")
     accepted = session.api.publish(channel, content, **fields)
     if not wait:
         session.out.show(accepted, _accepted)
@@ -57,6 +80,15 @@ def publish(
     shown = {**accepted, "deliveries": ended}
     session.out.show(shown, lambda _: Group(*(part for one in ended for part in (Text(), show_delivery(one)))))
     conclude(ended)
+
+
+def _attributes(given: list[str] | None) -> dict[str, str] | None:
+    if given is None:
+        return None
+    pairs = [one.partition("=") for one in given]
+    if unclear := [name for name, separator, _ in pairs if not separator]:
+        raise UsageError(f"--metadata takes name=value; {unclear[0]!r} has no `=`")
+    return {name: value for name, _, value in pairs}
 
 
 def _payload(text: str | None, file: Path | None) -> bytes:

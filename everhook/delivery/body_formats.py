@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 
@@ -17,7 +17,8 @@ class BodyFormat(StrEnum):
 
 @dataclass(frozen=True)
 class Content:
-    """The parts of a body. `attempt` is the number within its round. The first round is not named."""
+    """The parts of a body. `attempt` is the number within its round. The first round is not named, and neither are
+    attributes if there are none."""
 
     message_gid: str
     channel: str
@@ -26,6 +27,7 @@ class Content:
     published_at: datetime
     attempt: int
     round: int = 1
+    attributes: Mapping[str, str] | None = field(default=None, hash=False)
 
 
 def render(body_format: BodyFormat, content: Content) -> tuple[str, bytes]:
@@ -55,16 +57,23 @@ def timestamp(moment: datetime) -> str:
 
 def _envelope(content: Content) -> bytes:
     later_round = b',"round":%d' % content.round if content.round > 1 else b""
+    attributes = b',"attributes":%b' % attributes_json(content.attributes) if content.attributes else b""
     return (
-        b'{"messageGid":%b,"channelName":%b,"payload":%b,"metadata":{"publishedAt":%b,"attempt":%d%b}}' % (
+        b'{"messageGid":%b,"channelName":%b,"payload":%b,"metadata":{"publishedAt":%b,"attempt":%d%b%b}}' % (
             _string(content.message_gid),
             _string(content.channel),
             content.payload,
             _string(timestamp(content.published_at)),
             content.attempt,
             later_round,
+            attributes,
         )
     )  # fmt: skip
+
+
+def attributes_json(attributes: Mapping[str, str]) -> bytes:
+    """In the order of their keys, which the database does not keep."""
+    return json.dumps(dict(sorted(attributes.items())), ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _event(content: Content) -> bytes:

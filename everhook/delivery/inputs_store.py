@@ -17,7 +17,7 @@ from everhook.contracts import (
     PreviousAttempt,
     Verdict,
 )
-from everhook.delivery.policy import DeliveryPolicy, resolve
+from everhook.delivery.policy import DeliveryPolicy, one_attempt, resolve
 from everhook.publishing.routing import Route
 from everhook.settings import Settings
 from everhook.storage.tables import Attempt, Channel, Delivery, Endpoint, Tenant, now
@@ -99,6 +99,7 @@ async def load_inputs(
             col(Delivery.last_error),
             col(Delivery.due_at),
             col(Delivery.parked_at),
+            col(Delivery.single_attempt),
             col(Tenant.name).label("tenant"),
             col(Channel.policy).label("channel_policy"),
             col(Endpoint.policy).label("endpoint_policy"),
@@ -164,6 +165,7 @@ async def load_input(connection: AsyncConnection, defaults: InputDefaults, deliv
 
 
 def _input(row: Any, defaults: InputDefaults) -> DeliveryInput:
+    policy = resolve(row.channel_policy, row.endpoint_policy)
     return DeliveryInput(
         delivery_gid=row.gid,
         message_gid=row.message_gid,
@@ -171,7 +173,7 @@ def _input(row: Any, defaults: InputDefaults) -> DeliveryInput:
         tenant=row.tenant,
         channel=row.channel,
         event_type=row.event_type,
-        policy=resolve(row.channel_policy, row.endpoint_policy),
+        policy=one_attempt(policy) if row.single_attempt else policy,
         rate_limit=row.rate_limit,
         mode=row.mode,
         round=row.round,

@@ -6,7 +6,7 @@ preset, a list of delays, or an exponential. `resolve` merges the channel's and 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypedDict
 
@@ -119,6 +119,11 @@ def resolve(*specs: Mapping[str, Any] | None) -> DeliveryPolicy:
         max_window=timedelta(seconds=merged.get("maxWindowSeconds", default.max_window.total_seconds())),
         retry_statuses=tuple(merged.get("retryStatuses", default.retry_statuses)),
     )
+
+
+def one_attempt(policy: DeliveryPolicy) -> DeliveryPolicy:
+    """The same policy without retries."""
+    return replace(policy, delays=())
 
 
 def _delays(spec: Mapping[str, Any]) -> tuple[timedelta, ...]:

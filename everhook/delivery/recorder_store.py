@@ -1,7 +1,7 @@
 """The recorder: attempts with their receipts, and parked deliveries, written in batches."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,6 +11,7 @@ from sqlmodel import col
 
 from everhook.contracts import TERMINAL_STATUSES, AttemptRecord, DeliveryStatus, FailureCode, Verdict
 from everhook.delivery.rollups_store import roll_up
+from everhook.ordering.store import Freed, settle
 from everhook.receipts.issuer import SignedReceipt
 from everhook.storage.batching import BatchExecutor
 from everhook.storage.engine import Database
@@ -42,16 +43,26 @@ class _Parking:
 
 
 @dataclass(frozen=True)
+class _Recorded:
+    """`freed` are those of the whole transaction; the first result has them."""
+
+    is_new: bool
+    freed: Sequence[Freed] = ()
+
+
+@dataclass(frozen=True)
 class Attempted:
     """An attempt to be recorded. `before_workflow`: its delivery has no workflow yet.
 
-    `pulled_until`: consumers pull the delivery, and its round ends at this time unless it is over now.
+    `pulled_until`: consumers pull the delivery, and its round ends at this time unless it is over now. `is_grouped`
+    False: it is known to have no group, so none has to be looked for.
     """
 
     record: AttemptRecord
     transcript: Transcript
     before_workflow: bool = False
     pulled_until: datetime | None = None
+    is_grouped: bool = True
 
 
 class Recorder:
@@ -63,39 +74,56 @@ class Recorder:
     def __init__(self, database: Database, *, keep_history: bool = True) -> None:
         self._keep_history = keep_history
         self._batches = BatchExecutor(database.write_connection, self._record)
+        self._on_freed: Callable[[Sequence[Freed]], None] = lambda _: None
 
-    async def attempt(self, record: AttemptRecord, transcript: Transcript, *, before_workflow: bool = False) -> bool:
+    def free_by(self, on_freed: Callable[[Sequence[Freed]], None]) -> None:
+        """`on_freed` is called with the deliveries whose turn in their group it is, after the commit."""
+        self._on_freed = on_freed
+
+    async def attempt(
+        self,
+        record: AttemptRecord,
+        transcript: Transcript,
+        *,
+        before_workflow: bool = False,
+        is_grouped: bool = True,
+    ) -> bool:
         """Record an attempt and what it means for its delivery. False if it was recorded already; then nothing changes.
 
-        `before_workflow`: the delivery has no workflow yet.
+        `before_workflow`: the delivery has no workflow yet. `is_grouped` False: it is known to have no group.
         """
-        return await self._batches.submit(Attempted(record, transcript, before_workflow))
+        attempted = Attempted(record, transcript, before_workflow, is_grouped=is_grouped)
+        recorded = await self._batches.submit(attempted)
+        self._on_freed(recorded.freed)
+        return recorded.is_new
 
     async def parked(self, delivery_gid: str, due_at: datetime, *, has_workflow: bool = True) -> bool:
         """Record that a delivery is parked.
 
         `due_at` is its next step: the next check by its workflow, or the end of the window if it has no workflow.
         """
-        return await self._batches.submit(_Parking(delivery_gid, due_at, has_workflow))
+        return (await self._batches.submit(_Parking(delivery_gid, due_at, has_workflow))).is_new
 
-    async def _record(self, connection: AsyncConnection, items: Sequence[Attempted | _Parking]) -> Sequence[bool]:
+    async def _record(self, connection: AsyncConnection, items: Sequence[Attempted | _Parking]) -> Sequence[_Recorded]:
         attempted = [item for item in items if isinstance(item, Attempted)]
         parkings = sorted((i for i in items if isinstance(i, _Parking)), key=lambda i: i.delivery_gid)
         await plan_once(connection)
         if parkings:
             await connection.execute(_PARKED, [_parked_delivery(parking) for parking in parkings])
-        new = await record_attempts(connection, attempted, keep_history=self._keep_history)
+        new, freed = await record_attempts(connection, attempted, keep_history=self._keep_history)
         recorded = {item.record.attempt_gid for item in new}
-        return [isinstance(item, _Parking) or item.record.attempt_gid in recorded for item in items]
+        results = [_Recorded(isinstance(item, _Parking) or item.record.attempt_gid in recorded) for item in items]
+        results[0] = replace(results[0], freed=freed)
+        return results
 
 
 async def record_attempts(
     connection: AsyncConnection, attempted: Sequence[Attempted], *, keep_history: bool
-) -> Sequence[Attempted]:
+) -> tuple[Sequence[Attempted], Sequence[Freed]]:
     """Record attempts with their receipts, and what they mean for their deliveries, as the last step of the caller's
-    transaction. Returns those that were not recorded before."""
+    transaction. Returns those that were not recorded before, and the deliveries whose turn it is now."""
     if not attempted:
-        return ()
+        return (), ()
     ordered = sorted(attempted, key=lambda item: item.record.delivery_gid)
     new = await _insert_attempts(connection, ordered)
     await _record_receipts(connection, new)
@@ -103,7 +131,10 @@ async def record_attempts(
     if keep_history:
         await _expect_history(connection, new)
     await roll_up(connection, [item.record for item in new if item.record.error != FailureCode.UNSENDABLE])
-    return new
+    delivered = {
+        item.record.delivery_gid for item in ordered if item.is_grouped and item.record.verdict is Verdict.DELIVERED
+    }
+    return new, await settle(connection, delivered) if delivered else ()
 
 
 async def _expect_history(connection: AsyncConnection, new: Sequence[Attempted]) -> None:

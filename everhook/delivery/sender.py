@@ -5,10 +5,11 @@ import asyncio
 import hashlib
 import time
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 import structlog
 from cachetools import LRUCache
@@ -68,6 +69,8 @@ _PARKED_TOO_LONG = {
     Hold.DISABLED: DeadLetterReason.ENDPOINT_DISABLED,
     Hold.PAUSED: None,
 }
+
+_PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
 log = structlog.get_logger()
 
@@ -241,7 +244,14 @@ class Sender:
         )
         context = ReceiptContext(destination.tenant_gid, snapshot.message_gid, destination.url)
         transcript = _transcript(exchange, destination, headers)
-        recorded = await self._record_attempt(record, transcript, context, issuer, before_workflow=before_workflow)
+        recorded = await self._record_attempt(
+            record,
+            transcript,
+            context,
+            issuer,
+            before_workflow=before_workflow,
+            is_grouped=snapshot.group_key is not None,
+        )
         if recorded is False:
             earlier = await self._recorded_before(input)
             if earlier is not None and earlier.outcome.attempt_gid != record.attempt_gid:
@@ -323,6 +333,7 @@ class Sender:
         issuer: Issuer,
         *,
         before_workflow: bool,
+        is_grouped: bool,
     ) -> bool | None:
         """Sign the receipt and record the attempt, retrying for a few seconds.
 
@@ -333,7 +344,9 @@ class Sender:
         while True:
             try:
                 with_receipt = replace(transcript, receipt=issue(record, context, issuer))
-                recording = self._recorder.attempt(record, with_receipt, before_workflow=before_workflow)
+                recording = self._recorder.attempt(
+                    record, with_receipt, before_workflow=before_workflow, is_grouped=is_grouped
+                )
                 return await asyncio.wait_for(recording, RECORD_PATIENCE_S)
             except Exception as error:
                 if not is_unavailable(error) and not isinstance(error, TimeoutError):
@@ -438,6 +451,7 @@ def _request(
             snapshot.published_at,
             input.number,
             input.round,
+            snapshot.attributes,
         ),
     )
     headers = [
@@ -449,10 +463,16 @@ def _request(
         ("x-everhook-attempt", attempt_gid),
         *([("x-webhook-round", str(input.round))] if input.round > 1 else ()),
         ("traceparent", str(span.traceparent or of_message(snapshot.message_gid, snapshot.traceparent).child())),
+        *(attribute_headers(snapshot.attributes) if snapshot.attributes and destination.metadata_headers else ()),
         *_signatures(snapshot.message_gid, moment, body, destination),
         *destination.headers,
     ]
     return headers, body
+
+
+def attribute_headers(attributes: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Attributes as headers; what is not printable ASCII is percent-encoded as UTF-8."""
+    return [(f"x-webhook-meta-{name}".lower(), quote(value, safe=_PRINTABLE)) for name, value in attributes.items()]
 
 
 def _signatures(message_gid: str, moment: datetime, body: bytes, destination: Destination) -> list[tuple[str, str]]:

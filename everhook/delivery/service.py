@@ -31,6 +31,7 @@ from everhook.tenants import store as tenants
 
 NOTHING = "nothing"
 A_GATE = "the decisions of a gate"
+ITS_GROUP = "those before it in its group"
 
 
 @dataclass(frozen=True)
@@ -150,8 +151,9 @@ class DeliveryService:
             row = await self.find(session, gid)
         if row.status in TERMINAL_STATUSES:
             return DeliveryState(row.status, row.round, row.attempts, NOTHING, dead_letter_reason=row.reason)
-        if row.status is DeliveryStatus.GATED:
-            return DeliveryState(row.status, row.round, row.attempts, A_GATE)
+        if row.status in (DeliveryStatus.GATED, DeliveryStatus.QUEUED):
+            waits_for = A_GATE if row.status is DeliveryStatus.GATED else ITS_GROUP
+            return DeliveryState(row.status, row.round, row.attempts, waits_for)
         state = await delivery_state(self._temporal, gid)
         if state is None:
             raise NotFound("workflow for delivery", gid)
@@ -168,6 +170,8 @@ class DeliveryService:
             raise NoAttemptDue(f"{gid} is {row.status}: no attempt is due. A dead letter can be replayed instead.")
         if row.status in (DeliveryStatus.AWAITING_DECISION, DeliveryStatus.GATED):
             raise NoAttemptDue(f"{gid} waits for a person: no attempt is due.")
+        if row.status is DeliveryStatus.QUEUED:
+            raise NoAttemptDue(f"{gid} waits for those before it in its group: no attempt is due.")
         async with on_record(scope, actor, "delivery.attempt_requested", gid, tenant_gid=row.tenant_gid):
             if row.status is DeliveryStatus.AVAILABLE:
                 async with scope.writing() as session:
@@ -205,6 +209,7 @@ def rendered_body(message: Message, attempt: Attempt) -> bytes | None:
         message.published_at,
         attempt.number,
         attempt.round,
+        message.attributes,
     )
     found = find_body(content, attempt.request_sha256)
     return found[1] if found is not None else None

@@ -72,6 +72,8 @@ class DeliverySnapshot:
     last_duration_ms: int | None = None
     next_attempt_at: datetime | None = None
     is_decided: bool = False
+    attributes: Mapping[str, str] | None = None
+    group_key: str | None = None
 
     def has_recorded(self, round_: int, number: int) -> bool:
         """Whether this attempt is recorded. If so, it is the last one, or a later one is."""
@@ -88,7 +90,8 @@ class Destination:
 
     `fault` says why nothing can be sent to it: a secret cannot be decrypted. `rate_limit` is in requests per second;
     None means no limit. The secrets of a `deleted` endpoint are deleted, so nothing can be signed for it. `handler`: it
-    has the mode `internal`; then `url` is what attempts and receipts name in place of a URL.
+    has the mode `internal`; then `url` is what attempts and receipts name in place of a URL. `metadata_headers`: the
+    metadata of messages is sent as headers, too.
     """
 
     url: str
@@ -103,6 +106,7 @@ class Destination:
     deleted: bool = False
     rate_limit: float | None = None
     handler: Handler | None = None
+    metadata_headers: bool = False
 
     def live_keys(self, moment: datetime) -> list[bytes]:
         """The HMAC keys that sign at this moment, newest first."""
@@ -146,6 +150,8 @@ _SNAPSHOTS: Select[*tuple[Any, ...]] = (
         col(Message.published_at),
         col(Delivery.accepted_at),
         col(Message.traceparent),
+        col(Message.attributes),
+        col(Delivery.group_key),
         col(Endpoint.version).label("endpoint_version"),
         col(Endpoint.deleted_at).is_not(None).label("endpoint_deleted"),
         col(CircuitRow.state),
@@ -232,6 +238,7 @@ async def _load_destination(connection: AsyncConnection, keyring: KeyRing, endpo
         keys=SigningKeys((), ()),
         deleted=endpoint.deleted_at is not None,
         rate_limit=endpoint.rate_limit,
+        metadata_headers=bool(endpoint.options.get("metadataHeaders")),
     )
     try:
         if endpoint.mode is DeliveryMode.INTERNAL:

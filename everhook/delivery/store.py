@@ -1,6 +1,6 @@
 """Deliveries: changes of status apart from attempts, and reads for operators."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,6 +11,7 @@ from sqlmodel import col
 from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorAction
 from everhook.ids import Kind
 from everhook.notifications.events import EventKind, is_reserved
+from everhook.ordering.store import Freed, settle, settle_dead_letter
 from everhook.storage.event_outbox import record_event
 from everhook.storage.paging import Page, in_time, one_of, page_of
 from everhook.storage.statements import table_of
@@ -37,8 +38,11 @@ async def mark_dispatched(connection: AsyncConnection, started: Collection[tuple
         )
 
 
-async def dead_letter(session: AsyncSession, gid: str, round_: int, reason: DeadLetterReason, until: datetime) -> None:
-    """Dead-letter a delivery and record the event for operators. Running this twice changes nothing.
+async def dead_letter(
+    session: AsyncSession, gid: str, round_: int, reason: DeadLetterReason, until: datetime
+) -> Sequence[Freed]:
+    """Dead-letter a delivery and record the event for operators. Running this twice changes nothing. Returns the
+    deliveries whose turn in their group it is now.
 
     A dead letter on a channel of Everhook itself is not an event: the event could not be delivered either.
     """
@@ -78,6 +82,9 @@ async def dead_letter(session: AsyncSession, gid: str, round_: int, reason: Dead
                 "error": row.last_error,
             },
         )
+    if row is None:
+        return ()
+    return await settle_dead_letter(await session.connection(), gid, row.endpoint_gid, reason)
 
 
 _REPORTED = ("tenant_gid", "endpoint_gid", "message_gid", "channel", "event_type", "last_status_code", "last_error")
@@ -117,8 +124,9 @@ async def is_in_round(session: AsyncSession, gid: str, round_: int) -> bool:
     return found.scalar_one_or_none() == round_
 
 
-async def discard(session: AsyncSession, gid: str, action: OperatorAction) -> None:
-    """Give a delivery up, by decision of an operator or by retention."""
+async def discard(session: AsyncSession, gid: str, action: OperatorAction) -> Sequence[Freed]:
+    """Give a delivery up, by decision of an operator or by retention. Returns the deliveries whose turn in their group
+    it is now."""
     await session.execute(
         update(Delivery)
         .where(col(Delivery.gid) == gid, col(Delivery.status) != DeliveryStatus.DELIVERED)
@@ -132,6 +140,7 @@ async def discard(session: AsyncSession, gid: str, action: OperatorAction) -> No
             decided_why=action.because,
         )
     )
+    return await settle(await session.connection(), [gid])
 
 
 IS_UNDISPATCHED = and_(

@@ -34,6 +34,7 @@ from everhook.errors import InvalidField, NotFound, NotPulled, Unavailable
 from everhook.inbox.store import open_deliveries
 from everhook.inbox.tasks import parse_spec
 from everhook.internal.options import HandlerKind, check_domains, masked_url, parse_handler
+from everhook.ordering.store import recheck_groups
 from everhook.publishing.routing import Route
 from everhook.publishing.store import Accepted, Acceptor
 from everhook.pulling.leases import PulledEndpoint
@@ -43,7 +44,7 @@ from everhook.signing import secrets_store as secrets
 from everhook.signing.schemes import DEFAULT_SCHEMES, SignatureScheme, new_secret
 from everhook.storage.engine import Session
 from everhook.storage.keyring import KeyRing
-from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Endpoint, Subscription, now
+from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Endpoint, OnGroupFailure, Subscription, now
 from everhook.storage.tenant_scope import TenantScope, tenant_bound
 from everhook.tenants import store as tenants
 
@@ -90,6 +91,7 @@ class EndpointChanges(TypedDict, total=False):
     ed25519: bool
     tls: TlsExtras | None
     options: Mapping[str, Any] | None
+    on_group_failure: OnGroupFailure
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class EndpointSettings:
     ed25519: bool = False
     tls: TlsExtras | None = None
     options: Mapping[str, Any] | None = None
+    on_group_failure: OnGroupFailure = OnGroupFailure.CONTINUE
 
 
 @dataclass(frozen=True)
@@ -199,6 +202,7 @@ class EndpointService:
             "headers": new.headers,
             "metadata": new.metadata,
             "options": new.options or {},
+            "on_group_failure": new.on_group_failure,
         }
         if new.url is not None:
             settings["url"] = new.url
@@ -290,6 +294,8 @@ class EndpointService:
                 await secrets.set_handler_url(session, self._keyring, gid, handler_url)
             old_limit = view.endpoint.rate_limit
             await endpoints.change(session, view.endpoint, columns)
+            if changes.get("on_group_failure") is OnGroupFailure.CONTINUE:
+                await recheck_groups(await session.connection(), gid)
             changed = sorted(to_camel(name) for name in changes)
             _record(session, actor, "endpoint.changed", view.endpoint, {"changed": changed})
             view = await self.get(session, gid)
@@ -384,8 +390,7 @@ def check_mode(mode: DeliveryMode, new: NewEndpoint) -> None:
     if mode is DeliveryMode.HTTP:
         if new.url is None:
             raise InvalidField("url", "is required for the mode http", "missing")
-        if new.options is not None:
-            raise InvalidField("options", "the mode http has none")
+        _check_options(mode, new.options or {})
         return
     plain, new = NewEndpoint(), replace(new, signatures=tuple(new.signatures))
     if mode is DeliveryMode.INTERNAL:
@@ -396,8 +401,7 @@ def check_mode(mode: DeliveryMode, new: NewEndpoint) -> None:
 
 def _check_mode_of_change(mode: DeliveryMode, changes: EndpointChanges) -> None:
     if mode is DeliveryMode.HTTP:
-        if changes.get("options") is not None:
-            raise InvalidField("options", "the mode http has none")
+        _check_options(mode, changes.get("options") or {})
         return
     has_limit = mode is DeliveryMode.INTERNAL
     _refuse_of_http(mode, [name for name in _OF_HTTP if name in changes and not (has_limit and name == "rate_limit")])
@@ -406,7 +410,7 @@ def _check_mode_of_change(mode: DeliveryMode, changes: EndpointChanges) -> None:
 
 
 _OPTIONS: Mapping[DeliveryMode, Collection[str]] = {
-    DeliveryMode.HTTP: (),
+    DeliveryMode.HTTP: ("metadataHeaders",),
     DeliveryMode.POLL: ("leaseSeconds", "maxInFlight"),
     DeliveryMode.STREAM: ("leaseSeconds", "maxInFlight"),
     DeliveryMode.INBOX: ("name", "task", "groups"),

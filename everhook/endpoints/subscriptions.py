@@ -11,6 +11,7 @@ from everhook.endpoints import subscriptions_store as subscriptions
 from everhook.endpoints.choice import chosen_endpoints
 from everhook.endpoints.quotas_store import Quotas
 from everhook.errors import InvalidField, NotFound
+from everhook.publishing.matching import FailedCondition, first_failed, matches_type
 from everhook.storage.engine import Session
 from everhook.storage.paging import Page
 from everhook.storage.tables import Subscription
@@ -32,6 +33,28 @@ class SubscriptionChanges(TypedDict, total=False):
     events: Sequence[str]
     filter: Mapping[str, Any] | None
     enabled: bool
+
+
+@dataclass(frozen=True)
+class MatchResult:
+    """Whether a subscription would take a message, and what does not match."""
+
+    matches: bool
+    type_matches: bool
+    failed: FailedCondition | None
+
+
+def try_subscription(
+    events: Sequence[str],
+    filter: Mapping[str, Any] | None,
+    event_type: str,
+    payload: Any,
+    attributes: Mapping[str, str],
+) -> MatchResult:
+    """Match a message against a subscription that need not exist. `filter` passed `check_filter`."""
+    type_matches = matches_type(event_type, events)
+    failed = first_failed(filter, payload, attributes) if filter else None
+    return MatchResult(type_matches and failed is None, type_matches, failed)
 
 
 class SubscriptionService:

@@ -33,7 +33,7 @@ from everhook.internal.payloads import (
 from everhook.notifications.events import is_reserved
 from everhook.publishing.matching import parse_exactly
 from everhook.publishing.routing import Route
-from everhook.publishing.store import Accepted, Acceptor, GateRefused, Publication, UnknownChannel
+from everhook.publishing.store import Accepted, Acceptor, Publication, Refused, UnknownChannel
 from everhook.settings import Settings
 from everhook.storage.engine import Database, Session
 from everhook.storage.tables import now
@@ -172,7 +172,7 @@ class InternalHandlers:
         acceptance = await self._acceptor.accept(publication)
         if isinstance(acceptance, UnknownChannel):
             raise InvalidPayload("then.channel: there is no such channel")
-        if isinstance(acceptance, GateRefused):
+        if isinstance(acceptance, Refused):
             raise InvalidPayload(f"then.channel: the gate of the channel: {acceptance.message}")
         if isinstance(acceptance, Accepted):
             self._dispatch(acceptance.new)

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from everhook.contracts import DeadLetterReason, DeliveryMode, DeliveryStatus, Verdict
+from everhook.delivery.body_formats import timestamp
 from everhook.ids import moment_of
 
 Position = tuple[int, int]
@@ -32,6 +33,7 @@ class LifecycleKind(StrEnum):
     MESSAGE_GATED = "message.gated"
     MESSAGE_RELEASED = "message.released"
     MESSAGE_DECLINED = "message.declined"
+    MESSAGE_CANCELLED = "message.cancelled"
     MESSAGE_SETTLED = "message.settled"
     AVAILABLE = "delivery.available"
     ATTEMPTED = "delivery.attempted"
@@ -76,6 +78,7 @@ class MessageRow:
     gid: str
     accepted_at: datetime
     published_by: str | None
+    deliver_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,13 @@ class DeliveryHistory:
 
 
 def of_message(row: MessageRow) -> LifecycleEvent:
-    return LifecycleEvent(row.gid, LifecycleKind.MESSAGE_ACCEPTED, row.accepted_at, row.gid)
+    data = {"deliverAt": timestamp(row.deliver_at)} if row.deliver_at is not None else {}
+    return LifecycleEvent(row.gid, LifecycleKind.MESSAGE_ACCEPTED, row.accepted_at, row.gid, data=data)
+
+
+def cancelled(message_gid: str, at: datetime) -> LifecycleEvent:
+    """It was cancelled while it waited for its time of delivery."""
+    return LifecycleEvent(f"{message_gid}.cancelled", LifecycleKind.MESSAGE_CANCELLED, at, message_gid)
 
 
 def gated(gate: GateRow) -> LifecycleEvent:

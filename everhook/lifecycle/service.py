@@ -24,6 +24,7 @@ from everhook.lifecycle.events import (
     LifecycleKind,
     MessageRow,
     Position,
+    cancelled,
     gate_ended,
     gated,
     of_delivery,
@@ -76,13 +77,15 @@ class Until(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What became of a message all of whose deliveries are settled. `DECLINED`: a person refused it."""
+    """What became of a message all of whose deliveries are settled. `DECLINED`: a person refused it. `CANCELLED`: its
+    publisher did, before it had deliveries."""
 
     DELIVERED = "delivered"
     PARTLY = "partly"
     DEAD_LETTERED = "dead_lettered"
     DISCARDED = "discarded"
     DECLINED = "declined"
+    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True)
@@ -212,6 +215,8 @@ class LifecycleService:
         ended = gate_ended(gate) if gate is not None else None
         found = [ended] if ended is not None else []
         tally = await store.tally(session, row.gid)
+        if tally.cancelled_at is not None:
+            found.append(cancelled(row.gid, tally.cancelled_at))
         return [*found, _settled(row, tally)] if tally.is_settled else found
 
     async def follow(
@@ -362,6 +367,8 @@ class MessageStream:
                 for history in await store.histories(session, changed[start : start + LOADED_AT_ONCE]):
                     found += of_delivery(history, self._positions.get(history.delivery.gid))
         found += self._of_gate(gate)
+        if tally.cancelled_at is not None and self._last_settled == "":
+            found.append(cancelled(self._message.gid, tally.cancelled_at))
         return self._took(changed, found, tally)
 
     def _of_gate(self, gate: GateRow | None) -> list[LifecycleEvent]:
@@ -396,7 +403,7 @@ def outcome_of(tally: Tally) -> Outcome | None:
     its gate, or declined it and nothing was delivered."""
     delivered = tally.counts.get(DeliveryStatus.DELIVERED, 0)
     if not tally.counts:
-        return None
+        return Outcome.CANCELLED if tally.cancelled_at is not None else None
     if tally.gate_declined:
         return Outcome.DECLINED
     if delivered:
@@ -420,7 +427,7 @@ def _settled(row: MessageRow, tally: Tally) -> LifecycleEvent:
 
 
 def _latest(row: MessageRow, tally: Tally) -> datetime:
-    return tally.last_at if tally.last_at is not None else row.accepted_at
+    return tally.last_at or tally.cancelled_at or row.accepted_at
 
 
 def _key_of(event: LifecycleEvent) -> str:

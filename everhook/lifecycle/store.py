@@ -12,6 +12,7 @@ from sqlalchemy import (
     and_,
     case,
     cast,
+    exists,
     func,
     literal,
     select,
@@ -34,7 +35,17 @@ from everhook.lifecycle.events import (
     TaskRow,
 )
 from everhook.storage.paging import WRITTEN_WITHIN
-from everhook.storage.tables import Attempt, Delivery, DeliveryRound, Endpoint, Gate, Message, Task, TaskState
+from everhook.storage.tables import (
+    Attempt,
+    Delivery,
+    DeliveryRound,
+    Endpoint,
+    Gate,
+    Message,
+    ScheduledMessage,
+    Task,
+    TaskState,
+)
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 """For each status: how many deliveries of a message have it, and the sums of their rounds and attempts; for `task`, the
@@ -42,9 +53,9 @@ sums of the versions of its tasks, and of the reminders. It differs after every 
 
 
 async def message(session: AsyncSession, gid: str) -> MessageRow | None:
-    columns = (col(Message.gid), col(Message.accepted_at), col(Message.published_by))
+    columns = (col(Message.gid), col(Message.accepted_at), col(Message.published_by), col(Message.deliver_at))
     row = (await session.execute(select(*columns).where(col(Message.gid) == gid))).one_or_none()
-    return MessageRow(row.gid, row.accepted_at, row.published_by) if row is not None else None
+    return MessageRow(*row) if row is not None else None
 
 
 async def fingerprints(connection: AsyncConnection, message_gids: Collection[str]) -> dict[str, Fingerprint]:
@@ -97,13 +108,15 @@ class Tally:
     """How many deliveries of a message are in which status, and when the last one was settled.
 
     The steps of a gate are left out, unless the message has no other deliveries. `declined`: how many of the discarded
-    ones a person declined; `gate_declined`: a person declined a step.
+    ones a person declined; `gate_declined`: a person declined a step. `waits`: it has no deliveries before its time.
     """
 
     counts: dict[DeliveryStatus, int]
     last_at: datetime | None
     declined: int = 0
     gate_declined: bool = False
+    waits: bool = False
+    cancelled_at: datetime | None = None
 
     @property
     def settled(self) -> int:
@@ -111,7 +124,7 @@ class Tally:
 
     @property
     def is_settled(self) -> bool:
-        return self.settled == sum(self.counts.values())
+        return not self.waits and self.settled == sum(self.counts.values())
 
 
 async def gate(session: AsyncSession, message_gid: str) -> GateRow | None:
@@ -131,13 +144,24 @@ async def tally(session: AsyncSession, message_gid: str) -> Tally:
         row[2] if row[0] is DeliveryStatus.DEAD_LETTERED else row[3] for row in found if row[0] in SETTLED_STATUSES
     ]
     last_at = max((moment for moment in moments if moment is not None), default=None)
+    waits, cancelled_at = (False, None) if found else await _schedule(session, message_gid)
     gate_declined = passed is not None and passed.reason is DeadLetterReason.DECLINED
     return Tally(
         {row[0]: int(row[1]) for row in found},
         last_at,
         sum(int(row[4]) for row in found if row[0] is DeliveryStatus.DISCARDED),
         gate_declined,
+        waits,
+        cancelled_at,
     )
+
+
+async def _schedule(session: AsyncSession, message_gid: str) -> tuple[bool, datetime | None]:
+    """Whether a message without deliveries waits for its time, and when it was cancelled."""
+    waits = exists().where(col(ScheduledMessage.message_gid) == message_gid)
+    found = await session.execute(select(waits, col(Message.cancelled_at)).where(col(Message.gid) == message_gid))
+    row = found.one_or_none()
+    return (bool(row[0]), row[1]) if row is not None else (False, None)
 
 
 async def _counts(session: AsyncSession, message_gid: str, without: Collection[str]) -> Sequence[Any]:

@@ -12,6 +12,8 @@ from everhook.storage.bulk import Bulk
 from everhook.storage.statements import insert_ignoring
 from everhook.storage.tables import Attempt, Delivery, Message, PayloadErasure, Task, TaskDecision, now
 
+NO_WORKFLOW = (DeliveryStatus.GATED, DeliveryStatus.QUEUED)
+
 
 async def erase_payload(session: AsyncSession, message_gid: str) -> bool:
     """Erase the payload of a message; the caller then calls `erase_responses`. False if there is no such message.
@@ -24,7 +26,7 @@ async def erase_payload(session: AsyncSession, message_gid: str) -> bool:
     await session.execute(
         update(Message)
         .where(col(Message.gid) == message_gid, col(Message.payload).is_not(None))
-        .values(payload=None, payload_erased_at=now())
+        .values(payload=None, attributes=None, payload_erased_at=now())
     )
     pending = insert_ignoring(await session.connection(), PayloadErasure, "message_gid")
     await session.execute(pending, [PayloadErasure(message_gid=message_gid).model_dump()])
@@ -74,6 +76,6 @@ async def is_erased(session: AsyncSession, message_gid: str) -> bool:
 
 def still_to_send(message_gid: str) -> list[ColumnElement[bool]]:
     """The condition for deliveries of a message whose workflows wait. An `accepted` one has its first attempt in
-    flight, and a `gated` one has no workflow."""
-    others = [*TERMINAL_STATUSES, DeliveryStatus.DEAD_LETTERED, DeliveryStatus.ACCEPTED, DeliveryStatus.GATED]
+    flight, and those that wait for a gate or for their turn have no workflow."""
+    others = [*TERMINAL_STATUSES, DeliveryStatus.DEAD_LETTERED, DeliveryStatus.ACCEPTED, *NO_WORKFLOW]
     return [col(Delivery.message_gid) == message_gid, col(Delivery.status).not_in(others)]

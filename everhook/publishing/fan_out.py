@@ -2,7 +2,7 @@
 loop."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,7 @@ class Candidate:
     payload: bytes
     content: Any
     routes: Routes
+    attributes: Mapping[str, str] | None = None
 
     @property
     def cost(self) -> int:
@@ -32,7 +33,7 @@ class Candidate:
     def taken_by(self) -> list[Route]:
         """The routes that take the message, one for each endpoint, even if several of its subscriptions match."""
         taking: dict[str, Route] = {}
-        lists, content = ListIndex(), _exact(self.payload, self.content, self.routes.have_filters)
+        lists, content = ListIndex(self.attributes), _exact(self.payload, self.content, self.routes.have_filters)
         for route in self.routes:
             if route.endpoint_gid not in taking and route.takes(self.audience, self.event_type, content, lists):
                 taking[route.endpoint_gid] = route
@@ -54,14 +55,16 @@ async def match(candidates: Sequence[Candidate]) -> list[list[Route]]:
     return [candidate.taken_by() for candidate in candidates]
 
 
-async def match_steps(steps: Sequence[Step], payload: bytes, content: Any) -> frozenset[int]:
+async def match_steps(
+    steps: Sequence[Step], payload: bytes, content: Any, attributes: Mapping[str, str] | None = None
+) -> frozenset[int]:
     """The indexes of the steps of a gate that are asked about a message."""
     filters = [step.filter for step in steps if step.filter is not None]
     if not filters:
         return frozenset(range(len(steps)))
 
     def matching() -> frozenset[int]:
-        lists, exact = ListIndex(), _exact(payload, content, True)
+        lists, exact = ListIndex(attributes), _exact(payload, content, True)
         return frozenset(index for index, step in enumerate(steps) if step.matches(exact, lists))
 
     cost = sum(each.cost for each in filters)

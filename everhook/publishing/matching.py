@@ -7,6 +7,8 @@ A filter is an object of paths and conditions, all of which must hold:
 A plain value means equality. Operators: `$eq $ne $in $gt $gte $lt $lte $exists $prefix $contains`, and `$any`, `$all`,
 `$not` over filters. In a path a backslash escapes the next `.`, `$` or `\`: `prices.v1\.2`, `\$ref`.
 
+The path `$metadata.region` is the attribute `region` of the message's metadata.
+
 Integers are compared exactly, however large. A number with a fraction or an exponent is a double, and so is the number
 that it is compared with.
 
@@ -18,7 +20,7 @@ import json
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 MAX_FILTER_DEPTH = 8
@@ -28,6 +30,7 @@ _MAX_INDEX_DIGITS = 6
 _EXACT_AS_DOUBLE = 2**53
 _ESCAPE, _ESCAPABLE = "\\", frozenset(".$\\")
 _MISSING = object()
+_ATTRIBUTE = "$metadata."
 _COMPOSITE = 10
 """A comparison with a list or an object counts as this many steps."""
 
@@ -61,19 +64,38 @@ def _refuse_constant(name: str) -> None:
 def matches_type(event_type: str, patterns: Sequence[str]) -> bool:
     """Whether an event type matches one of the patterns; no patterns match every type.
 
-    `*` matches everything, `order.*` matches `order.created` and `order.item.added`, any other pattern only itself.
+    `*` as a segment matches one segment, and as the last one after others all that follow: `order.*` matches
+    `order.created` and `order.item.added`, and `*.created` matches `order.created`. `**` at the end matches all that
+    follow. `*` and `**` alone match everything, and any other pattern only itself.
     """
-    return not patterns or any(
-        pattern in ("*", event_type) or (pattern.endswith(".*") and event_type.startswith(pattern[:-1]))
-        for pattern in patterns
-    )
+    if not patterns:
+        return True
+    for pattern in patterns:
+        if pattern in (event_type, "*", "**"):
+            return True
+        if "*" in pattern and _matches(pattern, event_type):
+            return True
+    return False
+
+
+def _matches(pattern: str, event_type: str) -> bool:
+    *segments, last = pattern.split(".")
+    given = event_type.split(".", len(segments))
+    if len(given) <= len(segments):
+        return False
+    *first, rest = given
+    if any(wanted not in ("*", found) for wanted, found in zip(segments, first, strict=True)):
+        return False
+    return last in ("*", "**") or last == rest
 
 
 class ListIndex:
-    """The scalars of the lists of one payload, so that each list is read once. It lives while the payload is
-    matched."""
+    """The scalars of the lists of one payload, so that each list is read once. It lives while the payload is matched.
 
-    def __init__(self) -> None:
+    `attributes` are those of the message, for conditions on `$metadata`."""
+
+    def __init__(self, attributes: Mapping[str, str] | None = None) -> None:
+        self.attributes: Mapping[str, str] = attributes or {}
         self._known: dict[int, _Scalars] = {}
 
     def scalars_of(self, members: list[Any]) -> "_Scalars":
@@ -130,9 +152,55 @@ def check_filter(conditions: Any, depth: int = 0) -> None:
                 _check_operators(key, wanted)
 
 
+@dataclass(frozen=True)
+class FailedCondition:
+    """The first condition that does not hold. `path` is where it stands in the filter; `found` is the value there, None
+    also if there is none. `expected` is the operator with its operand."""
+
+    path: str
+    expected: Mapping[str, Any]
+    found: Any = None
+
+
+def first_failed(
+    conditions: Mapping[str, Any], payload: Any, attributes: Mapping[str, str] | None = None
+) -> FailedCondition | None:
+    """Why a filter that passed `check_filter` does not match; None if it does."""
+    lists = ListIndex(attributes)
+    for key, wanted in conditions.items():
+        if _condition(key, wanted).matches(payload, lists):
+            continue
+        if key == "$all":
+            for index, part in enumerate(wanted):
+                if (failed := first_failed(part, payload, attributes)) is not None:
+                    return replace(failed, path=f"$all[{index}].{failed.path}")
+        if key in ("$all", "$any", "$not"):
+            return FailedCondition(key, {key: wanted})
+        for name, operand in (wanted if isinstance(wanted, Mapping) else {"$eq": wanted}).items():
+            if not _condition(key, {name: operand}).matches(payload, lists):
+                found = _found(key, payload, lists)
+                return FailedCondition(key, {name: operand}, None if found is _MISSING else found)
+    return None
+
+
+def _found(path: str, payload: Any, lists: ListIndex) -> Any:
+    if path.startswith(_ATTRIBUTE):
+        return lists.attributes.get(path.removeprefix(_ATTRIBUTE), _MISSING)
+    for part in split_path(path):
+        if isinstance(payload, dict) and part in payload:
+            payload = payload[part]
+        elif isinstance(payload, list) and _is_index(part) and int(part) < len(payload):
+            payload = payload[int(part)]
+        else:
+            return _MISSING
+    return payload
+
+
 def _check_path(path: str) -> None:
     if len(path) > MAX_PATH:
         raise ValueError(f"a path has {MAX_PATH} characters at most")
+    if path.startswith(_ATTRIBUTE) and path != _ATTRIBUTE:
+        return
     if path.startswith("$"):
         raise ValueError(rf"{path} is not an operator here; a key that begins with $ is written \{path}")
     split_path(path, strict=True)
@@ -163,7 +231,21 @@ def _condition(key: str, wanted: Any) -> Filter:
         part = _compiled(wanted)
         holds = part.holds
         return Filter(lambda payload, lists: not holds(payload, lists), part.cost + 1, part.searches_lists)
-    return _at_path(split_path(key), wanted if isinstance(wanted, Mapping) else {"$eq": wanted})
+    operations = wanted if isinstance(wanted, Mapping) else {"$eq": wanted}
+    if key.startswith(_ATTRIBUTE):
+        return _of_attribute(key.removeprefix(_ATTRIBUTE), operations)
+    return _at_path(split_path(key), operations)
+
+
+def _of_attribute(name: str, operations: Mapping[str, Any]) -> Filter:
+    tests = tuple(_OPERATORS[operator](operand) for operator, operand in operations.items())
+
+    def holds(_payload: Any, lists: ListIndex) -> bool:
+        found = lists.attributes.get(name, _MISSING)
+        return all(test(found, lists) for test in tests)
+
+    cost = 1 + sum(2 + _steps(operator, operand) for operator, operand in operations.items())
+    return Filter(holds, cost, searches_lists=False)
 
 
 def _all(parts: Sequence[Filter]) -> Filter:

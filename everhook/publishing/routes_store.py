@@ -6,9 +6,9 @@ version in the same transaction, and a publish compares it in its own transactio
 `201` gets every message published later.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from sqlalchemy import select, update
+from sqlalchemy import select, true, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
@@ -17,6 +17,7 @@ from everhook.delivery.policy import resolve
 from everhook.publishing.gates import compiled
 from everhook.publishing.matching import compile_filter
 from everhook.publishing.routing import Route, Routes
+from everhook.storage.statements import table_of
 from everhook.storage.tables import Channel, Endpoint, Subscription, Tenant
 
 
@@ -39,6 +40,49 @@ class RouteCache:
                 self._known[name] = known
             found[name] = known[1]
         return found
+
+
+async def endpoint_routes(
+    connection: AsyncConnection, pairs: Collection[tuple[str, str]]
+) -> dict[tuple[str, str], Route]:
+    """The routes of messages on a channel to an endpoint, whatever its subscriptions, by channel and endpoint. Those of
+    endpoints that were deleted are left out; the others cannot be deleted before the transaction ends."""
+    rows = await connection.execute(
+        select(
+            col(Channel.name).label("channel"),
+            col(Endpoint.gid),
+            col(Endpoint.tenant_gid),
+            col(Tenant.name).label("tenant"),
+            col(Channel.policy).label("channel_policy"),
+            col(Endpoint.policy).label("endpoint_policy"),
+            col(Endpoint.rate_limit),
+            col(Endpoint.mode),
+            col(Endpoint.options),
+        )
+        .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
+        .join(Channel, true())
+        .where(
+            tuple_(col(Channel.name), col(Endpoint.gid)).in_(sorted(pairs)),
+            col(Endpoint.deleted_at).is_(None),
+            col(Tenant.erasing_since).is_(None),
+        )
+        .order_by(col(Endpoint.gid))
+        .with_for_update(read=True, of=table_of(Endpoint))
+    )
+    return {
+        (row.channel, row.gid): Route(
+            endpoint_gid=row.gid,
+            tenant_gid=row.tenant_gid,
+            tenant=row.tenant,
+            events=(),
+            filter=None,
+            policy=resolve(row.channel_policy, row.endpoint_policy),
+            rate_limit=row.rate_limit,
+            mode=row.mode,
+            options=row.options,
+        )
+        for row in rows
+    }
 
 
 async def bump(session: AsyncSession, *channels: str) -> None:

@@ -76,6 +76,8 @@ def delivery_row(
         "due_at": due_at,
         "dispatched_at": None,
         "parked_at": moment if parked else None,
+        "single_attempt": None,
+        "group_key": None,
     }
 
 
@@ -97,3 +99,10 @@ def gated_row(delivery: DeliveryInput, tenant_gid: str, moment: datetime) -> dic
     for people and for no workflow."""
     row = delivery_row(delivery, tenant_gid, moment, due_at=moment, parked=False)
     return row | {"status": DeliveryStatus.GATED, "due_at": None, "dispatched_at": moment}
+
+
+def queued_row(delivery: DeliveryInput, tenant_gid: str, moment: datetime) -> dict[str, Any]:
+    """The row of a delivery that waits for those before it in its group. It counts as dispatched and nothing of it is
+    due, because the transaction that settles the one before frees it."""
+    row = delivery_row(delivery, tenant_gid, moment, due_at=moment, parked=False)
+    return row | {"status": DeliveryStatus.QUEUED, "due_at": None, "dispatched_at": moment}

@@ -36,29 +36,32 @@ from everhook.observability.trace_context import TraceParent
 from everhook.observability.tracing import span
 from everhook.publishing import erasure_store as erasure
 from everhook.publishing import gate_progress_store as gates
+from everhook.publishing import schedules_store as schedules
 from everhook.publishing import store as messages
 from everhook.publishing.backlog import Backlog
 from everhook.publishing.gate_progress_store import Ending, GateView
 from everhook.publishing.gates import parse_gates
 from everhook.publishing.json_faults import why_not_json
 from everhook.publishing.matching import parse_exactly
+from everhook.publishing.options import delivery_time, parse_attributes
 from everhook.publishing.publish_rate import PublishRate
 from everhook.publishing.routing import Route
 from everhook.publishing.rows import Publisher
+from everhook.publishing.schedules import MessageSchedules
 from everhook.publishing.store import (
     Acceptance,
     Accepted,
     Acceptor,
-    GateRefused,
     KeyReused,
     MessageFilter,
     Publication,
+    Refused,
     UnknownChannel,
 )
 from everhook.storage.bulk import Bulk
 from everhook.storage.engine import Database, Session
 from everhook.storage.paging import Page, any_of
-from everhook.storage.tables import Delivery, Message
+from everhook.storage.tables import Delivery, Message, now
 from everhook.storage.tenant_scope import TenantScope
 from everhook.tenants import store as tenants
 
@@ -72,6 +75,7 @@ ERASED = "the payload was erased"
 # For `fullmatch`: `$` would accept a line feed at the end, and types become headers.
 _EVENT_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
 _KEY = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
+_GROUP_KEY = re.compile(r"[^\x00-\x1f\x7f]{1,128}")
 
 log = structlog.get_logger()
 
@@ -81,7 +85,9 @@ class NewMessage:
     """A message to publish. `payload` is JSON, delivered as these very bytes; `tenant` is a name or a gid.
 
     `task` is for the inboxes among its endpoints: see `everhook/inbox/tasks.py`. `gates` replace those of the channel:
-    see `everhook/publishing/gates.py`."""
+    see `everhook/publishing/gates.py`. `metadata`, `deliver_at` and `delay_seconds`: see
+    `everhook/publishing/options.py`. `endpoint_gid`: to this endpoint alone, whatever its subscriptions. Without
+    `retry` a delivery has one attempt. `group_key`: see `everhook/ordering/store.py`."""
 
     payload: bytes
     type: str | None = None
@@ -90,18 +96,38 @@ class NewMessage:
     published_at: datetime | None = None
     task: Any = None
     gates: Sequence[Any] | None = None
+    metadata: Mapping[str, Any] | None = None
+    endpoint_gid: str | None = None
+    retry: bool = True
+    deliver_at: datetime | None = None
+    delay_seconds: float | None = None
+    group_key: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What belongs to the body that an idempotency key stands for, apart from payload, type, task and gates."""
+        given = {
+            "metadata": self.metadata,
+            "endpointGid": self.endpoint_gid,
+            "retry": self.retry if not self.retry else None,
+            "deliverAt": self.deliver_at.isoformat() if self.deliver_at is not None else None,
+            "delaySeconds": self.delay_seconds,
+            "groupKey": self.group_key,
+        }
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class MessageQuery:
     """Which messages: every part given must hold, by any of its values. `tenants` are names. `since` and `until` bound
-    the time of acceptance: from, and before."""
+    the time of acceptance: from, and before. `unrouted`: only those that no endpoint took."""
 
     tenants: Sequence[str] | None = None
     channels: Sequence[str] | None = None
     types: Sequence[str] | None = None
     since: datetime | None = None
     until: datetime | None = None
+    unrouted: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,7 +140,8 @@ class MessageView:
 
 @dataclass(frozen=True)
 class MessageDetail:
-    """A message with its newest deliveries; `counts` are of all, by status. `gate`: what they waited or wait for."""
+    """A message with its newest deliveries; `counts` are of all, by status. `gate`: what they waited or wait for.
+    `waits`: it has no deliveries before its time."""
 
     message: Message
     tenant: str | None
@@ -122,6 +149,7 @@ class MessageDetail:
     deliveries: Sequence[Delivery]
     has_more_deliveries: bool
     gate: GateView | None
+    waits: bool
 
 
 class MessageService:
@@ -134,6 +162,7 @@ class MessageService:
         defaults: InputDefaults,
         backlog: Backlog,
         rate: PublishRate,
+        schedules: MessageSchedules,
         *,
         max_payload_bytes: int,
     ) -> None:
@@ -144,6 +173,7 @@ class MessageService:
         self._defaults = defaults
         self._backlog = backlog
         self._rate = rate
+        self.schedules = schedules
         self._max_payload_bytes = max_payload_bytes
 
     async def admit(self, actor: Actor, channel: str) -> None:
@@ -177,7 +207,7 @@ class MessageService:
             acceptance = await self._acceptor.accept(publication)
             if not isinstance(acceptance, Accepted):
                 raise _refusal(acceptance, "idempotencyKey", "Nothing was published.")
-            self._dispatcher.dispatch(acceptance.new)
+            self._start(acceptance)
         return acceptance
 
     async def publish_to(
@@ -237,13 +267,57 @@ class MessageService:
                     raise NotFound("channel", acceptance.channel)
             for acceptance in acceptances:
                 if isinstance(acceptance, Accepted):
-                    self._dispatcher.dispatch(acceptance.new)
+                    self._start(acceptance)
         return [_outcome(acceptance, index) for index, acceptance in enumerate(acceptances)]
+
+    async def publish_transactional(
+        self,
+        scope: TenantScope,
+        actor: Actor,
+        new: Sequence[tuple[str, NewMessage]],
+        parent: TraceParent | None = None,
+    ) -> Sequence[Accepted]:
+        """Publish messages, each with its channel, all or none.
+
+        Raises ReservedChannel, InvalidField, MalformedPayload, PayloadTooLarge, IdempotencyKeyReused, BacklogFull and
+        RateLimited; then nothing is published.
+        """
+        for index, (channel, _) in enumerate(new):
+            _require_open(channel, f"messages[{index}].channel: ")
+        self._backlog.refuse_if_full()
+        await self._rate.take(_rate_key(actor), len(new))
+        with _traced(parent) as trace:
+            publications = [
+                self._publication(
+                    actor,
+                    channel,
+                    message,
+                    await self._tenant_gid(scope, message.tenant, f"messages[{index}].tenant"),
+                    trace,
+                    f"messages[{index}].",
+                )
+                for index, (channel, message) in enumerate(new)
+            ]
+            acceptances = await self._acceptor.accept_all_or_none(publications)
+            for acceptance in acceptances:
+                self._start(acceptance)
+        return acceptances
+
+    def _start(self, accepted: Accepted) -> None:
+        self._dispatcher.dispatch(accepted.new)
+        self.schedules.start_soon(accepted)
+
+    async def cancel(self, scope: TenantScope, actor: Actor, gid: str, published_by: str | None = None) -> None:
+        """Cancel a message that waits for its time of delivery; with `published_by`, only one that was published with
+        this key. Raises NotFound and NotScheduled."""
+        await self.schedules.cancel(scope, actor, gid, published_by)
 
     async def page(self, session: Session, query: MessageQuery, *, after: str | None, limit: int) -> Page[MessageView]:
         """Newest first, without payloads."""
         tenant_gids = await tenants.chosen_gids(session, query.tenants)
-        chosen = MessageFilter(tenant_gids, any_of(query.channels), any_of(query.types), query.since, query.until)
+        chosen = MessageFilter(
+            tenant_gids, any_of(query.channels), any_of(query.types), query.since, query.until, query.unrouted
+        )
         page = await messages.page(session, chosen, after=after, limit=limit)
         names = await tenants.names(session, {row.tenant_gid for row in page.rows if row.tenant_gid})
         return Page([MessageView(row, names.get(row.tenant_gid or "")) for row in page.rows], page.next_key)
@@ -262,6 +336,7 @@ class MessageService:
             deliveries=page.rows,
             has_more_deliveries=page.next_key is not None,
             gate=await gates.view(session, gid),
+            waits=row.deliver_at is not None and await schedules.is_scheduled(await session.connection(), gid),
         )
 
     async def erase_payload(self, scope: TenantScope, actor: Actor, gid: str) -> None:
@@ -270,6 +345,7 @@ class MessageService:
         async with scope.writing() as session:
             if not await erasure.erase_payload(session, gid):
                 raise NotFound("message", gid)
+            await schedules.cancel(await session.connection(), gid)
             await gates.decline_message(session, gid, Ending(DeadLetterReason.PAYLOAD_ERASED, actor, ERASED))
             record_audit(session, actor, "message.payload_erased", gid)
         await erasure.erase_responses(Bulk(self._database), [gid])
@@ -320,6 +396,10 @@ class MessageService:
         steps = parse_gates(message.gates, f"{at}gates") if message.gates is not None else None
         if steps is not None:
             body += b"\0gates" + json.dumps([step.document for step in steps], sort_keys=True).encode()
+        attributes = parse_attributes(message.metadata, f"{at}metadata") if message.metadata else None
+        deliver_at = delivery_time(message.deliver_at, message.delay_seconds, now(), at)
+        if options := message.options:
+            body += b"\0options" + json.dumps(options, sort_keys=True).encode()
         return Publication(
             message_gid=new_gid(Kind.MESSAGE),
             channel=channel,
@@ -334,6 +414,11 @@ class MessageService:
             task=task,
             publisher=Publisher(actor.key_gid, actor.name),
             gates=steps,
+            attributes=attributes,
+            endpoint_gid=message.endpoint_gid,
+            single_attempt=not message.retry,
+            deliver_at=deliver_at,
+            group_key=_group_key(message.group_key, f"{at}groupKey"),
         )
 
 
@@ -344,9 +429,9 @@ def _traced(parent: TraceParent | None) -> Iterator[TraceParent | None]:
         yield current.traceparent or parent
 
 
-def _require_open(channel: str) -> None:
+def _require_open(channel: str, at: str = "") -> None:
     if is_reserved(channel):
-        raise ReservedChannel(f"Only Everhook itself publishes to {channel}.")
+        raise ReservedChannel(f"{at}Only Everhook itself publishes to {channel}.")
 
 
 def _rate_key(actor: Actor) -> str:
@@ -361,11 +446,11 @@ def _outcome(acceptance: Acceptance, index: int) -> Accepted | IdempotencyKeyReu
 
 
 def _refusal(
-    acceptance: UnknownChannel | KeyReused | GateRefused, field: str, consequence: str
+    acceptance: UnknownChannel | KeyReused | Refused, field: str, consequence: str
 ) -> NotFound | IdempotencyKeyReused | InvalidField:
     if isinstance(acceptance, UnknownChannel):
         return NotFound("channel", acceptance.channel)
-    if isinstance(acceptance, GateRefused):
+    if isinstance(acceptance, Refused):
         return InvalidField(acceptance.field, acceptance.message)
     return _key_reused(acceptance, field, consequence)
 
@@ -403,6 +488,12 @@ def _published_at(given: datetime | None, field: str) -> datetime:
         return given.astimezone(UTC)
     except OverflowError as error:
         raise InvalidField(field, "lies outside the years 1 to 9999 in UTC") from error
+
+
+def _group_key(given: str | None, field: str) -> str | None:
+    if given is not None and not _GROUP_KEY.fullmatch(given):
+        raise InvalidField(field, "takes 1 to 128 characters, none of them a control character")
+    return given
 
 
 def _key(given: str | None, field: str) -> str | None:

@@ -1,12 +1,13 @@
 """Accepting messages: the transaction of every `202`, and reading messages."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, exists, insert, select, tuple_
+from sqlalchemy import delete, exists, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import defer
 from sqlmodel import col
@@ -15,16 +16,29 @@ from everhook.circuit.store import EndpointState, endpoint_states
 from everhook.contracts import DeliveryInput, DeliveryMode, DeliveryStatus
 from everhook.delivery.inputs import NewDelivery
 from everhook.delivery.inputs_store import InputDefaults, first_input
+from everhook.delivery.policy import one_attempt
 from everhook.delivery.snapshot_store import DeliverySnapshot
-from everhook.errors import InvalidField, NotFound
+from everhook.errors import IdempotencyKeyReused, InvalidField, NotFound
 from everhook.ids import Kind, new_gid, new_gid_at
+from everhook.notifications.events import is_reserved
 from everhook.observability.metrics import MESSAGES_ACCEPTED
+from everhook.ordering.store import Group, Positions, insert_grouped, is_ordered, take_positions
 from everhook.publishing.fan_out import Candidate, match, match_steps
 from everhook.publishing.gates import NO_INBOX, Step, task_of
 from everhook.publishing.gates_store import Asking, asking, inboxes, insert_gates
-from everhook.publishing.routes_store import RouteCache
+from everhook.publishing.routes_store import RouteCache, endpoint_routes
 from everhook.publishing.routing import Audience, Route, Routes
-from everhook.publishing.rows import Publisher, asked_row, delivery_row, gated_row, new_task, opened_events, pulled_row
+from everhook.publishing.rows import (
+    Publisher,
+    asked_row,
+    delivery_row,
+    gated_row,
+    new_task,
+    opened_events,
+    pulled_row,
+    queued_row,
+)
+from everhook.publishing.schedules_store import insert_scheduled
 from everhook.pulling.direct import DirectHandOut
 from everhook.pulling.leases import Content
 from everhook.pulling.queue_store import enqueue, queue_row
@@ -40,7 +54,10 @@ class Publication:
     """A message to be published. `content` is the parsed payload, for filters; `payload` the bytes, for receivers.
 
     It goes to the endpoints of its tenant, of all tenants if it has none, or to `audience`. `gates` are its own; None:
-    those of the channel. `accepted_at`: it was accepted before, and gets further deliveries.
+    those of the channel. `accepted_at`: it was accepted before, and gets further deliveries. `endpoint_gid`: it goes to
+    this endpoint alone, whatever its subscriptions. `single_attempt`: a round of its deliveries is one attempt.
+    `deliver_at`: it gets its deliveries at this time. `group_key`: its deliveries are in order with those of the same
+    key.
     """
 
     message_gid: str
@@ -58,6 +75,11 @@ class Publication:
     publisher: Publisher = field(default_factory=lambda: Publisher())
     gates: Sequence[Step] | None = None
     accepted_at: datetime | None = None
+    attributes: Mapping[str, str] | None = None
+    endpoint_gid: str | None = None
+    single_attempt: bool = False
+    deliver_at: datetime | None = None
+    group_key: str | None = None
 
     @property
     def reach(self) -> Audience:
@@ -83,7 +105,7 @@ class AcceptedDelivery:
 class Accepted:
     """A committed message. `new` are the deliveries whose first attempt is to be made, or whose workflow is to be
     started: none for a duplicate, and none that were parked because their endpoint cannot receive now. `queued` are the
-    endpoints whose consumers have to claim a delivery."""
+    endpoints whose consumers have to claim a delivery. `deliver_at`: it gets its deliveries at this time."""
 
     message_gid: str
     channel: str
@@ -93,6 +115,7 @@ class Accepted:
     new: tuple[NewDelivery, ...] = ()
     queued: frozenset[str] = frozenset()
     duplicate: bool = False
+    deliver_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -108,14 +131,15 @@ class KeyReused:
 
 
 @dataclass(frozen=True)
-class GateRefused:
-    """The inbox of a step cannot be asked about the message, so nothing was accepted. `field` names the step."""
+class Refused:
+    """The inbox of a step cannot be asked about the message, or it cannot go to the endpoint that it names, so nothing
+    was accepted."""
 
     field: str
     message: str
 
 
-Acceptance = Accepted | UnknownChannel | KeyReused | GateRefused
+Acceptance = Accepted | UnknownChannel | KeyReused | Refused
 
 
 class Acceptor:
@@ -135,9 +159,10 @@ class Acceptor:
         self._on_queued = on_queued
         self._direct = direct or DirectHandOut()
         self._routes = RouteCache()
-        self._group = BatchExecutor(self._transaction, self._apply)
+        self._group = BatchExecutor(self.transaction, self._apply)
 
-    def _transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
+    def transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """A transaction that may accept messages."""
         return self._direct.transaction(self._database)
 
     async def accept(self, publication: Publication) -> Acceptance:
@@ -148,18 +173,26 @@ class Acceptor:
         return acceptance
 
     async def accept_all(self, publications: Sequence[Publication]) -> Sequence[Acceptance]:
-        """Accept the messages of one call in one transaction: all or none. Raises InvalidField for gates that cannot be
-        asked."""
-        acceptances = await once_more_if_outdated(lambda: self._accept_at_once(publications))
+        """Accept the messages of one call in one transaction. Raises InvalidField for a message that is refused; then
+        none is accepted."""
+        acceptances = await once_more_if_outdated(lambda: self._accept_at_once(publications, _require_possible))
         self._committed(acceptances)
         return acceptances
 
-    async def _accept_at_once(self, publications: Sequence[Publication]) -> Sequence[Acceptance]:
-        async with self._transaction() as connection:
+    async def accept_all_or_none(self, publications: Sequence[Publication]) -> Sequence[Accepted]:
+        """Accept the messages of one call in one transaction. Raises InvalidField and IdempotencyKeyReused for the
+        first message that cannot be accepted; then none is."""
+        acceptances = await once_more_if_outdated(lambda: self._accept_at_once(publications, _require_accepted))
+        self._committed(acceptances)
+        return [one for one in acceptances if isinstance(one, Accepted)]
+
+    async def _accept_at_once(
+        self, publications: Sequence[Publication], require: Callable[[int, Acceptance], None]
+    ) -> Sequence[Acceptance]:
+        async with self.transaction() as connection:
             acceptances = await self._apply(connection, publications)
             for index, one in enumerate(acceptances):
-                if isinstance(one, GateRefused):  # the transaction is rolled back
-                    raise InvalidField(f"messages[{index}].{one.field}", one.message)
+                require(index, one)  # if it raises, the transaction is rolled back
             return acceptances
 
     async def accept_for(self, publication: Publication, route: Route) -> Acceptance:
@@ -170,7 +203,7 @@ class Acceptor:
         return acceptance
 
     async def _accept_for_one(self, publication: Publication, route: Route) -> Acceptance:
-        async with self._transaction() as connection:
+        async with self.transaction() as connection:
             acceptance = await self.accept_for_within(connection, publication, route)
             if isinstance(acceptance, Accepted) and not acceptance.deliveries:
                 raise NotFound("endpoint", route.endpoint_gid)
@@ -181,6 +214,7 @@ class Acceptor:
     ) -> Acceptance:
         """The same in the transaction of the caller, who calls `MessageService.start` after its commit. For an endpoint
         that was deleted, the message has no delivery."""
+        publication = replace(publication, endpoint_gid=route.endpoint_gid)
         while not await _insert_messages(connection, [publication]):
             repeats = await _resolve_repeats(connection, [publication])
             if publication.message_gid in repeats:
@@ -240,23 +274,58 @@ class Acceptor:
     async def _apply(self, connection: AsyncConnection, publications: Sequence[Publication]) -> Sequence[Acceptance]:
         routes = await self._routes.routes(connection, sorted({p.channel for p in publications}))
         known = [p for p in publications if p.channel in routes]
-        chains, refused = await _chains(connection, known, routes)
+        addressed, refused = await _addressed(connection, known)
+        chains, not_asked = await _chains(connection, known, routes)
+        refused |= not_asked
         results: dict[str, Acceptance] = dict(refused)
         if refused:  # one that was accepted before is none
             results |= await _resolve_repeats(connection, [p for p in known if p.message_gid in refused and p.key])
             known = [p for p in known if p.message_gid not in refused]
         inserted = await _insert_messages(connection, known)
         new = [p for p in known if p.message_gid in inserted]
-        taken = await match([_candidate(p, routes[p.channel]) for p in new])
-        legs = [(p, route) for p, taking in zip(new, taken, strict=True) for route in taking]
-        accepted = await self._commit_deliveries(connection, new, legs, chains)
-        results |= {one.message_gid: one for one in accepted}
+        if later := [p for p in new if p.deliver_at is not None]:
+            await insert_scheduled(connection, [_scheduled(p) for p in later])
+            results |= {p.message_gid: _accepted(p) for p in later}
+            new = [p for p in new if p.deliver_at is None]
+        results |= {one.message_gid: one for one in await self._deliver(connection, new, routes, addressed, chains)}
         results |= await _resolve_repeats(connection, [p for p in known if p.message_gid not in inserted])
         if freed := [p for p in known if p.message_gid not in results]:
             await _release_keys(connection, freed)
             again = await self._apply(connection, freed)
             results |= {p.message_gid: result for p, result in zip(freed, again, strict=True)}
         return [results.get(p.message_gid) or UnknownChannel(p.channel) for p in publications]
+
+    async def deliver_scheduled(self, connection: AsyncConnection, publication: Publication) -> Accepted | Refused:
+        """Create the deliveries of a message that was accepted before, in the transaction of the caller, who calls
+        `MessageService.start` after its commit."""
+        routes = await self._routes.routes(connection, [publication.channel])
+        routes.setdefault(publication.channel, Routes())
+        addressed, refused = await _addressed(connection, [publication])
+        chains, not_asked = await _chains(connection, [publication], routes)
+        for refusal in (*refused.values(), *not_asked.values()):
+            return refusal
+        [accepted] = await self._deliver(connection, [publication], routes, addressed, chains)
+        return accepted
+
+    async def _deliver(
+        self,
+        connection: AsyncConnection,
+        publications: Sequence[Publication],
+        routes: Mapping[str, Routes],
+        addressed: Mapping[str, Route],
+        chains: Mapping[str, "_Chain"],
+    ) -> list[Accepted]:
+        """Match new messages with the routes of their channels, and create their deliveries. `addressed` are the routes
+        of those that go to one endpoint, by message."""
+        matched = [p for p in publications if p.message_gid not in addressed]
+        taken = await match([_candidate(p, routes[p.channel]) for p in matched])
+        legs = [(p, route) for p, taking in zip(matched, taken, strict=True) for route in taking]
+        legs += [(p, addressed[p.message_gid]) for p in publications if p.message_gid in addressed]
+        accepted = await self._commit_deliveries(connection, publications, legs, chains)
+        unrouted = [one.message_gid for one in accepted if not one.deliveries and not is_reserved(one.channel)]
+        if unrouted:
+            await connection.execute(update(Message).where(col(Message.gid).in_(unrouted)).values(is_unrouted=True))
+        return accepted
 
     async def _commit_deliveries(
         self,
@@ -278,11 +347,17 @@ class Acceptor:
         deliveries: dict[str, list[AcceptedDelivery]] = {p.message_gid: [] for p in publications}
         new: dict[str, list[NewDelivery]] = {p.message_gid: [] for p in publications}
         to_claim: dict[str, set[str]] = {p.message_gid: set() for p in publications}
+        turns = await _Turns.taken(connection, [leg for leg in legs if leg[1].endpoint_gid in states])
         for publication, route in legs:
             state = states.get(route.endpoint_gid)
             if state is None:
                 continue  # deleted meanwhile
             delivery = self._input(publication, route)
+            if turns.has_to_wait(publication, route, delivery):
+                rows.append(queued_row(delivery, route.tenant_gid, moment))
+                accepted = AcceptedDelivery(delivery.delivery_gid, route.endpoint_gid, DeliveryStatus.QUEUED)
+                deliveries[publication.message_gid].append(accepted)
+                continue
             if (chain := chains.get(publication.message_gid)) is not None:
                 if route.endpoint_gid in chain.asked:
                     continue  # it gets the message as a step
@@ -333,9 +408,11 @@ class Acceptor:
                         opened.delivery["gid"], opened.delivery["endpoint_gid"], DeliveryStatus.AWAITING_DECISION
                     )
                 )
-        _keep_times(rows, publications)
+        _complete(rows, publications)
         if rows:
             await connection.execute(insert(table_of(Delivery)), rows)
+        if turns.rows:
+            await insert_grouped(connection, turns.rows)
         if gates:
             await insert_gates(connection, gates)
         if queued:
@@ -345,11 +422,8 @@ class Acceptor:
         if events:
             await connection.execute(insert(table_of(OperationalEvent)), events)
         return [
-            Accepted(
-                message_gid=p.message_gid,
-                channel=p.channel,
-                event_type=p.event_type,
-                published_at=p.published_at,
+            replace(
+                _accepted(p),
                 deliveries=tuple(deliveries[p.message_gid]),
                 new=tuple(new[p.message_gid]),
                 queued=frozenset(to_claim[p.message_gid]),
@@ -364,6 +438,8 @@ class Acceptor:
 
     def _input(self, publication: Publication, route: Route) -> DeliveryInput:
         before = publication.accepted_at
+        if publication.single_attempt:
+            route = replace(route, policy=one_attempt(route.policy))
         return first_input(
             new_gid(Kind.DELIVERY) if before is None else new_gid_at(Kind.DELIVERY, before),
             publication.message_gid,
@@ -374,20 +450,111 @@ class Acceptor:
         )
 
 
-def _keep_times(rows: Sequence[dict[str, Any]], publications: Sequence[Publication]) -> None:
-    """All deliveries of a message have gids and times of the time at which it was accepted: queries and retention rely
-    on it."""
-    before = {p.message_gid: p.accepted_at for p in publications if p.accepted_at is not None}
-    for row in rows if before else ():
-        row["accepted_at"] = before.get(row["message_gid"], row["accepted_at"])
+def _complete(rows: Sequence[dict[str, Any]], publications: Sequence[Publication]) -> None:
+    """Add what deliveries have of their messages. All deliveries of a message have gids and times of the time at which
+    it was accepted: queries and retention rely on it."""
+    special = {p.message_gid: p for p in publications if p.accepted_at or p.single_attempt or p.group_key}
+    for row in rows if special else ():
+        if (publication := special.get(row["message_gid"])) is not None:
+            row["accepted_at"] = publication.accepted_at or row["accepted_at"]
+            row["single_attempt"] = publication.single_attempt or None
+            row["group_key"] = publication.group_key
 
+
+def _accepted(publication: Publication) -> Accepted:
+    """An accepted message, without deliveries yet."""
+    return Accepted(
+        message_gid=publication.message_gid,
+        channel=publication.channel,
+        event_type=publication.event_type,
+        published_at=publication.published_at,
+        deliveries=(),
+        deliver_at=publication.deliver_at,
+    )
+
+
+def _scheduled(publication: Publication) -> dict[str, Any]:
+    document = {
+        "task": dict(publication.task),
+        "gates": [step.document for step in publication.gates] if publication.gates is not None else None,
+        "publisher": publication.publisher.name,
+    }
+    return {"message_gid": publication.message_gid, "deliver_at": publication.deliver_at, "document": document}
+
+
+def _require_possible(index: int, acceptance: Acceptance) -> None:
+    if isinstance(acceptance, Refused):
+        raise InvalidField(f"messages[{index}].{acceptance.field}", acceptance.message)
+
+
+def _require_accepted(index: int, acceptance: Acceptance) -> None:
+    _require_possible(index, acceptance)
+    if isinstance(acceptance, UnknownChannel):
+        raise InvalidField(f"messages[{index}].channel", f"there is no channel {acceptance.channel}")
+    if isinstance(acceptance, KeyReused):
+        raise IdempotencyKeyReused(
+            f"messages[{index}].idempotencyKey: was used for {acceptance.message_gid} with another body. Nothing was "
+            "published."
+        )
+
+
+NO_GROUP = "cannot be combined with a gate: a message that waits for people would hold up its group"
+NO_ENDPOINT = "there is no such endpoint"
+"""Also for one of another tenant: callers cannot tell which."""
 
 _Leg = tuple[Publication, Route]
 """A new message and a route that takes it."""
 
 
 def _candidate(publication: Publication, routes: Routes) -> Candidate:
-    return Candidate(publication.reach, publication.event_type, publication.payload, publication.content, routes)
+    return Candidate(
+        publication.reach,
+        publication.event_type,
+        publication.payload,
+        publication.content,
+        routes,
+        publication.attributes,
+    )
+
+
+class _Turns:
+    """The turns of new deliveries in their groups. `rows` are their positions, for `insert_grouped`."""
+
+    def __init__(self, positions: Mapping[Group, Positions]) -> None:
+        self._free = {group for group, each in positions.items() if each.is_free}
+        self._next = {group: each.first for group, each in positions.items()}
+        self.rows: list[dict[str, Any]] = []
+
+    @classmethod
+    async def taken(cls, connection: AsyncConnection, legs: Sequence["_Leg"]) -> "_Turns":
+        """Take positions for deliveries that are to be created. Reads and writes nothing unless some have a group."""
+        groups = Counter(_group(publication, route) for publication, route in legs if publication.group_key is not None)
+        del groups[None]
+        return cls(await take_positions(connection, {group: n for group, n in groups.items() if group is not None}))
+
+    def has_to_wait(self, publication: Publication, route: Route, delivery: DeliveryInput) -> bool:
+        """Whether a delivery waits for others. Asked once for each, in their order."""
+        group = _group(publication, route)
+        if group is None:
+            return False
+        position, self._next[group] = self._next[group], self._next[group] + 1
+        self.rows.append(
+            {
+                "delivery_gid": delivery.delivery_gid,
+                "endpoint_gid": group[0],
+                "group_key": group[1],
+                "position": position,
+            }
+        )
+        is_first, self._free = group in self._free, self._free - {group}
+        return not is_first
+
+
+def _group(publication: Publication, route: Route) -> Group | None:
+    """The group of a delivery. A further delivery of a message that was accepted before goes out of order."""
+    if publication.group_key is None or not is_ordered(route.mode):
+        return None
+    return route.endpoint_gid, publication.group_key
 
 
 @dataclass(frozen=True)
@@ -441,12 +608,33 @@ def _content(publication: Publication) -> Content:
         publication.event_type,
         publication.payload,
         publication.published_at,
+        publication.attributes,
     )
+
+
+async def _addressed(
+    connection: AsyncConnection, publications: Sequence[Publication]
+) -> tuple[dict[str, Route], dict[str, Refused]]:
+    """The routes of messages that go to one endpoint, by their gids, and those that cannot go there. Reads nothing
+    unless there are any."""
+    addressed = [(p, (p.channel, p.endpoint_gid)) for p in publications if p.endpoint_gid is not None]
+    if not addressed:
+        return {}, {}
+    found = await endpoint_routes(connection, {key for _, key in addressed})
+    routes: dict[str, Route] = {}
+    refused: dict[str, Refused] = {}
+    for publication, key in addressed:
+        route = found.get(key)
+        if route is None or not publication.reach.has(route.endpoint_gid, route.tenant_gid):
+            refused[publication.message_gid] = Refused("endpointGid", NO_ENDPOINT)
+        else:
+            routes[publication.message_gid] = route
+    return routes, refused
 
 
 async def _chains(
     connection: AsyncConnection, publications: Sequence[Publication], routes: Mapping[str, Routes]
-) -> tuple[Mapping[str, _Chain], Mapping[str, GateRefused]]:
+) -> tuple[Mapping[str, _Chain], Mapping[str, Refused]]:
     """The gates of messages, by their gids, and those that cannot be asked. Messages without a step that is asked are
     left out. Reads nothing unless there are gates."""
     gated = [(p, steps) for p in publications if (steps := routes[p.channel].gates if p.gates is None else p.gates)]
@@ -454,16 +642,18 @@ async def _chains(
         return {}, {}
     found = await inboxes(connection, {step.inbox for _, steps in gated for step in steps})
     chains: dict[str, _Chain] = {}
-    refused: dict[str, GateRefused] = {}
+    refused: dict[str, Refused] = {}
     for publication, steps in gated:
         if (refusal := _refusal(publication, steps, found)) is not None:
             refused[publication.message_gid] = refusal
-        elif matching := await match_steps(steps, publication.payload, publication.content):
+        elif matching := await match_steps(steps, publication.payload, publication.content, publication.attributes):
+            if publication.group_key is not None:
+                refused[publication.message_gid] = Refused("groupKey", NO_GROUP)
             chains[publication.message_gid] = _Chain(steps, matching, found)
     return chains, refused
 
 
-def _refusal(publication: Publication, steps: Sequence[Step], found: Mapping[str, Route]) -> GateRefused | None:
+def _refusal(publication: Publication, steps: Sequence[Step], found: Mapping[str, Route]) -> Refused | None:
     """Inboxes may be asked about what their endpoints may receive, as with subscriptions."""
     for index, step in enumerate(steps):
         inbox = found.get(step.inbox)
@@ -474,7 +664,7 @@ def _refusal(publication: Publication, steps: Sequence[Step], found: Mapping[str
                     "the channel's gate cannot be asked: this inbox was deleted, or belongs to another tenant than the "
                     "message. Send other `gates`, or change those of the channel"
                 )
-            return GateRefused(f"gates[{index}].inbox", what)
+            return Refused(f"gates[{index}].inbox", what)
     return None
 
 
@@ -493,6 +683,8 @@ def _snapshot(
         published_at=publication.published_at,
         accepted_at=moment,
         traceparent=publication.traceparent,
+        attributes=publication.attributes,
+        group_key=publication.group_key,
         endpoint_version=state.version,
         endpoint_deleted=False,
         state=state.state,
@@ -522,6 +714,11 @@ async def _insert_messages(connection: AsyncConnection, publications: Sequence[P
             "accepted_at": accepted_at,
             "traceparent": p.traceparent,
             "published_by": p.publisher.key_gid,
+            "attributes": dict(p.attributes) if p.attributes else None,
+            "endpoint_gid": p.endpoint_gid,
+            "single_attempt": p.single_attempt or None,
+            "deliver_at": p.deliver_at,
+            "group_key": p.group_key,
         }
         for p in sorted(new, key=lambda p: p.key or ("", "", ""))
     ]
@@ -568,6 +765,7 @@ async def _resolve_repeats(connection: AsyncConnection, repeats: Sequence[Public
             col(Message.event_type),
             col(Message.body_sha256),
             col(Message.published_at),
+            col(Message.deliver_at),
         )
         .join(Message, col(Message.gid) == col(MessageKey.message_gid))
         .where(tuple_(scope, channel, key).in_({p.key for p in repeats}))
@@ -589,6 +787,7 @@ async def _resolve_repeats(connection: AsyncConnection, repeats: Sequence[Public
             published_at=row.published_at,
             deliveries=tuple(deliveries.get(row.gid, ())),
             duplicate=True,
+            deliver_at=row.deliver_at,
         )
     return results
 
@@ -608,13 +807,14 @@ async def _deliveries_of(connection: AsyncConnection, message_gids: Sequence[str
 @dataclass(frozen=True)
 class MessageFilter:
     """Several values of a field mean any of them. `since` (inclusive) and `until` (exclusive) bound the time of
-    acceptance."""
+    acceptance. `is_unrouted`: only those that no endpoint took."""
 
     tenant_gid: str | tuple[str, ...] | None = None
     channel: str | tuple[str, ...] | None = None
     event_type: str | tuple[str, ...] | None = None
     since: datetime | None = None
     until: datetime | None = None
+    is_unrouted: bool = False
 
 
 async def get(session: AsyncSession, gid: str) -> Message | None:
@@ -628,6 +828,7 @@ async def page(session: AsyncSession, chosen: MessageFilter, *, after: str | Non
         *one_of(col(Message.tenant_gid), chosen.tenant_gid),
         *one_of(col(Message.channel), chosen.channel),
         *one_of(col(Message.event_type), chosen.event_type),
+        *([col(Message.is_unrouted).is_(True)] if chosen.is_unrouted else ()),
     )
     key = col(Message.gid)
     statement = statement.where(*in_time(col(Message.accepted_at), key, Kind.MESSAGE, chosen.since, chosen.until))

@@ -4,12 +4,13 @@ import hashlib
 import json
 import random
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from everhook.delivery.body_formats import timestamp
+from everhook.delivery.body_formats import attributes_json, timestamp
 from everhook.delivery.policy import DeliveryPolicy
 from everhook.ids import Kind, is_gid
 
@@ -51,6 +52,7 @@ class Content:
     event_type: str
     payload: bytes
     published_at: datetime
+    attributes: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def render_item(lease: Lease, lease_until: datetime, content: Content) -> bytes:
     """The JSON of an item. A carriage return would not survive an event stream; in JSON it can only be whitespace."""
     return (
         b'{"lease":%b,"leaseUntil":%b,"deliveryGid":%b,"messageGid":%b,"channelName":%b,"type":%b,"payload":%b,'
-        b'"metadata":{"publishedAt":%b,"round":%d,"attempt":%d}}' % (
+        b'"metadata":{"publishedAt":%b,"round":%d,"attempt":%d%b}}' % (
             _string(str(lease)),
             _string(timestamp(lease_until)),
             _string(lease.delivery_gid),
@@ -136,6 +138,7 @@ def render_item(lease: Lease, lease_until: datetime, content: Content) -> bytes:
             _string(timestamp(content.published_at)),
             lease.round,
             lease.number,
+            b',"attributes":%b' % attributes_json(content.attributes) if content.attributes else b"",
         )
     )  # fmt: skip
 

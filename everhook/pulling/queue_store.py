@@ -16,7 +16,7 @@ from sqlmodel import col
 
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus
-from everhook.delivery.policy import DeliveryPolicy, resolve
+from everhook.delivery.policy import DeliveryPolicy, one_attempt, resolve
 from everhook.pulling.leases import Content, consumer_name
 from everhook.storage.statements import insert_ignoring, table_of
 from everhook.storage.tables import (
@@ -144,11 +144,16 @@ async def lock_claimable(
             row.number,
             row.window_until,
             row.message_gid,
-            resolve(row.channel_policy, row.endpoint_policy),
+            _policy(row),
             row.size,
         )
         for row in rows
     ]
+
+
+def _policy(row: Any) -> DeliveryPolicy:
+    policy = resolve(row.channel_policy, row.endpoint_policy)
+    return one_attempt(policy) if row.single_attempt else policy
 
 
 _MOMENT = bindparam("moment", type_=_QUEUE.c.available_at.type)
@@ -162,6 +167,7 @@ _CLAIMABLE = (
         col(PullItem.number),
         col(PullItem.window_until),
         col(Delivery.message_gid),
+        col(Delivery.single_attempt),
         col(Channel.policy).label("channel_policy"),
         _POLICY.label("endpoint_policy"),
         func.length(col(Message.payload)).label("size"),
@@ -192,10 +198,12 @@ async def contents(connection: AsyncConnection, message_gids: Iterable[str]) -> 
             col(Message.event_type),
             col(Message.payload),
             col(Message.published_at),
+            col(Message.attributes),
         ).where(col(Message.gid).in_(set(message_gids)), col(Message.payload).is_not(None))
     )
     return {
-        row.gid: Content(row.gid, row.channel, row.event_type, row.payload or b"", row.published_at) for row in rows
+        row.gid: Content(row.gid, row.channel, row.event_type, row.payload or b"", row.published_at, row.attributes)
+        for row in rows
     }
 
 

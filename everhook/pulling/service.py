@@ -38,6 +38,7 @@ from everhook.delivery.sender import delivery_missing
 from everhook.delivery.store import dead_letter
 from everhook.ids import Kind, moment_of, new_gid
 from everhook.observability.metrics import ATTEMPT_SECONDS, ATTEMPTS, DELIVERY_SECONDS, LEASES_EXPIRED
+from everhook.ordering.store import Freed
 from everhook.pulling import queue_store as queue
 from everhook.pulling.leases import (
     MAX_BYTES,
@@ -102,21 +103,22 @@ class Claim:
 @dataclass
 class _Aftermath:
     """What to do once the transaction is committed: attempts to report, workflows to start and to signal, consumers
-    whose leases ended, with the deliveries."""
+    whose leases `ended`, with the deliveries, and deliveries that were `freed` in their groups."""
 
     in_streak: bool = False
     attempted: list[tuple[Attempted, DeliveryInput]] = field(default_factory=list)
     delivered: list[DeliveryInput] = field(default_factory=list)
     guarded: list[DeliveryInput] = field(default_factory=list)
-    freed: dict[str, set[str]] = field(default_factory=dict)
+    ended: dict[str, set[str]] = field(default_factory=dict)
     signalled: list[DeliveryInput] = field(default_factory=list)
+    freed: Sequence[Freed] = ()
 
     def take(self, attempted: Attempted, row: QueueRow, delivery: DeliveryInput) -> None:
         """Take an attempt into account. The first that failed starts the workflow that guards its delivery; the end of
         a guarded delivery, or of a round, is signalled."""
         self.attempted.append((attempted, delivery))
         if row.consumer is not None:
-            self.freed.setdefault(row.consumer, set()).add(row.delivery_gid)
+            self.ended.setdefault(row.consumer, set()).add(row.delivery_gid)
         record = attempted.record
         if record.verdict is Verdict.DELIVERED:
             delivered = _as_delivered(delivery, record)
@@ -153,8 +155,13 @@ class PullQueue:
         self._wake_ups = wake_ups
         self._threshold = circuit_policy.failure_threshold
         self._on_change = on_change
+        self._on_freed: Callable[[Sequence[Freed]], None] = lambda _: None
         self._is_ending = False
         self._streaks: LRUCache[str, tuple[int, float]] = LRUCache(MAX_ENDPOINTS_REMEMBERED)
+
+    def free_by(self, on_freed: Callable[[Sequence[Freed]], None]) -> None:
+        """`on_freed` is called with the deliveries whose turn in their group it is, after the commit."""
+        self._on_freed = on_freed
 
     async def poll(
         self,
@@ -298,7 +305,9 @@ class PullQueue:
             endpoint = PulledEndpoint(delivery.endpoint_gid, delivery.tenant_gid, delivery.tenant)
             if row.is_leased and row.is_last and _expired(row, moment):
                 await self._end_expired(connection, endpoint, [row], moment, issuer, after)
-                await record_attempts(connection, [each for each, _ in after.attempted], keep_history=False)
+                _, after.freed = await record_attempts(
+                    connection, [each for each, _ in after.attempted], keep_history=False
+                )
                 row = replace(row, consumer=None)
                 delivery = await queue.pulled_delivery(session, check.delivery_gid) or delivery
             state = pulled_state(delivery)
@@ -306,7 +315,8 @@ class PullQueue:
             if reason is None:
                 return replace(state, check_at=_check_at(row, moment))
             await queue.remove(connection, [check.delivery_gid])
-            await dead_letter(session, check.delivery_gid, check.round, reason, moment + check.retention)
+            freed = await dead_letter(session, check.delivery_gid, check.round, reason, moment + check.retention)
+        self._on_freed([*after.freed, *freed])
         self._report(endpoint, after)
         return replace(state, status=DeliveryStatus.DEAD_LETTERED, reason=reason)
 
@@ -468,7 +478,7 @@ class PullQueue:
     async def _record(self, connection: Connection, after: _Aftermath, moment: datetime) -> None:
         await queue.expect_signal(connection, [each.delivery_gid for each in after.signalled], moment)
         attempted = [each for each, _ in after.attempted]
-        await record_attempts(connection, attempted, keep_history=self._history is not None)
+        _, after.freed = await record_attempts(connection, attempted, keep_history=self._history is not None)
 
     def _conclude(self, endpoint: PulledEndpoint, after: _Aftermath, *, is_one_failure: bool = False) -> None:
         """Start and signal workflows, and report to the circuit, after the commit. `is_one_failure`: all failures have
@@ -480,7 +490,8 @@ class PullQueue:
             self._guards.start(delivery)
         for delivery in after.signalled:
             self._guards.signal(delivery)
-        self._wake_ups.free(endpoint.gid, after.freed)
+        self._wake_ups.free(endpoint.gid, after.ended)
+        self._on_freed(after.freed)
         if self._on_change is not None:
             self._on_change({delivery.message_gid for _, delivery in after.attempted})
         self._report(endpoint, after, is_one_failure=is_one_failure)

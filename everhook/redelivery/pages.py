@@ -13,6 +13,7 @@ from everhook.contracts import DeliveryInput, ReplayProgress
 from everhook.delivery.inputs_store import InputDefaults, load_inputs_of
 from everhook.publishing.matching import matches_type
 from everhook.publishing.routing import Routes
+from everhook.publishing.schedules_store import scheduled_among
 from everhook.publishing.store import Acceptor
 from everhook.redelivery import batches_store as batches
 from everhook.redelivery import store
@@ -160,13 +161,17 @@ class ReplayPages:
         messages = await store.lock_messages(session, gids)
         had = await store.had_delivery(session, gids, batch.endpoint_gid)
         gates = await store.gates_of(connection, gids)
+        waiting = await scheduled_among(connection, gids)
         publishers = await store.key_names(connection, {m.published_by for m in messages if m.published_by is not None})
         opening, new = _Opening(skipped=len(gids) - len(messages)), []
         for message in messages:
             gate = gates.get(message.gid)
             if message.payload is None:
                 opening.erased += 1
-            elif message.gid in had or is_addressed(message) or not _has_passed(gate):
+            elif (
+                message.gid in had or message.gid in waiting or is_addressed(message)
+                or message.cancelled_at is not None or not _has_passed(gate)
+            ):  # fmt: skip
                 opening.skipped += 1
             else:
                 new.append(publication_of(message, gate, publishers, None))
@@ -178,13 +183,18 @@ class ReplayPages:
         accepted = await self._acceptor.deliver_all_further(connection, legs)
         deliveries, moment = [delivery for one in accepted for delivery in one.deliveries], now()
         session.add_all(DeliveryRound(delivery_gid=each.delivery_gid, round=1, began_at=moment) for each in deliveries)
+        sent = {one.message_gid for one in accepted if one.deliveries}
+        for message in messages:
+            if message.gid in sent:
+                message.is_unrouted = None
+                session.add(message)
         gids_created = [each.delivery_gid for each in deliveries]
         await store.record_decision(session, gids_created, batch.actor, batch.reason)
         opening.started = len(deliveries)
         opening.skipped += len(legs) - len(deliveries)  # the endpoint was deleted a moment ago
         opening.inputs = [each.input for one in accepted for each in one.new]
         opening.queued = frozenset(gid for one in accepted for gid in one.queued)
-        opening.messages = frozenset(one.message_gid for one in accepted if one.deliveries)
+        opening.messages = frozenset(sent)
         return opening
 
 

@@ -18,12 +18,13 @@ from everhook.endpoints import store as endpoints
 from everhook.endpoints.choice import FIELD, chosen_endpoint
 from everhook.errors import BulkOperationRunning, Conflict, EndpointDeleted, InvalidField, NotFound
 from everhook.lifecycle.service import Viewer
+from everhook.notifications.events import is_reserved
 from everhook.publishing.routing import Routes
 from everhook.publishing.store import Acceptor
 from everhook.redelivery import batches_store as batches
 from everhook.redelivery import store
 from everhook.redelivery.pages import end_cancelled, of_types
-from everhook.redelivery.rounds import MAX_REASON, is_addressed_channel, publication_of
+from everhook.redelivery.rounds import MAX_REASON, publication_of
 from everhook.redelivery.starts import start_replay
 from everhook.redelivery.windows_store import ReplaySelection, count_window, read_window
 from everhook.storage.engine import Session
@@ -255,7 +256,7 @@ async def _selection(session: Session, scope: TenantScope, viewer: Viewer, reque
 def _require_backfill(request: ReplayRequest) -> None:
     if request.endpoint is None:
         raise InvalidField(FIELD, "must be given for the mode `missing`: whose messages are missing?", "missing")
-    if is_addressed_channel(request.channel):
+    if is_reserved(request.channel):
         raise InvalidField("mode", f"subscriptions do not decide who gets the messages of {request.channel}")
 
 

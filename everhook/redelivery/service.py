@@ -20,17 +20,19 @@ from everhook.errors import (
     GateNotPassed,
     InvalidField,
     NotFound,
+    NotReleased,
     PayloadErased,
     TooManyDeliveries,
 )
 from everhook.lifecycle.service import Viewer
 from everhook.notifications.events import is_reserved
 from everhook.publishing.routing import Audience, Route
+from everhook.publishing.schedules_store import is_scheduled
 from everhook.publishing.store import Accepted, Acceptor, Publication
 from everhook.redelivery import store
 from everhook.redelivery.rounds import CAN_BE_REPLAYED, MAX_REASON, is_addressed, open_round, publication_of
 from everhook.redelivery.store import Leg, MessageGate
-from everhook.storage.engine import Session
+from everhook.storage.engine import Connection, Session
 from everhook.storage.tables import DeliveryRound, GateState, Message, now
 from everhook.storage.tenant_scope import tenant_bound
 
@@ -103,7 +105,8 @@ class RedeliveryService:
         match now and had none; with `endpoint_gid` only for this endpoint, whether it matches or not. Call `start`
         after the commit.
 
-        Raises NotFound, InvalidField, PayloadErased, EndpointDeleted, GateNotPassed and TooManyDeliveries.
+        Raises NotFound, InvalidField, PayloadErased, EndpointDeleted, NotReleased, GateNotPassed and
+        TooManyDeliveries.
         """
         if len(reason) > MAX_REASON:
             raise InvalidField("reason", f"takes at most {MAX_REASON} characters")
@@ -113,6 +116,7 @@ class RedeliveryService:
         if message.payload is None:
             raise PayloadErased(f"{gid} cannot be sent again: its payload was erased.")
         connection = await session.connection()
+        await _require_released(connection, message)
         gate = (await store.gates_of(connection, [gid])).get(gid)
         _require_passed(gid, gate)
         found = await store.lock_deliveries(session, gid, MAX_DELIVERIES + 1, endpoint_gid)
@@ -131,6 +135,8 @@ class RedeliveryService:
         moment = now()
         done = [await self._reopen(session, leg, actor, reason, moment) for leg in legs]
         created = await self._create(session, publication, further, moment)
+        if created is not None and created.deliveries:
+            message.is_unrouted = None
         await session.flush()
         redelivery = await self._found(session, message, [*done, *_created(created)], legs, created)
         detail = {
@@ -239,6 +245,14 @@ def _created(accepted: Accepted | None) -> list[tuple[str, RedeliveryResult]]:
 
 def _may_see(viewer: Viewer | None, message: Message) -> bool:
     return viewer is None or viewer.publisher_gid is None or message.published_by == viewer.publisher_gid
+
+
+async def _require_released(connection: Connection, message: Message) -> None:
+    """A scheduled message gets its deliveries at its time, and one that was cancelled gets none."""
+    if message.cancelled_at is not None:
+        raise NotReleased(f"{message.gid} was cancelled before it had deliveries.")
+    if message.deliver_at is not None and await is_scheduled(connection, message.gid):
+        raise NotReleased(f"{message.gid} waits for the time of its delivery.")
 
 
 def _require_passed(gid: str, gate: MessageGate | None) -> None:

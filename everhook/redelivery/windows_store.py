@@ -29,7 +29,7 @@ from everhook.contracts import DeliveryStatus
 from everhook.ids import Kind
 from everhook.storage.paging import gid_bounds
 from everhook.storage.statements import table_of
-from everhook.storage.tables import Batch, Delivery, Endpoint, Message, ReplayMode
+from everhook.storage.tables import Batch, Delivery, Endpoint, Message, ReplayMode, ScheduledMessage
 
 STATUSES = {
     ReplayMode.FAILED: (DeliveryStatus.DEAD_LETTERED, DeliveryStatus.DISCARDED),
@@ -39,6 +39,7 @@ STATUSES = {
 """The statuses of the deliveries whose next round is opened."""
 
 _DELIVERY, _MESSAGE, _ENDPOINT = table_of(Delivery), table_of(Message), table_of(Endpoint)
+_SCHEDULED = table_of(ScheduledMessage)
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ async def _messages(connection: AsyncConnection, selection: ReplaySelection, aft
     table = _MESSAGE.c
     columns = select(
         table.gid, table.tenant_gid, table.event_type, table.accepted_at, table.published_by,
-        table.payload.is_not(None).label("has_payload"),
+        table.payload.is_not(None).label("has_payload"), table.endpoint_gid, table.cancelled_at,
     )  # fmt: skip
     window = _part(columns, table.channel, selection.channel, table.gid, selection, after, rows)
     matches = case((_message_matches(selection, window), True), else_=False)
@@ -240,6 +241,9 @@ def _message_matches(selection: ReplaySelection, window: Subquery) -> ColumnElem
         row.accepted_at >= selection.since,
         row.accepted_at < selection.until,
         or_(row.tenant_gid.is_(None), row.tenant_gid == selection.tenant_gid),
+        row.endpoint_gid.is_(None),  # others went to one endpoint, whatever subscriptions say
+        row.cancelled_at.is_(None),
+        ~exists().where(_SCHEDULED.c.message_gid == row.gid),
         ~exists().where(of_message, delivery.endpoint_gid == selection.endpoint_gid),
     ]
     if selection.tenant_bound:

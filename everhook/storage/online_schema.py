@@ -33,6 +33,23 @@ def create_index(name: str, table: str, columns: Sequence[str], *, where: str | 
     if not _is_postgres():
         op.create_index(name, table, list(columns), unique=False, sqlite_where=predicate)
         return
+    partitions = _partitions(table)
+    if partitions is None:
+        _create_concurrently(name, table, columns, predicate)
+        return
+    # A partitioned table has no concurrent builds. Its index is valid once each partition has one that is attached;
+    # a partition that is created meanwhile has it from the start.
+    listed = ", ".join(f'"{column}"' for column in columns)
+    condition = f" WHERE {where}" if where is not None else ""
+    op.execute(f'CREATE INDEX IF NOT EXISTS "{name}" ON ONLY {table} ({listed}){condition}')
+    for partition in partitions:
+        if not _has_index_of(partition, name):
+            own = f"{partition}_{name}"
+            _create_concurrently(own, partition, columns, predicate)
+            op.execute(f'ALTER INDEX "{name}" ATTACH PARTITION "{own}"')
+
+
+def _create_concurrently(name: str, table: str, columns: Sequence[str], predicate: sa.TextClause | None) -> None:
     with _unlocked():
         _drop_if_invalid(name)
         op.create_index(
@@ -46,9 +63,31 @@ def create_index(name: str, table: str, columns: Sequence[str], *, where: str | 
         )
 
 
+def _partitions(table: str) -> list[str] | None:
+    """The partitions of a table; None if it is not partitioned."""
+    kind = sa.text("SELECT relkind::text FROM pg_class WHERE oid = to_regclass(:table)")
+    if op.get_bind().execute(kind, {"table": table}).scalar_one_or_none() != "p":
+        return None
+    inherits = sa.text(
+        "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid "
+        "WHERE i.inhparent = to_regclass(:table) ORDER BY 1"
+    )
+    return list(op.get_bind().execute(inherits, {"table": table}).scalars())
+
+
+def _has_index_of(partition: str, parent: str) -> bool:
+    """Whether a partition has an index that is attached to that of its table."""
+    attached = sa.text(
+        "SELECT 1 FROM pg_inherits i JOIN pg_index x ON x.indexrelid = i.inhrelid "
+        "WHERE i.inhparent = to_regclass(:parent) AND x.indrelid = to_regclass(:partition)"
+    )
+    return op.get_bind().execute(attached, {"parent": parent, "partition": partition}).first() is not None
+
+
 def drop_index(name: str, table: str) -> None:
-    """Drop an index without waiting for readers and writers of its table."""
-    if not _is_postgres():
+    """Drop an index without waiting for readers and writers of its table. That of a partitioned table is dropped under
+    a lock, which is held for a moment."""
+    if not _is_postgres() or _partitions(table) is not None:
         op.drop_index(name, table_name=table)
         return
     with _unlocked():

@@ -170,6 +170,14 @@ class PastPolicy(SQLModel, table=True):
     policy: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
 
 
+class OnGroupFailure(StrEnum):
+    """What a dead letter means for the group of its delivery. `BLOCK`: the next ones wait until it is delivered by a
+    replay, or discarded."""
+
+    CONTINUE = "continue"
+    BLOCK = "block"
+
+
 class Endpoint(SQLModel, table=True):
     """`version` increases with every change, so that senders notice when their cached endpoint is old. `tls_key` is
     encrypted.
@@ -184,6 +192,7 @@ class Endpoint(SQLModel, table=True):
     tenant_gid: str = Field(foreign_key="tenant.gid")
     mode: DeliveryMode = Field(default=DeliveryMode.HTTP, sa_type=enum_text(DeliveryMode))
     options: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    on_group_failure: OnGroupFailure = Field(default=OnGroupFailure.CONTINUE, sa_type=enum_text(OnGroupFailure))
     url: str
     description: str = ""
     policy: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
@@ -285,7 +294,9 @@ class Message(SQLModel, table=True):
 
     `idempotency_scope` is the tenant, or empty for the publisher; `MessageKey` makes the key unique. `traceparent` is
     the trace of the publishing request. `published_by` is the gid of the publisher's key; None for the key of the
-    environment, and for Everhook itself.
+    environment, and for Everhook itself. `attributes` are erased with the payload. `endpoint_gid`: it goes to this
+    endpoint alone, whatever its subscriptions. `single_attempt`: as of a delivery. `is_unrouted`: no endpoint took it.
+    `deliver_at`: its deliveries are created at this time.
     """
 
     __table_args__ = (
@@ -304,6 +315,7 @@ class Message(SQLModel, table=True):
             postgresql_where=text("payload IS NOT NULL"),
             sqlite_where=text("payload IS NOT NULL"),
         ),
+        Index("ix_message_unrouted", "gid", postgresql_where=text("is_unrouted"), sqlite_where=text("is_unrouted")),
     )
 
     gid: str = Field(default_factory=lambda: new_gid(Kind.MESSAGE), primary_key=True)
@@ -319,6 +331,25 @@ class Message(SQLModel, table=True):
     traceparent: str | None = None
     published_by: str | None = None
     payload_erased_at: datetime | None = _when(default=None)
+    attributes: dict[str, str] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    endpoint_gid: str | None = None
+    single_attempt: bool | None = None
+    group_key: str | None = None
+    is_unrouted: bool | None = None
+    deliver_at: datetime | None = _when(default=None)
+    cancelled_at: datetime | None = _when(default=None)
+
+
+class ScheduledMessage(SQLModel, table=True):
+    """A message that waits for the time of its delivery, and has no deliveries yet. `document` holds what a publish
+    says that no other table keeps: `task`, `gates`, and the name of the publisher."""
+
+    __tablename__ = "scheduled_message"
+    __table_args__ = (Index("ix_scheduled_message_due", "deliver_at"),)
+
+    message_gid: str = Field(primary_key=True)
+    deliver_at: datetime = _when()
+    document: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
 
 
 class MessageKey(SQLModel, table=True):
@@ -360,7 +391,8 @@ class Delivery(SQLModel, table=True):
     `due_at` is when its next step is due: the end of the first attempt, the next attempt, the next check of a parked
     delivery or the end of its window, the end of a dead letter's retention. The reconciler looks for rows whose step is
     overdue. `dispatched_at` is null until a workflow is known to guard the delivery, or until it was delivered without
-    one. `attempts` counts those of the current round.
+    one. `attempts` counts those of the current round. `single_attempt`: a round is one attempt, whatever the policy.
+    `group_key`: it was accepted in this group, and waits for those before it.
     """
 
     __table_args__ = (
@@ -414,6 +446,8 @@ class Delivery(SQLModel, table=True):
     last_error: str | None = None
     decided_by: str | None = None
     decided_why: str | None = None
+    single_attempt: bool | None = None
+    group_key: str | None = None
 
 
 class DeliveryRound(SQLModel, table=True):
@@ -487,6 +521,32 @@ class Batch(SQLModel, table=True):
     created_at: datetime = _when(default_factory=now)
     updated_at: datetime = _when(default_factory=now)
     ended_at: datetime | None = _when(default=None)
+
+
+class DeliveryGroup(SQLModel, table=True):
+    """A group with open deliveries: see `everhook/ordering/store.py`. `last` is the last position that was taken,
+    `open` how many deliveries are open, `touched_at` when one was settled, or the reconciler checked it."""
+
+    __tablename__ = "delivery_group"
+    __table_args__ = (Index("ix_delivery_group_touched", "touched_at"),)
+
+    endpoint_gid: str = Field(primary_key=True)
+    group_key: str = Field(primary_key=True)
+    last: int = Field(sa_type=_WIDE)
+    open: int
+    touched_at: datetime = _when()
+
+
+class GroupedDelivery(SQLModel, table=True):
+    """An open delivery of a group, with its position in it."""
+
+    __tablename__ = "grouped_delivery"
+    __table_args__ = (Index("uq_grouped_delivery_position", "endpoint_gid", "group_key", "position", unique=True),)
+
+    delivery_gid: str = Field(primary_key=True)
+    endpoint_gid: str
+    group_key: str
+    position: int = Field(sa_type=_WIDE)
 
 
 class PullItem(SQLModel, table=True):

@@ -27,6 +27,7 @@ from everhook.storage.tables import (
     Channel,
     CircuitRow,
     Delivery,
+    DeliveryGroup,
     DeliveryRound,
     Endpoint,
     EndpointMinute,
@@ -34,6 +35,7 @@ from everhook.storage.tables import (
     EndpointRate,
     EndpointSecret,
     Gate,
+    GroupedDelivery,
     IdempotentResponse,
     Message,
     MessageKey,
@@ -47,6 +49,7 @@ from everhook.storage.tables import (
     ReceiptHash,
     ReceiptKeyRow,
     ReceiptSeal,
+    ScheduledMessage,
     Subscription,
     Task,
     TaskDecision,
@@ -68,7 +71,14 @@ BY_TENANT: tuple[Any, ...] = (
     Subscription,
     Task,
 )
-BY_ENDPOINT: tuple[Any, ...] = (CircuitRow, EndpointMinuteError, EndpointSecret, PullItem)
+BY_ENDPOINT: tuple[Any, ...] = (
+    CircuitRow,
+    DeliveryGroup,
+    EndpointMinuteError,
+    EndpointSecret,
+    GroupedDelivery,
+    PullItem,
+)
 OPEN_TO_ALL: tuple[Any, ...] = (ReceiptKeyRow,)
 CLOSED: tuple[Any, ...] = (EndpointRate, IdempotentResponse, MessageKey, PayloadErasure, PendingHistory)
 """Tables of no tenant: internal to the system."""
@@ -111,7 +121,7 @@ def bounds(tenant_gid: str) -> dict[type[SQLModel], ColumnElement[bool]]:
         table_of(Endpoint).alias().c,
         table_of(Delivery).alias().c,
     )  # distinct from those of the statement
-    task = table_of(Task).alias().c
+    task, message = table_of(Task).alias().c, table_of(Message).alias().c
     of_message = exists().where(delivery.message_gid == col(Message.gid), delivery.tenant_gid == tenant_gid)
     of_attempt = exists().where(delivery.gid == col(Attempt.delivery_gid), delivery.tenant_gid == tenant_gid)
     of_round = exists().where(delivery.gid == col(DeliveryRound.delivery_gid), delivery.tenant_gid == tenant_gid)
@@ -125,6 +135,9 @@ def bounds(tenant_gid: str) -> dict[type[SQLModel], ColumnElement[bool]]:
         Attempt: of_attempt,
         DeliveryRound: of_round,
         Gate: exists().where(delivery.message_gid == col(Gate.message_gid), delivery.tenant_gid == tenant_gid),
+        ScheduledMessage: exists().where(
+            message.gid == col(ScheduledMessage.message_gid), message.tenant_gid == tenant_gid
+        ),
         TaskDecision: exists().where(task.gid == col(TaskDecision.task_gid), task.tenant_gid == tenant_gid),
         Channel: ~col(Channel.name).startswith(RESERVED, autoescape=True),
         PastPolicy: or_(

@@ -18,6 +18,7 @@ from everhook.storage.tables import (
     Channel,
     CircuitRow,
     Delivery,
+    DeliveryGroup,
     DeliveryRound,
     Endpoint,
     EndpointMinute,
@@ -26,6 +27,7 @@ from everhook.storage.tables import (
     EndpointSecret,
     Gate,
     GateState,
+    GroupedDelivery,
     IdempotentResponse,
     Message,
     MessageKey,
@@ -37,6 +39,7 @@ from everhook.storage.tables import (
     ReceiptArchive,
     ReceiptHash,
     ReceiptSeal,
+    ScheduledMessage,
     Subscription,
     Task,
     TaskDecision,
@@ -45,7 +48,8 @@ from everhook.storage.tables import (
 )
 
 _OF_ENDPOINTS: tuple[Any, ...] = (
-    Subscription, EndpointSecret, EndpointRate, CircuitRow, EndpointMinute, EndpointMinuteError, PastPolicy
+    Subscription, EndpointSecret, EndpointRate, CircuitRow, EndpointMinute, EndpointMinuteError, PastPolicy,
+    GroupedDelivery, DeliveryGroup,
 )  # fmt: skip
 _OF_TENANTS: tuple[Any, ...] = (
     Endpoint, ApiKey, OperationalEvent, AuditEntry, Batch, IdempotentResponse
@@ -151,6 +155,7 @@ async def remove(bulk: Bulk, tenant_gid: str) -> None:
             delete(Delivery).where(col(Delivery.gid).in_(gids)),
         )
     await bulk.delete(Gate, col(Gate.message_gid).in_(messages_of(tenant_gid)))
+    await bulk.delete(ScheduledMessage, col(ScheduledMessage.message_gid).in_(messages_of(tenant_gid)))
     await bulk.delete(Message, col(Message.tenant_gid) == tenant_gid)
     await bulk.delete(MessageKey, col(MessageKey.idempotency_scope) == tenant_gid)
     for model in _OF_ENDPOINTS:

@@ -37,7 +37,8 @@ DAY = timedelta(days=1)
 _KEPT_ROWS: Mapping[str, str] = {
     "attempt": "delivery_gid IN (SELECT gid FROM delivery WHERE message_gid = ANY(:kept))",
     "delivery": "message_gid = ANY(:kept)",
-    "message": "gid IN (SELECT message_gid FROM delivery WHERE message_gid < :upper)",
+    "message": "gid IN (SELECT message_gid FROM delivery WHERE message_gid < :upper "
+    "UNION ALL SELECT message_gid FROM scheduled_message WHERE message_gid < :upper)",
 }
 """What stays, in the order in which partitions are replaced: each condition reads tables that are replaced later, or,
 for messages, what was kept of their deliveries."""

@@ -37,6 +37,7 @@ from everhook.storage.tables import (
     Message,
     MessageKey,
     OperationalEvent,
+    ScheduledMessage,
     Task,
     TaskDecision,
     now,
@@ -145,7 +146,9 @@ async def erase_payloads(bulk: Bulk, before: datetime) -> int:
             bulk, gids
         )  # first: if this is interrupted, messages that still have a payload are found again
         erased += await bulk.change(
-            update(Message).where(col(Message.gid).in_(gids)).values(payload=None, payload_erased_at=now())
+            update(Message)
+            .where(col(Message.gid).in_(gids))
+            .values(payload=None, attributes=None, payload_erased_at=now())
         )
     return erased
 
@@ -202,6 +205,7 @@ async def _completed(
     bulk: Bulk, messages: Select[str], *, ended_before: datetime | None = None
 ) -> AsyncIterator[list[str]]:
     """Those of the messages whose deliveries are over, page by page; with `ended_before`, only if all ended before it.
+    A scheduled message waits for its deliveries.
 
     A delivery that is over stays so, and no message gets more deliveries, so the result stays true.
     """
@@ -212,6 +216,7 @@ async def _completed(
         statement: Select[Any] = select(col(Delivery.message_gid)).where(
             col(Delivery.message_gid).in_(gids), in_progress
         )
-        unfinished = set(await bulk.find(statement.distinct()))
+        waiting = select(col(ScheduledMessage.message_gid)).where(col(ScheduledMessage.message_gid).in_(gids))
+        unfinished = {*await bulk.find(waiting), *await bulk.find(statement.distinct())}
         if completed := [gid for gid in gids if gid not in unfinished]:
             yield completed

@@ -180,7 +180,7 @@ async def test_trouble_with_signing_behind_the_request_raises_nothing_and_loses_
 class Away(Recorder):
     """A database that does not take it."""
 
-    async def attempt(self, record: AttemptRecord, transcript: Transcript, *, before_workflow: bool = False) -> bool:
+    async def attempt(self, record: AttemptRecord, transcript: Transcript, **known: bool) -> bool:
         raise ValueError("no")
 
 

@@ -496,11 +496,11 @@ class Away(Recorder):
         self._error = error
         self._times = times
 
-    async def attempt(self, record: AttemptRecord, transcript: Transcript, *, before_workflow: bool = False) -> bool:
+    async def attempt(self, record: AttemptRecord, transcript: Transcript, **known: bool) -> bool:
         self.tries += 1
         if self.tries <= self._times:
             raise self._error
-        return await super().attempt(record, transcript, before_workflow=before_workflow)
+        return await super().attempt(record, transcript, **known)
 
 
 AWAY = OperationalError("INSERT", {}, Exception("the database is away"))

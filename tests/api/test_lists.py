@@ -371,7 +371,7 @@ async def test_several_values_of_a_filter_mean_any_of_them(api: Api) -> None:
     async def found(path: str, **params: Any) -> set[str]:
         rows = await api.walk(f"/v1/{path}", limit=1, **params)
         names = {gid: name for name, gid in of.items()}
-        return {names[row["endpointGid"]] if "endpointGid" in row else row["channel"] for row in rows}
+        return {names[row["endpointGid"]] if row["endpointGid"] is not None else row["channel"] for row in rows}
 
     for path, params in [
         ("deliveries", {"status": ["dead_lettered", "parked"], "channel": ["a", "b"]}),

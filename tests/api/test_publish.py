@@ -33,7 +33,7 @@ async def test_a_message_is_answered_with_its_deliveries(api: Api) -> None:
 
     message = await api.publish({"orderId": 1})
 
-    assert message.keys() == {"messageGid", "channel", "type", "publishedAt", "duplicate", "deliveries"}
+    assert message.keys() == {"messageGid", "channel", "type", "publishedAt", "deliverAt", "duplicate", "deliveries"}
     assert (message["channel"], message["type"], message["duplicate"]) == ("orders", "order.created", False)
     assert abs(datetime.fromisoformat(message["publishedAt"]) - began) < timedelta(minutes=1)
     (delivery,) = message["deliveries"]

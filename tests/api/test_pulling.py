@@ -193,7 +193,7 @@ async def test_the_number_of_open_leases_is_bounded(api: Api) -> None:
         ({"mode": "stream", "headers": {"x-a": "b"}}, "headers"),
         ({"mode": "poll", "options": {"leaseSeconds": 1}}, "options.leaseSeconds"),
         ({"mode": "fax"}, "mode"),
-        ({"url": "https://example.com/", "options": {}}, "options"),
+        ({"url": "https://example.com/", "options": {"leaseSeconds": 60}}, "options.leaseSeconds"),
     ],
 )
 async def test_settings_without_a_meaning_in_a_mode_are_refused(api: Api, body: JSON, field: str) -> None:

@@ -46,14 +46,21 @@ KIND_OF_FIELD = {
 NEUTRAL_PARAMETERS = {
     "action", "actor", "consumer", "leaseSeconds", "waitSeconds", "timeoutSeconds", "prefetch", "Last-Event-ID",
     "channel", "cursor", "from", "Idempotency-Key", "limit", "deadLetterReason", "since", "status",
-    "lastStatusCode", "to", "type", "until", "window", "assignee", "overdue", "state",
+    "lastStatusCode", "to", "type", "until", "unrouted", "window", "assignee", "overdue", "state",
 }  # fmt: skip
 SAMPLES: JSON = {
     "channel": "orders", "from": 1, "payload": {"n": 1}, "policy": None, "to": 1, "type": "order.created",
 }  # fmt: skip
 """Values for what must be given and has no example in the document."""
 
-PUBLISHING = {"/v1/channels/{name}/messages", "/v1/channels/{name}/messages/batch"}
+PUBLISHING = {
+    "/v1/channels/{name}/messages",
+    "/v1/channels/{name}/messages/batch",
+    "/v1/messages/transactional",
+    "/v1/messages/{gid}/cancel",
+}
+TRYING = {"/v1/subscriptions/test"}
+"""What changes nothing, although it is sent with POST."""
 PULLING = "/v1/endpoints/{gid}/"
 RECEIVING = {PULLING + "poll", PULLING + "acks", PULLING + "stream"}
 """What consumers do: it changes deliveries as their receivers do, not as operators do."""
@@ -110,7 +117,7 @@ class Operation:
 
     @property
     def is_change(self) -> bool:
-        return self.method != "GET" and self.path not in PUBLISHING | RECEIVING
+        return self.method != "GET" and self.path not in PUBLISHING | RECEIVING | TRYING
 
     def places(self) -> list[str]:
         """Where ids of tenants' objects are: `path`, `query.endpoint`, `body.tenant`. Fails if this is not known."""

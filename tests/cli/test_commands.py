@@ -12,6 +12,7 @@ import pytest
 
 from everhook.signing.schemes import new_secret
 from everhook_client import models
+from testing.api import ok
 from testing.receiver import Response
 from testing.waiting import assert_eventually
 from tests.cli.conftest import Everhook, Live
@@ -204,6 +205,21 @@ async def test_publishing_and_waiting_shows_every_delivery(
     assert result.status == 0
     assert "✓ delivered" in result.out and "│ thank you" in result.out
     assert json.loads(live.receiver.at(path)[0].body)["payload"] == {"n": 1}
+
+
+async def test_a_message_is_published_for_later_with_metadata_and_cancelled(
+    everhook: Everhook, live: Live, at: str, channel: str
+) -> None:
+    await create_endpoint_for_receiver(everhook, at, channel)
+    options = ("--metadata", "region=eu", "--metadata", "note=a=b", "--delay", "3600", "--no-retry")
+    gid = (await publish(everhook, channel, "{}", *options))["messageGid"]
+    shown = ok(await live.api.get(f"/v1/messages/{gid}"))
+    assert (shown["metadata"], shown["retry"]) == ({"region": "eu", "note": "a=b"}, False)
+    result = await everhook("messages", "cancel", gid)
+    assert result.status == 0 and "is cancelled" in result.out
+    assert ok(await live.api.get(f"/v1/messages/{gid}"))["cancelledAt"] is not None
+    for wrong in (("--metadata", "region"), ("--delay", "1", "--wait")):
+        assert (await everhook("publish", channel, "{}", "--type", "a", *wrong)).status == 2
 
 
 async def test_waiting_for_what_is_not_delivered_ends_with_status_1(

@@ -123,6 +123,19 @@ async def test_a_dead_letter_is_shown_with_the_schedule_of_a_replay_where_it_is_
     assert "Schedule of a replay" in (await pages.get(f"/deliveries/{gid}")).text
 
 
+async def test_a_scheduled_message_is_shown_and_cancelled(pages: Pages) -> None:
+    await pages.api.channel()
+    await pages.sign_in()
+    message = await pages.api.publish(1, delaySeconds=3600, metadata={"region": "eu-<b>"}, retry=False)
+    path = f"/messages/{message['messageGid']}"
+    page = (await pages.get(path)).text
+    assert "No deliveries yet" in page and "Send again" not in page
+    assert "eu-&lt;b&gt;" in page and "Deliver at" in page
+    await pages.send(f"{path}/cancel")
+    page = (await pages.get(path)).text
+    assert "was cancelled before its time" in page and "Send again" not in page
+
+
 async def test_a_delivery_and_a_message_are_sent_again(pages: Pages) -> None:
     gid = await a_delivery(pages)
     assert "Send again" not in (await pages.get(f"/deliveries/{gid}")).text  # it is in progress

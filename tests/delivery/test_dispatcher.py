@@ -570,7 +570,7 @@ async def left_to_the_workflow(desk: Desk, temporal: FakeTemporal, kept: Kept, b
 class Refusing(Recorder):
     """A database that takes no attempts."""
 
-    async def attempt(self, record: AttemptRecord, transcript: Transcript, *, before_workflow: bool = False) -> bool:
+    async def attempt(self, record: AttemptRecord, transcript: Transcript, **known: bool) -> bool:
         raise DataError("INSERT", {}, Exception("no such value"))
 
 

@@ -335,8 +335,8 @@ class Forgetful(Recorder):
         super().__init__(database)
         self.lost = 1
 
-    async def attempt(self, record: AttemptRecord, transcript: Transcript, *, before_workflow: bool = False) -> bool:
-        recorded = await super().attempt(record, transcript, before_workflow=before_workflow)
+    async def attempt(self, record: AttemptRecord, transcript: Transcript, **known: bool) -> bool:
+        recorded = await super().attempt(record, transcript, **known)
         if self.lost:
             self.lost -= 1
             raise OperationalError("COMMIT", {}, Exception("the connection is gone"))

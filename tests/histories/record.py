@@ -30,6 +30,7 @@ from everhook.contracts import (
     ReconcileResult,
     ReleaseInput,
     ReplayProgress,
+    ScheduledMessageInput,
     TaskQueue,
 )
 from everhook.delivery.policy import DeliveryPolicy
@@ -50,6 +51,7 @@ from tests.workflows.engine import (
     unrecorded,
     until_at_rest,
 )
+from workflows.scheduled import ScheduledMessageWorkflow
 from workflows.upkeep import (
     EventsLoopWorkflow,
     EventsWorkflow,
@@ -420,6 +422,20 @@ async def seal_receipts(engine: Engine, album: Album) -> None:
     await album.keep("seal-receipts", handle)
 
 
+async def scheduled(engine: Engine, album: Album) -> None:
+    """Started with a delay."""
+    handle = await engine.client.start_workflow(
+        ScheduledMessageWorkflow.run,
+        ScheduledMessageInput("msg_01m83prhbfe23sdyzab24cmhby"),
+        id="scheduled",
+        task_queue=TaskQueue.DELIVERIES,
+        start_delay=timedelta(hours=1),
+    )
+    await engine.skip(timedelta(hours=1))
+    await handle.result()
+    await album.keep("scheduled-message", handle)
+
+
 def named(outcome: AttemptOutcome) -> AttemptOutcome:
     """The outcome of an attempt that is on record."""
     return replace(outcome, attempt_gid=new_gid(Kind.ATTEMPT), duration_ms=31)
@@ -469,6 +485,7 @@ TAKES = (
     erasure,
     seal_receipts,
     channel_replayed,
+    scheduled,
 )
 
 if __name__ == "__main__":

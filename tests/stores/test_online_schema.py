@@ -14,10 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from everhook.notifications.events import EVENTS_CHANNEL
+from everhook.storage import partitions
 from everhook.storage.batching import BatchExecutor
 from everhook.storage.engine import Database
 from everhook.storage.migrate import alembic_config, migrate
-from everhook.storage.tables import Channel
+from everhook.storage.partition_upkeep import change_partitions
+from everhook.storage.tables import Channel, now
 from testing.postgres_server import PostgresServer
 
 ROWS = 3_000
@@ -172,6 +174,48 @@ async def test_a_process_that_runs_goes_on_after_a_migration_has_changed_its_tab
         await database.close()
 
 
+async def test_an_index_of_a_partitioned_table_is_built_partition_by_partition(new_postgres_url: str) -> None:
+    """Also after a failure in between; a partition that is created later has it from the start."""
+    await upgrade_to(new_postgres_url, "0011")
+    database = Database(new_postgres_url)
+    try:
+        for change in (partitions.convert, lambda connection: partitions.roll_over(connection, now())):
+            await change_partitions(database, change, lambda: None)
+    finally:
+        await database.close()
+    statements: list[str] = []
+    with statements_seen(statements.append), statements_seen(fails_at("CONCURRENTLY", 2)), pytest.raises(_CutOff):
+        await migrate(new_postgres_url)
+    assert hazards(statements) == []
+    await migrate(new_postgres_url)
+    valid = (
+        "SELECT t.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+        "JOIN pg_class t ON t.oid = i.indrelid WHERE i.indisvalid AND t.relname LIKE 'message%' "
+        "AND c.relname LIKE '%ix_message_unrouted' ORDER BY 1"
+    )
+    tables = (
+        "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND relname ~ '^message(_past|_[0-9]|$)' ORDER BY 1"
+    )
+    async with connected(new_postgres_url) as connection:
+        names = [row[0] for row in await connection.fetch(tables)]
+        assert len(names) >= 3
+        assert [row[0] for row in await connection.fetch(valid)] == names
+    await asyncio.to_thread(command.check, alembic_config(new_postgres_url))
+
+
+def fails_at(word: str, number: int) -> Callable[[str], None]:
+    """Fails at the `number`th statement with a word."""
+    seen = 0
+
+    def see(sql: str) -> None:
+        nonlocal seen
+        seen += word in sql
+        if seen == number:
+            raise _CutOff(sql)
+
+    return see
+
+
 # Collations
 
 
@@ -210,7 +254,7 @@ async def test_a_database_that_sorts_gids_bytewise_is_left_alone(new_postgres_ur
 # The rule for migrations: what would keep writers waiting on a table that was there before
 
 HAZARDS = {
-    "an index is not built CONCURRENTLY": r"CREATE (UNIQUE )?INDEX (?!CONCURRENTLY)",
+    "an index is not built CONCURRENTLY": r"CREATE (UNIQUE )?INDEX (?!CONCURRENTLY|.* ON ONLY )",
     "an index is not dropped CONCURRENTLY": r"DROP INDEX (?!CONCURRENTLY)",
     "a type is changed in place": r"ALTER TABLE .* ALTER COLUMN .* TYPE",
     "a constraint is checked under a lock": r"ALTER TABLE .* ADD (CONSTRAINT \S+ )?(CHECK|FOREIGN KEY)(?!.*NOT VALID)",
@@ -249,6 +293,7 @@ async def test_no_migration_keeps_writers_waiting(new_postgres_url: str) -> None
         (["CREATE INDEX ix ON delivery (gid)"], 1),
         (["CREATE UNIQUE INDEX ix ON delivery (gid)"], 1),
         (["CREATE INDEX CONCURRENTLY ix ON delivery (gid)"], 0),
+        (["CREATE INDEX ix ON ONLY delivery (gid)"], 0),
         (["CREATE TABLE new ( gid VARCHAR )", "CREATE INDEX ix ON new (gid)"], 0),
         (["DROP INDEX ix"], 1),
         (["ALTER TABLE receipt ALTER COLUMN seq TYPE BIGINT"], 1),

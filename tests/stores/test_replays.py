@@ -168,13 +168,17 @@ async def test_what_was_erased_or_did_not_pass_its_gate_is_counted_and_skipped(a
 
 
 async def test_a_new_endpoint_gets_what_it_subscribes_to_and_never_had(api: Api) -> None:
-    await subscribed(api)
+    old = await subscribed(api)
     created(await api.post("/v1/tenants", {"name": "acme"}))
     await api.publish({"n": 1})
     await api.publish({"n": 20})
     await api.publish({"n": 30}, type="order.paid")
     await api.publish({"n": 40}, tenant="default")
     await api.publish({"n": 50}, tenant="acme")
+    await api.publish({"n": 51}, endpointGid=old)
+    await api.publish({"n": 52}, delaySeconds=3_600)
+    cancelled = await api.publish({"n": 53}, delaySeconds=3_600)
+    ok(await api.post(f"/v1/messages/{cancelled['messageGid']}/cancel"))
     new = (await api.endpoint())["endpointGid"]
     taking = {"endpointGid": new, "channel": "orders", "events": ["order.created"], "filter": {"n": {"$gt": 10}}}
     created(await api.post("/v1/subscriptions", taking))

@@ -56,6 +56,7 @@ from everhook.contracts import (
     ReplayProgress,
     RetentionResult,
     RoundInput,
+    ScheduledMessageInput,
     SealResult,
     TaskProgress,
     TaskQueue,
@@ -74,6 +75,7 @@ from workflows.delivery import DeliveryWorkflow
 from workflows.endpoint import EndpointWorkflow
 from workflows.erasure import EraseTenantWorkflow
 from workflows.replay import ReplayWorkflow
+from workflows.scheduled import ScheduledMessageWorkflow
 from workflows.upkeep import (
     EventsLoopWorkflow,
     EventsWorkflow,
@@ -96,6 +98,7 @@ WORKFLOWS: Sequence[type] = [
     EraseTenantWorkflow,
     SealReceiptsWorkflow,
     ReplayWorkflow,
+    ScheduledMessageWorkflow,
 ]
 BINARIES = Path(sys.prefix) / "bin"
 TENANT = "acme"
@@ -382,6 +385,11 @@ class FakeActivities:
     async def cancel_replay(self, input: ReplayInput) -> None:
         await self._called("cancel_replay", input)
 
+    @activity.defn(name="deliver_scheduled")
+    async def deliver_scheduled(self, input: ScheduledMessageInput) -> bool:
+        await self._called("deliver_scheduled", input)
+        return True
+
     @activity.defn(name="seal_receipts")
     async def seal_receipts(self) -> SealResult:
         await self._called("seal_receipts", None)
@@ -411,6 +419,7 @@ class FakeActivities:
             self.seal_receipts,
             self.replay_pages,
             self.cancel_replay,
+            self.deliver_scheduled,
         ]
 
 

@@ -20,6 +20,7 @@ from everhook.contracts import (
     RECONCILE_WORKFLOW,
     REPLAY_WORKFLOW,
     RETENTION_WORKFLOW,
+    SCHEDULED_MESSAGE_WORKFLOW,
     SEAL_RECEIPTS_WORKFLOW,
 )
 from everhook.temporal.client import PLUGIN
@@ -83,6 +84,7 @@ def test_every_workflow_has_a_saved_history() -> None:
         RECONCILE_LOOP_WORKFLOW,
         RETENTION_WORKFLOW,
         ERASE_TENANT_WORKFLOW,
+        SCHEDULED_MESSAGE_WORKFLOW,
         SEAL_RECEIPTS_WORKFLOW,
         REPLAY_WORKFLOW,
     }

@@ -118,13 +118,21 @@ def publish(
     published_at: str | None = None,
     task: Mapping[str, Any] | None = None,
     gates: Sequence[models.GateStep] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    endpoint_gid: str | None = None,
+    retry: bool = True,
+    deliver_at: str | None = None,
+    delay_seconds: float | None = None,
+    group_key: str | None = None,
 ) -> Call[models.PublishedMessage]:
     """Publish a message. When it returns, the message and a delivery to each matching endpoint are committed.
 
     The payload is any JSON. `type` falls back to `event` in the payload. Without `idempotency_key` one is generated, so
     that a repeated request never publishes twice; give your own to be safe across restarts of your program as well.
     `published_at` is a time in RFC 3339. `task` is what inboxes ask people. `gates` are the steps of approval before
-    the message is sent, instead of those of the channel; `[]`: none.
+    the message is sent, instead of those of the channel; `[]`: none. `metadata` are attributes that receivers get.
+    `endpoint_gid`: to this endpoint alone. Without `retry` a delivery has one attempt. `deliver_at` (RFC 3339) or
+    `delay_seconds`: deliver it later, by 30 days at most. Endpoints get messages with the same `group_key` in order.
     """
     members = {
         "type": type,
@@ -133,6 +141,12 @@ def publish(
         "publishedAt": published_at,
         "task": task,
         "gates": gates,
+        "metadata": metadata,
+        "endpointGid": endpoint_gid,
+        "retry": None if retry else False,
+        "deliverAt": deliver_at,
+        "delaySeconds": delay_seconds,
+        "groupKey": group_key,
     }
     written = [
         f"{json.dumps(name)}: {json.dumps(value)}, ".encode() for name, value in members.items() if value is not None
@@ -161,10 +175,13 @@ def has_waited(answer: models.MessageAnswer, until: models.Until) -> bool:
 
 def list_messages(
     *, channel: Several = None, type: Several = None, tenant: Several = None, since: str | None = None,
-    until: str | None = None,
+    until: str | None = None, unrouted: bool = False,
 ) -> Listing[models.Message]:  # fmt: skip
-    """Messages without their payloads, newest first. `since` and `until` bound the time of acceptance."""
-    return _list("messages", channel=channel, type=type, tenant=tenant, since=since, until=until)
+    """Messages without their payloads, newest first. `since` and `until` bound the time of acceptance. `unrouted`: only
+    those that no endpoint took."""
+    return _list(
+        "messages", channel=channel, type=type, tenant=tenant, since=since, until=until, unrouted=unrouted or None
+    )
 
 
 def get_message(gid: str) -> Call[models.MessageDetail]:
@@ -188,6 +205,11 @@ def replay_channel(
     members = {"mode": mode, "since": since, "until": until, "endpointGid": endpoint_gid, "tenant": tenant}
     body = given({**members, "types": types, "reason": reason, "dryRun": dry_run})
     return _post_once("channels", channel, "replay", body=body)
+
+
+def cancel_message(gid: str) -> Call[models.MessageDetail]:
+    """Cancel a message that waits for its `deliver_at`."""
+    return Call("POST", path("messages", gid, "cancel"))
 
 
 def list_message_events(gid: str) -> Listing[models.LifecycleEvent]:

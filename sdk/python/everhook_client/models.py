@@ -243,6 +243,7 @@ DeliveryStatus: TypeAlias = Literal[
     "available",
     "awaiting_decision",
     "gated",
+    "queued",
     "delivered",
     "dead_lettered",
     "discarded",
@@ -251,7 +252,7 @@ DeliveryStatus: TypeAlias = Literal[
 The status of a delivery.
 
 `AVAILABLE`: in the pull queue, leased or not. `AWAITING_DECISION`: a person has to decide. `GATED`: waits for the
-decisions of a gate.
+decisions of a gate. `QUEUED`: waits for those before it in its group.
 """
 
 
@@ -294,6 +295,25 @@ class Exponential(TypedDict):
     factor: NotRequired[float]
     capSeconds: float
     attempts: int
+
+
+class FailedCondition(TypedDict):
+    """
+    The first condition of a filter that does not hold.
+    """
+
+    path: str
+    """
+    Where it stands in the filter.
+    """
+    expected: dict[str, Any]
+    """
+    The operator with its operand.
+    """
+    found: Any
+    """
+    The value of the message there; null also if there is none.
+    """
 
 
 class FieldError(TypedDict):
@@ -430,6 +450,7 @@ LifecycleKind: TypeAlias = Literal[
     "message.gated",
     "message.released",
     "message.declined",
+    "message.cancelled",
     "message.settled",
     "delivery.available",
     "delivery.attempted",
@@ -498,11 +519,47 @@ class Message(TypedDict):
     publishedAt: str
     acceptedAt: str
     payloadErasedAt: str | None
+    metadata: dict[str, str]
+    """
+    Its attributes.
+    """
+    endpointGid: str | None
+    """
+    The endpoint that alone gets it. Null: those that match.
+    """
+    retry: bool
+    """
+    False: each delivery has one attempt.
+    """
+    groupKey: str | None
+    """
+    Endpoints get the messages with this key in order.
+    """
+    deliverAt: str | None
+    """
+    When its deliveries are created, if that is later.
+    """
+    cancelledAt: str | None
+    """
+    When it was cancelled, before it had deliveries.
+    """
+    unrouted: bool
+    """
+    Whether it was accepted and no endpoint took it.
+    """
 
 
-Outcome: TypeAlias = Literal["delivered", "partly", "dead_lettered", "discarded", "declined"]
+OnGroupFailure: TypeAlias = Literal["continue", "block"]
 """
-What became of a message all of whose deliveries are settled. `DECLINED`: a person refused it.
+What a dead letter means for the group of its delivery. `BLOCK`: the next ones wait until it is delivered by a
+replay, or discarded.
+"""
+
+
+Outcome: TypeAlias = Literal["delivered", "partly", "dead_lettered", "discarded", "declined", "cancelled"]
+"""
+What became of a message all of whose deliveries are settled. `DECLINED`: a person refused it. `CANCELLED`: its
+publisher did, before it had deliveries.
 """
 
 
@@ -575,6 +632,8 @@ class Problem(TypedDict):
         "/problems/not-pulled",
         "/problems/too-many-deliveries",
         "/problems/gate-not-passed",
+        "/problems/not-scheduled",
+        "/problems/not-released",
         "/problems/receipt-archived",
         "/problems/already-decided",
         "/problems/task-changed",
@@ -618,6 +677,10 @@ class PublishedMessage(TypedDict):
     channel: str
     type: str
     publishedAt: str
+    deliverAt: str | None
+    """
+    When its deliveries are created, if that is later; `deliveries` is empty until then.
+    """
     duplicate: bool
     """
     Whether its idempotency key was used before; then nothing new was published.
@@ -913,6 +976,16 @@ class SubscriptionPatch(TypedDict):
     enabled: NotRequired[bool | None]
 
 
+class SubscriptionTrialResult(TypedDict):
+    """
+    Whether the message matches, and what does not.
+    """
+
+    matches: bool
+    typeMatches: bool
+    failed: FailedCondition | None
+
+
 class TaskAnswer(TypedDict):
     """
     A person's decision. `version` is that of the task that was read.
@@ -985,6 +1058,24 @@ class Tls(TypedDict):
     clientCertificate: str | None
 
 
+class TransactionalMessages(TypedDict):
+    """
+    The messages that were accepted in one transaction, in their order.
+    """
+
+    data: list[PublishedMessage]
+
+
+class TriedMessage(TypedDict):
+    """
+    A message to match.
+    """
+
+    type: str
+    payload: NotRequired[Any]
+    metadata: NotRequired[dict[str, str]]
+
+
 Until: TypeAlias = Literal["settled", "first"]
 """
 `SETTLED`: all deliveries are settled. `FIRST`: one of them is.
@@ -1049,6 +1140,30 @@ class NewMessage(TypedDict):
     gates: NotRequired[list[GateStep]]
     """
     Who has to approve it, one after the other, before it is sent; instead of the gates of the channel. `[]`: none.
+    """
+    metadata: NotRequired[dict[str, str]]
+    """
+    Attributes of the message, 4 KiB at most: delivered as `metadata.attributes`, and `$metadata.name` in filters.
+    """
+    endpointGid: NotRequired[str]
+    """
+    Deliver to this endpoint alone, whatever its subscriptions.
+    """
+    retry: NotRequired[bool]
+    """
+    False: one attempt; if it fails, the delivery is dead-lettered.
+    """
+    deliverAt: NotRequired[str]
+    """
+    Deliver at this time, 30 days ahead at most, to the endpoints that match then.
+    """
+    groupKey: NotRequired[str]
+    """
+    Each endpoint gets the messages with this key one after the other, in the order of their acceptance.
+    """
+    delaySeconds: NotRequired[float]
+    """
+    Or after this time.
     """
 
 
@@ -1366,7 +1481,8 @@ class EndpointHealth(TypedDict):
 
 class EndpointOptions(TypedDict):
     """
-    Options of the mode: the first two of `poll` and `stream`, `handler` of `internal`, the others of `inbox`.
+    Options of the mode: the first two of `poll` and `stream`, `handler` of `internal`, `metadataHeaders` of `http`,
+    the others of `inbox`.
     """
 
     leaseSeconds: NotRequired[int]
@@ -1393,6 +1509,10 @@ class EndpointOptions(TypedDict):
     """
     Required in the mode `internal`.
     """
+    metadataHeaders: NotRequired[bool]
+    """
+    Mode `http`: send the metadata of messages as headers `x-webhook-meta-<key>`, too.
+    """
 
 
 class Endpoint(TypedDict):
@@ -1405,7 +1525,7 @@ class Endpoint(TypedDict):
     """
     options: EndpointOptions | None
     """
-    Null in the mode `http`.
+    Null in the mode `http` without any.
     """
     description: str
     status: EndpointStatus
@@ -1413,6 +1533,7 @@ class Endpoint(TypedDict):
     circuit: Circuit
     policy: dict[str, Any] | None
     rateLimit: float | None
+    onGroupFailure: OnGroupFailure
     signatures: list[SignatureScheme]
     format: BodyFormat
     headers: dict[str, str]
@@ -1707,6 +1828,16 @@ class ScoredEndpoint(TypedDict):
     lastHour: AttemptStats
 
 
+class SubscriptionTrial(TypedDict):
+    """
+    A subscription that need not exist, and a message.
+    """
+
+    events: NotRequired[list[str]]
+    filter: NotRequired[dict[str, Any] | None]
+    message: TriedMessage
+
+
 class Task(TypedDict):
     """
     A task without its content.
@@ -1874,7 +2005,7 @@ class EndpointCreated(TypedDict):
     """
     options: EndpointOptions | None
     """
-    Null in the mode `http`.
+    Null in the mode `http` without any.
     """
     description: str
     status: EndpointStatus
@@ -1882,6 +2013,7 @@ class EndpointCreated(TypedDict):
     circuit: Circuit
     policy: dict[str, Any] | None
     rateLimit: float | None
+    onGroupFailure: OnGroupFailure
     signatures: list[SignatureScheme]
     format: BodyFormat
     headers: dict[str, str]
@@ -1929,6 +2061,10 @@ class EndpointIn(TypedDict):
     """
     Those of the mode.
     """
+    onGroupFailure: NotRequired[OnGroupFailure]
+    """
+    What a dead letter means for messages with the same `groupKey`: `continue` with the next one, or `block` until it is delivered by a replay, or discarded.
+    """
     mode: NotRequired[EndpointMode]
     """
     How the endpoint receives. It cannot be changed later.
@@ -1958,6 +2094,7 @@ class EndpointPatch(TypedDict):
     ed25519: NotRequired[bool | None]
     tls: NotRequired[Tls | None]
     options: NotRequired[EndpointOptions | None]
+    onGroupFailure: NotRequired[OnGroupFailure | None]
 
 
 class Gate(TypedDict):
@@ -1996,6 +2133,34 @@ class MessageDetail(TypedDict):
     publishedAt: str
     acceptedAt: str
     payloadErasedAt: str | None
+    metadata: dict[str, str]
+    """
+    Its attributes.
+    """
+    endpointGid: str | None
+    """
+    The endpoint that alone gets it. Null: those that match.
+    """
+    retry: bool
+    """
+    False: each delivery has one attempt.
+    """
+    groupKey: str | None
+    """
+    Endpoints get the messages with this key in order.
+    """
+    deliverAt: str | None
+    """
+    When its deliveries are created, if that is later.
+    """
+    cancelledAt: str | None
+    """
+    When it was cancelled, before it had deliveries.
+    """
+    unrouted: bool
+    """
+    Whether it was accepted and no endpoint took it.
+    """
     payload: Any
     """
     Null once it was erased.

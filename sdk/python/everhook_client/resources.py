@@ -95,6 +95,7 @@ class Messages(_Group):
     get = blocking(calls.get_message)
     redeliver = blocking(calls.redeliver_message)
     replay = blocking(calls.replay_channel)
+    cancel = blocking(calls.cancel_message)
     events = pages(calls.list_message_events)
 
 
@@ -103,6 +104,7 @@ class AsyncMessages(_AsyncGroup):
     get = awaitable(calls.get_message)
     redeliver = awaitable(calls.redeliver_message)
     replay = awaitable(calls.replay_channel)
+    cancel = awaitable(calls.cancel_message)
     events = async_pages(calls.list_message_events)
 
 

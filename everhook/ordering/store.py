@@ -1,0 +1,282 @@
+"""Groups: the deliveries of an endpoint with the same `groupKey`, one at a time and in the order of their acceptance.
+
+Each unsettled delivery of a group has a row in `grouped_delivery` with its position, and the one with the lowest
+position is the head: it alone is sent. The row of the group in `delivery_group` is the lock of all changes, and counts
+its open deliveries. Accepting a delivery takes a position; settling the head frees the next one, in the transaction
+that settles it. Both cost the same however long the group is: the next head is searched from the position of the last
+one on.
+
+Rows are locked in this order: the delivery that is settled, the groups (sorted), the deliveries that are freed.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import bindparam, delete, insert, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlmodel import col
+
+from everhook.contracts import DeadLetterReason, DeliveryMode, DeliveryStatus
+from everhook.delivery.policy import resolve
+from everhook.pulling.queue_store import enqueue, queue_row
+from everhook.storage.statements import adding, table_of
+from everhook.storage.statements import insert as insert_for
+from everhook.storage.tables import (
+    Channel,
+    Delivery,
+    DeliveryGroup,
+    Endpoint,
+    GroupedDelivery,
+    OnGroupFailure,
+    now,
+)
+
+START_GRACE = timedelta(seconds=20)
+"""The process that frees a delivery makes its first attempt, or starts its workflow. If neither is recorded this much
+later than an attempt can take, the reconciler starts it. An attempt waits up to 10 s in the express lane."""
+
+_GROUP, _GROUPED, _DELIVERY = table_of(DeliveryGroup), table_of(GroupedDelivery), table_of(Delivery)
+_LOST_FOR_GOOD = frozenset({DeadLetterReason.ENDPOINT_DELETED, DeadLetterReason.PAYLOAD_ERASED})
+"""No replay can deliver these, so they never block a group."""
+
+Group = tuple[str, str]
+"""The gid of an endpoint, and a key."""
+
+
+def is_ordered(mode: DeliveryMode) -> bool:
+    """Whether endpoints of a mode receive groups in order. People decide about their tasks in any order."""
+    return mode is not DeliveryMode.INBOX
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The positions of new deliveries of a group, from `first` on. `is_free`: none is open before them."""
+
+    first: int
+    is_free: bool
+
+
+async def take_positions(connection: AsyncConnection, counts: Mapping[Group, int]) -> dict[Group, Positions]:
+    """Take positions for new deliveries, at the end of their groups, in the transaction that accepts them."""
+    if not counts:
+        return {}
+    moment = now()
+    rows = [
+        {"endpoint_gid": endpoint, "group_key": key, "last": count, "open": count, "touched_at": moment}
+        for (endpoint, key), count in sorted(counts.items())
+    ]
+    statement = adding(insert_for(connection.dialect.name, _GROUP), "last", "open")
+    taken = await connection.execute(
+        statement.returning(_GROUP.c.endpoint_gid, _GROUP.c.group_key, _GROUP.c.last, _GROUP.c.open), rows
+    )
+    return {
+        (row.endpoint_gid, row.group_key): Positions(
+            row.last - counts[row.endpoint_gid, row.group_key] + 1, row.open == counts[row.endpoint_gid, row.group_key]
+        )
+        for row in taken
+    }
+
+
+async def insert_grouped(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+    await connection.execute(insert(_GROUPED), list(rows))
+
+
+@dataclass(frozen=True)
+class Freed:
+    """A delivery whose turn it is. `needs_workflow`: it can only be dead-lettered."""
+
+    delivery_gid: str
+    message_gid: str
+    endpoint_gid: str
+    is_pulled: bool
+    needs_workflow: bool
+
+
+async def settle(connection: AsyncConnection, delivery_gids: Collection[str]) -> list[Freed]:
+    """Take deliveries that are delivered, discarded or dead letters out of their groups, and free those that come next.
+    Deliveries without a group are left alone. The last step of the transaction that settles them."""
+    groups = sorted({(row.endpoint_gid, row.group_key) for row in await _grouped(connection, delivery_gids)})
+    if not groups:
+        return []
+    await _lock(connection, groups)
+    removed = await connection.execute(
+        delete(_GROUPED)
+        .where(_GROUPED.c.delivery_gid.in_(sorted(delivery_gids)))
+        .returning(_GROUPED.c.endpoint_gid, _GROUPED.c.group_key, _GROUPED.c.position)
+    )
+    last: dict[Group, list[int]] = {}
+    for row in removed:
+        last.setdefault((row.endpoint_gid, row.group_key), []).append(row.position)
+    return await _free(connection, [await _next(connection, group, positions) for group, positions in last.items()])
+
+
+async def settle_dead_letter(
+    connection: AsyncConnection, delivery_gid: str, endpoint_gid: str, reason: DeadLetterReason
+) -> list[Freed]:
+    """The same for a dead letter, unless its endpoint wants it to hold its group."""
+    if reason not in _LOST_FOR_GOOD:
+        found = await connection.execute(
+            select(col(Endpoint.on_group_failure)).where(col(Endpoint.gid) == endpoint_gid)
+        )
+        if found.scalar_one_or_none() is OnGroupFailure.BLOCK:
+            return []
+    return await settle(connection, [delivery_gid])
+
+
+async def _grouped(connection: AsyncConnection, delivery_gids: Collection[str]) -> Sequence[Any]:
+    rows = await connection.execute(
+        select(_GROUPED.c.endpoint_gid, _GROUPED.c.group_key).where(_GROUPED.c.delivery_gid.in_(sorted(delivery_gids)))
+    )
+    return rows.all()
+
+
+async def _lock(connection: AsyncConnection, groups: Iterable[Group]) -> None:
+    key = tuple_(_GROUP.c.endpoint_gid, _GROUP.c.group_key)
+    await connection.execute(
+        select(_GROUP.c.endpoint_gid)
+        .where(key.in_(list(groups)))
+        .order_by(_GROUP.c.endpoint_gid, _GROUP.c.group_key)
+        .with_for_update()
+    )
+
+
+async def _next(connection: AsyncConnection, group: Group, settled: Sequence[int]) -> str | None:
+    """Count the settled ones off; the gid of the new head. A group without open deliveries is removed."""
+    of_group = (_GROUP.c.endpoint_gid == group[0], _GROUP.c.group_key == group[1])
+    left = await connection.execute(
+        update(_GROUP)
+        .where(*of_group)
+        .values(open=_GROUP.c.open - len(settled), touched_at=now())
+        .returning(_GROUP.c.open)
+    )
+    if left.scalar_one_or_none() in (0, None):
+        await connection.execute(delete(_GROUP).where(*of_group))
+        return None
+    return await _head(connection, group, after=min(settled) - 1)
+
+
+async def _head(connection: AsyncConnection, group: Group, after: int = 0) -> str | None:
+    found = await connection.execute(
+        select(_GROUPED.c.delivery_gid)
+        .where(
+            _GROUPED.c.endpoint_gid == group[0],
+            _GROUPED.c.group_key == group[1],
+            _GROUPED.c.position > after,
+        )
+        .order_by(_GROUPED.c.position)
+        .limit(1)
+    )
+    gid: str | None = found.scalar_one_or_none()
+    return gid
+
+
+async def _free(connection: AsyncConnection, heads: Iterable[str | None]) -> list[Freed]:
+    """Free those of these deliveries that wait; their groups are locked."""
+    gids = sorted(gid for gid in heads if gid is not None)
+    if not gids:
+        return []
+    moment = now()
+    rows = await connection.execute(
+        select(
+            _DELIVERY.c.gid,
+            _DELIVERY.c.message_gid,
+            _DELIVERY.c.endpoint_gid,
+            col(Endpoint.mode),
+            col(Endpoint.deleted_at),
+            col(Endpoint.policy).label("endpoint_policy"),
+            col(Channel.policy).label("channel_policy"),
+        )
+        .join(Endpoint, col(Endpoint.gid) == _DELIVERY.c.endpoint_gid)
+        .outerjoin(Channel, col(Channel.name) == _DELIVERY.c.channel)
+        .where(_DELIVERY.c.gid.in_(gids), _DELIVERY.c.status == DeliveryStatus.QUEUED)
+        .order_by(_DELIVERY.c.gid)
+    )
+    freed, changes, queued = list[Freed](), list[dict[str, Any]](), list[dict[str, Any]]()
+    for row in rows:
+        is_pulled, is_deleted = row.mode.is_pulled, row.deleted_at is not None
+        policy = resolve(row.channel_policy, row.endpoint_policy)
+        freed.append(Freed(row.gid, row.message_gid, row.endpoint_gid, is_pulled, is_pulled and is_deleted))
+        change = {
+            "b_gid": row.gid,
+            "b_status": DeliveryStatus.ACCEPTED,
+            "b_due_at": moment + policy.timeout + START_GRACE,
+            "b_dispatched_at": None,
+        }
+        if is_pulled:
+            item = queue_row(row.gid, row.endpoint_gid, moment, policy)
+            queued.append(item | {"guarded_at": moment if is_deleted else None})
+            change |= {
+                "b_status": DeliveryStatus.AVAILABLE,
+                "b_due_at": item["window_until"],
+                "b_dispatched_at": moment,
+            }
+        changes.append(change)
+    if changes:
+        await connection.execute(_FREE, changes)
+    if queued:
+        await enqueue(connection, queued)
+    return freed
+
+
+_FREE = (
+    update(_DELIVERY)
+    .where(_DELIVERY.c.gid == bindparam("b_gid"))
+    .values(
+        status=bindparam("b_status", type_=_DELIVERY.c.status.type),
+        due_at=bindparam("b_due_at", type_=_DELIVERY.c.due_at.type),
+        dispatched_at=bindparam("b_dispatched_at", type_=_DELIVERY.c.dispatched_at.type),
+    )
+)
+
+
+async def free_stalled(connection: AsyncConnection, before: datetime, limit: int) -> tuple[int, list[Freed]]:
+    """Free the heads of groups in which nothing happened since a moment, where that is possible: one that waits, and
+    one that is settled, such as a dead letter after its endpoint was changed to go on. Returns how many groups were
+    checked, and what was freed.
+
+    Settling a delivery frees the next one, so this finds something only after such a change, or a fault.
+    """
+    stalled = await connection.execute(
+        select(_GROUP.c.endpoint_gid, _GROUP.c.group_key)
+        .where(_GROUP.c.touched_at < before)
+        .order_by(_GROUP.c.touched_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    groups = [(row.endpoint_gid, row.group_key) for row in stalled]
+    freed: list[Freed] = []
+    for group in sorted(groups):
+        head = await _head(connection, group)
+        await connection.execute(
+            update(_GROUP)
+            .where(_GROUP.c.endpoint_gid == group[0], _GROUP.c.group_key == group[1])
+            .values(touched_at=now())
+        )
+        if head is None:
+            await connection.execute(
+                delete(_GROUP).where(_GROUP.c.endpoint_gid == group[0], _GROUP.c.group_key == group[1])
+            )
+            continue
+        freed += await _free_stalled_head(connection, head)
+    return len(groups), freed
+
+
+async def _free_stalled_head(connection: AsyncConnection, head: str) -> list[Freed]:
+    found = await connection.execute(
+        select(_DELIVERY.c.status, _DELIVERY.c.reason, _DELIVERY.c.endpoint_gid).where(_DELIVERY.c.gid == head)
+    )
+    row = found.one_or_none()
+    if row is None or row.status in (DeliveryStatus.DELIVERED, DeliveryStatus.DISCARDED):
+        return await settle(connection, [head])
+    if row.status is DeliveryStatus.DEAD_LETTERED:
+        return await settle_dead_letter(connection, head, row.endpoint_gid, row.reason)
+    return await _free(connection, [head])
+
+
+async def recheck_groups(connection: AsyncConnection, endpoint_gid: str) -> None:
+    """Have the next pass of the reconciler check the groups of an endpoint."""
+    await connection.execute(
+        update(_GROUP).where(_GROUP.c.endpoint_gid == endpoint_gid).values(touched_at=now() - timedelta(days=1))
+    )

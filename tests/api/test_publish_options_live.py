@@ -1,0 +1,81 @@
+"""Options of a publish with a real Temporal, real workers and a receiver."""
+
+from datetime import UTC, datetime
+
+from temporalio.client import WorkflowExecutionStatus
+from temporalio.service import RPCError
+
+from testing.api import ON_SHARED, ok
+from testing.receiver import Response
+from testing.waiting import assert_eventually
+from tests.api.conftest import Live
+
+pytestmark = ON_SHARED
+
+
+async def status_of(live: Live, message_gid: str) -> WorkflowExecutionStatus | None:
+    try:
+        return (await live.temporal.get_workflow_handle(f"scheduled/{message_gid}").describe()).status
+    except RPCError as error:
+        raise AssertionError("it has no workflow yet") from error
+
+
+async def has_status(live: Live, message_gid: str, expected: WorkflowExecutionStatus) -> None:
+    async def has_it() -> None:
+        assert await status_of(live, message_gid) is expected
+
+    await assert_eventually(has_it, timeout=20)
+
+
+async def test_a_scheduled_message_arrives_at_its_time(live: Live) -> None:
+    await live.api.channel(live.name)
+    await live.api.endpoint(live.url, channel=live.name)
+    live.receiver.respond(200, path=live.path)
+    message = await live.api.publish({"n": 1}, live.name, delaySeconds=1.5)
+    due = datetime.fromisoformat(message["deliverAt"])
+    waited = ok(await live.api.get(f"/v1/messages/{message['messageGid']}/wait", timeoutSeconds=20))
+    assert (waited["state"], waited["outcome"]) == ("settled", "delivered")
+    (arrival,) = live.receiver.at(live.path)
+    assert datetime.now(UTC) > due
+    assert arrival.id == message["messageGid"]
+    await has_status(live, message["messageGid"], WorkflowExecutionStatus.COMPLETED)
+
+
+async def test_the_workflow_of_a_cancelled_message_ends(live: Live) -> None:
+    await live.api.channel(live.name)
+    gid = (await live.api.publish({"n": 1}, live.name, delaySeconds=3600))["messageGid"]
+    await has_status(live, gid, WorkflowExecutionStatus.RUNNING)
+    ok(await live.api.post(f"/v1/messages/{gid}/cancel"))
+    await has_status(live, gid, WorkflowExecutionStatus.TERMINATED)
+
+
+async def test_without_retries_the_first_failure_is_a_dead_letter_and_so_is_that_of_a_replay(live: Live) -> None:
+    await live.api.channel(live.name)
+    await live.api.endpoint(live.url, channel=live.name)
+    live.receiver.respond(Response(500), path=live.path)
+    message = await live.api.publish({"n": 1}, live.name, retry=False)
+    gid = message["deliveries"][0]["deliveryGid"]
+    found = await live.wait_for_status(gid, "dead_lettered")
+    assert (found["deadLetterReason"], len(found["attempts"])) == ("exhausted", 1)
+    assert (await live.api.post(f"/v1/dead-letters/{gid}/replay")).status_code == 202
+    await live.receiver.wait_for(2, path=live.path)
+    found = await live.wait_for_status(gid, "dead_lettered")
+    assert (found["round"], len(found["attempts"])) == (2, 2)
+
+
+async def test_metadata_arrives_in_the_body_and_in_headers_if_the_endpoint_wants_them(live: Live) -> None:
+    await live.api.channel(live.name)
+    endpoint = await live.api.endpoint(live.url, channel=live.name, options={"metadataHeaders": True})
+    assert endpoint["options"] == {"metadataHeaders": True}
+    live.receiver.respond(200, path=live.path)
+    message = await live.api.publish({"n": 1}, live.name, metadata={"Region": "eu", "note": "100 % Grüße"})
+    gid = message["deliveries"][0]["deliveryGid"]
+    found = await live.wait_for_status(gid, "delivered")
+    (arrival,) = live.receiver.at(live.path)
+    assert arrival.json()["metadata"]["attributes"] == {"Region": "eu", "note": "100 % Grüße"}
+    headers = {name.lower(): value for name, value in arrival.headers}
+    assert headers["x-webhook-meta-region"] == "eu"
+    assert headers["x-webhook-meta-note"] == "100 %25 Gr%C3%BC%C3%9Fe"
+    attempt = found["attempts"][0]["attemptGid"]
+    shown = await live.api.get(f"/v1/attempts/{attempt}/body")
+    assert (shown.status_code, shown.content) == (200, arrival.body)
