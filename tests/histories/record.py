@@ -484,8 +484,8 @@ TAKES = (
     retention,
     erasure,
     seal_receipts,
-    channel_replayed,
     scheduled,
+    channel_replayed,  # the last one: after a workflow is cancelled during an activity, this server skips no time
 )
 
 if __name__ == "__main__":
