@@ -37,6 +37,8 @@ START_GRACE = timedelta(seconds=20)
 """The process that frees a delivery makes its first attempt, or starts its workflow. If neither is recorded this much
 later than an attempt can take, the reconciler starts it. An attempt waits up to 10 s in the express lane."""
 
+RECHECKED = 1_000
+
 _GROUP, _GROUPED, _DELIVERY = table_of(DeliveryGroup), table_of(GroupedDelivery), table_of(Delivery)
 _LOST_FOR_GOOD = frozenset({DeadLetterReason.ENDPOINT_DELETED, DeadLetterReason.PAYLOAD_ERASED})
 """No replay can deliver these, so they never block a group."""
@@ -276,7 +278,16 @@ async def _free_stalled_head(connection: AsyncConnection, head: str) -> list[Fre
 
 
 async def recheck_groups(connection: AsyncConnection, endpoint_gid: str) -> None:
-    """Have the next pass of the reconciler check the groups of an endpoint."""
+    """Have the next pass of the reconciler check groups of an endpoint. Those that are locked are in progress; those
+    beyond `RECHECKED` are checked when nothing happens in them."""
+    keys = await connection.execute(
+        select(_GROUP.c.group_key)
+        .where(_GROUP.c.endpoint_gid == endpoint_gid)
+        .limit(RECHECKED)
+        .with_for_update(skip_locked=True)
+    )
     await connection.execute(
-        update(_GROUP).where(_GROUP.c.endpoint_gid == endpoint_gid).values(touched_at=now() - timedelta(days=1))
+        update(_GROUP)
+        .where(_GROUP.c.endpoint_gid == endpoint_gid, _GROUP.c.group_key.in_(list(keys.scalars())))
+        .values(touched_at=now() - timedelta(days=1))
     )

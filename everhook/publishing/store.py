@@ -319,8 +319,9 @@ class Acceptor:
         of those that go to one endpoint, by message."""
         matched = [p for p in publications if p.message_gid not in addressed]
         taken = await match([_candidate(p, routes[p.channel]) for p in matched])
-        legs = [(p, route) for p, taking in zip(matched, taken, strict=True) for route in taking]
-        legs += [(p, addressed[p.message_gid]) for p in publications if p.message_gid in addressed]
+        taking: dict[str, Sequence[Route]] = {p.message_gid: routes for p, routes in zip(matched, taken, strict=True)}
+        taking |= {gid: (route,) for gid, route in addressed.items()}
+        legs = [(p, route) for p in publications for route in taking[p.message_gid]]  # groups go by their order
         accepted = await self._commit_deliveries(connection, publications, legs, chains)
         unrouted = [one.message_gid for one in accepted if not one.deliveries and not is_reserved(one.channel)]
         if unrouted:

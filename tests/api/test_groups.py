@@ -103,6 +103,16 @@ async def test_each_waits_for_the_one_before_it_in_its_group_and_others_wait_for
     assert await statuses(api, [again]) == ["accepted"]
 
 
+async def test_a_batch_is_in_order_whatever_leads_its_messages_to_the_endpoint(api: Api) -> None:
+    endpoint = await ready(api)
+    body: JSON = {"payload": 1, "type": "a", "groupKey": "a"}
+    to = {**body, "endpointGid": endpoint["endpointGid"]}
+    data = accepted(await api.try_batch([to, body, to]))["data"]
+    assert [each["deliveries"][0]["status"] for each in data] == ["accepted", "queued", "queued"]
+    rows = await api.rows("SELECT delivery_gid FROM grouped_delivery ORDER BY position")
+    assert [row[0] for row in rows] == [each["deliveries"][0]["deliveryGid"] for each in data]
+
+
 async def test_groups_of_endpoints_do_not_wait_for_each_other(api: Api, settling: Settling) -> None:
     await ready(api)
     await api.endpoint(channel="orders")
