@@ -69,7 +69,7 @@ class ReplayingActivities:
                     return opened.progress
                 spent = time.monotonic() - began
                 # Where nothing matches, the database gets a rest as long as its work.
-                await _pause(len(opened.inputs) / rate - spent if opened.inputs else spent)
+                await _pause(opened.started / rate - spent if opened.started else spent)
                 began = time.monotonic()
                 if began >= ends_at or activity.is_worker_shutdown():
                     return opened.progress

@@ -41,9 +41,10 @@ class ReplayPage:
 
 @dataclass(frozen=True)
 class OpenedPage:
-    """A committed page. `inputs` are those of the workflows to be started, `queued` the endpoints whose queues have
-    deliveries, `messages` those that are sent. `progress` is that of the whole replay."""
+    """A committed page, with `started` deliveries. `inputs` are those of the workflows to be started, `queued` the
+    endpoints whose queues have deliveries, `messages` those that are sent. `progress` is that of the whole replay."""
 
+    started: int
     inputs: Sequence[DeliveryInput]
     queued: frozenset[str]
     messages: frozenset[str]
@@ -119,7 +120,7 @@ class ReplayPages:
                 batch.matched = batch.started + batch.skipped + batch.erased
                 batch.matched_at_least = False
             session.add(batch)
-        return OpenedPage(opening.inputs, opening.queued, opening.messages, _progress(batch))
+        return OpenedPage(opening.started, opening.inputs, opening.queued, opening.messages, _progress(batch))
 
     async def _open(self, session: Session, batch: Batch, gids: Sequence[str]) -> _Opening:
         if ReplaySelection.of(batch).is_backfill:
