@@ -31,7 +31,8 @@ from activities.sending import SendingActivities
 from activities.tasks import TaskActivities
 from everhook.contracts import TaskQueue
 from everhook.engine import DeliveryEngine, delivery_engine
-from everhook.health.alerts_store import AlertEvaluator, Limits
+from everhook.health.alerts_store import AlertEvaluator, Limits, endpoint_limits
+from everhook.health.endpoint_alerts_store import EndpointAlertEvaluator
 from everhook.notifications.publisher_store import EventPublisher
 from everhook.observability.tracing import tracing
 from everhook.publishing.store import Acceptor
@@ -143,7 +144,7 @@ def _recording(engine: DeliveryEngine) -> list[Activity]:
     recording = RecordingActivities(
         engine.database, engine.recorder, engine.issuers, engine.defaults, engine.groups.start
     )
-    circuits = CircuitActivities(engine.database)
+    circuits = CircuitActivities(engine.database, engine.settings.circuit_policy)
     releasing = ReleasingActivities(engine.client, engine.database, engine.defaults, engine.dispatcher, engine.timers)
     return [
         recording.record_attempt,
@@ -152,7 +153,9 @@ def _recording(engine: DeliveryEngine) -> list[Activity]:
         recording.discard,
         PullingActivities(engine.pulls).check_pulled,
         TaskActivities(engine.timers).check_task,
+        circuits.load_endpoint,
         circuits.load_circuit,
+        circuits.load_circuit_policy,
         circuits.project_circuit,
         releasing.count_parked,
         releasing.release_parked,
@@ -173,7 +176,8 @@ def _upkeep(engine: DeliveryEngine) -> list[Activity]:
         schedules=engine.schedules,
         groups=engine.groups,
     )
-    alerts = AlertEvaluator(database, Limits.from_settings(settings))
+    of_endpoints = EndpointAlertEvaluator(database, endpoint_limits(settings))
+    alerts = AlertEvaluator(database, Limits.from_settings(settings), of_endpoints)
     acceptor = Acceptor(database, engine.defaults, engine.wake_ups.wake)
     events = EventActivities(
         EventPublisher(database, acceptor),
@@ -181,7 +185,7 @@ def _upkeep(engine: DeliveryEngine) -> list[Activity]:
         engine.dispatcher,
         every=timedelta(seconds=settings.events_every_seconds),
     )
-    retention = RetentionActivities(client, database, RetentionPeriods.from_settings(settings))
+    retention = RetentionActivities(client, database, RetentionPeriods.from_settings(settings), engine.keyring)
     erasure = ErasureActivities(client, database)
     replaying = ReplayingActivities(
         client,

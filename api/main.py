@@ -222,6 +222,7 @@ def _services_on(engine: DeliveryEngine) -> Services:
         acceptor=acceptor,
         dispatcher=engine.dispatcher,
         circuits=engine.circuits,
+        announcer=engine.announcer,
         temporal=engine.client,
         mail_domains=settings.smtp_domains if settings.smtp_url is not None else None,
     )
@@ -241,7 +242,7 @@ def _services_on(engine: DeliveryEngine) -> Services:
         readiness=readiness_check(database, engine.client),
         endpoints=endpoint_service,
         subscriptions=SubscriptionService(quotas),
-        channels=ChannelService(),
+        channels=ChannelService(engine.announcer),
         tenants=TenantService(engine.client, timedelta(seconds=settings.erasure_settle_seconds)),
         health=HealthService(HealthBoard(database)),
         sessions=SessionService(database),

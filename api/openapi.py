@@ -73,9 +73,10 @@ def _renamed(found: JSON) -> JSON:
     return renamed
 
 
+_TEXT_OR_NULL = {"anyOf": [{"type": "string"}, {"type": "null"}]}
 _OBJECTS: Mapping[str, JSON] = {
     "JsonObject": {"title": "JsonObject", "type": "object", "additionalProperties": True},
-    "Headers": {"title": "Headers", "type": "object", "additionalProperties": {"type": "string"}, "maxProperties": 20},
+    "Headers": {"title": "Headers", "type": "object", "additionalProperties": _TEXT_OR_NULL, "maxProperties": 20},
 }
 
 

@@ -32,6 +32,10 @@ MessageGids = Annotated[
     list[Gid] | None,
     Query(alias="messageGid", max_length=MAX_VALUES, description="Given several times: any of the values."),
 ]
+SubscriptionGids = Annotated[
+    list[Gid] | None,
+    Query(alias="subscriptionGid", max_length=MAX_VALUES, description="Given several times: any of the values."),
+]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from fastapi import Response
 from api.channels.schemas import ChannelOut
 from api.endpoints.schemas import (
     CircuitOut,
+    EndpointAuthOut,
+    EndpointCircuitOut,
     EndpointMode,
     EndpointOptions,
     EndpointOut,
@@ -23,7 +25,7 @@ from everhook.storage.tables import Channel, Endpoint, Subscription
 def channel(row: Channel, tenant_gid: str | None = None) -> ChannelOut:
     """`tenant_gid`: as a tenant sees it. Gates may name inboxes of other tenants."""
     gates = row.gates if tenant_gid is None else None
-    return ChannelOut(name=row.name, policy=row.policy, gates=gates, created_at=row.created_at)
+    return ChannelOut(name=row.name, policy=row.policy, circuit=row.circuit, gates=gates, created_at=row.created_at)
 
 
 def endpoint(view: EndpointView) -> EndpointOut:
@@ -37,17 +39,22 @@ def endpoint(view: EndpointView) -> EndpointOut:
         description=row.description,
         status=status_of(circuit.hold),
         status_reason=circuit.hold_reason,
-        circuit=CircuitOut.model_validate(circuit, extra="ignore"),
+        circuit=EndpointCircuitOut(
+            **CircuitOut.model_validate(circuit, extra="ignore").model_dump(), settings=row.circuit
+        ),
         policy=row.policy,
+        alerts=row.alerts,
         rate_limit=row.rate_limit,
+        max_in_flight=row.max_in_flight,
         on_group_failure=row.on_group_failure,
         signatures=row.signatures,
         format=row.format,
-        headers=row.headers,
+        headers=dict.fromkeys(row.headers),
         metadata=row.details,
         ed25519=any(key.expires_at is None for key in view.public_keys),
         public_keys=public_keys(view),
         tls=_tls(row),
+        auth=EndpointAuthOut.model_validate(row.auth) if row.auth is not None else None,
         created_at=row.created_at,
         updated_at=row.updated_at,
     )

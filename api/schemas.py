@@ -24,7 +24,9 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from api import patterns
+from everhook.circuit import spec as circuits
 from everhook.delivery import policy as rules
+from everhook.health import endpoint_alerts as alerts
 
 Item = TypeVar("Item")
 
@@ -150,6 +152,26 @@ class PolicyPreset(StrEnum):
     BRISK = "brisk"
 
 
+class StatusClass(StrEnum):
+    """All statuses of a class."""
+
+    CLIENT_ERROR = "4xx"
+    SERVER_ERROR = "5xx"
+
+
+def _retry_status(value: object) -> object:
+    is_class = isinstance(value, str) and value in rules.STATUS_CLASSES
+    if is_class or (type(value) is int and 400 <= value <= 499):
+        return value
+    raise ValueError(f"is a status from 400 to 499, or one of {', '.join(rules.STATUS_CLASSES)}")
+
+
+RetryStatus = Annotated[
+    Annotated[int, Field(ge=400, le=499)] | StatusClass,
+    BeforeValidator(_retry_status),
+]
+
+
 class Policy(ApiModel):
     """When a failed attempt is followed by another. At most one of `preset`, `delaysSeconds` and `exponential`."""
 
@@ -161,8 +183,10 @@ class Policy(ApiModel):
     jitter: Number | None = Field(None, ge=0, le=1, description="Fraction added at random to delays of 30 s and more.")
     timeout_seconds: Number | None = Field(None, gt=0, le=rules.MAX_TIMEOUT.total_seconds())
     max_window_seconds: Number | None = Field(None, gt=0, le=rules.MAX_WINDOW.total_seconds())
-    retry_statuses: list[Annotated[Integer, Field(ge=400, le=499)]] | None = Field(
-        None, max_length=20, description="Further statuses to retry, such as 408 and 425; 429 always is."
+    retry_statuses: list[RetryStatus] | None = Field(
+        None,
+        max_length=20,
+        description='Further statuses to retry, such as 408 and "4xx"; 429 and "5xx" always are, 410 never is.',
     )
 
     @model_validator(mode="after")
@@ -178,6 +202,88 @@ class Policy(ApiModel):
     def spec(self) -> dict[str, Any]:
         """As it is stored."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class CircuitSettings(GivenOnly):
+    """When the circuit of an endpoint opens and how it closes again. What is absent comes from the channels that the
+    endpoint subscribes to, the oldest subscription first, and then from the environment."""
+
+    failure_threshold: Integer | None = Field(
+        None, ge=1, le=circuits.MAX_FAILURES, description="Failures in a row that open the circuit."
+    )
+    cooldown_seconds: Number | None = Field(
+        None,
+        ge=1,
+        le=circuits.MAX_COOLDOWN.total_seconds(),
+        description="How long it stays open at first; doubles with each relapse.",
+    )
+    cooldown_max_seconds: Number | None = Field(
+        None, ge=1, le=circuits.MAX_COOLDOWN.total_seconds(), description="How long it stays open at most."
+    )
+    disable_after_hours: Number | None = Field(
+        None,
+        ge=1,
+        le=circuits.MAX_DISABLE_AFTER.total_seconds() / 3_600,
+        description="An endpoint that fails for this long without a success is disabled.",
+    )
+    release_per_second: Number | None = Field(
+        None,
+        ge=1,
+        le=circuits.MAX_RELEASE_RATE,
+        description="Parked deliveries released in the first second after it closes; doubles each second.",
+    )
+    release_per_second_max: Number | None = Field(
+        None, ge=1, le=circuits.MAX_RELEASE_RATE, description="Parked deliveries released per second at most."
+    )
+
+    @model_validator(mode="after")
+    def _begin_below_the_maximum(self) -> Self:
+        for first, most in (
+            ("cooldown_seconds", "cooldown_max_seconds"),
+            ("release_per_second", "release_per_second_max"),
+        ):
+            begin, maximum = getattr(self, first), getattr(self, most)
+            if begin is not None and maximum is not None and begin > maximum:
+                raise ValueError(f"{to_camel(first)}: is above {to_camel(most)}")
+        return self
+
+
+class AlertSettings(ApiModel):
+    """When an endpoint raises an alert. What is absent comes from its tenant, and then from the environment; null:
+    never. An alert is cleared after a quiet period of `overMinutes`."""
+
+    success_rate_below: Number | None = Field(
+        None, gt=0, le=1, description="Fraction of successful attempts within `overMinutes`."
+    )
+    over_minutes: Number | None = Field(
+        None, ge=1, le=alerts.MAX_OVER.total_seconds() / 60, description="The time range of rate and response time."
+    )
+    min_attempts: Integer | None = Field(
+        None, ge=1, le=1_000_000, description="With fewer attempts in that time these two are not judged."
+    )
+    dead_letters_above: Integer | None = Field(
+        None, ge=0, le=alerts.MAX_DEAD_LETTERS, description="Dead letters of the endpoint that wait."
+    )
+    latency_above_ms: Number | None = Field(
+        None, gt=0, le=60_000, description="Mean response time within `overMinutes`."
+    )
+
+    @model_validator(mode="after")
+    def _refuse_null_ranges(self) -> Self:
+        for name in ("over_minutes", "min_attempts"):
+            if name in self.model_fields_set and getattr(self, name) is None:
+                raise ValueError(f"{to_camel(name)}: cannot be null")
+        return self
+
+
+def alerts_of(settings: AlertSettings | None) -> dict[str, Any] | None:
+    """Alert settings as they are stored: those that were given, also null. None: none are given."""
+    return (settings.model_dump(by_alias=True, exclude_unset=True) or None) if settings is not None else None
+
+
+def circuit_of(settings: CircuitSettings | None) -> dict[str, Any] | None:
+    """Circuit settings as they are stored. None: none are given."""
+    return (settings.model_dump(mode="json", by_alias=True) or None) if settings is not None else None
 
 
 def spec_of(policy: Policy | None) -> dict[str, Any] | None:

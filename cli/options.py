@@ -30,6 +30,9 @@ EndpointRefs = Annotated[
         help=f"An endpoint: its gid (ep_…), or a unique part of its URL or description{_AGAIN}",
     ),
 ]
+Subscriptions = Annotated[
+    list[str] | None, typer.Option("--subscription", help="Of a subscription: its gid (sub_…); can be repeated.")
+]
 EventTypes = Annotated[list[str] | None, typer.Option("--type", help=f"An event type, such as order.created{_AGAIN}")]
 EventType = Annotated[str | None, typer.Option(help="An event type, such as order.created.")]
 Events = Annotated[
@@ -70,6 +73,20 @@ def moment(option: str, text: str) -> str:
     except OverflowError as error:
         raise UsageError(f"{option}: {text} is too long ago") from error
     return then.isoformat()
+
+
+CircuitJson = Annotated[
+    str | None,
+    typer.Option(
+        "--circuit", help='Circuit settings as JSON, such as {"failureThreshold": 10, "cooldownSeconds": 60}.'
+    ),
+]
+NoCircuit = Annotated[bool, typer.Option("--no-circuit", help="Remove its circuit settings.")]
+
+
+def circuit_given(circuit: str | None) -> dict[str, Any]:
+    """The `circuit` field of a request; empty if the option was not given."""
+    return {"circuit": json_object("--circuit", circuit)} if circuit is not None else {}
 
 
 def json_value(option: str, text: str) -> Any:

@@ -117,7 +117,7 @@ class FailureCode(StrEnum):
     `BLOCKED` is a refusal by policy, and `UNSENDABLE` a local error before the first byte. All others are failures of
     the endpoint. `NACKED` and `LEASE_EXPIRED`: a consumer returned a pulled delivery, or let its lease expire.
     `MAIL_DEFERRED` and `MAIL_REJECTED`: the SMTP server refused a mail for now, or for good. `INVALID_PAYLOAD`: a
-    handler of Everhook itself cannot act on the payload.
+    handler of Everhook itself cannot act on the payload. `AUTH`: the endpoint's token endpoint issued no access token.
     """
 
     DNS = "dns"
@@ -135,6 +135,7 @@ class FailureCode(StrEnum):
     MAIL_DEFERRED = "mail_deferred"
     MAIL_REJECTED = "mail_rejected"
     INVALID_PAYLOAD = "invalid_payload"
+    AUTH = "auth"
 
 
 @dataclass(frozen=True)
@@ -473,6 +474,14 @@ class EndpointInput:
     policy: CircuitPolicy = field(default_factory=CircuitPolicy)
     circuit: Circuit | None = None
     release_rate: float | None = None
+
+
+@dataclass(frozen=True)
+class EndpointCircuit:
+    """The result of `load_endpoint`: the circuit as last projected, and the policy that applies to it now."""
+
+    circuit: Circuit
+    policy: CircuitPolicy
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from temporalio.client import Client
 
+from everhook.circuit.announcer import CircuitAnnouncer
 from everhook.circuit.client import CircuitClient
 from everhook.circuit.reporter import OutcomeReporter
 from everhook.circuit.states_store import EndpointStates
@@ -50,6 +51,7 @@ class DeliveryEngine:
     issuers: IssuerCache
     recorder: Recorder
     circuits: CircuitClient
+    announcer: CircuitAnnouncer
     egress: EgressClient
     sender: Sender
     dispatcher: Dispatcher
@@ -73,6 +75,7 @@ async def delivery_engine(
     keyring = KeyRing.from_settings(settings)
     issuers = IssuerCache(database, keyring, issuer_name(settings))
     circuits = CircuitClient(client, settings.circuit_policy)
+    announcer = CircuitAnnouncer(database, circuits)
     reporter = OutcomeReporter(circuits)
     keeps_history = settings.temporal_history == "all"
     recorder = Recorder(database, keep_history=keeps_history)
@@ -119,6 +122,7 @@ async def delivery_engine(
             issuers=issuers,
             recorder=recorder,
             circuits=circuits,
+            announcer=announcer,
             egress=egress,
             sender=sender,
             dispatcher=dispatcher,
@@ -133,11 +137,13 @@ async def delivery_engine(
             groups=groups,
         )
     finally:
+        await announcer.close()
         await watch.close()
         await wake_ups.close()
         await schedules.close()
         await groups.close()
         await dispatcher.close()
+        await sender.close()
         await guards.close()
         await history.close()
         await reporter.close()

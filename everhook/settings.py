@@ -333,6 +333,22 @@ class Settings(BaseSettings):
     )
     alert_success_attempts: int = Field(50, ge=1, description="With fewer attempts than this the alert is not raised.")
 
+    endpoint_alert_success_rate: float = Field(
+        0.9, ge=0, lt=1, description="Fraction of an endpoint's successful attempts that raises its alert; 0: never."
+    )
+    endpoint_alert_minutes: float = Field(
+        10, ge=1, le=60, description="The time range of an endpoint's success rate and response time."
+    )
+    endpoint_alert_attempts: int = Field(
+        20, ge=1, description="With fewer attempts than this those two alerts of an endpoint are not raised."
+    )
+    endpoint_alert_dead_letters: int = Field(
+        100, ge=0, le=10_000, description="More dead letters of one endpoint than this raise its alert; 0: never."
+    )
+    endpoint_alert_latency_ms: float = Field(
+        0, ge=0, description="A longer mean response time of an endpoint raises its alert; 0: never."
+    )
+
     egress_allow: Annotated[list[IPv4Network | IPv6Network], NoDecode] = Field(
         default_factory=list,
         description="Networks that are not public and may contain endpoints, comma-separated.",

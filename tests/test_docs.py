@@ -166,6 +166,7 @@ def test_dead_letter_filters_are_all_named() -> None:
     names = {
         "tenant_gid": "tenant",
         "endpoint_gid": "endpointGid",
+        "subscription_gid": "subscriptionGid",
         "event_type": "type",
         "reason": "deadLetterReason",
         "status_code": "lastStatusCode",

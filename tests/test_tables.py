@@ -21,15 +21,17 @@ from api.dashboard import states
 from api.endpoints.schemas import EndpointMode, EndpointStatus
 from api.health.readiness import DependencyState
 from api.health.schemas import ScoreComponentName
-from api.schemas import PolicyPreset
+from api.schemas import PolicyPreset, StatusClass
 from cli import main as cli
 from everhook.axme.intents import IntentStatus
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryMode, DeliveryStatus, FailureCode, TaskQueue, Verdict
+from everhook.credentials.auth import AuthType
 from everhook.dead_letters.service import Decision
 from everhook.delivery.body_formats import BodyFormat
 from everhook.endpoints import list_store as endpoint_list
 from everhook.endpoints.service import EndpointCommand
+from everhook.health.endpoint_alerts import AlertName
 from everhook.health.score import Level, Window
 from everhook.ids import Kind
 from everhook.inbox.schedule import Step
@@ -205,6 +207,8 @@ def test_the_command_line_knows_the_roles_of_workers() -> None:
 # The docs
 
 DESCRIBED_IN: Mapping[type[Enum], str] = {
+    AlertName: "docs/api.md",
+    AuthType: "docs/api.md",
     BodyFormat: "docs/api.md",
     ByeReason: "docs/api.md",
     EndpointMode: "docs/api.md",
@@ -247,6 +251,7 @@ NOT_SHOWN = {
     DependencyState: "values of `/readyz`",
     EndpointCommand: "a call each",
     EndpointStatus: "what the calls `pause` and `disable` result in",
+    StatusClass: "values of `retryStatuses`",
     PolicyPreset: "the presets, of which `tests/test_docs.py` checks the description",
     ScoreComponentName: "parts of a score, each with a reason in words",
     Kind: "prefixes of gids",

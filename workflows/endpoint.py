@@ -20,11 +20,12 @@ with workflow.unsafe.imports_passed_through():
     from activities.circuits import CircuitActivities
     from activities.releasing import ReleasingActivities
     from everhook.circuit import machine
-    from everhook.circuit.machine import Circuit, Hold
+    from everhook.circuit.machine import Circuit, CircuitPolicy, Hold
     from everhook.contracts import (
         ENDPOINT_WORKFLOW,
         CircuitProjection,
         DeadLetterReason,
+        EndpointCircuit,
         EndpointInput,
         OutcomeReport,
         ReleaseParkedInput,
@@ -39,6 +40,9 @@ FIRST_COUNT, LONGEST_COUNT = timedelta(minutes=1), timedelta(hours=1)
 """While deliveries are held, the parked ones are counted after the first interval, and then less and less often."""
 
 GIVE_UP_BATCH = 500
+CIRCUIT_SETTINGS = "circuit-settings"
+"""The id of the patch: circuits with the settings of their endpoint and its channels."""
+
 MAX_UPDATES = 1_000
 """Temporal's limit is 2,000 updates for each run; continue as new well before it."""
 
@@ -49,6 +53,8 @@ class EndpointWorkflow:
     def __init__(self, input: EndpointInput) -> None:
         self._input = input
         self._policy = input.policy
+        self._policy_is_old = False
+        self._policy_checks = 0
         self._circuit = input.circuit or Circuit()
         self._loaded = input.circuit is not None
         self._projected = input.circuit.version if input.circuit else -1
@@ -69,6 +75,7 @@ class EndpointWorkflow:
         await self._load()
         self._show_known()
         while True:
+            await self._refresh_policy()
             self._take_reports()
             self._pass_time()
             await self._project()
@@ -84,6 +91,10 @@ class EndpointWorkflow:
     @workflow.signal(description="What a worker saw of the endpoint")
     def report(self, report: OutcomeReport) -> None:
         self._reports.append(report)
+
+    @workflow.signal(description="The circuit settings of the endpoint or of a channel have changed")
+    def settings_changed(self) -> None:
+        self._policy_is_old = True
 
     @workflow.update(description="Hold all deliveries until `resume`")
     async def pause(self) -> Circuit:
@@ -123,13 +134,7 @@ class EndpointWorkflow:
         """Load the circuit from the database: a pause outlives even the loss of Temporal's store."""
         if self._loaded:
             return
-        known = await workflow.execute_activity_method(
-            CircuitActivities.load_circuit,
-            self._input.endpoint_gid,
-            start_to_close_timeout=ACTIVITY_TIMEOUT,
-            retry_policy=RETRY_FOREVER,
-            summary="load the circuit",
-        )
+        known = await self._known_circuit()
         if known is None:
             self._deleted = True
             self._giving_up = DeadLetterReason.ENDPOINT_DELETED
@@ -139,6 +144,58 @@ class EndpointWorkflow:
             self._begin_release_if_flowing()
             self._probe_due = known.probes
         self._loaded = True
+
+    async def _known_circuit(self) -> Circuit | None:
+        """The circuit in the database. Its policy is loaded too."""
+        if not workflow.patched(CIRCUIT_SETTINGS):
+            return await workflow.execute_activity_method(
+                CircuitActivities.load_circuit,
+                self._input.endpoint_gid,
+                start_to_close_timeout=ACTIVITY_TIMEOUT,
+                retry_policy=RETRY_FOREVER,
+                summary="load the circuit",
+            )
+        self._policy_is_old = False
+        found: EndpointCircuit | None = await workflow.execute_activity_method(
+            CircuitActivities.load_endpoint,
+            self._input.endpoint_gid,
+            start_to_close_timeout=ACTIVITY_TIMEOUT,
+            retry_policy=RETRY_FOREVER,
+            summary="load the circuit",
+        )
+        if found is None:
+            return None
+        self._policy = found.policy
+        return found.circuit
+
+    async def _refresh_policy(self) -> None:
+        """Load the policy after a signal that it has changed."""
+        if not self._policy_is_old:
+            return
+        self._policy_is_old = False
+        if self._knows_settings():
+            policy = await workflow.execute_activity_method(
+                CircuitActivities.load_circuit_policy,
+                self._input.endpoint_gid,
+                start_to_close_timeout=ACTIVITY_TIMEOUT,
+                retry_policy=RETRY_FOREVER,
+                summary="load the circuit settings",
+            )
+            self._adopt(policy)
+
+    def _knows_settings(self) -> bool:
+        """Whether this code, and not that of an earlier version, made the commands that follow. `patched` stays false
+        for an id that was asked for in a replay, so in a run that an earlier version began each check has an id of its
+        own."""
+        self._policy_checks += 1
+        return workflow.patched(CIRCUIT_SETTINGS) or workflow.patched(f"{CIRCUIT_SETTINGS}-{self._policy_checks}")
+
+    def _adopt(self, policy: CircuitPolicy) -> None:
+        """Apply a policy from now on, also to the current cooldown and to a release that is under way."""
+        self._policy = policy
+        self._circuit = machine.shorten(self._circuit, workflow.now(), policy)
+        if self._release_rate is not None:
+            self._release_rate = min(self._release_rate, policy.release_rate_max)
 
     def _take_reports(self) -> None:
         reports, self._reports = self._reports, []
@@ -189,7 +246,7 @@ class EndpointWorkflow:
         """Write the circuit where senders read it, until the latest version is written."""
         while self._projected < self._circuit.version:
             circuit = self._circuit
-            await workflow.execute_activity_method(
+            policy: CircuitPolicy | None = await workflow.execute_activity_method(
                 CircuitActivities.project_circuit,
                 CircuitProjection(self._input.endpoint_gid, circuit),
                 start_to_close_timeout=ACTIVITY_TIMEOUT,
@@ -197,6 +254,9 @@ class EndpointWorkflow:
                 summary=self._describe(circuit),
             )
             self._projected = circuit.version
+            # Earlier versions of the activity return nothing.
+            if policy is not None and policy != self._policy and self._knows_settings():
+                self._adopt(policy)
             self._parked, self._count_wait = None, FIRST_COUNT
             self._count_at = None if circuit.sends else workflow.now() + FIRST_COUNT
             self._show(circuit)
@@ -264,6 +324,7 @@ class EndpointWorkflow:
         """Whether there is nothing to do now."""
         busy = (
             self._reports
+            or self._policy_is_old
             or self._projected < self._circuit.version
             or self._giving_up is not None
             or (self._probe_due and self._circuit.probes)
@@ -300,7 +361,9 @@ class EndpointWorkflow:
         return self._is_idle()
 
     def _continue_as_new(self) -> NoReturn:
-        workflow.continue_as_new(replace(self._input, circuit=self._circuit, release_rate=self._release_rate))
+        workflow.continue_as_new(
+            replace(self._input, policy=self._policy, circuit=self._circuit, release_rate=self._release_rate)
+        )
 
     def _show_known(self) -> None:
         """Show a circuit that was loaded, or passed on by the last run: it is not projected again."""

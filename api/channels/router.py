@@ -9,7 +9,7 @@ from api.channels.schemas import ChannelIn, ChannelOut, ChannelPatch, gates_of
 from api.dependencies import Paging, Principal, ServicesDep, Store
 from api.idempotency import OnceDep
 from api.problems import documents, invalid
-from api.schemas import ListOf, Name, spec_of
+from api.schemas import ListOf, Name, circuit_of, spec_of
 
 router = APIRouter(prefix="/channels", tags=["channels"])
 
@@ -21,7 +21,7 @@ async def create_channel(
     """Create a channel to publish to. Its policy is the default of all deliveries from it."""
     async with once.writing(store) as session:
         channel = await services.channels.create(
-            session, caller.actor, body.name, spec_of(body.policy), gates_of(body.gates)
+            session, caller.actor, body.name, spec_of(body.policy), gates_of(body.gates), circuit_of(body.circuit)
         )
         return await once.keep(session, render.channel(channel), HTTPStatus.CREATED)
 
@@ -47,17 +47,22 @@ async def get_channel(name: Name, services: ServicesDep, store: Store) -> Channe
 async def update_channel(
     name: Name, body: ChannelPatch, services: ServicesDep, store: Store, caller: Principal
 ) -> ChannelOut:
-    """Set the policy, the gates, or both. A round of attempts that has begun keeps its policy; the next round takes the
-    new one. Messages that were accepted keep their gates."""
+    """Set the policy, the circuit settings or the gates. A round of attempts that has begun keeps its policy; the next
+    round takes the new one. Circuits take new settings at once. Messages that were accepted keep their gates."""
     if not body.model_fields_set:
-        raise invalid("policy", "is required, unless `gates` are given")
+        raise invalid("policy", "is required, unless `circuit` or `gates` are given")
     async with store.writing() as session:
         channel = await services.channels.get(session, name)
         if "gates" in body.model_fields_set:  # first: it locks inboxes, and the deletion of one locks channels after it
             channel = await services.channels.set_gates(session, caller.actor, name, gates_of(body.gates))
         if "policy" in body.model_fields_set:
             channel = await services.channels.set_policy(session, caller.actor, name, spec_of(body.policy))
-        return render.channel(channel)
+        if "circuit" in body.model_fields_set:
+            channel = await services.channels.set_circuit(session, caller.actor, name, circuit_of(body.circuit))
+        response = render.channel(channel)
+    if "circuit" in body.model_fields_set:
+        services.channels.circuit_changed(name)
+    return response
 
 
 @router.delete("/{name}", status_code=HTTPStatus.NO_CONTENT, responses=documents(problem_types.CHANNEL_IN_USE))

@@ -5,11 +5,12 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from api.schemas import ApiModel, Gid, GivenOnly, Name, Policy
+from api.schemas import ApiModel, CircuitSettings, Gid, GivenOnly, Name, Policy
 from everhook.publishing.gates import MAX_STEPS
 
 _STEP: dict[str, Any] = {"inbox": "ep_01m83prhbfe23sdyzab24cmhby", "filter": {"amount": {"$gt": 1000}}}
 _GATES = "Who has to approve its messages, one after the other, before they are sent."
+_CIRCUIT = "Circuit settings of the endpoints that subscribe to it. An endpoint's own override them key by key."
 _EXAMPLE: dict[str, Any] = {"name": "orders", "policy": {"preset": "patient"}}
 
 
@@ -36,6 +37,7 @@ class ChannelIn(ApiModel):
 
     name: Name = Field(examples=["orders"])
     policy: Policy | None = Field(None, examples=[{"preset": "patient"}])
+    circuit: CircuitSettings | None = Field(None, description=_CIRCUIT, examples=[{"failureThreshold": 10}])
     gates: Gates | None = Field(None, description=_GATES, examples=[[_STEP]])
 
 
@@ -45,15 +47,21 @@ class ChannelPatch(ApiModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"policy": {"preset": "patient"}}]})
 
     policy: Policy | None = None
+    circuit: CircuitSettings | None = Field(None, description=_CIRCUIT)
     gates: Gates | None = Field(None, description=_GATES)
 
 
 class ChannelOut(ApiModel):
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{**_EXAMPLE, "gates": [_STEP], "createdAt": "2026-01-31T12:00:00Z"}]}
+        json_schema_extra={
+            "examples": [
+                {**_EXAMPLE, "circuit": {"failureThreshold": 10}, "gates": [_STEP], "createdAt": "2026-01-31T12:00:00Z"}
+            ]
+        }
     )
 
     name: str
     policy: dict[str, Any] | None
+    circuit: CircuitSettings | None = Field(description=_CIRCUIT)
     gates: list[GateStep] | None = Field(description=f"{_GATES} Null also for the key of a tenant.")
     created_at: datetime

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
 from api.channels.schemas import ChannelIn
-from api.dashboard import charts, policy_form
+from api.dashboard import charts, circuit_form, policy_form
 from api.dashboard.charts import Chart
 from api.dashboard.forms import Form, FormError, wrong_fields
 from api.dashboard.pages import (
@@ -25,7 +25,7 @@ from api.dashboard.pages import (
 )
 from api.dependencies import ServicesDep
 from api.problems import Problem
-from api.schemas import Policy, spec_of
+from api.schemas import Policy, circuit_of, spec_of
 from everhook.delivery.policy import DeliveryPolicy, resolve
 from everhook.errors import DomainError, NotFound
 from everhook.notifications.events import is_reserved
@@ -90,9 +90,10 @@ async def create(
     request: Request, viewer: OperatorDep, services: ServicesDep, store: StoreDep, form: AdminFormDep
 ) -> Response:
     try:
-        new = ChannelIn(name=form.get("name"), policy=_policy(form))
+        new = ChannelIn(name=form.get("name"), policy=_policy(form), circuit=circuit_form.circuit(form))
+        policy, circuit = spec_of(new.policy), circuit_of(new.circuit)
         async with store.writing() as session:
-            await services.channels.create(session, viewer.caller.actor, new.name, spec_of(new.policy))
+            await services.channels.create(session, viewer.caller.actor, new.name, policy, circuit=circuit)
     except (ValidationError, Problem, DomainError) as error:
         return _form(request, viewer, form.values, error=error)
     return see_other(viewer, "/channels", "created")
@@ -104,7 +105,8 @@ async def ask_edit(
 ) -> Response:
     async with store.reading() as session:
         channel = await services.channels.get(session, name)
-    return _form(request, viewer, policy_form.fields(channel.policy), name)
+    values = {**policy_form.fields(channel.policy), **circuit_form.fields(channel.circuit)}
+    return _form(request, viewer, values, name)
 
 
 @router.post("/{name}/edit")
@@ -112,9 +114,14 @@ async def edit(
     name: str, request: Request, viewer: OperatorDep, services: ServicesDep, store: StoreDep, form: AdminFormDep
 ) -> Response:
     try:
-        policy = spec_of(_policy(form))
+        policy, circuit = spec_of(_policy(form)), circuit_of(circuit_form.circuit(form))
         async with store.writing() as session:
+            before = (await services.channels.get(session, name)).circuit
             await services.channels.set_policy(session, viewer.caller.actor, name, policy)
+            if circuit != before:
+                await services.channels.set_circuit(session, viewer.caller.actor, name, circuit)
+        if circuit != before:
+            services.channels.circuit_changed(name)
     except NotFound:
         raise
     except (ValidationError, Problem, DomainError) as error:
@@ -154,4 +161,5 @@ def _form(
         values=values,
         wrong=wrong_fields(error) if error is not None else {},
         schedules=policy_form.SCHEDULES,
+        circuit_hint="Of the endpoints that subscribe. Empty: as the environment says",
     )

@@ -12,11 +12,11 @@ from fastapi import APIRouter, Request, Response
 from markupsafe import Markup
 from pydantic import ValidationError
 
-from api.dashboard import charts, overview, policy_form, states
+from api.dashboard import charts, circuit_form, overview, policy_form, states
 from api.dashboard.charts import Chart, Column, Span
 from api.dashboard.endpoint_names import MODES, endpoint_title
 from api.dashboard.filters import channel_names
-from api.dashboard.forms import Form, FormError, wrong_fields
+from api.dashboard.forms import AUTH_FIELDS, Form, FormError, wrong_fields
 from api.dashboard.pages import (
     FormDep,
     Pager,
@@ -31,11 +31,19 @@ from api.dashboard.pages import (
 )
 from api.dashboard.states import CircuitEvent
 from api.dependencies import Services, ServicesDep
-from api.endpoints.schemas import EndpointIn, EndpointPatch, SecretRotation
+from api.endpoints.schemas import (
+    MAX_REQUESTS_IN_FLIGHT,
+    EndpointAuthIn,
+    EndpointIn,
+    EndpointPatch,
+    SecretRotation,
+)
 from api.problems import Problem, invalid
 from api.schemas import Policy
 from api.subscriptions.schemas import SubscriptionIn
+from everhook.circuit.machine import CircuitPolicy
 from everhook.contracts import DeliveryMode
+from everhook.credentials.auth import AuthType, fields_of
 from everhook.delivery.body_formats import BodyFormat
 from everhook.delivery.policy import resolve
 from everhook.endpoints import list_store as endpoint_list
@@ -44,6 +52,7 @@ from everhook.endpoints.service import EndpointCommand
 from everhook.endpoints.store import EndpointView
 from everhook.endpoints.subscriptions import NewSubscription
 from everhook.errors import DomainError, NotFound
+from everhook.health.endpoint_alerts import AlertName, RaisedAlert
 from everhook.health.score import AttemptStats, Health, Window
 from everhook.health.store import RecurringError, healths, stats_of_endpoints
 from everhook.notifications.events import EventKind
@@ -67,6 +76,19 @@ HOUR_S = 3_600
 
 GRACES = ((86_400, "a day"), (604_800, "a week"), (3_600, "an hour"), (0, "no time at all: it stops now"))
 """For how many seconds the old secret still signs."""
+
+AS_IT_IS, NO_AUTH = "as-it-is", "none"
+"""Values of the field `authType`: the authentication stays (so does it without this field), or there is none."""
+
+AUTH_TYPES = {
+    NO_AUTH: "Nothing but the signature",
+    AuthType.BEARER.value: "Bearer token",
+    AuthType.BASIC.value: "User name and password",
+    AuthType.HEADER.value: "A header",
+    AuthType.OAUTH2.value: "OAuth 2.0 client credentials",
+}
+KEPT = "\N{BULLET}" * 5
+"""In the form: the value of a custom header that is not shown, and stays as it is."""
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False, prefix="/endpoints")
 
@@ -119,6 +141,8 @@ class DetailView:
     channels: tuple[str, ...]
     schedule: Chart
     timeout: timedelta
+    circuit_policy: CircuitPolicy
+    alerts: Mapping[AlertName, RaisedAlert]
     dead_letters: int
     queue: QueueView | None = None
     secret: str | None = None
@@ -215,7 +239,8 @@ async def create(
 ) -> Response:
     try:
         mode = form.get("mode", DeliveryMode.HTTP.value)
-        body = EndpointIn(mode=mode, **_settings(form, mode, {}), **_first_subscription(form, viewer))
+        paused = form.get("paused") == "on"
+        body = EndpointIn(mode=mode, paused=paused, **_settings(form, mode, {}), **_first_subscription(form, viewer))
         checked = await services.endpoints.check(body.new(), viewer.tenant_gid)
         async with store.writing() as session:
             created = await services.endpoints.create(session, viewer.caller.actor, checked)
@@ -266,6 +291,7 @@ async def _detail(
         names = await channel_names(session)
         dead = await endpoint_list.dead_letters(session, [gid])
         pulled = view.endpoint.mode.is_pulled
+        circuit_policy = await services.endpoints.circuit_policy(session, gid)
         queue = await services.pulls.view(session, await services.endpoints.pulled(session, gid)) if pulled else None
     policy = resolve(view.endpoint.policy)
     return DetailView(
@@ -287,6 +313,8 @@ async def _detail(
         channels=tuple(names),
         schedule=charts.schedule(policy),
         timeout=policy.timeout,
+        circuit_policy=circuit_policy,
+        alerts=scored.alerts,
         dead_letters=dead.get(gid, 0),
         queue=queue,
         secret=secret,
@@ -341,8 +369,11 @@ async def ask_edit(gid: str, request: Request, viewer: ViewerDep, services: Serv
         "description": endpoint.description,
         "rateLimit": f"{endpoint.rate_limit:g}" if endpoint.rate_limit is not None else "",
         "format": endpoint.format.value,
-        "headers": "\n".join(f"{name}: {value}" for name, value in endpoint.headers.items()),
+        "headers": "\n".join(f"{name}: {KEPT}" for name in endpoint.headers),
+        **_fields_of_auth(endpoint.auth),
         **policy_form.fields(endpoint.policy),
+        **circuit_form.fields(endpoint.circuit),
+        "requestsInFlight": str(endpoint.max_in_flight or ""),
     }
     return await _form(request, viewer, store, values, endpoint.signatures, view)
 
@@ -352,8 +383,9 @@ async def edit(
     gid: str, request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep
 ) -> Response:
     view = await _view(services, store, gid)
+    before = view.endpoint
     try:
-        changes = EndpointPatch(**_settings(form, view.endpoint.mode.value, view.endpoint.options)).changes()
+        changes = EndpointPatch(**_settings(form, before.mode.value, before.options, before.auth)).changes()
         await services.endpoints.change(store, viewer.caller.actor, gid, changes)
     except NotFound:
         raise
@@ -439,7 +471,12 @@ async def _form(
         schemes=[scheme.value for scheme in SignatureScheme],
         formats=[(each.value, each.value) for each in BodyFormat],
         schedules=policy_form.SCHEDULES,
+        circuit_hint="Empty: as its channels or the environment say",
         modes=[(mode.value, label) for mode, label in MODES.items()],
+        auth_types=[
+            *([(AS_IT_IS, "As it is")] if view is not None and view.endpoint.auth else []),
+            *AUTH_TYPES.items(),
+        ],
     )
 
 
@@ -473,7 +510,9 @@ def _options_of_inbox(form: Form, before: Mapping[str, Any]) -> dict[str, Any]:
     return {**before, "name": form.get("inboxName"), "task": task | {n: value for n, value in shown.items() if value}}
 
 
-def _settings(form: Form, mode: str, options_before: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(
+    form: Form, mode: str, options_before: Mapping[str, Any], auth_before: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """What can be changed later, too, as the API takes it. What only webhooks have is ignored in other modes."""
     if mode == DeliveryMode.INBOX:
         return {"description": form.get("description"), "options": _options_of_inbox(form, options_before)}
@@ -482,6 +521,7 @@ def _settings(form: Form, mode: str, options_before: Mapping[str, Any]) -> dict[
         return {
             "description": form.get("description"),
             "policy": Policy(**spec) if spec is not None else None,
+            "circuit": circuit_form.circuit(form),
             "options": {"handler": _object(form.get("handler"), "options.handler")},
         }
     if mode != DeliveryMode.HTTP:
@@ -489,6 +529,7 @@ def _settings(form: Form, mode: str, options_before: Mapping[str, Any]) -> dict[
         return {
             "description": form.get("description"),
             "policy": Policy(**spec) if spec is not None else None,
+            "circuit": circuit_form.circuit(form),
             "options": {name: int(number) for name, number in options.items() if number is not None},
         }
     return {
@@ -499,7 +540,34 @@ def _settings(form: Form, mode: str, options_before: Mapping[str, Any]) -> dict[
         "format": form.get("format", BodyFormat.ENVELOPE.value),
         "headers": _headers(form.get("headers")),
         "policy": Policy(**spec) if spec is not None else None,
+        "circuit": circuit_form.circuit(form),
+        "maxInFlight": _requests_in_flight(form),
+        **_auth(form, auth_before),
     }
+
+
+def _fields_of_auth(auth: Mapping[str, str] | None) -> dict[str, str]:
+    if auth is None:
+        return {"authType": NO_AUTH}
+    shown = {AUTH_FIELDS[name]: value for name, value in auth.items() if name != "type"}
+    return {**shown, "authType": AS_IT_IS}
+
+
+def _auth(form: Form, before: Mapping[str, str] | None) -> dict[str, Any]:
+    """`auth` as the API takes it; nothing if it stays as it is. The parts that the chosen type does not have are
+    ignored: scripts that could hide their fields are not required."""
+    kind = form.get("authType", AS_IT_IS)
+    if kind == AS_IT_IS:
+        shown = _fields_of_auth(before)
+        if any(form.get(name) not in ("", shown.get(name)) for name in AUTH_FIELDS.values()):
+            raise invalid("auth.type", "to change a part, choose the type and give the secret again")
+        return {}
+    if kind == NO_AUTH:
+        return {"auth": None}
+    if kind not in set(AuthType):
+        raise invalid("auth.type", "is none of those")
+    named = {name: form.get(AUTH_FIELDS[name]) for name in fields_of(AuthType(kind)) if AUTH_FIELDS[name] in form}
+    return {"auth": EndpointAuthIn.model_validate({"type": kind, **named})}
 
 
 def _object(written: str, field: str) -> Any:
@@ -531,12 +599,20 @@ def _number(written: str, field: str) -> float | None:
         raise invalid(field, "is not a number") from error
 
 
-def _headers(written: str) -> dict[str, str]:
-    headers: dict[str, str] = {}
+def _requests_in_flight(form: Form) -> int | None:
+    number = _number(form.get("requestsInFlight"), "requestsInFlight")
+    if number is not None and number not in range(1, MAX_REQUESTS_IN_FLIGHT + 1):
+        raise invalid("requestsInFlight", f"is a whole number from 1 to {MAX_REQUESTS_IN_FLIGHT:,}")
+    return int(number) if number is not None else None
+
+
+def _headers(written: str) -> dict[str, str | None]:
+    """Headers as the API takes them: `KEPT` stands for a value that is not shown and stays as it is."""
+    headers: dict[str, str | None] = {}
     for line in written.splitlines():
         name, colon, value = line.partition(":")
         if line.strip() and not colon:
             raise invalid("headers", "one a line, as `name: value`")
         if line.strip():
-            headers[name.strip()] = value.strip()
+            headers[name.strip()] = value.strip() if value.strip() != KEPT else None
     return headers

@@ -93,12 +93,32 @@ FIELDS = {
     "assignees": "assignees",
     "dueSeconds": "dueHours",
     "handler": "handler",
+    "failureThreshold": "failureThreshold",
+    "cooldownSeconds": "cooldown",
+    "cooldownMaxSeconds": "cooldownMax",
+    "disableAfterHours": "disableAfter",
+    "releasePerSecond": "releasePerSecond",
+    "releasePerSecondMax": "releasePerSecondMax",
 }
 """Fields of our forms that go by another name in the API, or stand deeper."""
 
 
 FormError = ValidationError | Problem | DomainError
 """What is wrong with a form, or keeps it from being carried out."""
+
+AUTH_FIELDS: Mapping[str, str] = {
+    "token": "authSecret",
+    "username": "authName",
+    "password": "authSecret",
+    "name": "authName",
+    "value": "authSecret",
+    "tokenUrl": "authTokenUrl",
+    "clientId": "authName",
+    "clientSecret": "authSecret",
+    "scope": "authScope",
+    "audience": "authAudience",
+}
+"""Fields of the form for the parts of an endpoint's `auth`, of which each type has one name and one secret at most."""
 
 
 def wrong_fields(error: FormError) -> Mapping[str, str]:
@@ -119,4 +139,6 @@ def wrong_fields(error: FormError) -> Mapping[str, str]:
 
 def _field(path: Sequence[str]) -> str:
     """The deepest part that there is a field for."""
+    if path and path[0] == "auth":
+        return AUTH_FIELDS.get(path[1] if len(path) > 1 else "", "authType")
     return next((FIELDS[part] for part in reversed(path) if part in FIELDS), path[0] if path else "")

@@ -169,6 +169,7 @@ def _is_ailing(scored: ScoredEndpoint) -> bool:
         scored.health.level in (Level.FAILING, Level.DEGRADED)
         or scored.circuit.state is not CircuitState.CLOSED
         or scored.circuit.hold is not None
+        or bool(scored.alerts)
     )
 
 

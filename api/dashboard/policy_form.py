@@ -7,6 +7,7 @@ from typing import Any
 from api.dashboard import text
 from api.dashboard.forms import Form
 from api.problems import invalid
+from everhook.delivery.policy import STATUS_CLASSES
 
 SCHEDULES = (
     ("", "Default"),
@@ -48,40 +49,45 @@ def policy(form: Form) -> dict[str, Any] | None:
     spec: dict[str, Any] = {}
     match form.get("schedule"):
         case "delays":
-            spec["delaysSeconds"] = [_seconds(part, "delays") for part in _list(form.get("delays"))]
+            spec["delaysSeconds"] = [seconds(part, "delays") for part in _list(form.get("delays"))]
         case "exponential":
             spec["exponential"] = {
-                "initialSeconds": _seconds(form.get("initial"), "initial"),
-                "factor": _number(form.get("factor", "2"), "factor"),
-                "capSeconds": _seconds(form.get("cap"), "cap"),
-                "attempts": int(_number(form.get("attempts"), "attempts")),
+                "initialSeconds": seconds(form.get("initial"), "initial"),
+                "factor": number(form.get("factor", "2"), "factor"),
+                "capSeconds": seconds(form.get("cap"), "cap"),
+                "attempts": int(number(form.get("attempts"), "attempts")),
             }
         case "documented" | "patient" | "brisk" as preset:
             spec["preset"] = preset
     if "jitter" in form:
-        spec["jitter"] = _number(form.get("jitter"), "jitter")
+        spec["jitter"] = number(form.get("jitter"), "jitter")
     if "timeout" in form:
-        spec["timeoutSeconds"] = _seconds(form.get("timeout"), "timeout")
+        spec["timeoutSeconds"] = seconds(form.get("timeout"), "timeout")
     if "window" in form:
-        spec["maxWindowSeconds"] = _seconds(form.get("window"), "window")
+        spec["maxWindowSeconds"] = seconds(form.get("window"), "window")
     if "statuses" in form:
-        spec["retryStatuses"] = [int(_number(part, "statuses")) for part in _list(form.get("statuses"))]
+        spec["retryStatuses"] = [_status(part) for part in _list(form.get("statuses"))]
     return spec or None
+
+
+def _status(written: str) -> int | str:
+    return written.lower() if written.lower() in STATUS_CLASSES else int(number(written, "statuses"))
 
 
 def _list(written: str) -> list[str]:
     return [part.strip() for part in re.split(r"[,;\n]", written) if part.strip()]
 
 
-def _seconds(written: str, field: str) -> float:
-    """`30`, `30 s`, `5 min`, `1 h 30 min`."""
+def seconds(written: str, field: str) -> float:
+    """A duration, written as `30`, `30 s`, `5 min`, `1 h 30 min`."""
     parts = _SPAN.findall(written.lower())
     if not parts or _SPAN.sub("", written.lower()).strip() or any(unit not in _UNITS for _, unit in parts):
         raise invalid(field, "write it as `30 s`, `5 min`, `2 h` or `3 d`")
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
-def _number(written: str, field: str) -> float:
+def number(written: str, field: str) -> float:
+    """Raises a Problem that names the field."""
     try:
         return float(written)
     except ValueError as error:

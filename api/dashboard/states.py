@@ -10,6 +10,7 @@ from typing import Any
 
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus, Verdict
+from everhook.health.endpoint_alerts import AlertName
 from everhook.health.score import Level
 from everhook.notifications.events import EventKind
 from everhook.publishing.gates import StepState
@@ -130,6 +131,13 @@ CIRCUIT_EVENTS = {
     EventKind.ENDPOINT_RESUMED: CircuitEvent("Resumed", "closed", OK),
     EventKind.ENDPOINT_DISABLED: CircuitEvent("Disabled", "disabled", BAD),
     EventKind.ENDPOINT_ENABLED: CircuitEvent("Enabled", "closed", OK),
+}
+
+
+ALERTS = {
+    AlertName.SUCCESS_RATE: "too many attempts fail",
+    AlertName.DEAD_LETTERS: "many dead letters wait",
+    AlertName.LATENCY: "responses take long",
 }
 
 

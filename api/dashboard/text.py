@@ -1,7 +1,9 @@
 """How figures, durations and moments read. Pure; every moment is in UTC and says so."""
 
+from collections.abc import Mapping
 from datetime import datetime
 
+from everhook.circuit.machine import CircuitPolicy
 from everhook.durations import UNITS
 from everhook.durations import duration as duration
 from everhook.durations import exact_duration as exact_duration
@@ -41,3 +43,17 @@ def age(moment: datetime, now: datetime) -> str:
 
 def clock(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def circuit_policy(policy: CircuitPolicy) -> str:
+    """`opens after 5 failures in a row for 30 s to 10 min; 5 days of failures disable`."""
+    return (
+        f"opens after {policy.failure_threshold} failures in a row, for {duration(policy.cooldown)} to "
+        f"{duration(policy.cooldown_max)}; disabled after {duration(policy.disable_after)} of failures; then sends "
+        f"{policy.release_rate:g} to {policy.release_rate_max:g} a second"
+    )
+
+
+def given_settings(given: Mapping[str, float | None]) -> str:
+    """`failureThreshold 10, cooldownSeconds 60`: as they were given."""
+    return ", ".join(f"{name} {'off' if value is None else f'{value:g}'}" for name, value in given.items())

@@ -13,7 +13,7 @@ from api.deliveries.schemas import MAX_ATTEMPTS, Delivery, SignalAccepted
 from api.dependencies import Paging, Principal, Services, ServicesDep, Store
 from api.idempotency import NOT_KEYED, OnceDep
 from api.problems import documents
-from api.query import EndpointGids, Several
+from api.query import EndpointGids, Several, SubscriptionGids
 from api.schemas import EventType, Gid, ListOf, Moment, Name
 from everhook.contracts import DeadLetterReason
 from everhook.dead_letters import service
@@ -31,6 +31,7 @@ async def list_dead_letters(
     tenant: Several[Name] = None,
     channel: Several[Name] = None,
     endpoint_gid: EndpointGids = None,
+    subscription_gid: SubscriptionGids = None,
     type: Several[EventType] = None,
     dead_letter_reason: Annotated[
         list[DeadLetterReason] | None, Query(alias="deadLetterReason", max_length=MAX_VALUES)
@@ -46,6 +47,7 @@ async def list_dead_letters(
         tenants=tenant,
         channels=channel,
         endpoints=endpoint_gid,
+        subscriptions=subscription_gid,
         types=type,
         reasons=dead_letter_reason,
         status_codes=last_status_code,

@@ -16,7 +16,7 @@ from api.deliveries.schemas import (
 )
 from api.dependencies import Paging, Principal, ServicesDep, Store
 from api.problems import documents
-from api.query import EndpointGids, MessageGids, Several
+from api.query import EndpointGids, MessageGids, Several, SubscriptionGids
 from api.schemas import EventType, Gid, ListOf, Moment, Name
 from everhook.contracts import DeliveryStatus
 from everhook.delivery.service import DeliveryQuery
@@ -32,6 +32,7 @@ async def list_deliveries(
     store: Store,
     status: Several[DeliveryStatus] = None,
     endpoint_gid: EndpointGids = None,
+    subscription_gid: SubscriptionGids = None,
     message_gid: MessageGids = None,
     channel: Several[Name] = None,
     type: Several[EventType] = None,
@@ -43,6 +44,7 @@ async def list_deliveries(
     query = DeliveryQuery(
         tenants=tenant,
         endpoints=endpoint_gid,
+        subscriptions=subscription_gid,
         messages=message_gid,
         channels=channel,
         types=type,

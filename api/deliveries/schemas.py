@@ -22,6 +22,7 @@ DELIVERY_EXAMPLE: dict[str, Any] = {
     "deliveryGid": DELIVERY_GID,
     "messageGid": MESSAGE_GID,
     "endpointGid": ENDPOINT_GID,
+    "subscriptionGid": "sub_01m83prhbfe23sdyzab24cmhbw",
     "channel": "orders",
     "type": "order.created",
     "status": "dead_lettered",
@@ -84,6 +85,10 @@ class Delivery(ApiModel):
     delivery_gid: str
     message_gid: str
     endpoint_gid: str
+    subscription_gid: str | None = Field(
+        description="The oldest subscription that matched. Null for a message to the endpoint itself, and for "
+        "deliveries of earlier versions."
+    )
     channel: str
     type: str
     status: DeliveryStatus
@@ -106,6 +111,7 @@ class Delivery(ApiModel):
             delivery_gid=row.gid,
             message_gid=row.message_gid,
             endpoint_gid=row.endpoint_gid,
+            subscription_gid=row.subscription_gid,
             channel=row.channel,
             type=row.event_type,
             status=row.status,

@@ -24,6 +24,7 @@ from api.query import Several
 from api.schemas import Gid, ListOf, Name
 from everhook.endpoints.service import EndpointCommand
 from everhook.storage.tenant_scope import TenantScope
+from everhook.tenants.api_keys_store import Scope
 
 router = APIRouter(prefix="/endpoints", tags=["endpoints"])
 
@@ -39,11 +40,10 @@ async def create_endpoint(
     checked = await services.endpoints.check(body.new(), caller.tenant_gid)
     async with once.writing(store) as session:
         created = await services.endpoints.create(session, caller.actor, checked)
-        response = EndpointCreated(
-            **render.endpoint(created.view).model_dump(),
-            subscription_gid=created.subscription_gid,
-            secret=created.secret,
-        )
+        shown = render.endpoint(created.view).model_dump()
+        if Scope.ADMIN in caller.scopes:
+            shown["headers"] = body.headers
+        response = EndpointCreated(**shown, subscription_gid=created.subscription_gid, secret=created.secret)
         return await once.keep(session, response, HTTPStatus.CREATED, created.view.endpoint.tenant_gid)
 
 
@@ -71,7 +71,7 @@ async def update_endpoint(
     gid: Gid, body: EndpointPatch, services: ServicesDep, store: Store, caller: Principal
 ) -> EndpointOut:
     """Change the fields that are given. Attempts that begin after the response use the new settings."""
-    refuse_nulls(body, but={"policy", "rate_limit", "tls"})
+    refuse_nulls(body, but={"alerts", "auth", "circuit", "max_in_flight", "policy", "rate_limit", "tls"})
     return render.endpoint(await services.endpoints.change(store, caller.actor, gid, body.changes()))
 
 

@@ -11,11 +11,29 @@ from pydantic import (
     SecretStr,
     StringConstraints,
 )
+from pydantic.alias_generators import to_camel
 
 from api import patterns
-from api.schemas import ApiModel, Events, Flag, GivenOnly, Integer, Metadata, Name, Number, Policy, Text, spec_of
+from api.schemas import (
+    AlertSettings,
+    ApiModel,
+    CircuitSettings,
+    Events,
+    Flag,
+    GivenOnly,
+    Integer,
+    Metadata,
+    Name,
+    Number,
+    Policy,
+    Text,
+    alerts_of,
+    circuit_of,
+    spec_of,
+)
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeliveryMode
+from everhook.credentials.auth import AuthType
 from everhook.delivery.body_formats import BodyFormat
 from everhook.egress import TlsExtras
 from everhook.endpoints.service import EndpointChanges, NewEndpoint
@@ -26,6 +44,7 @@ from everhook.storage.tables import OnGroupFailure
 MAX_PEM = 32 * 1024
 MAX_GRACE = timedelta(days=7)
 DEFAULT_GRACE = timedelta(days=1)
+MAX_REQUESTS_IN_FLIGHT = 1_000
 
 CIRCUIT: dict[str, Any] = {"state": "closed", "failures": 0}
 ENDPOINT: dict[str, Any] = {
@@ -36,16 +55,19 @@ ENDPOINT: dict[str, Any] = {
     "description": "Order sync",
     "status": "enabled",
     "statusReason": "",
-    "circuit": CIRCUIT,
+    "circuit": {**CIRCUIT, "settings": {"failureThreshold": 10}},
     "policy": {"preset": "patient"},
+    "alerts": {"successRateBelow": 0.95},
     "rateLimit": 50,
+    "maxInFlight": 4,
     "signatures": ["standard"],
     "format": "envelope",
-    "headers": {"x-team": "orders"},
+    "headers": {"x-team": None},
     "metadata": {"plan": "gold"},
     "ed25519": False,
     "onGroupFailure": "continue",
     "publicKeys": [],
+    "auth": {"type": "basic", "username": "everhook"},
     "createdAt": "2026-01-31T12:00:00Z",
     "updatedAt": "2026-01-31T12:00:00Z",
 }
@@ -101,6 +123,47 @@ class Tls(ApiModel):
 class TlsOut(ApiModel):
     ca: str | None
     client_certificate: str | None
+
+
+class EndpointAuthIn(GivenOnly):
+    """How requests authenticate. `bearer` takes `token`; `basic` takes `username` and `password`; `header` takes `name`
+    and `value`; `oauth2` (client credentials) takes `tokenUrl`, `clientId`, `clientSecret`, and optionally `scope` and
+    `audience`. Secrets are encrypted, and not shown again."""
+
+    type: AuthType
+    token: SecretStr | None = Field(None, description="A secret.")
+    username: str | None = None
+    password: SecretStr | None = Field(None, description="A secret.")
+    name: str | None = Field(None, description="Of the header.")
+    value: SecretStr | None = Field(None, description="Of the header. A secret.")
+    token_url: str | None = Field(
+        None, description="Where access tokens are requested; the rules of `url` hold for it."
+    )
+    client_id: str | None = None
+    client_secret: SecretStr | None = Field(None, description="A secret.")
+    scope: str | None = None
+    audience: str | None = None
+
+    def document(self) -> dict[str, str]:
+        """What was given, with its secrets."""
+        given = {to_camel(name): getattr(self, name) for name in type(self).model_fields}
+        return {
+            name: value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            for name, value in given.items()
+            if value is not None
+        }
+
+
+class EndpointAuthOut(GivenOnly):
+    """How requests authenticate, without the secret."""
+
+    type: AuthType
+    username: str | None = None
+    name: str | None = None
+    token_url: str | None = None
+    client_id: str | None = None
+    scope: str | None = None
+    audience: str | None = None
 
 
 class PublicKeyOut(ApiModel):
@@ -165,13 +228,21 @@ class EndpointSettings(ApiModel):
     )
     description: Text = ""
     policy: Policy | None = None
+    circuit: CircuitSettings | None = None
+    alerts: AlertSettings | None = None
     rate_limit: Number | None = Field(None, gt=0, le=1_000, description="Requests a second at most.")
+    max_in_flight: Integer | None = Field(
+        None, ge=1, le=MAX_REQUESTS_IN_FLIGHT, description="Requests at a time at most, over all processes."
+    )
     signatures: list[SignatureScheme] = Field(default_factory=lambda: list(DEFAULT_SCHEMES), min_length=1)
     format: BodyFormat = BodyFormat.ENVELOPE
-    headers: dict[str, str] = Field(default_factory=dict, max_length=20)
+    headers: dict[str, str] = Field(
+        default_factory=dict, max_length=20, description="Added to each request. Their values are encrypted."
+    )
     metadata: Metadata = Field(default_factory=dict)
     ed25519: Flag = Field(False, description="Sign with Ed25519 too (`v1a`); needs the scheme `standard`.")
     tls: Tls | None = None
+    auth: EndpointAuthIn | None = Field(None, description="How requests authenticate.")
     options: EndpointOptions | None = Field(None, description="Those of the mode.")
     on_group_failure: OnGroupFailure = Field(
         OnGroupFailure.CONTINUE,
@@ -197,6 +268,8 @@ class EndpointIn(EndpointSettings):
         None, description="Your own: `whsec_` and 24 to 64 bytes in base64; without it one is generated."
     )
 
+    paused: Flag = Field(False, description="Send nothing to it until it is resumed; its messages are parked.")
+
     def new(self) -> NewEndpoint:
         """As the use case takes it."""
         return NewEndpoint(
@@ -213,13 +286,19 @@ class EndpointPatch(ApiModel):
     url: str | None = None
     description: Text | None = None
     policy: Policy | None = None
+    circuit: CircuitSettings | None = None
+    alerts: AlertSettings | None = None
     rate_limit: Number | None = Field(None, gt=0, le=1_000)
+    max_in_flight: Integer | None = Field(None, ge=1, le=MAX_REQUESTS_IN_FLIGHT)
     signatures: list[SignatureScheme] | None = Field(None, min_length=1)
     format: BodyFormat | None = None
-    headers: dict[str, str] | None = Field(None, max_length=20)
+    headers: dict[str, str | None] | None = Field(
+        None, max_length=20, description="They replace all; one whose value is null keeps the value that it has."
+    )
     metadata: Metadata | None = None
     ed25519: Flag | None = None
     tls: Tls | None = None
+    auth: EndpointAuthIn | None = Field(None, description="It replaces what there was; null removes it.")
     options: EndpointOptions | None = None
     on_group_failure: OnGroupFailure | None = None
 
@@ -232,10 +311,16 @@ def _plain(model: EndpointSettings | EndpointPatch, values: dict[str, Any]) -> d
     """Values of settings without API models among them."""
     if "policy" in values:
         values["policy"] = spec_of(model.policy)
+    if "circuit" in values:
+        values["circuit"] = circuit_of(model.circuit)
+    if "alerts" in values:
+        values["alerts"] = alerts_of(model.alerts)
     if "options" in values:
         values["options"] = options_of(model.options)
     if "mode" in values:
         values["mode"] = DeliveryMode(values["mode"])
+    if "auth" in values:
+        values["auth"] = model.auth.document() if model.auth is not None else None
     if "tls" in values:
         values["tls"] = model.tls.extras() if model.tls is not None else None
     return values
@@ -251,6 +336,12 @@ class CircuitOut(ApiModel):
     failures: int = Field(description="Failures in a row.")
     failing_since: datetime | None
     until: datetime | None = Field(description="When the cooldown, or the wait for a probe, ends.")
+
+
+class EndpointCircuitOut(CircuitOut):
+    """The circuit of an endpoint, with its own settings."""
+
+    settings: CircuitSettings | None = Field(description="Those that the endpoint sets itself; null: none.")
 
 
 class EndpointStatus(StrEnum):
@@ -272,17 +363,22 @@ class EndpointOut(ApiModel):
     description: str
     status: EndpointStatus
     status_reason: str
-    circuit: CircuitOut
+    circuit: EndpointCircuitOut
     policy: dict[str, Any] | None
+    alerts: dict[str, Any] | None = Field(description="Those that the endpoint sets itself; null: none.")
     rate_limit: float | None
+    max_in_flight: int | None
     on_group_failure: OnGroupFailure
     signatures: list[SignatureScheme]
     format: BodyFormat
-    headers: dict[str, str]
+    headers: dict[str, str | None] = Field(
+        description="Values are null, except where a key with the scope `admin` has just created the endpoint."
+    )
     metadata: dict[str, Any]
     ed25519: bool
     public_keys: list[PublicKeyOut] = Field(description="For `v1a` signatures, newest first.")
     tls: TlsOut | None
+    auth: EndpointAuthOut | None = Field(description="How requests authenticate; its secret is not shown.")
     created_at: datetime
     updated_at: datetime
 

@@ -23,7 +23,7 @@ async def get_endpoint_health(
     """
     async with store.reading() as session:
         found = await services.health.endpoint(session, gid, window)
-    return EndpointHealthOut.shown(found.view, window, found.health)
+    return EndpointHealthOut.shown(found, window)
 
 
 @router.get("/health/overview")

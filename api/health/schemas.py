@@ -1,5 +1,6 @@
 """Health as responses show it."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Self
@@ -9,11 +10,12 @@ from pydantic import ConfigDict, Field
 from api.endpoints.schemas import CIRCUIT, ENDPOINT, CircuitOut, EndpointStatus, status_of
 from api.schemas import ApiModel
 from everhook.contracts import DeadLetterReason
-from everhook.endpoints.store import EndpointView
 from everhook.health.backlog_store import COUNT_AT_MOST, Backlog, Waiting
+from everhook.health.endpoint_alerts import AlertName, RaisedAlert
 from everhook.health.overview_store import WORST, Overview, ScoredEndpoint
 from everhook.health.score import AttemptStats, Health, Level, Window
-from everhook.health.store import Bucket, EndpointHealth, RecurringError
+from everhook.health.service import ScoredView
+from everhook.health.store import Bucket, RecurringError
 
 _STATS: dict[str, Any] = {
     "attempts": 2400,
@@ -44,7 +46,19 @@ _ERROR: dict[str, Any] = {
     "lastSeen": "2026-01-31T11:59:00Z",
 }
 _BUCKET: dict[str, Any] = {"since": "2026-01-31T11:45:00Z", **_STATS}
-_ENDPOINT: dict[str, Any] = {"endpointGid": ENDPOINT["endpointGid"], "status": "enabled", "circuit": CIRCUIT, **_SCORE}
+_ALERT: dict[str, Any] = {
+    "alert": "success_rate",
+    "since": "2026-01-31T11:45:00Z",
+    "value": 0.82,
+    "threshold": 0.9,
+}
+_ENDPOINT: dict[str, Any] = {
+    "endpointGid": ENDPOINT["endpointGid"],
+    "status": "enabled",
+    "circuit": CIRCUIT,
+    "alerts": [_ALERT],
+    **_SCORE,
+}
 _WAITING: dict[str, Any] = {"count": 3, "oldestAcceptedAt": "2026-01-31T11:59:58Z"}
 
 
@@ -146,6 +160,22 @@ class RecurringErrorOut(ApiModel):
         )
 
 
+class RaisedAlertOut(ApiModel):
+    """An alert of an endpoint that is raised now."""
+
+    alert: AlertName
+    since: datetime
+    value: float = Field(description="When it was raised: a fraction, a number, or milliseconds.")
+    threshold: float
+
+
+def alerts_out(raised: Mapping[AlertName, RaisedAlert]) -> list[RaisedAlertOut]:
+    return [
+        RaisedAlertOut(alert=name, since=alert.since, value=alert.value, threshold=alert.threshold)
+        for name, alert in raised.items()
+    ]
+
+
 class EndpointHealthOut(HealthOut):
     """The health of an endpoint now, and its attempts within a window."""
 
@@ -167,6 +197,7 @@ class EndpointHealthOut(HealthOut):
     endpoint_gid: str
     status: EndpointStatus
     circuit: CircuitOut
+    alerts: list[RaisedAlertOut]
     window: Window
     total: AttemptStatsOut = Field(description="Within the window.")
     errors: list[RecurringErrorOut] = Field(description="Within the window, the most frequent first.")
@@ -174,12 +205,14 @@ class EndpointHealthOut(HealthOut):
     series: list[BucketOut] = Field(description="The window in steps, oldest first; the last step is not over.")
 
     @classmethod
-    def shown(cls, view: EndpointView, window: Window, found: EndpointHealth) -> Self:
+    def shown(cls, scored: ScoredView, window: Window) -> Self:
+        view, found = scored.view, scored.health
         return cls(
             **HealthOut.of(found.health).model_dump(),
             endpoint_gid=view.endpoint.gid,
             status=status_of(view.circuit.hold),
             circuit=CircuitOut.model_validate(view.circuit, extra="ignore"),
+            alerts=alerts_out(scored.alerts),
             window=window,
             total=AttemptStatsOut.of(found.total),
             errors=[RecurringErrorOut.of(fault) for fault in found.faults],
@@ -195,6 +228,7 @@ class ScoredEndpointOut(HealthOut):
     description: str
     status: EndpointStatus
     circuit: CircuitOut
+    alerts: list[RaisedAlertOut]
     last_hour: AttemptStatsOut
 
     @classmethod
@@ -207,6 +241,7 @@ class ScoredEndpointOut(HealthOut):
             description=scored.endpoint.description,
             status=status_of(scored.circuit.hold),
             circuit=CircuitOut.model_validate(scored.circuit, extra="ignore"),
+            alerts=alerts_out(scored.alerts),
             last_hour=AttemptStatsOut.of(scored.hour),
         )
 

@@ -7,9 +7,9 @@ from fastapi import APIRouter, Response
 from api import problem_types
 from api.dependencies import Paging, Principal, ServicesDep, Store
 from api.idempotency import OnceDep
-from api.problems import documents
-from api.schemas import Gid, ListOf
-from api.tenants.schemas import TenantIn, TenantOut
+from api.problems import documents, invalid, refuse_nulls
+from api.schemas import Gid, ListOf, alerts_of
+from api.tenants.schemas import TenantIn, TenantOut, TenantPatch
 from everhook.storage.tables import Tenant
 
 router = APIRouter(prefix="/tenants", tags=["tenants"])
@@ -41,10 +41,21 @@ async def get_tenant(gid: Gid, services: ServicesDep, store: Store) -> TenantOut
 
 
 @router.patch("/{gid}", responses=documents(problem_types.TENANT_NAME_TAKEN))
-async def rename_tenant(gid: Gid, body: TenantIn, services: ServicesDep, store: Store, caller: Principal) -> TenantOut:
-    """Give a tenant another name. Workflows that are running keep the old name in Temporal."""
+async def update_tenant(
+    gid: Gid, body: TenantPatch, services: ServicesDep, store: Store, caller: Principal
+) -> TenantOut:
+    """Give a tenant another name, or its endpoints other alert settings. Workflows that are running keep the old name
+    in Temporal."""
+    refuse_nulls(body, but={"alerts"})
+    if not body.model_fields_set:
+        raise invalid("name", "is required, unless `alerts` are given")
     async with store.writing() as session:
-        return _shown(await services.tenants.rename(session, caller.actor, gid, body.name))
+        tenant = await services.tenants.get(session, gid)
+        if "alerts" in body.model_fields_set:
+            tenant = await services.tenants.set_alerts(session, caller.actor, gid, alerts_of(body.alerts))
+        if body.name is not None:
+            tenant = await services.tenants.rename(session, caller.actor, gid, body.name)
+        return _shown(tenant)
 
 
 @router.delete(
@@ -57,4 +68,4 @@ async def erase_tenant(gid: Gid, services: ServicesDep, store: Store, caller: Pr
 
 
 def _shown(tenant: Tenant) -> TenantOut:
-    return TenantOut(tenant_gid=tenant.gid, name=tenant.name, created_at=tenant.created_at)
+    return TenantOut(tenant_gid=tenant.gid, name=tenant.name, alerts=tenant.alerts, created_at=tenant.created_at)

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from cli.command import Session, command
 from cli.formatting import age, when
-from cli.options import DEFAULT_LIMIT, Limit, PolicyOptions, Yes, changed
+from cli.options import DEFAULT_LIMIT, CircuitJson, Limit, NoCircuit, PolicyOptions, Yes, changed, circuit_given
 from cli.output import Output, pairs
 from everhook_client import calls
 from everhook_client.models import Channel
@@ -32,9 +32,10 @@ def show_channel(session: Session, name: Name) -> None:
 
 
 @command(app, "create", examples=["channels create orders", "channels create orders --preset patient"])
-def create_channel(session: Session, name: Name, policy: PolicyOptions) -> None:
+def create_channel(session: Session, name: Name, policy: PolicyOptions, circuit: CircuitJson = None) -> None:
     """Create a channel, so that messages can be published to it."""
-    session.out.show(session.api.call(calls.create_channel(changed({"name": name, **policy.given()}))), _card)
+    body = changed({"name": name, **policy.given(), **circuit_given(circuit)})
+    session.out.show(session.api.call(calls.create_channel(body)), _card)
 
 
 @command(app, "update", examples=["channels update orders --preset brisk", "channels update orders --no-policy"])
@@ -43,9 +44,12 @@ def update_channel(
     name: Name,
     policy: PolicyOptions,
     no_policy: Annotated[bool, typer.Option("--no-policy", help="Use the default policy.")] = False,
+    circuit: CircuitJson = None,
+    no_circuit: NoCircuit = False,
 ) -> None:
-    """Change the policy. Rounds that have started keep theirs."""
-    body = changed({**policy.given(), **({"policy": None} if no_policy else {})})
+    """Change the policy or the circuit settings. Rounds that have started keep their policy."""
+    cleared = {name: None for name, clear in (("policy", no_policy), ("circuit", no_circuit)) if clear}
+    body = changed({**policy.given(), **circuit_given(circuit), **cleared})
     session.out.show(session.api.call(calls.update_channel(name, body)), _card)
 
 
@@ -67,7 +71,14 @@ def _table(out: Output, channels: list[Channel]) -> Table | str:
 
 
 def _card(channel: Channel) -> Table:
-    return pairs([("name", channel["name"]), ("policy", _policy(channel)), ("created", when(channel["createdAt"]))])
+    return pairs(
+        [
+            ("name", channel["name"]),
+            ("policy", _policy(channel)),
+            ("circuit settings", json.dumps(channel["circuit"]) if channel["circuit"] is not None else None),
+            ("created", when(channel["createdAt"])),
+        ]
+    )
 
 
 def _policy(channel: Channel) -> str:

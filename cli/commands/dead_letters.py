@@ -15,7 +15,19 @@ from cli.command import Session, command
 from cli.errors import UsageError
 from cli.following import show_delivery
 from cli.formatting import age, last_response
-from cli.options import DEFAULT_LIMIT, ChannelNames, EndpointRefs, EventTypes, Limit, Reason, Since, Tenants, Until, Yes
+from cli.options import (
+    DEFAULT_LIMIT,
+    ChannelNames,
+    EndpointRefs,
+    EventTypes,
+    Limit,
+    Reason,
+    Since,
+    Subscriptions,
+    Tenants,
+    Until,
+    Yes,
+)
 from cli.output import Output, lines, pretty_json
 from everhook.contracts import DeadLetterReason
 from everhook_client import calls
@@ -74,9 +86,12 @@ class BulkOptions:
 
 
 @command(app, "list", examples=["dead-letters list", f"dead-letters list --endpoint {ENDPOINT} --status-code 401"])
-def list_dead_letters(session: Session, selection: Selection, limit: Limit = DEFAULT_LIMIT) -> None:
+def list_dead_letters(
+    session: Session, selection: Selection, subscription: Subscriptions = None, limit: Limit = DEFAULT_LIMIT
+) -> None:
     """List dead letters, the newest message first. --since and --until limit the time of dead-lettering."""
-    found = list(session.api.items(calls.list_dead_letters(**selection.given()), limit))
+    chosen = calls.list_dead_letters(subscription_gid=subscription, **selection.given())
+    found = list(session.api.items(chosen, limit))
     session.out.show(found, lambda letters: _table(session.out, letters))
 
 

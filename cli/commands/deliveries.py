@@ -14,7 +14,17 @@ from cli.api_client.client import Api
 from cli.command import Session, command
 from cli.following import TERMINAL, conclude, show_delivery
 from cli.formatting import age, clock, last_response, when
-from cli.options import DEFAULT_LIMIT, ChannelNames, EndpointRefs, EventTypes, Limit, Since, Tenants, Until
+from cli.options import (
+    DEFAULT_LIMIT,
+    ChannelNames,
+    EndpointRefs,
+    EventTypes,
+    Limit,
+    Since,
+    Subscriptions,
+    Tenants,
+    Until,
+)
 from cli.output import Output, lines, pairs, pretty_json
 from cli.terminal_states import state
 from cli.terminal_text import printable
@@ -40,6 +50,7 @@ class Selection:
 
     status: Annotated[list[DeliveryStatus] | None, typer.Option(help="In this state; can be repeated.")] = None
     endpoint: EndpointRefs = None
+    subscription: Subscriptions = None
     message: Annotated[list[str] | None, typer.Option(help="Of one message: its gid (msg_…); can be repeated.")] = None
     channel: ChannelNames = None
     type: EventTypes = None
@@ -50,7 +61,7 @@ class Selection:
         return {_NAMES.get(name, name): value for name, value in vars(self).items()}
 
 
-_NAMES = {"endpoint": "endpoint_gid", "message": "message_gid"}
+_NAMES = {"endpoint": "endpoint_gid", "message": "message_gid", "subscription": "subscription_gid"}
 
 
 @command(

@@ -16,14 +16,34 @@ from cli.command import Session, command
 from cli.errors import UsageError
 from cli.following import conclude, show_delivery, wait_for_end
 from cli.formatting import age, when
-from cli.options import DEFAULT_LIMIT, Events, Limit, PolicyOptions, Tenants, Yes, changed, json_object, read_text
+from cli.options import (
+    DEFAULT_LIMIT,
+    CircuitJson,
+    Events,
+    Limit,
+    NoCircuit,
+    PolicyOptions,
+    Tenants,
+    Yes,
+    changed,
+    circuit_given,
+    json_object,
+    read_text,
+)
 from cli.output import Output, pairs
 from cli.terminal_states import state
 from cli.terminal_text import printable
 from everhook.delivery.body_formats import BodyFormat
 from everhook_client import calls
 from everhook_client.calls import Call
-from everhook_client.models import Endpoint, EndpointCreated, HandlerOptions, SecretRotated, SecretRotation
+from everhook_client.models import (
+    Endpoint,
+    EndpointAuth,
+    EndpointCreated,
+    HandlerOptions,
+    SecretRotated,
+    SecretRotation,
+)
 
 app = typer.Typer(help="Where your customers receive: URLs, and queues that they pull from.", no_args_is_help=True)
 
@@ -47,6 +67,10 @@ class Settings:
 
     description: Annotated[str | None, typer.Option(help="A description for people.")] = None
     rate_limit: Annotated[float | None, typer.Option(help="Maximum number of requests per second.")] = None
+    circuit: CircuitJson = None
+    alerts: Annotated[
+        str | None, typer.Option(help='Alert settings as JSON, such as {"successRateBelow": 0.95, "minAttempts": 50}.')
+    ] = None
     signatures: Annotated[
         list[str] | None,
         typer.Option(
@@ -62,20 +86,31 @@ class Settings:
     tls_ca: Annotated[Path | None, typer.Option(help="A PEM file of authorities to trust.")] = None
     tls_certificate: Annotated[Path | None, typer.Option(help="A PEM file: the client certificate.")] = None
     tls_key: Annotated[Path | None, typer.Option(help="A PEM file: the key of the client certificate.")] = None
+    auth_file: Annotated[
+        Path | None,
+        typer.Option(help="A file (`-`: standard input) with `auth` as a JSON object: how requests authenticate."),
+    ] = None
 
     def given(self) -> dict[str, Any]:
         """Fields of a request, without those that were not given."""
         body = {
             "description": self.description,
             "rateLimit": self.rate_limit,
+            **circuit_given(self.circuit),
+            "alerts": json_object("--alerts", self.alerts) if self.alerts is not None else None,
             "signatures": self.signatures or None,
             "format": self.format,
             "headers": dict(map(_header, self.headers)) if self.headers else None,
             "metadata": json_object("--metadata", self.metadata) if self.metadata is not None else None,
             "ed25519": self.ed25519,
             "tls": self._tls(),
+            "auth": self._auth(),
         }
         return {name: value for name, value in body.items() if value is not None}
+
+    def _auth(self) -> dict[str, Any] | None:
+        """From a file, so that no secret is among the arguments of a process."""
+        return json_object("--auth-file", read_text("--auth-file", self.auth_file)) if self.auth_file else None
 
     def _tls(self) -> dict[str, str] | None:
         files = {"ca": self.tls_ca, "clientCertificate": self.tls_certificate, "clientKey": self.tls_key}
@@ -127,7 +162,11 @@ def create_endpoint(
         int | None, typer.Option(help="Of a queue: how long a consumer has a message; 60 by default.")
     ] = None,
     max_in_flight: Annotated[
-        int | None, typer.Option(help="Of a queue: how many messages all consumers together may have; 1000 by default.")
+        int | None,
+        typer.Option(
+            help="How many requests are made to a URL at a time; of a queue: how many messages all consumers together "
+            "may have, 1000 by default."
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of --mode inbox: what people see.")] = None,
     assignee: Annotated[
@@ -139,6 +178,7 @@ def create_endpoint(
     handler_file: Annotated[
         Path | None, typer.Option(help="The same from a file (`-`: standard input), for one that holds a secret URL.")
     ] = None,
+    paused: Annotated[bool, typer.Option("--paused", help="Send nothing to it until `resume`.")] = False,
 ) -> None:
     """Create an endpoint and, with --channel or --event, its first subscription. The secret is shown only once."""
     if mode is not Mode.HTTP and (at or url):
@@ -151,7 +191,7 @@ def create_endpoint(
         raise UsageError("give the endpoint's URL, once: everhook endpoints create https://… --channel orders")
     options = {
         "leaseSeconds": lease_seconds,
-        "maxInFlight": max_in_flight,
+        "maxInFlight": max_in_flight if mode in (Mode.POLL, Mode.STREAM) else None,
         "name": name,
         "task": {"assignees": assignee} if assignee else None,
         "handler": json_object("--handler", handler) if handler is not None else None,
@@ -160,6 +200,8 @@ def create_endpoint(
         "url": at or url,
         "mode": mode if mode is not Mode.HTTP else None,
         "options": {name: value for name, value in options.items() if value is not None} or None,
+        "maxInFlight": max_in_flight if mode not in (Mode.POLL, Mode.STREAM) else None,
+        "paused": paused or None,
         "channel": channel,
         "events": events or None,
         "tenant": tenant,
@@ -183,13 +225,21 @@ def update_endpoint(
     url: Annotated[str | None, typer.Option(help="The new URL.")] = None,
     no_policy: Annotated[bool, typer.Option("--no-policy", help="Use the channel's policy.")] = False,
     no_rate_limit: Annotated[bool, typer.Option("--no-rate-limit", help="Remove the rate limit.")] = False,
+    max_in_flight: Annotated[int | None, typer.Option(help="How many requests are made to its URL at a time.")] = None,
+    no_max_in_flight: Annotated[bool, typer.Option("--no-max-in-flight", help="Remove that limit.")] = False,
+    no_circuit: NoCircuit = False,
+    no_alerts: Annotated[bool, typer.Option("--no-alerts", help="Remove its alert settings.")] = False,
     no_tls: Annotated[bool, typer.Option("--no-tls", help="Remove its certificates.")] = False,
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="Remove its authentication.")] = False,
 ) -> None:
     """Change an endpoint. Options that are not given stay unchanged."""
-    cleared = {"policy": no_policy, "rateLimit": no_rate_limit, "tls": no_tls}
+    cleared = {"policy": no_policy, "circuit": no_circuit, "rateLimit": no_rate_limit, "tls": no_tls, "auth": no_auth}
+    cleared |= {"maxInFlight": no_max_in_flight, "alerts": no_alerts}
     body = {**settings.given(), **policy.given(), **{name: None for name, clear in cleared.items() if clear}}
     if url is not None:
         body["url"] = url
+    if max_in_flight is not None:
+        body["maxInFlight"] = max_in_flight
     session.out.show(session.api.call(calls.update_endpoint(gid, changed(body))), _card)
 
 
@@ -288,15 +338,26 @@ def _card(endpoint: Endpoint) -> Table:
             ("state", _with(state(endpoint["status"]), endpoint["statusReason"])),
             ("circuit", _with(state(circuit["state"]), _failing(endpoint))),
             ("policy", json.dumps(endpoint["policy"]) if endpoint["policy"] is not None else "the channel's"),
+            ("circuit settings", json.dumps(circuit["settings"]) if circuit["settings"] is not None else None),
+            ("alert settings", json.dumps(endpoint["alerts"]) if endpoint["alerts"] is not None else None),
+            ("requests at a time", str(endpoint["maxInFlight"]) if endpoint["maxInFlight"] is not None else None),
             ("rate limit", f"{endpoint['rateLimit']:g} a second" if endpoint["rateLimit"] is not None else None),
             ("signatures", " ".join(endpoint["signatures"])),
             ("public keys", " ".join(key["publicKey"] for key in endpoint["publicKeys"])),
             ("format", endpoint["format"]),
-            ("headers", "  ".join(f"{name}: {value}" for name, value in endpoint["headers"].items())),
+            ("headers", "  ".join(endpoint["headers"])),
+            ("auth", _auth(endpoint["auth"])),
             ("metadata", json.dumps(endpoint["metadata"]) if endpoint["metadata"] else None),
             ("created", when(endpoint["createdAt"])),
         ]
     )
+
+
+def _auth(auth: EndpointAuth | None) -> str | None:
+    """How requests authenticate: `basic, username everhook`."""
+    if auth is None:
+        return None
+    return ", ".join([auth["type"], *(f"{name} {value}" for name, value in auth.items() if name != "type")])
 
 
 def _what_it_has(mode: Mode) -> str:

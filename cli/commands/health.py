@@ -20,6 +20,7 @@ from everhook_client.models import (
     AttemptStats,
     EndpointHealth,
     Overview,
+    RaisedAlert,
     RecurringError,
     ScoreComponent,
     ScoredEndpoint,
@@ -70,7 +71,9 @@ def _overview(out: Output, overview: Overview) -> RenderableType:
 
 
 def _endpoints(out: Output, endpoints: Sequence[ScoredEndpoint]) -> RenderableType:
-    rows = out.table("score", "state", "endpoint", "tenant", "success 1h", "reason", "url", wide=["tenant", "url"])
+    rows = out.table(
+        "score", "state", "endpoint", "tenant", "success 1h", "alerts", "reason", "url", wide=["tenant", "url"]
+    )
     for one in endpoints:
         rows.add(
             score=_score(one["score"], one["level"]),
@@ -78,6 +81,7 @@ def _endpoints(out: Output, endpoints: Sequence[ScoredEndpoint]) -> RenderableTy
             endpoint=one["endpointGid"],
             tenant=one["tenant"],
             success_1h=_rate(one["lastHour"]),
+            alerts=", ".join(alert["alert"] for alert in one["alerts"]),
             reason=_worst_part(one["parts"]),
             url=one["url"],
         )
@@ -94,6 +98,7 @@ def _one(out: Output, health: EndpointHealth) -> RenderableType:
             ("health", _score(health["score"], health["level"])),
             ("state", _state(health["status"], circuit["state"])),
             ("failing since", age(circuit["failingSince"])),
+            ("alerts", "; ".join(map(_alert, health["alerts"]))),
             (f"success {health['window']}", f"{_rate(health['total'])} of {health['total']['attempts']:,} attempts"),
             ("attempts", bars(attempts, max(attempts, default=0))),
             ("failures", bars(failures, max(attempts, default=0))),
@@ -124,6 +129,10 @@ def _errors(out: Output, errors: Sequence[RecurringError], *, across: bool) -> R
 def bars(counts: Sequence[int], top: int) -> str:
     """One character per count, its height relative to `top`; a dot for zero."""
     return "".join(BARS[(len(BARS) - 1) * count // top] if count else NO_BAR for count in counts)
+
+
+def _alert(alert: RaisedAlert) -> str:
+    return f"{alert['alert']} {alert['value']:g} since {age(alert['since'])}, limit {alert['threshold']:g}"
 
 
 def _score(score: int, level: str) -> Text:

@@ -176,9 +176,11 @@ async def _reencrypt(settings: "Settings", keyring: "KeyRing", out: Output) -> i
     """Encrypt all secrets with the newest key and print a summary; returns how many are left with an older key."""
     from cli.context import opened_database
     from everhook.storage.encryption import count_outdated, reencrypt
+    from everhook.storage.header_encryption import encrypt_plain_headers
 
     done, unopened = 0, Counter[str]()
     async with opened_database(settings) as database:
+        done += sum([count async for count in encrypt_plain_headers(database, keyring)])
         with out.progress() as progress:
             task = progress.add_task("encrypting", total=await count_outdated(database, keyring))
             async for batch in reencrypt(database, keyring):

@@ -19,6 +19,7 @@ from everhook.endpoints import store as endpoints
 from everhook.settings import Settings
 from everhook.storage.encryption import census
 from everhook.storage.engine import Database, is_unavailable, reason
+from everhook.storage.header_encryption import count_plain_headers
 from everhook.storage.keyring import KeyRing
 from everhook.storage.migrate import alembic_config
 from everhook.storage.tables import Delivery, Endpoint
@@ -118,6 +119,9 @@ async def _master_keys(database: Database, settings: Settings) -> Finding:
         return wrong(name, f"{found.undecrypted.total():,} of {found.total:,} secrets cannot be decrypted; {why}", fix)
     if found.outdated:
         detail = f"{found.outdated:,} of {found.total:,} secrets are encrypted with an older key"
+        return warning(name, detail, "everhook keys rotate-master")
+    if plain := await count_plain_headers(database):
+        detail = f"the custom headers of {plain:,} endpoints are not encrypted yet; workers do so within the hour"
         return warning(name, detail, "everhook keys rotate-master")
     return ok(name, f"the newest decrypts all {found.total:,} secrets")
 

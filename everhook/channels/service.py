@@ -1,10 +1,11 @@
-"""Use cases of channels. All of them need the database alone, so they take a session."""
+"""Use cases of channels. Those that take a session need the database alone."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from everhook.audit.store import Actor, record_audit
 from everhook.channels import store as channels
+from everhook.circuit.announcer import CircuitAnnouncer
 from everhook.errors import ChannelExists, ChannelInUse, InvalidField, NotFound
 from everhook.notifications.events import RESERVED, is_reserved
 from everhook.publishing.gates import NO_INBOX, parse_gates
@@ -15,7 +16,11 @@ from everhook.storage.tables import Channel
 
 
 class ChannelService:
-    """Policies and gates are as requests spell them; None: the default policy, no gates. Channels have no tenant."""
+    """Policies, gates and circuit settings are as requests spell them; None: the default policy, no gates, the settings
+    of the environment. Channels have no tenant."""
+
+    def __init__(self, announcer: CircuitAnnouncer) -> None:
+        self._announcer = announcer
 
     async def create(
         self,
@@ -24,14 +29,17 @@ class ChannelService:
         name: str,
         policy: dict[str, Any] | None,
         gates: Sequence[Any] | None = None,
+        circuit: dict[str, Any] | None = None,
     ) -> Channel:
         """Raises InvalidField for a reserved name and wrong gates, and ChannelExists."""
         if is_reserved(name):
             raise InvalidField("name", f"may not begin with {RESERVED}: such channels are Everhook's own")
-        channel = await channels.create(session, name, policy, await _checked(session, gates))
+        channel = await channels.create(session, name, policy, await _checked(session, gates), circuit)
         if channel is None:
             raise ChannelExists(f"There is a channel {name} already.")
-        detail = {"policy": channel.policy} | ({"gates": _inboxes(channel)} if channel.gates else {})
+        detail: dict[str, Any] = {"policy": channel.policy}
+        detail |= {"gates": _inboxes(channel)} if channel.gates else {}
+        detail |= {"circuit": circuit} if circuit else {}
         record_audit(session, actor, "channel.created", channel.name, detail=detail)
         return channel
 
@@ -61,6 +69,18 @@ class ChannelService:
         await channels.set_gates(session, channel, await _checked(session, gates))
         record_audit(session, actor, "channel.changed", name, detail={"gates": _inboxes(channel)})
         return channel
+
+    async def set_circuit(self, session: Session, actor: Actor, name: str, circuit: dict[str, Any] | None) -> Channel:
+        """Set the circuit settings of the endpoints that subscribe to a channel. Call `circuit_changed` after the
+        commit. Raises NotFound."""
+        channel = await self.get(session, name)
+        await channels.set_circuit(session, channel, circuit)
+        record_audit(session, actor, "channel.changed", name, detail={"circuit": channel.circuit})
+        return channel
+
+    def circuit_changed(self, name: str) -> None:
+        """Announce changed circuit settings to the circuits, in the background."""
+        self._announcer.channel_changed(name)
 
     async def delete(self, session: Session, actor: Actor, name: str) -> None:
         """Deliveries that were accepted before go on. Raises NotFound, and ChannelInUse where subscriptions lead from

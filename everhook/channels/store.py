@@ -14,12 +14,16 @@ from everhook.storage.tables import Channel, Subscription, now
 
 
 async def create(
-    session: AsyncSession, name: str, policy: dict[str, Any] | None, gates: list[dict[str, Any]] | None = None
+    session: AsyncSession,
+    name: str,
+    policy: dict[str, Any] | None,
+    gates: list[dict[str, Any]] | None = None,
+    circuit: dict[str, Any] | None = None,
 ) -> Channel | None:
     """The new channel; None if the name is taken."""
     connection = await session.connection()
     statement = insert_ignoring(connection, Channel, "name").returning(col(Channel.name))
-    row = {"name": name, "policy": policy, "gates": gates, "routes_version": 0, "created_at": now()}
+    row = {"name": name, "policy": policy, "gates": gates, "circuit": circuit, "routes_version": 0, "created_at": now()}
     created = (await session.execute(statement.values(row))).one_or_none()
     if created is None:
         return None
@@ -50,6 +54,12 @@ async def set_policy(session: AsyncSession, channel: Channel, policy: dict[str, 
     session.add(channel)
     await session.flush()
     await bump(session, channel.name)
+
+
+async def set_circuit(session: AsyncSession, channel: Channel, circuit: dict[str, Any] | None) -> None:
+    channel.circuit = circuit
+    session.add(channel)
+    await session.flush()
 
 
 async def remove(session: AsyncSession, name: str) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 from temporalio.client import Client, WithStartWorkflowOperation
 from temporalio.common import Priority, SearchAttributePair, TypedSearchAttributes, WorkflowIDConflictPolicy
+from temporalio.service import RPCError, RPCStatusCode
 
 from everhook.circuit.machine import Circuit, CircuitPolicy, CircuitState
 from everhook.contracts import ENDPOINT_WORKFLOW, EndpointInput, OutcomeReport, TaskQueue
@@ -23,6 +24,11 @@ class CircuitClient:
         self._client = client
         self._policy = policy
 
+    @property
+    def defaults(self) -> CircuitPolicy:
+        """The settings of the environment."""
+        return self._policy
+
     async def report(self, endpoint_gid: str, tenant: str, report: OutcomeReport) -> None:
         """Report outcomes to an endpoint's workflow. An empty report only wakes it."""
         await self._client.start_workflow(
@@ -38,6 +44,16 @@ class CircuitClient:
             start_signal_args=[report],
             rpc_timeout=RPC_TIMEOUT,
         )
+
+    async def settings_changed(self, endpoint_gid: str) -> None:
+        """Have an endpoint's workflow load its circuit settings again. One that does not run loads them when it
+        starts."""
+        handle = self._client.get_workflow_handle(endpoint_workflow_id(endpoint_gid))
+        try:
+            await handle.signal("settings_changed", rpc_timeout=RPC_TIMEOUT)
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
 
     async def command(self, endpoint_gid: str, tenant: str, update: str, *args: Any) -> Circuit:
         """Execute an operator's update. Returns the circuit after it, which is already in the database."""

@@ -113,6 +113,19 @@ def await_traffic(circuit: Circuit, now: datetime, policy: CircuitPolicy) -> Cir
     return replace(circuit, until=now + policy.cooldown_max)
 
 
+def shorten(circuit: Circuit, now: datetime, policy: CircuitPolicy) -> Circuit:
+    """Apply a changed policy to the current wait: it ends no later than one that begins now would. A wait is never
+    lengthened."""
+    if circuit.until is None:
+        return circuit
+    longest = policy.cooldown_max
+    if circuit.state is CircuitState.OPEN:
+        longest = _cooldown(policy, circuit.openings - 1) * (1 + policy.jitter)
+    if circuit.until <= now + longest:
+        return circuit
+    return replace(circuit, until=now + longest, version=circuit.version + 1)
+
+
 def trip(circuit: Circuit, now: datetime, policy: CircuitPolicy, draw: float) -> Circuit:
     """Open the circuit by hand."""
     return _open(replace(circuit, version=circuit.version + 1), now, policy, draw)
@@ -152,13 +165,16 @@ def enable(circuit: Circuit) -> Circuit:
 
 
 def _open(circuit: Circuit, now: datetime, policy: CircuitPolicy, draw: float) -> Circuit:
-    cooldown = min(policy.cooldown * 2 ** min(circuit.openings, 32), policy.cooldown_max)
     return replace(
         circuit,
         state=CircuitState.OPEN,
         openings=circuit.openings + 1,
-        until=now + cooldown * (1 + policy.jitter * draw),
+        until=now + _cooldown(policy, circuit.openings) * (1 + policy.jitter * draw),
     )
+
+
+def _cooldown(policy: CircuitPolicy, relapses: int) -> timedelta:
+    return min(policy.cooldown * (1 << max(0, min(relapses, 32))), policy.cooldown_max)
 
 
 def _closed(circuit: Circuit) -> Circuit:

@@ -1,6 +1,6 @@
 """The circuits in the database: written by the endpoint workflows only, read by publishers and senders."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,13 +11,16 @@ from sqlmodel import col
 
 from everhook.circuit.machine import Circuit, CircuitState, Hold
 from everhook.contracts import DeliveryStatus
+from everhook.delivery.limits import queue_limit
 from everhook.notifications.events import EventKind
 from everhook.storage.event_outbox import record_event
 from everhook.storage.statements import table_of
 from everhook.storage.tables import (
+    Channel,
     CircuitRow,
     Delivery,
     Endpoint,
+    Subscription,
     Tenant,
     now,
 )
@@ -25,7 +28,7 @@ from everhook.storage.tables import (
 
 @dataclass(frozen=True)
 class EndpointState:
-    """What decides about the next delivery to an endpoint: its version, its rate limit, and its circuit.
+    """What decides about the next delivery to an endpoint: its version, its limits, and its circuit.
 
     `failures` are those in a row that the circuit counts now. `probe_until` is when the claim on the one probe of a
     half-open circuit ends.
@@ -37,6 +40,12 @@ class EndpointState:
     failures: int
     probe_until: datetime | None
     rate_limit: float | None
+    max_in_flight: int | None = None
+
+    @property
+    def queue_limit(self) -> float | None:
+        """The rate limit that workflows know."""
+        return queue_limit(self.rate_limit, self.max_in_flight)
 
     @property
     def sends(self) -> bool:
@@ -87,6 +96,7 @@ _STATES: Select[*tuple[Any, ...]] = (
         col(CircuitRow.failures),
         col(CircuitRow.probe_until),
         col(Endpoint.rate_limit),
+        col(Endpoint.max_in_flight),
     )
     .join(Endpoint, col(Endpoint.gid) == col(CircuitRow.endpoint_gid))
     .where(col(CircuitRow.endpoint_gid).in_(bindparam("gids", expanding=True)))
@@ -103,6 +113,37 @@ async def load_circuit(session: AsyncSession, endpoint_gid: str) -> Circuit | No
     )
     row = result.scalar_one_or_none()
     return as_circuit(row) if row is not None else None
+
+
+async def circuit_specs(session: AsyncSession, endpoint_gid: str) -> Sequence[Mapping[str, Any] | None]:
+    """The circuit settings that apply to an endpoint, the most specific last: those of the channels that it subscribes
+    to, of which the oldest subscription decides, and its own."""
+    channels = await session.execute(
+        select(col(Channel.circuit))
+        .join(Subscription, col(Subscription.channel) == col(Channel.name))
+        .where(
+            col(Subscription.endpoint_gid) == endpoint_gid,
+            col(Subscription.enabled).is_(True),
+            col(Channel.circuit).is_not(None),
+        )
+        .order_by(col(Subscription.gid).desc())
+    )
+    own = await session.execute(select(col(Endpoint.circuit)).where(col(Endpoint.gid) == endpoint_gid))
+    return [*channels.scalars(), own.scalar_one_or_none()]
+
+
+async def endpoints_with_workflow(connection: AsyncConnection, channel: str, after: str, limit: int) -> Sequence[str]:
+    """Endpoints that subscribe to a channel and whose circuit has changed once, so that a workflow holds it: their gids
+    after `after`, in order."""
+    rows = await connection.execute(
+        select(col(CircuitRow.endpoint_gid))
+        .distinct()
+        .join(Subscription, col(Subscription.endpoint_gid) == col(CircuitRow.endpoint_gid))
+        .where(col(Subscription.channel) == channel, col(CircuitRow.version) > 0, col(CircuitRow.endpoint_gid) > after)
+        .order_by(col(CircuitRow.endpoint_gid))
+        .limit(limit)
+    )
+    return [row[0] for row in rows]
 
 
 def as_circuit(row: CircuitRow) -> Circuit:

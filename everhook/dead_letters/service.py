@@ -54,11 +54,13 @@ BULK_ACTIONS = {Decision.REPLAY: "dead_letters.replayed", Decision.DISCARD: "dea
 @dataclass(frozen=True)
 class DeadLetterQuery:
     """Which dead letters: every part given must hold, by any of its values. `tenants` are names, `endpoints` gids or
-    parts of URLs or descriptions. `since` and `until` bound the time of dead-lettering: from, and before."""
+    parts of URLs or descriptions, `subscriptions` gids, for lists only. `since` and `until` bound the time of
+    dead-lettering: from, and before."""
 
     tenants: Sequence[str] | None = None
     channels: Sequence[str] | None = None
     endpoints: Sequence[str] | None = None
+    subscriptions: Sequence[str] | None = None
     types: Sequence[str] | None = None
     reasons: Sequence[DeadLetterReason] | None = None
     status_codes: Sequence[int] | None = None
@@ -204,6 +206,7 @@ async def _chosen(session: Session, query: DeadLetterQuery) -> DeadLetterFilter:
         tenant_gid=await _tenant_gids(session, query.tenants) or ((own,) if own is not None else None),
         channel=any_of(query.channels),
         endpoint_gid=await chosen_endpoints(session, query.endpoints),
+        subscription_gid=any_of(query.subscriptions),
         event_type=any_of(query.types),
         reason=any_of(query.reasons),
         status_code=any_of(query.status_codes),

@@ -23,6 +23,7 @@ class DeadLetterFilter:
     tenant_gid: tuple[str, ...] | None = None
     channel: tuple[str, ...] | None = None
     endpoint_gid: tuple[str, ...] | None = None
+    subscription_gid: tuple[str, ...] | None = None
     event_type: tuple[str, ...] | None = None
     reason: tuple[DeadLetterReason, ...] | None = None
     status_code: tuple[int, ...] | None = None
@@ -37,6 +38,7 @@ class DeadLetterFilter:
             *one_of(col(Delivery.tenant_gid), self.tenant_gid),
             *one_of(col(Delivery.channel), self.channel),
             *one_of(col(Delivery.endpoint_gid), self.endpoint_gid),
+            *one_of(col(Delivery.subscription_gid), self.subscription_gid),
             *one_of(col(Delivery.event_type), self.event_type),
             *one_of(col(Delivery.reason), self.reason),
             *one_of(col(Delivery.last_status_code), self.status_code),

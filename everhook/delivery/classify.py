@@ -33,7 +33,8 @@ def classify(
 ) -> Classification:
     """Classify one attempt: an HTTP `status`, or a `failure` if there was no response.
 
-    `retry_statuses` are those that the policy adds. A 429 is retried with or without `Retry-After`.
+    `retry_statuses` are those that the policy adds: statuses, or classes (4 is `4xx`). A 429 is retried with or without
+    `Retry-After`.
     """
     if status is None:
         if failure is FailureCode.BLOCKED:
@@ -47,6 +48,6 @@ def classify(
         return Classification(Verdict.RETRY, healthy=False)
     if status == GONE:
         return Classification(Verdict.REJECTED, DeadLetterReason.REJECTED, healthy=True, gone=True)
-    if status < 400 or status == TOO_MANY_REQUESTS or status in retry_statuses:
+    if status < 400 or status == TOO_MANY_REQUESTS or status in retry_statuses or status // 100 in retry_statuses:
         return Classification(Verdict.RETRY, healthy=True)
     return Classification(Verdict.REJECTED, DeadLetterReason.REJECTED, healthy=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Result, select
+from sqlalchemy import ColumnElement, Result, Select, bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
@@ -17,6 +17,7 @@ from everhook.contracts import (
     PreviousAttempt,
     Verdict,
 )
+from everhook.delivery.limits import queue_limit
 from everhook.delivery.policy import DeliveryPolicy, one_attempt, resolve
 from everhook.publishing.routing import Route
 from everhook.settings import Settings
@@ -83,37 +84,41 @@ async def load_inputs(
     Deliveries of a tenant that is being erased are left out: their workflows were terminated and must not be started
     again.
     """
-    rows: Result[Any] = await connection.execute(
-        select(
-            col(Delivery.gid),
-            col(Delivery.message_gid),
-            col(Delivery.endpoint_gid),
-            col(Delivery.channel),
-            col(Delivery.event_type),
-            col(Delivery.status),
-            col(Delivery.round),
-            col(Delivery.attempts),
-            col(Delivery.reason),
-            col(Delivery.dead_lettered_at),
-            col(Delivery.last_status_code),
-            col(Delivery.last_error),
-            col(Delivery.due_at),
-            col(Delivery.parked_at),
-            col(Delivery.single_attempt),
-            col(Tenant.name).label("tenant"),
-            col(Channel.policy).label("channel_policy"),
-            col(Endpoint.policy).label("endpoint_policy"),
-            col(Endpoint.rate_limit),
-            col(Endpoint.mode),
-        )
-        .join(Endpoint, col(Endpoint.gid) == col(Delivery.endpoint_gid))
-        .join(Tenant, col(Tenant.gid) == col(Delivery.tenant_gid))
-        .outerjoin(Channel, col(Channel.name) == col(Delivery.channel))
-        .where(col(Tenant.erasing_since).is_(None), *where)
-        .order_by(col(Delivery.gid).desc() if newest_first else col(Delivery.gid))
-        .limit(limit)
-    )
+    statement = _INPUTS.where(*where).order_by(col(Delivery.gid).desc() if newest_first else col(Delivery.gid))
+    rows: Result[Any] = await connection.execute(statement.limit(limit))
     return [_input(row, defaults) for row in rows]
+
+
+_INPUTS: Select[*tuple[Any, ...]] = (
+    select(
+        col(Delivery.gid),
+        col(Delivery.message_gid),
+        col(Delivery.endpoint_gid),
+        col(Delivery.channel),
+        col(Delivery.event_type),
+        col(Delivery.status),
+        col(Delivery.round),
+        col(Delivery.attempts),
+        col(Delivery.reason),
+        col(Delivery.dead_lettered_at),
+        col(Delivery.last_status_code),
+        col(Delivery.last_error),
+        col(Delivery.due_at),
+        col(Delivery.parked_at),
+        col(Delivery.single_attempt),
+        col(Tenant.name).label("tenant"),
+        col(Channel.policy).label("channel_policy"),
+        col(Endpoint.policy).label("endpoint_policy"),
+        col(Endpoint.rate_limit),
+        col(Endpoint.max_in_flight),
+        col(Endpoint.mode),
+    )
+    .join(Endpoint, col(Endpoint.gid) == col(Delivery.endpoint_gid))
+    .join(Tenant, col(Tenant.gid) == col(Delivery.tenant_gid))
+    .outerjoin(Channel, col(Channel.name) == col(Delivery.channel))
+    .where(col(Tenant.erasing_since).is_(None))
+)
+_INPUTS_OF = _INPUTS.where(col(Delivery.gid).in_(bindparam("gids", expanding=True))).order_by(col(Delivery.gid))
 
 
 async def load_delivered(
@@ -146,7 +151,8 @@ async def load_inputs_of(
     connection: AsyncConnection, defaults: InputDefaults, delivery_gids: Sequence[str]
 ) -> list[DeliveryInput]:
     """The inputs of these deliveries, oldest first."""
-    return await load_inputs(connection, defaults, [col(Delivery.gid).in_(delivery_gids)], len(delivery_gids))
+    rows: Result[Any] = await connection.execute(_INPUTS_OF, {"gids": list(delivery_gids)})
+    return [_input(row, defaults) for row in rows]
 
 
 async def load_dead_letters(
@@ -174,7 +180,7 @@ def _input(row: Any, defaults: InputDefaults) -> DeliveryInput:
         channel=row.channel,
         event_type=row.event_type,
         policy=one_attempt(policy) if row.single_attempt else policy,
-        rate_limit=row.rate_limit,
+        rate_limit=queue_limit(row.rate_limit, row.max_in_flight),
         mode=row.mode,
         round=row.round,
         attempt=_attempt(row.status, row.attempts),

@@ -29,6 +29,9 @@ PATIENT = tuple(
 BRISK = tuple(timedelta(seconds=s) for s in (1, 5, 15, 30, 60))
 """Six attempts within two minutes."""
 
+STATUS_CLASSES = {"4xx": 4, "5xx": 5}
+"""Classes of statuses, and the numbers that stand for them in a resolved policy."""
+
 PRESETS = {"documented": DOCUMENTED, "patient": PATIENT, "brisk": BRISK}
 
 
@@ -48,7 +51,7 @@ class RetryPlan:
 
 @dataclass(frozen=True)
 class DeliveryPolicy:
-    """A resolved policy. `len(delays) + 1` attempts make a round."""
+    """A resolved policy. `len(delays) + 1` attempts make a round. `retry_statuses` below 10 are classes: 4 is `4xx`."""
 
     delays: tuple[timedelta, ...] = DOCUMENTED
     jitter: float = 0.1
@@ -96,7 +99,7 @@ class PolicySpec(TypedDict, total=False):
     jitter: float
     timeoutSeconds: float
     maxWindowSeconds: float
-    retryStatuses: list[int]
+    retryStatuses: list[int | str]
 
 
 SCHEDULE_KEYS = ("preset", "delaysSeconds", "exponential")
@@ -117,7 +120,7 @@ def resolve(*specs: Mapping[str, Any] | None) -> DeliveryPolicy:
         jitter=merged.get("jitter", default.jitter),
         timeout=timedelta(seconds=merged.get("timeoutSeconds", default.timeout.total_seconds())),
         max_window=timedelta(seconds=merged.get("maxWindowSeconds", default.max_window.total_seconds())),
-        retry_statuses=tuple(merged.get("retryStatuses", default.retry_statuses)),
+        retry_statuses=tuple(STATUS_CLASSES.get(each, each) for each in merged.get("retryStatuses", ())),
     )
 
 

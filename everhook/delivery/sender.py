@@ -31,6 +31,7 @@ from everhook.contracts import (
     PreviousAttempt,
     Verdict,
 )
+from everhook.delivery.authorized import AuthorizedClient
 from everhook.delivery.body_formats import Content, render
 from everhook.delivery.classify import RETRY_AFTER_STATUSES, Classification, classify
 from everhook.delivery.fitness import EndpointFitness
@@ -39,6 +40,8 @@ from everhook.delivery.pacing import MISSES, Pacer
 from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.delivery.send_times_store import SendTimes
 from everhook.delivery.snapshot_store import DeliverySnapshot, Destination, DestinationCache, SnapshotLoader
+from everhook.delivery.turns import TurnQueue
+from everhook.delivery.turns_store import Turns
 from everhook.egress import EgressClient, Exchange, LocalError, UnsendableRequest
 from everhook.ids import Kind, new_gid
 from everhook.observability import tracing
@@ -61,6 +64,9 @@ RELOAD_S = 0.05
 """An attempt that waited for a send time loads its endpoint again this long before it sends."""
 
 PROBE_LEASE_MARGIN = timedelta(seconds=30)
+
+TURN_MARGIN = timedelta(seconds=30)
+"""What a request may take beyond its timeout: its send time, recording it, and differences of clocks."""
 
 MAX_FAULTS_REMEMBERED = 10_000
 
@@ -113,21 +119,48 @@ class Sender:
         self._recorder = recorder
         self._issuers = issuers
         self._egress = egress
+        self._authorized = AuthorizedClient(egress)
         self._reporter = reporter
         self._fitness = fitness
         self._under_way: dict[tuple[str, int, int], asyncio.Task[PreviousAttempt]] = {}
         self._snapshots = SnapshotLoader(database)
         self._destinations = DestinationCache(database, keyring)
         self._pacer = Pacer(SendTimes(database))
+        self._turns = TurnQueue(Turns(database))
         self._faults: LRUCache[str, str] = LRUCache(MAX_FAULTS_REMEMBERED)
 
     async def attempt(self, input: AttemptInput, tries: int = 1) -> AttemptOutcome:
         """Make an attempt that a workflow requested, for the `tries`-th time. Returns once it is recorded.
 
         An attempt that is recorded already is not made again: its response to Temporal was lost. Raises an error with a
-        retry delay if the endpoint's rate limit does not allow a request soon.
+        retry delay if the endpoint's limits do not allow a request soon.
         """
         ready = await self._ready(input)
+        if isinstance(ready, AttemptOutcome) or (at_once := ready[1].max_in_flight) is None:
+            return await self._paced(input, ready, tries)
+        began = time.monotonic()
+        lease = input.timeout + TURN_MARGIN
+        waits = input.rate_limit is not None  # only on the queue for limited endpoints
+        turn = await self._turns.take(input.endpoint_gid, at_once, lease, tries, waits=waits)
+        try:
+            if time.monotonic() - began > RELOAD_S:
+                ready = await self._ready(input)
+            return await self._paced(input, ready, tries)
+        finally:
+            under_way = self._under_way.get((input.delivery_gid, input.round, input.number))
+            if under_way is None:
+                await self._turns.give_back(turn)
+            else:  # this call was cancelled, and its request goes on
+                under_way.add_done_callback(lambda _: self._turns.give_back_soon(turn))
+
+    async def close(self) -> None:
+        """Finish what goes on after the last attempt."""
+        await self._turns.close()
+
+    async def _paced(
+        self, input: AttemptInput, ready: "tuple[DeliverySnapshot, Destination] | AttemptOutcome", tries: int
+    ) -> AttemptOutcome:
+        """Make the attempt at a time that the endpoint's rate limit allows."""
         misses = 0
         while not isinstance(ready, AttemptOutcome) and (limit := ready[1].rate_limit) is not None:
             send_at = await self._pacer.reserve(input.endpoint_gid, limit, tries)
@@ -174,9 +207,9 @@ class Sender:
 
     async def first_attempt(self, input: AttemptInput, snapshot: DeliverySnapshot) -> PreviousAttempt | None:
         """Make the first attempt of a delivery that has no workflow yet. The caller has it in memory and has checked
-        that the circuit is closed. None if nothing was sent, because the endpoint was deleted or has a rate limit."""
+        that the circuit is closed. None if nothing was sent, because the endpoint was deleted or has a limit."""
         destination = await self._destinations.get(input.endpoint_gid, snapshot.endpoint_version)
-        if destination.deleted or destination.rate_limit is not None:
+        if destination.deleted or destination.queue_limit is not None:
             return None
         return await self._finish(input, snapshot, destination, before_workflow=True)
 
@@ -297,9 +330,7 @@ class Sender:
                 made = await self._handled(input, snapshot, destination)
             else:
                 headers, body = _request(input, snapshot, destination, attempt_gid, moment, span)
-                exchange = await self._egress.post(
-                    destination.url, headers, body, input.timeout, destination.tls, destination.tenant_gid
-                )
+                exchange = await self._post(destination, headers, body, input.timeout)
                 classification = classify(exchange.status, exchange.failure, retry_statuses=input.retry_statuses)
                 made = Made(headers, body, exchange, classification)
         except Exception as error:
@@ -309,6 +340,13 @@ class Sender:
             return Made(headers, body, exchange, classify(exchange.status, exchange.failure))
         self._faults.pop(input.endpoint_gid, None)
         return made
+
+    async def _post(
+        self, destination: Destination, headers: Sequence[tuple[str, str]], body: bytes, timeout: timedelta
+    ) -> Exchange:
+        if destination.auth is not None:
+            return await self._authorized.post(destination, destination.auth, headers, body, timeout)
+        return await self._egress.post(destination.url, headers, body, timeout, destination.tls, destination.tenant_gid)
 
     async def _handled(self, input: AttemptInput, snapshot: DeliverySnapshot, destination: Destination) -> Made:
         if self._handlers is None:
@@ -373,9 +411,9 @@ class Sender:
 def _with_limit(outcome: AttemptOutcome, input: AttemptInput, destination: Destination) -> AttemptOutcome:
     """Add the endpoint's rate limit to the outcome if it differs from the workflow's: it decides the next attempt's
     queue."""
-    if destination.rate_limit == input.rate_limit:
+    if destination.queue_limit == input.rate_limit:
         return outcome
-    return replace(outcome, new_rate_limit=NewRateLimit(destination.rate_limit))
+    return replace(outcome, new_rate_limit=NewRateLimit(destination.queue_limit))
 
 
 def _known_outcome(input: AttemptInput, snapshot: DeliverySnapshot) -> AttemptOutcome | None:
@@ -537,15 +575,18 @@ def _error(exchange: Exchange, classification: Classification) -> str | None:
 
 def _transcript(exchange: Exchange, destination: Destination, request_headers: Sequence[tuple[str, str]]) -> Transcript:
     """The transcript of an exchange. NUL is removed, because PostgreSQL cannot store it in text. The values of the
-    endpoint's own headers are left out: they may hold credentials."""
+    endpoint's own headers, and of the one that `auth` adds, are left out: they hold credentials."""
     own = destination.headers if request_headers else ()
     sent = request_headers[: len(request_headers) - len(own)]
+    secret = [name for name, _ in own]
+    if destination.auth is not None and request_headers:
+        secret.append(destination.auth.header_name)
     return Transcript(
         detail=exchange.detail.replace("\0", "") or None,
         headers=tuple((name.replace("\0", ""), value.replace("\0", "")) for name, value in exchange.headers),
         body=exchange.body if _has_responded(exchange) else None,
         url=destination.url,
-        request_headers=(*sent, *((name, "(kept secret)") for name, _ in own)),
+        request_headers=(*sent, *((name, "(kept secret)") for name in secret)),
     )
 
 

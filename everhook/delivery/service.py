@@ -20,7 +20,7 @@ from everhook.delivery.inputs_store import InputDefaults, load_input
 from everhook.delivery.policy import DeliveryPolicy
 from everhook.delivery.starts import delivery_state, wake_delivery
 from everhook.delivery.store import DeliveryFilter
-from everhook.endpoints.choice import chosen_endpoints
+from everhook.endpoints.choice import chosen_endpoints, endpoints_subscribed
 from everhook.errors import BodyUnavailable, InvalidField, NoAttemptDue, NotFound
 from everhook.pulling.queue_store import make_available
 from everhook.storage.engine import Database, Session
@@ -37,10 +37,12 @@ ITS_GROUP = "those before it in its group"
 @dataclass(frozen=True)
 class DeliveryQuery:
     """Which deliveries: every part given must hold, by any of its values. `tenants` are names, `endpoints` gids or
-    parts of URLs or descriptions. `since` and `until` bound the time of acceptance: from, and before."""
+    parts of URLs or descriptions, `subscriptions` gids. `since` and `until` bound the time of acceptance: from,
+    and before."""
 
     tenants: Sequence[str] | None = None
     endpoints: Sequence[str] | None = None
+    subscriptions: Sequence[str] | None = None
     messages: Sequence[str] | None = None
     channels: Sequence[str] | None = None
     types: Sequence[str] | None = None
@@ -84,10 +86,14 @@ class DeliveryService:
 
     async def page(self, session: Session, query: DeliveryQuery, *, after: str | None, limit: int) -> Page[Delivery]:
         """Newest first. Raises InvalidField for an endpoint that is not clear."""
+        endpoints = await chosen_endpoints(session, query.endpoints)
+        if query.subscriptions and not endpoints:  # there is an index on endpoints, and none on subscriptions
+            endpoints = await endpoints_subscribed(session, query.subscriptions)
         chosen = DeliveryFilter(
             tenant_gid=await tenants.chosen_gids(session, query.tenants),
             message_gid=any_of(query.messages),
-            endpoint_gid=await chosen_endpoints(session, query.endpoints),
+            endpoint_gid=endpoints,
+            subscription_gid=any_of(query.subscriptions),
             channel=any_of(query.channels),
             event_type=any_of(query.types),
             status=any_of(query.statuses),

@@ -15,7 +15,9 @@ from sqlmodel import col
 
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import TERMINAL_STATUSES, DeliveryMode, DeliveryStatus, Verdict
+from everhook.credentials.auth import EndpointAuth
 from everhook.delivery.body_formats import BodyFormat
+from everhook.delivery.limits import queue_limit
 from everhook.egress import TlsExtras
 from everhook.errors import InvalidField
 from everhook.internal.options import Handler, parse_handler
@@ -24,8 +26,9 @@ from everhook.signing import secrets_store as secrets
 from everhook.signing.schemes import SignatureScheme
 from everhook.signing.secrets_store import SigningKeys
 from everhook.storage.batching import BatchExecutor
-from everhook.storage.encryption import ENDPOINT_TLS_KEY
+from everhook.storage.encryption import ENDPOINT_AUTH, ENDPOINT_TLS_KEY
 from everhook.storage.engine import Database
+from everhook.storage.header_encryption import header_values
 from everhook.storage.keyring import DecryptionError, KeyRing
 from everhook.storage.tables import Attempt, CircuitRow, Delivery, Endpoint, Message, Tenant
 
@@ -89,24 +92,32 @@ class Destination:
     """An endpoint as senders need it.
 
     `fault` says why nothing can be sent to it: a secret cannot be decrypted. `rate_limit` is in requests per second;
-    None means no limit. The secrets of a `deleted` endpoint are deleted, so nothing can be signed for it. `handler`: it
-    has the mode `internal`; then `url` is what attempts and receipts name in place of a URL. `metadata_headers`: the
-    metadata of messages is sent as headers, too.
+    None means no limit. `max_in_flight` is the number of requests at a time. The secrets of a `deleted` endpoint are
+    deleted, so nothing can be signed for it. `handler`: it has the mode `internal`; then `url` is what attempts and
+    receipts name in place of a URL. `metadata_headers`: the metadata of messages is sent as headers,
+    too.
     """
 
     url: str
     tenant_gid: str
     tenant: str
     format: BodyFormat
-    headers: tuple[tuple[str, str], ...]
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
     schemes: frozenset[SignatureScheme]
     keys: SigningKeys = field(repr=False)
     tls: TlsExtras | None = None
+    auth: EndpointAuth | None = None
     fault: str | None = None
     deleted: bool = False
     rate_limit: float | None = None
+    max_in_flight: int | None = None
     handler: Handler | None = None
     metadata_headers: bool = False
+
+    @property
+    def queue_limit(self) -> float | None:
+        """The rate limit that workflows know."""
+        return queue_limit(self.rate_limit, self.max_in_flight)
 
     def live_keys(self, moment: datetime) -> list[bytes]:
         """The HMAC keys that sign at this moment, newest first."""
@@ -215,12 +226,16 @@ async def _load_destination(connection: AsyncConnection, keyring: KeyRing, endpo
                 col(Tenant.name).label("tenant"),
                 col(Endpoint.format),
                 col(Endpoint.headers),
+                col(Endpoint.header_values),
+                col(Endpoint.auth),
+                col(Endpoint.auth_secret),
                 col(Endpoint.signatures),
                 col(Endpoint.tls_ca),
                 col(Endpoint.tls_certificate),
                 col(Endpoint.tls_key),
                 col(Endpoint.deleted_at),
                 col(Endpoint.rate_limit),
+                col(Endpoint.max_in_flight),
                 col(Endpoint.mode),
                 col(Endpoint.options),
             )
@@ -238,6 +253,7 @@ async def _load_destination(connection: AsyncConnection, keyring: KeyRing, endpo
         keys=SigningKeys((), ()),
         deleted=endpoint.deleted_at is not None,
         rate_limit=endpoint.rate_limit,
+        max_in_flight=endpoint.max_in_flight,
         metadata_headers=bool(endpoint.options.get("metadataHeaders")),
     )
     try:
@@ -246,14 +262,15 @@ async def _load_destination(connection: AsyncConnection, keyring: KeyRing, endpo
             return replace(destination, url=handler.place, handler=handler)
         return replace(
             destination,
-            headers=tuple(endpoint.headers.items()),
+            headers=tuple(header_values(keyring, endpoint_gid, endpoint.headers, endpoint.header_values).items()),
             schemes=frozenset(SignatureScheme(scheme) for scheme in endpoint.signatures),
             keys=await secrets.signing_keys(connection, keyring, endpoint_gid),
             tls=_tls(keyring, endpoint_gid, endpoint),
+            auth=_auth(keyring, endpoint_gid, endpoint),
         )
     except DecryptionError as error:
         return replace(destination, fault=f"a secret cannot be decrypted: {error}")
-    except (ValueError, TypeError, AttributeError, InvalidField) as error:  # their text may hold a secret
+    except (ValueError, TypeError, AttributeError, KeyError, InvalidField) as error:  # their text may hold a secret
         return replace(destination, fault=f"the stored endpoint cannot be used ({type(error).__name__})")
 
 
@@ -270,6 +287,13 @@ def _tls(keyring: KeyRing, endpoint_gid: str, row: Row[*tuple[Any, ...]]) -> Tls
     key = ENDPOINT_TLS_KEY.decrypt(keyring, row.tls_key, endpoint_gid) if row.tls_key is not None else None
     extras = TlsExtras(row.tls_ca, row.tls_certificate, key)
     return extras if extras != TlsExtras() else None
+
+
+def _auth(keyring: KeyRing, endpoint_gid: str, row: Row[*tuple[Any, ...]]) -> EndpointAuth | None:
+    """None for a deleted endpoint, too: its secret is deleted."""
+    if row.auth is None or row.auth_secret is None:
+        return None
+    return EndpointAuth.stored(row.auth, ENDPOINT_AUTH.decrypt(keyring, row.auth_secret, endpoint_gid))
 
 
 async def load_receipt_context(connection: AsyncConnection, delivery_gid: str) -> ReceiptContext | None:

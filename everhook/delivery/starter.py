@@ -136,7 +136,7 @@ class Starter:
         """The input with the endpoint's current rate limit, which decides the queue of the first attempt. After an
         attempt, its outcome has the current limit."""
         state = await self._states.get(delivery.endpoint_gid) if delivery.previous is None else None
-        return delivery if state is None else replace(delivery, rate_limit=state.rate_limit)
+        return delivery if state is None else replace(delivery, rate_limit=state.queue_limit)
 
     async def _accept_again(self, delivery: DeliveryInput) -> bool:
         """Whether a parked delivery could be changed back to accepted, by compare-and-set. If not, its release has

@@ -179,6 +179,7 @@ class DeliveryFilter:
     tenant_gid: str | tuple[str, ...] | None = None
     message_gid: str | tuple[str, ...] | None = None
     endpoint_gid: str | tuple[str, ...] | None = None
+    subscription_gid: str | tuple[str, ...] | None = None
     channel: str | tuple[str, ...] | None = None
     event_type: str | tuple[str, ...] | None = None
     status: DeliveryStatus | tuple[DeliveryStatus, ...] | None = None
@@ -203,6 +204,7 @@ async def page(session: AsyncSession, chosen: DeliveryFilter, *, after: str | No
         (Delivery.tenant_gid, chosen.tenant_gid),
         (Delivery.message_gid, chosen.message_gid),
         (Delivery.endpoint_gid, chosen.endpoint_gid),
+        (Delivery.subscription_gid, chosen.subscription_gid),
         (Delivery.channel, chosen.channel),
         (Delivery.event_type, chosen.event_type),
     ):

@@ -15,11 +15,9 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from everhook.contracts import TaskQueue
+from everhook.delivery.limits import UNLIMITED
 from everhook.delivery.rate_limits_store import rate_limits
 from everhook.storage.engine import Database
-
-UNLIMITED = 1_000.0
-"""The weight of an endpoint without a limit: the highest possible limit."""
 
 MAX_OVERRIDES = 1_000
 """The server's default for `matching.maxFairnessKeyWeightOverrides`, and the maximum of one request."""

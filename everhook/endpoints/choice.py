@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from everhook.endpoints import list_store as endpoint_list
+from everhook.endpoints import subscriptions_store as subscriptions
 from everhook.errors import InvalidField
 from everhook.ids import Kind, is_gid
 from everhook.storage.engine import Session
@@ -33,6 +34,16 @@ async def chosen_endpoint(session: Session, wanted: str) -> str:
             raise InvalidField(FIELD, "there is no endpoint with this gid, or with this in its URL or description")
         case several:
             raise _ambiguous([f"{endpoint.gid} {endpoint.url}" for endpoint in several])
+
+
+async def endpoints_subscribed(session: Session, subscription_gids: Sequence[str]) -> tuple[str, ...]:
+    """The endpoints of these subscriptions. Raises InvalidField for a subscription that does not exist."""
+    found = await subscriptions.endpoints_of(session, subscription_gids)
+    for gid in subscription_gids:
+        if gid not in found:
+            problem = f"there is no subscription {gid}; if it was deleted, give {FIELD} as well"
+            raise InvalidField("subscriptionGid", problem)
+    return tuple(sorted(set(found.values())))
 
 
 def _ambiguous(several: list[str]) -> InvalidField:

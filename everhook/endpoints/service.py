@@ -18,15 +18,20 @@ from temporalio.service import RPCError
 
 from everhook.audit.store import Actor, on_record, record_audit
 from everhook.channels import store as channels
+from everhook.circuit.announcer import CircuitAnnouncer
 from everhook.circuit.client import CircuitClient
+from everhook.circuit.machine import CircuitPolicy, Hold
+from everhook.circuit.spec import resolve
+from everhook.circuit.store import circuit_specs
 from everhook.contracts import DeliveryMode
+from everhook.credentials.auth import AuthType, EndpointAuth, check_one_each, parse_auth
+from everhook.credentials.headers import check_custom_headers
 from everhook.delivery.body_formats import BodyFormat
 from everhook.delivery.dispatcher import Dispatcher
 from everhook.delivery.weights import apply_limit
 from everhook.egress import EgressClient, LocalError, TlsExtras, TlsRefused, UrlRefused
 from everhook.endpoints import store as endpoints
 from everhook.endpoints import subscriptions_store as subscriptions
-from everhook.endpoints.headers import check_custom_headers
 from everhook.endpoints.quotas_store import Quotas
 from everhook.endpoints.sample import sample_message
 from everhook.endpoints.store import EndpointView, route_to
@@ -34,6 +39,7 @@ from everhook.errors import InvalidField, NotFound, NotPulled, Unavailable
 from everhook.inbox.store import open_deliveries
 from everhook.inbox.tasks import parse_spec
 from everhook.internal.options import HandlerKind, check_domains, masked_url, parse_handler
+from everhook.notifications.events import EventKind
 from everhook.ordering.store import recheck_groups
 from everhook.publishing.routing import Route
 from everhook.publishing.store import Accepted, Acceptor
@@ -43,7 +49,9 @@ from everhook.pulling.service import pull_options
 from everhook.signing import secrets_store as secrets
 from everhook.signing.schemes import DEFAULT_SCHEMES, SignatureScheme, new_secret
 from everhook.storage.engine import Session
-from everhook.storage.keyring import KeyRing
+from everhook.storage.event_outbox import record_event
+from everhook.storage.header_encryption import header_columns, header_values
+from everhook.storage.keyring import DecryptionError, KeyRing
 from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Endpoint, OnGroupFailure, Subscription, now
 from everhook.storage.tenant_scope import TenantScope, tenant_bound
 from everhook.tenants import store as tenants
@@ -78,37 +86,46 @@ _ACTIONS: Mapping[EndpointCommand, str] = {
 
 
 class EndpointChanges(TypedDict, total=False):
-    """New values of settings; settings that are absent stay as they are. `policy` is as a request spells it."""
+    """New values of settings; settings that are absent stay as they are. `policy`, `circuit` and `alerts` are as a
+    request spells them. A header whose value is None keeps the value that it has."""
 
     url: str
     description: str
     policy: dict[str, Any] | None
+    circuit: dict[str, Any] | None
+    alerts: dict[str, Any] | None
     rate_limit: float | None
+    max_in_flight: int | None
     signatures: Sequence[SignatureScheme]
     format: BodyFormat
-    headers: Mapping[str, str]
+    headers: Mapping[str, str | None]
     metadata: Mapping[str, Any]
     ed25519: bool
     tls: TlsExtras | None
+    auth: Mapping[str, str] | None
     options: Mapping[str, Any] | None
     on_group_failure: OnGroupFailure
 
 
 @dataclass(frozen=True)
 class EndpointSettings:
-    """All settings of an endpoint that can be changed later. `rate_limit` is in requests a second. `options` are those
-    of the mode, as the API spells them."""
+    """All settings of an endpoint that can be changed later. `rate_limit` is in requests a second, `max_in_flight` the
+    number of requests at a time. `auth` and `options` (those of the mode) are as the API spells them."""
 
     url: str | None = None
     description: str = ""
     policy: dict[str, Any] | None = None
+    circuit: dict[str, Any] | None = None
+    alerts: dict[str, Any] | None = None
     rate_limit: float | None = None
+    max_in_flight: int | None = None
     signatures: Sequence[SignatureScheme] = DEFAULT_SCHEMES
     format: BodyFormat = BodyFormat.ENVELOPE
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     ed25519: bool = False
     tls: TlsExtras | None = None
+    auth: Mapping[str, str] | None = field(default=None, repr=False)
     options: Mapping[str, Any] | None = None
     on_group_failure: OnGroupFailure = OnGroupFailure.CONTINUE
 
@@ -117,13 +134,15 @@ class EndpointSettings:
 class NewEndpoint(EndpointSettings):
     """`mode` cannot be changed later.
 
-    `channel` or `events` add a first subscription. `tenant` is a name or a gid; `secret` None: generate one."""
+    `channel` or `events` add a first subscription. `tenant` is a name or a gid; `secret` None: generate one. `paused`:
+    nothing is sent to it until it is resumed."""
 
     mode: DeliveryMode = DeliveryMode.HTTP
     channel: str | None = None
     events: Sequence[str] | None = None
     tenant: str | None = None
     secret: str | None = field(default=None, repr=False)
+    paused: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,8 +150,9 @@ class CheckedEndpoint:
     """A new endpoint whose settings were found to be usable. `columns` are those of its row."""
 
     new: NewEndpoint
-    columns: Mapping[str, Any]
+    columns: Mapping[str, Any] = field(repr=False)
     handler_url: str | None = field(default=None, repr=False)
+    auth: EndpointAuth | None = None
 
 
 @dataclass(frozen=True)
@@ -174,6 +194,7 @@ class EndpointService:
         acceptor: Acceptor,
         dispatcher: Dispatcher,
         circuits: CircuitClient,
+        announcer: CircuitAnnouncer,
         temporal: Client,
         mail_domains: Sequence[str] | None = None,
     ) -> None:
@@ -185,6 +206,7 @@ class EndpointService:
         self._acceptor = acceptor
         self._dispatcher = dispatcher
         self._circuits = circuits
+        self._announcer = announcer
         self._temporal = temporal
 
     async def check(self, new: NewEndpoint, tenant_gid: str | None = None) -> CheckedEndpoint:
@@ -196,7 +218,10 @@ class EndpointService:
         settings: EndpointChanges = {
             "description": new.description,
             "policy": new.policy,
+            "circuit": new.circuit,
+            "alerts": new.alerts,
             "rate_limit": new.rate_limit,
+            "max_in_flight": new.max_in_flight,
             "signatures": new.signatures,
             "format": new.format,
             "headers": new.headers,
@@ -212,8 +237,18 @@ class EndpointService:
         if new.mode is DeliveryMode.INTERNAL:
             columns["options"], handler_url = await self._checked_handler(new.options or {}, owner)
         await check_tls(self._egress, new.tls)
+        auth = await self._checked_auth(new.auth, owner)
+        check_one_each(auth.shown() if auth is not None else None, new.headers, changed="auth")
         _check_ed25519(new.signatures, on=new.ed25519, name="ed25519")
-        return CheckedEndpoint(new, {"url": "", **columns, "mode": new.mode}, handler_url)
+        return CheckedEndpoint(new, {"url": "", **columns, "mode": new.mode}, handler_url, auth)
+
+    async def _checked_auth(self, given: Mapping[str, str] | None, owner: str) -> EndpointAuth | None:
+        """`auth` whose token URL, if it has one, may be called. Raises InvalidField and Unavailable."""
+        auth = parse_auth(given) if given is not None else None
+        if auth is None or auth.type is not AuthType.OAUTH2:
+            return auth
+        url = await _checked_url(self._egress, auth.parts["tokenUrl"], owner, "auth.tokenUrl")
+        return replace(auth, parts={**auth.parts, "tokenUrl": url})
 
     async def _checked_handler(
         self, options: Mapping[str, Any], owner: str, before: Mapping[str, Any] | None = None
@@ -241,7 +276,14 @@ class EndpointService:
         tenant_gid = await _owner(session, new.tenant)
         endpoint = Endpoint(tenant_gid=tenant_gid, **checked.columns)
         secret = await endpoints.create(
-            session, self._keyring, endpoint, tls=new.tls, ed25519=new.ed25519, secret=new.secret
+            session,
+            self._keyring,
+            endpoint,
+            tls=new.tls,
+            auth=checked.auth,
+            ed25519=new.ed25519,
+            secret=new.secret,
+            hold=Hold.PAUSED if new.paused else None,
         )
         if checked.handler_url is not None:
             await secrets.set_handler_url(session, self._keyring, endpoint.gid, checked.handler_url)
@@ -252,7 +294,19 @@ class EndpointService:
             )
             await subscriptions.create(session, subscription, self._quotas)
             subscription_gid = subscription.gid
-        detail = {"subscriptionGid": subscription_gid, "channel": channel.name if channel is not None else None}
+        detail: dict[str, Any] = {
+            "subscriptionGid": subscription_gid,
+            "channel": channel.name if channel is not None else None,
+        }
+        if new.paused:
+            detail["paused"] = True
+            record_event(
+                session,
+                EventKind.ENDPOINT_PAUSED,
+                tenant_gid=tenant_gid,
+                endpoint_gid=endpoint.gid,
+                data={"failures": 0, "openings": 0, "reason": ""},
+            )
         _record(session, actor, "endpoint.created", endpoint, detail)
         return CreatedEndpoint(await self.get(session, endpoint.gid), subscription_gid, secret)
 
@@ -285,14 +339,16 @@ class EndpointService:
         if "tls" in changes:
             await check_tls(self._egress, changes["tls"])
             columns |= endpoints.tls_columns(self._keyring, gid, changes["tls"])
+        auth = await self._checked_auth(changes.get("auth"), owner)
         async with scope.writing() as session:
             view = await self.get(session, gid, for_change=True)
+            columns |= self._credential_columns(view.endpoint, changes, auth)
             _check_ed25519_change(view, changes)
             if "ed25519" in changes:
                 await secrets.set_ed25519(session, self._keyring, gid, on=changes["ed25519"])
             if handler_url is not None:
                 await secrets.set_handler_url(session, self._keyring, gid, handler_url)
-            old_limit = view.endpoint.rate_limit
+            old_limit, old_circuit = view.endpoint.rate_limit, view.endpoint.circuit
             await endpoints.change(session, view.endpoint, columns)
             if changes.get("on_group_failure") is OnGroupFailure.CONTINUE:
                 await recheck_groups(await session.connection(), gid)
@@ -301,7 +357,43 @@ class EndpointService:
             view = await self.get(session, gid)
         if view.endpoint.rate_limit != old_limit:
             await self._apply_limit(gid, view.endpoint.rate_limit)
+        if view.endpoint.circuit != old_circuit:
+            await self._announcer.endpoint_changed(gid)
         return view
+
+    def _credential_columns(
+        self, endpoint: Endpoint, changes: EndpointChanges, auth: EndpointAuth | None
+    ) -> dict[str, Any]:
+        """New headers and a new `auth` as the row holds them. Raises InvalidField."""
+        columns: dict[str, Any] = {}
+        if "headers" in changes:
+            columns |= self._header_columns(endpoint, changes["headers"])
+        if "auth" in changes:
+            columns |= endpoints.auth_columns(self._keyring, endpoint.gid, auth)
+        if columns:
+            shown, headers = columns.get("auth", endpoint.auth), columns.get("headers", endpoint.headers)
+            check_one_each(shown, headers, changed="auth" if "auth" in changes else "headers")
+        return columns
+
+    def _header_columns(self, endpoint: Endpoint, given: Mapping[str, str | None]) -> dict[str, Any]:
+        """New headers as the row holds them. Raises InvalidField where there is no value to keep."""
+        headers = {name: value for name, value in given.items() if value is not None}
+        kept = [name for name in given if name not in headers]
+        if kept:
+            headers |= self._kept_values(endpoint, kept)
+        check_custom_headers(headers, kept)
+        return header_columns(self._keyring, endpoint.gid, {name: headers[name] for name in given})
+
+    def _kept_values(self, endpoint: Endpoint, names: Collection[str]) -> dict[str, str]:
+        try:
+            stored = header_values(self._keyring, endpoint.gid, endpoint.headers, endpoint.header_values)
+        except DecryptionError as error:
+            raise InvalidField("headers", "a value cannot be decrypted; give new ones") from error
+        values = {name.lower(): value for name, value in stored.items()}
+        for name in names:
+            if name.lower() not in values:
+                raise InvalidField(f"headers.{name[:100]}", "has no value that could be kept: the endpoint lacks it")
+        return {name: values[name.lower()] for name in names}
 
     async def delete(self, scope: TenantScope, actor: Actor, gid: str) -> None:
         """Delete an endpoint with its subscriptions and secrets. Its open deliveries are dead-lettered when they take
@@ -351,11 +443,18 @@ class EndpointService:
 
     async def pulled(self, session: Session, gid: str) -> PulledEndpoint:
         """An endpoint whose deliveries are pulled. Raises NotFound, and NotPulled for one that receives otherwise."""
-        view = await self.get(session, gid)
-        row = view.endpoint
+        row = await endpoints.receiving(session, gid)
+        if row is None:
+            raise NotFound("endpoint", gid)
         if not row.mode.is_pulled:
             raise NotPulled(f"{gid} receives in the mode {row.mode}: its deliveries cannot be pulled.")
-        return PulledEndpoint(row.gid, row.tenant_gid, view.tenant, **pull_options(row.options))
+        threshold = (row.circuit or {}).get("failureThreshold")
+        options = pull_options(row.options)
+        return PulledEndpoint(gid, row.tenant_gid, row.tenant, failure_threshold=threshold, **options)
+
+    async def circuit_policy(self, session: Session, gid: str) -> CircuitPolicy:
+        """The circuit settings that apply to an endpoint: those of the environment, of its channels and its own."""
+        return resolve(self._circuits.defaults, *await circuit_specs(session, gid))
 
     async def can_be_pulled(self, session: Session, gid: str) -> bool:
         """Whether an endpoint and its tenant still exist; those of a tenant that is being erased do not."""
@@ -381,8 +480,13 @@ class EndpointService:
             log.warning("an endpoint's new rate limit was not applied in Temporal", endpoint_gid=gid, error=str(error))
 
 
-_OF_HTTP = ("url", "rate_limit", "signatures", "format", "headers", "ed25519", "tls", "secret")
+_OF_HTTP = (
+    "url", "rate_limit", "max_in_flight", "signatures", "format", "headers", "ed25519", "tls", "auth", "secret",
+)  # fmt: skip
 """Settings that have a meaning for webhooks only."""
+
+_OF_ATTEMPTS = ("rate_limit", "max_in_flight")
+"""Those of them that have a meaning for internal handlers, too."""
 
 
 def check_mode(mode: DeliveryMode, new: NewEndpoint) -> None:
@@ -394,8 +498,9 @@ def check_mode(mode: DeliveryMode, new: NewEndpoint) -> None:
         return
     plain, new = NewEndpoint(), replace(new, signatures=tuple(new.signatures))
     if mode is DeliveryMode.INTERNAL:
-        plain = replace(plain, rate_limit=new.rate_limit)
+        plain = replace(plain, **{name: getattr(new, name) for name in _OF_ATTEMPTS})
     _refuse_of_http(mode, [name for name in _OF_HTTP if getattr(new, name) != getattr(plain, name)])
+    _check_circuit(mode, new.circuit)
     _check_options(mode, new.options or {})
 
 
@@ -403,8 +508,9 @@ def _check_mode_of_change(mode: DeliveryMode, changes: EndpointChanges) -> None:
     if mode is DeliveryMode.HTTP:
         _check_options(mode, changes.get("options") or {})
         return
-    has_limit = mode is DeliveryMode.INTERNAL
-    _refuse_of_http(mode, [name for name in _OF_HTTP if name in changes and not (has_limit and name == "rate_limit")])
+    allowed = _OF_ATTEMPTS if mode is DeliveryMode.INTERNAL else ()
+    _refuse_of_http(mode, [name for name in _OF_HTTP if name in changes and name not in allowed])
+    _check_circuit(mode, changes.get("circuit"))
     if "options" in changes:
         _check_options(mode, changes["options"] or {})
 
@@ -431,17 +537,23 @@ def _check_options(mode: DeliveryMode, options: Mapping[str, Any]) -> None:
         parse_spec(options.get("task") or {}, "options.task")
 
 
+def _check_circuit(mode: DeliveryMode, circuit: Mapping[str, Any] | None) -> None:
+    """Nothing is sent to an inbox, so its circuit counts no failures."""
+    if circuit is not None and mode is DeliveryMode.INBOX:
+        raise InvalidField("circuit", f"has no meaning for an endpoint of the mode {mode}")
+
+
 def _refuse_of_http(mode: DeliveryMode, given: Sequence[str]) -> None:
     if given:
         raise InvalidField(to_camel(given[0]), f"has no meaning for an endpoint of the mode {mode}")
 
 
 async def checked_settings(egress: EgressClient, changes: EndpointChanges, tenant: str) -> dict[str, Any]:
-    """Settings as columns of the endpoint's row, without `tls` and `ed25519`. What passes can be sent.
+    """Settings as columns of the endpoint's row, without `tls`, `auth` and `ed25519`. What passes can be sent.
 
     Raises InvalidField, and Unavailable where the URL's host could not be looked up.
     """
-    columns: dict[str, Any] = {name: value for name, value in changes.items() if name not in ("tls", "ed25519")}
+    columns: dict[str, Any] = {name: value for name, value in changes.items() if name not in ("tls", "auth", "ed25519")}
     if "options" in changes:
         columns["options"] = changes["options"] or {}
     if "url" in changes:
@@ -449,7 +561,7 @@ async def checked_settings(egress: EgressClient, changes: EndpointChanges, tenan
     if "signatures" in changes:
         columns["signatures"] = list(changes["signatures"])
     if "headers" in changes:
-        check_custom_headers(changes["headers"])
+        check_custom_headers({name: value for name, value in changes["headers"].items() if value is not None})
     if "metadata" in changes:
         columns["details"] = columns.pop("metadata")
     return columns

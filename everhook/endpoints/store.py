@@ -4,11 +4,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, delete, select
+from sqlalchemy import Select, bindparam, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from everhook.circuit.machine import Hold
+from everhook.credentials.auth import EndpointAuth
 from everhook.delivery import policy_history_store as policy_history
+from everhook.delivery.limits import queue_limit
 from everhook.delivery.policy import resolve
 from everhook.egress import TlsExtras
 from everhook.publishing.routes_store import bump_endpoint
@@ -16,10 +19,11 @@ from everhook.publishing.routing import Route
 from everhook.signing import secrets_store as secrets
 from everhook.signing.schemes import new_secret
 from everhook.signing.secrets_store import EndpointPublicKey
-from everhook.storage.encryption import ENDPOINT_TLS_KEY
+from everhook.storage.encryption import ENDPOINT_AUTH, ENDPOINT_TLS_KEY
+from everhook.storage.header_encryption import header_columns
 from everhook.storage.keyring import KeyRing
 from everhook.storage.paging import Page, one_of, page_of
-from everhook.storage.tables import CircuitRow, Endpoint, EndpointSecret, Subscription, Tenant, now
+from everhook.storage.tables import CircuitRow, Endpoint, EndpointAlerts, EndpointSecret, Subscription, Tenant, now
 
 _VIEW: Select[Endpoint, CircuitRow, str] = (
     select(Endpoint, CircuitRow, col(Tenant.name))
@@ -48,7 +52,7 @@ def route_to(view: EndpointView) -> Route:
         events=(),
         filter=None,
         policy=resolve(endpoint.policy),
-        rate_limit=endpoint.rate_limit,
+        rate_limit=queue_limit(endpoint.rate_limit, endpoint.max_in_flight),
         mode=endpoint.mode,
         options=endpoint.options,
     )
@@ -60,23 +64,28 @@ async def create(
     endpoint: Endpoint,
     *,
     tls: TlsExtras | None = None,
+    auth: EndpointAuth | None = None,
     ed25519: bool = False,
     secret: str | None = None,
+    hold: Hold | None = None,
 ) -> str:
-    """Store an endpoint with a closed circuit and `secret`, or a new secret. Returns the secret."""
+    """Store an endpoint with a closed circuit and `secret`, or a new secret. The values of its headers are encrypted.
+    Returns the secret."""
     secret = secret or new_secret()
-    for name, value in tls_columns(keyring, endpoint.gid, tls).items():
+    gid = endpoint.gid
+    encrypted = tls_columns(keyring, gid, tls) | auth_columns(keyring, gid, auth)
+    for name, value in (encrypted | header_columns(keyring, gid, endpoint.headers)).items():
         setattr(endpoint, name, value)
     session.add(endpoint)
     await session.flush()
-    session.add_all([CircuitRow(endpoint_gid=endpoint.gid), secrets.encrypted_secret(keyring, endpoint.gid, secret)])
+    session.add_all([CircuitRow(endpoint_gid=gid, hold=hold), secrets.encrypted_secret(keyring, gid, secret)])
     if ed25519:
-        session.add(secrets.new_key_pair(keyring, endpoint.gid))
+        session.add(secrets.new_key_pair(keyring, gid))
     await session.flush()
     return secret
 
 
-def tls_columns(keyring: KeyRing, gid: str, extras: TlsExtras | None) -> dict[str, str | None]:
+def tls_columns(keyring: KeyRing, gid: str, extras: TlsExtras | None) -> dict[str, Any]:
     """TLS settings as an endpoint's row holds them, with the key encrypted for it."""
     extras = extras or TlsExtras()
     return {
@@ -84,6 +93,13 @@ def tls_columns(keyring: KeyRing, gid: str, extras: TlsExtras | None) -> dict[st
         "tls_certificate": extras.certificate,
         "tls_key": ENDPOINT_TLS_KEY.encrypt(keyring, extras.key, gid) if extras.key is not None else None,
     }
+
+
+def auth_columns(keyring: KeyRing, gid: str, auth: EndpointAuth | None) -> dict[str, Any]:
+    """`auth` as an endpoint's row holds it, with the secret encrypted for it."""
+    if auth is None:
+        return {"auth": None, "auth_secret": None}
+    return {"auth": auth.shown(), "auth_secret": ENDPOINT_AUTH.encrypt(keyring, auth.secret, gid)}
 
 
 async def view(session: AsyncSession, gid: str, *, for_change: bool = False) -> EndpointView | None:
@@ -97,6 +113,25 @@ async def view(session: AsyncSession, gid: str, *, for_change: bool = False) -> 
     endpoint, circuit, tenant = row
     keys = await secrets.public_keys(session, [gid])
     return EndpointView(endpoint, circuit, tenant, keys.get(gid, ()))
+
+
+async def receiving(session: AsyncSession, gid: str) -> Any | None:
+    """What consumers need to know of an endpoint, read for each of their calls: `tenant_gid`, `tenant`, `mode`,
+    `options`, `circuit`. None if there is no such endpoint, or it was deleted."""
+    return (await session.execute(_RECEIVING, {"gid": gid})).one_or_none()
+
+
+_RECEIVING = (
+    select(
+        col(Endpoint.tenant_gid),
+        col(Tenant.name).label("tenant"),
+        col(Endpoint.mode),
+        col(Endpoint.options),
+        col(Endpoint.circuit),
+    )
+    .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
+    .where(col(Endpoint.gid) == bindparam("gid"), col(Endpoint.deleted_at).is_(None))
+)
 
 
 async def deleted(session: AsyncSession, gids: Collection[str]) -> set[str]:
@@ -145,6 +180,8 @@ async def change(session: AsyncSession, endpoint: Endpoint, changes: dict[str, A
 
 
 async def remove(session: AsyncSession, endpoint: Endpoint) -> None:
-    await change(session, endpoint, {"deleted_at": now(), "tls_key": None})
+    secret: dict[str, Any] = {"tls_key": None, "headers": {}, "header_values": None, "auth": None, "auth_secret": None}
+    await change(session, endpoint, {"deleted_at": now(), **secret})
     await session.execute(delete(Subscription).where(col(Subscription.endpoint_gid) == endpoint.gid))
     await session.execute(delete(EndpointSecret).where(col(EndpointSecret.endpoint_gid) == endpoint.gid))
+    await session.execute(delete(EndpointAlerts).where(col(EndpointAlerts.endpoint_gid) == endpoint.gid))

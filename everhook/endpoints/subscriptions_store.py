@@ -1,5 +1,6 @@
 """Subscriptions: each lets an endpoint take the matching messages of a channel."""
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import select
@@ -23,6 +24,14 @@ async def create(session: AsyncSession, subscription: Subscription, quotas: Quot
 
 async def get(session: AsyncSession, gid: str) -> Subscription | None:
     return await session.get(Subscription, gid)
+
+
+async def endpoints_of(session: AsyncSession, gids: Collection[str]) -> dict[str, str]:
+    """The endpoints of those of these subscriptions that exist, by the gids of the subscriptions."""
+    rows = await session.execute(
+        select(col(Subscription.gid), col(Subscription.endpoint_gid)).where(col(Subscription.gid).in_(gids))
+    )
+    return {row[0]: row[1] for row in rows}
 
 
 async def page(

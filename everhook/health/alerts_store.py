@@ -13,6 +13,8 @@ from sqlmodel import col
 from everhook.delivery.store import IS_UNDISPATCHED
 from everhook.health.alerts import AlertRule
 from everhook.health.backlog_store import DEAD, waiting
+from everhook.health.endpoint_alerts import AlertLimits
+from everhook.health.endpoint_alerts_store import EndpointAlertEvaluator
 from everhook.health.score import AttemptStats
 from everhook.health.store import stats_by_endpoint
 from everhook.health.unclaimed_store import report_unclaimed
@@ -26,8 +28,9 @@ CLEARED_BELOW = 0.8
 """The fraction of `raise_at` at which an alert is cleared, where large values are bad."""
 
 
-UNCLAIMED_EVERY_S = 60.0
-"""How often endpoints without consumers are looked for: the query reads all endpoints that are pulled."""
+ENDPOINTS_EVERY_S = 60.0
+"""How often single endpoints are evaluated: the queries read all endpoints that are pulled, and the roll-ups of an
+hour."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,27 @@ class Limits:
         )
 
 
+def endpoint_limits(settings: Settings) -> AlertLimits:
+    """The limits of endpoints that set none."""
+    return AlertLimits(
+        success_rate_below=settings.endpoint_alert_success_rate or None,
+        over=timedelta(minutes=settings.endpoint_alert_minutes),
+        min_attempts=settings.endpoint_alert_attempts,
+        dead_letters_above=settings.endpoint_alert_dead_letters or None,
+        latency_above_ms=settings.endpoint_alert_latency_ms or None,
+    )
+
+
 class AlertEvaluator:
     """Records an event whenever an alert is raised or cleared. The last recorded event is the state, so any process
     can continue from it."""
 
-    def __init__(self, database: Database, limits: Limits) -> None:
+    def __init__(self, database: Database, limits: Limits, of_endpoints: EndpointAlertEvaluator) -> None:
         self._database = database
         self._limits = limits
+        self._of_endpoints = of_endpoints
         self._rules = tuple(_rules(limits))
-        self._next_unclaimed = 0.0
+        self._next_endpoints = 0.0
 
     async def evaluate(self) -> Sequence[EventKind]:
         """Evaluate all rules once. Returns the kinds that were raised or cleared; only those need the writer."""
@@ -77,10 +92,14 @@ class AlertEvaluator:
                 async with self._database.writing() as session:
                     record_event(session, rule.kind, data=_data(rule, transition, value))
                 changed.append(rule.kind)
-        if time.monotonic() >= self._next_unclaimed:
-            self._next_unclaimed = time.monotonic() + UNCLAIMED_EVERY_S
+        if time.monotonic() >= self._next_endpoints:
+            self._next_endpoints = time.monotonic() + ENDPOINTS_EVERY_S
             if await report_unclaimed(self._database):
                 changed.append(EventKind.UNCLAIMED)
+            if await self._of_endpoints.evaluate():
+                changed.append(EventKind.HEALTH_CHANGED)
+        elif self._of_endpoints.is_behind and await self._of_endpoints.evaluate():
+            changed.append(EventKind.HEALTH_CHANGED)
         return changed
 
 

@@ -13,6 +13,8 @@ from sqlmodel import col
 
 from everhook.circuit.store import HELD_OR_NOT_CLOSED
 from everhook.health.backlog_store import COUNT_AT_MOST, Backlog, backlog
+from everhook.health.endpoint_alerts import AlertName, RaisedAlert
+from everhook.health.endpoint_alerts_store import raised_alerts
 from everhook.health.score import DAY, HOUR, AttemptStats, ErrorInterval, Health, Window, score_endpoint
 from everhook.health.store import Bucket, RecurringError, error_intervals, faults, series, stats_by_endpoint
 from everhook.ids import Kind, first_gid_at
@@ -36,6 +38,7 @@ class ScoredEndpoint:
     tenant: str
     health: Health
     hour: AttemptStats
+    alerts: Mapping[AlertName, RaisedAlert]
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,12 @@ async def _worst(
         .where(col(Endpoint.gid).in_(gids))
     )
     found = {row[0].gid: row for row in rows}
-    return [ScoredEndpoint(*found[gid], scores[gid], hour.get(gid, AttemptStats())) for gid in gids if gid in found]
+    raised = await raised_alerts(session, gids)
+    return [
+        ScoredEndpoint(*found[gid], scores[gid], hour.get(gid, AttemptStats()), raised.get(gid, {}))
+        for gid in gids
+        if gid in found
+    ]
 
 
 async def _accepted(session: AsyncSession, since: datetime, tenant_gid: str | None) -> int:

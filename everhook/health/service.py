@@ -1,10 +1,13 @@
 """Use cases of health: the score of one endpoint, and the overview of many."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from everhook.endpoints import store as endpoints
 from everhook.endpoints.store import EndpointView
 from everhook.errors import NotFound
+from everhook.health.endpoint_alerts import AlertName, RaisedAlert
+from everhook.health.endpoint_alerts_store import raised_alerts
 from everhook.health.overview_store import HealthBoard, Overview
 from everhook.health.score import Window
 from everhook.health.store import EndpointHealth, endpoint_health
@@ -16,10 +19,11 @@ from everhook.tenants import store as tenants
 
 @dataclass(frozen=True)
 class ScoredView:
-    """An endpoint with its health within a window."""
+    """An endpoint with its health within a window, and its alerts."""
 
     view: EndpointView
     health: EndpointHealth
+    alerts: Mapping[AlertName, RaisedAlert]
 
 
 class HealthService:
@@ -33,7 +37,8 @@ class HealthService:
         view = await endpoints.view(session, gid)
         if view is None:
             raise NotFound("endpoint", gid)
-        return ScoredView(view, await endpoint_health(session, view.circuit, window, now()))
+        raised = await raised_alerts(session, [gid])
+        return ScoredView(view, await endpoint_health(session, view.circuit, window, now()), raised.get(gid, {}))
 
     async def overview(self, scope: TenantScope, tenant: str | None = None) -> Overview:
         """Of one tenant, or of everything that the scope covers. Raises InvalidField for an unknown tenant."""

@@ -29,6 +29,9 @@ class EventKind(StrEnum):
     ENDPOINT_DISABLED = "endpoint.disabled"
     ENDPOINT_ENABLED = "endpoint.enabled"
     UNCLAIMED = "endpoint.unclaimed"
+    HEALTH_CHANGED = "endpoint.health_changed"
+    ALERT_RAISED = "endpoint.alert_raised"
+    ALERT_CLEARED = "endpoint.alert_cleared"
     DEAD_LETTERED = "delivery.dead_lettered"
     DEAD_LETTERS = "dead_letters.threshold"
     SUCCESS_RATE = "health.success_rate_low"
@@ -43,7 +46,16 @@ class EventKind(StrEnum):
     TASK_EXPIRED = "task.expired"
 
 
-CIRCUIT_KINDS = frozenset({EventKind.CIRCUIT_OPENED, EventKind.CIRCUIT_CLOSED})
+RECURRING_KINDS = frozenset(
+    {
+        EventKind.CIRCUIT_OPENED,
+        EventKind.CIRCUIT_CLOSED,
+        EventKind.HEALTH_CHANGED,
+        EventKind.ALERT_RAISED,
+        EventKind.ALERT_CLEARED,
+    }
+)
+"""Kinds of events that deliveries to an endpoint can cause again and again."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from sqlmodel import col
 
 from everhook.delivery.inputs import NewDelivery
 from everhook.ids import Kind, first_gid_at, new_gid
-from everhook.notifications.events import CIRCUIT_KINDS, EVENTS_CHANNEL, RESERVED, Event, EventKind
+from everhook.notifications.events import EVENTS_CHANNEL, RECURRING_KINDS, RESERVED, Event, EventKind
 from everhook.publishing.routing import Audience
 from everhook.publishing.store import Accepted, Acceptor, Publication
 from everhook.storage.engine import Database
@@ -33,9 +33,9 @@ from everhook.storage.tables import (
 BATCH = 500
 
 ONCE_WITHIN = timedelta(days=1)
-"""How often a circuit event is published about an endpoint that itself receives operational events. Such an event
-causes deliveries that may fail in turn: without this limit, two broken endpoints would generate events about each
-other for ever."""
+"""How often an event of each recurring kind is published about an endpoint that itself receives operational events.
+Such an event causes deliveries that may fail in turn: without this limit, two broken endpoints would generate events
+about each other for ever."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ async def _to_publish(connection: AsyncConnection, events: Sequence[Event]) -> S
     for event in events:
         if not by_channel[event.channel]:
             continue
-        if event.kind in CIRCUIT_KINDS and event.endpoint_gid in subscribers:
+        if event.kind in RECURRING_KINDS and event.endpoint_gid in subscribers:
             repeats = any(_is_repeated(event, other) for other in chosen) or await _was_published(connection, event)
         else:
             repeats = event.kind == EventKind.CHECKPOINT and await _covers_only_event_receipts(connection, event)

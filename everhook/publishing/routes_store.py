@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
 from everhook.contracts import DeliveryMode
+from everhook.delivery.limits import queue_limit
 from everhook.delivery.policy import resolve
 from everhook.publishing.gates import compiled
 from everhook.publishing.matching import compile_filter
@@ -56,6 +57,7 @@ async def endpoint_routes(
             col(Channel.policy).label("channel_policy"),
             col(Endpoint.policy).label("endpoint_policy"),
             col(Endpoint.rate_limit),
+            col(Endpoint.max_in_flight),
             col(Endpoint.mode),
             col(Endpoint.options),
         )
@@ -77,7 +79,7 @@ async def endpoint_routes(
             events=(),
             filter=None,
             policy=resolve(row.channel_policy, row.endpoint_policy),
-            rate_limit=row.rate_limit,
+            rate_limit=queue_limit(row.rate_limit, row.max_in_flight),
             mode=row.mode,
             options=row.options,
         )
@@ -103,6 +105,7 @@ async def bump_endpoint(session: AsyncSession, endpoint_gid: str) -> None:
 async def _load(connection: AsyncConnection, channel: str) -> Routes:
     rows = await connection.execute(
         select(
+            col(Subscription.gid),
             col(Subscription.endpoint_gid),
             col(Endpoint.tenant_gid),
             col(Tenant.name).label("tenant"),
@@ -111,6 +114,7 @@ async def _load(connection: AsyncConnection, channel: str) -> Routes:
             col(Channel.policy).label("channel_policy"),
             col(Endpoint.policy).label("endpoint_policy"),
             col(Endpoint.rate_limit),
+            col(Endpoint.max_in_flight),
             col(Endpoint.mode),
             col(Endpoint.options),
         )
@@ -127,13 +131,14 @@ async def _load(connection: AsyncConnection, channel: str) -> Routes:
     gates = await connection.execute(select(col(Channel.gates)).where(col(Channel.name) == channel))
     routes = (
         Route(
+            subscription_gid=row.gid,
             endpoint_gid=row.endpoint_gid,
             tenant_gid=row.tenant_gid,
             tenant=row.tenant,
             events=tuple(row.events),
             filter=compile_filter(row.filter),
             policy=resolve(row.channel_policy, row.endpoint_policy),
-            rate_limit=row.rate_limit,
+            rate_limit=queue_limit(row.rate_limit, row.max_in_flight),
             mode=row.mode,
             # Handlers are loaded by senders; their templates would only take memory here.
             options={} if row.mode is DeliveryMode.INTERNAL else row.options,

@@ -13,7 +13,8 @@ from everhook.publishing.matching import Filter, ListIndex, matches_type, matchi
 
 @dataclass(frozen=True)
 class Route:
-    """One subscription, with what its deliveries need to know of the endpoint."""
+    """One subscription, with what its deliveries need to know of the endpoint. Without `subscription_gid`: the route of
+    messages for the endpoint itself."""
 
     endpoint_gid: str
     tenant_gid: str
@@ -24,6 +25,7 @@ class Route:
     rate_limit: float | None
     mode: DeliveryMode = DeliveryMode.HTTP
     options: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    subscription_gid: str | None = None
 
     def takes(self, audience: "Audience", event_type: str, payload: Any, lists: ListIndex) -> bool:
         return (

@@ -60,7 +60,13 @@ def opened_events(task: Mapping[str, Any], delivery: DeliveryInput, options: Map
 
 
 def delivery_row(
-    delivery: DeliveryInput, tenant_gid: str, moment: datetime, *, due_at: datetime, parked: bool
+    delivery: DeliveryInput,
+    tenant_gid: str,
+    moment: datetime,
+    *,
+    due_at: datetime,
+    parked: bool,
+    subscription_gid: str | None = None,
 ) -> dict[str, Any]:
     return {
         "gid": delivery.delivery_gid,
@@ -69,6 +75,7 @@ def delivery_row(
         "endpoint_gid": delivery.endpoint_gid,
         "channel": delivery.channel,
         "event_type": delivery.event_type,
+        "subscription_gid": subscription_gid,
         "status": DeliveryStatus.PARKED if parked else DeliveryStatus.ACCEPTED,
         "round": delivery.round,
         "attempts": 0,
@@ -81,28 +88,41 @@ def delivery_row(
     }
 
 
-def pulled_row(delivery: DeliveryInput, tenant_gid: str, moment: datetime) -> dict[str, Any]:
+def pulled_row(
+    delivery: DeliveryInput, tenant_gid: str, moment: datetime, subscription_gid: str | None
+) -> dict[str, Any]:
     """The row of a pulled delivery. It counts as dispatched, because it waits for a consumer and for no workflow."""
-    row = delivery_row(delivery, tenant_gid, moment, due_at=moment + delivery.policy.max_window, parked=False)
+    due_at = moment + delivery.policy.max_window
+    row = delivery_row(delivery, tenant_gid, moment, due_at=due_at, parked=False, subscription_gid=subscription_gid)
     return row | {"status": DeliveryStatus.AVAILABLE, "dispatched_at": moment}
 
 
-def asked_row(delivery: DeliveryInput, tenant_gid: str, moment: datetime, due_at: datetime) -> dict[str, Any]:
+def asked_row(
+    delivery: DeliveryInput,
+    tenant_gid: str,
+    moment: datetime,
+    due_at: datetime,
+    subscription_gid: str | None = None,
+) -> dict[str, Any]:
     """The row of a delivery to an inbox. Its workflow is started after the commit; if it was not by `due_at`, the
     reconciler starts it."""
-    row = delivery_row(delivery, tenant_gid, moment, due_at=due_at, parked=False)
+    row = delivery_row(delivery, tenant_gid, moment, due_at=due_at, parked=False, subscription_gid=subscription_gid)
     return row | {"status": DeliveryStatus.AWAITING_DECISION}
 
 
-def gated_row(delivery: DeliveryInput, tenant_gid: str, moment: datetime) -> dict[str, Any]:
+def gated_row(
+    delivery: DeliveryInput, tenant_gid: str, moment: datetime, subscription_gid: str | None
+) -> dict[str, Any]:
     """The row of a delivery that waits for a gate. It counts as dispatched and nothing of it is due, because it waits
     for people and for no workflow."""
-    row = delivery_row(delivery, tenant_gid, moment, due_at=moment, parked=False)
+    row = delivery_row(delivery, tenant_gid, moment, due_at=moment, parked=False, subscription_gid=subscription_gid)
     return row | {"status": DeliveryStatus.GATED, "due_at": None, "dispatched_at": moment}
 
 
-def queued_row(delivery: DeliveryInput, tenant_gid: str, moment: datetime) -> dict[str, Any]:
+def queued_row(
+    delivery: DeliveryInput, tenant_gid: str, moment: datetime, subscription_gid: str | None
+) -> dict[str, Any]:
     """The row of a delivery that waits for those before it in its group. It counts as dispatched and nothing of it is
     due, because the transaction that settles the one before frees it."""
-    row = delivery_row(delivery, tenant_gid, moment, due_at=moment, parked=False)
+    row = delivery_row(delivery, tenant_gid, moment, due_at=moment, parked=False, subscription_gid=subscription_gid)
     return row | {"status": DeliveryStatus.QUEUED, "due_at": None, "dispatched_at": moment}

@@ -355,21 +355,21 @@ class Acceptor:
                 continue  # deleted meanwhile
             delivery = self._input(publication, route)
             if turns.has_to_wait(publication, route, delivery):
-                rows.append(queued_row(delivery, route.tenant_gid, moment))
+                rows.append(queued_row(delivery, route.tenant_gid, moment, route.subscription_gid))
                 accepted = AcceptedDelivery(delivery.delivery_gid, route.endpoint_gid, DeliveryStatus.QUEUED)
                 deliveries[publication.message_gid].append(accepted)
                 continue
             if (chain := chains.get(publication.message_gid)) is not None:
                 if route.endpoint_gid in chain.asked:
                     continue  # it gets the message as a step
-                rows.append(gated_row(delivery, route.tenant_gid, moment))
+                rows.append(gated_row(delivery, route.tenant_gid, moment, route.subscription_gid))
                 accepted = AcceptedDelivery(delivery.delivery_gid, route.endpoint_gid, DeliveryStatus.GATED)
                 deliveries[publication.message_gid].append(accepted)
                 continue
             if route.mode is DeliveryMode.INBOX:
                 task = new_task(delivery, route, publication.task, publication.publisher, moment)
                 bound = self._defaults.first_attempt_bound(delivery.policy)
-                rows.append(asked_row(delivery, route.tenant_gid, moment, moment + bound))
+                rows.append(asked_row(delivery, route.tenant_gid, moment, moment + bound, route.subscription_gid))
                 tasks.append(task)
                 events += opened_events(task, delivery, route.options)
                 new[publication.message_gid].append(NewDelivery(delivery))
@@ -377,7 +377,7 @@ class Acceptor:
                 deliveries[publication.message_gid].append(accepted)
                 continue
             if route.mode.is_pulled:
-                rows.append(pulled_row(delivery, route.tenant_gid, moment))
+                rows.append(pulled_row(delivery, route.tenant_gid, moment, route.subscription_gid))
                 row = queue_row(delivery.delivery_gid, route.endpoint_gid, moment, delivery.policy)
                 if not await self._direct.lease(connection, state, delivery, _content(publication), row):
                     to_claim[publication.message_gid].add(route.endpoint_gid)
@@ -388,7 +388,15 @@ class Acceptor:
             goes_out = state.sends or route.endpoint_gid in may_probe
             may_probe.discard(route.endpoint_gid)
             bound = self._defaults.first_attempt_bound(delivery.policy) if goes_out else delivery.policy.max_window
-            rows.append(delivery_row(delivery, route.tenant_gid, moment, due_at=moment + bound, parked=not goes_out))
+            row = delivery_row(
+                delivery,
+                route.tenant_gid,
+                moment,
+                due_at=moment + bound,
+                parked=not goes_out,
+                subscription_gid=route.subscription_gid,
+            )
+            rows.append(row)
             status = DeliveryStatus.ACCEPTED if goes_out else DeliveryStatus.PARKED
             accepted = AcceptedDelivery(delivery.delivery_gid, delivery.endpoint_gid, status)
             deliveries[publication.message_gid].append(accepted)

@@ -209,13 +209,16 @@ async def contents(connection: AsyncConnection, message_gids: Iterable[str]) -> 
 
 async def count_leased(connection: AsyncConnection, endpoint_gid: str, at_most: int) -> int:
     """How many leases of an endpoint are open, counted up to `at_most`."""
-    leased = (
-        select(col(PullItem.delivery_gid))
-        .where(col(PullItem.endpoint_gid) == endpoint_gid, col(PullItem.consumer).is_not(None))
-        .limit(at_most)
-        .subquery()
-    )
-    return int((await connection.execute(select(func.count()).select_from(leased))).scalar_one())
+    return int((await connection.execute(_LEASED, {"endpoint": endpoint_gid, "at_most": at_most})).scalar_one())
+
+
+# Statements of each hand-out and each acknowledgement are built once: to build one takes as long as to execute it.
+_LEASED = select(func.count()).select_from(
+    select(_QUEUE.c.delivery_gid)
+    .where(_QUEUE.c.endpoint_gid == bindparam("endpoint"), _QUEUE.c.consumer.is_not(None))
+    .limit(bindparam("at_most"))
+    .subquery()
+)
 
 
 async def held_by(connection: AsyncConnection, endpoint_gid: str, consumer: str) -> set[str]:
@@ -277,11 +280,18 @@ async def lock_rows(
 ) -> dict[str, QueueRow]:
     """Lock the rows of these deliveries, in sorted order so that two callers cannot deadlock. `endpoint_gid`: only
     those of this endpoint."""
-    statement = select(*_COLUMNS).where(col(PullItem.delivery_gid).in_(set(delivery_gids)))
-    if endpoint_gid is not None:
-        statement = statement.where(col(PullItem.endpoint_gid) == endpoint_gid)
-    rows = await connection.execute(statement.order_by(col(PullItem.delivery_gid)).with_for_update())
+    statement = _LOCKED if endpoint_gid is None else _LOCKED_OF_ENDPOINT
+    rows = await connection.execute(statement, {"gids": sorted(set(delivery_gids)), "endpoint": endpoint_gid})
     return {row.delivery_gid: QueueRow(*row) for row in rows}
+
+
+_LOCKED = (
+    select(*_COLUMNS)
+    .where(_QUEUE.c.delivery_gid.in_(bindparam("gids", expanding=True)))
+    .order_by(_QUEUE.c.delivery_gid)
+    .with_for_update()
+)
+_LOCKED_OF_ENDPOINT = _LOCKED.where(_QUEUE.c.endpoint_gid == bindparam("endpoint"))
 
 
 async def lock_consumer(
@@ -342,7 +352,11 @@ _CHANGE = _update("number", "available_at", "lease_until", "consumer", "is_last"
 
 async def remove(connection: AsyncConnection, delivery_gids: Iterable[str]) -> None:
     """Remove deliveries that are over from the queue."""
-    await connection.execute(delete(PullItem).where(col(PullItem.delivery_gid).in_(set(delivery_gids))))
+    if gids := list(set(delivery_gids)):
+        await connection.execute(_REMOVE, {"gids": gids})
+
+
+_REMOVE = delete(_QUEUE).where(_QUEUE.c.delivery_gid.in_(bindparam("gids", expanding=True)))
 
 
 async def withdraw(session: AsyncSession, delivery_gid: str) -> None:
@@ -361,9 +375,11 @@ async def statuses(
     connection: AsyncConnection, endpoint_gid: str, delivery_gids: Iterable[str]
 ) -> dict[str, DeliveryStatus]:
     """The statuses of those of these deliveries that an endpoint has."""
+    if not (gids := set(delivery_gids)):
+        return {}
     rows = await connection.execute(
         select(col(Delivery.gid), col(Delivery.status)).where(
-            col(Delivery.gid).in_(set(delivery_gids)), col(Delivery.endpoint_gid) == endpoint_gid
+            col(Delivery.gid).in_(gids), col(Delivery.endpoint_gid) == endpoint_gid
         )
     )
     return {row.gid: row.status for row in rows}

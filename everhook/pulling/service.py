@@ -342,7 +342,10 @@ class PullQueue:
         if state.state is not CircuitState.CLOSED:
             self._streaks.pop(endpoint.gid, None)  # the circuit knows of them
         failures, last = self._streaks.get(endpoint.gid, (0, 0.0))
-        is_failing = failures >= self._threshold and time.monotonic() - last < HELD_AFTER_FAILURES_S
+        is_failing = (
+            failures >= (endpoint.failure_threshold or self._threshold)
+            and time.monotonic() - last < HELD_AFTER_FAILURES_S
+        )
         if state.state is CircuitState.OPEN or is_failing:
             return Held.CIRCUIT_OPEN
         if state.state is CircuitState.HALF_OPEN and moment is not None and not state.may_probe(moment):

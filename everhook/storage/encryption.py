@@ -40,9 +40,18 @@ class EncryptedColumn:
 
 ENDPOINT_SECRET = EncryptedColumn(table_of(EndpointSecret).c.secret)
 ENDPOINT_TLS_KEY = EncryptedColumn(table_of(Endpoint).c.tls_key)
+ENDPOINT_HEADERS = EncryptedColumn(table_of(Endpoint).c.header_values)
+ENDPOINT_AUTH = EncryptedColumn(table_of(Endpoint).c.auth_secret)
 RECEIPT_SEED = EncryptedColumn(table_of(ReceiptKeyRow).c.seed)
 IDEMPOTENT_RESPONSE = EncryptedColumn(table_of(IdempotentResponse).c.response)
-ENCRYPTED_COLUMNS = (ENDPOINT_SECRET, ENDPOINT_TLS_KEY, RECEIPT_SEED, IDEMPOTENT_RESPONSE)
+ENCRYPTED_COLUMNS = (
+    ENDPOINT_SECRET,
+    ENDPOINT_TLS_KEY,
+    ENDPOINT_HEADERS,
+    ENDPOINT_AUTH,
+    RECEIPT_SEED,
+    IDEMPOTENT_RESPONSE,
+)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from sqlmodel import Field, SQLModel
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryMode, DeliveryStatus, Verdict
 from everhook.delivery.body_formats import BodyFormat
+from everhook.health.score import Level
 from everhook.ids import Kind, new_gid
 from everhook.signing.schemes import SecretKind
 
@@ -98,10 +99,11 @@ def _when(**options: Any) -> Any:
 
 class Tenant(SQLModel, table=True):
     """`erasing_since` is set when the erasure of a tenant starts: from then on the tenant does not exist for any
-    caller."""
+    caller. `alerts` are limits for the alerts of its endpoints: see `health/endpoint_alerts.py`."""
 
     gid: str = Field(default_factory=lambda: new_gid(Kind.TENANT), primary_key=True)
     name: str = Field(unique=True)
+    alerts: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     created_at: datetime = _when(default_factory=now)
     erasing_since: datetime | None = _when(default=None)
 
@@ -148,12 +150,14 @@ class AuditEntry(SQLModel, table=True):
 class Channel(SQLModel, table=True):
     """`routes_version` increases with every change that affects publishing: see `publishing/routes_store.py`.
 
-    `gates` are the steps that its messages have to pass before they are sent: see `publishing/gates.py`.
+    `gates` are the steps that its messages have to pass before they are sent: see `publishing/gates.py`. `circuit`
+    holds circuit settings of the endpoints that subscribe to it: see `circuit/spec.py`.
     """
 
     name: str = Field(primary_key=True)
     policy: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     gates: list[dict[str, Any]] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    circuit: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     routes_version: int = _count(default=0)
     created_at: datetime = _when(default_factory=now)
 
@@ -178,15 +182,22 @@ class OnGroupFailure(StrEnum):
     BLOCK = "block"
 
 
+_HAS_ALERTS = text("alerts IS NOT NULL")
+
+
 class Endpoint(SQLModel, table=True):
-    """`version` increases with every change, so that senders notice when their cached endpoint is old. `tls_key` is
-    encrypted.
+    """`version` increases with every change, so that senders notice when their cached endpoint is old. `tls_key`,
+    `header_values` and `auth_secret` are encrypted; `headers` holds names only, see `storage/header_encryption.py`.
+    `auth` is what may be shown of the authentication: its type and the parts that are not secret.
 
     `mode` never changes. Only endpoints of mode `http` have a `url`; of others it is empty. `options` are those of the
     mode, in the spelling of the API.
     """
 
-    __table_args__ = (Index("ix_endpoint_tenant", "tenant_gid", "gid"),)
+    __table_args__ = (
+        Index("ix_endpoint_tenant", "tenant_gid", "gid"),
+        Index("ix_endpoint_alerts", "gid", postgresql_where=_HAS_ALERTS, sqlite_where=_HAS_ALERTS),
+    )
 
     gid: str = Field(default_factory=lambda: new_gid(Kind.ENDPOINT), primary_key=True)
     tenant_gid: str = Field(foreign_key="tenant.gid")
@@ -196,10 +207,16 @@ class Endpoint(SQLModel, table=True):
     url: str
     description: str = ""
     policy: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    circuit: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    alerts: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     rate_limit: float | None = None
+    max_in_flight: int | None = None
     signatures: list[str] = Field(sa_column=Column(JSON, nullable=False))
     format: BodyFormat = Field(default=BodyFormat.ENVELOPE, sa_type=enum_text(BodyFormat))
     headers: dict[str, str] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    header_values: str | None = None
+    auth: dict[str, str] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    auth_secret: str | None = None
     details: dict[str, Any] = Field(default_factory=dict, sa_column=Column("metadata", JSON, nullable=False))
     tls_ca: str | None = None
     tls_certificate: str | None = None
@@ -218,6 +235,18 @@ class EndpointRate(SQLModel, table=True):
 
     endpoint_gid: str = Field(foreign_key="endpoint.gid", primary_key=True)
     last_at: float
+
+
+class EndpointTurn(SQLModel, table=True):
+    """A request in flight to an endpoint with `max_in_flight`: it holds one of that many slots until it ends, at the
+    latest until `until`. See `delivery/turns_store.py`."""
+
+    __tablename__ = "endpoint_turn"
+
+    endpoint_gid: str = Field(foreign_key="endpoint.gid", primary_key=True)
+    slot: int = Field(primary_key=True)
+    holder: str
+    until: datetime = _when()
 
 
 class EndpointSecret(SQLModel, table=True):
@@ -392,7 +421,9 @@ class Delivery(SQLModel, table=True):
     delivery or the end of its window, the end of a dead letter's retention. The reconciler looks for rows whose step is
     overdue. `dispatched_at` is null until a workflow is known to guard the delivery, or until it was delivered without
     one. `attempts` counts those of the current round. `single_attempt`: a round is one attempt, whatever the policy.
-    `group_key`: it was accepted in this group, and waits for those before it.
+    `group_key`: it was accepted in this group, and waits for those before it. `subscription_gid` is the oldest
+    subscription that matched; None if the message was published to the endpoint itself, or before subscriptions were
+    recorded.
     """
 
     __table_args__ = (
@@ -432,6 +463,7 @@ class Delivery(SQLModel, table=True):
     endpoint_gid: str
     channel: str
     event_type: str
+    subscription_gid: str | None = None
     status: DeliveryStatus = Field(default=DeliveryStatus.ACCEPTED, sa_type=enum_text(DeliveryStatus))
     round: int = 1
     attempts: int = 0
@@ -533,7 +565,7 @@ class DeliveryGroup(SQLModel, table=True):
     endpoint_gid: str = Field(primary_key=True)
     group_key: str = Field(primary_key=True)
     last: int = Field(sa_type=_WIDE)
-    open: int
+    open: int = Field(sa_type=_WIDE)
     touched_at: datetime = _when()
 
 
@@ -861,6 +893,21 @@ class EndpointMinuteError(SQLModel, table=True):
     minute: datetime = _when(primary_key=True)
     error: str = Field(primary_key=True)
     count: int = _count(default=0)
+
+
+class EndpointAlerts(SQLModel, table=True):
+    """The last reported health of an endpoint, and the alerts that are raised: see `health/endpoint_alerts.py`. A
+    healthy endpoint without alerts has no row. `version` increases with each change (compare-and-set)."""
+
+    __tablename__ = "endpoint_alerts"
+
+    endpoint_gid: str = Field(primary_key=True, foreign_key="endpoint.gid")
+    tenant_gid: str
+    level: Level = Field(sa_type=enum_text(Level))
+    better_since: datetime | None = _when(default=None)
+    raised: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    version: int = _count(default=1)
+    updated_at: datetime = _when(default_factory=now)
 
 
 class OperationalEvent(SQLModel, table=True):

@@ -30,10 +30,12 @@ from everhook.storage.tables import (
     DeliveryGroup,
     DeliveryRound,
     Endpoint,
+    EndpointAlerts,
     EndpointMinute,
     EndpointMinuteError,
     EndpointRate,
     EndpointSecret,
+    EndpointTurn,
     Gate,
     GroupedDelivery,
     IdempotentResponse,
@@ -62,6 +64,7 @@ BY_TENANT: tuple[Any, ...] = (
     Batch,
     Delivery,
     Endpoint,
+    EndpointAlerts,
     EndpointMinute,
     OperationalEvent,
     Receipt,
@@ -80,7 +83,7 @@ BY_ENDPOINT: tuple[Any, ...] = (
     PullItem,
 )
 OPEN_TO_ALL: tuple[Any, ...] = (ReceiptKeyRow,)
-CLOSED: tuple[Any, ...] = (EndpointRate, IdempotentResponse, MessageKey, PayloadErasure, PendingHistory)
+CLOSED: tuple[Any, ...] = (EndpointRate, EndpointTurn, IdempotentResponse, MessageKey, PayloadErasure, PendingHistory)
 """Tables of no tenant: internal to the system."""
 
 _TENANT = "tenant_gid"

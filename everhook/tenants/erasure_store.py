@@ -21,10 +21,12 @@ from everhook.storage.tables import (
     DeliveryGroup,
     DeliveryRound,
     Endpoint,
+    EndpointAlerts,
     EndpointMinute,
     EndpointMinuteError,
     EndpointRate,
     EndpointSecret,
+    EndpointTurn,
     Gate,
     GateState,
     GroupedDelivery,
@@ -48,8 +50,8 @@ from everhook.storage.tables import (
 )
 
 _OF_ENDPOINTS: tuple[Any, ...] = (
-    Subscription, EndpointSecret, EndpointRate, CircuitRow, EndpointMinute, EndpointMinuteError, PastPolicy,
-    GroupedDelivery, DeliveryGroup,
+    Subscription, EndpointSecret, EndpointRate, EndpointTurn, EndpointAlerts, CircuitRow, EndpointMinute,
+    EndpointMinuteError, PastPolicy, GroupedDelivery, DeliveryGroup,
 )  # fmt: skip
 _OF_TENANTS: tuple[Any, ...] = (
     Endpoint, ApiKey, OperationalEvent, AuditEntry, Batch, IdempotentResponse

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import structlog
 from temporalio.client import Client
@@ -56,6 +57,15 @@ class TenantService:
             raise _name_taken(name)
         detail = {"from": before, "to": tenant.name}
         record_audit(session, actor, "tenant.renamed", tenant.gid, tenant_gid=tenant.gid, detail=detail)
+        return tenant
+
+    async def set_alerts(self, session: Session, actor: Actor, named: str, alerts: dict[str, Any] | None) -> Tenant:
+        """Set limits for the alerts of a tenant's endpoints. Raises NotFound."""
+        tenant = await self.get(session, named)
+        tenant.alerts = alerts
+        session.add(tenant)
+        await session.flush()
+        record_audit(session, actor, "tenant.changed", tenant.gid, tenant_gid=tenant.gid, detail={"alerts": alerts})
         return tenant
 
     async def erase(self, scope: TenantScope, actor: Actor, gid: str) -> None:

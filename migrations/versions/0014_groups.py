@@ -20,7 +20,7 @@ def upgrade() -> None:
         sa.Column("endpoint_gid", sa.String(), nullable=False),
         sa.Column("group_key", sa.String(), nullable=False),
         sa.Column("last", _WIDE, nullable=False),
-        sa.Column("open", sa.Integer(), nullable=False),
+        sa.Column("open", _WIDE, nullable=False),
         sa.Column("touched_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("endpoint_gid", "group_key"),
     )

@@ -66,3 +66,4 @@ async def desk(store: Store, receiver: Receiver, egress: EgressClient) -> AsyncI
     desk = Desk(store, receiver, egress, FakeCircuits())
     yield desk
     await desk.reporter.close()
+    await desk.sender.close()

@@ -10,7 +10,7 @@ from testing.api import ON_SHARED, Api, assert_problem, created, ok
 async def test_a_channel_is_created_and_shown(api: Api) -> None:
     channel = created(await api.post("/v1/channels", {"name": "orders", "policy": {"preset": "patient"}}))
 
-    assert channel.keys() == {"name", "policy", "gates", "createdAt"}
+    assert channel.keys() == {"name", "policy", "circuit", "gates", "createdAt"}
     assert (channel["name"], channel["policy"]) == ("orders", {"preset": "patient"})
     assert datetime.fromisoformat(channel["createdAt"]).tzinfo is not None
     assert ok(await api.get("/v1/channels/orders")) == channel

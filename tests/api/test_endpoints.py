@@ -30,8 +30,10 @@ async def test_an_endpoint_is_created_with_all_that_may_be_said_of_it(api: Api) 
 
     assert {key: endpoint[key] for key in said} == said
     assert endpoint["status"] == "enabled"
-    assert endpoint["circuit"] == {"state": "closed", "failures": 0, "failingSince": None, "until": None}
+    closed = {"state": "closed", "failures": 0, "failingSince": None, "until": None, "settings": None}
+    assert endpoint["circuit"] == closed
     shown = {key: value for key, value in endpoint.items() if key not in ("secret", "subscriptionGid")}
+    shown["headers"] = {"X-Team": None}
     assert ok(await api.get(f"/v1/endpoints/{endpoint['endpointGid']}")) == shown
     subscription = ok(await api.get(f"/v1/subscriptions/{endpoint['subscriptionGid']}"))
     assert (subscription["channel"], subscription["events"]) == ("orders", ["order.*"])

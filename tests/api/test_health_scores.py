@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from everhook.health.endpoint_alerts import AlertLimits
+from everhook.health.endpoint_alerts_store import EndpointAlertEvaluator
 from everhook.storage.tables import EndpointMinute, EndpointMinuteError, now
 from testing.api import JSON, Api, assert_problem, ok
 
@@ -108,3 +110,15 @@ async def test_a_tenant_s_key_sees_its_own_endpoints_and_no_others(api: Api) -> 
     assert_problem(await acme.get(f"/v1/endpoints/{other['endpointGid']}/health"), 404)
     assert_problem(await acme.get("/v1/health/overview", tenant="globex"), 422, "tenant")
     assert ok(await api.get("/v1/health/overview"))["lastHour"]["attempts"] == 10
+
+
+async def test_raised_alerts_are_part_of_the_health_of_an_endpoint_and_of_the_overview(api: Api) -> None:
+    endpoint = await api.endpoint(tenant="acme")
+    await minute(api, endpoint, delivered=80, retried=20, under_500=100)
+    path = f"/v1/endpoints/{endpoint['endpointGid']}/health"
+    assert ok(await api.get(path))["alerts"] == []
+    assert await EndpointAlertEvaluator(api.database, AlertLimits()).evaluate() == 2
+    [alert] = ok(await api.get(path))["alerts"]
+    assert alert == {"alert": "success_rate", "since": alert["since"], "value": 0.8, "threshold": 0.9}
+    [worst] = ok(await api.get("/v1/health/overview"))["endpoints"]
+    assert worst["alerts"] == [alert]

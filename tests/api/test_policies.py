@@ -17,6 +17,7 @@ GOOD: list[dict[str, Any]] = [
     {"exponential": {"initialSeconds": 1, "factor": 2, "capSeconds": 60, "attempts": 10}},
     {"exponential": {"initialSeconds": 604800, "factor": 100, "capSeconds": 604800, "attempts": 1}},
     {"timeoutSeconds": 30, "retryStatuses": [408, 425, 429]},
+    {"retryStatuses": [408, "4xx", "5xx"]},
     {"maxWindowSeconds": 1},
 ]
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -56,6 +57,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"retryStatuses": [408, 200]}, "policy.retryStatuses[1]"),
     ({"retryStatuses": [429] * 21}, "policy.retryStatuses"),
     ({"retryStatuses": ["x"]}, "policy.retryStatuses[0]"),
+    ({"retryStatuses": ["4xx", "3xx"]}, "policy.retryStatuses[1]"),
+    ({"retryStatuses": [4]}, "policy.retryStatuses[0]"),
+    ({"retryStatuses": [True]}, "policy.retryStatuses[0]"),
+    ({"retryStatuses": [[408]]}, "policy.retryStatuses[0]"),
 ]
 
 

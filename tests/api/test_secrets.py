@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from everhook.delivery.snapshot_store import DestinationCache
 from everhook.signing.schemes import new_secret, secret_key
-from testing.api import JSON, ON_SHARED, RECEIVER_URL, UNKNOWN_SUFFIX, Api, assert_problem, created, ok
+from everhook.storage.keyring import KeyRing
+from testing.api import JSON, MASTER_KEY, ON_SHARED, RECEIVER_URL, UNKNOWN_SUFFIX, Api, assert_problem, created, ok
 from testing.certificates import Authority, Pair, encrypted, self_signed
 
 DAY = timedelta(days=1)
@@ -271,3 +273,205 @@ async def test_an_endpoint_may_bring_its_own_secret(api: Api) -> None:
         problem = assert_problem(await api.post("/v1/endpoints", body), 422, "secret")
         assert str(wrong) not in problem["detail"] or wrong == 5
     assert (await api.rows("SELECT count(*) FROM endpoint"))[0][0] == 2
+
+
+# Custom headers
+
+
+HEADERS = {"X-Key": "v4lue-of-a-header", "X-Team": "orders"}
+
+
+async def stored_headers(api: Api, endpoint: JSON) -> dict[str, str]:
+    """With their values, as senders read them."""
+    gid = endpoint["endpointGid"]
+    destination = await DestinationCache(api.database, KeyRing([MASTER_KEY])).get(gid, 1)
+    return dict(destination.headers)
+
+
+async def test_values_of_headers_are_shown_at_creation_to_admins_only_and_never_again(api: Api) -> None:
+    created_by_admin = await api.endpoint(headers=HEADERS, tenant="acme")
+    tenant = await api.key(tenant="acme")
+    created_by_tenant = await tenant.endpoint(headers=HEADERS)
+
+    assert created_by_admin["headers"] == HEADERS
+    assert created_by_tenant["headers"] == dict.fromkeys(HEADERS)
+    for endpoint in (created_by_admin, created_by_tenant):
+        path = path_of(endpoint)
+        for response in (await api.get(path), await api.get("/v1/endpoints"), await api.patch(path, {"rateLimit": 5})):
+            assert response.status_code == 200 and "v4lue" not in response.text and "X-Key" in response.text
+        assert await stored_headers(api, endpoint) == HEADERS
+    assert "v4lue" not in str(await api.rows("SELECT * FROM endpoint"))
+    assert "v4lue" not in (await api.get("/v1/audit")).text
+
+
+async def test_a_repeated_creation_shows_the_values_from_an_encrypted_response(api: Api) -> None:
+    body, key = {"url": RECEIVER_URL, "headers": HEADERS}, {"idempotency-key": "once"}
+    first = created(await api.http.post("/v1/endpoints", json=body, headers=key))
+    assert created(await api.http.post("/v1/endpoints", json=body, headers=key)) == first
+    assert first["headers"] == HEADERS
+    assert "v4lue" not in str(await api.rows("SELECT * FROM idempotent_response"))
+
+
+async def test_headers_are_replaced_and_null_keeps_a_value(api: Api) -> None:
+    endpoint = await api.endpoint(headers=HEADERS)
+    path = path_of(endpoint)
+
+    changed = ok(await api.patch(path, {"headers": {"x-key": None, "X-New": "n"}}))
+
+    assert changed["headers"] == {"x-key": None, "X-New": None}
+    assert await stored_headers(api, endpoint) == {"x-key": HEADERS["X-Key"], "X-New": "n"}
+    shown = ok(await api.get(path))
+    assert ok(await api.patch(path, {"headers": shown["headers"]}))["headers"] == shown["headers"]
+    assert await stored_headers(api, endpoint) == {"x-key": HEADERS["X-Key"], "X-New": "n"}
+    assert_problem(await api.patch(path, {"headers": {"X-Team": None}}), 422, "headers.X-Team")
+    assert_problem(await api.patch(path, {"headers": {"x-key": None, "X-B": "v" * 4090}}), 422, "headers")
+    assert_problem(await api.post("/v1/endpoints", {"url": RECEIVER_URL, "headers": {"X": None}}), 422, "headers.X")
+    assert ok(await api.patch(path, {"headers": {}}))["headers"] == {}
+    assert await api.rows("SELECT headers, header_values FROM endpoint") == [("{}", None)]
+
+
+async def test_a_value_that_cannot_be_decrypted_has_to_be_given_again(api: Api) -> None:
+    endpoint = await api.endpoint(headers=HEADERS)
+    await api.change_rows("UPDATE endpoint SET header_values = 'v1.00000000.AAAA'")
+    assert_problem(await api.patch(path_of(endpoint), {"headers": {"X-Key": None}}), 422, "headers")
+    ok(await api.patch(path_of(endpoint), {"headers": {"X-Key": "new"}}))
+    assert await stored_headers(api, endpoint) == {"X-Key": "new"}
+
+
+@ON_SHARED
+@pytest.mark.parametrize("name", ["authorization", "Authorization"])
+async def test_authorization_belongs_to_auth(shared: Api, name: str) -> None:
+    body = {"url": RECEIVER_URL, "headers": {name: "Bearer t0ken"}}
+    problem = assert_problem(await shared.post("/v1/endpoints", body), 422, f"headers.{name}")
+    assert "`auth`" in problem["detail"] and "t0ken" not in str(problem)
+
+
+async def test_endpoints_of_a_release_before_keep_their_authorization(api: Api) -> None:
+    endpoint = await api.endpoint()
+    await api.change_rows("UPDATE endpoint SET headers = :headers", headers='{"Authorization": "Basic t0ken"}')
+
+    changed = ok(await api.patch(path_of(endpoint), {"description": "new"}))
+    assert changed["headers"] == {"Authorization": None}
+    assert await stored_headers(api, endpoint) == {"Authorization": "Basic t0ken"}
+    ok(await api.patch(path_of(endpoint), {"headers": {"Authorization": None, "X-A": "a"}}))
+    assert await stored_headers(api, endpoint) == {"Authorization": "Basic t0ken", "X-A": "a"}
+    assert_problem(
+        await api.patch(path_of(endpoint), {"headers": {"Authorization": "other"}}), 422, "headers.Authorization"
+    )
+
+
+# Authentication
+
+BEARER = {"type": "bearer", "token": "s3cret-token"}
+BASIC = {"type": "basic", "username": "everhook", "password": "s3cret"}
+HEADER = {"type": "header", "name": "X-Api-Key", "value": "s3cret"}
+OAUTH2 = {
+    "type": "oauth2",
+    "tokenUrl": "http://127.0.0.1:9999/token?a=b",
+    "clientId": "everhook",
+    "clientSecret": "s3cret",
+    "scope": "a b",
+    "audience": "https://api.example.com/",
+}
+SECRETS = {"token", "password", "value", "clientSecret"}
+
+
+def public(auth: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in auth.items() if name not in SECRETS}
+
+
+async def used_auth(api: Api, endpoint: JSON, version: int = 1) -> dict[str, str] | None:
+    """As senders have it."""
+    destination = await DestinationCache(api.database, KeyRing([MASTER_KEY])).get(endpoint["endpointGid"], version)
+    return {**destination.auth.shown(), "secret": destination.auth.secret} if destination.auth is not None else None
+
+
+@pytest.mark.parametrize("auth", [BEARER, BASIC, HEADER, OAUTH2], ids=lambda auth: auth["type"])
+async def test_auth_is_encrypted_and_its_secret_never_shown(api: Api, auth: dict[str, str]) -> None:
+    secret = next(value for name, value in auth.items() if name in SECRETS)
+    response = await api.post("/v1/endpoints", {"url": RECEIVER_URL, "auth": auth})
+    endpoint = created(response)
+    assert endpoint["auth"] == public(auth) and "s3cret" not in response.text
+    for path in (path_of(endpoint), "/v1/endpoints", "/v1/audit"):
+        assert "s3cret" not in (await api.get(path)).text
+    assert ok(await api.get(path_of(endpoint)))["auth"] == public(auth)
+    assert await used_auth(api, endpoint) == {**public(auth), "secret": secret}
+    assert "s3cret" not in str(await api.rows("SELECT * FROM endpoint"))
+
+
+async def test_auth_is_replaced_as_a_whole_and_removed_with_null(api: Api) -> None:
+    endpoint = await api.endpoint(auth=OAUTH2)
+    path = path_of(endpoint)
+    assert ok(await api.patch(path, {"description": "new"}))["auth"] == public(OAUTH2)
+    assert ok(await api.patch(path, {"auth": BASIC}))["auth"] == public(BASIC)
+    assert ok(await api.get("/v1/audit"))["data"][0]["detail"] == {"changed": ["auth"]}
+    assert await used_auth(api, endpoint, 3) == {**public(BASIC), "secret": "s3cret"}
+    assert ok(await api.patch(path, {"auth": None}))["auth"] is None
+    assert await used_auth(api, endpoint, 4) is None
+    assert await api.rows("SELECT auth, auth_secret FROM endpoint") == [(None, None)]
+    await api.patch(path, {"auth": BEARER})
+    await api.delete(path)
+    assert await api.rows("SELECT auth, auth_secret FROM endpoint") == [(None, None)]
+
+
+@ON_SHARED
+@pytest.mark.parametrize(
+    ("auth", "named"),
+    [
+        ("s3cret", "auth"),
+        ({}, "auth.type"),
+        ({"type": "digest"}, "auth.type"),
+        ({"type": "bearer"}, "auth.token"),
+        ({"type": "bearer", "token": None}, "auth.token"),
+        ({"type": "bearer", "token": ""}, "auth.token"),
+        ({"type": "bearer", "token": "s3cret s3cret"}, "auth.token"),
+        ({"type": "bearer", "token": "s3cret\n"}, "auth.token"),
+        ({"type": "bearer", "token": "s3cret" * 1000}, "auth.token"),
+        ({"type": "bearer", "token": 7}, "auth.token"),
+        ({**BEARER, "username": "a"}, "auth.username"),
+        ({**BEARER, "secret": "s3cret"}, "auth.secret"),
+        ({"type": "basic", "password": "s3cret"}, "auth.username"),
+        ({**BASIC, "username": "a:b"}, "auth.username"),
+        ({**BASIC, "username": "a\n"}, "auth.username"),
+        ({**BASIC, "password": "s3cret\0"}, "auth.password"),
+        ({**HEADER, "name": "X Y"}, "auth.name"),
+        ({**HEADER, "name": "Host"}, "auth.name"),
+        ({**HEADER, "name": "webhook-signature"}, "auth.name"),
+        ({**HEADER, "value": "s3cret\r\nX: 1"}, "auth.value"),
+        ({**HEADER, "value": "s3cret "}, "auth.value"),
+        ({**HEADER, "value": ""}, "auth.value"),
+        ({**HEADER, "value": "s3cr\u00e9t"}, "auth.value"),
+        ({"type": "oauth2", "tokenUrl": "https://1.1.1.1/", "clientId": "a"}, "auth.clientSecret"),
+        ({**OAUTH2, "tokenUrl": "https://10.0.0.1/token"}, "auth.tokenUrl"),
+        ({**OAUTH2, "tokenUrl": "ftp://1.1.1.1/token"}, "auth.tokenUrl"),
+        ({**OAUTH2, "tokenUrl": "http://169.254.169.254/latest"}, "auth.tokenUrl"),
+        ({**OAUTH2, "clientId": "\u00fc"}, "auth.clientId"),
+        ({**OAUTH2, "clientSecret": "s3cret\n"}, "auth.clientSecret"),
+        ({**OAUTH2, "scope": "a  b"}, "auth.scope"),
+        ({**OAUTH2, "scope": 'a"b'}, "auth.scope"),
+        ({**OAUTH2, "audience": ""}, "auth.audience"),
+    ],
+)
+async def test_a_bad_auth_names_the_field_and_repeats_no_secret(shared: Api, auth: Any, named: str) -> None:
+    response = await shared.post("/v1/endpoints", {"url": RECEIVER_URL, "auth": auth})
+    assert_problem(response, 422, named)
+    assert "s3cret" not in response.text
+
+
+async def test_a_header_is_set_by_auth_or_by_headers_but_not_by_both(api: Api) -> None:
+    body = {"url": RECEIVER_URL, "headers": {"X_Api_Key": "a"}, "auth": HEADER}
+    assert_problem(await api.post("/v1/endpoints", body), 422, "auth")
+    endpoint = await api.endpoint(auth=HEADER)
+    path = path_of(endpoint)
+    assert_problem(await api.patch(path, {"headers": {"x-api-key": "a"}}), 422, "headers")
+    ok(await api.patch(path, {"headers": {"x-api-key": "a"}, "auth": BEARER}))
+    assert_problem(await api.patch(path, {"auth": HEADER}), 422, "auth")
+    await api.change_rows("UPDATE endpoint SET headers = :headers", headers='{"Authorization": "x"}')
+    assert_problem(await api.patch(path, {"auth": BASIC}), 422, "auth")
+    ok(await api.patch(path, {"headers": {}, "auth": BASIC}))
+
+
+@ON_SHARED
+@pytest.mark.parametrize("mode", ["poll", "stream", "inbox", "internal"])
+async def test_only_webhooks_have_auth(shared: Api, mode: str) -> None:
+    assert_problem(await shared.post("/v1/endpoints", {"mode": mode, "auth": BEARER}), 422, "auth")

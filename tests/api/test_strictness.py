@@ -126,8 +126,9 @@ def test_numbers_in_bodies_are_bounded(model: type[BaseModel]) -> None:
 SMALL = {
     "attempt.duration_ms", "attempt.number", "attempt.response_size", "attempt.round", "attempt.status_code",
     "delivery.attempts", "delivery.last_status_code", "delivery.round", "delivery_round.round",
-    "idempotent_response.status_code", "pull_queue.number", "pull_queue.round", "task.reminders_sent", "gate.step",
-    "receipt.number", "receipt.round", "receipt_hash.level", "subscription.cost",
+    "endpoint.max_in_flight", "endpoint_turn.slot", "idempotent_response.status_code", "pull_queue.number",
+    "pull_queue.round", "task.reminders_sent", "gate.step", "receipt.number", "receipt.round", "receipt_hash.level",
+    "subscription.cost",
 }  # fmt: skip
 """Columns that no traffic makes outgrow 32 bits: what one attempt or one delivery is, and what has a limit."""
 

@@ -10,10 +10,11 @@ from temporalio.testing import ActivityEnvironment
 from activities.retention import RetentionActivities
 from everhook.ids import delivery_workflow_id, endpoint_workflow_id, erasure_workflow_id
 from everhook.storage.bulk import Bulk
+from everhook.storage.keyring import KeyRing
 from everhook.storage.tables import DEFAULT_TENANT_GID
 from everhook.tenants.erasure_store import remove
 from everhook.tenants.retention_store import RetentionPeriods
-from testing.api import JSON, UNKNOWN_SUFFIX, Api, assert_problem, created, ok
+from testing.api import JSON, MASTER_KEY, UNKNOWN_SUFFIX, Api, assert_problem, created, ok
 from testing.receiver import Response
 from testing.waiting import assert_eventually
 from tests.api.conftest import Live
@@ -152,7 +153,8 @@ async def test_retention_goes_on_with_an_erasure_whose_start_was_lost(live: Live
     await live.api.change_rows("UPDATE tenant SET erasing_since = '2026-01-01' WHERE gid = :gid", gid=gid)
     periods = RetentionPeriods(erasure_grace=timedelta(milliseconds=1))
 
-    await ActivityEnvironment().run(RetentionActivities(live.temporal, live.api.database, periods).resume_erasures)
+    activities = RetentionActivities(live.temporal, live.api.database, periods, KeyRing([MASTER_KEY]))
+    await ActivityEnvironment().run(activities.resume_erasures)
 
     await live.temporal.get_workflow_handle(erasure_workflow_id(gid)).result()
     assert await live.api.rows("SELECT gid FROM tenant WHERE gid = :gid", gid=gid) == []

@@ -38,6 +38,7 @@ KIND_OF_FIELD = {
     "endpointGid": "endpoint",
     "inbox": "inbox",
     "messageGid": "message",
+    "subscriptionGid": "subscription",
     "subject": "endpoint",
     "tenant": "tenant",
 }

@@ -175,6 +175,33 @@ def test_a_success_closes_any_state(circuit: Circuit) -> None:
     )
 
 
+# Changed policies
+
+
+@pytest.mark.parametrize(
+    ("circuit", "policy", "waits_s"),
+    [
+        (OPEN, CircuitPolicy(cooldown=10 * SECOND), 11),
+        (OPEN, CircuitPolicy(cooldown=60 * SECOND), 30),
+        (replace(OPEN, openings=3, until=NOW + 120 * SECOND), CircuitPolicy(cooldown=10 * SECOND), 44),
+        (replace(OPEN, openings=3, until=NOW + 120 * SECOND), CircuitPolicy(cooldown_max=20 * SECOND), 22),
+        (HALF_OPEN, CircuitPolicy(cooldown_max=60 * SECOND), 60),
+        (HALF_OPEN, CircuitPolicy(cooldown=10 * SECOND), 90),
+    ],
+)
+def test_a_changed_policy_shortens_a_wait_and_never_lengthens_it(
+    circuit: Circuit, policy: CircuitPolicy, waits_s: float
+) -> None:
+    shortened = machine.shorten(circuit, NOW, policy)
+    assert shortened.until == NOW + waits_s * SECOND
+    assert (shortened is circuit) == (shortened.until == circuit.until)
+    assert shortened.version == circuit.version + (shortened is not circuit)
+
+
+def test_a_closed_circuit_waits_for_nothing_that_could_be_shortened() -> None:
+    assert machine.shorten(CLOSED, NOW, CircuitPolicy(cooldown=SECOND)) is CLOSED
+
+
 # Disabling
 
 

@@ -121,6 +121,28 @@ async def test_an_endpoint_from_creation_to_deletion(everhook: Everhook, at: str
     assert (await everhook("endpoints", "show", gid)).status == 1
 
 
+async def test_an_endpoint_has_circuit_settings_limits_and_alerts(everhook: Everhook, at: str, channel: str) -> None:
+    await everhook.ok("channels", "create", channel, "--circuit", '{"cooldownSeconds": 45}')
+    assert '{"cooldownSeconds": 45.0}' in (await everhook.ok("channels", "show", channel)).out
+    options = ("--circuit", '{"failureThreshold": 7}', "--alerts", '{"minAttempts": 9}', "--max-in-flight", "3")
+    made = await everhook.json("endpoints", "create", at, "--channel", channel, "--paused", *options)
+    gid = made["endpointGid"]
+    assert (made["status"], made["maxInFlight"], made["alerts"]) == ("paused", 3, {"minAttempts": 9})
+    card = (await everhook.ok("endpoints", "show", gid)).out
+    assert '{"failureThreshold": 7}' in card and '{"minAttempts": 9}' in card and "requests at a time" in card
+    cleared = ("--no-circuit", "--no-alerts", "--no-max-in-flight")
+    shown = await everhook.json("endpoints", "update", gid, *cleared)
+    assert (shown["circuit"]["settings"], shown["maxInFlight"], shown["alerts"]) == (None, None, None)
+    assert (await everhook.json("channels", "update", channel, "--no-circuit"))["circuit"] is None
+    refused = await everhook("endpoints", "update", gid, "--circuit", '{"failureThreshold": 0}')
+    assert refused.status == 1 and "circuit.failureThreshold" in refused.err
+
+    await publish(everhook, channel)
+    listed = await everhook.json("deliveries", "list", "--subscription", made["subscriptionGid"])
+    assert [delivery["subscriptionGid"] for delivery in listed] == [made["subscriptionGid"]]
+    assert await everhook.json("dead-letters", "list", "--subscription", made["subscriptionGid"]) == []
+
+
 async def test_the_url_of_an_endpoint_is_never_taken_for_that_of_the_api(
     everhook: Everhook, live: Live, at: str, path: str, channel: str
 ) -> None:
@@ -154,6 +176,26 @@ async def test_an_endpoint_that_everhook_handles_itself(everhook: Everhook, at: 
         assert (refused.status, said in refused.err) == (2, True), refused.err
     refused = await everhook("endpoints", "create", "--mode", "internal", "--handler", '{"kind": "sms"}')
     assert refused.status == 1 and "options.handler.kind" in refused.err
+
+
+async def test_credentials_of_an_endpoint_are_read_from_a_file_and_not_printed(
+    everhook: Everhook, at: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "auth.json"
+    file.write_text(json.dumps({"type": "basic", "username": "everhook", "password": "s3cr3t"}))
+    created = await everhook.ok("endpoints", "create", at, "--auth-file", str(file), "--header", "X-Key: s3cr3t-value")
+    assert "basic, username everhook" in created.out and "X-Key" in created.out and "s3cr3t" not in created.out
+    made = await everhook.json("endpoints", "create", at, "--auth-file", str(file))
+    assert made["auth"] == {"type": "basic", "username": "everhook"}
+    gid = made["endpointGid"]
+    assert "basic, username everhook" in (await everhook.ok("endpoints", "show", gid)).out
+    file.write_text('{"type": "bearer", "token": "s3cr3t s3cr3t"}')
+    refused = await everhook("endpoints", "update", gid, "--auth-file", str(file))
+    assert refused.status == 1 and "auth.token" in refused.err and "s3cr3t" not in refused.err
+    file.write_text('["s3cr3t"]')
+    refused = await everhook("endpoints", "update", gid, "--auth-file", str(file))
+    assert refused.status == 2 and "--auth-file must be a JSON object" in refused.err and "s3cr3t" not in refused.err
+    assert (await everhook.json("endpoints", "update", gid, "--no-auth"))["auth"] is None
 
 
 async def test_every_command_to_a_circuit_is_answered_with_the_new_state(

@@ -10,9 +10,10 @@ import pytest
 
 from everhook.delivery.snapshot_store import DestinationCache
 from everhook.storage.engine import Database
+from everhook.storage.header_encryption import count_plain_headers
 from everhook.storage.keyring import KeyRing, new_master_key
 from everhook.storage.migrate import migrate
-from everhook.storage.tables import now
+from everhook.storage.tables import Endpoint, now
 from testing.processes import Process
 from tests.cli.conftest import Everhook, Result
 from tests.stores.factories import KEYRING, Store
@@ -105,6 +106,19 @@ async def test_a_rotation_of_the_master_key_reports_counts_and_when_old_keys_are
     assert "encrypted with the first key: 0" in again.out
     for end in ends:
         assert (await DestinationCache(database, KeyRing([new])).get(end.gid, 1)).live_keys(now())
+    await database.close()
+
+
+async def test_headers_of_a_release_before_are_encrypted_as_well(here: Here, database_url: str) -> None:
+    database, key = Database(database_url), new_master_key()
+    endpoint = await Store(database, KeyRing([key])).endpoint()
+    async with database.writing() as session:
+        (await session.get_one(Endpoint, endpoint.gid)).headers = {"x-key": "value"}
+
+    result = await here("keys", "rotate-master", EVERHOOK_DATABASE_URL=database_url, EVERHOOK_MASTER_KEYS=key)
+
+    assert (result.status, "encrypted with the first key: 1" in result.out) == (0, True)
+    assert await count_plain_headers(database) == 0
     await database.close()
 
 

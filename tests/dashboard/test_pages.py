@@ -1,5 +1,6 @@
 """Who gets in, what is refused, and what pages tell browsers: without a browser, and with Temporal stopped."""
 
+import json
 import re
 from collections.abc import Iterator
 from datetime import datetime
@@ -11,8 +12,11 @@ from starlette.routing import Match
 from api import dashboard
 from api.dashboard.pages import PORTAL
 from everhook.contracts import DeadLetterReason, DeliveryStatus
+from everhook.delivery.snapshot_store import DestinationCache
 from everhook.ids import Kind, new_gid
-from testing.api import Api, assert_problem, created, running_api
+from everhook.storage.keyring import KeyRing
+from everhook.storage.tables import now
+from testing.api import MASTER_KEY, Api, assert_problem, created, running_api
 from tests.dashboard.conftest import Pages, browsing
 from tests.dashboard.scenery import gid_at
 
@@ -172,6 +176,12 @@ async def test_what_is_done_here_is_on_record_as_if_it_was_done_over_the_api(pag
         ({"window": "900 d"}, "window"),
         ({"jitter": "7"}, "jitter"),
         ({"statuses": "200"}, "statuses"),
+        ({"failureThreshold": "0"}, "failureThreshold"),
+        ({"failureThreshold": "2.5"}, "failureThreshold"),
+        ({"cooldown": "soon"}, "cooldown"),
+        ({"cooldownMax": "2 d"}, "cooldownMax"),
+        ({"disableAfter": "1 min"}, "disableAfter"),
+        ({"releasePerSecond": "0"}, "releasePerSecond"),
         ({"name": "no spaces"}, "name"),
     ],
 )
@@ -570,6 +580,59 @@ async def test_an_endpoint_made_in_the_portal_belongs_to_its_tenant(pages: Pages
     assert made.tenant_gid == acme
 
 
+async def test_values_of_headers_are_not_shown_and_stay_when_the_form_is_saved(pages: Pages) -> None:
+    await pages.sign_in()
+    written = "X-Key: v4lue-of-a-header\nX-Team: orders"
+    at = "http://127.0.0.1:9999/with-headers"
+    answer = await pages.send("/endpoints/new", url=at, signatures="standard", headers=written)
+    assert answer.status_code == 201 and "v4lue" not in answer.text and "X-Key" in answer.text
+    (made,) = await pages.api.rows("SELECT gid, header_values FROM endpoint WHERE url LIKE '%/with-headers'")
+    form = (await pages.get(f"/endpoints/{made.gid}/edit")).text
+    assert "v4lue" not in form and "X-Key: •••••" in form
+    kept = "X-Key: •••••\nX-New: n"
+    saved = await pages.send(f"/endpoints/{made.gid}/edit", url=at, signatures="standard", headers=kept)
+    assert saved.status_code == 303
+    destination = await DestinationCache(pages.api.database, KeyRing([MASTER_KEY])).get(made.gid, 2)
+    assert dict(destination.headers) == {"X-Key": "v4lue-of-a-header", "X-New": "n"}
+
+
+async def test_authentication_is_set_kept_replaced_and_removed_by_the_form_and_its_secret_not_shown(
+    pages: Pages,
+) -> None:
+    await pages.sign_in()
+    url = "http://127.0.0.1:9999/with-auth"
+    token_url, s3cret = "http://127.0.0.1:9999/token", "s3cret-of-the-client"
+    oauth2 = {"authType": "oauth2", "authName": "everhook", "authTokenUrl": token_url, "authScope": "a b"}
+    answer = await pages.send("/endpoints/new", url=url, signatures="standard", **oauth2)
+    assert answer.status_code == 422 and 'id="h-authSecret" class="mistake"' in answer.text
+    wrong = {**oauth2, "authSecret": s3cret, "authTokenUrl": "https://10.0.0.1/"}
+    answer = await pages.send("/endpoints/new", url=url, signatures="standard", **wrong)
+    assert 'id="h-authTokenUrl" class="mistake"' in answer.text and s3cret not in answer.text
+    answer = await pages.send("/endpoints/new", url=url, signatures="standard", **oauth2, authSecret=s3cret)
+    assert answer.status_code == 201 and token_url in answer.text and s3cret not in answer.text
+
+    async def stored() -> tuple[str, bool]:
+        (row,) = await pages.api.rows("SELECT gid, auth, auth_secret FROM endpoint WHERE url LIKE '%/with-auth'")
+        assert s3cret not in f"{row.auth}{row.auth_secret}"
+        return row.auth or "", row.auth_secret is not None
+
+    (row,) = await pages.api.rows("SELECT gid FROM endpoint WHERE url LIKE '%/with-auth'")
+    at = f"/endpoints/{row.gid}/edit"
+    before = await stored()
+    form = (await pages.get(at)).text
+    assert token_url in form and s3cret not in form and "As it is" in form
+    for unchanged in (oauth2 | {"authType": "as-it-is"}, {}):
+        assert (await pages.send(at, url=url, signatures="standard", **unchanged)).status_code == 303
+        assert await stored() == before
+    answer = await pages.send(at, url=url, signatures="standard", authType="as-it-is", authScope="other")
+    assert 'id="h-authType" class="mistake"' in answer.text and await stored() == before
+    bearer = {"authType": "bearer", "authSecret": s3cret, "authName": "ignored", "authTokenUrl": token_url}
+    assert (await pages.send(at, url=url, signatures="standard", **bearer)).status_code == 303
+    assert await stored() == ('{"type": "bearer"}', True)
+    assert (await pages.send(at, url=url, signatures="standard", authType="none")).status_code == 303
+    assert await stored() == ("", False)
+
+
 async def test_an_endpoint_that_everhook_handles_is_created_shown_and_edited_without_its_url(pages: Pages) -> None:
     acme, _ = await two_tenants(pages.api)
     await open_portal(pages, acme)
@@ -878,3 +941,50 @@ async def test_the_page_of_an_archived_receipt_names_its_file(pages: Pages) -> N
     for path in (f"/receipts/{receipt}", f"/receipts/{receipt}/bundle"):
         answer = await pages.get(path)
         assert answer.status_code == 410 and "ten_x/old.receipts.gz" in answer.text
+
+
+async def test_circuit_settings_are_edited_and_what_applies_is_shown(pages: Pages) -> None:
+    await pages.api.channel("orders", circuit={"cooldownSeconds": 45})
+    await pages.sign_in()
+    assert "cooldownSeconds 45" in (await pages.get("/channels")).text
+    answer = await pages.send(
+        "/endpoints/new",
+        url="http://127.0.0.1:9999/x",
+        signatures="standard",
+        channel="orders",
+        failureThreshold="7",
+        requestsInFlight="3",
+        paused="on",
+    )
+    assert answer.status_code == 201
+    for shown in ("opens after 7 failures in a row, for 45 s to 10 min", "<dt>Requests at a time</dt><dd>3</dd>"):
+        assert shown in answer.text
+    [endpoint] = await pages.api.walk("/v1/endpoints")
+    at = f"/endpoints/{endpoint['endpointGid']}/edit"
+    assert (endpoint["status"], endpoint["circuit"]["settings"]) == ("paused", {"failureThreshold": 7})
+    form = (await pages.get(at)).text
+    assert 'name="failureThreshold" type="text" value="7"' in form and 'name="paused"' not in form
+    refused = await pages.send(at, url=endpoint["url"], signatures="standard", requestsInFlight="0")
+    assert refused.status_code == 422 and 'id="h-requestsInFlight" class="mistake"' in refused.text
+    assert (await pages.send(at, url=endpoint["url"], signatures="standard", cooldown="2 min")).status_code == 303
+    [endpoint] = await pages.api.walk("/v1/endpoints")
+    assert (endpoint["circuit"]["settings"], endpoint["maxInFlight"]) == ({"cooldownSeconds": 120}, None)
+    assert (await pages.send("/channels/orders/edit", failureThreshold="9")).status_code == 303
+    assert (await pages.api.get("/v1/channels/orders")).json()["circuit"] == {"failureThreshold": 9}
+
+
+async def test_a_raised_alert_is_shown_on_the_overview_and_at_the_endpoint(pages: Pages) -> None:
+    gid = (await pages.api.endpoint(alerts={"successRateBelow": 0.95, "latencyAboveMs": None}))["endpointGid"]
+    await pages.api.change_rows(
+        "INSERT INTO endpoint_alerts (endpoint_gid, tenant_gid, level, raised, version, updated_at) "
+        "SELECT gid, tenant_gid, 'degraded', :raised, 1, CURRENT_TIMESTAMP FROM endpoint",
+        raised=json.dumps(
+            {"success_rate": {"since": now().isoformat(), "value": 0.5, "threshold": 0.95, "quietSince": None}}
+        ),
+    )
+    await pages.api.change_rows("UPDATE circuit SET state = 'open', failures = 5")
+    await pages.sign_in()
+    page = (await pages.get(f"/endpoints/{gid}")).text
+    assert "Alert: too many attempts fail, 0.5 with a limit of 0.95" in page
+    assert "successRateBelow 0.95, latencyAboveMs off" in page
+    assert "Alert: too many attempts fail" in (await pages.get("/")).text

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 from sse_starlette import ServerSentEvent
 
-from api.dashboard import charts, code, live, policy_form, states, text
+from api.dashboard import charts, circuit_form, code, live, policy_form, states, text
 from api.dashboard.charts import Band, Column, Span
 from api.dashboard.code import COLOURED_TOKENS, Highlighter
 from api.dashboard.forms import Form
 from api.dashboard.live import Broadcaster, Regions
 from api.problems import Problem
-from api.schemas import Policy
+from api.schemas import Policy, circuit_of
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.delivery.policy import DeliveryPolicy, resolve
 from everhook.health.score import Level
@@ -201,7 +201,7 @@ def test_a_url_may_break_behind_its_slashes() -> None:
         {"preset": "patient"},
         {"delaysSeconds": [0.5, 1, 90, 5400]},
         {"exponential": {"initialSeconds": 2, "factor": 3, "capSeconds": 3600, "attempts": 9}},
-        {"timeoutSeconds": 5, "maxWindowSeconds": 86_400, "jitter": 0.5, "retryStatuses": [408, 429]},
+        {"timeoutSeconds": 5, "maxWindowSeconds": 86_400, "jitter": 0.5, "retryStatuses": [408, "4xx"]},
     ],
 )
 def test_a_policy_survives_its_form(spec: dict[str, object]) -> None:
@@ -222,13 +222,33 @@ def test_a_form_that_says_nothing_is_no_policy() -> None:
         ({"schedule": "exponential", "initial": "2 s", "cap": "", "attempts": "3"}, "cap"),
         ({"schedule": "exponential", "initial": "2 s", "cap": "1 h", "attempts": "many"}, "attempts"),
         ({"timeout": "-1"}, "timeout"),
-        ({"statuses": "4xx"}, "statuses"),
+        ({"statuses": "3xx"}, "statuses"),
     ],
 )
 def test_what_cannot_be_a_policy_names_its_field(fields: dict[str, str], wrong: str) -> None:
     with pytest.raises(Problem) as caught:
         policy_form.policy(Form(list(fields.items())))
     assert [error.field for error in caught.value.errors] == [wrong]
+
+
+# Circuit settings as forms
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"failureThreshold": 9},
+        {"cooldownSeconds": 90, "cooldownMaxSeconds": 5_400, "disableAfterHours": 36},
+        {"releasePerSecond": 2.5, "releasePerSecondMax": 50},
+    ],
+)
+def test_circuit_settings_survive_their_form(spec: dict[str, float]) -> None:
+    sent = circuit_form.circuit(Form(list(circuit_form.fields(spec).items())))
+    assert circuit_of(sent) == spec
+
+
+def test_a_form_without_circuit_settings_has_none() -> None:
+    assert circuit_form.circuit(Form(list(circuit_form.fields(None).items()))) is None
 
 
 # Live

@@ -47,6 +47,12 @@ def test_no_policy_overrules_success_gone_and_failure(status: int) -> None:
     assert classify(status, retry_statuses=(status,)) == classify(status)
 
 
+@pytest.mark.parametrize("status", range(400, 500))
+def test_a_class_stands_for_all_its_statuses_except_gone(status: int) -> None:
+    assert classify(status, retry_statuses=(4,)) == (classify(410) if status == 410 else ANSWERED_RETRY)
+    assert classify(status, retry_statuses=(5,)) == classify(status)
+
+
 NOT_THEIRS = (FailureCode.BLOCKED, FailureCode.UNSENDABLE)
 
 

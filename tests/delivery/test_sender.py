@@ -27,6 +27,7 @@ from everhook.contracts import (
 )
 from everhook.delivery import sender as module
 from everhook.delivery import snapshot_store
+from everhook.delivery.limits import UNLIMITED
 from everhook.delivery.pacing import MISSES, Pacer
 from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.delivery.send_times_store import SendTime, SendTimes
@@ -119,6 +120,13 @@ async def with_a_tls_key_of_another(desk: Desk, _: pytest.MonkeyPatch) -> tuple[
     return desk, endpoint
 
 
+async def with_headers_that_are_none(desk: Desk, _: pytest.MonkeyPatch) -> tuple[Desk, Endpoint]:
+    endpoint = await desk.endpoint()
+    async with desk.store.database.writing() as session:
+        await session.execute(update(Endpoint).where(col(Endpoint.gid) == endpoint.gid).values(headers=[SECRET]))
+    return desk, endpoint
+
+
 async def with_signing_that_breaks(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> tuple[Desk, Endpoint]:
     def signature_headers(*_: Any) -> Any:
         raise ZeroDivisionError(SECRET)
@@ -137,7 +145,7 @@ FAULTS: dict[str, Faulty] = {
     "a header outside ASCII": with_headers(**{"x-a": "ä"}),
     "a header name with a blank": with_headers(**{"x a": "1"}),
     "a header that is not the endpoint's to set": with_headers(**{"content-length": "1"}),
-    "headers that are none": with_fields(headers=[SECRET]),
+    "headers that are none": with_headers_that_are_none,
     "a scheme that there is not": with_fields(signatures=[SECRET]),
     "no socket to be had": with_egress(LocalError("no socket to be had (EMFILE)")),
     "an unexpected error": with_egress(KeyError(SECRET)),
@@ -453,3 +461,49 @@ async def test_an_endpoint_that_is_paused_while_an_attempt_waits_gets_none(
     paced(desk, monkeypatch, Times(0.4, 0.4, 0.4, before=pause))
     outcome = await desk.send(await desk.delivery(endpoint))
     assert (outcome.verdict, desk.receiver.count) == (Verdict.PARKED, 0)
+
+
+# Requests in flight
+
+
+async def test_no_more_requests_are_in_flight_than_the_endpoint_allows(desk: Desk) -> None:
+    endpoint = await desk.endpoint(max_in_flight=2)
+    desk.receiver.respond(Response(200, delay=0.05))
+    deliveries = await desk.store.deliveries(8, endpoint)
+    outcomes = await asyncio.gather(*(desk.send(each, rate_limit=UNLIMITED) for each in deliveries))
+    assert {outcome.verdict for outcome in outcomes} == {Verdict.DELIVERED}
+    assert desk.receiver.peak_in_flight == 2
+
+
+async def test_an_attempt_that_gets_no_turn_is_postponed_and_burns_no_attempt(desk: Desk) -> None:
+    endpoint = await desk.endpoint(max_in_flight=1)
+    desk.receiver.respond(Response(200, delay=0.5))
+    first, second = await desk.store.deliveries(2, endpoint)
+    sending = asyncio.create_task(desk.send(first))
+    await desk.receiver.wait_for(1)
+    with pytest.raises(ApplicationError) as refusal:  # on the queue of endpoints without limits, none waits in a slot
+        await desk.send(second)
+    assert (refusal.value.type, refusal.value.category) == ("MaxInFlight", ApplicationErrorCategory.BENIGN)
+    assert await desk.store.attempts(second) == []
+    assert (await sending).new_rate_limit == NewRateLimit(UNLIMITED), "its next attempt is on the other queue"
+
+
+async def test_a_request_keeps_its_turn_when_its_activity_is_cancelled(desk: Desk) -> None:
+    endpoint = await desk.endpoint(max_in_flight=1)
+    desk.receiver.respond(Response(200, delay=0.3))
+    first, second = await desk.store.deliveries(2, endpoint)
+    sending = asyncio.create_task(desk.sender.attempt(order_for(first)))
+    await desk.receiver.wait_for(1)
+    sending.cancel()
+    with pytest.raises(ApplicationError):
+        await desk.send(second)
+    assert (await desk.send(second, rate_limit=UNLIMITED)).verdict is Verdict.DELIVERED
+    assert desk.receiver.peak_in_flight == 1
+
+
+async def test_a_first_attempt_to_an_endpoint_with_a_limit_is_left_to_its_workflow(desk: Desk) -> None:
+    delivery = await desk.delivery(await desk.endpoint(max_in_flight=1))
+    snapshot = await desk.sender.load_snapshot(delivery.gid)
+    assert snapshot is not None
+    assert await desk.sender.first_attempt(order_for(delivery), snapshot) is None
+    assert desk.receiver.count == 0

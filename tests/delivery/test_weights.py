@@ -7,7 +7,8 @@ import pytest
 from temporalio.client import Client
 
 from everhook.delivery import weights
-from everhook.delivery.weights import UNLIMITED, apply_limit, sync_limits
+from everhook.delivery.limits import UNLIMITED
+from everhook.delivery.weights import apply_limit, sync_limits
 from everhook.endpoints import store as endpoints
 from everhook.temporal.client import connect
 from testing.temporal_server import NAMESPACE, TemporalServer

@@ -29,6 +29,7 @@ from testing.publisher import Publisher, sample_payload
 from testing.receiver import Arrival, Receiver, Response, Step
 from testing.stack import API_KEY, MASTER_KEY, QUICK, Stack
 from testing.temporal_server import NAMESPACE
+from testing.token_server import TokenServer
 from testing.waiting import assert_eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -65,6 +66,12 @@ class Told:
         scalar = der[36:68]
         self.needles |= dict.fromkeys([der, scalar, pem.splitlines()[1].encode()], pem)
         return pem
+
+    def text(self, name: str) -> str:
+        """A new secret that is text, as it is and in base64."""
+        text = f"{name}-{new_secret().removeprefix('whsec_')}"
+        self.needles |= dict.fromkeys([text.encode(), base64.b64encode(text.encode())], text)
+        return text
 
     def found_in(self, content: bytes) -> set[str]:
         return {secret for needle, secret in self.needles.items() if needle in content}
@@ -287,6 +294,48 @@ async def test_while_a_master_key_is_missing_deliveries_wait_and_are_not_charged
         assert other.output().count("the receipt keys cannot be decrypted") == 1
 
 
+async def test_credentials_of_endpoints_are_sent_to_their_receiver_alone(stack: Stack, told: Told) -> None:
+    publisher = stack.publisher()
+    await publisher.create_channel("authorized")
+    async with TokenServer() as tokens, Receiver() as receiver:
+        oauth2 = tokens.auth(clientSecret=told.text("client-secret"))
+        tokens.client = (oauth2["clientId"], oauth2["clientSecret"])
+        tokens.rules.token = told.text("access-token")
+        auths = {
+            "bearer": {"type": "bearer", "token": told.text("token")},
+            "basic": {"type": "basic", "username": "everhook", "password": told.text("password")},
+            "header": {"type": "header", "name": "X-Api-Key", "value": told.text("value")},
+            "oauth2": oauth2,
+        }
+        headers = {"X-Custom": told.text("custom-header")}
+        answers = [
+            await stack.client.post(
+                "/v1/endpoints",
+                json={"url": receiver.url_for(f"/{kind}"), "channel": "authorized", "auth": auth, "headers": headers},
+            )
+            for kind, auth in auths.items()
+        ]
+        for answer in answers:
+            assert answer.status_code == 201
+            assert told.found_in(answer.content) <= {headers["X-Custom"], answer.json()["secret"]}
+            told.secret(answer.json()["secret"])
+        published = await stack.client.post("/v1/channels/authorized/messages", json={"type": "a", "payload": 1})
+        arrivals = {arrival.path: headers_of(arrival) for arrival in await receiver.wait_for(4)}
+    assert {found["x-custom"] for found in arrivals.values()} == set(headers.values())
+    assert arrivals["/bearer"]["authorization"] == f"Bearer {auths['bearer']['token']}"
+    assert arrivals["/header"]["x-api-key"] == auths["header"]["value"]
+    assert arrivals["/oauth2"]["authorization"] == f"Bearer {tokens.rules.token}"
+    for delivery in published.json()["deliveries"]:
+        path = f"/v1/deliveries/{delivery['deliveryGid']}"
+
+        async def is_delivered(path: str = path) -> None:
+            answer = await stack.client.get(path)
+            assert answer.json()["status"] == "delivered"
+            assert told.found_in(answer.content) == set()
+
+        await assert_eventually(is_delivered, PATIENCE_S)
+
+
 BAD_SECRET = "whsec_" + base64.b64encode(b"only-twenty-three-bytes").decode()
 
 
@@ -322,6 +371,7 @@ async def test_no_secret_is_written_down_anywhere(stack: Stack, told: Told) -> N
         "histories": await histories(stack),
         "OpenAPI": (await stack.client.get("/openapi.json")).content,
         "audit trail": (await stack.client.get("/v1/audit")).content,
+        "endpoints": (await stack.client.get("/v1/endpoints")).content,
     }
     assert all(len(content) > 1000 for content in places.values())
     for name, readable in (("histories", b"dlv_"), ("Temporal's store", b"dlv_"), ("database", b"endpoint_secret")):

@@ -256,6 +256,23 @@ async def endpoint_cycle(engine: Engine, album: Album) -> None:
     await album.keep("endpoint-cycle", endpoint.handle)
 
 
+async def endpoint_settings(engine: Engine, album: Album) -> None:
+    """Settings changed while the circuit is closed, open, and once more without an announcement."""
+    endpoint = engine.endpoint(CircuitPolicy())
+    await endpoint.report(failures=1)
+    await endpoint.until_projected(failures=1)
+    await endpoint.settings_changed(CircuitPolicy(failure_threshold=2, cooldown=timedelta(hours=1)))
+    await endpoint.report(failures=1)
+    await endpoint.until_projected(state=CircuitState.OPEN)
+    await endpoint.settings_changed(CircuitPolicy(failure_threshold=2))
+    await endpoint.until_projected(version=3)
+    engine.fakes.policies[endpoint.gid] = CircuitPolicy(failure_threshold=3)
+    await endpoint.command("reset")
+    await endpoint.report(failures=2)
+    await endpoint.until_projected(state=CircuitState.CLOSED, failures=2)
+    await album.keep("endpoint-settings", endpoint.handle)
+
+
 async def endpoint_deleted(engine: Engine, album: Album) -> None:
     """Gone, given up, deleted; and one that the database does not know."""
     endpoint = engine.endpoint(CircuitPolicy())
@@ -474,6 +491,7 @@ TAKES = (
     replayed,
     endpoint_cycle,
     endpoint_stranded,
+    endpoint_settings,
     endpoint_deleted,
     reconcile,
     events,

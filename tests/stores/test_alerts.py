@@ -1,6 +1,6 @@
 """Thresholds: what is on record is the state, and each crossing is told once."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,6 +10,8 @@ from sqlmodel import col
 from everhook.contracts import DeliveryStatus
 from everhook.health.alerts_store import AlertEvaluator, Limits
 from everhook.health.backlog_store import backlog
+from everhook.health.endpoint_alerts import AlertLimits
+from everhook.health.endpoint_alerts_store import EndpointAlertEvaluator
 from everhook.notifications.events import EventKind
 from everhook.storage.tables import Delivery, EndpointMinute, PullItem, now
 from tests.stores.factories import Store
@@ -24,8 +26,16 @@ LIMITS = Limits(
 )
 
 
+class Unwatched(EndpointAlertEvaluator):
+    """Single endpoints are not evaluated here."""
+
+    async def evaluate(self, moment: datetime | None = None) -> int:
+        return 0
+
+
 async def look(store: Store, limits: Limits = LIMITS) -> list[EventKind]:
-    return list(await AlertEvaluator(store.database, limits).evaluate())
+    unwatched = Unwatched(store.database, AlertLimits())
+    return list(await AlertEvaluator(store.database, limits, unwatched).evaluate())
 
 
 async def data(store: Store) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from everhook.circuit.machine import Circuit, CircuitState, Hold
 from everhook.contracts import DeliveryStatus
 from everhook.endpoints import store as endpoints
 from everhook.storage.engine import Database
-from everhook.storage.tables import now
+from everhook.storage.tables import Channel, now
 from tests.stores.factories import Store, moment
 
 OPENED = Circuit(
@@ -210,3 +210,41 @@ async def test_every_stranded_endpoint_is_found_among_those_that_are_not(store: 
 async def test_nothing_is_stranded_where_nothing_is_parked(store: Store, database: Database) -> None:
     await store.delivery(status=DeliveryStatus.RETRYING)
     assert await stranded(database) == []
+
+
+# Settings
+
+
+async def specs(store: Store, endpoint_gid: str) -> list[dict[str, Any] | None]:
+    async with store.database.reading() as session:
+        return [dict(each) if each else None for each in await circuits.circuit_specs(session, endpoint_gid)]
+
+
+async def test_the_settings_of_an_endpoint_are_those_of_its_channels_oldest_subscription_last_and_its_own(
+    store: Store,
+) -> None:
+    end = await store.endpoint(circuit={"failureThreshold": 1})
+    for name in ("a", "b", "c", "d"):
+        await store.channel(name)
+        async with store.database.writing() as session:
+            (await session.get_one(Channel, name)).circuit = {"failureThreshold": ord(name)} if name != "c" else None
+    for name in ("b", "c", "a"):
+        await store.subscription(end, name)
+    await store.subscription(end, "d", enabled=False)
+    of_channels = [{"failureThreshold": ord(name)} for name in ("a", "b")]
+    assert await specs(store, end.gid) == [*of_channels, {"failureThreshold": 1}]
+    assert await specs(store, (await store.endpoint()).gid) == [None]
+
+
+async def test_a_change_of_a_channel_concerns_endpoints_whose_workflow_runs(store: Store) -> None:
+    await store.channel("a")
+    ends = sorted([await store.endpoint() for _ in range(5)], key=lambda end: end.gid)
+    for end in ends[:4]:
+        await store.subscription(end, "a")
+    await store.subscription(ends[0], "a")
+    for end in [*ends[:3], ends[4]]:
+        await project(store, end.gid, OPENED)
+    async with store.database.read_connection() as connection:
+        first = await circuits.endpoints_with_workflow(connection, "a", "", 2)
+        rest = await circuits.endpoints_with_workflow(connection, "a", first[-1], 2)
+    assert (first, rest) == ([ends[0].gid, ends[1].gid], [ends[2].gid])

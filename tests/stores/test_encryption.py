@@ -106,6 +106,8 @@ def test_every_sealed_column_is_in_the_list() -> None:
     assert {f"{column.value.table.name}.{column.value.name}" for column in ENCRYPTED_COLUMNS} == {
         "endpoint_secret.secret",
         "endpoint.tls_key",
+        "endpoint.header_values",
+        "endpoint.auth_secret",
         "receipt_key.seed",
         "idempotent_response.response",
     }

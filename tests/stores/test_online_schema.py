@@ -264,10 +264,20 @@ HAZARDS = {
 }
 
 
+CANNOT_RUN_TWICE = re.compile(r"CREATE TABLE (?!IF NOT EXISTS)|ALTER TABLE .* ADD COLUMN (?!IF NOT EXISTS)")
+
+
 def hazards(statements: Iterable[str]) -> list[str]:
+    """What is wrong with the statements of one migration."""
     created: set[str] = set()
     found: list[str] = []
+    once: list[str] = []
     for sql in statements:
+        if "CONCURRENTLY" in sql:  # what came before is committed, and runs again after a failure
+            found += [f"cannot run twice: {before}" for before in once]
+            once.clear()
+        if CANNOT_RUN_TWICE.match(sql):
+            once.append(sql)
         if (new := re.match(r"CREATE TABLE (?:IF NOT EXISTS )?(\w+)", sql)) is not None:
             created.add(new.group(1))
         table = re.search(r"\b(?:ON|TABLE|UPDATE) (\w+)", sql)
@@ -295,6 +305,8 @@ async def test_no_migration_keeps_writers_waiting(new_postgres_url: str) -> None
         (["CREATE INDEX CONCURRENTLY ix ON delivery (gid)"], 0),
         (["CREATE INDEX ix ON ONLY delivery (gid)"], 0),
         (["CREATE TABLE new ( gid VARCHAR )", "CREATE INDEX ix ON new (gid)"], 0),
+        (["ALTER TABLE t ADD COLUMN c VARCHAR", "CREATE INDEX CONCURRENTLY ix ON delivery (gid)"], 1),
+        (["ALTER TABLE t ADD COLUMN IF NOT EXISTS c VARCHAR", "CREATE INDEX CONCURRENTLY ix ON delivery (gid)"], 0),
         (["DROP INDEX ix"], 1),
         (["ALTER TABLE receipt ALTER COLUMN seq TYPE BIGINT"], 1),
         (["ALTER TABLE receipt ADD CONSTRAINT c CHECK (seq > 0)"], 1),

@@ -9,6 +9,7 @@ from sqlmodel import SQLModel
 from everhook.contracts import DeliveryStatus
 from everhook.delivery.inputs_store import InputDefaults, load_input
 from everhook.endpoints import store as endpoints
+from everhook.health.score import Level
 from everhook.storage.bulk import Bulk
 from everhook.storage.statements import table_of
 from everhook.storage.tables import (
@@ -19,13 +20,17 @@ from everhook.storage.tables import (
     Batch,
     CircuitRow,
     Delivery,
+    DeliveryGroup,
     DeliveryRound,
     Endpoint,
+    EndpointAlerts,
     EndpointMinute,
     EndpointMinuteError,
     EndpointRate,
     EndpointSecret,
+    EndpointTurn,
     Gate,
+    GroupedDelivery,
     IdempotentResponse,
     Message,
     OperationalEvent,
@@ -37,6 +42,7 @@ from everhook.storage.tables import (
     ReceiptHash,
     ReceiptSeal,
     ReplayMode,
+    ScheduledMessage,
     Subscription,
     Task,
     TaskDecision,
@@ -68,6 +74,8 @@ ALL: tuple[type[SQLModel], ...] = (
     ReceiptArchive,
     ReceiptHash,
     ReceiptSeal,
+    EndpointAlerts,
+    EndpointTurn,
     EndpointMinute,
     EndpointMinuteError,
     EndpointRate,
@@ -78,6 +86,9 @@ ALL: tuple[type[SQLModel], ...] = (
     Task,
     TaskDecision,
     Gate,
+    ScheduledMessage,
+    DeliveryGroup,
+    GroupedDelivery,
 )
 
 
@@ -97,6 +108,8 @@ async def peopled(store: Store, name: str, deliveries: int = 3) -> str:
         EndpointMinute(endpoint_gid=endpoint.gid, tenant_gid=tenant_gid, minute=now()),
         EndpointMinuteError(endpoint_gid=endpoint.gid, minute=now(), error="dns"),
         EndpointRate(endpoint_gid=endpoint.gid, last_at=0.0),
+        EndpointTurn(endpoint_gid=endpoint.gid, slot=0, holder="h", until=now()),
+        EndpointAlerts(endpoint_gid=endpoint.gid, tenant_gid=tenant_gid, level=Level.FAILING, raised={}),
         PastPolicy(endpoint_gid=endpoint.gid, until=now()),
         IdempotentResponse(key_sha256=f"of {name}", request_sha256="", tenant_gid=tenant_gid),
     ]
@@ -121,6 +134,10 @@ async def peopled(store: Store, name: str, deliveries: int = 3) -> str:
         rows += [task, TaskDecision(task_gid=task.gid, actor="ann", outcome="approved")]
         if number:  # the gate of a message to all stays with it
             rows += [Gate(message_gid=message.gid, delivery_gid=delivery.gid, steps=[])]
+            rows += [ScheduledMessage(message_gid=message.gid, deliver_at=now(), document={})]
+        of_group: dict[str, Any] = {"endpoint_gid": endpoint.gid, "group_key": f"group-{number}"}
+        rows += [DeliveryGroup(last=1, open=1, touched_at=now(), **of_group)]
+        rows += [GroupedDelivery(delivery_gid=delivery.gid, position=1, **of_group)]
         rows += [
             PullItem(
                 delivery_gid=delivery.gid,

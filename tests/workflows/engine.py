@@ -40,6 +40,7 @@ from everhook.contracts import (
     DeliveryState,
     DeliveryStatus,
     DiscardInput,
+    EndpointCircuit,
     EventsResult,
     HandlerInput,
     HandlerResult,
@@ -223,7 +224,8 @@ class FakeTask:
 class FakeActivities:
     """All activities under their real names. Each records its call; then waits at its gate, raises, or answers.
 
-    `parked` stands for the parked deliveries of the database: `release_parked` takes from them.
+    `parked` stands for the parked deliveries of the database: `release_parked` takes from them. `policies` are the
+    circuit settings of endpoints.
     """
 
     def __init__(self, clock: Callable[[], Any]) -> None:
@@ -233,6 +235,7 @@ class FakeActivities:
         self.faults: defaultdict[str, list[Exception]] = defaultdict(list)
         self.inputs: dict[str, DeliveryInput] = {}
         self.circuit: Circuit | None = Circuit()
+        self.policies: dict[str, CircuitPolicy] = {}
         self.parked = 0
         self.passes: Script[ReconcileResult] = Script(ReconcileResult(started=3, restarted=2, endpoints=1, history=4))
         self.handlings: Script[HandlerResult] = Script(HandlerResult(DELIVERED))
@@ -326,15 +329,26 @@ class FakeActivities:
     async def discard(self, note: DiscardInput) -> None:
         await self._called("discard", note)
 
+    @activity.defn(name="load_endpoint")
+    async def load_endpoint(self, endpoint_gid: str) -> EndpointCircuit | None:
+        await self._called("load_endpoint", endpoint_gid)
+        return EndpointCircuit(self.circuit, self.policies[endpoint_gid]) if self.circuit is not None else None
+
+    @activity.defn(name="load_circuit_policy")
+    async def load_circuit_policy(self, endpoint_gid: str) -> CircuitPolicy:
+        await self._called("load_circuit_policy", endpoint_gid)
+        return self.policies[endpoint_gid]
+
     @activity.defn(name="load_circuit")
     async def load_circuit(self, endpoint_gid: str) -> Circuit | None:
         await self._called("load_circuit", endpoint_gid)
         return self.circuit
 
     @activity.defn(name="project_circuit")
-    async def project_circuit(self, projection: CircuitProjection) -> None:
+    async def project_circuit(self, projection: CircuitProjection) -> CircuitPolicy:
         await self._called("project_circuit", projection)
         self.finished.append("project_circuit")
+        return self.policies[projection.endpoint_gid]
 
     @activity.defn(name="release_parked")
     async def release_parked(self, input: ReleaseParkedInput) -> ReleaseResult:
@@ -406,7 +420,9 @@ class FakeActivities:
             self.discard,
             self.check_pulled,
             self.check_task,
+            self.load_endpoint,
             self.load_circuit,
+            self.load_circuit_policy,
             self.project_circuit,
             self.release_parked,
             self.count_parked,
@@ -426,9 +442,14 @@ class FakeActivities:
 class Engine:
     """A Temporal with our workflows and the fake activities, and the means to drive one through the other."""
 
-    def __init__(self, env: WorkflowEnvironment, delivery: type[DeliveryWorkflow] = DeliveryWorkflow) -> None:
+    def __init__(
+        self,
+        env: WorkflowEnvironment,
+        delivery: type[DeliveryWorkflow] = DeliveryWorkflow,
+        endpoint: type[EndpointWorkflow] = EndpointWorkflow,
+    ) -> None:
         self.env = env
-        self._delivery = delivery
+        self._released = {DeliveryWorkflow: delivery, EndpointWorkflow: endpoint}
         self.client: Client = env.client
         self.fakes = FakeActivities(self.now)
         self._opened: list[str] = []
@@ -502,7 +523,9 @@ class Engine:
     def endpoint(self, policy: CircuitPolicy | None = None, gid: str | None = None) -> "Endpoint":
         gid = gid or new_gid(Kind.ENDPOINT)
         self._opened.append(endpoint_workflow_id(gid))
-        return Endpoint(self, gid, policy or CircuitPolicy(jitter=0))
+        policy = policy or CircuitPolicy(jitter=0)
+        self.fakes.policies[gid] = policy
+        return Endpoint(self, gid, policy)
 
     async def result(self, handle: WorkflowHandle[Any, T]) -> T:
         """Wait for the workflow's end and skip the time until then."""
@@ -580,14 +603,14 @@ class Engine:
                 workflows=self._workflows(),
                 activities=self.fakes.all,
                 # Without a cache there is no sticky queue, so the next engine gets the tasks at once.
-                max_cached_workflows=1_000 if self._delivery is DeliveryWorkflow else 0,
+                max_cached_workflows=0 if self._workflows() != list(WORKFLOWS) else 1_000,
             ),
             self.worker(TaskQueue.SENDS, activities=[self.fakes.send_attempt, self.fakes.run_handler]),
             self.worker(TaskQueue.SENDS_LIMITED, activities=[self.fakes.send_attempt, self.fakes.run_handler]),
         ]
 
     def _workflows(self) -> list[type]:
-        return [self._delivery if each is DeliveryWorkflow else each for each in WORKFLOWS]
+        return [self._released.get(each, each) for each in WORKFLOWS]
 
     def worker(self, queue: str, **options: Any) -> Worker:
         return Worker(self.client, task_queue=queue, workflow_runner=SandboxedWorkflowRunner(), **options)
@@ -611,6 +634,11 @@ class Endpoint:
 
     async def command(self, update: str) -> Circuit:
         return await self._circuits.command(self.gid, TENANT, update)
+
+    async def settings_changed(self, policy: CircuitPolicy) -> None:
+        """Change the settings in the database, and announce them."""
+        self._engine.fakes.policies[self.gid] = policy
+        await self._circuits.settings_changed(self.gid)
 
     async def state(self) -> Circuit:
         return await self.handle.query(EndpointWorkflow.state)
@@ -722,10 +750,12 @@ class TimeSkippingServers:
 
 @asynccontextmanager
 async def running_engine(
-    env: WorkflowEnvironment, delivery: type[DeliveryWorkflow] = DeliveryWorkflow
+    env: WorkflowEnvironment,
+    delivery: type[DeliveryWorkflow] = DeliveryWorkflow,
+    endpoint: type[EndpointWorkflow] = EndpointWorkflow,
 ) -> AsyncIterator[Engine]:
-    """`delivery` is the code that runs deliveries."""
-    engine = Engine(env, delivery)
+    """`delivery` is the code that runs deliveries, `endpoint` the one that runs endpoints."""
+    engine = Engine(env, delivery, endpoint)
     async with AsyncExitStack() as stack:
         for worker in engine.workers():
             await stack.enter_async_context(worker)

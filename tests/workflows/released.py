@@ -3,9 +3,14 @@
 from temporalio import workflow
 
 from workflows.delivery import DeliveryWorkflow
+from workflows.endpoint import EndpointWorkflow
 
 with workflow.unsafe.imports_passed_through():
-    from everhook.contracts import DELIVERY_WORKFLOW, DeliveryInput, DeliveryResult
+    from activities.circuits import CircuitActivities
+    from everhook.circuit.machine import Circuit
+    from everhook.contracts import DELIVERY_WORKFLOW, ENDPOINT_WORKFLOW, DeliveryInput, DeliveryResult, EndpointInput
+    from workflows.endpoint import ACTIVITY_TIMEOUT
+    from workflows.retry import RETRY_FOREVER
 
 
 @workflow.defn(name=DELIVERY_WORKFLOW)
@@ -21,4 +26,28 @@ class ReleasedDeliveryWorkflow(DeliveryWorkflow):
         return await super().run(input)
 
     def _backs_off(self) -> bool:
+        return False
+
+
+@workflow.defn(name=ENDPOINT_WORKFLOW)
+class ReleasedEndpointWorkflow(EndpointWorkflow):
+    """Circuits keep the policy that they were started with."""
+
+    @workflow.init
+    def __init__(self, input: EndpointInput) -> None:
+        super().__init__(input)
+
+    @workflow.run
+    async def run(self, input: EndpointInput) -> None:
+        await super().run(input)
+
+    async def _known_circuit(self) -> Circuit | None:
+        return await workflow.execute_activity_method(
+            CircuitActivities.load_circuit,
+            self._input.endpoint_gid,
+            start_to_close_timeout=ACTIVITY_TIMEOUT,
+            retry_policy=RETRY_FOREVER,
+        )
+
+    def _knows_settings(self) -> bool:
         return False

@@ -30,7 +30,9 @@ from tests.workflows.engine import (
     register_search_attributes,
     run_id,
     running_engine,
+    time_skipping_server,
 )
+from tests.workflows.released import ReleasedEndpointWorkflow
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -580,7 +582,7 @@ async def test_a_release_survives_the_loss_of_temporals_store(engine: Engine) ->
 
 async def test_what_is_told_while_the_circuit_is_being_loaded_counts(engine: Engine) -> None:
     engine.fakes.circuit = Circuit(failures=4, failing_since=await engine.now(), version=4)
-    gate = engine.fakes.hold("load_circuit")
+    gate = engine.fakes.hold("load_endpoint")
     endpoint = engine.endpoint()
     await endpoint.report(failures=1)
     await gate.entered.wait()
@@ -649,7 +651,78 @@ async def test_a_run_that_took_many_updates_makes_room_for_a_new_one_that_knows_
     await engine.skip(MINUTE + MOMENT)
     await until_shown(endpoint, "7 deliveries parked")
     assert (await endpoint.command("resume")).version == paused.version + 1
-    assert len(engine.fakes.of("load_circuit")) == 1
+    assert len(engine.fakes.of("load_endpoint")) == 1
+
+
+# --- changed settings
+
+
+async def test_changed_settings_apply_to_the_next_report(engine: Engine) -> None:
+    endpoint = engine.endpoint()
+    await endpoint.report(failures=3)
+    await endpoint.until_projected(state=CLOSED, failures=3)
+    await endpoint.settings_changed(replace(POLICY, failure_threshold=4, cooldown=HOUR, cooldown_max=HOUR))
+    await endpoint.report(failures=1)
+    await endpoint.until_projected(state=OPEN, failures=4)
+    assert cooldowns(engine, endpoint) == [HOUR]
+    assert len(engine.fakes.of("load_circuit_policy")) == 1
+
+
+async def test_a_shorter_cooldown_applies_to_a_circuit_that_is_open(engine: Engine) -> None:
+    endpoint = await opened(engine, replace(POLICY, cooldown=HOUR, cooldown_max=HOUR))
+    await endpoint.settings_changed(POLICY)
+    circuit = await endpoint.until_projected(version=2)
+    assert circuit.until is not None and circuit.until - await engine.now() <= POLICY.cooldown
+    await engine.skip(POLICY.cooldown + MOMENT)
+    await endpoint.until_projected(state=HALF_OPEN)
+
+
+async def test_a_lower_release_rate_applies_to_a_release_that_is_under_way(engine: Engine) -> None:
+    engine.fakes.parked = 1_000
+    endpoint = engine.endpoint(replace(POLICY, release_rate=100))
+    await endpoint.report()
+    await endpoint.until_released(1)
+    await endpoint.settings_changed(replace(POLICY, release_rate=1, release_rate_max=3))
+    await engine.until_called("load_circuit_policy", 1)
+    await engine.skip(3 * SECOND)
+    await endpoint.until_released(3)
+    assert [each.limit for each in endpoint.releases()[:3]] == [100, 3, 3]
+
+
+async def test_settings_that_were_not_announced_apply_after_the_next_projection(engine: Engine) -> None:
+    """The process that changed them died before the signal."""
+    endpoint = engine.endpoint()
+    await endpoint.report(failures=1)
+    await endpoint.until_projected(failures=1)
+    engine.fakes.policies[endpoint.gid] = replace(POLICY, failure_threshold=3)
+    await endpoint.report(failures=1)
+    await endpoint.until_projected(state=CLOSED, failures=2)
+    await endpoint.report(failures=1)
+    await endpoint.until_projected(state=OPEN, failures=3)
+
+
+async def test_settings_of_an_endpoint_without_a_workflow_are_announced_to_nobody(engine: Engine) -> None:
+    endpoint = engine.endpoint()
+    await endpoint.settings_changed(replace(POLICY, failure_threshold=2))
+    await endpoint.report(failures=2)
+    await endpoint.until_projected(state=OPEN)
+    assert len(engine.fakes.of("load_circuit_policy")) == 0
+
+
+async def test_a_circuit_that_released_code_began_takes_changed_settings_too() -> None:
+    async with time_skipping_server() as env:
+        async with running_engine(env, endpoint=ReleasedEndpointWorkflow) as old:
+            endpoint = old.endpoint()
+            await endpoint.report(failures=1)
+            await endpoint.until_projected(failures=1)
+            await endpoint.settings_changed(replace(POLICY, failure_threshold=2))  # released code ignores it
+            old.keep()
+        async with running_engine(env) as engine:
+            again = engine.endpoint(POLICY, endpoint.gid)
+            await again.settings_changed(replace(POLICY, failure_threshold=3))
+            await again.report(failures=2)
+            await again.until_projected(state=OPEN, failures=3)
+            assert len(engine.fakes.of("load_circuit_policy")) == 1
 
 
 # --- a new run, on a server that suggests it early
@@ -684,7 +757,7 @@ async def test_no_report_is_lost_between_runs(forgetful: Engine) -> None:
     circuit = await endpoint.until_projected(failures=101)
     assert await endpoint.state() == circuit
     assert await run_id(endpoint.handle) != first_run
-    assert len(forgetful.fakes.of("load_circuit")) == 1
+    assert len(forgetful.fakes.of("load_endpoint")) == 1
 
 
 async def test_no_command_is_lost_between_runs(forgetful: Engine) -> None:
@@ -743,7 +816,7 @@ async def test_a_command_that_arrives_with_the_end_of_a_run_is_answered(forgetfu
 async def test_a_command_that_waits_for_a_long_loading_is_answered(forgetful: Engine) -> None:
     """The run is due for a new one as soon as the circuit is loaded, and must not end before the command is done."""
     forgetful.fakes.circuit = Circuit(hold=Hold.PAUSED, version=1)
-    gate = forgetful.fakes.hold("load_circuit")
+    gate = forgetful.fakes.hold("load_endpoint")
     endpoint = forgetful.endpoint()
     for _ in range(15):
         await endpoint.report()

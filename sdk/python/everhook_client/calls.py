@@ -397,13 +397,14 @@ def delete_subscription(gid: str) -> Call[None]:
 
 
 def list_deliveries(
-    *, status: Several = None, endpoint_gid: Several = None, message_gid: Several = None, channel: Several = None,
-    type: Several = None, tenant: Several = None, since: str | None = None, until: str | None = None,
+    *, status: Several = None, endpoint_gid: Several = None, subscription_gid: Several = None,
+    message_gid: Several = None, channel: Several = None, type: Several = None, tenant: Several = None,
+    since: str | None = None, until: str | None = None,
 ) -> Listing[models.Delivery]:  # fmt: skip
     """Deliveries, newest first. `since` and `until` bound the time of acceptance."""
     return _list(
-        "deliveries", status=status, endpoint_gid=endpoint_gid, message_gid=message_gid, channel=channel, type=type,
-        tenant=tenant, since=since, until=until,
+        "deliveries", status=status, endpoint_gid=endpoint_gid, subscription_gid=subscription_gid,
+        message_gid=message_gid, channel=channel, type=type, tenant=tenant, since=since, until=until,
     )  # fmt: skip
 
 
@@ -439,9 +440,11 @@ class DeadLetterFilter(TypedDict, total=False):
     until: str | None
 
 
-def list_dead_letters(**filter: Unpack[DeadLetterFilter]) -> Listing[models.Delivery]:
+def list_dead_letters(
+    *, subscription_gid: Several = None, **filter: Unpack[DeadLetterFilter]
+) -> Listing[models.Delivery]:
     """Dead letters, newest message first."""
-    return _list("dead-letters", **filter)
+    return _list("dead-letters", subscription_gid=subscription_gid, **filter)
 
 
 def get_dead_letter(gid: str) -> Call[models.DeadLetterDetail]:

@@ -5,6 +5,39 @@ Generated from its OpenAPI document by `make client-models`; do not edit. Times 
 
 from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 
+AlertName: TypeAlias = Literal["success_rate", "dead_letters", "latency"]
+"""
+What an alert is about.
+"""
+
+
+class AlertSettings(TypedDict):
+    """
+    When an endpoint raises an alert. What is absent comes from its tenant, and then from the environment; null:
+    never. An alert is cleared after a quiet period of `overMinutes`.
+    """
+
+    successRateBelow: NotRequired[float | None]
+    """
+    Fraction of successful attempts within `overMinutes`.
+    """
+    overMinutes: NotRequired[float | None]
+    """
+    The time range of rate and response time.
+    """
+    minAttempts: NotRequired[int | None]
+    """
+    With fewer attempts in that time these two are not judged.
+    """
+    deadLettersAbove: NotRequired[int | None]
+    """
+    Dead letters of the endpoint that wait.
+    """
+    latencyAboveMs: NotRequired[float | None]
+    """
+    Mean response time within `overMinutes`.
+    """
+
 
 class ApiKey(TypedDict):
     """
@@ -91,6 +124,12 @@ class AuditEntry(TypedDict):
     createdAt: str
 
 
+AuthType: TypeAlias = Literal["bearer", "basic", "header", "oauth2"]
+"""
+How requests to an endpoint authenticate. `oauth2`: with an access token for client credentials.
+"""
+
+
 BatchState: TypeAlias = Literal["running", "completed", "cancelled", "failed"]
 """
 `FAILED`: only of bulk operations on dead letters, which Temporal runs.
@@ -143,6 +182,38 @@ class CircuitCounts(TypedDict):
     halfOpen: NotRequired[int]
     paused: NotRequired[int]
     disabled: NotRequired[int]
+
+
+class CircuitSettings(TypedDict):
+    """
+    When the circuit of an endpoint opens and how it closes again. What is absent comes from the channels that the
+    endpoint subscribes to, the oldest subscription first, and then from the environment.
+    """
+
+    failureThreshold: NotRequired[int]
+    """
+    Failures in a row that open the circuit.
+    """
+    cooldownSeconds: NotRequired[float]
+    """
+    How long it stays open at first; doubles with each relapse.
+    """
+    cooldownMaxSeconds: NotRequired[float]
+    """
+    How long it stays open at most.
+    """
+    disableAfterHours: NotRequired[float]
+    """
+    An endpoint that fails for this long without a success is disabled.
+    """
+    releasePerSecond: NotRequired[float]
+    """
+    Parked deliveries released in the first second after it closes; doubles each second.
+    """
+    releasePerSecondMax: NotRequired[float]
+    """
+    Parked deliveries released per second at most.
+    """
 
 
 CircuitState: TypeAlias = Literal["closed", "open", "half_open"]
@@ -270,6 +341,79 @@ DependencyState: TypeAlias = Literal["ok", "down"]
 """
 Whether a dependency responded to the last check.
 """
+
+
+class EndpointAuthIn(TypedDict):
+    """
+    How requests authenticate. `bearer` takes `token`; `basic` takes `username` and `password`; `header` takes `name`
+    and `value`; `oauth2` (client credentials) takes `tokenUrl`, `clientId`, `clientSecret`, and optionally `scope` and
+    `audience`. Secrets are encrypted, and not shown again.
+    """
+
+    type: AuthType
+    token: NotRequired[str]
+    """
+    A secret.
+    """
+    username: NotRequired[str]
+    password: NotRequired[str]
+    """
+    A secret.
+    """
+    name: NotRequired[str]
+    """
+    Of the header.
+    """
+    value: NotRequired[str]
+    """
+    Of the header. A secret.
+    """
+    tokenUrl: NotRequired[str]
+    """
+    Where access tokens are requested; the rules of `url` hold for it.
+    """
+    clientId: NotRequired[str]
+    clientSecret: NotRequired[str]
+    """
+    A secret.
+    """
+    scope: NotRequired[str]
+    audience: NotRequired[str]
+
+
+class EndpointAuth(TypedDict):
+    """
+    How requests authenticate, without the secret.
+    """
+
+    type: AuthType
+    username: NotRequired[str]
+    name: NotRequired[str]
+    tokenUrl: NotRequired[str]
+    clientId: NotRequired[str]
+    scope: NotRequired[str]
+    audience: NotRequired[str]
+
+
+class EndpointCircuit(TypedDict):
+    """
+    The circuit of an endpoint, with its own settings.
+    """
+
+    state: CircuitState
+    failures: int
+    """
+    Failures in a row.
+    """
+    failingSince: str | None
+    until: str | None
+    """
+    When the cooldown, or the wait for a probe, ends.
+    """
+    settings: CircuitSettings | None
+    """
+    Those that the endpoint sets itself; null: none.
+    """
 
 
 EndpointMode: TypeAlias = Literal["http", "stream", "poll", "inbox", "internal"]
@@ -729,6 +873,20 @@ class Queue(TypedDict):
     """
 
 
+class RaisedAlert(TypedDict):
+    """
+    An alert of an endpoint that is raised now.
+    """
+
+    alert: AlertName
+    since: str
+    value: float
+    """
+    When it was raised: a fraction, a number, or milliseconds.
+    """
+    threshold: float
+
+
 class Readiness(TypedDict):
     """
     `ready`: can accept messages. That takes the database alone; with Temporal down, deliveries wait.
@@ -940,6 +1098,12 @@ class SignalAccepted(TypedDict):
 SignatureScheme: TypeAlias = Literal["standard", "timestamped", "npayload", "svix"]
 
 
+StatusClass: TypeAlias = Literal["4xx", "5xx"]
+"""
+All statuses of a class.
+"""
+
+
 StepState: TypeAlias = Literal["skipped", "waiting", "open", "passed", "declined"]
 """
 `SKIPPED`: its filter does not match, or the gate ended before it. `WAITING`: a step before it is open.
@@ -1041,7 +1205,23 @@ class TenantIn(TypedDict):
 class Tenant(TypedDict):
     tenantGid: str
     name: str
+    alerts: dict[str, Any] | None
+    """
+    Alert settings of its endpoints; null: none.
+    """
     createdAt: str
+
+
+class TenantPatch(TypedDict):
+    """
+    Fields that are absent stay as they are.
+    """
+
+    name: NotRequired[str | None]
+    alerts: NotRequired[AlertSettings | None]
+    """
+    Of its endpoints. Their own override them key by key.
+    """
 
 
 class TestSent(TypedDict):
@@ -1112,7 +1292,7 @@ How far to look back. `bucket` is the length of a step in charts.
 """
 
 
-Headers: TypeAlias = dict[str, str]
+Headers: TypeAlias = dict[str, str | None]
 
 
 class NewMessage(TypedDict):
@@ -1399,6 +1579,10 @@ class BulkRequest(TypedDict):
 class Channel(TypedDict):
     name: str
     policy: dict[str, Any] | None
+    circuit: CircuitSettings | None
+    """
+    Circuit settings of the endpoints that subscribe to it. An endpoint's own override them key by key.
+    """
     gates: list[GateStep] | None
     """
     Who has to approve its messages, one after the other, before they are sent. Null also for the key of a tenant.
@@ -1427,6 +1611,10 @@ class Delivery(TypedDict):
     deliveryGid: str
     messageGid: str
     endpointGid: str
+    subscriptionGid: str | None
+    """
+    The oldest subscription that matched. Null for a message to the endpoint itself, and for deliveries of earlier versions.
+    """
     channel: str
     type: str
     status: DeliveryStatus
@@ -1463,6 +1651,7 @@ class EndpointHealth(TypedDict):
     endpointGid: str
     status: EndpointStatus
     circuit: Circuit
+    alerts: list[RaisedAlert]
     window: Window
     total: AttemptStats
     """
@@ -1530,13 +1719,21 @@ class Endpoint(TypedDict):
     description: str
     status: EndpointStatus
     statusReason: str
-    circuit: Circuit
+    circuit: EndpointCircuit
     policy: dict[str, Any] | None
+    alerts: dict[str, Any] | None
+    """
+    Those that the endpoint sets itself; null: none.
+    """
     rateLimit: float | None
+    maxInFlight: int | None
     onGroupFailure: OnGroupFailure
     signatures: list[SignatureScheme]
     format: BodyFormat
-    headers: dict[str, str]
+    headers: dict[str, str | None]
+    """
+    Values are null, except where a key with the scope `admin` has just created the endpoint.
+    """
     metadata: dict[str, Any]
     ed25519: bool
     publicKeys: list[PublicKey]
@@ -1544,6 +1741,10 @@ class Endpoint(TypedDict):
     For `v1a` signatures, newest first.
     """
     tls: Tls | None
+    auth: EndpointAuth | None
+    """
+    How requests authenticate; its secret is not shown.
+    """
     createdAt: str
     updatedAt: str
 
@@ -1704,9 +1905,9 @@ class Policy(TypedDict):
     """
     timeoutSeconds: NotRequired[float | None]
     maxWindowSeconds: NotRequired[float | None]
-    retryStatuses: NotRequired[list[int] | None]
+    retryStatuses: NotRequired[list[int | StatusClass] | None]
     """
-    Further statuses to retry, such as 408 and 425; 429 always is.
+    Further statuses to retry, such as 408 and "4xx"; 429 and "5xx" always are, 410 never is.
     """
 
 
@@ -1825,6 +2026,7 @@ class ScoredEndpoint(TypedDict):
     description: str
     status: EndpointStatus
     circuit: Circuit
+    alerts: list[RaisedAlert]
     lastHour: AttemptStats
 
 
@@ -1878,6 +2080,10 @@ class Acknowledgements(TypedDict):
 class ChannelIn(TypedDict):
     name: str
     policy: NotRequired[Policy | None]
+    circuit: NotRequired[CircuitSettings | None]
+    """
+    Circuit settings of the endpoints that subscribe to it. An endpoint's own override them key by key.
+    """
     gates: NotRequired[list[GateStep] | None]
     """
     Who has to approve its messages, one after the other, before they are sent.
@@ -1890,6 +2096,10 @@ class ChannelPatch(TypedDict):
     """
 
     policy: NotRequired[Policy | None]
+    circuit: NotRequired[CircuitSettings | None]
+    """
+    Circuit settings of the endpoints that subscribe to it. An endpoint's own override them key by key.
+    """
     gates: NotRequired[list[GateStep] | None]
     """
     Who has to approve its messages, one after the other, before they are sent.
@@ -1904,6 +2114,10 @@ class DeadLetterDetail(TypedDict):
     deliveryGid: str
     messageGid: str
     endpointGid: str
+    subscriptionGid: str | None
+    """
+    The oldest subscription that matched. Null for a message to the endpoint itself, and for deliveries of earlier versions.
+    """
     channel: str
     type: str
     status: DeliveryStatus
@@ -1954,6 +2168,10 @@ class DeliveryDetail(TypedDict):
     deliveryGid: str
     messageGid: str
     endpointGid: str
+    subscriptionGid: str | None
+    """
+    The oldest subscription that matched. Null for a message to the endpoint itself, and for deliveries of earlier versions.
+    """
     channel: str
     type: str
     status: DeliveryStatus
@@ -2010,13 +2228,21 @@ class EndpointCreated(TypedDict):
     description: str
     status: EndpointStatus
     statusReason: str
-    circuit: Circuit
+    circuit: EndpointCircuit
     policy: dict[str, Any] | None
+    alerts: dict[str, Any] | None
+    """
+    Those that the endpoint sets itself; null: none.
+    """
     rateLimit: float | None
+    maxInFlight: int | None
     onGroupFailure: OnGroupFailure
     signatures: list[SignatureScheme]
     format: BodyFormat
-    headers: dict[str, str]
+    headers: dict[str, str | None]
+    """
+    Values are null, except where a key with the scope `admin` has just created the endpoint.
+    """
     metadata: dict[str, Any]
     ed25519: bool
     publicKeys: list[PublicKey]
@@ -2024,6 +2250,10 @@ class EndpointCreated(TypedDict):
     For `v1a` signatures, newest first.
     """
     tls: Tls | None
+    auth: EndpointAuth | None
+    """
+    How requests authenticate; its secret is not shown.
+    """
     createdAt: str
     updatedAt: str
     subscriptionGid: str | None
@@ -2044,19 +2274,32 @@ class EndpointIn(TypedDict):
     """
     description: NotRequired[str]
     policy: NotRequired[Policy | None]
+    circuit: NotRequired[CircuitSettings | None]
+    alerts: NotRequired[AlertSettings | None]
     rateLimit: NotRequired[float | None]
     """
     Requests a second at most.
     """
+    maxInFlight: NotRequired[int | None]
+    """
+    Requests at a time at most, over all processes.
+    """
     signatures: NotRequired[list[SignatureScheme]]
     format: NotRequired[BodyFormat]
     headers: NotRequired[dict[str, str]]
+    """
+    Added to each request. Their values are encrypted.
+    """
     metadata: NotRequired[dict[str, Any]]
     ed25519: NotRequired[bool]
     """
     Sign with Ed25519 too (`v1a`); needs the scheme `standard`.
     """
     tls: NotRequired[Tls | None]
+    auth: NotRequired[EndpointAuthIn | None]
+    """
+    How requests authenticate.
+    """
     options: NotRequired[EndpointOptions | None]
     """
     Those of the mode.
@@ -2076,6 +2319,10 @@ class EndpointIn(TypedDict):
     """
     Your own: `whsec_` and 24 to 64 bytes in base64; without it one is generated.
     """
+    paused: NotRequired[bool]
+    """
+    Send nothing to it until it is resumed; its messages are parked.
+    """
 
 
 class EndpointPatch(TypedDict):
@@ -2086,13 +2333,23 @@ class EndpointPatch(TypedDict):
     url: NotRequired[str | None]
     description: NotRequired[str | None]
     policy: NotRequired[Policy | None]
+    circuit: NotRequired[CircuitSettings | None]
+    alerts: NotRequired[AlertSettings | None]
     rateLimit: NotRequired[float | None]
+    maxInFlight: NotRequired[int | None]
     signatures: NotRequired[list[SignatureScheme] | None]
     format: NotRequired[BodyFormat | None]
     headers: NotRequired[Headers | None]
+    """
+    They replace all; one whose value is null keeps the value that it has.
+    """
     metadata: NotRequired[dict[str, Any] | None]
     ed25519: NotRequired[bool | None]
     tls: NotRequired[Tls | None]
+    auth: NotRequired[EndpointAuthIn | None]
+    """
+    It replaces what there was; null removes it.
+    """
     options: NotRequired[EndpointOptions | None]
     onGroupFailure: NotRequired[OnGroupFailure | None]
 

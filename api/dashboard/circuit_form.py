@@ -1,0 +1,47 @@
+"""Circuit settings as fields of a form, and back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from api.dashboard import text
+from api.dashboard.forms import Form
+from api.dashboard.policy_form import number, seconds
+from api.schemas import CircuitSettings
+
+HOUR_S = 3_600
+
+
+def fields(circuit: Mapping[str, Any] | None) -> dict[str, str]:
+    """What the form is filled with."""
+    given = circuit or {}
+    filled = {
+        "failureThreshold": f"{given['failureThreshold']}" if "failureThreshold" in given else "",
+        "releasePerSecond": f"{given['releasePerSecond']:g}" if "releasePerSecond" in given else "",
+        "releasePerSecondMax": f"{given['releasePerSecondMax']:g}" if "releasePerSecondMax" in given else "",
+    }
+    for field, key, unit_s in _DURATIONS:
+        filled[field] = text.exact_duration(given[key] * unit_s) if key in given else ""
+    return filled
+
+
+def circuit(form: Form) -> CircuitSettings | None:
+    """As the API takes it; None if no field has a value. Raises a Problem or a ValidationError that names the field."""
+    spec: dict[str, Any] = {}
+    if "failureThreshold" in form:
+        written = number(form.get("failureThreshold"), "failureThreshold")
+        spec["failureThreshold"] = int(written) if written.is_integer() else written
+    for name in ("releasePerSecond", "releasePerSecondMax"):
+        if name in form:
+            spec[name] = number(form.get(name), name)
+    for field, key, unit_s in _DURATIONS:
+        if field in form:
+            spec[key] = seconds(form.get(field), field) / unit_s
+    return CircuitSettings(**spec) if spec else None
+
+
+_DURATIONS = (
+    ("cooldown", "cooldownSeconds", 1),
+    ("cooldownMax", "cooldownMaxSeconds", 1),
+    ("disableAfter", "disableAfterHours", HOUR_S),
+)
+"""Fields with a duration: the field, the setting, and how many seconds its unit has."""
