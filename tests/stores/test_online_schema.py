@@ -186,7 +186,7 @@ async def test_an_index_of_a_partitioned_table_is_built_partition_by_partition(n
     statements: list[str] = []
     with statements_seen(statements.append), statements_seen(fails_at("CONCURRENTLY", 2)), pytest.raises(_CutOff):
         await migrate(new_postgres_url)
-    assert hazards(statements) == []
+    assert [hazard for each in by_migration(statements) for hazard in hazards(each)] == []
     await migrate(new_postgres_url)
     valid = (
         "SELECT t.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
@@ -286,15 +286,20 @@ def hazards(statements: Iterable[str]) -> list[str]:
     return found
 
 
+def by_migration(statements: Sequence[str]) -> list[Sequence[str]]:
+    """Each migration ends with a change of the version. Partitions, which come after all of them, are left out."""
+    ends = [i for i, sql in enumerate(statements) if re.match(r"(INSERT INTO|UPDATE) alembic_version", sql)]
+    starts = [0, *(end + 1 for end in ends)]
+    return [statements[start:end] for start, end in zip(starts, ends, strict=False)]
+
+
 async def test_no_migration_keeps_writers_waiting(new_postgres_url: str) -> None:
     statements: list[str] = []
     with statements_seen(statements.append):
         await migrate(new_postgres_url)
-    ends = [i for i, sql in enumerate(statements) if re.match(r"(INSERT INTO|UPDATE) alembic_version", sql)]
-    starts = [0, *(end + 1 for end in ends)]
-    assert len(ends) >= 6
-    for start, end in zip(starts, ends, strict=False):
-        assert hazards(statements[start:end]) == []
+    migrations = by_migration(statements)
+    assert len(migrations) >= 6
+    assert [hazard for each in migrations for hazard in hazards(each)] == []
 
 
 @pytest.mark.parametrize(
