@@ -208,7 +208,8 @@ class ReplayService:
     async def _count_taken(self, session: Session, gids: Sequence[str], routes: Routes) -> int:
         """How many of these messages the filters of the routes take."""
         messages = await store.load_messages(session, gids)
-        publications = [publication_of(message, None, {}, None) for message in messages]
+        sendable = (message for message in messages if message.payload is not None)  # it may be erased meanwhile
+        publications = [publication_of(message, None, {}, None) for message in sendable]
         return sum(map(bool, await self._acceptor.taken(publications, routes)))
 
 

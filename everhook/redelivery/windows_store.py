@@ -134,14 +134,6 @@ async def count_window(connection: AsyncConnection, selection: ReplaySelection, 
     return WindowCount(row.matched, row.erased, row.end or after, is_last=row.read < rows)
 
 
-async def payloads_of(connection: AsyncConnection, gids: Sequence[str]) -> dict[str, bytes]:
-    """The payloads of messages that still have one."""
-    rows = await connection.execute(
-        select(_MESSAGE.c.gid, _MESSAGE.c.payload).where(_MESSAGE.c.gid.in_(gids), _MESSAGE.c.payload.is_not(None))
-    )
-    return {row.gid: row.payload for row in rows}
-
-
 def _deliveries(selection: ReplaySelection, after: str, rows: int) -> Subquery:
     """A window of one index: of the deliveries that went wrong, of an endpoint, of a tenant or of the channel."""
     table = _DELIVERY.c
