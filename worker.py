@@ -23,6 +23,7 @@ from activities.pulling import PullingActivities
 from activities.reconciling import ReconcilingActivities
 from activities.recording import RecordingActivities
 from activities.releasing import ReleasingActivities
+from activities.replaying import ReplayingActivities
 from activities.retention import RetentionActivities
 from activities.scheduling import ScheduleActivities
 from activities.sealing import SealingActivities
@@ -35,6 +36,7 @@ from everhook.health.endpoint_alerts_store import EndpointAlertEvaluator
 from everhook.notifications.publisher_store import EventPublisher
 from everhook.observability.tracing import tracing
 from everhook.publishing.store import Acceptor
+from everhook.redelivery.pages import ReplayPages
 from everhook.serving.metrics_server import metrics_served, sdk_metrics_address
 from everhook.settings import Settings
 from everhook.storage.engine import Database
@@ -44,6 +46,7 @@ from everhook.tenants.retention_store import RetentionPeriods
 from workflows.delivery import DeliveryWorkflow
 from workflows.endpoint import EndpointWorkflow
 from workflows.erasure import EraseTenantWorkflow
+from workflows.replay import ReplayWorkflow
 from workflows.scheduled import ScheduledMessageWorkflow
 from workflows.upkeep import (
     EventsLoopWorkflow,
@@ -64,6 +67,7 @@ WORKFLOWS: Sequence[type] = [
     RetentionWorkflow,
     EraseTenantWorkflow,
     SealReceiptsWorkflow,
+    ReplayWorkflow,
     ScheduledMessageWorkflow,
 ]
 
@@ -174,14 +178,23 @@ def _upkeep(engine: DeliveryEngine) -> list[Activity]:
     )
     of_endpoints = EndpointAlertEvaluator(database, endpoint_limits(settings))
     alerts = AlertEvaluator(database, Limits.from_settings(settings), of_endpoints)
+    acceptor = Acceptor(database, engine.defaults, engine.wake_ups.wake)
     events = EventActivities(
-        EventPublisher(database, Acceptor(database, engine.defaults, engine.wake_ups.wake)),
+        EventPublisher(database, acceptor),
         alerts,
         engine.dispatcher,
         every=timedelta(seconds=settings.events_every_seconds),
     )
     retention = RetentionActivities(client, database, RetentionPeriods.from_settings(settings), engine.keyring)
     erasure = ErasureActivities(client, database)
+    replaying = ReplayingActivities(
+        client,
+        database,
+        ReplayPages(database, acceptor, engine.defaults),
+        engine.wake_ups.wake,
+        engine.lifecycle.watch.wake,
+        per_second=settings.replay_rate,
+    )
     return [
         reconciling.reconcile,
         events.publish_events,
@@ -189,6 +202,8 @@ def _upkeep(engine: DeliveryEngine) -> list[Activity]:
         retention.remove_past,
         erasure.end_workflows,
         erasure.remove_tenant,
+        replaying.replay_pages,
+        replaying.cancel_replay,
         SealingActivities(database, engine.keyring).seal_receipts,
     ]
 

@@ -34,6 +34,8 @@ from everhook.ordering.service import GroupStarter
 from everhook.ordering.store import free_stalled
 from everhook.publishing.schedules import MessageSchedules
 from everhook.pulling import queue_store as queue
+from everhook.redelivery import batches_store as batches
+from everhook.redelivery.starts import start_replay
 from everhook.storage.engine import Database
 from everhook.storage.tables import now
 from everhook.temporal.provisioning import NOT_PERMITTED
@@ -63,6 +65,9 @@ HISTORY_AFTER = timedelta(minutes=5)
 """The process that made the delivery starts younger ones itself."""
 
 HISTORY_BATCH = 200
+REPLAY_STALLED = timedelta(seconds=60)
+"""A replay records its position several times a second."""
+
 GUARD_AFTER = timedelta(seconds=60)
 """A pulled delivery that waits for longer gets its workflow, so that operators see it in Temporal."""
 
@@ -136,6 +141,7 @@ class ReconcilingActivities:
                 self._start_overdue,
                 self._restore_dead_letters,
                 self._start_history,
+                self._resume_replays,
                 self._guard_pulled,
                 self._deliver_scheduled,
                 self._free_groups,
@@ -332,6 +338,16 @@ class ReconcilingActivities:
                 inputs = await load_inputs_of(connection, self._defaults, sorted(marked))
             current.guarded += len(await self._start_all(inputs))
         current.more = True
+
+    async def _resume_replays(self, _: _PassSummary) -> None:
+        """Start the workflows of replays that make no progress: they may have been lost, or never started."""
+        async with self._database.read_connection() as connection:
+            stalled = await batches.stalled(connection, now() - REPLAY_STALLED, BATCH)
+        for batch_gid in stalled:
+            await start_replay(self._client, batch_gid)
+        if stalled:
+            async with self._database.write_connection() as connection:
+                await batches.touch(connection, stalled)
 
     async def _deliver_scheduled(self, current: _PassSummary) -> None:
         """Deliver scheduled messages whose workflow was not started, or was lost."""

@@ -85,6 +85,8 @@ SENDERS = Access(reading=frozenset({Scope.PUBLISH, Scope.READ, Scope.TENANT}))
 """What became of messages. A key that only publishes sees its own: see `viewer_of`."""
 REPLAYERS = Access(changing=frozenset({Scope.PUBLISH, Scope.TENANT}))
 """Sending a message again. A key that only publishes may send its own: see `viewer_of`."""
+BATCHES = Access(reading=SENDERS.reading, changing=REPLAYERS.changing)
+"""Following and cancelling what a replay started. A key that only publishes sees its own."""
 SHARED = Access(reading=frozenset({Scope.READ, Scope.TENANT}))
 """What tenants may look at, and operators change."""
 OWNED = Access(reading=frozenset({Scope.READ, Scope.TENANT}), changing=frozenset({Scope.TENANT}))

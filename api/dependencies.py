@@ -30,6 +30,7 @@ from everhook.publishing.backlog import Backlog
 from everhook.publishing.service import MessageService
 from everhook.pulling.service import PullQueue
 from everhook.receipts.service import ReceiptService
+from everhook.redelivery.replays import ReplayService
 from everhook.redelivery.service import RedeliveryService
 from everhook.settings import Settings
 from everhook.storage.engine import Database
@@ -57,6 +58,7 @@ class Services:
     api_keys: ApiKeyService
     messages: MessageService
     redelivery: RedeliveryService
+    replays: ReplayService
     deliveries: DeliveryService
     dead_letters: DeadLetterService
     receipts: ReceiptService

@@ -13,7 +13,8 @@ from api.api_keys import router as api_keys
 from api.audit import router as audit
 from api.axme import application as axme
 from api.axme import router as axme_routes
-from api.callers import ADMINS, CONSUMERS, DECIDERS, OWNED, PUBLISHERS, REPLAYERS, SENDERS, SHARED
+from api.batches import router as batches
+from api.callers import ADMINS, BATCHES, CONSUMERS, DECIDERS, OWNED, PUBLISHERS, REPLAYERS, SENDERS, SHARED
 from api.channels import router as channels
 from api.dead_letters import router as dead_letters
 from api.deliveries import router as deliveries
@@ -53,6 +54,7 @@ from everhook.publishing.publish_rate import PublishRate
 from everhook.publishing.service import MessageService
 from everhook.publishing.store import Acceptor
 from everhook.receipts.service import ReceiptService
+from everhook.redelivery.replays import ReplayService
 from everhook.redelivery.service import RedeliveryService
 from everhook.serving.metrics_server import metrics_served, sdk_metrics_address
 from everhook.settings import Settings
@@ -81,6 +83,8 @@ ROUTERS = (
     (messages.publishing_router, PUBLISHERS),
     (messages.router, SHARED),
     (messages.redelivery_router, REPLAYERS),
+    (batches.replays_router, REPLAYERS),
+    (batches.router, BATCHES),
     (lifecycle.router, SENDERS),
     (deliveries.router, OWNED),
     (deliveries.attempts_router, OWNED),
@@ -232,6 +236,7 @@ def _services_on(engine: DeliveryEngine) -> Services:
         api_keys=ApiKeyService(database),
         messages=message_service,
         redelivery=RedeliveryService(acceptor, engine.dispatcher, engine.defaults, engine.lifecycle.watch.wake),
+        replays=ReplayService(engine.client, acceptor),
         deliveries=deliveries,
         dead_letters=DeadLetterService(engine.client, deliveries),
         receipts=ReceiptService(database, engine.keyring, seal_every_s=settings.seal_receipts_every_seconds),

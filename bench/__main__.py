@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.status import Status
 
-from bench import cost, dashboard, egress, flow, neighbours, ordering, pages, parked, pulling, receipts, soak
+from bench import cost, dashboard, egress, flow, neighbours, ordering, pages, parked, pulling, receipts, replay, soak
 from bench.results import console, keep, measured, show
 from bench.tables import Table, Tell
 from everhook import event_loop
@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, Callable[[Tell], Awaitable[Table]]] = {
     "poison": neighbours.poison,
     "paused": neighbours.paused,
     "parked": parked.parked,
+    "replay": replay.fresh,
     "pulled": pulling.pulled,
     "ordered": ordering.ordered,
     "receipts": receipts.receipts,

@@ -1,7 +1,9 @@
 """Options that several commands share, and their conversion to parts of a request."""
 
 import json
+import re
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +12,8 @@ import typer
 from cli.errors import UsageError
 
 DEFAULT_LIMIT = 50
+_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400}
+_AGO = re.compile(r"(?P<number>[0-9]{1,9})(?P<unit>s|m|min|h|d)")
 STDIN = Path("-")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
@@ -57,6 +61,18 @@ class PolicyOptions:
         if self.preset is not None:
             return {"policy": {"preset": self.preset}}
         return {"policy": json_object("--policy", self.policy)} if self.policy is not None else {}
+
+
+def moment(option: str, text: str) -> str:
+    """A time as the API takes it: one that is given, or that of `90min`, `2h` or `7d` ago."""
+    ago = _AGO.fullmatch(text)
+    if ago is None:
+        return text
+    try:
+        then = datetime.now(UTC) - timedelta(seconds=int(ago["number"]) * _SECONDS[ago["unit"]])
+    except OverflowError as error:
+        raise UsageError(f"{option}: {text} is too long ago") from error
+    return then.isoformat()
 
 
 CircuitJson = Annotated[

@@ -20,12 +20,17 @@ EVENTS_LOOP_WORKFLOW = "EventsLoop"
 RETENTION_WORKFLOW = "Retention"
 ERASE_TENANT_WORKFLOW = "EraseTenant"
 SEAL_RECEIPTS_WORKFLOW = "SealReceipts"
+REPLAY_WORKFLOW = "Replay"
 SCHEDULED_MESSAGE_WORKFLOW = "ScheduledMessage"
 
 
 LOOP_LENGTH = timedelta(minutes=5)
 """How long one workflow makes passes of the reconciler, or of events, one after the other. A workflow for each pass
 would leave 23,000 closed ones a day."""
+
+
+REPLAY_PRIORITY = 4
+"""The priority of replays, below Temporal's default of 3, so that they do not delay first rounds."""
 
 
 class TaskQueue(StrEnum):
@@ -570,6 +575,25 @@ class TenantErasure:
 
     tenant_gid: str
     settle: timedelta = timedelta(minutes=2)
+
+
+@dataclass(frozen=True)
+class ReplayInput:
+    """The input of `ReplayWorkflow`, and of its activities. The row of the batch has all else, its position too."""
+
+    batch_gid: str
+
+
+@dataclass(frozen=True)
+class ReplayProgress:
+    """How far a replay is: the gid up to which everything is done, and how many deliveries were started, were left
+    alone, or have no payload any more. `more`: it has not ended."""
+
+    more: bool
+    position: str = ""
+    started: int = 0
+    skipped: int = 0
+    erased: int = 0
 
 
 @dataclass(frozen=True)

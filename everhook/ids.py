@@ -124,6 +124,15 @@ def erased_tenant_gid_of(workflow_id: str) -> str:
     return _unprefixed(workflow_id, "erase/")
 
 
+def replay_workflow_id(batch_gid: str) -> str:
+    return f"replay/{batch_gid}"
+
+
+def replay_batch_gid_of(workflow_id: str) -> str:
+    """Inverse of `replay_workflow_id`. Raises ValueError for any other workflow's id."""
+    return _unprefixed(workflow_id, "replay/")
+
+
 def _unprefixed(text: str, prefix: str) -> str:
     if not text.startswith(prefix):
         raise ValueError(f"{text!r} does not begin with {prefix!r}")

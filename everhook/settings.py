@@ -312,6 +312,9 @@ class Settings(BaseSettings):
     )
     release_rate: float = Field(5, gt=0, description="Parked deliveries released in the first second after closing.")
     release_rate_max: float = Field(100, gt=0, description="The release rate doubles each second up to this.")
+    replay_rate: float = Field(
+        100, ge=1, description="Deliveries that replays of channels start per second, all replays together."
+    )
 
     otel: bool = Field(
         False, description="Send traces by OTLP, as OpenTelemetry's own variables say; needs the extra `otel`."

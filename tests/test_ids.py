@@ -20,6 +20,8 @@ from everhook.ids import (
     is_gid,
     moment_of,
     new_gid,
+    replay_batch_gid_of,
+    replay_workflow_id,
     trace_id,
 )
 from everhook.storage.tables import DEFAULT_TENANT_GID
@@ -156,9 +158,11 @@ def test_workflow_ids_are_made_and_taken_apart() -> None:
     assert endpoint_gid_of(endpoint_workflow_id("ep_1")) == "ep_1"
     assert erasure_workflow_id("ten_1") == "erase/ten_1"
     assert erased_tenant_gid_of(erasure_workflow_id("ten_1")) == "ten_1"
+    assert replay_workflow_id("bat_1") == "replay/bat_1"
+    assert replay_batch_gid_of(replay_workflow_id("bat_1")) == "bat_1"
 
 
-@pytest.mark.parametrize("inverse", [delivery_gid_of, endpoint_gid_of, erased_tenant_gid_of])
+@pytest.mark.parametrize("inverse", [delivery_gid_of, endpoint_gid_of, erased_tenant_gid_of, replay_batch_gid_of])
 @pytest.mark.parametrize("text", ["", "reconcile", "dlv_1", "DELIVERY/dlv_1", "deliveries/dlv_1", "endpoints/ep_1"])
 def test_another_workflows_id_is_refused_by_name(inverse: object, text: str) -> None:
     assert callable(inverse)

@@ -17,6 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.tasks import TaskActivities
     from everhook.contracts import (
         DELIVERY_WORKFLOW,
+        REPLAY_PRIORITY,
         AttemptInput,
         AttemptOutcome,
         DeadLetterInput,
@@ -337,7 +338,12 @@ class DeliveryWorkflow:
         input = self._input
         return {
             "task_queue": TaskQueue.SENDS_LIMITED if input.rate_limit is not None else TaskQueue.SENDS,
-            "priority": Priority(fairness_key=input.endpoint_gid, fairness_weight=input.rate_limit),
+            "priority": Priority(
+                # The workflow of a dead letter has the priority of its first round. None: that of the workflow.
+                priority_key=REPLAY_PRIORITY if input.round > 1 else None,
+                fairness_key=input.endpoint_gid,
+                fairness_weight=input.rate_limit,
+            ),
             "start_to_close_timeout": input.policy.timeout + RECORDING_MARGIN,
             "retry_policy": RETRY_FOREVER,
             "summary": f"attempt {self._number} of {input.policy.attempts}, round {input.round}",

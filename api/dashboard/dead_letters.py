@@ -26,7 +26,6 @@ from api.dashboard.pages import (
 from api.dead_letters.schemas import DeadLetterSelection
 from api.dependencies import Services, ServicesDep
 from everhook.contracts import DeadLetterReason
-from everhook.dead_letters.batches import Progress
 from everhook.dead_letters.service import BulkOperation, Decision
 from everhook.errors import InvalidField
 from everhook.storage.paging import Page
@@ -47,17 +46,6 @@ class ListView:
     matched: int
     filters: Filters[DeadLetterSelection]
     pager: Pager
-
-
-@dataclass(frozen=True)
-class BatchView:
-    batch_gid: str
-    batch: Progress
-    share: float | None
-
-    @property
-    def is_running(self) -> bool:
-        return self.batch.state == "running"
 
 
 @router.get("/dead-letters")
@@ -187,11 +175,3 @@ def _decision(form: Form) -> Decision:
         return Decision(form.get("action"))
     except ValueError as error:
         raise InvalidField("action", "is replay or discard") from error
-
-
-@router.get("/batches/{gid}")
-async def show_batch(gid: str, request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep) -> Response:
-    batch = await services.dead_letters.progress(store, gid)
-    share = (batch.completed + batch.failed) / batch.total if batch.total else None
-    view = BatchView(gid, batch, share)
-    return render(request, "batch.html", viewer, title="Batch", nav="dead-letters", v=view)

@@ -14,7 +14,7 @@ from everhook.health.endpoint_alerts import AlertName
 from everhook.health.score import Level
 from everhook.notifications.events import EventKind
 from everhook.publishing.gates import StepState
-from everhook.storage.tables import CircuitRow, TaskState
+from everhook.storage.tables import BatchState, CircuitRow, TaskState
 
 OK, INFO, WARN, PARK, BAD, IDLE = "ok", "info", "warn", "park", "bad", "idle"
 
@@ -54,11 +54,14 @@ TASK_TONES = {
     TaskState.EXPIRED: IDLE,
     TaskState.CANCELLED: IDLE,
 }
-OTHER_TONES = {
-    "active": OK, "expired": IDLE, "revoked": BAD,
-    "running": INFO, "completed": OK, "failed": BAD,
-}  # fmt: skip
-"""Of keys and of batches."""
+BATCH_TONES = {
+    BatchState.RUNNING: INFO,
+    BatchState.COMPLETED: OK,
+    BatchState.CANCELLED: IDLE,
+    BatchState.FAILED: BAD,
+}
+OTHER_TONES = {"active": OK, "expired": IDLE, "revoked": BAD}
+"""Of keys."""
 
 _TABLES: tuple[Mapping[Any, str], ...] = (
     DELIVERY_TONES,
@@ -67,6 +70,7 @@ _TABLES: tuple[Mapping[Any, str], ...] = (
     HOLD_TONES,
     STEP_TONES,
     TASK_TONES,
+    BATCH_TONES,
     OTHER_TONES,
 )
 TONES: Mapping[str, str] = {str(state): tone for table in _TABLES for state, tone in table.items()}

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from api import problem_types, render
 from api.callers import Caller
-from api.dead_letters.schemas import MAX_VALUES, Batch, BulkOperation, BulkRequest, DeadLetterDetail, Decision
+from api.dead_letters.schemas import MAX_VALUES, BulkOperation, BulkRequest, DeadLetterDetail, Decision
 from api.deliveries.schemas import MAX_ATTEMPTS, Delivery, SignalAccepted
 from api.dependencies import Paging, Principal, Services, ServicesDep, Store
 from api.idempotency import NOT_KEYED, OnceDep
@@ -144,12 +144,6 @@ async def discard_dead_letter(
         row = await services.dead_letters.discard(store, caller.actor, gid, _reason(body))
     response = SignalAccepted(delivery_gid=gid, requested="discard")
     return await once.keep_asked(store, response, HTTPStatus.ACCEPTED, row.tenant_gid)
-
-
-@router.get("/batches/{gid}")
-async def get_batch(gid: Gid, services: ServicesDep, store: Store) -> Batch:
-    """Progress of a bulk replay or purge."""
-    return Batch(batch_gid=gid, **vars(await services.dead_letters.progress(store, gid)))
 
 
 def _reason(body: Decision | None) -> str:

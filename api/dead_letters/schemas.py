@@ -1,7 +1,7 @@
 """Dead letters, decisions on them, and bulk operations."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import InitErrorDetails
@@ -128,31 +128,3 @@ class BulkOperation(ApiModel):
         description="Further dead letters that match, and that a replay leaves alone: their endpoint was deleted."
     )
     batch_gid: str | None = Field(description="Null for a dry run, and where nothing matched.")
-
-
-class Batch(ApiModel):
-    """The progress of a bulk operation."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "batchGid": BATCH_GID,
-                    "state": "running",
-                    "total": 120,
-                    "completed": 80,
-                    "failed": 0,
-                    "startedAt": "2026-01-31T12:00:00Z",
-                    "closedAt": None,
-                }
-            ]
-        }
-    )
-
-    batch_gid: str
-    state: Literal["running", "completed", "failed"]
-    total: int
-    completed: int
-    failed: int
-    started_at: datetime | None
-    closed_at: datetime | None

@@ -6,6 +6,7 @@ import typer
 def add_commands(app: typer.Typer) -> None:
     """Add them to the command line."""
     from cli.commands import (
+        batches,
         channels,
         consume,
         dead_letters,
@@ -29,6 +30,9 @@ def add_commands(app: typer.Typer) -> None:
         receive as receiving,
     )
     from cli.commands import (
+        replay as replaying,
+    )
+    from cli.commands import (
         simulate as simulating,
     )
 
@@ -41,10 +45,11 @@ def add_commands(app: typer.Typer) -> None:
         "messages": messages.app,
         "deliveries": deliveries.app,
         "dead-letters": dead_letters.app,
+        "batches": batches.app,
         "tasks": tasks.app,
         "profile": profile_commands.app,
     }
-    for single in (simulating, receiving, consume, status, health, doctor):
+    for single in (simulating, replaying, receiving, consume, status, health, doctor):
         app.add_typer(single.app)
     for name, group in groups.items():
         app.add_typer(group, name=name)

@@ -1,6 +1,5 @@
 """`everhook dead-letters`."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -11,9 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.api_client.client import parsed
+from cli.batches import follow
 from cli.command import Session, command
 from cli.errors import UsageError
-from cli.following import FAILED, show_delivery
+from cli.following import show_delivery
 from cli.formatting import age, last_response
 from cli.options import (
     DEFAULT_LIMIT,
@@ -32,13 +32,12 @@ from cli.output import Output, lines, pretty_json
 from everhook.contracts import DeadLetterReason
 from everhook_client import calls
 from everhook_client.calls import Call
-from everhook_client.models import Batch, BulkOperation, DeadLetterDetail, Delivery, SignalAccepted
+from everhook_client.models import BulkOperation, DeadLetterDetail, Delivery, SignalAccepted
 
 app = typer.Typer(help="Messages that could not be delivered: list, replay, discard.", no_args_is_help=True)
 
 EXAMPLE = "dlv_…"
 ENDPOINT = "ep_…"
-PROGRESS_EVERY_S = 0.5
 
 Gids = Annotated[list[str] | None, typer.Argument(help="The gids; otherwise options select them.", metavar="[GID]…")]
 
@@ -218,27 +217,7 @@ def _skipped(operation: BulkOperation) -> str:
 
 
 def _follow(session: Session, gid: str) -> None:
-    """Show the progress of a batch until it ends. The batch continues without this command."""
-    found = session.api.call(calls.get_batch(gid))
-    if found["state"] == "running":
-        session.out.note(f"{gid} runs in the background; everhook dead-letters batch {gid} follows it")
-    with session.out.progress() as progress:
-        task = progress.add_task("dead letters", total=None)
-        while True:
-            progress.update(task, total=found["total"] or None, completed=found["completed"] + found["failed"])
-            if found["state"] != "running":
-                break
-            time.sleep(PROGRESS_EVERY_S)
-            found = session.api.call(calls.get_batch(gid))
-    session.out.show(found, _ended)
-    if found["state"] == "failed" or found["failed"]:
-        raise typer.Exit(FAILED)
-
-
-def _ended(batch: Batch) -> Text:
-    failed = f", {batch['failed']:,} failed" if batch["failed"] else ""
-    style = "yellow" if batch["failed"] or batch["state"] == "failed" else "green"
-    return Text(f"{batch['state']}: {batch['completed']:,} of {batch['total']:,}{failed}", style=style)
+    follow(session, gid, "dead letters", f"everhook dead-letters batch {gid}")
 
 
 def _table(out: Output, letters: list[Delivery]) -> Table | str:

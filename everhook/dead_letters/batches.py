@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
 
 from temporalio.api.batch.v1 import BatchOperationSignal
 from temporalio.api.common.v1 import Payloads
@@ -23,6 +22,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from everhook.contracts import DELIVERY_WORKFLOW, DeliveryStatus, OperatorAction
 from everhook.dead_letters.store import DeadLetterFilter
 from everhook.errors import BulkOperationRunning
+from everhook.storage.tables import BatchState
 
 INDEX_PATIENCE_S, INDEX_POLL_S = 5.0, 0.25
 MAX_ENDPOINTS = 1_000
@@ -31,7 +31,7 @@ MAX_ENDPOINTS = 1_000
 
 @dataclass(frozen=True)
 class Progress:
-    state: Literal["running", "completed", "failed"]
+    state: BatchState
     total: int
     completed: int
     failed: int
@@ -119,7 +119,7 @@ async def progress(client: Client, gid: str) -> Progress | None:
             return None
         raise
     return Progress(
-        state=_STATES.get(found.state, "running"),
+        state=_STATES.get(found.state, BatchState.RUNNING),
         total=found.total_operation_count,
         completed=found.complete_operation_count,
         failed=found.failure_operation_count,
@@ -128,9 +128,9 @@ async def progress(client: Client, gid: str) -> Progress | None:
     )
 
 
-_STATES: dict[int, Literal["running", "completed", "failed"]] = {
-    BatchOperationState.BATCH_OPERATION_STATE_COMPLETED: "completed",
-    BatchOperationState.BATCH_OPERATION_STATE_FAILED: "failed",
+_STATES: dict[int, BatchState] = {
+    BatchOperationState.BATCH_OPERATION_STATE_COMPLETED: BatchState.COMPLETED,
+    BatchOperationState.BATCH_OPERATION_STATE_FAILED: BatchState.FAILED,
 }
 
 

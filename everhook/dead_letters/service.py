@@ -31,7 +31,7 @@ from everhook.ids import Kind, is_gid, new_gid
 from everhook.publishing import erasure_store
 from everhook.storage.engine import Session
 from everhook.storage.paging import Page, any_of
-from everhook.storage.tables import Delivery, Message
+from everhook.storage.tables import BatchState, Delivery, Message
 from everhook.storage.tenant_scope import TenantScope, tenant_bound
 from everhook.tenants import store as tenants
 
@@ -191,7 +191,7 @@ class DeadLetterService:
             return
         latest = await audit.latest_subject(session, scope.tenant_gid, BULK_ACTIONS.values())
         found = await batches.progress(self._temporal, latest) if latest is not None else None
-        if found is not None and found.state == "running":
+        if found is not None and found.state is BatchState.RUNNING:
             raise BulkOperationRunning(f"Your bulk operation {latest} is still running; nothing was started.")
 
 

@@ -48,7 +48,8 @@ class DeliverySnapshot:
     """Everything that an attempt starts from, in one row.
 
     `round` and `attempts` say which attempt was recorded last, and `last_…` what its outcome was. `failures` are those
-    in a row that the circuit counts now. `payload` is None if it was erased.
+    in a row that the circuit counts now. `payload` is None if it was erased. `is_decided`: an operator
+    asked for it, so that the time since its acceptance says nothing about Everhook.
     """
 
     gid: str
@@ -73,6 +74,7 @@ class DeliverySnapshot:
     last_error: str | None = None
     last_duration_ms: int | None = None
     next_attempt_at: datetime | None = None
+    is_decided: bool = False
     attributes: Mapping[str, str] | None = None
     group_key: str | None = None
 
@@ -172,6 +174,7 @@ _SNAPSHOTS: Select[*tuple[Any, ...]] = (
         col(Attempt.error).label("last_error"),
         col(Attempt.duration_ms).label("last_duration_ms"),
         col(Attempt.next_attempt_at),
+        col(Delivery.decided_by).is_not(None).label("is_decided"),
     )
     .join(Message, col(Message.gid) == col(Delivery.message_gid))
     .join(Endpoint, col(Endpoint.gid) == col(Delivery.endpoint_gid))

@@ -21,6 +21,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from everhook.contracts import (
     DELIVERY_WORKFLOW,
+    REPLAY_PRIORITY,
     AttemptOutcome,
     DeliveryInput,
     DeliveryState,
@@ -32,9 +33,8 @@ from everhook.temporal import search_attributes as sa
 
 START_TIMEOUT = timedelta(seconds=5)
 
-REPLAYED, LOWEST = 4, 5
-"""Priorities below Temporal's default of 3. A replay does not delay first rounds. A history workflow only shows what
-happened, and never delays one that has work to do."""
+LOWEST = 5
+"""The priority of a history workflow: it only shows what happened, and never delays one that has work to do."""
 
 REPLAY, SETTLED = "replay", "settled"
 """Signals."""
@@ -70,12 +70,13 @@ async def start_delivery(
     note: Any = None,
     first: bool = False,
     eager: bool = False,
+    replayed: bool = False,
 ) -> None:
     """Start a delivery's workflow, or find it running; with `signal`, signal it in either case (signal-with-start).
 
     `first`: this is the delivery's first start, so a workflow that has completed is not run again. Without it a lost
     workflow is restarted. `eager`: a worker of this process may take the first task at once. `note` is the argument of
-    the signal. Raises RPCError or RuntimeError.
+    the signal. `replayed`: it is part of a replay, also in its first round. Raises RPCError or RuntimeError.
 
     The workflow of a later round may have completed in the round before, or may wait as its dead letter for an
     operator. It is run again, or signalled to take up the round; if it has, the signal makes it check the database.
@@ -97,7 +98,7 @@ async def start_delivery(
             search_attributes=_search_attributes(delivery),
             static_summary=_summary(delivery),
             static_details=_details(delivery),
-            priority=Priority(priority_key=_priority(delivery), fairness_key=delivery.endpoint_gid),
+            priority=Priority(priority_key=_priority(delivery, replayed), fairness_key=delivery.endpoint_gid),
             start_signal=signal,
             start_signal_args=[] if note is None else [note],
             request_eager_start=eager and signal is None,
@@ -122,10 +123,10 @@ async def delivery_state(client: Client, delivery_gid: str) -> DeliveryState | N
     return state
 
 
-def _priority(delivery: DeliveryInput) -> int | None:
+def _priority(delivery: DeliveryInput, replayed: bool) -> int | None:
     if delivery.is_delivered:
         return LOWEST
-    return REPLAYED if delivery.round > 1 else None
+    return REPLAY_PRIORITY if replayed or delivery.round > 1 else None
 
 
 def _search_attributes(delivery: DeliveryInput) -> TypedSearchAttributes:

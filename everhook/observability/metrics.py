@@ -38,7 +38,7 @@ ATTEMPT_SECONDS = Histogram(
 )
 DELIVERY_SECONDS = Histogram(
     "everhook_delivery_seconds",
-    "From the acceptance of a delivery to its success, retries, parking and replays included.",
+    "From the acceptance of a delivery to its success in its first round, retries and parking included.",
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800, 7_200, 86_400),
     registry=REGISTRY,
 )

@@ -259,14 +259,29 @@ class Acceptor:
         [taking] = await match([_candidate(publication, routes)])
         return taking
 
+    async def routes_to(self, connection: AsyncConnection, channel: str, endpoint_gid: str) -> Routes:
+        """The routes of a channel that lead to one endpoint now."""
+        routes = (await self._routes.routes(connection, [channel])).get(channel, ())
+        return Routes.of((route for route in routes if route.endpoint_gid == endpoint_gid), ())
+
+    async def taken(self, publications: Sequence[Publication], routes: Routes) -> list[list[Route]]:
+        """Those of the routes that take each of the messages."""
+        return await match([_candidate(publication, routes) for publication in publications])
+
     async def deliver_further(
         self, connection: AsyncConnection, publication: Publication, routes: Sequence[Route]
     ) -> Accepted:
         """Create further deliveries of a message that was accepted before, in the transaction of the caller. Its gates
         are not asked again."""
-        legs = [(publication, route) for route in routes]
-        [accepted] = await self._commit_deliveries(connection, [publication], legs, {})
+        [accepted] = await self.deliver_all_further(connection, [(publication, route) for route in routes])
         return accepted
+
+    async def deliver_all_further(
+        self, connection: AsyncConnection, legs: Sequence[tuple[Publication, Route]]
+    ) -> Sequence[Accepted]:
+        """The same for several messages, in their order."""
+        publications = list({publication.message_gid: publication for publication, _ in legs}.values())
+        return await self._commit_deliveries(connection, publications, legs, {})
 
     def wake_queues(self, endpoint_gids: Collection[str]) -> None:
         """Wake the consumers of endpoints for which deliveries were queued in the transaction of the caller."""

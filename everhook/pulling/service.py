@@ -511,7 +511,7 @@ class PullQueue:
             duration = timedelta(milliseconds=record.duration_ms)
             ATTEMPTS.labels(record.verdict).inc()
             ATTEMPT_SECONDS.observe(duration.total_seconds())
-            if record.verdict is Verdict.DELIVERED:
+            if record.verdict is Verdict.DELIVERED and record.round == 1:
                 waited = record.started_at + duration - moment_of(record.delivery_gid)
                 DELIVERY_SECONDS.observe(max(waited.total_seconds(), 0))
             log.info("attempt", **_facts(record, endpoint))

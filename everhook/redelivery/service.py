@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from everhook.audit.store import Actor, record_audit
-from everhook.contracts import TERMINAL_STATUSES, DeliveryInput, DeliveryMode, DeliveryStatus
+from everhook.contracts import DeliveryInput, DeliveryStatus
 from everhook.delivery.dispatcher import Dispatcher
 from everhook.delivery.inputs_store import InputDefaults, load_inputs_of
 from everhook.delivery.policy import resolve
@@ -24,15 +24,13 @@ from everhook.errors import (
     PayloadErased,
     TooManyDeliveries,
 )
-from everhook.inbox.deadlines_store import ask_again
 from everhook.lifecycle.service import Viewer
 from everhook.notifications.events import is_reserved
 from everhook.publishing.routing import Audience, Route
 from everhook.publishing.schedules_store import is_scheduled
 from everhook.publishing.store import Accepted, Acceptor, Publication
-from everhook.publishing.stored import published_before
-from everhook.pulling.queue_store import requeue
 from everhook.redelivery import store
+from everhook.redelivery.rounds import CAN_BE_REPLAYED, MAX_REASON, is_addressed, open_round, publication_of
 from everhook.redelivery.store import Leg, MessageGate
 from everhook.storage.engine import Connection, Session
 from everhook.storage.tables import DeliveryRound, GateState, Message, now
@@ -40,11 +38,6 @@ from everhook.storage.tenant_scope import tenant_bound
 
 MAX_DELIVERIES = 1_000
 """In one call: it is one transaction."""
-
-MAX_REASON = 1_000
-"""Characters."""
-
-_CAN_BE_REPLAYED = TERMINAL_STATUSES | {DeliveryStatus.DEAD_LETTERED}
 
 
 class RedeliveryResult(StrEnum):
@@ -124,7 +117,7 @@ class RedeliveryService:
             raise PayloadErased(f"{gid} cannot be sent again: its payload was erased.")
         connection = await session.connection()
         await _require_released(connection, message)
-        gate = await store.gate_of(connection, gid)
+        gate = (await store.gates_of(connection, [gid])).get(gid)
         _require_passed(gid, gate)
         found = await store.lock_deliveries(session, gid, MAX_DELIVERIES + 1, endpoint_gid)
         known = {leg.delivery.endpoint_gid for leg in found}
@@ -163,17 +156,9 @@ class RedeliveryService:
 
     async def _publication(self, session: Session, message: Message, gate: MessageGate | None) -> Publication:
         """The message as it was published, for the endpoints that the session's tenant may send to."""
-        connection = await session.connection()
-        publisher = None
-        if message.published_by is not None:
-            publisher = await store.key_name(connection, message.published_by)
-        publication = published_before(
-            message,
-            tenant_gid=message.tenant_gid or tenant_bound(session),
-            publisher=publisher,
-            task=gate.task if gate is not None else {},
-        )
-        return replace(publication, group_key=None)  # a replay goes out of order
+        known = [message.published_by] if message.published_by is not None else []
+        publishers = await store.key_names(await session.connection(), known)
+        return publication_of(message, gate, publishers, tenant_bound(session))
 
     async def _further(
         self, session: Session, message: Message, publication: Publication, named: str | None, known: Collection[str]
@@ -183,8 +168,8 @@ class RedeliveryService:
             return ()
         if named is not None:
             return [await self._route(session, message, publication, named)]
-        if message.endpoint_gid is not None or is_reserved(message.channel):
-            return ()  # it went to endpoints regardless of subscriptions
+        if is_addressed(message):
+            return ()
         taking = await self._acceptor.matching(await session.connection(), publication)
         return [route for route in taking if route.endpoint_gid not in known]
 
@@ -207,19 +192,9 @@ class RedeliveryService:
         row = leg.delivery
         if leg.endpoint_deleted:
             return row.gid, RedeliveryResult.ENDPOINT_DELETED
-        if row.status not in _CAN_BE_REPLAYED:
+        if row.status not in CAN_BE_REPLAYED:
             return row.gid, RedeliveryResult.LEFT_OPEN
-        row.status, row.round, row.attempts = DeliveryStatus.ACCEPTED, row.round + 1, 0
-        row.reason = row.dead_lettered_at = row.completed_at = row.parked_at = None
-        row.due_at, row.dispatched_at = moment + self._defaults.first_attempt_bound(leg.policy), None
-        row.decided_by, row.decided_why = actor.name, reason
-        if leg.mode.is_pulled:
-            row.dispatched_at = moment  # it waits for a consumer and for no workflow
-        session.add_all([row, DeliveryRound(delivery_gid=row.gid, round=row.round, began_at=moment)])
-        if leg.mode.is_pulled:
-            await requeue(session, row.gid)
-        elif leg.mode is DeliveryMode.INBOX:
-            await ask_again(session, row.gid)
+        await open_round(session, self._defaults, leg, actor.name, reason, moment)
         return row.gid, RedeliveryResult.ROUND_OPENED
 
     async def _create(

@@ -60,8 +60,15 @@ def in_time(
     """The conditions that `moment` is in [`since`, `until`). Gids increase with time, so the range of keys is
     bounded too: otherwise the database would scan everything that is newer."""
     conditions: list[ColumnElement[bool]] = []
+    first, end = gid_bounds(kind, since, until)
     if since is not None:
-        conditions += [moment >= since, key >= first_gid_at(kind, max(since, _FIRST) - WRITTEN_WITHIN)]
+        conditions += [moment >= since, key >= first]
     if until is not None:
-        conditions += [moment < until, key < first_gid_at(kind, min(until, _LAST) + WRITTEN_WITHIN)]
+        conditions += [moment < until, key < end]
     return conditions
+
+
+def gid_bounds(kind: Kind, since: datetime | None, until: datetime | None) -> tuple[str, str]:
+    """The range of gids, from and before, of rows of [`since`, `until`)."""
+    first = first_gid_at(kind, max(since or _FIRST, _FIRST) - WRITTEN_WITHIN)
+    return first, first_gid_at(kind, min(until or _LAST, _LAST) + WRITTEN_WITHIN)

@@ -524,6 +524,69 @@ class DeliveryRound(SQLModel, table=True):
     began_at: datetime = _when()
 
 
+class BatchState(StrEnum):
+    """`FAILED`: only of bulk operations on dead letters, which Temporal runs."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+class ReplayMode(StrEnum):
+    """What of a channel is replayed. `FAILED`: dead letters, and what was discarded. `ALL`: also what was delivered.
+    `MISSING`: messages that an endpoint subscribes to and never had a delivery of."""
+
+    FAILED = "failed"
+    MISSING = "missing"
+    ALL = "all"
+
+
+_RUNNING = text("state = 'running'")
+
+
+class Batch(SQLModel, table=True):
+    """A replay of the messages of a channel: which of them, and how far it is.
+
+    `tenant_gid` is the tenant whose deliveries it is limited to; with `tenant_bound` a key of that tenant started it.
+    `actor` and `key_gid` are those of that key, and `published_by` is set if it may send only what was published with
+    it. `event_types` is empty for all types.
+
+    Everything up to `position`, a gid, is done and counted: both change in the transaction that opens the rounds, so a
+    page is never done twice. `matched` was counted at the start, perhaps not to the end (`matched_at_least`); once the
+    replay has completed, it is the sum of `started`, `skipped` and `erased`.
+    """
+
+    __table_args__ = (
+        Index("ix_batch_tenant", "tenant_gid", "gid"),
+        Index("ix_batch_running", "updated_at", postgresql_where=_RUNNING, sqlite_where=_RUNNING),
+    )
+
+    gid: str = Field(default_factory=lambda: new_gid(Kind.BATCH), primary_key=True)
+    tenant_gid: str | None = None
+    tenant_bound: bool = False
+    actor: str
+    key_gid: str | None = None
+    published_by: str | None = None
+    reason: str = ""
+    channel: str
+    mode: ReplayMode = Field(sa_type=enum_text(ReplayMode))
+    endpoint_gid: str | None = None
+    event_types: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    since: datetime = _when()
+    until: datetime = _when()
+    state: BatchState = Field(default=BatchState.RUNNING, sa_type=enum_text(BatchState))
+    position: str = ""
+    matched: int = _count(default=0)
+    matched_at_least: bool = False
+    started: int = _count(default=0)
+    skipped: int = _count(default=0)
+    erased: int = _count(default=0)
+    created_at: datetime = _when(default_factory=now)
+    updated_at: datetime = _when(default_factory=now)
+    ended_at: datetime | None = _when(default=None)
+
+
 class DeliveryGroup(SQLModel, table=True):
     """A group with open deliveries: see `everhook/ordering/store.py`. `last` is the last position that was taken,
     `open` how many deliveries are open, `touched_at` when one was settled, or the reconciler checked it."""

@@ -23,6 +23,7 @@ from everhook.storage.tables import (
     ApiKey,
     Attempt,
     AuditEntry,
+    Batch,
     Channel,
     CircuitRow,
     Delivery,
@@ -61,6 +62,7 @@ from everhook.storage.tables import (
 BY_TENANT: tuple[Any, ...] = (
     ApiKey,
     AuditEntry,
+    Batch,
     Delivery,
     Endpoint,
     EndpointAlerts,

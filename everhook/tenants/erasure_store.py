@@ -14,6 +14,7 @@ from everhook.storage.tables import (
     ApiKey,
     Attempt,
     AuditEntry,
+    Batch,
     Channel,
     CircuitRow,
     Delivery,
@@ -53,7 +54,7 @@ _OF_ENDPOINTS: tuple[Any, ...] = (
     EndpointMinuteError, PastPolicy, GroupedDelivery, DeliveryGroup,
 )  # fmt: skip
 _OF_TENANTS: tuple[Any, ...] = (
-    Endpoint, ApiKey, OperationalEvent, AuditEntry, IdempotentResponse
+    Endpoint, ApiKey, OperationalEvent, AuditEntry, Batch, IdempotentResponse
 )  # fmt: skip
 """Each table before those that it refers to."""
 

@@ -25,6 +25,8 @@ from everhook.storage.idempotency import LIFETIME as RESPONSES_KEPT
 from everhook.storage.tables import (
     ApiKey,
     Attempt,
+    Batch,
+    BatchState,
     Channel,
     Delivery,
     DeliveryRound,
@@ -190,7 +192,10 @@ async def release_idempotency_keys(bulk: Bulk, before: datetime) -> int:
 
 
 async def remove_events(bulk: Bulk, before: datetime) -> int:
-    return await bulk.delete(OperationalEvent, col(OperationalEvent.gid) < first_gid_at(Kind.EVENT, before))
+    """Delete operational events, and replays that have ended."""
+    ended = (col(Batch.gid) < first_gid_at(Kind.BATCH, before), col(Batch.state) != BatchState.RUNNING)
+    batches = await bulk.delete(Batch, *ended)
+    return batches + await bulk.delete(OperationalEvent, col(OperationalEvent.gid) < first_gid_at(Kind.EVENT, before))
 
 
 async def remove_minutes(bulk: Bulk, before: datetime) -> int:

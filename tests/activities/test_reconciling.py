@@ -32,7 +32,16 @@ from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.ids import Kind, gid_endings, new_gid
 from everhook.observability.metrics import REGISTRY
 from everhook.storage.engine import Database
-from everhook.storage.tables import Delivery, Endpoint, PendingHistory, Tenant, now
+from everhook.storage.tables import (
+    Batch,
+    BatchState,
+    Delivery,
+    Endpoint,
+    PendingHistory,
+    ReplayMode,
+    Tenant,
+    now,
+)
 from tests.activities.desk import FakeCircuits
 from tests.delivery.fakes import AWAY, INVALID, OVERLOADED, FakeTemporal
 from tests.stores.factories import Store, attempt_record, moment
@@ -438,3 +447,30 @@ async def test_an_entity_that_cannot_be_reached_stops_no_other_step(
     circuits.failing = 1
     assert await reconcile(reconciling) == ReconcileResult(started=1, restarted=1, history=1)
     assert (await reconcile(reconciling)).endpoints == 1
+
+
+# Replays of channels
+
+
+async def test_a_replay_that_makes_no_progress_gets_its_workflow(
+    reconciling: ReconcilingActivities, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+
+    async def start(_: object, batch_gid: str) -> None:
+        started.append(batch_gid)
+
+    monkeypatch.setattr(module, "start_replay", start)
+    times: dict[str, Any] = {
+        "since": moment(),
+        "until": moment(1),
+        "actor": "ann",
+        "channel": "orders",
+        "mode": ReplayMode.ALL,
+    }
+    stalled = Batch(**times, updated_at=now() - HOUR)
+    async with database.writing() as session:
+        session.add_all([stalled, Batch(**times), Batch(**times, state=BatchState.CANCELLED, updated_at=now() - HOUR)])
+    await reconcile(reconciling)
+    await reconcile(reconciling)
+    assert started == [stalled.gid]

@@ -47,6 +47,7 @@ NOT_CREATING = {
     "POST /v1/event-types/import": "twice is as good as once",
     "POST /v1/messages/transactional": "has keys that hold for longer",
     "POST /v1/messages/{gid}/cancel": "twice is as good as once",
+    "POST /v1/batches/{gid}/cancel": "twice is as good as once",
     "POST /v1/subscriptions/test": "changes nothing",
     "POST /v1/deliveries/{gid}/attempt-now": "twice is as good as once",
     "POST /v1/tasks/{gid}/decide": "a person decides a task once; sent again it is answered the same",

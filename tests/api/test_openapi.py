@@ -27,7 +27,8 @@ OPERATIONS = {
     "POST /v1/deliveries/{gid}/attempt-now",
     "GET /v1/dead-letters", "GET /v1/dead-letters/{gid}", "POST /v1/dead-letters/{gid}/discard",
     "POST /v1/dead-letters/{gid}/replay", "POST /v1/dead-letters/replay", "POST /v1/dead-letters/purge",
-    "GET /v1/batches/{gid}",
+    "POST /v1/channels/{name}/replay",
+    "GET /v1/batches", "GET /v1/batches/{gid}", "POST /v1/batches/{gid}/cancel",
 }  # fmt: skip
 
 

@@ -17,7 +17,6 @@ OPERATIONS = {operation.name: operation for operation in operations(openapi_docu
 PLACES = [(name, place) for name, operation in OPERATIONS.items() for place in operation.places()]
 LISTS = [name for name, operation in OPERATIONS.items() if operation.method == "GET" and "{" not in operation.path]
 UNANSWERED = {
-    "GET /v1/batches/{gid}": 503,
     "GET /v1/deliveries/{gid}/live": 503,
     "GET /v1/receipts/consistency": 404,
     "GET /v1/receipts/{gid}/bundle": 503,

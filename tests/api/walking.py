@@ -4,16 +4,16 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from itertools import count
 from typing import Any
 
 import httpx
 
-from everhook.audit.store import Actor, record_audit
 from everhook.contracts import Verdict
 from everhook.ids import Kind, new_gid
 from everhook.lifecycle.service import LifecycleLimits
-from everhook.storage.tables import Attempt, Receipt, now
+from everhook.storage.tables import Attempt, Batch, Receipt, ReplayMode, now
 from everhook.streaming.service import StreamLimits
 from testing.api import JSON, Api, created, ok
 
@@ -69,9 +69,10 @@ RECEIVING = {PULLING + "poll", PULLING + "acks", PULLING + "stream"}
 OF_PULLED = RECEIVING | {PULLING + "queue"}
 FOLLOWING = "/v1/messages/{gid}/"
 WAITING = {FOLLOWING + "wait"}
-REPLAYING = {FOLLOWING + "redeliver"}
+OF_CHANNELS = {"/v1/channels/{name}/replay"}
+REPLAYING = OF_CHANNELS | {FOLLOWING + "redeliver", "/v1/batches/{gid}/cancel"}
 """What a publisher may ask for, of its own messages."""
-OF_SENDERS = WAITING | {FOLLOWING + "events", FOLLOWING + "events/stream"}
+OF_SENDERS = WAITING | {FOLLOWING + "events", FOLLOWING + "events/stream", "/v1/batches", "/v1/batches/{gid}"}
 """What a publisher may read, of its own messages."""
 TELLTALE = ("gid", "tenant", "endpoint", "delivery")
 """A field of a body with one of these in its name must be in `KIND_OF_FIELD`, or be known to be no id."""
@@ -152,7 +153,7 @@ class Operation:
             if part in ("{gid}", "{name}"):
                 kind = "pulled" if self.path in OF_PULLED else KIND_OF_PATH.get(parts[at - 1])
                 assert kind is not None, f"{self.name}: whose gid is it?"
-                parts[at] = world.ids["subscribed" if self.path in PUBLISHING else kind]
+                parts[at] = world.ids["subscribed" if self.path in PUBLISHING | OF_CHANNELS else kind]
             elif part == "{command}":
                 (commands,) = (p["schema"]["enum"] for p in self.spec["parameters"] if p["name"] == "command")
                 parts[at] = commands[0]
@@ -234,7 +235,14 @@ async def make_world(api: Api, tenant: str) -> World:
     messages = [await api.publish({"n": n}, tenant=tenant) for n in range(2)]
     under_way, dead = [message["deliveries"][0]["deliveryGid"] for message in messages]
     await api.change_rows("UPDATE delivery SET status = 'dead_lettered', reason = 'rejected' WHERE gid = :g", g=dead)
-    batch = new_gid(Kind.BATCH)
+    batch = Batch(
+        tenant_gid=gid,
+        actor=tenant,
+        channel="orders",
+        mode=ReplayMode.ALL,
+        since=now() - timedelta(hours=1),
+        until=now(),
+    )
     attempt = Attempt(
         delivery_gid=dead,
         endpoint_gid=endpoint["endpointGid"],
@@ -246,13 +254,13 @@ async def make_world(api: Api, tenant: str) -> World:
         request_sha256=hashlib.sha256(b'{"n": 1}').hexdigest(),
     )
     receipt = Receipt(tenant_gid=gid, delivery_gid=dead, attempt_gid=attempt.gid, round=1, number=1, jws=JWS)
+    await api.change_rows("UPDATE batch SET state = 'completed'")  # only so many may run
     async with api.database.writing() as session:
-        session.add_all([attempt, receipt])
-        record_audit(session, Actor(tenant), "dead_letters.replayed", batch, tenant_gid=gid)
+        session.add_all([attempt, receipt, batch])
     return World(
         {
             "attempt": attempt.gid,
-            "batch": batch,
+            "batch": batch.gid,
             "channel": quiet["name"],
             "dead_letter": dead,
             "delivery": under_way,

@@ -399,6 +399,30 @@ async def test_a_delivered_message_is_sent_again_after_a_confirmation(
     await live.receiver.wait_for(2, path=path)
 
 
+async def test_a_channel_is_replayed_after_a_count_and_followed(
+    everhook: Everhook, live: Live, at: str, path: str, channel: str
+) -> None:
+    await create_endpoint_for_receiver(everhook, at, channel)
+    live.receiver.respond(400, path=path)
+    await dead_lettered(everhook, live, channel, 2)
+    what = ["replay", "--channel", channel, "--since", "2h", "--mode", "failed"]
+    counted = await everhook.json(*what, "--dry-run")
+    assert counted == {"matched": 2, "matchedAtLeast": False, "erased": 0, "batchGid": None}
+    unasked = await everhook(*what)
+    assert unasked.status == 2 and "2 deliveries match. Send them to all endpoints" in unasked.err
+    live.receiver.respond(200, path=path)
+    batch = await everhook.json(*what, "--reason", "they are back", "--follow", "--yes")
+    assert (batch["state"], batch["started"], batch["reason"]) == ("completed", 2, "they are back")
+    shown = await everhook.ok("batches", "show", batch["batchGid"])
+    assert "completed" in shown.out and "they are back" in shown.out
+    assert [each["batchGid"] for each in await everhook.json("batches", "list", "--channel", channel)] == [
+        batch["batchGid"]
+    ]
+    assert batch["batchGid"] in (await everhook.ok("batches", "list", "--channel", channel)).out
+    ended = await everhook("batches", "cancel", batch["batchGid"], "--yes")
+    assert ended.status == 1 and "has completed" in ended.err
+
+
 async def test_a_bulk_replay_counts_asks_and_follows_the_batch(
     everhook: Everhook, live: Live, at: str, path: str, channel: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from urllib.parse import urlencode
 
 from api.dashboard.code import COLOURED_TOKENS
 from everhook.contracts import Verdict
@@ -146,3 +147,23 @@ async def test_a_delivery_and_a_message_are_sent_again(pages: Pages) -> None:
         (now_,) = await pages.api.rows("SELECT status, round, decided_why FROM delivery WHERE gid = :gid", gid=gid)
         assert (now_.status, now_.round, now_.decided_why) == ("accepted", number, "they lost it")
         await pages.api.change_rows("UPDATE delivery SET status = 'discarded' WHERE gid = :gid", gid=gid)
+
+
+async def test_a_channel_is_replayed_after_a_count_and_its_progress_is_shown(pages: Pages) -> None:
+    gid = await a_delivery(pages)
+    await pages.api.change_rows("UPDATE delivery SET status = 'dead_lettered' WHERE gid = :gid", gid=gid)
+    (row,) = await pages.api.rows("SELECT endpoint_gid, channel FROM delivery WHERE gid = :gid", gid=gid)
+    assert "/replay?channel=" in (await pages.get("/channels")).text
+    assert f"/replay?endpointGid={row.endpoint_gid}" in (await pages.get(f"/endpoints/{row.endpoint_gid}")).text
+    chosen = {"channel": row.channel, "mode": "failed", "endpointGid": row.endpoint_gid, "since": "2026-01-31T12:00"}
+    counted = (await pages.get(f"/replay?{urlencode(chosen)}")).text
+    assert "<b>1</b> delivery matches" in counted
+    refused = await pages.get(f"/replay?{urlencode({**chosen, 'since': ''})}")
+    assert (refused.status_code, "Field required" in refused.text) == (422, True)
+    started = await pages.send("/replay", **chosen, reason="they are back")
+    batch = started.headers["location"]
+    shown = (await pages.get(batch)).text
+    assert "0 of 1 deliveries" in shown and "they are back" in shown and "running" in shown
+    await pages.send(f"{batch}/cancel")
+    assert "cancelled" in (await pages.get(batch)).text
+    assert batch in (await pages.get("/replay")).text

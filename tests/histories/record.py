@@ -29,11 +29,13 @@ from everhook.contracts import (
     PulledState,
     ReconcileResult,
     ReleaseInput,
+    ReplayProgress,
     ScheduledMessageInput,
     TaskQueue,
 )
 from everhook.delivery.policy import DeliveryPolicy
-from everhook.ids import Kind, erasure_workflow_id, new_gid
+from everhook.ids import Kind, erasure_workflow_id, new_gid, replay_workflow_id
+from everhook.redelivery.starts import start_replay
 from everhook.tenants.erasure import start_erasure
 from tests.workflows.engine import (
     DELIVERED,
@@ -456,6 +458,28 @@ def named(outcome: AttemptOutcome) -> AttemptOutcome:
     return replace(outcome, attempt_gid=new_gid(Kind.ATTEMPT), duration_ms=31)
 
 
+async def channel_replayed(engine: Engine, album: Album) -> None:
+    """Replayed in two turns; and cancelled in Temporal."""
+    engine.fakes.turns = Script(
+        ReplayProgress(more=True, position="dlv_1", started=25),
+        ReplayProgress(more=False, position="dlv_2", started=30),
+    )
+    gid = new_gid(Kind.BATCH)
+    await start_replay(engine.client, gid)
+    handle: WorkflowHandle[Any, Any] = engine.client.get_workflow_handle(replay_workflow_id(gid))
+    await engine.result_without_skipping(handle)
+    await album.keep("replay", handle)
+
+    gate, gid = engine.fakes.hold("replay_pages"), new_gid(Kind.BATCH)
+    await start_replay(engine.client, gid)
+    await gate.entered.wait()
+    handle = engine.client.get_workflow_handle(replay_workflow_id(gid))
+    await handle.cancel()
+    await engine.until_called("cancel_replay", 1)
+    gate.open()
+    await album.keep("replay-cancelled", handle)
+
+
 TAKES = (
     healthy,
     failed_before,
@@ -479,6 +503,7 @@ TAKES = (
     erasure,
     seal_receipts,
     scheduled,
+    channel_replayed,  # the last one: after a workflow is cancelled during an activity, this server skips no time
 )
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Dead letters with the client: a real Temporal, real workers, and consumers that refuse messages."""
 
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
@@ -52,6 +53,10 @@ async def test_dead_letters_are_listed_replayed_and_purged(live: Live, kind: str
         again = await client.messages.redeliver(first["messageGid"], reason="they lost it")
         assert [(each["round"], each["result"]) for each in again["deliveries"]] == [(3, "round_opened")]
         await client.consume(gid, accept, limit=1)
+        since = (datetime.now(UTC) - timedelta(minutes=10)).isoformat()
+        replayed = await client.messages.replay(channel, "failed", since=since, endpoint_gid=gid, dry_run=True)
+        assert (replayed["matched"], replayed["batchGid"]) == (2, None)
+        assert [each async for each in client.batches.list(channel=channel, state="running")] == []
 
         counted = await client.dead_letters.replay_all(endpoint_gid=gid, dry_run=True)
         assert (counted["matched"], counted["batchGid"]) == (2, None)

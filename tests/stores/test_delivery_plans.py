@@ -19,19 +19,41 @@ from everhook.delivery import overdue_store, parked_store
 from everhook.delivery import store as deliveries
 from everhook.delivery.inputs_store import InputDefaults, load_dead_letters
 from everhook.health.overview_store import troubled_circuits
+from everhook.redelivery.windows_store import ReplaySelection, Window, read_window
 from everhook.storage.engine import Database
-from everhook.storage.tables import CircuitRow, Endpoint, now
-from tests.stores.factories import Store, moment
+from everhook.storage.tables import CircuitRow, Endpoint, ReplayMode, now
+from tests.stores.factories import CHANNEL, Store, moment
 from tests.stores.past import keep
 from tests.stores.plans import plan_of, recorded, without_partitions
 
 MANY = 500
 HOUR = timedelta(hours=1)
 STRANDED = "who is stranded"
-SORTS_A_WINDOW = ("what is overdue", "what is overdue of a share, after a window")
-"""A bounded number of rows, so that endpoints take turns."""
+ALL_THAT_FAILED = "a window of a replay: all that failed"
+SORTS_A_WINDOW = ("what is overdue", "what is overdue of a share, after a window", ALL_THAT_FAILED)
+"""A bounded number of rows: so that endpoints take turns, and to merge two statuses."""
 
 Question = Callable[[AsyncConnection, Endpoint], Awaitable[Any]]
+
+
+async def window(
+    connection: AsyncConnection,
+    end: Endpoint,
+    mode: ReplayMode = ReplayMode.ALL,
+    *,
+    endpoint: bool = False,
+    tenant: bool = False,
+) -> Window:
+    selection = ReplaySelection(
+        CHANNEL,
+        mode,
+        now() - 24 * HOUR,
+        now() + HOUR,
+        endpoint_gid=end.gid if endpoint else None,
+        tenant_gid=end.tenant_gid if endpoint or tenant else None,
+    )
+    return await read_window(connection, selection, "", 100)
+
 
 QUESTIONS: dict[str, tuple[Question, str]] = {
     "what is overdue": (
@@ -60,6 +82,20 @@ QUESTIONS: dict[str, tuple[Question, str]] = {
     "the oldest parked of an endpoint": (
         lambda connection, end: parked_store.oldest_parked(connection, end.gid, 100),
         "ix_delivery_parked",
+    ),
+    "a window of a replay: an endpoint": (
+        lambda connection, end: window(connection, end, endpoint=True),
+        "ix_delivery_endpoint",
+    ),
+    "a window of a replay: a tenant": (
+        lambda connection, end: window(connection, end, tenant=True),
+        "ix_delivery_tenant",
+    ),
+    "a window of a replay: the channel": (lambda connection, end: window(connection, end), "ix_delivery_channel"),
+    ALL_THAT_FAILED: (lambda connection, end: window(connection, end, ReplayMode.FAILED), "ix_delivery_astray"),
+    "a window of a replay: what is missing": (
+        lambda connection, end: window(connection, end, ReplayMode.MISSING, endpoint=True),
+        "ix_message_channel",
     ),
     "how many are parked at an endpoint": (
         lambda connection, end: parked_store.count_parked(connection, end.gid),

@@ -18,6 +18,8 @@ from everhook.storage.tables import (
     ApiKey,
     Attempt,
     AuditEntry,
+    Batch,
+    BatchState,
     Delivery,
     EndpointMinute,
     EndpointMinuteError,
@@ -25,6 +27,7 @@ from everhook.storage.tables import (
     Message,
     OperationalEvent,
     Receipt,
+    ReplayMode,
     now,
 )
 from everhook.tenants.retention_store import RetentionPeriods, apply_retention
@@ -154,15 +157,19 @@ async def test_events_and_minutes_go_by_their_age(store: Store) -> None:
     rows: list[SQLModel] = []
     for days in (91, 89):
         rows.append(OperationalEvent(gid=past.gid_of(Kind.EVENT, days), kind="endpoint.paused"))
+        replay: dict[str, Any] = {"actor": "ann", "channel": "orders", "mode": ReplayMode.ALL}
+        replay |= {"since": now(), "until": now()}
+        for state in (BatchState.COMPLETED, BatchState.RUNNING):
+            rows.append(Batch(gid=past.gid_of(Kind.BATCH, days), state=state, **replay))
     for days in (31, 29):
         minute = now() - timedelta(days=days)
         rows.append(EndpointMinute(endpoint_gid=endpoint.gid, tenant_gid=endpoint.tenant_gid, minute=minute))
         for error in ("dns", "http_500"):
             rows.append(EndpointMinuteError(endpoint_gid=endpoint.gid, minute=minute, error=error))
     await keep(store.database, *rows)
-    assert await passed(store, rows=1) == RetentionResult(events=1, minutes=3)
-    tables = (OperationalEvent, EndpointMinute, EndpointMinuteError)
-    assert [await store.count(table) for table in tables] == [1, 1, 2]
+    assert await passed(store, rows=1) == RetentionResult(events=2, minutes=3)
+    tables = (OperationalEvent, Batch, EndpointMinute, EndpointMinuteError)
+    assert [await store.count(table) for table in tables] == [1, 3, 1, 2]
 
 
 async def test_secrets_that_sign_no_more_go_and_keys_that_were_over_long_ago(store: Store) -> None:

@@ -18,6 +18,7 @@ from everhook.contracts import (
     EVENTS_WORKFLOW,
     RECONCILE_LOOP_WORKFLOW,
     RECONCILE_WORKFLOW,
+    REPLAY_WORKFLOW,
     RETENTION_WORKFLOW,
     SCHEDULED_MESSAGE_WORKFLOW,
     SEAL_RECEIPTS_WORKFLOW,
@@ -85,6 +86,7 @@ def test_every_workflow_has_a_saved_history() -> None:
         ERASE_TENANT_WORKFLOW,
         SCHEDULED_MESSAGE_WORKFLOW,
         SEAL_RECEIPTS_WORKFLOW,
+        REPLAY_WORKFLOW,
     }
 
 

@@ -203,6 +203,17 @@ def redeliver_message(
     return _post_once("messages", gid, "redeliver", body=given({"endpointGid": endpoint_gid, "reason": reason}))
 
 
+def replay_channel(
+    channel: str, mode: models.ReplayMode, *, since: str, until: str | None = None, endpoint_gid: str | None = None,
+    tenant: str | None = None, types: Sequence[str] | None = None, reason: str = "", dry_run: bool = False,
+) -> Call[models.Replay]:  # fmt: skip
+    """Send the messages of a time range again: those that failed, all, or those that an endpoint never had. `dry_run`
+    only counts them; otherwise `get_batch` shows the progress."""
+    members = {"mode": mode, "since": since, "until": until, "endpointGid": endpoint_gid, "tenant": tenant}
+    body = given({**members, "types": types, "reason": reason, "dryRun": dry_run})
+    return _post_once("channels", channel, "replay", body=body)
+
+
 def cancel_message(gid: str) -> Call[models.MessageDetail]:
     """Cancel a message that waits for its `deliver_at`."""
     return Call("POST", path("messages", gid, "cancel"))
@@ -514,9 +525,25 @@ def _bulk(name: str, reason: str, dry_run: bool, filter: DeadLetterFilter) -> Ca
     return _post_once("dead-letters", name, body={**body, "reason": reason, "dryRun": dry_run})
 
 
+# Batches
+
+
+def list_batches(
+    *, channel: Several = None, tenant: Several = None,
+    state: models.BatchState | Sequence[models.BatchState] | None = None,
+) -> Listing[models.Batch]:  # fmt: skip
+    """Replays of channels, newest first."""
+    return _list("batches", channel=channel, tenant=tenant, state=state)
+
+
 def get_batch(gid: str) -> Call[models.Batch]:
     """The progress of a replay or a purge."""
     return _get("batches", gid)
+
+
+def cancel_batch(gid: str) -> Call[models.Batch]:
+    """End a replay of a channel. The deliveries that it has started go on."""
+    return _command("batches", gid, "cancel")
 
 
 # Everhook itself

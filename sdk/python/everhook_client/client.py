@@ -145,6 +145,7 @@ class Client:
         self.subscriptions = resources.Subscriptions(self)
         self.deliveries = resources.Deliveries(self)
         self.dead_letters = resources.DeadLetters(self)
+        self.batches = resources.Batches(self)
 
     publish = blocking(calls.publish)
     health_overview = blocking(calls.get_health_overview)
@@ -230,6 +231,7 @@ class AsyncClient:
         self.subscriptions = resources.AsyncSubscriptions(self)
         self.deliveries = resources.AsyncDeliveries(self)
         self.dead_letters = resources.AsyncDeadLetters(self)
+        self.batches = resources.AsyncBatches(self)
 
     publish = awaitable(calls.publish)
     health_overview = awaitable(calls.get_health_overview)

@@ -130,18 +130,10 @@ How requests to an endpoint authenticate. `oauth2`: with an access token for cli
 """
 
 
-class Batch(TypedDict):
-    """
-    The progress of a bulk operation.
-    """
-
-    batchGid: str
-    state: Literal["running", "completed", "failed"]
-    total: int
-    completed: int
-    failed: int
-    startedAt: str | None
-    closedAt: str | None
+BatchState: TypeAlias = Literal["running", "completed", "cancelled", "failed"]
+"""
+`FAILED`: only of bulk operations on dead letters, which Temporal runs.
+"""
 
 
 BodyFormat: TypeAlias = Literal["envelope", "event", "raw", "cloudevents"]
@@ -1095,6 +1087,36 @@ in progress, so nothing was changed. `ENDPOINT_DELETED`: there is nowhere to sen
 """
 
 
+class Replay(TypedDict):
+    """
+    A replay that was counted, and started unless it is a dry run.
+    """
+
+    matched: int
+    """
+    How many deliveries match, those without a payload included.
+    """
+    matchedAtLeast: bool
+    """
+    Whether `matched` and `erased` are lower bounds, because counting all would take long.
+    """
+    erased: int
+    """
+    How many of them are skipped, because the payload was erased.
+    """
+    batchGid: str | None
+    """
+    Null for a dry run, and where nothing matched.
+    """
+
+
+ReplayMode: TypeAlias = Literal["failed", "missing", "all"]
+"""
+What of a channel is replayed. `FAILED`: dead letters, and what was discarded. `ALL`: also what was delivered.
+`MISSING`: messages that an endpoint subscribes to and never had a delivery of.
+"""
+
+
 class RoundPolicy(TypedDict):
     """
     A policy with its schedule as delays. An attempt that fails is followed by the next after its delay.
@@ -1571,6 +1593,64 @@ class AttemptStats(TypedDict):
     latency: LatencyBands
 
 
+class Batch(TypedDict):
+    """
+    The progress of a replay of a channel, or of a bulk operation on dead letters.
+    """
+
+    batchGid: str
+    state: BatchState
+    total: int
+    """
+    The same as `matched`.
+    """
+    completed: int
+    """
+    How many of them are done: the sum of `started`, `skipped` and `erased`.
+    """
+    failed: int
+    """
+    Dead letters whose workflow could not be reached; 0 for replays of channels.
+    """
+    startedAt: str | None
+    closedAt: str | None
+    matched: int
+    """
+    How many match. Counted at the start; once a replay of a channel has completed, what it found.
+    """
+    matchedAtLeast: bool
+    """
+    Whether `matched` is a lower bound.
+    """
+    started: int
+    """
+    Deliveries that were started.
+    """
+    skipped: int
+    """
+    Deliveries that were left alone: in progress meanwhile, of a message that did not pass its gate, or to an endpoint that was deleted meanwhile.
+    """
+    erased: int
+    """
+    Deliveries whose payload was erased.
+    """
+    channel: NotRequired[str | None]
+    """
+    Null, as all that follows, for bulk operations on dead letters.
+    """
+    mode: NotRequired[ReplayMode | None]
+    tenant: NotRequired[str | None]
+    """
+    The tenant whose deliveries it is limited to.
+    """
+    endpointGid: NotRequired[str | None]
+    types: NotRequired[list[str] | None]
+    since: NotRequired[str | None]
+    until: NotRequired[str | None]
+    reason: NotRequired[str | None]
+    actor: NotRequired[str | None]
+
+
 class Bucket(TypedDict):
     attempts: int
     delivered: int
@@ -1880,6 +1960,11 @@ class AttemptList(TypedDict):
     nextCursor: str | None
 
 
+class BatchList(TypedDict):
+    data: list[Batch]
+    nextCursor: str | None
+
+
 class ChannelList(TypedDict):
     data: list[Channel]
     nextCursor: str | None
@@ -2020,6 +2105,43 @@ class RedeliveredMessage(TypedDict):
 
     messageGid: str
     deliveries: list[RedeliveredDelivery]
+
+
+class ReplayIn(TypedDict):
+    """
+    Which messages of a channel are sent again, or for the first time, and why. `since` and `until` bound the time of
+    acceptance.
+    """
+
+    since: str
+    until: NotRequired[str | None]
+    """
+    Now by default.
+    """
+    mode: ReplayMode
+    """
+    `failed`: dead letters, and what was discarded. `all`: also what was delivered. `missing`: what the endpoint subscribes to now and never had a delivery of.
+    """
+    endpointGid: NotRequired[str | None]
+    """
+    To this endpoint only: its gid, or what it alone has in its URL or description.
+    """
+    tenant: NotRequired[str | None]
+    """
+    To the endpoints of this tenant only.
+    """
+    types: NotRequired[list[str] | None]
+    """
+    Only messages of these types.
+    """
+    reason: NotRequired[str]
+    """
+    Recorded with the deliveries and in the audit trail.
+    """
+    dryRun: NotRequired[bool]
+    """
+    Only count.
+    """
 
 
 class Round(TypedDict):

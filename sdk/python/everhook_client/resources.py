@@ -94,6 +94,7 @@ class Messages(_Group):
     list = pages(calls.list_messages)
     get = blocking(calls.get_message)
     redeliver = blocking(calls.redeliver_message)
+    replay = blocking(calls.replay_channel)
     cancel = blocking(calls.cancel_message)
     events = pages(calls.list_message_events)
 
@@ -102,6 +103,7 @@ class AsyncMessages(_AsyncGroup):
     list = async_pages(calls.list_messages)
     get = awaitable(calls.get_message)
     redeliver = awaitable(calls.redeliver_message)
+    replay = awaitable(calls.replay_channel)
     cancel = awaitable(calls.cancel_message)
     events = async_pages(calls.list_message_events)
 
@@ -244,3 +246,15 @@ class AsyncDeadLetters(_AsyncGroup):
     replay_all = awaitable(calls.replay_all)
     purge = awaitable(calls.purge)
     batch = awaitable(calls.get_batch)
+
+
+class Batches(_Group):
+    list = pages(calls.list_batches)
+    get = blocking(calls.get_batch)
+    cancel = blocking(calls.cancel_batch)
+
+
+class AsyncBatches(_AsyncGroup):
+    list = async_pages(calls.list_batches)
+    get = awaitable(calls.get_batch)
+    cancel = awaitable(calls.cancel_batch)

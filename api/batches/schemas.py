@@ -1,0 +1,181 @@
+"""Replays of channels, and the progress of bulk operations."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
+
+from api.dead_letters.schemas import BATCH_GID, MAX_VALUES
+from api.deliveries.schemas import ENDPOINT_GID
+from api.schemas import ApiModel, EndpointRef, EventType, Flag, Moment, Name, Text
+from everhook.dead_letters.batches import Progress
+from everhook.redelivery.replays import BatchView, PlannedReplay, ReplayRequest
+from everhook.storage import tables
+from everhook.storage.tables import BatchState, ReplayMode
+
+BATCH_EXAMPLE: dict[str, Any] = {
+    "batchGid": BATCH_GID,
+    "state": "running",
+    "total": 120,
+    "completed": 80,
+    "failed": 0,
+    "startedAt": "2026-01-31T12:00:00Z",
+    "closedAt": None,
+    "matched": 120,
+    "matchedAtLeast": False,
+    "started": 77,
+    "skipped": 1,
+    "erased": 2,
+    "channel": "orders",
+    "mode": "all",
+    "tenant": "acme",
+    "endpointGid": ENDPOINT_GID,
+    "types": [],
+    "since": "2026-01-31T10:00:00Z",
+    "until": "2026-01-31T12:00:00Z",
+    "reason": "they lost their database",
+    "actor": "ann",
+}
+
+
+class ReplayIn(ApiModel):
+    """Which messages of a channel are sent again, or for the first time, and why. `since` and `until` bound the time of
+    acceptance."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "since": "2026-01-31T10:00:00Z",
+                    "endpointGid": ENDPOINT_GID,
+                    "mode": "all",
+                    "reason": "they lost their database",
+                }
+            ]
+        }
+    )
+
+    since: Moment
+    until: Moment | None = Field(None, description="Now by default.")
+    mode: ReplayMode = Field(
+        description="`failed`: dead letters, and what was discarded. `all`: also what was delivered. `missing`: what "
+        "the endpoint subscribes to now and never had a delivery of."
+    )
+    endpoint_gid: EndpointRef | None = Field(
+        None, description="To this endpoint only: its gid, or what it alone has in its URL or description."
+    )
+    tenant: Name | None = Field(None, description="To the endpoints of this tenant only.")
+    types: Annotated[list[EventType], Field(max_length=MAX_VALUES)] | None = Field(
+        None, description="Only messages of these types."
+    )
+    reason: Text = Field("", description="Recorded with the deliveries and in the audit trail.")
+    dry_run: Flag = Field(False, description="Only count.")
+
+    def request(self, channel: str) -> ReplayRequest:
+        return ReplayRequest(
+            channel=channel,
+            mode=self.mode,
+            since=self.since,
+            until=self.until,
+            endpoint=self.endpoint_gid,
+            tenant=self.tenant,
+            types=self.types,
+        )
+
+
+class Replay(ApiModel):
+    """A replay that was counted, and started unless it is a dry run."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"matched": 120, "matchedAtLeast": False, "erased": 2, "batchGid": BATCH_GID}]}
+    )
+
+    matched: int = Field(description="How many deliveries match, those without a payload included.")
+    matched_at_least: bool = Field(
+        description="Whether `matched` and `erased` are lower bounds, because counting all would take long."
+    )
+    erased: int = Field(description="How many of them are skipped, because the payload was erased.")
+    batch_gid: str | None = Field(description="Null for a dry run, and where nothing matched.")
+
+    @classmethod
+    def of(cls, planned: PlannedReplay, batch: tables.Batch | None) -> "Replay":
+        return cls(
+            matched=planned.matched,
+            matched_at_least=planned.at_least,
+            erased=planned.erased,
+            batch_gid=batch.gid if batch is not None else None,
+        )
+
+
+class Batch(ApiModel):
+    """The progress of a replay of a channel, or of a bulk operation on dead letters."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [BATCH_EXAMPLE]})
+
+    batch_gid: str
+    state: BatchState
+    total: int = Field(description="The same as `matched`.")
+    completed: int = Field(description="How many of them are done: the sum of `started`, `skipped` and `erased`.")
+    failed: int = Field(description="Dead letters whose workflow could not be reached; 0 for replays of channels.")
+    started_at: datetime | None
+    closed_at: datetime | None
+    matched: int = Field(
+        description="How many match. Counted at the start; once a replay of a channel has completed, what it found."
+    )
+    matched_at_least: bool = Field(description="Whether `matched` is a lower bound.")
+    started: int = Field(description="Deliveries that were started.")
+    skipped: int = Field(
+        description="Deliveries that were left alone: in progress meanwhile, of a message that did not pass its gate, "
+        "or to an endpoint that was deleted meanwhile."
+    )
+    erased: int = Field(description="Deliveries whose payload was erased.")
+    channel: str | None = Field(None, description="Null, as all that follows, for bulk operations on dead letters.")
+    mode: ReplayMode | None = None
+    tenant: str | None = Field(None, description="The tenant whose deliveries it is limited to.")
+    endpoint_gid: str | None = None
+    types: list[str] | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    reason: str | None = None
+    actor: str | None = None
+
+    @classmethod
+    def of(cls, view: BatchView) -> "Batch":
+        row = view.batch
+        done = row.started + row.skipped + row.erased
+        matched = max(row.matched, done)
+        return cls(
+            batch_gid=row.gid,
+            state=row.state,
+            total=matched,
+            completed=done,
+            failed=0,
+            started_at=row.created_at,
+            closed_at=row.ended_at,
+            matched=matched,
+            matched_at_least=row.matched_at_least,
+            started=row.started,
+            skipped=row.skipped,
+            erased=row.erased,
+            channel=row.channel,
+            mode=row.mode,
+            tenant=view.tenant,
+            endpoint_gid=row.endpoint_gid,
+            types=row.event_types,
+            since=row.since,
+            until=row.until,
+            reason=row.reason,
+            actor=row.actor,
+        )
+
+    @classmethod
+    def of_dead_letters(cls, gid: str, progress: Progress) -> "Batch":
+        return cls(
+            batch_gid=gid,
+            **vars(progress),
+            matched=progress.total,
+            matched_at_least=False,
+            started=progress.completed,
+            skipped=0,
+            erased=0,
+        )

@@ -1,0 +1,55 @@
+"""Fresh deliveries beside a replay of very many messages."""
+
+import os
+from datetime import UTC, datetime, timedelta
+
+from bench.flow import arrived, latencies, latency_row
+from bench.stack import EmbeddedStack, Endpoint, embedded_stack
+from bench.tables import Table, Tell, percentile, target
+
+REPLAYED = int(os.environ.get("EVERHOOK_BENCH_REPLAYED", "100000"))
+"""Messages that are replayed. The measurement ends before the replay does."""
+
+FRESH_RATE, FRESH_S = 20.0, 30.0
+PATIENCE_S, DELIVERED_S = 60.0, 1_800.0
+MOST_RATIO = 1.5
+
+
+async def fresh(tell: Tell) -> Table:
+    """The latency of fresh messages alone, and while the messages of another endpoint are replayed."""
+    async with embedded_stack() as stack:
+        old = await stack.endpoint("replayed")
+        await stack.endpoint("warm-up")
+        await stack.driver.publish("warm-up", 100)
+        tell(f"publishing the {REPLAYED:,} messages to be replayed")
+        await stack.driver.publish_batches(old.channel, REPLAYED)
+        await stack.receiver.wait_for(REPLAYED, old.path, DELIVERED_S)
+        await stack.settled()
+        tell("fresh messages alone")
+        alone = await latencies(stack, "alone", FRESH_RATE, FRESH_S)
+        await stack.settled()
+        tell("fresh messages beside the replay")
+        gid = await _replay(stack, old)
+        fresh = await stack.endpoint("beside")
+        published = await stack.driver.publish_at(fresh.channel, FRESH_RATE, int(FRESH_RATE * FRESH_S))
+        batch = (await stack.client.get(f"/v1/batches/{gid}")).raise_for_status().json()
+        beside = await arrived(stack, fresh.path, published, PATIENCE_S)
+        await stack.client.post(f"/v1/batches/{gid}/cancel")
+    ratio = percentile(beside, 0.95) / percentile(alone, 0.95)
+    return Table(
+        f"Fresh messages beside a replay of {REPLAYED:,}",
+        ("fresh messages", "p50", "p95", "p99"),
+        [latency_row("alone", alone), latency_row("beside it", beside)],
+        [
+            target("p95 beside / alone", ratio, ratio <= MOST_RATIO, f"at most {MOST_RATIO}"),
+            f"{batch['started']:,} deliveries were replayed meanwhile, in {FRESH_S:.0f} s.",
+        ],
+    )
+
+
+async def _replay(stack: EmbeddedStack, endpoint: Endpoint) -> str:
+    since = (datetime.now(UTC) - timedelta(days=1)).isoformat()
+    body = {"since": since, "mode": "all", "reason": "bench"}
+    started = (await stack.client.post(f"/v1/channels/{endpoint.channel}/replay", json=body)).raise_for_status()
+    gid: str = started.json()["batchGid"]
+    return gid

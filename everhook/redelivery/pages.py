@@ -1,0 +1,237 @@
+"""The pages of a replay of a channel.
+
+Each page is one transaction, which opens rounds, counts them, and moves the position of the replay if it still is where
+the page begins. So a page that runs twice, or in two workers at once, opens its rounds once. The workflows are started
+after the commit; if the process dies before that, the reconciler starts them once they are due.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from everhook.audit.store import Actor, record_audit
+from everhook.contracts import DeliveryInput, ReplayProgress
+from everhook.delivery.inputs_store import InputDefaults, load_inputs_of
+from everhook.publishing.matching import matches_type
+from everhook.publishing.routing import Routes
+from everhook.publishing.schedules_store import scheduled_among
+from everhook.publishing.store import Acceptor
+from everhook.redelivery import batches_store as batches
+from everhook.redelivery import store
+from everhook.redelivery.rounds import is_addressed, open_round, publication_of
+from everhook.redelivery.store import MessageGate
+from everhook.redelivery.windows_store import STATUSES, Found, ReplaySelection, read_window
+from everhook.storage.engine import Database, Session
+from everhook.storage.tables import Batch, BatchState, DeliveryRound, GateState, now
+
+WINDOW = 1_000
+"""Entries of an index that one statement reads."""
+
+
+@dataclass(frozen=True)
+class ReplayPage:
+    """A part of a replay. `gids` are of deliveries, or of messages that the endpoint never had. It begins at `start`
+    and ends at `end`; with `is_last` nothing follows."""
+
+    batch_gid: str
+    gids: Sequence[str]
+    start: str
+    end: str
+    is_last: bool
+
+
+@dataclass(frozen=True)
+class OpenedPage:
+    """A committed page, with `started` deliveries. `inputs` are those of the workflows to be started, `queued` the
+    endpoints whose queues have deliveries, `messages` those that are sent. `progress` is that of the whole replay."""
+
+    started: int
+    inputs: Sequence[DeliveryInput]
+    queued: frozenset[str]
+    messages: frozenset[str]
+    progress: ReplayProgress
+
+
+@dataclass
+class _Opening:
+    started: int = 0
+    skipped: int = 0
+    erased: int = 0
+    inputs: Sequence[DeliveryInput] = ()
+    queued: frozenset[str] = frozenset()
+    messages: frozenset[str] = frozenset()
+
+
+class ReplayPages:
+    def __init__(self, database: Database, acceptor: Acceptor, defaults: InputDefaults) -> None:
+        self._database = database
+        self._acceptor = acceptor
+        self._defaults = defaults
+
+    async def next_pages(self, batch_gid: str, size: int) -> Sequence[ReplayPage]:
+        """The pages of the next window, each of at most `size` deliveries. Empty if the replay has ended, or was
+        deleted with its tenant."""
+        async with self._database.reading() as session:
+            batch = await batches.find(session, batch_gid)
+            if batch is None or batch.state is not BatchState.RUNNING:
+                return ()
+            connection = await session.connection()
+            selection = ReplaySelection.of(batch)
+            window = await read_window(connection, selection, batch.position, WINDOW)
+            found: Sequence[Found] = window.found
+            if selection.is_backfill:
+                routes = await self._acceptor.routes_to(connection, batch.channel, batch.endpoint_gid or "")
+                found = of_types(found, routes)
+        return list(_pages(batch, [one.gid for one in found], window.end, window.is_last, size))
+
+    async def running(self) -> int:
+        """How many replays run at the same time."""
+        async with self._database.read_connection() as connection:
+            return await batches.running(connection)
+
+    async def progress(self, batch_gid: str) -> ReplayProgress:
+        async with self._database.reading() as session:
+            batch = await batches.find(session, batch_gid)
+        return _progress(batch) if batch is not None else ReplayProgress(more=False)
+
+    async def cancel(self, batch_gid: str, actor: Actor) -> None:
+        """End a replay, if it has not ended."""
+        async with self._database.writing() as session:
+            batch = await batches.find(session, batch_gid, for_change=True)
+            if batch is not None and batch.state is BatchState.RUNNING:
+                end_cancelled(session, actor, batch)
+
+    async def open(self, page: ReplayPage) -> OpenedPage | None:
+        """Open the rounds of a page. None if the replay is not at its start any more: it was cancelled, or another
+        worker has done it."""
+        async with self._database.writing() as session:
+            batch = await batches.find(session, page.batch_gid, for_change=True)
+            if batch is None or batch.state is not BatchState.RUNNING or batch.position != page.start:
+                return None
+            opening = _Opening()
+            if page.gids:
+                opening = await self._open(session, batch, page.gids)
+            moment = now()
+            batch.position, batch.updated_at = page.end, moment
+            batch.started += opening.started
+            batch.skipped += opening.skipped
+            batch.erased += opening.erased
+            if page.is_last:
+                batch.state, batch.ended_at = BatchState.COMPLETED, moment
+                batch.matched = batch.started + batch.skipped + batch.erased
+                batch.matched_at_least = False
+            session.add(batch)
+        return OpenedPage(opening.started, opening.inputs, opening.queued, opening.messages, _progress(batch))
+
+    async def _open(self, session: Session, batch: Batch, gids: Sequence[str]) -> _Opening:
+        if ReplaySelection.of(batch).is_backfill:
+            return await self._deliver(session, batch, gids)
+        return await self._reopen(session, batch, gids)
+
+    async def _reopen(self, session: Session, batch: Batch, gids: Sequence[str]) -> _Opening:
+        """Open the next round of deliveries, if they still have a status that is wanted."""
+        messages = await store.messages_of(session, gids)
+        sendable = await store.lock_payloads(session, messages)
+        connection = await session.connection()
+        gates = await store.gates_of(connection, messages)
+        legs = await store.lock_legs(session, gids)
+        opening, moment, opened = _Opening(), now(), []
+        for leg in legs:
+            row = leg.delivery
+            if row.message_gid not in sendable:
+                opening.erased += 1
+            elif (
+                row.status in STATUSES[batch.mode]
+                and not leg.endpoint_deleted
+                and _has_passed(gates.get(row.message_gid), row.gid)
+            ):
+                await open_round(session, self._defaults, leg, batch.actor, batch.reason, moment)
+                opened.append(leg)
+        await session.flush()
+        opening.started = len(opened)
+        opening.skipped = len(gids) - opening.started - opening.erased
+        opening.messages = frozenset(leg.delivery.message_gid for leg in opened)
+        opening.queued = frozenset(leg.delivery.endpoint_gid for leg in opened if leg.mode.is_pulled)
+        if opened:
+            opening.inputs = await load_inputs_of(connection, self._defaults, [leg.delivery.gid for leg in opened])
+        return opening
+
+    async def _deliver(self, session: Session, batch: Batch, gids: Sequence[str]) -> _Opening:
+        """Create the deliveries of messages that an endpoint never had and subscribes to now."""
+        assert batch.endpoint_gid is not None
+        connection = await session.connection()
+        messages = await store.lock_messages(session, gids)
+        had = await store.had_delivery(session, gids, batch.endpoint_gid)
+        gates = await store.gates_of(connection, gids)
+        waiting = await scheduled_among(connection, gids)
+        publishers = await store.key_names(connection, {m.published_by for m in messages if m.published_by is not None})
+        opening, new = _Opening(skipped=len(gids) - len(messages)), []
+        for message in messages:
+            gate = gates.get(message.gid)
+            if message.payload is None:
+                opening.erased += 1
+            elif (
+                message.gid in had or message.gid in waiting or is_addressed(message)
+                or message.cancelled_at is not None or not _has_passed(gate)
+            ):  # fmt: skip
+                opening.skipped += 1
+            else:
+                new.append(publication_of(message, gate, publishers, None))
+        routes = await self._acceptor.routes_to(connection, batch.channel, batch.endpoint_gid)
+        taken = await self._acceptor.taken(new, routes)
+        legs = [(publication, taking[0]) for publication, taking in zip(new, taken, strict=True) if taking]
+        if not legs:
+            return opening
+        accepted = await self._acceptor.deliver_all_further(connection, legs)
+        deliveries, moment = [delivery for one in accepted for delivery in one.deliveries], now()
+        session.add_all(DeliveryRound(delivery_gid=each.delivery_gid, round=1, began_at=moment) for each in deliveries)
+        sent = {one.message_gid for one in accepted if one.deliveries}
+        for message in messages:
+            if message.gid in sent:
+                message.is_unrouted = None
+                session.add(message)
+        gids_created = [each.delivery_gid for each in deliveries]
+        await store.record_decision(session, gids_created, batch.actor, batch.reason)
+        opening.started = len(deliveries)
+        opening.skipped += len(legs) - len(deliveries)  # the endpoint was deleted a moment ago
+        opening.inputs = [each.input for one in accepted for each in one.new]
+        opening.queued = frozenset(gid for one in accepted for gid in one.queued)
+        opening.messages = frozenset(sent)
+        return opening
+
+
+def end_cancelled(session: Session, actor: Actor, batch: Batch) -> None:
+    """Cancel a replay that is locked and runs."""
+    batch.state, batch.ended_at = BatchState.CANCELLED, now()
+    session.add(batch)
+    record_audit(session, actor, "channel.replay_cancelled", batch.gid, tenant_gid=batch.tenant_gid)
+
+
+def of_types(found: Collection[Found], routes: Routes) -> list[Found]:
+    """The messages whose type a route takes."""
+    return [one for one in found if any(matches_type(one.event_type, route.events) for route in routes)]
+
+
+def _pages(batch: Batch, gids: Sequence[str], end: str, is_last: bool, size: int) -> Iterator[ReplayPage]:
+    """The pages of a window. One without deliveries is a page as well: it moves the position, and may be the last."""
+    start = batch.position
+    for first in range(0, max(len(gids), 1), size):
+        some, is_final = gids[first : first + size], first + size >= len(gids)
+        page_end = end if is_final else some[-1]
+        yield ReplayPage(batch.gid, some, start, page_end, is_last=is_last and is_final)
+        start = page_end
+
+
+def _progress(batch: Batch) -> ReplayProgress:
+    return ReplayProgress(
+        more=batch.state is BatchState.RUNNING,
+        position=batch.position,
+        started=batch.started,
+        skipped=batch.skipped,
+        erased=batch.erased,
+    )
+
+
+def _has_passed(gate: MessageGate | None, delivery_gid: str | None = None) -> bool:
+    """Whether a message may be sent again: a replay must not lead around the people who decide about it, and does not
+    ask them again by a step of its gate."""
+    return gate is None or (gate.state is GateState.PASSED and delivery_gid not in gate.asked)
