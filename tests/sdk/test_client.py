@@ -188,7 +188,7 @@ async def test_both_clients_have_the_same_calls() -> None:
     """What blocks, what is awaited, and what is iterated over differ; parameters do not."""
     groups = {name: value for name, value in vars(Client("http://x", None)).items() if name[0] != "_"}
     others = vars(AsyncClient("http://x", None))
-    assert len(groups) == 8
+    assert len(groups) == 9
     for name, group in groups.items():
         assert _methods(type(group)) == _methods(type(others[name]))
     of_async = _methods(AsyncClient)
