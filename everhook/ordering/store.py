@@ -135,11 +135,14 @@ async def _grouped(connection: AsyncConnection, delivery_gids: Collection[str]) 
 
 
 async def _lock(connection: AsyncConnection, groups: Iterable[Group]) -> None:
+    """Lock groups in the order in which `take_positions` does: by their bytes, whatever language the database sorts
+    by. In different orders two transactions would deadlock."""
     key = tuple_(_GROUP.c.endpoint_gid, _GROUP.c.group_key)
+    by_bytes = "C" if connection.dialect.name == "postgresql" else "BINARY"
     await connection.execute(
         select(_GROUP.c.endpoint_gid)
         .where(key.in_(list(groups)))
-        .order_by(_GROUP.c.endpoint_gid, _GROUP.c.group_key)
+        .order_by(_GROUP.c.endpoint_gid.collate(by_bytes), _GROUP.c.group_key.collate(by_bytes))
         .with_for_update()
     )
 
