@@ -11,6 +11,7 @@ from everhook.ordering.store import settle, take_positions
 from everhook.storage.engine import Database
 from everhook.storage.migrate import migrate
 from testing.postgres_server import PostgresServer
+from testing.waiting import assert_eventually
 from tests.stores.factories import Store, accepted, publication
 
 KEYS = ("A", "a", "B")
@@ -50,6 +51,8 @@ async def test_accepting_and_settling_lock_groups_in_the_same_order(english: Dat
 
 
 async def _waits(database: Database) -> None:
-    async with asyncio.timeout(10), database.read_connection() as connection:
-        while not (await connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))).scalar_one():
-            await asyncio.sleep(0.01)
+    async def a_lock_is_waited_for() -> None:
+        async with database.read_connection() as connection:
+            assert (await connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))).scalar_one()
+
+    await assert_eventually(a_lock_is_waited_for)
