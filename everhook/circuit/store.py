@@ -28,7 +28,7 @@ class EndpointState:
     """What decides about the next delivery to an endpoint: its version, its rate limit, and its circuit.
 
     `failures` are those in a row that the circuit counts now. `probe_until` is when the claim on the one probe of a
-    half-open circuit ends.
+    half-open circuit ends. `is_deleted`: deliveries are dead-lettered, and none is parked.
     """
 
     version: int
@@ -37,6 +37,7 @@ class EndpointState:
     failures: int
     probe_until: datetime | None
     rate_limit: float | None
+    is_deleted: bool = False
 
     @property
     def sends(self) -> bool:
@@ -87,6 +88,7 @@ _STATES: Select[*tuple[Any, ...]] = (
         col(CircuitRow.failures),
         col(CircuitRow.probe_until),
         col(Endpoint.rate_limit),
+        col(Endpoint.deleted_at).is_not(None),
     )
     .join(Endpoint, col(Endpoint.gid) == col(CircuitRow.endpoint_gid))
     .where(col(CircuitRow.endpoint_gid).in_(bindparam("gids", expanding=True)))
