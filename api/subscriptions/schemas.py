@@ -1,5 +1,6 @@
 """Subscriptions as requests and responses show them."""
 
+import json
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -47,11 +48,19 @@ class SubscriptionPatch(ApiModel):
     enabled: Flag | None = None
 
 
+def _in_utf8(payload: Any) -> Any:
+    try:
+        json.dumps(payload, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise ValueError("is not JSON in UTF-8: it has half of a surrogate pair, or is nested too deeply") from error
+    return payload
+
+
 class TriedMessage(ApiModel):
     """A message to match."""
 
     type: EventType
-    payload: Any = None
+    payload: Annotated[Any, AfterValidator(_in_utf8)] = None
     metadata: dict[str, str] = Field(default_factory=dict, max_length=MAX_ATTRIBUTES)
 
 

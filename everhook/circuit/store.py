@@ -31,7 +31,7 @@ class EndpointState:
     """What decides about the next delivery to an endpoint: its version, its limits, and its circuit.
 
     `failures` are those in a row that the circuit counts now. `probe_until` is when the claim on the one probe of a
-    half-open circuit ends.
+    half-open circuit ends. `is_deleted`: deliveries are dead-lettered, and none is parked.
     """
 
     version: int
@@ -41,6 +41,7 @@ class EndpointState:
     probe_until: datetime | None
     rate_limit: float | None
     max_in_flight: int | None = None
+    is_deleted: bool = False
 
     @property
     def queue_limit(self) -> float | None:
@@ -97,6 +98,7 @@ _STATES: Select[*tuple[Any, ...]] = (
         col(CircuitRow.probe_until),
         col(Endpoint.rate_limit),
         col(Endpoint.max_in_flight),
+        col(Endpoint.deleted_at).is_not(None),
     )
     .join(Endpoint, col(Endpoint.gid) == col(CircuitRow.endpoint_gid))
     .where(col(CircuitRow.endpoint_gid).in_(bindparam("gids", expanding=True)))

@@ -120,17 +120,19 @@ class Starter:
 
     async def _parked(self, delivery: DeliveryInput) -> bool:
         """Park a delivery without a workflow if its endpoint cannot receive now: the circuit may have opened since it
-        was accepted."""
+        was accepted. One to a deleted endpoint is dead-lettered by its workflow: no release would find it later."""
         if delivery.previous is not None or delivery.mode is DeliveryMode.INBOX or delivery.round > 1:
             return False  # the workflow of an earlier round may run: it parks the delivery itself
         state = await self._states.get(delivery.endpoint_gid)
-        if state is None or state.sends or state.may_probe(now()):
+        if state is None or state.sends or state.may_probe(now()) or state.is_deleted:
             return False
         await self._recorder.parked(delivery.delivery_gid, now() + delivery.policy.max_window, has_workflow=False)
-        # The circuit may have closed, and the parked deliveries may have been released, while this one was being
-        # parked: check again.
+        # The circuit may have closed, or the endpoint been deleted, and the parked deliveries may have been released,
+        # while this one was being parked: check again.
         state = await self._states.get(delivery.endpoint_gid, fresh=True)
-        return (state is not None and not state.sends) or not await self._accept_again(delivery)
+        if state is not None and not state.sends and not state.is_deleted:
+            return True
+        return not await self._accept_again(delivery)
 
     async def _with_current_limit(self, delivery: DeliveryInput) -> DeliveryInput:
         """The input with the endpoint's current rate limit, which decides the queue of the first attempt. After an

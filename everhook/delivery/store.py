@@ -84,7 +84,7 @@ async def dead_letter(
         )
     if row is None:
         return ()
-    return await settle_dead_letter(await session.connection(), gid, row.endpoint_gid, reason)
+    return await settle_dead_letter(await session.connection(), gid, reason)
 
 
 _REPORTED = ("tenant_gid", "endpoint_gid", "message_gid", "channel", "event_type", "last_status_code", "last_error")

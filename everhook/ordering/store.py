@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import bindparam, delete, insert, select, tuple_, update
+from sqlalchemy import bindparam, delete, insert, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
@@ -29,6 +29,7 @@ from everhook.storage.tables import (
     DeliveryGroup,
     Endpoint,
     GroupedDelivery,
+    Message,
     OnGroupFailure,
     now,
 )
@@ -114,17 +115,27 @@ async def settle(connection: AsyncConnection, delivery_gids: Collection[str]) ->
     return await _free(connection, [await _next(connection, group, positions) for group, positions in last.items()])
 
 
-async def settle_dead_letter(
-    connection: AsyncConnection, delivery_gid: str, endpoint_gid: str, reason: DeadLetterReason
-) -> list[Freed]:
+async def settle_dead_letter(connection: AsyncConnection, delivery_gid: str, reason: DeadLetterReason) -> list[Freed]:
     """The same for a dead letter, unless its endpoint wants it to hold its group."""
-    if reason not in _LOST_FOR_GOOD:
-        found = await connection.execute(
-            select(col(Endpoint.on_group_failure)).where(col(Endpoint.gid) == endpoint_gid)
-        )
-        if found.scalar_one_or_none() is OnGroupFailure.BLOCK:
-            return []
+    if reason not in _LOST_FOR_GOOD and await _holds_its_group(connection, delivery_gid):
+        return []
     return await settle(connection, [delivery_gid])
+
+
+async def _holds_its_group(connection: AsyncConnection, delivery_gid: str) -> bool:
+    """Whether the endpoint of a dead letter wants that, and a replay can still deliver it."""
+    found = await connection.execute(
+        select(_DELIVERY.c.gid)
+        .join(Endpoint, col(Endpoint.gid) == _DELIVERY.c.endpoint_gid)
+        .join(Message, col(Message.gid) == _DELIVERY.c.message_gid)
+        .where(
+            _DELIVERY.c.gid == delivery_gid,
+            col(Endpoint.on_group_failure) == OnGroupFailure.BLOCK,
+            col(Endpoint.deleted_at).is_(None),
+            col(Message.payload).is_not(None),
+        )
+    )
+    return found.one_or_none() is not None
 
 
 async def _grouped(connection: AsyncConnection, delivery_gids: Collection[str]) -> Sequence[Any]:
@@ -135,11 +146,14 @@ async def _grouped(connection: AsyncConnection, delivery_gids: Collection[str]) 
 
 
 async def _lock(connection: AsyncConnection, groups: Iterable[Group]) -> None:
+    """Lock groups in the order in which `take_positions` does: by their bytes, whatever language the database sorts
+    by. In different orders two transactions would deadlock."""
     key = tuple_(_GROUP.c.endpoint_gid, _GROUP.c.group_key)
+    by_bytes = "C" if connection.dialect.name == "postgresql" else "BINARY"
     await connection.execute(
         select(_GROUP.c.endpoint_gid)
         .where(key.in_(list(groups)))
-        .order_by(_GROUP.c.endpoint_gid, _GROUP.c.group_key)
+        .order_by(_GROUP.c.endpoint_gid.collate(by_bytes), _GROUP.c.group_key.collate(by_bytes))
         .with_for_update()
     )
 
@@ -186,20 +200,21 @@ async def _free(connection: AsyncConnection, heads: Iterable[str | None]) -> lis
             _DELIVERY.c.message_gid,
             _DELIVERY.c.endpoint_gid,
             col(Endpoint.mode),
-            col(Endpoint.deleted_at),
+            or_(col(Endpoint.deleted_at).is_not(None), col(Message.payload).is_(None)).label("is_lost"),
             col(Endpoint.policy).label("endpoint_policy"),
             col(Channel.policy).label("channel_policy"),
         )
         .join(Endpoint, col(Endpoint.gid) == _DELIVERY.c.endpoint_gid)
+        .join(Message, col(Message.gid) == _DELIVERY.c.message_gid)
         .outerjoin(Channel, col(Channel.name) == _DELIVERY.c.channel)
         .where(_DELIVERY.c.gid.in_(gids), _DELIVERY.c.status == DeliveryStatus.QUEUED)
         .order_by(_DELIVERY.c.gid)
     )
     freed, changes, queued = list[Freed](), list[dict[str, Any]](), list[dict[str, Any]]()
     for row in rows:
-        is_pulled, is_deleted = row.mode.is_pulled, row.deleted_at is not None
+        is_pulled = row.mode.is_pulled
         policy = resolve(row.channel_policy, row.endpoint_policy)
-        freed.append(Freed(row.gid, row.message_gid, row.endpoint_gid, is_pulled, is_pulled and is_deleted))
+        freed.append(Freed(row.gid, row.message_gid, row.endpoint_gid, is_pulled, is_pulled and row.is_lost))
         change = {
             "b_gid": row.gid,
             "b_status": DeliveryStatus.ACCEPTED,
@@ -208,7 +223,7 @@ async def _free(connection: AsyncConnection, heads: Iterable[str | None]) -> lis
         }
         if is_pulled:
             item = queue_row(row.gid, row.endpoint_gid, moment, policy)
-            queued.append(item | {"guarded_at": moment if is_deleted else None})
+            queued.append(item)
             change |= {
                 "b_status": DeliveryStatus.AVAILABLE,
                 "b_due_at": item["window_until"],
@@ -266,14 +281,12 @@ async def free_stalled(connection: AsyncConnection, before: datetime, limit: int
 
 
 async def _free_stalled_head(connection: AsyncConnection, head: str) -> list[Freed]:
-    found = await connection.execute(
-        select(_DELIVERY.c.status, _DELIVERY.c.reason, _DELIVERY.c.endpoint_gid).where(_DELIVERY.c.gid == head)
-    )
+    found = await connection.execute(select(_DELIVERY.c.status, _DELIVERY.c.reason).where(_DELIVERY.c.gid == head))
     row = found.one_or_none()
     if row is None or row.status in (DeliveryStatus.DELIVERED, DeliveryStatus.DISCARDED):
         return await settle(connection, [head])
     if row.status is DeliveryStatus.DEAD_LETTERED:
-        return await settle_dead_letter(connection, head, row.endpoint_gid, row.reason)
+        return await settle_dead_letter(connection, head, row.reason)
     return await _free(connection, [head])
 
 

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from everhook.contracts import TERMINAL_STATUSES, DeliveryStatus
+from everhook.publishing.schedules_store import cancel
 from everhook.storage.bulk import Bulk
 from everhook.storage.statements import insert_ignoring
 from everhook.storage.tables import Attempt, Delivery, Message, PayloadErasure, Task, TaskDecision, now
@@ -16,13 +17,16 @@ NO_WORKFLOW = (DeliveryStatus.GATED, DeliveryStatus.QUEUED)
 
 
 async def erase_payload(session: AsyncSession, message_gid: str) -> bool:
-    """Erase the payload of a message; the caller then calls `erase_responses`. False if there is no such message.
+    """Erase the payload of a message, and cancel it if it waits for its time; the caller then calls `erase_responses`.
+    False if there is no such message.
 
+    Rows are locked in the order in which a scheduled message is delivered or cancelled: its schedule, the message.
     If the caller dies before that, and for attempts that are in flight, `finish_erasures` does it.
     """
     found = await session.execute(select(col(Message.gid)).where(col(Message.gid) == message_gid))
     if found.one_or_none() is None:
         return False
+    await cancel(await session.connection(), message_gid)
     await session.execute(
         update(Message)
         .where(col(Message.gid) == message_gid, col(Message.payload).is_not(None))

@@ -372,7 +372,6 @@ class MessageService:
         async with scope.writing() as session:
             if not await erasure.erase_payload(session, gid):
                 raise NotFound("message", gid)
-            await schedules.cancel(await session.connection(), gid)
             await gates.decline_message(session, gid, Ending(DeadLetterReason.PAYLOAD_ERASED, actor, ERASED))
             record_audit(session, actor, "message.payload_erased", gid)
         await erasure.erase_responses(Bulk(self._database), [gid])

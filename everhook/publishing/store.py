@@ -384,7 +384,8 @@ class Acceptor:
         """Insert one delivery for each leg. Those to an endpoint that cannot receive now are parked at once; those that
         consumers pull are queued. Those of a message with a gate wait for it; its first step is opened."""
         endpoint_gids = sorted({route.endpoint_gid for _, route in legs})
-        states = await endpoint_states(connection, endpoint_gids, lock_held=True) if legs else {}
+        found = await endpoint_states(connection, endpoint_gids, lock_held=True) if legs else {}
+        states = {gid: state for gid, state in found.items() if not state.is_deleted}
         moment = now()
         may_probe = {gid for gid, state in states.items() if state.may_probe(moment)}
         rows: list[dict[str, Any]] = []

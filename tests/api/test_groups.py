@@ -1,5 +1,6 @@
 """Groups of messages, with Temporal stopped: who waits for whom, in the database."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.delivery.store import dead_letter, discard
 from everhook.ids import Kind, new_gid
 from everhook.ordering.store import Freed, free_stalled
+from everhook.pulling.queue_store import unguarded
 from everhook.storage.tables import now
 from testing.api import JSON, Api, accepted, assert_problem, created, ok
 
@@ -31,11 +33,13 @@ class Settling:
 
     def __init__(self, api: Api) -> None:
         self._api = api
+        self.all: list[Freed] = []
         self.freed: list[str] = []
         self._recorder = Recorder(api.database)
         self._recorder.free_by(self._note)
 
-    def _note(self, freed: Any) -> None:
+    def _note(self, freed: Sequence[Freed]) -> None:
+        self.all += freed
         self.freed += [each.delivery_gid for each in freed]
 
     async def deliver(self, *gids: str) -> None:
@@ -244,3 +248,35 @@ async def test_the_key_is_shown(api: Api) -> None:
     await ready(api)
     await publish(api, "a", "a")
     assert ok(await api.get("/v1/messages"))["data"][0]["groupKey"] == "a"
+
+
+async def test_a_dead_letter_that_no_replay_can_deliver_any_more_holds_nothing(api: Api, settling: Settling) -> None:
+    endpoint = await ready(api, onGroupFailure="block")
+    gids = await publish(api, "a", "a", "b", "b")
+    await settling.dead_letter(gids[0])
+    await settling.dead_letter(gids[2])
+    assert await settling.free_stalled() == []
+    ((message,),) = await api.rows("SELECT message_gid FROM delivery WHERE gid = :gid", gid=gids[2])
+    assert (await api.delete(f"/v1/messages/{message}/payload")).is_success
+    assert [each.delivery_gid for each in await settling.free_stalled()] == [gids[3]]
+    assert (await api.delete(f"/v1/endpoints/{endpoint['endpointGid']}")).is_success
+    assert [each.delivery_gid for each in await settling.free_stalled()] == [gids[1]]
+
+
+@pytest.mark.parametrize("how", ["endpoint_deleted", "payload_erased"])
+async def test_a_pulled_delivery_that_nobody_can_be_handed_gets_its_workflow_soon(
+    api: Api, settling: Settling, how: str
+) -> None:
+    """At its turn, or from the reconciler if that start was lost; not at the end of its window."""
+    await api.channel()
+    gid = created(await api.post("/v1/endpoints", {"mode": "poll", "channel": "orders"}))["endpointGid"]
+    gids = await publish(api, "a", "a")
+    if how == "endpoint_deleted":
+        assert (await api.delete(f"/v1/endpoints/{gid}")).is_success
+    else:
+        ((message,),) = await api.rows("SELECT message_gid FROM delivery WHERE gid = :gid", gid=gids[1])
+        assert (await api.delete(f"/v1/messages/{message}/payload")).is_success
+    await settling.deliver(gids[0])
+    assert [(each.delivery_gid, each.needs_workflow) for each in settling.all] == [(gids[1], True)]
+    async with api.database.read_connection() as connection:
+        assert gids[1] in await unguarded(connection, now(), 10)

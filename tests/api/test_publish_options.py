@@ -321,3 +321,8 @@ async def test_a_subscription_can_be_tried(api: Api, body: JSON, expected: tuple
     failed = found["failed"]
     shown = (failed["path"], failed["expected"], failed["found"]) if failed is not None else None
     assert (found["matches"], found["typeMatches"], shown) == expected
+
+
+async def test_a_payload_that_no_publish_takes_is_refused(api: Api) -> None:
+    body = {"filter": {"a": 1}, "message": {"type": "a", "payload": {"a": "\ud800"}}}
+    assert_problem(await api.post("/v1/subscriptions/test", body), 422, "message.payload")

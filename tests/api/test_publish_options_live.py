@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from temporalio.client import WorkflowExecutionStatus
 from temporalio.service import RPCError
 
-from testing.api import ON_SHARED, ok
+from testing.api import ON_SHARED, accepted, ok
 from testing.receiver import Response
 from testing.waiting import assert_eventually
 from tests.api.conftest import Live
@@ -79,3 +79,17 @@ async def test_metadata_arrives_in_the_body_and_in_headers_if_the_endpoint_wants
     attempt = found["attempts"][0]["attemptGid"]
     shown = await live.api.get(f"/v1/attempts/{attempt}/body")
     assert (shown.status_code, shown.content) == (200, arrival.body)
+
+
+async def test_a_group_behind_a_deleted_endpoint_is_dead_lettered_and_not_parked(live: Live) -> None:
+    await live.api.channel(live.name)
+    endpoint = (await live.api.endpoint(live.url, channel=live.name))["endpointGid"]
+    live.receiver.respond(Response(500), path=live.path)
+    bodies = [{"payload": number, "type": "a", "groupKey": "a"} for number in range(3)]
+    data = accepted(await live.api.try_batch(bodies, live.name))["data"]
+    gids = [each["deliveries"][0]["deliveryGid"] for each in data]
+    await live.wait_for_status(gids[0], "retrying")
+    assert (await live.api.delete(f"/v1/endpoints/{endpoint}")).is_success
+    assert (await live.api.post(f"/v1/deliveries/{gids[0]}/attempt-now")).is_success
+    for gid in gids:
+        assert (await live.wait_for_status(gid, "dead_lettered"))["deadLetterReason"] == "endpoint_deleted"

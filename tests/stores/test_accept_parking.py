@@ -57,6 +57,17 @@ async def test_a_delivery_to_an_endpoint_that_cannot_receive_now_is_parked_at_on
         assert await deliveries.count_undispatched(connection, 10) == 0
 
 
+async def test_an_endpoint_that_was_deleted_meanwhile_gets_no_delivery(store: Store, database: Database) -> None:
+    """Its parked deliveries were released before: one more would be parked until the end of its window."""
+    end = await store.subscribed()
+    await store.circuit(end, hold=Hold.DISABLED)
+    acceptor = store.acceptor()
+    accepted(await acceptor.accept(publication()))  # the routes are known now
+    async with database.write_connection() as connection:
+        await connection.execute(text("UPDATE endpoint SET deleted_at = created_at"))
+    assert accepted(await acceptor.accept(publication())).deliveries == ()
+
+
 async def test_a_repeated_key_says_that_its_delivery_is_parked(store: Store) -> None:
     end = await store.subscribed()
     await store.circuit(end, hold=Hold.PAUSED)

@@ -1,0 +1,58 @@
+"""Transactions that lock several groups at once, on a PostgreSQL that sorts by a language."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text
+
+from everhook.ordering.store import settle, take_positions
+from everhook.storage.engine import Database
+from everhook.storage.migrate import migrate
+from testing.postgres_server import PostgresServer
+from testing.waiting import assert_eventually
+from tests.stores.factories import Store, accepted, publication
+
+KEYS = ("A", "a", "B")
+"""`A`, `B`, `a` by their bytes, and `a`, `A`, `B` in English."""
+
+
+@pytest.fixture
+async def english(postgres: PostgresServer) -> AsyncIterator[Database]:
+    url = await postgres.create_database(f"english_{uuid4().hex}", icu_locale="en-US")
+    url = url.replace("postgresql://", "postgresql+asyncpg://", 1)
+    await migrate(url)
+    database = Database(url)
+    yield database
+    await database.close()
+
+
+async def test_accepting_and_settling_lock_groups_in_the_same_order(english: Database) -> None:
+    store = Store(english)
+    endpoint = await store.subscribed()
+    gids = [
+        each.delivery_gid
+        for key in KEYS
+        for each in accepted(await store.acceptor().accept(publication(group_key=key))).deliveries
+    ]
+    async with english.write_connection() as one:
+        # An accept that has the first of its groups:
+        await one.execute(text("SELECT 1 FROM delivery_group WHERE group_key = 'A' FOR UPDATE"))
+
+        async def settle_all() -> None:
+            async with english.write_connection() as connection:
+                await settle(connection, gids)
+
+        settling = asyncio.create_task(settle_all())
+        await _waits(english)
+        await take_positions(one, {(endpoint.gid, key): 1 for key in KEYS})
+    await settling
+
+
+async def _waits(database: Database) -> None:
+    async def a_lock_is_waited_for() -> None:
+        async with database.read_connection() as connection:
+            assert (await connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))).scalar_one()
+
+    await assert_eventually(a_lock_is_waited_for)
