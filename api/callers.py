@@ -18,7 +18,7 @@ READS = frozenset({"GET", "HEAD"})
 @dataclass(frozen=True)
 class Caller:
     """The client of a request. `name` is recorded with its actions. `tenant_gid` limits what it can reach. `bound` are
-    scopes for one endpoint each."""
+    scopes for one endpoint each. `tenant_rate` is how much may be published for its tenant."""
 
     name: str
     scopes: frozenset[Scope]
@@ -26,6 +26,7 @@ class Caller:
     key_gid: str | None = None
     address: str | None = None
     bound: frozenset[BoundScope] = frozenset()
+    tenant_rate: str | None = None
 
     @property
     def inboxes(self) -> frozenset[str] | None:
@@ -36,7 +37,7 @@ class Caller:
 
     @property
     def actor(self) -> Actor:
-        return Actor(self.name, self.address, self.key_gid)
+        return Actor(self.name, self.address, self.key_gid, self.tenant_rate)
 
     @classmethod
     def of_environment(cls, address: str | None) -> "Caller":
@@ -44,7 +45,7 @@ class Caller:
 
     @classmethod
     def of_key(cls, holder: Holder, address: str | None) -> "Caller":
-        return cls(holder.name, holder.scopes, holder.tenant_gid, holder.gid, address, holder.bound)
+        return cls(holder.name, holder.scopes, holder.tenant_gid, holder.gid, address, holder.bound, holder.tenant_rate)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from everhook.decisions.service import TaskService
 from everhook.delivery.service import DeliveryService
 from everhook.endpoints.service import EndpointService
 from everhook.endpoints.subscriptions import SubscriptionService
+from everhook.event_types.service import EventTypeService
 from everhook.health.service import HealthService
 from everhook.lifecycle.service import LifecycleService
 from everhook.publishing.backlog import Backlog
@@ -43,8 +44,8 @@ from everhook.tenants.sessions import SessionService
 
 DEFAULT_PAGE, MAX_PAGE = 50, 500
 
-_KEY = re.compile(r"[A-Za-z0-9._-]{1,100}")
-"""What lists are ordered by: gids, and names of channels."""
+_KEY = re.compile(r"[A-Za-z0-9._/:-]{1,128}")
+"""What lists are ordered by: gids, and names of channels and event types."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Services:
     endpoints: EndpointService
     subscriptions: SubscriptionService
     channels: ChannelService
+    event_types: EventTypeService
     tenants: TenantService
     health: HealthService
     sessions: SessionService

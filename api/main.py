@@ -20,6 +20,7 @@ from api.dead_letters import router as dead_letters
 from api.deliveries import router as deliveries
 from api.dependencies import Services, opened_by
 from api.endpoints import router as endpoints
+from api.event_types import router as event_types
 from api.health import probes as health
 from api.health import router as health_scores
 from api.health.readiness import readiness_check
@@ -44,6 +45,7 @@ from everhook.endpoints.quotas_store import Quotas
 from everhook.endpoints.service import EndpointService
 from everhook.endpoints.subscriptions import SubscriptionService
 from everhook.engine import DeliveryEngine, delivery_engine
+from everhook.event_types.service import EventTypeService
 from everhook.health.overview_store import HealthBoard
 from everhook.health.service import HealthService
 from everhook.observability.tracing import tracing
@@ -73,6 +75,7 @@ Alongside = Callable[[DeliveryEngine], AbstractAsyncContextManager[None]]
 
 ROUTERS = (
     (channels.router, SHARED),
+    (event_types.router, SHARED),
     (endpoints.router, OWNED),
     (pulling.router, CONSUMERS),
     (pulling.view_router, OWNED),
@@ -163,6 +166,7 @@ def body_limits(settings: Settings) -> dict[Route, int]:
     return {
         messages.publish_message: settings.max_payload_bytes + publishing.ENVELOPE_ALLOWANCE,
         messages.publish_messages: publishing.MAX_BATCH_BYTES,
+        event_types.import_event_types: event_types.MAX_IMPORT_BYTES,
         axme_routes.create_intent: settings.max_payload_bytes + publishing.ENVELOPE_ALLOWANCE,
         pulling.acknowledge: pull_acks.MAX_BYTES,
         **dict.fromkeys(dashboard.FORMS_OF_STRANGERS, dashboard.MAX_FORM_OF_STRANGERS),
@@ -242,7 +246,8 @@ def _services_on(engine: DeliveryEngine) -> Services:
         readiness=readiness_check(database, engine.client),
         endpoints=endpoint_service,
         subscriptions=SubscriptionService(quotas),
-        channels=ChannelService(engine.announcer),
+        channels=ChannelService(engine.announcer, settings.delivery_retention_days),
+        event_types=EventTypeService(),
         tenants=TenantService(engine.client, timedelta(seconds=settings.erasure_settle_seconds)),
         health=HealthService(HealthBoard(database)),
         sessions=SessionService(database),

@@ -20,6 +20,7 @@ SCHEME = {"type": "http", "scheme": "bearer", "description": "`Authorization: Be
 
 TAGS = {
     "channels": "Named streams of messages, each with a default delivery policy.",
+    "event types": "The catalogue: what the messages of each type look like.",
     "endpoints": "Where tenants receive messages, with secrets, TLS settings and circuits.",
     "tasks": "What inboxes ask people, and their decisions.",
     "pulling": "Take deliveries out of the queue of an endpoint, and acknowledge them.",

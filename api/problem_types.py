@@ -84,6 +84,20 @@ PAYLOAD_TOO_LARGE = ProblemType(
     "The request, or the payload of a message, has more bytes than are accepted.",
     "Send fewer bytes; `detail` names the limit.",
 )
+PAYLOAD_DOES_NOT_FIT = ProblemType(
+    "payload-does-not-fit",
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    "Payload does not fit",
+    "The channel rejects payloads that do not fit the schema of their event type. Nothing was published.",
+    "Correct the payload where `errors` says, or change the schema of the event type.",
+)
+UNKNOWN_EVENT_TYPE = ProblemType(
+    "unknown-event-type",
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    "Unknown event type",
+    "The channel rejects event types that are not in the catalogue, or are archived there. Nothing was published.",
+    "Create the event type, restore it, or publish with another one.",
+)
 CONFLICT = ProblemType(
     "conflict",
     HTTPStatus.CONFLICT,
@@ -104,6 +118,13 @@ CHANNEL_IN_USE = ProblemType(
     "Channel in use",
     "Subscriptions lead from the channel, or it is one of Everhook's own.",
     "Delete the subscriptions first. Everhook's own channels cannot be deleted.",
+)
+EVENT_TYPE_EXISTS = ProblemType(
+    "event-type-exists",
+    HTTPStatus.CONFLICT,
+    "Event type exists",
+    "There is an event type of this name already.",
+    "Change it, or choose another name.",
 )
 TENANT_NAME_TAKEN = ProblemType(
     "tenant-name-taken",
@@ -130,7 +151,7 @@ QUOTA_EXCEEDED = ProblemType(
     "quota-exceeded",
     HTTPStatus.CONFLICT,
     "Quota exceeded",
-    "The tenant or the endpoint has as many subscriptions as it may have.",
+    "The tenant or the endpoint has as many subscriptions as it may have, or the catalogue as many event types.",
     "Delete some, or raise the setting that `detail` names.",
 )
 IDEMPOTENCY_KEY_REUSED = ProblemType(
@@ -242,7 +263,7 @@ RATE_LIMITED = ProblemType(
     "rate-limited",
     HTTPStatus.TOO_MANY_REQUESTS,
     "Rate limited",
-    "This API key has published as many messages as it may for now.",
+    "This API key, or the tenant that it publishes for, has published as many messages as it may for now.",
     "Send the same call again after `Retry-After`.",
 )
 TOO_MANY_STREAMS = ProblemType(
@@ -295,6 +316,8 @@ OF_ERRORS: Mapping[type[errors.DomainError], ProblemType] = {
     errors.InvalidField: INVALID_REQUEST,
     errors.MalformedPayload: MALFORMED_REQUEST,
     errors.PayloadTooLarge: PAYLOAD_TOO_LARGE,
+    errors.PayloadDoesNotFit: PAYLOAD_DOES_NOT_FIT,
+    errors.UnknownEventType: UNKNOWN_EVENT_TYPE,
     errors.NotFound: NOT_FOUND,
     errors.BodyUnavailable: NOT_FOUND,
     errors.Forbidden: FORBIDDEN,
@@ -302,6 +325,7 @@ OF_ERRORS: Mapping[type[errors.DomainError], ProblemType] = {
     errors.Conflict: CONFLICT,
     errors.ChannelExists: CHANNEL_EXISTS,
     errors.ChannelInUse: CHANNEL_IN_USE,
+    errors.EventTypeExists: EVENT_TYPE_EXISTS,
     errors.TenantNameTaken: TENANT_NAME_TAKEN,
     errors.TenantInUse: TENANT_IN_USE,
     errors.EndpointDeleted: ENDPOINT_DELETED,

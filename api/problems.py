@@ -22,7 +22,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from api import patterns, problem_types
 from api.problem_types import ProblemType
-from everhook.errors import DomainError, InvalidField, TryLater
+from everhook.errors import DomainError, InvalidField, Quota, RateLimited, TryLater
 from everhook.publishing.json_faults import why_not_json
 from everhook.storage.engine import DatabaseError, is_unavailable, reason
 from everhook.temporal.client import NotConnected
@@ -162,10 +162,22 @@ def from_domain(error: DomainError) -> Problem:
     if isinstance(error, InvalidField):
         wrong = FieldError(field=error.field, code=error.code, message=error.message)
         return Problem(problem_types.type_of(error), str(error), errors=[wrong])
-    headers = None
+    headers: dict[str, str] | None = None
     if isinstance(error, TryLater):
         headers = {"retry-after": str(math.ceil(error.retry_after.total_seconds()))}
+    if isinstance(error, RateLimited):
+        headers = rate_headers([error.quota]) | (headers or {})
     return Problem(problem_types.type_of(error), str(error), headers=headers)
+
+
+def rate_headers(quotas: Sequence[Quota]) -> dict[str, str]:
+    """`RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-11): none without a limit."""
+    if not quotas:
+        return {}
+    return {
+        "ratelimit-policy": ", ".join(f'"{each.policy}";q={each.amount};w={each.window_s}' for each in quotas),
+        "ratelimit": ", ".join(f'"{each.policy}";r={each.remaining};t={each.reset_s}' for each in quotas),
+    }
 
 
 def _kind_of_status(status: int) -> ProblemType:

@@ -25,7 +25,15 @@ from everhook.storage.tables import Channel, Endpoint, Subscription
 def channel(row: Channel, tenant_gid: str | None = None) -> ChannelOut:
     """`tenant_gid`: as a tenant sees it. Gates may name inboxes of other tenants."""
     gates = row.gates if tenant_gid is None else None
-    return ChannelOut(name=row.name, policy=row.policy, circuit=row.circuit, gates=gates, created_at=row.created_at)
+    return ChannelOut(
+        name=row.name,
+        policy=row.policy,
+        circuit=row.circuit,
+        gates=gates,
+        validation=row.validation,
+        retention_days=row.retention_days,
+        created_at=row.created_at,
+    )
 
 
 def endpoint(view: EndpointView) -> EndpointOut:

@@ -31,6 +31,9 @@ CLEAR_S = 30
 MOST_READ, MOST_NUDGED = 5_000, 500
 
 EVENT_TYPES = ("order.created", "order.paid", "order.shipped")
+"""Those of sample messages where the catalogue has no event type with an example."""
+
+MOST_EXAMPLES = 20
 REASON = "end of a simulation"
 PARKED = (
     "Parked: failures in a row, with no success between them, opened an endpoint's circuit (5, unless configured "
@@ -62,6 +65,7 @@ class Simulation:
         self._api = Api(session.target)  # without a spinner: its calls are frequent
         self._plan = plan
         self._pool = pool
+        self._examples: dict[str, bytes] = {}
 
     def close(self) -> None:
         self._api.close()
@@ -112,7 +116,9 @@ class Simulation:
     async def _publish_all(self, channel: str) -> None:
         """Publish at the plan's rate, or more slowly if the API is slower."""
         publishing: set[asyncio.Task[None]] = set()
-        for number, event_type in zip(itertools.count(), itertools.cycle(EVENT_TYPES), strict=False):
+        self._examples = await self._call(self._read_examples)
+        types = tuple(self._examples) or EVENT_TYPES
+        for number, event_type in zip(itertools.count(), itertools.cycle(types), strict=False):
             if await self._is_enough(number):
                 break
             if len(publishing) >= 2 * PUBLISHERS:
@@ -123,6 +129,16 @@ class Simulation:
         if publishing:
             await asyncio.wait(publishing)
         self.stats.ended = time.monotonic()
+
+    def _read_examples(self) -> dict[str, bytes]:
+        """Payloads of the catalogue, by event type. None without access to it: a key may only publish."""
+        examples: dict[str, bytes] = {}
+        with contextlib.suppress(ApiError):
+            for listed in self._api.items(calls.list_event_types(archived=False), MOST_EXAMPLES):
+                example = self._api.call(calls.get_event_type(listed["name"]))["example"]
+                if example is not None and not listed["deprecated"]:
+                    examples[listed["name"]] = json.dumps(example).encode()
+        return examples
 
     async def _is_enough(self, number: int) -> bool:
         """Whether to stop after `number` messages; if not, wait until the next is due."""
@@ -142,7 +158,7 @@ class Simulation:
                 await self.interrupted.wait()
 
     async def _publish(self, channel: str, event_type: str, number: int) -> None:
-        payload = json.dumps({"orderId": 1_000 + number, "amount": 10 + number % 90, "currency": "EUR"}).encode()
+        payload = self._examples.get(event_type) or _sample(number)
         key, began = f"simulation-{secrets.token_hex(8)}", time.monotonic()
         try:
             accepted = await self._call(
@@ -251,6 +267,10 @@ class Simulation:
                 live.update(picture(self.stats))
             else:
                 self._session.out.show(self.stats.document(ended=False), lambda _: line(self.stats))
+
+
+def _sample(number: int) -> bytes:
+    return json.dumps({"orderId": 1_000 + number, "amount": 10 + number % 90, "currency": "EUR"}).encode()
 
 
 async def run(session: Session, plan: Plan) -> tuple[SimulationStats, bool]:

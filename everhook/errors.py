@@ -5,13 +5,15 @@
     └── DomainError                 a call cannot be carried out, for a reason that its caller can act on
         ├── InvalidField            a field has a value that is not allowed here
         │   ├── MalformedPayload    the payload cannot be parsed
-        │   └── PayloadTooLarge     the payload has more bytes than are accepted
+        │   ├── PayloadTooLarge     the payload has more bytes than are accepted
+        │   ├── PayloadDoesNotFit   the payload does not fit the schema of its event type
+        │   └── UnknownEventType    the event type is not in the catalogue, or archived
         ├── NotFound                there is no such thing, or it is another tenant's
         │   └── BodyUnavailable     the body of an attempt cannot be rendered again
         ├── Forbidden
         │   └── ReservedChannel     the channel is Everhook's own
         ├── Conflict                the state of things does not allow it
-        │   ├── ChannelExists, ChannelInUse
+        │   ├── ChannelExists, ChannelInUse, EventTypeExists
         │   ├── EndpointDeleted, TooManySecrets
         │   ├── QuotaExceeded
         │   ├── IdempotencyKeyReused
@@ -33,6 +35,7 @@
 (`EndpointFailure`, `DecryptionError`, `InvalidDocument`, …) are defined where they are raised.
 """
 
+from dataclasses import dataclass
 from datetime import timedelta
 
 
@@ -61,6 +64,14 @@ class MalformedPayload(InvalidField):
 
 class PayloadTooLarge(InvalidField):
     """The payload has more bytes than are accepted."""
+
+
+class PayloadDoesNotFit(InvalidField):
+    """The channel rejects payloads that do not fit the schema of their event type."""
+
+
+class UnknownEventType(InvalidField):
+    """The channel rejects event types that are not in the catalogue, or are archived there."""
 
 
 class NotFound(DomainError):
@@ -99,6 +110,10 @@ class ChannelExists(Conflict):
 
 class ChannelInUse(Conflict):
     """Subscriptions lead from the channel, or Everhook itself needs it."""
+
+
+class EventTypeExists(Conflict):
+    """There is an event type of this name."""
 
 
 class EndpointDeleted(Conflict):
@@ -190,8 +205,24 @@ class BulkOperationRunning(TryLater):
     retry_after = timedelta(seconds=10)
 
 
+@dataclass(frozen=True)
+class Quota:
+    """What a caller may still publish under one policy: `remaining` of `amount` messages in `window_s` seconds, of
+    which more are granted in `reset_s` seconds."""
+
+    policy: str
+    amount: int
+    window_s: int
+    remaining: int
+    reset_s: int
+
+
 class RateLimited(TryLater):
-    """The key has published as much as it may for now."""
+    """The key, or the tenant that it publishes for, has published as much as it may for now."""
+
+    def __init__(self, detail: str, quota: Quota) -> None:
+        super().__init__(detail, timedelta(seconds=max(1, quota.reset_s)))
+        self.quota = quota
 
 
 class TooManyStreams(TryLater):

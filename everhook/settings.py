@@ -44,7 +44,8 @@ def _with_async_driver(url: str) -> str:
     return url.replace("?sslmode=", "?ssl=").replace("&sslmode=", "&ssl=")
 
 
-def _rate(text: str) -> str:
+def checked_rate(text: str) -> str:
+    """Raises ValueError for what is no rate, such as `1000/second`. Empty: none."""
     if text and [rate.amount > 0 for rate in parse_rates(text)] != [True]:
         raise ValueError("not a rate such as 1000/second")
     return text
@@ -177,7 +178,7 @@ class Settings(BaseSettings):
     )
     max_payload_bytes: int = Field(256 * 1024, ge=1, description="A larger payload is refused with 413.")
 
-    publish_rate: Annotated[str, AfterValidator(_rate)] = Field(
+    publish_rate: Annotated[str, AfterValidator(checked_rate)] = Field(
         "",
         description="Messages that one key may publish, such as `1000/second`, at each API process; empty: no limit.",
     )

@@ -31,6 +31,7 @@ from everhook.dead_letters.service import Decision
 from everhook.delivery.body_formats import BodyFormat
 from everhook.endpoints import list_store as endpoint_list
 from everhook.endpoints.service import EndpointCommand
+from everhook.event_types.modes import FaultKind, ValidationMode
 from everhook.health.endpoint_alerts import AlertName
 from everhook.health.score import Level, Window
 from everhook.ids import Kind
@@ -239,6 +240,8 @@ DESCRIBED_IN: Mapping[type[Enum], str] = {
     SignatureScheme: "README.md",
     TaskQueue: "docs/operating.md",
     Verdict: "docs/operating.md",
+    ValidationMode: "docs/api.md",
+    FaultKind: "docs/deployment.md",
     Window: "docs/api.md",
     worker.Role: "docs/deployment.md",
 }

@@ -5,12 +5,22 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from api.schemas import ApiModel, CircuitSettings, Gid, GivenOnly, Name, Policy
+from api.schemas import ApiModel, CircuitSettings, Gid, GivenOnly, Name, Number, Policy
+from everhook.event_types.modes import ValidationMode
 from everhook.publishing.gates import MAX_STEPS
 
 _STEP: dict[str, Any] = {"inbox": "ep_01m83prhbfe23sdyzab24cmhby", "filter": {"amount": {"$gt": 1000}}}
 _GATES = "Who has to approve its messages, one after the other, before they are sent."
 _CIRCUIT = "Circuit settings of the endpoints that subscribe to it. An endpoint's own override them key by key."
+_VALIDATION = (
+    "What happens to messages that do not fit the catalogue of event types: `off` (not checked), `warn` (accepted, "
+    "flagged and counted) or `reject` (`422`)."
+)
+_RETENTION = (
+    "How many days the payloads of its messages are kept, instead of EVERHOOK_PAYLOAD_RETENTION_DAYS: fewer or more, "
+    "but no longer than messages are kept. Null: as long as that setting says."
+)
+Days = Annotated[Number, Field(gt=0, le=36_500)]
 _EXAMPLE: dict[str, Any] = {"name": "orders", "policy": {"preset": "patient"}}
 
 
@@ -39,6 +49,8 @@ class ChannelIn(ApiModel):
     policy: Policy | None = Field(None, examples=[{"preset": "patient"}])
     circuit: CircuitSettings | None = Field(None, description=_CIRCUIT, examples=[{"failureThreshold": 10}])
     gates: Gates | None = Field(None, description=_GATES, examples=[[_STEP]])
+    validation: ValidationMode = Field(ValidationMode.OFF, description=_VALIDATION)
+    retention_days: Days | None = Field(None, description=_RETENTION)
 
 
 class ChannelPatch(ApiModel):
@@ -49,13 +61,22 @@ class ChannelPatch(ApiModel):
     policy: Policy | None = None
     circuit: CircuitSettings | None = Field(None, description=_CIRCUIT)
     gates: Gates | None = Field(None, description=_GATES)
+    validation: ValidationMode | None = Field(None, description=f"{_VALIDATION} Not null.")
+    retention_days: Days | None = Field(None, description=_RETENTION)
 
 
 class ChannelOut(ApiModel):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
-                {**_EXAMPLE, "circuit": {"failureThreshold": 10}, "gates": [_STEP], "createdAt": "2026-01-31T12:00:00Z"}
+                {
+                    **_EXAMPLE,
+                    "circuit": {"failureThreshold": 10},
+                    "gates": [_STEP],
+                    "validation": "warn",
+                    "retentionDays": 7,
+                    "createdAt": "2026-01-31T12:00:00Z",
+                }
             ]
         }
     )
@@ -64,4 +85,6 @@ class ChannelOut(ApiModel):
     policy: dict[str, Any] | None
     circuit: CircuitSettings | None = Field(description=_CIRCUIT)
     gates: list[GateStep] | None = Field(description=f"{_GATES} Null also for the key of a tenant.")
+    validation: ValidationMode = Field(description=_VALIDATION)
+    retention_days: float | None = Field(description=_RETENTION)
     created_at: datetime

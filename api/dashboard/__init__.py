@@ -13,6 +13,7 @@ from api.dashboard import (
     dead_letters,
     deliveries,
     endpoints,
+    event_types,
     keys,
     messages,
     overview,
@@ -37,7 +38,7 @@ FORMS_OF_STRANGERS = (sign_in.sign_in, sign_in.choose_theme, sign_in_link.exchan
 MAX_FORM_OF_STRANGERS = 8 * 1024
 """Bytes: a key, or a link's token, and the way back."""
 
-FOR_TENANTS = (overview, endpoints, tasks, deliveries, dead_letters, replays, receipts)
+FOR_TENANTS = (overview, endpoints, tasks, deliveries, dead_letters, replays, receipts, event_types)
 FOR_OPERATORS = (sign_in, messages, channels, audit, keys)
 
 

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
-from api.channels.schemas import ChannelIn
+from api.channels.schemas import ChannelIn, ChannelPatch
 from api.dashboard import charts, circuit_form, policy_form
 from api.dashboard.charts import Chart
 from api.dashboard.forms import Form, FormError, wrong_fields
@@ -28,6 +29,7 @@ from api.problems import Problem
 from api.schemas import Policy, circuit_of, spec_of
 from everhook.delivery.policy import DeliveryPolicy, resolve
 from everhook.errors import DomainError, NotFound
+from everhook.event_types.modes import ValidationMode
 from everhook.notifications.events import is_reserved
 from everhook.storage.tables import Channel
 
@@ -90,10 +92,23 @@ async def create(
     request: Request, viewer: OperatorDep, services: ServicesDep, store: StoreDep, form: AdminFormDep
 ) -> Response:
     try:
-        new = ChannelIn(name=form.get("name"), policy=_policy(form), circuit=circuit_form.circuit(form))
-        policy, circuit = spec_of(new.policy), circuit_of(new.circuit)
+        new = ChannelIn(
+            name=form.get("name"),
+            policy=_policy(form),
+            circuit=circuit_form.circuit(form),
+            validation=_validation(form),
+            retention_days=_retention(form),
+        )
         async with store.writing() as session:
-            await services.channels.create(session, viewer.caller.actor, new.name, policy, circuit=circuit)
+            await services.channels.create(
+                session,
+                viewer.caller.actor,
+                new.name,
+                spec_of(new.policy),
+                circuit=circuit_of(new.circuit),
+                validation=new.validation,
+                retention_days=new.retention_days,
+            )
     except (ValidationError, Problem, DomainError) as error:
         return _form(request, viewer, form.values, error=error)
     return see_other(viewer, "/channels", "created")
@@ -105,7 +120,13 @@ async def ask_edit(
 ) -> Response:
     async with store.reading() as session:
         channel = await services.channels.get(session, name)
-    values = {**policy_form.fields(channel.policy), **circuit_form.fields(channel.circuit)}
+    days = "" if channel.retention_days is None else f"{channel.retention_days:g}"
+    values = {
+        **policy_form.fields(channel.policy),
+        **circuit_form.fields(channel.circuit),
+        "validation": channel.validation,
+        "retention": days,
+    }
     return _form(request, viewer, values, name)
 
 
@@ -114,12 +135,17 @@ async def edit(
     name: str, request: Request, viewer: OperatorDep, services: ServicesDep, store: StoreDep, form: AdminFormDep
 ) -> Response:
     try:
-        policy, circuit = spec_of(_policy(form)), circuit_of(circuit_form.circuit(form))
+        changes = ChannelPatch(policy=_policy(form), validation=_validation(form), retention_days=_retention(form))
+        circuit, actor = circuit_of(circuit_form.circuit(form)), viewer.caller.actor
         async with store.writing() as session:
-            before = (await services.channels.get(session, name)).circuit
-            await services.channels.set_policy(session, viewer.caller.actor, name, policy)
+            channel = await services.channels.set_policy(session, actor, name, spec_of(changes.policy))
+            before = channel.circuit
             if circuit != before:
-                await services.channels.set_circuit(session, viewer.caller.actor, name, circuit)
+                await services.channels.set_circuit(session, actor, name, circuit)
+            if changes.validation is not None and changes.validation is not channel.validation:
+                await services.channels.set_validation(session, actor, name, changes.validation)
+            if changes.retention_days != channel.retention_days:
+                await services.channels.set_retention(session, actor, name, changes.retention_days)
         if circuit != before:
             services.channels.circuit_changed(name)
     except NotFound:
@@ -136,6 +162,22 @@ async def delete(
     async with store.writing() as session:
         await services.channels.delete(session, viewer.caller.actor, name)
     return see_other(viewer, "/channels", "deleted")
+
+
+VALIDATIONS = (
+    (ValidationMode.OFF, "Are accepted; nothing is checked"),
+    (ValidationMode.WARN, "Are accepted and flagged"),
+    (ValidationMode.REJECT, "Are rejected"),
+)
+
+
+def _validation(form: Form) -> Any:
+    """What pydantic checks."""
+    return form.get("validation", ValidationMode.OFF)
+
+
+def _retention(form: Form) -> float | None:
+    return policy_form.number(form.get("retention"), "retention") if "retention" in form else None
 
 
 def _policy(form: Form) -> Policy | None:
@@ -161,5 +203,6 @@ def _form(
         values=values,
         wrong=wrong_fields(error) if error is not None else {},
         schedules=policy_form.SCHEDULES,
+        validations=[(mode.value, label) for mode, label in VALIDATIONS],
         circuit_hint="Of the endpoints that subscribe. Empty: as the environment says",
     )

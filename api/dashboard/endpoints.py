@@ -67,6 +67,7 @@ PAGE = 50
 SPARK_STEPS, SPARK_MINUTES = 20, 3
 RECENT_DELIVERIES, RECENT_ATTEMPTS = 20, 15
 FAULTS_SHOWN = 5
+TYPES_SHOWN = 200
 
 STATES = (("", "Any state"), ("failing", "Circuit open"), ("paused", "Paused"), ("disabled", "Disabled"),
           ("closed", "Circuit closed"))  # fmt: skip
@@ -125,7 +126,8 @@ class EventLine:
 
 @dataclass(frozen=True)
 class DetailView:
-    """`health` is of this moment; the charts and `total` are of the window."""
+    """`health` is of this moment; the charts and `total` are of the window. `types` are event types with examples, as
+    options."""
 
     view: EndpointView
     health: Health
@@ -139,6 +141,7 @@ class DetailView:
     recent: tuple[AttemptRow, ...]
     subscriptions: tuple[Subscription, ...]
     channels: tuple[str, ...]
+    types: tuple[tuple[str, str], ...]
     schedule: Chart
     timeout: timedelta
     circuit_policy: CircuitPolicy
@@ -289,6 +292,7 @@ async def _detail(
         recent = await endpoint_list.recent_attempts(session, gid, deliveries=RECENT_DELIVERIES, limit=RECENT_ATTEMPTS)
         subscriptions = await endpoint_list.subscriptions_of(session, gid)
         names = await channel_names(session)
+        types = await services.event_types.with_examples(session, TYPES_SHOWN)
         dead = await endpoint_list.dead_letters(session, [gid])
         pulled = view.endpoint.mode.is_pulled
         circuit_policy = await services.endpoints.circuit_policy(session, gid)
@@ -311,6 +315,7 @@ async def _detail(
         recent=tuple(recent),
         subscriptions=tuple(subscriptions),
         channels=tuple(names),
+        types=tuple((name, name) for name in types),
         schedule=charts.schedule(policy),
         timeout=policy.timeout,
         circuit_policy=circuit_policy,
@@ -332,7 +337,7 @@ def _states(view: EndpointView, events: Sequence[OperationalEvent], begin: datet
 
 @router.post("/{gid}/test")
 async def send_test(gid: str, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep) -> Response:
-    sent = await services.endpoints.send_test(store, viewer.caller.actor, gid)
+    sent = await services.endpoints.send_test(store, viewer.caller.actor, gid, form.get("type") or None)
     return see_other(viewer, f"/deliveries/{sent.delivery_gid}", "test")
 
 

@@ -93,6 +93,7 @@ FIELDS = {
     "assignees": "assignees",
     "dueSeconds": "dueHours",
     "handler": "handler",
+    "retentionDays": "retention",
     "failureThreshold": "failureThreshold",
     "cooldownSeconds": "cooldown",
     "cooldownMaxSeconds": "cooldownMax",

@@ -41,10 +41,11 @@ NAVIGATION = (
     ("dead-letters", "/dead-letters", "Dead letters"),
     ("messages", "/messages", "Messages"),
     ("channels", "/channels", "Channels"),
+    ("event-types", "/event-types", "Event types"),
     ("audit", "/audit", "Audit"),
     ("keys", "/keys", "Keys"),
 )
-TENANTS_SEE = frozenset({"overview", "endpoints", "inbox", "deliveries", "dead-letters"})
+TENANTS_SEE = frozenset({"overview", "endpoints", "inbox", "deliveries", "dead-letters", "event-types"})
 ADMINS_SEE = frozenset({"audit", "keys"})
 OPEN_TASKS_COUNTED = 100
 """The navigation shows no more than that."""

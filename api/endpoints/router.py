@@ -16,9 +16,10 @@ from api.endpoints.schemas import (
     EndpointPatch,
     SecretRotated,
     SecretRotation,
+    TestRequest,
     TestSent,
 )
-from api.idempotency import OnceDep
+from api.idempotency import NOT_KEYED, OnceDep
 from api.problems import documents, refuse_nulls
 from api.query import Several
 from api.schemas import Gid, ListOf, Name
@@ -105,10 +106,19 @@ async def rotate_secret(
 
 
 @router.post("/{gid}/test", status_code=HTTPStatus.ACCEPTED)
-async def test_endpoint(gid: Gid, services: ServicesDep, store: Store, caller: Principal, once: OnceDep) -> TestSent:
-    """Send a message of type `everhook.test` to this endpoint only, regardless of its subscriptions."""
+async def test_endpoint(
+    gid: Gid,
+    services: ServicesDep,
+    store: Store,
+    caller: Principal,
+    body: Annotated[TestRequest | None, Body()] = None,
+    once: OnceDep = NOT_KEYED,
+) -> TestSent:
+    """Send a test message to this endpoint only, regardless of its subscriptions: the example of an event type, or a
+    message of type `everhook.test`. Its channel is `everhook.test`."""
+    event_type = body.type if body is not None else None
     async with once.asking(store):
-        sent = await services.endpoints.send_test(store, caller.actor, gid)
+        sent = await services.endpoints.send_test(store, caller.actor, gid, event_type)
     response = TestSent(message_gid=sent.message_gid, delivery_gid=sent.delivery_gid)
     return await once.keep_asked(store, response, HTTPStatus.ACCEPTED, sent.tenant_gid)
 

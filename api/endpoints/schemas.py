@@ -19,6 +19,7 @@ from api.schemas import (
     ApiModel,
     CircuitSettings,
     Events,
+    EventType,
     Flag,
     GivenOnly,
     Integer,
@@ -381,6 +382,16 @@ class EndpointOut(ApiModel):
     auth: EndpointAuthOut | None = Field(description="How requests authenticate; its secret is not shown.")
     created_at: datetime
     updated_at: datetime
+
+
+class TestRequest(ApiModel):
+    """What to send."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}]})
+
+    type: EventType | None = Field(
+        None, description="An event type of the catalogue, whose example is sent. Without it: `everhook.test`."
+    )
 
 
 class TestSent(ApiModel):

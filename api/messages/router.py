@@ -1,5 +1,6 @@
 """Publishing, and the messages that were published."""
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -21,11 +22,11 @@ from api.messages.schemas import (
     RedeliveryRequest,
     TransactionalMessages,
 )
-from api.problems import documents, from_domain
+from api.problems import documents, from_domain, rate_headers
 from api.query import Several
 from api.schemas import ApiModel, EventType, Gid, ListOf, Moment, Name
 from everhook.delivery.body_formats import timestamp
-from everhook.errors import IdempotencyKeyReused
+from everhook.errors import IdempotencyKeyReused, Quota
 from everhook.observability.trace_context import parse
 from everhook.publishing.gates import MAX_STEPS
 from everhook.publishing.options import MAX_ATTRIBUTES
@@ -110,14 +111,26 @@ def _body(schema: dict[str, Any], example: Any) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}}
 
 
+_RATE_HEADERS: dict[str, Any] = {
+    name: {"description": f"{what}, if there is one.", "schema": {"type": "string"}}
+    for name, what in (
+        ("RateLimit-Policy", "The limit of the key, and that of the tenant"),
+        ("RateLimit", "How many messages are left of each limit"),
+    )
+}
+
+
 def _responses(model: type[ApiModel], example: Any) -> dict[int | str, dict[str, Any]]:
     """The documentation of a response that is written raw, and of the problems that publishing can have."""
     content = {"application/json": {"example": example}}
+    committed = {"model": model, "description": "Committed", "content": content, "headers": _RATE_HEADERS}
     return {
-        HTTPStatus.ACCEPTED.value: {"model": model, "description": "Committed", "content": content},
+        HTTPStatus.ACCEPTED.value: committed,
         **documents(
             problem_types.RESERVED_CHANNEL,
             problem_types.PAYLOAD_TOO_LARGE,
+            problem_types.PAYLOAD_DOES_NOT_FIT,
+            problem_types.UNKNOWN_EVENT_TYPE,
             problem_types.RATE_LIMITED,
             problem_types.BACKLOG_FULL,
         ),
@@ -145,12 +158,12 @@ async def publish_message(
     """
     if idempotency_key is not None:
         refuse_second(request)
-    await services.messages.admit(caller.actor, name)
+    quotas = await services.messages.admit(caller.actor, name)
     message = publishing.new_message(await publishing.read_one(request), idempotency_key)
     accepted = await services.messages.publish(
-        store, caller.actor, name, message, parse(request.headers.get("traceparent"))
+        store, caller.actor, name, message, parse(request.headers.get("traceparent")), quotas
     )
-    return _response(_shown(accepted))
+    return _response(_shown(accepted), quotas)
 
 
 @publishing_router.post(
@@ -189,8 +202,9 @@ async def publish_messages(
     await services.messages.admit_batch(caller.actor, name)
     new = publishing.new_messages(await publishing.read_batch(request), idempotency_key)
     trace = parse(request.headers.get("traceparent"))
-    outcomes = await services.messages.publish_all(store, caller.actor, name, new, trace)
-    return _response({"data": [_shown_or_problem(outcome) for outcome in outcomes]})
+    quotas: list[Quota] = []
+    outcomes = await services.messages.publish_all(store, caller.actor, name, new, trace, quotas)
+    return _response({"data": [_shown_or_problem(outcome) for outcome in outcomes]}, quotas)
 
 
 @publishing_router.post(
@@ -227,13 +241,15 @@ async def publish_messages_transactionally(
         check_key(request, idempotency_key, MAX_BATCH_KEY)
     bodies = await publishing.read_transaction(request)
     new = publishing.new_messages(bodies, idempotency_key)
+    quotas: list[Quota] = []
     accepted = await services.messages.publish_transactional(
         store,
         caller.actor,
         [(body.channel, message) for body, message in zip(bodies, new, strict=True)],
         parse(request.headers.get("traceparent")),
+        quotas,
     )
-    return _response({"data": [_shown(one) for one in accepted]})
+    return _response({"data": [_shown(one) for one in accepted]}, quotas)
 
 
 @router.get("/messages")
@@ -329,7 +345,7 @@ async def redeliver_message(
 
 def _shown(accepted: Accepted) -> dict[str, Any]:
     """A `PublishedMessage`, written without pydantic: this is the hot path."""
-    return {
+    shown = {
         "messageGid": accepted.message_gid,
         "channel": accepted.channel,
         "type": accepted.event_type,
@@ -341,11 +357,15 @@ def _shown(accepted: Accepted) -> dict[str, Any]:
             for d in accepted.deliveries
         ],
     }
+    if accepted.fault is not None:
+        shown["validationError"] = str(accepted.fault)
+    return shown
 
 
 def _shown_or_problem(outcome: Accepted | IdempotencyKeyReused) -> dict[str, Any]:
     return _shown(outcome) if isinstance(outcome, Accepted) else from_domain(outcome).document().model_dump()
 
 
-def _response(content: dict[str, Any]) -> Response:
-    return Response(orjson.dumps(content), status_code=HTTPStatus.ACCEPTED, media_type="application/json")
+def _response(content: dict[str, Any], quotas: Sequence[Quota]) -> Response:
+    headers = rate_headers(quotas) if quotas else None
+    return Response(orjson.dumps(content), HTTPStatus.ACCEPTED, headers, media_type="application/json")

@@ -45,6 +45,7 @@ MESSAGE_EXAMPLE: dict[str, Any] = {
     "deliverAt": None,
     "cancelledAt": None,
     "unrouted": False,
+    "validationError": None,
 }
 
 
@@ -81,6 +82,9 @@ class PublishedMessage(ApiModel):
     )
     duplicate: bool = Field(description="Whether its idempotency key was used before; then nothing new was published.")
     deliveries: list[DeliverySummary]
+    validation_error: str | None = Field(
+        None, description="Where it does not fit the catalogue of event types; absent if it does, or is not checked."
+    )
 
 
 class PublishedMessages(ApiModel):
@@ -163,6 +167,9 @@ class Message(ApiModel):
     deliver_at: datetime | None = Field(description="When its deliveries are created, if that is later.")
     cancelled_at: datetime | None = Field(description="When it was cancelled, before it had deliveries.")
     unrouted: bool = Field(description="Whether it was accepted and no endpoint took it.")
+    validation_error: str | None = Field(
+        description="Where it does not fit the catalogue of event types, if its channel has the validation `warn`."
+    )
 
     @classmethod
     def of(cls, view: MessageView | DetailView, **more: Any) -> Self:
@@ -184,6 +191,7 @@ class Message(ApiModel):
             deliver_at=row.deliver_at,
             cancelled_at=row.cancelled_at,
             unrouted=bool(row.is_unrouted),
+            validation_error=row.validation_error,
             **more,
         )
 

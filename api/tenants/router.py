@@ -21,7 +21,7 @@ async def create_tenant(
 ) -> TenantOut:
     """Create a tenant. Endpoints and messages refer to it by its name or its gid."""
     async with once.writing(store) as session:
-        tenant = await services.tenants.create(session, caller.actor, body.name)
+        tenant = await services.tenants.create(session, caller.actor, body.name, body.publish_rate)
         return await once.keep(session, _shown(tenant), HTTPStatus.CREATED, tenant.gid)
 
 
@@ -44,17 +44,19 @@ async def get_tenant(gid: Gid, services: ServicesDep, store: Store) -> TenantOut
 async def update_tenant(
     gid: Gid, body: TenantPatch, services: ServicesDep, store: Store, caller: Principal
 ) -> TenantOut:
-    """Give a tenant another name, or its endpoints other alert settings. Workflows that are running keep the old name
-    in Temporal."""
-    refuse_nulls(body, but={"alerts"})
+    """Give a tenant another name or another rate, or its endpoints other alert settings. Workflows that are running
+    keep the old name in Temporal; a rate takes effect within seconds."""
     if not body.model_fields_set:
-        raise invalid("name", "is required, unless `alerts` are given")
+        raise invalid("name", "is required, unless `publishRate` or `alerts` are given")
+    refuse_nulls(body, ("publish_rate", "alerts"))
     async with store.writing() as session:
         tenant = await services.tenants.get(session, gid)
+        if "publish_rate" in body.model_fields_set:
+            tenant = await services.tenants.set_publish_rate(session, caller.actor, tenant.gid, body.publish_rate)
         if "alerts" in body.model_fields_set:
-            tenant = await services.tenants.set_alerts(session, caller.actor, gid, alerts_of(body.alerts))
+            tenant = await services.tenants.set_alerts(session, caller.actor, tenant.gid, alerts_of(body.alerts))
         if body.name is not None:
-            tenant = await services.tenants.rename(session, caller.actor, gid, body.name)
+            tenant = await services.tenants.rename(session, caller.actor, tenant.gid, body.name)
         return _shown(tenant)
 
 
@@ -68,4 +70,10 @@ async def erase_tenant(gid: Gid, services: ServicesDep, store: Store, caller: Pr
 
 
 def _shown(tenant: Tenant) -> TenantOut:
-    return TenantOut(tenant_gid=tenant.gid, name=tenant.name, alerts=tenant.alerts, created_at=tenant.created_at)
+    return TenantOut(
+        tenant_gid=tenant.gid,
+        name=tenant.name,
+        publish_rate=tenant.publish_rate,
+        alerts=tenant.alerts,
+        created_at=tenant.created_at,
+    )

@@ -13,6 +13,7 @@ def add_commands(app: typer.Typer) -> None:
         deliveries,
         doctor,
         endpoints,
+        event_types,
         health,
         messages,
         status,
@@ -38,6 +39,7 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(publishing.app)
     groups = {
         "channels": channels.app,
+        "event-types": event_types.app,
         "endpoints": endpoints.app,
         "subscriptions": subscriptions.app,
         "messages": messages.app,

@@ -1,7 +1,7 @@
 """`everhook channels`."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -16,6 +16,12 @@ from everhook_client.models import Channel
 app = typer.Typer(help="Streams that services publish to, each with its delivery policy.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The channel's name.", show_default=False)]
+Validation = Annotated[
+    Literal["off", "warn", "reject"] | None,
+    typer.Option(help="What happens to messages that do not fit the catalogue of event types."),
+]
+
+RetentionDays = Annotated[float | None, typer.Option(min=0, help="Days that payloads are kept.")]
 
 
 @command(app, "list", examples=["channels list"])
@@ -32,13 +38,29 @@ def show_channel(session: Session, name: Name) -> None:
 
 
 @command(app, "create", examples=["channels create orders", "channels create orders --preset patient"])
-def create_channel(session: Session, name: Name, policy: PolicyOptions, circuit: CircuitJson = None) -> None:
+def create_channel(
+    session: Session,
+    name: Name,
+    policy: PolicyOptions,
+    circuit: CircuitJson = None,
+    validation: Validation = None,
+    retention_days: RetentionDays = None,
+) -> None:
     """Create a channel, so that messages can be published to it."""
-    body = changed({"name": name, **policy.given(), **circuit_given(circuit)})
+    given = {**policy.given(), **circuit_given(circuit), **_given(validation, retention_days)}
+    body = changed({"name": name, **given})
     session.out.show(session.api.call(calls.create_channel(body)), _card)
 
 
-@command(app, "update", examples=["channels update orders --preset brisk", "channels update orders --no-policy"])
+@command(
+    app,
+    "update",
+    examples=[
+        "channels update orders --preset brisk",
+        "channels update orders --no-policy",
+        "channels update orders --validation reject",
+    ],
+)
 def update_channel(
     session: Session,
     name: Name,
@@ -46,11 +68,18 @@ def update_channel(
     no_policy: Annotated[bool, typer.Option("--no-policy", help="Use the default policy.")] = False,
     circuit: CircuitJson = None,
     no_circuit: NoCircuit = False,
+    validation: Validation = None,
+    retention_days: RetentionDays = None,
+    no_retention: Annotated[
+        bool, typer.Option("--no-retention", help="Keep payloads for as long as the settings say.")
+    ] = False,
 ) -> None:
-    """Change the policy or the circuit settings. Rounds that have started keep their policy."""
-    cleared = {name: None for name, clear in (("policy", no_policy), ("circuit", no_circuit)) if clear}
-    body = changed({**policy.given(), **circuit_given(circuit), **cleared})
-    session.out.show(session.api.call(calls.update_channel(name, body)), _card)
+    """Change the settings of a channel. Options that are not given stay unchanged; rounds that have started keep their
+    policy."""
+    options = (("policy", no_policy), ("circuit", no_circuit), ("retentionDays", no_retention))
+    cleared = {name: None for name, clear in options if clear}
+    given = {**policy.given(), **circuit_given(circuit), **_given(validation, retention_days)}
+    session.out.show(session.api.call(calls.update_channel(name, changed({**given, **cleared}))), _card)
 
 
 @command(app, "delete", examples=["channels delete orders"])
@@ -64,9 +93,14 @@ def delete_channel(session: Session, name: Name, yes: Yes = False) -> None:
 def _table(out: Output, channels: list[Channel]) -> Table | str:
     if not channels:
         return "There are no channels yet: everhook channels create orders"
-    rows = out.table("name", "policy", "created")
+    rows = out.table("name", "policy", "validation", "created")
     for channel in channels:
-        rows.add(name=channel["name"], policy=_policy(channel), created=age(channel["createdAt"]))
+        rows.add(
+            name=channel["name"],
+            policy=_policy(channel),
+            validation=channel["validation"],
+            created=age(channel["createdAt"]),
+        )
     return rows.table
 
 
@@ -76,9 +110,21 @@ def _card(channel: Channel) -> Table:
             ("name", channel["name"]),
             ("policy", _policy(channel)),
             ("circuit settings", json.dumps(channel["circuit"]) if channel["circuit"] is not None else None),
+            ("validation", channel["validation"]),
+            ("payloads are kept", _retention(channel)),
             ("created", when(channel["createdAt"])),
         ]
     )
+
+
+def _given(validation: str | None, retention_days: float | None) -> dict[str, Any]:
+    given = {"validation": validation, "retentionDays": retention_days}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _retention(channel: Channel) -> str:
+    days = channel["retentionDays"]
+    return "as long as the settings say" if days is None else f"{days:g} days"
 
 
 def _policy(channel: Channel) -> str:

@@ -296,14 +296,15 @@ def rotate_secret(
     session.out.show(session.api.call(calls.rotate_secret(gid, body)), _rotated)
 
 
-@command(app, "test", examples=[f"endpoints test {EXAMPLE}"])
+@command(app, "test", examples=[f"endpoints test {EXAMPLE}", f"endpoints test {EXAMPLE} --type order.created"])
 def test_endpoint(
     session: Session,
     gid: Gid,
+    type: Annotated[str | None, typer.Option(help="Send the example of this event type of the catalogue.")] = None,
     wait_seconds: Annotated[float, typer.Option(min=0, help="How long to wait for the first attempt.")] = 30,
 ) -> None:
     """Send a sample message to this endpoint only, and show its response. Exit status 1 unless it is delivered."""
-    sent = session.api.call(calls.test_endpoint(gid))
+    sent = session.api.call(calls.test_endpoint(gid, type=type))
     with session.out.busy(f"waiting for the response of {gid} …"):
         delivery = wait_for_end(session.api, sent["deliveryGid"], wait_seconds, first_attempt=True)
     session.out.show(delivery, show_delivery)

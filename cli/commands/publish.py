@@ -109,6 +109,8 @@ def _accepted(accepted: PublishedMessage) -> RenderableType:
         parts.append(Text("  published before: nothing was sent again", style="yellow"))
     if not accepted["deliveries"]:
         parts.append(Text("  no subscription matches", style="yellow"))
+    if (fault := accepted.get("validationError")) is not None:
+        parts.append(Text(f"  does not fit the catalogue: {printable(fault)}", style="yellow"))
     for one in accepted["deliveries"]:
         parts.append(Text.assemble(f"  {one['deliveryGid']} → {one['endpointGid']}  ", state(one["status"])))
     return Group(*parts)

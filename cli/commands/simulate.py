@@ -42,6 +42,8 @@ def simulate(
 ) -> None:
     """Publish sample messages at a rate, and show arrivals, outcomes and latency.
 
+    The messages are the examples of the catalogue of event types, or orders where it has none.
+
     Unless --channel is given, it creates a channel, an endpoint and a receiver, and removes them at the end; --status
     and --delay configure the receiver. This needs an Everhook that can reach this machine, such as `everhook dev`. Exit
     status 1 unless everything was delivered. With --json it prints a line per second, and the result last.

@@ -17,11 +17,13 @@ from everhook.storage.tables import AuditEntry
 
 @dataclass(frozen=True)
 class Actor:
-    """The actor: the name of a key, and the address that it was presented from."""
+    """The actor: the name of a key, and the address that it was presented from. `tenant_rate` is how much may be
+    published for the tenant of the key."""
 
     name: str
     address: str | None = None
     key_gid: str | None = None
+    tenant_rate: str | None = None
 
 
 class Writer(Protocol):

@@ -7,6 +7,7 @@ from everhook.audit.store import Actor, record_audit
 from everhook.channels import store as channels
 from everhook.circuit.announcer import CircuitAnnouncer
 from everhook.errors import ChannelExists, ChannelInUse, InvalidField, NotFound
+from everhook.event_types.modes import ValidationMode
 from everhook.notifications.events import RESERVED, is_reserved
 from everhook.publishing.gates import NO_INBOX, parse_gates
 from everhook.publishing.gates_store import inboxes
@@ -19,8 +20,10 @@ class ChannelService:
     """Policies, gates and circuit settings are as requests spell them; None: the default policy, no gates, the settings
     of the environment. Channels have no tenant."""
 
-    def __init__(self, announcer: CircuitAnnouncer) -> None:
+    def __init__(self, announcer: CircuitAnnouncer, message_days: float) -> None:
+        """`message_days`: how long messages are kept (`EVERHOOK_DELIVERY_RETENTION_DAYS`); 0: for ever."""
         self._announcer = announcer
+        self._message_days = message_days
 
     async def create(
         self,
@@ -30,16 +33,22 @@ class ChannelService:
         policy: dict[str, Any] | None,
         gates: Sequence[Any] | None = None,
         circuit: dict[str, Any] | None = None,
+        validation: ValidationMode = ValidationMode.OFF,
+        retention_days: float | None = None,
     ) -> Channel:
-        """Raises InvalidField for a reserved name and wrong gates, and ChannelExists."""
+        """Raises InvalidField for a reserved name, wrong gates and a retention that is too long, and ChannelExists."""
         if is_reserved(name):
             raise InvalidField("name", f"may not begin with {RESERVED}: such channels are Everhook's own")
-        channel = await channels.create(session, name, policy, await _checked(session, gates), circuit)
+        self._check_retention(retention_days)
+        checked = await _checked(session, gates)
+        channel = await channels.create(session, name, policy, checked, circuit, validation, retention_days)
         if channel is None:
             raise ChannelExists(f"There is a channel {name} already.")
         detail: dict[str, Any] = {"policy": channel.policy}
         detail |= {"gates": _inboxes(channel)} if channel.gates else {}
         detail |= {"circuit": circuit} if circuit else {}
+        detail |= {"validation": validation} if validation is not ValidationMode.OFF else {}
+        detail |= {"retentionDays": retention_days} if retention_days is not None else {}
         record_audit(session, actor, "channel.created", channel.name, detail=detail)
         return channel
 
@@ -81,6 +90,32 @@ class ChannelService:
     def circuit_changed(self, name: str) -> None:
         """Announce changed circuit settings to the circuits, in the background."""
         self._announcer.channel_changed(name)
+
+    async def set_validation(self, session: Session, actor: Actor, name: str, validation: ValidationMode) -> Channel:
+        """From now on, messages that do not fit the catalogue of event types are accepted, flagged or rejected. Raises
+        NotFound and InvalidField."""
+        if is_reserved(name) and validation is not ValidationMode.OFF:
+            raise InvalidField("validation", "what Everhook itself publishes is not checked")
+        channel = await self.get(session, name)
+        await channels.set_validation(session, channel, validation)
+        record_audit(session, actor, "channel.changed", name, detail={"validation": validation})
+        return channel
+
+    async def set_retention(self, session: Session, actor: Actor, name: str, days: float | None) -> Channel:
+        """How long payloads are kept; None: as long as the settings say. Holds for messages that were accepted before,
+        too. Raises NotFound and InvalidField."""
+        self._check_retention(days)
+        channel = await self.get(session, name)
+        await channels.set_retention(session, channel, days)
+        record_audit(session, actor, "channel.changed", name, detail={"retentionDays": days})
+        return channel
+
+    def _check_retention(self, days: float | None) -> None:
+        if days is not None and 0 < self._message_days < days:
+            raise InvalidField(
+                "retentionDays",
+                f"is longer than messages are kept: {self._message_days:g} days (EVERHOOK_DELIVERY_RETENTION_DAYS)",
+            )
 
     async def delete(self, session: Session, actor: Actor, name: str) -> None:
         """Deliveries that were accepted before go on. Raises NotFound, and ChannelInUse where subscriptions lead from

@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from everhook.delivery import policy_history_store as policy_history
+from everhook.event_types.modes import ValidationMode
 from everhook.publishing.routes_store import bump
 from everhook.storage.paging import Page, page_of
 from everhook.storage.statements import insert_ignoring
@@ -19,11 +20,22 @@ async def create(
     policy: dict[str, Any] | None,
     gates: list[dict[str, Any]] | None = None,
     circuit: dict[str, Any] | None = None,
+    validation: ValidationMode = ValidationMode.OFF,
+    retention_days: float | None = None,
 ) -> Channel | None:
     """The new channel; None if the name is taken."""
     connection = await session.connection()
     statement = insert_ignoring(connection, Channel, "name").returning(col(Channel.name))
-    row = {"name": name, "policy": policy, "gates": gates, "circuit": circuit, "routes_version": 0, "created_at": now()}
+    row = {
+        "name": name,
+        "policy": policy,
+        "gates": gates,
+        "circuit": circuit,
+        "validation": validation,
+        "retention_days": retention_days,
+        "routes_version": 0,
+        "created_at": now(),
+    }
     created = (await session.execute(statement.values(row))).one_or_none()
     if created is None:
         return None
@@ -45,6 +57,19 @@ async def set_gates(session: AsyncSession, channel: Channel, gates: list[dict[st
     session.add(channel)
     await session.flush()
     await bump(session, channel.name)
+
+
+async def set_validation(session: AsyncSession, channel: Channel, validation: ValidationMode) -> None:
+    channel.validation = validation
+    session.add(channel)
+    await session.flush()
+    await bump(session, channel.name)
+
+
+async def set_retention(session: AsyncSession, channel: Channel, days: float | None) -> None:
+    channel.retention_days = days
+    session.add(channel)
+    await session.flush()
 
 
 async def set_policy(session: AsyncSession, channel: Channel, policy: dict[str, Any] | None) -> None:

@@ -36,6 +36,7 @@ from everhook.endpoints.quotas_store import Quotas
 from everhook.endpoints.sample import sample_message
 from everhook.endpoints.store import EndpointView, route_to
 from everhook.errors import InvalidField, NotFound, NotPulled, Unavailable
+from everhook.event_types import store as event_types
 from everhook.inbox.store import open_deliveries
 from everhook.inbox.tasks import parse_spec
 from everhook.internal.options import HandlerKind, check_domains, masked_url, parse_handler
@@ -425,13 +426,15 @@ class EndpointService:
         _record(session, actor, "endpoint.secret_rotated", view.endpoint, detail)
         return RotatedSecret(await self.get(session, gid), until, secret)
 
-    async def send_test(self, scope: TenantScope, actor: Actor, gid: str) -> SentTest:
-        """Send a message of type `everhook.test` to one endpoint. Raises NotFound."""
+    async def send_test(self, scope: TenantScope, actor: Actor, gid: str, event_type: str | None = None) -> SentTest:
+        """Send a test message to one endpoint: the example of an event type, or one of type `everhook.test`. Raises
+        NotFound, and InvalidField for an event type without an example."""
         async with scope.reading() as session:
             view = await self.get(session, gid)
+            example = await _example(session, event_type) if event_type is not None else None
         owner = view.endpoint.tenant_gid
         async with on_record(scope, actor, "endpoint.tested", gid, tenant_gid=owner):
-            accepted = await self._acceptor.accept_for(sample_message(), route_to(view))
+            accepted = await self._acceptor.accept_for(sample_message(event_type, example), route_to(view))
             assert isinstance(accepted, Accepted)  # it has no idempotency key
         self._dispatcher.dispatch(accepted.new)
         (delivery,) = accepted.deliveries
@@ -607,6 +610,16 @@ async def _owner(session: Session, named: str | None) -> str:
     if tenant is None:
         raise tenants.unknown_tenant(named)
     return tenant.gid
+
+
+async def _example(session: Session, event_type: str) -> Any:
+    """The example of an event type."""
+    row = await event_types.get(session, event_type)
+    if row is None:
+        raise InvalidField("type", f"there is no event type {event_type}")
+    if row.example is None:
+        raise InvalidField("type", f"{event_type} has no example in the catalogue")
+    return row.example
 
 
 async def _first_channel(session: Session, new: NewEndpoint) -> Channel | None:

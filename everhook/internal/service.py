@@ -33,7 +33,7 @@ from everhook.internal.payloads import (
 from everhook.notifications.events import is_reserved
 from everhook.publishing.matching import parse_exactly
 from everhook.publishing.routing import Route
-from everhook.publishing.store import Accepted, Acceptor, Publication, Refused, UnknownChannel
+from everhook.publishing.store import Accepted, Acceptor, PayloadRefused, Publication, Refused, UnknownChannel
 from everhook.settings import Settings
 from everhook.storage.engine import Database, Session
 from everhook.storage.tables import now
@@ -174,6 +174,8 @@ class InternalHandlers:
             raise InvalidPayload("then.channel: there is no such channel")
         if isinstance(acceptance, Refused):
             raise InvalidPayload(f"then.channel: the gate of the channel: {acceptance.message}")
+        if isinstance(acceptance, PayloadRefused):
+            raise InvalidPayload(f"then.{acceptance.fault}: the channel rejects it")
         if isinstance(acceptance, Accepted):
             self._dispatch(acceptance.new)
         return f"{escalation.watch} is not delivered: {acceptance.message_gid} published to {escalation.channel}"

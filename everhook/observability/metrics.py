@@ -5,6 +5,7 @@ the former, take the `max` of the latter.
 """
 
 from collections.abc import Iterable
+from itertools import product
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import InfoMetricFamily, Metric
@@ -12,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from everhook import __version__
 from everhook.contracts import Verdict
+from everhook.event_types.modes import FaultKind, ValidationMode
 
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
@@ -19,6 +21,12 @@ ProcessCollector(registry=REGISTRY)
 MESSAGES_ACCEPTED = Counter(
     "everhook_messages_accepted",
     "Messages accepted with 202, without duplicates and operational events.",
+    registry=REGISTRY,
+)
+VALIDATION_FAILURES = Counter(
+    "everhook_validation_failures",
+    "Messages that do not fit the catalogue of event types, by what the channel does with them (warn, reject) and why.",
+    ["validation", "fault"],
     registry=REGISTRY,
 )
 ATTEMPTS = Counter("everhook_attempts", "Requests to endpoints, by verdict.", ["verdict"], registry=REGISTRY)
@@ -51,6 +59,8 @@ HISTORY_SKIPPED = Counter(
 
 for _verdict in (Verdict.DELIVERED, Verdict.RETRY, Verdict.REJECTED):
     ATTEMPTS.labels(_verdict)  # exists from the start: a rate needs a value before the first increment
+for _mode, _fault in product((ValidationMode.WARN, ValidationMode.REJECT), FaultKind):
+    VALIDATION_FAILURES.labels(_mode, _fault)
 
 
 class _Build(Collector):

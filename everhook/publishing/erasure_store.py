@@ -26,7 +26,7 @@ async def erase_payload(session: AsyncSession, message_gid: str) -> bool:
     await session.execute(
         update(Message)
         .where(col(Message.gid) == message_gid, col(Message.payload).is_not(None))
-        .values(payload=None, attributes=None, payload_erased_at=now())
+        .values(payload=None, attributes=None, payload_erased_at=now(), validation_error=None)
     )
     pending = insert_ignoring(await session.connection(), PayloadErasure, "message_gid")
     await session.execute(pending, [PayloadErasure(message_gid=message_gid).model_dump()])

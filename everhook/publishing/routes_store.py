@@ -15,6 +15,7 @@ from sqlmodel import col
 from everhook.contracts import DeliveryMode
 from everhook.delivery.limits import queue_limit
 from everhook.delivery.policy import resolve
+from everhook.event_types.modes import ValidationMode
 from everhook.publishing.gates import compiled
 from everhook.publishing.matching import compile_filter
 from everhook.publishing.routing import Route, Routes
@@ -128,7 +129,10 @@ async def _load(connection: AsyncConnection, channel: str) -> Routes:
         )
         .order_by(col(Subscription.gid))
     )
-    gates = await connection.execute(select(col(Channel.gates)).where(col(Channel.name) == channel))
+    settings = await connection.execute(
+        select(col(Channel.gates), col(Channel.validation)).where(col(Channel.name) == channel)
+    )
+    gates, validation = settings.one_or_none() or ((), ValidationMode.OFF)
     routes = (
         Route(
             subscription_gid=row.gid,
@@ -145,4 +149,4 @@ async def _load(connection: AsyncConnection, channel: str) -> Routes:
         )
         for row in rows
     )
-    return Routes.of(routes, compiled(gates.scalar_one_or_none() or ()))
+    return Routes.of(routes, compiled(gates or ()), validation)

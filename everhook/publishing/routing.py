@@ -7,6 +7,7 @@ from typing import Any
 
 from everhook.contracts import DeliveryMode
 from everhook.delivery.policy import DeliveryPolicy
+from everhook.event_types.modes import ValidationMode
 from everhook.publishing.gates import Step
 from everhook.publishing.matching import Filter, ListIndex, matches_type, matching_cost
 
@@ -41,14 +42,19 @@ class Route:
 
 
 class Routes(tuple[Route, ...]):
-    """The routes of a channel. `gates`: the steps that its messages pass first."""
+    """The routes of a channel. `gates`: the steps that its messages pass first. `validation`: what happens to messages
+    that do not fit the catalogue of event types."""
 
     gates: Sequence[Step] = ()
+    validation: ValidationMode = ValidationMode.OFF
 
     @classmethod
-    def of(cls, routes: Iterable[Route], gates: Sequence[Step]) -> "Routes":
+    def of(
+        cls, routes: Iterable[Route], gates: Sequence[Step], validation: ValidationMode = ValidationMode.OFF
+    ) -> "Routes":
         made = cls(routes)
         made.gates = gates
+        made.validation = validation
         return made
 
     @cached_property

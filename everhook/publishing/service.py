@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 import orjson
 import structlog
+from async_lru import alru_cache
 from temporalio.client import Client
 
 from everhook.audit.store import Actor, record_audit
@@ -27,6 +29,7 @@ from everhook.errors import (
     MalformedPayload,
     NotFound,
     PayloadTooLarge,
+    Quota,
     ReservedChannel,
 )
 from everhook.ids import Kind, new_gid
@@ -44,7 +47,7 @@ from everhook.publishing.gates import parse_gates
 from everhook.publishing.json_faults import why_not_json
 from everhook.publishing.matching import parse_exactly
 from everhook.publishing.options import delivery_time, parse_attributes
-from everhook.publishing.publish_rate import PublishRate
+from everhook.publishing.publish_rate import Limit, PublishRate
 from everhook.publishing.routing import Route
 from everhook.publishing.rows import Publisher
 from everhook.publishing.schedules import MessageSchedules
@@ -54,6 +57,7 @@ from everhook.publishing.store import (
     Acceptor,
     KeyReused,
     MessageFilter,
+    PayloadRefused,
     Publication,
     Refused,
     UnknownChannel,
@@ -71,6 +75,10 @@ WAKE_TIMEOUT_S = 2.0
 next step."""
 
 ERASED = "the payload was erased"
+
+RATES_CACHED = 10_000
+RATE_CACHED_S = 5.0
+"""How often the rate of a tenant is read for messages to one endpoint, which name no tenant."""
 
 # For `fullmatch`: `$` would accept a line feed at the end, and types become headers.
 _EVENT_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
@@ -175,18 +183,20 @@ class MessageService:
         self._rate = rate
         self.schedules = schedules
         self._max_payload_bytes = max_payload_bytes
+        self._rate_of = alru_cache(maxsize=RATES_CACHED, ttl=RATE_CACHED_S)(self._read_rate)
 
-    async def admit(self, actor: Actor, channel: str) -> None:
-        """Count one message of the actor, before it is read. Raises ReservedChannel, BacklogFull and RateLimited."""
+    async def admit(self, actor: Actor, channel: str) -> list[Quota]:
+        """Count one message of the actor, before it is read; what is left to its key. Raises ReservedChannel,
+        BacklogFull and RateLimited."""
         _require_open(channel)
         self._backlog.refuse_if_full()
-        await self._rate.take(_rate_key(actor))
+        return await self._rate.take(self._rate.of_key(_rate_key(actor)))
 
     async def admit_batch(self, actor: Actor, channel: str) -> None:
         """The same before a batch is read, which `publish_all` counts. Raises what `admit` raises."""
         _require_open(channel)
         self._backlog.refuse_if_full()
-        await self._rate.refuse_if_spent(_rate_key(actor))
+        await self._rate.refuse_if_spent(self._rate.of_key(_rate_key(actor)))
 
     async def publish(
         self,
@@ -195,13 +205,18 @@ class MessageService:
         channel: str,
         message: NewMessage,
         parent: TraceParent | None = None,
+        quotas: list[Quota] | None = None,
     ) -> Accepted:
         """Publish one message that was admitted. Returns once it and its deliveries are committed.
 
-        `parent`: the trace of the call. Raises NotFound for the channel, InvalidField, MalformedPayload,
-        PayloadTooLarge, and IdempotencyKeyReused.
+        `parent`: the trace of the call. What is left to its tenant is added to `quotas`. Raises NotFound for the
+        channel, InvalidField, MalformedPayload, PayloadTooLarge, PayloadDoesNotFit, UnknownEventType, RateLimited, and
+        IdempotencyKeyReused.
         """
-        tenant_gid = await self._tenant_gid(scope, message.tenant, "tenant")
+        tenant_gid, limit = await self._tenant(scope, actor, message.tenant, "tenant")
+        left = await self._rate.take(limit)
+        if quotas is not None:
+            quotas += left
         with _traced(parent) as trace:
             publication = self._publication(actor, channel, message, tenant_gid, trace)
             acceptance = await self._acceptor.accept(publication)
@@ -221,12 +236,13 @@ class MessageService:
     ) -> Accepted:
         """Publish one message that was admitted, to one endpoint alone, regardless of subscriptions.
 
-        Raises InvalidField, MalformedPayload, PayloadTooLarge, IdempotencyKeyReused, and NotFound if the endpoint was
-        deleted meanwhile.
+        Raises InvalidField, MalformedPayload, PayloadTooLarge, PayloadDoesNotFit, UnknownEventType, RateLimited,
+        IdempotencyKeyReused, and NotFound if the endpoint was deleted meanwhile.
         """
+        await self._rate.take(self._rate.of_tenant(tenant_gid, await self._rate_of(tenant_gid)))
         with _traced(parent) as trace:
             publication = self._publication(actor, channel, message, tenant_gid, trace)
-            acceptance = await self._acceptor.accept_for(publication, route)
+            acceptance = await self._acceptor.accept_for(publication, route, is_checked=True)
             if not isinstance(acceptance, Accepted):
                 raise _refusal(acceptance, "idempotencyKey", "Nothing was published.")
             self._dispatcher.dispatch(acceptance.new)
@@ -244,18 +260,15 @@ class MessageService:
         channel: str,
         new: Sequence[NewMessage],
         parent: TraceParent | None = None,
+        quotas: list[Quota] | None = None,
     ) -> Sequence[Accepted | IdempotencyKeyReused]:
-        """Publish messages in one transaction; returns what became of each, in their order.
+        """Publish messages in one transaction; returns what became of each, in their order. What is left to the key,
+        and to the tenants, is added to `quotas`.
 
         A message whose idempotency key was used with another body is not published, and the others are. Raises what
         `publish` raises for everything else, and RateLimited; then nothing is published.
         """
-        await self._rate.take(_rate_key(actor), len(new))
-        first = {message.tenant: index for index, message in reversed(list(enumerate(new)))}
-        gids = {
-            tenant: await self._tenant_gid(scope, tenant, f"messages[{index}].tenant")
-            for tenant, index in first.items()
-        }
+        gids = await self._counted(scope, actor, new, quotas)
         with _traced(parent) as trace:
             publications = [
                 self._publication(actor, channel, message, gids[message.tenant], trace, f"messages[{index}].")
@@ -276,32 +289,46 @@ class MessageService:
         actor: Actor,
         new: Sequence[tuple[str, NewMessage]],
         parent: TraceParent | None = None,
+        quotas: list[Quota] | None = None,
     ) -> Sequence[Accepted]:
-        """Publish messages, each with its channel, all or none.
+        """Publish messages, each with its channel, all or none. `quotas` as for `publish_all`.
 
-        Raises ReservedChannel, InvalidField, MalformedPayload, PayloadTooLarge, IdempotencyKeyReused, BacklogFull and
-        RateLimited; then nothing is published.
+        Raises ReservedChannel, InvalidField, MalformedPayload, PayloadTooLarge, PayloadDoesNotFit, UnknownEventType,
+        IdempotencyKeyReused, BacklogFull and RateLimited; then nothing is published.
         """
         for index, (channel, _) in enumerate(new):
             _require_open(channel, f"messages[{index}].channel: ")
         self._backlog.refuse_if_full()
-        await self._rate.take(_rate_key(actor), len(new))
+        gids = await self._counted(scope, actor, [message for _, message in new], quotas)
         with _traced(parent) as trace:
             publications = [
-                self._publication(
-                    actor,
-                    channel,
-                    message,
-                    await self._tenant_gid(scope, message.tenant, f"messages[{index}].tenant"),
-                    trace,
-                    f"messages[{index}].",
-                )
+                self._publication(actor, channel, message, gids[message.tenant], trace, f"messages[{index}].")
                 for index, (channel, message) in enumerate(new)
             ]
             acceptances = await self._acceptor.accept_all_or_none(publications)
             for acceptance in acceptances:
                 self._start(acceptance)
         return acceptances
+
+    async def _counted(
+        self, scope: TenantScope, actor: Actor, new: Sequence[NewMessage], quotas: list[Quota] | None
+    ) -> Mapping[str | None, str | None]:
+        """Count the messages of one call, for their key and for their tenants, all or none. Returns the tenants' gids
+        by what the messages name."""
+        left = await self._rate.take(self._rate.of_key(_rate_key(actor)), len(new))
+        first = {message.tenant: index for index, message in reversed(list(enumerate(new)))}
+        found = {
+            tenant: await self._tenant(scope, actor, tenant, f"messages[{index}].tenant")
+            for tenant, index in first.items()
+        }
+        limited = Counter(limit for message in new if (limit := found[message.tenant][1]) is not None)
+        for limit, count in limited.items():
+            await self._rate.refuse_if_spent(limit, count)
+        for limit, count in limited.items():
+            left += await self._rate.take(limit, count)
+        if quotas is not None:
+            quotas += left
+        return {tenant: gid for tenant, (gid, _) in found.items()}
 
     def _start(self, accepted: Accepted) -> None:
         self._dispatcher.dispatch(accepted.new)
@@ -365,12 +392,20 @@ class MessageService:
         if failed := [result for result in results if result is not None]:
             log.info("some deliveries find out later that their payload was erased", error=str(failed[0]))
 
-    async def _tenant_gid(self, scope: TenantScope, named: str | None, field: str) -> str | None:
-        """Whom a message is for; what a tenant's key publishes is for that tenant."""
+    async def _tenant(
+        self, scope: TenantScope, actor: Actor, named: str | None, field: str
+    ) -> tuple[str | None, Limit | None]:
+        """Whom a message is for, and how much may be published for it. What a tenant's key publishes is for that
+        tenant."""
         if named is None:
-            return scope.tenant_gid
+            return scope.tenant_gid, self._rate.of_tenant(scope.tenant_gid, actor.tenant_rate)
         async with scope.reading() as session:
-            return (await tenants.named_tenant(session, named, field)).gid
+            tenant = await tenants.named_tenant(session, named, field)
+        return tenant.gid, self._rate.of_tenant(tenant.gid, tenant.publish_rate)
+
+    async def _read_rate(self, tenant_gid: str) -> str | None:
+        async with self._database.reading() as session:
+            return await tenants.publish_rate(session, tenant_gid)
 
     def _publication(
         self,
@@ -446,12 +481,14 @@ def _outcome(acceptance: Acceptance, index: int) -> Accepted | IdempotencyKeyReu
 
 
 def _refusal(
-    acceptance: UnknownChannel | KeyReused | Refused, field: str, consequence: str
+    acceptance: UnknownChannel | KeyReused | Refused | PayloadRefused, field: str, consequence: str
 ) -> NotFound | IdempotencyKeyReused | InvalidField:
     if isinstance(acceptance, UnknownChannel):
         return NotFound("channel", acceptance.channel)
     if isinstance(acceptance, Refused):
         return InvalidField(acceptance.field, acceptance.message)
+    if isinstance(acceptance, PayloadRefused):
+        return acceptance.fault.error()
     return _key_reused(acceptance, field, consequence)
 
 

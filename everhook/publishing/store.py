@@ -19,9 +19,12 @@ from everhook.delivery.inputs_store import InputDefaults, first_input
 from everhook.delivery.policy import one_attempt
 from everhook.delivery.snapshot_store import DeliverySnapshot
 from everhook.errors import IdempotencyKeyReused, InvalidField, NotFound
+from everhook.event_types.modes import ValidationMode
+from everhook.event_types.schemas import Fault
+from everhook.event_types.store import Catalogue, Checked
 from everhook.ids import Kind, new_gid, new_gid_at
 from everhook.notifications.events import is_reserved
-from everhook.observability.metrics import MESSAGES_ACCEPTED
+from everhook.observability.metrics import MESSAGES_ACCEPTED, VALIDATION_FAILURES
 from everhook.ordering.store import Group, Positions, insert_grouped, is_ordered, take_positions
 from everhook.publishing.fan_out import Candidate, match, match_steps
 from everhook.publishing.gates import NO_INBOX, Step, task_of
@@ -47,6 +50,8 @@ from everhook.storage.engine import Database, once_more_if_outdated
 from everhook.storage.paging import Page, in_time, one_of, page_of
 from everhook.storage.statements import insert_ignoring, table_of
 from everhook.storage.tables import Delivery, GateState, Message, MessageKey, OperationalEvent, Task, now
+
+NO_FAULTS: Mapping[str, Fault] = {}
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,8 @@ class AcceptedDelivery:
 class Accepted:
     """A committed message. `new` are the deliveries whose first attempt is to be made, or whose workflow is to be
     started: none for a duplicate, and none that were parked because their endpoint cannot receive now. `queued` are the
-    endpoints whose consumers have to claim a delivery. `deliver_at`: it gets its deliveries at this time."""
+    endpoints whose consumers have to claim a delivery. `deliver_at`: it gets its deliveries at this time. `fault`: it
+    does not fit the catalogue of event types."""
 
     message_gid: str
     channel: str
@@ -116,6 +122,7 @@ class Accepted:
     queued: frozenset[str] = frozenset()
     duplicate: bool = False
     deliver_at: datetime | None = None
+    fault: Fault | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,14 @@ class Refused:
     message: str
 
 
-Acceptance = Accepted | UnknownChannel | KeyReused | Refused
+@dataclass(frozen=True)
+class PayloadRefused:
+    """The message does not fit the catalogue of event types, and its channel rejects that: nothing was accepted."""
+
+    fault: Fault
+
+
+Acceptance = Accepted | UnknownChannel | KeyReused | Refused | PayloadRefused
 
 
 class Acceptor:
@@ -159,6 +173,7 @@ class Acceptor:
         self._on_queued = on_queued
         self._direct = direct or DirectHandOut()
         self._routes = RouteCache()
+        self._catalogue = Catalogue()
         self._group = BatchExecutor(self.transaction, self._apply)
 
     def transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
@@ -192,36 +207,49 @@ class Acceptor:
         async with self.transaction() as connection:
             acceptances = await self._apply(connection, publications)
             for index, one in enumerate(acceptances):
+                if isinstance(one, PayloadRefused):
+                    self._committed([one])  # counted
                 require(index, one)  # if it raises, the transaction is rolled back
             return acceptances
 
-    async def accept_for(self, publication: Publication, route: Route) -> Acceptance:
-        """Accept a message for one endpoint, regardless of its subscriptions and of gates. Raises NotFound if the
-        endpoint was deleted."""
-        acceptance = await once_more_if_outdated(lambda: self._accept_for_one(publication, route))
+    async def accept_for(self, publication: Publication, route: Route, *, is_checked: bool = False) -> Acceptance:
+        """Accept a message for one endpoint, regardless of its subscriptions and of gates. With `is_checked` the
+        channel, if there is one, may reject it as any other. Raises NotFound if the endpoint was deleted."""
+        acceptance = await once_more_if_outdated(lambda: self._accept_for_one(publication, route, is_checked))
         self._committed([acceptance])
         return acceptance
 
-    async def _accept_for_one(self, publication: Publication, route: Route) -> Acceptance:
+    async def _accept_for_one(self, publication: Publication, route: Route, is_checked: bool) -> Acceptance:
         async with self.transaction() as connection:
-            acceptance = await self.accept_for_within(connection, publication, route)
+            faults: Mapping[str, Fault] = {}
+            if is_checked:
+                routes = await self._routes.routes(connection, [publication.channel])
+                faults = await self._faults(connection, [publication] if routes else [], routes)
+                if (fault := faults.get(publication.message_gid)) and _rejects(publication, routes):
+                    repeats = await _resolve_repeats(connection, [publication] if publication.key else [])
+                    return repeats.get(publication.message_gid) or PayloadRefused(fault)
+            acceptance = await self.accept_for_within(connection, publication, route, faults)
             if isinstance(acceptance, Accepted) and not acceptance.deliveries:
                 raise NotFound("endpoint", route.endpoint_gid)
             return acceptance
 
     async def accept_for_within(
-        self, connection: AsyncConnection, publication: Publication, route: Route
+        self,
+        connection: AsyncConnection,
+        publication: Publication,
+        route: Route,
+        faults: Mapping[str, Fault] = NO_FAULTS,
     ) -> Acceptance:
         """The same in the transaction of the caller, who calls `MessageService.start` after its commit. For an endpoint
         that was deleted, the message has no delivery."""
         publication = replace(publication, endpoint_gid=route.endpoint_gid)
-        while not await _insert_messages(connection, [publication]):
+        while not await _insert_messages(connection, [publication], faults):
             repeats = await _resolve_repeats(connection, [publication])
             if publication.message_gid in repeats:
                 return repeats[publication.message_gid]
             await _release_keys(connection, [publication])
         [accepted] = await self._commit_deliveries(connection, [publication], [(publication, route)], {})
-        return accepted
+        return replace(accepted, fault=faults.get(publication.message_gid)) if faults else accepted
 
     async def matching(self, connection: AsyncConnection, publication: Publication) -> Sequence[Route]:
         """The routes that take a message now."""
@@ -277,23 +305,41 @@ class Acceptor:
         addressed, refused = await _addressed(connection, known)
         chains, not_asked = await _chains(connection, known, routes)
         refused |= not_asked
-        results: dict[str, Acceptance] = dict(refused)
-        if refused:  # one that was accepted before is none
-            results |= await _resolve_repeats(connection, [p for p in known if p.message_gid in refused and p.key])
-            known = [p for p in known if p.message_gid not in refused]
-        inserted = await _insert_messages(connection, known)
+        faults = await self._faults(connection, known, routes)
+        rejected = [p for p in known if p.message_gid in faults and _rejects(p, routes)]
+        results: dict[str, Acceptance] = {p.message_gid: PayloadRefused(faults[p.message_gid]) for p in rejected}
+        results |= refused
+        if results:  # one that was accepted before is not refused
+            results |= await _resolve_repeats(connection, [p for p in known if p.message_gid in results and p.key])
+            known = [p for p in known if p.message_gid not in results]
+        inserted = await _insert_messages(connection, known, faults)
         new = [p for p in known if p.message_gid in inserted]
+        accepted: list[Accepted] = []
         if later := [p for p in new if p.deliver_at is not None]:
             await insert_scheduled(connection, [_scheduled(p) for p in later])
-            results |= {p.message_gid: _accepted(p) for p in later}
+            accepted = [_accepted(p) for p in later]
             new = [p for p in new if p.deliver_at is None]
-        results |= {one.message_gid: one for one in await self._deliver(connection, new, routes, addressed, chains)}
+        accepted += await self._deliver(connection, new, routes, addressed, chains)
+        if faults:
+            accepted = [replace(one, fault=faults.get(one.message_gid)) for one in accepted]
+        results |= {one.message_gid: one for one in accepted}
         results |= await _resolve_repeats(connection, [p for p in known if p.message_gid not in inserted])
         if freed := [p for p in known if p.message_gid not in results]:
             await _release_keys(connection, freed)
             again = await self._apply(connection, freed)
             results |= {p.message_gid: result for p, result in zip(freed, again, strict=True)}
         return [results.get(p.message_gid) or UnknownChannel(p.channel) for p in publications]
+
+    async def _faults(
+        self, connection: AsyncConnection, publications: Sequence[Publication], routes: Mapping[str, Routes]
+    ) -> Mapping[str, Fault]:
+        """Of messages that do not fit the catalogue of event types, on channels that check it."""
+        checked = [p for p in publications if routes[p.channel].validation is not ValidationMode.OFF]
+        if not checked:
+            return NO_FAULTS
+        return await self._catalogue.faults(
+            connection, [Checked(p.message_gid, p.event_type, p.content) for p in checked]
+        )
 
     async def deliver_scheduled(self, connection: AsyncConnection, publication: Publication) -> Accepted | Refused:
         """Create the deliveries of a message that was accepted before, in the transaction of the caller, who calls
@@ -443,6 +489,11 @@ class Acceptor:
     def _committed(self, acceptances: Sequence[Acceptance]) -> None:
         new = [one for one in acceptances if isinstance(one, Accepted) and not one.duplicate]
         MESSAGES_ACCEPTED.inc(len(new))
+        for one in acceptances:
+            if isinstance(one, PayloadRefused):
+                VALIDATION_FAILURES.labels(ValidationMode.REJECT, one.fault.kind).inc()
+            elif isinstance(one, Accepted) and one.fault is not None:
+                VALIDATION_FAILURES.labels(ValidationMode.WARN, one.fault.kind).inc()
         self.wake_queues({gid for one in new for gid in one.queued})
 
     def _input(self, publication: Publication, route: Route) -> DeliveryInput:
@@ -470,6 +521,10 @@ def _complete(rows: Sequence[dict[str, Any]], publications: Sequence[Publication
             row["group_key"] = publication.group_key
 
 
+def _rejects(publication: Publication, routes: Mapping[str, Routes]) -> bool:
+    return routes[publication.channel].validation is ValidationMode.REJECT
+
+
 def _accepted(publication: Publication) -> Accepted:
     """An accepted message, without deliveries yet."""
     return Accepted(
@@ -494,6 +549,8 @@ def _scheduled(publication: Publication) -> dict[str, Any]:
 def _require_possible(index: int, acceptance: Acceptance) -> None:
     if isinstance(acceptance, Refused):
         raise InvalidField(f"messages[{index}].{acceptance.field}", acceptance.message)
+    if isinstance(acceptance, PayloadRefused):
+        raise acceptance.fault.error(f"messages[{index}].")
 
 
 def _require_accepted(index: int, acceptance: Acceptance) -> None:
@@ -702,7 +759,9 @@ def _snapshot(
     )
 
 
-async def _insert_messages(connection: AsyncConnection, publications: Sequence[Publication]) -> set[str]:
+async def _insert_messages(
+    connection: AsyncConnection, publications: Sequence[Publication], faults: Mapping[str, Fault] = NO_FAULTS
+) -> set[str]:
     """Insert messages and return the gids of those that were new."""
     taken = await _take_keys(connection, [p for p in publications if p.key is not None])
     new = [p for p in publications if p.key is None or p.message_gid in taken]
@@ -727,6 +786,7 @@ async def _insert_messages(connection: AsyncConnection, publications: Sequence[P
             "endpoint_gid": p.endpoint_gid,
             "single_attempt": p.single_attempt or None,
             "deliver_at": p.deliver_at,
+            "validation_error": str(faults[p.message_gid]) if p.message_gid in faults else None,
             "group_key": p.group_key,
         }
         for p in sorted(new, key=lambda p: p.key or ("", "", ""))

@@ -18,6 +18,9 @@ from alembic import op
 LOCK_TIMEOUT = "2s"
 """A statement that waits for a table's lock keeps all later writers of that table waiting as well."""
 
+BRIEF_LOCK_TIMEOUT = "100ms"
+"""For a lock of all partitions at once, which an autovacuum gives up only after a second."""
+
 PAGES_A_BATCH = 500
 """4 MB of a table are backfilled in one transaction."""
 
@@ -101,8 +104,11 @@ def replace_index(name: str, table: str, columns: Sequence[str], *, where: str |
         create_index(name, table, columns, where=where)
         return
     create_index(f"{name}__new", table, columns, where=where)
+    if _partitions(table) is not None:
+        op.execute(f"SET LOCAL lock_timeout = '{BRIEF_LOCK_TIMEOUT}'")
     drop_index(name, table)
     op.execute(f'ALTER INDEX "{name}__new" RENAME TO "{name}"')
+    op.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
 
 
 def drop_constraint(name: str, table: str) -> None:

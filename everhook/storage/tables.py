@@ -23,6 +23,7 @@ from sqlmodel import Field, SQLModel
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryMode, DeliveryStatus, Verdict
 from everhook.delivery.body_formats import BodyFormat
+from everhook.event_types.modes import ValidationMode
 from everhook.health.score import Level
 from everhook.ids import Kind, new_gid
 from everhook.signing.schemes import SecretKind
@@ -99,13 +100,15 @@ def _when(**options: Any) -> Any:
 
 class Tenant(SQLModel, table=True):
     """`erasing_since` is set when the erasure of a tenant starts: from then on the tenant does not exist for any
-    caller. `alerts` are limits for the alerts of its endpoints: see `health/endpoint_alerts.py`."""
+    caller. `alerts` are limits for the alerts of its endpoints: see `health/endpoint_alerts.py`. `publish_rate` is how
+    many messages may be published for it, such as `100/minute`; None: no limit."""
 
     gid: str = Field(default_factory=lambda: new_gid(Kind.TENANT), primary_key=True)
     name: str = Field(unique=True)
     alerts: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     created_at: datetime = _when(default_factory=now)
     erasing_since: datetime | None = _when(default=None)
+    publish_rate: str | None = None
 
 
 class ApiKey(SQLModel, table=True):
@@ -151,15 +154,41 @@ class Channel(SQLModel, table=True):
     """`routes_version` increases with every change that affects publishing: see `publishing/routes_store.py`.
 
     `gates` are the steps that its messages have to pass before they are sent: see `publishing/gates.py`. `circuit`
-    holds circuit settings of the endpoints that subscribe to it: see `circuit/spec.py`.
+    holds circuit settings of the endpoints that subscribe to it: see `circuit/spec.py`. `validation` is what happens to
+    messages that do not fit the catalogue of event types. `retention_days` is how long payloads are kept; None: as long
+    as the settings say.
     """
 
     name: str = Field(primary_key=True)
     policy: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     gates: list[dict[str, Any]] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     circuit: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    validation: ValidationMode = Field(
+        default=ValidationMode.OFF, sa_type=enum_text(ValidationMode), sa_column_kwargs={"server_default": "off"}
+    )
+    retention_days: float | None = None
     routes_version: int = _count(default=0)
     created_at: datetime = _when(default_factory=now)
+
+
+class EventType(SQLModel, table=True):
+    """A type of messages in the catalogue. It belongs to the installation, like channels.
+
+    `payload_schema` is the JSON Schema that payloads fit, and `schema_sha256` the hash of its text: processes keep
+    compiled schemas by it. `example` is a payload.
+    """
+
+    __tablename__ = "event_type"
+
+    name: str = Field(primary_key=True)
+    description: str = ""
+    payload_schema: Any = Field(default=None, sa_column=Column("schema", JSON(none_as_null=True)))
+    schema_sha256: str | None = None
+    example: Any = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    deprecated: bool = False
+    archived: bool = False
+    created_at: datetime = _when(default_factory=now)
+    updated_at: datetime = _when(default_factory=now)
 
 
 class PastPolicy(SQLModel, table=True):
@@ -325,7 +354,8 @@ class Message(SQLModel, table=True):
     the trace of the publishing request. `published_by` is the gid of the publisher's key; None for the key of the
     environment, and for Everhook itself. `attributes` are erased with the payload. `endpoint_gid`: it goes to this
     endpoint alone, whatever its subscriptions. `single_attempt`: as of a delivery. `is_unrouted`: no endpoint took it.
-    `deliver_at`: its deliveries are created at this time.
+    `deliver_at`: its deliveries are created at this time. `validation_error` says where it does not fit the catalogue
+    of event types, on a channel that accepts such messages; it is erased with the payload.
     """
 
     __table_args__ = (
@@ -340,6 +370,7 @@ class Message(SQLModel, table=True):
         ),
         Index(
             "ix_message_payload",
+            "channel",
             "gid",
             postgresql_where=text("payload IS NOT NULL"),
             sqlite_where=text("payload IS NOT NULL"),
@@ -367,6 +398,7 @@ class Message(SQLModel, table=True):
     is_unrouted: bool | None = None
     deliver_at: datetime | None = _when(default=None)
     cancelled_at: datetime | None = _when(default=None)
+    validation_error: str | None = None
 
 
 class ScheduledMessage(SQLModel, table=True):

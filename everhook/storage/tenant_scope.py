@@ -36,6 +36,7 @@ from everhook.storage.tables import (
     EndpointRate,
     EndpointSecret,
     EndpointTurn,
+    EventType,
     Gate,
     GroupedDelivery,
     IdempotentResponse,
@@ -143,6 +144,7 @@ def bounds(tenant_gid: str) -> dict[type[SQLModel], ColumnElement[bool]]:
         ),
         TaskDecision: exists().where(task.gid == col(TaskDecision.task_gid), task.tenant_gid == tenant_gid),
         Channel: ~col(Channel.name).startswith(RESERVED, autoescape=True),
+        EventType: col(EventType.archived).is_(False),
         PastPolicy: or_(
             col(PastPolicy.endpoint_gid).in_(own_endpoints),
             and_(col(PastPolicy.endpoint_gid) == "", ~col(PastPolicy.channel).startswith(RESERVED, autoescape=True)),

@@ -72,13 +72,15 @@ class BoundScope:
 
 @dataclass(frozen=True)
 class Holder:
-    """The holder of a key. `bound` are the scopes for one endpoint each, `scopes` all others."""
+    """The holder of a key. `bound` are the scopes for one endpoint each, `scopes` all others. `tenant_rate` is how much
+    may be published for its tenant."""
 
     gid: str
     name: str
     scopes: frozenset[Scope]
     tenant_gid: str | None
     bound: frozenset[BoundScope] = frozenset()
+    tenant_rate: str | None = None
 
 
 class ApiKeys:
@@ -115,6 +117,7 @@ def _holder(row: Any) -> Holder | None:
         frozenset(Scope(text) for text, scope in bound.items() if scope is None),
         row.tenant_gid,
         frozenset(scope for scope in bound.values() if scope is not None),
+        row.publish_rate,
     )
 
 
@@ -133,6 +136,7 @@ _ROWS: Select[*tuple[Any, ...]] = (
         col(ApiKey.expires_at),
         col(ApiKey.revoked_at),
         col(Tenant.erasing_since),
+        col(Tenant.publish_rate),
     )
     .outerjoin(Tenant, col(Tenant.gid) == col(ApiKey.tenant_gid))
     .where(col(ApiKey.gid).in_(bindparam("gids", expanding=True)))

@@ -27,6 +27,7 @@ from everhook.storage.tables import (
     Attempt,
     Batch,
     BatchState,
+    Channel,
     Delivery,
     DeliveryRound,
     EndpointMinute,
@@ -88,7 +89,7 @@ async def apply_retention(bulk: Bulk, periods: RetentionPeriods) -> RetentionRes
     await finish_erasures(bulk, periods.erasure_grace)
     return RetentionResult(
         messages=await _remove_old_messages(bulk, moment, periods.deliveries),
-        payloads=await erase_payloads(bulk, moment - periods.payloads) if periods.payloads else 0,
+        payloads=await _erase_old_payloads(bulk, moment, periods.payloads),
         idempotency_keys=await release_idempotency_keys(bulk, moment - periods.idempotency_keys)
         if periods.idempotency_keys
         else 0,
@@ -138,17 +139,43 @@ async def remove_messages(bulk: Bulk, before: datetime, *, created: datetime | N
     return removed
 
 
-async def erase_payloads(bulk: Bulk, before: datetime) -> int:
-    """Erase the payloads of messages accepted before a moment whose deliveries are over, and the responses to them."""
+async def _erase_old_payloads(bulk: Bulk, moment: datetime, period: timedelta | None) -> int:
+    """Erase payloads channel by channel: each may have a period of its own."""
+    own = await _periods_of_channels(bulk)
     erased = 0
-    async for gids in _completed(bulk, with_payload(before)):
+    async for channel in _channels_with_payloads(bulk):
+        kept = own.get(channel, period)
+        erased += await erase_payloads(bulk, channel, moment - kept) if kept is not None else 0
+    return erased
+
+
+async def _periods_of_channels(bulk: Bulk) -> dict[str, timedelta]:
+    days = select(col(Channel.name), col(Channel.retention_days)).where(col(Channel.retention_days).is_not(None))
+    async with bulk.database.read_connection() as connection:
+        return {name: timedelta(days=kept) for name, kept in (await connection.execute(days)).all() if kept}
+
+
+async def _channels_with_payloads(bulk: Bulk) -> AsyncIterator[str]:
+    """The channels that have messages with payloads, also those that were deleted: one step in an index for each."""
+    channel, after = col(Message.channel), ""
+    following = select(channel).where(col(Message.payload).is_not(None)).order_by(channel).limit(1)
+    while found := await bulk.find(following.where(channel > after)):
+        yield found[0]
+        after = found[0]
+
+
+async def erase_payloads(bulk: Bulk, channel: str, before: datetime) -> int:
+    """Erase the payloads of messages of a channel that were accepted before a moment and whose deliveries are over, and
+    the responses to them."""
+    erased = 0
+    async for gids in _completed(bulk, with_payload(channel, before)):
         await erase_responses(
             bulk, gids
         )  # first: if this is interrupted, messages that still have a payload are found again
         erased += await bulk.change(
             update(Message)
             .where(col(Message.gid).in_(gids))
-            .values(payload=None, attributes=None, payload_erased_at=now())
+            .values(payload=None, attributes=None, payload_erased_at=now(), validation_error=None)
         )
     return erased
 
@@ -190,9 +217,9 @@ def _created_before(moment: datetime) -> Select[str]:
     return select(col(Message.gid)).where(col(Message.gid) < first_gid_at(Kind.MESSAGE, moment))
 
 
-def with_payload(before: datetime) -> Select[str]:
-    """Messages created before a moment that still have their payload; by an index of only those."""
-    return _created_before(before).where(col(Message.payload).is_not(None))
+def with_payload(channel: str, before: datetime) -> Select[str]:
+    """Messages of a channel created before a moment that still have their payload; by an index of only those."""
+    return _created_before(before).where(col(Message.channel) == channel, col(Message.payload).is_not(None))
 
 
 def with_key(before: datetime) -> Select[str]:

@@ -29,12 +29,12 @@ class TenantService:
         self._temporal = temporal
         self._grace = grace
 
-    async def create(self, session: Session, actor: Actor, name: str) -> Tenant:
-        """Raises TenantNameTaken."""
-        tenant = await tenants.create(session, name)
+    async def create(self, session: Session, actor: Actor, name: str, publish_rate: str | None = None) -> Tenant:
+        """`publish_rate`: messages that may be published for it, such as `100/minute`. Raises TenantNameTaken."""
+        tenant = await tenants.create(session, name, publish_rate)
         if tenant is None:
             raise _name_taken(name)
-        detail = {"name": tenant.name}
+        detail = {"name": tenant.name} | ({"publishRate": publish_rate} if publish_rate is not None else {})
         record_audit(session, actor, "tenant.created", tenant.gid, tenant_gid=tenant.gid, detail=detail)
         return tenant
 
@@ -57,6 +57,14 @@ class TenantService:
             raise _name_taken(name)
         detail = {"from": before, "to": tenant.name}
         record_audit(session, actor, "tenant.renamed", tenant.gid, tenant_gid=tenant.gid, detail=detail)
+        return tenant
+
+    async def set_publish_rate(self, session: Session, actor: Actor, named: str, rate: str | None) -> Tenant:
+        """None: no limit. Takes effect within seconds. Raises NotFound."""
+        tenant = await self.get(session, named)
+        await tenants.set_publish_rate(session, tenant, rate)
+        detail = {"publishRate": rate}
+        record_audit(session, actor, "tenant.changed", tenant.gid, tenant_gid=tenant.gid, detail=detail)
         return tenant
 
     async def set_alerts(self, session: Session, actor: Actor, named: str, alerts: dict[str, Any] | None) -> Tenant:

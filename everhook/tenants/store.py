@@ -65,15 +65,26 @@ async def ensure_tenant(session: AsyncSession, named: str) -> Tenant | None:
     return await find_tenant(session, named)
 
 
-async def create(session: AsyncSession, name: str) -> Tenant | None:
-    """None if the name is taken, or looks like a gid."""
+async def create(session: AsyncSession, name: str, rate: str | None = None) -> Tenant | None:
+    """None if the name is taken, or looks like a gid. `rate`: of publishing for it."""
     if is_gid(name, Kind.TENANT):
         return None
-    new = Tenant(name=name)
+    new = Tenant(name=name, publish_rate=rate)
     connection = await session.connection()
     statement = insert_ignoring(connection, Tenant, "name").returning(col(Tenant.gid))
     created = (await session.execute(statement.values(new.model_dump()))).one_or_none()
     return new if created is not None else None
+
+
+async def publish_rate(session: AsyncSession, gid: str) -> str | None:
+    """How many messages may be published for a tenant, such as `100/minute`. None: no limit."""
+    return (await session.execute(select(col(Tenant.publish_rate)).where(col(Tenant.gid) == gid))).scalar_one_or_none()
+
+
+async def set_publish_rate(session: AsyncSession, tenant: Tenant, rate: str | None) -> None:
+    tenant.publish_rate = rate
+    session.add(tenant)
+    await session.flush()
 
 
 async def page(session: AsyncSession, *, after: str | None, limit: int) -> Page[Tenant]:

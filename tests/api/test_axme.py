@@ -520,3 +520,21 @@ async def test_it_is_off_by_default(settings: Settings) -> None:
                 response = await api.http.request(method, path, headers=headers)
                 assert response.status_code == 404, (path, response.text)
     assert not any("axme" in path for path in openapi_document()["paths"])
+
+
+async def test_an_intent_that_does_not_fit_the_catalogue_is_refused_where_the_channel_rejects_it(
+    running: Served, agent: str
+) -> None:
+    envelope = {"properties": {"payload": {"properties": {"order_id": {"type": "string"}}}}}
+    created(await running.api.post("/v1/event-types", {"name": ORDER["intent_type"], "schema": envelope}))
+    await running.api.channel("axme", validation="reject")
+    try:
+        await running.send(agent)
+        with pytest.raises(AxmeValidationError, match=r"payload\.payload\.order_id") as refused:
+            await running.send(agent, payload={"order_id": 1})
+        assert refused.value.status_code == 422
+        with pytest.raises(AxmeValidationError, match="catalogue"):
+            await running.send(agent, intent_type="order.unknown.v1")
+    finally:
+        assert (await running.api.delete("/v1/channels/axme")).status_code == 204
+    await running.send(agent, payload={"order_id": 1})

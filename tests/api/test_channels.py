@@ -10,7 +10,9 @@ from testing.api import ON_SHARED, Api, assert_problem, created, ok
 async def test_a_channel_is_created_and_shown(api: Api) -> None:
     channel = created(await api.post("/v1/channels", {"name": "orders", "policy": {"preset": "patient"}}))
 
-    assert channel.keys() == {"name", "policy", "circuit", "gates", "createdAt"}
+    assert channel.keys() == {
+        "name", "policy", "circuit", "gates", "validation", "retentionDays", "createdAt",
+    }  # fmt: skip
     assert (channel["name"], channel["policy"]) == ("orders", {"preset": "patient"})
     assert datetime.fromisoformat(channel["createdAt"]).tzinfo is not None
     assert ok(await api.get("/v1/channels/orders")) == channel
@@ -76,6 +78,17 @@ async def test_a_change_that_says_nothing_is_refused(api: Api) -> None:
     assert_problem(await api.patch("/v1/channels/orders", {}), 422, "policy")
     assert_problem(await api.patch("/v1/channels/orders", {"policy": None, "name": "other"}), 422, "name")
     assert ok(await api.get("/v1/channels/orders"))["policy"] == {"preset": "brisk"}
+
+
+async def test_payloads_are_kept_for_a_time_of_the_channels_own(api: Api) -> None:
+    assert (await api.channel(retentionDays=7.5))["retentionDays"] == 7.5
+
+    changed = ok(await api.patch("/v1/channels/orders", {"retentionDays": 90}))
+    assert changed["retentionDays"] == 90
+    for days in (90.5, 0, -1, "7", True):
+        assert_problem(await api.patch("/v1/channels/orders", {"retentionDays": days}), 422, "retentionDays")
+    assert_problem(await api.post("/v1/channels", {"name": "x", "retentionDays": 91}), 422, "retentionDays")
+    assert ok(await api.patch("/v1/channels/orders", {"retentionDays": None}))["retentionDays"] is None
 
 
 async def test_a_channel_is_deleted_once_nothing_leads_from_it(api: Api) -> None:

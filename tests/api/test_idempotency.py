@@ -44,6 +44,7 @@ NOT_CREATING = {
         "twice is as good as once",
     ),
     "POST /v1/endpoints/{gid}/acks": "twice is as good as once",
+    "POST /v1/event-types/import": "twice is as good as once",
     "POST /v1/messages/transactional": "has keys that hold for longer",
     "POST /v1/messages/{gid}/cancel": "twice is as good as once",
     "POST /v1/batches/{gid}/cancel": "twice is as good as once",

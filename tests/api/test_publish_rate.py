@@ -1,12 +1,14 @@
 """How much a key may publish: beyond it 429 and when to come back, before anything is read or accepted."""
 
+import re
 from collections.abc import AsyncIterator
 
+import httpx
 import pytest
 
 from everhook.errors import ConfigurationError
 from everhook.settings import Settings, load_settings
-from testing.api import Api, accepted, assert_problem, running_api
+from testing.api import Api, accepted, assert_problem, created, ok, running_api
 
 RATE = "5/hour"
 
@@ -80,6 +82,96 @@ async def test_other_calls_are_not_counted(limited: Api) -> None:
     accepted(await limited.try_batch([message(n) for n in range(5)]))
 
     assert len(await limited.walk("/v1/messages", limit=1)) == 5
+
+
+# Headers
+
+
+async def test_what_is_left_is_in_the_headers(limited: Api) -> None:
+    first = await limited.try_publish(message(1))
+    assert first.headers["ratelimit-policy"] == '"key";q=5;w=3600'
+    assert left(first) == {"key": 4}
+    batch = await limited.try_batch([message(n) for n in range(4)])
+    assert left(batch) == {"key": 0}
+
+    refused = await limited.try_publish(message(2))
+
+    assert_problem(refused, 429)
+    assert left(refused) == {"key": 0}
+    assert refused.headers["ratelimit-policy"] == '"key";q=5;w=3600'
+    assert f"t={refused.headers['retry-after']}" in refused.headers["ratelimit"]
+
+
+async def test_without_a_limit_there_are_no_headers(api: Api) -> None:
+    await api.channel()
+
+    response = await api.try_publish(message(1))
+
+    assert not [name for name in response.headers if name.startswith("ratelimit")]
+
+
+def left(response: httpx.Response) -> dict[str, int]:
+    """By policy, as a client reads it."""
+    found = re.findall(r'"(\w+)";r=(\d+);t=\d+', response.headers["ratelimit"])
+    return {policy: int(remaining) for policy, remaining in found}
+
+
+# Tenants
+
+
+async def test_a_tenant_has_a_rate_whichever_key_publishes(limited: Api) -> None:
+    created(await limited.post("/v1/tenants", {"name": "acme", "publishRate": "2/hour"}))
+    keys = [await limited.key("publish"), await limited.key("publish", tenant="acme")]
+    responses = [
+        await keys[0].try_publish({**message(1), "tenant": "acme"}),
+        await keys[1].try_publish(message(2)),
+    ]
+    assert [accepted(each)["duplicate"] for each in responses] == [False, False]
+    assert left(responses[1]) == {"key": 4, "tenant": 0}
+
+    for again in (keys[0].try_publish({**message(3), "tenant": "acme"}), keys[1].try_publish(message(3))):
+        problem = assert_problem(await again, 429)
+        assert "This tenant may publish 2 per 1 hour" in problem["detail"]
+    accepted(await keys[0].try_publish(message(4)))
+    assert await limited.count("message") == 3
+
+
+async def test_of_a_batch_for_several_tenants_all_or_none_are_counted(api: Api) -> None:
+    await api.channel()
+    for name, rate in (("acme", "2/hour"), ("globex", "1/hour"), ("initech", None)):
+        created(await api.post("/v1/tenants", {"name": name, "publishRate": rate}))
+    batch = [{**message(n), "tenant": name} for n, name in enumerate(["acme", "globex", "acme", "initech"])]
+
+    assert_problem(await api.try_batch([*batch, {**message(9), "tenant": "globex"}]), 422, "messages")
+    assert left(await api.try_batch(batch)) == {"tenant": 0}
+    assert_problem(await api.try_batch(batch[:1]), 429)
+    accepted(await api.try_batch(batch[3:]))
+
+
+async def test_transactional_messages_count_as_those_of_a_batch(limited: Api) -> None:
+    created(await limited.post("/v1/tenants", {"name": "acme", "publishRate": "3/hour"}))
+    messages = [{"channel": "orders", **message(n), "tenant": "acme"} for n in range(2)]
+
+    assert left(await limited.post("/v1/messages/transactional", {"messages": messages})) == {"key": 3, "tenant": 1}
+    refused = await limited.post("/v1/messages/transactional", {"messages": messages})
+    assert_problem(refused, 429)
+    assert left(refused) == {"tenant": 1}
+
+
+async def test_the_rate_of_a_tenant_is_changed_and_removed(api: Api) -> None:
+    await api.channel()
+    tenant = created(await api.post("/v1/tenants", {"name": "acme"}))
+    assert tenant["publishRate"] is None
+
+    assert ok(await api.patch("/v1/tenants/acme", {"publishRate": "1/hour"}))["publishRate"] == "1/hour"
+    accepted(await api.try_publish({**message(1), "tenant": "acme"}))
+    assert_problem(await api.try_publish({**message(2), "tenant": "acme"}), 429)
+    assert ok(await api.patch("/v1/tenants/acme", {"publishRate": None}))["name"] == "acme"
+    accepted(await api.try_publish({**message(2), "tenant": "acme"}))
+    for body, field in (({"publishRate": "often"}, "publishRate"), ({"name": None}, "name"), ({}, "name")):
+        assert_problem(await api.patch("/v1/tenants/acme", body), 422, field)
+    actions = [row.action for row in await api.rows("SELECT action FROM audit_entry WHERE action LIKE 'tenant%'")]
+    assert actions == ["tenant.created", "tenant.changed", "tenant.changed"]
 
 
 @pytest.mark.parametrize("rate", ["many", "0/second", "5", "5/fortnight", "5/second;6/second"])

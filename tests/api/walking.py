@@ -25,6 +25,7 @@ KIND_OF_PATH = {
     "dead-letters": "dead_letter",
     "deliveries": "delivery",
     "endpoints": "endpoint",
+    "event-types": "event_type",
     "messages": "message",
     "receipts": "receipt",
     "subscriptions": "subscription",
@@ -46,7 +47,7 @@ KIND_OF_FIELD = {
 
 NEUTRAL_PARAMETERS = {
     "action", "actor", "consumer", "leaseSeconds", "waitSeconds", "timeoutSeconds", "prefetch", "Last-Event-ID",
-    "channel", "cursor", "from", "Idempotency-Key", "limit", "deadLetterReason", "since", "status",
+    "archived", "channel", "cursor", "from", "Idempotency-Key", "limit", "deadLetterReason", "since", "status",
     "lastStatusCode", "to", "type", "until", "unrouted", "window", "assignee", "overdue", "state",
 }  # fmt: skip
 SAMPLES: JSON = {
@@ -216,6 +217,7 @@ async def make_world(api: Api, tenant: str) -> World:
     api.services.streams.limits = StreamLimits(lifetime=(0, 0))  # streams end at once
     api.services.lifecycle.limits = LifecycleLimits(lifetime=(0, 0))
     await api.post("/v1/channels", {"name": "orders"})
+    described = created(await api.post("/v1/event-types", {"name": f"described-{next(_numbers)}"}))
     quiet = await api.channel(f"quiet-{next(_numbers)}")
     endpoint = await api.endpoint(channel="orders", tenant=tenant)
     gid = ok(await api.get(f"/v1/tenants/{tenant}"))["tenantGid"]
@@ -263,6 +265,7 @@ async def make_world(api: Api, tenant: str) -> World:
             "dead_letter": dead,
             "delivery": under_way,
             "endpoint": endpoint["endpointGid"],
+            "event_type": described["name"],
             "inbox": inbox["endpointGid"],
             "key": key["keyGid"],
             "message": messages[0]["messageGid"],
@@ -295,4 +298,4 @@ def of_nobody(tenant: str) -> World:
         "tenant_gid": Kind.TENANT,
     }
     gids = {name: new_gid(kind) for name, kind in kinds.items()}
-    return World(gids | {"tenant": tenant, "channel": "quiet-0", "subscribed": "orders"})
+    return World(gids | {"tenant": tenant, "channel": "quiet-0", "event_type": "described-0", "subscribed": "orders"})

@@ -55,6 +55,41 @@ async def dead_lettered(everhook: Everhook, live: Live, channel: str, count: int
     return gids
 
 
+async def test_event_types_are_described_imported_tried_out_and_checked(
+    everhook: Everhook, live: Live, channel: str, path: str, at: str, tmp_path: Path
+) -> None:
+    name, schema, example = f"{channel}.made", tmp_path / "schema.json", tmp_path / "example.json"
+    schema.write_text('{"required": ["id"], "properties": {"id": {"type": "integer"}}}')
+    example.write_text('{"id": 1}')
+    files = ("--schema", str(schema), "--example", str(example))
+    made = await everhook.json("event-types", "create", name, "--description", "It was made.", *files)
+    assert (made["example"], made["description"]) == ({"id": 1}, "It was made.")
+    assert name in (await everhook.ok("event-types", "list")).out
+    assert "It was made." in (await everhook.ok("event-types", "show", name)).out
+    endpoint = await create_endpoint_for_receiver(everhook, at, channel)
+    assert (await everhook.ok("endpoints", "test", endpoint["endpointGid"], "--type", name)).status == 0
+    (request,) = await live.receiver.wait_for(1, path=path)
+    assert '"id": 1' in request.body.decode()
+
+    document = tmp_path / "openapi.json"
+    document.write_text((await everhook.ok("event-types", "export")).out)
+    await everhook.ok("event-types", "update", name, "--no-schema", "--no-example", "--deprecated")
+    assert f"to change: {name}" in (await everhook.ok("event-types", "import", str(document), "--dry-run")).out
+    assert name in (await everhook.json("event-types", "import", str(document)))["changed"]
+
+    changed = await everhook.json("channels", "update", channel, "--validation", "warn", "--retention-days", "7")
+    assert (changed["validation"], changed["retentionDays"]) == ("warn", 7)
+    warned = await everhook.ok("publish", channel, "{}", "--type", name)
+    assert 'does not fit the catalogue: payload: "id" is a required property' in warned.out
+    await everhook.ok("channels", "update", channel, "--validation", "reject", "--no-retention")
+    await everhook.ok("event-types", "archive", name)
+    refused = await everhook("publish", channel, '{"id": 1}', "--type", name)
+    assert refused.status == 1 and "is archived" in refused.err
+    await everhook.ok("event-types", "restore", name)
+    assert await everhook.json("event-types", "delete", name, "--yes") == {"deleted": name}
+    assert (await everhook("event-types", "show", name)).status == 1
+
+
 async def test_tasks_are_listed_shown_commented_on_delegated_and_decided(
     everhook: Everhook, live: Live, channel: str
 ) -> None:

@@ -22,7 +22,7 @@ from everhook.signing.schemes import new_secret, secret_key, signature_headers
 from everhook.storage.keyring import new_master_key
 from everhook.temporal.client import connect
 from everhook.temporal.provisioning import setup
-from testing.api import API_KEY, ok
+from testing.api import API_KEY, created, ok
 from testing.processes import clean_environment, free_port
 from testing.waiting import assert_eventually
 from tests.cli.conftest import Live
@@ -218,6 +218,21 @@ async def test_a_simulation_may_publish_to_a_channel_that_is_there(live: Live) -
     assert run.documents[-1]["deliveries"] == {"delivered": 5}
     assert run.documents[-1]["messagesArrived"] is None, "it does not see what arrives elsewhere"
     assert len(live.receiver.at("/lively")) == 5
+
+
+async def test_a_simulation_publishes_the_examples_of_the_catalogue(live: Live) -> None:
+    described = {"name": "described.type", "schema": {"required": ["own"]}, "example": {"own": 1}}
+    created(await live.api.post("/v1/event-types", described))
+    await live.api.channel("strict", validation="reject")
+    await live.api.endpoint(live.receiver.url_for("/strict"), channel="strict")
+    try:
+        async with running(
+            live.url, "simulate", "--rate", "20", "--count", "2", "--channel", "strict", "--json"
+        ) as run:
+            assert await run.ended() == 0
+    finally:
+        await live.api.delete("/v1/event-types/described.type")
+    assert [b'"own": 1' in arrival.body for arrival in live.receiver.at("/strict")] == [True, True]
 
 
 async def test_a_simulation_on_a_channel_that_is_not_there_says_so(live: Live) -> None:

@@ -16,7 +16,7 @@ from everhook.delivery.snapshot_store import DestinationCache
 from everhook.ids import Kind, new_gid
 from everhook.storage.keyring import KeyRing
 from everhook.storage.tables import now
-from testing.api import MASTER_KEY, Api, assert_problem, created, running_api
+from testing.api import MASTER_KEY, Api, assert_problem, created, ok, running_api
 from tests.dashboard.conftest import Pages, browsing
 from tests.dashboard.scenery import gid_at
 
@@ -652,6 +652,61 @@ async def test_an_endpoint_that_everhook_handles_is_created_shown_and_edited_wit
         assert refused.status_code == 422 and 'id="h-handler" class="mistake"' in refused.text
 
 
+async def test_the_catalogue_is_shown_to_operators_and_what_is_in_use_to_tenants(pages: Pages) -> None:
+    acme, _ = await two_tenants(pages.api)
+    schema, example = {"properties": {"note": {"type": "string"}}}, {"note": "<b>bold</b>"}
+    for name, archived in (("note/made:here", False), ("note.old", True)):
+        body = {"name": name, "description": "It is <i>described</i>.", "schema": schema, "example": example}
+        created(await pages.api.post("/v1/event-types", {**body, "archived": archived}))
+    await pages.sign_in()
+    await open_portal(pages, acme)
+    for base in ("", PORTAL):
+        listed = (await pages.get(f"{base}/event-types")).text
+        assert f'href="{base}/event-types/note/made%3Ahere"' in listed and "note.old" not in listed
+        shown = (await pages.get(f"{base}/event-types/note/made%3Ahere")).text
+        assert "&lt;b&gt;bold" in shown and "It is &lt;i&gt;described" in shown and "<i>described" not in shown
+        assert ("Archive" in shown) == (base == "")
+    assert "note.old" in (await pages.get("/event-types?show=archived")).text
+    assert "note.old" not in (await pages.get(f"{PORTAL}/event-types?show=archived")).text
+    assert (await pages.get(f"{PORTAL}/event-types/note.old")).status_code == 404
+    assert (await pages.send("/event-types/note/made:here", archived="yes")).status_code == 303
+    assert "note/made:here" not in (await pages.get(f"{PORTAL}/event-types")).text
+
+
+async def test_a_tenant_tries_out_an_event_type(pages: Pages) -> None:
+    acme, _ = await two_tenants(pages.api)
+    await open_portal(pages, acme)
+    (endpoint,) = await pages.api.rows("SELECT gid FROM endpoint WHERE tenant_gid = :t", t=acme)
+    assert "Test an event type" not in (await pages.get(f"/portal/endpoints/{endpoint.gid}")).text
+    created(await pages.api.post("/v1/event-types", {"name": "note.made", "example": {"note": 7}}))
+    created(await pages.api.post("/v1/event-types", {"name": "note.bare"}))
+    page = (await pages.get(f"/portal/endpoints/{endpoint.gid}")).text
+    assert "<option>note.made</option>" in page and "note.bare" not in page
+    assert (await pages.send(f"/portal/endpoints/{endpoint.gid}/test", type="note.made")).status_code == 303
+    (message,) = await pages.api.rows("SELECT payload FROM message WHERE event_type = 'note.made'")
+    assert message.payload == b'{"note": 7}'
+    assert (await pages.send(f"/portal/endpoints/{endpoint.gid}/test", type="note.bare")).status_code == 422
+
+
+async def test_a_channel_is_told_what_to_do_with_what_does_not_fit_and_how_long_to_keep_payloads(pages: Pages) -> None:
+    await pages.sign_in()
+    assert (await pages.send("/channels/new", name="orders", validation="warn", retention="7.5")).status_code == 303
+    listed = (await pages.get("/channels")).text
+    assert "Accepted and flagged" in listed and "7.5 days" in listed
+    form = (await pages.get("/channels/orders/edit")).text
+    assert '<option value="warn" selected>' in form and 'value="7.5"' in form
+    for wrong in ({"retention": "91"}, {"retention": "soon"}, {"validation": "maybe"}):
+        refused = await pages.send("/channels/orders/edit", **wrong)
+        assert refused.status_code == 422 and f'id="h-{next(iter(wrong))}" class="mistake"' in refused.text
+    published = await pages.api.publish({"n": 1}, type="order.unknown")
+    page = (await pages.get(f"/messages/{published['messageGid']}")).text
+    assert "is not in the catalogue of event types" in page
+    assert "does not fit its event type" in (await pages.get("/messages")).text
+    assert (await pages.send("/channels/orders/edit", validation="reject")).status_code == 303
+    channel = ok(await pages.api.get("/v1/channels/orders"))
+    assert (channel["validation"], channel["retentionDays"]) == ("reject", None)
+
+
 def routes_with_ids() -> Iterator[tuple[str, str]]:
     for section in (*dashboard.FOR_OPERATORS, *dashboard.FOR_TENANTS):
         for route in section.router.routes:
@@ -679,6 +734,7 @@ async def ids_of(api: Api, tenant_gid: str) -> dict[str, str]:
         t=tenant_gid,
         d=delivery.gid,
     )
+    created(await api.post("/v1/event-types", {"name": "archived.type", "archived": True}))
     task = new_gid(Kind.TASK)
     await api.change_rows(
         "INSERT INTO task (gid, tenant_gid, delivery_gid, message_gid, endpoint_gid, document, assignees, state, "
@@ -698,6 +754,7 @@ async def ids_of(api: Api, tenant_gid: str) -> dict[str, str]:
         "/receipts": receipt,
         "/batches": new_gid(Kind.BATCH),
         "/channels": "orders",
+        "/event-types": "archived.type",
         "/keys": new_gid(Kind.API_KEY),
         "subscription": subscription.gid,
     }
@@ -705,7 +762,12 @@ async def ids_of(api: Api, tenant_gid: str) -> dict[str, str]:
 
 def address(path: str, ids: dict[str, str]) -> str:
     own = next(gid for prefix, gid in ids.items() if path.startswith(prefix))
-    path = path.replace("{gid}", own).replace("{name}", own).replace("{subscription}", ids["subscription"])
+    path = (
+        path.replace(":path}", "}")
+        .replace("{gid}", own)
+        .replace("{name}", own)
+        .replace("{subscription}", ids["subscription"])
+    )
     return path.replace("/circuit/{command}", "/circuit/trip").replace("{command}", "pause")
 
 

@@ -67,6 +67,7 @@ async def visits_to_all_pages(stage: Stage) -> list[Visit]:
         Visit("/dead-letters/all", "/dead-letters/all?action=discard"),
         Visit("/endpoints", "/endpoints?search=nobody"),
         Visit("/messages", "/messages?type=none.such"),
+        Visit("/event-types", "/event-types?show=archived"),
         Visit("/inbox", "/inbox?state=any"),
         Visit("/inbox", "/inbox?state=cancelled"),
         Visit("/inbox/{gid}", f"/inbox/{decided}"),
@@ -84,12 +85,12 @@ def _paths(route: str, ids: dict[str, str]) -> Iterator[str]:
     section = route.removeprefix(PORTAL).split("/")[1]
     own = {
         "gid": ids.get(section, ""),
-        "name": ids["channels"],
+        "name": ids.get(section) or ids["channels"],
         "token": ids["token"],
         "link": ids["link"],
         "slug": problem_types.NOT_FOUND.slug,
     }
-    yield route.format(**own)
+    yield route.replace(":path}", "}").format(**own)
 
 
 async def _something_of_everything(stage: Stage) -> dict[str, str]:
@@ -104,6 +105,8 @@ async def _something_of_everything(stage: Stage) -> dict[str, str]:
             stage.receiver.url_for(f"/{name}/{tenant * 3}"), channel=channel, tenant=tenant, description=name * 200
         )
         gids[name] = made["endpointGid"]
+    described = {"name": f"{'t' * 100}.{tenant[:27]}", "description": "word" * 250, "example": {"a": "b" * 200}}
+    created(await api.post("/v1/event-types", {**described, "schema": {"properties": {"a" * 90: {"type": "string"}}}}))
     published = await api.publish({"note": "hello" * 100}, channel, type="a" * 128)
     delivered, dead = (
         next(each["deliveryGid"] for each in published["deliveries"] if each["endpointGid"] == gids[name])
@@ -131,6 +134,7 @@ async def _something_of_everything(stage: Stage) -> dict[str, str]:
         "decided": answered,
         "batches": batch,
         "channels": channel,
+        "event-types": described["name"],
     }
 
 

@@ -3,10 +3,11 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import asyncpg
 import pytest
 import sqlalchemy as sa
 from alembic import command
@@ -297,6 +298,72 @@ async def test_a_conversion_that_was_cut_off_anywhere_can_be_run_again(old_url: 
     async with connected(old_url) as connection:
         assert await connection.fetchval("SELECT count(*) FROM attempt") == 200
     await asyncio.to_thread(command.check, alembic_config(old_url))
+
+
+BEFORE_CHANNELS = "0017"
+"""The migration after it replaces the index of payloads."""
+
+
+@pytest.fixture
+async def partitioned(new_postgres_url: str) -> str:
+    """A database with partitions, before the migration that replaces an index of them."""
+    await upgrade_to(new_postgres_url, BEFORE_CHANNELS)
+    database = Database(new_postgres_url)
+    await on(database, partitions.convert)
+    await on(database, lambda connection: roll_over(connection, now()))
+    await database.close()
+    async with connected(new_postgres_url) as connection:
+        for days in (60, 1):
+            await connection.execute(OLD_MESSAGE, past.gid_of(Kind.MESSAGE, days))
+    return new_postgres_url
+
+
+OLD_MESSAGE = (
+    "INSERT INTO message (gid, channel, event_type, payload, body_sha256, idempotency_scope, published_at, accepted_at)"
+    " VALUES ($1, 'orders', 'a', 'x', '', '', now(), now())"
+)
+
+
+async def test_an_index_of_partitions_is_replaced_while_others_publish(partitioned: str) -> None:
+    done = asyncio.Event()
+
+    async def publish() -> int:
+        written = 0
+        async with connected(partitioned, lock_timeout="1s") as connection:
+            while not done.is_set():
+                with suppress(asyncpg.exceptions.InvalidCachedStatementError):
+                    await connection.execute(OLD_MESSAGE, new_gid(Kind.MESSAGE))
+                    written += 1
+        return written
+
+    publisher = asyncio.create_task(publish())
+    try:
+        await migrate(partitioned)
+    finally:
+        done.set()
+    assert await publisher > 0
+    await _assert_by_channel(partitioned)
+
+
+@pytest.mark.parametrize("statement", range(1, 10))
+async def test_the_replacement_of_an_index_that_was_cut_off_is_completed(partitioned: str, statement: int) -> None:
+    with statements_seen(cut_off_at(statement)), pytest.raises(_CutOff):
+        await migrate(partitioned)
+    await migrate(partitioned)
+    await _assert_by_channel(partitioned)
+
+
+async def _assert_by_channel(url: str) -> None:
+    """All partitions have the new index, and none has the old one."""
+    async with connected(url) as connection:
+        rows = await connection.fetch(
+            "SELECT indrelid::regclass::text AS name, indisvalid, pg_get_indexdef(indexrelid) AS definition "
+            "FROM pg_index WHERE pg_get_indexdef(indexrelid) LIKE '%(payload IS NOT NULL)%'"
+        )
+        tables = await connection.fetch("SELECT relid::text FROM pg_partition_tree('message')")
+    assert sorted(row["name"] for row in rows) == sorted(row["relid"] for row in tables)
+    assert all(row["indisvalid"] and "(channel, gid)" in row["definition"] for row in rows)
+    await asyncio.to_thread(command.check, alembic_config(url))
 
 
 async def test_rights_are_kept_by_a_conversion(old_url: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import Connection, event, insert, select, text
 from sqlmodel import SQLModel, col
 
+from everhook.channels import store as channels
 from everhook.contracts import DeliveryStatus, RetentionResult
 from everhook.ids import Kind, new_gid
 from everhook.settings import Settings
@@ -95,6 +96,42 @@ async def test_content_goes_earlier_and_leaves_all_that_tells_what_happened(stor
     assert await passed(store) == RetentionResult()
     again = await message_of(store.database, delivery)
     assert again is not None and again.payload_erased_at == message.payload_erased_at
+
+
+async def of_channel(store: Store, name: str, ages: Sequence[float], days: float | None = None) -> list[Message]:
+    """Messages of a channel, so many days old, without deliveries. `days`: of its payloads."""
+    async with store.database.writing() as session:
+        await channels.create(session, name, None, retention_days=days)
+    rows = [past.message(age, channel=name) for age in ages]
+    await keep(store.database, *rows)
+    return rows
+
+
+async def test_payloads_of_a_channel_are_kept_for_a_shorter_or_a_longer_time(store: Store) -> None:
+    of_channels = {
+        "short": await of_channel(store, "short", (8, 6), 7),
+        "long": await of_channel(store, "long", (61, 59, 31), 60),
+        "usual": await of_channel(store, "usual", (31, 29)),
+    }
+    deleted = past.message(31, channel="deleted")
+    await keep(store.database, deleted)
+
+    assert await passed(store) == RetentionResult(payloads=4)
+
+    async with store.database.reading() as session:
+        rows = (await session.execute(select(col(Message.gid)).where(col(Message.payload).is_not(None)))).scalars()
+    kept = set(rows)
+    assert {name: [row.gid in kept for row in rows] for name, rows in of_channels.items()} == {
+        "short": [False, True], "long": [False, True, True], "usual": [False, True],
+    }  # fmt: skip
+    assert await passed(store) == RetentionResult()
+
+
+async def test_a_channel_has_its_own_time_also_where_payloads_are_kept_for_ever(store: Store) -> None:
+    await of_channel(store, "short", (8, 6), 7)
+    await of_channel(store, "usual", (400,))
+
+    assert await passed(store, FOR_EVER) == RetentionResult(payloads=1)
 
 
 async def test_content_that_is_not_past_its_time_stays(store: Store) -> None:

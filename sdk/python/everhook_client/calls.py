@@ -68,6 +68,13 @@ def camel(name: str) -> str:
     return first + "".join(other.title() for other in others)
 
 
+def _event_type(name: str) -> str:
+    """The path of an event type, whose name may have slashes."""
+    if not name or name.startswith("/") or set(name.split("/")) & {"", ".", ".."}:
+        raise InvalidName(f"{name!r} is no event type")
+    return f"{path('event-types')}/{quote(name, safe='')}"
+
+
 def gid_of(message: str | models.PublishedMessage) -> str:
     return message if isinstance(message, str) else message["messageGid"]
 
@@ -287,6 +294,44 @@ def delete_channel(name: str) -> Call[None]:
     return _delete("channels", name)
 
 
+# Event types
+
+
+def list_event_types(*, archived: bool | None = None) -> Listing[models.EventTypeSummary]:
+    """The catalogue by name, without schemas and examples."""
+    return _list("event-types", archived=None if archived is None else str(archived).lower())
+
+
+def create_event_type(event_type: models.EventTypeIn) -> Call[models.EventType]:
+    """Add an event type to the catalogue."""
+    return _post_once("event-types", body=event_type)
+
+
+def get_event_type(name: str) -> Call[models.EventType]:
+    """An event type with its schema and example."""
+    return Call("GET", _event_type(name))
+
+
+def update_event_type(name: str, changes: models.EventTypePatch) -> Call[models.EventType]:
+    """Change the fields that are given."""
+    return Call("PATCH", _event_type(name), content=json.dumps(changes).encode(), headers=JSON_TYPE)
+
+
+def delete_event_type(name: str) -> Call[None]:
+    """Delete an event type from the catalogue."""
+    return Call("DELETE", _event_type(name), is_repeatable=False)
+
+
+def import_event_types(document: Mapping[str, Any], *, dry_run: bool = False) -> Call[models.EventTypeImport]:
+    """Create and change the event types that an OpenAPI document describes under `webhooks`."""
+    return _post("event-types", "import", body={"document": document, "dryRun": dry_run})
+
+
+def export_event_types() -> Call[dict[str, Any]]:
+    """The event types that are not archived, as an OpenAPI document."""
+    return _get("event-types", "openapi.json")
+
+
 # Endpoints
 
 
@@ -350,9 +395,9 @@ def rotate_secret(gid: str, rotation: models.SecretRotation | None = None) -> Ca
     return _post_once("endpoints", gid, "secret", "rotate", body=rotation or {})
 
 
-def test_endpoint(gid: str) -> Call[models.TestSent]:
-    """Send a message of type `everhook.test` to this endpoint only."""
-    return _post_once("endpoints", gid, "test")
+def test_endpoint(gid: str, *, type: str | None = None) -> Call[models.TestSent]:
+    """Send a test message to this endpoint only: the example of an event type, or one of type `everhook.test`."""
+    return _post_once("endpoints", gid, "test", body=None if type is None else {"type": type})
 
 
 def get_endpoint_health(gid: str, *, window: models.Window | None = None) -> Call[models.EndpointHealth]:

@@ -430,6 +430,91 @@ Whether an operator, or Everhook after days of failures, holds back what is sent
 """
 
 
+class EventTypeImportIn(TypedDict):
+    document: dict[str, Any]
+    """
+    An OpenAPI document (3.1) with `webhooks`.
+    """
+    dryRun: NotRequired[bool]
+    """
+    Report what would change, and change nothing.
+    """
+
+
+class EventTypeImport(TypedDict):
+    """
+    The names of the event types of a document, by what the import did.
+    """
+
+    created: list[str]
+    changed: list[str]
+    unchanged: list[str]
+
+
+class EventTypeIn(TypedDict):
+    name: str
+    description: NotRequired[str]
+    schema: NotRequired[dict[str, Any] | bool | None]
+    """
+    The JSON Schema (2020-12) that payloads fit: an object, `true` or `false`. `format` is not checked.
+    """
+    example: NotRequired[Any]
+    """
+    A payload, which fits the schema. Test messages have it.
+    """
+    deprecated: NotRequired[bool]
+    archived: NotRequired[bool]
+
+
+class EventType(TypedDict):
+    name: str
+    description: str
+    schema: dict[str, Any] | bool | None
+    """
+    The JSON Schema (2020-12) that payloads fit: an object, `true` or `false`. `format` is not checked.
+    """
+    example: Any
+    deprecated: bool
+    archived: bool
+    createdAt: str
+    updatedAt: str
+
+
+class EventTypePatch(TypedDict):
+    """
+    What is absent stays as it is.
+    """
+
+    description: NotRequired[str | None]
+    schema: NotRequired[dict[str, Any] | bool | None]
+    """
+    The JSON Schema (2020-12) that payloads fit: an object, `true` or `false`. `format` is not checked. Null: none.
+    """
+    example: NotRequired[Any]
+    """
+    Null: none.
+    """
+    deprecated: NotRequired[bool | None]
+    archived: NotRequired[bool | None]
+    """
+    Whether channels with the validation `reject` refuse it.
+    """
+
+
+class EventTypeSummary(TypedDict):
+    """
+    An event type without its schema and example.
+    """
+
+    name: str
+    description: str
+    deprecated: bool
+    archived: bool
+    hasSchema: bool
+    createdAt: str
+    updatedAt: str
+
+
 class Exponential(TypedDict):
     """
     Waits that grow by a factor, up to a cap.
@@ -626,6 +711,11 @@ class CheckpointList(TypedDict):
     nextCursor: str | None
 
 
+class EventTypeSummaryList(TypedDict):
+    data: list[EventTypeSummary]
+    nextCursor: str | None
+
+
 class LiveDelivery(TypedDict):
     """
     What the delivery's workflow reports.
@@ -690,6 +780,10 @@ class Message(TypedDict):
     unrouted: bool
     """
     Whether it was accepted and no endpoint took it.
+    """
+    validationError: str | None
+    """
+    Where it does not fit the catalogue of event types, if its channel has the validation `warn`.
     """
 
 
@@ -762,9 +856,12 @@ class Problem(TypedDict):
         "/problems/not-found",
         "/problems/method-not-allowed",
         "/problems/payload-too-large",
+        "/problems/payload-does-not-fit",
+        "/problems/unknown-event-type",
         "/problems/conflict",
         "/problems/channel-exists",
         "/problems/channel-in-use",
+        "/problems/event-type-exists",
         "/problems/tenant-name-taken",
         "/problems/tenant-in-use",
         "/problems/too-many-secrets",
@@ -830,6 +927,10 @@ class PublishedMessage(TypedDict):
     Whether its idempotency key was used before; then nothing new was published.
     """
     deliveries: list[DeliverySummary]
+    validationError: NotRequired[str | None]
+    """
+    Where it does not fit the catalogue of event types; absent if it does, or is not checked.
+    """
 
 
 class PublishedMessages(TypedDict):
@@ -1200,11 +1301,19 @@ TaskState: TypeAlias = Literal["open", "decided", "expired", "cancelled"]
 
 class TenantIn(TypedDict):
     name: str
+    publishRate: NotRequired[str | None]
+    """
+    How many messages may be published for it at each API process, such as `100/minute`, whichever key publishes them. Null: no limit.
+    """
 
 
 class Tenant(TypedDict):
     tenantGid: str
     name: str
+    publishRate: str | None
+    """
+    How many messages may be published for it at each API process, such as `100/minute`, whichever key publishes them. Null: no limit.
+    """
     alerts: dict[str, Any] | None
     """
     Alert settings of its endpoints; null: none.
@@ -1218,9 +1327,27 @@ class TenantPatch(TypedDict):
     """
 
     name: NotRequired[str | None]
+    """
+    Not null.
+    """
+    publishRate: NotRequired[str | None]
+    """
+    How many messages may be published for it at each API process, such as `100/minute`, whichever key publishes them. Null: no limit.
+    """
     alerts: NotRequired[AlertSettings | None]
     """
     Of its endpoints. Their own override them key by key.
+    """
+
+
+class TestRequest(TypedDict):
+    """
+    What to send.
+    """
+
+    type: NotRequired[str | None]
+    """
+    An event type of the catalogue, whose example is sent. Without it: `everhook.test`.
     """
 
 
@@ -1259,6 +1386,12 @@ class TriedMessage(TypedDict):
 Until: TypeAlias = Literal["settled", "first"]
 """
 `SETTLED`: all deliveries are settled. `FIRST`: one of them is.
+"""
+
+
+ValidationMode: TypeAlias = Literal["off", "warn", "reject"]
+"""
+What a channel does with messages that do not fit the catalogue of event types.
 """
 
 
@@ -1586,6 +1719,14 @@ class Channel(TypedDict):
     gates: list[GateStep] | None
     """
     Who has to approve its messages, one after the other, before they are sent. Null also for the key of a tenant.
+    """
+    validation: ValidationMode
+    """
+    What happens to messages that do not fit the catalogue of event types: `off` (not checked), `warn` (accepted, flagged and counted) or `reject` (`422`).
+    """
+    retentionDays: float | None
+    """
+    How many days the payloads of its messages are kept, instead of EVERHOOK_PAYLOAD_RETENTION_DAYS: fewer or more, but no longer than messages are kept. Null: as long as that setting says.
     """
     createdAt: str
 
@@ -2088,6 +2229,14 @@ class ChannelIn(TypedDict):
     """
     Who has to approve its messages, one after the other, before they are sent.
     """
+    validation: NotRequired[ValidationMode]
+    """
+    What happens to messages that do not fit the catalogue of event types: `off` (not checked), `warn` (accepted, flagged and counted) or `reject` (`422`).
+    """
+    retentionDays: NotRequired[float | None]
+    """
+    How many days the payloads of its messages are kept, instead of EVERHOOK_PAYLOAD_RETENTION_DAYS: fewer or more, but no longer than messages are kept. Null: as long as that setting says.
+    """
 
 
 class ChannelPatch(TypedDict):
@@ -2103,6 +2252,14 @@ class ChannelPatch(TypedDict):
     gates: NotRequired[list[GateStep] | None]
     """
     Who has to approve its messages, one after the other, before they are sent.
+    """
+    validation: NotRequired[ValidationMode | None]
+    """
+    What happens to messages that do not fit the catalogue of event types: `off` (not checked), `warn` (accepted, flagged and counted) or `reject` (`422`). Not null.
+    """
+    retentionDays: NotRequired[float | None]
+    """
+    How many days the payloads of its messages are kept, instead of EVERHOOK_PAYLOAD_RETENTION_DAYS: fewer or more, but no longer than messages are kept. Null: as long as that setting says.
     """
 
 
@@ -2417,6 +2574,10 @@ class MessageDetail(TypedDict):
     unrouted: bool
     """
     Whether it was accepted and no endpoint took it.
+    """
+    validationError: str | None
+    """
+    Where it does not fit the catalogue of event types, if its channel has the validation `warn`.
     """
     payload: Any
     """

@@ -142,6 +142,16 @@ class AsyncChannels(_AsyncGroup):
     delete = awaitable(calls.delete_channel)
 
 
+class EventTypes(_Group):
+    list = pages(calls.list_event_types)
+    create = blocking(calls.create_event_type)
+    get = blocking(calls.get_event_type)
+    update = blocking(calls.update_event_type)
+    delete = blocking(calls.delete_event_type)
+    import_document = blocking(calls.import_event_types)
+    export = blocking(calls.export_event_types)
+
+
 class Endpoints(_Group):
     list = pages(calls.list_endpoints)
     create = blocking(calls.create_endpoint)
@@ -158,6 +168,16 @@ class Endpoints(_Group):
     test = blocking(calls.test_endpoint)
     health = blocking(calls.get_endpoint_health)
     queue = blocking(calls.get_queue)
+
+
+class AsyncEventTypes(_AsyncGroup):
+    list = async_pages(calls.list_event_types)
+    create = awaitable(calls.create_event_type)
+    get = awaitable(calls.get_event_type)
+    update = awaitable(calls.update_event_type)
+    delete = awaitable(calls.delete_event_type)
+    import_document = awaitable(calls.import_event_types)
+    export = awaitable(calls.export_event_types)
 
 
 class AsyncEndpoints(_AsyncGroup):
