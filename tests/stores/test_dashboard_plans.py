@@ -127,6 +127,10 @@ async def test_what_is_rare_is_found_by_an_index_of_its_own(store: Store, databa
             lambda session: messages.page(session, MessageFilter(event_type="never.was"), after=None, limit=50),
             "ix_message_type",
         ),
+        (
+            lambda session: messages.page(session, MessageFilter(is_unrouted=True), after=None, limit=50),
+            "ix_message_unrouted",
+        ),
     ):
         steps = await plan_of(database, question, None)
         assert any(index in step for step in steps), steps
