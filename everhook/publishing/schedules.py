@@ -24,7 +24,7 @@ from everhook.publishing import store as messages
 from everhook.publishing.gates import compiled
 from everhook.publishing.store import Accepted, Acceptor, Refused
 from everhook.publishing.stored import published_before
-from everhook.storage.engine import Database, once_more_if_outdated
+from everhook.storage.engine import Database, is_unavailable, once_more_if_outdated
 from everhook.storage.tables import now
 from everhook.storage.tenant_scope import TenantScope
 from everhook.temporal import search_attributes as sa
@@ -135,15 +135,19 @@ class MessageSchedules:
             return accepted
 
     async def deliver_overdue(self, grace: timedelta, limit: int) -> int:
-        """Deliver messages that should have been delivered `grace` ago. Returns how many."""
+        """Deliver messages that should have been delivered `grace` ago. Returns how many. One that cannot be delivered
+        is tried again after `REFUSED_PAUSE`, and holds up no other."""
         async with self._database.read_connection() as connection:
             overdue = await store.overdue(connection, now() - grace, limit)
         delivered = 0
         for gid in overdue:
             try:
                 delivered += await self.deliver(gid)
-            except ScheduledDeliveryRefused as error:
-                log.error("a scheduled message cannot be delivered", message_gid=gid, error=str(error))
+            except Exception as error:
+                if is_unavailable(error):
+                    raise
+                reason = str(error) if isinstance(error, ScheduledDeliveryRefused) else type(error).__name__
+                log.error("a scheduled message cannot be delivered", message_gid=gid, error=reason)
                 async with self._database.write_connection() as connection:
                     await store.postpone(connection, gid, now() + REFUSED_PAUSE)
         return delivered

@@ -228,6 +228,16 @@ async def test_the_reconciler_delivers_what_is_overdue(api: Api) -> None:
         assert len(ok(await api.get(f"/v1/messages/{gid}"))["deliveries"]) == 1
 
 
+async def test_a_scheduled_message_that_fails_holds_up_no_other(api: Api) -> None:
+    await api.channel()
+    gids = [(await publish(api, delaySeconds=60))["messageGid"] for _ in range(2)]
+    await api.change_rows("UPDATE scheduled_message SET deliver_at = accepted_at FROM message WHERE gid = message_gid")
+    await api.change_rows("UPDATE message SET payload = 'no JSON' WHERE gid = :gid", gid=gids[0])  # a fault
+    assert await api.services.messages.schedules.deliver_overdue(timedelta(), 10) == 1
+    assert await api.services.messages.schedules.deliver_overdue(timedelta(), 10) == 0
+    assert await api.rows("SELECT message_gid FROM scheduled_message") == [(gids[0],)]
+
+
 async def test_a_scheduled_message_whose_endpoint_was_deleted_goes_on_waiting(api: Api) -> None:
     await api.channel()
     alone = await api.endpoint()
