@@ -313,6 +313,10 @@ class Acceptor:
             results |= await _resolve_repeats(connection, [p for p in known if p.message_gid in results and p.key])
             known = [p for p in known if p.message_gid not in results]
         inserted = await _insert_messages(connection, known, faults)
+        if repeats := [p for p in known if p.message_gid not in inserted]:
+            # Now: a message whose key can be used again keeps its place before later ones of its group.
+            await _release_keys(connection, repeats)
+            inserted |= await _insert_messages(connection, repeats, faults)
         new = [p for p in known if p.message_gid in inserted]
         accepted: list[Accepted] = []
         if later := [p for p in new if p.deliver_at is not None]:

@@ -1,4 +1,4 @@
-"""Transactions that lock several groups at once, on a PostgreSQL that sorts by a language."""
+"""Groups in one transaction: the order of a batch, and the order in which groups are locked."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,6 +7,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
+from everhook.contracts import DeliveryStatus
 from everhook.ordering.store import settle, take_positions
 from everhook.storage.engine import Database
 from everhook.storage.migrate import migrate
@@ -56,3 +57,16 @@ async def _waits(database: Database) -> None:
             assert (await connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))).scalar_one()
 
     await assert_eventually(a_lock_is_waited_for)
+
+
+async def test_a_message_whose_key_can_be_used_again_keeps_its_place_in_a_batch(
+    store: Store, database: Database
+) -> None:
+    await store.subscribed()
+    await store.acceptor().accept(publication(key="k"))
+    async with database.write_connection() as connection:
+        for table in ("delivery", "message"):
+            await connection.execute(text(f"DELETE FROM {table}"))
+    batch = [publication(key="k", group_key="a"), publication(group_key="a")]
+    first, second = [accepted(each).deliveries[0] for each in await store.acceptor().accept_all(batch)]
+    assert (first.status, second.status) == (DeliveryStatus.ACCEPTED, DeliveryStatus.QUEUED)
