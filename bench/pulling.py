@@ -18,7 +18,7 @@ from bench.tables import Table, Tell, percentile, target
 from testing.publisher import create_channel
 
 AT_ONCE, CONSUMERS = 100, 4
-TAKEN = 5_000
+TAKEN = 10_000
 STREAMS = 500
 MOST_OF_EMPTY, MOST_OF_WEBHOOK = 1.15, 1.0
 TIMEOUT_S = 300.0
@@ -92,13 +92,16 @@ class Pulls:
         return count / (time.monotonic() - began)
 
     async def _take(self, count: int) -> None:
-        left = count
+        """Take messages with competing consumers. Raises RuntimeError if two of them were given the same one."""
+        taken: set[str] = set()
 
         async def consume() -> None:
-            nonlocal left
-            while left > 0:
+            while len(taken) < count:
                 items = await self._poll()
-                left -= len(items)
+                gids = {item["deliveryGid"] for item in items}
+                if twice := gids & taken:
+                    raise RuntimeError(f"taken twice: {sorted(twice)[:3]}")
+                taken.update(gids)
                 await acknowledge(self._stack.client, self.gid, items)
 
         async with asyncio.timeout(TIMEOUT_S):
