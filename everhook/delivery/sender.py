@@ -596,7 +596,8 @@ def _count_attempt(record: AttemptRecord, snapshot: DeliverySnapshot) -> None:
     duration = timedelta(milliseconds=record.duration_ms)
     ATTEMPTS.labels(record.verdict).inc()
     ATTEMPT_SECONDS.observe(duration.total_seconds())
-    if record.verdict is Verdict.DELIVERED and record.round == 1 and not snapshot.is_decided:
+    waits_by_plan = snapshot.is_decided or snapshot.is_scheduled or snapshot.group_key is not None
+    if record.verdict is Verdict.DELIVERED and record.round == 1 and not waits_by_plan:
         DELIVERY_SECONDS.observe((record.started_at + duration - snapshot.accepted_at).total_seconds())
 
 

@@ -77,6 +77,7 @@ class DeliverySnapshot:
     is_decided: bool = False
     attributes: Mapping[str, str] | None = None
     group_key: str | None = None
+    is_scheduled: bool = False
 
     def has_recorded(self, round_: int, number: int) -> bool:
         """Whether this attempt is recorded. If so, it is the last one, or a later one is."""
@@ -163,6 +164,7 @@ _SNAPSHOTS: Select[*tuple[Any, ...]] = (
         col(Message.traceparent),
         col(Message.attributes),
         col(Delivery.group_key),
+        col(Message.deliver_at).is_not(None).label("is_scheduled"),
         col(Endpoint.version).label("endpoint_version"),
         col(Endpoint.deleted_at).is_not(None).label("endpoint_deleted"),
         col(CircuitRow.state),

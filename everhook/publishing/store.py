@@ -756,6 +756,7 @@ def _snapshot(
         traceparent=publication.traceparent,
         attributes=publication.attributes,
         group_key=publication.group_key,
+        is_scheduled=publication.accepted_at is not None,
         endpoint_version=state.version,
         endpoint_deleted=False,
         state=state.state,

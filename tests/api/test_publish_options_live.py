@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from temporalio.client import WorkflowExecutionStatus
 from temporalio.service import RPCError
 
+from everhook.observability.metrics import REGISTRY
 from testing.api import ON_SHARED, accepted, ok
 from testing.receiver import Response
 from testing.waiting import assert_eventually
@@ -39,6 +40,23 @@ async def test_a_scheduled_message_arrives_at_its_time(live: Live) -> None:
     assert datetime.now(UTC) > due
     assert arrival.id == message["messageGid"]
     await has_status(live, message["messageGid"], WorkflowExecutionStatus.COMPLETED)
+
+
+async def test_what_waits_by_plan_does_not_count_as_slow(live: Live) -> None:
+    await live.api.channel(live.name)
+    await live.api.endpoint(live.url, channel=live.name)
+    live.receiver.respond(200, path=live.path)
+
+    def counted() -> float:
+        return REGISTRY.get_sample_value("everhook_delivery_seconds_count") or 0.0
+
+    before = counted()
+    for options in ({"delaySeconds": 0.2}, {"groupKey": "a"}, {"groupKey": "a"}):
+        await live.api.publish(1, live.name, **options)
+    await live.receiver.wait_for(3, path=live.path)
+    plain = await live.api.publish(1, live.name)
+    await live.wait_for_status(plain["deliveries"][0]["deliveryGid"], "delivered")
+    assert counted() == before + 1
 
 
 async def test_the_workflow_of_a_cancelled_message_ends(live: Live) -> None:
