@@ -173,7 +173,7 @@ async def _next(connection: AsyncConnection, group: Group, settled: Sequence[int
     return await _head(connection, group, after=min(settled) - 1)
 
 
-async def _head(connection: AsyncConnection, group: Group, after: int = 0) -> str | None:
+async def _head(connection: AsyncConnection, group: Group, after: int) -> str | None:
     found = await connection.execute(
         select(_GROUPED.c.delivery_gid)
         .where(
@@ -253,7 +253,8 @@ async def free_stalled(connection: AsyncConnection, before: datetime, limit: int
     one that is settled, such as a dead letter after its endpoint was changed to go on. Returns how many groups were
     checked, and what was freed.
 
-    Settling a delivery frees the next one, so this finds something only after such a change, or a fault.
+    Settling a delivery frees the next one, so this finds something only after such a change, or a fault. It takes four
+    statements, and others only for what it frees.
     """
     stalled = await connection.execute(
         select(_GROUP.c.endpoint_gid, _GROUP.c.group_key)
@@ -263,31 +264,45 @@ async def free_stalled(connection: AsyncConnection, before: datetime, limit: int
         .with_for_update(skip_locked=True)
     )
     groups = [(row.endpoint_gid, row.group_key) for row in stalled]
-    freed: list[Freed] = []
-    for group in sorted(groups):
-        head = await _head(connection, group)
-        await connection.execute(
-            update(_GROUP)
-            .where(_GROUP.c.endpoint_gid == group[0], _GROUP.c.group_key == group[1])
-            .values(touched_at=now())
+    if not groups:
+        return 0, []
+    those = tuple_(_GROUP.c.endpoint_gid, _GROUP.c.group_key).in_(groups)
+    await connection.execute(update(_GROUP).where(those).values(touched_at=now()))
+    heads = (await connection.execute(_HEADS.where(those))).all()
+    found = await connection.execute(
+        select(_DELIVERY.c.gid, _DELIVERY.c.status, _DELIVERY.c.reason).where(
+            _DELIVERY.c.gid.in_(sorted(row.head for row in heads if row.head is not None))
         )
-        if head is None:
-            await connection.execute(
-                delete(_GROUP).where(_GROUP.c.endpoint_gid == group[0], _GROUP.c.group_key == group[1])
-            )
-            continue
-        freed += await _free_stalled_head(connection, head)
+    )
+    deliveries = {row.gid: row for row in found}
+    freed: list[Freed] = []
+    for row in sorted(heads, key=lambda row: (row.endpoint_gid, row.group_key)):
+        if row.head is None:
+            of_group = (_GROUP.c.endpoint_gid == row.endpoint_gid, _GROUP.c.group_key == row.group_key)
+            await connection.execute(delete(_GROUP).where(*of_group))
+        else:
+            freed += await _free_stalled_head(connection, row.head, deliveries.get(row.head))
     return len(groups), freed
 
 
-async def _free_stalled_head(connection: AsyncConnection, head: str) -> list[Freed]:
-    found = await connection.execute(select(_DELIVERY.c.status, _DELIVERY.c.reason).where(_DELIVERY.c.gid == head))
-    row = found.one_or_none()
-    if row is None or row.status in (DeliveryStatus.DELIVERED, DeliveryStatus.DISCARDED):
+_HEADS = select(
+    _GROUP.c.endpoint_gid,
+    _GROUP.c.group_key,
+    select(_GROUPED.c.delivery_gid)
+    .where(_GROUPED.c.endpoint_gid == _GROUP.c.endpoint_gid, _GROUPED.c.group_key == _GROUP.c.group_key)
+    .order_by(_GROUPED.c.position)
+    .limit(1)
+    .scalar_subquery()
+    .label("head"),
+)
+
+
+async def _free_stalled_head(connection: AsyncConnection, head: str, delivery: Any | None) -> list[Freed]:
+    if delivery is None or delivery.status in (DeliveryStatus.DELIVERED, DeliveryStatus.DISCARDED):
         return await settle(connection, [head])
-    if row.status is DeliveryStatus.DEAD_LETTERED:
-        return await settle_dead_letter(connection, head, row.reason)
-    return await _free(connection, [head])
+    if delivery.status is DeliveryStatus.DEAD_LETTERED:
+        return await settle_dead_letter(connection, head, delivery.reason)
+    return await _free(connection, [head]) if delivery.status is DeliveryStatus.QUEUED else []
 
 
 async def recheck_groups(connection: AsyncConnection, endpoint_gid: str) -> None:

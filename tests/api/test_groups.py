@@ -13,6 +13,7 @@ from everhook.ordering.store import Freed, free_stalled
 from everhook.pulling.queue_store import unguarded
 from everhook.storage.tables import now
 from testing.api import JSON, Api, accepted, assert_problem, created, ok
+from tests.stores.plans import recorded
 
 
 async def publish(api: Api, *keys: str | None) -> list[str]:
@@ -198,6 +199,14 @@ async def test_the_reconciler_frees_a_head_that_waits_and_leaves_others_alone(ap
     assert [each.delivery_gid for each in await settling.free_stalled()] == [gids[0]]
     await api.change_rows("UPDATE delivery SET status = 'delivered' WHERE gid = :gid", gid=gids[0])
     assert [each.delivery_gid for each in await settling.free_stalled()] == [gids[1]]
+
+
+async def test_checking_groups_in_progress_costs_the_same_for_any_number(api: Api, settling: Settling) -> None:
+    await ready(api)
+    await publish(api, *(f"group-{number}" for number in range(10)))
+    statements = recorded(api.database)
+    assert await settling.free_stalled() == []
+    assert len(statements) <= 4
 
 
 async def test_consumers_get_a_group_in_order(api: Api) -> None:
