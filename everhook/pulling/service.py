@@ -454,13 +454,16 @@ class PullQueue:
         leases = [Lease.parse(line.lease) for line in lines]
         gids = {lease.delivery_gid for lease in leases if lease is not None}
         after = _Aftermath()
+        # Before the writer is taken, which publishes wait for: what a lease's delivery is does not change while the
+        # lease is current.
+        async with self._database.read_connection() as connection:
+            inputs = await self._inputs(connection, sorted(gids))
+            state = (await endpoint_states(connection, [endpoint.gid])).get(endpoint.gid)
+        after.in_streak = _in_streak(state)
         async with self._database.write_connection() as connection:
             rows = await queue.lock_rows(connection, endpoint.gid, gids)
             moment = await queue.database_time(connection)
-            inputs = await self._inputs(connection, rows)
             over = await queue.statuses(connection, endpoint.gid, gids - rows.keys())
-            state = (await endpoint_states(connection, [endpoint.gid])).get(endpoint.gid)
-            after.in_streak = _in_streak(state)
             desk = _Desk(endpoint, rows, inputs, over, moment, address, issuer)
             results = [desk.take(line, lease) for line, lease in zip(lines, leases, strict=True)]
             await queue.remove(connection, desk.acked)
@@ -472,10 +475,8 @@ class PullQueue:
                 await also(connection, results)
         return results, after
 
-    async def _inputs(
-        self, connection: Connection, gids: Sequence[str] | dict[str, QueueRow]
-    ) -> dict[str, DeliveryInput]:
-        inputs = await load_inputs_of(connection, self._defaults, list(gids)) if gids else []
+    async def _inputs(self, connection: Connection, gids: Sequence[str]) -> dict[str, DeliveryInput]:
+        inputs = await load_inputs_of(connection, self._defaults, gids) if gids else []
         return {input.delivery_gid: input for input in inputs}
 
     async def _record(self, connection: Connection, after: _Aftermath, moment: datetime) -> None:
