@@ -29,7 +29,7 @@ class PublishBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True, fr
     published_at: datetime | None = None
     task: dict[str, Any] | None = None
     gates: list[Any] | None = None
-    metadata: dict[str, str] | None = None
+    metadata: dict[str, Any] | None = None
     endpoint_gid: str | None = None
     retry: bool = True
     deliver_at: datetime | None = None

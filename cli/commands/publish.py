@@ -1,5 +1,6 @@
 """`everhook publish`."""
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -52,7 +53,7 @@ def publish(
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for all deliveries; status 1 unless all are delivered.")
     ] = False,
-    wait_seconds: Annotated[float, typer.Option(min=0, help="How long --wait waits.")] = 60,
+    wait_seconds: Annotated[float, typer.Option(min=0, help="How long --wait waits, for all of them.")] = 60,
 ) -> None:
     """Publish a message. Its type is --type, or `event` in the payload."""
     content = _payload(payload, file)
@@ -76,7 +77,10 @@ def publish(
         return
     session.out.print(_accepted(accepted))
     with session.out.busy("waiting for the deliveries …"):
-        ended = [wait_for_end(session.api, one["deliveryGid"], wait_seconds) for one in accepted["deliveries"]]
+        until = time.monotonic() + wait_seconds
+        ended = [
+            wait_for_end(session.api, one["deliveryGid"], until - time.monotonic()) for one in accepted["deliveries"]
+        ]
     shown = {**accepted, "deliveries": ended}
     session.out.show(shown, lambda _: Group(*(part for one in ended for part in (Text(), show_delivery(one)))))
     conclude(ended)
