@@ -90,6 +90,7 @@ class DeliveryWorkflow:
         self._attempt_now = False
         self._release: ReleaseInput | None = None
         self._replay: OperatorAction | None = None
+        self._early_replay: OperatorAction | None = None
         self._discard: OperatorAction | None = None
         self._settled = False
         self._shown_due_at: datetime | None = None
@@ -130,6 +131,8 @@ class DeliveryWorkflow:
             self._replay = action
         elif action.round:
             self._settled = True
+        else:
+            self._early_replay = action
 
     def _is_superseded(self) -> bool:
         """Whether the database has opened a later round: the one of this workflow was over."""
@@ -205,6 +208,7 @@ class DeliveryWorkflow:
             if self._release is not None:
                 give_up = self._release.dead_letter or give_up
             self._release, self._settled, self._attempt_now = None, False, False
+            self._early_replay = None
             state = await self._check_pulled(give_up)
             self._number, self._last = max(state.attempts, 1), state.last
             if state.status in (DeliveryStatus.DELIVERED, DeliveryStatus.DISCARDED):
@@ -213,6 +217,9 @@ class DeliveryWorkflow:
                     workflow.upsert_search_attributes([sa.OUTCOME.value_set(state.outcome)])
                 return None
             if state.status is DeliveryStatus.DEAD_LETTERED:
+                # The database had the dead letter before this workflow knows of it: a replay may have come meanwhile.
+                if self._early_replay is not None and workflow.patched("replay-during-check"):
+                    self._replay = self._early_replay
                 return state.reason or DeadLetterReason.EXHAUSTED
             await self._await_news(state)
         return None

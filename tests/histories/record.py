@@ -439,6 +439,22 @@ async def seal_receipts(engine: Engine, album: Album) -> None:
     await album.keep("seal-receipts", handle)
 
 
+async def replayed_early(engine: Engine, album: Album) -> None:
+    """A replay arrives while the check that dead-letters a pulled delivery is under way."""
+    gate = engine.fakes.hold("check_pulled")
+    engine.fakes.pulls = Script(
+        PulledState(DeliveryStatus.DEAD_LETTERED, reason=DeadLetterReason.EXHAUSTED),
+        PulledState(DeliveryStatus.DELIVERED, attempts=1),
+    )
+    handle = await engine.start(engine.input(mode=DeliveryMode.POLL))
+    await gate.entered.wait()
+    await handle.signal("replay", NOTE)
+    run = await run_id(handle)
+    gate.open()
+    await engine.result(handle)
+    await album.keep("delivery-replayed-early", engine.client.get_workflow_handle(handle.id, run_id=run))
+
+
 async def scheduled(engine: Engine, album: Album) -> None:
     """Started with a delay."""
     handle = await engine.client.start_workflow(
@@ -502,6 +518,7 @@ TAKES = (
     retention,
     erasure,
     seal_receipts,
+    replayed_early,
     scheduled,
     channel_replayed,  # the last one: after a workflow is cancelled during an activity, this server skips no time
 )

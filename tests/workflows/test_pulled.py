@@ -68,6 +68,33 @@ async def test_a_dead_letter_waits_for_an_operator_and_a_replay_guards_the_next_
     assert [check.round for check in engine.fakes.arguments("check_pulled")] == [1, 2]
 
 
+async def test_a_replay_that_comes_before_the_workflow_knows_of_the_dead_letter_is_not_lost(engine: Engine) -> None:
+    """The database has the dead letter first, and operators see it there."""
+    dead = over(DeliveryStatus.DEAD_LETTERED, DeadLetterReason.EXHAUSTED)
+    gate = engine.fakes.hold("check_pulled")
+    engine.fakes.pulls = Script(dead, over(DeliveryStatus.DELIVERED))
+    handle = await engine.start(engine.input(mode=DeliveryMode.POLL))
+    await gate.entered.wait()
+    await handle.signal("replay", OperatorAction("ann"))
+    gate.open()
+    result = await engine.result_without_skipping(handle)
+    assert (result.status, result.round) == (DeliveryStatus.DELIVERED, 2)
+
+
+async def test_a_replay_of_a_delivery_in_progress_is_ignored(engine: Engine) -> None:
+    gate = engine.fakes.hold("check_pulled")
+    dead = over(DeliveryStatus.DEAD_LETTERED, DeadLetterReason.EXHAUSTED)
+    engine.fakes.pulls = Script(await waiting(engine), dead)
+    handle = await engine.start(engine.input(mode=DeliveryMode.POLL))
+    await gate.entered.wait()
+    await handle.signal("replay", OperatorAction("ann"))
+    gate.open()
+    await engine.until(handle, DeliveryStatus.AVAILABLE)
+    await handle.signal("settled")
+    await engine.until(handle, DeliveryStatus.DEAD_LETTERED)
+    assert engine.fakes.of("open_round") == []
+
+
 async def test_an_endpoint_that_is_given_up_gives_up_its_queue(engine: Engine) -> None:
     dead = over(DeliveryStatus.DEAD_LETTERED, DeadLetterReason.ENDPOINT_DELETED)
     handle = await guarded(engine, await waiting(engine), dead)
