@@ -61,7 +61,7 @@ class TokenServer(Receiver):
         return {"type": "oauth2", "tokenUrl": self.token_url, **client, **more}
 
     def misbehave(self, *steps: Step) -> None:
-        """Respond with these steps, whatever is requested."""
+        """Respond with these steps to any request."""
         self.scripted = True
         self.respond(*steps)
 

@@ -75,7 +75,7 @@ _MESSAGE_SCHEMA: dict[str, Any] = {
         },
         "endpointGid": {
             "type": "string",
-            "description": "Deliver to this endpoint alone, whatever its subscriptions.",
+            "description": "Deliver to this endpoint alone, regardless of its subscriptions.",
         },
         "retry": {
             "type": "boolean",

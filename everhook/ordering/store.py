@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import bindparam, delete, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, bindparam, delete, insert, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
@@ -146,7 +146,7 @@ async def _grouped(connection: AsyncConnection, delivery_gids: Collection[str]) 
 
 
 async def _lock(connection: AsyncConnection, groups: Iterable[Group]) -> None:
-    """Lock groups in the order in which `take_positions` does: by their bytes, whatever language the database sorts
+    """Lock groups in the order in which `take_positions` does: by their bytes, in whichever language the database sorts
     by. In different orders two transactions would deadlock."""
     key = tuple_(_GROUP.c.endpoint_gid, _GROUP.c.group_key)
     by_bytes = "C" if connection.dialect.name == "postgresql" else "BINARY"
@@ -158,17 +158,20 @@ async def _lock(connection: AsyncConnection, groups: Iterable[Group]) -> None:
     )
 
 
+def _is(group: Group) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return _GROUP.c.endpoint_gid == group[0], _GROUP.c.group_key == group[1]
+
+
 async def _next(connection: AsyncConnection, group: Group, settled: Sequence[int]) -> str | None:
     """Count the settled ones off; the gid of the new head. A group without open deliveries is removed."""
-    of_group = (_GROUP.c.endpoint_gid == group[0], _GROUP.c.group_key == group[1])
     left = await connection.execute(
         update(_GROUP)
-        .where(*of_group)
+        .where(*_is(group))
         .values(open=_GROUP.c.open - len(settled), touched_at=now())
         .returning(_GROUP.c.open)
     )
     if left.scalar_one_or_none() in (0, None):
-        await connection.execute(delete(_GROUP).where(*of_group))
+        await connection.execute(delete(_GROUP).where(*_is(group)))
         return None
     return await _head(connection, group, after=min(settled) - 1)
 
@@ -278,8 +281,7 @@ async def free_stalled(connection: AsyncConnection, before: datetime, limit: int
     freed: list[Freed] = []
     for row in sorted(heads, key=lambda row: (row.endpoint_gid, row.group_key)):
         if row.head is None:
-            of_group = (_GROUP.c.endpoint_gid == row.endpoint_gid, _GROUP.c.group_key == row.group_key)
-            await connection.execute(delete(_GROUP).where(*of_group))
+            await connection.execute(delete(_GROUP).where(*_is((row.endpoint_gid, row.group_key))))
         else:
             freed += await _free_stalled_head(connection, row.head, deliveries.get(row.head))
     return len(groups), freed

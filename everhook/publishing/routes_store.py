@@ -7,6 +7,8 @@ version in the same transaction, and a publish compares it in its own transactio
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any
 
 from sqlalchemy import select, true, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
@@ -47,20 +49,12 @@ class RouteCache:
 async def endpoint_routes(
     connection: AsyncConnection, pairs: Collection[tuple[str, str]]
 ) -> dict[tuple[str, str], Route]:
-    """The routes of messages on a channel to an endpoint, whatever its subscriptions, by channel and endpoint. Those of
-    endpoints that were deleted are left out; the others cannot be deleted before the transaction ends."""
+    """The routes of messages on a channel to an endpoint, regardless of its subscriptions, by channel and endpoint.
+    Those of endpoints that were deleted are left out; the others cannot be deleted before the transaction ends."""
     rows = await connection.execute(
         select(
             col(Channel.name).label("channel"),
-            col(Endpoint.gid),
-            col(Endpoint.tenant_gid),
-            col(Tenant.name).label("tenant"),
-            col(Channel.policy).label("channel_policy"),
-            col(Endpoint.policy).label("endpoint_policy"),
-            col(Endpoint.rate_limit),
-            col(Endpoint.max_in_flight),
-            col(Endpoint.mode),
-            col(Endpoint.options),
+            *_OF_ENDPOINT,
         )
         .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
         .join(Channel, true())
@@ -72,20 +66,36 @@ async def endpoint_routes(
         .order_by(col(Endpoint.gid))
         .with_for_update(read=True, of=table_of(Endpoint))
     )
-    return {
-        (row.channel, row.gid): Route(
-            endpoint_gid=row.gid,
-            tenant_gid=row.tenant_gid,
-            tenant=row.tenant,
-            events=(),
-            filter=None,
-            policy=resolve(row.channel_policy, row.endpoint_policy),
-            rate_limit=queue_limit(row.rate_limit, row.max_in_flight),
-            mode=row.mode,
-            options=row.options,
-        )
-        for row in rows
-    }
+    return {(row.channel, row.endpoint_gid): _route(row) for row in rows}
+
+
+_OF_ENDPOINT: tuple[Any, ...] = (
+    col(Endpoint.gid).label("endpoint_gid"),
+    col(Endpoint.tenant_gid),
+    col(Tenant.name).label("tenant"),
+    col(Channel.policy).label("channel_policy"),
+    col(Endpoint.policy).label("endpoint_policy"),
+    col(Endpoint.rate_limit),
+    col(Endpoint.max_in_flight),
+    col(Endpoint.mode),
+    col(Endpoint.options),
+)
+
+
+def _route(row: Any) -> Route:
+    """The route to the endpoint of a row with the columns `_OF_ENDPOINT`, regardless of subscriptions."""
+    return Route(
+        endpoint_gid=row.endpoint_gid,
+        tenant_gid=row.tenant_gid,
+        tenant=row.tenant,
+        events=(),
+        filter=None,
+        policy=resolve(row.channel_policy, row.endpoint_policy),
+        rate_limit=queue_limit(row.rate_limit, row.max_in_flight),
+        mode=row.mode,
+        # Handlers are loaded by senders; their templates would only take memory here.
+        options={} if row.mode is DeliveryMode.INTERNAL else row.options,
+    )
 
 
 async def bump(session: AsyncSession, *channels: str) -> None:
@@ -107,18 +117,11 @@ async def _load(connection: AsyncConnection, channel: str) -> Routes:
     rows = await connection.execute(
         select(
             col(Subscription.gid),
-            col(Subscription.endpoint_gid),
-            col(Endpoint.tenant_gid),
-            col(Tenant.name).label("tenant"),
             col(Subscription.events),
             col(Subscription.filter),
-            col(Channel.policy).label("channel_policy"),
-            col(Endpoint.policy).label("endpoint_policy"),
-            col(Endpoint.rate_limit),
-            col(Endpoint.max_in_flight),
-            col(Endpoint.mode),
-            col(Endpoint.options),
+            *_OF_ENDPOINT,
         )
+        .select_from(Subscription)
         .join(Endpoint, col(Endpoint.gid) == col(Subscription.endpoint_gid))
         .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
         .join(Channel, col(Channel.name) == col(Subscription.channel))
@@ -134,19 +137,7 @@ async def _load(connection: AsyncConnection, channel: str) -> Routes:
     )
     gates, validation = settings.one_or_none() or ((), ValidationMode.OFF)
     routes = (
-        Route(
-            subscription_gid=row.gid,
-            endpoint_gid=row.endpoint_gid,
-            tenant_gid=row.tenant_gid,
-            tenant=row.tenant,
-            events=tuple(row.events),
-            filter=compile_filter(row.filter),
-            policy=resolve(row.channel_policy, row.endpoint_policy),
-            rate_limit=queue_limit(row.rate_limit, row.max_in_flight),
-            mode=row.mode,
-            # Handlers are loaded by senders; their templates would only take memory here.
-            options={} if row.mode is DeliveryMode.INTERNAL else row.options,
-        )
+        replace(_route(row), subscription_gid=row.gid, events=tuple(row.events), filter=compile_filter(row.filter))
         for row in rows
     )
     return Routes.of(routes, compiled(gates or ()), validation)

@@ -94,7 +94,7 @@ class NewMessage:
 
     `task` is for the inboxes among its endpoints: see `everhook/inbox/tasks.py`. `gates` replace those of the channel:
     see `everhook/publishing/gates.py`. `metadata`, `deliver_at` and `delay_seconds`: see
-    `everhook/publishing/options.py`. `endpoint_gid`: to this endpoint alone, whatever its subscriptions. Without
+    `everhook/publishing/options.py`. `endpoint_gid`: to this endpoint alone, regardless of subscriptions. Without
     `retry` a delivery has one attempt. `group_key`: see `everhook/ordering/store.py`."""
 
     payload: bytes

@@ -60,7 +60,7 @@ class Publication:
 
     It goes to the endpoints of its tenant, of all tenants if it has none, or to `audience`. `gates` are its own; None:
     those of the channel. `accepted_at`: it was accepted before, and gets further deliveries. `endpoint_gid`: it goes to
-    this endpoint alone, whatever its subscriptions. `single_attempt`: a round of its deliveries is one attempt.
+    this endpoint alone, regardless of its subscriptions. `single_attempt`: a round of its deliveries is one attempt.
     `deliver_at`: it gets its deliveries at this time. `group_key`: its deliveries are in order with those of the same
     key.
     """

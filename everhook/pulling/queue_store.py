@@ -25,6 +25,7 @@ from everhook.storage.tables import (
     CircuitRow,
     Delivery,
     Endpoint,
+    GroupedDelivery,
     Message,
     PendingHistory,
     PullItem,
@@ -234,7 +235,7 @@ async def held_by(connection: AsyncConnection, endpoint_gid: str, consumer: str)
 
 @dataclass(frozen=True)
 class QueueRow:
-    """A locked row of the queue."""
+    """A locked row of the queue. `is_grouped`: others may wait for the delivery."""
 
     delivery_gid: str
     round: int
@@ -249,6 +250,7 @@ class QueueRow:
     position: int | None
     item_sha256: str | None
     is_last: bool
+    is_grouped: bool
 
     @property
     def is_leased(self) -> bool:
@@ -256,7 +258,10 @@ class QueueRow:
         return self.consumer is not None
 
 
-_COLUMNS = tuple(col(getattr(PullItem, name)) for name in QueueRow.__dataclass_fields__)
+_COLUMNS = (
+    *(col(getattr(PullItem, name)) for name in QueueRow.__dataclass_fields__ if name != "is_grouped"),
+    exists().where(col(GroupedDelivery.delivery_gid) == col(PullItem.delivery_gid)),
+)
 
 
 async def lock_expired(connection: AsyncConnection, endpoint_gid: str, moment: datetime, limit: int) -> list[QueueRow]:

@@ -676,7 +676,13 @@ def _attempted(
         url=endpoint.url,
         receipt=issue(record, context, issuer),
     )
-    return Attempted(record, transcript, before_workflow=row.guarded_at is None, pulled_until=row.window_until)
+    return Attempted(
+        record,
+        transcript,
+        before_workflow=row.guarded_at is None,
+        pulled_until=row.window_until,
+        is_grouped=row.is_grouped,
+    )
 
 
 def _as_delivered(delivery: DeliveryInput, record: AttemptRecord) -> DeliveryInput:

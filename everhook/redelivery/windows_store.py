@@ -233,7 +233,7 @@ def _message_matches(selection: ReplaySelection, window: Subquery) -> ColumnElem
         row.accepted_at >= selection.since,
         row.accepted_at < selection.until,
         or_(row.tenant_gid.is_(None), row.tenant_gid == selection.tenant_gid),
-        row.endpoint_gid.is_(None),  # others went to one endpoint, whatever subscriptions say
+        row.endpoint_gid.is_(None),  # others went to one endpoint, regardless of subscriptions
         row.cancelled_at.is_(None),
         ~exists().where(_SCHEDULED.c.message_gid == row.gid),
         ~exists().where(of_message, delivery.endpoint_gid == selection.endpoint_gid),

@@ -353,7 +353,7 @@ class Message(SQLModel, table=True):
     `idempotency_scope` is the tenant, or empty for the publisher; `MessageKey` makes the key unique. `traceparent` is
     the trace of the publishing request. `published_by` is the gid of the publisher's key; None for the key of the
     environment, and for Everhook itself. `attributes` are erased with the payload. `endpoint_gid`: it goes to this
-    endpoint alone, whatever its subscriptions. `single_attempt`: as of a delivery. `is_unrouted`: no endpoint took it.
+    endpoint alone, regardless of subscriptions. `single_attempt`: as of a delivery. `is_unrouted`: no endpoint took it.
     `deliver_at`: its deliveries are created at this time. `validation_error` says where it does not fit the catalogue
     of event types, on a channel that accepts such messages; it is erased with the payload.
     """
@@ -452,7 +452,7 @@ class Delivery(SQLModel, table=True):
     `due_at` is when its next step is due: the end of the first attempt, the next attempt, the next check of a parked
     delivery or the end of its window, the end of a dead letter's retention. The reconciler looks for rows whose step is
     overdue. `dispatched_at` is null until a workflow is known to guard the delivery, or until it was delivered without
-    one. `attempts` counts those of the current round. `single_attempt`: a round is one attempt, whatever the policy.
+    one. `attempts` counts those of the current round. `single_attempt`: a round is one attempt.
     `group_key`: it was accepted in this group, and waits for those before it. `subscription_gid` is the oldest
     subscription that matched; None if the message was published to the endpoint itself, or before subscriptions were
     recorded.

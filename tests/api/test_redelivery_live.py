@@ -54,7 +54,7 @@ async def workflow_is_over(live: Live, gid: str) -> None:
 
 
 async def reconcile(live: Live) -> None:
-    """One pass now, whatever the schedule says."""
+    """One pass now, independently of the schedule."""
     services, settings = live.api.services, live.api.services.settings
     circuits = CircuitClient(live.temporal, settings.circuit_policy)
     defaults, grace = InputDefaults.from_settings(settings), timedelta(minutes=1)

@@ -1460,7 +1460,7 @@ class NewMessage(TypedDict):
     """
     endpointGid: NotRequired[str]
     """
-    Deliver to this endpoint alone, whatever its subscriptions.
+    Deliver to this endpoint alone, regardless of its subscriptions.
     """
     retry: NotRequired[bool]
     """
