@@ -122,7 +122,10 @@ def create_app(
             _services(settings, temporal, database, engine, alongside) as services,
         ):
             app.state.services = services
-            yield
+            try:
+                yield
+            finally:
+                await dashboard.close(app)
 
     app = FastAPI(
         title="Everhook",

@@ -32,7 +32,7 @@ from api.dashboard.pages import PORTAL, Dashboard, templates
 from api.dashboard.sessions import Sessions
 from everhook.settings import Settings
 
-__all__ = ["end_streams", "for_browsers", "install", "warm_up"]
+__all__ = ["close", "end_streams", "for_browsers", "install", "warm_up"]
 
 FORMS_OF_STRANGERS = (sign_in.sign_in, sign_in.choose_theme, sign_in_link.exchange, portal.exchange)
 MAX_FORM_OF_STRANGERS = 8 * 1024
@@ -75,3 +75,9 @@ def end_streams(app: FastAPI) -> None:
     """Close the live streams of pages when the server ends; they reconnect when it is back."""
     dashboard: Dashboard = app.state.dashboard
     dashboard.broadcaster.end()
+
+
+async def close(app: FastAPI) -> None:
+    """Wait until no page uses the database any more."""
+    dashboard: Dashboard = app.state.dashboard
+    await dashboard.broadcaster.close()

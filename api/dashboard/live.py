@@ -13,6 +13,8 @@ import orjson
 import structlog
 from sse_starlette import ServerSentEvent
 
+from everhook.event_loop import sleep_unless
+
 LOOK_EVERY_S = 2.0
 PING_EVERY_S = 15
 STREAM_FOR_S = 60.0
@@ -43,7 +45,8 @@ class Broadcaster:
         self._every = every_seconds
         self._watches: dict[str, _Watch] = {}
         self._run = secrets.token_hex(4)
-        self._ended = False
+        self._ended = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def scopes(self) -> int:
@@ -52,9 +55,15 @@ class Broadcaster:
 
     def end(self) -> None:
         """End all streams now, and new ones at once: the server waits for clients that still listen."""
-        self._ended = True
+        self._ended.set()
         for watch in self._watches.values():
             watch.changed.set()
+
+    async def close(self) -> None:
+        """End all streams, and wait for the looks in progress: they use the database, which is closed next."""
+        self.end()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def stream(self, scope: str, look: Look, last_event_id: str | None) -> AsyncGenerator[ServerSentEvent]:
         """What changes in `scope`, for a minute. A client that has the newest state gets nothing until it changes."""
@@ -62,7 +71,7 @@ class Broadcaster:
         sent: Regions = watch.regions if last_event_id == self._id(watch) else {}
         ends_at = asyncio.get_running_loop().time() + STREAM_FOR_S
         try:
-            while not self._ended:
+            while not self._ended.is_set():
                 changed = watch.changed
                 if fresh := {name: html for name, html in watch.regions.items() if sent.get(name) != html}:
                     sent = watch.regions
@@ -84,6 +93,8 @@ class Broadcaster:
         watch.listeners += 1
         if watch.task is None:
             watch.task = asyncio.create_task(self._watch(watch))
+            self._tasks.add(watch.task)
+            watch.task.add_done_callback(self._tasks.discard)
         return watch
 
     def _leave(self, scope: str, watch: _Watch) -> None:
@@ -93,7 +104,7 @@ class Broadcaster:
 
     async def _watch(self, watch: _Watch) -> None:
         """Not cancelled: a query that is cut off would leak its connection."""
-        while watch.listeners:
+        while watch.listeners and not self._ended.is_set():
             try:
                 regions = await watch.look()
             except Exception as error:
@@ -103,4 +114,4 @@ class Broadcaster:
                     watch.regions, watch.number = regions, watch.number + 1
                     watch.changed.set()
                     watch.changed = asyncio.Event()
-            await asyncio.sleep(self._every)
+            await sleep_unless(self._ended, self._every)

@@ -6,13 +6,16 @@ pool and never wait (WAL). On PostgreSQL both share one pool. Reads are single s
 transaction around each would only add two round trips.
 """
 
+import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import quote
 
+import structlog
 from asyncpg import PostgresError as AsyncpgError
 from sqlalchemy import URL, ExceptionContext, event, make_url, text
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
@@ -36,6 +39,7 @@ RESPONSE_TIMEOUT_S = 12.0
 """A server that is alive has cancelled the statement by then. One that hangs never responds."""
 
 CONNECT_TIMEOUT_S = 5
+RETURN_TIMEOUT_S = 2.0
 
 UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeoutError, OSError)
 """The errors of an unavailable database. `is_unavailable` also recognises connections that broke during a statement,
@@ -53,6 +57,8 @@ _STATES_OF_THE_SERVER = re.compile(
 )
 
 _ASYNCPG_VALUE = re.compile(r"(invalid input for query argument \$\d+): .*", re.DOTALL)
+
+log = structlog.get_logger()
 
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreign_keys=ON", "temp_store=MEMORY")
 
@@ -189,8 +195,21 @@ class Database:
             await connection.execute(text("SELECT 1"))
 
     async def close(self) -> None:
-        await self._writer.dispose()
-        await self._reader.dispose()
+        """Close the connections. A task that was cancelled may still be returning one, and nothing would close it after
+        its pool is disposed of: wait a moment for it."""
+        for engine in (self._writer, self._reader):
+            until = time.monotonic() + RETURN_TIMEOUT_S
+            while _in_use(engine) and time.monotonic() < until:  # noqa: ASYNC110 - a pool has no event for it
+                await asyncio.sleep(0.005)
+            if left := _in_use(engine):
+                log.warning("connections of the database are still in use while it is closed", connections=left)
+            await engine.dispose()
+
+
+def _in_use(engine: AsyncEngine) -> int:
+    pool = engine.sync_engine.pool
+    assert isinstance(pool, AsyncAdaptedQueuePool)
+    return pool.checkedout()
 
 
 def _sqlite_file(url: URL, *, create: bool) -> URL:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -306,6 +306,33 @@ async def test_whoever_comes_back_having_seen_the_newest_gets_nothing_until_ther
     assert sent(await waiting) == {"a": "2"}
     for stream in (staying, back):
         await stream.aclose()
+
+
+async def test_closing_ends_streams_and_waits_for_the_look_in_progress() -> None:
+    """The look uses the database, which is closed next."""
+    looks, broadcaster = Looks(), Broadcaster(every_seconds=60)
+    looking, ended = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> Regions:
+        looking.set()
+        await asyncio.sleep(0.1)
+        ended.set()
+        return await looks()
+
+    following = asyncio.create_task(_all(broadcaster.stream("x", slow, None)))
+    await looking.wait()
+    async with asyncio.timeout(5):
+        await broadcaster.close()
+        assert ended.is_set()
+        assert not await following
+    between = asyncio.create_task(_all(broadcaster.stream("x", looks, None)))
+    async with asyncio.timeout(5):
+        await broadcaster.close()  # and for no pause between two looks
+        await between
+
+
+async def _all(stream: AsyncIterator[ServerSentEvent]) -> list[ServerSentEvent]:
+    return [event async for event in stream]
 
 
 async def test_a_look_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import insert, text
 from sqlalchemy.exc import IntegrityError, StatementError
 
+from everhook.storage import engine
 from everhook.storage.engine import Database
 from everhook.storage.statements import table_of
 from everhook.storage.tables import Message, Tenant
@@ -51,6 +52,24 @@ async def test_a_database_that_answers_is_pinged_and_one_that_is_away_is_not(
     await database.ping()
     with pytest.raises(OSError):
         await lost_database.ping()
+
+
+async def test_closing_waits_for_a_connection_that_is_being_returned(database: Database) -> None:
+    """Its pool closes it. A connection that is returned to a pool that was disposed of is never closed."""
+    closing = None
+    async with database.read_connection() as connection:
+        closing = asyncio.create_task(database.close())
+        await asyncio.sleep(0.05)
+        assert not closing.done()
+        await connection.execute(text("SELECT 1"))
+    await closing
+
+
+async def test_closing_does_not_wait_for_ever(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "RETURN_TIMEOUT_S", 0.05)
+    async with database.read_connection() as connection, asyncio.timeout(5):
+        await database.close()
+        await connection.invalidate()  # for its pool does not close it any more
 
 
 def chain(error: BaseException | None) -> str:
