@@ -166,12 +166,15 @@ class PostgresServer:
     def url_of(self, database: str) -> str:
         return f"postgresql://{ROLE}@127.0.0.1:{self.port}/{database}"
 
-    async def create_database(self, name: str, icu_locale: str | None = None) -> str:
-        """Create an empty database and return its URL. It sorts bytewise, or as a language does."""
-        sorted_by = f" TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE '{icu_locale}'" if icu_locale else ""
+    async def create_database(self, name: str, icu_locale: str | None = None, copy_of: str | None = None) -> str:
+        """Create a database and return its URL: an empty one, which sorts bytewise or as a language does, or a copy of
+        one to which there are no connections."""
+        options = f" TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE '{icu_locale}'" if icu_locale else ""
+        if copy_of is not None:
+            options = f' TEMPLATE "{copy_of}"'
         connection = await self._connect()
         try:
-            await connection.execute(f'CREATE DATABASE "{name}"{sorted_by}')
+            await connection.execute(f'CREATE DATABASE "{name}"{options}')
         finally:
             await connection.close()
         return self.url_of(name)

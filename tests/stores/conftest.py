@@ -7,7 +7,7 @@ each test. Databases are emptied or copied before each test.
 import asyncio
 import functools
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -100,6 +100,35 @@ def new_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def new_postgres_url(postgres: PostgresServer) -> str:
     return _with_driver(asyncio.run(postgres.create_database(f"new_{uuid4().hex}")))
+
+
+class Copies:
+    """Databases of PostgreSQL that are prepared once, and copied for each test: a copy takes a fraction of the time
+    that the migrations take."""
+
+    def __init__(self, postgres: PostgresServer) -> None:
+        self._postgres = postgres
+        self._prepared: dict[Callable[[str], Awaitable[None]], str] = {}
+
+    async def of(self, prepare: Callable[[str], Awaitable[None]]) -> str:
+        """The URL of a copy of what `prepare` makes of an empty database. It must leave no connection open."""
+        if prepare not in self._prepared:
+            name = f"prepared_{uuid4().hex}"
+            await prepare(_with_driver(await self._postgres.create_database(name)))
+            self._prepared[prepare] = name
+        copy = f"copy_{uuid4().hex}"
+        return _with_driver(await self._postgres.create_database(copy, copy_of=self._prepared[prepare]))
+
+
+@pytest.fixture(scope="session")
+def copies(postgres: PostgresServer) -> Copies:
+    return Copies(postgres)
+
+
+@pytest.fixture
+async def migrated_url(copies: Copies) -> str:
+    """A database on PostgreSQL of the newest schema, which the test may change."""
+    return await copies.of(migrate)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from everhook.storage.tables import Delivery, Gate, Message, Task, now
 from everhook.tenants import months_store
 from everhook.tenants.retention_store import RetentionPeriods, apply_retention
 from tests.stores import past
+from tests.stores.conftest import Copies
 from tests.stores.factories import Store, accepted, publication
 from tests.stores.past import keep
 from tests.stores.plans import recorded
@@ -44,16 +45,27 @@ async def months(database: Database, table: str) -> list[Partition]:
 
 
 @asynccontextmanager
-async def migrated(url: str, moment: datetime | None = None) -> AsyncIterator[Database]:
-    """A new database, as it was created at a moment."""
-    await migrate(url)
+async def opened(url: str) -> AsyncIterator[Database]:
     database = Database(url)
     try:
-        if moment is not None:
-            await on(database, lambda connection: _as_of(connection, moment))
         yield database
     finally:
         await database.close()
+
+
+async def a_year_old(url: str) -> None:
+    await _created_at(url, now() - YEAR_AGO)
+
+
+async def half_a_year_old(url: str) -> None:
+    await _created_at(url, now() - timedelta(days=200))
+
+
+async def _created_at(url: str, moment: datetime) -> None:
+    """Make a database as if it was created at that moment."""
+    await migrate(url)
+    async with opened(url) as database:
+        await on(database, lambda connection: _as_of(connection, moment))
 
 
 def _as_of(connection: sa.Connection, moment: datetime) -> None:
@@ -73,8 +85,8 @@ def _as_of(connection: sa.Connection, moment: datetime) -> None:
 
 
 @pytest.mark.parametrize("table", PARTITIONED)
-async def test_partitions_are_created_ahead_and_leave_no_gap(new_postgres_url: str, table: str) -> None:
-    async with migrated(new_postgres_url) as database:
+async def test_partitions_are_created_ahead_and_leave_no_gap(migrated_url: str, table: str) -> None:
+    async with opened(migrated_url) as database:
         found = await months(database, table)
         assert (found[0].lower, found[-1].upper) == (None, None)
         assert [each.upper for each in found[:-1]] == [each.lower for each in found[1:]]
@@ -84,8 +96,8 @@ async def test_partitions_are_created_ahead_and_leave_no_gap(new_postgres_url: s
         assert await months(database, table) == found
 
 
-async def test_no_row_is_refused_however_wrong_its_clock_is(new_postgres_url: str) -> None:
-    async with migrated(new_postgres_url) as database:
+async def test_no_row_is_refused_however_wrong_its_clock_is(migrated_url: str) -> None:
+    async with opened(migrated_url) as database:
         clocks = [datetime(1999, 1, 1, tzinfo=UTC), now(), now() + timedelta(days=90), datetime(2099, 1, 1, tzinfo=UTC)]
         for moment in clocks:
             gid = first_gid_at(Kind.MESSAGE, moment)[:-16] + new_gid(Kind.MESSAGE)[-16:]
@@ -94,9 +106,9 @@ async def test_no_row_is_refused_however_wrong_its_clock_is(new_postgres_url: st
         assert await Store(database).count(Message) == len(clocks)
 
 
-async def test_a_last_partition_in_use_is_closed_without_a_scan_under_a_lock(new_postgres_url: str) -> None:
+async def test_a_last_partition_in_use_is_closed_without_a_scan_under_a_lock(migrated_url: str) -> None:
     """As after months in which no process created partitions."""
-    async with migrated(new_postgres_url) as database:
+    async with opened(migrated_url) as database:
         last = (await months(database, "message"))[-1]
         assert last.lower is not None
         late = now() + timedelta(days=120)
@@ -108,7 +120,7 @@ async def test_a_last_partition_in_use_is_closed_without_a_scan_under_a_lock(new
         attached = next(n for n, sql in enumerate(statements) if f"ATTACH PARTITION {last.name}" in sql)
         assert validated < attached
         assert await Store(database).count(Message) == 1
-        assert not any("until" in name for name in await _checks(new_postgres_url))
+        assert not any("until" in name for name in await _checks(migrated_url))
 
 
 async def _checks(url: str) -> list[str]:
@@ -116,8 +128,8 @@ async def _checks(url: str) -> list[str]:
         return [row[0] for row in await connection.fetch("SELECT conname FROM pg_constraint WHERE contype = 'c'")]
 
 
-async def test_past_months_are_dropped_and_unfinished_messages_stay(new_postgres_url: str) -> None:
-    async with migrated(new_postgres_url, now() - YEAR_AGO) as database:
+async def test_past_months_are_dropped_and_unfinished_messages_stay(copies: Copies) -> None:
+    async with opened(await copies.of(a_year_old)) as database:
         store = Store(database)
         endpoint = await store.subscribed()
         old, dead, late = past.message(300), past.message(301, idempotency_key="k"), past.message(250)
@@ -168,11 +180,9 @@ async def _gids(database: Database, table: str, column: str = "gid") -> set[str]
         return set((await connection.execute(sa.text(f"SELECT {column} FROM {table}"))).scalars())
 
 
-async def test_a_month_with_too_many_unfinished_messages_stays(
-    new_postgres_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_month_with_too_many_unfinished_messages_stays(copies: Copies, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(months_store, "KEPT", 1)
-    async with migrated(new_postgres_url, now() - YEAR_AGO) as database:
+    async with opened(await copies.of(a_year_old)) as database:
         endpoint = await Store(database).subscribed()
         for days in (121, 122):
             message = past.message(days)
@@ -185,10 +195,8 @@ async def test_a_month_with_too_many_unfinished_messages_stays(
 
 
 @pytest.mark.parametrize("statement", [1, 3, 5, 8, 12, 16, 20])
-async def test_dropping_months_that_was_cut_off_is_completed_by_the_next_pass(
-    new_postgres_url: str, statement: int
-) -> None:
-    async with migrated(new_postgres_url, now() - timedelta(days=200)) as database:
+async def test_dropping_months_that_was_cut_off_is_completed_by_the_next_pass(copies: Copies, statement: int) -> None:
+    async with opened(await copies.of(half_a_year_old)) as database:
         endpoint = await Store(database).subscribed()
         messages = [past.message(days, idempotency_key=str(days)) for days in (150, 160)]
         ended: list[float | None] = [149, None]
@@ -223,14 +231,28 @@ OLD_ATTEMPT = (
 
 
 @pytest.fixture
-async def old_url(new_postgres_url: str) -> str:
-    await upgrade_to(new_postgres_url, BEFORE_PARTITIONS)
-    async with connected(new_postgres_url) as connection:
+async def old_url(copies: Copies) -> str:
+    return await copies.of(before_partitions)
+
+
+async def before_partitions(url: str) -> None:
+    await upgrade_to(url, BEFORE_PARTITIONS)
+    async with connected(url) as connection:
         await connection.execute("INSERT INTO channel (name, routes_version, created_at) VALUES ('orders', 0, now())")
         for number in range(200):
             await connection.fetch(OLD_PUBLISH, new_gid(Kind.MESSAGE), f"old-{number}" if number % 2 else None)
             await connection.fetch(OLD_ATTEMPT, new_gid(Kind.ATTEMPT), new_gid(Kind.DELIVERY))
-    return new_postgres_url
+
+
+async def before_conversion(url: str) -> None:
+    """Of the newest schema, and with the tables as they were before partitions."""
+    await before_partitions(url)
+    await migrate(url)
+
+
+@pytest.fixture
+async def unconverted_url(copies: Copies) -> str:
+    return await copies.of(before_conversion)
 
 
 async def test_processes_of_the_release_before_go_on_after_the_migration(old_url: str) -> None:
@@ -259,10 +281,9 @@ async def _relkind(url: str) -> str:
         return found
 
 
-async def test_publishing_goes_on_while_tables_are_converted(old_url: str) -> None:
-    await migrate(old_url)
+async def test_publishing_goes_on_while_tables_are_converted(unconverted_url: str) -> None:
     done = asyncio.Event()
-    database = Database(old_url)
+    database = Database(unconverted_url)
     published: list[str] = []
 
     async def publish() -> None:
@@ -273,31 +294,30 @@ async def test_publishing_goes_on_while_tables_are_converted(old_url: str) -> No
 
     publisher = asyncio.create_task(publish())
     try:
-        await migrate(old_url, partition=True)
+        await migrate(unconverted_url, partition=True)
     finally:
         done.set()
         await publisher
     assert set(published) <= await _gids(database, "message")
     assert len(await _gids(database, "message")) == 200 + len(published)
-    async with connected(old_url) as old:
+    async with connected(unconverted_url) as old:
         gid = new_gid(Kind.DELIVERY)
         assert await old.fetchval(OLD_ATTEMPT, new_gid(Kind.ATTEMPT), gid)
         assert await old.fetchval(OLD_ATTEMPT, new_gid(Kind.ATTEMPT), gid) is None
     assert accepted(await Store(database).acceptor().accept(publication(key="old-3", body_sha256=""))).duplicate
     await database.close()
-    await asyncio.to_thread(command.check, alembic_config(old_url))
+    await asyncio.to_thread(command.check, alembic_config(unconverted_url))
 
 
 @pytest.mark.parametrize("statement", range(1, 90, 9))
-async def test_a_conversion_that_was_cut_off_anywhere_can_be_run_again(old_url: str, statement: int) -> None:
-    await migrate(old_url)
+async def test_a_conversion_that_was_cut_off_anywhere_can_be_run_again(unconverted_url: str, statement: int) -> None:
     with statements_seen(cut_off_at(statement)), pytest.raises(_CutOff):
-        await migrate(old_url, partition=True)
-    await migrate(old_url, partition=True)
-    assert await _relkind(old_url) == "p"
-    async with connected(old_url) as connection:
+        await migrate(unconverted_url, partition=True)
+    await migrate(unconverted_url, partition=True)
+    assert await _relkind(unconverted_url) == "p"
+    async with connected(unconverted_url) as connection:
         assert await connection.fetchval("SELECT count(*) FROM attempt") == 200
-    await asyncio.to_thread(command.check, alembic_config(old_url))
+    await asyncio.to_thread(command.check, alembic_config(unconverted_url))
 
 
 BEFORE_CHANNELS = "0017"
@@ -305,17 +325,19 @@ BEFORE_CHANNELS = "0017"
 
 
 @pytest.fixture
-async def partitioned(new_postgres_url: str) -> str:
+async def partitioned(copies: Copies) -> str:
+    return await copies.of(before_channels)
+
+
+async def before_channels(url: str) -> None:
     """A database with partitions, before the migration that replaces an index of them."""
-    await upgrade_to(new_postgres_url, BEFORE_CHANNELS)
-    database = Database(new_postgres_url)
-    await on(database, partitions.convert)
-    await on(database, lambda connection: roll_over(connection, now()))
-    await database.close()
-    async with connected(new_postgres_url) as connection:
+    await upgrade_to(url, BEFORE_CHANNELS)
+    async with opened(url) as database:
+        await on(database, partitions.convert)
+        await on(database, lambda connection: roll_over(connection, now()))
+    async with connected(url) as connection:
         for days in (60, 1):
             await connection.execute(OLD_MESSAGE, past.gid_of(Kind.MESSAGE, days))
-    return new_postgres_url
 
 
 OLD_MESSAGE = (
@@ -366,28 +388,27 @@ async def _assert_by_channel(url: str) -> None:
     await asyncio.to_thread(command.check, alembic_config(url))
 
 
-async def test_rights_are_kept_by_a_conversion(old_url: str) -> None:
-    await migrate(old_url)
-    async with connected(old_url) as connection:
+async def test_rights_are_kept_by_a_conversion(unconverted_url: str) -> None:
+    async with connected(unconverted_url) as connection:
         await connection.execute("DROP ROLE IF EXISTS reader")
         await connection.execute("CREATE ROLE reader")
         await connection.execute("GRANT SELECT, INSERT ON message TO reader")
-        await migrate(old_url, partition=True)
+        await migrate(unconverted_url, partition=True)
         assert await connection.fetchval("SELECT has_table_privilege('reader', 'message', 'SELECT, INSERT')")
 
 
-async def test_a_statement_by_gid_opens_one_partition(new_postgres_url: str) -> None:
+async def test_a_statement_by_gid_opens_one_partition(migrated_url: str) -> None:
     """With a plan that is made once for all executions."""
-    async with migrated(new_postgres_url), connected(new_postgres_url, plan_cache_mode="force_generic_plan") as one:
+    async with opened(migrated_url), connected(migrated_url, plan_cache_mode="force_generic_plan") as one:
         await one.execute("PREPARE by_gid (text) AS UPDATE delivery SET attempts = 1 WHERE gid = $1")
         plan = await one.fetch(f"EXPLAIN (ANALYZE) EXECUTE by_gid ('{new_gid(Kind.DELIVERY)}')")
         text = "\n".join(row[0] for row in plan)
         assert "Subplans Removed" in text and text.count("Index Scan") == 1
 
 
-async def test_sealing_reads_only_the_months_of_its_receipts(new_postgres_url: str) -> None:
+async def test_sealing_reads_only_the_months_of_its_receipts(copies: Copies) -> None:
     """Also by a hash join, which PostgreSQL chooses for many receipts."""
-    async with migrated(new_postgres_url, now() - YEAR_AGO) as database:
+    async with opened(await copies.of(a_year_old)) as database:
         log = Log(database)
         await log.grow(2)
         statements = recorded(database)
