@@ -11,6 +11,8 @@ from temporalio import activity
 from temporalio.client import Client
 from temporalio.service import RPCError
 
+from everhook.batches import store as batches
+from everhook.batches.service import BatchService
 from everhook.circuit import store as circuit_store
 from everhook.circuit.client import CircuitClient
 from everhook.contracts import (
@@ -34,7 +36,6 @@ from everhook.ordering.service import GroupStarter
 from everhook.ordering.store import free_stalled
 from everhook.publishing.schedules import MessageSchedules
 from everhook.pulling import queue_store as queue
-from everhook.redelivery import batches_store as batches
 from everhook.redelivery.starts import start_replay
 from everhook.storage.engine import Database
 from everhook.storage.tables import now
@@ -121,6 +122,7 @@ class ReconcilingActivities:
         self._every = every
         self._schedules = schedules
         self._groups = groups
+        self._batches = BatchService(client)
         self._dead_letters_due = 0.0
         self._checked = ""  # the last dead letter whose workflow was looked for; empty: begin with the newest
 
@@ -142,6 +144,7 @@ class ReconcilingActivities:
                 self._restore_dead_letters,
                 self._start_history,
                 self._resume_replays,
+                self._follow_bulk_operations,
                 self._guard_pulled,
                 self._deliver_scheduled,
                 self._free_groups,
@@ -348,6 +351,10 @@ class ReconcilingActivities:
         if stalled:
             async with self._database.write_connection() as connection:
                 await batches.touch(connection, stalled)
+
+    async def _follow_bulk_operations(self, _: _PassSummary) -> None:
+        """Record bulk operations on dead letters that have ended, and stop those that were cancelled."""
+        await self._batches.follow(self._database)
 
     async def _deliver_scheduled(self, current: _PassSummary) -> None:
         """Deliver scheduled messages whose workflow was not started, or was lost."""

@@ -17,6 +17,7 @@ from api.health.readiness import ReadinessCheck
 from api.problems import Problem, invalid
 from api.query import check_query
 from everhook.axme.service import IntentService
+from everhook.batches.service import BatchService
 from everhook.channels.service import ChannelService
 from everhook.dead_letters.service import DeadLetterService
 from everhook.decisions.service import TaskService
@@ -61,6 +62,7 @@ class Services:
     replays: ReplayService
     deliveries: DeliveryService
     dead_letters: DeadLetterService
+    batches: BatchService
     receipts: ReceiptService
     audit: AuditService
     temporal: Client

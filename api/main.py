@@ -38,6 +38,7 @@ from api.tenants import router as tenants
 from api.unversioned import UnversionedCalls
 from everhook import __version__
 from everhook.axme.service import IntentService
+from everhook.batches.service import BatchService
 from everhook.channels.service import ChannelService
 from everhook.dead_letters.service import DeadLetterService
 from everhook.delivery.service import DeliveryService
@@ -211,6 +212,7 @@ def _services_on(engine: DeliveryEngine) -> Services:
     acceptor = Acceptor(database, engine.defaults, engine.wake_ups.wake, engine.direct)
     backlog = Backlog(database, settings.undispatched_limit)
     deliveries = DeliveryService(database, engine.client, engine.defaults)
+    batch_service = BatchService(engine.client)
     message_service = MessageService(
         database,
         engine.client,
@@ -241,7 +243,8 @@ def _services_on(engine: DeliveryEngine) -> Services:
         redelivery=RedeliveryService(acceptor, engine.dispatcher, engine.defaults, engine.lifecycle.watch.wake),
         replays=ReplayService(engine.client, acceptor),
         deliveries=deliveries,
-        dead_letters=DeadLetterService(engine.client, deliveries),
+        dead_letters=DeadLetterService(engine.client, deliveries, batch_service),
+        batches=batch_service,
         receipts=ReceiptService(database, engine.keyring, seal_every_s=settings.seal_receipts_every_seconds),
         audit=AuditService(),
         temporal=engine.client,

@@ -28,7 +28,7 @@ TAGS = {
     "messages": "Publish messages, and look at what was published.",
     "deliveries": "One message on its way to one endpoint, with all attempts.",
     "dead letters": "Deliveries that were given up: replay or discard them, one by one or many at once.",
-    "batches": "Replays of channels, and bulk operations on dead letters: their progress.",
+    "batches": "Replays of channels, and bulk operations on dead letters: list, follow, cancel.",
     "receipts": "Signed statements about attempts, and the log that holds them.",
     "health": "How well endpoints work, and whether Everhook itself does.",
     "audit": "Who changed what, when and from where.",

@@ -13,14 +13,14 @@ from everhook_client.models import Batch
 PROGRESS_EVERY_S = 0.5
 
 
-def follow(session: Session, gid: str, what: str, again: str) -> None:
-    """Show the progress of a batch until it ends; it continues without this command. `again` is the command that
-    follows it. Exit with status 1 if it failed."""
+def follow(session: Session, gid: str) -> None:
+    """Show the progress of a batch until it ends; it continues without this command. Exit with status 1 if it
+    failed."""
     found = session.api.call(calls.get_batch(gid))
     if found["state"] == "running":
-        session.out.note(f"{gid} runs in the background; {again} follows it")
+        session.out.note(f"{gid} runs in the background; everhook batches show {gid} --follow follows it")
     with session.out.progress() as progress:
-        task = progress.add_task(what, total=None)
+        task = progress.add_task(_what(found), total=None)
         while True:
             progress.update(task, total=found["total"] or None, completed=found["completed"] + found["failed"])
             if found["state"] != "running":
@@ -35,10 +35,14 @@ def follow(session: Session, gid: str, what: str, again: str) -> None:
 def _ended(batch: Batch) -> Text:
     parts = [f"{batch['completed']:,} of {batch['total']:,}"]
     parts += [f"{batch['failed']:,} failed"] if batch["failed"] else []
-    if batch.get("channel") is not None:
+    if batch["kind"] == "channel_replay":
         parts += [f"{batch['started']:,} started", *left_out(batch)]
     is_good = batch["state"] == "completed" and not batch["failed"]
     return Text(f"{batch['state']}: {', '.join(parts)}", style="green" if is_good else "yellow")
+
+
+def _what(batch: Batch) -> str:
+    return "deliveries" if batch["kind"] == "channel_replay" else "dead letters"
 
 
 def left_out(batch: Batch) -> list[str]:

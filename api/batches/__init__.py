@@ -1,1 +1,1 @@
-"""Replays of channels, and the progress of bulk operations."""
+"""Replays of channels, and batches."""

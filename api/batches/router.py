@@ -1,4 +1,4 @@
-"""Replaying the messages of a channel, and the progress of replays and of bulk operations on dead letters."""
+"""Replaying the messages of a channel; listing, following and cancelling batches."""
 
 from http import HTTPStatus
 
@@ -12,8 +12,7 @@ from api.lifecycle.viewers import viewer_of
 from api.problems import documents
 from api.query import Several
 from api.schemas import Gid, ListOf, Name
-from everhook.errors import NotFound
-from everhook.storage.tables import BatchState
+from everhook.storage.tables import BatchKind, BatchState
 
 replays_router = APIRouter(tags=["messages"])
 router = APIRouter(tags=["batches"])
@@ -60,42 +59,41 @@ async def list_batches(
     services: ServicesDep,
     store: Store,
     caller: Principal,
+    kind: Several[BatchKind] = None,
     channel: Several[Name] = None,
     tenant: Several[Name] = None,
     state: Several[BatchState] = None,
 ) -> ListOf[Batch]:
-    """Replays of channels, newest first. Bulk operations on dead letters are shown by their gid only."""
-    async with store.reading() as session:
-        page = await services.replays.page(
-            session,
-            viewer_of(caller),
-            channels=channel,
-            tenants_named=tenant,
-            states=state,
-            after=paging.after,
-            limit=paging.limit,
-        )
+    """Replays of channels and bulk operations on dead letters, newest first.
+
+    `channel` also finds bulk operations on the dead letters of this channel alone. While Temporal is unavailable, bulk
+    operations that run are shown as they were recorded.
+    """
+    page = await services.batches.page(
+        store,
+        viewer_of(caller),
+        kinds=kind,
+        channels=channel,
+        tenants_named=tenant,
+        states=state,
+        after=paging.after,
+        limit=paging.limit,
+    )
     return ListOf(data=[Batch.of(view) for view in page.rows], next_cursor=paging.next_cursor(page.next_key))
 
 
 @router.get("/batches/{gid}")
 async def get_batch(gid: Gid, services: ServicesDep, store: Store, caller: Principal) -> Batch:
     """Progress of a replay of a channel, or of a bulk replay or purge of dead letters."""
-    viewer = viewer_of(caller)
-    async with store.reading() as session:
-        view = await services.replays.find(session, viewer, gid)
-    if view is not None:
-        return Batch.of(view)
-    if viewer.publisher_gid is not None:
-        raise NotFound("batch", gid)
-    return Batch.of_dead_letters(gid, await services.dead_letters.progress(store, gid))
+    return Batch.of(await services.batches.find(store, viewer_of(caller), gid))
 
 
 @router.post("/batches/{gid}/cancel", status_code=HTTPStatus.ACCEPTED, responses=documents(problem_types.CONFLICT))
 async def cancel_batch(gid: Gid, services: ServicesDep, store: Store, caller: Principal) -> Batch:
-    """End a replay of a channel at its next page. The deliveries that it has started go on.
+    """End a replay of a channel at its next page, or a bulk operation on dead letters at once. What it has started
+    goes on.
 
-    `409` if it has completed. Bulk operations on dead letters cannot be cancelled.
+    `409` if it has completed or failed. If Temporal is unavailable, a bulk operation stays `running` until it can be
+    stopped.
     """
-    async with store.writing() as session:
-        return Batch.of(await services.replays.cancel(session, caller.actor, viewer_of(caller), gid))
+    return Batch.of(await services.batches.cancel(store, caller.actor, viewer_of(caller), gid))

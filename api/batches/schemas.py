@@ -1,4 +1,4 @@
-"""Replays of channels, and the progress of bulk operations."""
+"""Replays of channels, and batches."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -8,13 +8,14 @@ from pydantic import ConfigDict, Field
 from api.dead_letters.schemas import BATCH_GID, MAX_VALUES
 from api.deliveries.schemas import ENDPOINT_GID
 from api.schemas import ApiModel, EndpointRef, EventType, Flag, Moment, Name, Text
-from everhook.dead_letters.batches import Progress
-from everhook.redelivery.replays import BatchView, PlannedReplay, ReplayRequest
+from everhook.batches.service import BatchView
+from everhook.redelivery.replays import PlannedReplay, ReplayRequest
 from everhook.storage import tables
-from everhook.storage.tables import BatchState, ReplayMode
+from everhook.storage.tables import BatchKind, BatchState, ReplayMode
 
 BATCH_EXAMPLE: dict[str, Any] = {
     "batchGid": BATCH_GID,
+    "kind": "channel_replay",
     "state": "running",
     "total": 120,
     "completed": 80,
@@ -33,8 +34,10 @@ BATCH_EXAMPLE: dict[str, Any] = {
     "types": [],
     "since": "2026-01-31T10:00:00Z",
     "until": "2026-01-31T12:00:00Z",
+    "selection": None,
     "reason": "they lost their database",
     "actor": "ann",
+    "error": None,
 }
 
 
@@ -113,43 +116,51 @@ class Batch(ApiModel):
     model_config = ConfigDict(json_schema_extra={"examples": [BATCH_EXAMPLE]})
 
     batch_gid: str
+    kind: BatchKind
     state: BatchState
     total: int = Field(description="The same as `matched`.")
     completed: int = Field(description="How many of them are done: the sum of `started`, `skipped` and `erased`.")
     failed: int = Field(description="Dead letters whose workflow could not be reached; 0 for replays of channels.")
     started_at: datetime | None
     closed_at: datetime | None
-    matched: int = Field(
-        description="How many match. Counted at the start; once a replay of a channel has completed, what it found."
-    )
+    matched: int = Field(description="How many match. Counted at the start; once it has completed, what it found.")
     matched_at_least: bool = Field(description="Whether `matched` is a lower bound.")
-    started: int = Field(description="Deliveries that were started.")
+    started: int = Field(
+        description="Deliveries that were started; for bulk operations dead letters whose workflow was signalled."
+    )
     skipped: int = Field(
         description="Deliveries that were left alone: in progress meanwhile, of a message that did not pass its gate, "
         "or to an endpoint that was deleted meanwhile."
     )
     erased: int = Field(description="Deliveries whose payload was erased.")
-    channel: str | None = Field(None, description="Null, as all that follows, for bulk operations on dead letters.")
-    mode: ReplayMode | None = None
+    channel: str | None = Field(None, description="Null for bulk operations that do not name exactly one.")
+    mode: ReplayMode | None = Field(None, description="Of replays of channels.")
     tenant: str | None = Field(None, description="The tenant whose deliveries it is limited to.")
-    endpoint_gid: str | None = None
-    types: list[str] | None = None
-    since: datetime | None = None
+    endpoint_gid: str | None = Field(None, description="The endpoint that it is limited to.")
+    types: list[str] | None = Field(None, description="The types that it is limited to; none: every type.")
+    since: datetime | None = Field(
+        None, description="Of the time of acceptance; for bulk operations, as `until`, of that of dead-lettering."
+    )
     until: datetime | None = None
+    selection: dict[str, Any] | None = Field(
+        None, description="Of bulk operations: which dead letters, as the request named them."
+    )
     reason: str | None = None
     actor: str | None = None
+    error: str | None = Field(None, description="Why it failed.")
 
     @classmethod
     def of(cls, view: BatchView) -> "Batch":
         row = view.batch
         done = row.started + row.skipped + row.erased
-        matched = max(row.matched, done)
+        matched = max(row.matched, done + row.failed)
         return cls(
             batch_gid=row.gid,
+            kind=row.kind,
             state=row.state,
             total=matched,
             completed=done,
-            failed=0,
+            failed=row.failed,
             started_at=row.created_at,
             closed_at=row.ended_at,
             matched=matched,
@@ -164,18 +175,8 @@ class Batch(ApiModel):
             types=row.event_types,
             since=row.since,
             until=row.until,
+            selection=row.selection,
             reason=row.reason,
             actor=row.actor,
-        )
-
-    @classmethod
-    def of_dead_letters(cls, gid: str, progress: Progress) -> "Batch":
-        return cls(
-            batch_gid=gid,
-            **vars(progress),
-            matched=progress.total,
-            matched_at_least=False,
-            started=progress.completed,
-            skipped=0,
-            erased=0,
+            error=row.error,
         )

@@ -12,16 +12,22 @@ from api.dashboard.pages import FormDep, PageRoute, StoreDep, ViewerDep, query, 
 from api.dead_letters.schemas import OneOrMore
 from api.dependencies import ServicesDep
 from api.schemas import ApiModel, EndpointRef, EventType, Moment, Name
+from everhook.batches.service import BatchView
 from everhook.errors import DomainError, InvalidField
 from everhook.lifecycle.service import Viewer as MessageViewer
-from everhook.redelivery.replays import BatchView, PlannedReplay, ReplayRequest
-from everhook.storage.tables import BatchState, ReplayMode
+from everhook.redelivery.replays import PlannedReplay, ReplayRequest
+from everhook.storage.tables import BatchKind, BatchState, ReplayMode
 
 RECENT = 10
 MODES = {
     ReplayMode.FAILED: "Dead letters, and what was discarded",
     ReplayMode.ALL: "All that was sent, delivered or not",
     ReplayMode.MISSING: "What the endpoint never got",
+}
+KINDS = {
+    BatchKind.CHANNEL_REPLAY: "Replay of a channel",
+    BatchKind.DEAD_LETTER_REPLAY: "Replay of dead letters",
+    BatchKind.DEAD_LETTER_PURGE: "Discard of dead letters",
 }
 ALL_MESSAGES = MessageViewer()
 
@@ -51,7 +57,7 @@ class ReplayChoice(ApiModel):
 
 @dataclass(frozen=True)
 class FormView:
-    """`planned` is None before the first count. `recent` are the newest replays."""
+    """`planned` is None before the first count. `recent` are the newest batches."""
 
     filters: Filters[ReplayChoice]
     planned: PlannedReplay | None
@@ -73,11 +79,9 @@ async def ask(request: Request, viewer: ViewerDep, services: ServicesDep, store:
         asked = asked.refused(error)
     except DomainError as error:
         asked = Filters(chosen, None, {"endpointGid" if "endpointGid" in chosen else "channel": str(error)})
+    recent = await services.batches.page(store, ALL_MESSAGES, after=None, limit=RECENT)
     async with store.reading() as session:
         names = await filters.channel_names(session)
-        recent = await services.replays.page(
-            session, ALL_MESSAGES, channels=None, tenants_named=None, states=None, after=None, limit=RECENT
-        )
     return render(
         request,
         "replay.html",
@@ -87,6 +91,7 @@ async def ask(request: Request, viewer: ViewerDep, services: ServicesDep, store:
         nav="deliveries",
         v=FormView(asked, planned, recent.rows),
         channels=names,
+        kinds=KINDS,
         modes=[(mode.value, shown) for mode, shown in MODES.items()],
     )
 
@@ -106,26 +111,23 @@ async def start(viewer: ViewerDep, services: ServicesDep, store: StoreDep, form:
 
 @router.get("/batches/{gid}")
 async def show_batch(gid: str, request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep) -> Response:
-    async with store.reading() as session:
-        found = await services.replays.find(session, ALL_MESSAGES, gid)
-    if found is not None:
-        batch = Batch.of(found)
-    else:
-        batch = Batch.of_dead_letters(gid, await services.dead_letters.progress(store, gid))
+    batch = Batch.of(await services.batches.find(store, ALL_MESSAGES, gid))
+    is_replay = batch.kind is BatchKind.CHANNEL_REPLAY
     return render(
         request,
         "batch.html",
         viewer,
-        title="Replay" if found is not None else "Batch",
-        nav="deliveries" if found is not None else "dead-letters",
+        title="Replay" if is_replay else "Batch",
+        nav="deliveries" if is_replay else "dead-letters",
         batch=batch,
+        heading=f"Replay of {batch.channel}" if is_replay else KINDS[batch.kind],
         share=(batch.completed + batch.failed) / batch.total if batch.total else None,
+        is_replay=is_replay,
         is_running=batch.state is BatchState.RUNNING,
     )
 
 
 @router.post("/batches/{gid}/cancel")
 async def cancel(gid: str, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep) -> Response:
-    async with store.writing() as session:
-        await services.replays.cancel(session, viewer.caller.actor, ALL_MESSAGES, gid)
+    await services.batches.cancel(store, viewer.caller.actor, ALL_MESSAGES, gid)
     return see_other(viewer, f"/batches/{gid}")

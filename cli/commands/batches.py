@@ -14,12 +14,22 @@ from cli.output import Output, pairs
 from everhook_client import calls
 from everhook_client.models import Batch
 
-app = typer.Typer(help="Replays of channels: list, show, cancel.", no_args_is_help=True)
+app = typer.Typer(
+    help="Replays of channels and bulk operations on dead letters: list, show, cancel.", no_args_is_help=True
+)
 
 EXAMPLE = "bat_…"
 
 
 Gid = Annotated[str, typer.Argument(help="The batch's gid (bat_…).", show_default=False)]
+
+
+class Kind(StrEnum):
+    """What a batch does."""
+
+    CHANNEL_REPLAY = "channel_replay"
+    DEAD_LETTER_REPLAY = "dead_letter_replay"
+    DEAD_LETTER_PURGE = "dead_letter_purge"
 
 
 class State(StrEnum):
@@ -34,13 +44,14 @@ class State(StrEnum):
 @command(app, "list", examples=["batches list", "batches list --state running"])
 def list_batches(
     session: Session,
+    kind: Annotated[list[Kind] | None, typer.Option(help="Can be repeated.")] = None,
     channel: ChannelNames = None,
     tenant: Tenants = None,
     state: Annotated[list[State] | None, typer.Option(help="Can be repeated.")] = None,
     limit: Limit = DEFAULT_LIMIT,
 ) -> None:
-    """List replays of channels, newest first."""
-    chosen: dict[str, Any] = {"channel": channel, "tenant": tenant, "state": state}
+    """List replays of channels and bulk operations on dead letters, newest first."""
+    chosen: dict[str, Any] = {"kind": kind, "channel": channel, "tenant": tenant, "state": state}
     found = list(session.api.items(calls.list_batches(**chosen), limit))
     session.out.show(found, lambda batches: _table(session.out, batches))
 
@@ -53,25 +64,28 @@ def show_batch(
 ) -> None:
     """Show the progress of a replay, or of a bulk operation on dead letters."""
     if wait:
-        follow(session, gid, "deliveries", f"everhook batches show {gid} --follow")
+        follow(session, gid)
         return
     session.out.show(session.api.call(calls.get_batch(gid)), _card)
 
 
 @command(app, "cancel", examples=[f"batches cancel {EXAMPLE}"])
 def cancel_batch(session: Session, gid: Gid, yes: Yes = False) -> None:
-    """Cancel a replay. The deliveries that it has started go on."""
+    """Cancel a replay, or a bulk operation on dead letters. What it has started goes on."""
     session.out.confirm(f"Cancel {gid} at {session.target.url}?", yes=yes)
     session.out.show(session.api.call(calls.cancel_batch(gid)), _card)
 
 
 def _table(out: Output, batches: list[Batch]) -> Table | str:
     if not batches:
-        return "No replays match."
-    rows = out.table("batch", "state", "mode", "done", "of", "channel", "age", "by", "reason", wide=("by", "reason"))
+        return "No batches match."
+    rows = out.table(
+        "batch", "kind", "state", "done", "of", "channel", "age", "mode", "by", "reason", wide=("mode", "by", "reason")
+    )
     for each in batches:
         rows.add(
             batch=each["batchGid"],
+            kind=each["kind"],
             state=each["state"],
             mode=each["mode"] or "",
             done=f"{each['completed']:,}",
@@ -88,6 +102,7 @@ def _card(batch: Batch) -> Table:
     return pairs(
         [
             ("batch", batch["batchGid"]),
+            ("kind", batch["kind"]),
             ("state", batch["state"]),
             ("matched", _matched(batch)),
             ("started", ", ".join([f"{batch['started']:,}", *left_out(batch)])),
@@ -97,13 +112,23 @@ def _card(batch: Batch) -> Table:
             ("endpoint", batch["endpointGid"]),
             ("tenant", batch["tenant"]),
             ("types", ", ".join(batch["types"] or []) or None),
-            ("accepted", f"{when(batch['since'])} to {when(batch['until'])}" if batch["since"] else None),
+            *_selected(batch),
             ("by", batch["actor"]),
             ("reason", batch["reason"] or None),
             ("began", when(batch["startedAt"])),
             ("ended", when(batch["closedAt"])),
+            ("error", batch["error"]),
         ]
     )
+
+
+def _selected(batch: Batch) -> list[tuple[str, str | None]]:
+    if batch["selection"] is None:
+        return [("accepted", f"{when(batch['since'])} to {when(batch['until'])}")]
+    return [
+        (name, value if isinstance(value, str) else ", ".join(map(str, value)))
+        for name, value in batch["selection"].items()
+    ]
 
 
 def _matched(batch: Batch) -> str:

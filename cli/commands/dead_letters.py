@@ -142,14 +142,6 @@ def purge(
     _decide(session, Decision("purge", "discard", calls.purge, calls.discard), selection, how, gids)
 
 
-@command(app, "batch", examples=["dead-letters batch bat_…"])
-def batch(
-    session: Session, gid: Annotated[str, typer.Argument(help="The batch's gid (bat_…).", show_default=False)]
-) -> None:
-    """Follow a bulk replay or purge until it ends."""
-    _follow(session, gid)
-
-
 @dataclass(frozen=True)
 class Decision:
     """A replay or a purge: its name, its name for one dead letter, and the calls for all that match and for one."""
@@ -188,10 +180,10 @@ def _decide(
     started = session.api.call(decision.call_all(**request))
     if how.detach or started["batchGid"] is None:
         session.out.show(
-            started, lambda result: f"started: everhook dead-letters batch {result['batchGid']} follows it"
+            started, lambda result: f"started: everhook batches show {result['batchGid']} --follow shows its progress"
         )
         return
-    _follow(session, started["batchGid"])
+    follow(session, started["batchGid"])
 
 
 def _each(session: Session, decision: Decision, how: BulkOptions, gids: list[str]) -> None:
@@ -214,10 +206,6 @@ def _each(session: Session, decision: Decision, how: BulkOptions, gids: list[str
 def _skipped(operation: BulkOperation) -> str:
     skipped = operation.get("skipped", 0)  # absent in older versions of the API
     return f"; {skipped:,} more are skipped: their endpoint was deleted" if skipped else ""
-
-
-def _follow(session: Session, gid: str) -> None:
-    follow(session, gid, "dead letters", f"everhook dead-letters batch {gid}")
 
 
 def _table(out: Output, letters: list[Delivery]) -> Table | str:

@@ -81,7 +81,7 @@ def replay(
         )
     )
     if wait and started["batchGid"] is not None:
-        follow(session, started["batchGid"], "deliveries", f"everhook batches show {started['batchGid']} --follow")
+        follow(session, started["batchGid"])
         return
     session.out.show(
         started, lambda replay: f"started: everhook batches show {replay['batchGid']} --follow shows its progress"

@@ -1,6 +1,6 @@
 """The audit trail: who changed what, when and from where; written in the transaction of the change."""
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -123,21 +123,3 @@ async def page(session: AsyncSession, chosen: AuditFilter, *, after: str | None,
     if chosen.until is not None:
         statement = statement.where(col(AuditEntry.created_at) < chosen.until)
     return await page_of(session, statement, col(AuditEntry.gid), after=after, limit=limit)
-
-
-async def latest_subject(session: AsyncSession, tenant_gid: str, actions: Collection[str]) -> str | None:
-    """The subject of the last of these actions on a tenant."""
-    entry = AuditEntry
-    found = await session.execute(
-        select(col(entry.subject))
-        .where(col(entry.tenant_gid) == tenant_gid, col(entry.action).in_(actions))
-        .order_by(col(entry.gid).desc())
-        .limit(1)
-    )
-    return found.scalar_one_or_none()
-
-
-async def is_recorded(session: AsyncSession, subject: str) -> bool:
-    """Whether the session can see an entry about this subject."""
-    found = await session.execute(select(col(AuditEntry.gid)).where(col(AuditEntry.subject) == subject).limit(1))
-    return found.scalar_one_or_none() is not None

@@ -8,30 +8,28 @@ from typing import Any
 
 from temporalio.client import Client
 
-from everhook.audit import store as audit
 from everhook.audit.store import Actor, on_record
+from everhook.batches.service import BatchService
 from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorAction
-from everhook.dead_letters import batches
 from everhook.dead_letters import store as dead_letters
-from everhook.dead_letters.batches import Progress
+from everhook.dead_letters import visibility
 from everhook.dead_letters.store import DeadLetterFilter
 from everhook.delivery.service import DeliveryService
 from everhook.delivery.starts import start_delivery
 from everhook.endpoints import store as endpoints
 from everhook.endpoints.choice import chosen_endpoints
 from everhook.errors import (
-    BulkOperationRunning,
     EndpointDeleted,
     InvalidField,
     NotADeadLetter,
     NotFound,
     PayloadErased,
 )
-from everhook.ids import Kind, is_gid, new_gid
+from everhook.ids import Kind, new_gid
 from everhook.publishing import erasure_store
 from everhook.storage.engine import Session
 from everhook.storage.paging import Page, any_of
-from everhook.storage.tables import BatchState, Delivery, Message
+from everhook.storage.tables import Batch, BatchKind, Delivery, Message
 from everhook.storage.tenant_scope import TenantScope, tenant_bound
 from everhook.tenants import store as tenants
 
@@ -49,6 +47,11 @@ class Decision(StrEnum):
 ACTIONS = {Decision.REPLAY: "dead_letter.replayed", Decision.DISCARD: "dead_letter.discarded"}
 BULK_ACTIONS = {Decision.REPLAY: "dead_letters.replayed", Decision.DISCARD: "dead_letters.purged"}
 """Actions of the audit trail."""
+
+BATCH_KINDS = {
+    Decision.REPLAY: BatchKind.DEAD_LETTER_REPLAY,
+    Decision.DISCARD: BatchKind.DEAD_LETTER_PURGE,
+}
 
 
 @dataclass(frozen=True)
@@ -93,9 +96,10 @@ class BulkOperation:
 
 
 class DeadLetterService:
-    def __init__(self, temporal: Client, deliveries: DeliveryService) -> None:
+    def __init__(self, temporal: Client, deliveries: DeliveryService, batches: BatchService) -> None:
         self._temporal = temporal
         self._deliveries = deliveries
+        self._batches = batches
 
     async def page(self, session: Session, query: DeadLetterQuery, *, after: str | None, limit: int) -> Page[Delivery]:
         """Newest message first. Raises InvalidField for a tenant or an endpoint that is not clear."""
@@ -149,25 +153,15 @@ class DeadLetterService:
             if dry_run or not matched:
                 return BulkOperation(matched, skipped)
             visibility_query = await _visibility_query(session, chosen, has_deleted=skipped > 0)
-            await self._refuse_second(session, scope)
-        gid = new_gid(Kind.BATCH)
+        batch = _batch(decision, actor, query, chosen, matched, reason)
         detail = query.as_detail() | {"reason": reason, "matched": matched}
-        owner = chosen.tenant_gid[0] if chosen.tenant_gid is not None and len(chosen.tenant_gid) == 1 else None
-        async with on_record(scope, actor, BULK_ACTIONS[decision], gid, tenant_gid=owner, detail=detail):
-            await batches.until_indexed(self._temporal, visibility_query, matched)
-            await batches.start_signal_batch(
-                self._temporal, gid, visibility_query, decision.value, OperatorAction(actor.name, reason)
-            )
-        return BulkOperation(matched, skipped, gid)
-
-    async def progress(self, scope: TenantScope, batch_gid: str) -> Progress:
-        """How far a bulk operation is. Raises NotFound."""
-        async with scope.reading() as session:
-            known = is_gid(batch_gid, Kind.BATCH) and await audit.is_recorded(session, batch_gid)
-        found = await batches.progress(self._temporal, batch_gid) if known else None
-        if found is None:
-            raise NotFound("batch", batch_gid)
-        return found
+        action = OperatorAction(actor.name, reason)
+        async with on_record(
+            scope, actor, BULK_ACTIONS[decision], batch.gid, tenant_gid=batch.tenant_gid, detail=detail
+        ):
+            await visibility.until_indexed(self._temporal, visibility_query, matched)
+            await self._batches.start_bulk(scope, batch, visibility_query, decision.value, action)
+        return BulkOperation(matched, skipped, batch.gid)
 
     async def _decide(self, decision: Decision, scope: TenantScope, actor: Actor, gid: str, reason: str) -> Delivery:
         """Signal-with-start, so that it works where Temporal has lost the workflow."""
@@ -185,14 +179,30 @@ class DeadLetterService:
             await start_delivery(self._temporal, input, signal=decision.value, note=action)
         return row
 
-    async def _refuse_second(self, session: Session, scope: TenantScope) -> None:
-        """A tenant has one bulk operation at a time: Temporal runs a few in all, for all tenants."""
-        if scope.tenant_gid is None:
-            return
-        latest = await audit.latest_subject(session, scope.tenant_gid, BULK_ACTIONS.values())
-        found = await batches.progress(self._temporal, latest) if latest is not None else None
-        if found is not None and found.state is BatchState.RUNNING:
-            raise BulkOperationRunning(f"Your bulk operation {latest} is still running; nothing was started.")
+
+def _batch(
+    decision: Decision, actor: Actor, query: DeadLetterQuery, chosen: DeadLetterFilter, matched: int, reason: str
+) -> Batch:
+    """The row of a bulk operation. Its gid is the id of Temporal's job."""
+    return Batch(
+        gid=new_gid(Kind.BATCH),
+        kind=BATCH_KINDS[decision],
+        tenant_gid=_only(chosen.tenant_gid),
+        actor=actor.name,
+        key_gid=actor.key_gid,
+        reason=reason,
+        channel=_only(chosen.channel),
+        endpoint_gid=_only(chosen.endpoint_gid),
+        event_types=list(chosen.event_type or ()),
+        since=chosen.since,
+        until=chosen.until,
+        selection=query.as_detail(),
+        matched=matched,
+    )
+
+
+def _only(values: Sequence[str] | None) -> str | None:
+    return values[0] if values is not None and len(values) == 1 else None
 
 
 def _require_short(reason: str) -> None:
@@ -247,19 +257,19 @@ async def _visibility_query(session: Session, chosen: DeadLetterFilter, *, has_d
     to another. So the query names endpoints, as many as it can hold.
     """
     if chosen.tenant_gid is None and not has_deleted:
-        return batches.visibility_query(chosen)
+        return visibility.visibility_query(chosen)
     if chosen.tenant_gid is None:
         deleted = await _endpoints(session, replace(chosen, of_deleted=True))
         if deleted is not None:
-            return batches.visibility_query(chosen, but=deleted)
+            return visibility.visibility_query(chosen, but=deleted)
     named = await _endpoints(session, chosen)
     if named is None:
-        at_most = f"there are dead letters of more than {batches.MAX_ENDPOINTS} endpoints; name one"
+        at_most = f"there are dead letters of more than {visibility.MAX_ENDPOINTS} endpoints; name one"
         raise InvalidField("endpointGid", at_most)
-    return batches.visibility_query(chosen, named)
+    return visibility.visibility_query(chosen, named)
 
 
 async def _endpoints(session: Session, chosen: DeadLetterFilter) -> list[str] | None:
     """The endpoints whose dead letters are chosen; None if they are too many for a query."""
-    found = await dead_letters.endpoints_of(session, chosen, at_most=batches.MAX_ENDPOINTS + 1)
-    return found if len(found) <= batches.MAX_ENDPOINTS else None
+    found = await dead_letters.endpoints_of(session, chosen, at_most=visibility.MAX_ENDPOINTS + 1)
+    return found if len(found) <= visibility.MAX_ENDPOINTS else None

@@ -8,20 +8,20 @@ after the commit; if the process dies before that, the reconciler starts them on
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from everhook.audit.store import Actor, record_audit
+from everhook.audit.store import Actor
+from everhook.batches import store as batches
 from everhook.contracts import DeliveryInput, ReplayProgress
 from everhook.delivery.inputs_store import InputDefaults, load_inputs_of
 from everhook.publishing.matching import matches_type
 from everhook.publishing.routing import Routes
 from everhook.publishing.schedules_store import scheduled_among
 from everhook.publishing.store import Acceptor
-from everhook.redelivery import batches_store as batches
 from everhook.redelivery import store
 from everhook.redelivery.rounds import is_addressed, open_round, publication_of
 from everhook.redelivery.store import MessageGate
 from everhook.redelivery.windows_store import STATUSES, Found, ReplaySelection, read_window
 from everhook.storage.engine import Database, Session
-from everhook.storage.tables import Batch, BatchState, DeliveryRound, GateState, now
+from everhook.storage.tables import Batch, BatchKind, BatchState, DeliveryRound, GateState, now
 
 WINDOW = 1_000
 """Entries of an index that one statement reads."""
@@ -72,14 +72,14 @@ class ReplayPages:
         deleted with its tenant."""
         async with self._database.reading() as session:
             batch = await batches.find(session, batch_gid)
-            if batch is None or batch.state is not BatchState.RUNNING:
+            if batch is None or batch.state is not BatchState.RUNNING or batch.kind is not BatchKind.CHANNEL_REPLAY:
                 return ()
             connection = await session.connection()
             selection = ReplaySelection.of(batch)
             window = await read_window(connection, selection, batch.position, WINDOW)
             found: Sequence[Found] = window.found
             if selection.is_backfill:
-                routes = await self._acceptor.routes_to(connection, batch.channel, batch.endpoint_gid or "")
+                routes = await self._acceptor.routes_to(connection, selection.channel, batch.endpoint_gid or "")
                 found = of_types(found, routes)
         return list(_pages(batch, [one.gid for one in found], window.end, window.is_last, size))
 
@@ -98,7 +98,7 @@ class ReplayPages:
         async with self._database.writing() as session:
             batch = await batches.find(session, batch_gid, for_change=True)
             if batch is not None and batch.state is BatchState.RUNNING:
-                end_cancelled(session, actor, batch)
+                batches.end_cancelled(session, actor, batch)
 
     async def open(self, page: ReplayPage) -> OpenedPage | None:
         """Open the rounds of a page. None if the replay is not at its start any more: it was cancelled, or another
@@ -123,11 +123,14 @@ class ReplayPages:
         return OpenedPage(opening.started, opening.inputs, opening.queued, opening.messages, _progress(batch))
 
     async def _open(self, session: Session, batch: Batch, gids: Sequence[str]) -> _Opening:
-        if ReplaySelection.of(batch).is_backfill:
-            return await self._deliver(session, batch, gids)
-        return await self._reopen(session, batch, gids)
+        selection = ReplaySelection.of(batch)
+        if selection.is_backfill:
+            return await self._deliver(session, batch, selection, gids)
+        return await self._reopen(session, batch, selection, gids)
 
-    async def _reopen(self, session: Session, batch: Batch, gids: Sequence[str]) -> _Opening:
+    async def _reopen(
+        self, session: Session, batch: Batch, selection: ReplaySelection, gids: Sequence[str]
+    ) -> _Opening:
         """Open the next round of deliveries, if they still have a status that is wanted."""
         messages = await store.messages_of(session, gids)
         sendable = await store.lock_payloads(session, messages)
@@ -140,7 +143,7 @@ class ReplayPages:
             if row.message_gid not in sendable:
                 opening.erased += 1
             elif (
-                row.status in STATUSES[batch.mode]
+                row.status in STATUSES[selection.mode]
                 and not leg.endpoint_deleted
                 and _has_passed(gates.get(row.message_gid), row.gid)
             ):
@@ -155,7 +158,9 @@ class ReplayPages:
             opening.inputs = await load_inputs_of(connection, self._defaults, [leg.delivery.gid for leg in opened])
         return opening
 
-    async def _deliver(self, session: Session, batch: Batch, gids: Sequence[str]) -> _Opening:
+    async def _deliver(
+        self, session: Session, batch: Batch, selection: ReplaySelection, gids: Sequence[str]
+    ) -> _Opening:
         """Create the deliveries of messages that an endpoint never had and subscribes to now."""
         assert batch.endpoint_gid is not None
         connection = await session.connection()
@@ -176,7 +181,7 @@ class ReplayPages:
                 opening.skipped += 1
             else:
                 new.append(publication_of(message, gate, publishers, None))
-        routes = await self._acceptor.routes_to(connection, batch.channel, batch.endpoint_gid)
+        routes = await self._acceptor.routes_to(connection, selection.channel, batch.endpoint_gid)
         taken = await self._acceptor.taken(new, routes)
         legs = [(publication, taking[0]) for publication, taking in zip(new, taken, strict=True) if taking]
         if not legs:
@@ -197,13 +202,6 @@ class ReplayPages:
         opening.queued = frozenset(gid for one in accepted for gid in one.queued)
         opening.messages = frozenset(sent)
         return opening
-
-
-def end_cancelled(session: Session, actor: Actor, batch: Batch) -> None:
-    """Cancel a replay that is locked and runs."""
-    batch.state, batch.ended_at = BatchState.CANCELLED, now()
-    session.add(batch)
-    record_audit(session, actor, "channel.replay_cancelled", batch.gid, tenant_gid=batch.tenant_gid)
 
 
 def of_types(found: Collection[Found], routes: Routes) -> list[Found]:

@@ -14,22 +14,22 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from everhook.audit.store import Actor, record_audit
+from everhook.batches import store as batches
 from everhook.endpoints import store as endpoints
 from everhook.endpoints.choice import FIELD, chosen_endpoint
-from everhook.errors import BulkOperationRunning, Conflict, EndpointDeleted, InvalidField, NotFound
+from everhook.errors import BulkOperationRunning, EndpointDeleted, InvalidField, NotFound
 from everhook.lifecycle.service import Viewer
 from everhook.notifications.events import is_reserved
 from everhook.publishing.routing import Routes
 from everhook.publishing.store import Acceptor
-from everhook.redelivery import batches_store as batches
 from everhook.redelivery import store
-from everhook.redelivery.pages import end_cancelled, of_types
+from everhook.redelivery.pages import of_types
 from everhook.redelivery.rounds import MAX_REASON, publication_of
 from everhook.redelivery.starts import start_replay
 from everhook.redelivery.windows_store import ReplaySelection, count_window, read_window
 from everhook.storage.engine import Session
-from everhook.storage.paging import Page, any_of
-from everhook.storage.tables import Batch, BatchState, ReplayMode, now
+from everhook.storage.paging import any_of
+from everhook.storage.tables import Batch, ReplayMode, now
 from everhook.storage.tenant_scope import TenantScope
 from everhook.tenants import store as tenants
 
@@ -74,14 +74,6 @@ class PlannedReplay:
         return not self.matched and not self.at_least
 
 
-@dataclass(frozen=True)
-class BatchView:
-    """`tenant` is the name of the tenant whose deliveries a replay is limited to."""
-
-    batch: Batch
-    tenant: str | None
-
-
 class ReplayService:
     def __init__(self, temporal: Client, acceptor: Acceptor) -> None:
         self._temporal = temporal
@@ -123,11 +115,11 @@ class ReplayService:
         session.add(batch)
         detail = {
             "channel": batch.channel,
-            "mode": batch.mode.value,
+            "mode": selection.mode.value,
             "endpointGid": batch.endpoint_gid,
             "types": batch.event_types,
-            "since": batch.since.isoformat(),
-            "until": batch.until.isoformat(),
+            "since": selection.since.isoformat(),
+            "until": selection.until.isoformat(),
             "matched": batch.matched,
             "reason": reason,
         }
@@ -141,46 +133,6 @@ class ReplayService:
             await start_replay(self._temporal, batch.gid)
         except (RPCError, RuntimeError) as error:
             log.warning("a replay is started later", batch_gid=batch.gid, error=str(error))
-
-    async def find(self, session: Session, viewer: Viewer, gid: str) -> BatchView | None:
-        """A replay, and how far it is."""
-        batch = await batches.find(session, gid, key_gid=viewer.publisher_gid)
-        return (await _views(session, [batch]))[0] if batch is not None else None
-
-    async def page(
-        self,
-        session: Session,
-        viewer: Viewer,
-        *,
-        channels: Sequence[str] | None,
-        tenants_named: Sequence[str] | None,
-        states: Sequence[BatchState] | None,
-        after: str | None,
-        limit: int,
-    ) -> Page[BatchView]:
-        """Replays, newest first."""
-        found = await batches.page(
-            session,
-            channel=any_of(channels),
-            tenant_gid=await tenants.chosen_gids(session, tenants_named),
-            state=any_of(states),
-            key_gid=viewer.publisher_gid,
-            after=after,
-            limit=limit,
-        )
-        return Page(await _views(session, found.rows), found.next_key)
-
-    async def cancel(self, session: Session, actor: Actor, viewer: Viewer, gid: str) -> BatchView:
-        """End a replay at its next page. Deliveries that it has started go on. Raises NotFound, and Conflict if it has
-        completed."""
-        batch = await batches.find(session, gid, key_gid=viewer.publisher_gid, for_change=True)
-        if batch is None:
-            raise NotFound("replay", gid)
-        if batch.state is BatchState.COMPLETED:
-            raise Conflict(f"{gid} has completed.")
-        if batch.state is BatchState.RUNNING:
-            end_cancelled(session, actor, batch)
-        return (await _views(session, [batch]))[0]
 
     async def _count_messages(self, session: Session, selection: ReplaySelection) -> PlannedReplay:
         """Count the messages that an endpoint never had and subscribes to now; for filters their payloads are read."""
@@ -269,8 +221,3 @@ async def _owner(session: Session, endpoint_gid: str) -> str:
     if await endpoints.is_deleted(session, endpoint_gid):
         raise EndpointDeleted(f"Nothing can be replayed: {endpoint_gid} was deleted.")
     raise InvalidField(FIELD, "there is no such endpoint")
-
-
-async def _views(session: Session, found: Sequence[Batch]) -> list[BatchView]:
-    names = await tenants.names(session, {batch.tenant_gid for batch in found if batch.tenant_gid is not None})
-    return [BatchView(batch, names.get(batch.tenant_gid or "")) for batch in found]

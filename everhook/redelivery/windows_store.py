@@ -59,6 +59,8 @@ class ReplaySelection:
 
     @classmethod
     def of(cls, batch: Batch) -> "ReplaySelection":
+        assert batch.channel is not None and batch.mode is not None
+        assert batch.since is not None and batch.until is not None
         return cls(
             channel=batch.channel,
             mode=batch.mode,

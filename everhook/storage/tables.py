@@ -304,7 +304,8 @@ class EndpointSecret(SQLModel, table=True):
 
 
 class Subscription(SQLModel, table=True):
-    """`cost` is the maximum number of steps to match a message against it."""
+    """`cost` is the maximum number of steps to match a message against it. With `include_payload` events about dead
+    letters carry the payload of the message: see `everhook/notifications/dead_payloads_store.py`."""
 
     __table_args__ = (Index("ix_subscription_tenant", "tenant_gid"),)
 
@@ -316,6 +317,7 @@ class Subscription(SQLModel, table=True):
     filter: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     cost: int = 1
     enabled: bool = True
+    include_payload: bool = False
     created_at: datetime = _when(default_factory=now)
 
 
@@ -524,8 +526,17 @@ class DeliveryRound(SQLModel, table=True):
     began_at: datetime = _when()
 
 
+class BatchKind(StrEnum):
+    """`CHANNEL_REPLAY`: a workflow of Everhook opens rounds. The others are bulk operations on dead letters, which
+    Temporal runs as batch operations."""
+
+    CHANNEL_REPLAY = "channel_replay"
+    DEAD_LETTER_REPLAY = "dead_letter_replay"
+    DEAD_LETTER_PURGE = "dead_letter_purge"
+
+
 class BatchState(StrEnum):
-    """`FAILED`: only of bulk operations on dead letters, which Temporal runs."""
+    """`FAILED`: only of bulk operations on dead letters."""
 
     RUNNING = "running"
     COMPLETED = "completed"
@@ -546,7 +557,7 @@ _RUNNING = text("state = 'running'")
 
 
 class Batch(SQLModel, table=True):
-    """A replay of the messages of a channel: which of them, and how far it is.
+    """A replay of the messages of a channel, or a bulk operation on dead letters: which of them, and how far it is.
 
     `tenant_gid` is the tenant whose deliveries it is limited to; with `tenant_bound` a key of that tenant started it.
     `actor` and `key_gid` are those of that key, and `published_by` is set if it may send only what was published with
@@ -555,6 +566,11 @@ class Batch(SQLModel, table=True):
     Everything up to `position`, a gid, is done and counted: both change in the transaction that opens the rounds, so a
     page is never done twice. `matched` was counted at the start, perhaps not to the end (`matched_at_least`); once the
     replay has completed, it is the sum of `started`, `skipped` and `erased`.
+
+    A bulk operation has no `mode` and no position: `gid` is the id of Temporal's job, which knows how far it is. The
+    row has its end, with the counts of that time; `started` are the workflows that were signalled. `selection` says
+    which dead letters, in the names of the API, and the columns say it where they can. `error` is why it failed.
+    A cancellation is recorded first (`cancel_requested_at`), and then Temporal is asked to stop.
     """
 
     __table_args__ = (
@@ -563,18 +579,20 @@ class Batch(SQLModel, table=True):
     )
 
     gid: str = Field(default_factory=lambda: new_gid(Kind.BATCH), primary_key=True)
+    kind: BatchKind = Field(default=BatchKind.CHANNEL_REPLAY, sa_type=enum_text(BatchKind))
     tenant_gid: str | None = None
     tenant_bound: bool = False
     actor: str
     key_gid: str | None = None
     published_by: str | None = None
     reason: str = ""
-    channel: str
-    mode: ReplayMode = Field(sa_type=enum_text(ReplayMode))
+    channel: str | None = None
+    mode: ReplayMode | None = Field(default=None, sa_type=enum_text(ReplayMode))
     endpoint_gid: str | None = None
     event_types: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
-    since: datetime = _when()
-    until: datetime = _when()
+    since: datetime | None = _when(default=None)
+    until: datetime | None = _when(default=None)
+    selection: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     state: BatchState = Field(default=BatchState.RUNNING, sa_type=enum_text(BatchState))
     position: str = ""
     matched: int = _count(default=0)
@@ -582,6 +600,9 @@ class Batch(SQLModel, table=True):
     started: int = _count(default=0)
     skipped: int = _count(default=0)
     erased: int = _count(default=0)
+    failed: int = _count(default=0)
+    error: str | None = None
+    cancel_requested_at: datetime | None = _when(default=None)
     created_at: datetime = _when(default_factory=now)
     updated_at: datetime = _when(default_factory=now)
     ended_at: datetime | None = _when(default=None)

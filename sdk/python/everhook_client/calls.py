@@ -529,11 +529,11 @@ def _bulk(name: str, reason: str, dry_run: bool, filter: DeadLetterFilter) -> Ca
 
 
 def list_batches(
-    *, channel: Several = None, tenant: Several = None,
-    state: models.BatchState | Sequence[models.BatchState] | None = None,
+    *, kind: models.BatchKind | Sequence[models.BatchKind] | None = None, channel: Several = None,
+    tenant: Several = None, state: models.BatchState | Sequence[models.BatchState] | None = None,
 ) -> Listing[models.Batch]:  # fmt: skip
-    """Replays of channels, newest first."""
-    return _list("batches", channel=channel, tenant=tenant, state=state)
+    """Replays of channels and bulk operations on dead letters, newest first."""
+    return _list("batches", kind=kind, channel=channel, tenant=tenant, state=state)
 
 
 def get_batch(gid: str) -> Call[models.Batch]:
@@ -542,7 +542,7 @@ def get_batch(gid: str) -> Call[models.Batch]:
 
 
 def cancel_batch(gid: str) -> Call[models.Batch]:
-    """End a replay of a channel. The deliveries that it has started go on."""
+    """End a replay of a channel, or a bulk operation on dead letters. What it has started goes on."""
     return _command("batches", gid, "cancel")
 
 

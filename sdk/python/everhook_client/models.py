@@ -130,9 +130,16 @@ How requests to an endpoint authenticate. `oauth2`: with an access token for cli
 """
 
 
+BatchKind: TypeAlias = Literal["channel_replay", "dead_letter_replay", "dead_letter_purge"]
+"""
+`CHANNEL_REPLAY`: a workflow of Everhook opens rounds. The others are bulk operations on dead letters, which
+Temporal runs as batch operations.
+"""
+
+
 BatchState: TypeAlias = Literal["running", "completed", "cancelled", "failed"]
 """
-`FAILED`: only of bulk operations on dead letters, which Temporal runs.
+`FAILED`: only of bulk operations on dead letters.
 """
 
 
@@ -1599,6 +1606,7 @@ class Batch(TypedDict):
     """
 
     batchGid: str
+    kind: BatchKind
     state: BatchState
     total: int
     """
@@ -1616,7 +1624,7 @@ class Batch(TypedDict):
     closedAt: str | None
     matched: int
     """
-    How many match. Counted at the start; once a replay of a channel has completed, what it found.
+    How many match. Counted at the start; once it has completed, what it found.
     """
     matchedAtLeast: bool
     """
@@ -1624,7 +1632,7 @@ class Batch(TypedDict):
     """
     started: int
     """
-    Deliveries that were started.
+    Deliveries that were started; for bulk operations dead letters whose workflow was signalled.
     """
     skipped: int
     """
@@ -1636,19 +1644,39 @@ class Batch(TypedDict):
     """
     channel: NotRequired[str | None]
     """
-    Null, as all that follows, for bulk operations on dead letters.
+    Null for bulk operations that do not name exactly one.
     """
     mode: NotRequired[ReplayMode | None]
+    """
+    Of replays of channels.
+    """
     tenant: NotRequired[str | None]
     """
     The tenant whose deliveries it is limited to.
     """
     endpointGid: NotRequired[str | None]
+    """
+    The endpoint that it is limited to.
+    """
     types: NotRequired[list[str] | None]
+    """
+    The types that it is limited to; none: every type.
+    """
     since: NotRequired[str | None]
+    """
+    Of the time of acceptance; for bulk operations, as `until`, of that of dead-lettering.
+    """
     until: NotRequired[str | None]
+    selection: NotRequired[dict[str, Any] | None]
+    """
+    Of bulk operations: which dead letters, as the request named them.
+    """
     reason: NotRequired[str | None]
     actor: NotRequired[str | None]
+    error: NotRequired[str | None]
+    """
+    Why it failed.
+    """
 
 
 class Bucket(TypedDict):

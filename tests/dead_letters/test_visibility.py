@@ -7,7 +7,7 @@ import pytest
 from temporalio.client import Client
 
 from everhook.contracts import DeadLetterReason
-from everhook.dead_letters import batches
+from everhook.dead_letters import visibility
 from everhook.dead_letters.store import DeadLetterFilter
 
 
@@ -25,19 +25,19 @@ class Index:
 
 
 async def until_indexed(index: Index, matched: int) -> bool:
-    return await batches.until_indexed(cast(Client, index), "query", matched)
+    return await visibility.until_indexed(cast(Client, index), "query", matched)
 
 
 async def test_an_index_that_lags_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "INDEX_POLL_S", 0)
+    monkeypatch.setattr(visibility, "INDEX_POLL_S", 0)
     index = Index(814, 990, 1_000)
     assert await until_indexed(index, 1_000)
     assert index.asked == 3
 
 
 async def test_an_index_that_never_agrees_holds_nothing_up_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "INDEX_POLL_S", 0.01)
-    monkeypatch.setattr(batches, "INDEX_PATIENCE_S", 0.05)
+    monkeypatch.setattr(visibility, "INDEX_POLL_S", 0.01)
+    monkeypatch.setattr(visibility, "INDEX_PATIENCE_S", 0.05)
     assert not await until_indexed(Index(87), 90)
 
 
@@ -45,7 +45,7 @@ def test_a_query_names_each_value_and_the_endpoints_that_are_left_out() -> None:
     chosen = DeadLetterFilter(
         channel=("a",), reason=(DeadLetterReason.REJECTED, DeadLetterReason.EXHAUSTED), status_code=(401, 403)
     )
-    assert batches.visibility_query(chosen, but=["ep_1", "ep_2"]).split(" AND ")[3:] == [
+    assert visibility.visibility_query(chosen, but=["ep_1", "ep_2"]).split(" AND ")[3:] == [
         'Channel = "a"',
         'DeadLetterReason IN ("rejected", "exhausted")',
         'Endpoint NOT IN ("ep_1", "ep_2")',
@@ -54,4 +54,4 @@ def test_a_query_names_each_value_and_the_endpoints_that_are_left_out() -> None:
 
 
 def test_the_query_of_a_tenant_that_no_endpoint_is_given_to_selects_nothing() -> None:
-    assert 'Endpoint IN ("")' in batches.visibility_query(DeadLetterFilter(tenant_gid=("ten_1",)), [])
+    assert 'Endpoint IN ("")' in visibility.visibility_query(DeadLetterFilter(tenant_gid=("ten_1",)), [])

@@ -1,0 +1,1 @@
+"""Batches: replays of channels, and bulk operations on dead letters. Follow them, list them, cancel them."""
