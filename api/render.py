@@ -93,6 +93,7 @@ def subscription(row: Subscription) -> SubscriptionOut:
         events=row.events,
         filter=row.filter,
         enabled=row.enabled,
+        include_payload=row.include_payload,
         created_at=row.created_at,
     )
 

@@ -87,7 +87,18 @@ async def delivery_engine(
     wake_ups, direct = WakeUps(database), DirectHandOut()
     acceptor = Acceptor(database, defaults, wake_ups.wake, direct)
     handlers = InternalHandlers(database, egress, acceptor, mailer_of(settings))
-    sender = Sender(database, recorder, issuers, egress, reporter, fitness, keyring, watch.wake, handlers)
+    sender = Sender(
+        database,
+        recorder,
+        issuers,
+        egress,
+        reporter,
+        fitness,
+        keyring,
+        watch.wake,
+        handlers,
+        settings.max_payload_bytes,
+    )
     starter = Starter(client, database, recorder, states, _starter_limits(settings))
     lane = _lane_limits(settings) if sends and settings.express else None
     dispatcher = Dispatcher(sender, starter, states, fitness, lane)
@@ -106,6 +117,7 @@ async def delivery_engine(
         wake_ups,
         settings.circuit_policy,
         watch.wake,
+        settings.max_payload_bytes,
     )
     schedules = MessageSchedules(client, database, acceptor, dispatcher, watch.wake)
     groups = GroupStarter(database, defaults, dispatcher, guards, wake_ups.wake)

@@ -196,6 +196,7 @@ async def _detail(
         policies = {number: policy for number, (_, policy) in view.rounds.items()}
         channel = await channels.get(session, delivery.channel)
         task_gid = await tasks.task_of_delivery(session, gid)
+        sent = await _sent(session, message, shown)
     endpoint = known.get(delivery.endpoint_gid)
     status = delivery.status
     today = resolve(channel.policy if channel else None, endpoint.policy if endpoint else None)
@@ -209,7 +210,7 @@ async def _detail(
         receipts=page.receipts,
         cursor=cursor,
         pager=pager(f"/deliveries/{gid}", {}, cursor, page.next_key),
-        sent=_sent(message, shown),
+        sent=sent,
         next_attempt_at=delivery.due_at if status is DeliveryStatus.RETRYING else None,
         waiting_for=states.WAITING_FOR.get(status, ""),
         schedule=schedules.get(delivery.round) if task_gid is None else None,
@@ -238,10 +239,10 @@ def _rounds(attempts: Sequence[Attempt], schedules: Mapping[int, Chart]) -> tupl
     return tuple(Round(number, tuple(rows), schedules.get(number)) for number, rows in by_round)
 
 
-def _sent(message: Message, attempt: Attempt | None) -> SentBody | None:
+async def _sent(session: Session, message: Message, attempt: Attempt | None) -> SentBody | None:
     if attempt is None or not attempt.request_sha256:
         return None
-    return SentBody(attempt, rendered_body(message, attempt))
+    return SentBody(attempt, await rendered_body(session, message, attempt))
 
 
 def _workflow_url(request: Request, viewer: Viewer, services: Services, gid: str) -> str | None:

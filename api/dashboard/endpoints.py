@@ -402,7 +402,12 @@ async def edit(
 @router.post("/{gid}/subscriptions")
 async def subscribe(gid: str, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep) -> Response:
     await _view(services, store, gid)
-    body = SubscriptionIn(endpoint_gid=gid, channel=form.get("channel"), events=form.get("events").split())
+    body = SubscriptionIn(
+        endpoint_gid=gid,
+        channel=form.get("channel"),
+        events=form.get("events").split(),
+        include_payload="includePayload" in form,
+    )
     async with store.writing() as session:
         await services.subscriptions.create(session, viewer.caller.actor, NewSubscription(**body.model_dump()))
     return see_other(viewer, f"/endpoints/{gid}", "saved")

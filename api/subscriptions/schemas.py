@@ -27,6 +27,12 @@ _EXAMPLE: dict[str, Any] = {
 }
 
 
+INCLUDE_PAYLOAD = (
+    "Only on `everhook.events`: the event `delivery.dead_lettered` carries the payload of the dead letter, as "
+    "`data.payload`."
+)
+
+
 class SubscriptionIn(ApiModel):
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
@@ -36,6 +42,7 @@ class SubscriptionIn(ApiModel):
         default_factory=list, description="Patterns of types; none: every type.", examples=[["order.*"]]
     )
     filter: PayloadFilter | None = Field(None, examples=[{"data.amount": {"$gt": 1000}}])
+    include_payload: Flag = Field(False, description=INCLUDE_PAYLOAD)
 
 
 class SubscriptionPatch(ApiModel):
@@ -46,6 +53,7 @@ class SubscriptionPatch(ApiModel):
     events: Events | None = None
     filter: PayloadFilter | None = None
     enabled: Flag | None = None
+    include_payload: Flag | None = Field(None, description=INCLUDE_PAYLOAD)
 
 
 def _in_utf8(payload: Any) -> Any:
@@ -120,6 +128,7 @@ class SubscriptionOut(ApiModel):
                     "subscriptionGid": "sub_01m83prhbfe23sdyzab24cmhby",
                     **_EXAMPLE,
                     "enabled": True,
+                    "includePayload": False,
                     "createdAt": "2026-01-31T12:00:00Z",
                 }
             ]
@@ -132,4 +141,5 @@ class SubscriptionOut(ApiModel):
     events: list[str]
     filter: dict[str, Any] | None
     enabled: bool
+    include_payload: bool
     created_at: datetime

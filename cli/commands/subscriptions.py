@@ -21,6 +21,16 @@ Filter = Annotated[
 ]
 
 
+IncludePayload = Annotated[
+    bool | None,
+    typer.Option(
+        "--include-payload/--no-include-payload",
+        help="Only on everhook.events: events about dead letters carry the payload.",
+        show_default=False,
+    ),
+]
+
+
 @command(app, "list", examples=["subscriptions list --endpoint ep_…", "subscriptions list --json"])
 def list_subscriptions(
     session: Session, endpoint: EndpointRefs = None, channel: ChannelNames = None, limit: Limit = DEFAULT_LIMIT
@@ -41,6 +51,7 @@ def show_subscription(session: Session, gid: Gid) -> None:
     "create",
     examples=[
         "subscriptions create ep_… orders --event 'order.*'",
+        "subscriptions create ep_… everhook.events --event delivery.dead_lettered --include-payload",
         'subscriptions create ep_… orders --filter \'{"amount": {"$gt": 1000}}\'',
     ],
 )
@@ -50,11 +61,14 @@ def create_subscription(
     channel: Annotated[str, typer.Argument(help="The channel's name.", show_default=False)],
     events: Events = None,
     filter: Filter = None,
+    include_payload: IncludePayload = None,
 ) -> None:
     """Send matching messages of a channel to an endpoint. Without --event: every type."""
     body: SubscriptionIn = {"endpointGid": endpoint, "channel": channel, "events": events or []}
     if filter is not None:
         body["filter"] = json_object("--filter", filter)
+    if include_payload is not None:
+        body["includePayload"] = include_payload
     session.out.show(session.api.call(calls.create_subscription(body)), _card)
 
 
@@ -74,6 +88,7 @@ def update_subscription(
     filter: Filter = None,
     no_filter: Annotated[bool, typer.Option("--no-filter", help="Remove the filter.")] = False,
     enable: Annotated[bool | None, typer.Option("--enable/--disable", help="Enable or disable it.")] = None,
+    include_payload: IncludePayload = None,
 ) -> None:
     """Change a subscription. Options that are not given stay unchanged."""
     body: dict[str, Any] = {}
@@ -83,6 +98,8 @@ def update_subscription(
         body["filter"] = json_object("--filter", filter) if filter is not None and not no_filter else None
     if enable is not None:
         body["enabled"] = enable
+    if include_payload is not None:
+        body["includePayload"] = include_payload
     session.out.show(session.api.call(calls.update_subscription(gid, changed(body))), _card)
 
 
@@ -117,6 +134,7 @@ def _card(subscription: Subscription) -> Table:
             ("channel", subscription["channel"]),
             ("events", _events(subscription)),
             ("filter", _filter(subscription)),
+            ("payload", "in events about dead letters" if subscription.get("includePayload") else None),
             ("created", when(subscription["createdAt"])),
         ]
     )

@@ -31,9 +31,11 @@ from everhook.contracts import (
     PreviousAttempt,
     Verdict,
 )
+from everhook.delivery import dead_payloads_store as dead_payloads
 from everhook.delivery.authorized import AuthorizedClient
 from everhook.delivery.body_formats import Content, render
 from everhook.delivery.classify import RETRY_AFTER_STATUSES, Classification, classify
+from everhook.delivery.dead_payloads_store import is_about_dead_letter, with_payloads
 from everhook.delivery.fitness import EndpointFitness
 from everhook.delivery.handling import Handlers, Job, Made
 from everhook.delivery.pacing import MISSES, Pacer
@@ -110,10 +112,12 @@ class Sender:
         keyring: KeyRing,
         on_change: Callable[[Collection[str]], None] | None = None,
         handlers: Handlers | None = None,
+        max_payload_bytes: int = dead_payloads.MAX_BYTES,
     ) -> None:
         """`on_change` is called with the message of an attempt that was recorded, after the commit. `handlers` make the
-        attempts of endpoints of the mode `internal`."""
+        attempts of endpoints of the mode `internal`. `max_payload_bytes` bounds events that carry a payload."""
         self._database = database
+        self._max_payload_bytes = max_payload_bytes
         self._handlers = handlers
         self._on_change = on_change
         self._recorder = recorder
@@ -321,6 +325,7 @@ class Sender:
     ) -> Made:
         """What was sent, the exchange, and what it means. Anything that raises before the first byte is
         `unsendable`."""
+        snapshot = await self._as_sent(input, snapshot)
         headers: Sequence[tuple[str, str]] = ()
         body = b""
         try:
@@ -340,6 +345,15 @@ class Sender:
             return Made(headers, body, exchange, classify(exchange.status, exchange.failure))
         self._faults.pop(input.endpoint_gid, None)
         return made
+
+    async def _as_sent(self, input: AttemptInput, snapshot: DeliverySnapshot) -> DeliverySnapshot:
+        """An event about a dead letter carries that payload if its subscription says so."""
+        if snapshot.payload is None or not is_about_dead_letter(snapshot.channel, snapshot.event_type):
+            return snapshot
+        async with self._database.read_connection() as connection:
+            event = {input.delivery_gid: snapshot.payload}
+            sent = await with_payloads(connection, event, max_bytes=self._max_payload_bytes)
+        return replace(snapshot, payload=sent[input.delivery_gid])
 
     async def _post(
         self, destination: Destination, headers: Sequence[tuple[str, str]], body: bytes, timeout: timedelta

@@ -16,6 +16,7 @@ from everhook.delivery import attempts_store, policy_history_store
 from everhook.delivery import store as deliveries
 from everhook.delivery.attempts_store import Position, position_of
 from everhook.delivery.body_formats import Content, find_body
+from everhook.delivery.dead_payloads_store import is_about_dead_letter, ways_to_send
 from everhook.delivery.inputs_store import InputDefaults, load_input
 from everhook.delivery.policy import DeliveryPolicy
 from everhook.delivery.starts import delivery_state, wake_delivery
@@ -143,7 +144,7 @@ class DeliveryService:
         if found is None:
             raise NotFound("attempt", attempt_gid)
         attempt, message = found
-        content = rendered_body(message, attempt)
+        content = await rendered_body(session, message, attempt)
         if content is None:
             erased = message.payload is None
             reason = "its payload was erased" if erased else "rendering the message again gives other bytes"
@@ -203,22 +204,28 @@ def attempt_position(key: str | None) -> Position | None:
         raise InvalidField("cursor", "is not a cursor of this list; send `nextCursor` unchanged") from error
 
 
-def rendered_body(message: Message, attempt: Attempt) -> bytes | None:
+async def rendered_body(session: Session, message: Message, attempt: Attempt) -> bytes | None:
     """The body of an attempt's request, rendered again. None if that does not give the bytes that were sent."""
     if message.payload is None:
         return None
-    content = Content(
-        message.gid,
-        message.channel,
-        message.event_type,
-        message.payload,
-        message.published_at,
-        attempt.number,
-        attempt.round,
-        message.attributes,
-    )
-    found = find_body(content, attempt.request_sha256)
-    return found[1] if found is not None else None
+    payloads = [message.payload]
+    if is_about_dead_letter(message.channel, message.event_type):
+        delivery = await deliveries.get(session, attempt.delivery_gid)
+        payloads = await ways_to_send(session, delivery, message.payload) if delivery is not None else payloads
+    for payload in payloads:
+        content = Content(
+            message.gid,
+            message.channel,
+            message.event_type,
+            payload,
+            message.published_at,
+            attempt.number,
+            attempt.round,
+            message.attributes,
+        )
+        if (found := find_body(content, attempt.request_sha256)) is not None:
+            return found[1]
+    return None
 
 
 def _is_under_way(row: Delivery) -> bool:

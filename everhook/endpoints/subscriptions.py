@@ -11,20 +11,24 @@ from everhook.endpoints import subscriptions_store as subscriptions
 from everhook.endpoints.choice import chosen_endpoints
 from everhook.endpoints.quotas_store import Quotas
 from everhook.errors import InvalidField, NotFound
+from everhook.notifications.events import EVENTS_CHANNEL, EventKind
 from everhook.publishing.matching import FailedCondition, first_failed, matches_type
 from everhook.storage.engine import Session
 from everhook.storage.paging import Page
 from everhook.storage.tables import Subscription
+from everhook.storage.tenant_scope import tenant_bound
 
 
 @dataclass(frozen=True)
 class NewSubscription:
-    """`events` are patterns of types; none of them: every type. `filter` holds conditions on the payload."""
+    """`events` are patterns of types; none of them: every type. `filter` holds conditions on the payload. With
+    `include_payload` events about dead letters carry the payload of the message."""
 
     endpoint_gid: str
     channel: str
     events: Sequence[str] = field(default_factory=tuple)
     filter: Mapping[str, Any] | None = None
+    include_payload: bool = False
 
 
 class SubscriptionChanges(TypedDict, total=False):
@@ -33,6 +37,7 @@ class SubscriptionChanges(TypedDict, total=False):
     events: Sequence[str]
     filter: Mapping[str, Any] | None
     enabled: bool
+    include_payload: bool
 
 
 @dataclass(frozen=True)
@@ -71,15 +76,20 @@ class SubscriptionService:
             raise InvalidField("endpointGid", "there is no such endpoint")
         if await channels.get(session, new.channel) is None:
             raise InvalidField("channel", f"there is no channel {new.channel}")
+        if new.include_payload:
+            _require_payloads(session, new.channel)
         subscription = Subscription(
             tenant_gid=view.endpoint.tenant_gid,
             endpoint_gid=new.endpoint_gid,
             channel=new.channel,
             events=list(new.events),
             filter=dict(new.filter) if new.filter is not None else None,
+            include_payload=new.include_payload,
         )
         await subscriptions.create(session, subscription, self._quotas)
-        detail = {"endpointGid": subscription.endpoint_gid, "channel": subscription.channel}
+        detail: dict[str, Any] = {"endpointGid": subscription.endpoint_gid, "channel": subscription.channel}
+        if subscription.include_payload:
+            detail["includePayload"] = True
         _record(session, actor, "subscription.created", subscription, detail)
         return subscription
 
@@ -112,6 +122,8 @@ class SubscriptionService:
     async def change(self, session: Session, actor: Actor, gid: str, changes: SubscriptionChanges) -> Subscription:
         """Raises NotFound, InvalidField and QuotaExceeded."""
         subscription = await self.get(session, gid)
+        if changes.get("include_payload"):
+            _require_payloads(session, subscription.channel)
         await subscriptions.change(session, subscription, dict(changes), self._quotas)
         _record(session, actor, "subscription.changed", subscription, {"changed": sorted(changes)})
         return subscription
@@ -121,6 +133,21 @@ class SubscriptionService:
         subscription = await self.get(session, gid)
         await subscriptions.remove(session, subscription)
         _record(session, actor, "subscription.deleted", subscription, {"endpointGid": subscription.endpoint_gid})
+
+
+def _require_payloads(session: Session, channel: str) -> None:
+    """Raise InvalidField unless events about dead letters may carry payloads to a subscription of this channel.
+
+    Endpoints of the default tenant get events about all tenants, so a tenant's key must not ask for their payloads.
+    """
+    if channel != EVENTS_CHANNEL:
+        raise InvalidField(
+            "includePayload",
+            f"is for subscriptions to {EVENTS_CHANNEL}: its event {EventKind.DEAD_LETTERED} can carry the payload of "
+            "the dead letter. Messages of other channels have their payload anyway",
+        )
+    if tenant_bound(session) is not None:
+        raise InvalidField("includePayload", "can be set by operators only, with a key that has the scope admin")
 
 
 def _record(session: Session, actor: Actor, action: str, subscription: Subscription, detail: dict[str, Any]) -> None:

@@ -29,7 +29,9 @@ from everhook.contracts import (
     PulledState,
     Verdict,
 )
+from everhook.delivery import dead_payloads_store as dead_payloads
 from everhook.delivery.classify import Classification
+from everhook.delivery.dead_payloads_store import is_about_dead_letter, with_payloads
 from everhook.delivery.guards import GuardStarter
 from everhook.delivery.history import History
 from everhook.delivery.inputs_store import InputDefaults, load_inputs_of
@@ -43,6 +45,7 @@ from everhook.pulling import queue_store as queue
 from everhook.pulling.leases import (
     MAX_BYTES,
     Ack,
+    Content,
     Extend,
     Held,
     Item,
@@ -143,9 +146,11 @@ class PullQueue:
         wake_ups: WakeUps,
         circuit_policy: CircuitPolicy,
         on_change: Callable[[Collection[str]], None] | None = None,
+        max_payload_bytes: int = dead_payloads.MAX_BYTES,
     ) -> None:
         """`history` is None if healthy deliveries get no workflow. `on_change` is called with the messages of attempts
-        that were recorded, after the commit."""
+        that were recorded, after the commit. `max_payload_bytes` bounds events that carry a payload."""
+        self._max_payload_bytes = max_payload_bytes
         self._database = database
         self._defaults = defaults
         self._issuers = issuers
@@ -383,7 +388,7 @@ class PullQueue:
         if not chosen or (not state.sends and not await self._claims_probe(connection, endpoint, request, chosen[0])):
             return Claim()
         items = await self._hand_out(connection, endpoint, request, chosen, moment)
-        return Claim(items, more=state.sends and (len(found) == limit or len(chosen) < len(found)))
+        return Claim(items, more=state.sends and (len(found) == limit or len(items) < len(found)))
 
     @staticmethod
     async def _claims_probe(
@@ -400,13 +405,13 @@ class PullQueue:
         chosen: Sequence[Claimable],
         moment: datetime,
     ) -> Sequence[Item]:
-        contents = await queue.contents(connection, [each.message_gid for each in chosen])
+        contents = await self._contents(connection, chosen)
         items: list[Item] = []
         rows: list[dict[str, Any]] = []
         for each in chosen:
-            content = contents.get(each.message_gid)
+            content = contents.get(each.delivery_gid)
             if content is None:
-                continue  # its payload was erased just now
+                continue
             item, row = hand_out(
                 Lease(each.delivery_gid, each.round, each.number + 1),
                 content,
@@ -422,6 +427,22 @@ class PullQueue:
         if rows:
             await queue.lease(connection, rows)
         return items
+
+    async def _contents(self, connection: Connection, chosen: Sequence[Claimable]) -> dict[str, Content]:
+        """The messages of deliveries, by the gids of the deliveries. Left out are those whose payload was erased just
+        now, and events about dead letters that carry too much together: they are handed out later."""
+        messages = await queue.contents(connection, [each.message_gid for each in chosen])
+        found = {each.delivery_gid: messages[each.message_gid] for each in chosen if each.message_gid in messages}
+        events = {
+            gid: content.payload
+            for gid, content in found.items()
+            if is_about_dead_letter(content.channel, content.event_type)
+        }
+        if not events:
+            return found
+        sent = await with_payloads(connection, events, max_bytes=self._max_payload_bytes, at_most=MAX_BYTES)
+        others = {gid: content for gid, content in found.items() if gid not in events}
+        return others | {gid: replace(found[gid], payload=payload) for gid, payload in sent.items()}
 
     async def _end_expired(
         self,

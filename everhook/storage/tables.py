@@ -305,7 +305,7 @@ class EndpointSecret(SQLModel, table=True):
 
 class Subscription(SQLModel, table=True):
     """`cost` is the maximum number of steps to match a message against it. With `include_payload` events about dead
-    letters carry the payload of the message: see `everhook/notifications/dead_payloads_store.py`."""
+    letters carry the payload of the message: see `everhook/delivery/dead_payloads_store.py`."""
 
     __table_args__ = (Index("ix_subscription_tenant", "tenant_gid"),)
 

@@ -4,10 +4,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
+from temporalio.api.batch.v1 import BatchOperationSignal
+from temporalio.api.common.v1 import Payloads
+from temporalio.api.enums.v1 import BatchOperationState
+from temporalio.api.workflowservice.v1 import DescribeBatchOperationRequest, StartBatchOperationRequest
 
-from everhook.audit.store import Actor, record_audit
-from everhook.contracts import DELIVERY_WORKFLOW
-from testing.api import JSON, UNKNOWN_SUFFIX, Api, accepted, assert_problem, ok
+from everhook.contracts import DELIVERY_WORKFLOW, OperatorAction
+from everhook.storage.tables import Batch, BatchKind
+from testing.api import JSON, Api, accepted, assert_problem, ok
 from testing.receiver import Response
 from testing.waiting import assert_eventually
 from tests.api.conftest import Live
@@ -295,12 +299,43 @@ async def test_what_was_carried_out_is_on_record_as_such(live: Live) -> None:
     assert entry["detail"] == {"reason": "they said so"}
 
 
-async def test_a_batch_that_temporal_never_saw_is_not_found(live: Live) -> None:
-    gid = f"bat_{UNKNOWN_SUFFIX}"
+async def test_a_running_bulk_operation_is_listed_and_stopped(live: Live) -> None:
+    """Temporal is asked for one a second, so that it runs when it is cancelled."""
+    gids = [await refused(live), *[await live.dead_letter(live.name) for _ in range(3)]]
+    await visible(live, *gids)
+    batch = Batch(kind=BatchKind.DEAD_LETTER_PURGE, actor="alice", selection={"channel": [live.name]}, matched=4)
     async with live.api.database.writing() as session:
-        record_audit(session, Actor("alice"), "dead_letters.replayed", gid)
+        session.add(batch)
+    signal = BatchOperationSignal(
+        signal="discard",
+        input=Payloads(payloads=await live.temporal.data_converter.encode([OperatorAction("alice", "")])),
+    )
+    ids = ", ".join(f'"delivery/{gid}"' for gid in gids)
 
-    assert_problem(await live.api.get(f"/v1/batches/{gid}"), 404)
+    async def start() -> None:
+        await live.temporal.workflow_service.start_batch_operation(
+            StartBatchOperationRequest(
+                namespace=live.temporal.namespace,
+                visibility_query=f"WorkflowId IN ({ids})",
+                job_id=batch.gid,
+                reason="a test",
+                signal_operation=signal,
+                max_operations_per_second=0.1,
+            )
+        )
+
+    await assert_eventually(start)
+    assert batch.gid in [each["batchGid"] for each in await live.api.walk("/v1/batches", state="running")]
+
+    ended = accepted(await live.api.post(f"/v1/batches/{batch.gid}/cancel"))
+
+    assert (ended["state"], ended["error"]) == ("cancelled", None)
+    described = await live.temporal.workflow_service.describe_batch_operation(
+        DescribeBatchOperationRequest(namespace=live.temporal.namespace, job_id=batch.gid)
+    )
+    assert described.state != BatchOperationState.BATCH_OPERATION_STATE_RUNNING
+    left = [ok(await live.api.get(f"/v1/deliveries/{gid}"))["status"] for gid in gids]
+    assert "dead_lettered" in left
 
 
 async def test_readiness_with_everything_there(live: Live) -> None:

@@ -48,7 +48,7 @@ KIND_OF_FIELD = {
 NEUTRAL_PARAMETERS = {
     "action", "actor", "consumer", "leaseSeconds", "waitSeconds", "timeoutSeconds", "prefetch", "Last-Event-ID",
     "archived", "channel", "cursor", "from", "Idempotency-Key", "limit", "deadLetterReason", "since", "status",
-    "lastStatusCode", "to", "type", "until", "unrouted", "window", "assignee", "overdue", "state",
+    "lastStatusCode", "to", "type", "until", "unrouted", "window", "assignee", "overdue", "state", "kind",
 }  # fmt: skip
 SAMPLES: JSON = {
     "channel": "orders", "from": 1, "payload": {"n": 1}, "policy": None, "to": 1, "type": "order.created",

@@ -443,7 +443,7 @@ async def test_a_bulk_replay_counts_asks_and_follows_the_batch(
         "dead-letters", "replay", "--channel", channel, "--dead-letter-reason", "rejected", "--yes"
     )
     assert (batch["state"], batch["total"], batch["failed"]) == ("completed", 3, 0)
-    again = await everhook.json("dead-letters", "batch", batch["batchGid"])
+    again = await everhook.json("batches", "show", batch["batchGid"], "--follow")
     assert again["state"] == "completed"
 
     async def all_delivered() -> None:
@@ -715,7 +715,7 @@ async def test_what_the_api_itself_says_does_not_reach_the_terminal_as_it_is(pla
         ("/v1/tasks/x", models.TaskDetail, ["tasks", "show", "x"]),
         ("/v1/dead-letters/x", models.DeadLetterDetail, ["dead-letters", "show", "x"]),
         ("/v1/channels/x/messages", models.PublishedMessage, ["publish", "x", "{}"]),
-        ("/v1/batches/x", models.Batch, ["dead-letters", "batch", "x"]),
+        ("/v1/batches/x", models.Batch, ["batches", "show", "x"]),
     ],
 )
 async def test_no_field_of_an_answer_reaches_the_terminal_as_it_is(
@@ -766,7 +766,7 @@ async def _publish_and_reject(everhook: Everhook, channel: str, payload: str) ->
 
 
 async def test_an_unknown_batch_is_not_reported_as_running(everhook: Everhook) -> None:
-    result = await everhook("dead-letters", "batch", "bat_nope")
+    result = await everhook("batches", "show", "bat_nope", "--follow")
     assert result.status == 1
     assert "(404)" in result.err and "runs in the background" not in result.err
 

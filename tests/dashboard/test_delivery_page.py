@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 from api.dashboard.code import COLOURED_TOKENS
 from everhook.contracts import Verdict
 from everhook.delivery.body_formats import BodyFormat, Content, render
-from everhook.storage.tables import Attempt, DeliveryRound, Message, now
+from everhook.storage.tables import Attempt, Batch, BatchKind, DeliveryRound, Message, now
 from tests.dashboard.conftest import Pages
 
 HOSTILE = b'["' * 4_096 + b'\\"' * 4_096
@@ -167,3 +167,19 @@ async def test_a_channel_is_replayed_after_a_count_and_its_progress_is_shown(pag
     await pages.send(f"{batch}/cancel")
     assert "cancelled" in (await pages.get(batch)).text
     assert batch in (await pages.get("/replay")).text
+
+
+async def test_a_bulk_operation_is_shown_with_replays_and_can_be_cancelled(pages: Pages) -> None:
+    await pages.sign_in()
+    batch = Batch(
+        kind=BatchKind.DEAD_LETTER_PURGE, actor="ann", reason="a test", matched=3,
+        selection={"channel": ["orders", "bills"], "since": "2026-01-31T12:00:00+00:00"},
+    )  # fmt: skip
+    async with pages.api.database.writing() as session:
+        session.add(batch)
+    assert "Discard of dead letters" in (await pages.get("/replay")).text
+    shown = (await pages.get(f"/batches/{batch.gid}")).text
+    assert "0 of 3 workflows" in shown and "orders, bills" in shown and "running" in shown
+    await pages.send(f"/batches/{batch.gid}/cancel")
+    (row,) = await pages.api.rows("SELECT state, cancel_requested_at FROM batch")
+    assert row.state == "running" and row.cancel_requested_at is not None  # Temporal is stopped

@@ -15,7 +15,7 @@ from everhook.contracts import DeadLetterReason, DeliveryStatus
 from everhook.delivery.snapshot_store import DestinationCache
 from everhook.ids import Kind, new_gid
 from everhook.storage.keyring import KeyRing
-from everhook.storage.tables import now
+from everhook.storage.tables import Batch, BatchKind, BatchState, now
 from testing.api import MASTER_KEY, Api, assert_problem, created, ok, running_api
 from tests.dashboard.conftest import Pages, browsing
 from tests.dashboard.scenery import gid_at
@@ -746,13 +746,16 @@ async def ids_of(api: Api, tenant_gid: str) -> dict[str, str]:
         m=delivery.message_gid,
         e=endpoint.gid,
     )
+    batch = Batch(kind=BatchKind.DEAD_LETTER_REPLAY, tenant_gid=tenant_gid, actor="ann", state=BatchState.COMPLETED)
+    async with api.database.writing() as session:
+        session.add(batch)
     return {
         "/inbox": task,
         "/endpoints": endpoint.gid,
         "/deliveries": delivery.gid,
         "/messages": delivery.message_gid,
         "/receipts": receipt,
-        "/batches": new_gid(Kind.BATCH),
+        "/batches": batch.gid,
         "/channels": "orders",
         "/event-types": "archived.type",
         "/keys": new_gid(Kind.API_KEY),

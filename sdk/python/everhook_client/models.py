@@ -1226,6 +1226,10 @@ class SubscriptionIn(TypedDict):
     Patterns of types; none: every type.
     """
     filter: NotRequired[dict[str, Any] | None]
+    includePayload: NotRequired[bool]
+    """
+    Only on `everhook.events`: the event `delivery.dead_lettered` carries the payload of the dead letter, as `data.payload`.
+    """
 
 
 class Subscription(TypedDict):
@@ -1235,6 +1239,7 @@ class Subscription(TypedDict):
     events: list[str]
     filter: dict[str, Any] | None
     enabled: bool
+    includePayload: bool
     createdAt: str
 
 
@@ -1246,6 +1251,10 @@ class SubscriptionPatch(TypedDict):
     events: NotRequired[list[str] | None]
     filter: NotRequired[dict[str, Any] | None]
     enabled: NotRequired[bool | None]
+    includePayload: NotRequired[bool | None]
+    """
+    Only on `everhook.events`: the event `delivery.dead_lettered` carries the payload of the dead letter, as `data.payload`.
+    """
 
 
 class SubscriptionTrialResult(TypedDict):
