@@ -46,7 +46,7 @@ from everhook.pulling.leases import Held, LeaseStatus
 from everhook.redelivery.service import RedeliveryResult
 from everhook.serving.protocol import Phase
 from everhook.signing.schemes import SecretKind, SignatureScheme
-from everhook.storage.tables import BatchState, GateState, OnGroupFailure, ReplayMode, TaskState
+from everhook.storage.tables import BatchKind, BatchState, GateState, OnGroupFailure, ReplayMode, TaskState
 from everhook.streaming.service import ByeReason
 from everhook.tenants.api_keys_store import GIVEN_SCOPES, Scope
 from tests.test_layout import REPOSITORY, name_of, product_files
@@ -231,6 +231,7 @@ DESCRIBED_IN: Mapping[type[Enum], str] = {
     FailureCode: "docs/operating.md",
     HandlerKind: "docs/internal-handlers.md",
     RedeliveryResult: "docs/api.md",
+    BatchKind: "docs/api.md",
     BatchState: "docs/api.md",
     ReplayMode: "docs/api.md",
     Held: "docs/api.md",

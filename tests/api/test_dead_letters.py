@@ -1,22 +1,27 @@
 """Dead letters and their deliveries where Temporal, workers and a receiver really run."""
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
 from temporalio.api.batch.v1 import BatchOperationSignal
-from temporalio.api.common.v1 import Payloads
+from temporalio.api.common.v1 import Payloads, WorkflowExecution
 from temporalio.api.enums.v1 import BatchOperationState
 from temporalio.api.workflowservice.v1 import DescribeBatchOperationRequest, StartBatchOperationRequest
 
 from everhook.contracts import DELIVERY_WORKFLOW, OperatorAction
+from everhook.ids import delivery_workflow_id
 from everhook.storage.tables import Batch, BatchKind
-from testing.api import JSON, Api, accepted, assert_problem, ok
+from testing.api import JSON, Api, accepted, assert_problem, created, ok
 from testing.receiver import Response
 from testing.waiting import assert_eventually
 from tests.api.conftest import Live
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+MANY = 1_000
+"""Workflows: as many as Temporal takes by name for one batch operation."""
 
 
 async def refused(live: Live) -> str:
@@ -300,27 +305,20 @@ async def test_what_was_carried_out_is_on_record_as_such(live: Live) -> None:
 
 
 async def test_a_running_bulk_operation_is_listed_and_stopped(live: Live) -> None:
-    """Temporal is asked for one a second, so that it runs when it is cancelled."""
-    gids = [await refused(live), *[await live.dead_letter(live.name) for _ in range(3)]]
-    await visible(live, *gids)
-    batch = Batch(kind=BatchKind.DEAD_LETTER_PURGE, actor="alice", selection={"channel": [live.name]}, matched=4)
+    """One that takes a while: it signals workflows that are not there."""
+    batch = Batch(kind=BatchKind.DEAD_LETTER_PURGE, actor="alice", selection={}, matched=MANY)
     async with live.api.database.writing() as session:
         session.add(batch)
-    signal = BatchOperationSignal(
-        signal="discard",
-        input=Payloads(payloads=await live.temporal.data_converter.encode([OperatorAction("alice", "")])),
-    )
-    ids = ", ".join(f'"delivery/{gid}"' for gid in gids)
+    payloads = await live.temporal.data_converter.encode([OperatorAction("alice", "")])
 
     async def start() -> None:
         await live.temporal.workflow_service.start_batch_operation(
             StartBatchOperationRequest(
                 namespace=live.temporal.namespace,
-                visibility_query=f"WorkflowId IN ({ids})",
+                executions=[WorkflowExecution(workflow_id=f"delivery/{live.name}-{n}") for n in range(MANY)],
                 job_id=batch.gid,
                 reason="a test",
-                signal_operation=signal,
-                max_operations_per_second=0.1,
+                signal_operation=BatchOperationSignal(signal="discard", input=Payloads(payloads=payloads)),
             )
         )
 
@@ -330,12 +328,35 @@ async def test_a_running_bulk_operation_is_listed_and_stopped(live: Live) -> Non
     ended = accepted(await live.api.post(f"/v1/batches/{batch.gid}/cancel"))
 
     assert (ended["state"], ended["error"]) == ("cancelled", None)
+    assert ended["completed"] + ended["failed"] < ended["total"] == MANY
     described = await live.temporal.workflow_service.describe_batch_operation(
         DescribeBatchOperationRequest(namespace=live.temporal.namespace, job_id=batch.gid)
     )
-    assert described.state != BatchOperationState.BATCH_OPERATION_STATE_RUNNING
-    left = [ok(await live.api.get(f"/v1/deliveries/{gid}"))["status"] for gid in gids]
-    assert "dead_lettered" in left
+    assert described.state == BatchOperationState.BATCH_OPERATION_STATE_FAILED
+
+
+async def test_operators_get_the_payload_with_the_event_and_temporal_does_not(live: Live) -> None:
+    """To a webhook, and by a consumer; the body of the webhook is rendered again from what is stored."""
+    webhook = (await live.api.endpoint(live.receiver.url_for(f"{live.path}/ops")))["endpointGid"]
+    pulled = created(await live.api.post("/v1/endpoints", {"mode": "poll"}))["endpointGid"]
+    for endpoint in (webhook, pulled):
+        wanted = {"channel": "everhook.events", "events": ["delivery.dead_lettered"], "filter": {"tenant": live.name}}
+        created(await live.api.post("/v1/subscriptions", {"endpointGid": endpoint, "includePayload": True, **wanted}))
+    live.receiver.respond(503, 200, path=f"{live.path}/ops")  # the second attempt has a workflow
+
+    gid = await refused(live)
+
+    (_, arrival) = await live.receiver.wait_for(2, path=f"{live.path}/ops", timeout=20)
+    event = json.loads(arrival.body)["payload"]
+    assert (event["deliveryGid"], event["data"]["payload"]) == (gid, {"secret": "payload"})
+    (delivery,) = await live.api.walk("/v1/deliveries", endpointGid=webhook)
+    shown = await live.wait_for_status(delivery["deliveryGid"], "delivered")
+    response = await live.api.get(f"/v1/attempts/{shown['attempts'][1]['attemptGid']}/body")
+    assert response.content == arrival.body
+    handle = live.temporal.get_workflow_handle(delivery_workflow_id(delivery["deliveryGid"]))
+    assert "secret" not in (await handle.fetch_history()).to_json()
+    (item,) = ok(await live.api.get(f"/v1/endpoints/{pulled}/poll", waitSeconds=10))["data"]
+    assert item["payload"]["data"]["payload"] == {"secret": "payload"}
 
 
 async def test_readiness_with_everything_there(live: Live) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -14,14 +15,18 @@ import pytest
 import pytest_asyncio
 
 from api.main import end_streams
+from everhook.contracts import DeadLetterReason
+from everhook.delivery.store import dead_letter
 from everhook.errors import InvalidField
+from everhook.notifications.publisher_store import EventPublisher
 from everhook.publishing import store
 from everhook.pulling import direct
 from everhook.pulling.queue_store import enqueue
 from everhook.serving import protocol
 from everhook.serving.server import GRACE_S, serving
+from everhook.storage.tables import now
 from everhook.streaming import service as streaming
-from testing.api import API_KEY, JSON, Api, assert_problem
+from testing.api import API_KEY, JSON, Api, assert_problem, created
 from testing.waiting import assert_eventually
 from tests.api.test_pulling import acks, poll, pull_endpoint
 from tests.dashboard.conftest import WithoutLifespan
@@ -398,3 +403,19 @@ async def test_a_delivery_for_a_stream_that_has_left_is_handed_to_another_at_onc
         assert [item["metadata"]["attempt"] for item in await poll(api, gid, limit=1)] == [1]
 
     await assert_eventually(is_released)
+
+
+async def test_an_event_about_a_dead_letter_carries_the_payload_to_a_stream_that_waits(server: Server) -> None:
+    api = server.api
+    await api.endpoint(channel="orders")
+    gid = created(await api.post("/v1/endpoints", {"mode": "stream"}))["endpointGid"]
+    wanted = {"endpointGid": gid, "channel": "everhook.events", "includePayload": True}
+    created(await api.post("/v1/subscriptions", wanted))
+    (delivery,) = (await api.publish({"secret": 1}))["deliveries"]
+    async with server.stream(gid) as (stream, _):
+        async with api.database.writing() as session:
+            until = now() + timedelta(days=1)
+            await dead_letter(session, delivery["deliveryGid"], 1, DeadLetterReason.REJECTED, until)
+        await EventPublisher(api.database, api.services.messages._acceptor).publish_some()
+        (event,) = await stream.take(1)
+    assert event.data["payload"]["data"]["payload"] == {"secret": 1}

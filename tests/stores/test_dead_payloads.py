@@ -55,7 +55,9 @@ async def polled(api: Api, endpoint: str) -> list[str]:
     """The payloads of the items, as they are sent."""
     response = await api.get(f"/v1/endpoints/{endpoint}/poll", waitSeconds=0, limit=100)
     ok(response)
-    return [each.partition('"payload":')[2].partition(',"metadata":')[0] for each in response.text.split('{"lease":')[1:]]
+    return [
+        each.partition('"payload":')[2].partition(',"metadata":')[0] for each in response.text.split('{"lease":')[1:]
+    ]
 
 
 async def test_a_subscription_that_asks_for_it_gets_the_payload_and_another_does_not(api: Api) -> None:
