@@ -77,7 +77,7 @@ async def get_subscription(gid: Gid, services: ServicesDep, store: Store) -> Sub
 async def update_subscription(
     gid: Gid, body: SubscriptionPatch, services: ServicesDep, store: Store, caller: Principal
 ) -> SubscriptionOut:
-    """Change `events`, `filter` (null: no filter), `enabled` or `includePayload`. Fields that are absent stay as they are."""
+    """Change `events`, `filter` (null: no filter), `enabled` or `includePayload`. What is absent stays as it is."""
     refuse_nulls(body, but={"filter"})
     changes = cast(SubscriptionChanges, body.model_dump(exclude_unset=True))
     async with store.writing() as session:

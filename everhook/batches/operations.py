@@ -54,7 +54,7 @@ async def start_signal_batch(client: Client, gid: str, query: str, signal: str, 
         ),
     )
     try:
-        await client.workflow_service.start_batch_operation(request)
+        await client.workflow_service.start_batch_operation(request, timeout=TIMEOUT)
     except RPCError as error:
         if error.status is RPCStatusCode.RESOURCE_EXHAUSTED:
             raise BulkOperationRunning(

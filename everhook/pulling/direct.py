@@ -14,7 +14,6 @@ from typing import Any
 
 from everhook.circuit.store import EndpointState
 from everhook.contracts import DeliveryInput
-from everhook.delivery.dead_payloads_store import is_about_dead_letter
 from everhook.pulling import queue_store as queue
 from everhook.pulling.leases import MAX_BYTES, Content, Item, Lease, PulledEndpoint, Request, hand_out
 from everhook.storage.engine import Connection, Database
@@ -73,10 +72,7 @@ class DirectHandOut:
         row: dict[str, Any],
     ) -> bool:
         """Lease a delivery that is accepted in this transaction, if a stream takes it: changes the `row` of the queue
-        that is to be inserted. False if the delivery has to wait, as events about dead letters do: a claim reads the
-        payload that they may carry."""
-        if is_about_dead_letter(content.channel, content.event_type):
-            return False
+        that is to be inserted. False if the delivery has to wait."""
         transaction = self._transactions.get(connection)
         return transaction is not None and await transaction.lease(connection, state, delivery, content, row)
 

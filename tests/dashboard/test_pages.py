@@ -1053,3 +1053,15 @@ async def test_a_raised_alert_is_shown_on_the_overview_and_at_the_endpoint(pages
     assert "Alert: too many attempts fail, 0.5 with a limit of 0.95" in page
     assert "successRateBelow 0.95, latencyAboveMs off" in page
     assert "Alert: too many attempts fail" in (await pages.get("/")).text
+
+
+async def test_a_subscription_to_events_can_ask_for_the_payloads_of_dead_letters(pages: Pages) -> None:
+    endpoint = (await pages.api.endpoint())["endpointGid"]
+    await pages.api.channel()
+    await pages.sign_in()
+    page = f"/endpoints/{endpoint}"
+    assert '<option value="everhook.events"' in (await pages.get(page)).text
+    refused = await pages.send(f"{page}/subscriptions", channel="orders", includePayload="on")
+    assert refused.status_code == 422 and "is for subscriptions to everhook.events" in refused.text
+    assert (await pages.send(f"{page}/subscriptions", channel="everhook.events", includePayload="on")).status_code == 303
+    assert "with payloads of dead letters" in (await pages.get(page)).text

@@ -45,7 +45,7 @@ class Temporal:
             raise RPCError(error.name, error, b"")
         return self.jobs[gid]
 
-    async def start_batch_operation(self, request: Any) -> None:
+    async def start_batch_operation(self, request: Any, timeout: timedelta) -> None:
         if self.error is not None:
             raise RPCError(self.error.name, self.error, b"")
         self.jobs[request.job_id] = (RUNNING, 0, 0, 0)
