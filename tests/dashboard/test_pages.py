@@ -1060,8 +1060,10 @@ async def test_a_subscription_to_events_can_ask_for_the_payloads_of_dead_letters
     await pages.api.channel()
     await pages.sign_in()
     page = f"/endpoints/{endpoint}"
-    assert '<option value="everhook.events"' in (await pages.get(page)).text
+    assert "<option>everhook.events" in (await pages.get(page)).text
     refused = await pages.send(f"{page}/subscriptions", channel="orders", includePayload="on")
     assert refused.status_code == 422 and "is for subscriptions to everhook.events" in refused.text
-    assert (await pages.send(f"{page}/subscriptions", channel="everhook.events", includePayload="on")).status_code == 303
+    assert (
+        await pages.send(f"{page}/subscriptions", channel="everhook.events", includePayload="on")
+    ).status_code == 303
     assert "with payloads of dead letters" in (await pages.get(page)).text
