@@ -27,6 +27,12 @@ async def find(
     return found.scalar_one_or_none()
 
 
+async def find_replay(session: AsyncSession, gid: str, *, for_change: bool = False) -> Batch | None:
+    """A replay of a channel. Workers of an earlier version may have started its workflow for a bulk operation."""
+    batch = await find(session, gid, for_change=for_change)
+    return batch if batch is not None and batch.kind is BatchKind.CHANNEL_REPLAY else None
+
+
 async def page(
     session: AsyncSession,
     *,

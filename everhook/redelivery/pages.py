@@ -21,7 +21,7 @@ from everhook.redelivery.rounds import is_addressed, open_round, publication_of
 from everhook.redelivery.store import MessageGate
 from everhook.redelivery.windows_store import STATUSES, Found, ReplaySelection, read_window
 from everhook.storage.engine import Database, Session
-from everhook.storage.tables import Batch, BatchKind, BatchState, DeliveryRound, GateState, now
+from everhook.storage.tables import Batch, BatchState, DeliveryRound, GateState, now
 
 WINDOW = 1_000
 """Entries of an index that one statement reads."""
@@ -71,8 +71,8 @@ class ReplayPages:
         """The pages of the next window, each of at most `size` deliveries. Empty if the replay has ended, or was
         deleted with its tenant."""
         async with self._database.reading() as session:
-            batch = await batches.find(session, batch_gid)
-            if batch is None or batch.state is not BatchState.RUNNING or batch.kind is not BatchKind.CHANNEL_REPLAY:
+            batch = await batches.find_replay(session, batch_gid)
+            if batch is None or batch.state is not BatchState.RUNNING:
                 return ()
             connection = await session.connection()
             selection = ReplaySelection.of(batch)
@@ -90,13 +90,13 @@ class ReplayPages:
 
     async def progress(self, batch_gid: str) -> ReplayProgress:
         async with self._database.reading() as session:
-            batch = await batches.find(session, batch_gid)
+            batch = await batches.find_replay(session, batch_gid)
         return _progress(batch) if batch is not None else ReplayProgress(more=False)
 
     async def cancel(self, batch_gid: str, actor: Actor) -> None:
         """End a replay, if it has not ended."""
         async with self._database.writing() as session:
-            batch = await batches.find(session, batch_gid, for_change=True)
+            batch = await batches.find_replay(session, batch_gid, for_change=True)
             if batch is not None and batch.state is BatchState.RUNNING:
                 batches.end_cancelled(session, actor, batch)
 
@@ -104,7 +104,7 @@ class ReplayPages:
         """Open the rounds of a page. None if the replay is not at its start any more: it was cancelled, or another
         worker has done it."""
         async with self._database.writing() as session:
-            batch = await batches.find(session, page.batch_gid, for_change=True)
+            batch = await batches.find_replay(session, page.batch_gid, for_change=True)
             if batch is None or batch.state is not BatchState.RUNNING or batch.position != page.start:
                 return None
             opening = _Opening()

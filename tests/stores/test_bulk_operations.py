@@ -10,10 +10,13 @@ from temporalio.api.enums.v1 import BatchOperationState
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
+from everhook.audit.store import Actor
 from everhook.batches import service
 from everhook.batches.service import BatchService
 from everhook.contracts import OperatorAction
 from everhook.errors import BulkOperationRunning
+from everhook.publishing.store import Acceptor
+from everhook.redelivery.pages import ReplayPages
 from everhook.storage.tables import Batch, BatchKind, BatchState, ReplayMode, now
 from everhook.storage.tenant_scope import TenantScope
 from testing.api import JSON, Api, accepted, assert_problem, created, ok, running_api, settings_for
@@ -202,3 +205,16 @@ async def test_a_key_that_only_publishes_now_sees_no_bulk_operation_that_it_star
     assert await publisher.walk("/v1/batches") == []
     assert_problem(await publisher.post(f"/v1/batches/{gid}/cancel"), 404)
     assert [each.state for each in await api.services.batches.follow(api.database)] == [BatchState.RUNNING]
+
+
+async def test_the_workflow_of_replays_leaves_a_bulk_operation_alone(api: Api, temporal: Temporal) -> None:
+    """A worker of the version before may have started it."""
+    gid = await started(api, bulk())
+    services = api.services
+    pages = ReplayPages(
+        services.database, Acceptor(services.database, services.messages._defaults), services.messages._defaults
+    )
+    assert await pages.next_pages(gid, 10) == ()
+    assert not (await pages.progress(gid)).more
+    await pages.cancel(gid, Actor("temporal"))
+    assert await api.rows("SELECT state FROM batch") == [("running",)]
