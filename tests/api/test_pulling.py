@@ -79,7 +79,7 @@ async def test_a_poll_waits_for_a_message(api: Api) -> None:
     waiting = asyncio.create_task(poll(api, gid, waitSeconds=20))
     await asyncio.sleep(0.2)
     await api.publish({"n": 1})
-    (item,) = await asyncio.wait_for(waiting, 5)
+    (item,) = await asyncio.wait_for(waiting, 15)
     assert item["payload"] == {"n": 1}
 
 

@@ -450,7 +450,7 @@ async def test_a_bulk_replay_counts_asks_and_follows_the_batch(
         listed = await everhook.json("deliveries", "list", "--channel", channel, "--status", "delivered")
         assert {one["deliveryGid"] for one in listed} == set(gids)
 
-    await assert_eventually(all_delivered, timeout=20)
+    await assert_eventually(all_delivered)
 
 
 async def _indexed(live: Live, channel: str, count: int) -> None:
@@ -460,7 +460,7 @@ async def _indexed(live: Live, channel: str, count: int) -> None:
         query = f'Channel = "{channel}" AND DeliveryStatus = "dead_lettered"'
         assert (await live.temporal.count_workflows(query)).count == count
 
-    await assert_eventually(found, timeout=20)
+    await assert_eventually(found)
 
 
 async def test_a_purge_of_some_leaves_the_others(
@@ -517,7 +517,7 @@ async def test_health_says_which_endpoint_is_not_well_and_why(
         assert re.search(rf"failing +■ disabled +{gid} ", message.out), message.out
         assert re.search(r"http_410 +1 +1 ", message.out), message.out
 
-    await assert_eventually(is_worst, timeout=15)
+    await assert_eventually(is_worst)
     for arguments in ([gid, "--tenant", channel], ["--window", "1h"]):
         assert (await everhook("health", *arguments)).status == 2
 
