@@ -90,6 +90,7 @@ async def test_a_nack_follows_the_schedule_and_can_ask_for_more_time(api: Api) -
     (first,) = await poll(api, gid)
     (result,) = await acks(api, gid, nacks=[{"lease": first["lease"], "reason": "busy"}])
     assert result["status"] == "nacked"
+    assert await next_attempt(api, first) is None
     (second,) = await poll(api, gid)
     assert second["lease"].endswith(".1.2")
     (stale,) = await acks(api, gid, nacks=[{"lease": first["lease"]}])
@@ -98,11 +99,21 @@ async def test_a_nack_follows_the_schedule_and_can_ask_for_more_time(api: Api) -
     assert await poll(api, gid) == []
     shown = ok(await api.get(f"/v1/deliveries/{first['deliveryGid']}"))
     assert shown["status"] == "available"
+    assert shown["nextAttemptAt"] == shown["attempts"][-1]["nextAttemptAt"] == await next_attempt(api, first)
     assert [(each["number"], each["error"], each["errorDetail"]) for each in shown["attempts"]] == [
         (1, "nacked", "busy"),
         (2, "nacked", None),
     ]
     assert (await api.rows("SELECT guarded_at FROM pull_queue"))[0].guarded_at is not None
+    assert (await api.post(f"/v1/deliveries/{first['deliveryGid']}/attempt-now")).status_code == 202
+    assert await next_attempt(api, first) is None
+
+
+async def next_attempt(api: Api, item: JSON) -> str | None:
+    """As the list of deliveries has it."""
+    (listed,) = ok(await api.get("/v1/deliveries", messageGid=item["messageGid"]))["data"]
+    found: str | None = listed["nextAttemptAt"]
+    return found
 
 
 async def test_an_expired_lease_is_an_attempt_and_the_next_consumer_gets_the_message(api: Api) -> None:
