@@ -238,8 +238,8 @@ class MessageService:
     ) -> Accepted:
         """Publish one message that was admitted, to one endpoint alone, regardless of subscriptions.
 
-        `quotas` as for `publish`. Raises InvalidField, MalformedPayload, PayloadTooLarge, PayloadDoesNotFit, UnknownEventType, RateLimited,
-        IdempotencyKeyReused, and NotFound if the endpoint was deleted meanwhile.
+        `quotas` as for `publish`. Raises InvalidField, MalformedPayload, PayloadTooLarge, PayloadDoesNotFit,
+        UnknownEventType, RateLimited, IdempotencyKeyReused, and NotFound if the endpoint was deleted meanwhile.
         """
         left = await self._rate.take(self._rate.of_tenant(tenant_gid, await self._rate_of(tenant_gid)))
         if quotas is not None:

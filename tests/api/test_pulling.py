@@ -170,19 +170,26 @@ async def test_one_bad_line_fails_none_of_the_others(api: Api) -> None:
     ]
 
 
-async def test_failures_in_a_row_hold_the_queue_although_the_circuits_workflow_is_away(api: Api) -> None:
+@pytest.mark.parametrize(
+    ("of_channel", "own", "threshold"),
+    [(None, None, 5), (3, None, 3), (8, 2, 2), (None, 8, 8)],
+    ids=["default", "channel", "endpoint", "higher"],
+)
+async def test_failures_in_a_row_hold_the_queue_although_the_circuits_workflow_is_away(
+    api: Api, of_channel: int | None, own: int | None, threshold: int
+) -> None:
     """Temporal opens the circuit; until it does, a process that sees nothing but failures stops handing out."""
-    await api.channel()
-    gid = await pull_endpoint(api)
-    for n in range(20):
+    await api.channel(circuit={"failureThreshold": of_channel} if of_channel else None)
+    gid = await pull_endpoint(api, circuit={"failureThreshold": own} if own else None)
+    for n in range(10):
         await api.publish({"n": n})
     burnt = 0
-    for _ in range(20):
+    for _ in range(10):
         response = ok(await api.get(f"/v1/endpoints/{gid}/poll", limit=1))
         for item in response["data"]:
             burnt += 1
             await acks(api, gid, nacks=[{"lease": item["lease"]}])
-    assert burnt <= 6
+    assert burnt == threshold
     assert response == {"data": [], "more": False, "held": "circuit_open"}
 
 
