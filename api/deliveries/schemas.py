@@ -96,7 +96,7 @@ class Delivery(ApiModel):
     attempts_made: int = Field(description="In the current round.")
     accepted_at: datetime
     next_attempt_at: datetime | None = Field(
-        description="Null unless it waits for its next attempt. One that is pulled can be handed out again at this time."
+        description="Null unless it waits for its next attempt. One that is pulled can be handed out again then."
     )
     completed_at: datetime | None
     dead_lettered_at: datetime | None

@@ -54,6 +54,7 @@ async def _mixed(scene: Scene) -> None:
     await _nothing_is_scheduled(scene)
     report = await scene.finish()
     assert report.promised == MANY + GROUPS * EACH + SINGLE + SCHEDULED - len(scene.publisher.ledger.cancelled)
+    report.assert_no_duplicates({ack.message_gid for ack in replayed} | scene.in_flight_at_a_kill())
     await _assert_one_further_round(scene, endpoint, replayed)
     assert await scene.sql(
         "SELECT count(*) FROM grouped_delivery g JOIN delivery d ON d.gid = g.delivery_gid WHERE d.channel = :channel",

@@ -1767,7 +1767,7 @@ class Delivery(TypedDict):
     acceptedAt: str
     nextAttemptAt: str | None
     """
-    Null unless it waits for its next attempt. One that is pulled can be handed out again at this time.
+    Null unless it waits for its next attempt. One that is pulled can be handed out again then.
     """
     completedAt: str | None
     deadLetteredAt: str | None
@@ -2289,7 +2289,7 @@ class DeadLetterDetail(TypedDict):
     acceptedAt: str
     nextAttemptAt: str | None
     """
-    Null unless it waits for its next attempt. One that is pulled can be handed out again at this time.
+    Null unless it waits for its next attempt. One that is pulled can be handed out again then.
     """
     completedAt: str | None
     deadLetteredAt: str | None
@@ -2346,7 +2346,7 @@ class DeliveryDetail(TypedDict):
     acceptedAt: str
     nextAttemptAt: str | None
     """
-    Null unless it waits for its next attempt. One that is pulled can be handed out again at this time.
+    Null unless it waits for its next attempt. One that is pulled can be handed out again then.
     """
     completedAt: str | None
     deadLetteredAt: str | None
