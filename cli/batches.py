@@ -18,7 +18,7 @@ def follow(session: Session, gid: str, what: str, again: str) -> None:
     follows it. Exit with status 1 if it failed."""
     found = session.api.call(calls.get_batch(gid))
     if found["state"] == "running":
-        session.out.note(f"{gid} runs in the background; {again} follows it")
+        session.out.note(f"following {gid}, which continues without this command; {again} follows it again")
     with session.out.progress() as progress:
         task = progress.add_task(what, total=None)
         while True:

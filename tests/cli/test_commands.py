@@ -408,10 +408,16 @@ async def test_a_channel_is_replayed_after_a_count_and_followed(
     what = ["replay", "--channel", channel, "--since", "2h", "--mode", "failed"]
     counted = await everhook.json(*what, "--dry-run")
     assert counted == {"matched": 2, "matchedAtLeast": False, "erased": 0, "batchGid": None}
+    for option, time in (("--since", "yesterday"), ("--until", "2026-01-31")):
+        refused = await everhook(*what, option, time)
+        assert refused.status == 2
+        assert f"{option}: {time} is neither a time" in refused.err and "90min, 2h or 7d" in refused.err
     unasked = await everhook(*what)
     assert unasked.status == 2 and "2 deliveries match. Send them to all endpoints" in unasked.err
     live.receiver.respond(200, path=path)
-    batch = await everhook.json(*what, "--reason", "they are back", "--follow", "--yes")
+    followed = await everhook(*what, "--reason", "they are back", "--follow", "--yes", "--json")
+    batch = json.loads(followed.out)
+    assert f"following {batch['batchGid']}, which continues without this command" in followed.err
     assert (batch["state"], batch["started"], batch["reason"]) == ("completed", 2, "they are back")
     shown = await everhook.ok("batches", "show", batch["batchGid"])
     assert "completed" in shown.out and "they are back" in shown.out
@@ -768,7 +774,7 @@ async def _publish_and_reject(everhook: Everhook, channel: str, payload: str) ->
 async def test_an_unknown_batch_is_not_reported_as_running(everhook: Everhook) -> None:
     result = await everhook("dead-letters", "batch", "bat_nope")
     assert result.status == 1
-    assert "(404)" in result.err and "runs in the background" not in result.err
+    assert "(404)" in result.err and "following" not in result.err
 
 
 async def test_deliveries_are_listed_by_the_url_of_their_endpoint(

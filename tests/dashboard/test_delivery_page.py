@@ -8,6 +8,7 @@ from api.dashboard.code import COLOURED_TOKENS
 from everhook.contracts import Verdict
 from everhook.delivery.body_formats import BodyFormat, Content, render
 from everhook.storage.tables import Attempt, DeliveryRound, Message, now
+from tests.api.test_pulling import acks, poll, pull_endpoint
 from tests.dashboard.conftest import Pages
 
 HOSTILE = b'["' * 4_096 + b'\\"' * 4_096
@@ -167,3 +168,16 @@ async def test_a_channel_is_replayed_after_a_count_and_its_progress_is_shown(pag
     await pages.send(f"{batch}/cancel")
     assert "cancelled" in (await pages.get(batch)).text
     assert batch in (await pages.get("/replay")).text
+
+
+async def test_a_pulled_delivery_shows_when_it_is_available_again(pages: Pages) -> None:
+    api = pages.api
+    await api.channel()
+    gid = await pull_endpoint(api, policy={"delaysSeconds": [3600]})
+    await api.publish({})
+    (item,) = await poll(api, gid)
+    await pages.sign_in()
+    path = f"/deliveries/{item['deliveryGid']}"
+    assert "Available again" not in (await pages.get(path)).text
+    await acks(api, gid, nacks=[{"lease": item["lease"]}])
+    assert "<b>Available again</b>" in (await pages.get(path)).text

@@ -1766,6 +1766,9 @@ class Delivery(TypedDict):
     """
     acceptedAt: str
     nextAttemptAt: str | None
+    """
+    Null unless it waits for its next attempt. One that is pulled can be handed out again then.
+    """
     completedAt: str | None
     deadLetteredAt: str | None
     deadLetterReason: DeadLetterReason | None
@@ -2285,6 +2288,9 @@ class DeadLetterDetail(TypedDict):
     """
     acceptedAt: str
     nextAttemptAt: str | None
+    """
+    Null unless it waits for its next attempt. One that is pulled can be handed out again then.
+    """
     completedAt: str | None
     deadLetteredAt: str | None
     deadLetterReason: DeadLetterReason | None
@@ -2339,6 +2345,9 @@ class DeliveryDetail(TypedDict):
     """
     acceptedAt: str
     nextAttemptAt: str | None
+    """
+    Null unless it waits for its next attempt. One that is pulled can be handed out again then.
+    """
     completedAt: str | None
     deadLetteredAt: str | None
     deadLetterReason: DeadLetterReason | None
