@@ -18,7 +18,8 @@ def follow(session: Session, gid: str) -> None:
     failed."""
     found = session.api.call(calls.get_batch(gid))
     if found["state"] == "running":
-        session.out.note(f"{gid} runs in the background; everhook batches show {gid} --follow follows it")
+        again = f"everhook batches show {gid} --follow"
+        session.out.note(f"following {gid}, which continues without this command; {again} follows it again")
     with session.out.progress() as progress:
         task = progress.add_task(_what(found), total=None)
         while True:

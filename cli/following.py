@@ -49,7 +49,10 @@ def show_delivery(delivery: DeliveryDetail) -> RenderableType:
             ("message", f"{delivery['messageGid']}  {delivery['type']} on {delivery['channel']}"),
             ("endpoint", delivery["endpointGid"]),
             ("accepted", when(delivery["acceptedAt"])),
-            ("next attempt", when(delivery["nextAttemptAt"])),
+            (
+                "available again" if delivery["status"] == "available" else "next attempt",
+                when(delivery["nextAttemptAt"]),
+            ),
             ("ended", when(delivery["completedAt"])),
             ("resolved", _resolved(delivery)),
         ]

@@ -14,6 +14,9 @@ from cli.errors import UsageError
 DEFAULT_LIMIT = 50
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400}
 _AGO = re.compile(r"(?P<number>[0-9]{1,9})(?P<unit>s|m|min|h|d)")
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d.*")
+"""What the API checks further."""
+
 STDIN = Path("-")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
@@ -65,9 +68,13 @@ class PolicyOptions:
 
 def moment(option: str, text: str) -> str:
     """A time as the API takes it: one that is given, or that of `90min`, `2h` or `7d` ago."""
+    if _TIME.fullmatch(text):
+        return text
     ago = _AGO.fullmatch(text)
     if ago is None:
-        return text
+        raise UsageError(
+            f"{option}: {text} is neither a time such as 2026-01-31T12:00:00Z nor how long ago, such as 90min, 2h or 7d"
+        )
     try:
         then = datetime.now(UTC) - timedelta(seconds=int(ago["number"]) * _SECONDS[ago["unit"]])
     except OverflowError as error:

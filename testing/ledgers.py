@@ -6,8 +6,9 @@ database says after the drain. `compare` reads the database and hands over to `c
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,8 @@ _FINISHED = {_DELIVERED, *_KEPT_OR_DROPPED}
 
 @dataclass(frozen=True)
 class AckedDelivery:
+    """`delivery_gid` is empty for a scheduled message, whose deliveries are created at its time."""
+
     delivery_gid: str
     endpoint_gid: str
     url: str
@@ -34,6 +37,7 @@ class Ack:
     """A publish that was answered `202`: what was promised. Times in seconds: wall clock, and monotonic.
 
     `due` is when an open-loop schedule wanted it sent (else when it was sent first), `tries` the requests it took.
+    `not_before` is the `deliverAt` of a scheduled message (wall clock), `group` its `groupKey`.
     """
 
     key: str
@@ -46,6 +50,9 @@ class Ack:
     sent: float = 0.0
     answered: float = 0.0
     at: float = 0.0
+    not_before: float = 0.0
+    group: str | None = None
+    retry: bool = True
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ class PublisherLedger:
     path: Path | None = None
     acks: list[Ack] = field(default_factory=list)
     unanswered: list[Unanswered] = field(default_factory=list)
+    cancelled: set[str] = field(default_factory=set)
 
     def acked(self, ack: Ack) -> None:
         self.acks.append(ack)
@@ -72,6 +80,11 @@ class PublisherLedger:
     def gave_up(self, unanswered: Unanswered) -> None:
         self.unanswered.append(unanswered)
         self._append({"unanswered": asdict(unanswered)})
+
+    def was_cancelled(self, message_gid: str) -> None:
+        """The API confirmed that a scheduled message is cancelled."""
+        self.cancelled.add(message_gid)
+        self._append({"cancelled": message_gid})
 
     def _append(self, line: Mapping[str, Any]) -> None:
         if self.path is not None:
@@ -88,6 +101,8 @@ def read_publisher_ledger(path: Path) -> PublisherLedger:
             ack = entry["acked"]
             deliveries = tuple(AckedDelivery(**delivery) for delivery in ack.pop("deliveries"))
             ledger.acks.append(Ack(**ack, deliveries=deliveries))
+        elif "cancelled" in entry:
+            ledger.cancelled.add(entry["cancelled"])
         else:
             ledger.unanswered.append(Unanswered(**entry["unanswered"]))
     return ledger
@@ -163,9 +178,10 @@ class Report:
 
     - `lost`: promised but not delivered, whichever ledger says so; or said to be delivered, and never arrived.
     - `corrupt`: bytes other than the published ones arrived, or lie in the database.
-    - `unknown`: arrived though never promised (nor possibly accepted by a publish that got no answer).
+    - `unknown`: arrived though never promised (nor possibly accepted by a publish that got no answer), or cancelled.
+    - `broken`: arrived before its time, or out of the order of its group; or `"retry": false` with a second attempt.
     - `unfinished`: delivery rows that are neither delivered, dead-lettered nor discarded.
-    - `dead_lettered`: promised pairs that ended as dead letters or discarded.
+    - `dead_lettered`: promised pairs that ended as dead letters or discarded. With `"retry": false` that is no loss.
     - `duplicated`: per pair, how often a receiver would have acted on it beyond the once. Requests that the script
       refused (a status other than 2xx, or a fault) are retries and do not count.
     - `unrecorded`: delivered rows without a delivered attempt on record, or with more arrivals than attempts.
@@ -176,6 +192,7 @@ class Report:
     lost: list[Offence]
     corrupt: list[Offence]
     unknown: list[Offence]
+    broken: list[Offence]
     unfinished: list[Offence]
     dead_lettered: list[Offence]
     unrecorded: list[Offence]
@@ -187,7 +204,7 @@ class Report:
 
     def assert_nothing_lost(self) -> None:
         """Raise AssertionError naming the first few offenders of each kind that must not be."""
-        self._assert_none("lost", "corrupt", "unknown", "unfinished")
+        self._assert_none("lost", "corrupt", "unknown", "broken", "unfinished")
 
     def assert_all_on_record(self) -> None:
         """Each request has its attempt in the database. After `kill -9` in mid-request that is not promised."""
@@ -207,7 +224,7 @@ class Report:
             raise AssertionError("\n".join([str(self), *found]))
 
     def __str__(self) -> str:
-        kinds = ("lost", "corrupt", "unknown", "unfinished", "dead_lettered", "unrecorded")
+        kinds = ("lost", "corrupt", "unknown", "broken", "unfinished", "dead_lettered", "unrecorded")
         counts = ", ".join(f"{len(getattr(self, kind))} {kind}" for kind in kinds)
         return f"{self.promised} promised, {self.arrivals} arrivals: {counts}, {self.duplicates} duplicated"
 
@@ -268,9 +285,12 @@ class _Check:
         self._arrivals = arrivals
         self._hashes = {ack.message_gid: ack.payload_sha256 for ack in publisher.acks}
         self._perhaps = {publish.payload_sha256 for publish in publisher.unanswered}
-        self._promised = _promises(publisher.acks)
-        self._places = {d.endpoint_gid: place_of(d.url) for d in self._promised.values()}
+        self._cancelled = publisher.cancelled
+        self._acks = {ack.message_gid: ack for ack in publisher.acks if ack.message_gid not in publisher.cancelled}
+        self._promised = _promises(self._acks.values())
+        self._places = {d.endpoint_gid: place_of(d.url) for ack in publisher.acks for d in ack.deliveries}
         self._rows = {row.gid: row for row in database.deliveries}
+        self._rows_of = {(row.message_gid, row.endpoint_gid): row for row in database.deliveries}
         self._by_pair: dict[Pair, list[ArrivalLine]] = defaultdict(list)
         for line in arrivals:
             self._by_pair[Pair(line.id, line.place)].append(line)
@@ -281,7 +301,8 @@ class _Check:
             arrivals=len(self._arrivals),
             lost=[*self._lost(), *self._never_arrived()],
             corrupt=[*self._corrupt_arrivals(), *self._corrupt_messages()],
-            unknown=self._unknown(),
+            unknown=[*self._unknown(), *self._cancelled_rows()],
+            broken=[*self._early(), *self._out_of_order(), *self._repeated()],
             unfinished=[_offence(row, self._place(row), row.status) for row in self._unfinished()],
             dead_lettered=self._dead_lettered(),
             unrecorded=self._unrecorded(),
@@ -291,6 +312,11 @@ class _Check:
     def _place(self, row: DeliveryRow) -> str:
         return self._places.get(row.endpoint_gid, row.endpoint_gid)
 
+    def _row(self, pair: Pair, delivery: AckedDelivery) -> DeliveryRow | None:
+        if not delivery.delivery_gid:
+            return self._rows_of.get((pair.message_gid, delivery.endpoint_gid))
+        return self._rows.get(delivery.delivery_gid)
+
     def _arrived(self, pair: Pair) -> bool:
         return any(line.accepted for line in self._by_pair.get(pair, ()))
 
@@ -299,14 +325,15 @@ class _Check:
         return [Offence(*pair, why) for pair, why in reasons if why]
 
     def _why_lost(self, pair: Pair, delivery: AckedDelivery) -> str | None:
-        row = self._rows.get(delivery.delivery_gid)
+        row = self._row(pair, delivery)
         if pair.message_gid not in self._database.messages:
             return "no message row"
         if row is None:
             return f"no delivery row {delivery.delivery_gid}"
         if (row.message_gid, row.endpoint_gid) != (pair.message_gid, delivery.endpoint_gid):
             return f"row {row.gid} is of {row.message_gid} to {row.endpoint_gid}"
-        if self._dead_letters_allowed and row.status in _KEPT_OR_DROPPED:
+        may_die = self._dead_letters_allowed or not self._acks[pair.message_gid].retry
+        if may_die and row.status in _KEPT_OR_DROPPED:
             return None
         if not self._arrived(pair):
             return f"no arrival answered 2xx ({len(self._by_pair.get(pair, ()))} in all); row {row.gid} is {row.status}"
@@ -314,11 +341,11 @@ class _Check:
 
     def _never_arrived(self) -> list[Offence]:
         """Rows that no publisher was promised (it got no response) and that claim a delivery which did not happen."""
-        known = {delivery.delivery_gid for delivery in self._promised.values()}
+        known = {(pair.message_gid, delivery.endpoint_gid) for pair, delivery in self._promised.items()}
         return [
             _offence(row, self._place(row), f"row {row.gid} is delivered, and nothing arrived")
             for row in self._database.deliveries
-            if row.gid not in known
+            if (row.message_gid, row.endpoint_gid) not in known
             and row.status == _DELIVERED
             and not self._arrived(Pair(row.message_gid, self._place(row)))
         ]
@@ -346,16 +373,51 @@ class _Check:
         ]
 
     def _why_unknown(self, line: ArrivalLine) -> str:
+        if line.id in self._cancelled:
+            return "was cancelled"
         return "not an endpoint of this message" if line.id in self._hashes else "never acknowledged"
 
     def _perhaps_accepted(self, line: ArrivalLine) -> bool:
         return line.id not in self._hashes and line.payload_sha256 in self._perhaps
 
+    def _cancelled_rows(self) -> list[Offence]:
+        rows = [row for row in self._database.deliveries if row.message_gid in self._cancelled]
+        return [_offence(row, self._place(row), f"was cancelled, and has row {row.gid}") for row in rows]
+
+    def _early(self) -> list[Offence]:
+        times = {ack.message_gid: ack.not_before for ack in self._acks.values()}
+        return [
+            Offence(line.id, line.place, f"arrived {times[line.id] - line.at:.3f} s before its time")
+            for line in self._arrivals
+            if line.at < times.get(line.id, 0.0)
+        ]
+
+    def _out_of_order(self) -> list[Offence]:
+        """Each message of a group arrives after the one before was accepted, or arrived for the last time."""
+        offences = []
+        for earlier, later in _neighbours(self._acks.values()):
+            for delivery in later.deliveries:
+                place = place_of(delivery.url)
+                before, after = (self._by_pair.get(Pair(ack.message_gid, place), ()) for ack in (earlier, later))
+                if before and after and min(line.monotonic for line in after) < _done(before):
+                    what = f"arrived before {earlier.message_gid} of its group {later.group} was done"
+                    offences.append(Offence(later.message_gid, place, what))
+        return offences
+
+    def _repeated(self) -> list[Offence]:
+        attempts = Counter((attempt.delivery_gid, attempt.round) for attempt in self._database.attempts)
+        single = {ack.message_gid for ack in self._acks.values() if not ack.retry}
+        return [
+            _offence(row, self._place(row), f"has {count} attempts in round {round} without retries")
+            for (gid, round), count in attempts.items()
+            if count > 1 and (row := self._rows.get(gid)) is not None and row.message_gid in single
+        ]
+
     def _unfinished(self) -> list[DeliveryRow]:
         return [row for row in self._database.deliveries if row.status not in _FINISHED]
 
     def _dead_lettered(self) -> list[Offence]:
-        rows = ((pair, self._rows.get(delivery.delivery_gid)) for pair, delivery in self._promised.items())
+        rows = ((pair, self._row(pair, delivery)) for pair, delivery in self._promised.items())
         return [Offence(*pair, row.status) for pair, row in rows if row and row.status in _KEPT_OR_DROPPED]
 
     def _unrecorded(self) -> list[Offence]:
@@ -374,6 +436,22 @@ class _Check:
     def _duplicated(self) -> dict[Pair, int]:
         acted_on = {pair: sum(not line.refused for line in lines) for pair, lines in self._by_pair.items()}
         return {pair: count - 1 for pair, count in acted_on.items() if count > 1}
+
+
+def _neighbours(acks: Iterable[Ack]) -> Iterator[tuple[Ack, Ack]]:
+    """Messages of one group that follow each other: the later one was sent once the earlier one was acknowledged."""
+    groups: dict[str, list[Ack]] = defaultdict(list)
+    for ack in acks:
+        if ack.group is not None and not ack.not_before:  # a scheduled one takes its place at its time
+            groups[ack.group].append(ack)
+    for group in groups.values():
+        group.sort(key=lambda ack: ack.sent)
+        yield from ((earlier, later) for earlier, later in pairwise(group) if earlier.answered <= later.sent)
+
+
+def _done(lines: Sequence[ArrivalLine]) -> float:
+    """When a message was accepted first; if it never was, when it arrived last."""
+    return min((line.monotonic for line in lines if line.accepted), default=max(line.monotonic for line in lines))
 
 
 def _promises(acks: Iterable[Ack]) -> dict[Pair, AckedDelivery]:

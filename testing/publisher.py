@@ -4,8 +4,10 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,7 @@ class Publisher:
     ) -> None:
         self.ledger = PublisherLedger(ledger)
         self.endpoints = dict(endpoints or {})
+        self._subscribed: dict[str, list[str]] = defaultdict(list)
         self._client = client
         self._patience = patience
 
@@ -70,6 +73,8 @@ class Publisher:
     ) -> CreatedEndpoint:
         endpoint = await create_endpoint(self._client, url, channel, events, **more)
         self.endpoints[endpoint.gid] = url
+        if channel is not None:
+            self._subscribed[channel].append(endpoint.gid)
         return endpoint
 
     async def publish(
@@ -80,22 +85,59 @@ class Publisher:
         type: str | None = None,
         key: str | None = None,
         due: float | None = None,
-        group: str | None = None,
+        **options: Any,
     ) -> Ack | None:
-        """Publish one message; None if it was given up without an answer. Raises PublishRefused on a 4xx."""
+        """Publish one message; None if it was given up without an answer. Raises PublishRefused on a 4xx.
+
+        `options` as the API names them (`groupKey`, `endpointGid`, `retry`, …). The endpoints of a scheduled message
+        are those that `create_endpoint` subscribed to the channel, without `events`.
+        """
         key = key or str(uuid.uuid4())
-        body = _body(payload, type, group)
+        outgoing = _Outgoing(channel, payload, key, {"type": type, **options})
+        path = f"/v1/channels/{channel}/messages"
+        call = await self._persist(path, key, outgoing.body())
+        if isinstance(call, str):
+            self.ledger.gave_up(Unanswered(key, sha256(payload), call))
+            return None
+        return self._acked(call.answer, outgoing, call, due)
+
+    async def publish_transactional(
+        self, channel: str, payloads: Sequence[bytes], options: Sequence[Mapping[str, Any]]
+    ) -> list[Ack]:
+        """Publish messages in one transaction, each with its options; none if it was given up without an answer."""
+        key = str(uuid.uuid4())
+        outgoing = [
+            _Outgoing(channel, payload, f"{key}[{index}]", each)
+            for index, (payload, each) in enumerate(zip(payloads, options, strict=True))
+        ]
+        body = b'{"messages":[' + b",".join(each.body(channel=channel) for each in outgoing) + b"]}"
+        call = await self._persist("/v1/messages/transactional", key, body)
+        if isinstance(call, str):
+            for each in outgoing:
+                self.ledger.gave_up(Unanswered(each.key, sha256(each.payload), call))
+            return []
+        return [self._acked(answer, each, call) for each, answer in zip(outgoing, call.answer["data"], strict=True)]
+
+    async def cancel(self, ack: Ack) -> bool:
+        """Cancel a scheduled message, persistently. False if it was too late."""
+        call = await self._persist(f"/v1/messages/{ack.message_gid}/cancel", str(uuid.uuid4()), b"", good=(200, 409))
+        assert not isinstance(call, str), call
+        if call.status == 200:
+            self.ledger.was_cancelled(ack.message_gid)
+        return call.status == 200
+
+    async def _persist(self, path: str, key: str, body: bytes, good: Collection[int] = (202,)) -> "_Call | str":
+        """Call until there is an answer; or why there was none in `patience` seconds."""
         started = time.monotonic()
         error, tries = "", 0
         while time.monotonic() - started < self._patience:
-            answer = await self._try(channel, key, body)
+            answer = await self._try(path, key, body, good)
             tries += 1
             if isinstance(answer, httpx.Response):
-                return self._acked(answer, payload, key, tries, started, due)
+                return _Call(answer.json(), answer.status_code, tries, started, time.monotonic())
             error = answer
             await asyncio.sleep(_BACKOFF_SECONDS[min(tries, len(_BACKOFF_SECONDS)) - 1])
-        self.ledger.gave_up(Unanswered(key, sha256(payload), error))
-        return None
+        return error
 
     async def publish_many(
         self,
@@ -141,43 +183,67 @@ class Publisher:
 
         return await asyncio.gather(*(one(i) for i in range(n)))
 
-    async def _try(self, channel: str, key: str, body: bytes) -> httpx.Response | str:
+    async def _try(self, path: str, key: str, body: bytes, good: Collection[int]) -> httpx.Response | str:
         """The answer, or why there is none yet (no connection, 429, 5xx)."""
         headers = {"idempotency-key": key, "content-type": "application/json"}
         try:
-            response = await self._client.post(f"/v1/channels/{channel}/messages", content=body, headers=headers)
+            response = await self._client.post(path, content=body, headers=headers)
         except httpx.TransportError as error:
             return repr(error)
         if response.status_code == 429 or response.status_code >= 500:
             return f"{response.status_code}: {response.text[:200]}"
-        if response.status_code != 202:
+        if response.status_code not in good:
             raise PublishRefused(response)
         return response
 
-    def _acked(
-        self, response: httpx.Response, payload: bytes, key: str, tries: int, started: float, due: float | None
-    ) -> Ack:
-        answered = time.monotonic()
-        ack = ack_of(response.json(), payload, key, self.endpoints)
-        ack = replace(ack, tries=tries, due=due or started, sent=started, answered=answered, at=time.time())
+    def _acked(self, answer: Mapping[str, Any], outgoing: "_Outgoing", call: "_Call", due: float | None = None) -> Ack:
+        deliveries = [(each["deliveryGid"], each["endpointGid"]) for each in answer["deliveries"]]
+        deliver_at = answer.get("deliverAt")
+        if deliver_at is not None and not deliveries:
+            target = outgoing.options.get("endpointGid")
+            deliveries = [("", gid) for gid in ([target] if target else self._subscribed[outgoing.channel])]
+        ack = Ack(
+            outgoing.key,
+            answer["messageGid"],
+            sha256(outgoing.payload),
+            tuple(AckedDelivery(gid, endpoint, self.endpoints[endpoint]) for gid, endpoint in deliveries),
+            bool(answer.get("duplicate", False)),
+            tries=call.tries,
+            due=due or call.started,
+            sent=call.started,
+            answered=call.answered,
+            at=time.time(),
+            not_before=datetime.fromisoformat(deliver_at).timestamp() if deliver_at is not None else 0.0,
+            group=outgoing.options.get("groupKey"),
+            retry=outgoing.options.get("retry", True),
+        )
         self.ledger.acked(ack)
         return ack
 
 
-def ack_of(answer: Mapping[str, Any], payload: bytes, key: str, endpoints: Mapping[str, str]) -> Ack:
-    """The promise in the body of a `202` (or in one answer of a batch). KeyError: an endpoint not created here."""
-    deliveries = tuple(
-        AckedDelivery(delivery["deliveryGid"], delivery["endpointGid"], endpoints[delivery["endpointGid"]])
-        for delivery in answer["deliveries"]
-    )
-    return Ack(key, answer["messageGid"], sha256(payload), deliveries, bool(answer.get("duplicate", False)))
+@dataclass(frozen=True)
+class _Outgoing:
+    channel: str
+    payload: bytes
+    key: str
+    options: Mapping[str, Any]
+
+    def body(self, **more: Any) -> bytes:
+        """The request with the payload's bytes as they are: a JSON library would write them its own way."""
+        given = {**more, **self.options}
+        head = b"".join(f'"{name}":{json.dumps(value)},'.encode() for name, value in given.items() if value is not None)
+        return b"{" + head + b'"payload":' + self.payload + b"}"
 
 
-def _body(payload: bytes, type: str | None, group: str | None = None) -> bytes:
-    """The request with the payload's bytes as they are: a JSON library would write them its own way."""
-    given = {"type": type, "groupKey": group}
-    head = b"".join(f'"{name}":{json.dumps(value)},'.encode() for name, value in given.items() if value is not None)
-    return b"{" + head + b'"payload":' + payload + b"}"
+@dataclass(frozen=True)
+class _Call:
+    """A call that got an answer. Times are monotonic."""
+
+    answer: Any
+    status: int
+    tries: int
+    started: float
+    answered: float
 
 
 async def create_channel(client: httpx.AsyncClient, name: str, policy: Mapping[str, Any] | None = None) -> None:

@@ -24,6 +24,7 @@ from typing import Any, Self, cast
 
 from testing.arrivals import Arrival, ArrivalLine
 from testing.script import WITH_STATUS, Fault, Response, Script, Step, redirect, step_from_json
+from testing.waiting import PATIENCE_S
 
 __all__ = ["Arrival", "Fault", "Receiver", "Response", "Step", "redirect"]
 
@@ -121,7 +122,7 @@ class Receiver:
         else:
             self._scripts[path] = script
 
-    async def wait_for(self, n: int, timeout: float = 10.0, *, path: str | None = None) -> list[Arrival]:
+    async def wait_for(self, n: int, timeout: float = PATIENCE_S, *, path: str | None = None) -> list[Arrival]:
         """Wait until `n` requests have arrived in all (at `path`) and return them. TimeoutError: how many did."""
         if self._count(path) < n:
             waiter = _Waiter(n, path, asyncio.get_running_loop().create_future())

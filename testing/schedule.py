@@ -25,6 +25,7 @@ FAULTS = {
 LONGEST_FIRST = (
     "faults-1",
     "faults-2",
+    "tests/faults/test_mix.py",
     "tests/e2e/test_dev.py",
     "tests/dashboard/test_browser.py",
     "tests/test_receiving.py",

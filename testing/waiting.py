@@ -8,18 +8,21 @@ from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
+PATIENCE_S = 45.0
+"""Tests run together on few cores: what takes milliseconds alone may take many seconds."""
+
 
 @overload
 async def assert_eventually(
-    fn: Callable[[], Coroutine[Any, Any, T]], timeout: float = 10.0, *, interval: float = 0.025
+    fn: Callable[[], Coroutine[Any, Any, T]], timeout: float = PATIENCE_S, *, interval: float = 0.025
 ) -> T: ...
 
 
 @overload
-async def assert_eventually(fn: Callable[[], T], timeout: float = 10.0, *, interval: float = 0.025) -> T: ...
+async def assert_eventually(fn: Callable[[], T], timeout: float = PATIENCE_S, *, interval: float = 0.025) -> T: ...
 
 
-async def assert_eventually(fn: Callable[[], Any], timeout: float = 10.0, *, interval: float = 0.025) -> Any:
+async def assert_eventually(fn: Callable[[], Any], timeout: float = PATIENCE_S, *, interval: float = 0.025) -> Any:
     """Call `fn` (plain or async) until it raises no AssertionError; answer with what it returned.
 
     Any other exception is a fault of the test and passes straight through. After `timeout` seconds the last

@@ -156,7 +156,7 @@ class Program:
             cwd=self.folder,
         )
         self._process.start()
-        await assert_eventually(self._listens, 20)
+        await assert_eventually(self._listens)
 
     def command(self, source: str) -> list[str | Path]:
         if self.language == "python":

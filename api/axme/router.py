@@ -1,5 +1,6 @@
 """The calls of AXME's clients. Bodies are read raw, so the key is checked before a body is read."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated, Any
 from uuid import UUID
@@ -16,7 +17,7 @@ from api.decoding import decoded, read_body
 from api.dependencies import Principal, ServicesDep, Store
 from api.event_stream import EventStream
 from api.idempotency import IdempotencyKey, refuse_second
-from api.problems import Problem, invalid
+from api.problems import Problem, invalid, rate_headers
 from everhook.axme.intents import Intent, IntentStatus
 from everhook.axme.service import IntentViewer, Settled
 from everhook.errors import NotFound
@@ -51,7 +52,7 @@ async def create_intent(
     PUBLISHERS.check(caller, request.method)
     if idempotency_key is not None:
         refuse_second(request)
-    await services.intents.admit(caller.actor)
+    quotas = await services.intents.admit(caller.actor)
     new = mapping.new_intent(decoded(decode_intent, await read_body(request)), idempotency_key)
     intent = await services.intents.send(
         store,
@@ -59,10 +60,11 @@ async def create_intent(
         new,
         creates_tenants=Scope.ADMIN in caller.scopes,
         trace=parse(request.headers.get("traceparent")),
+        quotas=quotas,
     )
     shown = mapping.shown_intent(intent)
     names = ("intent_id", "status", "lifecycle_status", "created_at")
-    return _json({"ok": True, **{name: shown[name] for name in names}})
+    return _json({"ok": True, **{name: shown[name] for name in names}}, rate_headers(quotas))
 
 
 @router.get("/v1/intents/{intent_id}")
@@ -202,8 +204,8 @@ async def get_agent(
     return _json({"ok": True, "agent": mapping.shown_agent(await services.intents.endpoint(store, agent.gid))})
 
 
-def _json(content: Any) -> Response:
-    return Response(orjson.dumps(content), status_code=HTTPStatus.OK, media_type="application/json")
+def _json(content: Any, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(content), HTTPStatus.OK, headers, media_type="application/json")
 
 
 def _settled(settled: Settled) -> Response:

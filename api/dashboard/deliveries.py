@@ -211,7 +211,7 @@ async def _detail(
         cursor=cursor,
         pager=pager(f"/deliveries/{gid}", {}, cursor, page.next_key),
         sent=sent,
-        next_attempt_at=delivery.due_at if status is DeliveryStatus.RETRYING else None,
+        next_attempt_at=view.next_attempt_at,
         waiting_for=states.WAITING_FOR.get(status, ""),
         schedule=schedules.get(delivery.round) if task_gid is None else None,
         schedule_of_replay=charts.schedule(today)

@@ -54,7 +54,9 @@ async def list_deliveries(
     )
     async with store.reading() as session:
         page = await services.deliveries.page(session, query, after=paging.after, limit=paging.limit)
-    return ListOf(data=[Delivery.of(row) for row in page.rows], next_cursor=paging.next_cursor(page.next_key))
+        next_attempts = await services.deliveries.next_attempts(session, page.rows)
+    data = [Delivery.of(row, next_attempts.get(row.gid)) for row in page.rows]
+    return ListOf(data=data, next_cursor=paging.next_cursor(page.next_key))
 
 
 @router.get("/{gid}")

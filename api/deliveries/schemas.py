@@ -95,7 +95,9 @@ class Delivery(ApiModel):
     round: int
     attempts_made: int = Field(description="In the current round.")
     accepted_at: datetime
-    next_attempt_at: datetime | None
+    next_attempt_at: datetime | None = Field(
+        description="Null unless it waits for its next attempt. One that is pulled can be handed out again then."
+    )
     completed_at: datetime | None
     dead_lettered_at: datetime | None
     dead_letter_reason: DeadLetterReason | None
@@ -105,7 +107,7 @@ class Delivery(ApiModel):
     resolution_reason: str | None = Field(description="The reason that they gave.")
 
     @classmethod
-    def of(cls, row: tables.Delivery, **more: Any) -> Self:
+    def of(cls, row: tables.Delivery, next_attempt_at: datetime | None = None, **more: Any) -> Self:
         """`more` are the further fields of a subclass."""
         return cls(
             delivery_gid=row.gid,
@@ -118,7 +120,7 @@ class Delivery(ApiModel):
             round=row.round,
             attempts_made=row.attempts,
             accepted_at=row.accepted_at,
-            next_attempt_at=row.due_at if row.status is DeliveryStatus.RETRYING else None,
+            next_attempt_at=next_attempt_at,
             completed_at=row.completed_at,
             dead_lettered_at=row.dead_lettered_at,
             dead_letter_reason=row.reason,
@@ -216,6 +218,7 @@ class DeliveryDetail(Delivery):
         """`more` are the further fields of a subclass."""
         return cls.of(
             view.delivery,
+            view.next_attempt_at,
             rounds=_rounds(view.rounds),
             attempts=attempts(view.page.attempts[::-1], view.page.receipts),
             earlier_attempts=view.page.next_key is not None,

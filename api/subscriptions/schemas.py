@@ -58,9 +58,9 @@ class SubscriptionPatch(ApiModel):
 
 def _in_utf8(payload: Any) -> Any:
     try:
-        json.dumps(payload, ensure_ascii=False).encode()
+        json.dumps(payload, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
-        raise ValueError("is not JSON in UTF-8: it has half of a surrogate pair, or is nested too deeply") from error
+        raise ValueError("has a number or a text that JSON in UTF-8 cannot hold, or is nested too deeply") from error
     return payload
 
 

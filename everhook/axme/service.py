@@ -32,7 +32,7 @@ from everhook.decisions.service import Answer, TaskService
 from everhook.delivery.store import discard
 from everhook.delivery.store import get as get_delivery
 from everhook.endpoints.service import EndpointService, NewEndpoint
-from everhook.errors import Conflict, EndpointDeleted, InvalidField, NotFound, QuotaExceeded
+from everhook.errors import Conflict, EndpointDeleted, InvalidField, NotFound, Quota, QuotaExceeded
 from everhook.ids import Kind, gid_of, new_gid, uuid_of
 from everhook.inbox.deadlines_store import cancel
 from everhook.inbox.tasks import Person
@@ -137,9 +137,10 @@ class IntentService:
         self._tasks = tasks
         self._lifecycle = lifecycle
 
-    async def admit(self, actor: Actor) -> None:
-        """Count one intent of the sender, before it is read. Raises BacklogFull and RateLimited."""
-        await self._messages.admit(actor, CHANNEL)
+    async def admit(self, actor: Actor) -> list[Quota]:
+        """Count one intent of the sender, before it is read; what is left to its key. Raises BacklogFull and
+        RateLimited."""
+        return await self._messages.admit(actor, CHANNEL)
 
     async def send(
         self,
@@ -149,9 +150,10 @@ class IntentService:
         *,
         creates_tenants: bool,
         trace: TraceParent | None = None,
+        quotas: list[Quota] | None = None,
     ) -> Intent:
         """Send an intent that was admitted. Returns once it is committed. The same idempotency key with the same
-        intent returns the first one.
+        intent returns the first one. What is left to the tenant of the agent is added to `quotas`.
 
         Raises InvalidField, PayloadTooLarge, NotFound for the agent, QuotaExceeded and IdempotencyKeyReused.
         """
@@ -175,7 +177,7 @@ class IntentService:
             new.idempotency_key,
             task=new.task,
         )
-        accepted = await self._messages.publish_to(actor, CHANNEL, message, owner, route, trace)
+        accepted = await self._messages.publish_to(actor, CHANNEL, message, owner, route, trace, quotas)
         async with scope.reading() as session:
             return await self._found(session, IntentViewer(), uuid_of(accepted.message_gid))
 

@@ -117,7 +117,9 @@ async def load_circuit(session: AsyncSession, endpoint_gid: str) -> Circuit | No
     return as_circuit(row) if row is not None else None
 
 
-async def circuit_specs(session: AsyncSession, endpoint_gid: str) -> Sequence[Mapping[str, Any] | None]:
+async def circuit_specs(
+    session: AsyncSession | AsyncConnection, endpoint_gid: str
+) -> Sequence[Mapping[str, Any] | None]:
     """The circuit settings that apply to an endpoint, the most specific last: those of the channels that it subscribes
     to, of which the oldest subscription decides, and its own."""
     channels = await session.execute(

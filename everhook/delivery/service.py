@@ -23,7 +23,7 @@ from everhook.delivery.starts import delivery_state, wake_delivery
 from everhook.delivery.store import DeliveryFilter
 from everhook.endpoints.choice import chosen_endpoints, endpoints_subscribed
 from everhook.errors import BodyUnavailable, InvalidField, NoAttemptDue, NotFound
-from everhook.pulling.queue_store import make_available
+from everhook.pulling.queue_store import back_offs, make_available
 from everhook.storage.engine import Database, Session
 from everhook.storage.paging import Page, any_of
 from everhook.storage.tables import Attempt, Delivery, Message, Receipt, now
@@ -64,11 +64,13 @@ class AttemptsPage:
 @dataclass(frozen=True)
 class DeliveryView:
     """A delivery with a page of its attempts. `rounds`: when the current round and those of the attempts began, and
-    the policy of each; a round that a release without this history opened is left out."""
+    the policy of each; a round that a release without this history opened is left out. `next_attempt_at`: see
+    `DeliveryService.next_attempts`."""
 
     delivery: Delivery
     page: AttemptsPage
     rounds: Mapping[int, tuple[datetime, DeliveryPolicy]]
+    next_attempt_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,17 @@ class DeliveryService:
         page = await self.attempts(session, delivery, after=after, limit=limit)
         numbers = {delivery.round, *(attempt.round for attempt in page.attempts)}
         rounds = await policy_history_store.policies_of(session, delivery, numbers)
-        return DeliveryView(delivery, page, rounds)
+        next_attempts = await self.next_attempts(session, [delivery])
+        return DeliveryView(delivery, page, rounds, next_attempts.get(delivery.gid))
+
+    async def next_attempts(self, session: Session, rows: Sequence[Delivery]) -> Mapping[str, datetime]:
+        """When the next attempt of each is due, of those that wait for one. One that is pulled can be handed out again
+        then; before its first lease, and after that time, it waits for a consumer."""
+        retrying = {
+            row.gid: row.due_at for row in rows if row.status is DeliveryStatus.RETRYING and row.due_at is not None
+        }
+        failed = [row.gid for row in rows if row.status is DeliveryStatus.AVAILABLE and row.attempts]
+        return {**retrying, **await back_offs(session, failed)}
 
     async def attempts(
         self, session: Session, delivery: Delivery, *, after: str | None = None, limit: int

@@ -25,7 +25,7 @@ from everhook.egress.hints import RefusalHints
 from everhook.egress.pool import Transport
 from everhook.egress.request import compose
 from everhook.egress.resolver import CachingResolver, NameUnresolved, Resolver
-from everhook.egress.tls import TlsContexts, TlsExtras, make_context, usual_context
+from everhook.egress.tls import TlsContexts, TlsExtras, make_context, shared_context
 from everhook.egress.url import EgressRules, parse_url
 
 STORED_HEADERS = 50
@@ -81,7 +81,7 @@ class EgressClient:
         self._rules = rules
         self._resolvers = [] if resolver else [CachingResolver(), CachingResolver(threads=CHECKING_THREADS)]
         sending, checking = (resolver, resolver) if resolver else self._resolvers
-        usual = ssl_context or usual_context()
+        usual = ssl_context or shared_context()
         self._checking = Guard(rules, checking)
         self._contexts = TlsContexts(usual)
         self._transport = Transport(Guard(rules, sending), usual, backend)

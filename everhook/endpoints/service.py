@@ -451,9 +451,7 @@ class EndpointService:
             raise NotFound("endpoint", gid)
         if not row.mode.is_pulled:
             raise NotPulled(f"{gid} receives in the mode {row.mode}: its deliveries cannot be pulled.")
-        threshold = (row.circuit or {}).get("failureThreshold")
-        options = pull_options(row.options)
-        return PulledEndpoint(gid, row.tenant_gid, row.tenant, failure_threshold=threshold, **options)
+        return PulledEndpoint(gid, row.tenant_gid, row.tenant, **pull_options(row.options))
 
     async def circuit_policy(self, session: Session, gid: str) -> CircuitPolicy:
         """The circuit settings that apply to an endpoint: those of the environment, of its channels and its own."""

@@ -117,7 +117,7 @@ async def view(session: AsyncSession, gid: str, *, for_change: bool = False) -> 
 
 async def receiving(session: AsyncSession, gid: str) -> Any | None:
     """What consumers need to know of an endpoint, read for each of their calls: `tenant_gid`, `tenant`, `mode`,
-    `options`, `circuit`. None if there is no such endpoint, or it was deleted."""
+    `options`. None if there is no such endpoint, or it was deleted."""
     return (await session.execute(_RECEIVING, {"gid": gid})).one_or_none()
 
 
@@ -127,7 +127,6 @@ _RECEIVING = (
         col(Tenant.name).label("tenant"),
         col(Endpoint.mode),
         col(Endpoint.options),
-        col(Endpoint.circuit),
     )
     .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
     .where(col(Endpoint.gid) == bindparam("gid"), col(Endpoint.deleted_at).is_(None))

@@ -4,6 +4,7 @@ A task is a delivery to an inbox. The publisher may send a part of its document 
 inbox fill in the rest.
 """
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -225,6 +226,10 @@ _FORM_KEYWORDS = frozenset({"type", "required", "properties", "additionalPropert
 
 def check_form(form: Mapping[str, Any]) -> None:
     """Check that a form is one flat JSON Schema object. Raises ValueError that names the place."""
+    try:
+        json.dumps(form, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise ValueError("form: has a number or a text that JSON in UTF-8 cannot hold") from error
     _only(form, _FORM_KEYWORDS, "form")
     if form.get("type") != "object":
         raise ValueError("form.type: is `object`")

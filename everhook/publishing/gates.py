@@ -82,11 +82,14 @@ def _checked(step: Any, at: str) -> dict[str, Any]:
 def _checked_filter(conditions: Any, at: str) -> Mapping[str, Any]:
     try:
         check_filter(conditions)
-        size = len(json.dumps(conditions, ensure_ascii=False, allow_nan=False).encode())
     except RecursionError as error:
         raise InvalidField(at, "is nested too deeply") from error
     except ValueError as error:
         raise InvalidField(at, str(error)) from error
+    try:
+        size = len(json.dumps(conditions, ensure_ascii=False, allow_nan=False).encode())
+    except ValueError as error:
+        raise InvalidField(at, "has a number or a text that JSON in UTF-8 cannot hold") from error
     if size > MAX_FILTER_BYTES:
         raise InvalidField(at, f"takes at most {MAX_FILTER_BYTES} bytes")
     checked: Mapping[str, Any] = conditions

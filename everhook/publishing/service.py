@@ -214,7 +214,8 @@ class MessageService:
         IdempotencyKeyReused.
         """
         tenant_gid, limit = await self._tenant(scope, actor, message.tenant, "tenant")
-        left = await self._rate.take(limit)
+        limits = await self._endpoint_limits(scope, [message])
+        left = await self._rate.take(limit or limits.get(message.endpoint_gid))
         if quotas is not None:
             quotas += left
         with _traced(parent) as trace:
@@ -233,13 +234,16 @@ class MessageService:
         tenant_gid: str,
         route: Route,
         parent: TraceParent | None = None,
+        quotas: list[Quota] | None = None,
     ) -> Accepted:
         """Publish one message that was admitted, to one endpoint alone, regardless of subscriptions.
 
-        Raises InvalidField, MalformedPayload, PayloadTooLarge, PayloadDoesNotFit, UnknownEventType, RateLimited,
-        IdempotencyKeyReused, and NotFound if the endpoint was deleted meanwhile.
+        `quotas` as for `publish`. Raises InvalidField, MalformedPayload, PayloadTooLarge, PayloadDoesNotFit,
+        UnknownEventType, RateLimited, IdempotencyKeyReused, and NotFound if the endpoint was deleted meanwhile.
         """
-        await self._rate.take(self._rate.of_tenant(tenant_gid, await self._rate_of(tenant_gid)))
+        left = await self._rate.take(self._rate.of_tenant(tenant_gid, await self._rate_of(tenant_gid)))
+        if quotas is not None:
+            quotas += left
         with _traced(parent) as trace:
             publication = self._publication(actor, channel, message, tenant_gid, trace)
             acceptance = await self._acceptor.accept_for(publication, route, is_checked=True)
@@ -321,7 +325,9 @@ class MessageService:
             tenant: await self._tenant(scope, actor, tenant, f"messages[{index}].tenant")
             for tenant, index in first.items()
         }
-        limited = Counter(limit for message in new if (limit := found[message.tenant][1]) is not None)
+        of_endpoints = await self._endpoint_limits(scope, new)
+        limits = (found[message.tenant][1] or of_endpoints.get(message.endpoint_gid) for message in new)
+        limited = Counter(limit for limit in limits if limit is not None)
         for limit, count in limited.items():
             await self._rate.refuse_if_spent(limit, count)
         for limit, count in limited.items():
@@ -401,6 +407,17 @@ class MessageService:
         async with scope.reading() as session:
             tenant = await tenants.named_tenant(session, named, field)
         return tenant.gid, self._rate.of_tenant(tenant.gid, tenant.publish_rate)
+
+    async def _endpoint_limits(
+        self, scope: TenantScope, new: Sequence[NewMessage]
+    ) -> Mapping[str | None, Limit | None]:
+        """By endpoint, how much may be published for its tenant: of endpoints of messages that name no tenant."""
+        gids = {each.endpoint_gid for each in new if each.tenant is None and each.endpoint_gid is not None}
+        if not gids or scope.tenant_gid is not None:  # the limit of a tenant's key is the one of its tenant
+            return {}
+        async with scope.reading() as session:
+            rates = await tenants.publish_rates(session, gids)
+        return {gid: self._rate.of_tenant(tenant_gid, rate) for gid, (tenant_gid, rate) in rates.items()}
 
     async def _read_rate(self, tenant_gid: str) -> str | None:
         async with self._database.reading() as session:

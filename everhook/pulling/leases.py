@@ -66,14 +66,13 @@ class Item:
 
 @dataclass(frozen=True)
 class PulledEndpoint:
-    """An endpoint whose deliveries are pulled. `failure_threshold`: its own, of its circuit settings."""
+    """An endpoint whose deliveries are pulled."""
 
     gid: str
     tenant_gid: str
     tenant: str
     lease: timedelta = timedelta(seconds=60)
     max_in_flight: int = 1_000
-    failure_threshold: int | None = None
 
     @property
     def url(self) -> str:

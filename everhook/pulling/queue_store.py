@@ -5,7 +5,7 @@ Rows are locked in this order: queue, then delivery. PostgreSQL's clock decides 
 different clocks agree.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -429,6 +429,21 @@ async def close_rounds(connection: AsyncConnection, delivery_gids: Sequence[str]
     if delivery_gids:
         rows = [{"b_delivery_gid": gid, "b_is_last": True} for gid in sorted(delivery_gids)]
         await connection.execute(_update("is_last"), rows)
+
+
+async def back_offs(session: AsyncSession, delivery_gids: Collection[str]) -> dict[str, datetime]:
+    """When each of these deliveries can be handed out again, of those that wait for their next attempt."""
+    if not delivery_gids:
+        return {}
+    rows = await session.execute(
+        select(col(PullItem.delivery_gid), col(PullItem.available_at)).where(
+            col(PullItem.delivery_gid).in_(delivery_gids),
+            col(PullItem.consumer).is_(None),
+            col(PullItem.is_last).is_(False),
+            col(PullItem.available_at) > now(),
+        )
+    )
+    return {row.delivery_gid: row.available_at for row in rows}
 
 
 async def make_available(session: AsyncSession, delivery_gid: str) -> bool:

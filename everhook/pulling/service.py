@@ -16,7 +16,8 @@ from cachetools import LRUCache
 
 from everhook.circuit.machine import CircuitPolicy, CircuitState, Hold
 from everhook.circuit.reporter import OutcomeReporter
-from everhook.circuit.store import EndpointState, claim_probe, endpoint_states
+from everhook.circuit.spec import resolve
+from everhook.circuit.store import EndpointState, circuit_specs, claim_probe, endpoint_states
 from everhook.contracts import (
     AttemptOutcome,
     AttemptRecord,
@@ -103,12 +104,23 @@ class Claim:
     next_in: float | None = None
 
 
+@dataclass(frozen=True)
+class _Streak:
+    """Failures of an endpoint in a row, the last at a monotonic time, of which `threshold` open its circuit."""
+
+    failures: int = 0
+    last: float = 0.0
+    threshold: int = 1
+
+
 @dataclass
 class _Aftermath:
     """What to do once the transaction is committed: attempts to report, workflows to start and to signal, consumers
-    whose leases `ended`, with the deliveries, and deliveries that were `freed` in their groups."""
+    whose leases `ended`, with the deliveries, and deliveries that were `freed` in their groups. `threshold`: how many
+    failures open the circuit, if there are any."""
 
     in_streak: bool = False
+    threshold: int = 1
     attempted: list[tuple[Attempted, DeliveryInput]] = field(default_factory=list)
     delivered: list[DeliveryInput] = field(default_factory=list)
     guarded: list[DeliveryInput] = field(default_factory=list)
@@ -158,11 +170,11 @@ class PullQueue:
         self._history = history
         self._guards = guards
         self._wake_ups = wake_ups
-        self._threshold = circuit_policy.failure_threshold
+        self._circuit_policy = circuit_policy
         self._on_change = on_change
         self._on_freed: Callable[[Sequence[Freed]], None] = lambda _: None
         self._is_ending = False
-        self._streaks: LRUCache[str, tuple[int, float]] = LRUCache(MAX_ENDPOINTS_REMEMBERED)
+        self._streaks: LRUCache[str, _Streak] = LRUCache(MAX_ENDPOINTS_REMEMBERED)
 
     def free_by(self, on_freed: Callable[[Sequence[Freed]], None]) -> None:
         """`on_freed` is called with the deliveries whose turn in their group it is, after the commit."""
@@ -247,7 +259,7 @@ class PullQueue:
             after = _Aftermath(in_streak=_in_streak(state))
             rows = [replace(row, lease_until=moment, available_at=moment) for row in locked]
             await self._end_expired(connection, endpoint, rows, moment, issuer, after)
-            await self._record(connection, after, moment)
+            await self._record(connection, endpoint, after, moment)
         return len(rows), after
 
     async def signal(self, delivery_gid: str) -> None:
@@ -310,6 +322,7 @@ class PullQueue:
             endpoint = PulledEndpoint(delivery.endpoint_gid, delivery.tenant_gid, delivery.tenant)
             if row.is_leased and row.is_last and _expired(row, moment):
                 await self._end_expired(connection, endpoint, [row], moment, issuer, after)
+                after.threshold = await self._threshold(connection, endpoint)
                 _, after.freed = await record_attempts(
                     connection, [each for each, _ in after.attempted], keep_history=False
                 )
@@ -346,11 +359,8 @@ class PullQueue:
             return Held.PAUSED
         if state.state is not CircuitState.CLOSED:
             self._streaks.pop(endpoint.gid, None)  # the circuit knows of them
-        failures, last = self._streaks.get(endpoint.gid, (0, 0.0))
-        is_failing = (
-            failures >= (endpoint.failure_threshold or self._threshold)
-            and time.monotonic() - last < HELD_AFTER_FAILURES_S
-        )
+        streak = self._streaks.get(endpoint.gid, _Streak())
+        is_failing = streak.failures >= streak.threshold and time.monotonic() - streak.last < HELD_AFTER_FAILURES_S
         if state.state is CircuitState.OPEN or is_failing:
             return Held.CIRCUIT_OPEN
         if state.state is CircuitState.HALF_OPEN and moment is not None and not state.may_probe(moment):
@@ -365,7 +375,7 @@ class PullQueue:
             expired = await queue.lock_expired(connection, endpoint.gid, moment, SWEEP)
             await self._end_expired(connection, endpoint, expired, moment, issuer, after)
             claim = await self._hand_out_if_allowed(connection, endpoint, request, state, moment)
-            await self._record(connection, after, moment)
+            await self._record(connection, endpoint, after, moment)
         return claim, after
 
     async def _hand_out_if_allowed(
@@ -491,7 +501,7 @@ class PullQueue:
             await queue.change(connection, list(desk.changes.values()))
             for row, attempted in desk.attempted:
                 after.take(attempted, row, inputs[row.delivery_gid])
-            await self._record(connection, after, moment)
+            await self._record(connection, endpoint, after, moment)
             if also is not None:
                 await also(connection, results)
         return results, after
@@ -500,10 +510,19 @@ class PullQueue:
         inputs = await load_inputs_of(connection, self._defaults, gids) if gids else []
         return {input.delivery_gid: input for input in inputs}
 
-    async def _record(self, connection: Connection, after: _Aftermath, moment: datetime) -> None:
+    async def _record(
+        self, connection: Connection, endpoint: PulledEndpoint, after: _Aftermath, moment: datetime
+    ) -> None:
+        if any(attempted.record.verdict is Verdict.RETRY for attempted, _ in after.attempted):
+            after.threshold = await self._threshold(connection, endpoint)
         await queue.expect_signal(connection, [each.delivery_gid for each in after.signalled], moment)
         attempted = [each for each, _ in after.attempted]
         _, after.freed = await record_attempts(connection, attempted, keep_history=self._history is not None)
+
+    async def _threshold(self, connection: Connection, endpoint: PulledEndpoint) -> int:
+        """How many failures in a row open the circuit, by the settings of the endpoint and of its channels."""
+        specs = await circuit_specs(connection, endpoint.gid)
+        return resolve(self._circuit_policy, *specs).failure_threshold
 
     def _conclude(self, endpoint: PulledEndpoint, after: _Aftermath, *, is_one_failure: bool = False) -> None:
         """Start and signal workflows, and report to the circuit, after the commit. `is_one_failure`: all failures have
@@ -526,8 +545,8 @@ class PullQueue:
             record = attempted.record
             if not is_one_failure or index == 0:
                 healthy = record.verdict is not Verdict.RETRY
-                failures, _ = self._streaks.get(endpoint.gid, (0, 0.0))
-                self._streaks[endpoint.gid] = (0, 0.0) if healthy else (failures + 1, time.monotonic())
+                failures = 0 if healthy else self._streaks.get(endpoint.gid, _Streak()).failures + 1
+                self._streaks[endpoint.gid] = _Streak(failures, time.monotonic(), after.threshold)
                 classification = Classification(record.verdict, healthy=healthy)
                 self._reporter.note(endpoint.gid, endpoint.tenant, classification, in_streak=after.in_streak)
             duration = timedelta(milliseconds=record.duration_ms)

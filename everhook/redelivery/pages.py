@@ -5,8 +5,8 @@ the page begins. So a page that runs twice, or in two workers at once, opens its
 after the commit; if the process dies before that, the reconciler starts them once they are due.
 """
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from everhook.audit.store import Actor
 from everhook.batches import store as batches
@@ -15,7 +15,7 @@ from everhook.delivery.inputs_store import InputDefaults, load_inputs_of
 from everhook.publishing.matching import matches_type
 from everhook.publishing.routing import Routes
 from everhook.publishing.schedules_store import scheduled_among
-from everhook.publishing.store import Acceptor
+from everhook.publishing.store import Acceptor, Publication
 from everhook.redelivery import store
 from everhook.redelivery.rounds import is_addressed, open_round, publication_of
 from everhook.redelivery.store import MessageGate
@@ -26,6 +26,10 @@ from everhook.storage.tables import Batch, BatchState, DeliveryRound, GateState,
 WINDOW = 1_000
 """Entries of an index that one statement reads."""
 
+MATCHED_BEFORE = 3
+"""How often the messages of a page are matched before its transaction. If the routes change each time, they are matched
+in it."""
+
 
 @dataclass(frozen=True)
 class ReplayPage:
@@ -33,6 +37,7 @@ class ReplayPage:
     and ends at `end`; with `is_last` nothing follows."""
 
     batch_gid: str
+    is_backfill: bool
     gids: Sequence[str]
     start: str
     end: str
@@ -49,6 +54,20 @@ class OpenedPage:
     queued: frozenset[str]
     messages: frozenset[str]
     progress: ReplayProgress
+
+
+@dataclass(frozen=True)
+class _Matches:
+    """Which messages the routes to an endpoint take: the `publications` by message, and in `taking` the place of the
+    route that takes them."""
+
+    routes: Routes = field(default_factory=Routes)
+    publications: Mapping[str, Publication] = field(default_factory=dict)
+    taking: Mapping[str, int] = field(default_factory=dict)
+
+
+class _RoutesChanged(Exception):
+    """The routes to the endpoint are not those that a page was matched with."""
 
 
 @dataclass
@@ -79,7 +98,9 @@ class ReplayPages:
             window = await read_window(connection, selection, batch.position, WINDOW)
             found: Sequence[Found] = window.found
             if selection.is_backfill:
-                routes = await self._acceptor.routes_to(connection, selection.channel, batch.endpoint_gid or "")
+                routes = await self._acceptor.routes_to(
+                    connection, ReplaySelection.of(batch).channel, batch.endpoint_gid or ""
+                )
                 found = of_types(found, routes)
         return list(_pages(batch, [one.gid for one in found], window.end, window.is_last, size))
 
@@ -103,13 +124,55 @@ class ReplayPages:
     async def open(self, page: ReplayPage) -> OpenedPage | None:
         """Open the rounds of a page. None if the replay is not at its start any more: it was cancelled, or another
         worker has done it."""
+        for _ in range(MATCHED_BEFORE):
+            matches = await self._match_before(page)
+            try:
+                return await self._commit(page, matches)
+            except _RoutesChanged:
+                continue
+        return await self._commit(page, None)
+
+    async def _match_before(self, page: ReplayPage) -> _Matches:
+        """Match messages before the writer and their rows are locked: filters of many messages may take long."""
+        if not page.is_backfill or not page.gids:
+            return _Matches()
+        async with self._database.reading() as session:
+            batch = await batches.find_replay(session, page.batch_gid)
+            if batch is None:
+                return _Matches()
+            routes, publications = await self._to_match(session, batch, page.gids)
+        return await self._match(routes, publications)
+
+    async def _to_match(
+        self, session: Session, batch: Batch, gids: Sequence[str]
+    ) -> tuple[Routes, Sequence[Publication]]:
+        connection = await session.connection()
+        routes = await self._acceptor.routes_to(connection, ReplaySelection.of(batch).channel, batch.endpoint_gid or "")
+        messages = [message for message in await store.load_messages(session, gids) if message.payload is not None]
+        gates = await store.gates_of(connection, gids)
+        publishers = await store.key_names(connection, {m.published_by for m in messages if m.published_by is not None})
+        return routes, [publication_of(message, gates.get(message.gid), publishers, None) for message in messages]
+
+    async def _match(self, routes: Routes, publications: Sequence[Publication]) -> _Matches:
+        taken = await self._acceptor.taken(publications, routes)
+        taking = {
+            publication.message_gid: routes.index(taking[0])
+            for publication, taking in zip(publications, taken, strict=True)
+            if taking
+        }
+        return _Matches(routes, {each.message_gid: each for each in publications}, taking)
+
+    async def _commit(self, page: ReplayPage, matches: _Matches | None) -> OpenedPage | None:
+        """The transaction of a page. Without `matches` the messages are matched in it. Raises _RoutesChanged."""
         async with self._database.writing() as session:
             batch = await batches.find_replay(session, page.batch_gid, for_change=True)
             if batch is None or batch.state is not BatchState.RUNNING or batch.position != page.start:
                 return None
             opening = _Opening()
-            if page.gids:
-                opening = await self._open(session, batch, page.gids)
+            if page.gids and page.is_backfill:
+                opening = await self._deliver(session, batch, page.gids, matches)
+            elif page.gids:
+                opening = await self._reopen(session, batch, page.gids)
             moment = now()
             batch.position, batch.updated_at = page.end, moment
             batch.started += opening.started
@@ -122,15 +185,7 @@ class ReplayPages:
             session.add(batch)
         return OpenedPage(opening.started, opening.inputs, opening.queued, opening.messages, _progress(batch))
 
-    async def _open(self, session: Session, batch: Batch, gids: Sequence[str]) -> _Opening:
-        selection = ReplaySelection.of(batch)
-        if selection.is_backfill:
-            return await self._deliver(session, batch, selection, gids)
-        return await self._reopen(session, batch, selection, gids)
-
-    async def _reopen(
-        self, session: Session, batch: Batch, selection: ReplaySelection, gids: Sequence[str]
-    ) -> _Opening:
+    async def _reopen(self, session: Session, batch: Batch, gids: Sequence[str]) -> _Opening:
         """Open the next round of deliveries, if they still have a status that is wanted."""
         messages = await store.messages_of(session, gids)
         sendable = await store.lock_payloads(session, messages)
@@ -138,15 +193,12 @@ class ReplayPages:
         gates = await store.gates_of(connection, messages)
         legs = await store.lock_legs(session, gids)
         opening, moment, opened = _Opening(), now(), []
+        wanted = STATUSES[ReplaySelection.of(batch).mode]
         for leg in legs:
             row = leg.delivery
             if row.message_gid not in sendable:
                 opening.erased += 1
-            elif (
-                row.status in STATUSES[selection.mode]
-                and not leg.endpoint_deleted
-                and _has_passed(gates.get(row.message_gid), row.gid)
-            ):
+            elif row.status in wanted and not leg.endpoint_deleted and _has_passed(gates.get(row.message_gid), row.gid):
                 await open_round(session, self._defaults, leg, batch.actor, batch.reason, moment)
                 opened.append(leg)
         await session.flush()
@@ -158,39 +210,37 @@ class ReplayPages:
             opening.inputs = await load_inputs_of(connection, self._defaults, [leg.delivery.gid for leg in opened])
         return opening
 
-    async def _deliver(
-        self, session: Session, batch: Batch, selection: ReplaySelection, gids: Sequence[str]
-    ) -> _Opening:
+    async def _deliver(self, session: Session, batch: Batch, gids: Sequence[str], matches: _Matches | None) -> _Opening:
         """Create the deliveries of messages that an endpoint never had and subscribes to now."""
         assert batch.endpoint_gid is not None
         connection = await session.connection()
         messages = await store.lock_messages(session, gids)
+        if matches is None:
+            matches = await self._match(*await self._to_match(session, batch, gids))
+        routes = await self._acceptor.routes_to(connection, ReplaySelection.of(batch).channel, batch.endpoint_gid)
+        if routes != matches.routes:
+            raise _RoutesChanged
         had = await store.had_delivery(session, gids, batch.endpoint_gid)
         gates = await store.gates_of(connection, gids)
         waiting = await scheduled_among(connection, gids)
-        publishers = await store.key_names(connection, {m.published_by for m in messages if m.published_by is not None})
-        opening, new = _Opening(skipped=len(gids) - len(messages)), []
-        for message in messages:
-            gate = gates.get(message.gid)
-            if message.payload is None:
+        opening, legs = _Opening(skipped=len(gids) - len(messages)), []
+        for message, has_payload in messages:
+            if not has_payload:
                 opening.erased += 1
             elif (
                 message.gid in had or message.gid in waiting or is_addressed(message)
-                or message.cancelled_at is not None or not _has_passed(gate)
+                or message.cancelled_at is not None or not _has_passed(gates.get(message.gid))
             ):  # fmt: skip
                 opening.skipped += 1
-            else:
-                new.append(publication_of(message, gate, publishers, None))
-        routes = await self._acceptor.routes_to(connection, selection.channel, batch.endpoint_gid)
-        taken = await self._acceptor.taken(new, routes)
-        legs = [(publication, taking[0]) for publication, taking in zip(new, taken, strict=True) if taking]
+            elif message.gid in matches.taking:
+                legs.append((matches.publications[message.gid], routes[matches.taking[message.gid]]))
         if not legs:
             return opening
         accepted = await self._acceptor.deliver_all_further(connection, legs)
         deliveries, moment = [delivery for one in accepted for delivery in one.deliveries], now()
         session.add_all(DeliveryRound(delivery_gid=each.delivery_gid, round=1, began_at=moment) for each in deliveries)
         sent = {one.message_gid for one in accepted if one.deliveries}
-        for message in messages:
+        for message, _ in messages:
             if message.gid in sent:
                 message.is_unrouted = None
                 session.add(message)
@@ -211,11 +261,11 @@ def of_types(found: Collection[Found], routes: Routes) -> list[Found]:
 
 def _pages(batch: Batch, gids: Sequence[str], end: str, is_last: bool, size: int) -> Iterator[ReplayPage]:
     """The pages of a window. One without deliveries is a page as well: it moves the position, and may be the last."""
-    start = batch.position
+    start, is_backfill = batch.position, ReplaySelection.of(batch).is_backfill
     for first in range(0, max(len(gids), 1), size):
         some, is_final = gids[first : first + size], first + size >= len(gids)
         page_end = end if is_final else some[-1]
-        yield ReplayPage(batch.gid, some, start, page_end, is_last=is_last and is_final)
+        yield ReplayPage(batch.gid, is_backfill, some, start, page_end, is_last=is_last and is_final)
         start = page_end
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import defer
 from sqlmodel import col
 
 from everhook.contracts import DeadLetterReason, DeliveryMode
@@ -23,12 +24,17 @@ async def lock_message(session: AsyncSession, gid: str) -> Message | None:
     return found.scalar_one_or_none()
 
 
-async def lock_messages(session: AsyncSession, gids: Collection[str]) -> Sequence[Message]:
-    """Messages, locked in the order of their gids, so that two callers cannot deadlock."""
+async def lock_messages(session: AsyncSession, gids: Collection[str]) -> Sequence[tuple[Message, bool]]:
+    """Messages, locked in the order of their gids, so that two callers cannot deadlock. Their payloads are not loaded:
+    each has with it whether there still is one."""
     found = await session.execute(
-        select(Message).where(col(Message.gid).in_(gids)).order_by(col(Message.gid)).with_for_update()
+        select(Message, col(Message.payload).is_not(None))
+        .options(defer(Message.payload))  # type: ignore[arg-type]
+        .where(col(Message.gid).in_(gids))
+        .order_by(col(Message.gid))
+        .with_for_update()
     )
-    return found.scalars().all()
+    return [(message, bool(has_payload)) for message, has_payload in found]
 
 
 async def load_messages(session: AsyncSession, gids: Collection[str]) -> Sequence[Message]:

@@ -3,7 +3,7 @@
 Calls refer to a tenant by its name, which may change, or its gid. A tenant that is being erased is not found any more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.exc import IntegrityError
@@ -79,6 +79,16 @@ async def create(session: AsyncSession, name: str, rate: str | None = None) -> T
 async def publish_rate(session: AsyncSession, gid: str) -> str | None:
     """How many messages may be published for a tenant, such as `100/minute`. None: no limit."""
     return (await session.execute(select(col(Tenant.publish_rate)).where(col(Tenant.gid) == gid))).scalar_one_or_none()
+
+
+async def publish_rates(session: AsyncSession, endpoint_gids: Collection[str]) -> dict[str, tuple[str, str | None]]:
+    """By endpoint: its tenant, and how many messages may be published for that tenant, where there is a limit."""
+    rows = await session.execute(
+        select(col(Endpoint.gid), col(Tenant.gid), col(Tenant.publish_rate))
+        .join(Tenant, col(Tenant.gid) == col(Endpoint.tenant_gid))
+        .where(col(Endpoint.gid).in_(endpoint_gids), col(Tenant.publish_rate).is_not(None))
+    )
+    return {endpoint_gid: (tenant_gid, rate) for endpoint_gid, tenant_gid, rate in rows}
 
 
 async def set_publish_rate(session: AsyncSession, tenant: Tenant, rate: str | None) -> None:

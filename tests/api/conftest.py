@@ -88,7 +88,7 @@ class Live:
             assert delivery["status"] == status
             return delivery
 
-        return await assert_eventually(has_it, timeout=20)
+        return await assert_eventually(has_it)
 
     async def dead_letter(self, channel: str = "orders", **body: object) -> str:
         """Publish one message and have it dead-lettered; the receiver must refuse it. Returns the delivery's gid."""

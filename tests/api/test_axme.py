@@ -507,6 +507,17 @@ async def test_sending_is_limited_for_each_key(migrated_file: Path, tmp_path: Pa
         assert refused.value.retry_after is not None
 
 
+async def test_what_is_left_of_the_rates_is_in_the_headers(migrated_file: Path, tmp_path: Path, agent: str) -> None:
+    async with served(copied(migrated_file, tmp_path).model_copy(update={"publish_rate": "5/hour"})) as own:
+        ok(await own.api.patch("/v1/tenants/default", {"publishRate": "1/hour"}))
+        intent = {**ORDER, "to_agent": agent, "correlation_id": str(uuid4())}
+        accepted, refused = [await own.api.post("/axme/v1/intents", intent) for _ in range(2)]
+        assert ok(accepted)["ok"]
+        assert accepted.headers["ratelimit-policy"] == '"key";q=5;w=3600, "tenant";q=1;w=3600'
+        assert accepted.headers["ratelimit"].startswith('"key";r=4;')
+        assert (refused.status_code, refused.headers["ratelimit"][:12]) == (429, '"tenant";r=0')
+
+
 async def test_it_is_off_by_default(settings: Settings) -> None:
     assert Settings(dev=True).axme is False
     async with running_api(settings) as api:

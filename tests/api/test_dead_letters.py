@@ -396,4 +396,4 @@ async def completed(live: Live, batch_gid: str, caller: Api | None = None) -> JS
         assert progress["state"] == "completed"
         return progress
 
-    return await assert_eventually(is_over, timeout=20)
+    return await assert_eventually(is_over)

@@ -83,7 +83,7 @@ async def test_a_circuit_that_failures_opened_says_so(live: Live) -> None:
         assert shown["circuit"]["state"] == "open"
         return shown
 
-    circuit = (await assert_eventually(is_open, timeout=20))["circuit"]
+    circuit = (await assert_eventually(is_open))["circuit"]
     assert circuit["failures"] >= 5
     assert circuit["failingSince"] is not None
 

@@ -26,7 +26,7 @@ async def until_circuit(live: Live, gid: str, state: str, failures: int = 0) -> 
         assert circuit["state"] == state and circuit["failures"] >= failures, circuit
         return circuit
 
-    return await assert_eventually(is_so, timeout=20)
+    return await assert_eventually(is_so)
 
 
 async def test_changed_settings_of_an_endpoint_apply_to_the_circuit_that_runs(live: Live) -> None:

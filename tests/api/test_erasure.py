@@ -143,5 +143,5 @@ async def test_a_bulk_replay_leaves_it_a_dead_letter_for_that_reason(live: Live)
         letter = ok(await live.api.get(f"/v1/deliveries/{gid}"))
         assert (letter["status"], letter["round"], letter["deadLetterReason"]) == ("dead_lettered", 2, "payload_erased")
 
-    await assert_eventually(is_dead_again, timeout=20)
+    await assert_eventually(is_dead_again)
     assert len(live.receiver.at(live.path)) == 1

@@ -26,7 +26,7 @@ async def sealed(live: Live, receipt_gid: str) -> JSON:
     async def is_sealed() -> JSON:
         return ok(await live.api.get(f"/v1/receipts/{receipt_gid}/bundle"))
 
-    return await assert_eventually(is_sealed, timeout=20)
+    return await assert_eventually(is_sealed)
 
 
 async def test_a_manager_then_finance_then_the_webhook_with_three_receipts_that_verify(

@@ -38,7 +38,7 @@ async def mail_about(live: Live, text: str) -> Mail:
         assert len(found) == 1
         return found[0]
 
-    return await assert_eventually(arrived, timeout=20)
+    return await assert_eventually(arrived)
 
 
 async def history(live: Live, delivery_gid: str) -> bytes:
@@ -89,7 +89,7 @@ async def test_operational_events_are_mailed_and_a_mail_that_fails_makes_no_even
         assert [letter["channel"] for letter in letters] == ["everhook.events"]
         return dict(letters[0])
 
-    letter = await assert_eventually(dead, timeout=20)
+    letter = await assert_eventually(dead)
     sql = "SELECT * FROM operational_event WHERE kind = 'delivery.dead_lettered' AND delivery_gid = :gid"
     assert await live.api.rows(sql, gid=letter["deliveryGid"]) == []
 

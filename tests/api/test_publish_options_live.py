@@ -25,7 +25,7 @@ async def has_status(live: Live, message_gid: str, expected: WorkflowExecutionSt
     async def has_it() -> None:
         assert await status_of(live, message_gid) is expected
 
-    await assert_eventually(has_it, timeout=20)
+    await assert_eventually(has_it)
 
 
 async def test_a_scheduled_message_arrives_at_its_time(live: Live) -> None:

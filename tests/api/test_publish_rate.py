@@ -158,6 +158,23 @@ async def test_transactional_messages_count_as_those_of_a_batch(limited: Api) ->
     assert left(refused) == {"tenant": 1}
 
 
+async def test_a_message_to_an_endpoint_counts_for_its_tenant(api: Api) -> None:
+    await api.channel()
+    created(await api.post("/v1/tenants", {"name": "acme", "publishRate": "3/hour"}))
+    endpoints = [await api.endpoint(tenant=name) for name in ("acme", "globex")]
+    to_limited, to_free = ({**message(1), "endpointGid": each["endpointGid"]} for each in endpoints)
+    batch = [to_limited, to_free]
+
+    assert left(await api.try_publish(to_limited)) == {"tenant": 2}
+    assert left(await api.try_batch(batch)) == {"tenant": 1}
+    transactional = [{"channel": "orders", **each} for each in batch]
+    assert left(await api.post("/v1/messages/transactional", {"messages": transactional})) == {"tenant": 0}
+
+    assert_problem(await api.try_publish(to_limited), 429)
+    assert_problem(await api.try_batch(batch), 429)
+    assert not [name for name in (await api.try_publish(to_free)).headers if name.startswith("ratelimit")]
+
+
 async def test_the_rate_of_a_tenant_is_changed_and_removed(api: Api) -> None:
     await api.channel()
     tenant = created(await api.post("/v1/tenants", {"name": "acme"}))

@@ -79,7 +79,7 @@ async def test_a_poll_waits_for_a_message(api: Api) -> None:
     waiting = asyncio.create_task(poll(api, gid, waitSeconds=20))
     await asyncio.sleep(0.2)
     await api.publish({"n": 1})
-    (item,) = await asyncio.wait_for(waiting, 5)
+    (item,) = await asyncio.wait_for(waiting, 15)
     assert item["payload"] == {"n": 1}
 
 
@@ -90,6 +90,7 @@ async def test_a_nack_follows_the_schedule_and_can_ask_for_more_time(api: Api) -
     (first,) = await poll(api, gid)
     (result,) = await acks(api, gid, nacks=[{"lease": first["lease"], "reason": "busy"}])
     assert result["status"] == "nacked"
+    assert await next_attempt(api, first) is None
     (second,) = await poll(api, gid)
     assert second["lease"].endswith(".1.2")
     (stale,) = await acks(api, gid, nacks=[{"lease": first["lease"]}])
@@ -98,11 +99,21 @@ async def test_a_nack_follows_the_schedule_and_can_ask_for_more_time(api: Api) -
     assert await poll(api, gid) == []
     shown = ok(await api.get(f"/v1/deliveries/{first['deliveryGid']}"))
     assert shown["status"] == "available"
+    assert shown["nextAttemptAt"] == shown["attempts"][-1]["nextAttemptAt"] == await next_attempt(api, first)
     assert [(each["number"], each["error"], each["errorDetail"]) for each in shown["attempts"]] == [
         (1, "nacked", "busy"),
         (2, "nacked", None),
     ]
     assert (await api.rows("SELECT guarded_at FROM pull_queue"))[0].guarded_at is not None
+    assert (await api.post(f"/v1/deliveries/{first['deliveryGid']}/attempt-now")).status_code == 202
+    assert await next_attempt(api, first) is None
+
+
+async def next_attempt(api: Api, item: JSON) -> str | None:
+    """As the list of deliveries has it."""
+    (listed,) = ok(await api.get("/v1/deliveries", messageGid=item["messageGid"]))["data"]
+    found: str | None = listed["nextAttemptAt"]
+    return found
 
 
 async def test_an_expired_lease_is_an_attempt_and_the_next_consumer_gets_the_message(api: Api) -> None:
@@ -159,19 +170,26 @@ async def test_one_bad_line_fails_none_of_the_others(api: Api) -> None:
     ]
 
 
-async def test_failures_in_a_row_hold_the_queue_although_the_circuits_workflow_is_away(api: Api) -> None:
+@pytest.mark.parametrize(
+    ("of_channel", "own", "threshold"),
+    [(None, None, 5), (3, None, 3), (8, 2, 2), (None, 8, 8)],
+    ids=["default", "channel", "endpoint", "higher"],
+)
+async def test_failures_in_a_row_hold_the_queue_although_the_circuits_workflow_is_away(
+    api: Api, of_channel: int | None, own: int | None, threshold: int
+) -> None:
     """Temporal opens the circuit; until it does, a process that sees nothing but failures stops handing out."""
-    await api.channel()
-    gid = await pull_endpoint(api)
-    for n in range(20):
+    await api.channel(circuit={"failureThreshold": of_channel} if of_channel else None)
+    gid = await pull_endpoint(api, circuit={"failureThreshold": own} if own else None)
+    for n in range(10):
         await api.publish({"n": n})
     burnt = 0
-    for _ in range(20):
+    for _ in range(10):
         response = ok(await api.get(f"/v1/endpoints/{gid}/poll", limit=1))
         for item in response["data"]:
             burnt += 1
             await acks(api, gid, nacks=[{"lease": item["lease"]}])
-    assert burnt <= 6
+    assert burnt == threshold
     assert response == {"data": [], "more": False, "held": "circuit_open"}
 
 

@@ -37,7 +37,7 @@ async def run_of(live: Live, delivery: str, status: WorkflowExecutionStatus) -> 
         assert described.status is status
         return {pair.key.name: pair.value for pair in described.typed_search_attributes}
 
-    return await assert_eventually(has_it, timeout=20)
+    return await assert_eventually(has_it)
 
 
 async def test_a_healthy_pull_is_one_workflow_that_completed(live: Live) -> None:
@@ -125,7 +125,7 @@ async def test_returned_deliveries_open_the_circuit_and_a_probe_closes_it(live: 
     async def is_open() -> None:
         assert ok(await live.api.get(f"/v1/endpoints/{endpoint}"))["circuit"]["state"] == "open"
 
-    await assert_eventually(is_open, timeout=20)
+    await assert_eventually(is_open)
     assert ok(await live.api.get(f"/v1/endpoints/{endpoint}/poll"))["held"] == "circuit_open"
     await live.api.post(f"/v1/endpoints/{endpoint}/circuit/reset")
     assert len(await poll(live.api, endpoint)) == 2

@@ -217,7 +217,7 @@ async def sealed_bundle(live: Live, delivery_gid: str, **params: Any) -> JSON:
     async def is_sealed() -> JSON:
         return ok(await live.api.get(f"/v1/receipts/{receipt['receiptGid']}/bundle", **params))
 
-    return await assert_eventually(is_sealed, timeout=20)
+    return await assert_eventually(is_sealed)
 
 
 @LIVE

@@ -39,7 +39,7 @@ async def delivered_in(live: Live, gid: str, round_: int) -> JSON:
         assert (delivery["status"], delivery["round"]) == ("delivered", round_)
         return delivery
 
-    return await assert_eventually(is_delivered, timeout=20)
+    return await assert_eventually(is_delivered)
 
 
 async def workflow_is_over(live: Live, gid: str) -> None:
@@ -50,7 +50,7 @@ async def workflow_is_over(live: Live, gid: str) -> None:
             raise AssertionError("it has no workflow yet") from error
         assert found.status is WorkflowExecutionStatus.COMPLETED
 
-    await assert_eventually(is_over, timeout=20)
+    await assert_eventually(is_over)
 
 
 async def reconcile(live: Live) -> None:

@@ -48,7 +48,7 @@ async def test_a_channel_is_replayed_to_an_old_and_to_a_new_endpoint(live: Live)
     )
 
     assert (await replayed(live, "all"))["started"] == 3
-    await live.receiver.wait_for(7, path=live.path, timeout=20)
+    await live.receiver.wait_for(7, path=live.path)
     for each in messages:
         await live.wait_for_status(each["deliveries"][0]["deliveryGid"], "delivered")
     last = live.receiver.at(live.path)[-3:]
@@ -58,7 +58,7 @@ async def test_a_channel_is_replayed_to_an_old_and_to_a_new_endpoint(live: Live)
     new = live.receiver.url_for(f"{live.path}/new")
     endpoint = (await live.api.endpoint(new, channel=live.name, tenant=live.name))["endpointGid"]
     assert (await replayed(live, "missing", endpointGid=endpoint))["started"] == 3
-    arrivals = await live.receiver.wait_for(3, path=f"{live.path}/new", timeout=20)
+    arrivals = await live.receiver.wait_for(3, path=f"{live.path}/new")
     assert {arrival.id for arrival in arrivals} == {each["messageGid"] for each in messages}
 
     # Replays have a lower priority than fresh messages, the first rounds of a new endpoint too.

@@ -250,7 +250,7 @@ async def test_a_client_that_does_not_read_is_disconnected_and_the_rest_is_hande
         await assert_eventually(lambda: _assert_open(api, 1))
         leased = len(await poll(api, gid, limit=100))
         assert leased >= 40 - 25  # a batch has 4 MiB; nothing more is claimed while it is not written
-        await assert_eventually(lambda: _assert_open(api, 0), timeout=10)
+        await assert_eventually(lambda: _assert_open(api, 0))
 
     async def is_released() -> None:
         assert await poll(api, gid, limit=1)

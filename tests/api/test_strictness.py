@@ -248,3 +248,31 @@ async def test_nobody_is_shown_a_regular_expression(shared: Api, path: str, body
     problem = assert_problem(await shared.post(path, body), 422, named)
 
     assert not set("^\\[]$") & set(problem["errors"][0]["message"]), problem["detail"]
+
+
+HUGE = -1
+FORM = {"type": "object", "properties": {"amount": {"type": "number", "minimum": HUGE}}}
+
+
+@ON_SHARED
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e400", r'"\ud800"'])
+@pytest.mark.parametrize(
+    ("path", "body", "named"),
+    [
+        ("/v1/subscriptions/test", {"message": {"type": "a", "payload": {"n": HUGE}}}, "message.payload"),
+        ("/v1/subscriptions/test", {"message": {"type": "a"}, "filter": {"n": HUGE}}, "filter"),
+        ("/v1/subscriptions", {"endpointGid": "ep_1", "channel": "orders", "filter": {"n": HUGE}}, "filter"),
+        ("/v1/channels", {"name": "a", "gates": [{"inbox": "ep_1", "filter": {"n": HUGE}}]}, "gates[0].filter"),
+        ("/v1/channels", {"name": "a", "gates": [{"inbox": "ep_1", "task": {"form": FORM}}]}, "gates[0].task.form"),
+        ("/v1/endpoints", {"mode": "inbox", "options": {"name": "a", "task": {"form": FORM}}}, "options.task.form"),
+        ("/v1/endpoints", {"url": "https://example.com/", "metadata": {"n": HUGE}}, "metadata"),
+        ("/v1/event-types", {"name": "a.b", "example": {"n": HUGE}}, "example"),
+        ("/v1/event-types", {"name": "a.b", "schema": {"minimum": HUGE}}, "schema"),
+        ("/v1/tasks/dlv_1/decide", {"version": 1, "outcome": "approved", "data": {"n": HUGE}}, "data"),
+    ],
+)
+async def test_what_json_cannot_hold_is_refused(shared: Api, path: str, body: JSON, named: str, number: str) -> None:
+    """Python's parser takes it, and databases do not."""
+    content = json.dumps(body).replace(str(HUGE), number)
+    response = await shared.http.post(path, content=content, headers={"content-type": "application/json"})
+    assert_problem(response, 422, named)

@@ -341,7 +341,7 @@ async def test_a_stream_has_a_reminder_as_it_happens(api: Api) -> None:
     following = asyncio.create_task(follow_kinds(api, message, until="task.reminded"))
     await asyncio.sleep(3 * CHECK_S)  # the stream waits, and its watcher knows how the message stands
     await be_reminded(api, gid)
-    assert (await asyncio.wait_for(following, 5))[-2:] == ["task.opened", "task.reminded"]
+    assert (await asyncio.wait_for(following, 15))[-2:] == ["task.opened", "task.reminded"]
 
 
 async def be_reminded(api: Api, gid: str) -> None:

@@ -123,7 +123,7 @@ async def test_in_the_end_nothing_is_left_of_it_and_nothing_was_sent(live: Live)
     async def is_removed() -> None:
         assert await live.api.rows("SELECT gid FROM tenant WHERE gid = :gid", gid=gid) == []
 
-    await assert_eventually(is_removed, timeout=20)
+    await assert_eventually(is_removed)
     for table in ("delivery", "endpoint", "operational_event"):
         assert await live.api.rows(f"SELECT gid FROM {table} WHERE tenant_gid = :gid", gid=gid) == []
     assert await live.api.rows("SELECT gid FROM message WHERE idempotency_scope = :gid", gid=gid) == []

@@ -74,7 +74,7 @@ async def test_a_sender_gets_the_result_of_the_acknowledgement(api: Api) -> None
     waiting = asyncio.create_task(wait(api, message["messageGid"]))
     await asyncio.sleep(0.05)
     await take_and_ack(api, endpoint, result={"big": 12345678901234567890123, "invoice": "2026-0042"})
-    found = await asyncio.wait_for(waiting, 5)
+    found = await asyncio.wait_for(waiting, 15)
     (delivery,) = found["deliveries"]
     assert (found["state"], found["outcome"], found["moreDeliveries"]) == ("settled", "delivered", False)
     assert (delivery["mode"], delivery["status"], delivery["endpointGid"]) == ("poll", "delivered", endpoint)
@@ -91,7 +91,7 @@ async def test_what_another_process_commits_is_noticed(api: Api) -> None:
     waiting = asyncio.create_task(wait(api, gid))
     await asyncio.sleep(2 * CHECK_S)
     await api.change_rows("UPDATE delivery SET status = 'dead_lettered', dead_lettered_at = accepted_at")
-    found = await asyncio.wait_for(waiting, 5)
+    found = await asyncio.wait_for(waiting, 15)
     assert (found["state"], found["outcome"]) == ("settled", "dead_lettered")
     assert found["deliveries"][0]["replayable"] is True
     assert "result" not in found["deliveries"][0]
@@ -104,7 +104,7 @@ async def test_until_first_returns_with_one_of_two(api: Api) -> None:
     waiting = asyncio.create_task(wait(api, gid, until="first"))
     await asyncio.sleep(0.05)
     await take_and_ack(api, first, result=1)
-    found = await asyncio.wait_for(waiting, 5)
+    found = await asyncio.wait_for(waiting, 15)
     assert (found["state"], found["outcome"]) == ("pending", None)
     assert {each["endpointGid"]: each.get("result") for each in found["deliveries"]} == {first: 1, second: None}
     await api.change_rows(
@@ -352,13 +352,13 @@ async def test_a_stream_ends_with_the_server_with_its_time_and_with_its_key(serv
         ending, waiting = asyncio.create_task(last_event(http, gid)), asyncio.create_task(wait(api, gid))
         await asyncio.sleep(0.2)
         service.end()
-        assert await asyncio.wait_for(ending, 5) == {"reason": "shutdown"}
-        assert (await asyncio.wait_for(waiting, 5))["state"] == "pending"
+        assert await asyncio.wait_for(ending, 15) == {"reason": "shutdown"}
+        assert (await asyncio.wait_for(waiting, 15))["state"] == "pending"
     assert service._open["streams"] == 0
 
 
 async def last_event(http: httpx.AsyncClient, gid: str) -> JSON:
-    text = (await asyncio.wait_for(http.get(f"/v1/messages/{gid}/events/stream"), 10)).text
+    text = (await asyncio.wait_for(http.get(f"/v1/messages/{gid}/events/stream"), 15)).text
     name, data = text.strip().split("\n\n")[-1].split("\n")
     assert name == "event: bye"
     found: JSON = json.loads(data.removeprefix("data: "))
@@ -373,7 +373,7 @@ async def test_a_message_with_very_many_deliveries_is_listed_but_not_followed(
     for _ in range(2):
         await pull_endpoint(api)
     gid = (await api.publish({"n": 1}))["messageGid"]
-    refused = await asyncio.wait_for(api.get(f"/v1/messages/{gid}/events/stream"), 10)
+    refused = await asyncio.wait_for(api.get(f"/v1/messages/{gid}/events/stream"), 15)
     problem = assert_problem(refused, 409)
     assert "/events" in problem["detail"]
     assert len(await events(api, gid)) == 3

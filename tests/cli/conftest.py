@@ -62,7 +62,7 @@ class Everhook:
 
     async def ok(self, *arguments: str) -> Result:
         result = await self(*arguments)
-        assert result.status == 0, result
+        assert result.status == 0, f"status {result.status}\n{result.out}{result.err}"
         return result
 
     async def json(self, *arguments: str) -> Any:

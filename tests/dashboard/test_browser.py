@@ -88,7 +88,7 @@ async def until(stage: Stage, gid: str, status: str) -> None:
     async def has_it() -> None:
         assert ok(await stage.api.get(f"/v1/deliveries/{gid}"))["status"] == status
 
-    await assert_eventually(has_it, timeout=20)
+    await assert_eventually(has_it)
 
 
 # Getting in
@@ -411,7 +411,7 @@ async def test_a_receipt_is_verified_and_its_bundle_downloaded(stage: Stage, pag
         await page.reload()
         assert await page.get_by_text("not in a checkpoint yet").count() == 0
 
-    await assert_eventually(is_sealed, timeout=20)
+    await assert_eventually(is_sealed)
     async with page.expect_download() as downloading:
         await page.get_by_role("link", name="Download the bundle").click()
     bundle = json.loads((await (await downloading.value).path()).read_text())
@@ -483,7 +483,7 @@ async def test_all_that_match_are_counted_and_replayed_as_a_batch(stage: Stage, 
         )
         assert answer.count == 2
 
-    await assert_eventually(are_visible, timeout=20)
+    await assert_eventually(are_visible)
     await page.goto(f"/dead-letters?channel={channel}")
     await page.get_by_role("link", name="Replay all 2").click()
     await expect(page.get_by_role("heading", level=1)).to_have_text("Replay 2 dead letters")

@@ -8,6 +8,7 @@ from api.dashboard.code import COLOURED_TOKENS
 from everhook.contracts import Verdict
 from everhook.delivery.body_formats import BodyFormat, Content, render
 from everhook.storage.tables import Attempt, Batch, BatchKind, DeliveryRound, Message, now
+from tests.api.test_pulling import acks, poll, pull_endpoint
 from tests.dashboard.conftest import Pages
 
 HOSTILE = b'["' * 4_096 + b'\\"' * 4_096
@@ -183,3 +184,16 @@ async def test_a_bulk_operation_is_shown_with_replays_and_can_be_cancelled(pages
     await pages.send(f"/batches/{batch.gid}/cancel")
     (row,) = await pages.api.rows("SELECT state, cancel_requested_at FROM batch")
     assert row.state == "running" and row.cancel_requested_at is not None  # Temporal is stopped
+
+
+async def test_a_pulled_delivery_shows_when_it_is_available_again(pages: Pages) -> None:
+    api = pages.api
+    await api.channel()
+    gid = await pull_endpoint(api, policy={"delaysSeconds": [3600]})
+    await api.publish({})
+    (item,) = await poll(api, gid)
+    await pages.sign_in()
+    path = f"/deliveries/{item['deliveryGid']}"
+    assert "Available again" not in (await pages.get(path)).text
+    await acks(api, gid, nacks=[{"lease": item["lease"]}])
+    assert "<b>Available again</b>" in (await pages.get(path)).text

@@ -118,7 +118,7 @@ async def _something_of_everything(stage: Stage) -> dict[str, str]:
             assert ok(await api.get(f"/v1/deliveries/{gid}"))["status"] == status
         assert await api.rows("SELECT gid FROM receipt WHERE delivery_gid = :gid", gid=delivered)
 
-    await assert_eventually(are_done, timeout=20)
+    await assert_eventually(are_done)
     inboxes, asked, answered = await _tasks(api, tenant, f"{channel[:90]}tasks")
     (receipt,) = await api.rows("SELECT gid FROM receipt WHERE delivery_gid = :gid", gid=delivered)
     theirs = await api.key(tenant=tenant)

@@ -290,6 +290,6 @@ async def test_a_process_can_end_while_temporal_and_the_database_are_away(
     temporal.error = AWAY
     for input in inputs[1:]:
         history.add(input)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await history.close()
     assert await pending(database) == gids(inputs)

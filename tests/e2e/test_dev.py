@@ -202,7 +202,7 @@ async def test_temporal_killed_while_publishing_comes_back_and_everything_is_del
         await dev.prints(r"Temporal exited \(SIGKILL\); restarting it")
         await dev.prints("Temporal is back")
         assert len(await publishing) == 60
-        await receiver.wait_for(60, timeout=30)
+        await receiver.wait_for(60)
         await dev.interrupt()
 
     engine = create_async_engine(f"sqlite+aiosqlite:///{dev.data_dir / 'everhook.db'}")
@@ -224,7 +224,7 @@ async def test_the_next_start_carries_on_with_what_waits(tmp_path: Path) -> None
         await dev.interrupt()
 
         await dev.start()
-        first, second = await receiver.wait_for(2, timeout=20)
+        first, second = await receiver.wait_for(2)
         assert first.id == second.id
         assert (second.at - first.at).total_seconds() >= 5
         await dev.prints(r"order\.created .*✓ delivered +200 .* attempt 2")

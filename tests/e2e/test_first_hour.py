@@ -103,7 +103,7 @@ async def test_the_calls_in_the_readme_end_in_a_delivery_with_status_200(shell: 
             shown = await shell.run(*calls[:2], look.replace("dlv_…", gid))
             assert '"status":"delivered"' in shown and '"statusCode":200' in shown
 
-        await assert_eventually(is_delivered, timeout=20)
+        await assert_eventually(is_delivered)
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ async def test_the_caller_s_trace_goes_through_workflow_and_attempts_to_the_rece
                 assert names[0] == "attempt" and names[-2:] == ["StartWorkflow:Delivery", "publish"], names
                 assert "RunActivity:send_attempt" in names
 
-    await assert_eventually(the_whole_trace, 20, interval=0.1)
+    await assert_eventually(the_whole_trace, interval=0.1)
 
 
 async def test_without_a_trace_of_the_caller_s_one_begins_at_the_publish(stack: Stack, collector: Collector) -> None:
@@ -100,7 +100,7 @@ async def test_without_a_trace_of_the_caller_s_one_begins_at_the_publish(stack: 
         assert {"publish", "StartWorkflow:Delivery", "attempt"} <= set(names)
         assert names["publish"].parent_id == ""
 
-    await assert_eventually(it_begins_there, 20, interval=0.1)
+    await assert_eventually(it_begins_there, interval=0.1)
 
 
 async def test_an_attempt_after_the_workflow_was_lost_is_of_the_same_trace(stack: Stack, collector: Collector) -> None:

@@ -73,7 +73,7 @@ async def test_a_delivery_moves_to_the_current_version_and_a_new_one_starts_ther
     async def is_of_the_old_one() -> None:
         assert await version_of(client, moved) == "1"
 
-    await assert_eventually(is_of_the_old_one, 20)
+    await assert_eventually(is_of_the_old_one)
     await worker(stack, client, "2")
     await old.terminate()
     new = await publish(stack)

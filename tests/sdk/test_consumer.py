@@ -64,7 +64,7 @@ async def consuming(server: Server, gid: str, handler: Any, **options: Any) -> A
             yield consumer, notes
         finally:
             consumer.stop()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await running
 
 

@@ -72,5 +72,5 @@ async def test_dead_letters_are_listed_replayed_and_purged(live: Live, kind: str
             assert (await client.dead_letters.batch(batch))["state"] == "completed"
             assert [each async for each in client.dead_letters.list(endpoint_gid=gid)] == []
 
-        await assert_eventually(is_done, timeout=20)
+        await assert_eventually(is_done)
         assert (await client.wait_for(second))["outcome"] == "discarded"

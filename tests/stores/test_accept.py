@@ -274,7 +274,7 @@ async def test_keys_are_taken_in_their_order_so_that_processes_never_wait_in_a_c
         batch = [publication(key="z"), publication(key="m")]
         waiting = asyncio.create_task(Store(other_database).acceptor().accept_all(batch))
         await assert_eventually(lambda: _assert_somebody_waits(database))
-        async with asyncio.timeout(5):  # the one that waits for m has not taken z yet
+        async with asyncio.timeout(30):  # the one that waits for m has not taken z yet
             last = accepted(await store.acceptor().accept(publication(key="z")))
     assert not last.duplicate
     assert [accepted(answer).message_gid for answer in await waiting] == [last.message_gid, taken.message_gid]

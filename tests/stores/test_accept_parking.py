@@ -203,7 +203,7 @@ async def test_publishers_to_an_endpoint_that_is_parked_do_not_wait_for_each_oth
     await opened(store)
     async with database.write_connection() as connection:
         await store.acceptor().accept_within(connection, [publication()])
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             acceptance = accepted(await Store(other_database).acceptor().accept(publication()))
     assert statuses(acceptance) == [PARKED]
 
@@ -216,7 +216,7 @@ async def test_publishers_to_a_healthy_endpoint_do_not_lock_its_circuit(
     async with database.writing() as session:
         await circuits.project(session, end.gid, Circuit(failures=1, version=1))
         await session.flush()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             acceptance = accepted(await Store(other_database).acceptor().accept(publication()))
     assert statuses(acceptance) == [ACCEPTED]
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from everhook.delivery.guards import GuardStarter
 from everhook.delivery.inputs_store import InputDefaults
 from everhook.ids import Kind, new_gid
 from everhook.pulling.leases import Ack, Extend, Item, LeaseStatus, Nack, PulledEndpoint, Request, stream_consumer
+from everhook.pulling.queue_store import back_offs
 from everhook.pulling.service import PullQueue
 from everhook.pulling.wake_ups import WakeUps
 from everhook.receipts.keys_store import IssuerCache
@@ -89,6 +90,23 @@ async def test_two_processes_never_hand_out_a_delivery_twice(
     assert sorted(item.lease.delivery_gid for item in taken) == sorted(published)
     assert await statuses(store) == {DeliveryStatus.DELIVERED: 200}
     assert (await store.count(PullItem), await store.count(Receipt)) == (0, 200)
+
+
+async def test_a_back_off_ends_at_its_time_or_with_a_lease(store: Store, database: Database) -> None:
+    endpoint = await pulled(store)
+    gids = await publish(store, 2)
+    later = now() + timedelta(hours=1)
+
+    async def found() -> dict[str, datetime]:
+        async with database.reading() as session:
+            return await back_offs(session, gids)
+
+    assert await found() == {}
+    await change_queue(store, available_at=later)
+    assert await found() == dict.fromkeys(gids, later)
+    await change_queue(store, available_at=now())
+    assert len((await (await queue_of(database)).claim(endpoint, Request("c"))).items) == 2
+    assert await found() == {}
 
 
 async def test_acknowledgements_at_once_are_one(store: Store, database: Database, other_database: Database) -> None:

@@ -1,6 +1,7 @@
 """Replays of a channel on both databases, through the API. Temporal is stopped: the pages are opened here."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -198,6 +199,34 @@ async def test_a_new_endpoint_gets_what_it_subscribes_to_and_never_had(api: Api)
     assert sorted(started) == sorted(row.gid for row in sent if bytes(row.payload) != b'{"n": 60}')
     assert {(row.status, row.round) for row in sent} == {("accepted", 1)}
     assert await counted(api, "missing", endpointGid=new) == (0, 0)
+
+
+@pytest.mark.parametrize("changes", [0, 1, pages.MATCHED_BEFORE])
+async def test_filters_are_matched_without_locks_and_hold_as_they_are_at_the_commit(
+    api: Api, monkeypatch: pytest.MonkeyPatch, changes: int
+) -> None:
+    await api.channel()
+    for n in (1, 20):
+        await api.publish({"n": n})
+    new = (await api.endpoint())["endpointGid"]
+    taking = {"endpointGid": new, "channel": "orders", "filter": {"n": {"$gt": 0}}}
+    subscription = created(await api.post("/v1/subscriptions", taking))["subscriptionGid"]
+    batch = await replay(api, "missing", endpointGid=new)
+    calls, taken = itertools.count(1), Acceptor.taken
+
+    async def taken_slowly(acceptor: Acceptor, publications: Any, routes: Any) -> Any:
+        found = await taken(acceptor, publications, routes)
+        if (call := next(calls)) <= changes:  # others can write meanwhile, also to the messages
+            async with asyncio.timeout(5):
+                await api.change_rows("UPDATE message SET is_unrouted = is_unrouted")
+                ok(await api.patch(f"/v1/subscriptions/{subscription}", {"filter": {"n": {"$gt": 10 + call}}}))
+        return found
+
+    monkeypatch.setattr(Acceptor, "taken", taken_slowly)
+    assert len(await run(api, batch["batchGid"])) == (1 if changes else 2)
+    assert next(calls) == changes + 2
+    found = ok(await api.get(f"/v1/batches/{batch['batchGid']}"))
+    assert (found["state"], found["skipped"], found["erased"]) == ("completed", 0, 0)
 
 
 async def test_a_tenant_is_not_sent_what_it_cannot_see(api: Api) -> None:

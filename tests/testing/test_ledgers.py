@@ -39,8 +39,9 @@ def judged(
     unanswered: tuple[Unanswered, ...] = (),
     database: Database = DATABASE,
     dead_letters_allowed: bool = False,
+    cancelled: tuple[str, ...] = (),
 ) -> Report:
-    publisher = PublisherLedger(acks=list(acks), unanswered=list(unanswered))
+    publisher = PublisherLedger(acks=list(acks), unanswered=list(unanswered), cancelled=set(cancelled))
     return check(publisher, arrivals, database, dead_letters_allowed=dead_letters_allowed)
 
 
@@ -171,6 +172,57 @@ def test_allows_the_arrival_of_a_publish_that_got_no_answer() -> None:
     assert report.unknown == []
 
 
+SCHEDULED = replace(ACK, deliveries=(replace(ACK.deliveries[0], delivery_gid=""),), not_before=100.0)
+
+
+def test_a_scheduled_message_arrives_at_its_time_and_not_before() -> None:
+    judged(replace(ARRIVAL, at=100.0), acks=(SCHEDULED,)).assert_nothing_lost()
+    assert "no delivery row" in judged(acks=(SCHEDULED,), database=replace(DATABASE, deliveries=[])).lost[0].what
+    with pytest.raises(AssertionError, match=r"broken: msg_1 .* 0\.250 s before its time"):
+        judged(replace(ARRIVAL, at=99.75), acks=(SCHEDULED,)).assert_nothing_lost()
+
+
+def test_finds_what_was_cancelled_and_is_sent_nonetheless() -> None:
+    nothing = replace(DATABASE, deliveries=[], attempts=[])
+    judged(acks=(SCHEDULED,), cancelled=("msg_1",), database=nothing).assert_nothing_lost()
+    report = judged(ARRIVAL, acks=(SCHEDULED,), cancelled=("msg_1",))
+    assert [offence.what for offence in report.unknown] == ["was cancelled", "was cancelled, and has row dlv_1"]
+
+
+def test_a_dead_letter_without_retries_is_no_loss_but_a_second_attempt_is_a_fault() -> None:
+    ack, refused = replace(ACK, retry=False), replace(ARRIVAL, status=503)
+    dead = with_status("dead_lettered")
+    judged(refused, acks=(ack,), database=dead).assert_nothing_lost()
+    again = replace(dead, attempts=[ATTEMPT, replace(ATTEMPT, number=2)])
+    with pytest.raises(AssertionError, match=r"broken: msg_1 .* 2 attempts in round 1"):
+        judged(refused, acks=(ack,), database=again).assert_nothing_lost()
+
+
+def test_finds_a_group_that_is_out_of_order() -> None:
+    acks = tuple(
+        replace(
+            ACK,
+            message_gid=f"msg_{n}",
+            deliveries=(replace(ACK.deliveries[0], delivery_gid=f"dlv_{n}"),),
+            group="g",
+            sent=float(n),
+            answered=n + 0.5,
+        )
+        for n in (1, 2)
+    )
+    rows = [replace(ROW, gid=f"dlv_{n}", message_gid=f"msg_{n}") for n in (1, 2)]
+    database = replace(DATABASE, messages={"msg_1": PAYLOAD, "msg_2": PAYLOAD}, deliveries=rows)
+    refused, first, second = (
+        replace(ARRIVAL, status=503, monotonic=1.0),
+        replace(ARRIVAL, monotonic=3.0),
+        replace(ARRIVAL, id="msg_2", monotonic=4.0),
+    )
+    repeated = replace(first, monotonic=9.0)
+    judged(refused, first, second, repeated, acks=acks, database=database).assert_nothing_lost()
+    with pytest.raises(AssertionError, match=r"broken: msg_2 .* before msg_1 of its group g was done"):
+        judged(refused, first, replace(second, monotonic=2.0), acks=acks, database=database).assert_nothing_lost()
+
+
 def test_finds_requests_that_are_not_on_record() -> None:
     assert "has no delivered attempt" in judged(ARRIVAL, database=replace(DATABASE, attempts=[])).unrecorded[0].what
     report = judged(ARRIVAL, replace(ARRIVAL, seq=2, status=500))
@@ -189,6 +241,7 @@ async def test_reads_the_three_ledgers(tmp_path: Path) -> None:
     publisher = PublisherLedger(tmp_path / "acks.jsonl")
     publisher.acked(replace(ACK, payload_sha256=sha256(b"{}")))
     publisher.gave_up(Unanswered("k", "h", "e"))
+    publisher.was_cancelled("msg_0")
     arrivals = tmp_path / "arrivals.jsonl"
     arrivals.write_bytes(replace(ARRIVAL, payload_sha256=sha256(b"{}")).to_json())
     engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'x.db'}")
@@ -206,4 +259,4 @@ async def test_reads_the_three_ledgers(tmp_path: Path) -> None:
     await engine.dispose()
     report.assert_nothing_lost()
     report.assert_all_on_record()
-    assert read_publisher_ledger(tmp_path / "acks.jsonl").unanswered == publisher.unanswered
+    assert read_publisher_ledger(tmp_path / "acks.jsonl") == replace(publisher, path=None)

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from testing.arrivals import sha256
+from testing.ledgers import AckedDelivery
 from testing.publisher import Publisher, PublishRefused, sample_payload
 from testing.waiting import assert_eventually
 
@@ -55,6 +56,39 @@ async def test_does_not_retry_what_was_refused() -> None:
     with pytest.raises(PublishRefused, match="404"):
         await subject.publish("orders", b"1")
     assert len(requests) == 1
+
+
+async def test_a_scheduled_message_is_promised_to_the_endpoint_it_names() -> None:
+    scheduled = {"messageGid": "msg_1", "deliverAt": "1970-01-01T00:01:40.500Z", "deliveries": []}
+    subject, _ = publisher(httpx.Response(202, json=scheduled))
+    ack = await subject.publish("orders", b"1", endpointGid="ep_1", delaySeconds=5, groupKey="g", retry=False)
+    assert ack is not None
+    assert ack.deliveries == (AckedDelivery("", "ep_1", ENDPOINTS["ep_1"]),)
+    assert (ack.not_before, ack.group, ack.retry) == (100.5, "g", False)
+
+
+async def test_the_messages_of_a_transaction_are_acknowledged_together() -> None:
+    subject, requests = publisher(httpx.Response(503), httpx.Response(202, json={"data": [ANSWER, ANSWER]}))
+    acks = await subject.publish_transactional("orders", [b"1.0", b"2"], [{"type": "a"}, {"retry": False}])
+    assert [(ack.payload_sha256, ack.retry) for ack in acks] == [(sha256(b"1.0"), True), (sha256(b"2"), False)]
+    assert requests[1].content == (
+        b'{"messages":[{"channel":"orders","type":"a","payload":1.0},{"channel":"orders","retry":false,"payload":2}]}'
+    )
+
+
+async def test_notes_what_was_cancelled_in_time() -> None:
+    subject, _ = publisher(
+        httpx.Response(202, json=ANSWER),
+        httpx.Response(409, json={}),
+        httpx.ConnectError("down"),
+        httpx.Response(200, json={}),
+    )
+    ack = await subject.publish("orders", b"1")
+    assert ack is not None
+    assert not await subject.cancel(ack)
+    assert subject.ledger.cancelled == set()
+    assert await subject.cancel(ack)
+    assert subject.ledger.cancelled == {"msg_1"}
 
 
 async def test_open_loop_counts_from_when_a_message_was_due() -> None:

@@ -1803,6 +1803,9 @@ class Delivery(TypedDict):
     """
     acceptedAt: str
     nextAttemptAt: str | None
+    """
+    Null unless it waits for its next attempt. One that is pulled can be handed out again then.
+    """
     completedAt: str | None
     deadLetteredAt: str | None
     deadLetterReason: DeadLetterReason | None
@@ -2322,6 +2325,9 @@ class DeadLetterDetail(TypedDict):
     """
     acceptedAt: str
     nextAttemptAt: str | None
+    """
+    Null unless it waits for its next attempt. One that is pulled can be handed out again then.
+    """
     completedAt: str | None
     deadLetteredAt: str | None
     deadLetterReason: DeadLetterReason | None
@@ -2376,6 +2382,9 @@ class DeliveryDetail(TypedDict):
     """
     acceptedAt: str
     nextAttemptAt: str | None
+    """
+    Null unless it waits for its next attempt. One that is pulled can be handed out again then.
+    """
     completedAt: str | None
     deadLetteredAt: str | None
     deadLetterReason: DeadLetterReason | None
