@@ -46,6 +46,7 @@ from everhook.endpoints.service import EndpointService
 from everhook.endpoints.subscriptions import SubscriptionService
 from everhook.engine import DeliveryEngine, delivery_engine
 from everhook.event_types.service import EventTypeService
+from everhook.health.alerts_store import endpoint_limits
 from everhook.health.overview_store import HealthBoard
 from everhook.health.service import HealthService
 from everhook.observability.tracing import tracing
@@ -172,6 +173,7 @@ def body_limits(settings: Settings) -> dict[Route, int]:
         event_types.import_event_types: event_types.MAX_IMPORT_BYTES,
         axme_routes.create_intent: settings.max_payload_bytes + publishing.ENVELOPE_ALLOWANCE,
         pulling.acknowledge: pull_acks.MAX_BYTES,
+        **dashboard.LARGE_FORMS,
         **dict.fromkeys(dashboard.FORMS_OF_STRANGERS, dashboard.MAX_FORM_OF_STRANGERS),
     }
 
@@ -252,7 +254,7 @@ def _services_on(engine: DeliveryEngine) -> Services:
         channels=ChannelService(engine.announcer, settings.delivery_retention_days),
         event_types=EventTypeService(),
         tenants=TenantService(engine.client, timedelta(seconds=settings.erasure_settle_seconds)),
-        health=HealthService(HealthBoard(database)),
+        health=HealthService(HealthBoard(database), endpoint_limits(settings)),
         sessions=SessionService(database),
         responses=ResponseStore(database, engine.keyring),
         pulls=engine.pulls,

@@ -1872,7 +1872,10 @@ class Endpoint(TypedDict):
     rateLimit: float | None
     maxInFlight: int | None
     onGroupFailure: OnGroupFailure
-    signatures: list[SignatureScheme]
+    signatures: list[SignatureScheme] | None
+    """
+    Null in modes other than `http`, in which nothing is signed.
+    """
     format: BodyFormat
     headers: dict[str, str | None]
     """
@@ -2403,7 +2406,10 @@ class EndpointCreated(TypedDict):
     rateLimit: float | None
     maxInFlight: int | None
     onGroupFailure: OnGroupFailure
-    signatures: list[SignatureScheme]
+    signatures: list[SignatureScheme] | None
+    """
+    Null in modes other than `http`, in which nothing is signed.
+    """
     format: BodyFormat
     headers: dict[str, str | None]
     """
@@ -2423,9 +2429,9 @@ class EndpointCreated(TypedDict):
     createdAt: str
     updatedAt: str
     subscriptionGid: str | None
-    secret: str
+    secret: str | None
     """
-    Shown this once.
+    Shown this once. Null in modes other than `http`, in which nothing is signed.
     """
 
 
