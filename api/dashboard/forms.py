@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from fastapi import Request
 from pydantic import ValidationError
+from pydantic.alias_generators import to_camel
 
 from api import problem_types
 from api.problems import Problem, malformed
@@ -148,7 +149,7 @@ def wrong_fields(error: FormError) -> Mapping[str, str]:
     if isinstance(error, Problem):
         return {_field(re.split(r"[.\[]", each.field)): each.message for each in error.errors} or {"": error.detail}
     return {
-        _field([str(part) for part in each["loc"]]): PLAIN.get(
+        _field([to_camel(str(part)) for part in each["loc"]]): PLAIN.get(
             each["type"].partition("_parsing")[0], str(each["msg"]).removeprefix("Value error, ")
         )
         for each in error.errors()
