@@ -21,6 +21,7 @@ from api.deliveries import router as deliveries
 from api.dependencies import Services, opened_by
 from api.endpoints import router as endpoints
 from api.event_types import router as event_types
+from api.event_types.schemas import MAX_IMPORT_BYTES
 from api.health import probes as health
 from api.health import router as health_scores
 from api.health.readiness import readiness_check
@@ -170,7 +171,7 @@ def body_limits(settings: Settings) -> dict[Route, int]:
     return {
         messages.publish_message: settings.max_payload_bytes + publishing.ENVELOPE_ALLOWANCE,
         messages.publish_messages: publishing.MAX_BATCH_BYTES,
-        event_types.import_event_types: event_types.MAX_IMPORT_BYTES,
+        event_types.import_event_types: MAX_IMPORT_BYTES,
         axme_routes.create_intent: settings.max_payload_bytes + publishing.ENVELOPE_ALLOWANCE,
         pulling.acknowledge: pull_acks.MAX_BYTES,
         **dashboard.LARGE_FORMS,

@@ -4,6 +4,9 @@ View models are dataclasses, templates are Jinja2 with macros as components, cha
 no JavaScript. Actions call the same use cases as the API's routes.
 """
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from fastapi import FastAPI
 
 from api.dashboard import (
@@ -40,7 +43,7 @@ FORMS_OF_STRANGERS = (sign_in.sign_in, sign_in.choose_theme, sign_in_link.exchan
 MAX_FORM_OF_STRANGERS = 8 * 1024
 """Bytes: a key, or a link's token, and the way back."""
 
-LARGE_FORMS = {
+LARGE_FORMS: Mapping[Callable[..., Any], int] = {
     event_type_forms.create: event_type_forms.MAX_FORM,
     event_type_forms.edit: event_type_forms.MAX_FORM,
     event_type_forms.import_document: event_type_forms.MAX_IMPORT_FORM,

@@ -15,7 +15,7 @@ from everhook.health.endpoint_alerts import AlertLimits, AppliedLimits, LimitSou
 NEVER = "never"
 """What is written for a limit that raises no alert, in place of a value."""
 
-SOURCES = {LimitSource.DEFAULT: "default", LimitSource.TENANT: "of the tenant", LimitSource.ENDPOINT: "of this endpoint"}
+SOURCES = {LimitSource.DEFAULT: "default", LimitSource.TENANT: "from the tenant", LimitSource.ENDPOINT: "own"}
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,11 @@ class LimitLine:
     source: str
 
 
-def lines(applied: AppliedLimits) -> tuple[LimitLine, ...]:
-    """What applies, in the order of the form."""
+def lines(applied: AppliedLimits, owner: LimitSource = LimitSource.ENDPOINT) -> tuple[LimitLine, ...]:
+    """What applies, in the order of the form. `owner` is what the page is about."""
+    words = SOURCES | {owner: SOURCES[LimitSource.ENDPOINT]}
     return tuple(
-        LimitLine(field, label, value, SOURCES[applied.sources.get(key, LimitSource.DEFAULT)])
+        LimitLine(field, label, value, words[applied.sources.get(key, LimitSource.DEFAULT)])
         for (field, key, label), value in zip(_FIELDS, _values(applied.limits), strict=True)
     )
 
@@ -59,8 +60,8 @@ def alerts(form: Form) -> AlertSettings | None:
 _FIELDS = (
     ("alertSuccessRate", "successRateBelow", "Success rate below"),
     ("alertLatency", "latencyAboveMs", "Response time above"),
-    ("alertOver", "overMinutes", "Both within"),
-    ("alertAttempts", "minAttempts", "And with attempts"),
+    ("alertOver", "overMinutes", "Time range"),
+    ("alertAttempts", "minAttempts", "Attempts at least"),
     ("alertDeadLetters", "deadLettersAbove", "Dead letters above"),
 )
 """Of each limit the field, its name in the API, and what pages call it."""
@@ -68,8 +69,8 @@ _FIELDS = (
 _EXAMPLES = {
     "alertSuccessRate": "Such as 95 %, or never",
     "alertLatency": "On average; such as 800 ms, or never",
-    "alertOver": "Such as 10 min; an hour at most",
-    "alertAttempts": "With fewer both are not judged",
+    "alertOver": "Of both; such as 10 min, an hour at most",
+    "alertAttempts": "In that time; with fewer both are not judged",
     "alertDeadLetters": "Such as 100, or never",
 }
 

@@ -1,6 +1,6 @@
 """Forms of the catalogue of event types, for operators: create, edit, import.
 
-Their addresses begin with `/event-types/-/`, for an event type may be called `new` or `orders/edit`, but its name begins
+Their addresses begin with `/event-types/-/`: an event type may be called `new` or `orders/edit`, but its name begins
 with a letter or a digit.
 """
 
@@ -18,8 +18,7 @@ from api.dashboard.event_types import PATH
 from api.dashboard.forms import Form, FormError, wrong_fields
 from api.dashboard.pages import AdminDep, AdminFormDep, PageRoute, StoreDep, Viewer, render, see_other
 from api.dependencies import ServicesDep
-from api.event_types.router import MAX_IMPORT_BYTES
-from api.event_types.schemas import EventTypeIn, EventTypePatch
+from api.event_types.schemas import MAX_IMPORT_BYTES, EventTypeIn, EventTypePatch
 from api.problems import Problem, invalid
 from everhook.errors import DomainError, EventTypeExists, InvalidField, NotFound
 from everhook.event_types.service import Imported, NewEventType

@@ -27,6 +27,7 @@ from api.problems import Problem
 from api.schemas import alerts_of
 from api.tenants.schemas import TenantIn, TenantPatch
 from everhook.errors import DomainError, InvalidField, NotFound, TenantNameTaken
+from everhook.health.endpoint_alerts import LimitSource
 from everhook.storage.tables import Tenant
 from everhook.storage.tenant_scope import TenantScope
 
@@ -97,7 +98,7 @@ async def show_one(gid: str, request: Request, viewer: AdminDep, services: Servi
     async with store.reading() as session:
         tenant = await services.tenants.get(session, gid)
         limits = await services.health.alert_limits(session, tenant.gid)
-    view = DetailView(tenant, alerts_form.lines(limits))
+    view = DetailView(tenant, alerts_form.lines(limits, LimitSource.TENANT))
     return render(request, "tenant.html", viewer, title=tenant.name, nav="tenants", v=view)
 
 

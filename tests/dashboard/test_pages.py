@@ -1049,5 +1049,5 @@ async def test_a_raised_alert_is_shown_on_the_overview_and_at_the_endpoint(pages
     await pages.sign_in()
     page = (await pages.get(f"/endpoints/{gid}")).text
     assert "Alert: too many attempts fail, 0.5 with a limit of 0.95" in page
-    assert '<dd>95 % <span class="quiet">of this endpoint</span>' in page
+    assert '<dd>95 % <span class="quiet">own</span>' in page
     assert "Alert: too many attempts fail" in (await pages.get("/")).text

@@ -275,9 +275,9 @@ def test_limits_say_where_they_come_from() -> None:
         AlertLimits(), {"successRateBelow": 0.5, "overMinutes": 5}, {"successRateBelow": None, "latencyAboveMs": 800}
     )
     assert [(line.value, line.source) for line in alerts_form.lines(applied)] == [
-        ("never", "of this endpoint"),
-        ("800 ms", "of this endpoint"),
-        ("5 min", "of the tenant"),
+        ("never", "own"),
+        ("800 ms", "own"),
+        ("5 min", "from the tenant"),
         ("20", "default"),
         ("100", "default"),
     ]

@@ -57,10 +57,10 @@ async def test_limits_for_alerts_of_an_endpoint_are_shown_with_their_source_and_
     ok(await pages.api.patch("/v1/tenants/acme", {"alerts": {"successRateBelow": 0.5, "minAttempts": 9}}))
     await pages.sign_in()
     shown = (await pages.get(f"/endpoints/{gid}")).text
-    for value, source in (("50 %", "of the tenant"), ("7", "of this endpoint"), ("100", "default")):
+    for value, source in (("50 %", "from the tenant"), ("7", "own"), ("100", "default")):
         assert f'<dd>{value} <span class="quiet">{source}</span>' in shown
     form = (await pages.get(f"/endpoints/{gid}/edit")).text
-    assert written(form, "alertAttempts") == "7" and "Empty: 9, of the tenant" in form
+    assert written(form, "alertAttempts") == "7" and "Empty: 9, from the tenant" in form
     url = written(form, "url")
     saved = await pages.send(f"/endpoints/{gid}/edit", url=url, signatures="standard", **FIELD_OF_ALERTS)
     assert saved.status_code == 303
@@ -130,7 +130,7 @@ async def test_a_tenant_is_created_found_and_edited(pages: Pages) -> None:
     assert found.status_code == 303
     path = found.headers["location"]
     shown = (await pages.get(path)).text
-    assert "9/minute" in shown and '<dd>95 % <span class="quiet">of the tenant</span>' in shown
+    assert "9/minute" in shown and '<dd>95 % <span class="quiet">own</span>' in shown
     form = (await pages.get(f"{path}/edit")).text
     assert {name: written(form, name) for name in FIELD_OF_ALERTS} == FIELD_OF_ALERTS
     gid = path.rpartition("/")[2]
@@ -268,8 +268,8 @@ async def test_event_types_are_imported_after_a_preview(pages: Pages) -> None:
     path, text = "/event-types/-/import", json.dumps(document, indent=2)
     preview = await pages.send(path, document=text, action="preview")
     assert preview.status_code == 200 and written(preview.text, "document") == text
-    assert "Creates 1</dt><dd><code>note.made" in preview.text
-    assert "Leaves as they are 1</dt><dd><code>timeout" in preview.text
+    assert "Created: 1</dt><dd><code>note.made" in preview.text
+    assert "Unchanged: 1</dt><dd><code>timeout" in preview.text
     assert len(ok(await pages.api.get("/v1/event-types"))["data"]) == 1
     assert (await pages.send(path, document=text, action="import")).status_code == 303
     assert ok(await pages.api.get("/v1/event-types/note.made"))["schema"] == SCHEMA
