@@ -9,7 +9,6 @@ from api.dashboard import text
 from api.dashboard.forms import Form
 from api.dashboard.policy_form import number, seconds
 from api.problems import invalid
-from api.schemas import AlertSettings
 from everhook.health.endpoint_alerts import AlertLimits, AppliedLimits, LimitSource
 
 NEVER = "never"
@@ -41,7 +40,8 @@ def hints(inherited: AppliedLimits | None) -> dict[str, str]:
     """What is said below each field, by the field: an example, and what applies if it is empty. None: that is not
     known yet."""
     applied = {line.field: f". Empty: {line.value}, {line.source}" for line in lines(inherited)} if inherited else {}
-    return {field: example + applied.get(field, "") for field, example in _EXAMPLES.items()}
+    said = {field: example + applied.get(field, "") for field, example in _EXAMPLES.items()}
+    return {field: hint.replace(" %", "\N{NO-BREAK SPACE}%") for field, hint in said.items()}
 
 
 def fields(alerts: Mapping[str, Any] | None) -> dict[str, str]:
@@ -50,11 +50,10 @@ def fields(alerts: Mapping[str, Any] | None) -> dict[str, str]:
     return {field: _written(key, given[key]) if key in given else "" for field, key, _ in _FIELDS}
 
 
-def alerts(form: Form) -> AlertSettings | None:
-    """As the API takes them; None if no field has a value. Raises a Problem or a ValidationError that names the
+def alerts(form: Form) -> dict[str, float | None] | None:
+    """As a request spells them, for `AlertSettings`; None if no field has a value. Raises a Problem that names the
     field."""
-    spec = {key: _read(key, form.get(field), field) for field, key, _ in _FIELDS if field in form}
-    return AlertSettings(**spec) if spec else None
+    return {key: _read(key, form.get(field), field) for field, key, _ in _FIELDS if field in form} or None
 
 
 _FIELDS = (

@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
 from api.dashboard import alerts_form
 from api.dashboard.alerts_form import LimitLine
-from api.dashboard.forms import FormError, wrong_fields
+from api.dashboard.forms import Form, FormError, wrong_fields
 from api.dashboard.pages import (
     AdminDep,
     AdminFormDep,
@@ -25,7 +26,7 @@ from api.dashboard.pages import (
 from api.dependencies import Services, ServicesDep
 from api.problems import Problem
 from api.schemas import alerts_of
-from api.tenants.schemas import TenantIn, TenantPatch
+from api.tenants.schemas import TenantPatch
 from everhook.errors import DomainError, InvalidField, NotFound, TenantNameTaken
 from everhook.health.endpoint_alerts import LimitSource
 from everhook.storage.tables import Tenant
@@ -82,10 +83,9 @@ async def create(
 ) -> Response:
     actor = viewer.caller.actor
     try:
-        new = TenantIn(name=form.get("name"), publish_rate=form.get("publishRate") or None)
-        alerts = alerts_of(alerts_form.alerts(form))
+        new, alerts = _settings(form)
         async with store.writing() as session:
-            tenant = await services.tenants.create(session, actor, new.name, new.publish_rate)
+            tenant = await services.tenants.create(session, actor, new.name or "", new.publish_rate)
             if alerts is not None:
                 tenant = await services.tenants.set_alerts(session, actor, tenant.gid, alerts)
     except (ValidationError, Problem, DomainError) as error:
@@ -122,8 +122,7 @@ async def edit(
     async with store.reading() as session:
         before = await services.tenants.get(session, gid)
     try:
-        changes = TenantPatch(name=form.get("name"), publish_rate=form.get("publishRate") or None)
-        alerts = alerts_of(alerts_form.alerts(form))
+        changes, alerts = _settings(form)
         async with store.writing() as session:
             tenant = await services.tenants.get(session, before.gid)
             if changes.publish_rate != tenant.publish_rate:
@@ -137,6 +136,13 @@ async def edit(
     except (ValidationError, Problem, DomainError) as error:
         return await _form(request, viewer, services, store, form.values, before, error)
     return see_other(viewer, f"{PATH}/{before.gid}", "saved")
+
+
+def _settings(form: Form) -> tuple[TenantPatch, dict[str, Any] | None]:
+    """Name and rate as the API takes them, and the limits for alerts as they are stored."""
+    given = {"name": form.get("name"), "publishRate": form.get("publishRate") or None}
+    settings = TenantPatch.model_validate({**given, "alerts": alerts_form.alerts(form)})
+    return settings, alerts_of(settings.alerts)
 
 
 async def _form(

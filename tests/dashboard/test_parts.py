@@ -18,7 +18,7 @@ from api.dashboard.code import COLOURED_TOKENS, Highlighter
 from api.dashboard.forms import Form
 from api.dashboard.live import Broadcaster, Regions
 from api.problems import Problem
-from api.schemas import Policy, alerts_of, circuit_of
+from api.schemas import AlertSettings, Policy, alerts_of, circuit_of
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.delivery.policy import DeliveryPolicy, resolve
 from everhook.health.endpoint_alerts import AlertLimits, AppliedLimits
@@ -263,7 +263,8 @@ def test_a_form_without_circuit_settings_has_none() -> None:
     ],
 )
 def test_alert_settings_survive_their_form(spec: dict[str, float | None]) -> None:
-    assert alerts_of(alerts_form.alerts(Form(list(alerts_form.fields(spec).items())))) == spec
+    sent = alerts_form.alerts(Form(list(alerts_form.fields(spec).items())))
+    assert alerts_of(AlertSettings.model_validate(sent)) == spec
 
 
 def test_a_form_without_alert_settings_has_none() -> None:

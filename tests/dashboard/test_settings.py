@@ -162,6 +162,8 @@ async def test_what_is_wrong_with_a_tenant_is_told_at_its_field_and_changes_noth
             refused = await pages.send(path, **fields)
             assert refused.status_code == 422 and list(mistakes(refused.text)) == [field], (path, wrong)
             assert {name: written(refused.text, name) for name in fields} == fields
+    refused = await pages.send("/tenants/new", name="no spaces", publishRate="often", alertSuccessRate="101 %")
+    assert sorted(mistakes(refused.text)) == ["alertSuccessRate", "name", "publishRate"]
     assert await audited(pages) == before
     assert "No tenant has this name" in (await pages.get("/tenants?search=initech")).text
     assert (await pages.get("/tenants/initech")).status_code == 404
