@@ -21,6 +21,7 @@ from api.deliveries import router as deliveries
 from api.dependencies import Services, opened_by
 from api.endpoints import router as endpoints
 from api.event_types import router as event_types
+from api.event_types.schemas import MAX_IMPORT_BYTES
 from api.health import probes as health
 from api.health import router as health_scores
 from api.health.readiness import readiness_check
@@ -47,6 +48,7 @@ from everhook.endpoints.service import EndpointService
 from everhook.endpoints.subscriptions import SubscriptionService
 from everhook.engine import DeliveryEngine, delivery_engine
 from everhook.event_types.service import EventTypeService
+from everhook.health.alerts_store import endpoint_limits
 from everhook.health.overview_store import HealthBoard
 from everhook.health.service import HealthService
 from everhook.observability.tracing import tracing
@@ -170,9 +172,10 @@ def body_limits(settings: Settings) -> dict[Route, int]:
     return {
         messages.publish_message: settings.max_payload_bytes + publishing.ENVELOPE_ALLOWANCE,
         messages.publish_messages: publishing.MAX_BATCH_BYTES,
-        event_types.import_event_types: event_types.MAX_IMPORT_BYTES,
+        event_types.import_event_types: MAX_IMPORT_BYTES,
         axme_routes.create_intent: settings.max_payload_bytes + publishing.ENVELOPE_ALLOWANCE,
         pulling.acknowledge: pull_acks.MAX_BYTES,
+        **dashboard.LARGE_FORMS,
         **dict.fromkeys(dashboard.FORMS_OF_STRANGERS, dashboard.MAX_FORM_OF_STRANGERS),
     }
 
@@ -255,7 +258,7 @@ def _services_on(engine: DeliveryEngine) -> Services:
         channels=ChannelService(engine.announcer, settings.delivery_retention_days),
         event_types=EventTypeService(),
         tenants=TenantService(engine.client, timedelta(seconds=settings.erasure_settle_seconds)),
-        health=HealthService(HealthBoard(database)),
+        health=HealthService(HealthBoard(database), endpoint_limits(settings)),
         sessions=SessionService(database),
         responses=ResponseStore(database, engine.keyring),
         pulls=engine.pulls,

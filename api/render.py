@@ -55,7 +55,7 @@ def endpoint(view: EndpointView) -> EndpointOut:
         rate_limit=row.rate_limit,
         max_in_flight=row.max_in_flight,
         on_group_failure=row.on_group_failure,
-        signatures=row.signatures,
+        signatures=row.signatures if row.mode.is_signed else None,
         format=row.format,
         headers=dict.fromkeys(row.headers),
         metadata=row.details,

@@ -104,7 +104,7 @@ class Simulation:
                 endpoint = await self._call(
                     create_endpoint_for_receiver, self._api, url, channel, [], "everhook simulate"
                 )
-                receiver.secrets.append(endpoint["secret"])
+                receiver.secrets.append(endpoint["secret"] or "")
                 try:
                     yield channel
                 finally:

@@ -55,6 +55,11 @@ class DeliveryMode(StrEnum):
         """Whether receivers fetch their deliveries from the pull queue."""
         return self in (DeliveryMode.STREAM, DeliveryMode.POLL)
 
+    @property
+    def is_signed(self) -> bool:
+        """Whether deliveries are requests that are signed with the endpoint's secret."""
+        return self is DeliveryMode.HTTP
+
 
 class Verdict(StrEnum):
     """What one attempt means for its delivery.

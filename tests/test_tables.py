@@ -32,7 +32,7 @@ from everhook.delivery.body_formats import BodyFormat
 from everhook.endpoints import list_store as endpoint_list
 from everhook.endpoints.service import EndpointCommand
 from everhook.event_types.modes import FaultKind, ValidationMode
-from everhook.health.endpoint_alerts import AlertName
+from everhook.health.endpoint_alerts import AlertName, LimitSource
 from everhook.health.score import Level, Window
 from everhook.ids import Kind
 from everhook.inbox.schedule import Step
@@ -255,6 +255,7 @@ NOT_SHOWN = {
     DependencyState: "values of `/readyz`",
     EndpointCommand: "a call each",
     EndpointStatus: "what the calls `pause` and `disable` result in",
+    LimitSource: "in words on the page of an endpoint",
     StatusClass: "values of `retryStatuses`",
     PolicyPreset: "the presets, of which `tests/test_docs.py` checks the description",
     ScoreComponentName: "parts of a score, each with a reason in words",

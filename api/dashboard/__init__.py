@@ -4,6 +4,9 @@ View models are dataclasses, templates are Jinja2 with macros as components, cha
 no JavaScript. Actions call the same use cases as the API's routes.
 """
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from fastapi import FastAPI
 
 from api.dashboard import (
@@ -13,6 +16,7 @@ from api.dashboard import (
     dead_letters,
     deliveries,
     endpoints,
+    event_type_forms,
     event_types,
     keys,
     messages,
@@ -25,6 +29,7 @@ from api.dashboard import (
     sign_in_link,
     task_links,
     tasks,
+    tenants,
 )
 from api.dashboard.failures import for_browsers
 from api.dashboard.live import Broadcaster
@@ -38,8 +43,15 @@ FORMS_OF_STRANGERS = (sign_in.sign_in, sign_in.choose_theme, sign_in_link.exchan
 MAX_FORM_OF_STRANGERS = 8 * 1024
 """Bytes: a key, or a link's token, and the way back."""
 
+LARGE_FORMS: Mapping[Callable[..., Any], int] = {
+    event_type_forms.create: event_type_forms.MAX_FORM,
+    event_type_forms.edit: event_type_forms.MAX_FORM,
+    event_type_forms.import_document: event_type_forms.MAX_IMPORT_FORM,
+}
+"""Forms with documents, and how many bytes they may have."""
+
 FOR_TENANTS = (overview, endpoints, tasks, deliveries, dead_letters, replays, receipts, event_types)
-FOR_OPERATORS = (sign_in, messages, channels, audit, keys)
+FOR_OPERATORS = (sign_in, messages, channels, event_type_forms, tenants, audit, keys)
 
 
 def install(app: FastAPI, settings: Settings) -> None:

@@ -12,7 +12,8 @@ from fastapi import APIRouter, Request, Response
 from markupsafe import Markup
 from pydantic import ValidationError
 
-from api.dashboard import charts, circuit_form, overview, policy_form, states
+from api.dashboard import alerts_form, charts, circuit_form, overview, policy_form, states
+from api.dashboard.alerts_form import LimitLine
 from api.dashboard.charts import Chart, Column, Span
 from api.dashboard.endpoint_names import MODES, endpoint_title
 from api.dashboard.filters import channel_names
@@ -146,6 +147,7 @@ class DetailView:
     timeout: timedelta
     circuit_policy: CircuitPolicy
     alerts: Mapping[AlertName, RaisedAlert]
+    limits: tuple[LimitLine, ...]
     dead_letters: int
     queue: QueueView | None = None
     secret: str | None = None
@@ -231,9 +233,9 @@ def _spark(traffic: Sequence[EndpointTraffic], since: datetime) -> Markup:
 
 
 @router.get("/new")
-async def ask_new(request: Request, viewer: ViewerDep, store: StoreDep) -> Response:
+async def ask_new(request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep) -> Response:
     values = {"mode": DeliveryMode.HTTP.value, "format": BodyFormat.ENVELOPE.value, "schedule": "", "channel": ""}
-    return await _form(request, viewer, store, values, [scheme.value for scheme in DEFAULT_SCHEMES])
+    return await _form(request, viewer, services, store, values, [scheme.value for scheme in DEFAULT_SCHEMES])
 
 
 @router.post("/new")
@@ -248,8 +250,8 @@ async def create(
         async with store.writing() as session:
             created = await services.endpoints.create(session, viewer.caller.actor, checked)
     except (ValidationError, Problem, DomainError) as error:
-        return await _form(request, viewer, store, form.values, form.all("signatures"), error=error)
-    view = await _detail(services, store, created.view.endpoint.gid, secret=created.secret if body.url else None)
+        return await _form(request, viewer, services, store, form.values, form.all("signatures"), error=error)
+    view = await _detail(services, store, created.view.endpoint.gid, secret=created.secret)
     return _page(request, viewer, view, HTTPStatus.CREATED)
 
 
@@ -296,6 +298,7 @@ async def _detail(
         dead = await endpoint_list.dead_letters(session, [gid])
         pulled = view.endpoint.mode.is_pulled
         circuit_policy = await services.endpoints.circuit_policy(session, gid)
+        limits = await services.health.alert_limits(session, view.endpoint.tenant_gid, view.endpoint.alerts)
         queue = await services.pulls.view(session, await services.endpoints.pulled(session, gid)) if pulled else None
     policy = resolve(view.endpoint.policy)
     return DetailView(
@@ -320,6 +323,7 @@ async def _detail(
         timeout=policy.timeout,
         circuit_policy=circuit_policy,
         alerts=scored.alerts,
+        limits=alerts_form.lines(limits),
         dead_letters=dead.get(gid, 0),
         queue=queue,
         secret=secret,
@@ -378,9 +382,10 @@ async def ask_edit(gid: str, request: Request, viewer: ViewerDep, services: Serv
         **_fields_of_auth(endpoint.auth),
         **policy_form.fields(endpoint.policy),
         **circuit_form.fields(endpoint.circuit),
+        **alerts_form.fields(endpoint.alerts),
         "requestsInFlight": str(endpoint.max_in_flight or ""),
     }
-    return await _form(request, viewer, store, values, endpoint.signatures, view)
+    return await _form(request, viewer, services, store, values, endpoint.signatures, view)
 
 
 @router.post("/{gid}/edit")
@@ -395,7 +400,7 @@ async def edit(
     except NotFound:
         raise
     except (ValidationError, Problem, DomainError) as error:
-        return await _form(request, viewer, store, form.values, form.all("signatures"), view, error)
+        return await _form(request, viewer, services, store, form.values, form.all("signatures"), view, error)
     return see_other(viewer, f"/endpoints/{gid}", "saved")
 
 
@@ -457,6 +462,7 @@ async def _view(services: Services, store: TenantScope, gid: str) -> EndpointVie
 async def _form(
     request: Request,
     viewer: Viewer,
+    services: Services,
     store: TenantScope,
     values: Mapping[str, str],
     signatures: Sequence[str],
@@ -465,6 +471,8 @@ async def _form(
 ) -> Response:
     async with store.reading() as session:
         names = await channel_names(session)
+        tenant_gid = view.endpoint.tenant_gid if view is not None else viewer.tenant_gid
+        inherited = await services.health.alert_limits(session, tenant_gid) if tenant_gid is not None else None
     return render(
         request,
         "endpoint_form.html",
@@ -482,6 +490,7 @@ async def _form(
         formats=[(each.value, each.value) for each in BodyFormat],
         schedules=policy_form.SCHEDULES,
         circuit_hint="Empty: as its channels or the environment say",
+        alert_hints=alerts_form.hints(inherited),
         modes=[(mode.value, label) for mode, label in MODES.items()],
         auth_types=[
             *([(AS_IT_IS, "As it is")] if view is not None and view.endpoint.auth else []),
@@ -524,12 +533,13 @@ def _settings(
     form: Form, mode: str, options_before: Mapping[str, Any], auth_before: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """What can be changed later, too, as the API takes it. What only webhooks have is ignored in other modes."""
+    common = {"description": form.get("description"), "alerts": alerts_form.alerts(form)}
     if mode == DeliveryMode.INBOX:
-        return {"description": form.get("description"), "options": _options_of_inbox(form, options_before)}
+        return {**common, "options": _options_of_inbox(form, options_before)}
     spec = policy_form.policy(form)
     if mode == DeliveryMode.INTERNAL:
         return {
-            "description": form.get("description"),
+            **common,
             "policy": Policy(**spec) if spec is not None else None,
             "circuit": circuit_form.circuit(form),
             "options": {"handler": _object(form.get("handler"), "options.handler")},
@@ -537,14 +547,14 @@ def _settings(
     if mode != DeliveryMode.HTTP:
         options = {name: _number(form.get(name), name) for name in ("leaseSeconds", "maxInFlight")}
         return {
-            "description": form.get("description"),
+            **common,
             "policy": Policy(**spec) if spec is not None else None,
             "circuit": circuit_form.circuit(form),
             "options": {name: int(number) for name, number in options.items() if number is not None},
         }
     return {
+        **common,
         "url": form.get("url"),
-        "description": form.get("description"),
         "rateLimit": _number(form.get("rateLimit"), "rateLimit"),
         "signatures": form.all("signatures"),
         "format": form.get("format", BodyFormat.ENVELOPE.value),

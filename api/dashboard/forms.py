@@ -1,23 +1,31 @@
 """Forms as browsers send them: small, from our own pages, with the session's token."""
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl, urlsplit
 
 from fastapi import Request
 from pydantic import ValidationError
+from pydantic.alias_generators import to_camel
 
 from api import problem_types
 from api.problems import Problem, malformed
 from everhook.errors import DomainError, InvalidField
 
 MAX_FIELDS = 600
+MAX_PARSED_AT_ONCE = 64 * 1024
+"""Bytes. Longer forms are parsed in a thread, so that other requests do not wait."""
+
 PLAIN = {
     "string_pattern_mismatch": "has characters that it cannot have, or is too long",
     "datetime_from_date": "is not a date and time",
     "datetime": "is not a date and time",
     "enum": "is none of those",
     "int": "is not a number",
+    "int_type": "is not a whole number",
+    "finite_number": "is not a number",
+    "greater_than": "is too small",
     "greater_than_equal": "is too small",
     "less_than_equal": "is too large",
 }
@@ -48,8 +56,13 @@ class Form:
 
 
 async def read_form(request: Request) -> Form:
+    body = await request.body()
+    return await asyncio.to_thread(_form_of, body) if len(body) > MAX_PARSED_AT_ONCE else _form_of(body)
+
+
+def _form_of(body: bytes) -> Form:
     try:
-        pairs = parse_qsl((await request.body()).decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
     except ValueError as error:
         raise malformed("is not a form") from error
     if any("\x00" in value for _, value in pairs):
@@ -100,6 +113,11 @@ FIELDS = {
     "disableAfterHours": "disableAfter",
     "releasePerSecond": "releasePerSecond",
     "releasePerSecondMax": "releasePerSecondMax",
+    "successRateBelow": "alertSuccessRate",
+    "latencyAboveMs": "alertLatency",
+    "overMinutes": "alertOver",
+    "minAttempts": "alertAttempts",
+    "deadLettersAbove": "alertDeadLetters",
 }
 """Fields of our forms that go by another name in the API, or stand deeper."""
 
@@ -131,7 +149,7 @@ def wrong_fields(error: FormError) -> Mapping[str, str]:
     if isinstance(error, Problem):
         return {_field(re.split(r"[.\[]", each.field)): each.message for each in error.errors} or {"": error.detail}
     return {
-        _field([str(part) for part in each["loc"]]): PLAIN.get(
+        _field([to_camel(str(part)) for part in each["loc"]]): PLAIN.get(
             each["type"].partition("_parsing")[0], str(each["msg"]).removeprefix("Value error, ")
         )
         for each in error.errors()

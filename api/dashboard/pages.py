@@ -42,11 +42,12 @@ NAVIGATION = (
     ("messages", "/messages", "Messages"),
     ("channels", "/channels", "Channels"),
     ("event-types", "/event-types", "Event types"),
+    ("tenants", "/tenants", "Tenants"),
     ("audit", "/audit", "Audit"),
     ("keys", "/keys", "Keys"),
 )
 TENANTS_SEE = frozenset({"overview", "endpoints", "inbox", "deliveries", "dead-letters", "event-types"})
-ADMINS_SEE = frozenset({"audit", "keys"})
+ADMINS_SEE = frozenset({"tenants", "audit", "keys"})
 OPEN_TASKS_COUNTED = 100
 """The navigation shows no more than that."""
 
@@ -224,6 +225,7 @@ NOTICES = {
     "saved": "Saved.",
     "created": "Created.",
     "deleted": "Deleted.",
+    "imported": "Imported.",
     "decided": "Decided. The decision has a receipt.",
     "agreed": "Your decision is recorded. More people have to agree.",
     "delegated": "Handed over.",

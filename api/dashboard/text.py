@@ -54,6 +54,6 @@ def circuit_policy(policy: CircuitPolicy) -> str:
     )
 
 
-def given_settings(given: Mapping[str, float | None]) -> str:
+def given_settings(given: Mapping[str, float]) -> str:
     """`failureThreshold 10, cooldownSeconds 60`: as they were given."""
-    return ", ".join(f"{name} {'off' if value is None else f'{value:g}'}" for name, value in given.items())
+    return ", ".join(f"{name} {value:g}" for name, value in given.items())

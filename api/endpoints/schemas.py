@@ -370,7 +370,9 @@ class EndpointOut(ApiModel):
     rate_limit: float | None
     max_in_flight: int | None
     on_group_failure: OnGroupFailure
-    signatures: list[SignatureScheme]
+    signatures: list[SignatureScheme] | None = Field(
+        description="Null in modes other than `http`, in which nothing is signed."
+    )
     format: BodyFormat
     headers: dict[str, str | None] = Field(
         description="Values are null, except where a key with the scope `admin` has just created the endpoint."
@@ -422,7 +424,9 @@ class EndpointCreated(EndpointOut):
     )
 
     subscription_gid: str | None
-    secret: str = Field(description="Shown this once.")
+    secret: str | None = Field(
+        description="Shown this once. Null in modes other than `http`, in which nothing is signed."
+    )
 
 
 class SecretRotation(ApiModel):

@@ -23,8 +23,6 @@ from everhook.event_types.service import NewEventType
 
 router = APIRouter(prefix="/event-types", tags=["event types"])
 
-MAX_IMPORT_BYTES = 4 * 1024 * 1024
-
 Name = Annotated[EventType, Path()]
 _DOCUMENT_EXAMPLE: dict[str, Any] = {
     "openapi": "3.1.0",

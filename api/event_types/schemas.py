@@ -8,6 +8,9 @@ from pydantic import ConfigDict, Field
 from api.schemas import ApiModel, EventType, Flag, Text
 from everhook.storage import tables
 
+MAX_IMPORT_BYTES = 4 * 1024 * 1024
+"""Bytes of a document to import, with what surrounds it."""
+
 _SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["orderId", "amount"],

@@ -343,7 +343,7 @@ def _card(endpoint: Endpoint) -> Table:
             ("alert settings", json.dumps(endpoint["alerts"]) if endpoint["alerts"] is not None else None),
             ("requests at a time", str(endpoint["maxInFlight"]) if endpoint["maxInFlight"] is not None else None),
             ("rate limit", f"{endpoint['rateLimit']:g} a second" if endpoint["rateLimit"] is not None else None),
-            ("signatures", " ".join(endpoint["signatures"])),
+            ("signatures", " ".join(endpoint["signatures"] or ())),
             ("public keys", " ".join(key["publicKey"] for key in endpoint["publicKeys"])),
             ("format", endpoint["format"]),
             ("headers", "  ".join(endpoint["headers"])),

@@ -122,7 +122,7 @@ class _Receiving:
         url = f"http://{host}:{socket.getsockname()[1]}/"
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._done.set)
         async with serving(receiver, socket), self._endpoint(url, channel, events) as created:
-            receiver.secrets += [created["secret"]] if created is not None else []
+            receiver.secrets += [created["secret"] or ""] if created is not None else []
             checked = "verifying signatures" if receiver.secrets else "not verifying signatures: no --secret"
             self._out.note(f"receiving at {url}, {checked} (Ctrl-C stops it)")
             await self._done.wait()

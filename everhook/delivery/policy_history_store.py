@@ -1,7 +1,8 @@
 """Earlier policies of channels and endpoints: a round of attempts keeps the policy that it started with.
 
 Nothing is written when a message is accepted or an attempt is made. A change of a policy stores the previous one with
-the time at which it ended, and a replay stores the time at which its round started.
+the time at which it ended, and a replay stores the time at which its round started. So does what lets a delivery begin
+its first round later than at its acceptance: a gate, and a group if a policy changed meanwhile.
 """
 
 from collections.abc import Collection, Mapping
@@ -12,7 +13,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from everhook.delivery.policy import DeliveryPolicy, resolve
+from everhook.delivery.policy import DeliveryPolicy, one_attempt, resolve
 from everhook.storage.bulk import Bulk
 from everhook.storage.paging import WRITTEN_WITHIN
 from everhook.storage.statements import insert_ignoring
@@ -31,7 +32,8 @@ async def record_policy(
 async def policies_of(
     session: AsyncSession, delivery: Delivery, rounds: Collection[int]
 ) -> dict[int, tuple[datetime, DeliveryPolicy]]:
-    """When each of these rounds of a delivery started, and its policy, by round.
+    """When each of these rounds of a delivery started, and its policy, by round. Without retries if it was published
+    so.
 
     Rounds that were opened by a release without this history are left out.
     """
@@ -43,7 +45,10 @@ async def policies_of(
     moments = sorted(began.values())
     channels = await _at(session, of_channel, channel.policy if channel is not None else None, moments)
     endpoints = await _at(session, of_endpoint, endpoint.policy if endpoint is not None else None, moments)
-    return {number: (moment, resolve(channels[moment], endpoints[moment])) for number, moment in began.items()}
+    found = {number: (moment, resolve(channels[moment], endpoints[moment])) for number, moment in began.items()}
+    if not delivery.single_attempt:
+        return found
+    return {number: (moment, one_attempt(policy)) for number, (moment, policy) in found.items()}
 
 
 async def remove_policies(bulk: Bulk) -> int:

@@ -158,11 +158,11 @@ class CheckedEndpoint:
 
 @dataclass(frozen=True)
 class CreatedEndpoint:
-    """`secret` is not shown again."""
+    """`secret` is not shown again. None in modes in which nothing is signed."""
 
     view: EndpointView
     subscription_gid: str | None
-    secret: str = field(repr=False)
+    secret: str | None = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -416,10 +416,12 @@ class EndpointService:
     async def rotate_secret(
         self, session: Session, actor: Actor, gid: str, *, secret: str | None, grace: timedelta
     ) -> RotatedSecret:
-        """Sign with `secret`, or with a new one. Earlier secrets sign for `grace` longer. Raises NotFound and
-        TooManySecrets."""
+        """Sign with `secret`, or with a new one. Earlier secrets sign for `grace` longer. Raises NotFound,
+        TooManySecrets, and InvalidField in modes in which nothing is signed."""
         secret = secret or new_secret()
         view = await self.get(session, gid, for_change=True)
+        if not view.endpoint.mode.is_signed:
+            _refuse_of_http(view.endpoint.mode, ["secret"])
         until = await secrets.rotate(session, self._keyring, gid, secret, grace)
         await endpoints.change(session, view.endpoint, {})
         detail = {"gracePeriodSeconds": int(grace.total_seconds())}

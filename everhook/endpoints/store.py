@@ -68,17 +68,19 @@ async def create(
     ed25519: bool = False,
     secret: str | None = None,
     hold: Hold | None = None,
-) -> str:
-    """Store an endpoint with a closed circuit and `secret`, or a new secret. The values of its headers are encrypted.
-    Returns the secret."""
-    secret = secret or new_secret()
+) -> str | None:
+    """Store an endpoint with a closed circuit. The values of its headers are encrypted. Returns its signing secret:
+    `secret`, or a new one; None in modes in which nothing is signed."""
     gid = endpoint.gid
     encrypted = tls_columns(keyring, gid, tls) | auth_columns(keyring, gid, auth)
     for name, value in (encrypted | header_columns(keyring, gid, endpoint.headers)).items():
         setattr(endpoint, name, value)
     session.add(endpoint)
     await session.flush()
-    session.add_all([CircuitRow(endpoint_gid=gid, hold=hold), secrets.encrypted_secret(keyring, gid, secret)])
+    session.add(CircuitRow(endpoint_gid=gid, hold=hold))
+    secret = (secret or new_secret()) if endpoint.mode.is_signed else None
+    if secret is not None:
+        session.add(secrets.encrypted_secret(keyring, gid, secret))
     if ed25519:
         session.add(secrets.new_key_pair(keyring, gid))
     await session.flush()

@@ -56,6 +56,32 @@ def resolve(defaults: AlertLimits, *specs: Mapping[str, Any] | None) -> AlertLim
     )
 
 
+class LimitSource(StrEnum):
+    """Where a limit comes from. `DEFAULT` is the environment."""
+
+    DEFAULT = "default"
+    TENANT = "tenant"
+    ENDPOINT = "endpoint"
+
+
+@dataclass(frozen=True)
+class AppliedLimits:
+    """The limits that apply to an endpoint. `sources` are by the names that limits have in JSON; what is absent is a
+    default."""
+
+    limits: AlertLimits
+    sources: Mapping[str, LimitSource]
+
+    @classmethod
+    def of(
+        cls, defaults: AlertLimits, of_tenant: Mapping[str, Any] | None, of_endpoint: Mapping[str, Any] | None = None
+    ) -> "AppliedLimits":
+        return cls(
+            resolve(defaults, of_tenant, of_endpoint),
+            dict.fromkeys(of_tenant or (), LimitSource.TENANT) | dict.fromkeys(of_endpoint or (), LimitSource.ENDPOINT),
+        )
+
+
 @dataclass(frozen=True)
 class Reading:
     """What is known of an endpoint now. `stats` are those of the last `AlertLimits.over`. `is_open`: its circuit is not

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from everhook.endpoints import store as endpoints
 from everhook.endpoints.store import EndpointView
 from everhook.errors import NotFound
-from everhook.health.endpoint_alerts import AlertName, RaisedAlert
+from everhook.health.endpoint_alerts import AlertLimits, AlertName, AppliedLimits, RaisedAlert
 from everhook.health.endpoint_alerts_store import raised_alerts
 from everhook.health.overview_store import HealthBoard, Overview
 from everhook.health.score import Window
@@ -27,10 +28,14 @@ class ScoredView:
 
 
 class HealthService:
-    """One for each process: it shares the board, which reads the figures of the overview every few seconds."""
+    """One for each process: it shares the board, which reads the figures of the overview every few seconds.
 
-    def __init__(self, board: HealthBoard) -> None:
+    `alert_defaults` are the limits for alerts of endpoints that set none. They are those of this process: the workers,
+    which evaluate alerts, have their own environment."""
+
+    def __init__(self, board: HealthBoard, alert_defaults: AlertLimits) -> None:
         self._board = board
+        self._alert_defaults = alert_defaults
 
     async def endpoint(self, session: Session, gid: str, window: Window) -> ScoredView:
         """Raises NotFound."""
@@ -39,6 +44,14 @@ class HealthService:
             raise NotFound("endpoint", gid)
         raised = await raised_alerts(session, [gid])
         return ScoredView(view, await endpoint_health(session, view.circuit, window, now()), raised.get(gid, {}))
+
+    async def alert_limits(
+        self, session: Session, tenant_gid: str | None, of_endpoint: Mapping[str, Any] | None = None
+    ) -> AppliedLimits:
+        """The limits for alerts that apply to an endpoint with these settings of its own. Without a tenant: the
+        defaults."""
+        tenant = await tenants.find_tenant(session, tenant_gid) if tenant_gid is not None else None
+        return AppliedLimits.of(self._alert_defaults, tenant.alerts if tenant is not None else None, of_endpoint)
 
     async def overview(self, scope: TenantScope, tenant: str | None = None) -> Overview:
         """Of one tenant, or of everything that the scope covers. Raises InvalidField for an unknown tenant."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, delete, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, bindparam, delete, insert, literal, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
@@ -27,10 +27,12 @@ from everhook.storage.tables import (
     Channel,
     Delivery,
     DeliveryGroup,
+    DeliveryRound,
     Endpoint,
     GroupedDelivery,
     Message,
     OnGroupFailure,
+    PastPolicy,
     now,
 )
 
@@ -191,6 +193,15 @@ async def _head(connection: AsyncConnection, group: Group, after: int) -> str | 
     return gid
 
 
+_SINCE = select(literal(1)).where(col(PastPolicy.until) > _DELIVERY.c.accepted_at)
+_HAS_NEW_POLICY = or_(
+    _SINCE.where(col(PastPolicy.endpoint_gid) == _DELIVERY.c.endpoint_gid, col(PastPolicy.channel) == "").exists(),
+    _SINCE.where(col(PastPolicy.endpoint_gid) == "", col(PastPolicy.channel) == _DELIVERY.c.channel).exists(),
+)
+"""The policy of its endpoint or channel has changed since a delivery was accepted. Its round begins with the new one,
+so the time of its beginning is stored: see `delivery/policy_history_store.py`."""
+
+
 async def _free(connection: AsyncConnection, heads: Iterable[str | None]) -> list[Freed]:
     """Free those of these deliveries that wait; their groups are locked."""
     gids = sorted(gid for gid in heads if gid is not None)
@@ -206,6 +217,7 @@ async def _free(connection: AsyncConnection, heads: Iterable[str | None]) -> lis
             or_(col(Endpoint.deleted_at).is_not(None), col(Message.payload).is_(None)).label("is_lost"),
             col(Endpoint.policy).label("endpoint_policy"),
             col(Channel.policy).label("channel_policy"),
+            _HAS_NEW_POLICY.label("has_new_policy"),
         )
         .join(Endpoint, col(Endpoint.gid) == _DELIVERY.c.endpoint_gid)
         .join(Message, col(Message.gid) == _DELIVERY.c.message_gid)
@@ -214,7 +226,10 @@ async def _free(connection: AsyncConnection, heads: Iterable[str | None]) -> lis
         .order_by(_DELIVERY.c.gid)
     )
     freed, changes, queued = list[Freed](), list[dict[str, Any]](), list[dict[str, Any]]()
+    rounds = list[dict[str, Any]]()
     for row in rows:
+        if row.has_new_policy:
+            rounds.append({"delivery_gid": row.gid, "round": 1, "began_at": moment})
         is_pulled = row.mode.is_pulled
         policy = resolve(row.channel_policy, row.endpoint_policy)
         freed.append(Freed(row.gid, row.message_gid, row.endpoint_gid, is_pulled, is_pulled and row.is_lost))
@@ -237,6 +252,14 @@ async def _free(connection: AsyncConnection, heads: Iterable[str | None]) -> lis
         await connection.execute(_FREE, changes)
     if queued:
         await enqueue(connection, queued)
+    if rounds:
+        began = insert_for(connection.dialect.name, table_of(DeliveryRound))
+        await connection.execute(
+            began.on_conflict_do_update(
+                index_elements=["delivery_gid", "round"], set_={"began_at": began.excluded.began_at}
+            ),
+            rounds,
+        )
     return freed
 
 

@@ -517,7 +517,8 @@ class Delivery(SQLModel, table=True):
 
 
 class DeliveryRound(SQLModel, table=True):
-    """When a replay opened a round of a delivery. The first round started with the acceptance, and has no row."""
+    """When a replay opened a round of a delivery. The first round started with the acceptance, and has no row, unless
+    it waited for a gate, or for its group while a policy changed."""
 
     __tablename__ = "delivery_round"
 

@@ -105,7 +105,7 @@ class Desk:
         }
         endpoint = Endpoint(**(fields | changes))
         async with self.store.database.writing() as session:
-            self.secrets[endpoint.gid] = await endpoints.create(session, KEYRING, endpoint)
+            self.secrets[endpoint.gid] = await endpoints.create(session, KEYRING, endpoint) or ""
         return endpoint
 
     async def delivery(self, endpoint: Endpoint | None = None, **changes: Any) -> Delivery:

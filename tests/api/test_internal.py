@@ -111,7 +111,7 @@ async def test_the_url_of_a_chat_is_encrypted_masked_and_stays_until_it_is_repla
     changed = ok(await api.patch(at, {"options": {"handler": made["options"]["handler"] | {"text": "new"}}}))
     assert changed["options"]["handler"]["text"] == "new"
     assert await secret_urls(api) == [URL]
-    ok(await api.post(at + "/secret/rotate", {"gracePeriodSeconds": 0}))
+    assert_problem(await api.post(at + "/secret/rotate", {"gracePeriodSeconds": 0}), 422, "secret")
     assert await secret_urls(api) == [URL]
     ok(await api.patch(at, {"options": {"handler": {"kind": "chat", "url": "https://localhost:8443/other/s3cr3t"}}}))
     assert await secret_urls(api) == ["https://localhost:8443/other/s3cr3t"]

@@ -275,6 +275,24 @@ async def test_an_endpoint_may_bring_its_own_secret(api: Api) -> None:
     assert (await api.rows("SELECT count(*) FROM endpoint"))[0][0] == 2
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"mode": "poll"},
+        {"mode": "stream"},
+        {"mode": "inbox", "options": {"name": "Managers"}},
+        {"mode": "internal", "options": {"handler": {"kind": "reminder"}}},
+    ],
+)
+async def test_endpoints_that_nothing_is_signed_for_have_no_secret_and_no_signatures(api: Api, body: JSON) -> None:
+    endpoint = created(await api.post("/v1/endpoints", body))
+    assert (endpoint["secret"], endpoint["signatures"]) == (None, None)
+    assert ok(await api.get(path_of(endpoint)))["signatures"] is None
+    assert await api.count("endpoint_secret") == 0
+    assert_problem(await api.post(f"{path_of(endpoint)}/secret/rotate"), 422, "secret")
+    assert await api.count("endpoint_secret") == 0
+
+
 # Custom headers
 
 

@@ -100,6 +100,7 @@ async def test_an_endpoint_without_a_url(live: Live, everhook: Everhook) -> None
     assert (made["mode"], made["options"]["leaseSeconds"]) == ("poll", 30)
     shown = await everhook.ok("endpoints", "create", "--mode", "stream", "--channel", "orders")
     assert "everhook consume --endpoint ep_" in shown.out
+    assert "secret" not in shown.out and "signatures" not in shown.out
     assert "(poll)" in (await everhook.ok("endpoints", "list")).out
     refused = await everhook("endpoints", "create", "https://hooks.example.com/", "--mode", "poll")
     assert (refused.status, "has no URL" in refused.err) == (2, True)

@@ -493,7 +493,7 @@ async def test_all_that_match_are_counted_and_replayed_as_a_batch(stage: Stage, 
         await until(stage, gid, "delivered")
 
 
-# Channels and keys
+# Channels, keys and event types
 
 
 async def test_a_channel_is_made_and_its_schedule_drawn(page: Page) -> None:
@@ -534,6 +534,25 @@ async def test_a_key_is_shown_once_and_its_revocation_ends_its_session_at_once(s
         await expect(other).to_have_url(re.compile("/sign-in"))
     await page.goto("/audit")
     await expect(page.get_by_text("api_key.revoked").first).to_be_visible()
+
+
+async def test_an_event_type_that_is_refused_keeps_its_input_and_is_then_created(stage: Stage, page: Page) -> None:
+    name, schema = f"note.{uuid4().hex[:8]}", page.get_by_label("Schema of payloads")
+    await page.goto("/event-types")
+    await page.get_by_role("link", name="New event type").click()
+    await page.get_by_label("Name").fill(name)
+    await schema.fill('{"type": "text"}')
+    await page.get_by_label("Deprecated").check()
+    await page.get_by_role("button", name="Create event type").click()
+    await expect(page.get_by_text("schema.type: ")).to_be_visible()
+    await expect(schema).to_have_value('{"type": "text"}')
+    await expect(schema).to_have_attribute("aria-invalid", "true")
+    await expect(page.get_by_label("Deprecated")).to_be_checked()
+    assert await obstacles_on(page) == []
+    await schema.fill('{"type": "string"}')
+    await page.get_by_role("button", name="Create event type").click()
+    await expect(page.get_by_text("Created.")).to_be_visible()
+    assert ok(await stage.api.get(f"/v1/event-types/{name}"))["schema"] == {"type": "string"}
 
 
 # The portal

@@ -757,6 +757,7 @@ async def ids_of(api: Api, tenant_gid: str) -> dict[str, str]:
         "/receipts": receipt,
         "/batches": batch.gid,
         "/channels": "orders",
+        "/tenants": tenant_gid,
         "/event-types": "archived.type",
         "/keys": new_gid(Kind.API_KEY),
         "subscription": subscription.gid,
@@ -1051,7 +1052,7 @@ async def test_a_raised_alert_is_shown_on_the_overview_and_at_the_endpoint(pages
     await pages.sign_in()
     page = (await pages.get(f"/endpoints/{gid}")).text
     assert "Alert: too many attempts fail, 0.5 with a limit of 0.95" in page
-    assert "successRateBelow 0.95, latencyAboveMs off" in page
+    assert '<dd>95 % <span class="quiet">own</span>' in page
     assert "Alert: too many attempts fail" in (await pages.get("/")).text
 
 

@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 from sse_starlette import ServerSentEvent
 
-from api.dashboard import charts, circuit_form, code, live, policy_form, states, text
+from api.dashboard import alerts_form, charts, circuit_form, code, live, policy_form, states, text
 from api.dashboard.charts import Band, Column, Span
 from api.dashboard.code import COLOURED_TOKENS, Highlighter
 from api.dashboard.forms import Form
 from api.dashboard.live import Broadcaster, Regions
 from api.problems import Problem
-from api.schemas import Policy, circuit_of
+from api.schemas import AlertSettings, Policy, alerts_of, circuit_of
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.delivery.policy import DeliveryPolicy, resolve
+from everhook.health.endpoint_alerts import AlertLimits, AppliedLimits
 from everhook.health.score import Level
 from everhook.storage.tables import CircuitRow
 from testing.waiting import assert_eventually
@@ -249,6 +250,38 @@ def test_circuit_settings_survive_their_form(spec: dict[str, float]) -> None:
 
 def test_a_form_without_circuit_settings_has_none() -> None:
     assert circuit_form.circuit(Form(list(circuit_form.fields(None).items()))) is None
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"successRateBelow": 0.9995, "overMinutes": 90 / 60, "minAttempts": 1_000_000},
+        {"deadLettersAbove": 0, "latencyAboveMs": 59_999.5},
+        {"successRateBelow": None, "deadLettersAbove": None, "latencyAboveMs": None},
+        {"successRateBelow": 0.07},
+        {"successRateBelow": 1e-12},
+    ],
+)
+def test_alert_settings_survive_their_form(spec: dict[str, float | None]) -> None:
+    sent = alerts_form.alerts(Form(list(alerts_form.fields(spec).items())))
+    assert alerts_of(AlertSettings.model_validate(sent)) == spec
+
+
+def test_a_form_without_alert_settings_has_none() -> None:
+    assert alerts_form.alerts(Form(list(alerts_form.fields(None).items()))) is None
+
+
+def test_limits_say_where_they_come_from() -> None:
+    applied = AppliedLimits.of(
+        AlertLimits(), {"successRateBelow": 0.5, "overMinutes": 5}, {"successRateBelow": None, "latencyAboveMs": 800}
+    )
+    assert [(line.value, line.source) for line in alerts_form.lines(applied)] == [
+        ("never", "own"),
+        ("800 ms", "own"),
+        ("5 min", "from the tenant"),
+        ("20", "default"),
+        ("100", "default"),
+    ]
 
 
 # Live

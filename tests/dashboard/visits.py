@@ -68,6 +68,7 @@ async def visits_to_all_pages(stage: Stage) -> list[Visit]:
         Visit("/endpoints", "/endpoints?search=nobody"),
         Visit("/messages", "/messages?type=none.such"),
         Visit("/event-types", "/event-types?show=archived"),
+        Visit("/tenants", "/tenants?search=none.such"),
         Visit("/inbox", "/inbox?state=any"),
         Visit("/inbox", "/inbox?state=cancelled"),
         Visit("/inbox/{gid}", f"/inbox/{decided}"),
@@ -125,6 +126,7 @@ async def _something_of_everything(stage: Stage) -> dict[str, str]:
     batch: str = (await theirs.post("/v1/dead-letters/replay", {"channel": channel})).json()["batchGid"]
     return {
         "tenant": tenant,
+        "tenants": tenant,
         "endpoints": gids["ill"],
         "deliveries": delivered,
         "messages": published["messageGid"],

@@ -8,9 +8,10 @@ from sqlalchemy import select
 from everhook.channels import store as channels
 from everhook.contracts import DeliveryStatus, OperatorAction
 from everhook.delivery import store as deliveries
-from everhook.delivery.policy import DeliveryPolicy, resolve
+from everhook.delivery.policy import DeliveryPolicy, one_attempt, resolve
 from everhook.delivery.policy_history_store import policies_of, remove_policies
 from everhook.endpoints import store as endpoints
+from everhook.ordering.store import settle
 from everhook.storage.bulk import Bulk
 from everhook.storage.tables import Channel, Delivery, DeliveryRound, Endpoint, PastPolicy, now
 from everhook.storage.tenant_scope import TenantScope
@@ -84,6 +85,47 @@ async def test_a_channel_that_was_deleted_and_made_again_had_no_policy_in_betwee
 async def test_a_round_of_a_release_that_kept_no_history_has_no_policy(store: Store) -> None:
     delivery = await store.delivery(round=3)
     assert await policies(store, delivery, 1, 2, 3) == {1: DeliveryPolicy()}
+
+
+async def test_a_delivery_that_waited_for_its_group_has_the_policies_of_when_it_began(store: Store) -> None:
+    end = await store.subscribed()
+    gids = [
+        each.delivery_gid
+        for _ in range(3)
+        for each in accepted(await store.acceptor().accept(publication(group_key="a"))).deliveries
+    ]
+
+    async def settled(gid: str) -> None:
+        async with store.database.write_connection() as connection:
+            await settle(connection, [gid])
+
+    async def of_first_round(gid: str) -> DeliveryPolicy:
+        async with store.database.reading() as session:
+            delivery = await session.get_one(Delivery, gid)
+        return (await policies(store, delivery, 1))[1]
+
+    await of_channel(store, BRISK)
+    await settled(gids[0])
+    await of_endpoint(store, end.gid, SLOW)
+    assert [await of_first_round(gid) for gid in gids[:2]] == [DeliveryPolicy(), resolve(BRISK)]
+    await settled(gids[1])
+    await of_channel(store, PATIENT)
+    assert [await of_first_round(gid) for gid in gids[1:]] == [resolve(BRISK), resolve(BRISK, SLOW)]
+
+
+async def test_while_no_policy_changes_a_group_stores_no_rounds(store: Store) -> None:
+    await store.subscribed()
+    await of_channel(store, BRISK)
+    (first,) = accepted(await store.acceptor().accept(publication(group_key="a"))).deliveries
+    accepted(await store.acceptor().accept(publication(group_key="a")))
+    async with store.database.write_connection() as connection:
+        assert len(await settle(connection, [first.delivery_gid])) == 1
+    assert await store.count(DeliveryRound) == 0
+
+
+async def test_a_round_without_retries_has_one_attempt(store: Store) -> None:
+    delivery = await store.delivery(single_attempt=True)
+    assert await policies(store, delivery, 1) == {1: one_attempt(DeliveryPolicy())}
 
 
 async def test_what_changes_no_policy_keeps_none(store: Store) -> None:

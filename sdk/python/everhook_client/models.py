@@ -1909,7 +1909,10 @@ class Endpoint(TypedDict):
     rateLimit: float | None
     maxInFlight: int | None
     onGroupFailure: OnGroupFailure
-    signatures: list[SignatureScheme]
+    signatures: list[SignatureScheme] | None
+    """
+    Null in modes other than `http`, in which nothing is signed.
+    """
     format: BodyFormat
     headers: dict[str, str | None]
     """
@@ -2440,7 +2443,10 @@ class EndpointCreated(TypedDict):
     rateLimit: float | None
     maxInFlight: int | None
     onGroupFailure: OnGroupFailure
-    signatures: list[SignatureScheme]
+    signatures: list[SignatureScheme] | None
+    """
+    Null in modes other than `http`, in which nothing is signed.
+    """
     format: BodyFormat
     headers: dict[str, str | None]
     """
@@ -2460,9 +2466,9 @@ class EndpointCreated(TypedDict):
     createdAt: str
     updatedAt: str
     subscriptionGid: str | None
-    secret: str
+    secret: str | None
     """
-    Shown this once.
+    Shown this once. Null in modes other than `http`, in which nothing is signed.
     """
 
 
