@@ -38,7 +38,13 @@ MAX_FREE_JSON_DEPTH = 32
 
 class ApiModel(BaseModel):
     model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, extra="forbid", allow_inf_nan=False, from_attributes=True
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        from_attributes=True,
+        # Any constraint has texts checked for being UTF-8: Python reads half of a surrogate pair from JSON.
+        str_min_length=0,
     )
 
 

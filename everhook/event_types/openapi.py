@@ -20,6 +20,7 @@ MAX_HOPS = 20
 """References in a row, such as that of a webhook to a path item."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
+_TEXT = re.compile(r"[^\x00\ud800-\udfff]*")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 
@@ -55,8 +56,10 @@ class _Reader:
         media = body.get("content", {}).get(JSON_TYPE, {}) if isinstance(body.get("content", {}), dict) else {}
         media = self._object(media, f".post.requestBody.content.{JSON_TYPE}")
         description = operation.get("description", operation.get("summary", item.get("description", "")))
-        if not isinstance(description, str):
-            raise InvalidField(f"{self._field}.post.description", "is a text")
+        if not isinstance(description, str) or not _TEXT.fullmatch(description):
+            raise InvalidField(
+                f"{self._field}.post.description", "is a text without NUL (U+0000) and halves of surrogate pairs"
+            )
         return {
             "name": name,
             "description": description[:1000],

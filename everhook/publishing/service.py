@@ -32,7 +32,7 @@ from everhook.errors import (
     Quota,
     ReservedChannel,
 )
-from everhook.ids import Kind, new_gid
+from everhook.ids import Kind, is_gid, new_gid
 from everhook.inbox.tasks import parse_spec
 from everhook.notifications.events import is_reserved
 from everhook.observability.trace_context import TraceParent
@@ -52,6 +52,7 @@ from everhook.publishing.routing import Route
 from everhook.publishing.rows import Publisher
 from everhook.publishing.schedules import MessageSchedules
 from everhook.publishing.store import (
+    NO_ENDPOINT,
     Acceptance,
     Accepted,
     Acceptor,
@@ -302,6 +303,8 @@ class MessageService:
         """
         for index, (channel, _) in enumerate(new):
             _require_open(channel, f"messages[{index}].channel: ")
+            if "\0" in channel:  # PostgreSQL takes no text with it
+                raise InvalidField(f"messages[{index}].channel", "has a NUL character (U+0000)")
         self._backlog.refuse_if_full()
         gids = await self._counted(scope, actor, [message for _, message in new], quotas)
         with _traced(parent) as trace:
@@ -466,7 +469,7 @@ class MessageService:
             publisher=Publisher(actor.key_gid, actor.name),
             gates=steps,
             attributes=attributes,
-            endpoint_gid=message.endpoint_gid,
+            endpoint_gid=_endpoint_gid(message.endpoint_gid, f"{at}endpointGid"),
             single_attempt=not message.retry,
             deliver_at=deliver_at,
             group_key=_group_key(message.group_key, f"{at}groupKey"),
@@ -541,6 +544,13 @@ def _published_at(given: datetime | None, field: str) -> datetime:
         return given.astimezone(UTC)
     except OverflowError as error:
         raise InvalidField(field, "lies outside the years 1 to 9999 in UTC") from error
+
+
+def _endpoint_gid(given: str | None, field: str) -> str | None:
+    """PostgreSQL takes no text with NUL, so what can be no gid is not looked up."""
+    if given is not None and not is_gid(given, Kind.ENDPOINT):
+        raise InvalidField(field, NO_ENDPOINT)
+    return given
 
 
 def _group_key(given: str | None, field: str) -> str | None:

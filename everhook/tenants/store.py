@@ -25,6 +25,8 @@ NO_TENANT = "nobody"
 
 async def find_tenant(session: AsyncSession, named: str) -> Tenant | None:
     """A tenant by name or gid. A session that is scoped to a tenant finds no other."""
+    if "\0" in named:  # PostgreSQL takes no text with it
+        return None
     result = await session.execute(select(Tenant).where(_is_named(named), _EXISTS))
     return result.scalar_one_or_none()
 
