@@ -1,7 +1,8 @@
 """The alerts of endpoints: evaluated from the minute roll-ups, and stored with the events that report them.
 
-Only endpoints that may have something to report are read: those with failed attempts since the last evaluation, those
-whose circuit is not closed, those with a limit on response times and traffic, and those that were not well.
+Only endpoints that may have something to report are read: those with failed attempts or new dead letters since the last
+evaluation, those whose circuit is not closed, those with a limit on response times and traffic, and those that were not
+well. What nobody pulls or decides in time becomes a dead letter without an attempt.
 """
 
 import time
@@ -31,10 +32,21 @@ from everhook.health.endpoint_alerts import (
 )
 from everhook.health.score import AttemptStats
 from everhook.health.store import healths, stats_of_endpoints
+from everhook.ids import Kind, first_gid_at
+from everhook.notifications.events import EventKind
 from everhook.storage.engine import Database
 from everhook.storage.event_outbox import record_event
 from everhook.storage.statements import insert_ignoring, total
-from everhook.storage.tables import CircuitRow, Delivery, Endpoint, EndpointAlerts, EndpointMinute, Tenant, now
+from everhook.storage.tables import (
+    CircuitRow,
+    Delivery,
+    Endpoint,
+    EndpointAlerts,
+    EndpointMinute,
+    OperationalEvent,
+    Tenant,
+    now,
+)
 
 LATE = timedelta(minutes=2)
 """Attempts are recorded by the minute in which they ended, at most this much later."""
@@ -105,6 +117,13 @@ class EndpointAlertEvaluator:
             busy.group_by(col(EndpointMinute.endpoint_gid)).having(failed > 0),
             select(col(CircuitRow.endpoint_gid)).where(NOT_CLOSED),
             select(col(EndpointAlerts.endpoint_gid)),
+            select(col(OperationalEvent.endpoint_gid))
+            .where(
+                col(OperationalEvent.kind) == EventKind.DEAD_LETTERED,
+                col(OperationalEvent.gid) >= first_gid_at(Kind.EVENT, since),
+                col(OperationalEvent.endpoint_gid).is_not(None),
+            )
+            .distinct(),
         ]
         if self._defaults.latency_above_ms is not None:
             statements.append(busy.distinct())

@@ -16,6 +16,7 @@ from everhook.health.endpoint_alerts_store import EndpointAlertEvaluator, raised
 from everhook.health.score import Level
 from everhook.notifications.events import EventKind
 from everhook.storage.engine import Database
+from everhook.storage.event_outbox import record_event
 from everhook.storage.tables import Endpoint, EndpointAlerts, EndpointMinute, OperationalEvent, Tenant, now
 from tests.stores.factories import Store
 
@@ -122,6 +123,18 @@ async def test_dead_letters_are_counted_for_each_endpoint(store: Store) -> None:
         await minute(store, end, delivered=999, rejected=1)
     await evaluate(store, limits=AlertLimits(dead_letters_above=3))
     assert await told(store) == [(EventKind.ALERT_RAISED, one.gid, "dead_letters")]
+
+
+async def test_dead_letters_without_an_attempt_raise_the_alert(store: Store) -> None:
+    """What nobody pulls in time."""
+    end = await store.endpoint()
+    await store.deliveries(4, end, status=DeliveryStatus.DEAD_LETTERED, dispatched_at=now())
+    async with store.database.writing() as session:
+        record_event(session, EventKind.DEAD_LETTERED, tenant_gid=end.tenant_gid, endpoint_gid=end.gid, data={})
+    assert await evaluate(store, limits=AlertLimits(dead_letters_above=3)) == 1
+    assert (EventKind.ALERT_RAISED, end.gid, "dead_letters") in [
+        (each.kind, each.endpoint_gid, each.data.get("alert")) for each in await store.events()
+    ]
 
 
 async def test_an_open_circuit_is_evaluated_without_traffic(store: Store) -> None:
