@@ -1,5 +1,6 @@
 """Channels, with their policies."""
 
+import secrets
 from typing import Any
 
 from sqlalchemy import delete, func, select
@@ -33,7 +34,8 @@ async def create(
         "circuit": circuit,
         "validation": validation,
         "retention_days": retention_days,
-        "routes_version": 0,
+        # Processes cache routes by this version: it must be none that an earlier channel of this name has had.
+        "routes_version": secrets.randbits(62),
         "created_at": now(),
     }
     created = (await session.execute(statement.values(row))).one_or_none()

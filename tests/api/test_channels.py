@@ -117,3 +117,17 @@ async def test_a_deleted_channel_takes_no_messages(api: Api) -> None:
 
     assert_problem(await api.try_publish({"type": "a", "payload": 1}), 404)
     assert await api.count("message") == 1
+
+
+async def test_a_channel_has_none_of_the_routes_of_an_earlier_one_of_its_name(api: Api) -> None:
+    await api.channel()
+    first, second = [(await api.endpoint())["endpointGid"] for _ in range(2)]
+    earlier = created(await api.post("/v1/subscriptions", {"endpointGid": first, "channel": "orders"}))
+    await api.publish()
+    await api.delete(f"/v1/subscriptions/{earlier['subscriptionGid']}")
+    await api.delete("/v1/channels/orders")
+
+    await api.channel()
+    created(await api.post("/v1/subscriptions", {"endpointGid": second, "channel": "orders"}))
+
+    assert [each["endpointGid"] for each in (await api.publish())["deliveries"]] == [second]
