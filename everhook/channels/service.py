@@ -52,9 +52,9 @@ class ChannelService:
         record_audit(session, actor, "channel.created", channel.name, detail=detail)
         return channel
 
-    async def get(self, session: Session, name: str) -> Channel:
-        """Raises NotFound."""
-        channel = await channels.get(session, name)
+    async def get(self, session: Session, name: str, *, for_change: bool = False) -> Channel:
+        """Raises NotFound. With `for_change` it is locked until the transaction ends."""
+        channel = await channels.get(session, name, for_change=for_change)
         if channel is None:
             raise NotFound("channel", name)
         return channel
@@ -65,7 +65,7 @@ class ChannelService:
 
     async def set_policy(self, session: Session, actor: Actor, name: str, policy: dict[str, Any] | None) -> Channel:
         """Rounds of attempts that have begun keep the policy that they began with. Raises NotFound."""
-        channel = await self.get(session, name)
+        channel = await self.get(session, name, for_change=True)
         await channels.set_policy(session, channel, policy)
         record_audit(session, actor, "channel.changed", name, detail={"policy": channel.policy})
         return channel
@@ -74,15 +74,16 @@ class ChannelService:
         """Messages that were accepted before keep their gates. Raises NotFound and InvalidField."""
         if is_reserved(name):
             raise InvalidField("gates", "channels of Everhook itself have none")
-        channel = await self.get(session, name)
-        await channels.set_gates(session, channel, await _checked(session, gates))
+        checked = await _checked(session, gates)  # first: it locks inboxes, whose deletion locks channels after them
+        channel = await self.get(session, name, for_change=True)
+        await channels.set_gates(session, channel, checked)
         record_audit(session, actor, "channel.changed", name, detail={"gates": _inboxes(channel)})
         return channel
 
     async def set_circuit(self, session: Session, actor: Actor, name: str, circuit: dict[str, Any] | None) -> Channel:
         """Set the circuit settings of the endpoints that subscribe to a channel. Call `circuit_changed` after the
         commit. Raises NotFound."""
-        channel = await self.get(session, name)
+        channel = await self.get(session, name, for_change=True)
         await channels.set_circuit(session, channel, circuit)
         record_audit(session, actor, "channel.changed", name, detail={"circuit": channel.circuit})
         return channel
@@ -96,7 +97,7 @@ class ChannelService:
         NotFound and InvalidField."""
         if is_reserved(name) and validation is not ValidationMode.OFF:
             raise InvalidField("validation", "what Everhook itself publishes is not checked")
-        channel = await self.get(session, name)
+        channel = await self.get(session, name, for_change=True)
         await channels.set_validation(session, channel, validation)
         record_audit(session, actor, "channel.changed", name, detail={"validation": validation})
         return channel
@@ -105,7 +106,7 @@ class ChannelService:
         """How long payloads are kept; None: as long as the settings say. Holds for messages that were accepted before,
         too. Raises NotFound and InvalidField."""
         self._check_retention(days)
-        channel = await self.get(session, name)
+        channel = await self.get(session, name, for_change=True)
         await channels.set_retention(session, channel, days)
         record_audit(session, actor, "channel.changed", name, detail={"retentionDays": days})
         return channel
@@ -122,7 +123,7 @@ class ChannelService:
         the channel or Everhook itself needs it."""
         if is_reserved(name):
             raise ChannelInUse(f"{name} is Everhook's own; it stays.")
-        await self.get(session, name)
+        await self.get(session, name, for_change=True)
         if not await channels.remove(session, name):
             raise ChannelInUse(f"Subscriptions lead from {name}; delete those first.")
         record_audit(session, actor, "channel.deleted", name)

@@ -46,8 +46,10 @@ async def create(
     return await get(session, name)
 
 
-async def get(session: AsyncSession, name: str) -> Channel | None:
-    return await session.get(Channel, name)
+async def get(session: AsyncSession, name: str, *, for_change: bool = False) -> Channel | None:
+    """`for_change` locks it until the transaction ends: it may be deleted meanwhile. Messages can be published."""
+    lock = {"key_share": True} if for_change else None
+    return await session.get(Channel, name, with_for_update=lock, populate_existing=for_change)
 
 
 async def page(session: AsyncSession, *, after: str | None, limit: int) -> Page[Channel]:

@@ -14,6 +14,7 @@ from everhook.delivery import policy_history_store as policy_history
 from everhook.delivery.limits import queue_limit
 from everhook.delivery.policy import resolve
 from everhook.egress import TlsExtras
+from everhook.endpoints import subscriptions_store as subscriptions
 from everhook.publishing.routes_store import bump_endpoint
 from everhook.publishing.routing import Route
 from everhook.signing import secrets_store as secrets
@@ -23,7 +24,7 @@ from everhook.storage.encryption import ENDPOINT_AUTH, ENDPOINT_TLS_KEY
 from everhook.storage.header_encryption import header_columns
 from everhook.storage.keyring import KeyRing
 from everhook.storage.paging import Page, one_of, page_of
-from everhook.storage.tables import CircuitRow, Endpoint, EndpointAlerts, EndpointSecret, Subscription, Tenant, now
+from everhook.storage.tables import CircuitRow, Endpoint, EndpointAlerts, EndpointSecret, Tenant, now
 
 _VIEW: Select[Endpoint, CircuitRow, str] = (
     select(Endpoint, CircuitRow, col(Tenant.name))
@@ -182,7 +183,7 @@ async def change(session: AsyncSession, endpoint: Endpoint, changes: dict[str, A
 
 async def remove(session: AsyncSession, endpoint: Endpoint) -> None:
     secret: dict[str, Any] = {"tls_key": None, "headers": {}, "header_values": None, "auth": None, "auth_secret": None}
+    await subscriptions.remove_of_endpoint(session, endpoint.gid)
     await change(session, endpoint, {"deleted_at": now(), **secret})
-    await session.execute(delete(Subscription).where(col(Subscription.endpoint_gid) == endpoint.gid))
     await session.execute(delete(EndpointSecret).where(col(EndpointSecret.endpoint_gid) == endpoint.gid))
     await session.execute(delete(EndpointAlerts).where(col(EndpointAlerts.endpoint_gid) == endpoint.gid))

@@ -71,7 +71,7 @@ class SubscriptionService:
     async def create(self, session: Session, actor: Actor, new: NewSubscription) -> Subscription:
         """Every matching message that is accepted after the commit goes to the endpoint. Raises InvalidField and
         QuotaExceeded."""
-        view = await endpoints.view(session, new.endpoint_gid)
+        view = await endpoints.view(session, new.endpoint_gid, for_change=True)
         if view is None:
             raise InvalidField("endpointGid", "there is no such endpoint")
         if await channels.get(session, new.channel) is None:
@@ -93,9 +93,9 @@ class SubscriptionService:
         _record(session, actor, "subscription.created", subscription, detail)
         return subscription
 
-    async def get(self, session: Session, gid: str) -> Subscription:
-        """Raises NotFound."""
-        subscription = await subscriptions.get(session, gid)
+    async def get(self, session: Session, gid: str, *, for_change: bool = False) -> Subscription:
+        """Raises NotFound. With `for_change` it is locked until the transaction ends."""
+        subscription = await subscriptions.get(session, gid, for_change=for_change)
         if subscription is None:
             raise NotFound("subscription", gid)
         return subscription
@@ -121,7 +121,7 @@ class SubscriptionService:
 
     async def change(self, session: Session, actor: Actor, gid: str, changes: SubscriptionChanges) -> Subscription:
         """Raises NotFound, InvalidField and QuotaExceeded."""
-        subscription = await self.get(session, gid)
+        subscription = await self.get(session, gid, for_change=True)
         if changes.get("include_payload"):
             _require_payloads(session, subscription.channel)
         await subscriptions.change(session, subscription, dict(changes), self._quotas)
@@ -130,7 +130,7 @@ class SubscriptionService:
 
     async def delete(self, session: Session, actor: Actor, gid: str) -> None:
         """Deliveries that were accepted before go on. Raises NotFound."""
-        subscription = await self.get(session, gid)
+        subscription = await self.get(session, gid, for_change=True)
         await subscriptions.remove(session, subscription)
         _record(session, actor, "subscription.deleted", subscription, {"endpointGid": subscription.endpoint_gid})
 

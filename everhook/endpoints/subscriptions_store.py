@@ -3,11 +3,12 @@
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from everhook.endpoints.quotas_store import Quotas, check_quotas
+from everhook.errors import InvalidField
 from everhook.publishing.matching import compile_filter, matching_cost
 from everhook.publishing.routes_store import bump
 from everhook.storage.paging import Page, one_of, page_of
@@ -15,15 +16,17 @@ from everhook.storage.tables import Subscription
 
 
 async def create(session: AsyncSession, subscription: Subscription, quotas: Quotas | None = None) -> None:
-    """Raises QuotaExceeded and InvalidField, where there are quotas."""
+    """Raises InvalidField for a channel that was deleted. Where there are quotas: QuotaExceeded and InvalidField."""
     await _weigh(session, subscription, quotas)
+    if not await bump(session, subscription.channel):
+        raise InvalidField("channel", f"there is no channel {subscription.channel}")
     session.add(subscription)
     await session.flush()
-    await bump(session, subscription.channel)
 
 
-async def get(session: AsyncSession, gid: str) -> Subscription | None:
-    return await session.get(Subscription, gid)
+async def get(session: AsyncSession, gid: str, *, for_change: bool = False) -> Subscription | None:
+    """`for_change` locks it until the transaction ends: it may be deleted meanwhile."""
+    return await session.get(Subscription, gid, with_for_update=for_change)
 
 
 async def endpoints_of(session: AsyncSession, gids: Collection[str]) -> dict[str, str]:
@@ -60,6 +63,15 @@ async def change(
     session.add(subscription)
     await session.flush()
     await bump(session, subscription.channel)
+
+
+async def remove_of_endpoint(session: AsyncSession, endpoint_gid: str) -> None:
+    """Delete the subscriptions of an endpoint. As with one of them, the locks of channels come last: transactions that
+    lock rows in different orders would deadlock."""
+    removed = await session.execute(
+        delete(Subscription).where(col(Subscription.endpoint_gid) == endpoint_gid).returning(col(Subscription.channel))
+    )
+    await bump(session, *set(removed.scalars()))
 
 
 async def remove(session: AsyncSession, subscription: Subscription) -> None:

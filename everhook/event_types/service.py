@@ -62,9 +62,9 @@ class EventTypeService:
         record_audit(session, actor, "event_type.created", new.name, detail=_detail(row))
         return row
 
-    async def get(self, session: Session, name: str) -> EventType:
-        """Raises NotFound."""
-        row = await store.get(session, name)
+    async def get(self, session: Session, name: str, *, for_change: bool = False) -> EventType:
+        """Raises NotFound. With `for_change` it is locked until the transaction ends."""
+        row = await store.get(session, name, for_change=for_change)
         if row is None:
             raise NotFound("event type", name)
         return row
@@ -83,7 +83,7 @@ class EventTypeService:
         if changes.get("example") is not None:
             written(changes["example"], "example", MAX_EXAMPLE_BYTES)
         async with scope.writing() as session:
-            row = await self.get(session, name)
+            row = await self.get(session, name, for_change=True)
             schema, example = (
                 changes.get("schema", row.payload_schema),
                 changes.get("example", row.example),
@@ -115,7 +115,7 @@ class EventTypeService:
             known = await store.existing(session, [new.name for new in described])
             await _require_room(session, len(described) - len(known))
             imported = Imported()
-            for new in described:
+            for new in sorted(described, key=lambda one: one.name):  # so that two imports cannot deadlock
                 await self._import_one(session, actor, new, known, imported)
             if dry_run:
                 await session.rollback()
@@ -125,11 +125,11 @@ class EventTypeService:
         self, session: Session, actor: Actor, new: NewEventType, known: Mapping[str, EventType], imported: Imported
     ) -> None:
         row = known.get(new.name)
-        if row is None:
-            await store.create(session, _row(new))
+        if row is None and await store.create(session, _row(new)) is not None:
             imported.created.append(new.name)
             record_audit(session, actor, "event_type.created", new.name, detail={"imported": True})
             return
+        row = row or await self.get(session, new.name, for_change=True)  # another caller has created it meanwhile
         wanted = {
             "description": new.description,
             "payload_schema": new.schema,

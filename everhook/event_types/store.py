@@ -110,8 +110,9 @@ def columns(row: EventType) -> dict[str, Any]:
     return values | {"schema": values.pop("payload_schema")}
 
 
-async def get(session: AsyncSession, name: str) -> EventType | None:
-    return await session.get(EventType, name)
+async def get(session: AsyncSession, name: str, *, for_change: bool = False) -> EventType | None:
+    """`for_change` locks it until the transaction ends: it may be deleted meanwhile."""
+    return await session.get(EventType, name, with_for_update=for_change)
 
 
 async def change(session: AsyncSession, row: EventType, values: Mapping[str, Any]) -> None:
@@ -147,7 +148,10 @@ async def with_examples(session: AsyncSession, limit: int) -> Sequence[str]:
 
 
 async def existing(session: AsyncSession, names: Sequence[str]) -> dict[str, EventType]:
-    rows = await session.execute(select(EventType).where(col(EventType.name).in_(names)))
+    """Those of these event types that exist, locked until the transaction ends. In the order of their names, so that
+    two callers cannot deadlock."""
+    statement = select(EventType).where(col(EventType.name).in_(names)).order_by(col(EventType.name))
+    rows = await session.execute(statement.with_for_update())
     return {row.name: row for row in rows.scalars()}
 
 

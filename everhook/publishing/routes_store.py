@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import select, true, tuple_, update
+from sqlalchemy import ColumnElement, select, true, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
@@ -98,19 +98,32 @@ def _route(row: Any) -> Route:
     )
 
 
-async def bump(session: AsyncSession, *channels: str) -> None:
-    """Invalidate the cached routes of these channels in all processes."""
-    await session.execute(
-        update(Channel).where(col(Channel.name).in_(channels)).values(routes_version=Channel.routes_version + 1)
-    )
+async def bump(session: AsyncSession, *channels: str) -> bool:
+    """Invalidate the cached routes of these channels in all processes. False if there are none of these names."""
+    return await _bump(session, col(Channel.name).in_(channels), at_once=len(channels) > 1)
 
 
 async def bump_endpoint(session: AsyncSession, endpoint_gid: str) -> None:
     """Invalidate the cached routes of all channels that the endpoint subscribes to."""
     channels = select(col(Subscription.channel)).where(col(Subscription.endpoint_gid) == endpoint_gid)
-    await session.execute(
-        update(Channel).where(col(Channel.name).in_(channels)).values(routes_version=Channel.routes_version + 1)
+    await _bump(session, col(Channel.name).in_(channels), at_once=True)
+
+
+async def _bump(session: AsyncSession, chosen: ColumnElement[bool], *, at_once: bool) -> bool:
+    """`at_once`: they may be several, which are locked in the order of their names: two transactions that lock them in
+    different orders would deadlock."""
+    if at_once:
+        names = select(col(Channel.name)).where(chosen).order_by(col(Channel.name))
+        locked = (await session.execute(names.with_for_update(key_share=True))).scalars().all()
+        chosen = col(Channel.name).in_(locked)
+    changed = await session.execute(
+        update(Channel)
+        .where(chosen)
+        .values(routes_version=Channel.routes_version + 1)
+        .returning(col(Channel.name)),
+        execution_options={"synchronize_session": False},
     )
+    return changed.first() is not None
 
 
 async def _load(connection: AsyncConnection, channel: str) -> Routes:
