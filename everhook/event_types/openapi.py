@@ -4,12 +4,17 @@ OpenAPI 3.1 takes its schemas from JSON Schema 2020-12. A schema of the catalogu
 refers to are copied into its `$defs`.
 """
 
+import json
+import math
 import re
+import time
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from everhook.errors import InvalidField
 from everhook.event_types.keywords import nested_values
+from everhook.event_types.schemas import MAX_SCHEMA_BYTES
 from everhook.storage.tables import EventType
 
 FILE = "openapi.json"
@@ -24,9 +29,10 @@ _TEXT = re.compile(r"[^\x00\ud800-\udfff]*")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 
-def read(document: Any, field: str) -> list[dict[str, Any]]:
+def read(document: Any, field: str, until: float = math.inf) -> list[dict[str, Any]]:
     """The event types that a document describes: of each name, description, schema, example, and whether it is
-    deprecated. Raises InvalidField."""
+    deprecated. Takes seconds for a large document; `until` is when to give up, by the monotonic clock. Raises
+    InvalidField."""
     if not isinstance(document, dict) or not str(document.get("openapi", "")).startswith(("3.1", "3.2")):
         raise InvalidField(f"{field}.openapi", "is not 3.1 or 3.2: earlier versions have no webhooks")
     if any(depth > MAX_DEPTH for _, depth in nested_values(document, MAX_DEPTH)):
@@ -38,14 +44,26 @@ def read(document: Any, field: str) -> list[dict[str, Any]]:
         raise InvalidField(
             f"{field}.webhooks", f"has {len(webhooks)} webhooks; import at most {MAX_WEBHOOKS} at a time"
         )
-    return [_Reader(document, f"{field}.webhooks.{name}").event_type(name) for name in webhooks]
+    sizes: dict[int, int] = {}
+    found = []
+    for name in webhooks:
+        require_time(field, until)
+        found.append(_Reader(document, f"{field}.webhooks.{name}", sizes).event_type(name))
+    return found
+
+
+def require_time(field: str, until: float) -> None:
+    """Raise InvalidField for a document that has taken too long."""
+    if time.monotonic() >= until:
+        raise InvalidField(field, "takes too long to check; import fewer webhooks at a time", "too_slow")
 
 
 class _Reader:
-    """Reads one webhook. `field` names it in errors."""
+    """Reads one webhook. `field` names it in errors. `sizes` are those of parts of the document, by their ids, for the
+    readers of all webhooks."""
 
-    def __init__(self, document: Mapping[str, Any], field: str) -> None:
-        self._document, self._field = document, field
+    def __init__(self, document: Mapping[str, Any], field: str, sizes: dict[int, int]) -> None:
+        self._document, self._field, self._sizes = document, field, sizes
 
     def event_type(self, name: str) -> dict[str, Any]:
         if not _NAME.fullmatch(name):
@@ -88,6 +106,12 @@ class _Reader:
             raise InvalidField(f"{self._field}{at}", f"refers to {reference[:100]!r}, which does not exist")
         return found
 
+    def _size(self, part: Any) -> int:
+        """About as many bytes as a part takes as JSON."""
+        if id(part) not in self._sizes:
+            self._sizes[id(part)] = len(json.dumps(part, ensure_ascii=False))
+        return self._sizes[id(part)]
+
     def _example(self, media: Mapping[str, Any]) -> Any:
         if "example" in media:
             return media["example"]
@@ -107,6 +131,7 @@ class _Reader:
             raise InvalidField(f"{self._field}.post.requestBody", "has a schema whose `$defs` is no object")
         copied: dict[str, str] = {}
         definitions: dict[str, Any] = {}
+        size = 0
         waiting = [schema]
         while waiting:
             for reference in _references(waiting.pop()):
@@ -115,7 +140,14 @@ class _Reader:
                 if not reference.startswith("#/"):
                     continue  # an anchor, or one that the check of the schema refuses
                 target = self._referred(reference, ".post.requestBody")
-                label = _unique(_UNSAFE.sub("_", reference.rpartition("/")[2]), {**taken, **definitions})
+                size += self._size(target)
+                if size > MAX_SCHEMA_BYTES:  # many webhooks may refer to nearly all of a large document
+                    raise InvalidField(
+                        f"{self._field}.post.requestBody",
+                        f"has a schema that refers to more than {MAX_SCHEMA_BYTES} bytes of other schemas",
+                        "too_large",
+                    )
+                label = _unique(_UNSAFE.sub("_", reference.rpartition("/")[2]), ChainMap(definitions, taken))
                 copied[reference], definitions[label] = label, target
                 waiting.append(target)
         root = _rewritten(schema, own, copied)

@@ -6,6 +6,7 @@ same descriptions. A tenant sees those that are not archived.
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,9 @@ from everhook.storage.tenant_scope import TenantScope
 
 MAX_EVENT_TYPES = 2_000
 MAX_EXAMPLE_BYTES = 32 * 1024
+MAX_IMPORT_S = 20.0
+"""How long the check of an imported document may take. It shares the processor with all that the process publishes."""
+
 RESERVED_NAMES = frozenset({openapi.FILE})
 """Paths of the API that are no event type."""
 
@@ -108,8 +112,11 @@ class EventTypeService:
     ) -> Imported:
         """Create and change the event types that an OpenAPI document describes under `webhooks`: all, or none. Those
         that it does not describe stay. Raises InvalidField and QuotaExceeded."""
-        described = [NewEventType(**values) for values in openapi.read(document, "document")]
+        until = time.monotonic() + MAX_IMPORT_S
+        found = await asyncio.to_thread(openapi.read, document, "document", until)
+        described = [NewEventType(**values) for values in found]
         for new in described:
+            openapi.require_time("document", until)
             await _check(new, f"document.webhooks.{new.name}.")
         async with scope.writing() as session:
             known = await store.existing(session, [new.name for new in described])

@@ -117,10 +117,7 @@ async def _bump(session: AsyncSession, chosen: ColumnElement[bool], *, at_once: 
         locked = (await session.execute(names.with_for_update(key_share=True))).scalars().all()
         chosen = col(Channel.name).in_(locked)
     changed = await session.execute(
-        update(Channel)
-        .where(chosen)
-        .values(routes_version=Channel.routes_version + 1)
-        .returning(col(Channel.name)),
+        update(Channel).where(chosen).values(routes_version=Channel.routes_version + 1).returning(col(Channel.name)),
         execution_options={"synchronize_session": False},
     )
     return changed.first() is not None

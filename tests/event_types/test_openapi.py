@@ -119,3 +119,20 @@ def test_a_document_that_describes_no_event_types_is_refused_where_it_is_wrong(f
         read(found, "document")
 
     assert refused.value.field.startswith(field)
+
+
+def test_a_webhook_that_refers_to_nearly_all_of_a_large_document_is_refused_at_once() -> None:
+    schemas = {
+        f"S{n}": {"description": "x" * 1_000, "items": {"$ref": f"#/components/schemas/S{n + 1}"}} for n in range(999)
+    }
+    components = {"schemas": {**schemas, "S999": {}}}
+
+    with pytest.raises(InvalidField, match="refers to more than 65536 bytes") as refused:
+        only(document({"post": body({"$ref": "#/components/schemas/S0"})}, components=components))
+
+    assert refused.value.field == BODY
+
+
+def test_a_document_that_takes_too_long_is_refused() -> None:
+    with pytest.raises(InvalidField, match="takes too long"):
+        read(document({"post": {}}), "document", until=0.0)
