@@ -36,7 +36,10 @@ MAX_PROBE_S = 0.1
 
 MAX_PATH, MAX_MESSAGE = 200, 300
 MAX_LOCATED = 200
-"""Steps to the place that does not fit. Each of them checks what is below it again."""
+MAX_LOCATED_S = 0.05
+"""Steps to the place that does not fit, and their processor time: each of them checks what is below it again. Then the
+path ends early."""
+
 _MASK = "the value"
 """What messages say instead of the value, which is payload."""
 _PATTERN_OPTIONS = RegexOptions(size_limit=PATTERN_MEMORY, dfa_size_limit=PATTERN_MEMORY)
@@ -89,10 +92,17 @@ class PayloadSchema:
         """
         path: list[str | int] = []
         schema: Any = self._document
+        until = time.thread_time() + MAX_LOCATED_S
         for _ in range(MAX_LOCATED):
             if not isinstance(schema, dict):
                 return path, "is not allowed"
-            inner = next((one for one in self._applied(schema, content) if not self._fits(one[0], one[1])), None)
+            inner = None
+            for part in self._applied(schema, content):
+                if time.thread_time() >= until:
+                    return path, "does not fit the schema"
+                if not self._fits(part[0], part[1]):
+                    inner = part
+                    break
             if inner is None:
                 return path, self._reason(schema, content)
             schema, content, step = inner

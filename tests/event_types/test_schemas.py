@@ -172,3 +172,25 @@ def large_payload() -> dict[str, Any]:
 
 def test_a_compiled_schema_knows_the_size_of_its_text() -> None:
     assert PayloadSchema({"type": "object"}).size == len('{"type": "object"}')
+
+
+def test_a_deep_place_with_much_below_it_is_not_searched_for_long() -> None:
+    """Each level is checked once more with all that is below it."""
+    patterns = {f"^{letter}+[0-9]+x?$": {"minLength": 0} for letter in "abcdefghijklmnopqrst"}
+    node = {
+        "type": "object",
+        "properties": {
+            "bulk": {"items": {"type": "object", "patternProperties": patterns}},
+            "child": {"$ref": "#/$defs/node"},
+            "leaf": {"type": "integer"},
+        },
+    }
+    schema = check_schema({"$ref": "#/$defs/node", "$defs": {"node": node}}, "schema")
+    payload: dict[str, Any] = {"bulk": [{"a1": "", "b2": ""}] * 10_000, "leaf": "x"}
+    for _ in range(190):
+        payload = {"child": payload}
+
+    fault = schema.fault(payload)
+
+    assert fault is not None and fault.field.startswith("payload.child")
+    assert (fault.message, fault.field.endswith("…")) == ("does not fit the schema", False)  # it ends early
