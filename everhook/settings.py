@@ -44,11 +44,16 @@ def _with_async_driver(url: str) -> str:
     return url.replace("?sslmode=", "?ssl=").replace("&sslmode=", "&ssl=")
 
 
+MAX_RATE = 999_999_999_999
+"""Messages, and seconds: RFC 9651 allows integers of 15 digits in headers."""
+
+
 def checked_rate(text: str) -> str:
-    """Raises ValueError for what is no rate, such as `1000/second`. Empty: none."""
-    if text and [rate.amount > 0 for rate in parse_rates(text)] != [True]:
+    """Raises ValueError for what is no rate, such as `1000/second`, or one that the header `RateLimit-Policy` cannot
+    hold. Empty: none."""
+    if text and [0 < rate.amount <= MAX_RATE and rate.get_expiry() <= MAX_RATE for rate in parse_rates(text)] != [True]:
         raise ValueError("not a rate such as 1000/second")
-    return text
+    return text.strip()
 
 
 def _proxy_url(url: SecretStr) -> SecretStr:

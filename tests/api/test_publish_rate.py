@@ -189,6 +189,9 @@ async def test_the_rate_of_a_tenant_is_changed_and_removed(api: Api) -> None:
         assert_problem(await api.patch("/v1/tenants/acme", body), 422, field)
     actions = [row.action for row in await api.rows("SELECT action FROM audit_entry WHERE action LIKE 'tenant%'")]
     assert actions == ["tenant.created", "tenant.changed", "tenant.changed"]
+    assert ok(await api.patch("/v1/tenants/acme", {"publishRate": "1/hour\n"}))["publishRate"] == "1/hour"
+    for rate in ("9" * 16 + "/day", f"1/{'9' * 9}day"):  # no integers of a header
+        assert_problem(await api.patch("/v1/tenants/acme", {"publishRate": rate}), 422, "publishRate")
 
 
 @pytest.mark.parametrize("rate", ["many", "0/second", "5", "5/fortnight", "5/second;6/second"])
