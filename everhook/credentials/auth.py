@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from everhook.credentials.headers import AUTHORIZATION, fold, name_fault, value_fault
+from everhook.credentials.headers import AUTHORIZATION, MAX_TOTAL_BYTES, fold, name_fault, value_fault
 from everhook.errors import InvalidField
 
 Header = tuple[str, str]
@@ -132,6 +132,8 @@ def _check_header(name: str, value: str) -> None:
         raise InvalidField("auth.name", fault)
     if fault := value_fault(name, value) if value else "cannot be empty":
         raise InvalidField("auth.value", fault)
+    if len(name) + len(value) > MAX_TOTAL_BYTES:
+        raise InvalidField("auth.value", f"takes more than {MAX_TOTAL_BYTES} bytes with its name")
 
 
 def check_one_each(shown: Mapping[str, str] | None, custom: Mapping[str, str], *, changed: str) -> None:

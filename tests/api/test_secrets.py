@@ -458,6 +458,7 @@ async def test_auth_is_replaced_as_a_whole_and_removed_with_null(api: Api) -> No
         ({**HEADER, "value": "s3cret\r\nX: 1"}, "auth.value"),
         ({**HEADER, "value": "s3cret "}, "auth.value"),
         ({**HEADER, "value": ""}, "auth.value"),
+        ({**HEADER, "value": "s" * 4_096}, "auth.value"),
         ({**HEADER, "value": "s3cr\u00e9t"}, "auth.value"),
         ({"type": "oauth2", "tokenUrl": "https://1.1.1.1/", "clientId": "a"}, "auth.clientSecret"),
         ({**OAUTH2, "tokenUrl": "https://10.0.0.1/token"}, "auth.tokenUrl"),
