@@ -2,7 +2,7 @@
 
 Only endpoints that may have something to report are read: those with failed attempts or new dead letters since the last
 evaluation, those whose circuit is not closed, those with a limit on response times and traffic, and those that were not
-well. What nobody pulls or decides in time becomes a dead letter without an attempt.
+well. What is not pulled or decided in time becomes a dead letter without an attempt.
 """
 
 import time

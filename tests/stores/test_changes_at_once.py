@@ -1,5 +1,5 @@
-"""Changes and deletions of one thing at the same time, on both databases: the later one finds nothing, and no transaction
-waits for another in a circle."""
+"""Changes and deletions of one thing at the same time, on both databases: the later one finds nothing, and no two
+transactions wait for each other."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence

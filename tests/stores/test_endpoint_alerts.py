@@ -126,7 +126,7 @@ async def test_dead_letters_are_counted_for_each_endpoint(store: Store) -> None:
 
 
 async def test_dead_letters_without_an_attempt_raise_the_alert(store: Store) -> None:
-    """What nobody pulls in time."""
+    """What is not pulled in time."""
     end = await store.endpoint()
     await store.deliveries(4, end, status=DeliveryStatus.DEAD_LETTERED, dispatched_at=now())
     async with store.database.writing() as session:
