@@ -245,7 +245,9 @@ def _body_of(request: Request) -> bytes:
 
 def _field(location: Sequence[int | str]) -> str:
     """`("body", "policy", "delaysSeconds", 2)` is `policy.delaysSeconds[2]`. A query parameter is its name alone, also
-    where one of several values is wrong."""
+    where one of several values is wrong. A wrong key of an object has the name of the object."""
+    if location[-1:] == ("[key]",):
+        location = location[:-2]
     if location[:1] == ("query",):
         return str(location[1])
     name = ""
