@@ -415,7 +415,8 @@ class MessageService:
         self, scope: TenantScope, new: Sequence[NewMessage]
     ) -> Mapping[str | None, Limit | None]:
         """By endpoint, how much may be published for its tenant: of endpoints of messages that name no tenant."""
-        gids = {each.endpoint_gid for each in new if each.tenant is None and each.endpoint_gid is not None}
+        named = {each.endpoint_gid for each in new if each.tenant is None and each.endpoint_gid is not None}
+        gids = {gid for gid in named if is_gid(gid, Kind.ENDPOINT)}  # others are refused later
         if not gids or scope.tenant_gid is not None:  # the limit of a tenant's key is the one of its tenant
             return {}
         async with scope.reading() as session:
