@@ -25,6 +25,7 @@ from testing.waiting import assert_eventually
 API_KEY = "test-key-of-the-api-0123456789abcdef"
 MASTER_KEY = "dGVzdC1tYXN0ZXIta2V5LW9mLXRoZS1hcGktMDEyMzQ="
 UNKNOWN_SUFFIX = "01m83prhbfe23sdyzab24cmhby"
+SQLITE = "sqlite+aiosqlite"
 RECEIVER_URL = "http://127.0.0.1:9999/hook"
 """Nothing listens there, and with Temporal stopped nothing is sent."""
 
@@ -35,11 +36,11 @@ ON_SHARED = pytest.mark.asyncio(loop_scope="module")
 
 
 def sqlite_url(file: Path) -> str:
-    return f"sqlite+aiosqlite:///{file}"
+    return f"{SQLITE}:///{file}"
 
 
 def settings_for(database_url: str, **overrides: Any) -> Settings:
-    if not overrides:
+    if not overrides and database_url.startswith(SQLITE):
         return _usual_settings().model_copy(update={"database_url": database_url})
     return _settings(database_url, **overrides)
 
@@ -47,7 +48,7 @@ def settings_for(database_url: str, **overrides: Any) -> Settings:
 @functools.cache
 def _usual_settings() -> Settings:
     """Reading the environment takes longer than many tests."""
-    return _settings("sqlite+aiosqlite://")
+    return _settings(f"{SQLITE}://")
 
 
 def _settings(database_url: str, **overrides: Any) -> Settings:
