@@ -4,32 +4,33 @@ import os
 from datetime import UTC, datetime, timedelta
 
 from bench.flow import arrived, latencies, latency_row
-from bench.stack import EmbeddedStack, Endpoint, embedded_stack
+from bench.stack import EmbeddedStack, embedded_stack
 from bench.tables import Table, Tell, percentile, target
+from testing.publisher import create_channel, create_endpoint
 
 REPLAYED = int(os.environ.get("EVERHOOK_BENCH_REPLAYED", "100000"))
 """Messages that are replayed. The measurement ends before the replay does."""
 
 FRESH_RATE, FRESH_S = 20.0, 30.0
-PATIENCE_S, DELIVERED_S = 60.0, 1_800.0
+PATIENCE_S = 60.0
+OLD = "replayed"
 MOST_RATIO = 1.5
 
 
 async def fresh(tell: Tell) -> Table:
-    """The latency of fresh messages alone, and while the messages of another endpoint are replayed."""
+    """The latency of fresh messages alone, and while another endpoint gets the messages from before it existed."""
     async with embedded_stack() as stack:
-        old = await stack.endpoint("replayed")
         await stack.endpoint("warm-up")
         await stack.driver.publish("warm-up", 100)
         tell(f"publishing the {REPLAYED:,} messages to be replayed")
-        await stack.driver.publish_batches(old.channel, REPLAYED)
-        await stack.receiver.wait_for(REPLAYED, old.path, DELIVERED_S)
+        await create_channel(stack.client, OLD)
+        await stack.driver.publish_batches(OLD, REPLAYED)
         await stack.settled()
         tell("fresh messages alone")
         alone = await latencies(stack, "alone", FRESH_RATE, FRESH_S)
         await stack.settled()
         tell("fresh messages beside the replay")
-        gid = await _replay(stack, old)
+        gid = await _replay(stack)
         fresh = await stack.endpoint("beside")
         published = await stack.driver.publish_at(fresh.channel, FRESH_RATE, int(FRESH_RATE * FRESH_S))
         batch = (await stack.client.get(f"/v1/batches/{gid}")).raise_for_status().json()
@@ -37,7 +38,7 @@ async def fresh(tell: Tell) -> Table:
         await stack.client.post(f"/v1/batches/{gid}/cancel")
     ratio = percentile(beside, 0.95) / percentile(alone, 0.95)
     return Table(
-        f"Fresh messages beside a replay of {REPLAYED:,}",
+        f"Fresh messages beside a replay of {REPLAYED:,} messages",
         ("fresh messages", "p50", "p95", "p99"),
         [latency_row("alone", alone), latency_row("beside it", beside)],
         [
@@ -47,9 +48,10 @@ async def fresh(tell: Tell) -> Table:
     )
 
 
-async def _replay(stack: EmbeddedStack, endpoint: Endpoint) -> str:
+async def _replay(stack: EmbeddedStack) -> str:
+    new = await create_endpoint(stack.client, stack.receiver.url_for(f"/{OLD}"), OLD)
     since = (datetime.now(UTC) - timedelta(days=1)).isoformat()
-    body = {"since": since, "mode": "all", "reason": "bench"}
-    started = (await stack.client.post(f"/v1/channels/{endpoint.channel}/replay", json=body)).raise_for_status()
+    body = {"since": since, "mode": "missing", "endpointGid": new.gid, "reason": "bench"}
+    started = (await stack.client.post(f"/v1/channels/{OLD}/replay", json=body)).raise_for_status()
     gid: str = started.json()["batchGid"]
     return gid

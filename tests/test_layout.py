@@ -94,11 +94,20 @@ def package_of(file: str) -> str:
 
 @cache
 def imports() -> tuple[Import, ...]:
-    return tuple(found for path in product_files() for found in imports_of(path.read_text(), name_of(path)))
+    return tuple(found for path in product_files() for found in _imports_in(_tree(path), name_of(path)))
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
 def imports_of(source: str, file: str) -> Iterator[Import]:
-    yield from _walk(ast.parse(source), file, in_function=False, passed_through=False)
+    yield from _imports_in(ast.parse(source), file)
+
+
+def _imports_in(tree: ast.Module, file: str) -> Iterator[Import]:
+    yield from _walk(tree, file, in_function=False, passed_through=False)
 
 
 def _walk(node: ast.AST, file: str, *, in_function: bool, passed_through: bool) -> Iterator[Import]:
@@ -248,8 +257,9 @@ def test_no_route_holds_the_unscoped_database() -> None:
     wrong = {
         name_of(path)
         for path in product_files()
-        for node in ast.walk(ast.parse(path.read_text()))
-        if package_of(name_of(path)) == "api" and isinstance(node, ast.Attribute) and node.attr == "database"
+        if package_of(name_of(path)) == "api"
+        for node in ast.walk(_tree(path))
+        if isinstance(node, ast.Attribute) and node.attr == "database"
     }
     assert wrong - {"api/main.py", "api/dependencies.py"} == set()
 
@@ -345,7 +355,7 @@ def test_the_product_logs_and_never_prints() -> None:
     printing = [
         f"{name_of(path)}:{node.lineno}"
         for path in product_files()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(_tree(path))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
     assert printing == []

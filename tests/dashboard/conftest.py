@@ -131,7 +131,7 @@ class Stage:
             await context.close()
 
 
-@pytest_asyncio.fixture(loop_scope="session", scope="session")
+@pytest_asyncio.fixture(loop_scope="session", scope="package")
 async def stage(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
     if CHROMIUM is None:
         pytest.skip("there is no Chromium here; on Debian: apt install chromium")
