@@ -20,7 +20,7 @@ from tests.sdk.conftest import Fault, Server, cutting, in_thread, responding
 
 pytestmark = ON_SHARED
 
-QUICK = Timing(hello=1.0, first_pause=0.01, longest_pause=0.05)
+QUICK = Timing(hello=30.0, first_pause=0.01, longest_pause=0.05)
 
 
 class Notes(Observer):
