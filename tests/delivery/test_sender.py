@@ -380,10 +380,9 @@ class Times(SendTimes):
         self.limits.append(limit)
         if not self.ahead_s:
             return SendTime(time.monotonic() + 7, reserved=False)
-        found = SendTime(time.monotonic() + self.ahead_s.pop(0), reserved=True)
         if self._before is not None:
             await self._before()
-        return found
+        return SendTime(time.monotonic() + self.ahead_s.pop(0), reserved=True)
 
 
 def paced(desk: Desk, monkeypatch: pytest.MonkeyPatch, times: Times) -> Times:
