@@ -18,7 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-TEST_PROCESSES ?= 4
+TEST_PROCESSES ?= 3
 
 # `make check test` does both at once: the tests often wait, and the checks do not.
 MAKEFLAGS += --jobs=2
@@ -35,7 +35,7 @@ help:
 dev: $(READY)
 	@$(BIN)/python -m cli dev $(ARGS)
 
-# Four processes keep two cores busy, for many tests wait.
+# Three processes keep two cores busy, for many tests wait. With four, the cores were 94 % busy and tests ran late.
 # Tests that are marked `alone` measure time, and come last with the machine to themselves.
 test: $(READY)
 ifeq ($(ARGS),)
