@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -11,7 +10,7 @@ from pydantic import ValidationError
 from api.channels.schemas import ChannelIn, ChannelPatch
 from api.dashboard import charts, circuit_form, policy_form
 from api.dashboard.charts import Chart
-from api.dashboard.forms import Form, FormError, wrong_fields
+from api.dashboard.forms import Form, FormError
 from api.dashboard.pages import (
     AdminFormDep,
     OperatorDep,
@@ -22,6 +21,7 @@ from api.dashboard.pages import (
     after,
     pager,
     render,
+    render_form,
     see_other,
 )
 from api.dependencies import ServicesDep
@@ -192,16 +192,15 @@ def _form(
     name: str | None = None,
     error: FormError | None = None,
 ) -> Response:
-    return render(
+    return render_form(
         request,
         "channel_form.html",
         viewer,
-        status=HTTPStatus.UNPROCESSABLE_ENTITY if error is not None else HTTPStatus.OK,
+        error,
         title=f"Edit {name}" if name is not None else "New channel",
         nav="channels",
         name=name,
         values=values,
-        wrong=wrong_fields(error) if error is not None else {},
         schedules=policy_form.SCHEDULES,
         validations=[(mode.value, label) for mode, label in VALIDATIONS],
         circuit_hint="Of the endpoints that subscribe. Empty: as the environment says",

@@ -17,7 +17,7 @@ from api.dashboard.alerts_form import LimitLine
 from api.dashboard.charts import Chart, Column, Span
 from api.dashboard.endpoint_names import MODES, endpoint_title
 from api.dashboard.filters import channel_names
-from api.dashboard.forms import AUTH_FIELDS, Form, FormError, wrong_fields
+from api.dashboard.forms import AUTH_FIELDS, Form, FormError
 from api.dashboard.pages import (
     FormDep,
     Pager,
@@ -28,6 +28,7 @@ from api.dashboard.pages import (
     dashboard_of,
     query,
     render,
+    render_form,
     see_other,
 )
 from api.dashboard.states import CircuitEvent
@@ -473,17 +474,16 @@ async def _form(
         names = await channel_names(session)
         tenant_gid = view.endpoint.tenant_gid if view is not None else viewer.tenant_gid
         inherited = await services.health.alert_limits(session, tenant_gid) if tenant_gid is not None else None
-    return render(
+    return render_form(
         request,
         "endpoint_form.html",
         viewer,
-        status=HTTPStatus.UNPROCESSABLE_ENTITY if error is not None else HTTPStatus.OK,
+        error,
         title="Edit endpoint" if view is not None else "New endpoint",
         nav="endpoints",
         v=view,
         values=values,
         signatures=signatures,
-        wrong=wrong_fields(error) if error is not None else {},
         channels=names,
         url_hint=_url_hint(dashboard_of(request).settings),
         schemes=[scheme.value for scheme in SignatureScheme],

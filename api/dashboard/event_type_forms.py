@@ -8,7 +8,6 @@ import asyncio
 import json
 import re
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -16,7 +15,7 @@ from pydantic import ValidationError
 
 from api.dashboard.event_types import PATH
 from api.dashboard.forms import Form, FormError, wrong_fields
-from api.dashboard.pages import AdminDep, AdminFormDep, PageRoute, StoreDep, Viewer, render, see_other
+from api.dashboard.pages import AdminDep, AdminFormDep, PageRoute, StoreDep, Viewer, render_form, see_other
 from api.dependencies import ServicesDep
 from api.event_types.schemas import MAX_IMPORT_BYTES, EventTypeIn, EventTypePatch
 from api.problems import Problem, invalid
@@ -168,16 +167,16 @@ def _form(
     row: EventType | None = None,
     error: FormError | None = None,
 ) -> Response:
-    return render(
+    return render_form(
         request,
         "event_type_form.html",
         viewer,
-        status=HTTPStatus.UNPROCESSABLE_ENTITY if error is not None else HTTPStatus.OK,
+        error,
         title=f"Edit {row.name}" if row is not None else "New event type",
         nav="event-types",
         type=row,
         values=values,
-        wrong=_wrong(error),
+        explain=_explain,
     )
 
 
@@ -188,24 +187,22 @@ def _import_form(
     preview: Imported | None = None,
     error: FormError | None = None,
 ) -> Response:
-    return render(
+    return render_form(
         request,
         "event_type_import.html",
         viewer,
-        status=HTTPStatus.UNPROCESSABLE_ENTITY if error is not None else HTTPStatus.OK,
+        error,
         title="Import event types",
         nav="event-types",
         values=values,
         preview=preview,
-        wrong=_wrong(error),
+        explain=_explain,
     )
 
 
-def _wrong(error: FormError | None) -> Mapping[str, str]:
+def _explain(error: FormError) -> Mapping[str, str]:
     """What is wrong, by the field of the form. Which part of a document is wrong is in the message: `wrong_fields`
     would look for fields among its names."""
-    if error is None:
-        return {}
     if isinstance(error, EventTypeExists):
         return {"name": "is in the catalogue already"}
     if isinstance(error, InvalidField):

@@ -3,13 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from http import HTTPStatus
 
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
 from api.api_keys.schemas import ApiKeyIn
-from api.dashboard.forms import wrong_fields
 from api.dashboard.pages import (
     AdminDep,
     AdminFormDep,
@@ -19,11 +17,10 @@ from api.dashboard.pages import (
     Viewer,
     after,
     pager,
-    render,
+    render_form,
     see_other,
 )
 from api.dependencies import Services, ServicesDep
-from api.problems import from_domain
 from everhook.errors import InvalidField
 from everhook.storage.tables import ApiKey, now
 from everhook.storage.tenant_scope import TenantScope
@@ -109,26 +106,18 @@ async def _page(
         pager=pager("/keys", {}, cursor, page.next_key),
         new_key=new_key,
     )
-    return render(
+    return render_form(
         request,
         "keys.html",
         viewer,
-        status=HTTPStatus.UNPROCESSABLE_ENTITY if error is not None else HTTPStatus.OK,
+        error,
         title="Keys",
         nav="keys",
         v=view,
         values=values or {},
         chosen=chosen or [],
         scopes=[(scope.value, meaning) for scope, meaning in SCOPES.items()],
-        wrong=_wrong(error),
     )
-
-
-def _wrong(error: ValidationError | InvalidField | None) -> Mapping[str, str]:
-    """What is wrong, by the field of the form."""
-    if error is None:
-        return {}
-    return wrong_fields(error if isinstance(error, ValidationError) else from_domain(error))
 
 
 def _line(view: ApiKeyView) -> Line:

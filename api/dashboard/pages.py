@@ -20,7 +20,7 @@ from api.callers import ADMINS, DECIDERS, ENVIRONMENT, OWNED, SIGNED_IN, Access,
 from api.dashboard import assets, charts, code, identity, states, text
 from api.dashboard.advice import advice, page_behind, ways
 from api.dashboard.endpoint_names import endpoint_name
-from api.dashboard.forms import TOKEN_FIELD, Form, read_form, refuse_foreign, wrong_fields
+from api.dashboard.forms import TOKEN_FIELD, Form, FormError, read_form, refuse_foreign, wrong_fields
 from api.dashboard.live import Broadcaster
 from api.dashboard.sessions import Session, Sessions
 from api.dashboard.task_form import due_after, words
@@ -192,6 +192,27 @@ def render(
 ) -> Response:
     """A page from its view model. `v` is the model by the templates' convention."""
     return HTMLResponse(markup(request, template, viewer, **context), status_code=status)
+
+
+def render_form(
+    request: Request,
+    template: str,
+    viewer: Viewer,
+    error: FormError | None,
+    *,
+    explain: Callable[[FormError], Mapping[str, str]] = wrong_fields,
+    **context: Any,
+) -> Response:
+    """The page of a form. With `error` the form was refused: its template says `wrong`, what `explain` makes of it, by
+    the field."""
+    return render(
+        request,
+        template,
+        viewer,
+        status=HTTPStatus.UNPROCESSABLE_ENTITY if error is not None else HTTPStatus.OK,
+        wrong=explain(error) if error is not None else {},
+        **context,
+    )
 
 
 def markup(request: Request, template: str, viewer: Viewer | None, **context: Any) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -10,7 +9,7 @@ from pydantic import ValidationError
 
 from api.dashboard import alerts_form
 from api.dashboard.alerts_form import LimitLine
-from api.dashboard.forms import Form, FormError, wrong_fields
+from api.dashboard.forms import Form, FormError
 from api.dashboard.pages import (
     AdminDep,
     AdminFormDep,
@@ -21,6 +20,7 @@ from api.dashboard.pages import (
     after,
     pager,
     render,
+    render_form,
     see_other,
 )
 from api.dependencies import Services, ServicesDep
@@ -59,7 +59,7 @@ async def show_list(
 ) -> Response:
     """With `search`, the name or the gid of a tenant, its page."""
     search = search.strip()[:200]
-    if search and "\x00" not in search:
+    if search:
         try:
             async with store.reading() as session:
                 found = await services.tenants.get(session, search)
@@ -158,15 +158,14 @@ async def _form(
         error = InvalidField("name", "is another tenant's, or looks like a gid")
     async with store.reading() as session:
         inherited = await services.health.alert_limits(session, None)
-    return render(
+    return render_form(
         request,
         "tenant_form.html",
         viewer,
-        status=HTTPStatus.UNPROCESSABLE_ENTITY if error is not None else HTTPStatus.OK,
+        error,
         title=f"Edit {tenant.name}" if tenant is not None else "New tenant",
         nav="tenants",
         tenant=tenant,
         values=values,
-        wrong=wrong_fields(error) if error is not None else {},
         alert_hints=alerts_form.hints(inherited),
     )
