@@ -4,7 +4,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any
@@ -31,6 +31,7 @@ from activities.sending import SendingActivities
 from activities.tasks import TaskActivities
 from everhook.contracts import TaskQueue
 from everhook.engine import DeliveryEngine, delivery_engine
+from everhook.event_loop import sleep_unless
 from everhook.health.alerts_store import AlertEvaluator, Limits, endpoint_limits
 from everhook.health.endpoint_alerts_store import EndpointAlertEvaluator
 from everhook.notifications.publisher_store import EventPublisher
@@ -275,8 +276,7 @@ async def _keep_working(engine: DeliveryEngine, stop: asyncio.Event) -> None:
             log.warning("workers wait for temporal (if the namespace is missing: `everhook setup`)", error=str(error))
         except Exception:
             log.exception("the workers failed; restarting them")
-        with suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), RECONNECT_S)
+        await sleep_unless(stop, RECONNECT_S)
 
 
 async def _connected(settings: Settings, stop: asyncio.Event) -> Client | None:
@@ -288,8 +288,7 @@ async def _connected(settings: Settings, stop: asyncio.Event) -> Client | None:
             return client
         except (RPCError, RuntimeError) as error:
             log.warning("waiting for temporal (if the namespace is missing: `everhook setup`)", error=str(error))
-        with suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), RECONNECT_S)
+        await sleep_unless(stop, RECONNECT_S)
     return None
 
 

@@ -47,7 +47,7 @@ from everhook.temporal.client import connect
 from everhook.tenants.retention_store import RetentionPeriods, apply_retention
 from testing.api import MASTER_KEY, Api, running_api, settings_for
 from testing.postgres_server import PostgresServer
-from testing.processes import Process, free_port
+from testing.processes import Process, refusing_port
 from testing.stack import ReceiverProcess, async_url
 from testing.waiting import assert_eventually
 from tests.delivery.fakes import FakeTemporal
@@ -417,7 +417,7 @@ async def _all_delivered(api: Api, channel: str) -> None:
 @contextlib.asynccontextmanager
 async def _api(url: str) -> AsyncIterator[Api]:
     """The API with its express lane; Temporal is away, and healthy deliveries do not need it."""
-    client = await connect(lazy=True, target_host=f"127.0.0.1:{free_port()}")
+    client = await connect(lazy=True, target_host=f"127.0.0.1:{refusing_port()}")
     async with running_api(settings_for(url, temporal_history="exceptions"), client) as api:
         yield api
 

@@ -169,10 +169,9 @@ class Supervisor:
             return
         child.pause = min(MAX_PAUSE_S, max(1.0, 2 * child.pause))
         close_all(child.sockets)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stop.wait(), child.pause)
-            return
-        child.sockets = self.address.listen(shared=True)
+        await event_loop.sleep_unless(self._stop, child.pause)
+        if not self._stop.is_set():
+            child.sockets = self.address.listen(shared=True)
 
     @contextlib.asynccontextmanager
     async def _metrics(self) -> AsyncIterator[None]:

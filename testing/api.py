@@ -19,7 +19,7 @@ from api.main import create_app
 from everhook.settings import Settings
 from everhook.storage.engine import Database
 from everhook.temporal.client import connect
-from testing.processes import free_port
+from testing.processes import refusing_port
 from testing.waiting import assert_eventually
 
 API_KEY = "test-key-of-the-api-0123456789abcdef"
@@ -169,7 +169,7 @@ async def running_api(settings: Settings, temporal: Any = None) -> AsyncIterator
     nothing: its endpoints have addresses that are not ours."""
     client = temporal
     if client is None:
-        client = await connect(lazy=True, target_host=f"127.0.0.1:{free_port()}")
+        client = await connect(lazy=True, target_host=f"127.0.0.1:{refusing_port()}")
         settings = settings.model_copy(update={"express": False})
     app = create_app(settings, temporal=client)
     if not settings.axme:

@@ -44,6 +44,20 @@ def free_port() -> int:
             return port
 
 
+def refusing_port() -> int:
+    """A TCP port of 127.0.0.1 that refuses connections for as long as this process lives: it is taken, but nothing
+    listens on it. A free port may be taken by somebody's server."""
+    port: int = _refusing_socket().getsockname()[1]
+    return port
+
+
+@functools.cache
+def _refusing_socket() -> socket.socket:
+    bound = socket.socket()
+    bound.bind(("127.0.0.1", 0))
+    return bound
+
+
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment without what would configure the product, plus `extra`."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("EVERHOOK_", "TEMPORAL_"))}

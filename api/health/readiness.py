@@ -53,7 +53,8 @@ async def _described(temporal: Client) -> None:
 
 async def _state(check: Awaitable[None]) -> DependencyState:
     try:
-        await asyncio.wait_for(check, CHECK_TIMEOUT_S)
+        async with asyncio.timeout(CHECK_TIMEOUT_S):
+            await check
     except Exception:
         return DependencyState.DOWN
     return DependencyState.OK

@@ -6,6 +6,7 @@ import structlog
 
 from everhook.circuit.client import CircuitClient
 from everhook.circuit.store import endpoints_with_workflow
+from everhook.event_loop import end_task
 from everhook.storage.engine import Database
 
 PAGE = 500
@@ -44,9 +45,7 @@ class CircuitAnnouncer:
 
     async def close(self) -> None:
         """Give up what is left."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*map(end_task, self._tasks))
 
     async def _announce(self, channel: str) -> None:
         after = ""

@@ -102,7 +102,8 @@ class TokenSource:
         if slot.fetch is None:
             slot.fetch = asyncio.create_task(self._fetch(client, slot))
         try:
-            found = await asyncio.wait_for(asyncio.shield(slot.fetch), patience.total_seconds())
+            async with asyncio.timeout(patience.total_seconds()):
+                found = await asyncio.shield(slot.fetch)
         except TimeoutError:
             raise TokenUnavailable("the token endpoint did not respond in time") from None
         if isinstance(found, Exception):

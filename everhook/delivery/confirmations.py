@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import Generic, TypeVar
 
 import structlog
 
+from everhook.event_loop import sleep_unless
 from everhook.storage.engine import Connection, Database, is_unavailable
 
 BATCH = 500
@@ -53,8 +53,8 @@ class Confirmations(Generic[Item]):
 
     async def _write_later(self) -> None:
         while self._items and not self._closing.is_set():
-            with suppress(TimeoutError):  # `close` waits for this task: a cancelled one may leak its connection
-                await asyncio.wait_for(self._closing.wait(), self._interval_s)
+            # `close` waits for this task: a cancelled one may leak its connection
+            await sleep_unless(self._closing, self._interval_s)
             await self._write_all()
         self._writer = None
 

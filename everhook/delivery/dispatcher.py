@@ -24,6 +24,7 @@ from everhook.delivery.inputs import NewDelivery
 from everhook.delivery.sender import Sender
 from everhook.delivery.snapshot_store import DeliverySnapshot
 from everhook.delivery.starter import Starter
+from everhook.event_loop import end_task
 from everhook.storage.engine import is_unavailable
 from everhook.storage.keyring import DecryptionError
 from everhook.storage.tables import now
@@ -103,13 +104,14 @@ class Dispatcher:
     async def close(self) -> None:
         """Finish the attempts in flight. What still waits after a few seconds is left to the reconciler."""
         try:
-            await asyncio.wait_for(self._lane.drain(), DRAIN_S)
+            async with asyncio.timeout(DRAIN_S):
+                await self._lane.drain()
         except TimeoutError:
             for new in self._lane.withdraw():
                 self._bytes -= new.size
             await self._lane.drain()
         if self._sweeper is not None:
-            self._sweeper.cancel()
+            await end_task(self._sweeper)
         await self._starter.close()
 
     def _enter_lane(self, new: NewDelivery) -> bool:

@@ -399,7 +399,8 @@ class Sender:
                 recording = self._recorder.attempt(
                     record, with_receipt, before_workflow=before_workflow, is_grouped=is_grouped
                 )
-                return await asyncio.wait_for(recording, RECORD_PATIENCE_S)
+                async with asyncio.timeout(RECORD_PATIENCE_S):
+                    return await recording
             except Exception as error:
                 if not is_unavailable(error) and not isinstance(error, TimeoutError):
                     log.exception("could not record an attempt", attempt_gid=record.attempt_gid)

@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 from everhook.delivery.turns_store import Turn, Turns
+from everhook.event_loop import sleep_unless
 from everhook.temporal.postponing import back_off, postponed
 
 PATIENCE_S = 1.0
@@ -81,5 +81,4 @@ class TurnQueue:
                 left = until - time.monotonic()
                 if turn is not None or left <= 0:
                     return turn
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(line.freed.wait(), min(left, POLL_S))
+                await sleep_unless(line.freed, min(left, POLL_S))

@@ -3,11 +3,12 @@
 import asyncio
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
 
+from everhook.event_loop import end_task
 from everhook.lifecycle.store import Fingerprint, fingerprints
 from everhook.pulling.wake_ups import Waiter
 from everhook.storage.engine import Database, is_unavailable
@@ -66,9 +67,7 @@ class MessageWatch:
     async def close(self) -> None:
         """Stop checking, and wake all waiters."""
         if self._watcher is not None:
-            self._watcher.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watcher
+            await end_task(self._watcher)
         self.wake_all()
 
     async def _watch(self) -> None:

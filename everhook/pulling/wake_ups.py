@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import structlog
 
+from everhook.event_loop import end_task, sleep_unless
 from everhook.pulling.leases import is_stream
 from everhook.pulling.queue_store import with_available
 from everhook.storage.engine import Database, is_unavailable
@@ -41,8 +42,7 @@ class Waiter:
     async def wait(self, timeout: float) -> bool:
         """Return when woken, or after `timeout` seconds; whether it was woken. Call it after a check of what is waited
         for; a wake-up since the last call is not lost."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._event.wait(), timeout)
+        await sleep_unless(self._event, timeout)
         woken = self._event.is_set()
         self._event.clear()
         return woken
@@ -113,9 +113,7 @@ class WakeUps:
     async def close(self) -> None:
         """Stop checking, and wake all waiters."""
         if self._watcher is not None:
-            self._watcher.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watcher
+            await end_task(self._watcher)
         if self._others is not None:
             await self._others.close()
         self.wake_all()

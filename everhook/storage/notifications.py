@@ -9,13 +9,13 @@ import random
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from typing import Any
 
 import asyncpg
 import structlog
 from sqlalchemy import text
 
+from everhook.event_loop import end_task, sleep_unless
 from everhook.storage.engine import Database, is_unavailable
 
 COALESCE_S = 0.02
@@ -65,9 +65,7 @@ class Notifications:
 
     async def close(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await end_task(self._task)
             self._task = None
 
     def _start(self) -> None:
@@ -104,8 +102,7 @@ class Notifications:
                 await self._check()
                 check_at = clock() + CHECK_EVERY_S
             if not self._pending:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), CHECK_EVERY_S)
+                await sleep_unless(self._wake, CHECK_EVERY_S)
 
     async def _send(self, connection: Any) -> None:
         words = list(self._pending)
@@ -121,17 +118,14 @@ class Notifications:
         async with self._database.read_connection() as other:
             payload = {"channel": self._channel, "payload": _CHECK + token}
             await other.execute(text("SELECT pg_notify(:channel, :payload)"), payload)
-        try:
-            await asyncio.wait_for(self._awaited[1].wait(), CHECK_TIMEOUT_S)
-            self.arrive, self._was_reported = True, False
-        except TimeoutError:
-            self.arrive = False
-            if not self._was_reported:
-                self._was_reported = True
-                log.warning(
-                    "notifications of the database do not arrive; does a pooler in transaction mode swallow LISTEN? "
-                    "The queues are checked more often instead"
-                )
+        await sleep_unless(self._awaited[1], CHECK_TIMEOUT_S)
+        self.arrive = self._awaited[1].is_set()
+        if not (self.arrive or self._was_reported):
+            log.warning(
+                "notifications of the database do not arrive; does a pooler in transaction mode swallow LISTEN? "
+                "The queues are checked more often instead"
+            )
+        self._was_reported = not self.arrive
 
     def _received(self, connection: Any, pid: int, _channel: str, payload: str) -> None:
         if payload.startswith(_CHECK):

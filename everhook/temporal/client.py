@@ -1,7 +1,9 @@
 """The connection to Temporal: one plugin (the pydantic data converter) for clients, workers, replayers and tests."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
 from functools import cache
 from typing import Any
 
@@ -24,6 +26,9 @@ from everhook.observability.tracing import interceptors
 from everhook.temporal.options import connect_options
 from everhook.temporal.sdk_errors import in_words
 
+CONNECT_TIMEOUT = timedelta(seconds=10)
+"""For calls without a time limit."""
+
 _ENCODINGS = tuple(PydanticPayloadConverter().converters.values())
 
 
@@ -44,7 +49,10 @@ class NotConnected(RuntimeError):
 
 class LazyServiceClient(ServiceClient):
     """Raises NotConnected where the SDK's own client raises a plain RuntimeError: for a connection that fails. Once it
-    is connected, the SDK raises RPCError for a server that does not respond."""
+    is connected, the SDK raises RPCError for a server that does not respond.
+
+    The time limit of a call includes the connection. The SDK connects for one call at a time, for up to 30 s each.
+    """
 
     def __init__(self, inner: ServiceClient) -> None:
         super().__init__(inner.config)
@@ -62,15 +70,20 @@ class LazyServiceClient(ServiceClient):
     def update_api_key(self, api_key: str | None) -> None:
         self._inner.update_api_key(api_key)
 
-    async def _rpc_call(self, *args: Any, **options: Any) -> Any:
+    async def _rpc_call(self, *args: Any, timeout: timedelta | None, **options: Any) -> Any:
+        if not self._is_connected:
+            await self._connect(timeout or CONNECT_TIMEOUT)
+        return await self._inner._rpc_call(*args, timeout=timeout, **options)
+
+    async def _connect(self, limit: timedelta) -> None:
         try:
-            response = await self._inner._rpc_call(*args, **options)
+            async with asyncio.timeout(limit.total_seconds()):
+                await self.worker_service_client._connected_client()
+        except TimeoutError as error:
+            raise NotConnected(f"cannot connect to Temporal: no response within {limit.total_seconds():g} s") from error
         except RuntimeError as error:
-            if self._is_connected:
-                raise
             raise NotConnected(in_words(str(error))) from error
         self._is_connected = True
-        return response
 
 
 class EverhookPlugin(SimplePlugin):

@@ -12,7 +12,7 @@ from everhook.serving.server import serving
 from everhook.settings import Settings
 from everhook.temporal.client import connect
 from testing.api import API_KEY, JSON, ON_SHARED, Api, assert_problem, created, ok, openapi_document, running_api
-from testing.processes import free_port
+from testing.processes import refusing_port
 from tests.api.walking import make_world, operations
 
 OPERATIONS = {operation.name: operation for operation in operations(openapi_document())}
@@ -114,7 +114,7 @@ async def test_the_address_is_what_trusted_proxies_say_and_nobody_else(settings:
 
 async def test_the_server_itself_believes_no_header(settings: Settings) -> None:
     """By default uvicorn believes it of any client that connects from this machine."""
-    app = create_app(settings, temporal=await connect(lazy=True, target_host=f"127.0.0.1:{free_port()}"))
+    app = create_app(settings, temporal=await connect(lazy=True, target_host=f"127.0.0.1:{refusing_port()}"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         headers = {"authorization": f"Bearer {API_KEY}", "x-forwarded-for": "203.0.113.7"}

@@ -20,7 +20,7 @@ from everhook.settings import Settings
 from everhook.storage.tables import Delivery, now
 from everhook.temporal.client import connect
 from testing.api import JSON, Api, accepted, assert_problem, created, ok, running_api
-from testing.processes import free_port
+from testing.processes import refusing_port
 from testing.receiver import Receiver
 from tests.api.gating import ABOVE_1000, APPROVE, REJECT, decide, gate_of, inbox, open_task, statuses
 from tests.api.test_waiting import follow_kinds
@@ -400,7 +400,7 @@ async def test_without_temporal_an_approved_message_is_sent_once_with_three_rece
     settings: Settings,
 ) -> None:
     """The process that decides makes the first attempt, as at a publish."""
-    client = await connect(lazy=True, target_host=f"127.0.0.1:{free_port()}")
+    client = await connect(lazy=True, target_host=f"127.0.0.1:{refusing_port()}")
     async with Receiver() as receiver, running_api(settings, client) as api:
         managers, finance = await inbox(api), await inbox(api, "Finance")
         await api.channel(gates=[{"inbox": managers}, {"inbox": finance, "filter": ABOVE_1000}])

@@ -16,14 +16,14 @@ from api import problems
 from everhook.observability.logging import _QUIET as QUIET
 from everhook.settings import Settings
 from testing.api import API_KEY, UNKNOWN_SUFFIX, Api, assert_problem, ok, running_api, settings_for, sqlite_url
-from testing.processes import free_port
+from testing.processes import refusing_port
 from testing.waiting import assert_eventually
 
 SECRET_PAYLOAD = "card-4111111111111111"
 
 
 def closed_postgres(_directory: Path) -> Settings:
-    return settings_for(f"postgresql://everhook:hunter2-hunter2@127.0.0.1:{free_port()}/everhook")
+    return settings_for(f"postgresql://everhook:hunter2-hunter2@127.0.0.1:{refusing_port()}/everhook")
 
 
 def directory_for_a_file(directory: Path) -> Settings:

@@ -19,7 +19,7 @@ from everhook.storage.migrate import migrate
 from everhook.storage.tables import AuditEntry
 from everhook.tenants import store as tenants
 from everhook.tenants.api_keys_store import ApiKeys, Holder, Scope
-from testing.processes import free_port
+from testing.processes import refusing_port
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -166,4 +166,4 @@ async def test_serve_starts_with_a_key_or_while_the_database_is_unavailable(data
 
 @pytest.fixture
 def lost_url() -> str:
-    return f"postgresql://everhook@127.0.0.1:{free_port()}/everhook"
+    return f"postgresql://everhook@127.0.0.1:{refusing_port()}/everhook"

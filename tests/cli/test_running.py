@@ -23,7 +23,7 @@ from everhook.storage.keyring import new_master_key
 from everhook.temporal.client import connect
 from everhook.temporal.provisioning import setup
 from testing.api import API_KEY, created, ok
-from testing.processes import clean_environment, free_port
+from testing.processes import clean_environment, free_port, refusing_port
 from testing.waiting import assert_eventually
 from tests.cli.conftest import Live
 
@@ -308,9 +308,9 @@ async def test_a_doctor_finds_a_stack_that_runs_in_good_health(live: Live, tmp_p
 
 async def test_the_doctor_finds_what_is_missing_and_how_to_fix_it(live: Live, tmp_path: Path) -> None:
     env = doctor_env(live)
-    env["TEMPORAL_ADDRESS"] = f"127.0.0.1:{free_port()}"
+    env["TEMPORAL_ADDRESS"] = f"127.0.0.1:{refusing_port()}"
     env["EVERHOOK_DATABASE_URL"] = "sqlite:///nowhere.db"
-    env["EVERHOOK_EGRESS_PROXY"] = f"http://user:hunter2@127.0.0.1:{free_port()}"
+    env["EVERHOOK_EGRESS_PROXY"] = f"http://user:hunter2@127.0.0.1:{refusing_port()}"
     status, findings = await diagnose(tmp_path, env)
     assert status == 1
     assert {name for name, finding in findings.items() if finding["level"] == "wrong"} == {

@@ -24,7 +24,7 @@ from everhook.storage.keyring import KeyRing
 from everhook.temporal.client import connect
 from everhook.temporal.provisioning import setup
 from testing.api import API_KEY, MASTER_KEY, Api, running_api
-from testing.processes import Process, free_port
+from testing.processes import Process, free_port, refusing_port
 from testing.receiver import Receiver
 from testing.temporal_server import NAMESPACE, TemporalServer
 from tests.api.conftest import copied, migrated_file
@@ -180,7 +180,7 @@ async def serve(database_url: str, directory: Path) -> AsyncIterator[tuple[Proce
         "EVERHOOK_API_KEY": API_KEY,
         "EVERHOOK_MASTER_KEYS": MASTER_KEY,
         "EVERHOOK_ISSUER": "hooks.example.com",
-        "TEMPORAL_ADDRESS": f"127.0.0.1:{free_port()}",
+        "TEMPORAL_ADDRESS": f"127.0.0.1:{refusing_port()}",
     }
     command = [sys.executable, "-m", "cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
     async with Process(command, log=directory / "serve.log", env=env, forked=True) as process:

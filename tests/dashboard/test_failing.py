@@ -11,7 +11,7 @@ from playwright.async_api import Page, expect
 from everhook.serving.server import serving
 from everhook.temporal.client import connect
 from testing.api import Api, running_api
-from testing.processes import free_port
+from testing.processes import refusing_port
 from tests.api.conftest import copied
 from tests.dashboard.conftest import Stage, WithoutLifespan, browsing
 
@@ -23,7 +23,7 @@ async def an_api_without_temporal(
     migrated_file: Path, directory: Path, stage: Stage
 ) -> AsyncIterator[tuple[Api, Page]]:
     """It, and a tab that is signed in to it."""
-    unreachable = await connect(lazy=True, target_host=f"127.0.0.1:{free_port()}")
+    unreachable = await connect(lazy=True, target_host=f"127.0.0.1:{refusing_port()}")
     async with running_api(copied(migrated_file, directory), unreachable) as api, browsing(api) as visitor:
         cookie = (await visitor.sign_in()).cookies["everhook_session"]
         listener = socket.socket()

@@ -11,7 +11,7 @@ from playwright.async_api import expect
 from everhook.storage.keyring import KeyRing
 from everhook.temporal.client import connect
 from testing.api import API_KEY, running_api
-from testing.processes import free_port
+from testing.processes import refusing_port
 from tests.api.conftest import copied
 from tests.dashboard.conftest import Pages, Stage, browsing, count_bytes, serve
 from tests.dashboard.scenery import Scenery
@@ -37,7 +37,7 @@ MULTIPLY = """
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def full(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pages]:
     settings = copied(migrated_file, tmp_path_factory.mktemp("full"))
-    unreachable = await connect(lazy=True, target_host=f"127.0.0.1:{free_port()}")
+    unreachable = await connect(lazy=True, target_host=f"127.0.0.1:{refusing_port()}")
     async with running_api(settings, unreachable) as api, browsing(api) as pages:
         await Scenery(api.database, KeyRing.from_settings(settings)).build()
         await api.change_rows(MULTIPLY, count=STORED)

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from testing.api import API_KEY, MASTER_KEY
 from testing.postgres_server import PostgresServer
-from testing.processes import Process, free_port
+from testing.processes import Process, free_port, refusing_port
 from testing.waiting import assert_eventually
 from tests.limits.wire import Client
 
@@ -62,7 +62,7 @@ def environment(database_url: str) -> dict[str, str]:
         "EVERHOOK_API_KEY": API_KEY,
         "EVERHOOK_MASTER_KEYS": MASTER_KEY,
         "EVERHOOK_ISSUER": "hooks.example.com",
-        "TEMPORAL_ADDRESS": f"127.0.0.1:{free_port()}",
+        "TEMPORAL_ADDRESS": f"127.0.0.1:{refusing_port()}",
     }
 
 

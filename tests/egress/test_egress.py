@@ -35,6 +35,7 @@ from everhook.egress.dial import NOT_PUBLIC, Guard, Line
 from everhook.egress.errors import EndpointFailure
 from everhook.egress.resolver import CachingResolver, Resolver
 from everhook.egress.tcp import TcpBackend
+from testing.processes import free_port, refusing_port
 
 LOOPBACK = EgressRules((ip_network("127.0.0.0/8"),), http=True)
 SECOND = timedelta(seconds=1)
@@ -464,14 +465,8 @@ async def test_a_redial_that_fails_too_is_a_failure() -> None:
 # --- names and addresses
 
 
-def _free_port() -> int:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return int(unused.getsockname()[1])
-
-
 async def test_a_port_that_nobody_listens_on_is_refused() -> None:
-    exchange = await post(f"http://127.0.0.1:{_free_port()}/")
+    exchange = await post(f"http://127.0.0.1:{refusing_port()}/")
     assert (exchange.failure, exchange.detail) == (FailureCode.REFUSED, "connection refused")
 
 
@@ -546,7 +541,7 @@ def _line(rules: EgressRules, resolver: Resolver, inner: httpcore.AsyncNetworkBa
 
 
 async def test_a_silent_address_is_a_connect_timeout() -> None:
-    port = _free_port()
+    port = free_port()
     async with black_hole("127.0.0.2", port):
         with pytest.raises(EndpointFailure) as failure:
             await _line(LOOPBACK, resolving(("127.0.0.2",)), TcpBackend()).connect("a.test", port)

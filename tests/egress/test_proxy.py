@@ -23,7 +23,7 @@ from everhook.egress.dial import NOT_PUBLIC
 from everhook.egress.proxy import Proxy
 from everhook.egress.resolver import NameUnresolved, Resolver
 from testing.certificates import Authority
-from testing.processes import free_port
+from testing.processes import refusing_port
 from testing.receiver import Receiver
 from testing.script import Fault
 from testing.stack import QUICK, Stack
@@ -154,7 +154,7 @@ async def post(
 async def through(behaviour: Behaviour, within: timedelta = 5 * SECOND) -> Exchange:
     """A request by a proxy with this behaviour, to a port where no server listens."""
     async with ScriptedProxy(behaviour).listening() as proxy:
-        return await post(f"http://127.0.0.1:{free_port()}/", f"http://127.0.0.1:{proxy.port}", within=within)
+        return await post(f"http://127.0.0.1:{refusing_port()}/", f"http://127.0.0.1:{proxy.port}", within=within)
 
 
 # --- what it is asked
@@ -265,7 +265,7 @@ async def test_what_the_proxy_says_of_itself_is_our_fault(behaviour: Behaviour) 
 
 async def test_a_proxy_where_nobody_listens_is_our_fault() -> None:
     with pytest.raises(LocalError, match="ECONNREFUSED"):
-        await post("http://127.0.0.1:9999/", f"http://127.0.0.1:{free_port()}")
+        await post("http://127.0.0.1:9999/", f"http://127.0.0.1:{refusing_port()}")
 
 
 async def test_a_proxy_whose_name_is_unknown_is_our_fault() -> None:

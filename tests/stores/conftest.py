@@ -22,7 +22,7 @@ from everhook.storage.engine import Database
 from everhook.storage.migrate import migrate
 from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Tenant
 from testing.postgres_server import PostgresServer
-from testing.processes import free_port
+from testing.processes import refusing_port
 from tests.stores.factories import Store
 
 SQLITE, POSTGRES = "sqlite", "postgres"
@@ -169,7 +169,7 @@ def _long_lived(url: str, _name: str) -> Database:
 @pytest.fixture
 async def lost_database() -> AsyncIterator[Database]:
     """A PostgreSQL that is away: no process listens on that port."""
-    database = Database(f"postgresql+asyncpg://everhook@127.0.0.1:{free_port()}/everhook")
+    database = Database(f"postgresql+asyncpg://everhook@127.0.0.1:{refusing_port()}/everhook")
     yield database
     await database.close()
 

@@ -26,14 +26,14 @@ from everhook.receipts.keys_store import IssuerCache
 from everhook.storage.engine import Database
 from everhook.storage.tables import Delivery, PullItem, Receipt, now
 from everhook.temporal.client import connect
-from testing.processes import free_port
+from testing.processes import refusing_port
 from tests.stores.factories import ISSUER, KEYRING, Store, accepted, publication
 
 RETENTION = timedelta(days=30)
 
 
 async def no_temporal() -> Client:
-    return await connect(lazy=True, target_host=f"127.0.0.1:{free_port()}")
+    return await connect(lazy=True, target_host=f"127.0.0.1:{refusing_port()}")
 
 
 async def queue_of(database: Database) -> PullQueue:

@@ -12,7 +12,7 @@ from everhook.ids import Kind, new_gid
 from everhook.pulling.leases import stream_consumer
 from everhook.pulling.wake_ups import WakeUps
 from everhook.storage.engine import Database
-from everhook.storage.notifications import MAX_PAYLOAD_BYTES, Notifications, payloads
+from everhook.storage.notifications import COALESCE_S, MAX_PAYLOAD_BYTES, Notifications, payloads
 from testing.waiting import assert_eventually
 from tests.stores.conftest import POSTGRES
 from tests.stores.factories import Store
@@ -90,6 +90,21 @@ async def test_a_delivery_arrives_although_the_listeners_connection_is_cut(
         await waiter.wait(5)
         assert time.monotonic() - began < 2  # a check each 0.25 s, until it listens again
         await hears(there)
+
+
+async def test_notifications_end_although_they_were_woken_at_the_same_time(database: Database) -> None:
+    notifications = Notifications(database, "everhook", lambda _: None)
+    notifications.send([new_gid(Kind.ENDPOINT)])
+    await assert_eventually(lambda: _assert_sent(notifications))
+    await asyncio.sleep(2 * COALESCE_S)
+    notifications.send([new_gid(Kind.ENDPOINT)])
+    closing = asyncio.create_task(notifications.close())
+    done, _ = await asyncio.wait([closing], timeout=5)
+    assert done == {closing}
+
+
+def _assert_sent(notifications: Notifications) -> None:
+    assert not notifications._pending
 
 
 async def cut_listeners(database: Database) -> None:

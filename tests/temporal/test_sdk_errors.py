@@ -11,7 +11,7 @@ import structlog
 from everhook.observability.logging import SDK_CORE, OnceAMinute, configure_logging
 from everhook.temporal.client import connect
 from everhook.temporal.sdk_errors import in_words
-from testing.processes import free_port
+from testing.processes import refusing_port
 
 REFUSED = (
     'ConnectError(ConnectError("tcp connect error", 127.0.0.1:7233, '
@@ -58,7 +58,7 @@ def test_a_value_of_rust_becomes_its_message(said: str, words: str) -> None:
 
 async def test_a_temporal_that_is_not_there_is_told_in_words() -> None:
     """By the SDK that is installed, whatever its core says next."""
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{refusing_port()}"
     with pytest.raises(RuntimeError) as caught:
         await connect(target_host=address)
     assert in_words(str(caught.value)) == f"cannot connect to Temporal: {address}: Connection refused"
