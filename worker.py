@@ -176,6 +176,7 @@ def _upkeep(engine: DeliveryEngine) -> list[Activity]:
         every=timedelta(seconds=settings.reconcile_every_seconds),
         schedules=engine.schedules,
         groups=engine.groups,
+        traffic=engine.dispatcher.traffic,
     )
     of_endpoints = EndpointAlertEvaluator(database, endpoint_limits(settings))
     alerts = AlertEvaluator(database, Limits.from_settings(settings), of_endpoints)
@@ -194,6 +195,7 @@ def _upkeep(engine: DeliveryEngine) -> list[Activity]:
         ReplayPages(database, acceptor, engine.defaults),
         engine.wake_ups.wake,
         engine.lifecycle.watch.wake,
+        engine.dispatcher,
         per_second=settings.replay_rate,
     )
     return [

@@ -29,6 +29,7 @@ from everhook.delivery.inputs_store import InputDefaults, load_dead_letters, loa
 from everhook.delivery.overdue_store import Overdue, Position, Window, overdue_window
 from everhook.delivery.starts import SETTLED, is_away, start_delivery
 from everhook.delivery.store import mark_dispatched
+from everhook.delivery.traffic import Traffic
 from everhook.delivery.weights import sync_limits
 from everhook.ids import delivery_workflow_id, gid_endings
 from everhook.observability.metrics import HISTORY_SKIPPED
@@ -65,7 +66,7 @@ PAUSE_LASTS = timedelta(hours=1)
 HISTORY_AFTER = timedelta(minutes=5)
 """The process that made the delivery starts younger ones itself."""
 
-HISTORY_BATCH = 200
+HISTORY_BATCH, HISTORY_BATCH_BESIDE_FRESH = 200, 20
 REPLAY_STALLED = timedelta(seconds=60)
 """A replay records its position several times a second."""
 
@@ -111,9 +112,10 @@ class ReconcilingActivities:
         every: timedelta = timedelta(seconds=15),
         schedules: MessageSchedules | None = None,
         groups: GroupStarter | None = None,
+        traffic: Traffic | None = None,
     ) -> None:
         """`every`: how long after a pass the next one is due. Without `schedules` and `groups` a pass leaves
-        scheduled messages and groups alone."""
+        scheduled messages and groups alone. `traffic`: that of this process, if it accepts messages."""
         self._client = client
         self._database = database
         self._circuits = circuits
@@ -122,6 +124,7 @@ class ReconcilingActivities:
         self._every = every
         self._schedules = schedules
         self._groups = groups
+        self._traffic = traffic
         self._batches = BatchService(client)
         self._dead_letters_due = 0.0
         self._checked = ""  # the last dead letter whose workflow was looked for; empty: begin with the newest
@@ -308,11 +311,15 @@ class ReconcilingActivities:
         return [input for input in inputs if delivery_workflow_id(input.delivery_gid) not in running]
 
     async def _start_history(self, current: _PassSummary) -> None:
-        """Start the history workflows that no other process started, because it died or lagged far behind."""
+        """Start the history workflows that no other process started, because it died or lagged far behind. While fresh
+        messages flow in this process, a pass starts few of them."""
         moment = now()
-        while not current.is_over:
+        gives_way = False
+        while not current.is_over and not gives_way:
+            gives_way = self._traffic is not None and self._traffic.flows
+            limit = HISTORY_BATCH_BESIDE_FRESH if gives_way else HISTORY_BATCH
             async with self._database.read_connection() as connection:
-                found = await history.pending(connection, moment - HISTORY_AFTER, HISTORY_BATCH)
+                found = await history.pending(connection, moment - HISTORY_AFTER, limit)
                 signalled = [each.delivery_gid for each in found if each.signal]
                 late = {each.delivery_gid for each in found if each.settled_at < moment - MAX_LAG} - set(signalled)
                 shown = [each.delivery_gid for each in found if each.delivery_gid not in late and not each.signal]

@@ -10,8 +10,11 @@ from temporalio.client import Client
 
 from everhook.audit.store import Actor
 from everhook.contracts import DeliveryInput, ReplayInput, ReplayProgress
+from everhook.delivery.dispatcher import Dispatcher
+from everhook.delivery.inputs import NewDelivery
 from everhook.delivery.starts import is_away, is_overloaded, start_delivery
 from everhook.delivery.store import mark_dispatched
+from everhook.delivery.traffic import Traffic
 from everhook.redelivery.pages import OpenedPage, ReplayPage, ReplayPages
 from everhook.storage.engine import Database
 
@@ -22,6 +25,10 @@ PAGE_S = 0.25
 """A page has the deliveries of this time, so that a replay is a steady stream and no page holds many locks."""
 
 MAX_PAGE = 100
+BESIDE_FRESH = 0.1
+"""The share of its rate that a replay has while fresh messages flow in this process. Beside 20 fresh messages a second
+(2 cores), 90 replayed ones a second made the p95 of the fresh ones 1.5 to 3 times as long."""
+
 CONCURRENCY = 10
 OVERLOADED_PAUSE_S = 1.0
 HEARTBEAT_S = 5.0
@@ -37,6 +44,7 @@ class ReplayingActivities:
         pages: ReplayPages,
         wake_queues: Callable[[Collection[str]], None],
         on_change: Callable[[Collection[str]], None],
+        dispatcher: Dispatcher,
         *,
         per_second: float,
     ) -> None:
@@ -46,6 +54,7 @@ class ReplayingActivities:
         self._pages = pages
         self._wake_queues = wake_queues
         self._on_change = on_change
+        self._dispatcher = dispatcher
         self._per_second = per_second
 
     @activity.defn(name="replay_pages")
@@ -54,22 +63,22 @@ class ReplayingActivities:
         position. If Temporal is unavailable, the activity fails and is retried, and the reconciler starts what was
         opened."""
         ends_at = time.monotonic() + TURN_S
+        pace = _Pace(self._dispatcher.traffic)
         while True:
-            rate = self._per_second / max(await self._pages.running(), 1)
+            pace.rate = self._per_second / max(await self._pages.running(), 1)
             began = time.monotonic()
-            pages = await self._pages.next_pages(input.batch_gid, max(1, min(MAX_PAGE, round(rate * PAGE_S))))
+            pages = await self._pages.next_pages(input.batch_gid, max(1, min(MAX_PAGE, round(pace.rate * PAGE_S))))
             if not pages:
                 return await self._pages.progress(input.batch_gid)
             for page in pages:
-                opened = await self._send(page)
+                opened = await self._send(page, pace)
                 if opened is None:
                     break  # cancelled, or not at this position any more
                 activity.heartbeat(opened.progress)
                 if not opened.progress.more:
                     return opened.progress
-                spent = time.monotonic() - began
-                # Where nothing matches, the database gets a rest as long as its work.
-                await _pause(opened.started / rate - spent if opened.started else spent)
+                if not opened.started:  # where nothing matches, the database gets a rest as long as its work
+                    await _pause(time.monotonic() - began)
                 began = time.monotonic()
                 if began >= ends_at or activity.is_worker_shutdown():
                     return opened.progress
@@ -79,18 +88,21 @@ class ReplayingActivities:
         """Record that the workflow was cancelled in Temporal."""
         await self._pages.cancel(input.batch_gid, Actor("temporal"))
 
-    async def _send(self, page: ReplayPage) -> OpenedPage | None:
-        """Open the rounds of a page and start their workflows."""
+    async def _send(self, page: ReplayPage, pace: "_Pace") -> OpenedPage | None:
+        """Open the rounds of a page and start them."""
         opened = await self._pages.open(page)
         if opened is None:
             return None
         self._wake_queues(opened.queued)
         self._on_change(opened.messages)
-        await self._start_all(opened.inputs)
+        await self._start_all(opened.new, pace)
+        if pulled := opened.started - len(opened.new):
+            await pace.wait(pulled)
         return opened
 
-    async def _start_all(self, inputs: Sequence[DeliveryInput]) -> None:
-        """Start workflows. A refusal by Temporal is logged; raises only if Temporal is unavailable."""
+    async def _start_all(self, deliveries: Sequence[NewDelivery], pace: "_Pace") -> None:
+        """Start deliveries one after the other: with a first attempt in this process, or with a workflow. A
+        refusal by Temporal is logged; raises only if Temporal is unavailable."""
         slots = asyncio.Semaphore(CONCURRENCY)
         started: list[tuple[str, int]] = []
 
@@ -105,7 +117,12 @@ class ReplayingActivities:
                     log.error("a workflow cannot be started", delivery_gid=delivery.delivery_gid, error=str(error))
             activity.heartbeat()
 
-        results = await asyncio.gather(*map(start, inputs), return_exceptions=True)
+        starts: list[asyncio.Task[None]] = []
+        for new in deliveries:
+            await pace.wait()
+            if not self._dispatcher.attempt_replayed(new):
+                starts.append(asyncio.create_task(start(new.input)))
+        results = await asyncio.gather(*starts, return_exceptions=True)
         if started:
             async with self._database.write_connection() as connection:
                 await mark_dispatched(connection, started)
@@ -121,6 +138,21 @@ class ReplayingActivities:
                     raise
             activity.heartbeat()
             await asyncio.sleep(OVERLOADED_PAUSE_S)
+
+
+class _Pace:
+    """The times at which deliveries of a replay start, evenly: a burst would delay what comes in just then."""
+
+    def __init__(self, traffic: Traffic) -> None:
+        self.rate = 1.0
+        self._traffic = traffic
+        self._due = time.monotonic()
+
+    async def wait(self, count: int = 1) -> None:
+        """Wait for the time of the next `count` deliveries. What a page took is caught up on."""
+        await _pause(self._due - time.monotonic())
+        rate = self.rate * (BESIDE_FRESH if self._traffic.flows else 1.0)
+        self._due = max(self._due, time.monotonic() - PAGE_S) + count / rate
 
 
 async def _pause(seconds: float) -> None:

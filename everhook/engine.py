@@ -103,7 +103,7 @@ async def delivery_engine(
     lane = _lane_limits(settings) if sends and settings.express else None
     dispatcher = Dispatcher(sender, starter, states, fitness, lane)
     handlers.dispatch_by(dispatcher.dispatch)
-    history = History(client, database, lambda: not dispatcher.is_idle, _history_limits(settings))
+    history = History(client, database, dispatcher.traffic, _history_limits(settings))
     if keeps_history:
         dispatcher.keep_history(history)
     guards = GuardStarter(client, database)

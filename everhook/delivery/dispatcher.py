@@ -21,9 +21,10 @@ from everhook.delivery.fair_pool import FairPool
 from everhook.delivery.fitness import UNFIT_FAILURES, EndpointFitness
 from everhook.delivery.history import History
 from everhook.delivery.inputs import NewDelivery
-from everhook.delivery.sender import Sender
+from everhook.delivery.sender import Caller, Sender
 from everhook.delivery.snapshot_store import DeliverySnapshot
 from everhook.delivery.starter import Starter
+from everhook.delivery.traffic import Traffic
 from everhook.event_loop import end_task
 from everhook.storage.engine import is_unavailable
 from everhook.storage.keyring import DecryptionError
@@ -79,6 +80,7 @@ class Dispatcher:
             waiting_per_key=self._limits.waiting_per_endpoint,
         )
         self._bytes = 0
+        self.traffic = Traffic(is_starting=lambda: not starter.is_idle)
         self._sweeper: asyncio.Task[None] | None = None
         self._history: History | None = None
 
@@ -93,8 +95,13 @@ class Dispatcher:
     def dispatch(self, deliveries: Iterable[NewDelivery]) -> None:
         """Dispatch deliveries. Returns at once."""
         for new in deliveries:
-            if new.input.mode is DeliveryMode.INBOX or not self._enter_lane(new):
+            if not self._enter_lane(new):
                 self._starter.start_soon(new.input)
+
+    def attempt_replayed(self, new: NewDelivery) -> bool:
+        """Have this process make the first attempt of a delivery that a replay created. False if a workflow has to make
+        it, for instance because the delivery is older."""
+        return new.snapshot is not None and self._enter_lane(replace(new, is_replayed=True))
 
     def start(self, deliveries: Iterable[DeliveryInput]) -> None:
         """Start workflows alone, so that no first attempt waits for these deliveries. Returns at once."""
@@ -108,7 +115,7 @@ class Dispatcher:
                 await self._lane.drain()
         except TimeoutError:
             for new in self._lane.withdraw():
-                self._bytes -= new.size
+                self._leave_lane(new)
             await self._lane.drain()
         if self._sweeper is not None:
             await end_task(self._sweeper)
@@ -125,9 +132,16 @@ class Dispatcher:
         if not self._lane.offer(gid, new):
             return False
         self._bytes += new.size
+        if not new.is_replayed:
+            self.traffic.began()
         if self._lane.waiting and self._sweeper is None:
             self._sweeper = asyncio.create_task(self._sweep())
         return True
+
+    def _leave_lane(self, new: NewDelivery) -> None:
+        self._bytes -= new.size
+        if not new.is_replayed:
+            self.traffic.ended()
 
     def _wait_s(self, endpoint_gid: str) -> float:
         """How many seconds a new delivery would wait, given the rate at which attempts of this endpoint finish."""
@@ -138,7 +152,7 @@ class Dispatcher:
         while self._lane.waiting:
             await asyncio.sleep(SWEEP_S)
             for new in self._lane.withdraw(self._limits.wait_s):
-                self._bytes -= new.size
+                self._leave_lane(new)
                 self._starter.start_soon(new.input)
         self._sweeper = None
 
@@ -153,13 +167,13 @@ class Dispatcher:
                 )
             attempted = None
         finally:
-            self._bytes -= new.size
+            self._leave_lane(new)
         self._fitness.note_turn(new.input.endpoint_gid, time.monotonic() - started)
         delivery = replace(new.input, previous=attempted)
         if attempted is None or attempted.outcome.unrecorded is not None or not delivery.is_delivered:
             self._starter.start_soon(delivery)
         elif self._history is not None:
-            self._history.add(delivery)
+            self._history.add(delivery, replayed=new.is_replayed)
 
     async def _first_attempt(self, new: NewDelivery) -> PreviousAttempt | None:
         """Make the first attempt. None if nothing was sent, and the workflow has to make the attempt or to park the
@@ -169,7 +183,8 @@ class Dispatcher:
             return None
         delivery = new.input
         plan = delivery.policy.plan(delivery.attempt, timedelta(), random.random())  # noqa: S311 - jitter
-        return await self._sender.first_attempt(delivery.attempt_input(delivery.attempt, plan), snapshot)
+        caller = Caller.REPLAY if new.is_replayed else Caller.LANE
+        return await self._sender.first_attempt(delivery.attempt_input(delivery.attempt, plan), snapshot, caller)
 
     async def _current_snapshot(self, new: NewDelivery) -> DeliverySnapshot | None:
         """The snapshot to send from; None if the attempt cannot be made here. After waiting, the endpoint is checked

@@ -87,13 +87,15 @@ class Recorder:
         *,
         before_workflow: bool = False,
         is_grouped: bool = True,
+        can_wait: bool = False,
     ) -> bool:
         """Record an attempt and what it means for its delivery. False if it was recorded already; then nothing changes.
 
         `before_workflow`: the delivery has no workflow yet. `is_grouped` False: it is known to have no group.
+        `can_wait`: the transaction may begin a little later, so that more attempts share it.
         """
         attempted = Attempted(record, transcript, before_workflow, is_grouped=is_grouped)
-        recorded = await self._batches.submit(attempted)
+        recorded = await self._batches.submit(attempted, can_wait=can_wait)
         self._on_freed(recorded.freed)
         return recorded.is_new
 

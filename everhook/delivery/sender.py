@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from enum import Enum, auto
 from typing import Any
 from urllib.parse import quote
 
@@ -90,6 +91,15 @@ def delivery_missing(delivery_gid: str) -> ApplicationError:
     reconciler starts the workflow again.
     """
     return ApplicationError(f"{delivery_gid} is not in the database", type="DeliveryMissing", non_retryable=True)
+
+
+class Caller(Enum):
+    """Who has an attempt made. `LANE`: the express lane, before there is a workflow. `REPLAY`: the same, for a replay,
+    whose attempts give way to others."""
+
+    WORKFLOW = auto()
+    LANE = auto()
+    REPLAY = auto()
 
 
 class Sender:
@@ -178,7 +188,7 @@ class Sender:
         if isinstance(ready, AttemptOutcome):
             return ready
         snapshot, destination = ready
-        attempted = await self._finish(input, snapshot, destination, before_workflow=False)
+        attempted = await self._finish(input, snapshot, destination, Caller.WORKFLOW)
         return _with_limit(attempted.outcome, input, destination)
 
     async def handle(self, input: HandlerInput, tries: int = 1) -> HandlerResult:
@@ -209,20 +219,22 @@ class Sender:
                 return _with_limit(AttemptOutcome(Verdict.PARKED, _PARKED_TOO_LONG[snapshot.hold]), input, destination)
         return snapshot, destination
 
-    async def first_attempt(self, input: AttemptInput, snapshot: DeliverySnapshot) -> PreviousAttempt | None:
+    async def first_attempt(
+        self, input: AttemptInput, snapshot: DeliverySnapshot, caller: Caller = Caller.LANE
+    ) -> PreviousAttempt | None:
         """Make the first attempt of a delivery that has no workflow yet. The caller has it in memory and has checked
         that the circuit is closed. None if nothing was sent, because the endpoint was deleted or has a limit."""
         destination = await self._destinations.get(input.endpoint_gid, snapshot.endpoint_version)
         if destination.deleted or destination.queue_limit is not None:
             return None
-        return await self._finish(input, snapshot, destination, before_workflow=True)
+        return await self._finish(input, snapshot, destination, caller)
 
     async def load_snapshot(self, delivery_gid: str) -> DeliverySnapshot | None:
         """The delivery as the database has it; None if there is no such delivery."""
         return await self._snapshots.load(delivery_gid)
 
     async def _finish(
-        self, input: AttemptInput, snapshot: DeliverySnapshot, destination: Destination, *, before_workflow: bool
+        self, input: AttemptInput, snapshot: DeliverySnapshot, destination: Destination, caller: Caller
     ) -> PreviousAttempt:
         """Make an attempt and record it, even if the caller is cancelled.
 
@@ -232,7 +244,7 @@ class Sender:
         attempt = (input.delivery_gid, input.round, input.number)
         task = self._under_way.get(attempt)
         if task is None:
-            sending = self._send(input, snapshot, destination, before_workflow=before_workflow)
+            sending = self._send(input, snapshot, destination, caller)
             task = self._under_way[attempt] = asyncio.create_task(sending)
             task.add_done_callback(lambda _: self._under_way.pop(attempt))
         return await asyncio.shield(task)
@@ -255,10 +267,10 @@ class Sender:
             )
 
     async def _send(
-        self, input: AttemptInput, snapshot: DeliverySnapshot, destination: Destination, *, before_workflow: bool
+        self, input: AttemptInput, snapshot: DeliverySnapshot, destination: Destination, caller: Caller
     ) -> PreviousAttempt:
         with tracing.span("attempt", of_message(snapshot.message_gid, snapshot.traceparent)) as span:
-            return await self._exchange(input, snapshot, destination, span, before_workflow=before_workflow)
+            return await self._exchange(input, snapshot, destination, span, caller)
 
     async def _exchange(
         self,
@@ -266,8 +278,7 @@ class Sender:
         snapshot: DeliverySnapshot,
         destination: Destination,
         span: Span,
-        *,
-        before_workflow: bool,
+        caller: Caller,
     ) -> PreviousAttempt:
         issuer = await self._issuers.get()
         started_at = datetime.now(UTC)
@@ -286,7 +297,7 @@ class Sender:
             transcript,
             context,
             issuer,
-            before_workflow=before_workflow,
+            caller,
             is_grouped=snapshot.group_key is not None,
         )
         if recorded is False:
@@ -383,8 +394,8 @@ class Sender:
         transcript: Transcript,
         context: ReceiptContext,
         issuer: Issuer,
+        caller: Caller,
         *,
-        before_workflow: bool,
         is_grouped: bool,
     ) -> bool | None:
         """Sign the receipt and record the attempt, retrying for a few seconds.
@@ -397,7 +408,11 @@ class Sender:
             try:
                 with_receipt = replace(transcript, receipt=issue(record, context, issuer))
                 recording = self._recorder.attempt(
-                    record, with_receipt, before_workflow=before_workflow, is_grouped=is_grouped
+                    record,
+                    with_receipt,
+                    before_workflow=caller is not Caller.WORKFLOW,
+                    is_grouped=is_grouped,
+                    can_wait=caller is Caller.REPLAY,
                 )
                 async with asyncio.timeout(RECORD_PATIENCE_S):
                     return await recording

@@ -1,6 +1,6 @@
 """Messages that wait for the time of their delivery."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -49,12 +49,6 @@ async def is_scheduled(connection: AsyncConnection, message_gid: str) -> bool:
     """Whether a message waits for its time."""
     waiting = select(col(ScheduledMessage.message_gid)).where(col(ScheduledMessage.message_gid) == message_gid)
     return (await connection.execute(waiting)).one_or_none() is not None
-
-
-async def scheduled_among(connection: AsyncConnection, message_gids: Collection[str]) -> set[str]:
-    """Those of the messages that wait for their time."""
-    gid = col(ScheduledMessage.message_gid)
-    return set((await connection.execute(select(gid).where(gid.in_(message_gids)))).scalars())
 
 
 async def overdue(connection: AsyncConnection, before: datetime, limit: int) -> list[str]:

@@ -277,11 +277,14 @@ class Acceptor:
         return accepted
 
     async def deliver_all_further(
-        self, connection: AsyncConnection, legs: Sequence[tuple[Publication, Route]]
+        self,
+        connection: AsyncConnection,
+        legs: Sequence[tuple[Publication, Route]],
+        columns: dict[str, Any] | None = None,
     ) -> Sequence[Accepted]:
-        """The same for several messages, in their order."""
+        """The same for several messages, in their order. `columns` are further ones of the deliveries."""
         publications = list({publication.message_gid: publication for publication, _ in legs}.values())
-        return await self._commit_deliveries(connection, publications, legs, {})
+        return await self._commit_deliveries(connection, publications, legs, {}, columns)
 
     def wake_queues(self, endpoint_gids: Collection[str]) -> None:
         """Wake the consumers of endpoints for which deliveries were queued in the transaction of the caller."""
@@ -384,6 +387,7 @@ class Acceptor:
         publications: Sequence[Publication],
         legs: Sequence["_Leg"],
         chains: Mapping[str, "_Chain"],
+        columns: dict[str, Any] | None = None,
     ) -> list[Accepted]:
         """Insert one delivery for each leg. Those to an endpoint that cannot receive now are parked at once; those that
         consumers pull are queued. Those of a message with a gate wait for it; its first step is opened."""
@@ -470,7 +474,7 @@ class Acceptor:
                 )
         _complete(rows, publications)
         if rows:
-            await connection.execute(insert(table_of(Delivery)), rows)
+            await connection.execute(insert(table_of(Delivery)), [row | columns for row in rows] if columns else rows)
         if turns.rows:
             await insert_grouped(connection, turns.rows)
         if gates:

@@ -10,18 +10,18 @@ from dataclasses import dataclass, field
 
 from everhook.audit.store import Actor
 from everhook.batches import store as batches
-from everhook.contracts import DeliveryInput, ReplayProgress
+from everhook.contracts import ReplayProgress
+from everhook.delivery.inputs import NewDelivery
 from everhook.delivery.inputs_store import InputDefaults, load_inputs_of
 from everhook.publishing.matching import matches_type
 from everhook.publishing.routing import Routes
-from everhook.publishing.schedules_store import scheduled_among
 from everhook.publishing.store import Acceptor, Publication
 from everhook.redelivery import store
 from everhook.redelivery.rounds import is_addressed, open_round, publication_of
 from everhook.redelivery.store import MessageGate
 from everhook.redelivery.windows_store import STATUSES, Found, ReplaySelection, read_window
 from everhook.storage.engine import Database, Session
-from everhook.storage.tables import Batch, BatchState, DeliveryRound, GateState, now
+from everhook.storage.tables import Batch, BatchState, GateState, now
 
 WINDOW = 1_000
 """Entries of an index that one statement reads."""
@@ -50,7 +50,7 @@ class OpenedPage:
     endpoints whose queues have deliveries, `messages` those that are sent. `progress` is that of the whole replay."""
 
     started: int
-    inputs: Sequence[DeliveryInput]
+    new: Sequence[NewDelivery]
     queued: frozenset[str]
     messages: frozenset[str]
     progress: ReplayProgress
@@ -75,7 +75,7 @@ class _Opening:
     started: int = 0
     skipped: int = 0
     erased: int = 0
-    inputs: Sequence[DeliveryInput] = ()
+    new: Sequence[NewDelivery] = ()
     queued: frozenset[str] = frozenset()
     messages: frozenset[str] = frozenset()
 
@@ -183,7 +183,7 @@ class ReplayPages:
                 batch.matched = batch.started + batch.skipped + batch.erased
                 batch.matched_at_least = False
             session.add(batch)
-        return OpenedPage(opening.started, opening.inputs, opening.queued, opening.messages, _progress(batch))
+        return OpenedPage(opening.started, opening.new, opening.queued, opening.messages, _progress(batch))
 
     async def _reopen(self, session: Session, batch: Batch, gids: Sequence[str]) -> _Opening:
         """Open the next round of deliveries, if they still have a status that is wanted."""
@@ -207,48 +207,42 @@ class ReplayPages:
         opening.messages = frozenset(leg.delivery.message_gid for leg in opened)
         opening.queued = frozenset(leg.delivery.endpoint_gid for leg in opened if leg.mode.is_pulled)
         if opened:
-            opening.inputs = await load_inputs_of(connection, self._defaults, [leg.delivery.gid for leg in opened])
+            inputs = await load_inputs_of(connection, self._defaults, [leg.delivery.gid for leg in opened])
+            opening.new = [NewDelivery(input) for input in inputs]
         return opening
 
     async def _deliver(self, session: Session, batch: Batch, gids: Sequence[str], matches: _Matches | None) -> _Opening:
         """Create the deliveries of messages that an endpoint never had and subscribes to now."""
         assert batch.endpoint_gid is not None
         connection = await session.connection()
-        messages = await store.lock_messages(session, gids)
+        messages = await store.lock_messages(connection, gids)
         if matches is None:
             matches = await self._match(*await self._to_match(session, batch, gids))
         routes = await self._acceptor.routes_to(connection, ReplaySelection.of(batch).channel, batch.endpoint_gid)
         if routes != matches.routes:
             raise _RoutesChanged
-        had = await store.had_delivery(session, gids, batch.endpoint_gid)
-        gates = await store.gates_of(connection, gids)
-        waiting = await scheduled_among(connection, gids)
+        excluded = await store.not_open_to(connection, gids, batch.endpoint_gid)
         opening, legs = _Opening(skipped=len(gids) - len(messages)), []
-        for message, has_payload in messages:
-            if not has_payload:
+        for message in messages:
+            if not message.has_payload:
                 opening.erased += 1
-            elif (
-                message.gid in had or message.gid in waiting or is_addressed(message)
-                or message.cancelled_at is not None or not _has_passed(gates.get(message.gid))
-            ):  # fmt: skip
+            elif message.gid in excluded or message.is_cancelled or is_addressed(message):
                 opening.skipped += 1
             elif message.gid in matches.taking:
                 legs.append((matches.publications[message.gid], routes[matches.taking[message.gid]]))
         if not legs:
             return opening
-        accepted = await self._acceptor.deliver_all_further(connection, legs)
-        deliveries, moment = [delivery for one in accepted for delivery in one.deliveries], now()
-        session.add_all(DeliveryRound(delivery_gid=each.delivery_gid, round=1, began_at=moment) for each in deliveries)
+        accepted = await self._acceptor.deliver_all_further(
+            connection, legs, {"decided_by": batch.actor, "decided_why": batch.reason}
+        )
+        deliveries = [delivery for one in accepted for delivery in one.deliveries]
+        await store.insert_first_rounds(connection, [each.delivery_gid for each in deliveries], now())
         sent = {one.message_gid for one in accepted if one.deliveries}
-        for message, _ in messages:
-            if message.gid in sent:
-                message.is_unrouted = None
-                session.add(message)
-        gids_created = [each.delivery_gid for each in deliveries]
-        await store.record_decision(session, gids_created, batch.actor, batch.reason)
+        if unrouted := [message.gid for message in messages if message.is_unrouted and message.gid in sent]:
+            await store.mark_routed(connection, unrouted)
         opening.started = len(deliveries)
         opening.skipped += len(legs) - len(deliveries)  # the endpoint was deleted a moment ago
-        opening.inputs = [each.input for one in accepted for each in one.new]
+        opening.new = [each for one in accepted for each in one.new]
         opening.queued = frozenset(gid for one in accepted for gid in one.queued)
         opening.messages = frozenset(sent)
         return opening

@@ -11,7 +11,7 @@ from everhook.notifications.events import is_reserved
 from everhook.publishing.store import Publication
 from everhook.publishing.stored import published_before
 from everhook.pulling.queue_store import requeue
-from everhook.redelivery.store import Leg, MessageGate
+from everhook.redelivery.store import Leg, LockedMessage, MessageGate
 from everhook.storage.engine import Session
 from everhook.storage.tables import DeliveryRound, Message
 
@@ -54,6 +54,6 @@ def publication_of(
     return replace(publication, group_key=None)
 
 
-def is_addressed(message: Message) -> bool:
+def is_addressed(message: Message | LockedMessage) -> bool:
     """Whether a message went to endpoints regardless of subscriptions, so that subscriptions must not add any."""
     return message.endpoint_gid is not None or is_reserved(message.channel)

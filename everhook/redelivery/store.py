@@ -2,20 +2,31 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
-from sqlalchemy.orm import defer
 from sqlmodel import col
 
 from everhook.contracts import DeadLetterReason, DeliveryMode
 from everhook.delivery.policy import DeliveryPolicy, resolve
 from everhook.storage.paging import one_of
 from everhook.storage.statements import table_of
-from everhook.storage.tables import ApiKey, Channel, Delivery, Endpoint, Gate, GateState, Message
+from everhook.storage.tables import (
+    ApiKey,
+    Channel,
+    Delivery,
+    DeliveryRound,
+    Endpoint,
+    Gate,
+    GateState,
+    Message,
+    ScheduledMessage,
+)
 
-_GATE, _KEY = table_of(Gate), table_of(ApiKey)
+_MESSAGE, _DELIVERY, _GATE, _KEY = table_of(Message), table_of(Delivery), table_of(Gate), table_of(ApiKey)
+_SCHEDULED = table_of(ScheduledMessage)
 
 
 async def lock_message(session: AsyncSession, gid: str) -> Message | None:
@@ -24,17 +35,63 @@ async def lock_message(session: AsyncSession, gid: str) -> Message | None:
     return found.scalar_one_or_none()
 
 
-async def lock_messages(session: AsyncSession, gids: Collection[str]) -> Sequence[tuple[Message, bool]]:
-    """Messages, locked in the order of their gids, so that two callers cannot deadlock. Their payloads are not loaded:
-    each has with it whether there still is one."""
-    found = await session.execute(
-        select(Message, col(Message.payload).is_not(None))
-        .options(defer(Message.payload))  # type: ignore[arg-type]
-        .where(col(Message.gid).in_(gids))
-        .order_by(col(Message.gid))
+@dataclass(frozen=True)
+class LockedMessage:
+    """What a replay has to know of a message that is locked."""
+
+    gid: str
+    channel: str
+    endpoint_gid: str | None
+    has_payload: bool
+    is_cancelled: bool
+    is_unrouted: bool
+
+
+async def lock_messages(connection: AsyncConnection, gids: Collection[str]) -> Sequence[LockedMessage]:
+    """Messages, locked in the order of their gids, so that two callers cannot deadlock."""
+    of = _MESSAGE.c
+    found = await connection.execute(
+        select(
+            of.gid,
+            of.channel,
+            of.endpoint_gid,
+            of.payload.is_not(None).label("has_payload"),
+            of.cancelled_at.is_not(None).label("is_cancelled"),
+            of.is_unrouted.is_not(None).label("is_unrouted"),
+        )
+        .where(of.gid.in_(gids))
+        .order_by(of.gid)
         .with_for_update()
     )
-    return [(message, bool(has_payload)) for message, has_payload in found]
+    return [LockedMessage(**row._mapping) for row in found]
+
+
+async def not_open_to(connection: AsyncConnection, message_gids: Collection[str], endpoint_gid: str) -> set[str]:
+    """Those of the locked messages that get no delivery to an endpoint from a replay: they had one, or wait for their
+    time or for their gate, or their gate has not let them pass."""
+    had = select(_DELIVERY.c.gid).where(
+        _DELIVERY.c.message_gid == _MESSAGE.c.gid, _DELIVERY.c.endpoint_gid == endpoint_gid
+    )
+    waits = select(_SCHEDULED.c.message_gid).where(_SCHEDULED.c.message_gid == _MESSAGE.c.gid)
+    stopped = select(_GATE.c.message_gid).where(
+        _GATE.c.message_gid == _MESSAGE.c.gid, _GATE.c.state != GateState.PASSED
+    )
+    found = await connection.execute(
+        select(_MESSAGE.c.gid).where(
+            _MESSAGE.c.gid.in_(message_gids), or_(had.exists(), waits.exists(), stopped.exists())
+        )
+    )
+    return set(found.scalars())
+
+
+async def mark_routed(connection: AsyncConnection, message_gids: Collection[str]) -> None:
+    """Messages without an endpoint have one now."""
+    await connection.execute(update(_MESSAGE).where(_MESSAGE.c.gid.in_(message_gids)).values(is_unrouted=None))
+
+
+async def insert_first_rounds(connection: AsyncConnection, delivery_gids: Collection[str], moment: datetime) -> None:
+    rows = [{"delivery_gid": gid, "round": 1, "began_at": moment} for gid in delivery_gids]
+    await connection.execute(insert(table_of(DeliveryRound)), rows)
 
 
 async def load_messages(session: AsyncSession, gids: Collection[str]) -> Sequence[Message]:
@@ -55,23 +112,6 @@ async def lock_payloads(session: AsyncSession, gids: Collection[str]) -> set[str
 async def messages_of(session: AsyncSession, delivery_gids: Collection[str]) -> set[str]:
     """The messages of deliveries."""
     found = await session.execute(select(col(Delivery.message_gid)).where(col(Delivery.gid).in_(delivery_gids)))
-    return set(found.scalars())
-
-
-async def record_decision(session: AsyncSession, delivery_gids: Collection[str], by: str, why: str) -> None:
-    """Record who asked for deliveries that were created by a replay."""
-    await session.execute(
-        update(Delivery).where(col(Delivery.gid).in_(delivery_gids)).values(decided_by=by, decided_why=why)
-    )
-
-
-async def had_delivery(session: AsyncSession, message_gids: Collection[str], endpoint_gid: str) -> set[str]:
-    """Those of the messages that had a delivery to an endpoint."""
-    found = await session.execute(
-        select(col(Delivery.message_gid)).where(
-            col(Delivery.message_gid).in_(message_gids), col(Delivery.endpoint_gid) == endpoint_gid
-        )
-    )
     return set(found.scalars())
 
 
@@ -101,6 +141,8 @@ async def gates_of(connection: AsyncConnection, message_gids: Collection[str]) -
 
 
 async def key_names(connection: AsyncConnection, gids: Collection[str]) -> dict[str, str]:
+    if not gids:
+        return {}
     rows = await connection.execute(select(_KEY.c.gid, _KEY.c.name).where(_KEY.c.gid.in_(gids)))
     return {row.gid: row.name for row in rows}
 

@@ -29,6 +29,7 @@ from everhook.contracts import (
 )
 from everhook.delivery.inputs_store import InputDefaults
 from everhook.delivery.recorder_store import Recorder, Transcript
+from everhook.delivery.traffic import Traffic
 from everhook.ids import Kind, gid_endings, new_gid
 from everhook.observability.metrics import REGISTRY
 from everhook.storage.engine import Database
@@ -318,6 +319,22 @@ async def test_a_backlog_of_settled_workflows_is_worked_off_in_batches(
     assert await reconcile(reconciling) == ReconcileResult(history=5)
     assert sorted(temporal.started) == sorted(row.gid for row in rows)
     assert await pending(store) == []
+
+
+async def test_few_settled_workflows_are_started_in_a_pass_while_fresh_messages_flow_in_this_process(
+    store: Store, database: Database, circuits: FakeCircuits, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HISTORY_BATCH_BESIDE_FRESH", 2)
+    traffic = Traffic(is_starting=lambda: False)
+    reconciling = ReconcilingActivities(
+        temporal.client, database, circuits, InputDefaults(), overdue_grace=GRACE, traffic=traffic
+    )
+    for _ in range(5):
+        await settled(store, timedelta(minutes=6))
+    traffic.began()
+    assert await reconcile(reconciling) == ReconcileResult(history=2)
+    monkeypatch.setattr(traffic, "_flows_until", 0.0)
+    assert await reconcile(reconciling) == ReconcileResult(history=3)
 
 
 # Dead letters

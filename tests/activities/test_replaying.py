@@ -6,13 +6,16 @@ import pytest
 from temporalio.service import RPCError
 from temporalio.testing import ActivityEnvironment
 
+from activities import replaying as module
 from activities.replaying import ReplayingActivities
 from everhook.contracts import DeliveryStatus, ReplayInput, ReplayProgress
+from everhook.delivery import traffic
+from everhook.delivery.dispatcher import Dispatcher
 from everhook.delivery.inputs_store import InputDefaults
 from everhook.redelivery.pages import ReplayPages
 from everhook.storage.engine import Database
 from everhook.storage.tables import Batch, BatchState, ReplayMode, now
-from tests.delivery.fakes import AWAY, FakeTemporal
+from tests.delivery.fakes import AWAY, Collected, FakeTemporal
 from tests.stores.factories import CHANNEL, Store
 
 MANY = 8
@@ -31,9 +34,13 @@ async def batch(database: Database, store: Store) -> str:
     return row.gid
 
 
-def activities(temporal: FakeTemporal, database: Database, store: Store) -> ReplayingActivities:
+def activities(
+    temporal: FakeTemporal, database: Database, store: Store, dispatcher: Dispatcher | None = None
+) -> ReplayingActivities:
     pages = ReplayPages(database, store.acceptor(), InputDefaults())
-    return ReplayingActivities(temporal.client, database, pages, lambda _: None, lambda _: None, per_second=RATE)
+    return ReplayingActivities(
+        temporal.client, database, pages, lambda _: None, lambda _: None, dispatcher or Collected(), per_second=RATE
+    )
 
 
 async def replay(of: ReplayingActivities, batch: str) -> ReplayProgress:
@@ -52,6 +59,19 @@ async def test_deliveries_start_no_faster_than_the_rate(batch: str, database: Da
     async with database.reading() as session:
         row = await session.get(Batch, batch)
     assert row is not None and row.state is BatchState.COMPLETED
+
+
+async def test_a_replay_is_slower_while_fresh_messages_flow(
+    batch: str, database: Database, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BESIDE_FRESH", 0.5)
+    monkeypatch.setattr(traffic, "FLOWS_S", 60.0)
+    dispatcher = Collected()
+    dispatcher.traffic.began()
+    began = time.monotonic()
+    progress = await replay(activities(FakeTemporal(), database, store, dispatcher), batch)
+    assert progress.started == MANY
+    assert time.monotonic() - began >= (MANY - PAGE) / (RATE * 0.5)
 
 
 async def test_what_was_opened_while_temporal_is_away_is_left_to_the_reconciler(

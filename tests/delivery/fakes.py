@@ -16,6 +16,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from everhook.contracts import DeliveryInput
 from everhook.delivery.dispatcher import Dispatcher
 from everhook.delivery.inputs import NewDelivery
+from everhook.delivery.traffic import Traffic
 from everhook.ids import delivery_workflow_id
 from everhook.storage.engine import Database
 
@@ -125,6 +126,7 @@ class Collected(Dispatcher):
 
     def __init__(self) -> None:
         self.deliveries: list[NewDelivery] = []
+        self.traffic = Traffic(is_starting=lambda: False)
 
     def dispatch(self, deliveries: Iterable[NewDelivery]) -> None:
         self.deliveries += deliveries

@@ -13,7 +13,6 @@ from structlog.testing import capture_logs
 from everhook.circuit import states_store as endpoint_states
 from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import (
-    AttemptInput,
     AttemptRecord,
     DeadLetterReason,
     DeliveryInput,
@@ -30,7 +29,6 @@ from everhook.delivery.history import History, HistoryLimits
 from everhook.delivery.inputs import NewDelivery
 from everhook.delivery.inputs_store import InputDefaults, load_input
 from everhook.delivery.recorder_store import Recorder, Transcript
-from everhook.delivery.snapshot_store import DeliverySnapshot
 from everhook.endpoints import store as endpoints
 from everhook.storage.engine import Database
 from everhook.storage.tables import Delivery, Endpoint, now
@@ -52,9 +50,12 @@ class Kept(History):
 
     def __init__(self) -> None:
         self.inputs: list[DeliveryInput] = []
+        self.replayed: list[str] = []
 
-    def add(self, input: DeliveryInput) -> None:
-        self.inputs.append(input)
+    def add(self, delivery: DeliveryInput, *, replayed: bool = False) -> None:
+        self.inputs.append(delivery)
+        if replayed:
+            self.replayed.append(delivery.delivery_gid)
 
 
 @pytest.fixture
@@ -138,7 +139,7 @@ async def test_a_settled_workflow_is_started_with_the_attempt_that_delivered(
     desk: Desk, temporal: FakeTemporal
 ) -> None:
     dispatcher = desk.dispatcher(temporal)
-    history = History(temporal.client, desk.store.database, lambda: not dispatcher.is_idle, HistoryLimits())
+    history = History(temporal.client, desk.store.database, dispatcher.traffic, HistoryLimits())
     dispatcher.keep_history(history)
     await subscribed(desk)
     deliveries = await accept(desk, 3)
@@ -151,6 +152,33 @@ async def test_a_settled_workflow_is_started_with_the_attempt_that_delivered(
     assert all(input.is_delivered for input in temporal.inputs)
     await dispatcher.close()
     await history.close()
+
+
+async def test_a_delivery_of_a_replay_is_attempted_here_and_is_no_fresh_traffic(
+    desk: Desk, temporal: FakeTemporal, dispatcher: Dispatcher, kept: Kept
+) -> None:
+    await subscribed(desk)
+    first, second = await accept(desk, 2)
+    assert dispatcher.attempt_replayed(first)
+    assert not dispatcher.traffic.is_busy
+    await until_idle(dispatcher)
+    assert not dispatcher.traffic.flows
+    dispatcher.dispatch([second])
+    assert dispatcher.traffic.is_busy
+    await until_idle(dispatcher)
+    assert (dispatcher.traffic.is_busy, dispatcher.traffic.flows) == (False, True)
+    assert arrived(desk) == messages([first, second])
+    assert [input.delivery_gid for input in kept.inputs] == gids([first, second])
+    assert kept.replayed == gids([first])
+
+
+async def test_a_delivery_that_is_older_than_its_replay_is_left_to_a_workflow(
+    desk: Desk, dispatcher: Dispatcher
+) -> None:
+    await subscribed(desk)
+    (new,) = await accept(desk)
+    assert not dispatcher.attempt_replayed(NewDelivery(new.input))
+    assert arrived(desk) == []
 
 
 async def test_without_a_history_what_is_delivered_at_once_costs_temporal_nothing(
@@ -536,7 +564,7 @@ async def test_a_database_that_is_away_before_the_request_leaves_the_attempt_to_
     desk: Desk, temporal: FakeTemporal, kept: Kept
 ) -> None:
     class Away(type(desk.sender)):  # type: ignore[misc]
-        async def first_attempt(self, input: AttemptInput, snapshot: DeliverySnapshot) -> PreviousAttempt | None:
+        async def first_attempt(self, *_: Any) -> PreviousAttempt | None:
             raise OperationalError("SELECT", {}, Exception("the database is away"))
 
     assert await left_to_the_workflow(desk, temporal, kept, Away) == []
@@ -546,7 +574,7 @@ async def test_an_unexpected_fault_is_logged_and_leaves_the_attempt_to_the_workf
     desk: Desk, temporal: FakeTemporal, kept: Kept
 ) -> None:
     class Broken(type(desk.sender)):  # type: ignore[misc]
-        async def first_attempt(self, input: AttemptInput, snapshot: DeliverySnapshot) -> PreviousAttempt | None:
+        async def first_attempt(self, *_: Any) -> PreviousAttempt | None:
             raise ZeroDivisionError
 
     (line,) = await left_to_the_workflow(desk, temporal, kept, Broken)

@@ -15,7 +15,9 @@ from temporalio.service import RPCError
 
 from everhook.contracts import AttemptOutcome, DeliveryInput, PreviousAttempt, Verdict
 from everhook.delivery import history as module
+from everhook.delivery import traffic as traffic_module
 from everhook.delivery.history import History, HistoryLimits
+from everhook.delivery.traffic import Traffic
 from everhook.ids import Kind, new_gid
 from everhook.observability.metrics import REGISTRY
 from everhook.storage.engine import Database
@@ -36,7 +38,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def make(database: Database, temporal: FakeTemporal) -> Callable[..., History]:
     def made(limits: HistoryLimits = UNBOUNDED, is_busy: Callable[[], bool] = lambda: False, **changes: Any) -> History:
-        return History(temporal.client, changes.get("database", database), is_busy, limits)
+        traffic = changes.get("traffic", Traffic(is_starting=is_busy))
+        return History(temporal.client, changes.get("database", database), traffic, limits)
 
     return made
 
@@ -128,7 +131,7 @@ async def test_no_more_are_started_in_a_second_than_may_be(
 async def test_history_waits_for_the_process_to_have_nothing_else_to_do(
     database: Database, temporal: FakeTemporal, make: Callable[..., History], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "GIVE_WAY_S", 600.0)
+    monkeypatch.setattr(traffic_module, "GIVE_WAY_S", 600.0)
     looks = 0
     busy = True
 
@@ -155,12 +158,33 @@ async def test_history_waits_for_the_process_to_have_nothing_else_to_do(
 async def test_history_goes_on_although_the_process_is_always_busy(
     database: Database, temporal: FakeTemporal, make: Callable[..., History], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "GIVE_WAY_S", 0.05)
+    monkeypatch.setattr(traffic_module, "GIVE_WAY_S", 0.05)
     inputs = await settled(database, 6)
     history = make(is_busy=lambda: True)
     for input in inputs:
         history.add(input)
     await until_started(temporal, inputs)
+    await history.close()
+
+
+async def test_what_a_replay_delivered_waits_until_no_fresh_messages_flow(
+    database: Database, temporal: FakeTemporal, make: Callable[..., History], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traffic_module, "FLOWS_S", 600.0)
+    monkeypatch.setattr(traffic_module, "REST_S", 600.0)
+    monkeypatch.setattr(traffic_module, "REST_STEP_S", 0.01)
+    traffic = Traffic(is_starting=lambda: False)
+    history = make(traffic=traffic)
+    traffic.began()
+    traffic.ended()
+    replayed, fresh = await settled(database, 4), await settled(database, 3)
+    for input in replayed:
+        history.add(input, replayed=True)
+    for input in fresh:
+        history.add(input)
+    await until_started(temporal, [replayed[0], *fresh])
+    monkeypatch.setattr(traffic, "_flows_until", 0.0)
+    await until_started(temporal, [*replayed, *fresh])
     await history.close()
 
 

@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
+from everhook.storage import batching
 from everhook.storage.batching import BatchExecutor
 from everhook.storage.engine import Database, is_unavailable
 from everhook.storage.statements import table_of
@@ -187,3 +188,17 @@ def test_a_broken_connection_means_away_and_a_wrong_statement_does_not() -> None
     assert is_unavailable(broken)
     assert is_unavailable(ConnectionRefusedError())
     assert not is_unavailable(ValueError())
+
+
+async def test_items_that_can_wait_are_collected_and_delay_no_others(
+    group: BatchExecutor[str, str], inserts: Inserts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "COLLECT_S", 0.2)
+    first, second, third = names(3)
+    waiting = [asyncio.create_task(group.submit(first, can_wait=True))]
+    await asyncio.sleep(0.02)
+    waiting.append(asyncio.create_task(group.submit(second, can_wait=True)))
+    assert await group.submit(third) == third.upper()
+    assert inserts.groups == [[third]]
+    assert await asyncio.gather(*waiting) == [first.upper(), second.upper()]
+    assert inserts.groups == [[third], [first, second]]

@@ -55,7 +55,7 @@ async def run(api: Api, batch_gid: str, size: int = 3) -> list[str]:
             opened = await opener.open(page)
             if opened is None:
                 break
-            started += [each.delivery_gid for each in opened.inputs]
+            started += [each.input.delivery_gid for each in opened.new]
     return started
 
 

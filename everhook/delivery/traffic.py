@@ -1,0 +1,54 @@
+"""Fresh traffic of a process: work that can wait gives way to it."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from everhook.event_loop import sleep_unless
+
+GIVE_WAY_S = 0.5
+GIVE_WAY_STEP_S, REST_STEP_S = 0.02, 0.1
+"""How long work waits for the process to be idle. After that it goes on anyway, so that it never stops."""
+
+FLOWS_S = 1.0
+"""Fresh messages flow until none has arrived for this long."""
+
+REST_S = 1.0
+"""The rest between two pieces of work for a replay while fresh messages flow."""
+
+
+class Traffic:
+    """The deliveries of fresh messages that are in progress here. Those of replays do not count."""
+
+    def __init__(self, is_starting: Callable[[], bool]) -> None:
+        """`is_starting`: whether workflows are being started."""
+        self._is_starting = is_starting
+        self._in_progress = 0
+        self._flows_until = 0.0
+
+    def began(self) -> None:
+        self._in_progress += 1
+        self._flows_until = time.monotonic() + FLOWS_S
+
+    def ended(self) -> None:
+        self._in_progress -= 1
+
+    @property
+    def is_busy(self) -> bool:
+        return self._in_progress > 0 or self._is_starting()
+
+    @property
+    def flows(self) -> bool:
+        return time.monotonic() < self._flows_until
+
+    async def give_way(self, closing: asyncio.Event) -> None:
+        """Wait for a moment in which the process is idle, but not for long."""
+        until = time.monotonic() + GIVE_WAY_S
+        while self.is_busy and time.monotonic() < until and not closing.is_set():
+            await sleep_unless(closing, GIVE_WAY_STEP_S)
+
+    async def rest(self, closing: asyncio.Event) -> None:
+        """Rest if fresh messages flow, until they do not or `REST_S` have passed."""
+        until = time.monotonic() + REST_S
+        while self.flows and time.monotonic() < until and not closing.is_set():
+            await sleep_unless(closing, REST_STEP_S)
