@@ -29,6 +29,7 @@ from everhook.contracts import DeadLetterReason, DeliveryMode, DeliveryStatus, F
 from everhook.credentials.auth import AuthType
 from everhook.dead_letters.service import Decision
 from everhook.delivery.body_formats import BodyFormat
+from everhook.delivery.sender import Caller
 from everhook.endpoints import list_store as endpoint_list
 from everhook.endpoints.service import EndpointCommand
 from everhook.event_types.modes import FaultKind, ValidationMode
@@ -250,6 +251,7 @@ IN_PROSE = {Effect, OnDue, Verdict}
 """Most of these words stand in tables of something else."""
 
 NOT_SHOWN = {
+    Caller: "who has an attempt made, inside of a process",
     Decision: "a call each",
     DeliveryMode: "`EndpointMode` has those that can be created",
     DependencyState: "values of `/readyz`",

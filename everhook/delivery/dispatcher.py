@@ -153,7 +153,7 @@ class Dispatcher:
             await asyncio.sleep(SWEEP_S)
             for new in self._lane.withdraw(self._limits.wait_s):
                 self._leave_lane(new)
-                self._starter.start_soon(new.input)
+                self._starter.start_soon(new.input, replayed=new.is_replayed)
         self._sweeper = None
 
     async def _run(self, new: NewDelivery) -> None:
@@ -171,7 +171,7 @@ class Dispatcher:
         self._fitness.note_turn(new.input.endpoint_gid, time.monotonic() - started)
         delivery = replace(new.input, previous=attempted)
         if attempted is None or attempted.outcome.unrecorded is not None or not delivery.is_delivered:
-            self._starter.start_soon(delivery)
+            self._starter.start_soon(delivery, replayed=new.is_replayed)
         elif self._history is not None:
             self._history.add(delivery, replayed=new.is_replayed)
 

@@ -38,12 +38,12 @@ class HistoryLimits:
 
 
 class _Line:
-    """Inputs that wait. `is_gentle`: while fresh messages flow, there are rests between the starts."""
+    """Inputs that wait. While fresh messages flow, there are rests between the starts of those of replays."""
 
-    def __init__(self, concurrency: int, waiting: int, *, is_gentle: bool) -> None:
+    def __init__(self, concurrency: int, waiting: int, *, is_replayed: bool) -> None:
         self.concurrency = concurrency
         self.waiting = waiting
-        self.is_gentle = is_gentle
+        self.is_replayed = is_replayed
         self.queue: deque[tuple[float, DeliveryInput, Context]] = deque()
         self.workers: set[asyncio.Task[None]] = set()
 
@@ -62,8 +62,8 @@ class History:
         self._client = client
         self._traffic = traffic
         self._limits = limits
-        self._fresh = _Line(limits.concurrency, limits.waiting, is_gentle=False)
-        self._replayed = _Line(1, limits.waiting // 10, is_gentle=True)
+        self._fresh = _Line(limits.concurrency, limits.waiting, is_replayed=False)
+        self._replayed = _Line(1, limits.waiting // 10, is_replayed=True)
         self._next_start_at = 0.0
         self._closing = asyncio.Event()
         self._confirmations = Confirmations(database, forget, interval_s=CONFIRM_INTERVAL_S)
@@ -100,7 +100,7 @@ class History:
             elif not await asyncio.create_task(self._start(delivery), context=context):
                 line.queue.append((added_at, delivery, context))
                 await sleep_unless(self._closing, AWAY_PAUSE_S)
-            elif line.is_gentle:
+            elif line.is_replayed:
                 await self._traffic.rest(self._closing)
 
     async def _keep_rate(self) -> None:

@@ -43,6 +43,12 @@ class StarterLimits:
     waiting_per_endpoint: int = 2_000
 
 
+@dataclass(frozen=True)
+class _Start:
+    input: DeliveryInput
+    replayed: bool
+
+
 class Starter:
     """Starts workflows, fairly by endpoint, and waits while Temporal is unavailable.
 
@@ -62,7 +68,7 @@ class Starter:
         self._database = database
         self._recorder = recorder
         self._states = states
-        self._pool: FairPool[DeliveryInput] = FairPool(
+        self._pool: FairPool[_Start] = FairPool(
             self._run,
             at_most=limits.concurrency,
             per_key=max(1, limits.concurrency // ENDPOINT_SHARE),
@@ -77,9 +83,10 @@ class Starter:
     def is_idle(self) -> bool:
         return self._pool.is_idle
 
-    def start_soon(self, delivery: DeliveryInput) -> None:
-        """Start a workflow when it is the endpoint's turn. If there is no room to wait, the reconciler starts it."""
-        self._pool.offer(delivery.endpoint_gid, delivery)
+    def start_soon(self, delivery: DeliveryInput, *, replayed: bool = False) -> None:
+        """Start a workflow when it is the endpoint's turn. If there is no room to wait, the reconciler starts it.
+        `replayed`: it is part of a replay, and has a lower priority."""
+        self._pool.offer(delivery.endpoint_gid, _Start(delivery, replayed))
 
     async def close(self) -> None:
         """Finish the starts in flight, leave the others to the reconciler, and record those that were confirmed."""
@@ -88,14 +95,15 @@ class Starter:
         await self._pool.drain()
         await self._confirmations.close()
 
-    async def _run(self, delivery: DeliveryInput) -> None:
+    async def _run(self, start: _Start) -> None:
+        delivery = start.input
         while not self._closing.is_set():
             await self._while_away()
             try:
                 if await self._parked(delivery):
                     return
                 delivery = await self._with_current_limit(delivery)
-                await start_delivery(self._client, delivery, first=True, eager=True)
+                await start_delivery(self._client, delivery, first=True, eager=True, replayed=start.replayed)
             except Exception as error:
                 if not await self._may_try_again(delivery, error):
                     return

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from everhook.event_loop import sleep_unless
 
@@ -18,7 +19,7 @@ REST_S = 1.0
 
 
 class Traffic:
-    """The deliveries of fresh messages that are in progress here. Those of replays do not count."""
+    """The publishes, and the first attempts of fresh messages, that are in progress here. Replays do not count."""
 
     def __init__(self, is_starting: Callable[[], bool]) -> None:
         """`is_starting`: whether workflows are being started."""
@@ -32,6 +33,15 @@ class Traffic:
 
     def ended(self) -> None:
         self._in_progress -= 1
+
+    @contextmanager
+    def in_progress(self) -> Iterator[None]:
+        """Count a publish for the time of the block: what waits for its commit is a fresh message."""
+        self.began()
+        try:
+            yield
+        finally:
+            self.ended()
 
     @property
     def is_busy(self) -> bool:

@@ -221,7 +221,8 @@ class MessageService:
             quotas += left
         with _traced(parent) as trace:
             publication = self._publication(actor, channel, message, tenant_gid, trace)
-            acceptance = await self._acceptor.accept(publication)
+            with self._dispatcher.traffic.in_progress():
+                acceptance = await self._acceptor.accept(publication)
             if not isinstance(acceptance, Accepted):
                 raise _refusal(acceptance, "idempotencyKey", "Nothing was published.")
             self._start(acceptance)
@@ -247,7 +248,8 @@ class MessageService:
             quotas += left
         with _traced(parent) as trace:
             publication = self._publication(actor, channel, message, tenant_gid, trace)
-            acceptance = await self._acceptor.accept_for(publication, route, is_checked=True)
+            with self._dispatcher.traffic.in_progress():
+                acceptance = await self._acceptor.accept_for(publication, route, is_checked=True)
             if not isinstance(acceptance, Accepted):
                 raise _refusal(acceptance, "idempotencyKey", "Nothing was published.")
             self._dispatcher.dispatch(acceptance.new)
@@ -279,7 +281,8 @@ class MessageService:
                 self._publication(actor, channel, message, gids[message.tenant], trace, f"messages[{index}].")
                 for index, message in enumerate(new)
             ]
-            acceptances = await self._acceptor.accept_all(publications)
+            with self._dispatcher.traffic.in_progress():
+                acceptances = await self._acceptor.accept_all(publications)
             for acceptance in acceptances:
                 if isinstance(acceptance, UnknownChannel):
                     raise NotFound("channel", acceptance.channel)
@@ -312,7 +315,8 @@ class MessageService:
                 self._publication(actor, channel, message, gids[message.tenant], trace, f"messages[{index}].")
                 for index, (channel, message) in enumerate(new)
             ]
-            acceptances = await self._acceptor.accept_all_or_none(publications)
+            with self._dispatcher.traffic.in_progress():
+                acceptances = await self._acceptor.accept_all_or_none(publications)
             for acceptance in acceptances:
                 self._start(acceptance)
         return acceptances

@@ -55,6 +55,16 @@ async def test_what_was_answered_202_is_committed_with_nothing_of_it_started(api
     assert tuple(delivery) == (gid, message["messageGid"], "accepted", None)
 
 
+async def test_replays_and_history_give_way_to_a_publish_whatever_the_mode_of_its_endpoints(api: Api) -> None:
+    await api.channel()
+    traffic = api.services.messages._dispatcher.traffic
+    assert not traffic.flows
+
+    await api.publish({"orderId": 1})
+
+    assert (traffic.flows, traffic.is_busy) == (True, False)
+
+
 @pytest.mark.parametrize("payload", PAYLOADS, ids=lambda payload: repr(payload[:30]))
 async def test_a_payload_is_kept_and_shown_as_the_very_bytes_that_came(api: Api, payload: bytes) -> None:
     await api.channel()

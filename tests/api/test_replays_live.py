@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from temporalio.client import WorkflowExecutionStatus
+from temporalio.service import RPCError
 
 from everhook.ids import delivery_workflow_id, replay_workflow_id
 from testing.api import JSON, ON_SHARED, accepted, ok
@@ -63,7 +64,14 @@ async def test_a_channel_is_replayed_to_an_old_and_to_a_new_endpoint(live: Live)
 
     # Replays have a lower priority than fresh messages, the first rounds of a new endpoint too.
     (first,) = ok(await live.api.get("/v1/deliveries", endpointGid=endpoint, limit=1))["data"]
-    found = await live.temporal.get_workflow_handle(delivery_workflow_id(first["deliveryGid"])).describe()
-    assert found.raw_description.workflow_execution_info.priority.priority_key == 4
+
+    async def priority() -> None:
+        try:
+            found = await live.temporal.get_workflow_handle(delivery_workflow_id(first["deliveryGid"])).describe()
+        except RPCError as error:  # it waits until no fresh messages flow
+            raise AssertionError(str(error)) from error
+        assert found.raw_description.workflow_execution_info.priority.priority_key > 3
+
+    await assert_eventually(priority)
     handle = live.temporal.get_workflow_handle(replay_workflow_id(batch["batchGid"]))
     assert (await handle.describe()).status is WorkflowExecutionStatus.COMPLETED

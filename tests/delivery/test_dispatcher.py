@@ -172,6 +172,18 @@ async def test_a_delivery_of_a_replay_is_attempted_here_and_is_no_fresh_traffic(
     assert kept.replayed == gids([first])
 
 
+async def test_what_a_replay_did_not_deliver_at_once_goes_on_with_a_lower_priority(
+    desk: Desk, temporal: FakeTemporal, dispatcher: Dispatcher
+) -> None:
+    desk.receiver.respond(500)
+    await subscribed(desk)
+    (new,) = await accept(desk)
+    assert dispatcher.attempt_replayed(new)
+    await until_idle(dispatcher)
+    (start,) = temporal.starts
+    assert start.options["priority"].priority_key == 4
+
+
 async def test_a_delivery_that_is_older_than_its_replay_is_left_to_a_workflow(
     desk: Desk, dispatcher: Dispatcher
 ) -> None:
