@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 from temporalio import activity
@@ -312,27 +312,35 @@ class ReconcilingActivities:
 
     async def _start_history(self, current: _PassSummary) -> None:
         """Start the history workflows that no other process started, because it died or lagged far behind. While fresh
-        messages flow in this process, a pass starts few of them."""
+        messages flow in this process, a pass starts few of them, and makes only the signals and skips the late ones."""
         moment = now()
-        gives_way = False
-        while not current.is_over and not gives_way:
-            gives_way = self._traffic is not None and self._traffic.flows
-            limit = HISTORY_BATCH_BESIDE_FRESH if gives_way else HISTORY_BATCH
-            async with self._database.read_connection() as connection:
-                found = await history.pending(connection, moment - HISTORY_AFTER, limit)
-                signalled = [each.delivery_gid for each in found if each.signal]
-                late = {each.delivery_gid for each in found if each.settled_at < moment - MAX_LAG} - set(signalled)
-                shown = [each.delivery_gid for each in found if each.delivery_gid not in late and not each.signal]
-                inputs = await load_delivered(connection, self._defaults, shown)
-                to_signal = await load_inputs_of(connection, self._defaults, signalled)
-            if not found:
-                return
-            started = await self._start_all(inputs, first=lambda _: True)
-            HISTORY_SKIPPED.inc(len(late) + len(inputs) - len(started))
-            await self._start_all(to_signal, signal=SETTLED)
-            async with self._database.write_connection() as connection:
-                await history.forget(connection, [each.delivery_gid for each in found])
-            current.history += len(started)
+        beside_fresh = self._traffic is not None and self._traffic.flows
+        urgent_before = moment - MAX_LAG if beside_fresh else None
+        while not current.is_over and await self._start_some_history(current, moment, HISTORY_BATCH, urgent_before):
+            pass
+        if beside_fresh:
+            await self._start_some_history(current, moment, HISTORY_BATCH_BESIDE_FRESH)
+
+    async def _start_some_history(
+        self, current: _PassSummary, moment: datetime, limit: int, urgent_before: datetime | None = None
+    ) -> bool:
+        """False if there are none."""
+        async with self._database.read_connection() as connection:
+            found = await history.pending(connection, moment - HISTORY_AFTER, limit, urgent_before=urgent_before)
+            signalled = [each.delivery_gid for each in found if each.signal]
+            late = {each.delivery_gid for each in found if each.settled_at < moment - MAX_LAG} - set(signalled)
+            shown = [each.delivery_gid for each in found if each.delivery_gid not in late and not each.signal]
+            inputs = await load_delivered(connection, self._defaults, shown)
+            to_signal = await load_inputs_of(connection, self._defaults, signalled)
+        if not found:
+            return False
+        started = await self._start_all(inputs, first=lambda _: True)
+        HISTORY_SKIPPED.inc(len(late) + len(inputs) - len(started))
+        await self._start_all(to_signal, signal=SETTLED)
+        async with self._database.write_connection() as connection:
+            await history.forget(connection, [each.delivery_gid for each in found])
+        current.history += len(started)
+        return True
 
     async def _guard_pulled(self, current: _PassSummary) -> None:
         """Start the workflows of deliveries that wait for a consumer for a while. They are marked first, so that an

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Result, delete, select
+from sqlalchemy import Result, delete, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
@@ -26,11 +26,15 @@ class Pending:
     signal: bool
 
 
-async def pending(connection: AsyncConnection, before: datetime, limit: int) -> list[Pending]:
-    """The oldest ones of before a moment."""
+async def pending(
+    connection: AsyncConnection, before: datetime, limit: int, *, urgent_before: datetime | None = None
+) -> list[Pending]:
+    """The oldest ones of before a moment. With `urgent_before` only those to be signalled, and those of before this
+    moment."""
+    urgent = [or_(col(PendingHistory.signal), col(PendingHistory.settled_at) < urgent_before)] if urgent_before else []
     rows: Result[Any] = await connection.execute(
         select(col(PendingHistory.delivery_gid), col(PendingHistory.settled_at), col(PendingHistory.signal))
-        .where(col(PendingHistory.settled_at) < before)
+        .where(col(PendingHistory.settled_at) < before, *urgent)
         .order_by(col(PendingHistory.delivery_gid))
         .limit(limit)
     )

@@ -46,8 +46,8 @@ class ReplayPage:
 
 @dataclass(frozen=True)
 class OpenedPage:
-    """A committed page, with `started` deliveries. `inputs` are those of the workflows to be started, `queued` the
-    endpoints whose queues have deliveries, `messages` those that are sent. `progress` is that of the whole replay."""
+    """A committed page, with `started` deliveries. `new` are those to be started, `queued` the endpoints
+    whose queues have deliveries, `messages` those that are sent. `progress` is that of the whole replay."""
 
     started: int
     new: Sequence[NewDelivery]
@@ -236,12 +236,14 @@ class ReplayPages:
             connection, legs, {"decided_by": batch.actor, "decided_why": batch.reason}
         )
         deliveries = [delivery for one in accepted for delivery in one.deliveries]
+        if not deliveries:  # the endpoint was deleted a moment ago
+            opening.skipped += len(legs)
+            return opening
         await store.insert_first_rounds(connection, [each.delivery_gid for each in deliveries], now())
         sent = {one.message_gid for one in accepted if one.deliveries}
         if unrouted := [message.gid for message in messages if message.is_unrouted and message.gid in sent]:
             await store.mark_routed(connection, unrouted)
         opening.started = len(deliveries)
-        opening.skipped += len(legs) - len(deliveries)  # the endpoint was deleted a moment ago
         opening.new = [each for one in accepted for each in one.new]
         opening.queued = frozenset(gid for one in accepted for gid in one.queued)
         opening.messages = frozenset(sent)
@@ -273,7 +275,7 @@ def _progress(batch: Batch) -> ReplayProgress:
     )
 
 
-def _has_passed(gate: MessageGate | None, delivery_gid: str | None = None) -> bool:
+def _has_passed(gate: MessageGate | None, delivery_gid: str) -> bool:
     """Whether a message may be sent again: a replay must not lead around the people who decide about it, and does not
     ask them again by a step of its gate."""
     return gate is None or (gate.state is GateState.PASSED and delivery_gid not in gate.asked)

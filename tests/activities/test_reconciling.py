@@ -329,10 +329,16 @@ async def test_few_settled_workflows_are_started_in_a_pass_while_fresh_messages_
     reconciling = ReconcilingActivities(
         temporal.client, database, circuits, InputDefaults(), overdue_grace=GRACE, traffic=traffic
     )
+    late = [await settled(store, timedelta(minutes=61)) for _ in range(3)]
     for _ in range(5):
         await settled(store, timedelta(minutes=6))
+    signalled = await settled(store, timedelta(minutes=6))
+    async with database.writing() as session:
+        (await session.get_one(PendingHistory, signalled.gid)).signal = True
     traffic.began()
     assert await reconcile(reconciling) == ReconcileResult(history=2)
+    assert signalled.gid in temporal.started
+    assert not {signalled.gid, *(row.gid for row in late)}.intersection(await pending(store))
     monkeypatch.setattr(traffic, "_flows_until", 0.0)
     assert await reconcile(reconciling) == ReconcileResult(history=3)
 

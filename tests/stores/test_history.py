@@ -19,6 +19,15 @@ async def test_the_oldest_come_first_and_those_of_a_moment_ago_are_left_to_the_p
         assert await history.pending(connection, moment(3), 2) == expected[:2]
 
 
+async def test_what_is_urgent_is_found_behind_all_others(store: Store, database: Database) -> None:
+    rows = [PendingHistory(delivery_gid=f"dlv_{n}", settled_at=moment(n), signal=n == 3) for n in range(5)]
+    await keep(database, *rows)
+    async with database.read_connection() as connection:
+        found = await history.pending(connection, moment(5), 10, urgent_before=moment(1))
+        assert found == [Pending("dlv_0", moment(0), signal=False), Pending("dlv_3", moment(3), signal=True)]
+        assert await history.pending(connection, moment(3), 10, urgent_before=moment(0)) == []
+
+
 async def test_what_was_shown_is_forgotten_and_nothing_else(store: Store, database: Database) -> None:
     await keep(database, *(PendingHistory(delivery_gid=f"dlv_{n}", settled_at=moment()) for n in range(3)))
     async with database.write_connection() as connection:

@@ -283,6 +283,20 @@ async def test_a_page_is_opened_once_whoever_runs_it(api: Api) -> None:
     assert ok(await api.get(f"/v1/batches/{batch['batchGid']}"))["started"] == 7
 
 
+async def test_a_page_to_an_endpoint_that_was_deleted_a_moment_ago_skips_its_messages(api: Api) -> None:
+    await api.channel()
+    await api.publish({"n": 1})
+    endpoint = (await api.endpoint(channel="orders"))["endpointGid"]
+    batch = (await replay(api, "missing", endpointGid=endpoint))["batchGid"]
+    opener = pages_of(api)
+    (page,) = await opener.next_pages(batch, 10)
+    await api.change_rows("UPDATE endpoint SET deleted_at = created_at WHERE gid = :gid", gid=endpoint)
+    opened = await opener.open(page)
+    assert opened is not None
+    assert (opened.started, opened.new, opened.progress.skipped) == (0, (), 1)
+    assert (await api.count("delivery"), await api.count("delivery_round")) == (0, 0)
+
+
 async def test_windows_and_pages_end_anywhere(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     await subscribed(api)
     statuses = ["dead_lettered", "accepted", "discarded", "delivered", "accepted", "dead_lettered", "discarded"]
