@@ -96,8 +96,8 @@ class ReplayingActivities:
         self._wake_queues(opened.queued)
         self._on_change(opened.messages)
         await self._start_all(opened.new, pace)
-        if pulled := opened.started - len(opened.new):
-            await pace.wait(pulled)
+        if others := opened.started - len(opened.new):  # consumers pull them, or they are parked
+            await pace.wait(others)
         return opened
 
     async def _start_all(self, deliveries: Sequence[NewDelivery], pace: "_Pace") -> None:
@@ -105,6 +105,7 @@ class ReplayingActivities:
         refusal by Temporal is logged; raises only if Temporal is unavailable."""
         slots = asyncio.Semaphore(CONCURRENCY)
         started: list[tuple[str, int]] = []
+        away: list[Exception] = []
 
         async def start(delivery: DeliveryInput) -> None:
             async with slots:
@@ -113,21 +114,21 @@ class ReplayingActivities:
                     started.append((delivery.delivery_gid, delivery.round))
                 except Exception as error:
                     if is_away(error):
-                        raise
+                        away.append(error)
+                        return
                     log.error("a workflow cannot be started", delivery_gid=delivery.delivery_gid, error=str(error))
             activity.heartbeat()
 
-        starts: list[asyncio.Task[None]] = []
-        for new in deliveries:
-            await pace.wait()
-            if not self._dispatcher.attempt_replayed(new):
-                starts.append(asyncio.create_task(start(new.input)))
-        results = await asyncio.gather(*starts, return_exceptions=True)
+        async with asyncio.TaskGroup() as starts:
+            for new in deliveries:
+                await pace.wait()
+                if not self._dispatcher.attempt_replayed(new):
+                    starts.create_task(start(new.input))
         if started:
             async with self._database.write_connection() as connection:
                 await mark_dispatched(connection, started)
-        if failed := [result for result in results if result is not None]:
-            raise failed[0]
+        if away:
+            raise away[0]
 
     async def _start(self, delivery: DeliveryInput) -> None:
         while True:

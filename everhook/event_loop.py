@@ -1,6 +1,5 @@
 """How every process runs: on uvloop where it is available (-10 % CPU per delivery), with a tuned garbage collector,
-and with the maximum number of file descriptors. Also how tasks wait and
-end.
+and with the maximum number of file descriptors. Also how tasks wait and end.
 
 `asyncio.wait_for` is banned (pyproject.toml): before Python 3.12 it swallows a cancellation that arrives just as what
 it waits for is done, and a task in a loop would never end. `asyncio.timeout` does not.

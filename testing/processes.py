@@ -46,7 +46,7 @@ def free_port() -> int:
 
 def refusing_port() -> int:
     """A TCP port of 127.0.0.1 that refuses connections for as long as this process lives: it is taken, but nothing
-    listens on it. A free port may be taken by somebody's server."""
+    listens on it. A server of another process may be given a free port at any time."""
     port: int = _refusing_socket().getsockname()[1]
     return port
 

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from everhook.event_loop import sleep_unless
 
 GIVE_WAY_S = 0.5
-GIVE_WAY_STEP_S, REST_STEP_S = 0.02, 0.1
 """How long work waits for the process to be idle. After that it goes on anyway, so that it never stops."""
 
 FLOWS_S = 1.0
@@ -16,6 +15,9 @@ FLOWS_S = 1.0
 
 REST_S = 1.0
 """The rest between two pieces of work for a replay while fresh messages flow."""
+
+STEP_S = 0.02
+"""How often those who wait look."""
 
 
 class Traffic:
@@ -53,12 +55,14 @@ class Traffic:
 
     async def give_way(self, closing: asyncio.Event) -> None:
         """Wait for a moment in which the process is idle, but not for long."""
-        until = time.monotonic() + GIVE_WAY_S
-        while self.is_busy and time.monotonic() < until and not closing.is_set():
-            await sleep_unless(closing, GIVE_WAY_STEP_S)
+        await _wait_while(lambda: self.is_busy, GIVE_WAY_S, closing)
 
     async def rest(self, closing: asyncio.Event) -> None:
         """Rest if fresh messages flow, until they do not or `REST_S` have passed."""
-        until = time.monotonic() + REST_S
-        while self.flows and time.monotonic() < until and not closing.is_set():
-            await sleep_unless(closing, REST_STEP_S)
+        await _wait_while(lambda: self.flows, REST_S, closing)
+
+
+async def _wait_while(holds: Callable[[], bool], seconds: float, closing: asyncio.Event) -> None:
+    until = time.monotonic() + seconds
+    while holds() and time.monotonic() < until and not closing.is_set():
+        await sleep_unless(closing, STEP_S)

@@ -32,9 +32,10 @@ PATTERN_MEMORY = 2 * 1024 * 1024
 
 PROBE_BYTES = 256 * 1024
 MAX_PROBE_S = 0.1
+"""How much processor time a payload of that size may take."""
+
 REPEATS, MAX_NOISE = 4, 5
 """How often a measurement is repeated, unless it took more than so many times `MAX_PROBE_S`."""
-"""How much processor time a payload of that size may take."""
 
 MAX_PATH, MAX_MESSAGE = 200, 300
 MAX_LOCATED = 200
@@ -296,10 +297,10 @@ def _refuse_slow(field: str, schema: PayloadSchema, content: Any, factor: int) -
     """`factor`: how many times as long a payload of `PROBE_BYTES` would take. What seems slow is measured again: a
     collection of garbage, or another process, may have been in between."""
     seconds = _seconds(schema, content)
-    repeats = 0
-    while seconds * factor > MAX_PROBE_S > seconds / MAX_NOISE and repeats < REPEATS:
+    for _ in range(REPEATS):
+        if not seconds * factor > MAX_PROBE_S > seconds / MAX_NOISE:
+            break
         seconds = min(seconds, _seconds(schema, content))
-        repeats += 1
     seconds *= factor
     if seconds > MAX_PROBE_S:
         message = f"takes {seconds * 1000:.0f} ms for a payload of {PROBE_BYTES // 1024} KiB; at most "

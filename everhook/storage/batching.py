@@ -44,7 +44,8 @@ class BatchExecutor(Generic[Item, Result]):
         self._drainer: asyncio.Task[None] | None = None
 
     async def submit(self, item: Item, *, can_wait: bool = False) -> Result:
-        """Execute one item. Returns once its transaction is committed; raises what the database raised for it."""
+        """Execute one item. Returns once its transaction is committed; raises what the database raised for it.
+        `can_wait`: after `COLLECT_S`, together with others that can wait."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         if can_wait:

@@ -172,7 +172,6 @@ async def test_what_a_replay_delivered_waits_until_no_fresh_messages_flow(
 ) -> None:
     monkeypatch.setattr(traffic_module, "FLOWS_S", 600.0)
     monkeypatch.setattr(traffic_module, "REST_S", 600.0)
-    monkeypatch.setattr(traffic_module, "REST_STEP_S", 0.01)
     traffic = Traffic(is_starting=lambda: False)
     history = make(traffic=traffic)
     traffic.began()
