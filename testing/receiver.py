@@ -289,7 +289,7 @@ class _Connection(asyncio.Protocol):
             receiver.count + 1, head.method, head.path, head.headers, body, time.monotonic(), datetime.now(UTC)
         )
         step = receiver._arrive(arrival)
-        if isinstance(step, Response) and not step.delay:
+        if isinstance(step, Response) and not step.delay and step.until is None:
             return self._answer(arrival, step)
         return self._spawn(self._act(arrival, step))
 
@@ -329,6 +329,8 @@ class _Connection(asyncio.Protocol):
         elif isinstance(step, Response):
             self._receiver._write(arrival)
             await asyncio.sleep(step.delay)
+            if step.until is not None:
+                await step.until.wait()
             self._answer(arrival, step)
 
     async def _misbehave(self, fault: Fault) -> None:

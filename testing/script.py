@@ -1,5 +1,6 @@
 """What a scripted receiver is told to do: answers, faults, and the order they come in."""
 
+import asyncio
 import functools
 from collections import Counter
 from collections.abc import Mapping
@@ -36,13 +37,18 @@ WITH_STATUS = {
 
 @dataclass(frozen=True)
 class Response:
-    """An answer: sent after `delay` seconds; with `close` the connection is announced closed, and closed."""
+    """A response: sent after `delay` seconds, and not before `until` is set, if that is given. With `close`, the
+    connection is announced closed, and closed.
+
+    A test in which a request must still be in flight gives `until`: a delay may be over too early on a busy machine.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
     delay: float = 0.0
     close: bool = False
+    until: asyncio.Event | None = None
 
     @functools.cached_property
     def wire(self) -> bytes:

@@ -4,8 +4,8 @@ import asyncio
 import hashlib
 import json
 from base64 import urlsafe_b64encode
-from dataclasses import asdict
-from datetime import timedelta
+from dataclasses import asdict, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -53,11 +53,18 @@ async def receipt_of(desk: Desk, delivery: Delivery) -> Receipt:
     return receipt
 
 
+class LateIssuer(Issuer):
+    """Its keys were valid when the request was made."""
+
+    def must_sign_at(self, moment: datetime) -> None:
+        pass
+
+
 class Fixed(IssuerCache):
     """An issuer with these keys."""
 
-    def __init__(self, *keys: ReceiptKey) -> None:
-        self._issuer = Issuer(ISSUER, keys)
+    def __init__(self, *keys: ReceiptKey, type_: type[Issuer] = Issuer) -> None:
+        self._issuer = type_(ISSUER, keys)
 
     async def get(self) -> Issuer:
         return self._issuer
@@ -163,10 +170,9 @@ async def test_without_its_keys_nothing_is_sent(desk: Desk) -> None:
 
 
 async def test_trouble_with_signing_behind_the_request_raises_nothing_and_loses_nothing(desk: Desk) -> None:
-    desk.receiver.respond(Response(200, delay=0.4))
-    short = ReceiptKey(ReceiptKey.generate(now()).seed, now() - timedelta(hours=1), now() + timedelta(seconds=0.3))
+    retired = replace(ReceiptKey.generate(now() - timedelta(hours=1)), retired_at=now())
     delivery = await desk.delivery()
-    outcome = await desk.with_(issuers=Fixed(short)).send(delivery)
+    outcome = await desk.with_(issuers=Fixed(retired, type_=LateIssuer)).send(delivery)
     assert outcome.verdict is Verdict.DELIVERED
     assert outcome.unrecorded is not None
     await recorded_late(desk, outcome.unrecorded)

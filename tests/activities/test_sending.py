@@ -561,12 +561,14 @@ async def test_a_database_that_is_away_before_the_request_raises_and_sends_nothi
 async def test_an_attempt_that_the_engine_cancels_is_finished_and_not_made_again(desk: Desk, asked_again: str) -> None:
     """A worker that shuts down cancels its activities, and the engine asks another, or the next one here."""
     delivery = await desk.delivery()
-    desk.receiver.respond(Response(200, delay=0.5))
+    respond = asyncio.Event()
+    desk.receiver.respond(Response(200, until=respond))
     first = asyncio.create_task(desk.send(delivery))
     await desk.receiver.wait_for(1)
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
+    asyncio.get_running_loop().call_later(0.1, respond.set)
     if asked_again == "when it is over":
 
         async def is_on_record() -> None:

@@ -12,13 +12,13 @@ from fastapi import FastAPI
 from playwright.async_api import expect
 
 from api import dashboard
-from everhook.serving.server import GRACE_S, serving
+from everhook.serving.server import PRODUCTION_GRACE_S, serving
 from testing.api import API_KEY
 from testing.waiting import assert_eventually
 from tests.api.conftest import copied
 from tests.dashboard.conftest import Pages, Stage, WithoutLifespan, serve
 
-PROMPTLY_S = 4
+PROMPTLY_S = PRODUCTION_GRACE_S * 0.75
 """Less than either server would wait for requests under way."""
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -45,8 +45,11 @@ async def test_a_server_with_open_dashboards_ends_promptly_and_they_come_back_wi
 
 
 @pytest.mark.asyncio(loop_scope="function")
-async def test_a_server_inside_another_process_does_not_wait_for_open_dashboards_either(pages: Pages) -> None:
+async def test_a_server_inside_another_process_does_not_wait_for_open_dashboards_either(
+    pages: Pages, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As `everhook dev` runs it."""
+    monkeypatch.setattr("everhook.serving.server.GRACE_S", PRODUCTION_GRACE_S)
     app = pages.api.app
     await pages.sign_in()
     listener = socket.socket()
@@ -58,7 +61,7 @@ async def test_a_server_inside_another_process_does_not_wait_for_open_dashboards
         following = asyncio.create_task(_follow(listener.getsockname()[1], pages.http.cookies["everhook_session"]))
         await assert_eventually(lambda: _assert_followed(app))
         began = time.monotonic()
-    assert time.monotonic() - began < GRACE_S / 2
+    assert time.monotonic() - began < PROMPTLY_S
     assert await following
 
 

@@ -332,13 +332,16 @@ async def test_a_limit_that_is_set_while_deliveries_wait_in_the_lane_counts_for_
     monkeypatch.setattr(module, "FRESH_S", 0.0)
     monkeypatch.setattr(endpoint_states, "FRESH_S", 0.0)
     end = await subscribed(desk)
-    desk.receiver.respond(Response(200, delay=0.2))
+    respond = asyncio.Event()
+    desk.receiver.respond(Response(200, until=respond))
     deliveries = await accept(desk, 8)
-    async with running(desk.dispatcher(temporal, LaneLimits(in_flight=2)), kept) as dispatcher:
+    uncached = desk.with_()
+    async with running(uncached.dispatcher(temporal, LaneLimits(in_flight=2)), kept) as dispatcher:
         dispatcher.dispatch(deliveries)
         await desk.receiver.wait_for(2)
         async with desk.store.database.writing() as session:
             await endpoints.change(session, end, {"rate_limit": 5.0})
+        respond.set()
         await until_idle(dispatcher)
     assert desk.receiver.count == 2
     assert {input.rate_limit for input in temporal.inputs} == {5.0}
@@ -415,7 +418,8 @@ async def test_what_waits_for_an_endpoint_that_stalls_is_handed_over(
     desk: Desk, temporal: FakeTemporal, kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SWEEP_S", 0.02)
-    desk.receiver.respond(Response(200, delay=0.6))
+    respond = asyncio.Event()
+    desk.receiver.respond(Response(200, until=respond))
     await subscribed(desk)
     deliveries = await accept(desk, 5)
     limits = LaneLimits(in_flight=2, wait_s=0.1, memory_bytes=sum(new.size for new in deliveries))
@@ -427,6 +431,7 @@ async def test_what_waits_for_an_endpoint_that_stalls_is_handed_over(
 
         await assert_eventually(handed_over)
         assert sorted(arrived(desk)) == sorted(messages(deliveries[:2]))
+        respond.set()
         assert all(input.previous is None for input in temporal.inputs)
         await until_idle(dispatcher)
         large = await accept(desk, content="x" * 3 * deliveries[0].size)
@@ -650,11 +655,23 @@ async def test_what_still_waits_after_a_while_is_left_to_the_reconciler_when_the
     desk: Desk, temporal: FakeTemporal, kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "DRAIN_S", 0.1)
-    desk.receiver.respond(Response(200, delay=0.5))
+    respond = asyncio.Event()
+    desk.receiver.respond(Response(200, until=respond))
     await subscribed(desk)
     deliveries = await accept(desk, 3)
     async with running(desk.dispatcher(temporal, NARROW), kept) as dispatcher:
         dispatcher.dispatch(deliveries)
+
+        async def respond_when_withdrawn() -> None:
+            await assert_eventually(none_waits)
+            respond.set()
+
+        def none_waits() -> None:
+            assert dispatcher._lane.waiting == 0
+
+        await desk.receiver.wait_for(1)
+        responding = asyncio.create_task(respond_when_withdrawn())
+    await responding
     assert (arrived(desk), temporal.tried) == (messages(deliveries[:1]), [])
     first, *others = [await row_of(desk, new) for new in deliveries]
     assert first.status is DeliveryStatus.DELIVERED

@@ -320,12 +320,14 @@ async def test_an_endpoint_that_is_deleted_as_an_attempt_begins_gets_no_unsigned
 
 async def test_of_a_first_attempt_and_the_workflows_attempt_1_at_once_both_report_the_one_recorded(desk: Desk) -> None:
     """The reconciler may take a process for dead that was only slow."""
-    desk.receiver.respond(Response(500, delay=0.6), Response(503))
+    respond = asyncio.Event()
+    desk.receiver.respond(Response(500, until=respond), Response(503))
     delivery = await desk.delivery()
     other = desk.with_()
     late = asyncio.create_task(first_attempt(desk, delivery))
     await desk.receiver.wait_for(1)
     counted = await other.send(delivery)
+    respond.set()
     made = await late
     for each in (desk, other):
         await each.reporter.close()
@@ -476,7 +478,8 @@ async def test_no_more_requests_are_in_flight_than_the_endpoint_allows(desk: Des
 
 async def test_an_attempt_that_gets_no_turn_is_postponed_and_burns_no_attempt(desk: Desk) -> None:
     endpoint = await desk.endpoint(max_in_flight=1)
-    desk.receiver.respond(Response(200, delay=0.5))
+    respond = asyncio.Event()
+    desk.receiver.respond(Response(200, until=respond))
     first, second = await desk.store.deliveries(2, endpoint)
     sending = asyncio.create_task(desk.send(first))
     await desk.receiver.wait_for(1)
@@ -484,18 +487,21 @@ async def test_an_attempt_that_gets_no_turn_is_postponed_and_burns_no_attempt(de
         await desk.send(second)
     assert (refusal.value.type, refusal.value.category) == ("MaxInFlight", ApplicationErrorCategory.BENIGN)
     assert await desk.store.attempts(second) == []
+    respond.set()
     assert (await sending).new_rate_limit == NewRateLimit(UNLIMITED), "its next attempt is on the other queue"
 
 
 async def test_a_request_keeps_its_turn_when_its_activity_is_cancelled(desk: Desk) -> None:
     endpoint = await desk.endpoint(max_in_flight=1)
-    desk.receiver.respond(Response(200, delay=0.3))
+    respond = asyncio.Event()
+    desk.receiver.respond(Response(200, until=respond))
     first, second = await desk.store.deliveries(2, endpoint)
     sending = asyncio.create_task(desk.sender.attempt(order_for(first)))
     await desk.receiver.wait_for(1)
     sending.cancel()
     with pytest.raises(ApplicationError):
         await desk.send(second)
+    respond.set()
     assert (await desk.send(second, rate_limit=UNLIMITED)).verdict is Verdict.DELIVERED
     assert desk.receiver.peak_in_flight == 1
 

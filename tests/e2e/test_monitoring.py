@@ -142,8 +142,9 @@ async def test_the_api_offers_its_metrics_on_a_port_of_their_own(watched: Watche
     assert _value(found, "everhook_messages_accepted") in (27, 28)
     assert _value(found, "everhook_attempts", verdict="delivered") >= 20, "the API makes first attempts"
     assert _value(found, "everhook_attempts", verdict="rejected") in (1, 2)
-    assert _value(found, "everhook_attempts", verdict="retry") >= 4
-    assert _sample(found, "everhook_attempt_seconds", "_count") >= 26
+    # The worker may open the circuit of the broken endpoint before all six were attempted.
+    assert 1 <= (failed := _value(found, "everhook_attempts", verdict="retry")) <= 6
+    assert _sample(found, "everhook_attempt_seconds", "_count") >= 21 + failed
     assert _sample(found, "everhook_delivery_seconds", "_count") >= 20
     assert 0 < _sample(found, "everhook_delivery_seconds", "_sum") < 20 * 30
     assert _value(found, "everhook_history_skipped") == 0

@@ -27,9 +27,9 @@ async def test_the_time_limit_of_a_call_includes_the_connection(silent_address: 
     client = await connect(lazy=True, target_host=silent_address)
     limit = timedelta(seconds=1)
     began = time.monotonic()
-    calls = (client.start_workflow("test", id="test", task_queue="test", rpc_timeout=limit) for _ in range(5))
+    calls = (client.start_workflow("test", id="test", task_queue="test", rpc_timeout=limit) for _ in range(30))
     results = await asyncio.gather(*calls, return_exceptions=True)
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 15  # one after the other they would take 30 s
     for error in results:
         assert isinstance(error, NotConnected)
     with pytest.raises(NotConnected, match="cannot connect to Temporal: no response within 1 s"):

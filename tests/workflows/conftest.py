@@ -1,16 +1,24 @@
 """One server a module, since it starts in half a second; an engine of its own for each test."""
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
+import pytest
 import pytest_asyncio
 
-from tests.workflows.engine import Engine, TimeSkippingServers, running_engine
+from tests.workflows.engine import PATIENCE_S, Engine, TimeSkippingServers, running_engine
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def servers() -> AsyncIterator[TimeSkippingServers]:
     async with TimeSkippingServers() as servers:
         yield servers
+
+
+@pytest.fixture(autouse=True)
+def patient_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call may take as long as a test waits for other things."""
+    monkeypatch.setattr("everhook.circuit.client.RPC_TIMEOUT", timedelta(seconds=PATIENCE_S))
 
 
 @pytest_asyncio.fixture(loop_scope="module")
